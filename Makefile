@@ -1,0 +1,29 @@
+# Everything a contributor runs. Integration tests make namespaces of their own and
+# need root, or a kernel that lets users make them.
+
+GO     ?= go
+ARCHES := amd64 arm64 arm riscv64 mips s390x
+
+.PHONY: check build test integration lint big-endian cross
+
+check: lint cross test integration ## all that .ci/run does
+
+build: ## one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o nftnat ./cmd/nftnat
+
+test: ## everything; what needs namespaces is skipped where there are none
+	$(GO) test -race -shuffle=on ./...
+
+integration: ## everything, and nothing may be skipped
+	NFTNAT_TEST_NETNS=require $(GO) test -race -shuffle=on -count=1 ./...
+
+lint: ## format, vet, and the linters, which hold the architecture
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	$(GO) vet ./...
+	golangci-lint run ./...
+
+cross: ## builds without cgo for all architectures that are promised
+	for arch in $(ARCHES); do echo $$arch; CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -o /dev/null ./cmd/nftnat || exit 1; done
+
+big-endian: ## the codecs and allocators on s390x, by emulation
+	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc

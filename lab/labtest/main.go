@@ -1,0 +1,188 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Environment variables. Both of the second kind are this package's own notes:
+// a process inside inherits them, and so knows that it is.
+const (
+	// envRequire set to "require" makes what would skip a test fail it.
+	envRequire = "NFTNAT_TEST_NETNS"
+
+	// envInside holds the identity of the network namespace that was left.
+	envInside = "NFTNAT_TEST_NETNS_LEFT"
+	// envSkip holds the reason why there are no namespaces.
+	envSkip = "NFTNAT_TEST_NETNS_NONE"
+)
+
+// Main runs a package's tests in namespaces of their own, so that no test can
+// touch the network of the machine it runs on. It is called from TestMain:
+//
+//	func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
+//
+// Root gets a new network and a new mount namespace; everybody else gets them
+// in a new user namespace, where he is root. For that the test binary is
+// started once more, with the same arguments, files and environment (so that
+// -run, -fuzz, -count and profiles work as ever); signals are passed on to it,
+// and its exit status is returned. Inside, lo is up and /run is empty and
+// writable. After passing tests the process is checked as by [LeakCheck], and
+// what leaked makes it fail.
+//
+// Where namespaces cannot be had the tests run where they are, and those that
+// call [Require] skip with the reason, as do all examples, which cannot tell;
+// with NFTNAT_TEST_NETNS=require in the environment the result is a failure.
+func Main(m *testing.M) int {
+	if os.Getenv(envSkip) != "" {
+		return run(m) // a test that starts its own binary, in such a place
+	}
+	if left := os.Getenv(envInside); left != "" {
+		if left == identity() {
+			return complain("in the environment is %s, but this is still the namespace that was to be left", envInside)
+		}
+		if err := furnish(); err != nil {
+			return without(m, fmt.Errorf("set up namespace: %w", err))
+		}
+		return run(m)
+	}
+	code, err := reexec()
+	if err != nil {
+		return without(m, err)
+	}
+	return code
+}
+
+// run runs the tests, here, and looks for what they left behind.
+func run(m *testing.M) int {
+	before := snapshot()
+	code := m.Run()
+	if code != 0 {
+		return code
+	}
+	if err := before.wait(leakPatience); err != nil {
+		return complain("after all tests: %v", err)
+	}
+	return 0
+}
+
+// without runs the tests where no namespaces can be had.
+func without(m *testing.M, reason error) int {
+	if required() {
+		return complain("%v", reason)
+	}
+	if err := os.Setenv(envSkip, reason.Error()); err != nil {
+		return complain("%v", err)
+	}
+	if err := skipExamples(); err != nil {
+		return complain("%v", err)
+	}
+	return run(m)
+}
+
+func complain(format string, args ...any) int {
+	fmt.Fprintf(os.Stderr, "labtest: "+format+"\n", args...)
+	return 1
+}
+
+// identity names the network namespace of the process: "net:[4026531840]".
+func identity() string {
+	id, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return "unknown: " + err.Error()
+	}
+	return id
+}
+
+// reexec runs this program again in new namespaces and returns its exit
+// status. The error tells why that could not be done.
+func reexec() (int, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	// The child is killed when this thread ends, not this process (prctl(2),
+	// PR_SET_PDEATHSIG), so the thread has to be kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	root := os.Geteuid() == 0
+	cmd := command(exe, !root)
+	err = cmd.Start()
+	if root && errors.Is(err, fs.ErrPermission) {
+		// Root of a container, or of nothing much.
+		cmd = command(exe, true)
+		err = cmd.Start()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("start in new namespaces: %w", err)
+	}
+
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+	passed := make(chan struct{})
+	go passOn(signals, cmd.Process, passed)
+	err = cmd.Wait()
+	signal.Stop(signals)
+	close(signals)
+	<-passed
+	return status(cmd.ProcessState, err)
+}
+
+// command is this program again. The standard streams are handed on as files,
+// so that nothing has to be copied.
+func command(exe string, user bool) *exec.Cmd {
+	cmd := exec.Command(exe)
+	cmd.Args = os.Args
+	cmd.Env = append(os.Environ(), envInside+"="+identity())
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if user {
+		// One user can map nobody but himself without help (user_namespaces(7)).
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return cmd
+}
+
+// passOn hands signals to the child until the channel is closed.
+func passOn(signals <-chan os.Signal, child *os.Process, done chan<- struct{}) {
+	defer close(done)
+	for s := range signals {
+		// Nobody is there any more: then Wait is about to return.
+		_ = child.Signal(s)
+	}
+}
+
+// status is what a shell makes of how a child ended: 128 and the signal where
+// a signal ended it.
+func status(ps *os.ProcessState, err error) (int, error) {
+	if ps == nil {
+		return 0, err
+	}
+	if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		complain("the tests were ended by a signal: %v", ws.Signal())
+		return 128 + int(ws.Signal()), nil
+	}
+	return ps.ExitCode(), nil
+}
+
+// required reports whether a skip counts as a failure.
+func required() bool { return strings.EqualFold(os.Getenv(envRequire), "require") }
