@@ -1,0 +1,123 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// chunk is how many deletions go to the kernel in one datagram. If every one
+// of them failed, their answers (some 830 bytes each, as the kernel accounts
+// them) would fill half of a receive buffer of the default size, 212,992 bytes
+// (net.core.rmem_default).
+const chunk = 128
+
+// Delete deletes the flows that the filter matches and that match, which may
+// be nil, says yes to. It returns how many entries it removed; those that
+// vanished by themselves in the meantime are a success too, but not counted.
+// With an error some may have been deleted: their number is returned then too.
+// (Should the kernel's answers be lost and a deletion be tried again, the
+// count may come out too low.)
+//
+// The filter must name a protocol. match is called once for each candidate,
+// seldom twice, while the pass over the table is under way; it must not use c.
+// Each entry is deleted by its exact original tuple, zone and id, so that no
+// other flow is ever touched.
+func (c *Conn) Delete(f Filter, match func(Flow) bool) (deleted int, err error) {
+	const op = "delete flows"
+	f, err = f.normal()
+	if err == nil && f.Proto == 0 {
+		err = fmt.Errorf("no protocol: %w", fs.ErrInvalid)
+	}
+	if err != nil {
+		return 0, &OpError{Op: op, Object: f.String(), Err: err}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := deletions{conn: c}
+	err = c.walk(f, func(e *entry) error {
+		flow, err := e.flow()
+		if err != nil {
+			return err
+		}
+		if match != nil && !match(flow) {
+			return nil
+		}
+		return q.add(e)
+	})
+	// Also after an error: what is queued was found to match.
+	if flushErr := q.flush(); err == nil {
+		err = flushErr
+	}
+	if err != nil {
+		return q.deleted, c.opError(op, f.String(), err)
+	}
+	return q.deleted, nil
+}
+
+// deletions is a queue of delete requests, of one chunk at most. They go out
+// on a socket of their own between two pieces of the dump that finds them.
+// That does not disturb the dump: when the entry at which it paused is gone,
+// it goes over that entry's hash bucket again (ctnetlink_dump_table).
+type deletions struct {
+	conn    *Conn
+	buf     []byte
+	n       int
+	deleted int
+}
+
+func (q *deletions) add(e *entry) error {
+	q.buf = appendDelete(q.buf, e)
+	if q.n++; q.n < chunk {
+		return nil
+	}
+	return q.flush()
+}
+
+// flush sends what is queued, and leaves the queue empty.
+//
+// When answers were lost, the requests are sent again, one at a time: a single
+// answer always finds room. That is safe, as a deletion that was done already
+// answers ENOENT.
+func (q *deletions) flush() error {
+	b, n := q.buf, q.n
+	q.buf, q.n = q.buf[:0], 0
+	if n == 0 {
+		return nil
+	}
+	err := q.send(b, n)
+	if !transient(err) {
+		return err
+	}
+	for len(b) > 0 {
+		size := binary.NativeEndian.Uint32(b)
+		if err := q.conn.retry(func() error { return q.send(b[:size], 1) }); err != nil {
+			return err
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// send sends n requests and counts what they deleted.
+func (q *deletions) send(b []byte, n int) error {
+	deleted := n
+	var failed error
+	err := q.conn.deleter.batch(b, n, func(errno unix.Errno, m message) {
+		deleted--
+		// ENOENT: the entry has timed out, or somebody else deleted it.
+		if errno != unix.ENOENT && failed == nil {
+			failed = newKernelError(errno, m)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	q.deleted += deleted
+	return failed
+}

@@ -1,0 +1,211 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// fakeKernel is a transport with the kernel's manners and a table of flows,
+// for what the true kernel cannot be brought to do.
+type fakeKernel struct {
+	t     *testing.T
+	table []Flow
+
+	// hook, when set, sees each request first; it may queue what it wants,
+	// and returns true when that is all the answer.
+	hook func(m message) bool
+	// sendErr, when set, fails that many sends to come.
+	sendErr []error
+
+	queue    []any // []byte datagrams and errors, in order
+	running  []any // what is left of a dump, made when the queue is empty
+	requests []message
+	closed   bool
+}
+
+func (k *fakeKernel) send(b []byte) error {
+	if len(k.sendErr) > 0 {
+		err := k.sendErr[0]
+		k.sendErr = k.sendErr[1:]
+		return err
+	}
+	for len(b) > 0 {
+		var m message
+		var err error
+		m, b, err = nextMessage(b)
+		require.NoError(k.t, err)
+		m.data = slices.Clone(m.data)
+		k.requests = append(k.requests, m)
+		if k.hook == nil || !k.hook(m) {
+			k.answer(m)
+		}
+	}
+	return nil
+}
+
+func (k *fakeKernel) recv(b []byte) (int, error) {
+	if k.closed {
+		return 0, os.ErrClosed
+	}
+	from := &k.queue
+	if len(k.queue) == 0 {
+		from = &k.running
+	}
+	if len(*from) == 0 {
+		time.Sleep(answerTime) // in a synctest bubble, where it costs nothing
+		return 0, os.ErrDeadlineExceeded
+	}
+	next := (*from)[0]
+	*from = (*from)[1:]
+	if err, ok := next.(error); ok {
+		return 0, err
+	}
+	return copy(b, next.([]byte)), nil
+}
+
+func (k *fakeKernel) drain([]byte) error {
+	k.queue, k.running = nil, nil
+	return nil
+}
+
+func (k *fakeKernel) close() error {
+	k.closed = true
+	return nil
+}
+
+// answer does what the kernel does.
+func (k *fakeKernel) answer(m message) {
+	switch m.typ {
+	case msgGetStats:
+		k.queue = append(k.queue, datagram(m.seq, msgGetStats, 0, statsPayload(uint32(len(k.table)), 1000)))
+	case msgGet:
+		k.dump(m, 0)
+	case msgDelete:
+		errno := unix.ENOENT
+		var e entry
+		// A delete request is an entry without what its deletion does not need.
+		ok, err := decodeEntry(appendAttr(slices.Clone(m.data), ctaStatus, 0, 0, 0, 0), &e)
+		require.NoError(k.t, err)
+		require.True(k.t, ok)
+		for i, f := range k.table {
+			if f.Src == e.origTuple.src && f.Dst == e.origTuple.dst && f.Proto == e.origTuple.proto &&
+				f.ID == binary.BigEndian.Uint32(e.id) {
+				k.table = slices.Delete(k.table, i, i+1)
+				errno = 0
+				break
+			}
+		}
+		if errno != 0 || m.flags&unix.NLM_F_ACK != 0 {
+			k.queue = append(k.queue, ack(m.seq, errno))
+		}
+	default:
+		k.t.Errorf("request of type %#x", m.typ)
+	}
+}
+
+// dump answers with the whole table, ten entries a datagram, as kernels without
+// a filter do. There can be one dump only at a time.
+func (k *fakeKernel) dump(m message, flags uint16) {
+	if len(k.running) > 0 {
+		k.queue = append(k.queue, ack(m.seq, unix.EBUSY))
+		return
+	}
+	for part := range slices.Chunk(k.table, 10) {
+		var b []byte
+		for _, f := range part {
+			b = append(b, datagram(m.seq, msgNew, unix.NLM_F_MULTI|flags, entryPayload(f))...)
+		}
+		k.running = append(k.running, b)
+	}
+	k.running = append(k.running, done(m.seq, 0, flags))
+}
+
+func datagram(seq uint32, typ, flags uint16, payload []byte) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(nlmsgHeaderLen+len(payload)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 4711) // the receiver's port id
+	b = append(b, payload...)
+	return append(b, make([]byte, align(len(b))-len(b))...)
+}
+
+func errnoPayload(errno unix.Errno) []byte {
+	return binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))
+}
+
+func done(seq uint32, errno unix.Errno, flags uint16) []byte {
+	return datagram(seq, unix.NLMSG_DONE, unix.NLM_F_MULTI|flags, errnoPayload(errno))
+}
+
+func ack(seq uint32, errno unix.Errno) []byte {
+	return datagram(seq, unix.NLMSG_ERROR, flagCapped, append(errnoPayload(errno), make([]byte, nlmsgHeaderLen)...))
+}
+
+// ackWithText is an extended acknowledgement.
+func ackWithText(seq uint32, errno unix.Errno, text string) []byte {
+	b := append(errnoPayload(errno), make([]byte, nlmsgHeaderLen)...)
+	b = appendAttr(b, unix.NLMSGERR_ATTR_MSG, append([]byte(text), 0)...)
+	return datagram(seq, unix.NLMSG_ERROR, flagCapped|flagAckTLVs, b)
+}
+
+func statsPayload(entries, limit uint32) []byte {
+	b := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}
+	b = appendAttr(b, ctaStatsGlobalEntries, binary.BigEndian.AppendUint32(nil, entries)...)
+	return appendAttr(b, ctaStatsGlobalMaxEntries, binary.BigEndian.AppendUint32(nil, limit)...)
+}
+
+// entryPayload is a flow as the kernel sends it, with attributes in it that
+// this package does not know.
+func entryPayload(f Flow) []byte {
+	const ctaTimeout, ctaMark, ctaUse, unknown = 7, 8, 11, 99
+	b := []byte{familyOf(f.Src.Addr()), unix.NFNETLINK_V0, 0, 0}
+	b = appendTuple(b, ctaTupleOrig, f.Proto, f.Src, f.Dst)
+	b = appendTuple(b, ctaTupleReply, f.Proto, f.ReplySrc, f.ReplyDst)
+	if f.Zone != 0 {
+		b = appendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, f.Zone)...)
+	}
+	b = appendAttr(b, unknown, 1, 2, 3)
+	b = appendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(f.Status))...)
+	b = appendAttr(b, ctaMark, 0, 0, 0, 0)
+	b = appendAttr(b, ctaID, binary.BigEndian.AppendUint32(nil, f.ID)...)
+	b = appendAttr(b, ctaUse, 0, 0, 0, 2)
+	return appendAttr(b, ctaTimeout, 0, 0, 0, 29)
+}
+
+// fakeConn returns a connection to two sockets of a kernel that holds n flows
+// of UDP to 192.0.2.1:53, and as many to port 54.
+func fakeConn(t *testing.T, n int) (c *Conn, reader, deleter *fakeKernel) {
+	t.Helper()
+	deleter = &fakeKernel{t: t}
+	for i := range n {
+		for port := 53; port <= 54; port++ {
+			f := plain(unix.IPPROTO_UDP, fmt.Sprintf("10.0.%d.%d:4000", i/250, i%250), fmt.Sprintf("192.0.2.1:%d", port))
+			f.ID = uint32(1000*port + i)
+			deleter.table = append(deleter.table, f)
+		}
+	}
+	reader = &fakeKernel{t: t, table: slices.Clone(deleter.table)}
+	return newConn(reader, deleter), reader, deleter
+}
+
+// count returns how many requests of a type were sent.
+func (k *fakeKernel) count(typ uint16) int {
+	n := 0
+	for _, m := range k.requests {
+		if m.typ == typ {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Filter says which flows are meant, by their original direction: where the
+// client sent its first packet. The zero Filter means every flow.
+type Filter struct {
+	// Proto is the IANA protocol number. 0: any; [Conn.Delete] refuses that,
+	// as it would come near to flushing the table.
+	Proto uint8
+	// Dst is the original destination address. The zero Addr means any
+	// address of both families (which may cost two passes over the table),
+	// 0.0.0.0 any IPv4 address, :: any IPv6 address. An IPv4-mapped IPv6
+	// address means the IPv4 address. An address with a zone is an error:
+	// conntrack knows no interfaces.
+	Dst netip.Addr
+	// FirstPort and LastPort are the original destination ports, both
+	// included. LastPort 0 means FirstPort alone; both 0 mean any port,
+	// and protocols that have none.
+	FirstPort, LastPort uint16
+}
+
+// String returns the filter as errors name it: "udp 0.0.0.0:53",
+// "tcp [2001:db8::1]:8000-8009", and "*" for what may be anything.
+func (f Filter) String() string {
+	proto, addr, port := "*", "*", "*"
+	if f.Proto != 0 {
+		proto = protoName(f.Proto)
+	}
+	if f.Dst.IsValid() {
+		addr = f.Dst.String()
+		if f.Dst.Is6() {
+			addr = "[" + addr + "]"
+		}
+	}
+	if f.FirstPort != 0 || f.LastPort != 0 {
+		port = strconv.Itoa(int(f.FirstPort))
+	}
+	if f.LastPort != 0 && f.LastPort != f.FirstPort {
+		port += "-" + strconv.Itoa(int(f.LastPort))
+	}
+	return proto + " " + addr + ":" + port
+}
+
+// normal checks the filter and returns it with IPv4-mapped addresses unmapped
+// and LastPort filled in.
+func (f Filter) normal() (Filter, error) {
+	if f.Dst.Zone() != "" {
+		return f, fmt.Errorf("address with a zone: %w", fs.ErrInvalid)
+	}
+	if f.FirstPort == 0 && f.LastPort != 0 {
+		return f, fmt.Errorf("last port without a first: %w", fs.ErrInvalid)
+	}
+	if f.LastPort == 0 {
+		f.LastPort = f.FirstPort
+	}
+	if f.LastPort < f.FirstPort {
+		return f, fmt.Errorf("last port below the first: %w", fs.ErrInvalid)
+	}
+	f.Dst = f.Dst.Unmap()
+	return f, nil
+}
+
+// family returns the address family that the filter is confined to, 0 if to
+// none. Values of AF_* and of the kernel's NFPROTO_* are the same here.
+func (f Filter) family() uint8 {
+	switch {
+	case f.Dst.Is4():
+		return unix.AF_INET
+	case f.Dst.Is6():
+		return unix.AF_INET6
+	}
+	return unix.AF_UNSPEC
+}
+
+// exactDst reports whether the filter asks for one address.
+func (f Filter) exactDst() bool { return f.Dst.IsValid() && !f.Dst.IsUnspecified() }
+
+// exactPort reports whether the filter asks for one port.
+func (f Filter) exactPort() bool { return f.FirstPort != 0 && f.FirstPort == f.LastPort }
+
+// matches is the last word on every flow, whatever the kernel has filtered
+// before. The filter is normal.
+func (f Filter) matches(t tuple) bool {
+	if f.Proto != 0 && t.proto != f.Proto {
+		return false
+	}
+	if f.FirstPort != 0 && (t.dst.Port() < f.FirstPort || t.dst.Port() > f.LastPort) {
+		return false
+	}
+	switch dst := t.dst.Addr(); {
+	case f.exactDst():
+		return dst == f.Dst
+	case f.Dst.IsValid():
+		return dst.Is4() == f.Dst.Is4()
+	}
+	return true
+}

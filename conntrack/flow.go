@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conntrack
+
+import (
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flow is one entry of the conntrack table. It is comparable.
+//
+// For a flow that is DNATed, Dst is where the client sent to (the frontend)
+// and ReplySrc is where the packets went (the backend). For one that is
+// masqueraded, Src is the true source and ReplyDst the address it goes out by.
+// Without NAT the reply direction is the original one turned round.
+//
+// Protocols without ports (ICMP, IGMP, ESP...) have ports 0; for GRE they are
+// the keys of the tunnel. Addresses carry no zone: conntrack knows no
+// interfaces.
+type Flow struct {
+	// Proto is the IANA protocol number: 6 TCP, 17 UDP.
+	Proto uint8
+	// Zone is the conntrack zone of the original direction; 0: the default
+	// one, which is where flows are unless a rule says otherwise.
+	Zone uint16
+	// ID tells this entry from others, such as a later one of the same
+	// addresses and ports. The kernel makes it from the entry's place in
+	// memory and keys it by a secret: it has no order, and may come again.
+	ID uint32
+	// Status holds the kernel's IPS_* bits.
+	Status Status
+	// Src and Dst are source and destination of the original direction, as
+	// the first packet had them before any NAT.
+	Src, Dst netip.AddrPort
+	// ReplySrc and ReplyDst are source and destination of the packets that
+	// the kernel expects in answer, before NAT is undone on them.
+	ReplySrc, ReplyDst netip.AddrPort
+}
+
+// Status is a set of bits that the kernel keeps for each flow: enum
+// ip_conntrack_status in include/uapi/linux/netfilter/nf_conntrack_common.h.
+// Bits without a name here are kept too.
+type Status uint32
+
+// The status bits that callers have a use for.
+const (
+	StatusSeenReply Status = 1 << 1  // IPS_SEEN_REPLY: packets went both ways
+	StatusAssured   Status = 1 << 2  // IPS_ASSURED: never evicted early to make room
+	StatusConfirmed Status = 1 << 3  // IPS_CONFIRMED: the first packet has left the host
+	StatusSNAT      Status = 1 << 4  // IPS_SRC_NAT: the source is translated
+	StatusDNAT      Status = 1 << 5  // IPS_DST_NAT: the destination is translated
+	StatusDying     Status = 1 << 9  // IPS_DYING: on its way out of the table
+	StatusOffload   Status = 1 << 14 // IPS_OFFLOAD: in a flow table; its packets bypass the ruleset
+)
+
+// SeenReply reports whether packets went both ways.
+func (f Flow) SeenReply() bool { return f.Status&StatusSeenReply != 0 }
+
+// Assured reports whether the flow is never evicted early to make room.
+func (f Flow) Assured() bool { return f.Status&StatusAssured != 0 }
+
+// SNAT reports whether the source is translated, masquerading included.
+func (f Flow) SNAT() bool { return f.Status&StatusSNAT != 0 }
+
+// DNAT reports whether the destination is translated, as that of a published
+// port is.
+func (f Flow) DNAT() bool { return f.Status&StatusDNAT != 0 }
+
+// String returns the flow in both directions: "udp 192.0.2.9:4000->192.0.2.1:53,
+// reply 172.17.0.2:53->192.0.2.9:4000".
+func (f Flow) String() string {
+	return protoName(f.Proto) + " " + f.Src.String() + "->" + f.Dst.String() +
+		", reply " + f.ReplySrc.String() + "->" + f.ReplyDst.String()
+}
+
+// protoName returns the name that /etc/protocols and nft(8) give a protocol
+// that conntrack treats specially, else its number.
+func protoName(proto uint8) string {
+	switch proto {
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_DCCP:
+		return "dccp"
+	case unix.IPPROTO_GRE:
+		return "gre"
+	case unix.IPPROTO_ICMPV6:
+		return "ipv6-icmp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	case unix.IPPROTO_UDPLITE:
+		return "udplite"
+	}
+	return strconv.Itoa(int(proto))
+}
