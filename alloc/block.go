@@ -1,0 +1,144 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import "math/bits"
+
+// blockBits is how many bits a block has: 64 words of 64.
+const blockBits = 64 * 64
+
+// allOnes is a word without a clear bit.
+const allOnes = ^uint64(0)
+
+// A block is a bitmap of blockBits bits that stores only those of its words
+// that are neither all zeroes nor all ones. The zero block is empty and ready
+// to use, and a full one is as small. It must not be copied: it points to itself.
+type block struct {
+	full  uint64    // which words have no clear bit
+	part  uint64    // which words have both
+	words []uint64  // those of part, in order
+	one   [1]uint64 // where words begins: most scattered blocks have one
+}
+
+// insertWord stores w as the r'th word.
+func (b *block) insertWord(r int, w uint64) {
+	if b.words == nil {
+		b.words = b.one[:0]
+	}
+	b.words = insert(b.words, r, w)
+}
+
+// rank returns how many of the words (or kids) before the i'th are stored.
+func (b *block) rank(i uint) int {
+	return bits.OnesCount64(b.part & (1<<i - 1))
+}
+
+// word returns the i'th word.
+func (b *block) word(i uint) uint64 {
+	switch {
+	case b.full>>i&1 != 0:
+		return allOnes
+	case b.part>>i&1 != 0:
+		return b.words[b.rank(i)]
+	}
+	return 0
+}
+
+func (b *block) has(i uint) bool { return b.word(i>>6)>>(i&63)&1 != 0 }
+
+// set sets the i'th bit and reports whether it was clear.
+func (b *block) set(i uint) bool {
+	in, bit := uint64(1)<<(i>>6), uint64(1)<<(i&63)
+	r := b.rank(i >> 6)
+	switch {
+	case b.full&in != 0:
+		return false
+	case b.part&in == 0:
+		b.part |= in
+		b.insertWord(r, bit)
+		return true
+	case b.words[r]&bit != 0:
+		return false
+	}
+	b.words[r] |= bit
+	if b.words[r] == allOnes {
+		b.words = remove(b.words, r)
+		b.part &^= in
+		b.full |= in
+	}
+	return true
+}
+
+// clear clears the i'th bit and reports whether it was set.
+func (b *block) clear(i uint) bool {
+	in, bit := uint64(1)<<(i>>6), uint64(1)<<(i&63)
+	r := b.rank(i >> 6)
+	switch {
+	case b.full&in != 0:
+		b.full &^= in
+		b.part |= in
+		b.insertWord(r, ^bit)
+		return true
+	case b.part&in == 0 || b.words[r]&bit == 0:
+		return false
+	}
+	b.words[r] &^= bit
+	if b.words[r] == 0 {
+		b.words = remove(b.words, r)
+		b.part &^= in
+	}
+	return true
+}
+
+// firstClear returns the first clear bit from i on.
+func (b *block) firstClear(i uint) (uint, bool) {
+	// A word that is not full has a clear bit, but perhaps below i if it is the
+	// one where the search begins: look at that one apart.
+	if w := ^b.word(i>>6) >> (i & 63); w != 0 {
+		return i + uint(bits.TrailingZeros64(w)), true
+	}
+	open := ^b.full &^ (2<<(i>>6) - 1)
+	if open == 0 {
+		return 0, false
+	}
+	j := uint(bits.TrailingZeros64(open))
+	return j<<6 + uint(bits.TrailingZeros64(^b.word(j))), true
+}
+
+// firstSet returns the first set bit from i on.
+func (b *block) firstSet(i uint) (uint, bool) {
+	if w := b.word(i>>6) >> (i & 63); w != 0 {
+		return i + uint(bits.TrailingZeros64(w)), true
+	}
+	some := (b.full | b.part) &^ (2<<(i>>6) - 1)
+	if some == 0 {
+		return 0, false
+	}
+	j := uint(bits.TrailingZeros64(some))
+	return j<<6 + uint(bits.TrailingZeros64(b.word(j))), true
+}
+
+// insert puts v at s[i].
+func insert[T any](s []T, i int, v T) []T {
+	s = append(s, v)
+	copy(s[i+1:], s[i:])
+	s[i] = v
+	return s
+}
+
+// keep is the capacity below which a slice is not worth making smaller.
+const keep = 8
+
+// remove takes s[i] out. A slice three quarters empty is exchanged for one half
+// as big, which stays half empty: between two copies lie as many operations as
+// a copy has elements.
+func remove[T any](s []T, i int) []T {
+	copy(s[i:], s[i+1:])
+	clear(s[len(s)-1:]) // no pointer left behind
+	s = s[:len(s)-1]
+	if cap(s) > keep && len(s) <= cap(s)/4 {
+		return append(make([]T, 0, cap(s)/2), s...)
+	}
+	return s
+}

@@ -1,0 +1,279 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package alloc
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+)
+
+// Ports reserves the ports of one protocol, each to one holder at a time for
+// the same address. Make one with [NewPorts]; it must not be copied. All methods
+// may be called concurrently.
+//
+// A reservation is for a host, which is what a server would bind its socket to:
+//
+//	192.0.2.1, 2001:db8::1   that address
+//	0.0.0.0                  every IPv4 address
+//	::                       every address of both families
+//	IPv6Only()               every IPv6 address
+//
+// Two reservations of a port exclude each other when there is an address that
+// both are for. So two different addresses never do, nor do 0.0.0.0 and
+// [IPv6Only]. IPv4-mapped addresses are IPv4 ones: ::ffff:0.0.0.0 is 0.0.0.0.
+//
+// Next and NextRun choose from the dynamic range only, Reserve and ReserveRun
+// take any port from 1 to 65535.
+//
+// The state is bitmaps, of which only the words exist that have both free and
+// reserved ports, and a map of the specific addresses in use. Searching a range
+// looks at 64 ports a step, and at each of them once.
+type Ports struct {
+	first, last int // the dynamic range
+
+	mu     sync.Mutex
+	cursor int // where Next begins to look: after what was handed out last
+	avoid  portSet
+
+	// Each reservation is in the set of its class. Those for a specific address
+	// are also in that address's own set, which says who is in the way of it;
+	// the set of the class says that somebody is in the way of a wildcard.
+	class [classes]portSet
+	hosts shrinkingMap[netip.Addr, *hostPorts]
+	more  shrinkingMap[sharedPort, int]
+	spare *hostPorts // a host between its last port and its first would go to the heap
+}
+
+// hostPorts is the ports reserved for one specific address, at least one.
+type hostPorts struct {
+	ports portSet
+	n     int
+}
+
+// A sharedPort is one reserved for several specific addresses of a family; the
+// map's value is how many there are besides the first.
+type sharedPort struct {
+	class class
+	port  int
+}
+
+// NewPorts returns the ports of one protocol, all free, with the dynamic range
+// from first to last, both included. RFC 6335 section 6 has 49152 to 65535 for
+// it. The error is an [ErrRange]: first is 0 or after last.
+func NewPorts(first, last uint16) (*Ports, error) {
+	if first == 0 || first > last {
+		return nil, fmt.Errorf("choose ports from %d-%d: %w", first, last, ErrRange)
+	}
+	return &Ports{first: int(first), last: int(last), cursor: int(first)}, nil
+}
+
+// Avoid makes Next and NextRun never choose the ports from first to last, both
+// included, as the kernel does with those in ip_local_reserved_ports
+// (Documentation/networking/ip-sysctl.rst). Reserve and ReserveRun still take
+// them, and those taken stay taken. Ports avoided are avoided for ever; those
+// outside of the dynamic range are never chosen anyway, and 0 is no port and
+// makes no difference. The error is an [ErrRange]: first is after last.
+func (p *Ports) Avoid(first, last uint16) error {
+	if first > last {
+		return fmt.Errorf("avoid ports %d-%d: %w", first, last, ErrRange)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for port := max(int(first), p.first); port <= min(int(last), p.last); port++ {
+		p.avoid.add(port)
+	}
+	return nil
+}
+
+// Next reserves a port of the dynamic range for the host: the first one after
+// the last that Next or NextRun handed out, to whatever host, that nothing
+// excludes, wrapping round. So a port that was released is handed out again
+// after all the others that are free.
+//
+// The error is [ErrExhausted] if there is none, and [ErrRange] if the host is no
+// valid address or has a zone.
+func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1) }
+
+// NextRun reserves n ports in a row and returns the first. It chooses like Next;
+// the run may begin before what was handed out last and end after it, but does
+// not go on at the start of the dynamic range when it reaches the end. To give
+// it back, release each of its ports.
+//
+// The error is [ErrExhausted] if there is no such run, and [ErrRange] if n is
+// less than 1 or more than the dynamic range has, or the host is no valid
+// address or has a zone.
+func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
+	c, host, ok := classify(host)
+	if !ok || n < 1 || n > p.last-p.first+1 {
+		return 0, p.nextError(host, n, ErrRange)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.host(c, host)
+	u := p.against(c, h)
+	u.with(&p.avoid)
+	port, ok := u.firstFree(p.cursor, p.last, n)
+	if !ok {
+		// A run that begins before the cursor may end after it.
+		port, ok = u.firstFree(p.first, min(p.last, p.cursor+n-2), n)
+	}
+	if !ok {
+		return 0, p.nextError(host, n, ErrExhausted)
+	}
+	p.add(c, host, h, port, n)
+	if p.cursor = port + n; p.cursor > p.last {
+		p.cursor = p.first
+	}
+	return uint16(port), nil
+}
+
+// Reserve reserves a port of 1 to 65535 for a host. What Next hands out is not
+// affected but for this port.
+//
+// The error is an [*InUseError], which is an [ErrInUse], if a reservation
+// excludes this one, and [ErrRange] if the port is 0, or the host is no valid
+// address or has a zone.
+func (p *Ports) Reserve(ap netip.AddrPort) error { return p.ReserveRun(ap, 1) }
+
+// ReserveRun reserves n ports in a row from that of ap on, or none. The errors
+// are those of Reserve; [ErrRange] also if n is less than 1 or the run goes
+// beyond 65535.
+func (p *Ports) ReserveRun(ap netip.AddrPort, n int) error {
+	first := int(ap.Port())
+	c, host, ok := classify(ap.Addr())
+	if !ok || first == 0 || n < 1 || n > maxPort-first+1 {
+		return reserveError(ap, n, ErrRange)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.host(c, host)
+	u := p.against(c, h)
+	if taken, is := u.firstTaken(first, first+n-1); is {
+		return reserveError(ap, n, &InUseError{Have: p.holder(c, host, taken)})
+	}
+	p.add(c, host, h, first, n)
+	return nil
+}
+
+// Release ends a reservation and reports whether there was one for this very
+// host and port. When there is none it changes nothing; what a wildcard holds
+// cannot be released address by address.
+func (p *Ports) Release(ap netip.AddrPort) bool {
+	c, host, ok := classify(ap.Addr())
+	if !ok {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.remove(c, host, int(ap.Port()))
+}
+
+// host returns the ports of a specific address, nil if it has none or the class
+// is a wildcard.
+func (p *Ports) host(c class, host netip.Addr) *hostPorts {
+	if !c.specific() {
+		return nil
+	}
+	h, _ := p.hosts.get(host)
+	return h
+}
+
+// against returns the ports that are taken for a host of the class with the
+// ports h.
+func (p *Ports) against(c class, h *hostPorts) (u union) {
+	for _, other := range inTheWay[c] {
+		u.with(&p.class[other])
+	}
+	if h != nil {
+		u.with(&h.ports)
+	}
+	return u
+}
+
+// holder returns the reservation that is in the way of the host on a port that
+// is taken for it.
+func (p *Ports) holder(c class, host netip.Addr, port int) netip.AddrPort {
+	for _, other := range inTheWay[c] {
+		if !p.class[other].has(port) {
+			continue
+		}
+		if other.specific() {
+			return netip.AddrPortFrom(p.lowest(other, port), uint16(port))
+		}
+		return netip.AddrPortFrom(other.wildcard(), uint16(port))
+	}
+	return netip.AddrPortFrom(host, uint16(port))
+}
+
+// lowest returns the lowest address of the class that the port is reserved for.
+// It looks at every address in use: only a conflict is as slow as that.
+func (p *Ports) lowest(c class, port int) (low netip.Addr) {
+	for a, h := range p.hosts.m {
+		if a.Is4() == (c == one4) && h.ports.has(port) && (!low.IsValid() || a.Less(low)) {
+			low = a
+		}
+	}
+	return low
+}
+
+// add reserves n ports that are not taken for the host, which has the ports h.
+func (p *Ports) add(c class, host netip.Addr, h *hostPorts, first, n int) {
+	if h == nil && c.specific() {
+		if h, p.spare = p.spare, nil; h == nil {
+			h = new(hostPorts)
+		}
+		p.hosts.put(host, h)
+	}
+	for port := first; port < first+n; port++ {
+		alone := p.class[c].add(port)
+		if h == nil {
+			continue
+		}
+		h.ports.add(port)
+		h.n++
+		if !alone {
+			more, _ := p.more.get(sharedPort{c, port})
+			p.more.put(sharedPort{c, port}, more+1)
+		}
+	}
+}
+
+// remove undoes add for one port and reports whether there was anything to undo.
+func (p *Ports) remove(c class, host netip.Addr, port int) bool {
+	if !c.specific() {
+		return p.class[c].remove(port)
+	}
+	h := p.host(c, host)
+	if h == nil || !h.ports.remove(port) {
+		return false
+	}
+	if h.n--; h.n == 0 {
+		p.hosts.drop(host)
+		p.spare = h
+	}
+	switch n, _ := p.more.get(sharedPort{c, port}); n {
+	case 0:
+		p.class[c].remove(port)
+	case 1:
+		p.more.drop(sharedPort{c, port})
+	default:
+		p.more.put(sharedPort{c, port}, n-1)
+	}
+	return true
+}
+
+func (p *Ports) nextError(host netip.Addr, n int, err error) error {
+	if n == 1 {
+		return fmt.Errorf("choose port of %d-%d for %v: %w", p.first, p.last, host, err)
+	}
+	return fmt.Errorf("choose %d ports of %d-%d for %v: %w", n, p.first, p.last, host, err)
+}
+
+func reserveError(ap netip.AddrPort, n int, err error) error {
+	if n == 1 {
+		return fmt.Errorf("reserve %v: %w", ap, err)
+	}
+	return fmt.Errorf("reserve %d ports from %v on: %w", n, ap, err)
+}
