@@ -1,0 +1,303 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// batch is one transaction as a value: the bytes to send, and what each message of
+// it is about, so that the kernel's answer to a message can name its object. It is
+// never shared and never kept in a connection.
+type batch struct {
+	buf []byte
+	seq uint32 // of the message that begins the batch; the operations follow on
+	ops []op
+	// sets counts the maps and sets created: the kernel wants each to have an
+	// identifier of its own within the batch.
+	sets uint32
+}
+
+// op is one message of a batch.
+type op struct {
+	at     int // where the message begins in the batch
+	verb   string
+	object string
+	// collection is set where the message carries elements, which are then found
+	// in the message itself.
+	collection *collection
+}
+
+// newBatch begins a transaction. A generation other than zero makes the kernel
+// refuse it with ERESTART if its ruleset is at another one (valid_genid in
+// net/netfilter/nfnetlink.c).
+func newBatch(seq, generation uint32) *batch {
+	b := &batch{seq: seq}
+	buf, at := openMessage(nil, batchBegin, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
+	if generation != 0 {
+		buf = appendBE32(buf, unix.NFNL_BATCH_GENID, generation)
+	}
+	b.buf = closeMessage(buf, at)
+	return b
+}
+
+// open begins the message of an operation. done ends it.
+func (b *batch) open(msg, flags uint16, o op) {
+	seq := b.seq + uint32(len(b.ops)) + 1
+	b.buf, o.at = openMessage(b.buf, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
+	b.ops = append(b.ops, o)
+}
+
+func (b *batch) done() { closeMessage(b.buf, b.ops[len(b.ops)-1].at) }
+
+// finish ends the transaction and asks for the one acknowledgement that tells its
+// outcome: that of the last operation. One for each would overflow the receive
+// buffer of a large batch (nfnl_err_deliver sends them all at once, at the end),
+// and the sender would be left not knowing what became of it.
+func (b *batch) finish() {
+	last := b.buf[b.ops[len(b.ops)-1].at:]
+	flags := binary.NativeEndian.Uint16(last[6:])
+	binary.NativeEndian.PutUint16(last[6:], flags|unix.NLM_F_ACK)
+	buf, at := openMessage(b.buf, batchEnd, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, b.lastSeq()+1)
+	b.buf = closeMessage(buf, at)
+}
+
+func (b *batch) lastSeq() uint32 { return b.seq + uint32(len(b.ops)) }
+
+// op returns the operation that a sequence number belongs to.
+func (b *batch) op(seq uint32) (op, bool) {
+	i := seq - b.seq - 1
+	if seq <= b.seq || int(i) >= len(b.ops) {
+		return op{}, false
+	}
+	return b.ops[i], true
+}
+
+// failure is the error of an operation that the kernel refused.
+func (b *batch) failure(o op, a answer) error {
+	e := &OpError{Op: o.verb, Object: o.object, Err: a.err()}
+	if o.collection != nil {
+		e.Object = b.culprit(o, a.offset)
+	}
+	return e
+}
+
+// culprit names the element which the kernel's offset into the message points at.
+func (b *batch) culprit(o op, offset uint32) string {
+	msg := b.buf[o.at:]
+	msg = msg[:binary.NativeEndian.Uint32(msg)]
+	list := find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	if list == nil {
+		return o.object
+	}
+	count, at := 0, uint32(len(msg)-len(list)) // the list is the message's last attribute
+	if offset != 0 && offset < at {
+		return o.object // it is the table or the set that is not there
+	}
+	for a := (attrs{rest: list}); a.next(); count++ {
+		end := at + uint32(padded(attrHeader+len(a.payload)))
+		if offset >= at && offset < end || len(list) <= attrHeader+padded(len(a.payload)) {
+			return o.collection.describe(a.payload)
+		}
+		at = end
+	}
+	return fmt.Sprintf("%s: one of %d elements", o.object, count)
+}
+
+// describe spells an element of a request, of which a deletion carries the key alone.
+func (c collection) describe(payload []byte) string {
+	if find(payload, unix.NFTA_SET_ELEM_DATA) == nil {
+		c.value = nil
+	}
+	var e Element
+	if err := c.decodeElement(&e, payload); err != nil {
+		return c.name
+	}
+	return e.String()
+}
+
+// The operations.
+
+func (b *batch) addTable(name, comment string) {
+	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{verb: "add table", object: "inet " + name})
+	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.buf = appendBE32(b.buf, unix.NFTA_TABLE_FLAGS, 0)
+	if comment != "" {
+		b.buf = appendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment))
+	}
+	b.done()
+}
+
+func (b *batch) deleteTable(name string) {
+	b.open(unix.NFT_MSG_DELTABLE, 0, op{verb: "delete table", object: "inet " + name})
+	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.done()
+}
+
+func (b *batch) addCollection(table string, c collection) {
+	b.sets++
+	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.kind(), object: c.name})
+	b.buf = appendString(b.buf, unix.NFTA_SET_TABLE, table)
+	b.buf = appendString(b.buf, unix.NFTA_SET_NAME, c.name)
+	b.buf = appendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
+	b.buf = appendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.key.id())
+	b.buf = appendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.key.size()))
+	if c.value != nil {
+		b.buf = appendBE32(b.buf, unix.NFTA_SET_DATA_TYPE, c.value.id())
+		b.buf = appendBE32(b.buf, unix.NFTA_SET_DATA_LEN, uint32(c.value.size()))
+	}
+	b.buf = appendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
+	b.buf = c.appendDescription(b.buf)
+	b.done()
+}
+
+// flags are those of enum nft_set_flags.
+func (c collection) flags() uint32 {
+	var f uint32
+	if c.value != nil {
+		f |= unix.NFT_SET_MAP
+	}
+	if c.timeout {
+		f |= unix.NFT_SET_TIMEOUT
+	}
+	if c.interval {
+		f |= unix.NFT_SET_INTERVAL
+		if len(c.key) > 1 {
+			f |= nftSetConcat
+		}
+	}
+	return f
+}
+
+// appendDescription appends what the kernel chooses the set's data structure by:
+// its size, and for ranges of a concatenation the length of each field
+// (nft_pipapo_init in net/netfilter/nft_set_pipapo.c).
+func (c collection) appendDescription(b []byte) []byte {
+	concat := c.interval && len(c.key) > 1
+	if c.size == 0 && !concat {
+		return b
+	}
+	b, at := openAttr(b, nested|unix.NFTA_SET_DESC)
+	if c.size != 0 {
+		b = appendBE32(b, unix.NFTA_SET_DESC_SIZE, c.size)
+	}
+	if concat {
+		var fields int
+		b, fields = openAttr(b, nested|nftaSetDescConcat)
+		for _, d := range c.key {
+			var field int
+			b, field = openAttr(b, nested|unix.NFTA_LIST_ELEM)
+			b = appendBE32(b, nftaSetFieldLen, uint32(dataTypes[d].size))
+			b = closeAttr(b, field)
+		}
+		b = closeAttr(b, fields)
+	}
+	return closeAttr(b, at)
+}
+
+func (b *batch) addChain(table string, c Chain) {
+	b.open(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, op{verb: "add chain", object: c.Name})
+	b.buf = appendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
+	b.buf = appendString(b.buf, unix.NFTA_CHAIN_NAME, c.Name)
+	if c.Hook != (Hook{}) {
+		number, _ := hookNumber(c.Hook.Point)
+		var at int
+		b.buf, at = openAttr(b.buf, nested|unix.NFTA_CHAIN_HOOK)
+		b.buf = appendBE32(b.buf, unix.NFTA_HOOK_HOOKNUM, number)
+		b.buf = appendBE32(b.buf, unix.NFTA_HOOK_PRIORITY, uint32(c.Hook.Priority))
+		b.buf = closeAttr(b.buf, at)
+		b.buf = appendBE32(b.buf, unix.NFTA_CHAIN_POLICY, nfAccept)
+		b.buf = appendString(b.buf, unix.NFTA_CHAIN_TYPE, c.Hook.Type)
+	}
+	if c.Comment != "" {
+		b.buf = appendAttr(b.buf, nftaChainUserdata, appendComment(nil, c.Comment))
+	}
+	b.done()
+}
+
+// nfAccept is NF_ACCEPT of include/uapi/linux/netfilter.h.
+const nfAccept = 1
+
+func (b *batch) addRule(table, chain string, r Rule) error {
+	exprs, err := encodeRule(r)
+	if err != nil {
+		return err
+	}
+	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND,
+		op{verb: "add rule", object: fmt.Sprintf("%s { %s }", chain, r)})
+	b.buf = appendString(b.buf, unix.NFTA_RULE_TABLE, table)
+	b.buf = appendString(b.buf, unix.NFTA_RULE_CHAIN, chain)
+	b.buf = appendAttr(b.buf, nested|unix.NFTA_RULE_EXPRESSIONS, exprs)
+	b.done()
+	return nil
+}
+
+// encodeRule is the list of a rule's expressions as the kernel takes them.
+func encodeRule(r Rule) ([]byte, error) {
+	var list []byte
+	for _, e := range assemble(r) {
+		data, err := expr.Marshal(unix.NFPROTO_INET, e)
+		if err != nil {
+			return nil, fmt.Errorf("encode rule %s: %w", r, err)
+		}
+		list = appendAttr(list, nested|unix.NFTA_LIST_ELEM, data)
+	}
+	return list, nil
+}
+
+// addElements appends the elements, which must not be there yet, in as many
+// messages as it takes: a list of elements is one attribute. They have passed
+// Change.Validate.
+func (b *batch) addElements(t Table, es []Element) {
+	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", collection.appendElement)
+}
+
+// deleteElements appends the deletion of the elements, which must be there. They
+// have passed Change.Validate.
+func (b *batch) deleteElements(t Table, es []Element) {
+	b.elements(t, es, unix.NFT_MSG_DELSETELEM, 0, "delete element",
+		func(c collection, buf []byte, e Element) []byte { return c.openElement(buf, e.Key) })
+}
+
+// largestElement bounds what one element takes in a list: two keys of two IPv6
+// addresses, a value, two time-outs, a comment, and their headers.
+const largestElement = 512
+
+func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
+	appendOne func(collection, []byte, Element) []byte,
+) {
+	var c *collection
+	list := 0 // where the open list begins; zero: none is open
+	for _, e := range es {
+		if list != 0 && (c.name != e.Set || len(b.buf)-list > maxAttr-largestElement) {
+			b.closeElements(list)
+			list = 0
+		}
+		if c == nil || c.name != e.Set {
+			found, _ := t.collection(e.Set)
+			c = &found
+		}
+		if list == 0 {
+			b.open(msg, flags, op{verb: verb, object: c.name, collection: c})
+			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
+			b.buf, list = openAttr(b.buf, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		}
+		var at int
+		b.buf, at = openAttr(b.buf, nested|unix.NFTA_LIST_ELEM)
+		b.buf = closeAttr(appendOne(*c, b.buf, e), at)
+	}
+	if list != 0 {
+		b.closeElements(list)
+	}
+}
+
+func (b *batch) closeElements(list int) {
+	b.buf = closeAttr(b.buf, list)
+	b.done()
+}

@@ -1,0 +1,298 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"bytes"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Drift reads the table's maps, sets, chains and rules back and tells how they
+// differ from t, a line for each difference; none: the kernel holds exactly t.
+// Elements and comments do not count. The error is fs.ErrNotExist where there is no
+// such table; it is ErrInterrupted if the rulesets of the namespace kept changing.
+func (c *Conn) Drift(t Table) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.drift(t)
+}
+
+func (c *Conn) drift(t Table) ([]string, error) {
+	var lines []string
+	_, err := c.steady("list table inet "+t.Name, func() error {
+		lines = nil
+		for _, compare := range []func(Table) ([]string, error){
+			c.driftOfTable, c.driftOfCollections, c.driftOfChains, c.driftOfRules,
+		} {
+			more, err := compare(t)
+			if err != nil {
+				return err
+			}
+			lines = append(lines, more...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lines, nil
+}
+
+// tableDormant is NFT_TABLE_F_DORMANT: none of the table's base chains is called.
+const tableDormant = 1
+
+func (c *Conn) driftOfTable(t Table) ([]string, error) {
+	info, err := c.table(t.Name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Flags&tableDormant != 0 {
+		return []string{"table " + t.Name + " is dormant"}, nil
+	}
+	return nil, nil
+}
+
+func (c *Conn) driftOfCollections(t Table) ([]string, error) {
+	var lines []string
+	missing := map[string]collection{}
+	for _, s := range t.collections() {
+		missing[s.name] = s
+	}
+	err := c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
+		func(b []byte) []byte { return appendString(b, unix.NFTA_SET_TABLE, t.Name) },
+		func(a attrs) error {
+			name := cString(find(a.rest, unix.NFTA_SET_NAME))
+			want, ok := missing[name]
+			if !ok {
+				lines = append(lines, fmt.Sprintf("map or set %s should not be there", name))
+				return nil
+			}
+			delete(missing, name)
+			if !want.matches(a) {
+				lines = append(lines, fmt.Sprintf("%s %s is of another type", want.kind(), name))
+			}
+			return nil
+		})
+	for _, s := range t.collections() {
+		if _, ok := missing[s.name]; ok {
+			lines = append(lines, fmt.Sprintf("%s %s is missing", s.kind(), s.name))
+		}
+	}
+	return lines, err
+}
+
+// matches reports whether the kernel's set is this one. The identifiers of the
+// types decide as well as the lengths do: nft(8) lists by them. A time-out of the set
+// would be that of each element which has none of its own.
+func (c collection) matches(a attrs) bool {
+	var flags, key, keyLen, value, valueLen, size uint32
+	var timeout uint64
+	for a.next() {
+		switch a.typ {
+		case unix.NFTA_SET_FLAGS:
+			flags = a.be32()
+		case unix.NFTA_SET_KEY_TYPE:
+			key = a.be32()
+		case unix.NFTA_SET_KEY_LEN:
+			keyLen = a.be32()
+		case unix.NFTA_SET_DATA_TYPE:
+			value = a.be32()
+		case unix.NFTA_SET_DATA_LEN:
+			valueLen = a.be32()
+		case unix.NFTA_SET_TIMEOUT:
+			timeout = a.be64()
+		case unix.NFTA_SET_DESC:
+			for d := (attrs{rest: a.payload}); d.next(); {
+				if d.typ == unix.NFTA_SET_DESC_SIZE {
+					size = d.be32()
+				}
+			}
+		}
+	}
+	same := a.err == nil && timeout == 0 && flags == c.flags() && size == c.size && key == c.key.id() && keyLen == uint32(c.key.size())
+	if c.value == nil {
+		return same
+	}
+	return same && value == c.value.id() && valueLen == uint32(c.value.size())
+}
+
+func (c *Conn) driftOfChains(t Table) ([]string, error) {
+	var lines []string
+	missing := map[string]Chain{}
+	for _, ch := range t.Chains {
+		missing[ch.Name] = ch
+	}
+	// Before 6.12 the kernel knows no filter by table here.
+	err := c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name,
+		func(b []byte) []byte { return appendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
+		func(a attrs) error {
+			if cString(find(a.rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
+				return nil
+			}
+			name := cString(find(a.rest, unix.NFTA_CHAIN_NAME))
+			want, ok := missing[name]
+			if !ok {
+				lines = append(lines, fmt.Sprintf("chain %s should not be there", name))
+				return nil
+			}
+			delete(missing, name)
+			if !want.matches(a) {
+				lines = append(lines, fmt.Sprintf("chain %s is not: %s", name, want.Hook))
+			}
+			return nil
+		})
+	for _, ch := range t.Chains {
+		if _, ok := missing[ch.Name]; ok {
+			lines = append(lines, fmt.Sprintf("chain %s is missing", ch.Name))
+		}
+	}
+	return lines, err
+}
+
+func (c Chain) matches(a attrs) bool {
+	hook := find(a.rest, unix.NFTA_CHAIN_HOOK)
+	if c.Hook == (Hook{}) {
+		return hook == nil
+	}
+	number, _ := hookNumber(c.Hook.Point)
+	policy := attrs{payload: find(a.rest, unix.NFTA_CHAIN_POLICY)}
+	at := attrs{payload: find(hook, unix.NFTA_HOOK_HOOKNUM)}
+	priority := attrs{payload: find(hook, unix.NFTA_HOOK_PRIORITY)}
+	return cString(find(a.rest, unix.NFTA_CHAIN_TYPE)) == c.Hook.Type &&
+		at.be32() == number && int32(priority.be32()) == c.Hook.Priority && policy.be32() == nfAccept
+}
+
+func (c *Conn) driftOfRules(t Table) ([]string, error) {
+	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
+	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name,
+		func(b []byte) []byte { return appendString(b, unix.NFTA_RULE_TABLE, t.Name) },
+		func(a attrs) error {
+			chain := cString(find(a.rest, unix.NFTA_RULE_CHAIN))
+			exprs := bytes.Clone(find(a.rest, unix.NFTA_RULE_EXPRESSIONS))
+			have[chain] = append(have[chain], exprs)
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for _, ch := range t.Chains {
+		rules := have[ch.Name]
+		for i, r := range ch.Rules {
+			want, err := encodeRule(r)
+			if err != nil {
+				return nil, err
+			}
+			if i >= len(rules) || !sameExpressions(want, rules[i]) {
+				lines = append(lines, fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r))
+			}
+		}
+		for i := len(ch.Rules); i < len(rules); i++ {
+			lines = append(lines, fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1))
+		}
+	}
+	return lines, nil
+}
+
+// sameExpressions reports whether the kernel lists the expressions that were asked
+// for: the same, in the same order.
+func sameExpressions(want, have []byte) bool {
+	w, h := attrs{rest: want}, attrs{rest: have}
+	for w.next() {
+		if !h.next() {
+			return false
+		}
+		name := cString(find(w.payload, unix.NFTA_EXPR_NAME))
+		if name != cString(find(h.payload, unix.NFTA_EXPR_NAME)) {
+			return false
+		}
+		if !sameExpression(name, find(w.payload, unix.NFTA_EXPR_DATA), find(h.payload, unix.NFTA_EXPR_DATA)) {
+			return false
+		}
+	}
+	return !h.next()
+}
+
+// sameExpression compares the attributes of one expression. The kernel lists some
+// that were left to their defaults, and newer kernels may list more: those that were
+// sent must be there, and such as were not must not change the meaning.
+func sameExpression(name string, want, have []byte) bool {
+	for sent := (attrs{rest: want}); sent.next(); {
+		if name == "lookup" && sent.typ == unix.NFTA_LOOKUP_SET_ID {
+			continue // means something only in the batch that makes the set
+		}
+		if !sameAttribute(carriesData(name, sent.typ), sent.payload, find(have, sent.typ)) {
+			return false
+		}
+	}
+	for listed := (attrs{rest: have}); listed.next(); {
+		if find(want, listed.typ) == nil && !isDefault(name, listed, have) {
+			return false
+		}
+	}
+	return true
+}
+
+// isDefault reports whether an attribute that was not sent says what leaving it out
+// says.
+func isDefault(expression string, a attrs, all []byte) bool {
+	switch expression {
+	case "bitwise":
+		return a.typ != nftaBitwiseOp || a.be32() == 0 // NFT_BITWISE_MASK_XOR
+	case "lookup":
+		return true // not NFT_LOOKUP_F_INV
+	case "masq":
+		return a.typ != unix.NFTA_MASQ_FLAGS && a.typ != unix.NFTA_MASQ_REG_PROTO_MIN
+	case "nat":
+		switch a.typ {
+		case unix.NFTA_NAT_REG_ADDR_MAX:
+			return bytes.Equal(a.payload, find(all, unix.NFTA_NAT_REG_ADDR_MIN))
+		case unix.NFTA_NAT_REG_PROTO_MAX:
+			return bytes.Equal(a.payload, find(all, unix.NFTA_NAT_REG_PROTO_MIN))
+		case unix.NFTA_NAT_FLAGS:
+			return a.be32()&^(natMapIPs|natProtoSpecified) == 0
+		}
+	}
+	return true
+}
+
+// What x/sys does not name: an attribute of include/uapi/linux/netfilter/nf_tables.h,
+// and the flags of include/uapi/linux/netfilter/nf_nat.h that the kernel sets by itself
+// where there are an address and a port.
+const (
+	nftaBitwiseOp     = 6
+	natMapIPs         = 1
+	natProtoSpecified = 2
+)
+
+// carriesData reports whether an attribute of an expression is not a number or a
+// name but wraps data: enum nft_data_attributes.
+func carriesData(expression string, typ uint16) bool {
+	switch expression {
+	case "cmp":
+		return typ == unix.NFTA_CMP_DATA
+	case "bitwise":
+		return typ == unix.NFTA_BITWISE_MASK || typ == unix.NFTA_BITWISE_XOR
+	case "immediate":
+		return typ == unix.NFTA_IMMEDIATE_DATA
+	}
+	return false
+}
+
+// sameAttribute compares payloads; one that carries data by what it wraps, because the
+// kernel lists that without the flag NLA_F_NESTED with which it may be sent.
+func sameAttribute(data bool, want, have []byte) bool {
+	if !data {
+		return bytes.Equal(want, have)
+	}
+	verdict := find(want, unix.NFTA_DATA_VERDICT)
+	if verdict == nil {
+		return bytes.Equal(find(want, unix.NFTA_DATA_VALUE), find(have, unix.NFTA_DATA_VALUE))
+	}
+	have = find(have, unix.NFTA_DATA_VERDICT)
+	return bytes.Equal(find(verdict, unix.NFTA_VERDICT_CODE), find(have, unix.NFTA_VERDICT_CODE)) &&
+		cString(find(verdict, unix.NFTA_VERDICT_CHAIN)) == cString(find(have, unix.NFTA_VERDICT_CHAIN))
+}

@@ -1,0 +1,237 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/bits"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attributes that x/sys does not name: enum nft_set_elem_attributes,
+// enum nft_table_attributes, enum nft_chain_attributes, enum nft_set_attributes and
+// enum nft_set_desc_attributes of include/uapi/linux/netfilter/nf_tables.h, and
+// the user data types of libnftnl's include/libnftnl/udata.h.
+const (
+	nftaSetElemKeyEnd = 10
+	nftaTableUserdata = 6
+	nftaChainUserdata = 12
+	nftaSetDescConcat = 2
+	nftaSetFieldLen   = 1
+	nftSetConcat      = 0x80
+	nftaSetCount      = 20
+	udataComment      = 0 // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
+	udataHeader       = 2 // a byte for the type, a byte for the length
+)
+
+// appendElement appends the element as one member of a list of elements. The
+// element has passed check.
+func (c collection) appendElement(b []byte, e Element) []byte {
+	b = c.openElement(b, e.Key)
+	if c.value != nil {
+		b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_DATA)
+		b, value := openAttr(b, unix.NFTA_DATA_VALUE)
+		b = appendAddr(b, e.Value.Addr())
+		b = appendPort(b, e.Value.Port(), true)
+		b = closeAttr(b, value)
+		return appendLife(closeAttr(b, at), e)
+	}
+	return appendLife(b, e)
+}
+
+// appendLife appends what maps and sets have alike behind key and value.
+func appendLife(b []byte, e Element) []byte {
+	if e.Timeout != 0 {
+		b = appendBE64(b, unix.NFTA_SET_ELEM_TIMEOUT, milliseconds(e.Timeout))
+	}
+	if e.Expires != 0 {
+		b = appendBE64(b, unix.NFTA_SET_ELEM_EXPIRATION, milliseconds(e.Expires))
+	}
+	if e.Comment != "" {
+		b = appendAttr(b, unix.NFTA_SET_ELEM_USERDATA, appendComment(nil, e.Comment))
+	}
+	return b
+}
+
+// milliseconds rounds up: a life that is not zero must not become for ever.
+func milliseconds(d time.Duration) uint64 {
+	ms := uint64(d / time.Millisecond)
+	if d%time.Millisecond != 0 {
+		ms++
+	}
+	return ms
+}
+
+// appendComment appends a comment as user data: what the kernel keeps without
+// looking at it, in the form that nft(8) reads.
+func appendComment(b []byte, comment string) []byte {
+	b = append(b, udataComment, byte(len(comment)+1))
+	b = append(b, comment...)
+	return append(b, 0)
+}
+
+// comment finds the comment in user data. Others can write user data of any form:
+// what is no comment is none.
+func comment(udata []byte) string {
+	for len(udata) >= udataHeader {
+		n := int(udata[1])
+		if len(udata) < udataHeader+n {
+			return ""
+		}
+		if udata[0] == udataComment {
+			return cString(udata[udataHeader : udataHeader+n])
+		}
+		udata = udata[udataHeader+n:]
+	}
+	return ""
+}
+
+// openElement appends the key of an element: all that deleting it takes.
+func (c collection) openElement(b []byte, k Key) []byte {
+	b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_KEY)
+	b, value := openAttr(b, unix.NFTA_DATA_VALUE)
+	switch {
+	case k.length != 0:
+		b = appendAddr(appendAddr(b, k.addr), k.addr)
+	case k.addr.IsValid():
+		b = appendPort(appendAddr(b, k.addr), k.port, true)
+	default:
+		b = appendPort(b, k.port, false)
+	}
+	b = closeAttr(closeAttr(b, value), at)
+	if k.length == 0 {
+		return b
+	}
+	segment, _ := k.Segment()
+	last := lastAddr(segment)
+	b, at = openAttr(b, nested|nftaSetElemKeyEnd)
+	b, value = openAttr(b, unix.NFTA_DATA_VALUE)
+	b = appendAddr(appendAddr(b, last), last)
+	return closeAttr(closeAttr(b, value), at)
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		v := a.As4()
+		return append(b, v[:]...)
+	}
+	v := a.As16()
+	return append(b, v[:]...)
+}
+
+// appendPort appends a port, padded to a register in a concatenation.
+func appendPort(b []byte, port uint16, concatenated bool) []byte {
+	b = binary.BigEndian.AppendUint16(b, port)
+	if concatenated {
+		b = append(b, 0, 0)
+	}
+	return b
+}
+
+// lastAddr is the highest address of the prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i, m := range mask(p) {
+		b[i] |= ^m
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// life reads a time-out. The kernel keeps longer ones than a Duration can be, in
+// elements that others made: they become the longest.
+func life(ms uint64) time.Duration {
+	return time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
+}
+
+// decodeElement reads one member of a list of elements into e.
+func (c *collection) decodeElement(e *Element, b []byte) error {
+	*e = Element{Set: c.name}
+	var key, end, value []byte
+	a := attrs{rest: b}
+	for a.next() {
+		switch a.typ {
+		case unix.NFTA_SET_ELEM_KEY:
+			key = find(a.payload, unix.NFTA_DATA_VALUE)
+		case nftaSetElemKeyEnd:
+			end = find(a.payload, unix.NFTA_DATA_VALUE)
+		case unix.NFTA_SET_ELEM_DATA:
+			value = find(a.payload, unix.NFTA_DATA_VALUE)
+		case unix.NFTA_SET_ELEM_TIMEOUT:
+			e.Timeout = life(a.be64())
+		case unix.NFTA_SET_ELEM_EXPIRATION:
+			e.Expires = life(a.be64())
+		case unix.NFTA_SET_ELEM_USERDATA:
+			e.Comment = comment(a.payload)
+		}
+	}
+	if a.err != nil {
+		return a.err
+	}
+	var err error
+	if e.Key, err = c.decodeKey(key, end); err != nil {
+		return err
+	}
+	if c.value != nil {
+		if !c.value.isAddrPort() || len(value) != c.value.size() {
+			return fmt.Errorf("a value of %d bytes is no %s", len(value), c.value)
+		}
+		e.Value = decodeAddrPort(value)
+	}
+	return nil
+}
+
+func (c *collection) decodeKey(key, end []byte) (Key, error) {
+	switch {
+	case len(key) != c.key.size():
+	case c.interval && c.key.isSegment():
+		return decodeSegment(key, end)
+	case !c.interval && c.key.isPort():
+		return PortKey(binary.BigEndian.Uint16(key)), nil
+	case !c.interval && c.key.isAddrPort():
+		return AddrPortKey(decodeAddrPort(key)), nil
+	}
+	return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
+}
+
+// decodeAddrPort reads an address and a port, each in registers of its own.
+func decodeAddrPort(b []byte) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(b[:len(b)-4])
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[len(b)-4:]))
+}
+
+// decodeSegment reads a range of two addresses that is one prefix for both. Another
+// range is not of our making. Without an end it is a range of one address each, as
+// nft(8) sends it.
+func decodeSegment(key, end []byte) (Key, error) {
+	if end == nil {
+		end = key
+	}
+	half := len(key) / 2
+	if len(end) == len(key) && bytes.Equal(key[:half], key[half:]) && bytes.Equal(end[:half], end[half:]) {
+		first, _ := netip.AddrFromSlice(key[:half])
+		last, _ := netip.AddrFromSlice(end[:half])
+		p := netip.PrefixFrom(first, sameBits(key[:half], end[:half]))
+		if p.Masked().Addr() == first && lastAddr(p) == last {
+			return SegmentKey(p), nil
+		}
+	}
+	return Key{}, fmt.Errorf("the range from %x to %x is no pair of one prefix", key, end)
+}
+
+// sameBits is the number of leading bits that are equal.
+func sameBits(a, b []byte) int {
+	for i := range a {
+		if x := a[i] ^ b[i]; x != 0 {
+			return 8*i + bits.LeadingZeros8(x)
+		}
+	}
+	return 8 * len(a)
+}

@@ -1,0 +1,191 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestElementRoundTrip encodes and decodes random elements of every type.
+func TestElementRoundTrip(t *testing.T) {
+	r := newRand(t)
+	for _, c := range holdable(sample()) {
+		for range 300 {
+			e := randomElement(r, c)
+			require.NoError(t, c.check(e))
+			b := c.appendElement(nil, e)
+			require.Less(t, len(b)+attrHeader, largestElement)
+			got, err := c.decode(b)
+			require.NoError(t, err, e)
+			require.Equal(t, e, got)
+			// What deletes it is its key.
+			require.True(t, strings.HasPrefix(string(b), string(c.openElement(nil, e.Key))))
+		}
+	}
+}
+
+// TestLargestElement holds the bound that keeps a list of elements within its attribute.
+func TestLargestElement(t *testing.T) {
+	c := collection{name: "m", key: Type{IPv6Addr, IPv6Addr}, value: Type{IPv6Addr, InetService}, interval: true, timeout: true}
+	e := Element{
+		Key: SegmentKey(netip.MustParsePrefix("2001:db8::/32")), Value: netip.MustParseAddrPort("[fd00::1]:80"),
+		Timeout: math.MaxInt64, Expires: math.MaxInt64, Comment: strings.Repeat("x", maxComment),
+	}
+	require.NoError(t, c.check(e))
+	require.Less(t, len(c.appendElement(nil, e))+attrHeader, largestElement)
+}
+
+func TestTimeouts(t *testing.T) {
+	c := named(sample(), "tcp4")
+	e := Element{Set: "tcp4", Key: PortKey(1), Value: netip.MustParseAddrPort("192.0.2.1:1")}
+	for _, tt := range []struct{ give, want time.Duration }{
+		{0, 0},
+		{1, time.Millisecond}, // zero would be for ever
+		{time.Millisecond, time.Millisecond},
+		{time.Millisecond + 1, 2 * time.Millisecond},
+		{math.MaxInt64, time.Duration(math.MaxInt64).Truncate(time.Millisecond)},
+	} {
+		e.Timeout, e.Expires = tt.give, tt.give
+		got, err := c.decode(c.appendElement(nil, e))
+		require.NoError(t, err)
+		require.Equal(t, tt.want, got.Timeout)
+		require.Equal(t, tt.want, got.Expires)
+	}
+	// Others can set what no Duration holds: it must not become negative, or short.
+	e.Timeout, e.Expires = 0, 0
+	b := appendBE64(c.appendElement(nil, e), unix.NFTA_SET_ELEM_TIMEOUT, math.MaxUint64)
+	got, err := c.decode(b)
+	require.NoError(t, err)
+	require.Equal(t, time.Duration(math.MaxInt64).Truncate(time.Millisecond), got.Timeout)
+	require.NotContains(t, got.String(), "-")
+}
+
+// TestLongestTimeoutRoundsUp makes sure that rounding up does not overflow.
+func TestLongestTimeoutRoundsUp(t *testing.T) {
+	require.Equal(t, uint64(math.MaxInt64/int64(time.Millisecond)+1), milliseconds(math.MaxInt64))
+}
+
+func TestComment(t *testing.T) {
+	long := strings.Repeat("x", 253)
+	for _, tt := range []struct {
+		name  string
+		udata string
+		want  string
+	}{
+		{"none", "", ""},
+		{"comment", "\x00\x04web\x00", "web"},
+		{"empty", "\x00\x01\x00", ""},
+		{"no bytes", "\x00\x00", ""},
+		{"no NUL", "\x00\x03web", "web"},
+		{"text behind NUL", "\x00\x07web\x00abc", "web"},
+		{"behind another type", "\x05\x02ab\x00\x04web\x00", "web"},
+		{"behind an empty type", "\x01\x00\x02\x00\x00\x02a\x00", "a"},
+		{"the first counts", "\x00\x02a\x00\x00\x02b\x00", "a"},
+		{"another type alone", "\x07\x04web\x00", ""},
+		{"too short a header", "\x00", ""},
+		{"longer than there is", "\x00\x05web\x00", ""},
+		{"another type longer than there is", "\x05\xff\x00\x02a\x00", ""},
+		{"the whole of 256 bytes", "\x00\xfe" + long + "\x00", long},
+		{"invalid UTF-8", "\x00\x03\xff\xc0\x00", "\xff\xc0"},
+		{"control characters", "\x00\x05\n\x1b[2J\x00"[:6] + "\x00", "\n\x1b[2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			require.Equal(t, tt.want, comment([]byte(tt.udata)))
+		})
+	}
+}
+
+func TestDecodeElementRefuses(t *testing.T) {
+	value := func(typ uint16, payload ...byte) []byte {
+		return appendAttr(nil, nested|typ, appendAttr(nil, unix.NFTA_DATA_VALUE, payload))
+	}
+	join := func(parts ...[]byte) (all []byte) {
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		return all
+	}
+	port := value(unix.NFTA_SET_ELEM_KEY, 0, 80)
+	addr := value(unix.NFTA_SET_ELEM_DATA, 192, 0, 2, 1, 0, 80, 0, 0)
+	verdict := appendAttr(nil, nested|unix.NFTA_SET_ELEM_DATA, appendAttr(nil, nested|unix.NFTA_DATA_VERDICT, appendBE32(nil, 1, 1)))
+	key := func(b ...byte) []byte { return value(unix.NFTA_SET_ELEM_KEY, b...) }
+	end := func(b ...byte) []byte { return value(nftaSetElemKeyEnd, b...) }
+	mixed := collection{name: "mixed", key: Type{InetService, InetService}, value: Type{InetService}}
+	for _, tt := range []struct {
+		name string
+		set  collection
+		b    []byte
+		want string
+	}{
+		{"nothing", named(sample(), "tcp4"), nil, "a key of 0 bytes is no inet_service"},
+		{"no key: the wildcard element", named(sample(), "tcp4"), addr, "a key of 0 bytes"},
+		{"long key", named(sample(), "tcp4"), join(key(0, 80, 0, 0), addr), "a key of 4 bytes is no inet_service"},
+		{"short key", named(sample(), "tcp4_host"), join(port, addr), "a key of 2 bytes is no ipv4_addr . inet_service"},
+		{"no value", named(sample(), "tcp4"), port, "a value of 0 bytes is no ipv4_addr . inet_service"},
+		{"verdict", named(sample(), "tcp4"), join(port, verdict), "a value of 0 bytes"},
+		{"value of the other family", named(sample(), "tcp6"), join(port, addr), "a value of 8 bytes is no ipv6_addr"},
+		{"range that is no prefix", named(sample(), "inside4"), join(key(10, 0, 0, 1, 10, 0, 0, 1), end(10, 0, 0, 9, 10, 0, 0, 9)), "is no pair of one prefix"},
+		{"range of two prefixes", named(sample(), "inside4"), join(key(10, 0, 0, 0, 11, 0, 0, 0), end(10, 0, 0, 255, 11, 0, 0, 255)), "is no pair of one prefix"},
+		{"range backwards", named(sample(), "inside4"), join(key(10, 0, 0, 255, 10, 0, 0, 255), end(10, 0, 0, 0, 10, 0, 0, 0)), "is no pair of one prefix"},
+		{"short end", named(sample(), "inside4"), join(key(10, 0, 0, 0, 10, 0, 0, 0), end(10, 0, 0, 0)), "is no pair of one prefix"},
+		{"other intervals", named(sample(), "networks4"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv4_addr"},
+		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "a key of 8 bytes is no inet_service . inet_service"},
+		{"short time-out", named(sample(), "tcp4"), join(port, addr, appendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), errShort.Error()},
+		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], errShort.Error()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := tt.set.decode(tt.b)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+	one, err := named(sample(), "inside4").decode(key(10, 0, 0, 1, 10, 0, 0, 1))
+	require.NoError(t, err)
+	require.Equal(t, SegmentKey(netip.MustParsePrefix("10.0.0.1/32")), one.Key)
+}
+
+func TestKey(t *testing.T) {
+	ap := netip.MustParseAddrPort("192.0.2.1:80")
+	require.Equal(t, ap, AddrPortKey(ap).AddrPort())
+	require.Equal(t, netip.AddrPortFrom(netip.Addr{}, 80), PortKey(80).AddrPort())
+	require.Equal(t, SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), SegmentKey(netip.MustParsePrefix("10.1.2.3/8")))
+	p, ok := SegmentKey(netip.MustParsePrefix("0.0.0.0/0")).Segment()
+	require.True(t, ok)
+	require.Equal(t, netip.MustParsePrefix("0.0.0.0/0"), p)
+	_, ok = PortKey(80).Segment()
+	require.False(t, ok)
+	_, ok = SegmentKey(netip.Prefix{}).Segment()
+	require.False(t, ok, "a prefix that is none makes no key")
+}
+
+func TestKeySet(t *testing.T) {
+	var s keySet
+	r := newRand(t)
+	model := map[Key]bool{}
+	for range 2000 {
+		k := PortKey(uint16(r.Uint32N(700)))
+		if r.IntN(2) == 0 {
+			k = AddrPortKey(netip.AddrPortFrom(netip.AddrFrom4([4]byte{1, 1, 1, byte(r.Uint32N(9))}), uint16(r.Uint32N(100))))
+		}
+		require.Equal(t, !model[k], s.add(k))
+		model[k] = true
+	}
+	require.True(t, s.add(PortKey(math.MaxUint16)))
+	require.False(t, s.add(PortKey(math.MaxUint16)))
+}
+
+// TestPortsAreBigEndian pins the one place where byte order could slip through a
+// round trip.
+func TestPortsAreBigEndian(t *testing.T) {
+	b := named(sample(), "ports").openElement(nil, PortKey(0x1234))
+	require.Equal(t, []byte{0x12, 0x34}, find(find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE))
+	require.Equal(t, uint16(nested|unix.NFTA_SET_ELEM_KEY), binary.NativeEndian.Uint16(b[2:]))
+}

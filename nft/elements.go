@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Elements reads the elements of the named maps and sets of the table, in no
+// particular order, and the generation at which that is what they all held. It
+// never returns a part, or a mixture of two states: if the namespace's rulesets
+// change meanwhile it reads again, and at last gives up with ErrInterrupted.
+//
+// The error is fs.ErrNotExist if the table or one of its sets is not there, and it
+// names the set if that holds something which its type in t cannot.
+func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.elements(t, sets)
+}
+
+func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
+	var es []Element
+	generation, err := c.steady("list elements of table inet "+t.Name, func() error {
+		es = es[:0]
+		for _, name := range sets {
+			set, ok := t.collection(name)
+			if !ok {
+				return fmt.Errorf("list elements: table %s has no map or set %s", t.Name, name)
+			}
+			var err error
+			if es, err = c.appendElements(es, t.Name, set); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return es, generation, nil
+}
+
+// appendElements reads the elements of one set, all of them or none.
+//
+// A dump comes in parts of 32 KiB, and the kernel begins each by walking the set anew
+// and skipping as many elements as it has sent (nft_rhash_walk in
+// net/netfilter/nft_set_hash.c). What changes the order of the walk between two parts
+// makes it skip others than those, without a word: growing or shrinking, which goes on
+// after the commit that was the cause, and collecting the elements that have ended,
+// which is not a change of the ruleset. So a dump in parts has to be proven complete.
+func (c *Conn) appendElements(es []Element, table string, set collection) ([]Element, error) {
+	count, counted, err := c.count(table, set)
+	if err != nil {
+		return nil, err
+	}
+	from := len(es)
+	es = slices.Grow(es, int(min(count, maxGrow)))
+	var first keySet
+	parts, err := c.dumpElements(table, set, func(e *Element) bool {
+		es = append(es, *e)
+		return first.add(e.Key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	n := len(es) - from
+	switch {
+	case parts <= 1:
+		return es, nil
+	case !set.timeout:
+		// Nothing ends. Another order of the same elements shows some of them twice.
+		return es, nil
+	case counted && n == int(count):
+		// As many as there were before the dump, counting those that had ended.
+		return es, nil
+	}
+	// Some have ended of late, or the kernel does not count. A second dump that
+	// skipped others than the first shows what the first has not.
+	var second keySet
+	_, err = c.dumpElements(table, set, func(e *Element) bool {
+		return second.add(e.Key) && !first.add(e.Key)
+	})
+	return es, err
+}
+
+// maxGrow bounds for how many elements room is made at once on the kernel's word.
+const maxGrow = 1 << 17
+
+// dumpElements calls f with each element of the set and returns in how many parts
+// they came. The error is errChanged if f reports that an element cannot be there.
+func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool) (parts int, err error) {
+	var e Element
+	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.kind()+" "+set.name,
+		func(b []byte) []byte {
+			b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, table)
+			return appendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.name)
+		},
+		func(a attrs) error {
+			for a.next() {
+				if a.typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					continue
+				}
+				parts++
+				list := attrs{rest: a.payload}
+				for list.next() {
+					if err := set.decodeElement(&e, list.payload); err != nil {
+						return err
+					}
+					if !f(&e) {
+						return errChanged
+					}
+				}
+				if list.err != nil {
+					return list.err
+				}
+			}
+			return a.err
+		})
+	return parts, err
+}
+
+// count reads how many elements the kernel counts in the set: no fewer than it holds,
+// for those that have ended count until they are freed. Not every kernel tells
+// (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
+func (c *Conn) count(table string, set collection) (count uint32, ok bool, err error) {
+	err = c.request(unix.NFT_MSG_GETSET, 0, "list elements of "+set.kind()+" "+set.name,
+		func(b []byte) []byte {
+			b = appendString(b, unix.NFTA_SET_TABLE, table)
+			return appendString(b, unix.NFTA_SET_NAME, set.name)
+		},
+		func(a attrs) error {
+			for a.next() {
+				if a.typ == nftaSetCount {
+					count, ok = a.be32(), true
+				}
+			}
+			return a.err
+		})
+	return count, ok, err
+}
+
+// keySet is a set of keys: ports, of which there can be one for each in a map, as
+// bits, others one by one. The zero value is empty.
+type keySet struct {
+	ports  []uint64
+	others map[Key]struct{}
+}
+
+// add reports whether the key was not there yet.
+func (s *keySet) add(k Key) bool {
+	if k.length != 0 || k.addr.IsValid() {
+		if s.others == nil {
+			s.others = map[Key]struct{}{}
+		}
+		before := len(s.others)
+		s.others[k] = struct{}{}
+		return len(s.others) != before
+	}
+	if s.ports == nil {
+		s.ports = make([]uint64, 1<<16/64)
+	}
+	bit := uint64(1) << (k.port % 64)
+	if s.ports[k.port/64]&bit != 0 {
+		return false
+	}
+	s.ports[k.port/64] |= bit
+	return true
+}

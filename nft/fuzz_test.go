@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// fuzzed are the collections that FuzzElement decodes for.
+func fuzzed() []collection {
+	cs := sample().collections()
+	return append(cs,
+		collection{name: "odd", key: Type{InetService, InetService}, value: Type{InetService}},
+		collection{name: "long", key: Type{IPv6Addr, IPv6Addr, IPv6Addr, InetService}, value: Type{IPv6Addr}, interval: true},
+	)
+}
+
+// FuzzElement decodes any bytes as an element of any collection. What is accepted and
+// could have been ours encodes to what decodes the same.
+func FuzzElement(f *testing.F) {
+	for i, c := range fuzzed() {
+		f.Add(uint8(i), []byte{})
+		if c.key.isSegment() && c.interval {
+			f.Add(uint8(i), c.appendElement(nil, Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+		}
+		if c.key.isPort() && c.value != nil {
+			f.Add(uint8(i), c.appendElement(nil, Element{
+				Key: PortKey(80), Value: netip.MustParseAddrPort("192.0.2.1:80"), Timeout: time.Hour, Expires: time.Minute, Comment: "web",
+			}))
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		cs := fuzzed()
+		c := cs[int(which)%len(cs)]
+		e, err := c.decode(b)
+		if err != nil {
+			return
+		}
+		require.NotContains(t, e.String(), "\n")
+		if c.check(e) != nil {
+			return // what others can write, we may refuse
+		}
+		again, err := c.decode(c.appendElement(nil, e))
+		require.NoError(t, err)
+		require.Equal(t, e, again)
+	})
+}
+
+// FuzzMessages walks over any bytes as a datagram, its messages and their attributes.
+// Nothing is read twice or skipped but padding.
+func FuzzMessages(f *testing.F) {
+	b := newBatch(7, 3)
+	b.addTable("nftnat", "comment")
+	b.addElements(sample(), ports(3, "web"))
+	b.finish()
+	f.Add(b.buf)
+	f.Add(errorMessage(1, unix.EEXIST, explainedFlags, explanation("twice", 84)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := messages{rest: b}
+		read := 0
+		for m.next() {
+			n := unix.SizeofNlMsghdr + len(m.payload)
+			read += n
+			require.LessOrEqual(t, len(m.rest)+n, len(b))
+			for a := m.attributes(); a.next(); {
+				require.LessOrEqual(t, len(a.payload), len(m.payload))
+				if a.typ == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					for list := (attrs{rest: a.payload}); list.next(); {
+						_ = list.be32()
+					}
+				}
+			}
+		}
+		require.LessOrEqual(t, read, len(b))
+		if m.err == nil {
+			require.Empty(t, m.rest)
+		}
+	})
+}
+
+// FuzzAnswer decodes any bytes as the payload of an error or the end of a dump.
+func FuzzAnswer(f *testing.F) {
+	f.Add(uint16(unix.NLMSG_ERROR), uint16(explainedFlags), errorMessage(1, unix.EEXIST, explainedFlags, explanation("twice", 84)...)[16:])
+	f.Add(uint16(unix.NLMSG_DONE), uint16(unix.NLM_F_MULTI), []byte{0, 0, 0, 0})
+	f.Add(uint16(unix.NLMSG_ERROR), uint16(unix.NLM_F_ACK_TLVS), errorMessage(1, unix.EPERM, 0)[16:])
+	f.Fuzz(func(t *testing.T, typ, flags uint16, payload []byte) {
+		a, err := decodeAnswer(message{typ: typ, flags: flags, payload: payload})
+		if err != nil {
+			return
+		}
+		require.LessOrEqual(t, a.errno, unix.Errno(4095))
+		require.Equal(t, a.errno == 0, a.err() == nil)
+		require.NotContains(t, a.text, "\x00")
+		// Whatever the offset, some object is named.
+		b := newBatch(1, 0)
+		b.addElements(sample(), ports(2, ""))
+		require.Contains(t, b.failure(b.ops[0], a).Error(), "add element tcp4")
+	})
+}
+
+// FuzzComment decodes any bytes as user data, and finds in it what was put there.
+func FuzzComment(f *testing.F) {
+	f.Add([]byte("\x00\x04web\x00"), "web")
+	f.Add([]byte("\x05\x02ab"), `back\slash`)
+	f.Add([]byte("\x00\xff"), "")
+	f.Fuzz(func(t *testing.T, b []byte, s string) {
+		got := comment(b)
+		require.LessOrEqual(t, len(got), len(b))
+		require.Contains(t, string(b), got)
+		require.NotContains(t, got, "\x00")
+		if checkComment(s) != nil {
+			require.NotContains(t, quote(s), "\n")
+			return
+		}
+		require.Equal(t, s, comment(appendComment(nil, s)))
+		require.Equal(t, s, strings.Trim(quote(s), `"`))
+		// Behind data of another type it is found as well.
+		require.Equal(t, s, comment(appendComment([]byte{9, 1, 0}, s)))
+	})
+}

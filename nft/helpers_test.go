@@ -1,0 +1,251 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// sample is a table with every kind of map, set, chain and statement.
+func sample() Table {
+	return Table{
+		Name:    "nftnat",
+		Comment: "a sample",
+		Maps: []Map{
+			{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true, Size: 65535},
+			{Name: "tcp4_host", Key: Type{IPv4Addr, InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true},
+			{Name: "tcp6", Key: Type{InetService}, Value: Type{IPv6Addr, InetService}, Timeout: true},
+			{Name: "tcp6_host", Key: Type{IPv6Addr, InetService}, Value: Type{IPv6Addr, InetService}, Timeout: true},
+			{Name: "udp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}},
+		},
+		Sets: []Set{
+			{Name: "networks4", Key: Type{IPv4Addr}, Interval: true},
+			{Name: "networks6", Key: Type{IPv6Addr}, Interval: true},
+			{Name: "inside4", Key: Type{IPv4Addr, IPv4Addr}, Interval: true},
+			{Name: "inside6", Key: Type{IPv6Addr, IPv6Addr}, Interval: true},
+			{Name: "ports", Key: Type{InetService}},
+			{Name: "hosts4", Key: Type{IPv4Addr, InetService}},
+			{Name: "hosts6", Key: Type{IPv6Addr, InetService}},
+		},
+		Chains: []Chain{
+			{Name: "publish", Comment: "what is published", Rules: []Rule{
+				{Within(IP6Saddr, netip.MustParsePrefix("fe80::/10")), Return()},
+				{DNATv4("tcp4_host", IPDaddr, TCPDport)},
+				{DNATv4("tcp4", TCPDport)},
+				{DNATv4("udp4", UDPDport)},
+				{DNATv6("tcp6_host", IP6Daddr, TCPDport)},
+				{DNATv6("tcp6", TCPDport)},
+			}},
+			{Name: "nat-prerouting", Hook: Hook{"nat", "prerouting", PriorityDstNAT}, Rules: []Rule{
+				{DaddrLocal(), Jump("publish")},
+			}},
+			{Name: "nat-output", Hook: Hook{"nat", "output", PriorityDstNAT}, Rules: []Rule{
+				{Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), Return()},
+				{Within(IP6Daddr, netip.MustParsePrefix("::1/128")), Return()},
+			}},
+			{Name: "nat-postrouting", Hook: Hook{"nat", "postrouting", PrioritySrcNAT}, Rules: []Rule{
+				{CTStatusDNAT(), In("inside4", IPSaddr, IPDaddr), Masquerade()},
+				{In("networks4", IPSaddr), NotIn("networks4", IPDaddr), MasqueradeFullyRandom()},
+			}},
+			{Name: "filter-forward", Hook: Hook{"filter", "forward", PriorityFilter}, Rules: []Rule{
+				{CTStateEstablished(), Accept()},
+				{In("networks6", IP6Daddr), Drop()},
+			}},
+			{Name: "raw-prerouting", Hook: Hook{"filter", "prerouting", PriorityRaw}, Rules: []Rule{
+				{NotFromInterface("lo"), Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), Drop()},
+			}},
+		},
+	}
+}
+
+// dialIn opens a connection to the namespace, which is closed when the test ends.
+// Where there is no netfilter (an emulator, a kernel without it) the test is skipped.
+func dialIn(t testing.TB, ns *lab.NS) *Conn {
+	t.Helper()
+	f, err := os.Open(ns.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	c, err := Dial(&Config{NetNS: int(f.Fd())})
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EPFNOSUPPORT) {
+		t.Skipf("needs netfilter: %v", err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// kernel is a connection to a namespace of the test's own.
+func kernel(t testing.TB) (*Conn, *lab.NS) {
+	t.Helper()
+	ns := labtest.NewNS(t, "nft")
+	return dialIn(t, ns), ns
+}
+
+// list is what nft(8) lists of the table, without what changes by itself.
+func list(t testing.TB, ns *lab.NS, table string) string {
+	t.Helper()
+	return labtest.Exec(t, ns, "nft", "-s", "list", "table", "inet", table)
+}
+
+// newRand is a source whose seed the log of a failed test shows.
+func newRand(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func addr4(r *rand.Rand) netip.Addr {
+	v := r.Uint32()
+	return netip.AddrFrom4([4]byte{byte(v>>24) % 224, byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+func addr6(r *rand.Rand) netip.Addr {
+	var b [16]byte
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	b[0] = 0x20 // nowhere near ::ffff:0:0/96, which no key may hold
+	return netip.AddrFrom16(b)
+}
+
+func addrOf(r *rand.Rand, d DataType) netip.Addr {
+	if d == IPv4Addr {
+		return addr4(r)
+	}
+	return addr6(r)
+}
+
+// randomElement is one that the collection can hold.
+func randomElement(r *rand.Rand, c collection) Element {
+	e := Element{Set: c.name}
+	port := uint16(r.Uint32())
+	switch {
+	case c.key.isPort():
+		e.Key = PortKey(port)
+	case c.key.isAddrPort():
+		e.Key = AddrPortKey(netip.AddrPortFrom(addrOf(r, c.key[0]), port))
+	case c.key.isSegment():
+		a := addrOf(r, c.key[0])
+		e.Key = SegmentKey(netip.PrefixFrom(a, r.IntN(a.BitLen()+1)))
+	default:
+		panic("no elements of type " + c.key.String())
+	}
+	if c.value != nil {
+		e.Value = netip.AddrPortFrom(addrOf(r, c.value[0]), uint16(r.Uint32()))
+	}
+	if c.timeout && r.IntN(2) == 0 {
+		e.Timeout = time.Duration(1+r.IntN(1e9)) * time.Millisecond
+		if r.IntN(2) == 0 {
+			e.Expires = time.Duration(1+r.Int64N(int64(e.Timeout/time.Millisecond))) * time.Millisecond
+		}
+	}
+	if r.IntN(2) == 0 {
+		e.Comment = randomComment(r)
+	}
+	return e
+}
+
+func randomComment(r *rand.Rand) string {
+	alphabet := []rune(`abc XYZ 019 \{}[]':;,.<>äß漢#@!$%`)
+	var s string
+	for range 1 + r.IntN(40) {
+		s += string(alphabet[r.IntN(len(alphabet))])
+	}
+	return s
+}
+
+// holdable are the collections of the sample whose elements can be keys.
+func holdable(t Table) []collection {
+	var cs []collection
+	for _, c := range t.collections() {
+		if c.interval && c.key.isSegment() || !c.interval {
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// ports is n elements of the sample's map tcp4, from port 1 on.
+func ports(n int, comment string) []Element {
+	es := make([]Element, n)
+	for i := range es {
+		es[i] = Element{
+			Set: "tcp4", Key: PortKey(uint16(i + 1)), Comment: comment,
+			Value: netip.MustParseAddrPort("172.17.0.2:80"),
+		}
+	}
+	return es
+}
+
+// sorted are the elements as text, to compare without an order. What is left of
+// time-outs is not part of it.
+func sorted(es []Element) []string {
+	lines := make([]string, len(es))
+	for i, e := range es {
+		lines[i] = e.String()
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// decode is decodeElement by value.
+func (c collection) decode(b []byte) (Element, error) {
+	var e Element
+	err := c.decodeElement(&e, b)
+	return e, err
+}
+
+func named(t Table, name string) collection {
+	c, ok := t.collection(name)
+	if !ok {
+		panic(fmt.Sprintf("no collection %s", name))
+	}
+	return c
+}
+
+// runNFT runs nft(8) whatever it answers.
+func runNFT(t testing.TB, ns *lab.NS, args ...string) labtest.Result {
+	t.Helper()
+	return labtest.Run(t, ns, exec.Command(labtest.Tool(t, "nft"), args...))
+}
+
+// randomElements are n elements with different keys, segments that do not overlap,
+// and time-outs that do not end while a test runs.
+func randomElements(r *rand.Rand, t Table, n int) []Element {
+	cs := holdable(t)
+	var es []Element
+	for len(es) < n {
+		e := randomElement(r, cs[r.IntN(len(cs))])
+		if slices.ContainsFunc(es, func(o Element) bool { return o.Set == e.Set && overlap(o.Key, e.Key) }) {
+			continue
+		}
+		if e.Timeout != 0 {
+			e.Timeout += time.Hour
+			e.Expires = 0
+		}
+		es = append(es, e)
+	}
+	return es
+}
+
+func overlap(a, b Key) bool {
+	p, isSegment := a.Segment()
+	q, _ := b.Segment()
+	return a == b || isSegment && p.Overlaps(q)
+}

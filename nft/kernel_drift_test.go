@@ -1,0 +1,194 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// TestDrift tampers with the table in one way at a time, by nft(8).
+func TestDrift(t *testing.T) {
+	c, ns := kernel(t)
+	for _, tt := range []struct {
+		name, script string
+		want         []string
+	}{
+		{"nothing", ``, nil},
+		{"elements", `add element inet nftnat tcp4 { 1 : 192.0.2.1 . 1 }`, nil},
+		{"another table", `add table inet other; add chain inet other publish`, nil},
+		{"flush a chain", `flush chain inet nftnat nat-prerouting`, []string{
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+		}},
+		{"flush the table", `flush table inet nftnat`, []string{
+			"chain filter-forward: rule 1 is not: ct state established,related accept",
+			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+			"chain nat-output: rule 1 is not: ip daddr 127.0.0.0/8 return",
+			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",
+			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade",
+			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+			"chain publish: rule 1 is not: ip6 saddr fe80::/10 return",
+			"chain publish: rule 2 is not: dnat ip to ip daddr . tcp dport map @tcp4_host",
+			"chain publish: rule 3 is not: dnat ip to tcp dport map @tcp4",
+			"chain publish: rule 4 is not: dnat ip to udp dport map @udp4",
+			"chain publish: rule 5 is not: dnat ip6 to ip6 daddr . tcp dport map @tcp6_host",
+			"chain publish: rule 6 is not: dnat ip6 to tcp dport map @tcp6",
+			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+		}},
+		{"delete a rule", `flush chain inet nftnat nat-output; add rule inet nftnat nat-output ip daddr 127.0.0.0/8 return`, []string{
+			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",
+		}},
+		{"insert a rule", `insert rule inet nftnat nat-prerouting accept`, []string{
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+			"chain nat-prerouting: rule 2 should not be there",
+		}},
+		{"append a rule", `add rule inet nftnat filter-forward accept`, []string{
+			"chain filter-forward: rule 3 should not be there",
+		}},
+		{"other verdict", `flush chain inet nftnat filter-forward
+			add rule inet nftnat filter-forward ct state established,related accept
+			add rule inet nftnat filter-forward ip6 daddr @networks6 accept`, []string{
+			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+		}},
+		{"other state", `flush chain inet nftnat filter-forward
+			add rule inet nftnat filter-forward ct state established,related,new accept
+			add rule inet nftnat filter-forward ip6 daddr @networks6 drop`, []string{
+			"chain filter-forward: rule 1 is not: ct state established,related accept",
+		}},
+		{"other set", `flush chain inet nftnat filter-forward
+			add rule inet nftnat filter-forward ct state established,related accept
+			add rule inet nftnat filter-forward ip daddr @networks4 drop`, []string{
+			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+		}},
+		{"other direction of a set", `flush chain inet nftnat nat-postrouting
+			add rule inet nftnat nat-postrouting ct status dnat ip saddr . ip daddr @inside4 masquerade
+			add rule inet nftnat nat-postrouting ip saddr @networks4 ip daddr @networks4 masquerade fully-random`, []string{
+			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
+		}},
+		{"other masquerade", `flush chain inet nftnat nat-postrouting
+			add rule inet nftnat nat-postrouting ct status dnat ip saddr . ip daddr @inside4 masquerade random
+			add rule inet nftnat nat-postrouting ip saddr @networks4 ip daddr != @networks4 masquerade`, []string{
+			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade",
+			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
+		}},
+		{"inverted look-up", `flush chain inet nftnat filter-forward
+			add rule inet nftnat filter-forward ct state established,related accept
+			add rule inet nftnat filter-forward ip6 daddr != @networks6 drop`, []string{
+			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+		}},
+		{"inverted state", `flush chain inet nftnat filter-forward
+			add rule inet nftnat filter-forward ct state != established,related accept
+			add rule inet nftnat filter-forward ip6 daddr @networks6 drop`, []string{
+			"chain filter-forward: rule 1 is not: ct state established,related accept",
+		}},
+		{"other nat", `flush chain inet nftnat publish
+			add rule inet nftnat publish ip6 saddr fe80::/10 return
+			add rule inet nftnat publish dnat ip to ip daddr . tcp dport map @tcp4_host persistent
+			add rule inet nftnat publish dnat ip to tcp dport map @tcp4
+			add rule inet nftnat publish dnat ip to udp dport map @udp4
+			add rule inet nftnat publish dnat ip6 to ip6 saddr . tcp dport map @tcp6_host
+			add rule inet nftnat publish dnat ip6 to tcp dport map @tcp6 random`, []string{
+			"chain publish: rule 2 is not: dnat ip to ip daddr . tcp dport map @tcp4_host",
+			"chain publish: rule 5 is not: dnat ip6 to ip6 daddr . tcp dport map @tcp6_host",
+			"chain publish: rule 6 is not: dnat ip6 to tcp dport map @tcp6",
+		}},
+		{"other interface", `flush chain inet nftnat raw-prerouting
+			add rule inet nftnat raw-prerouting iifname != "eth0" ip daddr 127.0.0.0/8 drop`, []string{
+			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+		}},
+		{"other prefix", `flush chain inet nftnat nat-output
+			add rule inet nftnat nat-output ip daddr 127.0.0.0/9 return
+			add rule inet nftnat nat-output ip6 daddr ::2 return`, []string{
+			"chain nat-output: rule 1 is not: ip daddr 127.0.0.0/8 return",
+			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",
+		}},
+		{"one match less", `flush chain inet nftnat raw-prerouting
+			add rule inet nftnat raw-prerouting ip daddr 127.0.0.0/8 drop`, []string{
+			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+		}},
+		{"one match more", `flush chain inet nftnat nat-prerouting
+			add rule inet nftnat nat-prerouting fib daddr type local tcp dport 80 jump publish`, []string{
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+		}},
+		{"jump elsewhere", `add chain inet nftnat elsewhere; flush chain inet nftnat nat-prerouting
+			add rule inet nftnat nat-prerouting fib daddr type local jump elsewhere`, []string{
+			"chain elsewhere should not be there",
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+		}},
+		{"goto", `flush chain inet nftnat nat-prerouting
+			add rule inet nftnat nat-prerouting fib daddr type local goto publish`, []string{
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+		}},
+		{"other counter", `flush chain inet nftnat nat-prerouting
+			add rule inet nftnat nat-prerouting fib daddr type local counter jump publish`, []string{
+			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+		}},
+		{"change a policy", `chain inet nftnat filter-forward { policy drop; }`, []string{
+			"chain filter-forward is not: type filter hook forward priority filter; policy accept;",
+		}},
+		{"missing chain", `delete chain inet nftnat raw-prerouting`, []string{
+			"chain raw-prerouting is missing",
+			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+		}},
+		{"extra chain", `add chain inet nftnat extra { type filter hook input priority 0; }`, []string{
+			"chain extra should not be there",
+		}},
+		{"other priority", `delete chain inet nftnat raw-prerouting
+			add chain inet nftnat raw-prerouting { type filter hook prerouting priority -299; }
+			add rule inet nftnat raw-prerouting iifname != "lo" ip daddr 127.0.0.0/8 drop`, []string{
+			"chain raw-prerouting is not: type filter hook prerouting priority raw; policy accept;",
+		}},
+		{"other hook", `delete chain inet nftnat raw-prerouting
+			add chain inet nftnat raw-prerouting { type filter hook input priority raw; }
+			add rule inet nftnat raw-prerouting iifname != "lo" ip daddr 127.0.0.0/8 drop`, []string{
+			"chain raw-prerouting is not: type filter hook prerouting priority raw; policy accept;",
+		}},
+		{"no hook", `delete chain inet nftnat raw-prerouting; add chain inet nftnat raw-prerouting
+			add rule inet nftnat raw-prerouting iifname != "lo" ip daddr 127.0.0.0/8 drop`, []string{
+			"chain raw-prerouting is not: type filter hook prerouting priority raw; policy accept;",
+		}},
+		{"set of another type", `delete set inet nftnat ports; add set inet nftnat ports { type inet_proto; }`, []string{
+			"set ports is of another type",
+		}},
+		{"set with flags", `delete set inet nftnat ports; add set inet nftnat ports { type inet_service; flags interval; }`, []string{
+			"set ports is of another type",
+		}},
+		{"set with a size", `delete set inet nftnat ports; add set inet nftnat ports { type inet_service; size 7; }`, []string{
+			"set ports is of another type",
+		}},
+		{"map in place of a set", `delete set inet nftnat ports; add map inet nftnat ports { type inet_service : verdict; }`, []string{
+			"set ports is of another type",
+		}},
+		{"time-out of a map", `flush chain inet nftnat publish; delete map inet nftnat tcp6
+			add map inet nftnat tcp6 { type inet_service : ipv6_addr . inet_service; timeout 1h; }
+			flush table inet nftnat`, []string{
+			"map tcp6 is of another type",
+		}},
+		{"missing set", `delete set inet nftnat hosts4`, []string{"set hosts4 is missing"}},
+		{"missing map", `flush chain inet nftnat publish; delete map inet nftnat tcp4`, []string{"map tcp4 is missing"}},
+		{"extra set", `add set inet nftnat extra { type mark; }`, []string{"map or set extra should not be there"}},
+		{"dormant", `add table inet nftnat { flags dormant; }`, []string{"table nftnat is dormant"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			require.NoError(t, c.Replace(sample(), nil, 0))
+			labtest.ExecInput(t, ns, tt.script, "nft", "-f", "-")
+			drift, err := c.Drift(sample())
+			require.NoError(t, err)
+			if tt.name == "missing map" || tt.name == "time-out of a map" {
+				// The rules that looked in it had to go first.
+				require.Subset(t, drift, tt.want)
+				return
+			}
+			require.ElementsMatch(t, tt.want, drift)
+			require.NoError(t, c.Replace(sample(), nil, 0))
+			drift, err = c.Drift(sample())
+			require.NoError(t, err)
+			require.Empty(t, drift)
+		})
+	}
+}

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file read from a real kernel while others change it.
+
+// TestElementsReadBack reads random elements of every type, those with time-outs too.
+func TestElementsReadBack(t *testing.T) {
+	c, _ := kernel(t)
+	r, table := newRand(t), sample()
+	es := randomElements(r, table, 200)
+	for i := range es {
+		if es[i].Timeout != 0 && i%2 == 0 {
+			es[i].Expires = (es[i].Timeout / 3).Round(time.Second)
+		}
+	}
+	require.NoError(t, c.Replace(table, es, 0))
+	var sets []string
+	for _, s := range holdable(table) {
+		sets = append(sets, s.name)
+	}
+	got, _, err := c.Elements(table, sets...)
+	require.NoError(t, err)
+	requireSame(t, es, got)
+	none, _, err := c.Elements(table)
+	require.NoError(t, err)
+	require.Empty(t, none)
+}
+
+// commit changes another table until ctx ends, with a pause after each change.
+func commit(ctx context.Context, c *Conn, pause time.Duration) error {
+	table := Table{Name: "other", Maps: sample().Maps}
+	for i := uint16(0); ctx.Err() == nil; i++ {
+		e := ports(1, "")[0]
+		e.Key = PortKey(i)
+		if err := c.Update(table, Change{Add: []Element{e}}); err != nil {
+			return err
+		}
+		time.Sleep(pause)
+		if err := c.Update(table, Change{Delete: []Element{e}}); err != nil {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	return nil
+}
+
+// TestElementsUnderForeignCommits: what is returned is whole, whatever others do.
+func TestElementsUnderForeignCommits(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		pause time.Duration
+	}{{"at times", 20 * time.Millisecond}, {"without a pause", 0}} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, ns := kernel(t)
+			other := dialIn(t, ns)
+			es := ports(8000, "some comment to make it longer")
+			require.NoError(t, c.Replace(sample(), es, 0))
+			require.NoError(t, other.Replace(Table{Name: "other", Maps: sample().Maps}, nil, 0))
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- commit(ctx, other, tt.pause) }()
+			complete := 0
+			for range 5 {
+				got, _, err := c.Elements(sample(), "tcp4", "tcp6")
+				if err != nil {
+					require.ErrorIs(t, err, ErrInterrupted)
+					continue
+				}
+				require.Len(t, got, len(es))
+				complete++
+				drift, err := c.Drift(sample())
+				if !errors.Is(err, ErrInterrupted) {
+					require.NoError(t, err)
+					require.Empty(t, drift)
+				}
+			}
+			stop()
+			require.NoError(t, <-ended)
+			t.Logf("%d complete readings", complete)
+		})
+	}
+}
+
+// TestElementsWhileSomeEnd: the kernel frees what has ended between the parts of a
+// dump and then passes others over, without telling. Those others must be there.
+func TestElementsWhileSomeEnd(t *testing.T) {
+	c, _ := kernel(t)
+	es := ports(15000, "")
+	lasting := 0
+	for i := range es {
+		if i%10 == 0 {
+			es[i].Timeout = time.Duration(500+i/10) * time.Millisecond
+		} else {
+			lasting++
+		}
+	}
+	require.NoError(t, c.Replace(sample(), es, 0))
+	readings := 0
+	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); readings++ {
+		got, _, err := c.Elements(sample(), "tcp4")
+		require.NoError(t, err)
+		n := 0
+		for _, e := range got {
+			if e.Timeout == 0 {
+				n++
+			} else {
+				require.Positive(t, e.Expires)
+			}
+		}
+		require.Equal(t, lasting, n)
+	}
+	t.Logf("%d readings", readings)
+}
+
+// TestElementsWhileTheTableGrows: a hash table is made larger, and smaller, behind the
+// commit that was the cause.
+func TestElementsWhileTheTableGrows(t *testing.T) {
+	c, _ := kernel(t)
+	table := sample()
+	table.Maps[0].Size = 0
+	es := ports(20000, "")
+	require.NoError(t, c.Replace(table, nil, 0))
+	for range 6 {
+		require.NoError(t, c.Update(table, Change{Add: es}))
+		got, _, err := c.Elements(table, "tcp4")
+		require.NoError(t, err)
+		require.Len(t, got, len(es))
+		require.NoError(t, c.Update(table, Change{Delete: es[2000:]}))
+		got, _, err = c.Elements(table, "tcp4")
+		require.NoError(t, err)
+		require.Len(t, got, 2000)
+		require.NoError(t, c.Update(table, Change{Delete: es[:2000]}))
+	}
+}
+
+// TestElementsOfOthers are those that are none of ours.
+func TestElementsOfOthers(t *testing.T) {
+	c, ns := kernel(t)
+	require.NoError(t, c.Replace(sample(), nil, 0))
+	for _, tt := range []struct{ set, element, want string }{
+		{"inside4", "{ 10.0.0.1-10.0.0.9 . 10.0.0.1-10.0.0.9 }", "set inside4: the range from 0a0000010a000001 to 0a0000090a000009 is no pair of one prefix"},
+		{"inside4", "{ 10.0.0.0/8 . 11.0.0.0/8 }", "is no pair of one prefix"},
+		{"networks4", "{ 10.0.0.0/8 }", "a key of 4 bytes is no ipv4_addr"},
+	} {
+		require.Zero(t, runNFT(t, ns, "add", "element", "inet", "nftnat", tt.set, tt.element).Code)
+		_, _, err := c.Elements(sample(), tt.set)
+		require.ErrorContains(t, err, tt.want)
+		require.Zero(t, runNFT(t, ns, "flush", "set", "inet", "nftnat", tt.set).Code)
+		got, _, err := c.Elements(sample(), tt.set)
+		require.NoError(t, err)
+		require.Empty(t, got)
+	}
+	// A set of another type is told by its elements.
+	other := sample()
+	other.Maps[0].Key = Type{IPv4Addr, InetService}
+	require.NoError(t, c.Update(sample(), Change{Add: ports(1, "")}))
+	_, _, err := c.Elements(other, "tcp4")
+	require.ErrorContains(t, err, "map tcp4: a key of 2 bytes is no ipv4_addr . inet_service")
+}

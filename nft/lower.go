@@ -1,0 +1,194 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// This file is the only one that knows registers, offsets inside them and padding.
+
+// assembler builds the bytecode of one rule.
+type assembler struct {
+	exprs []expr.Any
+	// nfproto and l4proto are what earlier expressions of the rule have compared
+	// the packet's protocols with; zero: nothing yet. A test is not emitted twice.
+	nfproto, l4proto byte
+}
+
+// assemble lowers a rule to bytecode.
+func assemble(r Rule) []expr.Any {
+	var a assembler
+	for _, s := range r {
+		s.lower(&a)
+	}
+	return a.exprs
+}
+
+func (a *assembler) emit(es ...expr.Any) { a.exprs = append(a.exprs, es...) }
+
+// The data registers are 16 words of 32 bits (NFT_REG32_COUNT).
+const registerWords = 16
+
+// register is the number by which the kernel names the register that begins at the
+// given 32-bit word: the four old 128-bit registers NFT_REG_1.. where one begins
+// there, else NFT_REG32_00... It is also how the kernel spells it when it lists the
+// rule (nft_dump_register in net/netfilter/nf_tables_api.c).
+func register(word int) uint32 {
+	if word < 0 || word >= registerWords {
+		//nolint:forbidigo // Validate bounds every type to the registers there are
+		panic(fmt.Sprintf("nft: register word %d does not exist", word))
+	}
+	if word%4 == 0 {
+		return unix.NFT_REG_1 + uint32(word)/4
+	}
+	return unix.NFT_REG32_00 + uint32(word)
+}
+
+// load emits the reading of a key's fields into registers from word 0 on, each
+// field at the start of a word, behind the tests that make the reading safe.
+func (a *assembler) load(fields concatenation) {
+	for _, s := range fields {
+		a.depend(s)
+	}
+	word := 0
+	for _, s := range fields {
+		size := dataTypes[selectors[s].typ].size
+		a.loadBytes(s, size, word)
+		word += padded(size) / 4
+	}
+}
+
+func (a *assembler) loadBytes(s Selector, size, word int) {
+	a.emit(&expr.Payload{
+		OperationType: expr.PayloadLoad,
+		DestRegister:  register(word),
+		Base:          selectors[s].base,
+		Offset:        selectors[s].offset,
+		Len:           uint32(size),
+	})
+}
+
+// depend emits the tests of the packet's protocols that a field's place in the
+// packet rests on, once each a rule.
+func (a *assembler) depend(s Selector) {
+	d := selectors[s]
+	if d.nfproto != 0 && a.nfproto != d.nfproto {
+		a.nfproto = d.nfproto
+		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(0)}, equal([]byte{d.nfproto}))
+	}
+	if d.l4proto != 0 && a.l4proto != d.l4proto {
+		a.l4proto = d.l4proto
+		a.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)}, equal([]byte{d.l4proto}))
+	}
+}
+
+func equal(data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: data}
+}
+
+func notEqual(data []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: data}
+}
+
+// host32 is a number that the kernel keeps in host byte order.
+func host32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
+func (daddrLocal) lower(a *assembler) {
+	a.emit(
+		&expr.Fib{Register: register(0), FlagDADDR: true, ResultADDRTYPE: true},
+		equal(host32(unix.RTN_LOCAL)),
+	)
+}
+
+func (w within) lower(a *assembler) {
+	a.depend(w.selector)
+	addr, bits := w.prefix.Addr().AsSlice(), w.prefix.Bits()
+	if bits%8 == 0 && bits > 0 {
+		// Whole bytes: read and compare just those, as nft(8) does.
+		a.loadBytes(w.selector, bits/8, 0)
+		a.emit(equal(addr[:bits/8]))
+		return
+	}
+	a.loadBytes(w.selector, len(addr), 0)
+	a.emit(
+		&expr.Bitwise{
+			SourceRegister: register(0), DestRegister: register(0), Len: uint32(len(addr)),
+			Mask: mask(w.prefix), Xor: make([]byte, len(addr)),
+		},
+		equal(addr),
+	)
+}
+
+func mask(p netip.Prefix) []byte {
+	m := make([]byte, p.Addr().BitLen()/8)
+	for i := range p.Bits() {
+		m[i/8] |= 0x80 >> (i % 8)
+	}
+	return m
+}
+
+func (i in) lower(a *assembler) {
+	a.load(i.fields)
+	a.emit(&expr.Lookup{SourceRegister: register(0), SetName: i.set, Invert: i.not})
+}
+
+func (n notFromInterface) lower(a *assembler) {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, n.name)
+	a.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(0)}, notEqual(name))
+}
+
+// anyBit emits the test that at least one of the bits is set in register word 0.
+func (a *assembler) anyBit(bits uint32) {
+	a.emit(
+		&expr.Bitwise{
+			SourceRegister: register(0), DestRegister: register(0), Len: 4,
+			Mask: host32(bits), Xor: host32(0),
+		},
+		notEqual(host32(0)),
+	)
+}
+
+// ipsDstNAT is IPS_DST_NAT of enum ip_conntrack_status
+// (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const ipsDstNAT = 1 << 5
+
+func (ctStatusDNAT) lower(a *assembler) {
+	a.emit(&expr.Ct{Key: expr.CtKeySTATUS, Register: register(0)})
+	a.anyBit(ipsDstNAT)
+}
+
+func (ctStateEstablished) lower(a *assembler) {
+	a.emit(&expr.Ct{Key: expr.CtKeySTATE, Register: register(0)})
+	a.anyBit(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+}
+
+func (d dnat) lower(a *assembler) {
+	a.load(d.fields)
+	port := padded(dataTypes[d.addr].size) / 4 // the value's second field
+	a.emit(
+		&expr.Lookup{SourceRegister: register(0), SetName: d.m, DestRegister: register(0), IsDestRegSet: true},
+		// A packet of the other family passes: nft_nat_inet_eval translates only
+		// where the family fits.
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(d.family()), RegAddrMin: register(0), RegProtoMin: register(port)},
+	)
+}
+
+func (m masquerade) lower(a *assembler) {
+	a.emit(&expr.Masq{FullyRandom: m.fullyRandom})
+}
+
+func (v verdict) lower(a *assembler) {
+	kinds := map[string]expr.VerdictKind{
+		"accept": expr.VerdictAccept, "drop": expr.VerdictDrop,
+		"return": expr.VerdictReturn, "jump": expr.VerdictJump,
+	}
+	a.emit(&expr.Verdict{Kind: kinds[v.word], Chain: v.chain})
+}

@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"fmt"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// drift tells how the kernel's table differs from the one wanted, in the words and
+// in the order of nft.Conn.
+func drift(want, have nft.Table) []string {
+	lines := driftOfSets(want, have)
+	lines = append(lines, driftOfChains(want, have)...)
+	return append(lines, driftOfRules(want, have)...)
+}
+
+func driftOfSets(want, have nft.Table) []string {
+	var lines []string
+	for _, h := range definitions(have) {
+		w, ok := find(want, h.name)
+		switch {
+		case !ok:
+			lines = append(lines, fmt.Sprintf("map or set %s should not be there", h.name))
+		case !w.equal(h):
+			lines = append(lines, fmt.Sprintf("%s %s is of another type", w.kind(), w.name))
+		}
+	}
+	for _, w := range definitions(want) {
+		if _, ok := find(have, w.name); !ok {
+			lines = append(lines, fmt.Sprintf("%s %s is missing", w.kind(), w.name))
+		}
+	}
+	return lines
+}
+
+func chain(t nft.Table, name string) (nft.Chain, bool) {
+	for _, c := range t.Chains {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return nft.Chain{}, false
+}
+
+func driftOfChains(want, have nft.Table) []string {
+	var lines []string
+	for _, h := range have.Chains {
+		w, ok := chain(want, h.Name)
+		switch {
+		case !ok:
+			lines = append(lines, fmt.Sprintf("chain %s should not be there", h.Name))
+		case w.Hook != h.Hook:
+			lines = append(lines, fmt.Sprintf("chain %s is not: %s", w.Name, w.Hook))
+		}
+	}
+	for _, w := range want.Chains {
+		if _, ok := chain(have, w.Name); !ok {
+			lines = append(lines, fmt.Sprintf("chain %s is missing", w.Name))
+		}
+	}
+	return lines
+}
+
+func driftOfRules(want, have nft.Table) []string {
+	var lines []string
+	for _, w := range want.Chains {
+		h, _ := chain(have, w.Name)
+		for i, r := range w.Rules {
+			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
+				lines = append(lines, fmt.Sprintf("chain %s: rule %d is not: %s", w.Name, i+1, r))
+			}
+		}
+		for i := len(w.Rules); i < len(h.Rules); i++ {
+			lines = append(lines, fmt.Sprintf("chain %s: rule %d should not be there", w.Name, i+1))
+		}
+	}
+	return lines
+}

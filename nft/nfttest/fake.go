@@ -1,0 +1,202 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Fake is a connection to a Kernel. It has the methods of *nft.Conn, which say what
+// each does and which errors to expect.
+type Fake struct {
+	kernel *Kernel
+	closed atomic.Bool
+}
+
+// run does one operation between the hooks. f is called with the kernel locked.
+func (f *Fake) run(op string, do func(k *Kernel) error) error {
+	if f.closed.Load() {
+		return fmt.Errorf("%s: %w", op, os.ErrClosed)
+	}
+	if err := f.kernel.injected.runBefore(op); err != nil {
+		return err
+	}
+	if err := f.locked(do); err != nil {
+		return err
+	}
+	return f.kernel.injected.runAfter(op)
+}
+
+func (f *Fake) locked(do func(k *Kernel) error) error {
+	f.kernel.mu.Lock()
+	defer f.kernel.mu.Unlock()
+	return do(f.kernel)
+}
+
+// Replace is that of nft.Conn.
+func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	if err := (nft.Change{Add: es}).Validate(t); err != nil {
+		return err
+	}
+	return f.run("Replace", func(k *Kernel) error {
+		if k.stale(generation) {
+			return nft.ErrStale
+		}
+		k.handle++
+		if _, ok := k.tables[t.Name]; !ok {
+			k.handle++ // it is added, deleted and added
+		}
+		made := newTable(clone(t), k.handle)
+		now := k.now()
+		for _, e := range es {
+			if err := made.sets[e.Set].add(e, now); err != nil {
+				return &nft.OpError{Op: "add element", Object: e.String(), Err: err}
+			}
+		}
+		k.tables[t.Name] = made
+		k.commit()
+		return nil
+	})
+}
+
+// Update is that of nft.Conn.
+func (f *Fake) Update(t nft.Table, ch nft.Change) error {
+	if len(ch.Add) == 0 && len(ch.Delete) == 0 {
+		return nil
+	}
+	if err := ch.Validate(t); err != nil {
+		return err
+	}
+	return f.run("Update", func(k *Kernel) error {
+		if k.stale(ch.Generation) {
+			return nft.ErrStale
+		}
+		tx := transaction{kernel: k, table: t, now: k.now()}
+		if err := tx.change(ch); err != nil {
+			tx.rollBack()
+			return err
+		}
+		k.commit()
+		return nil
+	})
+}
+
+// Elements is that of nft.Conn.
+func (f *Fake) Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error) {
+	var es []nft.Element
+	var generation uint32
+	err := f.run("Elements", func(k *Kernel) error {
+		generation = k.generation
+		for _, name := range sets {
+			var err error
+			if es, err = k.list(es, t, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return es, generation, nil
+}
+
+func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element, error) {
+	want, ok := find(t, name)
+	if !ok {
+		return nil, fmt.Errorf("list elements: table %s has no map or set %s", t.Name, name)
+	}
+	stored, ok := k.set(t.Name, name)
+	if !ok {
+		return nil, fmt.Errorf("list elements of %s %s: %w", want.kind(), name, unix.ENOENT)
+	}
+	from := len(es)
+	es = stored.list(es, k.now())
+	if len(es) > from && !stored.def.sameType(want) {
+		return nil, fmt.Errorf("list elements of %s %s: its elements are of another type", want.kind(), name)
+	}
+	for i := range es[from:] {
+		es[from+i].Expires = es[from+i].Expires.Truncate(time.Millisecond)
+	}
+	return es, nil
+}
+
+// Table is that of nft.Conn.
+func (f *Fake) Table(name string) (nft.TableInfo, error) {
+	var info nft.TableInfo
+	err := f.run("Table", func(k *Kernel) error {
+		t, ok := k.tables[name]
+		if !ok {
+			return noTable(name)
+		}
+		info = nft.TableInfo{Comment: t.def.Comment, Handle: t.handle}
+		return nil
+	})
+	if err != nil {
+		return nft.TableInfo{}, err
+	}
+	return info, nil
+}
+
+func noTable(name string) error {
+	return fmt.Errorf("list table inet %s: %w", name, unix.ENOENT)
+}
+
+// Generation is that of nft.Conn.
+func (f *Fake) Generation() (uint32, error) {
+	var generation uint32
+	err := f.run("Generation", func(k *Kernel) error {
+		generation = k.generation
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return generation, nil
+}
+
+// Drift is that of nft.Conn.
+func (f *Fake) Drift(t nft.Table) ([]string, error) {
+	var lines []string
+	err := f.run("Drift", func(k *Kernel) error {
+		have, ok := k.tables[t.Name]
+		if !ok {
+			return noTable(t.Name)
+		}
+		lines = drift(t, have.def)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lines, nil
+}
+
+// DeleteTable is that of nft.Conn.
+func (f *Fake) DeleteTable(name string) error {
+	return f.run("DeleteTable", func(k *Kernel) error {
+		if _, ok := k.tables[name]; !ok {
+			return &nft.OpError{Op: "delete table", Object: "inet " + name, Err: unix.ENOENT}
+		}
+		delete(k.tables, name)
+		k.commit()
+		return nil
+	})
+}
+
+// Close is that of nft.Conn: the Kernel stays as it is. No hook is called.
+func (f *Fake) Close() error {
+	f.closed.Store(true)
+	return nil
+}

@@ -1,0 +1,286 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// table is a table as the kernel keeps it.
+type table struct {
+	def    nft.Table
+	handle uint64
+	names  []string // of its maps and sets, in their order
+	sets   map[string]*set
+}
+
+// set is a map or a set.
+type set struct {
+	def      definition
+	elements map[nft.Key]element
+	// order is that in which the elements came, of an interval set: the kernel
+	// asks the oldest segment first.
+	order []nft.Key
+	// next is no later than the first end of an element; zero: none ends.
+	next time.Time
+}
+
+// definition is what maps and sets have in common.
+type definition struct {
+	name       string
+	key, value nft.Type
+	interval   bool
+	timeout    bool
+	size       uint32
+}
+
+func (d definition) equal(o definition) bool {
+	return d.sameType(o) && d.timeout == o.timeout && d.size == o.size
+}
+
+// sameType reports whether an element of one can be an element of the other.
+func (d definition) sameType(o definition) bool {
+	return slices.Equal(d.key, o.key) && slices.Equal(d.value, o.value) && d.interval == o.interval
+}
+
+func (d definition) kind() string {
+	if d.value == nil {
+		return "set"
+	}
+	return "map"
+}
+
+func definitions(t nft.Table) []definition {
+	var ds []definition
+	for _, m := range t.Maps {
+		ds = append(ds, definition{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size})
+	}
+	for _, s := range t.Sets {
+		ds = append(ds, definition{name: s.Name, key: s.Key, interval: s.Interval})
+	}
+	return ds
+}
+
+// element is an element with the moment at which it ends, zero: never.
+type element struct {
+	nft.Element
+	end time.Time
+}
+
+func newTable(def nft.Table, handle uint64) *table {
+	t := &table{def: def, handle: handle, sets: map[string]*set{}}
+	for _, d := range definitions(def) {
+		t.names = append(t.names, d.name)
+		t.sets[d.name] = &set{def: d, elements: map[nft.Key]element{}}
+	}
+	return t
+}
+
+// clone copies a table, so that who gave it may change it. Statements cannot change.
+func clone(t nft.Table) nft.Table {
+	t.Maps = slices.Clone(t.Maps)
+	for i := range t.Maps {
+		t.Maps[i].Key = slices.Clone(t.Maps[i].Key)
+		t.Maps[i].Value = slices.Clone(t.Maps[i].Value)
+	}
+	t.Sets = slices.Clone(t.Sets)
+	for i := range t.Sets {
+		t.Sets[i].Key = slices.Clone(t.Sets[i].Key)
+	}
+	t.Chains = slices.Clone(t.Chains)
+	for i := range t.Chains {
+		t.Chains[i].Rules = slices.Clone(t.Chains[i].Rules)
+		for j := range t.Chains[i].Rules {
+			t.Chains[i].Rules[j] = slices.Clone(t.Chains[i].Rules[j])
+		}
+	}
+	return t
+}
+
+// add puts an element in, or returns the kernel's refusal.
+func (s *set) add(e nft.Element, now time.Time) error {
+	s.expire(now)
+	if s.taken(e.Key) {
+		return unix.EEXIST
+	}
+	if e.Timeout != 0 && !s.def.timeout {
+		return unix.EINVAL
+	}
+	if s.def.size != 0 && len(s.elements) >= int(s.def.size) {
+		return unix.ENFILE
+	}
+	s.put(e, now)
+	return nil
+}
+
+// taken reports whether the key is there, or for a segment, whether its first or its
+// last address lies in one that is: nft_pipapo_insert in
+// net/netfilter/nft_set_pipapo.c asks no more, so that one around others passes.
+func (s *set) taken(k nft.Key) bool {
+	segment, ok := k.Segment()
+	if !ok {
+		_, found := s.elements[k]
+		return found
+	}
+	for _, have := range s.order {
+		p, _ := have.Segment()
+		if p.Contains(segment.Addr()) || p.Contains(last(segment)) {
+			return true
+		}
+	}
+	return false
+}
+
+// last is the highest address of a prefix.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < 8*len(b); bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// put stores an element without a question.
+func (s *set) put(e nft.Element, now time.Time) {
+	stored := element{Element: e}
+	stored.Timeout = milliseconds(e.Timeout)
+	if e.Timeout != 0 && s.def.timeout {
+		life := stored.Timeout
+		if e.Expires != 0 {
+			life = milliseconds(e.Expires)
+		}
+		stored.end = now.Add(life)
+		s.endsBy(stored.end)
+	}
+	stored.Expires = 0
+	if _, ok := s.elements[e.Key]; !ok && s.def.interval {
+		s.order = append(s.order, e.Key)
+	}
+	s.elements[e.Key] = stored
+}
+
+// milliseconds rounds up, as a time-out is given to the kernel, but for the very
+// longest.
+func milliseconds(d time.Duration) time.Duration {
+	ms := d.Truncate(time.Millisecond)
+	if ms < d && ms <= math.MaxInt64-time.Millisecond {
+		ms += time.Millisecond
+	}
+	return ms
+}
+
+// remove takes an element out and returns it, or the kernel's refusal. Of segments
+// it takes the oldest that holds the first address of the key: nft_pipapo_deactivate
+// looks for no more than that.
+func (s *set) remove(k nft.Key, now time.Time) (element, error) {
+	s.expire(now)
+	if segment, ok := k.Segment(); ok {
+		i := slices.IndexFunc(s.order, func(have nft.Key) bool {
+			p, _ := have.Segment()
+			return p.Contains(segment.Addr())
+		})
+		if i < 0 {
+			return element{}, unix.ENOENT
+		}
+		k = s.order[i]
+		// The old slice may be what an undo goes back to.
+		s.order = slices.Delete(slices.Clone(s.order), i, i+1)
+	}
+	e, ok := s.elements[k]
+	if !ok {
+		return element{}, unix.ENOENT
+	}
+	delete(s.elements, k)
+	return e, nil
+}
+
+// endsBy makes sure that expire looks again at that moment.
+func (s *set) endsBy(end time.Time) {
+	if s.next.IsZero() || end.Before(s.next) {
+		s.next = end
+	}
+}
+
+// expire drops what has ended.
+func (s *set) expire(now time.Time) {
+	if s.next.IsZero() || now.Before(s.next) {
+		return
+	}
+	s.next = time.Time{}
+	for k, e := range s.elements {
+		switch {
+		case e.end.IsZero():
+		case !now.Before(e.end):
+			delete(s.elements, k)
+		default:
+			s.endsBy(e.end)
+		}
+	}
+}
+
+// list appends the elements, in no order, with what is left of their lives.
+func (s *set) list(es []nft.Element, now time.Time) []nft.Element {
+	s.expire(now)
+	for _, e := range s.elements {
+		listed := e.Element
+		if !e.end.IsZero() {
+			listed.Expires = e.end.Sub(now)
+		}
+		es = append(es, listed)
+	}
+	return es
+}
+
+// sorted lists all elements by their set and key.
+func (t *table) sorted(now time.Time) []nft.Element {
+	var es []nft.Element
+	for _, name := range t.names {
+		from := len(es)
+		es = t.sets[name].list(es, now)
+		slices.SortFunc(es[from:], func(a, b nft.Element) int { return compareKeys(a.Key, b.Key) })
+	}
+	return es
+}
+
+func compareKeys(a, b nft.Key) int {
+	p, _ := a.Segment()
+	q, _ := b.Segment()
+	return cmp.Or(comparePrefixes(p, q), a.AddrPort().Compare(b.AddrPort()))
+}
+
+func comparePrefixes(p, q netip.Prefix) int {
+	return cmp.Or(p.Addr().Compare(q.Addr()), cmp.Compare(p.Bits(), q.Bits()))
+}
+
+// Dump returns everything that the kernel holds, as text that nft(8) can load: the
+// tables by name, each followed by its elements in the order of their sets, then by
+// key. How much of a time-out is left is not part of it, as with "nft -s".
+func (k *Kernel) Dump() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var b strings.Builder
+	names := make([]string, 0, len(k.tables))
+	for name := range k.tables {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		t := k.tables[name]
+		b.WriteString(t.def.String())
+		for _, e := range t.sorted(k.now()) {
+			b.WriteString("add element inet " + name + " " + e.String() + "\n")
+		}
+	}
+	return b.String()
+}

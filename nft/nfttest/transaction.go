@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// transaction is a change of elements under way. What it has done is undone if one
+// operation is refused; copying the tables would make each change as dear as all
+// their elements.
+type transaction struct {
+	kernel *Kernel
+	table  nft.Table
+	now    time.Time
+	undo   []func()
+}
+
+func (tx *transaction) change(ch nft.Change) error {
+	for _, e := range ch.Delete {
+		key := nft.Element{Set: e.Set, Key: e.Key}
+		if err := tx.operate("delete element", key, tx.remove); err != nil {
+			return err
+		}
+	}
+	for _, e := range ch.Add {
+		if err := tx.operate("add element", e, tx.add); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Element) error) error {
+	s, ok := tx.kernel.set(tx.table.Name, e.Set)
+	if !ok {
+		return &nft.OpError{Op: verb, Object: e.Set, Err: unix.ENOENT}
+	}
+	// The key and the value are encoded as the caller's table has them.
+	if want, _ := find(tx.table, e.Set); !s.def.sameType(want) {
+		return &nft.OpError{Op: verb, Object: e.String(), Err: unix.EINVAL}
+	}
+	if err := do(s, e); err != nil {
+		return &nft.OpError{Op: verb, Object: e.String(), Err: err}
+	}
+	return nil
+}
+
+func (tx *transaction) remove(s *set, e nft.Element) error {
+	order := s.order
+	old, err := s.remove(e.Key, tx.now)
+	if err != nil {
+		return err
+	}
+	tx.undo = append(tx.undo, func() {
+		s.elements[old.Key], s.order = old, order
+		if !old.end.IsZero() {
+			s.endsBy(old.end)
+		}
+	})
+	return nil
+}
+
+func (tx *transaction) add(s *set, e nft.Element) error {
+	order := s.order
+	if err := s.add(e, tx.now); err != nil {
+		return err
+	}
+	tx.undo = append(tx.undo, func() {
+		delete(s.elements, e.Key)
+		s.order = order
+	})
+	return nil
+}
+
+func (tx *transaction) rollBack() {
+	for i := len(tx.undo) - 1; i >= 0; i-- {
+		tx.undo[i]()
+	}
+}
+
+// stale reports whether a change guarded by the generation comes too late.
+func (k *Kernel) stale(generation uint32) bool {
+	return generation != 0 && generation != k.generation
+}
+
+func (k *Kernel) set(table, name string) (*set, bool) {
+	t, ok := k.tables[table]
+	if !ok {
+		return nil, false
+	}
+	s, ok := t.sets[name]
+	return s, ok
+}
+
+func find(t nft.Table, name string) (definition, bool) {
+	for _, d := range definitions(t) {
+		if d.name == name {
+			return d, true
+		}
+	}
+	return definition{}, false
+}

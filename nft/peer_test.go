@@ -1,0 +1,196 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// delivery is one datagram that a socket receives, or the error it meets instead.
+type delivery struct {
+	data []byte
+	err  error
+}
+
+// peer is a socket with a kernel at its other end that can be told to misbehave. It
+// holds one table.
+type peer struct {
+	t          *testing.T
+	generation uint32
+	table      *Table // nil: there is none
+	handle     uint64
+	elements   []Element
+	// parts is in how many parts a dump of elements comes; zero: in one.
+	parts int
+	// count is the number of elements that the kernel tells; negative: as many as
+	// there are.
+	count int
+
+	// onBatch answers a transaction. The messages are those between begin and end.
+	onBatch func(begin message, ops []message) []delivery
+	// onDump, if set, may change the answer to a dump.
+	onDump func(request message, answer []delivery) []delivery
+
+	queue []delivery
+	dumps int // of elements
+}
+
+// connect returns a connection to a peer that holds the table.
+func connect(t *testing.T, table Table, es []Element) (*Conn, *peer) {
+	t.Helper()
+	p := &peer{t: t, generation: 5, table: &table, handle: 3, elements: es, count: -1}
+	c := &Conn{socket: p, buf: make([]byte, readBuffer)}
+	t.Cleanup(func() { require.Empty(t, p.queue, "answers were left unread") })
+	return c, p
+}
+
+func (p *peer) Close() error { return nil }
+
+func (p *peer) receive(b []byte) (int, error) {
+	if len(p.queue) == 0 {
+		return 0, unix.EAGAIN
+	}
+	d := p.queue[0]
+	p.queue = p.queue[1:]
+	return copy(b, d.data), d.err
+}
+
+func (p *peer) send(b []byte) error {
+	ms := read(p.t, b)
+	if ms[0].typ == batchBegin {
+		p.queue = append(p.queue, p.onBatch(ms[0], ms[1:len(ms)-1])...)
+		return nil
+	}
+	require.Len(p.t, ms, 1)
+	answer := p.answer(ms[0])
+	if p.onDump != nil && ms[0].flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+		answer = p.onDump(ms[0], answer)
+	}
+	p.queue = append(p.queue, answer...)
+	return nil
+}
+
+func (p *peer) answer(m message) []delivery {
+	if m.typ == nftType(unix.NFT_MSG_GETGEN) {
+		return p.one(m, unix.NFT_MSG_NEWGEN, appendBE32(nil, unix.NFTA_GEN_ID, p.generation))
+	}
+	if p.table == nil {
+		return refuse(m, unix.ENOENT)
+	}
+	switch m.typ {
+	case nftType(unix.NFT_MSG_GETTABLE):
+		b := appendString(nil, unix.NFTA_TABLE_NAME, p.table.Name)
+		b = appendAttr(b, nftaTableUserdata, appendComment(nil, p.table.Comment))
+		return p.one(m, unix.NFT_MSG_NEWTABLE, appendBE64(b, nftaTableHandle, p.handle))
+	case nftType(unix.NFT_MSG_GETSET):
+		if m.flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+			return p.objects(m, unix.NFT_MSG_NEWSET)
+		}
+		return p.set(m)
+	case nftType(unix.NFT_MSG_GETCHAIN):
+		return p.objects(m, unix.NFT_MSG_NEWCHAIN)
+	case nftType(unix.NFT_MSG_GETRULE):
+		return p.objects(m, unix.NFT_MSG_NEWRULE)
+	case nftType(unix.NFT_MSG_GETSETELEM):
+		return p.dump(m)
+	}
+	p.t.Fatalf("request of type %#x", m.typ)
+	return nil
+}
+
+func refuse(m message, errno unix.Errno) []delivery {
+	return []delivery{{data: errorMessage(m.seq, errno, unix.NLM_F_CAPPED)}}
+}
+
+func (p *peer) message(m message, msg, flags uint16, attributes []byte) []byte {
+	b, at := openMessage(nil, nftType(msg), flags, unix.NFPROTO_INET, uint16(p.generation), m.seq)
+	return closeMessage(append(b, attributes...), at)
+}
+
+func (p *peer) one(m message, msg uint16, attributes []byte) []delivery {
+	return []delivery{{data: p.message(m, msg, 0, attributes)}}
+}
+
+// done ends a dump.
+func done(m message) []byte {
+	b, at := openMessage(nil, unix.NLMSG_DONE, unix.NLM_F_MULTI, 0, 0, m.seq)
+	return closeMessage(b[:at+unix.SizeofNlMsghdr+4], at)
+}
+
+func (p *peer) set(m message) []delivery {
+	name := cString(find(m.attributes().rest, unix.NFTA_SET_NAME))
+	set, ok := p.table.collection(name)
+	if !ok {
+		return refuse(m, unix.ENOENT)
+	}
+	count := p.count
+	if count < 0 {
+		count = len(p.of(set))
+	}
+	return p.one(m, unix.NFT_MSG_NEWSET, appendBE32(nil, nftaSetCount, uint32(count)))
+}
+
+func (p *peer) of(set collection) []Element {
+	return slices.DeleteFunc(slices.Clone(p.elements), func(e Element) bool { return e.Set != set.name })
+}
+
+// objects lists what a transaction that makes the table would make.
+func (p *peer) objects(m message, msg uint16) []delivery {
+	b := newBatch(1, 0)
+	for _, s := range p.table.collections() {
+		b.addCollection(p.table.Name, s)
+	}
+	for _, c := range p.table.Chains {
+		b.addChain(p.table.Name, c)
+		for _, r := range c.Rules {
+			require.NoError(p.t, b.addRule(p.table.Name, c.Name, r))
+		}
+	}
+	b.finish()
+	var all []byte
+	for _, made := range read(p.t, b.buf) {
+		if made.typ == nftType(msg) {
+			all = append(all, p.message(m, msg, unix.NLM_F_MULTI, made.payload[4:])...)
+		}
+	}
+	return []delivery{{data: append(all, done(m)...)}}
+}
+
+func (p *peer) dump(m message) []delivery {
+	p.dumps++
+	set, ok := p.table.collection(cString(find(m.attributes().rest, unix.NFTA_SET_ELEM_LIST_SET)))
+	if !ok {
+		return refuse(m, unix.ENOENT)
+	}
+	es := p.of(set)
+	parts := max(p.parts, 1)
+	var out []delivery
+	for i := range parts {
+		from, to := len(es)*i/parts, len(es)*(i+1)/parts
+		out = append(out, delivery{data: p.part(m, set, es[from:to])})
+	}
+	return append(out, delivery{data: done(m)})
+}
+
+func (p *peer) part(m message, set collection, es []Element) []byte {
+	b, list := openAttr(nil, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	for _, e := range es {
+		var at int
+		b, at = openAttr(b, nested|unix.NFTA_LIST_ELEM)
+		b = closeAttr(set.appendElement(b, e), at)
+	}
+	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, closeAttr(b, list))
+}
+
+// interrupted sets NLM_F_DUMP_INTR in the first message of a datagram.
+func interrupted(d delivery) delivery {
+	d.data = slices.Clone(d.data)
+	binary.NativeEndian.PutUint16(d.data[6:], binary.NativeEndian.Uint16(d.data[6:])|unix.NLM_F_DUMP_INTR)
+	return d
+}

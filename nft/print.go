@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// String returns the table as `nft -s list table` prints it, without elements.
+// nft(8) reads it back.
+func (t Table) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", t.Name)
+	if t.Comment != "" {
+		fmt.Fprintf(&b, "\tcomment %s\n", quote(t.Comment))
+	}
+	first := true
+	separate := func() {
+		if !first {
+			b.WriteByte('\n')
+		}
+		first = false
+	}
+	for _, c := range t.collections() {
+		separate()
+		c.print(&b)
+	}
+	for _, c := range t.Chains {
+		separate()
+		c.print(&b)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func (c collection) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\t%s %s {\n", c.kind(), c.name)
+	if c.value == nil {
+		fmt.Fprintf(b, "\t\ttype %s\n", c.key)
+	} else {
+		fmt.Fprintf(b, "\t\ttype %s : %s\n", c.key, c.value)
+	}
+	if c.size != 0 {
+		fmt.Fprintf(b, "\t\tsize %d\n", c.size)
+	}
+	if c.interval {
+		b.WriteString("\t\tflags interval\n")
+	}
+	if c.timeout {
+		b.WriteString("\t\tflags timeout\n")
+	}
+	b.WriteString("\t}\n")
+}
+
+func (c Chain) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	if c.Comment != "" {
+		fmt.Fprintf(b, "\t\tcomment %s\n", quote(c.Comment))
+	}
+	if c.Hook != (Hook{}) {
+		fmt.Fprintf(b, "\t\t%s\n", c.Hook)
+	}
+	for _, r := range c.Rules {
+		fmt.Fprintf(b, "\t\t%s\n", r)
+	}
+	b.WriteString("\t}\n")
+}
+
+// String returns the base chain's specification as nft(8) prints it. The policy
+// is always accept: what is to be dropped, a rule says.
+func (h Hook) String() string {
+	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", h.Type, h.Point, h.priority())
+}
+
+// priority spells the priority as nft(8) lists it: by the nearest name that the hook
+// point has, up to 10 away (nft(8), "STANDARD PRIORITY NAMES").
+func (h Hook) priority() string {
+	for _, std := range standardPriorities {
+		offset := int64(h.Priority) - int64(std.priority)
+		switch {
+		case std.point != "" && std.point != h.Point:
+		case offset == 0:
+			return std.name
+		case offset > 0 && offset <= 10:
+			return fmt.Sprintf("%s + %d", std.name, offset)
+		case offset < 0 && offset >= -10:
+			return fmt.Sprintf("%s - %d", std.name, -offset)
+		}
+	}
+	return strconv.Itoa(int(h.Priority))
+}
+
+// standardPriorities are the names, and the one hook point where a name is known;
+// empty: at all. That of dstnat on the output hook, by which nft(8) lists from 1.0.8
+// on, is left out: before, it cannot read that. Every version reads the number.
+var standardPriorities = [...]struct {
+	name     string
+	priority int32
+	point    string
+}{
+	{"raw", PriorityRaw, ""},
+	{"mangle", -150, ""},
+	{"dstnat", PriorityDstNAT, "prerouting"},
+	{"filter", PriorityFilter, ""},
+	{"security", 50, ""},
+	{"srcnat", PrioritySrcNAT, "postrouting"},
+}
+
+// String returns the rule as nft(8) lists it.
+func (r Rule) String() string {
+	words := make([]string, len(r))
+	for i, s := range r {
+		words[i] = s.String()
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,193 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TableInfo is what the kernel knows of a table beside its contents.
+type TableInfo struct {
+	// Comment is the table's comment, empty where it has none.
+	Comment string
+	// Flags are those of enum nft_table_flags.
+	Flags uint32
+	// Handle is the number by which the kernel knows the table; a table that was
+	// deleted and made again has another.
+	Handle uint64
+}
+
+// Table reads about a table of the inet family. The error is fs.ErrNotExist where
+// there is none.
+func (c *Conn) Table(name string) (TableInfo, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.table(name)
+}
+
+func (c *Conn) table(name string) (TableInfo, error) {
+	var info TableInfo
+	err := c.request(unix.NFT_MSG_GETTABLE, 0, "list table inet "+name,
+		func(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, name) },
+		func(a attrs) error {
+			for a.next() {
+				switch a.typ {
+				case unix.NFTA_TABLE_FLAGS:
+					info.Flags = a.be32()
+				case nftaTableHandle:
+					info.Handle = a.be64()
+				case nftaTableUserdata:
+					info.Comment = comment(a.payload)
+				}
+			}
+			return a.err
+		})
+	return info, err
+}
+
+// nftaTableHandle is NFTA_TABLE_HANDLE of enum nft_table_attributes.
+const nftaTableHandle = 4
+
+// Generation reads the number of the last change of any ruleset of the namespace.
+func (c *Conn) Generation() (uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation()
+}
+
+func (c *Conn) generation() (uint32, error) {
+	var generation uint32
+	err := c.request(unix.NFT_MSG_GETGEN, 0, "read generation", nil, func(a attrs) error {
+		for a.next() {
+			if a.typ == unix.NFTA_GEN_ID {
+				generation = a.be32()
+			}
+		}
+		return a.err
+	})
+	return generation, err
+}
+
+// Bounds of reading a ruleset that changes: the pauses double from the first to the
+// last, so that the attempts take up to a third of a second beside the reading.
+const (
+	readAttempts   = 10
+	firstReadPause = time.Millisecond
+	lastReadPause  = 100 * time.Millisecond
+)
+
+// errChanged means that the ruleset changed while it was being read.
+var errChanged = errors.New("the ruleset changed")
+
+// steady calls read until the namespace's rulesets were the same before and after it,
+// and returns their generation. At last it gives up with ErrInterrupted.
+func (c *Conn) steady(what string, read func() error) (uint32, error) {
+	pause := firstReadPause
+	for attempt := range readAttempts {
+		if attempt > 0 {
+			time.Sleep(pause)
+			pause = min(2*pause, lastReadPause)
+		}
+		generation, err := c.readOnce(read)
+		if !errors.Is(err, errChanged) && !errors.Is(err, errNoAnswer) {
+			return generation, err
+		}
+	}
+	return 0, asked(what, ErrInterrupted)
+}
+
+func (c *Conn) readOnce(read func() error) (uint32, error) {
+	before, err := c.generation()
+	if err != nil {
+		return 0, err
+	}
+	if err := read(); err != nil {
+		return 0, err
+	}
+	after, err := c.generation()
+	if err != nil {
+		return 0, err
+	}
+	if before != after {
+		return 0, errChanged
+	}
+	return after, nil
+}
+
+// request asks for one object. The answer is one message, or an error.
+func (c *Conn) request(msg uint16, flags uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
+	seq, err := c.ask(msg, flags, fill)
+	if err == nil {
+		_, err = c.receiveEach(func(m message) (bool, error) {
+			if m.seq != seq {
+				return false, nil
+			}
+			if m.typ == unix.NLMSG_ERROR {
+				a, err := decodeAnswer(m)
+				return true, errors.Join(err, a.err())
+			}
+			return true, read(m.attributes())
+		})
+	}
+	return asked(what, err)
+}
+
+// dump asks for all objects of a kind and reads all of the answer, one object in each
+// call of read. The error is errChanged if the ruleset changed meanwhile.
+func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
+	seq, err := c.ask(msg, unix.NLM_F_DUMP, fill)
+	if err != nil {
+		return asked(what, err)
+	}
+	var readErr error
+	interrupted := false
+	overrun, err := c.receiveEach(func(m message) (bool, error) {
+		if m.seq != seq {
+			return false, nil
+		}
+		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.typ {
+		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
+			if m.typ == unix.NLMSG_DONE && len(m.payload) < 4 {
+				return true, nil
+			}
+			a, err := decodeAnswer(m)
+			return true, errors.Join(err, a.err())
+		}
+		// What cannot be read is remembered: a dump has to be read to its end, or
+		// the socket refuses the next one with EBUSY (__netlink_dump_start).
+		if readErr == nil {
+			readErr = read(m.attributes())
+		}
+		return false, nil
+	})
+	if err == nil && (interrupted || overrun) {
+		err = errChanged // what was read is no state that ever was, or not all of it
+	}
+	if err == nil {
+		err = readErr
+	}
+	return asked(what, err)
+}
+
+// ask sends a request and returns its sequence number.
+func (c *Conn) ask(msg, flags uint16, fill func([]byte) []byte) (uint32, error) {
+	seq := c.nextSeq(1)
+	b, at := openMessage(nil, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
+	if fill != nil {
+		b = fill(b)
+	}
+	return seq, c.socket.send(closeMessage(b, at))
+}
+
+func asked(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+)
+
+// randomTable is a table that Validate accepts, with maps and sets of many types and
+// chains of random rules. Its chains have no side effects beyond the namespace.
+func randomTable(r *rand.Rand, name string, rules int) Table {
+	t := Table{Name: name}
+	fields := []Selector{IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, TCPDport, UDPDport}
+	// A map and a set for each of some lists of fields, named after their numbers.
+	lists := map[string][]Selector{}
+	for i := range 12 {
+		var list []Selector
+		for range 1 + r.IntN(4) {
+			list = append(list, fields[r.IntN(len(fields))])
+		}
+		if err := (&protocols{}).addFields(list...); err != nil {
+			continue
+		}
+		key := concatenation(list).keyType()
+		if key.validate() != nil {
+			continue
+		}
+		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0}
+		t.Sets = append(t.Sets, set)
+		lists[set.Name] = list
+		m := Map{Name: fmt.Sprintf("map%d", i), Key: key, Value: Type{IPv4Addr, InetService}, Timeout: r.IntN(2) == 0}
+		if r.IntN(2) == 0 {
+			m.Value[0] = IPv6Addr
+		}
+		if r.IntN(2) == 0 {
+			m.Size = 1 + r.Uint32N(1000)
+		}
+		t.Maps = append(t.Maps, m)
+		lists[m.Name] = list
+	}
+	regular := Chain{Name: "regular", Comment: randomComment(r)}
+	nat := Chain{Name: "nat", Hook: Hook{"nat", "prerouting", -100}}
+	source := Chain{Name: "source", Hook: Hook{"nat", "postrouting", 100}}
+	filter := Chain{Name: "guard", Hook: Hook{"filter", "forward", int32(r.IntN(700) - 350)}}
+	// CheckName knows "nat" and "source" as good names.
+	for range rules {
+		match := randomMatches(r, t.Sets, lists)
+		nat.Rules = keep(nat.Rules, t, append(match, randomDNAT(r, t.Maps, lists)))
+		source.Rules = keep(source.Rules, t, append(match, []Stmt{Masquerade(), MasqueradeFullyRandom()}[r.IntN(2)]))
+		filter.Rules = keep(filter.Rules, t, append(match, []Stmt{Accept(), Drop(), Return(), Jump("regular")}[r.IntN(4)]))
+		regular.Rules = keep(regular.Rules, t, append(match, []Stmt{Accept(), Drop(), Return()}[r.IntN(3)]))
+	}
+	t.Chains = []Chain{regular, nat, source, filter}
+	return t
+}
+
+// keep appends the rule if it is valid.
+func keep(rules []Rule, t Table, stmts []Stmt) []Rule {
+	rule := Rule(append([]Stmt(nil), stmts...))
+	if t.validateRule(rule, map[string]Chain{"regular": {Name: "regular"}}) != nil {
+		return rules
+	}
+	return append(rules, rule)
+}
+
+func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt {
+	var stmts []Stmt
+	for range r.IntN(4) {
+		switch r.IntN(7) {
+		case 0:
+			stmts = append(stmts, DaddrLocal())
+		case 1:
+			stmts = append(stmts, Within([]Selector{IPSaddr, IPDaddr}[r.IntN(2)], netip.PrefixFrom(addr4(r), r.IntN(33))))
+		case 2:
+			stmts = append(stmts, Within([]Selector{IP6Saddr, IP6Daddr}[r.IntN(2)], netip.PrefixFrom(addr6(r), r.IntN(129))))
+		case 3:
+			stmts = append(stmts, NotFromInterface([]string{"lo", "eth0", "a b"[:1], "veth-0.1@x", "wörk0"}[r.IntN(5)]))
+		case 4:
+			stmts = append(stmts, CTStatusDNAT())
+		case 5:
+			stmts = append(stmts, CTStateEstablished())
+		case 6:
+			if len(sets) == 0 {
+				continue
+			}
+			s := sets[r.IntN(len(sets))]
+			if r.IntN(2) == 0 {
+				stmts = append(stmts, In(s.Name, lists[s.Name]...))
+			} else {
+				stmts = append(stmts, NotIn(s.Name, lists[s.Name]...))
+			}
+		}
+	}
+	return stmts
+}
+
+func randomDNAT(r *rand.Rand, maps []Map, lists map[string][]Selector) Stmt {
+	if len(maps) == 0 {
+		return Accept()
+	}
+	m := maps[r.IntN(len(maps))]
+	if m.Value[0] == IPv6Addr {
+		return DNATv6(m.Name, lists[m.Name]...)
+	}
+	return DNATv4(m.Name, lists[m.Name]...)
+}

@@ -1,0 +1,193 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"slices"
+	"strings"
+)
+
+// Table is a whole nftables table of the inet family, as a value: what is to
+// stand in the kernel, without its elements. Its String is what nft(8) lists.
+type Table struct {
+	// Name is the table's name. It must pass CheckName.
+	Name string
+	// Comment stands in the table itself, for the administrator and for the
+	// program that finds the table again. Empty: none.
+	Comment string
+	// Maps, Sets and Chains are created, and listed, in this order.
+	Maps   []Map
+	Sets   []Set
+	Chains []Chain
+}
+
+// Set is a named set. Its elements are Members of Elements, not part of the value.
+type Set struct {
+	Name string
+	Key  Type
+	// Interval makes every field of the key a range, so that a prefix is one
+	// element (nft(8), "flags interval").
+	Interval bool
+}
+
+// Map is a named map from a key to a value.
+type Map struct {
+	Name  string
+	Key   Type
+	Value Type
+	// Timeout allows elements a time-out (nft(8), "flags timeout").
+	Timeout bool
+	// Size bounds the number of elements, and makes the kernel allocate its
+	// hash table for that many at once; that halves the time of a bulk load,
+	// because the table need not grow while it is filled
+	// (nft_rhash_init in net/netfilter/nft_set_hash.c). Zero: no bound.
+	Size uint32
+}
+
+// Chain is a chain with its rules. The zero Hook makes it a regular chain,
+// reached by Jump alone.
+type Chain struct {
+	Name    string
+	Comment string
+	Hook    Hook
+	Rules   []Rule
+}
+
+// Hook says where the kernel calls a base chain.
+type Hook struct {
+	// Type is "nat" or "filter"; empty for a regular chain.
+	Type string
+	// Point is "prerouting", "output", "postrouting" or "forward".
+	Point string
+	// Priority orders the base chains of one hook point, the lowest first. The
+	// named ones are in include/uapi/linux/netfilter_ipv4.h (enum nf_ip_hook_priorities).
+	Priority int32
+}
+
+// Priorities of include/uapi/linux/netfilter_ipv4.h by their names in nft(8).
+const (
+	PriorityRaw    int32 = -300
+	PriorityDstNAT int32 = -100
+	PriorityFilter int32 = 0
+	PrioritySrcNAT int32 = 100
+)
+
+// Rule is a list of statements, run in order until one does not match.
+type Rule []Stmt
+
+// DataType is the type of one field of a key or a value.
+type DataType uint8
+
+// The data types which keys and values are made of.
+const (
+	InetService DataType = iota + 1
+	IPv4Addr
+	IPv6Addr
+)
+
+// Type is the type of a key or a value: one field, or several as a concatenation.
+type Type []DataType
+
+// dataTypes holds what the kernel and nft(8) must be told of each data type. The
+// identifiers are those of enum datatypes in nftables' include/datatype.h: the
+// kernel stores them for nft(8) and does not look at them.
+var dataTypes = [...]struct {
+	name string
+	id   uint32
+	size int
+}{
+	InetService: {"inet_service", 13, 2},
+	IPv4Addr:    {"ipv4_addr", 7, 4},
+	IPv6Addr:    {"ipv6_addr", 8, 16},
+}
+
+// String returns the name of the data type in nft(8).
+func (d DataType) String() string {
+	if d == 0 || int(d) >= len(dataTypes) {
+		return "invalid"
+	}
+	return dataTypes[d].name
+}
+
+// String returns the type as nft(8) spells it: "ipv4_addr . inet_service".
+func (t Type) String() string {
+	names := make([]string, len(t))
+	for i, d := range t {
+		names[i] = d.String()
+	}
+	return strings.Join(names, " . ")
+}
+
+// typeBits is the width of one field's identifier in that of a concatenation
+// (TYPE_BITS in nftables' include/datatype.h).
+const typeBits = 6
+
+func (t Type) id() uint32 {
+	var id uint32
+	for _, d := range t {
+		id = id<<typeBits | dataTypes[d].id
+	}
+	return id
+}
+
+// size is the number of bytes of a key or value of this type. A lone field is not
+// padded; in a concatenation each field fills whole 32-bit registers.
+func (t Type) size() int {
+	if len(t) == 1 {
+		return dataTypes[t[0]].size
+	}
+	n := 0
+	for _, d := range t {
+		n += padded(dataTypes[d].size)
+	}
+	return n
+}
+
+// padded rounds up to the size of a 32-bit register (NFT_REG32_SIZE).
+func padded(n int) int { return (n + 3) &^ 3 }
+
+// collection is what maps and sets have in common, for the code that encodes and
+// checks both.
+type collection struct {
+	name     string
+	key      Type
+	value    Type // nil: a set
+	interval bool
+	timeout  bool
+	size     uint32
+}
+
+func (t Table) collections() []collection {
+	cs := make([]collection, 0, len(t.Maps)+len(t.Sets))
+	for _, m := range t.Maps {
+		cs = append(cs, collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size})
+	}
+	for _, s := range t.Sets {
+		cs = append(cs, collection{name: s.Name, key: s.Key, interval: s.Interval})
+	}
+	return cs
+}
+
+func (t Table) collection(name string) (collection, bool) {
+	for _, m := range t.Maps {
+		if m.Name == name {
+			return collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size}, true
+		}
+	}
+	for _, s := range t.Sets {
+		if s.Name == name {
+			return collection{name: s.Name, key: s.Key, interval: s.Interval}, true
+		}
+	}
+	return collection{}, false
+}
+
+func (c collection) kind() string {
+	if c.value == nil {
+		return "set"
+	}
+	return "map"
+}
+
+func (t Type) equal(o Type) bool { return slices.Equal(t, o) }

@@ -1,0 +1,409 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"io/fs"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// How an answer can be lost: dropped when the receive buffer was full, or never sent.
+var lost = map[string][]delivery{
+	"ENOBUFS":       {{err: unix.ENOBUFS}},
+	"ENOBUFS twice": {{err: unix.ENOBUFS}, {err: unix.ENOBUFS}},
+	"EAGAIN":        nil,
+	"another's":     {{data: errorMessage(0, 0, 0)}, {err: unix.ENOBUFS}},
+}
+
+func retarget(e Element, comment string, timeout time.Duration) Change {
+	to := e
+	to.Comment, to.Timeout = comment, timeout
+	return Change{Delete: []Element{e}, Add: []Element{to}}
+}
+
+// TestLostAnswer: a transaction whose answer was lost has succeeded if, and only if,
+// the ruleset shows so.
+func TestLostAnswer(t *testing.T) {
+	es := ports(10, "web")
+	other := sample()
+	other.Chains = other.Chains[:1]
+	for _, tt := range []struct {
+		name string
+		do   func(*Conn) error
+		// apply does in the peer what the transaction would have done.
+		apply func(*peer)
+	}{
+		{"add", func(c *Conn) error { return c.Update(sample(), Change{Add: ports(12, "web")[10:]}) },
+			func(p *peer) { p.elements = ports(12, "web") }},
+		{"delete", func(c *Conn) error { return c.Update(sample(), Change{Delete: es[8:]}) },
+			func(p *peer) { p.elements = es[:8] }},
+		{"retarget", func(c *Conn) error { return c.Update(sample(), retarget(es[9], "other", 0)) },
+			func(p *peer) { p.elements = append(ports(9, "web"), retarget(es[9], "other", 0).Add[0]) }},
+		{"give a time-out", func(c *Conn) error { return c.Update(sample(), retarget(es[9], "web", time.Hour)) },
+			func(p *peer) {
+				p.elements = append(ports(9, "web"), retarget(es[9], "web", time.Hour-3*time.Millisecond).Add[0])
+			}},
+		{"replace by the same", func(c *Conn) error { return c.Replace(sample(), es, 0) }, nil},
+		{"replace elements", func(c *Conn) error { return c.Replace(sample(), es[:3], 0) },
+			func(p *peer) { p.elements = es[:3] }},
+		{"replace the rules", func(c *Conn) error { return c.Replace(other, es, 0) },
+			func(p *peer) { p.table = &other }},
+		{"delete the table", func(c *Conn) error { return c.DeleteTable("nftnat") },
+			func(p *peer) { p.table = nil }},
+	} {
+		for how, answers := range lost {
+			t.Run(tt.name+"/"+how, func(t *testing.T) {
+				for _, applied := range []bool{true, false} {
+					c, p := connect(t, sample(), es)
+					p.onBatch = func(message, []message) []delivery {
+						if applied {
+							p.generation++
+							if tt.apply != nil {
+								tt.apply(p)
+							}
+							p.handle++ // a change of elements does not look at it
+						}
+						return answers
+					}
+					err := tt.do(c)
+					if applied {
+						require.NoError(t, err)
+						continue
+					}
+					require.ErrorIs(t, err, errNoAnswer)
+					require.ErrorContains(t, err, "commit transaction: the kernel's answer was lost, and it was not applied")
+				}
+			})
+		}
+	}
+}
+
+// TestLostAnswerOfGuardedChange: at the same generation nothing was done, even if the
+// ruleset looks as it should.
+func TestLostAnswerOfGuardedChange(t *testing.T) {
+	es := ports(10, "web")
+	same := Change{Delete: es[9:], Add: es[9:], Generation: 5}
+	for _, after := range []uint32{5, 6} {
+		c, p := connect(t, sample(), es)
+		p.onBatch = func(message, []message) []delivery {
+			p.generation = after
+			return nil
+		}
+		err := c.Update(sample(), same)
+		if after == 5 {
+			require.ErrorIs(t, err, errNoAnswer)
+		} else {
+			require.NoError(t, err)
+		}
+	}
+}
+
+// TestLostAnswerExpired: what was added may have ended since.
+func TestLostAnswerExpired(t *testing.T) {
+	e := ports(1, "")[0]
+	e.Timeout = time.Millisecond
+	c, p := connect(t, sample(), nil)
+	p.onBatch = func(message, []message) []delivery { return nil }
+	require.NoError(t, c.Update(sample(), Change{Add: []Element{e}}))
+}
+
+// TestLostAnswerUnreadable: when the ruleset cannot be read either, nothing is known,
+// and that is what the error says.
+func TestLostAnswerUnreadable(t *testing.T) {
+	c, p := connect(t, sample(), nil)
+	p.onBatch = func(message, []message) []delivery {
+		p.table = nil
+		return nil
+	}
+	err := c.Update(sample(), Change{Add: ports(1, "")})
+	require.ErrorIs(t, err, errNoAnswer)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// TestAnswers are those that arrive.
+func TestAnswers(t *testing.T) {
+	es := ports(3, "web")
+	change := Change{Delete: es[:1], Add: es[1:]}
+	one := func(seq uint32, errno unix.Errno, behind ...byte) delivery {
+		flags := uint16(unix.NLM_F_CAPPED)
+		if behind != nil {
+			flags = explainedFlags
+		}
+		return delivery{data: errorMessage(seq, errno, flags, behind...)}
+	}
+	both := func(ds ...delivery) delivery {
+		var all delivery
+		for _, d := range ds {
+			all.data = append(all.data, d.data...)
+		}
+		return all
+	}
+	notification := func() delivery {
+		b, at := openMessage(nil, nftType(unix.NFT_MSG_NEWSETELEM), 0, unix.NFPROTO_INET, 0, 0)
+		return delivery{data: closeMessage(b, at)}
+	}
+	for _, tt := range []struct {
+		name   string
+		answer func(begin, last uint32) []delivery
+		want   string // empty: success
+		is     error
+	}{
+		{"acknowledged", func(_, last uint32) []delivery { return []delivery{one(last, 0)} }, "", nil},
+		{"to another request", func(begin, last uint32) []delivery {
+			return []delivery{one(begin-1, unix.EPERM), one(last+5, unix.EPERM), notification(), one(last, 0)}
+		}, "", nil},
+		{"one refused", func(begin, last uint32) []delivery {
+			return []delivery{one(begin+1, unix.ENOENT), one(last, 0)}
+		}, "delete element tcp4 { 1 }: no such file or directory", fs.ErrNotExist},
+		{"all refused, in one datagram", func(begin, last uint32) []delivery {
+			return []delivery{both(one(begin+1, unix.ENOENT), one(last, unix.EEXIST))}
+		}, "delete element tcp4 { 1 }: no such file or directory", unix.ENOENT},
+		{"the last refused", func(_, last uint32) []delivery {
+			return []delivery{one(last, unix.EEXIST, explanation("", 0)...)}
+		}, "add element tcp4: one of 2 elements: file exists", unix.EEXIST},
+		{"the kernel's words", func(_, last uint32) []delivery {
+			return []delivery{one(last, unix.EINVAL, explanation("no such thing", 0)...)}
+		}, "add element tcp4: one of 2 elements: invalid argument (no such thing)", unix.EINVAL},
+		{"a refusal, and then no more", func(begin, _ uint32) []delivery {
+			return []delivery{one(begin+1, unix.ENOENT), {err: unix.ENOBUFS}}
+		}, "delete element tcp4 { 1 }: no such file or directory", unix.ENOENT},
+		{"some dropped, the last there", func(_, last uint32) []delivery {
+			return []delivery{{err: unix.ENOBUFS}, one(last, 0)}
+		}, "", nil},
+		{"stale", func(begin, _ uint32) []delivery { return []delivery{one(begin, unix.ERESTART)} },
+			"the ruleset has changed since it was read", ErrStale},
+		{"not allowed", func(begin, _ uint32) []delivery { return []delivery{one(begin, unix.EPERM)} },
+			"commit transaction: operation not permitted", fs.ErrPermission},
+		{"out of memory", func(begin, _ uint32) []delivery { return []delivery{one(begin, unix.ENOMEM)} },
+			"commit transaction: cannot allocate memory", unix.ENOMEM},
+		{"nonsense", func(_, last uint32) []delivery { return []delivery{{data: errorMessage(last, 0, 0)[:18]}} },
+			errShort.Error(), errShort},
+		{"socket broken", func(uint32, uint32) []delivery { return []delivery{{err: unix.EBADF}} },
+			"bad file descriptor", unix.EBADF},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, p := connect(t, sample(), nil)
+			p.onBatch = func(begin message, ops []message) []delivery {
+				require.Len(t, ops, 2)
+				return tt.answer(begin.seq, ops[1].seq)
+			}
+			// Sequence numbers are not all those of a first request.
+			_, err := c.Generation()
+			require.NoError(t, err)
+			err = c.Update(sample(), change)
+			if tt.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tt.want)
+			require.ErrorIs(t, err, tt.is)
+			p.queue = nil // what is behind an error belongs to nobody
+		})
+	}
+}
+
+// failing is a socket that cannot send.
+type failing struct{ err error }
+
+func (f failing) send([]byte) error           { return f.err }
+func (f failing) receive([]byte) (int, error) { return 0, unix.EAGAIN }
+func (f failing) Close() error                { return f.err }
+
+func TestSendFails(t *testing.T) {
+	c := &Conn{socket: failing{unix.EMSGSIZE}, buf: make([]byte, readBuffer)}
+	err := c.Update(sample(), Change{Add: ports(1, "")})
+	require.ErrorIs(t, err, unix.EMSGSIZE)
+	require.Regexp(t, "^send transaction of [0-9]+ bytes: message too long$", err.Error())
+	require.ErrorIs(t, c.Replace(sample(), nil, 0), unix.EMSGSIZE)
+	_, _, err = c.Elements(sample(), "tcp4")
+	require.ErrorIs(t, err, unix.EMSGSIZE)
+	require.EqualError(t, c.Close(), "close netlink socket: message too long")
+	require.NoError(t, c.Close())
+}
+
+func TestClosed(t *testing.T) {
+	c := &Conn{socket: closedSocket{}}
+	require.ErrorIs(t, c.Replace(sample(), nil, 0), os.ErrClosed)
+	require.ErrorIs(t, c.Update(sample(), Change{Add: ports(1, "")}), os.ErrClosed)
+	require.NoError(t, c.Update(sample(), Change{}))
+	require.ErrorIs(t, c.DeleteTable("t"), os.ErrClosed)
+	_, err := c.Table("t")
+	require.ErrorIs(t, err, os.ErrClosed)
+	_, err = c.Drift(sample())
+	require.ErrorIs(t, err, os.ErrClosed)
+	_, err = c.Generation()
+	require.EqualError(t, err, "read generation: file already closed")
+	_, err = closedSocket{}.receive(nil)
+	require.ErrorIs(t, err, os.ErrClosed)
+}
+
+func TestIgnoringEINTR(t *testing.T) {
+	for _, tt := range []struct {
+		interrupts int
+		last, want error
+	}{
+		{0, nil, nil},
+		{3, nil, nil},
+		{3, unix.EPERM, unix.EPERM},
+		{maxInterrupts, nil, unix.EINTR},
+	} {
+		calls := 0
+		err := ignoringEINTR(func() error {
+			calls++
+			if calls <= tt.interrupts {
+				return unix.EINTR
+			}
+			return tt.last
+		})
+		require.Equal(t, tt.want, err)
+		require.LessOrEqual(t, calls, maxInterrupts)
+	}
+}
+
+// TestInterruptedDumps are read again, for a while. The bubble's clock makes the
+// pauses free.
+func TestInterruptedDumps(t *testing.T) {
+	es := ports(10, "web")
+	for _, tt := range []struct {
+		name string
+		// spoil is called with the answers to each dump, and their number.
+		spoil func(p *peer, m message, answer []delivery) []delivery
+	}{
+		{"flag", func(_ *peer, _ message, answer []delivery) []delivery {
+			answer[0] = interrupted(answer[0])
+			return answer
+		}},
+		{"flag at the end", func(_ *peer, _ message, answer []delivery) []delivery {
+			last := len(answer) - 1
+			answer[last] = interrupted(answer[last])
+			return answer
+		}},
+		{"other generation", func(p *peer, _ message, answer []delivery) []delivery {
+			p.generation++
+			return answer
+		}},
+		{"dropped", func(_ *peer, _ message, answer []delivery) []delivery {
+			return append([]delivery{{err: unix.ENOBUFS}}, answer[1:]...)
+		}},
+		{"never ended", func(_ *peer, _ message, answer []delivery) []delivery {
+			return answer[:len(answer)-1]
+		}},
+	} {
+		for _, times := range []int{1, readAttempts - 1, readAttempts} {
+			t.Run(tt.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c, p := connect(t, sample(), es)
+					p.parts = 3
+					left := times
+					p.onDump = func(m message, answer []delivery) []delivery {
+						if left--; left < 0 {
+							return answer
+						}
+						return tt.spoil(p, m, answer)
+					}
+					before := time.Now()
+					got, generation, err := c.Elements(sample(), "tcp4")
+					require.Less(t, time.Since(before), time.Second)
+					if times == readAttempts {
+						require.ErrorIs(t, err, ErrInterrupted)
+						require.Nil(t, got)
+						left = 3 * readAttempts // sets, chains and rules
+						_, err = c.Drift(sample())
+						require.ErrorIs(t, err, ErrInterrupted)
+						return
+					}
+					require.NoError(t, err)
+					require.Equal(t, es, got)
+					require.Equal(t, p.generation, generation)
+				})
+			})
+		}
+	}
+}
+
+// TestIncompleteDumps are those of which the kernel says nothing: elements are walked
+// twice, or passed over, because the walk changed its order between two parts.
+func TestIncompleteDumps(t *testing.T) {
+	es := ports(12, "web")
+	es[11].Timeout = time.Hour
+	omit := func(p *peer, m message, answer []delivery) []delivery {
+		answer[1] = delivery{data: p.part(m, named(sample(), "tcp4"), es[4:7])}
+		return answer
+	}
+	repeat := func(p *peer, m message, answer []delivery) []delivery {
+		answer[1] = delivery{data: p.part(m, named(sample(), "tcp4"), es[3:7])}
+		return answer
+	}
+	for _, tt := range []struct {
+		name  string
+		count int // what the kernel tells; negative: the truth
+		// spoil says what is wrong with each dump, in order; nil: nothing.
+		spoil []func(*peer, message, []delivery) []delivery
+		dumps int // that it takes
+	}{
+		{"complete", -1, nil, 1},
+		{"passed over", -1, []func(*peer, message, []delivery) []delivery{omit}, 3},
+		{"passed over in the proof", 13, []func(*peer, message, []delivery) []delivery{nil, omit}, 2},
+		{"ended ones counted", 13, nil, 2},
+		{"repeated", -1, []func(*peer, message, []delivery) []delivery{repeat}, 2},
+		{"repeated in the proof", 13, []func(*peer, message, []delivery) []delivery{nil, repeat}, 4},
+		{"again and again", 13, []func(*peer, message, []delivery) []delivery{omit, nil, omit, nil, repeat}, 7},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := connect(t, sample(), es)
+				p.parts, p.count = 3, tt.count
+				p.onDump = func(m message, answer []delivery) []delivery {
+					if i := p.dumps - 1; i < len(tt.spoil) && tt.spoil[i] != nil {
+						return tt.spoil[i](p, m, answer)
+					}
+					return answer
+				}
+				got, _, err := c.Elements(sample(), "tcp4")
+				require.NoError(t, err)
+				require.Equal(t, sorted(es), sorted(got))
+				require.Equal(t, tt.dumps, p.dumps)
+			})
+		})
+	}
+	// In one part nothing can be passed over, and without time-outs nothing ends.
+	c, p := connect(t, sample(), es)
+	p.count = 100
+	_, _, err := c.Elements(sample(), "tcp4")
+	require.NoError(t, err)
+	require.Equal(t, 1, p.dumps)
+}
+
+// TestUnreadableDump: the dump is read to its end nevertheless, which connect checks.
+func TestUnreadableDump(t *testing.T) {
+	c, p := connect(t, sample(), ports(10, ""))
+	p.parts = 3
+	p.onDump = func(m message, answer []delivery) []delivery {
+		answer[0] = delivery{data: p.part(m, named(sample(), "ports"), []Element{{Key: PortKey(1)}})}
+		return answer
+	}
+	_, _, err := c.Elements(sample(), "tcp4")
+	require.ErrorContains(t, err, "list elements of map tcp4: a value of 0 bytes is no")
+
+	p.onDump = func(m message, answer []delivery) []delivery {
+		return append(answer[:1], delivery{data: errorMessage(m.seq, unix.ENOMEM, 0)})
+	}
+	_, _, err = c.Elements(sample(), "tcp4")
+	require.ErrorIs(t, err, unix.ENOMEM)
+
+	p.onDump = nil
+	_, _, err = c.Elements(sample(), "tcp4", "nosuch")
+	require.ErrorContains(t, err, "list elements: table nftnat has no map or set nosuch")
+	p.table = nil
+	_, _, err = c.Elements(sample(), "tcp4")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = c.Drift(sample())
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}

@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stmt is one statement of a rule. It prints itself as nft(8) lists it and lowers
+// itself to the kernel's bytecode; the set of statements is closed.
+type Stmt interface {
+	fmt.Stringer
+	lower(*assembler)
+}
+
+// DaddrLocal matches packets to an address of this host: "fib daddr type local".
+// It is what keeps a published port from catching transit traffic to the same port.
+func DaddrLocal() Stmt { return daddrLocal{} }
+
+type daddrLocal struct{}
+
+func (daddrLocal) String() string { return "fib daddr type local" }
+
+// Within matches packets whose address lies in the prefix: "ip daddr 127.0.0.0/8".
+// A prefix of one address prints without its length, as nft(8) does.
+func Within(s Selector, p netip.Prefix) Stmt { return within{s, p.Masked()} }
+
+type within struct {
+	selector Selector
+	prefix   netip.Prefix
+}
+
+func (w within) String() string {
+	if w.prefix.IsSingleIP() {
+		return fmt.Sprintf("%s %s", w.selector, w.prefix.Addr())
+	}
+	return fmt.Sprintf("%s %s", w.selector, w.prefix)
+}
+
+// In matches packets whose fields are an element of the set: "ip saddr @networks4".
+func In(set string, fields ...Selector) Stmt { return in{set: set, fields: fields} }
+
+// NotIn matches packets whose fields are no element of the set: "ip daddr != @networks4".
+func NotIn(set string, fields ...Selector) Stmt { return in{set: set, fields: fields, not: true} }
+
+type in struct {
+	set    string
+	fields concatenation
+	not    bool
+}
+
+func (i in) String() string {
+	if i.not {
+		return fmt.Sprintf("%s != @%s", i.fields, i.set)
+	}
+	return fmt.Sprintf("%s @%s", i.fields, i.set)
+}
+
+// NotFromInterface matches packets that did not arrive on the named interface:
+// `iifname != "lo"`. It is the only statement that takes an interface's name; the
+// name is compared with all its padding, for without that the kernel would match
+// every interface whose name begins so (nft_cmp_eval compares the given length only).
+func NotFromInterface(name string) Stmt { return notFromInterface{name} }
+
+type notFromInterface struct{ name string }
+
+func (n notFromInterface) String() string { return `iifname != "` + n.name + `"` }
+
+// CTStatusDNAT matches packets of a flow whose destination was translated, in
+// either direction: "ct status dnat".
+func CTStatusDNAT() Stmt { return ctStatusDNAT{} }
+
+type ctStatusDNAT struct{}
+
+func (ctStatusDNAT) String() string { return "ct status dnat" }
+
+// CTStateEstablished matches packets of a flow that was answered, and ICMP errors
+// and the like that belong to one: "ct state established,related".
+func CTStateEstablished() Stmt { return ctStateEstablished{} }
+
+type ctStateEstablished struct{}
+
+func (ctStateEstablished) String() string { return "ct state established,related" }
+
+// DNATv4 gives IPv4 packets the destination that the map holds for their fields:
+// "dnat ip to tcp dport map @tcp4". Where the map holds none, the next rule goes on.
+func DNATv4(m string, fields ...Selector) Stmt { return dnat{m: m, fields: fields, addr: IPv4Addr} }
+
+// DNATv6 is DNATv4 for IPv6 packets.
+func DNATv6(m string, fields ...Selector) Stmt { return dnat{m: m, fields: fields, addr: IPv6Addr} }
+
+type dnat struct {
+	m      string
+	fields concatenation
+	addr   DataType
+}
+
+func (d dnat) String() string {
+	family := "ip"
+	if d.addr == IPv6Addr {
+		family = "ip6"
+	}
+	return fmt.Sprintf("dnat %s to %s map @%s", family, d.fields, d.m)
+}
+
+// family is the protocol family of the packets that are translated.
+func (d dnat) family() byte {
+	if d.addr == IPv6Addr {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
+}
+
+// valueType is the type of the value that the map must hold.
+func (d dnat) valueType() Type { return Type{d.addr, InetService} }
+
+// Masquerade gives the packet the address of the interface it leaves by as its
+// source, and its own source port where that is free: "masquerade".
+func Masquerade() Stmt { return masquerade{} }
+
+// MasqueradeFullyRandom is Masquerade with a source port chosen at random, which a
+// backend cannot foresee (CVE-2021-3773): "masquerade fully-random".
+func MasqueradeFullyRandom() Stmt { return masquerade{fullyRandom: true} }
+
+type masquerade struct{ fullyRandom bool }
+
+func (m masquerade) String() string {
+	if m.fullyRandom {
+		return "masquerade fully-random"
+	}
+	return "masquerade"
+}
+
+// Accept ends the evaluation of the base chain.
+func Accept() Stmt { return verdict{word: "accept"} }
+
+// Drop ends the packet.
+func Drop() Stmt { return verdict{word: "drop"} }
+
+// Return goes back to the calling chain, or to the policy of a base chain.
+func Return() Stmt { return verdict{word: "return"} }
+
+// Jump runs a regular chain, and goes on behind it where that chain returns.
+func Jump(chain string) Stmt { return verdict{word: "jump", chain: chain} }
+
+type verdict struct{ word, chain string }
+
+func (v verdict) String() string {
+	if v.chain != "" {
+		return v.word + " " + v.chain
+	}
+	return v.word
+}

@@ -1,0 +1,286 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Change is a change of elements, made in one transaction: what is deleted goes
+// first, so that deleting and adding one key gives it a new value with no moment
+// in between.
+type Change struct {
+	// Delete are elements that must be there; only Set and Key count.
+	Delete []Element
+	// Add are elements whose keys must not be there, unless Delete has them.
+	Add []Element
+	// Generation refuses the change with ErrStale unless the namespace's rulesets
+	// are still at this generation, which Elements returns. Zero: at any.
+	Generation uint32
+}
+
+// Validate reports what Conn.Update refuses before it asks the kernel: elements of a
+// map or set that t has not, and such whose key, value, comment or time-out cannot
+// be there. The error names the first.
+func (ch Change) Validate(t Table) error {
+	err := t.validateElements("delete element", ch.Delete, func(c collection, e Element) error {
+		return c.checkKey(e.Key)
+	})
+	if err != nil {
+		return err
+	}
+	return t.validateElements("add element", ch.Add, collection.check)
+}
+
+func (t Table) validateElements(verb string, es []Element, check func(collection, Element) error) error {
+	var c collection
+	for i, e := range es {
+		if i == 0 || c.name != e.Set {
+			var ok bool
+			if c, ok = t.collection(e.Set); !ok {
+				return fmt.Errorf("%s %s: table %s has no such map or set", verb, e, t.Name)
+			}
+		}
+		if err := check(c, e); err != nil {
+			return fmt.Errorf("%s %s: %w", verb, e, err)
+		}
+	}
+	return nil
+}
+
+// Replace makes the table exactly this, with exactly these elements, in one
+// transaction: what stood under its name is gone, what comes is whole, and no
+// packet meets anything between the two. A generation other than zero refuses with
+// ErrStale as in Change. On any error nothing has changed.
+func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	if err := (Change{Add: es}).Validate(t); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Without a table before, or the privilege to see it, the handle is zero: none's.
+	before, _ := c.table(t.Name)
+	b := newBatch(c.seq+1, generation)
+	// To delete a table that may not be there, make sure that it is.
+	b.addTable(t.Name, "")
+	b.deleteTable(t.Name)
+	b.addTable(t.Name, t.Comment)
+	for _, s := range t.collections() {
+		b.addCollection(t.Name, s)
+	}
+	for _, ch := range t.Chains {
+		b.addChain(t.Name, ch)
+	}
+	for _, ch := range t.Chains {
+		for _, r := range ch.Rules {
+			if err := b.addRule(t.Name, ch.Name, r); err != nil {
+				return err
+			}
+		}
+	}
+	b.addElements(t, es)
+	return c.commit(b, func() (bool, error) { return c.holds(t, es, before.Handle) })
+}
+
+// Update changes elements of the table in one transaction. On any error nothing
+// has changed. A change of nothing does nothing.
+func (c *Conn) Update(t Table, ch Change) error {
+	if len(ch.Add) == 0 && len(ch.Delete) == 0 {
+		return nil
+	}
+	if err := ch.Validate(t); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := newBatch(c.seq+1, ch.Generation)
+	b.deleteElements(t, ch.Delete)
+	b.addElements(t, ch.Add)
+	return c.commit(b, func() (bool, error) { return c.shows(t, ch) })
+}
+
+// DeleteTable deletes a table of the inet family with all that it holds. The error
+// is fs.ErrNotExist where there is none.
+func (c *Conn) DeleteTable(name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := newBatch(c.seq+1, 0)
+	b.deleteTable(name)
+	return c.commit(b, func() (bool, error) {
+		_, err := c.table(name)
+		if errors.Is(err, unix.ENOENT) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// commit sends the batch and finds out what became of it. Where the kernel's answer
+// was lost, applied is asked to look at the ruleset itself: a lost answer does not
+// mean that the transaction failed.
+func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
+	b.finish()
+	c.nextSeq(len(b.ops) + 2)
+	if err := c.socket.send(b.buf); err != nil {
+		// EMSGSIZE: without CAP_NET_ADMIN the send buffer is no larger than
+		// net.core.wmem_max.
+		return &OpError{Op: "send", Object: fmt.Sprintf("transaction of %d bytes", len(b.buf)), Err: err}
+	}
+	err := c.outcome(b)
+	if !errors.Is(err, errNoAnswer) {
+		return err
+	}
+	ok, readErr := applied()
+	if readErr != nil {
+		return &OpError{Op: "commit", Object: "transaction", Err: errors.Join(err, readErr)}
+	}
+	if !ok {
+		return &OpError{Op: "commit", Object: "transaction", Err: fmt.Errorf("%w, and it was not applied", err)}
+	}
+	return nil
+}
+
+// outcome reads the answers to a batch: to the batch as a whole, which stand under
+// the sequence number of its beginning, and to its operations, in their order, the
+// last of which was asked to be acknowledged.
+func (c *Conn) outcome(b *batch) error {
+	var failed error
+	_, err := c.receiveEach(func(m message) (bool, error) {
+		if m.typ != unix.NLMSG_ERROR || m.seq < b.seq || m.seq > b.lastSeq() {
+			return false, nil // an answer to an earlier request, or a notification
+		}
+		a, err := decodeAnswer(m)
+		if err != nil {
+			return false, err
+		}
+		if m.seq == b.seq {
+			return true, batchFailure(a)
+		}
+		if a.errno != 0 && failed == nil {
+			o, _ := b.op(m.seq)
+			failed = b.failure(o, a)
+		}
+		return m.seq == b.lastSeq(), nil
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+// batchFailure is the error of a transaction that the kernel refused as a whole.
+func batchFailure(a answer) error {
+	if a.errno == unix.ERESTART {
+		return ErrStale
+	}
+	return &OpError{Op: "commit", Object: "transaction", Err: a.err()}
+}
+
+// shows reports whether the ruleset is as the change would have left it. A
+// transaction is whole or nothing, so one element out of place means nothing. Where
+// the change was for one generation, and that still stands, nothing was done for sure.
+func (c *Conn) shows(t Table, ch Change) (bool, error) {
+	var names []string
+	for _, list := range [][]Element{ch.Delete, ch.Add} {
+		for _, e := range list {
+			if !slices.Contains(names, e.Set) {
+				names = append(names, e.Set)
+			}
+		}
+	}
+	there, generation, err := c.index(t, names)
+	if err != nil {
+		return false, err
+	}
+	if ch.Generation != 0 && ch.Generation == generation {
+		return false, nil
+	}
+	for _, e := range ch.Add {
+		if !there.take(e) {
+			return false, nil
+		}
+	}
+	for _, e := range ch.Delete {
+		// What was added again under the key has been taken out above.
+		if _, ok := there[place{e.Set, e.Key}]; ok {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// holds reports whether the table is there with these elements and no others, and is
+// not the one that had the handle.
+func (c *Conn) holds(t Table, es []Element, handle uint64) (bool, error) {
+	info, err := c.table(t.Name)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil || info.Handle == handle {
+		return false, err
+	}
+	drift, err := c.drift(t)
+	if err != nil || len(drift) != 0 {
+		return false, err
+	}
+	var names []string
+	for _, s := range t.collections() {
+		names = append(names, s.name)
+	}
+	there, _, err := c.index(t, names)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range es {
+		if !there.take(e) {
+			return false, nil
+		}
+	}
+	return len(there) == 0, nil
+}
+
+// place is where an element stands.
+type place struct {
+	set string
+	key Key
+}
+
+// contents are elements by where they stand.
+type contents map[place]Element
+
+func (c *Conn) index(t Table, names []string) (contents, uint32, error) {
+	es, generation, err := c.elements(t, names)
+	if err != nil {
+		return nil, 0, err
+	}
+	there := make(contents, len(es))
+	for _, e := range es {
+		there[place{e.Set, e.Key}] = e
+	}
+	return there, generation, nil
+}
+
+// longestTick is how much shorter than asked for a time-out may be read back: a tick
+// of the kernel (CONFIG_HZ=100).
+const longestTick = 10 * time.Millisecond
+
+// take takes an element out that was added, and reports whether it was there: the
+// same, or none where its time may be over.
+func (there contents) take(e Element) bool {
+	at := place{e.Set, e.Key}
+	have, ok := there[at]
+	delete(there, at)
+	if !ok {
+		return e.Timeout != 0
+	}
+	return have.Value == e.Value && have.Comment == e.Comment && (have.Timeout-e.Timeout).Abs() <= longestTick
+}

@@ -1,0 +1,271 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Validate reports what is wrong with the table as a value: names that nft(8)
+// cannot read back, references to what is not there, a rule whose fields do not
+// make the key of the set it looks in, a base chain that does not exist, a jump
+// that cannot be made. It asks no kernel. A table that Validate accepts may be
+// given to Conn.Replace.
+func (t Table) Validate() error {
+	if err := t.validate(); err != nil {
+		return fmt.Errorf("validate table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+func (t Table) validate() error {
+	if err := CheckName(t.Name); err != nil {
+		return err
+	}
+	if err := checkComment(t.Comment); err != nil {
+		return err
+	}
+	for _, m := range t.Maps {
+		if m.Value == nil {
+			return fmt.Errorf("map %s: it has no value type", m.Name)
+		}
+	}
+	seen := map[string]bool{}
+	for _, c := range t.collections() {
+		if err := c.validate(); err != nil {
+			return fmt.Errorf("%s %s: %w", c.kind(), c.name, err)
+		}
+		if seen[c.name] {
+			return fmt.Errorf("%s %s: a map or set of that name is there already", c.kind(), c.name)
+		}
+		seen[c.name] = true
+	}
+	chains := map[string]Chain{}
+	for _, c := range t.Chains {
+		if _, ok := chains[c.Name]; ok {
+			return fmt.Errorf("chain %s: it is there already", c.Name)
+		}
+		if err := c.validate(); err != nil {
+			return fmt.Errorf("chain %s: %w", c.Name, err)
+		}
+		for i, r := range c.Rules {
+			if err := t.validateRule(r, chains); err != nil {
+				return fmt.Errorf("chain %s: rule %d: %w", c.Name, i+1, err)
+			}
+		}
+		// Only a chain that stands before its caller may be jumped to: that order
+		// lets one pass create them, and makes a loop impossible.
+		chains[c.Name] = c
+	}
+	return nil
+}
+
+func (c collection) validate() error {
+	if err := CheckName(c.name); err != nil {
+		return err
+	}
+	if err := c.key.validate(); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	if c.value == nil {
+		return nil
+	}
+	if err := c.value.validate(); err != nil {
+		return fmt.Errorf("value: %w", err)
+	}
+	return nil
+}
+
+// maxFields is how many fields a concatenation may have: their identifiers share the
+// 32 bits by which nft(8) lists the type (concat_type_alloc in nftables' src/datatype.c).
+const maxFields = 32 / typeBits
+
+func (t Type) validate() error {
+	if len(t) == 0 || len(t) > maxFields {
+		return fmt.Errorf("a type has 1 to %d fields, not %d", maxFields, len(t))
+	}
+	for _, d := range t {
+		if d == 0 || int(d) >= len(dataTypes) {
+			return fmt.Errorf("there is no data type %d", d)
+		}
+	}
+	if t.size() > registerWords*4 {
+		return fmt.Errorf("%s needs %d bytes of registers, the kernel has %d", t, t.size(), registerWords*4)
+	}
+	return nil
+}
+
+func (c Chain) validate() error {
+	if err := CheckName(c.Name); err != nil {
+		return err
+	}
+	if err := checkComment(c.Comment); err != nil {
+		return err
+	}
+	if c.Hook == (Hook{}) {
+		return nil
+	}
+	if _, ok := hookNumber(c.Hook.Point); !ok {
+		return fmt.Errorf("there is no hook %q", c.Hook.Point)
+	}
+	switch c.Hook.Type {
+	case "filter":
+	case "nat":
+		// nf_nat_register_fn has no forward hook; below -200 conntrack has not seen
+		// the packet yet (NF_IP_PRI_CONNTRACK).
+		if c.Hook.Point == "forward" || c.Hook.Priority <= -200 {
+			return fmt.Errorf("the kernel does no nat at hook %s priority %d", c.Hook.Point, c.Hook.Priority)
+		}
+	default:
+		return fmt.Errorf("there is no chain type %q", c.Hook.Type)
+	}
+	return nil
+}
+
+// hookNumber is the kernel's number of a hook point of the inet family
+// (enum nf_inet_hooks in include/uapi/linux/netfilter.h).
+func hookNumber(point string) (uint32, bool) {
+	switch point {
+	case "prerouting":
+		return unix.NF_INET_PRE_ROUTING, true
+	case "forward":
+		return unix.NF_INET_FORWARD, true
+	case "output":
+		return unix.NF_INET_LOCAL_OUT, true
+	case "postrouting":
+		return unix.NF_INET_POST_ROUTING, true
+	}
+	return 0, false
+}
+
+func (t Table) validateRule(r Rule, chains map[string]Chain) error {
+	if len(r) == 0 {
+		return fmt.Errorf("it has no statement")
+	}
+	var p protocols
+	for i, s := range r {
+		if s == nil {
+			return fmt.Errorf("statement %d is nil", i+1)
+		}
+		if err := t.validateStmt(s, chains); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+		if err := p.add(s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+		if terminal(s) && i < len(r)-1 {
+			return fmt.Errorf("%s: nothing behind it would be run", s)
+		}
+	}
+	return nil
+}
+
+// terminal reports whether nft(8) takes no statement behind this one.
+func terminal(s Stmt) bool {
+	switch s.(type) {
+	case dnat, masquerade, verdict:
+		return true
+	}
+	return false
+}
+
+// protocols are those that the fields of a rule rest on. A packet has one of each
+// layer: a rule that asks for two matches nothing, and nft(8) does not load it.
+type protocols struct{ nfproto, l4proto byte }
+
+func (p *protocols) add(s Stmt) error {
+	switch s := s.(type) {
+	case within:
+		return p.addFields(s.selector)
+	case in:
+		return p.addFields(s.fields...)
+	case dnat:
+		if err := p.addFields(s.fields...); err != nil {
+			return err
+		}
+		if p.l4proto == 0 {
+			return fmt.Errorf("a port is translated only behind a match of tcp or udp")
+		}
+		if family := s.family(); p.nfproto != 0 && p.nfproto != family {
+			return fmt.Errorf("the rule matches packets of the other family")
+		}
+	}
+	return nil
+}
+
+func (p *protocols) addFields(fields ...Selector) error {
+	for _, f := range fields {
+		d := selectors[f]
+		if d.nfproto != 0 && p.nfproto != 0 && d.nfproto != p.nfproto ||
+			d.l4proto != 0 && p.l4proto != 0 && d.l4proto != p.l4proto {
+			return fmt.Errorf("no packet has both %s and an earlier field of the rule", f)
+		}
+		p.nfproto, p.l4proto = max(p.nfproto, d.nfproto), max(p.l4proto, d.l4proto)
+	}
+	return nil
+}
+
+func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
+	switch s := s.(type) {
+	case within:
+		if !s.selector.valid() || !s.prefix.IsValid() {
+			return fmt.Errorf("it lacks a selector or a prefix")
+		}
+		if want := dataTypes[selectors[s.selector].typ].size * 8; s.prefix.Addr().BitLen() != want {
+			return fmt.Errorf("%s has %d bits, not %d", s.selector, want, s.prefix.Addr().BitLen())
+		}
+	case in:
+		return t.validateLookup(s.set, s.fields, nil)
+	case dnat:
+		return t.validateLookup(s.m, s.fields, s.valueType())
+	case notFromInterface:
+		if !interfaceName(s.name) {
+			return fmt.Errorf("it is no interface name")
+		}
+	case verdict:
+		if s.word != "jump" {
+			return nil
+		}
+		to, ok := chains[s.chain]
+		if !ok {
+			return fmt.Errorf("no chain of that name stands before this one")
+		}
+		if to.Hook != (Hook{}) {
+			return fmt.Errorf("%s is a base chain", s.chain)
+		}
+	}
+	return nil
+}
+
+// interfaceName reports whether an interface can have the name (dev_valid_name in
+// net/core/dev.c) and nft(8) can read it: it ends a name at a quote, takes a "*" for a
+// wildcard, and a "\" before one for an escape.
+func interfaceName(s string) bool {
+	if s == "" || s == "." || s == ".." || len(s) >= unix.IFNAMSIZ {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`/:"*\`, c) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (t Table) validateLookup(name string, fields concatenation, value Type) error {
+	c, ok := t.collection(name)
+	if !ok {
+		return fmt.Errorf("there is no map or set %s", name)
+	}
+	if key := fields.keyType(); !key.equal(c.key) {
+		return fmt.Errorf("the fields make a key of type %s, %s %s has %s", key, c.kind(), name, c.key)
+	}
+	if !value.equal(c.value) {
+		return fmt.Errorf("it needs a value of type %q, %s %s has %q", value, c.kind(), name, c.value)
+	}
+	return nil
+}

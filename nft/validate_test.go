@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestValidateAcceptsSample(t *testing.T) {
+	require.NoError(t, sample().Validate())
+	require.NoError(t, Table{Name: "empty"}.Validate())
+}
+
+// TestValidateRefuses changes the sample in one place at a time.
+func TestValidateRefuses(t *testing.T) {
+	v4, v6 := netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")
+	rule := func(stmts ...Stmt) func(*Table) {
+		return func(t *Table) { t.Chains[1].Rules = append(t.Chains[1].Rules, Rule(stmts)) }
+	}
+	hook := func(h Hook) func(*Table) { return func(t *Table) { t.Chains[1].Hook = h } }
+	addMap := func(m Map) func(*Table) { return func(t *Table) { t.Maps = append(t.Maps, m) } }
+	addSet := func(s Set) func(*Table) { return func(t *Table) { t.Sets = append(t.Sets, s) } }
+	addChain := func(c Chain) func(*Table) { return func(t *Table) { t.Chains = append(t.Chains, c) } }
+	for _, tt := range []struct {
+		name   string
+		change func(*Table)
+		want   string
+	}{
+		{"name", func(t *Table) { t.Name = "table" }, `check name "table": it is a keyword of nft(8)`},
+		{"no name", func(t *Table) { t.Name = "" }, "check name: it is empty"},
+		{"comment", func(t *Table) { t.Comment = `a "b"` }, "byte 3 cannot be written"},
+		{"long comment", func(t *Table) { t.Comment = strings.Repeat("a", 128) }, "it has 128 bytes, nft(8) reads 127"},
+		{"map name", func(t *Table) { t.Maps[0].Name = "a b" }, `map a b: check name "a b"`},
+		{"map twice", addMap(Map{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}}), "map tcp4: a map or set of that name is there already"},
+		{"set like a map", addSet(Set{Name: "tcp4", Key: Type{InetService}}), "set tcp4: a map or set of that name is there already"},
+		{"map without a value", addMap(Map{Name: "novalue", Key: Type{InetService}}), "map novalue: it has no value type"},
+		{"map with an empty value", addMap(Map{Name: "novalue", Key: Type{InetService}, Value: Type{}}), "value: a type has 1 to 5 fields, not 0"},
+		{"no key", addSet(Set{Name: "nokey"}), "set nokey: key: a type has 1 to 5 fields, not 0"},
+		{"long key", addSet(Set{Name: "long", Key: Type{InetService, InetService, InetService, InetService, InetService, InetService}}), "not 6"},
+		{"wide key", addSet(Set{Name: "wide", Key: Type{IPv6Addr, IPv6Addr, IPv6Addr, IPv6Addr, InetService}}), "needs 68 bytes of registers, the kernel has 64"},
+		{"data type 0", addSet(Set{Name: "s", Key: Type{0}}), "there is no data type 0"},
+		{"data type 9", addSet(Set{Name: "s", Key: Type{IPv4Addr, 9}}), "there is no data type 9"},
+		{"chain name", func(t *Table) { t.Chains[1].Name = "dnat" }, "chain dnat: check name"},
+		{"chain twice", addChain(Chain{Name: "publish"}), "chain publish: it is there already"},
+		{"chain comment", func(t *Table) { t.Chains[1].Comment = "\n" }, "byte 1 cannot be written"},
+		{"hook point", hook(Hook{"filter", "input", 0}), `there is no hook "input"`},
+		{"hook type", hook(Hook{"route", "output", 0}), `there is no chain type "route"`},
+		{"half a hook", hook(Hook{Priority: 1}), `there is no hook ""`},
+		{"nat in forward", hook(Hook{"nat", "forward", 0}), "the kernel does no nat at hook forward"},
+		{"nat before conntrack", hook(Hook{"nat", "prerouting", -200}), "does no nat at hook prerouting priority -200"},
+		{"no statement", rule(), "chain nat-prerouting: rule 2: it has no statement"},
+		{"nil statement", rule(DaddrLocal(), nil), "statement 2 is nil"},
+		{"no such chain", rule(Jump("nowhere")), "jump nowhere: no chain of that name stands before this one"},
+		{"later chain", rule(Jump("later")), "no chain of that name stands before"},
+		{"itself", rule(Jump("nat-prerouting")), "no chain of that name stands before"},
+		{"base chain", func(t *Table) { t.Chains[2].Rules = []Rule{{Jump("nat-prerouting")}} }, "nat-prerouting is a base chain"},
+		{"no prefix", rule(Within(IPDaddr, netip.Prefix{})), "it lacks a selector or a prefix"},
+		{"no selector", rule(Within(0, v4)), "it lacks a selector or a prefix"},
+		{"unknown selector", rule(Within(77, v4)), "it lacks a selector or a prefix"},
+		{"IPv6 prefix of IPv4", rule(Within(IPDaddr, v6)), "ip daddr has 32 bits, not 128"},
+		{"IPv4 prefix of IPv6", rule(Within(IP6Daddr, v4)), "ip6 daddr has 128 bits, not 32"},
+		{"prefix of a port", rule(Within(TCPDport, v4)), "tcp dport has 16 bits, not 32"},
+		{"no such set", rule(In("nosuch", IPDaddr)), "there is no map or set nosuch"},
+		{"no such map", rule(DNATv4("nosuch", TCPDport)), "there is no map or set nosuch"},
+		{"other key", rule(In("networks4", IP6Daddr)), "the fields make a key of type ipv6_addr, set networks4 has ipv4_addr"},
+		{"shorter key", rule(In("inside4", IPDaddr)), "set inside4 has ipv4_addr . ipv4_addr"},
+		{"no fields", rule(In("networks4")), "the fields make a key of type"},
+		{"unknown field", rule(In("networks4", 77)), "the fields make a key of type"},
+		{"map as a set", rule(In("tcp4", TCPDport)), `it needs a value of type "", map tcp4 has "ipv4_addr . inet_service"`},
+		{"set as a map", rule(DNATv4("ports", TCPDport)), `it needs a value of type "ipv4_addr . inet_service", set ports has ""`},
+		{"map of the other family", rule(DNATv6("tcp4", TCPDport)), `it needs a value of type "ipv6_addr . inet_service"`},
+		{"interface", rule(NotFromInterface("a/b")), "it is no interface name"},
+		{"no interface", rule(NotFromInterface("")), "it is no interface name"},
+		{"interface wildcard", rule(NotFromInterface("eth*")), "it is no interface name"},
+		{"interface of 16 bytes", rule(NotFromInterface("abcdefghijklmnop")), "it is no interface name"},
+		{"interface with a line end", rule(NotFromInterface("a\vb")), "it is no interface name"},
+		{"directory", rule(NotFromInterface("..")), "it is no interface name"},
+		{"behind a verdict", rule(Drop(), Accept()), "drop: nothing behind it would be run"},
+		{"behind a jump", rule(Jump("publish"), Accept()), "jump publish: nothing behind it would be run"},
+		{"behind masquerade", rule(Masquerade(), Accept()), "nothing behind it would be run"},
+		{"behind dnat", rule(DNATv4("tcp4", TCPDport), Return()), "nothing behind it would be run"},
+		{"two families", rule(Within(IPSaddr, v4), Within(IP6Daddr, v6)), "no packet has both ip6 daddr and an earlier field"},
+		{"two transports", rule(In("ports", TCPDport), In("ports", UDPDport)), "no packet has both udp dport and an earlier field"},
+		{"two families in a key", func(t *Table) {
+			t.Sets = append(t.Sets, Set{Name: "mixed", Key: Type{IPv4Addr, IPv6Addr}})
+			t.Chains[1].Rules = []Rule{{In("mixed", IPSaddr, IP6Daddr)}}
+		}, "no packet has both ip6 daddr and an earlier field"},
+		{"dnat of the other family", rule(Within(IP6Saddr, v6), DNATv4("tcp4", TCPDport)), "the rule matches packets of the other family"},
+		{"dnat without a port", func(t *Table) {
+			t.Maps = append(t.Maps, Map{Name: "noport", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}})
+			t.Chains[1].Rules = []Rule{{DNATv4("noport", IPDaddr)}}
+		}, "a port is translated only behind a match of tcp or udp"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			table := sample()
+			table.Chains = append(table.Chains, Chain{Name: "later"})
+			require.NoError(t, table.Validate())
+			tt.change(&table)
+			require.ErrorContains(t, table.Validate(), tt.want)
+		})
+	}
+}
+
+func TestChangeValidateRefuses(t *testing.T) {
+	web, web6 := netip.MustParseAddrPort("172.17.0.2:80"), netip.MustParseAddrPort("[fd00::2]:80")
+	host, host6 := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:80")
+	mapped := netip.MustParseAddrPort("[::ffff:192.0.2.1]:80")
+	zoned := netip.MustParseAddrPort("[fe80::1%eth0]:80")
+	segment := SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))
+	for _, tt := range []struct {
+		name string
+		e    Element
+		want string
+	}{
+		{"no such map", Element{Set: "nosuch", Key: PortKey(1)}, "table nftnat has no such map or set"},
+		{"no value", Element{Set: "tcp4", Key: PortKey(1)}, "the value is no ipv4_addr . inet_service"},
+		{"value of the other family", Element{Set: "tcp4", Key: PortKey(1), Value: web6}, "the value is no ipv4_addr"},
+		{"mapped value", Element{Set: "tcp6", Key: PortKey(1), Value: mapped}, "the value is no ipv6_addr"},
+		{"value with a zone", Element{Set: "tcp6", Key: PortKey(1), Value: zoned}, "the value is no ipv6_addr"},
+		{"value of a set", Element{Set: "ports", Key: PortKey(1), Value: web}, "a set has no values"},
+		{"host in a port map", Element{Set: "tcp4", Key: AddrPortKey(host), Value: web}, "the key is no inet_service"},
+		{"port in a host map", Element{Set: "tcp4_host", Key: PortKey(1), Value: web}, "the key is no ipv4_addr . inet_service"},
+		{"key of the other family", Element{Set: "tcp4_host", Key: AddrPortKey(host6), Value: web}, "the key is no ipv4_addr"},
+		{"mapped key", Element{Set: "hosts6", Key: AddrPortKey(mapped)}, "the key is no ipv6_addr"},
+		{"segment in a host set", Element{Set: "hosts4", Key: segment}, "the key is no ipv4_addr"},
+		{"host in a segment set", Element{Set: "inside4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
+		{"segment of the other family", Element{Set: "inside6", Key: segment}, "the key is no ipv6_addr"},
+		{"segment in a network set", Element{Set: "networks4", Key: segment}, "the key is no ipv4_addr"},
+		{"no key", Element{Set: "hosts4"}, "the key is no ipv4_addr"},
+		{"quote", Element{Set: "ports", Key: PortKey(1), Comment: `"`}, `byte 1 cannot be written`},
+		{"NUL", Element{Set: "ports", Key: PortKey(1), Comment: "a\x00"}, `byte 2 cannot be written`},
+		{"delete character", Element{Set: "ports", Key: PortKey(1), Comment: "a\x7f"}, `byte 2 cannot be written`},
+		{"long comment", Element{Set: "ports", Key: PortKey(1), Comment: strings.Repeat("é", 64)}, `it has 128 bytes`},
+		{"time-out of a set", Element{Set: "ports", Key: PortKey(1), Timeout: 1}, "set ports has no time-outs"},
+		{"time-out of a map without", Element{Set: "udp4", Key: PortKey(1), Value: web, Timeout: 1}, "map udp4 has no time-outs"},
+		{"negative time-out", Element{Set: "tcp4", Key: PortKey(1), Value: web, Timeout: -1}, "time-out -1ns with 0s left"},
+		{"negative rest", Element{Set: "tcp4", Key: PortKey(1), Value: web, Timeout: 1, Expires: -1}, "time-out 1ns with -1ns left"},
+		{"rest longer than all", Element{Set: "tcp4", Key: PortKey(1), Value: web, Timeout: 1, Expires: 2}, "time-out 1ns with 2ns left"},
+		{"rest of nothing", Element{Set: "tcp4", Key: PortKey(1), Value: web, Expires: time.Second}, "time-out 0s with 1s left"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			table := sample()
+			err := Change{Add: []Element{tt.e}}.Validate(table)
+			require.ErrorContains(t, err, "add element "+tt.e.String())
+			require.ErrorContains(t, err, tt.want)
+			// No Conn asks the kernel.
+			c := &Conn{socket: closedSocket{}}
+			require.EqualError(t, c.Update(table, Change{Add: []Element{tt.e}}), err.Error())
+			require.EqualError(t, c.Replace(table, []Element{tt.e}, 0), err.Error())
+		})
+	}
+	// Only the set and the key of what is deleted count.
+	require.NoError(t, Change{Delete: []Element{{Set: "tcp4", Key: PortKey(1), Value: web6, Timeout: -1}}}.Validate(sample()))
+	require.ErrorContains(t, Change{Delete: []Element{{Set: "hosts4", Key: PortKey(1)}}}.Validate(sample()), "delete element hosts4 { 1 }: the key is no")
+	require.ErrorContains(t, Change{Delete: []Element{{Set: "nosuch"}}}.Validate(sample()), "no such map or set")
+}
