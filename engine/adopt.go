@@ -1,0 +1,192 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }
+
+// adoptAttempts bounds how often the table is read anew because somebody keeps
+// changing it; each attempt waits by pause longer than the one before.
+const (
+	adoptAttempts = 5
+	pause         = time.Millisecond
+)
+
+// adopt takes over what the kernel holds: the table is the only record of what is
+// published. It is how an engine starts, and how it finds its way when the kernel
+// turns out to hold something else than it did.
+func (e *Engine) adopt() error {
+	var err error
+	for attempt := range adoptAttempts {
+		time.Sleep(time.Duration(attempt) * pause)
+		if err = e.adoptOnce(); !errors.Is(err, nft.ErrStale) {
+			return err
+		}
+	}
+	return fmt.Errorf("read table %s: %w", e.opts.Table, err)
+}
+
+// adoptOnce is one attempt. The error is nft.ErrStale if the table changed between
+// one look at it and the next.
+func (e *Engine) adoptOnce() error {
+	info, err := e.kernel.Table(e.opts.Table)
+	if isNotExist(err) {
+		// What is known to be published comes back with the next change.
+		e.present = false
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := checkSchema(e.opts.Table, info.Comment); err != nil {
+		return err
+	}
+	drift, err := e.kernel.Drift(e.table)
+	if err != nil {
+		return staleIfGone(err)
+	}
+	elements, generation, err := e.readElements()
+	if err != nil {
+		return err
+	}
+	if len(drift) != 0 {
+		if err := e.putRight(drift, elements, generation); err != nil {
+			return err
+		}
+	}
+	e.present = true
+	e.take(elements)
+	return nil
+}
+
+// staleIfGone makes of the error that the table is not there, which it was a moment
+// ago, the one that it has changed.
+func staleIfGone(err error) error {
+	if isNotExist(err) {
+		return fmt.Errorf("%w: %w", nft.ErrStale, err)
+	}
+	return err
+}
+
+// putRight replaces a table that is not as it should be, unless it is only read.
+func (e *Engine) putRight(drift []string, elements []nft.Element, generation uint32) error {
+	for _, line := range drift {
+		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
+	}
+	if e.opts.ReadOnly {
+		return nil
+	}
+	// What ends at this moment would begin anew.
+	elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
+	for i := range elements {
+		// Others may have written what nft(8) could not load.
+		elements[i].Comment = commentText(parseComment(elements[i].Comment))
+	}
+	// The guards may be among what is missing: all of it or nothing.
+	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
+		return err
+	}
+	e.log.Warn("table was put right", "table", e.opts.Table)
+	return nil
+}
+
+// readElements reads all elements that the engine knows how to keep. A set that is
+// missing from a damaged table has none.
+func (e *Engine) readElements() ([]nft.Element, uint32, error) {
+	names := make([]string, 0, len(e.table.Maps)+2)
+	for _, m := range e.table.Maps {
+		names = append(names, m.Name)
+	}
+	names = append(names, insideSet(true), insideSet(false))
+	all, generation, err := e.kernel.Elements(e.table, names...)
+	if isNotExist(err) {
+		return e.readWhatIsThere(names)
+	}
+	return all, generation, err
+}
+
+// readWhatIsThere reads one set after the other, of those that are there, as long as
+// nothing changes meanwhile.
+func (e *Engine) readWhatIsThere(names []string) (all []nft.Element, generation uint32, err error) {
+	if generation, err = e.kernel.Generation(); err != nil {
+		return nil, 0, err
+	}
+	for _, name := range names {
+		some, _, err := e.kernel.Elements(e.table, name)
+		if err != nil && !isNotExist(err) {
+			return nil, 0, err
+		}
+		all = append(all, some...)
+	}
+	// The sets may be missing because by now the table is.
+	if _, err := e.kernel.Table(e.opts.Table); err != nil {
+		return nil, 0, staleIfGone(err)
+	}
+	now, err := e.kernel.Generation()
+	if err == nil && now != generation {
+		err = nft.ErrStale
+	}
+	return all, generation, err
+}
+
+// take makes the elements what the engine knows to be published.
+func (e *Engine) take(elements []nft.Element) {
+	for p := range e.mappings.all {
+		if _, ok := e.crowded[p.frontend]; !ok {
+			e.ports[p.proto].Release(reservation(p.ap))
+		}
+	}
+	e.mappings = newRegistry(len(elements))
+	e.segments = map[netip.Prefix]int{}
+	e.crowded = map[frontend]struct{}{}
+	e.nextExpiry = 0
+	for _, el := range elements {
+		if segment, ok := el.Key.Segment(); ok {
+			e.segments[segment] = 0
+		}
+	}
+	kinds, now := mapKinds(), e.now()
+	for _, el := range elements {
+		kind, ok := kinds[el.Set]
+		if !ok {
+			continue
+		}
+		p, ok := published(el, kind, now)
+		if !ok {
+			e.log.Warn("element is no mapping", "table", e.opts.Table, "element", el.String())
+			continue
+		}
+		if have, twice := e.mappings.get(p.frontend); twice {
+			// Somebody has written the same port into the maps of both families:
+			// neither can then be for any address of both.
+			other := port{p.frontend, have}
+			e.drop(other)
+			other.frontend = p.ofFamily(have.backend.Addr())
+			e.insert(other)
+			p.frontend = p.ofFamily(p.backend.Addr())
+		}
+		e.insert(p)
+	}
+	e.reserveFound()
+}
+
+// insideSet is the name of the set of segments of a family.
+func insideSet(is4 bool) string {
+	if is4 {
+		return "inside4"
+	}
+	return "inside6"
+}

@@ -1,0 +1,447 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nft"
+	"github.com/nftnat/nftnat/nft/nfttest"
+)
+
+// edit changes the engine's table as another process would.
+func (b *testbed) edit(tb testing.TB, f func(*nfttest.Table)) {
+	tb.Helper()
+	b.kernel.Edit(func(tables map[string]*nfttest.Table) {
+		require.Contains(tb, tables, DefaultTable)
+		f(tables[DefaultTable])
+	})
+}
+
+// write adds elements of foreign making.
+func (b *testbed) write(tb testing.TB, es ...nft.Element) {
+	tb.Helper()
+	b.edit(tb, func(t *nfttest.Table) { t.Elements = append(t.Elements, es...) })
+}
+
+func foreign(set, key, value, comment string) nft.Element {
+	e := nft.Element{Set: set, Comment: comment, Value: netip.MustParseAddrPort(value)}
+	if ap, err := netip.ParseAddrPort(key); err == nil {
+		e.Key = nft.AddrPortKey(ap)
+	} else {
+		e.Key = nft.PortKey(netip.MustParseAddrPort("0.0.0.0:" + key).Port())
+	}
+	return e
+}
+
+func TestAdopt(t *testing.T) {
+	e, b := openFake(t)
+	lease := leaseFor(t, b, "7-9->172.30.0.2:7-9", time.Minute)
+	lease.NoProxy = true
+	named := mapped(t, "[::]:53->[fd00:30::2]:53/udp")
+	named.Name, named.NoProxy = "dns ∂ #1", true
+	_, err := e.Publish(append(mapAll(t, "80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", local4+":82->10.9.0.2:82",
+		"127.0.0.1:83->172.30.0.2:83", "["+local6+"]:80->[fd00:30::3]:80/udp"), lease, named)...)
+	require.NoError(t, err)
+	want, dump := publishedBy(e), b.kernel.Dump()
+	b.clock.advance(10 * time.Second)
+	for range 3 { // killed each time
+		e = b.open(t)
+		require.Equal(t, want, publishedBy(e))
+		require.Equal(t, dump, b.kernel.Dump(), "adopting changes nothing")
+		requireConsistent(t, b, e)
+	}
+	// What was adopted is owned: in the way of others, and removable.
+	_, err = e.Publish(mapped(t, local4+":80->172.30.0.2:80"))
+	require.ErrorIs(t, err, ErrConflict)
+	_, err = e.Apply()
+	require.NoError(t, err)
+	require.Empty(t, elementsIn(b.kernel.Dump()))
+}
+
+func TestAdoptForeignElements(t *testing.T) {
+	tests := map[string]struct {
+		es   []nft.Element
+		want []string
+	}{
+		"both families, one port": {
+			[]nft.Element{foreign("tcp4", "80", "172.30.0.2:80", "four"), foreign("tcp6", "80", "[fd00:30::2]:80", "six [no-proxy]")},
+			[]string{"0.0.0.0:80->172.30.0.2:80 four", "[::]:80->[fd00:30::2]:80 six no-proxy"},
+		},
+		"both families, one of them said to be for its own": {
+			[]nft.Element{foreign("tcp4", "80", "172.30.0.2:80", "[one-family]"), foreign("tcp6", "80", "[fd00:30::2]:80", "six")},
+			[]string{"80->[fd00:30::2]:80 six", "0.0.0.0:80->172.30.0.2:80"},
+		},
+		"any and some addresses": {
+			[]nft.Element{
+				foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""),
+				foreign("tcp4_host", otherLocal4+":80", "172.30.0.4:80", ""), foreign("tcp6_host", "["+local6+"]:80", "[fd00:30::2]:80", ""),
+			},
+			[]string{
+				"80->172.30.0.2:80", local4 + ":80->172.30.0.3:80", otherLocal4 + ":80->172.30.0.4:80",
+				"[" + local6 + "]:80->[fd00:30::2]:80",
+			},
+		},
+		"all at once": {
+			[]nft.Element{
+				foreign("udp4", "80", "172.30.0.2:80", ""), foreign("udp6", "80", "[fd00:30::2]:80", ""),
+				foreign("udp4_host", local4+":80", "172.30.0.3:80", ""), foreign("udp6_host", "["+local6+"]:80", "[fd00:30::2]:80", ""),
+			},
+			[]string{
+				"0.0.0.0:80->172.30.0.2:80/udp", local4 + ":80->172.30.0.3:80/udp",
+				"[::]:80->[fd00:30::2]:80/udp", "[" + local6 + "]:80->[fd00:30::2]:80/udp",
+			},
+		},
+		"comments of all kinds": {
+			[]nft.Element{
+				foreign("tcp4", "101", "172.30.0.2:80", "a \"quote\"\n\x1b[31m [no-proxy] "),
+				foreign("tcp4", "102", "172.30.0.2:80", "\xff\xfe [one-family no-proxy no-such-word]"),
+				foreign("tcp4", "103", "172.30.0.2:80", "[[[no-proxy]"),
+				foreign("tcp4", "104", "172.30.0.2:80", "  spaces  "),
+			},
+			[]string{
+				"101->172.30.0.2:80 a ?quote????31m ?no-proxy?", "103->172.30.0.2:80 ?? no-proxy", "104->172.30.0.2:80 spaces",
+				"0.0.0.0:102->172.30.0.2:80 ? no-proxy",
+			},
+		},
+		"no mappings": {
+			[]nft.Element{
+				foreign("tcp4", "0", "172.30.0.2:80", ""), foreign("tcp4", "80", "172.30.0.2:0", ""),
+				foreign("udp4_host", "0.0.0.0:80", "172.30.0.2:80", ""), foreign("udp6_host", "[::]:80", "[fd00:30::2]:80", ""),
+			},
+			nil,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			for range 5 { // the kernel promises no order
+				e, b := openFake(t)
+				publish(t, e, "79->172.30.0.2:80")
+				_, err := e.Unpublish(mapped(t, "79->172.30.0.2:80"))
+				require.NoError(t, err)
+				b.write(t, test.es...)
+				before := b.kernel.Dump()
+				e = b.open(t)
+				require.Equal(t, before, b.kernel.Dump())
+				require.Equal(t, test.want, publishedBy(e))
+				requireConsistent(t, b, e)
+				// One after the other they can be removed, and each gives back what
+				// no other has.
+				for _, m := range slices.Collect(e.Mappings()) {
+					_, err := e.Unpublish(m)
+					require.NoError(t, err)
+					requireReserved(t, e)
+				}
+				publish(t, e, "81->172.30.0.2:80", "81->172.30.0.2:80/udp")
+			}
+		})
+	}
+}
+
+// requireReserved checks the port allocators against the mappings alone: where the
+// kernel holds what conflicts, the next engine may see it otherwise.
+func requireReserved(tb testing.TB, e *Engine) {
+	tb.Helper()
+	require.Empty(tb, misreserved(e, slices.Collect(e.Mappings())))
+}
+
+// What conflicts with a mapping that was found is refused, however it was found.
+func TestAdoptedConflictsHold(t *testing.T) {
+	for range 10 {
+		e, b := openFake(t)
+		publish(t, e, "79->172.30.0.2:80")
+		b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""))
+		e = b.open(t)
+		for range 2 {
+			for _, text := range []string{"80->172.30.0.2:80", local4 + ":80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"} {
+				_, err := e.Publish(mapped(t, text))
+				require.ErrorIs(t, err, ErrConflict, text)
+				var conflict *ConflictError
+				require.ErrorAs(t, err, &conflict, text)
+			}
+			if len(publishedBy(e)) == 3 {
+				_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+				require.NoError(t, err)
+			}
+		}
+		publish(t, e, otherLocal4+":80->172.30.0.2:80")
+		_, err := e.Apply(mapped(t, "80->172.30.0.9:80"))
+		require.NoError(t, err)
+		requireConsistent(t, b, e)
+	}
+}
+
+// An element that is no mapping has its port all the same.
+func TestForeignElementInTheWay(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "79->172.30.0.2:80")
+	b.write(t, foreign("tcp4", "80", "172.30.0.2:0", ""))
+	before := b.kernel.Dump()
+	_, err := e.Publish(mapAll(t, "78->172.30.0.2:80", "80->172.30.0.2:80")...)
+	require.ErrorIs(t, err, fs.ErrExist)
+	require.Equal(t, before, b.kernel.Dump())
+	require.Equal(t, []string{"79->172.30.0.2:80"}, publishedBy(e))
+	publish(t, e, "78->172.30.0.2:80")
+}
+
+func TestSchema(t *testing.T) {
+	tests := map[string]error{
+		"nftnat schema 1":   nil,
+		"nftnat schema 2":   ErrNewer,
+		"nftnat schema 999": ErrNewer,
+		"nftnat schema 0":   ErrForeign,
+		"nftnat schema -1":  ErrForeign,
+		"nftnat schema ":    ErrForeign,
+		"nftnat schema 1 ":  ErrForeign,
+		"nftnat schema":     ErrForeign,
+		"managed by other":  ErrForeign,
+		"":                  ErrForeign,
+	}
+	for comment, want := range tests {
+		for _, readOnly := range []bool{false, true} {
+			e, b := openFake(t)
+			publish(t, e, "80->172.30.0.2:80")
+			b.edit(t, func(t *nfttest.Table) { t.Comment = comment })
+			before := b.kernel.Dump()
+			_, err := b.tryOpen(Options{ReadOnly: readOnly, NoSysctl: true})
+			require.ErrorIs(t, err, want, "%q", comment)
+			require.Equal(t, before, b.kernel.Dump())
+		}
+	}
+}
+
+// damages are what others may do to the rules of the table.
+func damages() map[string]func(*nfttest.Table) {
+	return map[string]func(*nfttest.Table){
+		"a rule more": func(t *nfttest.Table) { t.Chains[0].Rules = append(t.Chains[0].Rules, nft.Rule{nft.Accept()}) },
+		"a guard less": func(t *nfttest.Table) {
+			t.Chains = slices.DeleteFunc(t.Chains, func(c nft.Chain) bool { return c.Name == "raw-prerouting" })
+		},
+		"no rules":       func(t *nfttest.Table) { t.Chains[1].Rules = nil },
+		"a set less":     func(t *nfttest.Table) { t.Sets = t.Sets[:3] },
+		"a map less":     func(t *nfttest.Table) { t.Maps = slices.DeleteFunc(t.Maps, isMap("udp6_host")) },
+		"a set more":     func(t *nfttest.Table) { t.Sets = append(t.Sets, nft.Set{Name: "x", Key: nft.Type{nft.IPv4Addr}}) },
+		"nothing at all": func(t *nfttest.Table) { t.Maps, t.Sets, t.Chains, t.Elements = nil, nil, nil, nil },
+	}
+}
+
+func isMap(name string) func(nft.Map) bool { return func(m nft.Map) bool { return m.Name == name } }
+
+func TestDriftIsPutRight(t *testing.T) {
+	for name, damage := range damages() {
+		t.Run(name, func(t *testing.T) {
+			e, b := openFake(t)
+			publish(t, e, "0.0.0.0:80->172.30.0.2:80", local4+":81->10.9.0.2:81")
+			_, err := e.Publish(leaseFor(t, b, "90->172.30.0.2:90", time.Minute))
+			require.NoError(t, err)
+			want, whole := publishedBy(e), b.kernel.Dump()
+			b.clock.advance(time.Second)
+			b.edit(t, damage)
+			damaged := b.kernel.Dump()
+			if name == "nothing at all" {
+				want, whole = nil, ruleset(DefaultTable).String()
+			}
+			r := b.openWith(t, Options{ReadOnly: true})
+			require.Equal(t, want, publishedBy(r))
+			require.Equal(t, damaged, b.kernel.Dump(), "reading puts nothing right")
+
+			var log bytes.Buffer
+			e = b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			require.Equal(t, want, publishedBy(e))
+			require.Equal(t, withoutTimeouts(whole), withoutTimeouts(b.kernel.Dump()))
+			require.Contains(t, log.String(), "table was put right")
+			requireConsistent(t, b, e)
+			log.Reset()
+			b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			require.Empty(t, log.String(), "once is enough")
+		})
+	}
+}
+
+// A damaged table with comments that nft(8) could not load is put right as well.
+func TestDriftWithHostileComments(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "79->172.30.0.2:80")
+	b.write(t, foreign("tcp4", "80", "172.30.0.2:80", "\"\n"), foreign("tcp4", "81", "172.30.0.2:0", "\"\n"))
+	b.edit(t, damages()["no rules"])
+	e = b.open(t)
+	require.Equal(t, []string{"79->172.30.0.2:80", "80->172.30.0.2:80 ??"}, publishedBy(e))
+	requireConsistent(t, b, e)
+	drift, err := b.kernel.Conn().Drift(ruleset(DefaultTable))
+	require.NoError(t, err)
+	require.Empty(t, drift)
+}
+
+// While an engine looks, others go on changing the rulesets.
+func TestOpenWhileOthersChange(t *testing.T) {
+	damage := damages()["a set less"]
+	ops := []string{"Table", "Drift", "Elements", "Generation", "Replace"}
+	changes := map[string]func(*testbed){
+		"something else": func(b *testbed) {
+			b.kernel.Edit(func(tables map[string]*nfttest.Table) {
+				tables["other"] = &nfttest.Table{Table: nft.Table{Name: "other"}}
+			})
+		},
+		"a mapping more": func(b *testbed) {
+			b.kernel.Edit(func(tables map[string]*nfttest.Table) {
+				tables[DefaultTable].Elements = append(tables[DefaultTable].Elements, foreign("tcp4", "99", "172.30.0.2:80", ""))
+			})
+		},
+		"the table gone": func(b *testbed) { b.kernel.Flush() },
+	}
+	for _, op := range ops {
+		for name, change := range changes {
+			e, b := openFake(t)
+			publish(t, e, "80->172.30.0.2:80")
+			b.edit(t, damage)
+			once := false
+			b.kernel.Hook(func(now string) error {
+				if now == op && !once {
+					once = true
+					change(b)
+				}
+				return nil
+			})
+			e, err := b.tryOpen(Options{NoSysctl: true})
+			b.kernel.Hook(nil)
+			require.NoError(t, err, "%s before %s", name, op)
+			requireConsistent(t, b, e)
+			want := map[string][]string{
+				"something else": {"80->172.30.0.2:80"},
+				"a mapping more": {"80->172.30.0.2:80", "99->172.30.0.2:80"},
+			}
+			require.Equal(t, want[name], publishedBy(e), "%s before %s", name, op)
+		}
+	}
+	// Without a pause: it gives up.
+	e, b := openFake(t)
+	publish(t, e, "80->172.30.0.2:80")
+	b.edit(t, damage)
+	b.kernel.Hook(func(op string) error {
+		if op == "Replace" || op == "Elements" {
+			changes["something else"](b)
+		}
+		return nil
+	})
+	_, err := b.tryOpen(Options{NoSysctl: true})
+	require.ErrorIs(t, err, nft.ErrStale)
+}
+
+// A table that somebody else makes between Open and the first change is not written
+// over, and nor is what another engine published in it.
+func TestFirstChangeMeetsATable(t *testing.T) {
+	t.Run("of nftnat", func(t *testing.T) {
+		e, b := openFake(t)
+		publish(t, b.open(t), "80->172.30.0.2:80")
+		publish(t, e, "81->172.30.0.2:80")
+		require.Equal(t, []string{"80->172.30.0.2:80", "81->172.30.0.2:80"}, publishedBy(e))
+		requireConsistent(t, b, e)
+	})
+	t.Run("of somebody else", func(t *testing.T) {
+		e, b := openFake(t)
+		b.kernel.Edit(func(tables map[string]*nfttest.Table) {
+			tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: "mine"}}
+		})
+		before := b.kernel.Dump()
+		_, err := e.Publish(mapped(t, "81->172.30.0.2:80"))
+		require.ErrorIs(t, err, ErrForeign)
+		require.Equal(t, before, b.kernel.Dump())
+		require.Empty(t, publishedBy(e))
+	})
+	t.Run("at the last moment", func(t *testing.T) {
+		e, b := openFake(t)
+		other := b.open(t)
+		once := false
+		b.kernel.Hook(func(op string) error {
+			if op == "Replace" && !once {
+				once = true
+				publish(t, other, "80->172.30.0.2:80")
+			}
+			return nil
+		})
+		publish(t, e, "81->172.30.0.2:80")
+		require.Equal(t, []string{"80->172.30.0.2:80", "81->172.30.0.2:80"}, publishedBy(e))
+		requireConsistent(t, b, e)
+	})
+}
+
+// What others delete, all of it or only the table, comes back with the next change.
+func TestTableComesBack(t *testing.T) {
+	for name, call := range map[string]func(*Engine) error{
+		"publish":   func(e *Engine) error { _, err := e.Publish(mapped(t, "81->172.30.0.2:81")); return err },
+		"retarget":  func(e *Engine) error { _, err := e.Retarget(mapped(t, "80->172.30.0.3:81")); return err },
+		"unpublish": func(e *Engine) error { _, err := e.Unpublish(mapped(t, "90->172.30.0.2:81")); return err },
+	} {
+		e, b := openFake(t)
+		publish(t, e, "80->172.30.0.2:80", local4+":82->10.9.0.2:82", "90->172.30.0.2:90")
+		before := publishedBy(e)
+		b.kernel.Flush()
+		require.NoError(t, call(e), name)
+		require.NotEqual(t, before, publishedBy(e))
+		require.Contains(t, publishedBy(e), local4+":82->10.9.0.2:82")
+		requireConsistent(t, b, e)
+	}
+}
+
+// What others change of the elements is found out, and taken as it is.
+func TestElementsChangedByOthers(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.2:81", "82->172.30.0.2:82")
+	b.edit(t, func(t *nfttest.Table) {
+		t.Elements = slices.DeleteFunc(t.Elements, func(e nft.Element) bool { return e.Key == nft.PortKey(80) })
+		t.Elements = append(t.Elements, foreign("tcp4", "90", "172.30.0.9:90", "theirs"))
+	})
+	_, err := e.Unpublish(mapAll(t, "81->172.30.0.2:81", "80->172.30.0.2:80")...)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.Equal(t, []string{"81-82->172.30.0.2:81-82", "90->172.30.0.9:90 theirs"}, publishedBy(e))
+	b.write(t, foreign("tcp4", "91", "172.30.0.9:91", "theirs"))
+	_, err = e.Publish(mapAll(t, "80->172.30.0.2:80", "91->172.30.0.2:91")...)
+	var conflict *ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.Equal(t, "theirs", conflict.Have.Name)
+	requireConsistent(t, b, e)
+	b.write(t, foreign("tcp4", "92", "172.30.0.9:92", "theirs"))
+	_, err = e.Retarget(mapped(t, "92->172.30.0.2:92"))
+	require.NoError(t, err, "as it is for the engine to give")
+	requireConsistent(t, b, e)
+}
+
+// A set that others keep changing between looking and writing: the call gives up.
+func TestDecidingGivesUp(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80->172.30.0.2:80")
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" {
+			return &nft.OpError{Op: "add element", Object: "tcp4 { 81 }", Err: unix.EEXIST}
+		}
+		return nil
+	})
+	_, err := e.Publish(mapped(t, "81->172.30.0.2:81"))
+	require.ErrorIs(t, err, fs.ErrExist)
+	require.ErrorContains(t, err, "publish tcp 81: the table was changed by somebody else")
+	b.kernel.Hook(nil)
+	publish(t, e, "81->172.30.0.2:81")
+	requireConsistent(t, b, e)
+}
+
+func TestOpenFails(t *testing.T) {
+	for _, op := range []string{"Table", "Drift", "Elements"} {
+		e, b := openFake(t)
+		publish(t, e, "80->172.30.0.2:80")
+		cause := errors.New("no")
+		b.kernel.FailNext(op, cause)
+		_, err := b.tryOpen(Options{NoSysctl: true})
+		require.ErrorIs(t, err, cause, op)
+	}
+}

@@ -1,0 +1,212 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Change is one difference between what is published and what Apply was asked for.
+type Change struct {
+	// Old is what is published and goes; its zero value: nothing.
+	Old Mapping
+	// New is what comes; its zero value: nothing.
+	New Mapping
+}
+
+// String returns a line for the change: "+ new", "- old", or "~ old => new".
+func (c Change) String() string {
+	switch {
+	case c.Old == (Mapping{}):
+		return "+ " + c.New.String()
+	case c.New == (Mapping{}):
+		return "- " + c.Old.String()
+	}
+	return fmt.Sprintf("~ %s => %s", c.Old, c.New)
+}
+
+// Diff tells what Apply would change, and changes nothing.
+func (e *Engine) Diff(ms ...Mapping) ([]Change, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if err := e.settle(); err != nil {
+		return nil, err
+	}
+	e.forget(e.now())
+	c, err := e.difference(ms)
+	if err != nil {
+		return nil, err
+	}
+	return c.lines(), nil
+}
+
+// Apply makes what is published exactly the given mappings, in one transaction, and
+// returns what it changed. What is the same already is not touched, so that applying
+// again changes nothing; a mapping whose time is over counts as not given.
+//
+// Errors are those of Publish; on any error nothing has changed.
+func (e *Engine) Apply(ms ...Mapping) (lines []Change, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
+	err = e.deciding(func() error {
+		c, err := e.difference(ms)
+		if err != nil {
+			return err
+		}
+		lines = c.lines()
+		if c.empty() {
+			return nil
+		}
+		return e.applyOnce(c)
+	})
+	switch {
+	case errors.Is(err, ErrInvalid): // as Publish and Diff say it
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("apply %d mappings: %w", len(ms), err)
+	}
+	return lines, nil
+}
+
+// applyOnce reserves and commits a difference. What it removes has to be released
+// before what it adds can be reserved, and is reserved again if the commit fails.
+func (e *Engine) applyOnce(c change) error {
+	e.opts.Trace("reserve")
+	e.release(c.removed)
+	for i, p := range c.added {
+		if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+			return e.unreserve(c.added[:i], c.removed, e.conflict(p.mapping(), err))
+		}
+	}
+	if err := e.commit(c); err != nil {
+		return e.unreserve(c.added, c.removed, err)
+	}
+	return nil
+}
+
+// unreserve takes reservations back because of an error: what was to come is
+// released, what was to go is reserved again.
+func (e *Engine) unreserve(come, gone []port, cause error) error {
+	e.release(come)
+	for _, p := range gone {
+		if _, ok := e.crowded[p.frontend]; ok {
+			continue // it was not reserved
+		}
+		if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+			cause = undone(cause, err)
+		}
+	}
+	return cause
+}
+
+// difference is the change that makes what is published these mappings.
+func (e *Engine) difference(ms []Mapping) (change, error) {
+	if err := ValidateAll(ms...); err != nil {
+		return change{}, err
+	}
+	c := change{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}
+	hosts := e.newSurvey()
+	now := e.now()
+	kept := 0
+	for i, m := range ms {
+		if m.Frontend.Port() == 0 {
+			return change{}, &InvalidError{What: whatMapping, Input: m.String(), Reason: "what is applied needs a frontend port"}
+		}
+		if over(m, now) {
+			continue
+		}
+		before := len(c.added) + len(c.moved)
+		for single := range Expand(m) {
+			p := portOf(single)
+			have, ok := e.mappings.get(p.frontend)
+			switch {
+			case !ok:
+				c.added = append(c.added, p)
+				continue
+			case !have.same(p.target):
+				c.moved = append(c.moved, move{p.frontend, have, p.target})
+			}
+			kept++
+		}
+		if len(c.added)+len(c.moved) == before {
+			continue // published as it is wanted
+		}
+		if err := hosts.check(&ms[i]); err != nil {
+			return change{}, err
+		}
+	}
+	if kept != e.mappings.len() {
+		c.removed = e.unwanted(ms, now)
+	}
+	e.warn(hosts)
+	c.routes = hosts.routes
+	return c, nil
+}
+
+// unwanted are the published ports that are not among the mappings.
+func (e *Engine) unwanted(ms []Mapping, now time.Time) []port {
+	wanted := newRegistry(len(ms))
+	for _, m := range ms {
+		if over(m, now) {
+			continue
+		}
+		for single := range Expand(m) {
+			wanted.put(portOf(single))
+		}
+	}
+	var gone []port
+	for p := range e.mappings.all {
+		if _, ok := wanted.get(p.frontend); !ok {
+			gone = append(gone, p)
+		}
+	}
+	return gone
+}
+
+// over reports whether the mapping's time is over.
+func over(m Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
+
+// expiryTolerance is by how much a mapping's end may differ and be the same: the
+// kernel tells how much time is left, from which the end is worked out anew by each
+// engine that adopts the table.
+const expiryTolerance = time.Second
+
+func (t target) same(o target) bool {
+	apart := time.Duration(t.expires-o.expires) * time.Millisecond
+	expiry := (t.expires == 0) == (o.expires == 0) && apart.Abs() <= expiryTolerance
+	return expiry && t.backend == o.backend && t.name == o.name && t.noProxy == o.noProxy
+}
+
+// lines are the change as it is shown: ranges as one, in order.
+func (c change) lines() []Change {
+	var lines []Change
+	for _, m := range c.moved {
+		lines = append(lines, Change{Old: m.before().mapping(), New: m.after().mapping()})
+	}
+	slices.SortFunc(lines, func(a, b Change) int { return Compare(a.New, b.New) })
+	for _, m := range collapsed(c.removed) {
+		lines = append(lines, Change{Old: m})
+	}
+	for _, m := range collapsed(c.added) {
+		lines = append(lines, Change{New: m})
+	}
+	return lines
+}
+
+func collapsed(ports []port) []Mapping {
+	ms := make([]Mapping, len(ports))
+	for i, p := range ports {
+		ms[i] = p.mapping()
+	}
+	return Collapse(ms)
+}

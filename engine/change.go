@@ -1,0 +1,346 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// change is what one call makes of the published ports, in one transaction.
+type change struct {
+	removed []port
+	added   []port
+	moved   []move
+	// routes to the backends of what is added and moved.
+	routes map[netip.Addr]route
+	// killTCP ends the TCP flows that contradict the change as well as those of UDP.
+	killTCP bool
+}
+
+// move gives a published frontend another target.
+type move struct {
+	frontend
+	from, to target
+}
+
+func (m move) before() port { return port{m.frontend, m.from} }
+
+func (m move) after() port { return port{m.frontend, m.to} }
+
+func (c change) empty() bool { return len(c.removed)+len(c.added)+len(c.moved) == 0 }
+
+// gone yields the ports that are not there after the change as they were before.
+func (c change) gone(yield func(port) bool) {
+	for _, p := range c.removed {
+		if !yield(p) {
+			return
+		}
+	}
+	for _, m := range c.moved {
+		if !yield(m.before()) {
+			return
+		}
+	}
+}
+
+// come yields the ports that were not there before the change as they are after it.
+func (c change) come(yield func(port) bool) {
+	for _, p := range c.added {
+		if !yield(p) {
+			return
+		}
+	}
+	for _, m := range c.moved {
+		if !yield(m.after()) {
+			return
+		}
+	}
+}
+
+func (c change) goneCount() int { return len(c.removed) + len(c.moved) }
+
+func (c change) comeCount() int { return len(c.added) + len(c.moved) }
+
+// errDrift means that the kernel did not hold what the engine thought it did, and
+// that the call is to be decided anew.
+var errDrift = errors.New("the table was changed by somebody else")
+
+// changeAttempts bounds how often a call is decided anew because somebody else
+// keeps changing the table.
+const changeAttempts = 5
+
+// deciding calls f, anew as long as it finds that the kernel has changed.
+func (e *Engine) deciding(f func() error) error {
+	var err error
+	for attempt := range changeAttempts {
+		time.Sleep(time.Duration(attempt) * pause)
+		switch settleErr := e.settle(); {
+		case settleErr != nil && err != nil:
+			return fmt.Errorf("%w: %w", err, settleErr)
+		case settleErr != nil:
+			return settleErr
+		}
+		if err = f(); !errors.Is(err, errDrift) {
+			return err
+		}
+		e.doubtful = true
+	}
+	return err
+}
+
+// settle looks what the kernel holds if there is doubt about it.
+func (e *Engine) settle() error {
+	if !e.doubtful {
+		return nil
+	}
+	if err := e.adopt(); err != nil {
+		return err
+	}
+	e.doubtful = false
+	return nil
+}
+
+// uncertain is for errors of changing the kernel's table: most mean that nothing was
+// done, but not all, and after an undoing that failed something has been.
+func (e *Engine) uncertain(err error) error {
+	e.doubtful = e.doubtful || err != nil
+	return err
+}
+
+// commit makes the change: forwarding, then the kernel's table, then the flows that
+// contradict it. If one of them fails, those before it are undone, the last first,
+// and the errors of undoing are joined to the cause. What the change adds has been
+// reserved already; what it removes is released here.
+func (e *Engine) commit(c change) error {
+	var undo undoList
+	if !e.opts.NoSysctl {
+		e.opts.Trace("forward")
+		if err := e.forward(c, &undo); err != nil {
+			return undo.after(err)
+		}
+	}
+	e.opts.Trace("commit")
+	segments := e.segmentChange(c)
+	if err := e.commitTable(c, segments, &undo); err != nil {
+		return undo.after(err)
+	}
+	e.opts.Trace("flows")
+	err := e.deleteFlows(UDP, c)
+	if err == nil && c.killTCP {
+		err = e.deleteFlows(TCP, c)
+	}
+	if err != nil {
+		return undo.after(err)
+	}
+	e.note(c, segments)
+	e.opts.Trace("done")
+	return nil
+}
+
+// undoList undoes what was done so far.
+type undoList []func() error
+
+func (u *undoList) add(f func() error) { *u = append(*u, f) }
+
+// after undoes everything, the last first, because of an error.
+func (u undoList) after(cause error) error {
+	for _, f := range slices.Backward(u) {
+		if err := f(); err != nil {
+			cause = undone(cause, err)
+		}
+	}
+	return cause
+}
+
+// undone joins an error of undoing to its cause, on one line.
+func undone(cause, err error) error { return fmt.Errorf("%w; and undo: %w", cause, err) }
+
+// forward turns IP forwarding on as far as what comes needs it. Frontends on
+// loopback addresses do not: nothing of theirs is forwarded.
+func (e *Engine) forward(c change, undo *undoList) error {
+	var four, six bool
+	var links []string
+	for p := range c.come {
+		backend := p.backend.Addr()
+		switch {
+		case p.loopback():
+		case backend.Is4():
+			four = true
+		default:
+			six = true
+			if link := c.routes[backend].link; link != "" && !slices.Contains(links, link) {
+				links = append(links, link)
+			}
+		}
+	}
+	changed, atRisk, err := e.forwarding.turnOn(four, six, links)
+	undo.add(func() error { return e.forwarding.restore(changed) })
+	for _, s := range changed {
+		e.log.Info("turned on forwarding", "sysctl", s.name, "was", s.was, "is", s.is)
+	}
+	if len(atRisk) != 0 {
+		e.log.Warn("IPv6 forwarding makes these interfaces ignore router advertisements, "+
+			"and with them their default route; accept_ra=2 keeps them", "interfaces", atRisk)
+	}
+	return err
+}
+
+// commitTable brings the change into the kernel: as a change of elements, or, where
+// there is no table, as the whole of it.
+func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
+	if !e.present {
+		return e.makeTable(c, s, undo)
+	}
+	forth := nft.Change{
+		Delete: keys(c.gone, c.goneCount(), s.removed),
+		Add:    e.elements(c.come, c.comeCount(), s.added),
+	}
+	err := e.kernel.Update(e.table, forth)
+	switch {
+	case isNotExist(err):
+		// A table that is gone takes everything with it, and is made again whole;
+		// an element that is gone means that somebody else was here.
+		if _, tableErr := e.kernel.Table(e.opts.Table); isNotExist(tableErr) {
+			e.log.Warn("table was deleted by somebody else and is made again", "table", e.opts.Table)
+			return e.makeTable(c, s, undo)
+		}
+		return fmt.Errorf("%w: %w", errDrift, err)
+	case isExist(err):
+		return fmt.Errorf("%w: %w", errDrift, err)
+	case err != nil:
+		return e.uncertain(err)
+	}
+	undo.add(func() error {
+		return e.uncertain(e.kernel.Update(e.table, nft.Change{
+			Delete: keys(c.come, c.comeCount(), s.added),
+			Add:    e.elements(c.gone, c.goneCount(), s.removed),
+		}))
+	})
+	return nil
+}
+
+// makeTable makes the table with all its elements as the change will have left them.
+// One that somebody else has made meanwhile it does not touch.
+func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
+	generation, err := e.kernel.Generation()
+	if err != nil {
+		return err
+	}
+	switch _, err := e.kernel.Table(e.opts.Table); {
+	case err == nil:
+		return fmt.Errorf("%w: it was not there", errDrift)
+	case !isNotExist(err):
+		return err
+	}
+	after := e.mappings
+	if after.len() != 0 {
+		after = newRegistry(e.mappings.len() + len(c.added))
+		for p := range e.mappings.all {
+			after.put(p)
+		}
+		for p := range c.gone {
+			after.delete(p.frontend)
+		}
+		for p := range c.come {
+			after.put(p)
+		}
+	}
+	segments := slices.Clone(s.added)
+	for p := range e.segments {
+		if !slices.Contains(s.removed, p) {
+			segments = append(segments, p)
+		}
+	}
+	all, count := iter.Seq[port](after.all), after.len()
+	if count == 0 {
+		all, count = c.come, c.comeCount() // nothing was published: what comes is all there is
+	}
+	switch err := e.kernel.Replace(e.table, e.elements(all, count, segments), generation); {
+	case errors.Is(err, nft.ErrStale):
+		return fmt.Errorf("%w: %w", errDrift, err)
+	case err != nil:
+		return e.uncertain(err)
+	}
+	e.present = true
+	undo.add(func() error {
+		e.present = false
+		return e.uncertain(e.kernel.DeleteTable(e.opts.Table))
+	})
+	return nil
+}
+
+// elements are what the kernel is to hold for ports and segments, those of one set
+// together, for they go in one message; count is how many ports there are.
+func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Prefix) []nft.Element {
+	now := e.now()
+	es := make([]nft.Element, 0, count+len(segments))
+	for p := range ports {
+		es = append(es, elementOf(p, now))
+	}
+	for _, p := range segments {
+		es = append(es, segmentElement(p))
+	}
+	slices.SortStableFunc(es, bySet)
+	return es
+}
+
+// keys are as much of the same elements as deleting them takes.
+func keys(ports iter.Seq[port], count int, segments []netip.Prefix) []nft.Element {
+	es := make([]nft.Element, 0, count+len(segments))
+	for p := range ports {
+		es = append(es, elementKey(p))
+	}
+	for _, p := range segments {
+		es = append(es, segmentElement(p))
+	}
+	slices.SortStableFunc(es, bySet)
+	return es
+}
+
+func bySet(a, b nft.Element) int {
+	switch {
+	case a.Set < b.Set:
+		return -1
+	case a.Set > b.Set:
+		return 1
+	}
+	return 0
+}
+
+// note makes the change in what the engine knows.
+func (e *Engine) note(c change, s segmentChange) {
+	for _, p := range s.removed {
+		delete(e.segments, p)
+	}
+	for _, p := range s.added {
+		e.segments[p] = 0
+	}
+	for _, p := range s.added {
+		for have := range e.mappings.all {
+			if p.Contains(have.backend.Addr()) && !have.loopback() {
+				e.segments[p]++
+			}
+		}
+	}
+	for _, p := range c.removed {
+		e.remove(p)
+	}
+	for _, m := range c.moved {
+		countPort(e.segments, m.before(), -1)
+		e.insert(m.after())
+	}
+	if e.mappings.len() == 0 {
+		e.mappings = newRegistry(len(c.added))
+	}
+	for _, p := range c.added {
+		e.insert(p)
+	}
+}

@@ -1,0 +1,89 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// requireConsistent checks what holds between calls: the next engine would find what
+// this one knows, and every port is reserved by who has it, and no other.
+func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
+	tb.Helper()
+	next, err := b.tryOpen(Options{ReadOnly: true, FirstPort: e.opts.FirstPort, LastPort: e.opts.LastPort})
+	require.NoError(tb, err)
+	have := slices.Collect(e.Mappings())
+	require.Equal(tb, publishedBy(next), publishedBy(e), "what is in the kernel, and what is known")
+	require.Equal(tb, next.segments, e.segments)
+	require.Empty(tb, misreserved(e, have))
+	for p := range e.segments {
+		for q := range e.segments {
+			require.False(tb, p != q && p.Overlaps(q), "segments %s and %s overlap", p, q)
+		}
+	}
+}
+
+// probes are frontends whose state tells that of all that the tests use.
+func probes(e *Engine) []frontend {
+	ports := []uint16{80, 8080, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111}
+	for p := range e.mappings.all {
+		if len(ports) < 40 && !slices.Contains(ports, p.ap.Port()) {
+			ports = append(ports, p.ap.Port())
+		}
+	}
+	hosts := []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	for _, host := range []string{local4, otherLocal4, local6, "127.0.0.1", "::1"} {
+		hosts = append(hosts, netip.MustParseAddr(host))
+	}
+	var fs []frontend
+	for _, proto := range []Proto{TCP, UDP} {
+		for _, port := range ports {
+			for _, host := range hosts {
+				fs = append(fs, frontend{proto, netip.AddrPortFrom(host, port)})
+			}
+		}
+	}
+	return fs
+}
+
+// misreserved lists the frontends that the port allocators and the mappings disagree
+// about.
+func misreserved(e *Engine, ms []Mapping) (wrong []string) {
+	for _, f := range probes(e) {
+		taken := slices.ContainsFunc(ms, func(m Mapping) bool {
+			return m.Proto == f.proto && m.Frontend.Port() == f.ap.Port() && exclude(m.Frontend.Addr(), f.ap.Addr())
+		})
+		err := e.ports[f.proto].Reserve(reservation(f.ap))
+		if err == nil {
+			e.ports[f.proto].Release(reservation(f.ap))
+		}
+		if taken != (err != nil) {
+			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", describeFrontend(f.mapping(target{})), taken, err))
+		}
+	}
+	return wrong
+}
+
+// exclude reports whether two frontend addresses exclude each other on one port.
+func exclude(a, b netip.Addr) bool {
+	switch {
+	case !a.IsValid() || !b.IsValid():
+		return true
+	case a.Is4() != b.Is4():
+		return false
+	}
+	return a == b || a.IsUnspecified() || b.IsUnspecified()
+}
+
+// withoutTimeouts takes out of a dump how long elements live: that depends on when
+// they were written.
+func withoutTimeouts(dump string) string {
+	return regexp.MustCompile(` timeout [0-9a-zµ.]+`).ReplaceAllString(dump, " timeout")
+}

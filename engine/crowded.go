@@ -1,0 +1,75 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Nobody who goes by the engine publishes what conflicts with a mapping. Others can:
+// write an element for any address and one for a single address of the same port. The
+// widest has the port reserved then, and with it what the narrower ones need; they
+// are crowded, and are reserved when it goes.
+
+// reserveFound reserves the frontends of what was found published.
+func (e *Engine) reserveFound() {
+	var narrow []port
+	for p := range e.mappings.all {
+		if p.width() == 0 {
+			e.reserveOrCrowd(p)
+		} else {
+			narrow = append(narrow, p)
+		}
+	}
+	slices.SortFunc(narrow, widestFirst)
+	for _, p := range narrow {
+		e.reserveOrCrowd(p)
+	}
+}
+
+func (e *Engine) reserveOrCrowd(p port) {
+	if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+		e.crowded[p.frontend] = struct{}{}
+		e.log.Warn("mapping was found that conflicts with another", "table", e.opts.Table,
+			"mapping", p.mapping().String(), "conflict", err)
+	}
+}
+
+// makeRoom reserves what a frontend that was released kept others from.
+func (e *Engine) makeRoom(released frontend) {
+	if len(e.crowded) == 0 {
+		return
+	}
+	var waiting []port
+	for f := range e.crowded {
+		if f.proto == released.proto && f.ap.Port() == released.ap.Port() {
+			waiting = append(waiting, port{frontend: f})
+		}
+	}
+	slices.SortFunc(waiting, widestFirst)
+	for _, p := range waiting {
+		if e.ports[p.proto].Reserve(reservation(p.ap)) == nil {
+			delete(e.crowded, p.frontend)
+		}
+	}
+}
+
+// widestFirst orders ports so that what the frontend of a later one excludes, is not
+// more than what that of an earlier one in its way does.
+func widestFirst(a, b port) int {
+	return cmp.Or(cmp.Compare(a.width(), b.width()), cmp.Compare(a.proto, b.proto), a.ap.Compare(b.ap))
+}
+
+// width is 0 for frontends of any address, 1 for those of any address of a family, 2
+// for those of one address.
+func (f frontend) width() int {
+	switch a := f.ap.Addr(); {
+	case !a.IsValid():
+		return 0
+	case a.IsUnspecified():
+		return 1
+	}
+	return 2
+}

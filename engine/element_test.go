@@ -1,0 +1,110 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Every valid mapping of a single port is what its element is read back as.
+func TestElementRoundTrip(t *testing.T) {
+	const seed = 11
+	r := rand.New(rand.NewPCG(seed, seed))
+	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	kinds, table := mapKinds(), ruleset(DefaultTable)
+	seen := map[string]bool{}
+	for range 20000 {
+		m := randomMapping(r)
+		if m.Validate() != nil || m.Frontend.Port() == 0 {
+			continue
+		}
+		for m := range Expand(m) {
+			m.Expires = m.Expires.Truncate(time.Millisecond)
+			e := elementOf(portOf(m), now)
+			require.NoError(t, nft.Change{Add: []nft.Element{e}}.Validate(table), "%s", m)
+			seen[e.Set] = true
+			kind, ok := kinds[e.Set]
+			require.True(t, ok)
+			e.Expires = e.Timeout // as it is read back at once
+			p, ok := published(e, kind, now)
+			require.True(t, ok)
+			require.Equal(t, m, p.mapping())
+			require.Equal(t, nft.Element{Set: e.Set, Key: e.Key}, elementKey(p))
+			require.True(t, p.same(targetOf(m)))
+		}
+	}
+	require.Len(t, seen, 8, "all maps were in it")
+}
+
+func TestElementOver(t *testing.T) {
+	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	m := mapped(t, "80->172.30.0.2:80")
+	m.Expires = now.Add(-time.Hour)
+	require.Equal(t, time.Millisecond, elementOf(portOf(m), now).Timeout, "zero would be for ever")
+}
+
+func TestComments(t *testing.T) {
+	long := strings.Repeat("é", 40)
+	for comment, want := range map[string]struct {
+		name string
+		a    commentAttributes
+	}{
+		"":                              {"", commentAttributes{}},
+		"web":                           {"web", commentAttributes{}},
+		"[no-proxy]":                    {"", commentAttributes{noProxy: true}},
+		"web [no-proxy]":                {"web", commentAttributes{noProxy: true}},
+		"web [no-proxy one-family]":     {"web", commentAttributes{noProxy: true, oneFamily: true}},
+		"web [one-family  no-proxy x]":  {"web", commentAttributes{noProxy: true, oneFamily: true}},
+		"web []":                        {"web", commentAttributes{}},
+		"web [no-proxy] ":               {"web ?no-proxy?", commentAttributes{}},
+		"a [no-proxy] [one-family]":     {"a ?no-proxy?", commentAttributes{oneFamily: true}},
+		"]no-proxy[":                    {"?no-proxy?", commentAttributes{}},
+		"say \"hi\"":                    {"say ?hi?", commentAttributes{}},
+		"\x00\x1b[2J":                   {"???2J", commentAttributes{}},
+		"\u0085\u2028 x":                {"?\u2028 x", commentAttributes{}},
+		long:                            {strings.Repeat("é", 31), commentAttributes{}},
+		strings.Repeat("x", 62) + " yz": {strings.Repeat("x", 62), commentAttributes{}},
+		"\ufffd":                        {"?", commentAttributes{}},
+	} {
+		name, a := parseComment(comment)
+		require.Equal(t, want.name, name, "%q", comment)
+		require.Equal(t, want.a, a, "%q", comment)
+	}
+}
+
+// Whatever stands in a comment: what is read of it can be shown, saved, loaded, and
+// written, and is then what is read.
+func FuzzComment(f *testing.F) {
+	for _, seed := range []string{
+		"", "web", "web [no-proxy]", "[one-family]", "\"", "[[", "]]", "\x00", "\xff", " [no-proxy one-family] ", "\u2028", "\u00a0x\u00a0",
+		strings.Repeat("é", 64), strings.Repeat(" ", 70) + "x", "\x85", "x\u3000[no-proxy]",
+	} {
+		f.Add(seed)
+	}
+	table := ruleset(DefaultTable)
+	f.Fuzz(func(t *testing.T, comment string) {
+		name, a := parseComment(comment)
+		m := Mapping{Proto: TCP, Frontend: netip.MustParseAddrPort("0.0.0.0:80"), Backend: netip.MustParseAddrPort("172.30.0.2:80"), Name: name}
+		require.NoError(t, m.Validate())
+		text := commentText(name, a)
+		require.NoError(t, nft.Change{Add: []nft.Element{{
+			Set: "tcp4", Key: nft.PortKey(80), Value: m.Backend, Comment: text,
+		}}}.Validate(table))
+		again, b := parseComment(text)
+		require.Equal(t, name, again)
+		require.Equal(t, a, b)
+		if m.Name = comment; m.Validate() == nil {
+			require.Equal(t, comment, name, "what an engine wrote")
+			require.Zero(t, a)
+		}
+	})
+}

@@ -1,0 +1,316 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// kernel is what the engine asks of nftables: the seam at which tests put a kernel
+// that fails.
+type kernel interface {
+	Table(name string) (nft.TableInfo, error)
+	Drift(nft.Table) ([]string, error)
+	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
+	Generation() (uint32, error)
+	Replace(t nft.Table, es []nft.Element, generation uint32) error
+	Update(nft.Table, nft.Change) error
+	DeleteTable(name string) error
+	Close() error
+}
+
+// Engine owns one nftables table and publishes mappings in it. Its methods may be
+// called at the same time; changes are made one after another.
+type Engine struct {
+	opts  Options
+	table nft.Table
+	log   *slog.Logger
+
+	namespace  *namespace
+	lock       *tableLock
+	kernel     kernel
+	flows      flowTable
+	host       host
+	forwarding *forwarding
+	now        func() time.Time
+
+	mu     sync.Mutex // held by every method to its end: the order of changes is theirs
+	closed bool
+	// present is whether the table is in the kernel. It is made by the first
+	// change, not by Open.
+	present bool
+	// doubtful is whether the kernel may hold something else than is known below,
+	// because an answer or an undoing went wrong: the next call looks first.
+	doubtful bool
+	ports    map[Proto]*alloc.Ports
+	// mappings are all that is published, a port each. The kernel holds the same;
+	// what it ends by itself, it ends here at the next call.
+	mappings registry
+	// crowded are those of the mappings whose frontends are reserved for others.
+	crowded map[frontend]struct{}
+	// segments are the on-link prefixes in the inside sets, and how many ports are
+	// published to backends on each.
+	segments map[netip.Prefix]int
+	// nextExpiry is when the first of the mappings ends, in milliseconds since
+	// 1970; zero: none ends.
+	nextExpiry int64
+}
+
+// Open takes a table for this engine and adopts what it holds. The table need not
+// exist; the first change makes it. Open changes nothing in the kernel, unless the
+// rules of a table that is there are not what they should be: then it puts them
+// right and says so in the log.
+//
+// Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
+// cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
+// there is no such network namespace.
+func Open(opts Options) (*Engine, error) {
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	ns, err := openNamespace(opts.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	e := newEngine(opts)
+	e.namespace = ns
+	e.forwarding = &forwarding{sysctls: sysctls{ns: ns, root: procSys}, interfaces: systemInterfaces}
+	if err := e.connect(); err != nil {
+		return nil, errors.Join(err, e.disconnect())
+	}
+	if err := e.start(); err != nil {
+		return nil, errors.Join(err, e.disconnect())
+	}
+	return e, nil
+}
+
+func newEngine(opts Options) *Engine {
+	return &Engine{
+		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
+		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
+	}
+}
+
+// connect takes the lock and opens the sockets.
+func (e *Engine) connect() (err error) {
+	if !e.opts.ReadOnly {
+		if e.lock, err = lockTable(e.namespace, e.opts.Table, e.opts.LockWait); err != nil {
+			return err
+		}
+	}
+	k, err := nft.Dial(&nft.Config{NetNS: e.namespace.fd()})
+	if err != nil {
+		return err
+	}
+	e.kernel = k
+	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.fd()})
+	if err != nil {
+		return err
+	}
+	e.flows = f
+	h, err := openRoutingTable(e.namespace)
+	if err != nil {
+		return err
+	}
+	e.host = h
+	return nil
+}
+
+// start reads what there is to know before the first change.
+func (e *Engine) start() error {
+	reserved, err := readReservedPorts(e.forwarding.sysctls)
+	if err != nil {
+		return err
+	}
+	if err := e.resetPorts(reserved); err != nil {
+		return err
+	}
+	return e.adopt()
+}
+
+// resetPorts makes the two port allocators, with nothing reserved.
+func (e *Engine) resetPorts(avoid []portRange) error {
+	e.ports = map[Proto]*alloc.Ports{}
+	for _, proto := range []Proto{TCP, UDP} {
+		p, err := alloc.NewPorts(e.opts.FirstPort, e.opts.LastPort)
+		if err != nil {
+			return fmt.Errorf("choose ports %d to %d: %w", e.opts.FirstPort, e.opts.LastPort, err)
+		}
+		for _, r := range avoid {
+			if err := p.Avoid(r.first, r.last); err != nil {
+				return fmt.Errorf("avoid ports %d to %d: %w", r.first, r.last, err)
+			}
+		}
+		e.ports[proto] = p
+	}
+	return nil
+}
+
+func (e *Engine) disconnect() error {
+	var errs []error
+	if e.kernel != nil {
+		errs = append(errs, e.kernel.Close())
+	}
+	if e.flows != nil {
+		errs = append(errs, e.flows.Close())
+	}
+	if e.host != nil {
+		e.host.close()
+	}
+	errs = append(errs, e.lock.close(), e.namespace.close())
+	return errors.Join(errs...)
+}
+
+// Close gives the table up and leaves it, with all mappings working, to the next
+// engine. Closing again returns ErrClosed.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	e.closed = true
+	return e.disconnect()
+}
+
+// Purge deletes the table with all mappings, ends the flows to their backends over
+// UDP, and closes the engine. A table that is not there is no error. What else of
+// the host was changed, IP forwarding, stays: others may need it by now.
+//
+// If the table cannot be deleted, nothing has changed and the engine stays open. If
+// the flows cannot be ended, the table is gone and the engine closed all the same.
+func (e *Engine) Purge() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return err
+	}
+	if err := e.settle(); err != nil {
+		return err
+	}
+	if e.present {
+		if err := e.kernel.DeleteTable(e.opts.Table); err != nil && !isNotExist(err) {
+			return e.uncertain(err)
+		}
+	}
+	err := e.deleteFlows(UDP, change{removed: slices.Collect(e.mappings.all)})
+	e.closed = true
+	return errors.Join(err, e.disconnect())
+}
+
+// writable reports why nothing can be changed, if so, and lets go of what has ended.
+func (e *Engine) writable() error {
+	if e.closed {
+		return ErrClosed
+	}
+	if e.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	e.forget(e.now())
+	return nil
+}
+
+// Mappings are all mappings that are published now, in the order of Compare, each
+// of a single port; Collapse makes ranges of them. Of a closed engine there are none.
+func (e *Engine) Mappings() iter.Seq[Mapping] {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return slices.Values[[]Mapping](nil)
+	}
+	if err := e.settle(); err != nil {
+		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
+	}
+	e.forget(e.now())
+	all := make([]Mapping, 0, e.mappings.len())
+	for p := range e.mappings.all {
+		all = append(all, p.mapping())
+	}
+	slices.SortFunc(all, Compare)
+	return slices.Values(all)
+}
+
+// forget drops the mappings whose time is over: the kernel has dropped them by its
+// own clock.
+func (e *Engine) forget(now time.Time) {
+	ms := now.UnixMilli()
+	if e.nextExpiry == 0 || ms < e.nextExpiry {
+		return
+	}
+	e.nextExpiry = 0
+	for p := range e.mappings.all {
+		switch {
+		case p.expires == 0:
+		case p.expires <= ms:
+			e.remove(p)
+		default:
+			e.expireBy(p.expires)
+		}
+	}
+}
+
+func (e *Engine) expireBy(ms int64) {
+	if ms != 0 && (e.nextExpiry == 0 || ms < e.nextExpiry) {
+		e.nextExpiry = ms
+	}
+}
+
+// insert notes a port that the kernel publishes now and whose frontend is reserved.
+func (e *Engine) insert(p port) {
+	e.mappings.put(p)
+	e.expireBy(p.expires)
+	countPort(e.segments, p, 1)
+}
+
+// drop notes that the kernel publishes a port no longer.
+func (e *Engine) drop(p port) {
+	e.mappings.delete(p.frontend)
+	countPort(e.segments, p, -1)
+}
+
+// remove notes that the kernel publishes a port no longer, and releases it.
+func (e *Engine) remove(p port) {
+	e.drop(p)
+	if _, ok := e.crowded[p.frontend]; ok {
+		delete(e.crowded, p.frontend)
+		return
+	}
+	e.ports[p.proto].Release(reservation(p.ap))
+	e.makeRoom(p.frontend)
+}
+
+// reservation is the frontend as the port allocators know it: a mapping for any
+// address is served over both families, if need be by a proxy, and so takes both.
+func reservation(ap netip.AddrPort) netip.AddrPort {
+	switch a := ap.Addr(); {
+	case !a.IsValid():
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port())
+	case a == netip.IPv6Unspecified():
+		return netip.AddrPortFrom(alloc.IPv6Only(), ap.Port())
+	}
+	return ap
+}
+
+// frontendAddr turns the address of a reservation back into a frontend's.
+func frontendAddr(a netip.Addr) netip.Addr {
+	switch a {
+	case netip.IPv6Unspecified():
+		return netip.Addr{}
+	case alloc.IPv6Only():
+		return netip.IPv6Unspecified()
+	}
+	return a
+}

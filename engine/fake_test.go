@@ -1,0 +1,249 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netns"
+
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nft/nfttest"
+)
+
+// The machine that the fakes make: two local addresses of each family; segments on
+// which backends lie; everything else behind a gateway.
+const (
+	local4, otherLocal4 = "192.0.2.1", "192.0.2.9"
+	local6, otherLocal6 = "2001:db8:1::1", "2001:db8:1::9"
+	inside4, inside6    = "172.30.0.0/24", "fd00:30::/64"
+	farther4            = "10.9.0.0/16"
+)
+
+// testbed is what outlives an engine: the kernel with its clock, and the host.
+type testbed struct {
+	kernel *nfttest.Kernel
+	flows  *fakeFlows
+	host   *fakeHost
+	clock  *fakeClock
+	sysctl string // the directory that stands for /proc/sys
+}
+
+func newTestbed() *testbed {
+	b := &testbed{
+		kernel: nfttest.New(), flows: &fakeFlows{}, host: newFakeHost(),
+		clock:  &fakeClock{now: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)},
+		sysctl: "testdata/nosuch", // until a sysctl is written
+	}
+	b.kernel.Now = b.clock.Now
+	return b
+}
+
+// writeSysctl makes the file of a sysctl.
+func (b *testbed) writeSysctl(tb testing.TB, name, value string) {
+	tb.Helper()
+	if b.sysctl == "testdata/nosuch" {
+		b.sysctl = tb.TempDir()
+	}
+	file := path.Join(b.sysctl, name)
+	require.NoError(tb, os.MkdirAll(path.Dir(file), 0o755))
+	require.NoError(tb, os.WriteFile(file, []byte(value+"\n"), 0o600))
+}
+
+func (b *testbed) readSysctl(tb testing.TB, name string) string {
+	tb.Helper()
+	v, err := sysctls{root: b.sysctl}.read(name)
+	require.NoError(tb, err)
+	return v
+}
+
+// tryOpen is Open on the testbed. Unless the sysctl tree has the files for it, ask
+// for NoSysctl.
+func (b *testbed) tryOpen(opts Options) (*Engine, error) {
+	e := newEngine(opts.withDefaults())
+	e.namespace = &namespace{handle: netns.None()}
+	e.now = b.clock.Now
+	e.kernel, e.flows, e.host = b.kernel.Conn(), b.flows, b.host
+	e.forwarding = &forwarding{
+		sysctls:    sysctls{ns: e.namespace, root: b.sysctl},
+		interfaces: func() ([]networkInterface, error) { return b.host.interfaces, nil },
+	}
+	return e, e.start()
+}
+
+// open opens an engine that leaves sysctls alone. It is for the test to close or to
+// kill: a killed engine is one that is not used any more.
+func (b *testbed) open(tb testing.TB) *Engine {
+	tb.Helper()
+	return b.openWith(tb, Options{NoSysctl: true})
+}
+
+func (b *testbed) openWith(tb testing.TB, opts Options) *Engine {
+	tb.Helper()
+	e, err := b.tryOpen(opts)
+	require.NoError(tb, err)
+	return e
+}
+
+// openFake opens an engine on a testbed of its own.
+func openFake(tb testing.TB) (*Engine, *testbed) {
+	tb.Helper()
+	b := newTestbed()
+	return b.open(tb), b
+}
+
+// published lists the mappings as text, ranges as one, names after a space.
+func publishedBy(e *Engine) []string {
+	var lines []string
+	for _, m := range Collapse(slices.Collect(e.Mappings())) {
+		lines = append(lines, inWords(m))
+	}
+	return lines
+}
+
+func inWords(m Mapping) string {
+	text := m.String()
+	if m.Name != "" {
+		text += " " + m.Name
+	}
+	if m.NoProxy {
+		text += " no-proxy"
+	}
+	if !m.Expires.IsZero() {
+		text += " until " + m.Expires.Format("15:04:05.999")
+	}
+	return text
+}
+
+// publish publishes mappings given as text.
+func publish(tb testing.TB, e *Engine, texts ...string) []Mapping {
+	tb.Helper()
+	done, err := e.Publish(mapAll(tb, texts...)...)
+	require.NoError(tb, err)
+	return done
+}
+
+func mapAll(tb testing.TB, texts ...string) []Mapping {
+	tb.Helper()
+	ms := make([]Mapping, len(texts))
+	for i, text := range texts {
+		ms[i] = mapped(tb, text)
+	}
+	return ms
+}
+
+// fakeClock is the time, of the engine and of its kernel.
+type fakeClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *fakeClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *fakeClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// fakeFlows is a conntrack table.
+type fakeFlows struct {
+	mu     sync.Mutex
+	flows  []conntrack.Flow
+	passes []conntrack.Filter    // what Delete was asked for
+	hook   func(op string) error // called before Delete; an error is its
+	closed int
+}
+
+// Delete filters as conntrack.Conn.Delete does: the filter, then match.
+func (t *fakeFlows) Delete(f conntrack.Filter, match func(conntrack.Flow) bool) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passes = append(t.passes, f)
+	if t.hook != nil {
+		if err := t.hook("Delete"); err != nil {
+			return 0, err
+		}
+	}
+	before := len(t.flows)
+	t.flows = slices.DeleteFunc(t.flows, func(flow conntrack.Flow) bool {
+		return inFilter(f, flow) && match(flow)
+	})
+	return before - len(t.flows), nil
+}
+
+func inFilter(f conntrack.Filter, flow conntrack.Flow) bool {
+	dst := flow.Dst.Addr()
+	switch {
+	case flow.Proto != f.Proto:
+		return false
+	case flow.Dst.Port() < f.FirstPort || flow.Dst.Port() > max(f.FirstPort, f.LastPort):
+		return false
+	case !f.Dst.IsValid():
+		return true
+	case f.Dst.IsUnspecified():
+		return dst.Is4() == f.Dst.Is4()
+	}
+	return dst == f.Dst
+}
+
+func (t *fakeFlows) Close() error { t.closed++; return nil }
+
+// fakeHost is a routing table. An address is looked up in routes, longest prefix
+// first; what is in none of them is behind a gateway.
+type fakeHost struct {
+	mu         sync.Mutex
+	routes     map[netip.Prefix]route
+	interfaces []networkInterface
+	hook       func(op string) error // called before each look-up; an error is its
+	asked      int
+}
+
+func newFakeHost() *fakeHost {
+	h := &fakeHost{routes: map[netip.Prefix]route{}}
+	for _, local := range []string{local4, otherLocal4, local6, otherLocal6, "127.0.0.1", "::1"} {
+		a := netip.MustParseAddr(local)
+		h.routes[netip.PrefixFrom(a, a.BitLen())] = route{kind: localAddress}
+	}
+	h.onLink("br0", inside4, inside6)
+	h.onLink("eth1", farther4)
+	return h
+}
+
+// onLink puts prefixes on the segment of an interface.
+func (h *fakeHost) onLink(link string, prefixes ...string) {
+	for _, p := range prefixes {
+		h.routes[netip.MustParsePrefix(p)] = route{kind: unicast, onLink: netip.MustParsePrefix(p), link: link}
+	}
+}
+
+func (h *fakeHost) route(a netip.Addr) (route, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked++
+	if h.hook != nil {
+		if err := h.hook("route"); err != nil {
+			return route{}, err
+		}
+	}
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		if r, ok := h.routes[netip.PrefixFrom(a, bits).Masked()]; ok {
+			return r, nil
+		}
+	}
+	return route{kind: unicast, link: "eth0"}, nil
+}
+
+func (h *fakeHost) close() {}

@@ -1,0 +1,20 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"os"
+	"testing"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// TestMain puts the tests into namespaces of their own. Most of them are content
+// with the fakes of fake_test.go; those of the lock and the routing table are not.
+func TestMain(m *testing.M) {
+	if table := os.Getenv(envHold); table != "" {
+		os.Exit(holdLock(table)) // started by a test
+	}
+	os.Exit(labtest.Main(m))
+}

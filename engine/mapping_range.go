@@ -1,0 +1,122 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Expand yields the mappings of single ports that m stands for, in order; they
+// differ from m in their ports and in More, which is zero. A mapping whose
+// frontend port is 0 is yielded as it is: its ports are not known yet, and
+// that they be consecutive is part of what it asks for.
+func Expand(m Mapping) iter.Seq[Mapping] {
+	return func(yield func(Mapping) bool) {
+		if m.Frontend.Port() == 0 {
+			yield(m)
+			return
+		}
+		one := m
+		one.More = 0
+		for i := 0; i <= int(m.More); i++ {
+			front, back := int(m.Frontend.Port())+i, int(m.Backend.Port())+i
+			if front > 65535 || back > 65535 {
+				return // not a valid mapping; wrapped to 0 it would ask for any port
+			}
+			one.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), uint16(front))
+			one.Backend = netip.AddrPortFrom(m.Backend.Addr(), uint16(back))
+			if !yield(one) {
+				return
+			}
+		}
+	}
+}
+
+// Collapse returns the mappings of ms in canonical order ([Compare]), with
+// each run of consecutive ports made one range where nothing else differs. For
+// mappings that do not overlap ([ValidateAll]) no shorter list says the same.
+// Mappings with frontend port 0 are not joined, since each asks for ports of
+// its own. ms is not changed.
+func Collapse(ms []Mapping) []Mapping {
+	if len(ms) == 0 {
+		return nil
+	}
+	// A Mapping has 128 bytes: its index is sorted in its place, and the result
+	// is counted first, so that its memory is asked for once.
+	order := make([]int32, len(ms))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int { return compare(&ms[a], &ms[b]) })
+	runs := 1
+	for i := 1; i < len(order); i++ {
+		if !follows(&ms[order[i-1]], &ms[order[i]]) {
+			runs++
+		}
+	}
+	out := make([]Mapping, 1, runs)
+	out[0] = ms[order[0]]
+	for i := 1; i < len(order); i++ {
+		m := &ms[order[i]]
+		if follows(&ms[order[i-1]], m) {
+			out[len(out)-1].More += m.More + 1
+			continue
+		}
+		out = append(out, *m)
+	}
+	return out
+}
+
+// follows reports whether b goes on where a ends and differs in nothing else.
+func follows(a, b *Mapping) bool {
+	next := int(a.More) + 1
+	return a.Frontend.Port() != 0 &&
+		int(a.Frontend.Port())+next == int(b.Frontend.Port()) &&
+		int(a.Backend.Port())+next == int(b.Backend.Port()) &&
+		a.Proto == b.Proto &&
+		a.Frontend.Addr() == b.Frontend.Addr() &&
+		a.Backend.Addr() == b.Backend.Addr() &&
+		a.Name == b.Name &&
+		a.NoProxy == b.NoProxy &&
+		a.Expires.Equal(b.Expires)
+}
+
+// Compare orders mappings canonically: tcp before udp; then any address before
+// IPv4 before IPv6 addresses, each by value; then by frontend port; then by
+// the rest of what they say. For valid mappings it is 0 only if a == b.
+func Compare(a, b Mapping) int { return compare(&a, &b) }
+
+// compare is written out, as cmp.Or would evaluate every part each time.
+func compare(a, b *Mapping) int {
+	if c := cmp.Compare(a.Proto, b.Proto); c != 0 {
+		return c
+	}
+	// netip orders the zero Addr first, then by family.
+	if c := a.Frontend.Addr().Compare(b.Frontend.Addr()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Frontend.Port(), b.Frontend.Port()); c != 0 {
+		return c
+	}
+	if c := a.Backend.Compare(b.Backend); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.More, b.More); c != 0 {
+		return c
+	}
+	if c := strings.Compare(a.Name, b.Name); c != 0 {
+		return c
+	}
+	if a.NoProxy != b.NoProxy {
+		if b.NoProxy {
+			return -1
+		}
+		return 1
+	}
+	return a.Expires.Compare(b.Expires)
+}

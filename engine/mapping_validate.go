@@ -1,0 +1,257 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxName is the most bytes a name may have. nft(8) takes 128 for a comment
+// (NFTNL_UDATA_COMMENT_MAXLEN in libnftnl/udata.h), of which the other half is
+// for the mapping's attributes.
+const maxName = 63
+
+// Validate reports whether m can be published on some host, as far as m alone
+// tells: the kernel is not asked. The error is an [*InvalidError] that says
+// what is wrong and where.
+func (m Mapping) Validate() error { return m.validate() }
+
+func (m *Mapping) validate() error {
+	if reason := m.fault(); reason != "" {
+		return &InvalidError{What: whatMapping, Input: m.String(), Reason: reason}
+	}
+	return nil
+}
+
+// fault returns the first thing wrong with m, or "".
+func (m *Mapping) fault() string {
+	front, back := m.Frontend.Addr(), m.Backend.Addr()
+	switch {
+	case m.Proto == 0:
+		return "no protocol is given"
+	case m.Proto != TCP && m.Proto != UDP:
+		return fmt.Sprintf("protocol %d is neither tcp (6) nor udp (17)", m.Proto)
+	case !back.IsValid():
+		return "no backend address is given"
+	case m.Backend.Port() == 0:
+		return "the backend port is 0"
+	case int(m.Frontend.Port())+int(m.More) > 65535:
+		return "the frontend range passes port 65535"
+	case int(m.Backend.Port())+int(m.More) > 65535:
+		return "the backend range passes port 65535"
+	}
+	if kind := notBackend(back); kind != "" {
+		return "the backend is " + kind
+	}
+	if front.IsValid() {
+		if kind := notFrontend(front); kind != "" {
+			return "the frontend is " + kind
+		}
+		if front.Is4() != back.Is4() {
+			return fmt.Sprintf("an %s frontend with an %s backend needs a proxy between the families; "+
+				"a frontend of any address takes either", family(front), family(back))
+		}
+		// Loopback frontends are never DNATed: after DNAT in prerouting a LAN
+		// neighbour could reach them too.
+		if front.IsLoopback() && m.NoProxy {
+			return "the frontend is a loopback address, which only a proxy serves, and the mapping has none"
+		}
+	}
+	if fault := nameFault(m.Name); fault != "" {
+		return fault
+	}
+	return expiryFault(m)
+}
+
+// notBackend says why a packet cannot be sent on to a, or returns "".
+func notBackend(a netip.Addr) string {
+	switch {
+	case a.Zone() != "":
+		return "an address with a zone, which means different hosts on different links"
+	case a.Is4In6():
+		return "an IPv4 address written as IPv6"
+	case a.IsUnspecified():
+		return "the unspecified address, which is no host"
+	case a.IsLoopback():
+		// The martian checks of net/ipv4/route.c drop it unless route_localnet
+		// is set, which would open every local service to the neighbours.
+		return "a loopback address, which packets from outside cannot be sent to"
+	case a.IsMulticast():
+		return "a multicast address"
+	case a == broadcast():
+		return "the broadcast address"
+	case a.Is4() && a.As4()[0] == 0:
+		return `in 0.0.0.0/8, "this network" (RFC 1122 section 3.2.1.3)`
+	case a.Is6() && a.IsLinkLocalUnicast():
+		// DNAT carries an address and no interface, so routing cannot know
+		// which link is meant (RFC 4007 section 6).
+		return "an IPv6 link-local address, which needs a zone and cannot be the target of DNAT"
+	}
+	return ""
+}
+
+// notFrontend says why a cannot be an address that clients use, or returns "".
+func notFrontend(a netip.Addr) string {
+	switch {
+	case a.Zone() != "":
+		return "an address with a zone, which means different hosts on different links"
+	case a.Is4In6():
+		return "an IPv4 address written as IPv6"
+	case a.IsMulticast():
+		return "a multicast address"
+	case a == broadcast():
+		return "the broadcast address"
+	case a.Is6() && a.IsLinkLocalUnicast():
+		return "an IPv6 link-local address, which needs a zone"
+	}
+	return ""
+}
+
+func broadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// nameFault keeps names to what can be the comment of an element and come back
+// unharmed: nft(8) prints comments between double quotes and has no way to
+// escape one, and brackets hold the mapping's attributes after the name.
+// Bytes are counted from 1.
+func nameFault(name string) string {
+	if len(name) > maxName {
+		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxName)
+	}
+	for i := 0; i < len(name); {
+		r, n := utf8.DecodeRuneInString(name[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			return fmt.Sprintf("name is not UTF-8 at byte %d", i+1)
+		case unicode.IsControl(r):
+			return fmt.Sprintf("name has a control character at byte %d", i+1)
+		case r == '"' || r == '[' || r == ']':
+			return fmt.Sprintf("name has a %c at byte %d", r, i+1)
+		}
+		i += n
+	}
+	if t := strings.TrimLeftFunc(name, unicode.IsSpace); t != name {
+		return "name begins with a space"
+	}
+	if t := strings.TrimRightFunc(name, unicode.IsSpace); t != name {
+		return "name ends with a space"
+	}
+	return ""
+}
+
+// expiryFault refuses other ways to write the same instant, so that == holds:
+// UTC sets the location and drops a monotonic reading. It also refuses the
+// years that RFC 3339 cannot write.
+func expiryFault(m *Mapping) string {
+	if m.Expires != m.Expires.UTC() {
+		return "expires is not in UTC"
+	}
+	if y := m.Expires.Year(); y < 1 || y > 9999 {
+		return fmt.Sprintf("expires in year %d, which is not of four digits", y)
+	}
+	return ""
+}
+
+// ValidateAll reports whether all of ms can be published together: each is
+// valid, and no two of a protocol claim the same port at the same address. Any
+// address overlaps every other, 0.0.0.0 every IPv4 address and :: every IPv6
+// address; 0.0.0.0 and :: do not overlap each other. Frontends with port 0
+// claim nothing yet. The error is an [*InvalidError] or an [*OverlapError].
+func ValidateAll(ms ...Mapping) error {
+	for i := range ms {
+		if err := ms[i].validate(); err != nil {
+			return err
+		}
+	}
+	// One word a mapping sorts faster than mappings do, and by protocol, then
+	// first port, then position.
+	keys := make([]uint64, 0, len(ms))
+	for i := range ms {
+		if port := ms[i].Frontend.Port(); port != 0 {
+			keys = append(keys, uint64(ms[i].Proto)<<48|uint64(port)<<32|uint64(uint32(i)))
+		}
+	}
+	slices.Sort(keys)
+	var seen claims
+	proto := Proto(0)
+	for _, k := range keys {
+		j := int32(uint32(k))
+		m := &ms[j]
+		if m.Proto != proto {
+			proto, seen = m.Proto, claims{}
+		}
+		if i, ok := seen.add(m, j); !ok {
+			i, j = min(i, j), max(i, j)
+			return &OverlapError{A: ms[i], B: ms[j], I: int(i), J: int(j)}
+		}
+	}
+	return nil
+}
+
+// claim is the highest port claimed so far by one kind of frontend, and whose
+// position that was. The zero claim is none, as there is no port 0.
+type claim struct {
+	last uint16
+	by   int32
+}
+
+// claims sweeps over the mappings of one protocol by rising first port: a
+// mapping overlaps an earlier one exactly if that one's last port is not below
+// its first, so the highest last port is all that need be kept.
+type claims struct {
+	any            claim
+	wild4, wild6   claim // 0.0.0.0, ::
+	hosts4, hosts6 claim // the highest of all single addresses
+	hosts          map[netip.Addr]claim
+}
+
+// add enters m, or returns who already has its first port.
+func (c *claims) add(m *Mapping, by int32) (holder int32, ok bool) {
+	host, first := m.Frontend.Addr(), m.Frontend.Port()
+	wild, all := &c.wild4, &c.hosts4
+	if host.Is6() {
+		wild, all = &c.wild6, &c.hosts6
+	}
+	mine := claim{last: first + m.More, by: by}
+	var rivals [5]claim
+	switch {
+	case !host.IsValid():
+		rivals = [5]claim{c.any, c.wild4, c.wild6, c.hosts4, c.hosts6}
+	case host.IsUnspecified():
+		rivals = [5]claim{c.any, *wild, *all}
+	default:
+		rivals = [5]claim{c.any, *wild, c.hosts[host]}
+	}
+	for _, r := range rivals {
+		if r.last >= first {
+			return r.by, false
+		}
+	}
+	switch {
+	case !host.IsValid():
+		c.any = mine
+	case host.IsUnspecified():
+		*wild = mine
+	default:
+		if c.hosts == nil {
+			c.hosts = make(map[netip.Addr]claim)
+		}
+		c.hosts[host] = mine
+		if mine.last > all.last {
+			*all = mine
+		}
+	}
+	return 0, true
+}

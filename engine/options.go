@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Options say what Open opens. The zero value is the table nftnat of the process's
+// own network namespace.
+type Options struct {
+	// Table is the name of the nftables table, of the inet family. Empty:
+	// DefaultTable. Engines with different tables do not know of each other.
+	Table string
+	// NetNS is the path of the network namespace to work in, such as
+	// /run/netns/blue or /proc/812/ns/net; the engine's own threads never stay in
+	// it. Empty: that of the process.
+	NetNS string
+	// LockWait is how long Open waits for another engine to close the table. Zero:
+	// not at all.
+	LockWait time.Duration
+	// ReadOnly reads the table once and owns nothing: every method that changes
+	// something returns ErrReadOnly.
+	ReadOnly bool
+	// NoSysctl leaves IP forwarding as it is. Without forwarding only clients on
+	// this host reach a backend.
+	NoSysctl bool
+	// FirstPort and LastPort are the range from which frontends of port 0 are
+	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
+	// for the first.
+	FirstPort, LastPort uint16
+	// Log is told what an error is not returned for: forwarding that was turned
+	// on, a table that was put right, elements that are no mappings. Nil: nobody.
+	Log *slog.Logger
+	// Trace, if set, is called with the name of each step of a change before it is
+	// taken: "reserve", "forward", "commit", "flows", "done". It is for following
+	// what the engine does and for tests that stop it at any of them; it must not
+	// call the engine.
+	Trace func(step string)
+}
+
+// DefaultTable is the name of the table if Options has none.
+const DefaultTable = "nftnat"
+
+// The default range of ports that are chosen: Docker's of 2013, with its last.
+const (
+	defaultFirstPort = 49153
+	defaultLastPort  = 65535
+)
+
+func (o Options) withDefaults() Options {
+	if o.Table == "" {
+		o.Table = DefaultTable
+	}
+	if o.FirstPort == 0 {
+		o.FirstPort = defaultFirstPort
+	}
+	if o.LastPort == 0 {
+		o.LastPort = defaultLastPort
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Trace == nil {
+		o.Trace = func(string) {}
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	if err := nft.CheckName(o.Table); err != nil {
+		return &InvalidError{What: "table", Input: o.Table, Reason: err.Error()}
+	}
+	if o.FirstPort > o.LastPort {
+		return &InvalidError{
+			What: "ports to choose from", Input: fmt.Sprintf("%d-%d", o.FirstPort, o.LastPort),
+			Reason: "the range ends before it begins",
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/alloc"
+)
+
+// elementsIn returns the lines of a dump that are elements.
+func elementsIn(dump string) []string {
+	var es []string
+	for line := range strings.Lines(dump) {
+		if e, ok := strings.CutPrefix(line, "add element inet nftnat "); ok {
+			es = append(es, strings.TrimSpace(e))
+		}
+	}
+	return es
+}
+
+func TestPublishWritesElements(t *testing.T) {
+	e, b := openFake(t)
+	require.Empty(t, b.kernel.Dump(), "Open makes nothing")
+	web := mapped(t, "8080->172.30.0.2:80")
+	web.Name, web.NoProxy = "web", true
+	four := mapped(t, "0.0.0.0:53->172.30.0.2:53/udp")
+	six := mapped(t, "[::]:53->[fd00:30::2]:53/udp")
+	six.Name = "dns"
+	lease := mapped(t, local4+":9000->10.9.0.2:90")
+	lease.Expires = b.clock.Now().Add(time.Minute)
+	loop := mapped(t, "[::1]:8081->[fd00:30::2]:80")
+	want := []Mapping{web, lease, loop, four, six}
+	done, err := e.Publish(want...)
+	require.NoError(t, err)
+	require.Equal(t, want, done)
+	require.Equal(t, []string{
+		`tcp4 { 8080 comment "web [no-proxy]" : 172.30.0.2 . 80 }`,
+		`tcp4_host { 192.0.2.1 . 9000 timeout 1m : 10.9.0.2 . 90 }`,
+		`udp4 { 53 comment "[one-family]" : 172.30.0.2 . 53 }`,
+		`tcp6_host { ::1 . 8081 : fd00:30::2 . 80 }`,
+		`udp6 { 53 comment "dns [one-family]" : fd00:30::2 . 53 }`,
+		`inside4 { 10.9.0.0/16 . 10.9.0.0/16 comment "on-link" }`,
+		`inside4 { 172.30.0.0/24 . 172.30.0.0/24 comment "on-link" }`,
+		`inside6 { fd00:30::/64 . fd00:30::/64 comment "on-link" }`,
+	}, elementsIn(b.kernel.Dump()))
+	require.Equal(t, want, slices.SortedFunc(e.Mappings(), Compare))
+	requireConsistent(t, b, e)
+}
+
+func TestPublishAndUnpublishLeaveNothing(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "8000-8009->172.30.0.2:9000-9009", "53->[fd00:30::2]:53/udp")
+	done, err := e.Unpublish(mapAll(t, "8000-8009->1.1.1.1:1-10", "53->1.1.1.1:1/udp")...)
+	require.NoError(t, err)
+	require.Equal(t, mapAll(t, "8000-8009->172.30.0.2:9000-9009", "53->[fd00:30::2]:53/udp"), done,
+		"what they were, not what was said of them")
+	require.Empty(t, elementsIn(b.kernel.Dump()))
+	require.Empty(t, publishedBy(e))
+	publish(t, e, "8000-8009->172.30.0.3:80-89") // released
+	requireConsistent(t, b, e)
+}
+
+func TestPublishNothing(t *testing.T) {
+	e, b := openFake(t)
+	done, err := e.Publish()
+	require.NoError(t, err)
+	require.Empty(t, done)
+	done, err = e.Unpublish()
+	require.NoError(t, err)
+	require.Empty(t, done)
+	require.Empty(t, b.kernel.Dump(), "no table for nothing")
+}
+
+// Publish returns what Mappings then tells, to the last bit: a Mapping is a map key.
+func TestPublishReturnsWhatMappingsTells(t *testing.T) {
+	e, b := openFake(t)
+	m := mapped(t, "0->172.30.0.2:80-82")
+	m.Expires = b.clock.Now().Add(time.Hour + 1234567*time.Nanosecond)
+	done, err := e.Publish(m)
+	require.NoError(t, err)
+	require.Equal(t, done, Collapse(slices.Collect(e.Mappings())))
+	b.clock.advance(time.Second)
+	require.Equal(t, done, Collapse(slices.Collect(b.open(t).Mappings())), "and so does the next engine")
+}
+
+func TestPublishOutOfRange(t *testing.T) {
+	e, b := openFake(t)
+	past := mapped(t, "80->172.30.0.2:80")
+	past.Expires = b.clock.Now()
+	b.host.routes[netip.MustParsePrefix("172.30.0.255/32")] = route{kind: segmentBroadcast}
+	b.host.routes[netip.MustParsePrefix("198.18.0.0/15")] = route{kind: otherRoute}
+	tests := map[string][]Mapping{
+		"this host itself":             mapAll(t, "80->"+local4+":80"),
+		"is a broadcast address":       mapAll(t, "80->172.30.0.255:80"),
+		"forbids":                      mapAll(t, "80->198.18.0.1:80"),
+		"not an address of this host":  mapAll(t, "172.30.0.2:80->172.30.0.3:80"),
+		"its time was over at 2027-01": {past},
+		"overlap":                      mapAll(t, "80->172.30.0.2:80", local4+":80->172.30.0.2:80"),
+		"no backend address":           {{Proto: TCP}},
+		"only 16383 ports":             mapAll(t, "0->172.30.0.2:1-20000"),
+	}
+	for reason, ms := range tests {
+		for name, call := range map[string]func(...Mapping) ([]Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
+			// The last of several is bad: the others must not have been published.
+			_, err := call(append(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80"), ms...)...)
+			require.ErrorIs(t, err, ErrInvalid, "%s: %s", name, reason)
+			require.ErrorContains(t, err, reason, name)
+			require.NotContains(t, err.Error(), "\n")
+		}
+	}
+	require.Empty(t, b.kernel.Dump())
+	require.Empty(t, publishedBy(e))
+	publish(t, e, "7000->172.30.0.2:80")
+}
+
+// A backend that nothing leads to yet may be published: its route comes up later.
+func TestPublishUnreachableBackend(t *testing.T) {
+	e, b := openFake(t)
+	b.host.routes[netip.MustParsePrefix("203.0.113.0/24")] = route{kind: unreachable}
+	publish(t, e, "80->203.0.113.1:80")
+	require.Equal(t, []string{"80->203.0.113.1:80"}, publishedBy(e))
+}
+
+func TestUnpublishNotFound(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80->172.30.0.2:80", local4+":81->172.30.0.2:80", "82->172.30.0.2:80")
+	before := b.kernel.Dump()
+	for text, hint := range map[string]string{
+		"79->172.30.0.2:80":            "tcp 79 is not published",
+		"80->172.30.0.2:80/udp":        "udp 80 is not published",
+		local4 + ":80->172.30.0.2:80":  "tcp 192.0.2.1:80 is not published; tcp 80 is",
+		"81->172.30.0.2:80":            "tcp 81 is not published",
+		"80-82->172.30.0.2:80-82":      "tcp 81 is not published",
+		"0->172.30.0.2:80":             "tcp 0 is not published",
+		"0.0.0.0:82->172.30.0.2:80":    "tcp 0.0.0.0:82 is not published; tcp 82 is",
+		"65535->172.30.0.2:80":         "tcp 65535",
+		"[::]:82->[fd00:30::2]:80":     "; tcp 82 is",
+		"127.0.0.1:80->172.30.0.2:80":  "; tcp 80 is",
+		otherLocal4 + ":81->1.1.1.1:1": "tcp 192.0.2.9:81 is not published",
+	} {
+		for _, call := range []func(...Mapping) ([]Mapping, error){e.Unpublish, e.Kill} {
+			_, err := call(mapped(t, "82->1.1.1.1:1"), mapped(t, text))
+			require.ErrorIs(t, err, ErrNotFound, text)
+			require.ErrorIs(t, err, fs.ErrNotExist, text)
+			require.ErrorContains(t, err, hint)
+		}
+	}
+	require.Equal(t, before, b.kernel.Dump())
+	require.Len(t, publishedBy(e), 3)
+}
+
+// What is named twice is there once.
+func TestUnpublishTwiceNamed(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80-83->172.30.0.2:80-83")
+	done, err := e.Unpublish(mapAll(t, "80-82->172.30.0.2:80-82", "81->172.30.0.2:80", "80-82->172.30.0.2:80-82")...)
+	require.NoError(t, err)
+	require.Equal(t, mapAll(t, "80-82->172.30.0.2:80-82"), done)
+	require.Equal(t, []string{"83->172.30.0.2:83"}, publishedBy(e))
+	requireConsistent(t, b, e)
+}
+
+func TestPublishChoosesPorts(t *testing.T) {
+	b := newTestbed()
+	b.writeSysctl(t, reservedPorts, "1-3,50003,50005-50007,50009-70000,garbage,9-8")
+	e := b.openWith(t, Options{NoSysctl: true, FirstPort: 50000, LastPort: 50008})
+	// An explicit port is taken before one is chosen, wherever it stands.
+	done := publish(t, e, "0->172.30.0.2:80", "50000->172.30.0.2:81", "0->172.30.0.2:82")
+	require.Equal(t, mapAll(t, "50001->172.30.0.2:80", "50000->172.30.0.2:81", "50002->172.30.0.2:82"), done)
+	done = publish(t, e, "0->172.30.0.2:80/udp") // another space
+	require.Equal(t, mapAll(t, "50000->172.30.0.2:80/udp"), done)
+
+	_, err := e.Publish(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80-81")...)
+	require.ErrorIs(t, err, alloc.ErrExhausted, "two in a row are not to be had: 50004 and 50008 are left")
+	done = publish(t, e, "7000->172.30.0.2:80", local4+":0->172.30.0.2:80", "[::]:0->[fd00:30::2]:80")
+	require.Equal(t, mapAll(t, "7000->172.30.0.2:80", local4+":50004->172.30.0.2:80", "[::]:50008->[fd00:30::2]:80"), done)
+	_, err = e.Publish(mapped(t, "0->172.30.0.2:80"))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+	require.ErrorContains(t, err, "publish tcp 0: choose a port for 0->172.30.0.2:80")
+	// What is kept from being chosen may be named.
+	publish(t, e, "50003->172.30.0.2:80", "50006->172.30.0.2:80")
+
+	_, err = e.Unpublish(mapped(t, "50000-50002->172.30.0.2:80-82"))
+	require.NoError(t, err)
+	require.Equal(t, mapAll(t, "50000-50002->172.30.0.2:90-92"), publish(t, e, "0->172.30.0.2:90-92"))
+	requireConsistent(t, b, e)
+}
+
+// A frontend of its own address leaves the port to others, and is chosen a port
+// that others have on other addresses.
+func TestPublishChoosesPerAddress(t *testing.T) {
+	b := newTestbed()
+	e := b.openWith(t, Options{NoSysctl: true, FirstPort: 50000, LastPort: 50000})
+	for _, host := range []string{local4, otherLocal4, local6} {
+		backend := "172.30.0.2:80"
+		if host == local6 {
+			host, backend = "["+host+"]", "[fd00:30::2]:80"
+		}
+		require.Equal(t, mapAll(t, host+":50000->"+backend), publish(t, e, host+":0->"+backend))
+	}
+	_, err := e.Publish(mapped(t, local4+":0->172.30.0.2:80"))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+	_, err = e.Publish(mapped(t, "0->172.30.0.2:80"))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+}
+
+func TestOpenRefusesBadOptions(t *testing.T) {
+	for _, o := range []Options{
+		{Table: "1st"}, {Table: "table"}, {Table: "a b"}, {FirstPort: 5, LastPort: 4},
+		{NetNS: "/proc/self/comm"},
+	} {
+		_, err := Open(o)
+		require.ErrorIs(t, err, ErrInvalid, "%+v", o)
+	}
+	_, err := Open(Options{NetNS: "/run/netns/nosuch"})
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+func TestPublishNotPermitted(t *testing.T) {
+	e, b := openFake(t)
+	b.kernel.FailNext("Replace", unix.EPERM)
+	_, err := e.Publish(mapped(t, "80->172.30.0.2:80"))
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "publish tcp 80: ")
+	publish(t, e, "80->172.30.0.2:80")
+	b.kernel.FailNext("Update", unix.EPERM)
+	_, err = e.Publish(mapAll(t, "81->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")...)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "publish tcp 81 and 2 more: ")
+	_, err = e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+	require.NoError(t, err)
+}
+
+// An error is one line, also when undoing failed too.
+func TestUndoErrorsAreJoined(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80->172.30.0.2:80")
+	cause, undoing := errors.New("no flows today"), errors.New("no undoing either")
+	b.flows.hook = func(string) error { return cause }
+	updates := 0
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" {
+			if updates++; updates == 2 {
+				return undoing
+			}
+		}
+		return nil
+	})
+	_, err := e.Publish(mapped(t, "53->172.30.0.2:53/udp"))
+	require.ErrorIs(t, err, cause)
+	require.ErrorIs(t, err, undoing)
+	require.NotContains(t, err.Error(), "\n")
+}

@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// schema is the version of the ruleset below. It stands in the table's comment, so
+// that a later version knows what it finds, and an earlier one leaves it alone.
+const schema = 1
+
+// portMapSize makes room for every port at once. See nft.Map.Size for what it buys.
+const portMapSize = 65535
+
+// ruleset is the whole ruleset as a value: the same rules and chains whatever is
+// published, for mappings are elements of its maps and never rules. A map for "any
+// local address" and one for "one local address" of each protocol and family: one
+// map with 0.0.0.0 in its keys would need a rule that loads a constant into a
+// concatenation, which nft(8) cannot list.
+func ruleset(name string) nft.Table {
+	return nft.Table{
+		Name:    name,
+		Comment: tableComment(schema),
+		Maps: []nft.Map{
+			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr),
+			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr),
+			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr),
+			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr),
+		},
+		Sets: []nft.Set{
+			{Name: "networks4", Key: nft.Type{nft.IPv4Addr}, Interval: true},
+			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
+			{Name: "networks6", Key: nft.Type{nft.IPv6Addr}, Interval: true},
+			{Name: "inside6", Key: nft.Type{nft.IPv6Addr, nft.IPv6Addr}, Interval: true},
+		},
+		Chains: []nft.Chain{
+			publishChain(), natPrerouting(), natOutput(), natPostrouting(), filterForward(), rawPrerouting(),
+		},
+	}
+}
+
+func anyMap(name string, addr nft.DataType) nft.Map {
+	return nft.Map{
+		Name: name, Key: nft.Type{nft.InetService}, Value: nft.Type{addr, nft.InetService},
+		Timeout: true, Size: portMapSize,
+	}
+}
+
+func hostMap(name string, addr nft.DataType) nft.Map {
+	return nft.Map{
+		Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService},
+		Timeout: true,
+	}
+}
+
+// publishChain looks the packet's destination up. An address of its own goes before
+// any address: a miss falls through to the next rule, a hit ends the chain.
+func publishChain() nft.Chain {
+	return nft.Chain{
+		Name:    "publish",
+		Comment: "what a published port leads to: one address first, then any",
+		Rules: []nft.Rule{
+			// A link-local source is not valid beyond its link (RFC 4291 section
+			// 2.5.6): no router may forward it, so a backend could not be reached.
+			{nft.Within(nft.IP6Saddr, netip.MustParsePrefix("fe80::/10")), nft.Return()},
+			{nft.DNATv4("tcp4_host", nft.IPDaddr, nft.TCPDport)},
+			{nft.DNATv4("tcp4", nft.TCPDport)},
+			{nft.DNATv4("udp4_host", nft.IPDaddr, nft.UDPDport)},
+			{nft.DNATv4("udp4", nft.UDPDport)},
+			{nft.DNATv6("tcp6_host", nft.IP6Daddr, nft.TCPDport)},
+			{nft.DNATv6("tcp6", nft.TCPDport)},
+			{nft.DNATv6("udp6_host", nft.IP6Daddr, nft.UDPDport)},
+			{nft.DNATv6("udp6", nft.UDPDport)},
+		},
+	}
+}
+
+// natPrerouting publishes to the network. Only packets to an address of this host
+// are looked up: without that, transit traffic to the same port number would be
+// caught (CVE-2025-67499).
+func natPrerouting() nft.Chain {
+	return nft.Chain{
+		Name:    "nat-prerouting",
+		Comment: "clients elsewhere",
+		Hook:    nft.Hook{Type: "nat", Point: "prerouting", Priority: nft.PriorityDstNAT},
+		Rules:   []nft.Rule{{nft.DaddrLocal(), nft.Jump("publish")}},
+	}
+}
+
+// natOutput publishes to this host. Loopback addresses are left out: a packet from
+// 127.0.0.1 cannot leave by another interface without route_localnet, one from ::1
+// not at all. The proxies serve those.
+func natOutput() nft.Chain {
+	return nft.Chain{
+		Name:    "nat-output",
+		Comment: "clients on this host, by its other addresses than loopback",
+		Hook:    nft.Hook{Type: "nat", Point: "output", Priority: nft.PriorityDstNAT},
+		Rules: []nft.Rule{
+			{nft.Within(nft.IPDaddr, loopback4()), nft.Return()},
+			{nft.Within(nft.IP6Daddr, loopback6()), nft.Return()},
+			{nft.DaddrLocal(), nft.Jump("publish")},
+		},
+	}
+}
+
+// natPostrouting translates sources. The first two rules are the hairpin: client and
+// backend on one segment, where the backend would answer the client directly, from
+// an address the client does not expect. The others are the networks' way out; a
+// port chosen at random keeps a backend from taking the reply tuple of a published
+// port (CVE-2021-3773).
+func natPostrouting() nft.Chain {
+	return nft.Chain{
+		Name:    "nat-postrouting",
+		Comment: "hairpin, then the networks' way out",
+		Hook:    nft.Hook{Type: "nat", Point: "postrouting", Priority: nft.PrioritySrcNAT},
+		Rules: []nft.Rule{
+			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Masquerade()},
+			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Masquerade()},
+			{nft.In("networks4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.MasqueradeFullyRandom()},
+			{nft.In("networks6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.MasqueradeFullyRandom()},
+		},
+	}
+}
+
+// filterForward guards the declared networks: replies, published ports and siblings
+// get in, all else does not. It drops in a base chain of its own, so that no accept
+// of another table can undo it.
+func filterForward() nft.Chain {
+	return nft.Chain{
+		Name:    "filter-forward",
+		Comment: "guard of the networks: only replies, published ports and siblings get in",
+		Hook:    nft.Hook{Type: "filter", Point: "forward", Priority: nft.PriorityFilter},
+		Rules: []nft.Rule{
+			{nft.CTStateEstablished(), nft.Accept()},
+			{nft.CTStatusDNAT(), nft.Accept()},
+			{nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Accept()},
+			{nft.In("networks4", nft.IPDaddr), nft.Drop()},
+			{nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Accept()},
+			{nft.In("networks6", nft.IP6Daddr), nft.Drop()},
+		},
+	}
+}
+
+// rawPrerouting drops packets to loopback addresses from the network before
+// anything else sees them: DNAT happens before the kernel's own check for them, so
+// that a mapping of 127.0.0.1 would answer a neighbour.
+func rawPrerouting() nft.Chain {
+	return nft.Chain{
+		Name:    "raw-prerouting",
+		Comment: "loopback addresses answer this host alone",
+		Hook:    nft.Hook{Type: "filter", Point: "prerouting", Priority: nft.PriorityRaw},
+		Rules: []nft.Rule{
+			{nft.NotFromInterface("lo"), nft.Within(nft.IPDaddr, loopback4()), nft.Drop()},
+			{nft.NotFromInterface("lo"), nft.Within(nft.IP6Daddr, loopback6()), nft.Drop()},
+		},
+	}
+}
+
+func loopback4() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
+
+func loopback6() netip.Prefix { return netip.MustParsePrefix("::1/128") }

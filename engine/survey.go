@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// survey asks the routing table about the addresses of mappings, each once.
+type survey struct {
+	host   host
+	routes map[netip.Addr]route
+}
+
+func (e *Engine) newSurvey() *survey { return &survey{e.host, map[netip.Addr]route{}} }
+
+func (s *survey) look(a netip.Addr) (route, error) {
+	r, ok := s.routes[a]
+	if ok {
+		return r, nil
+	}
+	r, err := s.host.route(a)
+	if err == nil {
+		s.routes[a] = r
+	}
+	return r, err
+}
+
+// check refuses a mapping that this host cannot publish.
+func (s *survey) check(m *Mapping) error {
+	if a := m.Frontend.Addr(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() {
+		r, err := s.look(a)
+		if err != nil {
+			return err
+		}
+		if r.kind != localAddress {
+			return notHere(m, "the frontend %s is not an address of this host", a)
+		}
+	}
+	a := m.Backend.Addr()
+	r, err := s.look(a)
+	if err != nil {
+		return err
+	}
+	switch r.kind {
+	case localAddress:
+		return notHere(m, "the backend %s is this host itself", a)
+	case segmentBroadcast:
+		return notHere(m, "the backend %s is a broadcast address", a)
+	case otherRoute:
+		return notHere(m, "the routing table forbids the backend %s", a)
+	case unreachable, unicast: // what is not there yet may come
+	}
+	return nil
+}
+
+func notHere(m *Mapping, format string, a netip.Addr) error {
+	return &InvalidError{What: whatMapping, Input: m.String(), Reason: fmt.Sprintf(format, a)}
+}
+
+// warn tells the log of backends that nothing leads to.
+func (e *Engine) warn(s *survey) {
+	for a, r := range s.routes {
+		if r.kind == unreachable {
+			e.log.Warn("there is no route to the backend yet", "backend", a)
+		}
+	}
+}
