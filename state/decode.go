@@ -1,0 +1,90 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// File is what a state file holds.
+type File struct {
+	Mappings []engine.Mapping // in the order of the file; nil: none
+}
+
+// LineError says where in a file a fault is. Its cause satisfies
+// [engine.ErrInvalid].
+type LineError struct {
+	File string // as given to Decode
+	Line int    // from 1
+	Err  error
+}
+
+// Error returns "mappings.yaml:7: " and the cause, in one line.
+func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
+
+// Unwrap returns the cause.
+func (e *LineError) Unwrap() error { return e.Err }
+
+const (
+	// maxFile bounds what a file can make us hold: some 100 bytes of memory
+	// for each 10 of it.
+	maxFile = 64 << 20
+	// maxYAML is the same for the library, which was measured to take 100
+	// bytes for each byte of a file of objects.
+	maxYAML = 8 << 20
+)
+
+// Decode reads a file to its end. The name is for errors only. A file without
+// content is an empty one. Errors of r are wrapped; every other error is a
+// [*LineError], or, for a file too large, an [*engine.InvalidError].
+func Decode(r io.Reader, name string) (File, error) {
+	text, err := read(r)
+	if err != nil {
+		return File{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	// YAML 1.2 section 5.2: a byte order mark may precede a document.
+	text = strings.TrimPrefix(text, "\ufeff")
+	if len(text) > maxFile {
+		return File{}, tooLarge(name, maxFile)
+	}
+	if ms, ok := decodePlain(text); ok {
+		return File{Mappings: ms}, nil
+	}
+	if len(text) > maxYAML {
+		return File{}, tooLarge(name, maxYAML)
+	}
+	ms, fault := decodeYAML(text)
+	if fault != nil {
+		fault.File = name
+		return File{}, fault
+	}
+	return File{Mappings: ms}, nil
+}
+
+func tooLarge(name string, limit int) error {
+	return &engine.InvalidError{What: "file", Input: name, Reason: fmt.Sprintf("it is larger than %d MiB", limit>>20)}
+}
+
+// read returns the whole text and no copy of it: where r can tell how much is
+// to come, memory is asked for once. It stops past maxFile.
+func read(r io.Reader) (string, error) {
+	var size int64
+	switch r := r.(type) {
+	case interface{ Len() int }: // strings.Reader, bytes.Buffer
+		size = int64(r.Len())
+	case interface{ Stat() (fs.FileInfo, error) }: // os.File
+		if info, err := r.Stat(); err == nil && info.Mode().IsRegular() {
+			size = info.Size()
+		}
+	}
+	var b strings.Builder
+	b.Grow(int(min(max(size, 0), maxFile)))
+	_, err := io.Copy(&b, io.LimitReader(r, maxFile+int64(len("\ufeff"))+1))
+	return b.String(), err
+}

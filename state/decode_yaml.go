@@ -1,0 +1,298 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// The keys of a file.
+const (
+	keyMappings  = "mappings"
+	keyNetworks  = "networks"
+	keyEndpoints = "endpoints"
+
+	keyMapping = "mapping"
+	keyName    = "name"
+	keyProxy   = "proxy"
+	keyExpires = "expires"
+)
+
+// decodeYAML reads any file. It walks the nodes itself instead of filling a
+// struct, so that each fault has its line.
+func decodeYAML(text string) ([]engine.Mapping, *LineError) {
+	tokens := lexer.Tokenize(text)
+	if err := screen(tokens); err != nil {
+		return nil, err
+	}
+	doc, err := parser.Parse(tokens, 0)
+	if err != nil {
+		return nil, notYAML(text, err)
+	}
+	d := document{anchors: map[string]ast.Node{}}
+	if err := d.read(doc); err != nil {
+		return nil, err
+	}
+	err = engine.ValidateAll(d.mappings...)
+	var overlap *engine.OverlapError
+	if errors.As(err, &overlap) {
+		err = fmt.Errorf("%w (the first is in line %d)", err, d.lines[overlap.I])
+		return nil, &LineError{Line: d.lines[overlap.J], Err: err}
+	}
+	if err != nil { // each was validated before
+		return nil, &LineError{Line: 1, Err: err}
+	}
+	return d.mappings, nil
+}
+
+// notYAML turns the library's error, several lines with the source drawn, into
+// one line.
+func notYAML(text string, err error) *LineError {
+	line, reason := 1, ""
+	var placed interface {
+		GetToken() *token.Token
+		GetMessage() string
+	}
+	if !errors.As(err, &placed) {
+		reason = err.Error()
+	} else {
+		reason = placed.GetMessage()
+		if t := placed.GetToken(); t != nil && t.Position != nil {
+			line = t.Position.Line
+		}
+	}
+	reason = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, reason)
+	source := ""
+	for range line {
+		source, text, _ = strings.Cut(text, "\n")
+	}
+	return fault(line, "YAML", source, reason)
+}
+
+func fault(line int, what, input, reason string) *LineError {
+	return &LineError{Line: line, Err: &engine.InvalidError{What: what, Input: input, Reason: reason}}
+}
+
+// document collects the mappings of one.
+type document struct {
+	anchors  map[string]ast.Node // by name; the values are neither anchors nor aliases
+	mappings []engine.Mapping
+	lines    []int // of the mappings
+}
+
+func (d *document) read(f *ast.File) *LineError {
+	var body ast.Node
+	for _, doc := range f.Docs {
+		switch {
+		case doc.Body == nil:
+		case body != nil:
+			return fault(lineOf(doc.Body), "file", "---", "a second document")
+		default:
+			body = doc.Body
+		}
+	}
+	if body == nil {
+		return nil
+	}
+	top, err := d.resolve(body)
+	if err != nil {
+		return err
+	}
+	keys, ok := top.(ast.MapNode)
+	if !ok {
+		return fault(lineOf(body), "file", excerpt(top), `it does not begin with the key "mappings"`)
+	}
+	for it := keys.MapRange(); it.Next(); {
+		switch key := keyOf(it.Key()); key {
+		case keyMappings:
+			err = d.readMappings(it.Value())
+		case keyNetworks, keyEndpoints:
+			err = fault(lineOf(it.Key()), "key", key, key+" are not supported yet by this version")
+		default:
+			err = fault(lineOf(it.Key()), "key", key, `a file has the key "mappings"`)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *document) readMappings(n ast.Node) *LineError {
+	line := lineOf(n)
+	n, err := d.resolve(n)
+	if err != nil {
+		return err
+	}
+	var items []ast.Node
+	switch n := n.(type) {
+	case nil, *ast.NullNode:
+	case *ast.SequenceNode:
+		items = n.Values
+	default:
+		return fault(line, keyMappings, excerpt(n), "not a list")
+	}
+	for _, item := range items {
+		line := lineOf(item)
+		m, err := d.readItem(item)
+		if err != nil {
+			return err
+		}
+		if m.Frontend.Port() == 0 {
+			return fault(line, keyMapping, m.String(), "frontend 0 asks for a free port, and a file says which")
+		}
+		if err := m.Validate(); err != nil {
+			return &LineError{Line: line, Err: err}
+		}
+		d.mappings = append(d.mappings, m)
+		d.lines = append(d.lines, line)
+	}
+	return nil
+}
+
+func (d *document) readItem(item ast.Node) (engine.Mapping, *LineError) {
+	line := lineOf(item)
+	n, err := d.resolve(item)
+	if err != nil {
+		return engine.Mapping{}, err
+	}
+	if object, ok := n.(ast.MapNode); ok {
+		return d.readObject(line, object)
+	}
+	return readText(line, n)
+}
+
+func readText(line int, n ast.Node) (engine.Mapping, *LineError) {
+	text, ok := stringOf(n)
+	if !ok {
+		reason := "neither a text like 8080->172.17.0.2:80 nor an object"
+		if _, list := n.(*ast.SequenceNode); list {
+			reason += "; a text that begins with a bracket is quoted"
+		}
+		return engine.Mapping{}, fault(line, keyMapping, excerpt(n), reason)
+	}
+	m, err := engine.ParseMapping(text)
+	if err != nil {
+		return m, &LineError{Line: line, Err: err}
+	}
+	return m, nil
+}
+
+func (d *document) readObject(line int, object ast.MapNode) (m engine.Mapping, err *LineError) {
+	var rest engine.Mapping // what is said beside the mapping, which may come last
+	given := false
+	for it := object.MapRange(); it.Next(); {
+		at := lineOf(it.Value())
+		n, err := d.resolve(it.Value())
+		if err != nil {
+			return m, err
+		}
+		text, isString := stringOf(n)
+		switch key := keyOf(it.Key()); key {
+		case keyMapping:
+			if m, err = readText(at, n); err != nil {
+				return m, err
+			}
+			given = true
+		case keyName:
+			if !isString {
+				return m, fault(at, key, excerpt(n), "not a text; quote it")
+			}
+			rest.Name = text
+		case keyProxy:
+			b, ok := n.(*ast.BoolNode)
+			if !ok {
+				return m, fault(at, key, excerpt(n), "true or false")
+			}
+			rest.NoProxy = !b.Value
+		case keyExpires:
+			t, ok := parseExpires(text)
+			if !isString || !ok {
+				return m, fault(at, key, excerpt(n), "not a time like 2027-01-01T00:00:00Z")
+			}
+			rest.Expires = t
+		default:
+			return m, fault(lineOf(it.Key()), "key", key, "a mapping has the keys mapping, name, proxy and expires")
+		}
+	}
+	if !given {
+		return m, fault(line, keyMapping, "", `the object has no key "mapping"`)
+	}
+	m.Name, m.NoProxy, m.Expires = rest.Name, rest.NoProxy, rest.Expires
+	return m, nil
+}
+
+// resolve returns the node that n stands for, and remembers the anchors on the
+// way. As an anchor must precede its aliases, none can lead in a circle.
+func (d *document) resolve(n ast.Node) (ast.Node, *LineError) {
+	switch n := n.(type) {
+	case *ast.AnchorNode:
+		to, err := d.resolve(n.Value)
+		if err == nil {
+			d.anchors[excerpt(n.Name)] = to
+		}
+		return to, err
+	case *ast.AliasNode:
+		name := excerpt(n.Value)
+		to, ok := d.anchors[name]
+		if !ok {
+			return nil, fault(lineOf(n), "alias", name, "no anchor of that name before it")
+		}
+		return to, nil
+	}
+	return n, nil
+}
+
+// keyOf returns the text of a key, also of one that is not a plain one.
+func keyOf(n ast.MapKeyNode) string {
+	if s, ok := n.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return excerpt(n)
+}
+
+func stringOf(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return n.Value.Value, true
+	}
+	return "", false
+}
+
+// excerpt is what an error repeats of a node: its first token, which for a
+// block mapping the library takes to be the colon.
+func excerpt(n ast.Node) string {
+	if n == nil || n.GetToken() == nil {
+		return ""
+	}
+	t := n.GetToken()
+	if isType(t, token.MappingValueType) && t.Prev != nil {
+		return t.Prev.Value + ":"
+	}
+	return t.Value
+}
+
+func lineOf(n ast.Node) int {
+	if n == nil || n.GetToken() == nil || n.GetToken().Position == nil {
+		return 1
+	}
+	return n.GetToken().Position.Line
+}

@@ -1,0 +1,36 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package state reads and writes the file of "nftnat export", "nftnat apply -f"
+// and "nftnat serve --state": YAML 1.2 that lists the mappings a table is to
+// hold.
+//
+//	mappings:
+//	  - 8080->172.17.0.2:80
+//	  - "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp"
+//	  - {mapping: "53->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
+//
+// A mapping stands there in its text form, or as an object where there is more
+// to say: name (absent: none), proxy (absent: true), and expires (absent:
+// never), a time of RFC 3339. A text that begins with a bracket has to be
+// quoted, or YAML reads a list.
+//
+// [Decode] takes a whole file or nothing of it. What it refuses it names by
+// file, line and reason, in a [*LineError] that is an
+// [engine.ErrInvalid]: keys it does not know, keys given twice, mappings that
+// are not valid or overlap, and frontend port 0, as a file says which ports are
+// taken and does not ask for any.
+// [Encode] writes one order only: equal contents make equal files.
+//
+// Decode and Encode keep nothing between calls and may be called from several
+// goroutines at once.
+//
+// Be aware:
+//   - Networks and endpoints are not supported yet: a file that has them is refused.
+//   - Comments in a file do not survive Decode and Encode.
+//   - Of YAML, explicit keys ("? key"), tags, directives, merge keys and a
+//     second document are refused; aliases and every style of scalar are taken.
+//   - A file may have 64 MiB; if it is not in the form that Encode writes,
+//     8 MiB, because a general YAML reader needs a hundred times a file's size
+//     in memory.
+package state
