@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+func newAdd(g *global) *cobra.Command {
+	var (
+		name    string
+		ttl     time.Duration
+		noProxy bool
+		replace bool
+	)
+	cmd := &cobra.Command{
+		Use:   "add PROTO FRONTEND BACKEND",
+		Short: "Publish a port, or a range of ports",
+		Long: "Publish a port of this host, or a range of ports, to a backend.\n\n" +
+			"PROTO is tcp or udp. FRONTEND is PORT, FIRST-LAST, ADDR:PORT, [V6]:PORT,\n" +
+			"ADDR:FIRST-LAST, or 0 for the next free port. BACKEND is ADDR, ADDR:PORT or\n" +
+			"ADDR:FIRST-LAST; without ports it has those of the frontend.",
+		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
+			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
+			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
+			"  nftnat add tcp 0 '[fd00::2]:80' --ttl 1h",
+		Args: usage(cobra.ExactArgs(3)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := engine.NewMapping(args[0], args[1], args[2])
+			if err != nil {
+				return err
+			}
+			m.Name, m.NoProxy = name, noProxy
+			if cmd.Flags().Changed("ttl") {
+				if ttl <= 0 {
+					return usageError{fmt.Errorf("--ttl %s is not a time to live", ttl)}
+				}
+				m.Expires = time.Now().Add(ttl).UTC().Truncate(time.Millisecond)
+			}
+			if err := m.Validate(); err != nil {
+				return err
+			}
+			return g.with(false, func(e *engine.Engine) error {
+				publish := e.Publish
+				if replace {
+					publish = e.Retarget
+				}
+				done, err := publish(m)
+				if err != nil {
+					return err
+				}
+				return g.printMappings(cmd, done)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", "", "whose the mapping is, up to 63 bytes")
+	flags.DurationVar(&ttl, "ttl", 0, "end the mapping by itself after this time, such as 90s or 1h")
+	flags.BoolVar(&noProxy, "no-proxy", false, "leave the mapping to netfilter alone")
+	flags.BoolVar(&replace, "replace", false, "give a frontend that is published already this backend")
+	return cmd
+}
+
+// printMappings prints each mapping on a line of its own, a range as one, or as an
+// array of JSON documents, ranges expanded.
+func (g *global) printMappings(cmd *cobra.Command, ms []engine.Mapping) error {
+	if g.json {
+		return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
+	}
+	for _, m := range ms {
+		if _, err := fmt.Fprintln(cmd.OutOrStdout(), m); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/state"
+)
+
+func newApply(g *global) *cobra.Command {
+	var (
+		file   string
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Make what is published exactly what a file says",
+		Long: "Make what is published exactly what a YAML file says, in one transaction, and\n" +
+			"print a line for each change: + published, - unpublished, ~ old => new.\n" +
+			"What is the same already is not touched.",
+		Example: "  nftnat export > ports.yaml\n  nftnat apply -f ports.yaml --dry-run",
+		Args:    usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return usageError{fmt.Errorf("apply needs -f FILE, or -f - for standard input")}
+			}
+			want, err := readFile(cmd, file)
+			if err != nil {
+				return err
+			}
+			return g.with(dryRun, func(e *engine.Engine) error {
+				apply := e.Apply
+				if dryRun {
+					apply = e.Diff
+				}
+				changes, err := apply(want.Mappings...)
+				if err != nil {
+					return err
+				}
+				return g.printChanges(cmd, changes)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&file, "file", "f", "", "the YAML `FILE`, or - for standard input")
+	flags.BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
+	return cmd
+}
+
+func readFile(cmd *cobra.Command, name string) (state.File, error) {
+	if name == "-" {
+		return state.Decode(cmd.InOrStdin(), "standard input")
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return state.File{}, usageError{err}
+	}
+	defer func() { _ = f.Close() }() // was only read
+	return state.Decode(f, name)
+}
+
+func (g *global) printChanges(cmd *cobra.Command, changes []engine.Change) error {
+	if g.json {
+		return printJSON(cmd.OutOrStdout(), api.Changes(changes))
+	}
+	for _, c := range changes {
+		if _, err := io.WriteString(cmd.OutOrStdout(), c.String()+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}

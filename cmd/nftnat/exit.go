@@ -1,0 +1,66 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// The exit status, a contract with scripts.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitBadInput     = 2 // nothing was changed
+	exitConflict     = 3 // the frontend or the table is in use
+	exitNotFound     = 4
+	exitNotPermitted = 5
+)
+
+// usageError is bad input that was noticed on the command line itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usage makes what cobra says of the number of arguments a usageError.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+func exitStatus(err error) int {
+	var bad usageError
+	switch {
+	case errors.Is(err, fs.ErrPermission): // a file that may not be read is no bad input
+		return exitNotPermitted
+	case errors.As(err, &bad), errors.Is(err, engine.ErrInvalid):
+		return exitBadInput
+	case errors.Is(err, engine.ErrConflict), errors.Is(err, engine.ErrOwned), errors.Is(err, alloc.ErrExhausted):
+		return exitConflict
+	case errors.Is(err, engine.ErrNotFound):
+		return exitNotFound
+	}
+	return exitFailed
+}
+
+// hint says what can be done about an error.
+func hint(err error) string {
+	var bad usageError
+	switch {
+	case exitStatus(err) == exitNotPermitted:
+		return " (run it as root, or give it CAP_NET_ADMIN)"
+	case errors.As(err, &bad):
+		return ` (see "nftnat help")`
+	}
+	return ""
+}

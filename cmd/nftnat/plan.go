@@ -1,0 +1,31 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+func newPlan(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "plan",
+		Short: "Print the ruleset that nftnat keeps in its table",
+		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists it. It is the\n" +
+			"same whatever is published: mappings are elements of the maps. No privilege is\n" +
+			"needed and nothing is contacted.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := engine.Plan(g.table)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+}
