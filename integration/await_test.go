@@ -1,0 +1,26 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"testing"
+	"time"
+)
+
+// awaitAttempts bounds await: with pauses that double up to 100 ms, some ten seconds.
+const awaitAttempts = 100
+
+// await waits for something that other processes do.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	pause := time.Millisecond
+	for range awaitAttempts {
+		if done() {
+			return
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+	t.Fatalf("waited in vain for %s", what)
+}

@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// program builds the program that the tests of the command line run: static, as it is
+// released.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(os.Getenv(envScratch), "nftnat")
+	cmd := exec.Command("go", "build", "-o", path, "../cmd/nftnat")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return path, nil
+})
+
+// nftnat prepares a command line of the program. Its environment is empty, and with
+// it PATH: it must not need other programs.
+func nftnat(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	labtest.Tool(t, "go")
+	path, err := program()
+	require.NoError(t, err)
+	cmd := exec.Command(path, args...)
+	cmd.Env = []string{"PATH="}
+	return cmd
+}
+
+// run runs a command line of the program inside ns and returns how it ended.
+func run(t *testing.T, ns *lab.NS, args ...string) labtest.Result {
+	t.Helper()
+	return labtest.Run(t, ns, nftnat(t, args...))
+}
+
+// runInput is run with something on standard input.
+func runInput(t *testing.T, ns *lab.NS, input string, args ...string) labtest.Result {
+	t.Helper()
+	cmd := nftnat(t, args...)
+	cmd.Stdin = strings.NewReader(input)
+	return labtest.Run(t, ns, cmd)
+}
+
+// succeed runs a command line that must exit 0, and returns what it printed.
+func succeed(t *testing.T, ns *lab.NS, args ...string) string {
+	t.Helper()
+	r := run(t, ns, args...)
+	require.Zero(t, r.Code, "nftnat %s: %s", strings.Join(args, " "), r.Stderr)
+	return r.Stdout
+}

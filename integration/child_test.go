@@ -1,0 +1,66 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// A child is this test binary once more, as a process of its own that does one thing
+// instead of the tests.
+
+const (
+	envChild      = "NFTNAT_TEST_CHILD"       // what it does: a key of runChild
+	envChildNetNS = "NFTNAT_TEST_CHILD_NETNS" // where
+	envChildArgs  = "NFTNAT_TEST_CHILD_ARGS"  // and with what, separated by newlines
+)
+
+// runChild is the child's main; it returns the exit status.
+func runChild(role string) int {
+	var err error
+	args := strings.Split(os.Getenv(envChildArgs), "\n")
+	switch role {
+	case "hold":
+		err = childHold()
+	case "kill":
+		err = childKill(args[0], args[1])
+	default:
+		err = fmt.Errorf("there is no child %q", role)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// child prepares one.
+func child(t *testing.T, role, netns string, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), envChild+"="+role, envChildNetNS+"="+netns, envChildArgs+"="+strings.Join(args, "\n"))
+	return cmd
+}
+
+// childHold opens an engine, says so, and keeps it until standard input ends.
+func childHold() error {
+	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS)})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, _ = bufio.NewReader(os.Stdin).ReadByte()
+	return e.Close()
+}

@@ -1,0 +1,25 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package integration tests nftnat as a whole: real packets in network namespaces,
+// against programs that nftnat's authors did not write (nft, conntrack, curl, dig,
+// ping). It needs namespaces and says so where there are none; see package labtest.
+//
+// The files hold a promise each:
+//
+//	traffic_test.go     what is published is reached, and nothing else
+//	conflict_test.go    one holder for each port, one engine for each table
+//	hairpin_test.go     backends reach themselves and their siblings by a frontend
+//	transit_test.go     what passes through the host is left alone
+//	loopback_test.go    loopback frontends answer nobody on the network
+//	kill_test.go        a change that SIGKILL cut short is wholly done or undone
+//	table_test.go       the table survives others, and others survive the table
+//	golden_test.go      the ruleset is what testdata/ruleset.nft says
+//	hostile_test.go     what others write into the table does no harm
+//	mutation_test.go    without any of its rules the ruleset fails
+//	cli_test.go         the command line, and what it refuses
+//	udp_flows_test.go   flows over UDP follow a change at once
+//	forwarding_test.go  of /proc/sys, forwarding is all that changes
+//
+// The rest are helpers, named after what they hold.
+package integration

@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+)
+
+// sortedElements are the elements of nftnat's maps and sets as nft(8) reads them out
+// of the kernel, a line each: "tcp4 8080 : 172.30.0.2 . 80 web". Time-outs are told
+// by a "~" alone, since they run.
+func sortedElements(t *testing.T, ns *lab.NS) []string {
+	t.Helper()
+	var listing struct {
+		Nftables []struct{ Map, Set *listedSet }
+	}
+	require.NoError(t, json.Unmarshal([]byte(nft(t, ns, "-j", "list", "table", "inet", "nftnat")), &listing))
+	lines := []string{}
+	for _, object := range listing.Nftables {
+		for _, s := range []*listedSet{object.Map, object.Set} {
+			if s != nil {
+				lines = append(lines, s.lines(t)...)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// listedSet is a map or a set in the schema of libnftables-json(5).
+type listedSet struct {
+	Name string
+	Map  json.RawMessage // the type of the values; absent: a set
+	Elem []json.RawMessage
+}
+
+func (s *listedSet) lines(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	for _, raw := range s.Elem {
+		key, value := raw, ""
+		if s.Map != nil {
+			var pair [2]json.RawMessage
+			require.NoError(t, json.Unmarshal(raw, &pair))
+			key, value = pair[0], " : "+listedValue(t, pair[1])
+		}
+		// An element that has nothing but a key is listed as the key.
+		var full struct {
+			Elem *struct {
+				Val     json.RawMessage
+				Comment string
+				Timeout int
+			}
+		}
+		comment := ""
+		if json.Unmarshal(key, &full) == nil && full.Elem != nil {
+			key = full.Elem.Val
+			if full.Elem.Timeout != 0 {
+				comment = " ~"
+			}
+			if full.Elem.Comment != "" {
+				comment += " " + full.Elem.Comment
+			}
+		}
+		lines = append(lines, s.Name+" "+listedValue(t, key)+value+comment)
+	}
+	return lines
+}
+
+// listedValue spells a value as nft(8) does.
+func listedValue(t *testing.T, raw json.RawMessage) string {
+	t.Helper()
+	var v any
+	require.NoError(t, json.Unmarshal(raw, &v))
+	return spell(v)
+}
+
+func spell(v any) string {
+	object, ok := v.(map[string]any)
+	if !ok {
+		return fmt.Sprint(v)
+	}
+	if fields, ok := object["concat"].([]any); ok {
+		words := make([]string, len(fields))
+		for i, f := range fields {
+			words[i] = spell(f)
+		}
+		return strings.Join(words, " . ")
+	}
+	if p, ok := object["prefix"].(map[string]any); ok {
+		return fmt.Sprintf("%v/%v", p["addr"], p["len"])
+	}
+	return fmt.Sprint(v)
+}
+
+// elementsOf are the lines that sortedElements gives if the kernel holds exactly these
+// mappings and segments: worked out here, from what the formats promise.
+func elementsOf(ms iter.Seq[engine.Mapping], segments ...string) []string {
+	lines := []string{}
+	for m := range ms {
+		for one := range engine.Expand(m) {
+			lines = append(lines, elementOf(one))
+		}
+	}
+	for _, s := range segments {
+		set := "inside4 "
+		if strings.Contains(s, ":") {
+			set = "inside6 "
+		}
+		lines = append(lines, set+s+" . "+s+" on-link")
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func elementOf(m engine.Mapping) string {
+	digit := "4"
+	if m.Backend.Addr().Is6() {
+		digit = "6"
+	}
+	set, key := m.Proto.String()+digit, fmt.Sprint(m.Frontend.Port())
+	host := m.Frontend.Addr()
+	wildcard := host == netip.IPv4Unspecified() || host == netip.IPv6Unspecified()
+	if host.IsValid() && !wildcard {
+		set, key = set+"_host", host.String()+" . "+key
+	}
+	line := fmt.Sprintf("%s %s : %s . %d", set, key, m.Backend.Addr(), m.Backend.Port())
+	if !m.Expires.IsZero() {
+		line += " ~"
+	}
+	if m.Name != "" {
+		line += " " + m.Name
+	}
+	switch {
+	case m.NoProxy && wildcard:
+		line += " [no-proxy one-family]"
+	case m.NoProxy:
+		line += " [no-proxy]"
+	case wildcard:
+		line += " [one-family]"
+	}
+	return line
+}

@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// command prepares a program of others.
+func command(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	return exec.Command(labtest.Tool(t, name), args...)
+}
+
+// flow is a client that keeps its source port: to a DNS resolver or a VPN peer that
+// does so, a change of the rules alone means nothing.
+type flow struct {
+	network string
+	conn    net.Conn
+	lines   *bufio.Reader // TCP
+	greeted bool          // TCP: the server has said who it is
+}
+
+// patience bounds how long a flow waits for an answer, and for a refusal.
+const patience = 5 * time.Second
+
+// silence is how long a flow waits to see that nobody answers.
+const silence = 300 * time.Millisecond
+
+// dialFlow connects from inside ns.
+func dialFlow(t *testing.T, ns *lab.NS, network, addr string) *flow {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := ns.Dial(ctx, network, addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	return &flow{network: network, conn: c, lines: bufio.NewReader(c)}
+}
+
+// local is the flow's own address and port.
+func (f *flow) local() netip.AddrPort {
+	switch a := f.conn.LocalAddr().(type) {
+	case *net.UDPAddr:
+		return a.AddrPort()
+	case *net.TCPAddr:
+		return a.AddrPort()
+	}
+	return netip.AddrPort{}
+}
+
+// ask sends something and returns who answers, waiting for as long as it is told.
+func (f *flow) ask(wait time.Duration) (name string, err error) {
+	if err := f.conn.SetDeadline(time.Now().Add(wait)); err != nil {
+		return "", err
+	}
+	token := rand.Text()
+	if _, err := f.conn.Write([]byte(token + "\n")); err != nil {
+		return "", err
+	}
+	if f.network == "tcp" {
+		return f.askStream(token)
+	}
+	buf := make([]byte, 512)
+	for {
+		n, err := f.conn.Read(buf)
+		if err != nil {
+			return "", err
+		}
+		who, echo, _ := strings.Cut(string(buf[:n]), "\n")
+		if strings.TrimSpace(echo) == token {
+			name, _, _ = strings.Cut(who, " ")
+			return name, nil
+		} // else the late answer to an earlier datagram
+	}
+}
+
+// askStream has a line echoed. Only the first answer says whose it is.
+func (f *flow) askStream(token string) (name string, err error) {
+	if !f.greeted {
+		who, err := f.lines.ReadString('\n')
+		if err != nil {
+			return "", err
+		}
+		name, _, _ = strings.Cut(who, " ")
+		f.greeted = true
+	}
+	line, err := f.lines.ReadString('\n')
+	if err == nil && strings.TrimSpace(line) != token {
+		err = errors.New("another line was echoed: " + line)
+	}
+	return name, err
+}
+
+// name is who answers. One datagram has to be enough.
+func (f *flow) name(t *testing.T) string {
+	t.Helper()
+	name, err := f.ask(patience)
+	require.NoError(t, err)
+	return name
+}
+
+// refused is why nobody answers.
+func (f *flow) refused(t *testing.T) error {
+	t.Helper()
+	name, err := f.ask(patience)
+	require.Error(t, err, "%s answered", name)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it should have been refused")
+	return err
+}

@@ -1,0 +1,21 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// foreignRuleset is what others keep on a host: tables like those of Docker,
+// firewalld and kube-proxy, and some that are like nftnat's own in every name.
+func foreignRuleset(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "foreign.nft"))
+	require.NoError(t, err)
+	return string(text)
+}

@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// What others write as the comment of an element is a name at most: one that could
+// have been given on the command line. The mapping itself stays what it is.
+func TestHostileComments(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80", "--name", "honest")
+	cases := []struct {
+		userdata []byte
+		name     string
+		noProxy  bool
+		one      bool // family
+	}{
+		{userdata: asComment("web [no-proxy]"), name: "web", noProxy: true},
+		{userdata: asComment("web [no-proxy] [one-family]"), name: "web ?no-proxy?", one: true},
+		{userdata: asComment("web [something no-proxy later]"), name: "web", noProxy: true},
+		{userdata: asComment("[no-proxy] web"), name: "?no-proxy? web"},
+		{userdata: asComment("[no-proxy"), name: "?no-proxy"},
+		{userdata: asComment("no-proxy"), name: "no-proxy"},
+		{userdata: asComment("]["), name: "??"},
+		{userdata: asComment("[]")},
+		{userdata: asComment("a\n8081->10.0.0.1:80\n"), name: "a?8081->10.0.0.1:80?"},
+		{userdata: asComment("\x1b[2J\x1b]0;owned\x07"), name: "??2J??0;owned?"},
+		{userdata: asComment("a\" : 10.0.0.1 . 80, 1 comment \"b"), name: "a? : 10.0.0.1 . 80, 1 comment ?b"},
+		{userdata: asComment("\xff\xfe\xfd"), name: "?"},
+		{userdata: asComment("ü\xc3"), name: "ü?"},
+		{userdata: asComment("\u0085\u009b31m"), name: "??31m"},
+		{userdata: asComment("cut\x00off"), name: "cut"},
+		{userdata: asComment("   "), name: ""},
+		{userdata: asComment(strings.Repeat("x", 250)), name: strings.Repeat("x", 63)},
+		{userdata: asComment(strings.Repeat("ü", 100)), name: strings.Repeat("ü", 31)},
+		{userdata: slices.Repeat([]byte{'z'}, 250)},              // no list of types and lengths
+		{userdata: append([]byte{0, 254}, make([]byte, 254)...)}, // NFT_USERDATA_MAXLEN
+		{userdata: []byte{0, 200, 'a', 'b'}},
+		{userdata: []byte{0}},
+		{userdata: append([]byte{7, 2, 'n', 'o'}, asComment("second")...), name: "second"},
+		{userdata: append(asComment("first"), asComment("second")...), name: "first"},
+	}
+	backend := []byte{172, 30, 0, 2, 0, 80, 0, 0}
+	var want []engine.Mapping
+	for i, c := range cases {
+		port := uint16(9000 + 2*i) // not consecutive: ranges are not the matter here
+		writeElement(t, top.Host, rawElement{
+			set: "tcp4", key: binary.BigEndian.AppendUint16(nil, port), value: backend, userdata: c.userdata,
+		})
+		m := mapping(t, ports(int(port), int(port))+"->172.30.0.2:80")
+		if c.one {
+			m = mapping(t, "0.0.0.0:"+ports(int(port), int(port))+"->172.30.0.2:80")
+		}
+		m.Name, m.NoProxy = c.name, c.noProxy
+		want = append(want, m)
+	}
+	honest := mapping(t, "8080->172.30.0.2:80")
+	honest.Name = "honest"
+	want = append(want, honest)
+	slices.SortFunc(want, engine.Compare)
+
+	e := open(t, top.Host, engine.Options{})
+	require.Equal(t, want, collect(e))
+	require.NoError(t, engine.ValidateAll(want...), "all could have been given on the command line")
+	require.NoError(t, e.Close())
+
+	for _, verb := range []string{"ls", "export"} {
+		out := succeed(t, top.Host, verb)
+		require.Equal(t, len(want)+1, strings.Count(out, "\n"), "a line each, under one of its own:\n%s", out)
+		require.Equal(t, -1, strings.IndexFunc(out, func(r rune) bool { return unicode.IsControl(r) && r != '\n' }), "%q", out)
+		require.NotRegexp(t, `(?m)^[ -]*(tcp +)?8081`, out)
+	}
+	export := succeed(t, top.Host, "export")
+	r := runInput(t, top.Host, export, "apply", "-f", "-", "--dry-run")
+	require.Empty(t, r.Stdout+r.Stderr, "what is exported is what is there")
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:9010", "web")
+
+	// They can be taken away and given anew like any other.
+	succeed(t, top.Host, "purge")
+	r = runInput(t, top.Host, export, "apply", "-f", "-")
+	require.Zero(t, r.Code, r.Stderr)
+	require.Equal(t, export, succeed(t, top.Host, "export"))
+}
+
+// Elements that no engine would write are not taken for mappings where they cannot be
+// any, and can be listed and removed where they can. None keeps an engine from work.
+func TestHostileElements(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	for element, is := range map[string]string{
+		"tcp4 { 0 : 172.30.0.2 . 80 }":                    "",
+		"tcp4 { 81 : 172.30.0.2 . 0 }":                    "",
+		"tcp4_host { 0.0.0.0 . 81 : 172.30.0.2 . 80 }":    "",
+		"tcp6_host { :: . 81 : fd00:30::2 . 80 }":         "",
+		"tcp4 { 81 : 127.0.0.1 . 80 }":                    "81->127.0.0.1:80",
+		"udp4 { 81 : 224.0.0.1 . 80 }":                    "81->224.0.0.1:80/udp",
+		"tcp4 { 81 : 192.0.2.1 . 80 }":                    "81->192.0.2.1:80",
+		"tcp4_host { 203.0.113.9 . 81 : 172.30.0.2 . 8 }": "203.0.113.9:81->172.30.0.2:8",
+		"tcp4_host { 192.0.2.1 . 8080 : 172.30.0.2 . 8 }": "192.0.2.1:8080->172.30.0.2:8", // though any address is taken
+		"tcp6 { 81 : fe80::1 . 80 }":                      "81->[fe80::1]:80",
+		"inside4 { 10.9.9.0/24 . 10.9.9.0/24 }":           "",
+		"networks4 { 172.30.0.0/24 }":                     "",
+	} {
+		t.Run(element, func(t *testing.T) {
+			succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80", "--name", "honest", "--quiet")
+			nft(t, top.Host, "add", "element", "inet", "nftnat", element)
+			want := []string{"8080->172.30.0.2:80"}
+			if is != "" {
+				want = append(want, is)
+			}
+			e := open(t, top.Host, engine.Options{})
+			require.ElementsMatch(t, want, published(e))
+			publish(t, e, "7000->172.30.0.2:70")
+			unpublish(t, e, "7000->172.30.0.2:70")
+			if is != "" {
+				m := mapping(t, is)
+				require.Equal(t, is+"\n", func() string {
+					require.NoError(t, e.Close())
+					return succeed(t, top.Host, "rm", m.Proto.String(), m.FrontendText(), "--quiet")
+				}())
+				require.NotContains(t, succeed(t, top.Host, "ls", "--quiet"), m.BackendText()+" ")
+			}
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+			_ = e.Close()
+			succeed(t, top.Host, "purge")
+		})
+	}
+}

@@ -1,0 +1,294 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// mutation is one harm done to the ruleset in the kernel, and the probe that notices.
+type mutation struct {
+	chain, rule string // as the plan has them
+	// becomes is what the rule is replaced by. Empty: nothing, it is removed.
+	becomes string
+	// networks are declared for the probe, by hand.
+	networks []string
+	bridgeNF bool
+	probe    probe
+}
+
+func (m mutation) name() string {
+	if m.becomes == "" {
+		return m.chain + ": without " + m.rule
+	}
+	return m.chain + ": " + m.becomes + " instead of " + m.rule
+}
+
+// notProbed are rules that no probe can tell from their absence, and why.
+func notProbed() map[string]string { return map[string]string{} }
+
+// Each rule is there for something that goes wrong without it.
+func TestMutations(t *testing.T) {
+	top := newTopology(t, lab.Options{Hairpin: true, Forwarding: true})
+	p := newProber(t, top)
+	all := mutations(p)
+	t.Run("every rule", func(t *testing.T) { requireAllRules(t, all) })
+	for _, m := range all {
+		t.Run(m.name(), func(t *testing.T) { m.test(t, p) })
+	}
+}
+
+func (m mutation) test(t *testing.T, p *prober) {
+	t.Helper()
+	host := p.top.Host
+	// Putting the table right is the engine's part: see TestPutRight.
+	e := open(t, host, engine.Options{})
+	require.NoError(t, p.top.SetBridgeNF(m.bridgeNF))
+	for _, n := range m.networks {
+		nft(t, host, "add", "element", "inet", "nftnat", n)
+	}
+	require.NoError(t, p.run(m.probe, patience))
+
+	harm := []string{"delete", "rule", "inet", "nftnat", m.chain, "handle", ruleHandle(t, host, m.chain, m.rule)}
+	if m.becomes != "" {
+		harm[0] = "replace"
+		harm = append(harm, m.becomes)
+	}
+	nft(t, host, harm...)
+	noticed := p.run(m.probe, silence)
+	require.Error(t, noticed, "nobody has noticed")
+	t.Log(noticed)
+
+	require.NoError(t, e.Close())
+	require.NoError(t, open(t, host, engine.Options{}).Close())
+	for _, n := range m.networks { // unless they went with the table that was replaced
+		labtest.Run(t, host, command(t, "nft", "delete", "element", "inet", "nftnat", n))
+	}
+}
+
+// ruleHandle finds the number of a rule in the kernel.
+func ruleHandle(t *testing.T, ns *lab.NS, chain, rule string) string {
+	t.Helper()
+	line := regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(rule) + ` # handle (\d+)$`)
+	found := line.FindAllStringSubmatch(nft(t, ns, "-a", "list", "chain", "inet", "nftnat", chain), -1)
+	require.Len(t, found, 1, "%s in chain %s", rule, chain)
+	return found[0][1]
+}
+
+// requireAllRules sees to it that every rule of the plan has a probe or a reason.
+func requireAllRules(t *testing.T, all []mutation) {
+	t.Helper()
+	covered := map[string]bool{}
+	for _, m := range all {
+		if m.becomes == "" {
+			covered[m.chain+": "+m.rule] = true
+		}
+	}
+	plan, err := engine.Plan("")
+	require.NoError(t, err)
+	rules := rulesOf(plan)
+	require.Len(t, rules, 25)
+	for _, rule := range rules {
+		reason := notProbed()[rule]
+		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
+		delete(covered, rule)
+	}
+	require.Empty(t, covered, "no rules of the plan")
+}
+
+// rulesOf are the rules of a ruleset, "CHAIN: RULE".
+func rulesOf(plan string) []string {
+	var rules []string
+	var chain string
+	for line := range strings.Lines(plan) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "chain "):
+			chain = strings.Fields(line)[1]
+		case line == "}":
+			chain = ""
+		case chain != "" && !strings.HasPrefix(line, "type ") && !strings.HasPrefix(line, "comment "):
+			rules = append(rules, chain+": "+line)
+		}
+	}
+	return rules
+}
+
+// mutations are all of them. Of a rule with several conditions some lose one at a
+// time.
+func mutations(p *prober) []mutation {
+	return slices.Concat(publishMutations(p), natMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
+}
+
+func publishMutations(p *prober) []mutation {
+	const chain = "publish"
+	top := p.top
+	ms := []mutation{{
+		chain: chain, rule: "ip6 saddr fe80::/10 return",
+		probe: p.linkLocal("tcp", at(top.Host.V6, portOfHost), "host"),
+	}}
+	for _, network := range []string{"tcp", "udp"} {
+		for digit, f := range map[string]family{"4": families(top)[0], "6": families(top)[1]} {
+			ip := map[string]string{"4": "ip", "6": "ip6"}[digit]
+			ms = append(ms, mutation{
+				chain: chain, rule: "dnat " + ip + " to " + network + " dport map @" + network + digit,
+				probe: reaches(top.Client, network, at(f.host, portOfAny), "backend1", f.client),
+			}, mutation{
+				chain: chain, rule: "dnat " + ip + " to " + ip + " daddr . " + network + " dport map @" + network + digit + "_host",
+				probe: reaches(top.Client, network, at(f.host, portOfOne), "backend1", f.client),
+			})
+		}
+	}
+	return ms
+}
+
+func natMutations(p *prober) []mutation {
+	top := p.top
+	v4, v6 := families(top)[0], families(top)[1]
+	const local = "fib daddr type local jump publish"
+	return []mutation{
+		{
+			chain: "nat-prerouting", rule: local,
+			probe: reaches(top.Client, "tcp", at(v4.host, portOfAny), "backend1", v4.client),
+		},
+		{ // transit traffic is hijacked
+			chain: "nat-prerouting", rule: local, becomes: "jump publish",
+			probe: reaches(top.Client, "tcp", at(v4.far, portOfAny), "far", v4.client),
+		},
+		{
+			chain: "nat-prerouting", rule: local, becomes: "jump publish",
+			probe: reaches(top.Client, "udp", at(v6.far, portOfAny), "far", v6.client),
+		},
+		{
+			chain: "nat-output", rule: local,
+			probe: reaches(top.Host, "tcp", at(v4.host, portOfAny), "backend1", v4.host),
+		},
+		{ // the host's own traffic is hijacked
+			chain: "nat-output", rule: local, becomes: "jump publish",
+			probe: reaches(top.Host, "tcp", at(v4.far, portOfAny), "far", anybody),
+		},
+		{ // the host's own services on loopback addresses are cut off
+			chain: "nat-output", rule: "ip daddr 127.0.0.0/8 return",
+			probe: reaches(top.Host, "tcp", at(loopback4, portOfAny), "host", loopback4),
+		},
+		{
+			chain: "nat-output", rule: "ip6 daddr ::1 return",
+			probe: reaches(top.Host, "tcp", at(loopback6, portOfAny), "host", loopback6),
+		},
+	}
+}
+
+func postroutingMutations(p *prober) []mutation {
+	const chain = "nat-postrouting"
+	top := p.top
+	var ms []mutation
+	for i, f := range families(top) {
+		digit, ip, inside, far := "4", "ip", top.Inside4.String(), top.FarNet4.String()
+		if i == 1 {
+			digit, ip, inside, far = "6", "ip6", top.Inside6.String(), top.FarNet6.String()
+		}
+		hairpin := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " masquerade"
+		wayOut := ip + " saddr @networks" + digit + " " + ip + " daddr != @networks" + digit + " masquerade fully-random"
+		one := []string{"networks" + digit + " { " + inside + " }"}
+		two := []string{"networks" + digit + " { " + inside + ", " + far + " }"}
+		hostFar := map[string]string{"4": "198.51.100.1", "6": "2001:db8:2::1"}[digit]
+		ms = append(ms, []mutation{
+			{ // a sibling is answered from an address that it has not asked
+				chain: chain, rule: hairpin,
+				probe: reaches(top.Backend2, "tcp", at(f.host, portOfAny), "backend1", f.gateway),
+			},
+			{ // everybody's source address is lost
+				chain: chain, rule: hairpin, becomes: "meta nfproto ipv" + digit + " ct status dnat masquerade",
+				probe: reaches(top.Client, "tcp", at(f.host, portOfAny), "backend1", f.client),
+			},
+			{ // and that of siblings who ask one another directly
+				chain: chain, rule: hairpin, becomes: ip + " saddr . " + ip + " daddr @inside" + digit + " masquerade", bridgeNF: true,
+				probe: reaches(top.Backend2, "tcp", at(f.backend1, 80), "backend1", f.backend2),
+			},
+			{ // the networks' addresses are seen outside
+				chain: chain, rule: wayOut, networks: one,
+				probe: reaches(top.Backend1, "tcp", at(f.far, portOfAny), "far", mustAddr(hostFar)),
+			},
+			{ // and a backend foresees the port it goes out by
+				chain: chain, rule: wayOut, becomes: strings.TrimSuffix(wayOut, " fully-random"), networks: one,
+				probe: otherPort(top.Backend1, "tcp", at(f.far, portOfAny), f.backend1),
+			},
+			{ // networks do not see one another's addresses
+				chain: chain, rule: wayOut, becomes: ip + " saddr @networks" + digit + " masquerade", networks: two,
+				probe: reaches(top.Far, "tcp", at(f.host, portOfAny), "backend1", f.far),
+			},
+		}...)
+	}
+	return ms
+}
+
+func forwardMutations(p *prober) []mutation {
+	const chain = "filter-forward"
+	top := p.top
+	v4, v6 := families(top)[0], families(top)[1]
+	both := []string{"networks4 { " + top.Inside4.String() + " }", "networks6 { " + top.Inside6.String() + " }"}
+	return []mutation{
+		{ // the networks get no answers from outside
+			chain: chain, rule: "ct state established,related accept", networks: both,
+			probe: reaches(top.Backend1, "tcp", at(v4.far, portOfAny), "far", anybody),
+		},
+		{ // what is published is guarded away
+			chain: chain, rule: "ct status dnat accept", networks: both,
+			probe: reaches(top.Client, "udp", at(v6.host, portOfAny), "backend1", v6.client),
+		},
+		{ // siblings are strangers
+			chain: chain, rule: "ip saddr . ip daddr @inside4 accept", networks: both, bridgeNF: true,
+			probe: reaches(top.Backend2, "tcp", at(v4.backend1, 80), "backend1", v4.backend2),
+		},
+		{
+			chain: chain, rule: "ip6 saddr . ip6 daddr @inside6 accept", networks: both, bridgeNF: true,
+			probe: reaches(top.Backend2, "tcp", at(v6.backend1, 80), "backend1", v6.backend2),
+		},
+		{ // every port of a backend is open to who knows its address
+			chain: chain, rule: "ip daddr @networks4 drop", networks: both,
+			probe: silent(top.Neighbour, "tcp", at(v4.backend1, 80)),
+		},
+		{
+			chain: chain, rule: "ip6 daddr @networks6 drop", networks: both,
+			probe: silent(top.Neighbour, "udp", at(v6.backend1, 80)),
+		},
+	}
+}
+
+func rawMutations(p *prober) []mutation {
+	const (
+		chain = "raw-prerouting"
+		drop4 = `iifname != "lo" ip daddr 127.0.0.0/8 drop`
+		drop6 = `iifname != "lo" ip6 daddr ::1 drop`
+	)
+	top := p.top
+	return []mutation{
+		{ // a neighbour is served by what is for this host alone
+			chain: chain, rule: drop4,
+			probe: silent(top.Neighbour, "tcp", at(loopback4, portOfLoopback)),
+		},
+		{ // the host's own loopback is cut off
+			chain: chain, rule: drop4, becomes: "ip daddr 127.0.0.0/8 drop",
+			probe: reaches(top.Host, "udp", at(loopback4, portOfAny), "host", loopback4),
+		},
+		{ // The kernel takes no ::1 off a wire, but a bridge with bridge-nf shows it to
+			// netfilter before IPv6 has looked at it: a sibling reaches the backend.
+			chain: chain, rule: drop6, bridgeNF: true,
+			probe: p.reachesNotByLoopback6(),
+		},
+		{
+			chain: chain, rule: drop6, becomes: "ip6 daddr ::1 drop",
+			probe: reaches(top.Host, "udp", at(loopback6, portOfAny), "host", loopback6),
+		},
+	}
+}

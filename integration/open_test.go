@@ -1,0 +1,99 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bytes"
+	"errors"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+)
+
+// open opens an engine inside ns. It is closed when the test ends, unless the test
+// has done so.
+func open(t *testing.T, ns *lab.NS, o engine.Options) *engine.Engine {
+	t.Helper()
+	o.NetNS = ns.Path()
+	e, err := engine.Open(o)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// mapping reads the text form of a mapping.
+func mapping(t *testing.T, text string) engine.Mapping {
+	t.Helper()
+	m, err := engine.ParseMapping(text)
+	require.NoError(t, err)
+	return m
+}
+
+func mappings(t *testing.T, texts ...string) []engine.Mapping {
+	t.Helper()
+	ms := make([]engine.Mapping, len(texts))
+	for i, text := range texts {
+		ms[i] = mapping(t, text)
+	}
+	return ms
+}
+
+// publish publishes mappings by their text form.
+func publish(t *testing.T, e *engine.Engine, texts ...string) []engine.Mapping {
+	t.Helper()
+	done, err := e.Publish(mappings(t, texts...)...)
+	require.NoError(t, err)
+	return done
+}
+
+func unpublish(t *testing.T, e *engine.Engine, texts ...string) {
+	t.Helper()
+	_, err := e.Unpublish(mappings(t, texts...)...)
+	require.NoError(t, err)
+}
+
+// published is the text form of all that an engine has published, ranges as one.
+func published(e *engine.Engine) []string { return texts(e.Mappings()) }
+
+// collect is all that an engine has published, a mapping each port.
+func collect(e *engine.Engine) []engine.Mapping { return slices.Collect(e.Mappings()) }
+
+func texts(ms iter.Seq[engine.Mapping]) []string {
+	lines := []string{}
+	for _, m := range engine.Collapse(slices.Collect(ms)) {
+		lines = append(lines, m.String())
+	}
+	return lines
+}
+
+// logbook keeps what an engine logs.
+type logbook struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logbook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logbook) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }

@@ -1,0 +1,199 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// Others' tables are as they were after every command, to the byte and the handle:
+// whatever they are called and whichever ports they are about.
+func TestForeignTables(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	load(t, top.Host, foreignRuleset(t))
+	before := ruleset(t, top.Host)
+	foreign := foreignTables(t, top.Host)
+	require.Len(t, strings.Split(foreign, "\n# table "), 9)
+
+	for _, args := range []string{
+		"ls", "plan", "add tcp 8080 172.30.0.2:80 --name web", "add udp 53 172.30.0.2", "add tcp 0 172.30.0.2:80-89",
+		"add tcp 192.0.2.1:30080 172.30.0.2:80 --ttl 1h", "add tcp [::]:7000 [fd00:30::2]:70 --no-proxy",
+		"add tcp 8080 172.30.0.2:81", "add tcp 8080 172.30.0.2:81 --replace", "add tcp 8081 127.0.0.1:80", "ls", "export",
+		"rm udp 53", "rm udp 53", "rm tcp 49155-49157 --kill", "apply -f -", "apply --dry-run -f -", "apply -f -",
+		"version", "purge", "purge", "add tcp 8080 172.30.0.2:80", "purge",
+	} {
+		runInput(t, top.Host, "mappings: [8080->172.30.0.2:82, 53->172.30.0.2:53/udp, 7000-7100->172.30.0.2:70-170]",
+			strings.Fields(args)...)
+		require.Equal(t, foreign, foreignTables(t, top.Host), "after nftnat %s", args)
+	}
+	require.Equal(t, before, ruleset(t, top.Host), "purge leaves nothing")
+}
+
+// foreignTables lists every table but inet nftnat.
+func foreignTables(t *testing.T, ns *lab.NS) string {
+	t.Helper()
+	var b strings.Builder
+	for line := range strings.Lines(nft(t, ns, "list", "tables")) {
+		table := strings.TrimPrefix(strings.TrimSpace(line), "table ")
+		if table == "inet nftnat" {
+			continue
+		}
+		fmt.Fprintf(&b, "\n# table %s\n%s", table, nft(t, ns, slices.Concat([]string{"-a", "list", "table"}, strings.Fields(table))...))
+	}
+	return b.String()
+}
+
+// everyKind is a mapping of every kind there is.
+func everyKind(t *testing.T) []engine.Mapping {
+	t.Helper()
+	ms := mappings(t,
+		"8080->172.30.0.2:80", "8000-8009->172.30.0.2:9000-9009", "192.0.2.1:53->172.30.0.2:53/udp",
+		"0.0.0.0:90->172.30.0.2:90", "[::]:90->[fd00:30::2]:90", "[::]:91->[fd00:30::2]:91/udp",
+		"[2001:db8:1::1]:8090->[fd00:30::2]:80", "127.0.0.1:9090->172.30.0.2:80", "[::1]:9090->[fd00:30::2]:80/udp",
+		"192.0.2.9:443->198.51.100.77:443", "8091->[fd00:30::2]:80",
+	)
+	ms[0].Name, ms[1].Name, ms[2].Name = "web", "Ein Name: mit `allem' & ünïcödé 🙂 \\n {}#;$x", strings.Repeat("n", 63)
+	ms[3].NoProxy, ms[4].NoProxy = true, true
+	ms[3].Name = "both"
+	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	ms[4].Expires, ms[5].Expires, ms[6].Expires = expires, expires.Add(time.Hour), expires.Add(24*time.Hour)
+	return ms
+}
+
+// An administrator saves the ruleset, loses it, and loads it again: nothing of what
+// was published is lost, to the name and the time that is left.
+func TestSaveAndLoad(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	want := everyKind(t)
+	e := open(t, top.Host, engine.Options{})
+	_, err := e.Publish(want...)
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+
+	saved := nft(t, top.Host, "list", "ruleset")
+	path := filepath.Join(t.TempDir(), "saved.nft")
+	require.NoError(t, os.WriteFile(path, []byte(saved), 0o600))
+	nft(t, top.Host, "flush", "ruleset")
+	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
+	nft(t, top.Host, "-f", path)
+	require.Equal(t, withoutClocks(saved), withoutClocks(nft(t, top.Host, "list", "ruleset")))
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+
+	var log logbook
+	again := open(t, top.Host, engine.Options{Log: log.logger()})
+	require.Empty(t, log.String())
+	requireMappings(t, want, collect(again))
+	require.Equal(t, withoutClocks(saved), withoutClocks(nft(t, top.Host, "list", "ruleset")), "Open changes nothing")
+	publish(t, again, "9999->172.30.0.2:80")
+	unpublish(t, again, "9999->172.30.0.2:80", "8080->172.30.0.2:80")
+	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
+}
+
+// requireMappings compares mappings, their ends to the minute: what is left of a
+// time-out is all that the kernel tells.
+func requireMappings(t *testing.T, want, got []engine.Mapping) {
+	t.Helper()
+	want, got = engine.Collapse(want), engine.Collapse(got)
+	require.Len(t, got, len(want))
+	for i := range want {
+		require.WithinDuration(t, want[i].Expires, got[i].Expires, time.Minute, "%s", want[i])
+		got[i].Expires = want[i].Expires
+	}
+	require.Equal(t, want, got)
+}
+
+// The table is gone: somebody else has flushed the ruleset. Whatever the next change
+// is, with it comes back all that was published.
+func TestRestored(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	changes := map[string]func(e *engine.Engine) error{
+		"publish": func(e *engine.Engine) error {
+			_, err := e.Publish(mapping(t, "5000->172.30.0.3:80"))
+			return err
+		},
+		"unpublish": func(e *engine.Engine) error {
+			_, err := e.Unpublish(mapping(t, "8000-8001->172.30.0.2:9000-9001"))
+			return err
+		},
+		"retarget": func(e *engine.Engine) error {
+			_, err := e.Retarget(mapping(t, "8000-8002->172.30.0.3:9000-9002"))
+			return err
+		},
+		"apply": func(e *engine.Engine) error {
+			_, err := e.Apply(append(everyKind(t)[:3], mapping(t, "5000->172.30.0.3:80"))...)
+			return err
+		},
+	}
+	for _, change := range []string{"publish", "unpublish", "retarget", "apply"} {
+		var calm []string // what is published after the change if nothing happens
+		for _, disaster := range []string{"list tables", "flush ruleset", "delete table inet nftnat"} {
+			t.Run(disaster+" before "+change, func(t *testing.T) {
+				var log logbook
+				e := open(t, top.Host, engine.Options{Log: log.logger()})
+				_, err := e.Publish(everyKind(t)...)
+				require.NoError(t, err)
+				terse := nft(t, top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
+				nft(t, top.Host, strings.Fields(disaster)...)
+
+				require.NoError(t, changes[change](e))
+				if calm == nil {
+					calm = published(e)
+				} else {
+					require.Contains(t, log.String(), "made again")
+				}
+				require.Equal(t, calm, published(e))
+				require.Equal(t, terse, nft(t, top.Host, "-s", "-t", "list", "table", "inet", "nftnat"))
+				segments := []string{"172.30.0.0/24", "fd00:30::/64"}
+				if change == "apply" {
+					segments = segments[:1]
+				}
+				require.Equal(t, elementsOf(e.Mappings(), segments...), sortedElements(t, top.Host))
+				labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+				require.NoError(t, e.Purge())
+			})
+		}
+	}
+}
+
+// The rules are the same whatever is published: mappings are elements.
+func TestConstantRules(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "last", ":60000")
+	e := open(t, top.Host, engine.Options{})
+	terse := func() string { return nft(t, top.Host, "-a", "-t", "list", "table", "inet", "nftnat") }
+	publish(t, e, "53->172.30.0.2:53/udp")
+	unpublish(t, e, "53->172.30.0.2:53/udp")
+	require.Empty(t, sortedElements(t, top.Host))
+	empty := terse()
+	require.Equal(t, 25+6, strings.Count(empty, " # handle ")-12-1, "rules and chains, but for 12 sets and the table")
+
+	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:1-1000", "[2001:db8:1::1]:1-1000->[fd00:30::2]:1-1000/udp")
+	require.Len(t, sortedElements(t, top.Host), 2002)
+	require.Equal(t, empty, terse())
+
+	// One call, one transaction.
+	before := generation(t, top.Host)
+	changes, err := e.Apply(mapping(t, "1-60000->172.30.0.2:1-60000"))
+	require.NoError(t, err)
+	require.Len(t, changes, 3)
+	require.Equal(t, before+1, generation(t, top.Host))
+	require.Equal(t, empty, terse())
+	require.Equal(t, 60000, strings.Count(nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4"), " : 172.30.0.2 . "))
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:60000", "last")
+	require.NoError(t, e.Purge())
+}

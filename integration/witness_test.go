@@ -1,0 +1,89 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// witness is all that a namespace holds which nftnat could change: to compare before
+// and after.
+type witness struct {
+	ruleset string            // as nft lists it, with handles: what was made anew is another
+	sockets string            // listening or bound, of TCP and UDP
+	sysctls map[string]string // by their path below /proc/sys/net
+}
+
+func look(t *testing.T, ns *lab.NS) witness {
+	t.Helper()
+	return witness{ruleset: ruleset(t, ns), sockets: sockets(t, ns), sysctls: sysctls(t, ns)}
+}
+
+// unchanged fails the test if the namespace is not as it was.
+func (w witness) unchanged(t *testing.T, ns *lab.NS) {
+	t.Helper()
+	now := look(t, ns)
+	require.Equal(t, w.ruleset, now.ruleset)
+	require.Equal(t, w.sockets, now.sockets)
+	require.Equal(t, w.sysctls, now.sysctls)
+}
+
+// nft runs nft(8) inside ns and returns what it prints.
+func nft(t *testing.T, ns *lab.NS, args ...string) string {
+	t.Helper()
+	return labtest.Exec(t, ns, "nft", args...)
+}
+
+// ruleset is everything there is, of all tables, with the handles of the objects.
+func ruleset(t *testing.T, ns *lab.NS) string {
+	t.Helper()
+	return nft(t, ns, "-a", "list", "ruleset")
+}
+
+// load runs a script of nft(8).
+func load(t *testing.T, ns *lab.NS, script string) {
+	t.Helper()
+	labtest.ExecInput(t, ns, script, "nft", "-f", "-")
+}
+
+func sockets(t *testing.T, ns *lab.NS) string {
+	t.Helper()
+	return labtest.Exec(t, ns, "ss", "--no-header", "--numeric", "--tcp", "--udp", "--listening", "--extended")
+}
+
+// sysctls reads all of /proc/sys/net, as ns sees it.
+func sysctls(t *testing.T, ns *lab.NS) map[string]string {
+	t.Helper()
+	const root = "/proc/sys/net"
+	found := map[string]string{}
+	err := ns.Do(func() error {
+		return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			key := strings.TrimPrefix(path, root+"/")
+			if key == "netfilter/nf_conntrack_count" { // no setting but a reading
+				return nil
+			}
+			value, err := os.ReadFile(path)
+			if err != nil { // cannot be read by anybody, or is not set
+				value = nil
+			}
+			found[key] = strings.TrimSpace(string(value))
+			return nil
+		})
+	})
+	require.NoError(t, err)
+	require.Contains(t, found, "ipv4/ip_forward")
+	return found
+}
