@@ -6,6 +6,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -268,9 +269,14 @@ func (b *batch) deleteElements(t Table, es []Element) {
 // addresses, a value, two time-outs, a comment, and their headers.
 const largestElement = 512
 
+// usualElement is what an element of a map takes that has a port for its key, an IPv4
+// backend and a short comment.
+const usualElement = 64
+
 func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 	appendOne func(collection, []byte, Element) []byte,
 ) {
+	b.buf = slices.Grow(b.buf, len(es)*usualElement)
 	var c *collection
 	list := 0 // where the open list begins; zero: none is open
 	for _, e := range es {

@@ -243,7 +243,7 @@ func isDefault(expression string, a attrs, all []byte) bool {
 	case "bitwise":
 		return a.typ != nftaBitwiseOp || a.be32() == 0 // NFT_BITWISE_MASK_XOR
 	case "lookup":
-		return true // not NFT_LOOKUP_F_INV
+		return a.typ != unix.NFTA_LOOKUP_FLAGS || a.be32() == 0 // not NFT_LOOKUP_F_INV
 	case "masq":
 		return a.typ != unix.NFTA_MASQ_FLAGS && a.typ != unix.NFTA_MASQ_REG_PROTO_MIN
 	case "nat":

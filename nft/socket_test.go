@@ -105,6 +105,31 @@ func TestLostAnswerOfGuardedChange(t *testing.T) {
 	}
 }
 
+// TestLostAnswerOverwritten: another process has put a table of its own there, with
+// more elements, others, or other rules.
+func TestLostAnswerOverwritten(t *testing.T) {
+	es := ports(10, "web")
+	other := sample()
+	other.Chains = other.Chains[:1]
+	for name, overwrite := range map[string]func(*peer){
+		"more elements":  func(p *peer) { p.elements = es },
+		"fewer elements": func(p *peer) { p.elements = es[:3] },
+		"other elements": func(p *peer) { p.elements = ports(5, "other") },
+		"other rules":    func(p *peer) { p.elements, p.table = es[:5], &other },
+		"none":           func(p *peer) { p.table = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, p := connect(t, sample(), nil)
+			p.onBatch = func(message, []message) []delivery {
+				p.generation, p.handle = p.generation+1, p.handle+1
+				overwrite(p)
+				return nil
+			}
+			require.ErrorIs(t, c.Replace(sample(), es[:5], 0), errNoAnswer)
+		})
+	}
+}
+
 // TestLostAnswerExpired: what was added may have ended since.
 func TestLostAnswerExpired(t *testing.T) {
 	e := ports(1, "")[0]
