@@ -100,6 +100,7 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 		return err
 	}
 	e.log.Warn("table was put right", "table", e.opts.Table)
+	e.notify(EventRepaired)
 	return nil
 }
 
@@ -181,6 +182,7 @@ func (e *Engine) take(elements []nft.Element) {
 		e.insert(p)
 	}
 	e.reserveFound()
+	e.syncProxies()
 }
 
 // insideSet is the name of the set of segments of a family.

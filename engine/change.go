@@ -115,12 +115,20 @@ func (e *Engine) uncertain(err error) error {
 	return err
 }
 
-// commit makes the change: forwarding, then the kernel's table, then the flows that
-// contradict it. If one of them fails, those before it are undone, the last first,
+// commit makes the change: it binds the sockets that hold the ports against other
+// processes, turns on forwarding, changes the kernel's table, deletes the flows that
+// contradict it, and opens the proxies. If one of them fails, those before it are undone, the last first,
 // and the errors of undoing are joined to the cause. What the change adds has been
 // reserved already; what it removes is released here.
 func (e *Engine) commit(c change) error {
 	var undo undoList
+	if e.proxies != nil {
+		e.opts.Trace("bind")
+		if err := e.bindAll(c.added); err != nil {
+			return err
+		}
+		undo.add(func() error { return e.unbind(c.added) })
+	}
 	if !e.opts.NoSysctl {
 		e.opts.Trace("forward")
 		if err := e.forward(c, &undo); err != nil {
@@ -140,7 +148,14 @@ func (e *Engine) commit(c change) error {
 	if err != nil {
 		return undo.after(err)
 	}
+	if e.proxies != nil {
+		e.opts.Trace("open")
+		if err := e.serveAll(c); err != nil {
+			return undo.after(err)
+		}
+	}
 	e.note(c, segments)
+	e.notifyChange(c)
 	e.opts.Trace("done")
 	return nil
 }

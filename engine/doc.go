@@ -30,9 +30,10 @@
 //
 // # Order
 //
-// Publish validates, reserves the ports, turns on IP forwarding if nobody has,
-// commits one transaction, and deletes the UDP flows that contradict it. Errors at
-// any step undo those before it.
+// Publish validates, reserves the ports, binds a socket to each that holds it against
+// other processes, turns on IP forwarding if nobody has, commits one transaction,
+// deletes the UDP flows that contradict it, and opens the proxies. Errors at any step
+// undo those before it.
 //
 // # What stays
 //
@@ -41,13 +42,12 @@
 //
 // # Be aware
 //
-//   - Frontends on 127.0.0.0/8 and ::1 are stored but not served: netfilter cannot
-//     translate what a host sends to itself over loopback.
-//   - A frontend for any address serves clients of the backend's family.
+//   - Clients on 127.0.0.0/8 and ::1, and of the other family than the backend's, are
+//     served by userland proxies, as long as the engine is open: netfilter cannot
+//     translate what they send. Their backend sees this host as its client.
 //   - Another table that drops forwarded packets drops those of published ports too:
 //     accept in one table does not undo drop in another.
-//   - Another process can listen on a port that is published; packets from the
-//     network then go to the backend.
+//   - A published port costs a descriptor. RLIMIT_NOFILE is the caller's business.
 //   - Whoever has CAP_NET_ADMIN can change the table behind the engine's back. What
 //     it finds changed, it takes as it is.
 package engine

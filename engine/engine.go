@@ -44,6 +44,7 @@ type Engine struct {
 	flows      flowTable
 	host       host
 	forwarding *forwarding
+	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
 
 	mu     sync.Mutex // held by every method to its end: the order of changes is theirs
@@ -63,6 +64,8 @@ type Engine struct {
 	// segments are the on-link prefixes in the inside sets, and how many ports are
 	// published to backends on each.
 	segments map[netip.Prefix]int
+	// expiryChanged wakes Run when nextExpiry has come nearer.
+	expiryChanged chan struct{}
 	// nextExpiry is when the first of the mappings ends, in milliseconds since
 	// 1970; zero: none ends.
 	nextExpiry int64
@@ -101,6 +104,7 @@ func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
 		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
+		expiryChanged: make(chan struct{}, 1),
 	}
 }
 
@@ -126,6 +130,9 @@ func (e *Engine) connect() (err error) {
 		return err
 	}
 	e.host = h
+	if !e.opts.ReadOnly && !e.opts.NoProxies {
+		e.proxies = newProxies(e.namespace, h.findHolder)
+	}
 	return nil
 }
 
@@ -161,6 +168,9 @@ func (e *Engine) resetPorts(avoid []portRange) error {
 
 func (e *Engine) disconnect() error {
 	var errs []error
+	if e.proxies != nil {
+		errs = append(errs, e.proxies.closeAll())
+	}
 	if e.kernel != nil {
 		errs = append(errs, e.kernel.Close())
 	}
@@ -251,20 +261,29 @@ func (e *Engine) forget(now time.Time) {
 		return
 	}
 	e.nextExpiry = 0
+	var over []port
 	for p := range e.mappings.all {
 		switch {
 		case p.expires == 0:
 		case p.expires <= ms:
 			e.remove(p)
+			over = append(over, p)
 		default:
 			e.expireBy(p.expires)
 		}
+	}
+	if len(over) != 0 {
+		e.notify(EventExpired, collapsed(over)...)
 	}
 }
 
 func (e *Engine) expireBy(ms int64) {
 	if ms != 0 && (e.nextExpiry == 0 || ms < e.nextExpiry) {
 		e.nextExpiry = ms
+		select {
+		case e.expiryChanged <- struct{}{}:
+		default: // it is woken already
+		}
 	}
 }
 
@@ -284,6 +303,7 @@ func (e *Engine) drop(p port) {
 // remove notes that the kernel publishes a port no longer, and releases it.
 func (e *Engine) remove(p port) {
 	e.drop(p)
+	e.closeProxy(p.frontend)
 	if _, ok := e.crowded[p.frontend]; ok {
 		delete(e.crowded, p.frontend)
 		return

@@ -30,6 +30,10 @@ type Options struct {
 	// NoSysctl leaves IP forwarding as it is. Without forwarding only clients on
 	// this host reach a backend.
 	NoSysctl bool
+	// NoProxies leaves out the userland proxies: clients on this host's loopback
+	// addresses and of another family than the backend's are not served, and other
+	// processes can take the ports.
+	NoProxies bool
 	// FirstPort and LastPort are the range from which frontends of port 0 are
 	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
 	// for the first.
@@ -37,8 +41,12 @@ type Options struct {
 	// Log is told what an error is not returned for: forwarding that was turned
 	// on, a table that was put right, elements that are no mappings. Nil: nobody.
 	Log *slog.Logger
+	// Notify, if set, is told of all that happens to what is published, also of what
+	// nobody asked for. It is called in the order in which things happen, while other
+	// calls of the engine wait: it must return at once, and must not call the engine.
+	Notify func(Event)
 	// Trace, if set, is called with the name of each step of a change before it is
-	// taken: "reserve", "forward", "commit", "flows", "done". It is for following
+	// taken: "reserve", "bind", "forward", "commit", "flows", "open", "done". It is for following
 	// what the engine does and for tests that stop it at any of them; it must not
 	// call the engine.
 	Trace func(step string)

@@ -48,12 +48,12 @@ func newAdd(g *global) *cobra.Command {
 			if err := m.Validate(); err != nil {
 				return err
 			}
-			return g.with(false, func(e *engine.Engine) error {
-				publish := e.Publish
+			return g.with(cmd.Context(), writing, func(p publisher) error {
+				publish := p.Publish
 				if replace {
-					publish = e.Retarget
+					publish = p.Retarget
 				}
-				done, err := publish(m)
+				done, err := publish(cmd.Context(), m)
 				if err != nil {
 					return err
 				}

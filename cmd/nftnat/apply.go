@@ -36,12 +36,16 @@ func newApply(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return g.with(dryRun, func(e *engine.Engine) error {
-				apply := e.Apply
+			a := writing
+			if dryRun {
+				a = reading
+			}
+			return g.with(cmd.Context(), a, func(p publisher) error {
+				apply := p.Apply
 				if dryRun {
-					apply = e.Diff
+					apply = p.Diff
 				}
-				changes, err := apply(want.Mappings...)
+				changes, err := apply(cmd.Context(), want.Mappings...)
 				if err != nil {
 					return err
 				}

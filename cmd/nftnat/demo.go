@@ -94,7 +94,7 @@ func (d *demonstration) run(ctx context.Context) error {
 // nftnat runs a command line of this program in the host's namespace.
 func (d *demonstration) nftnat(args ...string) error {
 	fmt.Fprintf(d.out, "host$ nftnat %s\n", strings.Join(args, " "))
-	if status := run(append([]string{"--netns", d.Host.Path()}, args...), strings.NewReader(""), d.out, d.errs); status != exitDone {
+	if status := run(append([]string{"--direct", "--netns", d.Host.Path()}, args...), strings.NewReader(""), d.out, d.errs); status != exitDone {
 		return fmt.Errorf("nftnat %s: exit status %d", args[0], status)
 	}
 	return nil

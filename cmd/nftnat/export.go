@@ -4,11 +4,8 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -18,8 +15,12 @@ func newExport(g *global) *cobra.Command {
 		Short: "Print what is published as a file for apply",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(true, func(e *engine.Engine) error {
-				return state.Encode(cmd.OutOrStdout(), state.File{Mappings: slices.Collect(e.Mappings())})
+			return g.with(cmd.Context(), reading, func(p publisher) error {
+				ms, err := p.Mappings(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return state.Encode(cmd.OutOrStdout(), state.File{Mappings: ms})
 			})
 		},
 	}

@@ -23,11 +23,15 @@ func newLs(g *global) *cobra.Command {
 			"with --json an array with an object for each port.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(true, func(e *engine.Engine) error {
-				if g.json {
-					return printJSON(cmd.OutOrStdout(), api.Mappings(e.Mappings()))
+			return g.with(cmd.Context(), reading, func(p publisher) error {
+				ms, err := p.Mappings(cmd.Context())
+				if err != nil {
+					return err
 				}
-				return list(cmd, engine.Collapse(slices.Collect(e.Mappings())))
+				if g.json {
+					return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
+				}
+				return list(cmd, engine.Collapse(ms))
 			})
 		},
 	}

@@ -29,12 +29,12 @@ func newRm(g *global) *cobra.Command {
 				return err
 			}
 			m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
-			return g.with(false, func(e *engine.Engine) error {
-				unpublish := e.Unpublish
+			return g.with(cmd.Context(), writing, func(p publisher) error {
+				unpublish := p.Unpublish
 				if kill {
-					unpublish = e.Kill
+					unpublish = p.Kill
 				}
-				gone, err := unpublish(m)
+				gone, err := unpublish(cmd.Context(), m)
 				if err != nil {
 					return err
 				}

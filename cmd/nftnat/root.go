@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -23,10 +22,12 @@ const lockWait = 10 * time.Second
 
 // global are the flags that every verb has.
 type global struct {
-	netns string
-	table string
-	quiet bool
-	json  bool
+	socket string
+	direct bool
+	netns  string
+	table  string
+	quiet  bool
+	json   bool
 
 	stderr io.Writer
 }
@@ -43,10 +44,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitDone
 	}
 	// One line, whatever the error holds.
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	fmt.Fprintf(stderr, "nftnat: %s%s\n", text, hint(err))
+	fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err), hint(err))
 	return exitStatus(err)
 }
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func newRoot(stderr io.Writer) *cobra.Command {
 	g := &global{stderr: stderr}
@@ -63,6 +65,8 @@ func newRoot(stderr io.Writer) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := root.PersistentFlags()
+	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at this socket (default "+defaultSocket+")")
+	flags.BoolVar(&g.direct, "direct", false, "act without a daemon: localhost is not served")
 	flags.StringVar(&g.netns, "netns", "", "work in this network namespace: a `NAME` of /run/netns or a path")
 	flags.StringVar(&g.table, "table", engine.DefaultTable, "keep the mappings in the nftables table of this `NAME`")
 	flags.BoolVar(&g.quiet, "quiet", false, "print nothing but errors and what was asked for")
@@ -70,7 +74,7 @@ func newRoot(stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newAdd(g), newRm(g), newLs(g), newApply(g), newExport(g),
-		newPlan(g), newPurge(g), newDemo(g), newVersion(g),
+		newServe(g), newStatus(g), newEvents(g), newPlan(g), newPurge(g), newDemo(g), newVersion(g),
 	)
 	refuseUnknown(root)
 	return root
@@ -100,42 +104,11 @@ func refuseUnknown(root *cobra.Command) {
 	}
 }
 
-// open opens the engine that a verb works with. A reader takes no lock and changes
-// nothing.
-func (g *global) open(reader bool) (*engine.Engine, error) {
-	path := g.netns
-	if path != "" && !strings.Contains(path, "/") {
-		path = filepath.Join("/run/netns", path)
-	}
-	if path != "" {
-		if _, err := os.Stat(path); err != nil {
-			return nil, usageError{fmt.Errorf("open network namespace: %w", err)}
-		}
-	}
-	return engine.Open(engine.Options{
-		Table: g.table, NetNS: path, LockWait: lockWait, ReadOnly: reader, Log: g.logger(),
-	})
-}
-
 func (g *global) logger() *slog.Logger {
 	if g.quiet {
 		return nil
 	}
 	return slog.New(&lineHandler{w: g.stderr})
-}
-
-// with opens an engine, hands it to f and closes it.
-func (g *global) with(reader bool, f func(*engine.Engine) error) (err error) {
-	e, err := g.open(reader)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closeErr := e.Close(); err == nil && closeErr != nil {
-			err = closeErr
-		}
-	}()
-	return f(e)
 }
 
 func printJSON(w io.Writer, v any) error {

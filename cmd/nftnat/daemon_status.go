@@ -1,0 +1,78 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// status is the document of GET /v1/status.
+func (s *server) status() (api.Status, error) {
+	st, err := s.engine.Status()
+	if err != nil && st.Table == "" {
+		return api.Status{}, err
+	}
+	doc := api.Status{
+		PID:      os.Getpid(),
+		Version:  readVersion().Version,
+		NetNS:    s.netns,
+		Started:  s.started.UTC(),
+		Uptime:   int64(time.Since(s.started).Seconds()),
+		Table:    api.TableStatus{Name: st.Table},
+		Mappings: api.CountMappings(s.engine.Mappings()),
+		Proxies:  st.Proxies,
+		Flows:    api.FlowCounts{TCP: int(st.Connections), UDP: int(st.Flows)},
+		Forwarding: api.Forwarding{
+			IPv4: forwardingState(st.Forwarding4),
+			IPv6: map[engine.ForwardingState]api.ForwardingState{
+				engine.ForwardingOff: api.ForwardingOff, engine.ForwardingPartly: api.ForwardingPartly, engine.ForwardingOn: api.ForwardingOn,
+			}[st.Forwarding6],
+		},
+		Warnings: []string{},
+	}
+	if err == nil {
+		doc.Conntrack = &api.Conntrack{Count: st.Tracked, Max: st.TrackedMax}
+	} else {
+		doc.Warnings = append(doc.Warnings, oneLine(err))
+	}
+	doc.Warnings = append(doc.Warnings, warnings(st)...)
+	return doc, nil
+}
+
+func forwardingState(on bool) api.ForwardingState {
+	if on {
+		return api.ForwardingOn
+	}
+	return api.ForwardingOff
+}
+
+// crowdedTable is from how full on the connection tracking table is warned about, in
+// percent: the kernel drops packets of new flows when it is full.
+const crowdedTable = 80
+
+func warnings(st engine.Status) []string {
+	var lines []string
+	if st.Unserved != 0 {
+		lines = append(lines, fmt.Sprintf("%d mappings have no proxy, because their ports are held by others", st.Unserved))
+	}
+	if st.TrackedMax != 0 && st.Tracked*100 >= st.TrackedMax*crowdedTable {
+		lines = append(lines, fmt.Sprintf("connection tracking holds %d of %d flows", st.Tracked, st.TrackedMax))
+	}
+	return lines
+}
+
+// notify passes what the engine tells on to the readers of events.
+func (s *server) notify(ev engine.Event) {
+	kinds := map[engine.EventKind]api.EventType{
+		engine.EventPublished: api.EventPublished, engine.EventUnpublished: api.EventUnpublished,
+		engine.EventExpired: api.EventExpired, engine.EventRepaired: api.EventRepaired,
+	}
+	s.feed.Send(kinds[ev.Kind], ev.Time, slices.Clip(ev.Mappings)...)
+}

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// defaultSocket is where a daemon listens unless it is told otherwise.
+const defaultSocket = "/run/nftnat/nftnat.sock"
+
+// envSocket names another socket, as --socket does.
+const envSocket = "NFTNAT_SOCKET"
+
+// daemon finds the daemon that has this table of this network namespace, or starts
+// it for a writer. The error is api.ErrNoServer if none runs and none was started.
+func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
+	client, free, err := g.locate(ctx)
+	if a == reading || !errors.Is(err, api.ErrNoServer) {
+		return client, err
+	}
+	return g.start(ctx, free)
+}
+
+// locate asks at the sockets where the daemon can be. With the error that there is
+// none comes the socket at which one can be started.
+func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err error) {
+	if g.socket != "" {
+		return g.ask(ctx, g.socket)
+	}
+	inode, err := g.namespaceInode()
+	if err != nil {
+		return nil, "", err
+	}
+	// The daemon of the first namespace that has one is at the default socket, for
+	// namespaces share the files of /run. Those of others are beside it.
+	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
+	for _, path := range []string{defaultSocket, own} {
+		client := api.NewClient(path)
+		status, err := client.Status(ctx)
+		switch {
+		case errors.Is(err, api.ErrNoServer):
+			if free == "" {
+				free = path
+			}
+		case err != nil:
+			return nil, "", err
+		case status.NetNS == inode && status.Table.Name == g.table:
+			return client, "", nil
+		}
+	}
+	if free == "" {
+		return nil, "", fmt.Errorf("find a socket for a daemon: %s and %s are those of others", defaultSocket, own)
+	}
+	return nil, free, api.ErrNoServer
+}
+
+// ask asks at one socket.
+func (g *global) ask(ctx context.Context, path string) (*api.Client, string, error) {
+	client := api.NewClient(path)
+	if _, err := client.Status(ctx); err != nil {
+		return nil, path, err
+	}
+	return client, "", nil
+}
+
+// namespaceInode is the number by which the kernel knows the network namespace that
+// the command is for (namespaces(7)).
+func (g *global) namespaceInode() (uint64, error) {
+	path := g.namespacePath()
+	if path == "" {
+		path = "/proc/thread-self/ns/net"
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, usageError{fmt.Errorf("open network namespace: %w", err)}
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("open network namespace: %s: %w", path, errors.ErrUnsupported)
+	}
+	return stat.Ino, nil
+}
+
+// namespacePath is the path of the network namespace, empty for the process's own.
+func (g *global) namespacePath() string {
+	if g.netns == "" || filepath.Base(g.netns) != g.netns {
+		return g.netns
+	}
+	return filepath.Join("/run/netns", g.netns)
+}
+
+// engineOptions are those of an engine for the table and namespace of the command.
+func (g *global) engineOptions() (engine.Options, error) {
+	path := g.namespacePath()
+	if path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return engine.Options{}, usageError{fmt.Errorf("open network namespace: %w", err)}
+		}
+	}
+	return engine.Options{Table: g.table, NetNS: path, Log: g.logger()}, nil
+}

@@ -1,0 +1,210 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/state"
+)
+
+// drainTimeout bounds how long a daemon that is told to end waits for the
+// connections that its proxies carry.
+const drainTimeout = 10 * time.Second
+
+func newServe(g *global) *cobra.Command {
+	var (
+		noSysctl bool
+		metrics  string
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon in the foreground",
+		Long: "Run the daemon in the foreground: it owns the table, serves localhost by proxies,\n" +
+			"and answers on a unix socket. Other commands start it by themselves if it does not\n" +
+			"run. SIGTERM ends it; what is published stays at work, but for the proxies.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			told := starter()
+			err := serve(cmd.Context(), g, noSysctl, metrics, told)
+			if told != nil && err != nil {
+				// Whoever waits for the daemon says it to the user.
+				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err))
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
+	cmd.Flags().StringVar(&metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
+	return cmd
+}
+
+// server is a daemon while it runs.
+type server struct {
+	engine  *engine.Engine
+	feed    api.Feed
+	started time.Time
+	netns   uint64
+}
+
+func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, told io.WriteCloser) (err error) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	raiseFileLimit()
+	s := &server{started: time.Now()}
+	if s.netns, err = g.namespaceInode(); err != nil {
+		return err
+	}
+	opts, err := g.engineOptions()
+	if err != nil {
+		return err
+	}
+	opts.NoSysctl, opts.LockWait, opts.Notify = noSysctl, lockWait, s.notify
+	if s.engine, err = engine.Open(opts); err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		err = errors.Join(err, s.engine.Shutdown(ctx))
+	}()
+	listener, err := listen(g)
+	if err != nil {
+		return err
+	}
+	var tasks []func(context.Context) error
+	handler := s.metrics()
+	if metricsAddr != "" {
+		l, err := net.Listen("tcp", metricsAddr)
+		if err != nil {
+			_ = listener.Close()
+			return usageError{fmt.Errorf("listen for metrics: %w", err)}
+		}
+		tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, l, handler) })
+	}
+	server := api.NewServer(api.Options{
+		Engine: s.engine, Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
+		Decode: func(r io.Reader) ([]engine.Mapping, error) {
+			f, err := state.Decode(r, "request")
+			return f.Mappings, err
+		},
+	})
+	tasks = append(tasks, s.engine.Run, func(ctx context.Context) error { return server.Serve(ctx, listener) })
+	if told != nil {
+		if _, err := io.WriteString(told, readyWord); err != nil {
+			g.logger().Warn("whoever started the daemon has gone", "error", err)
+		}
+		_ = told.Close()
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		g.logger().Warn("the service manager was not told", "error", err)
+	}
+	return runAll(ctx, tasks)
+}
+
+// runAll runs the tasks until the context is done or one of them fails, and waits for
+// all of them.
+func runAll(ctx context.Context, tasks []func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(tasks))
+	var running sync.WaitGroup
+	for i, task := range tasks {
+		running.Go(func() {
+			errs[i] = task(ctx)
+			cancel()
+		})
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// listen takes the socket that the service manager hands over, or makes one.
+func listen(g *global) (net.Listener, error) {
+	handed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take sockets of the service manager: %w", err)
+	}
+	switch len(handed) {
+	case 0:
+	case 1:
+		return handed[0], nil
+	default:
+		return nil, fmt.Errorf("take sockets of the service manager: there are %d, one is wanted", len(handed))
+	}
+	path := g.socket
+	if path == "" {
+		path = defaultSocket
+	}
+	return api.Listen(path, -1)
+}
+
+// raiseFileLimit makes room for a socket a port: to the hard limit, and, with the
+// privilege, that to fs.nr_open. What is not to be had is said when a port cannot be
+// bound for it.
+func raiseFileLimit() {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return
+	}
+	if text, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		if most, err := strconv.ParseUint(string(trimNewline(text)), 10, 64); err == nil && most > limit.Max {
+			if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}) == nil {
+				return
+			}
+		}
+	}
+	limit.Cur = limit.Max
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
+func trimNewline(b []byte) []byte {
+	for len(b) > 0 && b[len(b)-1] == '\n' {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// serveMetrics answers GET /metrics over TCP.
+func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", h)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		_ = server.Close()
+	}()
+	err := server.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	if ctx.Err() == nil {
+		return err // the listener failed; runAll ends the context
+	}
+	<-stopped
+	return err
+}

@@ -1,0 +1,166 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+)
+
+// startTimeout bounds how long a command waits for a daemon that it has started.
+const startTimeout = 15 * time.Second
+
+// envReady names the descriptor on which a daemon tells whoever started it that it
+// is ready, or why it cannot be.
+const envReady = "NFTNAT_READY_FD"
+
+// start starts a daemon in the background and waits until it is ready. Commands that
+// race to start one go one after another, and all but the first find it there.
+func (g *global) start(ctx context.Context, path string) (*api.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("start daemon: %w", err)
+	}
+	turn, err := takeTurn(ctx, path+".lock")
+	if err != nil {
+		return nil, fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { _ = turn.Close() }() // its lock goes with it
+	client, free, err := g.locate(ctx)
+	if !errors.Is(err, api.ErrNoServer) {
+		return client, err
+	}
+	if err := g.spawn(ctx, free); err != nil {
+		return nil, err
+	}
+	client, _, err = g.locate(ctx)
+	return client, err
+}
+
+// takeTurn locks a file that everybody locks who is about to start a daemon.
+func takeTurn(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = f.Close()
+			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("another command has been starting it: %w", ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// spawn runs this program again as a daemon, with its log beside the socket, and
+// waits for its word.
+func (g *global) spawn(ctx context.Context, path string) (err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	log, err := os.OpenFile(strings.TrimSuffix(path, ".sock")+".log",
+		os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { _ = log.Close() }() // the daemon has its own
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { _ = null.Close() }()
+	word, ready, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { _ = word.Close() }()
+	args := []string{"nftnat", "serve", "--socket", path, "--table", g.table}
+	if ns := g.namespacePath(); ns != "" {
+		args = append(args, "--netns", ns)
+	}
+	process, err := os.StartProcess(self, args, &os.ProcAttr{
+		Dir:   "/",
+		Env:   append(os.Environ(), envReady+"="+strconv.Itoa(readyFD)),
+		Files: []*os.File{null, log, log, ready},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	_ = ready.Close() // so that the end of the daemon ends the reading
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = word.SetReadDeadline(deadline)
+	}
+	text, err := bufio.NewReader(word).ReadString('\n')
+	switch {
+	case text == readyWord:
+		return process.Release()
+	case text != "":
+		_, _ = process.Wait()
+		return startError{strings.TrimSpace(text)}
+	case errors.Is(err, io.EOF):
+		_, _ = process.Wait()
+		return fmt.Errorf("start daemon: it ended without a word; see %s", log.Name())
+	}
+	return fmt.Errorf("start daemon: it is not ready: %w; see %s", err, log.Name())
+}
+
+const (
+	readyFD   = 3 // the first of the descriptors that are handed on
+	readyWord = "ready\n"
+)
+
+// startError is why a daemon could not be started, with its exit status.
+type startError struct{ text string }
+
+func (e startError) Error() string {
+	_, text, _ := strings.Cut(e.text, " ")
+	return text
+}
+
+// status is the exit status that the daemon would have had.
+func (e startError) status() int {
+	number, _, _ := strings.Cut(e.text, " ")
+	status, err := strconv.Atoi(number)
+	if err != nil {
+		return exitFailed
+	}
+	return status
+}
+
+// starter is whoever started this daemon and waits for its word; nil: nobody.
+func starter() *os.File {
+	fd, err := strconv.Atoi(os.Getenv(envReady))
+	if err != nil || fd < 3 {
+		return nil
+	}
+	_ = os.Unsetenv(envReady)
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "ready")
+}

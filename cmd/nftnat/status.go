@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/api"
+)
+
+func newStatus(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Tell how the daemon is",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, _, err := g.locate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			st, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return printJSON(cmd.OutOrStdout(), st)
+			}
+			return printStatus(cmd, st)
+		},
+	}
+}
+
+func printStatus(cmd *cobra.Command, st api.Status) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+	owned := "open to others"
+	if st.Table.Owned {
+		owned = "owned"
+	}
+	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, st.Version)
+	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
+	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
+		st.Mappings.TCP.IPv4, st.Mappings.TCP.IPv6, st.Mappings.UDP.IPv4, st.Mappings.UDP.IPv6)
+	fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
+	if st.Conntrack != nil {
+		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
+	}
+	fmt.Fprintf(w, "forwarding\tipv4 %s, ipv6 %s\n", st.Forwarding.IPv4, st.Forwarding.IPv6)
+	for _, line := range st.Warnings {
+		fmt.Fprintf(w, "warning\t%s\n", line)
+	}
+	return w.Flush()
+}
+
+func newEvents(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "events",
+		Short: "Follow what happens to what is published, a JSON document a line",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, _, err := g.locate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			events, err := client.Events(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for ev, err := range events {
+				if err != nil {
+					return err
+				}
+				if err := printJSON(cmd.OutOrStdout(), ev); err != nil {
+					return err
+				}
+			}
+			return errors.New("the daemon has ended")
+		},
+	}
+}

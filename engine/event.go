@@ -1,0 +1,88 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"time"
+)
+
+// Event is something that happened to what is published.
+type Event struct {
+	Kind EventKind
+	Time time.Time
+	// Mappings are what it happened to. None: the table as a whole.
+	Mappings []Mapping
+}
+
+// EventKind says what happened.
+type EventKind int
+
+// The kinds of events.
+const (
+	// EventPublished: the mappings are published from now on, also where others were
+	// at their frontends before.
+	EventPublished EventKind = iota + 1
+	// EventUnpublished: a caller has unpublished the mappings.
+	EventUnpublished
+	// EventExpired: the time of the mappings is over.
+	EventExpired
+	// EventRepaired: the table was changed by somebody else and was put right.
+	EventRepaired
+)
+
+func (e *Engine) notify(kind EventKind, ms ...Mapping) {
+	if e.opts.Notify != nil {
+		e.opts.Notify(Event{Kind: kind, Time: e.now(), Mappings: ms})
+	}
+}
+
+// notifyChange tells of a change that was made.
+func (e *Engine) notifyChange(c change) {
+	if e.opts.Notify == nil {
+		return
+	}
+	if len(c.removed) != 0 {
+		e.notify(EventUnpublished, collapsed(c.removed)...)
+	}
+	come := make([]port, 0, c.comeCount())
+	for p := range c.come {
+		come = append(come, p)
+	}
+	if len(come) != 0 {
+		e.notify(EventPublished, collapsed(come)...)
+	}
+}
+
+// Run ends what expires at its time: it closes the proxies of mappings that the
+// kernel has dropped by its own clock, and tells of them. Without it that happens at
+// the next call. It returns nil when the context is done or the engine is closed.
+func (e *Engine) Run(ctx context.Context) error {
+	for {
+		var timer <-chan time.Time
+		if next, ok := e.expire(); ok {
+			timer = time.After(next)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.expiryChanged:
+		case <-timer:
+		}
+	}
+}
+
+// expire lets go of what has ended, and returns how long it is until something does.
+func (e *Engine) expire() (time.Duration, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return 0, false
+	}
+	e.forget(e.now())
+	if e.nextExpiry == 0 {
+		return 0, false
+	}
+	return max(time.UnixMilli(e.nextExpiry).Sub(e.now()), time.Millisecond), true
+}

@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// HeldError says that a port is held by the socket of a process that is not ours.
+type HeldError struct {
+	// Want is the mapping that was asked for.
+	Want Mapping
+	// Address is what the other socket is bound to. Zero: it was gone by the time it
+	// was looked for.
+	Address netip.AddrPort
+	// PID and Command are of a process that has the socket. A PID of zero is one
+	// that cannot be seen from here.
+	PID     int
+	Command string
+}
+
+func (e *HeldError) Error() string {
+	if !e.Address.IsValid() {
+		return fmt.Sprintf("%s is held by another process", describeFrontend(e.Want))
+	}
+	if e.PID == 0 {
+		return fmt.Sprintf("%s %s is held by a process that cannot be seen from here", e.Want.Proto, e.Address)
+	}
+	return fmt.Sprintf("%s %s is held by %s (pid %d)", e.Want.Proto, e.Address, e.Command, e.PID)
+}
+
+// Unwrap returns ErrConflict.
+func (e *HeldError) Unwrap() error { return ErrConflict }
+
+// findHolder looks for the socket that keeps a mapping's port from being bound, and
+// for its process. It is asked when the port could not be bound; by now the socket
+// may be gone.
+func (r *routingTable) findHolder(p port) error {
+	held := &HeldError{Want: p.mapping()}
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		sockets, err := r.sockets(p.proto, family)
+		if err != nil {
+			return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
+		}
+		for _, s := range sockets {
+			if at, ok := bound(s); ok && p.blockedBy(at) {
+				held.Address = at
+				held.PID, held.Command = processOf(s.INode)
+				return held
+			}
+		}
+	}
+	return held
+}
+
+func (r *routingTable) sockets(proto Proto, family uint8) ([]*netlink.Socket, error) {
+	list := r.handle.SocketDiagTCP
+	if proto == UDP {
+		list = r.handle.SocketDiagUDP
+	}
+	sockets, err := list(family)
+	if errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
+		return nil, nil
+	}
+	return sockets, err
+}
+
+// TCP states of include/net/tcp_states.h. A UDP socket without a peer is in
+// TCP_CLOSE, and so is a TCP socket that was bound and does not listen.
+const (
+	tcpClose  = 7
+	tcpListen = 10
+)
+
+// bound is the address of a socket that keeps others from binding it: not that of an
+// established connection.
+func bound(s *netlink.Socket) (netip.AddrPort, bool) {
+	addr, ok := netip.AddrFromSlice(s.ID.Source)
+	return netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort), ok && (s.State == tcpListen || s.State == tcpClose)
+}
+
+// blockedBy reports whether a socket at the address is in the frontend's way.
+func (f frontend) blockedBy(at netip.AddrPort) bool {
+	mine, theirs := f.ap.Addr(), at.Addr()
+	switch {
+	case at.Port() != f.ap.Port():
+		return false
+	case !mine.IsValid(), mine == theirs:
+		return true
+	case theirs == netip.IPv6Unspecified(): // which may take IPv4 as well
+		return true
+	}
+	return mine.Is4() == theirs.Is4() && (mine.IsUnspecified() || theirs.IsUnspecified())
+}
+
+// processOf finds a process that has the socket of that inode open, by the links of
+// /proc/PID/fd (proc(5)).
+func processOf(inode uint32) (pid int, command string) {
+	link := "socket:[" + strconv.FormatUint(uint64(inode), 10) + "]"
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, ""
+	}
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		fds, err := os.ReadDir(filepath.Join("/proc", p.Name(), "fd"))
+		if err != nil {
+			continue // gone, or not ours to look at
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink(filepath.Join("/proc", p.Name(), "fd", fd.Name())); err == nil && to == link {
+				comm, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "comm"))
+				return pid, harmlessName(strings.TrimSpace(string(comm)))
+			}
+		}
+	}
+	return 0, ""
+}

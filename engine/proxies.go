@@ -1,0 +1,236 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// proxies serve in user space what netfilter cannot translate: clients on this
+// host's loopback addresses, clients of the other family than the backend's, and
+// every client while rules are missing. Each published port has a socket, with or
+// without a proxy behind it: that keeps other processes from the port.
+type proxies struct {
+	group *proxy.Group
+	held  map[frontend]*proxy.Socket // bound, and answering nothing
+	open  map[frontend]proxy.Proxy
+	// findHolder tells who has a port that could not be bound; the error says it.
+	findHolder func(port) error
+}
+
+func newProxies(ns *namespace, findHolder func(port) error) *proxies {
+	return &proxies{
+		group: proxy.NewGroup(&proxy.GroupOptions{NetNS: ns.fd()}),
+		held:  map[frontend]*proxy.Socket{},
+		open:  map[frontend]proxy.Proxy{},
+
+		findHolder: findHolder,
+	}
+}
+
+// bind takes a port against every other process. Its socket answers nothing.
+func (ps *proxies) bind(f frontend) error {
+	if _, ok := ps.open[f]; ok || ps.held[f] != nil {
+		return nil
+	}
+	s, err := proxy.Bind(f.socketAddr(), ps.options(f))
+	if err != nil {
+		return err
+	}
+	ps.held[f] = s
+	return nil
+}
+
+func (ps *proxies) options(f frontend) *proxy.Options {
+	return &proxy.Options{Group: ps.group, V6Only: f.ap.Addr() == netip.IPv6Unspecified()}
+}
+
+// serve puts a proxy behind the socket of a port that was bound.
+func (ps *proxies) serve(p port) error {
+	s := ps.held[p.frontend]
+	if s == nil || p.noProxy {
+		return nil
+	}
+	px, err := s.Proxy(socketAddr(p.proto, p.backend), ps.options(p.frontend))
+	if err != nil {
+		return err
+	}
+	delete(ps.held, p.frontend)
+	ps.open[p.frontend] = px
+	return px.Open()
+}
+
+// close gives a port back: its proxy ends with its connections.
+func (ps *proxies) close(f frontend) error {
+	var errs []error
+	if s := ps.held[f]; s != nil {
+		delete(ps.held, f)
+		errs = append(errs, s.Close())
+	}
+	if px := ps.open[f]; px != nil {
+		delete(ps.open, f)
+		errs = append(errs, px.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// closeAll gives all ports back.
+func (ps *proxies) closeAll() error {
+	var errs []error
+	for _, s := range ps.held {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, ps.group.Close())...)
+}
+
+// socketAddr is the address of the frontend for a socket: none for any address of
+// both families.
+func (f frontend) socketAddr() net.Addr { return socketAddr(f.proto, f.ap) }
+
+func socketAddr(proto Proto, ap netip.AddrPort) net.Addr {
+	if proto == UDP {
+		return net.UDPAddrFromAddrPort(ap)
+	}
+	return net.TCPAddrFromAddrPort(ap)
+}
+
+// retarget gives the port of a mapping another backend, and a proxy or none.
+func (ps *proxies) retarget(m move) error {
+	if px := ps.open[m.frontend]; px != nil && !m.to.noProxy {
+		return px.SetBackend(socketAddr(m.proto, m.to.backend))
+	}
+	if m.from.noProxy == m.to.noProxy {
+		return nil
+	}
+	if !m.to.noProxy {
+		return ps.serve(m.after())
+	}
+	// The proxy's socket cannot be had back: the port is free for a moment.
+	if err := ps.close(m.frontend); err != nil {
+		return err
+	}
+	return ps.bind(m.frontend)
+}
+
+// bindAll binds the ports, or none of them.
+func (e *Engine) bindAll(ports []port) error {
+	if e.proxies == nil {
+		return nil
+	}
+	for i, p := range ports {
+		if err := e.proxies.bind(p.frontend); err != nil {
+			err = e.bindError(p, len(ports), err)
+			if undoErr := e.unbind(ports[:i]); undoErr != nil {
+				err = undone(err, undoErr)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// unbind gives ports back.
+func (e *Engine) unbind(ports []port) error {
+	var errs []error
+	for _, p := range ports {
+		errs = append(errs, e.proxies.close(p.frontend))
+	}
+	return errors.Join(errs...)
+}
+
+// bindError says what an error of binding means: who has the port, or which limit
+// is in the way.
+func (e *Engine) bindError(p port, count int, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return e.proxies.findHolder(p)
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("hold %d ports: %w: raise RLIMIT_NOFILE (LimitNOFILE= of a unit)", count, err)
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("hold %d ports: %w: raise fs.file-max", count, err)
+	}
+	return fmt.Errorf("hold %s: %w", describeFrontend(p.mapping()), err)
+}
+
+// serveAll opens the proxies of what a change adds and gives those of what it moves
+// their new backends.
+func (e *Engine) serveAll(c change) error {
+	if e.proxies == nil {
+		return nil
+	}
+	for _, p := range c.added {
+		if err := e.proxies.serve(p); err != nil {
+			return fmt.Errorf("open proxy of %s: %w", p.mapping(), err)
+		}
+	}
+	for _, m := range c.moved {
+		if err := e.proxies.retarget(m); err != nil {
+			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
+		}
+	}
+	return nil
+}
+
+// closeProxy ends the proxy of a port that is published no longer.
+func (e *Engine) closeProxy(f frontend) {
+	if e.proxies == nil {
+		return
+	}
+	if err := e.proxies.close(f); err != nil {
+		e.log.Warn("proxy did not end well", "frontend", f.ap, "error", err)
+	}
+}
+
+// syncProxies brings the proxies in step with the mappings that were adopted. What
+// cannot be served is published all the same: the kernel does so already.
+func (e *Engine) syncProxies() {
+	if e.proxies == nil {
+		return
+	}
+	for f := range e.proxies.all {
+		if _, ok := e.mappings.get(f); !ok {
+			e.closeProxy(f)
+		}
+	}
+	for p := range e.mappings.all {
+		if err := e.proxies.adopt(p); err != nil {
+			e.log.Warn("mapping has no proxy", "mapping", p.mapping().String(), "error", e.bindError(p, 1, err))
+		}
+	}
+}
+
+// adopt binds and serves a port that was found published, as far as it is not yet.
+func (ps *proxies) adopt(p port) error {
+	if px := ps.open[p.frontend]; px != nil {
+		if px.BackendAddr().String() == p.backend.String() && !p.noProxy {
+			return nil
+		}
+		return ps.retarget(move{p.frontend, target{}, p.target})
+	}
+	if err := ps.bind(p.frontend); err != nil {
+		return err
+	}
+	return ps.serve(p)
+}
+
+// all yields the frontends that are bound. They may be closed meanwhile.
+func (ps *proxies) all(yield func(frontend) bool) {
+	for f := range ps.held {
+		if !yield(f) {
+			return
+		}
+	}
+	for f := range ps.open {
+		if !yield(f) {
+			return
+		}
+	}
+}

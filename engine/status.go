@@ -1,0 +1,144 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"path"
+
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// Status is how an engine and the host around it are.
+type Status struct {
+	// Table is the table's name, and Present whether it is in the kernel: it is made
+	// by the first mapping.
+	Table   string
+	Present bool
+	// Proxies is the number of userland proxies, and Unserved that of mappings which
+	// should have one and have not, because their port could not be bound.
+	Proxies, Unserved int
+	// Connections and Flows are what the proxies carry now, over TCP and UDP.
+	Connections, Flows int64
+	// Carried is what all the proxies that are open have counted, together.
+	Carried proxy.Stats
+	// Tracked is the number of flows that the kernel's connection tracking holds,
+	// and TrackedMax that from which it drops packets of new ones; zero: never.
+	Tracked, TrackedMax int
+	// Forwarding4 and Forwarding6 are whether the kernel forwards; for IPv6, partly
+	// is for some interfaces only.
+	Forwarding4 bool
+	Forwarding6 ForwardingState
+}
+
+// ForwardingState says for which interfaces the kernel forwards.
+type ForwardingState int
+
+// The states of forwarding.
+const (
+	ForwardingOff ForwardingState = iota
+	ForwardingPartly
+	ForwardingOn
+)
+
+// Status reads how the engine is. What cannot be read is an error, and the rest is
+// told all the same.
+func (e *Engine) Status() (Status, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return Status{}, ErrClosed
+	}
+	e.forget(e.now())
+	s := Status{Table: e.opts.Table, Present: e.present}
+	if e.proxies != nil {
+		e.proxies.count(&s)
+		for p := range e.mappings.all {
+			if e.proxies.open[p.frontend] == nil && !p.noProxy {
+				s.Unserved++
+			}
+		}
+	}
+	var errs [2]error
+	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
+	s.Forwarding4, s.Forwarding6, errs[1] = e.forwarding.state()
+	return s, errors.Join(errs[:]...)
+}
+
+func (ps *proxies) count(s *Status) {
+	s.Proxies = len(ps.open)
+	for f, px := range ps.open {
+		c := px.Stats()
+		if f.proto == TCP {
+			s.Connections += c.Live
+		} else {
+			s.Flows += c.Live
+		}
+		s.Carried.Live += c.Live
+		s.Carried.Total += c.Total
+		s.Carried.BytesToBackend += c.BytesToBackend
+		s.Carried.BytesToClient += c.BytesToClient
+		s.Carried.RefusedDials += c.RefusedDials
+		s.Carried.AcceptErrors += c.AcceptErrors
+		s.Carried.Evicted += c.Evicted
+		s.Carried.Dropped += c.Dropped
+	}
+}
+
+// state reads whether the kernel forwards.
+func (f *forwarding) state() (four bool, six ForwardingState, err error) {
+	err = f.sysctls.do(func() error {
+		value, err := f.sysctls.read(forwarding4)
+		if err != nil {
+			return err
+		}
+		four = value == "1"
+		if all, err := f.sysctls.read(forwarding6); err == nil && all == "1" {
+			six = ForwardingOn
+			return nil
+		}
+		interfaces, err := f.interfaces()
+		if err != nil {
+			return err
+		}
+		for _, i := range interfaces {
+			if on, err := f.sysctls.read(path.Join(conf6, i.name, "force_forwarding")); err == nil && on == "1" {
+				six = ForwardingPartly
+			}
+		}
+		return nil
+	})
+	return four, six, err
+}
+
+// Shutdown is Close, and lets the connections that the proxies carry come to an end
+// first, until the context is done. New ones are refused meanwhile; mappings that
+// netfilter serves work throughout.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	e.closed = true
+	if e.proxies != nil {
+		e.proxies.drain(ctx)
+	}
+	return e.disconnect()
+}
+
+// drain ends all proxies at once, each when its connections have ended.
+func (ps *proxies) drain(ctx context.Context) {
+	done := make(chan struct{})
+	for _, px := range ps.open {
+		go func() {
+			_ = px.Shutdown(ctx) // what did not end in time is cut short: that is asked for
+			done <- struct{}{}
+		}()
+	}
+	for range ps.open {
+		<-done
+	}
+}
