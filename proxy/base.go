@@ -1,0 +1,219 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// base is what the proxies of both protocols have in common: their life.
+//
+//	bound --Open--> open --Shutdown--> draining
+//	  \_______________\___________________\__Close__> closed
+type base struct {
+	opts     Options
+	fd       int
+	filtered bool // fd drops what arrives, until opened
+	frontend net.Addr
+	backend  net.Addr
+	to       *sockaddr // backend, for connect
+	counters counters
+	proto    served
+
+	mu       sync.Mutex
+	state    state         // guarded by mu
+	group    *Group        // guarded by mu until open
+	private  bool          // guarded by mu: group is ours alone
+	home     *loop         // guarded by mu until open: where fd is watched
+	ended    chan struct{} // guarded by mu; closed with the proxy; nil until somebody waits
+	drained  chan struct{} // guarded by mu; set before draining
+	draining atomic.Bool
+}
+
+type state uint8
+
+const (
+	bound state = iota
+	open
+	drains
+	closed
+)
+
+// served is what differs between the protocols. The caller holds the turn of
+// the loop concerned.
+type served interface {
+	member
+	// listen watches the frontend, on its home loop.
+	listen() error
+	// deafen stops taking what is new and closes the frontend if nothing of
+	// the protocol needs it any more.
+	deafen()
+	// drop ends everything of the proxy that l serves.
+	drop(l *loop)
+}
+
+// quiet is how long a UDP flow must be silent to count as ended when its
+// proxy drains: longer than a round trip, shorter than anybody's patience.
+const quiet = time.Second
+
+// FrontendAddr implements Proxy.
+func (b *base) FrontendAddr() net.Addr { return b.frontend }
+
+// BackendAddr implements Proxy.
+func (b *base) BackendAddr() net.Addr { return b.backend }
+
+// Stats implements Proxy.
+func (b *base) Stats() Stats { return b.counters.read() }
+
+// Open implements Proxy.
+func (b *base) Open() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch b.state {
+	case open:
+		return nil
+	case drains, closed:
+		return ErrClosed
+	case bound:
+	}
+	err := b.openLocked()
+	if err != nil {
+		_ = b.closeLocked()
+	}
+	return err
+}
+
+func (b *base) openLocked() error {
+	if b.group == nil {
+		b.group, b.private = NewGroup(nil), true
+	}
+	home, err := b.group.home()
+	if err != nil {
+		return err
+	}
+	b.home = home
+	if !home.with(func() { err = b.proto.listen() }) {
+		return ErrClosed
+	}
+	if err != nil {
+		return err
+	}
+	b.state = open
+	if b.filtered {
+		// Last: what is let in finds everything in its place.
+		return detachFilter(b.fd)
+	}
+	return nil
+}
+
+// Run implements Proxy.
+func (b *base) Run(ctx context.Context) error {
+	if err := b.Open(); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-b.end():
+	}
+	return b.Close()
+}
+
+// end is closed when the proxy is.
+func (b *base) end() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended == nil {
+		b.ended = make(chan struct{})
+		if b.state == closed {
+			close(b.ended)
+		}
+	}
+	return b.ended
+}
+
+// Shutdown implements Proxy.
+func (b *base) Shutdown(ctx context.Context) error {
+	b.mu.Lock()
+	if b.state == open {
+		b.state = drains
+		b.drained = make(chan struct{}, 1)
+		b.draining.Store(true)
+		b.home.do(b.proto.deafen)
+		if b.counters.live.Load() == 0 {
+			b.signalDrained()
+		}
+	}
+	draining, drained := b.state == drains, b.drained
+	b.mu.Unlock()
+
+	var err error
+	if draining {
+		select {
+		case <-drained:
+			b.signalDrained() // for another Shutdown that waits
+		case <-b.end():
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if cerr := b.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// gone counts one connection or flow less; on any loop.
+func (b *base) gone() {
+	// Shutdown looks at live after it has set draining, and here it is the
+	// other way round: one of the two sees the other.
+	if b.counters.live.Add(-1) == 0 && b.draining.Load() {
+		b.signalDrained()
+	}
+}
+
+func (b *base) signalDrained() {
+	select {
+	case b.drained <- struct{}{}:
+	default:
+	}
+}
+
+// Close implements Proxy.
+func (b *base) Close() error {
+	// Held throughout: a second Close must not return before the first is
+	// done. Loops never take this lock.
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closeLocked()
+}
+
+func (b *base) closeLocked() error {
+	if b.state == closed {
+		return nil
+	}
+	if b.state == bound {
+		closeFD(b.fd)
+	} else {
+		// First where connections come from, then everywhere.
+		b.home.with(b.proto.deafen)
+		for _, l := range b.group.started() {
+			l.with(func() { b.proto.drop(l) })
+		}
+	}
+	b.state = closed
+	if b.ended != nil {
+		close(b.ended)
+	}
+	if b.group != nil && !b.private {
+		b.group.leave(b.proto)
+	}
+	if b.private {
+		return b.group.Close()
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// GroupOptions says how a Group runs. The zero value, and nil, are good
+// defaults.
+type GroupOptions struct {
+	// Loops is how many event loops, and so how many processors, the group
+	// uses at most. 0: half of GOMAXPROCS, at least 1: client and backend of
+	// what is proxied on loopback are on the same machine and want as much,
+	// and a loop that has more to do at a time does it with fewer system
+	// calls. Loops are started when first needed.
+	Loops int
+
+	// MaxPipes bounds the pipes of each loop, two descriptors and up to
+	// 64 KiB of kernel memory each: one for every direction of a connection
+	// that is moving bulk data or whose receiver has stalled. Beyond the
+	// bound data are copied through user memory. 0: 512. Negative: no pipes.
+	MaxPipes int
+
+	// NetNS is the descriptor of a network namespace which all sockets of
+	// the group are opened in; it must stay open until the group is closed,
+	// and entering it needs CAP_SYS_ADMIN (setns(2)). 0: the namespace of
+	// the process.
+	NetNS int
+}
+
+// Group is a set of event loops that proxies share. A process that has many
+// proxies gives them all one group: a proxy then costs no goroutine and no
+// thread. All methods are safe for concurrent use.
+type Group struct {
+	opts     GroupOptions
+	pipeSize int
+	start    time.Time
+
+	mu      sync.Mutex
+	loops   []*loop             // guarded by mu; nil: not started yet
+	next    int                 // guarded by mu: the loop of the next proxy
+	members map[member]struct{} // guarded by mu
+	closed  bool                // guarded by mu
+}
+
+// member is a proxy as its group sees it.
+type member interface{ Close() error }
+
+// NewGroup returns a group. It starts nothing: loops begin with the first
+// proxy that opens. Close ends it.
+func NewGroup(opts *GroupOptions) *Group {
+	g := &Group{pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{})}
+	if opts != nil {
+		g.opts = *opts
+	}
+	if g.opts.Loops <= 0 {
+		g.opts.Loops = max(runtime.GOMAXPROCS(0)/2, 1)
+	}
+	switch {
+	case g.opts.MaxPipes == 0:
+		g.opts.MaxPipes = 512
+	case g.opts.MaxPipes < 0:
+		g.opts.MaxPipes = 0
+	}
+	g.loops = make([]*loop, g.opts.Loops)
+	return g
+}
+
+// Close closes the group's proxies, stops its loops and waits for all of it.
+// A second Close does nothing.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	members := make([]member, 0, len(g.members))
+	for m := range g.members {
+		members = append(members, m)
+	}
+	g.mu.Unlock()
+
+	var errs []error
+	for _, m := range members {
+		errs = append(errs, m.Close())
+	}
+
+	g.mu.Lock()
+	loops := g.loops
+	g.loops = nil
+	g.mu.Unlock()
+	for _, l := range loops {
+		if l != nil {
+			l.stop()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clock is the group's time: monotonic nanoseconds.
+func (g *Group) clock() int64 { return int64(time.Since(g.start)) }
+
+// join makes m one of those that Close closes.
+func (g *Group) join(m member) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return ErrClosed
+	}
+	g.members[m] = struct{}{}
+	return nil
+}
+
+// leave is the reverse of join.
+func (g *Group) leave(m member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.members, m)
+}
+
+// home picks the loop of a new proxy, each in turn.
+func (g *Group) home() (*loop, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.loops == nil {
+		return nil, ErrClosed
+	}
+	i := g.next % len(g.loops)
+	g.next++
+	return g.loopLocked(i)
+}
+
+// loopLocked returns the i-th loop, started.
+func (g *Group) loopLocked(i int) (*loop, error) {
+	if l := g.loops[i]; l != nil {
+		return l, nil
+	}
+	l, err := newLoop(g, i)
+	if err != nil {
+		return nil, fmt.Errorf("start event loop: %w", err)
+	}
+	ready := make(chan error, 1)
+	go l.run(ready)
+	if err := <-ready; err != nil {
+		<-l.done
+		return nil, fmt.Errorf("start event loop: %w", err)
+	}
+	g.loops[i] = l
+	return l, nil
+}
+
+// lighter returns the loop that has the fewest connections, if l has clearly
+// more; else l. Two more is clearly: handing over costs a wake-up, which a
+// single connection and its successor must not pay.
+func (g *Group) lighter(l *loop) *loop {
+	mine := l.live.Load()
+	if mine < 2 || g.opts.Loops == 1 {
+		return l
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	best := l
+	for i := range g.loops {
+		other, err := g.loopLocked(i)
+		if err != nil {
+			continue
+		}
+		if n := other.live.Load(); n <= mine-2 {
+			best, mine = other, n+2
+		}
+	}
+	return best
+}
+
+// started returns the loops that run.
+func (g *Group) started() []*loop {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var s []*loop
+	for _, l := range g.loops {
+		if l != nil {
+			s = append(s, l)
+		}
+	}
+	return s
+}

@@ -1,0 +1,306 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The epoll(7) events, in the type that they arrive in.
+const (
+	evIn     = uint32(unix.EPOLLIN)
+	evOut    = uint32(unix.EPOLLOUT)
+	evErr    = uint32(unix.EPOLLERR)
+	evHup    = uint32(unix.EPOLLHUP)
+	evRDHup  = uint32(unix.EPOLLRDHUP)
+	evUrgent = uint32(unix.EPOLLPRI)
+	evEdge   = uint32(unix.EPOLLET)
+)
+
+// eventBatch is how many events one epoll_wait brings at most.
+const eventBatch = 128
+
+// handler is what owns a descriptor in a loop. Events are hints: a handler
+// tries the call and believes its result.
+type handler interface {
+	ready(fd int, events uint32)
+}
+
+// slot is a descriptor's place in a loop's table. The generation travels
+// through epoll and tells the events of a closed descriptor from those of the
+// one that was given its number within the same batch of events.
+type slot struct {
+	handler    handler
+	generation int32
+}
+
+// loop is one epoll set and the goroutine that serves it. Whoever touches it,
+// or a connection, flow or listener that it serves, holds turn: its goroutine
+// except while it sleeps, others by with.
+type loop struct {
+	turn    sync.Mutex
+	group   *Group
+	index   int // in the group
+	epoll   int
+	wakeup  int // eventfd, edge-triggered, never read
+	reserve int // a descriptor to give up when there are no more; -1: given up
+	table   []slot
+	events  []unix.EpollEvent
+	timers  timerHeap
+	now     int64        // nanoseconds since the group began; read once a round
+	again   []*tcpConn   // connections that used up their turn
+	spare   []*tcpConn   // the other half of again
+	buf     []byte       // for messages too small to be worth two splices
+	pipes   pipePool     // for bulk
+	udp     *udpBatch    // nil until the first UDP proxy
+	quit    bool         //
+	live    atomic.Int32 // TCP connections; read by other loops to share them out
+	done    chan struct{}
+
+	mu      sync.Mutex
+	inbox   []task // guarded by mu
+	stopped bool   // guarded by mu
+}
+
+// task is what one goroutine asks of a loop: a call, or a connection to take.
+type task struct {
+	call  func()
+	shard *tcpShard
+	fd    int
+}
+
+// newLoop makes a loop; run serves it.
+func newLoop(g *Group, index int) (*loop, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll set: %w", err)
+	}
+	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		closeFD(ep)
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, reserve: -1, done: make(chan struct{})}
+	l.pipes.limit, l.pipes.size = g.opts.MaxPipes, g.pipeSize
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: evIn | evEdge, Fd: int32(ev)}); err != nil {
+		closeFD(ep)
+		closeFD(ev)
+		return nil, fmt.Errorf("watch eventfd: %w", err)
+	}
+	return l, nil
+}
+
+// run serves the loop until a task sets quit. ready gets nil, or why the
+// loop cannot run.
+func (l *loop) run(ready chan<- error) {
+	defer close(l.done)
+	defer closeFD(l.epoll)
+	defer closeFD(l.wakeup)
+	if ns := l.group.opts.NetNS; ns != 0 {
+		// Never unlocked: the thread, which is in another namespace, ends
+		// with the goroutine and serves nobody else after it.
+		runtime.LockOSThread()
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			l.refuse()
+			ready <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+	}
+	l.buf = make([]byte, smallRead)
+	l.events = make([]unix.EpollEvent, eventBatch)
+	ready <- nil
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	l.restock()
+	for !l.quit {
+		l.round()
+	}
+	l.drain() // what came between the last look and the refusal of more
+	l.pipes.trim()
+	if l.reserve >= 0 {
+		closeFD(l.reserve)
+	}
+}
+
+// round waits for events and serves them.
+func (l *loop) round() {
+	timeout := l.timeout()
+	l.turn.Unlock()
+	n, err := unix.EpollWait(l.epoll, l.events, timeout)
+	l.turn.Lock()
+	if err != nil {
+		n = 0 // EINTR is the only error that a valid set and buffer can give
+	}
+	l.now = l.group.clock()
+	for i := range n {
+		ev := &l.events[i]
+		fd := int(ev.Fd)
+		if fd == l.wakeup {
+			l.drain()
+			continue
+		}
+		// The table may have changed since the events were fetched.
+		if s := &l.table[fd]; s.handler != nil && s.generation == ev.Pad {
+			s.handler.ready(fd, ev.Events)
+		}
+	}
+	l.continueTurns()
+	l.fireTimers()
+	if l.udp != nil {
+		l.udp.flush()
+	}
+}
+
+// timeout is how long epoll_wait may sleep: milliseconds, rounded up so that
+// a timer is due when the loop wakes for it.
+func (l *loop) timeout() int {
+	switch {
+	case len(l.again) > 0:
+		return 0
+	case len(l.timers) == 0:
+		return -1
+	}
+	wait := l.timers[0].when - l.now
+	if wait <= 0 {
+		return 0
+	}
+	return int(min(wait/int64(time.Millisecond)+1, 60_000))
+}
+
+// continueTurns gives those that used up their turn another one.
+func (l *loop) continueTurns() {
+	turn := l.again
+	l.again = l.spare[:0]
+	for i, c := range turn {
+		turn[i] = nil
+		c.queued = false
+		if !c.closed {
+			c.pump()
+		}
+	}
+	l.spare = turn[:0]
+}
+
+// drain does what others asked for, in the order they asked.
+func (l *loop) drain() {
+	l.mu.Lock()
+	tasks := l.inbox
+	l.inbox = nil
+	l.mu.Unlock()
+	for _, t := range tasks {
+		if t.call != nil {
+			t.call()
+		} else {
+			t.shard.admit(t.fd)
+		}
+	}
+}
+
+// post hands t to the loop's goroutine; false: the loop has stopped.
+func (l *loop) post(t task) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return false
+	}
+	l.inbox = append(l.inbox, t)
+	if len(l.inbox) == 1 {
+		// The lock is held so that the eventfd cannot have been closed.
+		var one [8]byte
+		binary.NativeEndian.PutUint64(one[:], 1)
+		_, _ = unix.Write(l.wakeup, one[:])
+	}
+	return true
+}
+
+// with runs f between two rounds of the loop, on the caller's thread, which is
+// much cheaper than changing threads: opening ten thousand proxies depends on
+// it. f must not arm timers, for which the loop would have to be woken. false:
+// the loop has stopped and f did not run.
+func (l *loop) with(f func()) bool {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.quit {
+		return false
+	}
+	l.now = l.group.clock()
+	f()
+	return true
+}
+
+// do runs f on the loop's own goroutine, and so in its network namespace, and
+// waits for it: for what opens sockets or arms timers. It must not be called
+// from a loop. false: the loop has stopped and f did not run.
+func (l *loop) do(f func()) bool {
+	ran := make(chan struct{})
+	if !l.post(task{call: func() { f(); close(ran) }}) {
+		return false
+	}
+	<-ran
+	return true
+}
+
+// recall takes back the connections that were handed to s and not yet looked
+// at.
+func (l *loop) recall(s *tcpShard) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var fds []int
+	l.inbox = slices.DeleteFunc(l.inbox, func(t task) bool {
+		if t.shard == s {
+			fds = append(fds, t.fd)
+		}
+		return t.shard == s
+	})
+	return fds
+}
+
+// refuse makes post fail from now on.
+func (l *loop) refuse() {
+	l.mu.Lock()
+	l.stopped = true
+	l.mu.Unlock()
+}
+
+// stop ends the loop and waits for its goroutine.
+func (l *loop) stop() {
+	l.post(task{call: func() { l.refuse(); l.quit = true }})
+	<-l.done
+}
+
+// watch adds fd to the set, for h.
+func (l *loop) watch(fd int, h handler, events uint32) unix.Errno {
+	if fd >= len(l.table) {
+		l.table = append(l.table, make([]slot, fd+1-len(l.table)+fd/4)...)
+	}
+	s := &l.table[fd]
+	s.generation++
+	if e := l.control(unix.EPOLL_CTL_ADD, fd, s.generation, events); e != noErrno {
+		return e
+	}
+	s.handler = h
+	return noErrno
+}
+
+// control is epoll_ctl(2).
+func (l *loop) control(op, fd int, generation int32, events uint32) unix.Errno {
+	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: generation}
+	return epollCtl(l.epoll, op, fd, &ev)
+}
+
+// forget makes events of fd, those already fetched included, go nowhere.
+// Closing the descriptor takes it out of the epoll set.
+func (l *loop) forget(fd int) {
+	if fd < len(l.table) {
+		l.table[fd].handler = nil
+	}
+}

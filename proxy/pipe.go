@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import "golang.org/x/sys/unix"
+
+// pipe is a kernel pipe that splice(2) moves data through.
+type pipe struct {
+	r, w int
+	n    int // bytes inside
+}
+
+// keptPipes is how many empty pipes a loop keeps for the next bulk transfers.
+const keptPipes = 8
+
+// pipeSize is asked for with F_SETPIPE_SZ. One pipe slot holds one page of one
+// socket buffer, so this is how much a pair of splices moves.
+const pipeSize = 512 << 10
+
+// pipePool is a loop's pipes. A stream has one only while data are in it.
+type pipePool struct {
+	free  []*pipe
+	made  int // free ones included
+	limit int
+	size  int // bytes asked for
+}
+
+// get returns an empty pipe, or nil.
+func (p *pipePool) get() *pipe {
+	if n := len(p.free); n > 0 {
+		q := p.free[n-1]
+		p.free = p.free[:n-1]
+		return q
+	}
+	if p.made >= p.limit {
+		return nil
+	}
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		return nil
+	}
+	p.made++
+	// A refusal leaves 64 KiB or less, which works.
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, p.size)
+	return &pipe{r: fds[0], w: fds[1]}
+}
+
+// put takes a pipe back; one with data inside is of no use any more.
+func (p *pipePool) put(q *pipe) {
+	if q.n == 0 && len(p.free) < keptPipes {
+		p.free = append(p.free, q)
+		return
+	}
+	closeFD(q.r)
+	closeFD(q.w)
+	p.made--
+}
+
+// trim closes the pipes that nobody uses.
+func (p *pipePool) trim() {
+	for _, q := range p.free {
+		closeFD(q.r)
+		closeFD(q.w)
+		p.made--
+	}
+	p.free = p.free[:0]
+}
+
+// held is what was read from one side and could not yet be written to the
+// other: in a pipe, or, when there was no pipe, or not room enough in it, in
+// memory. Data in the pipe go first.
+type held struct {
+	pipe *pipe
+	rest []byte
+}
+
+// size is how many bytes are held.
+func (h *held) size() int {
+	n := len(h.rest)
+	if h.pipe != nil {
+		n += h.pipe.n
+	}
+	return n
+}
+
+// borrow makes sure of a pipe.
+func (h *held) borrow(pool *pipePool) bool {
+	if h.pipe == nil {
+		h.pipe = pool.get()
+	}
+	return h.pipe != nil
+}
+
+// keep takes b, of which the caller keeps the memory.
+func (h *held) keep(b []byte, pool *pipePool) {
+	if h.borrow(pool) {
+		n, err := unix.Write(h.pipe.w, b)
+		if err != nil {
+			n = 0
+		}
+		h.pipe.n = n
+		b = b[n:]
+		if n == 0 {
+			h.release(pool)
+		}
+	}
+	if len(b) > 0 {
+		h.rest = append([]byte(nil), b...)
+	}
+}
+
+// write passes on what it can. It holds nothing at all when size is 0.
+func (h *held) write(fd int, pool *pipePool) (int, unix.Errno) {
+	written := 0
+	for h.pipe != nil && h.pipe.n > 0 {
+		n, e := splice(h.pipe.r, fd, h.pipe.n)
+		if e != noErrno {
+			return written, e
+		}
+		h.pipe.n -= n
+		written += n
+	}
+	for len(h.rest) > 0 {
+		n, e := send(fd, h.rest)
+		if e != noErrno {
+			return written, e
+		}
+		h.rest = h.rest[n:]
+		written += n
+	}
+	h.release(pool)
+	return written, noErrno
+}
+
+// release gives an empty pipe back.
+func (h *held) release(pool *pipePool) {
+	h.rest = nil
+	if h.pipe != nil {
+		pool.put(h.pipe)
+		h.pipe = nil
+	}
+}
+
+// drop throws away what is held.
+func (h *held) drop(pool *pipePool) { h.release(pool) }

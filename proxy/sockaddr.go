@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// rawName is a socket address as the kernel writes it, padded with zeros to
+// the longer of sockaddr_in (16 bytes) and sockaddr_in6 (28).
+type rawName [unix.SizeofSockaddrInet6]byte
+
+// family is the address family, whose place is the same in all of them.
+func (n *rawName) family() int { return int(binary.NativeEndian.Uint16(n[:2])) }
+
+// sockaddr is an address ready to be handed to the kernel.
+type sockaddr struct {
+	raw    rawName
+	size   uint32
+	family int
+}
+
+// encode lays ap out as sockaddr_in or sockaddr_in6. An IPv4-mapped IPv6
+// address is an IPv4 one here.
+func encode(ap netip.AddrPort) (*sockaddr, error) {
+	s := &sockaddr{}
+	addr := ap.Addr().Unmap()
+	binary.BigEndian.PutUint16(s.raw[2:], ap.Port())
+	if addr.Is4() {
+		s.family, s.size = unix.AF_INET, unix.SizeofSockaddrInet4
+		a := addr.As4()
+		copy(s.raw[4:], a[:])
+	} else {
+		s.family, s.size = unix.AF_INET6, unix.SizeofSockaddrInet6
+		a := addr.As16()
+		copy(s.raw[8:], a[:])
+		scope, err := scopeID(addr.Zone())
+		if err != nil {
+			return nil, err
+		}
+		binary.NativeEndian.PutUint32(s.raw[24:], scope)
+	}
+	binary.NativeEndian.PutUint16(s.raw[:], uint16(s.family))
+	return s, nil
+}
+
+// scopeID turns the zone of a link-local address into an interface index.
+func scopeID(zone string) (uint32, error) {
+	if zone == "" {
+		return 0, nil
+	}
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	ifc, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, fmt.Errorf("find zone %s: %w", zone, err)
+	}
+	return uint32(ifc.Index), nil
+}
+
+// decode reads the address back.
+func (n *rawName) decode() netip.AddrPort {
+	port := binary.BigEndian.Uint16(n[2:])
+	if n.family() == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(n[4:8])), port)
+	}
+	addr := netip.AddrFrom16([16]byte(n[8:24]))
+	if scope := binary.NativeEndian.Uint32(n[24:]); scope != 0 {
+		addr = addr.WithZone(strconv.FormatUint(uint64(scope), 10))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// addrPort takes a net.Addr of either protocol apart. An absent address is
+// the zero Addr: any address of both families.
+func addrPort(a net.Addr) (network string, ap netip.AddrPort, err error) {
+	var (
+		ip   net.IP
+		zone string
+		port int
+	)
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		if a == nil {
+			return "", ap, fmt.Errorf("%w: nil TCP address", ErrAddr)
+		}
+		network, ip, zone, port = "tcp", a.IP, a.Zone, a.Port
+	case *net.UDPAddr:
+		if a == nil {
+			return "", ap, fmt.Errorf("%w: nil UDP address", ErrAddr)
+		}
+		network, ip, zone, port = "udp", a.IP, a.Zone, a.Port
+	default:
+		return "", ap, fmt.Errorf("%w: %T is neither *net.TCPAddr nor *net.UDPAddr", ErrAddr, a)
+	}
+	if port < 0 || port > 65535 {
+		return "", ap, fmt.Errorf("%w: port %d", ErrAddr, port)
+	}
+	if len(ip) == 0 {
+		return network, netip.AddrPortFrom(netip.Addr{}, uint16(port)), nil
+	}
+	addr, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return "", ap, fmt.Errorf("%w: address of %d bytes", ErrAddr, len(ip))
+	}
+	return network, netip.AddrPortFrom(addr.Unmap().WithZone(zone), uint16(port)), nil
+}
+
+// netAddr is the reverse of addrPort.
+func netAddr(network string, ap netip.AddrPort) net.Addr {
+	if network == "tcp" {
+		return net.TCPAddrFromAddrPort(ap)
+	}
+	return net.UDPAddrFromAddrPort(ap)
+}
+
+// encodeBackend is addrPort and encode for an address to connect to.
+func encodeBackend(a net.Addr) (string, *sockaddr, error) {
+	network, ap, err := addrPort(a)
+	if err != nil {
+		return "", nil, fmt.Errorf("backend: %w", err)
+	}
+	if ap.Port() == 0 || !ap.Addr().IsValid() || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
+		return "", nil, fmt.Errorf("backend: %w: %s is nothing to connect to", ErrAddr, a)
+	}
+	to, err := encode(ap)
+	if err != nil {
+		return "", nil, fmt.Errorf("backend: %w", err)
+	}
+	return network, to, nil
+}

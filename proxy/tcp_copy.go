@@ -1,0 +1,182 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import "golang.org/x/sys/unix"
+
+const (
+	// smallRead is how much is tried through user memory first. A shorter
+	// message costs one read and one write; splice would save the copies and
+	// cost a third call, to learn that there is no more.
+	smallRead = 32 << 10
+
+	// spliceChunk is how much one splice may move. The pipe holds less;
+	// the kernel takes what fits.
+	spliceChunk = 1 << 20
+
+	// turn is how much one stream may move before others have their turn.
+	turn = 1 << 20
+)
+
+// pump moves whatever can be moved in both directions.
+func (c *tcpConn) pump() {
+	moved := false
+	for from := range c.side {
+		n, ok := c.move(from)
+		if !ok {
+			c.abort()
+			return
+		}
+		if n > 0 {
+			moved = true
+			counter := &c.shard.proxy.counters.toBackend
+			if from == backend {
+				counter = &c.shard.proxy.counters.toClient
+			}
+			counter.Add(uint64(n))
+		}
+	}
+	switch {
+	case c.side[client].done && c.side[backend].done:
+		c.finish()
+	case c.side[client].failed || c.side[backend].failed:
+		// What was there has been read, or cannot be passed on: a reset
+		// goes past data that wait, as it does in the kernel.
+		c.abort()
+	case moved && c.shard.proxy.opts.IdleTimeout > 0 && !c.dialing:
+		c.since = c.shard.loop.now
+		c.shard.conns.moveToBack(&c.node)
+	}
+}
+
+// move carries the stream read from one side to the other until one of them
+// has had enough, and returns how much it wrote. false: the connection is
+// broken.
+func (c *tcpConn) move(from int) (moved int, ok bool) {
+	src, dst := &c.side[from], &c.side[1-from]
+	l := c.shard.loop
+	for !src.done {
+		if src.held.size() > 0 {
+			n, e := src.held.write(dst.fd, &l.pipes)
+			moved += n
+			if e == unix.EAGAIN {
+				dst.writable = false
+				return moved, true
+			}
+			if e != noErrno {
+				return moved, false
+			}
+			continue
+		}
+		if src.eof {
+			src.done = true
+			// The second to end needs no FIN of its own: finish closes.
+			if !dst.done && shutdownWrite(dst.fd) != noErrno {
+				return moved, false
+			}
+			break
+		}
+		if !src.readable || !dst.writable {
+			break
+		}
+		if moved >= turn {
+			c.yield()
+			break
+		}
+		var e unix.Errno
+		var n int
+		if src.bulk && !src.noSplice {
+			n, e = c.splice(src, dst)
+		} else {
+			n, e = c.copy(src, dst)
+		}
+		moved += n
+		if e != noErrno {
+			return moved, false
+		}
+	}
+	return moved, true
+}
+
+// yield puts the connection behind the others that wait for the loop.
+func (c *tcpConn) yield() {
+	if !c.queued {
+		c.queued = true
+		c.shard.loop.again = append(c.shard.loop.again, c)
+	}
+}
+
+// copy carries one small message through the loop's buffer, and finds out
+// whether there is more behind it.
+func (c *tcpConn) copy(src, dst *half) (int, unix.Errno) {
+	l := c.shard.loop
+	n, e := recv(src.fd, l.buf)
+	switch {
+	case e == unix.EAGAIN:
+		src.readable = false
+		return 0, noErrno
+	case e != noErrno:
+		return 0, e
+	case n == 0:
+		src.eof = true
+		return 0, noErrno
+	case n == len(l.buf):
+		src.bulk = true
+		src.burst = n
+	case !src.noSplice:
+		// epoll(7), question 9: a short read of a stream socket means that
+		// it is empty, and there will be an edge for what comes later. Its
+		// end, if known by then, is right behind.
+		src.readable = false
+		src.eof = src.finished && !src.failed
+	}
+	w, e := send(dst.fd, l.buf[:n])
+	if e == unix.EAGAIN {
+		dst.writable = false
+		w, e = 0, noErrno
+	}
+	if e == noErrno && w < n {
+		src.held.keep(l.buf[w:n], &l.pipes)
+	}
+	return w, e
+}
+
+// splice carries a pipe's worth without bringing it into user memory.
+func (c *tcpConn) splice(src, dst *half) (int, unix.Errno) {
+	pipes := &c.shard.loop.pipes
+	if !src.held.borrow(pipes) {
+		src.bulk = false // no pipe to be had: copy for a while
+		return c.copy(src, dst)
+	}
+	n, e := splice(src.fd, src.held.pipe.w, spliceChunk)
+	if e != noErrno || n == 0 {
+		src.held.drop(pipes)
+	}
+	switch {
+	case e == unix.EAGAIN:
+		// Big messages are likely followed by others, and so are small ones.
+		src.readable = false
+		src.bulk = src.burst >= smallRead
+		src.burst = 0
+		return 0, noErrno
+	case e == unix.EINVAL:
+		// A socket that knows no splice, such as one under kernel TLS.
+		src.noSplice = true
+		return 0, noErrno
+	case e != noErrno:
+		return 0, e
+	case n == 0:
+		// The end, or urgent data before the end: only a read can tell.
+		src.bulk = false
+		return 0, noErrno
+	}
+	src.held.pipe.n = n
+	src.burst = min(src.burst+n, smallRead)
+	w, e := src.held.write(dst.fd, pipes)
+	if e == unix.EAGAIN {
+		dst.writable = false
+		e = noErrno
+	}
+	return w, e
+}

@@ -1,0 +1,229 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// udpSocketBuffer is asked for at the frontend, which the bursts of all clients
+// go through: room for thousands of full Ethernet frames with the kernel's
+// bookkeeping. It costs memory only as far as datagrams wait. Without
+// CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max and wmem_max.
+const udpSocketBuffer = 4 << 20
+
+// udpProxy is a Proxy for UDP. One loop serves all of it.
+type udpProxy struct {
+	*base
+	pktinfo  bool          // the frontend is a wildcard: local addresses are asked for
+	offload  bool          // UDP_GRO is on at the frontend and tried on flows
+	maxGSO   int           // the longest segment that may leave the frontend by UDP_SEGMENT
+	idle     time.Duration // 0: never
+	flows    map[flowKey]*udpFlow
+	last     *udpFlow      // the flow of the last datagram: bursts come from one client
+	order    list[udpFlow] // in order of activity
+	timer    timer         // the front of order
+	hears    bool          // watched by home
+	draining bool          // takes no new flows
+}
+
+// newUDP makes the proxy; b.fd is bound to local.
+func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
+	p := &udpProxy{base: b, pktinfo: local.Addr().IsUnspecified(), maxGSO: maxDatagram}
+	b.proto = p
+	switch idle := b.opts.IdleTimeout; {
+	case idle == 0:
+		p.idle = DefaultFlowTimeout
+	case idle > 0:
+		p.idle = idle
+	}
+	p.timer.expire = p.expire
+	if p.pktinfo {
+		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+		if local.Addr().Is6() {
+			// Tells IPv4 addresses too, mapped (net/ipv6/datagram.c,
+			// ip6_datagram_recv_common_ctl).
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		}
+		if e := setInt(b.fd, level, option, 1); e != noErrno {
+			return nil, os.NewSyscallError("setsockopt", e)
+		}
+	}
+	p.offload = setInt(b.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == noErrno
+	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if setInt(b.fd, unix.SOL_SOCKET, o[0], udpSocketBuffer) != noErrno {
+			// A refusal leaves the default, which is enough to work.
+			setInt(b.fd, unix.SOL_SOCKET, o[1], udpSocketBuffer)
+		}
+	}
+	return p, nil
+}
+
+// listen implements served.
+func (p *udpProxy) listen() error {
+	p.flows = make(map[flowKey]*udpFlow)
+	if p.home.udp == nil {
+		p.home.udp = newUDPBatch()
+	}
+	if e := p.home.watch(p.fd, p, evIn); e != noErrno {
+		return os.NewSyscallError("epoll_ctl", e)
+	}
+	p.hears = true
+	return nil
+}
+
+// deafen implements served. A proxy that drains keeps its socket: the flows'
+// answers leave by it.
+func (p *udpProxy) deafen() {
+	p.draining = p.base.draining.Load()
+	if p.draining {
+		if p.idle == 0 || p.idle > quiet {
+			p.idle = quiet
+		}
+		p.expire()
+		return
+	}
+	p.silence()
+}
+
+// silence closes the frontend.
+func (p *udpProxy) silence() {
+	if !p.hears {
+		return
+	}
+	p.home.udp.flush()
+	p.home.forget(p.fd)
+	_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0) // see tcpProxy.deafen
+	closeFD(p.fd)
+	p.hears = false
+}
+
+// drop implements served.
+func (p *udpProxy) drop(l *loop) {
+	if l != p.home {
+		return
+	}
+	p.silence()
+	for p.order.front != nil {
+		p.order.front.item.end()
+	}
+	l.disarm(&p.timer)
+}
+
+// readTurn bounds the batches taken from one socket before others have their
+// turn.
+const readTurn = 4
+
+// ready implements handler: datagrams wait at the frontend.
+func (p *udpProxy) ready(fd int, _ uint32) {
+	b := p.home.udp
+	for range readTurn {
+		b.flush() // pending answers lie in the buffers that are needed now
+		n := b.receive(fd, batch, true)
+		p.distribute(b, n)
+		if n < batch {
+			return
+		}
+	}
+}
+
+// distribute sends n datagrams just received on their flows, those of one
+// client that follow one another together.
+func (p *udpProxy) distribute(b *udpBatch, n int) {
+	var key flowKey
+	for first := 0; first < n; {
+		b.key(first, p.pktinfo, &key)
+		next := first + 1
+		for next < n && b.same(first, next, p.pktinfo) {
+			next++
+		}
+		if f := p.flow(&key); f != nil {
+			f.forward(b, first, next)
+		} else {
+			p.counters.dropped.Add(uint64(next - first))
+		}
+		first = next
+	}
+}
+
+// flow finds the flow of a client or makes it; nil: there can be none.
+func (p *udpProxy) flow(key *flowKey) *udpFlow {
+	f := p.last
+	if f == nil || f.key != *key {
+		if f = p.flows[*key]; f == nil {
+			if p.draining {
+				return nil
+			}
+			if f = p.open(key); f == nil {
+				return nil
+			}
+		}
+		p.last = f
+	}
+	f.touch()
+	return f
+}
+
+// open makes a flow, if need be in place of the one that was silent longest.
+func (p *udpProxy) open(key *flowKey) *udpFlow {
+	for len(p.flows) >= p.opts.MaxFlows {
+		p.evict()
+	}
+	f := &udpFlow{proxy: p, key: *key, maxGSO: maxDatagram}
+	e := f.dial()
+	if starved(e) {
+		p.counters.acceptErrors.Add(1)
+		if p.order.front != nil {
+			p.evict()
+			e = f.dial()
+		}
+	}
+	if e != noErrno {
+		if !starved(e) {
+			p.counters.refused.Add(1) // no route, for instance
+		}
+		return nil
+	}
+	f.since = p.home.now
+	f.node.item = f
+	p.order.pushBack(&f.node)
+	p.flows[f.key] = f
+	p.counters.live.Add(1)
+	p.counters.total.Add(1)
+	if p.idle > 0 && p.timer.index == 0 {
+		p.home.arm(&p.timer, f.since+int64(p.idle))
+	}
+	return f
+}
+
+// starved reports whether an error is this process's or host's want of
+// descriptors or memory.
+func starved(e unix.Errno) bool {
+	return e == unix.EMFILE || e == unix.ENFILE || e == unix.ENOBUFS || e == unix.ENOMEM
+}
+
+// evict ends the flow that was silent longest.
+func (p *udpProxy) evict() {
+	p.counters.evicted.Add(1)
+	p.order.front.item.end()
+}
+
+// expire ends the flows that were silent too long and wakes again for the
+// next.
+func (p *udpProxy) expire() {
+	if p.idle <= 0 {
+		return
+	}
+	for n := p.order.front; n != nil; n = p.order.front {
+		if when := n.item.since + int64(p.idle); when > p.home.now {
+			p.home.arm(&p.timer, when)
+			return
+		}
+		n.item.end()
+	}
+}

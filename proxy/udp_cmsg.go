@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pktinfo is struct in_pktinfo or in6_pktinfo as a reply must carry it, with
+// its length: where the datagram shall leave from.
+type pktinfo struct {
+	data [unix.SizeofInet6Pktinfo]byte
+	n    uint8 // 0: let routing choose
+}
+
+// controlRoom is enough for the control messages of a datagram either way:
+// the longer pktinfo and UDP_GRO or UDP_SEGMENT. CMSG_SPACE of each on 64 bit
+// is 40 and 24.
+const controlRoom = 96
+
+// control is the control buffer of one message, aligned as struct cmsghdr.
+type control struct {
+	_ [0]uint64
+	b [controlRoom]byte
+}
+
+// cmsgs calls f for each control message in b. It reads what the kernel
+// wrote, but trusts no length.
+func cmsgs(b []byte, f func(level, kind int32, data []byte)) {
+	for len(b) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(b) {
+			return
+		}
+		f(h.Level, h.Type, b[unix.CmsgLen(0):size])
+		b = b[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(b)):]
+	}
+}
+
+// put appends a control message at b[at:] and returns the offset behind it.
+func (c *control) put(at, level, kind int, data []byte) int {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c.b[at]))
+	h.Level, h.Type = int32(level), int32(kind)
+	h.SetLen(unix.CmsgLen(len(data)))
+	copy(c.b[at+unix.CmsgLen(0):], data)
+	return at + unix.CmsgSpace(len(data))
+}
+
+// putSegment appends UDP_SEGMENT (udp(7)).
+func (c *control) putSegment(at, size int) int {
+	var v [2]byte
+	binary.NativeEndian.PutUint16(v[:], uint16(size))
+	return c.put(at, unix.IPPROTO_UDP, unix.UDP_SEGMENT, v[:])
+}
+
+// putLocal appends where the datagram shall leave from.
+func (c *control) putLocal(at int, p *pktinfo) int {
+	switch p.n {
+	case unix.SizeofInet4Pktinfo:
+		return c.put(at, unix.IPPROTO_IP, unix.IP_PKTINFO, p.data[:p.n])
+	case unix.SizeofInet6Pktinfo:
+		return c.put(at, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, p.data[:p.n])
+	}
+	return at
+}
+
+// parse reads the control messages of a received datagram: the local address
+// it was for, if local is not nil, and the size of the segments that UDP_GRO
+// joined, 0 for a single one.
+func (c *control) parse(n int, local *pktinfo) (segment int) {
+	cmsgs(c.b[:min(n, len(c.b))], func(level, kind int32, data []byte) {
+		switch {
+		case level == unix.IPPROTO_UDP && kind == unix.UDP_GRO && len(data) >= 4:
+			segment = int(binary.NativeEndian.Uint32(data))
+		case local == nil:
+		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			local.set4(data)
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			local.set6(data)
+		}
+	})
+	return segment
+}
+
+// set4 takes struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr }.
+// spec_dst is the local address also where addr is a broadcast one (ip(7)). No
+// interface: the reply takes the route that the host would choose.
+func (p *pktinfo) set4(data []byte) {
+	copy(p.data[4:8], data[4:8])
+	p.n = unix.SizeofInet4Pktinfo
+}
+
+// set6 takes struct in6_pktinfo { in6_addr addr; int ifindex }.
+func (p *pktinfo) set6(data []byte) {
+	if data[0] == 0xff {
+		return // multicast is no source address (RFC 4291 section 2.7)
+	}
+	copy(p.data[:16], data[:16])
+	if data[0] == 0xfe && data[1]&0xc0 == 0x80 {
+		copy(p.data[16:20], data[16:20]) // link-local means nothing without its link
+	}
+	p.n = unix.SizeofInet6Pktinfo
+}
