@@ -1,0 +1,301 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// ErrNoServer means that nothing answers on a socket, or that there is none.
+var ErrNoServer = errors.New("no server answers")
+
+const (
+	// dialPatience bounds the wait for a place in a server's queue.
+	dialPatience = 5 * time.Second
+	// callPatience bounds a whole call; the largest take some seconds.
+	callPatience = 2 * time.Minute
+)
+
+// Client asks a server. Its methods do what those of [engine.Engine] do, return the
+// same, and their errors are by errors.Is the same, with the same texts; see
+// [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
+// has begun when its context is done may happen or not.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client of the server whose socket is at path. It connects with
+// each call, and the errors of that are ErrNoServer if nothing is there to answer
+// and fs.ErrPermission if the socket may not be used.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext: c.dial,
+		// Whether a request was carried out that was sent just when the server
+		// closed the connection, nobody can tell. A new one costs microseconds.
+		DisableKeepAlives:  true,
+		DisableCompression: true,
+	}}
+	return c
+}
+
+// dial connects, and waits while the server's queue is full, which connect(2) does
+// not do by itself on a socket that does not block.
+func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	var d net.Dialer
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		nc, err := d.DialContext(ctx, "unix", c.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+			return nil, fmt.Errorf("%w: %w", ErrNoServer, cause(err))
+		case !errors.Is(err, syscall.EAGAIN):
+			return nc, cause(err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: its queue is full: %w", ErrBusy, ctx.Err())
+		}
+	}
+}
+
+// cause takes off what net and net/http put around an error: the method, an invented
+// host, and the path, which is told once.
+func cause(err error) error {
+	var (
+		op  *net.OpError
+		url *url.Error
+		sys interface{ Unwrap() error }
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &url):
+		return cause(url.Err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("the server closed the connection: %w", err)
+	case errors.As(err, &op) && errors.As(op.Err, &sys):
+		return sys.Unwrap()
+	}
+	return err
+}
+
+// Mappings returns all mappings that are published, in the order of engine.Compare,
+// each of a single port.
+func (c *Client) Mappings(ctx context.Context) ([]engine.Mapping, error) {
+	var docs []Mapping
+	if err := c.call(ctx, http.MethodGet, "/v1/mappings", nil, &docs); err != nil {
+		return nil, err
+	}
+	return singles(docs)
+}
+
+// Publish publishes mappings as [engine.Engine.Publish] does.
+func (c *Client) Publish(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return c.publish(ctx, "/v1/mappings", ms)
+}
+
+// Retarget publishes mappings as [engine.Engine.Retarget] does, also at frontends that
+// are published already.
+func (c *Client) Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return c.publish(ctx, "/v1/mappings?replace=true", ms)
+}
+
+func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Mapping, error) {
+	var docs []Mapping
+	if err := c.call(ctx, http.MethodPost, path, requests(ms), &docs); err != nil {
+		return nil, err
+	}
+	// Ranges come back a port at a time, in the order in which they were asked for.
+	done := make([]engine.Mapping, 0, len(ms))
+	for _, m := range ms {
+		n := int(m.More) + 1
+		if n > len(docs) {
+			return nil, fmt.Errorf("ask %s: it published fewer ports than it was asked to", c.path)
+		}
+		first, err := docs[0].single()
+		if err != nil {
+			return nil, err
+		}
+		first.More = m.More
+		done = append(done, first)
+		docs = docs[n:]
+	}
+	return done, nil
+}
+
+// Unpublish removes a mapping, by its protocol, frontend and number of ports, as
+// [engine.Engine.Unpublish] does, and returns what it was.
+func (c *Client) Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
+	return c.unpublish(ctx, m, "")
+}
+
+// Kill is Unpublish, and ends established TCP connections to the backends as well.
+func (c *Client) Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
+	return c.unpublish(ctx, m, "?kill=true")
+}
+
+func (c *Client) unpublish(ctx context.Context, m engine.Mapping, query string) ([]engine.Mapping, error) {
+	var docs []Mapping
+	path := "/v1/mappings/" + m.Proto.String() + "/" + url.PathEscape(m.FrontendText()) + query
+	if err := c.call(ctx, http.MethodDelete, path, nil, &docs); err != nil {
+		return nil, err
+	}
+	done, err := singles(docs)
+	return engine.Collapse(done), err
+}
+
+// Apply makes what is published exactly the given mappings, as [engine.Engine.Apply]
+// does, and returns what that changed.
+func (c *Client) Apply(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
+	return c.apply(ctx, "/v1/mappings", ms)
+}
+
+// Diff tells what Apply would change.
+func (c *Client) Diff(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
+	return c.apply(ctx, "/v1/mappings?dry-run=true", ms)
+}
+
+func (c *Client) apply(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Change, error) {
+	var docs []Change
+	if err := c.call(ctx, http.MethodPut, path, requests(ms), &docs); err != nil {
+		return nil, err
+	}
+	changes := make([]engine.Change, 0, len(docs))
+	for _, doc := range docs {
+		change, err := doc.change()
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, change)
+	}
+	return changes, nil
+}
+
+// Status tells how the server is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var status Status
+	err := c.call(ctx, http.MethodGet, "/v1/status", nil, &status)
+	return status, err
+}
+
+func requests(ms []engine.Mapping) []request {
+	rs := make([]request, len(ms)) // never nil: an empty array, not null
+	for i, m := range ms {
+		rs[i] = requestOf(m)
+	}
+	return rs
+}
+
+func singles(docs []Mapping) ([]engine.Mapping, error) {
+	ms := make([]engine.Mapping, 0, len(docs))
+	for i := range docs {
+		m, err := docs[i].single()
+		if err != nil {
+			return nil, err
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
+}
+
+// change reads a change's document back.
+func (c *Change) change() (engine.Change, error) {
+	before, err := whole(c.Old)
+	if err != nil {
+		return engine.Change{}, err
+	}
+	after, err := whole(c.New)
+	return engine.Change{Old: before, New: after}, err
+}
+
+// whole is the mapping that was told a port at a time; of nothing, the zero Mapping.
+func whole(docs []Mapping) (engine.Mapping, error) {
+	ms, err := singles(docs)
+	if err != nil || len(ms) == 0 {
+		return engine.Mapping{}, err
+	}
+	ms = slices.Clip(engine.Collapse(ms))
+	if len(ms) != 1 {
+		return engine.Mapping{}, fmt.Errorf("read change: %s and %s are one side of it", ms[0], ms[1])
+	}
+	return ms[0], nil
+}
+
+// call sends a document, unless it is nil, and reads the answer's into answer.
+func (c *Client) call(ctx context.Context, method, path string, doc, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, doc)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // was only read
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("read answer of %s: %w", c.path, cause(err))
+	}
+	return nil
+}
+
+// send returns an answer that is a success; the caller closes its body.
+func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.Response, error) {
+	var body io.Reader
+	if doc != nil {
+		text, err := json.Marshal(doc)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s: %w", c.path, err)
+		}
+		body = bytes.NewReader(text)
+	}
+	// There is no host; HTTP wants to be told one.
+	req, err := http.NewRequestWithContext(ctx, method, "http://nftnat"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", c.path, err)
+	}
+	if doc != nil {
+		req.Header.Set("Content-Type", typeJSON)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer func() { _ = resp.Body.Close() }() // was only read
+	return nil, readProblem(resp)
+}
+
+// maxProblem bounds the document of a refusal that is read, in bytes.
+const maxProblem = 64 << 10
+
+// readProblem returns the refusal in an answer.
+func readProblem(resp *http.Response) error {
+	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	var p Problem
+	if mediaType == typeProblem {
+		if err := json.NewDecoder(io.LimitReader(resp.Body, maxProblem)).Decode(&p); err == nil {
+			return &p
+		}
+	}
+	return problem(resp.StatusCode, CodeInternal, "the server answered "+resp.Status)
+}

@@ -1,0 +1,193 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// handler answers requests.
+type handler struct {
+	Options
+	limits limits
+	routes []route
+	// applies and streams have a place for each that may be under way.
+	applies, streams chan struct{}
+}
+
+func newHandler(opts Options, l limits) *handler {
+	h := &handler{
+		Options: opts, limits: l,
+		applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
+	}
+	h.routes = []route{
+		{http.MethodGet, "/v1/mappings", h.getMappings},
+		{http.MethodPost, "/v1/mappings", h.postMappings},
+		{http.MethodPut, "/v1/mappings", h.putMappings},
+		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", h.deleteMapping},
+		{http.MethodGet, "/v1/status", h.getStatus},
+		{http.MethodGet, "/v1/events", h.getEvents},
+		{http.MethodGet, "/metrics", h.getMetrics},
+	}
+	return h
+}
+
+// route is a method of a path. A segment in braces stands for any; the server's
+// ServeMux is not used because it answers in plain text and with redirections.
+type route struct {
+	method, path string
+	// serve answers, or returns an error to tell of before it has written anything.
+	serve func(http.ResponseWriter, *call) error
+}
+
+// call is a request and what it was taken apart into.
+type call struct {
+	*http.Request
+	segments []string // what stands for those in braces, unescaped
+	conn     *conn    // nil: it did not come by way of Server.Serve
+}
+
+// ServeHTTP makes every refusal a problem document.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &call{Request: r, conn: connOf(r.Context())}
+	if !c.conn.begin() {
+		return // it was closed to make room for another one
+	}
+	rc := http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		// Also a body that nobody wants has to end: net/http reads on in it.
+		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
+	}
+	if err := h.serve(w, c); err != nil && !errors.Is(err, errGone) {
+		p := problemOf(err)
+		if p.Status == http.StatusInternalServerError {
+			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		h.write(w, c, p.Status, typeProblem, p)
+	}
+}
+
+func (h *handler) serve(w http.ResponseWriter, c *call) error {
+	if err := c.conn.allowed(); err != nil {
+		w.Header().Set("Connection", "close")
+		return err
+	}
+	route, err := h.route(w, c)
+	if err != nil {
+		return err
+	}
+	bodiless := c.Method != http.MethodPost && c.Method != http.MethodPut
+	if bodiless && c.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+		return problem(http.StatusBadRequest, CodeInvalid, c.Method+" has no body")
+	}
+	return route.serve(w, c)
+}
+
+// route finds who answers, and sets c.segments.
+func (h *handler) route(w http.ResponseWriter, c *call) (*route, error) {
+	path := strings.Split(c.URL.EscapedPath(), "/")
+	for i, s := range path {
+		var err error
+		if path[i], err = url.PathUnescape(s); err != nil {
+			return nil, problem(http.StatusBadRequest, CodeInvalid, err.Error())
+		}
+	}
+	var allow []string
+	for i := range h.routes {
+		r := &h.routes[i]
+		segments, ok := match(r.path, path)
+		if !ok {
+			continue
+		}
+		// RFC 9110 section 9.3.2: HEAD is GET without the content, which net/http
+		// leaves out.
+		if r.method == c.Method || r.method == http.MethodGet && c.Method == http.MethodHead {
+			c.segments = segments
+			return r, nil
+		}
+		if allow = append(allow, r.method); r.method == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	if allow == nil {
+		return nil, problem(http.StatusNotFound, CodeUnsupported, fmt.Sprintf("there is no %q", c.URL.Path))
+	}
+	w.Header().Set("Allow", strings.Join(allow, ", "))
+	return nil, problem(http.StatusMethodNotAllowed, CodeUnsupported,
+		fmt.Sprintf("%s is not a method of %q", c.Method, c.URL.Path))
+}
+
+// match compares a path with that of a route, and returns what stands for the
+// segments in braces.
+func match(pattern string, path []string) (segments []string, ok bool) {
+	want := strings.Split(pattern, "/")
+	if len(want) != len(path) {
+		return nil, false
+	}
+	for i, s := range want {
+		switch {
+		case strings.HasPrefix(s, "{"):
+			segments = append(segments, path[i])
+		case s != path[i]:
+			return nil, false
+		}
+	}
+	return segments, true
+}
+
+// flags reads the query: the named flags, each "true" or "false" if it is there.
+// Without a query they are false.
+func (c *call) flags(names ...string) (values map[string]bool, err error) {
+	query, err := url.ParseQuery(c.URL.RawQuery)
+	if err != nil {
+		return nil, problem(http.StatusBadRequest, CodeInvalid, err.Error())
+	}
+	values = map[string]bool{}
+	for name, given := range query {
+		if !slices.Contains(names, name) {
+			return nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
+		}
+		if len(given) != 1 || given[0] != "true" && given[0] != "false" {
+			return nil, problem(http.StatusBadRequest, CodeInvalid,
+				fmt.Sprintf("parameter %q is not once true or false", name))
+		}
+		values[name] = given[0] == "true"
+	}
+	return values, nil
+}
+
+// write sends a document. Until its last byte is on its way the request counts as
+// being answered, hence the flush.
+func (h *handler) write(w http.ResponseWriter, c *call, status int, contentType string, doc any) {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(doc); err != nil {
+		// No document of this package has anything that JSON cannot say.
+		h.Log.Error("encode answer", "path", c.URL.Path, "error", err)
+		status = http.StatusInternalServerError
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(h.limits.writeTime))
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", fmt.Sprint(body.Len()))
+	w.WriteHeader(status)
+	// A client that is gone does not get its answer.
+	_, _ = io.Copy(w, &body)
+	_ = rc.Flush()
+}
+
+func (h *handler) writeJSON(w http.ResponseWriter, c *call, status int, doc any) {
+	h.write(w, c, status, typeJSON, doc)
+}

@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// Code says in one word what is wrong, for programs.
+type Code string
+
+// The codes. Others may be added.
+const (
+	CodePermission  Code = "permission"  // fs.ErrPermission
+	CodeInvalid     Code = "invalid"     // engine.ErrInvalid: nothing has changed
+	CodeConflict    Code = "conflict"    // engine.ErrConflict: the frontend is taken
+	CodeOwned       Code = "owned"       // engine.ErrOwned: another engine has the table
+	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port is left
+	CodeNotFound    Code = "not-found"   // engine.ErrNotFound: it is not published
+	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
+	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
+	CodeBusy        Code = "busy"        // ErrBusy: try again later
+	CodeClosed      Code = "closed"      // engine.ErrClosed: the server is stopping
+	CodeInternal    Code = "internal"    // anything else
+)
+
+// ErrBusy means that a server does as much of this as it may at once.
+var ErrBusy = errors.New("the server is busy")
+
+// Problem is the document of a refusal, as RFC 9457 has it. It is also the error
+// that a [Client] returns for it.
+type Problem struct {
+	// Type is always "about:blank": status and code say it all.
+	Type string `json:"type"`
+	// Title is the HTTP status in words.
+	Title string `json:"title"`
+	// Status is the HTTP status.
+	Status int `json:"status"`
+	// Detail is the text of the error: one line, without a full stop.
+	Detail string `json:"detail"`
+	// Code is what to branch on.
+	Code Code `json:"code"`
+	// Have is the mapping in the way, if Code is CodeConflict and it is known.
+	Have *Mapping `json:"have,omitempty"`
+}
+
+// Error returns the detail.
+func (p *Problem) Error() string { return p.Detail }
+
+// Unwrap returns the error that the code stands for; nil for CodeInternal and codes
+// that are not known here.
+func (p *Problem) Unwrap() error {
+	for _, k := range kinds() {
+		if k.code == p.Code {
+			return k.err
+		}
+	}
+	return nil
+}
+
+// kind ties together how one kind of error is told.
+type kind struct {
+	err  error
+	code Code
+	// status is the HTTP status for an error of the engine; zero: it does not mean
+	// this there, and only the server itself tells of it.
+	status int
+}
+
+// kinds are all of them, in the order in which an error that is several is told:
+// that of the command line's exit status.
+func kinds() []kind {
+	return []kind{
+		{fs.ErrPermission, CodePermission, http.StatusForbidden},
+		{engine.ErrInvalid, CodeInvalid, http.StatusUnprocessableEntity},
+		{engine.ErrConflict, CodeConflict, http.StatusConflict},
+		{engine.ErrOwned, CodeOwned, http.StatusConflict},
+		{alloc.ErrExhausted, CodeExhausted, http.StatusConflict},
+		{engine.ErrNotFound, CodeNotFound, http.StatusNotFound},
+		{engine.ErrClosed, CodeClosed, http.StatusServiceUnavailable},
+		{errors.ErrUnsupported, CodeUnsupported, 0},
+		{os.ErrDeadlineExceeded, CodeTimeout, 0},
+		{ErrBusy, CodeBusy, 0},
+	}
+}
+
+// problem is a refusal of a request itself.
+func problem(status int, code Code, detail string) *Problem {
+	return &Problem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status,
+		Detail: oneLine(detail), Code: code,
+	}
+}
+
+// problemOf tells of an error.
+func problemOf(err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	p = problem(http.StatusInternalServerError, CodeInternal, err.Error())
+	for _, k := range kinds() {
+		if k.status != 0 && errors.Is(err, k.err) {
+			p = problem(k.status, k.code, err.Error())
+			break
+		}
+	}
+	var conflict *engine.ConflictError
+	if p.Code == CodeConflict && errors.As(err, &conflict) {
+		have := mapping(conflict.Have)
+		p.Have = &have
+	}
+	return p
+}
+
+// oneLine joins the lines of errors.Join as the command line does.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

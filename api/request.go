@@ -1,0 +1,148 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// request is the document of a mapping that is asked for: a [Mapping], of which more
+// can be left out, or a range of them. Numbers are wider than they may be, so that one
+// out of range is told as such and not as something that is no number.
+type request struct {
+	Proto   string  `json:"proto"`
+	Host    string  `json:"host,omitempty"`
+	Port    int64   `json:"port,omitempty"`  // 0: the next free one
+	Backend string  `json:"backend"`         // without a port: that of the frontend
+	Name    string  `json:"name,omitempty"`  //
+	Proxy   *bool   `json:"proxy,omitempty"` // nil: true
+	Expires *string `json:"expires,omitempty"`
+	Count   *int64  `json:"count,omitempty"` // of consecutive ports; nil: 1
+	TTL     *string `json:"ttl,omitempty"`   // Go's duration, in place of expires
+}
+
+// bit numbers the fields of a request; zero is none. The order is that above.
+func bit(field string) uint16 {
+	for i, name := range [...]string{"proto", "host", "port", "backend", "name", "proxy", "expires", "count", "ttl"} {
+		if field == name {
+			return 1 << i
+		}
+	}
+	return 0
+}
+
+// requestOf asks for a mapping.
+func requestOf(m engine.Mapping) request {
+	r := request{
+		Proto: m.Proto.String(), Port: int64(m.Frontend.Port()),
+		Backend: m.Backend.String(), Name: m.Name,
+	}
+	if host := m.Frontend.Addr(); host != (netip.Addr{}) {
+		r.Host = host.String()
+	}
+	if m.NoProxy {
+		r.Proxy = new(bool)
+	}
+	if !m.Expires.IsZero() {
+		at := m.Expires.UTC().Format(time.RFC3339Nano)
+		r.Expires = &at
+	}
+	if m.More != 0 {
+		count := int64(m.More) + 1
+		r.Count = &count
+	}
+	return r
+}
+
+// mapping returns what is asked for. It checks the form only, as the parsers of
+// package engine do; its errors are engine.ErrInvalid.
+func (r *request) mapping(now time.Time) (engine.Mapping, error) {
+	if r.Port < 0 || r.Port > math.MaxUint16 {
+		return engine.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
+	}
+	frontend := strconv.FormatInt(r.Port, 10)
+	if r.Host != "" {
+		frontend = joinHostPort(r.Host, frontend)
+	}
+	m, err := engine.NewMapping(r.Proto, frontend, r.Backend)
+	if err != nil {
+		return engine.Mapping{}, err
+	}
+	if m.More != 0 {
+		return engine.Mapping{}, invalid("backend", r.Backend, "a range is asked for by count")
+	}
+	if r.Count != nil {
+		if *r.Count < 1 || *r.Count > math.MaxUint16 {
+			return engine.Mapping{}, invalid("count", strconv.FormatInt(*r.Count, 10), "it is not 1 to 65535")
+		}
+		m.More = uint16(*r.Count - 1)
+	}
+	m.Name = r.Name
+	m.NoProxy = r.Proxy != nil && !*r.Proxy
+	m.Expires, err = r.expires(now)
+	return m, err
+}
+
+// expires returns when it is to end: in milliseconds, like the engine, so that the
+// answer says what will be said later.
+func (r *request) expires(now time.Time) (time.Time, error) {
+	switch {
+	case r.TTL != nil && r.Expires != nil:
+		return time.Time{}, invalid("ttl", *r.TTL, "there is expires as well")
+	case r.TTL != nil:
+		ttl, err := time.ParseDuration(*r.TTL)
+		if err != nil {
+			return time.Time{}, invalid("ttl", *r.TTL, `it is no duration such as "90s" or "1h30m"`)
+		}
+		if ttl <= 0 {
+			return time.Time{}, invalid("ttl", *r.TTL, "it is over before it begins")
+		}
+		return now.Add(ttl).UTC().Truncate(time.Millisecond), nil
+	case r.Expires != nil:
+		at, err := time.Parse(time.RFC3339, *r.Expires)
+		if err != nil {
+			return time.Time{}, invalid("expires", *r.Expires, "it is no time of RFC 3339")
+		}
+		at = at.UTC().Truncate(time.Millisecond)
+		if at.IsZero() { // which would be never
+			return time.Time{}, invalid("expires", *r.Expires, "it is over")
+		}
+		return at, nil
+	}
+	return time.Time{}, nil
+}
+
+func invalid(what, input, reason string) error {
+	return &engine.InvalidError{What: what, Input: input, Reason: reason}
+}
+
+// joinHostPort writes a frontend as the engine's parsers read it, which say what is
+// wrong with the address if it is none.
+func joinHostPort(host, port string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]:" + port
+	}
+	return host + ":" + port
+}
+
+// single reads a mapping's document back.
+func (m *Mapping) single() (engine.Mapping, error) {
+	r := request{Proto: m.Proto, Host: m.Host, Port: int64(m.Port), Backend: m.Backend, Name: m.Name, Proxy: &m.Proxy}
+	if m.Expires != nil {
+		at := m.Expires.Format(time.RFC3339Nano)
+		r.Expires = &at
+	}
+	e, err := r.mapping(time.Time{})
+	if err != nil {
+		return engine.Mapping{}, fmt.Errorf("read mapping: %w", err)
+	}
+	return e, nil
+}

@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Server answers what comes over a unix socket.
+type Server struct {
+	handler *handler
+}
+
+// NewServer returns a server of an engine; opts.Engine has to be there.
+func NewServer(opts Options) *Server { return newServer(opts, defaultLimits()) }
+
+func newServer(opts Options, l limits) *Server {
+	return &Server{handler: newHandler(opts.withDefaults(), l)}
+}
+
+// Serve answers on a listener, of [Listen] or handed over by systemd, until ctx is
+// done or the listener fails. It closes the listener, which has to accept
+// [*net.UnixConn]s.
+//
+// When ctx is done, streams of events end, requests that are under way are answered
+// for up to 5 s, and connections that are still there then are closed. The error is
+// nil unless the listener failed, or the engine did not come back to a request for 5 s
+// more.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if network := l.Addr().Network(); network != "unix" {
+		return errors.Join(
+			fmt.Errorf("serve %s: who a client is can only be asked of a unix socket, and this is %s", l.Addr(), network),
+			l.Close())
+	}
+	// Also when the listener fails the requests have to hear of it.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &run{gate: newGate(l, s.handler.limits), served: make(chan error, 1), log: s.handler.Log}
+	r.http = s.httpServer(ctx, r.note)
+	go r.serve()
+	var failure error
+	select {
+	case failure = <-r.served:
+	case <-ctx.Done():
+	}
+	cancel()
+	if err := r.shutdown(s.handler.limits.drainTime, failure == nil); err != nil || failure != nil {
+		return fmt.Errorf("serve %s: %w", l.Addr(), errors.Join(failure, err))
+	}
+	return nil
+}
+
+func (s *Server) httpServer(ctx context.Context, note func(net.Conn, http.ConnState)) *http.Server {
+	h := s.handler
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: h.limits.headerTime,
+		IdleTimeout:       h.limits.idleTime,
+		MaxHeaderBytes:    h.limits.header,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withConn,
+		ConnState:         note,
+		ErrorLog:          slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
+		// "OPTIONS *" is refused like everything that is not there.
+		DisableGeneralOptionsHandler: true,
+	}
+}
+
+// run is one call of Serve.
+type run struct {
+	gate   *gate
+	http   *http.Server
+	served chan error
+	log    *slog.Logger
+	// conns are the goroutines of connections.
+	conns sync.WaitGroup
+}
+
+func (r *run) serve() { r.served <- r.http.Serve(r.gate) }
+
+// note follows the states of connections as net/http tells them. It is told of a new
+// one before its goroutine is started, and that it is closed at the goroutine's end.
+func (r *run) note(nc net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		r.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		r.conns.Done()
+	case http.StateIdle:
+		if c, ok := nc.(*conn); ok {
+			c.idle()
+		}
+	case http.StateActive: // which also half a header is
+	}
+}
+
+// shutdown ends everything that Serve has started and waits for it.
+func (r *run) shutdown(patience time.Duration, serving bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := r.gate.Close(); err != nil {
+		r.log.Warn("close socket", "error", err)
+	}
+	if serving {
+		if err := <-r.served; !errors.Is(err, net.ErrClosed) {
+			r.log.Warn("serve", "error", err)
+		}
+	}
+	// Those that have sent half a header or nothing; net/http would wait for them.
+	r.gate.closeIdle()
+	if err := r.http.Shutdown(ctx); err != nil {
+		r.log.Warn("closed connections with requests under way", "error", err)
+		_ = r.http.Close()
+	}
+	ended := make(chan struct{})
+	go r.await(ended)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+		return errors.New("requests are still under way")
+	}
+}
+
+func (r *run) await(ended chan<- struct{}) {
+	r.conns.Wait()
+	close(ended)
+}

@@ -1,0 +1,110 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"iter"
+	"time"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// Status is how a daemon is and what it has to do.
+type Status struct {
+	// PID is its process, as its own PID namespace numbers it.
+	PID int `json:"pid"`
+	// Version is that of the program.
+	Version string `json:"version"`
+	// Started is when it began to serve.
+	Started time.Time `json:"started"`
+	// Uptime is for how long it has served, in whole seconds.
+	Uptime int64 `json:"uptime"`
+	// Table is what holds the mappings.
+	Table TableStatus `json:"table"`
+	// Mappings is how many ports are published.
+	Mappings MappingCounts `json:"mappings"`
+	// Proxies is how many mappings have a userland proxy.
+	Proxies int `json:"proxies"`
+	// Flows is what the proxies carry now.
+	Flows FlowCounts `json:"flows"`
+	// Conntrack is how full the connection tracking table of the namespace is; nil
+	// if that is not known, as where the kernel has not loaded it yet.
+	Conntrack *Conntrack `json:"conntrack,omitempty"`
+	// Forwarding is whether the kernel forwards packets.
+	Forwarding Forwarding `json:"forwarding"`
+	// Warnings are what somebody should look into, a line each. Nil is sent as an
+	// empty array.
+	Warnings []string `json:"warnings"`
+}
+
+// TableStatus is the state of the nftables table.
+type TableStatus struct {
+	// Name is its name, in the inet family.
+	Name string `json:"name"`
+	// Owned is whether the kernel refuses changes of it to everybody else. If it
+	// does not, the daemon repairs what others do to it.
+	Owned bool `json:"owned"`
+}
+
+// MappingCounts are numbers of published ports by protocol.
+type MappingCounts struct {
+	TCP FamilyCounts `json:"tcp"`
+	UDP FamilyCounts `json:"udp"`
+}
+
+// FamilyCounts are numbers of published ports by the family of their backends.
+type FamilyCounts struct {
+	IPv4 int `json:"ipv4"`
+	IPv6 int `json:"ipv6"`
+}
+
+// FlowCounts are numbers of flows by protocol.
+type FlowCounts struct {
+	// TCP is the number of connections that are open.
+	TCP int `json:"tcp"`
+	// UDP is the number of flows that have not been idle for long enough to end.
+	UDP int `json:"udp"`
+}
+
+// Conntrack is how full the connection tracking table is.
+type Conntrack struct {
+	// Count is the number of flows in it, other programs' included.
+	Count int `json:"count"`
+	// Max is when the kernel begins to drop new ones; 0: never.
+	Max int `json:"max"`
+}
+
+// Forwarding is whether the kernel forwards packets, by family.
+type Forwarding struct {
+	IPv4 ForwardingState `json:"ipv4"`
+	IPv6 ForwardingState `json:"ipv6"`
+}
+
+// ForwardingState says for which interfaces the kernel forwards.
+type ForwardingState string
+
+// The states of forwarding.
+const (
+	ForwardingOff    ForwardingState = "off"
+	ForwardingOn     ForwardingState = "on"
+	ForwardingPartly ForwardingState = "partly" // for some interfaces
+)
+
+// CountMappings counts ports for a [Status].
+func CountMappings(ms iter.Seq[engine.Mapping]) MappingCounts {
+	var n MappingCounts
+	for m := range ms {
+		family := &n.TCP
+		if m.Proto == engine.UDP {
+			family = &n.UDP
+		}
+		ports := int(m.More) + 1
+		if m.Backend.Addr().Is4() {
+			family.IPv4 += ports
+		} else {
+			family.IPv6 += ports
+		}
+	}
+	return n
+}

@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// streamBatch is how many events are written at once if there are so many.
+const streamBatch = 256
+
+func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	if h.Events == nil {
+		return absent("events")
+	}
+	release, err := h.place(c, h.streams, 0, "stream events")
+	if err != nil {
+		return err
+	}
+	defer release()
+	events := h.Events.subscribe()
+	defer events.close()
+	w.Header().Set("Content-Type", typeEvents)
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	// The header tells the client that from here on it misses nothing.
+	if err := rc.Flush(); err != nil || c.Method == http.MethodHead {
+		return nil
+	}
+	if !c.conn.work() {
+		return nil
+	}
+	defer c.conn.rest()
+	h.stream(c.Context(), w, rc, events)
+	return nil
+}
+
+// stream writes events until the client goes or the server stops. It may wait for a
+// slow client in the middle of a line for as long as that likes, but at shutdown.
+func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, events *reader) {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = rc.SetWriteDeadline(time.Now().Add(h.limits.lastTime))
+	})
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
+	buf := make([]happening, streamBatch)
+	var lines bytes.Buffer
+	enc := json.NewEncoder(&lines)
+	enc.SetEscapeHTML(false)
+	for {
+		n, lost, err := events.read(ctx, buf)
+		if err != nil {
+			return
+		}
+		lines.Reset()
+		if lost > 0 {
+			_ = enc.Encode(Event{Type: EventLost, Time: time.Now().UTC(), Lost: lost})
+		}
+		for _, event := range buf[:n] {
+			_ = enc.Encode(event.event())
+		}
+		if _, err := w.Write(lines.Bytes()); err != nil {
+			return
+		}
+		if err := rc.Flush(); err != nil {
+			return
+		}
+	}
+}
+
+func (h *handler) getStatus(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	if h.Status == nil {
+		return absent("status")
+	}
+	status, err := h.Status()
+	if err != nil {
+		return err
+	}
+	if status.Warnings == nil {
+		status.Warnings = []string{}
+	}
+	h.writeJSON(w, c, http.StatusOK, status)
+	return nil
+}
+
+func (h *handler) getMetrics(w http.ResponseWriter, c *call) error {
+	if h.Metrics == nil {
+		return absent("metrics")
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.limits.writeTime))
+	h.Metrics.ServeHTTP(w, c.Request)
+	return nil
+}
+
+func absent(what string) error {
+	return problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
+}
