@@ -251,18 +251,18 @@ func (p *addrsPair) check(tb testing.TB) {
 	}
 }
 
-// requireSame is require.Equal, but costs nothing while things are well:
-// millions of comparisons are made.
+// requireSame is require.Equal, but costs little while things are well: millions
+// of comparisons are made.
 func requireSame[T comparable](tb testing.TB, want, got T, what func() string) {
+	tb.Helper()
 	if want != got {
-		tb.Helper()
 		require.Equal(tb, want, got, what())
 	}
 }
 
 func requireSameError(tb testing.TB, want, got error, what func() string) {
+	tb.Helper()
 	if (want == nil) != (got == nil) || !errors.Is(got, want) {
-		tb.Helper()
 		require.ErrorIs(tb, got, want, what())
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -358,67 +357,4 @@ func TestSetCursorOnWhatIsInUse(t *testing.T) {
 		require.Equal(t, []string{want}, lease(t, a, 1))
 		release(t, a, want)
 	}
-}
-
-// No address is ever held by two of 64 goroutines.
-func TestAddrsConcurrent(t *testing.T) {
-	const goroutines, rounds = 64, 300
-	a := newAddrs(t, "10.0.0.0/25", "10.0.0.1") // 125 to lease: exhausted at times
-	var (
-		mu    sync.Mutex
-		held  = map[netip.Addr]int{}
-		twice []netip.Addr
-		wg    sync.WaitGroup
-	)
-	for g := range goroutines {
-		wg.Go(func() {
-			var mine []netip.Addr
-			for i := range rounds {
-				ip := netip.AddrFrom4([4]byte{10, 0, 0, byte(2 + (i+g)%125)})
-				var err error
-				if i%7 == g%7 {
-					err = a.Reserve(ip)
-				} else {
-					ip, err = a.Next()
-				}
-				if err == nil {
-					mu.Lock()
-					if held[ip]++; held[ip] > 1 {
-						twice = append(twice, ip)
-					}
-					mu.Unlock()
-					mine = append(mine, ip)
-				}
-				if len(mine) > i%4 {
-					mu.Lock()
-					held[mine[0]]--
-					mu.Unlock()
-					if !a.Release(mine[0]) {
-						t.Errorf("%v was not leased", mine[0])
-					}
-					mine = mine[1:]
-				}
-				if i%50 == 0 {
-					for ip := range a.Leases() {
-						if !a.Prefix().Contains(ip) {
-							t.Errorf("%v leased", ip)
-						}
-					}
-					if err := a.SetCursor(a.Cursor()); err != nil || a.Len() > 125 {
-						t.Error(err, a.Len())
-					}
-				}
-			}
-			for _, ip := range mine {
-				mu.Lock()
-				held[ip]--
-				mu.Unlock()
-				a.Release(ip)
-			}
-		})
-	}
-	wg.Wait()
-	require.Empty(t, twice)
-	require.Zero(t, a.Len())
-	require.Empty(t, leases(a))
 }

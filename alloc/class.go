@@ -71,12 +71,11 @@ func (c class) specific() bool { return c == one4 || c == one6 }
 
 // wildcard returns the one host of a class that is not specific.
 func (c class) wildcard() netip.Addr {
-	switch c {
-	case any4:
+	if c == any4 {
 		return netip.IPv4Unspecified()
-	case any6:
-		return IPv6Only()
-	default:
-		return netip.IPv6Unspecified()
 	}
+	if c == any6 {
+		return IPv6Only()
+	}
+	return netip.IPv6Unspecified()
 }

@@ -28,6 +28,8 @@
 //   - A lease has no holder and no expiry here. Who holds what, and for how
 //     long, is the caller's knowledge; [Addrs.Release] and [Ports.Release]
 //     believe whoever calls them.
+//   - The order of ports is not kept over a restart: [Ports] begins again at the
+//     start of its dynamic range.
 //   - Addresses with a zone are refused, but for the stand-in [IPv6Only] in
 //     [Ports]. A zone is meaningful on one host only (RFC 4007 section 6).
 //   - IPv4-mapped IPv6 addresses (::ffff:192.0.2.1, RFC 4291 section 2.5.5.2)

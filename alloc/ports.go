@@ -28,8 +28,8 @@ import (
 // take any port from 1 to 65535.
 //
 // The state is bitmaps, of which only the words exist that have both free and
-// reserved ports, and a map of the specific addresses in use. Searching a range
-// looks at 64 ports a step, and at each of them once.
+// reserved ports, and a map of the specific addresses in use. A search looks at
+// 64 ports a step.
 type Ports struct {
 	first, last int // the dynamic range
 
@@ -89,8 +89,8 @@ func (p *Ports) Avoid(first, last uint16) error {
 
 // Next reserves a port of the dynamic range for the host: the first one after
 // the last that Next or NextRun handed out, to whatever host, that nothing
-// excludes, wrapping round. So a port that was released is handed out again
-// after all the others that are free.
+// excludes, wrapping round. So a port that was handed out and released is next
+// only when the round comes to it again.
 //
 // The error is [ErrExhausted] if there is none, and [ErrRange] if the host is no
 // valid address or has a zone.
@@ -116,8 +116,7 @@ func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
 	u.with(&p.avoid)
 	port, ok := u.firstFree(p.cursor, p.last, n)
 	if !ok {
-		// A run that begins before the cursor may end after it.
-		port, ok = u.firstFree(p.first, min(p.last, p.cursor+n-2), n)
+		port, ok = u.firstFree(p.first, p.last, n) // begins before the cursor, may end after it
 	}
 	if !ok {
 		return 0, p.nextError(host, n, ErrExhausted)

@@ -131,8 +131,8 @@ func (u *union) firstFree(first, last, n int) (int, bool) {
 		} else if r := runs(free, n); r != 0 {
 			return base + bits.TrailingZeros64(r), true
 		}
-		if free>>(p%64) == allOnes>>(p%64) {
-			run += base + 64 - p
+		if free == allOnes {
+			run += 64
 		} else {
 			run = bits.LeadingZeros64(^free)
 		}
@@ -141,13 +141,10 @@ func (u *union) firstFree(first, last, n int) (int, bool) {
 	return 0, false
 }
 
-// runs returns the bits at which n set bits in a row begin in w, the lowest
-// included. It takes log2(n) steps: each doubles the length that is known.
+// runs returns the bits at which n set bits in a row begin in w. It takes
+// log2(n) steps: each doubles the length that is known.
 func runs(w uint64, n int) uint64 {
-	if n > 64 {
-		return 0
-	}
-	for have := 1; have < n; {
+	for have := 1; have < n && w != 0; {
 		step := min(have, n-have)
 		w &= w >> step
 		have += step

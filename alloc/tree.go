@@ -51,7 +51,7 @@ func (n *node) covers(k key) bool {
 func (t *tree) has(k key) bool {
 	for n := t.root; n != nil && n.covers(k); {
 		if n.level == 1 {
-			return n.block.has(uint(k.lo) % blockBits)
+			return n.has(uint(k.lo) % blockBits)
 		}
 		i := k.digit(n.shift())
 		if n.full>>i&1 != 0 {
@@ -85,7 +85,7 @@ func (t *tree) set(k key) bool {
 // setIn is set for a key that n covers. It may leave n full.
 func (t *tree) setIn(n *node, k key) bool {
 	if n.level == 1 {
-		return n.block.set(uint(k.lo) % blockBits)
+		return n.set(uint(k.lo) % blockBits)
 	}
 	i := k.digit(n.shift())
 	if n.full>>i&1 != 0 {
@@ -128,7 +128,7 @@ func (t *tree) clear(k key) bool {
 // single kid.
 func (t *tree) clearIn(n *node, k key) bool {
 	if n.level == 1 {
-		return n.block.clear(uint(k.lo) % blockBits)
+		return n.clear(uint(k.lo) % blockBits)
 	}
 	i := k.digit(n.shift())
 	r := n.rank(i)
@@ -153,8 +153,8 @@ func (t *tree) clearIn(n *node, k key) bool {
 	return true
 }
 
-// firstClear returns the first key from k on that is not in the set; it is less
-// than k when there is none up to the last of all keys.
+// firstClear returns the first key from k on that is not in the set, or 0 when
+// there is none up to the last of all keys.
 func (t *tree) firstClear(k key) key {
 	if t.root == nil || !t.root.covers(k) {
 		return k
@@ -184,8 +184,9 @@ func (n *node) firstClear(k key) (key, bool) {
 			if c, ok := kid.firstClear(k); ok {
 				return c, true
 			}
-			// A kid with levels left out between is all the key range has.
-			if end := kid.base.last(kid.shift() + 6).next(); n.covers(end) && end.digit(n.shift()) == i {
+			// Where levels are left out, the kid does not reach to the end of
+			// its place, and has the place to itself.
+			if end := kid.base.last(kid.shift() + 6).next(); end.digit(n.shift()) == i {
 				return end, true
 			}
 		}

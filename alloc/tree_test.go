@@ -89,6 +89,7 @@ func checkNode(tb testing.TB, n *node) {
 	require.NotEqual(tb, allOnes, n.full, "full node")
 	require.Zero(tb, n.full&n.part)
 	require.Equal(tb, n.base.first(n.shift()+6), n.base)
+	requireNoStrays(tb, n)
 	if n.level == 1 {
 		require.NotZero(tb, n.full|n.part, "empty node")
 		require.Empty(tb, n.kids)
@@ -226,6 +227,20 @@ func TestTreeAgainstMap(t *testing.T) {
 		require.True(t, tr.clear(k))
 	}
 	require.Nil(t, tr.root)
+	for _, n := range tr.spare {
+		require.NotNil(t, n)
+		requireNoStrays(t, n)
+	}
+}
+
+// requireNoStrays checks that a node keeps no memory alive but its own.
+func requireNoStrays(tb testing.TB, n *node) {
+	tb.Helper()
+	for _, kid := range n.kids[len(n.kids):cap(n.kids)] {
+		require.Nil(tb, kid)
+	}
+	require.LessOrEqual(tb, cap(n.kids), max(keep, 4*len(n.kids)))
+	require.LessOrEqual(tb, cap(n.words), max(keep, 4*len(n.words)))
 }
 
 func TestTreeEnds(t *testing.T) {

@@ -153,7 +153,7 @@ func (e *Engine) take(elements []nft.Element) {
 	e.mappings = newRegistry(len(elements))
 	e.segments = map[netip.Prefix]int{}
 	e.crowded = map[frontend]struct{}{}
-	e.nextExpiry = 0
+	e.expiries = nil
 	for _, el := range elements {
 		if segment, ok := el.Key.Segment(); ok {
 			e.segments[segment] = 0

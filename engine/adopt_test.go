@@ -119,8 +119,14 @@ func TestAdoptForeignElements(t *testing.T) {
 			[]nft.Element{
 				foreign("tcp4", "0", "172.30.0.2:80", ""), foreign("tcp4", "80", "172.30.0.2:0", ""),
 				foreign("udp4_host", "0.0.0.0:80", "172.30.0.2:80", ""), foreign("udp6_host", "[::]:80", "[fd00:30::2]:80", ""),
+				foreign("tcp4", "90", "127.0.0.1:80", ""), foreign("tcp4", "91", "224.0.0.1:80", ""),
+				foreign("tcp4_host", "224.0.0.1:92", "172.30.0.2:80", ""), foreign("tcp6", "93", "[fe80::1]:80", ""),
 			},
 			nil,
+		},
+		"loopback, said to have no proxy": {
+			[]nft.Element{foreign("tcp4_host", "127.0.0.1:80", "172.30.0.2:80", "x [no-proxy]")},
+			[]string{"127.0.0.1:80->172.30.0.2:80 x"},
 		},
 	}
 	for name, test := range tests {
@@ -136,6 +142,9 @@ func TestAdoptForeignElements(t *testing.T) {
 				require.Equal(t, before, b.kernel.Dump())
 				require.Equal(t, test.want, publishedBy(e))
 				requireConsistent(t, b, e)
+				for m := range e.Mappings() {
+					require.NoError(t, m.Validate(), "it can be exported and applied")
+				}
 				// One after the other they can be removed, and each gives back what
 				// no other has.
 				for _, m := range slices.Collect(e.Mappings()) {
@@ -180,6 +189,23 @@ func TestAdoptedConflictsHold(t *testing.T) {
 		require.NoError(t, err)
 		requireConsistent(t, b, e)
 	}
+}
+
+// A mapping for any address that was found beside one for its other family cannot
+// take that one's place.
+func TestAdoptedConflictHasThePlace(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "79->172.30.0.2:80")
+	b.write(t, foreign("tcp6", "80", "[fd00:30::2]:80", ""), foreign("tcp4", "80", "172.30.0.2:80", "four [one-family]"))
+	e = b.open(t)
+	_, err := e.Retarget(mapped(t, "80->172.30.0.3:80"))
+	var conflict *ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.Equal(t, "four", conflict.Have.Name)
+	require.NoError(t, retargets("80->[fd00:30::3]:80")(e))
+	require.NoError(t, unpublishes("0.0.0.0:80->172.30.0.2:80")(e))
+	require.NoError(t, retargets("80->172.30.0.3:80")(e))
+	requireConsistent(t, b, e)
 }
 
 // An element that is no mapping has its port all the same.

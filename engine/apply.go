@@ -189,15 +189,16 @@ func (t target) same(o target) bool {
 
 // lines are the change as it is shown: ranges as one, in order.
 func (c change) lines() []Change {
-	var lines []Change
+	gone, come := collapsed(c.removed), collapsed(c.added)
+	lines := make([]Change, 0, len(c.moved)+len(gone)+len(come))
 	for _, m := range c.moved {
 		lines = append(lines, Change{Old: m.before().mapping(), New: m.after().mapping()})
 	}
 	slices.SortFunc(lines, func(a, b Change) int { return Compare(a.New, b.New) })
-	for _, m := range collapsed(c.removed) {
+	for _, m := range gone {
 		lines = append(lines, Change{Old: m})
 	}
-	for _, m := range collapsed(c.added) {
+	for _, m := range come {
 		lines = append(lines, Change{New: m})
 	}
 	return lines

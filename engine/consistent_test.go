@@ -4,13 +4,17 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nft"
 )
 
 // requireConsistent checks what holds between calls: the next engine would find what
@@ -86,4 +90,32 @@ func exclude(a, b netip.Addr) bool {
 // they were written.
 func withoutTimeouts(dump string) string {
 	return regexp.MustCompile(` timeout [0-9a-zµ.]+`).ReplaceAllString(dump, " timeout")
+}
+
+func inAllWords(ms []Mapping) []string {
+	lines := make([]string, len(ms))
+	for i, m := range ms {
+		lines[i] = inWords(m)
+	}
+	return lines
+}
+
+// mapElementsIn are the elements of maps in a dump, as text, in order.
+func mapElementsIn(dump string) []string {
+	var lines []string
+	for _, e := range elementsIn(withoutTimeouts(dump)) {
+		if !strings.HasPrefix(e, "inside") {
+			lines = append(lines, e)
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func isAt(at place) func(nft.Element) bool {
+	return func(e nft.Element) bool { return e.Set == at.set && e.Key.AddrPort() == at.key }
+}
+
+func comparePlaces(a, b place) int {
+	return cmp.Or(strings.Compare(a.set, b.set), a.key.Compare(b.key))
 }

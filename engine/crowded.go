@@ -56,6 +56,17 @@ func (e *Engine) makeRoom(released frontend) {
 	}
 }
 
+// inThePlaceOf finds the crowded port that has the element which a port for any
+// address needs when it moves to a backend of the other family.
+func (e *Engine) inThePlaceOf(p port, have target) (port, bool) {
+	if p.width() != 0 || have.backend.Addr().Is4() == p.backend.Addr().Is4() {
+		return port{}, false
+	}
+	f := p.ofFamily(p.backend.Addr())
+	t, ok := e.mappings.get(f)
+	return port{f, t}, ok
+}
+
 // widestFirst orders ports so that what the frontend of a later one excludes, is not
 // more than what that of an earlier one in its way does.
 func widestFirst(a, b port) int {

@@ -128,11 +128,12 @@ func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
 	if e.Timeout != 0 {
 		p.expires = now.Add(e.Expires).UnixMilli()
 	}
-	strange := p.ap.Port() == 0 || p.backend.Port() == 0 || p.ap.Addr().IsUnspecified()
+	strange := p.ap.Port() == 0 || p.ap.Addr().IsUnspecified()
 	if !kind.host && attributes.oneFamily {
 		p.frontend = p.ofFamily(e.Value.Addr())
 	}
-	return p, !strange
+	p.noProxy = p.noProxy && !p.loopback() // Validate says why
+	return p, !strange && p.mapping().Validate() == nil
 }
 
 // ofFamily is the frontend for any address, narrowed to the family of an address.

@@ -64,11 +64,9 @@ type Engine struct {
 	// segments are the on-link prefixes in the inside sets, and how many ports are
 	// published to backends on each.
 	segments map[netip.Prefix]int
-	// expiryChanged wakes Run when nextExpiry has come nearer.
-	expiryChanged chan struct{}
-	// nextExpiry is when the first of the mappings ends, in milliseconds since
-	// 1970; zero: none ends.
-	nextExpiry int64
+	expiries expiries // of the mappings that end by themselves
+	// sooner wakes Run when something ends before all else that does.
+	sooner chan struct{}
 }
 
 // Open takes a table for this engine and adopts what it holds. The table need not
@@ -104,7 +102,7 @@ func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
 		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		expiryChanged: make(chan struct{}, 1),
+		sooner: make(chan struct{}, 1),
 	}
 }
 
@@ -253,44 +251,10 @@ func (e *Engine) Mappings() iter.Seq[Mapping] {
 	return slices.Values(all)
 }
 
-// forget drops the mappings whose time is over: the kernel has dropped them by its
-// own clock.
-func (e *Engine) forget(now time.Time) {
-	ms := now.UnixMilli()
-	if e.nextExpiry == 0 || ms < e.nextExpiry {
-		return
-	}
-	e.nextExpiry = 0
-	var over []port
-	for p := range e.mappings.all {
-		switch {
-		case p.expires == 0:
-		case p.expires <= ms:
-			e.remove(p)
-			over = append(over, p)
-		default:
-			e.expireBy(p.expires)
-		}
-	}
-	if len(over) != 0 {
-		e.notify(EventExpired, collapsed(over)...)
-	}
-}
-
-func (e *Engine) expireBy(ms int64) {
-	if ms != 0 && (e.nextExpiry == 0 || ms < e.nextExpiry) {
-		e.nextExpiry = ms
-		select {
-		case e.expiryChanged <- struct{}{}:
-		default: // it is woken already
-		}
-	}
-}
-
 // insert notes a port that the kernel publishes now and whose frontend is reserved.
 func (e *Engine) insert(p port) {
 	e.mappings.put(p)
-	e.expireBy(p.expires)
+	e.expect(p)
 	countPort(e.segments, p, 1)
 }
 

@@ -67,7 +67,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-e.expiryChanged:
+		case <-e.sooner:
 		case <-timer:
 		}
 	}
@@ -81,8 +81,8 @@ func (e *Engine) expire() (time.Duration, bool) {
 		return 0, false
 	}
 	e.forget(e.now())
-	if e.nextExpiry == 0 {
+	if len(e.expiries) == 0 {
 		return 0, false
 	}
-	return max(time.UnixMilli(e.nextExpiry).Sub(e.now()), time.Millisecond), true
+	return max(time.UnixMilli(e.expiries[0].at).Sub(e.now()), time.Millisecond), true
 }

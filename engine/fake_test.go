@@ -167,6 +167,12 @@ type fakeFlows struct {
 	closed int
 }
 
+func (f *fakeFlows) Count() (entries, limit int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.flows), 0, nil
+}
+
 // Delete filters as conntrack.Conn.Delete does: the filter, then match.
 func (t *fakeFlows) Delete(f conntrack.Filter, match func(conntrack.Flow) bool) (int, error) {
 	t.mu.Lock()

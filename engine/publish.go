@@ -83,6 +83,9 @@ func (e *Engine) reserve(ms []Mapping, c *change, retarget bool) ([]Mapping, err
 		for single := range Expand(m) {
 			p := portOf(single)
 			if have, taken := e.mappings.get(p.frontend); taken && retarget {
+				if other, ok := e.inThePlaceOf(p, have); ok {
+					return nil, &ConflictError{Want: single, Have: other.mapping()}
+				}
 				c.moved = append(c.moved, move{p.frontend, have, p.target})
 				continue
 			}

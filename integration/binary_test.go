@@ -30,9 +30,16 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// nftnat prepares a command line of the program. Its environment is empty, and with
-// it PATH: it must not need other programs.
+// nftnat prepares a command line of the program that acts by itself, without a daemon;
+// for one with a daemon see station. Its environment is empty, and with it PATH: it
+// must not need other programs.
 func nftnat(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	return bare(t, append([]string{"--direct"}, args...)...)
+}
+
+// bare prepares a command line as it is.
+func bare(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	labtest.Tool(t, "go")
 	path, err := program()

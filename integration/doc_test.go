@@ -14,11 +14,13 @@
 //	loopback_test.go    loopback frontends answer nobody on the network
 //	kill_test.go        a change that SIGKILL cut short is wholly done or undone
 //	table_test.go       the table survives others, and others survive the table
+//	adopt_test.go       what an engine takes over, puts right, and refuses
 //	golden_test.go      the ruleset is what testdata/ruleset.nft says
 //	hostile_test.go     what others write into the table does no harm
 //	mutation_test.go    without any of its rules the ruleset fails
-//	cli_test.go         the command line, and what it refuses
-//	udp_flows_test.go   flows over UDP follow a change at once
+//	cli_test.go         the command line
+//	bad_input_test.go   and all that it refuses, without a trace
+//	udp_flows_test.go   flows follow a change at once, over UDP, and no others do
 //	forwarding_test.go  of /proc/sys, forwarding is all that changes
 //
 // The rest are helpers, named after what they hold.

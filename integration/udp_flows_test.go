@@ -5,7 +5,9 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -86,79 +88,84 @@ func TestOtherFlowsStay(t *testing.T) {
 		labtest.EchoTCP(t, top.Backend1, "tcp"+port, port)
 	}
 	labtest.EchoUDP(t, top.Host, "host:5353", ":5353")
+	labtest.EchoUDP(t, top.Host, "loopback", at(loopback4, 53))
+	labtest.EchoUDP(t, top.Host, "loopback", at(loopback6, 53))
 	for _, f := range families(top) {
-		t.Run(f.name, func(t *testing.T) {
-			e := open(t, top.Host, engine.Options{})
-			// Frontend 53 of one address leads to the backend's 5353.
-			changed := toward(f.host, 53, 53) + "->" + at(f.backend1, 5353) + "/udp"
-			publish(t, e, changed,
-				toward(f.second, 53, 53)+"->"+at(f.backend1, 5353)+"/udp", toward(f.host, 54, 54)+"->"+at(f.backend1, 53)+"/udp",
-				toward(f.host, 53, 53)+"->"+at(f.backend1, 53))
-			others := map[*flow]string{}
-			for _, o := range []struct {
-				ns            *lab.NS
-				network, addr string
-				name          string
-			}{
-				{top.Client, "udp", at(f.second, 53), "one:5353"},   // the same port and backend, another address
-				{top.Client, "udp", at(f.host, 54), "one:53"},       // another port
-				{top.Client, "udp", at(f.far, 53), "far:53"},        // in transit, to the frontend's port
-				{top.Client, "udp", at(f.far, 5353), "far:5353"},    // and to the backend's
-				{top.Client, "udp", at(f.host, 5353), "host:5353"},  // the host's own service on the backend's port
-				{top.Backend2, "udp", at(f.far, 53), "far:53"},      // of a backend
-				{top.Host, "udp", at(f.backend1, 5353), "one:5353"}, // of the host, to the backend directly
-				{top.Client, "tcp", at(f.host, 53), "tcp:53"},       // of the other protocol
-			} {
-				flow := dialFlow(t, o.ns, o.network, o.addr)
-				require.Equal(t, o.name, flow.name(t))
-				others[flow] = o.name
-			}
-			concerned := dialFlow(t, top.Client, "udp", at(f.host, 53))
-			require.Equal(t, "one:5353", concerned.name(t))
-			before := otherFlows(t, top, f, concerned)
-			require.Len(t, before, len(others))
-
-			for _, step := range []struct {
-				do   func() error
-				name string
-			}{
-				{func() error {
-					_, err := e.Retarget(mapping(t, toward(f.host, 53, 53)+"->"+at(f.backend2, 5353)+"/udp"))
-					return err
-				}, "two:5353"},
-				{func() error { _, err := e.Unpublish(mapping(t, changed)); return err }, ""},
-				{func() error { _, err := e.Publish(mapping(t, changed)); return err }, "one:5353"},
-				{func() error { _, err := e.Kill(mapping(t, changed)); return err }, ""},
-			} {
-				require.NoError(t, step.do())
-				require.Equal(t, before, otherFlows(t, top, f, concerned), "the same entries of the kernel's")
-				if step.name == "" {
-					require.ErrorIs(t, concerned.refused(t), unix.ECONNREFUSED)
-				} else {
-					require.Equal(t, step.name, concerned.name(t))
-				}
-			}
-			// What goes where the mapping leads already stays as well.
-			publish(t, e, toward(f.host, 55, 55)+"->"+at(f.backend1, 53)+"/udp")
-			same := dialFlow(t, top.Client, "udp", at(f.host, 55))
-			require.Equal(t, "one:53", same.name(t))
-			before = otherFlows(t, top, f, concerned)
-			m := mapping(t, toward(f.host, 55, 55)+"->"+at(f.backend1, 53)+"/udp")
-			m.Name = "renamed"
-			_, err := e.Retarget(m)
-			require.NoError(t, err)
-			require.Equal(t, before, otherFlows(t, top, f, concerned))
-
-			for flow, name := range others {
-				if flow.network == "tcp" {
-					name = "" // it has said so once
-				}
-				require.Equal(t, name, flow.name(t))
-			}
-			require.NoError(t, e.Purge())
-			labtest.Exec(t, top.Host, "conntrack", "-F")
-		})
+		for kind, host := range map[string]netip.Addr{"any": {}, "one address": f.host, "one family": f.wildcard} {
+			t.Run(f.name+"/"+kind, func(t *testing.T) { testOtherFlows(t, top, f, host) })
+		}
 	}
+}
+
+// testOtherFlows changes what the frontend 53 of host leads to: the backends' 5353.
+func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) {
+	t.Helper()
+	e := open(t, top.Host, engine.Options{})
+	first := toward(host, 53, 53) + "->" + at(f.backend1, 5353) + "/udp"
+	second := toward(host, 53, 53) + "->" + at(f.backend2, 5353) + "/udp"
+	publish(t, e, first, toward(f.host, 54, 54)+"->"+at(f.backend1, 53)+"/udp", toward(f.host, 53, 53)+"->"+at(f.backend1, 53))
+	others := map[*flow]string{}
+	add := func(ns *lab.NS, network string, addr netip.Addr, port int, name string) {
+		flow := dialFlow(t, ns, network, at(addr, port))
+		require.Equal(t, name, flow.name(t))
+		others[flow] = name
+	}
+	add(top.Client, "udp", f.host, 54, "one:53")       // another port
+	add(top.Client, "udp", f.far, 53, "far:53")        // in transit, to the frontend's port
+	add(top.Client, "udp", f.far, 5353, "far:5353")    // and to the backend's
+	add(top.Client, "udp", f.host, 5353, "host:5353")  // the host's own service on the backend's port
+	add(top.Backend2, "udp", f.far, 53, "far:53")      // of a backend
+	add(top.Host, "udp", f.far, 53, "far:53")          // of the host, to others
+	add(top.Host, "udp", f.backend1, 5353, "one:5353") // and to the backend directly
+	add(top.Client, "tcp", f.host, 53, "tcp:53")       // of the other protocol
+	if f.client.Is4() {
+		add(top.Host, "udp", loopback4, 53, "loopback")
+	} else {
+		add(top.Host, "udp", loopback6, 53, "loopback")
+	}
+	if host == f.host { // the same port and backend, by another address
+		publish(t, e, toward(f.second, 53, 53)+"->"+at(f.backend1, 5353)+"/udp")
+		add(top.Client, "udp", f.second, 53, "one:5353")
+	}
+	concerned := dialFlow(t, top.Client, "udp", at(f.host, 53))
+	require.Equal(t, "one:5353", concerned.name(t))
+	before := otherFlows(t, top, f, concerned)
+	require.Len(t, before, len(others))
+
+	for _, step := range []struct {
+		change func(...engine.Mapping) ([]engine.Mapping, error)
+		to     string
+		name   string // who answers then; empty: refused
+	}{
+		{e.Retarget, second, "two:5353"},
+		{e.Unpublish, second, ""},
+		{e.Publish, first, "one:5353"},
+		{e.Kill, first, ""},
+	} {
+		_, err := step.change(mapping(t, step.to))
+		require.NoError(t, err)
+		require.Equal(t, before, otherFlows(t, top, f, concerned), "the same entries of the kernel's")
+		if step.name == "" {
+			require.ErrorIs(t, concerned.refused(t), unix.ECONNREFUSED)
+		} else {
+			require.Equal(t, step.name, concerned.name(t))
+		}
+	}
+	// What goes where the mapping leads already stays as well.
+	same := mapping(t, toward(f.host, 54, 54)+"->"+at(f.backend1, 53)+"/udp")
+	same.Name = "renamed"
+	_, err := e.Retarget(same)
+	require.NoError(t, err)
+	require.Equal(t, before, otherFlows(t, top, f, concerned))
+
+	for flow, name := range others {
+		if flow.network == "tcp" {
+			name = "" // it has said so once
+		}
+		require.Equal(t, name, flow.name(t))
+	}
+	require.NoError(t, e.Purge())
+	labtest.Exec(t, top.Host, "conntrack", "-F")
 }
 
 // otherFlows are the numbers of all entries but those of one flow's source port.
@@ -207,4 +214,29 @@ func TestEstablishedTCP(t *testing.T) {
 			staying.name(t)
 		})
 	}
+}
+
+// Flows that somebody else's rules translate are theirs to end.
+func TestFlowsOfOthersRules(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	labtest.EchoUDP(t, top.Backend1, "ours", ":53")
+	labtest.EchoUDP(t, top.Backend2, "theirs", ":53")
+	e := open(t, top.Host, engine.Options{})
+	publish(t, e, "53->172.30.0.2:53/udp")
+	load(t, top.Host, `table ip others { chain prerouting {
+		type nat hook prerouting priority dstnat - 10;
+		udp sport 20000 udp dport 53 dnat to 172.30.0.3; }; }`)
+	name, _, err := lab.Ask(t.Context(), top.Client, "udp", at(top.Host.V4, 53), netip.AddrPortFrom(top.Client.V4, 20000))
+	require.NoError(t, err)
+	require.Equal(t, "theirs", name)
+	mine := dialFlow(t, top.Client, "udp", at(top.Host.V4, 53))
+	require.Equal(t, "ours", mine.name(t))
+
+	before := trackedIDs(t, top.Host, "udp", top.Host.V4)
+	require.Len(t, before, 2)
+	unpublish(t, e, "53->172.30.0.2:53/udp")
+	maps.DeleteFunc(before, func(line, _ string) bool { return !strings.Contains(line, "sport=20000") })
+	require.Len(t, before, 1)
+	require.Equal(t, before, trackedIDs(t, top.Host, "udp", top.Host.V4))
+	require.ErrorIs(t, mine.refused(t), unix.ECONNREFUSED)
 }

@@ -26,7 +26,8 @@ type Element struct {
 	// counts it in ticks of 1 to 10 ms (CONFIG_HZ), so that what is read back can be
 	// that much shorter. Zero: for ever.
 	Timeout time.Duration
-	// Expires is how much of the Timeout is left. Zero when adding: all of it.
+	// Expires is how much of the Timeout is left: of what is read back never zero.
+	// Zero when adding: all of it.
 	Expires time.Duration
 }
 
@@ -46,6 +47,11 @@ func AddrPortKey(ap netip.AddrPort) Key { return Key{addr: ap.Addr(), port: ap.P
 
 // SegmentKey is the key of an interval set whose type is two addresses. It is
 // matched when both lie within the prefix: by a packet that stays on one segment.
+//
+// Segments of one set must not overlap. The kernel refuses one whose first or last
+// address lies in another (unix.EEXIST), but not one around others; and asked to delete
+// one, it deletes the oldest that holds its first address, whichever that is
+// (nft_pipapo_insert and nft_pipapo_deactivate in net/netfilter/nft_set_pipapo.c).
 func SegmentKey(p netip.Prefix) Key {
 	p = p.Masked()
 	return Key{addr: p.Addr(), length: uint8(p.Bits() + 1)}
@@ -148,7 +154,7 @@ func (c collection) check(e Element) error {
 	switch {
 	case c.value == nil && e.Value.IsValid():
 		return fmt.Errorf("a set has no values")
-	case c.value != nil && !(c.value.isAddrPort() && fits(c.value[0], e.Value.Addr())):
+	case c.value != nil && (!c.value.isAddrPort() || !fits(c.value[0], e.Value.Addr())):
 		return fmt.Errorf("the value is no %s", c.value)
 	case e.Timeout != 0 && !c.timeout:
 		return fmt.Errorf("%s %s has no time-outs", c.kind(), c.name)

@@ -167,7 +167,8 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 		case unix.NFTA_SET_ELEM_TIMEOUT:
 			e.Timeout = life(a.be64())
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.Expires = life(a.be64())
+			// Zero would be the whole time-out when the element is added again.
+			e.Expires = max(life(a.be64()), time.Millisecond)
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.Comment = comment(a.payload)
 		}

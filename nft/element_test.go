@@ -69,6 +69,16 @@ func TestTimeouts(t *testing.T) {
 	require.NotContains(t, got.String(), "-")
 }
 
+// TestLastMoment: an element that is about to end has something left, or adding what
+// was read would give it a new life.
+func TestLastMoment(t *testing.T) {
+	c := named(sample(), "tcp4")
+	e := Element{Set: "tcp4", Key: PortKey(1), Value: netip.MustParseAddrPort("192.0.2.1:1"), Timeout: time.Hour}
+	got, err := c.decode(appendBE64(c.appendElement(nil, e), unix.NFTA_SET_ELEM_EXPIRATION, 0))
+	require.NoError(t, err)
+	require.Equal(t, time.Millisecond, got.Expires)
+}
+
 // TestLongestTimeoutRoundsUp makes sure that rounding up does not overflow.
 func TestLongestTimeoutRoundsUp(t *testing.T) {
 	require.Equal(t, uint64(math.MaxInt64/int64(time.Millisecond)+1), milliseconds(math.MaxInt64))

@@ -75,38 +75,38 @@ func sample() Table {
 
 // dialIn opens a connection to the namespace, which is closed when the test ends.
 // Where there is no netfilter (an emulator, a kernel without it) the test is skipped.
-func dialIn(t testing.TB, ns *lab.NS) *Conn {
-	t.Helper()
+func dialIn(tb testing.TB, ns *lab.NS) *Conn {
+	tb.Helper()
 	f, err := os.Open(ns.Path())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, f.Close()) }()
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, f.Close()) }()
 	c, err := Dial(&Config{NetNS: int(f.Fd())})
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EPFNOSUPPORT) {
-		t.Skipf("needs netfilter: %v", err)
+		tb.Skipf("needs netfilter: %v", err)
 	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, c.Close()) })
 	return c
 }
 
 // kernel is a connection to a namespace of the test's own.
-func kernel(t testing.TB) (*Conn, *lab.NS) {
-	t.Helper()
-	ns := labtest.NewNS(t, "nft")
-	return dialIn(t, ns), ns
+func kernel(tb testing.TB) (*Conn, *lab.NS) {
+	tb.Helper()
+	ns := labtest.NewNS(tb, "nft")
+	return dialIn(tb, ns), ns
 }
 
 // list is what nft(8) lists of the table, without what changes by itself.
-func list(t testing.TB, ns *lab.NS, table string) string {
-	t.Helper()
-	return labtest.Exec(t, ns, "nft", "-s", "list", "table", "inet", table)
+func list(tb testing.TB, ns *lab.NS, table string) string {
+	tb.Helper()
+	return labtest.Exec(tb, ns, "nft", "-s", "list", "table", "inet", table)
 }
 
 // newRand is a source whose seed the log of a failed test shows.
-func newRand(t testing.TB) *rand.Rand {
-	t.Helper()
+func newRand(tb testing.TB) *rand.Rand {
+	tb.Helper()
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	tb.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
@@ -220,9 +220,9 @@ func named(t Table, name string) collection {
 }
 
 // runNFT runs nft(8) whatever it answers.
-func runNFT(t testing.TB, ns *lab.NS, args ...string) labtest.Result {
-	t.Helper()
-	return labtest.Run(t, ns, exec.Command(labtest.Tool(t, "nft"), args...))
+func runNFT(tb testing.TB, ns *lab.NS, args ...string) labtest.Result {
+	tb.Helper()
+	return labtest.Run(tb, ns, exec.Command(labtest.Tool(tb, "nft"), args...))
 }
 
 // randomElements are n elements with different keys, segments that do not overlap,

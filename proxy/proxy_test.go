@@ -393,3 +393,21 @@ func TestManyProxiesComeAndGo(t *testing.T) {
 		require.NoError(t, <-w)
 	}
 }
+
+// TestConnectionsSpread: connections that live at once are shared out among the
+// loops.
+func TestConnectionsSpread(t *testing.T) {
+	noLeak(t)
+	g := NewGroup(&GroupOptions{Loops: 3})
+	t.Cleanup(func() { require.NoError(t, g.Close()) })
+	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), &Options{Group: g})
+	serve(t, p, err)
+	for range 30 {
+		roundTrip(t, dial(t, "tcp", p.FrontendAddr().String()), phrase)
+	}
+	loops := g.started()
+	require.Len(t, loops, 3)
+	for _, l := range loops {
+		require.InDelta(t, 10, l.live.Load(), 2)
+	}
+}

@@ -81,7 +81,7 @@ func setInt(fd, level, option int, value int32) unix.Errno {
 }
 
 // reset closes a TCP socket so that its peer sees RST: with a zero linger
-// close(2) aborts the connection (tcp(7), RFC 9293 section 3.10.4).
+// close(2) aborts the connection (tcp(7), RFC 9293 section 3.10.5).
 func reset(fd int) {
 	l := unix.Linger{Onoff: 1}
 	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)

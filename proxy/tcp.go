@@ -36,7 +36,7 @@ func newTCP(b *base) *tcpProxy {
 	p := &tcpProxy{base: b}
 	b.proto = p
 	if d := b.opts.KeepAlive; d > 0 {
-		p.keepAlive = int32(min(max(d/time.Second, 1), 32767)) // tcp(7): MAX_TCP_KEEPIDLE
+		p.keepAlive = int32(min(max(d/time.Second, 1), 32767)) // MAX_TCP_KEEPIDLE in include/net/tcp.h
 	}
 	p.retry.expire = p.resume
 	// What accept(2) returns inherits these from the listener (sk_clone and

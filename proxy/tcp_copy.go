@@ -7,9 +7,8 @@ import "golang.org/x/sys/unix"
 
 const (
 	// smallRead is how much is tried through user memory first. A shorter
-	// message costs one read and one write; splice would save copies of 2
-	// microseconds or so and cost a third call, to learn that there is no
-	// more.
+	// message costs one read and one write; splice would save the copies and
+	// cost a third call, to learn that there is no more.
 	smallRead = 32 << 10
 
 	// spliceChunk is how much one splice may move. The pipe holds less;

@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// udpSocketBuffer is asked for at the frontend, which one burst of all clients
-// goes through: 4 MiB is 2,000 full Ethernet frames with their bookkeeping.
-// Without CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max and wmem_max.
+// udpSocketBuffer is asked for at the frontend, which the bursts of all clients
+// go through: room for thousands of full Ethernet frames with the kernel's
+// bookkeeping. It costs memory only as far as datagrams wait. Without
+// CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max and wmem_max.
 const udpSocketBuffer = 4 << 20
 
 // udpProxy is a Proxy for UDP. One loop serves all of it.

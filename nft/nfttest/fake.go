@@ -54,9 +54,6 @@ func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
 			return nft.ErrStale
 		}
 		k.handle++
-		if _, ok := k.tables[t.Name]; !ok {
-			k.handle++ // it is added, deleted and added
-		}
 		made := newTable(clone(t), k.handle)
 		now := k.now()
 		for _, e := range es {
@@ -126,8 +123,10 @@ func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element
 	if len(es) > from && !stored.def.sameType(want) {
 		return nil, fmt.Errorf("list elements of %s %s: its elements are of another type", want.kind(), name)
 	}
-	for i := range es[from:] {
-		es[from+i].Expires = es[from+i].Expires.Truncate(time.Millisecond)
+	for i, e := range es[from:] {
+		if e.Timeout != 0 {
+			es[from+i].Expires = max(e.Expires.Truncate(time.Millisecond), time.Millisecond)
+		}
 	}
 	return es, nil
 }

@@ -4,6 +4,7 @@
 package nfttest
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,8 +80,8 @@ func (tx *transaction) add(s *set, e nft.Element) error {
 }
 
 func (tx *transaction) rollBack() {
-	for i := len(tx.undo) - 1; i >= 0; i-- {
-		tx.undo[i]()
+	for _, undo := range slices.Backward(tx.undo) {
+		undo()
 	}
 }
 

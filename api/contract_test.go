@@ -1,0 +1,361 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// The description has every route that the handler has, and no other.
+func TestContractRoutes(t *testing.T) {
+	var described, registered []string
+	ids := map[any]bool{}
+	for _, op := range readDescription(t).operations() {
+		described = append(described, op.method+" "+op.path)
+		require.NotEmpty(t, op.def["operationId"])
+		require.False(t, ids[op.def["operationId"]], "%v twice", op.def["operationId"])
+		ids[op.def["operationId"]] = true
+		require.NotNil(t, at(op.def, "responses", "default"))
+	}
+	for _, r := range newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits()).routes {
+		registered = append(registered, r.method+" "+r.path)
+	}
+	require.ElementsMatch(t, registered, described)
+}
+
+// Words that stand in the description and in the code are the same.
+func TestContractWords(t *testing.T) {
+	d := readDescription(t)
+	var codes []any
+	for _, k := range kinds() {
+		codes = append(codes, string(k.code))
+	}
+	codes = append(codes, string(CodeInternal))
+	require.ElementsMatch(t, codes, at(d.root, "components", "schemas", "Problem", "properties", "code", "enum"))
+	require.ElementsMatch(t, []any{
+		string(EventPublished), string(EventUnpublished), string(EventExpired), string(EventRepaired), string(EventLost),
+	}, at(d.root, "components", "schemas", "Event", "properties", "type", "enum"))
+	require.ElementsMatch(t, []any{string(ForwardingOn), string(ForwardingOff), string(ForwardingPartly)},
+		at(d.root, "components", "schemas", "ForwardingState", "enum"))
+
+	for schema, document := range map[string]any{
+		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{},
+		"Status": Status{}, "FamilyCounts": FamilyCounts{},
+	} {
+		properties := object(at(d.root, "components", "schemas", schema, "properties"))
+		require.ElementsMatch(t, fieldNames(document), slices.Collect(maps.Keys(properties)), schema)
+	}
+	l := defaultLimits()
+	require.Contains(t, at(d.root, "paths", "/v1/mappings", "post", "requestBody", "description"), fmt.Sprintf("%d MiB", l.body>>20))
+	require.Contains(t, at(d.root, "paths", "/v1/mappings", "put", "requestBody", "description"), fmt.Sprintf("%d MiB", l.apply>>20))
+	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
+	info := at(d.root, "info", "description")
+	require.Contains(t, info, fmt.Sprintf("%d connections", l.conns))
+	require.Contains(t, info, fmt.Sprintf("%d KiB", l.header>>10))
+	require.Contains(t, info, fmt.Sprintf("header has %.0f s to arrive, a body %.0f s", l.headerTime.Seconds(), l.bodyTime.Seconds()))
+}
+
+// Every example is as its schema says, and examples of requests are accepted.
+func TestContractExamples(t *testing.T) {
+	d := readDescription(t)
+	seen := 0
+	each := func(content any, f func(mediaType string, example any)) {
+		for mediaType, media := range object(content) {
+			for name, example := range object(at(media, "examples")) {
+				value := at(example, "value")
+				require.Empty(t, d.check(t, at(media, "schema"), value, name))
+				seen++
+				f(mediaType, value)
+			}
+		}
+	}
+	for _, op := range d.operations() {
+		for status, response := range object(op.def["responses"]) {
+			each(d.resolve(t, response)["content"], func(_ string, example any) {
+				if p := object(example); p["code"] != nil {
+					require.Equal(t, status, fmt.Sprint(p["status"]))
+					text, err := json.Marshal(p)
+					require.NoError(t, err)
+					var problem Problem
+					require.NoError(t, json.Unmarshal(text, &problem))
+					require.Equal(t, http.StatusText(problem.Status), problem.Title)
+				}
+			})
+		}
+		each(at(op.def, "requestBody", "content"), func(mediaType string, example any) {
+			s := start(t, Options{Engine: newFake(), Decode: decodeNothing}, defaultLimits())
+			body, ok := example.(string)
+			if !ok {
+				text, err := json.Marshal(example)
+				require.NoError(t, err)
+				body = string(text)
+			}
+			resp, text := s.do(t, op.method, op.path, mediaType, body)
+			require.Less(t, resp.StatusCode, 300, text)
+			require.NoError(t, s.stop())
+		})
+	}
+	require.Greater(t, seen, 30)
+}
+
+func decodeNothing(io.Reader) ([]engine.Mapping, error) { return nil, nil }
+
+// exchange is a request and the status it gets.
+type exchange struct {
+	method, path string
+	url          string // absent: the path
+	contentType  string // absent: JSON, if there is a body
+	body         string
+	engine       error // what the engine says; nil: what it thinks
+	opts         func(*Options)
+	want         int
+}
+
+func exchanges() []exchange {
+	const (
+		mappings = "/v1/mappings"
+		mapping  = "/v1/mappings/{proto}/{frontend}"
+	)
+	valid := `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"x","ttl":"1h"}]`
+	broken := errors.New("it broke")
+	xs := []exchange{
+		{method: "GET", path: mappings, want: 200},
+		{method: "GET", path: mappings, url: mappings + "?x", want: 400},
+		{method: "POST", path: mappings, body: valid, want: 201},
+		{method: "POST", path: mappings, body: "[]", want: 201},
+		{method: "POST", path: mappings, url: mappings + "?replace=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
+		{method: "POST", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 409},
+		{method: "POST", path: mappings, body: valid, engine: alloc.ErrExhausted, want: 409},
+		{method: "PUT", path: mappings, body: valid, want: 200},
+		{method: "PUT", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 200},
+		{method: "PUT", path: mappings, url: mappings + "?dry-run=true", body: valid, want: 200},
+		{method: "PUT", path: mappings, contentType: "application/yaml", body: "mappings: []", want: 200},
+		{method: "PUT", path: mappings, body: valid, engine: &engine.ConflictError{}, want: 409},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", want: 200},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=true", want: 200},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=maybe", want: 400},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/%5B::1%5D:8080", want: 404},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/x", want: 422},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", engine: broken, want: 500},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", engine: engine.ErrClosed, want: 503},
+		{method: "GET", path: "/v1/status", want: 200},
+		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
+		{method: "GET", path: "/v1/status", opts: func(o *Options) { o.Status = nil }, want: 404},
+		{method: "GET", path: "/v1/status", opts: func(o *Options) {
+			o.Status = func() (Status, error) { return Status{}, broken }
+		}, want: 500},
+		{method: "GET", path: "/v1/events", want: 200},
+		{method: "GET", path: "/v1/events", url: "/v1/events?x", want: 400},
+		{method: "GET", path: "/v1/events", opts: func(o *Options) { o.Events = nil }, want: 404},
+		{method: "GET", path: "/metrics", want: 200},
+		{method: "GET", path: "/metrics", body: "x", want: 400},
+		{method: "GET", path: "/metrics", opts: func(o *Options) { o.Metrics = nil }, want: 404},
+	}
+	for _, method := range []string{"POST", "PUT"} {
+		xs = append(xs,
+			exchange{method: method, path: mappings, body: "{", want: 400},
+			exchange{method: method, path: mappings, body: valid, engine: syscall.EPERM, want: 403},
+			exchange{method: method, path: mappings, body: strings.Repeat(" ", 17<<20), want: 413},
+			exchange{method: method, path: mappings, contentType: "text/plain", body: valid, want: 415},
+			exchange{method: method, path: mappings, body: "[{}]", want: 422},
+			exchange{method: method, path: mappings, body: valid, engine: broken, want: 500},
+			exchange{method: method, path: mappings, body: valid, engine: engine.ErrClosed, want: 503},
+		)
+	}
+	return xs
+}
+
+// contract is what of the description has been seen to be so.
+type contract struct {
+	description
+	statuses   map[string]bool // "GET /v1/status 200"
+	parameters map[string]bool // "POST /v1/mappings replace"
+}
+
+// seen checks an answer against the description and notes it.
+func (c *contract) seen(t *testing.T, method, path string, status int, header http.Header, body string) {
+	t.Helper()
+	responses := object(at(c.root, "paths", path, strings.ToLower(method), "responses"))
+	response, ok := responses[fmt.Sprint(status)]
+	require.True(t, ok, "%s %s may answer %d, which is not described", method, path, status)
+	c.statuses[fmt.Sprintf("%s %s %d", method, path, status)] = true
+
+	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	require.NoError(t, err)
+	media := at(c.resolve(t, response), "content", mediaType)
+	require.NotNil(t, media, "%s is not described", mediaType)
+	documents := []string{body}
+	switch mediaType {
+	case typeEvents:
+		documents = strings.Split(strings.TrimSuffix(body, "\n"), "\n")
+	case "text/plain":
+		return
+	}
+	for _, text := range documents {
+		var v any
+		require.NoError(t, json.Unmarshal([]byte(text), &v))
+		require.Empty(t, c.check(t, at(media, "schema"), v, "body"), text)
+		if status >= 400 {
+			require.EqualValues(t, status, at(v, "status"))
+		}
+	}
+}
+
+func TestContractExchanges(t *testing.T) {
+	c := &contract{readDescription(t), map[string]bool{}, map[string]bool{}}
+	for _, x := range exchanges() {
+		t.Run(fmt.Sprint(x.method, " ", x.path, " ", x.want), func(t *testing.T) { c.exchange(t, x) })
+	}
+	t.Run("too slow", c.tooSlow)
+	t.Run("too many", c.tooMany)
+	t.Run("strangers", c.strangers)
+
+	for _, op := range c.operations() {
+		for status := range object(op.def["responses"]) {
+			if status != "default" {
+				require.True(t, c.statuses[op.method+" "+op.path+" "+status], "%s %s never answered %s", op.method, op.path, status)
+			}
+		}
+		for _, p := range list(op.def["parameters"]) {
+			if at(p, "in") == "query" {
+				key := fmt.Sprint(op.method, " ", op.path, " ", at(p, "name"))
+				require.True(t, c.parameters[key], key)
+				delete(c.parameters, key)
+			}
+		}
+	}
+	require.Empty(t, c.parameters, "taken and not described")
+}
+
+// wired is a server's options with everything that a daemon hands in.
+func wired(t *testing.T) (Options, *fakeEngine) {
+	t.Helper()
+	fake := newFake(parse(t, "8080->172.17.0.2:80"))
+	return Options{
+		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
+		Status: func() (Status, error) {
+			return Status{
+				PID: os.Getpid(), Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
+				Mappings: CountMappings(fake.Mappings()), Conntrack: &Conntrack{Count: 1, Max: 2},
+				Forwarding: Forwarding{ForwardingOn, ForwardingPartly},
+			}, nil
+		},
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+			_, _ = io.WriteString(w, "up 1\n")
+		}),
+	}, fake
+}
+
+func (c *contract) exchange(t *testing.T, x exchange) {
+	opts, fake := wired(t)
+	if x.opts != nil {
+		x.opts(&opts)
+	}
+	fake.err = x.engine
+	s := start(t, opts, defaultLimits())
+	target := x.url
+	if target == "" {
+		target = x.path
+	}
+	if x.contentType == "" && x.body != "" {
+		x.contentType = typeJSON
+	}
+	var sending sync.WaitGroup
+	if x.path == "/v1/events" && x.want == 200 {
+		sending.Go(func() { sendAndStop(opts.Events, s) })
+	}
+	resp, body := s.do(t, x.method, target, x.contentType, x.body)
+	sending.Wait()
+	require.Equal(t, x.want, resp.StatusCode, body)
+	c.seen(t, x.method, x.path, resp.StatusCode, resp.Header, body)
+	if x.want >= 300 {
+		require.Zero(t, fake.changed())
+		return
+	}
+	u, err := url.Parse(target)
+	require.NoError(t, err)
+	for name := range u.Query() {
+		c.parameters[x.method+" "+x.path+" "+name] = true
+	}
+	if x.contentType == typeJSON {
+		var v any
+		require.NoError(t, json.Unmarshal([]byte(x.body), &v))
+		schema := at(c.root, "paths", x.path, strings.ToLower(x.method), "requestBody", "content", typeJSON, "schema")
+		require.Empty(t, c.check(t, schema, v, "request"))
+	}
+}
+
+// sendAndStop sends events of every type once there is a reader, and ends the stream.
+func sendAndStop(feed *Feed, s *service) {
+	for {
+		feed.mu.Lock()
+		readers := feed.readers
+		feed.mu.Unlock()
+		if readers > 0 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	now := time.Now()
+	for range feedLength + 10 {
+		feed.Send(EventPublished, now, numbered(1))
+	}
+	for _, what := range []EventType{EventUnpublished, EventExpired, EventRepaired} {
+		feed.Send(what, now, numbered(1))
+	}
+	feed.Send(EventRepaired, now)
+	time.Sleep(100 * time.Millisecond) // for the stream to say so; less is seen otherwise, and nothing fails
+	s.cancel()
+}
+
+func (c *contract) tooSlow(t *testing.T) {
+	opts, _ := wired(t)
+	s := start(t, opts, quick())
+	for _, method := range []string{"POST", "PUT"} {
+		resp, body := s.speak(t, method+" /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n[{")
+		require.Equal(t, 408, resp.StatusCode)
+		c.seen(t, method, "/v1/mappings", resp.StatusCode, resp.Header, body)
+	}
+}
+
+func (c *contract) tooMany(t *testing.T) {
+	opts, _ := wired(t)
+	l := defaultLimits()
+	l.streams = 0
+	s := start(t, opts, l)
+	resp, body := s.do(t, "GET", "/v1/events", "", "")
+	require.Equal(t, 503, resp.StatusCode)
+	c.seen(t, "GET", "/v1/events", resp.StatusCode, resp.Header, body)
+}
+
+func (c *contract) strangers(t *testing.T) {
+	opts, fake := wired(t)
+	h := newHandler(opts.withDefaults(), defaultLimits())
+	for _, r := range h.routes {
+		w := strangerAsks(t, h, r.method, strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080").Replace(r.path))
+		require.Equal(t, 403, w.Code)
+		c.seen(t, r.method, r.path, w.Code, w.Header(), w.Body.String())
+	}
+	require.Zero(t, fake.changed())
+}

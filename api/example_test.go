@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// shelf stands in for an *engine.Engine, which needs a kernel: it has one mapping and
+// no room.
+type shelf struct {
+	api.Engine
+	has engine.Mapping
+}
+
+func (s shelf) Mappings() iter.Seq[engine.Mapping] {
+	return slices.Values([]engine.Mapping{s.has})
+}
+
+func (s shelf) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &engine.ConflictError{Want: ms[0], Have: s.has})
+}
+
+func Example() {
+	dir, err := os.MkdirTemp("", "nftnat")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	web, err := engine.NewMapping("tcp", "8080", "172.17.0.2:80")
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// The daemon:
+	l, err := api.Listen(filepath.Join(dir, "nftnat.sock"), -1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error)
+	go func() { served <- api.NewServer(api.Options{Engine: shelf{has: web}}).Serve(ctx, l) }()
+
+	// The command line:
+	c := api.NewClient(filepath.Join(dir, "nftnat.sock"))
+	ms, err := c.Mappings(context.Background())
+	fmt.Println(ms, err)
+	_, err = c.Publish(context.Background(), web)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, engine.ErrConflict))
+
+	stop()
+	fmt.Println(<-served)
+	// Output:
+	// [8080->172.17.0.2:80] <nil>
+	// publish tcp 8080: tcp 8080 is published as 8080->172.17.0.2:80
+	// true
+	// <nil>
+}

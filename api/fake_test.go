@@ -1,0 +1,191 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// fakeEngine publishes in memory. It knows conflicts between equal frontends only.
+type fakeEngine struct {
+	mu    sync.Mutex
+	ports map[engine.Mapping]engine.Mapping // by protocol and frontend
+	next  uint16                            // the next free port
+	// changes counts the calls that changed something or could have.
+	changes int
+	// err is what every change fails with.
+	err error
+	// entered, if not nil, is told of each change that begins; it then waits for
+	// leave.
+	entered, leave chan struct{}
+}
+
+func newFake(ms ...engine.Mapping) *fakeEngine {
+	f := &fakeEngine{ports: map[engine.Mapping]engine.Mapping{}, next: 49153}
+	for _, m := range ms {
+		for single := range engine.Expand(m) {
+			f.ports[keyOf(single)] = single
+		}
+	}
+	return f
+}
+
+func keyOf(m engine.Mapping) engine.Mapping {
+	return engine.Mapping{Proto: m.Proto, Frontend: m.Frontend}
+}
+
+func (f *fakeEngine) begin() error {
+	if f.entered != nil {
+		f.entered <- struct{}{}
+		<-f.leave
+	}
+	f.mu.Lock()
+	return f.err
+}
+
+func (f *fakeEngine) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return f.publish(ms, false)
+}
+
+func (f *fakeEngine) Retarget(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return f.publish(ms, true)
+}
+
+func (f *fakeEngine) publish(ms []engine.Mapping, replace bool) ([]engine.Mapping, error) {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := engine.ValidateAll(ms...); err != nil {
+		return nil, err
+	}
+	after := maps.Clone(f.ports)
+	next := f.next
+	done := slices.Clone(ms)
+	for i := range done {
+		m := &done[i]
+		if m.Frontend.Port() == 0 {
+			m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), next)
+			next += m.More + 1
+		}
+		for single := range engine.Expand(*m) {
+			if have, taken := after[keyOf(single)]; taken && !replace {
+				return nil, fmt.Errorf("publish %s %s: %w", m.Proto, m.FrontendText(),
+					&engine.ConflictError{Want: single, Have: have})
+			}
+			after[keyOf(single)] = single
+		}
+	}
+	f.ports, f.next = after, next
+	f.changes++
+	return done, nil
+}
+
+func (f *fakeEngine) Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	after := maps.Clone(f.ports)
+	var done []engine.Mapping
+	for _, m := range ms {
+		for single := range engine.Expand(m) {
+			have, ok := after[keyOf(single)]
+			if !ok {
+				return nil, fmt.Errorf("unpublish %s %s: %s %s is %w", m.Proto, m.FrontendText(),
+					single.Proto, single.FrontendText(), engine.ErrNotFound)
+			}
+			delete(after, keyOf(single))
+			done = append(done, have)
+		}
+	}
+	f.ports = after
+	f.changes++
+	return engine.Collapse(done), nil
+}
+
+// Kill is told from Unpublish by the name of what it returns.
+func (f *fakeEngine) Kill(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	done, err := f.Unpublish(ms...)
+	for i := range done {
+		done[i].Name = "killed"
+	}
+	return done, err
+}
+
+func (f *fakeEngine) Diff(ms ...engine.Mapping) ([]engine.Change, error) {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := engine.ValidateAll(ms...); err != nil {
+		return nil, err
+	}
+	return f.difference(ms), nil
+}
+
+func (f *fakeEngine) Apply(ms ...engine.Mapping) ([]engine.Change, error) {
+	changes, err := f.Diff(ms...)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ports = newFake(ms...).ports
+	f.changes++
+	return changes, nil
+}
+
+func (f *fakeEngine) difference(ms []engine.Mapping) []engine.Change {
+	want := newFake(ms...).ports
+	var changes []engine.Change
+	var come, gone []engine.Mapping
+	for k, m := range want {
+		have, ok := f.ports[k]
+		switch {
+		case !ok:
+			come = append(come, m)
+		case have != m:
+			changes = append(changes, engine.Change{Old: have, New: m})
+		}
+	}
+	for k, have := range f.ports {
+		if _, ok := want[k]; !ok {
+			gone = append(gone, have)
+		}
+	}
+	for _, m := range engine.Collapse(gone) {
+		changes = append(changes, engine.Change{Old: m})
+	}
+	for _, m := range engine.Collapse(come) {
+		changes = append(changes, engine.Change{New: m})
+	}
+	return changes
+}
+
+func (f *fakeEngine) Mappings() iter.Seq[engine.Mapping] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Values(slices.SortedFunc(maps.Values(f.ports), engine.Compare))
+}
+
+// list is what is published.
+func (f *fakeEngine) list() []engine.Mapping { return slices.Collect(f.Mappings()) }
+
+// changed is how often something was changed.
+func (f *fakeEngine) changed() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changes
+}

@@ -1,0 +1,137 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// directory makes a directory that everybody may enter, with a short name: the path
+// of a socket may not be long.
+func directory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "api")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	return dir
+}
+
+// quick are limits that a test need not wait for, but where it is about waiting.
+func quick() limits {
+	l := defaultLimits()
+	l.headerTime, l.bodyTime = 200*time.Millisecond, 200*time.Millisecond
+	l.lastTime = 50 * time.Millisecond
+	return l
+}
+
+// service is a server that runs while a test does.
+type service struct {
+	*Client
+	path   string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// start runs a server until the test ends, and fails the test if it, or what it
+// started, does not end well.
+func start(t testing.TB, opts Options, l limits) *service {
+	t.Helper()
+	labtest.LeakCheck(t)
+	path := filepath.Join(directory(t), "s")
+	listener, err := Listen(path, -1)
+	require.NoError(t, err)
+	return startOn(t, listener, opts, l)
+}
+
+func startOn(t testing.TB, listener net.Listener, opts Options, l limits) *service {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	path := listener.Addr().String()
+	s := &service{Client: NewClient(path), path: path, cancel: cancel, done: make(chan error, 1)}
+	server := newServer(opts, l)
+	go func() { s.done <- server.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		cancel()
+		if err, ok := <-s.done; ok {
+			require.NoError(t, err)
+		}
+	})
+	return s
+}
+
+// stop ends the server and returns what Serve returned.
+func (s *service) stop() error {
+	s.cancel()
+	err := <-s.done
+	close(s.done)
+	return err
+}
+
+// dial opens a connection that the test speaks on by itself.
+func (s *service) dial(t testing.TB) *net.UnixConn {
+	t.Helper()
+	nc, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.path, Net: "unix"})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = nc.Close() })
+	return nc
+}
+
+// speak sends text and returns the answer.
+func (s *service) speak(t testing.TB, text string) (*http.Response, string) {
+	t.Helper()
+	nc := s.dial(t)
+	_, err := io.WriteString(nc, text)
+	require.NoError(t, err)
+	return answer(t, nc)
+}
+
+func answer(t testing.TB, nc net.Conn) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, string(body)
+}
+
+// do sends a request as another program would.
+func (s *service) do(t testing.TB, method, path, contentType, body string) (*http.Response, string) {
+	t.Helper()
+	transport := &http.Transport{DialContext: s.http.Transport.(*http.Transport).DialContext, DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://nftnat"+path, strings.NewReader(body))
+	require.NoError(t, err)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, string(text)
+}
+
+// parse reads the text form of a mapping.
+func parse(t testing.TB, s string) engine.Mapping {
+	t.Helper()
+	m, err := engine.ParseMapping(s)
+	require.NoError(t, err)
+	return m
+}

@@ -1,0 +1,350 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// model is an engine and its kernel as plainly as can be: lists that are searched
+// from end to end. What it says must come of each call, comes of it in the test of
+// random sequences.
+type model struct {
+	now     func() time.Time
+	present bool              // the table
+	known   []Mapping         // what the engine knows to be published, a port each
+	kernel  map[place]element // what is
+	// foreign are elements that no engine wrote.
+	foreign map[place]bool
+	// adopted are mappings that were found in such elements. The routing table was not
+	// asked about their backends.
+	adopted map[Mapping]bool
+	// settled is whether segments are there for what is known, and for no more: what
+	// has ended by itself leaves its segment to the next change.
+	settled bool
+}
+
+// place is where an element stands.
+type place struct {
+	set string
+	key netip.AddrPort
+}
+
+// element is what stands there.
+type element struct {
+	backend netip.AddrPort
+	comment string
+	expires time.Time
+}
+
+func newModel(now func() time.Time) *model {
+	return &model{now: now, kernel: map[place]element{}, foreign: map[place]bool{}, adopted: map[Mapping]bool{}}
+}
+
+// placeOf and elementAt are how a mapping is written.
+func placeOf(m Mapping) place {
+	set := m.Proto.String() + "4"
+	if m.Backend.Addr().Is6() {
+		set = m.Proto.String() + "6"
+	}
+	host := m.Frontend.Addr()
+	if !host.IsValid() || host.IsUnspecified() {
+		return place{set, netip.AddrPortFrom(netip.Addr{}, m.Frontend.Port())}
+	}
+	return place{set + "_host", m.Frontend}
+}
+
+func elementAt(m Mapping) element {
+	oneFamily := m.Frontend.Addr().IsValid() && m.Frontend.Addr().IsUnspecified()
+	comment := m.Name
+	switch {
+	case m.NoProxy && oneFamily:
+		comment += " [no-proxy one-family]"
+	case m.NoProxy:
+		comment += " [no-proxy]"
+	case oneFamily:
+		comment += " [one-family]"
+	}
+	if m.Name == "" && comment != "" {
+		comment = comment[1:]
+	}
+	return element{m.Backend, comment, m.Expires}
+}
+
+// expire drops what is over.
+func (m *model) expire() {
+	now := m.now()
+	over := func(t time.Time) bool { return !t.IsZero() && !t.After(now) }
+	before := len(m.known)
+	m.known = slices.DeleteFunc(m.known, func(k Mapping) bool { return over(k.Expires) })
+	m.settled = m.settled && before == len(m.known)
+	for p, e := range m.kernel {
+		if over(e.expires) {
+			delete(m.kernel, p)
+			delete(m.foreign, p)
+		}
+	}
+}
+
+// adopt makes known what is in the kernel.
+func (m *model) adopt() {
+	if !m.present {
+		return
+	}
+	before := m.known
+	m.known = nil
+	for p, e := range m.kernel {
+		k := m.read(p, e)
+		m.known = append(m.known, k)
+		if m.foreign[p] {
+			m.adopted[k] = true
+		}
+	}
+	slices.SortFunc(m.known, Compare)
+	m.settled = m.settled && slices.Equal(before, m.known)
+}
+
+func (m *model) read(p place, e element) Mapping {
+	name, a := parseComment(e.comment)
+	got := Mapping{Proto: TCP, Frontend: p.key, Backend: e.backend, Name: name, NoProxy: a.noProxy, Expires: e.expires}
+	if p.set[0] == 'u' {
+		got.Proto = UDP
+	}
+	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback()
+	// The same port in the maps of both families is two mappings.
+	twin := p
+	twin.set = twin.set[:3] + map[byte]string{'4': "6", '6': "4"}[twin.set[3]] + twin.set[4:]
+	other, ok := m.kernel[twin]
+	_, b := parseComment(other.comment)
+	if !p.key.Addr().IsValid() && (a.oneFamily || ok && !b.oneFamily) {
+		wild := any6()
+		if e.backend.Addr().Is4() {
+			wild = any4()
+		}
+		got.Frontend = netip.AddrPortFrom(wild, p.key.Port())
+	}
+	return got
+}
+
+// flush is "nft flush ruleset".
+func (m *model) flush() {
+	m.present = false
+	clear(m.kernel)
+	clear(m.foreign)
+}
+
+// reopen is a new engine, the old one being dead.
+func (m *model) reopen() {
+	if !m.present {
+		m.known, m.settled = nil, true
+	}
+	m.adopt()
+}
+
+// write makes a change, or finds that the kernel is not as it is known to be.
+func (m *model) write(removed, added []Mapping) (drift bool) {
+	after := slices.DeleteFunc(slices.Clone(m.known), func(k Mapping) bool {
+		return slices.ContainsFunc(removed, func(r Mapping) bool { return r.Proto == k.Proto && r.Frontend == k.Frontend })
+	})
+	after = append(after, added...)
+	kernel := map[place]element{}
+	if m.present {
+		kernel = maps.Clone(m.kernel)
+		for _, r := range removed {
+			if _, ok := kernel[placeOf(r)]; !ok {
+				return true
+			}
+			delete(kernel, placeOf(r))
+		}
+		for _, a := range added {
+			if _, ok := kernel[placeOf(a)]; ok {
+				return true
+			}
+			kernel[placeOf(a)] = elementAt(a)
+		}
+	} else {
+		for _, k := range after {
+			kernel[placeOf(k)] = elementAt(k)
+		}
+	}
+	for p := range m.foreign {
+		if kernel[p] != m.kernel[p] {
+			delete(m.foreign, p)
+		}
+	}
+	for _, a := range added {
+		delete(m.adopted, a)
+	}
+	m.known, m.kernel, m.present, m.settled = after, kernel, true, true
+	slices.SortFunc(m.known, Compare)
+	return false
+}
+
+// holderOf finds who excludes a mapping.
+func (m *model) holderOf(want Mapping) (Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k Mapping) bool { return excludes(k, want) })
+	if i < 0 {
+		return Mapping{}, false
+	}
+	return m.known[i], true
+}
+
+func excludes(a, b Mapping) bool {
+	return a.Proto == b.Proto && a.Frontend.Port() == b.Frontend.Port() && exclude(a.Frontend.Addr(), b.Frontend.Addr())
+}
+
+func (m *model) find(f Mapping) (Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k Mapping) bool { return k.Proto == f.Proto && k.Frontend == f.Frontend })
+	if i < 0 {
+		return Mapping{}, false
+	}
+	return m.known[i], true
+}
+
+func (m *model) knownAt(p place) (Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k Mapping) bool { return placeOf(k) == p })
+	if i < 0 {
+		return Mapping{}, false
+	}
+	return m.known[i], true
+}
+
+// Outcomes of a call.
+const (
+	isDone      = "done"
+	isInvalid   = "invalid"
+	isConflict  = "conflict"
+	isNotFound  = "not found"
+	isExhausted = "exhausted"
+	hasDrifted  = "drifted" // to be decided anew
+	isSame      = "same"    // the table is that of an engine without history
+)
+
+// publish is one attempt; frontends of port 0 have been chosen by the engine.
+func (m *model) publish(ms []Mapping, retarget bool) string {
+	var removed, added []Mapping
+	for _, one := range singles(ms) {
+		if have, ok := m.find(one); ok && retarget {
+			// Others may have written the element that it would need.
+			if _, known := m.knownAt(placeOf(one)); known && placeOf(have) != placeOf(one) {
+				return isConflict
+			}
+			removed = append(removed, have)
+		} else if _, taken := m.holderOf(one); taken {
+			return isConflict
+		}
+		added = append(added, one)
+	}
+	if m.write(removed, added) {
+		return hasDrifted
+	}
+	return isDone
+}
+
+func (m *model) unpublish(ms []Mapping) string {
+	var removed []Mapping
+	for _, one := range singles(ms) {
+		have, ok := m.find(one)
+		if !ok {
+			return isNotFound
+		}
+		if !slices.Contains(removed, have) {
+			removed = append(removed, have)
+		}
+	}
+	if m.write(removed, nil) {
+		return hasDrifted
+	}
+	return isDone
+}
+
+func (m *model) apply(ms []Mapping) string {
+	var removed, added []Mapping
+	var wanted []Mapping
+	for _, one := range singles(ms) {
+		if one.Expires.IsZero() || one.Expires.After(m.now()) {
+			wanted = append(wanted, one)
+		}
+	}
+	for _, have := range m.known {
+		if !slices.ContainsFunc(wanted, func(w Mapping) bool { return have.Proto == w.Proto && have.Frontend == w.Frontend }) {
+			removed = append(removed, have)
+		}
+	}
+	for _, w := range wanted {
+		have, ok := m.find(w)
+		switch {
+		case !ok:
+			added = append(added, w)
+		case have != w:
+			removed, added = append(removed, have), append(added, w)
+		}
+	}
+	if len(removed)+len(added) == 0 {
+		return isDone
+	}
+	if m.write(removed, added) {
+		return hasDrifted
+	}
+	return isDone
+}
+
+// overlapping is ValidateAll as plainly as can be.
+func overlapping(ms []Mapping) bool {
+	ones := singles(ms)
+	for i, a := range ones {
+		if slices.ContainsFunc(ones[i+1:], func(b Mapping) bool { return excludes(a, b) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// singles are the single ports of all that have one.
+func singles(ms []Mapping) (ones []Mapping) {
+	for _, m := range ms {
+		if m.Frontend.Port() != 0 {
+			ones = slices.AppendSeq(ones, Expand(m))
+		}
+	}
+	return ones
+}
+
+// elements are those of the kernel's maps as a dump has them, in order.
+func (m *model) elements() []string {
+	var lines []string
+	for p, e := range m.kernel {
+		line := fmt.Sprintf("%s { %d", p.set, p.key.Port())
+		if p.key.Addr().IsValid() {
+			line = fmt.Sprintf("%s { %s . %d", p.set, p.key.Addr(), p.key.Port())
+		}
+		if !e.expires.IsZero() {
+			line += " timeout"
+		}
+		if e.comment != "" {
+			line += fmt.Sprintf(" comment %q", e.comment)
+		}
+		lines = append(lines, fmt.Sprintf("%s : %s . %d }", line, e.backend.Addr(), e.backend.Port()))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// isPlain reports whether all that is known was published by an engine.
+func (m *model) isPlain() bool {
+	return len(m.foreign) == 0 && !slices.ContainsFunc(m.known, func(k Mapping) bool { return m.adopted[k] })
+}
+
+// isKnown reports whether the kernel holds what is known, written as engines do.
+func (m *model) isKnown() bool {
+	written := map[place]element{}
+	for _, k := range m.known {
+		written[placeOf(k)] = elementAt(k)
+	}
+	return maps.Equal(written, m.kernel)
+}

@@ -1,0 +1,329 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// conn is what both kernels answer to.
+type conn interface {
+	Replace(t nft.Table, es []nft.Element, generation uint32) error
+	Update(t nft.Table, ch nft.Change) error
+	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
+	Table(name string) (nft.TableInfo, error)
+	Generation() (uint32, error)
+	Drift(t nft.Table) ([]string, error)
+	DeleteTable(name string) error
+	Close() error
+}
+
+var (
+	_ conn = (*nft.Conn)(nil)
+	_ conn = (*Fake)(nil)
+)
+
+// dial connects to a namespace of the test's own.
+func dial(t *testing.T) *nft.Conn {
+	t.Helper()
+	ns := labtest.NewNS(t, "fake")
+	f, err := os.Open(ns.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	c, err := nft.Dial(&nft.Config{NetNS: int(f.Fd())})
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EPFNOSUPPORT) {
+		t.Skipf("needs netfilter: %v", err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// variants are tables of one name that differ here and there.
+func variants() []nft.Table {
+	whole, fewer, renamed, typed, ruled := sample(), sample(), sample(), sample(), sample()
+	fewer.Maps, fewer.Chains = fewer.Maps[:2], nil
+	renamed.Sets[2].Name, renamed.Chains[2].Name = "hosts", "forward"
+	typed.Sets[2].Key = nft.Type{nft.IPv6Addr, nft.InetService}
+	typed.Maps[2].Timeout, typed.Maps[1].Size = true, 3
+	typed.Sets[0].Interval = false
+	ruled.Chains[0].Rules = []nft.Rule{{nft.DNATv4("udp4", nft.UDPDport)}, {nft.Accept()}, {nft.Drop()}}
+	ruled.Chains[1].Hook.Priority, ruled.Chains[2].Hook = 5, nft.Hook{}
+	bad := sample()
+	bad.Chains[0].Name = "dnat"
+	other := nft.Table{Name: "other", Maps: sample().Maps[:1]}
+	return []nft.Table{whole, whole, whole, fewer, renamed, typed, ruled, bad, other}
+}
+
+// randomElement is of a universe so small that elements meet.
+func randomElement(r *rand.Rand) nft.Element {
+	pick := func(words ...string) string { return words[r.IntN(len(words))] }
+	e := nft.Element{Set: pick("tcp4", "tcp4", "tcp4_host", "tcp4_host", "udp4", "inside4", "inside4", "inside4", "hosts4")}
+	if r.IntN(100) == 0 {
+		e.Set = pick("networks4", "hosts", "nosuch")
+	}
+	host := netip.AddrPortFrom(netip.MustParseAddr(pick("192.0.2.1", "192.0.2.2")), uint16(r.IntN(3)))
+	switch e.Set {
+	case "tcp4", "udp4", "nosuch":
+		e.Key = nft.PortKey(uint16(r.IntN(9)))
+	case "inside4":
+		addr := netip.AddrFrom4([4]byte{10, byte(r.IntN(4)), byte(r.IntN(2)) * 128, 0})
+		e.Key = nft.SegmentKey(netip.PrefixFrom(addr, 13+r.IntN(6)))
+	default:
+		e.Key = nft.AddrPortKey(host)
+	}
+	if e.Set == "tcp4" || e.Set == "tcp4_host" || e.Set == "udp4" {
+		e.Value = host
+		if e.Set != "udp4" && r.IntN(3) == 0 {
+			e.Timeout = time.Duration(1+r.IntN(9)) * time.Hour
+		}
+	}
+	if r.IntN(3) == 0 {
+		e.Comment = pick("web", "on-link", `C:\`, "äß")
+	}
+	if r.IntN(100) == 0 {
+		e.Comment = pick("\"", "\n")
+	}
+	return e
+}
+
+func randomElements(r *rand.Rand, most int) []nft.Element {
+	var es []nft.Element
+	for range r.IntN(most + 1) {
+		es = append(es, randomElement(r))
+	}
+	return es
+}
+
+// pair is a real kernel and a fake that are asked the same.
+type pair struct {
+	t     *testing.T
+	r     *rand.Rand
+	real  *nft.Conn
+	fake  *Fake
+	base  uint32 // how many changes the real namespace had before
+	count map[string]int
+}
+
+// wrote compares the errors of a transaction, and counts them.
+func (p *pair) wrote(what string, want, got error) {
+	p.t.Helper()
+	p.same(what, want, got)
+	var errno unix.Errno
+	switch {
+	case want == nil:
+		p.count["done"]++
+	case errors.As(want, &errno):
+		p.count[errno.Error()]++
+	case errors.Is(want, nft.ErrStale):
+		p.count["stale"]++
+	default:
+		p.count["invalid"]++
+	}
+}
+
+// same compares two errors by all that a caller can tell.
+func (p *pair) same(what string, want, got error) {
+	p.t.Helper()
+	if want == nil || got == nil {
+		require.Equal(p.t, want, got, what)
+		return
+	}
+	var w, g unix.Errno
+	if !errors.As(want, &w) || !errors.As(got, &g) {
+		require.EqualError(p.t, got, want.Error(), what)
+		return
+	}
+	if w == unix.ENFILE && g == unix.EEXIST {
+		g = w // of an element that a full map holds: older kernels look at the size first
+	}
+	require.Equal(p.t, w, g, what)
+	var wantOp, gotOp *nft.OpError
+	require.Equal(p.t, errors.As(want, &wantOp), errors.As(got, &gotOp), what)
+	if wantOp != nil {
+		require.Equal(p.t, wantOp.Op, gotOp.Op, what)
+		require.Equal(p.t, wantOp.Object, gotOp.Object, what)
+	}
+}
+
+func (p *pair) step(i int) {
+	tables := variants()
+	t := tables[p.r.IntN(len(tables))]
+	generation := uint32(0)
+	if p.r.IntN(4) == 0 {
+		generation = uint32(1 + p.r.IntN(i+2))
+	} else if p.r.IntN(2) == 0 {
+		now, err := p.fake.Generation()
+		require.NoError(p.t, err)
+		generation = now
+	}
+	at := func(base uint32) uint32 {
+		if generation == 0 {
+			return 0
+		}
+		return generation + base
+	}
+	switch n := p.r.IntN(60); {
+	case n == 0:
+		p.wrote("delete table "+t.Name, p.real.DeleteTable(t.Name), p.fake.DeleteTable(t.Name))
+	case n <= 8:
+		// Something to meet with.
+		p.wrote("replace", p.real.Replace(sample(), nil, 0), p.fake.Replace(sample(), nil, 0))
+	case n <= 10:
+		es := randomElements(p.r, 4)
+		p.wrote("replace", p.real.Replace(t, es, at(p.base)), p.fake.Replace(t, es, at(0)))
+	default:
+		if p.r.IntN(10) > 0 {
+			t = sample()
+		}
+		ch := nft.Change{Delete: p.deletions(), Add: randomElements(p.r, 3)}
+		realCh, fakeCh := ch, ch
+		realCh.Generation, fakeCh.Generation = at(p.base), at(0)
+		p.wrote("update", p.real.Update(t, realCh), p.fake.Update(t, fakeCh))
+	}
+}
+
+// deletions are of elements that are there, most of the time.
+func (p *pair) deletions() []nft.Element {
+	if p.r.IntN(4) == 0 {
+		return randomElements(p.r, 2)
+	}
+	es, _, err := p.fake.Elements(sample(), "tcp4", "tcp4_host", "inside4")
+	if err != nil || len(es) == 0 {
+		return nil
+	}
+	return es[:p.r.IntN(min(3, len(es)))]
+}
+
+// compareState compares all that can be read of the tables.
+func (p *pair) compareState(tables ...nft.Table) {
+	p.t.Helper()
+	for _, t := range tables {
+		want, wantErr := p.real.Drift(t)
+		got, gotErr := p.fake.Drift(t)
+		p.same("drift", wantErr, gotErr)
+		require.Equal(p.t, want, got)
+		wantInfo, wantErr := p.real.Table(t.Name)
+		gotInfo, gotErr := p.fake.Table(t.Name)
+		p.same("table", wantErr, gotErr)
+		require.Equal(p.t, wantInfo.Comment, gotInfo.Comment)
+		require.Equal(p.t, wantInfo.Flags, gotInfo.Flags)
+		for _, set := range []string{"tcp4", "tcp4_host", "udp4", "inside4", "hosts4", "nosuch"} {
+			want, wantAt, wantErr := p.real.Elements(t, set)
+			got, gotAt, gotErr := p.fake.Elements(t, set)
+			if wantErr != nil || gotErr != nil {
+				p.same("elements of "+set, kind(wantErr), kind(gotErr))
+				continue
+			}
+			require.Equal(p.t, lines(want), lines(got))
+			require.Equal(p.t, wantAt-p.base, gotAt)
+		}
+	}
+	want, err := p.real.Generation()
+	require.NoError(p.t, err)
+	got, err := p.fake.Generation()
+	require.NoError(p.t, err)
+	require.Equal(p.t, want-p.base, got)
+}
+
+// kind keeps what counts of an error of Elements: elements of another type are told in
+// other words.
+func kind(err error) error {
+	var errno unix.Errno
+	if err == nil || errors.As(err, &errno) {
+		return err
+	}
+	return errors.New("no error of the kernel")
+}
+
+func lines(es []nft.Element) []string {
+	var ls []string
+	for _, e := range es {
+		ls = append(ls, e.String())
+	}
+	slices.Sort(ls)
+	return ls
+}
+
+// TestFakeAgainstKernel asks a real kernel and a fake the same, at random, and compares
+// every answer and all that can be read.
+func TestFakeAgainstKernel(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	p := &pair{t: t, r: rand.New(rand.NewPCG(seed, 0)), real: dial(t), fake: New().Conn(), count: map[string]int{}}
+	now, err := p.real.Generation()
+	require.NoError(t, err)
+	p.base = now - 1
+	require.NoError(t, p.real.Replace(sample(), nil, 0))
+	require.NoError(t, p.fake.Replace(sample(), nil, 0))
+	for i := range 800 {
+		p.step(i)
+		if i%4 == 0 {
+			p.compareState(variants()[p.r.IntN(len(variants()))])
+		}
+	}
+	p.compareState(variants()...)
+	t.Log(p.count)
+	for _, kind := range []string{"done", "invalid", "stale", "file exists", "no such file or directory"} {
+		require.Positive(t, p.count[kind], "nothing was %s", kind)
+	}
+}
+
+// TestFullMap is what random steps seldom come to.
+func TestFullMap(t *testing.T) {
+	for _, c := range []conn{dial(t), New().Conn()} {
+		full := []nft.Element{port(1), port(2), port(3), port(4), port(5)}
+		require.NoError(t, c.Replace(sample(), full, 0))
+		err := c.Update(sample(), add(port(6)))
+		require.ErrorIs(t, err, unix.ENFILE)
+		require.EqualError(t, err, "add element tcp4 { 6 : 172.17.0.2 . 80 }: too many open files in system")
+		require.NoError(t, c.Update(sample(), nft.Change{Delete: full[:1], Add: []nft.Element{port(6)}}))
+		require.ErrorIs(t, c.Update(sample(), nft.Change{Delete: full[1:2], Add: full[:2]}), unix.ENFILE)
+		require.ErrorIs(t, c.Replace(sample(), append(full, port(6)), 0), unix.ENFILE)
+	}
+}
+
+// TestHandles: a table that is made again is another one, in both kernels.
+func TestHandles(t *testing.T) {
+	real, fake := dial(t), New().Conn()
+	for _, c := range []conn{real, fake} {
+		require.NoError(t, c.Replace(sample(), nil, 0))
+		first, err := c.Table("nftnat")
+		require.NoError(t, err)
+		require.NoError(t, c.Update(sample(), add(port(1))))
+		same, err := c.Table("nftnat")
+		require.NoError(t, err)
+		require.Equal(t, first, same)
+		require.NoError(t, c.Replace(sample(), nil, 0))
+		second, err := c.Table("nftnat")
+		require.NoError(t, err)
+		require.Greater(t, second.Handle, first.Handle)
+	}
+}
+
+// TestDumpLoads: nft(8) loads what Dump writes.
+func TestDumpLoads(t *testing.T) {
+	ns := labtest.NewNS(t, "dump")
+	k := New()
+	c := k.Conn()
+	r := rand.New(rand.NewPCG(1, 2))
+	require.NoError(t, c.Replace(sample(), nil, 0))
+	for range 50 {
+		_ = c.Update(sample(), add(randomElement(r))) // some meet
+	}
+	require.NoError(t, c.Replace(nft.Table{Name: "other"}, nil, 0))
+	labtest.ExecInput(t, ns, k.Dump(), "nft", "-f", "-")
+}
