@@ -150,7 +150,7 @@ func exchanges() []exchange {
 		{method: "PUT", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 200},
 		{method: "PUT", path: mappings, url: mappings + "?dry-run=true", body: valid, want: 200},
 		{method: "PUT", path: mappings, contentType: "application/yaml", body: "mappings: []", want: 200},
-		{method: "PUT", path: mappings, body: valid, engine: &engine.ConflictError{}, want: 409},
+		{method: "PUT", path: mappings, body: valid, engine: engine.ErrConflict, want: 409},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", want: 200},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=true", want: 200},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=maybe", want: 400},
@@ -255,7 +255,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
 		Status: func() (Status, error) {
 			return Status{
-				PID: os.Getpid(), Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
+				PID: os.Getpid(), NetNS: 4026531840, Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
 				Mappings: CountMappings(fake.Mappings()), Conntrack: &Conntrack{Count: 1, Max: 2},
 				Forwarding: Forwarding{ForwardingOn, ForwardingPartly},
 			}, nil
@@ -268,6 +268,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 }
 
 func (c *contract) exchange(t *testing.T, x exchange) {
+	t.Helper()
 	opts, fake := wired(t)
 	if x.opts != nil {
 		x.opts(&opts)
@@ -330,6 +331,7 @@ func sendAndStop(feed *Feed, s *service) {
 }
 
 func (c *contract) tooSlow(t *testing.T) {
+	t.Helper()
 	opts, _ := wired(t)
 	s := start(t, opts, quick())
 	for _, method := range []string{"POST", "PUT"} {
@@ -340,6 +342,7 @@ func (c *contract) tooSlow(t *testing.T) {
 }
 
 func (c *contract) tooMany(t *testing.T) {
+	t.Helper()
 	opts, _ := wired(t)
 	l := defaultLimits()
 	l.streams = 0
@@ -350,6 +353,7 @@ func (c *contract) tooMany(t *testing.T) {
 }
 
 func (c *contract) strangers(t *testing.T) {
+	t.Helper()
 	opts, fake := wired(t)
 	h := newHandler(opts.withDefaults(), defaultLimits())
 	for _, r := range h.routes {

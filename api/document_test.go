@@ -27,7 +27,7 @@ func fieldNames(v any) []string {
 	return names
 }
 
-func encode(t testing.TB, v any) string {
+func encode(t *testing.T, v any) string {
 	t.Helper()
 	text, err := json.Marshal(v)
 	require.NoError(t, err)

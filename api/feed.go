@@ -91,10 +91,12 @@ func (r *reader) close() {
 }
 
 // read waits until there are events, puts as many as fit into buf and returns how
-// many, and how many were lost before them. It returns ctx's error if that is done
-// first.
+// many, and how many were lost before them. It returns ctx's error once that is done.
 func (r *reader) read(ctx context.Context, buf []happening) (n int, lost uint64, err error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return 0, 0, err
+		}
 		n, lost, wake := r.take(buf)
 		if n > 0 {
 			return n, lost, nil
@@ -102,7 +104,6 @@ func (r *reader) read(ctx context.Context, buf []happening) (n int, lost uint64,
 		select {
 		case <-wake:
 		case <-ctx.Done():
-			return 0, 0, ctx.Err()
 		}
 	}
 }

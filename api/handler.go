@@ -63,10 +63,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.conn.begin() {
 		return // it was closed to make room for another one
 	}
-	rc := http.NewResponseController(w)
 	if r.ContentLength != 0 {
-		// Also a body that nobody wants has to end: net/http reads on in it.
+		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
+		// A refusal does not wait for the body that it makes needless.
+		_ = rc.EnableFullDuplex()
 	}
 	if err := h.serve(w, c); err != nil && !errors.Is(err, errGone) {
 		p := problemOf(err)
@@ -74,6 +75,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
 		h.write(w, c, p.Status, typeProblem, p)
+		// Nor is the connection closed while the client may still be sending: he
+		// would see his writing fail, and not the answer. Whoever has seen it stops.
+		_, _ = io.CopyN(io.Discard, r.Body, h.limits.linger)
 	}
 }
 

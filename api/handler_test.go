@@ -29,7 +29,7 @@ func ask(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 }
 
 // strangerAsks sends a request by a connection whose client may not do anything.
-func strangerAsks(t testing.TB, h http.Handler, method, path string) *httptest.ResponseRecorder {
+func strangerAsks(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	c := &conn{gate: newGate(nil, defaultLimits()), refusal: &notAllowedError{uid: 1000}}
 	ctx := context.WithValue(t.Context(), connKey{}, c)
@@ -135,7 +135,7 @@ func decodeFake(r io.Reader) ([]engine.Mapping, error) {
 }
 
 // problemIn reads a problem document strictly.
-func problemIn(t testing.TB, w *httptest.ResponseRecorder) Problem {
+func problemIn(t *testing.T, w *httptest.ResponseRecorder) Problem {
 	t.Helper()
 	require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 	var p Problem
@@ -177,10 +177,10 @@ func TestPublishDocuments(t *testing.T) {
 	const want = `[{"proto":"tcp","host":"","port":49153,"backend":"172.17.0.2:80","name":"","proxy":true},` +
 		`{"proto":"tcp","host":"","port":49154,"backend":"172.17.0.2:81","name":"","proxy":true},` +
 		`{"proto":"udp","host":"::1","port":53,"backend":"[fd00::2]:53","name":"dns","proxy":true,"expires":"2999-01-01T00:00:00Z"}]` + "\n"
-	require.Equal(t, want, w.Body.String())
+	require.JSONEq(t, want, w.Body.String())
 
 	w = ask(h, httptest.NewRequestWithContext(t.Context(), "GET", "/v1/mappings", nil))
-	require.Equal(t, want, w.Body.String(), "what was published is what is told")
+	require.JSONEq(t, want, w.Body.String(), "what was published is what is told")
 
 	// All or nothing: the first would do.
 	w = post(`[{"proto":"tcp","port":1,"backend":"172.17.0.2:80"},{"proto":"tcp","port":49154,"backend":"172.17.0.2:80"}]`)

@@ -14,6 +14,7 @@ type limits struct {
 	header int // bytes
 	body   int64
 	apply  int64 // bytes of a body of PUT: 60,000 mappings are some 8 MiB of JSON
+	linger int64 // bytes of a refused body that are read to no end
 
 	grace time.Duration // to do nothing on a connection, when there are too many
 
@@ -28,7 +29,7 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		conns: 256, streams: 128, applies: 4,
-		header: 16 << 10, body: 1 << 20, apply: 16 << 20,
+		header: 16 << 10, body: 1 << 20, apply: 16 << 20, linger: 64 << 20,
 		grace:      100 * time.Millisecond,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,

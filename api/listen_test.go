@@ -23,7 +23,7 @@ import (
 
 // leaveStale makes the file of a socket that nobody listens on, as a process that was
 // killed leaves it.
-func leaveStale(t testing.TB, path string) {
+func leaveStale(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func leaveStale(t testing.TB, path string) {
 }
 
 // entries are what is in a directory.
-func entries(t testing.TB, dir string) []string {
+func entries(t *testing.T, dir string) []string {
 	t.Helper()
 	es, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -100,14 +100,16 @@ func TestListenFinds(t *testing.T) {
 		want error // nil: it is replaced
 		text string
 	}{
-		{"nothing", func(*testing.T, string) {}, nil, ""},
-		{"a stale socket", func(t *testing.T, path string) { leaveStale(t, path) }, nil, ""},
+		{"nothing", func(t *testing.T, _ string) { t.Helper() }, nil, ""},
+		{"a stale socket", leaveStale, nil, ""},
 		{"a server", func(t *testing.T, path string) {
+			t.Helper()
 			l, err := net.Listen("unix", path)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, l.Close()) })
 		}, syscall.EADDRINUSE, "another server answers: address already in use"},
 		{"a server with a full queue", func(t *testing.T, path string) {
+			t.Helper()
 			fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, syscall.Close(fd)) })
@@ -118,21 +120,26 @@ func TestListenFinds(t *testing.T) {
 			t.Cleanup(func() { require.NoError(t, nc.Close()) })
 		}, syscall.EADDRINUSE, "another server answers: address already in use"},
 		{"a socket of another type", func(t *testing.T, path string) {
+			t.Helper()
 			l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, l.Close()) })
 		}, syscall.EPROTOTYPE, "protocol wrong type for socket"},
 		{"a file", func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, os.WriteFile(path, []byte("precious"), 0o600))
 		}, fs.ErrExist, "what is there is no socket: file already exists"},
 		{"a directory", func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, os.Mkdir(path, 0o700))
 		}, fs.ErrExist, "what is there is no socket: file already exists"},
 		{"a link to a stale socket", func(t *testing.T, path string) {
+			t.Helper()
 			leaveStale(t, path+"2")
 			require.NoError(t, os.Symlink(path+"2", path))
 		}, fs.ErrExist, "what is there is no socket: file already exists"},
 		{"a link to nothing", func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, os.Symlink(path+"2", path))
 		}, fs.ErrExist, "what is there is no socket: file already exists"},
 	}

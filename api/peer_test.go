@@ -126,14 +126,24 @@ func TestPeers(t *testing.T) {
 	require.NoError(t, err)
 	fake := newFake()
 	s := startOn(t, l, Options{Engine: fake}, defaultLimits())
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { require.Equal(t, tt.closed, askAs(t, tt.user, path)) })
-	}
+	t.Run("as listened", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				require.Equal(t, tt.closed, askAs(t, tt.user, path))
+			})
+		}
+	})
 	require.NoError(t, os.Chmod(path, 0o666))
 	require.NoError(t, os.Chmod(filepath.Dir(path), 0o755))
-	for _, tt := range tests {
-		t.Run(tt.name+" at an open door", func(t *testing.T) { require.Equal(t, tt.open, askAs(t, tt.user, path)) })
-	}
+	t.Run("at an open door", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				require.Equal(t, tt.open, askAs(t, tt.user, path))
+			})
+		}
+	})
 	// The group is the file's of the moment.
 	require.NoError(t, os.Chown(path, -1, 1000))
 	require.Equal(t, served, askAs(t, credential{Uid: 1000, Gid: 1000}, path))

@@ -19,7 +19,7 @@ import (
 // description is docs/openapi.yaml.
 type description struct{ root map[string]any }
 
-func readDescription(t testing.TB) description {
+func readDescription(t *testing.T) description {
 	t.Helper()
 	text, err := os.ReadFile("../docs/openapi.yaml")
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func object(v any) map[string]any {
 }
 
 // resolve follows a reference, if v is one.
-func (d description) resolve(t testing.TB, v any) map[string]any {
+func (d description) resolve(t *testing.T, v any) map[string]any {
 	t.Helper()
 	m := object(v)
 	ref, ok := m["$ref"].(string)
@@ -76,7 +76,7 @@ func (d description) operations() []operation {
 
 // check reports what of a value, as a decoder of JSON or YAML gives it, is not as a
 // schema says. Of JSON Schema it knows what the description uses, and refuses the rest.
-func (d description) check(t testing.TB, schema, v any, where string) (faults []string) {
+func (d description) check(t *testing.T, schema, v any, where string) (faults []string) {
 	t.Helper()
 	s := object(schema)
 	if s["$ref"] != nil {

@@ -23,7 +23,7 @@ import (
 
 // directory makes a directory that everybody may enter, with a short name: the path
 // of a socket may not be long.
-func directory(t testing.TB) string {
+func directory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "api")
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ type service struct {
 
 // start runs a server until the test ends, and fails the test if it, or what it
 // started, does not end well.
-func start(t testing.TB, opts Options, l limits) *service {
+func start(t *testing.T, opts Options, l limits) *service {
 	t.Helper()
 	labtest.LeakCheck(t)
 	path := filepath.Join(directory(t), "s")
@@ -59,7 +59,7 @@ func start(t testing.TB, opts Options, l limits) *service {
 	return startOn(t, listener, opts, l)
 }
 
-func startOn(t testing.TB, listener net.Listener, opts Options, l limits) *service {
+func startOn(t *testing.T, listener net.Listener, opts Options, l limits) *service {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	path := listener.Addr().String()
@@ -84,7 +84,7 @@ func (s *service) stop() error {
 }
 
 // dial opens a connection that the test speaks on by itself.
-func (s *service) dial(t testing.TB) *net.UnixConn {
+func (s *service) dial(t *testing.T) *net.UnixConn {
 	t.Helper()
 	nc, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.path, Net: "unix"})
 	require.NoError(t, err)
@@ -93,7 +93,7 @@ func (s *service) dial(t testing.TB) *net.UnixConn {
 }
 
 // speak sends text and returns the answer.
-func (s *service) speak(t testing.TB, text string) (*http.Response, string) {
+func (s *service) speak(t *testing.T, text string) (*http.Response, string) {
 	t.Helper()
 	nc := s.dial(t)
 	_, err := io.WriteString(nc, text)
@@ -101,7 +101,7 @@ func (s *service) speak(t testing.TB, text string) (*http.Response, string) {
 	return answer(t, nc)
 }
 
-func answer(t testing.TB, nc net.Conn) (*http.Response, string) {
+func answer(t *testing.T, nc net.Conn) (*http.Response, string) {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	require.NoError(t, err)
@@ -112,7 +112,7 @@ func answer(t testing.TB, nc net.Conn) (*http.Response, string) {
 }
 
 // do sends a request as another program would.
-func (s *service) do(t testing.TB, method, path, contentType, body string) (*http.Response, string) {
+func (s *service) do(t *testing.T, method, path, contentType, body string) (*http.Response, string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: s.http.Transport.(*http.Transport).DialContext, DisableKeepAlives: true}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://nftnat"+path, strings.NewReader(body))
@@ -129,7 +129,7 @@ func (s *service) do(t testing.TB, method, path, contentType, body string) (*htt
 }
 
 // parse reads the text form of a mapping.
-func parse(t testing.TB, s string) engine.Mapping {
+func parse(t *testing.T, s string) engine.Mapping {
 	t.Helper()
 	m, err := engine.ParseMapping(s)
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ func TestEvents(t *testing.T) {
 // A reader that stops reading holds nobody up, and is told how much it missed, at the
 // place where it is missing.
 func TestEventsSlowReader(t *testing.T) {
-	const total = 300_000
+	const total = 150_000
 	feed := &Feed{}
 	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
 	events, err := s.Events(t.Context())
@@ -129,6 +129,7 @@ func TestEventsHead(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, typeEvents, resp.Header.Get("Content-Type"))
 	require.Empty(t, body)
+	require.NoError(t, s.stop())
 	require.Zero(t, feed.readers)
 }
 

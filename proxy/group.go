@@ -21,10 +21,10 @@ type GroupOptions struct {
 	// calls. Loops are started when first needed.
 	Loops int
 
-	// MaxPipes bounds the pipes of each loop, two descriptors and up to
-	// 64 KiB of kernel memory each: one for every direction of a connection
-	// that is moving bulk data or whose receiver has stalled. Beyond the
-	// bound data are copied through user memory. 0: 512. Negative: no pipes.
+	// MaxPipes bounds the pipes of each loop, two descriptors and up to 1 MiB
+	// of data in kernel memory each: one for every direction of a connection
+	// whose receiver does not keep up. Beyond the bound data are copied
+	// through user memory, 32 KiB at a time. 0: 256. Negative: no pipes.
 	MaxPipes int
 
 	// NetNS is the descriptor of a network namespace which all sockets of
@@ -64,7 +64,7 @@ func NewGroup(opts *GroupOptions) *Group {
 	}
 	switch {
 	case g.opts.MaxPipes == 0:
-		g.opts.MaxPipes = 512
+		g.opts.MaxPipes = 256
 	case g.opts.MaxPipes < 0:
 		g.opts.MaxPipes = 0
 	}
