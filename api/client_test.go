@@ -30,7 +30,7 @@ import (
 func TestClientMirrorsEngine(t *testing.T) {
 	expires := time.Date(2999, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	web := parse(t, "8080->172.17.0.2:80")
-	web.Name, web.Expires = `<a> & "b"`, expires
+	web.Name, web.Expires = "<a> & b", expires
 	dns := parse(t, "[2001:db8::1]:53->[fd00::2]:53/udp")
 	dns.NoProxy = true
 	rng := parse(t, "192.0.2.1:8000-8009->172.17.0.2:9000-9009")

@@ -78,6 +78,14 @@ func as(user syscall.Credential, part, path string) *exec.Cmd {
 	return cmd
 }
 
+// askAs asks as another user, and returns what he says came of it.
+func askAs(t *testing.T, user syscall.Credential, path string) string {
+	t.Helper()
+	out, err := as(user, "ask", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return string(out)
+}
+
 func manyGroups(n int, and ...uint32) []uint32 {
 	groups := []uint32{}
 	for i := range n {
@@ -118,24 +126,18 @@ func TestPeers(t *testing.T) {
 	require.NoError(t, err)
 	fake := newFake()
 	s := startOn(t, l, Options{Engine: fake}, defaultLimits())
-	ask := func(t *testing.T, user credential) string {
-		t.Helper()
-		out, err := as(user, "ask", path).CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		return string(out)
-	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { require.Equal(t, tt.closed, ask(t, tt.user)) })
+		t.Run(tt.name, func(t *testing.T) { require.Equal(t, tt.closed, askAs(t, tt.user, path)) })
 	}
 	require.NoError(t, os.Chmod(path, 0o666))
 	require.NoError(t, os.Chmod(filepath.Dir(path), 0o755))
 	for _, tt := range tests {
-		t.Run(tt.name+" at an open door", func(t *testing.T) { require.Equal(t, tt.open, ask(t, tt.user)) })
+		t.Run(tt.name+" at an open door", func(t *testing.T) { require.Equal(t, tt.open, askAs(t, tt.user, path)) })
 	}
 	// The group is the file's of the moment.
 	require.NoError(t, os.Chown(path, -1, 1000))
-	require.Equal(t, served, ask(t, credential{Uid: 1000, Gid: 1000}))
-	require.Equal(t, refused, ask(t, credential{Uid: 1000, Gid: group}))
+	require.Equal(t, served, askAs(t, credential{Uid: 1000, Gid: 1000}, path))
+	require.Equal(t, refused, askAs(t, credential{Uid: 1000, Gid: group}, path))
 	require.NoError(t, s.stop())
 	require.Zero(t, fake.changed())
 }
@@ -169,9 +171,7 @@ func TestPeersOfOrdinaryUser(t *testing.T) {
 		{syscall.Credential{Uid: 3000, Gid: 2000}, "served"},
 		{syscall.Credential{Uid: 3000, Gid: 3000}, "403 permission user 3000 may not use this socket: permission denied"},
 	} {
-		got, err := as(tt.user, "ask", path).CombinedOutput()
-		require.NoError(t, err)
-		require.Equal(t, tt.want, string(got))
+		require.Equal(t, tt.want, askAs(t, tt.user, path))
 	}
 	require.NoError(t, in.Close())
 	require.NoError(t, cmd.Wait())

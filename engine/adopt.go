@@ -62,6 +62,10 @@ func (e *Engine) adoptOnce() error {
 	if err != nil {
 		return err
 	}
+	elements, strange := e.sortOut(elements)
+	for _, el := range strange {
+		drift = append(drift, "this element is no mapping and no segment: "+el.String())
+	}
 	if len(drift) != 0 {
 		if err := e.putRight(drift, elements, generation); err != nil {
 			return err
@@ -70,6 +74,26 @@ func (e *Engine) adoptOnce() error {
 	e.present = true
 	e.take(elements)
 	return nil
+}
+
+// sortOut parts the elements that an engine can have made from those that others must
+// have written. Those cannot stay: nobody would see them, and yet they would be in the
+// way of mappings.
+func (e *Engine) sortOut(elements []nft.Element) (ours, strange []nft.Element) {
+	kinds, now := mapKinds(), e.now()
+	ours = elements[:0]
+	for _, el := range elements {
+		_, ok := el.Key.Segment()
+		if kind, isMap := kinds[el.Set]; isMap {
+			_, ok = published(el, kind, now)
+		}
+		if ok && el.Strange == "" {
+			ours = append(ours, el)
+		} else {
+			strange = append(strange, el)
+		}
+	}
+	return ours, strange
 }
 
 // staleIfGone makes of the error that the table is not there, which it was a moment
@@ -165,11 +189,7 @@ func (e *Engine) take(elements []nft.Element) {
 		if !ok {
 			continue
 		}
-		p, ok := published(el, kind, now)
-		if !ok {
-			e.log.Warn("element is no mapping", "table", e.opts.Table, "element", el.String())
-			continue
-		}
+		p, _ := published(el, kind, now)
 		if have, twice := e.mappings.get(p.frontend); twice {
 			// Somebody has written the same port into the maps of both families:
 			// neither can then be for any address of both.

@@ -143,7 +143,12 @@ func (e *Engine) start() error {
 	if err := e.resetPorts(reserved); err != nil {
 		return err
 	}
-	return e.adopt()
+	if err := e.adopt(); err != nil || e.opts.ReadOnly {
+		return err
+	}
+	// The engine before this one may have been killed between its last transaction
+	// and the flows.
+	return e.deleteFlows(UDP, change{added: slices.Collect(e.mappings.all)})
 }
 
 // resetPorts makes the two port allocators, with nothing reserved.

@@ -167,10 +167,10 @@ type fakeFlows struct {
 	closed int
 }
 
-func (f *fakeFlows) Count() (entries, limit int, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.flows), 0, nil
+func (t *fakeFlows) Count() (entries, limit int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows), 0, nil
 }
 
 // Delete filters as conntrack.Conn.Delete does: the filter, then match.

@@ -185,13 +185,9 @@ func (m *model) write(removed, added []Mapping) (drift bool) {
 	return false
 }
 
-// holderOf finds who excludes a mapping.
-func (m *model) holderOf(want Mapping) (Mapping, bool) {
-	i := slices.IndexFunc(m.known, func(k Mapping) bool { return excludes(k, want) })
-	if i < 0 {
-		return Mapping{}, false
-	}
-	return m.known[i], true
+// isTaken reports whether something excludes a mapping.
+func (m *model) isTaken(want Mapping) bool {
+	return slices.ContainsFunc(m.known, func(k Mapping) bool { return excludes(k, want) })
 }
 
 func excludes(a, b Mapping) bool {
@@ -235,7 +231,7 @@ func (m *model) publish(ms []Mapping, retarget bool) string {
 				return isConflict
 			}
 			removed = append(removed, have)
-		} else if _, taken := m.holderOf(one); taken {
+		} else if m.isTaken(one) {
 			return isConflict
 		}
 		added = append(added, one)

@@ -231,8 +231,7 @@ func (p *player) hasRun(ms []Mapping) bool {
 		last.Frontend = netip.AddrPortFrom(last.Frontend.Addr(), uint16(first))
 		free := true
 		for one := range Expand(last) {
-			_, taken := p.model.holderOf(one)
-			free = free && !taken && !slices.ContainsFunc(others, func(o Mapping) bool { return excludes(o, one) })
+			free = free && !p.model.isTaken(one) && !slices.ContainsFunc(others, func(o Mapping) bool { return excludes(o, one) })
 		}
 		if free {
 			return true

@@ -127,8 +127,7 @@ func TestConflictWithinRange(t *testing.T) {
 	_, err := e.Publish(mapped(t, "8000-8009->172.30.0.3:8000-8009"))
 	var conflict *ConflictError
 	require.ErrorAs(t, err, &conflict)
-	require.Equal(t, mapped(t, "8005->172.30.0.3:8005"), conflict.Want)
-	require.Equal(t, mapped(t, "8005->172.30.0.2:80"), conflict.Have)
+	require.Equal(t, ConflictError{Want: mapped(t, "8005->172.30.0.3:8005"), Have: mapped(t, "8005->172.30.0.2:80")}, *conflict)
 	require.EqualError(t, err, "publish tcp 8000-8009: tcp 8005 is published as 8005->172.30.0.2:80")
 	requireConsistent(t, b, e)
 }

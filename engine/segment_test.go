@@ -67,10 +67,12 @@ func TestNestedSegments(t *testing.T) {
 		b.host.onLink("tap0", single)
 		return b
 	}
-	// All orders of publishing them, and of unpublishing them.
+	// All orders of publishing them, and some of unpublishing them.
 	order := []string{wide, middle, narrow, single}
 	permute(order, func(up []string) {
-		permute(order, func(down []string) {
+		for _, down := range [][]string{
+			up, {up[3], up[2], up[1], up[0]}, {up[1], up[3], up[0], up[2]}, {up[2], up[0], up[3], up[1]},
+		} {
 			b := nested()
 			e := b.open(t)
 			port := func(p string) string {
@@ -86,7 +88,7 @@ func TestNestedSegments(t *testing.T) {
 				requireCovers(t, b, e)
 			}
 			require.Empty(t, segmentsIn(b.kernel.Dump()))
-		})
+		}
 	})
 	// At once, a wider one for a narrower.
 	b := nested()
@@ -174,7 +176,7 @@ func TestSegmentsAtRandom(t *testing.T) {
 		b.host.onLink("eth", p)
 	}
 	e := b.open(t)
-	for step := range 1500 {
+	for step := range 800 {
 		var ms []Mapping
 		for range 1 + r.IntN(3) {
 			backend := netip.AddrFrom4([4]byte{10, byte(r.IntN(5)), byte(r.IntN(2)), byte(1 + r.IntN(6))})

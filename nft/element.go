@@ -29,6 +29,9 @@ type Element struct {
 	// Expires is how much of the Timeout is left: of what is read back never zero.
 	// Zero when adding: all of it.
 	Expires time.Duration
+	// Strange says why an element that was read is none that this package can write: a
+	// range that is no prefix, or nft(8)'s "*". It then has no Key. Empty: it is one.
+	Strange string
 }
 
 // Key is the key of an element. It is comparable. Its zero value is no key.
@@ -82,6 +85,9 @@ func (k Key) String() string {
 
 // String returns the element as nft(8) would spell it behind "add element inet nftnat".
 func (e Element) String() string {
+	if e.Strange != "" {
+		return fmt.Sprintf("%s { %s }", e.Set, e.Strange)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s { %s", e.Set, e.Key)
 	if e.Timeout != 0 {

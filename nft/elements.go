@@ -4,6 +4,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,8 +16,8 @@ import (
 // never returns a part, or a mixture of two states: if the namespace's rulesets
 // change meanwhile it reads again, and at last gives up with ErrInterrupted.
 //
-// The error is fs.ErrNotExist if the table or one of its sets is not there, and it
-// names the set if that holds something which its type in t cannot.
+// The error is fs.ErrNotExist if the table or one of its sets is not there. What others
+// have written and no Key can hold comes as a Strange element.
 func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,7 +64,7 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 	var first keySet
 	parts, err := c.dumpElements(table, set, func(e *Element) bool {
 		es = append(es, *e)
-		return first.add(e.Key)
+		return e.Strange != "" || first.add(e.Key)
 	})
 	if err != nil {
 		return nil, err
@@ -83,7 +84,7 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 	// skipped others than the first shows what the first has not.
 	var second keySet
 	_, err = c.dumpElements(table, set, func(e *Element) bool {
-		return second.add(e.Key) && !first.add(e.Key)
+		return e.Strange != "" || second.add(e.Key) && !first.add(e.Key)
 	})
 	return es, err
 }
@@ -108,8 +109,11 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 				parts++
 				list := attrs{rest: a.payload}
 				for list.next() {
-					if err := set.decodeElement(&e, list.payload); err != nil {
+					switch err := set.decodeElement(&e, list.payload); {
+					case errors.Is(err, errShort):
 						return err
+					case err != nil:
+						e = Element{Set: set.name, Strange: err.Error()}
 					}
 					if !f(&e) {
 						return errChanged

@@ -150,13 +150,20 @@ func TestElementsOfOthers(t *testing.T) {
 	c, ns := kernel(t)
 	require.NoError(t, c.Replace(sample(), nil, 0))
 	for _, tt := range []struct{ set, element, want string }{
-		{"inside4", "{ 10.0.0.1-10.0.0.9 . 10.0.0.1-10.0.0.9 }", "set inside4: the range from 0a0000010a000001 to 0a0000090a000009 is no pair of one prefix"},
+		{"inside4", "{ 10.0.0.1-10.0.0.9 . 10.0.0.1-10.0.0.9 }", "the range from 0a0000010a000001 to 0a0000090a000009 is no pair of one prefix"},
 		{"inside4", "{ 10.0.0.0/8 . 11.0.0.0/8 }", "is no pair of one prefix"},
 		{"networks4", "{ 10.0.0.0/8 }", "a key of 4 bytes is no ipv4_addr"},
 	} {
 		require.Zero(t, runNFT(t, ns, "add", "element", "inet", "nftnat", tt.set, tt.element).Code)
-		_, _, err := c.Elements(sample(), tt.set)
-		require.ErrorContains(t, err, tt.want)
+		strange, _, err := c.Elements(sample(), tt.set)
+		require.NoError(t, err)
+		require.NotEmpty(t, strange)
+		for _, e := range strange {
+			require.Contains(t, e.Strange, tt.want)
+			require.Contains(t, e.String(), tt.want)
+			require.Equal(t, Element{Set: tt.set, Strange: e.Strange}, e)
+			require.Error(t, c.Update(sample(), Change{Add: []Element{e}}))
+		}
 		require.Zero(t, runNFT(t, ns, "flush", "set", "inet", "nftnat", tt.set).Code)
 		got, _, err := c.Elements(sample(), tt.set)
 		require.NoError(t, err)
@@ -166,6 +173,13 @@ func TestElementsOfOthers(t *testing.T) {
 	other := sample()
 	other.Maps[0].Key = Type{IPv4Addr, InetService}
 	require.NoError(t, c.Update(sample(), Change{Add: ports(1, "")}))
-	_, _, err := c.Elements(other, "tcp4")
-	require.ErrorContains(t, err, "map tcp4: a key of 2 bytes is no ipv4_addr . inet_service")
+	strange, _, err := c.Elements(other, "tcp4")
+	require.NoError(t, err)
+	require.Equal(t, []Element{{Set: "tcp4", Strange: "a key of 2 bytes is no ipv4_addr . inet_service"}}, strange)
+	// What stands for every port.
+	require.Zero(t, runNFT(t, ns, "add", "element", "inet", "nftnat", "tcp4", "{ * : 192.0.2.1 . 80 }").Code)
+	both, _, err := c.Elements(sample(), "tcp4")
+	require.NoError(t, err)
+	require.Len(t, both, 2)
+	require.Contains(t, both, Element{Set: "tcp4", Strange: "a key of 0 bytes is no inet_service"})
 }

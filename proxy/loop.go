@@ -105,16 +105,42 @@ func (l *loop) run(ready chan<- error) {
 	defer close(l.done)
 	defer closeFD(l.epoll)
 	defer closeFD(l.wakeup)
-	if ns := l.group.opts.NetNS; ns != 0 {
+	if l.group.opts.NetNS == 0 {
+		l.serve(ready)
+		return
+	}
+	offMainThread(func() {
 		// Never unlocked: the thread, which is in another namespace, ends
 		// with the goroutine and serves nobody else after it.
 		runtime.LockOSThread()
-		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(l.group.opts.NetNS, unix.CLONE_NEWNET); err != nil {
 			l.refuse()
 			ready <- fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
+		l.serve(ready)
+	})
+}
+
+// offMainThread runs f on any thread but the first and waits for it. The first one is what /proc/self shows (proc(5)), and Go
+// never ends it: a namespace that it enters would be taken for the process's.
+func offMainThread(f func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f() // what it locks stays locked: this goroutine then ends so
+		return
 	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
+// serve is run, in the right namespace.
+func (l *loop) serve(ready chan<- error) {
 	l.buf = make([]byte, smallRead)
 	l.events = make([]unix.EpollEvent, eventBatch)
 	ready <- nil

@@ -10,6 +10,8 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,27 +26,32 @@ func inNetNS(t *testing.T, mtu uint32, f func(ns int)) {
 	done := make(chan error)
 	go func() {
 		defer close(done) // also when f fails the test and so ends the goroutine
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		if err := upLoopback(mtu); err != nil {
-			done <- err
-			return
-		}
-		ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- err
-			return
-		}
-		defer func() { _ = unix.Close(ns) }()
-		f(ns)
+		offMainThread(func() { enterNetNS(mtu, f, done) })
 	}()
 	if err := <-done; err != nil {
 		require.NotEqual(t, "require", os.Getenv("NFTNAT_TEST_NETNS"), "no network namespace: %v", err)
 		t.Skipf("no network namespace: %v", err)
 	}
+}
+
+// enterNetNS is the part of inNetNS that runs on the thread.
+func enterNetNS(mtu uint32, f func(ns int), done chan<- error) {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		done <- err
+		return
+	}
+	if err := upLoopback(mtu); err != nil {
+		done <- err
+		return
+	}
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		done <- err
+		return
+	}
+	defer func() { _ = unix.Close(ns) }()
+	f(ns)
 }
 
 func upLoopback(mtu uint32) error {
@@ -115,6 +122,28 @@ func TestOtherNamespace(t *testing.T) {
 		require.NoError(t, err)
 		roundTrip(t, dial(t, "udp", at("127.0.0.1", p.FrontendAddr())), phrase)
 	})
+}
+
+// TestMainThreadStays: /proc/self shows the main thread, which must stay where it
+// is. Many goroutines at once, so that some begin on it.
+func TestMainThreadStays(t *testing.T) {
+	var wg sync.WaitGroup
+	var first, wrong atomic.Int32
+	for range 2000 {
+		wg.Go(func() {
+			if unix.Gettid() == unix.Getpid() {
+				first.Add(1)
+			}
+			offMainThread(func() {
+				if unix.Gettid() == unix.Getpid() {
+					wrong.Add(1)
+				}
+			})
+		})
+	}
+	wg.Wait()
+	t.Logf("%d began on the main thread", first.Load())
+	require.Zero(t, wrong.Load())
 }
 
 // TestSegmentsAboveMTU: datagrams longer than the MTU cannot leave by

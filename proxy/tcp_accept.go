@@ -28,6 +28,7 @@ func (p *tcpProxy) ready(int, uint32) { p.accept() }
 func (p *tcpProxy) accept() bool {
 	for range acceptTurn {
 		c, e := accept4(p.fd)
+		full := e == unix.EMFILE || e == unix.ENFILE
 		if e == noErrno {
 			e = p.assign(c)
 		}
@@ -39,7 +40,7 @@ func (p *tcpProxy) accept() bool {
 		case passing(e):
 			p.counters.acceptErrors.Add(1)
 		default: // EMFILE, ENFILE, ENOBUFS, ENOMEM
-			p.pause(e)
+			p.pause(full)
 			return false
 		}
 	}
@@ -74,16 +75,17 @@ func (p *tcpProxy) assign(fd int) unix.Errno {
 
 // pause stops accepting for a while, since trying again at once would spin.
 // The queue of the kernel keeps the clients meanwhile. If the first pause has
-// not helped, those who wait are told by a reset: the group's reserve
-// descriptor is given up so that one can be accepted, and taken again.
-func (p *tcpProxy) pause(why unix.Errno) {
+// not helped and there is still no descriptor even for accepting, those who
+// wait are told by a reset: the loop's reserve descriptor is given up so that
+// one can be accepted, and taken again.
+func (p *tcpProxy) pause(full bool) {
 	p.counters.acceptErrors.Add(1)
 	p.home.pipes.trim()
 	if p.delay == 0 {
 		p.delay = minAcceptDelay
 	} else {
 		p.delay = min(2*p.delay, maxAcceptDelay)
-		if why == unix.EMFILE || why == unix.ENFILE {
+		if full {
 			p.home.shed(p.fd)
 		}
 	}
@@ -97,7 +99,7 @@ func (p *tcpProxy) pause(why unix.Errno) {
 // resume ends a pause.
 func (p *tcpProxy) resume() {
 	if e := p.home.watch(p.fd, p, evIn); e != noErrno {
-		p.pause(e)
+		p.pause(false)
 	}
 }
 
