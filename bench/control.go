@@ -79,7 +79,7 @@ func withRaw(ns *lab.NS, f func(*rawSocket) error) error {
 
 // withEngine opens an engine in the namespace.
 func withEngine(ns *lab.NS, f func(*engine.Engine) error) error {
-	e, err := engine.Open(engine.Options{NetNS: ns.Path()})
+	e, err := engine.Open(engine.Options{NetNS: ns.Path(), NoProxies: true})
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func benchApply(r *report, s settings) error {
 		},
 		func(ns *lab.NS) error {
 			return timed(r, "nftnat apply -f, whole process", func() error {
-				return command(ns, bin, "apply", "--quiet", "-f", yaml)
+				return command(ns, bin, "apply", "--direct", "--quiet", "-f", yaml)
 			})
 		},
 		func(ns *lab.NS) error {

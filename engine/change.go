@@ -19,6 +19,9 @@ type change struct {
 	removed []port
 	added   []port
 	moved   []move
+	// chosen is how many of what is added, the last of it, have ports that the
+	// engine chose and the caller did not ask for.
+	chosen int
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]route
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP.
@@ -124,8 +127,10 @@ func (e *Engine) commit(c change) error {
 	var undo undoList
 	if e.proxies != nil {
 		e.opts.Trace("bind")
-		if err := e.bindAll(c.added); err != nil {
-			return err
+		vacated := e.vacate(c)
+		undo.add(func() error { return e.reoccupy(vacated) })
+		if err := e.bindAll(c); err != nil {
+			return undo.after(err)
 		}
 		undo.add(func() error { return e.unbind(c.added) })
 	}

@@ -129,7 +129,7 @@ func (e *Engine) connect() (err error) {
 	}
 	e.host = h
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.proxies = newProxies(e.namespace, h.findHolder)
+		e.proxies = newProxies(e.namespace)
 	}
 	return nil
 }

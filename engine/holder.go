@@ -45,10 +45,15 @@ func (e *HeldError) Unwrap() error { return ErrConflict }
 // findHolder looks for the socket that keeps a mapping's port from being bound, and
 // for its process. It is asked when the port could not be bound; by now the socket
 // may be gone.
-func (r *routingTable) findHolder(p port) error {
+func findHolder(ns *namespace, p port) error {
 	held := &HeldError{Want: p.mapping()}
+	diag, err := openNetlink(ns, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
+	}
+	defer diag.Close()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := r.sockets(p.proto, family)
+		sockets, err := listSockets(diag, p.proto, family)
 		if err != nil {
 			return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 		}
@@ -63,10 +68,10 @@ func (r *routingTable) findHolder(p port) error {
 	return held
 }
 
-func (r *routingTable) sockets(proto Proto, family uint8) ([]*netlink.Socket, error) {
-	list := r.handle.SocketDiagTCP
+func listSockets(diag *netlink.Handle, proto Proto, family uint8) ([]*netlink.Socket, error) {
+	list := diag.SocketDiagTCP
 	if proto == UDP {
-		list = r.handle.SocketDiagUDP
+		list = diag.SocketDiagUDP
 	}
 	sockets, err := list(family)
 	if errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it

@@ -44,17 +44,20 @@ const (
 type routingTable struct{ handle *netlink.Handle }
 
 func openRoutingTable(ns *namespace) (*routingTable, error) {
-	var h *netlink.Handle
-	var err error
-	if ns.fd() == 0 {
-		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-	} else {
-		h, err = netlink.NewHandleAt(ns.handle, unix.NETLINK_ROUTE)
-	}
+	h, err := openNetlink(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
 	return &routingTable{h}, nil
+}
+
+// openNetlink opens a socket of one netlink family in the namespace. A handle without
+// one opens it when it is used, in the namespace of whatever thread that is.
+func openNetlink(ns *namespace, family int) (*netlink.Handle, error) {
+	if ns.fd() == 0 {
+		return netlink.NewHandle(family)
+	}
+	return netlink.NewHandleAt(ns.handle, family)
 }
 
 func (r *routingTable) close() { r.handle.Close() }

@@ -52,15 +52,28 @@ func (n *namespace) do(f func() error) error {
 		return f()
 	}
 	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := netns.Set(n.handle); err != nil {
-			result <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		result <- f()
-	}()
+	go n.onThread(f, result)
 	return <-result
+}
+
+// onThread calls f inside the namespace and ends with its thread. The first thread of
+// the process is passed on: the runtime cannot end it, and /proc/self would show the
+// namespace that it was left in (proc(5)).
+func (n *namespace) onThread(f func() error, result chan<- error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		defer runtime.UnlockOSThread()
+		// Locked to the first thread, this one leaves another for the next.
+		inner := make(chan error, 1)
+		go n.onThread(f, inner)
+		result <- <-inner
+		return
+	}
+	if err := netns.Set(n.handle); err != nil {
+		result <- fmt.Errorf("enter network namespace: %w", err)
+		return
+	}
+	result <- f()
 }
 
 func (n *namespace) close() error {

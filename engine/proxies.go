@@ -22,17 +22,13 @@ type proxies struct {
 	group *proxy.Group
 	held  map[frontend]*proxy.Socket // bound, and answering nothing
 	open  map[frontend]proxy.Proxy
-	// findHolder tells who has a port that could not be bound; the error says it.
-	findHolder func(port) error
 }
 
-func newProxies(ns *namespace, findHolder func(port) error) *proxies {
+func newProxies(ns *namespace) *proxies {
 	return &proxies{
 		group: proxy.NewGroup(&proxy.GroupOptions{NetNS: ns.fd()}),
 		held:  map[frontend]*proxy.Socket{},
 		open:  map[frontend]proxy.Proxy{},
-
-		findHolder: findHolder,
 	}
 }
 
@@ -120,21 +116,57 @@ func (ps *proxies) retarget(m move) error {
 	return ps.bind(m.frontend)
 }
 
-// bindAll binds the ports, or none of them.
-func (e *Engine) bindAll(ports []port) error {
+// bindAll binds the ports that a change adds, or none of them. The error is a
+// *takenError if it is another process that has a port which the engine chose.
+func (e *Engine) bindAll(c change) error {
 	if e.proxies == nil {
 		return nil
 	}
-	for i, p := range ports {
+	for i, p := range c.added {
 		if err := e.proxies.bind(p.frontend); err != nil {
-			err = e.bindError(p, len(ports), err)
-			if undoErr := e.unbind(ports[:i]); undoErr != nil {
+			if i >= len(c.added)-c.chosen && errors.Is(err, unix.EADDRINUSE) {
+				err = &takenError{p}
+			} else {
+				err = e.bindError(p, len(c.added), err)
+			}
+			if undoErr := e.unbind(c.added[:i]); undoErr != nil {
 				err = undone(err, undoErr)
 			}
 			return err
 		}
 	}
 	return nil
+}
+
+// vacate gives up what a change removes and what is in the way of what it adds: one
+// of the two has an address that the other is for as well.
+func (e *Engine) vacate(c change) (vacated []port) {
+	type number struct {
+		proto Proto
+		port  uint16
+	}
+	wanted := make(map[number]struct{}, len(c.added))
+	for _, p := range c.added {
+		wanted[number{p.proto, p.ap.Port()}] = struct{}{}
+	}
+	for _, p := range c.removed {
+		if _, ok := wanted[number{p.proto, p.ap.Port()}]; ok {
+			e.closeProxy(p.frontend)
+			vacated = append(vacated, p)
+		}
+	}
+	return vacated
+}
+
+// reoccupy binds and serves again what was vacated for a change that failed.
+func (e *Engine) reoccupy(vacated []port) error {
+	var errs []error
+	for _, p := range vacated {
+		if err := e.proxies.adopt(p); err != nil {
+			errs = append(errs, e.bindError(p, 1, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unbind gives ports back.
@@ -151,7 +183,7 @@ func (e *Engine) unbind(ports []port) error {
 func (e *Engine) bindError(p port, count int, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return e.proxies.findHolder(p)
+		return findHolder(e.namespace, p)
 	case errors.Is(err, unix.EMFILE):
 		return fmt.Errorf("hold %d ports: %w: raise RLIMIT_NOFILE (LimitNOFILE= of a unit)", count, err)
 	case errors.Is(err, unix.ENFILE):

@@ -54,8 +54,42 @@ func (e *Engine) publish(ms []Mapping, retarget bool) (done []Mapping, err error
 	return done, nil
 }
 
-// publishOnce reserves and commits.
+// chooseAttempts bounds how many ports, or ranges, are chosen in vain because other
+// processes hold one of them. Each costs microseconds; besides those that listen there
+// are clients, whose ports the kernel chooses from much the same range.
+const chooseAttempts = 1000
+
+// takenError says that another process has a port which the engine chose.
+type takenError struct{ port port }
+
+func (e *takenError) Error() string {
+	return describeFrontend(e.port.mapping()) + " is held by another process"
+}
+
+// publishOnce reserves and commits; where other processes hold what it chose, it
+// chooses anew.
 func (e *Engine) publishOnce(ms []Mapping, routes map[netip.Addr]route, retarget bool) ([]Mapping, error) {
+	// What others hold stays reserved meanwhile, so that it is not chosen again.
+	var held []port
+	defer func() { e.release(held) }()
+	for {
+		done, err := e.publishChosen(ms, routes, retarget)
+		var taken *takenError
+		if !errors.As(err, &taken) {
+			return done, err
+		}
+		if len(held) == chooseAttempts {
+			return nil, findHolder(e.namespace, taken.port)
+		}
+		if err := e.ports[taken.port.proto].Reserve(reservation(taken.port.ap)); err != nil {
+			return nil, err
+		}
+		held = append(held, taken.port)
+	}
+}
+
+// publishChosen chooses ports once.
+func (e *Engine) publishChosen(ms []Mapping, routes map[netip.Addr]route, retarget bool) ([]Mapping, error) {
 	e.opts.Trace("reserve")
 	c := change{routes: routes}
 	done, err := e.reserve(ms, &c, retarget)
@@ -108,6 +142,7 @@ func (e *Engine) reserve(ms []Mapping, c *change, retarget bool) ([]Mapping, err
 		done[i] = m
 		for single := range Expand(m) {
 			c.added = append(c.added, portOf(single))
+			c.chosen++
 		}
 	}
 	return done, nil

@@ -146,7 +146,7 @@ func TestOwned(t *testing.T) {
 
 	opened := make(chan error, 1)
 	go func() {
-		e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), LockWait: time.Minute})
+		e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), LockWait: time.Minute, NoProxies: true})
 		if err == nil {
 			_, err = e.Publish(parsed([]string{"8081->172.30.0.2:80"})...)
 			err = errors.Join(err, e.Close())

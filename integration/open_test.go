@@ -18,11 +18,12 @@ import (
 	"github.com/nftnat/nftnat/lab"
 )
 
-// open opens an engine inside ns. It is closed when the test ends, unless the test
+// open opens an engine without proxies inside ns. It is closed when the test ends, unless the test
 // has done so.
 func open(t *testing.T, ns *lab.NS, o engine.Options) *engine.Engine {
 	t.Helper()
 	o.NetNS = ns.Path()
+	o.NoProxies = true
 	e, err := engine.Open(o)
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -39,8 +39,13 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 }
 
 func exitStatus(err error) int {
-	var bad usageError
+	var (
+		bad   usageError
+		start startError
+	)
 	switch {
+	case errors.As(err, &start):
+		return start.status()
 	case errors.Is(err, fs.ErrPermission): // a file that may not be read is no bad input
 		return exitNotPermitted
 	case errors.As(err, &bad), errors.Is(err, engine.ErrInvalid):

@@ -7,10 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
@@ -49,21 +48,36 @@ func (g *global) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A descriptor of the process, and not its number: whoever has that number later
+	// is not meant.
+	process, err := unix.PidfdOpen(st.PID, 0)
+	if err != nil {
+		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
+	}
+	defer func() { _ = unix.Close(process) }() // nothing was written
 	// Nothing is left for it to drain.
 	if _, err := client.Apply(ctx); err != nil {
 		return err
 	}
-	if err := syscall.Kill(st.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
 	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		if syscall.Kill(st.PID, 0) != nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("end daemon: pid %d: %w", st.PID, ctx.Err())
-		case <-time.After(pause):
+	if err := awaitEnd(ctx, process); err != nil {
+		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
+	}
+	return nil
+}
+
+// awaitEnd waits until a process has ended, also one that its parent has not waited
+// for: a container's first process may never do so (pidfd_open(2)).
+func awaitEnd(ctx context.Context, process int) error {
+	for ctx.Err() == nil {
+		fds := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
+		// Not for longer, to see that the context is done.
+		n, err := unix.Poll(fds, 100)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
+	return ctx.Err()
 }

@@ -66,7 +66,7 @@ type server struct {
 	netns   uint64
 }
 
-func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, told io.WriteCloser) (err error) {
+func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, told *os.File) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}

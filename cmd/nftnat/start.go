@@ -144,7 +144,7 @@ func (e startError) Error() string {
 	return text
 }
 
-// status is the exit status that the daemon would have had.
+// status is the exit status that the daemon has had.
 func (e startError) status() int {
 	number, _, _ := strings.Cut(e.text, " ")
 	status, err := strconv.Atoi(number)
