@@ -46,7 +46,7 @@ func onThread(fn func() error) error {
 	out := <-done
 	switch {
 	case out.panic != nil:
-		panic(out.panic)
+		panic(out.panic) //nolint:forbidigo // fn has panicked, and its caller is to see it
 	case out.goexit:
 		runtime.Goexit()
 	}
