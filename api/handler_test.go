@@ -149,6 +149,15 @@ func problemIn(t *testing.T, w *httptest.ResponseRecorder) Problem {
 	return p
 }
 
+func TestCompressedBody(t *testing.T) {
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/mappings", strings.NewReader("[]"))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Content-Encoding", "gzip")
+	w := ask(newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits()), r)
+	require.Equal(t, 415, w.Code)
+	require.Contains(t, problemIn(t, w).Detail, "in gzip")
+}
+
 func TestAllow(t *testing.T) {
 	h := newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits())
 	for path, want := range map[string]string{

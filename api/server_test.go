@@ -4,9 +4,11 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -37,7 +39,9 @@ func TestHalfOpen(t *testing.T) {
 	if most.Cur < 2000 {
 		t.Skipf("needs 2,000 descriptors, and may have %d", most.Cur)
 	}
-	s := start(t, Options{Engine: newFake()}, defaultLimits())
+	l := defaultLimits()
+	l.headerTime, l.bodyTime = time.Hour, time.Hour // time alone does not help
+	s := start(t, Options{Engine: newFake()}, l)
 	starts := []string{"", "G", "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n",
 		"POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n["}
 	var open []net.Conn
@@ -69,6 +73,31 @@ func TestHalfOpen(t *testing.T) {
 	}
 	// They are many more than the server keeps.
 	gone(t, open[0])
+}
+
+// The first to be closed for another one is one that has no request.
+func TestIdleGiveWay(t *testing.T) {
+	l := defaultLimits()
+	l.conns, l.grace = 2, time.Millisecond
+	s := start(t, Options{Engine: newFake()}, l)
+	talking := s.dial(t)
+	_, err := io.WriteString(talking, "POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	require.NoError(t, err)
+	_, err = io.ReadFull(talking, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")))
+	require.NoError(t, err)
+	idle := s.dial(t)
+	_, err = io.WriteString(idle, "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	resp, _ := answer(t, idle)
+	require.Equal(t, 200, resp.StatusCode)
+
+	_, err = s.Mappings(t.Context())
+	require.NoError(t, err)
+	gone(t, idle)
+	_, err = io.WriteString(talking, "[]")
+	require.NoError(t, err)
+	resp, _ = answer(t, talking)
+	require.Equal(t, 201, resp.StatusCode)
 }
 
 // A connection that is at work is not closed, however many others come.
@@ -146,10 +175,29 @@ func TestSlow(t *testing.T) {
 	require.Zero(t, fake.changed())
 
 	// A body that nobody wants does not hold the connection either.
-	resp, _ := s.speak(t, "POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[{")
-	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
-	resp, _ = s.speak(t, "GET /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[{")
-	require.Equal(t, http.StatusBadRequest, resp.StatusCode)
+	for request, want := range map[string]int{
+		"POST /v1/status":  http.StatusMethodNotAllowed,
+		"GET /v1/mappings": http.StatusBadRequest,
+		"PUT /v1/mappings": http.StatusUnsupportedMediaType,
+	} {
+		nc := s.dial(t)
+		_, err := io.WriteString(nc, request+" HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[{")
+		require.NoError(t, err)
+		resp, _ := answer(t, nc)
+		require.Equal(t, want, resp.StatusCode)
+		gone(t, nc)
+	}
+}
+
+// Nor is it waited for: a refusal comes at once.
+func TestRefusalBeforeBody(t *testing.T) {
+	l := defaultLimits()
+	l.bodyTime = time.Hour
+	s := start(t, Options{Engine: newFake()}, l)
+	for _, method := range []string{"POST", "GET"} {
+		resp, _ := s.speak(t, method+" /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[{")
+		require.Equal(t, http.StatusNotFound, resp.StatusCode)
+	}
 }
 
 // A request that takes longer than its body may does not suffer for that, nor does
@@ -225,15 +273,17 @@ func TestClientOversized(t *testing.T) {
 	}
 }
 
-// What is under way at shutdown is answered; what only waits is closed. With drainTime
-// as it is here, a server that waited for anything else would not end.
+// What is under way at shutdown is answered; what only waits is closed and not waited
+// for, which would be told in the log.
 func TestShutdown(t *testing.T) {
+	var log bytes.Buffer
 	fake := newFake()
 	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
 	feed := &Feed{}
 	l := defaultLimits()
-	l.drainTime, l.lastTime = time.Hour, 50*time.Millisecond
-	s := start(t, Options{Engine: fake, Events: feed}, l)
+	l.headerTime = time.Hour
+	l.drainTime, l.lastTime = 4*time.Second, 50*time.Millisecond
+	s := start(t, Options{Engine: fake, Events: feed, Log: slog.New(slog.NewTextHandler(&log, nil))}, l)
 
 	silent := s.dial(t)
 	half := s.dial(t)
@@ -288,6 +338,7 @@ func TestShutdown(t *testing.T) {
 	fake.leave <- struct{}{}
 	require.NoError(t, <-published)
 	require.NoError(t, s.stop())
+	require.Empty(t, log.String())
 	_, err = os.Lstat(s.path)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }

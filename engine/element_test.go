@@ -22,7 +22,7 @@ func TestElementRoundTrip(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	kinds, table := mapKinds(), ruleset(DefaultTable)
 	seen := map[string]bool{}
-	for range 20000 {
+	for range 5000 {
 		m := randomMapping(r)
 		if m.Validate() != nil || m.Frontend.Port() == 0 {
 			continue

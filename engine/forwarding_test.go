@@ -20,7 +20,7 @@ import (
 func (b *testbed) kernelWith(tb testing.TB, force bool) {
 	tb.Helper()
 	b.host.interfaces = []networkInterface{
-		{name: "lo", loopback: true}, {name: "eth0", global6: true}, {name: "br0"}, {name: "wlan0.7"},
+		{name: "lo", loopback: true, global6: true}, {name: "eth0", global6: true}, {name: "br0"}, {name: "wlan0.7"},
 	}
 	b.writeSysctl(tb, forwarding4, "0")
 	b.writeSysctl(tb, forwarding6, "0")

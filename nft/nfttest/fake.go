@@ -121,7 +121,10 @@ func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element
 	from := len(es)
 	es = stored.list(es, k.now())
 	if len(es) > from && !stored.def.sameType(want) {
-		return nil, fmt.Errorf("list elements of %s %s: its elements are of another type", want.kind(), name)
+		for i := range es[from:] {
+			es[from+i] = nft.Element{Set: name, Strange: "an element of another type than " + want.key.String()}
+		}
+		return es, nil
 	}
 	for i, e := range es[from:] {
 		if e.Timeout != 0 {
