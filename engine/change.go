@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -340,15 +341,16 @@ func (e *Engine) note(c change, s segmentChange) {
 	for _, p := range s.removed {
 		delete(e.segments, p)
 	}
-	for _, p := range s.added {
-		e.segments[p] = 0
-	}
-	for _, p := range s.added {
-		for have := range e.mappings.all {
-			if p.Contains(have.backend.Addr()) && !have.loopback() {
-				e.segments[p]++
-			}
+	if len(s.added) != 0 {
+		fresh := make(map[netip.Prefix]int, len(s.added))
+		for _, p := range s.added {
+			fresh[p] = 0
 		}
+		// Ports that were on a segment within one of these, or on none.
+		for have := range e.mappings.all {
+			countPort(fresh, have, 1)
+		}
+		maps.Copy(e.segments, fresh)
 	}
 	for _, p := range c.removed {
 		e.remove(p)

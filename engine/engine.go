@@ -148,7 +148,13 @@ func (e *Engine) start() error {
 	}
 	// The engine before this one may have been killed between its last transaction
 	// and the flows.
-	return e.deleteFlows(UDP, change{added: slices.Collect(e.mappings.all)})
+	var live change
+	for p := range e.mappings.all {
+		if p.proto == UDP {
+			live.added = append(live.added, p)
+		}
+	}
+	return e.deleteFlows(UDP, live)
 }
 
 // resetPorts makes the two port allocators, with nothing reserved.

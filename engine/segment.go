@@ -30,10 +30,13 @@ func (e *Engine) segmentChange(c change) segmentChange {
 	}
 	for p := range c.come {
 		segment := c.routes[p.backend.Addr()].onLink
-		if segment.IsValid() && !p.loopback() && !covered(counts, segment) {
-			maps.DeleteFunc(counts, func(q netip.Prefix, _ int) bool { return within(q, segment) })
-			counts[segment] = 0
+		if !segment.IsValid() || p.loopback() || covered(counts, segment) {
+			continue
 		}
+		if !segment.IsSingleIP() { // else nothing lies within it
+			maps.DeleteFunc(counts, func(q netip.Prefix, _ int) bool { return within(q, segment) })
+		}
+		counts[segment] = 0
 	}
 	for p := range c.come {
 		countPort(counts, p, 1)
@@ -55,26 +58,44 @@ func (e *Engine) segmentChange(c change) segmentChange {
 	return s
 }
 
-// countPort counts a port in or out of the segments that its backend lies on.
-// Frontends on loopback addresses are not translated and make no hairpin.
+// countPort counts a port in or out of the segment that its backend lies on, if there
+// is one. Frontends on loopback addresses are not translated and make no hairpin.
 func countPort(segments map[netip.Prefix]int, p port, by int) {
 	if p.loopback() {
 		return
 	}
-	for s := range segments {
-		if s.Contains(p.backend.Addr()) {
-			segments[s] += by
-		}
+	if s, ok := around(segments, p.backend.Addr()); ok {
+		segments[s] += by
 	}
 }
 
+// covered reports whether all of p lies in a segment.
 func covered(segments map[netip.Prefix]int, p netip.Prefix) bool {
-	for q := range segments {
-		if within(p, q) {
-			return true
+	q, ok := around(segments, p.Addr())
+	return ok && within(p, q)
+}
+
+// fewSegments is up to how many it is faster to look at each than to look for one of
+// each length that a prefix can have.
+const fewSegments = 16
+
+// around finds the segment that an address lies on. There is one at most.
+func around(segments map[netip.Prefix]int, a netip.Addr) (netip.Prefix, bool) {
+	if len(segments) <= fewSegments {
+		for s := range segments {
+			if s.Contains(a) {
+				return s, true
+			}
+		}
+		return netip.Prefix{}, false
+	}
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		s := netip.PrefixFrom(a, bits).Masked()
+		if _, ok := segments[s]; ok {
+			return s, true
 		}
 	}
-	return false
+	return netip.Prefix{}, false
 }
 
 // within reports whether all of p lies in q.

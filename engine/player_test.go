@@ -1,0 +1,320 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nft/nfttest"
+)
+
+// The space in which random mappings meet: ports 100 to 111, of which the upper half
+// is chosen from.
+const (
+	spaceFirst, spaceChosen, spaceLast = 100, 105, 111
+)
+
+// player plays random calls to an engine and to the model of it.
+type player struct {
+	*testing.T
+	choose func(n int) int // the next decision: 0 to n-1
+	bed    *testbed
+	engine *Engine
+	model  *model
+	looked int // how often the engine has read the elements
+	step   int
+	call   string // the last
+	seen   map[string]int
+}
+
+func newPlayer(t *testing.T, choose func(int) int) *player {
+	t.Helper()
+	p := &player{T: t, choose: choose, bed: newTestbed(), seen: map[string]int{}}
+	p.bed.kernel.Hook(func(op string) error {
+		if op == "Elements" {
+			p.looked++
+		}
+		return nil
+	})
+	p.model = newModel(p.bed.clock.Now)
+	p.open()
+	return p
+}
+
+func (p *player) open() {
+	p.engine = p.bed.openWith(p.T, Options{NoSysctl: true, FirstPort: spaceChosen, LastPort: spaceLast})
+	p.model.reopen()
+}
+
+// play makes one step and checks everything.
+func (p *player) play() {
+	p.step++
+	p.model.expire()
+	switch p.choose(20) {
+	case 0, 1, 2, 3, 4:
+		p.publish(false)
+	case 5, 6, 7:
+		p.publish(true)
+	case 8, 9, 10:
+		p.unpublish()
+	case 11, 12:
+		p.apply()
+	case 13, 14:
+		p.call = "expire"
+		p.bed.clock.advance(time.Duration(p.choose(7)) * time.Second)
+		p.model.expire()
+	case 15:
+		p.call = "reopen"
+		if p.choose(2) == 0 {
+			require.NoError(p, p.engine.Close())
+		}
+		p.open()
+	case 16:
+		p.call = "flush"
+		if p.choose(3) == 0 {
+			p.bed.kernel.Flush()
+			p.model.flush()
+		}
+	case 17, 18:
+		p.foreign()
+	case 19:
+		p.call = "purge"
+		if p.choose(10) == 0 {
+			require.NoError(p, p.engine.Purge())
+			p.model.flush()
+			p.open()
+		}
+	}
+	p.check()
+}
+
+// outcome is what came of a call, in the words of the model.
+func (p *player) outcome(err error) string {
+	var c *ConflictError
+	switch {
+	case err == nil:
+		return isDone
+	case errors.Is(err, ErrInvalid):
+		return isInvalid
+	case errors.As(err, &c):
+		require.True(p, excludes(c.Want, c.Have), p.call)
+		require.Contains(p, p.model.known, c.Have, p.call)
+		return isConflict
+	case errors.Is(err, ErrNotFound):
+		return isNotFound
+	case errors.Is(err, alloc.ErrExhausted):
+		return isExhausted
+	}
+	require.NoError(p, err, p.call)
+	return ""
+}
+
+// decide is what the engine does when it finds the kernel changed: look, and decide
+// anew.
+func (p *player) decide(attempt func() string) string {
+	got := attempt()
+	if got == hasDrifted {
+		p.seen[hasDrifted]++
+		p.model.adopt()
+		got = attempt()
+	}
+	return got
+}
+
+func (p *player) publish(retarget bool) {
+	ms := p.mappings(1 + p.choose(3))
+	p.call = "publish " + describeAll(ms)
+	call := p.engine.Publish
+	if retarget {
+		p.call, call = "retarget "+describeAll(ms), p.engine.Retarget
+	}
+	chooses := p.choose(5) == 0
+	if chooses { // the last of them, which then is chosen a port after the others
+		last := &ms[len(ms)-1]
+		last.Frontend = netip.AddrPortFrom(last.Frontend.Addr(), 0)
+	}
+	looked := p.looked
+	got, err := call(ms...)
+	if overlapping(ms) {
+		require.ErrorIs(p, err, ErrInvalid, p.call)
+		p.seen[isInvalid]++
+		return
+	}
+	if chooses {
+		if p.looked != looked {
+			p.model.adopt() // which port had been chosen first, only the engine knows
+		}
+		if errors.Is(err, alloc.ErrExhausted) {
+			require.False(p, p.hasRun(ms), "%s: there is one", p.call)
+			p.seen[isExhausted]++
+			return
+		}
+		if err == nil {
+			p.checkChoice(ms[len(ms)-1], got[len(got)-1])
+			ms = got
+		} else {
+			ms = ms[:len(ms)-1] // what else may be wrong
+		}
+	}
+	want := p.decide(func() string { return p.model.publish(ms, retarget) })
+	p.seen[want]++
+	require.Equal(p, want, p.outcome(err), "%s: %v", p.call, err)
+	if err == nil {
+		require.Equal(p, ms, got, p.call)
+	}
+}
+
+// checkChoice checks that a chosen port is what was asked for but for the port.
+func (p *player) checkChoice(asked, got Mapping) {
+	port := got.Frontend.Port()
+	require.True(p, port >= spaceChosen && int(port)+int(got.More) <= spaceLast, "%s: %s", p.call, got)
+	asked.Frontend = netip.AddrPortFrom(asked.Frontend.Addr(), port)
+	require.Equal(p, asked, got)
+}
+
+// hasRun reports whether the last of the mappings could have been given ports, the
+// others having theirs.
+func (p *player) hasRun(ms []Mapping) bool {
+	last, others := ms[len(ms)-1], singles(ms[:len(ms)-1])
+	for first := spaceChosen; first+int(last.More) <= spaceLast; first++ {
+		last.Frontend = netip.AddrPortFrom(last.Frontend.Addr(), uint16(first))
+		free := true
+		for one := range Expand(last) {
+			free = free && !p.model.isTaken(one) && !slices.ContainsFunc(others, func(o Mapping) bool { return excludes(o, one) })
+		}
+		if free {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *player) unpublish() {
+	var ms []Mapping
+	for range 1 + p.choose(3) {
+		if have := p.model.known; len(have) > 0 && p.choose(8) != 0 {
+			ms = append(ms, have[p.choose(len(have))])
+		} else {
+			ms = append(ms, p.mapping())
+		}
+	}
+	p.call = "unpublish " + describeAll(ms)
+	call := p.engine.Unpublish
+	if p.choose(3) == 0 {
+		call = p.engine.Kill
+	}
+	looked := p.looked
+	_, err := call(ms...)
+	want := p.decide(func() string { return p.model.unpublish(ms) })
+	p.seen[want]++
+	require.Equal(p, want, p.outcome(err), "%s: %v (looked %d times)", p.call, err, p.looked-looked)
+}
+
+func (p *player) apply() {
+	var ms []Mapping
+	for _, have := range p.model.known {
+		if p.choose(4) != 0 {
+			ms = append(ms, have)
+		}
+	}
+	ms = append(ms, p.mappings(p.choose(4))...)
+	p.call = "apply " + describeAll(ms)
+	diff, diffErr := p.engine.Diff(ms...)
+	changes, err := p.engine.Apply(ms...)
+	want := isInvalid
+	if !overlapping(ms) {
+		before := p.looked
+		want = p.decide(func() string { return p.model.apply(ms) })
+		if p.looked == before {
+			require.Equal(p, diffErr, err, p.call)
+		}
+	}
+	require.Equal(p, want, p.outcome(err), "%s: %v", p.call, err)
+	if err == nil && slices.Equal(diff, changes) {
+		again, err := p.engine.Apply(ms...)
+		require.NoError(p, err)
+		require.Empty(p, again, "%s: once more", p.call)
+	}
+}
+
+// foreign is somebody else's hand on an element: one more, or one less.
+func (p *player) foreign() {
+	p.call = "foreign"
+	m := p.model
+	if !m.present {
+		return
+	}
+	places := slices.SortedFunc(maps.Keys(m.kernel), comparePlaces)
+	if len(places) > 0 && p.choose(2) == 0 {
+		at := places[p.choose(len(places))]
+		p.bed.edit(p.T, func(t *nfttest.Table) {
+			t.Elements = slices.DeleteFunc(t.Elements, isAt(at))
+		})
+		delete(m.kernel, at)
+		delete(m.foreign, at)
+		return
+	}
+	one := p.mapping()
+	one.More = 0
+	at, e := placeOf(one), elementAt(one)
+	if _, ok := m.kernel[at]; ok {
+		return
+	}
+	e.comment = []string{e.comment, "", "x [one-family]", "\"\n[no-proxy]", "]["}[p.choose(5)]
+	written := elementOf(portOf(one), m.now())
+	written.Comment = e.comment
+	p.bed.write(p.T, written)
+	m.kernel[at] = e
+	m.foreign[at] = true
+}
+
+func (p *player) check() {
+	p.Helper()
+	e, m := p.engine, p.model
+	have := slices.Collect(e.Mappings())
+	require.Equal(p, inAllWords(m.known), inAllWords(have), "step %d: %s", p.step, p.call)
+	dump := p.bed.kernel.Dump()
+	require.Equal(p, m.present, dump != "", "step %d: %s", p.step, p.call)
+	require.Equal(p, m.elements(), mapElementsIn(dump), "step %d: %s", p.step, p.call)
+	require.Empty(p, misreserved(e, have), "step %d: %s", p.step, p.call)
+	if !m.isPlain() || !m.settled || !m.present {
+		return
+	}
+	require.Equal(p, p.segments(), segmentsIn(dump), "step %d: %s", p.step, p.call)
+	if len(have) == 0 || !m.isKnown() || overlapping(have) {
+		return
+	}
+	// The same state is the same table, whatever the history.
+	fresh := newTestbed()
+	fresh.clock.now = m.now()
+	_, err := fresh.open(p.T).Apply(have...)
+	require.NoError(p, err)
+	p.seen[isSame]++
+	require.Equal(p, withoutTimeouts(fresh.kernel.Dump()), withoutTimeouts(dump), "step %d: %s", p.step, p.call)
+}
+
+// segments are the on-link prefixes of what is known.
+func (p *player) segments() []string {
+	found := map[netip.Prefix]bool{}
+	for _, k := range p.model.known {
+		r, err := p.bed.host.route(k.Backend.Addr())
+		require.NoError(p, err)
+		if r.onLink.IsValid() && !k.Frontend.Addr().IsLoopback() {
+			found[r.onLink] = true
+		}
+	}
+	var texts []string
+	for _, prefix := range slices.SortedFunc(maps.Keys(found), comparePrefixes) {
+		texts = append(texts, prefix.String())
+	}
+	return texts
+}
