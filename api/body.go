@@ -21,7 +21,6 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 		return nil, "", err
 	}
 	if c.ContentLength > limit {
-		w.Header().Set("Connection", "close")
 		return nil, "", tooLarge(limit)
 	}
 	rc := http.NewResponseController(w)
@@ -33,12 +32,12 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	case errors.As(err, &large):
 		return nil, "", tooLarge(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		w.Header().Set("Connection", "close")
 		return nil, "", problem(http.StatusRequestTimeout, CodeTimeout,
 			fmt.Sprintf("read body: it did not come within %v", h.limits.bodyTime))
 	case err != nil:
 		return nil, "", malformed(err.Error())
 	}
+	c.read = true
 	// From here on the deadline would count as the client's going away.
 	_ = rc.SetReadDeadline(time.Time{})
 	return body, mediaType, nil

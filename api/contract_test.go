@@ -68,6 +68,9 @@ func TestContractWords(t *testing.T) {
 	l := defaultLimits()
 	require.Contains(t, at(d.root, "paths", "/v1/mappings", "post", "requestBody", "description"), fmt.Sprintf("%d MiB", l.body>>20))
 	require.Contains(t, at(d.root, "paths", "/v1/mappings", "put", "requestBody", "description"), fmt.Sprintf("%d MiB", l.apply>>20))
+	for _, method := range []string{"post", "put"} {
+		require.Contains(t, at(d.root, "paths", "/v1/mappings", method, "requestBody", "description"), fmt.Sprintf("%d ports", maxPorts))
+	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
 	info := at(d.root, "info", "description")
 	require.Contains(t, info, fmt.Sprintf("%d connections", l.conns))

@@ -36,7 +36,7 @@ func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
 	case begin != json.Delim('['):
 		return nil, malformed("it is not an array of mappings")
 	}
-	ms := []engine.Mapping{}
+	ms, ports := []engine.Mapping{}, 0
 	for dec.More() {
 		start := dec.InputOffset()
 		var r request
@@ -51,6 +51,9 @@ func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
 			return nil, problemOf(fmt.Errorf("mapping %d: %w", len(ms), err))
 		}
 		ms = append(ms, m)
+		if ports += int(m.More) + 1; ports > maxPorts {
+			return nil, tooMany()
+		}
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, malformed(describe(err))
@@ -59,6 +62,15 @@ func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
 		return nil, malformed("there is more after the array")
 	}
 	return ms, nil
+}
+
+// maxPorts bounds how many ports a body may be about. Its size does not: a range of
+// all ports takes 60 bytes, and there are millions of loopback addresses.
+const maxPorts = 1 << 18
+
+func tooMany() error {
+	return problem(http.StatusUnprocessableEntity, CodeInvalid,
+		fmt.Sprintf("read body: it is about more than %d ports", maxPorts))
 }
 
 func malformed(detail string) *Problem {

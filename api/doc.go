@@ -30,7 +30,7 @@
 // sending a request or reading an answer for longest: clients that are slow or do
 // nothing cannot keep the others out. A request's header may take 5 s and 16 KiB,
 // its body 10 s and 1 MiB, or 16 MiB where everything there is to publish is given
-// at once. Bodies are read strictly: what is not known, said twice or left over is
+// at once, and be about 262,144 ports. Bodies are read strictly: what is not known, said twice or left over is
 // refused before anything is done.
 //
 // # Concurrency

@@ -54,16 +54,17 @@ type route struct {
 type call struct {
 	*http.Request
 	segments []string // what stands for those in braces, unescaped
+	read     bool     // its body, if it has one, has been read to its end
 	conn     *conn    // nil: it did not come by way of Server.Serve
 }
 
 // ServeHTTP makes every refusal a problem document.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{Request: r, conn: connOf(r.Context())}
+	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
 	if !c.conn.begin() {
 		return // it was closed to make room for another one
 	}
-	if r.ContentLength != 0 {
+	if !c.read {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
 		// A refusal does not wait for the body that it makes needless.
@@ -73,6 +74,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p := problemOf(err)
 		if p.Status == http.StatusInternalServerError {
 			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		if !c.read {
+			// What is left of it must not be taken for another request.
+			w.Header().Set("Connection", "close")
 		}
 		h.write(w, c, p.Status, typeProblem, p)
 		// Nor is the connection closed while the client may still be sending: he
@@ -92,7 +97,6 @@ func (h *handler) serve(w http.ResponseWriter, c *call) error {
 	}
 	bodiless := c.Method != http.MethodPost && c.Method != http.MethodPut
 	if bodiless && c.ContentLength != 0 {
-		w.Header().Set("Connection", "close")
 		return problem(http.StatusBadRequest, CodeInvalid, c.Method+" has no body")
 	}
 	return route.serve(w, c)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -80,6 +81,9 @@ func TestRouting(t *testing.T) {
 		{"POST", "/v1/mappings", "Application/JSON", "[]", 201, ""},
 		{"PUT", "/v1/mappings", yaml, "good", 200, ""},
 		{"PUT", "/v1/mappings", yaml, "invalid", 422, "invalid file"},
+		{"PUT", "/v1/mappings", yaml, "very much", 422, "read body: it is about more than 262144 ports"},
+		{"POST", "/v1/mappings", json, ranges(4), 201, ""},
+		{"POST", "/v1/mappings", json, ranges(5), 422, "read body: it is about more than 262144 ports"},
 		{"PUT", "/v1/mappings", yaml, "unreadable", 400, "read body: unreadable"},
 
 		{"DELETE", "/v1/mappings/sctp/8080", "", "", 422, `unknown protocol "sctp": tcp or udp`},
@@ -123,11 +127,22 @@ func TestRouting(t *testing.T) {
 	}
 }
 
+// ranges asks for all ports of a number of addresses.
+func ranges(n int) string {
+	var items []string
+	for i := range n {
+		items = append(items, fmt.Sprintf(`{"proto":"tcp","host":"127.0.0.%d","port":1,"backend":"10.0.0.1:1","count":65535}`, i+1))
+	}
+	return "[" + strings.Join(items, ",") + "]"
+}
+
 func decodeFake(r io.Reader) ([]engine.Mapping, error) {
 	text, err := io.ReadAll(r)
 	switch string(text) {
 	case "good":
 		return nil, err
+	case "very much":
+		return slices.Repeat([]engine.Mapping{{More: 65534}}, 5), nil
 	case "invalid":
 		return nil, &engine.InvalidError{What: "file", Input: "x", Reason: "it is wrong"}
 	}

@@ -259,7 +259,7 @@ func TestListenRace(t *testing.T) {
 		var outs []*os.File
 		for range 10 {
 			cmd := exec.Command("/proc/self/exe", path)
-			cmd.Env = append(os.Environ(), envChild+"=listen")
+			cmd.Env = append(os.Environ(), envChild+"=listen", quickExit)
 			cmd.Stdin = in
 			out, w, err := os.Pipe()
 			require.NoError(t, err)

@@ -14,6 +14,9 @@ import (
 // envChild makes the test binary play a part that takes a process of its own.
 const envChild = "NFTNAT_TEST_API_CHILD"
 
+// quickExit spares a child the second for which the race detector waits at its end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
+
 // children are the parts, by name; each returns the exit status.
 func children() map[string]func(args []string) int {
 	return map[string]func([]string) int{

@@ -98,10 +98,19 @@ func (h *handler) readWanted(w http.ResponseWriter, c *call) ([]engine.Mapping, 
 		return decodeRequests(body, time.Now())
 	}
 	ms, err := h.Decode(bytes.NewReader(body))
-	if err != nil && !errors.Is(err, engine.ErrInvalid) {
+	switch {
+	case errors.Is(err, engine.ErrInvalid):
+		return nil, err
+	case err != nil:
 		return nil, malformed(err.Error())
 	}
-	return ms, err
+	ports := 0
+	for _, m := range ms {
+		if ports += int(m.More) + 1; ports > maxPorts {
+			return nil, tooMany()
+		}
+	}
+	return ms, nil
 }
 
 func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {

@@ -72,7 +72,7 @@ func childServe(args []string) int {
 // started by way of /proc, since other users cannot reach where it was built.
 func as(user syscall.Credential, part, path string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", path)
-	cmd.Env = append(os.Environ(), envChild+"="+part)
+	cmd.Env = append(os.Environ(), envChild+"="+part, quickExit)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &user}
 	return cmd

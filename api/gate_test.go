@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// gone reads until the server has closed the connection.
+func gone(t *testing.T, nc net.Conn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, nc)
+	if err != nil {
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	}
+}
+
+// 1,000 connections that say nothing, or half of something, do not keep others out.
+func TestHalfOpen(t *testing.T) {
+	var most syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most))
+	if most.Cur < 2000 {
+		t.Skipf("needs 2,000 descriptors, and may have %d", most.Cur)
+	}
+	l := defaultLimits()
+	l.headerTime, l.bodyTime = time.Hour, time.Hour // time alone does not help
+	s := start(t, Options{Engine: newFake()}, l)
+	starts := []string{"", "G", "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n",
+		"POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n["}
+	var open []net.Conn
+	for i := range 1000 {
+		nc := s.dial(t)
+		_, _ = io.WriteString(nc, starts[i%len(starts)]) // it may be closed already
+		open = append(open, nc)
+	}
+	var wg sync.WaitGroup
+	failures := make(chan error, 8)
+	for i := range 8 {
+		wg.Go(func() {
+			for port := range 10 {
+				m, err := engine.NewMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
+				if err == nil {
+					_, err = s.Publish(t.Context(), m)
+				}
+				if err != nil {
+					failures <- err
+					return
+				}
+			}
+			failures <- nil
+		})
+	}
+	wg.Wait()
+	for range 8 {
+		require.NoError(t, <-failures)
+	}
+	// They are many more than the server keeps.
+	gone(t, open[0])
+}
+
+// A connection that has only just been made is not closed for another one.
+func TestGrace(t *testing.T) {
+	l := defaultLimits()
+	l.conns, l.grace = 1, time.Hour
+	s := start(t, Options{Engine: newFake()}, l)
+	first := s.dial(t)
+	listed := make(chan error)
+	go func() {
+		_, err := s.Mappings(context.Background())
+		listed <- err
+	}()
+	time.Sleep(20 * time.Millisecond) // it is likely to wait by now; if not, nothing is shown
+	_, err := io.WriteString(first, "GET /v1/mappings HTTP/1.0\r\n\r\n")
+	require.NoError(t, err)
+	resp, _ := answer(t, first)
+	require.Equal(t, 200, resp.StatusCode)
+	require.NoError(t, <-listed)
+}
+
+// The first to be closed for another one is one that has no request.
+func TestIdleGiveWay(t *testing.T) {
+	l := defaultLimits()
+	l.conns, l.grace = 2, time.Millisecond
+	s := start(t, Options{Engine: newFake()}, l)
+	talking := s.dial(t)
+	_, err := io.WriteString(talking, "POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	require.NoError(t, err)
+	_, err = io.ReadFull(talking, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")))
+	require.NoError(t, err)
+	idle := s.dial(t)
+	_, err = io.WriteString(idle, "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	resp, _ := answer(t, idle)
+	require.Equal(t, 200, resp.StatusCode)
+
+	_, err = s.Mappings(t.Context())
+	require.NoError(t, err)
+	gone(t, idle)
+	_, err = io.WriteString(talking, "[]")
+	require.NoError(t, err)
+	resp, _ = answer(t, talking)
+	require.Equal(t, 201, resp.StatusCode)
+}
+
+// A connection that is at work is not closed, however many others come.
+func TestWorkIsNotInterrupted(t *testing.T) {
+	fake := newFake()
+	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
+	l := defaultLimits()
+	l.conns, l.grace = 2, time.Millisecond
+	s := start(t, Options{Engine: fake}, l)
+	m := parse(t, "8080->172.17.0.2:80")
+	published := make(chan error)
+	go func() {
+		_, err := s.Publish(context.Background(), m)
+		published <- err
+	}()
+	<-fake.entered
+	for range 20 {
+		_, err := s.Mappings(t.Context()) // by the one other place
+		require.NoError(t, err)
+	}
+	// Now there is none: with both places at work the third waits.
+	go func() {
+		_, err := s.Unpublish(context.Background(), m)
+		published <- err
+	}()
+	<-fake.entered
+	listed := make(chan error)
+	go func() {
+		_, err := s.Mappings(context.Background())
+		listed <- err
+	}()
+	select {
+	case err := <-listed:
+		require.Fail(t, "served a third connection", "%v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	fake.leave <- struct{}{}
+	fake.leave <- struct{}{}
+	require.NoError(t, <-listed)
+	errs := []error{<-published, <-published}
+	if errs[0] != nil && errs[1] != nil {
+		require.NoError(t, errs[0])
+	}
+}
