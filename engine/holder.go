@@ -27,11 +27,18 @@ type HeldError struct {
 	// that cannot be seen from here.
 	PID     int
 	Command string
+	// Ended says that it is no socket any more, but what is left of a connection
+	// (TIME_WAIT, RFC 9293 section 3.6.1), for at most a minute (TCP_TIMEWAIT_LEN in
+	// include/net/tcp.h).
+	Ended bool
 }
 
 func (e *HeldError) Error() string {
 	if !e.Address.IsValid() {
 		return fmt.Sprintf("%s is held by another process", describeFrontend(e.Want))
+	}
+	if e.Ended {
+		return fmt.Sprintf("%s %s is held by a connection that ended less than a minute ago", e.Want.Proto, e.Address)
 	}
 	if e.PID == 0 {
 		return fmt.Sprintf("%s %s is held by a process that cannot be seen from here", e.Want.Proto, e.Address)
@@ -52,20 +59,37 @@ func findHolder(ns *namespace, p port) error {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
 	defer diag.Close()
+	var client *netlink.Socket
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := listSockets(diag, p.proto, family)
 		if err != nil {
 			return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 		}
 		for _, s := range sockets {
-			if at, ok := bound(s); ok && p.blockedBy(at) {
-				held.Address = at
-				held.PID, held.Command = processOf(s.INode)
+			switch at, ok := bound(s); {
+			case !ok || !p.blockedBy(at):
+			case s.State == tcpListen, s.State == tcpClose:
+				held.by(s)
 				return held
+			default:
+				client = s
 			}
 		}
 	}
+	// The kernel gives clients their ports without SO_REUSEADDR, and so they too keep
+	// others from them.
+	if client != nil {
+		held.by(client)
+	}
 	return held
+}
+
+// by notes the socket that holds the port.
+func (e *HeldError) by(s *netlink.Socket) {
+	e.Address, _ = bound(s)
+	if e.Ended = s.State == tcpTimeWait; !e.Ended {
+		e.PID, e.Command = processOf(s.INode)
+	}
 }
 
 func listSockets(diag *netlink.Handle, proto Proto, family uint8) ([]*netlink.Socket, error) {
@@ -83,15 +107,15 @@ func listSockets(diag *netlink.Handle, proto Proto, family uint8) ([]*netlink.So
 // TCP states of include/net/tcp_states.h. A UDP socket without a peer is in
 // TCP_CLOSE, and so is a TCP socket that was bound and does not listen.
 const (
-	tcpClose  = 7
-	tcpListen = 10
+	tcpTimeWait = 6
+	tcpClose    = 7
+	tcpListen   = 10
 )
 
-// bound is the address of a socket that keeps others from binding it: not that of an
-// established connection.
+// bound is the address of a socket.
 func bound(s *netlink.Socket) (netip.AddrPort, bool) {
 	addr, ok := netip.AddrFromSlice(s.ID.Source)
-	return netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort), ok && (s.State == tcpListen || s.State == tcpClose)
+	return netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort), ok
 }
 
 // blockedBy reports whether a socket at the address is in the frontend's way.

@@ -65,9 +65,9 @@ func (f *flow) local() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// ask sends something and returns who answers, waiting for as long as it is told.
-func (f *flow) ask(wait time.Duration) (name string, err error) {
-	if err := f.conn.SetDeadline(time.Now().Add(wait)); err != nil {
+// ask sends something and returns who answers.
+func (f *flow) ask() (name string, err error) {
+	if err := f.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	token := rand.Text()
@@ -111,7 +111,7 @@ func (f *flow) askStream(token string) (name string, err error) {
 // name is who answers. One datagram has to be enough.
 func (f *flow) name(t *testing.T) string {
 	t.Helper()
-	name, err := f.ask(patience)
+	name, err := f.ask()
 	require.NoError(t, err)
 	return name
 }
@@ -119,7 +119,7 @@ func (f *flow) name(t *testing.T) string {
 // refused is why nobody answers.
 func (f *flow) refused(t *testing.T) error {
 	t.Helper()
-	name, err := f.ask(patience)
+	name, err := f.ask()
 	require.Error(t, err, "%s answered", name)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it should have been refused")
 	return err

@@ -82,9 +82,9 @@ func (b *base) SetBackend(backend net.Addr) error {
 		return ErrClosed
 	}
 	b.target.Store(&destination{backend, to})
-	if b.state != bound && network == "udp" {
+	if p, ok := b.proto.(*udpProxy); ok && b.state != bound {
 		// A flow has a socket that is connected to the old backend.
-		b.home.with(func() { b.proto.drop(b.home) })
+		b.home.with(p.endFlows)
 	}
 	return nil
 }

@@ -109,10 +109,15 @@ func (p *udpProxy) drop(l *loop) {
 		return
 	}
 	p.silence()
+	p.endFlows()
+	l.disarm(&p.timer)
+}
+
+// endFlows ends all flows, on the home loop; new ones can begin.
+func (p *udpProxy) endFlows() {
 	for p.order.front != nil {
 		p.order.front.item.end()
 	}
-	l.disarm(&p.timer)
 }
 
 // readTurn bounds the batches taken from one socket before others have their

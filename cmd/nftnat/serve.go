@@ -31,6 +31,10 @@ import (
 // connections that its proxies carry.
 const drainTimeout = 10 * time.Second
 
+// successionTimeout bounds how long a daemon waits for the table of one that ends,
+// connections and all. It is less than startTimeout.
+const successionTimeout = drainTimeout + 3*time.Second
+
 func newServe(g *global) *cobra.Command {
 	var (
 		noSysctl bool
@@ -81,7 +85,7 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, to
 	if err != nil {
 		return err
 	}
-	opts.NoSysctl, opts.LockWait, opts.Notify = noSysctl, lockWait, s.notify
+	opts.NoSysctl, opts.LockWait, opts.Notify = noSysctl, successionTimeout, s.notify
 	if s.engine, err = engine.Open(opts); err != nil {
 		return err
 	}

@@ -1,0 +1,232 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// A daemon that is killed takes the proxies along and nothing else. The next command
+// starts one that adopts what is published, and serves all of it.
+func TestDaemonKilled(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
+	s := newStation(t, top.Host)
+	frontends := []string{"8080 172.30.0.2:80", "8081 [fd00:30::2]:80", "127.0.0.1:8082 172.30.0.2:80", "8083 172.30.0.2:80 --no-proxy"}
+	for _, network := range []string{"tcp", "udp"} {
+		for _, f := range frontends {
+			s.succeed(t, "add --quiet "+network+" "+f)
+		}
+	}
+	published := s.succeed(t, "export")
+	elements := sortedElements(t, top.Host)
+	pid := s.daemon(t)
+	for round := range 3 {
+		var flows []*flow
+		for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:8081", "[::1]:8081", "127.0.0.1:8082"} {
+			f := dialFlow(t, top.Host, "tcp", address)
+			require.Equal(t, "backend", f.name(t))
+			flows = append(flows, f)
+		}
+		through := dialFlow(t, top.Client, "tcp", "192.0.2.1:8080")
+		require.Equal(t, "backend", through.name(t))
+		kill(t, pid, unix.SIGKILL)
+
+		require.Equal(t, elements, sortedElements(t, top.Host))
+		goesOn(t, through)
+		for _, network := range []string{"tcp", "udp"} {
+			for _, port := range []int{8080, 8083} {
+				labtest.Reaches(t, top.Client, network, at(top.Host.V4, port), "backend")
+			}
+			require.ErrorIs(t, labtest.NoAnswer(t, top.Host, network, "127.0.0.1:8080"), unix.ECONNREFUSED)
+		}
+		for _, f := range flows {
+			require.NoError(t, f.conn.Close())
+		}
+		// A reader is content with what the kernel holds.
+		require.Equal(t, published, s.succeed(t, "export"))
+		require.Empty(t, daemons(t, filepath.Dir(s.socket)))
+
+		s.succeed(t, fmt.Sprintf("add --quiet tcp %d 172.30.0.2:80", 9000+round))
+		pid = s.daemon(t)
+		require.Equal(t, pid, s.status(t).PID)
+		require.Empty(t, s.status(t).Warnings)
+		require.Equal(t, 2*3+1, s.status(t).Proxies)
+		for _, network := range []string{"tcp", "udp"} {
+			for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "[::1]:8081", "127.0.0.1:8082"} {
+				labtest.Reaches(t, top.Host, network, address, "backend")
+			}
+			_, err := occupy(top.Host, network, "127.0.0.1:8083", unix.SO_REUSEADDR)
+			require.ErrorIs(t, err, unix.EADDRINUSE, "a port without a proxy is held again too")
+		}
+		s.succeed(t, fmt.Sprintf("rm tcp %d", 9000+round))
+		require.Equal(t, published, s.succeed(t, "export"))
+	}
+}
+
+// The connections that a proxy has ended itself are in TIME_WAIT on its port, and
+// do not keep the next daemon from it.
+func TestDaemonTimeWait(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	s := newStation(t, top.Host)
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	waiting := func() string {
+		return labtest.Exec(t, top.Host, "ss", "--no-header", "--numeric", "--tcp", "state", "time-wait", "sport", "=", ":8080")
+	}
+	for range 3 {
+		for _, address := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+			f := dialFlow(t, top.Host, "tcp", address)
+			require.Equal(t, "backend", f.name(t))
+			pid := s.daemon(t)
+			// Killed, it closes first; with nothing unread, by a FIN.
+			kill(t, pid, unix.SIGKILL)
+			require.NoError(t, f.conn.Close())
+			await(t, "TIME_WAIT", func() bool { return waiting() != "" })
+			s.succeed(t, "add --quiet --replace tcp 8080 172.30.0.2:80")
+			require.Empty(t, s.status(t).Warnings)
+			require.Equal(t, 1, s.status(t).Proxies)
+			labtest.Reaches(t, top.Host, "tcp", address, "backend")
+		}
+	}
+}
+
+// Told to end, a daemon takes no new connections, lets those that its proxies carry
+// come to their end, leaves the table, and exits 0.
+func TestDaemonTerminated(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	s := newStation(t, top.Host)
+	for _, signal := range []os.Signal{unix.SIGTERM, unix.SIGINT} {
+		p := s.serve(t)
+		s.succeed(t, "add --quiet --replace tcp 8080 172.30.0.2:80")
+		live := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
+		require.Equal(t, "backend", live.name(t))
+		require.NoError(t, p.Signal(signal))
+		await(t, "the proxy to be shut", func() bool {
+			_, _, err := askWithin(top.Host, "tcp", "127.0.0.1:8080", netip.AddrPort{}, silence)
+			return errors.Is(err, unix.ECONNREFUSED)
+		})
+		require.NoFileExists(t, s.socket)
+		for range 3 {
+			goesOn(t, live)
+		}
+		labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
+		require.NoError(t, live.conn.Close())
+		require.Zero(t, p.Wait(), p.Output())
+		require.Equal(t, "mappings:\n  - 8080->172.30.0.2:80\n", s.succeed(t, "export"))
+		labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
+	}
+
+	// It does not wait for ever, and whoever starts the next one waits for it.
+	first := s.serve(t)
+	live := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
+	require.Equal(t, "backend", live.name(t))
+	require.NoError(t, first.Signal(unix.SIGTERM))
+	await(t, "the socket to go", func() bool {
+		_, err := os.Stat(s.socket)
+		return errors.Is(err, os.ErrNotExist)
+	})
+	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
+	require.Zero(t, first.Wait(), first.Output())
+	_, err := live.ask()
+	require.Error(t, err)
+	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:8081"} {
+		labtest.Reaches(t, top.Host, "tcp", address, "backend")
+	}
+}
+
+// purge leaves nothing: no table, no daemon, no socket; also while connections live,
+// and where no daemon runs.
+func TestDaemonPurge(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
+	s := newStation(t, top.Host)
+	listening := sockets(t, top.Host)
+	for range 2 {
+		for _, network := range []string{"tcp", "udp"} {
+			s.succeed(t, "add --quiet "+network+" 8080-8179 172.30.0.2:80-179")
+		}
+		live := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
+		require.Equal(t, "backend", live.name(t))
+		through := dialFlow(t, top.Client, "udp", "192.0.2.1:8080")
+		require.Equal(t, "backend", through.name(t))
+		pid := s.daemon(t)
+
+		require.Equal(t, labtest.Result{}, s.run(t, "purge"))
+		require.True(t, waitFor(t, pid).Exited())
+		require.Empty(t, daemons(t, filepath.Dir(s.socket)))
+		require.NoFileExists(t, s.socket)
+		require.Empty(t, nft(t, top.Host, "list", "ruleset"))
+		require.Equal(t, listening, sockets(t, top.Host))
+		require.ErrorIs(t, through.refused(t), unix.ECONNREFUSED)
+		_, err := live.ask()
+		require.Error(t, err)
+		require.Equal(t, labtest.Result{}, s.run(t, "purge"))
+		require.Empty(t, daemons(t, filepath.Dir(s.socket)))
+	}
+}
+
+// What cannot be served, because its port was taken while no daemon ran, is published
+// all the same, and status says so.
+func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	s := newStation(t, top.Host)
+	s.succeed(t, "add --quiet tcp 8080-8082 172.30.0.2:80-82")
+	kill(t, s.daemon(t), unix.SIGKILL)
+	holder, err := occupy(top.Host, "tcp", "127.0.0.1:8080")
+	require.NoError(t, err)
+	p := s.serve(t)
+	require.Equal(t, 2, s.status(t).Proxies)
+	require.Len(t, s.status(t).Warnings, 1)
+	require.Contains(t, p.Output(), "held by "+myself(t))
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
+	require.NoError(t, holder.Close())
+	// To publish it again serves it.
+	s.succeed(t, "rm tcp 8080")
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	require.Empty(t, s.status(t).Warnings)
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "backend")
+}
+
+// With --direct nothing is started and nothing is asked; who has the table is named.
+func TestDaemonAndDirect(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	s.succeed(t, "--direct add --quiet tcp 8080 172.30.0.2:80")
+	require.Empty(t, daemons(t, filepath.Dir(s.socket)))
+	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
+	require.Equal(t, 2, s.status(t).Proxies)
+	require.Equal(t, s.succeed(t, "export"), s.succeed(t, "--direct export"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ms, err := s.api.Mappings(ctx)
+	require.NoError(t, err)
+	require.Len(t, ms, 2)
+}
+
+// goesOn sees to it that a connection is answered as before.
+func goesOn(t *testing.T, f *flow) {
+	t.Helper()
+	t.Helper()
+	_, err := f.ask()
+	require.NoError(t, err)
+}

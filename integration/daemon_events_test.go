@@ -1,0 +1,240 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// follow starts the events verb and returns, when it follows, what reads the lines it
+// has printed since.
+func (s *station) follow(t *testing.T) func() []api.Event {
+	t.Helper()
+	p := labtest.StartCmd(t, s.ns, s.command(t, "events"))
+	await(t, "events to be followed", func() bool {
+		s.succeed(t, "add --quiet tcp 1 172.30.0.2:80")
+		s.succeed(t, "rm tcp 1")
+		return strings.HasSuffix(p.Output(), "\n")
+	})
+	var skip int
+	await(t, "the last of the first events", func() bool {
+		last := len(p.Output())
+		done := strings.Count(p.Output(), `"unpublished"`) > 0 && last == skip
+		skip = last
+		return done
+	})
+	return func() []api.Event {
+		var events []api.Event
+		for line := range strings.Lines(p.Output()[skip:]) {
+			if !strings.HasSuffix(line, "\n") {
+				break // the rest is still to come
+			}
+			var ev api.Event
+			require.NoError(t, json.Unmarshal([]byte(line), &ev), line)
+			events = append(events, ev)
+		}
+		return events
+	}
+}
+
+// What happens is told in the order in which it happens, a port a line.
+func TestDaemonEvents(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	s := newStation(t, top.Host)
+	s.serve(t)
+	events := s.follow(t)
+	s.succeed(t, "add --quiet tcp 8080-8081 172.30.0.2:80-81 --name web")
+	s.succeed(t, "add --quiet --replace tcp 8081 172.30.0.3:80")
+	s.succeed(t, "add --quiet udp 53 172.30.0.2 --ttl 500ms")
+	// What is refused is no event.
+	require.Equal(t, 3, s.run(t, "add tcp 8080 172.30.0.2:80").Code)
+	await(t, "the end of the mapping", func() bool { return len(events()) >= 5 })
+	s.succeed(t, "rm tcp 8080-8081")
+	await(t, "all events", func() bool { return len(events()) >= 7 })
+
+	type brief struct {
+		what    api.EventType
+		mapping string
+	}
+	var got []brief
+	var before time.Time
+	for _, ev := range events() {
+		require.NotNil(t, ev.Mapping)
+		require.False(t, ev.Time.Before(before))
+		before = ev.Time
+		require.Equal(t, ev.Mapping.Proto == "udp", ev.Mapping.Expires != nil)
+		if ev.Type == api.EventExpired {
+			require.False(t, ev.Time.Before(*ev.Mapping.Expires))
+		}
+		got = append(got, brief{ev.Type, strconv.Itoa(int(ev.Mapping.Port)) + " " + ev.Mapping.Backend + " " + ev.Mapping.Name})
+	}
+	require.Equal(t, []brief{
+		{api.EventPublished, "8080 172.30.0.2:80 web"},
+		{api.EventPublished, "8081 172.30.0.2:81 web"},
+		{api.EventPublished, "8081 172.30.0.3:80 "},
+		{api.EventPublished, "53 172.30.0.2:53 "},
+		{api.EventExpired, "53 172.30.0.2:53 "},
+		{api.EventUnpublished, "8080 172.30.0.2:80 web"},
+		{api.EventUnpublished, "8081 172.30.0.3:80 "},
+	}, got)
+}
+
+// A mapping ends at its time, and its proxy with it, without anybody's asking.
+func TestDaemonTimeToLive(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	s.serve(t)
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80 --ttl 2s")
+		s.succeed(t, "add --quiet "+network+" 8081 172.30.0.2:80 --ttl 1h")
+		s.succeed(t, "add --quiet "+network+" 127.0.0.1:8082 172.30.0.2:80 --ttl 2s")
+		for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8082"} {
+			labtest.Reaches(t, top.Host, network, address, "backend")
+		}
+		for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8082"} {
+			await(t, "the proxy to end", func() bool {
+				_, _, err := askWithin(top.Host, network, address, netip.AddrPort{}, silence)
+				return errors.Is(err, unix.ECONNREFUSED)
+			})
+		}
+		// The port is free for others.
+		holder, err := occupy(top.Host, network, "0.0.0.0:8080")
+		require.NoError(t, err)
+		require.NoError(t, holder.Close())
+		labtest.Reaches(t, top.Host, network, "127.0.0.1:8081", "backend")
+	}
+	require.Equal(t, 2, s.status(t).Proxies)
+}
+
+// With --replace what comes goes to the new backend: the datagrams of flows that are
+// there, and new connections. A connection that is there stays where it is.
+func TestDaemonReplace(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "one", ":80")
+		labtest.Echo(t, top.Backend2, network, "two", ":80")
+	}
+	s := newStation(t, top.Host)
+	s.serve(t)
+	backends := []struct{ name, address string }{
+		{"two", "172.30.0.3:80"}, {"one", "[fd00:30::2]:80"}, {"two", "[fd00:30::3]:80"}, {"one", "172.30.0.2:80"},
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80")
+	}
+	clients := []struct {
+		ns      *lab.NS
+		address string
+	}{
+		{top.Host, "127.0.0.1:8080"}, {top.Host, "[::1]:8080"}, {top.Client, "192.0.2.1:8080"}, {top.Client, "[2001:db8:1::1]:8080"},
+	}
+	var datagrams, connections []*flow
+	for _, c := range clients {
+		datagrams = append(datagrams, dialFlow(t, c.ns, "udp", c.address))
+		connections = append(connections, dialFlow(t, c.ns, "tcp", c.address))
+	}
+	for _, f := range append(datagrams, connections...) {
+		require.Equal(t, "one", f.name(t))
+	}
+	for _, b := range backends {
+		for _, network := range []string{"tcp", "udp"} {
+			s.succeed(t, "add --quiet --replace "+network+" 8080 "+b.address)
+		}
+		for i, c := range clients {
+			name, err := datagrams[i].ask()
+			require.NoError(t, err, "%s from the same port, now to %s", c.address, b.address)
+			require.Equal(t, b.name, name)
+			labtest.Reaches(t, c.ns, "tcp", c.address, b.name)
+			labtest.Reaches(t, c.ns, "udp", c.address, b.name)
+			goesOn(t, connections[i])
+		}
+		require.Equal(t, 2, s.status(t).Proxies)
+	}
+}
+
+// status and metrics tell what there is.
+func TestDaemonStatus(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
+	s := newStation(t, top.Host)
+	p := s.serve(t, "--metrics", "127.0.0.1:9100")
+	for _, line := range []string{
+		"tcp 8080-8082 172.30.0.2:80-82", "tcp 127.0.0.1:8083 172.30.0.2:80", "udp [::1]:53 [fd00:30::2]:80", "tcp 8084 [fd00:30::2]:80 --no-proxy",
+	} {
+		s.succeed(t, "add --quiet "+line)
+	}
+	// What is silent for a second is a flow still, and a connection is one while it
+	// is open.
+	for _, c := range [][2]string{{"tcp", "127.0.0.1:8080"}, {"tcp", "127.0.0.1:8083"}, {"udp", "[::1]:53"}} {
+		f := dialFlow(t, top.Host, c[0], c[1])
+		require.Equal(t, "backend", f.name(t))
+	}
+
+	var st api.Status
+	require.NoError(t, json.Unmarshal([]byte(s.succeed(t, "status --json")), &st))
+	require.Equal(t, p.Pid, st.PID)
+	require.Equal(t, inode(t, top.Host), st.NetNS)
+	require.NotEmpty(t, st.Version)
+	require.False(t, st.Started.IsZero())
+	require.Equal(t, "nftnat", st.Table.Name)
+	require.Equal(t, api.MappingCounts{
+		TCP: api.FamilyCounts{IPv4: 4, IPv6: 1}, UDP: api.FamilyCounts{IPv6: 1},
+	}, st.Mappings)
+	require.Equal(t, 5, st.Proxies)
+	require.Equal(t, api.FlowCounts{TCP: 2, UDP: 1}, st.Flows)
+	require.NotNil(t, st.Conntrack)
+	require.Positive(t, st.Conntrack.Count)
+	require.Positive(t, st.Conntrack.Max)
+	require.Equal(t, api.ForwardingOn, st.Forwarding.IPv4)
+	require.NotEqual(t, api.ForwardingOff, st.Forwarding.IPv6)
+	require.Equal(t, []string{}, st.Warnings)
+	text := s.succeed(t, "status")
+	for _, want := range []string{
+		"inet nftnat", "tcp 4 ipv4, 1 ipv6; udp 0 ipv4, 1 ipv6", "5, carrying 2 connections and 1 UDP flows", "ipv4 on",
+	} {
+		require.Contains(t, text, want)
+	}
+
+	resp, err := s.client().Get("http://nftnat/metrics")
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	overTCP := labtest.Exec(t, top.Host, "curl", "--silent", "--show-error", "--fail", "--max-time", "10", "http://127.0.0.1:9100/metrics")
+	for _, metrics := range []string{string(body), overTCP} {
+		for _, want := range []string{
+			`nftnat_mappings{family="ipv4",proto="tcp"} 4`, `nftnat_mappings{family="ipv6",proto="tcp"} 1`,
+			`nftnat_mappings{family="ipv4",proto="udp"} 0`, `nftnat_mappings{family="ipv6",proto="udp"} 1`,
+			`nftnat_proxies 5`, `nftnat_mappings_without_proxy 0`,
+			`nftnat_proxy_flows{proto="tcp"} 2`, `nftnat_proxy_flows{proto="udp"} 1`, `nftnat_proxy_flows_total 3`,
+			`nftnat_proxy_refused_dials_total 0`, `process_open_fds `, `go_goroutines `,
+		} {
+			require.Contains(t, metrics, "\n"+want)
+		}
+		require.Regexp(t, `\nnftnat_proxy_bytes_total\{to="backend"\} [1-9]`, metrics)
+		require.Regexp(t, `\nnftnat_proxy_bytes_total\{to="client"\} [1-9]`, metrics)
+	}
+	// There is nothing else over TCP: it asks nobody who he is.
+	r := labtest.Run(t, top.Host, command(t, "curl", "--silent", "--fail", "--max-time", "10", "http://127.0.0.1:9100/v1/mappings"))
+	require.NotZero(t, r.Code)
+}

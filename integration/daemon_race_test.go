@@ -1,0 +1,150 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// How many race, and for what. Every other frontend is one address's, so that the
+// conflicts are also those of an address with any.
+const (
+	raceProcesses = 8
+	raceClients   = 64 // of each process
+	racePorts     = 500
+	raceTurns     = 6 // of each client
+	raceFirstPort = 20000
+	raceAtOnce    = 24 // calls of each process: a server that is full closes what is slow
+)
+
+// Whoever races for a port with however many others: it has one owner at a time, as
+// they know it themselves, and in the end the kernel holds what they have.
+func TestDaemonOwnersRace(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	s.serve(t)
+	owners := t.TempDir()
+	processes := make([]*labtest.Process, raceProcesses)
+	for i := range processes {
+		processes[i] = labtest.StartCmd(t, top.Host, child(t, "race", top.Host.Path(), s.socket, owners, fmt.Sprint("process", i)))
+	}
+	for _, p := range processes {
+		require.Zero(t, p.Wait(), p.Output())
+	}
+
+	claims, err := os.ReadDir(owners)
+	require.NoError(t, err)
+	want := map[string]string{}
+	for _, claim := range claims {
+		owner, err := os.ReadFile(filepath.Join(owners, claim.Name()))
+		require.NoError(t, err)
+		want[claim.Name()] = string(owner)
+	}
+	require.NotEmpty(t, want, "nobody kept anything")
+	ms, err := s.api.Mappings(context.Background())
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, m := range ms {
+		got[strconv.Itoa(int(m.Frontend.Port()))] = m.Name
+	}
+	require.Len(t, ms, len(got), "two mappings have one port")
+	require.Equal(t, want, got)
+	require.Equal(t, len(got), s.status(t).Proxies)
+	// As the kernel has it.
+	require.Equal(t, texts(func(yield func(engine.Mapping) bool) {
+		for _, m := range ms {
+			if !yield(m) {
+				return
+			}
+		}
+	}), published(open(t, top.Host, engine.Options{ReadOnly: true})))
+}
+
+// childRace is one of the processes.
+func childRace(socket, owners, name string) error {
+	failures := make([]error, raceClients)
+	var clients sync.WaitGroup
+	turns := make(chan struct{}, raceAtOnce)
+	for i := range failures {
+		clients.Go(func() { failures[i] = raceClient(api.NewClient(socket), turns, owners, fmt.Sprint(name, ".", i)) })
+	}
+	clients.Wait()
+	return errors.Join(failures...)
+}
+
+// raceClient asks for ports, and notes in a file of each one's name that it has it:
+// the file must not be there already. Half of them it gives back.
+func raceClient(c *api.Client, turns chan struct{}, owners, name string) error {
+	for range raceTurns {
+		turns <- struct{}{}
+		err := raceTurn(c, owners, name)
+		<-turns
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func raceTurn(c *api.Client, owners, name string) error {
+	ctx := context.Background()
+	port := raceFirstPort + rand.N(racePorts)
+	m := engine.Mapping{
+		Proto: engine.TCP, Name: name,
+		Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(port)),
+		Backend:  netip.MustParseAddrPort("172.30.0.2:80"),
+	}
+	if rand.N(2) == 0 {
+		m.Frontend = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(port))
+	}
+	switch _, err := c.Publish(ctx, m); {
+	case errors.Is(err, engine.ErrConflict):
+		return nil
+	case err != nil:
+		return err
+	}
+	claim := filepath.Join(owners, strconv.Itoa(port))
+	if err := note(claim, name); err != nil {
+		return fmt.Errorf("two have port %d: %w", port, err)
+	}
+	if rand.N(2) == 0 {
+		return nil
+	}
+	if err := os.Remove(claim); err != nil {
+		return err
+	}
+	_, err := c.Unpublish(ctx, m)
+	return err
+}
+
+// note writes a file that must not be there.
+func note(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		other, _ := os.ReadFile(path)
+		return fmt.Errorf("%w: it is of %s", err, other)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
