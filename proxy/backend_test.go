@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// nameTCP is a backend that greets each connection with its name and then echoes.
+func nameTCP(tb testing.TB, name string) *net.TCPAddr {
+	tb.Helper()
+	return tcpBackend(tb, "127.0.0.1:0", func(c net.Conn) {
+		if _, err := c.Write([]byte(name)); err == nil {
+			echoTCP(c)
+		}
+	})
+}
+
+// hear reads a greeting of the name's length.
+func hear(tb testing.TB, c net.Conn, name string) {
+	tb.Helper()
+	buf := make([]byte, len(name))
+	_, err := io.ReadFull(c, buf)
+	require.NoError(tb, err)
+	require.Equal(tb, name, string(buf))
+}
+
+// Connections that are there stay with the backend that they have; new ones go to the
+// new one.
+func TestSetBackendTCP(t *testing.T) {
+	noLeak(t)
+	p, err := New(mustTCP(t, "127.0.0.1:0"), nameTCP(t, "one"), nil)
+	serve(t, p, err)
+	old := dial(t, "tcp", p.FrontendAddr().String())
+	hear(t, old, "one")
+
+	next := nameTCP(t, "two")
+	require.NoError(t, p.SetBackend(next))
+	require.Equal(t, next.String(), p.BackendAddr().String())
+	hear(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
+	roundTrip(t, old, phrase)
+}
+
+// A client that keeps its socket is served by the new backend from its next datagram
+// on, and the frontend goes on answering others.
+func TestSetBackendUDP(t *testing.T) {
+	noLeak(t)
+	first := udpEcho(t, "127.0.0.1:0")
+	p, err := New(mustUDP(t, "127.0.0.1:0"), first, nil)
+	serve(t, p, err)
+	c := dial(t, "udp", p.FrontendAddr().String())
+	roundTrip(t, c, "first")
+	require.EqualValues(t, 1, p.Stats().Live)
+
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pc.Close() })
+	require.NoError(t, p.SetBackend(pc.LocalAddr()))
+	require.EqualValues(t, 0, p.Stats().Live, "the flow to the old backend has ended")
+	_, err = c.Write([]byte("second"))
+	require.NoError(t, err)
+	buf := make([]byte, 16)
+	n, _, err := pc.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, "second", string(buf[:n]))
+
+	require.NoError(t, p.SetBackend(first))
+	roundTrip(t, dial(t, "udp", p.FrontendAddr().String()), "others")
+}
+
+func TestSetBackendRefused(t *testing.T) {
+	noLeak(t)
+	p, err := New(mustTCP(t, "127.0.0.1:0"), mustTCP(t, "127.0.0.1:9"), nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, p.SetBackend(mustUDP(t, "127.0.0.1:9")), ErrAddr)
+	require.ErrorIs(t, p.SetBackend(&net.TCPAddr{Port: 80}), ErrAddr)
+	require.Equal(t, "127.0.0.1:9", p.BackendAddr().String())
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, p.SetBackend(mustTCP(t, "127.0.0.1:9")), ErrClosed)
+}
