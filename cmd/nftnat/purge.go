@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -55,6 +58,10 @@ func (g *global) stop(ctx context.Context) error {
 		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
 	}
 	defer func() { _ = unix.Close(process) }() // nothing was written
+	// The daemon knows its number in its own PID namespace, which may not be ours.
+	if !isDaemon(st.PID) {
+		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
+	}
 	// Nothing is left for it to drain.
 	if _, err := client.Apply(ctx); err != nil {
 		return err
@@ -66,6 +73,12 @@ func (g *global) stop(ctx context.Context) error {
 		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
 	}
 	return nil
+}
+
+// isDaemon reports whether a process was started as this program's daemon (proc(5)).
+func isDaemon(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && slices.Contains(strings.Split(string(line), "\x00"), "serve")
 }
 
 // awaitEnd waits until a process has ended, also one that its parent has not waited

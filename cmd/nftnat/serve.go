@@ -151,12 +151,11 @@ func listen(g *global) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take sockets of the service manager: %w", err)
 	}
-	switch len(handed) {
-	case 0:
-	case 1:
+	switch {
+	case len(handed) == 1 && handed[0] != nil:
 		return handed[0], nil
-	default:
-		return nil, fmt.Errorf("take sockets of the service manager: there are %d, one is wanted", len(handed))
+	case len(handed) != 0:
+		return nil, fmt.Errorf("take sockets of the service manager: it hands over %d descriptors, and not one listening socket", len(handed))
 	}
 	path := g.socket
 	if path == "" {
