@@ -43,6 +43,9 @@ type setting struct{ name, was, is string }
 // returns what it changed for that. links are the interfaces that the IPv6 backends
 // are behind.
 func (f *forwarding) turnOn(four, six bool, links []string) (changed []setting, atRisk []string, err error) {
+	if (!four || f.on4) && (!six || f.on6) {
+		return nil, nil, nil // entering another namespace takes longer than a transaction
+	}
 	err = f.sysctls.do(func() error {
 		if four && !f.on4 {
 			if changed, err = f.set(changed, forwarding4, "1"); err != nil {
