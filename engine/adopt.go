@@ -64,7 +64,7 @@ func (e *Engine) adoptOnce() error {
 	}
 	elements, strange := e.sortOut(elements)
 	for _, el := range strange {
-		drift = append(drift, "this element is no mapping and no segment: "+el.String())
+		drift = append(drift, "an engine makes no such element: "+el.String())
 	}
 	if len(drift) != 0 {
 		if err := e.putRight(drift, elements, generation); err != nil {
@@ -80,10 +80,13 @@ func (e *Engine) adoptOnce() error {
 // have written. Those cannot stay: nobody would see them, and yet they would be in the
 // way of mappings.
 func (e *Engine) sortOut(elements []nft.Element) (ours, strange []nft.Element) {
-	kinds, now := mapKinds(), e.now()
+	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements)
 	ours = elements[:0]
 	for _, el := range elements {
-		_, ok := el.Key.Segment()
+		segment, ok := el.Key.Segment()
+		if _, inner := nested[segment]; inner {
+			ok = false
+		}
 		if kind, isMap := kinds[el.Set]; isMap {
 			_, ok = published(el, kind, now)
 		}
@@ -94,6 +97,27 @@ func (e *Engine) sortOut(elements []nft.Element) (ours, strange []nft.Element) {
 		}
 	}
 	return ours, strange
+}
+
+// nestedSegments are the segments that lie within others. An engine never makes such.
+func nestedSegments(elements []nft.Element) map[netip.Prefix]struct{} {
+	var all []netip.Prefix
+	for _, el := range elements {
+		if segment, ok := el.Key.Segment(); ok {
+			all = append(all, segment)
+		}
+	}
+	// The widest first: it is the others that lie within.
+	slices.SortFunc(all, func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
+	outer, nested := map[netip.Prefix]int{}, map[netip.Prefix]struct{}{}
+	for _, p := range all {
+		if covered(outer, p) {
+			nested[p] = struct{}{}
+		} else {
+			outer[p] = 0
+		}
+	}
+	return nested
 }
 
 // staleIfGone makes of the error that the table is not there, which it was a moment
