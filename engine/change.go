@@ -39,6 +39,15 @@ func (m move) before() port { return port{m.frontend, m.from} }
 
 func (m move) after() port { return port{m.frontend, m.to} }
 
+// movedFrom are the ports that the change moves, as they were before.
+func (c change) movedFrom() []port {
+	ports := make([]port, len(c.moved))
+	for i, m := range c.moved {
+		ports[i] = m.before()
+	}
+	return ports
+}
+
 func (c change) empty() bool { return len(c.removed)+len(c.added)+len(c.moved) == 0 }
 
 // gone yields the ports that are not there after the change as they were before.
@@ -156,6 +165,7 @@ func (e *Engine) commit(c change) error {
 	}
 	if e.proxies != nil {
 		e.opts.Trace("open")
+		undo.add(func() error { return e.reoccupy(c.movedFrom()) })
 		if err := e.serveAll(c); err != nil {
 			return undo.after(err)
 		}

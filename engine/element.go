@@ -146,7 +146,7 @@ func (f frontend) ofFamily(a netip.Addr) frontend {
 }
 
 // loopback reports whether the frontend is an address that netfilter never
-// translates: such a mapping is stored, and nothing else.
+// translates: such a mapping is stored in the table, and served by its proxy alone.
 func (f frontend) loopback() bool { return f.ap.Addr().IsLoopback() }
 
 // commentAttributes are what the comment of an element says beside the name.

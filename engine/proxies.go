@@ -158,7 +158,8 @@ func (e *Engine) vacate(c change) (vacated []port) {
 	return vacated
 }
 
-// reoccupy binds and serves again what was vacated for a change that failed.
+// reoccupy binds and serves as before what was vacated or moved for a change that
+// failed.
 func (e *Engine) reoccupy(vacated []port) error {
 	var errs []error
 	for _, p := range vacated {

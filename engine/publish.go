@@ -171,8 +171,8 @@ func (e *Engine) conflict(want Mapping, err error) error {
 
 // Unpublish removes mappings, all or none, by their protocol, frontend and number
 // of ports; nothing else of ms counts. It returns what they were. When it returns,
-// new connections are refused and UDP flows have ended; established TCP connections
-// go on.
+// new connections are refused, and UDP flows and what the proxies carried have ended;
+// TCP connections that netfilter carries go on.
 //
 // The error is ErrNotFound if one of the ports is not published with just this
 // frontend; nothing has changed then.
