@@ -96,27 +96,32 @@ func (b *batch) culprit(o op, offset uint32) string {
 	if list == nil {
 		return o.object
 	}
-	count, at := 0, uint32(len(msg)-len(list)) // the list is the message's last attribute
-	if offset != 0 && offset < at {
+	begin := len(msg) - len(list) // the list is the message's last attribute
+	if offset != 0 && offset < uint32(begin) {
 		return o.object // it is the table or the set that is not there
 	}
-	for a := (attrs{rest: list}); a.next(); count++ {
-		end := at + uint32(padded(attrHeader+len(a.payload)))
-		if offset >= at && offset < end || len(list) <= attrHeader+padded(len(a.payload)) {
-			return o.collection.describe(a.payload)
+	count := 0
+	for a := (attrs{rest: list}); ; count++ {
+		key, end := o.collection.next(&a)
+		if key == nil {
+			break
 		}
-		at = end
+		behind := len(msg) - len(a.rest)
+		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.rest) == 0 {
+			return o.collection.describe(key, end)
+		}
+		begin = behind
 	}
 	return fmt.Sprintf("%s: one of %d elements", o.object, count)
 }
 
 // describe spells an element of a request, of which a deletion carries the key alone.
-func (c collection) describe(payload []byte) string {
-	if find(payload, unix.NFTA_SET_ELEM_DATA) == nil {
+func (c collection) describe(key, end []byte) string {
+	if find(key, unix.NFTA_SET_ELEM_DATA) == nil {
 		c.value = nil
 	}
 	var e Element
-	if err := c.decodeElement(&e, payload); err != nil {
+	if err := c.decodeNext(&e, key, end); err != nil {
 		return c.name
 	}
 	return e.String()
@@ -154,6 +159,9 @@ func (b *batch) addCollection(table string, c collection) {
 	}
 	b.buf = appendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
 	b.buf = c.appendDescription(b.buf)
+	if c.key.isInterface() {
+		b.buf = appendAttr(b.buf, unix.NFTA_SET_USERDATA, appendHostOrder(nil))
+	}
 	b.done()
 }
 
@@ -199,6 +207,14 @@ func (c collection) appendDescription(b []byte) []byte {
 		b = closeAttr(b, fields)
 	}
 	return closeAttr(b, at)
+}
+
+// appendHostOrder appends what tells nft(8) that the key's bytes are in the order of
+// the host, as those of its strings are: without that it lists them as empty
+// (netlink_delinearize_set in nftables' src/netlink.c).
+func appendHostOrder(b []byte) []byte {
+	b = append(b, udataKeyByteOrder, 4)
+	return append(b, host32(byteOrderHost)...)
 }
 
 func (b *batch) addChain(table string, c Chain) {
@@ -294,9 +310,7 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
 			b.buf, list = openAttr(b.buf, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		}
-		var at int
-		b.buf, at = openAttr(b.buf, nested|unix.NFTA_LIST_ELEM)
-		b.buf = closeAttr(appendOne(*c, b.buf, e), at)
+		b.buf = c.appendMember(b.buf, e, appendOne)
 	}
 	if list != 0 {
 		b.closeElements(list)

@@ -73,9 +73,9 @@ func elementsOf(t *testing.T, table Table, ms []message) []Element {
 		list := attrs{rest: find(a.rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
 		require.NotEmpty(t, list.rest)
 		require.LessOrEqual(t, len(list.rest)+attrHeader, maxAttr)
-		for list.next() {
-			e, err := set.decode(list.payload)
-			require.NoError(t, err)
+		for key, end := set.next(&list); key != nil; key, end = set.next(&list) {
+			var e Element
+			require.NoError(t, set.decodeNext(&e, key, end))
 			es = append(es, e)
 		}
 		require.NoError(t, list.err)

@@ -30,57 +30,9 @@ type Element struct {
 	// Zero when adding: all of it.
 	Expires time.Duration
 	// Strange says why an element that was read is none that this package can write: a
-	// range that is no prefix, or nft(8)'s "*". It then has no Key. Empty: it is one.
+	// range that is no prefix, a name that no interface has, or nft(8)'s "*". It then
+	// has no Key. Empty: it is one.
 	Strange string
-}
-
-// Key is the key of an element. It is comparable. Its zero value is no key.
-type Key struct {
-	addr netip.Addr
-	port uint16
-	// length is the prefix length plus one of a segment, zero of other keys.
-	length uint8
-}
-
-// PortKey is the key of a set whose type is inet_service.
-func PortKey(port uint16) Key { return Key{port: port} }
-
-// AddrPortKey is the key of a set whose type is an address and an inet_service.
-func AddrPortKey(ap netip.AddrPort) Key { return Key{addr: ap.Addr(), port: ap.Port()} }
-
-// SegmentKey is the key of an interval set whose type is two addresses. It is
-// matched when both lie within the prefix: by a packet that stays on one segment.
-//
-// Segments of one set must not overlap. The kernel refuses one whose first or last
-// address lies in another (unix.EEXIST), but not one around others; and asked to delete
-// one, it deletes the oldest that holds its first address, whichever that is
-// (nft_pipapo_insert and nft_pipapo_deactivate in net/netfilter/nft_set_pipapo.c).
-func SegmentKey(p netip.Prefix) Key {
-	p = p.Masked()
-	return Key{addr: p.Addr(), length: uint8(p.Bits() + 1)}
-}
-
-// AddrPort returns the address, which is zero for a PortKey, and the port.
-func (k Key) AddrPort() netip.AddrPort { return netip.AddrPortFrom(k.addr, k.port) }
-
-// Segment returns the prefix of a SegmentKey, and whether it is one.
-func (k Key) Segment() (netip.Prefix, bool) {
-	if k.length == 0 {
-		return netip.Prefix{}, false
-	}
-	return netip.PrefixFrom(k.addr, int(k.length)-1), true
-}
-
-// String returns the key as nft(8) spells it.
-func (k Key) String() string {
-	switch {
-	case k.length != 0:
-		p, _ := k.Segment()
-		return fmt.Sprintf("%s . %s", p, p)
-	case k.addr.IsValid():
-		return fmt.Sprintf("%s . %d", k.addr, k.port)
-	}
-	return fmt.Sprint(k.port)
 }
 
 // String returns the element as nft(8) would spell it behind "add element inet nftnat".
@@ -168,33 +120,4 @@ func (c collection) check(e Element) error {
 		return fmt.Errorf("time-out %s with %s left", e.Timeout, e.Expires)
 	}
 	return nil
-}
-
-func (c collection) checkKey(k Key) error {
-	var ok bool
-	switch {
-	case k.length != 0:
-		ok = c.interval && c.key.isSegment() && fits(c.key[0], k.addr)
-	case k.addr.IsValid():
-		ok = !c.interval && c.key.isAddrPort() && fits(c.key[0], k.addr)
-	default:
-		ok = !c.interval && c.key.isPort()
-	}
-	if !ok {
-		return fmt.Errorf("the key is no %s", c.key)
-	}
-	return nil
-}
-
-// The types of which there are keys and values.
-
-func (t Type) isPort() bool { return len(t) == 1 && t[0] == InetService }
-
-func (t Type) isAddrPort() bool { return len(t) == 2 && t[0] != InetService && t[1] == InetService }
-
-func (t Type) isSegment() bool { return len(t) == 2 && t[0] != InetService && t[0] == t[1] }
-
-// fits reports whether the address is one of the data type.
-func fits(d DataType, a netip.Addr) bool {
-	return d == IPv4Addr && a.Is4() || d == IPv6Addr && a.Is6() && !a.Is4In6() && a.Zone() == ""
 }

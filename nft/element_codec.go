@@ -18,7 +18,8 @@ import (
 // Attributes that x/sys does not name: enum nft_set_elem_attributes,
 // enum nft_table_attributes, enum nft_chain_attributes, enum nft_set_attributes and
 // enum nft_set_desc_attributes of include/uapi/linux/netfilter/nf_tables.h, and
-// the user data types of libnftnl's include/libnftnl/udata.h.
+// the user data types of libnftnl's include/libnftnl/udata.h, and enum byteorder of
+// nftables' include/datatype.h.
 const (
 	nftaSetElemKeyEnd = 10
 	nftaTableUserdata = 6
@@ -28,6 +29,8 @@ const (
 	nftSetConcat      = 0x80
 	nftaSetCount      = 20
 	udataComment      = 0 // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
+	udataKeyByteOrder = 0 // NFTNL_UDATA_SET_KEYBYTEORDER
+	byteOrderHost     = 1 // BYTEORDER_HOST_ENDIAN
 	udataHeader       = 2 // a byte for the type, a byte for the length
 )
 
@@ -93,23 +96,26 @@ func comment(udata []byte) string {
 	return ""
 }
 
-// openElement appends the key of an element: all that deleting it takes.
+// openElement appends the key of an element: all that deleting it takes, but for the
+// end of a range.
 func (c collection) openElement(b []byte, k Key) []byte {
 	b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_KEY)
 	b, value := openAttr(b, unix.NFTA_DATA_VALUE)
-	switch {
-	case k.length != 0:
-		b = appendAddr(appendAddr(b, k.addr), k.addr)
-	case k.addr.IsValid():
-		b = appendPort(appendAddr(b, k.addr), k.port, true)
-	default:
+	switch k.kind {
+	case portKey:
 		b = appendPort(b, k.port, false)
+	case addrPortKey:
+		b = appendPort(appendAddr(b, k.addr), k.port, true)
+	case segmentKey:
+		b = appendAddr(appendAddr(b, k.addr), k.addr)
+	default:
+		b = appendAddr(b, k.addr)
 	}
 	b = closeAttr(closeAttr(b, value), at)
-	if k.length == 0 {
+	segment, ok := k.Segment()
+	if !ok {
 		return b
 	}
-	segment, _ := k.Segment()
 	last := lastAddr(segment)
 	b, at = openAttr(b, nested|nftaSetElemKeyEnd)
 	b, value = openAttr(b, unix.NFTA_DATA_VALUE)
@@ -155,6 +161,7 @@ func life(ms uint64) time.Duration {
 func (c *collection) decodeElement(e *Element, b []byte) error {
 	*e = Element{Set: c.name}
 	var key, end, value []byte
+	var flags uint32
 	a := attrs{rest: b}
 	for a.next() {
 		switch a.typ {
@@ -162,6 +169,8 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 			key = find(a.payload, unix.NFTA_DATA_VALUE)
 		case nftaSetElemKeyEnd:
 			end = find(a.payload, unix.NFTA_DATA_VALUE)
+		case unix.NFTA_SET_ELEM_FLAGS:
+			flags = a.be32()
 		case unix.NFTA_SET_ELEM_DATA:
 			value = find(a.payload, unix.NFTA_DATA_VALUE)
 		case unix.NFTA_SET_ELEM_TIMEOUT:
@@ -177,7 +186,7 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 		return a.err
 	}
 	var err error
-	if e.Key, err = c.decodeKey(key, end); err != nil {
+	if e.Key, err = c.decodeKey(key, end, flags); err != nil {
 		return err
 	}
 	if c.value != nil {
@@ -189,17 +198,38 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 	return nil
 }
 
-func (c *collection) decodeKey(key, end []byte) (Key, error) {
-	switch {
-	case len(key) != c.key.size():
-	case c.interval && c.key.isSegment():
-		return decodeSegment(key, end)
-	case !c.interval && c.key.isPort():
-		return PortKey(binary.BigEndian.Uint16(key)), nil
-	case !c.interval && c.key.isAddrPort():
-		return AddrPortKey(decodeAddrPort(key)), nil
+func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
+	kind := c.holds()
+	if kind == noKey || len(key) != c.key.size() {
+		return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
 	}
-	return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
+	switch kind {
+	case portKey:
+		return PortKey(binary.BigEndian.Uint16(key)), nil
+	case addrPortKey:
+		return AddrPortKey(decodeAddrPort(key)), nil
+	case segmentKey:
+		return decodeSegment(key, end)
+	case interfaceKey:
+		return decodeInterface(key)
+	}
+	addr, _ := netip.AddrFromSlice(key)
+	switch {
+	case kind == addrKey:
+		return AddrKey(addr), nil
+	case flags&unix.NFT_SET_ELEM_INTERVAL_END != 0:
+		return Key{kind: endKey, addr: addr}, nil
+	}
+	return Key{kind: startKey, addr: addr}, nil
+}
+
+// decodeInterface reads the name of an interface. Others can write what is none.
+func decodeInterface(b []byte) (Key, error) {
+	name := cString(b)
+	if k := InterfaceKey(name); k != (Key{}) && len(bytes.TrimRight(b[len(name):], "\x00")) == 0 {
+		return k, nil
+	}
+	return Key{}, fmt.Errorf("%q is no interface name", b)
 }
 
 // decodeAddrPort reads an address and a port, each in registers of its own.
@@ -217,14 +247,18 @@ func decodeSegment(key, end []byte) (Key, error) {
 	}
 	half := len(key) / 2
 	if len(end) == len(key) && bytes.Equal(key[:half], key[half:]) && bytes.Equal(end[:half], end[half:]) {
-		first, _ := netip.AddrFromSlice(key[:half])
-		last, _ := netip.AddrFromSlice(end[:half])
-		p := netip.PrefixFrom(first, sameBits(key[:half], end[:half]))
-		if p.Masked().Addr() == first && lastAddr(p) == last {
+		if p, ok := prefixOf(key[:half], end[:half]); ok {
 			return SegmentKey(p), nil
 		}
 	}
 	return Key{}, fmt.Errorf("the range from %x to %x is no pair of one prefix", key, end)
+}
+
+// prefixOf returns the prefix that begins and ends with the addresses, if there is one.
+func prefixOf(first, last []byte) (netip.Prefix, bool) {
+	addr, _ := netip.AddrFromSlice(first)
+	p := netip.PrefixFrom(addr, sameBits(first, last))
+	return p, p.Masked().Addr() == addr && bytes.Equal(lastAddr(p).AsSlice(), last)
 }
 
 // sameBits is the number of leading bits that are equal.

@@ -22,13 +22,16 @@ func TestElementRoundTrip(t *testing.T) {
 		for range 300 {
 			e := randomElement(r, c)
 			require.NoError(t, c.check(e))
-			b := c.appendElement(nil, e)
-			require.Less(t, len(b)+attrHeader, largestElement)
-			got, err := c.decode(b)
-			require.NoError(t, err, e)
+			b := c.appendMember(nil, e, collection.appendElement)
+			require.Less(t, len(b), largestElement)
+			list := attrs{rest: b}
+			key, end := c.next(&list)
+			require.Empty(t, list.rest)
+			var got Element
+			require.NoError(t, c.decodeNext(&got, key, end), e)
 			require.Equal(t, e, got)
 			// What deletes it is its key.
-			require.True(t, strings.HasPrefix(string(b), string(c.openElement(nil, e.Key))))
+			require.True(t, strings.HasPrefix(string(key), string(c.openElement(nil, e.Key))))
 		}
 	}
 }
@@ -147,7 +150,14 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"range of two prefixes", named(sample(), "inside4"), join(key(10, 0, 0, 0, 11, 0, 0, 0), end(10, 0, 0, 255, 11, 0, 0, 255)), "is no pair of one prefix"},
 		{"range backwards", named(sample(), "inside4"), join(key(10, 0, 0, 255, 10, 0, 0, 255), end(10, 0, 0, 0, 10, 0, 0, 0)), "is no pair of one prefix"},
 		{"short end", named(sample(), "inside4"), join(key(10, 0, 0, 0, 10, 0, 0, 0), end(10, 0, 0, 0)), "is no pair of one prefix"},
-		{"other intervals", named(sample(), "networks4"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv4_addr"},
+		{"other intervals", collection{name: "odd", key: Type{InetService}, interval: true}, key(0, 80), "a key of 2 bytes is no inet_service"},
+		{"address of the other family", named(sample(), "leases4"), key(make([]byte, 16)...), "a key of 16 bytes is no ipv4_addr"},
+		{"range of the other family", named(sample(), "networks6"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv6_addr"},
+		{"short name", named(sample(), "links"), key('l', 'o', 0, 0), "a key of 4 bytes is no ifname"},
+		{"long name", named(sample(), "links"), key([]byte("abcdefghijklmnop")...), `"abcdefghijklmnop" is no interface name`},
+		{"no name", named(sample(), "links"), key(make([]byte, 16)...), "is no interface name"},
+		{"name with more behind it", named(sample(), "links"), key([]byte("lo\x00o\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"lo\x00o\x00\x00\x00\x00`},
+		{"hostile name", named(sample(), "links"), key([]byte("a\"\n\x1b[2J\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"a\"\n\x1b[2J\x00`},
 		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "a key of 8 bytes is no inet_service . inet_service"},
 		{"short time-out", named(sample(), "tcp4"), join(port, addr, appendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), errShort.Error()},
 		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], errShort.Error()},

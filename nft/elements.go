@@ -69,24 +69,29 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 	if err != nil {
 		return nil, err
 	}
-	n := len(es) - from
-	switch {
+	switch n := len(es) - from; {
 	case parts <= 1:
-		return es, nil
 	case !set.timeout:
 		// Nothing ends. Another order of the same elements shows some of them twice.
-		return es, nil
-	case counted && n == int(count):
-		// As many as there were before the dump, counting those that had ended.
-		return es, nil
+	case counted && n == int(count) && set.holds() != prefixKey:
+		// As many as there were before the dump, counting those that had ended. Of
+		// prefixes the kernel counts half (nft_rbtree_usize in
+		// net/netfilter/nft_set_rbtree.c).
+	default:
+		// Some have ended of late, or the kernel does not count. A second dump that
+		// skipped others than the first shows what the first has not.
+		var second keySet
+		_, err = c.dumpElements(table, set, func(e *Element) bool {
+			return e.Strange != "" || second.add(e.Key) && !first.add(e.Key)
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	// Some have ended of late, or the kernel does not count. A second dump that
-	// skipped others than the first shows what the first has not.
-	var second keySet
-	_, err = c.dumpElements(table, set, func(e *Element) bool {
-		return e.Strange != "" || second.add(e.Key) && !first.add(e.Key)
-	})
-	return es, err
+	if set.holds() == prefixKey {
+		es = append(es[:from], set.pair(es[from:])...)
+	}
+	return es, nil
 }
 
 // maxGrow bounds for how many elements room is made at once on the kernel's word.
@@ -157,7 +162,7 @@ type keySet struct {
 
 // add reports whether the key was not there yet.
 func (s *keySet) add(k Key) bool {
-	if k.length != 0 || k.addr.IsValid() {
+	if k.kind != portKey {
 		if s.others == nil {
 			s.others = map[Key]struct{}{}
 		}

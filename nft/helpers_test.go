@@ -41,6 +41,11 @@ func sample() Table {
 			{Name: "ports", Key: Type{InetService}},
 			{Name: "hosts4", Key: Type{IPv4Addr, InetService}},
 			{Name: "hosts6", Key: Type{IPv6Addr, InetService}},
+			{Name: "leases4", Key: Type{IPv4Addr}},
+			{Name: "leases6", Key: Type{IPv6Addr}, Timeout: true},
+			{Name: "away4", Key: Type{IPv4Addr}, Interval: true, Timeout: true},
+			{Name: "away6", Key: Type{IPv6Addr, IPv6Addr}, Interval: true, Timeout: true},
+			{Name: "links", Key: Type{IfName}},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -135,14 +140,19 @@ func addrOf(r *rand.Rand, d DataType) netip.Addr {
 func randomElement(r *rand.Rand, c collection) Element {
 	e := Element{Set: c.name}
 	port := uint16(r.Uint32())
-	switch {
-	case c.key.isPort():
+	switch c.holds() {
+	case portKey:
 		e.Key = PortKey(port)
-	case c.key.isAddrPort():
+	case addrKey:
+		e.Key = AddrKey(addrOf(r, c.key[0]))
+	case addrPortKey:
 		e.Key = AddrPortKey(netip.AddrPortFrom(addrOf(r, c.key[0]), port))
-	case c.key.isSegment():
-		a := addrOf(r, c.key[0])
-		e.Key = SegmentKey(netip.PrefixFrom(a, r.IntN(a.BitLen()+1)))
+	case interfaceKey:
+		e.Key = InterfaceKey(randomInterface(r))
+	case prefixKey:
+		e.Key = PrefixKey(randomPrefix(r, c.key[0]))
+	case segmentKey:
+		e.Key = SegmentKey(randomPrefix(r, c.key[0]))
 	default:
 		panic("no elements of type " + c.key.String())
 	}
@@ -161,6 +171,28 @@ func randomElement(r *rand.Rand, c collection) Element {
 	return e
 }
 
+// randomPrefix has any length, and is one that reaches the highest address at times.
+func randomPrefix(r *rand.Rand, d DataType) netip.Prefix {
+	a := addrOf(r, d)
+	if r.IntN(10) == 0 {
+		a = lastAddr(netip.PrefixFrom(a, 0))
+	}
+	return netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()
+}
+
+// randomInterface is a name of all that names are made of.
+func randomInterface(r *rand.Rand) string {
+	var b [unix.IFNAMSIZ - 1]byte
+	for {
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		if name := string(b[:1+r.IntN(len(b))]); interfaceName(name) {
+			return name
+		}
+	}
+}
+
 func randomComment(r *rand.Rand) string {
 	alphabet := []rune(`abc XYZ 019 \{}[]':;,.<>äß漢#@!$%`)
 	var s string
@@ -174,7 +206,7 @@ func randomComment(r *rand.Rand) string {
 func holdable(t Table) []collection {
 	var cs []collection
 	for _, c := range t.collections() {
-		if c.interval && c.key.isSegment() || !c.interval {
+		if c.holds() != noKey {
 			cs = append(cs, c)
 		}
 	}
@@ -245,7 +277,11 @@ func randomElements(r *rand.Rand, t Table, n int) []Element {
 }
 
 func overlap(a, b Key) bool {
-	p, isSegment := a.Segment()
-	q, _ := b.Segment()
-	return a == b || isSegment && p.Overlaps(q)
+	for _, kind := range []keyKind{prefixKey, segmentKey} {
+		p, isOne := a.prefix(kind)
+		if q, _ := b.prefix(kind); isOne && p.Overlaps(q) {
+			return true
+		}
+	}
+	return a == b
 }

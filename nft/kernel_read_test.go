@@ -152,7 +152,12 @@ func TestElementsOfOthers(t *testing.T) {
 	for _, tt := range []struct{ set, element, want string }{
 		{"inside4", "{ 10.0.0.1-10.0.0.9 . 10.0.0.1-10.0.0.9 }", "the range from 0a0000010a000001 to 0a0000090a000009 is no pair of one prefix"},
 		{"inside4", "{ 10.0.0.0/8 . 11.0.0.0/8 }", "is no pair of one prefix"},
-		{"networks4", "{ 10.0.0.0/8 }", "a key of 4 bytes is no ipv4_addr"},
+		{"networks4", "{ 10.0.0.1-10.0.0.9 }", "the range from 10.0.0.1 to 10.0.0.9 is no prefix"},
+		{"networks4", "{ 255.255.255.253-255.255.255.255 }", "the range from 255.255.255.253 to 255.255.255.255 is no prefix"},
+		{"networks4", "{ 0.0.0.0-0.0.0.6 }", "the range from 0.0.0.0 to 0.0.0.6 is no prefix"},
+		{"networks6", "{ 2001:db8::1-2001:db8::2 }", "the range from 2001:db8::1 to 2001:db8::2 is no prefix"},
+		{"links", `{ "a b" }`, `"a b\x00\x00`},
+		{"links", `{ "a:b" }`, `"a:b\x00\x00`},
 	} {
 		require.Zero(t, runNFT(t, ns, "add", "element", "inet", "nftnat", tt.set, tt.element).Code)
 		strange, _, err := c.Elements(sample(), tt.set)

@@ -181,9 +181,7 @@ func (p *peer) dump(m message) []delivery {
 func (p *peer) part(m message, set collection, es []Element) []byte {
 	b, list := openAttr(nil, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range es {
-		var at int
-		b, at = openAttr(b, nested|unix.NFTA_LIST_ELEM)
-		b = closeAttr(set.appendElement(b, e), at)
+		b = set.appendMember(b, e, collection.appendElement)
 	}
 	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, closeAttr(b, list))
 }

@@ -46,11 +46,15 @@ func (c collection) print(b *strings.Builder) {
 	if c.size != 0 {
 		fmt.Fprintf(b, "\t\tsize %d\n", c.size)
 	}
+	var flags []string
 	if c.interval {
-		b.WriteString("\t\tflags interval\n")
+		flags = append(flags, "interval")
 	}
 	if c.timeout {
-		b.WriteString("\t\tflags timeout\n")
+		flags = append(flags, "timeout")
+	}
+	if len(flags) != 0 {
+		fmt.Fprintf(b, "\t\tflags %s\n", strings.Join(flags, ","))
 	}
 	b.WriteString("\t}\n")
 }

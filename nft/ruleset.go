@@ -6,6 +6,8 @@ package nft
 import (
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Table is a whole nftables table of the inet family, as a value: what is to
@@ -29,6 +31,8 @@ type Set struct {
 	// Interval makes every field of the key a range, so that a prefix is one
 	// element (nft(8), "flags interval").
 	Interval bool
+	// Timeout allows elements a time-out (nft(8), "flags timeout").
+	Timeout bool
 }
 
 // Map is a named map from a key to a value.
@@ -84,6 +88,7 @@ const (
 	InetService DataType = iota + 1
 	IPv4Addr
 	IPv6Addr
+	IfName
 )
 
 // Type is the type of a key or a value: one field, or several as a concatenation.
@@ -100,6 +105,7 @@ var dataTypes = [...]struct {
 	InetService: {"inet_service", 13, 2},
 	IPv4Addr:    {"ipv4_addr", 7, 4},
 	IPv6Addr:    {"ipv6_addr", 8, 16},
+	IfName:      {"ifname", 41, unix.IFNAMSIZ},
 }
 
 // String returns the name of the data type in nft(8).
@@ -158,13 +164,21 @@ type collection struct {
 	size     uint32
 }
 
+func (m Map) collection() collection {
+	return collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size}
+}
+
+func (s Set) collection() collection {
+	return collection{name: s.Name, key: s.Key, interval: s.Interval, timeout: s.Timeout}
+}
+
 func (t Table) collections() []collection {
 	cs := make([]collection, 0, len(t.Maps)+len(t.Sets))
 	for _, m := range t.Maps {
-		cs = append(cs, collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size})
+		cs = append(cs, m.collection())
 	}
 	for _, s := range t.Sets {
-		cs = append(cs, collection{name: s.Name, key: s.Key, interval: s.Interval})
+		cs = append(cs, s.collection())
 	}
 	return cs
 }
@@ -172,12 +186,12 @@ func (t Table) collections() []collection {
 func (t Table) collection(name string) (collection, bool) {
 	for _, m := range t.Maps {
 		if m.Name == name {
-			return collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size}, true
+			return m.collection(), true
 		}
 	}
 	for _, s := range t.Sets {
 		if s.Name == name {
-			return collection{name: s.Name, key: s.Key, interval: s.Interval}, true
+			return s.collection(), true
 		}
 	}
 	return collection{}, false

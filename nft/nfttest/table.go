@@ -66,7 +66,7 @@ func definitions(t nft.Table) []definition {
 		ds = append(ds, definition{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size})
 	}
 	for _, s := range t.Sets {
-		ds = append(ds, definition{name: s.Name, key: s.Key, interval: s.Interval})
+		ds = append(ds, definition{name: s.Name, key: s.Key, interval: s.Interval, timeout: s.Timeout})
 	}
 	return ds
 }

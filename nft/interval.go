@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// An interval set of one field is a tree of the places where ranges begin and end
+// (net/netfilter/nft_set_rbtree.c): a prefix is two elements, the first address and,
+// flagged as an end, the address behind the last. The comment and the time-out stand
+// with the first. There is no second where the prefix reaches to the highest address.
+
+// endAddr is the address behind a prefix. It is zero where there is none.
+func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
+
+// appendMember appends the element to a list of elements: as one member, or as two
+// that follow each other, which newer kernels take for one range by that alone.
+func (c collection) appendMember(b []byte, e Element, appendOne func(collection, []byte, Element) []byte) []byte {
+	b, at := openAttr(b, nested|unix.NFTA_LIST_ELEM)
+	b = closeAttr(appendOne(c, b, e), at)
+	p, ok := e.Key.Prefix()
+	if !ok || !endAddr(p).IsValid() {
+		return b
+	}
+	b, at = openAttr(b, nested|unix.NFTA_LIST_ELEM)
+	b = appendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	return closeAttr(c.openElement(b, Key{kind: endKey, addr: endAddr(p)}), at)
+}
+
+// next reads the next element of a list that appendMember made: its one member, or the
+// two of a range. key is nil at the end.
+func (c collection) next(a *attrs) (key, end []byte) {
+	if !a.next() {
+		return nil, nil
+	}
+	key = a.payload
+	if c.holds() != prefixKey {
+		return key, nil
+	}
+	if second := *a; second.next() && find(second.payload, unix.NFTA_SET_ELEM_FLAGS) != nil {
+		*a, end = second, second.payload
+	}
+	return key, end
+}
+
+// decodeNext reads into e the element whose members next has returned.
+func (c collection) decodeNext(e *Element, key, end []byte) error {
+	if err := c.decodeElement(e, key); err != nil || e.Key.kind != startKey {
+		return err
+	}
+	var behind Element
+	if end != nil {
+		if err := c.decodeElement(&behind, end); err != nil {
+			return err
+		}
+	}
+	var err error
+	e.Key, err = joined(e.Key.addr, behind.Key.addr)
+	return err
+}
+
+// joined is the key of the range from first up to, but without, end. An end that is
+// zero lies behind the highest address.
+func joined(first, end netip.Addr) (Key, error) {
+	last := lastAddr(netip.PrefixFrom(first, 0))
+	if end.IsValid() {
+		last = end.Prev()
+	}
+	if last.IsValid() {
+		if p, ok := prefixOf(first.AsSlice(), last.AsSlice()); ok {
+			return PrefixKey(p), nil
+		}
+	}
+	return Key{}, fmt.Errorf("the range from %s to %s is no prefix", first, last)
+}
+
+// pair makes elements of prefixes from all that was read of an interval set of one
+// field, in whatever order it came.
+func (c collection) pair(es []Element) []Element {
+	slices.SortStableFunc(es, func(a, b Element) int {
+		// Of two at one place the end belongs to the range before.
+		return cmp.Or(a.Key.addr.Compare(b.Key.addr), -cmp.Compare(a.Key.kind, b.Key.kind))
+	})
+	var ranges []Element
+	var open *Element
+	strange := func(format string, args ...any) {
+		ranges = append(ranges, Element{Set: c.name, Strange: fmt.Sprintf(format, args...)})
+	}
+	finish := func(end netip.Addr) {
+		key, err := joined(open.Key.addr, end)
+		if err != nil {
+			strange("%s", err)
+		} else {
+			open.Key = key
+			ranges = append(ranges, *open)
+		}
+		open = nil
+	}
+	for i := range es {
+		switch e := &es[i]; {
+		case e.Strange != "":
+			ranges = append(ranges, *e)
+		case e.Key.kind == startKey:
+			if open != nil {
+				strange("the range from %s has no end before that from %s", open.Key.addr, e.Key.addr)
+			}
+			open = e
+		case open != nil:
+			finish(e.Key.addr)
+		case c.timeout || e.Key.addr.IsUnspecified():
+			// The kernel does not list what has ended, but its end; and nft(8) marks the
+			// lowest address as the end of nothing.
+		default:
+			strange("the range up to %s has no beginning", e.Key.addr)
+		}
+	}
+	if open != nil {
+		finish(netip.Addr{})
+	}
+	return ranges
+}

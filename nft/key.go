@@ -1,0 +1,198 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Key is the key of an element. It is comparable. Its zero value is no key.
+type Key struct {
+	// addr holds an address, the first of a prefix, or the name of an interface as the
+	// kernel has it: 16 bytes.
+	addr netip.Addr
+	port uint16
+	// length is the prefix length of a segment or a prefix.
+	length uint8
+	kind   keyKind
+}
+
+// keyKind says what a key is made of.
+type keyKind uint8
+
+const (
+	noKey keyKind = iota
+	portKey
+	addrKey
+	addrPortKey
+	interfaceKey
+	prefixKey
+	segmentKey
+	// The kernel has a prefix as two elements, which are keys only while they are
+	// being read: its first address, and the first one behind it.
+	startKey
+	endKey
+)
+
+// PortKey is the key of a set whose type is inet_service.
+func PortKey(port uint16) Key { return Key{kind: portKey, port: port} }
+
+// AddrKey is the key of a set whose type is an address.
+func AddrKey(a netip.Addr) Key { return Key{kind: addrKey, addr: a} }
+
+// AddrPortKey is the key of a set whose type is an address and an inet_service.
+func AddrPortKey(ap netip.AddrPort) Key {
+	return Key{kind: addrPortKey, addr: ap.Addr(), port: ap.Port()}
+}
+
+// InterfaceKey is the key of a set whose type is ifname. A name that no interface can
+// have, or that nft(8) cannot read, makes no key: it has 1 to 15 bytes, and among them
+// no space, no control character and none of / : " * and \.
+func InterfaceKey(name string) Key {
+	if !interfaceName(name) {
+		return Key{}
+	}
+	var b [unix.IFNAMSIZ]byte
+	copy(b[:], name)
+	return Key{kind: interfaceKey, addr: netip.AddrFrom16(b)}
+}
+
+// PrefixKey is the key of an interval set whose type is an address. It is matched by
+// every address within the prefix. A prefix that is none makes no key.
+func PrefixKey(p netip.Prefix) Key { return prefixed(prefixKey, p) }
+
+// SegmentKey is the key of an interval set whose type is two addresses. It is
+// matched when both lie within the prefix: by a packet that stays on one segment.
+//
+// Segments of one set must not overlap. The kernel refuses one whose first or last
+// address lies in another (unix.EEXIST), but not one around others; and asked to delete
+// one, it deletes the oldest that holds its first address, whichever that is
+// (nft_pipapo_insert and nft_pipapo_deactivate in net/netfilter/nft_set_pipapo.c).
+func SegmentKey(p netip.Prefix) Key { return prefixed(segmentKey, p) }
+
+func prefixed(kind keyKind, p netip.Prefix) Key {
+	if !p.IsValid() {
+		return Key{}
+	}
+	return Key{kind: kind, addr: p.Masked().Addr(), length: uint8(p.Bits())}
+}
+
+// AddrPort returns the address of an AddrPortKey, which is zero for a PortKey, and the
+// port. Both are zero for other keys.
+func (k Key) AddrPort() netip.AddrPort {
+	if k.kind != portKey && k.kind != addrPortKey {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(k.addr, k.port)
+}
+
+// Addr returns the address of an AddrKey, and whether it is one.
+func (k Key) Addr() (netip.Addr, bool) {
+	if k.kind != addrKey {
+		return netip.Addr{}, false
+	}
+	return k.addr, true
+}
+
+// Interface returns the name of an InterfaceKey, and whether it is one.
+func (k Key) Interface() (string, bool) {
+	if k.kind != interfaceKey {
+		return "", false
+	}
+	b := k.addr.As16()
+	return cString(b[:]), true
+}
+
+// Prefix returns the prefix of a PrefixKey, and whether it is one.
+func (k Key) Prefix() (netip.Prefix, bool) { return k.prefix(prefixKey) }
+
+// Segment returns the prefix of a SegmentKey, and whether it is one.
+func (k Key) Segment() (netip.Prefix, bool) { return k.prefix(segmentKey) }
+
+func (k Key) prefix(kind keyKind) (netip.Prefix, bool) {
+	if k.kind != kind {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(k.addr, int(k.length)), true
+}
+
+// String returns the key as nft(8) spells it.
+func (k Key) String() string {
+	switch k.kind {
+	case portKey:
+		return fmt.Sprint(k.port)
+	case addrPortKey:
+		return fmt.Sprintf("%s . %d", k.addr, k.port)
+	case interfaceKey:
+		name, _ := k.Interface()
+		return `"` + name + `"`
+	case prefixKey:
+		p, _ := k.Prefix()
+		if p.IsSingleIP() {
+			return k.addr.String()
+		}
+		return p.String()
+	case segmentKey:
+		p, _ := k.Segment()
+		return fmt.Sprintf("%s . %s", p, p)
+	case addrKey, startKey, endKey:
+		return k.addr.String()
+	}
+	return "invalid"
+}
+
+// holds is the kind of the keys that the collection can hold, if there is one.
+func (c collection) holds() keyKind {
+	t := c.key
+	switch {
+	case c.interval && t.isAddr():
+		return prefixKey
+	case c.interval && t.isSegment():
+		return segmentKey
+	case c.interval:
+		return noKey
+	case t.isPort():
+		return portKey
+	case t.isAddr():
+		return addrKey
+	case t.isAddrPort():
+		return addrPortKey
+	case t.isInterface():
+		return interfaceKey
+	}
+	return noKey
+}
+
+func (c collection) checkKey(k Key) error {
+	ok := k.kind != noKey && k.kind == c.holds()
+	if ok && k.kind != portKey && k.kind != interfaceKey {
+		ok = fits(c.key[0], k.addr)
+	}
+	if !ok {
+		return fmt.Errorf("the key is no %s", c.key)
+	}
+	return nil
+}
+
+// The types of which there are keys and values.
+
+func (d DataType) isAddr() bool { return d == IPv4Addr || d == IPv6Addr }
+
+func (t Type) isPort() bool { return len(t) == 1 && t[0] == InetService }
+
+func (t Type) isAddr() bool { return len(t) == 1 && t[0].isAddr() }
+
+func (t Type) isInterface() bool { return len(t) == 1 && t[0] == IfName }
+
+func (t Type) isAddrPort() bool { return len(t) == 2 && t[0].isAddr() && t[1] == InetService }
+
+func (t Type) isSegment() bool { return len(t) == 2 && t[0].isAddr() && t[0] == t[1] }
+
+// fits reports whether the address is one of the data type.
+func fits(d DataType, a netip.Addr) bool {
+	return d == IPv4Addr && a.Is4() || d == IPv6Addr && a.Is6() && !a.Is4In6() && a.Zone() == ""
+}
