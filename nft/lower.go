@@ -107,6 +107,15 @@ func (daddrLocal) lower(a *assembler) {
 	)
 }
 
+func (saddrElsewhere) lower(a *assembler) {
+	a.emit(
+		&expr.Fib{Register: register(0), FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
+		// nft(8) compares the whole register, of which the kernel sets the first byte
+		// (nft_fib_store_result in net/netfilter/nft_fib.c).
+		equal(host32(0)),
+	)
+}
+
 func (w within) lower(a *assembler) {
 	a.depend(w.selector)
 	addr, bits := w.prefix.Addr().AsSlice(), w.prefix.Bits()

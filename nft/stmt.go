@@ -25,6 +25,15 @@ type daddrLocal struct{}
 
 func (daddrLocal) String() string { return "fib daddr type local" }
 
+// SaddrElsewhere matches packets whose source is not reached by the interface they came
+// in by: "fib saddr . iif oif missing". On a bridge with netfilter calls that interface
+// is the bridge (net/bridge/br_netfilter_hooks.c, setup_pre_routing).
+func SaddrElsewhere() Stmt { return saddrElsewhere{} }
+
+type saddrElsewhere struct{}
+
+func (saddrElsewhere) String() string { return "fib saddr . iif oif missing" }
+
 // Within matches packets whose address lies in the prefix: "ip daddr 127.0.0.0/8".
 // A prefix of one address prints without its length, as nft(8) does.
 func Within(s Selector, p netip.Prefix) Stmt { return within{s, p.Masked()} }

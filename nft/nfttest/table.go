@@ -256,7 +256,14 @@ func (t *table) sorted(now time.Time) []nft.Element {
 func compareKeys(a, b nft.Key) int {
 	p, _ := a.Segment()
 	q, _ := b.Segment()
-	return cmp.Or(comparePrefixes(p, q), a.AddrPort().Compare(b.AddrPort()))
+	x, _ := a.Prefix()
+	y, _ := b.Prefix()
+	one, _ := a.Addr()
+	other, _ := b.Addr()
+	this, _ := a.Interface()
+	that, _ := b.Interface()
+	return cmp.Or(comparePrefixes(p, q), comparePrefixes(x, y), one.Compare(other), cmp.Compare(this, that),
+		a.AddrPort().Compare(b.AddrPort()))
 }
 
 func comparePrefixes(p, q netip.Prefix) int {
