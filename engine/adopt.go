@@ -62,9 +62,14 @@ func (e *Engine) adoptOnce() error {
 	if err != nil {
 		return err
 	}
-	elements, strange := e.sortOut(elements)
-	for _, el := range strange {
+	book, strange := readBook(elements)
+	elements, others := e.sortOut(elements, book, strange)
+	for _, el := range append(strange, others...) {
 		drift = append(drift, "an engine makes no such element: "+el.String())
+	}
+	for _, el := range book.missing(elements) {
+		drift = append(drift, "an element is missing: "+el.String())
+		elements = append(elements, el)
 	}
 	if len(drift) != 0 {
 		if err := e.putRight(drift, elements, generation); err != nil {
@@ -72,17 +77,27 @@ func (e *Engine) adoptOnce() error {
 		}
 	}
 	e.present = true
-	e.take(elements)
+	e.take(elements, book)
 	return nil
 }
 
 // sortOut parts the elements that an engine can have made from those that others must
 // have written. Those cannot stay: nobody would see them, and yet they would be in the
-// way of mappings.
-func (e *Engine) sortOut(elements []nft.Element) (ours, strange []nft.Element) {
-	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements)
+// way of mappings. Of the records the book has said already which are strange.
+func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.Element) (ours, strange []nft.Element) {
+	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements, b)
+	bad := make(map[nft.Element]struct{}, len(strangeRecords))
+	for _, el := range strangeRecords {
+		bad[el] = struct{}{}
+	}
 	ours = elements[:0]
 	for _, el := range elements {
+		if _, ok := recordOf(el); ok {
+			if _, no := bad[el]; !no {
+				ours = append(ours, el)
+			}
+			continue
+		}
 		segment, ok := el.Key.Segment()
 		if _, inner := nested[segment]; inner {
 			ok = false
@@ -99,19 +114,32 @@ func (e *Engine) sortOut(elements []nft.Element) (ours, strange []nft.Element) {
 	return ours, strange
 }
 
-// nestedSegments are the segments that lie within others. An engine never makes such.
-func nestedSegments(elements []nft.Element) map[netip.Prefix]struct{} {
+// nestedSegments are the segments that lie within others, or around a network that is
+// one of its own. An engine never makes such.
+func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
 	var all []netip.Prefix
+	outer, nested := map[netip.Prefix]int{}, map[netip.Prefix]struct{}{}
+	for _, n := range b.networks {
+		outer[n.Prefix] = 0
+	}
 	for _, el := range elements {
-		if segment, ok := el.Key.Segment(); ok {
-			all = append(all, segment)
+		segment, ok := el.Key.Segment()
+		if _, own := outer[segment]; !ok || own {
+			continue
+		}
+		all = append(all, segment)
+	}
+	for _, n := range b.networks {
+		for _, p := range all {
+			if within(n.Prefix, p) {
+				nested[p] = struct{}{}
+			}
 		}
 	}
 	// The widest first: it is the others that lie within.
 	slices.SortFunc(all, func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
-	outer, nested := map[netip.Prefix]int{}, map[netip.Prefix]struct{}{}
 	for _, p := range all {
-		if covered(outer, p) {
+		if _, around := nested[p]; around || covered(outer, p) {
 			nested[p] = struct{}{}
 		} else {
 			outer[p] = 0
@@ -140,8 +168,11 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 	// What ends at this moment would begin anew.
 	elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
 	for i := range elements {
-		// Others may have written what nft(8) could not load.
-		elements[i].Comment = commentText(parseComment(elements[i].Comment))
+		// Others may have written what nft(8) could not load. Of the records, what an
+		// engine does not write is strange.
+		if _, ok := recordOf(elements[i]); !ok {
+			elements[i].Comment = commentText(parseComment(elements[i].Comment))
+		}
 	}
 	// The guards may be among what is missing: all of it or nothing.
 	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
@@ -155,11 +186,13 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 // readElements reads all elements that the engine knows how to keep. A set that is
 // missing from a damaged table has none.
 func (e *Engine) readElements() ([]nft.Element, uint32, error) {
-	names := make([]string, 0, len(e.table.Maps)+2)
+	names := make([]string, 0, len(e.table.Maps)+len(e.table.Sets))
 	for _, m := range e.table.Maps {
 		names = append(names, m.Name)
 	}
-	names = append(names, insideSet(true), insideSet(false))
+	for _, s := range e.table.Sets {
+		names = append(names, s.Name)
+	}
 	all, generation, err := e.kernel.Elements(e.table, names...)
 	if isNotExist(err) {
 		return e.readWhatIsThere(names)
@@ -192,7 +225,7 @@ func (e *Engine) readWhatIsThere(names []string) (all []nft.Element, generation 
 }
 
 // take makes the elements what the engine knows to be published.
-func (e *Engine) take(elements []nft.Element) {
+func (e *Engine) take(elements []nft.Element, b book) {
 	for p := range e.mappings.all {
 		if _, ok := e.crowded[p.frontend]; !ok {
 			e.ports[p.proto].Release(reservation(p.ap))
@@ -202,10 +235,14 @@ func (e *Engine) take(elements []nft.Element) {
 	e.segments = map[netip.Prefix]int{}
 	e.crowded = map[frontend]struct{}{}
 	e.expiries = nil
+	e.open(b)
 	for _, el := range elements {
 		if segment, ok := el.Key.Segment(); ok {
 			e.segments[segment] = 0
 		}
+	}
+	for _, n := range e.networks {
+		e.segments[n.Prefix] = 1 // it stays when nothing is published on it
 	}
 	kinds, now := mapKinds(), e.now()
 	for _, el := range elements {

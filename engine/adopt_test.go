@@ -260,7 +260,8 @@ func TestForeignElementInTheWay(t *testing.T) {
 func TestSchema(t *testing.T) {
 	tests := map[string]error{
 		"nftnat schema 1":   nil,
-		"nftnat schema 2":   ErrNewer,
+		"nftnat schema 2":   nil,
+		"nftnat schema 3":   ErrNewer,
 		"nftnat schema 999": ErrNewer,
 		"nftnat schema 0":   ErrForeign,
 		"nftnat schema -1":  ErrForeign,

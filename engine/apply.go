@@ -16,17 +16,27 @@ type Change struct {
 	Old Mapping
 	// New is what comes; its zero value: nothing.
 	New Mapping
+	// Was and Is say the same of a network or an endpoint, in words; then Old and New
+	// are zero. Empty: it was not, or is not, there.
+	Was, Is string
 }
 
 // String returns a line for the change: "+ new", "- old", or "~ old => new".
 func (c Change) String() string {
-	switch {
-	case c.Old == (Mapping{}):
-		return "+ " + c.New.String()
-	case c.New == (Mapping{}):
-		return "- " + c.Old.String()
+	was, is := c.Was, c.Is
+	if c.Old != (Mapping{}) {
+		was = c.Old.String()
 	}
-	return fmt.Sprintf("~ %s => %s", c.Old, c.New)
+	if c.New != (Mapping{}) {
+		is = c.New.String()
+	}
+	switch {
+	case was == "":
+		return "+ " + is
+	case is == "":
+		return "- " + was
+	}
+	return fmt.Sprintf("~ %s => %s", was, is)
 }
 
 // Diff tells what Apply would change, and changes nothing.

@@ -27,6 +27,18 @@ type change struct {
 	routes map[netip.Addr]route
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP.
 	killTCP bool
+	// released are ports of endpoints that go: what flows to them ends over TCP as well.
+	released []port
+	// records are of networks and endpoints, and after makes in what the engine knows
+	// what they say; nil: nothing.
+	records records
+	after   func()
+	// forwards are networks whose way out the change is the beginning of.
+	forwards []*network
+	// rearranged is whether it changes what networks there are, to these. The segments
+	// are worked out anew then, and routes are to the backends of all that is published.
+	rearranged bool
+	networks   map[string]*network
 }
 
 // move gives a published frontend another target.
@@ -159,6 +171,8 @@ func (e *Engine) commit(c change) error {
 	err := e.deleteFlows(UDP, c)
 	if err == nil && c.killTCP {
 		err = e.deleteFlows(TCP, c)
+	} else if err == nil {
+		err = e.deleteFlows(TCP, change{removed: c.released})
 	}
 	if err != nil {
 		return undo.after(err)
@@ -212,6 +226,9 @@ func (e *Engine) forward(c change, undo *undoList) error {
 			}
 		}
 	}
+	for _, n := range c.forwards {
+		four, six = four || n.Gateway.Is4(), six || n.Gateway.Is6()
+	}
 	changed, atRisk, err := e.forwarding.turnOn(four, six, links)
 	undo.add(func() error { return e.forwarding.restore(changed) })
 	for _, s := range changed {
@@ -231,8 +248,8 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 		return e.makeTable(c, s, undo)
 	}
 	forth := nft.Change{
-		Delete: keys(c.gone, c.goneCount(), s.removed),
-		Add:    e.elements(c.come, c.comeCount(), s.added),
+		Delete: keys(c.gone, c.goneCount(), s.removed, c.records.gone),
+		Add:    e.elements(c.come, c.comeCount(), s.added, c.records.come),
 	}
 	err := e.kernel.Update(e.table, forth)
 	switch {
@@ -251,8 +268,8 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 	}
 	undo.add(func() error {
 		return e.uncertain(e.kernel.Update(e.table, nft.Change{
-			Delete: keys(c.come, c.comeCount(), s.added),
-			Add:    e.elements(c.gone, c.goneCount(), s.removed),
+			Delete: keys(c.come, c.comeCount(), s.added, c.records.come),
+			Add:    e.elements(c.gone, c.goneCount(), s.removed, c.records.gone),
 		}))
 	})
 	return nil
@@ -271,18 +288,10 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 	case !isNotExist(err):
 		return err
 	}
-	after := e.mappings
-	if after.len() != 0 {
-		after = newRegistry(e.mappings.len() + len(c.added))
-		for p := range e.mappings.all {
-			after.put(p)
-		}
-		for p := range c.gone {
-			after.delete(p.frontend)
-		}
-		for p := range c.come {
-			after.put(p)
-		}
+	all, count := iter.Seq[port](c.come), c.comeCount()
+	if e.mappings.len() != 0 { // else what comes is all there is
+		after := e.mappingsAfter(c)
+		all, count = after.all, after.len()
 	}
 	segments := slices.Clone(s.added)
 	for p := range e.segments {
@@ -290,11 +299,8 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 			segments = append(segments, p)
 		}
 	}
-	all, count := iter.Seq[port](after.all), after.len()
-	if count == 0 {
-		all, count = c.come, c.comeCount() // nothing was published: what comes is all there is
-	}
-	switch err := e.kernel.Replace(e.table, e.elements(all, count, segments), generation); {
+	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
+	switch err := e.kernel.Replace(e.table, es, generation); {
 	case errors.Is(err, nft.ErrStale):
 		return fmt.Errorf("%w: %w", errDrift, err)
 	case err != nil:
@@ -308,30 +314,47 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 	return nil
 }
 
-// elements are what the kernel is to hold for ports and segments, those of one set
-// together, for they go in one message; count is how many ports there are.
-func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Prefix) []nft.Element {
+// mappingsAfter are all that is published after a change.
+func (e *Engine) mappingsAfter(c change) registry {
+	after := newRegistry(e.mappings.len() + len(c.added))
+	for p := range e.mappings.all {
+		after.put(p)
+	}
+	for p := range c.gone {
+		after.delete(p.frontend)
+	}
+	for p := range c.come {
+		after.put(p)
+	}
+	return after
+}
+
+// elements are what the kernel is to hold for ports, segments and records, those of one
+// set together, for they go in one message; count is how many ports there are.
+func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
 	now := e.now()
-	es := make([]nft.Element, 0, count+len(segments))
+	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
 		es = append(es, elementOf(p, now))
 	}
 	for _, p := range segments {
 		es = append(es, segmentElement(p))
 	}
+	es = append(es, records...)
 	slices.SortStableFunc(es, bySet)
 	return es
 }
 
 // keys are as much of the same elements as deleting them takes.
-func keys(ports iter.Seq[port], count int, segments []netip.Prefix) []nft.Element {
-	es := make([]nft.Element, 0, count+len(segments))
+func keys(ports iter.Seq[port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
+	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
 		es = append(es, elementKey(p))
 	}
 	for _, p := range segments {
 		es = append(es, segmentElement(p))
 	}
+	es = append(es, records...)
 	slices.SortStableFunc(es, bySet)
 	return es
 }
@@ -351,7 +374,7 @@ func (e *Engine) note(c change, s segmentChange) {
 	for _, p := range s.removed {
 		delete(e.segments, p)
 	}
-	if len(s.added) != 0 {
+	if len(s.added) != 0 && !c.rearranged {
 		fresh := make(map[netip.Prefix]int, len(s.added))
 		for _, p := range s.added {
 			fresh[p] = 0
@@ -374,5 +397,11 @@ func (e *Engine) note(c change, s segmentChange) {
 	}
 	for _, p := range c.added {
 		e.insert(p)
+	}
+	if c.rearranged {
+		e.segments = s.counts
+	}
+	if c.after != nil {
+		c.after()
 	}
 }

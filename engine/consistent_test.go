@@ -26,6 +26,15 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	have := slices.Collect(e.Mappings())
 	require.Equal(tb, publishedBy(next), publishedBy(e), "what is in the kernel, and what is known")
 	require.Equal(tb, next.segments, e.segments)
+	theirs, err := next.State()
+	require.NoError(tb, err)
+	ours, err := e.State()
+	require.NoError(tb, err)
+	require.Equal(tb, theirs, ours, "networks, endpoints and cursors")
+	for name, n := range e.networks {
+		require.Equal(tb, next.networks[name].cursor, n.cursor, "what is on record of network %s", name)
+		require.Equal(tb, n.cursor, n.addrs.Cursor(), name)
+	}
 	require.Empty(tb, misreserved(e, have))
 	for p := range e.segments {
 		for q := range e.segments {

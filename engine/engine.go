@@ -65,6 +65,8 @@ type Engine struct {
 	// published to backends on each.
 	segments map[netip.Prefix]int
 	expiries expiries // of the mappings that end by themselves
+	// networks and endpoints are those on record, by name.
+	book
 	// sooner wakes Run when something ends before all else that does.
 	sooner chan struct{}
 }
@@ -102,7 +104,7 @@ func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
 		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		sooner: make(chan struct{}, 1),
+		sooner: make(chan struct{}, 1), book: newBook(),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
@@ -252,4 +254,31 @@ func (h *fakeHost) route(a netip.Addr) (route, error) {
 	return route{kind: unicast, link: "eth0"}, nil
 }
 
+// routeElsewhere knows one bridge of networks, br0.
+func (h *fakeHost) routeElsewhere(n Network) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hook != nil {
+		if err := h.hook("routeElsewhere"); err != nil {
+			return "", err
+		}
+	}
+	for p, r := range h.routes {
+		if p.Overlaps(n.Prefix) && r.link != "br0" && !(r.kind == localAddress && p.Addr() == n.Gateway) {
+			return "the route " + p.String(), nil
+		}
+	}
+	return "", nil
+}
+
 func (h *fakeHost) close() {}
+
+// drop deletes the element whose text begins so, as another process would.
+func (b *testbed) drop(tb testing.TB, text string) {
+	tb.Helper()
+	b.edit(tb, func(t *nfttest.Table) {
+		before := len(t.Elements)
+		t.Elements = slices.DeleteFunc(t.Elements, func(e nft.Element) bool { return strings.HasPrefix(e.String(), text) })
+		require.Equal(tb, before-1, len(t.Elements), "%s", text)
+	})
+}

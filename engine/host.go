@@ -17,6 +17,9 @@ import (
 type host interface {
 	// route tells what becomes of a packet to the address.
 	route(netip.Addr) (route, error)
+	// routeElsewhere names a route, or an address of this host, that the network
+	// overlaps and that is not its own: `the route 10.0.0.0/8 by eth0`. "": none.
+	routeElsewhere(Network) (string, error)
 	close()
 }
 

@@ -45,7 +45,7 @@ func (e *Engine) publish(ms []Mapping, retarget bool) (done []Mapping, err error
 	}
 	e.warn(hosts)
 	err = e.deciding(func() (err error) {
-		done, err = e.publishOnce(ms, hosts.routes, retarget)
+		done, err = e.publishOnce(ms, change{routes: hosts.routes}, retarget)
 		return err
 	})
 	if err != nil {
@@ -66,14 +66,14 @@ func (e *takenError) Error() string {
 	return describeFrontend(e.port.mapping()) + " is held by another process"
 }
 
-// publishOnce reserves and commits; where other processes hold what it chose, it
-// chooses anew.
-func (e *Engine) publishOnce(ms []Mapping, routes map[netip.Addr]route, retarget bool) ([]Mapping, error) {
+// publishOnce reserves and commits, with what else there is to the change; where other
+// processes hold what it chose, it chooses anew.
+func (e *Engine) publishOnce(ms []Mapping, base change, retarget bool) ([]Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []port
 	defer func() { e.release(held) }()
 	for {
-		done, err := e.publishChosen(ms, routes, retarget)
+		done, err := e.publishChosen(ms, base, retarget)
 		var taken *takenError
 		if !errors.As(err, &taken) {
 			return done, err
@@ -89,9 +89,8 @@ func (e *Engine) publishOnce(ms []Mapping, routes map[netip.Addr]route, retarget
 }
 
 // publishChosen chooses ports once.
-func (e *Engine) publishChosen(ms []Mapping, routes map[netip.Addr]route, retarget bool) ([]Mapping, error) {
+func (e *Engine) publishChosen(ms []Mapping, c change, retarget bool) ([]Mapping, error) {
 	e.opts.Trace("reserve")
-	c := change{routes: routes}
 	done, err := e.reserve(ms, &c, retarget)
 	if err == nil {
 		err = e.commit(c)

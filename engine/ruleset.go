@@ -11,7 +11,7 @@ import (
 
 // schema is the version of the ruleset below. It stands in the table's comment, so
 // that a later version knows what it finds, and an earlier one leaves it alone.
-const schema = 1
+const schema = 2
 
 // portMapSize makes room for every port at once. See nft.Map.Size for what it buys.
 const portMapSize = 65535
@@ -32,10 +32,12 @@ func ruleset(name string) nft.Table {
 			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr),
 		},
 		Sets: []nft.Set{
-			{Name: "networks4", Key: nft.Type{nft.IPv4Addr}, Interval: true},
+			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
-			{Name: "networks6", Key: nft.Type{nft.IPv6Addr}, Interval: true},
+			addrSet("cursors4", nft.IPv4Addr), addrSet("leases4", nft.IPv4Addr),
+			networkSet("networks6", nft.IPv6Addr), networkSet("masqueraded6", nft.IPv6Addr), networkSet("guarded6", nft.IPv6Addr),
 			{Name: "inside6", Key: nft.Type{nft.IPv6Addr, nft.IPv6Addr}, Interval: true},
+			addrSet("cursors6", nft.IPv6Addr), addrSet("leases6", nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
 			publishChain(), natPrerouting(), natOutput(), natPostrouting(), filterForward(), rawPrerouting(),
@@ -57,6 +59,13 @@ func hostMap(name string, addr nft.DataType) nft.Map {
 	}
 }
 
+// networkSet is a set of prefixes, addrSet one of single addresses.
+func networkSet(name string, addr nft.DataType) nft.Set {
+	return nft.Set{Name: name, Key: nft.Type{addr}, Interval: true}
+}
+
+func addrSet(name string, addr nft.DataType) nft.Set { return nft.Set{Name: name, Key: nft.Type{addr}} }
+
 // publishChain looks the packet's destination up. An address of its own goes before
 // any address: a miss falls through to the next rule, a hit ends the chain.
 func publishChain() nft.Chain {
@@ -66,7 +75,7 @@ func publishChain() nft.Chain {
 		Rules: []nft.Rule{
 			// A link-local source is not valid beyond its link (RFC 4291 section
 			// 2.5.6): no router may forward it, so a backend could not be reached.
-			{nft.Within(nft.IP6Saddr, netip.MustParsePrefix("fe80::/10")), nft.Return()},
+			{nft.Within(nft.IP6Saddr, linkLocal6()), nft.Return()},
 			{nft.DNATv4("tcp4_host", nft.IPDaddr, nft.TCPDport)},
 			{nft.DNATv4("tcp4", nft.TCPDport)},
 			{nft.DNATv4("udp4_host", nft.IPDaddr, nft.UDPDport)},
@@ -109,9 +118,9 @@ func natOutput() nft.Chain {
 
 // natPostrouting translates sources. The first two rules are the hairpin: client and
 // backend on one segment, where the backend would answer the client directly, from
-// an address the client does not expect. The others are the networks' way out; a
-// port chosen at random keeps a backend from taking the reply tuple of a published
-// port (CVE-2021-3773).
+// an address the client does not expect. The others are the networks' way out, not
+// towards each other or themselves; a port chosen at random keeps a backend from taking
+// the reply tuple of a published port (CVE-2021-3773).
 func natPostrouting() nft.Chain {
 	return nft.Chain{
 		Name:    "nat-postrouting",
@@ -120,8 +129,8 @@ func natPostrouting() nft.Chain {
 		Rules: []nft.Rule{
 			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Masquerade()},
 			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Masquerade()},
-			{nft.In("networks4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.MasqueradeFullyRandom()},
-			{nft.In("networks6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.MasqueradeFullyRandom()},
+			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.MasqueradeFullyRandom()},
+			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.MasqueradeFullyRandom()},
 		},
 	}
 }
@@ -129,6 +138,10 @@ func natPostrouting() nft.Chain {
 // filterForward guards the declared networks: replies, published ports and siblings
 // get in, all else does not. It drops in a base chain of its own, so that no accept
 // of another table can undo it.
+//
+// What has a link-local source is never forwarded (RFC 4291 section 2.5.6); where a
+// bridge calls netfilter, the neighbour discovery of siblings comes by here (RFC 4861
+// section 7.2.2), and no flow is tracked for it.
 func filterForward() nft.Chain {
 	return nft.Chain{
 		Name:    "filter-forward",
@@ -138,27 +151,34 @@ func filterForward() nft.Chain {
 			{nft.CTStateEstablished(), nft.Accept()},
 			{nft.CTStatusDNAT(), nft.Accept()},
 			{nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Accept()},
-			{nft.In("networks4", nft.IPDaddr), nft.Drop()},
+			{nft.In("guarded4", nft.IPDaddr), nft.Drop()},
+			{nft.Within(nft.IP6Saddr, linkLocal6()), nft.Accept()},
 			{nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Accept()},
-			{nft.In("networks6", nft.IP6Daddr), nft.Drop()},
+			{nft.In("guarded6", nft.IP6Daddr), nft.Drop()},
 		},
 	}
 }
 
 // rawPrerouting drops packets to loopback addresses from the network before
 // anything else sees them: DNAT happens before the kernel's own check for them, so
-// that a mapping of 127.0.0.1 would answer a neighbour.
+// that a mapping of 127.0.0.1 would answer a neighbour. And it drops what comes from
+// outside with the source of a guarded network, which the guard would take for a
+// sibling's (RFC 2827).
 func rawPrerouting() nft.Chain {
 	return nft.Chain{
 		Name:    "raw-prerouting",
-		Comment: "loopback addresses answer this host alone",
+		Comment: "loopback addresses answer this host alone, and siblings are not impersonated",
 		Hook:    nft.Hook{Type: "filter", Point: "prerouting", Priority: nft.PriorityRaw},
 		Rules: []nft.Rule{
 			{nft.NotFromInterface("lo"), nft.Within(nft.IPDaddr, loopback4()), nft.Drop()},
 			{nft.NotFromInterface("lo"), nft.Within(nft.IP6Daddr, loopback6()), nft.Drop()},
+			{nft.In("guarded4", nft.IPSaddr), nft.SaddrElsewhere(), nft.Drop()},
+			{nft.In("guarded6", nft.IP6Saddr), nft.SaddrElsewhere(), nft.Drop()},
 		},
 	}
 }
+
+func linkLocal6() netip.Prefix { return netip.MustParsePrefix("fe80::/10") }
 
 func loopback4() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
 

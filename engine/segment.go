@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,32 +18,28 @@ import (
 // as long as a port is published to a backend on it.
 
 // segmentChange is what a change does to the segments.
-type segmentChange struct{ added, removed []netip.Prefix }
+type segmentChange struct {
+	added, removed []netip.Prefix
+	// counts are those of all segments after the change.
+	counts map[netip.Prefix]int
+}
 
 // segmentChange works out which segments come and go with a change. Segments never
 // overlap, for the kernel refuses some that do and, asked to delete one, may delete
 // another that holds its first address (nft_pipapo_deactivate): one that lies within
 // another is left out, and a wider one takes the place of those within it.
+//
+// A declared network is a segment too, whatever the routing table says of it.
 func (e *Engine) segmentChange(c change) segmentChange {
-	counts := maps.Clone(e.segments)
-	for p := range c.gone {
-		countPort(counts, p, -1)
-	}
-	for p := range c.come {
-		segment := c.routes[p.backend.Addr()].onLink
-		if !segment.IsValid() || p.loopback() || covered(counts, segment) {
-			continue
-		}
-		if !segment.IsSingleIP() { // else nothing lies within it
-			maps.DeleteFunc(counts, func(q netip.Prefix, _ int) bool { return within(q, segment) })
-		}
-		counts[segment] = 0
-	}
-	for p := range c.come {
-		countPort(counts, p, 1)
+	var counts map[netip.Prefix]int
+	if c.rearranged {
+		after := e.mappingsAfter(c)
+		counts = segmentsOf(c.networks, after.all, c.routes)
+	} else {
+		counts = e.segmentsAfter(c)
 	}
 	maps.DeleteFunc(counts, func(_ netip.Prefix, n int) bool { return n <= 0 })
-	var s segmentChange
+	s := segmentChange{counts: counts}
 	for p := range counts {
 		if _, known := e.segments[p]; !known {
 			s.added = append(s.added, p)
@@ -56,6 +53,56 @@ func (e *Engine) segmentChange(c change) segmentChange {
 	slices.SortFunc(s.added, comparePrefixes)
 	slices.SortFunc(s.removed, comparePrefixes)
 	return s
+}
+
+// segmentsAfter are the segments after a change of ports alone.
+func (e *Engine) segmentsAfter(c change) map[netip.Prefix]int {
+	counts := maps.Clone(e.segments)
+	for p := range c.gone {
+		countPort(counts, p, -1)
+	}
+	for p := range c.come {
+		addSegment(counts, e.networks, p, c.routes)
+	}
+	for p := range c.come {
+		countPort(counts, p, 1)
+	}
+	return counts
+}
+
+// segmentsOf are the segments for a set of networks and ports, and how many ports are
+// published to backends on each, one more for the network that a segment is of.
+func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[netip.Addr]route) map[netip.Prefix]int {
+	counts := make(map[netip.Prefix]int, len(networks))
+	for _, n := range networks {
+		counts[n.Prefix] = 1
+	}
+	for p := range ports {
+		addSegment(counts, networks, p, routes)
+	}
+	for p := range ports {
+		countPort(counts, p, 1)
+	}
+	return counts
+}
+
+// addSegment adds the on-link prefix of a port's backend, if it is to be one of the
+// segments, in the place of those within it.
+func addSegment(counts map[netip.Prefix]int, networks map[string]*network, p port, routes map[netip.Addr]route) {
+	segment := routes[p.backend.Addr()].onLink
+	if !segment.IsValid() || p.loopback() || covered(counts, segment) {
+		return
+	}
+	if !segment.IsSingleIP() { // else nothing lies within it
+		for _, n := range networks {
+			// The guard lets segments pass, so that a network is one of its own.
+			if within(n.Prefix, segment) {
+				return
+			}
+		}
+		maps.DeleteFunc(counts, func(q netip.Prefix, _ int) bool { return within(q, segment) })
+	}
+	counts[segment] = 0
 }
 
 // countPort counts a port in or out of the segment that its backend lies on, if there
@@ -80,7 +127,7 @@ func covered(segments map[netip.Prefix]int, p netip.Prefix) bool {
 const fewSegments = 16
 
 // around finds the segment that an address lies on. There is one at most.
-func around(segments map[netip.Prefix]int, a netip.Addr) (netip.Prefix, bool) {
+func around[V any](segments map[netip.Prefix]V, a netip.Addr) (netip.Prefix, bool) {
 	if len(segments) <= fewSegments {
 		for s := range segments {
 			if s.Contains(a) {

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 )
 
@@ -52,6 +53,19 @@ func (s *survey) check(m *Mapping) error {
 	case otherRoute:
 		return notHere(m, "the routing table forbids the backend %s", a)
 	case unreachable, unicast: // what is not there yet may come
+	}
+	return nil
+}
+
+// backends asks about the backends of all ports that netfilter translates.
+func (s *survey) backends(ports iter.Seq[port]) error {
+	for p := range ports {
+		if p.loopback() {
+			continue
+		}
+		if _, err := s.look(p.backend.Addr()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,0 +1,381 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/nftnat/nftnat/alloc"
+)
+
+// Attachment says what an endpoint is to be.
+type Attachment struct {
+	// Name is as a [Network]'s name; no two endpoints have the same. It is the comment of
+	// the endpoint's address and mappings in the kernel.
+	Name string
+	// Network is the name of the network that the address is of. Empty: the one that
+	// Address is in, or the only one there is.
+	Network string
+	// Address is the endpoint's. Zero: the next free one of the network.
+	Address netip.Addr
+	// Ports are what is published of it. None: nothing.
+	Ports []PortSpec
+}
+
+// Validate reports whether a can be attached to some network, as far as it alone tells.
+// The error is an [*InvalidError] or an [*OverlapError].
+func (a Attachment) Validate() error {
+	if fault := labelFault(a.Name); fault != "" {
+		return &InvalidError{What: whatEndpoint, Input: a.Name, Reason: fault}
+	}
+	if a.Network != "" {
+		if fault := labelFault(a.Network); fault != "" {
+			return &InvalidError{What: whatNetwork, Input: a.Network, Reason: fault}
+		}
+	}
+	if a.Address.IsValid() {
+		if kind := notBackend(a.Address); kind != "" {
+			return &InvalidError{What: "address", Input: a.Address.String(), Reason: "it is " + kind}
+		}
+	}
+	return nil
+}
+
+// mappings are those of the specs, to an address.
+func (a Attachment) mappings(addr netip.Addr) []Mapping {
+	ms := make([]Mapping, len(a.Ports))
+	for i, s := range a.Ports {
+		ms[i] = s.mapping(a.Name, addr)
+	}
+	return ms
+}
+
+// Endpoint is an address of a network with what is published of it. Its methods may be
+// called at the same time.
+type Endpoint struct {
+	engine        *Engine
+	name, network string
+	prefix        netip.Prefix
+	gateway, addr netip.Addr
+}
+
+// Name is the endpoint's name, and Network that of its network.
+func (ep *Endpoint) Name() string { return ep.name }
+
+// Network is the name of the network that the address is of.
+func (ep *Endpoint) Network() string { return ep.network }
+
+// Address is the endpoint's address with the length of its network's prefix.
+func (ep *Endpoint) Address() netip.Prefix { return netip.PrefixFrom(ep.addr, ep.prefix.Bits()) }
+
+// Gateway is the host's address on the network.
+func (ep *Endpoint) Gateway() netip.Addr { return ep.gateway }
+
+// Mappings are what is published of the endpoint now, in the order of Compare, each of
+// a single port: those that have its name and lead to its address. None after Release.
+func (ep *Endpoint) Mappings() iter.Seq[Mapping] {
+	e := ep.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || e.endpoints[ep.name] != ep {
+		return slices.Values[[]Mapping](nil)
+	}
+	e.forget(e.now())
+	var ms []Mapping
+	for _, p := range e.portsOf(ep) {
+		ms = append(ms, p.mapping())
+	}
+	slices.SortFunc(ms, Compare)
+	return slices.Values(ms)
+}
+
+// portsOf are the published ports of an endpoint.
+func (e *Engine) portsOf(ep *Endpoint) (ports []port) {
+	for p := range e.mappings.all {
+		if p.name == ep.name && p.backend.Addr() == ep.addr {
+			ports = append(ports, p)
+		}
+	}
+	return ports
+}
+
+// Attach leases an address and publishes the ports of it, all or nothing, in one
+// transaction. When it returns, packets follow.
+//
+// Errors: those of Publish, and ErrInvalid for an address that the network does not
+// lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
+// for a name or an address in use; alloc.ErrExhausted if the network is full. On any
+// error nothing has changed.
+func (e *Engine) Attach(a Attachment) (*Endpoint, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
+	if err := a.Validate(); err != nil {
+		return nil, err
+	}
+	var ep *Endpoint
+	err := e.deciding(func() (err error) {
+		ep, err = e.attachOnce(a)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrInvalid): // it says what of the input, and that is enough
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("attach %s: %w", a.Name, err)
+	}
+	return ep, nil
+}
+
+func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
+	if have := e.endpoints[a.Name]; have != nil {
+		return nil, &TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.addr)}
+	}
+	n, err := e.networkFor(a)
+	if err != nil {
+		return nil, err
+	}
+	before := n.addrs.Cursor()
+	addr, err := e.lease(n, a.Address)
+	if err != nil {
+		return nil, errors.Join(err, n.addrs.SetCursor(before))
+	}
+	defer func() {
+		if err != nil {
+			n.addrs.Release(addr)
+			err = errors.Join(err, n.addrs.SetCursor(before))
+		}
+	}()
+	ms := a.mappings(addr)
+	if err := e.validate(ms); err != nil {
+		return nil, err
+	}
+	hosts := e.newSurvey()
+	for i := range ms {
+		if err := hosts.check(&ms[i]); err != nil {
+			return nil, err
+		}
+	}
+	ep := &Endpoint{engine: e, name: a.Name, network: n.Name, prefix: n.Prefix, gateway: n.Gateway, addr: addr}
+	base := change{routes: hosts.routes, records: n.moveCursor()}
+	base.records.come = append(base.records.come, leaseElement(a.Name, addr))
+	base.after = func() {
+		n.cursor = n.addrs.Cursor()
+		e.endpoints[a.Name] = ep
+	}
+	if _, err := e.publishOnce(ms, base, false); err != nil {
+		return nil, err
+	}
+	return ep, nil
+}
+
+// networkFor finds the network that an endpoint is to be in.
+func (e *Engine) networkFor(a Attachment) (*network, error) {
+	switch {
+	case a.Network != "":
+		n := e.networks[a.Network]
+		if n == nil {
+			return nil, &missingError{whatNetwork, a.Network}
+		}
+		return n, nil
+	case a.Address.IsValid():
+		for _, n := range e.networks {
+			if n.Prefix.Contains(a.Address) {
+				return n, nil
+			}
+		}
+		return nil, &InvalidError{What: "address", Input: a.Address.String(), Reason: "it is in none of the networks"}
+	case len(e.networks) == 0:
+		return nil, &missingError{whatNetwork, ""}
+	case len(e.networks) > 1:
+		names := make([]string, 0, len(e.networks))
+		for name := range e.networks {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		return nil, &InvalidError{What: whatEndpoint, Input: a.Name, Reason: "say which network it is in: " + strings.Join(names, ", ")}
+	}
+	for _, n := range e.networks {
+		return n, nil
+	}
+	return nil, nil
+}
+
+// leaseAttempts bounds how many addresses are passed over because they are this host's
+// own.
+const leaseAttempts = 64
+
+// lease takes an address of the network: this one, or the next.
+func (e *Engine) lease(n *network, want netip.Addr) (netip.Addr, error) {
+	if want.IsValid() {
+		return want, e.leaseThis(n, want)
+	}
+	var own []netip.Addr
+	defer func() {
+		for _, a := range own {
+			n.addrs.Release(a)
+		}
+	}()
+	for range leaseAttempts {
+		a, err := n.addrs.Next()
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("network %s is full: %w", n, err)
+		}
+		r, err := e.host.route(a)
+		if err != nil || r.kind != localAddress {
+			if err != nil {
+				own = append(own, a)
+			}
+			return a, err
+		}
+		own = append(own, a)
+	}
+	return netip.Addr{}, fmt.Errorf("network %s: the next %d addresses are this host's own: %w", n, leaseAttempts, alloc.ErrExhausted)
+}
+
+func (e *Engine) leaseThis(n *network, want netip.Addr) error {
+	invalid := func(reason string) error {
+		return &InvalidError{What: "address", Input: want.String(), Reason: reason}
+	}
+	switch err := n.addrs.Reserve(want); {
+	case errors.Is(err, alloc.ErrRange):
+		return invalid(fmt.Sprintf("it is not in network %s", n))
+	case errors.Is(err, alloc.ErrReserved) && want == n.Gateway:
+		return invalid(fmt.Sprintf("it is the gateway of network %s", n))
+	case errors.Is(err, alloc.ErrReserved) && want == n.Prefix.Addr():
+		return invalid(fmt.Sprintf("it is the first address of network %s, which no host has", n))
+	case errors.Is(err, alloc.ErrReserved):
+		return invalid(fmt.Sprintf("it is the broadcast address of network %s", n))
+	case errors.Is(err, alloc.ErrInUse):
+		return &TakenError{What: "address " + want.String(), Holder: e.holderOf(want)}
+	case err != nil:
+		return err
+	}
+	r, err := e.host.route(want)
+	if err == nil && r.kind == localAddress {
+		err = &TakenError{What: "address " + want.String(), Holder: "this host itself"}
+	}
+	if err != nil {
+		n.addrs.Release(want)
+	}
+	return err
+}
+
+// holderOf names the endpoint that has an address.
+func (e *Engine) holderOf(a netip.Addr) string {
+	for _, ep := range e.endpoints {
+		if ep.addr == a {
+			return "endpoint " + ep.name
+		}
+	}
+	return "an endpoint"
+}
+
+// Release gives the address and all ports of the endpoint back, in one transaction, and
+// ends the connections to it: its address may be somebody else's next. Releasing again,
+// or what is gone already, does nothing. On an error nothing has changed, and Release
+// can be called again.
+func (ep *Endpoint) Release() error {
+	e := ep.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return err
+	}
+	err := e.deciding(func() error {
+		if e.endpoints[ep.name] != ep {
+			return nil
+		}
+		return e.detachOnce(ep)
+	})
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", ep.name, err)
+	}
+	return nil
+}
+
+// Detach releases the endpoint of a name, and returns what was published of it. The
+// error is ErrNotFound if there is none.
+func (e *Engine) Detach(name string) (done []Mapping, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
+	err = e.deciding(func() error {
+		ep := e.endpoints[name]
+		if ep == nil {
+			return &missingError{whatEndpoint, name}
+		}
+		ports := e.portsOf(ep)
+		done = collapsed(ports)
+		return e.detachOnce(ep)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("detach %s: %w", name, err)
+	}
+	return done, nil
+}
+
+func (e *Engine) detachOnce(ep *Endpoint) error {
+	n := e.networks[ep.network]
+	before := n.addrs.Cursor()
+	n.addrs.Release(ep.addr)
+	c := change{removed: e.portsOf(ep), killTCP: true, records: n.moveCursor()}
+	c.records.gone = append(c.records.gone, leaseElement(ep.name, ep.addr))
+	c.after = func() {
+		n.cursor = n.addrs.Cursor()
+		delete(e.endpoints, ep.name)
+	}
+	if err := e.commit(c); err != nil {
+		return errors.Join(err, n.addrs.Reserve(ep.addr), n.addrs.SetCursor(before))
+	}
+	return nil
+}
+
+// Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.
+func (e *Engine) Endpoint(name string) (*Endpoint, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if err := e.settle(); err != nil {
+		return nil, err
+	}
+	ep := e.endpoints[name]
+	if ep == nil {
+		return nil, &missingError{whatEndpoint, name}
+	}
+	return ep, nil
+}
+
+// Endpoints are all endpoints, by name. Of a closed engine there are none.
+func (e *Engine) Endpoints() iter.Seq[*Endpoint] {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return slices.Values[[]*Endpoint](nil)
+	}
+	if err := e.settle(); err != nil {
+		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
+	}
+	return slices.Values(e.sortedEndpoints())
+}
+
+func (e *Engine) sortedEndpoints() []*Endpoint {
+	all := make([]*Endpoint, 0, len(e.endpoints))
+	for _, ep := range e.endpoints {
+		all = append(all, ep)
+	}
+	slices.SortFunc(all, func(a, b *Endpoint) int { return strings.Compare(a.name, b.name) })
+	return all
+}

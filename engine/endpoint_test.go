@@ -1,0 +1,470 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nft"
+)
+
+func netOf(tb testing.TB, name, prefix string) Network {
+	tb.Helper()
+	n, err := ParseNetwork(name, prefix, "")
+	require.NoError(tb, err)
+	return n
+}
+
+func create(tb testing.TB, e *Engine, name, prefix string) Network {
+	tb.Helper()
+	n, err := e.CreateNetwork(netOf(tb, name, prefix))
+	require.NoError(tb, err)
+	return n
+}
+
+// attachment is NAME [NETWORK] with port specs.
+func attachment(tb testing.TB, name, network string, specs ...string) Attachment {
+	tb.Helper()
+	a := Attachment{Name: name, Network: network}
+	for _, spec := range specs {
+		s, err := ParsePortSpec(spec)
+		require.NoError(tb, err)
+		a.Ports = append(a.Ports, s)
+	}
+	return a
+}
+
+func attach(tb testing.TB, e *Engine, name, network string, specs ...string) *Endpoint {
+	tb.Helper()
+	ep, err := e.Attach(attachment(tb, name, network, specs...))
+	require.NoError(tb, err)
+	return ep
+}
+
+func portsOfEndpoint(ep *Endpoint) []string {
+	return inAllWords(Collapse(slices.Collect(ep.Mappings())))
+}
+
+// recordsIn are the elements of a dump that are of networks and endpoints.
+func recordsIn(dump string) (lines []string) {
+	for _, line := range elementsIn(dump) {
+		if set, _, _ := strings.Cut(line, " "); slices.Contains(recordSets, strings.TrimRight(set, "46")) {
+			lines = append(lines, line)
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func TestNetworkOnRecord(t *testing.T) {
+	e, b := openFake(t)
+	n := create(t, e, "inside", inside4)
+	require.Equal(t, "172.30.0.1", n.Gateway.String())
+	require.Equal(t, "172.30.0.2", n.Next.String())
+	_, err := e.CreateNetwork(Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), Gateway: netip.MustParseAddr("fd00:30::ff"), NoGuard: true, NoMasquerade: true})
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		`cursors4 { 172.30.0.2 comment "inside" }`,
+		`cursors6 { fd00:30::1 comment "six" }`,
+		`guarded4 { 172.30.0.0/24 comment "inside" }`,
+		`masqueraded4 { 172.30.0.0/24 comment "inside" }`,
+		`networks4 { 172.30.0.0/24 comment "inside [gateway 172.30.0.1]" }`,
+		`networks6 { fd00:30::/64 comment "six [gateway fd00:30::ff]" }`,
+	}, recordsIn(b.kernel.Dump()))
+	require.Equal(t, []string{inside4, inside6}, segmentsIn(b.kernel.Dump()), "each is a segment")
+	requireConsistent(t, b, e)
+
+	require.ErrorIs(t, e.RemoveNetwork("none"), fs.ErrNotExist)
+	require.NoError(t, e.RemoveNetwork("inside"))
+	require.NoError(t, e.RemoveNetwork("six"))
+	require.Empty(t, elementsIn(b.kernel.Dump()))
+	requireConsistent(t, b, e)
+}
+
+func TestNetworkRefused(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	attach(t, e, "web", "inside")
+	before := b.kernel.Dump()
+	for _, test := range []struct{ name, prefix, want string }{
+		{"inside", "172.31.0.0/24", "network inside 172.30.0.0/24 is there already"},
+		{"other", "172.30.0.0/25", "prefix 172.30.0.0/25 is taken by network inside 172.30.0.0/24"},
+		{"other", "172.16.0.0/12", "prefix 172.16.0.0/12 is taken by network inside 172.30.0.0/24"},
+		{"other", "10.9.1.0/24", "is taken by the route 10.9.0.0/16"},
+		{"other", "10.0.0.0/8", "is taken by the route 10.9.0.0/16"},
+		{"other", "192.0.2.0/24", "is taken by the route 192.0.2."},
+	} {
+		_, err := e.CreateNetwork(netOf(t, test.name, test.prefix))
+		require.ErrorIs(t, err, ErrConflict)
+		require.ErrorContains(t, err, "create network "+test.name+": ")
+		require.ErrorContains(t, err, test.want)
+	}
+	_, err := e.CreateNetwork(Network{Name: "x"})
+	require.ErrorIs(t, err, ErrInvalid)
+	err = e.RemoveNetwork("inside")
+	require.EqualError(t, err, "remove network inside: network inside is taken by endpoint web")
+	require.ErrorIs(t, err, ErrConflict)
+	require.Equal(t, before, b.kernel.Dump())
+	requireConsistent(t, b, e)
+}
+
+func TestAttach(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	changes := 0
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" || op == "Replace" {
+			changes++
+		}
+		return nil
+	})
+	ep := attach(t, e, "web", "", "80", "8000-8001:90-91/udp", local4+":443:443")
+	require.Equal(t, 1, changes, "one transaction brings address and ports")
+	require.Equal(t, "web", ep.Name())
+	require.Equal(t, "inside", ep.Network())
+	require.Equal(t, "172.30.0.2/24", ep.Address().String())
+	require.Equal(t, "172.30.0.1", ep.Gateway().String())
+	require.Equal(t, []string{
+		"49153->172.30.0.2:80 web", local4 + ":443->172.30.0.2:443 web", "8000-8001->172.30.0.2:90-91/udp web",
+	}, portsOfEndpoint(ep))
+	require.Subset(t, elementsIn(b.kernel.Dump()), []string{`leases4 { 172.30.0.2 comment "web" }`, `cursors4 { 172.30.0.3 comment "inside" }`})
+	other := attach(t, e, "db", "inside")
+	require.Equal(t, "172.30.0.3/24", other.Address().String())
+	require.Empty(t, portsOfEndpoint(other))
+	requireConsistent(t, b, e)
+
+	found, err := e.Endpoint("web")
+	require.NoError(t, err)
+	require.Same(t, ep, found)
+	require.Equal(t, []*Endpoint{other, ep}, slices.Collect(e.Endpoints()))
+
+	// What is named as the endpoint and leads to it is of it, whoever published it.
+	m := mapped(t, "81->172.30.0.2:81")
+	m.Name = "web"
+	_, err = e.Publish(m)
+	require.NoError(t, err)
+	publish(t, e, "82->172.30.0.2:82")
+	require.Contains(t, portsOfEndpoint(ep), "81->172.30.0.2:81 web")
+
+	changes = 0
+	require.NoError(t, ep.Release())
+	require.Equal(t, 1, changes)
+	require.NoError(t, ep.Release(), "once is enough")
+	require.Empty(t, portsOfEndpoint(ep))
+	require.Equal(t, []string{"82->172.30.0.2:82"}, publishedBy(e), "it was not the endpoint's")
+	_, err = e.Endpoint("web")
+	require.ErrorIs(t, err, ErrNotFound)
+	requireConsistent(t, b, e)
+
+	// Its address comes round last.
+	require.Equal(t, "172.30.0.4/24", attach(t, e, "web", "").Address().String())
+	require.NoError(t, ep.Release(), "it is another one's name by now")
+	_, err = e.Endpoint("web")
+	require.NoError(t, err)
+}
+
+func TestAttachRefused(t *testing.T) {
+	e, b := openFake(t)
+	_, err := e.Attach(attachment(t, "web", ""))
+	require.EqualError(t, err, "attach web: there is no network yet")
+	require.ErrorIs(t, err, ErrNotFound)
+	create(t, e, "inside", "172.30.0.0/29")
+	create(t, e, "six", inside6)
+	attach(t, e, "web", "inside", "80:80")
+	publish(t, e, "90->10.9.0.2:90")
+	b.host.routes[netip.MustParsePrefix("172.30.0.6/32")] = route{kind: localAddress}
+	at := func(a Attachment, addr string) Attachment { a.Address = netip.MustParseAddr(addr); return a }
+	before := b.kernel.Dump()
+	for _, test := range []struct {
+		a    Attachment
+		is   error
+		want string
+	}{
+		{attachment(t, "web", "inside"), ErrConflict, "attach web: endpoint web (172.30.0.2) is there already"},
+		{attachment(t, "x", "none"), ErrNotFound, `there is no network "none"`},
+		{attachment(t, "x", ""), ErrInvalid, "say which network it is in: inside, six"},
+		{attachment(t, "x y", "inside"), ErrInvalid, "letters"},
+		{attachment(t, "", "inside"), ErrInvalid, "no name"},
+		{attachment(t, "x", "a b"), ErrInvalid, "letters"},
+		{at(attachment(t, "x", "inside"), "172.30.0.2"), ErrConflict, "address 172.30.0.2 is taken by endpoint web"},
+		{at(attachment(t, "x", "inside"), "172.30.0.1"), ErrInvalid, "it is the gateway of network inside"},
+		{at(attachment(t, "x", "inside"), "172.30.0.0"), ErrInvalid, "it is the first address"},
+		{at(attachment(t, "x", "inside"), "172.30.0.7"), ErrInvalid, "it is the broadcast address"},
+		{at(attachment(t, "x", "inside"), "172.30.0.6"), ErrConflict, "taken by this host itself"},
+		{at(attachment(t, "x", "inside"), "172.30.0.8"), ErrInvalid, "it is not in network inside"},
+		{at(attachment(t, "x", "inside"), "fd00:30::2"), ErrInvalid, "it is not in network inside"},
+		{at(attachment(t, "x", ""), "10.0.0.1"), ErrInvalid, "it is in none of the networks"},
+		{at(attachment(t, "x", ""), "127.0.0.1"), ErrInvalid, "loopback"},
+		{attachment(t, "x", "inside", "80:81"), ErrConflict, `tcp 80 is published as 80->172.30.0.2:80 by "web"`},
+		{attachment(t, "x", "inside", "81:81", "90:90"), ErrConflict, "tcp 90 is published as"},
+		{attachment(t, "x", "inside", "81:81", "81:82"), ErrInvalid, "overlap"},
+		{attachment(t, "x", "inside", "203.0.113.5:81:81"), ErrInvalid, "not an address of this host"},
+	} {
+		_, err := e.Attach(test.a)
+		require.ErrorIs(t, err, test.is, "%v", test.a)
+		require.ErrorContains(t, err, test.want, "%v", test.a)
+		require.Equal(t, before, b.kernel.Dump(), "%v", test.a)
+		requireConsistent(t, b, e)
+	}
+	for i := range 3 {
+		attach(t, e, fmt.Sprint("e", i), "inside")
+	}
+	_, err = e.Attach(attachment(t, "x", "inside"))
+	require.ErrorIs(t, err, alloc.ErrExhausted, "172.30.0.6 is the host's")
+	require.ErrorContains(t, err, "attach x: network inside 172.30.0.0/29")
+	requireConsistent(t, b, e)
+}
+
+// An attach or release that fails at any step leaves nothing behind, or all.
+func TestAttachFails(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	kept := attach(t, e, "kept", "inside", "70/udp", "71")
+	cause := errors.New("no")
+	for _, op := range []string{"Update", "flows"} {
+		before := b.kernel.Dump()
+		fail := func() {
+			if op == "flows" {
+				b.flows.hook = func(string) error { b.flows.hook = nil; return cause }
+			} else {
+				b.kernel.FailNext(op, cause)
+			}
+		}
+		fail()
+		_, err := e.Attach(attachment(t, "web", "inside", "80/udp", "81"))
+		require.ErrorIs(t, err, cause, op)
+		require.Equal(t, before, b.kernel.Dump(), op)
+		requireConsistent(t, b, e)
+		fail()
+		require.ErrorIs(t, kept.Release(), cause, op)
+		require.Equal(t, before, b.kernel.Dump(), op)
+		requireConsistent(t, b, e)
+		require.Len(t, portsOfEndpoint(kept), 2)
+	}
+	require.NoError(t, kept.Release())
+	require.Equal(t, "172.30.0.3/24", attach(t, e, "web", "inside").Address().String())
+	requireConsistent(t, b, e)
+}
+
+// A full network says so, and what is released of it comes first.
+func TestNetworkComesRound(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", "172.30.0.0/29")
+	var eps []*Endpoint
+	for i := range 5 {
+		eps = append(eps, attach(t, e, fmt.Sprint("e", i), ""))
+	}
+	_, err := e.Attach(attachment(t, "more", ""))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+	require.NoError(t, eps[3].Release())
+	require.NoError(t, eps[1].Release())
+	for _, want := range []string{"172.30.0.5/29", "172.30.0.3/29"} {
+		e = b.open(t) // the engine before was killed
+		requireConsistent(t, b, e)
+		require.Equal(t, want, attach(t, e, "x"+want[len(want)-4:len(want)-3], "").Address().String())
+	}
+	_, err = e.Attach(attachment(t, "more", ""))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+}
+
+// TCP flows to an endpoint that goes end with it, and no others.
+func TestReleaseEndsFlows(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	ep := attach(t, e, "web", "", "80:80")
+	publish(t, e, "81->172.30.0.2:80")
+	flow := func(port uint16) conntrack.Flow {
+		return conntrack.Flow{
+			Proto: uint8(TCP), Src: netip.MustParseAddrPort("198.51.100.7:1000"), Dst: netip.AddrPortFrom(netip.MustParseAddr(local4), port),
+			ReplySrc: netip.MustParseAddrPort("172.30.0.2:80"), ReplyDst: netip.MustParseAddrPort("198.51.100.7:1000"),
+		}
+	}
+	b.flows.flows = []conntrack.Flow{flow(80), flow(81)}
+	require.NoError(t, ep.Release())
+	require.Equal(t, []conntrack.Flow{flow(81)}, b.flows.flows)
+}
+
+// A segment around or within a network gives way to it, and comes back when it goes.
+func TestNetworkAmongSegments(t *testing.T) {
+	e, b := openFake(t)
+	b.host.onLink("br0", "172.30.0.0/25")
+	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
+	before := segmentsIn(b.kernel.Dump())
+	require.Equal(t, []string{"172.30.0.0/24"}, before)
+	create(t, e, "inside", inside4)
+	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()))
+	requireConsistent(t, b, e)
+	_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+	require.NoError(t, err)
+	_, err = e.Unpublish(mapped(t, "81->172.30.0.2:80"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()), "the network's own stays")
+	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
+	require.NoError(t, e.RemoveNetwork("inside"))
+	require.Equal(t, before, segmentsIn(b.kernel.Dump()))
+	requireConsistent(t, b, e)
+	// A route that has become wider does not open the network's guard.
+	create(t, e, "inside", "172.30.0.0/25")
+	require.Equal(t, []string{"172.30.0.0/25"}, segmentsIn(b.kernel.Dump()))
+	publish(t, e, "82->172.30.0.201:82")
+	require.Equal(t, []string{"172.30.0.0/25"}, segmentsIn(b.kernel.Dump()))
+	requireConsistent(t, b, e)
+}
+
+// Records that no engine can have written go; what is missing of the others comes.
+func TestAdoptRecords(t *testing.T) {
+	el := func(set, key, comment string) nft.Element {
+		out := nft.Element{Set: set, Comment: comment}
+		if p, err := netip.ParsePrefix(key); err == nil {
+			out.Key = nft.PrefixKey(p)
+		} else {
+			out.Key = nft.AddrKey(netip.MustParseAddr(key))
+		}
+		return out
+	}
+	for name, es := range map[string][]nft.Element{
+		"no gateway":           {el("networks4", "10.1.0.0/24", "x")},
+		"a gateway elsewhere":  {el("networks4", "10.1.0.0/24", "x [gateway 10.2.0.1]")},
+		"a gateway misspelt":   {el("networks6", "fd01::/64", "x [gateway fd01::0001]")},
+		"a strange name":       {el("networks4", "10.1.0.0/24", "x\x1b[2J [gateway 10.1.0.1]")},
+		"no name":              {el("networks4", "10.1.0.0/24", "")},
+		"the same name":        {el("networks4", "10.1.0.0/24", "inside [gateway 10.1.0.1]")},
+		"a loopback network":   {el("networks4", "127.1.0.0/24", "x [gateway 127.1.0.1]")},
+		"guarded, no network":  {el("guarded4", "10.1.0.0/24", "x")},
+		"masqueraded, neither": {el("masqueraded6", "fd01::/64", "inside")},
+		"a lease elsewhere":    {el("leases4", "10.1.0.2", "y")},
+		"the gateway leased":   {el("leases4", "172.30.0.1", "y")},
+		"a lease, no name":     {el("leases4", "172.30.0.9", "")},
+		"a lease, strange":     {el("leases4", "172.30.0.9", "\"\n")},
+		"the same endpoint":    {el("leases4", "172.30.0.9", "web")},
+		"two cursors":          {el("cursors4", "172.30.0.200", "inside")},
+		"a cursor elsewhere":   {el("cursors6", "fd01::2", "inside")},
+		"another's cursor":     {el("cursors4", "172.30.0.2", "six")},
+	} {
+		e, b := openFake(t)
+		create(t, e, "inside", inside4)
+		create(t, e, "six", inside6)
+		attach(t, e, "web", "inside", "80")
+		whole := b.kernel.Dump()
+		b.write(t, es...)
+		before := b.kernel.Dump()
+		r := b.openWith(t, Options{ReadOnly: true})
+		require.Len(t, slices.Collect(r.Endpoints()), 1, name)
+		require.Equal(t, before, b.kernel.Dump())
+		e = b.open(t)
+		require.Equal(t, whole, b.kernel.Dump(), name)
+		requireConsistent(t, b, e)
+		require.Equal(t, "172.30.0.3/24", attach(t, e, "db", "inside").Address().String(), name)
+		requireConsistent(t, b, e)
+	}
+	for _, missing := range []string{"cursors4 { 172.30.0.3", "inside4 { 172.30.0.0/24"} {
+		e, b := openFake(t)
+		create(t, e, "inside", inside4)
+		attach(t, e, "web", "inside", "80")
+		whole := b.kernel.Dump()
+		b.drop(t, missing)
+		e = b.open(t)
+		require.Equal(t, whole, b.kernel.Dump(), missing)
+		attach(t, e, "db", "inside")
+		require.NoError(t, e.Purge())
+	}
+}
+
+// An endpoint stays itself when the engine looks anew what the kernel holds.
+func TestEndpointOutlivesDoubt(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	ep := attach(t, e, "web", "inside", "80:80")
+	b.kernel.FailNext("Update", unix.ENOBUFS)
+	_, err := e.Publish(mapped(t, "81->172.30.0.2:81"))
+	require.Error(t, err)
+	publish(t, e, "82->172.30.0.2:82")
+	require.Len(t, portsOfEndpoint(ep), 1)
+	require.NoError(t, ep.Release())
+	require.Empty(t, slices.Collect(e.Endpoints()))
+	requireConsistent(t, b, e)
+}
+
+// The table gone, all of the records come back with the next change.
+func TestRecordsComeBack(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	create(t, e, "other", "10.77.0.0/24")
+	ep := attach(t, e, "web", "inside", "80:80")
+	attach(t, e, "db", "other", "81:81/udp")
+	b.kernel.Flush()
+	require.NoError(t, ep.Release())
+	requireConsistent(t, b, e)
+	require.Equal(t, []string{"81->10.77.0.2:81/udp db"}, publishedBy(b.open(t)))
+	b.kernel.Flush()
+	require.NoError(t, e.RemoveNetwork("inside"))
+	requireConsistent(t, b, e)
+	require.Len(t, recordsIn(b.kernel.Dump()), 5)
+}
+
+func TestAttachConcurrently(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 20 {
+				ep, err := e.Attach(attachment(t, fmt.Sprintf("e%d-%d", i, j), "inside", "80", "53/udp"))
+				if !errors.Is(err, nil) {
+					t.Error(err)
+					return
+				}
+				var both sync.WaitGroup
+				for range 2 {
+					both.Go(func() {
+						if err := ep.Release(); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				both.Wait()
+			}
+		})
+	}
+	wg.Wait()
+	require.Empty(t, publishedBy(e))
+	require.Empty(t, slices.Collect(e.Endpoints()))
+	requireConsistent(t, b, e)
+}
+
+// A closed engine and one that only reads say so.
+func TestEndpointsOfClosed(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", inside4)
+	ep := attach(t, e, "web", "", "80")
+	r := b.openWith(t, Options{ReadOnly: true})
+	_, err := r.Attach(attachment(t, "x", ""))
+	require.ErrorIs(t, err, ErrReadOnly)
+	_, err = r.CreateNetwork(netOf(t, "x", "10.1.0.0/24"))
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.ErrorIs(t, r.RemoveNetwork("inside"), ErrReadOnly)
+	require.NoError(t, e.Close())
+	require.ErrorIs(t, ep.Release(), ErrClosed)
+	require.Empty(t, portsOfEndpoint(ep))
+	_, err = e.Endpoint("web")
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = e.Network("inside")
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = e.State()
+	require.ErrorIs(t, err, ErrClosed)
+	require.Empty(t, slices.Collect(e.Endpoints()))
+	require.Empty(t, slices.Collect(e.Networks()))
+}

@@ -1,0 +1,176 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// CreateNetwork declares a network, and turns on IP forwarding if nobody has. Its
+// bridge, or whatever carries it, is the caller's; it may come later.
+//
+// Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is one of that name,
+// or the prefix overlaps another network or a route that leads elsewhere than to the
+// interface that has the gateway's address. On any error nothing has changed.
+func (e *Engine) CreateNetwork(n Network) (Network, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return Network{}, err
+	}
+	if err := n.Validate(); err != nil {
+		return Network{}, err
+	}
+	var made *network
+	err := e.deciding(func() error {
+		var err error
+		if made, err = e.checkNetwork(n, e.networks); err != nil {
+			return err
+		}
+		return e.rearrange(func(c *change) {
+			c.records.come = append(made.declared(), made.cursorElement(made.addrs.Cursor()))
+			c.after = func() {
+				made.cursor = made.addrs.Cursor()
+				e.networks[made.Name] = made
+			}
+		}, made, nil)
+	})
+	if err != nil {
+		return Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
+	}
+	return made.now(), nil
+}
+
+// checkNetwork makes the network, unless something is in its way.
+func (e *Engine) checkNetwork(n Network, others map[string]*network) (*network, error) {
+	if others[n.Name] != nil {
+		return nil, &TakenError{What: "network " + others[n.Name].String()}
+	}
+	made, err := newNetwork(n)
+	if err != nil {
+		return nil, err
+	}
+	what := "prefix " + n.Prefix.String()
+	for _, have := range others {
+		if have.Prefix.Overlaps(n.Prefix) {
+			return nil, &TakenError{What: what, Holder: "network " + have.String()}
+		}
+	}
+	other, err := e.host.routeElsewhere(made.Network)
+	if err == nil && other != "" {
+		err = &TakenError{What: what, Holder: other}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+// RemoveNetwork takes a network back, as long as no endpoint is in it. Mappings to
+// addresses of it that are no endpoint's stay.
+//
+// Errors: ErrNotFound; *TakenError, which is ErrConflict, while endpoints are in it. On
+// any error nothing has changed.
+func (e *Engine) RemoveNetwork(name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return err
+	}
+	err := e.deciding(func() error {
+		n := e.networks[name]
+		if n == nil {
+			return &missingError{whatNetwork, name}
+		}
+		if inside := e.endpointsIn(name); len(inside) != 0 {
+			return &TakenError{What: "network " + name, Holder: "endpoint " + strings.Join(inside, ", ")}
+		}
+		return e.rearrange(func(c *change) {
+			c.records.gone = n.recorded()
+			c.after = func() { delete(e.networks, name) }
+		}, nil, n)
+	})
+	if err != nil {
+		return fmt.Errorf("remove network %s: %w", name, err)
+	}
+	return nil
+}
+
+// endpointsIn names the endpoints of a network, in order, the first few of them.
+func (e *Engine) endpointsIn(network string) (names []string) {
+	const few = 3
+	for _, ep := range e.sortedEndpoints() {
+		if ep.network != network {
+			continue
+		}
+		if len(names) == few {
+			return append(names, "…")
+		}
+		names = append(names, ep.name)
+	}
+	return names
+}
+
+// Network finds the network of a name. The error is ErrNotFound if there is none.
+func (e *Engine) Network(name string) (Network, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return Network{}, ErrClosed
+	}
+	if err := e.settle(); err != nil {
+		return Network{}, err
+	}
+	n := e.networks[name]
+	if n == nil {
+		return Network{}, &missingError{whatNetwork, name}
+	}
+	return n.now(), nil
+}
+
+// Networks are all networks, by name. Of a closed engine there are none.
+func (e *Engine) Networks() iter.Seq[Network] {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return slices.Values[[]Network](nil)
+	}
+	if err := e.settle(); err != nil {
+		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
+	}
+	return slices.Values(e.sortedNetworks())
+}
+
+func (e *Engine) sortedNetworks() []Network {
+	all := make([]Network, 0, len(e.networks))
+	for _, n := range e.networks {
+		all = append(all, n.now())
+	}
+	slices.SortFunc(all, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// rearrange commits a change of what networks there are, one that comes or one that
+// goes: with it the segments are worked out anew, from all that is published.
+func (e *Engine) rearrange(fill func(*change), come, gone *network) error {
+	c := change{networks: maps.Clone(e.networks), rearranged: true}
+	if gone != nil {
+		delete(c.networks, gone.Name)
+	}
+	if come != nil {
+		c.networks[come.Name] = come
+		c.forwards = []*network{come}
+	}
+	survey := e.newSurvey()
+	if err := survey.backends(e.mappings.all); err != nil {
+		return err
+	}
+	c.routes = survey.routes
+	fill(&c)
+	return e.commit(c)
+}

@@ -1,0 +1,305 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// State is all that an engine keeps: what a file of it says.
+type State struct {
+	Networks []Network
+	// Endpoints have addresses, and their ports frontends, for it is said which.
+	Endpoints []Attachment
+	// Mappings are those that are not said by an endpoint's ports.
+	Mappings []Mapping
+}
+
+// State is all that is there now: networks and endpoints by name, mappings in the order
+// of Compare, ranges as one.
+func (e *Engine) State() (State, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return State{}, ErrClosed
+	}
+	if err := e.settle(); err != nil {
+		return State{}, err
+	}
+	e.forget(e.now())
+	s := State{Networks: e.sortedNetworks()}
+	ports := map[string][]PortSpec{}
+	var others []Mapping
+	for p := range e.mappings.all {
+		m := p.mapping()
+		if ep := e.endpoints[p.name]; ep == nil || ep.addr != p.backend.Addr() {
+			others = append(others, m)
+		} else if _, ok := specOf(m); !ok {
+			others = append(others, m)
+		} else {
+			ports[ep.name] = append(ports[ep.name], PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port()})
+		}
+	}
+	s.Mappings = Collapse(others)
+	for _, ep := range e.sortedEndpoints() {
+		a := Attachment{Name: ep.name, Network: ep.network, Address: ep.addr, Ports: ports[ep.name]}
+		a.Ports = collapseSpecs(a)
+		s.Endpoints = append(s.Endpoints, a)
+	}
+	return s, nil
+}
+
+// collapseSpecs are the attachment's ports in order, with ranges as one.
+func collapseSpecs(a Attachment) []PortSpec {
+	ms := Collapse(a.mappings(a.Address))
+	specs := make([]PortSpec, len(ms))
+	for i, m := range ms {
+		specs[i], _ = specOf(m)
+	}
+	return specs
+}
+
+// all are the mappings of a state, those of the endpoints with them.
+func (s State) all() []Mapping {
+	ms := slices.Clone(s.Mappings)
+	for _, a := range s.Endpoints {
+		ms = append(ms, a.mappings(a.Address)...)
+	}
+	return ms
+}
+
+// DiffState tells what ApplyState would change, and changes nothing.
+func (e *Engine) DiffState(s State) ([]Change, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if err := e.settle(); err != nil {
+		return nil, err
+	}
+	e.forget(e.now())
+	_, lines, err := e.stateDifference(s)
+	return lines, err
+}
+
+// ApplyState makes networks, endpoints and mappings exactly these, in one transaction,
+// and returns what it changed. What is the same already is not touched. TCP connections
+// to endpoints that go end, as with Release.
+//
+// Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
+// changed.
+func (e *Engine) ApplyState(s State) (lines []Change, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
+	err = e.deciding(func() error {
+		var c change
+		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.records.empty() {
+			return err
+		}
+		return e.applyOnce(c)
+	})
+	switch {
+	case errors.Is(err, ErrInvalid):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("apply %d networks, %d endpoints and %d mappings: %w",
+			len(s.Networks), len(s.Endpoints), len(s.Mappings), err)
+	}
+	return lines, nil
+}
+
+func (e *Engine) stateDifference(s State) (change, []Change, error) {
+	b, err := e.wantedBook(s)
+	if err != nil {
+		return change{}, nil, err
+	}
+	c, err := e.difference(s.all())
+	if err != nil {
+		return change{}, nil, err
+	}
+	c.records = recordsBetween(e.book.elements(), b.elements())
+	lines := e.book.differences(b)
+	for _, ep := range e.endpoints {
+		if b.endpoints[ep.name] == nil || b.endpoints[ep.name].addr != ep.addr {
+			c.released = append(c.released, e.portsOf(ep)...)
+		}
+	}
+	c.after = func() { e.open(b) }
+	for name, n := range b.networks {
+		if have := e.networks[name]; have == nil || have.Prefix != n.Prefix {
+			c.forwards = append(c.forwards, n)
+		}
+	}
+	if len(c.forwards) != 0 || len(b.networks) != len(e.networks) {
+		c.rearranged, c.networks = true, b.networks
+		survey := &survey{e.host, c.routes}
+		after := e.mappingsAfter(c)
+		if err := survey.backends(after.all); err != nil {
+			return change{}, nil, err
+		}
+	}
+	return c, append(lines, c.lines()...), nil
+}
+
+// wantedBook is the book of a state, unless it cannot be.
+func (e *Engine) wantedBook(s State) (book, error) {
+	b := newBook()
+	for _, want := range s.Networks {
+		if err := want.Validate(); err != nil {
+			return b, err
+		}
+		if b.networks[want.Name] != nil {
+			return b, &InvalidError{What: whatNetwork, Input: want.Name, Reason: "there are two of that name"}
+		}
+		for _, other := range b.networks {
+			if other.Prefix.Overlaps(want.Prefix) {
+				return b, &InvalidError{What: whatNetwork, Input: want.String(), Reason: "it overlaps network " + other.String()}
+			}
+		}
+		n, err := e.wantedNetwork(want, b.networks)
+		if err != nil {
+			return b, err
+		}
+		b.networks[n.Name] = n
+	}
+	for _, a := range s.Endpoints {
+		if err := e.wantEndpoint(b, a); err != nil {
+			return b, err
+		}
+	}
+	// Last, for it is the first free address from there on.
+	for _, want := range s.Networks {
+		n := b.networks[want.Name]
+		next := want.Next
+		if have := e.networks[want.Name]; !next.IsValid() && have != nil && have.Prefix == n.Prefix {
+			next = have.addrs.Cursor()
+		}
+		if next.IsValid() {
+			if err := n.addrs.SetCursor(next); err != nil {
+				return b, err
+			}
+		}
+		n.cursor = n.addrs.Cursor()
+	}
+	return b, nil
+}
+
+// wantedNetwork makes a network that is to be, the routes being asked about its prefix
+// if it is new.
+func (e *Engine) wantedNetwork(want Network, others map[string]*network) (*network, error) {
+	if have := e.networks[want.Name]; have != nil && have.Prefix == want.Prefix {
+		return newNetwork(want)
+	}
+	return e.checkNetwork(want, others)
+}
+
+func (e *Engine) wantEndpoint(b book, a Attachment) error {
+	bad := func(reason string) error {
+		return &InvalidError{What: whatEndpoint, Input: a.Name, Reason: reason}
+	}
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	prefixes := b.prefixes()
+	p, found := around(prefixes, a.Address)
+	switch {
+	case b.endpoints[a.Name] != nil:
+		return bad("there are two of that name")
+	case !a.Address.IsValid():
+		return bad("what is applied needs an address")
+	case a.Network != "" && b.networks[a.Network] == nil:
+		return bad("there is no network " + a.Network)
+	case !found || a.Network != "" && prefixes[p].Name != a.Network:
+		return bad(fmt.Sprintf("its address %s is not in its network", a.Address))
+	}
+	for _, s := range a.Ports {
+		if s.Frontend.Port() == 0 {
+			return bad(fmt.Sprintf("what is applied needs a frontend port, and %s has none", s))
+		}
+	}
+	n := prefixes[p]
+	if err := n.addrs.Reserve(a.Address); err != nil {
+		return bad(fmt.Sprintf("its address %s is another's, or none that network %s leases", a.Address, n))
+	}
+	b.endpoints[a.Name] = &Endpoint{name: a.Name, network: n.Name, prefix: n.Prefix, gateway: n.Gateway, addr: a.Address}
+	return nil
+}
+
+// recordsBetween is the change from some records to others, without what is the same.
+func recordsBetween(before, after []nft.Element) (r records) {
+	have := make(map[nft.Element]struct{}, len(before))
+	for _, el := range before {
+		have[el] = struct{}{}
+	}
+	for _, el := range after {
+		if _, ok := have[el]; ok {
+			delete(have, el)
+		} else {
+			r.come = append(r.come, el)
+		}
+	}
+	r.gone = slices.Collect(maps.Keys(have))
+	return r
+}
+
+// differences are what makes one book of another, in order.
+func (b book) differences(after book) (lines []Change) {
+	describe := func(b book) map[string]string {
+		words := map[string]string{}
+		for _, n := range b.networks {
+			words["network "+n.Name] = n.describe()
+		}
+		for _, ep := range b.endpoints {
+			words["endpoint "+ep.name] = fmt.Sprintf("endpoint %s %s", ep.name, ep.addr)
+		}
+		return words
+	}
+	was, is := describe(b), describe(after)
+	for key, old := range was {
+		if is[key] != old {
+			lines = append(lines, Change{Was: old, Is: is[key]})
+		}
+	}
+	for key, now := range is {
+		if was[key] == "" {
+			lines = append(lines, Change{Is: now})
+		}
+	}
+	slices.SortFunc(lines, func(a, b Change) int { return strings.Compare(a.order(), b.order()) })
+	return lines
+}
+
+// order puts networks before endpoints, and each by name.
+func (c Change) order() string {
+	words := c.Was
+	if words == "" {
+		words = c.Is
+	}
+	if strings.HasPrefix(words, whatNetwork) {
+		return "0" + words
+	}
+	return "1" + words
+}
+
+// describe says all of a network in a line.
+func (n Network) describe() string {
+	s := fmt.Sprintf("network %s gateway %s", n, n.Gateway)
+	if n.NoMasquerade {
+		s += " no-masquerade"
+	}
+	if n.NoGuard {
+		s += " no-guard"
+	}
+	return s
+}

@@ -1,0 +1,38 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import "fmt"
+
+// TakenError says that a name, an address or a prefix is in use, and by what.
+type TakenError struct {
+	// What was asked for: `endpoint web`, `address 172.30.0.2`, `network inside
+	// 172.30.0.0/24`.
+	What string
+	// Holder is in the way, said so that it follows a "by": `endpoint web`, `the route
+	// 172.30.0.0/16 by eth0`. Empty: one of the same name.
+	Holder string
+}
+
+func (e *TakenError) Error() string {
+	if e.Holder == "" {
+		return e.What + " is there already"
+	}
+	return fmt.Sprintf("%s is taken by %s", e.What, e.Holder)
+}
+
+// Unwrap returns [ErrConflict].
+func (e *TakenError) Unwrap() error { return ErrConflict }
+
+// missingError says that there is no network or endpoint of a name. It is ErrNotFound.
+type missingError struct{ what, name string }
+
+func (e *missingError) Error() string {
+	if e.name == "" {
+		return "there is no " + e.what + " yet"
+	}
+	return fmt.Sprintf("there is no %s %q", e.what, e.name)
+}
+
+func (e *missingError) Unwrap() error { return ErrNotFound }
