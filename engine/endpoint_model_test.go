@@ -1,0 +1,371 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/alloc"
+)
+
+// plainNetwork is a network and its allocator as plainly as can be.
+type plainNetwork struct {
+	Network
+	hosts []netip.Addr // what can be leased, in order
+}
+
+// plainEndpoint is an endpoint of the model.
+type plainEndpoint struct {
+	network string
+	addr    netip.Addr
+}
+
+// tenants is the model of networks and endpoints: lists that are searched from end to end.
+type tenants struct {
+	*testing.T
+	random    *rand.Rand
+	bed       *testbed
+	engine    *Engine
+	networks  map[string]*plainNetwork
+	endpoints map[string]plainEndpoint
+	handles   map[string]*Endpoint // of this engine, also of endpoints that are gone
+	mappings  []Mapping
+	seen      map[string]int
+	call      string
+}
+
+func (m *tenants) taken(a netip.Addr) bool {
+	for _, ep := range m.endpoints {
+		if ep.addr == a {
+			return true
+		}
+	}
+	return false
+}
+
+// seek puts the cursor on the first free address from one on.
+func (m *tenants) seek(n *plainNetwork, from netip.Addr) {
+	n.Next = from
+	start := slices.Index(n.hosts, from)
+	for i := range n.hosts {
+		if a := n.hosts[(start+i)%len(n.hosts)]; !m.taken(a) {
+			n.Next = a
+			return
+		}
+	}
+}
+
+func (m *tenants) full(n *plainNetwork) bool { return !slices.ContainsFunc(n.hosts, func(a netip.Addr) bool { return !m.taken(a) }) }
+
+// The space in which they meet.
+var (
+	tenantNetworks  = []string{"a 172.30.0.0/29", "b 172.30.0.0/30", "c 10.77.0.0/31", "d fd00:77::/126", "a 10.78.0.0/30", "e 10.9.3.0/24", "f 172.30.0.8/29"}
+	tenantEndpoints = []string{"web", "db", "dns", "x", "y", "z"}
+	tenantPorts     = []string{"80", "53/udp", "100:80", "101:81", "101:82/udp", local4 + ":102:80", "103-104:80-81", "127.0.0.1:105:80"}
+)
+
+func (m *tenants) open() {
+	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: 200, LastPort: 205})
+	m.handles = map[string]*Endpoint{}
+	for ep := range m.engine.Endpoints() {
+		m.handles[ep.Name()] = ep
+	}
+}
+
+func (m *tenants) play() {
+	switch m.random.IntN(12) {
+	case 0, 1:
+		m.create()
+	case 2:
+		m.removeNetwork()
+	case 3, 4, 5, 6:
+		m.attach()
+	case 7, 8:
+		m.detach()
+	case 9:
+		m.publish()
+	case 10:
+		m.call = "reopen" // the engine before was killed, or closed
+		if m.random.IntN(2) == 0 {
+			require.NoError(m, m.engine.Close())
+		}
+		m.open()
+	case 11:
+		m.call = "flush"
+		m.bed.kernel.Flush()
+		// What is known comes back with a change, so one is made.
+		_, err := m.engine.Publish(mapped(m.T, "999->10.9.0.2:1"))
+		require.NoError(m, err)
+		_, err = m.engine.Unpublish(mapped(m.T, "999->10.9.0.2:1"))
+		require.NoError(m, err)
+	}
+	m.check()
+}
+
+// outcomeOf puts an error into the model's words.
+func (m *tenants) outcomeOf(err error) string {
+	switch {
+	case err == nil:
+		return isDone
+	case errors.Is(err, ErrInvalid):
+		return isInvalid
+	case errors.Is(err, ErrConflict):
+		return isConflict
+	case errors.Is(err, ErrNotFound):
+		return isNotFound
+	case errors.Is(err, alloc.ErrExhausted):
+		return isExhausted
+	}
+	require.NoError(m, err, m.call)
+	return ""
+}
+
+func (m *tenants) create() {
+	name, prefix, _ := strings.Cut(tenantNetworks[m.random.IntN(len(tenantNetworks))], " ")
+	n := netOf(m.T, name, prefix)
+	n.NoGuard, n.NoMasquerade = m.random.IntN(2) == 0, m.random.IntN(2) == 0
+	m.call = "create " + n.String()
+	want := isDone
+	for _, have := range m.networks {
+		if have.Name == name || have.Prefix.Overlaps(n.Prefix) {
+			want = isConflict
+		}
+	}
+	if n.Prefix.Overlaps(netip.MustParsePrefix(farther4)) {
+		want = isConflict
+	}
+	made, err := m.engine.CreateNetwork(n)
+	require.Equal(m, want, m.outcomeOf(err), "%s: %v", m.call, err)
+	m.seen["network "+want]++
+	if err != nil {
+		return
+	}
+	plain := &plainNetwork{Network: n}
+	first := n.Prefix.Addr()
+	for a := first; n.Prefix.Contains(a); a = a.Next() {
+		whole := n.Prefix.Addr().BitLen()-n.Prefix.Bits() == 1
+		last := !n.Prefix.Contains(a.Next()) && a.Is4()
+		switch {
+		case !whole && (a == first || last):
+		case !plain.Gateway.IsValid():
+			plain.Gateway = a
+		default:
+			plain.hosts = append(plain.hosts, a)
+		}
+	}
+	plain.Next = plain.hosts[0]
+	require.Equal(m, plain.Network, made)
+	m.networks[name] = plain
+}
+
+func (m *tenants) removeNetwork() {
+	name := []string{"a", "b", "c", "d", "f", "none"}[m.random.IntN(6)]
+	m.call = "remove network " + name
+	want := isDone
+	if m.networks[name] == nil {
+		want = isNotFound
+	}
+	for _, ep := range m.endpoints {
+		if ep.network == name {
+			want = isConflict
+		}
+	}
+	err := m.engine.RemoveNetwork(name)
+	require.Equal(m, want, m.outcomeOf(err), "%s: %v", m.call, err)
+	m.seen["remove "+want]++
+	if err == nil {
+		delete(m.networks, name)
+	}
+}
+
+// attach predicts everything but which ports are chosen.
+func (m *tenants) attach() {
+	a := Attachment{Name: tenantEndpoints[m.random.IntN(len(tenantEndpoints))], Network: []string{"a", "b", "c", "d", "f"}[m.random.IntN(5)]}
+	for range m.random.IntN(3) {
+		s, err := ParsePortSpec(tenantPorts[m.random.IntN(len(tenantPorts))])
+		require.NoError(m, err)
+		a.Ports = append(a.Ports, s)
+	}
+	n := m.networks[a.Network]
+	if n != nil && m.random.IntN(3) == 0 {
+		around := append(slices.Clone(n.hosts), n.Gateway, n.Prefix.Addr(), lastAddr(n.Prefix), netip.MustParseAddr("10.1.1.1"))
+		a.Address = around[m.random.IntN(len(around))]
+	}
+	m.call = fmt.Sprintf("attach %v", a)
+	want, addr := m.judge(a, n)
+	ep, err := m.engine.Attach(a)
+	got := m.outcomeOf(err)
+	m.seen["attach "+got]++
+	if want == isDone && got == isExhausted && slices.ContainsFunc(a.Ports, func(s PortSpec) bool { return s.Frontend.Port() == 0 }) {
+		require.ErrorContains(m, err, "choose a port", m.call)
+		return
+	}
+	require.Equal(m, want, got, "%s: %v", m.call, err)
+	if err != nil {
+		return
+	}
+	require.Equal(m, addr, ep.Address().Addr(), m.call)
+	m.endpoints[a.Name] = plainEndpoint{a.Network, addr}
+	m.handles[a.Name] = ep
+	if addr == n.Next {
+		m.seek(n, addr)
+	}
+	// What had the endpoint's name and led to its address before, is of it as well.
+	published := slices.DeleteFunc(slices.Collect(ep.Mappings()), func(have Mapping) bool { return slices.Contains(m.mappings, have) })
+	require.Len(m, published, len(singles(a.mappings(addr)))+chosen(a.Ports), m.call)
+	m.mappings = append(m.mappings, published...)
+}
+
+func chosen(specs []PortSpec) (n int) {
+	for _, s := range specs {
+		if s.Frontend.Port() == 0 {
+			n += int(s.More) + 1
+		}
+	}
+	return n
+}
+
+// judge says what must come of an attachment, in the order in which an engine looks.
+func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr netip.Addr) {
+	addr = a.Address
+	switch {
+	case m.endpoints[a.Name] != (plainEndpoint{}):
+		return isConflict, addr
+	case n == nil:
+		return isNotFound, addr
+	case addr.IsValid() && !slices.Contains(n.hosts, addr):
+		return isInvalid, addr
+	case addr.IsValid() && m.taken(addr):
+		return isConflict, addr
+	case !addr.IsValid() && m.full(n):
+		return isExhausted, addr
+	case !addr.IsValid():
+		addr = n.Next
+	}
+	ms := a.mappings(addr)
+	for _, one := range ms {
+		if one.Validate() != nil {
+			return isInvalid, addr
+		}
+	}
+	if overlapping(ms) {
+		return isInvalid, addr
+	}
+	for _, one := range singles(ms) {
+		if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
+			return isConflict, addr
+		}
+	}
+	return isDone, addr
+}
+
+func (m *tenants) detach() {
+	name := tenantEndpoints[m.random.IntN(len(tenantEndpoints))]
+	ep, there := m.endpoints[name]
+	m.call = "detach " + name
+	if handle := m.handles[name]; handle != nil && m.random.IntN(2) == 0 {
+		require.NoError(m, handle.Release(), m.call)
+	} else {
+		_, err := m.engine.Detach(name)
+		want := isDone
+		if !there {
+			want = isNotFound
+		}
+		require.Equal(m, want, m.outcomeOf(err), m.call)
+		m.seen["detach "+want]++
+	}
+	if !there {
+		return
+	}
+	n := m.networks[ep.network]
+	wasFull := m.full(n)
+	delete(m.endpoints, name)
+	if wasFull {
+		n.Next = ep.addr
+	}
+	m.mappings = slices.DeleteFunc(m.mappings, func(have Mapping) bool { return have.Name == name && have.Backend.Addr() == ep.addr })
+}
+
+// publish adds or removes a mapping, to an endpoint or past all of them.
+func (m *tenants) publish() {
+	if len(m.mappings) > 0 && m.random.IntN(3) == 0 {
+		i := m.random.IntN(len(m.mappings))
+		m.call = "unpublish " + m.mappings[i].String()
+		_, err := m.engine.Unpublish(m.mappings[i])
+		require.NoError(m, err)
+		m.mappings = slices.Delete(m.mappings, i, i+1)
+		return
+	}
+	one := mapped(m.T, fmt.Sprintf("%d->172.30.0.%d:80", 100+m.random.IntN(12), 2+m.random.IntN(3)))
+	one.Name = []string{"", "web", "other"}[m.random.IntN(3)]
+	m.call = "publish " + one.String()
+	want := isDone
+	if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
+		want = isConflict
+	}
+	_, err := m.engine.Publish(one)
+	require.Equal(m, want, m.outcomeOf(err), m.call)
+	if err == nil {
+		m.mappings = append(m.mappings, one)
+	}
+}
+
+func (m *tenants) check() {
+	m.Helper()
+	slices.SortFunc(m.mappings, Compare)
+	require.Equal(m, inAllWords(m.mappings), inAllWords(slices.Collect(m.engine.Mappings())), m.call)
+	s, err := m.engine.State()
+	require.NoError(m, err)
+	require.Len(m, s.Networks, len(m.networks), m.call)
+	for _, n := range s.Networks {
+		require.Equal(m, m.networks[n.Name].Network, n, m.call)
+	}
+	require.Len(m, s.Endpoints, len(m.endpoints), m.call)
+	for _, a := range s.Endpoints {
+		require.Equal(m, m.endpoints[a.Name], plainEndpoint{a.Network, a.Address}, m.call)
+	}
+	requireConsistent(m.T, m.bed, m.engine)
+	if m.bed.kernel.Dump() == "" {
+		return
+	}
+	// The same state is the same table, whatever the history.
+	fresh := newTestbed()
+	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: 200, LastPort: 205})
+	_, err = other.ApplyState(s)
+	require.NoError(m, err, m.call)
+	if fresh.kernel.Dump() != "" {
+		require.Equal(m, fresh.kernel.Dump(), m.bed.kernel.Dump(), m.call)
+	}
+}
+
+// Networks and endpoints against the model of them, in thousands of random steps.
+func TestRandomTenants(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			m := &tenants{
+				T: t, random: rand.New(rand.NewPCG(seed, 7)), bed: newTestbed(), seen: seen,
+				networks: map[string]*plainNetwork{}, endpoints: map[string]plainEndpoint{},
+			}
+			m.open()
+			for range 250 {
+				m.play()
+			}
+		})
+	}
+	for _, outcome := range []string{
+		"network done", "network conflict", "remove done", "remove conflict", "remove not found",
+		"attach done", "attach conflict", "attach invalid", "attach not found", "attach exhausted", "detach done", "detach not found",
+	} {
+		require.Greater(t, seen[outcome], 10, "%s: too few to mean anything", outcome)
+	}
+}
