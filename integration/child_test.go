@@ -36,6 +36,8 @@ func runChild(role string) int {
 		err = childRace(args[0], args[1], args[2])
 	case "kill":
 		err = childKill(args[0], args[1])
+	case "kill-tenants":
+		err = childKillTenants(args[0], args[1])
 	default:
 		err = fmt.Errorf("there is no child %q", role)
 	}

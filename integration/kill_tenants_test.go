@@ -1,0 +1,152 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// tenantOperation is a change of networks or endpoints that a child is killed in the
+// middle of.
+type tenantOperation struct {
+	name  string
+	steps []string
+	do    func(e *engine.Engine) error
+}
+
+func tenantOperations() []tenantOperation {
+	attach := func(a engine.Attachment, specs ...string) func(*engine.Engine) error {
+		return func(e *engine.Engine) error {
+			a := a
+			for _, text := range specs {
+				s, err := engine.ParsePortSpec(text)
+				if err != nil {
+					return err
+				}
+				a.Ports = append(a.Ports, s)
+			}
+			_, err := e.Attach(a)
+			return err
+		}
+	}
+	all := append(slices.Clone(stepsUndone), stepsDone...)
+	unreserved := all[1:]
+	return []tenantOperation{
+		{"create", unreserved, func(e *engine.Engine) error {
+			_, err := e.CreateNetwork(engine.Network{Name: "more", Prefix: netip.MustParsePrefix("10.99.0.0/24"), NoGuard: true})
+			return err
+		}},
+		{"remove", unreserved, func(e *engine.Engine) error { return e.RemoveNetwork("spare") }},
+		{"attach", all, attach(engine.Attachment{Name: "new", Network: "inside"}, "80", "8100-8109:80-89/udp", "192.0.2.1:8443:443")},
+		{"attach at an address", all, attach(engine.Attachment{Name: "new", Address: netip.MustParseAddr("fd00:30::9")}, "8090:80")},
+		{"attach without ports", all, attach(engine.Attachment{Name: "new", Network: "inside"})},
+		{"detach", unreserved, func(e *engine.Engine) error { _, err := e.Detach("web"); return err }},
+		{"apply", all, func(e *engine.Engine) error {
+			s, err := e.State()
+			if err != nil {
+				return err
+			}
+			s.Networks = slices.DeleteFunc(s.Networks, func(n engine.Network) bool { return n.Name == "spare" })
+			s.Networks = append(s.Networks, engine.Network{Name: "new", Prefix: netip.MustParsePrefix("10.98.0.0/24")})
+			s.Endpoints[0].Name = "renamed"
+			_, err = e.ApplyState(s)
+			return err
+		}},
+	}
+}
+
+// tenants makes what there is before.
+func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) engine.State {
+	t.Helper()
+	declare(t, e, top)
+	_, err := e.CreateNetwork(engine.Network{Name: "spare", Prefix: netip.MustParsePrefix("10.97.0.0/24")})
+	require.NoError(t, err)
+	attachAt(t, e, "db", top.Backend2, "8081:80", "8082:53/udp")
+	attachAt(t, e, "web", top.Backend1, "8080:80", ":53/udp")
+	publish(t, e, "7000->172.30.0.2:80")
+	s, err := e.State()
+	require.NoError(t, err)
+	return s
+}
+
+// A process that is killed at any step of a change of networks and endpoints leaves the
+// change wholly done or wholly undone: addresses, cursors and ports alike.
+func TestKillTenants(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	labtest.EchoTCP(t, top.Backend2, "db", ":80")
+	for _, op := range tenantOperations() {
+		e := open(t, top.Host, engine.Options{})
+		before := tenants(t, e, top)
+		require.NoError(t, op.do(e))
+		after, err := e.State()
+		require.NoError(t, err)
+		require.NotEqual(t, before, after)
+		done := sortedElements(t, top.Host)
+		require.NoError(t, e.Purge())
+		for _, step := range op.steps {
+			t.Run(op.name+" killed at "+step, func(t *testing.T) {
+				e := open(t, top.Host, engine.Options{})
+				require.Equal(t, before, tenants(t, e, top))
+				undone := sortedElements(t, top.Host)
+				require.NoError(t, e.Close())
+				r := labtest.Run(t, top.Host, child(t, "kill-tenants", top.Host.Path(), op.name, step))
+				require.Equal(t, -1, r.Code, "the child was not killed: %s", r.Stderr)
+
+				e = open(t, top.Host, engine.Options{})
+				state, elements := before, undone
+				if slices.Contains(stepsDone, step) {
+					state, elements = after, done
+				}
+				got, err := e.State()
+				require.NoError(t, err)
+				require.Equal(t, state, got)
+				require.Equal(t, elements, sortedElements(t, top.Host))
+				labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8081", "db")
+				if !slices.Contains(stepsDone, step) {
+					require.NoError(t, op.do(e))
+				}
+				got, err = e.State()
+				require.NoError(t, err)
+				require.Equal(t, after, got)
+				require.Equal(t, done, sortedElements(t, top.Host))
+				require.NoError(t, e.Purge())
+			})
+		}
+	}
+}
+
+// childKillTenants makes a change of the tenants and kills itself just before a step of
+// it.
+func childKillTenants(name, step string) error {
+	ops := tenantOperations()
+	i := slices.IndexFunc(ops, func(op tenantOperation) bool { return op.name == name })
+	if i < 0 {
+		return fmt.Errorf("there is no operation %q", name)
+	}
+	e, err := engine.Open(engine.Options{
+		NetNS: os.Getenv(envChildNetNS), NoProxies: true,
+		Trace: func(s string) {
+			if s == step {
+				killSelf()
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := ops[i].do(e); err != nil {
+		return err
+	}
+	return fmt.Errorf("step %q never came", step)
+}
