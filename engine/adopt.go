@@ -78,7 +78,10 @@ func (e *Engine) adoptOnce() error {
 	}
 	e.present = true
 	e.take(elements, book)
-	return nil
+	if e.opts.ReadOnly {
+		return nil
+	}
+	return e.endFlows(slices.DeleteFunc(elements, func(el nft.Element) bool { return !isEnded(el) }))
 }
 
 // sortOut parts the elements that an engine can have made from those that others must
@@ -104,6 +107,8 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 		}
 		if kind, isMap := kinds[el.Set]; isMap {
 			_, ok = published(el, kind, now)
+		} else if isEnded(el) {
+			_, ok = endedPort(el)
 		}
 		if ok && el.Strange == "" {
 			ours = append(ours, el)

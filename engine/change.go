@@ -164,6 +164,8 @@ func (e *Engine) commit(c change) error {
 	}
 	e.opts.Trace("commit")
 	segments := e.segmentChange(c)
+	notes := c.notes()
+	c.records.come = append(slices.Clip(c.records.come), notes...)
 	if err := e.commitTable(c, segments, &undo); err != nil {
 		return undo.after(err)
 	}
@@ -185,6 +187,7 @@ func (e *Engine) commit(c change) error {
 		}
 	}
 	e.note(c, segments)
+	e.forgetEnded(notes)
 	e.notifyChange(c)
 	e.opts.Trace("done")
 	return nil

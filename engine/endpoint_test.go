@@ -161,7 +161,7 @@ func TestAttach(t *testing.T) {
 
 	changes = 0
 	require.NoError(t, ep.Release())
-	require.Equal(t, 1, changes)
+	require.Equal(t, 2, changes, "all of it, and then the note that UDP flows are to end")
 	require.NoError(t, ep.Release(), "once is enough")
 	require.Empty(t, portsOfEndpoint(ep))
 	require.Equal(t, []string{"82->172.30.0.2:82"}, publishedBy(e), "it was not the endpoint's")

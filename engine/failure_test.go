@@ -242,6 +242,7 @@ func (s scenario) failsCleanly(t *testing.T, after snapshot, spoiler *saboteur) 
 		if e.closed && errors.Is(spoiler.err, unix.ENOENT) {
 			return // a purge that was told that there is no table
 		}
+		publishedBy(e) // where notes of what has ended were left, they go by looking again
 		require.Equal(t, after.withoutChoice(), b.snapshot(e).withoutChoice(), what)
 		return
 	}

@@ -30,6 +30,7 @@ func ruleset(name string) nft.Table {
 			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr),
 			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr),
 			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr),
+			endedMap("udp4_ended", nft.IPv4Addr), endedMap("udp6_ended", nft.IPv6Addr),
 		},
 		Sets: []nft.Set{
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
@@ -57,6 +58,11 @@ func hostMap(name string, addr nft.DataType) nft.Map {
 		Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService},
 		Timeout: true,
 	}
+}
+
+// endedMap holds what no rule looks up: see ended.go.
+func endedMap(name string, addr nft.DataType) nft.Map {
+	return nft.Map{Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService}}
 }
 
 // networkSet is a set of prefixes, addrSet one of single addresses.

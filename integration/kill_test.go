@@ -170,6 +170,19 @@ func TestKillBeforeFlows(t *testing.T) {
 	require.Equal(t, -1, r.Code, r.Stderr)
 	e := open(t, top.Host, engine.Options{})
 	require.Equal(t, "two", f.name(t))
+	require.NoError(t, e.Close())
+
+	// What was unpublished is noted in the table until its flows have ended.
+	r = labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), "udp-unpublish", "flows"))
+	require.Equal(t, -1, r.Code, r.Stderr)
+	require.Equal(t, "two", f.name(t), "the flow goes on")
+	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "udp4_ended"), "0.0.0.0 . 8001 : 172.30.0.3 . 9001")
+	reader := open(t, top.Host, engine.Options{ReadOnly: true})
+	require.Equal(t, "two", f.name(t), "reading ends nothing")
+	require.NoError(t, reader.Close())
+	e = open(t, top.Host, engine.Options{})
+	require.Empty(t, sortedElements(t, top.Host))
+	require.ErrorIs(t, f.refused(t), unix.ECONNREFUSED)
 	require.NoError(t, e.Purge())
 }
 
@@ -245,6 +258,9 @@ func segmentsOf(top *lab.Topology, texts []string) []string {
 func childKill(name, step string) error {
 	ops := append(operations(), operation{name: "udp-retarget", do: func(e *engine.Engine) error {
 		_, err := e.Retarget(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
+		return err
+	}}, operation{name: "udp-unpublish", do: func(e *engine.Engine) error {
+		_, err := e.Unpublish(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
 		return err
 	}})
 	i := slices.IndexFunc(ops, func(op operation) bool { return op.name == name })

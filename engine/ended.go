@@ -1,0 +1,82 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// What is unpublished leaves the table, and flows over UDP go on to its backend until
+// they are ended. So that a process which is killed in between does not leave them, the
+// transaction that takes a mapping away notes what it was in one of the maps of what has
+// ended, and the note goes when the flows have gone. An engine that finds notes does
+// what they ask for.
+
+const endedSuffix = "_ended"
+
+// endedName is the name of the map of notes, by the family of the backend.
+func endedName(backend netip.Addr) string { return UDP.String() + familyDigit(backend) + endedSuffix }
+
+func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) }
+
+// notes are those that a change leaves.
+func (c change) notes() []nft.Element {
+	var es []nft.Element
+	for _, p := range c.removed {
+		if p.proto == UDP && !p.loopback() {
+			es = append(es, noteOf(p))
+		}
+	}
+	return es
+}
+
+// noteOf is the note on a port that has ended. Flows to any address are of its
+// backend's family, so that 0.0.0.0 and :: can stand for any in the key.
+func noteOf(p port) nft.Element {
+	key := p.ap
+	if !p.host().IsValid() {
+		key = p.ofFamily(p.backend.Addr()).ap
+	}
+	return nft.Element{Set: endedName(p.backend.Addr()), Key: nft.AddrPortKey(key), Value: p.backend, Comment: p.name}
+}
+
+// endedPort reads a note back. ok is false if no engine can have made it.
+func endedPort(e nft.Element) (p port, ok bool) {
+	name, _ := parseComment(e.Comment)
+	p = port{frontend{UDP, e.Key.AddrPort()}, target{backend: e.Value, name: name}}
+	return p, p.ap.Port() != 0 && p.mapping().Validate() == nil && !p.loopback()
+}
+
+// forgetEnded takes notes out of the table whose flows have gone. If that fails they ask
+// for what is done already.
+func (e *Engine) forgetEnded(notes []nft.Element) {
+	if len(notes) == 0 {
+		return
+	}
+	if err := e.kernel.Update(e.table, nft.Change{Delete: notes}); err != nil {
+		e.doubtful = true
+		e.log.Warn("notes of what has ended stay in the table", "table", e.opts.Table, "error", err)
+	}
+}
+
+// endFlows does what notes that were found ask for.
+func (e *Engine) endFlows(notes []nft.Element) error {
+	if len(notes) == 0 {
+		return nil
+	}
+	var c change
+	for _, note := range notes {
+		p, _ := endedPort(note)
+		if _, again := e.mappings.get(p.frontend); !again {
+			c.removed = append(c.removed, p)
+		}
+	}
+	if err := e.deleteFlows(UDP, c); err != nil {
+		return err
+	}
+	return e.kernel.Update(e.table, nft.Change{Delete: notes})
+}
