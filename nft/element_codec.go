@@ -203,6 +203,10 @@ func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
 	if kind == noKey || len(key) != c.key.size() {
 		return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
 	}
+	isEnd := flags&unix.NFT_SET_ELEM_INTERVAL_END != 0
+	if isEnd && kind != prefixKey {
+		return Key{}, fmt.Errorf("the end of a range is no %s", c.key)
+	}
 	switch kind {
 	case portKey:
 		return PortKey(binary.BigEndian.Uint16(key)), nil
@@ -217,7 +221,7 @@ func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
 	switch {
 	case kind == addrKey:
 		return AddrKey(addr), nil
-	case flags&unix.NFT_SET_ELEM_INTERVAL_END != 0:
+	case isEnd:
 		return Key{kind: endKey, addr: addr}, nil
 	}
 	return Key{kind: startKey, addr: addr}, nil

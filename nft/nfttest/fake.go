@@ -57,7 +57,7 @@ func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
 		made := newTable(clone(t), k.handle)
 		now := k.now()
 		for _, e := range es {
-			if err := made.sets[e.Set].add(e, now); err != nil {
+			if _, err := made.sets[e.Set].add(e, now); err != nil {
 				return &nft.OpError{Op: "add element", Object: e.String(), Err: err}
 			}
 		}

@@ -31,6 +31,9 @@ func sample() nft.Table {
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
 			{Name: "networks4", Key: nft.Type{nft.IPv4Addr}, Interval: true},
 			{Name: "hosts4", Key: v4},
+			{Name: "leases4", Key: nft.Type{nft.IPv4Addr}, Timeout: true},
+			{Name: "links", Key: nft.Type{nft.IfName}},
+			{Name: "away4", Key: nft.Type{nft.IPv4Addr}, Interval: true, Timeout: true},
 		},
 		Chains: []nft.Chain{
 			{Name: "publish", Rules: []nft.Rule{{nft.DNATv4("tcp4", nft.TCPDport)}, {nft.DNATv4("udp4", nft.UDPDport)}}},
@@ -52,6 +55,10 @@ func port(n uint16) nft.Element {
 
 func segment(p string) nft.Element {
 	return nft.Element{Set: "inside4", Key: nft.SegmentKey(netip.MustParsePrefix(p))}
+}
+
+func prefixOf(set, p string) nft.Element {
+	return nft.Element{Set: set, Key: nft.PrefixKey(netip.MustParsePrefix(p))}
 }
 
 func add(es ...nft.Element) nft.Change { return nft.Change{Add: es} }

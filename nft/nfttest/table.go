@@ -26,10 +26,12 @@ type table struct {
 
 // set is a map or a set.
 type set struct {
-	def      definition
+	def definition
+	// elements are by their keys, those of prefixes by where they begin.
 	elements map[nft.Key]element
-	// order is that in which the elements came, of an interval set: the kernel
-	// asks the oldest segment first.
+	// bounds are where prefixes begin and end, in order.
+	bounds []bound
+	// order is that in which segments came: the kernel asks the oldest first.
 	order []nft.Key
 	// next is no later than the first end of an element; zero: none ends.
 	next time.Time
@@ -52,6 +54,12 @@ func (d definition) equal(o definition) bool {
 func (d definition) sameType(o definition) bool {
 	return slices.Equal(d.key, o.key) && slices.Equal(d.value, o.value) && d.interval == o.interval
 }
+
+// prefixes reports whether the elements are prefixes.
+func (d definition) prefixes() bool { return d.interval && len(d.key) == 1 }
+
+// segments reports whether the elements are segments.
+func (d definition) segments() bool { return d.interval && len(d.key) > 1 }
 
 func (d definition) kind() string {
 	if d.value == nil {
@@ -107,31 +115,42 @@ func clone(t nft.Table) nft.Table {
 	return t
 }
 
-// add puts an element in, or returns the kernel's refusal.
-func (s *set) add(e nft.Element, now time.Time) error {
+// add puts an element in and returns what undoes that, or the kernel's refusal.
+func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 	s.expire(now)
 	if s.taken(e.Key) {
-		return unix.EEXIST
+		return nil, unix.EEXIST
 	}
 	if e.Timeout != 0 && !s.def.timeout {
-		return unix.EINVAL
+		return nil, unix.EINVAL
 	}
 	if s.def.size != 0 && len(s.elements) >= int(s.def.size) {
-		return unix.ENFILE
+		return nil, unix.ENFILE
 	}
+	order := s.order
 	s.put(e, now)
-	return nil
+	return func() {
+		s.drop(e.Key)
+		s.order = order
+	}, nil
 }
 
-// taken reports whether the key is there, or for a segment, whether its first or its
-// last address lies in one that is: nft_pipapo_insert in
-// net/netfilter/nft_set_pipapo.c asks no more, so that one around others passes.
+// taken reports whether the kernel refuses the key for what is there already.
 func (s *set) taken(k nft.Key) bool {
-	segment, ok := k.Segment()
-	if !ok {
-		_, found := s.elements[k]
-		return found
+	if _, ok := k.Prefix(); ok {
+		return s.takenPrefix(k)
 	}
+	if p, ok := k.Segment(); ok {
+		return s.takenSegment(p)
+	}
+	_, found := s.elements[k]
+	return found
+}
+
+// takenSegment reports whether the first or the last address of a segment lies in one
+// that is there: nft_pipapo_insert in net/netfilter/nft_set_pipapo.c asks no more, so
+// that one around others passes.
+func (s *set) takenSegment(segment netip.Prefix) bool {
 	for _, have := range s.order {
 		p, _ := have.Segment()
 		if p.Contains(segment.Addr()) || p.Contains(last(segment)) {
@@ -161,13 +180,31 @@ func (s *set) put(e nft.Element, now time.Time) {
 			life = milliseconds(e.Expires)
 		}
 		stored.end = now.Add(life)
-		s.endsBy(stored.end)
 	}
 	stored.Expires = 0
-	if _, ok := s.elements[e.Key]; !ok && s.def.interval {
+	s.store(stored)
+}
+
+func (s *set) store(e element) {
+	at := place(e.Key)
+	if _, ok := s.elements[at]; !ok && s.def.segments() {
 		s.order = append(s.order, e.Key)
 	}
-	s.elements[e.Key] = stored
+	s.elements[at] = e
+	for _, b := range bounds(e.Key) {
+		s.addBound(b)
+	}
+	if !e.end.IsZero() {
+		s.endsBy(e.end)
+	}
+}
+
+// drop takes an element out without a question.
+func (s *set) drop(k nft.Key) {
+	delete(s.elements, place(k))
+	for _, b := range bounds(k) {
+		s.dropBound(b)
+	}
 }
 
 // milliseconds rounds up, as a time-out is given to the kernel, but for the very
@@ -180,29 +217,33 @@ func milliseconds(d time.Duration) time.Duration {
 	return ms
 }
 
-// remove takes an element out and returns it, or the kernel's refusal. Of segments
-// it takes the oldest that holds the first address of the key: nft_pipapo_deactivate
-// looks for no more than that.
-func (s *set) remove(k nft.Key, now time.Time) (element, error) {
+// remove takes an element out and returns what undoes that, or the kernel's refusal.
+// Of segments it takes the oldest that holds the first address of the key:
+// nft_pipapo_deactivate looks for no more than that.
+func (s *set) remove(k nft.Key, now time.Time) (undo func(), err error) {
 	s.expire(now)
+	order := s.order
 	if segment, ok := k.Segment(); ok {
 		i := slices.IndexFunc(s.order, func(have nft.Key) bool {
 			p, _ := have.Segment()
 			return p.Contains(segment.Addr())
 		})
 		if i < 0 {
-			return element{}, unix.ENOENT
+			return nil, unix.ENOENT
 		}
 		k = s.order[i]
 		// The old slice may be what an undo goes back to.
 		s.order = slices.Delete(slices.Clone(s.order), i, i+1)
 	}
-	e, ok := s.elements[k]
-	if !ok {
-		return element{}, unix.ENOENT
+	e, ok := s.elements[place(k)]
+	if !ok || s.endsAlone(k) {
+		return nil, unix.ENOENT
 	}
-	delete(s.elements, k)
-	return e, nil
+	s.drop(k)
+	return func() {
+		s.store(e)
+		s.order = order
+	}, nil
 }
 
 // endsBy makes sure that expire looks again at that moment.
@@ -218,26 +259,34 @@ func (s *set) expire(now time.Time) {
 		return
 	}
 	s.next = time.Time{}
-	for k, e := range s.elements {
+	for _, e := range s.elements {
 		switch {
 		case e.end.IsZero():
 		case !now.Before(e.end):
-			delete(s.elements, k)
+			s.drop(e.Key)
 		default:
 			s.endsBy(e.end)
 		}
 	}
+	s.order = slices.DeleteFunc(slices.Clone(s.order), func(k nft.Key) bool {
+		_, ok := s.elements[k]
+		return !ok
+	})
 }
 
 // list appends the elements, in no order, with what is left of their lives.
 func (s *set) list(es []nft.Element, now time.Time) []nft.Element {
 	s.expire(now)
+	from := len(es)
 	for _, e := range s.elements {
 		listed := e.Element
 		if !e.end.IsZero() {
 			listed.Expires = e.end.Sub(now)
 		}
 		es = append(es, listed)
+	}
+	if s.def.prefixes() {
+		return append(es[:from], s.whole(es[from:])...)
 	}
 	return es
 }
@@ -254,16 +303,21 @@ func (t *table) sorted(now time.Time) []nft.Element {
 }
 
 func compareKeys(a, b nft.Key) int {
-	p, _ := a.Segment()
-	q, _ := b.Segment()
-	x, _ := a.Prefix()
-	y, _ := b.Prefix()
-	one, _ := a.Addr()
-	other, _ := b.Addr()
-	this, _ := a.Interface()
-	that, _ := b.Interface()
-	return cmp.Or(comparePrefixes(p, q), comparePrefixes(x, y), one.Compare(other), cmp.Compare(this, that),
+	addrA, _ := a.Addr()
+	addrB, _ := b.Addr()
+	nameA, _ := a.Interface()
+	nameB, _ := b.Interface()
+	return cmp.Or(comparePrefixes(prefix(a), prefix(b)), addrA.Compare(addrB), cmp.Compare(nameA, nameB),
 		a.AddrPort().Compare(b.AddrPort()))
+}
+
+// prefix is that of a prefix or a segment, else none.
+func prefix(k nft.Key) netip.Prefix {
+	if p, ok := k.Prefix(); ok {
+		return p
+	}
+	p, _ := k.Segment()
+	return p
 }
 
 func comparePrefixes(p, q netip.Prefix) int {

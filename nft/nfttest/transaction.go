@@ -53,30 +53,18 @@ func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Ele
 }
 
 func (tx *transaction) remove(s *set, e nft.Element) error {
-	order := s.order
-	old, err := s.remove(e.Key, tx.now)
-	if err != nil {
-		return err
-	}
-	tx.undo = append(tx.undo, func() {
-		s.elements[old.Key], s.order = old, order
-		if !old.end.IsZero() {
-			s.endsBy(old.end)
-		}
-	})
-	return nil
+	return tx.did(s.remove(e.Key, tx.now))
 }
 
 func (tx *transaction) add(s *set, e nft.Element) error {
-	order := s.order
-	if err := s.add(e, tx.now); err != nil {
-		return err
+	return tx.did(s.add(e, tx.now))
+}
+
+func (tx *transaction) did(undo func(), err error) error {
+	if err == nil {
+		tx.undo = append(tx.undo, undo)
 	}
-	tx.undo = append(tx.undo, func() {
-		delete(s.elements, e.Key)
-		s.order = order
-	})
-	return nil
+	return err
 }
 
 func (tx *transaction) rollBack() {

@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// The kernel keeps a prefix as two elements, one where it begins and one where it ends,
+// and tells by the nearest of others whether there is room for it
+// (net/netfilter/nft_set_rbtree.c). This file does so too, and is deceived alike.
+
+// bound is where a prefix begins, or the address behind it.
+type bound struct {
+	addr   netip.Addr
+	begins bool
+}
+
+// compare orders bounds. Of two at one address the end belongs to the prefix before.
+func (b bound) compare(o bound) int {
+	switch c := b.addr.Compare(o.addr); {
+	case c != 0 || b.begins == o.begins:
+		return c
+	case o.begins:
+		return -1
+	}
+	return 1
+}
+
+// bounds are those of a prefix: one where it reaches to the highest address. Other keys
+// have none.
+func bounds(k nft.Key) []bound {
+	p, ok := k.Prefix()
+	if !ok {
+		return nil
+	}
+	if end := last(p).Next(); end.IsValid() {
+		return []bound{{p.Addr(), true}, {end, false}}
+	}
+	return []bound{{p.Addr(), true}}
+}
+
+// place is the key by which an element is kept: a prefix by where it begins.
+func place(k nft.Key) nft.Key {
+	if p, ok := k.Prefix(); ok {
+		return nft.AddrKey(p.Addr())
+	}
+	return k
+}
+
+func (s *set) bound(b bound) (int, bool) {
+	return slices.BinarySearchFunc(s.bounds, b, bound.compare)
+}
+
+func (s *set) addBound(b bound) {
+	if i, ok := s.bound(b); !ok {
+		s.bounds = slices.Insert(s.bounds, i, b)
+	}
+}
+
+func (s *set) dropBound(b bound) {
+	if i, ok := s.bound(b); ok {
+		s.bounds = slices.Delete(s.bounds, i, i+1)
+	}
+}
+
+// takenPrefix reports whether there is no room: one bound is there already or lies
+// within another prefix, or the prefix lies around others, which shows at its end
+// alone. One that has no end passes around others (__nft_rbtree_insert).
+func (s *set) takenPrefix(k nft.Key) bool {
+	own := bounds(k)
+	i, found := s.bound(own[0])
+	if found || i > 0 && s.bounds[i-1].begins {
+		return true
+	}
+	if len(own) == 1 {
+		return false
+	}
+	j, found := s.bound(own[1])
+	return found || j > i && !s.bounds[j-1].begins || j < len(s.bounds) && !s.bounds[j].begins
+}
+
+// endsAlone reports whether the end of a prefix that begins there is not its own
+// (nft_rbtree_deactivate_same_interval; older kernels do not ask).
+func (s *set) endsAlone(k nft.Key) bool {
+	own := bounds(k)
+	if len(own) < 2 {
+		return false
+	}
+	i, found := s.bound(own[1])
+	return !found || i == 0 || s.bounds[i-1] != own[0]
+}
+
+// whole are the elements of a set of prefixes as nft.Conn reads them: each with the end
+// that follows its beginning, whichever that is.
+func (s *set) whole(es []nft.Element) []nft.Element {
+	byStart := map[netip.Addr]nft.Element{}
+	var out []nft.Element
+	for _, e := range es {
+		if p, ok := e.Key.Prefix(); ok {
+			byStart[p.Addr()] = e
+		} else {
+			out = append(out, e) // Edit made it so
+		}
+	}
+	for i, b := range s.bounds {
+		var next bound
+		if i+1 < len(s.bounds) {
+			next = s.bounds[i+1]
+		}
+		var e nft.Element
+		switch {
+		case b.begins && !next.begins:
+			e = byStart[b.addr]
+			e.Key = spanning(b.addr, next.addr)
+		case !b.begins && (i > 0 && s.bounds[i-1].begins || s.def.timeout):
+			continue
+		}
+		if e.Key == (nft.Key{}) {
+			e = nft.Element{Set: s.def.name, Strange: fmt.Sprintf("a range from or to %s that is no prefix", b.addr)}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// spanning is the key of the prefix from first up to, but without, end, which is zero
+// behind the highest address. It is zero where that is no prefix.
+func spanning(first, end netip.Addr) nft.Key {
+	for bits := range first.BitLen() + 1 {
+		k := nft.PrefixKey(netip.PrefixFrom(first, bits))
+		if own := bounds(k); own[0].addr == first && (len(own) == 1 && !end.IsValid() || len(own) == 2 && own[1].addr == end) {
+			return k
+		}
+	}
+	return nft.Key{}
+}
