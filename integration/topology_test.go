@@ -15,17 +15,24 @@ import (
 )
 
 // newTopology is labtest.NewTopology with machines that refuse as often as they are
-// asked: the kernel answers six refused datagrams in a row and then one a second
-// (Documentation/networking/ip-sysctl.rst, icmp_ratelimit), which the tests would
-// take for a dropped packet.
+// asked.
 func newTopology(t *testing.T, o lab.Options) *lab.Topology {
 	t.Helper()
 	top := labtest.NewTopology(t, o)
 	for _, ns := range top.Namespaces() {
-		require.NoError(t, ns.Sysctl("net.ipv4.icmp_ratelimit", "0"))
-		require.NoError(t, ns.Sysctl("net.ipv6.icmp.ratelimit", "0"))
+		limitNoErrors(t, ns)
 	}
 	return top
+}
+
+// limitNoErrors has a machine send every ICMP error there is to send: the kernel
+// answers six refused datagrams in a row and then one a second
+// (Documentation/networking/ip-sysctl.rst, icmp_ratelimit), which the tests would
+// take for a dropped packet.
+func limitNoErrors(t *testing.T, ns *lab.NS) {
+	t.Helper()
+	require.NoError(t, ns.Sysctl("net.ipv4.icmp_ratelimit", "0"))
+	require.NoError(t, ns.Sysctl("net.ipv6.icmp.ratelimit", "0"))
 }
 
 // family is one of the two, with the addresses of the topology in it.
