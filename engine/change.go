@@ -25,7 +25,8 @@ type change struct {
 	chosen int
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]route
-	// killTCP ends the TCP flows that contradict the change as well as those of UDP.
+	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
+	// and the connections that the proxies of what it removes carry.
 	killTCP bool
 	// released are ports of endpoints that go: what flows to them ends over TCP as well.
 	released []port
@@ -185,6 +186,9 @@ func (e *Engine) commit(c change) error {
 		if err := e.serveAll(c); err != nil {
 			return undo.after(err)
 		}
+	}
+	if c.killTCP {
+		e.killProxies(c.removed)
 	}
 	e.note(c, segments)
 	e.forgetEnded(notes)

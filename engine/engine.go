@@ -280,7 +280,7 @@ func (e *Engine) drop(p port) {
 // remove notes that the kernel publishes a port no longer, and releases it.
 func (e *Engine) remove(p port) {
 	e.drop(p)
-	e.closeProxy(p.frontend)
+	e.retireProxy(p.frontend)
 	if _, ok := e.crowded[p.frontend]; ok {
 		delete(e.crowded, p.frontend)
 		return

@@ -20,7 +20,7 @@ import (
 // without a proxy behind it: that keeps other processes from the port.
 type proxies struct {
 	group *proxy.Group
-	held  map[frontend]*proxy.Socket // bound, and answering nothing
+	held  map[frontend]*proxy.Socket // bound, with no proxy behind
 	open  map[frontend]proxy.Proxy
 }
 
@@ -49,11 +49,15 @@ func (ps *proxies) options(f frontend) *proxy.Options {
 	return &proxy.Options{Group: ps.group, V6Only: f.ap.Addr() == netip.IPv6Unspecified()}
 }
 
-// serve puts a proxy behind the socket of a port that was bound.
+// serve puts a proxy behind the socket of a port that was bound. Where none is wanted
+// the port refuses those whom netfilter does not serve.
 func (ps *proxies) serve(p port) error {
 	s := ps.held[p.frontend]
-	if s == nil || p.noProxy {
+	if s == nil {
 		return nil
+	}
+	if p.noProxy {
+		return s.Refuse()
 	}
 	px, err := s.Proxy(socketAddr(p.proto, p.backend), ps.options(p.frontend))
 	if err != nil {
@@ -65,7 +69,13 @@ func (ps *proxies) serve(p port) error {
 }
 
 // close gives a port back: its proxy ends with its connections.
-func (ps *proxies) close(f frontend) error {
+func (ps *proxies) close(f frontend) error { return ps.vacate(f, proxy.Proxy.Close) }
+
+// retire gives a port back: TCP connections of its proxy go on, as those do that
+// netfilter carries.
+func (ps *proxies) retire(f frontend) error { return ps.vacate(f, proxy.Proxy.Retire) }
+
+func (ps *proxies) vacate(f frontend, end func(proxy.Proxy) error) error {
 	var errs []error
 	if s := ps.held[f]; s != nil {
 		delete(ps.held, f)
@@ -73,7 +83,7 @@ func (ps *proxies) close(f frontend) error {
 	}
 	if px := ps.open[f]; px != nil {
 		delete(ps.open, f)
-		errs = append(errs, px.Close())
+		errs = append(errs, end(px))
 	}
 	return errors.Join(errs...)
 }
@@ -110,10 +120,13 @@ func (ps *proxies) retarget(m move) error {
 		return ps.serve(m.after())
 	}
 	// The proxy's socket cannot be had back: the port is free for a moment.
-	if err := ps.close(m.frontend); err != nil {
+	if err := ps.retire(m.frontend); err != nil {
 		return err
 	}
-	return ps.bind(m.frontend)
+	if err := ps.bind(m.frontend); err != nil {
+		return err
+	}
+	return ps.serve(m.after())
 }
 
 // bindAll binds the ports that a change adds, or none of them. The error is a
@@ -151,7 +164,7 @@ func (e *Engine) vacate(c change) (vacated []port) {
 	}
 	for _, p := range c.removed {
 		if _, ok := wanted[number{p.proto, p.ap.Port()}]; ok {
-			e.closeProxy(p.frontend)
+			e.retireProxy(p.frontend)
 			vacated = append(vacated, p)
 		}
 	}
@@ -212,12 +225,27 @@ func (e *Engine) serveAll(c change) error {
 	return nil
 }
 
-// closeProxy ends the proxy of a port that is published no longer.
-func (e *Engine) closeProxy(f frontend) {
+// retireProxy gives the port back that is published no longer.
+func (e *Engine) retireProxy(f frontend) {
+	if e.proxies != nil {
+		e.ended(f, e.proxies.retire(f))
+	}
+}
+
+// killProxies ends the proxies of ports that are published no longer, and their
+// connections.
+func (e *Engine) killProxies(ports []port) {
 	if e.proxies == nil {
 		return
 	}
-	if err := e.proxies.close(f); err != nil {
+	for _, p := range ports {
+		e.ended(p.frontend, e.proxies.close(p.frontend))
+	}
+}
+
+// ended logs why a proxy did not end well, if so.
+func (e *Engine) ended(f frontend, err error) {
+	if err != nil {
 		e.log.Warn("proxy did not end well", "frontend", f.ap, "error", err)
 	}
 }
@@ -230,7 +258,7 @@ func (e *Engine) syncProxies() {
 	}
 	for f := range e.proxies.all {
 		if _, ok := e.mappings.get(f); !ok {
-			e.closeProxy(f)
+			e.retireProxy(f)
 		}
 	}
 	for p := range e.mappings.all {

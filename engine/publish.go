@@ -170,14 +170,15 @@ func (e *Engine) conflict(want Mapping, err error) error {
 
 // Unpublish removes mappings, all or none, by their protocol, frontend and number
 // of ports; nothing else of ms counts. It returns what they were. When it returns,
-// new connections are refused, and UDP flows and what the proxies carried have ended;
-// TCP connections that netfilter carries go on.
+// new connections are refused, and UDP flows have ended; established TCP connections
+// go on, whether netfilter or a proxy carries them.
 //
 // The error is ErrNotFound if one of the ports is not published with just this
 // frontend; nothing has changed then.
 func (e *Engine) Unpublish(ms ...Mapping) ([]Mapping, error) { return e.unpublish(ms, false) }
 
-// Kill is Unpublish, and ends established TCP connections to the backends as well.
+// Kill is Unpublish, and ends established TCP connections to the backends as well,
+// except those that the proxy of an earlier mapping of the port still carries.
 func (e *Engine) Kill(ms ...Mapping) ([]Mapping, error) { return e.unpublish(ms, true) }
 
 func (e *Engine) unpublish(ms []Mapping, kill bool) (done []Mapping, err error) {

@@ -20,9 +20,11 @@ type Status struct {
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
 	// should have one and have not, because their port could not be bound.
 	Proxies, Unserved int
-	// Connections and Flows are what the proxies carry now, over TCP and UDP.
+	// Connections and Flows are what the proxies carry now, over TCP and UDP: also
+	// connections to ports that are published no longer.
 	Connections, Flows int64
-	// Carried is what all the proxies that are open have counted, together.
+	// Carried is what all the proxies have counted, together, since the engine was
+	// opened.
 	Carried proxy.Stats
 	// Tracked is the number of flows that the kernel's connection tracking holds,
 	// and TrackedMax that from which it drops packets of new ones; zero: never.
@@ -69,6 +71,8 @@ func (e *Engine) Status() (Status, error) {
 
 func (ps *proxies) count(s *Status) {
 	s.Proxies = len(ps.open)
+	s.Carried = ps.group.Former()
+	s.Connections = s.Carried.Live // flows have ended with their proxies
 	for f, px := range ps.open {
 		c := px.Stats()
 		if f.proto == TCP {
@@ -124,21 +128,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	}
 	e.closed = true
 	if e.proxies != nil {
-		e.proxies.drain(ctx)
+		_ = e.proxies.group.Shutdown(ctx) // what did not end in time is cut short: that is asked for
 	}
 	return e.disconnect()
-}
-
-// drain ends all proxies at once, each when its connections have ended.
-func (ps *proxies) drain(ctx context.Context) {
-	done := make(chan struct{})
-	for _, px := range ps.open {
-		go func() {
-			_ = px.Shutdown(ctx) // what did not end in time is cut short: that is asked for
-			done <- struct{}{}
-		}()
-	}
-	for range ps.open {
-		<-done
-	}
 }

@@ -119,7 +119,11 @@ func TestProxiedPortIsHeld(t *testing.T) {
 		for _, flags := range []string{"", " --no-proxy"} {
 			s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80"+flags)
 			if flags != "" {
-				require.Error(t, labtest.NoAnswer(t, top.Host, network, "127.0.0.1:8080"))
+				for _, address := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+					err := labtest.NoAnswer(t, top.Host, network, address)
+					require.Error(t, err)
+					require.Equal(t, network == "tcp", errors.Is(err, unix.ECONNREFUSED), err)
+				}
 			}
 			for _, address := range []string{"0.0.0.0:8080", "[::]:8080", "127.0.0.1:8080", "[::1]:8080", "192.0.2.1:8080", ":8080"} {
 				for _, options := range [][]int{nil, {unix.SO_REUSEADDR}, {unix.SO_REUSEPORT}, {unix.SO_REUSEADDR, unix.SO_REUSEPORT}} {
@@ -139,8 +143,10 @@ func TestProxiedPortIsHeld(t *testing.T) {
 		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80")
 		for range 2 {
 			s.succeed(t, "add --quiet --replace --no-proxy "+network+" 8080 172.30.0.2:80")
-			require.Error(t, labtest.NoAnswer(t, top.Host, network, "127.0.0.1:8080"))
-			_, err := occupy(top.Host, network, "127.0.0.1:8080", unix.SO_REUSEADDR)
+			err := labtest.NoAnswer(t, top.Host, network, "127.0.0.1:8080")
+			require.Error(t, err)
+			require.Equal(t, network == "tcp", errors.Is(err, unix.ECONNREFUSED), err)
+			_, err = occupy(top.Host, network, "127.0.0.1:8080", unix.SO_REUSEADDR)
 			require.ErrorIs(t, err, unix.EADDRINUSE)
 			s.succeed(t, "add --quiet --replace "+network+" 8080 172.30.0.2:80")
 			labtest.Reaches(t, top.Host, network, "127.0.0.1:8080", "backend")

@@ -14,8 +14,8 @@ import (
 
 // base is what the proxies of both protocols have in common: their life.
 //
-//	bound --Open--> open --Shutdown--> draining
-//	  \_______________\___________________\__Close__> closed
+//	bound --Open--> open --Shutdown, Retire--> draining
+//	  \_______________\___________________________\__Close__> closed
 type base struct {
 	opts     Options
 	fd       int
@@ -31,7 +31,7 @@ type base struct {
 	private  bool          // guarded by mu: group is ours alone
 	home     *loop         // guarded by mu until open: where fd is watched
 	ended    chan struct{} // guarded by mu; closed with the proxy; nil until somebody waits
-	drained  chan struct{} // guarded by mu; set before draining
+	drained  chan struct{} // set before draining
 	draining atomic.Bool
 }
 
@@ -50,9 +50,13 @@ type served interface {
 	member
 	// listen watches the frontend, on its home loop.
 	listen() error
-	// deafen stops taking what is new and closes the frontend if nothing of
-	// the protocol needs it any more.
-	deafen()
+	// deafen stops taking what is new and closes the frontend. gently: what
+	// has come already is served; the frontend stays open if the protocol
+	// needs it for that.
+	deafen(gently bool)
+	// empty is called, on any loop, when a proxy that drains has nothing
+	// live.
+	empty()
 	// drop ends everything of the proxy that l serves.
 	drop(l *loop)
 }
@@ -168,13 +172,7 @@ func (b *base) end() <-chan struct{} {
 func (b *base) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	if b.state == open {
-		b.state = drains
-		b.drained = make(chan struct{}, 1)
-		b.draining.Store(true)
-		b.home.do(b.proto.deafen)
-		if b.counters.live.Load() == 0 {
-			b.signalDrained()
-		}
+		b.drainLocked(b.home.do) // it may arm a timer
 	}
 	draining, drained := b.state == drains, b.drained
 	b.mu.Unlock()
@@ -195,13 +193,46 @@ func (b *base) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// Retire implements Proxy.
+func (b *base) Retire() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.proto.(*tcpProxy); !ok || b.state == bound {
+		return b.closeLocked()
+	}
+	if b.state == open {
+		b.group.retire(b.proto)
+		b.drainLocked(b.home.with)
+	}
+	return nil
+}
+
+// drainLocked lets in nothing more. on is how the home loop is asked.
+func (b *base) drainLocked(on func(f func()) bool) {
+	b.state = drains
+	b.drained = make(chan struct{}, 1)
+	on(func() { b.proto.deafen(true) })
+	// Only now, or the last of those before the proxy would be taken for the
+	// last of all while others wait to be let in.
+	b.draining.Store(true)
+	if b.counters.live.Load() == 0 {
+		b.drainedEmpty()
+	}
+}
+
 // gone counts one connection or flow less; on any loop.
 func (b *base) gone() {
-	// Shutdown looks at live after it has set draining, and here it is the
+	// drainLocked looks at live after it has set draining, and here it is the
 	// other way round: one of the two sees the other.
 	if b.counters.live.Add(-1) == 0 && b.draining.Load() {
-		b.signalDrained()
+		b.drainedEmpty()
 	}
+}
+
+// drainedEmpty is for when nothing is left of a proxy that drains.
+func (b *base) drainedEmpty() {
+	b.signalDrained()
+	b.proto.empty()
 }
 
 func (b *base) signalDrained() {
@@ -228,7 +259,7 @@ func (b *base) closeLocked() error {
 		closeFD(b.fd)
 	} else {
 		// First where connections come from, then everywhere.
-		b.home.with(b.proto.deafen)
+		b.home.with(func() { b.proto.deafen(false) })
 		for _, l := range b.group.started() {
 			l.with(func() { b.proto.drop(l) })
 		}

@@ -23,10 +23,11 @@ const listenBacklog = 1 << 16
 // Socket holds a frontend's port against every other process and answers
 // nothing: a classic BPF filter drops what arrives (socket(7),
 // SO_ATTACH_FILTER), so a client's SYN is not refused but sent again, and
-// connects if the port was opened meanwhile.
+// connects if the port was opened meanwhile. A port that is to be held without
+// a proxy can be told to Refuse.
 //
-// A TCP socket listens already. One that was only bound would not hold the
-// port: Linux lets two sockets with SO_REUSEADDR bind the same address as
+// A TCP socket listens already. One that was only ever bound would not hold
+// the port: Linux lets two sockets with SO_REUSEADDR bind the same address as
 // long as neither listens (net/ipv4/inet_connection_sock.c,
 // inet_csk_get_port). SO_REUSEADDR itself is needed for binding while
 // connections of an earlier proxy are in TIME_WAIT. SO_REUSEPORT is never
@@ -35,8 +36,9 @@ type Socket struct {
 	network string
 	addr    netip.AddrPort
 
-	mu sync.Mutex
-	fd int // guarded by mu; -1: closed, or taken by a proxy
+	mu       sync.Mutex
+	fd       int  // guarded by mu; -1: closed, or taken by a proxy
+	refusing bool // guarded by mu: bound only, no listener
 }
 
 // Bind returns a socket that holds the port of frontend, a *net.TCPAddr or
@@ -87,24 +89,56 @@ func (s *Socket) bind(ap netip.AddrPort, v6only bool) error {
 	return s.open(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), false)
 }
 
-func (s *Socket) open(ap netip.AddrPort, v6only bool) (err error) {
-	sa, err := encode(ap)
-	if err != nil {
-		return err
-	}
+func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
 	kind := unix.SOCK_STREAM
 	if s.network == "udp" {
 		kind = unix.SOCK_DGRAM
 	}
+	fd, err := bindSocket(kind, ap, v6only)
+	if err != nil {
+		return err
+	}
+	addr, err := localAddr(fd)
+	if err == nil && kind == unix.SOCK_STREAM {
+		if ap.Port() == 0 {
+			// A port that the kernel chose is lost when the socket stops
+			// listening (see refuse); one that was asked for is not.
+			chosen := fd
+			fd, err = bindSocket(kind, addr, v6only)
+			closeFD(chosen)
+			if err != nil {
+				return err
+			}
+		}
+		err = listen(fd)
+	}
+	if err != nil {
+		closeFD(fd)
+		return err
+	}
+	s.fd, s.addr = fd, addr
+	return nil
+}
+
+// bindSocket opens a socket that takes no packet and binds it.
+func bindSocket(kind int, ap netip.AddrPort, v6only bool) (int, error) {
+	sa, err := encode(ap)
+	if err != nil {
+		return -1, err
+	}
 	fd, e := socket(sa.family, kind)
 	if e != noErrno {
-		return os.NewSyscallError("socket", e)
+		return -1, os.NewSyscallError("socket", e)
 	}
-	defer func() {
-		if err != nil {
-			closeFD(fd)
-		}
-	}()
+	if err := prepare(fd, sa, kind, v6only); err != nil {
+		closeFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// prepare is bindSocket with the socket there.
+func prepare(fd int, sa *sockaddr, kind int, v6only bool) error {
 	// Before bind: no packet may slip in between.
 	if err := attachDropAll(fd); err != nil {
 		return os.NewSyscallError("setsockopt", err)
@@ -126,17 +160,6 @@ func (s *Socket) open(ap netip.AddrPort, v6only bool) (err error) {
 	if _, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.size)); e != noErrno {
 		return os.NewSyscallError("bind", e)
 	}
-	if kind == unix.SOCK_STREAM {
-		// Also where two that bound the same port with SO_REUSEADDR part:
-		// the second to listen gets EADDRINUSE.
-		if err := unix.Listen(fd, listenBacklog); err != nil {
-			return os.NewSyscallError("listen", err)
-		}
-	}
-	if s.addr, err = localAddr(fd); err != nil {
-		return err
-	}
-	s.fd = fd
 	return nil
 }
 

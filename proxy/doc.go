@@ -10,7 +10,12 @@
 // the port: from then on no other process gets it, and nobody gets an answer.
 // [Proxy.Open], or [Proxy.Run], which also waits, lets traffic in. Between the
 // two a caller can prepare everything else that makes a port reachable, and a
-// client that came early is served and not refused.
+// client that came early is served and not refused. [Socket.Refuse] is for a
+// port that is to be held and not served.
+//
+// It ends in one of three ways: [Proxy.Close] resets its connections,
+// [Proxy.Shutdown] waits for them, and [Proxy.Retire] gives the port back and
+// leaves them to end by themselves.
 //
 // # TCP
 //
@@ -46,8 +51,6 @@
 //   - The backend sees the proxy's address as its client. A backend that trusts
 //     127.0.0.1 must not be reachable through a proxy.
 //   - Urgent data (RFC 6093) arrive in the stream, no longer marked.
-//   - Closing an open proxy resets its connections; [Proxy.Shutdown] waits for
-//     them.
 //   - A connection costs two descriptors and a flow one. RLIMIT_NOFILE is the
 //     caller's business.
 //   - Connections to one backend address and port come from the host's

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -46,16 +47,22 @@ type Group struct {
 	loops   []*loop             // guarded by mu; nil: not started yet
 	next    int                 // guarded by mu: the loop of the next proxy
 	members map[member]struct{} // guarded by mu
+	retired map[member]struct{} // guarded by mu: those of members that hold no port any more
+	former  Stats               // guarded by mu: what those that have left had counted
 	closed  bool                // guarded by mu
 }
 
 // member is a proxy as its group sees it.
-type member interface{ Close() error }
+type member interface {
+	Close() error
+	Shutdown(ctx context.Context) error
+	Stats() Stats
+}
 
 // NewGroup returns a group. It starts nothing: loops begin with the first
 // proxy that opens. Close ends it.
 func NewGroup(opts *GroupOptions) *Group {
-	g := &Group{pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{})}
+	g := &Group{pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
 	if opts != nil {
 		g.opts = *opts
 	}
@@ -75,16 +82,8 @@ func NewGroup(opts *GroupOptions) *Group {
 // Close closes the group's proxies, stops its loops and waits for all of it.
 // A second Close does nothing.
 func (g *Group) Close() error {
-	g.mu.Lock()
-	g.closed = true
-	members := make([]member, 0, len(g.members))
-	for m := range g.members {
-		members = append(members, m)
-	}
-	g.mu.Unlock()
-
 	var errs []error
-	for _, m := range members {
+	for _, m := range g.bar() {
 		errs = append(errs, m.Close())
 	}
 
@@ -98,6 +97,51 @@ func (g *Group) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Shutdown is Close, and lets the connections and flows of all proxies end
+// first, those of retired ones too, until ctx is done. It returns the error of
+// ctx if that cut anything short.
+func (g *Group) Shutdown(ctx context.Context) error {
+	members := g.bar()
+	errs := make([]error, len(members), len(members)+2)
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { errs[i] = m.Shutdown(ctx) })
+	}
+	wg.Wait()
+	var cut error
+	for i, err := range errs {
+		if err != nil && errors.Is(err, ctx.Err()) {
+			errs[i], cut = nil, err // told once, and not once a proxy
+		}
+	}
+	return errors.Join(append(errs, cut, g.Close())...)
+}
+
+// bar keeps new proxies out and returns those that are there.
+func (g *Group) bar() []member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	members := make([]member, 0, len(g.members))
+	for m := range g.members {
+		members = append(members, m)
+	}
+	return members
+}
+
+// Former returns what the group's former proxies, the closed and the retired,
+// have counted together. Live are the connections that retired ones still
+// carry.
+func (g *Group) Former() Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.former
+	for m := range g.retired {
+		s.add(m.Stats())
+	}
+	return s
 }
 
 // clock is the group's time: monotonic nanoseconds.
@@ -114,11 +158,25 @@ func (g *Group) join(m member) error {
 	return nil
 }
 
-// leave is the reverse of join.
+// leave is the reverse of join. Loops may call it.
 func (g *Group) leave(m member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if _, ok := g.members[m]; !ok {
+		return
+	}
 	delete(g.members, m)
+	delete(g.retired, m)
+	g.former.add(m.Stats())
+}
+
+// retire notes that m holds no port any more.
+func (g *Group) retire(m member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.members[m]; ok {
+		g.retired[m] = struct{}{}
+	}
 }
 
 // home picks the loop of a new proxy, each in turn.

@@ -32,6 +32,17 @@ type Proxy interface {
 	// cut anything short.
 	Shutdown(ctx context.Context) error
 
+	// Retire gives the port back at once, as Close does, but lets the live
+	// TCP connections go on until they end by themselves; those that the
+	// kernel has let in already are served too. UDP flows end. It does not
+	// wait. The proxy counts as one of the group's former ones
+	// (Group.Former), and Close and Shutdown still end it. If its group is its
+	// own, Close must follow. A port that other processes are to bind while
+	// connections live needs SO_REUSEADDR there, as package net sets it.
+	// Retiring a proxy that was never opened closes it; one that is closed,
+	// retired or shutting down stays so.
+	Retire() error
+
 	// Close gives the port back, resets live connections, drops flows, and
 	// waits until everything the proxy started has ended. The second Close
 	// does nothing.
@@ -128,8 +139,8 @@ func New(frontend, backend net.Addr, opts *Options) (Proxy, error) {
 }
 
 // Proxy turns a held port into a proxy, still shut, which owns the socket
-// from then on. After an error the socket is as it was, except that ErrClosed
-// means it is closed or taken already.
+// from then on. After an error the socket holds its port as before, silently;
+// but ErrClosed means it is closed or taken already.
 func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	network, to, err := encodeBackend(backend)
 	if err != nil {
@@ -138,17 +149,22 @@ func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	if network != s.network {
 		return nil, fmt.Errorf("proxy %s: backend: %w: %s is not %s", s.Addr(), ErrAddr, backend, s.network)
 	}
-	fd := s.take()
-	if fd < 0 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), ErrClosed)
 	}
-	p, err := start(network, fd, true, backend, to, opts)
+	if s.refusing {
+		if err := listen(s.fd); err != nil {
+			return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
+		}
+		s.refusing = false
+	}
+	p, err := start(network, s.fd, true, backend, to, opts)
 	if err != nil {
-		s.mu.Lock()
-		s.fd = fd
-		s.mu.Unlock()
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
 	}
+	s.fd = -1
 	return p, nil
 }
 

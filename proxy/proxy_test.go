@@ -162,6 +162,15 @@ func TestRebindUnderTimeWait(t *testing.T) {
 	require.NoError(t, c.Close())
 	eventually(t, "connection gone", func() bool { return p.Stats().Live == 0 })
 	require.NoError(t, p.Close())
+	requireTimeWait(t, front)
+	p, err = New(mustTCP(t, front), backend, nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+}
+
+// requireTimeWait wants a connection in TIME_WAIT on a port of 127.0.0.1.
+func requireTimeWait(t *testing.T, front string) {
+	t.Helper()
 	_, port, _ := net.SplitHostPort(front)
 	n, err := strconv.ParseUint(port, 10, 16)
 	require.NoError(t, err)
@@ -169,9 +178,6 @@ func TestRebindUnderTimeWait(t *testing.T) {
 	require.NoError(t, err)
 	// proc(5): local address, remote address, state; 06 is TIME_WAIT.
 	require.Regexp(t, "0100007F:"+strings.ToUpper(strconv.FormatUint(n+1<<16, 16)[1:])+" [0-9A-F:]+ 06 ", string(table))
-	p, err = New(mustTCP(t, front), backend, nil)
-	require.NoError(t, err)
-	require.NoError(t, p.Close())
 }
 
 func TestBadAddresses(t *testing.T) {

@@ -17,6 +17,18 @@ type Stats struct {
 	Dropped        uint64 // UDP datagrams that the kernel would not send on
 }
 
+// add adds the counters of another proxy.
+func (s *Stats) add(t Stats) {
+	s.Live += t.Live
+	s.Total += t.Total
+	s.BytesToBackend += t.BytesToBackend
+	s.BytesToClient += t.BytesToClient
+	s.RefusedDials += t.RefusedDials
+	s.AcceptErrors += t.AcceptErrors
+	s.Evicted += t.Evicted
+	s.Dropped += t.Dropped
+}
+
 // counters are Stats in the making; any loop may count.
 type counters struct {
 	live                  atomic.Int64

@@ -18,6 +18,7 @@ type tcpProxy struct {
 
 	// The rest belongs to the home loop.
 	listening bool
+	leaving   bool          // the thread that accepts need not be the loop's own
 	delay     time.Duration // of the accept back-off; 0: not in one
 	retry     timer         // ends the back-off
 }
@@ -74,14 +75,20 @@ func (p *tcpProxy) listen() error {
 	return nil
 }
 
-// deafen implements served. For a proxy that drains, connections in the queue
-// are live already: they are taken, then the listener goes.
-func (p *tcpProxy) deafen() {
+// deafen implements served. Connections in the queue are live already, as
+// their clients see it: gently, they are taken before the listener goes. The
+// filter keeps the queue from growing meanwhile: those who come are not let in
+// to be reset, but refused when they try again.
+func (p *tcpProxy) deafen(gently bool) {
 	if !p.listening {
 		return
 	}
-	for more := p.draining.Load(); more; {
-		more = p.accept()
+	if gently {
+		p.leaving = true
+		_ = attachDropAll(p.fd) // without it there is a moment for a reset
+		for p.accept() {
+			continue
+		}
 	}
 	p.home.forget(p.fd)
 	p.home.disarm(&p.retry)
@@ -91,6 +98,9 @@ func (p *tcpProxy) deafen() {
 	closeFD(p.fd)
 	p.listening = false
 }
+
+// empty implements served: nothing of the proxy is left for its group to close.
+func (p *tcpProxy) empty() { p.group.leave(p) }
 
 // shard returns the part of the proxy that l serves.
 func (p *tcpProxy) shard(l *loop) *tcpShard {

@@ -64,8 +64,8 @@ func (p *tcpProxy) assign(fd int) unix.Errno {
 	to := p.group.lighter(p.home)
 	to.live.Add(1)
 	s := p.shard(to)
-	if to == p.home {
-		return s.admit(fd)
+	if to == p.home && !p.leaving {
+		return s.admit(fd) // which opens a socket, in the thread's namespace
 	}
 	if !to.post(task{shard: s, fd: fd}) {
 		s.turnAway(fd)

@@ -65,8 +65,8 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 	e = connect(b, to)
 	if e != noErrno && e != unix.EINPROGRESS {
 		closeFD(b)
-		s.turnAway(fd)
 		p.counters.refused.Add(1)
+		s.turnAway(fd)
 		return noErrno
 	}
 	c := &tcpConn{shard: s, since: l.now, dialing: e != noErrno}

@@ -79,9 +79,9 @@ func (p *udpProxy) listen() error {
 
 // deafen implements served. A proxy that drains keeps its socket: the flows'
 // answers leave by it.
-func (p *udpProxy) deafen() {
-	p.draining = p.base.draining.Load()
-	if p.draining {
+func (p *udpProxy) deafen(gently bool) {
+	p.draining = gently
+	if gently {
 		if p.idle == 0 || p.idle > quiet {
 			p.idle = quiet
 		}
@@ -90,6 +90,9 @@ func (p *udpProxy) deafen() {
 	}
 	p.silence()
 }
+
+// empty implements served: the frontend is still to be closed.
+func (p *udpProxy) empty() {}
 
 // silence closes the frontend.
 func (p *udpProxy) silence() {

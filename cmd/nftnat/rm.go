@@ -15,9 +15,8 @@ func newRm(g *global) *cobra.Command {
 		Use:   "rm PROTO FRONTEND",
 		Short: "Unpublish a port, or a range of ports",
 		Long: "Unpublish a port, or a range of ports. PROTO and FRONTEND are those that it was\n" +
-			"published with. Flows over UDP end at once, and so do connections by the daemon's\n" +
-			"proxies; other connections over TCP that are established go on, unless --kill\n" +
-			"ends them too.",
+			"published with. Flows over UDP end at once; connections over TCP that are established\n" +
+			"go on, unless --kill ends them too.",
 		Example: "  nftnat rm tcp 8080\n  nftnat rm udp 192.0.2.1:53",
 		Args:    usage(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
