@@ -58,6 +58,9 @@ func (e *Engine) adoptOnce() error {
 	if err != nil {
 		return staleIfGone(err)
 	}
+	if info.Comment != e.table.Comment {
+		drift = append(drift, fmt.Sprintf("it is of an earlier version: its comment is %q", info.Comment))
+	}
 	elements, generation, err := e.readElements()
 	if err != nil {
 		return err
@@ -89,6 +92,7 @@ func (e *Engine) adoptOnce() error {
 // way of mappings. Of the records the book has said already which are strange.
 func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.Element) (ours, strange []nft.Element) {
 	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements, b)
+	twice := outdone(elements, kinds, now)
 	bad := make(map[nft.Element]struct{}, len(strangeRecords))
 	for _, el := range strangeRecords {
 		bad[el] = struct{}{}
@@ -106,7 +110,11 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 			ok = false
 		}
 		if kind, isMap := kinds[el.Set]; isMap {
-			_, ok = published(el, kind, now)
+			var p port
+			p, ok = published(el, kind, now)
+			if _, lost := twice[p.frontend]; lost && kind.apart {
+				ok = false
+			}
 		} else if isEnded(el) {
 			_, ok = endedPort(el)
 		}
@@ -151,6 +159,41 @@ func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
 		}
 	}
 	return nested
+}
+
+// outdone are the frontends that have an element in a map that no rule looks up and
+// another, which packets follow, in one that rules do. An engine never makes such.
+func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) map[frontend]struct{} {
+	apart, twice := map[frontend]struct{}{}, map[frontend]struct{}{}
+	for _, el := range elements {
+		if kind := kinds[el.Set]; kind.apart {
+			p, _ := published(el, kind, now)
+			apart[p.frontend] = struct{}{}
+		}
+	}
+	if len(apart) == 0 {
+		return nil
+	}
+	note := func(f frontend) {
+		if _, ok := apart[f]; ok {
+			twice[f] = struct{}{}
+		}
+	}
+	followed := newRegistry(0)
+	for _, el := range elements {
+		kind, isMap := kinds[el.Set]
+		p, ok := published(el, kind, now)
+		if !isMap || !ok || kind.apart {
+			continue
+		}
+		if have, both := followed.get(p.frontend); both { // see take
+			note(p.ofFamily(have.backend.Addr()))
+			p.frontend = p.ofFamily(p.backend.Addr())
+		}
+		note(p.frontend)
+		followed.put(p)
+	}
+	return twice
 }
 
 // staleIfGone makes of the error that the table is not there, which it was a moment

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +118,20 @@ func TestAdoptForeignElements(t *testing.T) {
 			[]nft.Element{foreign("tcp4_host", "127.0.0.1:80", "172.30.0.2:80", "x [no-proxy]")},
 			[]string{"127.0.0.1:80->172.30.0.2:80 x"},
 		},
+		"from one family to the other, said to be otherwise": {
+			[]nft.Element{
+				foreign("tcp4_to6", local4+":80", "[fd00:30::2]:80", "x [no-proxy]"),
+				foreign("udp6_to4", "[::]:80", "172.30.0.2:80", "[one-family]"),
+				foreign("udp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""),
+			},
+			[]string{
+				local4 + ":80->[fd00:30::2]:80 x", "0.0.0.0:80->[fd00:30::2]:80/udp", "[::]:80->172.30.0.2:80/udp",
+			},
+		},
+		"from one family to the other, beside any": {
+			[]nft.Element{foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", "")},
+			[]string{"80->172.30.0.2:80", "0.0.0.0:80->[fd00:30::2]:80"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -158,6 +173,8 @@ func TestAdoptStrangeElements(t *testing.T) {
 		foreign("udp4_host", "0.0.0.0:80", "172.30.0.2:80", ""), foreign("udp6_host", "[::]:80", "[fd00:30::2]:80", ""),
 		foreign("tcp4", "90", "127.0.0.1:80", ""), foreign("tcp4", "91", "224.0.0.1:80", ""),
 		foreign("tcp4_host", "224.0.0.1:92", "172.30.0.2:80", ""), foreign("tcp6", "93", "[fe80::1]:80", ""),
+		foreign("tcp4_to6", local4+":0", "[fd00:30::2]:80", ""), foreign("udp4_to6", local4+":80", "[::1]:80", ""),
+		foreign("tcp6_to4", "[::ffff:192.0.2.1]:80", "172.30.0.2:80", ""), foreign("udp6_to4", "[ff02::1]:80", "172.30.0.2:80", ""),
 	}
 	for _, el := range strange {
 		e, b := openFake(t)
@@ -279,6 +296,9 @@ func TestSchema(t *testing.T) {
 			before := b.kernel.Dump()
 			_, err := b.tryOpen(Options{ReadOnly: readOnly, NoSysctl: true})
 			require.ErrorIs(t, err, want, "%q", comment)
+			if want == nil && !readOnly {
+				before = strings.Replace(before, comment, tableComment(schema), 1) // an earlier one is brought up
+			}
 			require.Equal(t, before, b.kernel.Dump())
 		}
 	}
@@ -389,5 +409,47 @@ func TestOpenFails(t *testing.T) {
 		b.kernel.FailNext(op, cause)
 		_, err := b.tryOpen(Options{NoSysctl: true})
 		require.ErrorIs(t, err, cause, op)
+	}
+}
+
+// What packets follow goes before what no rule looks up: of two elements of one
+// frontend the one that leads to the other family goes.
+func TestAdoptOutdone(t *testing.T) {
+	tests := map[string]struct {
+		es   []nft.Element
+		want []string
+	}{
+		"one address": {
+			[]nft.Element{foreign("tcp4_host", local4+":80", "172.30.0.2:80", ""), foreign("tcp4_to6", local4+":80", "[fd00:30::2]:80", "")},
+			[]string{local4 + ":80->172.30.0.2:80"},
+		},
+		"one family": {
+			[]nft.Element{foreign("udp6", "80", "[fd00:30::2]:80", "[one-family]"), foreign("udp6_to4", "[::]:80", "172.30.0.2:80", "")},
+			[]string{"[::]:80->[fd00:30::2]:80/udp"},
+		},
+		"both families": {
+			[]nft.Element{
+				foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp6", "80", "[fd00:30::2]:80", ""),
+				foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""), foreign("tcp6_to4", "[::]:80", "172.30.0.2:80", ""),
+				foreign("udp4_to6", "0.0.0.0:80", "[fd00:30::3]:80", ""),
+			},
+			[]string{"0.0.0.0:80->172.30.0.2:80", "[::]:80->[fd00:30::2]:80", "0.0.0.0:80->[fd00:30::3]:80/udp"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			for range 5 { // the kernel promises no order
+				e, b := openFake(t)
+				publish(t, e, "79->172.30.0.2:80")
+				_, err := e.Unpublish(mapped(t, "79->172.30.0.2:80"))
+				require.NoError(t, err)
+				b.write(t, test.es...)
+				require.Equal(t, test.want, publishedBy(b.openWith(t, Options{ReadOnly: true})))
+				e = b.open(t)
+				require.Equal(t, test.want, publishedBy(e))
+				require.Len(t, elementsIn(b.kernel.Dump()), len(test.want))
+				requireConsistent(t, b, e)
+			}
+		})
 	}
 }

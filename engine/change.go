@@ -215,15 +215,15 @@ func (u undoList) after(cause error) error {
 // undone joins an error of undoing to its cause, on one line.
 func undone(cause, err error) error { return fmt.Errorf("%w; and undo: %w", cause, err) }
 
-// forward turns IP forwarding on as far as what comes needs it. Frontends on
-// loopback addresses do not: nothing of theirs is forwarded.
+// forward turns IP forwarding on as far as what comes needs it. What proxies alone
+// serve does not: nothing of it is forwarded.
 func (e *Engine) forward(c change, undo *undoList) error {
 	var four, six bool
 	var links []string
 	for p := range c.come {
 		backend := p.backend.Addr()
 		switch {
-		case p.loopback():
+		case p.proxiedOnly():
 		case backend.Is4():
 			four = true
 		default:

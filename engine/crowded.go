@@ -5,6 +5,7 @@ package engine
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 )
 
@@ -56,15 +57,21 @@ func (e *Engine) makeRoom(released frontend) {
 	}
 }
 
-// inThePlaceOf finds the crowded port that has the element which a port for any
-// address needs when it moves to a backend of the other family.
+// inThePlaceOf finds the other port that has the element which a port needs when it
+// moves to a backend of the other family: one of the two is crowded.
 func (e *Engine) inThePlaceOf(p port, have target) (port, bool) {
-	if p.width() != 0 || have.backend.Addr().Is4() == p.backend.Addr().Is4() {
+	place := elementKey(p)
+	if place == elementKey(port{p.frontend, have}) {
 		return port{}, false
 	}
-	f := p.ofFamily(p.backend.Addr())
-	t, ok := e.mappings.get(f)
-	return port{f, t}, ok
+	any := frontend{p.proto, netip.AddrPortFrom(netip.Addr{}, p.ap.Port())}
+	for _, f := range []frontend{any, any.ofFamily(p.backend.Addr())} {
+		t, ok := e.mappings.get(f)
+		if other := (port{f, t}); ok && f != p.frontend && elementKey(other) == place {
+			return other, true
+		}
+	}
+	return port{}, false
 }
 
 // widestFirst orders ports so that what the frontend of a later one excludes, is not

@@ -57,37 +57,60 @@ func (f frontend) host() netip.Addr {
 	return netip.Addr{}
 }
 
-// mapNames are the names of the maps by protocol, family of the backend, and
-// whether the frontend has an address of its own.
-func mapName(proto Proto, backend netip.Addr, host bool) string {
-	name := "tcp4"
-	switch {
-	case proto == UDP && backend.Is4():
-		name = "udp4"
-	case proto == TCP && backend.Is6():
-		name = "tcp6"
-	case proto == UDP && backend.Is6():
-		name = "udp6"
+// mapKind says what a map is for; the maps that there are differ in it.
+type mapKind struct {
+	proto Proto
+	// is4 is whether the addresses of its frontends are of IPv4, also where the map
+	// has only their ports: those of the other family, proxies alone serve.
+	is4 bool
+	// host is whether each frontend in it has an address of its own.
+	host bool
+	// apart is whether the backends are of the other family. No rule looks such a map
+	// up, for netfilter does not translate between families; it is the record of what
+	// a proxy serves. The address of a frontend may be that which is any of its family.
+	apart bool
+}
+
+// kind is that of the map which holds the port.
+func (p port) kind() mapKind {
+	backend := p.backend.Addr()
+	if p.crosses() {
+		return mapKind{proto: p.proto, is4: backend.Is6(), apart: true}
 	}
-	if host {
+	return mapKind{proto: p.proto, is4: backend.Is4(), host: p.host().IsValid()}
+}
+
+// mapName is the name of the map of a kind.
+func mapName(k mapKind) string {
+	name, other := "tcp4", "_to6"
+	switch {
+	case k.proto == UDP && k.is4:
+		name = "udp4"
+	case k.proto == TCP && !k.is4:
+		name, other = "tcp6", "_to4"
+	case k.proto == UDP:
+		name, other = "udp6", "_to4"
+	}
+	switch {
+	case k.apart:
+		name += other
+	case k.host:
 		name += "_host"
 	}
 	return name
 }
 
-// mapKind is what mapName says of a map.
-type mapKind struct {
-	proto Proto
-	host  bool
-}
-
 // mapKinds are the kinds of all maps by name.
 func mapKinds() map[string]mapKind {
-	kinds := make(map[string]mapKind, 8)
+	kinds := make(map[string]mapKind, 12)
 	for _, proto := range []Proto{TCP, UDP} {
-		for _, backend := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			for _, host := range []bool{false, true} {
-				kinds[mapName(proto, backend, host)] = mapKind{proto, host}
+		for _, is4 := range []bool{true, false} {
+			for _, k := range []mapKind{
+				{proto: proto, is4: is4},
+				{proto: proto, is4: is4, host: true},
+				{proto: proto, is4: is4, apart: true},
+			} {
+				kinds[mapName(k)] = k
 			}
 		}
 	}
@@ -109,9 +132,9 @@ func elementOf(p port, now time.Time) nft.Element {
 
 // elementKey is as much of an element as deleting it takes.
 func elementKey(p port) nft.Element {
-	host := p.host()
-	e := nft.Element{Set: mapName(p.proto, p.backend.Addr(), host.IsValid())}
-	if host.IsValid() {
+	kind := p.kind()
+	e := nft.Element{Set: mapName(kind)}
+	if kind.host || kind.apart {
 		e.Key = nft.AddrPortKey(p.ap)
 	} else {
 		e.Key = nft.PortKey(p.ap.Port())
@@ -128,11 +151,11 @@ func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
 	if e.Timeout != 0 {
 		p.expires = now.Add(e.Expires).UnixMilli()
 	}
-	strange := p.ap.Port() == 0 || p.ap.Addr().IsUnspecified()
-	if !kind.host && attributes.oneFamily {
+	strange := p.ap.Port() == 0 || kind.host && p.ap.Addr().IsUnspecified()
+	if !kind.host && !kind.apart && attributes.oneFamily {
 		p.frontend = p.ofFamily(e.Value.Addr())
 	}
-	p.noProxy = p.noProxy && !p.loopback() // Validate says why
+	p.noProxy = p.noProxy && !p.proxiedOnly() // Validate says why
 	return p, !strange && p.mapping().Validate() == nil
 }
 
@@ -145,16 +168,26 @@ func (f frontend) ofFamily(a netip.Addr) frontend {
 	return frontend{f.proto, netip.AddrPortFrom(any, f.ap.Port())}
 }
 
-// loopback reports whether the frontend is an address that netfilter never
-// translates: such a mapping is stored in the table, and served by its proxy alone.
+// loopback reports whether the frontend is an address of which the host speaks to
+// itself alone.
 func (f frontend) loopback() bool { return f.ap.Addr().IsLoopback() }
+
+// crosses reports whether the frontend is of one family and the backend of the other.
+func (p port) crosses() bool {
+	front := p.ap.Addr()
+	return front.IsValid() && front.Is4() != p.backend.Addr().Is4()
+}
+
+// proxiedOnly reports whether netfilter never translates what comes to the frontend:
+// such a mapping is stored in the table, and served by its proxy alone.
+func (p port) proxiedOnly() bool { return p.loopback() || p.crosses() }
 
 // commentAttributes are what the comment of an element says beside the name.
 type commentAttributes struct {
 	// noProxy is Mapping.NoProxy.
 	noProxy bool
-	// oneFamily tells 0.0.0.0 and :: from any address: the key of the map is the
-	// same, and the other family must not be served by a proxy.
+	// oneFamily tells 0.0.0.0 and :: from any address: the key is the same in the maps
+	// that rules look up, and the other family must not be served by a proxy.
 	oneFamily bool
 }
 
@@ -170,7 +203,7 @@ const (
 func elementComment(p port) string {
 	return commentText(p.name, commentAttributes{
 		noProxy:   p.noProxy,
-		oneFamily: p.ap.Addr().IsValid() && p.ap.Addr().IsUnspecified(),
+		oneFamily: p.ap.Addr().IsValid() && p.ap.Addr().IsUnspecified() && !p.crosses(),
 	})
 }
 

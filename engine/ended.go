@@ -27,7 +27,7 @@ func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) 
 func (c change) notes() []nft.Element {
 	var es []nft.Element
 	for _, p := range c.removed {
-		if p.proto == UDP && !p.loopback() {
+		if p.proto == UDP && !p.proxiedOnly() {
 			es = append(es, noteOf(p))
 		}
 	}
@@ -48,7 +48,7 @@ func noteOf(p port) nft.Element {
 func endedPort(e nft.Element) (p port, ok bool) {
 	name, _ := parseComment(e.Comment)
 	p = port{frontend{UDP, e.Key.AddrPort()}, target{backend: e.Value, name: name}}
-	return p, p.ap.Port() != 0 && p.mapping().Validate() == nil && !p.loopback()
+	return p, p.ap.Port() != 0 && p.mapping().Validate() == nil && !p.proxiedOnly()
 }
 
 // forgetEnded takes notes out of the table whose flows have gone. If that fails they ask

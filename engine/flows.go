@@ -41,16 +41,17 @@ func (c contradiction) contradicts(f conntrack.Flow) bool {
 }
 
 // contradictions are what the change means to the flows of each frontend of a
-// protocol. Frontends on loopback addresses are never translated and have none.
+// protocol. What proxies alone serve is not translated: nothing that flows to such a
+// frontend is in its way, but what goes where the frontend led before.
 func (c change) contradictions(proto Proto) map[frontend]contradiction {
 	m := map[frontend]contradiction{}
 	for p := range c.gone {
-		if p.proto == proto && !p.loopback() {
+		if p.proto == proto && !p.proxiedOnly() {
 			m[p.frontend] = contradiction{was: p.backend}
 		}
 	}
 	for p := range c.come {
-		if p.proto == proto && !p.loopback() {
+		if p.proto == proto && !p.proxiedOnly() {
 			m[p.frontend] = contradiction{was: m[p.frontend].was, is: p.backend}
 		}
 	}

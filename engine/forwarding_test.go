@@ -60,6 +60,7 @@ func TestForwarding(t *testing.T) {
 		"IPv6":                     {false, []string{"80->[fd00:30::2]:80"}, []string{forwarding6}},
 		"both":                     {false, []string{"80->[fd00:30::2]:80", "81->172.30.0.2:80"}, []string{forwarding4, forwarding6}},
 		"loopback":                 {false, []string{"127.0.0.1:80->172.30.0.2:80", "[::1]:80->[fd00:30::2]:80"}, nil},
+		"between the families":     {true, []string{local4 + ":80->[fd00:30::2]:80", "[::]:80->172.30.0.2:80"}, nil},
 		"IPv6, single interfaces":  {true, []string{"80->[fd00:30::2]:80"}, []string{force("br0"), force("eth0")}},
 		"IPv6, by an uplink alone": {true, []string{"80->[2001:db8:9::2]:80"}, []string{force("eth0")}},
 		"IPv4, single interfaces":  {true, []string{"80->172.30.0.2:80"}, []string{forwarding4}},

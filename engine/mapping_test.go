@@ -45,6 +45,10 @@ func randomMapping(r *rand.Rand) Mapping {
 	if r.IntN(2) == 0 {
 		host, back = pick("", "::", "2001:db8::1", "2001:db8::2"), pick("fd00::2", "fd00::3")
 	}
+	if host.IsValid() && r.IntN(4) == 0 {
+		back = pick(map[bool]string{true: "fd00::2", false: "172.17.0.2"}[host.Is4()])
+	}
+	m.NoProxy = m.NoProxy && !(host.IsValid() && host.Is4() != back.Is4())
 	port := uint16(8000 + r.IntN(40))
 	switch r.IntN(12) {
 	case 0:

@@ -53,14 +53,10 @@ func (m *Mapping) fault() string {
 		if kind := notFrontend(front); kind != "" {
 			return "the frontend is " + kind
 		}
-		if front.Is4() != back.Is4() {
-			return fmt.Sprintf("an %s frontend with an %s backend needs a proxy between the families; "+
-				"a frontend of any address takes either", family(front), family(back))
-		}
-		// Loopback frontends are never DNATed: after DNAT in prerouting a LAN
-		// neighbour could reach them too.
-		if front.IsLoopback() && m.NoProxy {
-			return "the frontend is a loopback address, which only a proxy serves, and the mapping has none"
+		if m.NoProxy {
+			if kind := proxyFrontend(front, back); kind != "" {
+				return "the frontend is " + kind + ", which only a proxy serves, and the mapping has none"
+			}
 		}
 	}
 	if fault := nameFault(m.Name); fault != "" {
@@ -109,6 +105,18 @@ func notFrontend(a netip.Addr) string {
 		return "the broadcast address"
 	case a.Is6() && a.IsLinkLocalUnicast():
 		return "an IPv6 link-local address, which needs a zone"
+	}
+	return ""
+}
+
+// proxyFrontend says why netfilter cannot lead a frontend to a backend, or returns "".
+func proxyFrontend(front, back netip.Addr) string {
+	switch {
+	case front.IsLoopback():
+		// Never DNATed: after DNAT in prerouting a LAN neighbour could reach it too.
+		return "a loopback address"
+	case front.Is4() != back.Is4():
+		return "of " + family(front) + " and the backend of " + family(back)
 	}
 	return ""
 }

@@ -81,16 +81,18 @@ func TestValidateFamilies(t *testing.T) {
 	} {
 		require.NoError(t, mapped(t, text).Validate(), text)
 	}
-	for _, text := range []string{
-		"0.0.0.0:80->fd00::2", "192.0.2.1:80->fd00::2", "127.0.0.1:80->fd00::2",
-		"[::]:80->172.17.0.2", "[2001:db8::1]:80->172.17.0.2", "[::1]:80->172.17.0.2", "192.0.2.1:0->[fd00::2]:80",
+	for text, want := range map[string]string{
+		"0.0.0.0:80->fd00::2": "of IPv4 and the backend of IPv6", "192.0.2.1:80->fd00::2": "of IPv4 and the backend of IPv6",
+		"[::]:80->172.17.0.2": "of IPv6 and the backend of IPv4", "[2001:db8::1]:0->172.17.0.2:80": "of IPv6 and the backend of IPv4",
+		"127.0.0.1:80->fd00::2": "a loopback address", "[::1]:80->172.17.0.2": "a loopback address",
+		"127.0.0.1:80->172.17.0.2": "a loopback address",
 	} {
-		err := mapped(t, text).Validate()
-		require.ErrorIs(t, err, ErrInvalid, text)
-		require.ErrorContains(t, err, "needs a proxy between the families")
+		m := mapped(t, text)
+		require.NoError(t, m.Validate(), text)
+		m.NoProxy = true
+		require.EqualError(t, m.Validate(), `invalid mapping "`+m.String()+`": the frontend is `+want+
+			", which only a proxy serves, and the mapping has none")
 	}
-	require.EqualError(t, mapped(t, "192.0.2.1:80->fd00::2").Validate(),
-		`invalid mapping "192.0.2.1:80->[fd00::2]:80": an IPv4 frontend with an IPv6 backend needs a proxy between the families; a frontend of any address takes either`)
 }
 
 func TestValidateRest(t *testing.T) {

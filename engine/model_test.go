@@ -53,14 +53,23 @@ func placeOf(m Mapping) place {
 		set = m.Proto.String() + "6"
 	}
 	host := m.Frontend.Addr()
+	if crosses(m) {
+		return place{map[bool]string{true: m.Proto.String() + "4_to6", false: m.Proto.String() + "6_to4"}[host.Is4()], m.Frontend}
+	}
 	if !host.IsValid() || host.IsUnspecified() {
 		return place{set, netip.AddrPortFrom(netip.Addr{}, m.Frontend.Port())}
 	}
 	return place{set + "_host", m.Frontend}
 }
 
+// crosses reports whether the mapping leads from one family to the other.
+func crosses(m Mapping) bool {
+	host := m.Frontend.Addr()
+	return host.IsValid() && host.Is4() != m.Backend.Addr().Is4()
+}
+
 func elementAt(m Mapping) element {
-	oneFamily := m.Frontend.Addr().IsValid() && m.Frontend.Addr().IsUnspecified()
+	oneFamily := m.Frontend.Addr().IsValid() && m.Frontend.Addr().IsUnspecified() && !crosses(m)
 	comment := m.Name
 	switch {
 	case m.NoProxy && oneFamily:
@@ -98,6 +107,21 @@ func (m *model) adopt() {
 	}
 	before := m.known
 	m.known = nil
+	// What leads to the other family goes where packets follow another.
+	putRight := false
+	for p, e := range maps.Clone(m.kernel) {
+		if k := m.read(p, e); crosses(k) && m.isFollowed(k.Proto, k.Frontend) {
+			delete(m.kernel, p)
+			delete(m.foreign, p)
+			putRight = true
+		}
+	}
+	if putRight { // and with it the comments that others wrote
+		for p, e := range m.kernel {
+			e.comment = commentText(parseComment(e.comment))
+			m.kernel[p] = e
+		}
+	}
 	for p, e := range m.kernel {
 		k := m.read(p, e)
 		m.known = append(m.known, k)
@@ -109,13 +133,23 @@ func (m *model) adopt() {
 	m.settled = m.settled && slices.Equal(before, m.known)
 }
 
+// isFollowed reports whether packets to the frontend are translated.
+func (m *model) isFollowed(proto Proto, frontend netip.AddrPort) bool {
+	for p, e := range m.kernel {
+		if k := m.read(p, e); k.Proto == proto && k.Frontend == frontend && !crosses(k) {
+			return true
+		}
+	}
+	return false
+}
+
 func (m *model) read(p place, e element) Mapping {
 	name, a := parseComment(e.comment)
 	got := Mapping{Proto: TCP, Frontend: p.key, Backend: e.backend, Name: name, NoProxy: a.noProxy, Expires: e.expires}
 	if p.set[0] == 'u' {
 		got.Proto = UDP
 	}
-	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback()
+	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback() && !crosses(got)
 	// The same port in the maps of both families is two mappings.
 	twin := p
 	twin.set = twin.set[:3] + map[byte]string{'4': "6", '6': "4"}[twin.set[3]] + twin.set[4:]

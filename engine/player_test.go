@@ -265,6 +265,11 @@ func (p *player) foreign() {
 	}
 	one := p.mapping()
 	one.More = 0
+	if len(m.known) > 0 && p.choose(4) == 0 { // where there is something already
+		have := m.known[p.choose(len(m.known))]
+		one.Proto, one.Frontend = have.Proto, have.Frontend
+		one.NoProxy = one.NoProxy && !one.Frontend.Addr().IsLoopback() && !crosses(one)
+	}
 	at, e := placeOf(one), elementAt(one)
 	if _, ok := m.kernel[at]; ok {
 		return
@@ -308,7 +313,7 @@ func (p *player) segments() []string {
 	for _, k := range p.model.known {
 		r, err := p.bed.host.route(k.Backend.Addr())
 		require.NoError(p, err)
-		if r.onLink.IsValid() && !k.Frontend.Addr().IsLoopback() {
+		if r.onLink.IsValid() && !k.Frontend.Addr().IsLoopback() && !crosses(k) {
 			found[r.onLink] = true
 		}
 	}

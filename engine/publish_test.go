@@ -40,7 +40,10 @@ func TestPublishWritesElements(t *testing.T) {
 	lease := mapped(t, local4+":9000->10.9.0.2:90")
 	lease.Expires = b.clock.Now().Add(time.Minute)
 	loop := mapped(t, "[::1]:8081->[fd00:30::2]:80")
-	want := []Mapping{web, lease, loop, four, six}
+	other, all4 := mapped(t, local4+":81->[fd00:30::2]:80"), mapped(t, "0.0.0.0:82->[fd00:30::2]:80")
+	other.Name = "six"
+	all6 := mapped(t, "[::]:82->172.30.0.2:80")
+	want := []Mapping{web, all4, other, lease, all6, loop, four, six}
 	done, err := e.Publish(want...)
 	require.NoError(t, err)
 	require.Equal(t, want, done)
@@ -50,6 +53,9 @@ func TestPublishWritesElements(t *testing.T) {
 		`udp4 { 53 comment "[one-family]" : 172.30.0.2 . 53 }`,
 		`tcp6_host { ::1 . 8081 : fd00:30::2 . 80 }`,
 		`udp6 { 53 comment "dns [one-family]" : fd00:30::2 . 53 }`,
+		`tcp4_to6 { 0.0.0.0 . 82 : fd00:30::2 . 80 }`,
+		`tcp4_to6 { 192.0.2.1 . 81 comment "six" : fd00:30::2 . 80 }`,
+		`tcp6_to4 { :: . 82 : 172.30.0.2 . 80 }`,
 		`inside4 { 10.9.0.0/16 . 10.9.0.0/16 comment "on-link" }`,
 		`inside4 { 172.30.0.0/24 . 172.30.0.0/24 comment "on-link" }`,
 		`inside6 { fd00:30::/64 . fd00:30::/64 comment "on-link" }`,

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -61,6 +62,71 @@ func TestRetargetToTheSame(t *testing.T) {
 	requireConsistent(t, b, e)
 }
 
+// A frontend of one family whose backend goes to the other and comes back: its element
+// goes from one map to another, in one transaction.
+func TestRetargetToTheOtherFamily(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, local4+":80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", "[::]:81->[fd00:30::2]:81", "127.0.0.1:82->[fd00:30::2]:82/udp")
+	before := b.kernel.Dump()
+	updates := 0
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" {
+			updates++
+		}
+		return nil
+	})
+	there := mapAll(t, local4+":80->[fd00:30::3]:80", "0.0.0.0:81->[fd00:30::3]:81", "[::]:81->172.30.0.3:81", "127.0.0.1:82->172.30.0.3:82/udp")
+	_, err := e.Retarget(there...)
+	require.NoError(t, err)
+	require.Equal(t, 1, updates)
+	require.Equal(t, []string{
+		`udp4_host { 127.0.0.1 . 82 : 172.30.0.3 . 82 }`,
+		`tcp4_to6 { 0.0.0.0 . 81 : fd00:30::3 . 81 }`,
+		`tcp4_to6 { 192.0.2.1 . 80 : fd00:30::3 . 80 }`,
+		`tcp6_to4 { :: . 81 : 172.30.0.3 . 81 }`,
+	}, elementsIn(b.kernel.Dump()))
+	requireConsistent(t, b, e)
+	back := mapAll(t, local4+":80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", "[::]:81->[fd00:30::2]:81", "127.0.0.1:82->[fd00:30::2]:82/udp")
+	_, err = e.Apply(back...)
+	require.NoError(t, err)
+	require.Equal(t, 2, updates)
+	require.Equal(t, before, b.kernel.Dump())
+	requireConsistent(t, b, e)
+
+	// What fails leaves it where it was.
+	b.flows.hook = func(string) error { return errors.New("no flows today") }
+	_, err = e.Retarget(mapped(t, "127.0.0.1:82->172.30.0.3:82/udp"), mapped(t, "[::]:81->172.30.0.3:81"), mapped(t, "83->172.30.0.2:83/udp"))
+	require.Error(t, err)
+	require.Equal(t, before, b.kernel.Dump())
+	requireConsistent(t, b, e)
+}
+
+// One that others wrote beside a mapping for any address has the element that the
+// mapping would need, or the other way round.
+func TestRetargetMeetsTheCrowded(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "79->172.30.0.2:80")
+	b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""),
+		foreign("tcp6_to4", "[::]:80", "172.30.0.2:80", ""))
+	e = b.open(t)
+	_, err := e.Retarget(mapped(t, "0.0.0.0:80->172.30.0.3:80"))
+	var conflict *ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.Equal(t, mapped(t, "80->172.30.0.2:80"), conflict.Have)
+	_, err = e.Retarget(mapped(t, "80->[fd00:30::3]:80")) // which nothing has
+	require.NoError(t, err)
+	requireConsistent(t, b, e)
+	_, err = e.Retarget(mapped(t, "[::]:80->[fd00:30::4]:80"))
+	require.ErrorAs(t, err, &conflict)
+	require.Equal(t, mapped(t, "80->[fd00:30::3]:80"), conflict.Have)
+	_, err = e.Retarget(mapped(t, "0.0.0.0:80->172.30.0.3:80"))
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"79->172.30.0.2:80", "80->[fd00:30::3]:80", "0.0.0.0:80->172.30.0.3:80", "[::]:80->172.30.0.2:80",
+	}, publishedBy(e))
+	requireConsistent(t, b, e)
+}
+
 func TestConflictsNameTheHolder(t *testing.T) {
 	any, all4, all6 := "80", "0.0.0.0:80", "[::]:80"
 	one4, two4, one6 := local4+":80", otherLocal4+":80", "["+local6+"]:80"
@@ -76,16 +142,19 @@ func TestConflictsNameTheHolder(t *testing.T) {
 		loop4: {any, all4, loop4},
 		loop6: {any, all6, loop6},
 	}
+	var crossing bool
 	mapping := func(frontend, name string) Mapping {
 		backend := "172.30.0.2:80"
-		if frontend[0] == '[' {
+		if (frontend[0] == '[') != crossing {
 			backend = "[fd00:30::2]:80"
 		}
 		m := mapped(t, frontend+"->"+backend)
 		m.Name = name
 		return m
 	}
-	for _, first := range all {
+	for i := range 2 * len(all) {
+		first := all[i/2]
+		crossing = i%2 == 1 // the backends are of the other family, but that of any
 		for _, second := range all {
 			e, b := openFake(t)
 			have, want := mapping(first, "holder"), mapping(second, "newcomer")

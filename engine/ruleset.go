@@ -20,16 +20,19 @@ const portMapSize = 65535
 // published, for mappings are elements of its maps and never rules. A map for "any
 // local address" and one for "one local address" of each protocol and family: one
 // map with 0.0.0.0 in its keys would need a rule that loads a constant into a
-// concatenation, which nft(8) cannot list.
+// concatenation, which nft(8) cannot list. The maps from one family to the other are
+// looked up by no rule: they are the record of what proxies alone serve.
 func ruleset(name string) nft.Table {
 	return nft.Table{
 		Name:    name,
 		Comment: tableComment(schema),
 		Maps: []nft.Map{
-			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr),
-			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr),
-			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr),
-			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr),
+			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr, nft.IPv4Addr),
+			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr, nft.IPv4Addr),
+			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr, nft.IPv6Addr),
+			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr, nft.IPv6Addr),
+			hostMap("tcp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("tcp6_to4", nft.IPv6Addr, nft.IPv4Addr),
+			hostMap("udp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("udp6_to4", nft.IPv6Addr, nft.IPv4Addr),
 			endedMap("udp4_ended", nft.IPv4Addr), endedMap("udp6_ended", nft.IPv6Addr),
 		},
 		Sets: []nft.Set{
@@ -53,9 +56,9 @@ func anyMap(name string, addr nft.DataType) nft.Map {
 	}
 }
 
-func hostMap(name string, addr nft.DataType) nft.Map {
+func hostMap(name string, frontend, backend nft.DataType) nft.Map {
 	return nft.Map{
-		Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService},
+		Name: name, Key: nft.Type{frontend, nft.InetService}, Value: nft.Type{backend, nft.InetService},
 		Timeout: true,
 	}
 }

@@ -90,7 +90,7 @@ func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[n
 // segments, in the place of those within it.
 func addSegment(counts map[netip.Prefix]int, networks map[string]*network, p port, routes map[netip.Addr]route) {
 	segment := routes[p.backend.Addr()].onLink
-	if !segment.IsValid() || p.loopback() || covered(counts, segment) {
+	if !segment.IsValid() || p.proxiedOnly() || covered(counts, segment) {
 		return
 	}
 	if !segment.IsSingleIP() { // else nothing lies within it
@@ -106,9 +106,9 @@ func addSegment(counts map[netip.Prefix]int, networks map[string]*network, p por
 }
 
 // countPort counts a port in or out of the segment that its backend lies on, if there
-// is one. Frontends on loopback addresses are not translated and make no hairpin.
+// is one. What proxies alone serve is not translated and makes no hairpin.
 func countPort(segments map[netip.Prefix]int, p port, by int) {
-	if p.loopback() {
+	if p.proxiedOnly() {
 		return
 	}
 	if s, ok := around(segments, p.backend.Addr()); ok {

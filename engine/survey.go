@@ -60,7 +60,7 @@ func (s *survey) check(m *Mapping) error {
 // backends asks about the backends of all ports that netfilter translates.
 func (s *survey) backends(ports iter.Seq[port]) error {
 	for p := range ports {
-		if p.loopback() {
+		if p.proxiedOnly() {
 			continue
 		}
 		if _, err := s.look(p.backend.Addr()); err != nil {

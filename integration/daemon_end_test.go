@@ -27,7 +27,8 @@ func TestDaemonKilled(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
 	s := newStation(t, top.Host)
-	frontends := []string{"8080 172.30.0.2:80", "8081 [fd00:30::2]:80", "127.0.0.1:8082 172.30.0.2:80", "8083 172.30.0.2:80 --no-proxy"}
+	frontends := []string{"8080 172.30.0.2:80", "8081 [fd00:30::2]:80", "127.0.0.1:8082 172.30.0.2:80", "8083 172.30.0.2:80 --no-proxy",
+		"192.0.2.1:8084 [fd00:30::2]:80", "[::]:8085 172.30.0.2:80"}
 	for _, network := range []string{"tcp", "udp"} {
 		for _, f := range frontends {
 			s.succeed(t, "add --quiet "+network+" "+f)
@@ -66,10 +67,13 @@ func TestDaemonKilled(t *testing.T) {
 		pid = s.daemon(t)
 		require.Equal(t, pid, s.status(t).PID)
 		require.Empty(t, s.status(t).Warnings)
-		require.Equal(t, 2*3+1, s.status(t).Proxies)
+		require.Equal(t, 2*5+1, s.status(t).Proxies)
 		for _, network := range []string{"tcp", "udp"} {
 			for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "[::1]:8081", "127.0.0.1:8082"} {
 				labtest.Reaches(t, top.Host, network, address, "backend")
+			}
+			for _, address := range []string{"192.0.2.1:8084", "[2001:db8:1::1]:8085"} {
+				labtest.Reaches(t, top.Client, network, address, "backend")
 			}
 			_, err := occupy(top.Host, network, "127.0.0.1:8083", unix.SO_REUSEADDR)
 			require.ErrorIs(t, err, unix.EADDRINUSE, "a port without a proxy is held again too")

@@ -169,6 +169,40 @@ func TestDaemonReplace(t *testing.T) {
 	}
 }
 
+// The same where netfilter translates for one of the backends and a proxy alone serves
+// the other, as the frontend is of one family.
+func TestDaemonReplaceFamily(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "one", ":80")
+		labtest.Echo(t, top.Backend2, network, "two", ":80")
+	}
+	s := newStation(t, top.Host)
+	s.serve(t)
+	for _, c := range []struct{ frontend, asked string }{
+		{"192.0.2.1:8080", "192.0.2.1:8080"}, {"[2001:db8:1::1]:8080", "[2001:db8:1::1]:8080"},
+		{"0.0.0.0:8081", "192.0.2.1:8081"}, {"[::]:8081", "[2001:db8:1::1]:8081"},
+	} {
+		for _, network := range []string{"tcp", "udp"} {
+			s.succeed(t, "add --quiet "+network+" "+c.frontend+" 172.30.0.2:80")
+			live := dialFlow(t, top.Client, network, c.asked)
+			require.Equal(t, "one", live.name(t))
+			for _, b := range []struct{ name, address string }{
+				{"two", "[fd00:30::3]:80"}, {"one", "172.30.0.2:80"}, {"two", "172.30.0.3:80"}, {"one", "[fd00:30::2]:80"}, {"two", "172.30.0.3:80"},
+			} {
+				s.succeed(t, "add --quiet --replace "+network+" "+c.frontend+" "+b.address)
+				labtest.Reaches(t, top.Client, network, c.asked, b.name)
+				name, err := live.ask()
+				require.NoError(t, err, "%s from the same port, now to %s", c.asked, b.address)
+				if network == "udp" {
+					require.Equal(t, b.name, name)
+				}
+			}
+			s.succeed(t, "rm "+network+" "+c.frontend)
+		}
+	}
+}
+
 // status and metrics tell what there is.
 func TestDaemonStatus(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})

@@ -136,6 +136,10 @@ func elementOf(m engine.Mapping) string {
 	if host.IsValid() && !wildcard {
 		set, key = set+"_host", host.String()+" . "+key
 	}
+	if host.IsValid() && host.Is4() == m.Backend.Addr().Is6() {
+		wildcard = false // which the key says by itself
+		set, key = m.Proto.String()+map[bool]string{true: "4_to6", false: "6_to4"}[host.Is4()], host.String()+" . "+key
+	}
 	line := fmt.Sprintf("%s %s : %s . %d", set, key, m.Backend.Addr(), m.Backend.Port())
 	if !m.Expires.IsZero() {
 		line += " ~"

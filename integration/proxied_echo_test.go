@@ -45,12 +45,6 @@ func (c echoCase) name() string {
 	return strings.Join([]string{c.network, frontend, c.backend.name}, "/")
 }
 
-// refused is whether the mapping is one that netfilter cannot hold: an address of the
-// one family with a backend of the other.
-func (c echoCase) refused() bool {
-	return c.frontend.IsValid() && c.frontend.Is4() != c.backend.backend1.Is4()
-}
-
 // covers is whether clients that ask at an address are served.
 func (c echoCase) covers(asked netip.Addr) bool {
 	switch {
@@ -91,14 +85,6 @@ func TestProxiedEcho(t *testing.T) {
 func (c echoCase) test(t *testing.T, top *lab.Topology, s *station, port int) {
 	t.Helper()
 	add := fmt.Sprintf("add --quiet %s %s %s", c.network, toward(c.frontend, port, port), at(c.backend.backend1, 80))
-	if c.refused() {
-		before := s.status(t).Mappings
-		r := s.run(t, add)
-		require.Equal(t, 2, r.Code, r.Stderr)
-		require.Contains(t, r.Stderr, "needs a proxy between the families")
-		require.Equal(t, before, s.status(t).Mappings)
-		return
-	}
 	s.succeed(t, add)
 	ask := func(from *lab.NS, client, asked netip.Addr) {
 		if !c.covers(asked) {
