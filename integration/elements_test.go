@@ -138,7 +138,7 @@ func elementOf(m engine.Mapping) string {
 	}
 	if host.IsValid() && host.Is4() == m.Backend.Addr().Is6() {
 		wildcard = false // which the key says by itself
-		set, key = m.Proto.String()+map[bool]string{true: "4_to6", false: "6_to4"}[host.Is4()], host.String()+" . "+key
+		set, key = m.Proto.String()+map[bool]string{true: "4_to6", false: "6_to4"}[host.Is4()], m.Frontend.Addr().String()+" . "+fmt.Sprint(m.Frontend.Port())
 	}
 	line := fmt.Sprintf("%s %s : %s . %d", set, key, m.Backend.Addr(), m.Backend.Port())
 	if !m.Expires.IsZero() {
