@@ -192,6 +192,7 @@ func (e *Engine) commit(c change) error {
 	}
 	e.note(c, segments)
 	e.forgetEnded(notes)
+	e.hurry()
 	e.notifyChange(c)
 	e.opts.Trace("done")
 	return nil

@@ -57,7 +57,8 @@ func (e *Engine) notifyChange(c change) {
 
 // Run ends what expires at its time: it closes the proxies of mappings that the
 // kernel has dropped by its own clock, and tells of them. Without it that happens at
-// the next call. It returns nil when the context is done or the engine is closed.
+// the next call. And it serves, once they are free, the ports that other processes held
+// when their mappings were adopted. It returns nil when the context is done or the engine is closed.
 func (e *Engine) Run(ctx context.Context) error {
 	for {
 		var timer <-chan time.Time
@@ -73,7 +74,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// expire lets go of what has ended, and returns how long it is until something does.
+// expire lets go of what has ended, serves what was missing, and returns how long it is
+// until there is something to do again.
 func (e *Engine) expire() (time.Duration, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -81,8 +83,13 @@ func (e *Engine) expire() (time.Duration, bool) {
 		return 0, false
 	}
 	e.forget(e.now())
+	next, waiting := e.serveMissing(e.now())
 	if len(e.expiries) == 0 {
-		return 0, false
+		return next, waiting
 	}
-	return max(time.UnixMilli(e.expiries[0].at).Sub(e.now()), time.Millisecond), true
+	end := max(time.UnixMilli(e.expiries[0].at).Sub(e.now()), time.Millisecond)
+	if waiting {
+		end = min(end, next)
+	}
+	return end, true
 }

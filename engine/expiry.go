@@ -48,10 +48,7 @@ func (e *Engine) expect(p port) {
 	}
 	heap.Push(&e.expiries, expiry{p.expires, p.frontend})
 	if e.expiries[0].frontend == p.frontend {
-		select {
-		case e.sooner <- struct{}{}:
-		default: // Run is to wake already
-		}
+		e.wake()
 	}
 	if len(e.expiries) <= max(minExpiries, 2*e.mappings.len()) {
 		return

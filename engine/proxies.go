@@ -22,6 +22,8 @@ type proxies struct {
 	group *proxy.Group
 	held  map[frontend]*proxy.Socket // bound, with no proxy behind
 	open  map[frontend]proxy.Proxy
+	// missing are those that other processes had.
+	missing missing
 }
 
 func newProxies(ns *namespace) *proxies {
@@ -76,6 +78,7 @@ func (ps *proxies) close(f frontend) error { return ps.vacate(f, proxy.Proxy.Clo
 func (ps *proxies) retire(f frontend) error { return ps.vacate(f, proxy.Proxy.Retire) }
 
 func (ps *proxies) vacate(f frontend, end func(proxy.Proxy) error) error {
+	delete(ps.missing.ports, f)
 	var errs []error
 	if s := ps.held[f]; s != nil {
 		delete(ps.held, f)
@@ -177,6 +180,7 @@ func (e *Engine) reoccupy(vacated []port) error {
 	var errs []error
 	for _, p := range vacated {
 		if err := e.proxies.adopt(p); err != nil {
+			e.noteMissing(p.frontend)
 			errs = append(errs, e.bindError(p, 1, err))
 		}
 	}
@@ -262,7 +266,12 @@ func (e *Engine) syncProxies() {
 		}
 	}
 	for p := range e.mappings.all {
-		if err := e.proxies.adopt(p); err != nil {
+		_, known := e.proxies.missing.ports[p.frontend]
+		switch err := e.proxies.adopt(p); {
+		case err == nil:
+			delete(e.proxies.missing.ports, p.frontend)
+		case !known:
+			e.noteMissing(p.frontend)
 			e.log.Warn("mapping has no proxy", "mapping", p.mapping().String(), "error", e.bindError(p, 1, err))
 		}
 	}

@@ -18,7 +18,8 @@ type Status struct {
 	Table   string
 	Present bool
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
-	// should have one and have not, because their port could not be bound.
+	// should have one and have not, because their port could not be bound; see
+	// [Engine.Run].
 	Proxies, Unserved int
 	// Connections and Flows are what the proxies carry now, over TCP and UDP: also
 	// connections to ports that are published no longer.

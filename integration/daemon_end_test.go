@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -189,26 +190,46 @@ func TestDaemonPurge(t *testing.T) {
 }
 
 // What cannot be served, because its port was taken while no daemon ran, is published
-// all the same, and status says so.
+// all the same, and status says so. It is served when the port is free.
 func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
 	s := newStation(t, top.Host)
 	s.succeed(t, "add --quiet tcp 8080-8082 172.30.0.2:80-82")
+	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80")
 	kill(t, s.daemon(t), unix.SIGKILL)
 	holder, err := occupy(top.Host, "tcp", "127.0.0.1:8080")
 	require.NoError(t, err)
+	other := labtest.StartCmd(t, top.Host, command(t, "socat", "UDP4-RECV:8080,bind=127.0.0.1", "STDOUT"))
+	await(t, "socat to have its port", func() bool {
+		taken, err := occupy(top.Host, "udp", "127.0.0.1:8080")
+		if err == nil {
+			require.NoError(t, taken.Close())
+		}
+		return err != nil
+	})
 	p := s.serve(t)
 	require.Equal(t, 2, s.status(t).Proxies)
 	require.Len(t, s.status(t).Warnings, 1)
 	require.Contains(t, p.Output(), "held by "+myself(t))
+	require.Contains(t, p.Output(), fmt.Sprintf("held by socat (pid %d)", other.Pid))
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
+
+	// By itself, after a while.
 	require.NoError(t, holder.Close())
-	// To publish it again serves it.
-	s.succeed(t, "rm tcp 8080")
-	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
-	require.Empty(t, s.status(t).Warnings)
+	await(t, "the port that is free to be served", func() bool { return s.status(t).Proxies == 3 })
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "backend")
+	require.Len(t, s.status(t).Warnings, 1)
+	// And by the next change, without a wait that can be seen.
+	other.Kill()
+	s.succeed(t, "add --quiet tcp 9000 172.30.0.2:80")
+	await(t, "the other port to be served", func() bool { return s.status(t).Proxies == 5 })
+	labtest.Reaches(t, top.Host, "udp", "127.0.0.1:8080", "backend")
+	require.Empty(t, s.status(t).Warnings)
+	require.Equal(t, 2, strings.Count(p.Output(), "mapping is served now"), p.Output())
+	require.Equal(t, 2, strings.Count(p.Output(), "mapping has no proxy"), p.Output())
 }
 
 // With --direct nothing is started and nothing is asked; who has the table is named.
