@@ -190,6 +190,7 @@ func (e *Engine) commit(c change) error {
 	if c.killTCP {
 		e.killProxies(c.removed)
 	}
+	e.killProxies(c.released)
 	e.note(c, segments)
 	e.forgetEnded(notes)
 	e.hurry()
