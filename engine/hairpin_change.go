@@ -1,0 +1,184 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// hairpinChange works out which ports get hairpin mode, and which are put back, with a
+// change of what is published. Nil: nothing has to do with it. That it cannot be told is
+// no reason to refuse the change.
+func (e *Engine) hairpinChange(c change) *hairpinDraft {
+	h := e.hairpins
+	if h.bridges == nil {
+		return nil
+	}
+	search := e.onBridges(c)
+	if len(search) == 0 && len(h.records) == 0 && len(h.places) == 0 {
+		return nil
+	}
+	d := h.draft()
+	for _, a := range e.leavers(c) {
+		d.leave(a)
+	}
+	e.search(d, search, true)
+	return d
+}
+
+// onBridges are the backends which a change publishes, and that the routing table has
+// on a bridge, with that bridge. One whose place is known is not looked for again if
+// somebody watches it.
+func (e *Engine) onBridges(c change) map[netip.Addr]int {
+	all := map[netip.Addr]int{}
+	for a, r := range c.routes {
+		known := e.hairpins.watched && e.hairpins.places[a].port != 0
+		if r.bridge != 0 && r.onLink.IsValid() && !known {
+			all[a] = r.bridge
+		}
+	}
+	wanted := make(map[netip.Addr]int, len(all))
+	for p := range c.come {
+		if len(wanted) == len(all) {
+			break
+		}
+		a := p.backend.Addr()
+		if bridge, ok := all[a]; ok && !p.loopback() {
+			wanted[a] = bridge
+		}
+	}
+	return wanted
+}
+
+// leavers are the backends of which something is known and to which nothing leads any
+// more after a change.
+func (e *Engine) leavers(c change) []netip.Addr {
+	h := e.hairpins
+	left := map[netip.Addr]int{}
+	for a := range h.records {
+		left[a] = e.backends[a]
+	}
+	for a := range h.places {
+		left[a] = e.backends[a]
+	}
+	count := func(p port, by int) {
+		if n, ok := left[p.backend.Addr()]; ok && !p.loopback() {
+			left[p.backend.Addr()] = n + by
+		}
+	}
+	for p := range c.gone {
+		count(p, -1)
+	}
+	for p := range c.come {
+		count(p, 1)
+	}
+	maps.DeleteFunc(left, func(_ netip.Addr, n int) bool { return n > 0 })
+	return slices.SortedFunc(maps.Keys(left), netip.Addr.Compare)
+}
+
+// search looks for backends and makes what it finds part of the draft.
+func (e *Engine) search(d *hairpinDraft, backends map[netip.Addr]int, wait bool) {
+	found, err := d.of.find(backends, wait)
+	if err != nil {
+		e.log.Warn("backends could not be looked for on their bridge", "error", err)
+	}
+	for _, a := range backendsOf(found) {
+		d.settle(a, found[a])
+	}
+}
+
+// countBackend counts a port in or out of those that lead to its backend through
+// netfilter.
+func (e *Engine) countBackend(p port, by int) {
+	if p.loopback() {
+		return
+	}
+	a := p.backend.Addr()
+	if n := e.backends[a] + by; n > 0 {
+		e.backends[a] = n
+	} else {
+		delete(e.backends, a)
+	}
+}
+
+// applyHairpins makes a draft that comes with no change of what is published.
+func (e *Engine) applyHairpins(d *hairpinDraft) {
+	d.putBack()
+	removed, added := d.removed(), d.added()
+	if len(removed)+len(added) != 0 && e.present {
+		err := e.kernel.Update(e.table, nft.Change{Delete: removed, Add: added})
+		if err != nil {
+			e.log.Warn("hairpin mode of bridge ports could not be recorded", "table", e.opts.Table, "error", err)
+			err = undone(e.uncertain(err), d.undoPutBack())
+			return
+		}
+	}
+	if e.present { // else nobody could put it back
+		d.switchOn()
+		e.hairpins.note(d)
+	}
+}
+
+// adoptHairpins goes on where the engine before this one was killed: it puts back what
+// nobody needs any more, and looks for backends whose port was recorded and not
+// switched.
+func (e *Engine) adoptHairpins() {
+	h := e.hairpins
+	if h.bridges == nil || len(h.records) == 0 {
+		return
+	}
+	ports, err := h.bridges.ports()
+	if err != nil {
+		e.log.Warn("recorded bridge ports could not be looked at", "error", err)
+		return
+	}
+	byName := make(map[string]bridgeLink, len(ports))
+	for _, l := range ports {
+		byName[l.name] = l
+	}
+	d := h.draft()
+	search := map[netip.Addr]int{}
+	for a, name := range h.records {
+		l, there := byName[name]
+		switch {
+		case e.backends[a] == 0:
+			d.leave(a)
+		case !there:
+			d.loseNamed(name)
+			e.searchFor(search, a)
+		case l.hairpin:
+			h.ports[l.index] = hairpinPort{name: name, bridge: l.bridge, mode: hairpinOurs}
+		default:
+			e.searchFor(search, a)
+		}
+	}
+	e.search(d, search, false)
+	e.applyHairpins(d)
+}
+
+// searchFor adds a backend to what is to be looked for, if it is on a bridge, and
+// reports whether it is.
+func (e *Engine) searchFor(search map[netip.Addr]int, a netip.Addr) bool {
+	r, err := e.host.route(a)
+	if err != nil || r.bridge == 0 || !r.onLink.IsValid() {
+		return false
+	}
+	search[a] = r.bridge
+	return true
+}
+
+// purgeHairpins puts back every port that is recorded. What it returns undoes that.
+func (e *Engine) purgeHairpins() (undo func() error) {
+	if e.hairpins.bridges == nil {
+		return func() error { return nil }
+	}
+	d := e.hairpins.draft()
+	clear(d.records)
+	d.putBack()
+	return d.undoPutBack
+}

@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// foundBackend is where a backend is, and its port as it is now.
+type foundBackend struct {
+	place
+	link bridgeLink
+}
+
+// searchPauses are between one look at a backend that was asked where it is and the
+// next. One that is there answers within less than a millisecond; for one that is not,
+// nobody should wait longer than a person notices. Where Run watches, it hears the
+// rest.
+var (
+	searchPauses        = [...]time.Duration{1 * time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond, 16 * time.Millisecond}
+	searchPausesWatched = searchPauses[:3]
+)
+
+// search looks for backends on bridges.
+type search struct {
+	h *hairpins
+	// missing are those that are still to be found, by address, with their bridges.
+	missing map[netip.Addr]int
+	found   map[netip.Addr]foundBackend
+	links   map[int]bridgeLink // that were looked up, by index
+}
+
+// find looks for backends, given with the bridges that the routing table says they are
+// on. Those on bridges whose frames pass no hooks are not among what is found; those
+// that could not be found are, without a port. It asks for these, and waits for answers
+// if it is to.
+func (h *hairpins) find(backends map[netip.Addr]int, wait bool) (map[netip.Addr]foundBackend, error) {
+	if len(backends) == 0 {
+		return nil, nil
+	}
+	s := &search{h: h, missing: map[netip.Addr]int{}, found: map[netip.Addr]foundBackend{}, links: map[int]bridgeLink{}}
+	if err := s.onlyHooked(backends); err != nil || len(s.missing) == 0 {
+		return nil, err
+	}
+	pauses := searchPauses[:]
+	switch {
+	case !wait:
+		pauses = nil
+	case h.watched:
+		pauses = searchPausesWatched
+	}
+	err := s.look()
+	if err == nil && len(s.missing) != 0 {
+		err = s.solicit()
+	}
+	for _, p := range pauses {
+		if err != nil || len(s.missing) == 0 {
+			break
+		}
+		time.Sleep(p)
+		err = s.look()
+	}
+	return s.found, err
+}
+
+// onlyHooked leaves out backends on bridges whose frames pass no hooks of their family.
+func (s *search) onlyHooked(backends map[netip.Addr]int) error {
+	everywhere, err := s.h.bridges.hooked()
+	if isNotExist(err) {
+		return nil // without br_netfilter a bridge's own switch does nothing
+	}
+	if err != nil {
+		return err
+	}
+	for a, bridge := range backends {
+		l, err := s.link(bridge)
+		if isNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.h.hooks[bridge] = l.hooks
+		if l.kind == kindBridge && everywhere.or(l.hooks).of(a) {
+			s.missing[a] = bridge
+			s.found[a] = foundBackend{place: place{bridge: bridge}}
+		}
+	}
+	return nil
+}
+
+func (s *search) link(index int) (bridgeLink, error) {
+	l, ok := s.links[index]
+	if ok {
+		return l, nil
+	}
+	l, err := s.h.bridges.link(index)
+	if err == nil {
+		s.links[index] = l
+	}
+	return l, err
+}
+
+// look looks once at each that is missing, and once at the stations of each bridge.
+func (s *search) look() error {
+	stations := map[int]map[hardwareAddr]int{}
+	for a, bridge := range s.missing {
+		mac, err := s.h.bridges.neighbour(bridge, a)
+		if isNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		at := place{bridge: bridge, mac: mac}
+		s.found[a] = foundBackend{place: at}
+		if stations[bridge] == nil {
+			if stations[bridge], err = s.h.bridges.stations(bridge); err != nil {
+				return err
+			}
+		}
+		port, ok := stations[bridge][mac]
+		if !ok {
+			continue
+		}
+		l, err := s.link(port)
+		if isNotExist(err) || err == nil && l.bridge != bridge { // gone since
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		at.port = port
+		s.found[a] = foundBackend{at, l}
+		delete(s.missing, a)
+	}
+	return nil
+}
+
+// solicit asks those that are missing where they are.
+func (s *search) solicit() error {
+	for a, bridge := range s.missing {
+		known := s.found[a].mac != hardwareAddr{}
+		if err := s.h.bridges.solicit(bridge, a, known); err != nil && !notThere(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// backends are those that were found, or not, in order.
+func backendsOf(found map[netip.Addr]foundBackend) []netip.Addr {
+	all := make([]netip.Addr, 0, len(found))
+	for a := range found {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}

@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"io/fs"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// bridgesOf opens the kernel's bridges in a namespace that is not the test's own.
+func bridgesOf(tb testing.TB, ns *lab.NS) *kernelBridges {
+	tb.Helper()
+	n, err := openNamespace(ns.Path())
+	require.NoError(tb, err)
+	k, err := openBridges(n, sysctls{ns: n, root: procSys})
+	require.NoError(tb, err)
+	tb.Cleanup(func() {
+		k.close()
+		require.NoError(tb, n.close())
+	})
+	return k
+}
+
+// linkNamed finds an interface by other means than those that are tested.
+func linkNamed(tb testing.TB, ns *lab.NS, name string) netlink.Link {
+	tb.Helper()
+	h, err := ns.Handle()
+	require.NoError(tb, err)
+	defer h.Close()
+	l, err := h.LinkByName(name)
+	require.NoError(tb, err)
+	return l
+}
+
+func macOf(l netlink.Link) hardwareAddr { return hardwareAddr(l.Attrs().HardwareAddr) }
+
+func TestKernelBridges(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
+	k := bridgesOf(t, top.Host)
+	bridge, port := linkNamed(t, top.Host, lab.HostBridge), linkNamed(t, top.Host, lab.HostPort1)
+	want := bridgeLink{index: port.Attrs().Index, name: lab.HostPort1, kind: "veth", bridge: bridge.Attrs().Index}
+
+	got, err := k.link(want.index)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	for _, on := range []bool{true, false} {
+		require.NoError(t, k.setHairpin(want.index, on))
+		want.hairpin = on
+		got, err = k.link(want.index)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		// The same, as others tell it.
+		require.Equal(t, on, inHairpinMode(t, top.Host, lab.HostPort1))
+	}
+	other, err := k.link(linkNamed(t, top.Host, lab.HostPort2).Attrs().Index)
+	require.NoError(t, err)
+	require.False(t, other.hairpin)
+
+	require.NoError(t, k.setHairpin(want.index, true))
+	ports, err := k.ports()
+	require.NoError(t, err)
+	want.hairpin, want.kind = true, ""
+	other.kind = ""
+	require.ElementsMatch(t, []bridgeLink{want, other}, ports)
+
+	// An interface that is no port, and one that is not there.
+	lan := linkNamed(t, top.Host, lab.HostLAN).Attrs().Index
+	got, err = k.link(lan)
+	require.NoError(t, err)
+	require.Equal(t, bridgeLink{index: lan, name: lab.HostLAN, kind: "veth"}, got)
+	require.True(t, notThere(k.setHairpin(lan, true)))
+	_, err = k.link(9999)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.True(t, notThere(k.setHairpin(9999, true)))
+}
+
+func TestKernelBridgeHooks(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+	k := bridgesOf(t, top.Host)
+	for _, h := range []hooks{{true, true}, {false, true}, {true, false}, {}} {
+		require.NoError(t, top.Host.Sysctl(bridgeHooks4, digit(h.four)))
+		require.NoError(t, top.Host.Sysctl(bridgeHooks6, digit(h.six)))
+		got, err := k.hooked()
+		require.NoError(t, err)
+		require.Equal(t, h, got)
+	}
+	labtest.Tool(t, "ip")
+	for _, h := range []hooks{{true, true}, {false, true}, {true, false}, {}} {
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge",
+			"nf_call_iptables", digit(h.four), "nf_call_ip6tables", digit(h.six))
+		got, err := k.link(linkNamed(t, top.Host, lab.HostBridge).Attrs().Index)
+		require.NoError(t, err)
+		require.Equal(t, h, got.hooks)
+		require.Equal(t, kindBridge, got.kind)
+	}
+	_, err := readBridgeHooks(sysctls{ns: &namespace{handle: -1}, root: t.TempDir()})
+	require.ErrorIs(t, err, fs.ErrNotExist, "without br_netfilter")
+}
+
+// A host on the bridge is found by asking it: its address first, then its port. A
+// table of stations is that of one bridge, and holds no address of a port.
+func TestKernelNeighbours(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
+	k := bridgesOf(t, top.Host)
+	bridge := linkNamed(t, top.Host, lab.HostBridge)
+	index := bridge.Attrs().Index
+	labtest.Tool(t, "ip")
+	for _, a := range []netip.Addr{top.Backend1.V4, top.Backend1.V6} {
+		labtest.Exec(t, top.Host, "ip", "neigh", "flush", "dev", lab.HostBridge)
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
+		_, err := k.neighbour(index, a)
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.NoError(t, k.solicit(index, a, false))
+		mac := macOf(linkNamed(t, top.Backend1, lab.MachineLink))
+		awaitTrue(t, "the neighbour", func() bool {
+			got, err := k.neighbour(index, a)
+			return err == nil && got == mac
+		})
+		all, err := k.neighbours()
+		require.NoError(t, err)
+		require.Contains(t, all, neighbour{index, a, mac})
+		require.Equal(t, map[hardwareAddr]int{mac: linkNamed(t, top.Host, lab.HostPort1).Attrs().Index}, stationsOf(t, k, index))
+
+		// One that is known and has been silent is asked all the same.
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
+		require.Empty(t, stationsOf(t, k, index))
+		require.NoError(t, k.solicit(index, a, true))
+		awaitTrue(t, "the station", func() bool { return len(stationsOf(t, k, index)) == 1 })
+	}
+	// Nobody there: it is asked in vain, and not found.
+	nobody := top.Inside4.Addr().Next().Next().Next().Next().Next()
+	require.NoError(t, k.solicit(index, nobody, false))
+	_, err := k.neighbour(index, nobody)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.Error(t, k.solicit(9999, nobody, false))
+}
+
+func stationsOf(tb testing.TB, k *kernelBridges, bridge int) map[hardwareAddr]int {
+	tb.Helper()
+	s, err := k.stations(bridge)
+	require.NoError(tb, err)
+	return s
+}
+
+// What others send is read without trust in its length.
+func TestParseBridgeMessages(t *testing.T) {
+	for n := range 40 {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(i * 37)
+		}
+		_, ok := parseNeighbour(b)
+		require.Equal(t, n >= sizeofNdmsg, ok)
+		_, ok = parseBridgeLink(b)
+		require.Equal(t, n >= 16, ok)
+	}
+}
+
+// awaitTrue waits for something that the kernel does by itself.
+func awaitTrue(tb testing.TB, what string, done func() bool) {
+	tb.Helper()
+	wait := time.Millisecond
+	for range 100 {
+		if done() {
+			return
+		}
+		time.Sleep(wait)
+		wait = min(2*wait, 100*time.Millisecond)
+	}
+	tb.Fatalf("waited in vain for %s", what)
+}
+
+// inHairpinMode asks bridge(8) for a port's mode.
+func inHairpinMode(tb testing.TB, ns *lab.NS, port string) bool {
+	tb.Helper()
+	labtest.Tool(tb, "bridge")
+	return strings.Contains(labtest.Exec(tb, ns, "bridge", "-d", "link", "show", "dev", port), "hairpin on")
+}
+
+func digit(on bool) string { return map[bool]string{false: "0", true: "1"}[on] }
