@@ -81,6 +81,7 @@ func (e *Engine) adoptOnce() error {
 	}
 	e.present = true
 	e.take(elements, book)
+	e.adoptHairpins()
 	if e.opts.ReadOnly {
 		return nil
 	}
@@ -117,6 +118,9 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 			}
 		} else if isEnded(el) {
 			_, ok = endedPort(el)
+		}
+		if isHairpinSet(el.Set) {
+			_, _, ok = hairpinRecord(el)
 		}
 		if ok && el.Strange == "" {
 			ours = append(ours, el)
@@ -218,7 +222,7 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 	for i := range elements {
 		// Others may have written what nft(8) could not load. Of the records, what an
 		// engine does not write is strange.
-		if _, ok := recordOf(elements[i]); !ok {
+		if _, ok := recordOf(elements[i]); !ok && !isHairpinSet(elements[i].Set) {
 			elements[i].Comment = commentText(parseComment(elements[i].Comment))
 		}
 	}
@@ -281,12 +285,17 @@ func (e *Engine) take(elements []nft.Element, b book) {
 	}
 	e.mappings = newRegistry(len(elements))
 	e.segments = map[netip.Prefix]int{}
+	e.backends = map[netip.Addr]int{}
+	e.hairpins.records = map[netip.Addr]string{}
 	e.crowded = map[frontend]struct{}{}
 	e.expiries = nil
 	e.open(b)
 	for _, el := range elements {
 		if segment, ok := el.Key.Segment(); ok {
 			e.segments[segment] = 0
+		}
+		if backend, port, ok := hairpinRecord(el); ok {
+			e.hairpins.records[backend] = port
 		}
 	}
 	for _, n := range e.networks {

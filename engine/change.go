@@ -25,6 +25,8 @@ type change struct {
 	chosen int
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]route
+	// hairpins is what becomes of bridge ports with it; nil: nothing.
+	hairpins *hairpinDraft
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
@@ -143,9 +145,11 @@ func (e *Engine) uncertain(err error) error {
 
 // commit makes the change: it binds the sockets that hold the ports against other
 // processes, turns on forwarding, changes the kernel's table, deletes the flows that
-// contradict it, and opens the proxies. If one of them fails, those before it are undone, the last first,
-// and the errors of undoing are joined to the cause. What the change adds has been
-// reserved already; what it removes is released here.
+// contradict it, and opens the proxies. Bridge ports that no backend needs in hairpin
+// mode are put back before the table changes, others switched after it. If one of them
+// fails, those before it are undone, the last first, and the errors of undoing are
+// joined to the cause. What the change adds has been reserved already; what it removes
+// is released here.
 func (e *Engine) commit(c change) error {
 	var undo undoList
 	if e.proxies != nil {
@@ -163,6 +167,9 @@ func (e *Engine) commit(c change) error {
 			return undo.after(err)
 		}
 	}
+	c.hairpins = e.hairpinChange(c)
+	c.hairpins.putBack()
+	undo.add(c.hairpins.undoPutBack)
 	e.opts.Trace("commit")
 	segments := e.segmentChange(c)
 	notes := c.notes()
@@ -170,6 +177,8 @@ func (e *Engine) commit(c change) error {
 	if err := e.commitTable(c, segments, &undo); err != nil {
 		return undo.after(err)
 	}
+	c.hairpins.switchOn()
+	undo.add(c.hairpins.undoSwitchOn)
 	e.opts.Trace("flows")
 	err := e.deleteFlows(UDP, c)
 	if err == nil && c.killTCP {
@@ -257,8 +266,8 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 		return e.makeTable(c, s, undo)
 	}
 	forth := nft.Change{
-		Delete: keys(c.gone, c.goneCount(), s.removed, c.records.gone),
-		Add:    e.elements(c.come, c.comeCount(), s.added, c.records.come),
+		Delete: append(keys(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
+		Add:    append(e.elements(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
 	}
 	err := e.kernel.Update(e.table, forth)
 	switch {
@@ -277,8 +286,8 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 	}
 	undo.add(func() error {
 		return e.uncertain(e.kernel.Update(e.table, nft.Change{
-			Delete: keys(c.come, c.comeCount(), s.added, c.records.come),
-			Add:    e.elements(c.gone, c.goneCount(), s.removed, c.records.gone),
+			Delete: append(keys(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
+			Add:    append(e.elements(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
 		}))
 	})
 	return nil
@@ -309,6 +318,7 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 		}
 	}
 	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
+	es = append(es, e.hairpins.all(c.hairpins)...)
 	switch err := e.kernel.Replace(e.table, es, generation); {
 	case errors.Is(err, nft.ErrStale):
 		return fmt.Errorf("%w: %w", errDrift, err)
@@ -399,6 +409,7 @@ func (e *Engine) note(c change, s segmentChange) {
 	}
 	for _, m := range c.moved {
 		countPort(e.segments, m.before(), -1)
+		e.countBackend(m.before(), -1)
 		e.insert(m.after())
 	}
 	if e.mappings.len() == 0 {
@@ -413,4 +424,5 @@ func (e *Engine) note(c change, s segmentChange) {
 	if c.after != nil {
 		c.after()
 	}
+	e.hairpins.note(c.hairpins)
 }

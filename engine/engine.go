@@ -44,6 +44,7 @@ type Engine struct {
 	flows      flowTable
 	host       host
 	forwarding *forwarding
+	hairpins   *hairpins
 	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
 
@@ -64,6 +65,8 @@ type Engine struct {
 	// segments are the on-link prefixes in the inside sets, and how many ports are
 	// published to backends on each.
 	segments map[netip.Prefix]int
+	// backends are how many ports lead to each backend through netfilter.
+	backends map[netip.Addr]int
 	expiries expiries // of the mappings that end by themselves
 	// networks and endpoints are those on record, by name.
 	book
@@ -73,8 +76,9 @@ type Engine struct {
 
 // Open takes a table for this engine and adopts what it holds. The table need not
 // exist; the first change makes it. Open changes nothing in the kernel, unless the
-// rules of a table that is there are not what they should be: then it puts them
-// right and says so in the log.
+// rules of a table that is there are not what they should be, or the engine before was
+// killed while it changed the hairpin mode of a bridge port: then it puts that right and
+// says so in the log.
 //
 // Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
 // cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
@@ -104,7 +108,7 @@ func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
 		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		sooner: make(chan struct{}, 1), book: newBook(),
+		backends: map[netip.Addr]int{}, hairpins: newHairpins(opts.Log), sooner: make(chan struct{}, 1), book: newBook(),
 	}
 }
 
@@ -130,6 +134,14 @@ func (e *Engine) connect() (err error) {
 		return err
 	}
 	e.host = h
+	if !e.opts.ReadOnly {
+		b, err := openBridges(e.namespace, e.forwarding.sysctls)
+		if err != nil {
+			return err
+		}
+		e.hairpins.bridges = b
+		e.hairpins.watch = func() (*bridgeWatch, error) { return watchBridges(e.namespace) }
+	}
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
 		e.proxies = newProxies(e.namespace)
 	}
@@ -191,6 +203,9 @@ func (e *Engine) disconnect() error {
 	if e.host != nil {
 		e.host.close()
 	}
+	if e.hairpins.bridges != nil {
+		e.hairpins.bridges.close()
+	}
 	errs = append(errs, e.lock.close(), e.namespace.close())
 	return errors.Join(errs...)
 }
@@ -208,8 +223,9 @@ func (e *Engine) Close() error {
 }
 
 // Purge deletes the table with all mappings, ends the flows to their backends over
-// UDP, and closes the engine. A table that is not there is no error. What else of
-// the host was changed, IP forwarding, stays: others may need it by now.
+// UDP, puts bridge ports back that were given hairpin mode, and closes the engine. A
+// table that is not there is no error. What else of the host was changed, IP forwarding,
+// stays: others may need it by now.
 //
 // If the table cannot be deleted, nothing has changed and the engine stays open. If
 // the flows cannot be ended, the table is gone and the engine closed all the same.
@@ -222,9 +238,10 @@ func (e *Engine) Purge() error {
 	if err := e.settle(); err != nil {
 		return err
 	}
+	undo := undoList{e.purgeHairpins()}
 	if e.present {
 		if err := e.kernel.DeleteTable(e.opts.Table); err != nil && !isNotExist(err) {
-			return e.uncertain(err)
+			return undo.after(e.uncertain(err))
 		}
 	}
 	err := e.deleteFlows(UDP, change{removed: slices.Collect(e.mappings.all)})
@@ -269,12 +286,14 @@ func (e *Engine) insert(p port) {
 	e.mappings.put(p)
 	e.expect(p)
 	countPort(e.segments, p, 1)
+	e.countBackend(p, 1)
 }
 
 // drop notes that the kernel publishes a port no longer.
 func (e *Engine) drop(p port) {
 	e.mappings.delete(p.frontend)
 	countPort(e.segments, p, -1)
+	e.countBackend(p, -1)
 }
 
 // remove notes that the kernel publishes a port no longer, and releases it.

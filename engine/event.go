@@ -57,9 +57,13 @@ func (e *Engine) notifyChange(c change) {
 
 // Run ends what expires at its time: it closes the proxies of mappings that the
 // kernel has dropped by its own clock, and tells of them. Without it that happens at
-// the next call. And it serves, once they are free, the ports that other processes held
-// when their mappings were adopted. It returns nil when the context is done or the engine is closed.
+// the next call. It serves, once they are free, the ports that other processes held
+// when their mappings were adopted. And it follows backends on bridges to the ports that
+// they are behind, where these need hairpin mode; without it that is looked at once, when
+// they are published. It returns nil when the context is done or the engine is closed.
 func (e *Engine) Run(ctx context.Context) error {
+	hearing := e.startHearing()
+	defer hearing.stop()
 	for {
 		var timer <-chan time.Time
 		if next, ok := e.expire(); ok {
@@ -70,6 +74,8 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case <-e.sooner:
 		case <-timer:
+		case <-hearing.heard():
+			hearing.hear()
 		}
 	}
 }
@@ -83,6 +89,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 		return 0, false
 	}
 	e.forget(e.now())
+	e.releaseHairpins()
 	next, waiting := e.serveMissing(e.now())
 	if len(e.expiries) == 0 {
 		return next, waiting

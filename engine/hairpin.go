@@ -29,15 +29,15 @@ type hairpins struct {
 	// given it for, as the table has them. Ports that had it already are not there.
 	records map[netip.Addr]string
 	// places are where backends on bridges whose frames pass the hooks are.
-	places map[netip.Addr]place
+	places map[netip.Addr]position
 	// ports are those that backends were found behind, by index.
 	ports map[int]hairpinPort
 	// hooks are those of single bridges, by index, as they were last seen.
 	hooks map[int]hooks
 }
 
-// place is where a backend is.
-type place struct {
+// position is where a backend is.
+type position struct {
 	bridge int
 	mac    hardwareAddr // zero: not known
 	port   int          // zero: not known
@@ -65,7 +65,7 @@ const (
 
 func newHairpins(log *slog.Logger) *hairpins {
 	return &hairpins{
-		log: log, records: map[netip.Addr]string{}, places: map[netip.Addr]place{},
+		log: log, records: map[netip.Addr]string{}, places: map[netip.Addr]position{},
 		ports: map[int]hairpinPort{}, hooks: map[int]hooks{},
 	}
 }
@@ -82,7 +82,7 @@ func (h *hairpins) tracks(a netip.Addr) bool {
 type hairpinDraft struct {
 	of      *hairpins
 	records map[netip.Addr]string
-	places  map[netip.Addr]place // that are to be noted
+	places  map[netip.Addr]position // that are to be noted
 	ports   map[int]hairpinPort  // that were looked at
 	lost    []int                // ports that are none any more
 	gone    []netip.Addr         // backends that are not published any more
@@ -98,7 +98,7 @@ type hairpinDraft struct {
 
 func (h *hairpins) draft() *hairpinDraft {
 	d := &hairpinDraft{
-		of: h, records: maps.Clone(h.records), places: map[netip.Addr]place{},
+		of: h, records: maps.Clone(h.records), places: map[netip.Addr]position{},
 		ports: map[int]hairpinPort{}, recorded: map[string]bool{}, settled: map[string]bool{},
 	}
 	for _, name := range h.records {
@@ -121,19 +121,20 @@ func (d *hairpinDraft) lose(index int) {
 	d.loseNamed(p.name)
 	for a, at := range d.of.places {
 		if at.port == index {
-			d.places[a] = place{bridge: at.bridge, mac: at.mac}
+			d.places[a] = position{bridge: at.bridge, mac: at.mac}
 		}
 	}
 }
 
 func (d *hairpinDraft) loseNamed(name string) {
 	d.settled[name] = true
+	delete(d.recorded, name)
 	maps.DeleteFunc(d.records, func(_ netip.Addr, port string) bool { return port == name })
 }
 
 // settle is for a backend that was looked for.
 func (d *hairpinDraft) settle(a netip.Addr, f foundBackend) {
-	d.places[a] = f.place
+	d.places[a] = f.position
 	switch {
 	case f.port == 0: // what it was recorded for may still be
 	case d.decide(f.link) == hairpinOurs:

@@ -66,6 +66,9 @@ func (d *hairpinDraft) putBackPort(name string) error {
 
 // undoPutBack gives the ports the mode again.
 func (d *hairpinDraft) undoPutBack() error {
+	if d == nil {
+		return nil
+	}
 	var errs []error
 	for _, l := range d.reset {
 		if err := d.of.bridges.setHairpin(l.index, true); err != nil && !notThere(err) {
@@ -94,6 +97,9 @@ func (d *hairpinDraft) switchOn() {
 
 // undoSwitchOn takes the mode from them again.
 func (d *hairpinDraft) undoSwitchOn() error {
+	if d == nil {
+		return nil
+	}
 	var errs []error
 	for _, l := range d.on {
 		if err := d.of.bridges.setHairpin(l.index, false); err != nil && !notThere(err) {
@@ -148,10 +154,10 @@ func (h *hairpins) note(d *hairpinDraft) {
 	for _, a := range d.gone {
 		delete(h.places, a)
 	}
-	maps.Copy(h.ports, d.ports)
 	for _, index := range d.lost {
 		delete(h.ports, index)
 	}
+	maps.Copy(h.ports, d.ports)
 	// What is known of a port ends with the last backend behind it.
 	needed := map[int]bool{}
 	for _, at := range h.places {

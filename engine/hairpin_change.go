@@ -48,7 +48,7 @@ func (e *Engine) onBridges(c change) map[netip.Addr]int {
 			break
 		}
 		a := p.backend.Addr()
-		if bridge, ok := all[a]; ok && !p.loopback() {
+		if bridge, ok := all[a]; ok && !p.proxiedOnly() {
 			wanted[a] = bridge
 		}
 	}
@@ -67,7 +67,7 @@ func (e *Engine) leavers(c change) []netip.Addr {
 		left[a] = e.backends[a]
 	}
 	count := func(p port, by int) {
-		if n, ok := left[p.backend.Addr()]; ok && !p.loopback() {
+		if n, ok := left[p.backend.Addr()]; ok && !p.proxiedOnly() {
 			left[p.backend.Addr()] = n + by
 		}
 	}
@@ -95,7 +95,7 @@ func (e *Engine) search(d *hairpinDraft, backends map[netip.Addr]int, wait bool)
 // countBackend counts a port in or out of those that lead to its backend through
 // netfilter.
 func (e *Engine) countBackend(p port, by int) {
-	if p.loopback() {
+	if p.proxiedOnly() {
 		return
 	}
 	a := p.backend.Addr()
@@ -106,22 +106,25 @@ func (e *Engine) countBackend(p port, by int) {
 	}
 }
 
-// applyHairpins makes a draft that comes with no change of what is published.
+// applyHairpins makes a draft that comes with no change of what is published. Where
+// there is no table nothing could be recorded; the change that makes it again looks anew.
 func (e *Engine) applyHairpins(d *hairpinDraft) {
+	if !e.present {
+		return
+	}
 	d.putBack()
-	removed, added := d.removed(), d.added()
-	if len(removed)+len(added) != 0 && e.present {
-		err := e.kernel.Update(e.table, nft.Change{Delete: removed, Add: added})
-		if err != nil {
-			e.log.Warn("hairpin mode of bridge ports could not be recorded", "table", e.opts.Table, "error", err)
-			err = undone(e.uncertain(err), d.undoPutBack())
+	if removed, added := d.removed(), d.added(); len(removed)+len(added) != 0 {
+		if err := e.kernel.Update(e.table, nft.Change{Delete: removed, Add: added}); err != nil {
+			err = e.uncertain(err)
+			if undoErr := d.undoPutBack(); undoErr != nil {
+				err = undone(err, undoErr)
+			}
+			e.log.Warn("hairpin mode of bridge ports could not be recorded, and stays as it was", "table", e.opts.Table, "error", err)
 			return
 		}
 	}
-	if e.present { // else nobody could put it back
-		d.switchOn()
-		e.hairpins.note(d)
-	}
+	d.switchOn()
+	e.hairpins.note(d)
 }
 
 // adoptHairpins goes on where the engine before this one was killed: it puts back what

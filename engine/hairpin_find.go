@@ -11,7 +11,7 @@ import (
 
 // foundBackend is where a backend is, and its port as it is now.
 type foundBackend struct {
-	place
+	position
 	link bridgeLink
 }
 
@@ -86,7 +86,7 @@ func (s *search) onlyHooked(backends map[netip.Addr]int) error {
 		s.h.hooks[bridge] = l.hooks
 		if l.kind == kindBridge && everywhere.or(l.hooks).of(a) {
 			s.missing[a] = bridge
-			s.found[a] = foundBackend{place: place{bridge: bridge}}
+			s.found[a] = foundBackend{position: position{bridge: bridge}}
 		}
 	}
 	return nil
@@ -115,8 +115,8 @@ func (s *search) look() error {
 		if err != nil {
 			return err
 		}
-		at := place{bridge: bridge, mac: mac}
-		s.found[a] = foundBackend{place: at}
+		at := position{bridge: bridge, mac: mac}
+		s.found[a] = foundBackend{position: at}
 		if stations[bridge] == nil {
 			if stations[bridge], err = s.h.bridges.stations(bridge); err != nil {
 				return err

@@ -31,6 +31,8 @@ type route struct {
 	onLink netip.Prefix
 	// link is the name of the interface that leads there.
 	link string
+	// bridge is the index of that interface if it is a bridge, else zero.
+	bridge int
 }
 
 type routeKind int
@@ -100,6 +102,9 @@ func (r *routingTable) read(f netlink.Route) (route, error) {
 			return route{}, fmt.Errorf("look up interface %d: %w", f.LinkIndex, err)
 		}
 		rt.link = link.Attrs().Name
+		if link.Type() == kindBridge {
+			rt.bridge = f.LinkIndex
+		}
 	}
 	direct := f.Gw == nil && f.Via == nil && len(f.MultiPath) == 0
 	if direct && f.Dst != nil {

@@ -42,6 +42,9 @@ func ruleset(name string) nft.Table {
 			networkSet("networks6", nft.IPv6Addr), networkSet("masqueraded6", nft.IPv6Addr), networkSet("guarded6", nft.IPv6Addr),
 			{Name: "inside6", Key: nft.Type{nft.IPv6Addr, nft.IPv6Addr}, Interval: true},
 			addrSet("cursors6", nft.IPv6Addr), addrSet("leases6", nft.IPv6Addr),
+			// No rule looks in these: they are the record of bridge ports that were
+			// switched, for whoever has to put them back.
+			addrSet(hairpinSet(true), nft.IPv4Addr), addrSet(hairpinSet(false), nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
 			publishChain(), natPrerouting(), natOutput(), natPostrouting(), filterForward(), rawPrerouting(),
