@@ -10,13 +10,17 @@ import "github.com/nftnat/nftnat/engine"
 type Change struct {
 	Old []Mapping `json:"old,omitempty"`
 	New []Mapping `json:"new,omitempty"`
+	// Was and Is say the same of a network or an endpoint, in words; then Old and New
+	// are absent.
+	Was string `json:"was,omitempty"`
+	Is  string `json:"is,omitempty"`
 }
 
 // Changes are the documents of the changes.
 func Changes(cs []engine.Change) []Change {
 	docs := make([]Change, 0, len(cs))
 	for _, c := range cs {
-		var doc Change
+		doc := Change{Was: c.Was, Is: c.Is}
 		if c.Old != (engine.Mapping{}) {
 			doc.Old = expanded(c.Old)
 		}

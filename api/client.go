@@ -33,8 +33,8 @@ const (
 )
 
 // Client asks a server. Its methods do what those of [engine.Engine] do, return the
-// same, and their errors are by errors.Is the same, with the same texts; see
-// [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
+// same, and their errors are by errors.Is the same, with the same texts; so they are by
+// errors.As, if they are [*engine.ConflictError] or [*engine.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
 // has begun when its context is done may happen or not.
 type Client struct {
 	path string
@@ -176,8 +176,13 @@ func (c *Client) Diff(ctx context.Context, ms ...engine.Mapping) ([]engine.Chang
 }
 
 func (c *Client) apply(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Change, error) {
+	return c.put(ctx, path, requests(ms))
+}
+
+// put has something applied, and returns what that changed.
+func (c *Client) put(ctx context.Context, path string, doc any) ([]engine.Change, error) {
 	var docs []Change
-	if err := c.call(ctx, http.MethodPut, path, requests(ms), &docs); err != nil {
+	if err := c.call(ctx, http.MethodPut, path, doc, &docs); err != nil {
 		return nil, err
 	}
 	changes := make([]engine.Change, 0, len(docs))
@@ -225,7 +230,7 @@ func (c *Change) change() (engine.Change, error) {
 		return engine.Change{}, err
 	}
 	after, err := whole(c.New)
-	return engine.Change{Old: before, New: after}, err
+	return engine.Change{Old: before, New: after, Was: c.Was, Is: c.Is}, err
 }
 
 // whole is the mapping that was told a port at a time; of nothing, the zero Mapping.
@@ -241,7 +246,8 @@ func whole(docs []Mapping) (engine.Mapping, error) {
 	return ms[0], nil
 }
 
-// call sends a document, unless it is nil, and reads the answer's into answer.
+// call sends a document, unless it is nil, and reads the answer's into answer, unless
+// that is nil.
 func (c *Client) call(ctx context.Context, method, path string, doc, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, callPatience)
 	defer cancel()
@@ -250,6 +256,9 @@ func (c *Client) call(ctx context.Context, method, path string, doc, answer any)
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read
+	if answer == nil {
+		return nil
+	}
 	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
 		return fmt.Errorf("read answer of %s: %w", c.path, cause(err))
 	}

@@ -104,7 +104,7 @@ func TestClientMirrorsEngine(t *testing.T) {
 
 // Errors cross the wire: they are the same by errors.Is and have the same text.
 func TestErrorsCrossTheWire(t *testing.T) {
-	conflict := &engine.ConflictError{Have: parse(t, "8080->172.17.0.3:80")}
+	conflict := &engine.ConflictError{Have: parse(t, "8080->172.17.0.3:80"), Want: parse(t, "192.0.2.1:8080->172.17.0.2:80")}
 	conflict.Have.Name = "web"
 	sentinels := []error{
 		fs.ErrPermission, fs.ErrNotExist, engine.ErrInvalid, engine.ErrConflict, engine.ErrOwned, engine.ErrNotFound,
@@ -117,6 +117,9 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		code   Code
 	}{
 		{fmt.Errorf("publish tcp 8080: %w", conflict), []error{engine.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("attach web: %w", &engine.TakenError{What: "address 172.30.0.2", Holder: "endpoint dns"}), []error{engine.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("attach web: %w", &engine.TakenError{What: "endpoint web (172.30.0.2)"}), []error{engine.ErrConflict}, 409, CodeConflict},
+		{&engine.PortSpecError{Spec: "4503/tcp/udp"}, []error{engine.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 0: %w", alloc.ErrExhausted), []error{alloc.ErrExhausted}, 409, CodeExhausted},
 		{&engine.OwnedError{Table: "nftnat", PID: 812}, []error{engine.ErrOwned}, 409, CodeOwned},
 		{fmt.Errorf("tcp 8080 is %w", engine.ErrNotFound), []error{engine.ErrNotFound, fs.ErrNotExist}, 404, CodeNotFound},
@@ -147,8 +150,15 @@ func TestErrorsCrossTheWire(t *testing.T) {
 			require.Equal(t, tt.status, p.Status)
 			require.Equal(t, http.StatusText(tt.status), p.Title)
 			require.Equal(t, "about:blank", p.Type)
-			if p.Code != CodeConflict {
+			var want, got *engine.ConflictError
+			require.Equal(t, errors.As(tt.err, &want), errors.As(err, &got))
+			require.Equal(t, want, got)
+			var wantTaken, gotTaken *engine.TakenError
+			require.Equal(t, errors.As(tt.err, &wantTaken), errors.As(err, &gotTaken))
+			require.Equal(t, wantTaken, gotTaken)
+			if want == nil {
 				require.Nil(t, p.Have)
+				require.Nil(t, p.Want)
 				return
 			}
 			require.Equal(t, &Mapping{Proto: "tcp", Port: 8080, Backend: "172.17.0.3:80", Name: "web", Proxy: true}, p.Have)

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -59,17 +60,28 @@ func TestContractWords(t *testing.T) {
 		at(d.root, "components", "schemas", "ForwardingState", "enum"))
 
 	for schema, document := range map[string]any{
-		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{},
-		"Status": Status{}, "FamilyCounts": FamilyCounts{},
+		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{},
+		"Status": Status{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
+		"Endpoint": endpointDocument{}, "Attachment": attachRequest{}, "State": state{},
+		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
 		properties := object(at(d.root, "components", "schemas", schema, "properties"))
 		require.ElementsMatch(t, fieldNames(document), slices.Collect(maps.Keys(properties)), schema)
 	}
 	l := defaultLimits()
-	require.Contains(t, at(d.root, "paths", "/v1/mappings", "post", "requestBody", "description"), fmt.Sprintf("%d MiB", l.body>>20))
-	require.Contains(t, at(d.root, "paths", "/v1/mappings", "put", "requestBody", "description"), fmt.Sprintf("%d MiB", l.apply>>20))
-	for _, method := range []string{"post", "put"} {
-		require.Contains(t, at(d.root, "paths", "/v1/mappings", method, "requestBody", "description"), fmt.Sprintf("%d ports", maxPorts))
+	for operation, size := range map[string]int64{
+		"post /v1/mappings": l.body, "put /v1/mappings": l.apply, "put /v1/state": l.apply, "post /v1/endpoints": l.body,
+		"post /v1/networks": l.body,
+	} {
+		method, path, _ := strings.Cut(operation, " ")
+		text := at(d.root, "paths", path, method, "requestBody", "description")
+		require.Contains(t, text, fmt.Sprintf("%d MiB", size>>20))
+		if path != "/v1/networks" {
+			require.Contains(t, text, fmt.Sprintf("%d ports", maxPorts))
+		}
+		if path == "/v1/state" {
+			require.Contains(t, text, fmt.Sprintf("%d networks and %d endpoints", maxNetworks, maxEndpoints))
+		}
 	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
 	info := at(d.root, "info", "description")
@@ -106,7 +118,10 @@ func TestContractExamples(t *testing.T) {
 			})
 		}
 		each(at(op.def, "requestBody", "content"), func(mediaType string, example any) {
-			s := start(t, Options{Engine: newFake(), Decode: decodeNothing}, defaultLimits())
+			fake := newFake()
+			_, err := fake.CreateNetwork(inside(t))
+			require.NoError(t, err)
+			s := start(t, Options{Engine: fake, Decode: decodeNothing}, defaultLimits())
 			body, ok := example.(string)
 			if !ok {
 				text, err := json.Marshal(example)
@@ -121,13 +136,22 @@ func TestContractExamples(t *testing.T) {
 	require.Greater(t, seen, 30)
 }
 
-func decodeNothing(io.Reader) ([]engine.Mapping, error) { return nil, nil }
+func decodeNothing(io.Reader) (engine.State, error) { return engine.State{}, nil }
+
+// inside is a network.
+func inside(t *testing.T) engine.Network {
+	t.Helper()
+	n, err := engine.ParseNetwork("inside", "172.30.0.0/24", "")
+	require.NoError(t, err)
+	return n
+}
 
 // exchange is a request and the status it gets.
 type exchange struct {
 	method, path string
 	url          string // absent: the path
 	contentType  string // absent: JSON, if there is a body
+	accept       string // absent: nothing is said
 	body         string
 	engine       error // what the engine says; nil: what it thinks
 	opts         func(*Options)
@@ -138,6 +162,17 @@ func exchanges() []exchange {
 	const (
 		mappings = "/v1/mappings"
 		mapping  = "/v1/mappings/{proto}/{frontend}"
+
+		endpoints  = "/v1/endpoints"
+		endpoint   = "/v1/endpoints/{name}"
+		attachment = `{"name":"web","network":"inside","ports":["8081:80","53/udp"]}`
+
+		networks = "/v1/networks"
+		aNetwork = "/v1/networks/{name}"
+		network  = `{"name":"outside","prefix":"10.0.0.0/24","guard":false}`
+
+		whole = "/v1/state"
+		file  = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
 	)
 	valid := `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"x","ttl":"1h"}]`
 	broken := errors.New("it broke")
@@ -161,6 +196,53 @@ func exchanges() []exchange {
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/x", want: 422},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", engine: broken, want: 500},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", engine: engine.ErrClosed, want: 503},
+		{method: "GET", path: endpoints, want: 200},
+		{method: "GET", path: endpoints, url: endpoints + "?x", want: 400},
+		{method: "GET", path: endpoints, engine: broken, want: 500},
+		{method: "GET", path: endpoints, engine: engine.ErrClosed, want: 503},
+		{method: "POST", path: endpoints, body: attachment, want: 201},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "web", "dns"), want: 409},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "inside", "outside"), want: 404},
+		{method: "GET", path: endpoint, url: endpoints + "/dns", want: 200},
+		{method: "GET", path: endpoint, url: endpoints + "/dns?x", want: 400},
+		{method: "GET", path: endpoint, url: endpoints + "/web", want: 404},
+		{method: "GET", path: endpoint, url: endpoints + "/w%20b", want: 422},
+		{method: "GET", path: endpoint, url: endpoints + "/dns", engine: broken, want: 500},
+		{method: "GET", path: endpoint, url: endpoints + "/dns", engine: engine.ErrClosed, want: 503},
+		{method: "DELETE", path: endpoint, url: endpoints + "/dns", want: 200},
+		{method: "DELETE", path: endpoint, url: endpoints + "/dns?x", want: 400},
+		{method: "DELETE", path: endpoint, url: endpoints + "/web", want: 404},
+		{method: "DELETE", path: endpoint, url: endpoints + "/w%20b", want: 422},
+		{method: "DELETE", path: endpoint, url: endpoints + "/dns", engine: broken, want: 500},
+		{method: "DELETE", path: endpoint, url: endpoints + "/dns", engine: engine.ErrClosed, want: 503},
+		{method: "GET", path: networks, want: 200},
+		{method: "GET", path: networks, url: networks + "?x", want: 400},
+		{method: "GET", path: networks, engine: broken, want: 500},
+		{method: "GET", path: networks, engine: engine.ErrClosed, want: 503},
+		{method: "POST", path: networks, body: network, want: 201},
+		{method: "POST", path: networks, body: strings.ReplaceAll(network, "outside", "inside"), want: 409},
+		{method: "GET", path: aNetwork, url: networks + "/inside", want: 200},
+		{method: "GET", path: aNetwork, url: networks + "/inside?x", want: 400},
+		{method: "GET", path: aNetwork, url: networks + "/outside", want: 404},
+		{method: "GET", path: aNetwork, url: networks + "/a%20b", want: 422},
+		{method: "GET", path: aNetwork, url: networks + "/inside", engine: broken, want: 500},
+		{method: "GET", path: aNetwork, url: networks + "/inside", engine: engine.ErrClosed, want: 503},
+		{method: "DELETE", path: aNetwork, url: networks + "/empty", want: 204},
+		{method: "DELETE", path: aNetwork, url: networks + "/inside", want: 409},
+		{method: "DELETE", path: aNetwork, url: networks + "/empty?x", want: 400},
+		{method: "DELETE", path: aNetwork, url: networks + "/outside", want: 404},
+		{method: "DELETE", path: aNetwork, url: networks + "/a%20b", want: 422},
+		{method: "DELETE", path: aNetwork, url: networks + "/empty", engine: broken, want: 500},
+		{method: "DELETE", path: aNetwork, url: networks + "/empty", engine: engine.ErrClosed, want: 503},
+		{method: "GET", path: whole, want: 200},
+		{method: "GET", path: whole, accept: "application/yaml", want: 200},
+		{method: "GET", path: whole, url: whole + "?x", want: 400},
+		{method: "GET", path: whole, engine: broken, want: 500},
+		{method: "GET", path: whole, engine: engine.ErrClosed, want: 503},
+		{method: "PUT", path: whole, body: file, want: 200},
+		{method: "PUT", path: whole, url: whole + "?dry-run=true", body: file, want: 200},
+		{method: "PUT", path: whole, contentType: "application/yaml", body: "mappings: []", want: 200},
+		{method: "PUT", path: whole, body: file, engine: engine.ErrConflict, want: 409},
 		{method: "GET", path: "/v1/status", want: 200},
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) { o.Status = nil }, want: 404},
@@ -174,15 +256,21 @@ func exchanges() []exchange {
 		{method: "GET", path: "/metrics", body: "x", want: 400},
 		{method: "GET", path: "/metrics", opts: func(o *Options) { o.Metrics = nil }, want: 404},
 	}
-	for _, method := range []string{"POST", "PUT"} {
+	for _, x := range []struct{ method, path, valid, invalid string }{
+		{"POST", mappings, valid, "[{}]"},
+		{"PUT", mappings, valid, "[{}]"},
+		{"POST", endpoints, attachment, "{}"},
+		{"POST", networks, network, "{}"},
+		{"PUT", whole, file, `{"networks":[{}]}`},
+	} {
 		xs = append(xs,
-			exchange{method: method, path: mappings, body: "{", want: 400},
-			exchange{method: method, path: mappings, body: valid, engine: syscall.EPERM, want: 403},
-			exchange{method: method, path: mappings, body: strings.Repeat(" ", 17<<20), want: 413},
-			exchange{method: method, path: mappings, contentType: "text/plain", body: valid, want: 415},
-			exchange{method: method, path: mappings, body: "[{}]", want: 422},
-			exchange{method: method, path: mappings, body: valid, engine: broken, want: 500},
-			exchange{method: method, path: mappings, body: valid, engine: engine.ErrClosed, want: 503},
+			exchange{method: x.method, path: x.path, body: "{", want: 400},
+			exchange{method: x.method, path: x.path, body: x.valid, engine: syscall.EPERM, want: 403},
+			exchange{method: x.method, path: x.path, body: strings.Repeat(" ", 17<<20), want: 413},
+			exchange{method: x.method, path: x.path, contentType: "text/plain", body: x.valid, want: 415},
+			exchange{method: x.method, path: x.path, body: x.invalid, want: 422},
+			exchange{method: x.method, path: x.path, body: x.valid, engine: broken, want: 500},
+			exchange{method: x.method, path: x.path, body: x.valid, engine: engine.ErrClosed, want: 503},
 		)
 	}
 	return xs
@@ -202,7 +290,11 @@ func (c *contract) seen(t *testing.T, method, path string, status int, header ht
 	response, ok := responses[fmt.Sprint(status)]
 	require.True(t, ok, "%s %s may answer %d, which is not described", method, path, status)
 	c.statuses[fmt.Sprintf("%s %s %d", method, path, status)] = true
-
+	if status == http.StatusNoContent {
+		require.Empty(t, body)
+		require.Nil(t, at(c.resolve(t, response), "content"))
+		return
+	}
 	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
 	require.NoError(t, err)
 	media := at(c.resolve(t, response), "content", mediaType)
@@ -211,7 +303,7 @@ func (c *contract) seen(t *testing.T, method, path string, status int, header ht
 	switch mediaType {
 	case typeEvents:
 		documents = strings.Split(strings.TrimSuffix(body, "\n"), "\n")
-	case "text/plain":
+	case "text/plain", typeYAML:
 		return
 	}
 	for _, text := range documents {
@@ -254,8 +346,19 @@ func TestContractExchanges(t *testing.T) {
 func wired(t *testing.T) (Options, *fakeEngine) {
 	t.Helper()
 	fake := newFake(parse(t, "8080->172.17.0.2:80"))
+	fake.networks["inside"] = complete(inside(t))
+	fake.networks["empty"] = complete(engine.Network{Name: "empty", Prefix: netip.MustParsePrefix("10.9.0.0/24"), NoGuard: true})
+	dns, err := engine.ParseAttachment("dns", "inside", "172.30.0.9", "53:53/udp", "192.0.2.1:5353:53/udp")
+	require.NoError(t, err)
+	_, err = fake.Attach(dns)
+	require.NoError(t, err)
+	fake.changes = 0
 	return Options{
 		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
+		Encode: func(w io.Writer, _ engine.State) error {
+			_, err := io.WriteString(w, "mappings: []\n")
+			return err
+		},
 		Status: func() (Status, error) {
 			return Status{
 				PID: os.Getpid(), NetNS: 4026531840, Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
@@ -289,7 +392,7 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 	if x.path == "/v1/events" && x.want == 200 {
 		sending.Go(func() { sendAndStop(opts.Events, s) })
 	}
-	resp, body := s.do(t, x.method, target, x.contentType, x.body)
+	resp, body := s.do(t, x.method, target, x.contentType, x.body, x.accept)
 	sending.Wait()
 	require.Equal(t, x.want, resp.StatusCode, body)
 	c.seen(t, x.method, x.path, resp.StatusCode, resp.Header, body)
@@ -337,10 +440,11 @@ func (c *contract) tooSlow(t *testing.T) {
 	t.Helper()
 	opts, _ := wired(t)
 	s := start(t, opts, quick())
-	for _, method := range []string{"POST", "PUT"} {
-		resp, body := s.speak(t, method+" /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n[{")
+	for _, operation := range []string{"POST /v1/mappings", "PUT /v1/mappings", "POST /v1/endpoints", "POST /v1/networks", "PUT /v1/state"} {
+		method, path, _ := strings.Cut(operation, " ")
+		resp, body := s.speak(t, operation+" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n[{")
 		require.Equal(t, 408, resp.StatusCode)
-		c.seen(t, method, "/v1/mappings", resp.StatusCode, resp.Header, body)
+		c.seen(t, method, path, resp.StatusCode, resp.Header, body)
 	}
 }
 
@@ -360,7 +464,7 @@ func (c *contract) strangers(t *testing.T) {
 	opts, fake := wired(t)
 	h := newHandler(opts.withDefaults(), defaultLimits())
 	for _, r := range h.routes {
-		w := strangerAsks(t, h, r.method, strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080").Replace(r.path))
+		w := strangerAsks(t, h, r.method, strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080", "{name}", "dns").Replace(r.path))
 		require.Equal(t, 403, w.Code)
 		c.seen(t, r.method, r.path, w.Code, w.Header(), w.Body.String())
 	}

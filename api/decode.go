@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,60 +18,210 @@ import (
 	"github.com/nftnat/nftnat/engine"
 )
 
-// decodeRequests reads an array of mappings that are asked for, strictly: what
-// encoding/json would make something of by guessing is refused. Errors are
-// [*Problem], 400 for what is not such a document and 422 for what is no mapping.
+// decoder reads a body strictly: what encoding/json would make something of by guessing
+// is refused. Errors are [*Problem], 400 for what is not such a document and 422 for
+// what is no mapping, network or endpoint.
 //
-// Each is checked as it is read, so that memory is taken for mappings and not for
-// whatever else fits into the body.
-func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
+// Each is checked as it is read, so that memory is taken for them and not for whatever
+// else fits into the body.
+type decoder struct {
+	*json.Decoder
+	body []byte
+	now  time.Time
+	// read so far.
+	state engine.State
+	ports int
+}
+
+func newDecoder(body []byte, now time.Time) (*decoder, error) {
 	// RFC 8259 section 8.1; encoding/json would put U+FFFD in place of what is not.
 	if !utf8.Valid(body) {
 		return nil, malformed("it is not UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	switch begin, err := dec.Token(); {
+	d := &decoder{Decoder: json.NewDecoder(bytes.NewReader(body)), body: body, now: now}
+	d.DisallowUnknownFields()
+	return d, nil
+}
+
+// decodeRequests reads an array of mappings that are asked for.
+func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
+	d, err := newDecoder(body, now)
+	if err != nil {
+		return nil, err
+	}
+	d.state.Mappings = []engine.Mapping{}
+	if err := d.mappings(); err != nil {
+		return nil, err
+	}
+	return d.state.Mappings, d.end("array")
+}
+
+// decodeState reads the document of all that is to be there.
+func decodeState(body []byte, now time.Time) (engine.State, error) {
+	d, err := newDecoder(body, now)
+	if err != nil {
+		return engine.State{}, err
+	}
+	switch begin, err := d.Token(); {
 	case err != nil:
-		return nil, malformed(describe(err))
-	case begin != json.Delim('['):
-		return nil, malformed("it is not an array of mappings")
+		return engine.State{}, malformed(describe(err))
+	case begin != json.Delim('{'):
+		return engine.State{}, malformed("it is not an object of networks, endpoints and mappings")
 	}
-	ms, ports := []engine.Mapping{}, 0
-	for dec.More() {
-		start := dec.InputOffset()
-		var r request
-		if err := dec.Decode(&r); err != nil {
-			return nil, malformed(fmt.Sprintf("mapping %d: %s", len(ms), describe(err)))
+	seen := map[string]bool{}
+	for d.More() {
+		start := d.InputOffset()
+		if _, err := d.Token(); err != nil {
+			return engine.State{}, malformed(describe(err))
 		}
-		if fault := exactFields(body[start:dec.InputOffset()]); fault != "" {
-			return nil, malformed(fmt.Sprintf("mapping %d: %s", len(ms), fault))
+		// As it is spelled, without what stands before it.
+		name := strings.Trim(string(body[start:d.InputOffset()]), " \t\r\n,\"")
+		if seen[name] {
+			return engine.State{}, malformed(fmt.Sprintf("field %q is given twice", name))
 		}
-		m, err := r.mapping(now)
+		seen[name] = true
+		switch name {
+		case "networks":
+			err = d.networks()
+		case "endpoints":
+			err = d.endpoints()
+		case "mappings":
+			err = d.mappings()
+		default:
+			err = malformed(fmt.Sprintf("unknown field %q", name))
+		}
 		if err != nil {
-			return nil, problemOf(fmt.Errorf("mapping %d: %w", len(ms), err))
-		}
-		ms = append(ms, m)
-		if ports += int(m.More) + 1; ports > maxPorts {
-			return nil, tooMany()
+			return engine.State{}, err
 		}
 	}
-	if _, err := dec.Token(); err != nil {
-		return nil, malformed(describe(err))
+	if _, err := d.Token(); err != nil {
+		return engine.State{}, malformed(describe(err))
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, malformed("there is more after the array")
+	return d.state, d.end("object")
+}
+
+// decodeOne reads a document that is an object with these fields.
+func decodeOne(body []byte, doc any, fields []string) error {
+	d, err := newDecoder(body, time.Time{})
+	if err != nil {
+		return err
 	}
-	return ms, nil
+	if err := d.Decode(doc); err != nil {
+		return malformed(describe(err))
+	}
+	if fault := exactFields(body[:d.InputOffset()], fields); fault != "" {
+		return malformed(fault)
+	}
+	return d.end("object")
+}
+
+func (d *decoder) end(of string) error {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return malformed("there is more after the " + of)
+	}
+	return nil
+}
+
+func (d *decoder) mappings() error {
+	return decodeArray(d, "mapping", requestFields(), func(r *request) error {
+		m, err := r.mapping(d.now)
+		if err != nil {
+			return err
+		}
+		d.state.Mappings = append(d.state.Mappings, m)
+		return d.count(int(m.More) + 1)
+	})
+}
+
+func (d *decoder) networks() error {
+	return decodeArray(d, "network", networkFields(), func(r *networkRequest) error {
+		n, err := r.network()
+		if err != nil {
+			return err
+		}
+		d.state.Networks = append(d.state.Networks, n)
+		if len(d.state.Networks) > maxNetworks {
+			return tooMany(maxNetworks, "networks")
+		}
+		return nil
+	})
+}
+
+func (d *decoder) endpoints() error {
+	return decodeArray(d, "endpoint", attachFields(), func(r *attachRequest) error {
+		a, err := r.attachment()
+		if err != nil {
+			return err
+		}
+		d.state.Endpoints = append(d.state.Endpoints, a)
+		if len(d.state.Endpoints) > maxEndpoints {
+			return tooMany(maxEndpoints, "endpoints")
+		}
+		return d.count(specPorts(a))
+	})
+}
+
+func (d *decoder) count(ports int) error {
+	if d.ports += ports; d.ports > maxPorts {
+		return tooMany(maxPorts, "ports")
+	}
+	return nil
+}
+
+// decodeArray reads an array of objects with these fields, and has each taken.
+func decodeArray[R any](d *decoder, what string, fields []string, take func(*R) error) error {
+	switch begin, err := d.Token(); {
+	case err != nil:
+		return malformed(describe(err))
+	case begin != json.Delim('['):
+		return malformed("it is not an array of " + what + "s")
+	}
+	for n := 0; d.More(); n++ {
+		start := d.InputOffset()
+		var r R
+		if err := d.Decode(&r); err != nil {
+			return malformed(fmt.Sprintf("%s %d: %s", what, n, describe(err)))
+		}
+		if fault := exactFields(d.body[start:d.InputOffset()], fields); fault != "" {
+			return malformed(fmt.Sprintf("%s %d: %s", what, n, fault))
+		}
+		if err := take(&r); err != nil {
+			return problemOf(fmt.Errorf("%s %d: %w", what, n, err))
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return malformed(describe(err))
+	}
+	return nil
 }
 
 // maxPorts bounds how many ports a body may be about. Its size does not: a range of
 // all ports takes 60 bytes, and there are millions of loopback addresses.
 const maxPorts = 1 << 18
 
-func tooMany() error {
+// maxNetworks and maxEndpoints bound how many of each a body may be about: of the
+// smallest there is room for half a million.
+const (
+	maxNetworks  = 1 << 12
+	maxEndpoints = 1 << 16
+)
+
+func tooMany(most int, of string) error {
 	return problem(http.StatusUnprocessableEntity, CodeInvalid,
-		fmt.Sprintf("read body: it is about more than %d ports", maxPorts))
+		fmt.Sprintf("read body: it is about more than %d %s", most, of))
+}
+
+// withinBounds refuses a state that is about too much.
+func withinBounds(s engine.State) error {
+	switch {
+	case len(s.Networks) > maxNetworks:
+		return tooMany(maxNetworks, "networks")
+	case len(s.Endpoints) > maxEndpoints:
+		return tooMany(maxEndpoints, "endpoints")
+	case ports(s) > maxPorts:
+		return tooMany(maxPorts, "ports")
+	}
+	return nil
 }
 
 func malformed(detail string) *Problem {
@@ -93,16 +244,21 @@ func describe(err error) string {
 
 // exactFields finds what encoding/json takes for a known field although it is
 // spelled differently, and fields that are given twice, of which it would take the
-// last. The text is a request that was decoded without error, and whatever stands
-// before it; so it has no objects or arrays inside.
-func exactFields(object []byte) (fault string) {
+// last. The text is a document that was decoded without error, and whatever stands
+// before it; so it has no objects inside, and no arrays but of strings.
+func exactFields(object []byte, fields []string) (fault string) {
 	var seen uint16
+	inArray := false
 	for i, isName := 0, true; i < len(object); i++ {
 		switch object[i] {
 		case ',', '{':
-			isName = true
+			isName = !inArray
 		case ':':
 			isName = false
+		case '[':
+			inArray = true
+		case ']':
+			inArray = false
 		case '"':
 			start := i + 1
 			for i = start; object[i] != '"'; i++ {
@@ -114,14 +270,14 @@ func exactFields(object []byte) (fault string) {
 				continue
 			}
 			name := string(object[start:i])
-			b := bit(name)
-			if b == 0 {
+			at := slices.Index(fields, name)
+			if at < 0 {
 				return fmt.Sprintf("unknown field %q", name)
 			}
-			if seen&b != 0 {
+			if seen&(1<<at) != 0 {
 				return fmt.Sprintf("field %q is given twice", name)
 			}
-			seen |= b
+			seen |= 1 << at
 		}
 	}
 	return ""

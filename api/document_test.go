@@ -55,6 +55,8 @@ func TestChanges(t *testing.T) {
 	require.JSONEq(t, `[{"new":[`+one+`]},{"old":[`+one+`]},{"old":[`+one+`],"new":[`+two+`]}]`,
 		encode(t, Changes([]engine.Change{{New: a}, {Old: a}, {Old: a, New: b}})))
 	require.Equal(t, "[]", encode(t, Changes(nil)))
+	require.JSONEq(t, `[{"is":"network b"},{"was":"endpoint a"},{"was":"network a","is":"network A"}]`,
+		encode(t, Changes([]engine.Change{{Is: "network b"}, {Was: "endpoint a"}, {Was: "network a", Is: "network A"}})))
 }
 
 func TestCountMappings(t *testing.T) {

@@ -19,6 +19,9 @@ type fakeEngine struct {
 	mu    sync.Mutex
 	ports map[engine.Mapping]engine.Mapping // by protocol and frontend
 	next  uint16                            // the next free port
+
+	networks  map[string]engine.Network
+	endpoints map[string]Endpoint // without their mappings
 	// changes counts the calls that changed something or could have.
 	changes int
 	// err is what every change fails with.
@@ -29,7 +32,10 @@ type fakeEngine struct {
 }
 
 func newFake(ms ...engine.Mapping) *fakeEngine {
-	f := &fakeEngine{ports: map[engine.Mapping]engine.Mapping{}, next: 49153}
+	f := &fakeEngine{
+		ports: map[engine.Mapping]engine.Mapping{}, next: 49153,
+		networks: map[string]engine.Network{}, endpoints: map[string]Endpoint{},
+	}
 	for _, m := range ms {
 		for single := range engine.Expand(m) {
 			f.ports[keyOf(single)] = single

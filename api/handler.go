@@ -35,6 +35,16 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodPost, "/v1/mappings", h.postMappings},
 		{http.MethodPut, "/v1/mappings", h.putMappings},
 		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", h.deleteMapping},
+		{http.MethodGet, "/v1/endpoints", h.getEndpoints},
+		{http.MethodPost, "/v1/endpoints", h.postEndpoints},
+		{http.MethodGet, "/v1/endpoints/{name}", h.getEndpoint},
+		{http.MethodDelete, "/v1/endpoints/{name}", h.deleteEndpoint},
+		{http.MethodGet, "/v1/networks", h.getNetworks},
+		{http.MethodPost, "/v1/networks", h.postNetworks},
+		{http.MethodGet, "/v1/networks/{name}", h.getNetwork},
+		{http.MethodDelete, "/v1/networks/{name}", h.deleteNetwork},
+		{http.MethodGet, "/v1/state", h.getState},
+		{http.MethodPut, "/v1/state", h.putState},
 		{http.MethodGet, "/v1/status", h.getStatus},
 		{http.MethodGet, "/v1/events", h.getEvents},
 		{http.MethodGet, "/metrics", h.getMetrics},
@@ -175,8 +185,7 @@ func (c *call) flags(names ...string) (values map[string]bool, err error) {
 	return values, nil
 }
 
-// write sends a document. Until its last byte is on its way the request counts as
-// being answered, hence the flush.
+// write sends a document in JSON.
 func (h *handler) write(w http.ResponseWriter, c *call, status int, contentType string, doc any) {
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
@@ -186,13 +195,19 @@ func (h *handler) write(w http.ResponseWriter, c *call, status int, contentType 
 		h.Log.Error("encode answer", "path", c.URL.Path, "error", err)
 		status = http.StatusInternalServerError
 	}
+	h.send(w, status, contentType, &body)
+}
+
+// send sends an answer. Until its last byte is on its way the request counts as being
+// answered, hence the flush.
+func (h *handler) send(w http.ResponseWriter, status int, contentType string, body *bytes.Buffer) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Now().Add(h.limits.writeTime))
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", fmt.Sprint(body.Len()))
 	w.WriteHeader(status)
 	// A client that is gone does not get its answer.
-	_, _ = io.Copy(w, &body)
+	_, _ = io.Copy(w, body)
 	_ = rc.Flush()
 }
 

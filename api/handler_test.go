@@ -85,6 +85,48 @@ func TestRouting(t *testing.T) {
 		{"POST", "/v1/mappings", json, ranges(4), 201, ""},
 		{"POST", "/v1/mappings", json, ranges(5), 422, "read body: it is about more than 262144 ports"},
 		{"PUT", "/v1/mappings", yaml, "unreadable", 400, "read body: unreadable"},
+		{"PUT", "/v1/mappings", yaml, "a network", 422, "read body: networks and endpoints are no mappings; PUT /v1/state takes all of them"},
+		{"PUT", "/v1/state", yaml, "good", 200, ""},
+		{"PUT", "/v1/state", yaml, "invalid", 422, "invalid file"},
+		{"PUT", "/v1/state", yaml, "very much", 422, "read body: it is about more than 262144 ports"},
+		{"PUT", "/v1/state", yaml, "many networks", 422, "read body: it is about more than 4096 networks"},
+		{"PUT", "/v1/state", yaml, "many endpoints", 422, "read body: it is about more than 65536 endpoints"},
+		{"PUT", "/v1/state", json, `{"mappings":` + ranges(5) + "}", 422, "read body: it is about more than 262144 ports"},
+		{"PUT", "/v1/state", "text/yaml", "{}", 415, "application/json or application/yaml"},
+		{"PUT", "/v1/state?kill=true", json, "{}", 400, "unknown parameter"},
+		{"PUT", "/v1/state", json, "[]", 400, "it is not an object"},
+		{"POST", "/v1/state", json, "{}", 405, ""},
+
+		{"POST", "/v1/endpoints", yaml, "{}", 415, ""},
+		{"POST", "/v1/endpoints?replace=true", json, "{}", 400, "unknown parameter"},
+		{"POST", "/v1/endpoints", json, `{"name":"web"} x`, 400, "there is more after the object"},
+		{"POST", "/v1/endpoints", json, `[{"name":"web"}]`, 400, "a array where an object belongs"},
+		{"POST", "/v1/endpoints", json, `{"name":"web","ports":[80]}`, 400, "ports cannot be a number"},
+		{"POST", "/v1/endpoints", json, `{"name":"web","prots":[]}`, 400, `unknown field "prots"`},
+		{"POST", "/v1/endpoints", json, `{"name":"web","ports":["a,b"],"ports":[]}`, 400, `field "ports" is given twice`},
+		{"POST", "/v1/endpoints", json, `{"name":"web","ports":["1:1","2:2"],"Network":"x"}`, 400, `unknown field "Network"`},
+		{"POST", "/v1/endpoints", json, `{"name":"web","network":"inside","ports":["4503/tcp/udp"]}`, 422, `Invalid port format: "4503/tcp/udp"`},
+		{"POST", "/v1/endpoints", json, `{"name":"web","network":"inside","address":"x"}`, 422, `invalid address "x": "x" is not an IP address`},
+		{"POST", "/v1/endpoints", json, `null`, 422, `invalid endpoint "": no name is given`},
+		{"GET", "/v1/endpoints/web", "", "", 404, `there is no endpoint "web"`},
+		{"GET", "/v1/endpoints/a%20b", "", "", 422, `invalid endpoint "a b": name has a byte other than`},
+		{"GET", "/v1/endpoints/", "", "", 422, `invalid endpoint "": no name is given`},
+		{"GET", "/v1/endpoints/..", "", "", 422, ""},
+		{"GET", "/v1/endpoints/web?full=true", "", "", 400, "unknown parameter"},
+		{"DELETE", "/v1/endpoints/web%2f", "", "", 422, ""},
+		{"DELETE", "/v1/endpoints/web", "", "", 404, `detach web: there is no endpoint "web"`},
+		{"DELETE", "/v1/endpoints", "", "", 405, ""},
+
+		{"POST", "/v1/networks", json, `{"name":"a"}`, 422, `invalid prefix ""`},
+		{"POST", "/v1/networks", json, `{"name":"a","prefix":"10.0.0.0/8","guard":0}`, 400, "guard cannot be a number"},
+		{"POST", "/v1/networks", json, `{"name":"a","prefix":"10.0.0.0/8","endpoints":0}`, 400, `unknown field "endpoints"`},
+		{"POST", "/v1/networks", json, `{"name":"a","prefix":"10.0.0.0/8","next":"x"}`, 422, `invalid next address "x": it is not an IP address`},
+		{"POST", "/v1/networks", json, `{"name":"a","prefix":"10.0.0.0/8","gateway":"x"}`, 422, `invalid gateway "x"`},
+		{"GET", "/v1/networks/a", "", "", 404, `there is no network "a"`},
+		{"GET", "/v1/networks/a%00", "", "", 422, `invalid network "a\x00"`},
+		{"DELETE", "/v1/networks/a", "", "", 404, `remove network a: there is no network "a"`},
+		{"DELETE", "/v1/networks/a?x", "", "", 400, ""},
+		{"PUT", "/v1/networks", json, "[]", 405, ""},
 
 		{"DELETE", "/v1/mappings/sctp/8080", "", "", 422, `unknown protocol "sctp": tcp or udp`},
 		{"DELETE", "/v1/mappings/TCP/8080", "", "", 422, ""},
@@ -136,17 +178,23 @@ func ranges(n int) string {
 	return "[" + strings.Join(items, ",") + "]"
 }
 
-func decodeFake(r io.Reader) ([]engine.Mapping, error) {
+func decodeFake(r io.Reader) (engine.State, error) {
 	text, err := io.ReadAll(r)
 	switch string(text) {
 	case "good":
-		return nil, err
+		return engine.State{}, err
 	case "very much":
-		return slices.Repeat([]engine.Mapping{{More: 65534}}, 5), nil
+		return engine.State{Mappings: slices.Repeat([]engine.Mapping{{More: 65534}}, 5)}, nil
+	case "many networks":
+		return engine.State{Networks: make([]engine.Network, maxNetworks+1)}, nil
+	case "many endpoints":
+		return engine.State{Endpoints: make([]engine.Attachment, maxEndpoints+1)}, nil
+	case "a network":
+		return engine.State{Networks: make([]engine.Network, 1)}, nil
 	case "invalid":
-		return nil, &engine.InvalidError{What: "file", Input: "x", Reason: "it is wrong"}
+		return engine.State{}, &engine.InvalidError{What: "file", Input: "x", Reason: "it is wrong"}
 	}
-	return nil, errors.New(string(text))
+	return engine.State{}, errors.New(string(text))
 }
 
 // problemIn reads a problem document strictly.
@@ -179,6 +227,9 @@ func TestAllow(t *testing.T) {
 		"/v1/mappings":          "GET, HEAD, POST, PUT",
 		"/v1/mappings/tcp/8080": "DELETE",
 		"/v1/events":            "GET, HEAD",
+		"/v1/state":             "GET, HEAD, PUT",
+		"/v1/endpoints":         "GET, HEAD, POST",
+		"/v1/networks/inside":   "GET, HEAD, DELETE",
 	} {
 		w := ask(h, httptest.NewRequestWithContext(t.Context(), "TRACE", path, nil))
 		require.Equal(t, 405, w.Code)

@@ -50,7 +50,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if flags["replace"] {
 		publish = h.Engine.Retarget
 	}
-	done, err := change(c, publish, ms)
+	done, err := work(c, func() ([]engine.Mapping, error) { return publish(ms...) })
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,28 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
+	return h.apply(w, c, decodeMappings, func(s engine.State, dryRun bool) ([]engine.Change, error) {
+		switch {
+		case len(s.Networks)+len(s.Endpoints) != 0:
+			return nil, problem(http.StatusUnprocessableEntity, CodeInvalid,
+				"read body: networks and endpoints are no mappings; PUT /v1/state takes all of them")
+		case dryRun:
+			return h.Engine.Diff(s.Mappings...)
+		}
+		return h.Engine.Apply(s.Mappings...)
+	})
+}
+
+func decodeMappings(body []byte, now time.Time) (engine.State, error) {
+	ms, err := decodeRequests(body, now)
+	return engine.State{Mappings: ms}, err
+}
+
+// apply answers a PUT: it reads what is to be, of which decode reads the JSON form, and
+// has it made so.
+func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (engine.State, error),
+	do func(s engine.State, dryRun bool) ([]engine.Change, error),
+) error {
 	flags, err := c.flags("dry-run")
 	if err != nil {
 		return err
@@ -68,15 +90,11 @@ func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	defer release()
-	ms, err := h.readWanted(w, c)
+	wanted, err := h.readWanted(w, c, decode)
 	if err != nil {
 		return err
 	}
-	apply := h.Engine.Apply
-	if flags["dry-run"] {
-		apply = h.Engine.Diff
-	}
-	changes, err := change(c, apply, ms)
+	changes, err := work(c, func() ([]engine.Change, error) { return do(wanted, flags["dry-run"]) })
 	if err != nil {
 		return err
 	}
@@ -85,32 +103,26 @@ func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
 }
 
 // readWanted reads what is to be applied, in either form.
-func (h *handler) readWanted(w http.ResponseWriter, c *call) ([]engine.Mapping, error) {
+func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (engine.State, error)) (engine.State, error) {
 	types := []string{typeJSON}
 	if h.Decode != nil {
 		types = append(types, typeYAML)
 	}
 	body, mediaType, err := h.readBody(w, c, h.limits.apply, types...)
 	if err != nil {
-		return nil, err
+		return engine.State{}, err
 	}
 	if mediaType == typeJSON {
-		return decodeRequests(body, time.Now())
+		return decode(body, time.Now())
 	}
-	ms, err := h.Decode(bytes.NewReader(body))
+	s, err := h.Decode(bytes.NewReader(body))
 	switch {
 	case errors.Is(err, engine.ErrInvalid):
-		return nil, err
+		return engine.State{}, err
 	case err != nil:
-		return nil, malformed(err.Error())
+		return engine.State{}, malformed(err.Error())
 	}
-	ports := 0
-	for _, m := range ms {
-		if ports += int(m.More) + 1; ports > maxPorts {
-			return nil, tooMany()
-		}
-	}
-	return ms, nil
+	return s, withinBounds(s)
 }
 
 func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
@@ -130,7 +142,8 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	if flags["kill"] {
 		unpublish = h.Engine.Kill
 	}
-	done, err := change(c, unpublish, []engine.Mapping{{Proto: proto, Frontend: frontend, More: more}})
+	m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
+	done, err := work(c, func() ([]engine.Mapping, error) { return unpublish(m) })
 	if err != nil {
 		return err
 	}
@@ -138,14 +151,14 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// change lets the engine work, while the connection is not closed to make room. It
-// does not begin for a client that is gone.
-func change[T any](c *call, f func(...engine.Mapping) ([]T, error), ms []engine.Mapping) ([]T, error) {
+// work lets the engine work, while the connection is not closed to make room. It does
+// not begin for a client that is gone.
+func work[T any](c *call, f func() (T, error)) (result T, err error) {
 	if !c.conn.work() {
-		return nil, errGone
+		return result, errGone
 	}
 	defer c.conn.rest()
-	return f(ms...)
+	return f()
 }
 
 // place takes one of the places for something of which only so many may be under

@@ -12,7 +12,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 )
 
-// Engine is what a server asks of an [engine.Engine].
+// Engine is what a server asks of an [engine.Engine]; see [Of].
 type Engine interface {
 	Publish(ms ...engine.Mapping) ([]engine.Mapping, error)
 	Retarget(ms ...engine.Mapping) ([]engine.Mapping, error)
@@ -21,6 +21,35 @@ type Engine interface {
 	Apply(ms ...engine.Mapping) ([]engine.Change, error)
 	Diff(ms ...engine.Mapping) ([]engine.Change, error)
 	Mappings() iter.Seq[engine.Mapping]
+
+	CreateNetwork(n engine.Network) (engine.Network, error)
+	RemoveNetwork(name string) error
+	Network(name string) (engine.Network, error)
+	Attach(a engine.Attachment) (Endpoint, error)
+	Detach(name string) ([]engine.Mapping, error)
+	Endpoint(name string) (Endpoint, error)
+	State() (engine.State, error)
+	ApplyState(s engine.State) ([]engine.Change, error)
+	DiffState(s engine.State) ([]engine.Change, error)
+}
+
+// Of is an engine as a server asks it.
+func Of(e *engine.Engine) Engine { return asked{e} }
+
+// asked is an engine that tells of its endpoints as values.
+type asked struct{ *engine.Engine }
+
+func (a asked) Attach(wanted engine.Attachment) (Endpoint, error) {
+	return valueOf(a.Engine.Attach(wanted))
+}
+
+func (a asked) Endpoint(name string) (Endpoint, error) { return valueOf(a.Engine.Endpoint(name)) }
+
+func valueOf(ep *engine.Endpoint, err error) (Endpoint, error) {
+	if err != nil {
+		return Endpoint{}, err
+	}
+	return EndpointOf(ep), nil
 }
 
 // Options say what a server serves.
@@ -34,9 +63,12 @@ type Options struct {
 	Events *Feed
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
-	// Decode reads the YAML form of PUT /v1/mappings. Its errors are the client's
-	// fault: 422 if they are engine.ErrInvalid, else 400. Nil: only JSON is taken.
-	Decode func(io.Reader) ([]engine.Mapping, error)
+	// Decode reads the YAML form of PUT /v1/mappings and PUT /v1/state. Its errors are
+	// the client's fault: 422 if they are engine.ErrInvalid, else 400. Nil: only JSON is
+	// taken.
+	Decode func(io.Reader) (engine.State, error)
+	// Encode writes the YAML form of GET /v1/state. Nil: it is told in JSON only.
+	Encode func(io.Writer, engine.State) error
 	// Log is told what no client can be. Nil: nobody.
 	Log *slog.Logger
 }

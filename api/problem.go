@@ -21,10 +21,10 @@ type Code string
 const (
 	CodePermission  Code = "permission"  // fs.ErrPermission
 	CodeInvalid     Code = "invalid"     // engine.ErrInvalid: nothing has changed
-	CodeConflict    Code = "conflict"    // engine.ErrConflict: the frontend is taken
+	CodeConflict    Code = "conflict"    // engine.ErrConflict: a frontend, a name or an address is taken
 	CodeOwned       Code = "owned"       // engine.ErrOwned: another engine has the table
-	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port is left
-	CodeNotFound    Code = "not-found"   // engine.ErrNotFound: it is not published
+	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port or address is left
+	CodeNotFound    Code = "not-found"   // engine.ErrNotFound: it is not published, or not there
 	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
 	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
 	CodeBusy        Code = "busy"        // ErrBusy: try again later
@@ -48,16 +48,39 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// Code is what to branch on.
 	Code Code `json:"code"`
-	// Have is the mapping in the way, if Code is CodeConflict and it is known.
+	// Have is the mapping in the way, if Code is CodeConflict and it is known, and Want
+	// the one that it is in the way of, of which Port may be zero.
 	Have *Mapping `json:"have,omitempty"`
+	Want *Mapping `json:"want,omitempty"`
+	// Taken is what is in use, if Code is CodeConflict and it is no frontend.
+	Taken *Taken `json:"taken,omitempty"`
+}
+
+// Taken says that a name, an address or a prefix is in use: an [engine.TakenError].
+type Taken struct {
+	// What was asked for.
+	What string `json:"what"`
+	// Holder is in the way; empty: one of the same name.
+	Holder string `json:"holder"`
 }
 
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
 
-// Unwrap returns the error that the code stands for; nil for CodeInternal and codes
-// that are not known here.
+// Unwrap returns the error that the code stands for, an [*engine.ConflictError] or
+// [*engine.TakenError] if the document says so much; nil for CodeInternal and codes that
+// are not known here.
 func (p *Problem) Unwrap() error {
+	if p.Code == CodeConflict && p.Taken != nil {
+		return &engine.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
+	}
+	if p.Code == CodeConflict && p.Have != nil && p.Want != nil {
+		have, haveErr := p.Have.single()
+		want, wantErr := p.Want.single()
+		if haveErr == nil && wantErr == nil {
+			return &engine.ConflictError{Have: have, Want: want}
+		}
+	}
 	for _, k := range kinds() {
 		if k.code == p.Code {
 			return k.err
@@ -115,8 +138,12 @@ func problemOf(err error) *Problem {
 	}
 	var conflict *engine.ConflictError
 	if p.Code == CodeConflict && errors.As(err, &conflict) {
-		have := mapping(conflict.Have)
-		p.Have = &have
+		have, want := mapping(conflict.Have), mapping(conflict.Want)
+		p.Have, p.Want = &have, &want
+	}
+	var taken *engine.TakenError
+	if p.Code == CodeConflict && errors.As(err, &taken) {
+		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}
 	}
 	return p
 }

@@ -29,14 +29,8 @@ type request struct {
 	TTL     *string `json:"ttl,omitempty"`   // Go's duration, in place of expires
 }
 
-// bit numbers the fields of a request; zero is none. The order is that above.
-func bit(field string) uint16 {
-	for i, name := range [...]string{"proto", "host", "port", "backend", "name", "proxy", "expires", "count", "ttl"} {
-		if field == name {
-			return 1 << i
-		}
-	}
-	return 0
+func requestFields() []string {
+	return []string{"proto", "host", "port", "backend", "name", "proxy", "expires", "count", "ttl"}
 }
 
 // requestOf asks for a mapping.

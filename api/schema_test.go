@@ -125,9 +125,13 @@ func (d description) check(t *testing.T, schema, v any, where string) (faults []
 				}
 			}
 		case "additionalProperties":
-			require.Equal(t, false, arg)
-			for name := range object(v) {
-				if at(s, "properties", name) == nil {
+			for name, value := range object(v) {
+				switch {
+				case at(s, "properties", name) != nil:
+				case object(arg) != nil:
+					faults = append(faults, d.check(t, arg, value, where+"."+name)...)
+				default:
+					require.Equal(t, false, arg)
 					fault("%s is not described", name)
 				}
 			}
@@ -209,4 +213,7 @@ func TestSchemaChecker(t *testing.T) {
 	require.NotEmpty(t, d.check(t, schema, []any{}, "m"))
 	require.NotEmpty(t, d.check(t, map[string]any{"type": "array", "items": schema}, []any{map[string]any{}}, "m"))
 	require.NotEmpty(t, d.check(t, map[string]any{"const": "x"}, "y", "m"))
+	ports := map[string]any{"additionalProperties": map[string]any{"type": "string"}}
+	require.Empty(t, d.check(t, ports, map[string]any{"80": "8080"}, "m"))
+	require.NotEmpty(t, d.check(t, ports, map[string]any{"80": 8080.0}, "m"))
 }

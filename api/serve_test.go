@@ -112,13 +112,16 @@ func answer(t *testing.T, nc net.Conn) (*http.Response, string) {
 }
 
 // do sends a request as another program would.
-func (s *service) do(t *testing.T, method, path, contentType, body string) (*http.Response, string) {
+func (s *service) do(t *testing.T, method, path, contentType, body string, accept ...string) (*http.Response, string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: s.http.Transport.(*http.Transport).DialContext, DisableKeepAlives: true}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://nftnat"+path, strings.NewReader(body))
 	require.NoError(t, err)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	for _, mediaType := range accept {
+		req.Header.Add("Accept", mediaType)
 	}
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)

@@ -27,6 +27,9 @@ type Status struct {
 	Table TableStatus `json:"table"`
 	// Mappings is how many ports are published.
 	Mappings MappingCounts `json:"mappings"`
+	// Networks and Endpoints are how many there are.
+	Networks  int `json:"networks"`
+	Endpoints int `json:"endpoints"`
 	// Proxies is how many mappings have a userland proxy.
 	Proxies int `json:"proxies"`
 	// Flows is what the proxies carry now.

@@ -3,7 +3,11 @@
 
 package engine
 
-import "github.com/nftnat/nftnat/nft"
+import (
+	"strings"
+
+	"github.com/nftnat/nftnat/nft"
+)
 
 // Plan is the ruleset that an engine keeps in a table of that name, as nft(8)
 // lists it; an empty name is DefaultTable. It needs no privilege and no kernel. The
@@ -16,4 +20,50 @@ func Plan(table string) (string, error) {
 		return "", &InvalidError{What: "table", Input: table, Reason: err.Error()}
 	}
 	return ruleset(table).String(), nil
+}
+
+// ExplainedPlan is Plan with a line before each map and set that says what it is for;
+// of the chains their comments say it, which are in the kernel too. nft(8) reads it as it
+// reads Plan: the lines are comments of its own (nft(8), "LEXICAL CONVENTIONS").
+func ExplainedPlan(table string) (string, error) {
+	plan, err := Plan(table)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(plan) {
+		if words := strings.Fields(line); len(words) == 3 && (words[0] == "map" || words[0] == "set") {
+			b.WriteString("\t# " + explanation(words[1]) + "\n")
+		}
+		b.WriteString(line)
+	}
+	return b.String(), nil
+}
+
+// explanation says what a map or set of the ruleset is for.
+func explanation(name string) string {
+	base, host := strings.CutSuffix(name, "_host")
+	base, digit := base[:len(base)-1], base[len(base)-1:]
+	family := "IPv" + digit
+	switch base {
+	case "tcp", "udp":
+		ports := strings.ToUpper(base) + " ports"
+		if host {
+			return ports + " published on one " + family + " address: address and port, and the backend they lead to"
+		}
+		return ports + " published on any " + family + " address, and the backend each leads to"
+	case setNetworks:
+		return family + " networks; the comment is the name, and the gateway in brackets"
+	case setMasqueraded:
+		return "those of them whose way out is masqueraded"
+	case setGuarded:
+		return "those of them that only published ports of answer from outside"
+	case "inside":
+		return family + " segments: what has both ends on one is between siblings, or a hairpin"
+	case setCursors:
+		return "the address of each network at which the next lease is looked for"
+	case setLeases:
+		return "the addresses of endpoints; the comment is the endpoint's name"
+	}
+	return ""
 }

@@ -17,6 +17,8 @@ type Status struct {
 	// by the first mapping.
 	Table   string
 	Present bool
+	// Networks and Endpoints are how many there are.
+	Networks, Endpoints int
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
 	// should have one and have not, because their port could not be bound; see
 	// [Engine.Run].
@@ -55,7 +57,7 @@ func (e *Engine) Status() (Status, error) {
 		return Status{}, ErrClosed
 	}
 	e.forget(e.now())
-	s := Status{Table: e.opts.Table, Present: e.present}
+	s := Status{Table: e.opts.Table, Present: e.present, Networks: len(e.networks), Endpoints: len(e.endpoints)}
 	if e.proxies != nil {
 		e.proxies.count(&s)
 		for p := range e.mappings.all {

@@ -12,11 +12,6 @@ import (
 	"github.com/nftnat/nftnat/engine"
 )
 
-// File is what a state file holds.
-type File struct {
-	Mappings []engine.Mapping // in the order of the file; nil: none
-}
-
 // LineError says where in a file a fault is. Its cause satisfies
 // [engine.ErrInvalid].
 type LineError struct {
@@ -41,30 +36,31 @@ const (
 )
 
 // Decode reads a file to its end. The name is for errors only. A file without
-// content is an empty one. Errors of r are wrapped; every other error is a
+// content is an empty one. What it lists is in the order of the file; of what it does
+// not have, there is nothing. Errors of r are wrapped; every other error is a
 // [*LineError], or, for a file too large, an [*engine.InvalidError].
-func Decode(r io.Reader, name string) (File, error) {
+func Decode(r io.Reader, name string) (engine.State, error) {
 	text, err := read(r)
 	if err != nil {
-		return File{}, fmt.Errorf("read %s: %w", name, err)
+		return engine.State{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	// YAML 1.2 section 5.2: a byte order mark may precede a document.
 	text = strings.TrimPrefix(text, "\ufeff")
 	if len(text) > maxFile {
-		return File{}, tooLarge(name, maxFile)
+		return engine.State{}, tooLarge(name, maxFile)
 	}
-	if ms, ok := decodePlain(text); ok {
-		return File{Mappings: ms}, nil
+	if s, ok := decodePlain(text); ok {
+		return s, nil
 	}
 	if len(text) > maxYAML {
-		return File{}, tooLarge(name, maxYAML)
+		return engine.State{}, tooLarge(name, maxYAML)
 	}
-	ms, fault := decodeYAML(text)
+	s, fault := decodeYAML(text)
 	if fault != nil {
 		fault.File = name
-		return File{}, fault
+		return engine.State{}, fault
 	}
-	return File{Mappings: ms}, nil
+	return s, nil
 }
 
 func tooLarge(name string, limit int) error {

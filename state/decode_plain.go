@@ -4,6 +4,7 @@
 package state
 
 import (
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -34,8 +35,10 @@ import (
 //   - A quoted scalar without quotes, backslashes and line breaks inside is
 //     what stands between the quotes (sections 7.3.1, 7.3.2).
 //   - An object is taken in exactly the spelling of Encode.
-func decodePlain(text string) (ms []engine.Mapping, ok bool) {
-	inside, indent := false, -1
+//   - The other sections are taken in the order in which Encode writes them, each with
+//     an item at least.
+func decodePlain(text string) (s engine.State, ok bool) {
+	section, indent, items, ended := -1, -1, 0, false
 	for text != "" {
 		var line string
 		line, text, _ = strings.Cut(text, "\n")
@@ -45,33 +48,61 @@ func decodePlain(text string) (ms []engine.Mapping, ok bool) {
 		case body == "":
 		case body[0] == '#':
 			if !printable(body) {
-				return nil, false
+				return engine.State{}, false
 			}
-		case !inside:
-			if line != "mappings:" {
-				return nil, false
+		case ended:
+			return engine.State{}, false
+		case line == noMappings:
+			// Without others it is not worth a way of its own, and a section before it
+			// has an item.
+			if items == 0 || plainSections[section] == keyMappings {
+				return engine.State{}, false
 			}
-			inside = true
-			ms = make([]engine.Mapping, 0, itemsAtMost(text))
+			ended = true
+		case line[0] != ' ' && line[0] != '-':
+			next := slices.Index(plainSections[:], strings.TrimSuffix(line, ":"))
+			if next <= section || line[len(line)-1] != ':' || section >= 0 && items == 0 {
+				return engine.State{}, false
+			}
+			section, indent, items = next, -1, 0
+			if plainSections[section] == keyMappings {
+				s.Mappings = make([]engine.Mapping, 0, itemsAtMost(text))
+			}
 		default:
 			if indent < 0 {
 				indent = len(line) - len(body)
 			}
 			item, isItem := strings.CutPrefix(body, "- ")
-			if !isItem || len(line)-len(body) != indent {
-				return nil, false
+			if !isItem || section < 0 || len(line)-len(body) != indent || !plainSectionItem(&s, section, strings.TrimLeft(item, " ")) {
+				return engine.State{}, false
 			}
-			m, ok := plainItem(strings.TrimLeft(item, " "))
-			if !ok || m.Frontend.Port() == 0 {
-				return nil, false
-			}
-			ms = append(ms, m)
+			items++
 		}
 	}
-	if len(ms) == 0 || engine.ValidateAll(ms...) != nil {
-		return nil, false
+	if items == 0 || validate(s) != nil {
+		return engine.State{}, false
 	}
-	return ms, true
+	return s, true
+}
+
+// plainSections are the sections in their order.
+var plainSections = [...]string{keyNetworks, keyEndpoints, keyMappings}
+
+// plainSectionItem reads what follows "- " in a section.
+func plainSectionItem(s *engine.State, section int, item string) bool {
+	switch plainSections[section] {
+	case keyNetworks:
+		n, ok := plainNetwork(item)
+		s.Networks = append(s.Networks, n)
+		return ok
+	case keyEndpoints:
+		a, ok := plainEndpoint(item)
+		s.Endpoints = append(s.Endpoints, a)
+		return ok
+	}
+	m, ok := plainItem(item)
+	s.Mappings = append(s.Mappings, m)
+	return ok && m.Frontend.Port() != 0
 }
 
 // itemsAtMost is how many items the text can hold: one a line, and none
@@ -154,7 +185,7 @@ func plainName(s string) (name, rest string, ok bool) {
 		name, rest, ok = strings.Cut(quoted, `"`)
 		return name, rest, ok && printable(name) && !strings.Contains(name, `\`)
 	}
-	end := strings.IndexByte(s, ',')
+	end := strings.IndexAny(s, ",}")
 	if end < 0 {
 		end = len(s)
 	}

@@ -6,6 +6,7 @@ package state
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -24,6 +25,13 @@ func TestDecodePlainTakes(t *testing.T) {
 		"mappings:\n- {mapping: \"53->172.17.0.2:53/udp\", name: \"Zoë's {web}, 1: #2\"}\n",
 		"mappings:\n- {mapping: \"53->172.17.0.2:53/udp\", expires: 2027-01-01T02:00:00.5+02:00}\n",
 		"mappings:\n- {mapping: \"53->172.17.0.2:53/udp\"}\n",
+		"networks:\n- {name: inside, prefix: 172.30.0.0/24}\nmappings: []\n",
+		"# all\nnetworks: \n  - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1, next: 172.30.0.9, masquerade: false, guard: false}\n" +
+			"  - {name: \"6.x\", prefix: \"fd00:30::/64\", gateway: \"fd00:30::1\", next: \"fd00:30::\"}\n# c\n\nendpoints:\n" +
+			" - {name: web, network: inside, address: 172.30.0.2, ports: [\"8080:80\", \"127.0.0.1:53:53/udp\", \"192.0.2.1:8000-8009:9000-9009\"]}\n" +
+			" - {name: six, address: \"fd00:30::7\"}\nmappings:\n- 81->172.30.0.2:80\n",
+		"networks:\n- {name: a, prefix: 172.30.0.0/24, guard: false}\nendpoints:\n- {name: web, address: 172.30.0.2}",
+		"networks:\n- {name: \"a\", prefix: 172.30.0.0/31}\nendpoints:\n- {name: web, network: \"a\", address: 172.30.0.1, ports: [\":53/udp\"]}\n\nmappings: []  \n# end\n",
 	} {
 		fast, ok := decodePlain(text)
 		require.True(t, ok, "%q", text)
@@ -37,6 +45,7 @@ func TestDecodePlainTakes(t *testing.T) {
 // reader of lines would, or as it is wrong and needs its line named.
 func TestDecodePlainLeaves(t *testing.T) {
 	const ok = "mappings:\n- 80->1.2.3.4\n"
+	const net, web = "networks:\n- {name: a, prefix: 10.0.0.0/8}\n", "endpoints:\n- {name: web, address: 10.0.0.2"
 	for _, text := range []string{
 		"", "# only\n", "mappings:\n", "mappings: []\n", " mappings:\n - 80->1.2.3.4\n", "mappings :\n- 80->1.2.3.4\n",
 		ok + "mappings:\n- 81->1.2.3.4\n", ok + "networks: []\n", ok + "---\n", ok + "...\n", "---\n" + ok, "%YAML 1.2\n" + ok,
@@ -53,6 +62,16 @@ func TestDecodePlainLeaves(t *testing.T) {
 		ok + "- {mapping: \"81->1.2.3.4\", name: \"\xff\"}\n", ok + "- {mapping: \"81->1.2.3.4\", name: [}\n", ok + "- {mapping: \"81->1.2.3.4\"\n", ok + "- {mapping: \"81->1.2.3.4}\n", ok + "- {mapping: \"81->1.2.3.4\n",
 		ok + "- {mapping: \"81->1.2.3.4\", proxy: true}\n", ok + "- {mapping: \"81->1.2.3.4\", expires: 2027-01-01}\n",
 		ok + "- {mapping: \"81->1.2.3.4\", expires: 0001-01-01T00:00:00Z}\n", ok + "- {mapping: \"81->1.2.3.4\", expires: 2027-01-01T00:00:00Z, proxy: false}\n",
+		ok + "mappings: []\n", "mappings: []\n" + net, net + "mappings: []\n- 80->1.2.3.4\n", net + "mappings: []\nmappings: []\n", net + "mappings:\n",
+		net + "networks:\n- {name: b, prefix: 11.0.0.0/8}\n", net + " mappings: []\n", ok + net, web + "}\n" + net, net + ok + web + "}\n", "networks:\n" + ok, net + "endpoints:\n" + ok,
+		net + web + "\n", net + web + ", ports: []}\n", net + web + ", ports: [\"80:80\",\"81:81\"]}\n", net + web + ", ports: [80:80]}\n", net + web + ", ports: [\"80:80\"]}}\n",
+		net + web + ", ports: [\"80:80\"}\n", net + web + ", ports: [\"80\\:80\"]}\n", net + web + ", network: a}\n", net + web + ", ports: [\"0:80\"]}\n", net + web + ", ports: [\"80\"]}\n",
+		net + web + ", ports: [\"80:80\", \"80:81\"]}\n", net + web + "}\n- {name: web, address: 10.0.0.3}\n", net + web + "}\n- {name: dns, address: 10.0.0.2}\n",
+		"networks:\n- {prefix: 10.0.0.0/8, name: a}\n", "networks:\n- {name: a, prefix: \"10.0.0.0/8\"\"}\n", "networks:\n- {name: a, prefix: fd00::/64}\n", "networks:\n- {name: a}\n",
+		"networks:\n- {name: a, prefix: 10.0.0.0/8, guard: true}\n", "networks:\n- {name: a, prefix: 10.0.0.0/8, guard: false, masquerade: false}\n",
+		"networks:\n- {name: 1a, prefix: 10.0.0.0/8}\n", "networks:\n- {name: null, prefix: 10.0.0.0/8}\n", "networks:\n- {name: a.b, prefix: 10.0.0.0/8}\n", "networks:\n- {name: a, prefix: 10.0.0.0/8 }\n",
+		"networks:\n- {name: a, prefix: 10.0.0.0/8, gateway: }\n", "networks:\n- {name: a, prefix: 10.0.0.0/8, gateway: \"\"}\n", "networks:\n- {name: a, prefix: 10.0.0.0/8, gateway: 11.0.0.1}\n",
+		net + "- {name: a, prefix: 11.0.0.0/8}\n", net + "- {name: b, prefix: 10.1.0.0/16}\n", "networks:\n- 80->1.2.3.4\n", "endpoints:\n- {name: web, address: 10.0.0.2}\n",
 		ok + "- 80->1.2.3.5\n", ok + "- 0->1.2.3.5:80\n", ok + "- 82->127.0.0.1\n", ok + "- 82-81->1.2.3.4\n",
 	} {
 		_, taken := decodePlain(text)
@@ -73,6 +92,7 @@ func randomFile(r *rand.Rand) string {
 	indent := strings.Repeat(" ", r.IntN(4))
 	var b strings.Builder
 	b.WriteString(seldom("---\n") + seldom("# head\n") + seldom("\n") + seldom("  # x: y\n"))
+	b.WriteString(randomSections(r, one, seldom))
 	b.WriteString("mappings:" + seldom(" ") + seldom(" # c") + "\n")
 	for i := range 1 + r.IntN(6) {
 		port := fmt.Sprint(8000 + 10*i + r.IntN(9))
@@ -101,6 +121,29 @@ func randomFile(r *rand.Rand) string {
 	return b.String()
 }
 
+// randomSections writes networks and endpoints, or none.
+func randomSections(r *rand.Rand, one func(...string) string, seldom func(string) string) string {
+	var b strings.Builder
+	if r.IntN(6) == 0 {
+		b.WriteString(seldom(" ") + "networks:" + seldom(" []") + "\n")
+		for i := range 1 + r.IntN(3) {
+			fmt.Fprintf(&b, "%s- {name: %s%d%s, prefix: ", one("", "", seldom(" ")), one("net", "net", `"n`+seldom(`\`)), i, one("", "", seldom(`"`)))
+			b.WriteString(one(fmt.Sprintf("10.%d.0.0/16", i), fmt.Sprintf("10.%d.0.0/16", i), fmt.Sprintf(`"fd00:%d::/64"`, i), seldom("10.0.0.0/8")))
+			b.WriteString(one("", "", ", gateway: "+one(fmt.Sprintf("10.%d.0.1", i), `"fd00::1"`)) + one("", "", fmt.Sprintf(", next: 10.%d.0.7", i), seldom(`, next: "x"`)))
+			b.WriteString(one("", "", ", masquerade: false", seldom(", masquerade: true")) + one("", "", ", guard: false") + seldom(" ") + "}\n")
+		}
+	}
+	if r.IntN(8) == 0 {
+		b.WriteString("endpoints:" + seldom(" # c") + "\n")
+		for i := range 1 + r.IntN(3) {
+			fmt.Fprintf(&b, "  - {name: %s%d%s", one("web", "web", "web", `"web"`, seldom("7")), i, one("", "", seldom(", network: net0")))
+			fmt.Fprintf(&b, ", address: %s", one(fmt.Sprintf("10.%d.0.%d", i, 2+r.IntN(5)), fmt.Sprintf(`"fd00:%d::7"`, i), seldom("10.0.0.1")))
+			b.WriteString(one("", "", fmt.Sprintf(`, ports: ["%d:80"%s"%d:53/udp"]`, 100+i, one(", ", ", ", seldom(",")), 200+i), seldom(", ports: []")) + "}\n")
+		}
+	}
+	return b.String()
+}
+
 // sameBothWays fails unless the library reads what the fast way took, and reads
 // the same.
 func sameBothWays(tb testing.TB, text string) (taken bool) {
@@ -113,13 +156,8 @@ func sameBothWays(tb testing.TB, text string) (taken bool) {
 	if err != nil {
 		tb.Fatalf("the library refuses %q: %v", text, err)
 	}
-	if len(fast) != len(slow) {
-		tb.Fatalf("%q has %d mappings, %d with the library", text, len(fast), len(slow))
-	}
-	for i := range fast {
-		if fast[i] != slow[i] {
-			tb.Fatalf("%q item %d is %v, %v with the library", text, i, fast[i], slow[i])
-		}
+	if !reflect.DeepEqual(fast, slow) {
+		tb.Fatalf("%q is %v, %v with the library", text, fast, slow)
 	}
 	return true
 }
@@ -145,8 +183,12 @@ func FuzzDecodePlain(f *testing.F) {
 		f.Add(randomFile(r))
 	}
 	f.Add("mappings:\n- {mapping: \"53->172.17.0.2:53/udp\", name: \"Zoë's {web}, 1: #2\", proxy: false, expires: 2027-01-01T00:00:00Z}\n")
+	f.Add("networks:\n- {name: a, prefix: 10.0.0.0/8, gateway: 10.0.0.1, next: 10.0.0.9, masquerade: false, guard: false}\n" +
+		"endpoints:\n- {name: \"w.b\", network: a, address: 10.0.0.2, ports: [\"80:80\", \"53:53/udp\"]}\nmappings: []\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		sameBothWays(t, text)
+		sameBothWays(t, "networks:\n- {name: a, prefix: 10.0.0.0/8"+text+"}\nmappings: []\n")
+		sameBothWays(t, "networks:\n- {name: a, prefix: 10.0.0.0/8}\nendpoints:\n- {name: web, address: 10.0.0.2, ports: ["+text+"]}\n")
 		// Items get into a file less often by chance than into one that is
 		// there already.
 		sameBothWays(t, "mappings:\n  - 65535->172.17.0.9:1/udp\n"+text)
@@ -159,7 +201,7 @@ func TestIsWord(t *testing.T) {
 		require.True(t, isWord(s), s)
 		got, err := decodeYAML("mappings:\n- {mapping: 80->1.2.3.4, name: " + s + "}")
 		require.Nil(t, err)
-		require.Equal(t, s, got[0].Name)
+		require.Equal(t, s, got.Mappings[0].Name)
 	}
 	for _, s := range []string{"", "5", "-a", "_a", "a b", "a.b", "a:", "a,", "~", "null", "NULL", "True", "off", "Y", "é", "a\x00", "@a", "[", "`", "{"} {
 		require.False(t, isWord(s), s)
@@ -169,7 +211,7 @@ func TestIsWord(t *testing.T) {
 func BenchmarkDecode(b *testing.B) {
 	for name, ms := range map[string][]engine.Mapping{"plain": many(b, ""), "objects": many(b, "web")} {
 		var text strings.Builder
-		require.NoError(b, Encode(&text, File{Mappings: ms}))
+		require.NoError(b, Encode(&text, engine.State{Mappings: ms}))
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(text.Len()))
 			b.ReportAllocs()
@@ -183,7 +225,7 @@ func BenchmarkDecode(b *testing.B) {
 			b.SetBytes(int64(text.Len()))
 			b.ReportAllocs()
 			for b.Loop() {
-				if ms, err := decodeYAML(text.String()); err != nil || len(ms) == 0 {
+				if s, err := decodeYAML(text.String()); err != nil || len(s.Mappings) == 0 {
 					b.Fatal(err)
 				}
 			}

@@ -131,21 +131,19 @@ func TestDecodeErrors(t *testing.T) {
 		{"mappings:\n- mapping: 80->1.2.3.4\n  mapping: 81->1.2.3.4\n", `f:3: invalid YAML "  mapping: 81->1.2.3.4": mapping key "mapping" already defined at [2:3]`},
 		// The file.
 		{"mappings:\n- 80->1.2.3.4\nmappings:\n- 81->1.2.3.4\n", `f:3: invalid YAML "mappings:": mapping key "mappings" already defined at [1:1]`},
-		{"mappings: []\nnetworks: []\n", `f:2: invalid key "networks": networks are not supported yet by this version`},
-		{"endpoints:\n- {name: web}\n", `f:1: invalid key "endpoints": endpoints are not supported yet by this version`},
 		{"\nmapings: []\n", `f:2: invalid key "mapings": not known`},
-		{"name: x\n", `f:1: invalid key "name": a file has the key "mappings"`},
+		{"name: x\n", `f:1: invalid key "name": a file has the keys networks, endpoints and mappings`},
 		{"mappings: 5\n", `f:1: invalid mappings "5": not a list`},
 		{"mappings:\n  name: a\n", `f:2: invalid mappings "name:": not a list`},
 		{"mappings: {}\n", `f:1: invalid mappings "{": not a list`},
-		{"- 80->1.2.3.4\n", `f:1: invalid file "-": it does not begin with the key "mappings"`},
-		{"hello\n", `f:1: invalid file "hello": it does not begin with the key "mappings"`},
+		{"- 80->1.2.3.4\n", `f:1: invalid file "-": it does not begin with a key such as "mappings"`},
+		{"hello\n", `f:1: invalid file "hello": it does not begin with a key such as "mappings"`},
 		{"mappings: []\n---\nmappings: []\n", `f:3: invalid file "---": a second document`},
 		{"mappings:\n- *a\n- &a 80->1.2.3.4\n", `f:2: invalid alias "a": no anchor of that name before it`},
 		{"mappings: *a\n", `f:1: invalid alias "a": no anchor of that name before it`},
 		{"*a", `f:1: invalid alias "a": no anchor of that name before it`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  name: *a\n", `f:3: invalid alias "a": no anchor of that name before it`},
-		{"*mappings : []\n", `f:1: invalid key "*": a file has the key "mappings"`},
+		{"*mappings : []\n", `f:1: invalid key "*": a file has the keys networks, endpoints and mappings`},
 		// The YAML.
 		{"mappings:\n- 80->1.2.3.4\n\t- 81->1.2.3.4\n", `f:3: invalid YAML "\t- 81->1.2.3.4": found character ' ' that cannot start any token`},
 		{"mappings: [\n", `f:1: invalid YAML "mappings: [": sequence end token ']' not found`},
@@ -156,7 +154,7 @@ func TestDecodeErrors(t *testing.T) {
 		{"? mappings\n: []\n", `f:1: invalid YAML "?": tags, directives and explicit keys are not supported`},
 		{"mappings:\n- <<: {name: a}\n", `f:2: invalid key "<<": not known`},
 		{"mappings:\n- - 80->1.2.3.4\n", `f:2: invalid YAML "- -": a list in a list`},
-		{"mappings: [[[[[", `f:1: invalid YAML "[": nested too deeply`},
+		{"mappings: [[[[[[", `f:1: invalid YAML "[": nested too deeply`},
 		{"mappings:\n- 80->1.2.3.4\n- ~\n", `f:3: invalid mapping "~": neither a text like 8080->172.17.0.2:80 nor an object`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  name: null\n", `f:3: invalid name "null": not a text; quote it`},
 		{"mappings:\n- # c\n- 80->1.2.3.4\n", `f:2: invalid item "-": it has no value`},
@@ -219,8 +217,8 @@ func TestDecodeSize(t *testing.T) {
 
 // Without screen, each of these keeps the parser busy for minutes.
 func TestDecodeHostile(t *testing.T) {
-	for _, s := range []string{"[", "{", "{mapping: ", "- ", "-\n", "- # c\n", "&a ", "name: ", "mappings:\n  name: ", "mappings: [{a,", "!t ", "? "} {
-		for _, head := range []string{"", "mappings:\n", "mappings: [{"} {
+	for _, s := range []string{"[", "{", "{mapping: ", "- ", "-\n", "- # c\n", "&a ", "name: ", "mappings:\n  name: ", "mappings: [{a,", "!t ", "? ", "networks:\n", "ports: ", "ports:\n", "- ports: [", "- &a\n  - *a\n", "endpoints: {"} {
+		for _, head := range []string{"", "mappings:\n", "mappings: [{", "endpoints: [{ports: ["} {
 			_, err := Decode(strings.NewReader(head+strings.Repeat(s, 1<<16/len(s))), "f")
 			require.ErrorIs(t, err, engine.ErrInvalid, "%q", s)
 		}

@@ -27,33 +27,41 @@ const (
 	keyName    = "name"
 	keyProxy   = "proxy"
 	keyExpires = "expires"
+
+	keyPrefix     = "prefix"
+	keyGateway    = "gateway"
+	keyNext       = "next"
+	keyMasquerade = "masquerade"
+	keyGuard      = "guard"
+
+	keyNetwork = "network"
+	keyAddress = "address"
+	keyPorts   = "ports"
 )
 
 // decodeYAML reads any file. It walks the nodes itself instead of filling a
 // struct, so that each fault has its line.
-func decodeYAML(text string) ([]engine.Mapping, *LineError) {
+func decodeYAML(text string) (engine.State, *LineError) {
 	tokens := lexer.Tokenize(text)
 	if err := screen(tokens); err != nil {
-		return nil, err
+		return engine.State{}, err
 	}
 	doc, err := parser.Parse(tokens, 0)
 	if err != nil {
-		return nil, notYAML(text, err)
+		return engine.State{}, notYAML(text, err)
 	}
-	d := document{anchors: map[string]ast.Node{}}
+	d := document{anchors: map[string]ast.Node{}, size: len(text)}
 	if err := d.read(doc); err != nil {
-		return nil, err
+		return engine.State{}, err
 	}
-	err = engine.ValidateAll(d.mappings...)
-	var overlap *engine.OverlapError
-	if errors.As(err, &overlap) {
-		err = fmt.Errorf("%w (the first is in line %d)", err, d.lines[overlap.I])
-		return nil, &LineError{Line: d.lines[overlap.J], Err: err}
+	if f := validate(d.state); f != nil {
+		err := f.err
+		if f.first != nil {
+			err = fmt.Errorf("%w (the first is in line %d)", err, d.lineOf(*f.first))
+		}
+		return engine.State{}, &LineError{Line: d.lineOf(f.at), Err: err}
 	}
-	if err != nil { // each was validated before
-		return nil, &LineError{Line: 1, Err: err}
-	}
-	return d.mappings, nil
+	return d.state, nil
 }
 
 // notYAML turns the library's error, several lines with the source drawn, into
@@ -89,11 +97,14 @@ func fault(line int, what, input, reason string) *LineError {
 	return &LineError{Line: line, Err: &engine.InvalidError{What: what, Input: input, Reason: reason}}
 }
 
-// document collects the mappings of one.
+// document collects what one says.
 type document struct {
-	anchors  map[string]ast.Node // by name; the values are neither anchors nor aliases
-	mappings []engine.Mapping
-	lines    []int // of the mappings
+	anchors map[string]ast.Node // by name; the values are neither anchors nor aliases
+	state   engine.State
+	lines   map[string][]int // of the items, by their section
+	ports   [][]int          // lines of the endpoints' ports
+	// size is that of the text in bytes, and texts how many texts of lists were read.
+	size, texts int
 }
 
 func (d *document) read(f *ast.File) *LineError {
@@ -116,16 +127,19 @@ func (d *document) read(f *ast.File) *LineError {
 	}
 	keys, ok := top.(ast.MapNode)
 	if !ok {
-		return fault(lineOf(body), "file", excerpt(top), `it does not begin with the key "mappings"`)
+		return fault(lineOf(body), "file", excerpt(top), `it does not begin with a key such as "mappings"`)
 	}
+	d.lines = map[string][]int{}
 	for it := keys.MapRange(); it.Next(); {
 		switch key := keyOf(it.Key()); key {
 		case keyMappings:
-			err = d.readMappings(it.Value())
-		case keyNetworks, keyEndpoints:
-			err = fault(lineOf(it.Key()), "key", key, key+" are not supported yet by this version")
+			err = d.readList(key, it.Value(), d.readMapping)
+		case keyNetworks:
+			err = d.readList(key, it.Value(), d.readNetwork)
+		case keyEndpoints:
+			err = d.readList(key, it.Value(), d.readEndpoint)
 		default:
-			err = fault(lineOf(it.Key()), "key", key, `a file has the key "mappings"`)
+			err = fault(lineOf(it.Key()), "key", key, "a file has the keys networks, endpoints and mappings")
 		}
 		if err != nil {
 			return err
@@ -134,44 +148,66 @@ func (d *document) read(f *ast.File) *LineError {
 	return nil
 }
 
-func (d *document) readMappings(n ast.Node) *LineError {
-	line := lineOf(n)
-	n, err := d.resolve(n)
+// readList reads a section, item by item.
+func (d *document) readList(section string, n ast.Node, read func(line int, item ast.Node) *LineError) *LineError {
+	items, err := d.items(section, n)
 	if err != nil {
 		return err
 	}
-	var items []ast.Node
-	switch n := n.(type) {
-	case nil, *ast.NullNode:
-	case *ast.SequenceNode:
-		items = n.Values
-	default:
-		return fault(line, keyMappings, excerpt(n), "not a list")
-	}
 	for _, item := range items {
 		line := lineOf(item)
-		m, err := d.readItem(item)
+		n, err := d.resolve(item)
 		if err != nil {
 			return err
 		}
-		if m.Frontend.Port() == 0 {
-			return fault(line, keyMapping, m.String(), "frontend 0 asks for a free port, and a file says which")
+		if err := read(line, n); err != nil {
+			return err
 		}
-		if err := m.Validate(); err != nil {
-			return &LineError{Line: line, Err: err}
-		}
-		d.mappings = append(d.mappings, m)
-		d.lines = append(d.lines, line)
+		d.lines[section] = append(d.lines[section], line)
 	}
 	return nil
 }
 
-func (d *document) readItem(item ast.Node) (engine.Mapping, *LineError) {
-	line := lineOf(item)
-	n, err := d.resolve(item)
+// items are those of a list.
+func (d *document) items(what string, n ast.Node) ([]ast.Node, *LineError) {
+	line := lineOf(n)
+	n, err := d.resolve(n)
 	if err != nil {
-		return engine.Mapping{}, err
+		return nil, err
 	}
+	switch n := n.(type) {
+	case nil, *ast.NullNode:
+		return nil, nil
+	case *ast.SequenceNode:
+		return n.Values, nil
+	}
+	return nil, fault(line, what, excerpt(n), "not a list")
+}
+
+// lineOf is the line in which something stands.
+func (d *document) lineOf(p place) int {
+	if p.port >= 0 {
+		return d.ports[p.item][p.port]
+	}
+	return d.lines[p.section][p.item]
+}
+
+func (d *document) readMapping(line int, n ast.Node) *LineError {
+	m, err := d.readItem(line, n)
+	if err != nil {
+		return err
+	}
+	if m.Frontend.Port() == 0 {
+		return fault(line, keyMapping, m.String(), noFrontend)
+	}
+	if err := m.Validate(); err != nil {
+		return &LineError{Line: line, Err: err}
+	}
+	d.state.Mappings = append(d.state.Mappings, m)
+	return nil
+}
+
+func (d *document) readItem(line int, n ast.Node) (engine.Mapping, *LineError) {
 	if object, ok := n.(ast.MapNode); ok {
 		return d.readObject(line, object)
 	}

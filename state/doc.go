@@ -1,14 +1,25 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package state reads and writes the file of "nftnat export", "nftnat apply -f"
-// and "nftnat serve --state": YAML 1.2 that lists the mappings a table is to
-// hold.
+// Package state reads and writes the file of "nftnat export" and "nftnat apply -f": YAML
+// 1.2 that lists what a table is to hold, an [engine.State].
 //
+//	networks:
+//	  - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1, next: 172.30.0.3}
+//	endpoints:
+//	  - {name: web, network: inside, address: 172.30.0.2, ports: ["8080:80", "53:53/udp"]}
 //	mappings:
 //	  - 8080->172.17.0.2:80
 //	  - "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp"
 //	  - {mapping: "53->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
+//
+// What a file does not list is not to be there: one with mappings alone makes networks
+// and endpoints go.
+//
+// A network has gateway (absent: its first address), next, from which on the next free
+// address is looked for (absent: where the network of that name has left off), masquerade
+// and guard (absent: true). An endpoint has network (absent: that of its address), and
+// ports, which are port specs ([engine.ParsePortSpec]).
 //
 // A mapping stands there in its text form, or as an object where there is more
 // to say: name (absent: none), proxy (absent: true), and expires (absent:
@@ -17,16 +28,16 @@
 //
 // [Decode] takes a whole file or nothing of it. What it refuses it names by
 // file, line and reason, in a [*LineError] that is an
-// [engine.ErrInvalid]: keys it does not know, keys given twice, mappings that
-// are not valid or overlap, and frontend port 0, as a file says which ports are
-// taken and does not ask for any.
+// [engine.ErrInvalid]: keys it does not know, keys given twice, what is not valid or
+// cannot be together, and endpoints without address and frontend port 0, as a file says
+// which are taken and does not ask for any.
 // [Encode] writes one order only: equal contents make equal files.
 //
 // Decode and Encode keep nothing between calls and may be called from several
 // goroutines at once.
 //
 // Be aware:
-//   - Networks and endpoints are not supported yet: a file that has them is refused.
+//   - Whether a prefix, an address or a port can be had on this host is not known here.
 //   - Comments in a file do not survive Decode and Encode.
 //   - Of YAML, explicit keys ("? key"), tags, directives, merge keys and a
 //     second document are refused; aliases and every style of scalar are taken.

@@ -7,6 +7,8 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -21,44 +23,139 @@ const (
 	objectName    = `, name: `
 	objectNoProxy = `, proxy: false`
 	objectExpires = `, expires: `
+
+	namedStart         = `{name: `
+	objectPrefix       = `, prefix: `
+	objectGateway      = `, gateway: `
+	objectNext         = `, next: `
+	objectNoMasquerade = `, masquerade: false`
+	objectNoGuard      = `, guard: false`
+
+	objectNetwork = `, network: `
+	objectAddress = `, address: `
+	objectPorts   = `, ports: [`
+	portSeparator = `, `
 )
 
-// Encode writes f so that [Decode] reads the same mappings: in canonical
-// order, and with ranges collapsed ([engine.Collapse]). A file that Decode
-// would refuse is not begun: the error is that of [engine.ValidateAll], or an
-// [*engine.InvalidError] for a mapping with frontend port 0. Errors of w are
-// wrapped; what was written by then is of no use.
-func Encode(w io.Writer, f File) error {
-	if err := engine.ValidateAll(f.Mappings...); err != nil {
-		return fmt.Errorf("encode state: %w", err)
+// Encode writes s so that [Decode] reads the same: in canonical order, which is by
+// name for networks and endpoints, and with ranges collapsed ([engine.Collapse]). A file
+// that Decode would refuse is not begun: the error is that of [engine.ValidateAll], or an
+// [*engine.InvalidError]. Errors of w are wrapped; what was written by then is of no use.
+func Encode(w io.Writer, s engine.State) error {
+	if f := validate(s); f != nil {
+		return fmt.Errorf("encode state: %w", f.err)
 	}
-	for i := range f.Mappings {
-		if m := &f.Mappings[i]; m.Frontend.Port() == 0 {
-			return fmt.Errorf("encode state: %w", &engine.InvalidError{
-				What: keyMapping, Input: m.String(), Reason: "frontend 0 asks for a free port, and a file says which"})
-		}
+	e := &encoder{w: bufio.NewWriterSize(w, 32<<10)}
+	if len(s.Networks) != 0 {
+		e.print(keyNetworks + ":\n")
 	}
-	b := bufio.NewWriterSize(w, 32<<10)
-	head := keyMappings + ":\n"
-	if len(f.Mappings) == 0 {
-		head = keyMappings + ": []\n"
+	for _, n := range slices.SortedFunc(slices.Values(s.Networks), byNetworkName) {
+		e.item(func(b []byte) []byte { return appendNetwork(b, n) })
 	}
-	_, err := b.WriteString(head)
-	var line []byte
-	for _, m := range engine.Collapse(f.Mappings) {
-		if err != nil {
+	if len(s.Endpoints) != 0 {
+		e.print(keyEndpoints + ":\n")
+	}
+	for _, a := range slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName) {
+		e.item(func(b []byte) []byte { return appendEndpoint(b, a) })
+	}
+	if len(s.Mappings) != 0 {
+		e.print(keyMappings + ":\n")
+	} else {
+		e.print(noMappings + "\n")
+	}
+	for _, m := range engine.Collapse(s.Mappings) {
+		if e.err != nil {
 			break
 		}
-		line = append(appendItem(append(line[:0], "  - "...), m), '\n')
-		_, err = b.Write(line)
+		e.item(func(b []byte) []byte { return appendItem(b, m) })
 	}
-	if err == nil {
-		err = b.Flush()
+	if e.err == nil {
+		e.err = e.w.Flush()
 	}
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
+	if e.err != nil {
+		return fmt.Errorf("write state: %w", e.err)
 	}
 	return nil
+}
+
+// noMappings says that there are none. It is always said something of them, for
+// without the key somebody might think that it was forgotten.
+const noMappings = keyMappings + ": []"
+
+func byNetworkName(a, b engine.Network) int { return strings.Compare(a.Name, b.Name) }
+
+func byEndpointName(a, b engine.Attachment) int { return strings.Compare(a.Name, b.Name) }
+
+// encoder writes lines until one fails.
+type encoder struct {
+	w    *bufio.Writer
+	line []byte
+	err  error
+}
+
+func (e *encoder) print(text string) {
+	if e.err == nil {
+		_, e.err = e.w.WriteString(text)
+	}
+}
+
+func (e *encoder) item(appendTo func([]byte) []byte) {
+	if e.err == nil {
+		e.line = append(appendTo(append(e.line[:0], "  - "...)), '\n')
+		_, e.err = e.w.Write(e.line)
+	}
+}
+
+func appendNetwork(b []byte, n engine.Network) []byte {
+	b = appendName(append(b, namedStart...), n.Name)
+	b = appendAddr(append(b, objectPrefix...), n.Prefix.String())
+	if n.Gateway.IsValid() {
+		b = appendAddr(append(b, objectGateway...), n.Gateway.String())
+	}
+	if n.Next.IsValid() {
+		b = appendAddr(append(b, objectNext...), n.Next.String())
+	}
+	if n.NoMasquerade {
+		b = append(b, objectNoMasquerade...)
+	}
+	if n.NoGuard {
+		b = append(b, objectNoGuard...)
+	}
+	return append(b, '}')
+}
+
+func appendEndpoint(b []byte, a engine.Attachment) []byte {
+	b = appendName(append(b, namedStart...), a.Name)
+	if a.Network != "" {
+		b = appendName(append(b, objectNetwork...), a.Network)
+	}
+	b = appendAddr(append(b, objectAddress...), a.Address.String())
+	if len(a.Ports) == 0 {
+		return append(b, '}')
+	}
+	ms := make([]engine.Mapping, len(a.Ports))
+	for i, spec := range a.Ports {
+		ms[i] = mappingOf(a, spec)
+	}
+	b = append(b, objectPorts...)
+	for i, m := range engine.Collapse(ms) {
+		if i > 0 {
+			b = append(b, portSeparator...)
+		}
+		spec := engine.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
+		// Quoted, for YAML 1.1 has numbers to the base of 60 (tag:yaml.org,2002:int).
+		b = append(append(append(b, '"'), spec.String()...), '"')
+	}
+	return append(b, "]}"...)
+}
+
+// appendAddr writes an address or a prefix. An IPv6 one is quoted, since a colon at the
+// end of a plain scalar, as in fd00::, would make a key of it.
+func appendAddr(b []byte, text string) []byte {
+	if strings.Contains(text, ":") {
+		return append(append(append(b, '"'), text...), '"')
+	}
+	return append(b, text...)
 }
 
 func appendItem(b []byte, m engine.Mapping) []byte {

@@ -10,8 +10,8 @@ import (
 )
 
 // maxNesting is how deep flow collections may stand in each other, and one
-// more: {mappings: [{mapping: ...}]} has three.
-const maxNesting = 4
+// more: {endpoints: [{ports: [...]}]} has four.
+const maxNesting = 5
 
 // screen refuses, before they are parsed, tokens that no state file has. The
 // lexer takes time in proportion to the text. The parser takes the square of
@@ -69,8 +69,8 @@ func screen(tokens token.Tokens) *LineError {
 			if !known(last.Value) {
 				return fault(line, "key", last.Value, "not known")
 			}
-			// An empty list of mappings is often written so, and is one.
-			if last.Value != keyMappings && empty(last, next, len(open) > 0) {
+			// An empty list is often written so, and is one.
+			if !listKey(last.Value) && empty(last, next, len(open) > 0) {
 				return fault(line, "key", last.Value, noValue)
 			}
 			colon = true
@@ -85,7 +85,17 @@ const noValue = "it has no value"
 // the parser soon meets one twice in a mapping, however many there are.
 func known(key string) bool {
 	switch key {
-	case keyMappings, keyNetworks, keyEndpoints, keyMapping, keyName, keyProxy, keyExpires:
+	case keyMappings, keyNetworks, keyEndpoints, keyMapping, keyName, keyProxy, keyExpires,
+		keyPrefix, keyGateway, keyNext, keyMasquerade, keyGuard, keyNetwork, keyAddress, keyPorts:
+		return true
+	}
+	return false
+}
+
+// listKey reports whether the value of a key is a list.
+func listKey(key string) bool {
+	switch key {
+	case keyMappings, keyNetworks, keyEndpoints, keyPorts:
 		return true
 	}
 	return false

@@ -22,10 +22,10 @@ func newApply(g *global) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Make what is published exactly what a file says",
-		Long: "Make what is published exactly what a YAML file says, in one transaction, and\n" +
-			"print a line for each change: + published, - unpublished, ~ old => new.\n" +
-			"What is the same already is not touched.",
+		Short: "Make what there is exactly what a file says",
+		Long: "Make networks, endpoints and mappings exactly what a YAML file says, in one\n" +
+			"transaction, and print a line for each change: + new, - gone, ~ old => new.\n" +
+			"What is the same already is not touched. What the file does not list goes.",
 		Example: "  nftnat export > ports.yaml\n  nftnat apply -f ports.yaml --dry-run",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,11 +41,11 @@ func newApply(g *global) *cobra.Command {
 				a = reading
 			}
 			return g.with(cmd.Context(), a, func(p publisher) error {
-				apply := p.Apply
+				apply := p.ApplyState
 				if dryRun {
-					apply = p.Diff
+					apply = p.DiffState
 				}
-				changes, err := apply(cmd.Context(), want.Mappings...)
+				changes, err := apply(cmd.Context(), want)
 				if err != nil {
 					return err
 				}
@@ -59,13 +59,13 @@ func newApply(g *global) *cobra.Command {
 	return cmd
 }
 
-func readFile(cmd *cobra.Command, name string) (state.File, error) {
+func readFile(cmd *cobra.Command, name string) (engine.State, error) {
 	if name == "-" {
 		return state.Decode(cmd.InOrStdin(), "standard input")
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return state.File{}, usageError{err}
+		return engine.State{}, usageError{err}
 	}
 	defer func() { _ = f.Close() }() // was only read
 	return state.Decode(f, name)

@@ -20,15 +20,17 @@ func (s *server) status() (api.Status, error) {
 		return api.Status{}, err
 	}
 	doc := api.Status{
-		PID:      os.Getpid(),
-		Version:  readVersion().Version,
-		NetNS:    s.netns,
-		Started:  s.started.UTC(),
-		Uptime:   int64(time.Since(s.started).Seconds()),
-		Table:    api.TableStatus{Name: st.Table},
-		Mappings: api.CountMappings(s.engine.Mappings()),
-		Proxies:  st.Proxies,
-		Flows:    api.FlowCounts{TCP: int(st.Connections), UDP: int(st.Flows)},
+		PID:       os.Getpid(),
+		Version:   readVersion().Version,
+		NetNS:     s.netns,
+		Started:   s.started.UTC(),
+		Uptime:    int64(time.Since(s.started).Seconds()),
+		Table:     api.TableStatus{Name: st.Table},
+		Mappings:  api.CountMappings(s.engine.Mappings()),
+		Networks:  st.Networks,
+		Endpoints: st.Endpoints,
+		Proxies:   st.Proxies,
+		Flows:     api.FlowCounts{TCP: int(st.Connections), UDP: int(st.Flows)},
 		Forwarding: api.Forwarding{
 			IPv4: forwardingState(st.Forwarding4),
 			IPv6: map[engine.ForwardingState]api.ForwardingState{

@@ -12,15 +12,15 @@ import (
 func newExport(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export",
-		Short: "Print what is published as a file for apply",
+		Short: "Print networks, endpoints and mappings as a file for apply",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.with(cmd.Context(), reading, func(p publisher) error {
-				ms, err := p.Mappings(cmd.Context())
+				s, err := p.State(cmd.Context())
 				if err != nil {
 					return err
 				}
-				return state.Encode(cmd.OutOrStdout(), state.File{Mappings: ms})
+				return state.Encode(cmd.OutOrStdout(), s)
 			})
 		},
 	}

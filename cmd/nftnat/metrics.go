@@ -19,6 +19,8 @@ type collector struct{ server *server }
 // The metrics, by what names and units they have.
 var (
 	mappingsDesc = prometheus.NewDesc("nftnat_mappings", "Published ports.", []string{"proto", "family"}, nil)
+	networksDesc = prometheus.NewDesc("nftnat_networks", "Declared networks.", nil, nil)
+	leasesDesc   = prometheus.NewDesc("nftnat_endpoints", "Endpoints, each with an address of a network.", nil, nil)
 	proxiesDesc  = prometheus.NewDesc("nftnat_proxies", "Userland proxies.", nil, nil)
 	unservedDesc = prometheus.NewDesc("nftnat_mappings_without_proxy", "Mappings whose port is held by another process.", nil, nil)
 	carriedDesc  = prometheus.NewDesc("nftnat_proxy_flows", "TCP connections and UDP flows that the proxies carry.", []string{"proto"}, nil)
@@ -48,6 +50,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(mappingsDesc, float64(n.TCP.IPv6), "tcp", "ipv6")
 	gauge(mappingsDesc, float64(n.UDP.IPv4), "udp", "ipv4")
 	gauge(mappingsDesc, float64(n.UDP.IPv6), "udp", "ipv6")
+	gauge(networksDesc, float64(st.Networks))
+	gauge(leasesDesc, float64(st.Endpoints))
 	gauge(proxiesDesc, float64(st.Proxies))
 	gauge(unservedDesc, float64(st.Unserved))
 	gauge(carriedDesc, float64(st.Connections), "tcp")

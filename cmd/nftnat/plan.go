@@ -15,12 +15,13 @@ func newPlan(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "plan",
 		Short: "Print the ruleset that nftnat keeps in its table",
-		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists it. It is the\n" +
-			"same whatever is published: mappings are elements of the maps. No privilege is\n" +
+		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists and reads it, with\n" +
+			"a line on what each chain, map and set is for. It is the same whatever is published:\n" +
+			"mappings, networks and endpoints are elements of the maps and sets. No privilege is\n" +
 			"needed and nothing is contacted.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := engine.Plan(g.table)
+			text, err := engine.ExplainedPlan(g.table)
 			if err != nil {
 				return err
 			}

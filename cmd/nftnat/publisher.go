@@ -19,8 +19,16 @@ type publisher interface {
 	Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
 	Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
 	Mappings(ctx context.Context) ([]engine.Mapping, error)
-	Apply(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error)
-	Diff(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error)
+	CreateNetwork(ctx context.Context, n engine.Network) (engine.Network, error)
+	RemoveNetwork(ctx context.Context, name string) error
+	Attach(ctx context.Context, a engine.Attachment) (api.Endpoint, error)
+	Detach(ctx context.Context, name string) ([]engine.Mapping, error)
+	Endpoint(ctx context.Context, name string) (api.Endpoint, error)
+	Endpoints(ctx context.Context) ([]api.Endpoint, error)
+	Inspect(ctx context.Context, name string) (api.Inspection, error)
+	State(ctx context.Context) (engine.State, error)
+	ApplyState(ctx context.Context, s engine.State) ([]engine.Change, error)
+	DiffState(ctx context.Context, s engine.State) ([]engine.Change, error)
 }
 
 // direct is an engine of this process. It does not wait for anything that a context
@@ -47,12 +55,47 @@ func (d direct) Mappings(context.Context) ([]engine.Mapping, error) {
 	return slices.Collect(d.Engine.Mappings()), nil
 }
 
-func (d direct) Apply(_ context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
-	return d.Engine.Apply(ms...)
+func (d direct) CreateNetwork(_ context.Context, n engine.Network) (engine.Network, error) {
+	return d.Engine.CreateNetwork(n)
 }
 
-func (d direct) Diff(_ context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
-	return d.Engine.Diff(ms...)
+func (d direct) RemoveNetwork(_ context.Context, name string) error {
+	return d.Engine.RemoveNetwork(name)
+}
+
+func (d direct) Attach(_ context.Context, a engine.Attachment) (api.Endpoint, error) {
+	return api.Of(d.Engine).Attach(a)
+}
+
+func (d direct) Detach(_ context.Context, name string) ([]engine.Mapping, error) {
+	return d.Engine.Detach(name)
+}
+
+func (d direct) Endpoint(_ context.Context, name string) (api.Endpoint, error) {
+	return api.Of(d.Engine).Endpoint(name)
+}
+
+func (d direct) Endpoints(context.Context) ([]api.Endpoint, error) {
+	s, err := d.Engine.State()
+	return api.EndpointsOf(s), err
+}
+
+func (d direct) Inspect(ctx context.Context, name string) (api.Inspection, error) {
+	ep, err := d.Endpoint(ctx, name)
+	if err != nil {
+		return api.Inspection{}, err
+	}
+	return api.Inspect(ep), nil
+}
+
+func (d direct) State(context.Context) (engine.State, error) { return d.Engine.State() }
+
+func (d direct) ApplyState(_ context.Context, s engine.State) ([]engine.Change, error) {
+	return d.Engine.ApplyState(s)
+}
+
+func (d direct) DiffState(_ context.Context, s engine.State) ([]engine.Change, error) {
+	return d.Engine.DiffState(s)
 }
 
 // access is what a verb wants of the publisher.

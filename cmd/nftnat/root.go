@@ -73,7 +73,9 @@ func newRoot(stderr io.Writer) *cobra.Command {
 	flags.BoolVar(&g.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newAdd(g), newRm(g), newLs(g), newApply(g), newExport(g),
+		newAdd(g), newRm(g), newLs(g),
+		newNetwork(g), newAttach(g), newDetach(g), newPs(g), newInspect(g), newPort(g),
+		newApply(g), newExport(g),
 		newServe(g), newStatus(g), newEvents(g), newPlan(g), newPurge(g), newDemo(g), newVersion(g),
 	)
 	refuseUnknown(root)

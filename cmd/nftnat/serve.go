@@ -109,11 +109,8 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, to
 		tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, l, handler) })
 	}
 	server := api.NewServer(api.Options{
-		Engine: s.engine, Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
-		Decode: func(r io.Reader) ([]engine.Mapping, error) {
-			f, err := state.Decode(r, "request")
-			return f.Mappings, err
-		},
+		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
+		Decode: func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 	})
 	tasks = append(tasks, s.engine.Run, func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	if told != nil {

@@ -46,6 +46,7 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
 	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
 		st.Mappings.TCP.IPv4, st.Mappings.TCP.IPv6, st.Mappings.UDP.IPv4, st.Mappings.UDP.IPv6)
+	fmt.Fprintf(w, "networks\t%d, with %d endpoints\n", st.Networks, st.Endpoints)
 	fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
 	if st.Conntrack != nil {
 		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)

@@ -1,0 +1,124 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// Attach attaches an endpoint as [engine.Engine.Attach] does.
+func (c *Client) Attach(ctx context.Context, a engine.Attachment) (Endpoint, error) {
+	var ep Endpoint
+	err := c.call(ctx, http.MethodPost, "/v1/endpoints", attachRequestOf(a), &ep)
+	return ep, err
+}
+
+// Detach releases an endpoint as [engine.Engine.Detach] does, and returns what was
+// published of it.
+func (c *Client) Detach(ctx context.Context, name string) ([]engine.Mapping, error) {
+	var docs []Mapping
+	if err := c.call(ctx, http.MethodDelete, "/v1/endpoints/"+url.PathEscape(name), nil, &docs); err != nil {
+		return nil, err
+	}
+	gone, err := singles(docs)
+	return engine.Collapse(gone), err
+}
+
+// Endpoints returns all endpoints, by name.
+func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
+	var all []Endpoint
+	err := c.call(ctx, http.MethodGet, "/v1/endpoints", nil, &all)
+	return all, err
+}
+
+// Endpoint finds the endpoint of a name. The error is engine.ErrNotFound if there is
+// none.
+func (c *Client) Endpoint(ctx context.Context, name string) (Endpoint, error) {
+	all, err := c.Endpoints(ctx)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	for _, ep := range all {
+		if ep.Name == name {
+			return ep, nil
+		}
+	}
+	if _, err := c.Inspect(ctx, name); err != nil { // which says that there is none
+		return Endpoint{}, err
+	}
+	return Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
+}
+
+// Inspect returns the `inspect` document of an endpoint. The error is engine.ErrNotFound
+// if there is none.
+func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
+	var doc Inspection
+	err := c.call(ctx, http.MethodGet, "/v1/endpoints/"+url.PathEscape(name), nil, &doc)
+	return doc, err
+}
+
+// CreateNetwork declares a network as [engine.Engine.CreateNetwork] does.
+func (c *Client) CreateNetwork(ctx context.Context, n engine.Network) (engine.Network, error) {
+	var doc Network
+	if err := c.call(ctx, http.MethodPost, "/v1/networks", networkRequestOf(n), &doc); err != nil {
+		return engine.Network{}, err
+	}
+	return doc.network()
+}
+
+// RemoveNetwork takes a network back as [engine.Engine.RemoveNetwork] does.
+func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/networks/"+url.PathEscape(name), nil, nil)
+}
+
+// Network finds the network of a name. The error is engine.ErrNotFound if there is none.
+func (c *Client) Network(ctx context.Context, name string) (engine.Network, error) {
+	var doc Network
+	if err := c.call(ctx, http.MethodGet, "/v1/networks/"+url.PathEscape(name), nil, &doc); err != nil {
+		return engine.Network{}, err
+	}
+	return doc.network()
+}
+
+// Networks returns all networks, by name.
+func (c *Client) Networks(ctx context.Context) ([]engine.Network, error) {
+	var docs []Network
+	if err := c.call(ctx, http.MethodGet, "/v1/networks", nil, &docs); err != nil {
+		return nil, err
+	}
+	all := make([]engine.Network, 0, len(docs))
+	for i := range docs {
+		n, err := docs[i].network()
+		if err != nil {
+			return nil, fmt.Errorf("read network: %w", err)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
+// State returns all that there is, as [engine.Engine.State] does.
+func (c *Client) State(ctx context.Context) (engine.State, error) {
+	var doc state
+	if err := c.call(ctx, http.MethodGet, "/v1/state", nil, &doc); err != nil {
+		return engine.State{}, err
+	}
+	return doc.state()
+}
+
+// ApplyState makes networks, endpoints and mappings exactly these, as
+// [engine.Engine.ApplyState] does, and returns what that changed.
+func (c *Client) ApplyState(ctx context.Context, s engine.State) ([]engine.Change, error) {
+	return c.put(ctx, "/v1/state", stateOf(s))
+}
+
+// DiffState tells what ApplyState would change.
+func (c *Client) DiffState(ctx context.Context, s engine.State) ([]engine.Change, error) {
+	return c.put(ctx, "/v1/state?dry-run=true", stateOf(s))
+}

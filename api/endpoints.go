@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+func (h *handler) getEndpoints(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	s, err := h.Engine.State()
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, EndpointsOf(s))
+	return nil
+}
+
+func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	body, _, err := h.readBody(w, c, h.limits.body, typeJSON)
+	if err != nil {
+		return err
+	}
+	var r attachRequest
+	if err := decodeOne(body, &r, attachFields()); err != nil {
+		return err
+	}
+	wanted, err := r.attachment()
+	if err != nil {
+		return err
+	}
+	if specPorts(wanted) > maxPorts {
+		return tooMany(maxPorts, "ports")
+	}
+	ep, err := work(c, func() (Endpoint, error) { return h.Engine.Attach(wanted) })
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusCreated, ep)
+	return nil
+}
+
+func (h *handler) getEndpoint(w http.ResponseWriter, c *call) error {
+	name, err := c.name(engine.ValidateEndpointName)
+	if err != nil {
+		return err
+	}
+	ep, err := h.Engine.Endpoint(name)
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Inspect(ep))
+	return nil
+}
+
+func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
+	name, err := c.name(engine.ValidateEndpointName)
+	if err != nil {
+		return err
+	}
+	gone, err := work(c, func() ([]engine.Mapping, error) { return h.Engine.Detach(name) })
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Mappings(slices.Values(gone)))
+	return nil
+}
+
+// name is what a path without parameters ends with, if it can be a name.
+func (c *call) name(validate func(string) error) (string, error) {
+	if _, err := c.flags(); err != nil {
+		return "", err
+	}
+	return c.segments[0], validate(c.segments[0])
+}

@@ -1,0 +1,238 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// The fake's networks and endpoints: addresses are leased one after another, and only
+// equal ones are in conflict.
+
+// missing is the engine's error for a name that is not there.
+func missing(what, name string) error {
+	return &fakeMissing{fmt.Sprintf("there is no %s %q", what, name)}
+}
+
+type fakeMissing struct{ text string }
+
+func (e *fakeMissing) Error() string { return e.text }
+
+func (e *fakeMissing) Unwrap() error { return engine.ErrNotFound }
+
+func (f *fakeEngine) CreateNetwork(n engine.Network) (engine.Network, error) {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return engine.Network{}, err
+	}
+	if err := n.Validate(); err != nil {
+		return engine.Network{}, err
+	}
+	if have, ok := f.networks[n.Name]; ok {
+		return engine.Network{}, fmt.Errorf("create network %s: %w", n.Name, &engine.TakenError{What: "network " + have.String()})
+	}
+	f.changes++
+	f.networks[n.Name] = complete(n)
+	return f.networks[n.Name], nil
+}
+
+func complete(n engine.Network) engine.Network {
+	if !n.Gateway.IsValid() {
+		n.Gateway = n.Prefix.Addr().Next()
+	}
+	if !n.Next.IsValid() {
+		n.Next = n.Prefix.Addr().Next().Next()
+	}
+	return n
+}
+
+func (f *fakeEngine) RemoveNetwork(name string) error {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if _, ok := f.networks[name]; !ok {
+		return fmt.Errorf("remove network %s: %w", name, missing("network", name))
+	}
+	for _, ep := range f.endpoints {
+		if ep.Network == name {
+			return fmt.Errorf("remove network %s: %w", name, &engine.TakenError{What: "network " + name, Holder: "endpoint " + ep.Name})
+		}
+	}
+	f.changes++
+	delete(f.networks, name)
+	return nil
+}
+
+func (f *fakeEngine) Network(name string) (engine.Network, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, ok := f.networks[name]
+	if !ok {
+		return engine.Network{}, missing("network", name)
+	}
+	return n, f.err
+}
+
+func (f *fakeEngine) Attach(a engine.Attachment) (Endpoint, error) {
+	if err := a.Validate(); err != nil {
+		return Endpoint{}, err
+	}
+	f.mu.Lock()
+	n, ok := f.networks[a.Network]
+	have, taken := f.endpoints[a.Name]
+	f.mu.Unlock()
+	switch {
+	case !ok:
+		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, missing("network", a.Network))
+	case taken:
+		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, &engine.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Address)})
+	}
+	if !a.Address.IsValid() {
+		a.Address = n.Next
+	}
+	ms, err := f.Publish(mappingsOf(a)...)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n.Next = a.Address.Next()
+	f.networks[n.Name] = n
+	ep := Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
+	f.endpoints[a.Name] = ep
+	ep.Mappings = engine.Collapse(ms)
+	return ep, nil
+}
+
+func mappingsOf(a engine.Attachment) []engine.Mapping {
+	ms := make([]engine.Mapping, len(a.Ports))
+	for i, s := range a.Ports {
+		ms[i] = engine.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(a.Address, s.Backend), More: s.More, Name: a.Name}
+	}
+	return ms
+}
+
+func (f *fakeEngine) Detach(name string) ([]engine.Mapping, error) {
+	ep, err := f.Endpoint(name)
+	if err != nil {
+		return nil, fmt.Errorf("detach %s: %w", name, err)
+	}
+	gone, err := f.Unpublish(ep.Mappings...)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.endpoints, name)
+	return gone, nil
+}
+
+func (f *fakeEngine) Endpoint(name string) (Endpoint, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ep, ok := f.endpoints[name]
+	if !ok {
+		return Endpoint{}, missing("endpoint", name)
+	}
+	for _, m := range f.ports {
+		if m.Name == name && m.Backend.Addr() == ep.Address {
+			ep.Mappings = append(ep.Mappings, m)
+		}
+	}
+	ep.Mappings = engine.Collapse(ep.Mappings)
+	return ep, f.err
+}
+
+func (f *fakeEngine) State() (engine.State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var s engine.State
+	for _, n := range f.networks {
+		s.Networks = append(s.Networks, n)
+	}
+	slices.SortFunc(s.Networks, func(a, b engine.Network) int { return strings.Compare(a.Name, b.Name) })
+	ports := map[string][]engine.Mapping{}
+	for _, m := range f.ports {
+		if ep, ok := f.endpoints[m.Name]; ok && ep.Address == m.Backend.Addr() && !m.NoProxy && m.Expires.IsZero() {
+			ports[m.Name] = append(ports[m.Name], m)
+		} else {
+			s.Mappings = append(s.Mappings, m)
+		}
+	}
+	s.Mappings = engine.Collapse(s.Mappings)
+	for _, ep := range f.endpoints {
+		a := engine.Attachment{Name: ep.Name, Network: ep.Network, Address: ep.Address}
+		for _, m := range engine.Collapse(ports[ep.Name]) {
+			a.Ports = append(a.Ports, engine.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More})
+		}
+		s.Endpoints = append(s.Endpoints, a)
+	}
+	slices.SortFunc(s.Endpoints, func(a, b engine.Attachment) int { return strings.Compare(a.Name, b.Name) })
+	return s, f.err
+}
+
+func (f *fakeEngine) DiffState(s engine.State) ([]engine.Change, error) {
+	lines, err := f.Diff(allOf(s)...)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range s.Networks {
+		if _, ok := f.networks[n.Name]; !ok {
+			lines = append(lines, engine.Change{Is: "network " + n.String()})
+		}
+	}
+	for name, n := range f.networks {
+		if !slices.ContainsFunc(s.Networks, func(w engine.Network) bool { return w.Name == name }) {
+			lines = append(lines, engine.Change{Was: "network " + n.String()})
+		}
+	}
+	return lines, nil
+}
+
+func allOf(s engine.State) []engine.Mapping {
+	ms := slices.Clone(s.Mappings)
+	for _, a := range s.Endpoints {
+		ms = append(ms, mappingsOf(a)...)
+	}
+	return ms
+}
+
+func (f *fakeEngine) ApplyState(s engine.State) ([]engine.Change, error) {
+	lines, err := f.DiffState(s)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changes++
+	f.ports = newFake(allOf(s)...).ports
+	clear(f.networks)
+	clear(f.endpoints)
+	for _, n := range s.Networks {
+		f.networks[n.Name] = complete(n)
+	}
+	for _, a := range s.Endpoints {
+		n := f.networks[a.Network]
+		f.endpoints[a.Name] = Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
+	}
+	return lines, nil
+}
+
+// all is everything that the fake has, to compare.
+func (f *fakeEngine) all() (ports map[engine.Mapping]engine.Mapping, networks map[string]engine.Network, endpoints map[string]Endpoint) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.ports), maps.Clone(f.networks), maps.Clone(f.endpoints)
+}

@@ -1,0 +1,106 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"net/netip"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// Network is a network as it is told.
+type Network struct {
+	Name string `json:"name"`
+	// Prefix is where its addresses are, Gateway which of them is the host's.
+	Prefix  string `json:"prefix"`
+	Gateway string `json:"gateway"`
+	// Masquerade is whether what it sends to the world has this host's address, and
+	// Guard whether only published ports of it answer from outside.
+	Masquerade bool `json:"masquerade"`
+	Guard      bool `json:"guard"`
+	// Next is the address that the next endpoint gets, if it is free then.
+	Next string `json:"next"`
+	// Endpoints is how many endpoints are in it.
+	Endpoints int `json:"endpoints"`
+}
+
+// Networks are the documents of a state's networks, in its order.
+func Networks(s engine.State) []Network {
+	inside := map[string]int{}
+	for _, a := range s.Endpoints {
+		inside[a.Network]++
+	}
+	docs := make([]Network, len(s.Networks)) // never nil: an empty array, not null
+	for i, n := range s.Networks {
+		docs[i] = NetworkOf(n, inside[n.Name])
+	}
+	return docs
+}
+
+// NetworkOf is the document of a network with so many endpoints.
+func NetworkOf(n engine.Network, endpoints int) Network {
+	return Network{
+		Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway),
+		Masquerade: !n.NoMasquerade, Guard: !n.NoGuard, Next: addrText(n.Next), Endpoints: endpoints,
+	}
+}
+
+// addrText is an address as text, empty if there is none.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// network reads a network's document back.
+func (n *Network) network() (engine.Network, error) {
+	r := networkRequest{
+		Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Masquerade: &n.Masquerade, Guard: &n.Guard, Next: n.Next,
+	}
+	return r.network()
+}
+
+// networkRequest is the document of a network that is asked for.
+type networkRequest struct {
+	Name       string `json:"name"`
+	Prefix     string `json:"prefix"`
+	Gateway    string `json:"gateway,omitempty"`    // the first address
+	Masquerade *bool  `json:"masquerade,omitempty"` // nil: true
+	Guard      *bool  `json:"guard,omitempty"`      // nil: true
+	Next       string `json:"next,omitempty"`       // the first free address
+}
+
+func networkFields() []string {
+	return []string{"name", "prefix", "gateway", "masquerade", "guard", "next"}
+}
+
+// networkRequestOf asks for a network.
+func networkRequestOf(n engine.Network) networkRequest {
+	r := networkRequest{Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway), Next: addrText(n.Next)}
+	if n.NoMasquerade {
+		r.Masquerade = new(bool)
+	}
+	if n.NoGuard {
+		r.Guard = new(bool)
+	}
+	return r
+}
+
+// network returns what is asked for. It checks the form only, as the parsers of package
+// engine do; its errors are engine.ErrInvalid.
+func (r *networkRequest) network() (engine.Network, error) {
+	n, err := engine.ParseNetwork(r.Name, r.Prefix, r.Gateway)
+	if err != nil {
+		return engine.Network{}, err
+	}
+	n.NoMasquerade = r.Masquerade != nil && !*r.Masquerade
+	n.NoGuard = r.Guard != nil && !*r.Guard
+	if r.Next != "" {
+		if n.Next, err = netip.ParseAddr(r.Next); err != nil {
+			return engine.Network{}, invalid("next address", r.Next, "it is not an IP address")
+		}
+	}
+	return n, nil
+}

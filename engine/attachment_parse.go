@@ -1,0 +1,41 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+// ParseAttachment reads the words of a command line: an empty network or address is one
+// that is chosen, ports are as [ParsePortSpec] reads them. An IPv4 address mapped into
+// IPv6 is taken as the IPv4 address. It checks the form only: see [Attachment.Validate].
+// Errors are [*InvalidError] and [*PortSpecError].
+func ParseAttachment(name, network, address string, ports ...string) (Attachment, error) {
+	a := Attachment{Name: name, Network: network}
+	if address != "" {
+		var reason string
+		if a.Address, reason = parseAddr(address); reason != "" {
+			return Attachment{}, &InvalidError{What: "address", Input: address, Reason: reason}
+		}
+	}
+	for _, text := range ports {
+		s, err := ParsePortSpec(text)
+		if err != nil {
+			return Attachment{}, err
+		}
+		a.Ports = append(a.Ports, s)
+	}
+	return a, nil
+}
+
+// ValidateEndpointName reports whether an endpoint can have that name. The error is an
+// [*InvalidError].
+func ValidateEndpointName(name string) error { return validateLabel(whatEndpoint, name) }
+
+// ValidateNetworkName reports whether a network can have that name. The error is an
+// [*InvalidError].
+func ValidateNetworkName(name string) error { return validateLabel(whatNetwork, name) }
+
+func validateLabel(what, name string) error {
+	if fault := labelFault(name); fault != "" {
+		return &InvalidError{What: what, Input: name, Reason: fault}
+	}
+	return nil
+}
