@@ -42,16 +42,12 @@ func ExplainedPlan(table string) (string, error) {
 
 // explanation says what a map or set of the ruleset is for.
 func explanation(name string) string {
-	base, host := strings.CutSuffix(name, "_host")
+	base, variant, _ := strings.Cut(name, "_")
 	base, digit := base[:len(base)-1], base[len(base)-1:]
 	family := "IPv" + digit
 	switch base {
-	case "tcp", "udp":
-		ports := strings.ToUpper(base) + " ports"
-		if host {
-			return ports + " published on one " + family + " address: address and port, and the backend they lead to"
-		}
-		return ports + " published on any " + family + " address, and the backend each leads to"
+	case TCP.String(), UDP.String():
+		return explainPorts(strings.ToUpper(base)+" ports", family, variant)
 	case setNetworks:
 		return family + " networks; the comment is the name, and the gateway in brackets"
 	case setMasqueraded:
@@ -64,6 +60,21 @@ func explanation(name string) string {
 		return "the address of each network at which the next lease is looked for"
 	case setLeases:
 		return "the addresses of endpoints; the comment is the endpoint's name"
+	case "hairpin":
+		return family + " backends for which a bridge port has hairpin mode; the comment is the port"
 	}
 	return ""
+}
+
+// explainPorts says what a map of ports is for, by what follows on its name's "_".
+func explainPorts(ports, family, variant string) string {
+	switch variant {
+	case "":
+		return ports + " published on any " + family + " address, and the backend each leads to"
+	case "host":
+		return ports + " published on one " + family + " address: address and port, and the backend they lead to"
+	case "ended":
+		return ports + " that led to " + family + " backends and are not published any more, until their flows have ended"
+	}
+	return ports + " published on " + family + " addresses that lead to backends of the other family, by proxies alone"
 }

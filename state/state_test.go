@@ -116,7 +116,7 @@ func TestDecodeSectionErrors(t *testing.T) {
 		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports: [80]\n", `f:6: invalid ports "80": not a text; quote it`},
 		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports: \"80:80\"\n", `f:6: invalid ports "80:80": not a list`},
 		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports:\n  - 8080:80\n  - \"80\"\n", `f:8: invalid port "80": frontend 0 asks for a free port, and a file says which`},
-		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports:\n  - \"[::1]:8080:80\"\n", `f:7: invalid mapping "[::1]:8080->10.0.0.2:80": an IPv6 frontend with an IPv4 backend needs a proxy between the families; a frontend of any address takes either`},
+		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports:\n  - \"[ff02::1]:8080:80\"\n", `f:7: invalid mapping "[ff02::1]:8080->10.0.0.2:80": the frontend is a multicast address`},
 		{net + "endpoints:\n- name: web\n  address: 10.0.0.2\n  ports:\n  - 8080:80\n  - 8080:81\n", `f:8: mappings 8080->10.0.0.2:80 and 8080->10.0.0.2:81 overlap: both claim tcp port 8080 (the first is in line 7)`},
 		{web + "mappings:\n- 1->10.0.0.2\n- 8080->1.2.3.4\n", `f:7: mappings 8080->10.0.0.2:80 and 8080->1.2.3.4:8080 overlap: both claim tcp port 8080 (the first is in line 4)`},
 		{"endpoints: [{ports: [[[[", `f:1: invalid YAML "[": nested too deeply`},
