@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -44,7 +45,11 @@ func TestLargestElement(t *testing.T) {
 		Timeout: math.MaxInt64, Expires: math.MaxInt64, Comment: strings.Repeat("x", maxComment),
 	}
 	require.NoError(t, c.check(e))
-	require.Less(t, len(c.appendElement(nil, e))+attrHeader, largestElement)
+	require.Less(t, len(c.appendMember(nil, e, collection.appendElement)), largestElement)
+	c.key, c.value = Type{IPv6Addr}, nil
+	e.Key, e.Value = PrefixKey(netip.MustParsePrefix("2001:db8::/32")), netip.AddrPort{}
+	require.NoError(t, c.check(e))
+	require.Less(t, len(c.appendMember(nil, e, collection.appendElement)), largestElement)
 }
 
 func TestTimeouts(t *testing.T) {
@@ -158,6 +163,8 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"no name", named(sample(), "links"), key(make([]byte, 16)...), "is no interface name"},
 		{"name with more behind it", named(sample(), "links"), key([]byte("lo\x00o\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"lo\x00o\x00\x00\x00\x00`},
 		{"hostile name", named(sample(), "links"), key([]byte("a\"\n\x1b[2J\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"a\"\n\x1b[2J\x00`},
+		{"end of a range", named(sample(), "leases4"), join(appendBE32(nil, unix.NFTA_SET_ELEM_FLAGS, 1), key(10, 0, 0, 0)), "the end of a range is no ipv4_addr"},
+		{"short flags", named(sample(), "leases4"), join(appendAttr(nil, unix.NFTA_SET_ELEM_FLAGS, nil), key(10, 0, 0, 0)), errShort.Error()},
 		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "a key of 8 bytes is no inet_service . inet_service"},
 		{"short time-out", named(sample(), "tcp4"), join(port, addr, appendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), errShort.Error()},
 		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], errShort.Error()},
@@ -176,6 +183,7 @@ func TestKey(t *testing.T) {
 	ap := netip.MustParseAddrPort("192.0.2.1:80")
 	require.Equal(t, ap, AddrPortKey(ap).AddrPort())
 	require.Equal(t, netip.AddrPortFrom(netip.Addr{}, 80), PortKey(80).AddrPort())
+	require.Zero(t, SegmentKey(netip.MustParsePrefix("10.0.0.0/8")).AddrPort())
 	require.Equal(t, SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), SegmentKey(netip.MustParsePrefix("10.1.2.3/8")))
 	p, ok := SegmentKey(netip.MustParsePrefix("0.0.0.0/0")).Segment()
 	require.True(t, ok)
@@ -184,6 +192,57 @@ func TestKey(t *testing.T) {
 	require.False(t, ok)
 	_, ok = SegmentKey(netip.Prefix{}).Segment()
 	require.False(t, ok, "a prefix that is none makes no key")
+}
+
+// TestKinds: each accessor tells of one kind of key and of no other.
+func TestKinds(t *testing.T) {
+	prefix, addr := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParseAddr("10.0.0.0")
+	keys := map[string]Key{
+		"port": PortKey(0), "addr": AddrKey(addr), "addrport": AddrPortKey(netip.AddrPortFrom(addr, 0)),
+		"interface": InterfaceKey("veth0"), "prefix": PrefixKey(prefix), "segment": SegmentKey(prefix), "none": {},
+	}
+	seen := map[Key]string{}
+	for kind, k := range keys {
+		require.NotContains(t, seen, k, kind)
+		seen[k] = kind
+		a, ok := k.Addr()
+		require.Equal(t, kind == "addr", ok)
+		require.Equal(t, kind == "addr", a == addr)
+		p, ok := k.Prefix()
+		require.Equal(t, kind == "prefix", ok)
+		require.Equal(t, kind == "prefix", p == prefix)
+		p, ok = k.Segment()
+		require.Equal(t, kind == "segment", ok)
+		require.Equal(t, kind == "segment", p == prefix)
+		name, ok := k.Interface()
+		require.Equal(t, kind == "interface", ok)
+		require.Equal(t, kind == "interface", name == "veth0")
+		require.Equal(t, kind == "addrport", k.AddrPort().Addr().IsValid())
+	}
+	// A table of 60,000 elements is held in memory.
+	require.Equal(t, uintptr(32), unsafe.Sizeof(Key{}))
+}
+
+func TestInterfaceKey(t *testing.T) {
+	for _, name := range []string{"l", "lo", "abcdefghijklmno", "veth-0.1@x", "wörk0", "...", "\xff\xfe"} {
+		got, ok := InterfaceKey(name).Interface()
+		require.True(t, ok, name)
+		require.Equal(t, name, got)
+	}
+	for _, name := range []string{"", ".", "..", "abcdefghijklmnop", "a/b", "a b", "a\x00b", "a\nb", "a\x7f", `a"b`, `a\b`, "eth*", "a:1"} {
+		require.Equal(t, Key{}, InterfaceKey(name), "%q", name)
+	}
+}
+
+func TestPrefixKey(t *testing.T) {
+	require.Equal(t, PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), PrefixKey(netip.MustParsePrefix("10.1.2.3/8")))
+	for _, p := range []string{"0.0.0.0/0", "::/0", "255.255.255.255/32", "2001:db8::/32"} {
+		got, ok := PrefixKey(netip.MustParsePrefix(p)).Prefix()
+		require.True(t, ok)
+		require.Equal(t, p, got.String())
+	}
+	require.Equal(t, Key{}, PrefixKey(netip.Prefix{}))
+	require.Equal(t, Key{}, PrefixKey(netip.PrefixFrom(netip.IPv4Unspecified(), 33)))
 }
 
 func TestKeySet(t *testing.T) {

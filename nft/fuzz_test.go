@@ -30,6 +30,14 @@ func FuzzElement(f *testing.F) {
 		if c.key.isSegment() && c.interval {
 			f.Add(uint8(i), c.appendElement(nil, Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
+		switch c.holds() {
+		case prefixKey:
+			f.Add(uint8(i), c.appendElement(nil, Element{Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+		case addrKey:
+			f.Add(uint8(i), c.appendElement(nil, Element{Key: AddrKey(netip.MustParseAddr("2001:db8::1"))}))
+		case interfaceKey:
+			f.Add(uint8(i), c.appendElement(nil, Element{Key: InterfaceKey("veth0"), Comment: "x"}))
+		}
 		if c.key.isPort() && c.value != nil {
 			f.Add(uint8(i), c.appendElement(nil, Element{
 				Key: PortKey(80), Value: netip.MustParseAddrPort("192.0.2.1:80"), Timeout: time.Hour, Expires: time.Minute, Comment: "web",
@@ -50,6 +58,81 @@ func FuzzElement(f *testing.F) {
 		again, err := c.decode(c.appendElement(nil, e))
 		require.NoError(t, err)
 		require.Equal(t, e, again)
+	})
+}
+
+// FuzzPrefixes decodes any bytes as the elements of a set of prefixes. What is read is
+// in order and does not overlap, and is read again from what it is written as.
+func FuzzPrefixes(f *testing.F) {
+	c := named(sample(), "networks4")
+	var all []byte
+	for _, p := range []string{"0.0.0.0/8", "1.0.0.0/8", "10.0.0.1/32", "224.0.0.0/3"} {
+		all = c.appendMember(all, Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, collection.appendElement)
+	}
+	f.Add(all)
+	f.Add(c.appendMember(nil, Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, collection.appendElement))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var es []Element
+		for list := (attrs{rest: b}); list.next(); {
+			if e, err := c.decode(list.payload); err == nil {
+				es = append(es, e)
+			}
+		}
+		n := len(es)
+		var good []Element
+		for _, e := range c.pair(es) {
+			n--
+			require.NotContains(t, e.String(), "\n")
+			if e.Strange == "" {
+				require.NoError(t, c.checkKey(e.Key))
+				good = append(good, e)
+			}
+		}
+		require.GreaterOrEqual(t, n, 0, "there are more ranges than bounds")
+		var again []Element
+		var before netip.Addr
+		for _, e := range good {
+			p, _ := e.Key.Prefix()
+			require.True(t, before.Compare(p.Addr()) <= 0, "%s overlaps with one before", p)
+			before = p.Addr()
+			for list := (attrs{rest: c.appendMember(nil, Element{Set: c.name, Key: e.Key}, collection.appendElement)}); list.next(); {
+				bound, err := c.decode(list.payload)
+				require.NoError(t, err)
+				again = append(again, bound)
+			}
+			// As one by one in a request.
+			list := attrs{rest: c.appendMember(nil, e, collection.appendElement)}
+			key, end := c.next(&list)
+			var got Element
+			require.NoError(t, c.decodeNext(&got, key, end))
+			require.Equal(t, e.Key, got.Key)
+		}
+		again = c.pair(again)
+		require.Len(t, again, len(good))
+		for i, e := range again {
+			require.Equal(t, good[i].Key, e.Key)
+		}
+	})
+}
+
+// FuzzInterfaceKey takes any name. What is a key prints in quotes and is read back.
+func FuzzInterfaceKey(f *testing.F) {
+	f.Add("veth0")
+	f.Add("a b")
+	f.Add("a\"\n")
+	c := named(sample(), "links")
+	f.Fuzz(func(t *testing.T, name string) {
+		k := InterfaceKey(name)
+		if got, ok := k.Interface(); ok {
+			require.Equal(t, name, got)
+			require.Equal(t, `"`+name+`"`, k.String())
+			e, err := c.decode(c.appendElement(nil, Element{Key: k}))
+			require.NoError(t, err)
+			require.Equal(t, k, e.Key)
+			return
+		}
+		require.Equal(t, Key{}, k)
+		require.Error(t, c.checkKey(k))
 	})
 }
 

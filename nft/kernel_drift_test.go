@@ -169,6 +169,32 @@ func TestDrift(t *testing.T) {
 			flush table inet nftnat`, []string{
 			"map tcp6 is of another type",
 		}},
+		{"prefixes without intervals", `delete set inet nftnat away4; add set inet nftnat away4 { type ipv4_addr; flags timeout; }`, []string{
+			"set away4 is of another type",
+		}},
+		{"prefixes without time-outs", `delete set inet nftnat away4; add set inet nftnat away4 { type ipv4_addr; flags interval; }`, []string{
+			"set away4 is of another type",
+		}},
+		{"prefixes of the other family", `delete set inet nftnat away4; add set inet nftnat away4 { type ipv6_addr; flags interval, timeout; }`, []string{
+			"set away4 is of another type",
+		}},
+		{"prefixes as before", `delete set inet nftnat away4; add set inet nftnat away4 { type ipv4_addr; flags interval, timeout; }`, nil},
+		{"time-out of a set", `delete set inet nftnat leases6; add set inet nftnat leases6 { type ipv6_addr; timeout 1h; }`, []string{
+			"set leases6 is of another type",
+		}},
+		{"addresses with intervals", `delete set inet nftnat leases4; add set inet nftnat leases4 { type ipv4_addr; flags interval; }`, []string{
+			"set leases4 is of another type",
+		}},
+		{"names with intervals", `delete set inet nftnat links; add set inet nftnat links { type ifname; flags interval; }`, []string{
+			"set links is of another type",
+		}},
+		{"names as before", `delete set inet nftnat links; add set inet nftnat links { type ifname; }`, nil},
+		{"numbers in place of names", `delete set inet nftnat links; add set inet nftnat links { type iface_index; }`, []string{
+			"set links is of another type",
+		}},
+		{"elements of every kind", `add element inet nftnat networks4 { 10.0.0.0/8, 192.0.2.1 comment "x", 255.0.0.0/8 }
+			add element inet nftnat away4 { 10.0.0.1-10.0.0.9 timeout 1h }
+			add element inet nftnat leases4 { 10.0.0.1 }; add element inet nftnat links { "lo", "a b" }`, nil},
 		{"missing set", `delete set inet nftnat hosts4`, []string{"set hosts4 is missing"}},
 		{"missing map", `flush chain inet nftnat publish; delete map inet nftnat tcp4`, []string{"map tcp4 is missing"}},
 		{"extra set", `add set inet nftnat extra { type mark; }`, []string{"map or set extra should not be there"}},

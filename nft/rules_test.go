@@ -28,7 +28,7 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		if key.validate() != nil {
 			continue
 		}
-		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0}
+		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0, Timeout: r.IntN(2) == 0}
 		t.Sets = append(t.Sets, set)
 		lists[set.Name] = list
 		m := Map{Name: fmt.Sprintf("map%d", i), Key: key, Value: Type{IPv4Addr, InetService}, Timeout: r.IntN(2) == 0}
@@ -41,6 +41,11 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		t.Maps = append(t.Maps, m)
 		lists[m.Name] = list
 	}
+	// No rule looks in these.
+	t.Sets = append(t.Sets,
+		Set{Name: "links", Key: Type{IfName}, Timeout: r.IntN(2) == 0},
+		Set{Name: "places", Key: Type{IfName, IPv4Addr}, Interval: r.IntN(2) == 0})
+	t.Maps = append(t.Maps, Map{Name: "names", Key: Type{IfName}, Value: Type{IPv4Addr, InetService}})
 	regular := Chain{Name: "regular", Comment: randomComment(r)}
 	nat := Chain{Name: "nat", Hook: Hook{"nat", "prerouting", -100}}
 	source := Chain{Name: "source", Hook: Hook{"nat", "postrouting", 100}}

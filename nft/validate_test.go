@@ -112,7 +112,7 @@ func TestChangeValidateRefuses(t *testing.T) {
 	host, host6 := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:80")
 	mapped := netip.MustParseAddrPort("[::ffff:192.0.2.1]:80")
 	zoned := netip.MustParseAddrPort("[fe80::1%eth0]:80")
-	segment := SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))
+	segment, prefix := SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), PrefixKey(netip.MustParsePrefix("10.0.0.0/8"))
 	for _, tt := range []struct {
 		name string
 		e    Element
@@ -132,6 +132,25 @@ func TestChangeValidateRefuses(t *testing.T) {
 		{"host in a segment set", Element{Set: "inside4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
 		{"segment of the other family", Element{Set: "inside6", Key: segment}, "the key is no ipv6_addr"},
 		{"segment in a network set", Element{Set: "networks4", Key: segment}, "the key is no ipv4_addr"},
+		{"prefix in a segment set", Element{Set: "inside4", Key: prefix}, "the key is no ipv4_addr . ipv4_addr"},
+		{"prefix in an address set", Element{Set: "leases4", Key: prefix}, "the key is no ipv4_addr"},
+		{"address in a network set", Element{Set: "networks4", Key: AddrKey(host.Addr())}, "the key is no ipv4_addr"},
+		{"prefix of the other family", Element{Set: "networks6", Key: prefix}, "the key is no ipv6_addr"},
+		{"mapped prefix", Element{Set: "networks6", Key: PrefixKey(netip.PrefixFrom(mapped.Addr(), 128))}, "the key is no ipv6_addr"},
+		{"prefix that is none", Element{Set: "networks4", Key: PrefixKey(netip.Prefix{})}, "networks4 { invalid }: the key is no ipv4_addr"},
+		{"address of the other family", Element{Set: "leases4", Key: AddrKey(host6.Addr())}, "the key is no ipv4_addr"},
+		{"mapped address", Element{Set: "leases6", Key: AddrKey(mapped.Addr())}, "the key is no ipv6_addr"},
+		{"address with a zone", Element{Set: "leases6", Key: AddrKey(zoned.Addr())}, "the key is no ipv6_addr"},
+		{"address that is none", Element{Set: "leases4", Key: AddrKey(netip.Addr{})}, "the key is no ipv4_addr"},
+		{"host in an address set", Element{Set: "leases4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
+		{"address in a host set", Element{Set: "hosts4", Key: AddrKey(host.Addr())}, "the key is no ipv4_addr . inet_service"},
+		{"name in an address set", Element{Set: "leases6", Key: InterfaceKey("lo")}, "the key is no ipv6_addr"},
+		{"address in a set of names", Element{Set: "links", Key: AddrKey(host6.Addr())}, "the key is no ifname"},
+		{"bad name", Element{Set: "links", Key: InterfaceKey("eth*")}, "the key is no ifname"},
+		{"value of a set of names", Element{Set: "links", Key: InterfaceKey("lo"), Value: web}, "a set has no values"},
+		{"time-out of a set of names", Element{Set: "links", Key: InterfaceKey("lo"), Timeout: 1}, "set links has no time-outs"},
+		{"time-out of networks", Element{Set: "networks4", Key: prefix, Timeout: 1}, "set networks4 has no time-outs"},
+		{"negative time-out of a set", Element{Set: "away4", Key: prefix, Timeout: -1}, "time-out -1ns with 0s left"},
 		{"no key", Element{Set: "hosts4"}, "the key is no ipv4_addr"},
 		{"quote", Element{Set: "ports", Key: PortKey(1), Comment: `"`}, `byte 1 cannot be written`},
 		{"NUL", Element{Set: "ports", Key: PortKey(1), Comment: "a\x00"}, `byte 2 cannot be written`},
