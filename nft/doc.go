@@ -26,9 +26,11 @@
 //   - Names and comments are held to what nft(8) can list and load again.
 //   - The kernel does not tell which of the elements in one message it refused before
 //     Linux 5.18; the error then says how many there were.
-//   - There are keys for ports, addresses with ports, and segments. A set of another
-//     type can be made and looked in, but its elements can neither be added nor read.
-//   - Segments of one set must not overlap; see [SegmentKey].
+//   - There are keys for ports, addresses, addresses with ports, interface names,
+//     prefixes and segments. A set of another type can be made and looked in, but its
+//     elements can neither be added nor read.
+//   - Prefixes of one set must not overlap, nor must segments; see [PrefixKey] and
+//     [SegmentKey].
 //   - While elements end, the kernel lists a large map incompletely, and does not say
 //     so. Elements notices and reads again: twice at least where the kernel does not
 //     count elements (Linux 6.12 and older), if the map has time-outs and needs more

@@ -108,8 +108,9 @@ func (c collection) openElement(b []byte, k Key) []byte {
 		b = appendPort(appendAddr(b, k.addr), k.port, true)
 	case segmentKey:
 		b = appendAddr(appendAddr(b, k.addr), k.addr)
-	default:
+	case addrKey, interfaceKey, prefixKey, startKey, endKey:
 		b = appendAddr(b, k.addr)
+	case noKey: // has not passed check
 	}
 	b = closeAttr(closeAttr(b, value), at)
 	segment, ok := k.Segment()
@@ -199,10 +200,10 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 }
 
 func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
-	kind := c.holds()
-	if kind == noKey || len(key) != c.key.size() {
+	if len(key) != c.key.size() {
 		return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
 	}
+	kind := c.holds()
 	isEnd := flags&unix.NFT_SET_ELEM_INTERVAL_END != 0
 	if isEnd && kind != prefixKey {
 		return Key{}, fmt.Errorf("the end of a range is no %s", c.key)
@@ -216,15 +217,18 @@ func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return decodeSegment(key, end)
 	case interfaceKey:
 		return decodeInterface(key)
+	case addrKey, prefixKey, startKey, endKey:
+		addr, _ := netip.AddrFromSlice(key)
+		switch {
+		case kind == addrKey:
+			return AddrKey(addr), nil
+		case isEnd:
+			return Key{kind: endKey, addr: addr}, nil
+		}
+		return Key{kind: startKey, addr: addr}, nil
+	case noKey:
 	}
-	addr, _ := netip.AddrFromSlice(key)
-	switch {
-	case kind == addrKey:
-		return AddrKey(addr), nil
-	case isEnd:
-		return Key{kind: endKey, addr: addr}, nil
-	}
-	return Key{kind: startKey, addr: addr}, nil
+	return Key{}, fmt.Errorf("there are no keys of type %s", c.key)
 }
 
 // decodeInterface reads the name of an interface. Others can write what is none.

@@ -155,7 +155,7 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"range of two prefixes", named(sample(), "inside4"), join(key(10, 0, 0, 0, 11, 0, 0, 0), end(10, 0, 0, 255, 11, 0, 0, 255)), "is no pair of one prefix"},
 		{"range backwards", named(sample(), "inside4"), join(key(10, 0, 0, 255, 10, 0, 0, 255), end(10, 0, 0, 0, 10, 0, 0, 0)), "is no pair of one prefix"},
 		{"short end", named(sample(), "inside4"), join(key(10, 0, 0, 0, 10, 0, 0, 0), end(10, 0, 0, 0)), "is no pair of one prefix"},
-		{"other intervals", collection{name: "odd", key: Type{InetService}, interval: true}, key(0, 80), "a key of 2 bytes is no inet_service"},
+		{"other intervals", collection{name: "odd", key: Type{InetService}, interval: true}, key(0, 80), "there are no keys of type inet_service"},
 		{"address of the other family", named(sample(), "leases4"), key(make([]byte, 16)...), "a key of 16 bytes is no ipv4_addr"},
 		{"range of the other family", named(sample(), "networks6"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv6_addr"},
 		{"short name", named(sample(), "links"), key('l', 'o', 0, 0), "a key of 4 bytes is no ifname"},
@@ -165,7 +165,7 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"hostile name", named(sample(), "links"), key([]byte("a\"\n\x1b[2J\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"a\"\n\x1b[2J\x00`},
 		{"end of a range", named(sample(), "leases4"), join(appendBE32(nil, unix.NFTA_SET_ELEM_FLAGS, 1), key(10, 0, 0, 0)), "the end of a range is no ipv4_addr"},
 		{"short flags", named(sample(), "leases4"), join(appendAttr(nil, unix.NFTA_SET_ELEM_FLAGS, nil), key(10, 0, 0, 0)), errShort.Error()},
-		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "a key of 8 bytes is no inet_service . inet_service"},
+		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "there are no keys of type inet_service . inet_service"},
 		{"short time-out", named(sample(), "tcp4"), join(port, addr, appendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), errShort.Error()},
 		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], errShort.Error()},
 	} {

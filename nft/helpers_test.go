@@ -153,7 +153,7 @@ func randomElement(r *rand.Rand, c collection) Element {
 		e.Key = PrefixKey(randomPrefix(r, c.key[0]))
 	case segmentKey:
 		e.Key = SegmentKey(randomPrefix(r, c.key[0]))
-	default:
+	case noKey, startKey, endKey:
 		panic("no elements of type " + c.key.String())
 	}
 	if c.value != nil {

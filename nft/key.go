@@ -63,6 +63,15 @@ func InterfaceKey(name string) Key {
 
 // PrefixKey is the key of an interval set whose type is an address. It is matched by
 // every address within the prefix. A prefix that is none makes no key.
+//
+// Prefixes of one set must not overlap. The kernel refuses one that does (unix.EEXIST),
+// unless it reaches to the highest address and lies around others: then it passes, and
+// comes back as Strange, for it ends where the next begins. A prefix that is not there
+// cannot be deleted (unix.ENOENT), unless it reaches to the highest address and another
+// begins alike, which then loses its beginning; and older kernels than those that ask
+// whether beginning and end belong together take the halves of two prefixes for one
+// (nft_rbtree_deactivate_same_interval in net/netfilter/nft_set_rbtree.c; Linux 6.12
+// does not, 6.18 does).
 func PrefixKey(p netip.Prefix) Key { return prefixed(prefixKey, p) }
 
 // SegmentKey is the key of an interval set whose type is two addresses. It is
@@ -141,6 +150,7 @@ func (k Key) String() string {
 		return fmt.Sprintf("%s . %s", p, p)
 	case addrKey, startKey, endKey:
 		return k.addr.String()
+	case noKey:
 	}
 	return "invalid"
 }

@@ -107,10 +107,8 @@ func randomElement(r *rand.Rand) nft.Element {
 	return e
 }
 
-// randomPrefix meets others in every way but two. Deleting one that is not there, but
-// begins as one and ends as another, leaves kernels older than 6.18 with a half of each.
-// Adding one that reaches to the highest address around others leaves every kernel with
-// what TestOverlappingPrefixes has.
+// randomPrefix meets others in every way but those that TestHalves and TestDeceived are
+// about: of the first, kernels do not think alike.
 func randomPrefix(r *rand.Rand) netip.Prefix {
 	switch r.IntN(8) {
 	case 0:

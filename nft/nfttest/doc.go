@@ -18,7 +18,8 @@
 //   - It does not filter packets, and knows nothing of privilege or ownership.
 //   - What it answers is what Linux 6.18 answers, with which it is compared. Others
 //     differ where two things are wrong with one element: before 6.14 a full map
-//     refuses an element that it holds with ENFILE, not with EEXIST.
+//     refuses an element that it holds with ENFILE, not with EEXIST. And 6.12 deletes a
+//     prefix that begins as one and ends as another, where there is none such.
 //   - Time-outs are kept to the millisecond. The kernel counts them in ticks of 1 to
 //     10 ms, and lets an element that has ended count against the size of its map
 //     until it has collected it.

@@ -81,8 +81,8 @@ func (s *set) takenPrefix(k nft.Key) bool {
 	if len(own) == 1 {
 		return false
 	}
-	j, found := s.bound(own[1])
-	return found || j > i && !s.bounds[j-1].begins || j < len(s.bounds) && !s.bounds[j].begins
+	j, _ := s.bound(own[1])
+	return j > i && !s.bounds[j-1].begins || j < len(s.bounds) && !s.bounds[j].begins
 }
 
 // endsAlone reports whether the end of a prefix that begins there is not its own
