@@ -59,7 +59,7 @@ func timed(r *report, variant string, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", variant, err)
 	}
-	r.add(variant, took)
+	r.add(variant, took.Seconds())
 	return nil
 }
 
@@ -124,7 +124,8 @@ func build(dir string) (string, error) {
 }
 
 // benchApply fills an empty table.
-func benchApply(r *report, s settings) error {
+func benchApply(b *book, s settings) error {
+	r := b.report(fmt.Sprintf("%d mappings in one transaction", s.mappings), seconds)
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
 		return err
@@ -204,7 +205,8 @@ func writeFiles(yaml, script string, count int) error {
 }
 
 // benchPublish adds one mapping at a time.
-func benchPublish(r *report, s settings) error {
+func benchPublish(b *book, s settings) error {
+	r := b.report("One mapping more", seconds)
 	for _, full := range []bool{false, true} {
 		into, fill := "into an empty table", 0
 		if full {
@@ -281,7 +283,8 @@ func publishNft(r *report, ns *lab.NS, into string, fill, singles int) error {
 }
 
 // benchRead reads a full table back.
-func benchRead(r *report, s settings) error {
+func benchRead(b *book, s settings) error {
+	r := b.report(fmt.Sprintf("Reading %d mappings back", s.mappings), seconds)
 	fill := func(ns *lab.NS, f func() error) error {
 		err := withEngine(ns, func(e *engine.Engine) error {
 			_, err := e.Apply(mappings(firstPort, s.mappings)...)

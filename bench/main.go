@@ -7,8 +7,9 @@
 //	sudo go run ./bench [PART ...]
 //
 // Every figure is a ratio to something run in the same minute, because absolute
-// times mean little on shared machines. A peer that is not installed is left out,
-// and named.
+// figures mean little on shared machines. A peer that is not installed is left out,
+// and named. With -write FILE what was measured is also written as Markdown:
+// docs/benchmarks.md is made so.
 package main
 
 import (
@@ -16,68 +17,92 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 )
 
 // parts are the measurements by name.
-var parts = []struct {
+func parts() []part {
+	return []part{
+		{"apply", "60,000 mappings in one transaction, against a raw netlink batch and nft -f", benchApply},
+		{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
+		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
+		{"tcp", "proxied TCP against docker-proxy, haproxy, nginx, socat and no proxy", benchTCP},
+		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
+		{"memory", "idle connections, flows and published ports against the same", benchMemory},
+	}
+}
+
+type part struct {
 	name, about string
-	run         func(*report, settings) error
-}{
-	{"apply", "60,000 mappings in one transaction, against a raw netlink batch and nft -f", benchApply},
-	{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
-	{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
+	run         func(*book, settings) error
 }
 
 // settings are how much is measured.
 type settings struct {
-	rounds   int // interleaved rounds over all variants; the median of them counts
-	mappings int // in the full table
-	singles  int // single commits a round
+	rounds   int     // interleaved rounds over all variants; the median of them counts
+	mappings int     // in the full table
+	singles  int     // single commits a round
+	seconds  float64 // that a load lasts
+	conns    int     // idle connections
+	flows    int     // idle UDP flows
+	ports    int     // published
+	only     string  // the measurements of a part to make; empty: all
 }
 
 func main() {
+	if name := os.Getenv(childVariable); name != "" {
+		if err := runChild(name); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", name+":", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var s settings
+	var write string
 	flag.IntVar(&s.rounds, "rounds", 7, "interleaved rounds over all variants")
 	flag.IntVar(&s.mappings, "mappings", 60000, "mappings in the full table, at most 60000")
 	flag.IntVar(&s.singles, "singles", 500, "single changes a round")
+	flag.Float64Var(&s.seconds, "seconds", 1, "how long each load lasts")
+	flag.IntVar(&s.conns, "conns", 1000, "idle TCP connections")
+	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
+	flag.IntVar(&s.ports, "ports", 1000, "published ports")
+	flag.StringVar(&s.only, "only", "", "only the loads of the tcp and udp parts whose name has this in it")
+	flag.StringVar(&write, "write", "", "file to write the figures to, as Markdown")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags] [PART ...]")
-		for _, p := range parts {
+		for _, p := range parts() {
 			fmt.Fprintf(os.Stderr, "  %-8s %s\n", p.name, p.about)
 		}
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if err := measure(flag.Args(), s); err != nil {
+	if err := measure(flag.Args(), s, write); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(names []string, s settings) error {
+func measure(names []string, s settings, write string) error {
 	for _, name := range names {
-		if !slices.ContainsFunc(parts, func(p struct {
-			name, about string
-			run         func(*report, settings) error
-		}) bool {
-			return p.name == name
-		}) {
+		if !slices.ContainsFunc(parts(), func(p part) bool { return p.name == name }) {
 			return fmt.Errorf("there is no part %q", name)
 		}
 	}
-	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 {
-		return fmt.Errorf("give at least one round and one single change, and 1 to 60000 mappings")
+	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 {
+		return fmt.Errorf("give at least one round and one single change, some time, and 1 to 60000 mappings")
 	}
-	for _, p := range parts {
+	var b book
+	for _, p := range parts() {
 		if len(names) != 0 && !slices.Contains(names, p.name) {
 			continue
 		}
-		r := newReport(p.name + ": " + strings.ReplaceAll(p.about, "60,000", fmt.Sprint(s.mappings)))
-		if err := p.run(r, s); err != nil {
+		b.begin(p.name)
+		if err := p.run(&b, s); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		r.print(os.Stdout)
+		b.print(os.Stdout)
 	}
-	return nil
+	if write == "" {
+		return nil
+	}
+	return b.write(write)
 }

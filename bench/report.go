@@ -7,29 +7,35 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
 
-// report collects the times of the variants of one part.
+// report collects the figures of the variants for one question.
 type report struct {
 	title    string
+	unit     string   // what a figure is; "s" is printed as a duration
 	variants []string // in the order in which they came
-	times    map[string][]time.Duration
+	figures  map[string][]float64
 	notes    []string
 }
 
-func newReport(title string) *report {
-	return &report{title: title, times: map[string][]time.Duration{}}
+// seconds is the unit of times.
+const seconds = "s"
+
+func newReport(title, unit string) *report {
+	return &report{title: title, unit: unit, figures: map[string][]float64{}}
 }
 
-// add notes one time of a variant. The first variant is what the others are
+// add notes one figure of a variant. The first variant is what the others are
 // compared with.
-func (r *report) add(variant string, d time.Duration) {
-	if _, ok := r.times[variant]; !ok {
+func (r *report) add(variant string, figure float64) {
+	if _, ok := r.figures[variant]; !ok {
 		r.variants = append(r.variants, variant)
 	}
-	r.times[variant] = append(r.times[variant], d)
+	r.figures[variant] = append(r.figures[variant], figure)
 }
 
 func (r *report) note(format string, args ...any) {
@@ -38,16 +44,32 @@ func (r *report) note(format string, args ...any) {
 	}
 }
 
-func (r *report) print(out io.Writer) {
-	fmt.Fprintf(out, "\n%s\n", r.title)
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "variant\tmedian\tratio\tmin\tmax\truns")
+// row is what is told of one variant.
+type row struct {
+	variant, median, ratio, low, high string
+	runs                              int
+}
+
+func (r *report) rows() []row {
+	var rows []row
 	for _, v := range r.variants {
-		ts := slices.Clone(r.times[v])
-		slices.Sort(ts)
-		ratio := float64(median(ts)) / float64(median(sorted(r.times[r.variants[0]])))
-		fmt.Fprintf(w, "%s\t%s\t%.2f\t%s\t%s\t%d\n",
-			v, short(median(ts)), ratio, short(ts[0]), short(ts[len(ts)-1]), len(ts))
+		all := slices.Sorted(slices.Values(r.figures[v]))
+		ratio := "-"
+		if base := median(r.figures[r.variants[0]]); base != 0 {
+			ratio = strconv.FormatFloat(median(all)/base, 'f', 2, 64)
+		}
+		rows = append(rows, row{v, r.text(median(all)), ratio, r.text(all[0]), r.text(all[len(all)-1]), len(all)})
+	}
+	return rows
+}
+
+// print writes the report for a terminal.
+func (r *report) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%s\n", r.heading())
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "variant\tmedian\tratio\tlowest\thighest\truns")
+	for _, row := range r.rows() {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", row.variant, row.median, row.ratio, row.low, row.high, row.runs)
 	}
 	_ = w.Flush() // out is the terminal
 	for _, n := range r.notes {
@@ -55,14 +77,46 @@ func (r *report) print(out io.Writer) {
 	}
 }
 
-func sorted(ts []time.Duration) []time.Duration {
-	ts = slices.Clone(ts)
-	slices.Sort(ts)
-	return ts
+// markdown writes the report for docs/benchmarks.md.
+func (r *report) markdown(out io.Writer) {
+	fmt.Fprintf(out, "\n### %s\n\n| | median | ratio | lowest | highest | runs |\n|---|---|---|---|---|---|\n", r.heading())
+	for _, row := range r.rows() {
+		fmt.Fprintf(out, "| %s | %s | %s | %s | %s | %d |\n", row.variant, row.median, row.ratio, row.low, row.high, row.runs)
+	}
+	for _, n := range r.notes {
+		fmt.Fprintf(out, "\n%s%s.\n", strings.ToUpper(n[:1]), n[1:])
+	}
 }
 
-// median is the middle of what is sorted.
-func median(ts []time.Duration) time.Duration { return ts[len(ts)/2] }
+func (r *report) heading() string {
+	if r.unit == seconds {
+		return r.title
+	}
+	return r.title + ", " + r.unit
+}
+
+// text rounds to three digits or so.
+func (r *report) text(figure float64) string {
+	if r.unit == seconds {
+		return short(time.Duration(figure * float64(time.Second))).String()
+	}
+	switch {
+	case figure >= 1000:
+		digits := strconv.FormatFloat(figure, 'f', 0, 64)
+		for i := len(digits) - 3; i > 0; i -= 3 {
+			digits = digits[:i] + "," + digits[i:]
+		}
+		return digits
+	case figure >= 100:
+		return strconv.FormatFloat(figure, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(figure, 'g', 3, 64)
+}
+
+// median is the middle of the figures.
+func median(figures []float64) float64 {
+	return slices.Sorted(slices.Values(figures))[len(figures)/2]
+}
 
 // short rounds to three digits or so.
 func short(d time.Duration) time.Duration {

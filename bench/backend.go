@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"sync/atomic"
+
+	"golang.org/x/net/ipv4"
+)
+
+// What the first byte of a connection to the backend asks for, and of a datagram.
+const (
+	askEcho    = 'e' // everything comes back
+	askSwallow = 's' // nothing does
+	askCount   = 'c' // how many swallowed datagrams came since last asked
+)
+
+// backendPort is where the backend serves both protocols.
+const backendPort = 80
+
+// childBackend serves TCP and UDP until standard input ends.
+func childBackend() error {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: backendPort})
+	if err != nil {
+		return err
+	}
+	pc, err := net.ListenUDP("udp4", &net.UDPAddr{Port: backendPort})
+	if err != nil {
+		return err
+	}
+	_ = pc.SetReadBuffer(8 << 20) // of no consequence where root may have it
+	var count atomic.Int64
+	go serveDatagrams(pc, &count)
+	go func() {
+		for {
+			c, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			go func() {
+				serveConn(c, &count)
+				_ = c.Close()
+			}()
+		}
+	}()
+	fmt.Println("ready")
+	untilStdinEnds()
+	return nil
+}
+
+func serveConn(c *net.TCPConn, count *atomic.Int64) {
+	small := make([]byte, 64) // so that thousands of idle connections cost little
+	n, err := c.Read(small)
+	if err != nil {
+		return
+	}
+	switch small[0] {
+	case askCount:
+		_, _ = fmt.Fprintln(c, count.Swap(0))
+	case askSwallow:
+		buf := make([]byte, 256<<10)
+		for err == nil {
+			_, err = c.Read(buf)
+		}
+	default:
+		for err == nil {
+			if _, err = c.Write(small[:n]); err == nil {
+				n, err = c.Read(small)
+			}
+		}
+	}
+}
+
+// serveDatagrams echoes datagrams, but counts those that are to be swallowed.
+func serveDatagrams(pc *net.UDPConn, count *atomic.Int64) {
+	p := ipv4.NewPacketConn(pc)
+	ms := make([]ipv4.Message, 64)
+	for i := range ms {
+		ms[i].Buffers = [][]byte{make([]byte, 2048)}
+	}
+	for {
+		n, err := p.ReadBatch(ms, 0)
+		if err != nil {
+			return
+		}
+		swallowed := 0
+		for i := range ms[:n] {
+			m := &ms[i]
+			if b := m.Buffers[0][:m.N]; len(b) > 0 && b[0] == askSwallow {
+				swallowed++
+			} else {
+				_, _ = pc.WriteTo(b, m.Addr)
+			}
+		}
+		count.Add(int64(swallowed))
+	}
+}

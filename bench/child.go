@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// childVariable makes this program another process: the backend or a load.
+const childVariable = "NFTNAT_BENCH_CHILD"
+
+func runChild(name string) error {
+	switch name {
+	case "backend":
+		return childBackend()
+	case "load":
+		return childLoad()
+	}
+	return fmt.Errorf("unknown child %q", name)
+}
+
+// child is a process of this program's.
+type child struct {
+	cmd *exec.Cmd
+	in  io.Closer
+	out *bufio.Reader
+}
+
+// startChild starts this program as one of its children, inside a namespace.
+func startChild(ns *lab.NS, name string, env ...string) (*child, error) {
+	cmd := exec.Command("/proc/self/exe")
+	// The runtime's signals would interrupt the blocking system calls of a load.
+	cmd.Env = append(os.Environ(), append(env, childVariable+"="+name, "GODEBUG=asyncpreemptoff=1")...)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := ns.Do(cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return &child{cmd, in, bufio.NewReader(out)}, nil
+}
+
+// line reads one line of what the child prints.
+func (c *child) line() (string, error) {
+	line, err := c.out.ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("child said nothing more: %w", err)
+	}
+	return strings.TrimSpace(line), nil
+}
+
+// end ends the child and waits for it.
+func (c *child) end() error {
+	_ = c.in.Close()
+	_, _ = io.Copy(io.Discard, c.out)
+	return c.cmd.Wait()
+}
+
+// untilStdinEnds is how a child waits for its parent.
+func untilStdinEnds() { _, _ = io.Copy(io.Discard, os.Stdin) }
+
+// apply runs a load in a child and returns what it measured.
+func apply(ns *lab.NS, l load) (measured, error) {
+	c, err := startLoad(ns, l)
+	if err != nil {
+		return measured{}, err
+	}
+	line, err := c.line()
+	if endErr := c.end(); endErr != nil {
+		err = fmt.Errorf("load %s at %s: %w", l.Kind, l.Addr, endErr)
+	}
+	var m measured
+	if err == nil {
+		err = json.Unmarshal([]byte(line), &m)
+	}
+	return m, err
+}
+
+func startLoad(ns *lab.NS, l load) (*child, error) {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	return startChild(ns, "load", "LOAD="+string(text))
+}

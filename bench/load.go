@@ -1,0 +1,291 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// load is what a child does against an address for some time. It does so with
+// blocking system calls, a thread each worker: what is measured should be what is in
+// between, and not the clients.
+type load struct {
+	Kind    string // bulk, conns, rr, udp-rr, udp-flood, hold, udp-hold
+	Addr    string // IPv4
+	Workers int    // of hold and udp-hold: how many connections or flows
+	Size    int
+	Seconds float64
+}
+
+// measured is what came of it.
+type measured struct {
+	Rate     float64 // bytes, connections, requests or datagrams a second
+	P50, P99 float64 // seconds, where single operations were timed
+}
+
+// run is what the workers of a load share.
+type run struct {
+	load
+	to   unix.SockaddrInet4
+	end  time.Time
+	done atomic.Int64
+	mu   sync.Mutex
+	each []time.Duration // guarded by mu
+}
+
+// childLoad reads a load from LOAD and prints what it measured.
+func childLoad() error {
+	r := &run{}
+	if err := json.Unmarshal([]byte(os.Getenv("LOAD")), &r.load); err != nil {
+		return err
+	}
+	ap, err := netip.ParseAddrPort(r.Addr)
+	if err != nil {
+		return err
+	}
+	r.to = unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+	work, ok := map[string]func(*run) error{
+		"bulk": bulk, "conns": connections, "rr": requests, "udp-rr": questions, "udp-flood": flood,
+	}[r.Kind]
+	switch {
+	case r.Kind == "hold":
+		return hold(r, unix.SOCK_STREAM)
+	case r.Kind == "udp-hold":
+		return hold(r, unix.SOCK_DGRAM)
+	case !ok:
+		return fmt.Errorf("unknown load %q", r.Kind)
+	}
+	begin := time.Now()
+	r.end = begin.Add(time.Duration(r.Seconds * float64(time.Second)))
+	errs := make(chan error, r.Workers)
+	for range r.Workers {
+		go func() { errs <- work(r) }()
+	}
+	for range r.Workers {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	m := measured{Rate: float64(r.done.Load()) / time.Since(begin).Seconds()}
+	if n := len(r.each); n > 0 {
+		slices.Sort(r.each)
+		m.P50, m.P99 = r.each[n/2].Seconds(), r.each[n*99/100].Seconds()
+	}
+	return json.NewEncoder(os.Stdout).Encode(m)
+}
+
+func (r *run) over() bool { return time.Now().After(r.end) }
+
+// timed adds what a worker has timed.
+func (r *run) timed(each []time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.each = append(r.each, each...)
+	r.done.Add(int64(len(each)))
+}
+
+const (
+	patience = 5 * time.Second        // bounds every call of a load
+	lost     = 200 * time.Millisecond // after which a datagram is taken for lost
+)
+
+// dial connects a blocking socket.
+func (r *run) dial(kind int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	wait := unix.NsecToTimeval(patience.Nanoseconds())
+	if kind == unix.SOCK_DGRAM {
+		wait = unix.NsecToTimeval(lost.Nanoseconds())
+	}
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait),
+		unix.Connect(fd, &r.to))
+	if err == nil && kind == unix.SOCK_STREAM {
+		// Reset at the end, so that TIME_WAIT does not use up the ports.
+		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("connect: %w", err)
+	}
+	return fd, nil
+}
+
+// exchange sends a message and reads as much back.
+func exchange(fd int, buf []byte) error {
+	if _, err := unix.Write(fd, buf); err != nil {
+		return err
+	}
+	for got := 0; got < len(buf); {
+		n, err := unix.Read(fd, buf[got:])
+		if err == nil && n == 0 {
+			err = errors.New("connection ended")
+		}
+		if err != nil {
+			return err
+		}
+		got += n
+	}
+	return nil
+}
+
+// bulk sends as much as it can over one connection.
+func bulk(r *run) error {
+	fd, err := r.dial(unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	buf := make([]byte, 128<<10)
+	buf[0] = askSwallow
+	for !r.over() {
+		n, err := unix.Write(fd, buf)
+		if err != nil {
+			return err
+		}
+		r.done.Add(int64(n))
+	}
+	return nil
+}
+
+// connections connects, exchanges one byte and resets, over and over.
+func connections(r *run) error {
+	var each []time.Duration
+	buf := []byte{askEcho}
+	for !r.over() {
+		begin := time.Now()
+		fd, err := r.dial(unix.SOCK_STREAM)
+		if err != nil {
+			return err
+		}
+		err = exchange(fd, buf)
+		_ = unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		each = append(each, time.Since(begin))
+	}
+	r.timed(each)
+	return nil
+}
+
+// requests sends messages over one connection, each when the last has come back.
+func requests(r *run) error {
+	fd, err := r.dial(unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return r.exchanges(fd)
+}
+
+// exchanges is requests and questions. A datagram that is lost costs its time.
+func (r *run) exchanges(fd int) error {
+	var each []time.Duration
+	buf := make([]byte, max(r.Size, 1))
+	buf[0] = askEcho
+	for !r.over() {
+		begin := time.Now()
+		switch err := exchange(fd, buf); {
+		case err == nil:
+			each = append(each, time.Since(begin))
+		case r.Kind != "udp-rr" || !errors.Is(err, unix.EAGAIN):
+			return err
+		}
+	}
+	r.timed(each)
+	return nil
+}
+
+// questions is requests for datagrams.
+func questions(r *run) error {
+	fd, err := r.dial(unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return r.exchanges(fd)
+}
+
+// flood sends datagrams as fast as it can; the backend counts them.
+func flood(r *run) error {
+	fd, err := r.dial(unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	type mmsghdr struct {
+		hdr unix.Msghdr
+		n   uint32
+	}
+	ms := make([]mmsghdr, 32)
+	for i := range ms {
+		buf := make([]byte, r.Size)
+		buf[0] = askSwallow
+		iov := &unix.Iovec{Base: &buf[0]}
+		iov.SetLen(len(buf))
+		ms[i].hdr.Iov = iov
+		ms[i].hdr.SetIovlen(1)
+	}
+	for !r.over() {
+		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&ms[0])), uintptr(len(ms)), 0, 0, 0)
+		if e == 0 {
+			r.done.Add(int64(n)) // errors are of datagrams before, and of a full queue
+		}
+	}
+	return nil
+}
+
+// hold opens connections or flows, has one byte echoed over each, says so, and keeps
+// them until standard input ends.
+func hold(r *run, kind int) error {
+	if kind == unix.SOCK_DGRAM { // one that is lost is sent again
+		for range r.Workers {
+			if err := r.holdFlow(); err != nil {
+				return err
+			}
+		}
+	} else {
+		for range r.Workers {
+			fd, err := r.dial(kind)
+			if err == nil {
+				err = exchange(fd, []byte{askEcho})
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	fmt.Println("{}")
+	untilStdinEnds()
+	return nil
+}
+
+func (r *run) holdFlow() error {
+	fd, err := r.dial(unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	for range 50 {
+		if err = exchange(fd, []byte{askEcho}); err == nil {
+			return nil
+		}
+	}
+	return err
+}

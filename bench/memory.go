@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// benchMemory measures what idle connections, flows and ports cost.
+func benchMemory(b *book, s settings) error {
+	if err := b.idle(s, "tcp", "hold", s.conns, fmt.Sprintf("%d idle TCP connections", s.conns)); err != nil {
+		return err
+	}
+	if err := b.idle(s, "udp", "udp-hold", s.flows, fmt.Sprintf("%d UDP flows", s.flows)); err != nil {
+		return err
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		if err := b.published(s, proto); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forkLimit is how many clients a peer gets that has a process for each.
+const forkLimit = 1000
+
+// idle measures by how much each peer grows with so many clients.
+func (b *book) idle(s settings, proto, kind string, count int, title string) error {
+	each := b.report(title+", memory (PSS) of each", "bytes")
+	files := b.report(title+", descriptors of each", "")
+	return withStation(func(st *station) error {
+		peers, err := st.peers(proto, firstPeerPort, each)
+		if err != nil {
+			return err
+		}
+		for range min(s.rounds, 3) {
+			for _, p := range peers[1:] { // no proxy, no memory
+				clients := count
+				if p.name == "socat" && count > forkLimit {
+					clients = forkLimit
+					each.note("socat has a process for each client and got %d", clients)
+				}
+				if err := st.idle(p, proto, kind, clients, each, files); err != nil {
+					return fmt.Errorf("%s: %w", p.name, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// idle measures one peer, which is started anew: what it had for clients before
+// would be used again.
+func (s *station) idle(p *peer, proto, kind string, clients int, each, files *report) error {
+	if err := s.again(p, proto); err != nil {
+		return err
+	}
+	memory, open := p.pss(), p.files()
+	c, err := startLoad(s.top.Host, load{Kind: kind, Addr: p.addr, Workers: clients})
+	if err != nil {
+		return err
+	}
+	_, err = c.line()
+	each.add(p.name, (p.pss()-memory)/float64(clients))
+	files.add(p.name, (p.files()-open)/float64(clients))
+	if endErr := c.end(); err == nil {
+		err = endErr
+	}
+	return err
+}
+
+// again starts a peer anew, at another port.
+func (s *station) again(p *peer, proto string) error {
+	s.stop(p)
+	s.fresh += len(programs()) + 1
+	port := firstPeerPort + s.fresh
+	fresh, err := s.startNamed(p.name, proto, port, 1)
+	if err != nil {
+		return err
+	}
+	*p = *fresh
+	return s.answers(p, proto)
+}
+
+func (s *station) startNamed(name, proto string, first, count int) (*peer, error) {
+	for _, program := range programs() {
+		if program.name == name {
+			return s.start(program, proto, first, count)
+		}
+	}
+	return s.nftnat(proto, first, count)
+}
+
+// published measures what a number of ports costs that nobody uses.
+func (b *book) published(s settings, proto string) error {
+	total := b.report(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
+	took := b.report(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)
+	return withStation(func(st *station) error {
+		names := []string{"nftnat"}
+		for _, p := range programs() {
+			if p.does(proto, total, took) {
+				names = append(names, p.name)
+			}
+		}
+		for range min(s.rounds, 3) {
+			for _, name := range names {
+				begin := time.Now()
+				p, err := st.startNamed(name, proto, firstPeerPort, s.ports)
+				if err != nil {
+					return err
+				}
+				last := peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", firstPeerPort+s.ports-1)}
+				if name == "nftnat" {
+					last.addr = p.addr // its ports lead to as many ports of the backend
+				}
+				err = st.answers(&last, proto)
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				took.add(name, time.Since(begin).Seconds())
+				total.add(name, p.pss()/1024)
+				st.stop(p)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,213 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// program is a proxy that can be started.
+type program struct {
+	name    string
+	paths   []string // the binary; the first that exists counts. None: ours
+	udp     bool     // it does UDP too
+	one     bool     // one process, or a few, for any number of ports and clients
+	version []string // arguments that make it print its version
+	// args starts it for a range of ports of 127.0.0.1 and one protocol, or, if it is
+	// one for each port, for the first of them.
+	args func(dir, proto string, first, count int) ([]string, error)
+}
+
+// programs are the peers.
+func programs() []program {
+	return []program{
+		{
+			name: "docker-proxy", paths: []string{"/usr/bin/docker-proxy", "/usr/sbin/docker-proxy"}, udp: true,
+			args: func(_, proto string, port, _ int) ([]string, error) {
+				return []string{
+					"-proto", proto, "-host-ip", "127.0.0.1", "-host-port", strconv.Itoa(port),
+					"-container-ip", backend().String(), "-container-port", strconv.Itoa(backendPort),
+				}, nil
+			},
+		},
+		{name: "haproxy", paths: []string{"/usr/sbin/haproxy"}, one: true, version: []string{"-v"}, args: haproxy},
+		{name: "nginx", paths: []string{"/usr/sbin/nginx"}, udp: true, one: true, version: []string{"-v"}, args: nginx},
+		{
+			name: "socat", paths: []string{"/usr/bin/socat"}, udp: true, version: []string{"-V"},
+			args: func(_, proto string, port, _ int) ([]string, error) {
+				proto = strings.ToUpper(proto)
+				return []string{
+					fmt.Sprintf("%s4-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr,backlog=4096", proto, port),
+					fmt.Sprintf("%s4:%s:%d", proto, backend(), backendPort),
+				}, nil
+			},
+		},
+	}
+}
+
+// path is where the program is; empty: nowhere.
+func (p *program) path() string {
+	for _, path := range p.paths {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// pick finds the line that says which version.
+func (p *program) pick(out string) string {
+	for line := range strings.Lines(out) {
+		if strings.Contains(strings.ToLower(line), "version") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return strings.TrimSpace(out)
+}
+
+// haproxy writes its configuration: as Debian has it, with a thread a processor and
+// room for the connections of the measurements.
+func haproxy(dir, _ string, first, count int) ([]string, error) {
+	var c strings.Builder
+	c.WriteString("global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n")
+	for port := first; port < first+count; port++ {
+		fmt.Fprintf(&c, "listen p%d\n  bind 127.0.0.1:%d\n  server b %s:%d\n", port, port, backend(), backendPort)
+	}
+	file := filepath.Join(dir, fmt.Sprintf("haproxy-%d.cfg", first))
+	return []string{"-db", "-f", file}, os.WriteFile(file, []byte(c.String()), 0o600)
+}
+
+// nginx writes its configuration: a worker a processor.
+func nginx(dir, proto string, first, count int) ([]string, error) {
+	var c strings.Builder
+	c.WriteString("daemon off;\nworker_processes auto;\nuser root;\nworker_rlimit_nofile 65536;\n")
+	fmt.Fprintf(&c, "pid %s/nginx-%s-%d.pid;\nerror_log /dev/null crit;\n", dir, proto, first)
+	if modules, _ := filepath.Glob("/usr/lib/nginx/modules/ngx_stream_module.so"); len(modules) == 1 {
+		fmt.Fprintf(&c, "load_module %s;\n", modules[0])
+	}
+	c.WriteString("events { worker_connections 32768; }\nstream {\n  proxy_timeout 1h;\n")
+	option := ""
+	if proto == "udp" {
+		option = " udp reuseport" // or it loses datagrams between its workers
+	}
+	for port := first; port < first+count; port++ {
+		fmt.Fprintf(&c, "  server { listen 127.0.0.1:%d%s; proxy_pass %s:%d; }\n", port, option, backend(), backendPort)
+	}
+	c.WriteString("}\n")
+	file := filepath.Join(dir, fmt.Sprintf("nginx-%s-%d.conf", proto, first))
+	return []string{"-c", file, "-p", dir}, os.WriteFile(file, []byte(c.String()), 0o600)
+}
+
+// peer is a proxy that runs: its address, and its processes but for their children.
+type peer struct {
+	name  string
+	addr  string // empty: it does not do this protocol
+	roots []*exec.Cmd
+}
+
+// start starts what a program needs for a range of ports.
+func (s *station) start(p program, proto string, first, count int) (*peer, error) {
+	started := &peer{name: p.name, addr: fmt.Sprintf("127.0.0.1:%d", first)}
+	each, processes := count, 1
+	if !p.one {
+		each, processes = 1, count
+	}
+	for i := range processes {
+		args, err := p.args(s.dir, proto, first+i, each)
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.Command(p.path(), args...)
+		if err := s.run(cmd); err != nil {
+			return nil, fmt.Errorf("start %s: %w", p.name, err)
+		}
+		started.roots = append(started.roots, cmd)
+	}
+	return started, nil
+}
+
+// nftnat starts a daemon of ours and publishes a range of ports through it.
+func (s *station) nftnat(proto string, first, count int) (*peer, error) {
+	socket := filepath.Join(s.dir, fmt.Sprintf("nftnat-%s-%d.sock", proto, first))
+	table := fmt.Sprintf("nftnat-%s-%d", proto, first)
+	daemon := exec.Command(s.bin, "--socket", socket, "serve", "--table", table)
+	if err := s.run(daemon); err != nil {
+		return nil, fmt.Errorf("start nftnat: %w", err)
+	}
+	ports := strconv.Itoa(first)
+	target := fmt.Sprintf("%s:%d", backend(), backendPort)
+	if count > 1 {
+		ports = fmt.Sprintf("%d-%d", first, first+count-1)
+		target = fmt.Sprintf("%s:%d-%d", backend(), backendPort, backendPort+count-1)
+	}
+	err := await("nftnat to publish", func() error {
+		return command(s.top.Host, s.bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
+	})
+	return &peer{name: "nftnat", addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
+}
+
+// stop ends a peer.
+func (s *station) stop(p *peer) {
+	for _, cmd := range p.roots {
+		s.kill(cmd)
+	}
+}
+
+// peers starts nftnat and what is installed of the others, for one port each, with
+// the way that has no proxy first. What is not installed is noted in the reports.
+func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, error) {
+	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
+	ours, err := s.nftnat(proto, first, 1)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, ours)
+	for i, p := range programs() {
+		if !p.does(proto, reports...) {
+			continue
+		}
+		started, err := s.start(p, proto, first+1+i, 1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, started)
+	}
+	for _, p := range all {
+		if err := s.answers(p, proto); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// does reports whether a program is there and does a protocol.
+func (p *program) does(proto string, reports ...*report) bool {
+	why := ""
+	switch {
+	case p.path() == "":
+		why = "is not installed and left out"
+	case proto == "udp" && !p.udp:
+		why = "does not proxy UDP and is left out"
+	}
+	for _, r := range reports {
+		if why != "" {
+			r.note("%s %s", p.name, why)
+		}
+	}
+	return why == ""
+}
+
+// find returns the peer of a name; nil: it does not run.
+func find(peers []*peer, name string) *peer {
+	if i := slices.IndexFunc(peers, func(p *peer) bool { return p.name == name }); i >= 0 {
+		return peers[i]
+	}
+	return nil
+}

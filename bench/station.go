@@ -1,0 +1,247 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// station is the machines of the data plane's measurements: the host, where proxies
+// and clients are, and the backend.
+type station struct {
+	top     *lab.Topology
+	dir     string // for configurations
+	bin     string // nftnat
+	backend *child
+	running []*exec.Cmd
+	fresh   int // ports used up by again
+}
+
+// withStation runs f with everything built, and takes it down again.
+func withStation(f func(*station) error) (err error) {
+	dir, err := os.MkdirTemp("", "nftnat-bench")
+	if err != nil {
+		return err
+	}
+	s := &station{dir: dir}
+	defer func() {
+		if closeErr := s.close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if s.bin, err = build(dir); err != nil {
+		return err
+	}
+	if s.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
+		return err
+	}
+	if s.backend, err = startChild(s.top.Backend1, "backend"); err != nil {
+		return err
+	}
+	if _, err := s.backend.line(); err != nil {
+		return err
+	}
+	return f(s)
+}
+
+func (s *station) close() error {
+	for _, cmd := range slices.Clone(s.running) {
+		s.kill(cmd)
+	}
+	var err error
+	if s.backend != nil {
+		err = s.backend.end()
+	}
+	if s.top != nil {
+		if closeErr := s.top.Close(); err == nil {
+			err = closeErr
+		}
+	}
+	_ = os.RemoveAll(s.dir)
+	return err
+}
+
+// run starts a program in the host's namespace, until kill.
+func (s *station) run(cmd *exec.Cmd) error {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = null.Close() }()
+	cmd.ExtraFiles = []*os.File{null} // docker-proxy reports to descriptor 3
+	if err := s.top.Host.Do(cmd.Start); err != nil {
+		return err
+	}
+	s.running = append(s.running, cmd)
+	return nil
+}
+
+// kill ends a program, its children first.
+func (s *station) kill(cmd *exec.Cmd) {
+	i := slices.Index(s.running, cmd)
+	if i < 0 {
+		return
+	}
+	s.running = slices.Delete(s.running, i, i+1)
+	tree := family(cmd.Process.Pid)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	for _, pid := range tree[1:] {
+		if p, err := os.FindProcess(pid); err == nil {
+			_ = p.Kill()
+		}
+	}
+}
+
+// readiness bounds the wait for a program to be ready.
+const readiness = 20 * time.Second
+
+// await tries until it succeeds.
+func await(what string, try func() error) error {
+	for end := time.Now().Add(readiness); ; time.Sleep(20 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("wait for %s: %w", what, err)
+		}
+	}
+}
+
+// answers waits until a peer serves.
+func (s *station) answers(p *peer, proto string) error {
+	return await(p.name+" to answer", func() error {
+		return s.top.Host.Do(func() error {
+			c, err := net.DialTimeout(proto, p.addr, time.Second)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+				return err
+			}
+			buf := []byte{askEcho}
+			if _, err := c.Write(buf); err != nil {
+				return err
+			}
+			_, err = c.Read(buf)
+			return err
+		})
+	})
+}
+
+// swallowed asks the backend how many datagrams it has swallowed since last asked.
+func (s *station) swallowed() (count float64, err error) {
+	err = s.top.Host.Do(func() error {
+		c, err := net.Dial("tcp", netip.AddrPortFrom(backend(), backendPort).String())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := c.Write([]byte{askCount}); err != nil {
+			return err
+		}
+		_, err = fmt.Fscan(c, &count)
+		return err
+	})
+	return count, err
+}
+
+// family is a process and all its descendants, itself first.
+func family(pid int) []int {
+	children := map[int][]int{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return []int{pid}
+	}
+	for _, e := range entries {
+		if child, err := strconv.Atoi(e.Name()); err == nil {
+			if f := stat(child); f != nil {
+				parent, _ := strconv.Atoi(f[1])
+				children[parent] = append(children[parent], child)
+			}
+		}
+	}
+	tree := []int{pid}
+	for i := 0; i < len(tree); i++ {
+		tree = append(tree, children[tree[i]]...)
+	}
+	return tree
+}
+
+// stat is the fields of /proc/PID/stat after the name: field 3 of proc(5) is the
+// first; nil: there is no such process.
+func stat(pid int) []string {
+	b := readFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, ok := bytes.Cut(b, []byte(") "))
+	if !ok {
+		return nil
+	}
+	return strings.Fields(string(after))
+}
+
+// pids are the processes of a peer.
+func (p *peer) pids() []int {
+	var all []int
+	for _, cmd := range p.roots {
+		all = append(all, family(cmd.Process.Pid)...)
+	}
+	return all
+}
+
+// cpu is the processor time that a peer has had so far, in seconds, that of its
+// children that have ended included. proc(5): fields 14 to 17, in ticks that are 10 ms
+// on every Linux (USER_HZ).
+func (p *peer) cpu() float64 {
+	ticks := 0.0
+	for _, pid := range p.pids() {
+		f := stat(pid)
+		if f == nil {
+			continue
+		}
+		for _, field := range f[11:15] {
+			n, _ := strconv.ParseFloat(field, 64)
+			ticks += n
+		}
+	}
+	return ticks / 100
+}
+
+// pss is a peer's memory in bytes, what processes share divided among them
+// (proc_pid_smaps(5)).
+func (p *peer) pss() float64 {
+	total := 0.0
+	for _, pid := range p.pids() {
+		for line := range strings.Lines(string(readFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))) {
+			if f := strings.Fields(line); len(f) == 3 && f[0] == "Pss:" {
+				n, _ := strconv.ParseFloat(f[1], 64)
+				total += n * 1024
+			}
+		}
+	}
+	return total
+}
+
+// files is how many descriptors a peer has open.
+func (p *peer) files() float64 {
+	total := 0
+	for _, pid := range p.pids() {
+		if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err == nil {
+			total += len(entries)
+		}
+	}
+	return float64(total)
+}

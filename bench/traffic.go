@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// question is a load and what is to be told of it.
+type question struct {
+	name    string
+	load    load
+	rate    *report
+	scale   float64 // of the rate
+	p50     *report // nil: not told
+	p99     *report
+	perUnit *report // processor seconds for each unit
+	unit    float64 // of work, in what the rate counts
+}
+
+// asked leaves those whose name has a word in it.
+func asked(qs []question, only string) []question {
+	var some []question
+	for _, q := range qs {
+		if strings.Contains(q.name, only) {
+			some = append(some, q)
+		}
+	}
+	return some
+}
+
+// benchTCP measures what the proxies do to connections.
+func benchTCP(b *book, s settings) error {
+	qs := asked([]question{
+		{name: "bulk-1", load: load{Kind: "bulk", Workers: 1}, scale: 8e-6, unit: 1e9},
+		{name: "bulk-8", load: load{Kind: "bulk", Workers: 8}, scale: 8e-6, unit: 1e9},
+		{name: "conns-1", load: load{Kind: "conns", Workers: 1}, scale: 1},
+		{name: "conns-8", load: load{Kind: "conns", Workers: 8}, scale: 1},
+		{name: "rr-1", load: load{Kind: "rr", Workers: 1, Size: 64}, scale: 1},
+		{name: "rr-32", load: load{Kind: "rr", Workers: 32, Size: 64}, scale: 1},
+	}, s.only)
+	for i := range qs {
+		q := &qs[i]
+		streams := fmt.Sprintf("%d at a time", q.load.Workers)
+		switch q.load.Kind {
+		case "bulk":
+			q.rate = b.report("Bulk TCP, streams: "+streams, "Mbit/s")
+			q.perUnit = b.report("Processor time of the proxy for bulk TCP, streams: "+streams, "s/GB")
+		case "conns":
+			q.rate = b.report("New TCP connections, one byte there and back: "+streams, "1/s")
+		case "rr":
+			q.rate = b.report("TCP requests of 64 bytes, echoed: "+streams, "1/s")
+			q.p50 = b.report("TCP requests: "+streams+", median latency", seconds)
+			q.p99 = b.report("TCP requests: "+streams+", 99th percentile", seconds)
+		}
+	}
+	return b.traffic(s, "tcp", qs)
+}
+
+// benchUDP measures what the proxies do to datagrams.
+func benchUDP(b *book, s settings) error {
+	qs := asked([]question{
+		{name: "flood-64", load: load{Kind: "udp-flood", Workers: 1, Size: 64}, scale: 1},
+		{name: "flood-1400", load: load{Kind: "udp-flood", Workers: 1, Size: 1400}, scale: 1},
+		{name: "rr-1", load: load{Kind: "udp-rr", Workers: 1, Size: 64}, scale: 1},
+		{name: "rr-32", load: load{Kind: "udp-rr", Workers: 32, Size: 64}, scale: 1},
+	}, s.only)
+	for i := range qs {
+		q := &qs[i]
+		if q.load.Kind == "udp-flood" {
+			q.rate = b.report(fmt.Sprintf("UDP datagrams of %d bytes that arrive, one client sending all it can", q.load.Size), "1/s")
+			continue
+		}
+		clients := fmt.Sprintf("%d at a time", q.load.Workers)
+		q.rate = b.report("UDP requests of 64 bytes, echoed: "+clients, "1/s")
+		q.p50 = b.report("UDP requests: "+clients+", median latency", seconds)
+		q.p99 = b.report("UDP requests: "+clients+", 99th percentile", seconds)
+	}
+	return b.traffic(s, "udp", qs)
+}
+
+// firstPeerPort is where the proxies are published; each part has its own.
+const firstPeerPort = 8000
+
+// traffic asks all peers all questions, round after round.
+func (b *book) traffic(s settings, proto string, qs []question) error {
+	return withStation(func(st *station) error {
+		var reports []*report
+		for _, q := range qs {
+			reports = append(reports, q.rate)
+		}
+		peers, err := st.peers(proto, firstPeerPort, reports...)
+		if err != nil {
+			return err
+		}
+		for range s.rounds {
+			for _, q := range qs {
+				for _, p := range peers {
+					if err := q.ask(st, p, s.seconds); err != nil {
+						return fmt.Errorf("%s %s: %w", p.name, q.name, err)
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// ask makes one measurement.
+func (q *question) ask(st *station, p *peer, duration float64) error {
+	l := q.load
+	l.Addr, l.Seconds = p.addr, duration
+	if _, err := st.swallowed(); err != nil {
+		return err
+	}
+	before := p.cpu()
+	m, err := apply(st.top.Host, l)
+	if err != nil {
+		return err
+	}
+	if l.Kind == "udp-flood" {
+		count, err := st.swallowed()
+		if err != nil {
+			return err
+		}
+		m.Rate = count / duration
+	}
+	q.rate.add(p.name, m.Rate*q.scale)
+	if q.p50 != nil {
+		q.p50.add(p.name, m.P50)
+		q.p99.add(p.name, m.P99)
+	}
+	if q.perUnit != nil && len(p.roots) > 0 {
+		q.perUnit.add(p.name, (p.cpu()-before)/(m.Rate*duration/q.unit))
+	}
+	return nil
+}
