@@ -46,6 +46,8 @@ type settings struct {
 	flows    int     // idle UDP flows
 	ports    int     // published
 	only     string  // the measurements of a part to make; empty: all
+	peers    string  // a comma-separated list of the peers to measure; empty: all
+	also     string  // another binary of ours to compare with; empty: none
 }
 
 func main() {
@@ -66,6 +68,8 @@ func main() {
 	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
 	flag.IntVar(&s.ports, "ports", 1000, "published ports")
 	flag.StringVar(&s.only, "only", "", "only the loads of the tcp and udp parts whose name has this in it")
+	flag.StringVar(&s.peers, "peers", "", "only these peers, with commas between")
+	flag.StringVar(&s.also, "also", "", "another nftnat binary to compare with")
 	flag.StringVar(&write, "write", "", "file to write the figures to, as Markdown")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags] [PART ...]")

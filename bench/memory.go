@@ -31,7 +31,7 @@ const forkLimit = 1000
 func (b *book) idle(s settings, proto, kind string, count int, title string) error {
 	each := b.report(title+", memory (PSS) of each", "bytes")
 	files := b.report(title+", descriptors of each", "")
-	return withStation(func(st *station) error {
+	return withStation(s, func(st *station) error {
 		peers, err := st.peers(proto, firstPeerPort, each)
 		if err != nil {
 			return err
@@ -91,17 +91,17 @@ func (s *station) startNamed(name, proto string, first, count int) (*peer, error
 			return s.start(program, proto, first, count)
 		}
 	}
-	return s.nftnat(proto, first, count)
+	return s.nftnat(name, proto, first, count)
 }
 
 // published measures what a number of ports costs that nobody uses.
 func (b *book) published(s settings, proto string) error {
 	total := b.report(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
 	took := b.report(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)
-	return withStation(func(st *station) error {
+	return withStation(s, func(st *station) error {
 		names := []string{"nftnat"}
 		for _, p := range programs() {
-			if p.does(proto, total, took) {
+			if st.wanted(p.name) && p.does(proto, total, took) {
 				names = append(names, p.name)
 			}
 		}

@@ -134,10 +134,14 @@ func (s *station) start(p program, proto string, first, count int) (*peer, error
 }
 
 // nftnat starts a daemon of ours and publishes a range of ports through it.
-func (s *station) nftnat(proto string, first, count int) (*peer, error) {
+func (s *station) nftnat(name, proto string, first, count int) (*peer, error) {
+	bin := s.bin
+	if name == otherBuild {
+		bin = s.also
+	}
 	socket := filepath.Join(s.dir, fmt.Sprintf("nftnat-%s-%d.sock", proto, first))
 	table := fmt.Sprintf("nftnat-%s-%d", proto, first)
-	daemon := exec.Command(s.bin, "--socket", socket, "serve", "--table", table)
+	daemon := exec.Command(bin, "--socket", socket, "serve", "--table", table)
 	if err := s.run(daemon); err != nil {
 		return nil, fmt.Errorf("start nftnat: %w", err)
 	}
@@ -148,9 +152,9 @@ func (s *station) nftnat(proto string, first, count int) (*peer, error) {
 		target = fmt.Sprintf("%s:%d-%d", backend(), backendPort, backendPort+count-1)
 	}
 	err := await("nftnat to publish", func() error {
-		return command(s.top.Host, s.bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
+		return command(s.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
 	})
-	return &peer{name: "nftnat", addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
+	return &peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
 }
 
 // stop ends a peer.
@@ -164,16 +168,21 @@ func (s *station) stop(p *peer) {
 // the way that has no proxy first. What is not installed is noted in the reports.
 func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, error) {
 	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
-	ours, err := s.nftnat(proto, first, 1)
-	if err != nil {
-		return nil, err
-	}
-	all = append(all, ours)
-	for i, p := range programs() {
-		if !p.does(proto, reports...) {
+	for i, name := range []string{"nftnat", otherBuild} {
+		if name == otherBuild && s.also == "" {
 			continue
 		}
-		started, err := s.start(p, proto, first+1+i, 1)
+		ours, err := s.nftnat(name, proto, first+i, 1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ours)
+	}
+	for i, p := range programs() {
+		if !s.wanted(p.name) || !p.does(proto, reports...) {
+			continue
+		}
+		started, err := s.start(p, proto, first+2+i, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -185,6 +194,14 @@ func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, e
 		}
 	}
 	return all, nil
+}
+
+// otherBuild is what the other binary of ours is called.
+const otherBuild = "nftnat (other)"
+
+// wanted reports whether a peer is to be measured.
+func (s *station) wanted(name string) bool {
+	return s.only == "" || slices.Contains(strings.Split(s.only, ","), name)
 }
 
 // does reports whether a program is there and does a protocol.
@@ -202,12 +219,4 @@ func (p *program) does(proto string, reports ...*report) bool {
 		}
 	}
 	return why == ""
-}
-
-// find returns the peer of a name; nil: it does not run.
-func find(peers []*peer, name string) *peer {
-	if i := slices.IndexFunc(peers, func(p *peer) bool { return p.name == name }); i >= 0 {
-		return peers[i]
-	}
-	return nil
 }

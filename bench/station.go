@@ -24,18 +24,20 @@ type station struct {
 	top     *lab.Topology
 	dir     string // for configurations
 	bin     string // nftnat
+	also    string // another build of it, or empty
+	only    string // the peers to measure, with commas between; empty: all
 	backend *child
 	running []*exec.Cmd
 	fresh   int // ports used up by again
 }
 
 // withStation runs f with everything built, and takes it down again.
-func withStation(f func(*station) error) (err error) {
+func withStation(set settings, f func(*station) error) (err error) {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
 		return err
 	}
-	s := &station{dir: dir}
+	s := &station{dir: dir, also: set.also, only: set.peers}
 	defer func() {
 		if closeErr := s.close(); err == nil {
 			err = closeErr

@@ -36,10 +36,10 @@ func benchTCP(b *book, s settings) error {
 	qs := asked([]question{
 		{name: "bulk-1", load: load{Kind: "bulk", Workers: 1}, scale: 8e-6, unit: 1e9},
 		{name: "bulk-8", load: load{Kind: "bulk", Workers: 8}, scale: 8e-6, unit: 1e9},
-		{name: "conns-1", load: load{Kind: "conns", Workers: 1}, scale: 1},
-		{name: "conns-8", load: load{Kind: "conns", Workers: 8}, scale: 1},
-		{name: "rr-1", load: load{Kind: "rr", Workers: 1, Size: 64}, scale: 1},
-		{name: "rr-32", load: load{Kind: "rr", Workers: 32, Size: 64}, scale: 1},
+		{name: "conns-1", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1},
+		{name: "conns-8", load: load{Kind: "conns", Workers: 8}, scale: 1, unit: 1},
+		{name: "rr-1", load: load{Kind: "rr", Workers: 1, Size: 64}, scale: 1, unit: 1},
+		{name: "rr-32", load: load{Kind: "rr", Workers: 32, Size: 64}, scale: 1, unit: 1},
 	}, s.only)
 	for i := range qs {
 		q := &qs[i]
@@ -50,8 +50,10 @@ func benchTCP(b *book, s settings) error {
 			q.perUnit = b.report("Processor time of the proxy for bulk TCP, streams: "+streams, "s/GB")
 		case "conns":
 			q.rate = b.report("New TCP connections, one byte there and back: "+streams, "1/s")
+			q.perUnit = b.report("Processor time of the proxy for each connection: "+streams, seconds)
 		case "rr":
 			q.rate = b.report("TCP requests of 64 bytes, echoed: "+streams, "1/s")
+			q.perUnit = b.report("Processor time of the proxy for each TCP request: "+streams, seconds)
 			q.p50 = b.report("TCP requests: "+streams+", median latency", seconds)
 			q.p99 = b.report("TCP requests: "+streams+", 99th percentile", seconds)
 		}
@@ -86,7 +88,7 @@ const firstPeerPort = 8000
 
 // traffic asks all peers all questions, round after round.
 func (b *book) traffic(s settings, proto string, qs []question) error {
-	return withStation(func(st *station) error {
+	return withStation(s, func(st *station) error {
 		var reports []*report
 		for _, q := range qs {
 			reports = append(reports, q.rate)
