@@ -320,7 +320,8 @@ func TestNotRoot(t *testing.T) {
 	}
 	for _, args := range []string{
 		"add tcp 8080 172.30.0.2:80", "rm tcp 7000", "ls", "ls --json", "export", "purge",
-		"apply -f /dev/null", "apply --dry-run -f /dev/null", "demo",
+		"apply -f /dev/null", "apply --dry-run -f /dev/null", "demo", "network create a 10.0.0.0/8", "network rm a", "network ls",
+		"attach web", "detach web", "ps", "inspect web", "port web 80",
 	} {
 		r := unprivileged(strings.Fields(args)...)
 		require.Equal(t, 5, r.Code, args)
@@ -340,7 +341,7 @@ func TestNotRoot(t *testing.T) {
 func TestPlan(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
 	for _, table := range []string{"nftnat", "my-table"} {
-		want, err := engine.Plan(table)
+		want, err := engine.ExplainedPlan(table)
 		require.NoError(t, err)
 		require.Equal(t, want, succeed(t, ns, "plan", "--table", table))
 	}
