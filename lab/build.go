@@ -21,6 +21,8 @@ const (
 	inside6 subnet = "fd00:30::/64"
 	far4    subnet = "198.51.100.0/24"
 	far6    subnet = "2001:db8:2::/64"
+	other4  subnet = "172.31.0.0/24"
+	other6  subnet = "fd00:31::/64"
 )
 
 func (s subnet) prefix() netip.Prefix { return netip.MustParsePrefix(string(s)) }
@@ -48,7 +50,7 @@ type machine struct {
 }
 
 func (t *Topology) machines() []machine {
-	lan, inside, far := [2]subnet{lan4, lan6}, [2]subnet{inside4, inside6}, [2]subnet{far4, far6}
+	lan, inside, far, other := [2]subnet{lan4, lan6}, [2]subnet{inside4, inside6}, [2]subnet{far4, far6}, [2]subnet{other4, other6}
 	everything := [2]netip.Prefix{
 		netip.PrefixFrom(netip.IPv4Unspecified(), 0),
 		netip.PrefixFrom(netip.IPv6Unspecified(), 0),
@@ -62,6 +64,7 @@ func (t *Topology) machines() []machine {
 			routes: [2]netip.Prefix{inside4.prefix(), inside6.prefix()},
 		},
 		{name: "far", ns: &t.Far, net: far, number: 2, part: PartFar, routes: everything},
+		{name: "other", ns: &t.Other, net: other, number: 2, part: PartOther, routes: everything},
 	}
 }
 
@@ -162,17 +165,22 @@ func buildHost(t *Topology, o Options) error {
 		if err := addBridge(h, HostBridge, inside4.host(1), inside6.host(1)); err != nil {
 			return err
 		}
-		for _, end := range []struct {
-			port    string
-			backend *NS
-		}{{HostPort1, t.Backend1}, {HostPort2, t.Backend2}} {
-			if end.backend == nil {
-				continue
-			}
-			if err := addVeth(h, end.port, end.backend, MachineLink); err != nil {
+		if t.Other != nil {
+			if err := addBridge(h, OtherBridge, other4.host(1), other6.host(1)); err != nil {
 				return err
 			}
-			if err := addPort(h, HostBridge, end.port, o.Hairpin); err != nil {
+		}
+		for _, end := range []struct {
+			bridge, port string
+			machine      *NS
+		}{{HostBridge, HostPort1, t.Backend1}, {HostBridge, HostPort2, t.Backend2}, {OtherBridge, OtherPort, t.Other}} {
+			if end.machine == nil {
+				continue
+			}
+			if err := addVeth(h, end.port, end.machine, MachineLink); err != nil {
+				return err
+			}
+			if err := addPort(h, end.bridge, end.port, o.Hairpin); err != nil {
 				return err
 			}
 		}

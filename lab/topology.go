@@ -22,7 +22,11 @@ const (
 	PartBackend2
 	PartNeighbour
 	PartFar
+	// PartOther is a second bridge with a machine behind it. It is for tests of what
+	// two networks may know of each other, and has to be asked for.
+	PartOther
 
+	// PartAll is all but PartOther.
 	PartAll = PartBackend1 | PartBackend2 | PartNeighbour | PartFar
 )
 
@@ -55,6 +59,8 @@ const (
 	HostBridge  = "br0"   // the backends' gateway
 	HostPort1   = "port1" // br0's port to backend 1
 	HostPort2   = "port2" // br0's port to backend 2
+	OtherBridge = "br1"   // the other machine's gateway
+	OtherPort   = "port3" // br1's port to the other machine
 	MachineLink = "eth0"  // of every other machine
 
 	switchBridge = "sw0"
@@ -66,14 +72,16 @@ const (
 //	client 192.0.2.2 ──┐                      ┌── backend1 172.30.0.2
 //	                   switch ─── HOST ─── br0 ┤
 //	neighbour 192.0.2.3┘  192.0.2.1 │ 172.30.0.1└── backend2 172.30.0.3
-//	                      192.0.2.9 │
+//	                      192.0.2.9 ├── br1 ─── other 172.31.0.2
+//	                                │ 172.31.0.1
 //	                                └── far 198.51.100.2
 //
 // The same in IPv6: 2001:db8:1::/64 is the LAN, fd00:30::/64 the inside,
-// 2001:db8:2::/64 the far network, with the same last numbers.
+// fd00:31::/64 behind br1, 2001:db8:2::/64 the far network, with the same last
+// numbers.
 //
-// Client, backends and far have a default route by the host. The neighbour has
-// none, but it knows the way to the inside, as an attacker on the LAN would.
+// Client, backends, other and far have a default route by the host. The neighbour
+// has none, but it knows the way to the inside, as an attacker on the LAN would.
 type Topology struct {
 	Client    *NS // 192.0.2.2, 2001:db8:1::2
 	Host      *NS // the machine under test; V4, V6 are 192.0.2.1, 2001:db8:1::1
@@ -82,13 +90,17 @@ type Topology struct {
 	Neighbour *NS // 192.0.2.3, 2001:db8:1::3
 	Far       *NS // 198.51.100.2, 2001:db8:2::2
 	Switch    *NS // joins client, neighbour and host; has no address
+	Other     *NS // 172.31.0.2, fd00:31::2
 
 	Second4, Second6   netip.Addr // the host's other LAN addresses, 192.0.2.9 and 2001:db8:1::9
 	Gateway4, Gateway6 netip.Addr // br0's addresses, 172.30.0.1 and fd00:30::1
 
-	LAN4, LAN6       netip.Prefix // 192.0.2.0/24, 2001:db8:1::/64
-	Inside4, Inside6 netip.Prefix // 172.30.0.0/24, fd00:30::/64
-	FarNet4, FarNet6 netip.Prefix // 198.51.100.0/24, 2001:db8:2::/64
+	OtherGateway4, OtherGateway6 netip.Addr // br1's addresses, 172.31.0.1 and fd00:31::1
+
+	LAN4, LAN6           netip.Prefix // 192.0.2.0/24, 2001:db8:1::/64
+	Inside4, Inside6     netip.Prefix // 172.30.0.0/24, fd00:30::/64
+	FarNet4, FarNet6     netip.Prefix // 198.51.100.0/24, 2001:db8:2::/64
+	OtherNet4, OtherNet6 netip.Prefix // 172.31.0.0/24, fd00:31::/64
 }
 
 // Build makes a topology, ready to use when it returns: every address answers.
@@ -104,6 +116,8 @@ func Build(o Options) (*Topology, error) {
 		LAN4: lan4.prefix(), LAN6: lan6.prefix(),
 		Inside4: inside4.prefix(), Inside6: inside6.prefix(),
 		FarNet4: far4.prefix(), FarNet6: far6.prefix(),
+		OtherGateway4: other4.at(1), OtherGateway6: other6.at(1),
+		OtherNet4: other4.prefix(), OtherNet6: other6.prefix(),
 	}
 	if err := build(t, o); err != nil {
 		return nil, fmt.Errorf("build topology: %w", errors.Join(err, t.Close()))
@@ -115,7 +129,7 @@ func Build(o Options) (*Topology, error) {
 // first.
 func (t *Topology) Namespaces() []*NS {
 	var built []*NS
-	for _, n := range []*NS{t.Client, t.Host, t.Backend1, t.Backend2, t.Neighbour, t.Far, t.Switch} {
+	for _, n := range []*NS{t.Client, t.Host, t.Backend1, t.Backend2, t.Neighbour, t.Far, t.Switch, t.Other} {
 		if n != nil {
 			built = append(built, n)
 		}
@@ -144,9 +158,9 @@ func (t *Topology) SetForwarding(on bool) error {
 	)
 }
 
-// RouteLoopback turns the client or the neighbour into an attacker: it sends
-// what is for 127.0.0.0/8 and ::1 to the host, as any machine on a LAN can,
-// and accepts the answers. Its own loopback addresses are gone afterwards.
+// RouteLoopback turns a machine into an attacker: it sends what is for 127.0.0.0/8
+// and ::1 to the host, as any machine on a LAN can, and accepts the answers. Its own
+// loopback addresses are gone afterwards.
 func (t *Topology) RouteLoopback(attacker *NS) error {
 	if err := attacker.Sysctl("net.ipv4.conf.all.route_localnet", "1"); err != nil {
 		return err
@@ -157,7 +171,7 @@ func (t *Topology) RouteLoopback(attacker *NS) error {
 			return err
 		}
 		loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("::1/128")}
-		gateways := []netip.Addr{t.Host.V4, t.Host.V6}
+		gateways := t.gateways(attacker)
 		for i, p := range loopback {
 			if err := h.AddrDel(lo, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
 				return fmt.Errorf("remove %s: %w", p, err)
@@ -168,6 +182,19 @@ func (t *Topology) RouteLoopback(attacker *NS) error {
 		}
 		return nil
 	})
+}
+
+// gateways are the host's addresses on a machine's own network.
+func (t *Topology) gateways(n *NS) [2]netip.Addr {
+	switch n {
+	case t.Backend1, t.Backend2:
+		return [2]netip.Addr{t.Gateway4, t.Gateway6}
+	case t.Other:
+		return [2]netip.Addr{t.OtherGateway4, t.OtherGateway6}
+	case t.Far:
+		return [2]netip.Addr{far4.at(1), far6.at(1)}
+	}
+	return [2]netip.Addr{t.Host.V4, t.Host.V6}
 }
 
 // setBridgeNF sets whether bridged frames pass the IP hooks in n.
