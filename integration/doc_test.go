@@ -22,6 +22,11 @@
 //	bad_input_test.go   and all that it refuses, without a trace
 //	udp_flows_test.go   flows follow a change at once, over UDP, and no others do
 //	forwarding_test.go  of /proc/sys, forwarding is all that changes
+//	icmp_error_test.go  errors come back about what was sent, by whoever found the fault
+//	pmtu_test.go        and so TCP gets over wires that are narrower than its ends know
+//	fragment_test.go    datagrams in fragments arrive whole
+//	shadow_test.go      no backend takes what is for another's mapping
+//	reachability_test.go who reaches what: docs/reachability.md
 //
 // The rest are helpers, named after what they hold.
 package integration

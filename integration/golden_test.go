@@ -18,7 +18,7 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-var update = flag.Bool("update", false, "write testdata/ruleset.nft anew, if its witnesses agree")
+var update = flag.Bool("update", false, "write testdata/ruleset.nft anew, if its witnesses agree, and docs/reachability.md")
 
 // The ruleset is what testdata/ruleset.nft says, by three witnesses: what the engine
 // says it would make, what nft(8) finds in the kernel that it has made, and that

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// A packet that was dropped is told from one that is late by asking something else
+// after it: what is asked later, and from the same place, is answered later. So many
+// such questions in a row, without an answer to an earlier one between them, are taken
+// for the end.
+const quietRounds = 5
+
+// measure asks all cells and returns their outcomes, in the same order. Cells of one
+// source are asked at the same time.
+func (r *reach) measure(t *testing.T, all []cell) []outcome {
+	t.Helper()
+	labtest.Exec(t, r.top.Host, "conntrack", "-F")
+	outcomes := make([]outcome, len(all))
+	for _, s := range sources() {
+		var open []*question
+		ns := r.machines[s]
+		require.NoError(t, ns.Do(func() error {
+			for i, c := range all {
+				if c.source != s {
+					continue
+				}
+				to, from := r.address(c)
+				q, err := ask(c, i, to, from)
+				if err != nil { // the kernel does not even send it
+					outcomes[i] = outcome{none: err.Error()}
+					continue
+				}
+				open = append(open, q)
+			}
+			return nil
+		}))
+		for quiet := 0; quiet < quietRounds && len(open) != 0; quiet++ {
+			r.askLater(t, ns)
+			before := len(open)
+			open = r.collect(t, open, outcomes)
+			if len(open) < before {
+				quiet = -1
+			}
+		}
+		for _, q := range open {
+			outcomes[q.index] = dropped
+			_ = unix.Close(q.fd)
+		}
+	}
+	return outcomes
+}
+
+// askLater asks the host and, through it, the backend, and waits for the answers.
+func (r *reach) askLater(t *testing.T, ns *lab.NS) {
+	t.Helper()
+	for i, f := range families(r.top) {
+		labtest.Reaches(t, ns, "tcp", at(f.host, reachOwn), "host")
+		if !r.mutated { // or it may well be that nobody is let through
+			labtest.Reaches(t, ns, "tcp", at(f.host, []int{reachAny4, reachAny6}[i]), serverPublished)
+		}
+	}
+}
+
+// question is a socket that waits for an answer.
+type question struct {
+	cell  cell
+	index int
+	fd    int
+	// answer is what has come of it, over TCP.
+	answer []byte
+}
+
+// ask sends the first packet of a cell from the calling thread's namespace, or has sent
+// it when it returns, which a connect that blocks would not tell.
+func ask(c cell, index int, to netip.AddrPort, from netip.Addr) (*question, error) {
+	domain, kind := unix.AF_INET6, unix.SOCK_STREAM
+	if c.bits == 32 {
+		domain = unix.AF_INET
+	}
+	if c.network == "udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	q := &question{cell: c, index: index, fd: fd}
+	if from.IsValid() {
+		err = unix.Bind(fd, sockaddrPort(netip.AddrPortFrom(from, 0)))
+	}
+	if err == nil {
+		if err = unix.Connect(fd, sockaddrPort(to)); errors.Is(err, unix.EINPROGRESS) {
+			err = nil
+		}
+	}
+	if err == nil && c.network == "udp" {
+		_, err = unix.Write(fd, []byte("?"))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return q, nil
+}
+
+func sockaddrPort(ap netip.AddrPort) unix.Sockaddr {
+	switch a := sockaddr(ap.Addr().WithZone("")).(type) {
+	case *unix.SockaddrInet4:
+		a.Port = int(ap.Port())
+		return a
+	case *unix.SockaddrInet6:
+		a.Port = int(ap.Port())
+		if zone := ap.Addr().Zone(); zone != "" {
+			_, _ = fmt.Sscan(zone, &a.ZoneId) // a number: see linkLocalAddr
+		}
+		return a
+	}
+	return nil
+}
+
+// collect takes the answers that are there, and returns the questions that have none.
+func (r *reach) collect(t *testing.T, open []*question, outcomes []outcome) (left []*question) {
+	t.Helper()
+	for _, q := range open {
+		o, done := r.read(t, q)
+		if !done {
+			left = append(left, q)
+			continue
+		}
+		outcomes[q.index] = o
+		require.NoError(t, unix.Close(q.fd))
+	}
+	return left
+}
+
+// read looks for the answer to a question: the line of a server, or an error.
+func (r *reach) read(t *testing.T, q *question) (outcome, bool) {
+	t.Helper()
+	buf := make([]byte, 256)
+	n, err := unix.Read(q.fd, buf)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return outcome{}, false
+	case errors.Is(err, unix.ECONNREFUSED):
+		return refused, true
+	case err != nil:
+		return outcome{none: err.Error()}, true
+	case n == 0:
+		return outcome{none: "closed"}, true
+	}
+	q.answer = append(q.answer, buf[:n]...)
+	line, _, whole := strings.Cut(string(q.answer), "\n")
+	if !whole {
+		return outcome{}, false
+	}
+	server, peer, _ := strings.Cut(line, " ")
+	addr, err := netip.ParseAddrPort(peer)
+	require.NoError(t, err, line)
+	return outcome{server, r.nameOf(addr.Addr()), ""}, true
+}
+
+// confirm asks a cell again, alone, and waits for it. A late answer is no drop.
+func (r *reach) confirm(c cell) outcome {
+	to, from := r.address(c)
+	local := netip.AddrPort{}
+	if from.IsValid() {
+		local = netip.AddrPortFrom(from, 0)
+	}
+	wait := patience
+	if r.mutated {
+		wait = silence
+	}
+	server, peer, err := askWithin(r.machines[c.source], c.network, to.String(), local, wait)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return dropped
+	case errors.Is(err, unix.ECONNREFUSED):
+		return refused
+	case err != nil:
+		return outcome{none: err.Error()}
+	}
+	return outcome{server, r.nameOf(peer.Addr()), ""}
+}
+
+func (r *reach) nameOf(a netip.Addr) string {
+	if name, ok := r.names[a]; ok {
+		return name
+	}
+	return a.String()
+}
+
+// deviations are the cells whose outcome is not that of the design, one a line. Of a
+// ruleset that is not the engine's, the first will do.
+func (r *reach) deviations(t *testing.T, all []cell) (lines []string) {
+	t.Helper()
+	for i, got := range r.measure(t, all) {
+		want := all[i].want()
+		if got == dropped && want != dropped {
+			got = r.confirm(all[i])
+		}
+		if got == want {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s, not %s", all[i], got, want))
+		if r.mutated {
+			break
+		}
+	}
+	return lines
+}

@@ -1,0 +1,97 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Who reaches what, and as whom he is seen: every cell of docs/reachability.md by real
+// packets, whether the host's bridges call netfilter or not, and whether somebody has
+// let loopback addresses be routed or not. Nothing of that makes a difference.
+func TestReachability(t *testing.T) {
+	r := newReach(t)
+	for _, bridgeNF := range []bool{false, true} {
+		for _, careless := range []string{"0", "1"} {
+			t.Run(fmt.Sprintf("bridge-nf %t, route_localnet %s", bridgeNF, careless), func(t *testing.T) {
+				require.NoError(t, r.top.SetBridgeNF(bridgeNF))
+				require.NoError(t, r.top.Host.Sysctl("net.ipv4.conf.all.route_localnet", careless))
+				for _, bits := range []int{32, 128} {
+					require.Empty(t, r.deviations(t, cells(bits)))
+				}
+				require.Empty(t, r.trespasses(t))
+			})
+		}
+	}
+}
+
+// The page shows what the test above has found to be so.
+func TestReachabilityPage(t *testing.T) {
+	path := filepath.Join("..", "docs", "reachability.md")
+	page := reachabilityPage()
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(page), 0o644))
+	}
+	have, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(have), page, "go test -run TestReachabilityPage -update ./integration writes it anew")
+}
+
+// Without any one of its rules the ruleset fails in at least one cell.
+func TestReachabilityMutations(t *testing.T) {
+	r := newReach(t)
+	plan := nft(t, r.top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
+	rules := rulesOf(plan)
+	r.mutated = true
+	for i, rule := range rules {
+		chain, text, _ := strings.Cut(rule, ": ")
+		t.Run(rule, func(t *testing.T) {
+			load(t, r.top.Host, chainScript(chain, rules, i))
+			defer load(t, r.top.Host, chainScript(chain, rules, -1))
+			noticed := r.noticed(t)
+			require.NotEmpty(t, noticed, "nobody misses %s in %s", text, chain)
+			t.Log(noticed)
+		})
+	}
+	r.mutated = false
+	for _, bits := range []int{32, 128} {
+		require.Empty(t, r.deviations(t, cells(bits)), "the rules are back")
+	}
+	require.Empty(t, r.trespasses(t))
+}
+
+// noticed is the first deviation there is.
+func (r *reach) noticed(t *testing.T) string {
+	t.Helper()
+	for _, bridgeNF := range []bool{false, true} {
+		require.NoError(t, r.top.SetBridgeNF(bridgeNF))
+		for _, bits := range []int{32, 128} {
+			if lines := r.deviations(t, cells(bits)); len(lines) != 0 {
+				return lines[0]
+			}
+		}
+		if lines := r.trespasses(t); len(lines) != 0 {
+			return lines[0]
+		}
+	}
+	return ""
+}
+
+// chainScript fills a chain anew in one transaction, without one of the rules.
+func chainScript(chain string, rules []string, without int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "flush chain inet nftnat %s\n", chain)
+	for i, rule := range rules {
+		if of, text, _ := strings.Cut(rule, ": "); of == chain && i != without {
+			fmt.Fprintf(&b, "add rule inet nftnat %s %s\n", chain, text)
+		}
+	}
+	return b.String()
+}

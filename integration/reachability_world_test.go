@@ -1,0 +1,141 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// reach is a topology in which every cell can be asked: two networks, one of them with
+// a backend that publishes ports of every kind, and a sibling.
+type reach struct {
+	top      *lab.Topology
+	engine   *engine.Engine
+	machines map[source]*lab.NS
+	names    map[netip.Addr]string // of whom a server can see
+	link     netip.Addr            // the client's link-local address
+	mutated  bool                  // the ruleset is not the engine's
+}
+
+// Frontends, the same over TCP and UDP. Each family has its own for any address, because
+// that is what "any" means: both families, wherever the backend is.
+const (
+	reachAny4     = 8080
+	reachAny6     = 8090
+	reachOne      = 8081
+	reachLoopback = 8082
+	reachNone     = 8083
+	reachWorld    = 8084
+	reachOwn      = 8085 // the host's own server
+)
+
+func newReach(t *testing.T) *reach {
+	t.Helper()
+	top := newTopology(t, lab.Options{Parts: lab.PartAll | lab.PartOther, Hairpin: true})
+	r := &reach{top: top, machines: map[source]*lab.NS{
+		fromClient: top.Client, fromLinkLocal: top.Client, fromNeighbour: top.Neighbour, fromHost: top.Host,
+		fromBackend: top.Backend1, fromSibling: top.Backend2, fromOther: top.Other,
+	}}
+	r.names = map[netip.Addr]string{
+		top.Second4: "host (second)", top.Second6: "host (second)",
+		top.Gateway4: "gateway", top.Gateway6: "gateway",
+		mustAddr("198.51.100.1"): "host (far)", mustAddr("2001:db8:2::1"): "host (far)",
+	}
+	for s, ns := range r.machines {
+		if s != fromLinkLocal {
+			r.names[ns.V4], r.names[ns.V6] = string(s), string(s)
+		}
+	}
+	var err error
+	r.link, err = linkLocalAddr(top.Client)
+	require.NoError(t, err)
+	require.NoError(t, top.RouteLoopback(top.Neighbour))
+	require.NoError(t, top.RouteLoopback(top.Backend2))
+	for _, network := range []string{"tcp", "udp"} {
+		for port, name := range map[string]string{":80": serverPublished, ":81": serverOther, ":82": serverLoopback} {
+			labtest.Echo(t, top.Backend1, network, name, port)
+		}
+		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachWorld))
+	}
+	labtest.EchoTCP(t, top.Host, "host", at(netip.IPv6Unspecified(), reachOwn))
+	r.publish(t)
+	r.watchForTrespassers(t)
+	return r
+}
+
+// publish declares the networks and attaches the endpoints. The engine is the daemon's,
+// with proxies.
+func (r *reach) publish(t *testing.T) {
+	t.Helper()
+	top := r.top
+	e, err := engine.Open(engine.Options{NetNS: top.Host.Path()})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	r.engine = e
+	for _, n := range []struct {
+		name     string
+		prefixes [2]netip.Prefix
+	}{{"inside", [2]netip.Prefix{top.Inside4, top.Inside6}}, {"other", [2]netip.Prefix{top.OtherNet4, top.OtherNet6}}} {
+		for i, family := range []string{"4", "6"} {
+			_, err := e.CreateNetwork(engine.Network{Name: n.name + family, Prefix: n.prefixes[i]})
+			require.NoError(t, err)
+		}
+	}
+	attach := func(name, network string, addr netip.Addr, specs ...string) {
+		a := engine.Attachment{Name: name, Network: network, Address: addr}
+		for _, text := range specs {
+			s, err := engine.ParsePortSpec(text)
+			require.NoError(t, err)
+			a.Ports = append(a.Ports, s)
+		}
+		_, err := e.Attach(a)
+		require.NoError(t, err)
+	}
+	attach("backend4", "inside4", top.Backend1.V4,
+		"8080:80", "8080:80/udp", "192.0.2.1:8081:80", "192.0.2.1:8081:80/udp", "127.0.0.1:8082:82", "127.0.0.1:8082:82/udp")
+	attach("backend6", "inside6", top.Backend1.V6,
+		"8090:80", "8090:80/udp", "[2001:db8:1::1]:8081:80", "[2001:db8:1::1]:8081:80/udp", "[::1]:8082:82", "[::1]:8082:82/udp")
+	attach("sibling4", "inside4", top.Backend2.V4)
+	attach("sibling6", "inside6", top.Backend2.V6)
+	attach("other4", "other4", top.Other.V4)
+	attach("other6", "other6", top.Other.V6)
+}
+
+// address is what a cell's source asks, and from where it asks: the zero address leaves
+// that to the kernel.
+func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
+	f := families(r.top)[0]
+	loopback, anyPort, acrossPort := loopback4, uint16(reachAny4), uint16(reachAny6)
+	if c.bits == 128 {
+		f = families(r.top)[1]
+		loopback, anyPort, acrossPort = loopback6, uint16(reachAny6), uint16(reachAny4)
+	}
+	host := map[asked]netip.Addr{
+		byLAN: f.host, bySecond: f.second, byGateway: f.gateway, byLoopback: loopback, byBackend: f.backend1, byWorld: f.far,
+	}[c.asked]
+	port := map[target]uint16{
+		publishedAny: anyPort, publishedAcross: acrossPort, publishedOne: reachOne, publishedLoopback: reachLoopback,
+		unpublished: reachNone, backendPort: 80, otherPortOf: 81, world: reachWorld,
+	}[c.target]
+	switch {
+	case c.source == fromLinkLocal:
+		from = r.link
+	case c.asked == byLoopback && c.source != fromHost:
+		// Or the kernel would choose a loopback address, which the attacker has not.
+		from = map[int]netip.Addr{32: r.machines[c.source].V4, 128: r.machines[c.source].V6}[c.bits]
+	}
+	return netip.AddrPortFrom(host, port), from
+}
