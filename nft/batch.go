@@ -258,13 +258,32 @@ func (b *batch) addRule(table, chain string, r Rule) error {
 func encodeRule(r Rule) ([]byte, error) {
 	var list []byte
 	for _, e := range assemble(r) {
-		data, err := expr.Marshal(unix.NFPROTO_INET, e)
+		data, err := encodeExpr(e)
 		if err != nil {
 			return nil, fmt.Errorf("encode rule %s: %w", r, err)
 		}
 		list = appendAttr(list, nested|unix.NFTA_LIST_ELEM, data)
 	}
 	return list, nil
+}
+
+// natProtoRandomFully is NF_NAT_RANGE_PROTO_RANDOM_FULLY (include/uapi/linux/netfilter/nf_nat.h).
+const natProtoRandomFully = 1 << 4
+
+// encodeExpr is expr.Marshal, which knows of a masquerade to ports only without flags.
+func encodeExpr(e expr.Any) ([]byte, error) {
+	m, ok := e.(*expr.Masq)
+	if !ok || !m.ToPorts {
+		return expr.Marshal(unix.NFPROTO_INET, e)
+	}
+	flags := uint32(natProtoSpecified)
+	if m.FullyRandom {
+		flags |= natProtoRandomFully
+	}
+	data := appendBE32(nil, unix.NFTA_MASQ_FLAGS, flags)
+	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
+	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
+	return appendAttr(appendString(nil, unix.NFTA_EXPR_NAME, "masq"), nested|unix.NFTA_EXPR_DATA, data), nil
 }
 
 // addElements appends the elements, which must not be there yet, in as many

@@ -83,9 +83,15 @@ func (a *assembler) depend(s Selector) {
 		a.nfproto = d.nfproto
 		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(0)}, equal([]byte{d.nfproto}))
 	}
-	if d.l4proto != 0 && a.l4proto != d.l4proto {
-		a.l4proto = d.l4proto
-		a.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)}, equal([]byte{d.l4proto}))
+	if d.l4proto != 0 {
+		over{d.l4proto}.lower(a)
+	}
+}
+
+func (o over) lower(a *assembler) {
+	if a.l4proto != o.l4proto {
+		a.l4proto = o.l4proto
+		a.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)}, equal([]byte{o.l4proto}))
 	}
 }
 
@@ -191,7 +197,16 @@ func (d dnat) lower(a *assembler) {
 }
 
 func (m masquerade) lower(a *assembler) {
-	a.emit(&expr.Masq{FullyRandom: m.fullyRandom})
+	masq := &expr.Masq{FullyRandom: m.fullyRandom}
+	if m.toPorts() {
+		const next = 4 // the second of the old registers, as nft(8) does
+		masq.ToPorts, masq.RegProtoMin, masq.RegProtoMax = true, register(0), register(next)
+		a.emit(
+			&expr.Immediate{Register: masq.RegProtoMin, Data: binary.BigEndian.AppendUint16(nil, m.first)},
+			&expr.Immediate{Register: masq.RegProtoMax, Data: binary.BigEndian.AppendUint16(nil, m.last)},
+		)
+	}
+	a.emit(masq)
 }
 
 func (v verdict) lower(a *assembler) {

@@ -4,8 +4,10 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables/expr"
@@ -99,7 +101,18 @@ func (m *machine) step(e expr.Any) error {
 		if what, err := m.read(e.RegProtoMin, 2); err != nil || what != fmt.Sprintf("value+%d", size) {
 			return fmt.Errorf("port from %q: %w", what, err)
 		}
-	case *expr.Masq, *expr.Verdict:
+	case *expr.Immediate:
+		return m.write(e.Register, len(e.Data), fmt.Sprint("port ", binary.BigEndian.Uint16(e.Data)))
+	case *expr.Masq:
+		if !e.ToPorts {
+			break
+		}
+		for _, register := range []uint32{e.RegProtoMin, e.RegProtoMax} {
+			if what, err := m.read(register, 2); err != nil || !strings.HasPrefix(what, "port ") {
+				return fmt.Errorf("port from %q: %w", what, err)
+			}
+		}
+	case *expr.Verdict:
 	default:
 		return fmt.Errorf("unknown")
 	}

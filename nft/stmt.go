@@ -79,6 +79,21 @@ type notFromInterface struct{ name string }
 
 func (n notFromInterface) String() string { return `iifname != "` + n.name + `"` }
 
+// OverTCP matches packets of TCP: "meta l4proto tcp".
+func OverTCP() Stmt { return over{unix.IPPROTO_TCP} }
+
+// OverUDP matches packets of UDP: "meta l4proto udp".
+func OverUDP() Stmt { return over{unix.IPPROTO_UDP} }
+
+type over struct{ l4proto byte }
+
+func (o over) String() string {
+	if o.l4proto == unix.IPPROTO_UDP {
+		return "meta l4proto udp"
+	}
+	return "meta l4proto tcp"
+}
+
 // CTStatusDNAT matches packets of a flow whose destination was translated, in
 // either direction: "ct status dnat".
 func CTStatusDNAT() Stmt { return ctStatusDNAT{} }
@@ -135,13 +150,39 @@ func Masquerade() Stmt { return masquerade{} }
 // backend cannot foresee (CVE-2021-3773): "masquerade fully-random".
 func MasqueradeFullyRandom() Stmt { return masquerade{fullyRandom: true} }
 
-type masquerade struct{ fullyRandom bool }
+// MasqueradeFullyRandomTo is MasqueradeFullyRandom with the source port chosen from
+// first to last, whatever it was: "masquerade to :32768-49152 fully-random". Without a
+// range a port below 512 stays below 512, of which there are few
+// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c). It stands behind OverTCP
+// or OverUDP.
+func MasqueradeFullyRandomTo(first, last uint16) Stmt {
+	return masquerade{fullyRandom: true, first: first, last: last}
+}
+
+type masquerade struct {
+	fullyRandom bool
+	first, last uint16 // zero: any
+}
 
 func (m masquerade) String() string {
-	if m.fullyRandom {
-		return "masquerade fully-random"
+	s := "masquerade"
+	if m.toPorts() {
+		s += fmt.Sprintf(" to :%d-%d", m.first, m.last)
 	}
-	return "masquerade"
+	if m.fullyRandom {
+		s += " fully-random"
+	}
+	return s
+}
+
+func (m masquerade) toPorts() bool { return m.first != 0 || m.last != 0 }
+
+// validate refuses ranges that no port is in, or that nft(8) spells otherwise.
+func (m masquerade) validate() error {
+	if m.toPorts() && (m.first == 0 || m.first >= m.last) {
+		return fmt.Errorf("it has no range of ports")
+	}
+	return nil
 }
 
 // Accept ends the evaluation of the base chain.

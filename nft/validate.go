@@ -175,7 +175,10 @@ func terminal(s Stmt) bool {
 
 // protocols are those that the fields of a rule rest on. A packet has one of each
 // layer: a rule that asks for two matches nothing, and nft(8) does not load it.
-type protocols struct{ nfproto, l4proto byte }
+type protocols struct {
+	nfproto, l4proto byte
+	over             bool // the rule says the latter in a statement of its own
+}
 
 func (p *protocols) add(s Stmt) error {
 	switch s := s.(type) {
@@ -183,6 +186,15 @@ func (p *protocols) add(s Stmt) error {
 		return p.addFields(s.selector)
 	case in:
 		return p.addFields(s.fields...)
+	case over:
+		if p.l4proto != 0 {
+			return fmt.Errorf("the rule says already which protocol it is about")
+		}
+		p.l4proto, p.over = s.l4proto, true
+	case masquerade:
+		if s.toPorts() && p.l4proto == 0 {
+			return fmt.Errorf("a port is translated only behind a match of tcp or udp")
+		}
 	case dnat:
 		if err := p.addFields(s.fields...); err != nil {
 			return err
@@ -204,6 +216,9 @@ func (p *protocols) addFields(fields ...Selector) error {
 			d.l4proto != 0 && p.l4proto != 0 && d.l4proto != p.l4proto {
 			return fmt.Errorf("no packet has both %s and an earlier field of the rule", f)
 		}
+		if d.l4proto != 0 && p.over {
+			return fmt.Errorf("%s says which protocol it is about, and nft(8) says it once", f)
+		}
 		p.nfproto, p.l4proto = max(p.nfproto, d.nfproto), max(p.l4proto, d.l4proto)
 	}
 	return nil
@@ -222,6 +237,8 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 		return t.validateLookup(s.set, s.fields, nil)
 	case dnat:
 		return t.validateLookup(s.m, s.fields, s.valueType())
+	case masquerade:
+		return s.validate()
 	case notFromInterface:
 		if !interfaceName(s.name) {
 			return fmt.Errorf("it is no interface name")
