@@ -16,8 +16,8 @@ import (
 
 // A backend reaches itself and its siblings by a frontend, whichever of the host's
 // addresses it asks: with frames of the bridge passing the IP hooks or not. With
-// them, the bridge answers a backend itself only by its own port, which takes hairpin
-// mode of that port.
+// them, the bridge answers a backend itself only by its own port, which is given
+// hairpin mode for that, and is as it was when nothing is published any more.
 func TestHairpin(t *testing.T) {
 	for _, o := range []lab.Options{
 		{BridgeNF: false, Hairpin: false},
@@ -44,24 +44,31 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 				// the sibling has not asked.
 				peer := labtest.Reaches(t, top.Backend2, network, host, "web")
 				require.Equal(t, f.gateway, peer.Addr())
-				if o.Hairpin || !o.BridgeNF {
-					peer = labtest.Reaches(t, top.Backend1, network, host, "web")
-					require.Equal(t, f.gateway, peer.Addr())
-				}
+				peer = labtest.Reaches(t, top.Backend1, network, host, "web")
+				require.Equal(t, f.gateway, peer.Addr())
 				// Clients elsewhere keep their address all the same.
 				if host != at(f.gateway, 8080) {
 					peer = labtest.Reaches(t, top.Client, network, host, "web")
 					require.Equal(t, f.client, peer.Addr())
 				}
 			}
+			require.Equal(t, o.BridgeNF || o.Hairpin, inHairpinMode(t, top.Host, lab.HostPort1))
 			if o.BridgeNF && !o.Hairpin {
+				require.Equal(t, []string{f.backend1.String() + " " + lab.HostPort1}, hairpinRecords(t, top.Host))
 				// Or the case above would show nothing.
+				setHairpin(t, top.Host, lab.HostPort1, false)
 				require.Error(t, labtest.NoAnswer(t, top.Backend1, network, at(f.host, 8080)))
+			} else {
+				require.Empty(t, hairpinRecords(t, top.Host))
 			}
+			// The port of somebody who has published nothing.
+			require.Equal(t, o.Hairpin, inHairpinMode(t, top.Host, lab.HostPort2))
 			// What is not published is not answered by anybody's detour.
 			require.Error(t, labtest.NoAnswer(t, top.Backend2, network, at(f.host, 8081)))
 			unpublish(t, e, toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80)+suffix(network))
 			require.Error(t, labtest.NoAnswer(t, top.Backend2, network, at(f.host, 8080)))
+			require.Equal(t, o.Hairpin, inHairpinMode(t, top.Host, lab.HostPort1))
+			require.Empty(t, hairpinRecords(t, top.Host))
 		}
 	}
 }

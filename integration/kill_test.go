@@ -276,6 +276,12 @@ func childKill(name, step string) error {
 	}}, operation{name: "udp-unpublish", do: func(e *engine.Engine) error {
 		_, err := e.Unpublish(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
 		return err
+	}}, operation{name: "hairpin", do: func(e *engine.Engine) error {
+		_, err := e.Publish(parsed([]string{"8080->172.30.0.2:80"})...)
+		return err
+	}}, operation{name: "hairpin-end", do: func(e *engine.Engine) error {
+		_, err := e.Unpublish(parsed([]string{"8080->172.30.0.2:80"})...)
+		return err
 	}})
 	i := slices.IndexFunc(ops, func(op operation) bool { return op.name == name })
 	if i < 0 {
