@@ -35,6 +35,8 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 		require.Equal(tb, next.networks[name].cursor, n.cursor, "what is on record of network %s", name)
 		require.Equal(tb, n.cursor, n.addrs.Cursor(), name)
 	}
+	require.Equal(tb, next.backends, e.backends)
+	require.Equal(tb, next.hairpins.records, e.hairpins.records)
 	require.Empty(tb, misreserved(e, have))
 	for p := range e.segments {
 		for q := range e.segments {

@@ -37,6 +37,8 @@ type testbed struct {
 	host   *fakeHost
 	clock  *fakeClock
 	sysctl string // the directory that stands for /proc/sys
+	// bridges are none unless a test has some.
+	bridges *fakeBridges
 }
 
 func newTestbed() *testbed {
@@ -74,6 +76,9 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	e.namespace = &namespace{handle: netns.None()}
 	e.now = b.clock.Now
 	e.kernel, e.flows, e.host = b.kernel.Conn(), b.flows, b.host
+	if b.bridges != nil && !opts.ReadOnly {
+		e.hairpins.bridges = b.bridges
+	}
 	e.forwarding = &forwarding{
 		sysctls:    sysctls{ns: e.namespace, root: b.sysctl},
 		interfaces: func() ([]networkInterface, error) { return b.host.interfaces, nil },

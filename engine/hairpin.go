@@ -83,9 +83,9 @@ type hairpinDraft struct {
 	of      *hairpins
 	records map[netip.Addr]string
 	places  map[netip.Addr]position // that are to be noted
-	ports   map[int]hairpinPort  // that were looked at
-	lost    []int                // ports that are none any more
-	gone    []netip.Addr         // backends that are not published any more
+	ports   map[int]hairpinPort     // that were looked at
+	lost    []int                   // ports that are none any more
+	gone    []netip.Addr            // backends that are not published any more
 	on      []bridgeLink
 	// recorded are the names of ports in the records as they are.
 	recorded map[string]bool

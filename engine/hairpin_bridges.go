@@ -17,6 +17,8 @@ type bridges interface {
 	linkNamed(name string) (bridgeLink, error)
 	// ports are all ports of all bridges, their kinds left out.
 	ports() ([]bridgeLink, error)
+	// portsNamed are those of them that have one of the names, by name.
+	portsNamed(names []string) (map[string]bridgeLink, error)
 	// hooked reports whether the frames of every bridge pass netfilter's hooks.
 	hooked() (hooks, error)
 	// neighbour is the link layer address of a host on an interface. The error is
@@ -28,8 +30,9 @@ type bridges interface {
 	// sends something, or, if that is known, whether it is still there. It does not
 	// wait for the answer.
 	solicit(link int, a netip.Addr, known bool) error
-	// stations tells behind which ports of a bridge link layer addresses were seen.
-	stations(bridge int) (map[hardwareAddr]int, error)
+	// stations tells behind which ports of a bridge link layer addresses were seen, of
+	// those that it is asked for.
+	stations(bridge bridgeLink, macs []hardwareAddr) (map[hardwareAddr]int, error)
 	// setHairpin sets the hairpin mode of a port.
 	setHairpin(port int, on bool) error
 	close()
@@ -62,6 +65,8 @@ type bridgeLink struct {
 	// hooks are those that the frames of this one bridge pass whatever holds for all
 	// (nf_call_iptables and nf_call_ip6tables of ip-link(8)).
 	hooks hooks
+	// vlans is whether a bridge has a table of stations for each VLAN.
+	vlans bool
 }
 
 // neighbour is a host on a link.

@@ -135,14 +135,11 @@ func (e *Engine) adoptHairpins() {
 	if h.bridges == nil || len(h.records) == 0 {
 		return
 	}
-	ports, err := h.bridges.ports()
+	names := slices.Sorted(maps.Values(h.records))
+	byName, err := h.bridges.portsNamed(slices.Compact(names))
 	if err != nil {
 		e.log.Warn("recorded bridge ports could not be looked at", "error", err)
 		return
-	}
-	byName := make(map[string]bridgeLink, len(ports))
-	for _, l := range ports {
-		byName[l.name] = l
 	}
 	d := h.draft()
 	search := map[netip.Addr]int{}

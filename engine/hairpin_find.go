@@ -19,10 +19,16 @@ type foundBackend struct {
 // next. One that is there answers within less than a millisecond; for one that is not,
 // nobody should wait longer than a person notices. Where Run watches, it hears the
 // rest.
-var (
-	searchPauses        = [...]time.Duration{1 * time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond, 16 * time.Millisecond}
-	searchPausesWatched = searchPauses[:3]
+const (
+	searchPause         = time.Millisecond // the first; each is twice as long as the one before
+	searchPauses        = 5
+	searchPausesWatched = 3
 )
+
+// maxSolicited bounds how many backends are asked where they are at a time. Those of a
+// bulk show themselves when they have something to send; to ask them all would push
+// others out of the neighbour table (gc_thresh3 of arp(7) is 1024).
+const maxSolicited = 256
 
 // search looks for backends on bridges.
 type search struct {
@@ -45,22 +51,23 @@ func (h *hairpins) find(backends map[netip.Addr]int, wait bool) (map[netip.Addr]
 	if err := s.onlyHooked(backends); err != nil || len(s.missing) == 0 {
 		return nil, err
 	}
-	pauses := searchPauses[:]
+	err := s.look()
+	if err != nil || len(s.missing) == 0 || len(s.missing) > maxSolicited {
+		return s.found, err
+	}
+	pauses := searchPauses
 	switch {
 	case !wait:
-		pauses = nil
+		pauses = 0
 	case h.watched:
 		pauses = searchPausesWatched
 	}
-	err := s.look()
-	if err == nil && len(s.missing) != 0 {
-		err = s.solicit()
-	}
-	for _, p := range pauses {
+	err = s.solicit()
+	for n := range pauses {
 		if err != nil || len(s.missing) == 0 {
 			break
 		}
-		time.Sleep(p)
+		time.Sleep(searchPause << n)
 		err = s.look()
 	}
 	return s.found, err
@@ -104,9 +111,9 @@ func (s *search) link(index int) (bridgeLink, error) {
 	return l, err
 }
 
-// look looks once at each that is missing, and once at the stations of each bridge.
+// look looks once at each that is missing, and once at each bridge.
 func (s *search) look() error {
-	stations := map[int]map[hardwareAddr]int{}
+	known := map[int][]hardwareAddr{}
 	for a, bridge := range s.missing {
 		mac, err := s.h.bridges.neighbour(bridge, a)
 		if isNotExist(err) {
@@ -115,15 +122,27 @@ func (s *search) look() error {
 		if err != nil {
 			return err
 		}
-		at := position{bridge: bridge, mac: mac}
-		s.found[a] = foundBackend{position: at}
-		if stations[bridge] == nil {
-			if stations[bridge], err = s.h.bridges.stations(bridge); err != nil {
-				return err
-			}
+		s.found[a] = foundBackend{position: position{bridge: bridge, mac: mac}}
+		known[bridge] = append(known[bridge], mac)
+	}
+	for bridge, macs := range known {
+		stations, err := s.h.bridges.stations(s.links[bridge], macs)
+		if err != nil {
+			return err
 		}
-		port, ok := stations[bridge][mac]
-		if !ok {
+		if err := s.place(bridge, stations); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place notes what is missing and among the stations of a bridge.
+func (s *search) place(bridge int, stations map[hardwareAddr]int) error {
+	for a, on := range s.missing {
+		at := s.found[a].position
+		port, ok := stations[at.mac]
+		if on != bridge || !ok {
 			continue
 		}
 		l, err := s.link(port)

@@ -60,6 +60,10 @@ func (k *kernelBridges) ask(kind, flags int, f func([]byte), data ...nl.NetlinkR
 	}
 }
 
+// maxSingle is up to how many things are asked for one by one and not in a list. A list
+// has everything in it: it takes milliseconds where a bridge has hundreds of ports.
+const maxSingle = 64
+
 func ignoreAnswer([]byte) {}
 
 func (k *kernelBridges) link(index int) (bridgeLink, error) {
@@ -98,6 +102,33 @@ func (k *kernelBridges) ports() (ports []bridgeLink, err error) {
 		return nil, fmt.Errorf("list bridge ports: %w", err)
 	}
 	return ports, nil
+}
+
+func (k *kernelBridges) portsNamed(names []string) (map[string]bridgeLink, error) {
+	found := make(map[string]bridgeLink, len(names))
+	if len(names) > maxSingle {
+		ports, err := k.ports()
+		wanted := make(map[string]bool, len(names))
+		for _, name := range names {
+			wanted[name] = true
+		}
+		for _, l := range ports {
+			if wanted[l.name] {
+				found[l.name] = l
+			}
+		}
+		return found, err
+	}
+	for _, name := range names {
+		l, err := k.linkNamed(name)
+		if err != nil && !notThere(err) {
+			return nil, err
+		}
+		if err == nil && l.bridge != 0 {
+			found[name] = l
+		}
+	}
+	return found, nil
 }
 
 func (k *kernelBridges) neighbour(link int, a netip.Addr) (hardwareAddr, error) {
@@ -141,7 +172,26 @@ func (k *kernelBridges) solicit(link int, a netip.Addr, known bool) error {
 	return nil
 }
 
-func (k *kernelBridges) stations(bridge int) (map[hardwareAddr]int, error) {
+func (k *kernelBridges) stations(bridge bridgeLink, macs []hardwareAddr) (map[hardwareAddr]int, error) {
+	if bridge.vlans || len(macs) > maxSingle {
+		return k.allStations(bridge.index)
+	}
+	found := make(map[hardwareAddr]int, len(macs))
+	for _, mac := range macs {
+		err := k.ask(unix.RTM_GETNEIGH, 0, func(b []byte) {
+			if n, ok := parseNeighbour(b); ok && n.station(bridge.index) {
+				found[mac] = n.link
+			}
+		}, &netlink.Ndmsg{Family: unix.AF_BRIDGE},
+			nl.NewRtAttr(unix.NDA_MASTER, nl.Uint32Attr(uint32(bridge.index))), nl.NewRtAttr(unix.NDA_LLADDR, mac[:]))
+		if err != nil && !notThere(err) {
+			return nil, fmt.Errorf("look up a station of bridge %s: %w", bridge.name, err)
+		}
+	}
+	return found, nil
+}
+
+func (k *kernelBridges) allStations(bridge int) (map[hardwareAddr]int, error) {
 	found := map[hardwareAddr]int{}
 	// A table of one bridge is asked for in the shape of a link message, unless the
 	// socket checks strictly (valid_fdb_dump_legacy in net/core/rtnetlink.c).
@@ -245,6 +295,8 @@ func (l *bridgeLink) parseInfo(b []byte) (isPort bool) {
 				l.hooks.four = isSet(value)
 			case unix.IFLA_BR_NF_CALL_IP6TABLES:
 				l.hooks.six = isSet(value)
+			case unix.IFLA_BR_VLAN_FILTERING:
+				l.vlans = isSet(value)
 			}
 		})
 	}

@@ -5,7 +5,9 @@ package engine
 
 import (
 	"io/fs"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +74,13 @@ func TestKernelBridges(t *testing.T) {
 	want.hairpin, want.kind = true, ""
 	other.kind = ""
 	require.ElementsMatch(t, []bridgeLink{want, other}, ports)
+	for _, more := range []int{0, maxSingle} {
+		named, err := k.portsNamed(append(make([]string, more), want.name, lab.HostLAN, "nosuch"))
+		require.NoError(t, err)
+		require.Len(t, named, 1)
+		require.Equal(t, want.index, named[want.name].index)
+		require.True(t, named[want.name].hairpin)
+	}
 
 	// An interface that is no port, and one that is not there.
 	lan := linkNamed(t, top.Host, lab.HostLAN).Attrs().Index
@@ -147,9 +156,19 @@ func TestKernelNeighbours(t *testing.T) {
 
 func stationsOf(tb testing.TB, k *kernelBridges, bridge int) map[hardwareAddr]int {
 	tb.Helper()
-	s, err := k.stations(bridge)
+	all, err := k.allStations(bridge)
 	require.NoError(tb, err)
-	return s
+	// The same one by one, and none that is not there.
+	macs := append(slices.Collect(maps.Keys(all)), hardwareAddr{2, 9})
+	single, err := k.stations(bridgeLink{index: bridge}, macs)
+	require.NoError(tb, err)
+	require.Equal(tb, all, single)
+	if len(all) != 0 {
+		some, err := k.stations(bridgeLink{index: bridge, vlans: true}, macs)
+		require.NoError(tb, err)
+		require.Equal(tb, all, some)
+	}
+	return all
 }
 
 // What others send is read without trust in its length.
