@@ -50,8 +50,6 @@ func (h hooks) of(a netip.Addr) bool { return a.Is4() && h.four || a.Is6() && h.
 
 func (h hooks) or(o hooks) hooks { return hooks{h.four || o.four, h.six || o.six} }
 
-func (h hooks) any() bool { return h.four || h.six }
-
 // bridgeLink is what matters here of an interface.
 type bridgeLink struct {
 	index int

@@ -151,21 +151,31 @@ func (e *Engine) hearBridges(events []bridgeEvent) {
 			if stations == nil {
 				stations = h.byStation()
 			}
-			for _, a := range stations[ev.mac] {
-				if at := h.places[a]; at.bridge == ev.bridge && at.port != ev.link {
-					look.backends[a] = true
-				}
-			}
-			// Somebody is new on the bridge: it may be who is missing there. All of
-			// those have no address yet.
-			for _, a := range stations[hardwareAddr{}] {
-				if h.places[a].bridge == ev.bridge {
-					look.backends[a] = true
-				}
-			}
+			h.hearStation(look, ev, stations)
 		}
 	}
 	e.attend(look)
+}
+
+// hearStation looks at backends that were seen at another port than before.
+func (h *hairpins) hearStation(look attention, ev bridgeEvent, stations map[hardwareAddr][]netip.Addr) {
+	stays := false
+	for _, a := range stations[ev.mac] {
+		at := h.places[a]
+		stays = stays || at.bridge == ev.bridge && at.port == ev.link
+		if at.bridge == ev.bridge && at.port != ev.link {
+			look.backends[a] = true
+		}
+	}
+	if stays {
+		return
+	}
+	// Somebody is new here: it may be who is missing. Those have no address yet.
+	for _, a := range stations[hardwareAddr{}] {
+		if h.places[a].bridge == ev.bridge {
+			look.backends[a] = true
+		}
+	}
 }
 
 // byStation are the backends by their link layer addresses.

@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nft"
 )
 
 // Which ports get hairpin mode, and which do not.
@@ -198,13 +200,13 @@ func TestHairpinIsAdopted(t *testing.T) {
 	b := withBridges()
 	publish(t, b.open(t), "80->172.30.0.2:80", "81->172.30.0.3:80")
 	b.bridges.change(fakePort1, func(l *bridgeLink) { l.hairpin = false })
-	e := b.open(t)
+	b.open(t)
 	require.Equal(t, []string{"port1", "port2"}, b.bridges.on())
 
 	// The record holds without the neighbour: nobody needs to be found.
 	clear(b.bridges.known)
 	clear(b.bridges.hosts)
-	e = b.open(t)
+	e := b.open(t)
 	unpublish(t, e, "80->172.30.0.2:80")
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
@@ -214,6 +216,13 @@ func TestHairpinIsAdopted(t *testing.T) {
 	require.Empty(t, recordsOf(t, b, e))
 	b.bridges.links[fakePort2] = bridgeLink{index: fakePort2, name: "port2", kind: "veth", hairpin: true}
 	unpublish(t, e, "81->172.30.0.3:80")
+	require.Equal(t, []string{"port2"}, b.bridges.on())
+
+	// A record of a backend that is not published.
+	b = withBridges()
+	publish(t, b.open(t), "80->172.30.0.2:80", "81->172.30.0.3:80")
+	require.NoError(t, b.kernel.Conn().Update(ruleset(DefaultTable), nft.Change{Delete: []nft.Element{elementKey(portOf(mapped(t, "80->172.30.0.2:80")))}}))
+	require.Equal(t, []string{"172.30.0.3 port2"}, recordsOf(t, b, b.open(t)))
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
 	// A reader changes nothing.
@@ -377,8 +386,7 @@ func TestHearBridges(t *testing.T) {
 	b.bridges.asked = map[string]int{}
 	e.hearBridges(slices.Concat(heardOf("172.30.0.3", fakePort2)[1:], []bridgeEvent{
 		{kind: portChanged, link: fakePort2}, {kind: bridgeChanged, link: fakeBridge}, {kind: bridgeChanged, link: 99},
-		heardOf("172.30.0.2", fakePort1)[1],
-	}))
+	}, heardOf("172.30.0.2", fakePort1)))
 	require.Empty(t, b.bridges.asked)
 
 	// The one that was missing: somebody has come, and is asked.
@@ -409,6 +417,21 @@ func TestHearBridges(t *testing.T) {
 	require.NoError(t, e.lookAtAll(ports))
 	require.Equal(t, []string{"172.30.0.2 port9", "172.30.0.77 port1"}, recordsOf(t, b, e))
 	require.Equal(t, []string{"port1", "port9"}, b.bridges.on())
+}
+
+// A port that takes the name of one that has gone is another: what mode it has is
+// somebody else's.
+func TestHearBridgesOfAnotherPort(t *testing.T) {
+	b := withBridges()
+	e := b.open(t)
+	publish(t, e, "80->172.30.0.2:80")
+	delete(b.bridges.links, fakePort1)
+	b.bridges.links[14] = bridgeLink{index: 14, name: "port1", kind: "veth", bridge: fakeBridge, hairpin: true}
+	b.bridges.seen[hardwareAddr{2, fakePort1}] = 14
+	e.hearBridges([]bridgeEvent{{kind: portChanged, link: fakePort1}})
+	require.Empty(t, recordsOf(t, b, e))
+	require.NoError(t, e.Purge())
+	require.Equal(t, []string{"port1"}, b.bridges.on())
 }
 
 // The record cannot be written: no port is switched.
