@@ -183,7 +183,7 @@ func TestConstantRules(t *testing.T) {
 	sets := strings.Count(empty, "\tmap ") + strings.Count(empty, "\tset ")
 	require.Equal(t, 28+6, strings.Count(empty, " # handle ")-sets-1, "rules and chains, but for the sets and the table")
 
-	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:1-1000", "[2001:db8:1::1]:1-1000->[fd00:30::2]:1-1000/udp")
+	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:1-1000", "[2001:db8:1::1]:1-1000->[fd00:30::2]:1-1000")
 	require.Len(t, sortedElements(t, top.Host), 2002)
 	require.Equal(t, empty, terse())
 
