@@ -64,7 +64,9 @@ func (m *tenants) seek(n *plainNetwork, from netip.Addr) {
 	}
 }
 
-func (m *tenants) full(n *plainNetwork) bool { return !slices.ContainsFunc(n.hosts, func(a netip.Addr) bool { return !m.taken(a) }) }
+func (m *tenants) full(n *plainNetwork) bool {
+	return !slices.ContainsFunc(n.hosts, func(a netip.Addr) bool { return !m.taken(a) })
+}
 
 // The space in which they meet.
 var (
