@@ -167,9 +167,10 @@ func (e *Engine) commit(c change) error {
 			return undo.after(err)
 		}
 	}
-	c.hairpins = e.hairpinChange(c)
-	c.hairpins.putBack()
-	undo.add(c.hairpins.undoPutBack)
+	if c.hairpins = e.hairpinChange(c); c.hairpins != nil {
+		c.hairpins.putBack()
+		undo.add(c.hairpins.undoPutBack)
+	}
 	e.opts.Trace("commit")
 	segments := e.segmentChange(c)
 	notes := c.notes()
@@ -177,8 +178,10 @@ func (e *Engine) commit(c change) error {
 	if err := e.commitTable(c, segments, &undo); err != nil {
 		return undo.after(err)
 	}
-	c.hairpins.switchOn()
-	undo.add(c.hairpins.undoSwitchOn)
+	if c.hairpins != nil {
+		c.hairpins.switchOn()
+		undo.add(c.hairpins.undoSwitchOn)
+	}
 	e.opts.Trace("flows")
 	err := e.deleteFlows(UDP, c)
 	if err == nil && c.killTCP {

@@ -19,9 +19,6 @@ import (
 // putBack takes hairpin mode from the ports that have it for nobody any more. Those of
 // which it cannot be taken stay recorded, for the next change to try again.
 func (d *hairpinDraft) putBack() {
-	if d == nil {
-		return
-	}
 	kept := map[string]bool{}
 	for _, name := range d.records {
 		kept[name] = true
@@ -66,9 +63,6 @@ func (d *hairpinDraft) putBackPort(name string) error {
 
 // undoPutBack gives the ports the mode again.
 func (d *hairpinDraft) undoPutBack() error {
-	if d == nil {
-		return nil
-	}
 	var errs []error
 	for _, l := range d.reset {
 		if err := d.of.bridges.setHairpin(l.index, true); err != nil && !notThere(err) {
@@ -81,9 +75,6 @@ func (d *hairpinDraft) undoPutBack() error {
 // switchOn gives the mode to the ports that are recorded for the first time. A port
 // that cannot have it is no reason to publish nothing.
 func (d *hairpinDraft) switchOn() {
-	if d == nil {
-		return
-	}
 	for _, l := range d.on {
 		if err := d.of.bridges.setHairpin(l.index, true); err != nil {
 			d.of.log.Warn("hairpin mode could not be switched on: a backend cannot reach itself by its frontend",
@@ -97,9 +88,6 @@ func (d *hairpinDraft) switchOn() {
 
 // undoSwitchOn takes the mode from them again.
 func (d *hairpinDraft) undoSwitchOn() error {
-	if d == nil {
-		return nil
-	}
 	var errs []error
 	for _, l := range d.on {
 		if err := d.of.bridges.setHairpin(l.index, false); err != nil && !notThere(err) {

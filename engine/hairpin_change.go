@@ -35,12 +35,18 @@ func (e *Engine) hairpinChange(c change) *hairpinDraft {
 // on a bridge, with that bridge. One whose place is known is not looked for again if
 // somebody watches it.
 func (e *Engine) onBridges(c change) map[netip.Addr]int {
-	all := map[netip.Addr]int{}
+	var all map[netip.Addr]int
 	for a, r := range c.routes {
 		known := e.hairpins.watched && e.hairpins.places[a].port != 0
 		if r.bridge != 0 && r.onLink.IsValid() && !known {
+			if all == nil {
+				all = map[netip.Addr]int{}
+			}
 			all[a] = r.bridge
 		}
+	}
+	if all == nil {
+		return nil
 	}
 	wanted := make(map[netip.Addr]int, len(all))
 	for p := range c.come {
