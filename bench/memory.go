@@ -75,9 +75,7 @@ func (s *station) idle(p *peer, proto, kind string, clients int, each, files *re
 // again starts a peer anew, at another port.
 func (s *station) again(p *peer, proto string) error {
 	s.stop(p)
-	s.fresh += len(programs()) + 1
-	port := firstPeerPort + s.fresh
-	fresh, err := s.startNamed(p.name, proto, port, 1)
+	fresh, err := s.startNamed(p.name, proto, s.port(), 1)
 	if err != nil {
 		return err
 	}
@@ -99,6 +97,7 @@ func (b *book) published(s settings, proto string) error {
 	total := b.report(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
 	took := b.report(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)
 	return withStation(s, func(st *station) error {
+		st.next = firstPeerPort
 		names := []string{"nftnat"}
 		for _, p := range programs() {
 			if st.wanted(p.name) && p.does(proto, total, took) {
@@ -108,11 +107,12 @@ func (b *book) published(s settings, proto string) error {
 		for range min(s.rounds, 3) {
 			for _, name := range names {
 				begin := time.Now()
-				p, err := st.startNamed(name, proto, firstPeerPort, s.ports)
+				p, err := st.startNamed(name, proto, st.next, s.ports)
 				if err != nil {
 					return err
 				}
-				last := peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", firstPeerPort+s.ports-1)}
+				st.next += s.ports
+				last := peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", st.next-1)}
 				if name == "nftnat" {
 					last.addr = p.addr // its ports lead to as many ports of the backend
 				}

@@ -42,9 +42,13 @@ func programs() []program {
 		{
 			name: "socat", paths: []string{"/usr/bin/socat"}, udp: true, version: []string{"-V"},
 			args: func(_, proto string, port, _ int) ([]string, error) {
+				option := ""
+				if proto == "tcp" {
+					option = ",backlog=4096"
+				}
 				proto = strings.ToUpper(proto)
 				return []string{
-					fmt.Sprintf("%s4-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr,backlog=4096", proto, port),
+					fmt.Sprintf("%s4-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr%s", proto, port, option),
 					fmt.Sprintf("%s4:%s:%d", proto, backend(), backendPort),
 				}, nil
 			},
@@ -167,22 +171,23 @@ func (s *station) stop(p *peer) {
 // peers starts nftnat and what is installed of the others, for one port each, with
 // the way that has no proxy first. What is not installed is noted in the reports.
 func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, error) {
+	s.next = first
 	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
-	for i, name := range []string{"nftnat", otherBuild} {
+	for _, name := range []string{"nftnat", otherBuild} {
 		if name == otherBuild && s.also == "" {
 			continue
 		}
-		ours, err := s.nftnat(name, proto, first+i, 1)
+		ours, err := s.nftnat(name, proto, s.port(), 1)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, ours)
 	}
-	for i, p := range programs() {
+	for _, p := range programs() {
 		if !s.wanted(p.name) || !p.does(proto, reports...) {
 			continue
 		}
-		started, err := s.start(p, proto, first+2+i, 1)
+		started, err := s.start(p, proto, s.port(), 1)
 		if err != nil {
 			return nil, err
 		}

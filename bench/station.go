@@ -28,7 +28,7 @@ type station struct {
 	only    string // the peers to measure, with commas between; empty: all
 	backend *child
 	running []*exec.Cmd
-	fresh   int // ports used up by again
+	next    int // the port of the next peer
 }
 
 // withStation runs f with everything built, and takes it down again.
@@ -73,6 +73,12 @@ func (s *station) close() error {
 	}
 	_ = os.RemoveAll(s.dir)
 	return err
+}
+
+// port is one that no peer has had yet.
+func (s *station) port() int {
+	s.next++
+	return s.next - 1
 }
 
 // run starts a program in the host's namespace, until kill.

@@ -16,10 +16,11 @@ import (
 // defaults.
 type GroupOptions struct {
 	// Loops is how many event loops, and so how many processors, the group
-	// uses at most. 0: half of GOMAXPROCS, at least 1: client and backend of
-	// what is proxied on loopback are on the same machine and want as much,
-	// and a loop that has more to do at a time does it with fewer system
-	// calls. Loops are started when first needed.
+	// uses at most. 0: half of GOMAXPROCS, at least 1, and as many as
+	// GOMAXPROCS where several connections are bulk transfers: client and
+	// backend of what is proxied on loopback are on the same machine and want
+	// as much, and a loop that has more to do at a time does it with fewer
+	// system calls. Loops are started when first needed.
 	Loops int
 
 	// MaxPipes bounds the pipes of each loop, two descriptors and up to 1 MiB
@@ -39,9 +40,11 @@ type GroupOptions struct {
 // proxies gives them all one group: a proxy then costs no goroutine and no
 // thread. All methods are safe for concurrent use.
 type Group struct {
-	opts     GroupOptions
-	pipeSize int
-	start    time.Time
+	opts       GroupOptions
+	takers     int // loops that new connections and proxies go to, the first of them
+	heavyAfter int // bytes; see there
+	pipeSize   int
+	start      time.Time
 
 	mu      sync.Mutex
 	loops   []*loop             // guarded by mu; nil: not started yet
@@ -62,12 +65,14 @@ type member interface {
 // NewGroup returns a group. It starts nothing: loops begin with the first
 // proxy that opens. Close ends it.
 func NewGroup(opts *GroupOptions) *Group {
-	g := &Group{pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
+	g := &Group{heavyAfter: heavyAfter, pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
 	if opts != nil {
 		g.opts = *opts
 	}
+	g.takers = g.opts.Loops
 	if g.opts.Loops <= 0 {
-		g.opts.Loops = max(runtime.GOMAXPROCS(0)/2, 1)
+		g.opts.Loops = runtime.GOMAXPROCS(0)
+		g.takers = max(g.opts.Loops/2, 1)
 	}
 	switch {
 	case g.opts.MaxPipes == 0:
@@ -186,7 +191,7 @@ func (g *Group) home() (*loop, error) {
 	if g.loops == nil {
 		return nil, ErrClosed
 	}
-	i := g.next % len(g.loops)
+	i := g.next % g.takers
 	g.next++
 	return g.loopLocked(i)
 }
@@ -214,19 +219,30 @@ func (g *Group) loopLocked(i int) (*loop, error) {
 // more; else l. Two more is clearly: handing over costs a wake-up, which a
 // single connection and its successor must not pay.
 func (g *Group) lighter(l *loop) *loop {
-	mine := l.live.Load()
-	if mine < 2 || g.opts.Loops == 1 {
+	return g.fewest(l, g.takers, func(l *loop) int32 { return l.live.Load() })
+}
+
+// idler is lighter for bulk transfers, among all loops.
+func (g *Group) idler(l *loop) *loop {
+	return g.fewest(l, g.opts.Loops, func(l *loop) int32 { return l.heavy.Load() })
+}
+
+// fewest returns that of the first loops which has clearly fewer of what count
+// counts than l, or l.
+func (g *Group) fewest(l *loop, loops int, count func(*loop) int32) *loop {
+	mine := count(l)
+	if mine < 2 || loops == 1 {
 		return l
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	best := l
-	for i := range g.loops {
+	for i := range min(loops, len(g.loops)) { // none are left of a closed group
 		other, err := g.loopLocked(i)
 		if err != nil {
 			continue
 		}
-		if n := other.live.Load(); n <= mine-2 {
+		if n := count(other); n <= mine-2 {
 			best, mine = other, n+2
 		}
 	}

@@ -65,6 +65,7 @@ type loop struct {
 	udp     *udpBatch    // nil until the first UDP proxy
 	quit    bool         //
 	live    atomic.Int32 // TCP connections; read by other loops to share them out
+	heavy   atomic.Int32 // those of them that are bulk transfers
 	done    chan struct{}
 
 	mu      sync.Mutex
@@ -72,11 +73,13 @@ type loop struct {
 	stopped bool   // guarded by mu
 }
 
-// task is what one goroutine asks of a loop: a call, or a connection to take.
+// task is what one goroutine asks of a loop: a call, or a connection to take, a
+// new one or one from another loop.
 type task struct {
 	call  func()
 	shard *tcpShard
 	fd    int
+	conn  *tcpConn
 }
 
 // newLoop makes a loop; run serves it.
@@ -240,9 +243,12 @@ func (l *loop) drain() {
 	l.inbox = nil
 	l.mu.Unlock()
 	for _, t := range tasks {
-		if t.call != nil {
+		switch {
+		case t.call != nil:
 			t.call()
-		} else {
+		case t.conn != nil:
+			t.shard.adopt(t.conn)
+		default:
 			t.shard.admit(t.fd)
 		}
 	}
@@ -294,17 +300,17 @@ func (l *loop) do(f func()) bool {
 
 // recall takes back the connections that were handed to s and not yet looked
 // at.
-func (l *loop) recall(s *tcpShard) []int {
+func (l *loop) recall(s *tcpShard) []task {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var fds []int
+	var tasks []task
 	l.inbox = slices.DeleteFunc(l.inbox, func(t task) bool {
 		if t.shard == s {
-			fds = append(fds, t.fd)
+			tasks = append(tasks, t)
 		}
 		return t.shard == s
 	})
-	return fds
+	return tasks
 }
 
 // refuse makes post fail from now on.

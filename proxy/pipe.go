@@ -11,6 +11,11 @@ type pipe struct {
 	n    int // bytes inside
 }
 
+func (q *pipe) close() {
+	closeFD(q.r)
+	closeFD(q.w)
+}
+
 // keptPipes is how many empty pipes a loop keeps for the next bulk transfers.
 const keptPipes = 8
 
@@ -54,16 +59,14 @@ func (p *pipePool) put(q *pipe) {
 		p.free = append(p.free, q)
 		return
 	}
-	closeFD(q.r)
-	closeFD(q.w)
+	q.close()
 	p.made--
 }
 
 // trim closes the pipes that nobody uses.
 func (p *pipePool) trim() {
 	for _, q := range p.free {
-		closeFD(q.r)
-		closeFD(q.w)
+		q.close()
 		p.made--
 	}
 	p.free = p.free[:0]

@@ -19,6 +19,7 @@ type tcpProxy struct {
 	// The rest belongs to the home loop.
 	listening bool
 	leaving   bool          // the thread that accepts need not be the loop's own
+	closing   bool          // connections stay on the loops that they are on
 	delay     time.Duration // of the accept back-off; 0: not in one
 	retry     timer         // ends the back-off
 }
@@ -80,6 +81,7 @@ func (p *tcpProxy) listen() error {
 // filter keeps the queue from growing meanwhile: those who come are not let in
 // to be reset, but refused when they try again.
 func (p *tcpProxy) deafen(gently bool) {
+	p.closing = !gently
 	if !p.listening {
 		return
 	}
@@ -119,8 +121,12 @@ func (p *tcpProxy) drop(l *loop) {
 		return
 	}
 	s := p.shards[l.index]
-	for _, fd := range l.recall(s) {
-		s.turnAway(fd)
+	for _, t := range l.recall(s) {
+		if t.conn != nil {
+			t.conn.lose()
+		} else {
+			s.turnAway(t.fd)
+		}
 	}
 	for s.dialing.front != nil {
 		s.dialing.front.item.abort()

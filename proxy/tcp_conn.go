@@ -24,6 +24,8 @@ type tcpConn struct {
 	dialing bool
 	queued  bool // in loop.again
 	closed  bool
+	heavy   bool // counted among its loop's bulk transfers
+	weight  int  // bytes moved since it was last weighed
 }
 
 // half is one socket of a connection, and the stream that is read from it.
@@ -165,7 +167,6 @@ func (c *tcpConn) end(how func(fd int)) {
 	for i := range c.side {
 		h := &c.side[i]
 		s.loop.forget(h.fd)
-		how(h.fd)
 		h.held.drop(&s.loop.pipes)
 	}
 	if c.dialing {
@@ -173,6 +174,18 @@ func (c *tcpConn) end(how func(fd int)) {
 	} else {
 		s.conns.remove(&c.node)
 	}
-	s.loop.live.Add(-1)
-	s.proxy.gone()
+	c.scrap(how)
+}
+
+// scrap closes both sides of a connection that its loop knows nothing of.
+func (c *tcpConn) scrap(how func(fd int)) {
+	for i := range c.side {
+		how(c.side[i].fd)
+	}
+	l := c.shard.loop
+	if c.heavy {
+		l.heavy.Add(-1)
+	}
+	l.live.Add(-1)
+	c.shard.proxy.gone()
 }

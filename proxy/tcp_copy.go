@@ -21,7 +21,7 @@ const (
 
 // pump moves whatever can be moved in both directions.
 func (c *tcpConn) pump() {
-	moved := false
+	moved := 0
 	for from := range c.side {
 		n, ok := c.move(from)
 		if !ok {
@@ -29,7 +29,7 @@ func (c *tcpConn) pump() {
 			return
 		}
 		if n > 0 {
-			moved = true
+			moved += n
 			counter := &c.shard.proxy.counters.toBackend
 			if from == backend {
 				counter = &c.shard.proxy.counters.toClient
@@ -44,9 +44,12 @@ func (c *tcpConn) pump() {
 		// What was there has been read, or cannot be passed on: a reset
 		// goes past data that wait, as it does in the kernel.
 		c.abort()
-	case moved && c.shard.proxy.opts.IdleTimeout > 0 && !c.dialing:
-		c.since = c.shard.loop.now
-		c.shard.conns.moveToBack(&c.node)
+	case moved > 0:
+		if c.shard.proxy.opts.IdleTimeout > 0 && !c.dialing {
+			c.since = c.shard.loop.now
+			c.shard.conns.moveToBack(&c.node)
+		}
+		c.weigh(moved)
 	}
 }
 
