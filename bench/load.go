@@ -205,7 +205,7 @@ func (r *run) exchanges(fd int) error {
 		switch err := exchange(fd, buf); {
 		case err == nil:
 			each = append(each, time.Since(begin))
-		case r.Kind != "udp-rr" || !errors.Is(err, unix.EAGAIN):
+		case r.Kind != "udp-rr" || !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ECONNREFUSED):
 			return err
 		}
 	}
@@ -256,19 +256,19 @@ func flood(r *run) error {
 // them until standard input ends.
 func hold(r *run, kind int) error {
 	if kind == unix.SOCK_DGRAM { // one that is lost is sent again
-		for range r.Workers {
+		for i := range r.Workers {
 			if err := r.holdFlow(); err != nil {
-				return err
+				return fmt.Errorf("flow %d: %w", i, err)
 			}
 		}
 	} else {
-		for range r.Workers {
+		for i := range r.Workers {
 			fd, err := r.dial(kind)
 			if err == nil {
 				err = exchange(fd, []byte{askEcho})
 			}
 			if err != nil {
-				return err
+				return fmt.Errorf("connection %d: %w", i, err)
 			}
 		}
 	}
@@ -277,12 +277,15 @@ func hold(r *run, kind int) error {
 	return nil
 }
 
+// holdTries is how often a flow's datagram is sent.
+const holdTries = 50
+
 func (r *run) holdFlow() error {
 	fd, err := r.dial(unix.SOCK_DGRAM)
 	if err != nil {
 		return err
 	}
-	for range 50 {
+	for range holdTries {
 		if err = exchange(fd, []byte{askEcho}); err == nil {
 			return nil
 		}

@@ -64,7 +64,7 @@ func main() {
 	flag.IntVar(&s.mappings, "mappings", 60000, "mappings in the full table, at most 60000")
 	flag.IntVar(&s.singles, "singles", 500, "single changes a round")
 	flag.Float64Var(&s.seconds, "seconds", 1, "how long each load lasts")
-	flag.IntVar(&s.conns, "conns", 1000, "idle TCP connections")
+	flag.IntVar(&s.conns, "conns", 3000, "idle TCP connections")
 	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
 	flag.IntVar(&s.ports, "ports", 1000, "published ports")
 	flag.StringVar(&s.only, "only", "", "only the loads of the tcp and udp parts whose name has this in it")

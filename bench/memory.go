@@ -69,6 +69,7 @@ func (s *station) idle(p *peer, proto, kind string, clients int, each, files *re
 	if endErr := c.end(); err == nil {
 		err = endErr
 	}
+	s.stop(p)
 	return err
 }
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -149,15 +150,24 @@ func (s *station) nftnat(name, proto string, first, count int) (*peer, error) {
 	if err := s.run(daemon); err != nil {
 		return nil, fmt.Errorf("start nftnat: %w", err)
 	}
+	// A command that finds no daemon would start one of its own.
+	err := await("nftnat to be there", func() error {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	ports := strconv.Itoa(first)
 	target := fmt.Sprintf("%s:%d", backend(), backendPort)
 	if count > 1 {
 		ports = fmt.Sprintf("%d-%d", first, first+count-1)
 		target = fmt.Sprintf("%s:%d-%d", backend(), backendPort, backendPort+count-1)
 	}
-	err := await("nftnat to publish", func() error {
-		return command(s.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
-	})
+	err = command(s.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
 	return &peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
 }
 

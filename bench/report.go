@@ -89,7 +89,7 @@ func (r *report) markdown(out io.Writer) {
 }
 
 func (r *report) heading() string {
-	if r.unit == seconds {
+	if r.unit == seconds || r.unit == "" {
 		return r.title
 	}
 	return r.title + ", " + r.unit
