@@ -21,7 +21,8 @@
 // Every refusal is a problem document (RFC 9457). A [Client] returns it as a
 // [*Problem], which is by errors.Is what the error was on the other side and has the
 // same text: whoever calls an engine through a server branches on the same errors
-// and prints the same lines as without.
+// and prints the same lines as without. By errors.As it is the same
+// [*engine.ConflictError] or [*engine.TakenError].
 //
 // # Limits
 //
@@ -30,8 +31,9 @@
 // sending a request or reading an answer for longest: clients that are slow or do
 // nothing cannot keep the others out. A request's header may take 5 s and 16 KiB,
 // its body 10 s and 1 MiB, or 16 MiB where everything there is to publish is given
-// at once, and be about 262,144 ports. Bodies are read strictly: what is not known, said twice or left over is
-// refused before anything is done.
+// at once, and be about 262,144 ports, 65,536 endpoints and 4,096 networks. Bodies are
+// read strictly: what is not known, said twice or left over is refused before anything
+// is done.
 //
 // # Concurrency
 //

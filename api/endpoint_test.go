@@ -43,7 +43,7 @@ func TestInspect(t *testing.T) {
 		{[]string{"10->172.17.0.2:80", "9->172.17.0.2:80", "192.0.2.1:11->172.17.0.2:80"}, `{"Tcp":{"80":"9"},"Udp":{}}`},
 		{[]string{"8000-8002->172.17.0.2:99-101/udp", "192.0.2.1:7->172.17.0.2:100/udp"}, `{"Tcp":{},"Udp":{"100":"7","101":"8002","99":"8000"}}`},
 	} {
-		require.Equal(t, head+tt.want+"}}", encode(t, Inspect(webEndpoint(t, tt.ms...)))) //nolint:testifylint // to the byte
+		require.Equal(t, head+tt.want+"}}", encode(t, Inspect(webEndpoint(t, tt.ms...))))
 	}
 }
 

@@ -28,6 +28,7 @@ func badSpecs() []string {
 // port, no cursor that has moved, in no table.
 func TestEndpointBadInput(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		load(t, top.Host, foreignRuleset(t))
 		m.do(t, "network create inside 172.30.0.0/24")
 		m.do(t, "network create six fd00:30::/64")

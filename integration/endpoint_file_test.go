@@ -18,6 +18,7 @@ import (
 // changed, and with --dry-run only tells.
 func TestEndpointApply(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		labtest.EchoTCP(t, top.Backend1, "web", ":80")
 		const file = `networks:
   - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1, next: 172.30.0.9}
@@ -89,6 +90,7 @@ func spelled(t *testing.T, doc map[string]json.RawMessage) string {
 // cannot have.
 func TestEndpointBadFiles(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartFar, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		m.do(t, "network create inside 172.30.0.0/24")
 		m.do(t, "attach web -p 8080:80")
 		before := look(t, top.Host)

@@ -19,6 +19,7 @@ import (
 // What the verbs of endpoints print, one after another.
 func TestEndpointVerbs(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		m.refuse(t, "attach web", 4, "attach web: there is no network yet")
 		for _, step := range []struct{ line, prints string }{
 			{"ps", "NAME  ADDRESS  PORTS\n"},
@@ -97,6 +98,7 @@ func TestEndpointVerbs(t *testing.T) {
 // is detached: with curl and with datagrams.
 func TestEndpointTraffic(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartBackend2, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		labtest.EchoHTTP(t, top.Backend1, "web", ":80")
 		labtest.EchoUDP(t, top.Backend1, "dns", ":53")
 		m.do(t, "network create inside 172.30.0.0/24")
@@ -144,6 +146,7 @@ func TestEndpointTraffic(t *testing.T) {
 // network has left off are in the table, and a released address comes round last.
 func TestEndpointSurvivesKill(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		labtest.EchoHTTP(t, top.Backend1, "web", ":80")
 		labtest.Exec(t, top.Host, "ip", "address", "add", "10.7.0.1/29", "dev", lab.HostBridge)
 		labtest.Exec(t, top.Backend1, "ip", "address", "add", "10.7.0.2/29", "dev", lab.MachineLink)

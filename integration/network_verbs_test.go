@@ -15,6 +15,7 @@ import (
 // What the verbs of networks print, one after another.
 func TestNetworkVerbs(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartFar, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		require.Equal(t, "NAME  PREFIX  GATEWAY  MASQUERADE  GUARD  ENDPOINTS\n", m.do(t, "network ls"))
 		require.Equal(t, "[]\n", m.do(t, "network ls --json"))
 		require.Equal(t, "inside 172.30.0.0/24\n", m.do(t, "network create inside 172.30.0.0/24"))
@@ -92,6 +93,7 @@ func TestNetworkBadInput(t *testing.T) {
 		{"nosuch", `unknown command "nosuch" for "nftnat network"` + help},
 	}
 	inEachMode(t, 0, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
 		for _, c := range cases {
 			m.refuse(t, "network "+c[0], 2, c[1])
 		}

@@ -95,8 +95,9 @@ func plainPorts(s string) (specs []string, ok bool) {
 			return nil, false
 		}
 		spec, rest, closed := strings.Cut(quoted, `"`)
-		// All that specs are made of, and nothing that quotes or YAML know.
-		if !closed || strings.Trim(spec, "0123456789abcdefABCDEF:.-[]/tcpu") != "" {
+		// All that specs are made of, the c of tcp among the digits, and nothing that
+		// quotes or YAML know.
+		if !closed || strings.Trim(spec, "0123456789abcdefABCDEF:.-[]/tpu") != "" {
 			return nil, false
 		}
 		specs = append(specs, spec)
