@@ -31,6 +31,8 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	switch {
 	case errors.As(err, &large):
 		return nil, "", tooLarge(limit)
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.conn.turnedAway():
+		return nil, "", crowded()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, "", problem(http.StatusRequestTimeout, CodeTimeout,
 			fmt.Sprintf("read body: it did not come within %v", h.limits.bodyTime))

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -86,6 +88,8 @@ func TestContractWords(t *testing.T) {
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
 	info := at(d.root, "info", "description")
 	require.Contains(t, info, fmt.Sprintf("%d connections", l.conns))
+	require.Contains(t, info, fmt.Sprintf("within %.0f s", l.patience.Seconds()))
+	require.Contains(t, info, fmt.Sprintf("up to %d more connections", l.turned))
 	require.Contains(t, info, fmt.Sprintf("%d KiB", l.header>>10))
 	require.Contains(t, info, fmt.Sprintf("header has %.0f s to arrive, a body %.0f s", l.headerTime.Seconds(), l.bodyTime.Seconds()))
 }
@@ -324,6 +328,7 @@ func TestContractExchanges(t *testing.T) {
 	t.Run("too slow", c.tooSlow)
 	t.Run("too many", c.tooMany)
 	t.Run("strangers", c.strangers)
+	t.Run("turned away", c.turnedAway)
 
 	for _, op := range c.operations() {
 		for status := range object(op.def["responses"]) {
@@ -457,6 +462,22 @@ func (c *contract) tooMany(t *testing.T) {
 	resp, body := s.do(t, "GET", "/v1/events", "", "")
 	require.Equal(t, 503, resp.StatusCode)
 	c.seen(t, "GET", "/v1/events", resp.StatusCode, resp.Header, body)
+}
+
+func (c *contract) turnedAway(t *testing.T) {
+	t.Helper()
+	opts, fake := wired(t)
+	h := newHandler(opts.withDefaults(), defaultLimits())
+	for _, r := range h.routes {
+		nobody := &conn{gate: newGate(nil, limits{}), state: connTurned}
+		ctx := context.WithValue(t.Context(), connKey{}, nobody)
+		path := strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080").Replace(r.path)
+		w := ask(h, httptest.NewRequestWithContext(ctx, r.method, path, strings.NewReader("[]")))
+		require.Equal(t, 503, w.Code)
+		require.Equal(t, retryAfter, w.Header().Get("Retry-After"))
+		c.seen(t, r.method, r.path, w.Code, w.Header(), w.Body.String())
+	}
+	require.Zero(t, fake.changed())
 }
 
 func (c *contract) strangers(t *testing.T) {

@@ -73,7 +73,7 @@ func TestHalfOpen(t *testing.T) {
 // A connection that has only just been made is not closed for another one.
 func TestGrace(t *testing.T) {
 	l := defaultLimits()
-	l.conns, l.grace = 1, time.Hour
+	l.conns, l.grace, l.patience = 1, time.Hour, time.Hour
 	s := start(t, Options{Engine: newFake()}, l)
 	first := s.dial(t)
 	listed := make(chan error)
@@ -107,7 +107,6 @@ func TestIdleGiveWay(t *testing.T) {
 
 	_, err = s.Mappings(t.Context())
 	require.NoError(t, err)
-	gone(t, idle)
 	_, err = io.WriteString(talking, "[]")
 	require.NoError(t, err)
 	resp, _ = answer(t, talking)
@@ -119,7 +118,7 @@ func TestWorkIsNotInterrupted(t *testing.T) {
 	fake := newFake()
 	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
 	l := defaultLimits()
-	l.conns, l.grace = 2, time.Millisecond
+	l.conns, l.grace, l.patience = 2, time.Millisecond, time.Hour
 	s := start(t, Options{Engine: fake}, l)
 	m := parse(t, "8080->172.17.0.2:80")
 	published := make(chan error)
@@ -155,4 +154,117 @@ func TestWorkIsNotInterrupted(t *testing.T) {
 	if errs[0] != nil && errs[1] != nil {
 		require.NoError(t, errs[0])
 	}
+}
+
+// fill takes all places of a server whose engine waits, with requests that are answered
+// when it does so no more.
+func fill(t *testing.T, s *service, fake *fakeEngine, places int) (answers chan error) {
+	t.Helper()
+	answers = make(chan error, places)
+	for i := range places {
+		m := parse(t, fmt.Sprintf("%d->172.17.0.2:80", 1+i))
+		go func() {
+			_, err := s.Publish(context.Background(), m)
+			answers <- err
+		}()
+		<-fake.entered
+	}
+	return answers
+}
+
+// However many clients come at the same instant, each is answered: what has no place
+// is told to come again.
+func TestEachIsAnswered(t *testing.T) {
+	fake := newFake()
+	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
+	l := defaultLimits()
+	l.conns, l.turned, l.patience, l.silence = 8, 8, 50*time.Millisecond, time.Hour
+	s := start(t, Options{Engine: fake}, l)
+	served := fill(t, s, fake, l.conns)
+	const clients = 400
+	m := parse(t, "9000->172.17.0.2:80")
+	answers := make(chan error, clients)
+	for range clients {
+		go func() {
+			_, err := s.Publish(context.Background(), m)
+			answers <- err
+		}()
+	}
+	for range clients {
+		err := <-answers
+		require.ErrorIs(t, err, ErrBusy)
+		require.EqualError(t, err, "the server has as many clients as it may at once")
+	}
+	resp, _ := s.do(t, "GET", "/v1/mappings", "", "")
+	require.Equal(t, 503, resp.StatusCode)
+	require.Equal(t, "1", resp.Header.Get("Retry-After"))
+	require.True(t, resp.Close)
+	for range l.conns {
+		fake.leave <- struct{}{}
+		require.NoError(t, <-served)
+	}
+	_, err := s.Mappings(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, l.conns, fake.changed())
+}
+
+// Who is turned away before it has asked anything is answered when it does: served if
+// there is a place again, and told to come again if not.
+func TestTurnedAwayAsksLater(t *testing.T) {
+	fake := newFake()
+	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
+	l := defaultLimits()
+	l.conns, l.turned, l.grace, l.silence = 1, 2, time.Millisecond, time.Hour
+	s := start(t, Options{Engine: fake}, l)
+	first, second := s.dial(t), s.dial(t)
+	third := s.dial(t) // the others make place for it
+	_, err := io.WriteString(third, "DELETE /v1/mappings/tcp/80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	<-fake.entered
+	_, err = io.WriteString(first, "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	resp, _ := answer(t, first)
+	require.Equal(t, 503, resp.StatusCode)
+	require.True(t, resp.Close)
+	gone(t, first)
+	fake.leave <- struct{}{}
+	gone(t, third) // and with it its place is free
+	_, err = io.WriteString(second, "GET /v1/mappings HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	resp, _ = answer(t, second)
+	require.Equal(t, 200, resp.StatusCode)
+}
+
+// A body that takes its time while others wait for the place is not waited for.
+func TestTurnedAwayInItsBody(t *testing.T) {
+	l := defaultLimits()
+	l.conns, l.grace, l.bodyTime = 1, time.Millisecond, time.Hour
+	fake := newFake()
+	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
+	s := start(t, Options{Engine: fake}, l)
+	slow := s.dial(t)
+	_, err := io.WriteString(slow, "POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n[")
+	require.NoError(t, err)
+	served := fill(t, s, fake, 1)
+	_, _ = io.WriteString(slow, "{") // it may or may not have been told by now
+	resp, body := answer(t, slow)
+	require.Equal(t, 503, resp.StatusCode, body)
+	require.Contains(t, body, `"code":"busy"`)
+	fake.leave <- struct{}{}
+	require.NoError(t, <-served)
+}
+
+// Who neither has a place nor asks for anything is closed for another one, and no
+// earlier than it would be tired of waiting.
+func TestTurnedAwayAreBounded(t *testing.T) {
+	l := defaultLimits()
+	l.conns, l.turned, l.grace, l.silence = 1, 1, time.Millisecond, 20*time.Millisecond
+	s := start(t, Options{Engine: newFake()}, l)
+	first := s.dial(t)
+	for range 3 {
+		s.dial(t)
+	}
+	_, err := s.Mappings(t.Context())
+	require.NoError(t, err)
+	gone(t, first)
 }

@@ -71,8 +71,9 @@ type call struct {
 // ServeHTTP makes every refusal a problem document.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
-	if !c.conn.begin() {
-		return // it was closed to make room for another one
+	refusal := c.conn.begin()
+	if errors.Is(refusal, errGone) {
+		return
 	}
 	if !c.read {
 		rc := http.NewResponseController(w)
@@ -80,26 +81,41 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// A refusal does not wait for the body that it makes needless.
 		_ = rc.EnableFullDuplex()
 	}
-	if err := h.serve(w, c); err != nil && !errors.Is(err, errGone) {
+	if err := h.serve(w, c, refusal); err != nil && !errors.Is(err, errGone) {
 		p := problemOf(err)
 		if p.Status == http.StatusInternalServerError {
 			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		if p.Code == CodeBusy {
+			w.Header().Set("Retry-After", retryAfter)
+			w.Header().Set("Connection", "close")
 		}
 		if !c.read {
 			// What is left of it must not be taken for another request.
 			w.Header().Set("Connection", "close")
 		}
 		h.write(w, c, p.Status, typeProblem, p)
+		if c.conn.turnedAway() {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.limits.silence))
+		}
 		// Nor is the connection closed while the client may still be sending: he
 		// would see his writing fail, and not the answer. Whoever has seen it stops.
 		_, _ = io.CopyN(io.Discard, r.Body, h.limits.linger)
 	}
 }
 
-func (h *handler) serve(w http.ResponseWriter, c *call) error {
+// retryAfter is when a client that met a busy server may come again, in seconds: what
+// keeps it busy takes less than one.
+const retryAfter = "1"
+
+// serve answers, if there is no reason to refuse the request in the first place.
+func (h *handler) serve(w http.ResponseWriter, c *call, refusal error) error {
 	if err := c.conn.allowed(); err != nil {
 		w.Header().Set("Connection", "close")
 		return err
+	}
+	if refusal != nil {
+		return refusal
 	}
 	route, err := h.route(w, c)
 	if err != nil {

@@ -151,11 +151,11 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// work lets the engine work, while the connection is not closed to make room. It does
-// not begin for a client that is gone.
+// work lets the engine work, while the connection keeps its place. It does not begin for
+// a client that is gone or has none.
 func work[T any](c *call, f func() (T, error)) (result T, err error) {
-	if !c.conn.work() {
-		return result, errGone
+	if err := c.conn.work(); err != nil {
+		return result, err
 	}
 	defer c.conn.rest()
 	return f()

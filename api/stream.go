@@ -35,8 +35,8 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 	if err := rc.Flush(); err != nil || c.Method == http.MethodHead {
 		return nil
 	}
-	if !c.conn.work() {
-		return nil
+	if c.conn.work() != nil {
+		return nil // the stream is over before it begins: the header is out already
 	}
 	defer c.conn.rest()
 	h.stream(c.Context(), w, rc, events)
