@@ -39,6 +39,7 @@ func newServe(g *global) *cobra.Command {
 	var (
 		noSysctl bool
 		metrics  string
+		group    string
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -49,7 +50,7 @@ func newServe(g *global) *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
-			err := serve(cmd.Context(), g, noSysctl, metrics, told)
+			err := serve(cmd.Context(), g, noSysctl, metrics, group, told)
 			if told != nil && err != nil {
 				// Whoever waits for the daemon says it to the user.
 				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err))
@@ -59,6 +60,7 @@ func newServe(g *global) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
 	cmd.Flags().StringVar(&metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
+	cmd.Flags().StringVar(&group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
 	return cmd
 }
 
@@ -70,12 +72,16 @@ type server struct {
 	netns   uint64
 }
 
-func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, told *os.File) (err error) {
+func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName string, told *os.File) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	group, err := groupID(groupName)
+	if err != nil {
+		return err
+	}
 	raiseFileLimit()
 	s := &server{started: time.Now()}
 	if s.netns, err = g.namespaceInode(); err != nil {
@@ -94,7 +100,7 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr string, to
 		defer cancel()
 		err = errors.Join(err, s.engine.Shutdown(ctx))
 	}()
-	listener, err := listen(g)
+	listener, err := listen(g, group)
 	if err != nil {
 		return err
 	}
@@ -142,13 +148,15 @@ func runAll(ctx context.Context, tasks []func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
-// listen takes the socket that the service manager hands over, or makes one.
-func listen(g *global) (net.Listener, error) {
+// listen takes the socket that the service manager hands over, or makes one of the group.
+func listen(g *global, group int) (net.Listener, error) {
 	handed, err := activation.Listeners()
 	if err != nil {
 		return nil, fmt.Errorf("take sockets of the service manager: %w", err)
 	}
 	switch {
+	case len(handed) != 0 && group != ownGroup:
+		return nil, usageError{errors.New("--group is for a socket that the daemon makes; SocketGroup= is that of a unit's")}
 	case len(handed) == 1 && handed[0] != nil:
 		return handed[0], nil
 	case len(handed) != 0:
@@ -158,7 +166,11 @@ func listen(g *global) (net.Listener, error) {
 	if path == "" {
 		path = defaultSocket
 	}
-	return api.Listen(path, -1)
+	l, err := api.Listen(path, group)
+	if err == nil && group != ownGroup && unreachable(path, group) {
+		g.logger().Warn("members of the group cannot reach the socket in its directory", "socket", path, "group", group)
+	}
+	return l, err
 }
 
 // raiseFileLimit makes room for a socket a port: to the hard limit, and, with the
