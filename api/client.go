@@ -120,6 +120,12 @@ func (c *Client) Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.M
 	return c.publish(ctx, "/v1/mappings?replace=true", ms)
 }
 
+// RetargetAndKill is Retarget, and ends established TCP connections to the old backends
+// as well.
+func (c *Client) RetargetAndKill(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return c.publish(ctx, "/v1/mappings?replace=true&kill=true", ms)
+}
+
 func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Mapping, error) {
 	var docs []Mapping
 	if err := c.call(ctx, http.MethodPost, path, requests(ms), &docs); err != nil {

@@ -185,6 +185,7 @@ func exchanges() []exchange {
 		{method: "GET", path: mappings, url: mappings + "?x", want: 400},
 		{method: "POST", path: mappings, body: valid, want: 201},
 		{method: "POST", path: mappings, body: "[]", want: 201},
+		{method: "POST", path: mappings, url: mappings + "?replace=true&kill=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, url: mappings + "?replace=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 409},
 		{method: "POST", path: mappings, body: valid, engine: alloc.ErrExhausted, want: 409},

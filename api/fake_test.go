@@ -65,6 +65,14 @@ func (f *fakeEngine) Retarget(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return f.publish(ms, true)
 }
 
+func (f *fakeEngine) RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	done, err := f.publish(ms, true)
+	for i := range done {
+		done[i].Name = "killed"
+	}
+	return done, err
+}
+
 func (f *fakeEngine) publish(ms []engine.Mapping, replace bool) ([]engine.Mapping, error) {
 	err := f.begin()
 	defer f.mu.Unlock()

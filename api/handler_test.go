@@ -70,6 +70,7 @@ func TestRouting(t *testing.T) {
 		{"POST", "/v1/mappings?replace", json, "[]", 400, "not once"},
 		{"POST", "/v1/mappings?replace=true&replace=true", json, "[]", 400, "not once"},
 		{"POST", "/v1/mappings?dry-run=true", json, "[]", 400, "unknown parameter"},
+		{"POST", "/v1/mappings?kill=true", json, "[]", 400, `parameter "kill" is for what "replace" replaces`},
 		{"DELETE", "/v1/mappings/tcp/8080?replace=true", "", "", 400, "unknown parameter"},
 
 		{"POST", "/v1/mappings", "", "[]", 415, `the body is "" and not application/json`},

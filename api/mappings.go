@@ -34,7 +34,7 @@ func (h *handler) getMappings(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
-	flags, err := c.flags("replace")
+	flags, err := c.flags("replace", "kill")
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,13 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	publish := h.Engine.Publish
-	if flags["replace"] {
+	switch {
+	case flags["replace"] && flags["kill"]:
+		publish = h.Engine.RetargetAndKill
+	case flags["replace"]:
 		publish = h.Engine.Retarget
+	case flags["kill"]:
+		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
 	done, err := work(c, func() ([]engine.Mapping, error) { return publish(ms...) })
 	if err != nil {

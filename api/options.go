@@ -16,6 +16,7 @@ import (
 type Engine interface {
 	Publish(ms ...engine.Mapping) ([]engine.Mapping, error)
 	Retarget(ms ...engine.Mapping) ([]engine.Mapping, error)
+	RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error)
 	Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error)
 	Kill(ms ...engine.Mapping) ([]engine.Mapping, error)
 	Apply(ms ...engine.Mapping) ([]engine.Change, error)

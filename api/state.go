@@ -118,7 +118,7 @@ func (h *handler) putState(w http.ResponseWriter, c *call) error {
 // prefersYAML reports whether of the types that a client accepts YAML comes first
 // (RFC 9110 section 12.5.1; weights are not looked at). Who says nothing gets JSON.
 func (c *call) prefersYAML() bool {
-	for _, accept := range strings.SplitSeq(strings.Join(c.Header.Values("Accept"), ","), ",") {
+	for accept := range strings.SplitSeq(strings.Join(c.Header.Values("Accept"), ","), ",") {
 		switch mediaType, _, err := mime.ParseMediaType(accept); {
 		case err != nil:
 		case mediaType == typeYAML:

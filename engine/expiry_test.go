@@ -5,11 +5,15 @@ package engine
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nft"
+	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) Mapping {
@@ -67,6 +71,74 @@ func TestExpiryOfWhatHasChanged(t *testing.T) {
 		require.Equal(t, want, publishedBy(e))
 		requireConsistent(t, b, e)
 	}
+}
+
+// To publish a lease again renews it, in one transaction, and nothing else of it may
+// differ.
+func TestRenewal(t *testing.T) {
+	e, b := openFake(t)
+	lease := leaseFor(t, b, "80-82->172.30.0.2:80-82", time.Minute)
+	lease.Name = "web"
+	_, err := e.Publish(lease)
+	require.NoError(t, err)
+	var events []Event
+	e.opts.Notify = func(event Event) { events = append(events, event) }
+	updates := 0
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" {
+			updates++
+		}
+		return nil
+	})
+	b.flows.flows = append(b.flows.flows, flow(UDP, local4+":80", "172.30.0.2:80"))
+
+	b.clock.advance(30 * time.Second)
+	longer := leaseFor(t, b, "80-82->172.30.0.2:80-82", time.Hour)
+	longer.Name = "web"
+	done, err := e.Publish(longer, mapped(t, "90->172.30.0.2:90"))
+	require.NoError(t, err)
+	require.Equal(t, []Mapping{longer, mapped(t, "90->172.30.0.2:90")}, done)
+	require.Equal(t, 1, updates)
+	require.Len(t, events, 1)
+	require.Equal(t, EventPublished, events[0].Kind)
+	require.Equal(t, []string{"80-82->172.30.0.2:80-82 web until 01:00:30", "90->172.30.0.2:90"}, publishedBy(e))
+	require.Contains(t, b.kernel.Dump(), "timeout 1h ")
+	requireConsistent(t, b, e)
+
+	// Anything else is a conflict still, also with a mapping that does not end.
+	for _, other := range []func(*Mapping){
+		func(m *Mapping) { m.Name = "" },
+		func(m *Mapping) { m.NoProxy = true },
+		func(m *Mapping) { m.Backend = netip.MustParseAddrPort("172.30.0.2:81") },
+		func(m *Mapping) { m.Frontend = netip.AddrPortFrom(any4(), m.Frontend.Port()) },
+		func(m *Mapping) { *m = leaseFor(t, b, "90->172.30.0.2:90", time.Hour) },
+	} {
+		m := longer
+		other(&m)
+		before := b.kernel.Dump()
+		_, err := e.Publish(m)
+		require.ErrorIs(t, err, ErrConflict, "%s", m)
+		require.Equal(t, before, b.kernel.Dump())
+	}
+
+	// The kernel has ended it, and the engine's clock is behind: it is a new one.
+	b.edit(t, func(table *nfttest.Table) {
+		table.Elements = slices.DeleteFunc(table.Elements, func(el nft.Element) bool { return el.Timeout != 0 })
+	})
+	_, err = e.Publish(longer)
+	require.NoError(t, err)
+	requireConsistent(t, b, e)
+
+	// Without an end it stays.
+	forever := longer
+	forever.Expires = time.Time{}
+	_, err = e.Publish(forever)
+	require.NoError(t, err)
+	b.clock.advance(24 * time.Hour)
+	require.Equal(t, []string{"80-82->172.30.0.2:80-82 web", "90->172.30.0.2:90"}, publishedBy(e))
+	_, err = e.Publish(longer)
+	require.ErrorIs(t, err, ErrInvalid, "its time is over")
+	requireConsistent(t, b, e)
 }
 
 // Leases that are renewed over and over do not pile up.

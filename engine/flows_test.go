@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -166,6 +167,30 @@ func TestKillEndsTCP(t *testing.T) {
 	_, err = e.Kill(mapped(t, "8080->172.30.0.2:80/udp"))
 	require.NoError(t, err)
 	require.Equal(t, flows[1:5], b.flows.flows)
+}
+
+// With a retarget that kills, what goes elsewhere than to the new backend ends, over TCP
+// as over UDP, and nothing else does.
+func TestRetargetAndKill(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "8080->172.30.0.2:80", "8081->172.30.0.2:81", "8080->172.30.0.2:80/udp")
+	flows := []conntrack.Flow{
+		flow(TCP, local4+":8080", "172.30.0.2:80"),      // to the old backend
+		flow(TCP, otherLocal4+":8080", "172.30.0.3:80"), // to the new one already
+		flow(TCP, local4+":8081", "172.30.0.2:81"),      // another mapping
+		flow(TCP, "198.51.100.7:8080", "172.30.0.2:80"), // in transit
+		flow(UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
+	}
+	b.flows.flows = slices.Clone(flows)
+	_, err := e.Retarget(mapped(t, "8080->172.30.0.3:80"))
+	require.NoError(t, err)
+	require.Equal(t, flows, b.flows.flows)
+	_, err = e.Retarget(mapped(t, "8080->172.30.0.2:80"))
+	require.NoError(t, err)
+	_, err = e.RetargetAndKill(mapped(t, "8080->172.30.0.3:80"), mapped(t, "8082->172.30.0.3:82"))
+	require.NoError(t, err)
+	require.Equal(t, flows[1:], b.flows.flows)
+	requireConsistent(t, b, e)
 }
 
 // A mapping for one address has its flows, whatever becomes of one for any address

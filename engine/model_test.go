@@ -259,7 +259,10 @@ const (
 func (m *model) publish(ms []Mapping, retarget bool) string {
 	var removed, added []Mapping
 	for _, one := range singles(ms) {
-		if have, ok := m.find(one); ok && retarget {
+		have, ok := m.find(one)
+		renewed := have
+		renewed.Expires = one.Expires
+		if ok && (retarget || !have.Expires.IsZero() && renewed == one) {
 			// Others may have written the element that it would need.
 			if _, known := m.knownAt(placeOf(one)); known && placeOf(have) != placeOf(one) {
 				return isConflict

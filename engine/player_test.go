@@ -132,10 +132,16 @@ func (p *player) decide(attempt func() string) string {
 
 func (p *player) publish(retarget bool) {
 	ms := p.mappings(1 + p.choose(3))
+	if lease := p.lease(); lease != (Mapping{}) && p.choose(3) == 0 {
+		ms[0] = lease
+	}
 	p.call = "publish " + describeAll(ms)
 	call := p.engine.Publish
 	if retarget {
 		p.call, call = "retarget "+describeAll(ms), p.engine.Retarget
+		if p.choose(3) == 0 {
+			call = p.engine.RetargetAndKill
+		}
 	}
 	chooses := p.choose(5) == 0
 	if chooses { // the last of them, which then is chosen a port after the others
@@ -171,6 +177,20 @@ func (p *player) publish(retarget bool) {
 	if err == nil {
 		require.Equal(p, ms, got, p.call)
 	}
+}
+
+// lease is one that is known, with another end or none; zero: there is none.
+func (p *player) lease() Mapping {
+	for _, known := range p.model.known {
+		if !known.Expires.IsZero() {
+			known.Expires = known.Expires.Add(time.Duration(1+p.choose(3)) * 5 * time.Second)
+			if p.choose(4) == 0 {
+				known.Expires = time.Time{}
+			}
+			return known
+		}
+	}
+	return Mapping{}
 }
 
 // checkChoice checks that a chosen port is what was asked for but for the port.

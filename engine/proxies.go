@@ -114,6 +114,9 @@ func socketAddr(proto Proto, ap netip.AddrPort) net.Addr {
 // retarget gives the port of a mapping another backend, and a proxy or none.
 func (ps *proxies) retarget(m move) error {
 	if px := ps.open[m.frontend]; px != nil && !m.to.noProxy {
+		if m.from.backend == m.to.backend {
+			return nil // or its flows would begin anew
+		}
 		return px.SetBackend(socketAddr(m.proto, m.to.backend))
 	}
 	if m.from.noProxy == m.to.noProxy {
@@ -226,7 +229,19 @@ func (e *Engine) serveAll(c change) error {
 			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
 		}
 	}
+	if c.killTCP {
+		e.proxies.reset(c.moved)
+	}
 	return nil
+}
+
+// reset ends the connections to the backends that ports have had.
+func (ps *proxies) reset(moved []move) {
+	for _, m := range moved {
+		if px := ps.open[m.frontend]; px != nil && m.from.backend != m.to.backend {
+			_ = px.Reset() // its one error is that it is closed, with all that it had
+		}
+	}
 }
 
 // retireProxy gives the port back that is published no longer.

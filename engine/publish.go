@@ -16,19 +16,37 @@ import (
 // were chosen for frontends of port 0. When it returns, packets follow them, and so
 // do the UDP flows that were there before.
 //
+// A mapping that ends by itself and is published already, with the same frontend,
+// backend and name, is a lease that is renewed: it ends when the new one does, or never,
+// and nothing else changes.
+//
 // Errors: ErrInvalid (nothing was touched); *ConflictError if a frontend is taken;
 // alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission. On any
 // error nothing has changed.
-func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.publish(ms, false) }
+func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.publish(ms, publishing{}) }
 
 // Retarget publishes the mappings as Publish does, and where a frontend is published
 // already it gives that one the new backend, name and time-out: in one transaction,
 // with no moment without a target. A frontend is the same if its address is; one
 // for any address and one for a single address are in conflict as ever.
 // Established TCP connections stay with the old backend; UDP flows follow at once.
-func (e *Engine) Retarget(ms ...Mapping) ([]Mapping, error) { return e.publish(ms, true) }
+func (e *Engine) Retarget(ms ...Mapping) ([]Mapping, error) {
+	return e.publish(ms, publishing{retarget: true})
+}
 
-func (e *Engine) publish(ms []Mapping, retarget bool) (done []Mapping, err error) {
+// RetargetAndKill is Retarget, and ends established TCP connections to the old
+// backends as well.
+func (e *Engine) RetargetAndKill(ms ...Mapping) ([]Mapping, error) {
+	return e.publish(ms, publishing{retarget: true, kill: true})
+}
+
+// publishing is how mappings are published.
+type publishing struct {
+	retarget bool // also where the frontend is published already
+	kill     bool // and what goes to another backend than the new one ends, TCP too
+}
+
+func (e *Engine) publish(ms []Mapping, how publishing) (done []Mapping, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.writable(); err != nil {
@@ -45,7 +63,7 @@ func (e *Engine) publish(ms []Mapping, retarget bool) (done []Mapping, err error
 	}
 	e.warn(hosts)
 	err = e.deciding(func() (err error) {
-		done, err = e.publishOnce(ms, change{routes: hosts.routes}, retarget)
+		done, err = e.publishOnce(ms, change{routes: hosts.routes, killTCP: how.kill}, how.retarget)
 		return err
 	})
 	if err != nil {
@@ -115,7 +133,7 @@ func (e *Engine) reserve(ms []Mapping, c *change, retarget bool) ([]Mapping, err
 		}
 		for single := range Expand(m) {
 			p := portOf(single)
-			if have, taken := e.mappings.get(p.frontend); taken && retarget {
+			if have, taken := e.mappings.get(p.frontend); taken && (retarget || have.renewedBy(p.target)) {
 				if other, ok := e.inThePlaceOf(p, have); ok {
 					return nil, &ConflictError{Want: single, Have: other.mapping()}
 				}
@@ -145,6 +163,14 @@ func (e *Engine) reserve(ms []Mapping, c *change, retarget bool) ([]Mapping, err
 		}
 	}
 	return done, nil
+}
+
+// renewedBy reports whether the target is a lease and the other one the same but for when
+// it ends.
+func (t target) renewedBy(o target) bool {
+	leased := t.expires != 0
+	t.expires = o.expires
+	return leased && t == o
 }
 
 // release gives reserved ports back.

@@ -169,6 +169,56 @@ func TestDaemonReplace(t *testing.T) {
 	}
 }
 
+// With --kill the connections that are there end as well, and no others do.
+func TestDaemonReplaceKill(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	labtest.EchoTCP(t, top.Backend1, "one", ":80")
+	labtest.EchoTCP(t, top.Backend2, "two", ":80")
+	s := newStation(t, top.Host)
+	s.serve(t)
+	clients := []struct {
+		ns      *lab.NS
+		address string
+	}{
+		{top.Host, "127.0.0.1:8080"}, {top.Host, "[::1]:8080"}, {top.Client, "192.0.2.1:8080"}, {top.Client, "[2001:db8:1::1]:8080"},
+	}
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
+	others := []*flow{
+		dialFlow(t, top.Host, "tcp", "127.0.0.1:8081"), dialFlow(t, top.Client, "tcp", "192.0.2.1:8081"),
+		dialFlow(t, top.Client, "tcp", "[2001:db8:1::1]:8081"),
+	}
+	for _, f := range others {
+		require.Equal(t, "one", f.name(t))
+	}
+	was := "one"
+	for _, b := range []struct{ name, address string }{{"two", "172.30.0.3:80"}, {"one", "[fd00:30::2]:80"}, {"two", "172.30.0.3:80"}} {
+		var live []*flow
+		for _, c := range clients {
+			f := dialFlow(t, c.ns, "tcp", c.address)
+			require.Equal(t, was, f.name(t))
+			live = append(live, f)
+		}
+		s.succeed(t, "add --quiet --replace --kill tcp 8080 "+b.address)
+		for i, c := range clients {
+			_, err := live[i].ask()
+			require.ErrorIs(t, err, unix.ECONNRESET, c.address)
+			labtest.Reaches(t, c.ns, "tcp", c.address, b.name)
+		}
+		was = b.name
+	}
+	// What goes where it should already does not end.
+	stays := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
+	require.Equal(t, "two", stays.name(t))
+	s.succeed(t, "add --quiet --replace --kill tcp 8080 172.30.0.3:80 --name other")
+	for _, f := range append(others, stays) {
+		goesOn(t, f)
+	}
+	r := s.run(t, "add --kill tcp 8082 172.30.0.3:80")
+	require.Equal(t, 2, r.Code)
+	require.Contains(t, r.Stderr, "nftnat: --kill ends connections to what --replace replaces")
+}
+
 // The same where netfilter translates for one of the backends and a proxy alone serves
 // the other, as the frontend is of one family.
 func TestDaemonReplaceFamily(t *testing.T) {

@@ -6,6 +6,7 @@ package proxy
 import (
 	"io"
 	"net"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -71,6 +72,43 @@ func TestSetBackendUDP(t *testing.T) {
 
 	require.NoError(t, p.SetBackend(first))
 	roundTrip(t, dial(t, "udp", p.FrontendAddr().String()), "others")
+}
+
+// Reset ends what there is, of all loops, and nothing that comes after it.
+func TestReset(t *testing.T) {
+	noLeak(t)
+	p, err := New(mustTCP(t, "127.0.0.1:0"), nameTCP(t, "one"), nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Reset(), "of a proxy that is not open yet")
+	serve(t, p, err)
+	var old []net.Conn
+	for range 16 {
+		c := dial(t, "tcp", p.FrontendAddr().String())
+		hear(t, c, "one")
+		old = append(old, c)
+	}
+	require.NoError(t, p.SetBackend(nameTCP(t, "two")))
+	require.NoError(t, p.Reset())
+	require.Zero(t, p.Stats().Live)
+	for _, c := range old {
+		_, err := c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	}
+	hear(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, p.Reset(), ErrClosed)
+}
+
+func TestResetUDP(t *testing.T) {
+	noLeak(t)
+	p, err := New(mustUDP(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0"), nil)
+	serve(t, p, err)
+	c := dial(t, "udp", p.FrontendAddr().String())
+	roundTrip(t, c, "first")
+	require.NoError(t, p.Reset())
+	require.Zero(t, p.Stats().Live)
+	roundTrip(t, c, "second")
+	require.EqualValues(t, 2, p.Stats().Total)
 }
 
 func TestSetBackendRefused(t *testing.T) {

@@ -59,6 +59,8 @@ type served interface {
 	empty()
 	// drop ends everything of the proxy that l serves.
 	drop(l *loop)
+	// reset ends what has been taken so far. The caller holds the turn of no loop.
+	reset()
 }
 
 // quiet is how long a UDP flow must be silent to count as ended when its
@@ -89,6 +91,20 @@ func (b *base) SetBackend(backend net.Addr) error {
 	if p, ok := b.proto.(*udpProxy); ok && b.state != bound {
 		// A flow has a socket that is connected to the old backend.
 		b.home.with(p.endFlows)
+	}
+	return nil
+}
+
+// Reset implements Proxy.
+func (b *base) Reset() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch b.state {
+	case closed:
+		return ErrClosed
+	case bound: // nothing has been taken yet
+	case open, drains:
+		b.proto.reset()
 	}
 	return nil
 }

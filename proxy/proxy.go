@@ -61,6 +61,10 @@ type Proxy interface {
 	// proxy is closed.
 	SetBackend(net.Addr) error
 
+	// Reset ends the connections and flows that are there, connections by a reset
+	// on both sides, and goes on serving. ErrClosed: the proxy is closed.
+	Reset() error
+
 	// Stats reads the counters, also of a closed proxy.
 	Stats() Stats
 }

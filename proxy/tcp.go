@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -128,13 +129,30 @@ func (p *tcpProxy) drop(l *loop) {
 			s.turnAway(t.fd)
 		}
 	}
+	s.abortAll()
+}
+
+// reset implements served. Only the home loop may look which shards there are: it makes
+// them. What it has handed to one that has not looked at it yet is not dialled yet.
+func (p *tcpProxy) reset() {
+	var shards []*tcpShard
+	p.home.with(func() { shards = slices.Clone(p.shards) })
+	for _, s := range shards {
+		if s != nil {
+			s.loop.with(s.abortAll)
+		}
+	}
+}
+
+// abortAll resets all connections that the shard has.
+func (s *tcpShard) abortAll() {
 	for s.dialing.front != nil {
 		s.dialing.front.item.abort()
 	}
 	for s.conns.front != nil {
 		s.conns.front.item.abort()
 	}
-	l.disarm(&s.timer)
+	s.loop.disarm(&s.timer)
 }
 
 // wake arms the shard's timer for when, unless it wakes before that anyhow.

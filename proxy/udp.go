@@ -123,6 +123,9 @@ func (p *udpProxy) endFlows() {
 	}
 }
 
+// reset implements served.
+func (p *udpProxy) reset() { p.home.with(p.endFlows) }
+
 // readTurn bounds the batches taken from one socket before others have their
 // turn.
 const readTurn = 4

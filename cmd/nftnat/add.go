@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,6 +21,7 @@ func newAdd(g *global) *cobra.Command {
 		ttl     time.Duration
 		noProxy bool
 		replace bool
+		kill    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "add PROTO FRONTEND BACKEND",
@@ -27,7 +29,9 @@ func newAdd(g *global) *cobra.Command {
 		Long: "Publish a port of this host, or a range of ports, to a backend.\n\n" +
 			"PROTO is tcp or udp. FRONTEND is PORT, FIRST-LAST, ADDR:PORT, [V6]:PORT,\n" +
 			"ADDR:FIRST-LAST, or 0 for the next free port. BACKEND is ADDR, ADDR:PORT or\n" +
-			"ADDR:FIRST-LAST; without ports it has those of the frontend.",
+			"ADDR:FIRST-LAST; without ports it has those of the frontend.\n\n" +
+			"What was published with --ttl is renewed by the same command again: it ends that\n" +
+			"much time from then, or never without --ttl.",
 		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
 			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
 			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
@@ -45,12 +49,18 @@ func newAdd(g *global) *cobra.Command {
 				}
 				m.Expires = time.Now().Add(ttl).UTC().Truncate(time.Millisecond)
 			}
+			if kill && !replace {
+				return usageError{errors.New("--kill ends connections to what --replace replaces")}
+			}
 			if err := m.Validate(); err != nil {
 				return err
 			}
 			return g.with(cmd.Context(), writing, func(p publisher) error {
 				publish := p.Publish
-				if replace {
+				switch {
+				case kill:
+					publish = p.RetargetAndKill
+				case replace:
 					publish = p.Retarget
 				}
 				done, err := publish(cmd.Context(), m)
@@ -66,6 +76,7 @@ func newAdd(g *global) *cobra.Command {
 	flags.DurationVar(&ttl, "ttl", 0, "end the mapping by itself after this time, such as 90s or 1h")
 	flags.BoolVar(&noProxy, "no-proxy", false, "leave the mapping to netfilter alone")
 	flags.BoolVar(&replace, "replace", false, "give a frontend that is published already this backend")
+	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
 	return cmd
 }
 

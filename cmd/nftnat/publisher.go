@@ -16,6 +16,7 @@ import (
 type publisher interface {
 	Publish(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
 	Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
+	RetargetAndKill(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
 	Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
 	Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
 	Mappings(ctx context.Context) ([]engine.Mapping, error)
@@ -41,6 +42,10 @@ func (d direct) Publish(_ context.Context, ms ...engine.Mapping) ([]engine.Mappi
 
 func (d direct) Retarget(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return d.Engine.Retarget(ms...)
+}
+
+func (d direct) RetargetAndKill(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+	return d.Engine.RetargetAndKill(ms...)
 }
 
 func (d direct) Unpublish(_ context.Context, m engine.Mapping) ([]engine.Mapping, error) {
