@@ -209,6 +209,14 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return status, err
 }
 
+// Progress tells how far the change is that the server is making. It answers while
+// other calls wait for that.
+func (c *Client) Progress(ctx context.Context) (Progress, error) {
+	var progress Progress
+	err := c.call(ctx, http.MethodGet, "/v1/progress", nil, &progress)
+	return progress, err
+}
+
 func requests(ms []engine.Mapping) []request {
 	rs := make([]request, len(ms)) // never nil: an empty array, not null
 	for i, m := range ms {

@@ -63,7 +63,7 @@ func TestContractWords(t *testing.T) {
 
 	for schema, document := range map[string]any{
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{},
-		"Status": Status{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
+		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
 		"Endpoint": endpointDocument{}, "Attachment": attachRequest{}, "State": state{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
@@ -254,6 +254,9 @@ func exchanges() []exchange {
 		{method: "GET", path: "/v1/status", opts: func(o *Options) {
 			o.Status = func() (Status, error) { return Status{}, broken }
 		}, want: 500},
+		{method: "GET", path: "/v1/progress", want: 200},
+		{method: "GET", path: "/v1/progress", url: "/v1/progress?x", want: 400},
+		{method: "GET", path: "/v1/progress", opts: func(o *Options) { o.Progress = nil }, want: 404},
 		{method: "GET", path: "/v1/events", want: 200},
 		{method: "GET", path: "/v1/events", url: "/v1/events?x", want: 400},
 		{method: "GET", path: "/v1/events", opts: func(o *Options) { o.Events = nil }, want: 404},
@@ -361,6 +364,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	fake.changes = 0
 	return Options{
 		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
+		Progress: func() Progress { return Progress{Step: "bind", Done: 1, Total: 2} },
 		Encode: func(w io.Writer, _ engine.State) error {
 			_, err := io.WriteString(w, "mappings: []\n")
 			return err

@@ -46,6 +46,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/state", h.getState},
 		{http.MethodPut, "/v1/state", h.putState},
 		{http.MethodGet, "/v1/status", h.getStatus},
+		{http.MethodGet, "/v1/progress", h.getProgress},
 		{http.MethodGet, "/v1/events", h.getEvents},
 		{http.MethodGet, "/metrics", h.getMetrics},
 	}

@@ -60,6 +60,9 @@ type Options struct {
 	// Status tells how the process is, for GET /v1/status; it may be called at any
 	// time and by several at once. Nil: the route answers 404.
 	Status func() (Status, error)
+	// Progress tells how far the change is that the engine is making, for GET
+	// /v1/progress; unlike Status it has to answer meanwhile. Nil: the route answers 404.
+	Progress func() Progress
 	// Events is what GET /v1/events streams. Nil: the route answers 404.
 	Events *Feed
 	// Metrics answers GET /metrics. Nil: the route answers 404.

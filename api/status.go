@@ -44,6 +44,17 @@ type Status struct {
 	Warnings []string `json:"warnings"`
 }
 
+// Progress is how far the change is that a daemon is making, whoever asked for it.
+type Progress struct {
+	// Step is what it is at: "reserve", "bind", "forward", "commit", "flows", "open",
+	// "done". Others may be added. Empty: it is changing nothing.
+	Step string `json:"step"`
+	// Done and Total are how many ports the step is through with and how many it is
+	// about. A Total of zero: it is taken for all at once.
+	Done  int `json:"done"`
+	Total int `json:"total"`
+}
+
 // TableStatus is the state of the nftables table.
 type TableStatus struct {
 	// Name is its name, in the inet family.

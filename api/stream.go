@@ -99,6 +99,17 @@ func (h *handler) getStatus(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
+func (h *handler) getProgress(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	if h.Progress == nil {
+		return absent("progress")
+	}
+	h.writeJSON(w, c, http.StatusOK, h.Progress())
+	return nil
+}
+
 func (h *handler) getMetrics(w http.ResponseWriter, c *call) error {
 	if h.Metrics == nil {
 		return absent("metrics")

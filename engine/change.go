@@ -107,6 +107,7 @@ const changeAttempts = 5
 
 // deciding calls f, anew as long as it finds that the kernel has changed.
 func (e *Engine) deciding(f func() error) error {
+	defer e.opts.Progress(Progress{})
 	var err error
 	for attempt := range changeAttempts {
 		time.Sleep(time.Duration(attempt) * pause)

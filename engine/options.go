@@ -45,6 +45,10 @@ type Options struct {
 	// nobody asked for. It is called in the order in which things happen, while other
 	// calls of the engine wait: it must return at once, and must not call the engine.
 	Notify func(Event)
+	// Progress, if set, is told how far a change is: of each step that Trace is told of,
+	// of steps that are taken a port at a time as they go on, and, with the zero
+	// Progress, when the change is over, well or not. As Notify it must return at once.
+	Progress func(Progress)
 	// Trace, if set, is called with the name of each step of a change before it is
 	// taken: "reserve", "bind", "forward", "commit", "flows", "open", "done". It is for following
 	// what the engine does and for tests that stop it at any of them; it must not
@@ -77,6 +81,10 @@ func (o Options) withDefaults() Options {
 	if o.Trace == nil {
 		o.Trace = func(string) {}
 	}
+	if o.Progress == nil {
+		o.Progress = func(Progress) {}
+	}
+	o.Trace = traceProgress(o.Trace, o.Progress)
 	return o
 }
 

@@ -142,6 +142,7 @@ func (e *Engine) bindAll(c change) error {
 		return nil
 	}
 	for i, p := range c.added {
+		e.report("bind", i, len(c.added))
 		if err := e.proxies.bind(p.frontend); err != nil {
 			if i >= len(c.added)-c.chosen && errors.Is(err, unix.EADDRINUSE) {
 				err = &takenError{p}
@@ -219,12 +220,14 @@ func (e *Engine) serveAll(c change) error {
 	if e.proxies == nil {
 		return nil
 	}
-	for _, p := range c.added {
+	for i, p := range c.added {
+		e.report("open", i, c.comeCount())
 		if err := e.proxies.serve(p); err != nil {
 			return fmt.Errorf("open proxy of %s: %w", p.mapping(), err)
 		}
 	}
-	for _, m := range c.moved {
+	for i, m := range c.moved {
+		e.report("open", len(c.added)+i, c.comeCount())
 		if err := e.proxies.retarget(m); err != nil {
 			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
 		}

@@ -63,7 +63,9 @@ func newAdd(g *global) *cobra.Command {
 				case replace:
 					publish = p.Retarget
 				}
+				stop := g.showProgress(cmd.Context(), p)
 				done, err := publish(cmd.Context(), m)
+				stop()
 				if err != nil {
 					return err
 				}

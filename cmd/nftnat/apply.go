@@ -45,7 +45,9 @@ func newApply(g *global) *cobra.Command {
 				if dryRun {
 					apply = p.DiffState
 				}
+				stop := g.showProgress(cmd.Context(), p)
 				changes, err := apply(cmd.Context(), want)
+				stop()
 				if err != nil {
 					return err
 				}

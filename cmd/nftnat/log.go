@@ -23,6 +23,9 @@ func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >
 
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
+	if isTerminal(h.w) {
+		b.WriteString(eraseLine) // where progress may stand
+	}
 	fmt.Fprintf(&b, "nftnat: %s", r.Message)
 	separator := ":"
 	write := func(a slog.Attr) bool {

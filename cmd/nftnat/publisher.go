@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
@@ -30,11 +31,15 @@ type publisher interface {
 	State(ctx context.Context) (engine.State, error)
 	ApplyState(ctx context.Context, s engine.State) ([]engine.Change, error)
 	DiffState(ctx context.Context, s engine.State) ([]engine.Change, error)
+	Progress(ctx context.Context) (api.Progress, error)
 }
 
 // direct is an engine of this process. It does not wait for anything that a context
 // could cut short.
-type direct struct{ *engine.Engine }
+type direct struct {
+	*engine.Engine
+	progress *atomic.Pointer[engine.Progress]
+}
 
 func (d direct) Publish(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return d.Engine.Publish(ms...)
@@ -103,6 +108,10 @@ func (d direct) DiffState(_ context.Context, s engine.State) ([]engine.Change, e
 	return d.Engine.DiffState(s)
 }
 
+func (d direct) Progress(context.Context) (api.Progress, error) {
+	return progressOf(*d.progress.Load()), nil
+}
+
 // access is what a verb wants of the publisher.
 type access int
 
@@ -125,17 +134,20 @@ func (g *global) with(ctx context.Context, a access, f func(publisher) error) er
 			return err
 		}
 	}
-	return g.withEngine(a == reading, func(e *engine.Engine) error { return f(direct{e}) })
+	var progress atomic.Pointer[engine.Progress]
+	progress.Store(&engine.Progress{})
+	return g.withEngine(a == reading, func(p engine.Progress) { progress.Store(&p) },
+		func(e *engine.Engine) error { return f(direct{e, &progress}) })
 }
 
 // withEngine opens an engine in this process, hands it to f and closes it. A reader
-// takes no lock and changes nothing.
-func (g *global) withEngine(reader bool, f func(*engine.Engine) error) (err error) {
+// takes no lock and changes nothing. How far a change is, progress is told; nil: nobody.
+func (g *global) withEngine(reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
 	opts, err := g.engineOptions()
 	if err != nil {
 		return err
 	}
-	opts.ReadOnly, opts.NoProxies, opts.LockWait = reader, true, lockWait
+	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
 	e, err := engine.Open(opts)
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ func newPurge(g *global) *cobra.Command {
 					return err
 				}
 			}
-			return g.withEngine(false, (*engine.Engine).Purge)
+			return g.withEngine(false, nil, (*engine.Engine).Purge)
 		},
 	}
 }

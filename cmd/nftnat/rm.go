@@ -34,7 +34,9 @@ func newRm(g *global) *cobra.Command {
 				if kill {
 					unpublish = p.Kill
 				}
+				stop := g.showProgress(cmd.Context(), p)
 				gone, err := unpublish(cmd.Context(), m)
+				stop()
 				if err != nil {
 					return err
 				}

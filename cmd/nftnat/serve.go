@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,6 +71,8 @@ type server struct {
 	feed    api.Feed
 	started time.Time
 	netns   uint64
+	// progress is how far the change is that the engine is making.
+	progress atomic.Pointer[engine.Progress]
 }
 
 func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName string, told *os.File) (err error) {
@@ -92,6 +95,8 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName
 		return err
 	}
 	opts.NoSysctl, opts.LockWait, opts.Notify = noSysctl, successionTimeout, s.notify
+	s.progress.Store(&engine.Progress{})
+	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
 	if s.engine, err = engine.Open(opts); err != nil {
 		return err
 	}
@@ -116,7 +121,8 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName
 	}
 	server := api.NewServer(api.Options{
 		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
-		Decode: func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
+		Progress: func() api.Progress { return progressOf(*s.progress.Load()) },
+		Decode:   func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 	})
 	tasks = append(tasks, s.engine.Run, func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	if told != nil {

@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Each step is told, those that are taken a port at a time as they go on, and the end
+// of the whole, also where it fails.
+func TestProgress(t *testing.T) {
+	b := newTestbed()
+	var told []Progress
+	e := b.openWith(t, Options{NoSysctl: true, Progress: func(p Progress) { told = append(told, p) }})
+	e.proxies = newProxies(&namespace{handle: -1})
+	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
+	publish(t, e, "127.0.0.1:21000-21599->172.30.0.2:80-679")
+	require.Equal(t, []Progress{
+		{Step: "reserve"},
+		{Step: "bind"}, {"bind", 0, 600}, {"bind", 256, 600}, {"bind", 512, 600},
+		{Step: "commit"}, {Step: "flows"},
+		{Step: "open"}, {"open", 0, 600}, {"open", 256, 600}, {"open", 512, 600},
+		{Step: "done"}, {},
+	}, told)
+
+	told = nil
+	_, err := e.Unpublish(mapped(t, "127.0.0.1:21000-21599->172.30.0.2:80-679"))
+	require.NoError(t, err)
+	require.Equal(t, []Progress{{Step: "bind"}, {Step: "commit"}, {Step: "flows"}, {Step: "open"}, {Step: "done"}, {}}, told)
+
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, other.Close()) }()
+	told = nil
+	_, err = e.Publish(mapped(t, other.Addr().String()+"->172.30.0.2:80"))
+	require.ErrorIs(t, err, ErrConflict)
+	require.Equal(t, []Progress{{Step: "reserve"}, {Step: "bind"}, {"bind", 0, 1}, {}}, told)
+}

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// terminal is a pseudoterminal (pty(7)): what programs write to it is gathered.
+type terminal struct {
+	program *os.File // the end for programs
+
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func newTerminal(t *testing.T) *terminal {
+	t.Helper()
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	screen := os.NewFile(uintptr(fd), "screen")
+	t.Cleanup(func() { _ = screen.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	// Not by its name, which may be another one's in this mount namespace (ioctl_tty(2)).
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	require.Zero(t, errno)
+	term := &terminal{program: os.NewFile(peer, "terminal")}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := screen.Read(buf)
+			term.mu.Lock()
+			term.text.Write(buf[:n])
+			term.mu.Unlock()
+			if err != nil { // EIO, when nobody has the other end open
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = term.program.Close()
+		reading.Wait()
+	})
+	return term
+}
+
+func (t *terminal) shown() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
+// slowEngine publishes nothing, and takes its time to.
+type slowEngine struct {
+	api.Engine
+	entered, leave chan struct{}
+}
+
+func (e *slowEngine) Apply(...engine.Mapping) ([]engine.Change, error) {
+	e.entered <- struct{}{}
+	<-e.leave
+	return nil, nil
+}
+
+func (e *slowEngine) Mappings() iter.Seq[engine.Mapping] { return slices.Values([]engine.Mapping(nil)) }
+
+// serveSlowly answers in place of a daemon.
+func (s *station) serveSlowly(t *testing.T) *slowEngine {
+	t.Helper()
+	e := &slowEngine{entered: make(chan struct{}), leave: make(chan struct{})}
+	listener, err := api.Listen(s.socket, -1)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	server := api.NewServer(api.Options{
+		Engine:   e,
+		Status:   func() (api.Status, error) { return api.Status{}, nil },
+		Progress: func() api.Progress { return api.Progress{Step: "bind", Done: 256, Total: 600} },
+	})
+	serving.Go(func() { _ = server.Serve(ctx, listener) })
+	t.Cleanup(func() {
+		cancel()
+		serving.Wait()
+	})
+	return e
+}
+
+// What takes long says on a terminal how far it is, and leaves nothing of it. In a pipe,
+// and where it is told to be quiet or to print JSON, it says nothing.
+func TestProgress(t *testing.T) {
+	s := newStation(t, labtest.NewNS(t, "host"))
+	e := s.serveSlowly(t)
+	start := func(stderr *os.File, args ...string) *labtest.Process {
+		cmd := s.command(t, append(args, "apply", "-f", "/dev/null")...)
+		cmd.Stderr = stderr
+		p := labtest.StartCmd(t, s.ns, cmd)
+		<-e.entered
+		return p
+	}
+	quiet := map[string]*terminal{"--quiet": newTerminal(t), "--json": newTerminal(t)}
+	silent := []*labtest.Process{start(quiet["--quiet"].program, "--quiet"), start(quiet["--json"].program, "--json")}
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	silent = append(silent, start(w))
+	require.NoError(t, w.Close())
+
+	// These have been at it for longer when this one shows something.
+	screen := newTerminal(t)
+	talking := start(screen.program)
+	const erase = "\r\x1b[K"
+	await(t, "progress", func() bool { return screen.shown() == erase+"nftnat: binding ports: 256 of 600" })
+	for range 1 + len(silent) {
+		e.leave <- struct{}{}
+	}
+	require.Zero(t, talking.Wait())
+	await(t, "the line to be wiped", func() bool { return screen.shown() == erase+"nftnat: binding ports: 256 of 600"+erase })
+	for _, p := range silent {
+		require.Zero(t, p.Wait())
+	}
+	for option, term := range quiet {
+		require.Empty(t, term.shown(), option)
+	}
+	var piped bytes.Buffer
+	_, err = piped.ReadFrom(r)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.Empty(t, piped.String())
+}
