@@ -333,7 +333,7 @@ func (m *tenants) check() {
 	}
 	require.Len(m, s.Endpoints, len(m.endpoints), m.call)
 	for _, a := range s.Endpoints {
-		require.Equal(m, m.endpoints[a.Name], plainEndpoint{a.Network, a.Address}, m.call)
+		require.Equal(m, plainEndpoint{a.Network, a.Address}, m.endpoints[a.Name], m.call)
 	}
 	requireConsistent(m.T, m.bed, m.engine)
 	if m.bed.kernel.Dump() == "" {

@@ -269,7 +269,7 @@ func (h *fakeHost) routeElsewhere(n Network) (string, error) {
 		}
 	}
 	for p, r := range h.routes {
-		if p.Overlaps(n.Prefix) && r.link != "br0" && !(r.kind == localAddress && p.Addr() == n.Gateway) {
+		if p.Overlaps(n.Prefix) && r.link != "br0" && (r.kind != localAddress || p.Addr() != n.Gateway) {
 			return "the route " + p.String(), nil
 		}
 	}
@@ -284,6 +284,6 @@ func (b *testbed) drop(tb testing.TB, text string) {
 	b.edit(tb, func(t *nfttest.Table) {
 		before := len(t.Elements)
 		t.Elements = slices.DeleteFunc(t.Elements, func(e nft.Element) bool { return strings.HasPrefix(e.String(), text) })
-		require.Equal(tb, before-1, len(t.Elements), "%s", text)
+		require.Len(tb, t.Elements, before-1, "%s", text)
 	})
 }

@@ -48,7 +48,7 @@ func randomMapping(r *rand.Rand) Mapping {
 	if host.IsValid() && r.IntN(4) == 0 {
 		back = pick(map[bool]string{true: "fd00::2", false: "172.17.0.2"}[host.Is4()])
 	}
-	m.NoProxy = m.NoProxy && !(host.IsValid() && host.Is4() != back.Is4())
+	m.NoProxy = m.NoProxy && (!host.IsValid() || host.Is4() == back.Is4())
 	port := uint16(8000 + r.IntN(40))
 	switch r.IntN(12) {
 	case 0:

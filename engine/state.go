@@ -129,7 +129,7 @@ func (e *Engine) stateDifference(s State) (change, []Change, error) {
 		return change{}, nil, err
 	}
 	c.records = recordsBetween(e.book.elements(), b.elements())
-	lines := e.book.differences(b)
+	lines := e.differences(b)
 	for _, ep := range e.endpoints {
 		if b.endpoints[ep.name] == nil || b.endpoints[ep.name].addr != ep.addr {
 			c.released = append(c.released, e.portsOf(ep)...)

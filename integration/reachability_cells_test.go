@@ -63,6 +63,7 @@ func targets(by asked) []target {
 		return []target{backendPort, otherPortOf}
 	case byWorld:
 		return []target{world}
+	case byLAN, bySecond, byGateway, byLoopback:
 	}
 	return []target{publishedAny, publishedAcross, publishedOne, publishedLoopback, unpublished}
 }
@@ -77,6 +78,7 @@ func addresses(s source) []asked {
 		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend}
 	case fromHost, fromSibling:
 		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend, byWorld}
+	case fromClient, fromBackend, fromOther:
 	}
 	return []asked{byLAN, bySecond, byGateway, byBackend, byWorld}
 }
@@ -152,6 +154,7 @@ func (c cell) want() outcome {
 		if c.source != fromHost { // nobody else asks a host for those
 			return dropped
 		}
+	case byLAN, bySecond, byGateway:
 	}
 	server := serverPublished
 	switch c.target {
@@ -165,7 +168,7 @@ func (c cell) want() outcome {
 			return refused
 		}
 		server = serverLoopback
-	default:
+	case unpublished, backendPort, otherPortOf, world:
 		return refused
 	}
 	return outcome{server: server, seen: c.seenBehindFrontend()}
@@ -199,6 +202,7 @@ func (c cell) wantDirectly() outcome {
 		return outcome{server: server, seen: string(c.source)}
 	case fromHost:
 		return outcome{server: server, seen: "gateway"}
+	case fromClient, fromLinkLocal, fromNeighbour, fromOther:
 	}
 	return dropped
 }
