@@ -26,7 +26,7 @@ func TestShutdown(t *testing.T) {
 	feed := &Feed{}
 	l := defaultLimits()
 	l.headerTime = time.Hour
-	l.drainTime, l.lastTime = 4*time.Second, 50*time.Millisecond
+	l.drainTime, l.lastTime = 4*time.Second, time.Second
 	s := start(t, Options{Engine: fake, Events: feed, Log: slog.New(slog.NewTextHandler(&log, nil))}, l)
 
 	silent := s.dial(t)
