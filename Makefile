@@ -4,7 +4,7 @@
 GO     ?= go
 ARCHES := amd64 arm64 arm riscv64 mips s390x
 
-.PHONY: check build test integration lint big-endian cross
+.PHONY: check build test integration lint big-endian cross kernels
 
 check: lint cross test integration ## all that .ci/run does
 
@@ -27,3 +27,14 @@ cross: ## builds without cgo for all architectures that are promised
 
 big-endian: ## the codecs and allocators on s390x, by emulation
 	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc
+
+# Both take some twenty minutes, in which they keep a processor busy: RUN and PACKAGES
+# are for a part.
+KERNELS  := 6.1 6.12
+PACKAGES := ./nft/... ./conntrack ./proxy ./engine ./lab/... ./integration
+RUN      := .
+
+kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX PACKAGES=./integration
+	failed=0; for kernel in $(KERNELS); do echo "== Linux $$kernel"; \
+		NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' \
+			-exec "$(CURDIR)/integration/kernels/run $$kernel" $(PACKAGES) || failed=1; done; exit $$failed

@@ -6,10 +6,13 @@ package integration
 import (
 	"testing"
 	"time"
+
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-// awaitAttempts bounds await: with pauses that double up to 100 ms, some ten seconds.
-const awaitAttempts = 100
+// awaitAttempts bounds await: with pauses that double up to 100 ms, some ten seconds on
+// an idle machine.
+var awaitAttempts = 100 * labtest.Patience()
 
 // await waits for something that other processes do.
 func await(t *testing.T, what string, done func() bool) {

@@ -18,9 +18,15 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
+// envProgram names a program that has been built already, for where there is no Go.
+const envProgram = "NFTNAT_TEST_PROGRAM"
+
 // program builds the program that the tests of the command line run: static, as it is
 // released.
 var program = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(envProgram); path != "" {
+		return path, nil
+	}
 	path := filepath.Join(os.Getenv(envScratch), "nftnat")
 	cmd := exec.Command("go", "build", "-o", path, "../cmd/nftnat")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -41,7 +47,9 @@ func nftnat(t *testing.T, args ...string) *exec.Cmd {
 // bare prepares a command line as it is.
 func bare(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	labtest.Tool(t, "go")
+	if os.Getenv(envProgram) == "" {
+		labtest.Tool(t, "go")
+	}
 	path, err := program()
 	require.NoError(t, err)
 	cmd := exec.Command(path, args...)

@@ -100,11 +100,12 @@ func TestDaemonTimeToLive(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newStation(t, top.Host)
 	s.serve(t)
+	soon := " --ttl " + labtest.Patient(2*time.Second).String()
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
-		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80 --ttl 2s")
+		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80"+soon)
 		s.succeed(t, "add --quiet "+network+" 8081 172.30.0.2:80 --ttl 1h")
-		s.succeed(t, "add --quiet "+network+" 127.0.0.1:8082 172.30.0.2:80 --ttl 2s")
+		s.succeed(t, "add --quiet "+network+" 127.0.0.1:8082 172.30.0.2:80"+soon)
 		for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8082"} {
 			labtest.Reaches(t, top.Host, network, address, "backend")
 		}

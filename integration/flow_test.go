@@ -38,10 +38,10 @@ type flow struct {
 }
 
 // patience bounds how long a flow waits for an answer, and for a refusal.
-const patience = 5 * time.Second
+var patience = labtest.Patient(5 * time.Second)
 
 // silence is how long a flow waits to see that nobody answers.
-const silence = 300 * time.Millisecond
+var silence = labtest.Patient(300 * time.Millisecond)
 
 // dialFlow connects from inside ns.
 func dialFlow(t *testing.T, ns *lab.NS, network, addr string) *flow {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	var live []*flow
 	for _, how := range []struct{ add, end string }{
 		{"add --quiet tcp 8080 172.30.0.2:80", "rm tcp 8080"},
-		{"add --quiet tcp 8080 172.30.0.2:80 --ttl 2s", ""},
+		{"add --quiet tcp 8080 172.30.0.2:80 --ttl " + labtest.Patient(2*time.Second).String(), ""},
 		{"add --quiet tcp 8080 172.30.0.2:80", "add --quiet --replace --no-proxy tcp 8080 172.30.0.2:80"},
 	} {
 		s.succeed(t, how.add)

@@ -27,7 +27,7 @@ func LeakCheck(tb testing.TB) {
 	tb.Helper()
 	before := snapshot()
 	tb.Cleanup(func() {
-		if err := before.wait(leakPatience); err != nil {
+		if err := before.wait(Patient(leakPatience)); err != nil {
 			tb.Error(err)
 		}
 	})

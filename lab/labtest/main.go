@@ -73,7 +73,7 @@ func run(m *testing.M) int {
 	if code != 0 {
 		return code
 	}
-	if err := before.wait(leakPatience); err != nil {
+	if err := before.wait(Patient(leakPatience)); err != nil {
 		return complain("after all tests: %v", err)
 	}
 	return 0
