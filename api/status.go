@@ -39,6 +39,9 @@ type Status struct {
 	Conntrack *Conntrack `json:"conntrack,omitempty"`
 	// Forwarding is whether the kernel forwards packets.
 	Forwarding Forwarding `json:"forwarding"`
+	// Lacks is what the kernel has not of what the daemon would use; nil: nothing that
+	// is known of.
+	Lacks []Lack `json:"lacks,omitempty"`
 	// Warnings are what somebody should look into, a line each. Nil is sent as an
 	// empty array.
 	Warnings []string `json:"warnings"`
@@ -107,6 +110,14 @@ const (
 	ForwardingOn     ForwardingState = "on"
 	ForwardingPartly ForwardingState = "partly" // for some interfaces
 )
+
+// Lack is something that the kernel has not.
+type Lack struct {
+	// Feature is what it is called in the kernel.
+	Feature string `json:"feature"`
+	// Instead is what the daemon does without it, and what that means.
+	Instead string `json:"instead"`
+}
 
 // CountMappings counts ports for a [Status].
 func CountMappings(ms iter.Seq[engine.Mapping]) MappingCounts {

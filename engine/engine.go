@@ -24,6 +24,7 @@ type kernel interface {
 	Table(name string) (nft.TableInfo, error)
 	Drift(nft.Table) ([]string, error)
 	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
+	CountsElements(nft.Table) (bool, error)
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
 	Update(nft.Table, nft.Change) error

@@ -34,6 +34,7 @@ const (
 	forwarding4 = "net/ipv4/ip_forward"
 	forwarding6 = "net/ipv6/conf/all/forwarding"
 	conf6       = "net/ipv6/conf"
+	forceAll    = "all/force_forwarding" // below conf6
 )
 
 // setting is a change of one sysctl that can be undone.
@@ -83,7 +84,7 @@ func (f *forwarding) turnOn6(changed []setting, links []string) (_ []setting, at
 	if err != nil {
 		return changed, nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	if f.sysctls.exists(path.Join(conf6, "all/force_forwarding")) {
+	if f.sysctls.exists(path.Join(conf6, forceAll)) {
 		for _, i := range interfaces {
 			if i.loopback || !i.global6 && !slices.Contains(links, i.name) {
 				continue

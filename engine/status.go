@@ -36,6 +36,9 @@ type Status struct {
 	// is for some interfaces only.
 	Forwarding4 bool
 	Forwarding6 ForwardingState
+	// Lacks is what the kernel has not of what the engine would use, in an order that
+	// is always the same. Nil: nothing, as far as is known.
+	Lacks []Lack
 }
 
 // ForwardingState says for which interfaces the kernel forwards.
@@ -66,9 +69,10 @@ func (e *Engine) Status() (Status, error) {
 			}
 		}
 	}
-	var errs [2]error
+	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
 	s.Forwarding4, s.Forwarding6, errs[1] = e.forwarding.state()
+	s.Lacks, errs[2] = e.lacks()
 	return s, errors.Join(errs[:]...)
 }
 

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -293,6 +295,12 @@ func TestDaemonStatus(t *testing.T) {
 	require.NotEqual(t, api.ForwardingOff, st.Forwarding.IPv6)
 	require.Equal(t, []string{}, st.Warnings)
 	text := s.succeed(t, "status")
+	for _, l := range st.Lacks {
+		require.Regexp(t, `(?m)^no `+l.Feature+` +`+regexp.QuoteMeta(l.Instead)+`$`, text)
+	}
+	require.Equal(t, strings.Count(text, "\nno "), len(st.Lacks))
+	_, single := sysctls(t, top.Host)["ipv6/conf/all/force_forwarding"]
+	require.Equal(t, !single, slices.ContainsFunc(st.Lacks, func(l api.Lack) bool { return l.Feature == "force_forwarding" }))
 	for _, want := range []string{
 		"inet nftnat", "tcp 4 ipv4, 1 ipv6; udp 0 ipv4, 1 ipv6", "5, carrying 2 connections and 1 UDP flows", "ipv4 on",
 	} {

@@ -153,6 +153,20 @@ func (c *Conn) count(table string, set collection) (count uint32, ok bool, err e
 	return count, ok, err
 }
 
+// CountsElements reports whether the kernel counts the elements of a map. Where it does
+// not, Elements reads large maps with time-outs twice. The error is fs.ErrNotExist where
+// the table is not there.
+func (c *Conn) CountsElements(t Table) (bool, error) {
+	sets := t.collections()
+	if len(sets) == 0 {
+		return false, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, counted, err := c.count(t.Name, sets[0])
+	return counted, err
+}
+
 // keySet is a set of keys: ports, of which there can be one for each in a map, as
 // bits, others one by one. The zero value is empty.
 type keySet struct {

@@ -39,6 +39,9 @@ func (s *server) status() (api.Status, error) {
 		},
 		Warnings: []string{},
 	}
+	for _, l := range st.Lacks {
+		doc.Lacks = append(doc.Lacks, api.Lack(l))
+	}
 	if err == nil {
 		doc.Conntrack = &api.Conntrack{Count: st.Tracked, Max: st.TrackedMax}
 	} else {

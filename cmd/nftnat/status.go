@@ -52,6 +52,9 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
 	}
 	fmt.Fprintf(w, "forwarding\tipv4 %s, ipv6 %s\n", st.Forwarding.IPv4, st.Forwarding.IPv6)
+	for _, l := range st.Lacks {
+		fmt.Fprintf(w, "no %s\t%s\n", l.Feature, l.Instead)
+	}
 	for _, line := range st.Warnings {
 		fmt.Fprintf(w, "warning\t%s\n", line)
 	}

@@ -25,6 +25,7 @@ type conn interface {
 	Update(t nft.Table, ch nft.Change) error
 	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
 	Table(name string) (nft.TableInfo, error)
+	CountsElements(t nft.Table) (bool, error)
 	Generation() (uint32, error)
 	Drift(t nft.Table) ([]string, error)
 	DeleteTable(name string) error

@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+)
+
+// Lack is something that the engine uses where the kernel has it, and that this kernel
+// has not.
+type Lack struct {
+	// Feature is what it is called in the kernel.
+	Feature string
+	// Instead is what the engine does without it, and what that means.
+	Instead string
+}
+
+// lacks tries what the kernel has. What is not known yet is not missed.
+func (e *Engine) lacks() ([]Lack, error) {
+	var found []Lack
+	single, err := e.forwarding.single()
+	if err == nil && !single && !e.opts.NoSysctl {
+		found = append(found, Lack{
+			Feature: "force_forwarding",
+			Instead: "IPv6 forwarding is switched for all interfaces at once, and those with accept_ra=1 ignore router advertisements from then on",
+		})
+	}
+	if !e.present {
+		return found, err
+	}
+	counts, countErr := e.kernel.CountsElements(ruleset(e.opts.Table))
+	switch {
+	case errors.Is(countErr, fs.ErrNotExist): // flushed by somebody since
+	case countErr != nil:
+		err = errors.Join(err, countErr)
+	case !counts:
+		found = append(found, Lack{
+			Feature: "NFTA_SET_COUNT",
+			Instead: "large maps are read twice, to see that nothing is missing",
+		})
+	}
+	return found, err
+}
+
+// single reports whether the kernel can forward IPv6 for single interfaces; if it has
+// no IPv6, that too.
+func (f *forwarding) single() (single bool, err error) {
+	err = f.sysctls.do(func() error {
+		single = !f.sysctls.exists(conf6) || f.sysctls.exists(path.Join(conf6, forceAll))
+		return nil
+	})
+	return single, err
+}
