@@ -298,7 +298,7 @@ func TestDaemonStatus(t *testing.T) {
 	for _, l := range st.Lacks {
 		require.Regexp(t, `(?m)^no `+l.Feature+` +`+regexp.QuoteMeta(l.Instead)+`$`, text)
 	}
-	require.Equal(t, strings.Count(text, "\nno "), len(st.Lacks))
+	require.Len(t, st.Lacks, strings.Count(text, "\nno "))
 	_, single := sysctls(t, top.Host)["ipv6/conf/all/force_forwarding"]
 	require.Equal(t, !single, slices.ContainsFunc(st.Lacks, func(l api.Lack) bool { return l.Feature == "force_forwarding" }))
 	for _, want := range []string{

@@ -6,6 +6,7 @@ package nft
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"testing"
 	"time"
 
@@ -35,6 +36,25 @@ func TestElementsReadBack(t *testing.T) {
 	none, _, err := c.Elements(table)
 	require.NoError(t, err)
 	require.Empty(t, none)
+}
+
+// TestCountsElements: whether the kernel counts is the same for every table, and not
+// known where there is none.
+func TestCountsElements(t *testing.T) {
+	c, _ := kernel(t)
+	table := sample()
+	_, err := c.CountsElements(table)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, c.Replace(table, ports(3, ""), 0))
+	counts, err := c.CountsElements(table)
+	require.NoError(t, err)
+	set, _ := table.collection("tcp4")
+	count, counted, err := c.count(table.Name, set)
+	require.NoError(t, err)
+	require.Equal(t, counts, counted)
+	if counted {
+		require.EqualValues(t, 3, count)
+	}
 }
 
 // commit changes another table until ctx ends, with a pause after each change.
