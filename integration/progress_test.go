@@ -71,7 +71,7 @@ type slowEngine struct {
 	entered, leave chan struct{}
 }
 
-func (e *slowEngine) Apply(...engine.Mapping) ([]engine.Change, error) {
+func (e *slowEngine) ApplyState(engine.State) ([]engine.Change, error) {
 	e.entered <- struct{}{}
 	<-e.leave
 	return nil, nil
