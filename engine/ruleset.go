@@ -47,7 +47,7 @@ func ruleset(name string) nft.Table {
 			addrSet(hairpinSet(true), nft.IPv4Addr), addrSet(hairpinSet(false), nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
-			publishChain(), natPrerouting(), natOutput(), natPostrouting(), filterForward(), rawPrerouting(),
+			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(), rawPrerouting(),
 		},
 	}
 }
@@ -128,21 +128,45 @@ func natOutput() nft.Chain {
 	}
 }
 
+// The ports that masqueraded flows have on the outside. A backend that begins enough
+// flows towards one port of a client has all of them, and what the client then sends to
+// one of them is taken for an answer (CVE-2021-3773, port shadow): so none of them may be
+// a port that clients come to. They are apart from the well-known ones, which random
+// ports of the kernel's own choice are not, and from those that frontends are chosen
+// from.
+const (
+	firstMasqueradePort = 32768
+	lastMasqueradePort  = defaultFirstPort - 1
+)
+
+// wayOut gives a flow the host's address. A port chosen at random keeps a backend from
+// foreseeing it where somebody publishes one of the range after all.
+func wayOut() nft.Chain {
+	return nft.Chain{
+		Name:    "way-out",
+		Comment: "as this host, by ports that frontends are not chosen from",
+		Rules: []nft.Rule{
+			{nft.OverTCP(), nft.MasqueradeFullyRandomTo(firstMasqueradePort, lastMasqueradePort)},
+			{nft.OverUDP(), nft.MasqueradeFullyRandomTo(firstMasqueradePort, lastMasqueradePort)},
+			{nft.MasqueradeFullyRandom()},
+		},
+	}
+}
+
 // natPostrouting translates sources. The first two rules are the hairpin: client and
 // backend on one segment, where the backend would answer the client directly, from
 // an address the client does not expect. The others are the networks' way out, not
-// towards each other or themselves; a port chosen at random keeps a backend from taking
-// the reply tuple of a published port (CVE-2021-3773).
+// towards each other or themselves.
 func natPostrouting() nft.Chain {
 	return nft.Chain{
 		Name:    "nat-postrouting",
 		Comment: "hairpin, then the networks' way out",
 		Hook:    nft.Hook{Type: "nat", Point: "postrouting", Priority: nft.PrioritySrcNAT},
 		Rules: []nft.Rule{
-			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Masquerade()},
-			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Masquerade()},
-			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.MasqueradeFullyRandom()},
-			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.MasqueradeFullyRandom()},
+			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Jump("way-out")},
+			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Jump("way-out")},
+			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.Jump("way-out")},
+			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.Jump("way-out")},
 		},
 	}
 }

@@ -36,8 +36,9 @@ func (m mutation) name() string {
 
 // notProbed are rules that no probe of these tells from their absence, and why.
 func notProbed() map[string]string {
-	const counted = "the backend has to count: TestReachabilityMutations"
+	const counted = "it takes a count of what comes unanswered: TestReachabilityMutations"
 	return map[string]string{
+		"way-out: masquerade fully-random":                                     counted,
 		"raw-prerouting: ip saddr @guarded4 fib saddr . iif oif missing drop":  counted,
 		"raw-prerouting: ip6 saddr @guarded6 fib saddr . iif oif missing drop": counted,
 		"filter-forward: ip6 saddr fe80::/10 accept":                           counted,
@@ -104,7 +105,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 28)
+	require.Len(t, rules, 31)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
@@ -134,7 +135,7 @@ func rulesOf(plan string) []string {
 // mutations are all of them. Of a rule with several conditions some lose one at a
 // time.
 func mutations(p *prober) []mutation {
-	return slices.Concat(publishMutations(p), natMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
+	return slices.Concat(publishMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
 }
 
 func publishMutations(p *prober) []mutation {
@@ -195,6 +196,21 @@ func natMutations(p *prober) []mutation {
 	}
 }
 
+// wayOutMutations let a backend choose the port it goes out by.
+func wayOutMutations(p *prober) []mutation {
+	top := p.top
+	v4 := families(top)[0]
+	var ms []mutation
+	for _, network := range []string{"tcp", "udp"} {
+		ms = append(ms, mutation{
+			chain: "way-out", rule: "meta l4proto " + network + " masquerade to :32768-49152 fully-random",
+			networks: declared("4", top.Inside4.String()),
+			probe:    highPort(top.Backend1, network, at(v4.far, portOfAny), v4.backend1),
+		})
+	}
+	return ms
+}
+
 func postroutingMutations(p *prober) []mutation {
 	const chain = "nat-postrouting"
 	top := p.top
@@ -204,8 +220,8 @@ func postroutingMutations(p *prober) []mutation {
 		if i == 1 {
 			digit, ip, inside, far = "6", "ip6", top.Inside6.String(), top.FarNet6.String()
 		}
-		hairpin := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " masquerade"
-		wayOut := ip + " saddr @masqueraded" + digit + " " + ip + " daddr != @networks" + digit + " masquerade fully-random"
+		hairpin := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " jump way-out"
+		wayOut := ip + " saddr @masqueraded" + digit + " " + ip + " daddr != @networks" + digit + " jump way-out"
 		one := declared(digit, inside)
 		two := declared(digit, inside, far)
 		hostFar := map[string]string{"4": "198.51.100.1", "6": "2001:db8:2::1"}[digit]
@@ -226,8 +242,8 @@ func postroutingMutations(p *prober) []mutation {
 				chain: chain, rule: wayOut, networks: one,
 				probe: reaches(top.Backend1, "tcp", at(f.far, portOfAny), "far", mustAddr(hostFar)),
 			},
-			{ // and a backend foresees the port it goes out by
-				chain: chain, rule: wayOut, becomes: strings.TrimSuffix(wayOut, " fully-random"), networks: one,
+			{ // and a backend chooses the port it goes out by
+				chain: chain, rule: wayOut, becomes: strings.Replace(wayOut, "jump way-out", "masquerade", 1), networks: one,
 				probe: otherPort(top.Backend1, "tcp", at(f.far, portOfAny), f.backend1),
 			},
 			{ // networks do not see one another's addresses

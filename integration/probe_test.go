@@ -148,6 +148,20 @@ func otherPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
 	}
 }
 
+// highPort asks from a port below 512, which would stay below 512 without a range.
+func highPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
+	return func(wait time.Duration) error {
+		_, saw, err := askWithin(ns, network, addr, netip.AddrPortFrom(from, 500), wait)
+		if err == nil && !masqueradePort(saw.Port()) {
+			err = fmt.Errorf("%s asked %s %s: port %d was seen", ns, network, addr, saw.Port())
+		}
+		return err
+	}
+}
+
+// masqueradePort is whether masqueraded flows may have the port.
+func masqueradePort(port uint16) bool { return port >= 32768 && port <= 49152 }
+
 // linkLocal asks from the client's link-local address.
 func (p *prober) linkLocal(network, addr, name string) probe {
 	return func(wait time.Duration) error {

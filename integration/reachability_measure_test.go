@@ -170,7 +170,7 @@ func (r *reach) read(t *testing.T, q *question) (outcome, bool) {
 	server, peer, _ := strings.Cut(line, " ")
 	addr, err := netip.ParseAddrPort(peer)
 	require.NoError(t, err, line)
-	return outcome{server, r.nameOf(addr.Addr()), ""}, true
+	return outcome{server, r.seen(q.cell, addr), ""}, true
 }
 
 // confirm asks a cell again, alone, and waits for it. A late answer is no drop.
@@ -193,14 +193,20 @@ func (r *reach) confirm(c cell) outcome {
 	case err != nil:
 		return outcome{none: err.Error()}
 	}
-	return outcome{server, r.nameOf(peer.Addr()), ""}
+	return outcome{server, r.seen(c, peer), ""}
 }
 
-func (r *reach) nameOf(a netip.Addr) string {
-	if name, ok := r.names[a]; ok {
-		return name
+// seen names who a server sees, and the port too if it is none that masqueraded flows
+// may have.
+func (r *reach) seen(c cell, peer netip.AddrPort) string {
+	name, ok := r.names[peer.Addr()]
+	if !ok {
+		name = peer.Addr().String()
 	}
-	return a.String()
+	if c.asked == byWorld && c.source.inNetwork() && !masqueradePort(peer.Port()) {
+		name += fmt.Sprint(", port ", peer.Port())
+	}
+	return name
 }
 
 // deviations are the cells whose outcome is not that of the design, one a line. Of a

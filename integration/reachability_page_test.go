@@ -21,10 +21,11 @@ Each cell says as whom the backend sees who has asked (*gateway* is the host's o
 const pageTail = `
 ## Without an answer
 
-The backend counts what may not come to it, for not all of that would be answered to who sent it:
+Not all that may not arrive would be answered to who sent it. The backend and the server far away count:
 
 - packets from outside, by the neighbour or from another network, with a sibling's source: none;
-- packets to a loopback frontend that did not come from the host itself: none.
+- packets to a loopback frontend that did not come from the host itself: none;
+- packets with a network's own source far away, of protocols without ports too: none.
 
 And with bridge-nf the sibling's neighbour discovery passes the guard, though its source is a link-local address.
 `

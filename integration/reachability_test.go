@@ -61,6 +61,7 @@ func TestReachabilityMutations(t *testing.T) {
 		})
 	}
 	r.mutated = false
+	r.forget(t)
 	for _, bits := range []int{32, 128} {
 		require.Empty(t, r.deviations(t, cells(bits)), "the rules are back")
 	}
@@ -70,6 +71,7 @@ func TestReachabilityMutations(t *testing.T) {
 // noticed is the first deviation there is.
 func (r *reach) noticed(t *testing.T) string {
 	t.Helper()
+	r.forget(t)
 	for _, bridgeNF := range []bool{false, true} {
 		require.NoError(t, r.top.SetBridgeNF(bridgeNF))
 		for _, bits := range []int{32, 128} {

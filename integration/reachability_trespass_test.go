@@ -37,11 +37,18 @@ func (r *reach) watchForTrespassers(t *testing.T) {
 		chain prerouting {
 			type filter hook prerouting priority raw;
 			udp dport %d counter name impostors
-			meta l4proto { tcp, udp } th dport 82 ip saddr != %s counter name loopback
-			meta l4proto { tcp, udp } th dport 82 ip6 saddr != %s counter name loopback
+			meta l4proto { tcp, udp } th dport 82 counter name loopback
 			ip6 saddr fe80::/10 ip6 daddr %s icmpv6 type nd-neighbor-solicit counter name solicited
 		}
-	}`, portOfImpostors, top.Gateway4, top.Gateway6, top.Backend1.V6))
+	}`, portOfImpostors, top.Backend1.V6))
+	load(t, top.Far, fmt.Sprintf(`table inet watch {
+		counter naked {}
+		chain prerouting {
+			type filter hook prerouting priority raw;
+			ip saddr { %s, %s } counter name naked
+			ip6 saddr { %s, %s } counter name naked
+		}
+	}`, top.Inside4, top.OtherNet4, top.Inside6, top.OtherNet6))
 	for _, impostor := range []*lab.NS{top.Neighbour, top.Other} {
 		for _, a := range []netip.Addr{top.Backend2.V4, top.Backend2.V6} {
 			labtest.Exec(t, impostor, "ip", "address", "add", a.String(), "dev", "lo", "nodad")
@@ -60,6 +67,30 @@ func (r *reach) impersonate(t *testing.T) {
 	}
 }
 
+// knock has everybody but the host ask for loopback frontends.
+func (r *reach) knock(t *testing.T) {
+	t.Helper()
+	nft(t, r.top.Backend1, "reset", "counters")
+	var all []cell
+	for _, bits := range []int{32, 128} {
+		for _, c := range cells(bits) {
+			if c.source != fromHost && c.asked == byLoopback && c.target == publishedLoopback {
+				all = append(all, c)
+			}
+		}
+	}
+	r.measure(t, all)
+}
+
+// leave has endpoints send to the far server what has no ports.
+func (r *reach) leave(t *testing.T) {
+	t.Helper()
+	for _, ns := range []*lab.NS{r.top.Backend1, r.top.Other} {
+		ping(t, ns, r.top.Far.V4)
+		ping(t, ns, r.top.Far.V6)
+	}
+}
+
 // solicit has the sibling make sure that the backend is still where it was, which it does
 // from its link-local address (RFC 4861 section 7.2.2). With bridge-nf that comes by the
 // guard.
@@ -73,30 +104,43 @@ func (r *reach) solicit(t *testing.T) {
 // that should have and did not, one a line. It forgets them.
 func (r *reach) trespasses(t *testing.T) (lines []string) {
 	t.Helper()
+	r.knock(t)
 	r.impersonate(t)
+	r.leave(t)
 	r.solicit(t)
-	counts := r.counters(t)
+	counts := counters(t, r.top.Backend1)
 	for end := time.Now().Add(silence); counts["solicited"] == 0 && time.Now().Before(end); {
-		counts = r.counters(t) // the kernel sends it a moment later
+		counts = counters(t, r.top.Backend1) // the kernel sends it a moment later
 	}
+	counts["naked"] = counters(t, r.top.Far)["naked"]
 	if counts["solicited"] == 0 {
 		lines = append(lines, "sibling: its neighbour discovery does not get through")
 	}
 	for name, what := range map[string]string{
 		"impostors": "packets from outside with a sibling's source", "loopback": "packets to a loopback frontend",
+		"naked": "packets with a network's source",
 	} {
 		if counts[name] != 0 {
 			lines = append(lines, fmt.Sprintf("%d %s got through", counts[name], what))
 		}
 	}
-	nft(t, r.top.Backend1, "reset", "counters")
+	r.forget(t)
 	return lines
 }
 
-func (r *reach) counters(t *testing.T) map[string]int {
+// forget sets the counters to zero.
+func (r *reach) forget(t *testing.T) {
+	t.Helper()
+	for _, ns := range []*lab.NS{r.top.Backend1, r.top.Far} {
+		nft(t, ns, "reset", "counters")
+	}
+}
+
+// counters are those of a machine, by their names.
+func counters(t *testing.T, ns *lab.NS) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	listing := nft(t, r.top.Backend1, "list", "counters")
+	listing := nft(t, ns, "list", "counters")
 	for _, found := range regexp.MustCompile(`counter (\w+) \{\s*packets (\d+)`).FindAllStringSubmatch(listing, -1) {
 		var n int
 		_, err := fmt.Sscan(found[2], &n)

@@ -40,7 +40,7 @@ const (
 
 func newReach(t *testing.T) *reach {
 	t.Helper()
-	top := newTopology(t, lab.Options{Parts: lab.PartAll | lab.PartOther, Hairpin: true})
+	top := newTopology(t, lab.Options{Parts: lab.PartAll | lab.PartOther, BridgeNF: true})
 	r := &reach{top: top, machines: map[source]*lab.NS{
 		fromClient: top.Client, fromLinkLocal: top.Client, fromNeighbour: top.Neighbour, fromHost: top.Host,
 		fromBackend: top.Backend1, fromSibling: top.Backend2, fromOther: top.Other,

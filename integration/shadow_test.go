@@ -1,0 +1,219 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// shadowAttempts is how many flows an attacker begins towards one port of a client.
+const shadowAttempts = 10_000
+
+// shadowed are the frontends that an attacker would like to stand in for: some below
+// 512, where the kernel keeps a random port among those below 512, and where there are
+// so few that a patient attacker gets all of them; some above, and in the range from
+// which frontends are chosen.
+func shadowed() []int { return []int{53, 80, 123, 443, 500, 8080, 49153, 65535} }
+
+// A backend sends to a client from all kinds of ports, in the hope that one is
+// masqueraded as the very port that another's mapping has: then the client's packets to
+// that port would be answers to the backend (CVE-2021-3773, port shadow). The client
+// always gets whom it asked.
+func TestPortShadow(t *testing.T) {
+	s := newShadow(t)
+	for _, f := range families(s.top) {
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run(network+"/"+f.name, func(t *testing.T) { require.Empty(t, s.attack(t, network, f)) })
+		}
+	}
+}
+
+// Nor does a sibling that calls a frontend of the victim's from all kinds of ports, and
+// is masqueraded for that: what the victim itself then sends to the host, from the port
+// that it serves, is no answer to the sibling.
+func TestPortShadowOfSiblings(t *testing.T) {
+	s := newShadow(t)
+	for _, f := range families(s.top) {
+		t.Run(f.name, func(t *testing.T) { require.Empty(t, s.attackVictim(t, f)) })
+	}
+}
+
+// With other ways out the attack succeeds: it is no wonder that the test above is
+// passed, and nothing less than what the engine does will do. Ports chosen at random
+// are not enough, for whoever tries often enough meets every one of them.
+func TestPortShadowSucceeds(t *testing.T) {
+	s := newShadow(t)
+	for _, f := range families(s.top) {
+		t.Run("siblings/"+f.name, func(t *testing.T) {
+			ip := map[int]string{32: "ip", 128: "ip6"}[f.bits]
+			load(t, s.top.Host, fmt.Sprintf("insert rule inet nftnat nat-postrouting ct status dnat %s saddr %s masquerade\n", ip, f.backend2))
+			require.Equal(t, shadowed(), s.attackVictim(t, f))
+		})
+		replaceWayOut(t, s.top.Host, f, "masquerade")
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run("masquerade/"+network+"/"+f.name, func(t *testing.T) {
+				require.Equal(t, shadowed(), s.attack(t, network, f))
+			})
+		}
+		replaceWayOut(t, s.top.Host, f, "masquerade fully-random")
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run("masquerade fully-random/"+network+"/"+f.name, func(t *testing.T) {
+				require.NotEmpty(t, s.attack(t, network, f))
+			})
+		}
+	}
+}
+
+// shadow is a topology with a victim, backend 1, and an attacker, backend 2, in a
+// network that is masqueraded.
+type shadow struct {
+	top  *lab.Topology
+	next uint16 // the port that the client uses next
+}
+
+func newShadow(t *testing.T) *shadow {
+	t.Helper()
+	s := &shadow{top: newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2}), next: 20000}
+	e := open(t, s.top.Host, engine.Options{})
+	for _, n := range []engine.Network{{Name: "inside4", Prefix: s.top.Inside4}, {Name: "inside6", Prefix: s.top.Inside6}} {
+		_, err := e.CreateNetwork(n)
+		require.NoError(t, err)
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, s.top.Backend1, network, "victim", ":80")
+		for _, f := range families(s.top) {
+			for _, port := range shadowed() {
+				publish(t, e, toward(f.wildcard, port, port)+"->"+at(f.backend1, 80)+suffix(network))
+			}
+		}
+	}
+	for _, f := range families(s.top) {
+		publish(t, e, toward(f.wildcard, portOfPeer, portOfPeer)+"->"+at(f.backend1, portOfPeer)+"/udp")
+	}
+	// So that the engine does not put right what is replaced.
+	require.NoError(t, e.Close())
+	// The victim has better things to do than to keep what the attacker sends.
+	load(t, s.top.Backend1, fmt.Sprintf(`table inet firewall { chain input {
+		type filter hook input priority filter;
+		udp dport %d udp length 8 drop; }; }`, portOfPeer))
+	// As most clients do, this one takes no notice of what it has not asked for: a reset
+	// or an ICMP error of its own would end the attacker's flow.
+	load(t, s.top.Client, `table inet firewall { chain input {
+		type filter hook input priority filter;
+		meta l4proto { tcp, udp } ct state new drop; }; }`)
+	return s
+}
+
+// attack returns the frontends by which the client was led astray.
+func (s *shadow) attack(t *testing.T, network string, f family) (captured []int) {
+	t.Helper()
+	labtest.Exec(t, s.top.Host, "conntrack", "-F")
+	s.next++
+	client := netip.AddrPortFrom(f.client, s.next)
+	labtest.Reaches(t, s.top.Client, network, at(f.host, 8080), "victim")
+	require.Equal(t, shadowAttempts, spray(t, s.top.Backend2, network, f.backend2, client, shadowPorts()))
+	for _, port := range shadowed() {
+		// Masquerading takes one of the host's addresses; which one is the kernel's choice.
+		for _, host := range []netip.Addr{f.host, f.second} {
+			name, _, err := askWithin(s.top.Client, network, at(host, port), client, patience)
+			if err != nil || name != "victim" {
+				t.Logf("%s %s: %s %v", network, at(host, port), name, err)
+				captured = append(captured, port)
+			}
+		}
+	}
+	s.requireAttacked(t)
+	return captured
+}
+
+// portOfPeer is where the victim has a service that sends from its port as well, as NTP
+// and many other protocols between equals do.
+const portOfPeer = 85
+
+// attackVictim returns the frontends by which the victim was led astray.
+func (s *shadow) attackVictim(t *testing.T, f family) (captured []int) {
+	t.Helper()
+	labtest.Exec(t, s.top.Host, "conntrack", "-F")
+	victim, err := s.top.Backend1.ListenPacket("udp", at(f.backend1, portOfPeer))
+	require.NoError(t, err)
+	defer func() { _ = victim.Close() }()
+	frontend := netip.AddrPortFrom(f.host, portOfPeer)
+	require.Equal(t, shadowAttempts, spray(t, s.top.Backend2, "udp", f.backend2, frontend, shadowPorts()))
+	for i, port := range shadowed() {
+		to := netip.AddrPortFrom(f.gateway, uint16(port))
+		token := fmt.Sprint("token", i)
+		_, err := victim.WriteTo([]byte(token), net.UDPAddrFromAddrPort(to))
+		require.NoError(t, err)
+		if name := answerTo(t, victim, token); name != "victim" {
+			t.Logf("%s: %q", to, name)
+			captured = append(captured, port)
+		}
+	}
+	s.requireAttacked(t)
+	return captured
+}
+
+// requireAttacked sees to it that the attacker was not just kept from sending.
+func (s *shadow) requireAttacked(t *testing.T) {
+	t.Helper()
+	var flows int
+	_, err := fmt.Sscan(labtest.Exec(t, s.top.Host, "conntrack", "-C"), &flows)
+	require.NoError(t, err)
+	require.Greater(t, flows, shadowAttempts*9/10)
+}
+
+// answerTo waits for the answer to one datagram among those of others, and returns who
+// has given it.
+func answerTo(t *testing.T, c net.PacketConn, token string) string {
+	t.Helper()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(silence)))
+	buf := make([]byte, 512)
+	for {
+		n, _, err := c.ReadFrom(buf)
+		if err != nil {
+			return err.Error()
+		}
+		if who, echo, _ := strings.Cut(string(buf[:n]), "\n"); echo == token {
+			name, _, _ := strings.Cut(who, " ")
+			return name
+		}
+	}
+}
+
+// shadowPorts are the ports that the attacker sends from: first those it wants to be
+// seen with, then all below 1024, then others.
+func shadowPorts() []int {
+	ports, twice := shadowed(), map[int]bool{}
+	for _, port := range ports {
+		twice[port] = true
+	}
+	for port := 1; len(ports) < shadowAttempts; port++ {
+		if !twice[port] {
+			ports = append(ports, port)
+		}
+	}
+	return ports
+}
+
+// replaceWayOut gives what leaves the networks another masquerade.
+func replaceWayOut(t *testing.T, host *lab.NS, f family, masquerade string) {
+	t.Helper()
+	ip, digit := "ip", "4"
+	if f.bits == 128 {
+		ip, digit = "ip6", "6"
+	}
+	load(t, host, fmt.Sprintf(
+		"insert rule inet nftnat nat-postrouting %s saddr @masqueraded%s %s daddr != @networks%s %s\n", ip, digit, ip, digit, masquerade))
+}
