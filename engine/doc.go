@@ -38,7 +38,9 @@
 // # What stays
 //
 // Close leaves the table and its mappings at work. Purge removes the table. IP
-// forwarding, once turned on, stays on, because others may rely on it by then.
+// forwarding, once turned on, stays on, because others may rely on it by then. The
+// hairpin mode of bridge ports that published backends are behind is put back with the
+// last mapping to them.
 //
 // # Be aware
 //

@@ -39,7 +39,8 @@ type Options struct {
 	// for the first.
 	FirstPort, LastPort uint16
 	// Log is told what an error is not returned for: forwarding that was turned
-	// on, a table that was put right, elements that are no mappings. Nil: nobody.
+	// on, bridge ports that were switched, a table that was put right, elements that
+	// are no mappings. Nil: nobody.
 	Log *slog.Logger
 	// Notify, if set, is told of all that happens to what is published, also of what
 	// nobody asked for. It is called in the order in which things happen, while other

@@ -10,6 +10,8 @@
 //	traffic_test.go     what is published is reached, and nothing else
 //	conflict_test.go    one holder for each port, one engine for each table
 //	hairpin_test.go     backends reach themselves and their siblings by a frontend
+//	hairpin_mode_test.go, hairpin_move_test.go
+//	                    bridge ports get hairpin mode for that, and are put back
 //	transit_test.go     what passes through the host is left alone
 //	loopback_test.go    loopback frontends answer nobody on the network
 //	kill_test.go        a change that SIGKILL cut short is wholly done or undone
