@@ -47,6 +47,14 @@ func (b *book) print(out io.Writer) {
 	}
 }
 
+// titles are of the chapters, by part.
+func titles() map[string]string {
+	return map[string]string{
+		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
+		"read": "The kernel's table: reading", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+	}
+}
+
 // preface says how to read docs/benchmarks.md.
 const preface = `# Benchmarks
 
@@ -59,12 +67,15 @@ in one namespace with the clients on loopback, and a second namespace with the b
 `
 
 // write writes everything as Markdown.
-func (b *book) write(path string) error {
+func (b *book) write(path, note string) error {
 	var out bytes.Buffer
 	out.WriteString(preface)
-	fmt.Fprintf(&out, "    sudo go run ./bench %s\n\n%s\n", strings.Join(os.Args[1:], " "), machine())
+	fmt.Fprintf(&out, "    sudo go run ./bench -write docs/benchmarks.md\n\n%s\n", machine())
+	if note != "" {
+		fmt.Fprintf(&out, "\n%s\n", note)
+	}
 	for _, c := range b.chapters {
-		fmt.Fprintf(&out, "\n## %s\n", c.name)
+		fmt.Fprintf(&out, "\n## %s\n", titles()[c.name])
 		for _, r := range c.reports {
 			r.markdown(&out)
 		}

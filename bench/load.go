@@ -289,6 +289,9 @@ func (r *run) holdFlow() error {
 		if err = exchange(fd, []byte{askEcho}); err == nil {
 			return nil
 		}
+		if errors.Is(err, unix.ECONNREFUSED) { // there is nobody just now
+			time.Sleep(lost)
+		}
 	}
 	return err
 }

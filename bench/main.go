@@ -59,7 +59,7 @@ func main() {
 		return
 	}
 	var s settings
-	var write string
+	var write, note string
 	flag.IntVar(&s.rounds, "rounds", 7, "interleaved rounds over all variants")
 	flag.IntVar(&s.mappings, "mappings", 60000, "mappings in the full table, at most 60000")
 	flag.IntVar(&s.singles, "singles", 500, "single changes a round")
@@ -71,6 +71,7 @@ func main() {
 	flag.StringVar(&s.peers, "peers", "", "only these peers, with commas between")
 	flag.StringVar(&s.also, "also", "", "another nftnat binary to compare with")
 	flag.StringVar(&write, "write", "", "file to write the figures to, as Markdown")
+	flag.StringVar(&note, "note", "", "a sentence about the run, for that file")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags] [PART ...]")
 		for _, p := range parts() {
@@ -79,13 +80,13 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if err := measure(flag.Args(), s, write); err != nil {
+	if err := measure(flag.Args(), s, write, note); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(names []string, s settings, write string) error {
+func measure(names []string, s settings, write, note string) error {
 	for _, name := range names {
 		if !slices.ContainsFunc(parts(), func(p part) bool { return p.name == name }) {
 			return fmt.Errorf("there is no part %q", name)
@@ -104,9 +105,11 @@ func measure(names []string, s settings, write string) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		b.print(os.Stdout)
+		if write != "" { // what is there so far: a later part may fail
+			if err := b.write(write, note); err != nil {
+				return err
+			}
+		}
 	}
-	if write == "" {
-		return nil
-	}
-	return b.write(write)
+	return nil
 }
