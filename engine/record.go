@@ -237,13 +237,16 @@ func byAddr(a, b nft.Element) int {
 // inOrder orders networks so that of two of which there can be but one the right one is
 // kept: that which has a cursor, as all that an engine made have, else the wider.
 func inOrder(networks, cursors []nft.Element) []nft.Element {
+	byName := make(map[string][]netip.Addr, len(cursors))
+	for _, c := range cursors {
+		at, _ := c.Key.Addr()
+		byName[c.Comment] = append(byName[c.Comment], at)
+	}
 	lacksCursor := func(el nft.Element) int {
 		p, _ := el.Key.Prefix()
 		name, _, _ := strings.Cut(el.Comment, networkGateway)
-		for _, c := range cursors {
-			if at, _ := c.Key.Addr(); p.Contains(at) && c.Comment == name {
-				return 0
-			}
+		if slices.ContainsFunc(byName[name], p.Contains) {
+			return 0
 		}
 		return 1
 	}

@@ -162,19 +162,18 @@ func (e *Engine) wantedBook(s State) (book, error) {
 		if b.networks[want.Name] != nil {
 			return b, &InvalidError{What: whatNetwork, Input: want.Name, Reason: "there are two of that name"}
 		}
-		for _, other := range b.networks {
-			if other.Prefix.Overlaps(want.Prefix) {
-				return b, &InvalidError{What: whatNetwork, Input: want.String(), Reason: "it overlaps network " + other.String()}
-			}
-		}
-		n, err := e.wantedNetwork(want, b.networks)
+		n, err := e.wantedNetwork(want)
 		if err != nil {
 			return b, err
 		}
 		b.networks[n.Name] = n
 	}
+	if err := checkApart(s.Networks); err != nil {
+		return b, err
+	}
+	prefixes := b.prefixes()
 	for _, a := range s.Endpoints {
-		if err := e.wantEndpoint(b, a); err != nil {
+		if err := e.wantEndpoint(b, prefixes, a); err != nil {
 			return b, err
 		}
 	}
@@ -195,23 +194,35 @@ func (e *Engine) wantedBook(s State) (book, error) {
 	return b, nil
 }
 
+// checkApart refuses networks of which two overlap.
+func checkApart(ns []Network) error {
+	// Of two prefixes that overlap one lies within the other, and comes right after it or
+	// after others that do.
+	ns = slices.SortedFunc(slices.Values(ns), func(a, b Network) int { return comparePrefixes(a.Prefix.Masked(), b.Prefix.Masked()) })
+	for i := 1; i < len(ns); i++ {
+		if ns[i-1].Prefix.Overlaps(ns[i].Prefix) {
+			return &InvalidError{What: whatNetwork, Input: ns[i].String(), Reason: "it overlaps network " + ns[i-1].String()}
+		}
+	}
+	return nil
+}
+
 // wantedNetwork makes a network that is to be, the routes being asked about its prefix
 // if it is new.
-func (e *Engine) wantedNetwork(want Network, others map[string]*network) (*network, error) {
+func (e *Engine) wantedNetwork(want Network) (*network, error) {
 	if have := e.networks[want.Name]; have != nil && have.Prefix == want.Prefix {
 		return newNetwork(want)
 	}
-	return e.checkNetwork(want, others)
+	return e.checkNetwork(want, nil)
 }
 
-func (e *Engine) wantEndpoint(b book, a Attachment) error {
+func (e *Engine) wantEndpoint(b book, prefixes networkPrefixes, a Attachment) error {
 	bad := func(reason string) error {
 		return &InvalidError{What: whatEndpoint, Input: a.Name, Reason: reason}
 	}
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	prefixes := b.prefixes()
 	p, found := around(prefixes, a.Address)
 	switch {
 	case b.endpoints[a.Name] != nil:
