@@ -3,6 +3,7 @@
 
 GO     ?= go
 ARCHES := amd64 arm64 arm riscv64 mips s390x
+GIB    := 1073741824
 
 .PHONY: check build test integration lint big-endian cross kernels
 
@@ -15,7 +16,7 @@ test: ## everything; what needs namespaces is skipped where there are none
 	$(GO) test -race -shuffle=on ./...
 
 integration: ## everything, and nothing may be skipped
-	NFTNAT_TEST_NETNS=require $(GO) test -race -shuffle=on -count=1 ./...
+	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 ./...
 
 lint: ## format, vet, and the linters, which hold the architecture
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
