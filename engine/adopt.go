@@ -29,6 +29,8 @@ const (
 // published. It is how an engine starts, and how it finds its way when the kernel
 // turns out to hold something else than it did.
 func (e *Engine) adopt() error {
+	e.opts.Trace("adopt")
+	defer e.opts.Progress(Progress{})
 	var err error
 	for attempt := range adoptAttempts {
 		time.Sleep(time.Duration(attempt) * pause)
@@ -226,6 +228,7 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 			elements[i].Comment = commentText(parseComment(elements[i].Comment))
 		}
 	}
+	e.opts.Trace("repair")
 	// The guards may be among what is missing: all of it or nothing.
 	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
 		return err

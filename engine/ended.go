@@ -78,5 +78,6 @@ func (e *Engine) endFlows(notes []nft.Element) error {
 	if err := e.deleteFlows(UDP, c); err != nil {
 		return err
 	}
+	e.opts.Trace("ended")
 	return e.kernel.Update(e.table, nft.Change{Delete: notes})
 }

@@ -51,9 +51,10 @@ type Options struct {
 	// Progress, when the change is over, well or not. As Notify it must return at once.
 	Progress func(Progress)
 	// Trace, if set, is called with the name of each step of a change before it is
-	// taken: "reserve", "bind", "forward", "commit", "flows", "open", "done". It is for following
-	// what the engine does and for tests that stop it at any of them; it must not
-	// call the engine.
+	// taken: "reserve", "bind", "forward", "commit", "flows", "open", "done"; and of
+	// taking over what the kernel holds: "adopt", "repair" where the table is made anew,
+	// "ended" where it has notes of what ended. It is for following what the engine does
+	// and for tests that stop it at any of them; it must not call the engine.
 	Trace func(step string)
 }
 

@@ -1,0 +1,283 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// damage takes the rules out of the table for the next engine to put right, unless the
+// table is owned, even by nobody: then it cannot be done.
+func (w *killWorld) damage() bool {
+	w.Helper()
+	r := labtest.Run(w.T, w.top.Host, command(w.T, "nft", "flush", "chain", "inet", "nftnat", "publish"))
+	if r.Code != 0 {
+		return false
+	}
+	w.covered.mu.Lock()
+	defer w.covered.mu.Unlock()
+	w.covered.damages++
+	return true
+}
+
+// read is what the kernel holds, as nobody's engine reads it.
+func (w *killWorld) read() ledger {
+	w.Helper()
+	e, err := engine.Open(engine.Options{NetNS: w.top.Host.Path(), ReadOnly: true})
+	require.NoError(w, err, w.what)
+	s, err := e.State()
+	require.NoError(w, err, w.what)
+	require.NoError(w, e.Close())
+	return ledgerOf(s)
+}
+
+func (w *killWorld) requireEqual(found ledger, how string) {
+	w.Helper()
+	if !w.book.equal(found) {
+		require.Fail(w, "not what was acknowledged", "%s\nwhat was %s:\n%s", w.what, how, w.book.difference(found))
+	}
+}
+
+// requireTable compares the table, as nft(8) lists it, with what was acknowledged. All of
+// the notes on what has ended are there, or none. Where nobody has changed anything since
+// the last look there is none again.
+func (w *killWorld) requireTable(notes []string) {
+	w.Helper()
+	now := generation(w.T, w.top.Host)
+	if now == w.looked {
+		return
+	}
+	w.looked = now
+	rest, mapped := []string{}, []string{}
+	w.notes = nil
+	for _, line := range sortedElements(w.T, w.top.Host) {
+		set, _, _ := strings.Cut(line, " ")
+		if strings.HasSuffix(set, "_ended") {
+			w.notes = append(w.notes, line)
+			continue
+		}
+		rest = append(rest, line)
+		if strings.HasPrefix(line, "tcp") || strings.HasPrefix(line, "udp") {
+			mapped = append(mapped, line)
+		}
+	}
+	require.Equal(w, elementsOf(slices.Values(w.book.mappings)), mapped, w.what)
+	if len(w.notes) != 0 {
+		require.Equal(w, notes, w.notes, "%s: notes of what has ended", w.what)
+	}
+	// The same state is the same table, whatever the history: looked at where there is a
+	// history, and at times.
+	if w.cut || w.IntN(3) == 0 {
+		_, err := w.mirror.ApplyState(w.book.state())
+		require.NoError(w, err, w.what)
+		require.Equal(w, sortedElements(w.T, w.like.Host), rest, "%s: same state, another table", w.what)
+	}
+}
+
+// requireRules compares what is constant.
+func (w *killWorld) requireRules() {
+	w.Helper()
+	list := []string{"-s", "-t", "list", "table", "inet", "nftnat"}
+	require.Equal(w, nft(w.T, w.like.Host, list...), nft(w.T, w.top.Host, list...), w.what)
+}
+
+// notesBetween are those on what one book has and the other has not.
+func notesBetween(before, after ledger) []string {
+	var lines []string
+	for _, m := range before.mappings {
+		loopback, host := m.Frontend.Addr().IsLoopback(), m.Frontend.Addr()
+		crosses := host.IsValid() && host.Is4() != m.Backend.Addr().Is4()
+		if m.Proto != engine.UDP || loopback || crosses || after.at(m) >= 0 {
+			continue
+		}
+		digit := "4"
+		if m.Backend.Addr().Is6() {
+			digit = "6"
+		}
+		if !host.IsValid() {
+			host = netip.IPv4Unspecified()
+			if digit == "6" {
+				host = netip.IPv6Unspecified()
+			}
+		}
+		line := fmt.Sprintf("udp%s_ended %s . %d : %s . %d", digit, host, m.Frontend.Port(), m.Backend.Addr(), m.Backend.Port())
+		if m.Name != "" {
+			line += " " + m.Name
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// requireSockets asks for every port that is published, and for some others: whoever has
+// adopted the table holds what is published, and nothing else.
+func (w *killWorld) requireSockets() {
+	w.Helper()
+	held := map[string]bool{}
+	place := func(p engine.Proto, a netip.AddrPort) string { return p.String() + " " + a.String() }
+	for _, m := range w.book.mappings {
+		for _, a := range addressesOf(m.Frontend.Addr()) {
+			held[place(m.Proto, netip.AddrPortFrom(a, m.Frontend.Port()))] = true
+		}
+	}
+	var wrong []string
+	err := w.top.Host.Do(func() error {
+		for _, proto := range []engine.Proto{engine.TCP, engine.UDP} {
+			for range 4 {
+				port := uint16(deedFirstPort + w.IntN(deedPorts+2))
+				for _, a := range addressesOf(netip.Addr{}) {
+					at := netip.AddrPortFrom(a, port)
+					free, err := canHave(proto, at)
+					if err != nil {
+						return err
+					}
+					if free == held[place(proto, at)] {
+						wrong = append(wrong, fmt.Sprintf("%s free: %t", place(proto, at), free))
+					}
+				}
+			}
+		}
+		for _, m := range w.book.mappings {
+			for _, a := range addressesOf(m.Frontend.Addr()) {
+				at := netip.AddrPortFrom(a, m.Frontend.Port())
+				if free, err := canHave(m.Proto, at); err != nil || free {
+					wrong = append(wrong, fmt.Sprintf("%s of %s free: %t, %v", place(m.Proto, at), m, free, err))
+				}
+			}
+		}
+		return nil
+	})
+	require.NoError(w, err)
+	require.Empty(w, wrong, w.what)
+}
+
+// addressesOf are the addresses of the host that a frontend address covers.
+func addressesOf(host netip.Addr) (as []netip.Addr) {
+	for _, a := range []string{"192.0.2.1", "127.0.0.1", "2001:db8:1::1", "::1"} {
+		addr := netip.MustParseAddr(a)
+		if !host.IsValid() || host == addr || host.IsUnspecified() && host.Is4() == addr.Is4() {
+			as = append(as, addr)
+		}
+	}
+	return as
+}
+
+// canHave asks for a port as a server would that does not mind what is left of earlier
+// connections.
+func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
+	family, kind := unix.AF_INET6, unix.SOCK_STREAM
+	var addr unix.Sockaddr
+	if at.Addr().Is4() {
+		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	} else {
+		addr = &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	}
+	if proto == engine.UDP {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if proto == engine.TCP {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return false, err
+		}
+	}
+	err = unix.Bind(fd, addr)
+	if err == nil && proto == engine.TCP {
+		err = unix.Listen(fd, 1)
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// inquiry is a client's, with a source port of its own: to connection tracking all that
+// it ever asks is one flow.
+type inquiry struct {
+	proto engine.Proto
+	from  *lab.NS
+	to    netip.AddrPort
+	port  uint16 // the client's
+}
+
+// requireTraffic asks at something that is published, and at something that was asked
+// before and may have another backend by now, or none.
+func (w *killWorld) requireTraffic() {
+	w.Helper()
+	if len(w.book.mappings) != 0 {
+		m := pick(w.choosing, w.book.mappings)
+		as := addressesOf(m.Frontend.Addr())
+		q := inquiry{m.Proto, w.top.Client, netip.AddrPortFrom(pick(w.choosing, as), m.Frontend.Port()), 0}
+		if q.to.Addr().IsLoopback() {
+			q.from = w.top.Host
+		}
+		if i := slices.IndexFunc(w.asked, func(o inquiry) bool { return o.proto == q.proto && o.to == q.to }); i >= 0 {
+			q = w.asked[i]
+		} else {
+			q.port = uint16(10_000 + len(w.asked))
+			w.asked = append(w.asked, q)
+		}
+		w.ask(q)
+	}
+	if len(w.asked) != 0 {
+		w.ask(pick(w.choosing, w.asked))
+	}
+}
+
+// ask asks, and compares who answers with whom the book says.
+func (w *killWorld) ask(q inquiry) {
+	w.Helper()
+	want, known := w.book.answers(q)
+	if !known {
+		return // nobody, and nobody says so
+	}
+	from := netip.AddrPort{}
+	if q.proto == engine.UDP {
+		from = netip.AddrPortFrom(netip.Addr{}, q.port)
+	}
+	name, _, err := askWithin(q.from, q.proto.String(), q.to.String(), from, patience)
+	what := fmt.Sprintf("%s\n%s asks at %s %s, which the book says leads to %q", w.what, q.from, q.proto, q.to, want)
+	if want == "" {
+		require.ErrorIs(w, err, unix.ECONNREFUSED, what)
+		return
+	}
+	require.NoError(w, err, what)
+	require.Equal(w, want, name, what)
+}
+
+// answers is who has to answer, empty if the host has to refuse. It is not known of
+// backends that are nowhere.
+func (l ledger) answers(q inquiry) (name string, known bool) {
+	for _, m := range l.mappings {
+		if m.Proto != q.proto || m.Frontend.Port() != q.to.Port() || !slices.Contains(addressesOf(m.Frontend.Addr()), q.to.Addr()) {
+			continue
+		}
+		b := m.Backend
+		proxied := q.to.Addr().IsLoopback() || q.to.Addr().Is4() != b.Addr().Is4()
+		switch {
+		case proxied && m.NoProxy:
+			return "", m.Proto == engine.TCP // over UDP it is held in silence
+		case b.Addr().Is4() && !strings.HasPrefix(b.Addr().String(), "172.30."), b.Addr().Is6() && !strings.HasPrefix(b.Addr().String(), "fd00:30:"):
+			return "", false
+		}
+		return fmt.Sprintf("backend%d:%d", b.Addr().As16()[15]-1, b.Port()), true
+	}
+	return "", true
+}
