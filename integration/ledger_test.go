@@ -124,9 +124,25 @@ func (l ledger) after(d deed, found ledger) (ledger, error) {
 			return l, fmt.Errorf("%w: there was no network %s", errUnlike, d.Name)
 		}
 	case verbApply:
-		return ledgerOf(*d.State), nil
+		l = ledgerOf(*d.State)
+		for i := range l.networks { // one that was full may have room
+			l.seek(&l.networks[i])
+		}
 	}
 	return l, nil
+}
+
+// seek puts the next address to be leased on the first free one from there on, if there
+// is one.
+func (l ledger) seek(n *engine.Network) {
+	hosts := hostsOf(*n)
+	start := slices.Index(hosts, n.Next)
+	for i := range hosts {
+		if next := hosts[(start+i)%len(hosts)]; !l.leased(next) {
+			n.Next = next
+			return
+		}
+	}
 }
 
 // put publishes a mapping, in the place of what its ports had before.
@@ -185,14 +201,7 @@ func (l *ledger) attach(a engine.Attachment, found ledger) error {
 	}
 	a.Ports = nil
 	l.endpoints = append(l.endpoints, a)
-	hosts := hostsOf(*n)
-	start := slices.Index(hosts, n.Next)
-	for i := range hosts {
-		if next := hosts[(start+i)%len(hosts)]; !l.leased(next) {
-			n.Next = next
-			break
-		}
-	}
+	l.seek(n)
 	return nil
 }
 

@@ -161,7 +161,10 @@ func (w *killWorld) requireSockets() {
 		return nil
 	})
 	require.NoError(w, err)
-	require.Empty(w, wrong, w.what)
+	if len(wrong) != 0 {
+		sockets := labtest.Exec(w.T, w.top.Host, "ss", "--no-header", "--numeric", "--all", "--tcp", "--udp", "--processes")
+		require.Empty(w, wrong, "%s\n%s\n%s", w.what, strings.Join(w.book.lines(), "\n"), sockets)
+	}
 }
 
 // addressesOf are the addresses of the host that a frontend address covers.
