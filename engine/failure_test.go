@@ -52,8 +52,15 @@ func (s *saboteur) done(string) error {
 	return nil
 }
 
-// infiltrate puts a saboteur behind the seams of a testbed, until it is called again.
-func (b *testbed) infiltrate(s *saboteur) {
+// spoiler decides about the calls through the seams: an error before one is done is its
+// answer, and so is one after.
+type spoiler interface {
+	before(op string) error
+	done(op string) error
+}
+
+// infiltrate puts a spoiler behind the seams of a testbed, until it is called again.
+func (b *testbed) infiltrate(s spoiler) {
 	if s == nil {
 		b.kernel.Hook(nil)
 		b.kernel.After(nil)
