@@ -84,6 +84,35 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// TestUnreadableAnswer: an answer that cannot be received or read says as little as one
+// that was lost.
+func TestUnreadableAnswer(t *testing.T) {
+	for name, answer := range map[string]delivery{
+		"cut short": {data: errorMessage(0, 0, 0)[:18]},
+		"ENOMEM":    {err: unix.ENOMEM},
+		"EINTR":     {err: unix.EINTR},
+		"EEXIST":    {err: unix.EEXIST},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, applied := range []bool{true, false} {
+				c, p := connect(t, sample(), nil)
+				p.onBatch = func(message, []message) []delivery {
+					if applied {
+						p.elements = ports(1, "web")
+					}
+					return []delivery{answer}
+				}
+				err := c.Update(sample(), Change{Add: ports(1, "web")})
+				if applied {
+					require.NoError(t, err)
+					continue
+				}
+				require.ErrorContains(t, err, "and it was not applied")
+			}
+		})
+	}
+}
+
 // TestLostAnswerOfGuardedChange: at the same generation nothing was done, even if the
 // ruleset looks as it should.
 func TestLostAnswerOfGuardedChange(t *testing.T) {

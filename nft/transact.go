@@ -125,8 +125,8 @@ func (c *Conn) DeleteTable(name string) error {
 }
 
 // commit sends the batch and finds out what became of it. Where the kernel's answer
-// was lost, applied is asked to look at the ruleset itself: a lost answer does not
-// mean that the transaction failed.
+// was lost or could not be read, applied is asked to look at the ruleset itself: it does
+// not mean that the transaction failed.
 func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 	b.finish()
 	c.nextSeq(len(b.ops) + 2)
@@ -135,8 +135,8 @@ func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 		// net.core.wmem_max.
 		return &OpError{Op: "send", Object: fmt.Sprintf("transaction of %d bytes", len(b.buf)), Err: err}
 	}
-	err := c.outcome(b)
-	if !errors.Is(err, errNoAnswer) {
+	answered, err := c.outcome(b)
+	if answered {
 		return err
 	}
 	ok, readErr := applied()
@@ -151,10 +151,11 @@ func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 
 // outcome reads the answers to a batch: to the batch as a whole, which stand under
 // the sequence number of its beginning, and to its operations, in their order, the
-// last of which was asked to be acknowledged.
-func (c *Conn) outcome(b *batch) error {
+// last of which was asked to be acknowledged. Unless answered, the error is why nobody
+// knows what the kernel has made of the batch.
+func (c *Conn) outcome(b *batch) (answered bool, err error) {
 	var failed error
-	_, err := c.receiveEach(func(m message) (bool, error) {
+	_, err = c.receiveEach(func(m message) (bool, error) {
 		if m.typ != unix.NLMSG_ERROR || m.seq < b.seq || m.seq > b.lastSeq() {
 			return false, nil // an answer to an earlier request, or a notification
 		}
@@ -163,7 +164,8 @@ func (c *Conn) outcome(b *batch) error {
 			return false, err
 		}
 		if m.seq == b.seq {
-			return true, batchFailure(a)
+			failed = batchFailure(a)
+			return true, nil
 		}
 		if a.errno != 0 && failed == nil {
 			o, _ := b.op(m.seq)
@@ -172,9 +174,9 @@ func (c *Conn) outcome(b *batch) error {
 		return m.seq == b.lastSeq(), nil
 	})
 	if failed != nil {
-		return failed
+		return true, failed
 	}
-	return err
+	return err == nil, err
 }
 
 // batchFailure is the error of a transaction that the kernel refused as a whole.
