@@ -129,19 +129,43 @@ func (c collection) describe(key, end []byte) string {
 
 // The operations.
 
-func (b *batch) addTable(name, comment string) {
+// ensureTable makes sure that there is a table of that name. One that is there keeps
+// its flags, which a message that names any would have to name all.
+func (b *batch) ensureTable(name string) {
 	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{verb: "add table", object: "inet " + name})
 	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
-	b.buf = appendBE32(b.buf, unix.NFTA_TABLE_FLAGS, 0)
+	b.done()
+}
+
+// addTable makes the table, which must not be there.
+func (b *batch) addTable(name, comment string, flags TableFlags) {
+	b.openTable(name, flags, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	if comment != "" {
 		b.buf = appendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment))
 	}
 	b.done()
 }
 
-func (b *batch) deleteTable(name string) {
+// claimTable gives a table that is there those flags.
+func (b *batch) claimTable(name string, flags TableFlags) {
+	b.openTable(name, flags, 0)
+	b.ops[len(b.ops)-1].verb = "claim table"
+	b.done()
+}
+
+func (b *batch) openTable(name string, flags TableFlags, how uint16) {
+	b.open(unix.NFT_MSG_NEWTABLE, how, op{verb: "add table", object: "inet " + name})
+	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.buf = appendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
+}
+
+// deleteTable deletes the table of a name, or only the one that has the handle too.
+func (b *batch) deleteTable(name string, handle uint64) {
 	b.open(unix.NFT_MSG_DELTABLE, 0, op{verb: "delete table", object: "inet " + name})
 	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	if handle != 0 {
+		b.buf = appendBE64(b.buf, nftaTableHandle, handle)
+	}
 	b.done()
 }
 

@@ -135,7 +135,7 @@ func TestBatchOfMixedElements(t *testing.T) {
 func TestBatchGeneration(t *testing.T) {
 	for _, generation := range []uint32{0, 1, 1<<32 - 1} {
 		b := newBatch(1, generation)
-		b.deleteTable("t")
+		b.deleteTable("t", 0)
 		b.finish()
 		id := find(requireFramed(t, b)[0].attributes().rest, unix.NFNL_BATCH_GENID)
 		if generation == 0 {
@@ -214,12 +214,12 @@ func keysOnly(es []Element) []string {
 func TestBatchObjects(t *testing.T) {
 	table := sample()
 	b := newBatch(1, 0)
-	b.addTable(table.Name, table.Comment)
+	b.addTable(table.Name, table.Comment, 0)
 	b.addCollection(table.Name, table.collections()[0])
 	b.addCollection(table.Name, named(table, "inside4"))
 	b.addChain(table.Name, table.Chains[0])
 	require.NoError(t, b.addRule(table.Name, "publish", table.Chains[0].Rules[0]))
-	b.deleteTable(table.Name)
+	b.deleteTable(table.Name, 0)
 	b.finish()
 	requireFramed(t, b)
 	var got []string

@@ -24,6 +24,8 @@ type Config struct {
 type Conn struct {
 	mu     sync.Mutex // one request at a time: answers are matched by sequence number
 	socket socket
+	port   uint32 // the socket's address, by which the kernel knows the owner of a table
+	netNS  bool   // whether it is in another namespace than the process
 	seq    uint32
 	buf    []byte // what receive reads into
 }
@@ -45,10 +47,11 @@ func Dial(cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{socket: s, buf: make([]byte, readBuffer)}, nil
+	return &Conn{socket: s, port: s.PID(), netNS: cfg.NetNS != 0, buf: make([]byte, readBuffer)}, nil
 }
 
-// Close closes the socket. It leaves the kernel's tables as they are. After it every
+// Close closes the socket. It leaves the kernel's tables as they are; those that the
+// Conn owned are open to everybody from then on. After it every
 // method fails with an error that is os.ErrClosed, but for a further Close, which
 // does nothing.
 func (c *Conn) Close() error {

@@ -41,16 +41,16 @@ func (c *Conn) drift(t Table) ([]string, error) {
 	return lines, nil
 }
 
-// tableDormant is NFT_TABLE_F_DORMANT: none of the table's base chains is called.
-const tableDormant = 1
-
 func (c *Conn) driftOfTable(t Table) ([]string, error) {
 	info, err := c.table(t.Name)
 	if err != nil {
 		return nil, err
 	}
-	if info.Flags&tableDormant != 0 {
+	switch {
+	case info.Flags&TableDormant != 0:
 		return []string{"table " + t.Name + " is dormant"}, nil
+	case info.Flags != t.Flags:
+		return []string{fmt.Sprintf("table %s has the flags %q, not %q", t.Name, info.Flags, t.Flags)}, nil
 	}
 	return nil, nil
 }

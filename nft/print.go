@@ -10,14 +10,18 @@ import (
 )
 
 // String returns the table as `nft -s list table` prints it, without elements.
-// nft(8) reads it back.
+// nft(8) reads it back, if it is new enough for the flags. Of a table that is owned it
+// also lists, behind "#", by whom.
 func (t Table) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", t.Name)
+	if t.Flags != 0 {
+		fmt.Fprintf(&b, "\tflags %s\n", t.Flags)
+	}
 	if t.Comment != "" {
 		fmt.Fprintf(&b, "\tcomment %s\n", quote(t.Comment))
 	}
-	first := true
+	first := t.Flags == 0
 	separate := func() {
 		if !first {
 			b.WriteByte('\n')

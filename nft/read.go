@@ -15,8 +15,11 @@ import (
 type TableInfo struct {
 	// Comment is the table's comment, empty where it has none.
 	Comment string
-	// Flags are those of enum nft_table_flags.
-	Flags uint32
+	// Flags are the table's, as the kernel has them. Of a table whose owner has gone
+	// TablePersist alone is left.
+	Flags TableFlags
+	// Mine is whether the table is owned by this very Conn.
+	Mine bool
 	// Handle is the number by which the kernel knows the table; a table that was
 	// deleted and made again has another.
 	Handle uint64
@@ -32,13 +35,16 @@ func (c *Conn) Table(name string) (TableInfo, error) {
 
 func (c *Conn) table(name string) (TableInfo, error) {
 	var info TableInfo
+	var owner uint32
 	err := c.request(unix.NFT_MSG_GETTABLE, 0, "list table inet "+name,
 		func(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, name) },
 		func(a attrs) error {
 			for a.next() {
 				switch a.typ {
 				case unix.NFTA_TABLE_FLAGS:
-					info.Flags = a.be32()
+					info.Flags = TableFlags(a.be32())
+				case nftaTableOwner:
+					owner = a.be32()
 				case nftaTableHandle:
 					info.Handle = a.be64()
 				case nftaTableUserdata:
@@ -47,11 +53,15 @@ func (c *Conn) table(name string) (TableInfo, error) {
 			}
 			return a.err
 		})
+	info.Mine = info.Flags&TableOwner != 0 && owner == c.port
 	return info, err
 }
 
-// nftaTableHandle is NFTA_TABLE_HANDLE of enum nft_table_attributes.
-const nftaTableHandle = 4
+// What x/sys does not name of enum nft_table_attributes.
+const (
+	nftaTableHandle = 4
+	nftaTableOwner  = 7 // the port of the owner's socket
+)
 
 // Generation reads the number of the last change of any ruleset of the namespace.
 func (c *Conn) Generation() (uint32, error) {

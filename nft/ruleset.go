@@ -18,6 +18,8 @@ type Table struct {
 	// Comment stands in the table itself, for the administrator and for the
 	// program that finds the table again. Empty: none.
 	Comment string
+	// Flags are TableOwned or none. Zero: everybody with CAP_NET_ADMIN may change it.
+	Flags TableFlags
 	// Maps, Sets and Chains are created, and listed, in this order.
 	Maps   []Map
 	Sets   []Set

@@ -71,9 +71,44 @@ func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 	before, _ := c.table(t.Name)
 	b := newBatch(c.seq+1, generation)
 	// To delete a table that may not be there, make sure that it is.
-	b.addTable(t.Name, "")
-	b.deleteTable(t.Name)
-	b.addTable(t.Name, t.Comment)
+	b.ensureTable(t.Name)
+	b.deleteTable(t.Name, 0)
+	if err := b.addAll(t, es); err != nil {
+		return err
+	}
+	return c.commit(b, func() (bool, error) { return c.holds(t, es, before.Handle) })
+}
+
+// Restore is Replace of the very table that has the handle; zero: there must be none
+// of that name. Else it refuses with ErrStale. Unlike a generation, that does not ask
+// what others do to tables of their own meanwhile.
+func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	if err := (Change{Add: es}).Validate(t); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := newBatch(c.seq+1, 0)
+	if handle != 0 {
+		b.deleteTable(t.Name, handle)
+	}
+	if err := b.addAll(t, es); err != nil {
+		return err
+	}
+	err := c.commit(b, func() (bool, error) { return c.holds(t, es, handle) })
+	if op := (*OpError)(nil); errors.As(err, &op) && (op.Op == "add table" && errors.Is(err, unix.EEXIST) ||
+		op.Op == "delete table" && errors.Is(err, unix.ENOENT)) {
+		return fmt.Errorf("%w: %w", ErrStale, err)
+	}
+	return err
+}
+
+// addAll makes the table, which is not there, with all that it holds.
+func (b *batch) addAll(t Table, es []Element) error {
+	b.addTable(t.Name, t.Comment, t.Flags)
 	for _, s := range t.collections() {
 		b.addCollection(t.Name, s)
 	}
@@ -88,7 +123,7 @@ func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 		}
 	}
 	b.addElements(t, es)
-	return c.commit(b, func() (bool, error) { return c.holds(t, es, before.Handle) })
+	return nil
 }
 
 // Update changes elements of the table in one transaction. On any error nothing
@@ -114,7 +149,7 @@ func (c *Conn) DeleteTable(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := newBatch(c.seq+1, 0)
-	b.deleteTable(name)
+	b.deleteTable(name, 0)
 	return c.commit(b, func() (bool, error) {
 		_, err := c.table(name)
 		if errors.Is(err, unix.ENOENT) {

@@ -29,6 +29,10 @@ func (t Table) validate() error {
 	if err := checkComment(t.Comment); err != nil {
 		return err
 	}
+	if t.Flags != 0 && t.Flags != TableOwned {
+		// A table with the flag owner alone is deleted with its owner.
+		return fmt.Errorf("it has the flags %q; there are %q or none", t.Flags, TableOwned)
+	}
 	for _, m := range t.Maps {
 		if m.Value == nil {
 			return fmt.Errorf("map %s: it has no value type", m.Name)

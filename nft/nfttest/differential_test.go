@@ -4,6 +4,7 @@
 package nfttest
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -29,6 +31,10 @@ type conn interface {
 	Generation() (uint32, error)
 	Drift(t nft.Table) ([]string, error)
 	DeleteTable(name string) error
+	Restore(t nft.Table, es []nft.Element, handle uint64) error
+	Owns() (bool, error)
+	Claim(name string, generation uint32) error
+	Watch(ctx context.Context, table string, changed func()) error
 	Close() error
 }
 
@@ -40,7 +46,11 @@ var (
 // dial connects to a namespace of the test's own.
 func dial(t *testing.T) *nft.Conn {
 	t.Helper()
-	ns := labtest.NewNS(t, "fake")
+	return dialIn(t, labtest.NewNS(t, "fake"))
+}
+
+func dialIn(t *testing.T, ns *lab.NS) *nft.Conn {
+	t.Helper()
 	f, err := os.Open(ns.Path())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, f.Close()) }()
@@ -168,6 +178,7 @@ func (p *pair) same(what string, want, got error) {
 		require.EqualError(p.t, got, want.Error(), what)
 		return
 	}
+	require.Equal(p.t, errors.Is(want, nft.ErrStale), errors.Is(got, nft.ErrStale), what)
 	if w == unix.ENFILE && g == unix.EEXIST {
 		g = w // of an element that a full map holds: older kernels look at the size first
 	}

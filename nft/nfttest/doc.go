@@ -15,7 +15,7 @@
 //
 // # Be aware
 //
-//   - It does not filter packets, and knows nothing of privilege or ownership.
+//   - It does not filter packets, and knows nothing of privilege. Tables have owners.
 //   - What it answers is what Linux 6.18 answers, with which it is compared. Others
 //     differ where two things are wrong with one element: before 6.14 a full map
 //     refuses an element that it holds with ENFILE, not with EEXIST. And 6.12 deletes a

@@ -11,8 +11,12 @@ import (
 
 // drift tells how the kernel's table differs from the one wanted, in the words and
 // in the order of nft.Conn.
-func drift(want, have nft.Table) []string {
-	lines := driftOfSets(want, have)
+func drift(want, have nft.Table, flags nft.TableFlags) []string {
+	var lines []string
+	if flags != want.Flags {
+		lines = append(lines, fmt.Sprintf("table %s has the flags %q, not %q", want.Name, flags, want.Flags))
+	}
+	lines = append(lines, driftOfSets(want, have)...)
 	lines = append(lines, driftOfChains(want, have)...)
 	return append(lines, driftOfRules(want, have)...)
 }

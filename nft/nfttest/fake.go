@@ -53,18 +53,63 @@ func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
 		if k.stale(generation) {
 			return nft.ErrStale
 		}
-		k.handle++
-		made := newTable(clone(t), k.handle)
-		now := k.now()
-		for _, e := range es {
-			if _, err := made.sets[e.Set].add(e, now); err != nil {
-				return &nft.OpError{Op: "add element", Object: e.String(), Err: err}
+		if err := k.denied(f, "add table", t.Name); err != nil {
+			return err
+		}
+		return k.replace(f, t, es)
+	})
+}
+
+// Restore is that of nft.Conn.
+func (f *Fake) Restore(t nft.Table, es []nft.Element, handle uint64) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	if err := (nft.Change{Add: es}).Validate(t); err != nil {
+		return err
+	}
+	return f.run("Restore", func(k *Kernel) error {
+		have, verb := uint64(0), "add table"
+		if t, ok := k.tables[t.Name]; ok {
+			have = t.handle
+		}
+		if handle != 0 {
+			verb = "delete table"
+		}
+		if have == handle || handle == 0 {
+			if err := k.denied(f, verb, t.Name); err != nil {
+				return err
 			}
 		}
-		k.tables[t.Name] = made
-		k.commit()
-		return nil
+		if have != handle {
+			refused := &nft.OpError{Op: verb, Object: "inet " + t.Name, Err: unix.EEXIST}
+			if handle != 0 {
+				refused.Err = unix.ENOENT
+			}
+			return fmt.Errorf("%w: %w", nft.ErrStale, refused)
+		}
+		return k.replace(f, t, es)
 	})
+}
+
+func (k *Kernel) replace(f *Fake, t nft.Table, es []nft.Element) error {
+	if t.Flags != 0 && k.NoOwners {
+		return &nft.OpError{Op: "add table", Object: "inet " + t.Name, Err: unix.EOPNOTSUPP}
+	}
+	made := newTable(clone(t), k.handle+1)
+	if t.Flags != 0 {
+		made.owner = f
+	}
+	now := k.now()
+	for _, e := range es {
+		if _, err := made.sets[e.Set].add(e, now); err != nil {
+			return &nft.OpError{Op: "add element", Object: e.String(), Err: err}
+		}
+	}
+	k.handle++
+	k.tables[t.Name] = made
+	k.commit(f, t.Name)
+	return nil
 }
 
 // Update is that of nft.Conn.
@@ -80,11 +125,11 @@ func (f *Fake) Update(t nft.Table, ch nft.Change) error {
 			return nft.ErrStale
 		}
 		tx := transaction{kernel: k, table: t, now: k.now()}
-		if err := tx.change(ch); err != nil {
+		if err := tx.change(f, ch); err != nil {
 			tx.rollBack()
 			return err
 		}
-		k.commit()
+		k.commit(f, t.Name)
 		return nil
 	})
 }
@@ -142,7 +187,7 @@ func (f *Fake) Table(name string) (nft.TableInfo, error) {
 		if !ok {
 			return noTable(name)
 		}
-		info = nft.TableInfo{Comment: t.def.Comment, Handle: t.handle}
+		info = nft.TableInfo{Comment: t.def.Comment, Handle: t.handle, Flags: t.flags(), Mine: t.owner == f}
 		return nil
 	})
 	if err != nil {
@@ -176,7 +221,7 @@ func (f *Fake) Drift(t nft.Table) ([]string, error) {
 		if !ok {
 			return noTable(t.Name)
 		}
-		lines = drift(t, have.def)
+		lines = drift(t, have.def, have.flags())
 		return nil
 	})
 	if err != nil {
@@ -191,14 +236,25 @@ func (f *Fake) DeleteTable(name string) error {
 		if _, ok := k.tables[name]; !ok {
 			return &nft.OpError{Op: "delete table", Object: "inet " + name, Err: unix.ENOENT}
 		}
+		if err := k.denied(f, "delete table", name); err != nil {
+			return err
+		}
 		delete(k.tables, name)
-		k.commit()
+		k.commit(f, name)
 		return nil
 	})
 }
 
-// Close is that of nft.Conn: the Kernel stays as it is. No hook is called.
+// Close is that of nft.Conn: the Kernel stays as it is, but for what the Fake owned,
+// which is an orphan from then on. No hook is called.
 func (f *Fake) Close() error {
 	f.closed.Store(true)
-	return nil
+	return f.locked(func(k *Kernel) error {
+		for _, t := range k.tables {
+			if t.owner == f {
+				t.owner = nil
+			}
+		}
+		return nil
+	})
 }

@@ -20,6 +20,7 @@ import (
 type table struct {
 	def    nft.Table
 	handle uint64
+	owner  *Fake    // nil: none, or none any more
 	names  []string // of its maps and sets, in their order
 	sets   map[string]*set
 }
@@ -338,7 +339,9 @@ func (k *Kernel) Dump() string {
 	slices.Sort(names)
 	for _, name := range names {
 		t := k.tables[name]
-		b.WriteString(t.def.String())
+		def := t.def
+		def.Flags = t.flags()
+		b.WriteString(def.String())
 		for _, e := range t.sorted(k.now()) {
 			b.WriteString("add element inet " + name + " " + e.String() + "\n")
 		}

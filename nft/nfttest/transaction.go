@@ -22,7 +22,17 @@ type transaction struct {
 	undo   []func()
 }
 
-func (tx *transaction) change(ch nft.Change) error {
+func (tx *transaction) change(f *Fake, ch nft.Change) error {
+	for _, e := range ch.Delete[:min(1, len(ch.Delete))] {
+		if err := tx.kernel.deniedElement(f, "delete element", tx.table.Name, e); err != nil {
+			return err
+		}
+	}
+	for _, e := range ch.Add[:min(1, len(ch.Add))] {
+		if err := tx.kernel.deniedElement(f, "add element", tx.table.Name, e); err != nil {
+			return err
+		}
+	}
 	for _, e := range ch.Delete {
 		key := nft.Element{Set: e.Set, Key: e.Key}
 		if err := tx.operate("delete element", key, tx.remove); err != nil {
