@@ -330,7 +330,7 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 		other := b.open(t)
 		once := false
 		b.kernel.Hook(func(op string) error {
-			if op == "Replace" && !once {
+			if op == "Restore" && !once {
 				once = true
 				publish(t, other, "80->172.30.0.2:80")
 			}

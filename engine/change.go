@@ -300,16 +300,6 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 // makeTable makes the table with all its elements as the change will have left them.
 // One that somebody else has made meanwhile it does not touch.
 func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
-	generation, err := e.kernel.Generation()
-	if err != nil {
-		return err
-	}
-	switch _, err := e.kernel.Table(e.opts.Table); {
-	case err == nil:
-		return fmt.Errorf("%w: it was not there", errDrift)
-	case !isNotExist(err):
-		return err
-	}
 	all, count := iter.Seq[port](c.come), c.comeCount()
 	if e.mappings.len() != 0 { // else what comes is all there is
 		after := e.mappingsAfter(c)
@@ -323,7 +313,7 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 	}
 	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
 	es = append(es, e.hairpins.all(c.hairpins)...)
-	switch err := e.kernel.Replace(e.table, es, generation); {
+	switch err := e.kernel.Restore(e.table, es, 0); {
 	case errors.Is(err, nft.ErrStale):
 		return fmt.Errorf("%w: %w", errDrift, err)
 	case err != nil:

@@ -27,6 +27,7 @@ type kernel interface {
 	CountsElements(nft.Table) (bool, error)
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
+	Restore(t nft.Table, es []nft.Element, handle uint64) error
 	Update(nft.Table, nft.Change) error
 	DeleteTable(name string) error
 	Close() error

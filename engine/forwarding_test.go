@@ -148,7 +148,7 @@ func TestForwardingIsRestored(t *testing.T) {
 			},
 			"table": func(b *testbed, err error) {
 				b.kernel.Hook(func(op string) error {
-					if op == "Replace" || op == "Update" {
+					if op == "Restore" || op == "Update" {
 						return err
 					}
 					return nil

@@ -18,6 +18,8 @@ func TestProgress(t *testing.T) {
 	e := b.openWith(t, Options{NoSysctl: true, Progress: func(p Progress) { told = append(told, p) }})
 	e.proxies = newProxies(&namespace{handle: -1})
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
+	require.Equal(t, []Progress{{Step: "adopt"}, {}}, told)
+	told = nil
 	publish(t, e, "127.0.0.1:21000-21599->172.30.0.2:80-679")
 	require.Equal(t, []Progress{
 		{Step: "reserve"},

@@ -235,7 +235,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 
 func TestPublishNotPermitted(t *testing.T) {
 	e, b := openFake(t)
-	b.kernel.FailNext("Replace", unix.EPERM)
+	b.kernel.FailNext("Restore", unix.EPERM)
 	_, err := e.Publish(mapped(t, "80->172.30.0.2:80"))
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "publish tcp 80: ")

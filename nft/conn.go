@@ -28,6 +28,8 @@ type Conn struct {
 	netNS  bool   // whether it is in another namespace than the process
 	seq    uint32
 	buf    []byte // what receive reads into
+	// hearing is whether a watcher tells of all changes while something is read.
+	hearing bool
 }
 
 // readBuffer takes the largest datagram of a dump: the kernel makes them as large

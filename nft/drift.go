@@ -13,7 +13,8 @@ import (
 // Drift reads the table's maps, sets, chains and rules back and tells how they
 // differ from t, a line for each difference; none: the kernel holds exactly t.
 // Elements and comments do not count. The error is fs.ErrNotExist where there is no
-// such table; it is ErrInterrupted if the rulesets of the namespace kept changing.
+// such table; it is ErrInterrupted if the table kept changing, or, where there are too
+// many chains for one datagram, any ruleset of the namespace.
 func (c *Conn) Drift(t Table) ([]string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -22,7 +23,7 @@ func (c *Conn) Drift(t Table) ([]string, error) {
 
 func (c *Conn) drift(t Table) ([]string, error) {
 	var lines []string
-	_, err := c.steady("list table inet "+t.Name, func() error {
+	_, err := c.steady("list table inet "+t.Name, t.Name, func() error {
 		lines = nil
 		for _, compare := range []func(Table) ([]string, error){
 			c.driftOfTable, c.driftOfCollections, c.driftOfChains, c.driftOfRules,

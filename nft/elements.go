@@ -13,8 +13,9 @@ import (
 
 // Elements reads the elements of the named maps and sets of the table, in no
 // particular order, and the generation at which that is what they all held. It
-// never returns a part, or a mixture of two states: if the namespace's rulesets
-// change meanwhile it reads again, and at last gives up with ErrInterrupted.
+// never returns a part, or a mixture of two states: if the table changes meanwhile, or
+// anything of which it is not known that it was another, it reads again, and at last
+// gives up with ErrInterrupted.
 //
 // The error is fs.ErrNotExist if the table or one of its sets is not there. What others
 // have written and no Key can hold comes as a Strange element.
@@ -26,7 +27,7 @@ func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
 
 func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 	var es []Element
-	generation, err := c.steady("list elements of table inet "+t.Name, func() error {
+	generation, err := c.steady("list elements of table inet "+t.Name, t.Name, func() error {
 		es = es[:0]
 		for _, name := range sets {
 			set, ok := t.collection(name)

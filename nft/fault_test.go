@@ -87,6 +87,7 @@ func (u *unlucky) receive(b []byte) (int, error) {
 		return 0, nil
 	case intrudes:
 		return copy(b, errorMessage(0, unix.EPERM, unix.NLM_F_CAPPED)), nil
+	case overruns, loses, cuts, interrupts: // happens to a datagram
 	}
 	n, err := u.socket.receive(b)
 	if err != nil {
@@ -110,6 +111,7 @@ func (u *unlucky) receive(b []byte) (int, error) {
 	case interrupts:
 		u.note("interrupted", nil)
 		binary.NativeEndian.PutUint16(b[6:], binary.NativeEndian.Uint16(b[6:])|unix.NLM_F_DUMP_INTR)
+	case fails, strays, intrudes: // has happened
 	}
 	return n, nil
 }

@@ -87,8 +87,8 @@ func TestOwnedTableIsRefused(t *testing.T) {
 	} {
 		require.ErrorIs(t, err, fs.ErrPermission, name)
 	}
-	require.Equal(t, info.Handle, mustTable(t, other, "nftnat").Handle)
-	require.False(t, mustTable(t, other, "nftnat").Mine)
+	require.Equal(t, info.Handle, mustTable(t, other).Handle)
+	require.False(t, mustTable(t, other).Mine)
 	got, _, err := other.Elements(sample(), "tcp4")
 	require.NoError(t, err)
 	require.Equal(t, sorted(es), sorted(got))
@@ -97,9 +97,9 @@ func TestOwnedTableIsRefused(t *testing.T) {
 	require.Empty(t, drift)
 }
 
-func mustTable(tb testing.TB, c *Conn, name string) TableInfo {
+func mustTable(tb testing.TB, c *Conn) TableInfo {
 	tb.Helper()
-	info, err := c.Table(name)
+	info, err := c.Table("nftnat")
 	require.NoError(tb, err)
 	return info
 }
@@ -117,7 +117,7 @@ func TestOwnerChangesItsTable(t *testing.T) {
 	require.Equal(t, []string{`table nftnat has the flags "owner,persist", not ""`}, drift)
 	require.NoError(t, c.Claim("nftnat", 0), "again")
 	require.NoError(t, c.Replace(sample(), es, 0), "it can be given up")
-	require.Zero(t, mustTable(t, c, "nftnat").Flags)
+	require.Zero(t, mustTable(t, c).Flags)
 	require.ErrorIs(t, c.Claim("nftnat", 0), errors.ErrUnsupported, "a plain table can only be replaced")
 	require.NoError(t, c.Replace(owned(), es, 0))
 	require.NoError(t, c.DeleteTable("nftnat"))
@@ -130,17 +130,17 @@ func TestOrphan(t *testing.T) {
 	es := ports(50, "web")
 	es[0].Timeout = time.Hour
 	require.NoError(t, c.Replace(owned(), es, 0))
-	handle := mustTable(t, c, "nftnat").Handle
+	handle := mustTable(t, c).Handle
 	next := dialIn(t, ns)
 	require.NoError(t, c.Close())
-	require.Equal(t, TableInfo{Comment: "a sample", Flags: TablePersist, Handle: handle}, mustTable(t, next, "nftnat"))
+	require.Equal(t, TableInfo{Comment: "a sample", Flags: TablePersist, Handle: handle}, mustTable(t, next))
 
 	labtest.Exec(t, ns, "nft", "add", "element", "inet", "nftnat", "tcp4", "{ 99 : 192.0.2.1 . 1 }")
 	generation, err := next.Generation()
 	require.NoError(t, err)
 	require.ErrorIs(t, next.Claim("nftnat", generation-1), ErrStale)
 	require.NoError(t, next.Claim("nftnat", generation))
-	require.Equal(t, TableInfo{Comment: "a sample", Flags: TableOwned, Handle: handle, Mine: true}, mustTable(t, next, "nftnat"))
+	require.Equal(t, TableInfo{Comment: "a sample", Flags: TableOwned, Handle: handle, Mine: true}, mustTable(t, next))
 	got, _, err := next.Elements(owned(), "tcp4")
 	require.NoError(t, err)
 	require.Len(t, got, len(es)+1)
@@ -149,7 +149,7 @@ func TestOrphan(t *testing.T) {
 	// A second claim is refused, and takes nothing from the first.
 	late := dialIn(t, ns)
 	require.ErrorIs(t, late.Claim("nftnat", 0), fs.ErrPermission)
-	require.True(t, mustTable(t, next, "nftnat").Mine)
+	require.True(t, mustTable(t, next).Mine)
 	require.NoError(t, next.Close())
 	labtest.Exec(t, ns, "nft", "flush", "ruleset")
 	_, err = late.Table("nftnat")
@@ -162,7 +162,7 @@ func TestRestore(t *testing.T) {
 	es := ports(50, "web")
 	require.NoError(t, c.Restore(sample(), es, 0))
 	require.Equal(t, sample().String(), withoutElements(list(t, ns, "nftnat")))
-	handle := mustTable(t, c, "nftnat").Handle
+	handle := mustTable(t, c).Handle
 	require.ErrorIs(t, c.Restore(sample(), nil, 0), ErrStale)
 	require.ErrorIs(t, c.Restore(sample(), nil, handle+1), ErrStale)
 	labtest.Exec(t, ns, "nft", "flush", "chain", "inet", "nftnat", "publish")

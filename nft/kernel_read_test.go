@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestElementsUnderForeignCommits(t *testing.T) {
 		name  string
 		pause time.Duration
 		times int
-	}{{"at times", 20 * time.Millisecond, 8}, {"without a pause", 0, 2}} {
+	}{{"at times", 20 * time.Millisecond, 8}, {"a thousand a second", time.Millisecond, 8}, {"without a pause", 0, 4}} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, ns := kernel(t)
 			other := dialIn(t, ns)
@@ -91,26 +92,63 @@ func TestElementsUnderForeignCommits(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- commit(ctx, other, tt.pause) }()
-			complete := 0
 			for range tt.times {
 				got, _, err := c.Elements(sample(), "tcp4", "tcp6")
-				if err != nil {
-					require.ErrorIs(t, err, ErrInterrupted)
-					continue
-				}
+				require.NoError(t, err)
 				require.Len(t, got, len(es))
-				complete++
 				drift, err := c.Drift(sample())
-				if !errors.Is(err, ErrInterrupted) {
-					require.NoError(t, err)
-					require.Empty(t, drift)
-				}
+				require.NoError(t, err)
+				require.Empty(t, drift)
 			}
 			stop()
 			require.NoError(t, <-ended)
-			t.Logf("%d complete readings", complete)
 		})
 	}
+}
+
+// TestElementsOfOneState: where others change their own tables all the time and somebody
+// this one at times, what is read is one state of it and no mixture of two.
+func TestElementsOfOneState(t *testing.T) {
+	c, ns := kernel(t)
+	other, rival := dialIn(t, ns), dialIn(t, ns)
+	es := ports(3000, "first")
+	moved := slices.Clone(es)
+	for i := range moved {
+		moved[i].Comment = "second"
+	}
+	require.NoError(t, c.Replace(sample(), es, 0))
+	require.NoError(t, other.Replace(Table{Name: "other", Maps: sample().Maps}, nil, 0))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { ended <- commit(ctx, other, time.Millisecond) }()
+	go func() {
+		for from, to := es, moved; ctx.Err() == nil; from, to = to, from {
+			time.Sleep(10 * time.Millisecond)
+			if err := rival.Update(sample(), Change{Delete: from, Add: to}); err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	states := map[string]int{}
+	for range 60 {
+		got, _, err := c.Elements(sample(), "tcp4")
+		if errors.Is(err, ErrInterrupted) {
+			states["none"]++
+			continue
+		}
+		require.NoError(t, err)
+		require.Len(t, got, len(es))
+		for _, e := range got {
+			require.Equal(t, got[0].Comment, e.Comment, "two states at once")
+		}
+		states[got[0].Comment]++
+	}
+	stop()
+	require.NoError(t, errors.Join(<-ended, <-ended))
+	t.Log(states)
+	require.NotZero(t, states["first"]+states["second"], "nothing was ever read")
 }
 
 // TestElementsWhileSomeEnd: the kernel frees what has ended between the parts of a

@@ -107,9 +107,9 @@ func TestWatchOverrun(t *testing.T) {
 }
 
 func TestConcernsDamaged(t *testing.T) {
-	about, complete := concerns([]byte{1, 2, 3}, "nftnat")
+	about, generation := concerns([]byte{1, 2, 3}, "nftnat")
 	require.True(t, about, "who knows")
-	require.False(t, complete)
+	require.Zero(t, generation)
 	about, _ = concerns(nil, "nftnat")
 	require.False(t, about)
 }

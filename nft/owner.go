@@ -5,7 +5,6 @@ package nft
 
 import (
 	"errors"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +15,13 @@ import (
 type TableFlags uint32
 
 const (
-	// TableDormant: none of the table's base chains is called.
+	// TableDormant says that none of the table's base chains is called.
 	TableDormant TableFlags = 1 << iota
-	// TableOwner: the kernel lets nobody change the table but the Conn that made or
+	// TableOwner says that the kernel lets nobody change the table but the Conn that made or
 	// claimed it, for as long as that is open (Linux 5.12). Others can read it. Alone
 	// it would mean that the table is deleted with the Conn.
 	TableOwner
-	// TablePersist: the table outlives its owner (Linux 6.9). It is an orphan then,
+	// TablePersist says that the table outlives its owner (Linux 6.9). It is an orphan then,
 	// open to everybody, until somebody claims it.
 	TablePersist
 )
@@ -58,21 +57,12 @@ func (c *Conn) Owns() (bool, error) {
 	switch {
 	case !errors.As(err, &refused):
 		return false, err
-	case refused.Op == "add table" && slices.Contains([]error{unix.EOPNOTSUPP, unix.EINVAL}, refused.errno()):
+	case refused.Op == "add table" && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
 		return false, nil
-	case refused.Op == "delete table" && refused.errno() == unix.ENOENT:
+	case refused.Op == "delete table" && errors.Is(err, unix.ENOENT):
 		return true, nil
 	}
 	return false, err
-}
-
-// errno is the kernel's error number, without its words.
-func (e *OpError) errno() error {
-	var errno unix.Errno
-	if errors.As(e.Err, &errno) {
-		return errno
-	}
-	return nil
 }
 
 // Claim makes this Conn the owner of an orphan: a table that has TablePersist, and no

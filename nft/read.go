@@ -89,21 +89,27 @@ const (
 	readAttempts   = 10
 	firstReadPause = time.Millisecond
 	lastReadPause  = 100 * time.Millisecond
+	// calmAttempts is how many of them hope that nobody changes any ruleset meanwhile.
+	calmAttempts = 2
 )
 
 // errChanged means that the ruleset changed while it was being read.
 var errChanged = errors.New("the ruleset changed")
 
-// steady calls read until the namespace's rulesets were the same before and after it,
-// and returns their generation. At last it gives up with ErrInterrupted.
-func (c *Conn) steady(what string, read func() error) (uint32, error) {
+// steady calls read until the table was the same before and after it, and returns the
+// generation of that state. At last it gives up with ErrInterrupted.
+func (c *Conn) steady(what, table string, read func() error) (uint32, error) {
 	pause := firstReadPause
 	for attempt := range readAttempts {
 		if attempt > 0 {
 			time.Sleep(pause)
 			pause = min(2*pause, lastReadPause)
 		}
-		generation, err := c.readOnce(read)
+		once := c.readOnce
+		if attempt >= calmAttempts {
+			once = func(read func() error) (uint32, error) { return c.readHearing(table, read) }
+		}
+		generation, err := once(read)
 		if !errors.Is(err, errChanged) && !errors.Is(err, errNoAnswer) {
 			return generation, err
 		}
@@ -176,6 +182,11 @@ func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func
 		}
 		return false, nil
 	})
+	if interrupted && c.hearing && msg == unix.NFT_MSG_GETSETELEM {
+		// The elements of one set, which is not what has changed. Other dumps go through
+		// the objects of all tables, and may miss some of ours for others that go.
+		interrupted = false
+	}
 	if err == nil && (interrupted || overrun) {
 		err = errChanged // what was read is no state that ever was, or not all of it
 	}

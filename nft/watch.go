@@ -53,9 +53,14 @@ type watcher struct {
 // nftablesGroup is the multicast group of nf_tables, as bind(2) takes it.
 const nftablesGroup = 1 << (unix.NFNLGRP_NFTABLES - 1)
 
+// listen opens a watcher with a receive buffer of so many bytes.
 func (c *Conn) listen(buffer int) (*watcher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.openWatcher(buffer)
+}
+
+func (c *Conn) openWatcher(buffer int) (*watcher, error) {
 	cfg := netlink.Config{Groups: nftablesGroup}
 	s, ok := c.socket.(*kernelSocket)
 	if !ok {
@@ -131,9 +136,9 @@ func (w *watcher) run(table string, changed func()) error {
 		case err != nil:
 			return err
 		}
-		about, complete := concerns(buf[:n], table)
+		about, generation := concerns(buf[:n], table)
 		pending = pending || about
-		if pending && complete {
+		if pending && generation != 0 {
 			pending = false
 			changed()
 		}
@@ -160,13 +165,18 @@ func (w *watcher) read(buf []byte, busy bool) (n int, err error) {
 	return n, nil
 }
 
-// concerns reports whether one of the notifications is about the table, and whether
-// they end a transaction. What cannot be read may be about anything.
-func concerns(datagram []byte, table string) (about, complete bool) {
+// concerns reports whether one of the notifications is about the table, and the
+// generation that they end with; zero, which none is: what is said of a transaction goes
+// on. What cannot be read may be about anything.
+func concerns(datagram []byte, table string) (about bool, generation uint32) {
 	m := messages{rest: datagram}
 	for m.next() {
 		if m.typ == nftType(unix.NFT_MSG_NEWGEN) {
-			complete = true
+			for a := m.attributes(); a.next(); {
+				if a.typ == unix.NFTA_GEN_ID {
+					generation = a.be32()
+				}
+			}
 			continue
 		}
 		if len(m.payload) < 4 || m.payload[0] != unix.NFPROTO_INET {
@@ -175,5 +185,5 @@ func concerns(datagram []byte, table string) (about, complete bool) {
 		// The name of the table is the attribute 1 of all objects.
 		about = about || cString(find(m.payload[4:], unix.NFTA_TABLE_NAME)) == table
 	}
-	return about || m.err != nil, complete
+	return about || m.err != nil, generation
 }

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+	nftables "github.com/nftnat/nftnat/nft"
+)
+
+// storm is somebody who changes a table of their own all the time, and with each change
+// the generation of all rulesets of the namespace.
+type storm struct {
+	conn    *nftables.Conn
+	table   nftables.Table
+	commits atomic.Int64
+	stop    chan struct{}
+	ended   sync.WaitGroup
+	err     error // when it has ended
+}
+
+// stormRate is how often a second there is a change: a busy kube-proxy's.
+const stormRate = 1000
+
+func startStorm(t *testing.T, ns *lab.NS) *storm {
+	t.Helper()
+	s := &storm{stop: make(chan struct{}), table: nftables.Table{
+		Name: "storm", Comment: "somebody else's",
+		Maps: []nftables.Map{{Name: "tcp4", Key: nftables.Type{nftables.InetService}, Value: nftables.Type{nftables.IPv4Addr, nftables.InetService}}},
+	}}
+	require.NoError(t, ns.Do(func() (err error) {
+		s.conn, err = nftables.Dial(nil)
+		return err
+	}))
+	require.NoError(t, s.conn.Replace(s.table, nil, 0))
+	s.ended.Go(s.rage)
+	t.Cleanup(func() {
+		close(s.stop)
+		s.ended.Wait()
+		require.NoError(t, s.err)
+		require.NoError(t, s.conn.Close())
+	})
+	return s
+}
+
+func (s *storm) rage() {
+	tick := time.NewTicker(time.Second / stormRate)
+	defer tick.Stop()
+	es := []nftables.Element{{Set: "tcp4", Key: nftables.PortKey(1), Value: netip.MustParseAddrPort("10.1.1.1:80")}}
+	for change := (nftables.Change{Add: es}); s.err == nil; s.commits.Add(1) {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		s.err = s.conn.Update(s.table, change)
+		change.Add, change.Delete = change.Delete, change.Add
+	}
+}
+
+// Somebody commits a thousand transactions a second to another table, which makes every
+// dump one of several states and every guarded transaction a late one. Nothing fails of
+// it: not a change, not adopting, not reading.
+func TestForeignStorm(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	s := startStorm(t, top.Host)
+	for _, many := range []int{1, 3000} {
+		t.Run(fmt.Sprint(many, " mappings"), func(t *testing.T) {
+			e := open(t, top.Host, engine.Options{})
+			publish(t, e, fmt.Sprintf("10001-%d->172.30.0.2:10001-%d", 10000+many, 10000+many))
+			before := s.commits.Load()
+			for range 200 {
+				publish(t, e, "8080->172.30.0.2:80", "53->172.30.0.2:53/udp")
+				unpublish(t, e, "8080->172.30.0.2:80", "53->172.30.0.2:53/udp")
+			}
+			publish(t, e, "8080->172.30.0.2:80")
+			require.NoError(t, e.Close())
+			for range 5 {
+				e = open(t, top.Host, engine.Options{})
+				require.Len(t, collect(e), many+1)
+				require.NoError(t, e.Close())
+				reader := open(t, top.Host, engine.Options{ReadOnly: true})
+				require.Len(t, collect(reader), many+1)
+			}
+			require.Greater(t, s.commits.Load(), before, "it was calm")
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+			require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
+		})
+	}
+}
+
+// Every port there is of both protocols is published in one call, adopted, read back and
+// taken back, and packets follow the last of them as the first.
+func TestEveryPort(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, port := range []string{":1", ":65535"} {
+		for _, network := range []string{"tcp", "udp"} {
+			labtest.Echo(t, top.Backend1, network, network+port, port)
+		}
+	}
+	all := []engine.Mapping{mapping(t, "1-65535->172.30.0.2:1-65535"), mapping(t, "1-65535->172.30.0.2:1-65535/udp")}
+	e := open(t, top.Host, engine.Options{NoProxies: true})
+	done, err := e.Publish(all...)
+	require.NoError(t, err)
+	require.Equal(t, all, done)
+	require.NoError(t, e.Close())
+
+	e = open(t, top.Host, engine.Options{NoProxies: true})
+	require.Len(t, collect(e), 2*65535)
+	require.ElementsMatch(t, all, engine.Collapse(collect(e)))
+	_, err = e.Publish(mapping(t, "0->172.30.0.2:80"))
+	require.ErrorIs(t, err, alloc.ErrExhausted)
+	for _, network := range []string{"tcp", "udp"} {
+		for _, port := range []string{":1", ":65535"} {
+			labtest.Reaches(t, top.Client, network, "192.0.2.1"+port, network+port)
+		}
+	}
+	_, err = e.Unpublish(all...)
+	require.NoError(t, err)
+	require.Empty(t, sortedElements(t, top.Host))
+	require.NoError(t, e.Purge())
+}
