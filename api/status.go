@@ -49,8 +49,8 @@ type Status struct {
 
 // Progress is how far the change is that a daemon is making, whoever asked for it.
 type Progress struct {
-	// Step is what it is at: "reserve", "bind", "forward", "commit", "flows", "open",
-	// "done". Others may be added. Empty: it is changing nothing.
+	// Step is what it is at: "reserve", "bind", "forward", "commit", "save", "flows",
+	// "open", "done". Others may be added. Empty: it is changing nothing.
 	Step string `json:"step"`
 	// Done and Total are how many ports the step is through with and how many it is
 	// about. A Total of zero: it is taken for all at once.

@@ -134,6 +134,7 @@ func (e *Engine) settle() error {
 		return err
 	}
 	e.doubtful = false
+	e.saveFound()
 	return nil
 }
 
@@ -145,12 +146,12 @@ func (e *Engine) uncertain(err error) error {
 }
 
 // commit makes the change: it binds the sockets that hold the ports against other
-// processes, turns on forwarding, changes the kernel's table, deletes the flows that
-// contradict it, and opens the proxies. Bridge ports that no backend needs in hairpin
-// mode are put back before the table changes, others switched after it. If one of them
-// fails, those before it are undone, the last first, and the errors of undoing are
-// joined to the cause. What the change adds has been reserved already; what it removes
-// is released here.
+// processes, turns on forwarding, changes the kernel's table, has the store keep it,
+// deletes the flows that contradict it, and opens the proxies. Bridge ports that no
+// backend needs in hairpin mode are put back before the table changes, others switched
+// after it. If one of them fails, those before it are undone, the last first, and the
+// errors of undoing are joined to the cause. What the change adds has been reserved
+// already; what it removes is released here.
 func (e *Engine) commit(c change) error {
 	var undo undoList
 	if e.proxies != nil {
@@ -182,6 +183,13 @@ func (e *Engine) commit(c change) error {
 	if c.hairpins != nil {
 		c.hairpins.switchOn()
 		undo.add(c.hairpins.undoSwitchOn)
+	}
+	if e.opts.Store != nil {
+		e.opts.Trace("save")
+		if err := e.save(c); err != nil {
+			return undo.after(err)
+		}
+		undo.add(func() error { return e.uncertain(e.save(change{})) })
 	}
 	e.opts.Trace("flows")
 	err := e.deleteFlows(UDP, c)

@@ -371,9 +371,9 @@ func (e *Engine) Endpoints() iter.Seq[*Endpoint] {
 	return slices.Values(e.sortedEndpoints())
 }
 
-func (e *Engine) sortedEndpoints() []*Endpoint {
-	all := make([]*Endpoint, 0, len(e.endpoints))
-	for _, ep := range e.endpoints {
+func (b book) sortedEndpoints() []*Endpoint {
+	all := make([]*Endpoint, 0, len(b.endpoints))
+	for _, ep := range b.endpoints {
 		all = append(all, ep)
 	}
 	slices.SortFunc(all, func(a, b *Endpoint) int { return strings.Compare(a.name, b.name) })

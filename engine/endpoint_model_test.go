@@ -84,7 +84,7 @@ func (m *tenants) open() {
 }
 
 func (m *tenants) play() {
-	switch m.random.IntN(12) {
+	switch m.random.IntN(13) {
 	case 0, 1:
 		m.create()
 	case 2:
@@ -109,6 +109,10 @@ func (m *tenants) play() {
 		require.NoError(m, err)
 		_, err = m.engine.Unpublish(mapped(m.T, "999->10.9.0.2:1"))
 		require.NoError(m, err)
+	case 12:
+		m.call = "reboot"
+		m.bed.kernel.Flush()
+		m.open()
 	}
 	m.check()
 }
@@ -336,6 +340,7 @@ func (m *tenants) check() {
 		require.Equal(m, plainEndpoint{a.Network, a.Address}, m.endpoints[a.Name], m.call)
 	}
 	requireConsistent(m.T, m.bed, m.engine)
+	requireKept(m.T, m.bed, m.engine)
 	if m.bed.kernel.Dump() == "" {
 		return
 	}
@@ -358,6 +363,7 @@ func TestRandomTenants(t *testing.T) {
 				T: t, random: rand.New(rand.NewPCG(seed, 7)), bed: newTestbed(), seen: seen,
 				networks: map[string]*plainNetwork{}, endpoints: map[string]plainEndpoint{},
 			}
+			m.bed.store = &memoryStore{}
 			m.open()
 			for range 250 {
 				m.play()

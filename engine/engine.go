@@ -72,6 +72,10 @@ type Engine struct {
 	expiries expiries // of the mappings that end by themselves
 	// networks and endpoints are those on record, by name.
 	book
+	// place is the network namespace, for a Store. Before what was kept and what was found
+	// are reconciled nothing is saved.
+	place      string
+	reconciled bool
 	// sooner wakes Run when something ends before all else that does.
 	sooner chan struct{}
 }
@@ -80,11 +84,11 @@ type Engine struct {
 // exist; the first change makes it. Open changes nothing in the kernel, unless the
 // rules of a table that is there are not what they should be, or the engine before was
 // killed while it changed the hairpin mode of a bridge port: then it puts that right and
-// says so in the log.
+// says so in the log; or unless a Store has what the kernel has lost.
 //
 // Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
 // cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
-// there is no such network namespace.
+// there is no such network namespace; those of the Store.
 func Open(opts Options) (*Engine, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
@@ -159,7 +163,14 @@ func (e *Engine) start() error {
 	if err := e.resetPorts(reserved); err != nil {
 		return err
 	}
+	kept, err := e.load()
+	if err != nil {
+		return err
+	}
 	if err := e.adopt(); err != nil || e.opts.ReadOnly {
+		return err
+	}
+	if err := e.reconcile(kept); err != nil {
 		return err
 	}
 	// The engine before this one may have been killed between its last transaction
@@ -241,6 +252,13 @@ func (e *Engine) Purge() error {
 		return err
 	}
 	undo := undoList{e.purgeHairpins()}
+	if e.opts.Store != nil {
+		// Before the table goes, so that nothing comes back if this is all that happens.
+		if err := e.opts.Store.Save(Record{}); err != nil {
+			return undo.after(err)
+		}
+		undo.add(func() error { return e.save(change{}) })
+	}
 	if e.present {
 		if err := e.kernel.DeleteTable(e.opts.Table); err != nil && !isNotExist(err) {
 			return undo.after(e.uncertain(err))

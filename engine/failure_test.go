@@ -64,12 +64,12 @@ func (b *testbed) infiltrate(s spoiler) {
 	if s == nil {
 		b.kernel.Hook(nil)
 		b.kernel.After(nil)
-		b.flows.hook, b.host.hook = nil, nil
+		b.flows.hook, b.host.hook, b.store.hook = nil, nil, nil
 		return
 	}
 	b.kernel.Hook(s.before)
 	b.kernel.After(s.done)
-	b.flows.hook, b.host.hook = s.before, s.before
+	b.flows.hook, b.host.hook, b.store.hook = s.before, s.before, s.before
 }
 
 // scenario is a call, and the state in which it is made.
@@ -153,6 +153,7 @@ func scenarios() map[string]scenario {
 func (s scenario) stage(t *testing.T) (*testbed, *Engine) {
 	t.Helper()
 	b := newTestbed()
+	b.store = &memoryStore{}
 	e := b.openWith(t, Options{NoSysctl: true, FirstPort: 109, LastPort: 120})
 	s.prepare(t, b, e)
 	for port := range uint16(25) {
@@ -169,7 +170,7 @@ func (s scenario) stage(t *testing.T) (*testbed, *Engine) {
 }
 
 // snapshot is all that must not change when a call fails, as text.
-type snapshot struct{ kernel, mappings, segments, wrong []string }
+type snapshot struct{ kernel, mappings, segments, kept, wrong []string }
 
 func (b *testbed) snapshot(e *Engine) snapshot {
 	dump := b.kernel.Dump()
@@ -181,6 +182,9 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 		rules = "rules as they should be"
 	}
 	s := snapshot{kernel: append([]string{rules}, elementsIn(dump)...), mappings: publishedBy(e)}
+	if b.store != nil {
+		s.kept = inAllWords(b.store.record.Mappings)
+	}
 	if e.closed {
 		return s
 	}
@@ -196,7 +200,7 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 // released last are chosen last.
 func (s snapshot) withoutChoice() snapshot {
 	number := regexp.MustCompile(`\b(109|11\d)(-1[12]\d)?\b`)
-	for _, lines := range []*[]string{&s.kernel, &s.mappings} {
+	for _, lines := range []*[]string{&s.kernel, &s.mappings, &s.kept} {
 		*lines = slices.Clone(*lines)
 		for i, line := range *lines {
 			(*lines)[i] = number.ReplaceAllString(line, "N")
@@ -260,7 +264,7 @@ func (s scenario) failsCleanly(t *testing.T, after snapshot, spoiler *saboteur) 
 	}
 	now := b.snapshot(e)
 	if s.drifted { // it may have looked, and put the rules right
-		before.kernel[0], before.mappings, before.segments = now.kernel[0], now.mappings, now.segments
+		before.kernel[0], before.mappings, before.segments, before.kept = now.kernel[0], now.mappings, now.segments, now.kept
 	}
 	require.Equal(t, before, now, what)
 	// Nothing of it is in the way of doing it again.

@@ -39,6 +39,8 @@ type testbed struct {
 	sysctl string // the directory that stands for /proc/sys
 	// bridges are none unless a test has some.
 	bridges *fakeBridges
+	// store is none unless a test has one.
+	store *memoryStore
 }
 
 func newTestbed() *testbed {
@@ -72,6 +74,9 @@ func (b *testbed) readSysctl(tb testing.TB, name string) string {
 // tryOpen is Open on the testbed. Unless the sysctl tree has the files for it, ask
 // for NoSysctl.
 func (b *testbed) tryOpen(opts Options) (*Engine, error) {
+	if b.store != nil {
+		opts.Store = b.store
+	}
 	e := newEngine(opts.withDefaults())
 	e.namespace = &namespace{handle: netns.None()}
 	e.now = b.clock.Now

@@ -93,6 +93,7 @@ type faulty struct {
 func newFaulty(t *testing.T, seed uint64, seen map[string]int) *faulty {
 	t.Helper()
 	f := &faulty{T: t, Rand: rand.New(rand.NewPCG(seed, 3)), bed: newTestbed(), seen: seen}
+	f.bed.store = &memoryStore{}
 	f.engine = f.open(f.bed)
 	f.engine.proxies = newProxies(here())
 	t.Cleanup(func() { require.NoError(t, f.engine.proxies.closeAll()) })
@@ -147,6 +148,7 @@ func numberFrom(t *testing.T, name string, otherwise int) int {
 type condition struct {
 	snapshot
 	book    State
+	stored  State
 	proxies []string
 }
 
@@ -154,7 +156,7 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	f.Helper()
 	s, err := e.State()
 	require.NoError(f, err, f.what)
-	c := condition{snapshot: b.snapshot(e), book: s}
+	c := condition{snapshot: b.snapshot(e), book: s, stored: b.store.record.State}
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}
@@ -195,6 +197,7 @@ func (f *faulty) play(i int) {
 
 	// What comes of it without faults, where the same is published.
 	twin := newTestbed()
+	twin.store = &memoryStore{}
 	other := f.open(twin)
 	_, err := other.ApplyState(before.book)
 	require.NoError(f, err, f.what)

@@ -146,9 +146,9 @@ func (e *Engine) Networks() iter.Seq[Network] {
 	return slices.Values(e.sortedNetworks())
 }
 
-func (e *Engine) sortedNetworks() []Network {
-	all := make([]Network, 0, len(e.networks))
-	for _, n := range e.networks {
+func (b book) sortedNetworks() []Network {
+	all := make([]Network, 0, len(b.networks))
+	for _, n := range b.networks {
 		all = append(all, n.now())
 	}
 	slices.SortFunc(all, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })

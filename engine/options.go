@@ -38,6 +38,9 @@ type Options struct {
 	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
 	// for the first.
 	FirstPort, LastPort uint16
+	// Store, if set, keeps what there is for a reboot, and Open restores from it what the
+	// kernel has lost. An engine that is only read does without.
+	Store Store
 	// Log is told what an error is not returned for: forwarding that was turned
 	// on, bridge ports that were switched, a table that was put right, elements that
 	// are no mappings. Nil: nobody.
@@ -51,10 +54,11 @@ type Options struct {
 	// Progress, when the change is over, well or not. As Notify it must return at once.
 	Progress func(Progress)
 	// Trace, if set, is called with the name of each step of a change before it is
-	// taken: "reserve", "bind", "forward", "commit", "flows", "open", "done"; and of
-	// taking over what the kernel holds: "adopt", "repair" where the table is made anew,
-	// "ended" where it has notes of what ended. It is for following what the engine does
-	// and for tests that stop it at any of them; it must not call the engine.
+	// taken: "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",
+	// "open", "done"; and of taking over what the kernel holds: "adopt", "repair" where
+	// the table is made anew, "ended" where it has notes of what ended. It is for following
+	// what the engine does and for tests that stop it at any of them; it must not call the
+	// engine.
 	Trace func(step string)
 }
 
@@ -79,6 +83,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ReadOnly {
+		o.Store = nil
 	}
 	if o.Trace == nil {
 		o.Trace = func(string) {}

@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -34,12 +35,17 @@ func (e *Engine) State() (State, error) {
 		return State{}, err
 	}
 	e.forget(e.now())
-	s := State{Networks: e.sortedNetworks()}
+	return stateOf(e.book, e.mappings.all), nil
+}
+
+// stateOf is the state that a book and ports make.
+func stateOf(b book, all iter.Seq[port]) State {
+	s := State{Networks: b.sortedNetworks()}
 	ports := map[string][]PortSpec{}
 	var others []Mapping
-	for p := range e.mappings.all {
+	for p := range all {
 		m := p.mapping()
-		if ep := e.endpoints[p.name]; ep == nil || ep.addr != p.backend.Addr() {
+		if ep := b.endpoints[p.name]; ep == nil || ep.addr != p.backend.Addr() {
 			others = append(others, m)
 		} else if _, ok := specOf(m); !ok {
 			others = append(others, m)
@@ -48,12 +54,12 @@ func (e *Engine) State() (State, error) {
 		}
 	}
 	s.Mappings = Collapse(others)
-	for _, ep := range e.sortedEndpoints() {
+	for _, ep := range b.sortedEndpoints() {
 		a := Attachment{Name: ep.name, Network: ep.network, Address: ep.addr, Ports: ports[ep.name]}
 		a.Ports = collapseSpecs(a)
 		s.Endpoints = append(s.Endpoints, a)
 	}
-	return s, nil
+	return s
 }
 
 // collapseSpecs are the attachment's ports in order, with ranges as one.

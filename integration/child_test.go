@@ -38,6 +38,8 @@ func runChild(role string) int {
 		err = childKill(args[0], args[1])
 	case "kill-tenants":
 		err = childKillTenants(args[0], args[1])
+	case "kill-kept":
+		err = childKillKept(args[0], args[1], args[2])
 	case "work":
 		err = childWork(args[0], args[1], args[2], args[3])
 	default:

@@ -104,6 +104,13 @@ func TestHostileComments(t *testing.T) {
 	r = runInput(t, top.Host, export, "apply", "-f", "-")
 	require.Zero(t, r.Code, r.Stderr)
 	require.Equal(t, export, succeed(t, top.Host, "export"))
+
+	// And kept in a file.
+	path := stateFile(t)
+	keptState(t, top.Host, path)
+	load(t, top.Host, "flush ruleset")
+	keptState(t, top.Host, path)
+	require.Equal(t, export, succeed(t, top.Host, "export"))
 }
 
 // Elements that no engine would write are not taken for mappings where they cannot be
@@ -147,6 +154,12 @@ func TestHostileElements(t *testing.T) {
 			publish(t, e, "7000->172.30.0.2:70")
 			unpublish(t, e, "7000->172.30.0.2:70")
 			require.NoError(t, e.Close())
+			path := stateFile(t)
+			require.NoError(t, openKept(top.Host.Path(), path, engine.Options{}, func(e *engine.Engine) error {
+				publish(t, e, "7000->172.30.0.2:70")
+				return nil
+			}), "nor is anything in the way of a file")
+			keptState(t, top.Host, path)
 			if is != "" {
 				m := mapping(t, is)
 				require.Equal(t, is+"\n", succeed(t, top.Host, "rm", m.Proto.String(), m.FrontendText(), "--quiet"))

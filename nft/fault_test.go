@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // How many schedules of faults are played, and from which seed on, unless the
@@ -136,6 +138,7 @@ type unfortunate struct {
 //
 // NFTNAT_SCHEDULES is how many are played, NFTNAT_SEED what the choices begin with.
 func TestFaultSchedules(t *testing.T) {
+	labtest.Require(t)
 	schedules, seed := numberFrom(t, envSchedules, defaultSchedules), numberFrom(t, envSeed, defaultSeed)
 	seen := map[string]int{}
 	for first := 0; first < schedules; first += schedulesOfHistory {

@@ -26,6 +26,9 @@ func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.L
 // Unwrap returns the cause.
 func (e *LineError) Unwrap() error { return e.Err }
 
+// byteOrderMark may precede a document (YAML 1.2 section 5.2).
+const byteOrderMark = "\ufeff"
+
 const (
 	// maxFile bounds what a file can make us hold: some 100 bytes of memory
 	// for each 10 of it.
@@ -44,10 +47,13 @@ func Decode(r io.Reader, name string) (engine.State, error) {
 	if err != nil {
 		return engine.State{}, fmt.Errorf("read %s: %w", name, err)
 	}
-	// YAML 1.2 section 5.2: a byte order mark may precede a document.
-	text = strings.TrimPrefix(text, "\ufeff")
+	text = strings.TrimPrefix(text, byteOrderMark)
 	if len(text) > maxFile {
 		return engine.State{}, tooLarge(name, maxFile)
+	}
+	if fault := checkSum(text); fault != nil {
+		fault.File = name
+		return engine.State{}, fault
 	}
 	if s, ok := decodePlain(text); ok {
 		return s, nil
@@ -81,6 +87,6 @@ func read(r io.Reader) (string, error) {
 	}
 	var b strings.Builder
 	b.Grow(int(min(max(size, 0), maxFile)))
-	_, err := io.Copy(&b, io.LimitReader(r, maxFile+int64(len("\ufeff"))+1))
+	_, err := io.Copy(&b, io.LimitReader(r, maxFile+int64(len(byteOrderMark))+1))
 	return b.String(), err
 }

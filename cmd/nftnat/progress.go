@@ -82,7 +82,8 @@ func follow(ctx context.Context, w io.Writer, look func(context.Context) (api.Pr
 func progressLine(p api.Progress) string {
 	words := map[string]string{
 		"reserve": "reserving ports", "bind": "binding ports", "forward": "turning on forwarding",
-		"commit": "changing the table", "flows": "looking for flows", "open": "opening proxies", "done": "done",
+		"commit": "changing the table", "save": "writing the state file",
+		"flows": "looking for flows", "open": "opening proxies", "done": "done",
 	}[p.Step]
 	if words == "" {
 		words = p.Step // of a daemon that knows more

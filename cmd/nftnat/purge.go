@@ -62,8 +62,8 @@ func (g *global) stop(ctx context.Context) error {
 	if !isDaemon(st.PID) {
 		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
 	}
-	// Nothing is left for it to drain.
-	if _, err := client.Apply(ctx); err != nil {
+	// Nothing is left for it to drain, nor in its state file.
+	if _, err := client.ApplyState(ctx, engine.State{}); err != nil {
 		return err
 	}
 	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

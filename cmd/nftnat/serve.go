@@ -37,21 +37,20 @@ const drainTimeout = 10 * time.Second
 const successionTimeout = drainTimeout + 3*time.Second
 
 func newServe(g *global) *cobra.Command {
-	var (
-		noSysctl bool
-		metrics  string
-		group    string
-	)
+	var flags serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon in the foreground",
 		Long: "Run the daemon in the foreground: it owns the table, serves localhost by proxies,\n" +
 			"and answers on a unix socket. Other commands start it by themselves if it does not\n" +
-			"run. SIGTERM ends it; what is published stays at work, but for the proxies.",
+			"run. SIGTERM ends it; what is published stays at work, but for the proxies.\n\n" +
+			"With --state it writes all there is to a file, before a change is acknowledged, and\n" +
+			"restores from it what a reboot or a flushed ruleset has taken out of the kernel. What\n" +
+			"the kernel still has counts more than the file.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
-			err := serve(cmd.Context(), g, noSysctl, metrics, group, told)
+			err := serve(cmd.Context(), g, flags, told)
 			if told != nil && err != nil {
 				// Whoever waits for the daemon says it to the user.
 				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err))
@@ -59,10 +58,17 @@ func newServe(g *global) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
-	cmd.Flags().StringVar(&metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
-	cmd.Flags().StringVar(&group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
+	cmd.Flags().BoolVar(&flags.noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
+	cmd.Flags().StringVar(&flags.metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
+	cmd.Flags().StringVar(&flags.group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
+	cmd.Flags().StringVar(&flags.state, "state", "", "keep all there is in `FILE`, for reboots")
 	return cmd
+}
+
+// serveFlags are those of serve alone.
+type serveFlags struct {
+	noSysctl              bool
+	metrics, group, state string
 }
 
 // server is a daemon while it runs.
@@ -75,13 +81,13 @@ type server struct {
 	progress atomic.Pointer[engine.Progress]
 }
 
-func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName string, told *os.File) (err error) {
+func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	group, err := groupID(groupName)
+	group, err := groupID(flags.group)
 	if err != nil {
 		return err
 	}
@@ -94,9 +100,14 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName
 	if err != nil {
 		return err
 	}
-	opts.NoSysctl, opts.LockWait, opts.Notify = noSysctl, successionTimeout, s.notify
+	opts.NoSysctl, opts.LockWait, opts.Notify = flags.noSysctl, successionTimeout, s.notify
 	s.progress.Store(&engine.Progress{})
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
+	if flags.state != "" {
+		file := state.NewFile(flags.state)
+		defer func() { err = errors.Join(err, file.Close()) }() // when the engine has closed
+		opts.Store = file
+	}
 	if s.engine, err = engine.Open(opts); err != nil {
 		return err
 	}
@@ -111,8 +122,8 @@ func serve(ctx context.Context, g *global, noSysctl bool, metricsAddr, groupName
 	}
 	var tasks []func(context.Context) error
 	handler := s.metrics()
-	if metricsAddr != "" {
-		l, err := net.Listen("tcp", metricsAddr)
+	if flags.metrics != "" {
+		l, err := net.Listen("tcp", flags.metrics)
 		if err != nil {
 			_ = listener.Close()
 			return usageError{fmt.Errorf("listen for metrics: %w", err)}

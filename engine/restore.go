@@ -1,0 +1,258 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// An engine that opens has up to two records: the kernel's table, and what a Store kept.
+// They differ by the change at which a process was killed, by what others did to the
+// table while no engine with the store was open, and where the table was lost.
+//
+//   - There is no table: the machine was started anew, or the ruleset flushed. What was
+//     kept is restored.
+//   - The table is the one of which the record was kept. What it lacks was taken out of
+//     it, by a command without the daemon or by hand, and stays out.
+//   - The table is another one. The first was lost, and somebody has published since:
+//     what it lacks is restored.
+//
+// Where both know a frontend, an endpoint or a network, the kernel's word stands.
+
+// load reads what was kept. Nil: nothing was, or nothing is asked to keep it.
+func (e *Engine) load() (*Record, error) {
+	if e.opts.Store == nil {
+		return nil, nil
+	}
+	var err error
+	if e.place, err = e.namespace.readPlace(); err != nil {
+		return nil, err
+	}
+	r, found, err := e.opts.Store.Load()
+	if err != nil || !found {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// reconcile restores what was kept and the kernel has lost, and has the store keep what
+// there is then.
+func (e *Engine) reconcile(kept *Record) error {
+	switch {
+	case e.opts.Store == nil:
+		return nil
+	case kept == nil:
+		// Whoever has just said where it is to be kept wants to know that it cannot be.
+		e.reconciled = true
+		return e.save(change{})
+	}
+	if err := e.deciding(func() error { return e.restore(*kept) }); err != nil {
+		return fmt.Errorf("restore what was kept: %w", err)
+	}
+	e.reconciled = true
+	e.saveFound()
+	return nil
+}
+
+// restore puts into the kernel what it has lost.
+func (e *Engine) restore(kept Record) error {
+	mark, err := e.tableMark()
+	if err != nil {
+		return err
+	}
+	u := e.unite(kept.State)
+	e.release(u.ports)
+	same := mark != "" && mark == kept.Table
+	if same {
+		u.leaveOut("it was taken out of the table meanwhile")
+	}
+	e.tell(u.lost)
+	if same {
+		return nil
+	}
+	c := change{added: u.ports, records: recordsBetween(e.book.elements(), u.book.elements())}
+	if c.empty() && c.records.empty() {
+		return nil
+	}
+	e.arrange(&c, u)
+	var undo undoList
+	if !e.opts.NoSysctl {
+		if err := e.forward(c, &undo); err != nil {
+			return undo.after(err)
+		}
+	}
+	if err := e.commitTable(c, e.segmentChange(c), &undo); err != nil {
+		return undo.after(err)
+	}
+	// As if it had been found there: what another process holds, or what is yet to come
+	// up, is in the way of a proxy and not of the mapping.
+	if err := e.adopt(); err != nil {
+		return err
+	}
+	if d := e.hairpinChange(c); d != nil {
+		e.applyHairpins(d)
+	}
+	e.log.Info("restored what was kept", "networks", len(u.networks), "endpoints", u.endpoints, "ports", len(u.ports))
+	return nil
+}
+
+// arrange works out the segments of a change that restores. A route that cannot be asked
+// about, or is yet to come, leaves its segment out.
+func (e *Engine) arrange(c *change, u *union) {
+	c.rearranged, c.networks, c.forwards = true, u.book.networks, u.networks
+	survey := e.newSurvey()
+	after := e.mappingsAfter(*c)
+	for p := range after.all {
+		if p.proxiedOnly() {
+			continue
+		}
+		if _, err := survey.look(p.backend.Addr()); err != nil {
+			e.log.Warn("route to a backend could not be looked up", "backend", p.backend.Addr(), "error", err)
+		}
+	}
+	e.warn(survey)
+	c.routes = survey.routes
+}
+
+// union is what the kernel has and what was kept, together.
+type union struct {
+	book book
+	// What the kernel has not: networks, how many endpoints, and ports, which are
+	// reserved.
+	networks  []*network
+	endpoints int
+	ports     []port
+	// lost are of what was kept those that are not to be restored.
+	lost []lostLine
+	// absent names networks and endpoints that the kernel has not.
+	absent []string
+	// without are endpoints that are among the lost, with what leads to their addresses:
+	// those may be others' by now.
+	without map[string]netip.Addr
+}
+
+// lostLine is something that was kept and is not restored.
+type lostLine struct{ what, reason string }
+
+// unite finds out what of the state the kernel does not have.
+func (e *Engine) unite(kept State) *union {
+	u := &union{without: map[string]netip.Addr{}}
+	u.book, _ = readBook(e.book.elements())
+	for _, n := range kept.Networks {
+		u.addNetwork(e, n)
+	}
+	prefixes := u.book.prefixes()
+	for _, a := range kept.Endpoints {
+		u.addEndpoint(e, prefixes, a)
+	}
+	for _, n := range u.networks { // last, for it is the first free address from there on
+		if n.Next.IsValid() {
+			_ = n.addrs.SetCursor(n.Next) // newNetwork has set the same
+		}
+	}
+	for _, n := range u.book.networks {
+		n.cursor = n.addrs.Cursor()
+	}
+	now := e.now()
+	for _, a := range kept.Endpoints {
+		u.addPorts(e, a.mappings(a.Address), now)
+	}
+	u.addPorts(e, kept.Mappings, now)
+	return u
+}
+
+func (u *union) addNetwork(e *Engine, want Network) {
+	want = want.withDefaults()
+	lose := func(reason string) { u.lost = append(u.lost, lostLine{want.describe(), reason}) }
+	if have := u.book.networks[want.Name]; have != nil {
+		if have.describe() != want.describe() {
+			lose("it is " + have.describe())
+		}
+		return
+	}
+	for _, have := range e.networks { // those that were kept do not overlap
+		if have.Prefix.Overlaps(want.Prefix) {
+			lose("it overlaps network " + have.String())
+			return
+		}
+	}
+	n, err := newNetwork(want)
+	if err != nil {
+		lose(err.Error())
+		return
+	}
+	u.book.networks[n.Name] = n
+	u.networks = append(u.networks, n)
+	u.absent = append(u.absent, n.describe())
+}
+
+func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a Attachment) {
+	what := fmt.Sprintf("endpoint %s %s", a.Name, a.Address)
+	have := u.book.endpoints[a.Name]
+	if have != nil && have.addr == a.Address {
+		return
+	}
+	reason := ""
+	if have != nil {
+		reason = fmt.Sprintf("its address is %s", have.addr)
+	} else if err := e.wantEndpoint(u.book, prefixes, a); err != nil {
+		reason = err.Error()
+	}
+	if reason != "" {
+		u.lost = append(u.lost, lostLine{what, reason})
+		u.without[a.Name] = a.Address
+		return
+	}
+	u.endpoints++
+	u.absent = append(u.absent, what)
+}
+
+// addPorts adds those of the mappings whose time is not over and whose ports are free.
+func (u *union) addPorts(e *Engine, ms []Mapping, now time.Time) {
+	for _, m := range ms {
+		if over(m, now) || u.without[m.Name] == m.Backend.Addr() {
+			continue
+		}
+		for single := range Expand(m) {
+			p := portOf(single)
+			have, known := e.mappings.get(p.frontend)
+			switch {
+			case known && have.same(p.target):
+			case known:
+				u.lost = append(u.lost, lostLine{single.String(), "it is " + p.frontend.mapping(have).String()})
+			default:
+				if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+					u.lost = append(u.lost, lostLine{single.String(), e.conflict(single, err).Error()})
+					continue
+				}
+				u.ports = append(u.ports, p)
+			}
+		}
+	}
+}
+
+// leaveOut makes what the kernel does not have part of what is not to be restored.
+func (u *union) leaveOut(reason string) {
+	for _, what := range u.absent {
+		u.lost = append(u.lost, lostLine{what, reason})
+	}
+	for _, m := range collapsed(u.ports) {
+		u.lost = append(u.lost, lostLine{m.String(), reason})
+	}
+}
+
+// toldAtMost bounds how many lines the log has of what is not restored.
+const toldAtMost = 32
+
+func (e *Engine) tell(lost []lostLine) {
+	for i, line := range lost {
+		if i == toldAtMost {
+			e.log.Warn("more of what was kept is not restored", "count", len(lost)-i)
+			return
+		}
+		e.log.Warn("what was kept is not restored", "kept", line.what, "reason", line.reason)
+	}
+}

@@ -1,0 +1,132 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Store keeps what an engine has where a reboot does not reach it. The kernel's table is
+// the record all the same: of a table that is there a store says nothing that is heard.
+//
+// An engine calls one method at a time.
+type Store interface {
+	// Load returns what was saved last, or what somebody has put in its place and
+	// ApplyState would take; found is false if there is nothing. Open calls it once,
+	// before it looks at the table: on an error nothing has changed.
+	Load() (r Record, found bool, err error)
+	// Save keeps r so that it outlives a power failure from when it returns. On an error
+	// what was saved before is still there. It is called for every change, after the
+	// kernel has it and before the caller is told, and the change is undone if it fails.
+	Save(r Record) error
+}
+
+// Record is what a Store keeps.
+type Record struct {
+	State
+	// Table tells the table that had this state from every other, also from one that is
+	// made in its place, and after a reboot. Empty: it is not known, as of what somebody
+	// has written by hand.
+	Table string
+}
+
+// bootID names the time since the machine was started (random(4)).
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// readPlace names the network namespace among all that there are and were, on whatever
+// boot: the kernel gives none the cookie of another.
+func (n *namespace) readPlace() (string, error) {
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	var cookie uint64
+	err = n.do(func() error {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if errors.Is(err, unix.ENOPROTOOPT) { // Linux 5.13: one namespace is as another
+			err = nil
+		}
+		return errors.Join(os.NewSyscallError("getsockopt", err), unix.Close(s))
+	})
+	if err != nil {
+		return "", fmt.Errorf("read cookie of network namespace: %w", err)
+	}
+	return fmt.Sprintf("namespace %d of boot %s", cookie, strings.TrimSpace(string(boot))), nil
+}
+
+// tableMark is what a Record says of the table that is there now; empty: there is none.
+// The kernel counts the tables of a namespace, and gives no number twice.
+func (e *Engine) tableMark() (string, error) {
+	info, err := e.kernel.Table(e.opts.Table)
+	switch {
+	case isNotExist(err):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return fmt.Sprintf("%d of %s", info.Handle, e.place), nil
+}
+
+// save has the store keep what there is after a change.
+func (e *Engine) save(c change) error {
+	if e.opts.Store == nil {
+		return nil
+	}
+	mark, err := e.tableMark()
+	if err != nil {
+		return err
+	}
+	return e.opts.Store.Save(Record{State: e.stateAfter(c), Table: mark})
+}
+
+// saveFound has the store keep what was found in the kernel. That nothing can be kept is
+// no reason to serve nothing.
+func (e *Engine) saveFound() {
+	if !e.reconciled {
+		return
+	}
+	if err := e.save(change{}); err != nil {
+		e.log.Warn("what there is could not be kept for a reboot; changes will be refused", "error", err)
+	}
+}
+
+// stateAfter is the state after a change. The records say all of networks and endpoints.
+func (e *Engine) stateAfter(c change) State {
+	b, _ := readBook(c.records.appliedTo(e.book.elements()))
+	return stateOf(b, e.portsAfter(c))
+}
+
+// portsAfter yields the ports that are published after a change, but for those that only
+// others can have written, beside one that excludes them: no file says such.
+func (e *Engine) portsAfter(c change) iter.Seq[port] {
+	gone := make(map[frontend]struct{}, c.goneCount())
+	for p := range c.gone {
+		gone[p.frontend] = struct{}{}
+	}
+	for f := range e.crowded {
+		gone[f] = struct{}{}
+	}
+	return func(yield func(port) bool) {
+		for p := range e.mappings.all {
+			if _, ok := gone[p.frontend]; !ok && !yield(p) {
+				return
+			}
+		}
+		for p := range c.come {
+			if _, crowded := e.crowded[p.frontend]; !crowded && !yield(p) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,395 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nft"
+	"github.com/nftnat/nftnat/nft/nfttest"
+)
+
+// memoryStore is a disk that outlives engines and kernels.
+type memoryStore struct {
+	record *Record
+	saves  int
+	// hook is called before each call; an error is its, and nothing else happens.
+	hook func(op string) error
+}
+
+func (s *memoryStore) call(op string) error {
+	if s.hook == nil {
+		return nil
+	}
+	return s.hook(op)
+}
+
+func (s *memoryStore) Load() (Record, bool, error) {
+	if err := s.call("Load"); err != nil || s.record == nil {
+		return Record{}, false, err
+	}
+	return *s.record, true, nil
+}
+
+func (s *memoryStore) Save(r Record) error {
+	if err := s.call("Save"); err != nil {
+		return err
+	}
+	s.saves++
+	s.record = &r
+	return nil
+}
+
+// requireKept checks that the store has all that the engine has.
+func requireKept(tb testing.TB, b *testbed, e *Engine) {
+	tb.Helper()
+	s, err := e.State()
+	require.NoError(tb, err)
+	require.Equal(tb, s, b.store.record.State)
+	mark, err := e.tableMark()
+	require.NoError(tb, err)
+	require.Equal(tb, mark, b.store.record.Table)
+}
+
+// openKept opens an engine with a store on a testbed of its own.
+func openKept(tb testing.TB) (*Engine, *testbed) {
+	tb.Helper()
+	b := newTestbed()
+	b.store = &memoryStore{}
+	return b.open(tb), b
+}
+
+// reopen opens an engine and returns what it has logged.
+func (b *testbed) reopen(tb testing.TB) (*Engine, string) {
+	tb.Helper()
+	var log bytes.Buffer
+	e := b.openWith(tb, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	return e, log.String()
+}
+
+// openDirect opens an engine as a command without the daemon does: nothing is kept.
+func (b *testbed) openDirect(tb testing.TB) *Engine {
+	tb.Helper()
+	store := b.store
+	b.store = nil
+	defer func() { b.store = store }()
+	return b.open(tb)
+}
+
+// furnish makes some of everything.
+func furnish(tb testing.TB, e *Engine, b *testbed) {
+	tb.Helper()
+	create(tb, e, "inside", inside4)
+	_, err := e.CreateNetwork(Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
+	require.NoError(tb, err)
+	attach(tb, e, "web", "inside", "80", "8000-8009:9000-9009/udp", local4+":443:443")
+	attach(tb, e, "gone", "inside")
+	attach(tb, e, "db", "six", "53:53/udp")
+	_, err = e.Detach("gone")
+	require.NoError(tb, err)
+	lease := leaseFor(tb, b, "90->172.30.0.2:90", time.Hour)
+	lease.Name, lease.NoProxy = "web", true
+	_, err = e.Publish(lease, leaseFor(tb, b, "91->10.9.0.2:91/udp", time.Minute), mapped(tb, "100->10.9.0.2:100"), mapped(tb, local4+":101->[fd00:30::9]:1"))
+	require.NoError(tb, err)
+}
+
+// A table that is lost, with the machine or by a flush, comes back as it was, but for
+// what has ended meanwhile.
+func TestRestore(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	requireKept(t, b, e)
+	before, dump := b.store.record.State, b.kernel.Dump()
+	b.kernel.Flush()
+
+	e, log := b.reopen(t)
+	require.Contains(t, log, `msg="restored what was kept" networks=2 endpoints=2 ports=17`)
+	s, err := e.State()
+	require.NoError(t, err)
+	require.Equal(t, before, s)
+	require.Equal(t, dump, b.kernel.Dump())
+	requireConsistent(t, b, e)
+	requireKept(t, b, e)
+	// What was released comes round last after a reboot too.
+	require.Equal(t, "172.30.0.4", attach(t, e, "next", "inside").Address().Addr().String())
+	require.Equal(t, time.Hour, b.store.record.Mappings[0].Expires.Sub(b.clock.Now()))
+
+	b.kernel.Flush()
+	b.clock.advance(30 * time.Minute)
+	e, log = b.reopen(t)
+	require.Contains(t, log, "networks=2 endpoints=3 ports=16", "one has ended")
+	left := time.Duration(0)
+	for m := range e.Mappings() {
+		require.NotEqual(t, uint16(91), m.Frontend.Port())
+		if m.Frontend.Port() == 90 {
+			left = m.Expires.Sub(b.clock.Now())
+		}
+	}
+	require.Equal(t, 30*time.Minute, left)
+	requireConsistent(t, b, e)
+	requireKept(t, b, e)
+
+	// What is in the kernel is not touched.
+	dump, saves := b.kernel.Dump(), b.store.saves
+	e, log = b.reopen(t)
+	require.Empty(t, log)
+	require.Equal(t, dump, b.kernel.Dump())
+	require.Equal(t, saves+1, b.store.saves, "which writes nothing new")
+	requireKept(t, b, e)
+}
+
+// Every change is kept before it is acknowledged, and no other.
+func TestSaves(t *testing.T) {
+	var steps []string
+	b := newTestbed()
+	b.store = &memoryStore{}
+	e := b.openWith(t, Options{NoSysctl: true, Trace: func(step string) { steps = append(steps, step) }})
+	require.Equal(t, 1, b.store.saves, "that there is nothing")
+	steps = nil
+	b.store.hook = func(op string) error {
+		require.Equal(t, "Save", op)
+		steps = append(steps, "saved")
+		return nil
+	}
+	order := []string{"commit", "save", "saved", "flows", "done"}
+	publish(t, e, "8000-8999->172.30.0.2:9000-9999")
+	require.Equal(t, append([]string{"reserve"}, order...), steps)
+	steps = nil
+	_, err := e.Unpublish(mapped(t, "8000-8998->172.30.0.2:9000-9998"))
+	require.NoError(t, err)
+	require.Equal(t, order, steps)
+	requireKept(t, b, e)
+
+	saves := b.store.saves
+	_, err = e.Publish(mapped(t, "8999->172.30.0.3:80"))
+	require.ErrorIs(t, err, ErrConflict)
+	_, err = e.Apply(mapped(t, "8999->172.30.0.2:9999"))
+	require.NoError(t, err)
+	require.Equal(t, saves, b.store.saves, "what changes nothing")
+	lease := leaseFor(t, b, "80->172.30.0.2:80", time.Second)
+	_, err = e.Publish(lease)
+	require.NoError(t, err)
+	lease.Expires = lease.Expires.Add(time.Second)
+	_, err = e.Publish(lease)
+	require.NoError(t, err)
+	require.Equal(t, saves+2, b.store.saves, "renewing is a change")
+	requireKept(t, b, e)
+	b.clock.advance(time.Hour)
+	require.Len(t, slices.Collect(e.Mappings()), 1)
+	require.Equal(t, saves+2, b.store.saves, "what ends by itself is no change: the file says when")
+}
+
+// Where both know, the kernel's word stands; what the very table that was kept lacks was
+// taken out of it.
+func TestRestoreKernelWins(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	// A command without the daemon has no store.
+	direct := b.openDirect(t)
+	_, err := direct.Detach("db")
+	require.NoError(t, err)
+	require.NoError(t, direct.RemoveNetwork("six"))
+	_, err = direct.Retarget(mapped(t, "100->10.9.0.3:100"))
+	require.NoError(t, err)
+	_, err = direct.Unpublish(mapped(t, "8000-8003->172.30.0.2:9000-9003/udp"))
+	require.NoError(t, err)
+	publish(t, direct, "7->172.30.0.2:7")
+	want, err := direct.State()
+	require.NoError(t, err)
+	dump := b.kernel.Dump()
+
+	e, log := b.reopen(t)
+	s, err := e.State()
+	require.NoError(t, err)
+	require.Equal(t, want, s)
+	require.Equal(t, dump, b.kernel.Dump())
+	requireKept(t, b, e)
+	for _, line := range []string{
+		`kept="network six fd00:30::/64 gateway fd00:30::1 no-masquerade no-guard" reason="it was taken out of the table meanwhile"`,
+		`kept="endpoint db fd00:30::2" reason="it was taken`,
+		`kept=8000-8003->172.30.0.2:9000-9003/udp reason="it was taken`,
+		`kept=53->[fd00:30::2]:53/udp reason="it was taken`,
+		`kept=100->10.9.0.2:100 reason="it is 100->10.9.0.3:100"`,
+	} {
+		require.Contains(t, log, line)
+	}
+
+	// Elements that others delete are no reboot.
+	b.edit(t, func(table *nfttest.Table) {
+		table.Elements = slices.DeleteFunc(table.Elements, func(el nft.Element) bool { return el.Set == "tcp4" })
+	})
+	e, log = b.reopen(t)
+	require.Contains(t, log, "kept=49153->172.30.0.2:80 reason=\"it was taken out")
+	require.NotContains(t, log, "restored what was kept")
+	requireConsistent(t, b, e)
+	requireKept(t, b, e)
+}
+
+// A table that was made after the one that was kept was lost has what was published
+// since, and gets what was lost, as far as there is room for it.
+func TestRestoreBeside(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	create(t, e, "old", "10.78.0.0/24")
+	attach(t, e, "left", "old", "70:70")
+	b.kernel.Flush()
+	direct := b.openDirect(t)
+	create(t, direct, "new", "10.78.0.0/16")
+	create(t, direct, "inside", inside4)
+	attach(t, direct, "other", "inside", "100:80", "0.0.0.0:8000:9000/udp") // with the address of web
+	attach(t, direct, "db", "new", "53:53/udp")
+
+	e, log := b.reopen(t)
+	for _, line := range []string{
+		`kept="network old 10.78.0.0/24 gateway 10.78.0.1" reason="it overlaps network new 10.78.0.0/16"`,
+		`kept="endpoint left 10.78.0.2" reason=`,
+		`kept="endpoint web 172.30.0.2" reason=`,
+		`kept="endpoint db fd00:30::2" reason="its address is 10.78.0.2"`,
+		`kept=100->10.9.0.2:100 reason="it is 100->172.30.0.2:80"`,
+		`msg="restored what was kept" networks=1 endpoints=0 ports=2`,
+	} {
+		require.Contains(t, log, line)
+	}
+	s, err := e.State()
+	require.NoError(t, err)
+	names := []string{}
+	for _, n := range s.Networks {
+		names = append(names, n.Name)
+	}
+	require.Equal(t, []string{"inside", "new", "six"}, names)
+	require.Len(t, s.Endpoints, 2)
+	require.Equal(t, []string{
+		"100->172.30.0.2:80 other", local4 + ":101->[fd00:30::9]:1",
+		"53->10.78.0.2:53/udp db", "91->10.9.0.2:91/udp until 00:01:00", "0.0.0.0:8000->172.30.0.2:9000/udp other",
+	}, publishedBy(e))
+	requireConsistent(t, b, e)
+	requireKept(t, b, e)
+}
+
+// What was lost comes back as it was also where the host has not come up yet, or has
+// changed: only proxies and segments wait for it.
+func TestRestoreEarly(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	before := b.store.record.State
+	b.kernel.Flush()
+	b.host.routes = map[netip.Prefix]route{}
+	e, _ = b.reopen(t)
+	s, err := e.State()
+	require.NoError(t, err)
+	require.Equal(t, before, s)
+	require.Equal(t, map[netip.Prefix]int{netip.MustParsePrefix(inside4): 14, netip.MustParsePrefix(inside6): 2}, e.segments)
+
+	b.kernel.Flush()
+	b.host.hook = func(string) error { return unix.ENOBUFS }
+	e, log := b.reopen(t)
+	require.Contains(t, log, "route to a backend could not be looked up")
+	s, err = e.State()
+	require.NoError(t, err)
+	require.Equal(t, before, s)
+	requireConsistent(t, b, e)
+}
+
+// What cannot be read is refused, and the kernel left as it is, damaged or not.
+func TestRestoreRefuses(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	b.edit(t, damages()["no rules"])
+	dump := b.kernel.Dump()
+	refusal := errors.New("state.yaml:7: no such thing")
+	b.store.hook = func(string) error { return refusal }
+	b.kernel.Hook(func(op string) error {
+		require.Fail(t, "the kernel was asked", op)
+		return nil
+	})
+	_, err := b.tryOpen(Options{NoSysctl: true})
+	require.ErrorIs(t, err, refusal)
+	b.kernel.Hook(nil)
+	require.Equal(t, dump, b.kernel.Dump())
+	// Readers do without.
+	b.openWith(t, Options{ReadOnly: true})
+}
+
+// A store that can keep nothing refuses changes, and an engine that finds something.
+// Whoever has just said where it is to be kept is told at once.
+func TestSaveFails(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	full := unix.ENOSPC
+	b.store.hook = func(op string) error {
+		if op == "Save" {
+			return full
+		}
+		return nil
+	}
+	before, dump := b.snapshot(e), b.kernel.Dump()
+	for name, call := range calls(t, e) {
+		err := call()
+		if name == "Unpublish" || name == "Kill" {
+			require.ErrorIs(t, err, ErrNotFound, "which is noticed before")
+			continue
+		}
+		require.ErrorIs(t, err, full, name)
+		require.Equal(t, before, b.snapshot(e), name)
+	}
+	_, err := e.Detach("web")
+	require.ErrorIs(t, err, full)
+	_, err = e.Attach(Attachment{Name: "more", Network: "inside"})
+	require.ErrorIs(t, err, full)
+	_, err = e.CreateNetwork(netOf(t, "more", "10.79.0.0/24"))
+	require.ErrorIs(t, err, full)
+	require.Equal(t, before, b.snapshot(e))
+	require.Equal(t, slices.Sorted(slices.Values(elementsIn(dump))), slices.Sorted(slices.Values(elementsIn(b.kernel.Dump()))))
+	requireConsistent(t, b, e)
+
+	e, log := b.reopen(t)
+	require.Contains(t, log, "could not be kept")
+	require.Equal(t, before.mappings, publishedBy(e))
+	b.store.record = nil
+	_, err = b.tryOpen(Options{NoSysctl: true})
+	require.ErrorIs(t, err, full)
+}
+
+// After a purge nothing comes back, also if that is all that was done of it.
+func TestPurgeIsKept(t *testing.T) {
+	e, b := openKept(t)
+	furnish(t, e, b)
+	b.kernel.Hook(func(op string) error {
+		if op == "DeleteTable" {
+			return unix.EPERM
+		}
+		return nil
+	})
+	require.ErrorIs(t, e.Purge(), unix.EPERM)
+	requireKept(t, b, e)
+	b.kernel.Hook(nil)
+	require.NoError(t, e.Purge())
+	require.Equal(t, Record{}, *b.store.record)
+	e = b.open(t)
+	require.Empty(t, b.kernel.Dump())
+	s, err := e.State()
+	require.NoError(t, err)
+	require.Equal(t, State{Networks: []Network{}}, s)
+}
+
+// Mappings that only others can have written, one in the other's way, are in no file.
+func TestSaveLeavesOutCrowded(t *testing.T) {
+	e, b := openKept(t)
+	publish(t, e, "80->172.30.0.2:80")
+	b.write(t, foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""))
+	e = b.open(t)
+	require.Len(t, slices.Collect(e.Mappings()), 2)
+	publish(t, e, "81->172.30.0.2:81")
+	require.NoError(t, ValidateAll(b.store.record.Mappings...))
+	require.Len(t, b.store.record.Mappings, 1)
+}

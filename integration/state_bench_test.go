@@ -1,0 +1,57 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/state"
+)
+
+// BenchmarkKept is one mapping published and one unpublished, two changes, beside others
+// of which none makes a range with another; with a file and without.
+func BenchmarkKept(b *testing.B) {
+	for _, count := range []int{100, 10_000, 60_000} {
+		for _, kept := range []bool{false, true} {
+			b.Run(fmt.Sprintf("mappings=%d/file=%t", count, kept), func(b *testing.B) {
+				ns := labtest.NewNS(b, "host")
+				o := engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true}
+				if kept {
+					file := state.NewFile(filepath.Join(b.TempDir(), "state.yaml"))
+					b.Cleanup(func() { require.NoError(b, file.Close()) })
+					o.Store = file
+				}
+				e, err := engine.Open(o)
+				require.NoError(b, err)
+				b.Cleanup(func() { require.NoError(b, e.Close()) })
+				mapping := func(i int) engine.Mapping {
+					return engine.Mapping{
+						Proto:    engine.TCP,
+						Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(i+1)),
+						Backend:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80),
+					}
+				}
+				ms := make([]engine.Mapping, count)
+				for i := range ms {
+					ms[i] = mapping(i)
+				}
+				_, err = e.Publish(ms...)
+				require.NoError(b, err)
+				for b.Loop() {
+					_, err = e.Publish(mapping(count))
+					require.NoError(b, err)
+					_, err = e.Unpublish(mapping(count))
+					require.NoError(b, err)
+				}
+			})
+		}
+	}
+}
