@@ -65,6 +65,9 @@ type TableStatus struct {
 	// Owned is whether the kernel refuses changes of it to everybody else. If it
 	// does not, the daemon repairs what others do to it.
 	Owned bool `json:"owned"`
+	// Repaired is how often the daemon has put the table right after others had changed
+	// it.
+	Repaired int `json:"repaired"`
 }
 
 // MappingCounts are numbers of published ports by protocol.

@@ -47,6 +47,7 @@ type Status uint32
 
 // The status bits that callers have a use for.
 const (
+	StatusExpected  Status = 1 << 0  // IPS_EXPECTED: another flow has announced it (RELATED)
 	StatusSeenReply Status = 1 << 1  // IPS_SEEN_REPLY: packets went both ways
 	StatusAssured   Status = 1 << 2  // IPS_ASSURED: never evicted early to make room
 	StatusConfirmed Status = 1 << 3  // IPS_CONFIRMED: the first packet has left the host

@@ -34,7 +34,10 @@ func (e *Engine) adopt() error {
 	var err error
 	for attempt := range adoptAttempts {
 		time.Sleep(time.Duration(attempt) * pause)
-		if err = e.adoptOnce(); !errors.Is(err, nft.ErrStale) {
+		if err = e.reconnect(); err != nil {
+			continue
+		}
+		if err = e.adoptOnce(); !errors.Is(err, nft.ErrStale) && !e.socketFailed(err) {
 			return err
 		}
 	}
@@ -45,9 +48,13 @@ func (e *Engine) adopt() error {
 // one look at it and the next.
 func (e *Engine) adoptOnce() error {
 	info, err := e.kernel.Table(e.opts.Table)
+	if !e.present {
+		e.found = info.Handle
+	}
 	if isNotExist(err) {
-		// What is known to be published comes back with the next change.
-		e.present = false
+		if e.present && !e.opts.ReadOnly {
+			return e.remake(0, "it was deleted by somebody else")
+		}
 		return nil
 	}
 	if err != nil {
@@ -56,16 +63,28 @@ func (e *Engine) adoptOnce() error {
 	if err := checkSchema(e.opts.Table, info.Comment); err != nil {
 		return err
 	}
-	drift, err := e.kernel.Drift(e.table)
+	if info, err = e.own(info); err != nil {
+		return err
+	}
+	// What flags it has is seen to apart from what it holds.
+	want := e.table
+	want.Flags = info.Flags &^ nft.TableDormant
+	drift, err := e.kernel.Drift(want)
 	if err != nil {
 		return staleIfGone(err)
 	}
 	if info.Comment != e.table.Comment {
 		drift = append(drift, fmt.Sprintf("it is of an earlier version: its comment is %q", info.Comment))
 	}
+	if damage := e.damage(drift, info); len(damage) != 0 {
+		return e.remake(info.Handle, damage...)
+	}
 	elements, generation, err := e.readElements()
 	if err != nil {
 		return err
+	}
+	if damage := e.missingRecords(elements); len(damage) != 0 {
+		return e.remake(info.Handle, damage...)
 	}
 	book, strange := readBook(elements)
 	elements, others := e.sortOut(elements, book, strange)
@@ -76,18 +95,25 @@ func (e *Engine) adoptOnce() error {
 		drift = append(drift, "an element is missing: "+el.String())
 		elements = append(elements, el)
 	}
-	if len(drift) != 0 {
+	if len(drift) != 0 || want.Flags != e.table.Flags && !e.opts.ReadOnly {
 		if err := e.putRight(drift, elements, generation); err != nil {
 			return err
 		}
+	} else {
+		e.handle = info.Handle
 	}
-	e.present = true
-	e.take(elements, book)
-	e.adoptHairpins()
+	notes := slices.DeleteFunc(slices.Clone(elements), func(el nft.Element) bool { return !isEnded(el) })
+	if e.present {
+		e.follow(elements, book, len(notes))
+	} else {
+		e.present = true
+		e.take(elements, book)
+		e.adoptHairpins()
+	}
 	if e.opts.ReadOnly {
 		return nil
 	}
-	return e.endFlows(slices.DeleteFunc(elements, func(el nft.Element) bool { return !isEnded(el) }))
+	return e.endFlows(notes)
 }
 
 // sortOut parts the elements that an engine can have made from those that others must
@@ -233,8 +259,12 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
 		return err
 	}
-	e.log.Warn("table was put right", "table", e.opts.Table)
-	e.notify(EventRepaired)
+	e.readHandle()
+	if len(drift) == 0 {
+		e.log.Info("table was made again to change whose it is", "table", e.opts.Table, "owned", e.table.Flags != 0)
+		return nil
+	}
+	e.noteRepair()
 	return nil
 }
 

@@ -142,6 +142,7 @@ func (e *Engine) settle() error {
 // done, but not all, and after an undoing that failed something has been.
 func (e *Engine) uncertain(err error) error {
 	e.doubtful = e.doubtful || err != nil
+	e.socketFailed(err)
 	return err
 }
 
@@ -283,15 +284,7 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 	}
 	err := e.kernel.Update(e.table, forth)
 	switch {
-	case isNotExist(err):
-		// A table that is gone takes everything with it, and is made again whole;
-		// an element that is gone means that somebody else was here.
-		if _, tableErr := e.kernel.Table(e.opts.Table); isNotExist(tableErr) {
-			e.log.Warn("table was deleted by somebody else and is made again", "table", e.opts.Table)
-			return e.makeTable(c, s, undo)
-		}
-		return fmt.Errorf("%w: %w", errDrift, err)
-	case isExist(err):
+	case isNotExist(err), isExist(err), e.socketFailed(err):
 		return fmt.Errorf("%w: %w", errDrift, err)
 	case err != nil:
 		return e.uncertain(err)
@@ -322,12 +315,13 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
 	es = append(es, e.hairpins.all(c.hairpins)...)
 	switch err := e.kernel.Restore(e.table, es, 0); {
-	case errors.Is(err, nft.ErrStale):
+	case errors.Is(err, nft.ErrStale), e.socketFailed(err):
 		return fmt.Errorf("%w: %w", errDrift, err)
 	case err != nil:
 		return e.uncertain(err)
 	}
 	e.present = true
+	e.readHandle()
 	undo.add(func() error {
 		e.present = false
 		return e.uncertain(e.kernel.DeleteTable(e.opts.Table))

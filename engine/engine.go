@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -28,6 +29,9 @@ type kernel interface {
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
 	Restore(t nft.Table, es []nft.Element, handle uint64) error
+	Owns() (bool, error)
+	Claim(name string, generation uint32) error
+	Watch(ctx context.Context, table string, changed func()) error
 	Update(nft.Table, nft.Change) error
 	DeleteTable(name string) error
 	Close() error
@@ -49,12 +53,26 @@ type Engine struct {
 	hairpins   *hairpins
 	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
+	dial       func() (kernel, error)
 
-	mu     sync.Mutex // held by every method to its end: the order of changes is theirs
-	closed bool
+	mu      sync.Mutex // held by every method to its end: the order of changes is theirs
+	closed  bool
+	closing chan struct{} // closed when closed is set
 	// present is whether the table is in the kernel. It is made by the first
 	// change, not by Open.
 	present bool
+	// handle is that of the table which this engine has made or adopted. Zero: it is
+	// not known.
+	handle uint64
+	// found is the handle of the table that was there before this engine made any, or
+	// made it again. Zero: there was none.
+	found uint64
+	// lost is whether the netlink socket has failed, and with it the table was.
+	lost bool
+	// deafen ends a Watch on the socket, to begin anew on another. Nil: nobody watches.
+	deafen context.CancelFunc
+	// repaired is how often the table was put right.
+	repaired int
 	// doubtful is whether the kernel may hold something else than is known below,
 	// because an answer or an undoing went wrong: the next call looks first.
 	doubtful bool
@@ -84,7 +102,9 @@ type Engine struct {
 // exist; the first change makes it. Open changes nothing in the kernel, unless the
 // rules of a table that is there are not what they should be, or the engine before was
 // killed while it changed the hairpin mode of a bridge port: then it puts that right and
-// says so in the log; or unless a Store has what the kernel has lost.
+// says so in the log; or unless a Store has what the kernel has lost. Where the kernel
+// can, the engine becomes the table's owner: nobody else can change the table then, as
+// long as the engine is open.
 //
 // Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
 // cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
@@ -114,7 +134,8 @@ func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
 		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		backends: map[netip.Addr]int{}, hairpins: newHairpins(opts.Log), sooner: make(chan struct{}, 1), book: newBook(),
+		backends: map[netip.Addr]int{}, hairpins: newHairpins(opts.Log), sooner: make(chan struct{}, 1),
+		closing: make(chan struct{}), book: newBook(),
 	}
 }
 
@@ -125,11 +146,11 @@ func (e *Engine) connect() (err error) {
 			return err
 		}
 	}
-	k, err := nft.Dial(&nft.Config{NetNS: e.namespace.fd()})
-	if err != nil {
+	e.dial = func() (kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) }
+	if e.kernel, err = e.dial(); err != nil {
+		e.kernel = nil
 		return err
 	}
-	e.kernel = k
 	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.fd()})
 	if err != nil {
 		return err
@@ -163,6 +184,9 @@ func (e *Engine) start() error {
 	if err := e.resetPorts(reserved); err != nil {
 		return err
 	}
+	if err := e.chooseOwner(); err != nil {
+		return err
+	}
 	kept, err := e.load()
 	if err != nil {
 		return err
@@ -170,11 +194,20 @@ func (e *Engine) start() error {
 	if err := e.adopt(); err != nil || e.opts.ReadOnly {
 		return err
 	}
+	if e.opts.AsFound && !e.present {
+		e.table.Flags = 0
+	}
 	if err := e.reconcile(kept); err != nil {
 		return err
 	}
 	// The engine before this one may have been killed between its last transaction
 	// and the flows.
+	return e.deleteStrayFlows()
+}
+
+// deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the
+// mappings do.
+func (e *Engine) deleteStrayFlows() error {
 	var live change
 	for p := range e.mappings.all {
 		if p.proto == UDP {
@@ -231,8 +264,13 @@ func (e *Engine) Close() error {
 	if e.closed {
 		return ErrClosed
 	}
-	e.closed = true
+	e.end()
 	return e.disconnect()
+}
+
+func (e *Engine) end() {
+	e.closed = true
+	close(e.closing)
 }
 
 // Purge deletes the table with all mappings, ends the flows to their backends over
@@ -265,7 +303,7 @@ func (e *Engine) Purge() error {
 		}
 	}
 	err := e.deleteFlows(UDP, change{removed: slices.Collect(e.mappings.all)})
-	e.closed = true
+	e.end()
 	return errors.Join(err, e.disconnect())
 }
 

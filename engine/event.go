@@ -61,9 +61,18 @@ func (e *Engine) notifyChange(c change) {
 // when their mappings were adopted. And it follows backends on bridges to the ports that
 // they are behind, where these need hairpin mode; without it that is looked at once, when
 // they are published. It returns nil when the context is done or the engine is closed.
+//
+// It also hears of what others do to the table, wherever they can, and puts it right or
+// takes it over. A table that is gone, or another in its place, rules that are not as
+// they should be, and records of networks and endpoints that are missing, are damage: all
+// is restored as this engine knows it, in one transaction. Elements of the maps that come
+// or go are somebody's will: proxies and flows follow. Without Run all that happens at
+// the next call that notices.
 func (e *Engine) Run(ctx context.Context) error {
 	hearing := e.startHearing()
 	defer hearing.stop()
+	vigil := e.startVigil(ctx)
+	defer vigil.stop()
 	for {
 		var timer <-chan time.Time
 		if next, ok := e.expire(); ok {
@@ -72,10 +81,16 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-e.closing:
+			return nil
 		case <-e.sooner:
 		case <-timer:
 		case <-hearing.heard():
 			hearing.hear()
+		case <-vigil.changed:
+			vigil.heard(time.Now())
+		case <-vigil.due:
+			vigil.look()
 		}
 	}
 }

@@ -39,6 +39,9 @@ type testbed struct {
 	sysctl string // the directory that stands for /proc/sys
 	// bridges are none unless a test has some.
 	bridges *fakeBridges
+	// owning lets engines own the table. Else others can change it, as most tests do,
+	// and a killed engine needs no funeral.
+	owning bool
 	// store is none unless a test has one.
 	store *memoryStore
 }
@@ -74,6 +77,7 @@ func (b *testbed) readSysctl(tb testing.TB, name string) string {
 // tryOpen is Open on the testbed. Unless the sysctl tree has the files for it, ask
 // for NoSysctl.
 func (b *testbed) tryOpen(opts Options) (*Engine, error) {
+	opts.NoOwner = !b.owning
 	if b.store != nil {
 		opts.Store = b.store
 	}
@@ -84,6 +88,7 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	if b.bridges != nil && !opts.ReadOnly {
 		e.hairpins.bridges = b.bridges
 	}
+	e.dial = func() (kernel, error) { return b.kernel.Conn(), nil }
 	e.forwarding = &forwarding{
 		sysctls:    sysctls{ns: e.namespace, root: b.sysctl},
 		interfaces: func() ([]networkInterface, error) { return b.host.interfaces, nil },
@@ -207,7 +212,7 @@ func inFilter(f conntrack.Filter, flow conntrack.Flow) bool {
 	switch {
 	case flow.Proto != f.Proto:
 		return false
-	case flow.Dst.Port() < f.FirstPort || flow.Dst.Port() > max(f.FirstPort, f.LastPort):
+	case f.FirstPort != 0 && (flow.Dst.Port() < f.FirstPort || flow.Dst.Port() > max(f.FirstPort, f.LastPort)):
 		return false
 	case !f.Dst.IsValid():
 		return true

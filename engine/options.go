@@ -27,6 +27,14 @@ type Options struct {
 	// ReadOnly reads the table once and owns nothing: every method that changes
 	// something returns ErrReadOnly.
 	ReadOnly bool
+	// NoOwner leaves the table open to everybody with CAP_NET_ADMIN, as it is in any
+	// case where the kernel cannot keep it (Linux before 6.9). What others do to it is
+	// put right, or taken over, as Run says.
+	NoOwner bool
+	// AsFound is for engines that are open for a moment: the table stays one that can be
+	// owned, or one that cannot, as it is found; one that is not there is made open to
+	// everybody. Zero: it is made what NoOwner says.
+	AsFound bool
 	// NoSysctl leaves IP forwarding as it is. Without forwarding only clients on
 	// this host reach a backend.
 	NoSysctl bool

@@ -59,13 +59,9 @@ func (e *Engine) reconcile(kept *Record) error {
 
 // restore puts into the kernel what it has lost.
 func (e *Engine) restore(kept Record) error {
-	mark, err := e.tableMark()
-	if err != nil {
-		return err
-	}
 	u := e.unite(kept.State)
 	e.release(u.ports)
-	same := mark != "" && mark == kept.Table
+	same := e.found != 0 && e.markOf(e.found) == kept.Table
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
 	}

@@ -17,6 +17,11 @@ type Status struct {
 	// by the first mapping.
 	Table   string
 	Present bool
+	// Owned is whether the kernel refuses changes of the table to everybody else, from
+	// the moment it is there.
+	Owned bool
+	// Repaired is how often the table was put right after others had changed it.
+	Repaired int
 	// Networks and Endpoints are how many there are.
 	Networks, Endpoints int
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
@@ -60,7 +65,10 @@ func (e *Engine) Status() (Status, error) {
 		return Status{}, ErrClosed
 	}
 	e.forget(e.now())
-	s := Status{Table: e.opts.Table, Present: e.present, Networks: len(e.networks), Endpoints: len(e.endpoints)}
+	s := Status{
+		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0, Repaired: e.repaired,
+		Networks: len(e.networks), Endpoints: len(e.endpoints),
+	}
 	if e.proxies != nil {
 		e.proxies.count(&s)
 		for p := range e.mappings.all {
@@ -133,7 +141,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	if e.closed {
 		return ErrClosed
 	}
-	e.closed = true
+	e.end()
 	if e.proxies != nil {
 		_ = e.proxies.group.Shutdown(ctx) // what did not end in time is cut short: that is asked for
 	}

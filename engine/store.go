@@ -75,8 +75,11 @@ func (e *Engine) tableMark() (string, error) {
 	case err != nil:
 		return "", err
 	}
-	return fmt.Sprintf("%d of %s", info.Handle, e.place), nil
+	return e.markOf(info.Handle), nil
 }
+
+// markOf is the mark of the table with the handle.
+func (e *Engine) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.place) }
 
 // save has the store keep what there is after a change.
 func (e *Engine) save(c change) error {

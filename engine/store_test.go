@@ -235,6 +235,31 @@ func TestRestoreKernelWins(t *testing.T) {
 	requireKept(t, b, e)
 }
 
+// A table that has to be made again, because its rules are damaged or because it is to be
+// owned, is still the one that was kept: what was taken out of it stays out.
+func TestRestoreAfterRepair(t *testing.T) {
+	for name, damage := range map[string]func(*testing.T, *testbed){
+		"rules": func(t *testing.T, b *testbed) {
+			t.Helper()
+			b.edit(t, func(table *nfttest.Table) { table.Chains = table.Chains[1:] })
+		},
+		"owner": func(_ *testing.T, b *testbed) { b.owning = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openKept(t)
+			publish(t, e, "7->172.30.0.2:7", "8->172.30.0.2:8")
+			_, err := b.openDirect(t).Unpublish(mapped(t, "7->172.30.0.2:7"))
+			require.NoError(t, err)
+			damage(t, b)
+			e, log := b.reopen(t)
+			require.Contains(t, log, "kept=7->172.30.0.2:7 reason=\"it was taken out of the table meanwhile\"")
+			require.Equal(t, []string{"8->172.30.0.2:8"}, publishedBy(e))
+			requireConsistent(t, b, e)
+			requireKept(t, b, e)
+		})
+	}
+}
+
 // A table that was made after the one that was kept was lost has what was published
 // since, and gets what was lost, as far as there is room for it.
 func TestRestoreBeside(t *testing.T) {

@@ -64,7 +64,7 @@ func child(t *testing.T, role, netns string, args ...string) *exec.Cmd {
 
 // childHold opens an engine, says so, and keeps it until standard input ends.
 func childHold() error {
-	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoProxies: true})
+	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true})
 	if err != nil {
 		return err
 	}

@@ -23,15 +23,19 @@ import (
 // by a "~" alone, since they run.
 func sortedElements(t *testing.T, ns *lab.NS) []string {
 	t.Helper()
-	var listing struct {
-		Nftables []struct{ Map, Set *listedSet }
-	}
-	require.NoError(t, json.Unmarshal([]byte(nft(t, ns, "-j", "list", "table", "inet", "nftnat")), &listing))
 	lines := []string{}
-	for _, object := range listing.Nftables {
-		for _, s := range []*listedSet{object.Map, object.Set} {
-			if s != nil {
-				lines = append(lines, s.lines(t)...)
+	// Not the table: versions that do not know its flags print something else of an
+	// orphan each time.
+	for _, kind := range []string{"maps", "sets"} {
+		var listing struct {
+			Nftables []struct{ Map, Set *listedSet }
+		}
+		require.NoError(t, json.Unmarshal([]byte(nft(t, ns, "-j", "list", kind)), &listing))
+		for _, object := range listing.Nftables {
+			for _, s := range []*listedSet{object.Map, object.Set} {
+				if s != nil && s.Family == "inet" && s.Table == "nftnat" {
+					lines = append(lines, s.lines(t)...)
+				}
 			}
 		}
 	}
@@ -41,9 +45,9 @@ func sortedElements(t *testing.T, ns *lab.NS) []string {
 
 // listedSet is a map or a set in the schema of libnftables-json(5).
 type listedSet struct {
-	Name string
-	Map  json.RawMessage // the type of the values; absent: a set
-	Elem []json.RawMessage
+	Family, Table, Name string
+	Map                 json.RawMessage // the type of the values; absent: a set
+	Elem                []json.RawMessage
 }
 
 func (s *listedSet) lines(t *testing.T) []string {

@@ -130,7 +130,7 @@ func TestForwardingUndone(t *testing.T) {
 	var conflict *engine.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "faster", conflict.Have.Name)
-	require.Equal(t, []string{"reserve", "forward", "commit", "reserve"}, steps)
+	require.Equal(t, []string{"adopt", "reserve", "forward", "commit", "adopt", "reserve"}, steps)
 	require.Equal(t, "1", during["ipv4/ip_forward"])
 	require.Empty(t, changed(before.sysctls, sysctls(t, top.Host)))
 	nft(t, top.Host, "delete", "element", "inet", "nftnat", "tcp4 { 8080 }")

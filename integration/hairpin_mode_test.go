@@ -47,21 +47,21 @@ func hairpinRecords(t *testing.T, ns *lab.NS) []string {
 }
 
 // runEngine is open, and has the engine run until the test ends or stop is called.
-func runEngine(t *testing.T, ns *lab.NS, o engine.Options) (e *engine.Engine, stop func()) {
-	t.Helper()
-	e = open(t, ns, o)
+func runEngine(tb testing.TB, ns *lab.NS, o engine.Options) (e *engine.Engine, stop func()) {
+	tb.Helper()
+	e = open(tb, ns, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := e.Run(ctx); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	stop = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
 	})
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return e, stop
 }
 

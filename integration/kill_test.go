@@ -288,7 +288,7 @@ func childKill(name, step string) error {
 		return fmt.Errorf("there is no operation %q", name)
 	}
 	e, err := engine.Open(engine.Options{
-		NetNS: os.Getenv(envChildNetNS), NoProxies: true,
+		NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true,
 		Trace: func(s string) {
 			if s == step {
 				killSelf()

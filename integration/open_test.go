@@ -18,17 +18,18 @@ import (
 	"github.com/nftnat/nftnat/lab"
 )
 
-// open opens an engine without proxies inside ns. It is closed when the test ends, unless the test
-// has done so.
-func open(t *testing.T, ns *lab.NS, o engine.Options) *engine.Engine {
-	t.Helper()
+// open opens an engine inside ns, without proxies and with a table that the test can
+// change by nft(8). It is closed when the test ends, unless the test has done so.
+func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
+	tb.Helper()
 	o.NetNS = ns.Path()
 	o.NoProxies = true
+	o.NoOwner = true
 	e, err := engine.Open(o)
-	require.NoError(t, err)
-	t.Cleanup(func() {
+	require.NoError(tb, err)
+	tb.Cleanup(func() {
 		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return e

@@ -51,7 +51,7 @@ func childWork(tag, seed, step, count string) error {
 			killSelf()
 		}
 	}
-	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), Trace: trace})
+	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Trace: trace})
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -192,9 +191,6 @@ func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
 	if proto == engine.UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	// A process that another world starts has a copy of the socket until it is its own.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false, err

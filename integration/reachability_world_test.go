@@ -77,7 +77,7 @@ func newReach(t *testing.T) *reach {
 func (r *reach) publish(t *testing.T) {
 	t.Helper()
 	top := r.top
-	e, err := engine.Open(engine.Options{NetNS: top.Host.Path()})
+	e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), NoOwner: true})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {

@@ -21,7 +21,7 @@ import (
 func openKept(netns, path string, o engine.Options, do func(e *engine.Engine) error) (err error) {
 	file := state.NewFile(path)
 	defer func() { err = errors.Join(err, file.Close()) }()
-	o.NetNS, o.NoProxies, o.Store = netns, true, file
+	o.NetNS, o.NoProxies, o.NoOwner, o.Store = netns, true, true, file
 	e, err := engine.Open(o)
 	if err != nil {
 		return err

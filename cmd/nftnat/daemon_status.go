@@ -25,7 +25,7 @@ func (s *server) status() (api.Status, error) {
 		NetNS:     s.netns,
 		Started:   s.started.UTC(),
 		Uptime:    int64(time.Since(s.started).Seconds()),
-		Table:     api.TableStatus{Name: st.Table},
+		Table:     api.TableStatus{Name: st.Table, Owned: st.Owned, Repaired: st.Repaired},
 		Mappings:  api.CountMappings(s.engine.Mappings()),
 		Networks:  st.Networks,
 		Endpoints: st.Endpoints,

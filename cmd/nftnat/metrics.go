@@ -27,6 +27,8 @@ var (
 	totalDesc    = prometheus.NewDesc("nftnat_proxy_flows_total", "Connections and flows that the open proxies have carried.", nil, nil)
 	bytesDesc    = prometheus.NewDesc("nftnat_proxy_bytes_total", "Payload that the open proxies have carried.", []string{"to"}, nil)
 	refusedDesc  = prometheus.NewDesc("nftnat_proxy_refused_dials_total", "Backends that refused or did not answer.", nil, nil)
+	ownedDesc    = prometheus.NewDesc("nftnat_table_owned", "Whether the kernel refuses changes of the table to others.", nil, nil)
+	repairsDesc  = prometheus.NewDesc("nftnat_table_repairs_total", "Times that the table was put right after others had changed it.", nil, nil)
 	trackedDesc  = prometheus.NewDesc("nftnat_conntrack_entries", "Flows in the connection tracking table.", nil, nil)
 	limitDesc    = prometheus.NewDesc("nftnat_conntrack_entries_limit", "Flows from which the kernel drops new ones.", nil, nil)
 )
@@ -60,6 +62,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(bytesDesc, st.Carried.BytesToBackend, "backend")
 	counter(bytesDesc, st.Carried.BytesToClient, "client")
 	counter(refusedDesc, st.Carried.RefusedDials)
+	owned := 0.0
+	if st.Owned {
+		owned = 1
+	}
+	gauge(ownedDesc, owned)
+	counter(repairsDesc, uint64(st.Repaired))
 	if err == nil {
 		gauge(trackedDesc, float64(st.Tracked))
 		gauge(limitDesc, float64(st.TrackedMax))

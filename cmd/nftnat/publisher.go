@@ -148,6 +148,7 @@ func (g *global) withEngine(reader bool, progress func(engine.Progress), f func(
 		return err
 	}
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
+	opts.AsFound = true // whose the table is, is for daemons to say
 	e, err := engine.Open(opts)
 	if err != nil {
 		return err

@@ -59,6 +59,7 @@ func newServe(g *global) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&flags.noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
+	cmd.Flags().BoolVar(&flags.noOwner, "no-owner", false, "leave the table open to others, and put right what they break")
 	cmd.Flags().StringVar(&flags.metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
 	cmd.Flags().StringVar(&flags.group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
 	cmd.Flags().StringVar(&flags.state, "state", "", "keep all there is in `FILE`, for reboots")
@@ -67,7 +68,7 @@ func newServe(g *global) *cobra.Command {
 
 // serveFlags are those of serve alone.
 type serveFlags struct {
-	noSysctl              bool
+	noSysctl, noOwner     bool
 	metrics, group, state string
 }
 
@@ -100,7 +101,8 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	if err != nil {
 		return err
 	}
-	opts.NoSysctl, opts.LockWait, opts.Notify = flags.noSysctl, successionTimeout, s.notify
+	opts.NoSysctl, opts.NoOwner = flags.noSysctl, flags.noOwner
+	opts.LockWait, opts.Notify = successionTimeout, s.notify
 	s.progress.Store(&engine.Progress{})
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
 	if flags.state != "" {

@@ -42,6 +42,9 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	if st.Table.Owned {
 		owned = "owned"
 	}
+	if st.Table.Repaired != 0 {
+		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
+	}
 	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, st.Version)
 	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
 	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",

@@ -1,0 +1,215 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// openOwner opens an engine that owns its table.
+func openOwner(tb testing.TB) (*Engine, *testbed) {
+	tb.Helper()
+	b := newTestbed()
+	b.owning = true
+	return b.open(tb), b
+}
+
+func (b *testbed) table(tb testing.TB) nft.TableInfo {
+	tb.Helper()
+	info, err := b.kernel.Conn().Table(DefaultTable)
+	require.NoError(tb, err)
+	return info
+}
+
+// statusOf is what an engine tells of its table.
+func statusOf(tb testing.TB, e *Engine) Status {
+	tb.Helper()
+	st, _ := e.Status() // of a host that has no sysctls
+	require.NotEmpty(tb, st.Table)
+	return Status{Present: st.Present, Owned: st.Owned, Repaired: st.Repaired}
+}
+
+// apart is a dump without the flags of the table, after which there is an empty line.
+func apart(dump string) string {
+	return strings.NewReplacer("\tflags owner,persist\n", "", "\"\n\n\tmap tcp4 ", "\"\n\tmap tcp4 ").Replace(dump)
+}
+
+func TestTableIsOwned(t *testing.T) {
+	e, b := openOwner(t)
+	require.Equal(t, Status{Owned: true}, statusOf(t, e), "from the moment it is there")
+	publishAll(t, b, e)
+	require.Equal(t, nft.TableOwned, b.table(t).Flags)
+	before := b.kernel.Dump()
+	b.kernel.Flush()
+	require.ErrorIs(t, b.kernel.Conn().DeleteTable(DefaultTable), fs.ErrPermission)
+	err := b.kernel.Conn().Update(e.table, nft.Change{Add: []nft.Element{foreign("tcp4", "99", "172.30.0.2:80", "")}})
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.Equal(t, before, b.kernel.Dump())
+	publish(t, e, "80->172.30.0.2:80")
+	require.Equal(t, Status{Present: true, Owned: true}, statusOf(t, e))
+	requireConsistent(t, b, e)
+}
+
+// An engine that ends leaves an orphan, and the next has it, the very same.
+func TestOrphanIsClaimed(t *testing.T) {
+	e, b := openOwner(t)
+	publishAll(t, b, e)
+	want, owned, handle := publishedBy(e), b.kernel.Dump(), b.table(t).Handle
+	require.NoError(t, e.Close())
+	require.Equal(t, nft.TablePersist, b.table(t).Flags)
+	next := b.open(t)
+	require.Equal(t, want, publishedBy(next))
+	require.Equal(t, owned, b.kernel.Dump())
+	require.Equal(t, handle, b.table(t).Handle)
+	require.Equal(t, Status{Present: true, Owned: true}, statusOf(t, next))
+	requireConsistent(t, b, next)
+}
+
+// A table changes from one that others can change to one that they cannot, and back, as
+// engines want it; what it holds stays, and nothing was repaired.
+func TestOwnershipChanges(t *testing.T) {
+	b := newTestbed()
+	e := b.open(t)
+	publishAll(t, b, e)
+	_, err := e.CreateNetwork(networkOf(t, "inside", "172.31.0.0/24"))
+	require.NoError(t, err)
+	want, plain := publishedBy(e), b.kernel.Dump()
+	for range 2 {
+		for _, owning := range []bool{true, false} {
+			require.NoError(t, e.Close())
+			b.owning = owning
+			e = b.open(t)
+			require.Equal(t, want, publishedBy(e))
+			require.Equal(t, owning, b.table(t).Flags == nft.TableOwned)
+			require.Equal(t, plain, apart(b.kernel.Dump()))
+			require.Equal(t, Status{Present: true, Owned: owning}, statusOf(t, e))
+			requireConsistent(t, b, e)
+		}
+	}
+}
+
+func networkOf(tb testing.TB, name, prefix string) Network {
+	tb.Helper()
+	n, err := ParseNetwork(name, prefix, "")
+	require.NoError(tb, err)
+	return n
+}
+
+func TestKernelWithoutOwners(t *testing.T) {
+	b := newTestbed()
+	b.owning, b.kernel.NoOwners = true, true
+	e := b.open(t)
+	publishAll(t, b, e)
+	require.Zero(t, b.table(t).Flags)
+	require.Equal(t, Status{Present: true}, statusOf(t, e))
+}
+
+func TestOwnedBySomebodyElse(t *testing.T) {
+	e, b := openOwner(t)
+	publishAll(t, b, e)
+	want := publishedBy(e)
+	require.NoError(t, e.Close())
+	other := b.kernel.Conn()
+	require.NoError(t, other.Claim(DefaultTable, 0))
+	_, err := b.tryOpen(Options{NoSysctl: true})
+	require.ErrorIs(t, err, ErrOwned)
+	reader := b.openWith(t, Options{ReadOnly: true})
+	require.Equal(t, want, publishedBy(reader), "it can be read")
+	b.owning = false
+	_, err = b.tryOpen(Options{NoSysctl: true})
+	require.ErrorIs(t, err, ErrOwned)
+	require.NoError(t, other.Close())
+	b.open(t)
+}
+
+// An engine that is open for a moment leaves it to others whose the table is.
+func TestTableAsFound(t *testing.T) {
+	for name, prepare := range map[string]struct {
+		owning bool
+		texts  []string
+		during nft.TableFlags
+		after  nft.TableFlags
+	}{
+		"none":   {during: 0, after: 0},
+		"plain":  {texts: []string{"80->172.30.0.2:80"}},
+		"orphan": {owning: true, texts: []string{"80->172.30.0.2:80"}, during: nft.TableOwned, after: nft.TablePersist},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newTestbed()
+			b.owning = prepare.owning
+			if prepare.texts != nil {
+				e := b.open(t)
+				publish(t, e, prepare.texts...)
+				require.NoError(t, e.Close())
+			}
+			b.owning = true
+			e := b.openWith(t, Options{NoSysctl: true, AsFound: true})
+			publish(t, e, "81->172.30.0.2:81")
+			require.Equal(t, prepare.during, b.table(t).Flags)
+			require.Equal(t, Status{Present: true, Owned: prepare.during != 0}, statusOf(t, e))
+			requireConsistent(t, b, e)
+			require.NoError(t, e.Close())
+			require.Equal(t, prepare.after, b.table(t).Flags)
+		})
+	}
+}
+
+// A socket that has failed is replaced with the next change, and the table claimed with
+// the new one; also if others were there meanwhile.
+func TestSocketFails(t *testing.T) {
+	for name, meanwhile := range map[string]func(*testbed){
+		"nobody": func(*testbed) {},
+		"flush":  func(b *testbed) { b.kernel.Flush() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openOwner(t)
+			publishAll(t, b, e)
+			before := b.kernel.Dump()
+			require.NoError(t, e.kernel.Close())
+			meanwhile(b)
+			publish(t, e, "80->172.30.0.2:80")
+			require.Equal(t, nft.TableOwned, b.table(t).Flags)
+			_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+			require.NoError(t, err)
+			require.Equal(t, before, b.kernel.Dump())
+			requireConsistent(t, b, e)
+		})
+	}
+}
+
+// The same with the kernel's own.
+func TestKernelSocketFails(t *testing.T) {
+	ns := labtest.NewNS(t, "host")
+	e, err := Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	publish(t, e, "80->172.30.0.2:80")
+	if !statusOf(t, e).Owned {
+		t.Skip("needs a kernel with persistent owned tables (6.9)")
+	}
+	for _, script := range []string{"list ruleset", "flush ruleset", "flush chain inet nftnat publish"} {
+		require.NoError(t, e.kernel.Close())
+		labtest.ExecInput(t, ns, script, "nft", "-f", "-")
+		publish(t, e, "81->172.30.0.2:81")
+		info, err := e.kernel.Table(DefaultTable)
+		require.NoError(t, err)
+		require.True(t, info.Mine)
+		require.Equal(t, nft.TableOwned, info.Flags)
+		drift, err := e.kernel.Drift(e.table)
+		require.NoError(t, err)
+		require.Empty(t, drift)
+		require.Equal(t, []string{"80-81->172.30.0.2:80-81"}, publishedBy(e))
+		_, err = e.Unpublish(mapped(t, "81->172.30.0.2:81"))
+		require.NoError(t, err)
+	}
+	_, err = Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
+	require.ErrorIs(t, err, ErrOwned)
+}

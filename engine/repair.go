@@ -1,0 +1,145 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// damage tells what others have done to the table as a whole that cannot be their will:
+// a table in the place of this engine's, and rules that are not as they should be. Of a
+// table that is met for the first time nothing is known to restore.
+func (e *Engine) damage(drift []string, info nft.TableInfo) []string {
+	if !e.present || e.opts.ReadOnly {
+		return nil
+	}
+	if e.handle != 0 && info.Handle != e.handle {
+		drift = append(drift, "it was deleted by somebody else, and another made")
+	}
+	return drift
+}
+
+// missingRecords tells which networks, leases, segments and bridge ports that are on
+// record here the table has not. They come and go by this engine alone.
+func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
+	if !e.present || e.opts.ReadOnly {
+		return nil
+	}
+	found := make(map[nft.Element]struct{})
+	segments := map[netip.Prefix]struct{}{}
+	for _, el := range elements {
+		if _, ok := recordOf(el); ok || isHairpinSet(el.Set) {
+			found[el] = struct{}{}
+		}
+		if p, ok := el.Key.Segment(); ok {
+			segments[p] = struct{}{}
+		}
+	}
+	for _, el := range e.records() {
+		if _, ok := found[el]; !ok {
+			lines = append(lines, "an element is missing: "+el.String())
+		}
+	}
+	for p := range e.segments {
+		if _, ok := segments[p]; !ok {
+			lines = append(lines, "an element is missing: "+segmentElement(p).String())
+		}
+	}
+	return lines
+}
+
+// records are the elements of all that is on record here beside mappings and segments.
+func (e *Engine) records() []nft.Element {
+	return append(e.book.elements(), e.hairpins.all(nil)...)
+}
+
+// remake makes the table as this engine knows it, in one transaction, in the place of
+// the one with the handle; zero: of none. What clients have begun meanwhile, and leads
+// elsewhere, ends.
+func (e *Engine) remake(handle uint64, damage ...string) error {
+	for _, line := range damage {
+		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
+	}
+	e.forget(e.now())
+	es := e.elements(e.mappings.all, e.mappings.len(), slices.Collect(maps.Keys(e.segments)), e.records())
+	if err := e.kernel.Restore(e.table, es, handle); err != nil {
+		return err
+	}
+	e.readHandle()
+	e.noteRepair()
+	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteGapFlows()))
+	return nil
+}
+
+func (e *Engine) noteRepair() {
+	e.repaired++
+	e.log.Warn("table was put right", "table", e.opts.Table)
+	e.notify(EventRepaired)
+}
+
+// warnOfFlows is for what nobody waits for the outcome of.
+func (e *Engine) warnOfFlows(err error) {
+	if err != nil {
+		e.log.Warn("flows could not be ended", "table", e.opts.Table, "error", err)
+	}
+}
+
+// follow takes over what others have made of the mappings while the engine was open:
+// proxies and flows follow, as if it had been asked for here. So many of the elements are
+// notes of what has ended.
+func (e *Engine) follow(elements []nft.Element, b book, notes int) {
+	if e.isKnown(elements, b, notes) {
+		return
+	}
+	before := e.mappings
+	e.take(elements, b)
+	e.adoptHairpins()
+	c := changeBetween(before, e.mappings)
+	e.warnOfFlows(e.deleteFlows(UDP, c))
+	e.notifyChange(c)
+}
+
+// isKnown reports whether the elements are those that this engine holds for published,
+// and the records its own.
+func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
+	kinds, now, known := mapKinds(), e.now(), 0
+	for _, el := range elements {
+		kind, ok := kinds[el.Set]
+		if !ok {
+			continue
+		}
+		p, _ := published(el, kind, now)
+		if have, ok := e.mappings.get(p.frontend); !ok || !have.same(p.target) {
+			return false
+		}
+		known++
+	}
+	// None of the records is missing, so that more of them is all they can be.
+	return known == e.mappings.len() && len(b.elements()) == len(e.book.elements()) &&
+		len(elements) == known+notes+len(e.segments)+len(e.records())
+}
+
+// changeBetween is what makes some mappings of others.
+func changeBetween(before, after registry) (c change) {
+	for p := range before.all {
+		now, ok := after.get(p.frontend)
+		switch {
+		case !ok:
+			c.removed = append(c.removed, p)
+		case !now.same(p.target):
+			c.moved = append(c.moved, move{p.frontend, p.target, now})
+		}
+	}
+	for p := range after.all {
+		if _, ok := before.get(p.frontend); !ok {
+			c.added = append(c.added, p)
+		}
+	}
+	return c
+}

@@ -1,0 +1,265 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nft"
+	"github.com/nftnat/nftnat/nft/nfttest"
+)
+
+// watched is an engine that runs, and tells what happens.
+type watched struct {
+	*Engine
+	b      *testbed
+	events chan Event
+}
+
+func runFake(t *testing.T) *watched {
+	t.Helper()
+	w := &watched{b: newTestbed(), events: make(chan Event, 1000)}
+	w.Engine = w.b.openWith(t, Options{NoSysctl: true, Notify: func(ev Event) { w.events <- ev }})
+	w.run(t)
+	return w
+}
+
+func (w *watched) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+// await waits for an event of a kind, and drops those before it.
+func (w *watched) await(t *testing.T, kind EventKind) Event {
+	t.Helper()
+	for {
+		select {
+		case ev := <-w.events:
+			if ev.Kind == kind {
+				return ev
+			}
+		case <-time.After(10 * time.Second):
+			require.Fail(t, "nothing happens")
+		}
+	}
+}
+
+// fillTable publishes something of each kind that a table can hold.
+func fillTable(t *testing.T, b *testbed, e *Engine) {
+	t.Helper()
+	publishAll(t, b, e)
+	_, err := e.CreateNetwork(networkOf(t, "inside", "172.31.0.0/24"))
+	require.NoError(t, err)
+	for _, name := range []string{"web", "dns", "gone"} {
+		a, err := ParseAttachment(name, "inside", "")
+		require.NoError(t, err)
+		_, err = e.Attach(a)
+		require.NoError(t, err)
+	}
+	_, err = e.Detach("gone")
+	require.NoError(t, err)
+}
+
+// Whatever others do to the table as a whole, or to its rules and records, it is soon
+// what it was.
+func TestDamageIsRepaired(t *testing.T) {
+	all := damages()
+	all["no table"] = nil
+	all["an empty table of that name"] = nil
+	all["a record less"] = func(table *nfttest.Table) {
+		for i, el := range table.Elements {
+			if _, ok := recordOf(el); ok {
+				table.Elements = append(table.Elements[:i], table.Elements[i+1:]...)
+				return
+			}
+		}
+	}
+	for name, damage := range all {
+		t.Run(name, func(t *testing.T) {
+			w := runFake(t)
+			fillTable(t, w.b, w.Engine)
+			want := w.b.kernel.Dump()
+			for i := range 3 {
+				switch name {
+				case "no table":
+					w.b.kernel.Flush()
+				case "an empty table of that name":
+					w.b.kernel.Edit(func(tables map[string]*nfttest.Table) {
+						tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: w.table.Comment}}
+					})
+				default:
+					w.b.edit(t, func(table *nfttest.Table) {
+						damage(table)
+						table.Elements = slices.DeleteFunc(table.Elements, func(el nft.Element) bool { return !hasSet(table, el.Set) })
+					})
+				}
+				require.Empty(t, w.await(t, EventRepaired).Mappings)
+				w.settled(t)
+				require.Equal(t, want, w.b.kernel.Dump())
+				require.Equal(t, Status{Present: true, Repaired: i + 1}, statusOf(t, w.Engine))
+			}
+			requireConsistent(t, w.b, w.Engine)
+			clean := newTestbed()
+			fillTable(t, clean, clean.open(t))
+			require.Equal(t, clean.kernel.Dump(), w.b.kernel.Dump(), "as after a clean start")
+		})
+	}
+}
+
+func hasSet(table *nfttest.Table, name string) bool {
+	return slices.ContainsFunc(table.Maps, isMap(name)) ||
+		slices.ContainsFunc(table.Sets, func(s nft.Set) bool { return s.Name == name })
+}
+
+// settled waits until the engine is through with what it does.
+func (w *watched) settled(t *testing.T) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	require.False(t, w.doubtful)
+}
+
+// What somebody takes out of a map, or adds to it, is their will: it is taken over.
+func TestElementsAreFollowed(t *testing.T) {
+	w := runFake(t)
+	fillTable(t, w.b, w.Engine)
+	w.b.flows.flows = []conntrack.Flow{flow(UDP, local4+":102", "172.30.0.3:80")}
+	w.b.drop(t, "udp4 { 102 ")
+	require.Equal(t, "0.0.0.0:102->172.30.0.3:80/udp", w.await(t, EventUnpublished).Mappings[0].String())
+	w.b.write(t, foreign("tcp4", "99", "172.30.0.2:99", ""))
+	require.Equal(t, "99->172.30.0.2:99", w.await(t, EventPublished).Mappings[0].String())
+	w.settled(t)
+	require.Empty(t, w.b.flows.flows, "those of what is gone")
+	require.Equal(t, Status{Present: true}, statusOf(t, w.Engine))
+	requireConsistent(t, w.b, w.Engine)
+}
+
+// Word that something was missed has the engine look, and what is right stays as it is.
+func TestOverrunIsLookedInto(t *testing.T) {
+	w := runFake(t)
+	fillTable(t, w.b, w.Engine)
+	info := w.b.table(t)
+	looks := make(chan struct{}, 100)
+	w.b.kernel.Hook(func(op string) error {
+		if op == "Drift" {
+			looks <- struct{}{}
+		}
+		return nil
+	})
+	w.b.kernel.Overrun()
+	<-looks
+	w.settled(t)
+	require.Equal(t, info, w.b.table(t))
+	require.Equal(t, Status{Present: true}, statusOf(t, w.Engine))
+}
+
+// A table that the engine has not made yet is nobody's to repair, and one that it has
+// purged stays gone.
+func TestNothingToRepair(t *testing.T) {
+	w := runFake(t)
+	w.b.kernel.Flush()
+	w.b.kernel.Overrun()
+	publish(t, w.Engine, "80->172.30.0.2:80")
+	require.NoError(t, w.Purge())
+	require.Empty(t, w.b.kernel.Dump())
+}
+
+// What came in by no rule while there were none ends with the repair, and what would
+// have come in anyhow goes on.
+func TestFlowsOfTheGap(t *testing.T) {
+	const outside, inside, sibling = "198.51.100.7:4000", "172.31.0.2:80", "172.31.0.3:80"
+	gap := func(src, dst, replySrc, replyDst string, status conntrack.Status) conntrack.Flow {
+		return conntrack.Flow{
+			Proto: unix.IPPROTO_TCP, Status: status, Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst),
+			ReplySrc: netip.MustParseAddrPort(replySrc), ReplyDst: netip.MustParseAddrPort(replyDst),
+		}
+	}
+	for name, tt := range map[string]struct {
+		flow conntrack.Flow
+		ends bool
+	}{
+		"into a network":               {gap(outside, inside, inside, outside, 0), true},
+		"published":                    {gap(outside, inside, inside, outside, conntrack.StatusDNAT), false},
+		"announced by another":         {gap(outside, inside, inside, outside, conntrack.StatusExpected), false},
+		"from the host":                {gap(local4+":4000", inside, inside, local4+":4000", 0), false},
+		"between siblings":             {gap(inside, sibling, sibling, inside, 0), false},
+		"out as itself":                {gap(inside, outside, outside, inside, 0), true},
+		"out, masqueraded":             {gap(inside, outside, outside, local4+":40000", 0), false},
+		"to the host":                  {gap(inside, local4+":53", local4+":53", inside, 0), false},
+		"in transit":                   {gap(outside, "203.0.113.9:80", "203.0.113.9:80", outside, 0), false},
+		"of a segment without a guard": {gap(outside, "172.30.0.2:80", "172.30.0.2:80", outside, 0), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openFake(t)
+			fillTable(t, b, e)
+			b.flows.flows = []conntrack.Flow{tt.flow}
+			b.kernel.Flush()
+			publish(t, e, "80->172.30.0.2:80") // which notices
+			require.Equal(t, 1, statusOf(t, e).Repaired)
+			require.Equal(t, tt.ends, len(b.flows.flows) == 0)
+		})
+	}
+}
+
+// Somebody who undoes every repair at once is answered ever more seldom, and not at all
+// slower once there was peace.
+func TestVigilTires(t *testing.T) {
+	v := &vigil{}
+	now := time.Now()
+	var rests []time.Duration
+	for range 14 {
+		v.heard(now)
+		require.NotNil(t, v.due)
+		rests = append(rests, v.rest)
+		v.due, v.repaired = nil, now
+	}
+	require.Equal(t, []time.Duration{0, firstRest, 2 * firstRest, 4 * firstRest}, rests[:4])
+	require.Equal(t, longestRest, rests[13])
+	v.took = time.Second
+	v.heard(now.Add(time.Second))
+	require.Equal(t, longestRest, v.rest, "most of the time would go into repairs")
+	v.due = nil
+	v.heard(now.Add(time.Second + 2*shortPeace))
+	require.Zero(t, v.rest)
+	due := v.due
+	v.heard(now)
+	require.Equal(t, due, v.due, "it is to look already")
+}
+
+// Looking that fails is tried again, with pauses, and said once.
+func TestVigilFails(t *testing.T) {
+	log := &logged{}
+	b := newTestbed()
+	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(log, nil))})
+	publish(t, e, "80->172.30.0.2:80")
+	v := &vigil{engine: e}
+	b.kernel.Hook(func(string) error { return unix.ENOMEM })
+	for range 20 {
+		v.look()
+		require.NotNil(t, v.due)
+	}
+	require.Equal(t, longestRest, v.rest)
+	require.Equal(t, 1, log.count("table could not be seen to"))
+	b.kernel.Hook(nil)
+	b.kernel.Flush()
+	v.look()
+	require.Nil(t, v.due)
+	require.Equal(t, 1, statusOf(t, e).Repaired)
+}

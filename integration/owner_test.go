@@ -1,0 +1,219 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// The number of foreign flushes that connections are made under, and how many
+// connections a second there shall be.
+const (
+	envFlushes, defaultFlushes       = "NFTNAT_FLUSHES", 30
+	envConnections, defaultPerSecond = "NFTNAT_CONNECTIONS_PER_SECOND", 1000
+)
+
+// traffic are clients that connect all the time, and ask.
+type traffic struct {
+	made   atomic.Int64
+	begin  time.Time
+	stop   chan struct{}
+	ended  sync.WaitGroup
+	mu     sync.Mutex
+	failed []error
+}
+
+// trafficWorkers is how many clients there are at a time.
+const trafficWorkers = 40
+
+// startTraffic has clients in a namespace connect to an address, so many times a second.
+func startTraffic(t *testing.T, ns *lab.NS, addr, server string, perSecond int) *traffic {
+	t.Helper()
+	tr := &traffic{begin: time.Now(), stop: make(chan struct{})}
+	turns := make(chan struct{}, trafficWorkers)
+	for range trafficWorkers {
+		tr.ended.Go(func() {
+			for range turns {
+				tr.connect(ns, addr, server)
+			}
+		})
+	}
+	tr.ended.Go(func() {
+		defer close(turns)
+		tick := time.NewTicker(time.Second / time.Duration(perSecond))
+		defer tick.Stop()
+		for {
+			select {
+			case <-tr.stop:
+				return
+			case <-tick.C:
+				turns <- struct{}{}
+			}
+		}
+	})
+	return tr
+}
+
+func (tr *traffic) connect(ns *lab.NS, addr, server string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	name, _, err := lab.Ask(ctx, ns, "tcp", addr, netip.AddrPort{})
+	if err == nil && name != server {
+		err = fmt.Errorf("%s answered, not %s", name, server)
+	}
+	tr.made.Add(1)
+	if err != nil {
+		tr.mu.Lock()
+		tr.failed = append(tr.failed, err)
+		tr.mu.Unlock()
+	}
+}
+
+// end ends the traffic, and returns what has failed of it.
+func (tr *traffic) end(t *testing.T) []error {
+	t.Helper()
+	close(tr.stop)
+	tr.ended.Wait()
+	rate := float64(tr.made.Load()) / time.Since(tr.begin).Seconds()
+	t.Logf("%d connections, %.0f a second: %d failed", tr.made.Load(), rate, len(tr.failed))
+	return tr.failed
+}
+
+// ownedStation runs a daemon whose table is owned.
+func ownedStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
+	t.Helper()
+	s := newStation(t, top.Host)
+	p := s.serve(t)
+	if !s.status(t).Table.Owned {
+		t.Skip("needs a kernel with persistent owned tables (6.9)")
+	}
+	return s, p
+}
+
+// assaults are what others may do to a table, as nft(8) takes it.
+func assaults() []string {
+	return []string{
+		"delete table inet nftnat", "flush table inet nftnat", "flush chain inet nftnat publish",
+		"add element inet nftnat tcp4 { 99 : 172.30.0.2 . 80 }", "delete element inet nftnat tcp4 { 8080 }",
+		"flush map inet nftnat tcp4", "insert rule inet nftnat publish accept", "add table inet nftnat { flags dormant; }",
+	}
+}
+
+// While the daemon is up nobody else can touch the table, whatever they try: nothing
+// fails of that, nothing has to be repaired, and nothing changes.
+func TestForeignFlushes(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	s, _ := ownedStation(t, top)
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	before := nft(t, top.Host, "-a", "list", "table", "inet", "nftnat")
+	tr := startTraffic(t, top.Client, "192.0.2.1:8080", "web", fromEnv(t, envConnections, defaultPerSecond))
+	all := assaults()
+	flushes := fromEnv(t, envFlushes, defaultFlushes)
+	for i := range flushes {
+		load(t, top.Host, "add table inet other\nflush ruleset\n")
+		r := labtest.Run(t, top.Host, command(t, "nft", all[i%len(all)]))
+		require.NotZero(t, r.Code, all[i%len(all)])
+		require.Contains(t, r.Stderr, "Operation not permitted", all[i%len(all)])
+	}
+	t.Logf("%d flushes", flushes)
+	require.Empty(t, tr.end(t))
+	require.Equal(t, before, nft(t, top.Host, "-a", "list", "table", "inet", "nftnat"))
+	require.Zero(t, s.status(t).Table.Repaired)
+	require.Contains(t, s.succeed(t, "status"), "inet nftnat, owned\n")
+	require.NotContains(t, nft(t, top.Host, "list", "tables"), "other", "a flush that does nothing")
+}
+
+// What a killed daemon leaves goes on, and the next daemon has it, the very same table,
+// from then on as safe as before.
+func TestOrphanIsClaimed(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
+	s, p := ownedStation(t, top)
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80")
+	before := labtest.Exec(t, top.Host, "nft", "-a", "list", "table", "inet", "nftnat")
+	flows := []*flow{dialFlow(t, top.Client, "tcp", "192.0.2.1:8080"), dialFlow(t, top.Client, "udp", "192.0.2.1:8080")}
+	for range 3 {
+		p.Kill()
+		require.NotEqual(t, before, labtest.Exec(t, top.Host, "nft", "-a", "list", "table", "inet", "nftnat"), "its flags")
+		for _, f := range flows {
+			goesOn(t, f)
+		}
+		labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
+		p = s.serve(t)
+		require.Equal(t, before, labtest.Exec(t, top.Host, "nft", "-a", "list", "table", "inet", "nftnat"))
+		require.True(t, s.status(t).Table.Owned)
+		require.Zero(t, s.status(t).Table.Repaired)
+		require.NotZero(t, labtest.Run(t, top.Host, command(t, "nft", "delete table inet nftnat")).Code)
+	}
+	// A command that works by itself has it for a moment.
+	require.NoError(t, p.Signal(unix.SIGTERM))
+	require.Zero(t, p.Wait())
+	s.succeed(t, "--direct add --quiet tcp 8081 172.30.0.2:80")
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8081", "backend")
+	s.serve(t)
+	s.succeed(t, "rm tcp 8081")
+	require.Equal(t, before, labtest.Exec(t, top.Host, "nft", "-a", "list", "table", "inet", "nftnat"), "it was not made again")
+	for _, f := range flows {
+		goesOn(t, f)
+	}
+	s.succeed(t, "purge")
+	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
+}
+
+// A table from before, which others can change, is made one that they cannot, and back,
+// with all that it holds and nobody noticing.
+func TestOwnershipChanges(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "backend", ":80")
+	}
+	s, p := ownedStation(t, top)
+	stop := func() {
+		require.NoError(t, p.Signal(unix.SIGTERM))
+		require.Zero(t, p.Wait())
+	}
+	stop()
+	s.succeed(t, "--direct network create inside 172.31.7.0/24")
+	s.succeed(t, "--direct attach --network inside web -p 80")
+	s.succeed(t, "--direct add --quiet tcp 8080 172.30.0.2:80 --name mine")
+	s.succeed(t, "--direct add --quiet udp 8080 172.30.0.2:80")
+	plain := nft(t, top.Host, "list", "table", "inet", "nftnat")
+	flows := []*flow{dialFlow(t, top.Client, "tcp", "192.0.2.1:8080"), dialFlow(t, top.Client, "udp", "192.0.2.1:8080")}
+	tr := startTraffic(t, top.Client, "192.0.2.1:8080", "backend", 200)
+	for range 3 {
+		p = s.serve(t)
+		require.True(t, s.status(t).Table.Owned)
+		require.NotZero(t, labtest.Run(t, top.Host, command(t, "nft", "flush table inet nftnat")).Code)
+		stop()
+		p = s.serve(t, "--no-owner")
+		require.False(t, s.status(t).Table.Owned)
+		require.Contains(t, s.succeed(t, "status"), "inet nftnat, open to others\n")
+		require.Equal(t, plain, nft(t, top.Host, "list", "table", "inet", "nftnat"))
+		require.Zero(t, s.status(t).Table.Repaired)
+		for _, f := range flows {
+			goesOn(t, f)
+		}
+		stop()
+	}
+	require.Empty(t, tr.end(t))
+	// What nft(8) lists of a table that is open it can also read.
+	load(t, top.Host, "flush ruleset\n"+plain)
+	require.Equal(t, plain, nft(t, top.Host, "list", "table", "inet", "nftnat"))
+}

@@ -1,0 +1,213 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+	nftables "github.com/nftnat/nftnat/nft"
+)
+
+// openStation runs a daemon whose table others can change, with a network and ports.
+func openStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
+	t.Helper()
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "web", ":80")
+	}
+	s := newStation(t, top.Host)
+	daemon := s.serve(t, "--no-owner")
+	s.succeed(t, "network create inside "+top.Inside4.String()+" --gateway "+top.Gateway4.String())
+	s.succeed(t, "attach --network inside --ip 172.30.0.2 web -p 8080:80 -p 8080:80/udp")
+	s.succeed(t, "attach --network inside gone")
+	s.succeed(t, "detach gone")
+	s.succeed(t, "add --quiet udp 192.0.2.1:53 172.30.0.2:80 --ttl 1h --name mine")
+	require.False(t, s.status(t).Table.Owned)
+	return s, daemon
+}
+
+// awaitRepair waits until the table was put right more often than so many times, and
+// nothing is left to do.
+func (s *station) awaitRepair(t *testing.T, before int) {
+	t.Helper()
+	await(t, "the repair", func() bool { return s.status(t).Table.Repaired > before })
+}
+
+// A table that others can change is soon what it was, whatever they did to the whole of
+// it, to its rules or to what only nftnat writes: as a daemon makes it that starts with
+// the same state. Flows go on, and who came in meanwhile does not stay.
+func TestForeignDamage(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
+	s, daemon := openStation(t, top)
+	listing := func(ns *lab.NS) []string {
+		return append(sortedElements(t, ns), nft(t, ns, "-s", "-t", "list", "table", "inet", "nftnat"))
+	}
+	before := listing(top.Host)
+	labtest.EchoTCP(t, top.Backend1, "secret", ":22")
+	flows := []*flow{dialFlow(t, top.Client, "tcp", "192.0.2.1:8080"), dialFlow(t, top.Client, "udp", "192.0.2.1:8080")}
+	events := s.follow(t)
+	repairs := 0
+	for _, damage := range []string{
+		"flush ruleset", "delete table inet nftnat", "flush table inet nftnat", "flush chain inet nftnat publish",
+		"flush chain inet nftnat filter-forward", "insert rule inet nftnat publish accept", "add chain inet nftnat mine", "flush set inet nftnat networks4",
+		"flush set inet nftnat inside4", "add table inet nftnat { flags dormant; }",
+	} {
+		load(t, top.Host, damage)
+		s.awaitRepair(t, repairs)
+		require.Equal(t, before, listing(top.Host), damage)
+		for _, f := range flows {
+			goesOn(t, f)
+		}
+		require.Error(t, labtest.NoAnswer(t, top.Neighbour, "tcp", "172.30.0.2:22"))
+		repairs = s.status(t).Table.Repaired
+	}
+	require.Contains(t, s.succeed(t, "status"), "open to others, repaired ")
+	await(t, "the last event", func() bool {
+		n := 0
+		for _, ev := range events() {
+			if ev.Type == api.EventRepaired {
+				n++
+			}
+		}
+		return n == repairs
+	})
+	// A table of somebody else's in its place is left alone until it goes.
+	load(t, top.Host, "delete table inet nftnat\nadd table inet nftnat { comment \"mine\"; }")
+	await(t, "word of it", func() bool { return strings.Contains(daemon.Output(), `not one of nftnat's: its comment is "mine"`) })
+	r := s.run(t, "add tcp 9090 172.30.0.2:80")
+	require.NotZero(t, r.Code)
+	require.Contains(t, r.Stderr, "not one of nftnat's")
+	require.Equal(t, "table inet nftnat {\n\tcomment \"mine\"\n}\n", nft(t, top.Host, "list", "ruleset"))
+	load(t, top.Host, "delete table inet nftnat")
+	s.awaitRepair(t, repairs)
+	require.Equal(t, before, listing(top.Host))
+	// What a daemon makes of the same state where there was nothing.
+	state := s.succeed(t, "export")
+	elsewhere := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	other := newStation(t, elsewhere.Host)
+	other.serve(t, "--no-owner")
+	apply := other.command(t, "apply", "-f", "-")
+	apply.Stdin = strings.NewReader(state)
+	r = labtest.Run(t, elsewhere.Host, apply)
+	require.Zero(t, r.Code, r.Stderr)
+	require.Equal(t, before, listing(elsewhere.Host))
+}
+
+// probes are datagrams to a port that the guard keeps closed, one after the other.
+type probes struct {
+	sent, got atomic.Int64
+	stop      func()
+}
+
+// startProbes has the neighbour, who has a route, try to get in all the time.
+func startProbes(t *testing.T, top *lab.Topology) *probes {
+	t.Helper()
+	p := &probes{}
+	target, err := top.Backend1.ListenPacket("udp", ":5000")
+	require.NoError(t, err)
+	source, err := top.Neighbour.Dial(t.Context(), "udp", at(top.Backend1.V4, 5000))
+	require.NoError(t, err)
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		buf := make([]byte, 64)
+		for {
+			if _, _, err := target.ReadFrom(buf); err != nil {
+				return
+			}
+			p.got.Add(1)
+		}
+	})
+	running.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			// A refusal that came back is the next call's error, and says nothing.
+			_, _ = source.Write([]byte("knock"))
+			p.sent.Add(1)
+			time.Sleep(50 * time.Microsecond)
+		}
+	})
+	p.stop = sync.OnceFunc(func() {
+		close(done)
+		_ = target.Close()
+		running.Wait()
+		_ = source.Close()
+	})
+	t.Cleanup(p.stop)
+	return p
+}
+
+// While a table is put right the guard is not open, but for the moment between the rules
+// and the elements of new interval sets: the kernel makes rules and hash tables visible
+// all at once, and those sets while it commits (tried on 6.18: tens of microseconds).
+func TestGuardDuringRepair(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
+	s, _ := openStation(t, top)
+	p := startProbes(t, top)
+	for range 10 {
+		for _, damage := range []string{
+			"flush chain inet nftnat publish", "insert rule inet nftnat publish accept", "add chain inet nftnat mine",
+			"flush set inet nftnat inside4", "flush chain inet nftnat nat-postrouting",
+		} {
+			repairs := s.status(t).Table.Repaired
+			load(t, top.Host, damage)
+			s.awaitRepair(t, repairs)
+		}
+	}
+	require.Less(t, p.got.Load(), p.sent.Load()/200, "of %d probes", p.sent.Load())
+	// The probes do get in where there is no guard.
+	load(t, top.Host, "add table inet nftnat { flags dormant; }")
+	s.awaitRepair(t, s.status(t).Table.Repaired-1)
+	sent := p.sent.Load()
+	await(t, "more probes", func() bool { return p.sent.Load() > sent+1000 })
+	got := p.got.Load()
+	sent = p.sent.Load()
+	await(t, "more probes", func() bool { return p.sent.Load() > sent+1000 })
+	require.Equal(t, got, p.got.Load(), "after the repair")
+	t.Logf("of %d probes %d came in while others had turned the table off", p.sent.Load(), got)
+}
+
+// Somebody who deletes the table over and over is answered ever more seldom, so that
+// neither of them has the machine to itself; the daemon serves meanwhile, and once there
+// is peace all is as it was.
+func TestFighter(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s, _ := openStation(t, top)
+	before := sortedElements(t, top.Host)
+	var foreign *nftables.Conn
+	require.NoError(t, top.Host.Do(func() (err error) {
+		foreign, err = nftables.Dial(nil)
+		return err
+	}))
+	t.Cleanup(func() { require.NoError(t, foreign.Close()) })
+	deleted := 0
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		if foreign.DeleteTable("nftnat") == nil {
+			deleted++
+		}
+		if deleted%5 == 0 {
+			s.status(t)
+		}
+	}
+	repaired := s.status(t).Table.Repaired
+	t.Logf("deleted %d times, repaired %d times", deleted, repaired)
+	require.Greater(t, deleted, 3, "no fight")
+	// Ten rests make a second, after which there is one repair in each.
+	require.Less(t, deleted, 30)
+	await(t, "peace", func() bool { return s.status(t).Table.Repaired >= deleted })
+	require.Equal(t, before, sortedElements(t, top.Host))
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+}
