@@ -373,7 +373,8 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 			return Status{
 				PID: os.Getpid(), NetNS: 4026531840, Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
 				Mappings: CountMappings(fake.Mappings()), Conntrack: &Conntrack{Count: 1, Max: 2},
-				Forwarding: Forwarding{ForwardingOn, ForwardingPartly},
+				Forwarding:  Forwarding{ForwardingOn, ForwardingPartly},
+				Confinement: &Confinement{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivileges: true, Landlock: 2, SystemCalls: 85, Missing: []string{"none"}},
 			}, nil
 		},
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

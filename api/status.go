@@ -39,6 +39,9 @@ type Status struct {
 	Conntrack *Conntrack `json:"conntrack,omitempty"`
 	// Forwarding is whether the kernel forwards packets.
 	Forwarding Forwarding `json:"forwarding"`
+	// Confinement is what the daemon has left itself of its privileges; nil: it is not
+	// known.
+	Confinement *Confinement `json:"confinement,omitempty"`
 	// Lacks is what the kernel has not of what the daemon would use; nil: nothing that
 	// is known of.
 	Lacks []Lack `json:"lacks,omitempty"`
@@ -113,6 +116,23 @@ const (
 	ForwardingOn     ForwardingState = "on"
 	ForwardingPartly ForwardingState = "partly" // for some interfaces
 )
+
+// Confinement is what a daemon has left itself of its privileges.
+type Confinement struct {
+	// Capabilities are the names of those that it has, as capabilities(7) has them; nil:
+	// they could not be dropped.
+	Capabilities []string `json:"capabilities,omitzero"`
+	// NoNewPrivileges is whether nothing that it executes can gain any.
+	NoNewPrivileges bool `json:"no_new_privileges"`
+	// Landlock is the version of the interface by which the files that it can open are
+	// restricted; 0: they are not.
+	Landlock int `json:"landlock"`
+	// SystemCalls is how many system calls it can make; 0: all.
+	SystemCalls int `json:"system_calls"`
+	// Missing are the parts that are not in force, with the reason, a line each; nil: all
+	// are.
+	Missing []string `json:"missing,omitempty"`
+}
 
 // Lack is something that the kernel has not.
 type Lack struct {

@@ -52,9 +52,9 @@ func (e *HeldError) Unwrap() error { return ErrConflict }
 // findHolder looks for the socket that keeps a mapping's port from being bound, and
 // for its process. It is asked when the port could not be bound; by now the socket
 // may be gone.
-func findHolder(ns *namespace, p port) error {
+func (e *Engine) findHolder(p port) error {
 	held := &HeldError{Want: p.mapping()}
-	diag, err := openNetlink(ns, unix.NETLINK_INET_DIAG)
+	diag, err := openNetlink(e.namespace, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
@@ -69,7 +69,7 @@ func findHolder(ns *namespace, p port) error {
 			switch at, ok := bound(s); {
 			case !ok || !p.blockedBy(at):
 			case s.State == tcpListen, s.State == tcpClose:
-				held.by(s)
+				held.by(s, e.opts.ProcessOf)
 				return held
 			default:
 				client = s
@@ -79,13 +79,13 @@ func findHolder(ns *namespace, p port) error {
 	// The kernel gives clients their ports without SO_REUSEADDR, and so they too keep
 	// others from them.
 	if client != nil {
-		held.by(client)
+		held.by(client, e.opts.ProcessOf)
 	}
 	return held
 }
 
 // by notes the socket that holds the port.
-func (e *HeldError) by(s *netlink.Socket) {
+func (e *HeldError) by(s *netlink.Socket, processOf func(uint32) (int, string)) {
 	e.Address, _ = bound(s)
 	if e.Ended = s.State == tcpTimeWait; !e.Ended {
 		e.PID, e.Command = processOf(s.INode)
@@ -132,9 +132,11 @@ func (f frontend) blockedBy(at netip.AddrPort) bool {
 	return mine.Is4() == theirs.Is4() && (mine.IsUnspecified() || theirs.IsUnspecified())
 }
 
-// processOf finds a process that has the socket of that inode open, by the links of
-// /proc/PID/fd (proc(5)).
-func processOf(inode uint32) (pid int, command string) {
+// ProcessOf names a process that has the socket of that inode open, by the links of
+// /proc/PID/fd (proc(5)). Those of other users, and of processes with more capabilities,
+// can be seen with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. A pid of zero: it has found
+// none.
+func ProcessOf(inode uint32) (pid int, command string) {
 	link := "socket:[" + strconv.FormatUint(uint64(inode), 10) + "]"
 	processes, err := os.ReadDir("/proc")
 	if err != nil {

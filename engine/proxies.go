@@ -205,7 +205,7 @@ func (e *Engine) unbind(ports []port) error {
 func (e *Engine) bindError(p port, count int, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return findHolder(e.namespace, p)
+		return e.findHolder(p)
 	case errors.Is(err, unix.EMFILE):
 		return fmt.Errorf("hold %d ports: %w: raise RLIMIT_NOFILE (LimitNOFILE= of a unit)", count, err)
 	case errors.Is(err, unix.ENFILE):

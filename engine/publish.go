@@ -97,7 +97,7 @@ func (e *Engine) publishOnce(ms []Mapping, base change, retarget bool) ([]Mappin
 			return done, err
 		}
 		if len(held) == chooseAttempts {
-			return nil, findHolder(e.namespace, taken.port)
+			return nil, e.findHolder(taken.port)
 		}
 		if err := e.ports[taken.port.proto].Reserve(reservation(taken.port.ap)); err != nil {
 			return nil, err

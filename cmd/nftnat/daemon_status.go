@@ -37,7 +37,8 @@ func (s *server) status() (api.Status, error) {
 				engine.ForwardingOff: api.ForwardingOff, engine.ForwardingPartly: api.ForwardingPartly, engine.ForwardingOn: api.ForwardingOn,
 			}[st.Forwarding6],
 		},
-		Warnings: []string{},
+		Confinement: confinementOf(s.confinement),
+		Warnings:    []string{},
 	}
 	for _, l := range st.Lacks {
 		doc.Lacks = append(doc.Lacks, api.Lack(l))

@@ -77,6 +77,7 @@ func newRoot(stderr io.Writer) *cobra.Command {
 		newNetwork(g), newAttach(g), newDetach(g), newPs(g), newInspect(g), newPort(g),
 		newApply(g), newExport(g),
 		newServe(g), newStatus(g), newEvents(g), newPlan(g), newPurge(g), newDemo(g), newVersion(g),
+		newOnlooker(),
 	)
 	refuseUnknown(root)
 	return root

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/confine"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/state"
 )
@@ -78,6 +79,8 @@ type server struct {
 	feed    api.Feed
 	started time.Time
 	netns   uint64
+	// confinement is what it has left itself.
+	confinement confine.Report
 	// progress is how far the change is that the engine is making.
 	progress atomic.Pointer[engine.Progress]
 }
@@ -92,13 +95,19 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	if err != nil {
 		return err
 	}
+	opts, err := g.engineOptions()
+	if err != nil {
+		return err
+	}
+	if looker, err := startOnlooker(); err == nil {
+		defer func() { _ = looker.close() }() // it ends by itself if it can
+		opts.ProcessOf = looker.processOf
+	} else {
+		g.logger().Warn("who holds a port that is in the way cannot be told", "error", err)
+	}
 	raiseFileLimit()
 	s := &server{started: time.Now()}
 	if s.netns, err = g.namespaceInode(); err != nil {
-		return err
-	}
-	opts, err := g.engineOptions()
-	if err != nil {
 		return err
 	}
 	opts.NoSysctl, opts.NoOwner = flags.noSysctl, flags.noOwner
@@ -110,6 +119,15 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		defer func() { err = errors.Join(err, file.Close()) }() // when the engine has closed
 		opts.Store = file
 	}
+	metrics := &metricsListener{address: flags.metrics}
+	if opts.NetNS != "" {
+		// It listens where it was started.
+		if err := metrics.listen(); err != nil {
+			return err
+		}
+	}
+	defer metrics.close()
+	visits := enter(&opts)
 	if s.engine, err = engine.Open(opts); err != nil {
 		return err
 	}
@@ -124,12 +142,11 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	}
 	var tasks []func(context.Context) error
 	handler := s.metrics()
-	if flags.metrics != "" {
-		l, err := net.Listen("tcp", flags.metrics)
-		if err != nil {
-			_ = listener.Close()
-			return usageError{fmt.Errorf("listen for metrics: %w", err)}
-		}
+	if err := metrics.listen(); err != nil {
+		_ = listener.Close()
+		return err
+	}
+	if l := metrics.listener; l != nil {
 		tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, l, handler) })
 	}
 	server := api.NewServer(api.Options{
@@ -138,6 +155,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		Decode:   func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 	})
 	tasks = append(tasks, s.engine.Run, func(ctx context.Context) error { return server.Serve(ctx, listener) })
+	s.confinement = g.confine(flags, listener, visits)
 	if told != nil {
 		if _, err := io.WriteString(told, readyWord); err != nil {
 			g.logger().Warn("whoever started the daemon has gone", "error", err)
@@ -216,6 +234,29 @@ func trimNewline(b []byte) []byte {
 		b = b[:len(b)-1]
 	}
 	return b
+}
+
+// metricsListener is where metrics are asked for over TCP, if anywhere.
+type metricsListener struct {
+	address  string // empty: nowhere
+	listener net.Listener
+}
+
+// listen listens, unless it does already.
+func (m *metricsListener) listen() (err error) {
+	if m.address == "" || m.listener != nil {
+		return nil
+	}
+	if m.listener, err = net.Listen("tcp", m.address); err != nil {
+		return usageError{fmt.Errorf("listen for metrics: %w", err)}
+	}
+	return nil
+}
+
+func (m *metricsListener) close() {
+	if m.listener != nil {
+		_ = m.listener.Close() // the server has closed it, if there was one
+	}
 }
 
 // serveMetrics answers GET /metrics over TCP.

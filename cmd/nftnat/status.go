@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -55,6 +56,12 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
 	}
 	fmt.Fprintf(w, "forwarding\tipv4 %s, ipv6 %s\n", st.Forwarding.IPv4, st.Forwarding.IPv6)
+	if c := st.Confinement; c != nil {
+		fmt.Fprintf(w, "confined\t%s\n", describeConfinement(c))
+		for _, line := range c.Missing {
+			fmt.Fprintf(w, "not confined\t%s\n", line)
+		}
+	}
 	for _, l := range st.Lacks {
 		fmt.Fprintf(w, "no %s\t%s\n", l.Feature, l.Instead)
 	}
@@ -62,6 +69,30 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 		fmt.Fprintf(w, "warning\t%s\n", line)
 	}
 	return w.Flush()
+}
+
+// describeConfinement says what is in force.
+func describeConfinement(c *api.Confinement) string {
+	var parts []string
+	switch {
+	case len(c.Capabilities) != 0:
+		parts = append(parts, strings.Join(c.Capabilities, " "))
+	case c.Capabilities != nil:
+		parts = append(parts, "no capability")
+	}
+	if c.Landlock != 0 {
+		parts = append(parts, fmt.Sprintf("files by Landlock %d", c.Landlock))
+	}
+	if c.SystemCalls != 0 {
+		parts = append(parts, fmt.Sprintf("%d system calls", c.SystemCalls))
+	}
+	if c.NoNewPrivileges {
+		parts = append(parts, "no new privileges")
+	}
+	if len(parts) == 0 {
+		return "in nothing"
+	}
+	return strings.Join(parts, ", ")
 }
 
 func newEvents(g *global) *cobra.Command {

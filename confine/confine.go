@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say what a process keeps. The zero value is next to nothing: what it has open,
+// its memory, and new sockets without privilege.
+type Options struct {
+	// Capabilities are those that are kept, of those that the process has. Nil: none.
+	Capabilities []Capability
+	// Files are those that can still be opened. Nil: none. What is not there is left out.
+	Files []Tree
+	// Onlooker is for a process that looks into others (/proc/PID/fd), which nobody can
+	// with files restricted by Landlock: instead any file can be opened for reading, none
+	// in another way, and there are no sockets but those it has. Files is not looked at.
+	Onlooker bool
+	// Namespaces keeps the call by which a thread enters another network namespace,
+	// setns(2), which needs CAP_SYS_ADMIN as well.
+	Namespaces bool
+}
+
+// Report is what is in force.
+type Report struct {
+	// Dropped is whether capabilities were dropped, and Capabilities what the process is
+	// left with then; nil: none.
+	Dropped      bool
+	Capabilities []Capability
+	// NoNewPrivileges is whether nothing that is executed can gain any.
+	NoNewPrivileges bool
+	// Landlock is the version of Landlock's interface by which files are restricted;
+	// 0: they are not.
+	Landlock int
+	// SystemCalls is how many system calls can be made; 0: all of them.
+	SystemCalls int
+	// Missing are the parts that are not in force, and why. Nil: all are.
+	Missing []error
+}
+
+// Apply confines the process. It does not fail as a whole: what could not be put in
+// force is in the report. It must be called at most once.
+func Apply(o Options) Report {
+	var r Report
+	miss := func(part string, err error) bool {
+		if err != nil {
+			r.Missing = append(r.Missing, fmt.Errorf("restrict %s: %w", part, err))
+		}
+		return err == nil
+	}
+	// Without it Landlock and the filter would need CAP_SYS_ADMIN. Where it cannot be had
+	// for all threads at once, the filter hands it on to them.
+	alone := noNewPrivileges()
+	r.NoNewPrivileges = alone == nil
+	if !o.Onlooker {
+		abi, err := 0, alone
+		if err == nil {
+			abi, err = restrictFiles(o.Files)
+		}
+		if miss("files", err) {
+			r.Landlock = abi
+		}
+	}
+	kept, err := keepCapabilities(o.Capabilities)
+	if miss("capabilities", err) {
+		r.Dropped, r.Capabilities = true, kept
+	}
+	n, err := filterCalls(o)
+	if miss("system calls", err) {
+		r.SystemCalls, r.NoNewPrivileges = n, true
+	}
+	return r
+}
+
+// noNewPrivileges sets the flag for all threads, or, with an error, for one, which is
+// then that from which the filter goes out.
+func noNewPrivileges() error {
+	err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+}
+
+// ErrCgo is why a part needs another build. It is errors.ErrUnsupported.
+var ErrCgo = fmt.Errorf("the program was not built with CGO_ENABLED=0: %w", errors.ErrUnsupported)
+
+// allThreads makes a system call on every thread of the process.
+func allThreads(trap, a1, a2 uintptr) error {
+	_, _, e := syscall.AllThreadsSyscall(trap, a1, a2, 0)
+	if e == syscall.ENOTSUP { // of the runtime: threads that are not its own may be there
+		return ErrCgo
+	}
+	if e != 0 {
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/confine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// What an intruder in a confined process cannot do is tried in package confine, from
+// inside. Here is what the kernel says of the daemon, and that all of its work goes on.
+
+// requireConfined looks at each thread of a process.
+func requireConfined(t *testing.T, pid int, kept ...confine.Capability) {
+	t.Helper()
+	var bits uint64
+	for _, c := range kept {
+		bits |= 1 << c
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	require.NoError(t, err)
+	seen := 0
+	for _, task := range tasks {
+		status, err := os.ReadFile(task)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has ended
+		}
+		require.NoError(t, err)
+		seen++
+		for field, want := range map[string]string{
+			"CapEff": fmt.Sprintf("%016x", bits), "CapPrm": fmt.Sprintf("%016x", bits), "CapBnd": fmt.Sprintf("%016x", bits),
+			"CapInh": fmt.Sprintf("%016x", 0), "CapAmb": fmt.Sprintf("%016x", 0),
+			"NoNewPrivs": "1", "Seccomp": "2", // SECCOMP_MODE_FILTER
+		} {
+			require.Contains(t, string(status), "\n"+field+":\t"+want+"\n", task)
+		}
+	}
+	require.Positive(t, seen)
+}
+
+// onlooker is the process of a daemon's that looks into others; 0: it has none.
+func onlooker(t *testing.T, daemon int) int {
+	t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/comm")
+	require.NoError(t, err)
+	for _, path := range found {
+		comm, err := os.ReadFile(path)
+		if err != nil || string(comm) != "nftnat-onlooker\n" {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		require.NoError(t, err)
+		if parent(pid) == daemon {
+			return pid
+		}
+	}
+	return 0
+}
+
+// gone reports whether a process has ended, whoever is to wait for it.
+func gone(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// hasLandlock reports whether this kernel has it.
+func hasLandlock() bool {
+	_, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	return e == 0
+}
+
+// A daemon keeps two capabilities and what its work takes of files and calls, in its own
+// namespace and in another, and does all of its work so.
+func TestDaemonConfined(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"own namespace": false, "another namespace": true} {
+		t.Run(name, func(t *testing.T) {
+			top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+			for _, network := range []string{"tcp", "udp"} {
+				labtest.Echo(t, top.Backend1, network, "web", ":80")
+			}
+			s, args := newStation(t, top.Host), []string{"--metrics", "127.0.0.1:9100"}
+			metrics := top.Host
+			if elsewhere {
+				metrics = labtest.NewNS(t, "away")
+				labtest.Exec(t, metrics, "ip", "link", "set", "lo", "up")
+				s.ns, args = metrics, append(args, "--netns", top.Host.Path())
+			}
+			path := stateFile(t)
+			p := s.serve(t, append(args, "--state", path)...)
+			inOrder := func() {
+				t.Helper()
+				requireConfined(t, p.Pid, confine.NetAdmin, confine.NetBindService)
+			}
+			inOrder()
+			tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/ns/net", p.Pid))
+			require.NoError(t, err)
+			for _, task := range tasks {
+				var stat unix.Stat_t
+				if err := unix.Stat(task, &stat); err == nil { // else it has ended
+					require.Equal(t, inode(t, top.Host), stat.Ino)
+				}
+			}
+			st := s.status(t)
+			require.Equal(t, inode(t, top.Host), st.NetNS)
+			require.NotNil(t, st.Confinement)
+			require.Equal(t, []string{"CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN"}, st.Confinement.Capabilities)
+			require.True(t, st.Confinement.NoNewPrivileges)
+			require.Positive(t, st.Confinement.SystemCalls)
+			require.Equal(t, hasLandlock(), st.Confinement.Landlock > 0)
+			require.Equal(t, hasLandlock(), len(st.Confinement.Missing) == 0, "%q", st.Confinement.Missing)
+			require.Regexp(t, `(?m)^confined +CAP_NET_BIND_SERVICE CAP_NET_ADMIN, `, s.succeed(t, "status"))
+			var looker int
+			await(t, "the onlooker to be confined", func() bool {
+				looker = onlooker(t, p.Pid)
+				return looker != 0 && !strings.Contains(readStatus(looker), "\nSeccomp:\t0\n")
+			})
+			requireConfined(t, looker, confine.SysPtrace, confine.DACReadSearch)
+
+			s.work(t, top, metrics)
+			inOrder()
+			requireKept(t, s, path)
+
+			// What it carries comes to an end.
+			live := dialFlow(t, top.Host, "tcp", "127.0.0.1:80")
+			require.Equal(t, "web", live.name(t))
+			require.NoError(t, p.Signal(unix.SIGTERM))
+			await(t, "the proxy to be shut", func() bool {
+				_, _, err := askWithin(top.Host, "tcp", "127.0.0.1:80", netip.AddrPort{}, silence)
+				return errors.Is(err, unix.ECONNREFUSED)
+			})
+			require.NoFileExists(t, s.socket)
+			goesOn(t, live)
+			require.NoError(t, live.conn.Close())
+			require.Zero(t, p.Wait(), p.Output())
+			require.True(t, gone(looker))
+			require.NotContains(t, p.Output(), "keeps more than it needs")
+		})
+	}
+}
+
+func readStatus(pid int) string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return ""
+	}
+	return string(status)
+}
+
+// work has a daemon do all that a daemon does.
+func (s *station) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
+	t.Helper()
+	events := s.follow(t)
+	for _, network := range []string{"tcp", "udp"} {
+		s.succeed(t, "add --quiet "+network+" 80 172.30.0.2:80 --name web")
+		labtest.Reaches(t, top.Host, network, "127.0.0.1:80", "web")
+		labtest.Reaches(t, top.Client, network, at(top.Host.V4, 80), "web")
+		labtest.Reaches(t, top.Client, network, "[2001:db8:1::1]:80", "web") // by a proxy
+		// The bridge port is given the mode that this takes.
+		labtest.Reaches(t, top.Backend1, network, at(top.Host.V4, 80), "web")
+		holder, err := occupy(top.Host, network, "0.0.0.0:443")
+		require.NoError(t, err)
+		r := s.run(t, "add "+network+" 443 172.30.0.2:80")
+		require.Equal(t, 3, r.Code)
+		require.Contains(t, r.Stderr, " 0.0.0.0:443 is held by "+myself(t))
+		require.NoError(t, holder.Close())
+		s.succeed(t, "add --quiet "+network+" 443 172.30.0.2:80")
+	}
+	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
+	s.succeed(t, "network create inside 172.30.0.0/24")
+	s.succeed(t, "attach db --network inside --ip 172.30.0.9 -p 5432")
+	require.Equal(t, api.ForwardingOn, s.status(t).Forwarding.IPv4, "it was off")
+	await(t, "the events", func() bool { return len(events()) >= 5 })
+	text := labtest.Exec(t, metrics, "curl", "--silent", "--show-error", "--fail", "--max-time", "60", "http://127.0.0.1:9100/metrics")
+	for _, want := range []string{"nftnat_proxies 5", "process_open_fds ", "process_start_time_seconds ", "process_resident_memory_bytes ", "process_max_fds "} {
+		require.Contains(t, text, "\n"+want)
+	}
+}
+
+// requireKept looks whether a file has what is published.
+func requireKept(t *testing.T, s *station, path string) {
+	t.Helper()
+	require.Empty(t, s.succeed(t, "apply --dry-run -f "+path))
+	require.Contains(t, s.succeed(t, "export"), "name: db")
+}
+
+// Killed, a daemon leaves no process behind.
+func TestDaemonConfinedKilled(t *testing.T) {
+	top := newTopology(t, lab.Options{})
+	s := newStation(t, top.Host)
+	p := s.serve(t)
+	var looker int
+	await(t, "the onlooker", func() bool { looker = onlooker(t, p.Pid); return looker != 0 })
+	p.Kill()
+	await(t, "the end of the onlooker", func() bool { return gone(looker) })
+
+	// Without it a daemon does all but tell who is in the way.
+	p = s.serve(t)
+	await(t, "the onlooker", func() bool { looker = onlooker(t, p.Pid); return looker != 0 })
+	require.NoError(t, unix.Kill(looker, unix.SIGKILL))
+	holder, err := occupy(top.Host, "tcp", "0.0.0.0:80")
+	require.NoError(t, err)
+	for range 2 {
+		r := s.run(t, "add tcp 80 172.30.0.2:80")
+		require.Equal(t, 3, r.Code)
+		require.Contains(t, r.Stderr, "tcp 0.0.0.0:80 is held by a process that cannot be seen from here")
+	}
+	require.NoError(t, holder.Close())
+	s.succeed(t, "add tcp 80 172.30.0.2:80")
+}
+
+// Whoever has been left few capabilities serves with those, and drops the rest of them.
+func TestDaemonConfinedBefore(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	for name, c := range map[string]struct {
+		left []string
+		kept []confine.Capability
+	}{
+		"of a unit":   {[]string{"net_admin", "net_bind_service", "sys_ptrace", "dac_read_search"}, []confine.Capability{confine.NetAdmin, confine.NetBindService}},
+		"the one":     {[]string{"net_admin"}, []confine.Capability{confine.NetAdmin}},
+		"and another": {[]string{"net_admin", "sys_admin", "setpcap"}, []confine.Capability{confine.NetAdmin}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStation(t, top.Host)
+			sets := "-all"
+			for _, capability := range c.left {
+				sets += ",+" + capability
+			}
+			cmd := s.command(t, "serve", "--state", stateFile(t))
+			drop := []string{"--bounding-set=" + sets, "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"}
+			p := labtest.StartCmd(t, top.Host, command(t, "setpriv", slices.Concat(drop, cmd.Args)...))
+			await(t, "the daemon to answer", func() bool {
+				_, err := s.api.Status(context.Background())
+				return err == nil
+			})
+			st := s.status(t).Confinement
+			require.Equal(t, hasLandlock(), len(st.Missing) == 0, "%q", st.Missing)
+			require.Len(t, st.Capabilities, len(c.kept))
+			if slices.Contains(c.left, "setpcap") {
+				requireConfined(t, p.Pid, c.kept...)
+			}
+			s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+			labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
+			s.succeed(t, "rm tcp 8080")
+			require.NoError(t, p.Signal(unix.SIGTERM))
+			require.Zero(t, p.Wait(), p.Output())
+		})
+	}
+}
+
+// A directory that the daemon may change by a privilege only keeps it that one.
+func TestDaemonConfinedForeignDirectory(t *testing.T) {
+	requireUsers(t)
+	top := newTopology(t, lab.Options{})
+	s, path := newStation(t, top.Host), stateFile(t)
+	require.NoError(t, os.Chown(filepath.Dir(path), 4000, 4000))
+	require.NoError(t, os.Chmod(filepath.Dir(path), 0o755))
+	p := s.serve(t, "--state", path)
+	requireConfined(t, p.Pid, confine.DACOverride, confine.NetAdmin, confine.NetBindService)
+	s.succeed(t, "network create inside 172.30.0.0/24")
+	s.succeed(t, "attach db --network inside --ip 172.30.0.9 -p 5432")
+	requireKept(t, s, path)
+}

@@ -1,0 +1,82 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/confine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+const units = "../packaging/systemd"
+
+// With the capabilities of the unit, and an onlooker that the service manager starts for
+// each connection, a daemon does its work and names who is in its way.
+func TestUnitsCapabilities(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	s := newStation(t, top.Host)
+	path := filepath.Join(filepath.Dir(s.socket), "onlooker.sock")
+	manager, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, manager.Close()) }()
+	cmd := s.command(t, "serve", "--state", stateFile(t))
+	cmd = command(t, "setpriv", append(withOnly(t, "nftnat.service"), cmd.Args...)...)
+	cmd.Env = []string{"PATH=", "NFTNAT_ONLOOKER=" + path}
+	p := labtest.StartCmd(t, top.Host, cmd)
+	require.NoError(t, manager.SetDeadline(time.Now().Add(labtest.Patient(10*time.Second))))
+	conn, err := manager.AcceptUnix()
+	require.NoError(t, err, p.Output())
+	file, err := conn.File()
+	require.NoError(t, errors.Join(err, conn.Close()))
+	cmd = command(t, "setpriv", append(withOnly(t, "nftnat-onlooker@.service"), bare(t, "onlooker").Args...)...)
+	cmd.Stdin, cmd.Stdout = file, file
+	looker := labtest.StartCmd(t, top.Host, cmd)
+	require.NoError(t, file.Close())
+	await(t, "the daemon to answer", func() bool {
+		_, err := s.api.Status(t.Context())
+		return err == nil
+	})
+	st := s.status(t).Confinement
+	require.Equal(t, []string{confine.NetBindService.String(), confine.NetAdmin.String()}, st.Capabilities)
+	require.Equal(t, hasLandlock(), len(st.Missing) == 0, "%q", st.Missing)
+
+	holder, err := occupy(top.Host, "tcp", "0.0.0.0:80")
+	require.NoError(t, err)
+	r := s.run(t, "add tcp 80 172.30.0.2:80")
+	require.Equal(t, 3, r.Code)
+	require.Contains(t, r.Stderr, "tcp 0.0.0.0:80 is held by "+myself(t))
+	require.NoError(t, holder.Close())
+	s.succeed(t, "add tcp 80 172.30.0.2:80")
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:80", "web")
+	require.NoError(t, p.Signal(unix.SIGTERM))
+	require.Zero(t, p.Wait(), p.Output())
+	require.Zero(t, looker.Wait(), "it ends with its connection")
+}
+
+// withOnly are the options of setpriv(1) that leave a process the capabilities of a unit.
+func withOnly(t *testing.T, unit string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(units, unit))
+	require.NoError(t, err)
+	found := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindSubmatch(text)
+	require.NotNil(t, found)
+	set := "-all"
+	for name := range strings.FieldsSeq(string(found[1])) {
+		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	return []string{"--bounding-set=" + set, "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"}
+}

@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package systemd has nothing but units, and this test of them.
+package systemd
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// What systemd says that a unit is exposed to, of 10, is at most 2.0.
+func TestExposure(t *testing.T) {
+	analyze := labtest.Tool(t, "systemd-analyze")
+	for _, unit := range []string{"nftnat.service", "nftnat-onlooker@.service"} {
+		out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", unit).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		_, verdict, found := strings.Cut(string(out), "→ ")
+		require.True(t, found, "%s", out)
+		t.Log(strings.TrimSpace(verdict))
+	}
+}
