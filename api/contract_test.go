@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"mime"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -260,6 +261,10 @@ func exchanges() []exchange {
 		{method: "GET", path: "/v1/events", want: 200},
 		{method: "GET", path: "/v1/events", url: "/v1/events?x", want: 400},
 		{method: "GET", path: "/v1/events", opts: func(o *Options) { o.Events = nil }, want: 404},
+		{method: "POST", path: "/v1/handover", url: "/v1/handover?x", want: 400},
+		{method: "POST", path: "/v1/handover", body: "{}", want: 400},
+		{method: "POST", path: "/v1/handover", opts: func(o *Options) { o.Handovers = nil }, want: 404},
+		{method: "POST", path: "/v1/handover", want: 426},
 		{method: "GET", path: "/metrics", want: 200},
 		{method: "GET", path: "/metrics", body: "x", want: 400},
 		{method: "GET", path: "/metrics", opts: func(o *Options) { o.Metrics = nil }, want: 404},
@@ -333,6 +338,7 @@ func TestContractExchanges(t *testing.T) {
 	t.Run("too many", c.tooMany)
 	t.Run("strangers", c.strangers)
 	t.Run("turned away", c.turnedAway)
+	t.Run("handed over", c.handedOver)
 
 	for _, op := range c.operations() {
 		for status := range object(op.def["responses"]) {
@@ -377,6 +383,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 				Confinement: &Confinement{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivileges: true, Landlock: 2, SystemCalls: 85, Missing: []string{"none"}},
 			}, nil
 		},
+		Handovers: make(chan *net.UnixConn, 1),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 			_, _ = io.WriteString(w, "up 1\n")

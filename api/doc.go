@@ -16,6 +16,10 @@
 // of the socket file's group are served. All others get a problem document.
 // Everybody who is let in may do everything.
 //
+// A server can be succeeded by that of another process on the same listener, with nobody
+// refused ([Server.ServeUntil], [Lend], [Inherit]); who asks for that, by POST
+// /v1/handover, has to be root or of the server's own user.
+//
 // # Errors
 //
 // Every refusal is a problem document (RFC 9457). A [Client] returns it as a

@@ -35,6 +35,8 @@ type gate struct {
 
 	mu     sync.Mutex
 	closed bool
+	// left is whether another process serves the listener from now on.
+	left bool
 	// conns are those that have a place, and turned those that have none, each the one
 	// whose state has not changed for longest first. Linear search is fine for so few.
 	conns, turned []*conn
@@ -78,6 +80,7 @@ type conn struct {
 	state connState
 	since time.Time // when it entered the state
 	asked bool      // turned away, it has a request that is being answered
+	fresh bool      // it has had no request yet
 }
 
 // Accept returns a [*conn]. Whoever may not use the socket is let in all the same, to
@@ -85,6 +88,9 @@ type conn struct {
 func (g *gate) Accept() (net.Conn, error) {
 	accepted, err := g.Listener.Accept()
 	if err != nil {
+		if g.hasLeft() {
+			err = net.ErrClosed
+		}
 		return nil, err
 	}
 	nc, ok := accepted.(*net.UnixConn)
@@ -92,7 +98,7 @@ func (g *gate) Accept() (net.Conn, error) {
 		_ = accepted.Close()
 		return nil, fmt.Errorf("accept: %T is no unix socket", accepted)
 	}
-	c := &conn{UnixConn: nc, gate: g, refusal: refuse(nc, g.Addr().String())}
+	c := &conn{UnixConn: nc, gate: g, fresh: true, refusal: refuse(nc, g.Addr().String())}
 	if !g.admit(c) {
 		_ = nc.Close()
 		return nil, net.ErrClosed
@@ -207,6 +213,9 @@ func (g *gate) Close() error {
 	}
 	g.closed = true
 	g.room.Signal()
+	if g.left {
+		return nil
+	}
 	return g.Listener.Close()
 }
 
@@ -249,6 +258,7 @@ func (c *conn) enter(state connState) error {
 		return crowded()
 	}
 	c.remove()
+	c.fresh = false
 	g.take(c, state)
 	g.room.Signal()
 	return nil
@@ -295,6 +305,16 @@ func (c *conn) drop() {
 	c.gate.room.Signal()
 	// Of a connection that is closed there is nothing that could fail and matter.
 	_ = c.UnixConn.Close()
+}
+
+// detach gives the connection's place to another one, for it is no server's any more.
+func (c *conn) detach() *net.UnixConn {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	c.remove()
+	c.state = connClosed
+	c.gate.room.Signal()
+	return c.UnixConn
 }
 
 func (c *conn) remove() {

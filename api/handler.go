@@ -48,6 +48,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/status", h.getStatus},
 		{http.MethodGet, "/v1/progress", h.getProgress},
 		{http.MethodGet, "/v1/events", h.getEvents},
+		{http.MethodPost, "/v1/handover", h.postHandover},
 		{http.MethodGet, "/metrics", h.getMetrics},
 	}
 	return h

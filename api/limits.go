@@ -27,6 +27,8 @@ type limits struct {
 	lastTime   time.Duration // to read the event that is being written at shutdown
 	idleTime   time.Duration // between two requests
 	drainTime  time.Duration // for what is under way at shutdown
+	departure  time.Duration // to send a request, when another process is to serve
+	leaveTime  time.Duration // for what is under way then: no client waits longer for an answer
 }
 
 func defaultLimits() limits {
@@ -36,5 +38,6 @@ func defaultLimits() limits {
 		grace: 100 * time.Millisecond, patience: time.Second, silence: 2 * time.Second,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,
+		departure: time.Second, leaveTime: callPatience,
 	}
 }

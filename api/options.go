@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 
 	"github.com/nftnat/nftnat/engine"
@@ -65,6 +66,11 @@ type Options struct {
 	Progress func() Progress
 	// Events is what GET /v1/events streams. Nil: the route answers 404.
 	Events *Feed
+	// Handovers takes the connections of processes that ask for the server's place, by POST
+	// /v1/handover, root's and those of the server's own user. Whoever reads them speaks
+	// the rest of it (package handover) and closes them. If one is there that nobody has
+	// read, the next is told that the server is busy. Nil: the route answers 404.
+	Handovers chan<- *net.UnixConn
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
 	// Decode reads the YAML form of PUT /v1/mappings and PUT /v1/state. Its errors are

@@ -35,6 +35,13 @@ func newServer(opts Options, l limits) *Server {
 // nil unless the listener failed, or the engine did not come back to a request for 5 s
 // more.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.ServeUntil(ctx, l, nil)
+}
+
+// ServeUntil is Serve that ends well when leave is closed, too: it then leaves the listener
+// open, and whoever is in its queue to who serves it next, gives those that it has let in up
+// to a second for their requests, and answers these for up to 2 minutes.
+func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan struct{}) error {
 	if network := l.Addr().Network(); network != "unix" {
 		return errors.Join(
 			fmt.Errorf("serve %s: who a client is can only be asked of a unix socket, and this is %s", l.Addr(), network),
@@ -47,12 +54,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	r.http = s.httpServer(ctx, r.note)
 	go r.serve()
 	var failure error
+	serving, patience := true, s.handler.limits.drainTime
 	select {
 	case failure = <-r.served:
+		serving = false
 	case <-ctx.Done():
+	case <-leave:
+		failure = r.leave(s.handler.limits.departure)
+		serving, patience = false, s.handler.limits.leaveTime
 	}
 	cancel()
-	if err := r.shutdown(s.handler.limits.drainTime, failure == nil); err != nil || failure != nil {
+	if err := r.shutdown(patience, serving); err != nil || failure != nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), errors.Join(failure, err))
 	}
 	return nil

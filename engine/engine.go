@@ -58,6 +58,9 @@ type Engine struct {
 	mu      sync.Mutex // held by every method to its end: the order of changes is theirs
 	closed  bool
 	closing chan struct{} // closed when closed is set
+	// suspended is whether another process's engine may have the table: see Suspend. It
+	// is closed then too.
+	suspended bool
 	// present is whether the table is in the kernel. It is made by the first
 	// change, not by Open.
 	present bool
@@ -112,11 +115,11 @@ type Engine struct {
 func Open(opts Options) (*Engine, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, closeSockets(opts.Sockets))
 	}
 	ns, err := openNamespace(opts.NetNS)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, closeSockets(opts.Sockets))
 	}
 	e := newEngine(opts)
 	e.namespace = ns
@@ -140,17 +143,25 @@ func newEngine(opts Options) *Engine {
 }
 
 // connect takes the lock and opens the sockets.
-func (e *Engine) connect() (err error) {
-	if !e.opts.ReadOnly {
-		if e.lock, err = lockTable(e.namespace, e.opts.Table, e.opts.LockWait); err != nil {
-			return err
-		}
+func (e *Engine) connect() error {
+	if !e.opts.ReadOnly && !e.opts.NoProxies {
+		e.proxies = newProxies(e.namespace)
 	}
 	e.dial = func() (kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) }
-	if e.kernel, err = e.dial(); err != nil {
-		e.kernel = nil
+	if err := e.takeSockets(); err != nil {
 		return err
 	}
+	return e.call()
+}
+
+// call opens the sockets by which the kernel is asked. Those who have the table by one of
+// them have it from here to hangUp.
+func (e *Engine) call() error {
+	k, err := e.dial()
+	if err != nil {
+		return err
+	}
+	e.kernel = k
 	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.fd()})
 	if err != nil {
 		return err
@@ -168,9 +179,6 @@ func (e *Engine) connect() (err error) {
 		}
 		e.hairpins.bridges = b
 		e.hairpins.watch = func() (*bridgeWatch, error) { return watchBridges(e.namespace) }
-	}
-	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.proxies = newProxies(e.namespace)
 	}
 	return nil
 }
@@ -240,19 +248,29 @@ func (e *Engine) disconnect() error {
 	if e.proxies != nil {
 		errs = append(errs, e.proxies.closeAll())
 	}
+	errs = append(errs, e.hangUp(), e.lock.close(), e.namespace.close())
+	return errors.Join(errs...)
+}
+
+// hangUp closes the sockets by which the kernel is asked, as far as they are open.
+func (e *Engine) hangUp() error {
+	var errs []error
 	if e.kernel != nil {
 		errs = append(errs, e.kernel.Close())
+		e.kernel = nil
 	}
 	if e.flows != nil {
 		errs = append(errs, e.flows.Close())
+		e.flows = nil
 	}
 	if e.host != nil {
 		e.host.close()
+		e.host = nil
 	}
 	if e.hairpins.bridges != nil {
 		e.hairpins.bridges.close()
+		e.hairpins.bridges = nil
 	}
-	errs = append(errs, e.lock.close(), e.namespace.close())
 	return errors.Join(errs...)
 }
 
@@ -261,7 +279,7 @@ func (e *Engine) disconnect() error {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.closed && !e.suspended {
 		return ErrClosed
 	}
 	e.end()
@@ -269,7 +287,7 @@ func (e *Engine) Close() error {
 }
 
 func (e *Engine) end() {
-	e.closed = true
+	e.closed, e.suspended = true, false
 	close(e.closing)
 }
 

@@ -46,6 +46,10 @@ type Options struct {
 	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
 	// for the first.
 	FirstPort, LastPort uint16
+	// Sockets are those that a suspended engine has lent, of another process: see
+	// Engine.Suspend. Open takes them over, also if it fails, and the proxies serve from
+	// when Begin is called. Nil: the ports are bound, and the proxies serve, at once.
+	Sockets *Sockets
 	// Store, if set, keeps what there is for a reboot, and Open restores from it what the
 	// kernel has lost. An engine that is only read does without.
 	Store Store

@@ -24,6 +24,10 @@ type proxies struct {
 	open  map[frontend]proxy.Proxy
 	// missing are those that other processes had.
 	missing missing
+	// inherited are those that another process has lent and that are no mapping's yet, and
+	// waiting is whether that process serves meanwhile: see Engine.Begin.
+	inherited map[frontend]*proxy.Socket
+	waiting   bool
 }
 
 func newProxies(ns *namespace) *proxies {
@@ -37,6 +41,11 @@ func newProxies(ns *namespace) *proxies {
 // bind takes a port against every other process. Its socket answers nothing.
 func (ps *proxies) bind(f frontend) error {
 	if _, ok := ps.open[f]; ok || ps.held[f] != nil {
+		return nil
+	}
+	if s := ps.inherited[f]; s != nil {
+		delete(ps.inherited, f)
+		ps.held[f] = s
 		return nil
 	}
 	s, err := proxy.Bind(f.socketAddr(), ps.options(f))
@@ -67,6 +76,9 @@ func (ps *proxies) serve(p port) error {
 	}
 	delete(ps.held, p.frontend)
 	ps.open[p.frontend] = px
+	if ps.waiting {
+		return nil
+	}
 	return px.Open()
 }
 
@@ -97,7 +109,7 @@ func (ps *proxies) closeAll() error {
 	for _, s := range ps.held {
 		errs = append(errs, s.Close())
 	}
-	return errors.Join(append(errs, ps.group.Close())...)
+	return errors.Join(append(errs, ps.disown(), ps.group.Close())...)
 }
 
 // socketAddr is the address of the frontend for a socket: none for any address of

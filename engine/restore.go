@@ -27,9 +27,11 @@ func (e *Engine) load() (*Record, error) {
 	if e.opts.Store == nil {
 		return nil, nil
 	}
-	var err error
-	if e.place, err = e.namespace.readPlace(); err != nil {
-		return nil, err
+	if e.place == "" {
+		var err error
+		if e.place, err = e.namespace.readPlace(); err != nil {
+			return nil, err
+		}
 	}
 	r, found, err := e.opts.Store.Load()
 	if err != nil || !found {

@@ -138,12 +138,10 @@ func (f *forwarding) state() (four bool, six ForwardingState, err error) {
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.closed && !e.suspended {
 		return ErrClosed
 	}
 	e.end()
-	if e.proxies != nil {
-		_ = e.proxies.group.Shutdown(ctx) // what did not end in time is cut short: that is asked for
-	}
+	e.shutdownProxies(ctx)
 	return e.disconnect()
 }

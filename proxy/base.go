@@ -31,6 +31,7 @@ type base struct {
 	private  bool          // guarded by mu: group is ours alone
 	home     *loop         // guarded by mu until open: where fd is watched
 	ended    chan struct{} // guarded by mu; closed with the proxy; nil until somebody waits
+	shared   bool          // guarded by mu: another process has the frontend too; see Group.Leave
 	drained  chan struct{} // set before draining
 	draining atomic.Bool
 }

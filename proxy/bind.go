@@ -39,6 +39,7 @@ type Socket struct {
 	mu       sync.Mutex
 	fd       int  // guarded by mu; -1: closed, or taken by a proxy
 	refusing bool // guarded by mu: bound only, no listener
+	filtered bool // guarded by mu: takes no packet
 }
 
 // Bind returns a socket that holds the port of frontend, a *net.TCPAddr or
@@ -116,7 +117,7 @@ func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
 		closeFD(fd)
 		return err
 	}
-	s.fd, s.addr = fd, addr
+	s.fd, s.addr, s.filtered = fd, addr, true
 	return nil
 }
 

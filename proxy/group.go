@@ -44,6 +44,7 @@ type Group struct {
 	takers     int // loops that new connections and proxies go to, the first of them
 	heavyAfter int // bytes; see there
 	pipeSize   int
+	answering  time.Duration // see lastAnswers
 	start      time.Time
 
 	mu      sync.Mutex
@@ -60,12 +61,13 @@ type member interface {
 	Close() error
 	Shutdown(ctx context.Context) error
 	Stats() Stats
+	leave() // see Group.Leave
 }
 
 // NewGroup returns a group. It starts nothing: loops begin with the first
 // proxy that opens. Close ends it.
 func NewGroup(opts *GroupOptions) *Group {
-	g := &Group{heavyAfter: heavyAfter, pipeSize: pipeSize, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
+	g := &Group{heavyAfter: heavyAfter, pipeSize: pipeSize, answering: lastAnswers, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
 	if opts != nil {
 		g.opts = *opts
 	}

@@ -52,6 +52,10 @@ type Proxy interface {
 	// with the port that the kernel chose if 0 was asked for.
 	FrontendAddr() net.Addr
 
+	// Descriptor is the frontend's socket, for another process to have it too
+	// (see Group.Leave); it stays the proxy's. -1: it has none any more.
+	Descriptor() int
+
 	// BackendAddr is where it leads.
 	BackendAddr() net.Addr
 
@@ -164,7 +168,7 @@ func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 		}
 		s.refusing = false
 	}
-	p, err := start(network, s.fd, true, backend, to, opts)
+	p, err := start(network, s.fd, s.filtered, backend, to, opts)
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
 	}

@@ -22,13 +22,27 @@ func (s *Socket) Refuse() error {
 	switch {
 	case s.fd < 0:
 		return fmt.Errorf("refuse at %s: %w", s.Addr(), ErrClosed)
-	case s.network != "tcp" || s.refusing:
+	case s.network != "tcp":
+		return s.silence()
+	case s.refusing:
 		return nil
 	}
 	if err := refuse(s.fd); err != nil {
 		return fmt.Errorf("refuse at %s: %w", s.Addr(), err)
 	}
 	s.refusing = true
+	return nil
+}
+
+// silence makes a socket that was taken, and that a proxy has served, take no packet.
+func (s *Socket) silence() error {
+	if s.filtered {
+		return nil
+	}
+	if err := attachDropAll(s.fd); err != nil {
+		return fmt.Errorf("silence %s: %w", s.Addr(), os.NewSyscallError("setsockopt", err))
+	}
+	s.filtered = true
 	return nil
 }
 

@@ -80,13 +80,14 @@ func (p *tcpProxy) listen() error {
 // deafen implements served. Connections in the queue are live already, as
 // their clients see it: gently, they are taken before the listener goes. The
 // filter keeps the queue from growing meanwhile: those who come are not let in
-// to be reset, but refused when they try again.
+// to be reset, but refused when they try again. A listener that is shared is left as
+// it is, with its queue.
 func (p *tcpProxy) deafen(gently bool) {
 	p.closing = !gently
 	if !p.listening {
 		return
 	}
-	if gently {
+	if gently && !p.shared {
 		p.leaving = true
 		_ = attachDropAll(p.fd) // without it there is a moment for a reset
 		for p.accept() {

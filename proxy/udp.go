@@ -30,6 +30,7 @@ type udpProxy struct {
 	timer    timer         // the front of order
 	hears    bool          // watched by home
 	draining bool          // takes no new flows
+	until    int64         // loop time at which all flows end; 0: none such
 }
 
 // newUDP makes the proxy; b.fd is bound to local.
@@ -78,12 +79,18 @@ func (p *udpProxy) listen() error {
 }
 
 // deafen implements served. A proxy that drains keeps its socket: the flows'
-// answers leave by it.
+// answers leave by it. It takes from it what comes for them, unless that is another
+// process's to take.
 func (p *udpProxy) deafen(gently bool) {
 	p.draining = gently
 	if gently {
 		if p.idle == 0 || p.idle > quiet {
 			p.idle = quiet
+		}
+		if p.shared {
+			p.until = p.home.now + int64(p.group.answering)
+			p.home.forget(p.fd)
+			_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0)
 		}
 		p.expire()
 		return
@@ -231,7 +238,11 @@ func (p *udpProxy) expire() {
 		return
 	}
 	for n := p.order.front; n != nil; n = p.order.front {
-		if when := n.item.since + int64(p.idle); when > p.home.now {
+		when := n.item.since + int64(p.idle)
+		if p.until != 0 {
+			when = min(when, p.until)
+		}
+		if when > p.home.now {
 			p.home.arm(&p.timer, when)
 			return
 		}

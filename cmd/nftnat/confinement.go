@@ -47,7 +47,7 @@ func (g *global) confine(flags serveFlags, l net.Listener, visits bool) confine.
 		confine.Tree{Path: "/proc/stat", Access: confine.Read})
 	var changed []confine.Tree
 	if flags.state != "" {
-		changed = append(changed, confine.Tree{Path: filepath.Dir(flags.state), Access: confine.List | confine.Write | confine.Create | confine.Remove})
+		changed = append(changed, confine.Tree{Path: filepath.Dir(flags.state), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})
 	}
 	// A socket of the service manager's, which is of the first kind, is removed by it.
 	if _, handed := l.(*net.UnixListener); !handed {

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -47,10 +47,18 @@ func newServe(g *global) *cobra.Command {
 			"run. SIGTERM ends it; what is published stays at work, but for the proxies.\n\n" +
 			"With --state it writes all there is to a file, before a change is acknowledged, and\n" +
 			"restores from it what a reboot or a flushed ruleset has taken out of the kernel. What\n" +
-			"the kernel still has counts more than the file.",
+			"the kernel still has counts more than the file.\n\n" +
+			"With --takeover it has the daemon that runs, of whatever version, hand over to it: all\n" +
+			"sockets, without a moment in which one refuses, and the connections that the other one\n" +
+			"carries stay there to their end. If it cannot start, the other one goes on. Where none\n" +
+			"runs it starts as ever. With --detach it runs in the background, and the command\n" +
+			"returns when it is ready.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
+			if flags.detach && told == nil {
+				return g.detach(cmd.Context())
+			}
 			err := serve(cmd.Context(), g, flags, told)
 			if told != nil && err != nil {
 				// Whoever waits for the daemon says it to the user.
@@ -64,12 +72,15 @@ func newServe(g *global) *cobra.Command {
 	cmd.Flags().StringVar(&flags.metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
 	cmd.Flags().StringVar(&flags.group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
 	cmd.Flags().StringVar(&flags.state, "state", "", "keep all there is in `FILE`, for reboots")
+	cmd.Flags().BoolVar(&flags.takeover, "takeover", false, "succeed the daemon that runs, if one does, without an interruption")
+	cmd.Flags().BoolVar(&flags.detach, "detach", false, "run in the background, and return when it is ready")
 	return cmd
 }
 
 // serveFlags are those of serve alone.
 type serveFlags struct {
 	noSysctl, noOwner     bool
+	takeover, detach      bool
 	metrics, group, state string
 }
 
@@ -81,6 +92,16 @@ type server struct {
 	netns   uint64
 	// confinement is what it has left itself.
 	confinement confine.Report
+	log         *slog.Logger
+	// file is the state file; nil: none is kept.
+	file *state.File
+	// listener is the API's, and scraped that of the metrics; nil: there is none.
+	listener net.Listener
+	scraped  *keptListener
+	// handovers are connections of processes that want this one's place, and gone is
+	// whether one of them has it.
+	handovers chan *net.UnixConn
+	gone      bool
 	// progress is how far the change is that the engine is making.
 	progress atomic.Pointer[engine.Progress]
 }
@@ -91,6 +112,8 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// Whoever has read what a daemon says may have gone.
+	signal.Ignore(syscall.SIGPIPE)
 	group, err := groupID(flags.group)
 	if err != nil {
 		return err
@@ -106,7 +129,8 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		g.logger().Warn("who holds a port that is in the way cannot be told", "error", err)
 	}
 	raiseFileLimit()
-	s := &server{started: time.Now()}
+	s := &server{started: time.Now(), log: g.logger(), handovers: make(chan *net.UnixConn, 1)}
+	defer s.turnAway()
 	if s.netns, err = g.namespaceInode(); err != nil {
 		return err
 	}
@@ -114,58 +138,71 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	opts.LockWait, opts.Notify = successionTimeout, s.notify
 	s.progress.Store(&engine.Progress{})
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
-	if flags.state != "" {
-		file := state.NewFile(flags.state)
-		defer func() { err = errors.Join(err, file.Close()) }() // when the engine has closed
-		opts.Store = file
+	var from *inheritance // nil: nobody is succeeded
+	if flags.takeover {
+		if from, err = g.takeOver(ctx, s.netns); err != nil {
+			return err
+		}
+		// Last of all: the other one goes on when this one has let go of everything.
+		defer func() { from.end(err) }()
+		opts.Sockets = from.engine()
 	}
-	metrics := &metricsListener{address: flags.metrics}
-	if opts.NetNS != "" {
-		// It listens where it was started.
-		if err := metrics.listen(); err != nil {
+	if flags.state != "" {
+		s.file = state.NewFile(flags.state)
+		defer func() { err = errors.Join(err, s.file.Close()) }() // when the engine has closed
+		opts.Store = s.file
+	}
+	listenForMetrics := func() (err error) {
+		if flags.metrics != "" && s.scraped == nil {
+			s.scraped, err = listenForMetrics(flags.metrics, from)
+		}
+		return err
+	}
+	if opts.NetNS != "" { // where it was started
+		if err := listenForMetrics(); err != nil {
 			return err
 		}
 	}
-	defer metrics.close()
 	visits := enter(&opts)
 	if s.engine, err = engine.Open(opts); err != nil {
-		return err
+		return errors.Join(err, s.closeListeners(from))
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		ctx, cancel := s.drainContext(ctx)
 		defer cancel()
 		err = errors.Join(err, s.engine.Shutdown(ctx))
 	}()
-	listener, err := listen(g, group)
-	if err != nil {
+	defer func() { err = errors.Join(err, s.closeListeners(from)) }()
+	if s.listener, err = listen(g, group, from); err != nil {
 		return err
 	}
-	var tasks []func(context.Context) error
-	handler := s.metrics()
-	if err := metrics.listen(); err != nil {
-		_ = listener.Close()
+	if err := listenForMetrics(); err != nil {
 		return err
 	}
-	if l := metrics.listener; l != nil {
-		tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, l, handler) })
+	if err := from.accept(); err != nil {
+		return err
 	}
-	server := api.NewServer(api.Options{
-		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
-		Progress: func() api.Progress { return progressOf(*s.progress.Load()) },
-		Decode:   func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
+	if err := s.engine.Begin(); err != nil {
+		s.log.Warn("not all ports are served", "error", err)
+	}
+	s.confinement = g.confine(flags, s.listener, visits)
+	return s.serveAndHandOver(ctx, g, func() {
+		from.finish(s.log)
+		s.announce(told)
 	})
-	tasks = append(tasks, s.engine.Run, func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	s.confinement = g.confine(flags, listener, visits)
+}
+
+// announce tells whoever waits for it that the daemon is ready.
+func (s *server) announce(told *os.File) {
 	if told != nil {
 		if _, err := io.WriteString(told, readyWord); err != nil {
-			g.logger().Warn("whoever started the daemon has gone", "error", err)
+			s.log.Warn("whoever started the daemon has gone", "error", err)
 		}
 		_ = told.Close()
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		g.logger().Warn("the service manager was not told", "error", err)
+		s.log.Warn("the service manager was not told", "error", err)
 	}
-	return runAll(ctx, tasks)
 }
 
 // runAll runs the tasks until the context is done or one of them fails, and waits for
@@ -185,8 +222,12 @@ func runAll(ctx context.Context, tasks []func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
-// listen takes the socket that the service manager hands over, or makes one of the group.
-func listen(g *global, group int) (net.Listener, error) {
+// listen takes the socket of the daemon that is succeeded, or the one that the service
+// manager hands over, or makes one of the group.
+func listen(g *global, group int, from *inheritance) (net.Listener, error) {
+	if l, err := from.listener(group); l != nil || err != nil {
+		return l, err
+	}
 	handed, err := activation.Listeners()
 	if err != nil {
 		return nil, fmt.Errorf("take sockets of the service manager: %w", err)
@@ -234,49 +275,4 @@ func trimNewline(b []byte) []byte {
 		b = b[:len(b)-1]
 	}
 	return b
-}
-
-// metricsListener is where metrics are asked for over TCP, if anywhere.
-type metricsListener struct {
-	address  string // empty: nowhere
-	listener net.Listener
-}
-
-// listen listens, unless it does already.
-func (m *metricsListener) listen() (err error) {
-	if m.address == "" || m.listener != nil {
-		return nil
-	}
-	if m.listener, err = net.Listen("tcp", m.address); err != nil {
-		return usageError{fmt.Errorf("listen for metrics: %w", err)}
-	}
-	return nil
-}
-
-func (m *metricsListener) close() {
-	if m.listener != nil {
-		_ = m.listener.Close() // the server has closed it, if there was one
-	}
-}
-
-// serveMetrics answers GET /metrics over TCP.
-func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", h)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		_ = server.Close()
-	}()
-	err := server.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
-	}
-	if ctx.Err() == nil {
-		return err // the listener failed; runAll ends the context
-	}
-	<-stopped
-	return err
 }

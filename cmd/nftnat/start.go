@@ -24,6 +24,10 @@ import (
 // startTimeout bounds how long a command waits for a daemon that it has started.
 const startTimeout = 15 * time.Second
 
+// detachTimeout bounds how long serve --detach waits for the daemon, which may take over
+// from another one that has something to do first.
+const detachTimeout = 3 * time.Minute
+
 // envReady names the descriptor on which a daemon tells whoever started it that it
 // is ready, or why it cannot be.
 const envReady = "NFTNAT_READY_FD"
@@ -90,24 +94,50 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = log.Close() }() // the daemon has its own
-	null, err := os.Open(os.DevNull)
+	args := []string{"nftnat", "serve", "--socket", path, "--table", g.table}
+	if ns := g.namespacePath(); ns != "" {
+		args = append(args, "--netns", ns)
+	}
+	err = runDaemon(ctx, self, args, log, log)
+	var said startError
+	if err != nil && !errors.As(err, &said) {
+		err = fmt.Errorf("%w; see %s", err, log.Name())
+	}
+	return err
+}
+
+// detach runs this very command line again, as a daemon that has its log where this
+// command has its errors.
+func (g *global) detach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	return runDaemon(ctx, self, os.Args, nil, os.Stderr)
+}
+
+// runDaemon runs this program as a daemon and waits for its word. Without a standard
+// output it has none.
+func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *os.File) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = null.Close() }()
+	if stdout == nil {
+		stdout = null
+	}
 	word, ready, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = word.Close() }()
-	args := []string{"nftnat", "serve", "--socket", path, "--table", g.table}
-	if ns := g.namespacePath(); ns != "" {
-		args = append(args, "--netns", ns)
-	}
 	process, err := os.StartProcess(self, args, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), envReady+"="+strconv.Itoa(readyFD)),
-		Files: []*os.File{null, log, log, ready},
+		Files: []*os.File{null, stdout, stderr, ready},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	_ = ready.Close() // so that the end of the daemon ends the reading
@@ -126,9 +156,9 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 		return startError{strings.TrimSpace(text)}
 	case errors.Is(err, io.EOF):
 		_, _ = process.Wait()
-		return fmt.Errorf("start daemon: it ended without a word; see %s", log.Name())
+		return errors.New("start daemon: it ended without a word")
 	}
-	return fmt.Errorf("start daemon: it is not ready: %w; see %s", err, log.Name())
+	return fmt.Errorf("start daemon: it is not ready: %w", err)
 }
 
 const (

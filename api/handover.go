@@ -1,0 +1,132 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// upgradeHandover is the protocol that a handover goes on in (RFC 9110 section 7.8).
+const upgradeHandover = "nftnat-handover"
+
+// postHandover turns a connection over to who hands over. From its answer on it carries
+// another protocol, in which the client speaks first.
+func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	switch {
+	case h.Handovers == nil || c.conn == nil:
+		return absent("handover")
+	case c.ContentLength != 0:
+		return problem(http.StatusBadRequest, CodeInvalid, "a handover has no body")
+	case c.Header.Get("Upgrade") != upgradeHandover:
+		w.Header().Set("Upgrade", upgradeHandover)
+		return problem(http.StatusUpgradeRequired, CodeInvalid, "a handover goes on in the protocol "+upgradeHandover)
+	}
+	// Members of the socket's group may change what is published, and no more.
+	p, err := peerOf(c.conn.UnixConn)
+	if err == nil && p.uid != 0 && int64(p.uid) != int64(os.Geteuid()) {
+		err = fmt.Errorf("user %d may not take over: %w", p.uid, fs.ErrPermission)
+	}
+	if err != nil {
+		return err
+	}
+	if len(h.Handovers) == cap(h.Handovers) {
+		return busyHandover()
+	}
+	_, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	nc := c.conn.detach()
+	if err := accept(nc, rw, h.limits.writeTime); err != nil {
+		h.Log.Warn("a handover has not begun", "error", errors.Join(err, nc.Close()))
+		return nil
+	}
+	select {
+	case h.Handovers <- nc:
+	default: // somebody was faster since; this one sees the end and may try again
+		_ = nc.Close()
+	}
+	return nil
+}
+
+func busyHandover() error {
+	return problem(http.StatusServiceUnavailable, CodeBusy, "the server is handing over already")
+}
+
+// accept writes the answer after which a connection carries a handover.
+func accept(nc *net.UnixConn, rw *bufio.ReadWriter, patience time.Duration) error {
+	if rw.Reader.Buffered() != 0 {
+		return errors.New("the client has sent more than its request")
+	}
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeHandover + "\r\n\r\n"); err != nil {
+		return err
+	}
+	if err := rw.Flush(); err != nil {
+		return err
+	}
+	return nc.SetDeadline(time.Time{})
+}
+
+// Handover asks the server to hand over to this process, and returns the connection on
+// which that goes on: the client speaks next. An error that is errors.ErrUnsupported is of
+// a server of a version that cannot.
+func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	nc, err := c.dial(ctx, "", "")
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", c.path, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	err = c.upgrade(ctx, nc)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	u, ok := nc.(*net.UnixConn)
+	if err == nil && !ok {
+		err = fmt.Errorf("ask %s: %T is no unix socket", c.path, nc)
+	}
+	if err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// upgrade sends the request and reads the answer. What follows it follows only when the
+// client has spoken, so that nothing is left behind in a buffer.
+func (c *Client) upgrade(ctx context.Context, nc net.Conn) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://nftnat/v1/handover", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", c.path, err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", upgradeHandover)
+	if err := req.Write(nc); err != nil {
+		return fmt.Errorf("ask %s: %w", c.path, cause(err))
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(nc), req)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", c.path, cause(err))
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	defer func() { _ = resp.Body.Close() }() // was only read
+	return readProblem(resp)
+}

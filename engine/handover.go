@@ -1,0 +1,316 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// An engine can hand what it holds to one of another process, and nobody notices:
+//
+//	the old engine                      the new one
+//	Suspend: sockets are lent
+//	                                    Open with Options.Sockets
+//	Leave, Shutdown                     Begin
+//
+// Until Begin the new engine's proxies take nothing, and until Leave the old one's serve.
+// If the new engine comes to nothing, the old one's Resume takes up where Suspend left off.
+
+// Sockets are what an engine holds against other processes, on their way to an engine of
+// another one. The descriptors stay those of the engine that lends them. The zero value is
+// none at all.
+type Sockets struct {
+	// Lock is the lock of the table; zero: it is not among them.
+	Lock int
+	// Ports are those of frontends, a socket each.
+	Ports []PortSocket
+}
+
+// PortSocket is the socket that holds one port of a frontend.
+type PortSocket struct {
+	Proto Proto
+	// Frontend is as in a Mapping: without an address for any.
+	Frontend netip.AddrPort
+	FD       int
+}
+
+// Suspend lends what the engine holds and lets go of the kernel's table, so that the
+// engine of another process can take it over. Its proxies go on to serve, and its methods
+// return ErrClosed, but for Resume, Leave, Shutdown and Close. It waits for the change
+// that is being made; Run has to have returned.
+//
+// Whoever takes over may change the table, and the Store: if that has a lock, the caller
+// has to give it up.
+func (e *Engine) Suspend() (Sockets, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.writable(); err != nil {
+		return Sockets{}, err
+	}
+	lock, err := e.lock.descriptor()
+	if err != nil {
+		return Sockets{}, fmt.Errorf("lend lock of table %s: %w", e.opts.Table, err)
+	}
+	s := Sockets{Lock: lock}
+	if e.proxies != nil {
+		s.Ports = e.proxies.lend()
+	}
+	e.closed, e.suspended = true, true
+	return s, e.hangUp()
+}
+
+// Resume takes the table up again after a Suspend: it adopts what it finds, as Open does.
+// After an error the engine is suspended as before, and Resume can be called again.
+func (e *Engine) Resume() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.suspended {
+		return ErrClosed
+	}
+	if err := e.takeUp(); err != nil {
+		return errors.Join(fmt.Errorf("resume: %w", err), e.hangUp())
+	}
+	e.closed, e.suspended = false, false
+	return nil
+}
+
+func (e *Engine) takeUp() error {
+	// Whoever asks the lock is to be told of this process again.
+	if err := e.lock.sign(); err != nil {
+		return err
+	}
+	if err := e.call(); err != nil {
+		return err
+	}
+	e.found = e.handle
+	e.reconciled = false
+	kept, err := e.load()
+	if err != nil {
+		return err
+	}
+	if err := e.adopt(); err != nil {
+		return err
+	}
+	return e.reconcile(kept)
+}
+
+// Leave gives up what a suspended engine has lent, for another process has it now: ports
+// that it holds are held by that one alone when it returns, but for UDP ports, whose
+// proxies pass answers on for another second, and ten at most. Nothing that clients can
+// see happens. Shutdown must follow, and waits for the connections.
+func (e *Engine) Leave() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.suspended {
+		return ErrClosed
+	}
+	if e.proxies != nil {
+		for f, s := range e.proxies.held {
+			_ = s.Close() // closing a descriptor, which has no error
+			delete(e.proxies.held, f)
+		}
+		e.proxies.group.Leave()
+	}
+	err := e.lock.close()
+	e.lock = nil
+	return err
+}
+
+// Carried is how many connections and UDP flows the proxies of a suspended engine carry.
+func (e *Engine) Carried() (n int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.proxies == nil {
+		return 0
+	}
+	var s Status
+	e.proxies.count(&s)
+	return s.Connections + s.Flows
+}
+
+// Begin has the proxies of an engine that was opened with Sockets serve, which they do not
+// before: the process that lent the sockets does. What it was not lent for any mapping is
+// closed. The error is of proxies that do not serve; all others do.
+func (e *Engine) Begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	if e.proxies == nil {
+		return nil
+	}
+	return e.proxies.begin()
+}
+
+// takeLock makes a lock of the socket that another process has lent.
+func takeLock(fd int) (*tableLock, error) {
+	f := os.NewFile(uintptr(fd), "lock")
+	defer func() { _ = f.Close() }() // the listener has a descriptor of its own
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take lock: %w", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("take lock: %s is no unix socket", l.Addr()), l.Close())
+	}
+	lock := &tableLock{u}
+	if err := lock.sign(); err != nil {
+		return nil, errors.Join(err, lock.close())
+	}
+	return lock, nil
+}
+
+// sign makes the lock tell that it is this process's: the kernel notes who called listen
+// last (unix_listen in net/unix/af_unix.c).
+func (l *tableLock) sign() error {
+	if l == nil {
+		return nil
+	}
+	raw, err := l.listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	control := raw.Control(func(fd uintptr) { err = os.NewSyscallError("listen", unix.Listen(int(fd), unix.SOMAXCONN)) })
+	return errors.Join(control, err)
+}
+
+// descriptor is that of the lock, whose it stays.
+func (l *tableLock) descriptor() (fd int, err error) {
+	if l == nil {
+		return 0, nil
+	}
+	raw, err := l.listener.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	return fd, raw.Control(func(n uintptr) { fd = int(n) })
+}
+
+// lend lists the sockets that hold ports.
+func (ps *proxies) lend() []PortSocket {
+	lent := make([]PortSocket, 0, len(ps.held)+len(ps.open))
+	add := func(f frontend, fd int) {
+		if fd >= 0 {
+			lent = append(lent, PortSocket{f.proto, f.ap, fd})
+		}
+	}
+	for f, s := range ps.held {
+		add(f, s.Descriptor())
+	}
+	for f, px := range ps.open {
+		add(f, px.Descriptor())
+	}
+	return lent
+}
+
+// inherit takes the sockets that another process has lent. What is not as it is said to
+// be is closed, as if it had not been lent.
+func (ps *proxies) inherit(lent []PortSocket) error {
+	ps.waiting = true
+	ps.inherited = make(map[frontend]*proxy.Socket, len(lent))
+	var errs []error
+	for _, l := range lent {
+		f := frontend{l.Proto, l.Frontend}
+		s, err := proxy.Take(l.FD)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("take %s %s: %w", f.proto, f.ap, err), os.NewSyscallError("close", unix.Close(l.FD)))
+			continue
+		}
+		if !f.heldBy(s.Addr()) || ps.inherited[f] != nil {
+			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.proto, f.ap, s.Addr().Network(), s.Addr()), s.Close())
+			continue
+		}
+		ps.inherited[f] = s
+	}
+	return errors.Join(errs...)
+}
+
+// heldBy reports whether a socket of that address is one of the frontend's.
+func (f frontend) heldBy(a net.Addr) bool {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil || a.Network() != f.proto.String() || ap.Port() != f.ap.Port() {
+		return false
+	}
+	if f.ap.Addr().IsValid() {
+		return ap.Addr() == f.ap.Addr()
+	}
+	return ap.Addr().IsUnspecified() // of either family: a host may have no IPv6
+}
+
+// begin opens the proxies that wait.
+func (ps *proxies) begin() error {
+	ps.waiting = false
+	errs := []error{ps.disown()}
+	for f, px := range ps.open {
+		if err := px.Open(); err != nil {
+			errs = append(errs, fmt.Errorf("open proxy of %s %s: %w", f.proto, f.ap, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// disown closes what was lent and is no mapping's.
+func (ps *proxies) disown() error {
+	var errs []error
+	for _, s := range ps.inherited {
+		errs = append(errs, s.Close())
+	}
+	ps.inherited = nil
+	return errors.Join(errs...)
+}
+
+// shutdownProxies lets what the proxies carry come to an end.
+func (e *Engine) shutdownProxies(ctx context.Context) {
+	if e.proxies != nil {
+		_ = e.proxies.group.Shutdown(ctx) // what did not end in time is cut short: that is asked for
+	}
+}
+
+// takeSockets takes the lock of the table and, if there are any, the sockets that another
+// process has lent.
+func (e *Engine) takeSockets() (err error) {
+	lent := e.opts.Sockets
+	e.opts.Sockets = nil // each is this engine's now, or closed
+	if e.opts.ReadOnly {
+		return closeSockets(lent)
+	}
+	if e.proxies != nil && lent != nil {
+		if err := e.proxies.inherit(lent.Ports); err != nil {
+			e.log.Warn("not all sockets could be taken over", "error", err)
+		}
+		lent = &Sockets{Lock: lent.Lock}
+	}
+	if lent == nil || lent.Lock == 0 {
+		e.lock, err = lockTable(e.namespace, e.opts.Table, e.opts.LockWait)
+		return errors.Join(err, closeSockets(lent))
+	}
+	e.lock, err = takeLock(lent.Lock)
+	return errors.Join(err, closeSockets(&Sockets{Ports: lent.Ports}))
+}
+
+// closeSockets closes what nobody takes.
+func closeSockets(lent *Sockets) error {
+	if lent == nil {
+		return nil
+	}
+	var errs []error
+	if lent.Lock != 0 {
+		errs = append(errs, os.NewSyscallError("close", unix.Close(lent.Lock)))
+	}
+	for _, p := range lent.Ports {
+		errs = append(errs, os.NewSyscallError("close", unix.Close(p.FD)))
+	}
+	return errors.Join(errs...)
+}

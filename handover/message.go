@@ -1,0 +1,144 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Kind is what a message is.
+type Kind uint8
+
+// The kinds of messages, in the order of a handover.
+const (
+	Begin Kind = iota + 1 // the taker asks; Text is its Version
+	Lend                  // the giver sends Sockets
+	All                   // the giver has sent all; Text is how many
+	Ready                 // the taker could serve
+	Yours                 // the taker may
+	Done                  // the taker does
+	Left                  // the giver does not any more
+	No                    // the handover is over; Text is why
+)
+
+// Version is what Begin says. A giver of another one says No.
+const Version = "nftnat handover 1"
+
+// Message is one of a handover.
+type Message struct {
+	Kind Kind
+	Text string // one line
+	// Sockets are of Lend alone. Who receives them owns their descriptors; who sends them
+	// keeps them.
+	Sockets []Socket
+}
+
+// Socket is a descriptor and what it is for.
+type Socket struct {
+	Name string // one line, not empty
+	FD   int
+}
+
+const (
+	// headerSize is: the kind, the number of descriptors, two bytes of zero, the length of
+	// what follows.
+	headerSize = 8
+	// MaxSockets is how many descriptors a message has at most: the kernel's SCM_MAX_FD is
+	// 253 (include/net/scm.h).
+	MaxSockets = 250
+	// maxBody bounds what follows the header, in bytes.
+	maxBody = 64 << 10
+	// maxName bounds the name of a socket, so that a message of the most there can be is
+	// less than maxBody.
+	maxName = 255
+)
+
+// ErrMalformed is wrapped by errors about what no peer of this version sends.
+var ErrMalformed = errors.New("malformed message of a handover")
+
+func (k Kind) String() string {
+	names := [...]string{Begin: "begin", Lend: "lend", All: "all", Ready: "ready", Yours: "yours", Done: "done", Left: "left", No: "no"}
+	if k == 0 || int(k) >= len(names) {
+		return fmt.Sprintf("Kind(%d)", uint8(k))
+	}
+	return names[k]
+}
+
+// encode returns a message but for its descriptors.
+func (m Message) encode() ([]byte, error) {
+	lines := make([]string, 0, len(m.Sockets)+1)
+	if m.Kind == Lend {
+		for _, s := range m.Sockets {
+			if s.Name == "" || len(s.Name) > maxName {
+				return nil, fmt.Errorf("send %s: the name of a socket has %d bytes", m.Kind, len(s.Name))
+			}
+			lines = append(lines, s.Name)
+		}
+	} else {
+		lines = append(lines, m.Text)
+	}
+	body := strings.Join(lines, "\n")
+	switch {
+	case m.Kind == Lend && strings.Count(body, "\n") != len(m.Sockets)-1, m.Kind != Lend && strings.Contains(body, "\n"):
+		return nil, fmt.Errorf("send %s: a text has several lines", m.Kind)
+	case len(m.Sockets) > MaxSockets || m.Kind != Lend && len(m.Sockets) != 0:
+		return nil, fmt.Errorf("send %s: it has %d sockets", m.Kind, len(m.Sockets))
+	case len(body) > maxBody:
+		return nil, fmt.Errorf("send %s: it has %d bytes", m.Kind, len(body))
+	}
+	b := make([]byte, headerSize, headerSize+len(body))
+	b[0], b[1] = byte(m.Kind), byte(len(m.Sockets))
+	binary.BigEndian.PutUint32(b[4:], uint32(len(body)))
+	return append(b, body...), nil
+}
+
+// header is the beginning of a message.
+type header struct {
+	kind    Kind
+	sockets int
+	body    int
+}
+
+func decodeHeader(b [headerSize]byte) (header, error) {
+	h := header{kind: Kind(b[0]), sockets: int(b[1])}
+	body := binary.BigEndian.Uint32(b[4:])
+	switch {
+	case h.kind < Begin || h.kind > No:
+		return header{}, fmt.Errorf("%w: there is no kind %d", ErrMalformed, b[0])
+	case b[2] != 0 || b[3] != 0:
+		return header{}, fmt.Errorf("%w: its header is % x", ErrMalformed, b)
+	case h.kind == Lend && (h.sockets == 0 || h.sockets > MaxSockets), h.kind != Lend && h.sockets != 0:
+		return header{}, fmt.Errorf("%w: %s with %d sockets", ErrMalformed, h.kind, h.sockets)
+	case body > maxBody:
+		return header{}, fmt.Errorf("%w: %s of %d bytes", ErrMalformed, h.kind, body)
+	}
+	h.body = int(body)
+	return h, nil
+}
+
+// decode makes a message of its body and its descriptors, which are as many as the header
+// says.
+func (h header) decode(body []byte, fds []int) (Message, error) {
+	if h.kind != Lend {
+		if strings.Contains(string(body), "\n") {
+			return Message{}, fmt.Errorf("%w: %s of several lines", ErrMalformed, h.kind)
+		}
+		return Message{Kind: h.kind, Text: string(body)}, nil
+	}
+	names := strings.Split(string(body), "\n")
+	if len(names) != len(fds) {
+		return Message{}, fmt.Errorf("%w: %d names for %d sockets", ErrMalformed, len(names), len(fds))
+	}
+	m := Message{Kind: h.kind, Sockets: make([]Socket, len(fds))}
+	for i, name := range names {
+		if name == "" || len(name) > maxName {
+			return Message{}, fmt.Errorf("%w: the name of a socket has %d bytes", ErrMalformed, len(name))
+		}
+		m.Sockets[i] = Socket{Name: name, FD: fds[i]}
+	}
+	return m, nil
+}

@@ -1,0 +1,166 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// lent is what an engine of another process would get.
+func lent(t *testing.T, s engine.Sockets) *engine.Sockets {
+	t.Helper()
+	duplicate := func(fd int) int {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		require.NoError(t, err)
+		return n
+	}
+	d := engine.Sockets{Lock: duplicate(s.Lock)}
+	for _, p := range s.Ports {
+		p.FD = duplicate(p.FD)
+		d.Ports = append(d.Ports, p)
+	}
+	return &d
+}
+
+// An engine that is suspended serves and does nothing else, and goes on when it is told
+// to, with what others have done to the table meanwhile; or another one goes on with its
+// sockets.
+func TestSuspend(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.LeakCheck(t)
+	backends := []*lab.Server{}
+	for _, network := range []string{"tcp", "udp"} {
+		start := lab.EchoTCP
+		if network == "udp" {
+			start = lab.EchoUDP
+		}
+		s, err := start(top.Backend1, "backend", ":80")
+		require.NoError(t, err)
+		backends = append(backends, s)
+	}
+	served := func(port int) {
+		t.Helper()
+		for _, network := range []string{"tcp", "udp"} {
+			labtest.Reaches(t, top.Host, network, at(loopback4, port), "backend")
+		}
+	}
+	opts := engine.Options{NetNS: top.Host.Path()}
+	first, err := engine.Open(opts)
+	require.NoError(t, err)
+	publish(t, first, "8080->172.30.0.2:80", "8080->172.30.0.2:80/udp", "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
+	require.ErrorIs(t, first.Resume(), engine.ErrClosed)
+	require.ErrorIs(t, first.Leave(), engine.ErrClosed)
+	for range 3 {
+		sockets, err := first.Suspend()
+		require.NoError(t, err)
+		require.Len(t, sockets.Ports, 4)
+		require.NotZero(t, sockets.Lock)
+		_, err = first.Suspend()
+		require.ErrorIs(t, err, engine.ErrClosed)
+		_, err = first.Publish(mapping(t, "9000->172.30.0.2:80"))
+		require.ErrorIs(t, err, engine.ErrClosed)
+		_, err = engine.Open(opts)
+		require.ErrorIs(t, err, engine.ErrOwned)
+		require.ErrorContains(t, err, "pid")
+		served(8080)
+		// Whoever has the sockets may open, change something, and give up.
+		other, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
+		require.NoError(t, err)
+		publish(t, other, "9000->172.30.0.2:80", "9000->172.30.0.2:80/udp")
+		unpublish(t, other, "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
+		require.NoError(t, other.Close())
+		require.NoError(t, first.Resume())
+		require.Equal(t, []string{"8080->172.30.0.2:80", "9000->172.30.0.2:80", "8080->172.30.0.2:80/udp", "9000->172.30.0.2:80/udp"}, published(first))
+		served(8080)
+		served(9000)
+		for _, network := range []string{"tcp", "udp"} {
+			free, err := occupy(top.Host, network, "127.0.0.1:8081")
+			require.NoError(t, err, "what was unpublished meanwhile is free")
+			require.NoError(t, free.Close())
+		}
+		unpublish(t, first, "9000->172.30.0.2:80", "9000->172.30.0.2:80/udp")
+		publish(t, first, "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
+	}
+
+	sockets, err := first.Suspend()
+	require.NoError(t, err)
+	second, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
+	require.NoError(t, err)
+	require.NoError(t, second.Begin())
+	require.NoError(t, first.Leave())
+	require.NoError(t, first.Shutdown(context.Background()))
+	require.ErrorIs(t, first.Shutdown(context.Background()), engine.ErrClosed)
+	served(8080)
+	served(8081)
+
+	// Suspended and then told to end.
+	_, err = second.Suspend()
+	require.NoError(t, err)
+	require.NoError(t, second.Close())
+	for _, network := range []string{"tcp", "udp"} {
+		free, err := occupy(top.Host, network, "127.0.0.1:8080")
+		require.NoError(t, err)
+		require.NoError(t, free.Close())
+	}
+	for _, s := range backends {
+		require.NoError(t, s.Close())
+	}
+}
+
+// Sockets that are not what they are said to be, or that nobody has asked for, are closed,
+// and so are all of them where an engine cannot open; those that are missing are bound.
+func TestStrangeSockets(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.LeakCheck(t)
+	first, err := engine.Open(engine.Options{NetNS: top.Host.Path()})
+	require.NoError(t, err)
+	publish(t, first, "8080->172.30.0.2:80", "8081->172.30.0.2:80", "8082->172.30.0.2:80", "127.0.0.1:8083->172.30.0.2:80/udp")
+	sockets, err := first.Suspend()
+	require.NoError(t, err)
+
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	strange := lent(t, sockets)
+	for i := range strange.Ports {
+		p := &strange.Ports[i]
+		switch p.Frontend.Port() {
+		case 8080:
+			p.Proto = engine.UDP
+		case 8081:
+			require.NoError(t, unix.Dup3(int(null.Fd()), p.FD, unix.O_CLOEXEC))
+		}
+	}
+	require.NoError(t, null.Close())
+	var log logbook
+	second, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: strange, Log: log.logger()})
+	require.NoError(t, err)
+	require.Contains(t, log.String(), "not all sockets could be taken over")
+	st, err := second.Status()
+	require.NoError(t, err)
+	require.Equal(t, 2, st.Unserved, "the first one has them still")
+	require.NoError(t, second.Begin())
+	require.NoError(t, second.Close())
+
+	for _, opts := range []engine.Options{
+		{NetNS: "/nowhere"}, {Table: "-"}, {NetNS: top.Host.Path(), ReadOnly: true}, {NetNS: top.Host.Path(), NoProxies: true},
+	} {
+		opts.Sockets = lent(t, sockets)
+		e, err := engine.Open(opts)
+		if err == nil {
+			require.NoError(t, e.Begin())
+			require.NoError(t, e.Close())
+		}
+	}
+	require.NoError(t, first.Resume())
+	require.NoError(t, first.Close())
+}

@@ -1,0 +1,328 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+)
+
+// callers ask a server as fast as they can, one connection or datagram after another.
+type callers struct {
+	network, address string
+	stop             chan struct{}
+	running          sync.WaitGroup
+
+	mu sync.Mutex
+	// done are questions, and of them refused those that nobody was there for, lost those
+	// without an answer, and broken those of connections that ended too early.
+	done, refused, lost, broken int
+	errs                        []error // the first of them
+}
+
+// callersAtATime is how many of them ask at one address.
+const callersAtATime = 2
+
+func startCallers(t *testing.T, ns *lab.NS, network, address string) *callers {
+	t.Helper()
+	c := &callers{network: network, address: address, stop: make(chan struct{})}
+	for range callersAtATime {
+		c.running.Go(func() { c.call(ns) })
+	}
+	t.Cleanup(func() { c.halt() })
+	return c
+}
+
+func (c *callers) String() string { return c.network + " " + c.address }
+
+func (c *callers) call(ns *lab.NS) {
+	var f *flow // of UDP: clients stay where they are
+	for !c.halted() {
+		if f == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			conn, err := ns.Dial(ctx, c.network, c.address)
+			cancel()
+			if err != nil {
+				c.note(err)
+				continue
+			}
+			f = &flow{network: c.network, conn: conn, lines: bufio.NewReader(conn)}
+		}
+		_, err := f.ask()
+		c.note(err)
+		if tcp, ok := f.conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // or its port would be taken for a minute
+			_ = f.conn.Close()
+			f = nil
+		}
+	}
+	if f != nil {
+		_ = f.conn.Close()
+	}
+}
+
+func (c *callers) note(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done++
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, unix.ECONNREFUSED):
+		c.refused++
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		c.lost++
+	default:
+		c.broken++
+	}
+	if len(c.errs) < 3 {
+		c.errs = append(c.errs, err)
+	}
+}
+
+func (c *callers) halted() bool {
+	select {
+	case <-c.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *callers) halt() {
+	if !c.halted() {
+		close(c.stop)
+	}
+	c.running.Wait()
+}
+
+// end stops them, and returns the first errors.
+func (c *callers) end(t *testing.T) error {
+	t.Helper()
+	c.halt()
+	t.Logf("%s: %d asked, %d refused, %d lost, %d broken", c, c.done, c.refused, c.lost, c.broken)
+	return errors.Join(c.errs...)
+}
+
+// soFar is how many have been asked.
+func (c *callers) soFar() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// goOn waits until some more have been asked.
+func (c *callers) goOn(t *testing.T) {
+	t.Helper()
+	before := c.soFar()
+	await(t, "more questions", func() bool { return c.soFar() > before+20 })
+}
+
+// stream is one connection by which bytes go to an echo server and come back.
+type stream struct {
+	conn    *net.TCPConn
+	stop    chan struct{}
+	running sync.WaitGroup
+	sent    int
+	err     error
+}
+
+func startStream(t *testing.T, ns *lab.NS, address string) *stream {
+	t.Helper()
+	f := dialFlow(t, ns, "tcp", address)
+	require.Equal(t, "backend", f.name(t))
+	require.NoError(t, f.conn.SetDeadline(time.Time{}))
+	s := &stream{conn: f.conn.(*net.TCPConn), stop: make(chan struct{})}
+	s.running.Go(func() { s.err = s.flow(f.lines) })
+	return s
+}
+
+func (s *stream) flow(lines io.Reader) error {
+	sent, got := make([]byte, 4096), make([]byte, 4096)
+	random := rand.NewChaCha8([32]byte{})
+	for {
+		select {
+		case <-s.stop:
+			return nil
+		default:
+		}
+		_, _ = random.Read(sent)
+		if _, err := s.conn.Write(sent); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(lines, got); err != nil {
+			return err
+		}
+		if !bytes.Equal(sent, got) {
+			return errors.New("other bytes came back")
+		}
+		s.sent += len(sent)
+	}
+}
+
+// end ends the connection, and returns how many bytes went by it.
+func (s *stream) end(t *testing.T) int {
+	t.Helper()
+	close(s.stop)
+	s.running.Wait()
+	require.NoError(t, s.err)
+	require.NoError(t, s.conn.Close())
+	return s.sent
+}
+
+// task is what goes on until it is ended.
+type task struct {
+	stop    chan struct{}
+	running sync.WaitGroup
+	rounds  atomic.Int64
+	once    sync.Once
+	err     error
+}
+
+func startTask(t *testing.T, round func(i int64) error) *task {
+	t.Helper()
+	k := &task{stop: make(chan struct{})}
+	k.running.Go(func() {
+		for k.err == nil {
+			select {
+			case <-k.stop:
+				return
+			default:
+			}
+			k.err = round(k.rounds.Add(1))
+		}
+	})
+	t.Cleanup(k.halt)
+	return k
+}
+
+func (k *task) halt() {
+	k.once.Do(func() { close(k.stop) })
+	k.running.Wait()
+}
+
+// end stops it, and returns how often it went well.
+func (k *task) end(t *testing.T) int64 {
+	t.Helper()
+	k.halt()
+	require.NoError(t, k.err)
+	return k.rounds.Load()
+}
+
+// startOccupiers tries to take what publishEveryKind has published.
+func startOccupiers(t *testing.T, ns *lab.NS) *task {
+	t.Helper()
+	return startTask(t, func(i int64) error {
+		network := []string{"tcp", "udp"}[i%2]
+		options := []int{unix.SO_REUSEADDR}
+		if i%3 == 0 {
+			options = append(options, unix.SO_REUSEPORT)
+		}
+		address := everyKindHeld[i%int64(len(everyKindHeld))]
+		held, err := occupy(ns, network, address, options...)
+		if err == nil {
+			return errors.Join(fmt.Errorf("somebody got %s %s", network, address), held.Close())
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return err
+		}
+		return nil
+	})
+}
+
+// startAPIUsers has the daemon asked and told all the time.
+func startAPIUsers(t *testing.T, s *station) *task {
+	t.Helper()
+	m := mapping(t, "9000->172.30.0.2:80")
+	return startTask(t, func(i int64) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
+		defer cancel()
+		if _, err := s.api.Publish(ctx, m); err != nil {
+			return err
+		}
+		ms, err := s.api.Mappings(ctx)
+		if err != nil {
+			return err
+		}
+		if n := len(engine.Collapse(ms)); n != 11 {
+			return fmt.Errorf("round %d: there are %d mappings", i, n)
+		}
+		_, err = s.api.Unpublish(ctx, m)
+		return err
+	})
+}
+
+// startScrapes reads metrics all the time.
+func startScrapes(t *testing.T, ns *lab.NS, url string) *task {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       ns.Dial,
+	}}
+	return startTask(t, func(int64) error {
+		resp, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		return errors.Join(err, resp.Body.Close())
+	})
+}
+
+// notifySocket is where a service manager would be told how a daemon is (sd_notify(3)).
+func notifySocket(t *testing.T) (path string, told <-chan string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "manager-")
+	require.NoError(t, err)
+	path = dir + "/notify"
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	lines := make(chan string, 100)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		b := make([]byte, 1000)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			lines <- string(b[:n])
+		}
+	})
+	t.Cleanup(func() {
+		require.NoError(t, c.Close())
+		reading.Wait()
+		require.NoError(t, os.RemoveAll(dir))
+	})
+	return path, lines
+}
+
+var commentLine = regexp.MustCompile(`(?m)^#.*\n`)
+
+// withoutComments is a state file as export would print it.
+func withoutComments(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return commentLine.ReplaceAllString(string(text), "")
+}

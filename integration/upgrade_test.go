@@ -1,0 +1,216 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/handover"
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+var wayOut = regexp.MustCompile(`(?s)\n\tchain way-out \{.*?\n\t\}\n`)
+
+// age makes of the table, in one transaction, what an older version would have left: of
+// an earlier schema, without a map that it did not know, with other rules and a chain less.
+func age(t *testing.T, ns *lab.NS) {
+	t.Helper()
+	now := nft(t, ns, "list", "table", "inet", "nftnat")
+	old := wayOut.ReplaceAllString(now, "")
+	old = strings.ReplaceAll(old, "jump way-out", "masquerade")
+	old = strings.ReplaceAll(old, "nftnat schema 2", "nftnat schema 1")
+	old = regexp.MustCompile(`(?s)\n\tmap udp6_to4 \{.*?\n\t\}\n`).ReplaceAllString(old, "")
+	require.Greater(t, len(now)-len(old), 300, "it is not older: %s", old)
+	load(t, ns, "delete table inet nftnat\n"+old)
+}
+
+// trespass sends datagrams to a backend's own port, which is not published, and counts
+// those that get there.
+type trespass struct {
+	*task
+	arrivals net.PacketConn
+}
+
+func startTrespass(t *testing.T, top *lab.Topology) *trespass {
+	t.Helper()
+	arrivals, err := top.Backend1.ListenPacket("udp", ":81")
+	require.NoError(t, err)
+	f := dialFlow(t, top.Client, "udp", at(top.Backend1.V4, 81))
+	send := func(int64) error {
+		_, err := f.conn.Write([]byte("hello"))
+		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EPERM) {
+			return nil
+		}
+		time.Sleep(100 * time.Microsecond)
+		return err
+	}
+	t.Cleanup(func() { _ = arrivals.Close() })
+	return &trespass{startTask(t, send), arrivals}
+}
+
+// arrived is whether one gets there before the time is over.
+func (x *trespass) arrived(t *testing.T, wait time.Duration) bool {
+	t.Helper()
+	require.NoError(t, x.arrivals.SetReadDeadline(time.Now().Add(wait)))
+	_, _, err := x.arrivals.ReadFrom(make([]byte, 100))
+	return err == nil
+}
+
+// settle waits until none gets there any more, and returns how many did.
+func (x *trespass) settle(t *testing.T) (n int) {
+	t.Helper()
+	for x.arrived(t, silence) {
+		n++
+	}
+	return n
+}
+
+// A transaction that replaces a table is not one instant for a packet that is between the
+// old chain and the new one just then: with some thousand a second, one gets by in every
+// hundred upgrades. Were the guard open between two transactions, or while a table is
+// loaded, it would be all of those that come in milliseconds.
+const instant = 2
+
+// upgraded is a host with a guarded network and live flows, and what it is compared with.
+type upgraded struct {
+	top      *lab.Topology
+	s        *station
+	intact   string
+	elements []string
+	flows    []*flow
+	calls    []*callers
+	trespass *trespass
+}
+
+func newUpgraded(t *testing.T) (*upgraded, *labtest.Process) {
+	t.Helper()
+	top, s := proxiedHost(t)
+	daemon := s.serve(t)
+	s.publishEveryKind(t)
+	s.succeed(t, "add --quiet tcp 8090 172.30.0.2:80 --ttl 1h --name leased")
+	u := &upgraded{top: top, s: s, trespass: startTrespass(t, top)}
+	require.True(t, u.trespass.arrived(t, patience), "without a guard they arrive")
+	s.succeed(t, "network create inside 172.30.0.0/24")
+	u.trespass.settle(t)
+	for _, network := range []string{"tcp", "udp"} {
+		u.calls = append(u.calls, startCallers(t, top.Client, network, "192.0.2.1:8080"), startCallers(t, top.Client, network, "192.0.2.1:8083"))
+		for _, port := range []int{8080, 8083} {
+			f := dialFlow(t, top.Client, network, at(top.Host.V4, port))
+			require.Equal(t, "backend", f.name(t))
+			u.flows = append(u.flows, f)
+		}
+	}
+	u.intact, u.elements = listed(t, top.Host), sortedElements(t, top.Host)
+	return u, daemon
+}
+
+// check is after the upgrade: from before to after it was one transaction.
+func (u *upgraded) check(t *testing.T, before uint32) {
+	t.Helper()
+	require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
+	require.Equal(t, u.intact, listed(t, u.top.Host))
+	require.Equal(t, u.elements, sortedElements(t, u.top.Host))
+	for _, f := range u.flows {
+		goesOn(t, f)
+	}
+	for _, c := range u.calls {
+		c.goOn(t)
+		done := c.end(t)
+		require.Zero(t, c.refused+c.broken+c.lost, "%s: %v", c, done)
+	}
+	require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
+	require.False(t, u.trespass.arrived(t, silence))
+	u.trespass.end(t)
+	require.Regexp(t, `tcp +8090 +172.30.0.2:80 +leased +yes +2\d\d\d-`, u.s.succeed(t, "ls"))
+}
+
+// A table that an older version has left is made this one's in one transaction, under live
+// flows and new ones: none is refused or broken, nothing published is lost, and the guard
+// is not opened.
+func TestUpgrade(t *testing.T) {
+	u, daemon := newUpgraded(t)
+	daemon.Kill()
+	for range 3 {
+		age(t, u.top.Host)
+		u.trespass.settle(t) // nft(8) loads it, not we
+		require.NotEqual(t, u.intact, listed(t, u.top.Host))
+		before := generation(t, u.top.Host)
+		next := u.s.serve(t)
+		require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
+		require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
+		require.Contains(t, next.Output(), `it is of an earlier version: its comment is "nftnat schema 1"`)
+		require.Equal(t, u.intact, listed(t, u.top.Host))
+		require.NoError(t, next.Signal(unix.SIGTERM))
+		require.Zero(t, next.Wait(), next.Output())
+	}
+	age(t, u.top.Host)
+	u.trespass.settle(t)
+	before := generation(t, u.top.Host)
+	u.s.serve(t)
+	u.check(t, before)
+}
+
+// The same with a daemon before that hands over: those whom its proxies serve notice
+// nothing either.
+func TestUpgradeByTakeover(t *testing.T) {
+	u, daemon := newUpgraded(t)
+	for _, network := range []string{"tcp", "udp"} {
+		for _, address := range everyKindProxied {
+			u.calls = append(u.calls, startCallers(t, u.top.Host, network, address))
+		}
+	}
+	long := startStream(t, u.top.Host, "127.0.0.1:8080")
+	held := startOccupiers(t, u.top.Host)
+	var before uint32
+	r := relayTo(t, u.s)
+	next := r.succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
+		if k == handover.All { // the daemon has let go of the table, and nobody has it yet
+			age(t, u.top.Host)
+			before = generation(t, u.top.Host)
+		}
+		return true
+	})
+	require.Contains(t, next.Output(), "table was put right")
+	u.check(t, before)
+	held.end(t)
+	t.Logf("%d bytes by the connection of the first", long.end(t))
+	require.Zero(t, daemon.Wait(), daemon.Output())
+	require.Equal(t, next.Pid, u.s.status(t).PID)
+}
+
+// A daemon of an older version refuses a table of a newer one: neither is there a way back
+// for one whose successor has upgraded the table and then failed. Both say so and end, and
+// leave it as it is, at work.
+func TestUpgradeIsOneWay(t *testing.T) {
+	top, s := proxiedHost(t)
+	daemon := s.serve(t)
+	s.publishEveryKind(t)
+	through := startCallers(t, top.Client, "tcp", "192.0.2.1:8080")
+	newer := strings.ReplaceAll(nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 2", "nftnat schema 3")
+	successor := relayTo(t, s).succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
+		if k == handover.All {
+			load(t, top.Host, "delete table inet nftnat\n"+newer)
+		}
+		return k != handover.All
+	})
+	const says = "nftnat: %sopen table nftnat: the table was made by a newer version of nftnat: it has schema 3, this version knows 2\n"
+	require.Equal(t, 1, successor.Wait())
+	require.Contains(t, successor.Output(), fmt.Sprintf(says, ""))
+	require.Equal(t, 1, daemon.Wait())
+	require.Contains(t, daemon.Output(), fmt.Sprintf(says, "resume: "))
+	through.goOn(t)
+	done := through.end(t)
+	require.Zero(t, through.refused+through.broken+through.lost, done)
+	require.Contains(t, nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 3")
+}

@@ -1,0 +1,263 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// lend is a descriptor as another process would get it.
+func lend(tb testing.TB, fd int) int {
+	tb.Helper()
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	require.NoError(tb, err)
+	return n
+}
+
+// successor makes the proxy that a group goes on with for another group's, still shut.
+func successor(tb testing.TB, p Proxy, g *Group) Proxy {
+	tb.Helper()
+	s, err := Take(lend(tb, p.Descriptor()))
+	require.NoError(tb, err)
+	require.Equal(tb, p.FrontendAddr(), s.Addr())
+	next, err := s.Proxy(p.BackendAddr(), &Options{Group: g})
+	require.NoError(tb, err)
+	return next
+}
+
+// TestLeaveTCP: one group after another takes a frontend over, while clients connect as
+// fast as they can: none is refused, none reset, and each is answered.
+func TestLeaveTCP(t *testing.T) {
+	noLeak(t)
+	g := NewGroup(nil)
+	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), &Options{Group: g})
+	require.NoError(t, err)
+	require.NoError(t, p.Open())
+	front := p.FrontendAddr().String()
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	var asked [4]int
+	for i := range asked {
+		clients.Go(func() {
+			for ; ; asked[i]++ {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if err := askOnce(front); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		next := NewGroup(nil)
+		successor := successor(t, p, next)
+		require.NoError(t, successor.Open())
+		g.Leave()
+		require.Equal(t, -1, p.Descriptor())
+		require.ErrorIs(t, rudeListen("tcp", front, unix.SO_REUSEADDR), unix.EADDRINUSE)
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		require.NoError(t, g.Shutdown(ctx))
+		cancel()
+		g, p = next, successor
+	}
+	close(over)
+	clients.Wait()
+	for _, n := range asked {
+		require.NotZero(t, n)
+	}
+	require.NoError(t, g.Close())
+}
+
+func askOnce(front string) error {
+	c, err := net.DialTimeout("tcp", front, deadline)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, phrase); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, make([]byte, len(phrase)))
+	return err
+}
+
+// TestLeaveKeepsConnections: what the group carries goes on for as long as it likes, and
+// who waits in the queue is the successor's.
+func TestLeaveKeepsConnections(t *testing.T) {
+	noLeak(t)
+	g, next := NewGroup(nil), newGroup(t, nil)
+	pair := newTCPPair(t, &Options{Group: g})
+	successor := successor(t, pair.proxy, next)
+	g.Leave()
+	waits := dial(t, "tcp", pair.proxy.FrontendAddr().String())
+	require.EqualValues(t, 1, pair.proxy.Stats().Live, "it is not the old one's")
+	for near, far := range map[*net.TCPConn]*net.TCPConn{pair.client: pair.backend, pair.backend: pair.client} {
+		_, err := io.WriteString(near, phrase)
+		require.NoError(t, err)
+		_, err = io.ReadFull(far, make([]byte, len(phrase)))
+		require.NoError(t, err)
+	}
+	require.NoError(t, successor.SetBackend(tcpBackend(t, "127.0.0.1:0", echoTCP)))
+	require.NoError(t, successor.Open())
+	roundTrip(t, waits, phrase)
+
+	drained := goErr(func() error { return g.Shutdown(context.Background()) })
+	require.NoError(t, pair.client.Close())
+	require.NoError(t, pair.backend.Close())
+	require.NoError(t, <-drained)
+	require.NoError(t, successor.Close())
+}
+
+// TestLeaveUDP: every datagram is one process's or the other's; answers that are on their
+// way when a proxy leaves arrive.
+func TestLeaveUDP(t *testing.T) {
+	noLeak(t)
+	backend, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, backend.Close()) }()
+	require.NoError(t, backend.SetDeadline(time.Now().Add(deadline)))
+	g, next := NewGroup(nil), newGroup(t, nil)
+	p, err := New(mustUDP(t, "127.0.0.1:0"), backend.LocalAddr(), &Options{Group: g})
+	require.NoError(t, err)
+	require.NoError(t, p.Open())
+	client := dial(t, "udp", p.FrontendAddr().String())
+	ask := func() *net.UDPAddr {
+		_, err := io.WriteString(client, phrase)
+		require.NoError(t, err)
+		_, from, err := backend.ReadFromUDP(make([]byte, 100))
+		require.NoError(t, err)
+		return from
+	}
+	first := ask()
+	successor := successor(t, p, next)
+	g.Leave()
+	_, err = io.WriteString(client, phrase) // nobody reads it yet
+	require.NoError(t, err)
+	require.NoError(t, successor.Open())
+	_, second, err := backend.ReadFromUDP(make([]byte, 100))
+	require.NoError(t, err)
+	require.NotEqual(t, first, second, "it is the successor's flow")
+	for _, to := range []*net.UDPAddr{first, second} {
+		_, err = backend.WriteToUDP([]byte(phrase), to)
+		require.NoError(t, err)
+		n, err := client.Read(make([]byte, 100))
+		require.NoError(t, err)
+		require.Equal(t, len(phrase), n)
+	}
+	require.NoError(t, g.Shutdown(context.Background()))
+	require.Equal(t, second, ask())
+	require.NoError(t, successor.Close())
+}
+
+// TestLeaveUDPEnds: a backend that goes on to send does not keep a proxy that has left.
+func TestLeaveUDPEnds(t *testing.T) {
+	noLeak(t)
+	backend, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	g := NewGroup(nil)
+	g.answering = 50 * time.Millisecond
+	p, err := New(mustUDP(t, "127.0.0.1:0"), backend.LocalAddr(), &Options{Group: g})
+	require.NoError(t, err)
+	require.NoError(t, p.Open())
+	client := dial(t, "udp", p.FrontendAddr().String())
+	_, err = io.WriteString(client, phrase)
+	require.NoError(t, err)
+	_, flow, err := backend.ReadFromUDP(make([]byte, 100))
+	require.NoError(t, err)
+	sent := goErr(func() error {
+		for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
+			_, err = backend.WriteToUDP([]byte(phrase), flow)
+		}
+		return nil
+	})
+	g.Leave()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	require.NoError(t, g.Shutdown(ctx))
+	require.NoError(t, backend.Close())
+	require.NoError(t, <-sent)
+}
+
+// TestTake: a socket is what it was with the process that lends it.
+func TestTake(t *testing.T) {
+	noLeak(t)
+	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
+	for _, refuses := range []bool{true, false} {
+		held, err := Bind(mustTCP(t, "127.0.0.1:0"), nil)
+		require.NoError(t, err)
+		if refuses {
+			require.NoError(t, held.Refuse())
+		}
+		s, err := Take(lend(t, held.Descriptor()))
+		require.NoError(t, err)
+		require.Equal(t, refuses, s.refusing)
+		require.True(t, s.filtered)
+		require.NoError(t, held.Close())
+		require.Equal(t, -1, held.Descriptor())
+		require.ErrorIs(t, rudeListen("tcp", s.Addr().String(), unix.SO_REUSEADDR), unix.EADDRINUSE)
+		if refuses {
+			_, err := net.Dial("tcp", s.Addr().String())
+			require.ErrorIs(t, err, unix.ECONNREFUSED)
+		}
+		p, err := s.Proxy(backend, nil)
+		serve(t, p, err)
+		roundTrip(t, dial(t, "tcp", p.FrontendAddr().String()), phrase)
+	}
+	// One that a proxy has served takes packets, until it is to be silent.
+	p, err := New(mustUDP(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0"), nil)
+	serve(t, p, err)
+	s, err := Take(lend(t, p.Descriptor()))
+	require.NoError(t, err)
+	require.False(t, s.filtered)
+	c := dial(t, "udp", p.FrontendAddr().String())
+	roundTrip(t, c, phrase)
+	require.NoError(t, s.Refuse())
+	require.True(t, s.filtered)
+	_, err = io.WriteString(c, phrase)
+	require.NoError(t, err)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	_, err = c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, s.Close())
+}
+
+// TestTakeNothing: what could not be a frontend's is refused, and stays the caller's.
+func TestTakeNothing(t *testing.T) {
+	noLeak(t)
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	fds := []int{null}
+	for _, s := range [][3]int{
+		{unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK, 0}, {unix.AF_INET, unix.SOCK_DGRAM, 0},
+		{unix.AF_INET, unix.SOCK_DGRAM | unix.SOCK_NONBLOCK, 0}, {unix.AF_INET6, unix.SOCK_STREAM | unix.SOCK_NONBLOCK, 0},
+		{unix.AF_NETLINK, unix.SOCK_RAW | unix.SOCK_NONBLOCK, 0},
+	} {
+		fd, err := unix.Socket(s[0], s[1]|unix.SOCK_CLOEXEC, s[2])
+		require.NoError(t, err)
+		fds = append(fds, fd)
+	}
+	for _, fd := range fds {
+		_, err := Take(fd)
+		require.Error(t, err)
+		require.NoError(t, unix.Close(fd))
+	}
+	_, err = Take(-1)
+	require.ErrorIs(t, err, unix.EBADF)
+}
