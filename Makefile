@@ -5,7 +5,7 @@ GO     ?= go
 ARCHES := amd64 arm64 arm riscv64 mips s390x
 GIB    := 1073741824
 
-.PHONY: check build test integration lint big-endian cross kernels
+.PHONY: check build test integration fuzz lint big-endian cross kernels
 
 check: lint cross test integration ## all that .ci/run does
 
@@ -17,6 +17,12 @@ test: ## everything; what needs namespaces is skipped where there are none
 
 integration: ## everything, and nothing may be skipped
 	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 ./...
+
+FUZZTIME ?= 60s
+FUZZ     ?= ./...
+
+fuzz: ## every fuzz target of every package, one after another: FUZZTIME=10s FUZZ=./nft
+	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(FUZZ)
 
 lint: ## format, vet, and the linters, which hold the architecture
 	test -z "$$(gofmt -l . | tee /dev/stderr)"

@@ -33,7 +33,7 @@ type limits struct {
 
 func defaultLimits() limits {
 	return limits{
-		conns: 256, turned: 256, streams: 128, applies: 4,
+		conns: 256, turned: 1024, streams: 128, applies: 4,
 		header: 16 << 10, body: 1 << 20, apply: 16 << 20, linger: 64 << 20,
 		grace: 100 * time.Millisecond, patience: time.Second, silence: 2 * time.Second,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,

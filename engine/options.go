@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
-
-	"github.com/nftnat/nftnat/nft"
 )
 
 // Options say what Open opens. The zero value is the table nftnat of the process's
@@ -117,8 +115,8 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) validate() error {
-	if err := nft.CheckName(o.Table); err != nil {
-		return &InvalidError{What: "table", Input: o.Table, Reason: err.Error()}
+	if err := ValidateTableName(o.Table); err != nil {
+		return err
 	}
 	if o.FirstPort > o.LastPort {
 		return &InvalidError{

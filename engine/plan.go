@@ -16,10 +16,19 @@ func Plan(table string) (string, error) {
 	if table == "" {
 		table = DefaultTable
 	}
-	if err := nft.CheckName(table); err != nil {
-		return "", &InvalidError{What: "table", Input: table, Reason: err.Error()}
+	if err := ValidateTableName(table); err != nil {
+		return "", err
 	}
 	return ruleset(table).String(), nil
+}
+
+// ValidateTableName reports whether an engine's table can have that name: one that
+// nft(8) can read back. The error is an [*InvalidError].
+func ValidateTableName(name string) error {
+	if err := nft.CheckName(name); err != nil {
+		return &InvalidError{What: "table", Input: name, Reason: err.Error()}
+	}
+	return nil
 }
 
 // ExplainedPlan is Plan with a line before each map and set that says what it is for;

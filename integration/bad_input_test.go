@@ -18,24 +18,26 @@ import (
 // Bad input exits with its status and one line that says what is wrong, and leaves
 // no trace: not in any table, on any port, in any sysctl.
 func TestBadInput(t *testing.T) {
-	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	load(t, top.Host, foreignRuleset(t))
-	succeed(t, top.Host, "add", "tcp", "7000", "172.30.0.2:70", "--name", "holder")
-	succeed(t, top.Host, "add", "udp", "192.0.2.1:7001-7003", "172.30.0.2")
-	succeed(t, top.Host, "add", "tcp", "[2001:db8:1::1]:7004", "[fd00:30::2]:70")
-	before := look(t, top.Host)
-	for _, c := range badInputs(t) {
-		t.Run(c.name(), func(t *testing.T) {
-			r := runInput(t, top.Host, c.stdin, c.args...)
-			require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr)
-			require.Equal(t, c.code, r.Code)
-			require.Empty(t, r.Stdout)
-			require.Equal(t, before.ruleset, ruleset(t, top.Host))
-			require.Equal(t, before.sockets, sockets(t, top.Host))
-		})
-	}
-	// For all of them, as reading a thousand files takes its time.
-	require.Equal(t, before.sysctls, sysctls(t, top.Host))
+	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
+		load(t, top.Host, foreignRuleset(t))
+		m.do(t, "add tcp 7000 172.30.0.2:70 --name holder")
+		m.do(t, "add udp 192.0.2.1:7001-7003 172.30.0.2")
+		m.do(t, "add tcp [2001:db8:1::1]:7004 [fd00:30::2]:70")
+		before := look(t, top.Host)
+		for _, c := range badInputs(t, m) {
+			t.Run(c.name(), func(t *testing.T) {
+				r := m.ask(t, c.stdin, c.args...)
+				require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr)
+				require.Equal(t, c.code, r.Code)
+				require.Empty(t, r.Stdout)
+				require.True(t, before.ruleset == ruleset(t, top.Host), "the ruleset is another one")
+				require.Equal(t, before.sockets, sockets(t, top.Host))
+			})
+		}
+		// For all of them, as reading a thousand files takes its time.
+		require.Equal(t, before.sysctls, sysctls(t, top.Host))
+	})
 }
 
 // badInput is a command line that is refused.
@@ -59,7 +61,7 @@ func (c badInput) name() string {
 
 // badInputs are all of them. In a row, %IN stands for the argument that is wrong, as
 // the message quotes it.
-func badInputs(t *testing.T) []badInput {
+func badInputs(t *testing.T, m mode) []badInput {
 	t.Helper()
 	var all []badInput
 	for _, c := range badFrontends() {
@@ -96,7 +98,7 @@ func badInputs(t *testing.T) []badInput {
 			says: strings.ReplaceAll(c[1], "%IN", "standard input:1:"),
 		})
 	}
-	return append(append(all, conflicts()...), badUsage(t)...)
+	return append(append(all, conflicts()...), badUsage(t, m)...)
 }
 
 func quote(s string) string { return `"` + s + `"` }
@@ -267,11 +269,18 @@ func conflicts() []badInput {
 }
 
 // badUsage are command lines that are wrong as such.
-func badUsage(t *testing.T) []badInput {
+func badUsage(t *testing.T, m mode) []badInput {
 	t.Helper()
 	const help = ` (see "nftnat help")`
 	refused := func(says string, args ...string) badInput {
 		return badInput{args: args, code: 2, says: says}
+	}
+	// What is no network namespace is not that of a daemon.
+	elsewhere := func(path string, args ...string) badInput {
+		if m.station != nil {
+			return refused("the daemon at "+m.station.socket+" is in another network namespace than "+path+help, args...)
+		}
+		return refused("invalid network namespace "+quote(path)+": it is no network namespace", args...)
 	}
 	notNetNS := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(notNetNS, nil, 0o600))
@@ -315,8 +324,8 @@ func badUsage(t *testing.T) []badInput {
 		refused(`invalid table "`+long[:128]+`"...: check name: it has 256 bytes, the kernel takes 255`, "--table", long, "ls"),
 		refused("open network namespace: stat /run/netns/nosuch: no such file or directory"+help, "--netns", "nosuch", "ls"),
 		refused("open network namespace: stat /nosuch/net: no such file or directory"+help, "--netns", "/nosuch/net", "purge"),
-		refused("invalid network namespace "+quote(notNetNS)+": it is no network namespace", "--netns", notNetNS, "ls"),
-		refused(`invalid network namespace "/proc/self/ns/mnt": it is no network namespace`,
-			"--netns", "/proc/self/ns/mnt", "add", "tcp", "8080", "172.30.0.2:80"),
+		elsewhere(notNetNS, "--netns", notNetNS, "ls"),
+		elsewhere(notNetNS, "--netns", notNetNS, "purge"),
+		elsewhere("/proc/self/ns/mnt", "--netns", "/proc/self/ns/mnt", "add", "tcp", "8080", "172.30.0.2:80"),
 	}
 }

@@ -32,6 +32,8 @@ func runChild(role string) int {
 	switch role {
 	case "hold":
 		err = childHold()
+	case "hostile":
+		err = childHostile(args[0], args[1])
 	case "race":
 		err = childRace(args[0], args[1], args[2])
 	case "kill":

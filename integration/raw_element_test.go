@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/lab"
 )
 
-// rawElement is an element of one of nftnat's maps with any user data, also such as
+// rawElement is an element of one of nftnat's maps, or without a value sets, with any user data, also such as
 // nft(8) would neither write nor read. It is encoded here and not by package nft,
 // which refuses to.
 type rawElement struct {
@@ -30,27 +30,42 @@ const nftaSetElemUserdata = 6
 // writeElement adds the element by a netlink message of its own.
 func writeElement(t *testing.T, ns *lab.NS, e rawElement) {
 	t.Helper()
+	attributes, err := e.encode()
+	require.NoError(t, err)
+	writeRaw(t, ns, unix.NFT_MSG_NEWSETELEM, attributes)
+}
+
+// writeRaw makes what the attributes say by a transaction of one message.
+func writeRaw(t *testing.T, ns *lab.NS, message netlink.HeaderType, attributes []byte) {
+	t.Helper()
 	require.NoError(t, ns.Do(func() error {
 		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		if err != nil {
 			return err
 		}
-		return errors.Join(e.send(c), c.Close())
+		return errors.Join(sendRaw(c, message, attributes), c.Close())
 	}))
 }
 
-func (e rawElement) send(c *netlink.Conn) error {
-	attributes, err := e.encode()
-	if err != nil {
-		return err
-	}
+// writeChain makes a chain of any name in nftnat's table.
+func writeChain(t *testing.T, ns *lab.NS, name string) {
+	t.Helper()
+	ae := netlink.NewAttributeEncoder()
+	ae.String(unix.NFTA_CHAIN_TABLE, "nftnat")
+	ae.String(unix.NFTA_CHAIN_NAME, name)
+	attributes, err := ae.Encode()
+	require.NoError(t, err)
+	writeRaw(t, ns, unix.NFT_MSG_NEWCHAIN, attributes)
+}
+
+func sendRaw(c *netlink.Conn, message netlink.HeaderType, attributes []byte) error {
 	// struct nfgenmsg: family, version, resource.
 	batch := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES)
-	_, err = c.SendMessages([]netlink.Message{
+	_, err := c.SendMessages([]netlink.Message{
 		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request, Sequence: 1}, Data: batch},
 		{
 			Header: netlink.Header{
-				Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM,
+				Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | message,
 				Flags: netlink.Request | netlink.Create | netlink.Acknowledge, Sequence: 2,
 			},
 			Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attributes...),
@@ -77,7 +92,9 @@ func (e rawElement) encode() ([]byte, error) {
 	ae.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
 		list.Nested(unix.NFTA_LIST_ELEM, func(element *netlink.AttributeEncoder) error {
 			element.Nested(unix.NFTA_SET_ELEM_KEY, value(e.key))
-			element.Nested(unix.NFTA_SET_ELEM_DATA, value(e.value))
+			if e.value != nil {
+				element.Nested(unix.NFTA_SET_ELEM_DATA, value(e.value))
+			}
 			element.Bytes(nftaSetElemUserdata, e.userdata)
 			return nil
 		})

@@ -265,7 +265,7 @@ func TestTakeoverRefused(t *testing.T) {
 		}{
 			{"serve --takeover --metrics 127.0.0.1:9099", 2, "address already in use"},
 			{"serve --takeover --state /nowhere/file", 2, "there is no directory /nowhere"},
-			{"serve --takeover --table other", 2, "take over: the daemon there has table nftnat of network namespace"},
+			{"serve --takeover --table other", 2, "has the table nftnat, not other"},
 			{"serve --takeover --group nogroup-of-that-name", 2, "nogroup-of-that-name"},
 		} {
 			r := s.run(t, c.line)

@@ -15,7 +15,7 @@ import (
 )
 
 // read takes a batch apart, as the kernel does.
-func read(t *testing.T, b []byte) []message {
+func read(t testing.TB, b []byte) []message {
 	t.Helper()
 	var ms []message
 	w := messages{rest: b}

@@ -6,6 +6,7 @@ package nft
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,7 +69,7 @@ func (c *Conn) driftOfCollections(t Table) ([]string, error) {
 			name := cString(find(a.rest, unix.NFTA_SET_NAME))
 			want, ok := missing[name]
 			if !ok {
-				lines = append(lines, fmt.Sprintf("map or set %s should not be there", name))
+				lines = append(lines, fmt.Sprintf("map or set %s should not be there", shown(name)))
 				return nil
 			}
 			delete(missing, name)
@@ -83,6 +84,14 @@ func (c *Conn) driftOfCollections(t Table) ([]string, error) {
 		}
 	}
 	return lines, err
+}
+
+// shown is a name that others may have given, of any bytes, as it can be shown.
+func shown(name string) string {
+	if CheckName(name) != nil {
+		return strconv.Quote(name)
+	}
+	return name
 }
 
 // matches reports whether the kernel's set is this one. The identifiers of the
@@ -136,7 +145,7 @@ func (c *Conn) driftOfChains(t Table) ([]string, error) {
 			name := cString(find(a.rest, unix.NFTA_CHAIN_NAME))
 			want, ok := missing[name]
 			if !ok {
-				lines = append(lines, fmt.Sprintf("chain %s should not be there", name))
+				lines = append(lines, fmt.Sprintf("chain %s should not be there", shown(name)))
 				return nil
 			}
 			delete(missing, name)

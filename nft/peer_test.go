@@ -21,7 +21,7 @@ type delivery struct {
 // peer is a socket with a kernel at its other end that can be told to misbehave. It
 // holds one table.
 type peer struct {
-	t          *testing.T
+	t          testing.TB
 	generation uint32
 	table      *Table // nil: there is none
 	handle     uint64

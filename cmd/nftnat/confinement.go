@@ -92,7 +92,7 @@ func confinementOf(r confine.Report) *api.Confinement {
 		c.Capabilities = append(c.Capabilities, kept.String())
 	}
 	for _, err := range r.Missing {
-		c.Missing = append(c.Missing, oneLine(err))
+		c.Missing = append(c.Missing, oneLine(err.Error()))
 	}
 	return c
 }

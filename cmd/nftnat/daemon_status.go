@@ -46,7 +46,7 @@ func (s *server) status() (api.Status, error) {
 	if err == nil {
 		doc.Conntrack = &api.Conntrack{Count: st.Tracked, Max: st.TrackedMax}
 	} else {
-		doc.Warnings = append(doc.Warnings, oneLine(err))
+		doc.Warnings = append(doc.Warnings, oneLine(err.Error()))
 	}
 	doc.Warnings = append(doc.Warnings, warnings(st)...)
 	return doc, nil

@@ -91,7 +91,8 @@ func (s *server) handOver(ctx context.Context, to *handover.Conn) error {
 			return s.leave(to) // in the end it is the other one's, also if this one is told to end
 		}
 	}
-	s.log.Warn("another process did not take over", "pid", to.PID(), "error", errors.Join(err, to.Close()))
+	s.log.Warn("another process did not take over", "pid", to.PID(), "error", err)
+	_ = to.Close() // it is already if the other process said no
 	return s.resume(ctx)
 }
 

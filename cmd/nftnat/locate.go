@@ -34,12 +34,16 @@ func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
 // locate asks at the sockets where the daemon can be. With the error that there is
 // none comes the socket at which one can be started.
 func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err error) {
-	if g.socket != "" {
-		return g.ask(ctx, g.socket)
+	// Before anybody is asked: it is a part of a socket's path, too.
+	if err := engine.ValidateTableName(g.table); err != nil {
+		return nil, "", err
 	}
 	inode, err := g.namespaceInode()
 	if err != nil {
 		return nil, "", err
+	}
+	if g.socket != "" {
+		return g.ask(ctx, inode)
 	}
 	// The daemon of the first namespace that has one is at the default socket, for
 	// namespaces share the files of /run. Those of others are beside it.
@@ -64,11 +68,18 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	return nil, free, api.ErrNoServer
 }
 
-// ask asks at one socket.
-func (g *global) ask(ctx context.Context, path string) (*api.Client, string, error) {
-	client := api.NewClient(path)
-	if _, err := client.Status(ctx); err != nil {
-		return nil, path, err
+// ask asks at the socket that was given. Whoever also says which table or namespace is
+// meant does not mean another one.
+func (g *global) ask(ctx context.Context, inode uint64) (*api.Client, string, error) {
+	client := api.NewClient(g.socket)
+	status, err := client.Status(ctx)
+	switch {
+	case err != nil:
+		return nil, g.socket, err
+	case g.tableGiven && status.Table.Name != g.table:
+		return nil, "", usageError{fmt.Errorf("the daemon at %s has the table %s, not %s", g.socket, status.Table.Name, g.table)}
+	case g.netns != "" && status.NetNS != inode:
+		return nil, "", usageError{fmt.Errorf("the daemon at %s is in another network namespace than %s", g.socket, g.netns)}
 	}
 	return client, "", nil
 }

@@ -26,10 +26,10 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	if isTerminal(h.w) {
 		b.WriteString(eraseLine) // where progress may stand
 	}
-	fmt.Fprintf(&b, "nftnat: %s", r.Message)
+	fmt.Fprintf(&b, "nftnat: %s", oneLine(r.Message))
 	separator := ":"
 	write := func(a slog.Attr) bool {
-		fmt.Fprintf(&b, "%s %s=%v", separator, a.Key, a.Value)
+		fmt.Fprintf(&b, "%s %s=%s", separator, a.Key, oneLine(a.Value.String()))
 		separator = ""
 		return true
 	}

@@ -48,7 +48,7 @@ func list(cmd *cobra.Command, ms []engine.Mapping) error {
 		if !m.Expires.IsZero() {
 			expires = m.Expires.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Proto, m.FrontendText(), m.BackendText(), m.Name, proxy, expires)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Proto, m.FrontendText(), m.BackendText(), printable(m.Name), proxy, expires)
 	}
 	return w.Flush()
 }

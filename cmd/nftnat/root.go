@@ -28,6 +28,8 @@ type global struct {
 	table  string
 	quiet  bool
 	json   bool
+	// tableGiven is whether the table was named on the command line.
+	tableGiven bool
 
 	stderr io.Writer
 }
@@ -44,11 +46,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitDone
 	}
 	// One line, whatever the error holds.
-	fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err), hint(err))
+	fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(err))
 	return exitStatus(err)
 }
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func newRoot(stderr io.Writer) *cobra.Command {
 	g := &global{stderr: stderr}
@@ -63,6 +63,12 @@ func newRoot(stderr io.Writer) *cobra.Command {
 		SilenceErrors: true,
 		Args:          usage(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			g.tableGiven = cmd.Flags().Changed("table") && g.table != ""
+			if g.table == "" {
+				g.table = engine.DefaultTable
+			}
+		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at this socket (default "+defaultSocket+")")

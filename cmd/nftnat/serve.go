@@ -62,7 +62,7 @@ func newServe(g *global) *cobra.Command {
 			err := serve(cmd.Context(), g, flags, told)
 			if told != nil && err != nil {
 				// Whoever waits for the daemon says it to the user.
-				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err))
+				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err.Error()))
 			}
 			return err
 		},

@@ -46,7 +46,7 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	if st.Table.Repaired != 0 {
 		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
 	}
-	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, st.Version)
+	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
 	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
 	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
 		st.Mappings.TCP.IPv4, st.Mappings.TCP.IPv6, st.Mappings.UDP.IPv4, st.Mappings.UDP.IPv6)
@@ -63,10 +63,10 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 		}
 	}
 	for _, l := range st.Lacks {
-		fmt.Fprintf(w, "no %s\t%s\n", l.Feature, l.Instead)
+		fmt.Fprintf(w, "no %s\t%s\n", printable(l.Feature), printable(l.Instead))
 	}
 	for _, line := range st.Warnings {
-		fmt.Fprintf(w, "warning\t%s\n", line)
+		fmt.Fprintf(w, "warning\t%s\n", printable(line))
 	}
 	return w.Flush()
 }

@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// badCall is a command line, given as words, that is refused.
+type badCall struct {
+	line string
+	code int
+	says string // behind "nftnat: "
+}
+
+// badCalls are such of the verbs that no other table has: add, rm and apply are in
+// badInputs, endpoints' verbs in TestEndpointBadInput, networks' in TestNetworkBadInput.
+func badCalls(m mode, daemon int) []badCall {
+	const (
+		help  = ` (see "nftnat help")`
+		table = `invalid table "dnat": check name "dnat": it is a keyword of nft(8)`
+	)
+	var all []badCall
+	for _, verb := range []string{"ls", "export", "ps", "network ls", "plan", "status", "events", "purge", "serve", "version", "demo"} {
+		all = append(all,
+			badCall{verb + " more", 2, fmt.Sprintf(`unknown command "more" for "nftnat %s"`, verb) + help},
+			badCall{verb + " --nosuch", 2, "unknown flag: --nosuch" + help},
+			badCall{verb + " --quiet=perhaps", 2,
+				`invalid argument "perhaps" for "--quiet" flag: strconv.ParseBool: parsing "perhaps": invalid syntax` + help},
+		)
+	}
+	engines := []string{
+		"ls", "export", "ps", "network ls", "purge", "serve", "inspect web", "port web 80", "attach a", "detach web", "network rm inside",
+		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f /dev/null", "status", "events",
+	}
+	for _, verb := range engines {
+		all = append(all, badCall{verb + " --table dnat", 2, table}, badCall{
+			verb + " --netns nosuch", 2, "open network namespace: stat /run/netns/nosuch: no such file or directory" + help,
+		})
+	}
+	all = append(all,
+		badCall{"completion nosuch", 2, `unknown command "nosuch" for "nftnat completion"` + help},
+		badCall{"completion bash more", 2, `unknown command "more" for "nftnat completion bash"` + help},
+		badCall{"help nosuch", 2, `unknown help topic "nosuch"` + help},
+		badCall{"network nosuch", 2, `unknown command "nosuch" for "nftnat network"` + help},
+		badCall{"plan --table dnat", 2, table},
+		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + help},
+		badCall{"serve --group -5", 2, "--group -5: there is no such group" + help},
+	)
+	if m.station == nil {
+		return append(all,
+			badCall{"status", 1, "ask /proc/s: no server answers: no such file or directory"},
+			badCall{"events", 1, "ask /proc/s: no server answers: no such file or directory"},
+			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
+		)
+	}
+	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0)", daemon)
+	other := "the daemon at " + m.station.socket + " has the table nftnat, not other" + help
+	for _, verb := range engines {
+		if verb != "serve" {
+			all = append(all, badCall{verb + " --table other", 2, other})
+		}
+	}
+	// All that write wait for the table in the same way, for ten seconds.
+	return append(all, badCall{"apply -f /dev/null --direct", 3, owned}, badCall{"purge --direct", 3, owned})
+}
+
+// listedVerb is a verb in what help prints.
+var listedVerb = regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`)
+
+// Every verb refuses what it does not know or cannot do, in one line, with its exit
+// status, and changes nothing: by a daemon and without.
+func TestBadCalls(t *testing.T) {
+	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
+		t.Helper()
+		load(t, top.Host, foreignRuleset(t))
+		m.do(t, "network create inside 172.30.0.0/24")
+		m.do(t, "attach web --network inside -p 8080:80")
+		m.do(t, "add tcp 7000 172.30.0.2:70")
+		nowhere, daemon := "", 0
+		if m.station != nil {
+			daemon = m.station.daemon(t)
+		} else {
+			nowhere = "--socket /proc/s " // where nobody can listen, whatever runs on this machine
+		}
+		before, held := fingerprint(t, top.Host), sockets(t, top.Host)
+		tried := map[string]bool{}
+		for _, c := range badCalls(m, daemon) {
+			r := m.ask(t, "", strings.Fields(nowhere+c.line)...)
+			require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr, c.line)
+			require.Equal(t, c.code, r.Code, c.line)
+			require.Empty(t, r.Stdout, c.line)
+			require.Equal(t, before, fingerprint(t, top.Host), c.line)
+			verb, _, _ := strings.Cut(c.line, " ")
+			tried[verb] = true
+		}
+		require.Equal(t, held, sockets(t, top.Host))
+		for _, c := range badInputs(t, m) {
+			tried[c.args[0]] = true
+		}
+		for _, found := range listedVerb.FindAllStringSubmatch(m.do(t, "help"), -1) {
+			require.True(t, tried[found[1]], "no bad call of %s is tried", found[1])
+		}
+	})
+}
