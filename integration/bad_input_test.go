@@ -31,7 +31,7 @@ func TestBadInput(t *testing.T) {
 				require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr)
 				require.Equal(t, c.code, r.Code)
 				require.Empty(t, r.Stdout)
-				require.True(t, before.ruleset == ruleset(t, top.Host), "the ruleset is another one")
+				require.Equal(t, before.ruleset, ruleset(t, top.Host))
 				require.Equal(t, before.sockets, sockets(t, top.Host))
 			})
 		}

@@ -15,14 +15,14 @@ import (
 )
 
 // read takes a batch apart, as the kernel does.
-func read(t testing.TB, b []byte) []message {
-	t.Helper()
+func read(tb testing.TB, b []byte) []message {
+	tb.Helper()
 	var ms []message
 	w := messages{rest: b}
 	for w.next() {
 		ms = append(ms, w.message)
 	}
-	require.NoError(t, w.err)
+	require.NoError(tb, w.err)
 	return ms
 }
 

@@ -5,6 +5,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -148,7 +149,7 @@ func FuzzNotifications(f *testing.F) {
 	about := p.answer(request)[0].data
 	end := p.one(request, unix.NFT_MSG_NEWGEN, appendBE32(nil, unix.NFTA_GEN_ID, 7))[0].data
 	f.Add(about)
-	f.Add(append(about[:len(about):len(about)], end...))
+	f.Add(append(slices.Clip(about), end...))
 	f.Add(end)
 	f.Add(p.objects(request, unix.NFT_MSG_NEWRULE)[0].data)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -156,13 +157,13 @@ func FuzzNotifications(f *testing.F) {
 		again, same := concerns(b, "nftnat")
 		require.Equal(t, is, again)
 		require.Equal(t, generation, same)
-		found, _ := concerns(append(about[:len(about):len(about)], b...), "nftnat")
+		found, _ := concerns(append(slices.Clip(about), b...), "nftnat")
 		require.True(t, found)
 		whole := messages{rest: b}
 		for whole.next() {
 		}
 		if whole.err == nil && len(b)%4 == 0 {
-			found, _ = concerns(append(b[:len(b):len(b)], about...), "nftnat")
+			found, _ = concerns(append(slices.Clip(b), about...), "nftnat")
 			require.True(t, found)
 		}
 	})
