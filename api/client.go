@@ -56,6 +56,9 @@ func NewClient(path string) *Client {
 	return c
 }
 
+// Path is where the client asks.
+func (c *Client) Path() string { return c.path }
+
 // dial connects, and waits while the server's queue is full, which connect(2) does
 // not do by itself on a socket that does not block.
 func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {

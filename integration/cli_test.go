@@ -88,8 +88,8 @@ func TestVerbs(t *testing.T) {
 			"tcp    192.0.2.1:8004-8009   172.30.0.2:9004-9009        yes    never\n" +
 			"tcp    [2001:db8:1::1]:8081  [fd00:30::2]:80             no     never\n" +
 			"udp    49153                 172.30.0.2:80               yes    never\n"},
-		{args: "purge"},
-		{args: "purge"},
+		{args: "purge", logs: "IP forwarding stays as it is: ipv4=on ipv6=(on|partly)"},
+		{args: "purge", logs: "IP forwarding stays as it is"},
 		{args: "ls --json", prints: "[]\n"},
 	} {
 		r := run(t, top.Host, strings.Fields(step.args)...)

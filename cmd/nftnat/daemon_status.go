@@ -20,23 +20,18 @@ func (s *server) status() (api.Status, error) {
 		return api.Status{}, err
 	}
 	doc := api.Status{
-		PID:       os.Getpid(),
-		Version:   readVersion().Version,
-		NetNS:     s.netns,
-		Started:   s.started.UTC(),
-		Uptime:    int64(time.Since(s.started).Seconds()),
-		Table:     api.TableStatus{Name: st.Table, Owned: st.Owned, Repaired: st.Repaired},
-		Mappings:  api.CountMappings(s.engine.Mappings()),
-		Networks:  st.Networks,
-		Endpoints: st.Endpoints,
-		Proxies:   st.Proxies,
-		Flows:     api.FlowCounts{TCP: int(st.Connections), UDP: int(st.Flows)},
-		Forwarding: api.Forwarding{
-			IPv4: forwardingState(st.Forwarding4),
-			IPv6: map[engine.ForwardingState]api.ForwardingState{
-				engine.ForwardingOff: api.ForwardingOff, engine.ForwardingPartly: api.ForwardingPartly, engine.ForwardingOn: api.ForwardingOn,
-			}[st.Forwarding6],
-		},
+		PID:         os.Getpid(),
+		Version:     readVersion().Version,
+		NetNS:       s.netns,
+		Started:     s.started.UTC(),
+		Uptime:      int64(time.Since(s.started).Seconds()),
+		Table:       api.TableStatus{Name: st.Table, Owned: st.Owned, Repaired: st.Repaired},
+		Mappings:    api.CountMappings(s.engine.Mappings()),
+		Networks:    st.Networks,
+		Endpoints:   st.Endpoints,
+		Proxies:     st.Proxies,
+		Flows:       api.FlowCounts{TCP: int(st.Connections), UDP: int(st.Flows)},
+		Forwarding:  forwardingOf(st),
 		Confinement: confinementOf(s.confinement),
 		Warnings:    []string{},
 	}
@@ -52,11 +47,17 @@ func (s *server) status() (api.Status, error) {
 	return doc, nil
 }
 
-func forwardingState(on bool) api.ForwardingState {
-	if on {
-		return api.ForwardingOn
+func forwardingOf(st engine.Status) api.Forwarding {
+	f := api.Forwarding{
+		IPv4: api.ForwardingOff,
+		IPv6: map[engine.ForwardingState]api.ForwardingState{
+			engine.ForwardingOff: api.ForwardingOff, engine.ForwardingPartly: api.ForwardingPartly, engine.ForwardingOn: api.ForwardingOn,
+		}[st.Forwarding6],
 	}
-	return api.ForwardingOff
+	if st.Forwarding4 {
+		f.IPv4 = api.ForwardingOn
+	}
+	return f
 }
 
 // crowdedTable is from how full on the connection tracking table is warned about, in

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -22,24 +23,85 @@ func newPurge(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "purge",
 		Short: "Unpublish everything, end the daemon and delete the table",
-		Long: "Unpublish everything, end the daemon and delete the table. IP forwarding stays as\n" +
-			"it is: others may need it by now.",
+		Long: "Unpublish everything, end the daemon and delete the table. What a daemon that was\n" +
+			"started by a command has left beside its socket goes too; a state file stays, with\n" +
+			"nothing in it. IP forwarding stays as it is, and is said so: others may need it by now.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !g.direct {
-				if err := g.stop(cmd.Context()); err != nil {
-					return err
-				}
+			if g.direct {
+				return g.purge()
 			}
-			return g.withEngine(false, nil, (*engine.Engine).Purge)
+			return g.purgeAndStop(cmd.Context())
 		},
 	}
 }
 
-// stop ends the daemon, if there is one, and waits until it has.
-func (g *global) stop(ctx context.Context) error {
+// purge deletes the table.
+func (g *global) purge() error {
+	return g.withEngine(false, nil, func(e *engine.Engine) error {
+		status, err := e.Status()
+		if err := e.Purge(); err != nil {
+			return err
+		}
+		if f := forwardingOf(status); err == nil && (f.IPv4 != api.ForwardingOff || f.IPv6 != api.ForwardingOff) {
+			g.logger().Info("IP forwarding stays as it is", "ipv4", f.IPv4, "ipv6", f.IPv6)
+		}
+		return nil
+	})
+}
+
+// purgeAndStop ends the daemon, deletes the table, and removes what starting daemons has
+// left beside their socket. No command starts another one meanwhile.
+func (g *global) purgeAndStop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout+startTimeout)
 	defer cancel()
+	client, path, err := g.locate(ctx)
+	switch {
+	case err == nil:
+		path = client.Path()
+	case !errors.Is(err, api.ErrNoServer):
+		return err
+	}
+	lock := path + lockSuffix
+	_, err = os.Lstat(lock)
+	started := err == nil // by a command, once
+	if turn, err := takeTurn(ctx, lock); err == nil {
+		defer func() { _ = turn.Close() }()
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("end daemon: %w", err)
+	}
+	if err := g.stop(ctx); err != nil {
+		return err
+	}
+	if err := g.purge(); err != nil {
+		return err
+	}
+	leftovers := []string{lock}
+	if started {
+		leftovers = append(leftovers, logPath(path))
+	}
+	return removeLeftovers(leftovers, filepath.Dir(path))
+}
+
+// removeLeftovers removes files, and their directory if it is the daemon's and empty.
+func removeLeftovers(files []string, dir string) error {
+	var errs []error
+	for _, f := range files {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if dir == filepath.Dir(defaultSocket) {
+		err := os.Remove(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stop ends the daemon, if there is one, and waits until it has.
+func (g *global) stop(ctx context.Context) error {
 	client, _, err := g.locate(ctx)
 	if errors.Is(err, api.ErrNoServer) {
 		return nil

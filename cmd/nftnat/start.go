@@ -37,11 +37,7 @@ const envReady = "NFTNAT_READY_FD"
 func (g *global) start(ctx context.Context, path string) (*api.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("start daemon: %w", err)
-	}
-	turn, err := takeTurn(ctx, path+".lock")
+	turn, err := takeTurnIn(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("start daemon: %w", err)
 	}
@@ -57,28 +53,61 @@ func (g *global) start(ctx context.Context, path string) (*api.Client, error) {
 	return client, err
 }
 
-// takeTurn locks a file that everybody locks who is about to start a daemon.
-func takeTurn(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
+// Beside a socket are the file that is locked by those who are about to start or to purge
+// its daemon, and the log of one that was started by a command.
+const lockSuffix = ".lock"
+
+func logPath(socket string) string { return strings.TrimSuffix(socket, ".sock") + ".log" }
+
+// dirAttempts bounds how often the directory of a socket is made because somebody else
+// has just purged it.
+const dirAttempts = 5
+
+// takeTurnIn is takeTurn for a socket, whose directory it makes.
+func takeTurnIn(ctx context.Context, socket string) (turn *os.File, err error) {
+	for range dirAttempts {
+		if err := os.Mkdir(filepath.Dir(socket), 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		if turn, err = takeTurn(ctx, socket+lockSuffix); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
 	}
+	return turn, err
+}
+
+// takeTurn locks a file that everybody locks who is about to start a daemon, or to purge
+// one: that removes the file.
+func takeTurn(ctx context.Context, path string) (*os.File, error) {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && isAt(f, path) {
 			return f, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
+		_ = f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 		}
 		select {
 		case <-ctx.Done():
-			_ = f.Close()
 			return nil, fmt.Errorf("another command has been starting it: %w", ctx.Err())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// isAt reports whether a file is still the one at its path.
+func isAt(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(mine, there)
 }
 
 // spawn runs this program again as a daemon, with its log beside the socket, and
@@ -88,7 +117,7 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
-	log, err := os.OpenFile(strings.TrimSuffix(path, ".sock")+".log",
+	log, err := os.OpenFile(logPath(path),
 		os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)

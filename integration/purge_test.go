@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// filesIn are the names of all that there is in a directory.
+func filesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	names := []string{}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// Whatever was done by a daemon, the tables of others are the same after every command,
+// and a purge leaves the machine as it was, but for IP forwarding, which it reports, and
+// the state file, in which there is nothing then.
+func TestPurgeLeavesNothing(t *testing.T) {
+	for _, start := range []string{"by a command", "with a state file"} {
+		t.Run(start, func(t *testing.T) {
+			top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
+			load(t, top.Host, foreignRuleset(t))
+			labtest.EchoTCP(t, top.Backend1, "web", ":80")
+			before, foreign := look(t, top.Host), foreignTables(t, top.Host)
+			s := newStation(t, top.Host)
+			dir := filepath.Dir(s.socket)
+			var files []string
+			if start == "with a state file" {
+				s.serve(t, "--state", filepath.Join(dir, "state.yaml"))
+				files = []string{"state.yaml", "state.yaml.lock"}
+			}
+			for _, line := range []string{
+				"network create inside 172.30.0.0/24 --gateway 172.30.0.1", "network create other 10.77.0.0/24",
+				"attach web --network inside --ip 172.30.0.2 -p 8080:80 -p 53/udp", "attach db --network other -p 5432",
+				"add --quiet tcp 9000-9010 172.30.0.3:80-90", "add --quiet udp [::]:7000 [fd00:30::3]:70", "add --quiet tcp 8080 172.30.0.9:80",
+				"add --quiet --replace tcp 9000 172.30.0.3:91", "add --quiet tcp 127.0.0.1:99 172.30.0.2:80", "add --quiet udp 192.0.2.1:98 172.30.0.2 --ttl 1h",
+				"ls", "ps", "network ls", "status", "export", "plan", "inspect web", "port web 80", "rm tcp 9001-9003 --kill",
+				"detach db", "network rm other", "network rm inside", "version",
+			} {
+				s.run(t, line)
+				require.Equal(t, foreign, foreignTables(t, top.Host), "after nftnat %s", line)
+			}
+			require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
+			r := s.run(t, "purge")
+			require.Zero(t, r.Code)
+			require.Empty(t, r.Stdout)
+			require.Regexp(t, `^nftnat: IP forwarding stays as it is: ipv4=on ipv6=(on|partly)\n$`, r.Stderr)
+
+			after := look(t, top.Host)
+			require.Equal(t, before.ruleset, after.ruleset)
+			require.Equal(t, before.sockets, after.sockets)
+			for _, name := range byForwarding4(changed(before.sysctls, after.sysctls)) {
+				require.Contains(t, name, "forward")
+			}
+			require.False(t, inHairpinMode(t, top.Host, lab.HostPort1))
+			require.Subset(t, files, filesIn(t, dir))
+			require.Empty(t, daemons(t, dir))
+		})
+	}
+}
+
+// Commands that publish race with purges: each of them succeeds, and after the last
+// purge there is nothing.
+func TestPurgeRaces(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	var racing sync.WaitGroup
+	results := make([]labtest.Result, 12)
+	for i := range results {
+		line := "add --quiet --replace tcp 8080 172.30.0.2:80"
+		if i%3 == 0 {
+			line = "purge"
+		}
+		cmd := s.command(t, strings.Fields(line)...)
+		racing.Go(func() { results[i] = labtest.Run(t, top.Host, cmd) })
+	}
+	racing.Wait()
+	for _, r := range results {
+		// Whoever asked a daemon that was just told to end has been told so.
+		if r.Code != 0 {
+			require.Regexp(t, "^nftnat: [^\n]*\n$", r.Stderr)
+			t.Logf("%d: %s", r.Code, r.Stderr)
+		}
+	}
+	s.succeed(t, "purge")
+	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
+	require.Empty(t, filesIn(t, filepath.Dir(s.socket)))
+	require.Empty(t, daemons(t, filepath.Dir(s.socket)))
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	require.Contains(t, filesIn(t, filepath.Dir(s.socket)), "nftnat.log")
+	require.True(t, slices.Contains(filesIn(t, filepath.Dir(s.socket)), "nftnat.sock"))
+}
