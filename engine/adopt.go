@@ -255,6 +255,7 @@ func (e *Engine) putRight(drift []string, elements []nft.Element, generation uin
 		}
 	}
 	e.opts.Trace("repair")
+	e.keepThrough()
 	// The guards may be among what is missing: all of it or nothing.
 	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
 		return err

@@ -97,6 +97,8 @@ type Engine struct {
 	// are reconciled nothing is saved.
 	place      string
 	reconciled bool
+	// kept is what a Store has kept, until then. Nil: nothing.
+	kept *Record
 	// sooner wakes Run when something ends before all else that does.
 	sooner chan struct{}
 }
@@ -195,8 +197,7 @@ func (e *Engine) start() error {
 	if err := e.chooseOwner(); err != nil {
 		return err
 	}
-	kept, err := e.load()
-	if err != nil {
+	if err := e.load(); err != nil {
 		return err
 	}
 	if err := e.adopt(); err != nil || e.opts.ReadOnly {
@@ -205,7 +206,7 @@ func (e *Engine) start() error {
 	if e.opts.AsFound && !e.present {
 		e.table.Flags = 0
 	}
-	if err := e.reconcile(kept); err != nil {
+	if err := e.reconcile(); err != nil {
 		return err
 	}
 	// The engine before this one may have been killed between its last transaction

@@ -94,14 +94,13 @@ func (e *Engine) takeUp() error {
 	}
 	e.found = e.handle
 	e.reconciled = false
-	kept, err := e.load()
-	if err != nil {
+	if err := e.load(); err != nil {
 		return err
 	}
 	if err := e.adopt(); err != nil {
 		return err
 	}
-	return e.reconcile(kept)
+	return e.reconcile()
 }
 
 // Leave gives up what a suspended engine has lent, for another process has it now: ports

@@ -22,39 +22,53 @@ import (
 //
 // Where both know a frontend, an endpoint or a network, the kernel's word stands.
 
-// load reads what was kept. Nil: nothing was, or nothing is asked to keep it.
-func (e *Engine) load() (*Record, error) {
+// load reads what was kept, if anything is to keep it.
+func (e *Engine) load() error {
+	e.kept = nil
 	if e.opts.Store == nil {
-		return nil, nil
+		return nil
 	}
 	if e.place == "" {
 		var err error
 		if e.place, err = e.namespace.readPlace(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	r, found, err := e.opts.Store.Load()
 	if err != nil || !found {
-		return nil, err
+		return err
 	}
-	return &r, nil
+	e.kept = &r
+	return nil
+}
+
+// keepThrough has the store know that the table which it is of, and which is about to be
+// made again, will be another one of the same content: should this process be killed
+// before the new one is on record, nothing that is not in it was lost.
+func (e *Engine) keepThrough() {
+	if e.kept == nil || e.kept.Table != e.markOf(e.found) {
+		return
+	}
+	if err := e.opts.Store.Save(Record{State: e.kept.State, Table: e.anyMark()}); err != nil {
+		e.log.Warn("what there is could not be kept for a reboot; changes will be refused", "error", err)
+	}
 }
 
 // reconcile restores what was kept and the kernel has lost, and has the store keep what
 // there is then.
-func (e *Engine) reconcile(kept *Record) error {
+func (e *Engine) reconcile() error {
 	switch {
 	case e.opts.Store == nil:
 		return nil
-	case kept == nil:
+	case e.kept == nil:
 		// Whoever has just said where it is to be kept wants to know that it cannot be.
 		e.reconciled = true
 		return e.save(change{})
 	}
-	if err := e.deciding(func() error { return e.restore(*kept) }); err != nil {
+	if err := e.deciding(func() error { return e.restore(*e.kept) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
 	}
-	e.reconciled = true
+	e.reconciled, e.kept = true, nil
 	e.saveFound()
 	return nil
 }
@@ -63,7 +77,7 @@ func (e *Engine) reconcile(kept *Record) error {
 func (e *Engine) restore(kept Record) error {
 	u := e.unite(kept.State)
 	e.release(u.ports)
-	same := e.found != 0 && e.markOf(e.found) == kept.Table
+	same := e.found != 0 && (kept.Table == e.markOf(e.found) || kept.Table == e.anyMark())
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
 	}

@@ -78,6 +78,9 @@ func (e *Engine) tableMark() (string, error) {
 	return e.markOf(info.Handle), nil
 }
 
+// anyMark is the mark of whatever table there is in this place.
+func (e *Engine) anyMark() string { return "any of " + e.place }
+
 // markOf is the mark of the table with the handle.
 func (e *Engine) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.place) }
 

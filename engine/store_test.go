@@ -256,6 +256,28 @@ func TestRestoreAfterRepair(t *testing.T) {
 			require.Equal(t, []string{"8->172.30.0.2:8"}, publishedBy(e))
 			requireConsistent(t, b, e)
 			requireKept(t, b, e)
+
+			if b.owning {
+				return
+			}
+			// The same if all that could be saved before a kill is that it is made again.
+			_, err = b.openDirect(t).Unpublish(mapped(t, "8->172.30.0.2:8"))
+			require.NoError(t, err)
+			b.edit(t, func(table *nfttest.Table) { table.Chains = table.Chains[1:] })
+			saves := b.store.saves
+			b.store.hook = func(string) error {
+				if b.store.saves > saves {
+					return unix.EROFS
+				}
+				return nil
+			}
+			_, log = b.reopen(t)
+			require.Contains(t, log, "could not be kept")
+			b.store.hook = nil
+			e, _ = b.reopen(t)
+			require.Empty(t, publishedBy(e))
+			requireConsistent(t, b, e)
+			requireKept(t, b, e)
 		})
 	}
 }

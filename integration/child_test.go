@@ -43,7 +43,7 @@ func runChild(role string) int {
 	case "kill-kept":
 		err = childKillKept(args[0], args[1], args[2])
 	case "work":
-		err = childWork(args[0], args[1], args[2], args[3])
+		err = childWork(args[0], args[1], args[2], args[3], args[4])
 	default:
 		err = fmt.Errorf("there is no child %q", role)
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/state"
 )
 
 // notice is a line that a worker writes for whoever will kill it. It is written before
@@ -29,8 +30,9 @@ const deedsOfWorker = 6
 
 // childWork adopts the table, waits to be told to go on, and does one random deed after
 // the other until it is killed: at the count-th step that is called so, or at the
-// count-th of all if none is named. With a count of zero somebody else does it.
-func childWork(tag, seed, step, count string) error {
+// count-th of all if none is named. With a count of zero somebody else does it. Its state
+// it keeps in the file.
+func childWork(tag, seed, step, count, file string) error {
 	n, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
 		return err
@@ -51,7 +53,7 @@ func childWork(tag, seed, step, count string) error {
 			killSelf()
 		}
 	}
-	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Trace: trace})
+	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace})
 	if err != nil {
 		return err
 	}

@@ -76,12 +76,23 @@ type deedClient struct {
 	killing atomic.Bool   // the daemon is being killed, or has been
 	ended   chan struct{} // closed when there is no more to tell
 	fate    victim        // what was acknowledged, and what was not
+	// pace is when the next deed may begin, and stop when there is none any more. Nil: at
+	// once, and never.
+	pace <-chan time.Time
+	stop <-chan struct{}
 }
 
 func (c *deedClient) work(tag string) {
 	defer close(c.ended)
 	for i := 0; ; i++ {
 		c.fate.step = "between"
+		if c.pace != nil {
+			select {
+			case <-c.stop:
+				return
+			case <-c.pace:
+			}
+		}
 		s, err := c.api.State(context.Background())
 		if err != nil {
 			return

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/state"
 )
 
 // damage takes the rules out of the table for the next engine to put right, unless the
@@ -41,6 +43,16 @@ func (w *killWorld) read() ledger {
 	require.NoError(w, err, w.what)
 	require.NoError(w, e.Close())
 	return ledgerOf(s)
+}
+
+// requireFile compares what the file would bring back.
+func (w *killWorld) requireFile() {
+	w.Helper()
+	f, err := os.Open(w.file)
+	require.NoError(w, err, w.what)
+	s, err := state.Decode(f, w.file)
+	require.NoError(w, errors.Join(err, f.Close()), w.what)
+	w.requireEqual(ledgerOf(s), "in the file")
 }
 
 func (w *killWorld) requireEqual(found ledger, how string) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,7 +28,7 @@ import (
 // other step is hit as well, by its number: a step that is new need not be named here,
 // but what is named here has to be hit.
 func killSteps() []string {
-	return []string{"adopt", "repair", "ended", "reserve", "bind", "forward", "commit", "flows", "open", "done"}
+	return []string{"adopt", "repair", "ended", "reserve", "bind", "forward", "commit", "save", "flows", "open", "done"}
 }
 
 // How many processes are killed, and from which seed on, unless the environment says
@@ -66,7 +67,7 @@ func (c *coverage) note(step string) {
 // Processes that do random deeds are killed, each at a named step, at the n-th of its
 // steps or at any instant. Whatever it was, the next process finds all that was
 // acknowledged and nothing else, and of what was not yet acknowledged all or nothing:
-// in the kernel, in its sockets and leases.
+// in the kernel, in its sockets and leases, and in the file.
 //
 // NFTNAT_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
 func TestRandomKills(t *testing.T) {
@@ -102,6 +103,7 @@ type killWorld struct {
 	top, like *lab.Topology
 	mirror    *engine.Engine
 	book      ledger // what was acknowledged
+	file      string // where it is kept as well
 	covered   *coverage
 	what      string   // is going on
 	notes     []string // of what has ended, in the table
@@ -115,7 +117,7 @@ func newKillWorld(t *testing.T, seed uint64, covered *coverage) *killWorld {
 	parts := lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2}
 	w := &killWorld{
 		T: t, choosing: choosing{rand.New(rand.NewPCG(seed, 1))}, covered: covered,
-		top: newTopology(t, parts), like: newTopology(t, parts),
+		top: newTopology(t, parts), like: newTopology(t, parts), file: filepath.Join(t.TempDir(), "state.yaml"),
 	}
 	// Clients' own ports are none that are published.
 	require.NoError(t, w.top.Host.Sysctl("net.ipv4.ip_local_port_range", "20000 30000"))
@@ -151,6 +153,7 @@ func (w *killWorld) round(i int) {
 	if ready := v.await(func(n notice) bool { return n.Ready != nil }); ready != nil {
 		v.adopted = true
 		w.requireEqual(ledgerOf(*ready.Ready), "adopted")
+		w.requireFile()
 		w.requireTable(nil)
 		if damaged {
 			w.requireRules()
@@ -207,7 +210,7 @@ func (w *killWorld) start(i int, damaged bool) *victim {
 	seed := fmt.Sprint(w.Uint64())
 	w.what = fmt.Sprintf("round %d: killed at step %q, count %s, after %s; deeds of seed %s", i, step, count, after, seed)
 	out, in := w.pipe(), w.pipe()
-	cmd := child(w.T, "work", w.top.Host.Path(), fmt.Sprintf("t%d", i), seed, step, count)
+	cmd := child(w.T, "work", w.top.Host.Path(), fmt.Sprintf("t%d", i), seed, step, count, w.file)
 	cmd.Stdin, cmd.Stdout = in.r, out.w
 	v := &victim{T: w.T, words: gob.NewDecoder(out.r), input: in.w, after: after, early: after != 0 && w.IntN(3) == 0}
 	v.process = labtest.StartCmd(w.T, w.top.Host, cmd)
