@@ -53,7 +53,7 @@ func (e *Engine) adoptOnce() error {
 	}
 	if isNotExist(err) {
 		if e.present && !e.opts.ReadOnly {
-			return e.remake(0, "it was deleted by somebody else")
+			return e.remake(0, damage{lines: []string{"it was deleted by somebody else"}, whole: true})
 		}
 		return nil
 	}
@@ -73,30 +73,31 @@ func (e *Engine) adoptOnce() error {
 	if err != nil {
 		return staleIfGone(err)
 	}
-	if info.Comment != e.table.Comment {
-		drift = append(drift, fmt.Sprintf("it is of an earlier version: its comment is %q", info.Comment))
-	}
-	if damage := e.damage(drift, info); len(damage) != 0 {
-		return e.remake(info.Handle, damage...)
+	d := e.damageOf(drift, info)
+	if e.known() && len(d.lines) != 0 {
+		return e.remake(info.Handle, d)
 	}
 	elements, generation, err := e.readElements()
 	if err != nil {
 		return err
 	}
-	if damage := e.missingRecords(elements); len(damage) != 0 {
-		return e.remake(info.Handle, damage...)
+	if d.lines = append(d.lines, e.missingRecords(elements)...); e.known() && len(d.lines) != 0 {
+		return e.remake(info.Handle, d)
 	}
 	book, strange := readBook(elements)
 	elements, others := e.sortOut(elements, book, strange)
-	for _, el := range append(strange, others...) {
-		drift = append(drift, "an engine makes no such element: "+el.String())
+	strange = append(strange, others...)
+	for _, el := range strange {
+		d.add("an engine makes no such element: %s", el)
 	}
-	for _, el := range book.missing(elements) {
-		drift = append(drift, "an element is missing: "+el.String())
-		elements = append(elements, el)
+	missing := book.missing(elements)
+	for _, el := range missing {
+		d.add("an element is missing: %s", el)
 	}
-	if len(drift) != 0 || want.Flags != e.table.Flags && !e.opts.ReadOnly {
-		if err := e.putRight(drift, elements, generation); err != nil {
+	elements = append(elements, missing...)
+	if len(d.lines) != 0 || d.whole && !e.opts.ReadOnly {
+		ch := nft.Change{Delete: strange, Add: missing, Generation: generation}
+		if err := e.putRight(d, elements, ch, info.Handle); err != nil {
 			return err
 		}
 	} else {
@@ -237,31 +238,39 @@ func staleIfGone(err error) error {
 	return err
 }
 
-// putRight replaces a table that is not as it should be, unless it is only read.
-func (e *Engine) putRight(drift []string, elements []nft.Element, generation uint32) error {
-	for _, line := range drift {
-		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
-	}
+// putRight puts a table right that is not as it should be, unless it is only read. The
+// change makes its elements those that are given, which are all that are to be in it.
+func (e *Engine) putRight(d damage, elements []nft.Element, ch nft.Change, handle uint64) error {
+	e.warnOf(d)
 	if e.opts.ReadOnly {
 		return nil
 	}
-	// What ends at this moment would begin anew.
-	elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
-	for i := range elements {
+	left := len(ch.Add) // those are the last
+	for i := range elements[:len(elements)-left] {
 		// Others may have written what nft(8) could not load. Of the records, what an
 		// engine does not write is strange.
-		if _, ok := recordOf(elements[i]); !ok && !isHairpinSet(elements[i].Set) {
-			elements[i].Comment = commentText(parseComment(elements[i].Comment))
+		was := elements[i]
+		if _, ok := recordOf(was); ok || isHairpinSet(was.Set) {
+			continue
+		}
+		elements[i].Comment = commentText(parseComment(was.Comment))
+		if elements[i].Comment != was.Comment {
+			ch.Delete, ch.Add = append(ch.Delete, was), append(ch.Add, elements[i])
 		}
 	}
 	e.opts.Trace("repair")
-	e.keepThrough()
-	// The guards may be among what is missing: all of it or nothing.
-	if err := e.kernel.Replace(e.table, elements, generation); err != nil {
-		return err
+	mended := e.mend(d, handle, func() (nft.Change, error) { return ch, apartFrom(ch.Delete, elements) })
+	if !mended {
+		// What ends at this moment would begin anew.
+		elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
+		e.keepThrough()
+		// The guards may be among what is missing: all of it or nothing.
+		if err := e.kernel.Replace(e.table, elements, ch.Generation); err != nil {
+			return err
+		}
+		e.readHandle()
 	}
-	e.readHandle()
-	if len(drift) == 0 {
+	if len(d.lines) == 0 {
 		e.log.Info("table was made again to change whose it is", "table", e.opts.Table, "owned", e.table.Flags != 0)
 		return nil
 	}

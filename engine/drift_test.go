@@ -46,7 +46,7 @@ func TestDriftIsPutRight(t *testing.T) {
 			want, whole := publishedBy(e), b.kernel.Dump()
 			b.clock.advance(time.Second)
 			b.edit(t, damage)
-			damaged := b.kernel.Dump()
+			damaged, info := b.kernel.Dump(), b.table(t)
 			if name == "nothing at all" {
 				want, whole = nil, ruleset(DefaultTable).String()
 			}
@@ -59,6 +59,7 @@ func TestDriftIsPutRight(t *testing.T) {
 			require.Equal(t, want, publishedBy(e))
 			require.Equal(t, withoutTimeouts(whole), withoutTimeouts(b.kernel.Dump()))
 			require.Contains(t, log.String(), "table was put right")
+			require.Equal(t, info, b.table(t), "where it stands")
 			requireConsistent(t, b, e)
 			log.Reset()
 			b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -84,7 +85,7 @@ func TestDriftWithHostileComments(t *testing.T) {
 // While an engine looks, others go on changing the rulesets.
 func TestOpenWhileOthersChange(t *testing.T) {
 	damage := damages()["a set less"]
-	ops := []string{"Table", "Drift", "Elements", "Generation", "Replace"}
+	ops := []string{"Table", "Drift", "Elements", "Generation", "Mend"}
 	changes := map[string]func(*testbed){
 		"something else": func(b *testbed) {
 			b.kernel.Edit(func(tables map[string]*nfttest.Table) {

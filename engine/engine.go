@@ -23,12 +23,13 @@ import (
 // that fails.
 type kernel interface {
 	Table(name string) (nft.TableInfo, error)
-	Drift(nft.Table) ([]string, error)
+	Drift(nft.Table) ([]nft.Difference, error)
 	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
 	CountsElements(nft.Table) (bool, error)
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
 	Restore(t nft.Table, es []nft.Element, handle uint64) error
+	Mend(t nft.Table, ch nft.Change, handle uint64) error
 	Owns() (bool, error)
 	Claim(name string, generation uint32) error
 	Watch(ctx context.Context, table string, changed func()) error

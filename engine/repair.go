@@ -12,23 +12,10 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// damage tells what others have done to the table as a whole that cannot be their will:
-// a table in the place of this engine's, and rules that are not as they should be. Of a
-// table that is met for the first time nothing is known to restore.
-func (e *Engine) damage(drift []string, info nft.TableInfo) []string {
-	if !e.present || e.opts.ReadOnly {
-		return nil
-	}
-	if e.handle != 0 && info.Handle != e.handle {
-		drift = append(drift, "it was deleted by somebody else, and another made")
-	}
-	return drift
-}
-
 // missingRecords tells which networks, leases, segments and bridge ports that are on
 // record here the table has not. They come and go by this engine alone.
 func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
-	if !e.present || e.opts.ReadOnly {
+	if !e.known() {
 		return nil
 	}
 	found := make(map[nft.Element]struct{})
@@ -59,22 +46,28 @@ func (e *Engine) records() []nft.Element {
 	return append(e.book.elements(), e.hairpins.all(nil)...)
 }
 
-// remake makes the table as this engine knows it, in one transaction, in the place of
-// the one with the handle; zero: of none. What clients have begun meanwhile, and leads
-// elsewhere, ends.
-func (e *Engine) remake(handle uint64, damage ...string) error {
-	for _, line := range damage {
-		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
-	}
+// remake makes the table hold what this engine knows, in one transaction: the one with
+// the handle where it stands, or another in its place; zero: where there is none. What
+// clients have begun meanwhile, and leads elsewhere, ends.
+func (e *Engine) remake(handle uint64, d damage) error {
+	e.warnOf(d)
 	e.forget(e.now())
 	es := e.elements(e.mappings.all, e.mappings.len(), slices.Collect(maps.Keys(e.segments)), e.records())
-	if err := e.kernel.Restore(e.table, es, handle); err != nil {
-		return err
+	if !e.mend(d, handle, func() (nft.Change, error) { return e.changeTo(es) }) {
+		if err := e.kernel.Restore(e.table, es, handle); err != nil {
+			return err
+		}
+		e.readHandle()
 	}
-	e.readHandle()
 	e.noteRepair()
 	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteGapFlows()))
 	return nil
+}
+
+func (e *Engine) warnOf(d damage) {
+	for _, line := range d.lines {
+		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
+	}
 }
 
 func (e *Engine) noteRepair() {

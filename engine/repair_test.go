@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func TestDamageIsRepaired(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := runFake(t)
 			fillTable(t, w.b, w.Engine)
-			want := w.b.kernel.Dump()
+			want, info := w.b.kernel.Dump(), w.b.table(t)
 			for i := range 3 {
 				switch name {
 				case "no table":
@@ -114,6 +115,9 @@ func TestDamageIsRepaired(t *testing.T) {
 				w.settled(t)
 				require.Equal(t, want, w.b.kernel.Dump())
 				require.Equal(t, Status{Present: true, Repaired: i + 1}, statusOf(t, w.Engine))
+				if !strings.HasSuffix(name, "table") && !strings.HasSuffix(name, "name") {
+					require.Equal(t, info, w.b.table(t), "it was put right where it stands")
+				}
 			}
 			requireConsistent(t, w.b, w.Engine)
 			clean := newTestbed()

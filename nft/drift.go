@@ -11,54 +11,89 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Part tells what of a table a Difference is in.
+type Part uint8
+
+// The parts of a table, by what it takes to put them right.
+const (
+	// PartFlags are the table's flags: only replacing it gives it others.
+	PartFlags Part = iota + 1
+	// PartTypes are the definitions of maps and sets: a set keeps its own to its end.
+	PartTypes
+	// PartDormancy is whether the table does anything at all.
+	PartDormancy
+	// PartSets is which maps and sets there are.
+	PartSets
+	// PartChains are the chains, and the rules in them.
+	PartChains
+)
+
+// Difference is one way in which the kernel's table is not the one that is wanted.
+type Difference struct {
+	Part Part
+	// Text is a line for people.
+	Text string
+}
+
+// String returns the text.
+func (d Difference) String() string { return d.Text }
+
+// Mendable reports whether Mend puts it right in a table that nobody owns, or that had
+// its owner when it was turned off.
+func (d Difference) Mendable() bool { return d.Part != PartFlags && d.Part != PartTypes }
+
+func differs(part Part, format string, args ...any) Difference {
+	return Difference{Part: part, Text: fmt.Sprintf(format, args...)}
+}
+
 // Drift reads the table's maps, sets, chains and rules back and tells how they
 // differ from t, a line for each difference; none: the kernel holds exactly t.
 // Elements and comments do not count. The error is fs.ErrNotExist where there is no
 // such table; it is ErrInterrupted if the table kept changing, or, where there are too
 // many chains for one datagram, any ruleset of the namespace.
-func (c *Conn) Drift(t Table) ([]string, error) {
+func (c *Conn) Drift(t Table) ([]Difference, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.drift(t)
 }
 
-func (c *Conn) drift(t Table) ([]string, error) {
-	var lines []string
+func (c *Conn) drift(t Table) ([]Difference, error) {
+	var all []Difference
 	_, err := c.steady("list table inet "+t.Name, t.Name, func() error {
-		lines = nil
-		for _, compare := range []func(Table) ([]string, error){
+		all = nil
+		for _, compare := range []func(Table) ([]Difference, error){
 			c.driftOfTable, c.driftOfCollections, c.driftOfChains, c.driftOfRules,
 		} {
 			more, err := compare(t)
 			if err != nil {
 				return err
 			}
-			lines = append(lines, more...)
+			all = append(all, more...)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return lines, nil
+	return all, nil
 }
 
-func (c *Conn) driftOfTable(t Table) ([]string, error) {
+func (c *Conn) driftOfTable(t Table) ([]Difference, error) {
 	info, err := c.table(t.Name)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case info.Flags&TableDormant != 0:
-		return []string{"table " + t.Name + " is dormant"}, nil
+		return []Difference{differs(PartDormancy, "table %s is dormant", t.Name)}, nil
 	case info.Flags != t.Flags:
-		return []string{fmt.Sprintf("table %s has the flags %q, not %q", t.Name, info.Flags, t.Flags)}, nil
+		return []Difference{differs(PartFlags, "table %s has the flags %q, not %q", t.Name, info.Flags, t.Flags)}, nil
 	}
 	return nil, nil
 }
 
-func (c *Conn) driftOfCollections(t Table) ([]string, error) {
-	var lines []string
+func (c *Conn) driftOfCollections(t Table) ([]Difference, error) {
+	var lines []Difference
 	missing := map[string]collection{}
 	for _, s := range t.collections() {
 		missing[s.name] = s
@@ -69,18 +104,18 @@ func (c *Conn) driftOfCollections(t Table) ([]string, error) {
 			name := cString(find(a.rest, unix.NFTA_SET_NAME))
 			want, ok := missing[name]
 			if !ok {
-				lines = append(lines, fmt.Sprintf("map or set %s should not be there", shown(name)))
+				lines = append(lines, differs(PartSets, "map or set %s should not be there", shown(name)))
 				return nil
 			}
 			delete(missing, name)
 			if !want.matches(a) {
-				lines = append(lines, fmt.Sprintf("%s %s is of another type", want.kind(), name))
+				lines = append(lines, differs(PartTypes, "%s %s is of another type", want.kind(), name))
 			}
 			return nil
 		})
 	for _, s := range t.collections() {
 		if _, ok := missing[s.name]; ok {
-			lines = append(lines, fmt.Sprintf("%s %s is missing", s.kind(), s.name))
+			lines = append(lines, differs(PartSets, "%s %s is missing", s.kind(), s.name))
 		}
 	}
 	return lines, err
@@ -129,8 +164,8 @@ func (c collection) matches(a attrs) bool {
 	return same && value == c.value.id() && valueLen == uint32(c.value.size())
 }
 
-func (c *Conn) driftOfChains(t Table) ([]string, error) {
-	var lines []string
+func (c *Conn) driftOfChains(t Table) ([]Difference, error) {
+	var lines []Difference
 	missing := map[string]Chain{}
 	for _, ch := range t.Chains {
 		missing[ch.Name] = ch
@@ -145,18 +180,18 @@ func (c *Conn) driftOfChains(t Table) ([]string, error) {
 			name := cString(find(a.rest, unix.NFTA_CHAIN_NAME))
 			want, ok := missing[name]
 			if !ok {
-				lines = append(lines, fmt.Sprintf("chain %s should not be there", shown(name)))
+				lines = append(lines, differs(PartChains, "chain %s should not be there", shown(name)))
 				return nil
 			}
 			delete(missing, name)
 			if !want.matches(a) {
-				lines = append(lines, fmt.Sprintf("chain %s is not: %s", name, want.Hook))
+				lines = append(lines, differs(PartChains, "chain %s is not: %s", name, want.Hook))
 			}
 			return nil
 		})
 	for _, ch := range t.Chains {
 		if _, ok := missing[ch.Name]; ok {
-			lines = append(lines, fmt.Sprintf("chain %s is missing", ch.Name))
+			lines = append(lines, differs(PartChains, "chain %s is missing", ch.Name))
 		}
 	}
 	return lines, err
@@ -175,7 +210,7 @@ func (c Chain) matches(a attrs) bool {
 		at.be32() == number && int32(priority.be32()) == c.Hook.Priority && policy.be32() == nfAccept
 }
 
-func (c *Conn) driftOfRules(t Table) ([]string, error) {
+func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
 	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name,
 		func(b []byte) []byte { return appendString(b, unix.NFTA_RULE_TABLE, t.Name) },
@@ -188,7 +223,7 @@ func (c *Conn) driftOfRules(t Table) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var lines []string
+	var lines []Difference
 	for _, ch := range t.Chains {
 		rules := have[ch.Name]
 		for i, r := range ch.Rules {
@@ -197,11 +232,11 @@ func (c *Conn) driftOfRules(t Table) ([]string, error) {
 				return nil, err
 			}
 			if i >= len(rules) || !sameExpressions(want, rules[i]) {
-				lines = append(lines, fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r))
+				lines = append(lines, differs(PartChains, "chain %s: rule %d is not: %s", ch.Name, i+1, r))
 			}
 		}
 		for i := len(ch.Rules); i < len(rules); i++ {
-			lines = append(lines, fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1))
+			lines = append(lines, differs(PartChains, "chain %s: rule %d should not be there", ch.Name, i+1))
 		}
 	}
 	return lines, nil

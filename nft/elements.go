@@ -138,7 +138,7 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 // for those that have ended count until they are freed. Not every kernel tells
 // (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
 func (c *Conn) count(table string, set collection) (count uint32, ok bool, err error) {
-	err = c.request(unix.NFT_MSG_GETSET, 0, "list elements of "+set.kind()+" "+set.name,
+	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.kind()+" "+set.name,
 		func(b []byte) []byte {
 			b = appendString(b, unix.NFTA_SET_TABLE, table)
 			return appendString(b, unix.NFTA_SET_NAME, set.name)

@@ -268,13 +268,20 @@ func (u *unfortunate) change() {
 		after = append(after, e.String())
 	}
 	slices.Sort(after)
-	if u.IntN(6) == 0 {
+	switch u.IntN(5) {
+	case 0:
+		if u.IntN(4) == 0 { // it looks before it sends
+			u.unlucky.faults[6+u.IntN(10)] = mishap(u.IntN(mishapCount))
+		}
+		err = u.conn.Mend(u.table, change, mustTable(u.T, u.witness).Handle)
+		u.did(fmt.Sprint("mend ", change), err)
+	case 1:
 		whole := slices.DeleteFunc(es, func(e Element) bool {
 			return slices.ContainsFunc(change.Delete, func(d Element) bool { return d.Set == e.Set && d.Key == e.Key })
 		})
 		err = u.conn.Replace(u.table, append(whole, change.Add...), 0)
 		u.did("replace", err)
-	} else {
+	default:
 		err = u.conn.Update(u.table, change)
 		u.did(fmt.Sprint("update ", change), err)
 	}

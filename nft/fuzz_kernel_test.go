@@ -94,6 +94,7 @@ func FuzzKernel(f *testing.F) {
 	f.Add(uint8(3), datagrams(generation, count, elements, generation))
 	f.Add(uint8(4), datagrams(errorMessage(1, unix.EEXIST, explainedFlags, explanation("twice", 84)...), generation, elements))
 	f.Add(uint8(5), datagrams(errorMessage(1, unix.ERESTART, unix.NLM_F_CAPPED), table, generation, table, sets, chains, rules))
+	f.Add(uint8(6), datagrams(generation, table, sets, chains, table, errorMessage(1, unix.ERESTART, unix.NLM_F_CAPPED)))
 	f.Fuzz(func(t *testing.T, what uint8, script []byte) {
 		synctest.Test(t, func(t *testing.T) { // where pauses take no time
 			askLiar(t, &Conn{socket: newLiar(script), buf: make([]byte, readBuffer)}, what)
@@ -105,16 +106,16 @@ func askLiar(t *testing.T, c *Conn, what uint8) {
 	t.Helper()
 	table := sample()
 	var err error
-	switch what % 6 {
+	switch what % 7 {
 	case 0:
 		_, err = c.Table(table.Name)
 	case 1:
 		_, err = c.Generation()
 	case 2:
-		var lines []string
-		lines, err = c.Drift(table)
-		for _, line := range lines {
-			requireOneLine(t, line)
+		var drift []Difference
+		drift, err = c.Drift(table)
+		for _, d := range drift {
+			requireOneLine(t, d.String())
 		}
 	case 3:
 		var es []Element
@@ -126,6 +127,8 @@ func askLiar(t *testing.T, c *Conn, what uint8) {
 		err = c.Update(table, Change{Add: ports(2, "web"), Generation: 5})
 	case 5:
 		err = c.Replace(table, ports(2, "web"), 0)
+	case 6:
+		err = c.Mend(table, Change{Add: ports(2, "web")}, 3)
 	}
 	if err != nil {
 		requireOneLine(t, strings.ReplaceAll(err.Error(), "\n", "; ")) // of errors.Join

@@ -4,12 +4,45 @@
 package nft
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/lab/labtest"
 )
+
+func texts(drift []Difference) (lines []string) {
+	for _, d := range drift {
+		lines = append(lines, d.String())
+	}
+	return lines
+}
+
+// requireMends holds Mend to what the differences say of it: the same table is right
+// again, or nothing was changed.
+func requireMends(t *testing.T, c *Conn, drift []Difference) {
+	t.Helper()
+	mendable := !slices.ContainsFunc(drift, func(d Difference) bool { return !d.Mendable() })
+	before, err := c.Generation()
+	require.NoError(t, err)
+	info := mustTable(t, c)
+	err = c.Mend(sample(), Change{}, info.Handle)
+	after, genErr := c.Generation()
+	require.NoError(t, genErr)
+	if !mendable {
+		require.ErrorIs(t, err, ErrUnmendable)
+		require.Equal(t, before, after)
+		return
+	}
+	require.NoError(t, err)
+	require.Equal(t, before+1, after)
+	left, err := c.Drift(sample())
+	require.NoError(t, err)
+	require.Empty(t, left)
+	info.Flags = 0
+	require.Equal(t, info, mustTable(t, c))
+}
 
 // TestDrift tampers with the table in one way at a time, by nft(8).
 func TestDrift(t *testing.T) {
@@ -203,8 +236,10 @@ func TestDrift(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			require.NoError(t, c.Replace(sample(), nil, 0))
 			labtest.ExecInput(t, ns, tt.script, "nft", "-f", "-")
-			drift, err := c.Drift(sample())
+			found, err := c.Drift(sample())
 			require.NoError(t, err)
+			drift := texts(found)
+			requireMends(t, c, found)
 			if tt.name == "missing map" || tt.name == "time-out of a map" {
 				// The rules that looked in it had to go first.
 				require.Subset(t, drift, tt.want)
@@ -212,9 +247,9 @@ func TestDrift(t *testing.T) {
 			}
 			require.ElementsMatch(t, tt.want, drift)
 			require.NoError(t, c.Replace(sample(), nil, 0))
-			drift, err = c.Drift(sample())
+			found, err = c.Drift(sample())
 			require.NoError(t, err)
-			require.Empty(t, drift)
+			require.Empty(t, found)
 		})
 	}
 }

@@ -114,7 +114,7 @@ func TestOwnerChangesItsTable(t *testing.T) {
 	require.NoError(t, c.Update(owned(), Change{Delete: es[:1], Add: es[1:]}))
 	drift, err := c.Drift(sample())
 	require.NoError(t, err)
-	require.Equal(t, []string{`table nftnat has the flags "owner,persist", not ""`}, drift)
+	require.Equal(t, []string{`table nftnat has the flags "owner,persist", not ""`}, texts(drift))
 	require.NoError(t, c.Claim("nftnat", 0), "again")
 	require.NoError(t, c.Replace(sample(), es, 0), "it can be given up")
 	require.Zero(t, mustTable(t, c).Flags)

@@ -36,7 +36,7 @@ func (c *Conn) Table(name string) (TableInfo, error) {
 func (c *Conn) table(name string) (TableInfo, error) {
 	var info TableInfo
 	var owner uint32
-	err := c.request(unix.NFT_MSG_GETTABLE, 0, "list table inet "+name,
+	err := c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name,
 		func(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, name) },
 		func(a attrs) error {
 			for a.next() {
@@ -72,7 +72,7 @@ func (c *Conn) Generation() (uint32, error) {
 
 func (c *Conn) generation() (uint32, error) {
 	var generation uint32
-	err := c.request(unix.NFT_MSG_GETGEN, 0, "read generation", nil, func(a attrs) error {
+	err := c.request(unix.NFT_MSG_GETGEN, "read generation", nil, func(a attrs) error {
 		for a.next() {
 			if a.typ == unix.NFTA_GEN_ID {
 				generation = a.be32()
@@ -136,8 +136,8 @@ func (c *Conn) readOnce(read func() error) (uint32, error) {
 }
 
 // request asks for one object. The answer is one message, or an error.
-func (c *Conn) request(msg uint16, flags uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
-	seq, err := c.ask(msg, flags, fill)
+func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
+	seq, err := c.ask(msg, 0, fill)
 	if err == nil {
 		_, err = c.receiveEach(func(m message) (bool, error) {
 			if m.seq != seq {

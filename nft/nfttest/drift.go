@@ -11,30 +11,37 @@ import (
 
 // drift tells how the kernel's table differs from the one wanted, in the words and
 // in the order of nft.Conn.
-func drift(want, have nft.Table, flags nft.TableFlags) []string {
-	var lines []string
-	if flags != want.Flags {
-		lines = append(lines, fmt.Sprintf("table %s has the flags %q, not %q", want.Name, flags, want.Flags))
+func drift(want, have nft.Table, flags nft.TableFlags) []nft.Difference {
+	var lines []nft.Difference
+	switch {
+	case flags&nft.TableDormant != 0:
+		lines = append(lines, differs(nft.PartDormancy, "table %s is dormant", want.Name))
+	case flags != want.Flags:
+		lines = append(lines, differs(nft.PartFlags, "table %s has the flags %q, not %q", want.Name, flags, want.Flags))
 	}
 	lines = append(lines, driftOfSets(want, have)...)
 	lines = append(lines, driftOfChains(want, have)...)
 	return append(lines, driftOfRules(want, have)...)
 }
 
-func driftOfSets(want, have nft.Table) []string {
-	var lines []string
+func differs(part nft.Part, format string, args ...any) nft.Difference {
+	return nft.Difference{Part: part, Text: fmt.Sprintf(format, args...)}
+}
+
+func driftOfSets(want, have nft.Table) []nft.Difference {
+	var lines []nft.Difference
 	for _, h := range definitions(have) {
 		w, ok := find(want, h.name)
 		switch {
 		case !ok:
-			lines = append(lines, fmt.Sprintf("map or set %s should not be there", h.name))
+			lines = append(lines, differs(nft.PartSets, "map or set %s should not be there", h.name))
 		case !w.equal(h):
-			lines = append(lines, fmt.Sprintf("%s %s is of another type", w.kind(), w.name))
+			lines = append(lines, differs(nft.PartTypes, "%s %s is of another type", w.kind(), w.name))
 		}
 	}
 	for _, w := range definitions(want) {
 		if _, ok := find(have, w.name); !ok {
-			lines = append(lines, fmt.Sprintf("%s %s is missing", w.kind(), w.name))
+			lines = append(lines, differs(nft.PartSets, "%s %s is missing", w.kind(), w.name))
 		}
 	}
 	return lines
@@ -49,36 +56,36 @@ func chain(t nft.Table, name string) (nft.Chain, bool) {
 	return nft.Chain{}, false
 }
 
-func driftOfChains(want, have nft.Table) []string {
-	var lines []string
+func driftOfChains(want, have nft.Table) []nft.Difference {
+	var lines []nft.Difference
 	for _, h := range have.Chains {
 		w, ok := chain(want, h.Name)
 		switch {
 		case !ok:
-			lines = append(lines, fmt.Sprintf("chain %s should not be there", h.Name))
+			lines = append(lines, differs(nft.PartChains, "chain %s should not be there", h.Name))
 		case w.Hook != h.Hook:
-			lines = append(lines, fmt.Sprintf("chain %s is not: %s", w.Name, w.Hook))
+			lines = append(lines, differs(nft.PartChains, "chain %s is not: %s", w.Name, w.Hook))
 		}
 	}
 	for _, w := range want.Chains {
 		if _, ok := chain(have, w.Name); !ok {
-			lines = append(lines, fmt.Sprintf("chain %s is missing", w.Name))
+			lines = append(lines, differs(nft.PartChains, "chain %s is missing", w.Name))
 		}
 	}
 	return lines
 }
 
-func driftOfRules(want, have nft.Table) []string {
-	var lines []string
+func driftOfRules(want, have nft.Table) []nft.Difference {
+	var lines []nft.Difference
 	for _, w := range want.Chains {
 		h, _ := chain(have, w.Name)
 		for i, r := range w.Rules {
 			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
-				lines = append(lines, fmt.Sprintf("chain %s: rule %d is not: %s", w.Name, i+1, r))
+				lines = append(lines, differs(nft.PartChains, "chain %s: rule %d is not: %s", w.Name, i+1, r))
 			}
 		}
 		for i := len(w.Rules); i < len(h.Rules); i++ {
-			lines = append(lines, fmt.Sprintf("chain %s: rule %d should not be there", w.Name, i+1))
+			lines = append(lines, differs(nft.PartChains, "chain %s: rule %d should not be there", w.Name, i+1))
 		}
 	}
 	return lines

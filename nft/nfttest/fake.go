@@ -214,8 +214,8 @@ func (f *Fake) Generation() (uint32, error) {
 }
 
 // Drift is that of nft.Conn.
-func (f *Fake) Drift(t nft.Table) ([]string, error) {
-	var lines []string
+func (f *Fake) Drift(t nft.Table) ([]nft.Difference, error) {
+	var lines []nft.Difference
 	err := f.run("Drift", func(k *Kernel) error {
 		have, ok := k.tables[t.Name]
 		if !ok {

@@ -290,9 +290,9 @@ func TestEdit(t *testing.T) {
 	require.Equal(t, info, same)
 	drift, err := c.Drift(sample())
 	require.NoError(t, err)
-	require.Equal(t, []string{
-		"chain publish: rule 1 is not: dnat ip to tcp dport map @tcp4",
-		"chain publish: rule 2 is not: dnat ip to udp dport map @udp4",
+	require.Equal(t, []nft.Difference{
+		{Part: nft.PartChains, Text: "chain publish: rule 1 is not: dnat ip to tcp dport map @tcp4"},
+		{Part: nft.PartChains, Text: "chain publish: rule 2 is not: dnat ip to udp dport map @udp4"},
 	}, drift)
 	k.Advance(time.Minute)
 	es, _, err := c.Elements(sample(), "tcp4")

@@ -13,9 +13,9 @@ type injected struct {
 }
 
 // FailNext makes the next call of a method of any connection do nothing but return
-// the error. The method is named as in Go: "Replace", "Restore", "Update", "Elements",
-// "Table", "Generation", "Drift", "DeleteTable", "Owns", "Claim". Further calls of FailNext are for the calls
-// that follow.
+// the error. The method is named as in Go: "Replace", "Restore", "Mend", "Update",
+// "Elements", "Table", "Generation", "Drift", "DeleteTable", "Owns", "Claim". Further calls
+// of FailNext are for the calls that follow.
 func (k *Kernel) FailNext(method string, err error) {
 	k.injected.mu.Lock()
 	defer k.injected.mu.Unlock()

@@ -41,7 +41,7 @@ func (o *owners) step() {
 	o.as(o.r.IntN(3))
 	t := []nft.Table{sample(), owned()}[o.r.IntN(2)]
 	es := []nft.Element{port(1), port(uint16(1 + o.r.IntN(9)))}[o.r.IntN(2):]
-	switch n := o.r.IntN(12); n {
+	switch n := o.r.IntN(14); n {
 	case 0, 1:
 		o.wrote("replace", o.real.Replace(t, es, 0), o.fake.Replace(t, es, 0))
 	case 2:
@@ -59,6 +59,10 @@ func (o *owners) step() {
 		o.wrote("update", o.real.Update(t, ch), o.fake.Update(t, ch))
 	case 8, 9:
 		o.wrote("claim", o.real.Claim(t.Name, 0), o.fake.Claim(t.Name, 0))
+	case 12, 13:
+		real, fake := o.handles(t.Name)
+		ch := nft.Change{Delete: es[:o.r.IntN(len(es))], Add: es}
+		o.wrote("mend", o.real.Mend(t, ch, real), o.fake.Mend(t, ch, fake))
 	case 10:
 		i := o.r.IntN(3)
 		require.NoError(o.t, o.reals[i].Close())

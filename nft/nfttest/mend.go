@@ -1,0 +1,73 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nfttest
+
+import (
+	"fmt"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Mend is that of nft.Conn.
+func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	if err := ch.Validate(t); err != nil {
+		return err
+	}
+	return f.run("Mend", func(k *Kernel) error {
+		if k.stale(ch.Generation) {
+			return nft.ErrStale
+		}
+		have, ok := k.tables[t.Name]
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: %w", nft.ErrStale, noTable(t.Name))
+		case have.handle != handle:
+			return fmt.Errorf("%w: table %s is another by now", nft.ErrStale, t.Name)
+		case !have.mendable(t):
+			return fmt.Errorf("mend table %s: %w", t.Name, nft.ErrUnmendable)
+		}
+		if err := k.denied(f, "delete rules", t.Name); err != nil {
+			return err
+		}
+		k.tables[t.Name] = have.mended(t)
+		tx := transaction{kernel: k, table: t, now: k.now()}
+		if err := tx.change(f, ch); err != nil {
+			tx.rollBack()
+			k.tables[t.Name] = have
+			return err
+		}
+		k.commit(f, t.Name)
+		return nil
+	})
+}
+
+// mendable reports whether the table can become the one wanted.
+func (t *table) mendable(want nft.Table) bool {
+	flags := t.flags()
+	if flags&^nft.TableDormant != want.Flags || t.def.Comment != want.Comment ||
+		flags&nft.TableDormant != 0 && want.Flags&nft.TableOwner != 0 {
+		return false
+	}
+	for _, w := range definitions(want) {
+		if s, ok := t.sets[w.name]; ok && !s.def.equal(w) {
+			return false
+		}
+	}
+	return true
+}
+
+// mended is the same table as it is wanted, with the sets that it has.
+func (t *table) mended(want nft.Table) *table {
+	made := newTable(clone(want), t.handle)
+	made.owner = t.owner
+	for name := range made.sets {
+		if s, ok := t.sets[name]; ok {
+			made.sets[name] = s
+		}
+	}
+	return made
+}
