@@ -5,7 +5,7 @@ GO     ?= go
 ARCHES := amd64 arm64 arm riscv64 mips s390x
 GIB    := 1073741824
 
-.PHONY: check build test integration fuzz lint big-endian cross kernels
+.PHONY: check build test integration fuzz soak lint big-endian cross kernels
 
 check: lint cross test integration ## all that .ci/run does
 
@@ -19,10 +19,14 @@ integration: ## everything, and nothing may be skipped
 	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m ./...
 
 FUZZTIME ?= 60s
+SOAK     ?= 1h
 FUZZ     ?= ./...
 
 fuzz: ## every fuzz target of every package, one after another: FUZZTIME=10s FUZZ=./nft
 	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(FUZZ)
+
+soak: ## random deeds, flushes, kills and takeovers for that long: SOAK=24h
+	NFTNAT_TEST_NETNS=require NFTNAT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration
 
 lint: ## format, vet, and the linters, which hold the architecture
 	test -z "$$(gofmt -l . | tee /dev/stderr)"

@@ -171,10 +171,10 @@ func (k *soak) awaitPeace() {
 func (k *soak) requireFlat() {
 	k.Helper()
 	k.last = k.vitals()
-	switch {
-	case k.minutes == 0:
+	switch k.minutes {
+	case 0:
 		return
-	case k.minutes == 1:
+	case 1:
 		k.first = k.last
 		return
 	}
