@@ -94,19 +94,11 @@ func TestElementsUnderForeignCommits(t *testing.T) {
 			go func() { ended <- commit(ctx, other, tt.pause) }()
 			for range tt.times {
 				got, _, err := c.Elements(sample(), "tcp4", "tcp6")
-				if err == nil || tt.pause != 0 {
-					require.NoError(t, err)
-					require.Len(t, got, len(es))
-				}
-				drift, driftErr := c.Drift(sample())
-				if driftErr == nil || tt.pause != 0 {
-					require.NoError(t, driftErr)
-					require.Empty(t, drift)
-				}
-				// Where word of thousands of commits a second is lost, it may be given up.
-				for _, err := range []error{err, driftErr} {
-					require.True(t, err == nil || errors.Is(err, ErrInterrupted), err)
-				}
+				require.NoError(t, err)
+				require.Len(t, got, len(es))
+				drift, err := c.Drift(sample())
+				require.NoError(t, err)
+				require.Empty(t, drift)
 			}
 			stop()
 			require.NoError(t, <-ended)
