@@ -198,16 +198,21 @@ func (c *Conn) driftOfChains(t Table) ([]Difference, error) {
 }
 
 func (c Chain) matches(a attrs) bool {
+	policy := attrs{payload: find(a.rest, unix.NFTA_CHAIN_POLICY)}
+	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy.be32() == nfAccept)
+}
+
+// hookMatches is matches but for the policy, which a chain that is hooked can change.
+func (c Chain) hookMatches(a attrs) bool {
 	hook := find(a.rest, unix.NFTA_CHAIN_HOOK)
 	if c.Hook == (Hook{}) {
 		return hook == nil
 	}
 	number, _ := hookNumber(c.Hook.Point)
-	policy := attrs{payload: find(a.rest, unix.NFTA_CHAIN_POLICY)}
 	at := attrs{payload: find(hook, unix.NFTA_HOOK_HOOKNUM)}
 	priority := attrs{payload: find(hook, unix.NFTA_HOOK_PRIORITY)}
 	return cString(find(a.rest, unix.NFTA_CHAIN_TYPE)) == c.Hook.Type &&
-		at.be32() == number && int32(priority.be32()) == c.Hook.Priority && policy.be32() == nfAccept
+		at.be32() == number && int32(priority.be32()) == c.Hook.Priority
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {

@@ -157,8 +157,10 @@ func (c *Conn) findChains(t Table, found *remains) error {
 			want, ok := chains[name]
 			flags := attrs{payload: find(a.rest, nftaChainFlags)}
 			switch {
-			case ok && want.matches(a) && comment(find(a.rest, nftaChainUserdata)) == want.Comment:
-				found.chains[name] = struct{}{}
+			case ok && want.hookMatches(a) && comment(find(a.rest, nftaChainUserdata)) == want.Comment:
+				if want.matches(a) {
+					found.chains[name] = struct{}{}
+				} // else it stays, and adding it changes its policy
 			case flags.be32()&nftChainBinding == 0:
 				found.strangeChains = append(found.strangeChains, name)
 			}
