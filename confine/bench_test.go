@@ -15,7 +15,7 @@ import (
 // allowed, and one whose arguments are looked at each time. The process is not the same
 // afterwards, so it is for a run of its own:
 //
-//	sudo go test -run XXX -bench Filter -count 5 ./confine
+//	sudo go test -run '^$' -bench Filter -count 5 ./confine
 func BenchmarkFilter(b *testing.B) {
 	getpid := func() { _, _, _ = unix.RawSyscall(unix.SYS_GETPID, 0, 0, 0) }
 	socket := func() {

@@ -26,32 +26,7 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(envChild); text != "" {
 		os.Exit(childMain(text))
 	}
-	os.Exit(runTests(m))
-}
-
-// envScratch names a directory for what all tests share, which outlives the process that
-// labtest.Main starts them in.
-const envScratch = "CONFINE_TEST_SCRATCH"
-
-func runTests(m *testing.M) (code int) {
-	if os.Getenv(envScratch) != "" {
-		return labtest.Main(m)
-	}
-	dir, err := os.MkdirTemp("", "confine-")
-	if err == nil {
-		err = os.Setenv(envScratch, dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return labtest.Main(m)
+	os.Exit(labtest.MainWithScratch(m))
 }
 
 // order is what a child does.
@@ -109,7 +84,7 @@ var program = sync.OnceValues(func() (string, error) {
 	if err := allThreads(unix.SYS_GETPID, 0, 0); !errors.Is(err, ErrCgo) {
 		return os.Executable()
 	}
-	path := filepath.Join(os.Getenv(envScratch), "confine.test")
+	path := filepath.Join(labtest.Scratch(), "confine.test")
 	cmd := exec.Command("go", "test", "-c", "-o", path, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -114,7 +112,7 @@ func (f *faulty) open(b *testbed) *Engine {
 // NFTNAT_SCHEDULES is how many are played, NFTNAT_SEED what the choices begin with.
 func TestFaultSchedules(t *testing.T) {
 	labtest.Require(t) // its proxies have sockets
-	schedules, seed := numberFrom(t, envSchedules, defaultSchedules), numberFrom(t, envSeed, defaultSeed)
+	schedules, seed := labtest.Number(t, envSchedules, defaultSchedules), labtest.Number(t, envSeed, defaultSeed)
 	seen := map[string]int{}
 	for first := 0; first < schedules; first += schedulesOfHistory {
 		t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {
@@ -131,17 +129,6 @@ func TestFaultSchedules(t *testing.T) {
 	for _, outcome := range []string{"done", "undone", "undone in the end", "done in the end", "refused"} {
 		require.Greater(t, seen[outcome], 10, "%s: too few to mean anything", outcome)
 	}
-}
-
-func numberFrom(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
 }
 
 // condition is all that must be as before or as after.

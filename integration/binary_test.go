@@ -27,7 +27,7 @@ var program = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(envProgram); path != "" {
 		return path, nil
 	}
-	path := filepath.Join(os.Getenv(envScratch), "nftnat")
+	path := filepath.Join(labtest.Scratch(), "nftnat")
 	cmd := exec.Command("go", "build", "-o", path, "../cmd/nftnat")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -120,9 +120,9 @@ func TestForeignFlushes(t *testing.T) {
 	s, _ := ownedStation(t, top)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	before := nft(t, top.Host, "-a", "list", "table", "inet", "nftnat")
-	tr := startTraffic(t, top.Client, "192.0.2.1:8080", "web", fromEnv(t, envConnections, defaultPerSecond))
+	tr := startTraffic(t, top.Client, "192.0.2.1:8080", "web", labtest.Number(t, envConnections, defaultPerSecond))
 	all := assaults()
-	flushes := fromEnv(t, envFlushes, defaultFlushes)
+	flushes := labtest.Number(t, envFlushes, defaultFlushes)
 	for i := range flushes {
 		load(t, top.Host, "add table inet other\nflush ruleset\n")
 		r := labtest.Run(t, top.Host, command(t, "nft", all[i%len(all)]))

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // How many daemons are killed unless the environment says otherwise.
@@ -25,7 +26,7 @@ const envDaemonKills, defaultDaemonKills = "NFTNAT_DAEMON_KILLS", 40
 //
 // NFTNAT_DAEMON_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
 func TestRandomDaemonKills(t *testing.T) {
-	kills, seed := fromEnv(t, envDaemonKills, defaultDaemonKills), fromEnv(t, envSeed, defaultSeed)
+	kills, seed := labtest.Number(t, envDaemonKills, defaultDaemonKills), labtest.Number(t, envSeed, defaultSeed)
 	covered := coverage{steps: map[string]int{}}
 	t.Cleanup(func() { t.Logf("killed at: %v", covered.steps) })
 	for first := 0; first < kills; first += killsOfWorld {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -39,18 +38,6 @@ const (
 	killsOfWorld           = 75
 )
 
-// fromEnv is a number in the environment, or the default.
-func fromEnv(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
-}
-
 // coverage counts at which steps processes were killed.
 type coverage struct {
 	mu      sync.Mutex
@@ -71,7 +58,7 @@ func (c *coverage) note(step string) {
 //
 // NFTNAT_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
 func TestRandomKills(t *testing.T) {
-	kills, seed := fromEnv(t, envKills, defaultKills), fromEnv(t, envSeed, defaultSeed)
+	kills, seed := labtest.Number(t, envKills, defaultKills), labtest.Number(t, envSeed, defaultSeed)
 	covered := coverage{steps: map[string]int{}}
 	t.Run("worlds", func(t *testing.T) {
 		for first := 0; first < kills; first += killsOfWorld {

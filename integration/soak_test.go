@@ -37,7 +37,7 @@ type vitals struct {
 // the ruleset, and daemons are killed and taken over. At each minute kernel, sockets and
 // traffic are what was acknowledged, and the daemon holds no more than it did before.
 func TestSoak(t *testing.T) {
-	lasts, seed := defaultSoak, fromEnv(t, envSeed, defaultSeed)
+	lasts, seed := defaultSoak, labtest.Number(t, envSeed, defaultSeed)
 	if text := os.Getenv(envSoak); text != "" {
 		var err error
 		lasts, err = time.ParseDuration(text)

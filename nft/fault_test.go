@@ -7,9 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -139,7 +137,7 @@ type unfortunate struct {
 // NFTNAT_SCHEDULES is how many are played, NFTNAT_SEED what the choices begin with.
 func TestFaultSchedules(t *testing.T) {
 	labtest.Require(t)
-	schedules, seed := numberFrom(t, envSchedules, defaultSchedules), numberFrom(t, envSeed, defaultSeed)
+	schedules, seed := labtest.Number(t, envSchedules, defaultSchedules), labtest.Number(t, envSeed, defaultSeed)
 	seen := map[string]int{}
 	for first := 0; first < schedules; first += schedulesOfHistory {
 		t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {
@@ -156,17 +154,6 @@ func TestFaultSchedules(t *testing.T) {
 	for _, outcome := range []string{"done", "undone", "read", "not read"} {
 		require.Greater(t, seen[outcome], 10, "%s: too few to mean anything", outcome)
 	}
-}
-
-func numberFrom(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
 }
 
 func newUnfortunate(t *testing.T, seed uint64, seen map[string]int) *unfortunate {

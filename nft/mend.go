@@ -28,10 +28,7 @@ var ErrUnmendable = errors.New("nothing less than another table in its place wou
 // dormant and owned, has a map or set of another type, or something that this package does
 // not know.
 func (c *Conn) Mend(t Table, ch Change, handle uint64) error {
-	if err := t.Validate(); err != nil {
-		return err
-	}
-	if err := ch.Validate(t); err != nil {
+	if err := t.validateWith(ch); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -61,10 +61,7 @@ func (t Table) validateElements(verb string, es []Element, check func(collection
 // which Mend avoids. A generation other than zero refuses with ErrStale as in Change. On
 // any error nothing has changed.
 func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
-	if err := t.Validate(); err != nil {
-		return err
-	}
-	if err := (Change{Add: es}).Validate(t); err != nil {
+	if err := t.validateWith(Change{Add: es}); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -85,10 +82,7 @@ func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 // of that name. Else it refuses with ErrStale. Unlike a generation, that does not ask
 // what others do to tables of their own meanwhile.
 func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
-	if err := t.Validate(); err != nil {
-		return err
-	}
-	if err := (Change{Add: es}).Validate(t); err != nil {
+	if err := t.validateWith(Change{Add: es}); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -22,6 +22,14 @@ func (t Table) Validate() error {
 	return nil
 }
 
+// validateWith checks a table, and a change of its elements.
+func (t Table) validateWith(ch Change) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	return ch.Validate(t)
+}
+
 func (t Table) validate() error {
 	if err := CheckName(t.Name); err != nil {
 		return err

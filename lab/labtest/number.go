@@ -1,0 +1,25 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest
+
+import (
+	"os"
+	"strconv"
+	"testing"
+)
+
+// Number is a number that the environment gives a name, such as how long a test is to be
+// or the seed of its choices, and otherwise a default. What is no number fails the test.
+func Number(tb testing.TB, name string, otherwise int) int {
+	tb.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		tb.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
