@@ -5,6 +5,7 @@ package nfttest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -33,6 +34,9 @@ func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
 		if err := k.denied(f, "delete rules", t.Name); err != nil {
 			return err
 		}
+		if len(ch.Add)+len(ch.Delete) == 0 && have.isAs(t) {
+			return nil // of a transaction without a part the kernel makes no generation
+		}
 		k.tables[t.Name] = have.mended(t)
 		tx := transaction{kernel: k, table: t, now: k.now()}
 		if err := tx.change(f, ch); err != nil {
@@ -54,6 +58,28 @@ func (t *table) mendable(want nft.Table) bool {
 	}
 	for _, w := range definitions(want) {
 		if s, ok := t.sets[w.name]; ok && !s.def.equal(w) {
+			return false
+		}
+	}
+	return true
+}
+
+// isAs reports whether nothing is to be done that the table becomes the one wanted. Rules
+// are made anew in any case.
+func (t *table) isAs(want nft.Table) bool {
+	if t.flags()&nft.TableDormant != 0 || len(t.sets) != len(definitions(want)) || len(t.def.Chains) != len(want.Chains) {
+		return false
+	}
+	for _, w := range definitions(want) {
+		if _, ok := t.sets[w.name]; !ok {
+			return false
+		}
+	}
+	for _, w := range want.Chains {
+		same := func(c nft.Chain) bool {
+			return c.Name == w.Name && c.Hook == w.Hook && c.Comment == w.Comment && len(c.Rules)+len(w.Rules) == 0
+		}
+		if !slices.ContainsFunc(t.def.Chains, same) {
 			return false
 		}
 	}
