@@ -7,6 +7,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -266,4 +267,23 @@ func TestVigilFails(t *testing.T) {
 	v.look()
 	require.Nil(t, v.due)
 	require.Equal(t, 1, statusOf(t, e).Repaired)
+}
+
+// An engine is closed whenever: before Run listens, while it does, or after it has begun
+// to look.
+func TestCloseWhileRunning(t *testing.T) {
+	closed := newTestbed().open(t)
+	require.NoError(t, closed.Close())
+	(&vigil{engine: closed, changed: make(chan struct{}, 1)}).listen(t.Context())
+	require.NoError(t, closed.Run(t.Context()))
+	for i := range 300 {
+		e := newTestbed().open(t)
+		var running sync.WaitGroup
+		running.Go(func() { _ = e.Run(t.Context()) })
+		for range i % 20 {
+			runtime.Gosched()
+		}
+		require.NoError(t, e.Close())
+		running.Wait()
+	}
 }

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -108,8 +109,11 @@ func (v *vigil) listen(ctx context.Context) {
 	e := v.engine
 	for ctx.Err() == nil {
 		err := e.watch(ctx, v.tell)
-		if err == nil {
+		switch {
+		case err == nil:
 			continue // the context is done, or the socket another
+		case errors.Is(err, ErrClosed):
+			return
 		}
 		e.log.Warn("changes by others are not heard of for a moment", "table", e.opts.Table, "error", err)
 		v.tell() // if the socket has failed it is replaced
@@ -130,13 +134,17 @@ func (v *vigil) tell() {
 	}
 }
 
-// watch listens until the context is done, or the engine gets another socket.
+// watch listens until the context is done, or the engine gets another socket. The error is
+// ErrClosed if it has none any more.
 func (e *Engine) watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	e.mu.Lock()
-	k := e.kernel
+	k, closed := e.kernel, e.closed
 	e.deafen = cancel
 	e.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
 	return k.Watch(ctx, e.opts.Table, changed)
 }
