@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,6 +24,8 @@ type handler struct {
 	routes []route
 	// applies and streams have a place for each that may be under way.
 	applies, streams chan struct{}
+	// handing is held from the look for a place among Options.Handovers to taking it.
+	handing sync.Mutex
 }
 
 func newHandler(opts Options, l limits) *handler {

@@ -41,8 +41,11 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
+	// Whoever is told that a handover begins has the place: another is told to wait.
+	h.handing.Lock()
+	defer h.handing.Unlock()
 	if len(h.Handovers) == cap(h.Handovers) {
-		return busyHandover()
+		return problem(http.StatusServiceUnavailable, CodeBusy, "the server is handing over already")
 	}
 	_, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -53,16 +56,8 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 		h.Log.Warn("a handover has not begun", "error", errors.Join(err, nc.Close()))
 		return nil
 	}
-	select {
-	case h.Handovers <- nc:
-	default: // somebody was faster since; this one sees the end and may try again
-		_ = nc.Close()
-	}
+	h.Handovers <- nc
 	return nil
-}
-
-func busyHandover() error {
-	return problem(http.StatusServiceUnavailable, CodeBusy, "the server is handing over already")
 }
 
 // accept writes the answer after which a connection carries a handover.
