@@ -45,6 +45,19 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	return body, mediaType, nil
 }
 
+// decode has read make something of a body. Large ones take turns: what they cost is the
+// processor, which others need for answers that take no time.
+func (h *handler) decode(c *call, body []byte, read func() error) error {
+	if int64(len(body)) > h.limits.large {
+		release, err := h.place(c, h.decodes, h.limits.bodyTime, "decode")
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	return read()
+}
+
 func tooLarge(limit int64) error {
 	return problem(http.StatusRequestEntityTooLarge, CodeInvalid,
 		fmt.Sprintf("read body: it is larger than %d bytes", limit))

@@ -88,9 +88,10 @@ func TestContractWords(t *testing.T) {
 	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
 	info := at(d.root, "info", "description")
-	require.Contains(t, info, fmt.Sprintf("%d connections", l.conns))
+	require.Contains(t, info, fmt.Sprintf("%d requests under way", l.conns))
 	require.Contains(t, info, fmt.Sprintf("within %.0f s", l.patience.Seconds()))
-	require.Contains(t, info, fmt.Sprintf("up to %d more connections", l.turned))
+	require.Contains(t, info, fmt.Sprintf("up to %d connections besides", l.others))
+	require.Contains(t, info, fmt.Sprintf("more than %d of either", l.share))
 	require.Contains(t, info, fmt.Sprintf("%d KiB", l.header>>10))
 	require.Contains(t, info, fmt.Sprintf("header has %.0f s to arrive, a body %.0f s", l.headerTime.Seconds(), l.bodyTime.Seconds()))
 }
@@ -482,7 +483,7 @@ func (c *contract) turnedAway(t *testing.T) {
 	opts, fake := wired(t)
 	h := newHandler(opts.withDefaults(), defaultLimits())
 	for _, r := range h.routes {
-		nobody := &conn{gate: newGate(nil, limits{}), state: connTurned}
+		nobody := &conn{gate: newGate(nil, limits{}), state: connRefused}
 		ctx := context.WithValue(t.Context(), connKey{}, nobody)
 		path := strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080").Replace(r.path)
 		w := ask(h, httptest.NewRequestWithContext(ctx, r.method, path, strings.NewReader("[]")))

@@ -30,10 +30,12 @@
 //
 // # Limits
 //
-// A server has at most 256 connections. When there is another one, the connection
-// that has been without a request for longest gives way, then the one that has been
-// sending a request or reading an answer for longest: clients that are slow or do
-// nothing cannot keep the others out. A request's header may take 5 s and 16 KiB,
+// A server has at most 256 requests under way, and at most 1,024 connections besides.
+// When there is another one, the process that has most gives way if that is more than
+// 32, then whoever has been silent, sending a request or reading an answer for longest:
+// clients that are slow, many or do nothing cannot keep the others out. A request that
+// finds no place within a second is told to come again ([ErrBusy]). Bodies of more than
+// 32 KiB are decoded one at a time. A request's header may take 5 s and 8 KiB,
 // its body 10 s and 1 MiB, or 16 MiB where everything there is to publish is given
 // at once, and be about 262,144 ports, 65,536 endpoints and 4,096 networks. Bodies are
 // read strictly: what is not known, said twice or left over is refused before anything

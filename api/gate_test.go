@@ -73,7 +73,7 @@ func TestHalfOpen(t *testing.T) {
 // A connection that has only just been made is not closed for another one.
 func TestGrace(t *testing.T) {
 	l := defaultLimits()
-	l.conns, l.grace, l.patience = 1, time.Hour, time.Hour
+	l.others, l.silence = 1, time.Hour
 	s := start(t, Options{Engine: newFake()}, l)
 	first := s.dial(t)
 	listed := make(chan error)
@@ -178,7 +178,7 @@ func TestEachIsAnswered(t *testing.T) {
 	fake := newFake()
 	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
 	l := defaultLimits()
-	l.conns, l.turned, l.patience, l.silence = 8, 8, 50*time.Millisecond, time.Hour
+	l.conns, l.others, l.patience, l.silence = 8, 8, 50*time.Millisecond, time.Hour
 	s := start(t, Options{Engine: fake}, l)
 	served := fill(t, s, fake, l.conns)
 	const clients = 400
@@ -214,10 +214,10 @@ func TestTurnedAwayAsksLater(t *testing.T) {
 	fake := newFake()
 	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
 	l := defaultLimits()
-	l.conns, l.turned, l.grace, l.silence = 1, 2, time.Millisecond, time.Hour
+	l.conns, l.others, l.patience = 1, 3, 50*time.Millisecond
 	s := start(t, Options{Engine: fake}, l)
 	first, second := s.dial(t), s.dial(t)
-	third := s.dial(t) // the others make place for it
+	third := s.dial(t)
 	_, err := io.WriteString(third, "DELETE /v1/mappings/tcp/80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	require.NoError(t, err)
 	<-fake.entered
@@ -258,7 +258,7 @@ func TestTurnedAwayInItsBody(t *testing.T) {
 // earlier than it would be tired of waiting.
 func TestTurnedAwayAreBounded(t *testing.T) {
 	l := defaultLimits()
-	l.conns, l.turned, l.grace, l.silence = 1, 1, time.Millisecond, 20*time.Millisecond
+	l.others, l.silence = 1, 20*time.Millisecond
 	s := start(t, Options{Engine: newFake()}, l)
 	first := s.dial(t)
 	for range 3 {

@@ -23,7 +23,7 @@ type handler struct {
 	limits limits
 	routes []route
 	// applies and streams have a place for each that may be under way.
-	applies, streams chan struct{}
+	applies, decodes, streams chan struct{}
 	// handing is held from the look for a place among Options.Handovers to taking it.
 	handing sync.Mutex
 }
@@ -31,7 +31,7 @@ type handler struct {
 func newHandler(opts Options, l limits) *handler {
 	h := &handler{
 		Options: opts, limits: l,
-		applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
+		applies: make(chan struct{}, l.applies), decodes: make(chan struct{}, l.decodes), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
 		{http.MethodGet, "/v1/mappings", h.getMappings},

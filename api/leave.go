@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -63,10 +64,5 @@ func (g *gate) awaitRequests(patience time.Duration) {
 }
 
 func (g *gate) anyFresh() bool {
-	for _, c := range g.conns {
-		if c.fresh {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(g.others, func(c *conn) bool { return c.fresh })
 }

@@ -21,6 +21,7 @@ const quickExit = "GORACE=atexit_sleep_ms=0"
 func children() map[string]func(args []string) int {
 	return map[string]func([]string) int{
 		"ask":    childAsk,
+		"hold":   childHold,
 		"take":   childTake,
 		"listen": childListen,
 		"serve":  childServe,

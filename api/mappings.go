@@ -42,7 +42,11 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	ms, err := decodeRequests(body, time.Now())
+	var ms []engine.Mapping
+	err = h.decode(c, body, func() (err error) {
+		ms, err = decodeRequests(body, time.Now())
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -117,9 +121,19 @@ func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte,
 	if err != nil {
 		return engine.State{}, err
 	}
-	if mediaType == typeJSON {
-		return decode(body, time.Now())
-	}
+	var s engine.State
+	err = h.decode(c, body, func() (err error) {
+		if mediaType == typeJSON {
+			s, err = decode(body, time.Now())
+		} else {
+			s, err = h.decodeYAML(body)
+		}
+		return err
+	})
+	return s, err
+}
+
+func (h *handler) decodeYAML(body []byte) (engine.State, error) {
 	s, err := h.Decode(bytes.NewReader(body))
 	switch {
 	case errors.Is(err, engine.ErrInvalid):

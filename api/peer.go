@@ -21,25 +21,25 @@ type peer struct {
 	groups   []uint32
 }
 
-// refuse returns why the client of a connection may not use the socket at path, or
-// nil: root, the server's own user, and members of the group of the socket's file
+// admissible returns the process that has made a connection, and why it may not use the
+// socket at path, or nil: root, the server's own user, and members of the group of the socket's file
 // may. The file's mode says the same, unless somebody has loosened it, or the
 // directory's.
-func refuse(nc *net.UnixConn, path string) error {
+func admissible(nc *net.UnixConn, path string) (client int32, refusal error) {
 	p, err := peerOf(nc)
 	if err != nil {
-		return fmt.Errorf("ask who the client is: %w: %w", fs.ErrPermission, err)
+		return 0, fmt.Errorf("ask who the client is: %w: %w", fs.ErrPermission, err)
 	}
 	if p.uid == 0 || int64(p.uid) == int64(os.Geteuid()) {
-		return nil
+		return p.pid, nil
 	}
 	// Each time, as its group may be changed while the server runs. A socket
 	// without a file (unix(7), abstract) has no group.
 	var file syscall.Stat_t
 	if err := syscall.Lstat(path, &file); err == nil && p.member(file.Gid) {
-		return nil
+		return p.pid, nil
 	}
-	return &notAllowedError{uid: p.uid}
+	return p.pid, &notAllowedError{uid: p.uid}
 }
 
 func (p peer) member(group uint32) bool { return p.gid == group || slices.Contains(p.groups, group) }

@@ -139,7 +139,7 @@ func TestHostileClients(t *testing.T) {
 			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.Pid))
 			require.NoError(t, err)
 			peak := peakMemory(t, daemon.Pid)
-			t.Logf("beside %d connections: %s; the daemon had %d descriptors, and %d MiB of memory at most", n.conns, got, len(open), peak>>20)
+			t.Logf("beside %d connections, %s: %s; the daemon had %d descriptors, and %d MiB of memory at most", n.conns, kind, got, len(open), peak>>20)
 			require.Less(t, len(open), 1500, "connections are bounded")
 			require.Less(t, peak, 1<<30)
 			p.Kill()

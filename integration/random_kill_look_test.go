@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -203,6 +204,10 @@ func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
 	if proto == engine.UDP {
 		kind = unix.SOCK_DGRAM
 	}
+	// A process that is being started has a copy of it until it has executed its program,
+	// and the port would not be free when it is asked for again.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false, err
