@@ -31,6 +31,7 @@ type change struct {
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
 	// released are ports of endpoints that go: what flows to them ends over TCP as well.
+	// They are among what it removes, or moves if the frontend is somebody else's then.
 	released []port
 	// records are of networks and endpoints, and after makes in what the engine knows
 	// what they say; nil: nothing.
@@ -155,10 +156,17 @@ func (e *Engine) uncertain(err error) error {
 // already; what it removes is released here.
 func (e *Engine) commit(c change) error {
 	var undo undoList
+	var gone []vacated
 	if e.proxies != nil {
 		e.opts.Trace("bind")
-		vacated := e.vacate(c)
-		undo.add(func() error { return e.reoccupy(vacated) })
+		gone = e.vacate(c)
+		undo.add(func() error {
+			ports := make([]port, len(gone))
+			for i, v := range gone {
+				ports[i] = v.port
+			}
+			return e.reoccupy(ports)
+		})
 		if err := e.bindAll(c); err != nil {
 			return undo.after(err)
 		}
@@ -209,10 +217,7 @@ func (e *Engine) commit(c change) error {
 			return undo.after(err)
 		}
 	}
-	if c.killTCP {
-		e.killProxies(c.removed)
-	}
-	e.killProxies(c.released)
+	e.killProxies(c, gone)
 	e.note(c, segments)
 	e.forgetEnded(notes)
 	e.hurry()

@@ -123,8 +123,9 @@ func socketAddr(proto Proto, ap netip.AddrPort) net.Addr {
 	return net.TCPAddrFromAddrPort(ap)
 }
 
-// retarget gives the port of a mapping another backend, and a proxy or none.
-func (ps *proxies) retarget(m move) error {
+// retarget gives the port of a mapping another backend, and a proxy or none. Whether the
+// connections of a proxy that goes end with it is told.
+func (ps *proxies) retarget(m move, kill bool) error {
 	if px := ps.open[m.frontend]; px != nil && !m.to.noProxy {
 		if m.from.backend == m.to.backend {
 			return nil // or its flows would begin anew
@@ -138,7 +139,11 @@ func (ps *proxies) retarget(m move) error {
 		return ps.serve(m.after())
 	}
 	// The proxy's socket cannot be had back: the port is free for a moment.
-	if err := ps.retire(m.frontend); err != nil {
+	end := ps.retire
+	if kill {
+		end = ps.close
+	}
+	if err := end(m.frontend); err != nil {
 		return err
 	}
 	if err := ps.bind(m.frontend); err != nil {
@@ -172,7 +177,7 @@ func (e *Engine) bindAll(c change) error {
 
 // vacate gives up what a change removes and what is in the way of what it adds: one
 // of the two has an address that the other is for as well.
-func (e *Engine) vacate(c change) (vacated []port) {
+func (e *Engine) vacate(c change) (gone []vacated) {
 	type number struct {
 		proto Proto
 		port  uint16
@@ -183,11 +188,18 @@ func (e *Engine) vacate(c change) (vacated []port) {
 	}
 	for _, p := range c.removed {
 		if _, ok := wanted[number{p.proto, p.ap.Port()}]; ok {
+			gone = append(gone, vacated{p, e.proxies.open[p.frontend]})
 			e.retireProxy(p.frontend)
-			vacated = append(vacated, p)
 		}
 	}
-	return vacated
+	return gone
+}
+
+// vacated is a port that was given up for a change, and its proxy, which may still carry
+// connections; nil: it had none.
+type vacated struct {
+	port
+	proxy proxy.Proxy
 }
 
 // reoccupy binds and serves as before what was vacated or moved for a change that
@@ -238,25 +250,41 @@ func (e *Engine) serveAll(c change) error {
 			return fmt.Errorf("open proxy of %s: %w", p.mapping(), err)
 		}
 	}
+	released := frontendsOf(c.released)
+	kills := func(m move) bool {
+		return c.killTCP && m.from.backend != m.to.backend || released.has(m.frontend)
+	}
 	for i, m := range c.moved {
 		e.report("open", len(c.added)+i, c.comeCount())
-		if err := e.proxies.retarget(m); err != nil {
+		if err := e.proxies.retarget(m, kills(m)); err != nil {
 			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
 		}
 	}
-	if c.killTCP {
-		e.proxies.reset(c.moved)
+	for _, m := range c.moved {
+		if px := e.proxies.open[m.frontend]; px != nil && kills(m) {
+			_ = px.Reset() // its one error is that it is closed, with all that it had
+		}
 	}
 	return nil
 }
 
-// reset ends the connections to the backends that ports have had.
-func (ps *proxies) reset(moved []move) {
-	for _, m := range moved {
-		if px := ps.open[m.frontend]; px != nil && m.from.backend != m.to.backend {
-			_ = px.Reset() // its one error is that it is closed, with all that it had
-		}
+// frontends are a set of them.
+type frontends map[frontend]struct{}
+
+func frontendsOf(ports []port) frontends {
+	if len(ports) == 0 {
+		return nil
 	}
+	fs := make(frontends, len(ports))
+	for _, p := range ports {
+		fs[p.frontend] = struct{}{}
+	}
+	return fs
+}
+
+func (fs frontends) has(f frontend) bool {
+	_, ok := fs[f]
+	return ok
 }
 
 // retireProxy gives the port back that is published no longer.
@@ -266,14 +294,22 @@ func (e *Engine) retireProxy(f frontend) {
 	}
 }
 
-// killProxies ends the proxies of ports that are published no longer, and their
-// connections.
-func (e *Engine) killProxies(ports []port) {
+// killProxies ends the proxies of ports that the change removes, and their connections, as
+// far as it is to; some were vacated for it.
+func (e *Engine) killProxies(c change, vacated []vacated) {
 	if e.proxies == nil {
 		return
 	}
-	for _, p := range ports {
-		e.ended(p.frontend, e.proxies.close(p.frontend))
+	released := frontendsOf(c.released)
+	for _, p := range c.removed {
+		if c.killTCP || released.has(p.frontend) {
+			e.ended(p.frontend, e.proxies.close(p.frontend))
+		}
+	}
+	for _, v := range vacated {
+		if v.proxy != nil && (c.killTCP || released.has(v.frontend)) {
+			e.ended(v.frontend, v.proxy.Close())
+		}
 	}
 }
 
@@ -313,7 +349,7 @@ func (ps *proxies) adopt(p port) error {
 		if px.BackendAddr().String() == p.backend.String() && !p.noProxy {
 			return nil
 		}
-		return ps.retarget(move{p.frontend, target{}, p.target})
+		return ps.retarget(move{p.frontend, target{}, p.target}, false)
 	}
 	if err := ps.bind(p.frontend); err != nil {
 		return err

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -64,9 +65,15 @@ func (e *Engine) remake(handle uint64, d damage) error {
 	return nil
 }
 
+// mostDrift bounds how much is logged of a table of which next to nothing is as it was.
+const mostDrift = 20
+
 func (e *Engine) warnOf(d damage) {
-	for _, line := range d.lines {
+	for _, line := range d.lines[:min(len(d.lines), mostDrift)] {
 		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
+	}
+	if more := len(d.lines) - mostDrift; more > 0 {
+		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", fmt.Sprintf("%d more differences", more))
 	}
 }
 

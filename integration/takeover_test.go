@@ -165,6 +165,19 @@ func TestTakeoverOfNobody(t *testing.T) {
 	require.Equal(t, s.daemon(t), s.status(t).PID)
 }
 
+// A daemon that does not come up says why, once, and the command ends as it does.
+func TestDetachFails(t *testing.T) {
+	_, s := proxiedHost(t)
+	s.serve(t)
+	r := s.run(t, "serve --detach")
+	require.Equal(t, 3, r.Code)
+	require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
+	require.Contains(t, r.Stderr, "table nftnat is owned by pid ")
+	r = s.run(t, "serve --detach --group nobody-of-that-name")
+	require.Equal(t, 2, r.Code)
+	require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
+}
+
 // The listener for metrics and the state file go along, and the service manager is told
 // which process is the main one.
 func TestTakeoverOfEverything(t *testing.T) {

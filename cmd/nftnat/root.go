@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -45,8 +46,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	// One line, whatever the error holds.
-	fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(err))
+	var start startError
+	if !errors.As(err, &start) || !start.shown {
+		// One line, whatever the error holds.
+		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(err))
+	}
 	return exitStatus(err)
 }
 

@@ -144,7 +144,13 @@ func (g *global) detach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
-	return runDaemon(ctx, self, os.Args, nil, os.Stderr)
+	err = runDaemon(ctx, self, os.Args, nil, os.Stderr)
+	var said startError
+	if errors.As(err, &said) {
+		said.shown = true
+		return said
+	}
+	return err
 }
 
 // runDaemon runs this program as a daemon and waits for its word. Without a standard
@@ -182,7 +188,7 @@ func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *
 		return process.Release()
 	case text != "":
 		_, _ = process.Wait()
-		return startError{strings.TrimSpace(text)}
+		return startError{text: strings.TrimSpace(text)}
 	case errors.Is(err, io.EOF):
 		_, _ = process.Wait()
 		return errors.New("start daemon: it ended without a word")
@@ -196,7 +202,10 @@ const (
 )
 
 // startError is why a daemon could not be started, with its exit status.
-type startError struct{ text string }
+type startError struct {
+	text  string
+	shown bool // by the daemon, where this command has its errors
+}
 
 func (e startError) Error() string {
 	_, text, _ := strings.Cut(e.text, " ")

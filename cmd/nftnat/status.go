@@ -43,7 +43,11 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	if st.Table.Owned {
 		owned = "owned"
 	}
-	if st.Table.Repaired != 0 {
+	switch st.Table.Repaired {
+	case 0:
+	case 1:
+		owned += ", repaired once"
+	default:
 		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
 	}
 	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
