@@ -107,13 +107,26 @@ func (u *unlucky) receive(b []byte) (int, error) {
 		return u.socket.receive(b)
 	case cuts:
 		u.note("cut", nil)
-		return u.IntN(n), nil
+		return withinMessage(b[:n], 1+u.IntN(n-1)), nil
 	case interrupts:
 		u.note("interrupted", nil)
 		binary.NativeEndian.PutUint16(b[6:], binary.NativeEndian.Uint16(b[6:])|unix.NLM_F_DUMP_INTR)
 	case fails, strays, intrudes: // has happened
 	}
 	return n, nil
+}
+
+// withinMessage returns where to cut a datagram: there, or a byte before that if a message
+// ends there. The kernel never cuts between two without a word: what has no room is told
+// by its length (recv(2), MSG_TRUNC), which the socket under this one looks at.
+func withinMessage(b []byte, at int) int {
+	for end := 0; end < at; {
+		end += (int(binary.NativeEndian.Uint32(b[end:])) + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+		if end == at {
+			return at - 1
+		}
+	}
+	return at
 }
 
 // unfortunate plays one history on a kernel's table.
