@@ -15,8 +15,9 @@ build: ## one static binary
 test: ## everything; what needs namespaces is skipped where there are none
 	$(GO) test -race -shuffle=on ./...
 
+# What takes longest begins first.
 integration: ## everything, and nothing may be skipped
-	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m ./...
+	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m ./integration ./...
 
 FUZZTIME ?= 60s
 SOAK     ?= 1h
