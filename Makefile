@@ -5,7 +5,7 @@ GO     ?= go
 ARCHES := amd64 arm64 arm riscv64 mips s390x
 GIB    := 1073741824
 
-.PHONY: check build test integration fuzz soak lint big-endian cross kernels
+.PHONY: check build test integration fuzz soak lint big-endian cross kernels bench-once bench-compare
 
 check: lint cross test integration ## all that .ci/run does
 
@@ -28,6 +28,18 @@ fuzz: ## every fuzz target of every package, one after another: FUZZTIME=10s FUZ
 
 soak: ## random deeds, flushes, kills and takeovers for that long: SOAK=24h
 	NFTNAT_TEST_NETNS=require NFTNAT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration
+
+# Where the hot paths have benchmarks beside their code.
+BENCHED := ./alloc ./conntrack ./engine ./nft ./proxy
+
+bench-once: ## each Go benchmark of the hot paths once: that they run, not how fast
+	BENCH_SECONDS=0.02 $(GO) test -run '^$$' -bench . -benchtime 1x $(BENCHED)
+
+BASE  ?=
+COUNT ?= 6
+
+bench-compare: ## the hot paths here and at the previous tag, by benchstat: BASE=COMMIT COUNT=10
+	GO="$(GO)" .ci/bench-compare $(COUNT) $(BASE)
 
 lint: ## format, vet, and the linters, which hold the architecture
 	test -z "$$(gofmt -l . | tee /dev/stderr)"

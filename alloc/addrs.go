@@ -150,7 +150,7 @@ func (a *Addrs) Next() (netip.Addr, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.full {
-		return netip.Addr{}, fmt.Errorf("lease from %v: %w", a.prefix, ErrExhausted)
+		return netip.Addr{}, &exhaustedError{a.prefix}
 	}
 	k := a.cursor
 	a.used.set(k)
@@ -167,18 +167,18 @@ func (a *Addrs) Next() (netip.Addr, error) {
 func (a *Addrs) Reserve(addr netip.Addr) error {
 	k, ok := a.key(addr)
 	if !ok {
-		return fmt.Errorf("reserve %v in %v: %w", addr, a.prefix, ErrRange)
+		return &leaseError{addr, a.prefix, ErrRange}
 	}
 	if !a.leasable(k) {
-		return fmt.Errorf("reserve %v in %v: %w", addr, a.prefix, ErrReserved)
+		return &leaseError{addr, a.prefix, ErrReserved}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.used.set(k) {
 		if a.reserved.has(k) {
-			return fmt.Errorf("reserve %v in %v: %w", addr, a.prefix, ErrReserved)
+			return &leaseError{addr, a.prefix, ErrReserved}
 		}
-		return fmt.Errorf("reserve %v in %v: %w", addr, a.prefix, ErrInUse)
+		return &leaseError{addr, a.prefix, ErrInUse}
 	}
 	a.leases++
 	if k == a.cursor {

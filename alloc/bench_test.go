@@ -151,6 +151,18 @@ func benchmarkAddrs(b *testing.B, a *Addrs, free, used []netip.Addr) {
 		})
 	}
 	if len(used) >= batch {
+		b.Run("ErrInUse", func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if a.Reserve(used[i]) == nil {
+					b.Fatal("granted twice")
+				}
+				if i++; i == len(used) {
+					i = 0
+				}
+			}
+		})
 		b.Run("Release", func(b *testing.B) {
 			b.ReportAllocs()
 			i := 0

@@ -107,7 +107,7 @@ func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1
 func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
 	c, host, ok := classify(host)
 	if !ok || n < 1 || n > p.last-p.first+1 {
-		return 0, p.nextError(host, n, ErrRange)
+		return 0, &chooseError{p.first, p.last, n, host, ErrRange}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +119,7 @@ func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
 		port, ok = u.firstFree(p.first, p.last, n) // begins before the cursor, may end after it
 	}
 	if !ok {
-		return 0, p.nextError(host, n, ErrExhausted)
+		return 0, &chooseError{p.first, p.last, n, host, ErrExhausted}
 	}
 	p.add(c, host, h, port, n)
 	if p.cursor = port + n; p.cursor > p.last {
@@ -143,14 +143,14 @@ func (p *Ports) ReserveRun(ap netip.AddrPort, n int) error {
 	first := int(ap.Port())
 	c, host, ok := classify(ap.Addr())
 	if !ok || first == 0 || n < 1 || n > maxPort-first+1 {
-		return reserveError(ap, n, ErrRange)
+		return &reserveError{ap, n, ErrRange}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.host(c, host)
 	u := p.against(c, h)
 	if taken, is := u.firstTaken(first, first+n-1); is {
-		return reserveError(ap, n, &InUseError{Have: p.holder(c, host, taken)})
+		return &reserveError{ap, n, &InUseError{Have: p.holder(c, host, taken)}}
 	}
 	p.add(c, host, h, first, n)
 	return nil
@@ -261,18 +261,4 @@ func (p *Ports) remove(c class, host netip.Addr, port int) bool {
 		p.more.put(sharedPort{c, port}, n-1)
 	}
 	return true
-}
-
-func (p *Ports) nextError(host netip.Addr, n int, err error) error {
-	if n == 1 {
-		return fmt.Errorf("choose port of %d-%d for %v: %w", p.first, p.last, host, err)
-	}
-	return fmt.Errorf("choose %d ports of %d-%d for %v: %w", n, p.first, p.last, host, err)
-}
-
-func reserveError(ap netip.AddrPort, n int, err error) error {
-	if n == 1 {
-		return fmt.Errorf("reserve %v: %w", ap, err)
-	}
-	return fmt.Errorf("reserve %d ports from %v on: %w", n, ap, err)
 }

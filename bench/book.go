@@ -51,7 +51,7 @@ func (b *book) print(out io.Writer) {
 func titles() map[string]string {
 	return map[string]string{
 		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
-		"read": "The kernel's table: reading", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+		"read": "The kernel's table: reading", "alloc": "Allocators", "plane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
 	}
 }
 
@@ -60,9 +60,10 @@ const preface = `# Benchmarks
 
 Written by the command below; do not edit. Each table is one question. Its first line is what the ratios are to: no proxy
 at all, the kernel's own limit, or, for memory, nftnat. Figures are medians of interleaved rounds, with the lowest and the
-highest: the machine is shared, and only ratios within one table mean anything. Rows of one table ran in the same minutes,
-in one namespace with the clients on loopback, and a second namespace with the backend behind veth and a bridge.
-[performance.md](performance.md) says how the proxies come to these figures.
+highest: the machine is shared, and only ratios within one table mean anything. Rows of one table ran in the same minutes:
+those of the proxies in one namespace with the clients on loopback, and a second namespace with the backend behind veth and
+a bridge; those of forwarded packets with the client in a third, and all of it on one processor.
+[performance.md](performance.md) says how we come to these figures.
 
 `
 

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nftnat/nftnat/lab"
 )
 
@@ -35,8 +37,12 @@ type child struct {
 	out *bufio.Reader
 }
 
-// startChild starts this program as one of its children, inside a namespace.
-func startChild(ns *lab.NS, name string, env ...string) (*child, error) {
+// anyProcessor leaves it to the scheduler where a child runs.
+const anyProcessor = -1
+
+// startChild starts this program as one of its children, inside a namespace and on one
+// processor or any.
+func startChild(ns *lab.NS, processor int, name string, env ...string) (*child, error) {
 	cmd := exec.Command("/proc/self/exe")
 	// The runtime's signals would interrupt the blocking system calls of a load.
 	cmd.Env = append(os.Environ(), append(env, childVariable+"="+name, "GODEBUG=asyncpreemptoff=1")...)
@@ -49,7 +55,17 @@ func startChild(ns *lab.NS, name string, env ...string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ns.Do(cmd.Start); err != nil {
+	err = ns.Do(func() error {
+		if processor != anyProcessor { // of this thread, which ends with Do, and of what it starts
+			var set unix.CPUSet
+			set.Set(processor)
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				return err
+			}
+		}
+		return cmd.Start()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	return &child{cmd, in, bufio.NewReader(out)}, nil
@@ -75,8 +91,8 @@ func (c *child) end() error {
 func untilStdinEnds() { _, _ = io.Copy(io.Discard, os.Stdin) }
 
 // apply runs a load in a child and returns what it measured.
-func apply(ns *lab.NS, l load) (measured, error) {
-	c, err := startLoad(ns, l)
+func apply(ns *lab.NS, processor int, l load) (measured, error) {
+	c, err := startLoad(ns, processor, l)
 	if err != nil {
 		return measured{}, err
 	}
@@ -91,10 +107,10 @@ func apply(ns *lab.NS, l load) (measured, error) {
 	return m, err
 }
 
-func startLoad(ns *lab.NS, l load) (*child, error) {
+func startLoad(ns *lab.NS, processor int, l load) (*child, error) {
 	text, err := json.Marshal(l)
 	if err != nil {
 		return nil, err
 	}
-	return startChild(ns, "load", "LOAD="+string(text))
+	return startChild(ns, processor, "load", "LOAD="+string(text))
 }

@@ -22,8 +22,9 @@ import (
 // blocking system calls, a thread each worker: what is measured should be what is in
 // between, and not the clients.
 type load struct {
-	Kind    string // bulk, conns, rr, udp-rr, udp-flood, hold, udp-hold
+	Kind    string // bulk, conns, handshakes, rr, udp-rr, udp-flood, hold, udp-hold
 	Addr    string // IPv4
+	Ports   int    // connect to as many ports in turn, that of Addr first; 0: to that one
 	Workers int    // of hold and udp-hold: how many connections or flows
 	Size    int
 	Seconds float64
@@ -33,12 +34,14 @@ type load struct {
 type measured struct {
 	Rate     float64 // bytes, connections, requests or datagrams a second
 	P50, P99 float64 // seconds, where single operations were timed
+	CPU      float64 // seconds of processor time that the load itself took
 }
 
 // run is what the workers of a load share.
 type run struct {
 	load
 	to   unix.SockaddrInet4
+	turn atomic.Int64 // connections so far, where they go to several ports
 	end  time.Time
 	done atomic.Int64
 	mu   sync.Mutex
@@ -57,7 +60,7 @@ func childLoad() error {
 	}
 	r.to = unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	work, ok := map[string]func(*run) error{
-		"bulk": bulk, "conns": connections, "rr": requests, "udp-rr": questions, "udp-flood": flood,
+		"bulk": bulk, "conns": connections, "handshakes": handshakes, "rr": requests, "udp-rr": questions, "udp-flood": flood,
 	}[r.Kind]
 	switch {
 	case r.Kind == "hold":
@@ -67,7 +70,7 @@ func childLoad() error {
 	case !ok:
 		return fmt.Errorf("unknown load %q", r.Kind)
 	}
-	begin := time.Now()
+	begin, cpu := time.Now(), processorTime(0)
 	r.end = begin.Add(time.Duration(r.Seconds * float64(time.Second)))
 	errs := make(chan error, r.Workers)
 	for range r.Workers {
@@ -78,7 +81,7 @@ func childLoad() error {
 			return err
 		}
 	}
-	m := measured{Rate: float64(r.done.Load()) / time.Since(begin).Seconds()}
+	m := measured{Rate: float64(r.done.Load()) / time.Since(begin).Seconds(), CPU: processorTime(0) - cpu}
 	if n := len(r.each); n > 0 {
 		slices.Sort(r.each)
 		m.P50, m.P99 = r.each[n/2].Seconds(), r.each[n*99/100].Seconds()
@@ -107,6 +110,10 @@ func (r *run) dial(kind int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	to := r.to
+	if r.Ports > 1 {
+		to.Port += int(r.turn.Add(1)-1) % r.Ports
+	}
 	wait := unix.NsecToTimeval(patience.Nanoseconds())
 	if kind == unix.SOCK_DGRAM {
 		wait = unix.NsecToTimeval(lost.Nanoseconds())
@@ -114,7 +121,7 @@ func (r *run) dial(kind int) (int, error) {
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait),
-		unix.Connect(fd, &r.to))
+		unix.Connect(fd, &to))
 	if err == nil && kind == unix.SOCK_STREAM {
 		// Reset at the end, so that TIME_WAIT does not use up the ports.
 		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
@@ -180,6 +187,23 @@ func connections(r *run) error {
 			return err
 		}
 		each = append(each, time.Since(begin))
+	}
+	r.timed(each)
+	return nil
+}
+
+// handshakes connects and resets, over and over, and times the connecting, which is the
+// opening of a socket, the first packet of a flow, and the answer of the backend's kernel.
+func handshakes(r *run) error {
+	var each []time.Duration
+	for !r.over() {
+		begin := time.Now()
+		fd, err := r.dial(unix.SOCK_STREAM)
+		if err != nil {
+			return err
+		}
+		each = append(each, time.Since(begin))
+		_ = unix.Close(fd)
 	}
 	r.timed(each)
 	return nil

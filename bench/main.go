@@ -25,6 +25,8 @@ func parts() []part {
 		{"apply", "60,000 mappings in one transaction, against a raw netlink batch and nft -f", benchApply},
 		{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
 		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
+		{"alloc", "the allocator of addresses against a bitmap and a Go map", benchAlloc},
+		{"plane", "forwarded packets against routing, one nft rule and iptables", benchPlane},
 		{"tcp", "proxied TCP against docker-proxy, haproxy, nginx, socat and no proxy", benchTCP},
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
@@ -48,6 +50,10 @@ type settings struct {
 	only     string  // the measurements of a part to make; empty: all
 	peers    string  // a comma-separated list of the peers to measure; empty: all
 	also     string  // another binary of ours to compare with; empty: none
+
+	// Of the plane part, whose differences are smaller than the noise of one round.
+	planeRounds  int
+	planeSeconds float64
 }
 
 func main() {
@@ -64,10 +70,12 @@ func main() {
 	flag.IntVar(&s.mappings, "mappings", 60000, "mappings in the full table, at most 60000")
 	flag.IntVar(&s.singles, "singles", 500, "single changes a round")
 	flag.Float64Var(&s.seconds, "seconds", 1, "how long each load lasts")
+	flag.IntVar(&s.planeRounds, "plane-rounds", 15, "rounds of the plane part")
+	flag.Float64Var(&s.planeSeconds, "plane-seconds", 0.4, "how long each load of the plane part lasts")
 	flag.IntVar(&s.conns, "conns", 3000, "idle TCP connections")
 	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
 	flag.IntVar(&s.ports, "ports", 1000, "published ports")
-	flag.StringVar(&s.only, "only", "", "only the loads of the tcp and udp parts whose name has this in it")
+	flag.StringVar(&s.only, "only", "", "only the loads of the plane, tcp and udp parts whose name has this in it")
 	flag.StringVar(&s.peers, "peers", "", "only these peers, with commas between")
 	flag.StringVar(&s.also, "also", "", "another nftnat binary to compare with")
 	flag.StringVar(&write, "write", "", "file to write the figures to, as Markdown")
@@ -92,7 +100,7 @@ func measure(names []string, s settings, write, note string) error {
 			return fmt.Errorf("there is no part %q", name)
 		}
 	}
-	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 {
+	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 || s.planeRounds < 1 || s.planeSeconds <= 0 {
 		return fmt.Errorf("give at least one round and one single change, some time, and 1 to 60000 mappings")
 	}
 	var b book

@@ -59,7 +59,7 @@ func (s *station) idle(p *peer, proto, kind string, clients int, each, files *re
 		return err
 	}
 	memory, open := p.pss(), p.files()
-	c, err := startLoad(s.top.Host, load{Kind: kind, Addr: p.addr, Workers: clients})
+	c, err := startLoad(s.top.Host, anyProcessor, load{Kind: kind, Addr: p.addr, Workers: clients})
 	if err != nil {
 		return err
 	}

@@ -32,10 +32,33 @@ func newReport(title, unit string) *report {
 // add notes one figure of a variant. The first variant is what the others are
 // compared with.
 func (r *report) add(variant string, figure float64) {
+	r.expect(variant)
+	r.figures[variant] = append(r.figures[variant], figure)
+}
+
+// expect gives a variant its row before it has figures.
+func (r *report) expect(variant string) {
 	if _, ok := r.figures[variant]; !ok {
 		r.variants = append(r.variants, variant)
+		r.figures[variant] = nil
 	}
-	r.figures[variant] = append(r.figures[variant], figure)
+}
+
+// compare notes how a variant stands to another one of the same rounds, and how sure
+// that is.
+func (r *report) compare(variant, to string) {
+	a, b := r.figures[variant], r.figures[to]
+	if len(a) == 0 || len(a) != len(b) || variant == to {
+		return
+	}
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = a[i] / b[i]
+	}
+	slices.Sort(ratios)
+	quarter := len(ratios) / 4
+	r.note("%s to %s, round by round: %.2f, half of the rounds between %.2f and %.2f", variant, to,
+		median(ratios), ratios[quarter], ratios[len(ratios)-1-quarter])
 }
 
 func (r *report) note(format string, args ...any) {

@@ -56,7 +56,7 @@ func withStation(set settings, f func(*station) error) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.backend, err = startChild(s.top.Backend1, "backend"); err != nil {
+	if s.backend, err = startChild(s.top.Backend1, anyProcessor, "backend"); err != nil {
 		return err
 	}
 	if _, err := s.backend.line(); err != nil {
@@ -139,22 +139,7 @@ func await(what string, try func() error) error {
 // answers waits until a peer serves.
 func (s *station) answers(p *peer, proto string) error {
 	return await(p.name+" to answer", func() error {
-		return s.top.Host.Do(func() error {
-			c, err := net.DialTimeout(proto, p.addr, time.Second)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = c.Close() }()
-			if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
-				return err
-			}
-			buf := []byte{askEcho}
-			if _, err := c.Write(buf); err != nil {
-				return err
-			}
-			_, err = c.Read(buf)
-			return err
-		})
+		return s.top.Host.Do(func() error { return echoes(proto, p.addr) })
 	})
 }
 

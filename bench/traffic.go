@@ -118,7 +118,7 @@ func (q *question) ask(st *station, p *peer, duration float64) error {
 		return err
 	}
 	before := p.cpu()
-	m, err := apply(st.top.Host, l)
+	m, err := apply(st.top.Host, anyProcessor, l)
 	if err != nil {
 		return err
 	}

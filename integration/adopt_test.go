@@ -81,7 +81,7 @@ func TestPutRight(t *testing.T) {
 		"chain deleted":          "delete chain inet nftnat raw-prerouting",
 		"policy":                 "chain inet nftnat filter-forward { policy drop; }",
 		"chain at another priority": "delete chain inet nftnat raw-prerouting; table inet nftnat { chain raw-prerouting { " +
-			`type filter hook prerouting priority 300; iifname != "lo" ip daddr 127.0.0.0/8 drop; iifname != "lo" ip6 daddr ::1 drop; }; }`,
+			`type filter hook prerouting priority 300; ip daddr 127.0.0.0/8 iifname != "lo" drop; ip6 daddr ::1 iifname != "lo" drop; }; }`,
 		"set of another type": "flush chain inet nftnat filter-forward; flush chain inet nftnat nat-postrouting; " +
 			"delete set inet nftnat networks4; add set inet nftnat networks4 { type ipv4_addr; }",
 	} {

@@ -300,8 +300,8 @@ func forwardMutations(p *prober) []mutation {
 func rawMutations(p *prober) []mutation {
 	const (
 		chain = "raw-prerouting"
-		drop4 = `iifname != "lo" ip daddr 127.0.0.0/8 drop`
-		drop6 = `iifname != "lo" ip6 daddr ::1 drop`
+		drop4 = `ip daddr 127.0.0.0/8 iifname != "lo" drop`
+		drop6 = `ip6 daddr ::1 iifname != "lo" drop`
 	)
 	top := p.top
 	return []mutation{

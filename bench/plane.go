@@ -1,0 +1,251 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/lab"
+)
+
+// benchPlane measures what it costs packets to be forwarded to a backend. Everything
+// runs on one processor: packets then are forwarded in the time of those who send them,
+// nobody waits for anybody, and a rate is the cost of the whole way, wherever else the
+// scheduler would have placed its parts.
+func benchPlane(b *book, s settings) error {
+	qs := asked([]question{
+		{name: "conns", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1},
+		{name: "handshakes", load: load{Kind: "handshakes", Workers: 1}, scale: 1, unit: 1},
+		{name: "udp", load: load{Kind: "udp-rr", Workers: 1, Size: 64}, scale: 1, unit: 1},
+	}, s.only)
+	for i := range qs {
+		q := &qs[i]
+		switch q.name {
+		case "conns":
+			q.rate = b.report("New connections that are forwarded, one byte there and back", "1/s")
+			q.perUnit = b.report("Processor time for each, of client, host and backend together", seconds)
+		case "handshakes":
+			q.rate = b.report("Connections that are forwarded, reset once they stand", "1/s")
+			q.p50 = b.report("The first packet of a flow and its answer, median latency", seconds)
+			q.p99 = b.report("The first packet of a flow and its answer, 99th percentile", seconds)
+			q.p50.note("opening the socket is part of it")
+		case "udp":
+			q.rate = b.report("UDP requests of 64 bytes that are forwarded, one flow", "1/s")
+			q.perUnit = b.report("Processor time for each UDP request, of client, host and backend together", seconds)
+		}
+	}
+	dir, err := os.MkdirTemp("", "nftnat-bench")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	var reports []*report
+	for _, q := range qs {
+		reports = append(reports, q.rate)
+	}
+	ways := waysThrough(dir, s, reports...)
+	for _, w := range ways { // in this order in the tables, whichever comes first
+		for _, q := range qs {
+			for _, r := range q.reports() {
+				r.expect(w.name)
+			}
+		}
+	}
+	// Each round in another order: what one leaves behind for the kernel to clear away
+	// should not always cost the same other.
+	shuffle := rand.New(rand.NewPCG(1, 2))
+	for range s.planeRounds {
+		for _, i := range shuffle.Perm(len(ways)) {
+			if err := measureWay(qs, ways[i], s.planeSeconds); err != nil {
+				return fmt.Errorf("%s: %w", ways[i].name, err)
+			}
+		}
+	}
+	for _, q := range qs {
+		for _, r := range q.reports() {
+			if r == q.p99 {
+				continue // what is rare differs more between rounds than between ways
+			}
+			r.compare(wayOne, wayHand)
+			r.compare(wayFull(s), wayOne)
+		}
+	}
+	return nil
+}
+
+// reports are those that a question has.
+func (q *question) reports() []*report {
+	return slices.DeleteFunc([]*report{q.rate, q.p50, q.p99, q.perUnit}, func(r *report) bool { return r == nil })
+}
+
+// settled is how long namespaces and tables of before get to be cleared away.
+const settled = 100 * time.Millisecond
+
+// measureWay builds the machines anew, for iptables (legacy) leaves hooks in a namespace
+// that nothing takes back, and asks all questions of one way through them.
+func measureWay(qs []question, w way, duration float64) (err error) {
+	p := &plane{processor: runtime.NumCPU() - 1}
+	p.softirqs, _ = pidOf(fmt.Sprintf("ksoftirqd/%d", p.processor))
+	defer func() { err = errors.Join(err, p.close()) }()
+	if p.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
+		return err
+	}
+	if p.backend, err = startChild(p.top.Backend1, p.processor, "backend"); err != nil {
+		return err
+	}
+	if _, err := p.backend.line(); err != nil {
+		return err
+	}
+	undo, err := w.set(p.top.Host)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, undo()) }()
+	err = p.top.Host.Do(func() (err error) {
+		p.flows, err = conntrack.Dial(nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.answers(w); err != nil {
+		return err
+	}
+	time.Sleep(settled)
+	for _, q := range qs {
+		if err := p.ask(&q, w, duration); err != nil {
+			return fmt.Errorf("%s: %w", q.name, err)
+		}
+	}
+	return nil
+}
+
+// plane is the machines of these measurements.
+type plane struct {
+	top       *lab.Topology
+	processor int // that all is done on
+	softirqs  int // pid of the kernel's thread for what is too much for others' time; 0: not seen
+	backend   *child
+	flows     *conntrack.Conn
+}
+
+func (p *plane) close() error {
+	var errs []error
+	if p.flows != nil {
+		errs = append(errs, p.flows.Close())
+	}
+	if p.backend != nil {
+		errs = append(errs, p.backend.end())
+	}
+	if p.top != nil {
+		errs = append(errs, p.top.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// answers finds out that the way leads to the backend, and has neighbours found.
+func (p *plane) answers(w way) error {
+	for _, proto := range []string{"tcp", "udp"} {
+		err := await(proto+" to "+w.frontend.String(), func() error {
+			return p.top.Client.Do(func() error { return echoes(proto, w.frontend.String()) })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// echoes has one byte echoed.
+func echoes(proto, addr string) error {
+	c, err := net.DialTimeout(proto, addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	buf := []byte{askEcho}
+	if _, err := c.Write(buf); err != nil {
+		return err
+	}
+	_, err = c.Read(buf)
+	return err
+}
+
+// ask makes one measurement, with no flow that the kernel knows of.
+func (p *plane) ask(q *question, w way, duration float64) error {
+	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		if _, err := p.flows.Delete(conntrack.Filter{Proto: proto}, nil); err != nil {
+			return err
+		}
+	}
+	l := q.load
+	l.Addr, l.Seconds = w.frontend.String(), duration
+	if l.Kind != "udp-rr" {
+		l.Ports = w.ports
+	}
+	before := p.cpu()
+	m, err := apply(p.top.Client, p.processor, l)
+	if err != nil {
+		return err
+	}
+	q.rate.add(w.name, m.Rate*q.scale)
+	if q.p50 != nil {
+		q.p50.add(w.name, m.P50)
+		q.p99.add(w.name, m.P99)
+	}
+	if q.perUnit != nil {
+		q.perUnit.add(w.name, (m.CPU+p.cpu()-before)/(m.Rate*duration/q.unit))
+	}
+	return nil
+}
+
+// cpu is what the backend and the kernel's thread have had of the processor so far, in
+// seconds.
+func (p *plane) cpu() float64 {
+	total := processorTime(p.backend.cmd.Process.Pid)
+	if p.softirqs != 0 {
+		total += processorTime(p.softirqs)
+	}
+	return total
+}
+
+// pidOf finds a process by its name.
+func pidOf(name string) (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(entries, func(e os.DirEntry) bool {
+		return string(readFile("/proc/"+e.Name()+"/comm")) == name+"\n"
+	})
+	if i < 0 {
+		return 0, os.ErrNotExist
+	}
+	var pid int
+	_, err = fmt.Sscan(entries[i].Name(), &pid)
+	return pid, err
+}
+
+// way is how a client's packets come to the backend.
+type way struct {
+	name     string
+	frontend netip.AddrPort
+	ports    int // of the frontends from there on that connections take in turn; 0: that one
+	// set makes the way in the host's namespace and returns what undoes it.
+	set func(*lab.NS) (undo func() error, err error)
+}
