@@ -51,7 +51,8 @@ func (b *book) print(out io.Writer) {
 func titles() map[string]string {
 	return map[string]string{
 		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
-		"read": "The kernel's table: reading", "alloc": "Allocators", "plane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+		"command": "The kernel's table: commands",
+		"read":    "The kernel's table: reading", "alloc": "Allocators", "plane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
 	}
 }
 

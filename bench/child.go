@@ -26,6 +26,8 @@ func runChild(name string) error {
 		return childBackend()
 	case "load":
 		return childLoad()
+	case "read":
+		return childRead()
 	}
 	return fmt.Errorf("unknown child %q", name)
 }

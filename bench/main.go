@@ -17,13 +17,15 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 )
 
 // parts are the measurements by name.
 func parts() []part {
 	return []part{
-		{"apply", "60,000 mappings in one transaction, against a raw netlink batch and nft -f", benchApply},
+		{"apply", "100 to 60,000 mappings in one transaction, against a raw netlink batch, nft -f and iptables-restore", benchApply},
 		{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
+		{"command", "one mapping, and a range of ports, by a command to a daemon, against nft add element", benchCommand},
 		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
 		{"alloc", "the allocator of addresses against a bitmap and a Go map", benchAlloc},
 		{"plane", "forwarded packets against routing, one nft rule and iptables", benchPlane},
@@ -31,6 +33,11 @@ func parts() []part {
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
 	}
+}
+
+// wants reports whether a peer is to be measured.
+func (s settings) wants(peer string) bool {
+	return s.peers == "" || slices.Contains(strings.Split(s.peers, ","), peer)
 }
 
 type part struct {
@@ -47,9 +54,11 @@ type settings struct {
 	conns    int     // idle connections
 	flows    int     // idle UDP flows
 	ports    int     // published
-	only     string  // the measurements of a part to make; empty: all
-	peers    string  // a comma-separated list of the peers to measure; empty: all
-	also     string  // another binary of ours to compare with; empty: none
+	// portRange is how many ports one command publishes.
+	portRange int
+	only      string // the measurements of a part to make; empty: all
+	peers     string // a comma-separated list of the peers to measure; empty: all
+	also      string // another binary of ours to compare with; empty: none
 
 	// Of the plane part, whose differences are smaller than the noise of one round.
 	planeRounds  int
@@ -74,6 +83,7 @@ func main() {
 	flag.Float64Var(&s.planeSeconds, "plane-seconds", 0.4, "how long each load of the plane part lasts")
 	flag.IntVar(&s.conns, "conns", 3000, "idle TCP connections")
 	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
+	flag.IntVar(&s.portRange, "range", 20000, "ports of a range, at most 60000")
 	flag.IntVar(&s.ports, "ports", 1000, "published ports")
 	flag.StringVar(&s.only, "only", "", "only the loads of the plane, tcp and udp parts whose name has this in it")
 	flag.StringVar(&s.peers, "peers", "", "only these peers, with commas between")
@@ -99,6 +109,9 @@ func measure(names []string, s settings, write, note string) error {
 		if !slices.ContainsFunc(parts(), func(p part) bool { return p.name == name }) {
 			return fmt.Errorf("there is no part %q", name)
 		}
+	}
+	if s.portRange < 1 || s.portRange > 60000 {
+		return fmt.Errorf("give a range of 1 to 60000 ports")
 	}
 	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 || s.planeRounds < 1 || s.planeSeconds <= 0 {
 		return fmt.Errorf("give at least one round and one single change, some time, and 1 to 60000 mappings")

@@ -101,7 +101,7 @@ func (b *book) published(s settings, proto string) error {
 		st.next = firstPeerPort
 		names := []string{"nftnat"}
 		for _, p := range programs() {
-			if st.wanted(p.name) && p.does(proto, total, took) {
+			if st.set.wants(p.name) && p.does(proto, total, took) {
 				names = append(names, p.name)
 			}
 		}

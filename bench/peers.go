@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -194,7 +193,7 @@ func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, e
 		all = append(all, ours)
 	}
 	for _, p := range programs() {
-		if !s.wanted(p.name) || !p.does(proto, reports...) {
+		if !s.set.wants(p.name) || !p.does(proto, reports...) {
 			continue
 		}
 		started, err := s.start(p, proto, s.port(), 1)
@@ -213,11 +212,6 @@ func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, e
 
 // otherBuild is what the other binary of ours is called.
 const otherBuild = "nftnat (other)"
-
-// wanted reports whether a peer is to be measured.
-func (s *station) wanted(name string) bool {
-	return s.only == "" || slices.Contains(strings.Split(s.only, ","), name)
-}
 
 // does reports whether a program is there and does a protocol.
 func (p *program) does(proto string, reports ...*report) bool {

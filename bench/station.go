@@ -25,7 +25,7 @@ type station struct {
 	dir     string // for configurations
 	bin     string // nftnat
 	also    string // another build of it, or empty
-	only    string // the peers to measure, with commas between; empty: all
+	set     settings
 	backend *child
 	running []*exec.Cmd
 	next    int // the port of the next peer
@@ -37,7 +37,7 @@ func withStation(set settings, f func(*station) error) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &station{dir: dir, also: set.also, only: set.peers}
+	s := &station{dir: dir, also: set.also, set: set}
 	defer func() {
 		if closeErr := s.close(); err == nil {
 			err = closeErr

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -103,7 +104,7 @@ func (e *Engine) adoptOnce() error {
 	} else {
 		e.handle = info.Handle
 	}
-	notes := slices.DeleteFunc(slices.Clone(elements), func(el nft.Element) bool { return !isEnded(el) })
+	notes := slices.DeleteFunc(slices.Clone(behindMappings(elements)), func(el nft.Element) bool { return !isEnded(el) })
 	if e.present {
 		e.follow(elements, book, len(notes))
 	} else {
@@ -127,8 +128,25 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 	for _, el := range strangeRecords {
 		bad[el] = struct{}{}
 	}
+	others := behindMappings(elements)
 	ours = elements[:0]
-	for _, el := range elements {
+	var kind kindOf
+	for i := range elements[:len(elements)-len(others)] {
+		el := &elements[i]
+		p, ok := published(*el, kind.of(el.Set, kinds), now)
+		if _, lost := twice[p.frontend]; lost && kind.apart {
+			ok = false
+		}
+		switch {
+		case !ok || el.Strange != "":
+			strange = append(strange, *el)
+		case len(ours) == i: // it stays where it is
+			ours = elements[:i+1]
+		default:
+			ours = append(ours, *el)
+		}
+	}
+	for _, el := range others {
 		if _, ok := recordOf(el); ok {
 			if _, no := bad[el]; !no {
 				ours = append(ours, el)
@@ -168,7 +186,7 @@ func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
 	for _, n := range b.networks {
 		outer[n.Prefix] = 0
 	}
-	for _, el := range elements {
+	for _, el := range behindMappings(elements) {
 		segment, ok := el.Key.Segment()
 		if _, own := outer[segment]; !ok || own {
 			continue
@@ -198,9 +216,11 @@ func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
 // another, which packets follow, in one that rules do. An engine never makes such.
 func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) map[frontend]struct{} {
 	apart, twice := map[frontend]struct{}{}, map[frontend]struct{}{}
-	for _, el := range elements {
-		if kind := kinds[el.Set]; kind.apart {
-			p, _ := published(el, kind, now)
+	var kind kindOf
+	for i := range elements {
+		el := &elements[i]
+		if kind.of(el.Set, kinds).apart {
+			p, _ := published(*el, kind.mapKind, now)
 			apart[p.frontend] = struct{}{}
 		}
 	}
@@ -212,7 +232,7 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 			twice[f] = struct{}{}
 		}
 	}
-	followed := newRegistry(0)
+	followed := newRegistry()
 	for _, el := range elements {
 		kind, isMap := kinds[el.Set]
 		p, ok := published(el, kind, now)
@@ -326,14 +346,14 @@ func (e *Engine) take(elements []nft.Element, b book) {
 			e.ports[p.proto].Release(reservation(p.ap))
 		}
 	}
-	e.mappings = newRegistry(len(elements))
+	e.mappings = newRegistry()
 	e.segments = map[netip.Prefix]int{}
 	e.backends = map[netip.Addr]int{}
 	e.hairpins.records = map[netip.Addr]string{}
 	e.crowded = map[frontend]struct{}{}
 	e.expiries = nil
 	e.open(b)
-	for _, el := range elements {
+	for _, el := range behindMappings(elements) {
 		if segment, ok := el.Key.Segment(); ok {
 			e.segments[segment] = 0
 		}
@@ -345,23 +365,29 @@ func (e *Engine) take(elements []nft.Element, b book) {
 		e.segments[n.Prefix] = 1 // it stays when nothing is published on it
 	}
 	kinds, now := mapKinds(), e.now()
-	for _, el := range elements {
-		kind, ok := kinds[el.Set]
-		if !ok {
+	var kind kindOf
+	for i := range elements {
+		el := &elements[i]
+		if kind.of(el.Set, kinds); !kind.ok {
 			continue
 		}
-		p, _ := published(el, kind, now)
+		p := portIn(el, kind.mapKind, now)
 		if have, twice := e.mappings.get(p.frontend); twice {
 			// Somebody has written the same port into the maps of both families:
 			// neither can then be for any address of both.
 			other := port{p.frontend, have}
-			e.drop(other)
+			e.mappings.delete(other.frontend)
 			other.frontend = p.ofFamily(have.backend.Addr())
-			e.insert(other)
+			e.mappings.put(other)
+			e.expect(other)
 			p.frontend = p.ofFamily(p.backend.Addr())
 		}
-		e.insert(p)
+		e.mappings.put(p)
+		e.expect(p)
 	}
+	led := tallyOf(e.mappings.all)
+	maps.Copy(e.backends, led)
+	countOn(e.segments, led, 1)
 	e.reserveFound()
 	e.syncProxies()
 }

@@ -93,15 +93,41 @@ func (e *Engine) Apply(ms ...Mapping) (lines []Change, err error) {
 func (e *Engine) applyOnce(c change) error {
 	e.opts.Trace("reserve")
 	e.release(c.removed)
-	for i, p := range c.added {
-		if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
-			return e.unreserve(c.added[:i], c.removed, e.conflict(p.mapping(), err))
-		}
+	if n, err := e.reserveAll(c.added); err != nil {
+		return e.unreserve(c.added[:n], c.removed, e.conflict(c.added[n].mapping(), err))
 	}
 	if err := e.commit(c); err != nil {
 		return e.unreserve(c.added, c.removed, err)
 	}
 	return nil
+}
+
+// reserveAll reserves ports, and returns how many: all, or those before the first that
+// cannot be. Those that come one after the other are asked for at once.
+func (e *Engine) reserveAll(ports []port) (n int, err error) {
+	for rest := ports; len(rest) > 0; rest = ports[n:] {
+		run := 1
+		for run < len(rest) && rest[run].nextTo(rest[run-1].frontend) {
+			run++
+		}
+		p := rest[0]
+		if e.ports[p.proto].ReserveRun(reservation(p.ap), run) == nil {
+			n += run
+			continue
+		}
+		for i, p := range rest[:run] { // one of them cannot be
+			if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+				return n + i, err
+			}
+		}
+		n += run
+	}
+	return n, nil
+}
+
+// nextTo reports whether the frontend is the one after the other.
+func (f frontend) nextTo(o frontend) bool {
+	return f.proto == o.proto && f.ap.Addr() == o.ap.Addr() && int(f.ap.Port()) == int(o.ap.Port())+1
 }
 
 // unreserve takes reservations back because of an error: what was to come is
@@ -128,7 +154,8 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 	hosts := e.newSurvey()
 	now := e.now()
 	kept := 0
-	for i, m := range ms {
+	for i := range ms {
+		m := &ms[i]
 		if m.Frontend.Port() == 0 {
 			return change{}, &InvalidError{What: whatMapping, Input: m.String(), Reason: "what is applied needs a frontend port"}
 		}
@@ -136,8 +163,7 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 			continue
 		}
 		before := len(c.added) + len(c.moved)
-		for single := range Expand(m) {
-			p := portOf(single)
+		for p := range portsOf(m) {
 			have, ok := e.mappings.get(p.frontend)
 			switch {
 			case !ok:
@@ -151,7 +177,7 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 		if len(c.added)+len(c.moved) == before {
 			continue // published as it is wanted
 		}
-		if err := hosts.check(&ms[i]); err != nil {
+		if err := hosts.check(m); err != nil {
 			return change{}, err
 		}
 	}
@@ -165,13 +191,13 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 
 // unwanted are the published ports that are not among the mappings.
 func (e *Engine) unwanted(ms []Mapping, now time.Time) []port {
-	wanted := newRegistry(len(ms))
-	for _, m := range ms {
-		if over(m, now) {
+	wanted := newRegistry()
+	for i := range ms {
+		if over(&ms[i], now) {
 			continue
 		}
-		for single := range Expand(m) {
-			wanted.put(portOf(single))
+		for p := range portsOf(&ms[i]) {
+			wanted.put(p)
 		}
 	}
 	var gone []port
@@ -184,7 +210,7 @@ func (e *Engine) unwanted(ms []Mapping, now time.Time) []port {
 }
 
 // over reports whether the mapping's time is over.
-func over(m Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
+func over(m *Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
 
 // expiryTolerance is by how much a mapping's end may differ and be the same: the
 // kernel tells how much time is left, from which the end is worked out anew by each
@@ -199,25 +225,17 @@ func (t target) same(o target) bool {
 
 // lines are the change as it is shown: ranges as one, in order.
 func (c change) lines() []Change {
-	gone, come := collapsed(c.removed), collapsed(c.added)
+	gone, come := runsOf(c.removed), runsOf(c.added)
 	lines := make([]Change, 0, len(c.moved)+len(gone)+len(come))
 	for _, m := range c.moved {
 		lines = append(lines, Change{Old: m.before().mapping(), New: m.after().mapping()})
 	}
 	slices.SortFunc(lines, func(a, b Change) int { return Compare(a.New, b.New) })
-	for _, m := range gone {
-		lines = append(lines, Change{Old: m})
+	for _, r := range gone {
+		lines = append(lines, Change{Old: r.mapping()})
 	}
-	for _, m := range come {
-		lines = append(lines, Change{New: m})
+	for _, r := range come {
+		lines = append(lines, Change{New: r.mapping()})
 	}
 	return lines
-}
-
-func collapsed(ports []port) []Mapping {
-	ms := make([]Mapping, len(ports))
-	for i, p := range ports {
-		ms[i] = p.mapping()
-	}
-	return Collapse(ms)
 }

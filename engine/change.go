@@ -23,6 +23,9 @@ type change struct {
 	// chosen is how many of what is added, the last of it, have ports that the
 	// engine chose and the caller did not ask for.
 	chosen int
+	// left and led are how many ports of what goes and of what comes netfilter leads to
+	// each backend. They are counted when the change is committed.
+	left, led tally
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]route
 	// hairpins is what becomes of bridge ports with it; nil: nothing.
@@ -155,6 +158,7 @@ func (e *Engine) uncertain(err error) error {
 // errors of undoing are joined to the cause. What the change adds has been reserved
 // already; what it removes is released here.
 func (e *Engine) commit(c change) error {
+	c.count()
 	var undo undoList
 	var gone []vacated
 	if e.proxies != nil {
@@ -249,17 +253,14 @@ func undone(cause, err error) error { return fmt.Errorf("%w; and undo: %w", caus
 func (e *Engine) forward(c change, undo *undoList) error {
 	var four, six bool
 	var links []string
-	for p := range c.come {
-		backend := p.backend.Addr()
-		switch {
-		case p.proxiedOnly():
-		case backend.Is4():
+	for backend := range c.led {
+		if backend.Is4() {
 			four = true
-		default:
-			six = true
-			if link := c.routes[backend].link; link != "" && !slices.Contains(links, link) {
-				links = append(links, link)
-			}
+			continue
+		}
+		six = true
+		if link := c.routes[backend].link; link != "" && !slices.Contains(links, link) {
+			links = append(links, link)
 		}
 	}
 	for _, n := range c.forwards {
@@ -336,10 +337,7 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 
 // mappingsAfter are all that is published after a change.
 func (e *Engine) mappingsAfter(c change) registry {
-	after := newRegistry(e.mappings.len() + len(c.added))
-	for p := range e.mappings.all {
-		after.put(p)
-	}
+	after := e.mappings.clone()
 	for p := range c.gone {
 		after.delete(p.frontend)
 	}
@@ -360,9 +358,7 @@ func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Pref
 	for _, p := range segments {
 		es = append(es, segmentElement(p))
 	}
-	es = append(es, records...)
-	slices.SortStableFunc(es, bySet)
-	return es
+	return inSets(append(es, records...))
 }
 
 // keys are as much of the same elements as deleting them takes.
@@ -374,8 +370,14 @@ func keys(ports iter.Seq[port], count int, segments []netip.Prefix, records []nf
 	for _, p := range segments {
 		es = append(es, segmentElement(p))
 	}
-	es = append(es, records...)
-	slices.SortStableFunc(es, bySet)
+	return inSets(append(es, records...))
+}
+
+// inSets puts the elements of one set together.
+func inSets(es []nft.Element) []nft.Element {
+	if !slices.IsSortedFunc(es, bySet) { // many are often all of one
+		slices.SortStableFunc(es, bySet)
+	}
 	return es
 }
 
@@ -400,9 +402,7 @@ func (e *Engine) note(c change, s segmentChange) {
 			fresh[p] = 0
 		}
 		// Ports that were on a segment within one of these, or on none.
-		for have := range e.mappings.all {
-			countPort(fresh, have, 1)
-		}
+		countOn(fresh, e.backends, 1)
 		maps.Copy(e.segments, fresh)
 	}
 	for _, p := range c.removed {
@@ -411,13 +411,14 @@ func (e *Engine) note(c change, s segmentChange) {
 	for _, m := range c.moved {
 		countPort(e.segments, m.before(), -1)
 		e.countBackend(m.before(), -1)
-		e.insert(m.after())
 	}
-	if e.mappings.len() == 0 {
-		e.mappings = newRegistry(len(c.added))
+	for p := range c.come {
+		e.mappings.put(p)
+		e.expect(p)
 	}
-	for _, p := range c.added {
-		e.insert(p)
+	countOn(e.segments, c.led, 1)
+	for a, n := range c.led {
+		e.countBackends(a, n)
 	}
 	if c.rearranged {
 		e.segments = s.counts

@@ -16,17 +16,34 @@ import (
 
 // reserveFound reserves the frontends of what was found published.
 func (e *Engine) reserveFound() {
-	var narrow []port
+	var narrow, run []port
 	for p := range e.mappings.all {
-		if p.width() == 0 {
-			e.reserveOrCrowd(p)
-		} else {
+		switch {
+		case p.width() != 0:
 			narrow = append(narrow, p)
+			continue
+		case len(run) == longestRun || len(run) > 0 && !p.nextTo(run[len(run)-1].frontend):
+			e.reserveRun(run)
+			run = run[:0]
 		}
+		run = append(run, p)
 	}
+	e.reserveRun(run)
 	slices.SortFunc(narrow, widestFirst)
 	for _, p := range narrow {
 		e.reserveOrCrowd(p)
+	}
+}
+
+// longestRun is how many consecutive ports are reserved at once, at most.
+const longestRun = 256
+
+// reserveRun reserves consecutive ports, or as many of them as can be.
+func (e *Engine) reserveRun(run []port) {
+	if n, err := e.reserveAll(run); err != nil {
+		for _, p := range run[n:] {
+			e.reserveOrCrowd(p)
+		}
 	}
 }
 

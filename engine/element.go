@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"iter"
 	"net/netip"
 	"strings"
 	"time"
@@ -31,6 +32,20 @@ type target struct {
 func frontendOf(m Mapping) frontend { return frontend{m.Proto, m.Frontend} }
 
 func portOf(m Mapping) port { return port{frontendOf(m), targetOf(m)} }
+
+// portsOf yields the ports of a valid mapping whose frontend port is known.
+func portsOf(m *Mapping) iter.Seq[port] {
+	return func(yield func(port) bool) {
+		p := portOf(*m)
+		for i := range int(m.More) + 1 {
+			p.ap = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(i))
+			p.backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i))
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
 
 func targetOf(m Mapping) target {
 	t := target{backend: m.Backend, name: m.Name, noProxy: m.NoProxy}
@@ -145,18 +160,28 @@ func elementKey(p port) nft.Element {
 // published reads an element of one of the maps back. ok is false if no engine can
 // have made it: others can write into a table that nobody owns.
 func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
+	p = portIn(&e, kind, now)
+	strange := e.Key.AddrPort().Port() == 0 || kind.host && e.Key.AddrPort().Addr().IsUnspecified()
+	if strange {
+		return p, false
+	}
+	m := p.mapping()
+	return p, m.fault() == ""
+}
+
+// portIn is published of what an engine can have made.
+func portIn(e *nft.Element, kind mapKind, now time.Time) (p port) {
 	name, attributes := parseComment(e.Comment)
 	p.frontend = frontend{kind.proto, e.Key.AddrPort()}
 	p.target = target{backend: e.Value, name: name, noProxy: attributes.noProxy}
 	if e.Timeout != 0 {
 		p.expires = now.Add(e.Expires).UnixMilli()
 	}
-	strange := p.ap.Port() == 0 || kind.host && p.ap.Addr().IsUnspecified()
 	if !kind.host && !kind.apart && attributes.oneFamily {
 		p.frontend = p.ofFamily(e.Value.Addr())
 	}
 	p.noProxy = p.noProxy && !p.proxiedOnly() // Validate says why
-	return p, !strange && p.mapping().Validate() == nil
+	return p
 }
 
 // ofFamily is the frontend for any address, narrowed to the family of an address.
@@ -223,6 +248,9 @@ func commentText(name string, a commentAttributes) string {
 
 // parseComment reads a comment, of which others may have written any.
 func parseComment(s string) (name string, a commentAttributes) {
+	if s == "" { // as most are
+		return "", a
+	}
 	name = s
 	if open := strings.LastIndexByte(s, '['); open >= 0 && strings.HasSuffix(s, "]") {
 		name = s[:open]

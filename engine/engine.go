@@ -139,7 +139,7 @@ func Open(opts Options) (*Engine, error) {
 func newEngine(opts Options) *Engine {
 	return &Engine{
 		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
-		mappings: newRegistry(0), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
+		mappings: newRegistry(), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
 		backends: map[netip.Addr]int{}, hairpins: newHairpins(opts.Log), sooner: make(chan struct{}, 1),
 		closing: make(chan struct{}), book: newBook(),
 	}

@@ -44,15 +44,21 @@ func (c contradiction) contradicts(f conntrack.Flow) bool {
 // protocol. What proxies alone serve is not translated: nothing that flows to such a
 // frontend is in its way, but what goes where the frontend led before.
 func (c change) contradictions(proto Proto) map[frontend]contradiction {
-	m := map[frontend]contradiction{}
+	var m map[frontend]contradiction // many changes are of the other protocol alone
+	note := func(f frontend, c contradiction) {
+		if m == nil {
+			m = map[frontend]contradiction{}
+		}
+		m[f] = c
+	}
 	for p := range c.gone {
 		if p.proto == proto && !p.proxiedOnly() {
-			m[p.frontend] = contradiction{was: p.backend}
+			note(p.frontend, contradiction{was: p.backend})
 		}
 	}
 	for p := range c.come {
 		if p.proto == proto && !p.proxiedOnly() {
-			m[p.frontend] = contradiction{was: m[p.frontend].was, is: p.backend}
+			note(p.frontend, contradiction{was: m[p.frontend].was, is: p.backend})
 		}
 	}
 	return m

@@ -47,6 +47,10 @@ func (f *forwarding) turnOn(four, six bool, links []string) (changed []setting, 
 	if (!four || f.on4) && (!six || f.on6) {
 		return nil, nil, nil // entering another namespace takes longer than a transaction
 	}
+	return f.enable(four, six, links)
+}
+
+func (f *forwarding) enable(four, six bool, links []string) (changed []setting, atRisk []string, err error) {
 	err = f.sysctls.do(func() error {
 		if four && !f.on4 {
 			if changed, err = f.set(changed, forwarding4, "1"); err != nil {

@@ -48,17 +48,8 @@ func (e *Engine) onBridges(c change) map[netip.Addr]int {
 	if all == nil {
 		return nil
 	}
-	wanted := make(map[netip.Addr]int, len(all))
-	for p := range c.come {
-		if len(wanted) == len(all) {
-			break
-		}
-		a := p.backend.Addr()
-		if bridge, ok := all[a]; ok && !p.proxiedOnly() {
-			wanted[a] = bridge
-		}
-	}
-	return wanted
+	maps.DeleteFunc(all, func(a netip.Addr, _ int) bool { return c.led[a] == 0 })
+	return all
 }
 
 // leavers are the backends of which something is known and to which nothing leads any
@@ -72,18 +63,7 @@ func (e *Engine) leavers(c change) []netip.Addr {
 	for a := range h.places {
 		left[a] = e.backends[a]
 	}
-	count := func(p port, by int) {
-		if n, ok := left[p.backend.Addr()]; ok && !p.proxiedOnly() {
-			left[p.backend.Addr()] = n + by
-		}
-	}
-	for p := range c.gone {
-		count(p, -1)
-	}
-	for p := range c.come {
-		count(p, 1)
-	}
-	maps.DeleteFunc(left, func(_ netip.Addr, n int) bool { return n > 0 })
+	maps.DeleteFunc(left, func(a netip.Addr, n int) bool { return n-c.left[a]+c.led[a] > 0 })
 	return slices.SortedFunc(maps.Keys(left), netip.Addr.Compare)
 }
 
@@ -101,10 +81,13 @@ func (e *Engine) search(d *hairpinDraft, backends map[netip.Addr]int, wait bool)
 // countBackend counts a port in or out of those that lead to its backend through
 // netfilter.
 func (e *Engine) countBackend(p port, by int) {
-	if p.proxiedOnly() {
-		return
+	if !p.proxiedOnly() {
+		e.countBackends(p.backend.Addr(), by)
 	}
-	a := p.backend.Addr()
+}
+
+// countBackends is countBackend for several ports.
+func (e *Engine) countBackends(a netip.Addr, by int) {
 	if n := e.backends[a] + by; n > 0 {
 		e.backends[a] = n
 	} else {

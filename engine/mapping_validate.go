@@ -166,6 +166,9 @@ func expiryFault(m *Mapping) string {
 	if m.Expires != m.Expires.UTC() {
 		return "expires is not in UTC"
 	}
+	if m.Expires.IsZero() {
+		return "" // never
+	}
 	if y := m.Expires.Year(); y < 1 || y > 9999 {
 		return fmt.Sprintf("expires in year %d, which is not of four digits", y)
 	}

@@ -276,7 +276,7 @@ func (e *Engine) validate(ms []Mapping) error {
 	for i := range ms {
 		m := &ms[i]
 		switch {
-		case over(*m, now):
+		case over(m, now):
 			return &InvalidError{What: whatMapping, Input: m.String(),
 				Reason: "its time was over at " + m.Expires.Format(time.RFC3339)}
 		case m.Frontend.Port() == 0 && int(m.More) >= choice:

@@ -179,7 +179,7 @@ func (b book) elements() (es []nft.Element) {
 func readBook(elements []nft.Element) (b book, strange []nft.Element) {
 	b = newBook()
 	by := map[string][]nft.Element{}
-	for _, el := range elements {
+	for _, el := range behindMappings(elements) {
 		set, ok := recordOf(el)
 		switch {
 		case !ok:
@@ -302,7 +302,7 @@ func (b book) readLease(el nft.Element, prefixes networkPrefixes) bool {
 // network is a segment and has a cursor.
 func (b book) missing(elements []nft.Element) (es []nft.Element) {
 	segments := map[netip.Prefix]bool{}
-	for _, el := range elements {
+	for _, el := range behindMappings(elements) {
 		if p, ok := el.Key.Segment(); ok {
 			segments[p] = true
 		}

@@ -21,7 +21,7 @@ func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
 	}
 	found := make(map[nft.Element]struct{})
 	segments := map[netip.Prefix]struct{}{}
-	for _, el := range elements {
+	for _, el := range behindMappings(elements) {
 		if _, ok := recordOf(el); ok || isHairpinSet(el.Set) {
 			found[el] = struct{}{}
 		}
@@ -109,12 +109,13 @@ func (e *Engine) follow(elements []nft.Element, b book, notes int) {
 // and the records its own.
 func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
 	kinds, now, known := mapKinds(), e.now(), 0
-	for _, el := range elements {
-		kind, ok := kinds[el.Set]
-		if !ok {
+	var kind kindOf
+	for i := range elements {
+		el := &elements[i]
+		if kind.of(el.Set, kinds); !kind.ok {
 			continue
 		}
-		p, _ := published(el, kind, now)
+		p := portIn(el, kind.mapKind, now)
 		if have, ok := e.mappings.get(p.frontend); !ok || !have.same(p.target) {
 			return false
 		}

@@ -90,6 +90,7 @@ func (e *Engine) restore(kept Record) error {
 		return nil
 	}
 	e.arrange(&c, u)
+	c.count()
 	var undo undoList
 	if !e.opts.NoSysctl {
 		if err := e.forward(c, &undo); err != nil {
@@ -225,7 +226,7 @@ func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a Attachment) {
 // addPorts adds those of the mappings whose time is not over and whose ports are free.
 func (u *union) addPorts(e *Engine, ms []Mapping, now time.Time) {
 	for _, m := range ms {
-		if over(m, now) || u.without[m.Name] == m.Backend.Addr() {
+		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
 			continue
 		}
 		for single := range Expand(m) {

@@ -58,15 +58,11 @@ func (e *Engine) segmentChange(c change) segmentChange {
 // segmentsAfter are the segments after a change of ports alone.
 func (e *Engine) segmentsAfter(c change) map[netip.Prefix]int {
 	counts := maps.Clone(e.segments)
-	for p := range c.gone {
-		countPort(counts, p, -1)
+	countOn(counts, c.left, -1)
+	for backend := range c.led {
+		addSegment(counts, e.networks, backend, c.routes)
 	}
-	for p := range c.come {
-		addSegment(counts, e.networks, p, c.routes)
-	}
-	for p := range c.come {
-		countPort(counts, p, 1)
-	}
+	countOn(counts, c.led, 1)
 	return counts
 }
 
@@ -77,20 +73,19 @@ func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[n
 	for _, n := range networks {
 		counts[n.Prefix] = 1
 	}
-	for p := range ports {
-		addSegment(counts, networks, p, routes)
+	led := tallyOf(ports)
+	for backend := range led {
+		addSegment(counts, networks, backend, routes)
 	}
-	for p := range ports {
-		countPort(counts, p, 1)
-	}
+	countOn(counts, led, 1)
 	return counts
 }
 
-// addSegment adds the on-link prefix of a port's backend, if it is to be one of the
-// segments, in the place of those within it.
-func addSegment(counts map[netip.Prefix]int, networks map[string]*network, p port, routes map[netip.Addr]route) {
-	segment := routes[p.backend.Addr()].onLink
-	if !segment.IsValid() || p.proxiedOnly() || covered(counts, segment) {
+// addSegment adds the on-link prefix of a backend, if it is to be one of the segments,
+// in the place of those within it.
+func addSegment(counts map[netip.Prefix]int, networks map[string]*network, backend netip.Addr, routes map[netip.Addr]route) {
+	segment := routes[backend].onLink
+	if !segment.IsValid() || covered(counts, segment) {
 		return
 	}
 	if !segment.IsSingleIP() { // else nothing lies within it
@@ -113,6 +108,15 @@ func countPort(segments map[netip.Prefix]int, p port, by int) {
 	}
 	if s, ok := around(segments, p.backend.Addr()); ok {
 		segments[s] += by
+	}
+}
+
+// countOn is countPort for each of many ports.
+func countOn(segments map[netip.Prefix]int, ports tally, by int) {
+	for backend, n := range ports {
+		if s, ok := around(segments, backend); ok {
+			segments[s] += by * n
+		}
 	}
 }
 

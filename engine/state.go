@@ -74,6 +74,9 @@ func collapseSpecs(a Attachment) []PortSpec {
 
 // all are the mappings of a state, those of the endpoints with them.
 func (s State) all() []Mapping {
+	if len(s.Endpoints) == 0 { // of mappings there may be very many
+		return s.Mappings
+	}
 	ms := slices.Clone(s.Mappings)
 	for _, a := range s.Endpoints {
 		ms = append(ms, a.mappings(a.Address)...)
@@ -149,7 +152,7 @@ func (e *Engine) stateDifference(s State) (change, []Change, error) {
 	}
 	if len(c.forwards) != 0 || len(b.networks) != len(e.networks) {
 		c.rearranged, c.networks = true, b.networks
-		survey := &survey{e.host, c.routes}
+		survey := &survey{host: e.host, routes: c.routes}
 		after := e.mappingsAfter(c)
 		if err := survey.backends(after.all); err != nil {
 			return change{}, nil, err

@@ -13,20 +13,27 @@ import (
 type survey struct {
 	host   host
 	routes map[netip.Addr]route
+	// last is what was asked about last, and found: many mappings in a row are often of
+	// one backend.
+	last  netip.Addr
+	found route
 }
 
-func (e *Engine) newSurvey() *survey { return &survey{e.host, map[netip.Addr]route{}} }
+func (e *Engine) newSurvey() *survey { return &survey{host: e.host, routes: map[netip.Addr]route{}} }
 
-func (s *survey) look(a netip.Addr) (route, error) {
-	r, ok := s.routes[a]
-	if ok {
-		return r, nil
+func (s *survey) look(a netip.Addr) (r route, err error) {
+	if a == s.last {
+		return s.found, nil
 	}
-	r, err := s.host.route(a)
-	if err == nil {
+	r, ok := s.routes[a]
+	if !ok {
+		if r, err = s.host.route(a); err != nil {
+			return route{}, err
+		}
 		s.routes[a] = r
 	}
-	return r, err
+	s.last, s.found = a, r
+	return r, nil
 }
 
 // check refuses a mapping that this host cannot publish.

@@ -34,12 +34,15 @@ type op struct {
 	collection *collection
 }
 
+// smallBatch has room for a change of one element.
+const smallBatch = 512
+
 // newBatch begins a transaction. A generation other than zero makes the kernel
 // refuse it with ERESTART if its ruleset is at another one (valid_genid in
 // net/netfilter/nfnetlink.c).
 func newBatch(seq, generation uint32) *batch {
 	b := &batch{seq: seq}
-	buf, at := openMessage(nil, batchBegin, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
+	buf, at := openMessage(make([]byte, 0, smallBatch), batchBegin, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
 	if generation != 0 {
 		buf = appendBE32(buf, unix.NFNL_BATCH_GENID, generation)
 	}
@@ -314,31 +317,27 @@ func encodeExpr(e expr.Any) ([]byte, error) {
 // messages as it takes: a list of elements is one attribute. They have passed
 // Change.Validate.
 func (b *batch) addElements(t Table, es []Element) {
-	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", collection.appendElement)
+	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", (*collection).appendElement)
 }
 
 // deleteElements appends the deletion of the elements, which must be there. They
 // have passed Change.Validate.
 func (b *batch) deleteElements(t Table, es []Element) {
 	b.elements(t, es, unix.NFT_MSG_DELSETELEM, 0, "delete element",
-		func(c collection, buf []byte, e Element) []byte { return c.openElement(buf, e.Key) })
+		func(c *collection, buf []byte, e *Element) []byte { return c.openElement(buf, &e.Key) })
 }
 
 // largestElement bounds what one element takes in a list: two keys of two IPv6
 // addresses, a value, two time-outs, a comment, and their headers.
 const largestElement = 512
 
-// usualElement is what an element of a map takes that has a port for its key, an IPv4
-// backend and a short comment.
-const usualElement = 64
-
 func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
-	appendOne func(collection, []byte, Element) []byte,
+	appendOne func(*collection, []byte, *Element) []byte,
 ) {
-	b.buf = slices.Grow(b.buf, len(es)*usualElement)
 	var c *collection
 	list := 0 // where the open list begins; zero: none is open
-	for _, e := range es {
+	for i := range es {
+		e := &es[i]
 		if list != 0 && (c.name != e.Set || len(b.buf)-list > maxAttr-largestElement) {
 			b.closeElements(list)
 			list = 0
@@ -353,7 +352,13 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
 			b.buf, list = openAttr(b.buf, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		}
+		from := len(b.buf)
 		b.buf = c.appendMember(b.buf, e, appendOne)
+		if i == 0 {
+			// Most of the others take as much, and a byte for their part of the headers
+			// of messages and lists.
+			b.buf = slices.Grow(b.buf, (len(es)-1)*(len(b.buf)-from+1))
+		}
 	}
 	if list != 0 {
 		b.closeElements(list)

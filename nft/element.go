@@ -102,8 +102,8 @@ func checkComment(s string) error {
 }
 
 // check reports why the element cannot be one of the collection.
-func (c collection) check(e Element) error {
-	if err := c.checkKey(e.Key); err != nil {
+func (c *collection) check(e *Element) error {
+	if err := c.checkKey(&e.Key); err != nil {
 		return err
 	}
 	if err := checkComment(e.Comment); err != nil {

@@ -36,8 +36,8 @@ const (
 
 // appendElement appends the element as one member of a list of elements. The
 // element has passed check.
-func (c collection) appendElement(b []byte, e Element) []byte {
-	b = c.openElement(b, e.Key)
+func (c *collection) appendElement(b []byte, e *Element) []byte {
+	b = c.openElement(b, &e.Key)
 	if c.value != nil {
 		b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_DATA)
 		b, value := openAttr(b, unix.NFTA_DATA_VALUE)
@@ -50,7 +50,7 @@ func (c collection) appendElement(b []byte, e Element) []byte {
 }
 
 // appendLife appends what maps and sets have alike behind key and value.
-func appendLife(b []byte, e Element) []byte {
+func appendLife(b []byte, e *Element) []byte {
 	if e.Timeout != 0 {
 		b = appendBE64(b, unix.NFTA_SET_ELEM_TIMEOUT, milliseconds(e.Timeout))
 	}
@@ -98,7 +98,7 @@ func comment(udata []byte) string {
 
 // openElement appends the key of an element: all that deleting it takes, but for the
 // end of a range.
-func (c collection) openElement(b []byte, k Key) []byte {
+func (c *collection) openElement(b []byte, k *Key) []byte {
 	b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_KEY)
 	b, value := openAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind {
@@ -113,10 +113,10 @@ func (c collection) openElement(b []byte, k Key) []byte {
 	case noKey: // has not passed check
 	}
 	b = closeAttr(closeAttr(b, value), at)
-	segment, ok := k.Segment()
-	if !ok {
+	if k.kind != segmentKey {
 		return b
 	}
+	segment, _ := k.Segment()
 	last := lastAddr(segment)
 	b, at = openAttr(b, nested|nftaSetElemKeyEnd)
 	b, value = openAttr(b, unix.NFTA_DATA_VALUE)

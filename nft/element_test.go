@@ -22,8 +22,8 @@ func TestElementRoundTrip(t *testing.T) {
 	for _, c := range holdable(sample()) {
 		for range 300 {
 			e := randomElement(r, c)
-			require.NoError(t, c.check(e))
-			b := c.appendMember(nil, e, collection.appendElement)
+			require.NoError(t, c.check(&e))
+			b := c.appendMember(nil, &e, (*collection).appendElement)
 			require.Less(t, len(b), largestElement)
 			list := attrs{rest: b}
 			key, end := c.next(&list)
@@ -32,7 +32,7 @@ func TestElementRoundTrip(t *testing.T) {
 			require.NoError(t, c.decodeNext(&got, key, end), e)
 			require.Equal(t, e, got)
 			// What deletes it is its key.
-			require.True(t, strings.HasPrefix(string(key), string(c.openElement(nil, e.Key))))
+			require.True(t, strings.HasPrefix(string(key), string(c.openElement(nil, &e.Key))))
 		}
 	}
 }
@@ -44,12 +44,12 @@ func TestLargestElement(t *testing.T) {
 		Key: SegmentKey(netip.MustParsePrefix("2001:db8::/32")), Value: netip.MustParseAddrPort("[fd00::1]:80"),
 		Timeout: math.MaxInt64, Expires: math.MaxInt64, Comment: strings.Repeat("x", maxComment),
 	}
-	require.NoError(t, c.check(e))
-	require.Less(t, len(c.appendMember(nil, e, collection.appendElement)), largestElement)
+	require.NoError(t, c.check(&e))
+	require.Less(t, len(c.appendMember(nil, &e, (*collection).appendElement)), largestElement)
 	c.key, c.value = Type{IPv6Addr}, nil
 	e.Key, e.Value = PrefixKey(netip.MustParsePrefix("2001:db8::/32")), netip.AddrPort{}
-	require.NoError(t, c.check(e))
-	require.Less(t, len(c.appendMember(nil, e, collection.appendElement)), largestElement)
+	require.NoError(t, c.check(&e))
+	require.Less(t, len(c.appendMember(nil, &e, (*collection).appendElement)), largestElement)
 }
 
 func TestTimeouts(t *testing.T) {
@@ -63,14 +63,14 @@ func TestTimeouts(t *testing.T) {
 		{math.MaxInt64, time.Duration(math.MaxInt64).Truncate(time.Millisecond)},
 	} {
 		e.Timeout, e.Expires = tt.give, tt.give
-		got, err := c.decode(c.appendElement(nil, e))
+		got, err := c.decode(c.appendElement(nil, &e))
 		require.NoError(t, err)
 		require.Equal(t, tt.want, got.Timeout)
 		require.Equal(t, tt.want, got.Expires)
 	}
 	// Others can set what no Duration holds: it must not become negative, or short.
 	e.Timeout, e.Expires = 0, 0
-	b := appendBE64(c.appendElement(nil, e), unix.NFTA_SET_ELEM_TIMEOUT, math.MaxUint64)
+	b := appendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_TIMEOUT, math.MaxUint64)
 	got, err := c.decode(b)
 	require.NoError(t, err)
 	require.Equal(t, time.Duration(math.MaxInt64).Truncate(time.Millisecond), got.Timeout)
@@ -82,7 +82,7 @@ func TestTimeouts(t *testing.T) {
 func TestLastMoment(t *testing.T) {
 	c := named(sample(), "tcp4")
 	e := Element{Set: "tcp4", Key: PortKey(1), Value: netip.MustParseAddrPort("192.0.2.1:1"), Timeout: time.Hour}
-	got, err := c.decode(appendBE64(c.appendElement(nil, e), unix.NFTA_SET_ELEM_EXPIRATION, 0))
+	got, err := c.decode(appendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_EXPIRATION, 0))
 	require.NoError(t, err)
 	require.Equal(t, time.Millisecond, got.Expires)
 }
@@ -264,7 +264,9 @@ func TestKeySet(t *testing.T) {
 // TestPortsAreBigEndian pins the one place where byte order could slip through a
 // round trip.
 func TestPortsAreBigEndian(t *testing.T) {
-	b := named(sample(), "ports").openElement(nil, PortKey(0x1234))
+	ports := named(sample(), "ports")
+	key := PortKey(0x1234)
+	b := ports.openElement(nil, &key)
 	require.Equal(t, []byte{0x12, 0x34}, find(find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE))
 	require.Equal(t, uint16(nested|unix.NFTA_SET_ELEM_KEY), binary.NativeEndian.Uint16(b[2:]))
 }

@@ -28,19 +28,19 @@ func FuzzElement(f *testing.F) {
 	for i, c := range fuzzed() {
 		f.Add(uint8(i), []byte{})
 		if c.key.isSegment() && c.interval {
-			f.Add(uint8(i), c.appendElement(nil, Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
 		if c.interval && c.key.isAddr() {
-			f.Add(uint8(i), c.appendElement(nil, Element{Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
 		if !c.interval && c.key.isAddr() {
-			f.Add(uint8(i), c.appendElement(nil, Element{Key: AddrKey(netip.MustParseAddr("2001:db8::1"))}))
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: AddrKey(netip.MustParseAddr("2001:db8::1"))}))
 		}
 		if c.key.isInterface() {
-			f.Add(uint8(i), c.appendElement(nil, Element{Key: InterfaceKey("veth0"), Comment: "x"}))
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: InterfaceKey("veth0"), Comment: "x"}))
 		}
 		if c.key.isPort() && c.value != nil {
-			f.Add(uint8(i), c.appendElement(nil, Element{
+			f.Add(uint8(i), c.appendElement(nil, &Element{
 				Key: PortKey(80), Value: netip.MustParseAddrPort("192.0.2.1:80"), Timeout: time.Hour, Expires: time.Minute, Comment: "web",
 			}))
 		}
@@ -53,10 +53,10 @@ func FuzzElement(f *testing.F) {
 			return
 		}
 		require.NotContains(t, e.String(), "\n")
-		if c.check(e) != nil {
+		if c.check(&e) != nil {
 			return // what others can write, we may refuse
 		}
-		again, err := c.decode(c.appendElement(nil, e))
+		again, err := c.decode(c.appendElement(nil, &e))
 		require.NoError(t, err)
 		require.Equal(t, e, again)
 	})
@@ -68,10 +68,10 @@ func FuzzPrefixes(f *testing.F) {
 	c := named(sample(), "networks4")
 	var all []byte
 	for _, p := range []string{"0.0.0.0/8", "1.0.0.0/8", "10.0.0.1/32", "224.0.0.0/3"} {
-		all = c.appendMember(all, Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, collection.appendElement)
+		all = c.appendMember(all, &Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, (*collection).appendElement)
 	}
 	f.Add(all)
-	f.Add(c.appendMember(nil, Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, collection.appendElement))
+	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*collection).appendElement))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var es []Element
 		for list := (attrs{rest: b}); list.next(); {
@@ -85,7 +85,7 @@ func FuzzPrefixes(f *testing.F) {
 			n--
 			require.NotContains(t, e.String(), "\n")
 			if e.Strange == "" {
-				require.NoError(t, c.checkKey(e.Key))
+				require.NoError(t, c.checkKey(&e.Key))
 				good = append(good, e)
 			}
 		}
@@ -96,13 +96,13 @@ func FuzzPrefixes(f *testing.F) {
 			p, _ := e.Key.Prefix()
 			require.LessOrEqual(t, before.Compare(p.Addr()), 0, "%s overlaps with one before", p)
 			before = p.Addr()
-			for list := (attrs{rest: c.appendMember(nil, Element{Set: c.name, Key: e.Key}, collection.appendElement)}); list.next(); {
+			for list := (attrs{rest: c.appendMember(nil, &Element{Set: c.name, Key: e.Key}, (*collection).appendElement)}); list.next(); {
 				bound, err := c.decode(list.payload)
 				require.NoError(t, err)
 				again = append(again, bound)
 			}
 			// As one by one in a request.
-			list := attrs{rest: c.appendMember(nil, e, collection.appendElement)}
+			list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
 			key, end := c.next(&list)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end))
@@ -127,13 +127,13 @@ func FuzzInterfaceKey(f *testing.F) {
 		if got, ok := k.Interface(); ok {
 			require.Equal(t, name, got)
 			require.Equal(t, `"`+name+`"`, k.String())
-			e, err := c.decode(c.appendElement(nil, Element{Key: k}))
+			e, err := c.decode(c.appendElement(nil, &Element{Key: k}))
 			require.NoError(t, err)
 			require.Equal(t, k, e.Key)
 			return
 		}
 		require.Equal(t, Key{}, k)
-		require.Error(t, c.checkKey(k))
+		require.Error(t, c.checkKey(&k))
 	})
 }
 

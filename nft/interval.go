@@ -22,16 +22,19 @@ func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
 
 // appendMember appends the element to a list of elements: as one member, or as two
 // that follow each other, which newer kernels take for one range by that alone.
-func (c collection) appendMember(b []byte, e Element, appendOne func(collection, []byte, Element) []byte) []byte {
+func (c *collection) appendMember(b []byte, e *Element, appendOne func(*collection, []byte, *Element) []byte) []byte {
 	b, at := openAttr(b, nested|unix.NFTA_LIST_ELEM)
 	b = closeAttr(appendOne(c, b, e), at)
-	p, ok := e.Key.Prefix()
-	if !ok || !endAddr(p).IsValid() {
+	if e.Key.kind != prefixKey {
+		return b
+	}
+	p, _ := e.Key.Prefix()
+	if !endAddr(p).IsValid() {
 		return b
 	}
 	b, at = openAttr(b, nested|unix.NFTA_LIST_ELEM)
 	b = appendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-	return closeAttr(c.openElement(b, Key{kind: endKey, addr: endAddr(p)}), at)
+	return closeAttr(c.openElement(b, &Key{kind: endKey, addr: endAddr(p)}), at)
 }
 
 // next reads the next element of a list that appendMember made: its one member, or the

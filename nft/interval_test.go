@@ -84,7 +84,7 @@ func TestPair(t *testing.T) {
 				require.Equal(t, want, sorted(got))
 				for _, e := range got {
 					require.Equal(t, e.Strange == "", e.Key != (Key{}))
-					require.Equal(t, e.Strange == "", c.checkKey(e.Key) == nil)
+					require.Equal(t, e.Strange == "", c.checkKey(&e.Key) == nil)
 				}
 			}
 		})
@@ -99,7 +99,7 @@ func TestPair(t *testing.T) {
 func TestMembers(t *testing.T) {
 	c := named(sample(), "networks4")
 	e := Element{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "web"}
-	list := attrs{rest: c.appendMember(nil, e, collection.appendElement)}
+	list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
 	key, end := c.next(&list)
 	address := func(b []byte) []byte { return find(find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE) }
 	require.Equal(t, []byte{10, 0, 0, 0}, address(key))
@@ -114,7 +114,7 @@ func TestMembers(t *testing.T) {
 
 	for _, p := range []string{"0.0.0.0/0", "128.0.0.0/1", "255.255.255.255/32"} {
 		e.Key = PrefixKey(netip.MustParsePrefix(p))
-		list := attrs{rest: c.appendMember(nil, e, collection.appendElement)}
+		list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
 		key, end := c.next(&list)
 		require.NotNil(t, key)
 		require.Nil(t, end, "there is no address behind %s", p)

@@ -156,7 +156,7 @@ func (k Key) String() string {
 }
 
 // holds is the kind of the keys that the collection can hold, if there is one.
-func (c collection) holds() keyKind {
+func (c *collection) holds() keyKind {
 	t := c.key
 	switch {
 	case c.interval && t.isAddr():
@@ -177,7 +177,7 @@ func (c collection) holds() keyKind {
 	return noKey
 }
 
-func (c collection) checkKey(k Key) error {
+func (c *collection) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
 	if ok && k.kind != portKey && k.kind != interfaceKey {
 		ok = fits(c.key[0], k.addr)

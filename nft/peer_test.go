@@ -181,7 +181,7 @@ func (p *peer) dump(m message) []delivery {
 func (p *peer) part(m message, set collection, es []Element) []byte {
 	b, list := openAttr(nil, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range es {
-		b = set.appendMember(b, e, collection.appendElement)
+		b = set.appendMember(b, &e, (*collection).appendElement)
 	}
 	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, closeAttr(b, list))
 }

@@ -29,25 +29,30 @@ type Change struct {
 // map or set that t has not, and such whose key, value, comment or time-out cannot
 // be there. The error names the first.
 func (ch Change) Validate(t Table) error {
-	err := t.validateElements("delete element", ch.Delete, func(c collection, e Element) error {
-		return c.checkKey(e.Key)
-	})
-	if err != nil {
+	if err := t.validateElements("delete element", ch.Delete, true); err != nil {
 		return err
 	}
-	return t.validateElements("add element", ch.Add, collection.check)
+	return t.validateElements("add element", ch.Add, false)
 }
 
-func (t Table) validateElements(verb string, es []Element, check func(collection, Element) error) error {
+// validateElements checks elements, or of those to be deleted the keys alone.
+func (t Table) validateElements(verb string, es []Element, keys bool) error {
 	var c collection
-	for i, e := range es {
+	for i := range es {
+		e := &es[i]
 		if i == 0 || c.name != e.Set {
 			var ok bool
 			if c, ok = t.collection(e.Set); !ok {
 				return fmt.Errorf("%s %s: table %s has no such map or set", verb, e, t.Name)
 			}
 		}
-		if err := check(c, e); err != nil {
+		var err error
+		if keys {
+			err = c.checkKey(&e.Key)
+		} else {
+			err = c.check(e)
+		}
+		if err != nil {
 			return fmt.Errorf("%s %s: %w", verb, e, err)
 		}
 	}

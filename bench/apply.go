@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/lab"
+)
+
+// benchApply fills an empty table, with few mappings and with very many.
+func benchApply(b *book, s settings) error {
+	return withTools(func(t *tools) error {
+		counts := slices.DeleteFunc([]int{100, 1000, 10000}, func(n int) bool { return n >= s.mappings })
+		for _, count := range append(counts, s.mappings) {
+			if err := b.apply(t, s, count); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// apply measures one number of mappings.
+func (b *book) apply(t *tools, s settings, count int) error {
+	took := b.report(fmt.Sprintf("%d mappings in one transaction", count), seconds)
+	memory := b.report(fmt.Sprintf("%d mappings in one transaction, memory of the process at most", count), "KiB")
+	f, err := writeFiles(t.dir, count)
+	if err != nil {
+		return err
+	}
+	ms := mappings(firstPort, count)
+	variants := []func(*lab.NS) error{
+		func(ns *lab.NS) error {
+			return withRaw(ns, func(raw *rawSocket) error {
+				return timed(took, "raw netlink batch into a sized map (the limit)", func() error {
+					return raw.commit(batch(slices.Concat(tableMessages(), elementMessages(firstPort, count))))
+				})
+			})
+		},
+		func(ns *lab.NS) error {
+			return withEngine(ns, func(e *engine.Engine) error {
+				return timed(took, "engine.Apply, in process", func() error {
+					_, err := e.Apply(ms...)
+					return err
+				})
+			})
+		},
+		func(ns *lab.NS) error {
+			return t.process(ns, took, memory, "nftnat apply -f, whole process",
+				t.nftnat, "apply", "--direct", "--quiet", "-f", f.nftnat)
+		},
+	}
+	for _, peer := range []struct {
+		name string
+		args []string
+	}{
+		{"nft", []string{"-f", f.nft}},
+		{"iptables-legacy-restore", []string{f.iptables}},
+		{"iptables-nft-restore", []string{f.iptables}},
+	} {
+		if !s.wants(peer.name) || !installed(took, peer.name) {
+			continue
+		}
+		variants = append(variants, func(ns *lab.NS) error {
+			variant := peer.name + ", whole process"
+			if peer.name == "nft" {
+				variant = "nft -f, whole process"
+			}
+			return t.process(ns, took, memory, variant, peer.name, peer.args...)
+		})
+	}
+	return rounds(s.rounds, variants)
+}
+
+// files hold the same mappings for each of the programs.
+type files struct{ nftnat, nft, iptables string }
+
+// writeFiles writes them. nft gets nftnat's whole ruleset with them, so that both load
+// the same; iptables a rule for each.
+func writeFiles(dir string, count int) (files, error) {
+	plan, err := engine.Plan("")
+	if err != nil {
+		return files{}, err
+	}
+	y, n, i := bytes.NewBufferString("mappings:\n"), bytes.NewBufferString(plan), bytes.NewBufferString("*nat\n")
+	n.WriteString("add element inet nftnat tcp4 {\n")
+	for _, m := range mappings(firstPort, count) {
+		port, to, toPort := m.Frontend.Port(), m.Backend.Addr(), m.Backend.Port()
+		fmt.Fprintf(y, "  - %s\n", m)
+		fmt.Fprintf(n, "%d : %s . %d,\n", port, to, toPort)
+		fmt.Fprintf(i, "-A PREROUTING -p tcp --dport %d -j DNAT --to-destination %s:%d\n", port, to, toPort)
+	}
+	n.WriteString("}\n")
+	i.WriteString("COMMIT\n")
+	f := files{filepath.Join(dir, "ports.yaml"), filepath.Join(dir, "ports.nft"), filepath.Join(dir, "ports.iptables")}
+	for path, text := range map[string][]byte{f.nftnat: y.Bytes(), f.nft: n.Bytes(), f.iptables: i.Bytes()} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return files{}, err
+		}
+	}
+	return f, nil
+}

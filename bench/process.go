@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// tools are the programs that are built for the measurements of whole processes.
+type tools struct {
+	dir                 string // for files besides
+	nftnat, hello, peak string
+}
+
+// withTools builds them, and removes them again.
+func withTools(f func(*tools) error) error {
+	dir, err := os.MkdirTemp("", "nftnat-bench")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	t := tools{dir: dir}
+	if t.nftnat, err = build(dir); err != nil {
+		return err
+	}
+	if t.hello, err = buildPackage(dir, "bench/hello"); err != nil {
+		return err
+	}
+	if t.peak, err = buildPackage(dir, "bench/peak"); err != nil {
+		return err
+	}
+	return f(&t)
+}
+
+// build makes the binary that whole-process figures are of.
+func build(dir string) (string, error) { return buildPackage(dir, "cmd/nftnat") }
+
+func buildPackage(dir, path string) (string, error) {
+	bin := filepath.Join(dir, filepath.Base(path))
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/nftnat/nftnat/"+path)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", path, err, out)
+	}
+	return bin, nil
+}
+
+// process measures a program from its start to its end, inside the namespace: how long it
+// takes and how much memory it has at most. A nil report is not told.
+func (t *tools) process(ns *lab.NS, took, memory *report, variant, name string, args ...string) error {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return err
+	}
+	var out, errs bytes.Buffer
+	err = ns.Do(func() error {
+		cmd := exec.Command(t.peak, append([]string{path}, args...)...)
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		return cmd.Run()
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w: %s", variant, name, err, bytes.TrimSpace(errs.Bytes()))
+	}
+	var nanoseconds, kibibytes float64
+	if _, err := fmt.Sscan(out.String(), &nanoseconds, &kibibytes); err != nil {
+		return fmt.Errorf("%s: %w", variant, err)
+	}
+	if took != nil {
+		took.add(variant, nanoseconds/float64(time.Second))
+	}
+	if memory != nil {
+		memory.add(variant, kibibytes)
+	}
+	return nil
+}

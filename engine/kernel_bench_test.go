@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// openKernel opens an engine without proxies on the table of a namespace of its own.
+func openKernel(b *testing.B) (*Engine, Options) {
+	b.Helper()
+	ns := labtest.NewNS(b, "host")
+	opts := Options{NetNS: ns.Path(), NoProxies: true}
+	e, err := Open(opts)
+	require.NoError(b, err)
+	return e, opts
+}
+
+// BenchmarkKernelApply60000 fills an empty table of the real kernel.
+func BenchmarkKernelApply60000(b *testing.B) {
+	ms := manyMappings(crowd)
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		e, _ := openKernel(b)
+		b.StartTimer()
+		_, err := e.Apply(ms...)
+		b.StopTimer()
+		require.NoError(b, err)
+		require.NoError(b, e.Purge())
+		b.StartTimer()
+	}
+}
+
+// BenchmarkKernelPublish publishes one mapping and takes it back.
+func BenchmarkKernelPublish(b *testing.B) {
+	for _, beside := range []int{0, crowd} {
+		b.Run(fmt.Sprintf("beside=%d", beside), func(b *testing.B) {
+			e, _ := openKernel(b)
+			_, err := e.Apply(manyMappings(beside + 1)...)
+			require.NoError(b, err)
+			m := mapped(b, "65000->172.30.0.2:80")
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := e.Publish(m); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := e.Unpublish(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+			require.NoError(b, e.Close())
+		})
+	}
+}
+
+// BenchmarkKernelAdopt60000 opens an engine on a full table of the real kernel.
+func BenchmarkKernelAdopt60000(b *testing.B) {
+	e, opts := openKernel(b)
+	_, err := e.Apply(manyMappings(crowd)...)
+	require.NoError(b, err)
+	require.NoError(b, e.Close())
+	b.ReportAllocs()
+	for b.Loop() {
+		e, err := Open(opts)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		require.NoError(b, e.Close())
+		b.StartTimer()
+	}
+}

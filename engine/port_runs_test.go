@@ -1,0 +1,59 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Ports collapse to what their mappings collapse to.
+func TestCollapsedPorts(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		some := player{choose: r.IntN, bed: newTestbed()}
+		var ports []port
+		seen := map[frontend]bool{}
+		for _, m := range some.mappings(r.IntN(60)) {
+			for single := range Expand(m) {
+				if p := portOf(single); !seen[p.frontend] && p.ap.Port() != 0 {
+					seen[p.frontend] = true
+					ports = append(ports, p)
+				}
+			}
+		}
+		if seed%2 == 0 {
+			r.Shuffle(len(ports), func(i, j int) { ports[i], ports[j] = ports[j], ports[i] })
+		}
+		before := slices.Clone(ports)
+		ms := make([]Mapping, len(ports))
+		for i, p := range ports {
+			ms[i] = p.mapping()
+		}
+		require.Equal(t, Collapse(ms), collapsed(ports), "seed %d", seed)
+		require.Equal(t, before, ports, "seed %d", seed)
+		slices.SortFunc(ports, func(a, b port) int { return comparePorts(&a, &b) })
+		require.Equal(t, Collapse(ms), collapsed(ports), "seed %d, in order", seed)
+	}
+}
+
+// What is alike but for one thing is no run.
+func TestRunsDifferInNothingElse(t *testing.T) {
+	at := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, change := range []func(*Mapping){
+		func(m *Mapping) { m.Name = "b" },
+		func(m *Mapping) { m.NoProxy = true },
+		func(m *Mapping) { m.Expires = at },
+		func(m *Mapping) { m.Proto = UDP },
+	} {
+		one, two := mapped(t, "80->172.30.0.2:80"), mapped(t, "81->172.30.0.2:81")
+		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 1)
+		change(&two)
+		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 2)
+	}
+}
