@@ -53,6 +53,7 @@ func titles() map[string]string {
 		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
 		"command": "The kernel's table: commands",
 		"read":    "The kernel's table: reading", "alloc": "Allocators", "plane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+		"footprint": "Footprint",
 	}
 }
 

@@ -4,15 +4,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -123,9 +116,8 @@ func (b *book) addRange(t *tools, s settings) error {
 					if err := t.process(ns, took, nil, v.name, t.nftnat, args...); err != nil {
 						return err
 					}
-					size, err := d.status("VmRSS")
-					memory.add(v.name, size)
-					return err
+					memory.add(v.name, smaps(d.cmd.Process.Pid, "Rss")/1024)
+					return nil
 				})
 			})
 			if err != nil {
@@ -134,55 +126,4 @@ func (b *book) addRange(t *tools, s settings) error {
 		}
 	}
 	return nil
-}
-
-// daemon is one of ours that runs.
-type daemon struct {
-	ns     *lab.NS
-	socket string
-	cmd    *exec.Cmd
-}
-
-// withDaemon runs a daemon in the namespace.
-func withDaemon(t *tools, ns *lab.NS, f func(*daemon) error) error {
-	d := &daemon{ns: ns, socket: filepath.Join(t.dir, "nftnat.sock")}
-	d.cmd = exec.Command(t.nftnat, "--socket", d.socket, "serve")
-	if err := ns.Do(d.cmd.Start); err != nil {
-		return fmt.Errorf("start nftnat: %w", err)
-	}
-	// A command that finds no daemon would start one of its own.
-	err := await("nftnat to be there", func() error {
-		c, err := net.Dial("unix", d.socket)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err
-	})
-	if err == nil {
-		err = f(d)
-	}
-	_ = d.cmd.Process.Signal(unix.SIGTERM)
-	timer := time.AfterFunc(readiness, func() { _ = d.cmd.Process.Kill() })
-	endErr := d.cmd.Wait()
-	timer.Stop()
-	return errors.Join(err, endErr)
-}
-
-// status reads a line of the daemon's status in /proc, in KiB.
-func (d *daemon) status(line string) (float64, error) {
-	return processStatus(strconv.Itoa(d.cmd.Process.Pid), line)
-}
-
-// processStatus reads a line of a process's status, in KiB (proc_pid_status(5)).
-func processStatus(pid, line string) (float64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(text), "\n"+line+":")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) == 0 {
-		return 0, fmt.Errorf("status of process %s has no %s", pid, line)
-	}
-	return strconv.ParseFloat(fields[0], 64)
 }

@@ -32,6 +32,7 @@ func parts() []part {
 		{"tcp", "proxied TCP against docker-proxy, haproxy, nginx, socat and no proxy", benchTCP},
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
+		{"footprint", "size, start and memory of the program itself, against one that does nothing", benchFootprint},
 	}
 }
 
@@ -93,7 +94,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags] [PART ...]")
 		for _, p := range parts() {
-			fmt.Fprintf(os.Stderr, "  %-8s %s\n", p.name, p.about)
+			fmt.Fprintf(os.Stderr, "  %-9s %s\n", p.name, p.about)
 		}
 		flag.PrintDefaults()
 	}

@@ -45,12 +45,7 @@ func build(dir string) (string, error) { return buildPackage(dir, "cmd/nftnat") 
 
 func buildPackage(dir, path string) (string, error) {
 	bin := filepath.Join(dir, filepath.Base(path))
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/nftnat/nftnat/"+path)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", path, err, out)
-	}
-	return bin, nil
+	return bin, goBuild(bin, module+path, stripped...)
 }
 
 // process measures a program from its start to its end, inside the namespace: how long it

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -131,4 +132,18 @@ func childRead() error {
 	}
 	_, err = fmt.Println(size)
 	return err
+}
+
+// processStatus reads a line of a process's status, in KiB (proc_pid_status(5)).
+func processStatus(pid, line string) (float64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(text), "\n"+line+":")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, fmt.Errorf("status of process %s has no %s", pid, line)
+	}
+	return strconv.ParseFloat(fields[0], 64)
 }

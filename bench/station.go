@@ -220,19 +220,24 @@ func (p *peer) cpu() float64 {
 	return ticks / 100
 }
 
-// pss is a peer's memory in bytes, what processes share divided among them
-// (proc_pid_smaps(5)).
+// pss is a peer's memory in bytes, what processes share divided among them.
 func (p *peer) pss() float64 {
 	total := 0.0
 	for _, pid := range p.pids() {
-		for line := range strings.Lines(string(readFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))) {
-			if f := strings.Fields(line); len(f) == 3 && f[0] == "Pss:" {
-				n, _ := strconv.ParseFloat(f[1], 64)
-				total += n * 1024
-			}
-		}
+		total += smaps(pid, "Pss")
 	}
 	return total
+}
+
+// smaps is a kind of a process's memory in bytes, as proc_pid_smaps(5) names it.
+func smaps(pid int, kind string) (bytes float64) {
+	for line := range strings.Lines(string(readFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == kind+":" {
+			n, _ := strconv.ParseFloat(f[1], 64)
+			bytes += n * 1024
+		}
+	}
+	return bytes
 }
 
 // files is how many descriptors a peer has open.

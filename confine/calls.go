@@ -67,7 +67,7 @@ func fileCalls() []uint32 {
 	return []uint32{
 		unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_CREATE1, unix.SYS_EVENTFD2, unix.SYS_PPOLL,
 		unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREAD64,
-		unix.SYS_LSEEK, unix.SYS_FCNTL, unix.SYS_FSTAT, statCall, unix.SYS_STATX, statfsCall,
+		unix.SYS_LSEEK, unix.SYS_FCNTL, unix.SYS_FSTAT, statCall, unix.SYS_STATX,
 		unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_READLINKAT, unix.SYS_GETDENTS64,
 	}
 }

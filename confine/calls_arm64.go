@@ -8,7 +8,6 @@ import "golang.org/x/sys/unix"
 const (
 	nativeArch = unix.AUDIT_ARCH_AARCH64
 	statCall   = unix.SYS_NEWFSTATAT
-	statfsCall = unix.SYS_STATFS
 	// cloneFlags is which argument of clone(2) has the flags.
 	cloneFlags = 0
 )

@@ -8,7 +8,6 @@ import "golang.org/x/sys/unix"
 const (
 	nativeArch = unix.AUDIT_ARCH_MIPS
 	statCall   = unix.SYS_FSTATAT64
-	statfsCall = unix.SYS_STATFS64
 	// cloneFlags is which argument of clone(2) has the flags.
 	cloneFlags = 0
 )

@@ -89,7 +89,16 @@ func noNewPrivileges() error {
 }
 
 // ErrCgo is why a part needs another build. It is errors.ErrUnsupported.
-var ErrCgo = fmt.Errorf("the program was not built with CGO_ENABLED=0: %w", errors.ErrUnsupported)
+var ErrCgo error = cgoError{}
+
+// cgoError is a type, for package fmt takes time at each start of the program.
+type cgoError struct{}
+
+func (cgoError) Error() string {
+	return "the program was not built with CGO_ENABLED=0: unsupported operation"
+}
+
+func (cgoError) Unwrap() error { return errors.ErrUnsupported }
 
 // allThreads makes a system call on every thread of the process.
 func allThreads(trap, a1, a2 uintptr) error {

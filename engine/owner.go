@@ -19,7 +19,7 @@ func (e *Engine) chooseOwner() error {
 	if e.opts.ReadOnly || e.opts.NoOwner {
 		return nil
 	}
-	can, err := e.kernel.Owns()
+	can, err := e.kernelOwns()
 	if err != nil {
 		return fmt.Errorf("open table %s: %w", e.opts.Table, err)
 	}
@@ -27,6 +27,21 @@ func (e *Engine) chooseOwner() error {
 		e.table.Flags = nft.TableOwned
 	}
 	return nil
+}
+
+// kernelOwns reports whether the kernel knows tables that are owned and outlive their
+// owners. One that is there says it; to ask the kernel takes a transaction that it
+// refuses, after which it waits until nobody reads what was refused (synchronize_rcu in
+// __nf_tables_abort, net/netfilter/nf_tables_api.c): ten milliseconds and more.
+func (e *Engine) kernelOwns() (bool, error) {
+	info, err := e.kernel.Table(e.opts.Table)
+	switch {
+	case err == nil && info.Flags&nft.TablePersist != 0:
+		return true, nil
+	case err != nil && !isNotExist(err):
+		return false, err
+	}
+	return e.kernel.Owns()
 }
 
 // own takes a table that is there for this engine, as far as that can be done without

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
@@ -106,4 +107,23 @@ func TestPurgeRaces(t *testing.T) {
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	require.Contains(t, filesIn(t, filepath.Dir(s.socket)), "nftnat.log")
 	require.True(t, slices.Contains(filesIn(t, filepath.Dir(s.socket)), "nftnat.sock"))
+}
+
+// Quiet, it says nothing of what stays, and a daemon nothing of what it cannot do.
+func TestPurgeQuiet(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	require.NotEmpty(t, succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80"))
+	r := run(t, top.Host, "purge", "--quiet")
+	require.Zero(t, r.Code, r.Stderr)
+	require.Empty(t, r.Stdout+r.Stderr)
+
+	succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80")
+	holder, err := occupy(top.Host, "tcp", "0.0.0.0:8080")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, holder.Close()) }()
+	s := newStation(t, top.Host)
+	p := s.serve(t, "--quiet")
+	require.NoError(t, p.Signal(unix.SIGTERM))
+	require.Zero(t, p.Wait())
+	require.Empty(t, p.Output())
 }

@@ -1,10 +1,9 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command hello is the least that a Go program can do: what its start takes, no command
-// line in Go does without.
+// Command hello is what a program in Go costs that does nothing but say so.
 package main
 
-import "os"
+import "fmt"
 
-func main() { _, _ = os.Stdout.WriteString("hello, world\n") }
+func main() { fmt.Println("hello, world") }

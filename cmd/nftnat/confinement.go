@@ -42,9 +42,8 @@ func (g *global) confine(flags serveFlags, l net.Listener, visits bool) confine.
 	if !flags.noSysctl {
 		settings.Access |= confine.Write
 	}
-	// The metrics tell of the process, and since when the machine runs.
-	o.Files = append(o.Files, settings, confine.Tree{Path: "/proc/self", Access: confine.Read | confine.List},
-		confine.Tree{Path: "/proc/stat", Access: confine.Read})
+	// The metrics tell of the process.
+	o.Files = append(o.Files, settings, confine.Tree{Path: "/proc/self", Access: confine.Read | confine.List})
 	var changed []confine.Tree
 	if flags.state != "" {
 		changed = append(changed, confine.Tree{Path: filepath.Dir(flags.state), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})

@@ -131,7 +131,7 @@ func (o *onlooker) close() error {
 	return errors.Join(err, waitErr)
 }
 
-func newOnlooker() *cobra.Command {
+func newOnlooker(*global) *cobra.Command {
 	return &cobra.Command{
 		Use:    onlookerVerb,
 		Short:  "Tell the daemon which processes have which sockets",

@@ -37,7 +37,7 @@ type global struct {
 
 // run is the whole program: it returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRoot(stderr)
+	root := newRoot(stderr, asked(args))
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -54,7 +54,42 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitStatus(err)
 }
 
-func newRoot(stderr io.Writer) *cobra.Command {
+// verb is a command, and how it is made.
+type verb struct {
+	name string
+	make func(*global) *cobra.Command
+}
+
+// verbs are all that there are, but for those of cobra.
+func verbs() []verb {
+	return []verb{
+		{"add", newAdd}, {"rm", newRm}, {"ls", newLs},
+		{"network", newNetwork}, {"attach", newAttach}, {"detach", newDetach},
+		{"ps", newPs}, {"inspect", newInspect}, {"port", newPort},
+		{"apply", newApply}, {"export", newExport},
+		{"serve", newServe}, {"status", newStatus}, {"events", newEvents}, {"plan", newPlan},
+		{"purge", newPurge}, {"demo", newDemo}, {"version", newVersion},
+		{onlookerVerb, newOnlooker},
+	}
+}
+
+// asked is the verb that a command line begins with, by itself. Nil: it does not begin
+// with one, and what it is takes to know them all.
+func asked(args []string) []verb {
+	if len(args) != 0 {
+		for _, v := range verbs() {
+			if v.name == args[0] {
+				return []verb{v}
+			}
+		}
+	}
+	return nil
+}
+
+// newRoot makes the root of the verbs that are given, or of all, with the help and the
+// completion that there are for them. To make all of them takes as long as the
+// system takes to start the program.
+func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	g := &global{stderr: stderr}
 	root := &cobra.Command{
 		Use:   "nftnat",
@@ -82,13 +117,16 @@ func newRoot(stderr io.Writer) *cobra.Command {
 	flags.BoolVar(&g.quiet, "quiet", false, "print nothing but errors and what was asked for")
 	flags.BoolVar(&g.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(
-		newAdd(g), newRm(g), newLs(g),
-		newNetwork(g), newAttach(g), newDetach(g), newPs(g), newInspect(g), newPort(g),
-		newApply(g), newExport(g),
-		newServe(g), newStatus(g), newEvents(g), newPlan(g), newPurge(g), newDemo(g), newVersion(g),
-		newOnlooker(),
-	)
+	if only != nil {
+		root.CompletionOptions.DisableDefaultCmd = true
+		for _, v := range only {
+			root.AddCommand(v.make(g))
+		}
+		return root
+	}
+	for _, v := range verbs() {
+		root.AddCommand(v.make(g))
+	}
 	refuseUnknown(root)
 	return root
 }
@@ -117,9 +155,10 @@ func refuseUnknown(root *cobra.Command) {
 	}
 }
 
+// logger is never nil: not only libraries, which take nil for none, log by it.
 func (g *global) logger() *slog.Logger {
 	if g.quiet {
-		return nil
+		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(&lineHandler{w: g.stderr})
 }

@@ -114,6 +114,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	defer stop()
 	// Whoever has read what a daemon says may have gone.
 	signal.Ignore(syscall.SIGPIPE)
+	keepSmall()
 	group, err := groupID(flags.group)
 	if err != nil {
 		return err

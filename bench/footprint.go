@@ -1,0 +1,164 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// idleMappings is how many a daemon has whose memory is measured.
+const idleMappings = 100
+
+// helloHTTP is a program that has net/http in it and does not use it. It is what ours
+// cannot be less than.
+const helloHTTP = "package main\n\nimport (\n\t\"fmt\"\n\t\"net/http\"\n\t\"os\"\n)\n\n" +
+	"func main() {\n\tif len(os.Args) > 2 {\n\t\t_ = new(http.Server).ListenAndServe()\n\t\t_, _ = new(http.Client).Get(os.Args[1])\n\t}\n" +
+	"\tfmt.Println(\"hello\")\n}\n"
+
+// footprint is the programs that are compared: those that do nothing, ours, and another
+// build of ours if one was given.
+type footprint struct {
+	dir        string
+	idle, ours []variant
+}
+
+type variant struct{ name, path string }
+
+// benchFootprint measures what it costs to have nftnat: on disk, at each command, at the
+// daemon's start and while it has nothing to do.
+func benchFootprint(b *book, s settings) error {
+	dir, err := os.MkdirTemp("", "nftnat-bench")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	f := footprint{dir: dir}
+	if err := f.build(s.also); err != nil {
+		return err
+	}
+	if err := f.size(b); err != nil {
+		return err
+	}
+	if err := f.version(b, s.rounds*s.singles/10+1); err != nil {
+		return err
+	}
+	return f.daemons(b, s.rounds)
+}
+
+func (f *footprint) build(also string) error {
+	hello, err := buildPackage(f.dir, "bench/hello")
+	if err != nil {
+		return err
+	}
+	source, withHTTP := filepath.Join(f.dir, "hello-http.go"), filepath.Join(f.dir, "hello-http")
+	if err := os.WriteFile(source, []byte(helloHTTP), 0o600); err != nil {
+		return err
+	}
+	if err := goBuild(withHTTP, source, stripped...); err != nil {
+		return err
+	}
+	f.idle = []variant{{"a program that does nothing", hello}, {"the same with net/http in it", withHTTP}}
+	program, err := build(f.dir)
+	if err != nil {
+		return err
+	}
+	f.ours = []variant{{"nftnat", program}}
+	if also != "" {
+		f.ours = append(f.ours, variant{otherBuild, also})
+	}
+	return nil
+}
+
+// size compares the files, and says what is in ours.
+func (f *footprint) size(b *book) error {
+	r := b.report("Static binary, stripped", "bytes")
+	r.note("it is to have at most 14 MiB, 14,680,064 bytes, which a test asserts")
+	for _, v := range slices.Concat(f.idle, f.ours) {
+		info, err := os.Stat(v.path)
+		if err != nil {
+			return err
+		}
+		r.add(v.name, float64(info.Size()))
+	}
+	program := filepath.Join(f.dir, "nftnat-with-symbols")
+	if err := goBuild(program, module+"cmd/nftnat"); err != nil {
+		return err
+	}
+	return contents(b.report("What is in it: code and data by package", "bytes"), program)
+}
+
+// version times a command that does nothing, among programs that do nothing.
+func (f *footprint) version(b *book, runs int) error {
+	r := b.report("nftnat version, whole process", seconds)
+	r.note("it is to take at most 1.5 times what a program takes that does nothing")
+	for range runs {
+		for _, v := range slices.Concat(f.idle, f.ours) {
+			if err := timed(r, v.name, exec.Command(v.path, "version").Run); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// daemons starts daemons, with nothing to adopt and with much, and looks at the memory of
+// those that have little to do.
+func (f *footprint) daemons(b *book, rounds int) error {
+	start := b.report("The daemon's start, until it is ready", seconds)
+	start.note("it is to take at most 30 ms")
+	memory := b.report(fmt.Sprintf("An idle daemon with %d mappings, memory", idleMappings), "KiB")
+	memory.note("the daemon is to have at most 16 MiB, 16,384 KiB, resident (RSS)")
+	for range rounds {
+		for _, v := range f.ours {
+			for _, count := range []int{0, idleMappings, 10_000} {
+				err := inNamespace(func(ns *lab.NS) error {
+					d, err := f.adopting(ns, v, count, start)
+					if err != nil {
+						return err
+					}
+					defer d.end()
+					if count == idleMappings {
+						return d.idle(v.name, memory)
+					}
+					return nil
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %w", v.name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// adopting starts a daemon that finds mappings in the kernel, in the table of a daemon
+// before it.
+func (f *footprint) adopting(ns *lab.NS, v variant, count int, start *report) (*daemon, error) {
+	socket := filepath.Join(f.dir, "nftnat.sock")
+	if count != 0 {
+		ports := fmt.Sprintf("%d-%d", firstPort, firstPort+count-1)
+		err := command(ns, v.path, "add", "--direct", "--quiet", "tcp", ports, fmt.Sprintf("%s:%s", backend(), ports))
+		if err != nil {
+			return nil, err
+		}
+		before, err := startDaemon(ns, v.path, socket)
+		if err != nil {
+			return nil, err
+		}
+		before.end()
+	}
+	begin := time.Now()
+	d, err := startDaemon(ns, v.path, socket)
+	if err == nil {
+		start.add(fmt.Sprintf("%s, %d mappings of a daemon before it", v.name, count), time.Since(begin).Seconds())
+	}
+	return d, err
+}

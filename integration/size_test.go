@@ -1,0 +1,36 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// mostBytes is what the program may have, as it is released. A dependency that calls
+// methods by names which the linker cannot know takes it beyond that at once
+// (docs/adr/0019-metrics-of-our-own.md).
+const mostBytes = 14 << 20
+
+func TestBinarySize(t *testing.T) {
+	if os.Getenv(envProgram) != "" {
+		t.Skip("the program was built elsewhere")
+	}
+	labtest.Tool(t, "go")
+	path := filepath.Join(t.TempDir(), "nftnat")
+	// As the Makefile builds it.
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/nftnat")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.LessOrEqual(t, info.Size(), int64(mostBytes))
+}
