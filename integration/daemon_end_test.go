@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -203,13 +204,8 @@ func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	holder, err := occupy(top.Host, "tcp", "127.0.0.1:8080")
 	require.NoError(t, err)
 	other := labtest.StartCmd(t, top.Host, command(t, "socat", "UDP4-RECV:8080,bind=127.0.0.1", "STDOUT"))
-	await(t, "socat to have its port", func() bool {
-		taken, err := occupy(top.Host, "udp", "127.0.0.1:8080")
-		if err == nil {
-			require.NoError(t, taken.Close())
-		}
-		return err != nil
-	})
+	has := regexp.MustCompile(`(?m)^udp .* 127\.0\.0\.1:8080 `)
+	await(t, "socat to have its port", func() bool { return has.MatchString(sockets(t, top.Host)) })
 	p := s.serve(t)
 	require.Equal(t, 2, s.status(t).Proxies)
 	require.Len(t, s.status(t).Warnings, 1)
