@@ -49,9 +49,10 @@ func withStation(set settings, f func(*station) error) (err error) {
 	if s.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
 		return err
 	}
-	// Ten thousand flows are that many ports for the clients and for each proxy.
+	// Ten thousand flows are that many ports for the clients and for each proxy. Proxies are
+	// published below: a port that a client had is nobody's for a minute.
 	err = s.top.Host.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("16000 65000"), 0)
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("26000 65000"), 0)
 	})
 	if err != nil {
 		return err
