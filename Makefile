@@ -15,9 +15,12 @@ build: ## one static binary
 test: ## everything; what needs namespaces is skipped where there are none
 	$(GO) test -race -shuffle=on ./...
 
-# What takes longest begins first.
+TESTS := NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m
+
+# Those of ./integration measure what others may not disturb, and take turns with the rest.
 integration: ## everything, and nothing may be skipped
-	NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m ./integration ./...
+	$(TESTS) ./integration
+	$(TESTS) $$($(GO) list ./... | grep -v '/integration$$')
 
 FUZZTIME ?= 60s
 SOAK     ?= 1h

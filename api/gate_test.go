@@ -89,10 +89,10 @@ func TestGrace(t *testing.T) {
 	require.NoError(t, <-listed)
 }
 
-// The first to be closed for another one is one that has no request.
+// A connection without a request has no place that another one would wait for.
 func TestIdleGiveWay(t *testing.T) {
 	l := defaultLimits()
-	l.conns, l.grace = 2, time.Millisecond
+	l.conns, l.grace = 2, time.Hour
 	s := start(t, Options{Engine: newFake()}, l)
 	talking := s.dial(t)
 	_, err := io.WriteString(talking, "POST /v1/mappings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
