@@ -78,8 +78,7 @@ func (x *trespass) settle(t *testing.T) (n int) {
 
 // A transaction that replaces a table is not one instant for a packet that is between the
 // new chain, which comes first and is empty until then, and the old one, which is empty
-// from then on: with some thousand a second, one gets by in every hundred upgrades, and one
-// is not translated in some hundred as well. Were the guard open between two transactions, or while a table is
+// from then on: with some thousand a second, one gets by in every hundred upgrades. Were the guard open between two transactions, or while a table is
 // loaded, it would be all of those that come in milliseconds.
 const instant = 2
 
@@ -128,10 +127,6 @@ func (u *upgraded) check(t *testing.T, before uint32) {
 	for _, c := range u.calls {
 		c.goOn(t)
 		done := c.end(t)
-		if strings.HasSuffix(c.address, ":8083") { // no proxy is behind it when netfilter misses one
-			require.LessOrEqual(t, c.refused, instant, "%s: %v", c, done)
-			c.refused = 0
-		}
 		require.Zero(t, c.refused+c.broken+c.lost, "%s: %v", c, done)
 	}
 	require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
