@@ -150,7 +150,7 @@ func (d *hairpinDraft) decide(l bridgeLink) hairpinMode {
 		return p.mode
 	}
 	was, known := d.of.ports[l.index]
-	if known && was.bridge != l.bridge { // it has left, and come as another
+	if known && (was.bridge != l.bridge || slices.Contains(d.lost, l.index)) { // it has left, and come as another
 		was, known = hairpinPort{}, false
 	}
 	if known && was.name != l.name && was.mode == hairpinOurs {

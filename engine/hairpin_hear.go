@@ -94,7 +94,9 @@ func (h *hearing) catchUp() {
 // attention is what is to be looked at because of something that has happened.
 type attention struct {
 	backends map[netip.Addr]bool
-	ports    map[int]bool
+	// ports by their indices, and whether they are known to have left their bridges since
+	// they were looked at.
+	ports map[int]bool
 }
 
 // lookAtAll looks at all backends of which something is known, and at those that are
@@ -119,7 +121,7 @@ func (e *Engine) lookAtAll(ports []bridgeLink) error {
 		look.backends[a] = true
 	}
 	for index := range h.ports {
-		look.ports[index] = true
+		look.ports[index] = false
 	}
 	e.attend(look)
 	return err
@@ -137,9 +139,9 @@ func (e *Engine) hearBridges(events []bridgeEvent) {
 				h.hooks[ev.link] = ev.hooks
 				e.lookAtBridge(look, ev.link)
 			}
-		case portChanged:
+		case portChanged, portLeft:
 			if _, known := h.ports[ev.link]; known {
-				look.ports[ev.link] = true
+				look.ports[ev.link] = look.ports[ev.link] || ev.kind == portLeft
 			}
 		case neighbourChanged:
 			at, known := h.places[ev.addr]
@@ -213,6 +215,10 @@ func (e *Engine) attend(look attention) {
 		l, err := h.bridges.link(index)
 		switch {
 		case notThere(err), err == nil && l.bridge != h.ports[index].bridge:
+			d.lose(index)
+		case err == nil && look.ports[index] && !l.hairpin:
+			// It is back already, as another: its mode went with it, and nobody has switched
+			// it off. One that has the mode was looked at since.
 			d.lose(index)
 		case err != nil:
 			e.log.Warn("a bridge port could not be looked at", "port", h.ports[index].name, "error", err)

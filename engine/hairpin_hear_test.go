@@ -76,6 +76,26 @@ func TestHearBridgesOfAnotherPort(t *testing.T) {
 	require.Equal(t, []string{"port1"}, b.bridges.on())
 }
 
+// A port that has left its bridge and is back before that is heard has lost its mode to
+// nobody, and one that is switched off by somebody stays off.
+func TestHearBridgesOfPortThatIsBack(t *testing.T) {
+	b := withBridges()
+	e := b.open(t)
+	publish(t, e, "80->172.30.0.2:80")
+	off := func(l *bridgeLink) { l.hairpin = false }
+	b.bridges.change(fakePort1, off)
+	e.hearBridges([]bridgeEvent{{kind: portLeft, link: fakePort1}, {kind: portChanged, link: fakePort1}})
+	require.Equal(t, []string{"port1"}, b.bridges.on())
+	require.Equal(t, []string{"172.30.0.2 port1"}, recordsOf(t, b, e))
+	e.hearBridges([]bridgeEvent{{kind: portLeft, link: fakePort1}})
+	require.Equal(t, []string{"172.30.0.2 port1"}, recordsOf(t, b, e), "it has the mode from after that")
+	b.bridges.change(fakePort1, off)
+	e.hearBridges([]bridgeEvent{{kind: portChanged, link: fakePort1}})
+	require.Empty(t, b.bridges.on())
+	require.NoError(t, e.Purge())
+	require.Empty(t, b.bridges.on())
+}
+
 // The record cannot be written: no port is switched.
 func TestHearBridgesWithoutRecord(t *testing.T) {
 	b := withBridges()

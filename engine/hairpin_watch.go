@@ -45,7 +45,8 @@ type bridgeEventKind int
 
 const (
 	bridgeChanged    bridgeEventKind = iota + 1 // or is new
-	portChanged                                 // is new, or has gone, or another interface has
+	portChanged                                 // is new, or another interface is
+	portLeft                                    // its bridge, or has gone, or another interface has
 	neighbourChanged                            // its link layer address is known
 	stationSeen
 )
@@ -148,7 +149,9 @@ func parseBridgeEvent(m syscall.NetlinkMessage) (bridgeEvent, bool) {
 		case !ok:
 		case l.kind == kindBridge:
 			return bridgeEvent{kind: bridgeChanged, link: l.index, hooks: l.hooks}, true
-		case l.bridge != 0, m.Header.Type == unix.RTM_DELLINK:
+		case m.Header.Type == unix.RTM_DELLINK: // also of family AF_BRIDGE (br_del_if in net/bridge/br_if.c)
+			return bridgeEvent{kind: portLeft, link: l.index}, true
+		case l.bridge != 0:
 			return bridgeEvent{kind: portChanged, link: l.index}, true
 		}
 	case unix.RTM_NEWNEIGH:

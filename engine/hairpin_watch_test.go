@@ -55,8 +55,14 @@ func TestBridgeWatch(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "nf_call_ip6tables", "1")
 	hears(bridgeEvent{kind: bridgeChanged, link: bridge, hooks: hooks{six: true}})
 	all = nil
-	labtest.Exec(t, top.Backend1, "ip", "link", "del", lab.MachineLink)
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "nomaster")
+	hears(bridgeEvent{kind: portLeft, link: port})
+	all = nil
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "master", lab.HostBridge)
 	hears(bridgeEvent{kind: portChanged, link: port})
+	all = nil
+	labtest.Exec(t, top.Backend1, "ip", "link", "del", lab.MachineLink)
+	hears(bridgeEvent{kind: portLeft, link: port})
 }
 
 // Events that nobody takes are not kept for ever, and that some are missing is known:
