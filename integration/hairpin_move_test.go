@@ -118,6 +118,12 @@ func TestHairpinModeFollows(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "link", "set", "port4", "master", lab.HostBridge)
 	labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
 	awaitHairpin(t, top.Host, "port4", true)
+	// Before anybody can have looked.
+	for range 10 {
+		labtest.ExecInput(t, top.Host, "link set port4 nomaster\nlink set port4 master "+lab.HostBridge+"\n", "ip", "-batch", "-")
+		labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
+		awaitHairpin(t, top.Host, "port4", true)
+	}
 	records("port4")
 	require.NoError(t, e.Purge())
 	require.False(t, inHairpinMode(t, top.Host, "port4"))
