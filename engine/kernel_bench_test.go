@@ -45,16 +45,7 @@ func BenchmarkKernelPublish(b *testing.B) {
 			e, _ := openKernel(b)
 			_, err := e.Apply(manyMappings(beside + 1)...)
 			require.NoError(b, err)
-			m := mapped(b, "65000->172.30.0.2:80")
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := e.Publish(m); err != nil {
-					b.Fatal(err)
-				}
-				if _, err := e.Unpublish(m); err != nil {
-					b.Fatal(err)
-				}
-			}
+			publishOver(b, e)
 			require.NoError(b, e.Close())
 		})
 	}

@@ -78,8 +78,9 @@ func (x *trespass) settle(t *testing.T) (n int) {
 
 // A transaction that replaces a table is not one instant for a packet that is between the
 // new chain, which comes first and is empty until then, and the old one, which is empty
-// from then on: with some thousand a second, one gets by in every hundred upgrades. Were the guard open between two transactions, or while a table is
-// loaded, it would be all of those that come in milliseconds.
+// from then on: with some thousand a second, one gets by in every hundred upgrades. Were
+// the guard open between two transactions, or while a table is loaded, it would be all of
+// those that come in milliseconds.
 const instant = 2
 
 // upgraded is a host with a guarded network and live flows, and what it is compared with.
