@@ -34,7 +34,8 @@ type change struct {
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
 	// released are ports of endpoints that go: what flows to them ends over TCP as well.
-	// They are among what it removes, or moves if the frontend is somebody else's then.
+	// They are among what it removes, or moves if the frontend is somebody else's then, or
+	// none of both if that leads to the same.
 	released []port
 	// records are of networks and endpoints, and after makes in what the engine knows
 	// what they say; nil: nothing.

@@ -261,11 +261,21 @@ func (e *Engine) serveAll(c change) error {
 		}
 	}
 	for _, m := range c.moved {
-		if px := e.proxies.open[m.frontend]; px != nil && kills(m) {
-			_ = px.Reset() // its one error is that it is closed, with all that it had
+		if kills(m) {
+			e.proxies.reset(m.frontend)
 		}
 	}
+	for _, p := range c.released { // one may be published as it was, by itself
+		e.proxies.reset(p.frontend)
+	}
 	return nil
+}
+
+// reset ends the connections and flows of a port's proxy, if it has one.
+func (ps *proxies) reset(f frontend) {
+	if px := ps.open[f]; px != nil {
+		_ = px.Reset() // its one error is that it is closed, with all that it had
+	}
 }
 
 // frontends are a set of them.
