@@ -147,6 +147,19 @@ func TestTimeouts(t *testing.T) {
 	require.Equal(t, uint32(4), generation, "an end is no change of the ruleset")
 }
 
+// nft_add_set_elem refuses a time-out before it looks for what is there. The caller
+// takes the set for one with time-outs, or it would have been refused before.
+func TestTimeoutRefusedBeforeElement(t *testing.T) {
+	c := New().Conn()
+	e := nft.Element{Set: "hosts4", Key: nft.AddrPortKey(netip.MustParseAddrPort("192.0.2.1:1"))}
+	require.NoError(t, c.Replace(sample(), []nft.Element{e}, 0))
+	other := sample()
+	other.Sets[2].Timeout = true
+	require.ErrorIs(t, c.Update(other, add(e)), unix.EEXIST)
+	e.Timeout = time.Hour
+	require.ErrorIs(t, c.Update(other, add(e)), unix.EINVAL)
+}
+
 func TestRealClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := New()

@@ -119,11 +119,12 @@ func clone(t nft.Table) nft.Table {
 // add puts an element in and returns what undoes that, or the kernel's refusal.
 func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 	s.expire(now)
-	if s.taken(e.Key) {
-		return nil, unix.EEXIST
-	}
+	// Checks stand in the order of nft_add_set_elem (net/netfilter/nf_tables_api.c).
 	if e.Timeout != 0 && !s.def.timeout {
 		return nil, unix.EINVAL
+	}
+	if s.taken(e.Key) {
+		return nil, unix.EEXIST
 	}
 	if s.def.size != 0 && len(s.elements) >= int(s.def.size) {
 		return nil, unix.ENFILE
