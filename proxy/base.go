@@ -51,6 +51,9 @@ type served interface {
 	member
 	// listen watches the frontend, on its home loop.
 	listen() error
+	// gather has none but the home loop take what is new from now on. It comes
+	// before deafen; the caller holds the turn of no loop.
+	gather(gently bool)
 	// deafen stops taking what is new and closes the frontend. gently: what
 	// has come already is served; the frontend stays open if the protocol
 	// needs it for that.
@@ -228,6 +231,7 @@ func (b *base) Retire() error {
 func (b *base) drainLocked(on func(f func()) bool) {
 	b.state = drains
 	b.drained = make(chan struct{}, 1)
+	b.proto.gather(true)
 	on(func() { b.proto.deafen(true) })
 	// Only now, or the last of those before the proxy would be taken for the
 	// last of all while others wait to be let in.
@@ -276,6 +280,7 @@ func (b *base) closeLocked() error {
 		closeFD(b.fd)
 	} else {
 		// First where connections come from, then everywhere.
+		b.proto.gather(false)
 		b.home.with(func() { b.proto.deafen(false) })
 		for _, l := range b.group.started() {
 			l.with(func() { b.proto.drop(l) })

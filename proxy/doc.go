@@ -40,10 +40,10 @@
 // # Concurrency
 //
 // Everything exported is safe for concurrent use. Connections have no
-// goroutines: each loop of a [Group], by default one for two processors, serves
-// any number of proxies from one goroutine, on one thread that sleeps in
-// epoll_wait(2). Loops start with the first proxy that opens and end, waited
-// for, with [Group.Close], or with the proxy if the group is its own.
+// goroutines: each loop of a [Group], by default one a processor, serves any
+// number of proxies from one goroutine, on one thread that sleeps in
+// epoll_wait(2). Loops start when they are first needed and end, waited for,
+// with [Group.Close], or with the proxy if the group is its own.
 //
 // # Be aware
 //

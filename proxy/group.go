@@ -16,11 +16,7 @@ import (
 // defaults.
 type GroupOptions struct {
 	// Loops is how many event loops, and so how many processors, the group
-	// uses at most. 0: half of GOMAXPROCS, at least 1, and as many as
-	// GOMAXPROCS where several connections are bulk transfers: client and
-	// backend of what is proxied on loopback are on the same machine and want
-	// as much, and a loop that has more to do at a time does it with fewer
-	// system calls. Loops are started when first needed.
+	// uses at most. 0: GOMAXPROCS. Loops are started when first needed.
 	Loops int
 
 	// MaxPipes bounds the pipes of each loop, two descriptors and up to 1 MiB
@@ -41,8 +37,8 @@ type GroupOptions struct {
 // thread. All methods are safe for concurrent use.
 type Group struct {
 	opts       GroupOptions
-	takers     int // loops that new connections and proxies go to, the first of them
-	heavyAfter int // bytes; see there
+	lead       int32 // see leadToShare
+	heavyAfter int   // bytes; see there
 	pipeSize   int
 	answering  time.Duration // see lastAnswers
 	start      time.Time
@@ -67,14 +63,12 @@ type member interface {
 // NewGroup returns a group. It starts nothing: loops begin with the first
 // proxy that opens. Close ends it.
 func NewGroup(opts *GroupOptions) *Group {
-	g := &Group{heavyAfter: heavyAfter, pipeSize: pipeSize, answering: lastAnswers, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
+	g := &Group{lead: leadToShare, heavyAfter: heavyAfter, pipeSize: pipeSize, answering: lastAnswers, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
 	if opts != nil {
 		g.opts = *opts
 	}
-	g.takers = g.opts.Loops
 	if g.opts.Loops <= 0 {
 		g.opts.Loops = runtime.GOMAXPROCS(0)
-		g.takers = max(g.opts.Loops/2, 1)
 	}
 	switch {
 	case g.opts.MaxPipes == 0:
@@ -193,7 +187,7 @@ func (g *Group) home() (*loop, error) {
 	if g.loops == nil {
 		return nil, ErrClosed
 	}
-	i := g.next % g.takers
+	i := g.next % g.opts.Loops
 	g.next++
 	return g.loopLocked(i)
 }
@@ -217,35 +211,35 @@ func (g *Group) loopLocked(i int) (*loop, error) {
 	return l, nil
 }
 
-// lighter returns the loop that has the fewest connections, if l has clearly
-// more; else l. Two more is clearly: handing over costs a wake-up, which a
-// single connection and its successor must not pay.
-func (g *Group) lighter(l *loop) *loop {
-	return g.fewest(l, g.takers, func(l *loop) int32 { return l.live.Load() })
+// lighter returns the loop that has the fewest connections, if l has at least
+// lead more; else l.
+func (g *Group) lighter(l *loop, lead int32) *loop {
+	return g.fewest(l, lead, func(l *loop) int32 { return l.live.Load() })
 }
 
-// idler is lighter for bulk transfers, among all loops.
+// idler is lighter for bulk transfers. Two more is clearly more: a move must
+// not make the other loop the one that has more.
 func (g *Group) idler(l *loop) *loop {
-	return g.fewest(l, g.opts.Loops, func(l *loop) int32 { return l.heavy.Load() })
+	return g.fewest(l, 2, func(l *loop) int32 { return l.heavy.Load() })
 }
 
-// fewest returns that of the first loops which has clearly fewer of what count
-// counts than l, or l.
-func (g *Group) fewest(l *loop, loops int, count func(*loop) int32) *loop {
+// fewest returns the loop which has the fewest of what count counts, if l has at
+// least lead more; else l.
+func (g *Group) fewest(l *loop, lead int32, count func(*loop) int32) *loop {
 	mine := count(l)
-	if mine < 2 || loops == 1 {
+	if mine < lead || g.opts.Loops == 1 {
 		return l
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	best := l
-	for i := range min(loops, len(g.loops)) { // none are left of a closed group
+	for i := range g.loops { // none are left of a closed group
 		other, err := g.loopLocked(i)
 		if err != nil {
 			continue
 		}
-		if n := count(other); n <= mine-2 {
-			best, mine = other, n+2
+		if n := count(other); n <= mine-lead {
+			best, mine = other, n+lead-1
 		}
 	}
 	return best

@@ -249,7 +249,7 @@ func (l *loop) drain() {
 		case t.conn != nil:
 			t.shard.adopt(t.conn)
 		default:
-			t.shard.admit(t.fd)
+			t.shard.take(t.fd)
 		}
 	}
 }

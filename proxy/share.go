@@ -108,7 +108,8 @@ func hasFilter(fd int) (bool, error) {
 
 // Leave is the beginning of a Shutdown for when another process has the frontends too:
 // the group takes nothing new from them, and gives its listeners up as they are when it
-// returns. Connections in their queues are the other process's, and so are datagrams.
+// returns. Datagrams in their queues are the other process's, and so are connections,
+// but for those whose coming this process alone may have been told.
 // What the group carries goes on; answers to its UDP flows leave by the frontends for
 // another second after the last one, and 10 s at most. Shutdown or Close must follow.
 func (g *Group) Leave() {

@@ -6,6 +6,7 @@ package proxy
 import (
 	"crypto/sha256"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -14,12 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// spreading is a group with one loop that takes connections and two more for
-// bulk transfers, which connections are soon.
+// spreading is a group in which one loop takes all connections of a proxy, and two
+// more are there for bulk transfers, which connections are soon.
 func spreading(tb testing.TB) *Group {
 	tb.Helper()
 	g := newGroup(tb, &GroupOptions{Loops: 3})
-	g.takers, g.heavyAfter = 1, 256<<10
+	g.lead, g.heavyAfter = math.MaxInt32/2, 256<<10
 	return g
 }
 
@@ -89,7 +90,10 @@ func TestCloseWhileSpreading(t *testing.T) {
 	backend := tcpBackend(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	for i := range 60 {
 		g := NewGroup(&GroupOptions{Loops: 3})
-		g.takers, g.heavyAfter = 1, 64<<10
+		g.heavyAfter = 64 << 10
+		if i%4 < 2 {
+			g.lead = math.MaxInt32 / 2
+		}
 		p, err := New(mustTCP(t, "127.0.0.1:0"), backend, &Options{Group: g})
 		require.NoError(t, err)
 		require.NoError(t, p.Open())

@@ -5,7 +5,7 @@ package proxy
 
 import (
 	"os"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,15 +14,14 @@ import (
 // tcpProxy is a Proxy for TCP.
 type tcpProxy struct {
 	*base
-	keepAlive int32       // seconds; 0: none
-	shards    []*tcpShard // by index of the loop; nil: no connection yet. Made by the home loop
+	keepAlive int32                      // seconds; 0: none
+	shards    []atomic.Pointer[tcpShard] // by index of the loop; nil: had no connection yet
+	gathered  atomic.Bool                // none but the home loop accepts
+	closing   atomic.Bool                // connections stay on the loops that they are on
 
 	// The rest belongs to the home loop.
 	listening bool
-	leaving   bool          // the thread that accepts need not be the loop's own
-	closing   bool          // connections stay on the loops that they are on
-	delay     time.Duration // of the accept back-off; 0: not in one
-	retry     timer         // ends the back-off
+	leaving   bool // the thread that accepts need not be the loop's own
 }
 
 // tcpShard is the part of a proxy that one loop serves.
@@ -32,6 +31,12 @@ type tcpShard struct {
 	conns   list[tcpConn] // connected, in order of activity if there is an idle time-out
 	dialing list[tcpConn] // waiting for the backend, the oldest first
 	timer   timer         // for both lists
+
+	accepts atomic.Bool   // the loop watches the listener, or will when the back-off ends
+	alone   int           // see manyAlone
+	events  uint32        // that it watches it for
+	delay   time.Duration // of the accept back-off; 0: not in one
+	retry   timer         // ends the back-off
 }
 
 // newTCP makes the proxy; b.fd listens.
@@ -41,7 +46,6 @@ func newTCP(b *base) *tcpProxy {
 	if d := b.opts.KeepAlive; d > 0 {
 		p.keepAlive = int32(min(max(d/time.Second, 1), 32767)) // MAX_TCP_KEEPIDLE in include/net/tcp.h
 	}
-	p.retry.expire = p.resume
 	// What accept(2) returns inherits these from the listener (sk_clone and
 	// tcp_create_openreq_child copy the socket), so that a connection pays
 	// for none of them.
@@ -67,38 +71,51 @@ func (p *tcpProxy) tune(fd int) {
 
 // listen implements served.
 func (p *tcpProxy) listen() error {
-	p.shards = make([]*tcpShard, p.group.opts.Loops)
-	// Level-triggered: a pause is a matter of not watching, and what was
-	// left in the queue shows again by itself.
-	if e := p.home.watch(p.fd, p, evIn); e != noErrno {
+	p.shards = make([]atomic.Pointer[tcpShard], p.group.opts.Loops)
+	if e := p.shard(p.home).hear(evIn); e != noErrno {
 		return os.NewSyscallError("epoll_ctl", e)
 	}
 	p.listening = true
 	return nil
 }
 
+// gather implements served. When it returns every loop has had its turn since:
+// none accepts any more or is about to hand a connection to another.
+func (p *tcpProxy) gather(gently bool) {
+	p.gathered.Store(true)
+	if !gently {
+		p.closing.Store(true)
+	}
+	for i := range p.shards {
+		if s := p.shards[i].Load(); s != nil && s.loop != p.home {
+			s.loop.with(s.hearNoMore)
+		}
+	}
+}
+
 // deafen implements served. Connections in the queue are live already, as
 // their clients see it: gently, they are taken before the listener goes. The
 // filter keeps the queue from growing meanwhile: those who come are not let in
-// to be reset, but refused when they try again. A listener that is shared is left as
-// it is, with its queue.
+// to be reset, but refused when they try again. A listener that is shared stays
+// as it is, with its queue; unless several loops of ours took from it, for then who
+// waits there may have woken one of those and not the other process.
 func (p *tcpProxy) deafen(gently bool) {
-	p.closing = !gently
 	if !p.listening {
 		return
 	}
+	s := p.shard(p.home)
+	s.hearNoMore()
 	if gently && !p.shared {
-		p.leaving = true
 		_ = attachDropAll(p.fd) // without it there is a moment for a reset
-		for p.accept() {
-			continue
+	}
+	if gently && (!p.shared || s.events&unix.EPOLLEXCLUSIVE != 0) {
+		p.leaving = true
+		for range listenBacklog { // what is shared may grow meanwhile
+			if !s.accept() {
+				break
+			}
 		}
 	}
-	p.home.forget(p.fd)
-	p.home.disarm(&p.retry)
-	// Not by closing alone: a socket that was handed over may be open
-	// elsewhere, and epoll holds on to it as long as it is.
-	_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0)
 	closeFD(p.fd)
 	p.listening = false
 }
@@ -108,21 +125,29 @@ func (p *tcpProxy) empty() { p.group.leave(p) }
 
 // shard returns the part of the proxy that l serves.
 func (p *tcpProxy) shard(l *loop) *tcpShard {
-	if p.shards[l.index] == nil {
-		s := &tcpShard{proxy: p, loop: l}
-		s.timer.expire = s.expire
-		p.shards[l.index] = s
+	at := &p.shards[l.index]
+	if s := at.Load(); s != nil {
+		return s
 	}
-	return p.shards[l.index]
+	s := &tcpShard{proxy: p, loop: l}
+	s.timer.expire = s.expire
+	s.retry.expire = s.resume
+	if !at.CompareAndSwap(nil, s) {
+		return at.Load()
+	}
+	return s
 }
 
-// drop implements served. The home loop makes no shard any more: deafen came
-// before.
+// drop implements served. No connection is handed to another loop any more:
+// gather came before.
 func (p *tcpProxy) drop(l *loop) {
-	if p.shards == nil || p.shards[l.index] == nil {
+	if p.shards == nil {
 		return
 	}
-	s := p.shards[l.index]
+	s := p.shards[l.index].Load()
+	if s == nil {
+		return
+	}
 	for _, t := range l.recall(s) {
 		if t.conn != nil {
 			t.conn.lose()
@@ -133,13 +158,11 @@ func (p *tcpProxy) drop(l *loop) {
 	s.abortAll()
 }
 
-// reset implements served. Only the home loop may look which shards there are: it makes
-// them. What it has handed to one that has not looked at it yet is not dialled yet.
+// reset implements served. What was handed to a loop that has not looked at it yet
+// is not dialled yet.
 func (p *tcpProxy) reset() {
-	var shards []*tcpShard
-	p.home.with(func() { shards = slices.Clone(p.shards) })
-	for _, s := range shards {
-		if s != nil {
+	for i := range p.shards {
+		if s := p.shards[i].Load(); s != nil {
 			s.loop.with(s.abortAll)
 		}
 	}

@@ -21,26 +21,111 @@ const (
 	maxAcceptDelay = time.Second
 )
 
+// A listener is watched by the home loop of its proxy alone, until that has clearly
+// more connections than another loop: from then on both watch it, and whichever is
+// idle is woken for a connection (EPOLLEXCLUSIVE, epoll_ctl(2)). To accept in one
+// loop and hand over to another costs a wake-up more for each connection, and is
+// left for those that live long enough for one loop to have collected many more.
+//
+// leadToShare is how many connections more than another loop are clearly more;
+// twice as many if that loop accepts by itself.
+const leadToShare = 2
+
+// manyAlone is how many connections in a row must have come while a proxy had no
+// more than aloneLive of them, the new one included, for a loop to leave them to the
+// others again: so many that it does not happen by chance under load. Of a single
+// client the connection before may still be ending.
+const (
+	manyAlone = 64
+	aloneLive = 2
+)
+
+// hear watches the listener for events. Level-triggered: a pause is a matter of
+// not watching, and what was left in the queue shows again by itself.
+func (s *tcpShard) hear(events uint32) unix.Errno {
+	e := s.loop.watch(s.proxy.fd, s, events)
+	if e == noErrno {
+		s.events = events
+		s.accepts.Store(true)
+	}
+	return e
+}
+
+// deaf stops watching. Closing the listener would not do: a socket that was
+// handed over may be open elsewhere, and epoll holds on to it as long as it is.
+func (s *tcpShard) deaf() {
+	_ = s.loop.control(unix.EPOLL_CTL_DEL, s.proxy.fd, 0, 0)
+	s.loop.forget(s.proxy.fd)
+}
+
+// hearNoMore is for a listener that is given up.
+func (s *tcpShard) hearNoMore() {
+	if s.accepts.Load() {
+		s.accepts.Store(false)
+		s.loop.disarm(&s.retry)
+		s.deaf()
+	}
+}
+
+// notNeeded counts for a loop that shares a listener whether it is needed: a proxy
+// whose clients come one after another is served best by one loop. Home stays.
+func (s *tcpShard) notNeeded() {
+	if s.loop == s.proxy.home {
+		return
+	}
+	if s.proxy.counters.live.Load() > aloneLive {
+		s.alone = 0
+		return
+	}
+	if s.alone++; s.alone == manyAlone {
+		s.alone = 0
+		s.hearNoMore()
+		s.events = 0
+		for s.accept() { // it may have been us alone whom a client has woken
+			continue
+		}
+	}
+}
+
+// share has the loop take connections by itself from now on, each of which wakes
+// one of the loops that do. A loop that cannot goes without.
+func (s *tcpShard) share() {
+	if s.proxy.gathered.Load() || s.events&unix.EPOLLEXCLUSIVE != 0 || s.delay != 0 {
+		return
+	}
+	if s.accepts.Load() {
+		s.deaf()
+	}
+	if s.hear(evIn|unix.EPOLLEXCLUSIVE) != noErrno && s.accepts.Load() {
+		s.pause(false)
+	}
+}
+
 // ready implements handler: clients wait at the listener.
-func (p *tcpProxy) ready(int, uint32) { p.accept() }
+func (s *tcpShard) ready(int, uint32) { s.accept() }
 
 // accept takes waiting clients and reports whether there may be more.
-func (p *tcpProxy) accept() bool {
-	for range acceptTurn {
-		c, e := accept4(p.fd)
+func (s *tcpShard) accept() bool {
+	turn := acceptTurn
+	if s.events&unix.EPOLLEXCLUSIVE != 0 && s.accepts.Load() {
+		turn = 1 // the others are for loops that are idle
+	}
+	for range turn {
+		c, e := accept4(s.proxy.fd)
 		full := e == unix.EMFILE || e == unix.ENFILE
 		if e == noErrno {
-			e = p.assign(c)
+			e = s.assign(c)
 		}
 		switch {
 		case e == noErrno:
-			p.delay = 0
+			s.delay = 0
+			s.notNeeded()
 		case e == unix.EAGAIN:
 			return false
 		case passing(e):
-			p.counters.acceptErrors.Add(1)
+			s.proxy.counters.acceptErrors.Add(1)
 		default: // EMFILE, ENFILE, ENOBUFS, ENOMEM
-			p.pause(full)
+			s.pause(full)
 			return false
 		}
 	}
@@ -58,19 +143,34 @@ func passing(e unix.Errno) bool {
 
 // assign gives a new connection to a loop. It returns why this process, not
 // the backend, could not serve it.
-func (p *tcpProxy) assign(fd int) unix.Errno {
+func (s *tcpShard) assign(fd int) unix.Errno {
+	p := s.proxy
 	p.counters.live.Add(1)
 	p.counters.total.Add(1)
-	to := p.group.lighter(p.home)
-	to.live.Add(1)
-	s := p.shard(to)
-	if to == p.home && !p.leaving {
+	g := p.group
+	to := p.shard(g.lighter(s.loop, g.lead))
+	if to != s && to.accepts.Load() {
+		to = p.shard(g.lighter(s.loop, 2*g.lead))
+	}
+	to.loop.live.Add(1)
+	if to == s && !p.leaving {
 		return s.admit(fd) // which opens a socket, in the thread's namespace
 	}
-	if !to.post(task{shard: s, fd: fd}) {
-		s.turnAway(fd)
+	if to != s {
+		s.share()
+	}
+	if !to.loop.post(task{shard: to, fd: fd}) {
+		to.turnAway(fd)
 	}
 	return noErrno
+}
+
+// take serves a connection that another loop has accepted.
+func (s *tcpShard) take(fd int) {
+	if s.loop != s.proxy.home {
+		s.share()
+	}
+	s.admit(fd)
 }
 
 // pause stops accepting for a while, since trying again at once would spin.
@@ -78,28 +178,30 @@ func (p *tcpProxy) assign(fd int) unix.Errno {
 // not helped and there is still no descriptor even for accepting, those who
 // wait are told by a reset: the loop's reserve descriptor is given up so that
 // one can be accepted, and taken again.
-func (p *tcpProxy) pause(full bool) {
-	p.counters.acceptErrors.Add(1)
-	p.home.pipes.trim()
-	if p.delay == 0 {
-		p.delay = minAcceptDelay
+func (s *tcpShard) pause(full bool) {
+	s.proxy.counters.acceptErrors.Add(1)
+	s.loop.pipes.trim()
+	if s.delay == 0 {
+		s.delay = minAcceptDelay
 	} else {
-		p.delay = min(2*p.delay, maxAcceptDelay)
+		s.delay = min(2*s.delay, maxAcceptDelay)
 		if full {
-			p.home.shed(p.fd)
+			s.loop.shed(s.proxy.fd)
 		}
 	}
-	if p.retry.index == 0 {
-		_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0)
-		p.home.forget(p.fd)
+	if !s.accepts.Load() {
+		return // the listener is being given up
 	}
-	p.home.arm(&p.retry, p.home.now+int64(p.delay))
+	if s.retry.index == 0 {
+		s.deaf()
+	}
+	s.loop.arm(&s.retry, s.loop.now+int64(s.delay))
 }
 
 // resume ends a pause.
-func (p *tcpProxy) resume() {
-	if e := p.home.watch(p.fd, p, evIn); e != noErrno {
-		p.pause(false)
+func (s *tcpShard) resume() {
+	if s.hear(s.events) != noErrno {
+		s.pause(false)
 	}
 }
 

@@ -9,11 +9,6 @@ import "golang.org/x/sys/unix"
 // between two looks at whether another loop has fewer of those.
 const heavyAfter = 8 << 20
 
-// Few loops are best for many small messages: what waits is served with fewer
-// system calls and wake-ups. Bulk transfers want all processors. So connections
-// begin on the loops that take them, half of all, and those that turn out to be
-// bulk transfers are shared out among all.
-
 // weigh counts n bytes moved, and gives the connection to another loop if it
 // is heavy and there are more such here than there.
 func (c *tcpConn) weigh(n int) {
@@ -30,9 +25,7 @@ func (c *tcpConn) weigh(n int) {
 		c.heavy = true
 		l.heavy.Add(1)
 	}
-	// Only from home: it alone makes shards, and lets Close know that no
-	// connection is on its way any more.
-	if l != p.home || p.closing {
+	if p.closing.Load() { // Close must know that no connection is on its way
 		return
 	}
 	if to := p.group.idler(l); to != l {

@@ -341,7 +341,7 @@ func TestUrgentDataAndEnd(t *testing.T) {
 			require.NoError(t, err)
 			p := pair.proxy.(*tcpProxy)
 			p.home.with(func() {
-				c := p.shards[p.home.index].conns.front.item
+				c := p.shard(p.home).conns.front.item
 				sendUrgent(t, near)
 				_, err := io.WriteString(near, "after")
 				require.NoError(t, err)

@@ -78,6 +78,9 @@ func (p *udpProxy) listen() error {
 	return nil
 }
 
+// gather implements served: no other loop takes anything.
+func (p *udpProxy) gather(bool) {}
+
 // deafen implements served. A proxy that drains keeps its socket: the flows'
 // answers leave by it. It takes from it what comes for them, unless that is another
 // process's to take.
