@@ -57,7 +57,8 @@ func startDaemon(ns *lab.NS, program, socket string) (*daemon, error) {
 		err = fmt.Errorf("it said %q", word[:n])
 	}
 	if err != nil {
-		d.end()
+		_ = d.cmd.Process.Signal(unix.SIGQUIT) // it writes what it waits for
+		_ = d.cmd.Wait()
 		return nil, fmt.Errorf("wait for daemon: %w", err)
 	}
 	return d, nil

@@ -134,7 +134,7 @@ const readiness = 20 * time.Second
 
 // await tries until it succeeds.
 func await(what string, try func() error) error {
-	for end := time.Now().Add(readiness); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(readiness); ; time.Sleep(time.Millisecond) {
 		err := try()
 		if err == nil {
 			return nil

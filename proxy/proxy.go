@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -163,12 +164,12 @@ func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), ErrClosed)
 	}
 	if s.refusing {
-		if err := listen(s.fd); err != nil {
+		if err := listenAgain(s.fd); err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
 		}
 		s.refusing = false
 	}
-	p, err := start(network, s.fd, s.filtered, backend, to, opts)
+	p, err := start(network, s.fd, s.addr, s.filtered, backend, to, opts)
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
 	}
@@ -197,22 +198,21 @@ func takeOver(network string, c netSocket, backend net.Addr, opts *Options) (Pro
 	}
 	_, to, err := encodeBackend(backend)
 	if err == nil {
-		var p Proxy
-		if p, err = start(network, fd, false, backend, to, opts); err == nil {
-			return p, nil
+		var local netip.AddrPort
+		if local, err = localAddr(fd); err == nil {
+			var p Proxy
+			if p, err = start(network, fd, local, false, backend, to, opts); err == nil {
+				return p, nil
+			}
 		}
 	}
 	closeFD(fd)
 	return nil, fmt.Errorf("proxy %s: %w", network, err)
 }
 
-// start makes the proxy for a bound socket, which stays the caller's after an
-// error. filtered: a filter drops what arrives.
-func start(network string, fd int, filtered bool, backend net.Addr, to *sockaddr, opts *Options) (Proxy, error) {
-	local, err := localAddr(fd)
-	if err != nil {
-		return nil, err
-	}
+// start makes the proxy for a socket that is bound to local and stays the caller's
+// after an error. filtered: a filter drops what arrives.
+func start(network string, fd int, local netip.AddrPort, filtered bool, backend net.Addr, to *sockaddr, opts *Options) (_ Proxy, err error) {
 	b := base{opts: opts.filled(), fd: fd, filtered: filtered, frontend: netAddr(network, local)}
 	b.target.Store(&destination{backend, to})
 	b.group = b.opts.Group

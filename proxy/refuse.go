@@ -67,13 +67,17 @@ func refuse(fd int) error {
 	return nil
 }
 
-// listen makes a bound socket listen.
-func listen(fd int) error {
-	// Again, for one that refused: connections of earlier proxies may be in
-	// TIME_WAIT, and live ones on the port.
+// listenAgain makes a socket listen that refuses.
+func listenAgain(fd int) error {
+	// Connections of earlier proxies may be in TIME_WAIT, and live ones on the port.
 	if e := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); e != noErrno {
 		return os.NewSyscallError("setsockopt", e)
 	}
+	return listen(fd)
+}
+
+// listen makes a socket listen that is bound with SO_REUSEADDR.
+func listen(fd int) error {
 	// Also where two that bound the same port with SO_REUSEADDR part: the
 	// second to listen gets EADDRINUSE.
 	return os.NewSyscallError("listen", unix.Listen(fd, listenBacklog))
