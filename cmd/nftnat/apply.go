@@ -4,8 +4,8 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -77,10 +77,10 @@ func (g *global) printChanges(cmd *cobra.Command, changes []engine.Change) error
 	if g.json {
 		return printJSON(cmd.OutOrStdout(), api.Changes(changes))
 	}
+	out := bufio.NewWriter(cmd.OutOrStdout()) // a call for each of many is a tenth of the time
 	for _, c := range changes {
-		if _, err := io.WriteString(cmd.OutOrStdout(), c.String()+"\n"); err != nil {
-			return err
-		}
+		_, _ = out.WriteString(c.String())
+		_ = out.WriteByte('\n')
 	}
-	return nil
+	return out.Flush() // which has the first error
 }
