@@ -58,6 +58,7 @@ type loop struct {
 	timers  timerHeap
 	now     int64        // nanoseconds since the group began; read once a round
 	yielded int64        // when the Go scheduler last had its turn
+	sleep   int          // milliseconds; see minSleep
 	again   []*tcpConn   // connections that used up their turn
 	spare   []*tcpConn   // the other half of again
 	buf     []byte       // for messages too small to be worth two splices
@@ -93,7 +94,7 @@ func newLoop(g *Group, index int) (*loop, error) {
 		closeFD(ep)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, reserve: -1, done: make(chan struct{})}
+	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, reserve: -1, sleep: minSleep, done: make(chan struct{})}
 	l.pipes.limit, l.pipes.size = g.opts.MaxPipes, g.pipeSize
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: evIn | evEdge, Fd: int32(ev)}); err != nil {
 		closeFD(ep)
@@ -167,8 +168,12 @@ func (l *loop) round() {
 	l.turn.Unlock()
 	n, err := unix.EpollWait(l.epoll, l.events, timeout)
 	l.turn.Lock()
-	if err != nil {
+	l.sleep = minSleep
+	switch {
+	case err != nil:
 		n = 0 // EINTR is the only error that a valid set and buffer can give
+	case n == 0:
+		l.sleep = min(2*max(timeout, minSleep), maxSleep)
 	}
 	l.now = l.group.clock()
 	l.yield()
@@ -206,6 +211,24 @@ func (l *loop) yield() {
 	}
 }
 
+// How long a loop may sleep that has nothing to wait for, in milliseconds: the
+// least at first and after everything that wakes it, twice as long after each
+// sleep that nothing ended, and the most in the end.
+//
+// It could sleep for ever but for a race in the runtime of Go 1.26. A goroutine
+// that enters a system call looks whether the world is being stopped, and only
+// then becomes one that is in a system call (reentersyscall in
+// runtime/proc.go). Whoever begins to stop the world in between finds it
+// running, asks it to stop, and from then on leaves it alone, as one that is in
+// a system call (preemptone). So the world waits until the call returns, for
+// each collection of garbage and each syscall.AllThreadsSyscall, of which the
+// daemon makes fifty as it starts; or until sysmon looks, which may be in
+// 60 s. Loops are the only ones who stay in a call that long.
+const (
+	minSleep = 50
+	maxSleep = 60_000
+)
+
 // timeout is how long epoll_wait may sleep: milliseconds, rounded up so that
 // a timer is due when the loop wakes for it.
 func (l *loop) timeout() int {
@@ -213,13 +236,13 @@ func (l *loop) timeout() int {
 	case len(l.again) > 0:
 		return 0
 	case len(l.timers) == 0:
-		return -1
+		return l.sleep
 	}
 	wait := l.timers[0].when - l.now
 	if wait <= 0 {
 		return 0
 	}
-	return int(min(wait/int64(time.Millisecond)+1, 60_000))
+	return int(min(wait/int64(time.Millisecond)+1, int64(l.sleep)))
 }
 
 // continueTurns gives those that used up their turn another one.

@@ -84,6 +84,10 @@ func (s *tcpShard) notNeeded() {
 		for s.accept() { // it may have been us alone whom a client has woken
 			continue
 		}
+		if s.delay != 0 { // and one may still be there
+			s.delay = 0
+			s.share()
+		}
 	}
 }
 
