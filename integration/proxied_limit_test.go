@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,9 @@ func TestProxiedBigRange(t *testing.T) {
 		t.Skipf("the daemon may have %d files at most", limit)
 	}
 	s.succeed(t, "add --quiet udp 53 172.30.0.2")
+	// The loops, at most one for each processor, begin with the first ports and stay.
+	s.succeed(t, fmt.Sprintf("add --quiet tcp 30000-%d 172.30.0.2", 30000+runtime.NumCPU()))
+	s.succeed(t, fmt.Sprintf("rm --quiet tcp 30000-%d", 30000+runtime.NumCPU()))
 	before := openFiles(t, p.Pid)
 	listening := sockets(t, top.Host)
 	require.Equal(t, "20000-29999->172.30.0.2:20000-29999\n", s.succeed(t, "add --quiet tcp 20000-29999 172.30.0.2"))
