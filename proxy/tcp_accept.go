@@ -151,6 +151,12 @@ func (s *tcpShard) assign(fd int) unix.Errno {
 	p := s.proxy
 	p.counters.live.Add(1)
 	p.counters.total.Add(1)
+	if p.leaving {
+		// A connection copies the filter of its listener (sk_clone in
+		// net/core/sock.c), so one that was being made while deafen attached it has
+		// it too, and would be dead to its client for good.
+		_ = detachFilter(fd) // most have none
+	}
 	g := p.group
 	to := p.shard(g.lighter(s.loop, g.lead))
 	if to != s && to.accepts.Load() {
