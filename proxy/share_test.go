@@ -125,6 +125,45 @@ func TestLeaveKeepsConnections(t *testing.T) {
 	require.NoError(t, successor.Close())
 }
 
+// TestLeaveTakesWhoWaits: a group whose loops shared a listener takes those who wait there
+// when it leaves, for they may have woken it, and nobody who comes later.
+func TestLeaveTakesWhoWaits(t *testing.T) {
+	noLeak(t)
+	g := NewGroup(&GroupOptions{Loops: 1})
+	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), &Options{Group: g})
+	require.NoError(t, err)
+	require.NoError(t, p.Open())
+	front, tp := p.FrontendAddr().String(), p.(*tcpProxy)
+	other := lend(t, p.Descriptor())
+	const waiting = 100 // more than are accepted in one turn
+	var clients []net.Conn
+	tp.home.with(func() {
+		tp.shard(tp.home).share()
+		for range waiting {
+			clients = append(clients, dial(t, "tcp", front))
+		}
+		require.Equal(t, waiting, queued(tp.fd))
+		tp.shard(tp.home).acceptUpTo(10)
+		require.Equal(t, waiting-10, queued(tp.fd))
+		require.EqualValues(t, 10, p.Stats().Total)
+	})
+	g.Leave()
+	require.Zero(t, queued(other))
+	for range 10 {
+		clients = append(clients, dial(t, "tcp", front))
+	}
+	for _, c := range clients[:waiting] {
+		roundTrip(t, c, phrase)
+	}
+	require.Equal(t, 10, queued(other))
+	require.EqualValues(t, waiting, p.Stats().Total)
+	for _, c := range clients {
+		require.NoError(t, c.Close())
+	}
+	closeFD(other)
+	require.NoError(t, g.Shutdown(t.Context()))
+}
+
 // TestLeaveUDP: every datagram is one process's or the other's; answers that are on their
 // way when a proxy leaves arrive.
 func TestLeaveUDP(t *testing.T) {

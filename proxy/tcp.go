@@ -110,11 +110,11 @@ func (p *tcpProxy) deafen(gently bool) {
 	}
 	if gently && (!p.shared || s.events&unix.EPOLLEXCLUSIVE != 0) {
 		p.leaving = true
-		for range listenBacklog { // what is shared may grow meanwhile
-			if !s.accept() {
-				break
-			}
+		waiting := listenBacklog
+		if p.shared { // who comes from now on wakes the other process, and may come without end
+			waiting = queued(p.fd)
 		}
+		s.acceptUpTo(waiting)
 	}
 	closeFD(p.fd)
 	p.listening = false

@@ -114,7 +114,12 @@ func (s *tcpShard) accept() bool {
 	if s.events&unix.EPOLLEXCLUSIVE != 0 && s.accepts.Load() {
 		turn = 1 // the others are for loops that are idle
 	}
-	for range turn {
+	return s.acceptUpTo(turn)
+}
+
+// acceptUpTo is accept with a bound of its own.
+func (s *tcpShard) acceptUpTo(most int) bool {
+	for range most {
 		c, e := accept4(s.proxy.fd)
 		full := e == unix.EMFILE || e == unix.ENFILE
 		if e == noErrno {
@@ -134,6 +139,17 @@ func (s *tcpShard) accept() bool {
 		}
 	}
 	return true
+}
+
+// queued is how many connections wait at a listener: what tcp_get_info in
+// net/ipv4/tcp.c has for tcpi_unacked then. More than there can be if it is not to be
+// found out.
+func queued(listener int) int {
+	info, err := unix.GetsockoptTCPInfo(listener, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return listenBacklog
+	}
+	return int(info.Unacked)
 }
 
 // passing are the errors of accept(2) that belong to the connection which was
