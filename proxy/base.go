@@ -192,7 +192,7 @@ func (b *base) end() <-chan struct{} {
 func (b *base) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	if b.state == open {
-		b.drainLocked(b.home.do) // it may arm a timer
+		b.drainLocked()
 	}
 	draining, drained := b.state == drains, b.drained
 	b.mu.Unlock()
@@ -222,17 +222,17 @@ func (b *base) Retire() error {
 	}
 	if b.state == open {
 		b.group.retire(b.proto)
-		b.drainLocked(b.home.with)
+		b.drainLocked()
 	}
 	return nil
 }
 
-// drainLocked lets in nothing more. on is how the home loop is asked.
-func (b *base) drainLocked(on func(f func()) bool) {
+// drainLocked lets in nothing more.
+func (b *base) drainLocked() {
 	b.state = drains
 	b.drained = make(chan struct{}, 1)
 	b.proto.gather(true)
-	on(func() { b.proto.deafen(true) })
+	b.home.arrange(func() { b.proto.deafen(true) })
 	// Only now, or the last of those before the proxy would be taken for the
 	// last of all while others wait to be let in.
 	b.draining.Store(true)

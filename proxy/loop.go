@@ -6,6 +6,7 @@ package proxy
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -245,6 +246,14 @@ func (l *loop) timeout() int {
 	return int(min(wait/int64(time.Millisecond)+1, int64(l.sleep)))
 }
 
+// due is when the first timer is; long after everything if there is none.
+func (l *loop) due() int64 {
+	if len(l.timers) == 0 {
+		return math.MaxInt64
+	}
+	return l.timers[0].when
+}
+
 // continueTurns gives those that used up their turn another one.
 func (l *loop) continueTurns() {
 	turn := l.again
@@ -286,12 +295,17 @@ func (l *loop) post(t task) bool {
 	}
 	l.inbox = append(l.inbox, t)
 	if len(l.inbox) == 1 {
-		// The lock is held so that the eventfd cannot have been closed.
-		var one [8]byte
-		binary.NativeEndian.PutUint64(one[:], 1)
-		_, _ = unix.Write(l.wakeup, one[:])
+		l.wakeLocked()
 	}
 	return true
+}
+
+// wakeLocked ends the loop's sleep. mu is held, so that the eventfd cannot have been
+// closed.
+func (l *loop) wakeLocked() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(l.wakeup, one[:])
 }
 
 // with runs f between two rounds of the loop, on the caller's thread, which is
@@ -309,9 +323,27 @@ func (l *loop) with(f func()) bool {
 	return true
 }
 
+// arrange is with for an f that may arm timers, for which the loop is woken. It does
+// not wait for that.
+func (l *loop) arrange(f func()) {
+	sooner := false
+	l.with(func() {
+		before := l.due()
+		f()
+		sooner = l.due() < before
+	})
+	if !sooner {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stopped {
+		l.wakeLocked()
+	}
+}
+
 // do runs f on the loop's own goroutine, and so in its network namespace, and
-// waits for it: for what opens sockets or arms timers. It must not be called
-// from a loop. false: the loop has stopped and f did not run.
+// waits for it: for what opens sockets. It must not be called from a loop. false: the loop has stopped and f did not run.
 func (l *loop) do(f func()) bool {
 	ran := make(chan struct{})
 	if !l.post(task{call: func() { f(); close(ran) }}) {

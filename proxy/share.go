@@ -127,11 +127,7 @@ func (b *base) leave() {
 		_ = b.closeLocked() // closing a descriptor, which has no error
 	case open:
 		b.shared = true
-		on := b.home.with
-		if _, ok := b.proto.(*udpProxy); ok {
-			on = b.home.do // it arms a timer
-		}
-		b.drainLocked(on)
+		b.drainLocked()
 	case drains, closed:
 	}
 }
