@@ -190,10 +190,8 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		s.log.Warn("not all ports are served", "error", err)
 	}
 	s.confinement = g.confine(flags, s.listener, visits)
-	return s.serveAndHandOver(ctx, g, func() {
-		from.finish(s.log)
-		s.announce(told)
-	})
+	from.finish(s.log)
+	return s.serveAndHandOver(ctx, g, func() { s.announce(told) })
 }
 
 // announce tells whoever waits for it that the daemon is ready.

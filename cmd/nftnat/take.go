@@ -163,7 +163,9 @@ func (i *inheritance) accept() error {
 	return nil
 }
 
-// finish is when this process serves: it returns when the other one does not any more.
+// finish is when this process serves the ports: it returns when the other one does not
+// any more. Only then are changes to be made. Until then a port that is unpublished still
+// has the other one's proxy, and cannot be published again.
 func (i *inheritance) finish(log *slog.Logger) {
 	if i == nil {
 		return
