@@ -47,14 +47,7 @@ func TestRetire(t *testing.T) {
 	hear(t, dial(t, "tcp", front), "two")
 
 	require.EqualValues(t, 1, g.Former().Live)
-	for near, far := range map[*net.TCPConn]*net.TCPConn{pair.client: pair.backend, pair.backend: pair.client} {
-		_, err := io.WriteString(near, phrase)
-		require.NoError(t, err)
-		got := make([]byte, len(phrase))
-		_, err = io.ReadFull(far, got)
-		require.NoError(t, err)
-		require.Equal(t, phrase, string(got))
-	}
+	pair.exchange(t)
 	require.NoError(t, pair.client.CloseWrite())
 	_, err = pair.backend.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)

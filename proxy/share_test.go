@@ -108,12 +108,7 @@ func TestLeaveKeepsConnections(t *testing.T) {
 	g.Leave()
 	waits := dial(t, "tcp", pair.proxy.FrontendAddr().String())
 	require.EqualValues(t, 1, pair.proxy.Stats().Live, "it is not the old one's")
-	for near, far := range map[*net.TCPConn]*net.TCPConn{pair.client: pair.backend, pair.backend: pair.client} {
-		_, err := io.WriteString(near, phrase)
-		require.NoError(t, err)
-		_, err = io.ReadFull(far, make([]byte, len(phrase)))
-		require.NoError(t, err)
-	}
+	pair.exchange(t)
 	require.NoError(t, successor.SetBackend(tcpBackend(t, "127.0.0.1:0", echoTCP)))
 	require.NoError(t, successor.Open())
 	roundTrip(t, waits, phrase)

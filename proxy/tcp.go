@@ -29,8 +29,9 @@ type tcpShard struct {
 	proxy   *tcpProxy
 	loop    *loop
 	conns   list[tcpConn] // connected, in order of activity if there is an idle time-out
+	recent  list[tcpConn] // connected less than settleAfter ago, the oldest first; see there
 	dialing list[tcpConn] // waiting for the backend, the oldest first
-	timer   timer         // for both lists
+	timer   timer         // for all three lists
 
 	accepts atomic.Bool   // the loop watches the listener, or will when the back-off ends
 	alone   int           // see manyAlone
@@ -50,8 +51,18 @@ func newTCP(b *base) *tcpProxy {
 	// tcp_create_openreq_child copy the socket), so that a connection pays
 	// for none of them.
 	p.tune(b.fd)
+	p.keep(b.fd)
 	return p
 }
+
+// settleAfter is when keep-alive begins for the backend's side of a connection. Three
+// calls and a timer of the kernel's are a twentieth of what a short connection costs,
+// and a peer that is found dead up to a second later is found all the same.
+const settleAfter = time.Second
+
+// settles reports whether connections begin without keep-alive. With an idle time-out
+// they do not: it wants them all in one list.
+func (p *tcpProxy) settles() bool { return p.keepAlive != 0 && p.opts.IdleTimeout <= 0 }
 
 // tune sets what both sides of a connection want. A socket works without any
 // of it, and a listener of package net, which is one of MPTCP, refuses some:
@@ -62,6 +73,10 @@ func (p *tcpProxy) tune(fd int) {
 	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	// Urgent data (RFC 6093) stay in the stream; else a read would skip them.
 	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+}
+
+// keep sets keep-alive, if there is to be any.
+func (p *tcpProxy) keep(fd int) {
 	if p.keepAlive != 0 {
 		setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 		setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, p.keepAlive)
@@ -170,11 +185,10 @@ func (p *tcpProxy) reset() {
 
 // abortAll resets all connections that the shard has.
 func (s *tcpShard) abortAll() {
-	for s.dialing.front != nil {
-		s.dialing.front.item.abort()
-	}
-	for s.conns.front != nil {
-		s.conns.front.item.abort()
+	for _, all := range []*list[tcpConn]{&s.dialing, &s.recent, &s.conns} {
+		for all.front != nil {
+			all.front.item.abort()
+		}
 	}
 	s.loop.disarm(&s.timer)
 }
@@ -187,7 +201,7 @@ func (s *tcpShard) wake(when int64) {
 }
 
 // expire ends the dials that took too long and the connections that were idle
-// too long, and wakes again for the next.
+// too long, has recent ones settle, and wakes again for the next.
 func (s *tcpShard) expire() {
 	opts := &s.proxy.opts
 	for n := s.dialing.front; n != nil; n = s.dialing.front {
@@ -197,6 +211,13 @@ func (s *tcpShard) expire() {
 		}
 		s.proxy.counters.refused.Add(1)
 		n.item.abort()
+	}
+	for n := s.recent.front; n != nil; n = s.recent.front {
+		if when := n.item.since + int64(settleAfter); when > s.loop.now {
+			s.wake(when)
+			break
+		}
+		n.item.settle()
 	}
 	if opts.IdleTimeout <= 0 {
 		return

@@ -17,11 +17,12 @@ const (
 // It is registered edge-triggered for everything once, and remembers what the
 // edges said: an idle connection costs this struct and two descriptors.
 type tcpConn struct {
-	node    node[tcpConn] // in conns or dialing of its shard
+	node    node[tcpConn] // in a list of its shard
 	shard   *tcpShard
 	since   int64 // loop time of the last activity, or of the dial
 	side    [2]half
 	dialing bool
+	recent  bool // has no keep-alive yet towards the backend
 	queued  bool // in loop.again
 	closed  bool
 	heavy   bool // counted among its loop's bulk transfers
@@ -64,6 +65,9 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 		return e
 	}
 	p.tune(b)
+	if !p.settles() {
+		p.keep(b)
+	}
 	e = connect(b, to)
 	if e != noErrno && e != unix.EINPROGRESS {
 		closeFD(b)
@@ -86,7 +90,7 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 		return e
 	}
 	if c.dialing {
-		s.dialing.pushBack(&c.node)
+		c.list().pushBack(&c.node)
 		s.wake(l.now + int64(p.opts.DialTimeout))
 	} else {
 		s.established(c)
@@ -98,9 +102,32 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 func (s *tcpShard) established(c *tcpConn) {
 	c.dialing = false
 	c.since = s.loop.now
-	s.conns.pushBack(&c.node)
+	c.recent = s.proxy.settles()
+	c.list().pushBack(&c.node)
 	if idle := s.proxy.opts.IdleTimeout; idle > 0 {
 		s.wake(c.since + int64(idle))
+	} else if c.recent {
+		s.wake(c.since + int64(settleAfter))
+	}
+}
+
+// settle is for a connection that is recent no more.
+func (c *tcpConn) settle() {
+	c.list().remove(&c.node)
+	c.recent = false
+	c.list().pushBack(&c.node)
+	c.shard.proxy.keep(c.side[backend].fd)
+}
+
+// list is where the connection is, or belongs.
+func (c *tcpConn) list() *list[tcpConn] {
+	switch s := c.shard; {
+	case c.dialing:
+		return &s.dialing
+	case c.recent:
+		return &s.recent
+	default:
+		return &s.conns
 	}
 }
 
@@ -145,7 +172,7 @@ func (c *tcpConn) dialed(events uint32) bool {
 	if events&evOut == 0 {
 		return false
 	}
-	s.dialing.remove(&c.node)
+	c.list().remove(&c.node)
 	s.established(c)
 	return true
 }
@@ -169,11 +196,7 @@ func (c *tcpConn) end(how func(fd int)) {
 		s.loop.forget(h.fd)
 		h.held.drop(&s.loop.pipes)
 	}
-	if c.dialing {
-		s.dialing.remove(&c.node)
-	} else {
-		s.conns.remove(&c.node)
-	}
+	c.list().remove(&c.node)
 	c.scrap(how)
 }
 

@@ -45,7 +45,7 @@ func (c *tcpConn) moveTo(s *tcpShard) {
 			l.pipes.made--
 		}
 	}
-	c.shard.conns.remove(&c.node)
+	c.list().remove(&c.node)
 	l.live.Add(-1)
 	l.heavy.Add(-1)
 	c.shard = s

@@ -53,6 +53,19 @@ func (p *tcpPair) ends(fromClient bool) (near, far *net.TCPConn) {
 	return p.backend, p.client
 }
 
+// exchange has each end hear from the other.
+func (p *tcpPair) exchange(tb testing.TB) {
+	tb.Helper()
+	for near, far := range map[*net.TCPConn]*net.TCPConn{p.client: p.backend, p.backend: p.client} {
+		_, err := io.WriteString(near, phrase)
+		require.NoError(tb, err)
+		got := make([]byte, len(phrase))
+		_, err = io.ReadFull(far, got)
+		require.NoError(tb, err)
+		require.Equal(tb, phrase, string(got))
+	}
+}
+
 // bothSides are the ends to begin from: is it the client?
 func bothSides() map[string]bool { return map[string]bool{"client": true, "backend": false} }
 
