@@ -100,6 +100,7 @@ type Options struct {
 
 	// KeepAlive is the silence after which TCP asks whether a peer still
 	// lives, and the time between probes, rounded to seconds, at least 1.
+	// A backend is asked from the first second of a connection on.
 	// 0: DefaultKeepAlive. Negative: never.
 	KeepAlive time.Duration
 

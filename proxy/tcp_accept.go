@@ -81,10 +81,8 @@ func (s *tcpShard) notNeeded() {
 		s.alone = 0
 		s.hearNoMore()
 		s.events = 0
-		for s.accept() { // it may have been us alone whom a client has woken
-			continue
-		}
-		if s.delay != 0 { // and one may still be there
+		s.acceptUpTo(queued(s.proxy.fd)) // it may have been us alone whom they have woken
+		if s.delay != 0 {                // and one may still be there
 			s.delay = 0
 			s.share()
 		}
