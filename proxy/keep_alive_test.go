@@ -19,14 +19,9 @@ func keepAlives(t *testing.T, p Proxy) (seconds [2]int, recent bool) {
 	t.Helper()
 	tp := p.(*tcpProxy)
 	tp.home.with(func() {
-		s := tp.shard(tp.home)
-		n := s.conns.front
-		if n == nil {
-			n = s.recent.front
-		}
-		require.NotNil(t, n)
-		recent = n.item.recent
-		for i, h := range n.item.side {
+		c := tp.onlyConn()
+		recent = c.recent
+		for i, h := range c.side {
 			on, err := unix.GetsockoptInt(h.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
 			require.NoError(t, err)
 			if on == 0 {

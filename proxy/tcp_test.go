@@ -53,6 +53,16 @@ func (p *tcpPair) ends(fromClient bool) (near, far *net.TCPConn) {
 	return p.backend, p.client
 }
 
+// onlyConn is the connection of a proxy that has one, established on its home loop,
+// whose turn the caller has.
+func (p *tcpProxy) onlyConn() *tcpConn {
+	s := p.shard(p.home)
+	if n := s.recent.front; n != nil {
+		return n.item
+	}
+	return s.conns.front.item
+}
+
 // exchange has each end hear from the other.
 func (p *tcpPair) exchange(tb testing.TB) {
 	tb.Helper()
@@ -354,7 +364,7 @@ func TestUrgentDataAndEnd(t *testing.T) {
 			require.NoError(t, err)
 			p := pair.proxy.(*tcpProxy)
 			p.home.with(func() {
-				c := p.shard(p.home).conns.front.item
+				c := p.onlyConn()
 				sendUrgent(t, near)
 				_, err := io.WriteString(near, "after")
 				require.NoError(t, err)
