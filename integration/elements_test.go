@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -22,6 +23,21 @@ import (
 // of the kernel, a line each: "tcp4 8080 : 172.30.0.2 . 80 web". Time-outs are told
 // by a "~" alone, since they run.
 func sortedElements(t *testing.T, ns *lab.NS) []string {
+	t.Helper()
+	lines := listedElements(t, ns)
+	// Who lists a map while the kernel moves it to a larger table can be told of an
+	// element twice (rhashtable_walk_next in lib/rhashtable.c).
+	for range 10 {
+		if len(slices.Compact(slices.Clone(lines))) == len(lines) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+		lines = listedElements(t, ns)
+	}
+	return lines
+}
+
+func listedElements(t *testing.T, ns *lab.NS) []string {
 	t.Helper()
 	lines := []string{}
 	// Not the table: versions that do not know its flags print something else of an

@@ -26,7 +26,9 @@ import (
 const portOfImpostors = 83
 
 // watchForTrespassers has the backend count what may not come to it, and gives two
-// machines outside the network the address of one inside.
+// machines outside the network the address of one inside. Of TCP to the loopback frontend
+// it counts what begins a connection: one that the host has by its proxy, which may, can
+// still be ending.
 func (r *reach) watchForTrespassers(t *testing.T) {
 	t.Helper()
 	top := r.top
@@ -37,7 +39,8 @@ func (r *reach) watchForTrespassers(t *testing.T) {
 		chain prerouting {
 			type filter hook prerouting priority raw;
 			udp dport %d counter name impostors
-			meta l4proto { tcp, udp } th dport 82 counter name loopback
+			udp dport 82 counter name loopback
+			tcp dport 82 tcp flags & (syn | ack) == syn counter name loopback
 			ip6 saddr fe80::/10 ip6 daddr %s icmpv6 type nd-neighbor-solicit counter name solicited
 		}
 	}`, portOfImpostors, top.Backend1.V6))
