@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -20,13 +21,18 @@ type question struct {
 	unit    float64 // of work, in what the rate counts
 }
 
-// asked leaves those whose name has a word in it.
+// asked leaves those whose name has a word in it, and says so if there are none.
 func asked(qs []question, only string) []question {
 	var some []question
+	var names []string
 	for _, q := range qs {
+		names = append(names, q.name)
 		if strings.Contains(q.name, only) {
 			some = append(some, q)
 		}
+	}
+	if len(some) == 0 {
+		fmt.Fprintf(os.Stderr, "none of the loads %s has %q in its name\n", strings.Join(names, ", "), only)
 	}
 	return some
 }
