@@ -42,6 +42,9 @@ const trafficWorkers = 40
 // startTraffic has clients in a namespace connect to an address, so many times a second.
 func startTraffic(t *testing.T, ns *lab.NS, addr, server string, perSecond int) *traffic {
 	t.Helper()
+	// 28,000 ports would last for half a minute, for each is a minute in TIME_WAIT. So it
+	// is one second (tcp_tw_reuse in ip-sysctl.rst).
+	require.NoError(t, ns.Sysctl("net.ipv4.tcp_tw_reuse", "1"))
 	tr := &traffic{begin: time.Now(), stop: make(chan struct{})}
 	turns := make(chan struct{}, trafficWorkers)
 	for range trafficWorkers {
