@@ -13,8 +13,8 @@
 //	           <-  All     that was the last of them
 //	Ready      ->          it could serve now
 //	           <-  Yours   from here on the taker may change things
-//	Done       ->          it serves
-//	           <-  Left    the giver does not any more
+//	Done       ->          its proxies serve
+//	           <-  Left    the giver's do not any more
 //
 // Each may say No, with a reason, instead of what is its turn, the giver until it has said
 // Yours. A giver whose taker says No or ends before it says Done goes on as before. A taker

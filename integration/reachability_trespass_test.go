@@ -26,9 +26,9 @@ import (
 const portOfImpostors = 83
 
 // watchForTrespassers has the backend count what may not come to it, and gives two
-// machines outside the network the address of one inside. Of TCP to the loopback frontend
-// it counts what begins a connection: one that the host has by its proxy, which may, can
-// still be ending.
+// machines outside the network the address of one inside. Of TCP from the host to the
+// loopback frontend's backend it counts only what begins a connection: one that its proxy
+// has had, as it may, can still be ending.
 func (r *reach) watchForTrespassers(t *testing.T) {
 	t.Helper()
 	top := r.top
@@ -38,12 +38,14 @@ func (r *reach) watchForTrespassers(t *testing.T) {
 		counter solicited {}
 		chain prerouting {
 			type filter hook prerouting priority raw;
-			udp dport %d counter name impostors
+			udp dport %[1]d counter name impostors
 			udp dport 82 counter name loopback
-			tcp dport 82 tcp flags & (syn | ack) == syn counter name loopback
-			ip6 saddr fe80::/10 ip6 daddr %s icmpv6 type nd-neighbor-solicit counter name solicited
+			ip saddr %[2]s tcp dport 82 tcp flags & (syn | ack) != syn return
+			ip6 saddr %[3]s tcp dport 82 tcp flags & (syn | ack) != syn return
+			tcp dport 82 counter name loopback
+			ip6 saddr fe80::/10 ip6 daddr %[4]s icmpv6 type nd-neighbor-solicit counter name solicited
 		}
-	}`, portOfImpostors, top.Backend1.V6))
+	}`, portOfImpostors, top.Gateway4, top.Gateway6, top.Backend1.V6))
 	load(t, top.Far, fmt.Sprintf(`table inet watch {
 		counter naked {}
 		chain prerouting {

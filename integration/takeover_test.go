@@ -231,11 +231,12 @@ func TestTakeoverOfManyPorts(t *testing.T) {
 		next := s.succeedBy(t)
 		t.Logf("12,000 ports in %v, the new process's start included", time.Since(began).Round(time.Millisecond))
 		require.Zero(t, daemon.Wait(), daemon.Output())
+		require.Contains(t, []int{11_000, 11_001}, s.status(t).Proxies)
 		daemon = next
 	}
 	done := calls.end(t)
 	require.Zero(t, calls.refused+calls.broken+calls.lost, done)
-	api.end(t)
+	require.NotZero(t, api.end(t))
 	require.Equal(t, 11_000, s.status(t).Proxies)
 	await(t, "no more to be open than with the first", func() bool { return openBy(t, daemon.Pid) == files })
 	_, err := occupy(top.Host, "tcp", "127.0.0.1:20999", unix.SO_REUSEADDR)

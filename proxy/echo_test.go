@@ -101,12 +101,19 @@ func dial(tb testing.TB, network, addr string) net.Conn {
 	return c
 }
 
+// roundTrip has an echo answer.
 func roundTrip(tb testing.TB, c net.Conn, msg string) {
 	tb.Helper()
-	_, err := io.WriteString(c, msg)
+	carries(tb, c, c, msg)
+}
+
+// carries is for what goes in at one place and comes out at another.
+func carries(tb testing.TB, in io.Writer, out io.Reader, msg string) {
+	tb.Helper()
+	_, err := io.WriteString(in, msg)
 	require.NoError(tb, err)
 	got := make([]byte, len(msg))
-	_, err = io.ReadFull(c, got)
+	_, err = io.ReadFull(out, got)
 	require.NoError(tb, err)
 	require.Equal(tb, msg, string(got))
 }

@@ -233,14 +233,8 @@ const (
 // timeout is how long epoll_wait may sleep: milliseconds, rounded up so that
 // a timer is due when the loop wakes for it.
 func (l *loop) timeout() int {
-	switch {
-	case len(l.again) > 0:
-		return 0
-	case len(l.timers) == 0:
-		return l.sleep
-	}
-	wait := l.timers[0].when - l.now
-	if wait <= 0 {
+	wait := l.due() - l.now
+	if len(l.again) > 0 || wait <= 0 {
 		return 0
 	}
 	return int(min(wait/int64(time.Millisecond)+1, int64(l.sleep)))
@@ -343,7 +337,8 @@ func (l *loop) arrange(f func()) {
 }
 
 // do runs f on the loop's own goroutine, and so in its network namespace, and
-// waits for it: for what opens sockets. It must not be called from a loop. false: the loop has stopped and f did not run.
+// waits for it: for what opens sockets. It must not be called from a loop.
+// false: the loop has stopped and f did not run.
 func (l *loop) do(f func()) bool {
 	ran := make(chan struct{})
 	if !l.post(task{call: func() { f(); close(ran) }}) {

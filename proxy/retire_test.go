@@ -64,6 +64,27 @@ func TestRetire(t *testing.T) {
 	require.EqualValues(t, 1, g.Former().Total, "counted once")
 }
 
+// TestFilterIsNotInherited: a connection that has copied the filter of a listener that is
+// given up is not dead for that.
+func TestFilterIsNotInherited(t *testing.T) {
+	noLeak(t)
+	g := newGroup(t, &GroupOptions{Loops: 1})
+	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), &Options{Group: g})
+	serve(t, p, err)
+	tp := p.(*tcpProxy)
+	var c net.Conn
+	tp.home.with(func() {
+		c = dial(t, "tcp", p.FrontendAddr().String())
+		fd, e := accept4(tp.fd)
+		require.Equal(t, noErrno, e)
+		require.NoError(t, attachDropAll(fd))
+		tp.leaving = true // as deafen has it
+		require.Equal(t, noErrno, tp.shard(tp.home).assign(fd))
+	})
+	roundTrip(t, c, phrase)
+	require.NoError(t, c.Close())
+}
+
 // TestRetireIdle: a proxy that carries nothing leaves nothing behind, whatever
 // state it is in.
 func TestRetireIdle(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -130,27 +131,41 @@ func TestLeaveTakesWhoWaits(t *testing.T) {
 	require.NoError(t, p.Open())
 	front, tp := p.FrontendAddr().String(), p.(*tcpProxy)
 	other := lend(t, p.Descriptor())
-	const waiting = 100 // more than are accepted in one turn
+	const first, waiting, late = 10, 500, 10 // more than are accepted in one turn
 	var clients []net.Conn
+	came := make(chan struct{})
 	tp.home.with(func() {
 		tp.shard(tp.home).share()
 		for range waiting {
 			clients = append(clients, dial(t, "tcp", front))
 		}
 		require.Equal(t, waiting, queued(tp.fd))
-		tp.shard(tp.home).acceptUpTo(10)
-		require.Equal(t, waiting-10, queued(tp.fd))
-		require.EqualValues(t, 10, p.Stats().Total)
+		tp.shard(tp.home).acceptUpTo(first)
+		require.Equal(t, waiting-first, queued(tp.fd))
+		require.EqualValues(t, first, p.Stats().Total)
+		go func() {
+			defer close(came)
+			for end := time.Now().Add(deadline); p.Stats().Total == first && time.Now().Before(end); {
+				runtime.Gosched() // it has not begun to take them
+			}
+			for range late {
+				c, err := net.Dial("tcp", front)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				clients = append(clients, c)
+			}
+		}()
+		tp.shared = true // as Leave has it
+		tp.deafen(true)
 	})
+	<-came
 	g.Leave()
-	require.Zero(t, queued(other))
-	for range 10 {
-		clients = append(clients, dial(t, "tcp", front))
-	}
 	for _, c := range clients[:waiting] {
 		roundTrip(t, c, phrase)
 	}
-	require.Equal(t, 10, queued(other))
+	require.Equal(t, late, queued(other))
 	require.EqualValues(t, waiting, p.Stats().Total)
 	for _, c := range clients {
 		require.NoError(t, c.Close())

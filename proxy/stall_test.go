@@ -6,8 +6,10 @@ package proxy
 import (
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestLoopsSleepBoundedly: a loop never waits for ever, for the whole process may have
@@ -26,4 +28,29 @@ func TestLoopsSleepBoundedly(t *testing.T) {
 	l.with(func() { l.sleep = maxSleep })
 	dial(t, "tcp", p.FrontendAddr().String())
 	eventually(t, "it sleeps shortly", func() bool { return sleep() < maxSleep })
+}
+
+// TestArrangeWakes: a loop that sleeps longer than until a timer that others have armed is
+// woken, and is not for one that it wakes before.
+func TestArrangeWakes(t *testing.T) {
+	noLeak(t)
+	g := newGroup(t, nil)
+	l, err := g.home()
+	require.NoError(t, err)
+	woken := func() bool { // the loop itself never reads its eventfd
+		_, err := unix.Read(l.wakeup, make([]byte, 8))
+		return err == nil
+	}
+	timers := []*timer{{expire: func() {}}, {expire: func() {}}, {expire: func() {}}}
+	for i, in := range []time.Duration{time.Hour, 2 * time.Hour, time.Minute} {
+		l.arrange(func() { l.arm(timers[i], l.now+int64(in)) })
+		require.Equal(t, i != 1, woken(), in)
+	}
+	l.arrange(func() {})
+	require.False(t, woken())
+	l.with(func() {
+		for _, timer := range timers {
+			l.disarm(timer)
+		}
+	})
 }

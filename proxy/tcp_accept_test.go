@@ -69,6 +69,14 @@ func TestListenerIsShared(t *testing.T) {
 							s.notNeeded()
 						}
 						require.False(t, s.accepts.Load())
+						s.share()
+						s.delay = minAcceptDelay // as after an accept that failed
+						for range manyAlone {
+							s.notNeeded()
+						}
+						require.True(t, s.accepts.Load(), "a client may wait whom nobody else was told of")
+						s.hearNoMore()
+						s.events = 0
 					})
 				}
 			}

@@ -66,14 +66,8 @@ func (p *tcpProxy) onlyConn() *tcpConn {
 // exchange has each end hear from the other.
 func (p *tcpPair) exchange(tb testing.TB) {
 	tb.Helper()
-	for near, far := range map[*net.TCPConn]*net.TCPConn{p.client: p.backend, p.backend: p.client} {
-		_, err := io.WriteString(near, phrase)
-		require.NoError(tb, err)
-		got := make([]byte, len(phrase))
-		_, err = io.ReadFull(far, got)
-		require.NoError(tb, err)
-		require.Equal(tb, phrase, string(got))
-	}
+	carries(tb, p.client, p.backend, phrase)
+	carries(tb, p.backend, p.client, phrase)
 }
 
 // bothSides are the ends to begin from: is it the client?
