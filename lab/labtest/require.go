@@ -16,7 +16,7 @@ func Require(tb testing.TB) {
 	tb.Helper()
 	switch {
 	case os.Getenv(envSkip) != "":
-		skip(tb, "needs network namespaces: "+os.Getenv(envSkip))
+		Skip(tb, "needs network namespaces: "+os.Getenv(envSkip))
 	case os.Getenv(envInside) == "":
 		tb.Fatal("TestMain does not call labtest.Main: this test would run in the machine's own network")
 	}
@@ -36,11 +36,13 @@ func Tool(tb testing.TB, name string) string {
 			return path
 		}
 	}
-	skip(tb, err.Error())
+	Skip(tb, err.Error())
 	return ""
 }
 
-func skip(tb testing.TB, reason string) {
+// Skip skips a test that needs what is not to be had here, with the reason, or fails it
+// with NFTNAT_TEST_NETNS=require.
+func Skip(tb testing.TB, reason string) {
 	tb.Helper()
 	if required() {
 		tb.Fatal(reason)
