@@ -39,11 +39,11 @@ func (w witness) unchanged(t *testing.T, ns *lab.NS) {
 	require.Equal(t, w.sysctls, now.sysctls)
 }
 
-// nft runs nft(8) inside ns and returns what it prints, but for whose the table is: of
-// that each version says something else.
+// nft runs nft(8) inside ns and returns what it prints in one spelling for all versions,
+// without the owner of the table.
 func nft(t *testing.T, ns *lab.NS, args ...string) string {
 	t.Helper()
-	return withoutOwner(labtest.Exec(t, ns, "nft", args...))
+	return labtest.SpellNFT(withoutOwner(labtest.Exec(t, ns, "nft", args...)))
 }
 
 // withoutOwner takes out of a listing whose the table is.

@@ -251,6 +251,7 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 // for: the same, in the same order.
 func sameExpressions(want, have []byte) bool {
 	w, h := attrs{rest: want}, attrs{rest: have}
+	afterPresence := false // the expression before is a fib that asks for presence
 	for w.next() {
 		if !h.next() {
 			return false
@@ -259,9 +260,11 @@ func sameExpressions(want, have []byte) bool {
 		if name != cString(find(h.payload, unix.NFTA_EXPR_NAME)) {
 			return false
 		}
-		if !sameExpression(name, find(w.payload, unix.NFTA_EXPR_DATA), find(h.payload, unix.NFTA_EXPR_DATA)) {
+		asked, listed := find(w.payload, unix.NFTA_EXPR_DATA), find(h.payload, unix.NFTA_EXPR_DATA)
+		if !sameExpression(name, asked, listed) && (!afterPresence || !sameAbsence(name, asked, listed)) {
 			return false
 		}
+		afterPresence = asksPresence(name, asked)
 	}
 	return !h.next()
 }

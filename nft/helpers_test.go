@@ -74,6 +74,7 @@ func sample() Table {
 			{Name: "raw-prerouting", Hook: Hook{"filter", "prerouting", PriorityRaw}, Rules: []Rule{
 				{NotFromInterface("lo"), Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), Drop()},
 			}},
+			{Name: "strangers", Rules: []Rule{{In("networks4", IPSaddr), SaddrElsewhere(), Drop()}}},
 		},
 	}
 }
@@ -101,10 +102,11 @@ func kernel(tb testing.TB) (*Conn, *lab.NS) {
 	return dialIn(tb, ns), ns
 }
 
-// list is what nft(8) lists of the table, without what changes by itself.
+// list is what nft(8) lists of the table, without what changes by itself, in one
+// spelling for all versions.
 func list(tb testing.TB, ns *lab.NS, table string) string {
 	tb.Helper()
-	return labtest.Exec(tb, ns, "nft", "-s", "list", "table", "inet", table)
+	return labtest.SpellNFT(labtest.Exec(tb, ns, "nft", "-s", "list", "table", "inet", table))
 }
 
 // newRand is a source whose seed the log of a failed test shows.

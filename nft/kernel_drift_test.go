@@ -72,6 +72,7 @@ func TestDrift(t *testing.T) {
 			"chain publish: rule 5 is not: dnat ip6 to ip6 daddr . tcp dport map @tcp6_host",
 			"chain publish: rule 6 is not: dnat ip6 to tcp dport map @tcp6",
 			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+			"chain strangers: rule 1 is not: ip saddr @networks4 fib saddr . iif oif missing drop",
 		}},
 		{"delete a rule", `flush chain inet nftnat nat-output; add rule inet nftnat nat-output ip daddr 127.0.0.0/8 return`, []string{
 			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",

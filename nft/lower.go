@@ -116,8 +116,7 @@ func (daddrLocal) lower(a *assembler) {
 func (saddrElsewhere) lower(a *assembler) {
 	a.emit(
 		&expr.Fib{Register: register(0), FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
-		// nft(8) compares the whole register, of which the kernel sets the first byte
-		// (nft_fib_store_result in net/netfilter/nft_fib.c).
+		// The whole register, as nft(8) 1.0.6 and 1.1.3 do; see drift_fib.go for others.
 		equal(host32(0)),
 	)
 }

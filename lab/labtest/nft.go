@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var (
+	sizeCount    = regexp.MustCompile(`(?m)(^\t\tsize \d+)[ \t]*# count \d+$`)
+	dstnatOutput = regexp.MustCompile(`(hook output priority )dstnat(?: ([+-]) (\d+))?;`)
+)
+
+// SpellNFT rewrites what nft(8) of any version from 1.0.6 to 1.1.7 lists into the
+// spelling of 1.0.6. What differs is:
+//
+//   - "priority dstnat - 5" at the output hook too, where 1.0.6 has the number;
+//   - "size 65535 # count 3", where 1.0.6 has no count;
+//   - "fib saddr . iif check missing", where 1.0.6 has "oif missing".
+//
+// Tests compare with this spelling, and nowhere else with that of a version.
+func SpellNFT(listing string) string {
+	listing = sizeCount.ReplaceAllString(listing, "$1")
+	listing = dstnatOutput.ReplaceAllStringFunc(listing, func(s string) string {
+		m := dstnatOutput.FindStringSubmatch(s)
+		offset, _ := strconv.Atoi(m[2] + m[3]) // digits, or nothing at all: no offset
+		return fmt.Sprintf("%s%d;", m[1], offset-100)
+	})
+	return strings.ReplaceAll(listing, " check missing", " oif missing")
+}
