@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/buildinfo"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
 )
@@ -163,7 +164,9 @@ func TestJSON(t *testing.T) {
 			}
 		}
 	})
+	keys = slices.DeleteFunc(keys, func(k string) bool { return k == "commit" }) // where the program was built in a checkout
 	require.Equal(t, []string{"arch", "go", "os", "version"}, keys)
+	require.Equal(t, buildinfo.Version, version["version"])
 }
 
 // apply makes the table what the file says and tells what it changed; with --dry-run
@@ -350,7 +353,8 @@ func TestPlan(t *testing.T) {
 
 func TestVersionAndCompletion(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
-	require.Regexp(t, fmt.Sprintf(`^nftnat \S+ go\S+ linux/%s\n$`, runtime.GOARCH), succeed(t, ns, "version"))
+	require.Regexp(t, fmt.Sprintf(`^nftnat %s (\([0-9a-f]+(-dirty)?\) )?go\S+ linux/%s\n$`, regexp.QuoteMeta(buildinfo.Version), runtime.GOARCH),
+		succeed(t, ns, "version"))
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		require.Contains(t, succeed(t, ns, "completion", shell), "nftnat")
 	}

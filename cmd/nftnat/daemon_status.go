@@ -11,6 +11,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/buildinfo"
 )
 
 // status is the document of GET /v1/status.
@@ -21,7 +22,7 @@ func (s *server) status() (api.Status, error) {
 	}
 	doc := api.Status{
 		PID:         os.Getpid(),
-		Version:     readVersion().Version,
+		Version:     buildinfo.Version,
 		NetNS:       s.netns,
 		Started:     s.started.UTC(),
 		Uptime:      int64(time.Since(s.started).Seconds()),

@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package buildinfo says which version a program is, and how it was built.
+package buildinfo
+
+import (
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+// Version is the version of this source tree, without a leading v. It is the only place
+// that states it: the program, the packages, the man pages and the metrics read it here,
+// and a test compares CHANGELOG.md and the tag with it. The Makefile reads this line too.
+const Version = "0.1.0"
+
+// Info is what a program knows about its own build.
+type Info struct {
+	// Version is the constant of the same name.
+	Version string `json:"version"`
+	// Commit is the hash of the commit that it was built from, with "-dirty" at the end
+	// if there were changes that were not committed. Empty: it was not built in a
+	// checkout, or the toolchain was told not to stamp it (-buildvcs=false).
+	Commit string `json:"commit,omitempty"`
+	// Go, OS and Arch are the toolchain's version and what it was built for.
+	Go   string `json:"go"`
+	OS   string `json:"os"`
+	Arch string `json:"arch"`
+}
+
+// Read returns the build of the running program.
+func Read() Info {
+	i := Info{Version: Version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return i
+	}
+	settings := make(map[string]string, len(info.Settings))
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	i.Commit = settings["vcs.revision"]
+	if i.Commit != "" && settings["vcs.modified"] == "true" {
+		i.Commit += dirty
+	}
+	return i
+}
+
+const dirty = "-dirty"
+
+// String is one line, such as
+//
+//	0.1.0 (a3e840935e11-dirty) go1.25.4 linux/amd64
+func (i Info) String() string {
+	s := i.Version
+	if i.Commit != "" {
+		hash, suffix := i.Commit, ""
+		if h, ok := strings.CutSuffix(hash, dirty); ok {
+			hash, suffix = h, dirty
+		}
+		s += " (" + hash[:min(len(hash), 12)] + suffix + ")"
+	}
+	return s + " " + i.Go + " " + i.OS + "/" + i.Arch
+}
