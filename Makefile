@@ -1,16 +1,85 @@
 # Everything a contributor runs. Integration tests make namespaces of their own and
 # need root, or a kernel that lets users make them.
 
-GO     ?= go
-ARCHES := amd64 arm64 arm riscv64 mips s390x
-GIB    := 1073741824
+GO      ?= go
+ARCHES  := amd64 arm64 arm riscv64 mips s390x
+GIB     := 1073741824
+VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/buildinfo/buildinfo.go)
 
-.PHONY: check build test integration fuzz soak lint big-endian cross kernels bench-once bench-compare
+# The date of what is built is that of the sources: the same sources make the same bytes.
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),$(shell stat -c %Y CHANGELOG.md))
+SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+export SOURCE_DATE_EPOCH
+
+# The static program. All that build it use the same flags, and so the same cache.
+COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
+
+.DEFAULT_GOAL := build
+.PHONY: build install uninstall packages version help check test integration fuzz soak lint big-endian cross kernels bench-once bench-compare
+
+build: program documents ## the static program, its manual pages and completions
+
+.PHONY: program documents
+program:
+	$(COMPILE) -o nftnat ./cmd/nftnat
+
+documents:
+	rm -rf dist/man dist/completions
+	$(GO) run -tags man ./cmd/nftnat dist
+
+# Where things are installed. systemd looks in /usr and /usr/local; for another PREFIX
+# see docs/install.md. DESTDIR is put before each path, for packaging.
+PREFIX      ?= /usr/local
+BINDIR      ?= $(PREFIX)/bin
+LIBDIR      ?= $(PREFIX)/lib
+DATADIR     ?= $(PREFIX)/share
+UNITDIR     ?= $(LIBDIR)/systemd/system
+SYSUSERSDIR ?= $(LIBDIR)/sysusers.d
+TMPFILESDIR ?= $(LIBDIR)/tmpfiles.d
+MANDIR      ?= $(DATADIR)/man
+BASHDIR     ?= $(DATADIR)/bash-completion/completions
+ZSHDIR      ?= $(DATADIR)/zsh/site-functions
+FISHDIR     ?= $(DATADIR)/fish/vendor_completions.d
+DOCDIR      ?= $(DATADIR)/doc/nftnat
+
+PROGRAM := nftnat
+UNITS   := $(notdir $(wildcard packaging/systemd/*.service packaging/systemd/*.socket))
+
+# It needs no Go, which root may not have in its PATH.
+install: ## install what build made: DESTDIR= PREFIX=/usr/local
+	@test -x $(PROGRAM) -a -d dist/man || { echo 'run "make" first, as the user who has Go' >&2; exit 1; }
+	install -D -m 0755 $(PROGRAM) $(DESTDIR)$(BINDIR)/nftnat
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in $(UNITS); do \
+		sed 's|/usr/bin/nftnat|$(BINDIR)/nftnat|' packaging/systemd/$$unit >$(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+		chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	done
+	install -D -m 0644 packaging/systemd/nftnat.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/nftnat.conf
+	install -D -m 0644 packaging/systemd/nftnat.tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/nftnat.conf
+	install -d $(DESTDIR)$(MANDIR)/man8
+	for page in dist/man/*.8; do \
+		gzip -9nc $$page >$(DESTDIR)$(MANDIR)/man8/$${page##*/}.gz || exit 1; \
+		chmod 0644 $(DESTDIR)$(MANDIR)/man8/$${page##*/}.gz || exit 1; \
+	done
+	install -D -m 0644 dist/completions/nftnat.bash $(DESTDIR)$(BASHDIR)/nftnat
+	install -D -m 0644 dist/completions/_nftnat $(DESTDIR)$(ZSHDIR)/_nftnat
+	install -D -m 0644 dist/completions/nftnat.fish $(DESTDIR)$(FISHDIR)/nftnat.fish
+	install -D -m 0644 packaging/copyright $(DESTDIR)$(DOCDIR)/copyright
+
+uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
+	rm -f $(DESTDIR)$(BINDIR)/nftnat $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
+	rm -f $(DESTDIR)$(SYSUSERSDIR)/nftnat.conf $(DESTDIR)$(TMPFILESDIR)/nftnat.conf
+	rm -f $(DESTDIR)$(MANDIR)/man8/nftnat.8.gz $(DESTDIR)$(MANDIR)/man8/nftnat-*.8.gz
+	rm -f $(DESTDIR)$(BASHDIR)/nftnat $(DESTDIR)$(ZSHDIR)/_nftnat $(DESTDIR)$(FISHDIR)/nftnat.fish
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+version: ## print the version of these sources
+	@echo $(VERSION)
+
+help: ## print this
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 check: lint cross test integration ## all that .ci/run does
-
-build: ## one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o nftnat ./cmd/nftnat
 
 test: ## everything; what needs namespaces is skipped where there are none
 	$(GO) test -race -shuffle=on ./...
@@ -47,10 +116,11 @@ bench-compare: ## the hot paths here and at the previous tag, by benchstat: BASE
 lint: ## format, vet, and the linters, which hold the architecture
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	$(GO) vet ./...
+	$(GO) vet -tags man ./cmd/nftnat
 	golangci-lint run ./...
 
 cross: ## builds without cgo for all architectures that are promised
-	for arch in $(ARCHES); do echo $$arch; CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -o /dev/null ./cmd/nftnat || exit 1; done
+	for arch in $(ARCHES); do echo $$arch; GOOS=linux GOARCH=$$arch $(COMPILE) -o /dev/null ./cmd/nftnat || exit 1; done
 
 big-endian: ## the codecs and allocators on s390x, by emulation
 	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !man
+
 // Command nftnat publishes host ports to backends, over netlink alone.
 package main
 
