@@ -361,13 +361,3 @@ func TestVersionAndCompletion(t *testing.T) {
 	r := labtest.Run(t, ns, command(t, "bash", "-n", "-c", succeed(t, ns, "completion", "bash")))
 	require.Zero(t, r.Code, r.Stderr)
 }
-
-// The demonstration works, and leaves the place it was run in alone.
-func TestDemo(t *testing.T) {
-	ns := labtest.NewNS(t, "nowhere")
-	before := look(t, ns)
-	out := succeed(t, ns, "demo")
-	require.Contains(t, out, "all of it worked")
-	require.Contains(t, out, "8080->172.30.0.2:80")
-	before.unchanged(t, ns)
-}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"strings"
 	"time"
@@ -24,11 +25,19 @@ func newDemo(g *global) *cobra.Command {
 		Long: "Build a client, a host and a backend of throwaway network namespaces, publish\n" +
 			"tcp 8080 and udp 53 on the host, send requests from the client, show what came\n" +
 			"back, and remove everything. The exit status is 0 only if all of it worked.\n" +
-			"Nothing outside the namespaces is touched; root is needed to make them.",
+			"Nothing outside the namespaces is touched. Without the privilege to make them\n" +
+			"the demo first makes a user namespace and runs in it.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)
 			defer cancel()
+			again, err := needsUserNamespace()
+			switch {
+			case err != nil:
+				return err
+			case again:
+				return inUserNamespace(ctx)
+			}
 			return demo(ctx, cmd.OutOrStdout(), g.stderr)
 		},
 	}
@@ -45,6 +54,9 @@ type demonstration struct {
 
 func demo(ctx context.Context, out, errs io.Writer) (err error) {
 	top, err := lab.Build(lab.Options{Parts: lab.PartBackend1})
+	if errors.Is(err, fs.ErrPermission) {
+		return namespaceError{fmt.Errorf("build namespaces: %w", err)}
+	}
 	if err != nil {
 		return fmt.Errorf("build namespaces: %w", err)
 	}

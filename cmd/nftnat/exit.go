@@ -42,8 +42,11 @@ func exitStatus(err error) int {
 	var (
 		bad   usageError
 		start startError
+		again statusError
 	)
 	switch {
+	case errors.As(err, &again):
+		return int(again)
 	case errors.As(err, &start):
 		return start.status()
 	case errors.Is(err, fs.ErrPermission): // a file that may not be read is no bad input
@@ -60,8 +63,13 @@ func exitStatus(err error) int {
 
 // hint says what can be done about an error.
 func hint(err error) string {
-	var bad usageError
+	var (
+		bad   usageError
+		space namespaceError
+	)
 	switch {
+	case errors.As(err, &space):
+		return " (run it as root, or allow users to create user namespaces)"
 	case exitStatus(err) == exitNotPermitted:
 		return " (run it as root, or give it CAP_NET_ADMIN)"
 	case errors.As(err, &bad):

@@ -46,8 +46,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	var start startError
-	if !errors.As(err, &start) || !start.shown {
+	var (
+		start startError
+		again statusError
+	)
+	if shown := errors.As(err, &start) && start.shown || errors.As(err, &again); !shown {
 		// One line, whatever the error holds.
 		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(err))
 	}

@@ -1,0 +1,59 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// The demonstration works, and leaves the place it was run in alone.
+func TestDemo(t *testing.T) {
+	ns := labtest.NewNS(t, "nowhere")
+	before := look(t, ns)
+	out := succeed(t, ns, "demo")
+	require.Contains(t, out, "all of it worked")
+	require.Contains(t, out, "8080->172.30.0.2:80")
+	before.unchanged(t, ns)
+}
+
+// A user without any privilege sees the same.
+func TestDemoWithoutRoot(t *testing.T) {
+	requireUsers(t)
+	ns := labtest.NewNS(t, "nowhere")
+	before := look(t, ns)
+	cmd := bare(t, "demo")
+	// The directory of the program is root's alone.
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+	path := filepath.Join(dir, "nftnat")
+	program, err := os.ReadFile(cmd.Path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, program, 0o755))
+	cmd.Path, cmd.Dir = path, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	r := labtest.Run(t, ns, cmd)
+	require.Zero(t, r.Code, r.Stderr)
+	require.Contains(t, r.Stdout, "all of it worked")
+	before.unchanged(t, ns)
+}
+
+// Without the privilege, and where no user namespace can be made, it says so in one line.
+func TestDemoWithoutNamespaces(t *testing.T) {
+	ns := labtest.NewNS(t, "nowhere")
+	demo := bare(t, "demo")
+	cmd := command(t, "unshare", "--user", "--map-root-user", "sh", "-c",
+		`echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -sys_admin "$0" demo`, demo.Path)
+	r := labtest.Run(t, ns, cmd)
+	require.Equal(t, 5, r.Code, r.Stderr)
+	require.Empty(t, r.Stdout)
+	require.Equal(t, "nftnat: create user namespace: no space left on device"+
+		" (run it as root, or allow users to create user namespaces)\n", r.Stderr)
+}
