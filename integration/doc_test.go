@@ -29,6 +29,8 @@
 //	fragment_test.go    datagrams in fragments arrive whole
 //	shadow_test.go      no backend takes what is for another's mapping
 //	reachability_test.go who reaches what: docs/reachability.md
+//	readme_test.go      README.md leads from a checkout to an installed and removed nftnat
+//	docs_test.go        the commands in the other pages work as they say
 //
 // The rest are helpers, named after what they hold.
 package integration

@@ -1,0 +1,215 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/state"
+)
+
+// Every command in the documentation works as the page says, in the order of the page,
+// on a host whose backends are those of the examples. A block that cannot run here
+// names the test that runs it, and that test reads it from the page; or .ci/run, which
+// has the same lines.
+func TestDocs(t *testing.T) {
+	tests := testSources(t)
+	ci := textOf(t, "../.ci/run")
+	for _, page := range docPages(t) {
+		t.Run(page, func(t *testing.T) {
+			var shell *docShell
+			for _, block := range docBlocks(t, page) {
+				switch {
+				case block.runBy == ".ci/run":
+					for _, c := range block.commands() {
+						require.Contains(t, ci, "\n"+c.line, "%s: .ci/run has no such line", block)
+					}
+				case block.runBy != "":
+					source := tests[block.runBy]
+					require.NotEmpty(t, source, "%s: there is no test %s", block, block.runBy)
+					require.Contains(t, source, `docBlocks(t, "`+page+`")`, "%s: %s does not read the page", block, block.runBy)
+				case block.lang == "sh" || block.lang == "console":
+					if shell == nil {
+						shell = newDocShell(t)
+					}
+					shell.run(t, block)
+				default:
+					checkBlock(t, block)
+				}
+			}
+		})
+	}
+}
+
+// checkBlock checks a block that has no commands.
+func checkBlock(t *testing.T, block docBlock) {
+	t.Helper()
+	switch block.lang {
+	case "yaml":
+		_, err := state.Decode(strings.NewReader(block.text), block.String())
+		require.NoError(t, err, block)
+	case "go":
+		require.Contains(t, goExamples(t), unindented(block.text), "%s: no example has this", block)
+	default:
+		// Pictures and abridged listings.
+		require.Equal(t, "text", block.lang, "%s: what language is this?", block)
+	}
+}
+
+// A docShell is where a page's commands run: a host whose neighbour has the addresses
+// 172.17.0.2, 172.17.0.3 and 172.30.0.2, and answers HTTP on port 80 of each.
+type docShell struct {
+	ns      *lab.NS
+	command func(line string) *exec.Cmd // prepares a line for bash(1)
+}
+
+// newDocHost makes the host and its neighbour.
+func newDocHost(t *testing.T) *lab.NS {
+	t.Helper()
+	labtest.Tool(t, "curl")
+	host, backend := labtest.NewNS(t, "host"), labtest.NewNS(t, "backend")
+	require.NoError(t, lab.Wire(
+		lab.End{NS: host, Link: "docker0", Addrs: prefixes("172.17.0.1/16", "172.30.0.1/24")},
+		lab.End{NS: backend, Link: "eth0", Addrs: prefixes("172.17.0.2/16", "172.17.0.3/16", "172.30.0.2/24")},
+	))
+	serveHello(t, backend)
+	return host
+}
+
+const (
+	// sudoScript stands for sudo(8): tests are root, if only of a user namespace, but
+	// have another PATH than sudo gives, which is Debian's secure_path.
+	sudoScript = "#!/bin/sh\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec \"$@\"\n"
+	// curlConfig has curl(1) fail with HTTP errors, and print nothing but answers.
+	curlConfig = "silent\nshow-error\nfail-with-body\n"
+)
+
+// newDocShell is for pages that take nftnat for installed.
+func newDocShell(t *testing.T) *docShell {
+	t.Helper()
+	host := newDefaultStation(t, newDocHost(t)).ns
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "bin")
+	require.NoError(t, os.Mkdir(bin, 0o755))
+	path, err := program()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(path, filepath.Join(bin, "nftnat")))
+	sudo := strings.Replace(sudoScript, "PATH=", "PATH="+bin+":", 1)
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "sudo"), []byte(sudo), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".curlrc"), []byte(curlConfig), 0o644))
+	env := []string{
+		"HOME=" + dir, "PATH=" + bin + ":" + filepath.Dir(labtest.Tool(t, "go")) + ":/usr/sbin:/usr/bin:/sbin:/bin",
+	}
+	return &docShell{ns: host, command: func(line string) *exec.Cmd {
+		cmd := exec.Command(labtest.Tool(t, "bash"), "-c", line)
+		cmd.Dir, cmd.Env = dir, env
+		return cmd
+	}}
+}
+
+// serveHello answers HTTP on port 80 with the address that was asked.
+func serveHello(t *testing.T, ns *lab.NS) {
+	t.Helper()
+	server := &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			local := netip.MustParseAddrPort(r.Context().Value(http.LocalAddrContextKey).(net.Addr).String())
+			_, _ = fmt.Fprintln(w, "Hello from", local.Addr().Unmap())
+		}),
+	}
+	l, err := ns.Listen("tcp", ":80")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		require.NoError(t, server.Close())
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
+	})
+}
+
+// run runs a block's commands one after another. Those that print an error of nftnat's
+// must fail, and all others must not.
+func (s *docShell) run(t *testing.T, block docBlock) {
+	t.Helper()
+	for _, c := range block.commands() {
+		cmd := s.command(c.line)
+		var output bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &output, &output
+		code := labtest.Run(t, s.ns, cmd).Code
+		if block.lang == "console" {
+			require.Equal(t, c.output, output.String(), "%s: %s", block, c.line)
+		}
+		if strings.HasPrefix(c.output, "nftnat: ") {
+			require.NotZero(t, code, "%s: %s", block, c.line)
+			continue
+		}
+		require.Zero(t, code, "%s: %s\n%s", block, c.line, output.String())
+	}
+}
+
+var testFunction = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
+
+// testSources are the files of all tests, by the tests' names.
+func testSources(t *testing.T) map[string]string {
+	t.Helper()
+	sources := map[string]string{}
+	require.NoError(t, filepath.WalkDir("..", func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, match := range testFunction.FindAllSubmatch(source, -1) {
+			sources[string(match[1])] = string(source)
+		}
+		return nil
+	}))
+	return sources
+}
+
+// goExamples are the engine's examples, without indentation.
+func goExamples(t *testing.T) string {
+	t.Helper()
+	paths, err := filepath.Glob("../engine/example*_test.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	var all strings.Builder
+	for _, path := range paths {
+		all.WriteString(unindented(textOf(t, path)))
+	}
+	return all.String()
+}
+
+// unindented is text without the white space that lines begin with.
+func unindented(text string) string {
+	var done strings.Builder
+	for line := range strings.Lines(text) {
+		done.WriteString(strings.TrimLeft(line, " \t"))
+	}
+	return done.String()
+}
+
+func textOf(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(content)
+}
