@@ -36,7 +36,8 @@ func ParseMapping(s string) (Mapping, error) {
 //	backend   ADDR | ADDR:PORT | ADDR:FIRST-LAST                without ports: the frontend's
 //
 // An IPv6 ADDR stands in brackets; as a backend without ports it may stand
-// bare. Ports are decimal, 1 to 65535, without sign or leading zero. Ranges
+// bare, unless its last group could be a port: fd00::2:80 is refused, and
+// [fd00::2:80] and [fd00::2]:80 say which is meant. Ports are decimal, 1 to 65535, without sign or leading zero. Ranges
 // have the same length on both sides; the backend's is the one that counts for
 // frontend 0. An IPv4 address mapped into IPv6 is taken as the IPv4 address
 // (RFC 4291 section 2.5.5.2), since that is the one packets carry.
@@ -141,6 +142,11 @@ func parseBackend(s string) (b side, reason string) {
 	if reason != "" {
 		return side{}, reason
 	}
+	if !given && s[0] != '[' {
+		if reason = bareIPv6WithPort(s); reason != "" {
+			return side{}, reason
+		}
+	}
 	if b.addr, reason = parseAddr(host); reason != "" {
 		return side{}, reason
 	}
@@ -151,9 +157,29 @@ func parseBackend(s string) (b side, reason string) {
 	return b, reason
 }
 
+// bareIPv6WithPort refuses an IPv6 address without brackets whose last group is, or
+// could be, a port: most people who write fd00::2:80 mean port 80 of fd00::2, and not
+// the address fd00::2:80. It returns "" for what cannot be read both ways.
+func bareIPv6WithPort(s string) (reason string) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return ""
+	}
+	host, ports := s[:i], s[i+1:]
+	if a, err := netip.ParseAddr(host); err != nil || !a.Is6() || a.Zone() != "" {
+		return ""
+	}
+	if _, _, fault := parsePorts(ports); fault != "" {
+		return ""
+	}
+	if _, err := netip.ParseAddr(s); err != nil {
+		return fmt.Sprintf("an IPv6 backend with a port is written [ADDR]:PORT, here [%s]:%s", host, ports)
+	}
+	return fmt.Sprintf("the last group may be a port: write [%s]:%s, or [%s] for an address without a port", host, ports, s)
+}
+
 // splitHost cuts ADDR:PORTS, [V6]:PORTS, or an address without ports. More
-// than one colon outside brackets is a bare IPv6 address: which part of it
-// might be a port, nobody can tell.
+// than one colon outside brackets is a bare IPv6 address.
 func splitHost(s string) (host, ports string, given bool, reason string) {
 	if s == "" {
 		return "", "", false, "it is empty"

@@ -34,6 +34,12 @@ func TestNewMapping(t *testing.T) {
 		{"tcp", "[::ffff:192.0.2.1]:80", "::ffff:172.17.0.2", "192.0.2.1:80->172.17.0.2:80"},
 		{"tcp", "[::ffff:0.0.0.0]:80", "172.17.0.2", "0.0.0.0:80->172.17.0.2:80"},
 		{"tcp", "1-65535", "172.17.0.2", "1-65535->172.17.0.2:1-65535"},
+		{"tcp", "80", "[fd00:17::2:80]", "80->[fd00:17::2:80]:80"},
+		{"tcp", "80", "fd00:17:0:0:0:0:0:80", "80->[fd00:17::80]:80"},
+		{"tcp", "80", "fd00:17::80", "80->[fd00:17::80]:80"},
+		{"tcp", "80", "fd00:17::2:abcd", "80->[fd00:17::2:abcd]:80"},
+		{"tcp", "80", "fd00:17::2:0080", "80->[fd00:17::2:80]:80"},
+		{"tcp", "80", "fd00:17::2:0", "80->[fd00:17::2:0]:80"},
 	} {
 		m, err := NewMapping(tt.proto, tt.frontend, tt.backend)
 		require.NoError(t, err)
@@ -86,6 +92,14 @@ func TestNewMappingErrors(t *testing.T) {
 		{"tcp", "80", "[fd00::2", `invalid backend "[fd00::2": the bracket is not closed`},
 		{"tcp", "80", "[fd00::2]:", `invalid backend "[fd00::2]:": the port is missing`},
 		{"tcp", "80", "fe80::1%eth0", `invalid backend "fe80::1%eth0": an address with a zone means different hosts on different links`},
+		{"tcp", "84", "fd00:17::2:80", `invalid backend "fd00:17::2:80": the last group may be a port: ` +
+			`write [fd00:17::2]:80, or [fd00:17::2:80] for an address without a port`},
+		{"tcp", "84", "::1:8080", `invalid backend "::1:8080": the last group may be a port: ` +
+			`write [::1]:8080, or [::1:8080] for an address without a port`},
+		{"tcp", "84", "fd00:17::2:18080", `invalid backend "fd00:17::2:18080": an IPv6 backend with a port is written [ADDR]:PORT, here [fd00:17::2]:18080`},
+		{"tcp", "84-85", "fd00:17::2:80-81", `invalid backend "fd00:17::2:80-81": an IPv6 backend with a port is written [ADDR]:PORT, here [fd00:17::2]:80-81`},
+		{"tcp", "84", "::ffff:1.2.3.4:80", `invalid backend "::ffff:1.2.3.4:80": an IPv6 backend with a port is written [ADDR]:PORT, here [::ffff:1.2.3.4]:80`},
+		{"tcp", "84", "1:2:3:4:5:6:7:8:80", `invalid backend "1:2:3:4:5:6:7:8:80": an IPv6 backend with a port is written [ADDR]:PORT, here [1:2:3:4:5:6:7:8]:80`},
 		{"tcp", "8000-8009", back, `invalid backend "172.17.0.2:80": ranges of unequal length: frontend 8000-8009 has 10 ports, the backend 1`},
 		{"tcp", "80", "172.17.0.2:80-89", `invalid backend "172.17.0.2:80-89": ranges of unequal length: frontend 80 has 1 port, the backend 10`},
 		{"tcp", "80-81", "172.17.0.2:80-82", `invalid backend "172.17.0.2:80-82": ranges of unequal length: frontend 80-81 has 2 ports, the backend 3`},
@@ -162,7 +176,7 @@ func FuzzParseMapping(f *testing.F) {
 	for _, s := range []string{
 		"8080->172.17.0.2:80", "53->172.17.0.2:53/udp", "[2001:db8::1]:8080->[fd00::2]:80",
 		"8000-8009->172.17.0.2:9000-9009", "0->172.17.0.2:80-89", "80->fd00::", "80->[::ffff:1.2.3.4]/tcp",
-		"[::1:80->x", "1.2.3.4:80x->1.2.3:4", "80-80->1.2.3.4", "65535-65536->1.2.3.4", "[fe80::1%e]:1->::",
+		"[::1:80->x", "80->fd00::2:80", "1.2.3.4:80x->1.2.3:4", "80-80->1.2.3.4", "65535-65536->1.2.3.4", "[fe80::1%e]:1->::",
 	} {
 		f.Add(s)
 	}
