@@ -110,8 +110,8 @@ func TestAdoptForeignElements(t *testing.T) {
 				foreign("tcp4", "104", "172.30.0.2:80", "  spaces  "),
 			},
 			[]string{
-				"101->172.30.0.2:80 a ?quote????31m ?no-proxy?", "103->172.30.0.2:80 ?? no-proxy", "104->172.30.0.2:80 spaces",
-				"0.0.0.0:102->172.30.0.2:80 ? no-proxy",
+				`101->172.30.0.2:80 a \x22quote\x22\n\x1b[31m [no-proxy] `, "103->172.30.0.2:80 [[[no-proxy]", "104->172.30.0.2:80   spaces  ",
+				"0.0.0.0:102->172.30.0.2:80 \\xff\\xfe no-proxy",
 			},
 		},
 		"loopback, said to have no proxy": {

@@ -4,8 +4,10 @@
 package engine
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -222,9 +224,9 @@ const (
 )
 
 // elementComment is the name of the mapping, and what a map has no place for in
-// brackets behind it: `web [no-proxy]`. A name has no brackets, so that neither can
-// be taken for the other. In a comment it is there for the administrator to read,
-// and survives nft(8) saving the table and loading it again.
+// brackets behind it: `web [no-proxy]`. No name ends like that, so that neither can be
+// taken for the other. In a comment it is there for the administrator to read, and
+// survives nft(8) saving the table and loading it again.
 func elementComment(p port) string {
 	return commentText(p.name, commentAttributes{
 		noProxy:   p.noProxy,
@@ -243,38 +245,83 @@ func commentText(name string, a commentAttributes) string {
 	if len(words) == 0 {
 		return name
 	}
-	return strings.TrimLeft(name+" ["+strings.Join(words, " ")+"]", " ")
+	attributes := "[" + strings.Join(words, " ") + "]"
+	if name == "" {
+		return attributes
+	}
+	return name + " " + attributes
 }
 
-// parseComment reads a comment, of which others may have written any.
+// parseComment reads a comment, of which others may have written any. What is no
+// attribute is the name, brackets and spaces included.
 func parseComment(s string) (name string, a commentAttributes) {
 	if s == "" { // as most are
 		return "", a
 	}
 	name = s
-	if open := strings.LastIndexByte(s, '['); open >= 0 && strings.HasSuffix(s, "]") {
-		name = s[:open]
-		for word := range strings.FieldsSeq(s[open+1 : len(s)-1]) {
-			a.noProxy = a.noProxy || word == wordNoProxy
-			a.oneFamily = a.oneFamily || word == wordOneFamily
+	for {
+		before, words, ok := cutAttributes(name)
+		if !ok {
+			return harmlessName(name), a
 		}
+		name = before
+		a.noProxy, a.oneFamily = a.noProxy || words.noProxy, a.oneFamily || words.oneFamily
 	}
-	return harmlessName(name), a
 }
 
-// harmlessName makes a name of what others may have written: what Validate would
-// refuse becomes "?", so that it can be shown, saved and loaded.
-func harmlessName(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || unicode.IsControl(r) || r == '"' || r == '[' || r == ']' {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	s = strings.TrimSpace(s)
-	for len(s) > maxName {
-		_, n := utf8.DecodeLastRuneInString(s)
-		s = s[:len(s)-n]
+// cutAttributes cuts the attributes off the end of a comment: words in brackets, with
+// nothing or a space before them, of which one at least is known. The others may be those
+// of a later version.
+func cutAttributes(s string) (name string, a commentAttributes, ok bool) {
+	open := strings.LastIndexByte(s, '[')
+	if open < 0 || s[len(s)-1] != ']' || open > 0 && s[open-1] != ' ' {
+		return s, a, false
 	}
-	return strings.TrimRightFunc(s, unicode.IsSpace)
+	for word := range strings.FieldsSeq(s[open+1 : len(s)-1]) {
+		switch word {
+		case wordNoProxy:
+			a.noProxy = true
+		case wordOneFamily:
+			a.oneFamily = true
+		}
+	}
+	if a == (commentAttributes{}) {
+		return s, a, false
+	}
+	return s[:max(open-1, 0)], a, true
+}
+
+// harmlessName makes a name of what others may have written. It keeps the text, but for
+// what no name can have: control characters, double quotes and bytes that are not UTF-8
+// are spelled out as Go does, and what is more than maxName bytes long is cut.
+func harmlessName(s string) string {
+	if nameFault(s) == "" {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1, r == '"':
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case unicode.IsControl(r):
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteRune(r)
+		}
+		s = s[n:]
+	}
+	name := b.String()
+	for len(name) > maxName || endsInAttributes(name) {
+		_, n := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-n]
+	}
+	return name
+}
+
+// endsInAttributes reports whether the text would be read as a name with attributes.
+func endsInAttributes(s string) bool {
+	_, _, ok := cutAttributes(s)
+	return ok
 }

@@ -132,8 +132,8 @@ func family(a netip.Addr) string {
 
 // nameFault keeps names to what can be the comment of an element and come back
 // unharmed: nft(8) prints comments between double quotes and has no way to
-// escape one, and brackets hold the mapping's attributes after the name.
-// Bytes are counted from 1.
+// escape one, and a comment that ends in the mapping's attributes is read as a
+// name with these. Bytes are counted from 1.
 func nameFault(name string) string {
 	if len(name) > maxName {
 		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxName)
@@ -145,16 +145,13 @@ func nameFault(name string) string {
 			return fmt.Sprintf("name is not UTF-8 at byte %d", i+1)
 		case unicode.IsControl(r):
 			return fmt.Sprintf("name has a control character at byte %d", i+1)
-		case r == '"' || r == '[' || r == ']':
+		case r == '"':
 			return fmt.Sprintf("name has a %c at byte %d", r, i+1)
 		}
 		i += n
 	}
-	if t := strings.TrimLeftFunc(name, unicode.IsSpace); t != name {
-		return "name begins with a space"
-	}
-	if t := strings.TrimRightFunc(name, unicode.IsSpace); t != name {
-		return "name ends with a space"
+	if before, _, ok := cutAttributes(name); ok {
+		return fmt.Sprintf("name ends in %s, which says how a mapping is published", strings.TrimSpace(name[len(before):]))
 	}
 	return ""
 }

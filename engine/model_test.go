@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -360,7 +362,11 @@ func (m *model) elements() []string {
 			line += " timeout"
 		}
 		if e.comment != "" {
-			line += fmt.Sprintf(" comment %q", e.comment)
+			comment := `"` + e.comment + `"` // nft(8) knows no escapes
+			if strings.ContainsAny(e.comment, "\"\n") {
+				comment = strconv.Quote(e.comment)
+			}
+			line += " comment " + comment
 		}
 		lines = append(lines, fmt.Sprintf("%s : %s . %d }", line, e.backend.Addr(), e.backend.Port()))
 	}

@@ -294,7 +294,7 @@ func (p *player) foreign() {
 	if _, ok := m.kernel[at]; ok {
 		return
 	}
-	e.comment = []string{e.comment, "", "x [one-family]", "\"\n[no-proxy]", "]["}[p.choose(5)]
+	e.comment = []string{e.comment, "", "x [one-family]", "\"\n [no-proxy]", " [ops] "}[p.choose(5)]
 	written := elementOf(portOf(one), m.now())
 	written.Comment = e.comment
 	p.bed.write(p.T, written)

@@ -149,6 +149,9 @@ func badBackends() [][3]string {
 		{"8080", "172.30.0.256:80", `invalid backend %IN: "172.30.0.256" is not an IP address`},
 		{"8080", "web.example:80", `invalid backend %IN: "web.example" is not an IP address`},
 		{"8080", "80", `invalid backend %IN: "80" is not an IP address`},
+		{"8080", "fd00:30::2:80",
+			"invalid backend %IN: the last group may be a port: write [fd00:30::2]:80, or [fd00:30::2:80] for an address without a port"},
+		{"8080", "fd00:30::2:18080", "invalid backend %IN: an IPv6 backend with a port is written [ADDR]:PORT, here [fd00:30::2]:18080"},
 		{"8080", "[fe80::2%br0]:80", "invalid backend %IN: an address with a zone means different hosts on different links"},
 		{"0", "172.30.0.2", "invalid backend %IN: give it a port, since frontend 0 has none to share"},
 		{"8080-8089", "172.30.0.2:80-81",
@@ -203,10 +206,7 @@ func badNames() [][2]string {
 		{"c1\u0085", "has a control character at byte 3"},
 		{"\xff\xfe", "is not UTF-8 at byte 1"},
 		{`a"b`, `has a " at byte 2`},
-		{"a [no-proxy]", "has a [ at byte 3"},
-		{"a]", "has a ] at byte 2"},
-		{" a", "begins with a space"},
-		{"a\u00a0", "ends with a space"},
+		{"a [no-proxy]", "ends in [no-proxy], which says how a mapping is published"},
 	}
 }
 

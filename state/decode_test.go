@@ -118,7 +118,7 @@ func TestDecodeErrors(t *testing.T) {
 		{"mappings:\n- {name: web}", `f:2: invalid mapping "": the object has no key "mapping"`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  name: 5\n", `f:3: invalid name "5": not a text; quote it`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  name:\n", `f:3: invalid key "name": it has no value`},
-		{"mappings:\n- {mapping: 80->1.2.3.4, name: \"a]\"}", `f:2: invalid mapping "80->1.2.3.4:80": name has a ] at byte 2`},
+		{"mappings:\n- {mapping: 80->1.2.3.4, name: \"a [one-family]\"}", `f:2: invalid mapping "80->1.2.3.4:80": name ends in [one-family], which says how a mapping is published`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  proxy: \"false\"\n", `f:3: invalid proxy "false": true or false`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  proxy: no\n", `f:3: invalid proxy "no": true or false`},
 		{"mappings:\n- mapping: 80->1.2.3.4\n  expires: 2027-01-01\n", `f:3: invalid expires "2027-01-01": not a time like 2027-01-01T00:00:00Z`},
