@@ -60,20 +60,3 @@ func exitStatus(err error) int {
 	}
 	return exitFailed
 }
-
-// hint says what can be done about an error.
-func hint(err error) string {
-	var (
-		bad   usageError
-		space namespaceError
-	)
-	switch {
-	case errors.As(err, &space):
-		return " (run it as root, or allow users to create user namespaces)"
-	case exitStatus(err) == exitNotPermitted:
-		return " (run it as root, or give it CAP_NET_ADMIN)"
-	case errors.As(err, &bad):
-		return ` (see "nftnat help")`
-	}
-	return ""
-}

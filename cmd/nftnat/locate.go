@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -50,7 +51,7 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
 	for _, path := range []string{defaultSocket, own} {
 		client := api.NewClient(path)
-		status, err := client.Status(ctx)
+		status, err := askStatus(ctx, client)
 		switch {
 		case errors.Is(err, api.ErrNoServer):
 			if free == "" {
@@ -68,11 +69,21 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	return nil, free, api.ErrNoServer
 }
 
+// askStatus asks for the status, for which a daemon needs no privilege: what is not
+// permitted is to use its socket.
+func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
+	status, err := client.Status(ctx)
+	if errors.Is(err, fs.ErrPermission) {
+		err = hintedError{err, socketHint(client.Path())}
+	}
+	return status, err
+}
+
 // ask asks at the socket that was given. Whoever also says which table or namespace is
 // meant does not mean another one.
 func (g *global) ask(ctx context.Context, inode uint64) (*api.Client, string, error) {
 	client := api.NewClient(g.socket)
-	status, err := client.Status(ctx)
+	status, err := askStatus(ctx, client)
 	switch {
 	case err != nil:
 		return nil, g.socket, err

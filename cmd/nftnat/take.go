@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -76,7 +77,10 @@ func (g *global) takeOverOnce(ctx context.Context, netns uint64) (*inheritance, 
 		return nil, usageError{fmt.Errorf("take over: the daemon there has table %s of network namespace %d", status.Table.Name, status.NetNS)}
 	}
 	nc, err := client.Handover(ctx)
-	if errors.Is(err, errors.ErrUnsupported) {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		err = hintedError{err, "run it as root, or as the user of the daemon"}
+	case errors.Is(err, errors.ErrUnsupported):
 		err = fmt.Errorf("the daemon, pid %d, is of version %s, which cannot hand over: end it, and start this one", status.PID, status.Version)
 	}
 	if err != nil {

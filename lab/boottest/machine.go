@@ -53,10 +53,14 @@ func Boot(tb testing.TB, ns *lab.NS, files map[string]string) *Machine {
 	for to, from := range files {
 		m.Copy(from, to)
 	}
+	script := filepath.Join(dir, "init.sh")
+	if err := os.WriteFile(script, []byte(initScript), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	group := newGroup(tb, dir)
 	defer func() { _ = group.Close() }() // the machine is in it by then
 	// In the new control group, or the namespace would have the test's for its root.
-	cmd := exec.Command(labtest.Tool(tb, "unshare"), "--cgroup", "--", "sh", "-euc", initScript, "init.sh", m.root.Name(), systemd)
+	cmd := exec.Command(labtest.Tool(tb, "unshare"), "--cgroup", "--", "sh", "-eu", script, m.root.Name(), systemd)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		UseCgroupFD: true,

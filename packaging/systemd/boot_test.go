@@ -1,0 +1,188 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/boottest"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// The units work as they are shipped, from the first command to the last.
+func TestUnits(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	m := bootInstalled(t, top.Host)
+
+	// As a daemon leaves it that root has started by a command before.
+	m.Exec("install", "-d", "-o", "root", "-g", "root", "-m", "0750", "/run/nftnat")
+
+	// The first command starts the daemon.
+	m.Exec("systemctl", "enable", "nftnat.service")
+	m.Exec("systemctl", "start", "nftnat.socket")
+	require.Equal(t, "inactive", m.Property("nftnat.service", "ActiveState"))
+	m.Exec("nftnat", "add", "tcp", "80", "172.30.0.2:80", "--name", "web")
+	require.Equal(t, "active", m.Property("nftnat.service", "ActiveState"))
+	reached := func(name string) {
+		t.Helper()
+		labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:80", name)
+		labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:80", name)
+	}
+	reached("web")
+	status := m.Exec("nftnat", "status")
+	require.NotContains(t, status, "warning", status)
+	require.NotContains(t, status, "no splice", status)
+
+	// Members of the group may do everything, others nothing.
+	r := m.As("member", "nftnat", "add", "tcp", "81", "172.30.0.2:80")
+	require.Zero(t, r.Code, r.Stderr)
+	r = m.As("member", "nftnat", "ls")
+	require.Zero(t, r.Code, r.Stderr)
+	require.Contains(t, r.Stdout, "172.30.0.2:80")
+	for _, args := range [][]string{{"ls"}, {"status"}, {"add", "tcp", "82", "172.30.0.2:80"}} {
+		r := m.As("stranger", "nftnat", args...)
+		require.Equal(t, 5, r.Code, "%s%s", r.Stdout, r.Stderr)
+		require.Contains(t, r.Stderr, "/run/nftnat/nftnat.sock: permission denied (run it as root, or as a member of the group nftnat)")
+	}
+
+	requireSplice(t, m, top)
+
+	// After an upgrade.
+	before := m.MainPid("nftnat.service")
+	load := startLoad(top.Host, "127.0.0.1:80")
+	through := startLoad(top.Client, "192.0.2.1:80")
+	for range 3 {
+		m.Exec("systemctl", "reload", "nftnat.service")
+		after := m.MainPid("nftnat.service")
+		require.NotEqual(t, before, after)
+		before = after
+	}
+	load.end(t)
+	through.end(t)
+	reached("web")
+	requireSplice(t, m, top)
+
+	// When it is killed it comes back, with all that was published.
+	m.Exec("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "nftnat.service")
+	await(t, "another daemon", func() bool {
+		pid := m.MainPid("nftnat.service")
+		return pid != 0 && pid != before && m.Property("nftnat.service", "ActiveState") == "active"
+	})
+	require.Contains(t, m.Exec("nftnat", "ls"), "web")
+	reached("web")
+
+	m.Exec("systemctl", "stop", "nftnat.service", "nftnat.socket")
+	require.Equal(t, "success", m.Property("nftnat.service", "Result"))
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:80", "web")
+	m.Exec("test", "!", "-e", "/run/nftnat/nftnat.sock")
+	m.Exec("systemctl", "disable", "nftnat.service")
+	require.Equal(t, "disabled\n", m.Run("systemctl", "is-enabled", "nftnat.socket").Stdout)
+	require.Empty(t, m.Exec("systemctl", "--failed", "--plain", "--no-legend"))
+	require.NotContains(t, m.Journal("nftnat.service"), "WARN")
+}
+
+// await waits until something has happened.
+func await(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	require.Eventually(t, happened, labtest.Patient(30*time.Second), 20*time.Millisecond, what)
+}
+
+// load is one connection after another.
+type load struct {
+	stop    chan struct{}
+	running sync.WaitGroup
+	asked   int
+	err     error
+}
+
+func startLoad(ns *lab.NS, address string) *load {
+	l := &load{stop: make(chan struct{})}
+	l.running.Go(func() {
+		for l.err == nil {
+			select {
+			case <-l.stop:
+				return
+			default:
+			}
+			_, _, l.err = lab.Ask(context.Background(), ns, "tcp", address, netip.AddrPort{})
+			l.asked++
+		}
+	})
+	return l
+}
+
+// end stops it. Every connection must have been answered.
+func (l *load) end(t *testing.T) {
+	t.Helper()
+	close(l.stop)
+	l.running.Wait()
+	require.NoError(t, l.err, "after %d connections", l.asked)
+	require.Positive(t, l.asked)
+}
+
+// mostCopied is the most that a proxy holds of one stream without splice(2), which is
+// the size of a loop's buffer.
+const mostCopied = 32 << 10
+
+// requireSplice sees the daemon hold more of a stream in a pipe than it could have
+// copied into it: the backend does not read, so what the client sends stays there.
+func requireSplice(t *testing.T, m *boottest.Machine, top *lab.Topology) {
+	t.Helper()
+	l, err := top.Backend1.Listen("tcp", "172.30.0.2:7000")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	m.Exec("nftnat", "add", "tcp", "7000", "172.30.0.2:7000")
+	defer m.Exec("nftnat", "rm", "tcp", "7000", "--kill")
+	var running sync.WaitGroup
+	defer running.Wait()
+	for range 4 {
+		c, err := top.Host.Dial(t.Context(), "tcp", "127.0.0.1:7000")
+		require.NoError(t, err)
+		defer func() { _ = c.Close() }() // it may have been reset
+		running.Go(func() {
+			for b := make([]byte, 1<<20); ; {
+				if _, err := c.Write(b); err != nil {
+					return
+				}
+			}
+		})
+	}
+	await(t, "data in a pipe", func() bool { return fullestPipe(t, m.MainPid("nftnat.service")) > mostCopied })
+}
+
+// fullestPipe is how many bytes are in the fullest pipe that a process has open.
+func fullestPipe(t *testing.T, pid int) int {
+	t.Helper()
+	most := 0
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		path := dir + "/" + e.Name()
+		if target, err := os.Readlink(path); err != nil || !strings.HasPrefix(target, "pipe:") {
+			continue
+		}
+		f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue // it has been closed since
+		}
+		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ); err == nil {
+			most = max(most, n)
+		}
+		require.NoError(t, f.Close())
+	}
+	return most
+}
