@@ -323,7 +323,7 @@ func TestNotRoot(t *testing.T) {
 	}
 	for _, args := range []string{
 		"add tcp 8080 172.30.0.2:80", "rm tcp 7000", "ls", "ls --json", "export", "purge",
-		"apply -f /dev/null", "apply --dry-run -f /dev/null", "demo", "network create a 10.0.0.0/8", "network rm a", "network ls",
+		"apply -f /dev/null", "apply --dry-run -f /dev/null", "network create a 10.0.0.0/8", "network rm a", "network ls",
 		"attach web", "detach web", "ps", "inspect web", "port web 80",
 	} {
 		r := unprivileged(strings.Fields(args)...)
@@ -331,6 +331,10 @@ func TestNotRoot(t *testing.T) {
 		require.Regexp(t, `^nftnat: [^\n]*: operation not permitted \(run it as root, or give it CAP_NET_ADMIN\)\n$`, r.Stderr, args)
 		require.Empty(t, r.Stdout, args)
 	}
+	// Nor may root without CAP_SETFCAP be root of a user namespace (user_namespaces(7)).
+	r := unprivileged("demo")
+	require.Equal(t, 5, r.Code)
+	require.Regexp(t, `^nftnat: create user namespace: operation not permitted \(run it as root, [^\n]*\)\n$`, r.Stderr)
 	before.unchanged(t, top.Host)
 	for _, args := range []string{"plan", "version", "help", "completion bash", "--help"} {
 		r := unprivileged(strings.Fields(args)...)
