@@ -341,7 +341,7 @@ func TestNotRoot(t *testing.T) {
 		require.Zero(t, r.Code, args)
 		require.NotEmpty(t, r.Stdout, args)
 	}
-	r := unprivileged("add", "tcp", "8080", "127.0.0.1")
+	r = unprivileged("add", "tcp", "8080", "127.0.0.1")
 	require.Equal(t, 2, r.Code, "what is wrong is wrong for everybody")
 }
 
