@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// What docs/beside.md says of dockerd, with its lines.
+func TestBesideDocker(t *testing.T) {
+	h := newBesideHost(t, "docker", "dockerd")
+	// The image and its layers are not of interest, and the machine's files are an overlay.
+	h.machine.Write("/etc/docker/daemon.json", `{"storage-driver": "vfs"}`, 0o644)
+	h.shell("systemctl start docker")
+	require.Equal(t, "-P FORWARD DROP", h.forwardPolicy())
+	daemon := h.publish()
+	table := h.table()
+	// Its rules are for IPv4 alone.
+	h.onlyOpen(pathLocal, pathProxied, pathIn6)
+
+	h.recipe("docker published")
+	h.onlyOpen(pathLocal, pathProxied, pathIn6, pathIn4, pathHairpin)
+	h.recipe("docker way out")
+	h.allOpen()
+	// The chain is the administrator's.
+	h.shell("systemctl reload docker; systemctl restart docker")
+	h.allOpen()
+	h.restart(daemon)
+	h.allOpen()
+	h.recipe("docker undo")
+	h.onlyOpen(pathLocal, pathProxied, pathIn6)
+
+	h.machine.Write("/etc/systemd/system/docker.service.d/nftnat.conf", h.text("docker unit"), 0o644)
+	h.shell("systemctl daemon-reload; systemctl restart docker")
+	h.allOpen()
+	rules := h.machine.Exec("iptables", "-S", "DOCKER-USER")
+	h.shell("systemctl restart docker")
+	require.Equal(t, rules, h.machine.Exec("iptables", "-S", "DOCKER-USER"), "no line is there twice")
+	h.shell("nft flush ruleset")
+	h.allOpen()
+	require.Equal(t, table, h.table(), "a table that is owned is not flushed")
+
+	// Forwarding is on already, as it is when nftnat was first: the policy is left alone.
+	h.shell("systemctl restart docker")
+	require.Equal(t, "-P FORWARD ACCEPT", h.forwardPolicy())
+	h.shell("iptables -F DOCKER-USER")
+	h.allOpen()
+	h.shell("systemctl stop docker docker.socket containerd")
+	require.Equal(t, table, h.table(), "dockerd leaves the table alone")
+	require.Zero(t, h.station.status(t).Table.Repaired)
+}
+
+// forwardPolicy is what iptables does with a packet that no rule of FORWARD takes.
+func (h *besideHost) forwardPolicy() string {
+	h.Helper()
+	policy, _, _ := strings.Cut(labtest.Exec(h.T, h.top.Host, "iptables", "-S", "FORWARD"), "\n")
+	return policy
+}

@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// startFirewalld starts firewalld and waits until it answers: systemd takes it for started
+// when it has its name on the bus, which is before it loads its rules.
+const startFirewalld = "systemctl start firewalld; firewall-cmd --state"
+
+// What docs/beside.md says of firewalld, with its lines.
+func TestBesideFirewalld(t *testing.T) {
+	h := newBesideHost(t, "firewalld", "firewall-cmd")
+	daemon := h.publish()
+	h.allOpen()
+	table := h.table()
+	h.shell(startFirewalld)
+	// By itself it accepts what has been translated, whoever did that.
+	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
+	h.shell("firewall-cmd --set-default-zone=drop")
+	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
+	h.shell("firewall-cmd --set-default-zone=public")
+
+	h.recipe("firewalld proxies")
+	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin, pathProxied)
+	h.recipe("firewalld way out")
+	h.allOpen()
+	h.restart(daemon)
+	h.allOpen()
+	h.recipe("firewalld undo")
+	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
+
+	h.shell("firewall-cmd --panic-on")
+	h.onlyOpen()
+	h.shell("firewall-cmd --panic-off")
+	h.shell("systemctl stop firewalld")
+	h.allOpen()
+	require.Equal(t, table, h.table(), "firewalld leaves the table alone")
+
+	// Either ends the other, and nftables.service flushes when it ends.
+	h.shell("systemctl start nftables; " + startFirewalld)
+	require.Equal(t, "inactive", h.machine.Property("nftables", "ActiveState"))
+	require.Equal(t, table, h.table(), "a table that is owned is not flushed")
+	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
+	require.Zero(t, h.station.status(t).Table.Repaired)
+	require.Contains(t, strings.TrimSpace(h.machine.Exec("nft", "list", "tables")), "table inet firewalld")
+}

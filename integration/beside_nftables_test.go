@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// besideOurs are the lines of the page's /etc/nftables.conf that are there for nftnat.
+var besideOurs = regexp.MustCompile(`(?m)^.*# nftnat: .*\n`)
+
+const nftablesConf = "/etc/nftables.conf"
+
+// What docs/beside.md says of nftables.service, with its lines and with Debian's file.
+func TestBesideNftables(t *testing.T) {
+	h := newBesideHost(t, "nftables", "nft")
+	daemon := h.publish()
+	table := h.table()
+	debian := h.machine.Exec("cat", nftablesConf)
+	require.Contains(t, debian, "\nflush ruleset\n")
+	for _, verb := range []string{"start", "reload", "restart", "stop", "start"} {
+		h.shell("systemctl " + verb + " nftables")
+		require.Equal(t, table, h.table(), "after systemctl %s nftables", verb)
+		h.allOpen()
+	}
+
+	conf := h.text("nftables conf")
+	h.machine.Write(nftablesConf, besideOurs.ReplaceAllString(conf, ""), 0o755)
+	h.shell("systemctl reload nftables")
+	h.onlyOpen(pathLocal)
+	h.machine.Write(nftablesConf, conf, 0o755)
+	h.shell("systemctl reload nftables")
+	h.allOpen()
+	daemon = h.restart(daemon)
+	h.allOpen()
+	require.Equal(t, table, h.table())
+	require.Zero(t, h.station.status(t).Table.Repaired)
+
+	// A table that is open to others is flushed, and repaired.
+	daemon = h.restart(daemon, "--no-owner")
+	for i, verb := range []string{"reload", "stop", "start"} {
+		h.shell("systemctl " + verb + " nftables")
+		await(t, "the daemon to repair", func() bool { return h.station.status(t).Table.Repaired == i+1 })
+		h.allOpen()
+	}
+	// Nobody repairs what nobody serves.
+	require.NoError(t, daemon.Signal(unix.SIGTERM))
+	require.Zero(t, daemon.Wait())
+	h.shell("systemctl reload nftables")
+	h.onlyOpen(pathOut)
+}
+
+// What docs/beside.md says of rulesets that are saved by nft list ruleset.
+func TestBesideSavedRuleset(t *testing.T) {
+	h := newBesideHost(t, "saved", "nft")
+	daemon := h.publish()
+	h.shell("systemctl start nftables")
+	const all = `(echo "flush ruleset"; nft list ruleset) > ` + nftablesConf
+	boot := func() labtest.Result {
+		h.shell("systemctl stop nftables; nft flush ruleset")
+		return h.machine.Run("systemctl", "start", "nftables")
+	}
+
+	// Saved while a daemon owns the table: as long as it does, nobody can load it.
+	table := h.table()
+	h.shell(all)
+	r := h.machine.Run("nft", "-f", nftablesConf)
+	require.NotZero(t, r.Code)
+	require.Contains(t, r.Stderr, "Operation not permitted")
+	require.Equal(t, table, h.table())
+	require.Contains(t, h.machine.Exec("nft", "list", "tables"), "table inet filter")
+
+	// Without the table of nftnat it loads whoever runs.
+	h.recipe("saved tables")
+	saved := h.machine.Exec("cat", nftablesConf)
+	require.Contains(t, saved, "table inet filter")
+	require.NotContains(t, saved, "nftnat")
+	require.Zero(t, boot().Code)
+	h.allOpen()
+
+	// Saved after the daemon has ended.
+	require.NoError(t, daemon.Signal(unix.SIGTERM))
+	require.Zero(t, daemon.Wait())
+	h.shell(all)
+	if regexp.MustCompile(`(?m)^\tflags $`).MatchString(h.machine.Exec("cat", nftablesConf)) {
+		require.NotZero(t, boot().Code)
+		require.Empty(t, h.machine.Exec("nft", "list", "tables"), "not even the administrator's own rules are there")
+		h.shell("printf 'table inet filter {}' | nft -f -")
+	}
+	h.recipe("saved tables")
+	require.Zero(t, boot().Code)
+	require.Equal(t, "table inet filter\n", h.machine.Exec("nft", "list", "tables"))
+}

@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// What docs/beside.md says of settings, with its lines.
+func TestBesideSysctl(t *testing.T) {
+	h := newBesideHost(t, "sysctl", "sysctl")
+	daemon := h.publish()
+	h.allOpen()
+	h.machine.Write("/etc/sysctl.d/20-hardening.conf",
+		"net.ipv4.ip_forward = 0\nnet.ipv6.conf.all.forwarding = 0\nnet.ipv4.conf.all.rp_filter = 1\n", 0o644)
+	h.shell(systemSysctl)
+	h.onlyOpen(pathLocal, pathProxied)
+	require.Contains(t, h.station.succeed(t, "status"), "forwarding  ipv4 off, ipv6 off\n")
+	// Nothing turns it on again by itself, as docs/beside.md says.
+	h.station.succeed(t, "add tcp 8082 172.30.0.2:80")
+	h.restart(daemon)
+	h.onlyOpen(pathLocal, pathProxied)
+
+	h.machine.Write("/etc/sysctl.d/99-nftnat.conf", h.text("sysctl forwarding"), 0o644)
+	h.shell(systemSysctl)
+	h.allOpen()
+	// /etc/sysctl.conf is read last.
+	h.machine.Write("/etc/sysctl.conf", "net.ipv4.ip_forward = 0\n", 0o644)
+	h.shell(systemSysctl)
+	h.onlyOpen(pathLocal, pathProxied, pathIn6)
+	h.machine.Write("/etc/sysctl.conf", "", 0o644)
+	h.shell(systemSysctl)
+	h.allOpen()
+}
+
+// systemSysctl is sysctl --system, which fails for settings that the machine cannot
+// change: those of Debian that are not about the network.
+const systemSysctl = "sysctl --system || true"
+
+// Strict reverse path filtering drops what comes in by another link than answers go out by.
+func TestBesideReversePath(t *testing.T) {
+	h := newBesideHost(t, "rp_filter", "sysctl")
+	h.publish()
+	// The client's second link: it asks by this one and is answered by the first.
+	require.NoError(t, lab.Wire(
+		lab.End{NS: h.top.Client, Link: "eth1", Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24")}},
+		lab.End{NS: h.top.Host, Link: "lan1", Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}},
+	))
+	labtest.Exec(t, h.top.Client, "ip", "route", "add", "192.0.2.9/32", "via", "198.51.100.1", "dev", "eth1", "src", "192.0.2.2")
+	const to = "192.0.2.9:8080"
+	labtest.Reaches(t, h.top.Client, "tcp", to, "web")
+	h.shell("sysctl -w net.ipv4.conf.all.rp_filter=1")
+	require.ErrorIs(t, labtest.NoAnswer(t, h.top.Client, "tcp", to), os.ErrDeadlineExceeded)
+	h.allOpen()
+	h.recipe("rp_filter loose")
+	labtest.Reaches(t, h.top.Client, "tcp", to, "web")
+}
+
+// With route_localnet, which others turn on for their own sake, 127.0.0.1 stays closed to
+// the network as long as the table is there.
+func TestBesideRouteLocalnet(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
+	labtest.EchoTCP(t, top.Host, "private", "127.0.0.1:9999")
+	require.NoError(t, top.Host.Sysctl("net.ipv4.conf.all.route_localnet", "1"))
+	require.NoError(t, top.RouteLoopback(top.Neighbour))
+	const to = "127.0.0.1:9999"
+	labtest.Reaches(t, top.Neighbour, "tcp", to, "private")
+	s := newStation(t, top.Host)
+	s.serve(t)
+	s.succeed(t, "add tcp 8080 172.30.0.2:80") // with which the table comes
+	require.ErrorIs(t, labtest.NoAnswer(t, top.Neighbour, "tcp", to), os.ErrDeadlineExceeded)
+	labtest.Reaches(t, top.Host, "tcp", to, "private")
+}
