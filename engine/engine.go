@@ -148,7 +148,7 @@ func newEngine(opts Options) *Engine {
 // connect takes the lock and opens the sockets.
 func (e *Engine) connect() error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.proxies = newProxies(e.namespace)
+		e.proxies = newProxies(e.namespace, e.log)
 	}
 	e.dial = func() (kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) }
 	if err := e.takeSockets(); err != nil {

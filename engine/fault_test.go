@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -93,7 +94,7 @@ func newFaulty(t *testing.T, seed uint64, seen map[string]int) *faulty {
 	f := &faulty{T: t, Rand: rand.New(rand.NewPCG(seed, 3)), bed: newTestbed(), seen: seen}
 	f.bed.store = &memoryStore{}
 	f.engine = f.open(f.bed)
-	f.engine.proxies = newProxies(here())
+	f.engine.proxies = newProxies(here(), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, f.engine.proxies.closeAll()) })
 	f.now = f.condition(f.bed, f.engine)
 	return f

@@ -9,8 +9,8 @@ import (
 	"path"
 )
 
-// Lack is something that the engine uses where the kernel has it, and that this kernel
-// has not.
+// Lack is something that the engine uses where it can, and that this kernel does not have
+// or does not let this process use.
 type Lack struct {
 	// Feature is what it is called in the kernel.
 	Feature string
@@ -27,6 +27,14 @@ func (e *Engine) lacks() ([]Lack, error) {
 			Feature: "force_forwarding",
 			Instead: "IPv6 forwarding is switched for all interfaces at once, and those with accept_ra=1 ignore router advertisements from then on",
 		})
+	}
+	if e.proxies != nil {
+		if pipeErr := e.proxies.group.PipeError(); pipeErr != nil {
+			found = append(found, Lack{
+				Feature: "splice",
+				Instead: "proxies copy bulk data through user memory, at two to three times the processor time (" + pipeErr.Error() + ")",
+			})
+		}
 	}
 	if !e.present {
 		return found, err

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"log/slog"
 	"net"
 	"testing"
 
@@ -16,7 +17,7 @@ func TestProgress(t *testing.T) {
 	b := newTestbed()
 	var told []Progress
 	e := b.openWith(t, Options{NoSysctl: true, Progress: func(p Progress) { told = append(told, p) }})
-	e.proxies = newProxies(&namespace{handle: -1})
+	e.proxies = newProxies(&namespace{handle: -1}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	require.Equal(t, []Progress{{Step: "adopt"}, {}}, told)
 	told = nil

@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 
@@ -30,11 +31,14 @@ type proxies struct {
 	waiting   bool
 }
 
-func newProxies(ns *namespace) *proxies {
+func newProxies(ns *namespace, log *slog.Logger) *proxies {
 	return &proxies{
-		group: proxy.NewGroup(&proxy.GroupOptions{NetNS: ns.fd()}),
-		held:  map[frontend]*proxy.Socket{},
-		open:  map[frontend]proxy.Proxy{},
+		group: proxy.NewGroup(&proxy.GroupOptions{
+			NetNS:      ns.fd(),
+			PipeFailed: func(err error) { log.Warn("proxies copy bulk data instead of splicing", "error", err) },
+		}),
+		held: map[frontend]*proxy.Socket{},
+		open: map[frontend]proxy.Proxy{},
 	}
 }
 

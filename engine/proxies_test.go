@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"log/slog"
 	"net/netip"
 	"testing"
 
@@ -16,7 +17,7 @@ import (
 // they had.
 func TestRetargetOfProxiesUndone(t *testing.T) {
 	e, b := openFake(t)
-	e.proxies = newProxies(&namespace{handle: -1})
+	e.proxies = newProxies(&namespace{handle: -1}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	publish(t, e, "127.0.0.1:18080->172.30.0.2:80", "127.0.0.1:18081->172.30.0.2:81")
 	first := e.proxies.open[frontend{TCP, netip.MustParseAddrPort("127.0.0.1:18080")}]

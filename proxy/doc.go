@@ -61,4 +61,6 @@
 //   - Without CAP_NET_ADMIN the buffers of a UDP frontend are bounded by
 //     net.core.rmem_max, and bursts beyond them are lost. Without
 //     CAP_SYS_RESOURCE pipes count against fs.pipe-user-pages-soft.
+//   - Where a system call filter refuses pipe2(2) or splice(2) all data are copied;
+//     [Group.PipeError] and [GroupOptions.PipeFailed] say so.
 package proxy

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,12 @@ type GroupOptions struct {
 	// whose receiver does not keep up. Beyond the bound data are copied
 	// through user memory, 32 KiB at a time. 0: 256. Negative: no pipes.
 	MaxPipes int
+
+	// PipeFailed is called when a pipe cannot be made, or splice(2) is refused, the first
+	// time in the life of the group: from then on data are copied through user memory,
+	// until a pipe can be made again. It must not block or call the group's methods but
+	// PipeError. Nil: nobody is told.
+	PipeFailed func(error)
 
 	// NetNS is the descriptor of a network namespace which all sockets of
 	// the group are opened in; it must stay open until the group is closed,
@@ -42,6 +49,8 @@ type Group struct {
 	pipeSize   int
 	answering  time.Duration // see lastAnswers
 	start      time.Time
+	pipeErr    atomic.Pointer[error] // see PipeError
+	pipeFailed sync.Once             // calls opts.PipeFailed
 
 	mu      sync.Mutex
 	loops   []*loop             // guarded by mu; nil: not started yet
@@ -143,6 +152,29 @@ func (g *Group) Former() Stats {
 		s.add(m.Stats())
 	}
 	return s
+}
+
+// PipeError returns why a pipe could not be made when that was last tried, so that bulk
+// data are copied through user memory instead of spliced, at two to three times the
+// processor time. It is tried when a loop starts and when data need one, after a failure
+// at most once a second. Nil: it could be made, or no loop has started.
+func (g *Group) PipeError() error {
+	if err := g.pipeErr.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// notePipe notes how making a pipe went, on any loop.
+func (g *Group) notePipe(err error) {
+	if err == nil {
+		g.pipeErr.Store(nil)
+		return
+	}
+	g.pipeErr.Store(&err)
+	if g.opts.PipeFailed != nil {
+		g.pipeFailed.Do(func() { g.opts.PipeFailed(err) })
+	}
 }
 
 // clock is the group's time: monotonic nanoseconds.

@@ -96,12 +96,13 @@ func newLoop(g *Group, index int) (*loop, error) {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
 	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, reserve: -1, sleep: minSleep, done: make(chan struct{})}
-	l.pipes.limit, l.pipes.size = g.opts.MaxPipes, g.pipeSize
+	l.pipes = pipePool{group: g, limit: g.opts.MaxPipes, size: g.pipeSize}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: evIn | evEdge, Fd: int32(ev)}); err != nil {
 		closeFD(ep)
 		closeFD(ev)
 		return nil, fmt.Errorf("watch eventfd: %w", err)
 	}
+	l.pipes.try()
 	return l, nil
 }
 

@@ -3,7 +3,12 @@
 
 package proxy
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // pipe is a kernel pipe that splice(2) moves data through.
 type pipe struct {
@@ -25,12 +30,22 @@ const keptPipes = 8
 // 64 KiB a gigabyte costs a third more processor time.
 const pipeSize = 1 << 20
 
+// After a pipe could not be made none is tried for firstPipePause, and for twice as
+// long after each further failure, up to longestPipePause: data are copied meanwhile.
+const (
+	firstPipePause   = time.Second
+	longestPipePause = time.Minute
+)
+
 // pipePool is a loop's pipes. A stream has one only while data are in it.
 type pipePool struct {
+	group *Group
 	free  []*pipe
 	made  int // free ones included
 	limit int
-	size  int // bytes asked for
+	size  int           // bytes asked for
+	pause time.Duration // since the last failure; zero: the last attempt did not fail
+	retry time.Time     // when to try again
 }
 
 // get returns an empty pipe, or nil.
@@ -40,17 +55,48 @@ func (p *pipePool) get() *pipe {
 		p.free = p.free[:n-1]
 		return q
 	}
-	if p.made >= p.limit {
+	if p.made >= p.limit || p.pause != 0 && time.Now().Before(p.retry) {
 		return nil
 	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+	q, err := newPipe(p.size)
+	if err != nil {
+		p.pause = min(max(2*p.pause, firstPipePause), longestPipePause)
+		p.retry = time.Now().Add(p.pause)
+		p.group.notePipe(err)
 		return nil
+	}
+	if p.pause != 0 {
+		p.pause = 0
+		p.group.notePipe(nil)
 	}
 	p.made++
+	return q
+}
+
+// newPipe makes a pipe that splice(2) may be used with.
+func newPipe(size int) (*pipe, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	q := &pipe{r: fds[0], w: fds[1]}
+	// A system call filter may refuse splice alone. Data that are in a pipe by then could
+	// not be sent on. From a pipe to itself is EINVAL where it is allowed.
+	if _, e := splice(q.r, q.w, 1); e != unix.EINVAL {
+		q.close()
+		return nil, os.NewSyscallError("splice", e)
+	}
 	// A refusal leaves 64 KiB or less, which works.
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, p.size)
-	return &pipe{r: fds[0], w: fds[1]}
+	_, _ = unix.FcntlInt(uintptr(q.r), unix.F_SETPIPE_SZ, size)
+	return q, nil
+}
+
+// try finds out whether pipes can be made, before one is needed.
+func (p *pipePool) try() {
+	if q := p.get(); q != nil {
+		q.close()
+		p.made--
+	}
 }
 
 // put takes a pipe back; one with data inside is of no use any more.
