@@ -34,6 +34,7 @@ type conn struct {
 	// client is the process that has made the connection. Those of all other PID
 	// namespaces are one, 0.
 	client int32
+	uid    uint32 // of that process
 	// refusal is why the client may not do anything; nil: he may.
 	refusal error
 	// wake is told when the state changes while the connection waits for a place.

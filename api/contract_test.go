@@ -274,6 +274,12 @@ func exchanges() []exchange {
 		{method: "POST", path: "/v1/handover", body: "{}", want: 400},
 		{method: "POST", path: "/v1/handover", opts: func(o *Options) { o.Handovers = nil }, want: 404},
 		{method: "POST", path: "/v1/handover", want: 426},
+		{method: "GET", path: "/healthz", want: 200},
+		{method: "GET", path: "/healthz", url: "/healthz?x", want: 400},
+		{method: "GET", path: "/healthz", opts: func(o *Options) { o.Health = nil }, want: 404},
+		{method: "GET", path: "/healthz", opts: func(o *Options) {
+			o.Health = func(context.Context) error { return broken }
+		}, want: 503},
 		{method: "GET", path: "/metrics", want: 200},
 		{method: "GET", path: "/metrics", body: "x", want: 400},
 		{method: "GET", path: "/metrics", opts: func(o *Options) { o.Metrics = nil }, want: 404},
@@ -386,6 +392,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 			}, nil
 		},
 		Handovers: make(chan *net.UnixConn, 1),
+		Health:    func(context.Context) error { return nil },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 			_, _ = io.WriteString(w, "up 1\n")

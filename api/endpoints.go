@@ -41,7 +41,9 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 	if specPorts(wanted) > maxPorts {
 		return tooMany(maxPorts, "ports")
 	}
-	ep, err := work(c, func() (Endpoint, error) { return h.Engine.Attach(wanted) })
+	ep, err := change(h, c, Outcome{Operation: OpAttach, Name: wanted.Name},
+		func() (Endpoint, error) { return h.Engine.Attach(wanted) },
+		func(o *Outcome, ep Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
 	if err != nil {
 		return err
 	}
@@ -67,7 +69,8 @@ func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	gone, err := work(c, func() ([]engine.Mapping, error) { return h.Engine.Detach(name) })
+	gone, err := change(h, c, Outcome{Operation: OpDetach, Name: name},
+		func() ([]engine.Mapping, error) { return h.Engine.Detach(name) }, tellMappings)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,8 @@ func (g *gate) Accept() (net.Conn, error) {
 		return nil, fmt.Errorf("accept: %T is no unix socket", accepted)
 	}
 	c := &conn{UnixConn: nc, gate: g, fresh: true, wake: make(chan struct{}, 1)}
-	c.client, c.refusal = admissible(nc, g.Addr().String())
+	client, refusal := admissible(nc, g.Addr().String())
+	c.client, c.uid, c.refusal = client.pid, client.uid, refusal
 	if !g.admit(c) {
 		_ = nc.Close()
 		return nil, net.ErrClosed

@@ -34,25 +34,26 @@ func newHandler(opts Options, l limits) *handler {
 		applies: make(chan struct{}, l.applies), decodes: make(chan struct{}, l.decodes), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
-		{http.MethodGet, "/v1/mappings", h.getMappings},
-		{http.MethodPost, "/v1/mappings", h.postMappings},
-		{http.MethodPut, "/v1/mappings", h.putMappings},
-		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", h.deleteMapping},
-		{http.MethodGet, "/v1/endpoints", h.getEndpoints},
-		{http.MethodPost, "/v1/endpoints", h.postEndpoints},
-		{http.MethodGet, "/v1/endpoints/{name}", h.getEndpoint},
-		{http.MethodDelete, "/v1/endpoints/{name}", h.deleteEndpoint},
-		{http.MethodGet, "/v1/networks", h.getNetworks},
-		{http.MethodPost, "/v1/networks", h.postNetworks},
-		{http.MethodGet, "/v1/networks/{name}", h.getNetwork},
-		{http.MethodDelete, "/v1/networks/{name}", h.deleteNetwork},
-		{http.MethodGet, "/v1/state", h.getState},
-		{http.MethodPut, "/v1/state", h.putState},
-		{http.MethodGet, "/v1/status", h.getStatus},
-		{http.MethodGet, "/v1/progress", h.getProgress},
-		{http.MethodGet, "/v1/events", h.getEvents},
-		{http.MethodPost, "/v1/handover", h.postHandover},
-		{http.MethodGet, "/metrics", h.getMetrics},
+		{http.MethodGet, "/v1/mappings", "", h.getMappings},
+		{http.MethodPost, "/v1/mappings", OpPublish, h.postMappings},
+		{http.MethodPut, "/v1/mappings", OpApply, h.putMappings},
+		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", OpUnpublish, h.deleteMapping},
+		{http.MethodGet, "/v1/endpoints", "", h.getEndpoints},
+		{http.MethodPost, "/v1/endpoints", OpAttach, h.postEndpoints},
+		{http.MethodGet, "/v1/endpoints/{name}", "", h.getEndpoint},
+		{http.MethodDelete, "/v1/endpoints/{name}", OpDetach, h.deleteEndpoint},
+		{http.MethodGet, "/v1/networks", "", h.getNetworks},
+		{http.MethodPost, "/v1/networks", OpCreateNetwork, h.postNetworks},
+		{http.MethodGet, "/v1/networks/{name}", "", h.getNetwork},
+		{http.MethodDelete, "/v1/networks/{name}", OpRemoveNetwork, h.deleteNetwork},
+		{http.MethodGet, "/v1/state", "", h.getState},
+		{http.MethodPut, "/v1/state", OpApply, h.putState},
+		{http.MethodGet, "/v1/status", "", h.getStatus},
+		{http.MethodGet, "/v1/progress", "", h.getProgress},
+		{http.MethodGet, "/v1/events", "", h.getEvents},
+		{http.MethodPost, "/v1/handover", "", h.postHandover},
+		{http.MethodGet, "/healthz", "", h.getHealth},
+		{http.MethodGet, "/metrics", "", h.getMetrics},
 	}
 	return h
 }
@@ -61,6 +62,8 @@ func newHandler(opts Options, l limits) *handler {
 // ServeMux is not used because it answers in plain text and with redirections.
 type route struct {
 	method, path string
+	// operation is what it changes; empty: nothing that is told of.
+	operation Operation
 	// serve answers, or returns an error to tell of before it has written anything.
 	serve func(http.ResponseWriter, *call) error
 }
@@ -71,6 +74,7 @@ type call struct {
 	segments []string // what stands for those in braces, unescaped
 	read     bool     // its body, if it has one, has been read to its end
 	conn     *conn    // nil: it did not come by way of Server.Serve
+	told     bool     // its outcome was told, or it has none
 }
 
 // ServeHTTP makes every refusal a problem document.
@@ -130,7 +134,11 @@ func (h *handler) serve(w http.ResponseWriter, c *call, refusal error) error {
 	if bodiless && c.ContentLength != 0 {
 		return problem(http.StatusBadRequest, CodeInvalid, c.Method+" has no body")
 	}
-	return route.serve(w, c)
+	err = route.serve(w, c)
+	if err != nil && route.operation != "" {
+		h.outcome(c, Outcome{Operation: route.operation}, err) // if it got no further than its body
+	}
+	return err
 }
 
 // route finds who answers, and sets c.segments.

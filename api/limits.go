@@ -33,6 +33,7 @@ type limits struct {
 	drainTime  time.Duration // for what is under way at shutdown
 	departure  time.Duration // to send a request, when another process is to serve
 	leaveTime  time.Duration // for what is under way then: no client waits longer for an answer
+	healthTime time.Duration // of the engine to answer, before it counts as not healthy
 }
 
 func defaultLimits() limits {
@@ -42,6 +43,6 @@ func defaultLimits() limits {
 		grace: time.Second, patience: time.Second, silence: 2 * time.Second, hush: 100 * time.Millisecond,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,
-		departure: time.Second, leaveTime: callPatience,
+		departure: time.Second, leaveTime: callPatience, healthTime: 5 * time.Second,
 	}
 }

@@ -50,16 +50,17 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	publish := h.Engine.Publish
+	publish, operation := h.Engine.Publish, OpPublish
 	switch {
 	case flags["replace"] && flags["kill"]:
-		publish = h.Engine.RetargetAndKill
+		publish, operation = h.Engine.RetargetAndKill, OpReplace
 	case flags["replace"]:
-		publish = h.Engine.Retarget
+		publish, operation = h.Engine.Retarget, OpReplace
 	case flags["kill"]:
 		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
-	done, err := work(c, func() ([]engine.Mapping, error) { return publish(ms...) })
+	done, err := change(h, c, Outcome{Operation: operation},
+		func() ([]engine.Mapping, error) { return publish(ms...) }, tellMappings)
 	if err != nil {
 		return err
 	}
@@ -94,6 +95,7 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 	if err != nil {
 		return err
 	}
+	c.told = flags["dry-run"] // there is nothing to tell of
 	release, err := h.place(c, h.applies, h.limits.bodyTime, "apply")
 	if err != nil {
 		return err
@@ -103,7 +105,9 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 	if err != nil {
 		return err
 	}
-	changes, err := work(c, func() ([]engine.Change, error) { return do(wanted, flags["dry-run"]) })
+	changes, err := change(h, c, Outcome{Operation: OpApply},
+		func() ([]engine.Change, error) { return do(wanted, flags["dry-run"]) },
+		func(o *Outcome, changes []engine.Change) { o.Changes = changes })
 	if err != nil {
 		return err
 	}
@@ -162,7 +166,8 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 		unpublish = h.Engine.Kill
 	}
 	m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
-	done, err := work(c, func() ([]engine.Mapping, error) { return unpublish(m) })
+	done, err := change(h, c, Outcome{Operation: OpUnpublish},
+		func() ([]engine.Mapping, error) { return unpublish(m) }, tellMappings)
 	if err != nil {
 		return err
 	}

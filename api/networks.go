@@ -37,7 +37,9 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	made, err := work(c, func() (engine.Network, error) { return h.Engine.CreateNetwork(wanted) })
+	made, err := change(h, c, Outcome{Operation: OpCreateNetwork, Name: wanted.Name},
+		func() (engine.Network, error) { return h.Engine.CreateNetwork(wanted) },
+		func(o *Outcome, n engine.Network) { o.Address = n.Prefix.String() })
 	if err != nil {
 		return err
 	}
@@ -73,7 +75,9 @@ func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, err = work(c, func() (struct{}, error) { return struct{}{}, h.Engine.RemoveNetwork(name) })
+	_, err = change(h, c, Outcome{Operation: OpRemoveNetwork, Name: name},
+		func() (struct{}, error) { return struct{}{}, h.Engine.RemoveNetwork(name) },
+		func(*Outcome, struct{}) {})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"context"
 	"io"
 	"iter"
 	"log/slog"
@@ -71,6 +72,13 @@ type Options struct {
 	// the rest of it (package handover) and closes them. If one is there that nobody has
 	// read, the next is told that the server is busy. Nil: the route answers 404.
 	Handovers chan<- *net.UnixConn
+	// Health returns why the server cannot do its work, or nil, for GET /healthz; it must
+	// return soon after its context is done. Nil: the route answers 404.
+	Health func(context.Context) error
+	// Changed is told of each change that a client asked for, also if it was refused, before
+	// the client has its answer. It may be called by several requests at once, and what it
+	// is given must not be changed. Nil: nobody is told.
+	Changed func(Outcome)
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
 	// Decode reads the YAML form of PUT /v1/mappings and PUT /v1/state. Its errors are

@@ -25,21 +25,21 @@ type peer struct {
 // socket at path, or nil: root, the server's own user, and members of the group of the socket's file
 // may. The file's mode says the same, unless somebody has loosened it, or the
 // directory's.
-func admissible(nc *net.UnixConn, path string) (client int32, refusal error) {
+func admissible(nc *net.UnixConn, path string) (client peer, refusal error) {
 	p, err := peerOf(nc)
 	if err != nil {
-		return 0, fmt.Errorf("ask who the client is: %w: %w", fs.ErrPermission, err)
+		return peer{}, fmt.Errorf("ask who the client is: %w: %w", fs.ErrPermission, err)
 	}
 	if p.uid == 0 || int64(p.uid) == int64(os.Geteuid()) {
-		return p.pid, nil
+		return p, nil
 	}
 	// Each time, as its group may be changed while the server runs. A socket
 	// without a file (unix(7), abstract) has no group.
 	var file syscall.Stat_t
 	if err := syscall.Lstat(path, &file); err == nil && p.member(file.Gid) {
-		return p.pid, nil
+		return p, nil
 	}
-	return p.pid, &notAllowedError{uid: p.uid}
+	return p, &notAllowedError{uid: p.uid}
 }
 
 func (p peer) member(group uint32) bool { return p.gid == group || slices.Contains(p.groups, group) }

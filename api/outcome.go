@@ -1,0 +1,82 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"errors"
+
+	"github.com/nftnat/nftnat/engine"
+)
+
+// Operation is a kind of change that a client asks for.
+type Operation string
+
+// The operations.
+const (
+	OpPublish       Operation = "publish"
+	OpReplace       Operation = "replace" // publish that takes the place of what is published
+	OpUnpublish     Operation = "unpublish"
+	OpApply         Operation = "apply"
+	OpAttach        Operation = "attach"
+	OpDetach        Operation = "detach"
+	OpCreateNetwork Operation = "create-network"
+	OpRemoveNetwork Operation = "remove-network"
+)
+
+// Operations returns all operations.
+func Operations() []Operation {
+	return []Operation{OpPublish, OpReplace, OpUnpublish, OpApply, OpAttach, OpDetach, OpCreateNetwork, OpRemoveNetwork}
+}
+
+// Outcome is a change that a client asked for, and its result. Requests that change nothing
+// in any case, such as those with the parameter dry-run, have none.
+type Outcome struct {
+	Operation Operation
+	// PID and UID are of the client, as it was when it connected. The PID is 0 if the client
+	// is in another PID namespace. Both are 0 for a request that came over no socket.
+	PID int
+	UID int
+	// Name is of the endpoint or network that the change is about. Empty: it is about none,
+	// or the request could not be read.
+	Name string
+	// Address is what OpAttach leased, and the prefix of what OpCreateNetwork made, as text.
+	// Empty: neither was done.
+	Address string
+	// Mappings are what was published, or for OpUnpublish and OpDetach what was published
+	// before. Nil: none, or the change was refused.
+	Mappings []engine.Mapping
+	// Changes are what OpApply changed. Nil: nothing, or it is another operation.
+	Changes []engine.Change
+	// Code says why the change was refused, and Err in which words. Empty and nil: it was made.
+	Code Code
+	Err  error
+}
+
+// outcome tells Options.Changed the result of a change, once for each request.
+func (h *handler) outcome(c *call, o Outcome, err error) {
+	if h.Changed == nil || c.told || errors.Is(err, errGone) {
+		return
+	}
+	c.told = true
+	if c.conn != nil {
+		o.PID, o.UID = int(c.conn.client), int(c.conn.uid)
+	}
+	if err != nil {
+		o.Code, o.Err = problemOf(err).Code, err
+	}
+	h.Changed(o)
+}
+
+// change lets the engine make a change, and tells of it before the client hears of it. If
+// it was made, made adds what it was to the outcome.
+func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made func(*Outcome, T)) (T, error) {
+	result, err := work(c, f)
+	if err == nil {
+		made(&o, result)
+	}
+	h.outcome(c, o, err)
+	return result, err
+}
+
+func tellMappings(o *Outcome, ms []engine.Mapping) { o.Mappings = ms }
