@@ -146,7 +146,10 @@ func (e *Engine) settle() error {
 // uncertain is for errors of changing the kernel's table: most mean that nothing was
 // done, but not all, and after an undoing that failed something has been.
 func (e *Engine) uncertain(err error) error {
-	e.doubtful = e.doubtful || err != nil
+	if err != nil {
+		e.doubtful = true
+		e.failures.Changes++
+	}
 	e.socketFailed(err)
 	return err
 }

@@ -77,6 +77,8 @@ type Engine struct {
 	deafen context.CancelFunc
 	// repaired is how often the table was put right.
 	repaired int
+	// failures are told by Status.
+	failures Failures
 	// doubtful is whether the kernel may hold something else than is known below,
 	// because an answer or an undoing went wrong: the next call looks first.
 	doubtful bool

@@ -180,7 +180,7 @@ type fakeFlows struct {
 	mu     sync.Mutex
 	flows  []conntrack.Flow
 	passes []conntrack.Filter    // what Delete was asked for
-	hook   func(op string) error // called before Delete; an error is its
+	hook   func(op string) error // called before Delete and Each; an error is its
 	closed int
 }
 
@@ -220,6 +220,24 @@ func inFilter(f conntrack.Filter, flow conntrack.Flow) bool {
 		return dst.Is4() == f.Dst.Is4()
 	}
 	return dst == f.Dst
+}
+
+func (t *fakeFlows) Each(f conntrack.Filter, yield func(conntrack.Flow) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hook != nil {
+		if err := t.hook("Each"); err != nil {
+			return err
+		}
+	}
+	for _, flow := range t.flows {
+		if inFilter(f, flow) {
+			if err := yield(flow); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (t *fakeFlows) Close() error { t.closed++; return nil }

@@ -13,6 +13,7 @@ import (
 // flowTable is what the engine asks of connection tracking.
 type flowTable interface {
 	Delete(conntrack.Filter, func(conntrack.Flow) bool) (int, error)
+	Each(conntrack.Filter, func(conntrack.Flow) error) error
 	Count() (entries, limit int, err error)
 	Close() error
 }

@@ -107,6 +107,7 @@ func (e *Engine) reconnect() error {
 	}
 	_ = e.kernel.Close() // it has failed
 	e.kernel, e.lost = k, false
+	e.failures.Sockets++
 	if e.deafen != nil {
 		e.deafen() // who listens takes what the new socket does for somebody else's
 	}

@@ -22,6 +22,8 @@ type Status struct {
 	Owned bool
 	// Repaired is how often the table was put right after others had changed it.
 	Repaired int
+	// Failures counts what has failed since the engine was opened.
+	Failures Failures
 	// Networks and Endpoints are how many there are.
 	Networks, Endpoints int
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
@@ -46,6 +48,17 @@ type Status struct {
 	Lacks []Lack
 }
 
+// Failures are numbers of attempts that failed for reasons that are not the caller's.
+type Failures struct {
+	// Changes are changes of the kernel's table that it refused or did not acknowledge.
+	Changes int
+	// Repairs are attempts to look at the table, or to put it right, after a change by
+	// somebody else. The engine tries again until one succeeds.
+	Repairs int
+	// Sockets are netlink sockets that failed and were replaced.
+	Sockets int
+}
+
 // ForwardingState says for which interfaces the kernel forwards.
 type ForwardingState int
 
@@ -66,7 +79,7 @@ func (e *Engine) Status() (Status, error) {
 	}
 	e.forget(e.now())
 	s := Status{
-		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0, Repaired: e.repaired,
+		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0, Repaired: e.repaired, Failures: e.failures,
 		Networks: len(e.networks), Endpoints: len(e.endpoints),
 	}
 	if e.proxies != nil {

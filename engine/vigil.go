@@ -99,7 +99,9 @@ func (e *Engine) look() (repaired bool, err error) {
 	}
 	before := e.repaired
 	e.doubtful = true
-	err = e.settle()
+	if err = e.settle(); err != nil {
+		e.failures.Repairs++
+	}
 	return e.repaired != before, err
 }
 

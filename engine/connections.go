@@ -1,0 +1,124 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/nftnat/nftnat/conntrack"
+)
+
+// Connections is how many connections one published port has.
+type Connections struct {
+	// Mapping is the port, a mapping of a single one.
+	Mapping Mapping
+	// Translated is the number of flows in the connection tracking table that netfilter
+	// leads to the backend: TCP connections, also those that ended up to two minutes ago
+	// (net.netfilter.nf_conntrack_tcp_timeout_time_wait), and UDP flows that have not timed
+	// out.
+	Translated int
+	// Proxied is the number of connections or flows that the mapping's proxy carries.
+	Proxied int64
+	// ProxiedEver is how many its proxy has carried since the mapping was published or the
+	// engine was opened, whichever was later.
+	ProxiedEver uint64
+}
+
+// Connections counts the connections of each published port, in the order of Compare;
+// ports without any are left out. The counts are of one moment only roughly: the kernel's
+// table changes while it is read.
+//
+// It reads all TCP and UDP flows of the namespace's connection tracking table, which takes
+// time in proportion to their number. Changes that have to end flows wait meanwhile.
+func (e *Engine) Connections() ([]Connections, error) {
+	e.mu.Lock()
+	flows, closed := e.flows, e.closed
+	e.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
+	counts, err := countFlows(flows)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	e.forget(e.now())
+	return e.connections(counts), nil
+}
+
+// translation is what netfilter makes of a flow's destination.
+type translation struct {
+	frontend // its address is the one that the client sent to
+	backend  netip.AddrPort
+}
+
+// countFlows counts the flows of each translation.
+func countFlows(flows flowTable) (map[translation]int, error) {
+	counts := map[translation]int{}
+	for _, proto := range []Proto{TCP, UDP} {
+		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
+			if f.DNAT() {
+				counts[translation{frontend{proto, f.Dst}, f.ReplySrc}]++
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return counts, nil
+}
+
+// connections adds up what belongs to each port.
+func (e *Engine) connections(counts map[translation]int) []Connections {
+	all := map[frontend]*Connections{}
+	of := func(p port) *Connections {
+		c := all[p.frontend]
+		if c == nil {
+			c = &Connections{Mapping: p.mapping()}
+			all[p.frontend] = c
+		}
+		return c
+	}
+	for t, n := range counts {
+		if p, ok := e.translated(t); ok {
+			of(p).Translated += n
+		}
+	}
+	if e.proxies != nil {
+		for f, px := range e.proxies.open {
+			stats := px.Stats()
+			target, ok := e.mappings.get(f)
+			if !ok || stats.Live == 0 && stats.Total == 0 {
+				continue
+			}
+			c := of(port{f, target})
+			c.Proxied, c.ProxiedEver = stats.Live, stats.Total
+		}
+	}
+	list := make([]Connections, 0, len(all))
+	for _, c := range all {
+		list = append(list, *c)
+	}
+	slices.SortFunc(list, func(a, b Connections) int { return Compare(a.Mapping, b.Mapping) })
+	return list
+}
+
+// translated finds the port that a translation is of: one for the address, or for any of
+// its family, or for any. It leads to the same backend; flows to a former one, or that
+// another table has translated, are of none.
+func (e *Engine) translated(t translation) (port, bool) {
+	any := frontend{t.proto, netip.AddrPortFrom(netip.Addr{}, t.ap.Port())}
+	for _, f := range []frontend{t.frontend, any.ofFamily(t.ap.Addr()), any} {
+		if target, ok := e.mappings.get(f); ok && target.backend == t.backend {
+			return port{f, target}, true
+		}
+	}
+	return port{}, false
+}

@@ -1,0 +1,36 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// healthPause is how long Health waits between two attempts to get hold of the engine.
+const healthPause = time.Millisecond
+
+// Health returns why the engine cannot do its work, or nil: ErrClosed, what the kernel
+// answers, fs.ErrNotExist if the table is not in the kernel although something is
+// published, or, if a change takes until the context is done, the context's error. It asks
+// the kernel for the table alone, and changes nothing.
+func (e *Engine) Health(ctx context.Context) error {
+	for !e.mu.TryLock() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a change has been going on: %w", ctx.Err())
+		case <-time.After(healthPause):
+		}
+	}
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	_, err := e.kernel.Table(e.opts.Table)
+	if isNotExist(err) && !e.present { // the first change makes it
+		return nil
+	}
+	return err
+}
