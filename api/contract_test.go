@@ -51,10 +51,9 @@ func TestContractRoutes(t *testing.T) {
 func TestContractWords(t *testing.T) {
 	d := readDescription(t)
 	var codes []any
-	for _, k := range kinds() {
-		codes = append(codes, string(k.code))
+	for _, code := range Codes() {
+		codes = append(codes, string(code))
 	}
-	codes = append(codes, string(CodeInternal))
 	require.ElementsMatch(t, codes, at(d.root, "components", "schemas", "Problem", "properties", "code", "enum"))
 	require.ElementsMatch(t, []any{
 		string(EventPublished), string(EventUnpublished), string(EventExpired), string(EventRepaired), string(EventLost),

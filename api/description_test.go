@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -96,13 +97,9 @@ func (d description) properties(t *testing.T, schema any) map[string]any {
 	s := d.resolve(t, schema)
 	all := map[string]any{}
 	for _, base := range list(s["allOf"]) {
-		for name, p := range d.properties(t, base) {
-			all[name] = p
-		}
+		maps.Copy(all, d.properties(t, base))
 	}
-	for name, p := range object(s["properties"]) {
-		all[name] = p
-	}
+	maps.Copy(all, object(s["properties"]))
 	return all
 }
 

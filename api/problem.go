@@ -115,6 +115,15 @@ func kinds() []kind {
 	}
 }
 
+// Codes returns all codes that there are.
+func Codes() []Code {
+	var codes []Code
+	for _, k := range kinds() {
+		codes = append(codes, k.code)
+	}
+	return append(codes, CodeInternal)
+}
+
 // problem is a refusal of a request itself.
 func problem(status int, code Code, detail string) *Problem {
 	return &Problem{

@@ -82,5 +82,6 @@ func (s *server) notify(ev engine.Event) {
 		engine.EventPublished: api.EventPublished, engine.EventUnpublished: api.EventUnpublished,
 		engine.EventExpired: api.EventExpired, engine.EventRepaired: api.EventRepaired,
 	}
+	s.changes.event(ev)
 	s.feed.Send(kinds[ev.Kind], ev.Time, slices.Clip(ev.Mappings)...)
 }

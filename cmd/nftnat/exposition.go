@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // expositionType is the content type of the format, without which Prometheus 3 does not
@@ -23,7 +24,7 @@ const (
 
 // exposition is metrics in Prometheus' text format, version 0.0.4
 // (https://prometheus.io/docs/instrumenting/exposition_formats/). Names, help and labels
-// are taken as they are: none of them is from outside, or has what the format escapes.
+// are taken as they are: labels that come from outside are made by [labels].
 type exposition struct{ text []byte }
 
 // family begins a metric, whose samples follow.
@@ -44,4 +45,23 @@ func (e *exposition) sample(name, labels string, figure float64) {
 func (e *exposition) metric(name string, kind metricKind, help string, figure float64) {
 	e.family(name, kind, help)
 	e.sample(name, "", figure)
+}
+
+// labels returns names and values in turn as they stand between the braces of a sample,
+// values escaped.
+func labels(pairs ...string) string {
+	var b strings.Builder
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(pairs[i] + `="`)
+		_, _ = labelEscaper().WriteString(&b, pairs[i+1]) // a Builder takes all
+		b.WriteByte('"')
+	}
+	return b.String()
+}
+
+func labelEscaper() *strings.Replacer {
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -53,7 +54,9 @@ b_total{x="2",y="1"} 0
 func TestMetricsOfTheEngine(t *testing.T) {
 	var e exposition
 	n := api.MappingCounts{TCP: api.FamilyCounts{IPv4: 1, IPv6: 2}, UDP: api.FamilyCounts{IPv4: 3, IPv6: 4}}
-	tellMappings(&e, n, engine.Status{Owned: true})
+	tellMappings(&e, n, engine.Status{})
+	tellTable(&e, engine.Status{Owned: true, Failures: engine.Failures{Changes: 1, Repairs: 2, Sockets: 3}})
+	tellForwarding(&e, engine.Status{Forwarding4: true, Forwarding6: engine.ForwardingPartly})
 	tellProxies(&e, engine.Status{Proxies: 5})
 	families := read(t, e)
 	counts := map[string]float64{}
@@ -62,6 +65,14 @@ func TestMetricsOfTheEngine(t *testing.T) {
 	}
 	require.Equal(t, map[string]float64{"tcp ipv4": 1, "tcp ipv6": 2, "udp ipv4": 3, "udp ipv6": 4}, counts)
 	require.InDelta(t, 1, families["nftnat_table_owned"].GetMetric()[0].GetGauge().GetValue(), 0)
+	states := map[string]float64{}
+	for _, m := range families["nftnat_forwarding"].GetMetric() {
+		states[m.GetLabel()[0].GetValue()+" "+m.GetLabel()[1].GetValue()] = m.GetGauge().GetValue()
+	}
+	require.Equal(t, map[string]float64{
+		"ipv4 on": 1, "ipv4 off": 0, "ipv4 partly": 0, "ipv6 on": 0, "ipv6 off": 0, "ipv6 partly": 1,
+	}, states)
+	require.InDelta(t, 2, families["nftnat_table_failures_total"].GetMetric()[1].GetCounter().GetValue(), 0)
 	require.InDelta(t, 5, families["nftnat_proxies"].GetMetric()[0].GetGauge().GetValue(), 0)
 }
 
@@ -100,4 +111,45 @@ func TestOpenFiles(t *testing.T) {
 	names, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	require.Equal(t, before, len(names)-1)
+}
+
+// Names of mappings are from outside: whatever they hold, they are one label.
+func TestLabels(t *testing.T) {
+	const name = `a\\"b`
+	var e exposition
+	e.family("a", gauge, "One figure.")
+	e.sample("a", labels("name", name, "other", "line\nbreak"), 1)
+	m := read(t, e)["a"].GetMetric()[0]
+	require.Equal(t, name, m.GetLabel()[0].GetValue())
+	require.Equal(t, "line\nbreak", m.GetLabel()[1].GetValue())
+	require.Empty(t, labels())
+}
+
+// However many mappings have connections, only so many are listed, and none are lost.
+func TestMetricsOfConnections(t *testing.T) {
+	var all []engine.Connections
+	for i := range 100 {
+		all = append(all, engine.Connections{Mapping: mapped(t, "web", fmt.Sprintf("%d->172.17.0.2:80", i+1)), Translated: i, Proxied: 1})
+	}
+	var e exposition
+	tellConnections(&e, all, 10)
+	families := read(t, e)
+	listed := families["nftnat_mapping_connections"].GetMetric()
+	require.Len(t, listed, 2*10)
+	sum := 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			sum += m.GetGauge().GetValue()
+		}
+	}
+	require.InDelta(t, 99*100/2+100, sum, 0)
+	first := map[string]string{}
+	for _, l := range listed[0].GetLabel() {
+		first[l.GetName()] = l.GetValue()
+	}
+	require.Equal(t, map[string]string{"proto": "tcp", "frontend": "100", "name": "web", "via": "netfilter"}, first)
+
+	var none exposition
+	tellConnections(&none, nil, 10)
+	read(t, none)
 }

@@ -25,6 +25,7 @@ func (s *server) serveAndHandOver(ctx context.Context, g *global, announce func(
 	handler := s.metrics()
 	server := api.NewServer(api.Options{
 		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
+		Health: s.engine.Health, Changed: s.changes.outcome,
 		Progress: func() api.Progress { return progressOf(*s.progress.Load()) },
 		Decode:   func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 		Handovers: s.handovers,
@@ -36,7 +37,7 @@ func (s *server) serveAndHandOver(ctx context.Context, g *global, announce func(
 			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
 		}
 		if s.scraped != nil {
-			tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, s.scraped, handler) })
+			tasks = append(tasks, func(ctx context.Context) error { return serveMetrics(ctx, s.scraped, handler, health(s.engine.Health)) })
 		}
 		served := make(chan error, 1)
 		go func() { served <- runAll(ctx, tasks) }()
@@ -159,7 +160,7 @@ func (s *server) leave(to *handover.Conn) error {
 	if leaveErr := to.Leave(); leaveErr != nil {
 		s.log.Warn("the other process was not told", "error", leaveErr)
 	}
-	s.log.Info("another process has taken over", "pid", to.PID(), "carried here to their end", s.engine.Carried())
+	s.log.Info("another process has taken over", "pid", to.PID(), "still_carried", s.engine.Carried())
 	return err
 }
 

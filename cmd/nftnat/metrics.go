@@ -8,6 +8,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/buildinfo"
 )
 
 // metrics answers in the Prometheus text format. What cannot be told of connection
@@ -20,11 +21,21 @@ func (s *server) metrics() http.Handler {
 			return
 		}
 		var e exposition
+		tellBuild(&e, buildinfo.Read())
 		tellMappings(&e, api.CountMappings(s.engine.Mappings()), st)
+		tellTable(&e, st)
+		tellForwarding(&e, st)
 		tellProxies(&e, st)
+		s.changes.tell(&e)
+		if s.measured > 0 {
+			if connections, err := s.engine.Connections(); err == nil {
+				tellConnections(&e, connections, s.measured)
+			} else {
+				s.log.Warn("connections could not be counted", "error", err)
+			}
+		}
 		if err == nil {
-			e.metric("nftnat_conntrack_entries", gauge, "Flows in the connection tracking table.", float64(st.Tracked))
-			e.metric("nftnat_conntrack_entries_limit", gauge, "Flows from which the kernel drops new ones.", float64(st.TrackedMax))
+			tellConntrack(&e, st)
 		}
 		tellRuntime(&e)
 		tellProcess(&e, s.started)
@@ -41,12 +52,47 @@ func tellMappings(e *exposition, n api.MappingCounts, st engine.Status) {
 	e.sample("nftnat_mappings", `family="ipv6",proto="udp"`, float64(n.UDP.IPv6))
 	e.metric("nftnat_networks", gauge, "Declared networks.", float64(st.Networks))
 	e.metric("nftnat_endpoints", gauge, "Endpoints, each with an address of a network.", float64(st.Endpoints))
-	owned := 0.0
-	if st.Owned {
-		owned = 1
-	}
-	e.metric("nftnat_table_owned", gauge, "Whether the kernel refuses changes of the table to others.", owned)
+}
+
+// tellBuild tells what program this is, in labels of a figure that is always 1.
+func tellBuild(e *exposition, b buildinfo.Info) {
+	e.family("nftnat_build_info", gauge, "The program: its version, the commit it was built from, and the version of Go.")
+	e.sample("nftnat_build_info", labels("version", b.Version, "commit", b.Commit, "goversion", b.Go), 1)
+}
+
+func tellTable(e *exposition, st engine.Status) {
+	e.metric("nftnat_table_owned", gauge, "Whether the kernel refuses changes of the table to others.", oneIf(st.Owned))
 	e.metric("nftnat_table_repairs_total", counter, "Times that the table was put right after others had changed it.", float64(st.Repaired))
+	e.family("nftnat_table_failures_total", counter, "Changes of the kernel's table, and repairs of it, that failed and not because of the caller.")
+	e.sample("nftnat_table_failures_total", `operation="change"`, float64(st.Failures.Changes))
+	e.sample("nftnat_table_failures_total", `operation="repair"`, float64(st.Failures.Repairs))
+	e.metric("nftnat_netlink_sockets_replaced_total", counter, "Netlink sockets that failed and were replaced.", float64(st.Failures.Sockets))
+}
+
+// tellForwarding tells the state of each family as a set of which one is 1.
+func tellForwarding(e *exposition, st engine.Status) {
+	e.family("nftnat_forwarding", gauge, "Whether the kernel forwards packets: on, off, or partly, which is for some interfaces only.")
+	f := forwardingOf(st)
+	for _, family := range []struct {
+		name string
+		is   api.ForwardingState
+	}{{"ipv4", f.IPv4}, {"ipv6", f.IPv6}} {
+		for _, state := range []api.ForwardingState{api.ForwardingOn, api.ForwardingOff, api.ForwardingPartly} {
+			e.sample("nftnat_forwarding", labels("family", family.name, "state", string(state)), oneIf(family.is == state))
+		}
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func tellConntrack(e *exposition, st engine.Status) {
+	e.metric("nftnat_conntrack_entries", gauge, "Flows in the connection tracking table.", float64(st.Tracked))
+	e.metric("nftnat_conntrack_entries_limit", gauge, "Flows from which the kernel drops new ones; 0: it never does.", float64(st.TrackedMax))
 }
 
 func tellProxies(e *exposition, st engine.Status) {

@@ -45,7 +45,7 @@ func TestShownText(t *testing.T) {
 		requireShown(t, errs.String())
 	}
 	var log bytes.Buffer
-	slog.New(&lineHandler{w: &log}).With("with", forged).Warn(forged, "drift", forged, "error", error(usageError{&strconv.NumError{Func: forged, Err: strconv.ErrSyntax}}))
+	slog.New(newLineHandler(&log, slog.LevelInfo, false)).With("with", forged).Warn(forged, "drift", forged, "error", error(usageError{&strconv.NumError{Func: forged, Err: strconv.ErrSyntax}}))
 	requireShown(t, log.String())
 }
 

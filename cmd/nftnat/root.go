@@ -33,6 +33,8 @@ type global struct {
 	tableGiven bool
 
 	stderr io.Writer
+	// log is what a daemon logs by, unless it is quiet. Nil: lines on stderr.
+	log *slog.Logger
 }
 
 // run is the whole program: it returns the exit status.
@@ -163,7 +165,10 @@ func (g *global) logger() *slog.Logger {
 	if g.quiet {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(&lineHandler{w: g.stderr})
+	if g.log != nil {
+		return g.log
+	}
+	return slog.New(newLineHandler(g.stderr, slog.LevelInfo, false))
 }
 
 func printJSON(w io.Writer, v any) error {

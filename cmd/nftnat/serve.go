@@ -54,25 +54,36 @@ func newServe(g *global) *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
+			flags.log.complete(cmd.Flags().Changed)
+			if err := flags.check(g); err != nil {
+				return tellStarter(told, err)
+			}
 			if flags.detach && told == nil {
 				return g.detach(cmd.Context())
 			}
-			err := serve(cmd.Context(), g, flags, told)
-			if told != nil && err != nil {
-				// Whoever waits for the daemon says it to the user.
-				_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err.Error()))
-			}
-			return err
+			return tellStarter(told, serve(cmd.Context(), g, flags, told))
 		},
 	}
 	cmd.Flags().BoolVar(&flags.noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
 	cmd.Flags().BoolVar(&flags.noOwner, "no-owner", false, "leave the table open to others, and put right what they break")
 	cmd.Flags().StringVar(&flags.metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
+	cmd.Flags().IntVar(&flags.metricsMappings, "metrics-mappings", 0,
+		fmt.Sprintf("tell the connections of the `N` mappings with most of them in the metrics, at most %d", mostMeasured))
 	cmd.Flags().StringVar(&flags.group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
 	cmd.Flags().StringVar(&flags.state, "state", "", "keep all there is in `FILE`, for reboots")
+	flags.log.add(cmd)
 	cmd.Flags().BoolVar(&flags.takeover, "takeover", false, "succeed the daemon that runs, if one does, without an interruption")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "run in the background, and return when it is ready")
 	return cmd
+}
+
+// tellStarter returns an error as it is, and tells it the process that waits for the
+// daemon, which tells the user.
+func tellStarter(told *os.File, err error) error {
+	if told != nil && err != nil {
+		_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err.Error()))
+	}
+	return err
 }
 
 // serveFlags are those of serve alone.
@@ -80,6 +91,18 @@ type serveFlags struct {
 	noSysctl, noOwner     bool
 	takeover, detach      bool
 	metrics, group, state string
+	// metricsMappings is of how many mappings the metrics tell the connections.
+	metricsMappings int
+	log             logFlags
+}
+
+// check sets the log up, and refuses what no daemon could do, before anything has changed.
+func (f *serveFlags) check(g *global) (err error) {
+	if f.metricsMappings < 0 || f.metricsMappings > mostMeasured {
+		return usageError{fmt.Errorf("invalid number of mappings %d for the metrics: it is not 0 to %d", f.metricsMappings, mostMeasured)}
+	}
+	g.log, err = f.log.logger(g.stderr)
+	return err
 }
 
 // server is a daemon while it runs.
@@ -91,6 +114,9 @@ type server struct {
 	// confinement is what it has left itself.
 	confinement confine.Report
 	log         *slog.Logger
+	changes     *changeLog
+	// measured is of how many mappings the metrics tell the connections.
+	measured int
 	// file is the state file; nil: none is kept.
 	file *state.File
 	// listener is the API's, and scraped that of the metrics; nil: there is none.
@@ -132,6 +158,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	room.Go(makeRoom) // while there is other work
 	defer room.Wait()
 	s := &server{started: time.Now(), log: g.logger(), handovers: make(chan *net.UnixConn, 1)}
+	s.changes, s.measured = newChangeLog(s.log), flags.metricsMappings
 	defer s.turnAway()
 	if s.netns, err = g.namespaceInode(); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -51,13 +52,32 @@ func listenForMetrics(address string, from *inheritance) (*keptListener, error) 
 // their answers.
 const scrapePatience = time.Second
 
-// serveMetrics answers GET /metrics over TCP. Whoever it has let in is answered.
-func serveMetrics(ctx context.Context, l *keptListener, h http.Handler) error {
+// healthTimeout bounds how long the engine may take to answer before it counts as not
+// healthy.
+const healthTimeout = 5 * time.Second
+
+// health answers GET /healthz over TCP in plain text: 200, or 503 with the reason.
+func health(check func(context.Context) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+		defer cancel()
+		if err := check(ctx); err != nil {
+			http.Error(w, "check health: "+oneLine(err.Error()), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n") // whoever has asked may have gone
+	})
+}
+
+// serveMetrics answers GET /metrics and GET /healthz over TCP. Whoever it has let in is
+// answered.
+func serveMetrics(ctx context.Context, l *keptListener, metrics, health http.Handler) error {
 	if err := l.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", h)
+	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /healthz", health)
 	var conns sync.WaitGroup
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,

@@ -1,0 +1,87 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+func mapped(t *testing.T, name, text string) engine.Mapping {
+	t.Helper()
+	m, err := engine.ParseMapping(text)
+	require.NoError(t, err)
+	m.Name = name
+	return m
+}
+
+func TestChangeLog(t *testing.T) {
+	var told bytes.Buffer
+	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelDebug, false)))
+	web := []engine.Mapping{mapped(t, "web", "8080->172.17.0.2:80"), mapped(t, "", "9000-9009->172.17.0.3:9000-9009/udp")}
+	for _, o := range []api.Outcome{
+		{Operation: api.OpPublish, Mappings: web},
+		{Operation: api.OpReplace, Mappings: web[:1]},
+		{Operation: api.OpUnpublish, Mappings: web[1:]},
+		{Operation: api.OpAttach, Name: "dns", Address: "172.30.0.2", Mappings: []engine.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
+		{Operation: api.OpDetach, Name: "dns", Mappings: []engine.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
+		{Operation: api.OpCreateNetwork, Name: "inside", Address: "172.30.0.0/24"},
+		{Operation: api.OpRemoveNetwork, Name: "inside"},
+		{Operation: api.OpApply, Changes: []engine.Change{
+			{Old: web[0]}, {New: web[1]}, {Old: web[0], New: mapped(t, "api", "8080->172.17.0.4:80")},
+			{Was: "network a 10.0.0.0/24"}, {Is: "endpoint b 10.0.0.2"},
+		}},
+		{Operation: api.OpPublish, Code: api.CodeConflict, Err: errors.New("it is taken")},
+	} {
+		o.UID, o.PID = 1000, 4711
+		l.outcome(o)
+	}
+	l.event(engine.Event{Kind: engine.EventPublished, Mappings: web}) // has been logged with who asked for it
+	l.event(engine.Event{Kind: engine.EventExpired, Mappings: web})
+	l.event(engine.Event{Kind: engine.EventRepaired})
+	require.Equal(t, `nftnat: published: uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
+nftnat: published: uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
+nftnat: replaced: uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
+nftnat: unpublished: uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
+nftnat: attached: uid=1000 pid=4711 name=dns address=172.30.0.2
+nftnat: published: uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
+nftnat: unpublished: uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
+nftnat: detached: uid=1000 pid=4711 name=dns
+nftnat: created network: uid=1000 pid=4711 name=inside prefix=172.30.0.0/24
+nftnat: removed network: uid=1000 pid=4711 name=inside
+nftnat: applied: uid=1000 pid=4711 name=web old=8080->172.17.0.2:80
+nftnat: applied: uid=1000 pid=4711 new=9000-9009->172.17.0.3:9000-9009/udp
+nftnat: applied: uid=1000 pid=4711 name=api old=8080->172.17.0.2:80 new=8080->172.17.0.4:80
+nftnat: applied: uid=1000 pid=4711 was="network a 10.0.0.0/24"
+nftnat: applied: uid=1000 pid=4711 is="endpoint b 10.0.0.2"
+nftnat: refused: uid=1000 pid=4711 operation=publish reason=conflict error="it is taken"
+nftnat: expired: name=web mapping=8080->172.17.0.2:80
+nftnat: expired: mapping=9000-9009->172.17.0.3:9000-9009/udp
+`, told.String())
+	require.Equal(t, map[refusal]int{{api.OpPublish, api.CodeConflict}: 1}, l.refused)
+	require.Equal(t, map[engine.EventKind]int{engine.EventPublished: 11, engine.EventExpired: 11, engine.EventRepaired: 0}, l.happened)
+	require.Equal(t, 1, l.made[api.OpPublish])
+}
+
+// A change of very many mappings is a bounded number of lines, and the last one counts them.
+func TestChangeLogIsBounded(t *testing.T) {
+	var told bytes.Buffer
+	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelInfo, false)))
+	ms := make([]engine.Mapping, 60000)
+	for i := range ms {
+		ms[i] = mapped(t, "", "8080->172.17.0.2:80")
+	}
+	l.outcome(api.Outcome{Operation: api.OpPublish, Mappings: ms})
+	lines := strings.Split(strings.TrimSuffix(told.String(), "\n"), "\n")
+	require.Len(t, lines, mostLines+1)
+	require.Equal(t, "nftnat: published: uid=0 pid=0 total=60000 not_listed=59900", lines[mostLines])
+}
