@@ -73,7 +73,15 @@ func Boot(tb testing.TB, ns *lab.NS, files map[string]string) *Machine {
 	return m
 }
 
-// requireSystemd returns the path of systemd's program.
+// Require skips the test where no machine can be booted, with the reason, or fails it
+// with NFTNAT_TEST_NETNS=require. [Boot] calls it; it is for tests that prepare something
+// costly first.
+func Require(tb testing.TB) {
+	tb.Helper()
+	requireSystemd(tb)
+}
+
+// requireSystemd is Require, and returns the path of systemd's program.
 func requireSystemd(tb testing.TB) string {
 	tb.Helper()
 	labtest.Require(tb)

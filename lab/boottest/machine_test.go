@@ -50,6 +50,7 @@ func TestBoot(t *testing.T) {
 
 // A machine that is not shut down is killed with all its processes.
 func TestBootKills(t *testing.T) {
+	boottest.Require(t)
 	labtest.LeakCheck(t)
 	ns := labtest.NewNS(t, "host")
 	var command *labtest.Process

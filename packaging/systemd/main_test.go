@@ -32,7 +32,7 @@ var where = map[string]string{
 // users member, who is in the group, and stranger, who is not.
 func bootInstalled(t *testing.T, ns *lab.NS) *boottest.Machine {
 	t.Helper()
-	labtest.Require(t)
+	boottest.Require(t)
 	labtest.Tool(t, "go")
 	program := filepath.Join(labtest.Scratch(), "nftnat")
 	build := exec.Command("go", "build", "-o", program, "../../cmd/nftnat")
