@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The nftnat authors
 # SPDX-License-Identifier: Apache-2.0
-#
 # shellcheck shell=bash
+#
 # Sourced by each finding, which defines prepare (fetches what it needs; runs outside)
 # and show (runs in network and mount namespaces of its own, as root of them), and ends
 # with "run". What either makes in $DIR is removed at the end.
