@@ -15,7 +15,7 @@ export SOURCE_DATE_EPOCH
 COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test integration fuzz soak lint big-endian cross kernels bench-once bench-compare
+.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels bench-once bench-compare
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -121,6 +121,10 @@ lint: ## format, vet, and the linters, which hold the architecture
 
 cross: ## builds without cgo for all architectures that are promised
 	for arch in $(ARCHES); do echo $$arch; GOOS=linux GOARCH=$$arch $(COMPILE) -o /dev/null ./cmd/nftnat || exit 1; done
+
+# A module of its own: go test ./... does not know it.
+openapi-client: ## a client generated from docs/openapi.yaml does its work with the daemon
+	cd integration/openapi && $(GO) generate ./... && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
 
 big-endian: ## the codecs and allocators on s390x, by emulation
 	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc

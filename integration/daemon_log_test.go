@@ -35,7 +35,7 @@ func TestDaemonLogsChanges(t *testing.T) {
 	await(t, "the end of a mapping", func() bool { return strings.Contains(p.Output(), "nftnat: expired: ") })
 	who := fmt.Sprintf(`uid=%d pid=[1-9]\d* `, os.Getuid())
 	var lines []string
-	for _, line := range strings.Split(p.Output(), "\n") {
+	for line := range strings.SplitSeq(p.Output(), "\n") {
 		if regexp.MustCompile(`uid=|expired`).MatchString(line) {
 			lines = append(lines, line)
 		}
@@ -81,7 +81,7 @@ func TestDaemonLogEnvironment(t *testing.T) {
 	log, err := os.ReadFile(logFile)
 	require.NoError(t, err)
 	published := false
-	for _, line := range strings.Split(strings.TrimSpace(string(log)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(log)), "\n") {
 		var doc struct {
 			Msg, Mapping string
 			UID          *int
