@@ -207,7 +207,7 @@ func TestAdoptedConflictsHold(t *testing.T) {
 		b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""))
 		e = b.open(t)
 		for range 2 {
-			for _, text := range []string{"80->172.30.0.2:80", local4 + ":80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"} {
+			for _, text := range []string{"80->172.30.0.9:80", local4 + ":80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"} {
 				_, err := e.Publish(mapped(t, text))
 				require.ErrorIs(t, err, ErrConflict, text)
 				var conflict *ConflictError

@@ -62,12 +62,9 @@ func (e *Engine) Diff(ms ...Mapping) ([]Change, error) {
 // again changes nothing; a mapping whose time is over counts as not given.
 //
 // Errors are those of Publish; on any error nothing has changed.
-func (e *Engine) Apply(ms ...Mapping) (lines []Change, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
-	}
+func (e *Engine) Apply(ms ...Mapping) ([]Change, error) { return e.Reporting(nil).Apply(ms...) }
+
+func (e *Engine) apply(ms []Mapping) (lines []Change, err error) {
 	err = e.deciding(func() error {
 		c, err := e.difference(ms)
 		if err != nil {
@@ -75,6 +72,7 @@ func (e *Engine) Apply(ms ...Mapping) (lines []Change, err error) {
 		}
 		lines = c.lines()
 		if c.empty() {
+			e.unchanged(true)
 			return nil
 		}
 		return e.applyOnce(c)

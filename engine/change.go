@@ -113,6 +113,7 @@ const changeAttempts = 5
 // deciding calls f, anew as long as it finds that the kernel has changed.
 func (e *Engine) deciding(f func() error) error {
 	defer e.opts.Progress(Progress{})
+	e.sure = false
 	var err error
 	for attempt := range changeAttempts {
 		time.Sleep(time.Duration(attempt) * pause)
@@ -138,7 +139,7 @@ func (e *Engine) settle() error {
 	if err := e.adopt(); err != nil {
 		return err
 	}
-	e.doubtful = false
+	e.doubtful, e.sure = false, true
 	e.saveFound()
 	return nil
 }
@@ -162,6 +163,7 @@ func (e *Engine) uncertain(err error) error {
 // errors of undoing are joined to the cause. What the change adds has been reserved
 // already; what it removes is released here.
 func (e *Engine) commit(c change) error {
+	e.unchanged(false)
 	c.count()
 	var undo undoList
 	var gone []vacated

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -108,16 +109,18 @@ func (e *Engine) portsOf(ep *Endpoint) (ports []port) {
 // Attach leases an address and publishes the ports of it, all or nothing, in one
 // transaction. When it returns, packets follow.
 //
+// Attaching again what is there just like that changes nothing: the network and the address
+// are those that were given, if they were, and of the ports each is published, and no other
+// but those that say more than a port spec can. A frontend that is not given may be any of
+// those that are chosen.
+//
 // Errors: those of Publish, and ErrInvalid for an address that the network does not
 // lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
 // for a name or an address in use; alloc.ErrExhausted if the network is full. On any
 // error nothing has changed.
-func (e *Engine) Attach(a Attachment) (*Endpoint, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
-	}
+func (e *Engine) Attach(a Attachment) (*Endpoint, error) { return e.Reporting(nil).Attach(a) }
+
+func (e *Engine) attach(a Attachment) (*Endpoint, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
@@ -137,6 +140,10 @@ func (e *Engine) Attach(a Attachment) (*Endpoint, error) {
 
 func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
 	if have := e.endpoints[a.Name]; have != nil {
+		if e.attachedAs(have, a) {
+			e.unchanged(true)
+			return have, e.confirm()
+		}
 		return nil, &TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.addr)}
 	}
 	n, err := e.networkFor(a)
@@ -171,10 +178,73 @@ func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
 		n.cursor = n.addrs.Cursor()
 		e.endpoints[a.Name] = ep
 	}
-	if _, err := e.publishOnce(ms, base, false); err != nil {
+	if _, err := e.publishOnce(ms, base, publishing{}); err != nil {
 		return nil, err
 	}
 	return ep, nil
+}
+
+// attachedAs reports whether attaching again makes this endpoint.
+func (e *Engine) attachedAs(ep *Endpoint, a Attachment) bool {
+	if a.Network != "" && a.Network != ep.network || a.Address.IsValid() && a.Address != ep.addr {
+		return false
+	}
+	left := map[frontend]target{} // that no spec has asked for yet
+	for _, p := range e.portsOf(ep) {
+		if _, ok := specOf(p.mapping()); ok {
+			left[p.frontend] = p.target
+		}
+	}
+	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
+	for _, m := range a.mappings(ep.addr) {
+		if m.Frontend.Port() == 0 {
+			e.findChosen(&m, left)
+		}
+		if m.Frontend.Port() == 0 || !takePorts(m, left) {
+			return false
+		}
+	}
+	return len(left) == 0
+}
+
+// givenFirst puts specs that say their frontend before those that do not, and of these
+// ranges before single ports, which could be a part of one.
+func givenFirst(a, b PortSpec) int {
+	return cmp.Or(cmp.Compare(b.Frontend.Port(), a.Frontend.Port()), cmp.Compare(b.More, a.More))
+}
+
+// findChosen gives a mapping whose ports are chosen a frontend of those that were.
+func (e *Engine) findChosen(m *Mapping, published map[frontend]target) {
+	for f := range published {
+		found := *m
+		found.Frontend = f.ap
+		chosen := f.ap.Port() >= e.opts.FirstPort && int(f.ap.Port())+int(m.More) <= int(e.opts.LastPort)
+		if chosen && f.proto == m.Proto && f.ap.Addr() == m.Frontend.Addr() && hasPorts(found, published) {
+			*m = found
+			return
+		}
+	}
+}
+
+// hasPorts reports whether all ports of a mapping are among the published.
+func hasPorts(m Mapping, published map[frontend]target) bool {
+	for single := range Expand(m) {
+		if t, ok := published[frontendOf(single)]; !ok || t != targetOf(single) {
+			return false
+		}
+	}
+	return true
+}
+
+// takePorts takes the ports of a mapping out of the published, if all are there.
+func takePorts(m Mapping, published map[frontend]target) bool {
+	if !hasPorts(m, published) {
+		return false
+	}
+	for single := range Expand(m) {
+		delete(published, frontendOf(single))
+	}
+	return true
 }
 
 // networkFor finds the network that an endpoint is to be in.
@@ -304,12 +374,9 @@ func (ep *Endpoint) Release() error {
 
 // Detach releases the endpoint of a name, and returns what was published of it. The
 // error is ErrNotFound if there is none.
-func (e *Engine) Detach(name string) (done []Mapping, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
-	}
+func (e *Engine) Detach(name string) ([]Mapping, error) { return e.Reporting(nil).Detach(name) }
+
+func (e *Engine) detach(name string) (done []Mapping, err error) {
 	err = e.deciding(func() error {
 		ep := e.endpoints[name]
 		if ep == nil {

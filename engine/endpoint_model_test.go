@@ -68,6 +68,9 @@ func (m *tenants) full(n *plainNetwork) bool {
 	return !slices.ContainsFunc(n.hosts, func(a netip.Addr) bool { return !m.taken(a) })
 }
 
+// The ports that are chosen from.
+const tenantFirst, tenantLast = 200, 205
+
 // The space in which they meet.
 var (
 	tenantNetworks  = []string{"a 172.30.0.0/29", "b 172.30.0.0/30", "c 10.77.0.0/31", "d fd00:77::/126", "a 10.78.0.0/30", "e 10.9.3.0/24", "f 172.30.0.8/29"}
@@ -76,7 +79,7 @@ var (
 )
 
 func (m *tenants) open() {
-	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: 200, LastPort: 205})
+	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
 	m.handles = map[string]*Endpoint{}
 	for ep := range m.engine.Endpoints() {
 		m.handles[ep.Name()] = ep
@@ -149,10 +152,22 @@ func (m *tenants) create() {
 	if n.Prefix.Overlaps(netip.MustParsePrefix(farther4)) {
 		want = isConflict
 	}
+	again := m.networks[name]
+	if again != nil && (again.Prefix != n.Prefix || again.NoGuard != n.NoGuard || again.NoMasquerade != n.NoMasquerade) {
+		again = nil
+	}
+	if again != nil {
+		want = isDone
+	}
 	made, err := m.engine.CreateNetwork(n)
 	require.Equal(m, want, m.outcomeOf(err), "%s: %v", m.call, err)
 	m.seen["network "+want]++
 	if err != nil {
+		return
+	}
+	if again != nil {
+		m.seen["network again"]++
+		require.Equal(m, again.Network, made)
 		return
 	}
 	plain := &plainNetwork{Network: n}
@@ -201,6 +216,9 @@ func (m *tenants) attach() {
 		require.NoError(m, err)
 		a.Ports = append(a.Ports, s)
 	}
+	if have := m.endpoints[a.Name]; have != (plainEndpoint{}) && m.random.IntN(2) == 0 {
+		a = m.sameAgain(a.Name, have)
+	}
 	n := m.networks[a.Network]
 	if n != nil && m.random.IntN(3) == 0 {
 		around := append(slices.Clone(n.hosts), n.Gateway, n.Prefix.Addr(), lastAddr(n.Prefix), netip.MustParseAddr("10.1.1.1"))
@@ -220,6 +238,10 @@ func (m *tenants) attach() {
 		return
 	}
 	require.Equal(m, addr, ep.Address().Addr(), m.call)
+	if m.handles[a.Name] == ep {
+		m.seen["attach again"]++
+		return
+	}
 	m.endpoints[a.Name] = plainEndpoint{a.Network, addr}
 	m.handles[a.Name] = ep
 	if addr == n.Next {
@@ -227,7 +249,8 @@ func (m *tenants) attach() {
 	}
 	// What had the endpoint's name and led to its address before, is of it as well.
 	published := slices.DeleteFunc(slices.Collect(ep.Mappings()), func(have Mapping) bool { return slices.Contains(m.mappings, have) })
-	require.Len(m, published, len(singles(a.mappings(addr)))+chosen(a.Ports), m.call)
+	fresh := slices.DeleteFunc(singles(a.mappings(addr)), func(one Mapping) bool { return slices.Contains(m.mappings, one) })
+	require.Len(m, published, len(fresh)+chosen(a.Ports), m.call)
 	m.mappings = append(m.mappings, published...)
 }
 
@@ -244,6 +267,8 @@ func chosen(specs []PortSpec) (n int) {
 func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr netip.Addr) {
 	addr = a.Address
 	switch {
+	case m.isAttached(a):
+		return isDone, m.endpoints[a.Name].addr
 	case m.endpoints[a.Name] != (plainEndpoint{}):
 		return isConflict, addr
 	case n == nil:
@@ -267,11 +292,73 @@ func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr net
 		return isInvalid, addr
 	}
 	for _, one := range singles(ms) {
-		if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
+		if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return have != one && excludes(have, one) }) {
 			return isConflict, addr
 		}
 	}
 	return isDone, addr
+}
+
+// portsOf are what is published of an endpoint.
+func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []Mapping) {
+	for _, have := range m.mappings {
+		if have.Name == name && have.Backend.Addr() == ep.addr {
+			ms = append(ms, have)
+		}
+	}
+	return ms
+}
+
+// sameAgain asks for what there is, some of it in other words or left to be chosen.
+func (m *tenants) sameAgain(name string, ep plainEndpoint) Attachment {
+	a := Attachment{Name: name, Network: ep.network}
+	ports := m.portsOf(name, ep)
+	if m.random.IntN(2) == 0 {
+		ports = Collapse(ports)
+	}
+	for _, port := range ports {
+		s, _ := specOf(port)
+		if m.random.IntN(2) == 0 {
+			s.Frontend = netip.AddrPortFrom(s.Frontend.Addr(), 0)
+		}
+		a.Ports = append(a.Ports, s)
+	}
+	return a
+}
+
+// isAttached reports whether an endpoint is there just like that, trying whatever may have
+// been chosen for ports that are.
+func (m *tenants) isAttached(a Attachment) bool {
+	ep := m.endpoints[a.Name]
+	if ep == (plainEndpoint{}) || ep.network != a.Network || a.Address.IsValid() && a.Address != ep.addr {
+		return false
+	}
+	return m.covers(a.mappings(ep.addr), m.portsOf(a.Name, ep))
+}
+
+func (m *tenants) covers(asked, published []Mapping) bool {
+	if len(asked) == 0 {
+		return len(published) == 0
+	}
+	candidates := []Mapping{asked[0]}
+	if asked[0].Frontend.Port() == 0 {
+		candidates = nil
+		for _, p := range published {
+			one := asked[0]
+			one.Frontend = p.Frontend
+			if first := int(p.Frontend.Port()); first >= tenantFirst && first+int(one.More) <= tenantLast {
+				candidates = append(candidates, one)
+			}
+		}
+	}
+	for _, one := range candidates {
+		ports := slices.Collect(Expand(one))
+		left := slices.DeleteFunc(slices.Clone(published), func(p Mapping) bool { return slices.Contains(ports, p) })
+		if one.Frontend.Addr() == asked[0].Frontend.Addr() && len(left)+len(ports) == len(published) && m.covers(asked[1:], left) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *tenants) detach() {
@@ -314,13 +401,13 @@ func (m *tenants) publish() {
 	one := mapped(m.T, fmt.Sprintf("%d->172.30.0.%d:80", 100+m.random.IntN(12), 2+m.random.IntN(3)))
 	one.Name = []string{"", "web", "other"}[m.random.IntN(3)]
 	m.call = "publish " + one.String()
-	want := isDone
-	if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
+	want, again := isDone, slices.Contains(m.mappings, one)
+	if !again && slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
 		want = isConflict
 	}
 	_, err := m.engine.Publish(one)
 	require.Equal(m, want, m.outcomeOf(err), m.call)
-	if err == nil {
+	if err == nil && !again {
 		m.mappings = append(m.mappings, one)
 	}
 }
@@ -346,7 +433,7 @@ func (m *tenants) check() {
 	}
 	// The same state is the same table, whatever the history.
 	fresh := newTestbed()
-	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: 200, LastPort: 205})
+	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
 	_, err = other.ApplyState(s)
 	require.NoError(m, err, m.call)
 	if fresh.kernel.Dump() != "" {
@@ -371,8 +458,8 @@ func TestRandomTenants(t *testing.T) {
 		})
 	}
 	for _, outcome := range []string{
-		"network done", "network conflict", "remove done", "remove conflict", "remove not found",
-		"attach done", "attach conflict", "attach invalid", "attach not found", "attach exhausted", "detach done", "detach not found",
+		"network done", "network again", "network conflict", "remove done", "remove conflict", "remove not found",
+		"attach done", "attach again", "attach conflict", "attach invalid", "attach not found", "attach exhausted", "detach done", "detach not found",
 	} {
 		require.Greater(t, seen[outcome], 10, "%s: too few to mean anything", outcome)
 	}

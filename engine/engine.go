@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nftnat/nftnat/alloc"
@@ -73,6 +74,12 @@ type Engine struct {
 	found uint64
 	// lost is whether the netlink socket has failed, and with it the table was.
 	lost bool
+	// noted is the report of the call that is under way; nil: there is none.
+	noted atomic.Pointer[Report]
+	// watched is whether Run hears of what others do to the table.
+	watched bool
+	// sure is whether the call that is under way has read the table.
+	sure bool
 	// deafen ends a Watch on the socket, to begin anew on another. Nil: nobody watches.
 	deafen context.CancelFunc
 	// repaired is how often the table was put right.
@@ -139,12 +146,15 @@ func Open(opts Options) (*Engine, error) {
 }
 
 func newEngine(opts Options) *Engine {
-	return &Engine{
-		opts: opts, table: ruleset(opts.Table), log: opts.Log, now: time.Now,
+	e := &Engine{
+		opts: opts, table: ruleset(opts.Table), now: time.Now,
 		mappings: newRegistry(), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		backends: map[netip.Addr]int{}, hairpins: newHairpins(opts.Log), sooner: make(chan struct{}, 1),
+		backends: map[netip.Addr]int{}, sooner: make(chan struct{}, 1),
 		closing: make(chan struct{}), book: newBook(),
 	}
+	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
+	e.hairpins = newHairpins(e.log)
+	return e
 }
 
 // connect takes the lock and opens the sockets.

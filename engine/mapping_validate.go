@@ -130,6 +130,19 @@ func family(a netip.Addr) string {
 	return "IPv6"
 }
 
+// ValidateName reports whether mappings can have that name, and it is not empty. The error
+// is an [*InvalidError].
+func ValidateName(name string) error {
+	fault := nameFault(name)
+	if name == "" {
+		fault = "it is empty"
+	}
+	if fault != "" {
+		return &InvalidError{What: "name", Input: name, Reason: fault}
+	}
+	return nil
+}
+
 // nameFault keeps names to what can be the comment of an element and come back
 // unharmed: nft(8) prints comments between double quotes and has no way to
 // escape one, and a comment that ends in the mapping's attributes is read as a

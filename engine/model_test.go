@@ -17,6 +17,10 @@ import (
 // from end to end. What it says must come of each call, comes of it in the test of
 // random sequences.
 type model struct {
+	// done is what publishing returns, and sure whether the table was read for the call.
+	done []Mapping
+	sure bool
+
 	now     func() time.Time
 	present bool              // the table
 	known   []Mapping         // what the engine knows to be published, a port each
@@ -258,13 +262,17 @@ const (
 )
 
 // publish is one attempt; frontends of port 0 have been chosen by the engine.
-func (m *model) publish(ms []Mapping, retarget bool) string {
+func (m *model) publish(ms []Mapping, how publishing) string {
 	var removed, added []Mapping
-	for _, one := range singles(ms) {
+	m.done = m.named(ms, how)
+	for _, one := range singles(m.done) {
 		have, ok := m.find(one)
+		if ok && have == one && !how.kill {
+			continue // it is there already
+		}
 		renewed := have
 		renewed.Expires = one.Expires
-		if ok && (retarget || !have.Expires.IsZero() && renewed == one) {
+		if ok && (how.retarget || !have.Expires.IsZero() && renewed == one) {
 			// Others may have written the element that it would need.
 			if _, known := m.knownAt(placeOf(one)); known && placeOf(have) != placeOf(one) {
 				return isConflict
@@ -275,10 +283,37 @@ func (m *model) publish(ms []Mapping, retarget bool) string {
 		}
 		added = append(added, one)
 	}
+	switch {
+	case len(removed)+len(added) != 0:
+	case m.sure:
+		if !m.present {
+			m.write(nil, nil) // it was made again
+		}
+		return isDone
+	default:
+		return hasDrifted // nothing tells the engine that the table is as it was
+	}
 	if m.write(removed, added) {
 		return hasDrifted
 	}
 	return isDone
+}
+
+// named are the mappings with the names that they keep.
+func (m *model) named(ms []Mapping, how publishing) (all []Mapping) {
+	for _, one := range ms {
+		if !how.retarget || one.Name != "" || one.Frontend.Port() == 0 {
+			all = append(all, one)
+			continue
+		}
+		ports := slices.Collect(Expand(one))
+		for i, port := range ports {
+			have, _ := m.find(port)
+			ports[i].Name = have.Name
+		}
+		all = append(all, Collapse(ports)...)
+	}
+	return all
 }
 
 func (m *model) unpublish(ms []Mapping) string {

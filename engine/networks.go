@@ -14,21 +14,28 @@ import (
 // CreateNetwork declares a network, and turns on IP forwarding if nobody has. Its
 // bridge, or whatever carries it, is the caller's; it may come later.
 //
-// Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is one of that name,
+// Declaring one again that is there just like that changes nothing; where its Next is not
+// given, whatever it is by now is right.
+//
+// Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is another of that name,
 // or the prefix overlaps another network or a route that leads elsewhere than to the
 // interface that has the gateway's address. On any error nothing has changed.
 func (e *Engine) CreateNetwork(n Network) (Network, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return Network{}, err
-	}
+	return e.Reporting(nil).CreateNetwork(n)
+}
+
+func (e *Engine) createNetwork(n Network) (Network, error) {
 	if err := n.Validate(); err != nil {
 		return Network{}, err
 	}
 	var made *network
 	err := e.deciding(func() error {
 		var err error
+		if have := e.networks[n.Name]; have != nil && have.declaredAs(n) {
+			made = have
+			e.unchanged(true)
+			return e.confirm()
+		}
 		if made, err = e.checkNetwork(n, e.networks); err != nil {
 			return err
 		}
@@ -44,6 +51,20 @@ func (e *Engine) CreateNetwork(n Network) (Network, error) {
 		return Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
 	return made.now(), nil
+}
+
+// declaredAs reports whether declaring the network makes this one.
+func (n *network) declaredAs(other Network) bool {
+	made, err := newNetwork(other)
+	if err != nil {
+		return false
+	}
+	now := n.now()
+	want := made.now()
+	if !other.Next.IsValid() {
+		want.Next = now.Next
+	}
+	return now == want
 }
 
 // checkNetwork makes the network, unless something is in its way.
@@ -76,12 +97,9 @@ func (e *Engine) checkNetwork(n Network, others map[string]*network) (*network, 
 //
 // Errors: ErrNotFound; *TakenError, which is ErrConflict, while endpoints are in it. On
 // any error nothing has changed.
-func (e *Engine) RemoveNetwork(name string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return err
-	}
+func (e *Engine) RemoveNetwork(name string) error { return e.Reporting(nil).RemoveNetwork(name) }
+
+func (e *Engine) removeNetwork(name string) error {
 	err := e.deciding(func() error {
 		n := e.networks[name]
 		if n == nil {

@@ -61,9 +61,9 @@ func (p *player) play() {
 	p.model.expire()
 	switch p.choose(20) {
 	case 0, 1, 2, 3, 4:
-		p.publish(false)
+		p.publish(publishing{})
 	case 5, 6, 7:
-		p.publish(true)
+		p.publish(publishing{retarget: true})
 	case 8, 9, 10:
 		p.unpublish()
 	case 11, 12:
@@ -121,25 +121,33 @@ func (p *player) outcome(err error) string {
 // decide is what the engine does when it finds the kernel changed: look, and decide
 // anew.
 func (p *player) decide(attempt func() string) string {
+	p.model.sure = false
 	got := attempt()
 	if got == hasDrifted {
 		p.seen[hasDrifted]++
 		p.model.adopt()
+		p.model.sure = true
 		got = attempt()
 	}
 	return got
 }
 
-func (p *player) publish(retarget bool) {
+func (p *player) publish(how publishing) {
 	ms := p.mappings(1 + p.choose(3))
+	if known := p.model.known; len(known) > 0 && p.choose(6) == 0 {
+		ms[0] = known[p.choose(len(known))]
+		if p.choose(2) == 0 {
+			ms = ms[:1] // just what is there
+		}
+	}
 	if lease := p.lease(); lease != (Mapping{}) && p.choose(3) == 0 {
 		ms[0] = lease
 	}
 	p.call = "publish " + describeAll(ms)
 	call := p.engine.Publish
-	if retarget {
+	if how.retarget {
 		p.call, call = "retarget "+describeAll(ms), p.engine.Retarget
-		if p.choose(3) == 0 {
+		if how.kill = p.choose(3) == 0; how.kill {
 			call = p.engine.RetargetAndKill
 		}
 	}
@@ -171,11 +179,11 @@ func (p *player) publish(retarget bool) {
 			ms = ms[:len(ms)-1] // what else may be wrong
 		}
 	}
-	want := p.decide(func() string { return p.model.publish(ms, retarget) })
+	want := p.decide(func() string { return p.model.publish(ms, how) })
 	p.seen[want]++
 	require.Equal(p, want, p.outcome(err), "%s: %v", p.call, err)
 	if err == nil {
-		require.Equal(p, ms, got, p.call)
+		require.Equal(p, p.model.done, got, p.call)
 	}
 }
 

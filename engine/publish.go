@@ -16,28 +16,30 @@ import (
 // were chosen for frontends of port 0. When it returns, packets follow them, and so
 // do the UDP flows that were there before.
 //
-// A mapping that ends by itself and is published already, with the same frontend,
-// backend and name, is a lease that is renewed: it ends when the new one does, or never,
-// and nothing else changes.
+// A mapping that is published already just like that is left as it is. One that ends by
+// itself and is published already, with the same frontend, backend and name, is a lease
+// that is renewed: it ends when the new one does, or never, and nothing else changes.
 //
 // Errors: ErrInvalid (nothing was touched); *ConflictError if a frontend is taken;
 // alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission. On any
 // error nothing has changed.
-func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.publish(ms, publishing{}) }
+func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.Reporting(nil).Publish(ms...) }
 
 // Retarget publishes the mappings as Publish does, and where a frontend is published
 // already it gives that one the new backend, name and time-out: in one transaction,
-// with no moment without a target. A frontend is the same if its address is; one
+// with no moment without a target. A mapping without a name keeps the name that the port
+// has; what it returns of a range whose ports differ in that is a mapping for each name.
+// A frontend is the same if its address is; one
 // for any address and one for a single address are in conflict as ever.
 // Established TCP connections stay with the old backend; UDP flows follow at once.
 func (e *Engine) Retarget(ms ...Mapping) ([]Mapping, error) {
-	return e.publish(ms, publishing{retarget: true})
+	return e.Reporting(nil).Retarget(ms...)
 }
 
 // RetargetAndKill is Retarget, and ends established TCP connections to the old
 // backends as well.
 func (e *Engine) RetargetAndKill(ms ...Mapping) ([]Mapping, error) {
-	return e.publish(ms, publishing{retarget: true, kill: true})
+	return e.Reporting(nil).RetargetAndKill(ms...)
 }
 
 // publishing is how mappings are published.
@@ -47,11 +49,6 @@ type publishing struct {
 }
 
 func (e *Engine) publish(ms []Mapping, how publishing) (done []Mapping, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
-	}
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
@@ -63,7 +60,7 @@ func (e *Engine) publish(ms []Mapping, how publishing) (done []Mapping, err erro
 	}
 	e.warn(hosts)
 	err = e.deciding(func() (err error) {
-		done, err = e.publishOnce(ms, change{routes: hosts.routes, killTCP: how.kill}, how.retarget)
+		done, err = e.publishOnce(ms, change{routes: hosts.routes, killTCP: how.kill}, how)
 		return err
 	})
 	if err != nil {
@@ -86,12 +83,12 @@ func (e *takenError) Error() string {
 
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
-func (e *Engine) publishOnce(ms []Mapping, base change, retarget bool) ([]Mapping, error) {
+func (e *Engine) publishOnce(ms []Mapping, base change, how publishing) ([]Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []port
 	defer func() { e.release(held) }()
 	for {
-		done, err := e.publishChosen(ms, base, retarget)
+		done, err := e.publishChosen(ms, base, how)
 		var taken *takenError
 		if !errors.As(err, &taken) {
 			return done, err
@@ -107,10 +104,15 @@ func (e *Engine) publishOnce(ms []Mapping, base change, retarget bool) ([]Mappin
 }
 
 // publishChosen chooses ports once.
-func (e *Engine) publishChosen(ms []Mapping, c change, retarget bool) ([]Mapping, error) {
+func (e *Engine) publishChosen(ms []Mapping, c change, how publishing) ([]Mapping, error) {
 	e.opts.Trace("reserve")
-	done, err := e.reserve(ms, &c, retarget)
-	if err == nil {
+	done, err := e.reserve(ms, &c, how)
+	switch {
+	case err != nil:
+	case c.empty() && c.records.empty():
+		e.unchanged(true)
+		err = e.confirm()
+	default:
 		err = e.commit(c)
 	}
 	if err != nil {
@@ -121,48 +123,74 @@ func (e *Engine) publishChosen(ms []Mapping, c change, retarget bool) ([]Mapping
 }
 
 // reserve reserves the frontends of the mappings, and makes of them what the change
-// adds and moves. What was reserved before an error is among what it adds.
-func (e *Engine) reserve(ms []Mapping, c *change, retarget bool) ([]Mapping, error) {
-	done := make([]Mapping, len(ms))
-	for i, m := range ms {
+// adds and moves; what is published just like that is neither. What was reserved before an
+// error is among what it adds.
+func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, error) {
+	done := make([]Mapping, 0, len(ms))
+	var choose []int // the positions in done of those whose ports are chosen
+	for _, m := range ms {
 		// As the kernel keeps it, so that it equals what Mappings tells.
 		m.Expires = m.Expires.Truncate(time.Millisecond)
-		done[i] = m
 		if m.Frontend.Port() == 0 {
+			choose, done = append(choose, len(done)), append(done, m)
 			continue
 		}
+		keepNames := how.retarget && m.Name == ""
+		var named []Mapping
 		for single := range Expand(m) {
-			p := portOf(single)
-			if have, taken := e.mappings.get(p.frontend); taken && (retarget || have.renewedBy(p.target)) {
-				if other, ok := e.inThePlaceOf(p, have); ok {
-					return nil, &ConflictError{Want: single, Have: other.mapping()}
-				}
-				c.moved = append(c.moved, move{p.frontend, have, p.target})
-				continue
+			f := frontendOf(single)
+			have, taken := e.mappings.get(f)
+			if taken && keepNames {
+				single.Name = have.name
 			}
-			if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
-				return nil, e.conflict(single, err)
+			if keepNames {
+				named = append(named, single)
 			}
-			c.added = append(c.added, p)
+			if err := e.reservePort(single, have, taken, c, how); err != nil {
+				return nil, err
+			}
+		}
+		if keepNames {
+			done = append(done, Collapse(named)...)
+		} else {
+			done = append(done, m)
 		}
 	}
 	// Ports are chosen last, so that none is that is asked for further on.
-	for i, m := range done {
-		if m.Frontend.Port() != 0 {
-			continue
-		}
+	for _, i := range choose {
+		m := &done[i]
 		first, err := e.ports[m.Proto].NextRun(reservation(m.Frontend).Addr(), int(m.More)+1)
 		if err != nil {
-			return nil, fmt.Errorf("choose a port for %s: %w", m, err)
+			return nil, fmt.Errorf("choose a port for %s: %w", *m, err)
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
-		done[i] = m
-		for single := range Expand(m) {
+		for single := range Expand(*m) {
 			c.added = append(c.added, portOf(single))
 			c.chosen++
 		}
 	}
 	return done, nil
+}
+
+// reservePort makes one port part of the change, beside what is published at its frontend
+// now, if it is taken.
+func (e *Engine) reservePort(single Mapping, have target, taken bool, c *change, how publishing) error {
+	p := portOf(single)
+	switch {
+	case taken && have == p.target && !how.kill: // else connections to another backend end
+		return nil
+	case taken && (how.retarget || have.renewedBy(p.target)):
+		if other, ok := e.inThePlaceOf(p, have); ok {
+			return &ConflictError{Want: single, Have: other.mapping()}
+		}
+		c.moved = append(c.moved, move{p.frontend, have, p.target})
+		return nil
+	}
+	if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+		return e.conflict(single, err)
+	}
+	c.added = append(c.added, p)
+	return nil
 }
 
 // renewedBy reports whether the target is a lease and the other one the same but for when
@@ -194,52 +222,95 @@ func (e *Engine) conflict(want Mapping, err error) error {
 	return &ConflictError{Want: want, Have: f.mapping(have)}
 }
 
-// Unpublish removes mappings, all or none, by their protocol, frontend and number
-// of ports; nothing else of ms counts. It returns what they were. When it returns,
-// new connections are refused, and UDP flows have ended; established TCP connections
-// go on, whether netfilter or a proxy carries them.
+// Removal says what to unpublish: mappings, or all of a name.
+type Removal struct {
+	// Mappings are removed by their protocol, frontend and number of ports; nothing else
+	// of them counts, unless Exact is set.
+	Mappings []Mapping
+	// Exact removes the mappings only if each leads to its Backend. Zero: wherever they
+	// lead.
+	Exact bool
+	// Name, if it is not empty, removes all mappings of that name; then there are no
+	// Mappings.
+	Name string
+	// Kill ends established TCP connections to the backends as well, except those that
+	// the proxy of an earlier mapping of the port still carries. Zero: they go on,
+	// whether netfilter or a proxy carries them.
+	Kill bool
+}
+
+// Remove removes mappings, all or none, in one transaction, and returns what they were.
+// When it returns, new connections are refused, and UDP flows have ended.
 //
-// The error is ErrNotFound if one of the ports is not published with just this
-// frontend; nothing has changed then.
-func (e *Engine) Unpublish(ms ...Mapping) ([]Mapping, error) { return e.unpublish(ms, false) }
+// Errors: ErrNotFound if one of the ports is not published with just this frontend, or
+// leads elsewhere than an exact removal says, or if there is nothing of the name;
+// ErrInvalid for what no name can be. On any error nothing has changed.
+func (e *Engine) Remove(r Removal) ([]Mapping, error) { return e.Reporting(nil).Remove(r) }
 
-// Kill is Unpublish, and ends established TCP connections to the backends as well,
-// except those that the proxy of an earlier mapping of the port still carries.
-func (e *Engine) Kill(ms ...Mapping) ([]Mapping, error) { return e.unpublish(ms, true) }
+// Unpublish is Remove of mappings by their frontends.
+func (e *Engine) Unpublish(ms ...Mapping) ([]Mapping, error) { return e.Remove(Removal{Mappings: ms}) }
 
-func (e *Engine) unpublish(ms []Mapping, kill bool) (done []Mapping, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
+// Kill is Unpublish, and ends established TCP connections to the backends as well.
+func (e *Engine) Kill(ms ...Mapping) ([]Mapping, error) {
+	return e.Remove(Removal{Mappings: ms, Kill: true})
+}
+
+func (e *Engine) removeAll(r Removal) (done []Mapping, err error) {
+	what := describeAll(r.Mappings)
+	if r.Name != "" {
+		if what = fmt.Sprintf("all of %q", r.Name); len(r.Mappings) != 0 {
+			return nil, &InvalidError{What: "name", Input: r.Name, Reason: "there are mappings as well"}
+		}
+		if err := ValidateName(r.Name); err != nil {
+			return nil, err
+		}
 	}
 	err = e.deciding(func() error {
-		done = done[:0]
-		c := change{killTCP: kill}
-		twice := map[frontend]bool{}
-		for _, m := range ms {
-			for single := range Expand(m) {
-				f := frontendOf(single)
-				t, ok := e.mappings.get(f)
-				if !ok {
-					return e.notPublished(f)
-				}
-				if !twice[f] {
-					twice[f] = true
-					c.removed = append(c.removed, port{f, t})
-					done = append(done, f.mapping(t))
-				}
-			}
+		c := change{killTCP: r.Kill}
+		if c.removed, err = e.removed(r); err != nil || len(c.removed) == 0 {
+			return err
 		}
-		if c.empty() {
-			return nil
-		}
+		done = collapsed(c.removed)
 		return e.commit(c)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("unpublish %s: %w", describeAll(ms), err)
+		return nil, fmt.Errorf("unpublish %s: %w", what, err)
 	}
-	return Collapse(done), nil
+	return done, nil
+}
+
+// removed are the ports that a removal removes, each once.
+func (e *Engine) removed(r Removal) (ports []port, err error) {
+	if r.Name != "" {
+		for p := range e.mappings.all {
+			if p.name == r.Name {
+				ports = append(ports, p)
+			}
+		}
+		if len(ports) == 0 {
+			return nil, &missingError{"mapping named", r.Name}
+		}
+		return ports, nil
+	}
+	seen := map[frontend]bool{}
+	for _, m := range r.Mappings {
+		for single := range Expand(m) {
+			f := frontendOf(single)
+			t, ok := e.mappings.get(f)
+			switch {
+			case !ok:
+				return nil, e.notPublished(f)
+			case r.Exact && t.backend != single.Backend:
+				// What was named is not there, so that it is no conflict.
+				have := ConflictError{Have: f.mapping(t)}
+				return nil, fmt.Errorf("%s is %w: %s", single, ErrNotFound, have.Error())
+			case !seen[f]:
+				seen[f] = true
+				ports = append(ports, port{f, t})
+			}
+		}
+	}
+	return ports, nil
 }
 
 // notPublished says what is published instead, where the port is but the address

@@ -62,7 +62,7 @@ func TestRandomSequences(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			p := newPlayer(t, rand.New(rand.NewPCG(seed, 0)).IntN)
-			for range 600 {
+			for range 800 {
 				p.play()
 			}
 			for outcome, n := range p.seen {

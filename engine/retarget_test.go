@@ -46,7 +46,7 @@ func TestRetarget(t *testing.T) {
 	_, err = e.Retarget(again)
 	require.NoError(t, err)
 	b.clock.advance(time.Hour)
-	require.Contains(t, publishedBy(e), "81->10.9.0.2:1081")
+	require.Contains(t, publishedBy(e), "81->10.9.0.2:1081 web", "a name that is not given stays")
 	require.NotContains(t, publishedBy(e), "82->10.9.0.2:1082 web until 00:01:00")
 	requireConsistent(t, b, e)
 }

@@ -105,15 +105,13 @@ func (e *Engine) DiffState(s State) ([]Change, error) {
 //
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
-func (e *Engine) ApplyState(s State) (lines []Change, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return nil, err
-	}
+func (e *Engine) ApplyState(s State) ([]Change, error) { return e.Reporting(nil).ApplyState(s) }
+
+func (e *Engine) applyState(s State) (lines []Change, err error) {
 	err = e.deciding(func() error {
 		var c change
 		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.records.empty() {
+			e.unchanged(err == nil)
 			return err
 		}
 		return e.applyOnce(c)

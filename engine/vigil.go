@@ -76,7 +76,7 @@ func (v *vigil) look() {
 	switch {
 	case err != nil:
 		if !v.warned {
-			v.engine.log.Warn("table could not be seen to, and will be tried again", "table", v.engine.opts.Table, "error", err)
+			v.engine.opts.Log.Warn("table could not be seen to, and will be tried again", "table", v.engine.opts.Table, "error", err)
 		}
 		v.warned = true
 		v.tire()
@@ -117,7 +117,7 @@ func (v *vigil) listen(ctx context.Context) {
 		case errors.Is(err, ErrClosed):
 			return
 		}
-		e.log.Warn("changes by others are not heard of for a moment", "table", e.opts.Table, "error", err)
+		e.opts.Log.Warn("changes by others are not heard of for a moment", "table", e.opts.Table, "error", err)
 		v.tell() // if the socket has failed it is replaced
 		select {
 		case <-ctx.Done():
@@ -143,10 +143,15 @@ func (e *Engine) watch(ctx context.Context, changed func()) error {
 	defer cancel()
 	e.mu.Lock()
 	k, closed := e.kernel, e.closed
-	e.deafen = cancel
+	e.deafen, e.watched = cancel, !closed
 	e.mu.Unlock()
 	if closed {
 		return ErrClosed
 	}
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.watched = false
+	}()
 	return k.Watch(ctx, e.opts.Table, changed)
 }

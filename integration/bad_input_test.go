@@ -249,7 +249,7 @@ func conflicts() []badInput {
 		return badInput{args: append([]string{"rm"}, args...), code: 4, says: says}
 	}
 	return []badInput{
-		add("publish tcp 7000: "+holder, "tcp", "7000", "172.30.0.2:70", "--name", "holder"),
+		add("publish tcp 7000: "+holder, "tcp", "7000", "172.30.0.2:70", "--name", "other"),
 		add("publish tcp 192.0.2.1:7000: "+holder, "tcp", "192.0.2.1:7000", "172.30.0.2:71"),
 		add("publish tcp 0.0.0.0:7000: "+holder, "tcp", "0.0.0.0:7000", "172.30.0.2:71"),
 		add("publish tcp [2001:db8:1::1]:7000: "+holder, "tcp", "[2001:db8:1::1]:7000", "[fd00:30::2]:71"),

@@ -1,0 +1,261 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// counted counts the transactions of the kernel from here on.
+func (b *testbed) counted() *int {
+	n := new(int)
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" || op == "Replace" || op == "Restore" || op == "Mend" {
+			*n++
+		}
+		return nil
+	})
+	return n
+}
+
+// Publishing again what is there just like that is done, and does nothing.
+func TestPublishAgain(t *testing.T) {
+	for _, owning := range []bool{true, false} {
+		b := newTestbed()
+		b.owning = owning
+		e := b.open(t)
+		ms := mapAll(t, "80->172.30.0.2:80", "8000-8009->172.30.0.2:9000-9009/udp", local4+":81->172.30.0.2:81")
+		ms[0].Name, ms[1].NoProxy = "web", true
+		ms[2].Expires = b.clock.Now().Add(time.Hour)
+		var r Report
+		_, err := e.Reporting(&r).Publish(ms...)
+		require.NoError(t, err)
+		require.False(t, r.Unchanged)
+		transactions, before := b.counted(), b.kernel.Dump()
+		for _, again := range [][]Mapping{ms, ms[:1], {ms[1]}, slices.Collect(Expand(ms[1]))[3:5]} {
+			done, err := e.Reporting(&r).Publish(again...)
+			require.NoError(t, err)
+			require.Equal(t, again, done)
+			require.True(t, r.Unchanged)
+			done, err = e.Reporting(&r).Retarget(again...)
+			require.NoError(t, err)
+			require.Equal(t, again, done)
+			require.True(t, r.Unchanged)
+		}
+		require.Zero(t, *transactions)
+		require.Equal(t, before, b.kernel.Dump())
+
+		// What differs in anything does not pass for it.
+		for _, change := range []func(*Mapping){
+			func(m *Mapping) { m.Name = "other" },
+			func(m *Mapping) { m.Name = "" },
+			func(m *Mapping) { m.NoProxy = true },
+			func(m *Mapping) { m.Expires = b.clock.Now().Add(time.Hour) },
+			func(m *Mapping) { m.Backend = ms[2].Backend },
+		} {
+			other := ms[0]
+			change(&other)
+			_, err := e.Reporting(&r).Publish(other)
+			require.ErrorIs(t, err, ErrConflict)
+			require.Equal(t, Report{}, r)
+		}
+		require.Zero(t, *transactions)
+
+		// A lease is renewed, and of more than is there the rest is published.
+		later := ms[2]
+		later.Expires = later.Expires.Add(time.Minute)
+		_, err = e.Reporting(&r).Publish(later)
+		require.NoError(t, err)
+		require.False(t, r.Unchanged)
+		wider := ms[1]
+		wider.More += 2
+		_, err = e.Reporting(&r).Publish(wider)
+		require.NoError(t, err)
+		require.False(t, r.Unchanged)
+		require.Equal(t, 2, *transactions)
+		require.Contains(t, publishedBy(e), "8000-8011->172.30.0.2:9000-9011/udp no-proxy")
+		requireConsistent(t, b, e)
+	}
+}
+
+// What others have deleted of an open table is published again, and not taken to be there.
+func TestPublishAgainAfterOthers(t *testing.T) {
+	e, b := openFake(t)
+	ms := publish(t, e, "79->172.30.0.2:80", "80->172.30.0.2:80")
+	b.drop(t, "tcp4 { 80 ")
+	var r Report
+	_, err := e.Reporting(&r).Publish(ms[1])
+	require.NoError(t, err)
+	require.False(t, r.Unchanged)
+	require.Contains(t, elementsIn(b.kernel.Dump()), "tcp4 { 80 : 172.30.0.2 . 80 }")
+	requireConsistent(t, b, e)
+}
+
+// A mapping without a name keeps the names that there are, port by port.
+func TestRetargetKeepsNames(t *testing.T) {
+	e, b := openFake(t)
+	ms := mapAll(t, "80-81->172.30.0.2:80-81", "82->172.30.0.2:82")
+	ms[0].Name, ms[1].Name = "web", "api"
+	_, err := e.Publish(ms...)
+	require.NoError(t, err)
+	done, err := e.Retarget(mapAll(t, "90->172.30.0.2:90", "80-83->172.30.0.3:80-83")...)
+	require.NoError(t, err)
+	want := []string{"90->172.30.0.2:90", "80-81->172.30.0.3:80-81 web", "82->172.30.0.3:82 api", "83->172.30.0.3:83"}
+	for i, m := range done {
+		require.Equal(t, want[i], inWords(m))
+	}
+	require.ElementsMatch(t, want, publishedBy(e))
+	requireConsistent(t, b, e)
+}
+
+func TestRemove(t *testing.T) {
+	e, b := openFake(t)
+	ms := mapAll(t, "80-82->172.30.0.2:80-82", "83->172.30.0.9:83", "90->172.30.0.2:80", "91->172.30.0.2:91")
+	for i, name := range []string{"web", "web", "api", ""} {
+		ms[i].Name = name
+	}
+	_, err := e.Publish(ms...)
+	require.NoError(t, err)
+	before, transactions := b.kernel.Dump(), b.counted()
+	for _, tt := range []struct {
+		what Removal
+		says string
+		kind error
+	}{
+		{Removal{Mappings: mapAll(t, "90->172.30.0.3:80"), Exact: true},
+			`unpublish tcp 90: 90->172.30.0.3:80 is not published: tcp 90 is published as 90->172.30.0.2:80 by "api"`, ErrNotFound},
+		{Removal{Mappings: mapAll(t, "81-84->172.30.0.2:81-84"), Exact: true}, `unpublish tcp 81-84: 83->172.30.0.2:83 is not published: tcp 83 is published as 83->172.30.0.9:83 by "web"`, ErrNotFound},
+		{Removal{Mappings: mapAll(t, "91->172.30.0.2:91", "80-82->172.30.0.2:81-83"), Exact: true},
+			`unpublish tcp 91 and 1 more: 80->172.30.0.2:81 is not published: tcp 80 is published as 80->172.30.0.2:80 by "web"`, ErrNotFound},
+		{Removal{Name: "nobody"}, `unpublish all of "nobody": there is no mapping named "nobody"`, ErrNotFound},
+		{Removal{Name: "a\nb"}, `invalid name "a\nb": name has a control character at byte 2`, ErrInvalid},
+		{Removal{Name: "web", Mappings: ms[:1]}, `invalid name "web": there are mappings as well`, ErrInvalid},
+	} {
+		done, err := e.Remove(tt.what)
+		require.EqualError(t, err, tt.says)
+		require.ErrorIs(t, err, tt.kind)
+		require.NotErrorIs(t, err, ErrConflict)
+		require.Nil(t, done)
+	}
+	require.Equal(t, before, b.kernel.Dump())
+	require.Zero(t, *transactions)
+
+	done, err := e.Remove(Removal{Name: "web"})
+	require.NoError(t, err)
+	require.Equal(t, ms[:2], done)
+	require.Equal(t, 1, *transactions, "all of them at once")
+	done, err = e.Remove(Removal{Mappings: mapAll(t, "90->172.30.0.2:80"), Exact: true})
+	require.NoError(t, err)
+	require.Equal(t, ms[2:3], done)
+	done, err = e.Remove(Removal{Mappings: mapAll(t, "91->172.30.0.9:1")})
+	require.NoError(t, err)
+	require.Equal(t, ms[3:], done, "wherever it leads")
+	requireConsistent(t, b, e)
+}
+
+// What a call does beside the table is told to the log and to its report alike, and to no
+// other call's.
+func TestReportNotes(t *testing.T) {
+	b := newTestbed()
+	b.kernelWith(t, true)
+	var log bytes.Buffer
+	e := b.openWith(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	var r Report
+	_, err := e.Reporting(&r).Publish(mapped(t, "80->172.30.0.2:80"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1"}, r.Notes)
+	require.Equal(t, 1, strings.Count(log.String(), "turned on forwarding"))
+	_, err = e.Reporting(&r).Publish(mapped(t, "81->172.30.0.2:80"))
+	require.NoError(t, err)
+	require.Empty(t, r.Notes)
+	_, err = e.Reporting(&r).Publish(mapped(t, "82->[fd00:30::2]:80"))
+	require.NoError(t, err)
+	require.NotEmpty(t, r.Notes)
+	other := r
+	_, err = e.Publish(mapped(t, "83->203.0.113.9:80"))
+	require.NoError(t, err)
+	require.Equal(t, other, r, "of another call")
+	b.kernel.Hook(func(string) error { return ErrForeign })
+	b.writeSysctl(t, forwarding4, "0")
+	_, err = e.Reporting(&r).Publish(mapped(t, "84->172.30.0.2:80"))
+	require.Error(t, err)
+	require.Equal(t, Report{}, r)
+}
+
+func TestAttachAgain(t *testing.T) {
+	e, b := openFake(t)
+	n := netOf(t, "inside", "172.30.0.0/24")
+	made, err := e.CreateNetwork(n)
+	require.NoError(t, err)
+	attachment := func(network, address string, specs ...string) Attachment {
+		a, err := ParseAttachment("web", network, address, specs...)
+		require.NoError(t, err)
+		return a
+	}
+	ep, err := e.Attach(attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"))
+	require.NoError(t, err)
+	other := mapped(t, "99->172.30.0.2:99")
+	other.Name, other.NoProxy = "web", true // which no spec says
+	_, err = e.Publish(other)
+	require.NoError(t, err)
+
+	before, transactions := b.kernel.Dump(), b.counted()
+	var r Report
+	for _, a := range []Attachment{
+		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		attachment("", "", "443", "70-72", "8080:80", "8000:9000", "8001:9001", "53/udp"),
+		attachment("", "172.30.0.2", "49153:443", "70", "71-72", "8080:80", "8000-8001:9000-9001", "49153:53/udp"),
+	} {
+		again, err := e.Reporting(&r).Attach(a)
+		require.NoError(t, err, a)
+		require.Same(t, ep, again)
+		require.True(t, r.Unchanged)
+	}
+	for _, a := range []Attachment{
+		attachment("inside", "", "8080:80", "443", "53/udp", "70-72"),
+		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001", "1"),
+		attachment("inside", "", "8081:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		attachment("inside", "", "80", "443", "53/udp", "70-72", "8000-8001:9000-9001"), // 8080 is none that is chosen
+		attachment("inside", "", "8080:80", "443", "53", "70-72", "8000-8001:9000-9001"),
+		attachment("inside", "172.30.0.3", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		attachment("outside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		attachment("inside", ""),
+	} {
+		_, err := e.Reporting(&r).Attach(a)
+		require.ErrorIs(t, err, ErrConflict, a)
+		require.False(t, r.Unchanged)
+	}
+
+	for _, next := range []netip.Addr{{}, netip.MustParseAddr("172.30.0.3")} {
+		same := n
+		same.Next = next
+		got, err := e.Reporting(&r).CreateNetwork(same)
+		require.NoError(t, err)
+		require.True(t, r.Unchanged)
+		require.Equal(t, made.Gateway, got.Gateway)
+		require.Equal(t, "172.30.0.3", got.Next.String())
+	}
+	for _, change := range []func(*Network){
+		func(n *Network) { n.NoGuard = true },
+		func(n *Network) { n.NoMasquerade = true },
+		func(n *Network) { n.Gateway = netip.MustParseAddr("172.30.0.9") },
+		func(n *Network) { n.Next = netip.MustParseAddr("172.30.0.9") },
+		func(n *Network) { n.Prefix = netOf(t, "", "172.30.0.0/25").Prefix },
+	} {
+		differs := n
+		change(&differs)
+		_, err := e.Reporting(&r).CreateNetwork(differs)
+		require.ErrorIs(t, err, ErrConflict)
+	}
+	require.Zero(t, *transactions)
+	require.Equal(t, before, b.kernel.Dump())
+}
