@@ -3,7 +3,6 @@
 
 GO      ?= go
 ARCHES  := amd64 arm64 arm riscv64 mips s390x
-GIB     := 1073741824
 VERSION := $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/buildinfo/buildinfo.go)
 
 # The date of what is built is that of the sources: the same sources make the same bytes.
@@ -65,8 +64,6 @@ install: ## install what build made: DESTDIR= PREFIX=/usr/local
 	install -D -m 0644 dist/completions/_nftnat $(DESTDIR)$(ZSHDIR)/_nftnat
 	install -D -m 0644 dist/completions/nftnat.fish $(DESTDIR)$(FISHDIR)/nftnat.fish
 	install -D -m 0644 packaging/copyright $(DESTDIR)$(DOCDIR)/copyright
-	gzip -9nc CHANGELOG.md >$(DESTDIR)$(DOCDIR)/changelog.gz
-	chmod 0644 $(DESTDIR)$(DOCDIR)/changelog.gz
 
 uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
 	rm -f $(DESTDIR)$(BINDIR)/nftnat $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
@@ -75,48 +72,23 @@ uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
 	rm -f $(DESTDIR)$(BASHDIR)/nftnat $(DESTDIR)$(ZSHDIR)/_nftnat $(DESTDIR)$(FISHDIR)/nftnat.fish
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-# The program nfpm and its dependencies are no part of go.mod.
-NFPM          := $(GO) tool -modfile=packaging/tools.mod nfpm
-PACKAGES_DIR  ?= dist/packages
-PACKAGES_ARCH ?= $(ARCHES)
-# By the names that nfpm has for them; Alpine has no mips.
-nfpm-arch     = $(if $(filter arm,$(1)),arm7,$(1))
-formats       = deb rpm $(if $(filter mips,$(1)),,apk)
-
-packages: documents ## deb, rpm and apk with their checksums: PACKAGES_ARCH="amd64 arm64"
-	rm -rf $(PACKAGES_DIR) dist/root
-	mkdir -p $(PACKAGES_DIR) dist/root
-	cp -R packaging/apk dist/root/apk
-	$(foreach arch,$(PACKAGES_ARCH),$(call package-arch,$(arch)))
-	cd $(PACKAGES_DIR) && sha256sum -- *.deb *.rpm *.apk >SHA256SUMS
-
-define package-arch
-GOARCH=$(1) GOARM=7 $(COMPILE) -o dist/root/$(1).program ./cmd/nftnat
-$(MAKE) -s install PROGRAM=dist/root/$(1).program DESTDIR=dist/root/$(1) PREFIX=/usr
-find dist/root/$(1) dist/root/apk -exec touch -d @$(SOURCE_DATE_EPOCH) {} +
-for format in $(call formats,$(1)); do \
-	DESCRIPTION="$$(head -n $$(test $$format = apk && echo 1 || echo 10) packaging/description)" \
-		VERSION=$(VERSION) PACKAGE_ARCH=$(call nfpm-arch,$(1)) ROOT=dist/root/$(1) \
-		$(NFPM) package -f packaging/nfpm.yaml -p $$format -t $(PACKAGES_DIR)/ || exit 1; \
-done
-
-endef
-
 version: ## print the version of these sources
 	@echo $(VERSION)
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-check: lint cross test integration ## all that .ci/run does
+check: lint cross test integration ## what .ci/run does, but for its tools
 
-test: ## everything; what needs namespaces is skipped where there are none
-	$(GO) test -race -shuffle=on ./...
+test: ## all tests, the long ones shortened; lists what was left out
+	$(GO) run ./internal/testrun
 
-TESTS := NFTNAT_TEST_NETNS=require NFTNAT_PROXY_BYTES=$(GIB) $(GO) test -race -shuffle=on -count=1 -timeout 18m
+# The tests whole: none shortened, none skipped.
+TESTS := NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require $(GO) test -race -shuffle=on -count=1 -timeout 18m
 
-# Those of ./integration measure what others may not disturb, and take turns with the rest.
-integration: ## everything, and nothing may be skipped
+# ./integration, the longest, runs before the rest: the tests of two packages at a time
+# would make each of them twice as long, and so closer to the limit.
+integration: ## all tests whole, with the race detector; none may be skipped
 	$(TESTS) ./integration
 	$(TESTS) $$($(GO) list ./... | grep -v '/integration$$')
 
@@ -128,7 +100,7 @@ fuzz: ## every fuzz target of every package, one after another: FUZZTIME=10s FUZ
 	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(FUZZ)
 
 soak: ## random deeds, flushes, kills and takeovers for that long: SOAK=24h
-	NFTNAT_TEST_NETNS=require NFTNAT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration
+	NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require NFTNAT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration
 
 # Where the hot paths have benchmarks beside their code.
 BENCHED := ./alloc ./conntrack ./engine ./nft ./proxy
@@ -166,5 +138,5 @@ RUN      := .
 
 kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX PACKAGES=./integration
 	failed=0; for kernel in $(KERNELS); do echo "== Linux $$kernel"; \
-		NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' \
+		NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' \
 			-exec "$(CURDIR)/integration/kernels/run $$kernel" $(PACKAGES) || failed=1; done; exit $$failed

@@ -74,7 +74,7 @@ func random10(r *rand.Rand) netip.Addr {
 }
 
 func TestAddrsFillSlash8(t *testing.T) {
-	if testing.Short() || raceDetector() {
+	if raceDetector() {
 		t.Skip("leases 16 million addresses, in one goroutine: half a minute with the race detector, and nothing to detect")
 	}
 	want := fullSlash8(t)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // Bad input exits with its status and one line that says what is wrong, and leaves
@@ -25,7 +26,7 @@ func TestBadInput(t *testing.T) {
 		m.do(t, "add udp 192.0.2.1:7001-7003 172.30.0.2")
 		m.do(t, "add tcp [2001:db8:1::1]:7004 [fd00:30::2]:70")
 		before := look(t, top.Host)
-		for _, c := range badInputs(t, m) {
+		for _, c := range labtest.Some(t, "bad inputs", 3, badInputs(t, m)) {
 			t.Run(c.name(), func(t *testing.T) {
 				r := m.ask(t, c.stdin, c.args...)
 				require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr)

@@ -95,7 +95,7 @@ type besideHost struct {
 // and the host does not forward.
 func newBesideHost(t *testing.T, about, program string) *besideHost {
 	t.Helper()
-	labtest.Require(t)
+	boottest.Require(t)
 	labtest.Tool(t, program)
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")

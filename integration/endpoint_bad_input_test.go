@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // badSpecs are port specs of every wrong shape: those of 2013, and more.
@@ -41,7 +42,7 @@ func TestEndpointBadInput(t *testing.T) {
 			help  = ` (see "nftnat help")`
 			label = "name has a byte other than letters, digits, dots, dashes and underscores at byte 2"
 		)
-		for _, c := range []struct {
+		for _, c := range labtest.Some(t, "bad inputs about endpoints", 3, []struct {
 			args []string
 			code int
 			says string
@@ -103,7 +104,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("port web 0"), 2, `Invalid port format: "0"`},
 			{words("port web 80/udp"), 4, "udp 80 of endpoint web is not published"},
 			{words("port web 8080"), 4, "tcp 8080 of endpoint web is not published"},
-		} {
+		}) {
 			r := m.ask(t, "", c.args...)
 			require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr, "%q", c.args)
 			require.Equal(t, c.code, r.Code, "%q", c.args)

@@ -129,13 +129,14 @@ func TestHostileClients(t *testing.T) {
 	s := newStation(t, top.Host)
 	daemon := s.serve(t)
 	s.succeed(t, "add tcp 1000-1099 172.30.0.2 --no-proxy --quiet")
-	quiet := s.wellBehaved(t)
+	turns := labtest.Rounds(t, "turns of each client beside hostile ones", 5, 25)
+	quiet := s.wellBehaved(t, turns)
 	t.Logf("alone: %s", quiet)
 	for kind, n := range nuisances() {
 		t.Run(kind, func(t *testing.T) {
 			p := labtest.StartCmd(t, top.Host, child(t, "hostile", top.Host.Path(), s.socket, kind))
 			await(t, "the hostile client to have all of its connections", func() bool { return strings.Contains(p.Output(), "ready") })
-			got := s.wellBehaved(t)
+			got := s.wellBehaved(t, turns)
 			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.Pid))
 			require.NoError(t, err)
 			peak := peakMemory(t, daemon.Pid)
@@ -157,9 +158,9 @@ func (l latencies) String() string {
 }
 
 // wellBehaved asks as commands do, each of which makes a connection of its own.
-func (s *station) wellBehaved(t *testing.T) latencies {
+func (s *station) wellBehaved(t *testing.T, turns int) latencies {
 	t.Helper()
-	const clients, turns = 4, 25
+	const clients = 4
 	var mu sync.Mutex
 	var all latencies
 	var running sync.WaitGroup

@@ -85,7 +85,7 @@ func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) engine.State {
 func TestKillTenants(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend2, "db", ":80")
-	for _, op := range tenantOperations() {
+	for _, op := range labtest.Some(t, "operations of tenants killed at each step", 3, tenantOperations()) {
 		e := open(t, top.Host, engine.Options{})
 		before := tenants(t, e, top)
 		require.NoError(t, op.do(e))

@@ -122,7 +122,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 	}
-	for _, op := range operations() {
+	for _, op := range labtest.Some(t, "operations killed at each step", 2, operations()) {
 		for _, step := range op.steps {
 			t.Run(op.name+" killed at "+step, func(t *testing.T) { op.killAt(t, top, step) })
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-// How many daemons are killed unless the environment says otherwise.
+// How many daemons are killed in a long test, unless the environment says otherwise.
 const envDaemonKills, defaultDaemonKills = "NFTNAT_DAEMON_KILLS", 40
 
 // Daemons that do random deeds for a client are killed at any instant. What the client
@@ -26,7 +26,8 @@ const envDaemonKills, defaultDaemonKills = "NFTNAT_DAEMON_KILLS", 40
 //
 // NFTNAT_DAEMON_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
 func TestRandomDaemonKills(t *testing.T) {
-	kills, seed := labtest.Number(t, envDaemonKills, defaultDaemonKills), labtest.Number(t, envSeed, defaultSeed)
+	kills := labtest.RoundsOf(t, envDaemonKills, "kills of daemons", 5, defaultDaemonKills)
+	seed := labtest.Number(t, envSeed, defaultSeed)
 	covered := coverage{steps: map[string]int{}}
 	t.Cleanup(func() { t.Logf("killed at: %v", covered.steps) })
 	for first := 0; first < kills; first += killsOfWorld {

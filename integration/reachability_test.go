@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // Who reaches what, and as whom he is seen: every cell of docs/reachability.md by real
@@ -50,7 +53,8 @@ func TestReachabilityMutations(t *testing.T) {
 	plan := nft(t, r.top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
 	rules := rulesOf(plan)
 	r.mutated = true
-	for i, rule := range rules {
+	for _, rule := range labtest.Some(t, "rules taken away", 3, rules) {
+		i := slices.Index(rules, rule)
 		chain, text, _ := strings.Cut(rule, ": ")
 		t.Run(rule, func(t *testing.T) {
 			load(t, r.top.Host, chainScript(chain, rules, i))

@@ -56,11 +56,11 @@ func TestForeignDamage(t *testing.T) {
 	flows := []*flow{dialFlow(t, top.Client, "tcp", "192.0.2.1:8080"), dialFlow(t, top.Client, "udp", "192.0.2.1:8080")}
 	events := s.follow(t)
 	repairs := 0
-	for _, damage := range []string{
+	for _, damage := range labtest.Some(t, "kinds of damage", 3, []string{
 		"flush ruleset", "delete table inet nftnat", "flush table inet nftnat", "flush chain inet nftnat publish",
 		"flush chain inet nftnat filter-forward", "insert rule inet nftnat publish accept", "add chain inet nftnat mine", "flush set inet nftnat networks4",
 		"flush set inet nftnat inside4", "add table inet nftnat { flags dormant; }",
-	} {
+	}) {
 		load(t, top.Host, damage)
 		s.awaitRepair(t, repairs)
 		require.Equal(t, before, listing(top.Host), damage)
@@ -82,7 +82,7 @@ func TestForeignDamage(t *testing.T) {
 	})
 	// A table of somebody else's in its place is left alone until it goes.
 	load(t, top.Host, "delete table inet nftnat\nadd table inet nftnat { comment \"mine\"; }")
-	await(t, "word of it", func() bool { return strings.Contains(daemon.Output(), `not one of nftnat's: its comment is "mine"`) })
+	await(t, "word of it", func() bool { return strings.Contains(daemon.Output(), `not one of nftnat's: its comment is \"mine\"`) })
 	r := s.run(t, "add tcp 9090 172.30.0.2:80")
 	require.NotZero(t, r.Code)
 	require.Contains(t, r.Stderr, "not one of nftnat's")
@@ -173,7 +173,7 @@ func TestGuardDuringRepair(t *testing.T) {
 	require.NotEmpty(t, sets)
 	p := startProbes(t, top)
 	repairs, begin := 0, time.Now()
-	for range 10 {
+	for range labtest.Rounds(t, "rounds of damage beside a flood of probes", 1, 10) {
 		for _, damage := range []string{
 			"flush chain inet nftnat publish", "insert rule inet nftnat publish accept", "add chain inet nftnat mine",
 			"add set inet nftnat mine { type ipv4_addr; }",
@@ -218,7 +218,8 @@ func TestFighter(t *testing.T) {
 	}))
 	t.Cleanup(func() { require.NoError(t, foreign.Close()) })
 	deleted := 0
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	begin := time.Now()
+	for since := time.Duration(0); since < 3*time.Second || deleted <= 3 && since < patience; since = time.Since(begin) {
 		if foreign.DeleteTable("nftnat") == nil {
 			deleted++
 		}

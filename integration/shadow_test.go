@@ -54,6 +54,7 @@ func TestPortShadowOfSiblings(t *testing.T) {
 // passed, and nothing less than what the engine does will do. Ports chosen at random
 // are not enough, for whoever tries often enough meets every one of them.
 func TestPortShadowSucceeds(t *testing.T) {
+	labtest.LongOnly(t, "attacks that succeed where the rules are not as they should be")
 	s := newShadow(t)
 	for _, f := range families(s.top) {
 		t.Run("siblings/"+f.name, func(t *testing.T) {

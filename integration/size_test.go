@@ -23,6 +23,7 @@ func TestBinarySize(t *testing.T) {
 	if os.Getenv(envProgram) != "" {
 		t.Skip("the program was built elsewhere")
 	}
+	labtest.LongOnly(t, "a build of the program as it is released, for its size")
 	labtest.Tool(t, "go")
 	path := filepath.Join(t.TempDir(), "nftnat")
 	// As the Makefile builds it.

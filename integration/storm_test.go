@@ -82,13 +82,13 @@ func TestForeignStorm(t *testing.T) {
 			e := open(t, top.Host, engine.Options{})
 			publish(t, e, fmt.Sprintf("10001-%d->172.30.0.2:10001-%d", 10000+many, 10000+many))
 			before := s.commits.Load()
-			for range 200 {
+			for range labtest.Rounds(t, "changes", 30, 200) {
 				publish(t, e, "8080->172.30.0.2:80", "53->172.30.0.2:53/udp")
 				unpublish(t, e, "8080->172.30.0.2:80", "53->172.30.0.2:53/udp")
 			}
 			publish(t, e, "8080->172.30.0.2:80")
 			require.NoError(t, e.Close())
-			for range 5 {
+			for range labtest.Rounds(t, "adoptions", 2, 5) {
 				e = open(t, top.Host, engine.Options{})
 				require.Len(t, collect(e), many+1)
 				require.NoError(t, e.Close())
@@ -105,6 +105,7 @@ func TestForeignStorm(t *testing.T) {
 // Every port there is of both protocols is published in one call, adopted, read back and
 // taken back, and packets follow the last of them as the first.
 func TestEveryPort(t *testing.T) {
+	labtest.LongOnly(t, "all 65,535 ports of both protocols")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, port := range []string{":1", ":65535"} {
 		for _, network := range []string{"tcp", "udp"} {

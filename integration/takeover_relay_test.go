@@ -174,7 +174,7 @@ func TestTakeoverSuccessorKilled(t *testing.T) {
 // nobody is refused or gets its ports.
 func TestTakeoverPredecessorKilled(t *testing.T) {
 	top, s := proxiedHost(t)
-	for _, step := range everyKindOfMessage[2:] {
+	for _, step := range labtest.Some(t, "messages of a takeover to be killed at", 3, everyKindOfMessage[2:]) {
 		t.Run(step.String(), func(t *testing.T) {
 			daemon := s.serve(t)
 			s.succeed(t, "apply --quiet -f /dev/null")

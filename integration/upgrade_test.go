@@ -150,7 +150,7 @@ func TestUpgrade(t *testing.T) {
 		next := u.s.serve(t)
 		require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
 		require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
-		require.Contains(t, next.Output(), `it is of an earlier version: its comment is "nftnat schema 1"`)
+		require.Contains(t, next.Output(), `it is of an earlier version: its comment is \"nftnat schema 1\"`)
 		require.Equal(t, u.intact, listed(t, u.top.Host))
 		require.NoError(t, next.Signal(unix.SIGTERM))
 		require.Zero(t, next.Wait(), next.Output())

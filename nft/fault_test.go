@@ -16,8 +16,8 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-// How many schedules of faults are played, and from which seed on, unless the
-// environment says otherwise; and how many make one history.
+// How many schedules of faults are played, and from which seed on, in a long
+// test, unless the environment says otherwise; and how many make one history.
 const (
 	envSchedules, defaultSchedules = "NFTNAT_SCHEDULES", 2000
 	envSeed, defaultSeed           = "NFTNAT_SEED", 2013
@@ -150,7 +150,8 @@ type unfortunate struct {
 // NFTNAT_SCHEDULES is how many are played, NFTNAT_SEED what the choices begin with.
 func TestFaultSchedules(t *testing.T) {
 	labtest.Require(t)
-	schedules, seed := labtest.Number(t, envSchedules, defaultSchedules), labtest.Number(t, envSeed, defaultSeed)
+	schedules := labtest.RoundsOf(t, envSchedules, "schedules of faults", 300, defaultSchedules)
+	seed := labtest.Number(t, envSeed, defaultSeed)
 	seen := map[string]int{}
 	for first := 0; first < schedules; first += schedulesOfHistory {
 		t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {

@@ -20,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // tcpPair is a proxy with one connection through it, seen from both ends.
@@ -380,13 +382,10 @@ func TestUrgentDataAndEnd(t *testing.T) {
 }
 
 // TestBytesExact sends random writes both ways at once through several
-// connections and compares the sums. NFTNAT_PROXY_BYTES is how much.
+// connections and compares the sums.
 func TestBytesExact(t *testing.T) {
 	noLeak(t)
-	total := 64 << 20
-	if n, err := strconv.Atoi(os.Getenv("NFTNAT_PROXY_BYTES")); err == nil {
-		total = n
-	}
+	total := labtest.Rounds(t, "MiB through proxies", 64, 1024) << 20
 	for name, opts := range map[string]*GroupOptions{"splice": {Loops: 3}, "few pipes": {MaxPipes: 1, Loops: 1}, "copy": {MaxPipes: -1}} {
 		t.Run(name, func(t *testing.T) {
 			g := NewGroup(opts)
@@ -394,8 +393,8 @@ func TestBytesExact(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 4 {
 				pair := newTCPPair(t, &Options{Group: g})
-				require.NoError(t, pair.client.SetDeadline(time.Now().Add(5*time.Minute)))
-				require.NoError(t, pair.backend.SetDeadline(time.Now().Add(5*time.Minute)))
+				require.NoError(t, pair.client.SetDeadline(time.Now().Add(15*time.Minute)))
+				require.NoError(t, pair.backend.SetDeadline(time.Now().Add(15*time.Minute)))
 				for j, fromClient := range []bool{true, false} {
 					near, far := pair.ends(fromClient)
 					seed := rand.New(rand.NewPCG(uint64(i), uint64(j)))

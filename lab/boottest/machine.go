@@ -73,7 +73,7 @@ func Boot(tb testing.TB, ns *lab.NS, files map[string]string) *Machine {
 	return m
 }
 
-// Require skips the test where no machine can be booted, with the reason, or fails it
+// Require skips the test where no machine can be booted, or where long tests are left out, with the reason, or fails it
 // with NFTNAT_TEST_NETNS=require. [Boot] calls it; it is for tests that prepare something
 // costly first.
 func Require(tb testing.TB) {
@@ -84,6 +84,7 @@ func Require(tb testing.TB) {
 // requireSystemd is Require, and returns the path of systemd's program.
 func requireSystemd(tb testing.TB) string {
 	tb.Helper()
+	labtest.LongOnly(tb, "a machine with the real systemd, which takes seconds to boot")
 	labtest.Require(tb)
 	for _, tool := range []string{"unshare", "nsenter", "pivot_root", "setpriv", "systemctl", "journalctl"} {
 		labtest.Tool(tb, tool)

@@ -40,6 +40,7 @@ func (r *recorder) note(how ending, text string) {
 func (r *recorder) Helper()                      {}
 func (r *recorder) Cleanup(f func())             { r.cleanup = append(r.cleanup, f) }
 func (r *recorder) Failed() bool                 { return r.how == failed }
+func (r *recorder) Log(args ...any)              { r.note(r.how, fmt.Sprintln(args...)) }
 func (r *recorder) Error(args ...any)            { r.note(failed, fmt.Sprintln(args...)) }
 func (r *recorder) Errorf(f string, args ...any) { r.note(failed, fmt.Sprintf(f, args...)) }
 func (r *recorder) Fatal(args ...any)            { r.Error(args...); panic(r) }

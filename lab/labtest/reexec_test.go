@@ -103,8 +103,8 @@ func TestMainStatus(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.part, func(t *testing.T) {
-			if tt.part == "leak" && testing.Short() {
-				t.Skip("waits for leaks to go away, which they do not")
+			if tt.part == "leak" {
+				labtest.LongOnly(t, "3 s for leaks to go away, which they do not")
 			}
 			cmd := outside(t, tt.part)
 			out, err := cmd.CombinedOutput()

@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// event is one that test2json and go test print (go doc test2json, go help buildjson).
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of a build
+	Test       string
+	Output     string
+	Elapsed    float64 // seconds
+}
+
+// report prints results as they come, and remembers what was not run.
+type report struct {
+	out     io.Writer
+	tests   map[testName][]string // the output of tests that have not ended
+	leftOut []string              // lines for people
+	skipped []string
+}
+
+// testName is one test of one package; of no name: what belongs to no test.
+type testName struct{ pkg, test string }
+
+func newReport(out io.Writer) *report {
+	return &report{out: out, tests: map[testName][]string{}}
+}
+
+// maxLine bounds a line of go test: one is as long as what a test prints at once.
+const maxLine = 16 << 20
+
+// read takes events up to the end of r. What is not an event is printed as it is.
+func (r *report) read(in io.Reader) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.Action == "" {
+			fmt.Fprintln(r.out, lines.Text())
+			continue
+		}
+		r.take(e)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read results of go test: %w", err)
+	}
+	return nil
+}
+
+func (r *report) take(e event) {
+	name := testName{e.Package, e.Test}
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(r.out, e.Output)
+	case "output":
+		r.tests[name] = append(r.tests[name], e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			r.ended(e)
+		} else {
+			r.testEnded(e)
+		}
+		delete(r.tests, name)
+	}
+}
+
+// logged is a line of a test's log.
+var logged = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)\n?$`)
+
+// leftOut is what lines of the log begin with that say what a test leaves out: see
+// package labtest.
+const leftOut = "left out: "
+
+func (r *report) testEnded(e event) {
+	output := r.tests[testName{e.Package, e.Test}]
+	where := path.Base(e.Package) + " " + e.Test + ": "
+	reason := "it gives no reason"
+	for _, line := range output {
+		found := logged.FindStringSubmatch(line)
+		if found == nil {
+			continue
+		}
+		reason = found[1]
+		if what, ok := strings.CutPrefix(reason, leftOut); ok {
+			r.leftOut = append(r.leftOut, where+what)
+		}
+	}
+	switch {
+	case e.Action == "skip" && !strings.HasPrefix(reason, leftOut):
+		r.skipped = append(r.skipped, where+reason)
+	case e.Action == "fail":
+		fmt.Fprint(r.out, strings.Join(output, ""))
+	}
+}
+
+// ended prints the result of a package. What belongs to none of its tests, such as a
+// panic, is shown if it failed; its last line is go test's own.
+func (r *report) ended(e event) {
+	output := r.tests[testName{e.Package, ""}]
+	if e.Action != "fail" && len(output) > 0 {
+		output = output[len(output)-1:]
+	}
+	fmt.Fprint(r.out, strings.Join(output, ""))
+	for name, output := range r.tests { // of tests that were cut short
+		if name.pkg == e.Package && name.test != "" {
+			fmt.Fprint(r.out, strings.Join(output, ""))
+			delete(r.tests, name)
+		}
+	}
+}
+
+// summary prints what was not run.
+func (r *report) summary() {
+	list := func(lines []string, title string) {
+		if len(lines) == 0 {
+			return
+		}
+		slices.Sort(lines)
+		fmt.Fprintf(r.out, "\n%s\n", title)
+		for _, line := range slices.Compact(lines) {
+			fmt.Fprintln(r.out, "    "+line)
+		}
+	}
+	list(r.leftOut, `Left out because it takes long ("make integration" runs all of it):`)
+	list(r.skipped, "Skipped because something is missing here:")
+	if len(r.leftOut)+len(r.skipped) == 0 {
+		fmt.Fprintln(r.out, "\nNothing was left out.")
+	}
+}
