@@ -42,8 +42,8 @@ type Status struct {
 	// Confinement is what the daemon has left itself of its privileges; nil: it is not
 	// known.
 	Confinement *Confinement `json:"confinement,omitempty"`
-	// Lacks is what the kernel has not of what the daemon would use; nil: nothing that
-	// is known of.
+	// Lacks are features of the kernel that the daemon would use and that are not there,
+	// or not allowed to it; nil: none is missing, as far as is known.
 	Lacks []Lack `json:"lacks,omitempty"`
 	// Warnings are what somebody should look into, a line each. Nil is sent as an
 	// empty array.
@@ -134,7 +134,7 @@ type Confinement struct {
 	Missing []string `json:"missing,omitempty"`
 }
 
-// Lack is something that the kernel has not.
+// Lack is a feature of the kernel that is missing.
 type Lack struct {
 	// Feature is what it is called in the kernel.
 	Feature string `json:"feature"`

@@ -127,7 +127,7 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 	if ns := g.namespacePath(); ns != "" {
 		args = append(args, "--netns", ns)
 	}
-	err = runDaemon(ctx, self, args, log, log)
+	err = runDaemon(ctx, self, args, log, log, 0)
 	var said startError
 	if err != nil && !errors.As(err, &said) {
 		err = fmt.Errorf("%w; see %s", err, log.Name())
@@ -144,7 +144,14 @@ func (g *global) detach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
-	err = runDaemon(ctx, self, os.Args, nil, os.Stderr)
+	// When a main process that is not its child is to stop, systemd sends SIGTERM and, without
+	// waiting, SIGKILL. Whose child it is systemd looks up when it is told of the process, and
+	// this command, the parent, may not have ended by then.
+	var flags uintptr
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		flags = unix.CLONE_PARENT
+	}
+	err = runDaemon(ctx, self, os.Args, nil, os.Stderr, flags)
 	var said startError
 	if errors.As(err, &said) {
 		said.shown = true
@@ -154,8 +161,8 @@ func (g *global) detach(ctx context.Context) error {
 }
 
 // runDaemon runs this program as a daemon and waits for its word. Without a standard
-// output it has none.
-func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *os.File) error {
+// output it has none. The flags are of clone(2).
+func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *os.File, flags uintptr) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
@@ -173,7 +180,7 @@ func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *
 		Dir:   "/",
 		Env:   append(os.Environ(), envReady+"="+strconv.Itoa(readyFD)),
 		Files: []*os.File{null, stdout, stderr, ready},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: flags},
 	})
 	_ = ready.Close() // so that the end of the daemon ends the reading
 	if err != nil {
