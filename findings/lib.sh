@@ -37,6 +37,31 @@ expect_not() {
 	[[ $3 != *"$2"* ]] || { printf 'CHANGED: did not expect "%s"\n' "$2" >&2; exit 1; }
 }
 
+# firewalld_deb unpacks firewalld, which is Python and needs a bus.
+firewalld_deb() {
+	deb firewalld=1.3.3-1~deb12u2 python3-firewall=1.3.3-1~deb12u2 python3-nftables nftables libnftables1 libnftnl11 libjansson4 \
+		gir1.2-nm-1.0 libnm0 python3-dbus python3-gi gir1.2-glib-2.0 libgirepository-1.0-1 libglib2.0-0 dbus-daemon dbus-bin
+}
+
+# firewalld_start starts it, with a system bus of its own, and does not wait for it.
+firewalld_start() {
+	mount -t tmpfs tmpfs /run
+	mount -t tmpfs tmpfs /var/log
+	export PYTHONPATH=$DIR/root/usr/lib/python3/dist-packages DBUS_SYSTEM_BUS_ADDRESS=unix:path=$DIR/bus
+	GI_TYPELIB_PATH=$DIR/root/usr/lib/girepository-1.0:$DIR/root/usr/lib/$(uname -m)-linux-gnu/girepository-1.0
+	export GI_TYPELIB_PATH
+	cat >"$DIR/bus.conf" <<-END
+		<busconfig><type>system</type><listen>$DBUS_SYSTEM_BUS_ADDRESS</listen><auth>EXTERNAL</auth>
+		<policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
+	END
+	dbus-daemon --config-file="$DIR/bus.conf" --nofork --nopidfile &
+	until [[ -S $DIR/bus ]]; do sleep 0.1; done
+	/usr/bin/python3 "$DIR/root/usr/sbin/firewalld" --nofork --nopid --system-config "$DIR/root/etc/firewalld" \
+		--default-config "$DIR/root/usr/lib/firewalld" >"$DIR/log" 2>&1 &
+}
+
+firewall_cmd() { /usr/bin/python3 "$DIR/root/usr/bin/firewall-cmd" "$@"; }
+
 run() {
 	if [[ -z ${DIR-} ]]; then
 		DIR=$(mktemp -d)
