@@ -64,6 +64,8 @@ install: ## install what build made: DESTDIR= PREFIX=/usr/local
 	install -D -m 0644 dist/completions/_nftnat $(DESTDIR)$(ZSHDIR)/_nftnat
 	install -D -m 0644 dist/completions/nftnat.fish $(DESTDIR)$(FISHDIR)/nftnat.fish
 	install -D -m 0644 packaging/copyright $(DESTDIR)$(DOCDIR)/copyright
+	gzip -9nc CHANGELOG.md >$(DESTDIR)$(DOCDIR)/changelog.gz
+	chmod 0644 $(DESTDIR)$(DOCDIR)/changelog.gz
 
 uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
 	rm -f $(DESTDIR)$(BINDIR)/nftnat $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
@@ -71,6 +73,33 @@ uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
 	rm -f $(DESTDIR)$(MANDIR)/man8/nftnat.8.gz $(DESTDIR)$(MANDIR)/man8/nftnat-*.8.gz
 	rm -f $(DESTDIR)$(BASHDIR)/nftnat $(DESTDIR)$(ZSHDIR)/_nftnat $(DESTDIR)$(FISHDIR)/nftnat.fish
 	rm -rf $(DESTDIR)$(DOCDIR)
+
+# The program nfpm and its dependencies are no part of go.mod.
+NFPM          := $(GO) tool -modfile=packaging/tools.mod nfpm
+PACKAGES_DIR  ?= dist/packages
+PACKAGES_ARCH ?= $(ARCHES)
+# By the names that nfpm has for them; Alpine has no mips.
+nfpm-arch     = $(if $(filter arm,$(1)),arm7,$(1))
+formats       = deb rpm $(if $(filter mips,$(1)),,apk)
+
+packages: documents ## deb, rpm and apk with their checksums: PACKAGES_ARCH="amd64 arm64"
+	rm -rf $(PACKAGES_DIR) dist/root
+	mkdir -p $(PACKAGES_DIR) dist/root
+	cp -R packaging/apk dist/root/apk
+	$(foreach arch,$(PACKAGES_ARCH),$(call package-arch,$(arch)))
+	cd $(PACKAGES_DIR) && sha256sum -- *.deb *.rpm *.apk >SHA256SUMS
+
+define package-arch
+GOARCH=$(1) GOARM=7 $(COMPILE) -o dist/root/$(1).program ./cmd/nftnat
+$(MAKE) -s install PROGRAM=dist/root/$(1).program DESTDIR=dist/root/$(1) PREFIX=/usr
+find dist/root/$(1) dist/root/apk -exec touch -d @$(SOURCE_DATE_EPOCH) {} +
+for format in $(call formats,$(1)); do \
+	DESCRIPTION="$$(head -n $$(test $$format = apk && echo 1 || echo 10) packaging/description)" \
+		VERSION=$(VERSION) PACKAGE_ARCH=$(call nfpm-arch,$(1)) ROOT=dist/root/$(1) \
+		$(NFPM) package -f packaging/nfpm.yaml -p $$format -t $(PACKAGES_DIR)/ || exit 1; \
+done
+
+endef
 
 version: ## print the version of these sources
 	@echo $(VERSION)

@@ -36,6 +36,18 @@ func TestBesideDocker(t *testing.T) {
 	h.recipe("docker undo")
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)
 
+	// A port is whose it was first. The container's files are the machine's own.
+	const container = "docker run --detach --volume /usr:/usr --volume /lib64:/lib64 --publish "
+	h.shell("tar --create --files-from=/dev/null | docker import - empty")
+	r := h.machine.Run("sh", "-euc", container+"8080:80 empty /usr/bin/sleep 1000")
+	require.NotZero(t, r.Code)
+	require.Contains(t, r.Stderr, "listen tcp4 0.0.0.0:8080: bind: address already in use")
+	h.shell(container + "8090:80 empty /usr/bin/sleep 1000")
+	r = h.station.run(t, "add tcp 8090 172.30.0.2:80")
+	require.Equal(t, 3, r.Code, r.Stderr)
+	require.Contains(t, r.Stderr, "tcp 0.0.0.0:8090 is held by docker-proxy (pid ")
+	h.shell("docker rm --force $(docker ps --all --quiet)")
+
 	h.machine.Write("/etc/systemd/system/docker.service.d/nftnat.conf", h.text("docker unit"), 0o644)
 	h.shell("systemctl daemon-reload; systemctl restart docker")
 	h.allOpen()

@@ -28,7 +28,7 @@ func TestDecisions(t *testing.T) {
 		name := filepath.Base(path)
 		head := decisionHead.FindStringSubmatch(textOf(t, path))
 		require.NotNil(t, head, "%s must begin with its title, and then a line such as \"Status: accepted, 2026-11-29.\"", name)
-		fmt.Fprintf(&table, "| [%s](%s) | %s | %s | %s |\n", name[:4], name, head[1], head[2]+strings.TrimPrefix(head[4], ";"), head[3])
+		fmt.Fprintf(&table, "| [%s](%s) | %s | %s | %s |\n", name[:4], name, head[1], head[2]+strings.Replace(head[4], ";", ",", 1), head[3])
 	}
 	text, index, found := strings.Cut(textOf(t, page), heading)
 	require.True(t, found)

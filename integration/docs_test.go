@@ -213,3 +213,22 @@ func textOf(t *testing.T, path string) string {
 	require.NoError(t, err)
 	return string(content)
 }
+
+var testNameInText = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*\\*?)`")
+
+// Every test that the documentation names is there.
+func TestDocsNameTests(t *testing.T) {
+	tests := testSources(t)
+	pages, err := filepath.Glob("../docs/*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md") {
+		for _, match := range testNameInText.FindAllStringSubmatch(textOf(t, page), -1) {
+			prefix, isPrefix := strings.CutSuffix(match[1], "*")
+			found := tests[prefix] != ""
+			for name := range tests {
+				found = found || isPrefix && strings.HasPrefix(name, prefix)
+			}
+			require.True(t, found, "%s: there is no %s", page, match[1])
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,9 +45,18 @@ func TestReadme(t *testing.T) {
 // installedDirs are the directories that nftnat installs to or keeps files in.
 var installedDirs = []string{"/usr/local", "/etc/systemd/system", "/run", "/var/lib", "-path", "*nftnat*"}
 
-// unpackCheckout copies the files of this checkout that git knows, or would add, to
-// /root/nftnat.
+// unpackCheckout copies the checkout to /root/nftnat.
 func unpackCheckout(t *testing.T, m *boottest.Machine) {
+	t.Helper()
+	m.Exec("mkdir", "/root/nftnat")
+	unpack := m.Command("tar", "--extract", "--directory=/root/nftnat", "--no-same-owner")
+	unpack.Stdin = bytes.NewReader(packCheckout(t))
+	r := labtest.Run(t, m.NS, unpack)
+	require.Zero(t, r.Code, r.Stderr)
+}
+
+// packCheckout archives the files of this checkout that git knows, or would add.
+func packCheckout(t *testing.T) []byte {
 	t.Helper()
 	git := exec.Command(labtest.Tool(t, "git"), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	git.Dir = ".."
@@ -59,9 +67,5 @@ func unpackCheckout(t *testing.T, m *boottest.Machine) {
 	pack.Stdin = bytes.NewReader(names)
 	archive, err := pack.Output()
 	require.NoError(t, err)
-	m.Exec("mkdir", "/root/nftnat")
-	unpack := m.Command("tar", "--extract", "--directory=/root/nftnat", "--no-same-owner")
-	unpack.Stdin = strings.NewReader(string(archive))
-	r := labtest.Run(t, m.NS, unpack)
-	require.Zero(t, r.Code, r.Stderr)
+	return archive
 }
