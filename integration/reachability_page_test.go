@@ -11,23 +11,23 @@ import (
 
 const pageHead = `# Who reaches what
 
-Two networks, each on a bridge of the host's. One has an endpoint, *the backend*, that publishes ports of every kind, and a *sibling* that publishes none; *another network* has an endpoint too. On the host's LAN are a *client*, whose router is the host, and a *neighbour*, who has routes by the host to the networks and, as has the sibling, to 127.0.0.0/8 and ::1.
+There are two networks, each on a bridge of the host. One has an endpoint, *the backend*, which publishes ports of every kind, and a *sibling*, which publishes none. *Another network* has an endpoint too. On the host's LAN are a *client*, whose router is the host, and a *neighbour*. The neighbour has routes by the host to the networks and to 127.0.0.0/8 and ::1; the sibling has routes to the latter two as well.
 
-Each cell says as whom the backend sees who has asked (*gateway* is the host's own address on the network: the host's proxies ask from it, and what hairpins is masqueraded as it), or that he is **refused** (a TCP reset, an ICMP port unreachable), or that what he sends is **dropped**. Cells hold for TCP and UDP alike, and for IPv4 and IPv6 unless they say otherwise; link-local sources are of IPv6. They are the same whether the bridges call netfilter (bridge-nf-call-iptables) or not, the ports having hairpin mode where they do, and whatever somebody else has set route_localnet to.
+Each cell says which source address the backend sees (*gateway* is the host's own address on the network: proxies connect from it, and hairpin flows are masqueraded as it). **Refused** means a TCP reset or an ICMP port unreachable; **dropped** means no answer. A cell holds for TCP and UDP, and for IPv4 and IPv6 unless it says otherwise; link-local sources are IPv6. The cells are the same with and without netfilter for bridged frames (bridge-nf-call-iptables; with it, the ports have hairpin mode), and whatever route_localnet is set to.
 
-` + "`TestReachability` in `integration` proves every cell with real packets, %d in each of four runs; `TestReachabilityMutations` that each rule of the ruleset is needed by one of them. `TestReachabilityPage` writes this page." + `
+` + "`TestReachability` in `integration` checks every cell with real packets, %d in each of four runs. `TestReachabilityMutations` checks that each rule of the ruleset is needed by one of them. `TestReachabilityPage` writes this page." + `
 `
 
 const pageTail = `
 ## Without an answer
 
-Not all that may not arrive would be answered to who sent it. The backend and the server far away count:
+Some packets would get no answer even if they arrived. So the backend and the server far away count what they receive:
 
-- packets from outside, by the neighbour or from another network, with a sibling's source: none;
+- packets from outside, from the neighbour or from another network, with a sibling's source address: none;
 - packets to a loopback frontend that did not come from the host itself: none;
-- packets with a network's own source far away, of protocols without ports too: none.
+- packets with a network's own source address at the server far away, also of protocols without ports: none.
 
-And with bridge-nf the sibling's neighbour discovery passes the guard, though its source is a link-local address.
+With bridge-nf, the sibling's neighbour discovery passes the guard although its source is a link-local address.
 `
 
 // reachabilityPage is docs/reachability.md.
@@ -38,7 +38,7 @@ func reachabilityPage() string {
 		title string
 		by    []asked
 	}{
-		{"By an address of the host's", []asked{byLAN, bySecond, byGateway, byLoopback}},
+		{"By an address of the host", []asked{byLAN, bySecond, byGateway, byLoopback}},
 		{"By the backend's own address", []asked{byBackend}},
 		{"The way out", []asked{byWorld}},
 	} {
