@@ -27,10 +27,10 @@
 //
 // # Requirements
 //
-// Root of the host's first user namespace, or a container's that may mount, with
-// systemd and util-linux installed.
-// Where the machine cannot be booted the test is skipped with the reason; with
-// NFTNAT_TEST_NETNS=require it fails.
+// Root of the host's first user namespace, or of a container that may mount, with
+// systemd and util-linux installed. Where the machine cannot be booted the test is
+// skipped with the reason; with NFTNAT_TEST_NETNS=require it fails. It is one of the
+// long tests, which are left out without NFTNAT_TEST_LONG=1.
 //
 // # Limits
 //

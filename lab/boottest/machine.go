@@ -73,9 +73,9 @@ func Boot(tb testing.TB, ns *lab.NS, files map[string]string) *Machine {
 	return m
 }
 
-// Require skips the test where no machine can be booted, or where long tests are left out, with the reason, or fails it
-// with NFTNAT_TEST_NETNS=require. [Boot] calls it; it is for tests that prepare something
-// costly first.
+// Require skips the test where no machine can be booted, with the reason, or fails it
+// with NFTNAT_TEST_NETNS=require; without NFTNAT_TEST_LONG=1 it skips it anyway. [Boot]
+// calls it; it is for tests that prepare something costly first.
 func Require(tb testing.TB) {
 	tb.Helper()
 	requireSystemd(tb)

@@ -4,6 +4,7 @@
 package boottest_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -54,18 +55,21 @@ func TestBootKills(t *testing.T) {
 	labtest.LeakCheck(t)
 	ns := labtest.NewNS(t, "host")
 	var command *labtest.Process
+	var space string
 	t.Run("machine", func(t *testing.T) {
 		m := boottest.Boot(t, ns, nil)
 		command = labtest.StartCmd(t, ns, m.Command("sleep", "1000"))
 		m.Exec("systemd-run", "sleep", "1000")
+		var err error
+		space, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.Pid))
+		require.NoError(t, err)
 	})
 	<-command.Done()
-	processes, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	processes, err := filepath.Glob("/proc/[0-9]*/ns/pid")
 	require.NoError(t, err)
 	for _, path := range processes {
-		group, err := os.ReadFile(path)
-		if err == nil { // it may have ended
-			require.NotContains(t, string(group), "boottest-", path)
+		if of, err := os.Readlink(path); err == nil { // it may have ended
+			require.NotEqual(t, space, of, path)
 		}
 	}
 }
