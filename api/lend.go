@@ -6,6 +6,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"syscall"
@@ -45,14 +46,15 @@ func Inherit(fd int, path string, made bool, group int) (net.Listener, error) {
 	if !made {
 		return u, nil
 	}
-	s := &socket{UnixListener: u, path: path}
+	s := &socket{listener: u, path: path}
 	if group >= 0 {
 		err = os.Chown(path, -1, group)
 	}
 	if err == nil {
 		s.file, err = os.Lstat(path)
 	}
-	if err != nil {
+	// If others have just removed it, it is made anew when this process serves.
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(fmt.Errorf("take over %s: %w", path, err), u.Close())
 	}
 	return s, nil
@@ -61,7 +63,7 @@ func Inherit(fd int, path string, made bool, group int) (net.Listener, error) {
 // Abandon closes a listener that another process has now, and leaves its file.
 func Abandon(l net.Listener) error {
 	if s, ok := l.(*socket); ok {
-		return s.UnixListener.Close()
+		return s.abandon()
 	}
 	return l.Close()
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -36,7 +35,7 @@ const (
 //
 // The file appears under its name only when it is complete, and whoever finds it is
 // answered. A socket that a dead server has left behind is replaced. When the
-// listener is closed the file goes.
+// listener is closed the file goes. If others remove it, [Restore] makes it anew.
 //
 // Errors: syscall.EADDRINUSE if another server answers there; fs.ErrExist if there is
 // something else, symbolic links included; fs.ErrPermission, also for a directory in
@@ -176,7 +175,7 @@ func bindAndMove(from, to string, group int) (*socket, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	s := &socket{UnixListener: l, path: to}
+	s := &socket{listener: l, path: to}
 	if err := s.publish(from, group); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -197,27 +196,4 @@ func (s *socket) publish(from string, group int) (err error) {
 		return err
 	}
 	return os.Rename(from, s.path)
-}
-
-// socket is a listening socket that has been moved.
-type socket struct {
-	*net.UnixListener
-	path string
-	file os.FileInfo
-	once sync.Once
-}
-
-// Addr returns where the socket is now; the kernel tells where it was bound.
-func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
-
-// Close removes the file, if it is still the socket's own, and closes the socket. In
-// this order: as long as the socket listens, no server takes the file for stale, and
-// so none replaces it between the look and the removal.
-func (s *socket) Close() (err error) {
-	s.once.Do(func() {
-		if file, statErr := os.Lstat(s.path); statErr == nil && os.SameFile(file, s.file) {
-			err = os.Remove(s.path)
-		}
-	})
-	return errors.Join(err, s.UnixListener.Close())
 }

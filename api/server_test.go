@@ -135,7 +135,7 @@ func TestListenerFails(t *testing.T) {
 	}()
 	events, err := NewClient(s.path).Events(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, l.(*socket).UnixListener.Close())
+	require.NoError(t, l.(*socket).current().Close())
 	require.ErrorIs(t, <-done, net.ErrClosed)
 	for _, err := range events {
 		require.NoError(t, err)

@@ -90,7 +90,7 @@ func TestApply(t *testing.T) {
 		Options: Options{
 			Capabilities: []Capability{NetBindService, NetAdmin},
 			Files: []Tree{
-				{own, List | Write | Create | Remove},
+				{own, List | Write | Create | Remove | MakeSocket},
 				{"/proc/self", Read | List},
 				{"/proc/sys/net", Read | Write},
 				{filepath.Join(foreign, "nothing"), Read},
@@ -118,6 +118,7 @@ func TestApply(t *testing.T) {
 	add("ok", "save", filepath.Join(own, "saved"))
 	add("ok", "write own", "write", filepath.Join(own, "file"))
 	add("ok", "list own", "list", own)
+	add("ok", "make own socket", "make socket", filepath.Join(own, "socket"))
 	add("ok", "remove own", "remove", filepath.Join(own, "gone"))
 	add("ok", "read sysctl", "read", "/proc/sys/net/ipv4/ip_forward")
 	add("ok", "write sysctl", "write", "/proc/sys/net/ipv4/ip_forward")
@@ -127,6 +128,7 @@ func TestApply(t *testing.T) {
 		add("EACCES", "read foreign", "read", filepath.Join(foreign, "file"))
 		add("EACCES", "read secret", "read", "/etc/passwd")
 		add("EACCES", "read own", "read", filepath.Join(own, "file"))
+		add("EACCES", "make foreign socket", "make socket", filepath.Join(foreign, "socket"))
 		add("EACCES", "write foreign", "write", filepath.Join(foreign, "file"))
 		add("EACCES", "create foreign", "create", filepath.Join(foreign, "new"))
 		add("EACCES", "remove foreign", "remove", filepath.Join(foreign, "gone"))

@@ -4,6 +4,7 @@
 package confine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -78,6 +79,12 @@ func deedByKind(name string, args []string) error {
 		return err
 	case "remove":
 		return unix.Unlink(args[1])
+	case "make socket":
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: args[1]}), unix.Close(fd))
 	case "stat":
 		_, err := os.Stat(args[1])
 		return err

@@ -34,6 +34,8 @@ const (
 	// Remove removes whatever is no directory. With Create, files are renamed within
 	// their directory.
 	Remove
+	// MakeSocket binds unix sockets to names.
+	MakeSocket
 )
 
 // rights are what Landlock calls an access. A right that needs a newer interface than
@@ -44,6 +46,7 @@ func (a Access) rights() uint64 {
 		Read: unix.LANDLOCK_ACCESS_FS_READ_FILE, List: unix.LANDLOCK_ACCESS_FS_READ_DIR,
 		Write:  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
 		Create: unix.LANDLOCK_ACCESS_FS_MAKE_REG, Remove: unix.LANDLOCK_ACCESS_FS_REMOVE_FILE,
+		MakeSocket: unix.LANDLOCK_ACCESS_FS_MAKE_SOCK,
 	} {
 		if a&bit != 0 {
 			r |= right

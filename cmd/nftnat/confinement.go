@@ -48,9 +48,10 @@ func (g *global) confine(flags serveFlags, l net.Listener, visits bool) confine.
 	if flags.state != "" {
 		changed = append(changed, confine.Tree{Path: filepath.Dir(flags.state), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})
 	}
-	// A socket of the service manager's, which is of the first kind, is removed by it.
+	// A socket of the service manager's, which is of the first kind, is removed by it. Another
+	// one is made anew if others have removed it, while the directory is locked.
 	if _, handed := l.(*net.UnixListener); !handed {
-		changed = append(changed, confine.Tree{Path: filepath.Dir(l.Addr().String()), Access: confine.Remove})
+		changed = append(changed, confine.Tree{Path: filepath.Dir(l.Addr().String()), Access: confine.List | confine.MakeSocket | confine.Remove})
 	}
 	for _, tree := range changed {
 		if !mayChange(tree.Path) {

@@ -45,6 +45,12 @@ func (s *server) status() (api.Status, error) {
 		doc.Warnings = append(doc.Warnings, oneLine(err.Error()))
 	}
 	doc.Warnings = append(doc.Warnings, warnings(st)...)
+	if gone := s.socketGone.Load(); gone != nil && *gone != "" {
+		doc.Warnings = append(doc.Warnings, "commands do not find this daemon: "+*gone)
+	}
+	if s.controlGroup != nil {
+		doc.Warnings = append(doc.Warnings, "the daemon ends with the unit or session that started it: "+oneLine(s.controlGroup.Error()))
+	}
 	return doc, nil
 }
 

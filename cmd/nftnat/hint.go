@@ -60,6 +60,12 @@ func permissionHint(err error) string {
 	return "run it as root, or give it CAP_NET_ADMIN"
 }
 
+// unansweredHint says what to do about the owner of a table that does not answer where its
+// daemon would.
+func unansweredHint(socket string) string {
+	return "it does not answer at " + printable(socket) + ": if that was removed, end the process, and the next command starts a daemon"
+}
+
 // socketHint says who may use a daemon's socket.
 func socketHint(path string) string {
 	const root = "run it as root"

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
@@ -21,6 +20,14 @@ const defaultSocket = "/run/nftnat/nftnat.sock"
 
 // envSocket names another socket, as --socket does.
 const envSocket = "NFTNAT_SOCKET"
+
+// socketPath is where a daemon listens.
+func (g *global) socketPath() string {
+	if g.socket == "" {
+		return defaultSocket
+	}
+	return g.socket
+}
 
 // daemon finds the daemon that has this table of this network namespace, or starts
 // it for a writer. The error is api.ErrNoServer if none runs and none was started.
@@ -102,15 +109,11 @@ func (g *global) namespaceInode() (uint64, error) {
 	if path == "" {
 		path = "/proc/thread-self/ns/net"
 	}
-	info, err := os.Stat(path)
+	inode, err := inodeOf(path)
 	if err != nil {
 		return 0, usageError{fmt.Errorf("open network namespace: %w", err)}
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, fmt.Errorf("open network namespace: %s: %w", path, errors.ErrUnsupported)
-	}
-	return stat.Ino, nil
+	return inode, nil
 }
 
 // namespacePath is the path of the network namespace, empty for the process's own.
@@ -118,7 +121,7 @@ func (g *global) namespacePath() string {
 	if g.netns == "" || filepath.Base(g.netns) != g.netns {
 		return g.netns
 	}
-	return filepath.Join("/run/netns", g.netns)
+	return filepath.Join(netnsDirectory, g.netns)
 }
 
 // engineOptions are those of an engine for the table and namespace of the command.

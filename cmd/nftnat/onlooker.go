@@ -57,7 +57,7 @@ func startOnlooker() (*onlooker, error) {
 	mine := os.NewFile(uintptr(pair[0]), onlookerVerb)
 	if err == nil {
 		// What the daemon was handed is not for it; the daemon's own descriptors are not either.
-		err = unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
+		err = closeOnExec()
 	}
 	o := &onlooker{end: mine}
 	if err == nil {

@@ -74,6 +74,9 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 		return err
 	}
 	if err := g.purge(); err != nil {
+		if errors.Is(err, engine.ErrOwned) {
+			err = hintedError{err, unansweredHint(path)}
+		}
 		return err
 	}
 	leftovers := []string{lock}
@@ -83,9 +86,11 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 	return removeLeftovers(leftovers, filepath.Dir(path))
 }
 
-// removeLeftovers removes files, and their directory if it is the daemon's and empty.
+// removeLeftovers removes files, their directory if it is the daemon's and empty, and the
+// control group if no other daemon is in it.
 func removeLeftovers(files []string, dir string) error {
 	var errs []error
+	removeControlGroup()
 	for _, f := range files {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)

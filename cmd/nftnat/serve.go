@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,7 +51,8 @@ func newServe(g *global) *cobra.Command {
 			"sockets, without a moment in which one refuses, and the connections that the other one\n" +
 			"carries stay there to their end. If it cannot start, the other one goes on. Where none\n" +
 			"runs it starts as ever. With --detach it runs in the background, and the command\n" +
-			"returns when it is ready.",
+			"returns when it is ready; its log is this command's standard error, if that is a file or\n" +
+			"the journal, and beside its socket if not.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
@@ -60,6 +62,11 @@ func newServe(g *global) *cobra.Command {
 			}
 			if flags.detach && told == nil {
 				return g.detach(cmd.Context())
+			}
+			if told != nil {
+				if err := g.leaveDirectory(&flags); err != nil {
+					return tellStarter(told, err)
+				}
 			}
 			return tellStarter(told, serve(cmd.Context(), g, flags, told))
 		},
@@ -84,6 +91,23 @@ func tellStarter(told *os.File, err error) error {
 		_, _ = fmt.Fprintf(told, "%d %s\n", exitStatus(err), oneLine(err.Error()))
 	}
 	return err
+}
+
+// leaveDirectory leaves the directory of the caller, which would be kept busy otherwise, once
+// no path is relative to it.
+func (g *global) leaveDirectory(flags *serveFlags) error {
+	g.netns = g.namespacePath()
+	for _, path := range []*string{&g.socket, &g.netns, &flags.state} {
+		if *path == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = absolute
+	}
+	return os.Chdir("/")
 }
 
 // serveFlags are those of serve alone.
@@ -113,10 +137,15 @@ type server struct {
 	netns   uint64
 	// confinement is what it has left itself.
 	confinement confine.Report
-	log         *slog.Logger
-	changes     *changeLog
+	// controlGroup is why it is still in the control group of the command that started it;
+	// nil: it is not.
+	controlGroup error
+	log          *slog.Logger
+	changes      *changeLog
 	// measured is of how many mappings the metrics tell the connections.
 	measured int
+	// socketGone is why commands cannot find the socket; empty: they can.
+	socketGone atomic.Pointer[string]
 	// file is the state file; nil: none is kept.
 	file *state.File
 	// listener is the API's, and scraped that of the metrics; nil: there is none.
@@ -147,6 +176,12 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	if err != nil {
 		return err
 	}
+	var stays error
+	if told != nil && !staysInControlGroup(os.Environ()) {
+		if _, stays = leaveControlGroup(); stays != nil { // again, after enterBackground, for the reason
+			g.logger().Warn("the daemon ends with the unit or session that started it", "error", stays)
+		}
+	}
 	if looker, err := startOnlooker(); err == nil {
 		defer func() { _ = looker.close() }() // it ends by itself if it can
 		opts.ProcessOf = looker.processOf
@@ -157,12 +192,24 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	var room sync.WaitGroup
 	room.Go(makeRoom) // while there is other work
 	defer room.Wait()
-	s := &server{started: time.Now(), log: g.logger(), handovers: make(chan *net.UnixConn, 1)}
+	s := &server{started: time.Now(), log: g.logger(), controlGroup: stays, handovers: make(chan *net.UnixConn, 1)}
 	s.changes, s.measured = newChangeLog(s.log), flags.metricsMappings
 	defer s.turnAway()
 	if s.netns, err = g.namespaceInode(); err != nil {
 		return err
 	}
+	// Until the very end: also while connections are carried that another daemon has left here.
+	ctx, end := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer end()
+	ns := nameNamespace(s.netns, g.namespacePath(), netnsDirectory) // while files can be read
+	watching.Go(func() {
+		if ns.await(ctx) {
+			s.log.Warn("the network namespace was deleted, and so the daemon ends", "netns", ns.String())
+			end()
+		}
+	})
 	opts.NoSysctl, opts.NoOwner = flags.noSysctl, flags.noOwner
 	opts.LockWait, opts.Notify = successionTimeout, s.notify
 	s.progress.Store(&engine.Progress{})
@@ -214,6 +261,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	if err := s.engine.Begin(); err != nil {
 		s.log.Warn("not all ports are served", "error", err)
 	}
+	s.ownSocketFiles(group)
 	s.confinement = g.confine(flags, s.listener, visits)
 	from.finish(s.log)
 	return s.serveAndHandOver(ctx, g, func() { s.announce(told) })
@@ -267,10 +315,7 @@ func listen(g *global, group int, from *inheritance) (net.Listener, error) {
 	case len(handed) != 0:
 		return nil, fmt.Errorf("take sockets of the service manager: it hands over %d descriptors, and not one listening socket", len(handed))
 	}
-	path := g.socket
-	if path == "" {
-		path = defaultSocket
-	}
+	path := g.socketPath()
 	l, err := api.Listen(path, group)
 	if err == nil && group != ownGroup && unreachable(path, group) {
 		g.logger().Warn("members of the group cannot reach the socket in its directory", "socket", path, "group", group)

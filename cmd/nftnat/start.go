@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,23 +35,50 @@ const envReady = "NFTNAT_READY_FD"
 
 // start starts a daemon in the background and waits until it is ready. Commands that
 // race to start one go one after another, and all but the first find it there.
-func (g *global) start(ctx context.Context, path string) (*api.Client, error) {
+func (g *global) start(ctx context.Context, path string) (client *api.Client, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	defer unix.Umask(unix.Umask(0o022)) // what is made beside the socket has modes of its own
+	fresh := missing(filepath.Dir(path), path+lockSuffix)
 	turn, err := takeTurnIn(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = turn.Close() }() // its lock goes with it
+	defer func() {
+		if err != nil {
+			removeNew(fresh)
+		}
+	}()
 	client, free, err := g.locate(ctx)
 	if !errors.Is(err, api.ErrNoServer) {
 		return client, err
 	}
-	if err := g.spawn(ctx, free); err != nil {
+	if err = g.spawn(ctx, free); err != nil {
+		var said startError
+		if errors.As(err, &said) && said.status() == exitConflict {
+			err = hintedError{err, unansweredHint(free)}
+		}
 		return nil, err
 	}
 	client, _, err = g.locate(ctx)
 	return client, err
+}
+
+// missing returns those of the paths at which nothing is.
+func missing(paths ...string) []string {
+	return slices.DeleteFunc(paths, func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, os.ErrNotExist)
+	})
+}
+
+// removeNew removes what a command has made for a daemon that did not start, the last first.
+// A directory in which somebody else has put something stays.
+func removeNew(paths []string) {
+	for _, path := range slices.Backward(paths) {
+		_ = os.Remove(path)
+	}
 }
 
 // Beside a socket are the file that is locked by those who are about to start or to purge
@@ -117,26 +145,44 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
-	log, err := os.OpenFile(logPath(path),
-		os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
+	if path, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	fresh := missing(logPath(path))
+	log, err := openLog(path)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = log.Close() }() // the daemon has its own
 	args := []string{"nftnat", "serve", "--socket", path, "--table", g.table}
-	if ns := g.namespacePath(); ns != "" {
+	if g.netns != "" {
+		ns, err := filepath.Abs(g.namespacePath())
+		if err != nil {
+			return fmt.Errorf("start daemon: %w", err)
+		}
 		args = append(args, "--netns", ns)
 	}
-	err = runDaemon(ctx, self, args, log, log, 0)
+	err = runDaemon(ctx, self, &os.ProcAttr{
+		Dir: "/", Env: keepVariables(os.Environ(), ownVariables()), Files: []*os.File{nil, log, log},
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	}, args)
 	var said startError
-	if err != nil && !errors.As(err, &said) {
+	switch {
+	case errors.As(err, &said):
+		removeNew(fresh) // it has the same line
+	case err != nil:
 		err = fmt.Errorf("%w; see %s", err, log.Name())
 	}
 	return err
 }
 
+// openLog opens the log of a daemon in the background, beside its socket.
+func openLog(socket string) (*os.File, error) {
+	return os.OpenFile(logPath(socket), os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
+}
+
 // detach runs this very command line again, as a daemon that has its log where this
-// command has its errors.
+// command has its errors, if that is a file or the journal, and beside its socket if not.
 func (g *global) detach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
@@ -144,44 +190,72 @@ func (g *global) detach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
+	log, kept := os.Stderr, os.Getenv(envNotify) != "" || keepsErrors(os.Stderr)
+	var fresh []string
+	if !kept {
+		path, err := filepath.Abs(g.socketPath())
+		if err != nil {
+			return fmt.Errorf("start daemon: %w", err)
+		}
+		defer unix.Umask(unix.Umask(0o022)) // the modes are as given
+		fresh = missing(filepath.Dir(path), path+lockSuffix, logPath(path))
+		turn, err := takeTurnIn(ctx, path)
+		if err != nil {
+			return fmt.Errorf("start daemon: %w", err)
+		}
+		defer func() { _ = turn.Close() }() // its lock goes with it
+		if log, err = openLog(path); err != nil {
+			return fmt.Errorf("start daemon: %w", err)
+		}
+		defer func() { _ = log.Close() }() // the daemon has its own
+	}
 	// When a main process that is not its child is to stop, systemd sends SIGTERM and, without
 	// waiting, SIGKILL. Whose child it is systemd looks up when it is told of the process, and
 	// this command, the parent, may not have ended by then.
-	var flags uintptr
-	if os.Getenv("NOTIFY_SOCKET") != "" {
-		flags = unix.CLONE_PARENT
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if os.Getenv(envNotify) != "" {
+		sys.Cloneflags = unix.CLONE_PARENT
 	}
-	err = runDaemon(ctx, self, os.Args, nil, os.Stderr, flags)
+	names := slices.Concat(ownVariables(), serviceVariables())
+	err = runDaemon(ctx, self, &os.ProcAttr{
+		Env: keepVariables(os.Environ(), names), Files: []*os.File{nil, nil, log}, Sys: sys,
+	}, os.Args)
 	var said startError
-	if errors.As(err, &said) {
-		said.shown = true
+	switch {
+	case errors.As(err, &said):
+		removeNew(fresh) // the log has the same line
+		said.shown = kept
 		return said
+	case err == nil && !kept:
+		g.logger().Info("the daemon's log is " + log.Name())
 	}
 	return err
 }
 
-// runDaemon runs this program as a daemon and waits for its word. Without a standard
-// output it has none. The flags are of clone(2).
-func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *os.File, flags uintptr) error {
+// runDaemon runs this program as a daemon and waits for its word. Standard files that are
+// nil are the null device.
+func runDaemon(ctx context.Context, self string, attr *os.ProcAttr, args []string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = null.Close() }()
-	if stdout == nil {
-		stdout = null
+	for i, f := range attr.Files {
+		if f == nil {
+			attr.Files[i] = null
+		}
 	}
 	word, ready, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer func() { _ = word.Close() }()
-	process, err := os.StartProcess(self, args, &os.ProcAttr{
-		Dir:   "/",
-		Env:   append(os.Environ(), envReady+"="+strconv.Itoa(readyFD)),
-		Files: []*os.File{null, stdout, stderr, ready},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: flags},
-	})
+	if err := closeOnExec(); err != nil {
+		return fmt.Errorf("start daemon: %w", errors.Join(err, ready.Close()))
+	}
+	attr.Files = append(attr.Files, ready)
+	attr.Env = append(attr.Env, envReady+"="+strconv.Itoa(len(attr.Files)-1))
+	process, err := os.StartProcess(self, args, attr)
 	_ = ready.Close() // so that the end of the daemon ends the reading
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
@@ -203,10 +277,7 @@ func runDaemon(ctx context.Context, self string, args []string, stdout, stderr *
 	return fmt.Errorf("start daemon: it is not ready: %w", err)
 }
 
-const (
-	readyFD   = 3 // the first of the descriptors that are handed on
-	readyWord = "ready\n"
-)
+const readyWord = "ready\n"
 
 // startError is why a daemon could not be started, with its exit status.
 type startError struct {
@@ -227,15 +298,4 @@ func (e startError) status() int {
 		return exitFailed
 	}
 	return status
-}
-
-// starter is whoever started this daemon and waits for its word; nil: nobody.
-func starter() *os.File {
-	fd, err := strconv.Atoi(os.Getenv(envReady))
-	if err != nil || fd < 3 {
-		return nil
-	}
-	_ = os.Unsetenv(envReady)
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "ready")
 }

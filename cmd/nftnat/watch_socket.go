@@ -1,0 +1,77 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+)
+
+// socketUmask leaves a socket that bind(2) makes mode 0660. What else a daemon makes once it
+// is up is a file of mode 0600.
+const socketUmask = 0o117
+
+// ownSocketFiles prepares a process for making the file of its socket anew when it is
+// confined, and cannot change the mode and the group of files any more: files that it makes
+// have them from the start.
+func (s *server) ownSocketFiles(group int) {
+	if _, handed := s.listener.(*net.UnixListener); handed {
+		return
+	}
+	unix.Umask(socketUmask)
+	if group == ownGroup {
+		return
+	}
+	// Of all threads, unlike that of package unix.
+	if err := syscall.Setregid(-1, group); err != nil {
+		s.log.Warn("the socket would lose its group if it had to be made anew", "group", group, "error", err)
+	}
+}
+
+// watchSocket makes the file of the socket anew when others have removed it, and says so
+// once if that cannot be.
+func (s *server) watchSocket(ctx context.Context) error {
+	ticker := time.NewTicker(watchPause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			s.lookForSocket()
+		}
+	}
+}
+
+func (s *server) lookForSocket() {
+	restored, err := api.Restore(s.listener)
+	said := ""
+	if err != nil {
+		said = oneLine(err.Error())
+	}
+	before := s.socketGone.Swap(&said)
+	switch {
+	case restored:
+		s.log.Warn("others removed the socket: it is there again", "socket", s.listener.Addr())
+	case err == nil || before != nil && *before == said:
+	case s.givenSocketGone(err):
+		s.log.Warn("others removed the socket, which the service manager made: restart its unit for commands to find this daemon", "error", err)
+	default:
+		s.log.Warn("commands do not find this daemon: end it, and they start another", "error", err)
+	}
+}
+
+// givenSocketGone reports whether it is for the service manager to make a socket anew.
+func (s *server) givenSocketGone(err error) bool {
+	_, handed := s.listener.(*net.UnixListener)
+	return handed && errors.Is(err, fs.ErrNotExist)
+}
