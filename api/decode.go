@@ -97,7 +97,13 @@ func decodeState(body []byte, now time.Time) (engine.State, error) {
 	if _, err := d.Token(); err != nil {
 		return engine.State{}, malformed(describe(err))
 	}
-	return d.state, d.end("object")
+	if err := d.end("object"); err != nil {
+		return engine.State{}, err
+	}
+	if len(seen) == 0 { // which would unpublish everything without a word
+		return engine.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
+	}
+	return d.state, nil
 }
 
 // decodeOne reads a document that is an object with these fields.

@@ -41,7 +41,7 @@ func TestOutcomes(t *testing.T) {
 		{"DELETE", "/v1/mappings/tcp/81", "", 404, Outcome{Operation: OpUnpublish, Code: CodeNotFound}},
 		{"PUT", "/v1/mappings?dry-run=true", `[]`, 200, Outcome{}},
 		{"PUT", "/v1/mappings", `[]`, 200, Outcome{Operation: OpApply, Changes: []engine.Change{{Old: parse(t, "8080->172.17.0.2:80")}}}},
-		{"PUT", "/v1/state", `{}`, 200, Outcome{Operation: OpApply}},
+		{"PUT", "/v1/state", `{"mappings":[]}`, 200, Outcome{Operation: OpApply}},
 		{"GET", "/v1/mappings", "", 200, Outcome{}},
 		{"GET", "/v1/mappings?x", "", 400, Outcome{}},
 	} {

@@ -119,7 +119,7 @@ func TestStateReboot(t *testing.T) {
 	s.succeed(t, "purge")
 	daemon.Wait()
 	s.serve(t, "--state", path)
-	require.Equal(t, "mappings: []\n", s.succeed(t, "export"))
+	require.Equal(t, exportOf("mappings: []\n"), s.succeed(t, "export"))
 }
 
 // Where both know something the kernel's word stands, and what was taken out of the

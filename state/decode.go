@@ -38,9 +38,9 @@ const (
 	maxYAML = 8 << 20
 )
 
-// Decode reads a file to its end. The name is for errors only. A file without
-// content is an empty one. What it lists is in the order of the file; of what it does
-// not have, there is nothing. Errors of r are wrapped; every other error is a
+// Decode reads a file to its end. The name is for errors only. A file without any of the
+// three lists is refused, and so is one of Encode that was cut short. What it lists is in
+// the order of the file; of what it does not have, there is nothing. Errors of r are wrapped; every other error is a
 // [*LineError], or, for a file too large, an [*engine.InvalidError].
 func Decode(r io.Reader, name string) (engine.State, error) {
 	text, err := read(r)
@@ -52,6 +52,10 @@ func Decode(r io.Reader, name string) (engine.State, error) {
 		return engine.State{}, tooLarge(name, maxFile)
 	}
 	if fault := checkSum(text); fault != nil {
+		fault.File = name
+		return engine.State{}, fault
+	}
+	if fault := checkWhole(text); fault != nil {
 		fault.File = name
 		return engine.State{}, fault
 	}

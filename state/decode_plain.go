@@ -35,10 +35,13 @@ import (
 //   - A quoted scalar without quotes, backslashes and line breaks inside is
 //     what stands between the quotes (sections 7.3.1, 7.3.2).
 //   - An object is taken in exactly the spelling of Encode.
+//   - "version: 1" is taken before all sections, and "..." as the last line (section
+//     9.1.2).
 //   - The other sections are taken in the order in which Encode writes them, each with
 //     an item at least.
 func decodePlain(text string) (s engine.State, ok bool) {
 	section, indent, items, ended := -1, -1, 0, false
+	versioned := false
 	for text != "" {
 		var line string
 		line, text, _ = strings.Cut(text, "\n")
@@ -50,8 +53,15 @@ func decodePlain(text string) (s engine.State, ok bool) {
 			if !printable(body) {
 				return engine.State{}, false
 			}
+		case line == endMark && items > 0:
+			if saysSomething(text) {
+				return engine.State{}, false
+			}
+			ended = true
 		case ended:
 			return engine.State{}, false
+		case line == versionLine && section < 0 && !versioned:
+			versioned = true
 		case line == noMappings:
 			// Without others it is not worth a way of its own, and a section before it
 			// has an item.

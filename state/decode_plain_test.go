@@ -19,6 +19,7 @@ func TestDecodePlainTakes(t *testing.T) {
 	for _, text := range []string{
 		"mappings:\n  - 8080->172.17.0.2:80\n",
 		"mappings:\n- 8080->172.17.0.2:80",
+		"# c\nversion: 1\n\nmappings:\n- 8080->172.17.0.2:80\n...\n# c\n\n",
 		"# head\n\nmappings:  \n   \n   -   8080->172.17.0.2:80  \n# é\n      # deep\n\n   - 8080->172.17.0.2:80/udp\n\n",
 		"mappings:\n- \"[::1]:80->[fd00::2]:80\"\n- '8000-8009->[FD00::abcd]:9000-9009/udp'\n",
 		"mappings:\n- {mapping: \"53->172.17.0.2:53/udp\", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}\n",
@@ -48,7 +49,7 @@ func TestDecodePlainLeaves(t *testing.T) {
 	const net, web = "networks:\n- {name: a, prefix: 10.0.0.0/8}\n", "endpoints:\n- {name: web, address: 10.0.0.2"
 	for _, text := range []string{
 		"", "# only\n", "mappings:\n", "mappings: []\n", " mappings:\n - 80->1.2.3.4\n", "mappings :\n- 80->1.2.3.4\n",
-		ok + "mappings:\n- 81->1.2.3.4\n", ok + "networks: []\n", ok + "---\n", ok + "...\n", "---\n" + ok, "%YAML 1.2\n" + ok,
+		ok + "mappings:\n- 81->1.2.3.4\n", ok + "networks: []\n", ok + "---\n", ok + "...\n...\n", ok + "...\n- 81->1.2.3.4\n", "...\n" + ok, "mappings:\n...\n", "version: 1\n", "version: 2\n" + ok, "version: 1\nversion: 1\n" + ok, ok + "version: 1\n", "---\n" + ok, "%YAML 1.2\n" + ok,
 		ok + "  81->1.2.3.4\n", ok + "\n  x\n", ok + "# c\n  x\n", ok + " - 81->1.2.3.4\n", ok + "  - 81->1.2.3.4\n",
 		ok + "-81->1.2.3.4\n", ok + "-\n", ok + "- \n", ok + "-\t81->1.2.3.4\n", ok + "\t- 81->1.2.3.4\n", ok + "\t\n",
 		ok + "- 81->fd00::\n", ok + "- 81->1.2.3.4:\n", ok + "- 81->1.2.3.4 # c\n", ok + "- 81->1.2.3.4\r\n", ok + "# \x01\n", ok + "# \xff\n",

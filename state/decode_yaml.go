@@ -19,6 +19,8 @@ import (
 
 // The keys of a file.
 const (
+	keyVersion = "version"
+
 	keyMappings  = "mappings"
 	keyNetworks  = "networks"
 	keyEndpoints = "endpoints"
@@ -119,7 +121,7 @@ func (d *document) read(f *ast.File) *LineError {
 		}
 	}
 	if body == nil {
-		return nil
+		return fault(1, "file", "", noLists)
 	}
 	top, err := d.resolve(body)
 	if err != nil {
@@ -130,8 +132,13 @@ func (d *document) read(f *ast.File) *LineError {
 		return fault(lineOf(body), "file", excerpt(top), `it does not begin with a key such as "mappings"`)
 	}
 	d.lines = map[string][]int{}
+	lists := 0
 	for it := keys.MapRange(); it.Next(); {
+		lists++
 		switch key := keyOf(it.Key()); key {
+		case keyVersion:
+			lists--
+			err = d.checkVersion(it.Value())
 		case keyMappings:
 			err = d.readList(key, it.Value(), d.readMapping)
 		case keyNetworks:
@@ -139,20 +146,45 @@ func (d *document) read(f *ast.File) *LineError {
 		case keyEndpoints:
 			err = d.readList(key, it.Value(), d.readEndpoint)
 		default:
-			err = fault(lineOf(it.Key()), "key", key, "a file has the keys networks, endpoints and mappings")
+			err = fault(lineOf(it.Key()), "key", key, "a file has the keys version, networks, endpoints and mappings")
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if lists == 0 {
+		return fault(lineOf(body), "file", excerpt(top), noLists)
+	}
 	return nil
 }
+
+// noLists is why a file is refused that would unpublish everything without a word.
+const noLists = `it lists no networks, endpoints or mappings; "mappings: []" says that there are none`
+
+// checkVersion refuses a file of another version than this one.
+func (d *document) checkVersion(n ast.Node) *LineError {
+	line := lineOf(n)
+	n, err := d.resolve(n)
+	if err != nil {
+		return err
+	}
+	if _, number := n.(*ast.IntegerNode); !number || excerpt(n) != fileVersion {
+		return fault(line, keyVersion, excerpt(n), "this program reads version "+fileVersion)
+	}
+	return nil
+}
+
+// fileVersion is the version of files that is read and written.
+const fileVersion = "1"
 
 // readList reads a section, item by item.
 func (d *document) readList(section string, n ast.Node, read func(line int, item ast.Node) *LineError) *LineError {
 	items, err := d.items(section, n)
 	if err != nil {
 		return err
+	}
+	if items == nil {
+		return fault(lineOf(n), "key", section, noList)
 	}
 	for _, item := range items {
 		line := lineOf(item)
@@ -168,7 +200,10 @@ func (d *document) readList(section string, n ast.Node, read func(line int, item
 	return nil
 }
 
-// items are those of a list.
+// noList is why a section without a value is refused: a file may have been cut there.
+const noList = noValue + `; "[]" says that there are none`
+
+// items are those of a list, nil where there is none.
 func (d *document) items(what string, n ast.Node) ([]ast.Node, *LineError) {
 	line := lineOf(n)
 	n, err := d.resolve(n)
@@ -179,7 +214,7 @@ func (d *document) items(what string, n ast.Node) ([]ast.Node, *LineError) {
 	case nil, *ast.NullNode:
 		return nil, nil
 	case *ast.SequenceNode:
-		return n.Values, nil
+		return append([]ast.Node{}, n.Values...), nil
 	}
 	return nil, fault(line, what, excerpt(n), "not a list")
 }

@@ -4,6 +4,7 @@
 // Package state reads and writes the file of "nftnat export" and "nftnat apply -f": YAML
 // 1.2 that lists what a table is to hold, an [engine.State].
 //
+//	version: 1
 //	networks:
 //	  - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1, next: 172.30.0.3}
 //	endpoints:
@@ -14,7 +15,8 @@
 //	  - {mapping: "53->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
 //
 // What a file does not list is not to be there: one with mappings alone makes networks
-// and endpoints go.
+// and endpoints go. One with none of the three is refused; "mappings: []" says that
+// there are none. version is 1, and may be absent.
 //
 // A network has gateway (absent: its first address), next, from which on the next free
 // address is looked for (absent: where the network of that name has left off), masquerade
@@ -31,7 +33,10 @@
 // [engine.ErrInvalid]: keys it does not know, keys given twice, what is not valid or
 // cannot be together, and endpoints without address and frontend port 0, as a file says
 // which are taken and does not ask for any.
-// [Encode] writes one order only: equal contents make equal files.
+// [Encode] writes one order only: equal contents make equal files. The first line of what
+// it writes says that the last one is "...", so that Decode notices where the rest was cut
+// off. What people write needs neither, and that it was cut is noticed only where what is
+// left cannot be read.
 //
 // Decode and Encode keep nothing between calls and may be called from several
 // goroutines at once.

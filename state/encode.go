@@ -46,6 +46,7 @@ func Encode(w io.Writer, s engine.State) error {
 		return fmt.Errorf("encode state: %w", f.err)
 	}
 	e := &encoder{w: bufio.NewWriterSize(w, 32<<10)}
+	e.print(endPromise + "\n" + versionLine + "\n")
 	if len(s.Networks) != 0 {
 		e.print(keyNetworks + ":\n")
 	}
@@ -69,6 +70,7 @@ func Encode(w io.Writer, s engine.State) error {
 		}
 		e.item(func(b []byte) []byte { return appendItem(b, m) })
 	}
+	e.print(endMark + "\n")
 	if e.err == nil {
 		e.err = e.w.Flush()
 	}
@@ -77,6 +79,9 @@ func Encode(w io.Writer, s engine.State) error {
 	}
 	return nil
 }
+
+// versionLine says which version of files this is.
+const versionLine = keyVersion + ": " + fileVersion
 
 // noMappings says that there are none. It is always said something of them, for
 // without the key somebody might think that it was forgotten.

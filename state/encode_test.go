@@ -38,7 +38,7 @@ func encode(tb testing.TB, ms ...engine.Mapping) string {
 }
 
 func TestEncode(t *testing.T) {
-	require.Equal(t, "mappings: []\n", encode(t))
+	require.Equal(t, "# nftnat, complete with \"...\" as its last line\nversion: 1\nmappings: []\n...\n", encode(t))
 
 	web := mapped(t, "8080->172.17.0.2:80")
 	quiet, until := mapped(t, "[::]:1->[fd00::2]:1"), mapped(t, "2->1.2.3.4:2")
@@ -47,7 +47,9 @@ func TestEncode(t *testing.T) {
 	ms := []engine.Mapping{named(t), web, mapped(t, "9000->1.2.3.4:1"), quiet, mapped(t, "9001->1.2.3.4:2"), until,
 		mapped(t, "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp"), mapped(t, "4->fd00::2")}
 	before := slices.Clone(ms)
-	require.Equal(t, `mappings:
+	require.Equal(t, endPromise+`
+version: 1
+mappings:
   - {mapping: "2->1.2.3.4:2", expires: 2027-01-01T00:00:00.000005Z}
   - 4->[fd00::2]:4
   - 8080->172.17.0.2:80
@@ -55,6 +57,7 @@ func TestEncode(t *testing.T) {
   - {mapping: "[::]:1->[fd00::2]:1", proxy: false}
   - {mapping: "53->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
   - "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp"
+...
 `, encode(t, ms...))
 	require.Equal(t, before, ms, "the argument is left alone")
 }
@@ -79,7 +82,7 @@ func TestEncodeNames(t *testing.T) {
 		m.Name = name
 		require.NoError(t, m.Validate())
 		text := encode(t, m)
-		require.Equal(t, "mappings:\n  - {mapping: \"80->1.2.3.4:80\", name: "+want+"}\n", text)
+		require.Equal(t, endPromise+"\nversion: 1\nmappings:\n  - {mapping: \"80->1.2.3.4:80\", name: "+want+"}\n...\n", text)
 		f, err := Decode(strings.NewReader(text), "f")
 		require.NoError(t, err)
 		require.Equal(t, []engine.Mapping{m}, f.Mappings)

@@ -29,8 +29,11 @@ mappings:
 	_, err = state.Decode(strings.NewReader("mappings:\n  - 8080-8000->172.17.0.2:80\n"), "mappings.yaml")
 	fmt.Println(err)
 	// Output:
+	// # nftnat, complete with "..." as its last line
+	// version: 1
 	// mappings:
 	//   - 8080-8081->172.17.0.2:80-81
 	//   - {mapping: "53->172.17.0.2:53/udp", name: dns}
+	// ...
 	// mappings.yaml:2: invalid frontend "8080-8000": the range ends before it begins
 }

@@ -59,6 +59,8 @@ func TestFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Regexp(t, `^# nftnat state, sha256 [0-9a-f]{64} of what follows; delete this line if you edit the file
 # of table 12 of namespace 1 of boot 5d1c
+# nftnat, complete with "\.\.\." as its last line
+version: 1
 networks:
   - \{name: inside`, string(text))
 	info, err := os.Stat(path)

@@ -69,9 +69,14 @@ func screen(tokens token.Tokens) *LineError {
 			if !known(last.Value) {
 				return fault(line, "key", last.Value, "not known")
 			}
-			// An empty list is often written so, and is one.
-			if !listKey(last.Value) && empty(last, next, len(open) > 0) {
-				return fault(line, "key", last.Value, noValue)
+			if empty(last, next, len(open) > 0) {
+				switch last.Value {
+				case keyPorts: // an empty list is often written so, and is one
+				case keyMappings, keyNetworks, keyEndpoints:
+					return fault(line, "key", last.Value, noList)
+				default:
+					return fault(line, "key", last.Value, noValue)
+				}
 			}
 			colon = true
 		}
@@ -85,17 +90,8 @@ const noValue = "it has no value"
 // the parser soon meets one twice in a mapping, however many there are.
 func known(key string) bool {
 	switch key {
-	case keyMappings, keyNetworks, keyEndpoints, keyMapping, keyName, keyProxy, keyExpires,
+	case keyVersion, keyMappings, keyNetworks, keyEndpoints, keyMapping, keyName, keyProxy, keyExpires,
 		keyPrefix, keyGateway, keyNext, keyMasquerade, keyGuard, keyNetwork, keyAddress, keyPorts:
-		return true
-	}
-	return false
-}
-
-// listKey reports whether the value of a key is a list.
-func listKey(key string) bool {
-	switch key {
-	case keyMappings, keyNetworks, keyEndpoints, keyPorts:
 		return true
 	}
 	return false

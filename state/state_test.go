@@ -54,7 +54,7 @@ func TestDecodeSections(t *testing.T) {
 	}{
 		"design":         {text, want},
 		"other order":    {"endpoints: [{address: 10.0.0.2, name: web}]\nnetworks: [{prefix: 10.0.0.0/8, name: a}]\n", engine.State{Networks: []engine.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []engine.Attachment{web}}},
-		"empty sections": {"networks:\nendpoints: []\nmappings: ~\n", engine.State{}},
+		"empty sections": {"networks: []\nendpoints: []\nmappings: []\n", engine.State{}},
 		"network alone":  {"networks: [{name: a, prefix: 10.0.0.0/8}]", engine.State{Networks: []engine.Network{network("a", "10.0.0.0/8", "")}}},
 		"all of a network": {"networks:\n- name: q\n  prefix: fd00::/64\n  gateway: fd00::9\n  next: \"fd00::\"\n  masquerade: false\n  guard: false\n",
 			engine.State{Networks: []engine.Network{quiet}}},
@@ -148,7 +148,9 @@ func TestEncodeSections(t *testing.T) {
 	s.Endpoints = append(s.Endpoints, null, engine.Attachment{Name: "bare", Address: netip.MustParseAddr("172.30.0.9")})
 	s.Endpoints[0].Ports[1].Frontend = netip.MustParseAddrPort("192.0.2.1:53")
 	before := slices.Clone(s.Endpoints)
-	require.Equal(t, `networks:
+	require.Equal(t, endPromise+`
+version: 1
+networks:
   - {name: "6.x", prefix: "fd00:30::/64", next: "fd00:30::", masquerade: false, guard: false}
   - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1}
 endpoints:
@@ -158,6 +160,7 @@ endpoints:
 mappings:
   - 8081->172.17.0.2:80
   - {mapping: "54->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
+...
 `, encodeState(t, s))
 	require.Equal(t, before, s.Endpoints, "the argument is left alone")
 
