@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Report is what a call did beyond what it returns. After an error it is empty.
@@ -140,15 +141,20 @@ func (h noteHandler) Handle(ctx context.Context, rec slog.Record) error {
 	return h.Handler.Handle(ctx, rec)
 }
 
-// noteText is a record as a line: the message, a colon, and what belongs to it.
+// noteText is a record as a line: the message, a colon, and what belongs to it as
+// [slog.TextHandler] writes it.
 func noteText(rec slog.Record) string {
 	var b strings.Builder
-	b.WriteString(rec.Message)
-	separator := ":"
-	rec.Attrs(func(a slog.Attr) bool {
-		b.WriteString(separator + " " + a.Key + "=" + strings.ReplaceAll(a.Value.String(), "\n", "; "))
-		separator = ""
-		return true
-	})
-	return b.String()
+	message := rec.Message
+	rec.Time, rec.Message = time.Time{}, "" // which then is left out
+	h := slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.LevelKey || a.Key == slog.MessageKey {
+			return slog.Attr{}
+		}
+		return a
+	}})
+	if err := h.Handle(context.Background(), rec); err != nil || b.Len() <= len("\n") {
+		return message // a Builder takes everything
+	}
+	return message + ": " + strings.TrimSuffix(b.String(), "\n")
 }

@@ -43,7 +43,7 @@ func TestTableNotOurs(t *testing.T) {
 			}
 			for _, args := range [][]string{
 				{"add", "tcp", "8080", "172.30.0.2:80"}, {"rm", "tcp", "8080"}, {"ls"}, {"export"}, {"purge"},
-				{"apply", "-f", emptyFile(t)}, {"apply", "-f", emptyFile(t), "--dry-run"},
+				{"apply", "-f", "testdata/empty.yaml"}, {"apply", "-f", "testdata/empty.yaml", "--dry-run"},
 			} {
 				r := run(t, top.Host, args...)
 				require.Equal(t, "nftnat: "+c.says+"\n", r.Stderr)

@@ -323,7 +323,7 @@ func TestNotRoot(t *testing.T) {
 	}
 	for _, args := range []string{
 		"add tcp 8080 172.30.0.2:80", "rm tcp 7000", "ls", "ls --json", "export", "purge",
-		"apply -f /dev/null", "apply --dry-run -f /dev/null", "network create a 10.0.0.0/8", "network rm a", "network ls",
+		"apply -f testdata/empty.yaml", "apply --dry-run -f testdata/empty.yaml", "network create a 10.0.0.0/8", "network rm a", "network ls",
 		"attach web", "detach web", "ps", "inspect web", "port web 80",
 	} {
 		r := unprivileged(strings.Fields(args)...)

@@ -27,7 +27,7 @@ func TestDaemonStartsByItself(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newStation(t, top.Host)
-	for _, line := range []string{"ls", "export", "apply --dry-run -f /dev/null"} {
+	for _, line := range []string{"ls", "export", "apply --dry-run -f testdata/empty.yaml"} {
 		s.succeed(t, line)
 	}
 	r := s.run(t, "status")

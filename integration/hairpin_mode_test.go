@@ -91,7 +91,7 @@ func TestHairpinModeDirect(t *testing.T) {
 	for _, end := range [][]string{
 		{"rm tcp 0.0.0.0:8080", "rm udp 0.0.0.0:8080", "rm tcp [::]:8080", "rm udp [::]:8080"},
 		{"purge"},
-		{"apply -f /dev/null"},
+		{"apply -f testdata/empty.yaml"},
 	} {
 		for _, network := range []string{"tcp", "udp"} {
 			succeed(t, top.Host, "add", network, "0.0.0.0:8080", "172.30.0.2:80")

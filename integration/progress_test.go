@@ -106,7 +106,7 @@ func TestProgress(t *testing.T) {
 	s := newStation(t, labtest.NewNS(t, "host"))
 	e := s.serveSlowly(t)
 	start := func(stderr *os.File, args ...string) *labtest.Process {
-		cmd := s.command(t, append(args, "apply", "-f", emptyFile(t))...)
+		cmd := s.command(t, append(args, "apply", "-f", "testdata/empty.yaml")...)
 		cmd.Stderr = stderr
 		p := labtest.StartCmd(t, s.ns, cmd)
 		<-e.entered

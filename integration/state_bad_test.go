@@ -45,7 +45,7 @@ func TestStateBadFiles(t *testing.T) {
 		"torn in the first line":  {text[:40], `:1: `},
 		"empty":                   {"", ":1: invalid file"},
 		"edited under the sum":    {strings.Replace(text, "8080:80", "8081:80", 1), "delete this line"},
-		"broken by hand":          {edited, `:7: Invalid port format: "808O:80"`},
+		"broken by hand":          {edited, `:9: Invalid port format: "808O:80"`},
 		"not YAML":                {"mappings:\n  - [80\n", ":"},
 		"binary":                  {"\x7fELF\x00\x01", ":1: "},
 		"two claim a port":        {"mappings:\n  - 80->172.30.0.2:80\n  - 80->172.30.0.2:81\n", ":3: "},
@@ -154,7 +154,7 @@ func TestStateDiskFull(t *testing.T) {
 			w.spoil(t)
 			for _, line := range []string{
 				"add tcp 9000 172.30.0.2:80", "add tcp 90 172.30.0.2:81 --replace", "rm tcp 91", "attach more --network inside -p 80",
-				"detach web", "network create more 10.9.0.0/24", "apply -f /dev/null",
+				"detach web", "network create more 10.9.0.0/24", "apply -f testdata/empty.yaml",
 			} {
 				r := s.run(t, line)
 				require.Equal(t, 1, r.Code, line)

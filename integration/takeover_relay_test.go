@@ -177,7 +177,7 @@ func TestTakeoverPredecessorKilled(t *testing.T) {
 	for _, step := range labtest.Some(t, "messages of a takeover to be killed at", 3, everyKindOfMessage[2:]) {
 		t.Run(step.String(), func(t *testing.T) {
 			daemon := s.serve(t)
-			s.succeed(t, "apply --quiet -f /dev/null")
+			s.succeed(t, "apply --quiet -f testdata/empty.yaml")
 			s.publishEveryKind(t)
 			r := relayTo(t, s)
 			calls := startCallers(t, top.Host, "tcp", "127.0.0.1:8080")

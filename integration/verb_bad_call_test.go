@@ -41,7 +41,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	}
 	engines := []string{
 		"ls", "export", "ps", "network ls", "purge", "serve", "inspect web", "port web 80", "attach a", "detach web", "network rm inside",
-		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f /dev/null", "status", "events",
+		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f testdata/empty.yaml", "status", "events",
 	}
 	for _, verb := range engines {
 		all = append(all, badCall{verb + " --table dnat", 2, table}, badCall{
@@ -75,7 +75,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		return all
 	}
 	// All that write wait for the table in the same way, for ten seconds.
-	return append(all, badCall{"apply -f /dev/null --direct", 3, owned}, badCall{"purge --direct", 3, owned})
+	return append(all, badCall{"apply -f testdata/empty.yaml --direct", 3, owned}, badCall{"purge --direct", 3, owned})
 }
 
 // listedVerb is a verb in what help prints.
