@@ -1,0 +1,176 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab/boottest"
+	"github.com/nftnat/nftnat/lab/labtest"
+)
+
+// pageBlocks are the blocks of docs/install.md that a test has to run.
+func pageBlocks(t *testing.T) []docBlock {
+	t.Helper()
+	var blocks []docBlock
+	for _, b := range docBlocks(t, "docs/install.md") {
+		if b.runBy == t.Name() {
+			blocks = append(blocks, b)
+		}
+	}
+	require.NotEmpty(t, blocks)
+	return blocks
+}
+
+// packageDir is where packages are downloaded to.
+const packageDir = "/root/Downloads"
+
+// namesakes are the files and directories of a machine that are named after nftnat.
+func namesakes(m *boottest.Machine) string {
+	return m.Exec("find", "/etc", "/opt", "/run", "/usr", "/var", "-xdev", "-name", "*nftnat*")
+}
+
+// bootInstaller boots a machine for docs/install.md, and returns a shell in a directory of
+// it.
+func bootInstaller(t *testing.T, dir string) (*boottest.Machine, *docShell) {
+	t.Helper()
+	m := boottest.Boot(t, newDocHost(t), nil)
+	m.Write("/usr/local/bin/sudo", sudoScript, 0o755)
+	// Its questions cannot be answered here.
+	m.Write("/etc/apt/apt.conf.d/99yes", "APT::Get::Assume-Yes \"true\";\n", 0o644)
+	// In Debian rpm has no packages, not even one with a shell.
+	m.Write("/usr/local/bin/rpm", "#!/bin/sh\nexec /usr/bin/rpm --nodeps \"$@\"\n", 0o755)
+	m.Exec("useradd", "alice")
+	m.Exec("mkdir", "-p", dir)
+	return m, &docShell{ns: m.NS, command: func(line string) *exec.Cmd {
+		cmd := m.Command("bash", "-c", "cd "+dir+" && "+line)
+		cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(labtest.Tool(t, "go"))+":/usr/local/bin:/usr/bin:/bin")
+		return cmd
+	}}
+}
+
+// download puts one release where the packages are.
+func download(m *boottest.Machine, r release, file string) {
+	m.Exec("find", packageDir, "-type", "f", "-delete")
+	for _, path := range []string{file, filepath.Join(r.dir, "SHA256SUMS")} {
+		m.Copy(path, filepath.Join(packageDir, filepath.Base(path)))
+	}
+}
+
+// runPackagePage runs the page's blocks for one kind of package: the first half installs
+// this version, and the second begins with the same command for the next one.
+func runPackagePage(t *testing.T, file func(release) string) {
+	t.Helper()
+	blocks := pageBlocks(t)
+	first, next := packagesOf(t, thisVersion), packagesOf(t, nextVersion)
+	m, shell := bootInstaller(t, packageDir)
+	before := namesakes(m)
+	download(m, first, file(first))
+	install := blocks[0].commands()[1].line
+	for i, b := range blocks {
+		if i > 0 && b.commands()[0].line == install {
+			require.Equal(t, thisVersion, daemonVersion(t, m))
+			download(m, next, file(next))
+			shell.run(t, b)
+			require.Equal(t, nextVersion, daemonVersion(t, m))
+			require.Contains(t, m.Exec("nftnat", "ls"), "web")
+			continue
+		}
+		shell.run(t, b)
+	}
+	require.Equal(t, before, namesakes(m))
+	require.NotContains(t, nft(t, m.NS, "list", "tables"), "nftnat")
+	require.NotZero(t, m.Run("getent", "passwd", "nftnat").Code)
+}
+
+func TestInstallDeb(t *testing.T) {
+	labtest.Tool(t, "apt")
+	runPackagePage(t, func(r release) string { return r.deb(runtime.GOARCH) })
+}
+
+func TestInstallRPM(t *testing.T) {
+	labtest.Tool(t, "rpm")
+	runPackagePage(t, func(r release) string { return r.rpm(runtime.GOARCH) })
+}
+
+func TestInstallSource(t *testing.T) {
+	labtest.Tool(t, "make")
+	m, shell := bootInstaller(t, "/root")
+	unpackCheckout(t, m)
+	plain := shell.command
+	shell.command = func(line string) *exec.Cmd { return plain("cd nftnat && " + line) }
+	before := namesakes(m)
+	for _, b := range pageBlocks(t) {
+		shell.run(t, b)
+	}
+	require.Equal(t, before, namesakes(m))
+	unit := m.Exec("cat", "/root/package/usr/lib/systemd/system/nftnat.service")
+	require.Contains(t, unit, "\nExecStart=/usr/bin/nftnat ")
+}
+
+// Each place of the installation follows its variable, and nothing else is installed or
+// removed.
+func TestMakeInstall(t *testing.T) {
+	dir := filepath.Join(packagesOf(t, thisVersion).dir, "../..")
+	root := t.TempDir()
+	others := filepath.Join(root, "opt/nftnat/share/man/man8/other.8.gz")
+	require.NoError(t, os.MkdirAll(filepath.Dir(others), 0o755))
+	require.NoError(t, os.WriteFile(others, nil, 0o644))
+	args := []string{"DESTDIR=" + root, "PREFIX=/opt/nftnat", "UNITDIR=/etc/systemd/system", "PROGRAM=dist/root/" + runtime.GOARCH + ".program"}
+	makeIn(t, dir, append([]string{"install"}, args...)...)
+	for _, path := range commonFiles {
+		require.FileExists(t, filepath.Join(root, "opt/nftnat", strings.TrimPrefix(path, "/usr")))
+	}
+	for _, unit := range []string{"nftnat.service", "nftnat-onlooker@.service"} {
+		text := textOf(t, filepath.Join(root, "etc/systemd/system", unit))
+		require.Contains(t, text, "=/opt/nftnat/bin/nftnat ")
+		require.NotContains(t, text, "/usr/bin/nftnat")
+	}
+	makeIn(t, dir, append([]string{"uninstall"}, args...)...)
+	var left []string
+	require.NoError(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left = append(left, path)
+		}
+		return err
+	}))
+	require.Equal(t, []string{others}, left)
+
+	// Nothing is installed before it is built.
+	cmd := exec.Command("make", "install", "DESTDIR="+root, "PROGRAM=missing")
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), `run "make" first`)
+	require.NoDirExists(t, filepath.Join(root, "usr"))
+}
+
+// The commands by which a release is made work, in a repository of their own.
+func TestReleasePage(t *testing.T) {
+	requireNFPM(t)
+	dir := filepath.Join(t.TempDir(), "nftnat")
+	copyCheckout(t, dir)
+	shell := &docShell{ns: labtest.NewNS(t, "one"), command: func(line string) *exec.Cmd {
+		cmd := exec.Command(labtest.Tool(t, "bash"), "-c", line)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PACKAGES_ARCH="+runtime.GOARCH, "GOPROXY=off",
+			"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org")
+		return cmd
+	}}
+	shell.run(t, docBlock{lang: "sh", text: "git init -q --bare ../origin\ngit init -q .\ngit remote add origin ../origin\ngit add .\ngit commit -q -m first\n"})
+	for _, b := range docBlocks(t, "docs/release.md") {
+		require.Equal(t, t.Name(), b.runBy, b)
+		shell.run(t, b)
+	}
+	tags, err := exec.Command("git", "-C", filepath.Join(dir, "../origin"), "tag").Output()
+	require.NoError(t, err)
+	require.Equal(t, "v"+thisVersion+"\n", string(tags))
+}
