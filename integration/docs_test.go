@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -232,3 +233,43 @@ func TestDocsNameTests(t *testing.T) {
 		}
 	}
 }
+
+var linkInText = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
+
+// Links in the documentation that are not to other hosts lead to a file that is there,
+// and to a heading of it.
+func TestDocsLinks(t *testing.T) {
+	pages, err := filepath.Glob("../docs/*.md")
+	require.NoError(t, err)
+	decisions, err := filepath.Glob("../docs/adr/*.md")
+	require.NoError(t, err)
+	own, err := filepath.Glob("../*.md")
+	require.NoError(t, err)
+	for _, page := range slices.Concat(pages, decisions, own, []string{"../findings/README.md"}) {
+		for _, match := range linkInText.FindAllStringSubmatch(textOf(t, page), -1) {
+			target := page
+			if match[1] != "" {
+				target = filepath.Join(filepath.Dir(page), match[1])
+			}
+			_, err := os.Stat(target)
+			require.NoError(t, err, "%s: %s", page, match[0])
+			if match[2] != "" {
+				require.Contains(t, anchors(textOf(t, target)), match[2], "%s: %s", page, match[0])
+			}
+		}
+	}
+}
+
+// anchors are the names of a page's headings in links.
+func anchors(text string) []string {
+	var names []string
+	for line := range strings.Lines(text) {
+		if heading := strings.TrimLeft(line, "#"); heading != line {
+			name := strings.ToLower(strings.TrimSpace(heading))
+			names = append(names, strings.ReplaceAll(notInAnchor.ReplaceAllString(name, ""), " ", "-"))
+		}
+	}
+	return names
+}
+
+var notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
