@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH
 COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels bench-once bench-compare
+.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench-once bench-compare
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -169,3 +169,12 @@ kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX P
 	failed=0; for kernel in $(KERNELS); do echo "== Linux $$kernel"; \
 		NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' \
 			-exec "$(CURDIR)/integration/kernels/run $$kernel" $(PACKAGES) || failed=1; done; exit $$failed
+
+NFT_SUITES   := trixie sid
+NFT_PACKAGES := ./nft/... ./conntrack ./lab/labtest ./integration
+
+nft-versions: ## the tests with nft of later releases of Debian: NFT_SUITES=sid NFT_PACKAGES=./nft
+	failed=0; for suite in $(NFT_SUITES); do \
+		nft=$$(integration/nft-versions/fetch $$suite) || exit 1; echo "== nft of Debian $$suite"; \
+		PATH=$$nft:$$PATH NFTNAT_TEST_NETNS=require $(GO) test -count=1 -run '$(RUN)' $(NFT_PACKAGES) || failed=1; \
+	done; exit $$failed

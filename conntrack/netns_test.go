@@ -170,6 +170,9 @@ func addresses(tb testing.TB, ns *lab.NS) {
 	} {
 		addr, err := netlink.ParseAddr(a)
 		require.NoError(tb, err)
+		// Else an IPv6 address is tentative until a work queue has seen to it, on lo too,
+		// and cannot be bound to.
+		addr.Flags = unix.IFA_F_NODAD
 		require.NoError(tb, h.AddrAdd(lo, addr))
 	}
 }

@@ -95,7 +95,7 @@ func TestMissingIsHurried(t *testing.T) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return len(e.proxies.open) == 2
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 // What is not published any more is not tried for any more.

@@ -57,7 +57,7 @@ func (w *watched) await(t *testing.T, kind EventKind) Event {
 			if ev.Kind == kind {
 				return ev
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			require.Fail(t, "nothing happens")
 		}
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-// awaitAttempts bounds await: with pauses that double up to 100 ms, some ten seconds on
+// awaitAttempts bounds await: with pauses that double up to 100 ms, half a minute on
 // an idle machine.
-var awaitAttempts = 100 * labtest.Patience()
+var awaitAttempts = 300 * labtest.Patience()
 
 // await waits for something that other processes do.
 func await(t *testing.T, what string, done func() bool) {

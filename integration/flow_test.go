@@ -38,7 +38,7 @@ type flow struct {
 }
 
 // patience bounds how long a flow waits for an answer, and for a refusal.
-var patience = labtest.Patient(5 * time.Second)
+var patience = labtest.Patient(15 * time.Second)
 
 // silence is how long a flow waits to see that nobody answers.
 var silence = labtest.Patient(300 * time.Millisecond)

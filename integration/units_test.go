@@ -37,7 +37,7 @@ func TestUnitsCapabilities(t *testing.T) {
 	cmd = command(t, "setpriv", append(withOnly(t, "nftnat.service"), cmd.Args...)...)
 	cmd.Env = []string{"PATH=", "NFTNAT_ONLOOKER=" + path}
 	p := labtest.StartCmd(t, top.Host, cmd)
-	require.NoError(t, manager.SetDeadline(time.Now().Add(labtest.Patient(10*time.Second))))
+	require.NoError(t, manager.SetDeadline(time.Now().Add(labtest.Patient(30*time.Second))))
 	conn, err := manager.AcceptUnix()
 	require.NoError(t, err, p.Output())
 	file, err := conn.File()

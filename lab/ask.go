@@ -21,7 +21,7 @@ import (
 const (
 	// askTime bounds a question whose context has no deadline: a lost SYN is
 	// sent again after one second and after three (RFC 6298, section 2).
-	askTime = 5 * time.Second
+	askTime = 15 * time.Second
 	// askTries is how often a datagram is sent before it counts as unanswered.
 	askTries = 3
 	// maxLine is far more than a name and an address need.
@@ -36,7 +36,7 @@ const (
 //
 // The error is syscall.ECONNREFUSED where the port is closed, and
 // os.ErrDeadlineExceeded (whose Timeout method is true) where nothing answers
-// before ctx's deadline, or within 5 seconds if it has none. A datagram is sent
+// before ctx's deadline, or within 15 seconds if it has none. A datagram is sent
 // three times at most; with a short deadline the tries come closer together.
 func Ask(ctx context.Context, ns *NS, network, addr string, from netip.AddrPort) (name string, peer netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)

@@ -15,7 +15,7 @@ import (
 )
 
 // upTime bounds the wait for the kernel to notice what it has been told.
-const upTime = 5 * time.Second
+const upTime = 30 * time.Second
 
 // waitUp waits until every interface of the namespaces carries packets and
 // every address can be found. The kernel leaves both to work queues, which are

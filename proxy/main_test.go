@@ -94,7 +94,7 @@ func serve(tb testing.TB, p Proxy, err error) {
 }
 
 // deadline bounds every wait in the tests.
-const deadline = 20 * time.Second
+const deadline = time.Minute
 
 // eventually waits for a condition that another goroutine or process brings
 // about.

@@ -20,7 +20,7 @@ import (
 
 // pipePatience is how long a command's output is waited for after it ended: a
 // daemon it left behind may hold the pipe for ever.
-const pipePatience = 500 * time.Millisecond
+const pipePatience = 2 * time.Second
 
 // Result is how a command ended and what it wrote.
 type Result struct {

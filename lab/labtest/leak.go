@@ -17,7 +17,7 @@ import (
 )
 
 // leakPatience is how long goroutines and descriptors get to go away.
-const leakPatience = 3 * time.Second
+const leakPatience = 10 * time.Second
 
 // LeakCheck fails the test if, when it has ended and cleaned up, goroutines
 // run or files are open that did not and were not when LeakCheck was called.

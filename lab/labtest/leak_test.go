@@ -14,7 +14,7 @@ import (
 )
 
 func TestLeakCheck(t *testing.T) {
-	labtest.LongOnly(t, "6 s for leaks to go away, which they do not")
+	labtest.LongOnly(t, "20 s for leaks to go away, which they do not")
 	release := make(chan struct{})
 	ended := make(chan struct{})
 	text, how := record(t, func(tb testing.TB) {

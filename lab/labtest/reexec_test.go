@@ -104,7 +104,7 @@ func TestMainStatus(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.part, func(t *testing.T) {
 			if tt.part == "leak" {
-				labtest.LongOnly(t, "3 s for leaks to go away, which they do not")
+				labtest.LongOnly(t, "10 s for leaks to go away, which they do not")
 			}
 			cmd := outside(t, tt.part)
 			out, err := cmd.CombinedOutput()

@@ -22,7 +22,7 @@ import (
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func dial(t *testing.T, ns *lab.NS, network, addr string) net.Conn {
 	t.Helper()

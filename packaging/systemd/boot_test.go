@@ -87,7 +87,7 @@ func TestUnits(t *testing.T) {
 	through.end(t)
 	_, err = io.WriteString(open, "still here\n")
 	require.NoError(t, err)
-	require.NoError(t, open.SetDeadline(time.Now().Add(labtest.Patient(10*time.Second))))
+	require.NoError(t, open.SetDeadline(time.Now().Add(labtest.Patient(30*time.Second))))
 	line, err := lines.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "still here\n", line)
