@@ -4,19 +4,30 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
+	"log"
+	"sync"
 
 	"github.com/nftnat/nftnat/engine"
 )
 
 // The example of README.md. It takes CAP_NET_ADMIN, so this one is compiled and not run.
 func Example() {
-	_ = func() error {
+	_ = func(ctx context.Context) error {
 		e, err := engine.Open(engine.Options{})
 		if err != nil {
 			return err // another engine has the table: *engine.OwnedError names its pid
 		}
-		defer e.Close() // the table and its mappings stay at work
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer e.Close() // ends Run; the table and its mappings stay at work
+		running.Go(func() {
+			// Run repairs the table, follows the host's changes, and ends what expires.
+			if err := e.Run(ctx); err != nil {
+				log.Print(err)
+			}
+		})
 
 		m, err := engine.NewMapping("tcp", "0", "172.17.0.2:80")
 		if err != nil {
