@@ -5,10 +5,14 @@ package engine
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
 )
 
@@ -67,4 +71,35 @@ func BenchmarkKernelAdopt60000(b *testing.B) {
 		require.NoError(b, e.Close())
 		b.StartTimer()
 	}
+}
+
+// BenchmarkKernelConnections60000 counts the connections of as many mappings, a flow each.
+func BenchmarkKernelConnections60000(b *testing.B) {
+	top := labtest.NewTopology(b, lab.Options{Parts: lab.PartBackend1})
+	e, err := Open(Options{NetNS: top.Host.Path(), NoProxies: true})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, e.Close()) }()
+	ms := manyMappings(crowd)
+	for i := range ms {
+		ms[i].Proto = UDP
+		ms[i].Backend = netip.MustParseAddrPort("172.30.0.2:80") // one that answers ARP
+	}
+	_, err = e.Apply(ms...)
+	require.NoError(b, err)
+	c, err := top.Host.ListenPacket("udp", "192.0.2.1:0")
+	require.NoError(b, err)
+	require.NoError(b, c.SetDeadline(time.Now().Add(time.Minute)))
+	defer func() { require.NoError(b, c.Close()) }()
+	for _, m := range ms {
+		// Nobody listens there, but what is sent is a flow all the same.
+		to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), m.Frontend.Port()))
+		_, _ = c.WriteTo([]byte{0}, to)
+	}
+	var all []Connections
+	for b.Loop() {
+		if all, err = e.Connections(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(all)), "flows")
 }
