@@ -4,7 +4,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -193,5 +192,5 @@ func keepsErrors(f *os.File) bool {
 	case unix.S_IFCHR:
 		return !isTerminal(f)
 	}
-	return os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
+	return toJournal(f)
 }

@@ -84,7 +84,7 @@ func TestToJournal(t *testing.T) {
 		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true,
 	} {
 		t.Setenv("JOURNAL_STREAM", stream)
-		require.Equal(t, want, toJournal(), stream)
+		require.Equal(t, want, toJournal(os.Stderr), stream)
 	}
 }
 

@@ -63,6 +63,13 @@ func TestMonitoringNames(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, len(asked), least, file)
 	}
+	doc, err := os.ReadFile("../../docs/monitoring.md")
+	require.NoError(t, err)
+	for n := range families {
+		if strings.HasPrefix(n, "nftnat_") {
+			require.Contains(t, string(doc), "`"+n, "docs/monitoring.md does not say what it means")
+		}
+	}
 }
 
 // The dashboard is one that Grafana can import: panels with places of their own, queries,

@@ -9,8 +9,8 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // The environment stands for --log-format and --log-level where they are not given, so that
@@ -40,8 +40,8 @@ func (f *logFlags) complete(given func(flag string) bool) {
 	}
 }
 
-// logger returns the log that the flags ask for. Its lines begin with priorities where w is
-// the standard error and that goes to the journal.
+// logger returns the log that the flags ask for. Its lines begin with priorities where w
+// goes to the journal.
 func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	levels := map[string]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
@@ -50,7 +50,8 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	if !ok {
 		return nil, usageError{fmt.Errorf("invalid log level %q: it is not debug, info, warn or error", f.level)}
 	}
-	journaled := w == os.Stderr && toJournal()
+	file, ok := w.(*os.File)
+	journaled := ok && toJournal(file)
 	switch f.format {
 	case "text":
 		return slog.New(newLineHandler(w, level, journaled)), nil
@@ -60,10 +61,11 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return nil, usageError{fmt.Errorf("invalid log format %q: it is not text or json", f.format)}
 }
 
-// toJournal reports whether the standard error is a stream of journald, which then reads
-// priorities (systemd.exec(5), JOURNAL_STREAM). A variable that is malformed, or was
-// inherited while the stream was not, says no.
-func toJournal() bool {
-	is, err := journal.StderrIsJournalStream()
-	return err == nil && is
+// toJournal reports whether a file is the stream to journald that the service manager gave
+// this process (systemd.exec(5), JOURNAL_STREAM). The variable may have been inherited while
+// the stream was not.
+func toJournal(f *os.File) bool {
+	stream := os.Getenv("JOURNAL_STREAM")
+	var stat unix.Stat_t
+	return stream != "" && unix.Fstat(int(f.Fd()), &stat) == nil && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
