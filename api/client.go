@@ -94,6 +94,8 @@ func cause(err error) error {
 		return nil
 	case errors.As(err, &url):
 		return cause(url.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the server does not answer: %w", context.DeadlineExceeded)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the server closed the connection: %w", err)
 	case errors.As(err, &op) && errors.As(op.Err, &sys):

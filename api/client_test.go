@@ -197,7 +197,7 @@ func TestClientContext(t *testing.T) {
 	defer cancel()
 	_, err = NewClient(path).Mappings(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.EqualError(t, err, "ask "+path+": context deadline exceeded")
+	require.EqualError(t, err, "ask "+path+": the server does not answer: context deadline exceeded")
 }
 
 // A server's queue that is full is waited for.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
@@ -116,28 +117,53 @@ func (d direct) Progress(context.Context) (api.Progress, error) {
 type access int
 
 const (
-	// reading changes nothing: where no daemon runs, the kernel's table is read.
+	// reading changes nothing: where no daemon runs, or none answers in time, the kernel's
+	// table is read.
 	reading access = iota
 	// writing changes something: where no daemon runs, one is started, for what is
 	// published has to be served on localhost too.
 	writing
 )
 
-// with hands a publisher to f.
+// with hands a publisher to f. A reader, whose daemon does not answer, is called again with
+// what the kernel holds: it must not print before it has read.
 func (g *global) with(ctx context.Context, a access, f func(publisher) error) error {
 	if !g.direct {
-		client, err := g.daemon(ctx, a)
-		if err == nil {
-			return f(client)
-		}
-		if a == writing || !errors.Is(err, api.ErrNoServer) {
+		done, err := g.withDaemon(ctx, a, f)
+		if done {
 			return err
+		}
+		if !errors.Is(err, api.ErrNoServer) {
+			g.logger().Warn("the daemon does not answer: this is what the kernel holds", "error", err)
 		}
 	}
 	var progress atomic.Pointer[engine.Progress]
 	progress.Store(&engine.Progress{})
 	return g.withEngine(a == reading, func(p engine.Progress) { progress.Store(&p) },
 		func(e *engine.Engine) error { return f(direct{e, &progress}) })
+}
+
+// withDaemon hands a daemon to f. It is not done if f only reads and the daemon does not answer.
+func (g *global) withDaemon(ctx context.Context, a access, f func(publisher) error) (done bool, err error) {
+	if a == writing {
+		client, err := g.daemon(ctx, a)
+		if err != nil {
+			return true, err
+		}
+		return true, f(client)
+	}
+	r := &reader{deadline: time.Now().Add(readPatience)}
+	finding, cancel := context.WithDeadline(ctx, r.deadline)
+	defer cancel()
+	client, err := g.daemon(finding, a)
+	if err != nil {
+		return ctx.Err() != nil || !unanswered(err), err
+	}
+	r.publisher = client
+	if err = f(r); r.failed != nil && ctx.Err() == nil {
+		return false, r.failed
+	}
+	return true, err
 }
 
 // withEngine opens an engine in this process, hands it to f and closes it. A reader

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,11 +22,13 @@ func newStatus(g *global) *cobra.Command {
 		Short: "Tell how the daemon is",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, _, err := g.locate(cmd.Context())
+			ctx, cancel := context.WithTimeout(cmd.Context(), readPatience)
+			defer cancel()
+			client, _, err := g.locate(ctx)
 			if err != nil {
 				return err
 			}
-			st, err := client.Status(cmd.Context())
+			st, err := client.Status(ctx)
 			if err != nil {
 				return err
 			}
