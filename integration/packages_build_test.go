@@ -54,9 +54,11 @@ func packagesOf(t *testing.T, version string) release {
 	return built[version]
 }
 
-// requireNFPM skips the test where nfpm has not been downloaded: tests have no network.
+// requireNFPM skips the test where nfpm has not been downloaded, for tests have no network,
+// and where long tests are left out.
 func requireNFPM(t *testing.T) {
 	t.Helper()
+	labtest.LongOnly(t, "building packages")
 	labtest.Require(t)
 	cmd := exec.Command(labtest.Tool(t, "go"), "list", "-modfile=packaging/tools.mod", "-deps", "github.com/goreleaser/nfpm/v2/cmd/nfpm")
 	cmd.Dir = ".."
