@@ -6,6 +6,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,20 @@ const (
 	// MakeSocket binds unix sockets to names.
 	MakeSocket
 )
+
+// String returns what can be done: "read,list". Nothing is "none".
+func (a Access) String() string {
+	var words []string
+	for i, word := range []string{"read", "list", "write", "create", "remove", "make sockets"} {
+		if a&(1<<i) != 0 {
+			words = append(words, word)
+		}
+	}
+	if words == nil {
+		return "none"
+	}
+	return strings.Join(words, ",")
+}
 
 // rights are what Landlock calls an access. A right that needs a newer interface than
 // the kernel's is not restricted there, and so not asked for.

@@ -4,8 +4,10 @@
 package conntrack
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +58,31 @@ const (
 	StatusDying     Status = 1 << 9  // IPS_DYING: on its way out of the table
 	StatusOffload   Status = 1 << 14 // IPS_OFFLOAD: in a flow table; its packets bypass the ruleset
 )
+
+// String returns the names of the bits, those without one as a number: "assured,dnat,0x400".
+// No bit is "none".
+func (s Status) String() string {
+	var words []string
+	for _, bit := range []struct {
+		is   Status
+		name string
+	}{
+		{StatusExpected, "expected"}, {StatusSeenReply, "seen-reply"}, {StatusAssured, "assured"}, {StatusConfirmed, "confirmed"},
+		{StatusSNAT, "snat"}, {StatusDNAT, "dnat"}, {StatusDying, "dying"}, {StatusOffload, "offload"},
+	} {
+		if s&bit.is != 0 {
+			words = append(words, bit.name)
+			s &^= bit.is
+		}
+	}
+	switch {
+	case s != 0:
+		words = append(words, fmt.Sprintf("%#x", uint32(s)))
+	case words == nil:
+		return "none"
+	}
+	return strings.Join(words, ",")
+}
 
 // SeenReply reports whether packets went both ways.
 func (f Flow) SeenReply() bool { return f.Status&StatusSeenReply != 0 }

@@ -32,6 +32,17 @@ const (
 	EventRepaired
 )
 
+// String returns what happened, as the HTTP API calls it: "published".
+func (k EventKind) String() string {
+	names := [...]string{
+		EventPublished: "published", EventUnpublished: "unpublished", EventExpired: "expired", EventRepaired: "repaired",
+	}
+	if k <= 0 || int(k) >= len(names) {
+		return "invalid"
+	}
+	return names[k]
+}
+
 func (e *Engine) notify(kind EventKind, ms ...Mapping) {
 	if e.opts.Notify != nil {
 		e.opts.Notify(Event{Kind: kind, Time: e.now(), Mappings: ms})

@@ -4,66 +4,200 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
-	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
 )
 
-// A program that publishes ports for what it runs. It takes CAP_NET_ADMIN, so this
-// one is compiled and not run.
-func Example_embed() {
-	e, err := engine.Open(engine.Options{Table: "sandboxes", Log: slog.Default()})
-	if err != nil {
-		log.Fatal(err)
-	}
-	m, err := engine.NewMapping("tcp", "0", "172.30.0.2:80") // 0: the next free port
-	if err != nil {
-		log.Fatal(err)
-	}
-	m.Name = "web"
-	done, err := e.Publish(m)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println("the web server is at port", done[0].Frontend.Port())
-	for m := range e.Mappings() {
-		fmt.Println(m)
-	}
-	// The mappings stay, for whoever opens the table next.
-	if err := e.Close(); err != nil {
-		log.Fatal(err)
-	}
-}
+// The examples that open an engine need CAP_NET_ADMIN. Each has a table of its own, and leaves
+// nothing.
 
 // What an error is about can be told from it.
 func ExampleEngine_Publish() {
-	e, err := engine.Open(engine.Options{LockWait: time.Second})
+	e, err := engine.Open(engine.Options{Table: "example_publish", LockWait: time.Second})
 	var owned *engine.OwnedError
 	if errors.As(err, &owned) {
 		log.Fatalf("process %d has the table", owned.PID)
 	} else if err != nil {
 		log.Fatal(err)
 	}
-	web, err := engine.ParseMapping("8080->172.30.0.2:80")
+
+	for _, text := range []string{"8080->172.30.0.2:80", "8080->172.30.0.3:80", "0->172.30.0.2:443"} {
+		m, err := engine.ParseMapping(text)
+		if err != nil {
+			log.Fatal(err)
+		}
+		m.Name = "web"
+		done, err := e.Publish(m) // port 0 is the next free one
+		var conflict *engine.ConflictError
+		switch {
+		case errors.As(err, &conflict):
+			fmt.Println("port 8080 is taken by", conflict.Have.Name)
+		case errors.Is(err, engine.ErrInvalid):
+			fmt.Println("no host could do that:", err)
+		case err != nil:
+			log.Fatal(err)
+		default:
+			fmt.Println(done[0])
+		}
+	}
+	// Close would leave the mappings at work, for whoever opens the table next.
+	if err := e.Purge(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 8080->172.30.0.2:80
+	// port 8080 is taken by web
+	// 49153->172.30.0.2:443
+}
+
+// Apply makes the mappings exactly those that are given.
+func ExampleEngine_Apply() {
+	e, err := engine.Open(engine.Options{Table: "example_apply"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, err = e.Publish(web)
-	var conflict *engine.ConflictError
-	switch {
-	case errors.As(err, &conflict):
-		fmt.Println("port 8080 is taken by", conflict.Have.Name)
-	case errors.Is(err, engine.ErrInvalid):
-		fmt.Println("no host could do that:", err)
+	for _, wanted := range [][]string{
+		{"8080->172.30.0.2:80", "53->172.30.0.2:53/udp"},
+		{"8080->172.30.0.3:80"},
+		{"8080->172.30.0.3:80"},
+	} {
+		var ms []engine.Mapping
+		for _, text := range wanted {
+			m, err := engine.ParseMapping(text)
+			if err != nil {
+				log.Fatal(err)
+			}
+			ms = append(ms, m)
+		}
+		changes, err := e.Apply(ms...)
+		if err != nil {
+			log.Fatal(err) // nothing has changed
+		}
+		fmt.Println(len(changes), "changes")
+		for _, c := range changes {
+			fmt.Println(c)
+		}
 	}
-	if err := e.Close(); err != nil {
+	// Close would leave the mappings at work, for whoever opens the table next.
+	if err := e.Purge(); err != nil {
 		log.Fatal(err)
 	}
+	// Output:
+	// 2 changes
+	// + 8080->172.30.0.2:80
+	// + 53->172.30.0.2:53/udp
+	// 2 changes
+	// ~ 8080->172.30.0.2:80 => 8080->172.30.0.3:80
+	// - 53->172.30.0.2:53/udp
+	// 0 changes
+}
+
+// An endpoint is an address of a network with what is published of it.
+func ExampleEngine_Attach() {
+	e, err := engine.Open(engine.Options{Table: "example_attach"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := e.CreateNetwork(engine.Network{Name: "inside", Prefix: netip.MustParsePrefix("172.30.0.0/24")}); err != nil {
+		log.Fatal(err)
+	}
+	http, err := engine.ParsePortSpec("8080:80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	web, err := e.Attach(engine.Attachment{Name: "web", Network: "inside", Ports: []engine.PortSpec{http}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(web.Address())
+	for m := range web.Mappings() {
+		fmt.Println(m)
+	}
+	if err := web.Release(); err != nil { // the address and its mappings
+		log.Fatal(err)
+	}
+	fmt.Println(slices.Collect(e.Mappings()))
+	// Close would leave the mappings at work, for whoever opens the table next.
+	if err := e.Purge(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 172.30.0.2/24
+	// 8080->172.30.0.2:80
+	// []
+}
+
+// Run repairs the table, follows the host's changes, and ends what expires, until the engine is
+// closed or the context is done.
+func ExampleEngine_Run() {
+	e, err := engine.Open(engine.Options{Table: "example_run"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := e.Run(ctx); err != nil {
+			log.Print(err)
+		}
+	})
+	m, err := engine.NewMapping("tcp", "8080", "172.30.0.2:80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	m.Expires = time.Now().Add(time.Hour) // in any time zone
+	if _, err := e.Publish(m); err != nil {
+		log.Fatal(err)
+	}
+	cancel()
+	running.Wait() // the mapping stays at work
+	fmt.Println(len(slices.Collect(e.Mappings())))
+	// Close would leave the mappings at work, for whoever opens the table next.
+	if err := e.Purge(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 1
+}
+
+// Notify is told what happens to mappings, by callers and by itself. It must not call the engine.
+func ExampleOptions_notify() {
+	events := make(chan engine.Event, 16)
+	e, err := engine.Open(engine.Options{
+		Table:  "example_notify",
+		Notify: func(ev engine.Event) { events <- ev },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	m, err := engine.NewMapping("udp", "53", "172.30.0.2:53")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := e.Publish(m); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := e.Unpublish(m); err != nil {
+		log.Fatal(err)
+	}
+	if err := e.Purge(); err != nil {
+		log.Fatal(err)
+	}
+	close(events)
+	for ev := range events {
+		fmt.Println(ev.Kind, ev.Mappings)
+	}
+	// Output:
+	// published [53->172.30.0.2:53/udp]
+	// unpublished [53->172.30.0.2:53/udp]
 }
 
 func ExamplePlan() {

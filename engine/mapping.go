@@ -31,8 +31,8 @@ type Mapping struct {
 	// NoProxy leaves the mapping to netfilter alone. Zero: a userland proxy
 	// serves it where netfilter cannot.
 	NoProxy bool
-	// Expires is when the mapping ends by itself, as t.UTC() returns it: in UTC
-	// and without a monotonic reading. Zero: never.
+	// Expires is when the mapping ends by itself, to the millisecond, in any time
+	// zone; what an engine returns is in UTC. Zero: never.
 	Expires time.Time
 }
 

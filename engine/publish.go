@@ -130,7 +130,7 @@ func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, er
 	var choose []int // the positions in done of those whose ports are chosen
 	for _, m := range ms {
 		// As the kernel keeps it, so that it equals what Mappings tells.
-		m.Expires = m.Expires.Truncate(time.Millisecond)
+		m.Expires = m.Expires.Truncate(time.Millisecond).UTC()
 		if m.Frontend.Port() == 0 {
 			choose, done = append(choose, len(done)), append(done, m)
 			continue

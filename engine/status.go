@@ -69,6 +69,15 @@ const (
 	ForwardingOn
 )
 
+// String returns "off", "partly" or "on".
+func (s ForwardingState) String() string {
+	names := [...]string{ForwardingOff: "off", ForwardingPartly: "partly", ForwardingOn: "on"}
+	if s < 0 || int(s) >= len(names) {
+		return "invalid"
+	}
+	return names[s]
+}
+
 // Status reads how the engine is. What cannot be read is an error, and the rest is
 // told all the same.
 func (e *Engine) Status() (Status, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -29,6 +30,20 @@ const (
 	// PartAll is all but PartOther.
 	PartAll = PartBackend1 | PartBackend2 | PartNeighbour | PartFar
 )
+
+// String returns the parts: "backend1,far". None is "none".
+func (p Parts) String() string {
+	var words []string
+	for i, word := range []string{"backend1", "backend2", "neighbour", "far", "other"} {
+		if p&(1<<i) != 0 {
+			words = append(words, word)
+		}
+	}
+	if words == nil {
+		return "none"
+	}
+	return strings.Join(words, ",")
+}
 
 // Options says what [Build] builds. The zero value is everything there is, with
 // the host as the kernel makes one: not forwarding.

@@ -28,6 +28,15 @@ const (
 	PartChains
 )
 
+// String returns what it is: "chains".
+func (p Part) String() string {
+	names := [...]string{PartFlags: "flags", PartTypes: "types", PartDormancy: "dormancy", PartSets: "sets", PartChains: "chains"}
+	if p == 0 || int(p) >= len(names) {
+		return "invalid"
+	}
+	return names[p]
+}
+
 // Difference is one way in which the kernel's table is not the one that is wanted.
 type Difference struct {
 	Part Part

@@ -184,7 +184,7 @@ func appendItem(b []byte, m engine.Mapping) []byte {
 	}
 	if !m.Expires.IsZero() {
 		b = append(b, objectExpires...)
-		b = m.Expires.AppendFormat(b, time.RFC3339Nano)
+		b = m.Expires.UTC().AppendFormat(b, time.RFC3339Nano)
 	}
 	return append(b, '}')
 }

@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A time is taken in any zone, with or without a monotonic reading, and told in UTC. It is the
+// same time for every verb.
+func TestExpiresInAnyZone(t *testing.T) {
+	e, b := openFake(t)
+	want := leaseFor(t, b, "80->172.30.0.2:80", time.Hour)
+	elsewhere := want
+	elsewhere.Expires = want.Expires.In(time.FixedZone("elsewhere", -9*3600))
+	require.NoError(t, elsewhere.Validate())
+	done, err := e.Publish(elsewhere)
+	require.NoError(t, err)
+	require.Equal(t, []Mapping{want}, done)
+	require.Equal(t, []Mapping{want}, slices.Collect(e.Mappings()))
+	for _, m := range []Mapping{want, elsewhere} {
+		changes, err := e.Apply(m)
+		require.NoError(t, err)
+		require.Empty(t, changes)
+		state, err := e.State()
+		require.NoError(t, err)
+		state.Mappings = []Mapping{m}
+		changes, err = e.ApplyState(state)
+		require.NoError(t, err)
+		require.Empty(t, changes)
+	}
+	elsewhere.Expires = elsewhere.Expires.Add(time.Hour)
+	want.Expires = want.Expires.Add(time.Hour)
+	done, err = e.Retarget(elsewhere)
+	require.NoError(t, err)
+	require.Equal(t, []Mapping{want}, done)
+	requireConsistent(t, b, e)
+
+	never := mapped(t, "81->172.30.0.2:81")
+	never.Expires = time.Time{}.In(time.FixedZone("elsewhere", 3600))
+	done, err = e.Publish(never)
+	require.NoError(t, err)
+	require.Equal(t, []Mapping{mapped(t, "81->172.30.0.2:81")}, done)
+
+	// Year 10000 in UTC, and 9999 where it is said.
+	late := mapped(t, "82->172.30.0.2:82")
+	late.Expires = time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -2*3600))
+	require.ErrorIs(t, late.Validate(), ErrInvalid)
+}

@@ -1,0 +1,17 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestStrings(t *testing.T) {
+	require.Equal(t, "published unpublished expired repaired invalid",
+		fmt.Sprint(EventPublished, " ", EventUnpublished, " ", EventExpired, " ", EventRepaired, " ", EventKind(9)))
+	require.Equal(t, "off partly on invalid", fmt.Sprint(ForwardingOff, " ", ForwardingPartly, " ", ForwardingOn, " ", ForwardingState(-1)))
+}
