@@ -31,6 +31,7 @@ type manager struct {
 // A package is installed, upgraded under load and removed on a machine that runs: no
 // connection is refused, what is published survives, and nothing is left at the end.
 func TestPackagesInstalled(t *testing.T) {
+	requireNFPM(t)
 	labtest.Tool(t, "dpkg")
 	labtest.Tool(t, "rpm")
 	first, next := packagesOf(t, thisVersion), packagesOf(t, nextVersion)

@@ -45,7 +45,7 @@ func keptState(t *testing.T, ns *lab.NS, path string) (s engine.State) {
 // done or wholly undone.
 func TestStateKill(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
-	for _, op := range labtest.Some(t, "operations killed with a state file", 3, tenantOperations()) {
+	for _, op := range labtest.Some(t, "operations killed with a state file", 5, tenantOperations()) {
 		steps := slices.Insert(slices.Clone(op.steps), slices.Index(op.steps, "commit")+1, "save")
 		path := stateFile(t)
 		var before, after engine.State
