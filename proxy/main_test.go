@@ -4,7 +4,6 @@
 package proxy
 
 import (
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/lab/labtest"
 )
 
 // childEnv makes the test binary another process: a backend, a load or a
@@ -31,26 +32,9 @@ func TestMain(m *testing.M) {
 	// Package os raised the soft limit to the hard one already; where that
 	// may be raised too, the tests of thousands of sockets can run.
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
-	// The runtime's own poller opens its descriptors with the first socket.
-	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		_ = l.Close()
-	}
-	goroutines, fds := runtime.NumGoroutine(), openFDs()
-	code := m.Run()
-	// A fuzzing coordinator has goroutines and descriptors of its own.
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != ""
-	if code == 0 && !fuzzing && !settled(goroutines, fds) {
-		buf := make([]byte, 1<<20)
-		fmt.Fprintf(os.Stderr, "leaked: %d goroutines, had %d; %d descriptors, had %d\n%s\n",
-			runtime.NumGoroutine(), goroutines, openFDs(), fds, buf[:runtime.Stack(buf, true)])
-		for fd := range 100 {
-			if to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
-				fmt.Fprintln(os.Stderr, fd, to)
-			}
-		}
-		code = 1
-	}
-	os.Exit(code)
+	// In a namespace of their own they have all of its ports: thousands of UDP flows take
+	// most of those that there are.
+	os.Exit(labtest.Main(m))
 }
 
 // openFDs counts this process's descriptors.

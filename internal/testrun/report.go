@@ -28,15 +28,18 @@ type event struct {
 type report struct {
 	out     io.Writer
 	tests   map[testName][]string // the output of tests that have not ended
-	leftOut []string              // lines for people
-	skipped []string
+	leftOut unrun
+	skipped unrun
 }
+
+// unrun are the tests of which something was not run, by package and reason.
+type unrun map[[2]string][]string
 
 // testName is one test of one package; of no name: what belongs to no test.
 type testName struct{ pkg, test string }
 
 func newReport(out io.Writer) *report {
-	return &report{out: out, tests: map[testName][]string{}}
+	return &report{out: out, tests: map[testName][]string{}, leftOut: unrun{}, skipped: unrun{}}
 }
 
 // maxLine bounds a line of go test: one is as long as what a test prints at once.
@@ -86,7 +89,10 @@ const leftOut = "left out: "
 
 func (r *report) testEnded(e event) {
 	output := r.tests[testName{e.Package, e.Test}]
-	where := path.Base(e.Package) + " " + e.Test + ": "
+	add := func(to unrun, reason string) {
+		key := [2]string{path.Base(e.Package), reason}
+		to[key] = append(to[key], e.Test)
+	}
 	reason := "it gives no reason"
 	for _, line := range output {
 		found := logged.FindStringSubmatch(line)
@@ -95,12 +101,12 @@ func (r *report) testEnded(e event) {
 		}
 		reason = found[1]
 		if what, ok := strings.CutPrefix(reason, leftOut); ok {
-			r.leftOut = append(r.leftOut, where+what)
+			add(r.leftOut, what)
 		}
 	}
 	switch {
 	case e.Action == "skip" && !strings.HasPrefix(reason, leftOut):
-		r.skipped = append(r.skipped, where+reason)
+		add(r.skipped, reason)
 	case e.Action == "fail":
 		fmt.Fprint(r.out, strings.Join(output, ""))
 	}
@@ -122,21 +128,23 @@ func (r *report) ended(e event) {
 	}
 }
 
-// summary prints what was not run.
+// summary prints what was not run: a line for each reason in each package.
 func (r *report) summary() {
-	list := func(lines []string, title string) {
-		if len(lines) == 0 {
-			return
-		}
-		slices.Sort(lines)
-		fmt.Fprintf(r.out, "\n%s\n", title)
-		for _, line := range slices.Compact(lines) {
-			fmt.Fprintln(r.out, "    "+line)
-		}
-	}
-	list(r.leftOut, `Left out because it takes long ("make integration" runs all of it):`)
-	list(r.skipped, "Skipped because something is missing here:")
+	r.leftOut.print(r.out, `Left out because it takes long ("make integration" runs all of it):`)
+	r.skipped.print(r.out, "Skipped:")
 	if len(r.leftOut)+len(r.skipped) == 0 {
 		fmt.Fprintln(r.out, "\nNothing was left out.")
 	}
+}
+
+func (u unrun) print(out io.Writer, title string) {
+	if len(u) == 0 {
+		return
+	}
+	var lines []string
+	for key, tests := range u {
+		lines = append(lines, fmt.Sprintf("    %s: %s (%s)", key[0], key[1], strings.Join(tests, ", ")))
+	}
+	slices.Sort(lines)
+	fmt.Fprintf(out, "\n%s\n%s\n", title, strings.Join(lines, "\n"))
 }

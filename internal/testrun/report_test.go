@@ -22,6 +22,8 @@ func TestReport(t *testing.T) {
 {"Action":"output","Package":"x/alloc","Test":"TestB","Output":"    a_test.go:9: left out: all\n"}
 {"Action":"output","Package":"x/alloc","Test":"TestB","Output":"--- SKIP: TestB (0.00s)\n"}
 {"Action":"skip","Package":"x/alloc","Test":"TestB"}
+{"Action":"output","Package":"x/alloc","Test":"TestB2","Output":"    a_test.go:9: left out: all\n"}
+{"Action":"skip","Package":"x/alloc","Test":"TestB2"}
 {"Action":"output","Package":"x/alloc","Test":"TestC","Output":"    a_test.go:10: needs a kernel\n"}
 {"Action":"skip","Package":"x/alloc","Test":"TestC"}
 {"Action":"output","Package":"x/alloc","Output":"PASS\n"}
@@ -47,11 +49,11 @@ bad.go:1:1: does not compile
 not an event
 
 Left out because it takes long ("make integration" runs all of it):
-    alloc TestA: 2 of 3 rounds
-    alloc TestB: all
+    alloc: 2 of 3 rounds (TestA)
+    alloc: all (TestB, TestB2)
 
-Skipped because something is missing here:
-    alloc TestC: needs a kernel
+Skipped:
+    alloc: needs a kernel (TestC)
 `, out.String())
 }
 
