@@ -9,8 +9,12 @@
 // A [Proxy] has two moments. [New], or [Bind] and then [Socket.Proxy], takes
 // the port: from then on no other process gets it, and nobody gets an answer.
 // [Proxy.Open], or [Proxy.Run], which also waits, lets traffic in. Between the
-// two a caller can prepare everything else that makes a port reachable, and a
-// client that came early is served and not refused. [Socket.Refuse] is for a
+// two a caller can prepare everything else that makes a port reachable. A client
+// that comes early is not refused: over TCP its SYN is dropped, it sends it again
+// after a second, and is served. A UDP datagram that comes early is lost, as one
+// can be anywhere on its way, without an error for the client, whose next one is
+// served: a port may be held for days, and a datagram that old is worth nothing.
+// [Socket.Refuse] is for a
 // port that is to be held and not served.
 //
 // It ends in one of three ways: [Proxy.Close] resets its connections,
