@@ -246,3 +246,35 @@ func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 		require.True(t, waitFor(t, pid).Exited())
 	}
 }
+
+// A state file that others remove is there again without a change, so that a reboot loses
+// nothing; so is its lock.
+func TestDaemonStateFileRemoved(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	path := stateFile(t)
+	p := s.serve(t, "--state", path)
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	saved, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, name := range []string{path, path + ".lock"} {
+		require.NoError(t, os.Remove(name))
+		await(t, name+" to be there again", func() bool {
+			_, err := os.Stat(name)
+			return err == nil
+		})
+	}
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(saved), string(text))
+	require.Equal(t, 2, strings.Count(p.Output(), "others removed the state file or its lock"), p.Output())
+	require.Empty(t, s.status(t).Warnings)
+	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
+	require.Contains(t, withoutComments(t, path), "8081->172.30.0.2:80")
+
+	// Its directory is gone: it says so once.
+	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+	await(t, "the daemon to say so", func() bool { return len(s.status(t).Warnings) == 1 })
+	require.Contains(t, s.status(t).Warnings[0], "the state file is not kept: ")
+	require.Equal(t, 1, strings.Count(p.Output(), "the state file is not kept"), p.Output())
+}

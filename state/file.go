@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,8 +24,12 @@ import (
 // holds the lock of it, which is on a file beside it, with ".lock" behind the name; a new
 // state is written to one with ".new" behind it, and takes the name when all of it is on
 // the disk.
+//
+// Its methods can be called by several goroutines at once.
 type File struct {
 	path string
+
+	mu   sync.Mutex
 	lock *os.File
 	kept []byte // what the file has; nil: there is none
 }
@@ -44,6 +49,8 @@ const (
 // [*engine.InvalidError] for a path that cannot be that of a file of ours;
 // [*engine.TakenError] if another process has the file.
 func (f *File) Load() (engine.Record, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err := f.take(); err != nil {
 		return engine.Record{}, false, err
 	}
@@ -84,7 +91,9 @@ const (
 )
 
 // take locks the file. The lock is on another one, for the file itself is replaced.
-func (f *File) take() error {
+func (f *File) take() error { return f.takeWithin(takeAttempts) }
+
+func (f *File) takeWithin(attempts int) error {
 	lock, err := os.OpenFile(f.path+lockSuffix, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -103,7 +112,7 @@ func (f *File) take() error {
 			_ = lock.Truncate(0)
 			_, _ = lock.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
 			return nil
-		case attempt == takeAttempts && errors.Is(err, syscall.EWOULDBLOCK):
+		case attempt == attempts && errors.Is(err, syscall.EWOULDBLOCK):
 			err = &engine.TakenError{What: "state file " + f.path, Holder: holder(lock)}
 		case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, syscall.EINTR):
 			time.Sleep(takePause)
@@ -131,6 +140,8 @@ func (f *File) Save(r engine.Record) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if bytes.Equal(text, f.kept) {
 		return nil
 	}
@@ -196,6 +207,8 @@ func syncDirectory(path string) error {
 
 // Close gives the lock back. The file stays.
 func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.lock == nil {
 		return nil
 	}

@@ -48,6 +48,9 @@ func (s *server) status() (api.Status, error) {
 	if gone := s.socketGone.Load(); gone != nil && *gone != "" {
 		doc.Warnings = append(doc.Warnings, "commands do not find this daemon: "+*gone)
 	}
+	if gone := s.stateGone.Load(); gone != nil && *gone != "" {
+		doc.Warnings = append(doc.Warnings, "the state file is not kept: "+*gone)
+	}
 	if s.controlGroup != nil {
 		doc.Warnings = append(doc.Warnings, "the daemon ends with the unit or session that started it: "+oneLine(s.controlGroup.Error()))
 	}

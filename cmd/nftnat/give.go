@@ -33,7 +33,7 @@ func (s *server) serveAndHandOver(ctx context.Context, g *global, announce func(
 	for ; ; announce = func() {} {
 		leave := make(chan struct{})
 		tasks := []func(context.Context) error{
-			s.engine.Run, s.watchSocket,
+			s.engine.Run, s.watchFiles,
 			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
 		}
 		if s.scraped != nil {

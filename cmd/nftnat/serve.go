@@ -146,6 +146,8 @@ type server struct {
 	measured int
 	// socketGone is why commands cannot find the socket; empty: they can.
 	socketGone atomic.Pointer[string]
+	// stateGone is why the state file is not kept; empty: it is.
+	stateGone atomic.Pointer[string]
 	// file is the state file; nil: none is kept.
 	file *state.File
 	// listener is the API's, and scraped that of the metrics; nil: there is none.

@@ -37,9 +37,9 @@ func (s *server) ownSocketFiles(group int) {
 	}
 }
 
-// watchSocket makes the file of the socket anew when others have removed it, and says so
-// once if that cannot be.
-func (s *server) watchSocket(ctx context.Context) error {
+// watchFiles makes the file of the socket and the state file anew when others have removed
+// them, and says so once if that cannot be.
+func (s *server) watchFiles(ctx context.Context) error {
 	ticker := time.NewTicker(watchPause)
 	defer ticker.Stop()
 	for {
@@ -48,6 +48,7 @@ func (s *server) watchSocket(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			s.lookForSocket()
+			s.lookForState()
 		}
 	}
 }
@@ -67,6 +68,24 @@ func (s *server) lookForSocket() {
 		s.log.Warn("others removed the socket, which the service manager made: restart its unit for commands to find this daemon", "error", err)
 	default:
 		s.log.Warn("commands do not find this daemon: end it, and they start another", "error", err)
+	}
+}
+
+func (s *server) lookForState() {
+	if s.file == nil {
+		return
+	}
+	restored, err := s.file.Restore()
+	said := ""
+	if err != nil {
+		said = oneLine(err.Error())
+	}
+	before := s.stateGone.Swap(&said)
+	if restored {
+		s.log.Warn("others removed the state file or its lock: it is there again")
+	}
+	if err != nil && (before == nil || *before != said) {
+		s.log.Warn("the state file is not kept", "error", err)
 	}
 }
 
