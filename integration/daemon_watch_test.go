@@ -278,3 +278,23 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 	require.Contains(t, s.status(t).Warnings[0], "the state file is not kept: ")
 	require.Equal(t, 1, strings.Count(p.Output(), "the state file is not kept"), p.Output())
 }
+
+// A daemon that cannot start because another one has the table leaves nothing at the socket that
+// was meant for it.
+func TestDaemonConflictLeavesNothing(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	first := newStation(t, top.Host)
+	first.serve(t)
+	for _, line := range []string{"serve", "serve --detach", "add tcp 8080 172.30.0.2:80"} {
+		second := newStation(t, top.Host)
+		home := filepath.Dir(second.socket)
+		second.in(t)
+		r := second.run(t, line)
+		require.Equal(t, 3, r.Code, r.Stderr)
+		require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
+		require.Empty(t, filesIn(t, home), line)
+		if testing.Short() {
+			return // each waits for the first daemon to end
+		}
+	}
+}
