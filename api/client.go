@@ -37,6 +37,10 @@ const (
 // errors.As, if they are [*engine.ConflictError] or [*engine.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
 // has begun when its context is done may happen or not.
 type Client struct {
+	// Note, if set, is told what a change did beyond what is returned, a line each: an
+	// [engine.Report]'s notes. Nil: nobody.
+	Note func(line string)
+
 	path string
 	http *http.Client
 }
@@ -143,12 +147,11 @@ func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) 
 		if n > len(docs) {
 			return nil, fmt.Errorf("ask %s: it published fewer ports than it was asked to", c.path)
 		}
-		first, err := docs[0].single()
+		ports, err := singles(docs[:n])
 		if err != nil {
 			return nil, err
 		}
-		first.More = m.More
-		done = append(done, first)
+		done = append(done, engine.Collapse(ports)...) // of one name each
 		docs = docs[n:]
 	}
 	return done, nil
@@ -157,17 +160,37 @@ func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) 
 // Unpublish removes a mapping, by its protocol, frontend and number of ports, as
 // [engine.Engine.Unpublish] does, and returns what it was.
 func (c *Client) Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return c.unpublish(ctx, m, "")
+	return c.Remove(ctx, engine.Removal{Mappings: []engine.Mapping{m}})
 }
 
 // Kill is Unpublish, and ends established TCP connections to the backends as well.
 func (c *Client) Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return c.unpublish(ctx, m, "?kill=true")
+	return c.Remove(ctx, engine.Removal{Mappings: []engine.Mapping{m}, Kill: true})
 }
 
-func (c *Client) unpublish(ctx context.Context, m engine.Mapping, query string) ([]engine.Mapping, error) {
+// Remove removes a mapping, or all of a name, as [engine.Engine.Remove] does. Of mappings
+// it takes one at a time; the error is engine.ErrInvalid for any other number.
+func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping, error) {
+	path, query := "/v1/mappings", url.Values{}
+	switch {
+	case r.Name != "" && len(r.Mappings) == 0:
+		query.Set("name", r.Name)
+	case r.Name == "" && len(r.Mappings) == 1:
+		m := r.Mappings[0]
+		path += "/" + m.Proto.String() + "/" + url.PathEscape(m.FrontendText())
+		if r.Exact {
+			query.Set("backend", m.BackendText())
+		}
+	default:
+		return nil, fmt.Errorf("remove mappings: %w: one mapping or a name is removed at a time", engine.ErrInvalid)
+	}
+	if r.Kill {
+		query.Set("kill", "true")
+	}
+	if len(query) != 0 {
+		path += "?" + query.Encode()
+	}
 	var docs []Mapping
-	path := "/v1/mappings/" + m.Proto.String() + "/" + url.PathEscape(m.FrontendText()) + query
 	if err := c.call(ctx, http.MethodDelete, path, nil, &docs); err != nil {
 		return nil, err
 	}
@@ -307,6 +330,11 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}
 	if resp.StatusCode/100 == 2 {
+		if c.Note != nil {
+			for _, text := range resp.Header.Values(headerNote) {
+				c.Note(readNote(text))
+			}
+		}
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read

@@ -167,6 +167,7 @@ type exchange struct {
 	accept       string // absent: nothing is said
 	body         string
 	engine       error // what the engine says; nil: what it thinks
+	again        bool  // what is asked for is there already
 	opts         func(*Options)
 	want         int
 }
@@ -188,12 +189,14 @@ func exchanges() []exchange {
 		file  = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
 	)
 	valid := `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"x","ttl":"1h"}]`
+	there := `[{"proto":"tcp","port":8080,"backend":"172.17.0.2:80"}]`
 	broken := errors.New("it broke")
 	xs := []exchange{
 		{method: "GET", path: mappings, want: 200},
 		{method: "GET", path: mappings, url: mappings + "?x", want: 400},
 		{method: "POST", path: mappings, body: valid, want: 201},
 		{method: "POST", path: mappings, body: "[]", want: 201},
+		{method: "POST", path: mappings, body: there, again: true, want: 200},
 		{method: "POST", path: mappings, url: mappings + "?replace=true&kill=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, url: mappings + "?replace=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 409},
@@ -204,6 +207,19 @@ func exchanges() []exchange {
 		{method: "PUT", path: mappings, contentType: "application/yaml", body: "mappings: []", want: 200},
 		{method: "PUT", path: mappings, body: valid, engine: engine.ErrConflict, want: 409},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", want: 200},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=1.2.3.4:5", want: 404},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=172.17.0.2:80", want: 200},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=x", want: 422},
+		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=1.2.3.4&backend=1.2.3.4", want: 400},
+		{method: "DELETE", path: mappings, url: mappings + "?name=dns", want: 200},
+		{method: "DELETE", path: mappings, url: mappings + "?name=dns&kill=true", want: 200},
+		{method: "DELETE", path: mappings, want: 400},
+		{method: "DELETE", path: mappings, url: mappings + "?name=dns&name=dns", want: 400},
+		{method: "DELETE", path: mappings, url: mappings + "?name=nobody", want: 404},
+		{method: "DELETE", path: mappings, url: mappings + "?name=", want: 422},
+		{method: "DELETE", path: mappings, url: mappings + "?name=a%0Ab", want: 422},
+		{method: "DELETE", path: mappings, url: mappings + "?name=dns", engine: broken, want: 500},
+		{method: "DELETE", path: mappings, url: mappings + "?name=dns", engine: engine.ErrClosed, want: 503},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=true", want: 200},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?kill=maybe", want: 400},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/%5B::1%5D:8080", want: 404},
@@ -215,6 +231,7 @@ func exchanges() []exchange {
 		{method: "GET", path: endpoints, engine: broken, want: 500},
 		{method: "GET", path: endpoints, engine: engine.ErrClosed, want: 503},
 		{method: "POST", path: endpoints, body: attachment, want: 201},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "web", "dns"), again: true, want: 200},
 		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "web", "dns"), want: 409},
 		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "inside", "outside"), want: 404},
 		{method: "GET", path: endpoint, url: endpoints + "/dns", want: 200},
@@ -234,6 +251,7 @@ func exchanges() []exchange {
 		{method: "GET", path: networks, engine: broken, want: 500},
 		{method: "GET", path: networks, engine: engine.ErrClosed, want: 503},
 		{method: "POST", path: networks, body: network, want: 201},
+		{method: "POST", path: networks, body: `{"name":"inside","prefix":"172.30.0.0/24"}`, again: true, want: 200},
 		{method: "POST", path: networks, body: strings.ReplaceAll(network, "outside", "inside"), want: 409},
 		{method: "GET", path: aNetwork, url: networks + "/inside", want: 200},
 		{method: "GET", path: aNetwork, url: networks + "/inside?x", want: 400},
@@ -405,7 +423,8 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 	if x.opts != nil {
 		x.opts(&opts)
 	}
-	fake.err = x.engine
+	fake.err, fake.repeats = x.engine, x.again
+	fake.notes = []string{"turned on 100 % of it: name=é"}
 	s := start(t, opts, defaultLimits())
 	target := x.url
 	if target == "" {

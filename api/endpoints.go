@@ -42,12 +42,12 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 		return tooMany(maxPorts, "ports")
 	}
 	ep, err := change(h, c, Outcome{Operation: OpAttach, Name: wanted.Name},
-		func() (Endpoint, error) { return h.Engine.Attach(wanted) },
+		func() (Endpoint, error) { return h.changer(c).Attach(wanted) },
 		func(o *Outcome, ep Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusCreated, ep)
+	h.writeJSON(w, c, c.madeStatus(), ep)
 	return nil
 }
 
@@ -70,7 +70,7 @@ func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	gone, err := change(h, c, Outcome{Operation: OpDetach, Name: name},
-		func() ([]engine.Mapping, error) { return h.Engine.Detach(name) }, tellMappings)
+		func() ([]engine.Mapping, error) { return h.changer(c).Detach(name) }, tellMappings)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,10 @@ type fakeEngine struct {
 	endpoints map[string]Endpoint // without their mappings
 	// changes counts the calls that changed something or could have.
 	changes int
+	// repeats is whether what is there already is done; else it is a conflict.
+	repeats bool
+	// notes are on each publishing, and on each network that goes.
+	notes []string
 	// err is what every change fails with.
 	err error
 	// entered, if not nil, is told of each change that begins; it then waits for
@@ -126,6 +130,75 @@ func (f *fakeEngine) Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	f.ports = after
 	f.changes++
 	return engine.Collapse(done), nil
+}
+
+// Reporting fills a report with the fake's notes, and with what is there already.
+func (f *fakeEngine) Reporting(r *engine.Report) Changer { return fakeReporter{f, r} }
+
+type fakeReporter struct {
+	*fakeEngine
+	r *engine.Report
+}
+
+func (f fakeReporter) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+	f.mu.Lock()
+	same := f.repeats && f.err == nil && len(ms) > 0
+	for _, m := range ms {
+		for single := range engine.Expand(m) {
+			same = same && f.ports[keyOf(single)] == single
+		}
+	}
+	f.mu.Unlock()
+	if same {
+		f.r.Unchanged = true
+		return ms, nil
+	}
+	f.r.Notes = f.notes
+	return f.fakeEngine.Publish(ms...)
+}
+
+func (f fakeReporter) CreateNetwork(n engine.Network) (engine.Network, error) {
+	f.mu.Lock()
+	have, ok := f.networks[n.Name]
+	same := f.repeats && f.err == nil && ok && have.Prefix == n.Prefix
+	f.mu.Unlock()
+	if same {
+		f.r.Unchanged = true
+		return have, nil
+	}
+	return f.fakeEngine.CreateNetwork(n)
+}
+
+func (f fakeReporter) Attach(a engine.Attachment) (Endpoint, error) {
+	if have, err := f.Endpoint(a.Name); f.repeats && err == nil {
+		f.r.Unchanged = true
+		return have, nil
+	}
+	return f.fakeEngine.Attach(a)
+}
+
+func (f fakeReporter) RemoveNetwork(name string) error {
+	f.r.Notes = f.notes
+	return f.fakeEngine.RemoveNetwork(name)
+}
+
+func (f fakeReporter) Remove(r engine.Removal) ([]engine.Mapping, error) {
+	ms := r.Mappings
+	for _, have := range f.list() {
+		if r.Name != "" && have.Name == r.Name {
+			ms = append(ms, have)
+		}
+		if r.Exact && keyOf(have) == keyOf(ms[0]) && have.Backend != ms[0].Backend {
+			return nil, fmt.Errorf("unpublish %s: it is %w", ms[0], engine.ErrNotFound)
+		}
+	}
+	if len(ms) == 0 {
+		return nil, fmt.Errorf("unpublish all of %q: it is %w", r.Name, engine.ErrNotFound)
+	}
+	if r.Kill {
+		return f.Kill(ms...)
+	}
+	return f.Unpublish(ms...)
 }
 
 // Kill is told from Unpublish by the name of what it returns.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nftnat/nftnat/engine"
 )
 
 // handler answers requests.
@@ -37,6 +39,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/mappings", "", h.getMappings},
 		{http.MethodPost, "/v1/mappings", OpPublish, h.postMappings},
 		{http.MethodPut, "/v1/mappings", OpApply, h.putMappings},
+		{http.MethodDelete, "/v1/mappings", OpUnpublish, h.deleteMappings},
 		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", OpUnpublish, h.deleteMapping},
 		{http.MethodGet, "/v1/endpoints", "", h.getEndpoints},
 		{http.MethodPost, "/v1/endpoints", OpAttach, h.postEndpoints},
@@ -75,6 +78,8 @@ type call struct {
 	read     bool     // its body, if it has one, has been read to its end
 	conn     *conn    // nil: it did not come by way of Server.Serve
 	told     bool     // its outcome was told, or it has none
+	// report is what its change did beyond what the answer's body says.
+	report engine.Report
 }
 
 // ServeHTTP makes every refusal a problem document.
@@ -196,22 +201,36 @@ func match(pattern string, path []string) (segments []string, ok bool) {
 // flags reads the query: the named flags, each "true" or "false" if it is there.
 // Without a query they are false.
 func (c *call) flags(names ...string) (values map[string]bool, err error) {
+	_, values, err = c.textAndFlags("", names...)
+	return values, err
+}
+
+// textAndFlags is flags of a query that can have another parameter, a text, as well; nil:
+// it is not there.
+func (c *call) textAndFlags(text string, names ...string) (value *string, values map[string]bool, err error) {
 	query, err := url.ParseQuery(c.URL.RawQuery)
 	if err != nil {
-		return nil, problem(http.StatusBadRequest, CodeInvalid, err.Error())
+		return nil, nil, problem(http.StatusBadRequest, CodeInvalid, err.Error())
 	}
 	values = map[string]bool{}
 	for name, given := range query {
+		if name == text && text != "" {
+			if len(given) != 1 {
+				return nil, nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is there twice", name))
+			}
+			value = &given[0]
+			continue
+		}
 		if !slices.Contains(names, name) {
-			return nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
+			return nil, nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
 		}
 		if len(given) != 1 || given[0] != "true" && given[0] != "false" {
-			return nil, problem(http.StatusBadRequest, CodeInvalid,
+			return nil, nil, problem(http.StatusBadRequest, CodeInvalid,
 				fmt.Sprintf("parameter %q is not once true or false", name))
 		}
 		values[name] = given[0] == "true"
 	}
-	return values, nil
+	return value, values, nil
 }
 
 // write sends a document in JSON.
@@ -241,5 +260,6 @@ func (h *handler) send(w http.ResponseWriter, status int, contentType string, bo
 }
 
 func (h *handler) writeJSON(w http.ResponseWriter, c *call, status int, doc any) {
+	writeNotes(w.Header(), c.report)
 	h.write(w, c, status, typeJSON, doc)
 }

@@ -50,12 +50,12 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	publish, operation := h.Engine.Publish, OpPublish
+	publish, operation := h.changer(c).Publish, OpPublish
 	switch {
 	case flags["replace"] && flags["kill"]:
-		publish, operation = h.Engine.RetargetAndKill, OpReplace
+		publish, operation = h.changer(c).RetargetAndKill, OpReplace
 	case flags["replace"]:
-		publish, operation = h.Engine.Retarget, OpReplace
+		publish, operation = h.changer(c).Retarget, OpReplace
 	case flags["kill"]:
 		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
@@ -64,7 +64,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusCreated, Mappings(slices.Values(done)))
+	h.writeJSON(w, c, c.madeStatus(), Mappings(slices.Values(done)))
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
 		case dryRun:
 			return h.Engine.Diff(s.Mappings...)
 		}
-		return h.Engine.Apply(s.Mappings...)
+		return h.changer(c).Apply(s.Mappings...)
 	})
 }
 
@@ -149,7 +149,7 @@ func (h *handler) decodeYAML(body []byte) (engine.State, error) {
 }
 
 func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
-	flags, err := c.flags("kill")
+	backend, flags, err := c.textAndFlags("backend", "kill")
 	if err != nil {
 		return err
 	}
@@ -161,13 +161,33 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	unpublish := h.Engine.Unpublish
-	if flags["kill"] {
-		unpublish = h.Engine.Kill
-	}
 	m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
+	if backend != nil {
+		if m, err = engine.NewMapping(c.segments[0], c.segments[1], *backend); err != nil {
+			return err
+		}
+	}
+	return h.remove(w, c, engine.Removal{Mappings: []engine.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
+}
+
+func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
+	name, flags, err := c.textAndFlags("name", "kill")
+	switch {
+	case err != nil:
+		return err
+	case name == nil:
+		return problem(http.StatusBadRequest, CodeInvalid, `parameter "name" is missing: it says whose mappings go`)
+	}
+	if err := engine.ValidateName(*name); err != nil {
+		return err
+	}
+	return h.remove(w, c, engine.Removal{Name: *name, Kill: flags["kill"]})
+}
+
+// remove has mappings removed, and tells what they were.
+func (h *handler) remove(w http.ResponseWriter, c *call, r engine.Removal) error {
 	done, err := change(h, c, Outcome{Operation: OpUnpublish},
-		func() ([]engine.Mapping, error) { return unpublish(m) }, tellMappings)
+		func() ([]engine.Mapping, error) { return h.changer(c).Remove(r) }, tellMappings)
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,18 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	made, err := change(h, c, Outcome{Operation: OpCreateNetwork, Name: wanted.Name},
-		func() (engine.Network, error) { return h.Engine.CreateNetwork(wanted) },
+		func() (engine.Network, error) { return h.changer(c).CreateNetwork(wanted) },
 		func(o *Outcome, n engine.Network) { o.Address = n.Prefix.String() })
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusCreated, NetworkOf(made, 0))
+	doc := NetworkOf(made, 0)
+	if c.report.Unchanged { // endpoints may be in it
+		if doc, err = h.networkNamed(made.Name); err != nil {
+			return err
+		}
+	}
+	h.writeJSON(w, c, c.madeStatus(), doc)
 	return nil
 }
 
@@ -52,22 +58,27 @@ func (h *handler) getNetwork(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	s, err := h.Engine.State()
+	doc, err := h.networkNamed(name)
 	if err != nil {
 		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, doc)
+	return nil
+}
+
+// networkNamed is the document of the network of a name.
+func (h *handler) networkNamed(name string) (Network, error) {
+	s, err := h.Engine.State()
+	if err != nil {
+		return Network{}, err
 	}
 	for _, doc := range Networks(s) {
 		if doc.Name == name {
-			h.writeJSON(w, c, http.StatusOK, doc)
-			return nil
+			return doc, nil
 		}
 	}
 	n, err := h.Engine.Network(name) // to say that there is none
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, http.StatusOK, NetworkOf(n, 0)) // made at this moment
-	return nil
+	return NetworkOf(n, 0), err      // or it was made at this moment
 }
 
 func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
@@ -76,11 +87,12 @@ func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	_, err = change(h, c, Outcome{Operation: OpRemoveNetwork, Name: name},
-		func() (struct{}, error) { return struct{}{}, h.Engine.RemoveNetwork(name) },
+		func() (struct{}, error) { return struct{}{}, h.changer(c).RemoveNetwork(name) },
 		func(*Outcome, struct{}) {})
 	if err != nil {
 		return err
 	}
+	writeNotes(w.Header(), c.report)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

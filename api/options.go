@@ -16,24 +16,29 @@ import (
 
 // Engine is what a server asks of an [engine.Engine]; see [Of].
 type Engine interface {
-	Publish(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Retarget(ms ...engine.Mapping) ([]engine.Mapping, error)
-	RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Kill(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Apply(ms ...engine.Mapping) ([]engine.Change, error)
+	// Reporting returns the methods that change something, which fill r as well.
+	Reporting(r *engine.Report) Changer
 	Diff(ms ...engine.Mapping) ([]engine.Change, error)
 	Mappings() iter.Seq[engine.Mapping]
 
-	CreateNetwork(n engine.Network) (engine.Network, error)
-	RemoveNetwork(name string) error
 	Network(name string) (engine.Network, error)
-	Attach(a engine.Attachment) (Endpoint, error)
-	Detach(name string) ([]engine.Mapping, error)
 	Endpoint(name string) (Endpoint, error)
 	State() (engine.State, error)
-	ApplyState(s engine.State) ([]engine.Change, error)
 	DiffState(s engine.State) ([]engine.Change, error)
+}
+
+// Changer is what a server asks of an [engine.Reporter].
+type Changer interface {
+	Publish(ms ...engine.Mapping) ([]engine.Mapping, error)
+	Retarget(ms ...engine.Mapping) ([]engine.Mapping, error)
+	RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error)
+	Remove(r engine.Removal) ([]engine.Mapping, error)
+	Apply(ms ...engine.Mapping) ([]engine.Change, error)
+	CreateNetwork(n engine.Network) (engine.Network, error)
+	RemoveNetwork(name string) error
+	Attach(a engine.Attachment) (Endpoint, error)
+	Detach(name string) ([]engine.Mapping, error)
+	ApplyState(s engine.State) ([]engine.Change, error)
 }
 
 // Of is an engine as a server asks it.
@@ -42,8 +47,13 @@ func Of(e *engine.Engine) Engine { return asked{e} }
 // asked is an engine that tells of its endpoints as values.
 type asked struct{ *engine.Engine }
 
-func (a asked) Attach(wanted engine.Attachment) (Endpoint, error) {
-	return valueOf(a.Engine.Attach(wanted))
+func (a asked) Reporting(r *engine.Report) Changer { return changer{a.Engine.Reporting(r)} }
+
+// changer is a reporter that tells of its endpoints as values.
+type changer struct{ engine.Reporter }
+
+func (c changer) Attach(wanted engine.Attachment) (Endpoint, error) {
+	return valueOf(c.Reporter.Attach(wanted))
 }
 
 func (a asked) Endpoint(name string) (Endpoint, error) { return valueOf(a.Engine.Endpoint(name)) }

@@ -48,6 +48,8 @@ type Outcome struct {
 	Mappings []engine.Mapping
 	// Changes are what OpApply changed. Nil: nothing, or it is another operation.
 	Changes []engine.Change
+	// Unchanged is whether all that was asked for was there already.
+	Unchanged bool
 	// Code says why the change was refused, and Err in which words. Empty and nil: it was made.
 	Code Code
 	Err  error
@@ -74,6 +76,7 @@ func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made fun
 	result, err := work(c, f)
 	if err == nil {
 		made(&o, result)
+		o.Unchanged = c.report.Unchanged
 	}
 	h.outcome(c, o, err)
 	return result, err

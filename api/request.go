@@ -26,7 +26,7 @@ type request struct {
 	Proxy   *bool   `json:"proxy,omitempty"` // nil: true
 	Expires *string `json:"expires,omitempty"`
 	Count   *int64  `json:"count,omitempty"` // of consecutive ports; nil: 1
-	TTL     *string `json:"ttl,omitempty"`   // Go's duration, in place of expires
+	TTL     *string `json:"ttl,omitempty"`   // as engine.ParseTTL reads it, in place of expires
 }
 
 func requestFields() []string {
@@ -92,12 +92,9 @@ func (r *request) expires(now time.Time) (time.Time, error) {
 	case r.TTL != nil && r.Expires != nil:
 		return time.Time{}, invalid("ttl", *r.TTL, "there is expires as well")
 	case r.TTL != nil:
-		ttl, err := time.ParseDuration(*r.TTL)
+		ttl, err := engine.ParseTTL(*r.TTL)
 		if err != nil {
-			return time.Time{}, invalid("ttl", *r.TTL, `it is no duration such as "90s" or "1h30m"`)
-		}
-		if ttl <= 0 {
-			return time.Time{}, invalid("ttl", *r.TTL, "it is over before it begins")
+			return time.Time{}, err
 		}
 		return now.Add(ttl).UTC().Truncate(time.Millisecond), nil
 	case r.Expires != nil:

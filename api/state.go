@@ -111,7 +111,7 @@ func (h *handler) putState(w http.ResponseWriter, c *call) error {
 		if dryRun {
 			return h.Engine.DiffState(s)
 		}
-		return h.Engine.ApplyState(s)
+		return h.changer(c).ApplyState(s)
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 func newAdd(g *global) *cobra.Command {
 	var (
 		name    string
-		ttl     time.Duration
+		ttl     string
 		noProxy bool
 		replace bool
 		kill    bool
@@ -30,8 +30,9 @@ func newAdd(g *global) *cobra.Command {
 			"PROTO is tcp or udp. FRONTEND is PORT, FIRST-LAST, ADDR:PORT, [V6]:PORT,\n" +
 			"ADDR:FIRST-LAST, or 0 for the next free port. BACKEND is ADDR, ADDR:PORT or\n" +
 			"ADDR:FIRST-LAST; without ports it has those of the frontend.\n\n" +
-			"What was published with --ttl is renewed by the same command again: it ends that\n" +
-			"much time from then, or never without --ttl.",
+			"The same command again changes nothing. What was published with --ttl is\n" +
+			"renewed by it: it ends that much time from then, or never without --ttl. With --replace\n" +
+			"and without --name a mapping keeps the name that it has.",
 		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
 			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
 			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
@@ -44,10 +45,11 @@ func newAdd(g *global) *cobra.Command {
 			}
 			m.Name, m.NoProxy = name, noProxy
 			if cmd.Flags().Changed("ttl") {
-				if ttl <= 0 {
-					return usageError{fmt.Errorf("--ttl %s is not a time to live", ttl)}
+				left, err := engine.ParseTTL(ttl)
+				if err != nil {
+					return err
 				}
-				m.Expires = time.Now().Add(ttl).UTC().Truncate(time.Millisecond)
+				m.Expires = time.Now().Add(left).UTC().Truncate(time.Millisecond)
 			}
 			if kill && !replace {
 				return usageError{errors.New("--kill ends connections to what --replace replaces")}
@@ -75,11 +77,19 @@ func newAdd(g *global) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "whose the mapping is, up to 63 bytes")
-	flags.DurationVar(&ttl, "ttl", 0, "end the mapping by itself after this time, such as 90s or 1h")
+	flags.StringVar(&ttl, "ttl", "", "end the mapping by itself after this `TIME`, such as 90s, 1h30m, 1d or 2w")
 	flags.BoolVar(&noProxy, "no-proxy", false, "leave the mapping to netfilter alone")
 	flags.BoolVar(&replace, "replace", false, "give a frontend that is published already this backend")
 	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
-	return cmd
+	cmd.ValidArgsFunction = completeFirst("tcp", "udp")
+	for _, flag := range []string{"name", "ttl"} { // the flags are there, which is the only error
+		complete := g.complete(mappingNames)
+		if flag == "ttl" {
+			complete = cobra.FixedCompletions([]string{"1h", "1d", "2w"}, cobra.ShellCompDirectiveNoFileComp)
+		}
+		_ = cmd.RegisterFlagCompletionFunc(flag, complete)
+	}
+	return offer(cmd, toDaemon+forJSON)
 }
 
 // printMappings prints each mapping on a line of its own, a range as one, or as an

@@ -58,7 +58,7 @@ func newApply(g *global) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVarP(&file, "file", "f", "", "the YAML `FILE`, or - for standard input")
 	flags.BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
-	return cmd
+	return offer(cmd, toDaemon+forJSON)
 }
 
 func readFile(cmd *cobra.Command, name string) (engine.State, error) {

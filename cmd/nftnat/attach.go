@@ -56,11 +56,11 @@ func newAttach(g *global) *cobra.Command {
 	flags.StringArrayVarP(&specs, "publish", "p", nil, "publish this port: a `SPEC`, any number of times")
 	// The flag is there, which is the only error.
 	_ = cmd.RegisterFlagCompletionFunc("network", g.complete(networkNames))
-	return cmd
+	return offer(cmd, toDaemon+forJSON)
 }
 
 func newDetach(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "detach NAME",
 		Short: "Give the address and all ports of an endpoint back",
 		Long: "Give the address and all ports of an endpoint back, and print what was published.\n" +
@@ -79,5 +79,5 @@ func newDetach(g *global) *cobra.Command {
 				return g.printMappings(cmd, gone)
 			})
 		},
-	}
+	}, toDaemon+forJSON)
 }

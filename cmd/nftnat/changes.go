@@ -42,6 +42,9 @@ func newChangeLog(log *slog.Logger) *changeLog {
 
 // outcome is api.Options.Changed.
 func (l *changeLog) outcome(o api.Outcome) {
+	if o.Unchanged {
+		return
+	}
 	l.mu.Lock()
 	if o.Err == nil {
 		l.made[o.Operation]++

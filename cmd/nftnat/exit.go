@@ -5,7 +5,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,10 +34,32 @@ func (e usageError) Unwrap() error { return e.error }
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return usageError{err}
+			return usageError{wrongArguments(cmd, args, err)}
 		}
 		return nil
 	}
+}
+
+// wrongArguments says how the command is used, with an example.
+func wrongArguments(cmd *cobra.Command, args []string, err error) error {
+	if cmd.HasAvailableSubCommands() && len(args) != 0 {
+		text := fmt.Sprintf("unknown command %q of %q", args[0], cmd.CommandPath())
+		cmd.SuggestionsMinimumDistance = 2
+		if names := cmd.SuggestionsFor(args[0]); len(names) != 0 {
+			text += `; is it "` + strings.Join(names, `" or "`) + `"?`
+		}
+		return errors.New(text)
+	}
+	if cmd.Parent() != nil && cmd.Parent().Name() == "completion" || cmd.Name() == "help" {
+		return err
+	}
+	_, form, _ := strings.Cut(cmd.Use, " ")
+	text := fmt.Sprintf("wrong number of arguments: use %q", strings.TrimSpace(cmd.CommandPath()+" "+form))
+	example, _, _ := strings.Cut(strings.TrimSpace(cmd.Example), "\n")
+	if example != "" {
+		text += ", as in: " + example
+	}
+	return errors.New(text)
 }
 
 func exitStatus(err error) int {

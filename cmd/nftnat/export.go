@@ -10,7 +10,7 @@ import (
 )
 
 func newExport(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "export",
 		Short: "Print networks, endpoints and mappings as a file for apply",
 		Args:  usage(cobra.NoArgs),
@@ -23,5 +23,5 @@ func newExport(g *global) *cobra.Command {
 				return state.Encode(cmd.OutOrStdout(), s)
 			})
 		},
-	}
+	}, toDaemon)
 }

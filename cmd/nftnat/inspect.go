@@ -15,7 +15,7 @@ import (
 )
 
 func newInspect(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:               "inspect NAME",
 		Short:             "Print an endpoint as a JSON document in the shape of 2013",
 		Args:              usage(cobra.ExactArgs(1)),
@@ -32,18 +32,18 @@ func newInspect(g *global) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), doc)
 			})
 		},
-	}
+	}, toDaemon+forJSON)
 }
 
 func newPort(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "port NAME PRIVATE[/PROTO]",
 		Short: "Print the frontend that leads to a port of an endpoint",
 		Long: "Print the frontend that leads to a port of an endpoint, with its address if it has\n" +
 			"one. Where there are several, each is on a line of its own, the lowest port first.",
 		Example:           "  nftnat port web 80\n  nftnat port web 53/udp",
 		Args:              usage(cobra.ExactArgs(2)),
-		ValidArgsFunction: g.completeOnly(endpointNames),
+		ValidArgsFunction: g.completePort,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := engine.ValidateEndpointName(args[0]); err != nil {
 				return err
@@ -72,7 +72,7 @@ func newPort(g *global) *cobra.Command {
 				return nil
 			})
 		},
-	}
+	}, toDaemon+forJSON)
 }
 
 // parsePrivate reads a port of an endpoint: a port spec that says nothing of a frontend.

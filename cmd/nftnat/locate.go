@@ -57,7 +57,7 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	// namespaces share the files of /run. Those of others are beside it.
 	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
 	for _, path := range []string{defaultSocket, own} {
-		client := api.NewClient(path)
+		client := g.client(path)
 		status, err := askStatus(ctx, client)
 		switch {
 		case errors.Is(err, api.ErrNoServer):
@@ -86,10 +86,25 @@ func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
 	return status, err
 }
 
+// client is one that says what a change did beyond what the command prints.
+func (g *global) client(path string) *api.Client {
+	c := api.NewClient(path)
+	if !g.quiet {
+		c.Note = func(line string) {
+			erase := ""
+			if isTerminal(g.stderr) {
+				erase = eraseLine // where progress may stand
+			}
+			_, _ = fmt.Fprintf(g.stderr, "%snftnat: %s\n", erase, oneLine(line))
+		}
+	}
+	return c
+}
+
 // ask asks at the socket that was given. Whoever also says which table or namespace is
 // meant does not mean another one.
 func (g *global) ask(ctx context.Context, inode uint64) (*api.Client, string, error) {
-	client := api.NewClient(g.socket)
+	client := g.client(g.socket)
 	status, err := askStatus(ctx, client)
 	switch {
 	case err != nil:

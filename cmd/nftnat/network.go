@@ -66,14 +66,15 @@ func newNetworkCreate(g *global) *cobra.Command {
 	flags.StringVar(&gateway, "gateway", "", "this host's `ADDRESS` on the network (default the first)")
 	flags.BoolVar(&noMasquerade, "no-masquerade", false, "leave the source of what it sends to the world as it is")
 	flags.BoolVar(&noGuard, "no-guard", false, "let everybody who has a route reach every port of it")
-	return cmd
+	return offer(cmd, toDaemon+forJSON)
 }
 
 func newNetworkLs(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use:   "ls",
-		Short: "List the networks",
-		Args:  usage(cobra.NoArgs),
+	return offer(&cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the networks",
+		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.with(cmd.Context(), reading, func(p publisher) error {
 				s, err := p.State(cmd.Context())
@@ -86,7 +87,7 @@ func newNetworkLs(g *global) *cobra.Command {
 				return listNetworks(cmd, api.Networks(s))
 			})
 		},
-	}
+	}, toDaemon+forJSON)
 }
 
 func listNetworks(cmd *cobra.Command, networks []api.Network) error {
@@ -100,8 +101,9 @@ func listNetworks(cmd *cobra.Command, networks []api.Network) error {
 }
 
 func newNetworkRm(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:               "rm NAME",
+		Aliases:           []string{"remove", "delete"},
 		Short:             "Take a network back, if no endpoint is in it",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(networkNames),
@@ -113,5 +115,5 @@ func newNetworkRm(g *global) *cobra.Command {
 				return p.RemoveNetwork(cmd.Context(), args[0])
 			})
 		},
-	}
+	}, toDaemon)
 }

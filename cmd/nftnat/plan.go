@@ -12,7 +12,7 @@ import (
 )
 
 func newPlan(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "plan",
 		Short: "Print the ruleset that nftnat keeps in its table",
 		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists and reads it, with\n" +
@@ -28,5 +28,5 @@ func newPlan(g *global) *cobra.Command {
 			_, err = io.WriteString(cmd.OutOrStdout(), text)
 			return err
 		},
-	}
+	}, "table")
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func newPs(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "ps",
 		Short: "List the endpoints",
 		Args:  usage(cobra.NoArgs),
@@ -36,7 +36,7 @@ func newPs(g *global) *cobra.Command {
 				return w.Flush()
 			})
 		},
-	}
+	}, toDaemon+forJSON)
 }
 
 // longRun is from how many consecutive ports on they are written as one range in the

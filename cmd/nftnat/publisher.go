@@ -19,8 +19,7 @@ type publisher interface {
 	Publish(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
 	Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
 	RetargetAndKill(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
-	Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
-	Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error)
+	Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping, error)
 	Mappings(ctx context.Context) ([]engine.Mapping, error)
 	CreateNetwork(ctx context.Context, n engine.Network) (engine.Network, error)
 	RemoveNetwork(ctx context.Context, name string) error
@@ -54,12 +53,8 @@ func (d direct) RetargetAndKill(_ context.Context, ms ...engine.Mapping) ([]engi
 	return d.Engine.RetargetAndKill(ms...)
 }
 
-func (d direct) Unpublish(_ context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return d.Engine.Unpublish(m)
-}
-
-func (d direct) Kill(_ context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return d.Engine.Kill(m)
+func (d direct) Remove(_ context.Context, r engine.Removal) ([]engine.Mapping, error) {
+	return d.Engine.Remove(r)
 }
 
 func (d direct) Mappings(context.Context) ([]engine.Mapping, error) {
@@ -75,7 +70,7 @@ func (d direct) RemoveNetwork(_ context.Context, name string) error {
 }
 
 func (d direct) Attach(_ context.Context, a engine.Attachment) (api.Endpoint, error) {
-	return api.Of(d.Engine).Attach(a)
+	return api.Of(d.Engine).Reporting(nil).Attach(a)
 }
 
 func (d direct) Detach(_ context.Context, name string) ([]engine.Mapping, error) {

@@ -20,7 +20,7 @@ import (
 )
 
 func newPurge(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "purge",
 		Short: "Unpublish everything, end the daemon and delete the table",
 		Long: "Unpublish everything, end the daemon and delete the table. What a daemon that was\n" +
@@ -33,7 +33,7 @@ func newPurge(g *global) *cobra.Command {
 			}
 			return g.purgeAndStop(cmd.Context())
 		},
-	}
+	}, toDaemon)
 }
 
 // purge deletes the table.

@@ -4,38 +4,41 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/engine"
 )
 
 func newRm(g *global) *cobra.Command {
-	var kill bool
+	var (
+		name string
+		kill bool
+	)
 	cmd := &cobra.Command{
-		Use:   "rm PROTO FRONTEND",
-		Short: "Unpublish a port, or a range of ports",
-		Long: "Unpublish a port, or a range of ports. PROTO and FRONTEND are those that it was\n" +
-			"published with. Flows over UDP end at once; connections over TCP that are established\n" +
-			"go on, unless --kill ends them too.",
-		Example: "  nftnat rm tcp 8080\n  nftnat rm udp 192.0.2.1:53",
-		Args:    usage(cobra.ExactArgs(2)),
+		Use:     "rm PROTO FRONTEND | FRONTEND[/PROTO] | MAPPING | --name N",
+		Aliases: []string{"remove", "delete"},
+		Short:   "Unpublish a port, a range of ports, or all of a name",
+		Long: "Unpublish a port or a range of ports, and print what was published. FRONTEND and\n" +
+			"PROTO are those that it was published with; without PROTO it is tcp. MAPPING is what\n" +
+			"add has printed, quoted, for \">\" means something to a shell: it is removed only if it\n" +
+			"still leads to that backend. --name removes all mappings of a name, at once.\n\n" +
+			"Flows over UDP end at once; connections over TCP that are established go on, unless\n" +
+			"--kill ends them too.",
+		Example: "  nftnat rm tcp 8080\n  nftnat rm 53/udp\n  nftnat rm udp 192.0.2.1:53\n" +
+			"  nftnat rm '8080->172.17.0.2:80'\n  nftnat rm --name web",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			proto, err := engine.ParseProto(args[0])
+			what, err := removal(args, name, cmd.Flags().Changed("name"))
 			if err != nil {
 				return err
 			}
-			frontend, more, err := engine.ParseFrontend(args[1])
-			if err != nil {
-				return err
-			}
-			m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
+			what.Kill = kill
 			return g.with(cmd.Context(), writing, func(p publisher) error {
-				unpublish := p.Unpublish
-				if kill {
-					unpublish = p.Kill
-				}
 				stop := g.showProgress(cmd.Context(), p)
-				gone, err := unpublish(cmd.Context(), m)
+				gone, err := p.Remove(cmd.Context(), what)
 				stop()
 				if err != nil {
 					return err
@@ -44,6 +47,69 @@ func newRm(g *global) *cobra.Command {
 			})
 		},
 	}
+	cmd.Args = usage(func(_ *cobra.Command, args []string) error {
+		named := cmd.Flags().Changed("name")
+		if named && len(args) != 0 || !named && len(args) != 1 && len(args) != 2 {
+			return errors.New("wrong number of arguments")
+		}
+		return nil
+	})
+	cmd.Flags().StringVar(&name, "name", "", "unpublish all mappings of this name")
 	cmd.Flags().BoolVar(&kill, "kill", false, "end established TCP connections as well")
-	return cmd
+	cmd.ValidArgsFunction = g.completeRemoved
+	_ = cmd.RegisterFlagCompletionFunc("name", g.complete(mappingNames)) // the flag is there, which is the only error
+	return offer(cmd, toDaemon+forJSON)
+}
+
+// removal reads what is to be unpublished: PROTO FRONTEND, FRONTEND[/PROTO] or the text of
+// a mapping, or nothing where a name is given.
+func removal(args []string, name string, named bool) (engine.Removal, error) {
+	switch {
+	case named:
+		return engine.Removal{Name: name}, engine.ValidateName(name)
+	case len(args) == 1:
+		return parseRemoved(args[0])
+	}
+	proto, err := engine.ParseProto(args[0])
+	if err != nil {
+		return engine.Removal{}, err
+	}
+	return removalOf(proto, args[1])
+}
+
+// parseRemoved reads FRONTEND[/PROTO] or the text of a mapping.
+func parseRemoved(text string) (engine.Removal, error) {
+	if strings.Contains(text, "->") {
+		m, err := engine.ParseMapping(text)
+		if err == nil && m.Frontend.Port() == 0 {
+			err = &engine.InvalidError{What: "mapping", Input: text, Reason: "port 0 names no mapping"}
+		}
+		if err == nil {
+			err = m.Validate()
+		}
+		if err != nil {
+			return engine.Removal{}, err
+		}
+		return engine.Removal{Mappings: []engine.Mapping{m}, Exact: true}, nil
+	}
+	frontend, word, given := strings.Cut(text, "/")
+	proto := engine.TCP
+	if given {
+		var err error
+		if proto, err = engine.ParseProto(word); err != nil {
+			return engine.Removal{}, err
+		}
+	}
+	if strings.HasSuffix(frontend, "-") { // 8080->172.17.0.2:80 without quotes
+		return engine.Removal{}, usageError{fmt.Errorf(`invalid frontend %q: a mapping is quoted, as in '8080->172.17.0.2:80', for a shell takes ">" for itself`, frontend)}
+	}
+	return removalOf(proto, frontend)
+}
+
+func removalOf(proto engine.Proto, text string) (engine.Removal, error) {
+	frontend, more, err := engine.ParseFrontend(text)
+	if err != nil {
+		return engine.Removal{}, err
+	}
+	return engine.Removal{Mappings: []engine.Mapping{{Proto: proto, Frontend: frontend, More: more}}}, nil
 }

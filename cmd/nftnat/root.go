@@ -61,20 +61,47 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // verb is a command, and how it is made.
 type verb struct {
-	name string
-	make func(*global) *cobra.Command
+	name  string
+	make  func(*global) *cobra.Command
+	group string // of the help; empty: what is left
+}
+
+// The groups of the help.
+const (
+	groupPublish  = "publish"
+	groupNetworks = "networks"
+	groupLook     = "look"
+	groupDaemon   = "daemon"
+)
+
+// groups are those of the help, in its order.
+func groups() []*cobra.Group {
+	return []*cobra.Group{
+		{ID: groupPublish, Title: "Publish:"},
+		{ID: groupNetworks, Title: "Networks and endpoints:"},
+		{ID: groupLook, Title: "Look:"},
+		{ID: groupDaemon, Title: "Daemon:"},
+	}
+}
+
+// command makes the verb's command.
+func (v verb) command(g *global) *cobra.Command {
+	cmd := v.make(g)
+	cmd.GroupID = v.group
+	return cmd
 }
 
 // verbs are all that there are, but for those of cobra.
 func verbs() []verb {
 	return []verb{
-		{"add", newAdd}, {"rm", newRm}, {"ls", newLs},
-		{"network", newNetwork}, {"attach", newAttach}, {"detach", newDetach},
-		{"ps", newPs}, {"inspect", newInspect}, {"port", newPort},
-		{"apply", newApply}, {"export", newExport},
-		{"serve", newServe}, {"status", newStatus}, {"events", newEvents}, {"plan", newPlan},
-		{"purge", newPurge}, {"demo", newDemo}, {"version", newVersion},
-		{onlookerVerb, newOnlooker},
+		{"add", newAdd, groupPublish}, {"rm", newRm, groupPublish}, {"ls", newLs, groupPublish},
+		{"apply", newApply, groupPublish}, {"export", newExport, groupPublish},
+		{"network", newNetwork, groupNetworks}, {"attach", newAttach, groupNetworks}, {"detach", newDetach, groupNetworks},
+		{"ps", newPs, groupNetworks}, {"inspect", newInspect, groupNetworks}, {"port", newPort, groupNetworks},
+		{"status", newStatus, groupLook}, {"events", newEvents, groupLook}, {"plan", newPlan, groupLook}, {"demo", newDemo, groupLook},
+		{"serve", newServe, groupDaemon}, {"purge", newPurge, groupDaemon},
+		{"version", newVersion, ""},
+		{onlookerVerb, newOnlooker, ""},
 	}
 }
 
@@ -106,14 +133,31 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          usage(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkGlobals(cmd); err != nil {
+				return err
+			}
 			g.tableGiven = cmd.Flags().Changed("table") && g.table != ""
 			if g.table == "" {
 				g.table = engine.DefaultTable
 			}
+			return nil
 		},
 	}
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		hideGlobals(cmd)
+		help(cmd, args)
+	})
+	var printVersion bool
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		if printVersion {
+			return g.printVersion(cmd)
+		}
+		return cmd.Help()
+	}
+	root.Flags().BoolVar(&printVersion, "version", false, "print the version")
+	root.AddGroup(groups()...)
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at this socket (default "+defaultSocket+")")
 	flags.BoolVar(&g.direct, "direct", false, "act without a daemon: localhost is not served")
@@ -121,16 +165,17 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	flags.StringVar(&g.table, "table", engine.DefaultTable, "keep the mappings in the nftables table of this `NAME`")
 	flags.BoolVar(&g.quiet, "quiet", false, "print nothing but errors and what was asked for")
 	flags.BoolVar(&g.json, "json", false, "print JSON")
+	_ = root.RegisterFlagCompletionFunc("netns", completeNetns) // the flag is there, which is the only error
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	if only != nil {
 		root.CompletionOptions.DisableDefaultCmd = true
 		for _, v := range only {
-			root.AddCommand(v.make(g))
+			root.AddCommand(v.command(g))
 		}
 		return root
 	}
 	for _, v := range verbs() {
-		root.AddCommand(v.make(g))
+		root.AddCommand(v.command(g))
 	}
 	refuseUnknown(root)
 	return root

@@ -81,7 +81,7 @@ func newServe(g *global) *cobra.Command {
 	flags.log.add(cmd)
 	cmd.Flags().BoolVar(&flags.takeover, "takeover", false, "succeed the daemon that runs, if one does, without an interruption")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "run in the background, and return when it is ready")
-	return cmd
+	return offer(cmd, "socket netns table quiet")
 }
 
 // tellStarter returns an error as it is, and tells it the process that waits for the

@@ -17,7 +17,7 @@ import (
 )
 
 func newStatus(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "status",
 		Short: "Tell how the daemon is",
 		Args:  usage(cobra.NoArgs),
@@ -37,7 +37,7 @@ func newStatus(g *global) *cobra.Command {
 			}
 			return printStatus(cmd, st)
 		},
-	}
+	}, toDaemon+forJSON)
 }
 
 func printStatus(cmd *cobra.Command, st api.Status) error {
@@ -103,7 +103,7 @@ func describeConfinement(c *api.Confinement) string {
 }
 
 func newEvents(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "events",
 		Short: "Follow what happens to what is published, a JSON document a line",
 		Args:  usage(cobra.NoArgs),
@@ -126,5 +126,5 @@ func newEvents(g *global) *cobra.Command {
 			}
 			return errors.New("the daemon has ended")
 		},
-	}
+	}, "socket netns table "+forJSON)
 }

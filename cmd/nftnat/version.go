@@ -12,17 +12,21 @@ import (
 )
 
 func newVersion(g *global) *cobra.Command {
-	return &cobra.Command{
+	return offer(&cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			info := buildinfo.Read()
-			if g.json {
-				return printJSON(cmd.OutOrStdout(), info)
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "nftnat %s\n", info)
-			return err
+			return g.printVersion(cmd)
 		},
+	}, forJSON)
+}
+
+func (g *global) printVersion(cmd *cobra.Command) error {
+	info := buildinfo.Read()
+	if g.json {
+		return printJSON(cmd.OutOrStdout(), info)
 	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "nftnat %s\n", info)
+	return err
 }

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+)
+
+// completeFirst completes the first argument with words, and no other.
+func completeFirst(words ...string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) != 0 {
+			words = nil
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeRemoved completes what rm takes: a protocol, or FRONTEND/PROTO, which unlike the
+// text of a mapping needs no quotes in a shell, with that text beside it; and the frontends
+// of a protocol.
+func (g *global) completeRemoved(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 1 || cmd.Flags().Changed("name") {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	frontends, directive := g.complete(func(s engine.State) (words []string) {
+		for _, m := range allMappings(s) {
+			beside := "\t" + printable(strings.TrimSpace(m.String()+" "+m.Name))
+			switch {
+			case len(args) == 0:
+				words = append(words, m.FrontendText()+"/"+m.Proto.String()+beside)
+			case args[0] == m.Proto.String():
+				words = append(words, m.FrontendText()+beside)
+			}
+		}
+		return words
+	})(cmd, args, given)
+	if len(args) == 0 {
+		frontends = append([]string{"tcp", "udp"}, frontends...)
+	}
+	return frontends, directive
+}
+
+// completePort completes what port takes: the name of an endpoint, and one of its ports.
+func (g *global) completePort(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
+	switch len(args) {
+	case 0:
+		return g.complete(endpointNames)(cmd, args, given)
+	case 1:
+		return g.complete(func(s engine.State) (ports []string) {
+			i := slices.IndexFunc(s.Endpoints, func(a engine.Attachment) bool { return a.Name == args[0] })
+			if i < 0 {
+				return nil
+			}
+			for _, spec := range s.Endpoints[i].Ports {
+				for n := range int(spec.More) + 1 {
+					port := strconv.Itoa(int(spec.Backend) + n)
+					if spec.Proto == engine.UDP {
+						port += "/udp"
+					}
+					ports = append(ports, port)
+				}
+			}
+			return ports
+		})(cmd, args, given)
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// allMappings are the mappings of a state, those of its endpoints with them.
+func allMappings(s engine.State) []engine.Mapping {
+	ms := slices.Clone(s.Mappings)
+	for _, ep := range api.EndpointsOf(engine.State{Networks: s.Networks, Endpoints: s.Endpoints}) {
+		ms = append(ms, ep.Mappings...)
+	}
+	return ms
+}
+
+func mappingNames(s engine.State) (names []string) {
+	for _, m := range allMappings(s) {
+		if m.Name != "" && !slices.Contains(names, m.Name) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// netnsDir is where ip-netns(8) keeps the network namespaces that have names.
+const netnsDir = "/run/netns"
+
+// completeNetns completes the names of network namespaces, and paths.
+func completeNetns(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	entries, err := os.ReadDir(netnsDir)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, cobra.ShellCompDirectiveDefault
+}
