@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,8 +42,14 @@ var program = sync.OnceValues(func() (string, error) {
 // must not need other programs.
 func nftnat(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	return bare(t, append([]string{"--direct"}, args...)...)
+	if !slices.ContainsFunc(args, func(word string) bool { return slices.Contains(neverDirect, word) }) {
+		args = append([]string{"--direct"}, args...)
+	}
+	return bare(t, args...)
 }
+
+// neverDirect are commands that have nothing to do with a daemon, or are one.
+var neverDirect = []string{"plan", "demo", "version", "--version", "completion", "help", "--help", "serve", "events", "__complete"}
 
 // bare prepares a command line as it is.
 func bare(t *testing.T, args ...string) *exec.Cmd {

@@ -48,14 +48,14 @@ func TestEndpointBadInput(t *testing.T) {
 			says string
 		}{
 			// The command line.
-			{words("attach"), 2, "accepts 1 arg(s), received 0" + help},
-			{words("attach a b"), 2, "accepts 1 arg(s), received 2" + help},
+			{words("attach"), 2, misused("attach NAME", "attach web -p 8080:80 -p 53/udp")},
+			{words("attach a b"), 2, misused("attach NAME", "attach web -p 8080:80 -p 53/udp")},
 			{words("attach a -p"), 2, "flag needs an argument: 'p' in -p" + help},
 			{words("attach a --nosuch"), 2, "unknown flag: --nosuch" + help},
-			{words("detach"), 2, "accepts 1 arg(s), received 0" + help},
-			{words("ps web"), 2, `unknown command "web" for "nftnat ps"` + help},
-			{words("inspect"), 2, "accepts 1 arg(s), received 0" + help},
-			{words("port web"), 2, "accepts 2 arg(s), received 1" + help},
+			{words("detach"), 2, misused("detach NAME", "detach web")},
+			{words("ps web"), 2, misused("ps", "")},
+			{words("inspect"), 2, misused("inspect NAME", "inspect web")},
+			{words("port web"), 2, misused("port NAME PRIVATE[/PROTO]", "port web 80")},
 			// Names.
 			{[]string{"attach", ""}, 2, `invalid endpoint "": no name is given`},
 			{words("attach a/b"), 2, `invalid endpoint "a/b": ` + label},

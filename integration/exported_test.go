@@ -7,3 +7,12 @@ package integration
 func exportOf(lists string) string {
 	return "# nftnat, complete with \"...\" as its last line\nversion: 1\n" + lists + "...\n"
 }
+
+// misused is what a command says whose arguments are too few or too many: how it is
+// used, with an example if there is one.
+func misused(use, example string) string {
+	if example != "" {
+		example = ", as in: nftnat " + example
+	}
+	return `wrong number of arguments: use "nftnat ` + use + `"` + example + ` (see "nftnat help")`
+}

@@ -22,6 +22,14 @@ type badCall struct {
 	says string // behind "nftnat: "
 }
 
+// misusedVerb is what a verb says that is given a word too many.
+func misusedVerb(verb string) string {
+	if verb == "ls" {
+		return `unknown protocol "more": tcp or udp`
+	}
+	return misused(verb, "")
+}
+
 // badCalls are such of the verbs that no other table has: add, rm and apply are in
 // badInputs, endpoints' verbs in TestEndpointBadInput, networks' in TestNetworkBadInput.
 func badCalls(t *testing.T, m mode, daemon int) []badCall {
@@ -33,7 +41,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	var all []badCall
 	for _, verb := range []string{"ls", "export", "ps", "network ls", "plan", "status", "events", "purge", "serve", "version", "demo"} {
 		all = append(all,
-			badCall{verb + " more", 2, fmt.Sprintf(`unknown command "more" for "nftnat %s"`, verb) + help},
+			badCall{verb + " more", 2, misusedVerb(verb)},
 			badCall{verb + " --nosuch", 2, "unknown flag: --nosuch" + help},
 			badCall{verb + " --quiet=perhaps", 2,
 				`invalid argument "perhaps" for "--quiet" flag: strconv.ParseBool: parsing "perhaps": invalid syntax` + help},
@@ -59,7 +67,6 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	)
 	if m.station == nil {
 		return append(all,
-			badCall{"status", 1, "ask /proc/s: no server answers: no such file or directory"},
 			badCall{"events", 1, "ask /proc/s: no server answers: no such file or directory"},
 			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
 		)

@@ -65,6 +65,7 @@ func newDetach(g *global) *cobra.Command {
 		Short: "Give the address and all ports of an endpoint back",
 		Long: "Give the address and all ports of an endpoint back, and print what was published.\n" +
 			"Connections to it end, over TCP too, because its address may be another's next.",
+		Example:           "  nftnat detach web",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

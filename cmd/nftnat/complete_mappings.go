@@ -94,12 +94,9 @@ func mappingNames(s engine.State) (names []string) {
 	return names
 }
 
-// netnsDir is where ip-netns(8) keeps the network namespaces that have names.
-const netnsDir = "/run/netns"
-
 // completeNetns completes the names of network namespaces, and paths.
 func completeNetns(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	entries, err := os.ReadDir(netnsDir)
+	entries, err := os.ReadDir(netnsDirectory)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveDefault
 	}

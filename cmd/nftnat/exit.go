@@ -43,7 +43,7 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 // wrongArguments says how the command is used, with an example.
 func wrongArguments(cmd *cobra.Command, args []string, err error) error {
 	if cmd.HasAvailableSubCommands() && len(args) != 0 {
-		text := fmt.Sprintf("unknown command %q of %q", args[0], cmd.CommandPath())
+		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
 		cmd.SuggestionsMinimumDistance = 2
 		if names := cmd.SuggestionsFor(args[0]); len(names) != 0 {
 			text += `; is it "` + strings.Join(names, `" or "`) + `"?`

@@ -18,6 +18,7 @@ func newInspect(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:               "inspect NAME",
 		Short:             "Print an endpoint as a JSON document in the shape of 2013",
+		Example:           "  nftnat inspect web",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

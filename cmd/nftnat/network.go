@@ -105,6 +105,7 @@ func newNetworkRm(g *global) *cobra.Command {
 		Use:               "rm NAME",
 		Aliases:           []string{"remove", "delete"},
 		Short:             "Take a network back, if no endpoint is in it",
+		Example:           "  nftnat network rm inside",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(networkNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

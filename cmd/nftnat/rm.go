@@ -49,7 +49,8 @@ func newRm(g *global) *cobra.Command {
 	}
 	cmd.Args = usage(func(_ *cobra.Command, args []string) error {
 		named := cmd.Flags().Changed("name")
-		if named && len(args) != 0 || !named && len(args) != 1 && len(args) != 2 {
+		protoAlone := len(args) == 1 && (args[0] == "tcp" || args[0] == "udp")
+		if named && len(args) != 0 || !named && len(args) != 1 && len(args) != 2 || protoAlone {
 			return errors.New("wrong number of arguments")
 		}
 		return nil

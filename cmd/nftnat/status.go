@@ -14,21 +14,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
 )
 
 func newStatus(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "status",
-		Short: "Tell how the daemon is",
+		Short: "Tell how the daemon is, or what the kernel holds without one",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), readPatience)
-			defer cancel()
-			client, _, err := g.locate(ctx)
-			if err != nil {
-				return err
-			}
-			st, err := client.Status(ctx)
+			st, err := g.readStatus(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -38,6 +33,43 @@ func newStatus(g *global) *cobra.Command {
 			return printStatus(cmd, st)
 		},
 	}, toDaemon+forJSON)
+}
+
+// readStatus asks the daemon, and where none answers, the kernel. Of what only a daemon
+// knows, a pid of 0 among it, there is nothing then.
+func (g *global) readStatus(ctx context.Context) (st api.Status, err error) {
+	if !g.direct {
+		ctx, cancel := context.WithTimeout(ctx, readPatience)
+		defer cancel()
+		client, _, err := g.locate(ctx)
+		if err == nil {
+			st, err = client.Status(ctx)
+		}
+		switch {
+		case err == nil || !unanswered(err):
+			return st, err
+		case !errors.Is(err, api.ErrNoServer):
+			g.logger().Warn("the daemon does not answer: this is what the kernel holds", "error", err)
+		}
+	}
+	err = g.withEngine(true, nil, func(e *engine.Engine) error {
+		now, err := e.Status()
+		if err != nil && now.Table == "" {
+			return err
+		}
+		st = api.Status{
+			Table:    api.TableStatus{Name: now.Table, Owned: now.Owned},
+			Mappings: api.CountMappings(e.Mappings()), Networks: now.Networks, Endpoints: now.Endpoints,
+			Forwarding: forwardingOf(now), Warnings: []string{},
+		}
+		if err != nil {
+			st.Warnings = append(st.Warnings, oneLine(err.Error()))
+		} else {
+			st.Conntrack = &api.Conntrack{Count: now.Tracked, Max: now.TrackedMax}
+		}
+		return nil
+	})
+	return st, err
 }
 
 func printStatus(cmd *cobra.Command, st api.Status) error {
@@ -53,12 +85,18 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	default:
 		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
 	}
-	fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
+	if st.PID == 0 {
+		fmt.Fprintln(w, "daemon\tnone answers: localhost is not served, and other programs can take the ports")
+	} else {
+		fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
+	}
 	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
 	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
 		st.Mappings.TCP.IPv4, st.Mappings.TCP.IPv6, st.Mappings.UDP.IPv4, st.Mappings.UDP.IPv6)
 	fmt.Fprintf(w, "networks\t%d, with %d endpoints\n", st.Networks, st.Endpoints)
-	fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
+	if st.PID != 0 {
+		fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
+	}
 	if st.Conntrack != nil {
 		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
 	}
