@@ -37,7 +37,7 @@ func TestShownText(t *testing.T) {
 	const forged = "\x1b[1A\x1b[2K\r\nnftnat: all is well\u202e\x9b"
 	for _, args := range [][]string{
 		{"--" + forged}, {forged}, {"--netns", forged, "ls", "--direct"}, {"apply", "-f", "/" + forged}, {"--table", forged, "plan"},
-		{"add", forged, "80", "172.30.0.2"}, {"add", "tcp", forged, "172.30.0.2"}, {"--socket", "/nowhere/" + forged, "status"},
+		{"add", forged, "80", "172.30.0.2"}, {"add", "tcp", forged, "172.30.0.2"}, {"--socket", "/nowhere/" + forged, "events"},
 	} {
 		var out, errs bytes.Buffer
 		require.NotZero(t, run(args, strings.NewReader(""), &out, &errs), "%q", args)
