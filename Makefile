@@ -72,7 +72,8 @@ uninstall: ## remove what install installed, with the same DESTDIR= and PREFIX=
 	rm -f $(DESTDIR)$(SYSUSERSDIR)/nftnat.conf $(DESTDIR)$(TMPFILESDIR)/nftnat.conf
 	rm -f $(DESTDIR)$(MANDIR)/man8/nftnat.8.gz $(DESTDIR)$(MANDIR)/man8/nftnat-*.8.gz
 	rm -f $(DESTDIR)$(BASHDIR)/nftnat $(DESTDIR)$(ZSHDIR)/_nftnat $(DESTDIR)$(FISHDIR)/nftnat.fish
-	rm -rf $(DESTDIR)$(DOCDIR)
+	rm -f $(DESTDIR)$(DOCDIR)/copyright $(DESTDIR)$(DOCDIR)/changelog.gz
+	if test -d $(DESTDIR)$(DOCDIR); then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(DOCDIR); fi
 
 # The program nfpm and its dependencies are no part of go.mod.
 NFPM          := $(GO) tool -modfile=packaging/tools.mod nfpm
