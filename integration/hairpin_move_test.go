@@ -72,6 +72,7 @@ func TestHairpinModeOfLateBackend(t *testing.T) {
 
 // A backend that moves to another port takes the mode with it.
 func TestHairpinModeFollows(t *testing.T) {
+	labtest.LongOnly(t, "ports of bridges that go, come back and change names")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	records := func(port string) {
 		await(t, "the record of "+port, func() bool {

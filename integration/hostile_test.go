@@ -118,6 +118,7 @@ func TestHostileComments(t *testing.T) {
 // Elements that no engine would write are not taken for mappings where they cannot be
 // any, and can be listed and removed where they can. None keeps an engine from work.
 func TestHostileElements(t *testing.T) {
+	labtest.LongOnly(t, "elements that others write to the table")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	intact, err := engine.Plan("")

@@ -208,6 +208,7 @@ func TestGuardDuringRepair(t *testing.T) {
 // neither of them has the machine to itself; the daemon serves meanwhile, and once there
 // is peace all is as it was.
 func TestFighter(t *testing.T) {
+	labtest.LongOnly(t, "3 s of a fight about the table")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s, _ := openStation(t, top)
 	before := sortedElements(t, top.Host)

@@ -24,7 +24,7 @@ import (
 // How long there is work unless the environment says otherwise, and how much of it a
 // second.
 const (
-	envSoak, defaultSoak = "NFTNAT_SOAK", 12 // seconds of a long test
+	envSoak, defaultSoak = "NFTNAT_SOAK", 12 * time.Second
 	soakRate             = 200
 )
 
@@ -37,8 +37,8 @@ type vitals struct {
 // the ruleset, and daemons are killed and taken over. At each minute kernel, sockets and
 // traffic are what was acknowledged, and the daemon holds no more than it did before.
 func TestSoak(t *testing.T) {
-	seconds := labtest.Rounds(t, "seconds", 4, defaultSoak)
-	lasts, seed := time.Duration(seconds)*time.Second, labtest.Number(t, envSeed, defaultSeed)
+	labtest.LongOnly(t, "random changes, flushes, kills and takeovers")
+	lasts, seed := defaultSoak, labtest.Number(t, envSeed, defaultSeed)
 	if text := os.Getenv(envSoak); text != "" {
 		var err error
 		lasts, err = time.ParseDuration(text)

@@ -172,6 +172,7 @@ func TestRestored(t *testing.T) {
 
 // The rules are the same whatever is published: mappings are elements.
 func TestConstantRules(t *testing.T) {
+	labtest.LongOnly(t, "60,000 mappings")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "last", ":60000")
 	e := open(t, top.Host, engine.Options{})

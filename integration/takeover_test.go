@@ -145,6 +145,7 @@ func TestTakeoverThenTerminated(t *testing.T) {
 
 // Where no daemon runs it is as without the flag; --detach returns when it is ready.
 func TestTakeoverOfNobody(t *testing.T) {
+	labtest.LongOnly(t, "takeovers in the background")
 	top, s := proxiedHost(t)
 	r := s.run(t, "serve --takeover --detach")
 	require.Zero(t, r.Code, r.Stderr)
@@ -152,7 +153,7 @@ func TestTakeoverOfNobody(t *testing.T) {
 	require.Equal(t, pid, s.status(t).PID)
 	s.publishEveryKind(t)
 	calls := startCallers(t, top.Host, "tcp", "127.0.0.1:8080")
-	for range labtest.Rounds(t, "takeovers in the background", 1, 3) {
+	for range 3 {
 		r := s.run(t, "serve --takeover --detach")
 		require.Zero(t, r.Code, r.Stderr)
 		require.NotEqual(t, pid, s.status(t).PID)
@@ -220,6 +221,7 @@ func TestTakeoverOfEverything(t *testing.T) {
 // published over and over: that is always possible, though the daemon before takes a while
 // to give up so many.
 func TestTakeoverOfManyPorts(t *testing.T) {
+	labtest.LongOnly(t, "takeovers of 12,000 ports")
 	top, s := proxiedHost(t)
 	labtest.EchoTCP(t, top.Backend1, "last", ":19999")
 	daemon := s.serve(t)
@@ -229,7 +231,7 @@ func TestTakeoverOfManyPorts(t *testing.T) {
 	files := openBy(t, daemon.Pid)
 	calls := startCallers(t, top.Host, "tcp", "127.0.0.1:19999")
 	api := startAPIUsers(t, s)
-	for range labtest.Rounds(t, "takeovers of 12,000 ports", 1, 3) {
+	for range 3 {
 		began := time.Now()
 		next := s.succeedBy(t)
 		t.Logf("12,000 ports in %v, the new process's start included", time.Since(began).Round(time.Millisecond))

@@ -165,6 +165,7 @@ func TestUpgrade(t *testing.T) {
 // The same with a daemon before that hands over: those whom its proxies serve notice
 // nothing either.
 func TestUpgradeByTakeover(t *testing.T) {
+	labtest.LongOnly(t, "an upgrade of the table during a takeover")
 	u, daemon := newUpgraded(t)
 	for _, network := range []string{"tcp", "udp"} {
 		for _, address := range everyKindProxied {
