@@ -99,6 +99,7 @@ func TestDaemonEvents(t *testing.T) {
 
 // A mapping ends at its time, and its proxy with it, without anybody's asking.
 func TestDaemonTimeToLive(t *testing.T) {
+	labtest.LongOnly(t, "4 s in which mappings with a time to live end")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newStation(t, top.Host)
 	s.serve(t)

@@ -74,6 +74,7 @@ func TestDaemonSocketRemoved(t *testing.T) {
 
 // Where the daemon cannot make it anew it says so once, and commands say how to end it.
 func TestDaemonSocketLost(t *testing.T) {
+	labtest.LongOnly(t, "24 s in which a daemon makes its lost socket anew")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 
@@ -221,6 +222,7 @@ func nameFor(t *testing.T, ns *lab.NS, path string) (remove func()) {
 // A daemon that was not told the name of its namespace goes on while one is left; one that was
 // told a name, until that is removed.
 func TestDaemonNamespaceOfTwoNames(t *testing.T) {
+	labtest.LongOnly(t, "5 s in which a daemon looks for the other name of its namespace")
 	for _, told := range []bool{false, true} {
 		ns := labtest.NewNS(t, "kept")
 		s := newStation(t, ns)

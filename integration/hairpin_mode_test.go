@@ -285,6 +285,7 @@ func TestHairpinModeByFamily(t *testing.T) {
 // A port with the mode sends a machine's own solicitations back to it. It must not take
 // that for somebody with its address.
 func TestHairpinModeDuplicateAddressDetection(t *testing.T) {
+	labtest.LongOnly(t, "2 s of duplicate address detection")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	e := open(t, top.Host, engine.Options{})
 	publish(t, e, "8080->172.30.0.2:80")

@@ -46,6 +46,7 @@ const otherMAC = "02:00:00:00:30:02"
 // A backend that is not there when it is published is found when it comes: by itself
 // where an engine runs, and by the next change where none does.
 func TestHairpinModeOfLateBackend(t *testing.T) {
+	labtest.LongOnly(t, "backends that come later")
 	for _, running := range []bool{true, false} {
 		top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 		unplug(t, top, lab.MachineLink)

@@ -52,6 +52,7 @@ func furnished(t *testing.T) (s *station, lines []string, want map[string]string
 
 // With a daemon that is stopped, commands that read say what the kernel holds.
 func TestReadersOfStoppedDaemon(t *testing.T) {
+	labtest.LongOnly(t, "10 s for which commands wait for a daemon that is stopped")
 	s, lines, want := furnished(t)
 	if testing.Short() {
 		lines = lines[:1]

@@ -140,6 +140,7 @@ func (u *upgraded) check(t *testing.T, before uint32) {
 // flows and new ones: none is refused or broken, nothing published is lost, and the guard
 // is not opened.
 func TestUpgrade(t *testing.T) {
+	labtest.LongOnly(t, "upgrades of an older table under load")
 	u, daemon := newUpgraded(t)
 	daemon.Kill()
 	for range 3 {
