@@ -46,7 +46,6 @@ func TestConflict(t *testing.T) {
 		{have: "53" + to1, want: any6 + "53" + to2v6},
 		{have: "53" + to1, want: lan6 + "53" + to2v6},
 		{have: "53" + to1, want: "53" + to2v6},
-		{have: "53" + to1, want: "53" + to1},
 		{have: lan + "53" + to1, want: "53" + to2},
 		{have: lan + "53" + to1, want: lan + "53" + to2},
 		{have: lan + "53" + to1, want: "0.0.0.0:53" + to2},

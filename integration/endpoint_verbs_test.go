@@ -53,7 +53,7 @@ func TestEndpointVerbs(t *testing.T) {
 			{"inspect web", `{"Name":"web","NetworkSettings":{"IPAddress":"172.30.0.2","IPPrefixLen":24,"Gateway":"172.30.0.1","Bridge":"",` +
 				`"PortMapping":{"Tcp":{"80":"9"},"Udp":{"53":"53"}}}}` + "\n"},
 			{"ps --json", ""},
-			{"export", "" +
+			{"export", exportOf("" +
 				"networks:\n" +
 				"  - {name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1, next: 172.30.0.4}\n" +
 				"  - {name: six, prefix: \"fd00:30::/64\", gateway: \"fd00:30::1\", next: \"fd00:30::3\"}\n" +
@@ -63,7 +63,7 @@ func TestEndpointVerbs(t *testing.T) {
 				"  - {name: many, network: six, address: \"fd00:30::2\", ports: [\"90:90\", \"7000-7006:6000-6006\", \"8000-8009:9000-9009\", \"49154:80\", \"[2001:db8:1::1]:81:80\"]}\n" +
 				"  - {name: web, network: inside, address: 172.30.0.2, ports: [\"49153:80\", \"53:53/udp\"]}\n" +
 				"mappings:\n" +
-				"  - {mapping: \"9->172.30.0.2:80\", name: web, proxy: false}\n"},
+				"  - {mapping: \"9->172.30.0.2:80\", name: web, proxy: false}\n")},
 			{"rm tcp 49153", "49153->172.30.0.2:80\n"},
 			{"detach web", "9->172.30.0.2:80\n53->172.30.0.2:53/udp\n"},
 			{"detach bare", ""},

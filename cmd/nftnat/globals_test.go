@@ -42,7 +42,7 @@ func TestGlobals(t *testing.T) {
 		globals, known := want[path]
 		require.True(t, known, "%s: say which global flags do something with it", path)
 		help := helpOf(t, path)
-		for _, flag := range strings.Fields(allJSON) {
+		for flag := range strings.FieldsSeq(allJSON) {
 			does := strings.Contains(" "+globals+" ", " "+flag+" ")
 			require.Equal(t, does, offers(cmd, flag), "%s --%s", path, flag)
 			require.Equal(t, does, strings.Contains(help, " --"+flag+" "), "%s --%s\n%s", path, flag, help)
