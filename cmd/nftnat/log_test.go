@@ -105,7 +105,8 @@ func TestServeFlagsBad(t *testing.T) {
 				t.Setenv(name, value)
 			}
 			socket := t.TempDir() + "/nftnat.sock"
-			args := []string{"serve", "--socket", socket}
+			// No daemon starts there, should the flag be taken.
+			args := []string{"serve", "--socket", socket, "--netns", t.TempDir() + "/nosuch"}
 			if x.flag != "" {
 				args = append(args, x.flag)
 			}
