@@ -28,7 +28,15 @@ func (s shelf) Mappings() iter.Seq[engine.Mapping] {
 	return slices.Values([]engine.Mapping{s.has})
 }
 
-func (s shelf) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (s shelf) Reporting(*engine.Report) api.Changer { return fullShelf{has: s.has} }
+
+// fullShelf is what changes a shelf.
+type fullShelf struct {
+	api.Changer
+	has engine.Mapping
+}
+
+func (s fullShelf) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &engine.ConflictError{Want: ms[0], Have: s.has})
 }
 

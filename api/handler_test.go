@@ -56,7 +56,7 @@ func TestRouting(t *testing.T) {
 		{"GET", "/v1%2fmappings", "", "", 404, ""},
 		{"HEAD", "/v1/mappings", "", "", 200, ""},
 		{"PATCH", "/v1/mappings", json, "[]", 405, `PATCH is not a method of "/v1/mappings"`},
-		{"DELETE", "/v1/mappings", "", "", 405, ""},
+		{"DELETE", "/v1/mappings", "", "", 400, "name"},
 		{"OPTIONS", "/v1/status", "", "", 405, ""},
 		{"POST", "/metrics", "", "", 405, ""},
 		{"GET", "/v1/mappings/tcp/8080", "", "", 405, ""},
@@ -225,7 +225,7 @@ func TestCompressedBody(t *testing.T) {
 func TestAllow(t *testing.T) {
 	h := newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits())
 	for path, want := range map[string]string{
-		"/v1/mappings":          "GET, HEAD, POST, PUT",
+		"/v1/mappings":          "GET, HEAD, POST, PUT, DELETE",
 		"/v1/mappings/tcp/8080": "DELETE",
 		"/v1/events":            "GET, HEAD",
 		"/v1/state":             "GET, HEAD, PUT",

@@ -59,22 +59,39 @@ func writeDocuments(dir string) error {
 	return writeCompletions(root, filepath.Join(dir, "completions"))
 }
 
+// writePagesOf writes the page of a command and those below it, each with the global flags
+// that do something there.
+func writePagesOf(cmd *cobra.Command, dir string, header doc.GenManHeader) error {
+	for _, sub := range cmd.Commands() {
+		if !sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
+			continue
+		}
+		if err := writePagesOf(sub, dir, header); err != nil {
+			return err
+		}
+	}
+	hideGlobals(cmd)
+	name := strings.ReplaceAll(cmd.CommandPath(), " ", "-")
+	header.Title = strings.ToUpper(name) // each page has a copy
+	f, err := os.Create(filepath.Join(dir, name+"."+header.Section))
+	if err != nil {
+		return err
+	}
+	return errors.Join(doc.GenMan(cmd, &header, f), f.Close())
+}
+
 func writePages(root *cobra.Command, dir string, date time.Time) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	root.DisableAutoGenTag = true
-	err := doc.GenManTreeFromOpts(root, doc.GenManTreeOptions{
-		Path:             dir,
-		CommandSeparator: "-",
-		Header: &doc.GenManHeader{
-			Section: "8",
-			Date:    &date,
-			Source:  "nftnat " + buildinfo.Version,
-			Manual:  "nftnat",
-		},
-	})
-	if err != nil {
+	header := doc.GenManHeader{
+		Section: "8",
+		Date:    &date,
+		Source:  "nftnat " + buildinfo.Version,
+		Manual:  "nftnat",
+	}
+	if err := writePagesOf(root, dir, header); err != nil {
 		return err
 	}
 	return addSections(filepath.Join(dir, root.Name()+".8"))
