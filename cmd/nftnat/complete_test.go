@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -51,14 +50,8 @@ func TestCompletionIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
 	t.Setenv(envSocket, path)
-	done := make(chan []string, 1)
-	go func() { done <- completed(t, "rm", "--name", "") }()
-	select {
-	case words := <-done:
-		require.Empty(t, words)
-	case <-time.After(30 * completionTimeout): // the machine may be busy
-		t.Fatal("it waits for the daemon")
-	}
+	// It ends at all: the listener accepts in the kernel, and nobody ever answers.
+	require.Empty(t, completed(t, "rm", "--name", ""))
 }
 
 func TestMappingWords(t *testing.T) {
