@@ -144,8 +144,8 @@ func serveHello(t *testing.T, ns *lab.NS) {
 	})
 }
 
-// run runs a block's commands one after another. Those that print an error of nftnat's
-// must fail, and all others must not.
+// run runs a block's commands one after another. Those whose output ends with a message
+// of nftnat's must fail, and all others must not.
 func (s *docShell) run(t *testing.T, block docBlock) {
 	t.Helper()
 	for _, c := range block.commands() {
@@ -156,7 +156,8 @@ func (s *docShell) run(t *testing.T, block docBlock) {
 		if block.lang == "console" {
 			require.Equal(t, c.output, output.String(), "%s: %s", block, c.line)
 		}
-		if strings.HasPrefix(c.output, "nftnat: ") {
+		lines := strings.Split(strings.TrimSuffix(c.output, "\n"), "\n")
+		if strings.HasPrefix(lines[len(lines)-1], "nftnat: ") {
 			require.NotZero(t, code, "%s: %s", block, c.line)
 			continue
 		}
