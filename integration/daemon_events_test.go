@@ -89,11 +89,11 @@ func TestDaemonEvents(t *testing.T) {
 	require.Equal(t, []brief{
 		{api.EventPublished, "8080 172.30.0.2:80 web"},
 		{api.EventPublished, "8081 172.30.0.2:81 web"},
-		{api.EventPublished, "8081 172.30.0.3:80 "},
+		{api.EventPublished, "8081 172.30.0.3:80 web"},
 		{api.EventPublished, "53 172.30.0.2:53 "},
 		{api.EventExpired, "53 172.30.0.2:53 "},
 		{api.EventUnpublished, "8080 172.30.0.2:80 web"},
-		{api.EventUnpublished, "8081 172.30.0.3:80 "},
+		{api.EventUnpublished, "8081 172.30.0.3:80 web"},
 	}, got)
 }
 

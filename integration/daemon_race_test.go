@@ -108,7 +108,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 	ctx := context.Background()
 	port := raceFirstPort + rand.N(racePorts)
 	m := engine.Mapping{
-		Proto: engine.TCP, Name: name,
+		Proto: engine.TCP, Name: fmt.Sprint(name, ".", rand.Uint32()), // so that its own is a conflict too
 		Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(port)),
 		Backend:  netip.MustParseAddrPort("172.30.0.2:80"),
 	}
@@ -122,7 +122,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 		return err
 	}
 	claim := filepath.Join(owners, strconv.Itoa(port))
-	if err := note(claim, name); err != nil {
+	if err := note(claim, m.Name); err != nil {
 		return fmt.Errorf("two have port %d: %w", port, err)
 	}
 	if rand.N(2) == 0 {

@@ -210,10 +210,10 @@ func TestDaemonNamespaces(t *testing.T) {
 	require.FileExists(t, own)
 	require.Len(t, daemons(t, defaultDirectory), 2)
 	for _, line := range []string{"export", "export --netns " + top.Host.Path()} {
-		require.Equal(t, "mappings:\n  - 8080->172.30.0.2:80\n", host.succeed(t, line))
+		require.Equal(t, exportOf("mappings:\n  - 8080->172.30.0.2:80\n"), host.succeed(t, line))
 	}
 	for _, line := range []string{"export", "export --netns " + top.Backend2.Path()} {
-		require.Equal(t, "mappings:\n  - 8081->172.30.0.2:80\n", other.succeed(t, line))
+		require.Equal(t, exportOf("mappings:\n  - 8081->172.30.0.2:80\n"), other.succeed(t, line))
 	}
 	// From one to the other.
 	host.succeed(t, "add --netns "+top.Backend2.Path()+" tcp 8082 172.30.0.2:80")
