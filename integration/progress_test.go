@@ -109,7 +109,11 @@ func TestProgress(t *testing.T) {
 		cmd := s.command(t, append(args, "apply", "-f", "testdata/empty.yaml")...)
 		cmd.Stderr = stderr
 		p := labtest.StartCmd(t, s.ns, cmd)
-		<-e.entered
+		select {
+		case <-e.entered:
+		case <-p.Done():
+			t.Fatalf("apply has ended: %s", p.Output())
+		}
 		return p
 	}
 	quiet := map[string]*terminal{"--quiet": newTerminal(t), "--json": newTerminal(t)}
