@@ -155,7 +155,7 @@ cross: ## builds without cgo for all architectures that are promised
 
 # A module of its own: go test ./... does not know it.
 openapi-client: ## a client generated from docs/openapi.yaml does its work with the daemon
-	cd integration/openapi && $(GO) generate ./... && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
+	cd integration/openapi && $(GO) generate ./... && $(GO) mod tidy -diff && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
 
 big-endian: ## the codecs and allocators on s390x, by emulation
 	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc
