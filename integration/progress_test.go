@@ -68,8 +68,11 @@ func (t *terminal) shown() string {
 // slowEngine publishes nothing, and takes its time to.
 type slowEngine struct {
 	api.Engine
+	api.Changer
 	entered, leave chan struct{}
 }
+
+func (e *slowEngine) Reporting(*engine.Report) api.Changer { return e }
 
 func (e *slowEngine) ApplyState(engine.State) ([]engine.Change, error) {
 	e.entered <- struct{}{}

@@ -146,8 +146,8 @@ func TestStateKernelWins(t *testing.T) {
 	require.Equal(t, want, s.export(t))
 	require.Equal(t, elements, sortedElements(t, top.Host))
 	for _, told := range []string{
-		"kept=7000->172.30.0.2:80 reason=it is 7000->172.30.0.3:80\n", "kept=7001->172.30.0.2:81 reason=it was taken out of the table meanwhile\n",
-		"kept=endpoint db fd00:30::2 reason=it was taken out", "kept=network open ", "kept=91->172.30.0.2:80 reason=it was taken out",
+		`kept=7000->172.30.0.2:80 reason="it is 7000->172.30.0.3:80"`, `kept=7001->172.30.0.2:81 reason="it was taken out of the table meanwhile"`,
+		`kept="endpoint db fd00:30::2" reason="it was taken out`, `kept="network open `, `kept=91->172.30.0.2:80 reason="it was taken out`,
 	} {
 		require.Contains(t, daemon.Output(), told)
 	}
@@ -160,7 +160,7 @@ func TestStateKernelWins(t *testing.T) {
 	// comes back what was lost.
 	succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.3:80")
 	daemon = s.serve(t, "--state", path)
-	require.Contains(t, daemon.Output(), "kept=8080->172.30.0.2:80 reason=it is 8080->172.30.0.3:80\n")
+	require.Contains(t, daemon.Output(), `kept=8080->172.30.0.2:80 reason="it is 8080->172.30.0.3:80"`)
 	require.Contains(t, daemon.Output(), "restored what was kept")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "two")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:90", "one")
