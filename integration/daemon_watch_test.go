@@ -133,6 +133,58 @@ func TestDaemonSocketLost(t *testing.T) {
 	require.NoFileExists(t, given.socket)
 }
 
+// A daemon whose path another server has taken ends if that one waits for its table, as the
+// one that systemd starts does. It stays if that one serves another table.
+func TestDaemonSocketSuperseded(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	s := newStation(t, top.Host)
+	s.succeed(t, "add tcp 8080 172.30.0.2:80")
+	pid := s.daemon(t)
+	require.Equal(t, "nftnat\n", read(t, fmt.Sprintf("/proc/%d/comm", pid)), "for ps(1), nft(8) and ss(8)")
+
+	// One with another table.
+	other := newStation(t, top.Host)
+	p := labtest.StartCmd(t, top.Host, other.command(t, "serve", "--table", "other"))
+	await(t, "the other daemon to answer", func() bool {
+		_, err := other.api.Status(t.Context())
+		return err == nil
+	})
+	require.NoError(t, os.Rename(other.socket, s.socket))
+	log := strings.TrimSuffix(s.socket, ".sock") + ".log"
+	await(t, "the daemon to say so", func() bool { return strings.Contains(read(t, log), "commands do not find this daemon") })
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
+	require.NoError(t, p.Signal(unix.SIGTERM))
+	require.Zero(t, p.Wait(), p.Output())
+	require.NoError(t, os.Remove(s.socket))
+	await(t, "the socket to be there again", func() bool {
+		_, err := s.api.Status(t.Context())
+		return err == nil
+	})
+
+	// One that waits.
+	waiting := filepath.Join(filepath.Dir(s.socket), "waiting")
+	l, err := net.Listen("unix", waiting)
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, os.Rename(waiting, s.socket))
+	require.Zero(t, waitFor(t, pid).ExitStatus())
+	require.Contains(t, read(t, log), "another server listens at the socket's path, and so the daemon ends")
+	require.FileExists(t, s.socket)
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
+	require.NoError(t, l.Close())
+	require.NoError(t, os.RemoveAll(s.socket))
+	s.succeed(t, "purge")
+}
+
+// read is what a file has now.
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
 // fromStart is all that a file has.
 func fromStart(t *testing.T, f *os.File) string {
 	t.Helper()

@@ -65,6 +65,8 @@ func enterBackground() {
 		reset()
 	}
 	_ = os.Unsetenv(envFresh)
+	// For ps(1), ss(8) and nft(8): after reset it would be "exe".
+	_ = os.WriteFile("/proc/self/comm", []byte("nftnat"), 0)
 	signal.Ignore(syscall.SIGHUP) // there is no terminal, and nothing to reload
 	unix.Umask(0o077)
 	resetLimits()

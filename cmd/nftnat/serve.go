@@ -146,6 +146,9 @@ type server struct {
 	measured int
 	// socketGone is why commands cannot find the socket; empty: they can.
 	socketGone atomic.Pointer[string]
+	// othersPath is whether the path of the socket is that of a server with another table. It
+	// is watchFiles's.
+	othersPath bool
 	// stateGone is why the state file is not kept; empty: it is.
 	stateGone atomic.Pointer[string]
 	// file is the state file; nil: none is kept.

@@ -38,7 +38,8 @@ func (s *server) ownSocketFiles(group int) {
 }
 
 // watchFiles makes the file of the socket and the state file anew when others have removed
-// them, and says so once if that cannot be.
+// them, and says so once if that cannot be. It returns, and so the daemon ends, when another
+// server has the place of this one.
 func (s *server) watchFiles(ctx context.Context) error {
 	ticker := time.NewTicker(watchPause)
 	defer ticker.Stop()
@@ -47,13 +48,15 @@ func (s *server) watchFiles(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			s.lookForSocket()
+			if s.lookForSocket(ctx) {
+				return nil
+			}
 			s.lookForState()
 		}
 	}
 }
 
-func (s *server) lookForSocket() {
+func (s *server) lookForSocket(ctx context.Context) (superseded bool) {
 	restored, err := api.Restore(s.listener)
 	said := ""
 	if err != nil {
@@ -61,6 +64,9 @@ func (s *server) lookForSocket() {
 	}
 	before := s.socketGone.Swap(&said)
 	switch {
+	case s.superseded(ctx, err):
+		s.log.Warn("another server listens at the socket's path, and so the daemon ends", "socket", s.listener.Addr())
+		return true
 	case restored:
 		s.log.Warn("others removed the socket: it is there again", "socket", s.listener.Addr())
 	case err == nil || before != nil && *before == said:
@@ -69,6 +75,30 @@ func (s *server) lookForSocket() {
 	default:
 		s.log.Warn("commands do not find this daemon: end it, and they start another", "error", err)
 	}
+	return false
+}
+
+// supersededPatience bounds how long a server that has the path of the socket is waited for.
+// It is short against successionTimeout, in which that server waits for this one to end.
+const supersededPatience = time.Second
+
+// superseded reports whether another server listens at the path of this daemon's socket, to
+// serve the same table: the service manager put its own socket there, and the service waits
+// for the table. One that answers has another table or namespace, and stands only in the way
+// of commands.
+func (s *server) superseded(ctx context.Context, err error) bool {
+	if !errors.Is(err, fs.ErrExist) {
+		s.othersPath = false
+		return false
+	}
+	if _, handed := s.listener.(*net.UnixListener); handed || s.othersPath {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, supersededPatience)
+	defer cancel()
+	_, err = api.NewClient(s.listener.Addr().String()).Status(ctx)
+	s.othersPath = err == nil
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 func (s *server) lookForState() {

@@ -114,6 +114,23 @@ func TestUnits(t *testing.T) {
 	requireNoComplaint(t, m)
 }
 
+// The service takes the place of a daemon that a command has started before, with all that
+// it publishes, and brings that back after a reboot.
+func TestServiceAfterCommand(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	m := bootInstalled(t, top.Host)
+	m.Exec("nftnat", "add", "tcp", "80", "172.30.0.2:80", "--name", "web")
+	before := m.Exec("pgrep", "--exact", "nftnat")
+	m.Exec("systemctl", "enable", "--now", "nftnat.service")
+	require.NotContains(t, m.Exec("pgrep", "--exact", "nftnat"), before)
+	require.Equal(t, "0", m.Property("nftnat.service", "NRestarts"))
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:80", "web")
+	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:80", "web")
+	require.Contains(t, m.Exec("cat", "/var/lib/nftnat/state.yaml"), "80->172.30.0.2:80")
+	require.NotContains(t, m.Exec("nftnat", "status"), "warning")
+}
+
 // requireNoComplaint requires that neither the daemons nor systemd have found something
 // wrong.
 func requireNoComplaint(t *testing.T, m *boottest.Machine) {
