@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Headers and bodies that do not come are not waited for.
@@ -149,7 +149,7 @@ func TestClientOversized(t *testing.T) {
 	l := defaultLimits()
 	l.body, l.apply = 100<<10, 16<<20
 	s := start(t, Options{Engine: newFake()}, l)
-	ms := make([]engine.Mapping, 0, 60000)
+	ms := make([]nat.Mapping, 0, 60000)
 	for port := range 60000 {
 		m := parse(t, fmt.Sprintf("%d->172.17.0.2:%d", port+1, port+1))
 		m.Name = strings.Repeat("x", 63)
@@ -163,7 +163,7 @@ func TestClientOversized(t *testing.T) {
 	require.Equal(t, ms, all)
 	for range 3 {
 		_, err = s.Publish(t.Context(), ms...)
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.EqualError(t, err, "read body: it is larger than 102400 bytes")
 	}
 }

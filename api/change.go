@@ -3,7 +3,7 @@
 
 package api
 
-import "github.com/nftnat/nftnat/engine"
+import "github.com/nftnat/nftnat/nat"
 
 // Change is one difference that `apply` made. Either part is absent where there was
 // nothing before or is nothing after.
@@ -17,14 +17,14 @@ type Change struct {
 }
 
 // Changes are the documents of the changes.
-func Changes(cs []engine.Change) []Change {
+func Changes(cs []nat.Change) []Change {
 	docs := make([]Change, 0, len(cs))
 	for _, c := range cs {
 		doc := Change{Was: c.Was, Is: c.Is}
-		if c.Old != (engine.Mapping{}) {
+		if c.Old != (nat.Mapping{}) {
 			doc.Old = expanded(c.Old)
 		}
-		if c.New != (engine.Mapping{}) {
+		if c.New != (nat.Mapping{}) {
 			doc.New = expanded(c.New)
 		}
 		docs = append(docs, doc)
@@ -32,6 +32,6 @@ func Changes(cs []engine.Change) []Change {
 	return docs
 }
 
-func expanded(m engine.Mapping) []Mapping {
-	return Mappings(func(yield func(engine.Mapping) bool) { yield(m) })
+func expanded(m nat.Mapping) []Mapping {
+	return Mappings(func(yield func(nat.Mapping) bool) { yield(m) })
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // ErrNoServer means that nothing answers on a socket, or that there is none.
@@ -34,7 +35,7 @@ const (
 
 // Client asks a server. Its methods do what those of [engine.Engine] do, return the
 // same, and their errors are by errors.Is the same, with the same texts; so they are by
-// errors.As, if they are [*engine.ConflictError] or [*engine.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
+// errors.As, if they are [*nat.ConflictError] or [*nat.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
 // has begun when its context is done may happen or not.
 type Client struct {
 	// Note, if set, is told what a change did beyond what is returned, a line each: an
@@ -108,9 +109,9 @@ func cause(err error) error {
 	return err
 }
 
-// Mappings returns all mappings that are published, in the order of engine.Compare,
+// Mappings returns all mappings that are published, in the order of nat.Compare,
 // each of a single port.
-func (c *Client) Mappings(ctx context.Context) ([]engine.Mapping, error) {
+func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	var docs []Mapping
 	if err := c.call(ctx, http.MethodGet, "/v1/mappings", nil, &docs); err != nil {
 		return nil, err
@@ -119,29 +120,29 @@ func (c *Client) Mappings(ctx context.Context) ([]engine.Mapping, error) {
 }
 
 // Publish publishes mappings as [engine.Engine.Publish] does.
-func (c *Client) Publish(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (c *Client) Publish(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return c.publish(ctx, "/v1/mappings", ms)
 }
 
 // Retarget publishes mappings as [engine.Engine.Retarget] does, also at frontends that
 // are published already.
-func (c *Client) Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (c *Client) Retarget(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return c.publish(ctx, "/v1/mappings?replace=true", ms)
 }
 
 // RetargetAndKill is Retarget, and ends established TCP connections to the old backends
 // as well.
-func (c *Client) RetargetAndKill(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (c *Client) RetargetAndKill(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return c.publish(ctx, "/v1/mappings?replace=true&kill=true", ms)
 }
 
-func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Mapping, error) {
+func (c *Client) publish(ctx context.Context, path string, ms []nat.Mapping) ([]nat.Mapping, error) {
 	var docs []Mapping
 	if err := c.call(ctx, http.MethodPost, path, requests(ms), &docs); err != nil {
 		return nil, err
 	}
 	// Ranges come back a port at a time, in the order in which they were asked for.
-	done := make([]engine.Mapping, 0, len(ms))
+	done := make([]nat.Mapping, 0, len(ms))
 	for _, m := range ms {
 		n := int(m.More) + 1
 		if n > len(docs) {
@@ -151,7 +152,7 @@ func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) 
 		if err != nil {
 			return nil, err
 		}
-		done = append(done, engine.Collapse(ports)...) // of one name each
+		done = append(done, nat.Collapse(ports)...) // of one name each
 		docs = docs[n:]
 	}
 	return done, nil
@@ -159,18 +160,18 @@ func (c *Client) publish(ctx context.Context, path string, ms []engine.Mapping) 
 
 // Unpublish removes a mapping, by its protocol, frontend and number of ports, as
 // [engine.Engine.Unpublish] does, and returns what it was.
-func (c *Client) Unpublish(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return c.Remove(ctx, engine.Removal{Mappings: []engine.Mapping{m}})
+func (c *Client) Unpublish(ctx context.Context, m nat.Mapping) ([]nat.Mapping, error) {
+	return c.Remove(ctx, engine.Removal{Mappings: []nat.Mapping{m}})
 }
 
 // Kill is Unpublish, and ends established TCP connections to the backends as well.
-func (c *Client) Kill(ctx context.Context, m engine.Mapping) ([]engine.Mapping, error) {
-	return c.Remove(ctx, engine.Removal{Mappings: []engine.Mapping{m}, Kill: true})
+func (c *Client) Kill(ctx context.Context, m nat.Mapping) ([]nat.Mapping, error) {
+	return c.Remove(ctx, engine.Removal{Mappings: []nat.Mapping{m}, Kill: true})
 }
 
 // Remove removes a mapping, or all of a name, as [engine.Engine.Remove] does. Of mappings
-// it takes one at a time; the error is engine.ErrInvalid for any other number.
-func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping, error) {
+// it takes one at a time; the error is nat.ErrInvalid for any other number.
+func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]nat.Mapping, error) {
 	path, query := "/v1/mappings", url.Values{}
 	switch {
 	case r.Name != "" && len(r.Mappings) == 0:
@@ -182,7 +183,7 @@ func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping
 			query.Set("backend", m.BackendText())
 		}
 	default:
-		return nil, fmt.Errorf("remove mappings: %w: one mapping or a name is removed at a time", engine.ErrInvalid)
+		return nil, fmt.Errorf("remove mappings: %w: one mapping or a name is removed at a time", nat.ErrInvalid)
 	}
 	if r.Kill {
 		query.Set("kill", "true")
@@ -195,31 +196,31 @@ func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping
 		return nil, err
 	}
 	done, err := singles(docs)
-	return engine.Collapse(done), err
+	return nat.Collapse(done), err
 }
 
 // Apply makes what is published exactly the given mappings, as [engine.Engine.Apply]
 // does, and returns what that changed.
-func (c *Client) Apply(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
+func (c *Client) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return c.apply(ctx, "/v1/mappings", ms)
 }
 
 // Diff tells what Apply would change.
-func (c *Client) Diff(ctx context.Context, ms ...engine.Mapping) ([]engine.Change, error) {
+func (c *Client) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return c.apply(ctx, "/v1/mappings?dry-run=true", ms)
 }
 
-func (c *Client) apply(ctx context.Context, path string, ms []engine.Mapping) ([]engine.Change, error) {
+func (c *Client) apply(ctx context.Context, path string, ms []nat.Mapping) ([]nat.Change, error) {
 	return c.put(ctx, path, requests(ms))
 }
 
 // put has something applied, and returns what that changed.
-func (c *Client) put(ctx context.Context, path string, doc any) ([]engine.Change, error) {
+func (c *Client) put(ctx context.Context, path string, doc any) ([]nat.Change, error) {
 	var docs []Change
 	if err := c.call(ctx, http.MethodPut, path, doc, &docs); err != nil {
 		return nil, err
 	}
-	changes := make([]engine.Change, 0, len(docs))
+	changes := make([]nat.Change, 0, len(docs))
 	for _, doc := range docs {
 		change, err := doc.change()
 		if err != nil {
@@ -245,7 +246,7 @@ func (c *Client) Progress(ctx context.Context) (Progress, error) {
 	return progress, err
 }
 
-func requests(ms []engine.Mapping) []request {
+func requests(ms []nat.Mapping) []request {
 	rs := make([]request, len(ms)) // never nil: an empty array, not null
 	for i, m := range ms {
 		rs[i] = requestOf(m)
@@ -253,8 +254,8 @@ func requests(ms []engine.Mapping) []request {
 	return rs
 }
 
-func singles(docs []Mapping) ([]engine.Mapping, error) {
-	ms := make([]engine.Mapping, 0, len(docs))
+func singles(docs []Mapping) ([]nat.Mapping, error) {
+	ms := make([]nat.Mapping, 0, len(docs))
 	for i := range docs {
 		m, err := docs[i].single()
 		if err != nil {
@@ -266,24 +267,24 @@ func singles(docs []Mapping) ([]engine.Mapping, error) {
 }
 
 // change reads a change's document back.
-func (c *Change) change() (engine.Change, error) {
+func (c *Change) change() (nat.Change, error) {
 	before, err := whole(c.Old)
 	if err != nil {
-		return engine.Change{}, err
+		return nat.Change{}, err
 	}
 	after, err := whole(c.New)
-	return engine.Change{Old: before, New: after, Was: c.Was, Is: c.Is}, err
+	return nat.Change{Old: before, New: after, Was: c.Was, Is: c.Is}, err
 }
 
 // whole is the mapping that was told a port at a time; of nothing, the zero Mapping.
-func whole(docs []Mapping) (engine.Mapping, error) {
+func whole(docs []Mapping) (nat.Mapping, error) {
 	ms, err := singles(docs)
 	if err != nil || len(ms) == 0 {
-		return engine.Mapping{}, err
+		return nat.Mapping{}, err
 	}
-	ms = slices.Clip(engine.Collapse(ms))
+	ms = slices.Clip(nat.Collapse(ms))
 	if len(ms) != 1 {
-		return engine.Mapping{}, fmt.Errorf("read change: %s and %s are one side of it", ms[0], ms[1])
+		return nat.Mapping{}, fmt.Errorf("read change: %s and %s are one side of it", ms[0], ms[1])
 	}
 	return ms[0], nil
 }

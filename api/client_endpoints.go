@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Attach attaches an endpoint as [engine.Engine.Attach] does.
-func (c *Client) Attach(ctx context.Context, a engine.Attachment) (Endpoint, error) {
+func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (Endpoint, error) {
 	var ep Endpoint
 	err := c.call(ctx, http.MethodPost, "/v1/endpoints", attachRequestOf(a), &ep)
 	return ep, err
@@ -21,13 +21,13 @@ func (c *Client) Attach(ctx context.Context, a engine.Attachment) (Endpoint, err
 
 // Detach releases an endpoint as [engine.Engine.Detach] does, and returns what was
 // published of it.
-func (c *Client) Detach(ctx context.Context, name string) ([]engine.Mapping, error) {
+func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
 	var docs []Mapping
 	if err := c.call(ctx, http.MethodDelete, "/v1/endpoints/"+url.PathEscape(name), nil, &docs); err != nil {
 		return nil, err
 	}
 	gone, err := singles(docs)
-	return engine.Collapse(gone), err
+	return nat.Collapse(gone), err
 }
 
 // Endpoints returns all endpoints, by name.
@@ -37,7 +37,7 @@ func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
 	return all, err
 }
 
-// Endpoint finds the endpoint of a name. The error is engine.ErrNotFound if there is
+// Endpoint finds the endpoint of a name. The error is nat.ErrNotFound if there is
 // none.
 func (c *Client) Endpoint(ctx context.Context, name string) (Endpoint, error) {
 	all, err := c.Endpoints(ctx)
@@ -55,7 +55,7 @@ func (c *Client) Endpoint(ctx context.Context, name string) (Endpoint, error) {
 	return Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
 }
 
-// Inspect returns the `inspect` document of an endpoint. The error is engine.ErrNotFound
+// Inspect returns the `inspect` document of an endpoint. The error is nat.ErrNotFound
 // if there is none.
 func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
 	var doc Inspection
@@ -64,10 +64,10 @@ func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
 }
 
 // CreateNetwork declares a network as [engine.Engine.CreateNetwork] does.
-func (c *Client) CreateNetwork(ctx context.Context, n engine.Network) (engine.Network, error) {
+func (c *Client) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
 	var doc Network
 	if err := c.call(ctx, http.MethodPost, "/v1/networks", networkRequestOf(n), &doc); err != nil {
-		return engine.Network{}, err
+		return nat.Network{}, err
 	}
 	return doc.network()
 }
@@ -77,22 +77,22 @@ func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/networks/"+url.PathEscape(name), nil, nil)
 }
 
-// Network finds the network of a name. The error is engine.ErrNotFound if there is none.
-func (c *Client) Network(ctx context.Context, name string) (engine.Network, error) {
+// Network finds the network of a name. The error is nat.ErrNotFound if there is none.
+func (c *Client) Network(ctx context.Context, name string) (nat.Network, error) {
 	var doc Network
 	if err := c.call(ctx, http.MethodGet, "/v1/networks/"+url.PathEscape(name), nil, &doc); err != nil {
-		return engine.Network{}, err
+		return nat.Network{}, err
 	}
 	return doc.network()
 }
 
 // Networks returns all networks, by name.
-func (c *Client) Networks(ctx context.Context) ([]engine.Network, error) {
+func (c *Client) Networks(ctx context.Context) ([]nat.Network, error) {
 	var docs []Network
 	if err := c.call(ctx, http.MethodGet, "/v1/networks", nil, &docs); err != nil {
 		return nil, err
 	}
-	all := make([]engine.Network, 0, len(docs))
+	all := make([]nat.Network, 0, len(docs))
 	for i := range docs {
 		n, err := docs[i].network()
 		if err != nil {
@@ -104,21 +104,21 @@ func (c *Client) Networks(ctx context.Context) ([]engine.Network, error) {
 }
 
 // State returns all that there is, as [engine.Engine.State] does.
-func (c *Client) State(ctx context.Context) (engine.State, error) {
+func (c *Client) State(ctx context.Context) (nat.State, error) {
 	var doc state
 	if err := c.call(ctx, http.MethodGet, "/v1/state", nil, &doc); err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
 	return doc.state()
 }
 
 // ApplyState makes networks, endpoints and mappings exactly these, as
 // [engine.Engine.ApplyState] does, and returns what that changed.
-func (c *Client) ApplyState(ctx context.Context, s engine.State) ([]engine.Change, error) {
+func (c *Client) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/state", stateOf(s))
 }
 
 // DiffState tells what ApplyState would change.
-func (c *Client) DiffState(ctx context.Context, s engine.State) ([]engine.Change, error) {
+func (c *Client) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/state?dry-run=true", stateOf(s))
 }

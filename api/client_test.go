@@ -24,6 +24,7 @@ import (
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The client returns what the engine does.
@@ -35,7 +36,7 @@ func TestClientMirrorsEngine(t *testing.T) {
 	dns.NoProxy = true
 	rng := parse(t, "192.0.2.1:8000-8009->172.17.0.2:9000-9009")
 	free := parse(t, "0->172.17.0.2:90-92")
-	single := func(m engine.Mapping) []engine.Mapping { return slices.Collect(engine.Expand(m)) }
+	single := func(m nat.Mapping) []nat.Mapping { return slices.Collect(nat.Expand(m)) }
 
 	direct := newFake()
 	s := start(t, Options{Engine: newFake()}, defaultLimits())
@@ -65,12 +66,12 @@ func TestClientMirrorsEngine(t *testing.T) {
 	require.Equal(t, want, got)
 
 	for _, apply := range []struct {
-		direct func(...engine.Mapping) ([]engine.Change, error)
-		client func(context.Context, ...engine.Mapping) ([]engine.Change, error)
+		direct func(...nat.Mapping) ([]nat.Change, error)
+		client func(context.Context, ...nat.Mapping) ([]nat.Change, error)
 	}{{direct.Diff, s.Diff}, {direct.Apply, s.Apply}, {direct.Apply, s.Apply}} {
 		rng2 := rng
 		rng2.Name = "changed"
-		slices.SortFunc(want, engine.Compare)
+		slices.SortFunc(want, nat.Compare)
 		want, err := apply.direct(dns, rng2, parse(t, "1-9->172.17.0.2:1-9"))
 		require.NoError(t, err)
 		got, err := apply.client(ctx, dns, rng2, parse(t, "1-9->172.17.0.2:1-9"))
@@ -104,10 +105,10 @@ func TestClientMirrorsEngine(t *testing.T) {
 
 // Errors cross the wire: they are the same by errors.Is and have the same text.
 func TestErrorsCrossTheWire(t *testing.T) {
-	conflict := &engine.ConflictError{Have: parse(t, "8080->172.17.0.3:80"), Want: parse(t, "192.0.2.1:8080->172.17.0.2:80")}
+	conflict := &nat.ConflictError{Have: parse(t, "8080->172.17.0.3:80"), Want: parse(t, "192.0.2.1:8080->172.17.0.2:80")}
 	conflict.Have.Name = "web"
 	sentinels := []error{
-		fs.ErrPermission, fs.ErrNotExist, engine.ErrInvalid, engine.ErrConflict, engine.ErrOwned, engine.ErrNotFound,
+		fs.ErrPermission, fs.ErrNotExist, nat.ErrInvalid, nat.ErrConflict, engine.ErrOwned, nat.ErrNotFound,
 		engine.ErrClosed, alloc.ErrExhausted, errors.ErrUnsupported, os.ErrDeadlineExceeded, ErrBusy,
 	}
 	tests := []struct {
@@ -116,19 +117,19 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		status int
 		code   Code
 	}{
-		{fmt.Errorf("publish tcp 8080: %w", conflict), []error{engine.ErrConflict}, 409, CodeConflict},
-		{fmt.Errorf("attach web: %w", &engine.TakenError{What: "address 172.30.0.2", Holder: "endpoint dns"}), []error{engine.ErrConflict}, 409, CodeConflict},
-		{fmt.Errorf("attach web: %w", &engine.TakenError{What: "endpoint web (172.30.0.2)"}), []error{engine.ErrConflict}, 409, CodeConflict},
-		{&engine.PortSpecError{Spec: "4503/tcp/udp"}, []error{engine.ErrInvalid}, 422, CodeInvalid},
+		{fmt.Errorf("publish tcp 8080: %w", conflict), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "address 172.30.0.2", Holder: "endpoint dns"}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "endpoint web (172.30.0.2)"}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{&nat.PortSpecError{Spec: "4503/tcp/udp"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 0: %w", alloc.ErrExhausted), []error{alloc.ErrExhausted}, 409, CodeExhausted},
 		{&engine.OwnedError{Table: "nftnat", PID: 812}, []error{engine.ErrOwned}, 409, CodeOwned},
-		{fmt.Errorf("tcp 8080 is %w", engine.ErrNotFound), []error{engine.ErrNotFound, fs.ErrNotExist}, 404, CodeNotFound},
-		{&engine.InvalidError{What: "mapping", Input: "a\nb", Reason: "it is\nnot"}, []error{engine.ErrInvalid}, 422, CodeInvalid},
+		{fmt.Errorf("tcp 8080 is %w", nat.ErrNotFound), []error{nat.ErrNotFound, fs.ErrNotExist}, 404, CodeNotFound},
+		{&nat.InvalidError{What: "mapping", Input: "a\nb", Reason: "it is\nnot"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 80: %w", syscall.EPERM), []error{fs.ErrPermission}, 403, CodePermission},
 		{fmt.Errorf("publish: %w", engine.ErrClosed), []error{engine.ErrClosed}, 503, CodeClosed},
-		{errors.Join(conflict, errors.New("undo: it is lost"), io0()), []error{engine.ErrConflict}, 409, CodeConflict},
+		{errors.Join(conflict, errors.New("undo: it is lost"), io0()), []error{nat.ErrConflict}, 409, CodeConflict},
 		// Of several kinds, the first as the command line has them.
-		{errors.Join(engine.ErrNotFound, engine.ErrConflict, syscall.EACCES), []error{fs.ErrPermission}, 403, CodePermission},
+		{errors.Join(nat.ErrNotFound, nat.ErrConflict, syscall.EACCES), []error{fs.ErrPermission}, 403, CodePermission},
 		// These are the server's to say: of the engine they mean something else.
 		{fmt.Errorf("netlink: %w", os.ErrDeadlineExceeded), nil, 500, CodeInternal},
 		{fmt.Errorf("kernel: %w", errors.ErrUnsupported), nil, 500, CodeInternal},
@@ -150,10 +151,10 @@ func TestErrorsCrossTheWire(t *testing.T) {
 			require.Equal(t, tt.status, p.Status)
 			require.Equal(t, http.StatusText(tt.status), p.Title)
 			require.Equal(t, "about:blank", p.Type)
-			var want, got *engine.ConflictError
+			var want, got *nat.ConflictError
 			require.Equal(t, errors.As(tt.err, &want), errors.As(err, &got))
 			require.Equal(t, want, got)
-			var wantTaken, gotTaken *engine.TakenError
+			var wantTaken, gotTaken *nat.TakenError
 			require.Equal(t, errors.As(tt.err, &wantTaken), errors.As(err, &gotTaken))
 			require.Equal(t, wantTaken, gotTaken)
 			if want == nil {
@@ -281,12 +282,12 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			failures <- func() error {
 				for port := uint16(1); port <= 20; port++ {
-					m, err := engine.NewMapping("tcp", fmt.Sprint(port), "172.17.0.2:80")
+					m, err := nat.NewMapping("tcp", fmt.Sprint(port), "172.17.0.2:80")
 					if err != nil {
 						return err
 					}
 					_, err = s.Publish(t.Context(), m)
-					if errors.Is(err, engine.ErrConflict) {
+					if errors.Is(err, nat.ErrConflict) {
 						continue
 					}
 					if err != nil {

@@ -28,6 +28,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The description has every route that the handler has, and no other.
@@ -149,12 +150,12 @@ func concrete(path string) string {
 	return strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080", "{name}", "dns").Replace(path)
 }
 
-func decodeNothing(io.Reader) (engine.State, error) { return engine.State{}, nil }
+func decodeNothing(io.Reader) (nat.State, error) { return nat.State{}, nil }
 
 // inside is a network.
-func inside(t *testing.T) engine.Network {
+func inside(t *testing.T) nat.Network {
 	t.Helper()
-	n, err := engine.ParseNetwork("inside", "172.30.0.0/24", "")
+	n, err := nat.ParseNetwork("inside", "172.30.0.0/24", "")
 	require.NoError(t, err)
 	return n
 }
@@ -205,7 +206,7 @@ func exchanges() []exchange {
 		{method: "PUT", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 200},
 		{method: "PUT", path: mappings, url: mappings + "?dry-run=true", body: valid, want: 200},
 		{method: "PUT", path: mappings, contentType: "application/yaml", body: "mappings: []", want: 200},
-		{method: "PUT", path: mappings, body: valid, engine: engine.ErrConflict, want: 409},
+		{method: "PUT", path: mappings, body: valid, engine: nat.ErrConflict, want: 409},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", want: 200},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=1.2.3.4:5", want: 404},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080?backend=172.17.0.2:80", want: 200},
@@ -274,7 +275,7 @@ func exchanges() []exchange {
 		{method: "PUT", path: whole, body: file, want: 200},
 		{method: "PUT", path: whole, url: whole + "?dry-run=true", body: file, want: 200},
 		{method: "PUT", path: whole, contentType: "application/yaml", body: "mappings: []", want: 200},
-		{method: "PUT", path: whole, body: file, engine: engine.ErrConflict, want: 409},
+		{method: "PUT", path: whole, body: file, engine: nat.ErrConflict, want: 409},
 		{method: "GET", path: "/v1/status", want: 200},
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) { o.Status = nil }, want: 404},
@@ -387,8 +388,8 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	t.Helper()
 	fake := newFake(parse(t, "8080->172.17.0.2:80"))
 	fake.networks["inside"] = complete(inside(t))
-	fake.networks["empty"] = complete(engine.Network{Name: "empty", Prefix: netip.MustParsePrefix("10.9.0.0/24"), NoGuard: true})
-	dns, err := engine.ParseAttachment("dns", "inside", "172.30.0.9", "53:53/udp", "192.0.2.1:5353:53/udp")
+	fake.networks["empty"] = complete(nat.Network{Name: "empty", Prefix: netip.MustParsePrefix("10.9.0.0/24"), NoGuard: true})
+	dns, err := nat.ParseEndpointSpec("dns", "inside", "172.30.0.9", "53:53/udp", "192.0.2.1:5353:53/udp")
 	require.NoError(t, err)
 	_, err = fake.Attach(dns)
 	require.NoError(t, err)
@@ -396,7 +397,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	return Options{
 		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
 		Progress: func() Progress { return Progress{Step: "bind", Done: 1, Total: 2} },
-		Encode: func(w io.Writer, _ engine.State) error {
+		Encode: func(w io.Writer, _ nat.State) error {
 			_, err := io.WriteString(w, "mappings: []\n")
 			return err
 		},

@@ -15,7 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // decoder reads a body strictly: what encoding/json would make something of by guessing
@@ -29,7 +29,7 @@ type decoder struct {
 	body []byte
 	now  time.Time
 	// read so far.
-	state engine.State
+	state nat.State
 	ports int
 }
 
@@ -44,12 +44,12 @@ func newDecoder(body []byte, now time.Time) (*decoder, error) {
 }
 
 // decodeRequests reads an array of mappings that are asked for.
-func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
+func decodeRequests(body []byte, now time.Time) ([]nat.Mapping, error) {
 	d, err := newDecoder(body, now)
 	if err != nil {
 		return nil, err
 	}
-	d.state.Mappings = []engine.Mapping{}
+	d.state.Mappings = []nat.Mapping{}
 	if err := d.mappings(); err != nil {
 		return nil, err
 	}
@@ -57,27 +57,27 @@ func decodeRequests(body []byte, now time.Time) ([]engine.Mapping, error) {
 }
 
 // decodeState reads the document of all that is to be there.
-func decodeState(body []byte, now time.Time) (engine.State, error) {
+func decodeState(body []byte, now time.Time) (nat.State, error) {
 	d, err := newDecoder(body, now)
 	if err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
 	switch begin, err := d.Token(); {
 	case err != nil:
-		return engine.State{}, malformed(describe(err))
+		return nat.State{}, malformed(describe(err))
 	case begin != json.Delim('{'):
-		return engine.State{}, malformed("it is not an object of networks, endpoints and mappings")
+		return nat.State{}, malformed("it is not an object of networks, endpoints and mappings")
 	}
 	seen := map[string]bool{}
 	for d.More() {
 		start := d.InputOffset()
 		if _, err := d.Token(); err != nil {
-			return engine.State{}, malformed(describe(err))
+			return nat.State{}, malformed(describe(err))
 		}
 		// As it is spelled, without what stands before it.
 		name := strings.Trim(string(body[start:d.InputOffset()]), " \t\r\n,\"")
 		if seen[name] {
-			return engine.State{}, malformed(fmt.Sprintf("field %q is given twice", name))
+			return nat.State{}, malformed(fmt.Sprintf("field %q is given twice", name))
 		}
 		seen[name] = true
 		switch name {
@@ -91,17 +91,17 @@ func decodeState(body []byte, now time.Time) (engine.State, error) {
 			err = malformed(fmt.Sprintf("unknown field %q", name))
 		}
 		if err != nil {
-			return engine.State{}, err
+			return nat.State{}, err
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return engine.State{}, malformed(describe(err))
+		return nat.State{}, malformed(describe(err))
 	}
 	if err := d.end("object"); err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
 	if len(seen) == 0 { // which would unpublish everything without a word
-		return engine.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
+		return nat.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
 	}
 	return d.state, nil
 }
@@ -218,7 +218,7 @@ func tooMany(most int, of string) error {
 }
 
 // withinBounds refuses a state that is about too much.
-func withinBounds(s engine.State) error {
+func withinBounds(s nat.State) error {
 	switch {
 	case len(s.Networks) > maxNetworks:
 		return tooMany(maxNetworks, "networks")

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func timeZero() time.Time { return time.Date(2026, 5, 4, 3, 2, 1, 987654321, time.UTC) }
@@ -61,7 +61,7 @@ func TestDecodeMalformed(t *testing.T) {
 			var p *Problem
 			require.ErrorAs(t, err, &p)
 			require.Equal(t, 400, p.Status)
-			require.ErrorIs(t, err, engine.ErrInvalid)
+			require.ErrorIs(t, err, nat.ErrInvalid)
 			require.ErrorContains(t, err, "read body: ")
 			require.ErrorContains(t, err, tt.want)
 		})
@@ -100,7 +100,7 @@ func TestDecodeInvalid(t *testing.T) {
 			var p *Problem
 			require.ErrorAs(t, err, &p)
 			require.Equal(t, 422, p.Status)
-			require.ErrorIs(t, err, engine.ErrInvalid)
+			require.ErrorIs(t, err, nat.ErrInvalid)
 			require.ErrorContains(t, err, "mapping 1: ")
 			require.ErrorContains(t, err, tt.want)
 		})
@@ -111,7 +111,7 @@ func TestDecode(t *testing.T) {
 	tests := []struct {
 		item   string
 		want   string // as text
-		change func(*engine.Mapping)
+		change func(*nat.Mapping)
 	}{
 		{`{"proto":"tcp","backend":"10.0.0.1:80"}`, "0->10.0.0.1:80", nil},
 		{`{"proto":"tcp","backend":"10.0.0.1:80","port":0,"count":3}`, "0->10.0.0.1:80-82", nil},
@@ -125,11 +125,11 @@ func TestDecode(t *testing.T) {
 			"80->10.0.0.1:80", nil},
 		{`{"proto":"tcp","port":80,"backend":"10.0.0.1:80","proxy":true}`, "80->10.0.0.1:80", nil},
 		{`{"proto":"tcp","port":80,"backend":"10.0.0.1:80","proxy":false,"name":"a,b:{\"c\\"}`, "80->10.0.0.1:80",
-			func(m *engine.Mapping) { m.NoProxy, m.Name = true, `a,b:{"c\` }},
+			func(m *nat.Mapping) { m.NoProxy, m.Name = true, `a,b:{"c\` }},
 		{`{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"1h"}`, "80->10.0.0.1:80",
-			func(m *engine.Mapping) { m.Expires = time.Date(2026, 5, 4, 4, 2, 1, 987e6, time.UTC) }},
+			func(m *nat.Mapping) { m.Expires = time.Date(2026, 5, 4, 4, 2, 1, 987e6, time.UTC) }},
 		{`{"proto":"tcp","port":80,"backend":"10.0.0.1:80","expires":"2027-01-01T00:00:00.9876543+02:00"}`, "80->10.0.0.1:80",
-			func(m *engine.Mapping) { m.Expires = time.Date(2026, 12, 31, 22, 0, 0, 987e6, time.UTC) }},
+			func(m *nat.Mapping) { m.Expires = time.Date(2026, 12, 31, 22, 0, 0, 987e6, time.UTC) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.item, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestDecode(t *testing.T) {
 			}
 			got, err := decodeRequests([]byte(" [ "+tt.item+" , "+tt.item+" ]\n"), timeZero())
 			require.NoError(t, err)
-			require.Equal(t, []engine.Mapping{want, want}, got)
+			require.Equal(t, []nat.Mapping{want, want}, got)
 		})
 	}
 	none, err := decodeRequests([]byte("[]"), timeZero())

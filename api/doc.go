@@ -26,7 +26,7 @@
 // [*Problem], which is by errors.Is what the error was on the other side and has the
 // same text: whoever calls an engine through a server branches on the same errors
 // and prints the same lines as without. By errors.As it is the same
-// [*engine.ConflictError] or [*engine.TakenError].
+// [*nat.ConflictError] or [*nat.TakenError].
 //
 // # Limits
 //

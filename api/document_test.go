@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // fieldNames are the JSON names of a struct's fields.
@@ -44,8 +44,8 @@ func TestMappings(t *testing.T) {
 		{"proto":"tcp","host":"","port":8000,"backend":"[fd00::2]:80","name":"","proxy":true},
 		{"proto":"tcp","host":"","port":8001,"backend":"[fd00::2]:81","name":"","proxy":true},
 		{"proto":"udp","host":"0.0.0.0","port":53,"backend":"172.17.0.2:53","name":"dns","proxy":false,"expires":"2027-01-01T00:00:00.005Z"}
-	]`, encode(t, Mappings(slices.Values([]engine.Mapping{web, dns}))))
-	require.Equal(t, "[]", encode(t, Mappings(slices.Values[[]engine.Mapping](nil))))
+	]`, encode(t, Mappings(slices.Values([]nat.Mapping{web, dns}))))
+	require.Equal(t, "[]", encode(t, Mappings(slices.Values[[]nat.Mapping](nil))))
 }
 
 func TestChanges(t *testing.T) {
@@ -53,14 +53,14 @@ func TestChanges(t *testing.T) {
 	one := `{"proto":"tcp","host":"","port":1,"backend":"10.0.0.1:1","name":"","proxy":true}`
 	two := strings.ReplaceAll(one, "10.0.0.1", "10.0.0.2")
 	require.JSONEq(t, `[{"new":[`+one+`]},{"old":[`+one+`]},{"old":[`+one+`],"new":[`+two+`]}]`,
-		encode(t, Changes([]engine.Change{{New: a}, {Old: a}, {Old: a, New: b}})))
+		encode(t, Changes([]nat.Change{{New: a}, {Old: a}, {Old: a, New: b}})))
 	require.Equal(t, "[]", encode(t, Changes(nil)))
 	require.JSONEq(t, `[{"is":"network b"},{"was":"endpoint a"},{"was":"network a","is":"network A"}]`,
-		encode(t, Changes([]engine.Change{{Is: "network b"}, {Was: "endpoint a"}, {Was: "network a", Is: "network A"}})))
+		encode(t, Changes([]nat.Change{{Is: "network b"}, {Was: "endpoint a"}, {Was: "network a", Is: "network A"}})))
 }
 
 func TestCountMappings(t *testing.T) {
-	ms := []engine.Mapping{
+	ms := []nat.Mapping{
 		parse(t, "1-10->10.0.0.1:1-10"), parse(t, "[::1]:1->[fd00::1]:1"),
 		parse(t, "1->10.0.0.1:1/udp"), parse(t, "2-3->[fd00::1]:2-3/udp"),
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Endpoint is what an [engine.Endpoint] was when it was asked about. In JSON it is a
@@ -23,9 +24,9 @@ type Endpoint struct {
 	Prefix  netip.Prefix
 	// Gateway is the host's address on the network.
 	Gateway netip.Addr
-	// Mappings are what is published of it, in the order of engine.Compare, ranges as
+	// Mappings are what is published of it, in the order of nat.Compare, ranges as
 	// one. Nil: nothing.
-	Mappings []engine.Mapping
+	Mappings []nat.Mapping
 }
 
 // EndpointOf asks an endpoint.
@@ -33,19 +34,19 @@ func EndpointOf(ep *engine.Endpoint) Endpoint {
 	address := ep.Address()
 	return Endpoint{
 		Name: ep.Name(), Network: ep.Network(), Address: address.Addr(), Prefix: address.Masked(),
-		Gateway: ep.Gateway(), Mappings: engine.Collapse(slices.Collect(ep.Mappings())),
+		Gateway: ep.Gateway(), Mappings: nat.Collapse(slices.Collect(ep.Mappings())),
 	}
 }
 
 // EndpointsOf are the endpoints of a state that an engine has told, in its order.
-func EndpointsOf(s engine.State) []Endpoint {
-	networks := make(map[string]engine.Network, len(s.Networks))
+func EndpointsOf(s nat.State) []Endpoint {
+	networks := make(map[string]nat.Network, len(s.Networks))
 	for _, n := range s.Networks {
 		networks[n.Name] = n
 	}
 	// Their ports are not all that is published of them: a mapping says more than a
 	// port spec can.
-	others := map[string][]engine.Mapping{}
+	others := map[string][]nat.Mapping{}
 	for _, m := range s.Mappings {
 		if m.Name != "" {
 			others[m.Name] = append(others[m.Name], m)
@@ -56,7 +57,7 @@ func EndpointsOf(s engine.State) []Endpoint {
 		n := networks[a.Network]
 		ep := Endpoint{Name: a.Name, Network: a.Network, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
 		for _, spec := range a.Ports {
-			ep.Mappings = append(ep.Mappings, engine.Mapping{
+			ep.Mappings = append(ep.Mappings, nat.Mapping{
 				Proto: spec.Proto, Frontend: spec.Frontend, Backend: netip.AddrPortFrom(a.Address, spec.Backend),
 				More: spec.More, Name: a.Name,
 			})
@@ -66,7 +67,7 @@ func EndpointsOf(s engine.State) []Endpoint {
 				ep.Mappings = append(ep.Mappings, m)
 			}
 		}
-		ep.Mappings = engine.Collapse(ep.Mappings)
+		ep.Mappings = nat.Collapse(ep.Mappings)
 		all[i] = ep
 	}
 	return all
@@ -111,7 +112,7 @@ func (ep *Endpoint) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return err
 	}
-	read.Mappings = engine.Collapse(ms)
+	read.Mappings = nat.Collapse(ms)
 	*ep = read
 	return nil
 }
@@ -127,7 +128,7 @@ type attachRequest struct {
 func attachFields() []string { return []string{"name", "network", "address", "ports"} }
 
 // attachRequestOf asks for an endpoint.
-func attachRequestOf(a engine.Attachment) attachRequest {
+func attachRequestOf(a nat.EndpointSpec) attachRequest {
 	r := attachRequest{Name: a.Name, Network: a.Network}
 	if a.Address.IsValid() {
 		r.Address = a.Address.String()
@@ -138,6 +139,6 @@ func attachRequestOf(a engine.Attachment) attachRequest {
 	return r
 }
 
-func (r *attachRequest) attachment() (engine.Attachment, error) {
-	return engine.ParseAttachment(r.Name, r.Network, r.Address, r.Ports...)
+func (r *attachRequest) attachment() (nat.EndpointSpec, error) {
+	return nat.ParseEndpointSpec(r.Name, r.Network, r.Address, r.Ports...)
 }

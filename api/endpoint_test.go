@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // webEndpoint is an endpoint with ports of every kind.
@@ -92,8 +92,8 @@ func TestEndpointsOf(t *testing.T) {
 	require.Equal(t, []string{
 		"90->172.30.0.2:90", "91->172.30.0.2:91", "8000-8009->172.30.0.2:9000-9009", "8080->172.30.0.2:80", "192.0.2.1:53->172.30.0.2:53/udp",
 	}, texts)
-	require.Empty(t, EndpointsOf(engine.State{}))
-	require.Equal(t, "[]", encode(t, EndpointsOf(engine.State{})))
+	require.Empty(t, EndpointsOf(nat.State{}))
+	require.Equal(t, "[]", encode(t, EndpointsOf(nat.State{})))
 }
 
 func TestNetworkDocuments(t *testing.T) {
@@ -108,7 +108,7 @@ func TestNetworkDocuments(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, s.Networks[i], n)
 	}
-	require.Equal(t, "[]", encode(t, Networks(engine.State{})))
+	require.Equal(t, "[]", encode(t, Networks(nat.State{})))
 }
 
 // The client returns what the engine does, of networks and endpoints.
@@ -123,7 +123,7 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 			for _, k := range kinds() {
 				require.Equal(t, errors.Is(wantErr, k.err), errors.Is(gotErr, k.err), "%v", k.err)
 			}
-			var taken, gotTaken *engine.TakenError
+			var taken, gotTaken *nat.TakenError
 			errors.As(wantErr, &taken)
 			errors.As(gotErr, &gotTaken)
 			require.Equal(t, taken, gotTaken)
@@ -132,19 +132,19 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 		require.NoError(t, gotErr)
 		require.Equal(t, want, got)
 	}
-	six := engine.Network{Name: "six", Prefix: netip.MustParsePrefix("fd00::/64"), NoMasquerade: true, NoGuard: true, Next: netip.MustParseAddr("fd00::9")}
-	for _, n := range []engine.Network{inside(t), six, six, {Name: "a b", Prefix: six.Prefix}} {
+	six := nat.Network{Name: "six", Prefix: netip.MustParsePrefix("fd00::/64"), NoMasquerade: true, NoGuard: true, Next: netip.MustParseAddr("fd00::9")}
+	for _, n := range []nat.Network{inside(t), six, six, {Name: "a b", Prefix: six.Prefix}} {
 		want, wantErr := direct.CreateNetwork(n)
 		got, gotErr := s.CreateNetwork(ctx, n)
 		same(want, got, wantErr, gotErr)
 	}
-	web, err := engine.ParseAttachment("web", "inside", "", "8080:80", "80", "8000-8009:9000-9009/udp", "192.0.2.1:81:80")
+	web, err := nat.ParseEndpointSpec("web", "inside", "", "8080:80", "80", "8000-8009:9000-9009/udp", "192.0.2.1:81:80")
 	require.NoError(t, err)
-	dns, err := engine.ParseAttachment("dns", "six", "fd00::53", "53:53/udp", "[2001:db8::1]:53:53")
+	dns, err := nat.ParseEndpointSpec("dns", "six", "fd00::53", "53:53/udp", "[2001:db8::1]:53:53")
 	require.NoError(t, err)
 	again, nowhere := dns, dns
 	again.Name, nowhere.Name, nowhere.Network = "again", "nowhere", "nowhere"
-	for _, a := range []engine.Attachment{web, dns, dns, again, nowhere} {
+	for _, a := range []nat.EndpointSpec{web, dns, dns, again, nowhere} {
 		want, wantErr := direct.Attach(a)
 		got, gotErr := s.Attach(ctx, a)
 		same(want, got, wantErr, gotErr)
@@ -168,11 +168,11 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 		same(n, gotN, wantErr, gotErr)
 	}
 	for _, apply := range []struct {
-		direct func(engine.State) ([]engine.Change, error)
-		client func(engine.State) ([]engine.Change, error)
+		direct func(nat.State) ([]nat.Change, error)
+		client func(nat.State) ([]nat.Change, error)
 	}{
-		{direct.DiffState, func(w engine.State) ([]engine.Change, error) { return s.DiffState(ctx, w) }},
-		{direct.ApplyState, func(w engine.State) ([]engine.Change, error) { return s.ApplyState(ctx, w) }},
+		{direct.DiffState, func(w nat.State) ([]nat.Change, error) { return s.DiffState(ctx, w) }},
+		{direct.ApplyState, func(w nat.State) ([]nat.Change, error) { return s.ApplyState(ctx, w) }},
 	} {
 		want, wantErr := apply.direct(wholeState(t))
 		require.NoError(t, wantErr)
@@ -196,9 +196,9 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 	// What cannot be a name is no part of another path.
 	for _, name := range []string{"", "a/b", "..", "a?b=true", "a%2fb", "a\nb"} {
 		_, err := s.Inspect(ctx, name)
-		require.ErrorIs(t, err, engine.ErrInvalid, name)
+		require.ErrorIs(t, err, nat.ErrInvalid, name)
 		_, err = s.Detach(ctx, name)
-		require.ErrorIs(t, err, engine.ErrInvalid, name)
-		require.ErrorIs(t, s.RemoveNetwork(ctx, name), engine.ErrInvalid, name)
+		require.ErrorIs(t, err, nat.ErrInvalid, name)
+		require.ErrorIs(t, s.RemoveNetwork(ctx, name), nat.ErrInvalid, name)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"slices"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func (h *handler) getEndpoints(w http.ResponseWriter, c *call) error {
@@ -52,7 +52,7 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) getEndpoint(w http.ResponseWriter, c *call) error {
-	name, err := c.name(engine.ValidateEndpointName)
+	name, err := c.name(nat.ValidateEndpointName)
 	if err != nil {
 		return err
 	}
@@ -65,12 +65,12 @@ func (h *handler) getEndpoint(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
-	name, err := c.name(engine.ValidateEndpointName)
+	name, err := c.name(nat.ValidateEndpointName)
 	if err != nil {
 		return err
 	}
 	gone, err := change(h, c, Outcome{Operation: OpDetach, Name: name},
-		func() ([]engine.Mapping, error) { return h.changer(c).Detach(name) }, tellMappings)
+		func() ([]nat.Mapping, error) { return h.changer(c).Detach(name) }, tellMappings)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ package api
 import (
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // EventType says what happened.
@@ -46,12 +46,12 @@ type Event struct {
 type happening struct {
 	what    EventType
 	time    int64 // nanoseconds since 1970
-	mapping engine.Mapping
+	mapping nat.Mapping
 }
 
 func (h happening) event() Event {
 	e := Event{Type: h.what, Time: time.Unix(0, h.time).UTC()}
-	if h.mapping != (engine.Mapping{}) {
+	if h.mapping != (nat.Mapping{}) {
 		m := mapping(h.mapping)
 		e.Mapping = &m
 	}

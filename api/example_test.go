@@ -15,17 +15,18 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // shelf stands in for an *engine.Engine, which needs a kernel: it has one mapping and
 // no room.
 type shelf struct {
 	api.Engine
-	has engine.Mapping
+	has nat.Mapping
 }
 
-func (s shelf) Mappings() iter.Seq[engine.Mapping] {
-	return slices.Values([]engine.Mapping{s.has})
+func (s shelf) Mappings() iter.Seq[nat.Mapping] {
+	return slices.Values([]nat.Mapping{s.has})
 }
 
 func (s shelf) Reporting(*engine.Report) api.Changer { return fullShelf{has: s.has} }
@@ -33,11 +34,11 @@ func (s shelf) Reporting(*engine.Report) api.Changer { return fullShelf{has: s.h
 // fullShelf is what changes a shelf.
 type fullShelf struct {
 	api.Changer
-	has engine.Mapping
+	has nat.Mapping
 }
 
-func (s fullShelf) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
-	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &engine.ConflictError{Want: ms[0], Have: s.has})
+func (s fullShelf) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &nat.ConflictError{Want: ms[0], Have: s.has})
 }
 
 func Example() {
@@ -46,7 +47,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	web, err := engine.NewMapping("tcp", "8080", "172.17.0.2:80")
+	web, err := nat.NewMapping("tcp", "8080", "172.17.0.2:80")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func Example() {
 	fmt.Println(ms, err)
 	_, err = c.Publish(context.Background(), web)
 	fmt.Println(err)
-	fmt.Println(errors.Is(err, engine.ErrConflict))
+	fmt.Println(errors.Is(err, nat.ErrConflict))
 
 	stop()
 	fmt.Println(<-served)

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The fake's networks and endpoints: addresses are leased one after another, and only
@@ -25,26 +25,26 @@ type fakeMissing struct{ text string }
 
 func (e *fakeMissing) Error() string { return e.text }
 
-func (e *fakeMissing) Unwrap() error { return engine.ErrNotFound }
+func (e *fakeMissing) Unwrap() error { return nat.ErrNotFound }
 
-func (f *fakeEngine) CreateNetwork(n engine.Network) (engine.Network, error) {
+func (f *fakeEngine) CreateNetwork(n nat.Network) (nat.Network, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
-		return engine.Network{}, err
+		return nat.Network{}, err
 	}
 	if err := n.Validate(); err != nil {
-		return engine.Network{}, err
+		return nat.Network{}, err
 	}
 	if have, ok := f.networks[n.Name]; ok {
-		return engine.Network{}, fmt.Errorf("create network %s: %w", n.Name, &engine.TakenError{What: "network " + have.String()})
+		return nat.Network{}, fmt.Errorf("create network %s: %w", n.Name, &nat.TakenError{What: "network " + have.String()})
 	}
 	f.changes++
 	f.networks[n.Name] = complete(n)
 	return f.networks[n.Name], nil
 }
 
-func complete(n engine.Network) engine.Network {
+func complete(n nat.Network) nat.Network {
 	if !n.Gateway.IsValid() {
 		n.Gateway = n.Prefix.Addr().Next()
 	}
@@ -65,7 +65,7 @@ func (f *fakeEngine) RemoveNetwork(name string) error {
 	}
 	for _, ep := range f.endpoints {
 		if ep.Network == name {
-			return fmt.Errorf("remove network %s: %w", name, &engine.TakenError{What: "network " + name, Holder: "endpoint " + ep.Name})
+			return fmt.Errorf("remove network %s: %w", name, &nat.TakenError{What: "network " + name, Holder: "endpoint " + ep.Name})
 		}
 	}
 	f.changes++
@@ -73,17 +73,17 @@ func (f *fakeEngine) RemoveNetwork(name string) error {
 	return nil
 }
 
-func (f *fakeEngine) Network(name string) (engine.Network, error) {
+func (f *fakeEngine) Network(name string) (nat.Network, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, ok := f.networks[name]
 	if !ok {
-		return engine.Network{}, missing("network", name)
+		return nat.Network{}, missing("network", name)
 	}
 	return n, f.err
 }
 
-func (f *fakeEngine) Attach(a engine.Attachment) (Endpoint, error) {
+func (f *fakeEngine) Attach(a nat.EndpointSpec) (Endpoint, error) {
 	if err := a.Validate(); err != nil {
 		return Endpoint{}, err
 	}
@@ -95,7 +95,7 @@ func (f *fakeEngine) Attach(a engine.Attachment) (Endpoint, error) {
 	case !ok:
 		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, missing("network", a.Network))
 	case taken:
-		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, &engine.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Address)})
+		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Address)})
 	}
 	if !a.Address.IsValid() {
 		a.Address = n.Next
@@ -110,19 +110,19 @@ func (f *fakeEngine) Attach(a engine.Attachment) (Endpoint, error) {
 	f.networks[n.Name] = n
 	ep := Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
 	f.endpoints[a.Name] = ep
-	ep.Mappings = engine.Collapse(ms)
+	ep.Mappings = nat.Collapse(ms)
 	return ep, nil
 }
 
-func mappingsOf(a engine.Attachment) []engine.Mapping {
-	ms := make([]engine.Mapping, len(a.Ports))
+func mappingsOf(a nat.EndpointSpec) []nat.Mapping {
+	ms := make([]nat.Mapping, len(a.Ports))
 	for i, s := range a.Ports {
-		ms[i] = engine.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(a.Address, s.Backend), More: s.More, Name: a.Name}
+		ms[i] = nat.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(a.Address, s.Backend), More: s.More, Name: a.Name}
 	}
 	return ms
 }
 
-func (f *fakeEngine) Detach(name string) ([]engine.Mapping, error) {
+func (f *fakeEngine) Detach(name string) ([]nat.Mapping, error) {
 	ep, err := f.Endpoint(name)
 	if err != nil {
 		return nil, fmt.Errorf("detach %s: %w", name, err)
@@ -149,19 +149,19 @@ func (f *fakeEngine) Endpoint(name string) (Endpoint, error) {
 			ep.Mappings = append(ep.Mappings, m)
 		}
 	}
-	ep.Mappings = engine.Collapse(ep.Mappings)
+	ep.Mappings = nat.Collapse(ep.Mappings)
 	return ep, f.err
 }
 
-func (f *fakeEngine) State() (engine.State, error) {
+func (f *fakeEngine) State() (nat.State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var s engine.State
+	var s nat.State
 	for _, n := range f.networks {
 		s.Networks = append(s.Networks, n)
 	}
-	slices.SortFunc(s.Networks, func(a, b engine.Network) int { return strings.Compare(a.Name, b.Name) })
-	ports := map[string][]engine.Mapping{}
+	slices.SortFunc(s.Networks, func(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) })
+	ports := map[string][]nat.Mapping{}
 	for _, m := range f.ports {
 		if ep, ok := f.endpoints[m.Name]; ok && ep.Address == m.Backend.Addr() && !m.NoProxy && m.Expires.IsZero() {
 			ports[m.Name] = append(ports[m.Name], m)
@@ -169,19 +169,19 @@ func (f *fakeEngine) State() (engine.State, error) {
 			s.Mappings = append(s.Mappings, m)
 		}
 	}
-	s.Mappings = engine.Collapse(s.Mappings)
+	s.Mappings = nat.Collapse(s.Mappings)
 	for _, ep := range f.endpoints {
-		a := engine.Attachment{Name: ep.Name, Network: ep.Network, Address: ep.Address}
-		for _, m := range engine.Collapse(ports[ep.Name]) {
-			a.Ports = append(a.Ports, engine.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More})
+		a := nat.EndpointSpec{Name: ep.Name, Network: ep.Network, Address: ep.Address}
+		for _, m := range nat.Collapse(ports[ep.Name]) {
+			a.Ports = append(a.Ports, nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More})
 		}
 		s.Endpoints = append(s.Endpoints, a)
 	}
-	slices.SortFunc(s.Endpoints, func(a, b engine.Attachment) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Endpoints, func(a, b nat.EndpointSpec) int { return strings.Compare(a.Name, b.Name) })
 	return s, f.err
 }
 
-func (f *fakeEngine) DiffState(s engine.State) ([]engine.Change, error) {
+func (f *fakeEngine) DiffState(s nat.State) ([]nat.Change, error) {
 	lines, err := f.Diff(allOf(s)...)
 	if err != nil {
 		return nil, err
@@ -190,18 +190,18 @@ func (f *fakeEngine) DiffState(s engine.State) ([]engine.Change, error) {
 	defer f.mu.Unlock()
 	for _, n := range s.Networks {
 		if _, ok := f.networks[n.Name]; !ok {
-			lines = append(lines, engine.Change{Is: "network " + n.String()})
+			lines = append(lines, nat.Change{Is: "network " + n.String()})
 		}
 	}
 	for name, n := range f.networks {
-		if !slices.ContainsFunc(s.Networks, func(w engine.Network) bool { return w.Name == name }) {
-			lines = append(lines, engine.Change{Was: "network " + n.String()})
+		if !slices.ContainsFunc(s.Networks, func(w nat.Network) bool { return w.Name == name }) {
+			lines = append(lines, nat.Change{Was: "network " + n.String()})
 		}
 	}
 	return lines, nil
 }
 
-func allOf(s engine.State) []engine.Mapping {
+func allOf(s nat.State) []nat.Mapping {
 	ms := slices.Clone(s.Mappings)
 	for _, a := range s.Endpoints {
 		ms = append(ms, mappingsOf(a)...)
@@ -209,7 +209,7 @@ func allOf(s engine.State) []engine.Mapping {
 	return ms
 }
 
-func (f *fakeEngine) ApplyState(s engine.State) ([]engine.Change, error) {
+func (f *fakeEngine) ApplyState(s nat.State) ([]nat.Change, error) {
 	lines, err := f.DiffState(s)
 	if err != nil {
 		return nil, err
@@ -231,7 +231,7 @@ func (f *fakeEngine) ApplyState(s engine.State) ([]engine.Change, error) {
 }
 
 // all is everything that the fake has, to compare.
-func (f *fakeEngine) all() (ports map[engine.Mapping]engine.Mapping, networks map[string]engine.Network, endpoints map[string]Endpoint) {
+func (f *fakeEngine) all() (ports map[nat.Mapping]nat.Mapping, networks map[string]nat.Network, endpoints map[string]Endpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.ports), maps.Clone(f.networks), maps.Clone(f.endpoints)

@@ -12,15 +12,16 @@ import (
 	"sync"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // fakeEngine publishes in memory. It knows conflicts between equal frontends only.
 type fakeEngine struct {
 	mu    sync.Mutex
-	ports map[engine.Mapping]engine.Mapping // by protocol and frontend
-	next  uint16                            // the next free port
+	ports map[nat.Mapping]nat.Mapping // by protocol and frontend
+	next  uint16                      // the next free port
 
-	networks  map[string]engine.Network
+	networks  map[string]nat.Network
 	endpoints map[string]Endpoint // without their mappings
 	// changes counts the calls that changed something or could have.
 	changes int
@@ -35,21 +36,21 @@ type fakeEngine struct {
 	entered, leave chan struct{}
 }
 
-func newFake(ms ...engine.Mapping) *fakeEngine {
+func newFake(ms ...nat.Mapping) *fakeEngine {
 	f := &fakeEngine{
-		ports: map[engine.Mapping]engine.Mapping{}, next: 49153,
-		networks: map[string]engine.Network{}, endpoints: map[string]Endpoint{},
+		ports: map[nat.Mapping]nat.Mapping{}, next: 49153,
+		networks: map[string]nat.Network{}, endpoints: map[string]Endpoint{},
 	}
 	for _, m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			f.ports[keyOf(single)] = single
 		}
 	}
 	return f
 }
 
-func keyOf(m engine.Mapping) engine.Mapping {
-	return engine.Mapping{Proto: m.Proto, Frontend: m.Frontend}
+func keyOf(m nat.Mapping) nat.Mapping {
+	return nat.Mapping{Proto: m.Proto, Frontend: m.Frontend}
 }
 
 func (f *fakeEngine) begin() error {
@@ -61,15 +62,15 @@ func (f *fakeEngine) begin() error {
 	return f.err
 }
 
-func (f *fakeEngine) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f *fakeEngine) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return f.publish(ms, false)
 }
 
-func (f *fakeEngine) Retarget(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f *fakeEngine) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return f.publish(ms, true)
 }
 
-func (f *fakeEngine) RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f *fakeEngine) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	done, err := f.publish(ms, true)
 	for i := range done {
 		done[i].Name = "killed"
@@ -77,13 +78,13 @@ func (f *fakeEngine) RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, er
 	return done, err
 }
 
-func (f *fakeEngine) publish(ms []engine.Mapping, replace bool) ([]engine.Mapping, error) {
+func (f *fakeEngine) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	if err := engine.ValidateAll(ms...); err != nil {
+	if err := nat.ValidateAll(ms...); err != nil {
 		return nil, err
 	}
 	after := maps.Clone(f.ports)
@@ -95,10 +96,10 @@ func (f *fakeEngine) publish(ms []engine.Mapping, replace bool) ([]engine.Mappin
 			m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), next)
 			next += m.More + 1
 		}
-		for single := range engine.Expand(*m) {
+		for single := range nat.Expand(*m) {
 			if have, taken := after[keyOf(single)]; taken && !replace {
 				return nil, fmt.Errorf("publish %s %s: %w", m.Proto, m.FrontendText(),
-					&engine.ConflictError{Want: single, Have: have})
+					&nat.ConflictError{Want: single, Have: have})
 			}
 			after[keyOf(single)] = single
 		}
@@ -108,20 +109,20 @@ func (f *fakeEngine) publish(ms []engine.Mapping, replace bool) ([]engine.Mappin
 	return done, nil
 }
 
-func (f *fakeEngine) Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f *fakeEngine) Unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	after := maps.Clone(f.ports)
-	var done []engine.Mapping
+	var done []nat.Mapping
 	for _, m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			have, ok := after[keyOf(single)]
 			if !ok {
 				return nil, fmt.Errorf("unpublish %s %s: %s %s is %w", m.Proto, m.FrontendText(),
-					single.Proto, single.FrontendText(), engine.ErrNotFound)
+					single.Proto, single.FrontendText(), nat.ErrNotFound)
 			}
 			delete(after, keyOf(single))
 			done = append(done, have)
@@ -129,7 +130,7 @@ func (f *fakeEngine) Unpublish(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	}
 	f.ports = after
 	f.changes++
-	return engine.Collapse(done), nil
+	return nat.Collapse(done), nil
 }
 
 // Reporting fills a report with the fake's notes, and with what is there already.
@@ -140,11 +141,11 @@ type fakeReporter struct {
 	r *engine.Report
 }
 
-func (f fakeReporter) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f fakeReporter) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	f.mu.Lock()
 	same := f.repeats && f.err == nil && len(ms) > 0
 	for _, m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			same = same && f.ports[keyOf(single)] == single
 		}
 	}
@@ -157,7 +158,7 @@ func (f fakeReporter) Publish(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return f.fakeEngine.Publish(ms...)
 }
 
-func (f fakeReporter) CreateNetwork(n engine.Network) (engine.Network, error) {
+func (f fakeReporter) CreateNetwork(n nat.Network) (nat.Network, error) {
 	f.mu.Lock()
 	have, ok := f.networks[n.Name]
 	same := f.repeats && f.err == nil && ok && have.Prefix == n.Prefix
@@ -169,7 +170,7 @@ func (f fakeReporter) CreateNetwork(n engine.Network) (engine.Network, error) {
 	return f.fakeEngine.CreateNetwork(n)
 }
 
-func (f fakeReporter) Attach(a engine.Attachment) (Endpoint, error) {
+func (f fakeReporter) Attach(a nat.EndpointSpec) (Endpoint, error) {
 	if have, err := f.Endpoint(a.Name); f.repeats && err == nil {
 		f.r.Unchanged = true
 		return have, nil
@@ -182,18 +183,18 @@ func (f fakeReporter) RemoveNetwork(name string) error {
 	return f.fakeEngine.RemoveNetwork(name)
 }
 
-func (f fakeReporter) Remove(r engine.Removal) ([]engine.Mapping, error) {
+func (f fakeReporter) Remove(r engine.Removal) ([]nat.Mapping, error) {
 	ms := r.Mappings
 	for _, have := range f.list() {
 		if r.Name != "" && have.Name == r.Name {
 			ms = append(ms, have)
 		}
 		if r.Exact && keyOf(have) == keyOf(ms[0]) && have.Backend != ms[0].Backend {
-			return nil, fmt.Errorf("unpublish %s: it is %w", ms[0], engine.ErrNotFound)
+			return nil, fmt.Errorf("unpublish %s: it is %w", ms[0], nat.ErrNotFound)
 		}
 	}
 	if len(ms) == 0 {
-		return nil, fmt.Errorf("unpublish all of %q: it is %w", r.Name, engine.ErrNotFound)
+		return nil, fmt.Errorf("unpublish all of %q: it is %w", r.Name, nat.ErrNotFound)
 	}
 	if r.Kill {
 		return f.Kill(ms...)
@@ -202,7 +203,7 @@ func (f fakeReporter) Remove(r engine.Removal) ([]engine.Mapping, error) {
 }
 
 // Kill is told from Unpublish by the name of what it returns.
-func (f *fakeEngine) Kill(ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (f *fakeEngine) Kill(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	done, err := f.Unpublish(ms...)
 	for i := range done {
 		done[i].Name = "killed"
@@ -210,19 +211,19 @@ func (f *fakeEngine) Kill(ms ...engine.Mapping) ([]engine.Mapping, error) {
 	return done, err
 }
 
-func (f *fakeEngine) Diff(ms ...engine.Mapping) ([]engine.Change, error) {
+func (f *fakeEngine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	if err := engine.ValidateAll(ms...); err != nil {
+	if err := nat.ValidateAll(ms...); err != nil {
 		return nil, err
 	}
 	return f.difference(ms), nil
 }
 
-func (f *fakeEngine) Apply(ms ...engine.Mapping) ([]engine.Change, error) {
+func (f *fakeEngine) Apply(ms ...nat.Mapping) ([]nat.Change, error) {
 	changes, err := f.Diff(ms...)
 	if err != nil {
 		return nil, err
@@ -234,17 +235,17 @@ func (f *fakeEngine) Apply(ms ...engine.Mapping) ([]engine.Change, error) {
 	return changes, nil
 }
 
-func (f *fakeEngine) difference(ms []engine.Mapping) []engine.Change {
+func (f *fakeEngine) difference(ms []nat.Mapping) []nat.Change {
 	want := newFake(ms...).ports
-	var changes []engine.Change
-	var come, gone []engine.Mapping
+	var changes []nat.Change
+	var come, gone []nat.Mapping
 	for k, m := range want {
 		have, ok := f.ports[k]
 		switch {
 		case !ok:
 			come = append(come, m)
 		case have != m:
-			changes = append(changes, engine.Change{Old: have, New: m})
+			changes = append(changes, nat.Change{Old: have, New: m})
 		}
 	}
 	for k, have := range f.ports {
@@ -252,23 +253,23 @@ func (f *fakeEngine) difference(ms []engine.Mapping) []engine.Change {
 			gone = append(gone, have)
 		}
 	}
-	for _, m := range engine.Collapse(gone) {
-		changes = append(changes, engine.Change{Old: m})
+	for _, m := range nat.Collapse(gone) {
+		changes = append(changes, nat.Change{Old: m})
 	}
-	for _, m := range engine.Collapse(come) {
-		changes = append(changes, engine.Change{New: m})
+	for _, m := range nat.Collapse(come) {
+		changes = append(changes, nat.Change{New: m})
 	}
 	return changes
 }
 
-func (f *fakeEngine) Mappings() iter.Seq[engine.Mapping] {
+func (f *fakeEngine) Mappings() iter.Seq[nat.Mapping] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Values(slices.SortedFunc(maps.Values(f.ports), engine.Compare))
+	return slices.Values(slices.SortedFunc(maps.Values(f.ports), nat.Compare))
 }
 
 // list is what is published.
-func (f *fakeEngine) list() []engine.Mapping { return slices.Collect(f.Mappings()) }
+func (f *fakeEngine) list() []nat.Mapping { return slices.Collect(f.Mappings()) }
 
 // changed is how often something was changed.
 func (f *fakeEngine) changed() int {

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // feedLength is how many events a reader may be behind before it loses some: every
@@ -35,7 +35,7 @@ type Feed struct {
 
 // Send tells all readers what happened at a time: to each port of the mappings, or,
 // without mappings, to the table. It does not wait for any of them.
-func (f *Feed) Send(what EventType, at time.Time, ms ...engine.Mapping) {
+func (f *Feed) Send(what EventType, at time.Time, ms ...nat.Mapping) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.readers == 0 {
@@ -45,7 +45,7 @@ func (f *Feed) Send(what EventType, at time.Time, ms ...engine.Mapping) {
 		f.put(happening{what: what, time: at.UnixNano()})
 	}
 	for _, m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			f.put(happening{what: what, time: at.UnixNano(), mapping: single})
 		}
 	}

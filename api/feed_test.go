@@ -15,23 +15,23 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // numbered is an event that can be told from others.
-func numbered(n int) engine.Mapping {
-	return engine.Mapping{
-		Proto: engine.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80),
+func numbered(n int) nat.Mapping {
+	return nat.Mapping{
+		Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80),
 		Backend: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1}), 80), Name: strconv.Itoa(n),
 	}
 }
 
 // counted is the same for very many, and count reads it.
-func counted(n int) engine.Mapping {
+func counted(n int) nat.Mapping {
 	var a [4]byte
 	binary.BigEndian.PutUint32(a[:], uint32(n))
-	return engine.Mapping{
-		Proto: engine.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80),
+	return nat.Mapping{
+		Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80),
 		Backend: netip.AddrPortFrom(netip.AddrFrom4(a), 80),
 	}
 }
@@ -67,7 +67,7 @@ func TestFeedModel(t *testing.T) {
 			}
 		case 2, 3:
 			// Sometimes more than fit.
-			ms := make([]engine.Mapping, 1+rnd.IntN(1<<rnd.IntN(18)))
+			ms := make([]nat.Mapping, 1+rnd.IntN(1<<rnd.IntN(18)))
 			for i := range ms {
 				ms[i] = counted(sent + i)
 			}

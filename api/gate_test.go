@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // gone reads until the server has closed the connection.
@@ -50,7 +50,7 @@ func TestHalfOpen(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for port := range 10 {
-				m, err := engine.NewMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
+				m, err := nat.NewMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
 				if err == nil {
 					_, err = s.Publish(t.Context(), m)
 				}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // ask answers a request without a socket.
@@ -179,23 +179,23 @@ func ranges(n int) string {
 	return "[" + strings.Join(items, ",") + "]"
 }
 
-func decodeFake(r io.Reader) (engine.State, error) {
+func decodeFake(r io.Reader) (nat.State, error) {
 	text, err := io.ReadAll(r)
 	switch string(text) {
 	case "good":
-		return engine.State{}, err
+		return nat.State{}, err
 	case "very much":
-		return engine.State{Mappings: slices.Repeat([]engine.Mapping{{More: 65534}}, 5)}, nil
+		return nat.State{Mappings: slices.Repeat([]nat.Mapping{{More: 65534}}, 5)}, nil
 	case "many networks":
-		return engine.State{Networks: make([]engine.Network, maxNetworks+1)}, nil
+		return nat.State{Networks: make([]nat.Network, maxNetworks+1)}, nil
 	case "many endpoints":
-		return engine.State{Endpoints: make([]engine.Attachment, maxEndpoints+1)}, nil
+		return nat.State{Endpoints: make([]nat.EndpointSpec, maxEndpoints+1)}, nil
 	case "a network":
-		return engine.State{Networks: make([]engine.Network, 1)}, nil
+		return nat.State{Networks: make([]nat.Network, 1)}, nil
 	case "invalid":
-		return engine.State{}, &engine.InvalidError{What: "file", Input: "x", Reason: "it is wrong"}
+		return nat.State{}, &nat.InvalidError{What: "file", Input: "x", Reason: "it is wrong"}
 	}
-	return engine.State{}, errors.New(string(text))
+	return nat.State{}, errors.New(string(text))
 }
 
 // problemIn reads a problem document strictly.
@@ -287,7 +287,7 @@ func FuzzPublishBody(f *testing.F) {
 	f.Add([]byte(`[{"proto":"udp","host":"::1","port":53,"backend":"[fd00::2]:53","expires":"2999-01-01T01:00:00+01:00"}]`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, method := range []string{"POST", "PUT"} {
-			fake := newFake(engine.Mapping{})
+			fake := newFake(nat.Mapping{})
 			h := newHandler(Options{Engine: fake}.withDefaults(), defaultLimits())
 			r := httptest.NewRequestWithContext(t.Context(), method, "/v1/mappings", strings.NewReader(string(body)))
 			r.Header.Set("Content-Type", "application/json")
@@ -318,18 +318,18 @@ func FuzzUnpublishPath(f *testing.F) {
 		if err != nil {
 			return // net/http refuses it
 		}
-		have := engine.Mapping{Proto: engine.TCP}
-		m, err := engine.NewMapping("tcp", "8080", "172.17.0.2:80")
+		have := nat.Mapping{Proto: nat.TCP}
+		m, err := nat.NewMapping("tcp", "8080", "172.17.0.2:80")
 		require.NoError(t, err)
 		fake := newFake(m)
 		w := ask(newHandler(Options{Engine: fake}.withDefaults(), defaultLimits()), r)
 		require.Less(t, w.Code, 500)
 		if w.Code >= 400 {
 			problemIn(t, w)
-			require.Equal(t, []engine.Mapping{m}, fake.list())
+			require.Equal(t, []nat.Mapping{m}, fake.list())
 			return
 		}
 		have.Frontend = m.Frontend
-		require.Empty(t, slices.DeleteFunc(fake.list(), func(m engine.Mapping) bool { return keyOf(m) != have }))
+		require.Empty(t, slices.DeleteFunc(fake.list(), func(m nat.Mapping) bool { return keyOf(m) != have }))
 	})
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func (c *contract) handedOver(t *testing.T) {
@@ -181,7 +181,7 @@ func TestServeUntilSilence(t *testing.T) {
 	close(leave)
 	require.NoError(t, <-served)
 	s := startOn(t, l, Options{Engine: newFake()}, defaultLimits())
-	_, err = s.Publish(t.Context(), []engine.Mapping{parse(t, "8080->172.17.0.2:80")}...)
+	_, err = s.Publish(t.Context(), []nat.Mapping{parse(t, "8080->172.17.0.2:80")}...)
 	require.NoError(t, err)
 	require.NoError(t, s.stop())
 }

@@ -6,7 +6,7 @@ package api
 import (
 	"strconv"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Inspection is the document of `nftnat inspect` and GET /v1/endpoints/{name}. Its shape
@@ -37,12 +37,12 @@ type PortMapping struct {
 // Inspect makes the document of an endpoint.
 func Inspect(ep Endpoint) Inspection {
 	type backend struct {
-		proto engine.Proto
+		proto nat.Proto
 		port  uint16
 	}
 	lowest := map[backend]uint16{}
 	for _, m := range ep.Mappings {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			at, port := backend{single.Proto, single.Backend.Port()}, single.Frontend.Port()
 			if have, ok := lowest[at]; !ok || port < have {
 				lowest[at] = port
@@ -52,7 +52,7 @@ func Inspect(ep Endpoint) Inspection {
 	ports := PortMapping{TCP: map[string]string{}, UDP: map[string]string{}}
 	for at, port := range lowest {
 		of := ports.TCP
-		if at.proto == engine.UDP {
+		if at.proto == nat.UDP {
 			of = ports.UDP
 		}
 		of[strconv.Itoa(int(at.port))] = strconv.Itoa(int(port))

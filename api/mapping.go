@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Mapping is one published port. A range is told as one Mapping a port.
@@ -31,17 +31,17 @@ type Mapping struct {
 }
 
 // Mappings are the documents of the mappings, ranges expanded.
-func Mappings(ms iter.Seq[engine.Mapping]) []Mapping {
+func Mappings(ms iter.Seq[nat.Mapping]) []Mapping {
 	docs := []Mapping{} // an empty array, never null
 	for m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			docs = append(docs, mapping(single))
 		}
 	}
 	return docs
 }
 
-func mapping(m engine.Mapping) Mapping {
+func mapping(m nat.Mapping) Mapping {
 	doc := Mapping{
 		Proto:   m.Proto.String(),
 		Port:    m.Frontend.Port(),

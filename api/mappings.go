@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 const (
@@ -42,7 +43,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	var ms []engine.Mapping
+	var ms []nat.Mapping
 	err = h.decode(c, body, func() (err error) {
 		ms, err = decodeRequests(body, time.Now())
 		return err
@@ -60,7 +61,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
 	done, err := change(h, c, Outcome{Operation: operation},
-		func() ([]engine.Mapping, error) { return publish(ms...) }, tellMappings)
+		func() ([]nat.Mapping, error) { return publish(ms...) }, tellMappings)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
-	return h.apply(w, c, decodeMappings, func(s engine.State, dryRun bool) ([]engine.Change, error) {
+	return h.apply(w, c, decodeMappings, func(s nat.State, dryRun bool) ([]nat.Change, error) {
 		switch {
 		case len(s.Networks)+len(s.Endpoints) != 0:
 			return nil, problem(http.StatusUnprocessableEntity, CodeInvalid,
@@ -81,15 +82,15 @@ func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
 	})
 }
 
-func decodeMappings(body []byte, now time.Time) (engine.State, error) {
+func decodeMappings(body []byte, now time.Time) (nat.State, error) {
 	ms, err := decodeRequests(body, now)
-	return engine.State{Mappings: ms}, err
+	return nat.State{Mappings: ms}, err
 }
 
 // apply answers a PUT: it reads what is to be, of which decode reads the JSON form, and
 // has it made so.
-func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (engine.State, error),
-	do func(s engine.State, dryRun bool) ([]engine.Change, error),
+func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (nat.State, error),
+	do func(s nat.State, dryRun bool) ([]nat.Change, error),
 ) error {
 	flags, err := c.flags("dry-run")
 	if err != nil {
@@ -106,8 +107,8 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 		return err
 	}
 	changes, err := change(h, c, Outcome{Operation: OpApply},
-		func() ([]engine.Change, error) { return do(wanted, flags["dry-run"]) },
-		func(o *Outcome, changes []engine.Change) { o.Changes = changes })
+		func() ([]nat.Change, error) { return do(wanted, flags["dry-run"]) },
+		func(o *Outcome, changes []nat.Change) { o.Changes = changes })
 	if err != nil {
 		return err
 	}
@@ -116,16 +117,16 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 }
 
 // readWanted reads what is to be applied, in either form.
-func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (engine.State, error)) (engine.State, error) {
+func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (nat.State, error)) (nat.State, error) {
 	types := []string{typeJSON}
 	if h.Decode != nil {
 		types = append(types, typeYAML)
 	}
 	body, mediaType, err := h.readBody(w, c, h.limits.apply, types...)
 	if err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
-	var s engine.State
+	var s nat.State
 	err = h.decode(c, body, func() (err error) {
 		if mediaType == typeJSON {
 			s, err = decode(body, time.Now())
@@ -137,13 +138,13 @@ func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte,
 	return s, err
 }
 
-func (h *handler) decodeYAML(body []byte) (engine.State, error) {
+func (h *handler) decodeYAML(body []byte) (nat.State, error) {
 	s, err := h.Decode(bytes.NewReader(body))
 	switch {
-	case errors.Is(err, engine.ErrInvalid):
-		return engine.State{}, err
+	case errors.Is(err, nat.ErrInvalid):
+		return nat.State{}, err
 	case err != nil:
-		return engine.State{}, malformed(err.Error())
+		return nat.State{}, malformed(err.Error())
 	}
 	return s, withinBounds(s)
 }
@@ -153,21 +154,21 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	proto, err := engine.ParseProto(c.segments[0])
+	proto, err := nat.ParseProto(c.segments[0])
 	if err != nil {
 		return err
 	}
-	frontend, more, err := engine.ParseFrontend(c.segments[1])
+	frontend, more, err := nat.ParseFrontend(c.segments[1])
 	if err != nil {
 		return err
 	}
-	m := engine.Mapping{Proto: proto, Frontend: frontend, More: more}
+	m := nat.Mapping{Proto: proto, Frontend: frontend, More: more}
 	if backend != nil {
-		if m, err = engine.NewMapping(c.segments[0], c.segments[1], *backend); err != nil {
+		if m, err = nat.NewMapping(c.segments[0], c.segments[1], *backend); err != nil {
 			return err
 		}
 	}
-	return h.remove(w, c, engine.Removal{Mappings: []engine.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
+	return h.remove(w, c, engine.Removal{Mappings: []nat.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
 }
 
 func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
@@ -178,7 +179,7 @@ func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
 	case name == nil:
 		return problem(http.StatusBadRequest, CodeInvalid, `parameter "name" is missing: it says whose mappings go`)
 	}
-	if err := engine.ValidateName(*name); err != nil {
+	if err := nat.ValidateName(*name); err != nil {
 		return err
 	}
 	return h.remove(w, c, engine.Removal{Name: *name, Kill: flags["kill"]})
@@ -187,7 +188,7 @@ func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
 // remove has mappings removed, and tells what they were.
 func (h *handler) remove(w http.ResponseWriter, c *call, r engine.Removal) error {
 	done, err := change(h, c, Outcome{Operation: OpUnpublish},
-		func() ([]engine.Mapping, error) { return h.changer(c).Remove(r) }, tellMappings)
+		func() ([]nat.Mapping, error) { return h.changer(c).Remove(r) }, tellMappings)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ package api
 import (
 	"net/netip"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Network is a network as it is told.
@@ -26,7 +26,7 @@ type Network struct {
 }
 
 // Networks are the documents of a state's networks, in its order.
-func Networks(s engine.State) []Network {
+func Networks(s nat.State) []Network {
 	inside := map[string]int{}
 	for _, a := range s.Endpoints {
 		inside[a.Network]++
@@ -39,7 +39,7 @@ func Networks(s engine.State) []Network {
 }
 
 // NetworkOf is the document of a network with so many endpoints.
-func NetworkOf(n engine.Network, endpoints int) Network {
+func NetworkOf(n nat.Network, endpoints int) Network {
 	return Network{
 		Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway),
 		Masquerade: !n.NoMasquerade, Guard: !n.NoGuard, Next: addrText(n.Next), Endpoints: endpoints,
@@ -55,7 +55,7 @@ func addrText(a netip.Addr) string {
 }
 
 // network reads a network's document back.
-func (n *Network) network() (engine.Network, error) {
+func (n *Network) network() (nat.Network, error) {
 	r := networkRequest{
 		Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Masquerade: &n.Masquerade, Guard: &n.Guard, Next: n.Next,
 	}
@@ -77,7 +77,7 @@ func networkFields() []string {
 }
 
 // networkRequestOf asks for a network.
-func networkRequestOf(n engine.Network) networkRequest {
+func networkRequestOf(n nat.Network) networkRequest {
 	r := networkRequest{Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway), Next: addrText(n.Next)}
 	if n.NoMasquerade {
 		r.Masquerade = new(bool)
@@ -89,17 +89,17 @@ func networkRequestOf(n engine.Network) networkRequest {
 }
 
 // network returns what is asked for. It checks the form only, as the parsers of package
-// engine do; its errors are engine.ErrInvalid.
-func (r *networkRequest) network() (engine.Network, error) {
-	n, err := engine.ParseNetwork(r.Name, r.Prefix, r.Gateway)
+// engine do; its errors are nat.ErrInvalid.
+func (r *networkRequest) network() (nat.Network, error) {
+	n, err := nat.ParseNetwork(r.Name, r.Prefix, r.Gateway)
 	if err != nil {
-		return engine.Network{}, err
+		return nat.Network{}, err
 	}
 	n.NoMasquerade = r.Masquerade != nil && !*r.Masquerade
 	n.NoGuard = r.Guard != nil && !*r.Guard
 	if r.Next != "" {
 		if n.Next, err = netip.ParseAddr(r.Next); err != nil {
-			return engine.Network{}, invalid("next address", r.Next, "it is not an IP address")
+			return nat.Network{}, invalid("next address", r.Next, "it is not an IP address")
 		}
 	}
 	return n, nil

@@ -6,7 +6,7 @@ package api
 import (
 	"net/http"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func (h *handler) getNetworks(w http.ResponseWriter, c *call) error {
@@ -38,8 +38,8 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	made, err := change(h, c, Outcome{Operation: OpCreateNetwork, Name: wanted.Name},
-		func() (engine.Network, error) { return h.changer(c).CreateNetwork(wanted) },
-		func(o *Outcome, n engine.Network) { o.Address = n.Prefix.String() })
+		func() (nat.Network, error) { return h.changer(c).CreateNetwork(wanted) },
+		func(o *Outcome, n nat.Network) { o.Address = n.Prefix.String() })
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) getNetwork(w http.ResponseWriter, c *call) error {
-	name, err := c.name(engine.ValidateNetworkName)
+	name, err := c.name(nat.ValidateNetworkName)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (h *handler) networkNamed(name string) (Network, error) {
 }
 
 func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
-	name, err := c.name(engine.ValidateNetworkName)
+	name, err := c.name(nat.ValidateNetworkName)
 	if err != nil {
 		return err
 	}

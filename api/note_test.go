@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // A client hears what a change did beyond its answer, in the words of the engine.
@@ -37,13 +38,13 @@ func TestNotes(t *testing.T) {
 }
 
 func TestClientRemoves(t *testing.T) {
-	ms := []engine.Mapping{parse(t, "80-81->172.17.0.2:80-81"), parse(t, "82->[fd00::2]:82"), parse(t, "83->172.17.0.2:83")}
+	ms := []nat.Mapping{parse(t, "80-81->172.17.0.2:80-81"), parse(t, "82->[fd00::2]:82"), parse(t, "83->172.17.0.2:83")}
 	ms[0].Name, ms[1].Name = "a & b", "a & b"
 	s := start(t, Options{Engine: newFake(ms...)}, defaultLimits())
 	other := ms[2]
 	other.Backend = ms[0].Backend
-	_, err := s.Remove(t.Context(), engine.Removal{Mappings: []engine.Mapping{other}, Exact: true})
-	require.ErrorIs(t, err, engine.ErrNotFound)
+	_, err := s.Remove(t.Context(), engine.Removal{Mappings: []nat.Mapping{other}, Exact: true})
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	done, err := s.Remove(t.Context(), engine.Removal{Mappings: ms[2:], Exact: true})
 	require.NoError(t, err)
 	require.Equal(t, ms[2:], done)
@@ -52,7 +53,7 @@ func TestClientRemoves(t *testing.T) {
 	require.Equal(t, ms[:2], done)
 	for _, r := range []engine.Removal{{}, {Mappings: ms}, {Name: "x", Mappings: ms[:1]}} {
 		_, err := s.Remove(t.Context(), r)
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 	}
 }
 

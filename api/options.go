@@ -12,33 +12,34 @@ import (
 	"net/http"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Engine is what a server asks of an [engine.Engine]; see [Of].
 type Engine interface {
 	// Reporting returns the methods that change something, which fill r as well.
 	Reporting(r *engine.Report) Changer
-	Diff(ms ...engine.Mapping) ([]engine.Change, error)
-	Mappings() iter.Seq[engine.Mapping]
+	Diff(ms ...nat.Mapping) ([]nat.Change, error)
+	Mappings() iter.Seq[nat.Mapping]
 
-	Network(name string) (engine.Network, error)
+	Network(name string) (nat.Network, error)
 	Endpoint(name string) (Endpoint, error)
-	State() (engine.State, error)
-	DiffState(s engine.State) ([]engine.Change, error)
+	State() (nat.State, error)
+	DiffState(s nat.State) ([]nat.Change, error)
 }
 
 // Changer is what a server asks of an [engine.Reporter].
 type Changer interface {
-	Publish(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Retarget(ms ...engine.Mapping) ([]engine.Mapping, error)
-	RetargetAndKill(ms ...engine.Mapping) ([]engine.Mapping, error)
-	Remove(r engine.Removal) ([]engine.Mapping, error)
-	Apply(ms ...engine.Mapping) ([]engine.Change, error)
-	CreateNetwork(n engine.Network) (engine.Network, error)
+	Publish(ms ...nat.Mapping) ([]nat.Mapping, error)
+	Retarget(ms ...nat.Mapping) ([]nat.Mapping, error)
+	RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error)
+	Remove(r engine.Removal) ([]nat.Mapping, error)
+	Apply(ms ...nat.Mapping) ([]nat.Change, error)
+	CreateNetwork(n nat.Network) (nat.Network, error)
 	RemoveNetwork(name string) error
-	Attach(a engine.Attachment) (Endpoint, error)
-	Detach(name string) ([]engine.Mapping, error)
-	ApplyState(s engine.State) ([]engine.Change, error)
+	Attach(a nat.EndpointSpec) (Endpoint, error)
+	Detach(name string) ([]nat.Mapping, error)
+	ApplyState(s nat.State) ([]nat.Change, error)
 }
 
 // Of is an engine as a server asks it.
@@ -52,7 +53,7 @@ func (a asked) Reporting(r *engine.Report) Changer { return changer{a.Engine.Rep
 // changer is a reporter that tells of its endpoints as values.
 type changer struct{ engine.Reporter }
 
-func (c changer) Attach(wanted engine.Attachment) (Endpoint, error) {
+func (c changer) Attach(wanted nat.EndpointSpec) (Endpoint, error) {
 	return valueOf(c.Reporter.Attach(wanted))
 }
 
@@ -92,11 +93,11 @@ type Options struct {
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
 	// Decode reads the YAML form of PUT /v1/mappings and PUT /v1/state. Its errors are
-	// the client's fault: 422 if they are engine.ErrInvalid, else 400. Nil: only JSON is
+	// the client's fault: 422 if they are nat.ErrInvalid, else 400. Nil: only JSON is
 	// taken.
-	Decode func(io.Reader) (engine.State, error)
+	Decode func(io.Reader) (nat.State, error)
 	// Encode writes the YAML form of GET /v1/state. Nil: it is told in JSON only.
-	Encode func(io.Writer, engine.State) error
+	Encode func(io.Writer, nat.State) error
 	// Log is told what no client can be. Nil: nobody.
 	Log *slog.Logger
 }

@@ -6,7 +6,7 @@ package api
 import (
 	"errors"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Operation is a kind of change that a client asks for.
@@ -45,9 +45,9 @@ type Outcome struct {
 	Address string
 	// Mappings are what was published, or for OpUnpublish and OpDetach what was published
 	// before. Nil: none, or the change was refused.
-	Mappings []engine.Mapping
+	Mappings []nat.Mapping
 	// Changes are what OpApply changed. Nil: nothing, or it is another operation.
-	Changes []engine.Change
+	Changes []nat.Change
 	// Unchanged is whether all that was asked for was there already.
 	Unchanged bool
 	// Code says why the change was refused, and Err in which words. Empty and nil: it was made.
@@ -82,4 +82,4 @@ func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made fun
 	return result, err
 }
 
-func tellMappings(o *Outcome, ms []engine.Mapping) { o.Mappings = ms }
+func tellMappings(o *Outcome, ms []nat.Mapping) { o.Mappings = ms }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Each change is told of once, with who asked for it, before the client has its answer;
@@ -26,21 +26,21 @@ func TestOutcomes(t *testing.T) {
 		{"POST", "/v1/networks", `{"name":"inside","prefix":"172.30.0.0/24"}`, 201, Outcome{Operation: OpCreateNetwork, Name: "inside", Address: "172.30.0.0/24"}},
 		{"POST", "/v1/networks", `{"name":"inside","prefix":"172.30.0.0/24"}`, 409, Outcome{Operation: OpCreateNetwork, Name: "inside", Code: CodeConflict}},
 		{"POST", "/v1/endpoints", `{"name":"dns","network":"inside","address":"172.30.0.9","ports":["53:53/udp"]}`, 201,
-			Outcome{Operation: OpAttach, Name: "dns", Address: "172.30.0.9", Mappings: []engine.Mapping{named(parse(t, "53->172.30.0.9:53/udp"), "dns")}}},
+			Outcome{Operation: OpAttach, Name: "dns", Address: "172.30.0.9", Mappings: []nat.Mapping{named(parse(t, "53->172.30.0.9:53/udp"), "dns")}}},
 		{"DELETE", "/v1/endpoints/dns", "", 200,
-			Outcome{Operation: OpDetach, Name: "dns", Mappings: []engine.Mapping{named(parse(t, "53->172.30.0.9:53/udp"), "dns")}}},
+			Outcome{Operation: OpDetach, Name: "dns", Mappings: []nat.Mapping{named(parse(t, "53->172.30.0.9:53/udp"), "dns")}}},
 		{"DELETE", "/v1/networks/inside", "", 204, Outcome{Operation: OpRemoveNetwork, Name: "inside"}},
 		{"POST", "/v1/mappings", `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"web"}]`, 201,
-			Outcome{Operation: OpPublish, Mappings: []engine.Mapping{named(parse(t, "81->172.17.0.2:80"), "web")}}},
+			Outcome{Operation: OpPublish, Mappings: []nat.Mapping{named(parse(t, "81->172.17.0.2:80"), "web")}}},
 		{"POST", "/v1/mappings", `[{"proto":"tcp","port":81,"backend":"172.17.0.3:80"}]`, 409, Outcome{Operation: OpPublish, Code: CodeConflict}},
 		{"POST", "/v1/mappings?replace=true", `[{"proto":"tcp","port":81,"backend":"172.17.0.3:80"}]`, 201,
-			Outcome{Operation: OpReplace, Mappings: []engine.Mapping{parse(t, "81->172.17.0.3:80")}}},
+			Outcome{Operation: OpReplace, Mappings: []nat.Mapping{parse(t, "81->172.17.0.3:80")}}},
 		{"POST", "/v1/mappings", `{`, 400, Outcome{Operation: OpPublish, Code: CodeInvalid}},
 		{"POST", "/v1/mappings", `[{}]`, 422, Outcome{Operation: OpPublish, Code: CodeInvalid}},
-		{"DELETE", "/v1/mappings/tcp/81", "", 200, Outcome{Operation: OpUnpublish, Mappings: []engine.Mapping{parse(t, "81->172.17.0.3:80")}}},
+		{"DELETE", "/v1/mappings/tcp/81", "", 200, Outcome{Operation: OpUnpublish, Mappings: []nat.Mapping{parse(t, "81->172.17.0.3:80")}}},
 		{"DELETE", "/v1/mappings/tcp/81", "", 404, Outcome{Operation: OpUnpublish, Code: CodeNotFound}},
 		{"PUT", "/v1/mappings?dry-run=true", `[]`, 200, Outcome{}},
-		{"PUT", "/v1/mappings", `[]`, 200, Outcome{Operation: OpApply, Changes: []engine.Change{{Old: parse(t, "8080->172.17.0.2:80")}}}},
+		{"PUT", "/v1/mappings", `[]`, 200, Outcome{Operation: OpApply, Changes: []nat.Change{{Old: parse(t, "8080->172.17.0.2:80")}}}},
 		{"PUT", "/v1/state", `{"mappings":[]}`, 200, Outcome{Operation: OpApply}},
 		{"GET", "/v1/mappings", "", 200, Outcome{}},
 		{"GET", "/v1/mappings?x", "", 400, Outcome{}},
@@ -69,7 +69,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-func named(m engine.Mapping, name string) engine.Mapping {
+func named(m nat.Mapping, name string) nat.Mapping {
 	m.Name = name
 	return m
 }

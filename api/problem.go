@@ -12,6 +12,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Code says in one word what is wrong, for programs.
@@ -20,11 +21,11 @@ type Code string
 // The codes. Others may be added.
 const (
 	CodePermission  Code = "permission"  // fs.ErrPermission
-	CodeInvalid     Code = "invalid"     // engine.ErrInvalid: nothing has changed
-	CodeConflict    Code = "conflict"    // engine.ErrConflict: a frontend, a name or an address is taken
+	CodeInvalid     Code = "invalid"     // nat.ErrInvalid: nothing has changed
+	CodeConflict    Code = "conflict"    // nat.ErrConflict: a frontend, a name or an address is taken
 	CodeOwned       Code = "owned"       // engine.ErrOwned: another engine has the table
 	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port or address is left
-	CodeNotFound    Code = "not-found"   // engine.ErrNotFound: it is not published, or not there
+	CodeNotFound    Code = "not-found"   // nat.ErrNotFound: it is not published, or not there
 	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
 	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
 	CodeBusy        Code = "busy"        // ErrBusy: try again later
@@ -56,7 +57,7 @@ type Problem struct {
 	Taken *Taken `json:"taken,omitempty"`
 }
 
-// Taken says that a name, an address or a prefix is in use: an [engine.TakenError].
+// Taken says that a name, an address or a prefix is in use: an [nat.TakenError].
 type Taken struct {
 	// What was asked for.
 	What string `json:"what"`
@@ -67,18 +68,18 @@ type Taken struct {
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
 
-// Unwrap returns the error that the code stands for, an [*engine.ConflictError] or
-// [*engine.TakenError] if the document says so much; nil for CodeInternal and codes that
+// Unwrap returns the error that the code stands for, an [*nat.ConflictError] or
+// [*nat.TakenError] if the document says so much; nil for CodeInternal and codes that
 // are not known here.
 func (p *Problem) Unwrap() error {
 	if p.Code == CodeConflict && p.Taken != nil {
-		return &engine.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
+		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
 	}
 	if p.Code == CodeConflict && p.Have != nil && p.Want != nil {
 		have, haveErr := p.Have.single()
 		want, wantErr := p.Want.single()
 		if haveErr == nil && wantErr == nil {
-			return &engine.ConflictError{Have: have, Want: want}
+			return &nat.ConflictError{Have: have, Want: want}
 		}
 	}
 	for _, k := range kinds() {
@@ -103,11 +104,11 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{fs.ErrPermission, CodePermission, http.StatusForbidden},
-		{engine.ErrInvalid, CodeInvalid, http.StatusUnprocessableEntity},
-		{engine.ErrConflict, CodeConflict, http.StatusConflict},
+		{nat.ErrInvalid, CodeInvalid, http.StatusUnprocessableEntity},
+		{nat.ErrConflict, CodeConflict, http.StatusConflict},
 		{engine.ErrOwned, CodeOwned, http.StatusConflict},
 		{alloc.ErrExhausted, CodeExhausted, http.StatusConflict},
-		{engine.ErrNotFound, CodeNotFound, http.StatusNotFound},
+		{nat.ErrNotFound, CodeNotFound, http.StatusNotFound},
 		{engine.ErrClosed, CodeClosed, http.StatusServiceUnavailable},
 		{errors.ErrUnsupported, CodeUnsupported, 0},
 		{os.ErrDeadlineExceeded, CodeTimeout, 0},
@@ -145,12 +146,12 @@ func problemOf(err error) *Problem {
 			break
 		}
 	}
-	var conflict *engine.ConflictError
+	var conflict *nat.ConflictError
 	if p.Code == CodeConflict && errors.As(err, &conflict) {
 		have, want := mapping(conflict.Have), mapping(conflict.Want)
 		p.Have, p.Want = &have, &want
 	}
-	var taken *engine.TakenError
+	var taken *nat.TakenError
 	if p.Code == CodeConflict && errors.As(err, &taken) {
 		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}
 	}

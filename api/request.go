@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // request is the document of a mapping that is asked for: a [Mapping], of which more
@@ -26,7 +26,7 @@ type request struct {
 	Proxy   *bool   `json:"proxy,omitempty"` // nil: true
 	Expires *string `json:"expires,omitempty"`
 	Count   *int64  `json:"count,omitempty"` // of consecutive ports; nil: 1
-	TTL     *string `json:"ttl,omitempty"`   // as engine.ParseTTL reads it, in place of expires
+	TTL     *string `json:"ttl,omitempty"`   // as nat.ParseTTL reads it, in place of expires
 }
 
 func requestFields() []string {
@@ -34,7 +34,7 @@ func requestFields() []string {
 }
 
 // requestOf asks for a mapping.
-func requestOf(m engine.Mapping) request {
+func requestOf(m nat.Mapping) request {
 	r := request{
 		Proto: m.Proto.String(), Port: int64(m.Frontend.Port()),
 		Backend: m.Backend.String(), Name: m.Name,
@@ -57,25 +57,25 @@ func requestOf(m engine.Mapping) request {
 }
 
 // mapping returns what is asked for. It checks the form only, as the parsers of
-// package engine do; its errors are engine.ErrInvalid.
-func (r *request) mapping(now time.Time) (engine.Mapping, error) {
+// package engine do; its errors are nat.ErrInvalid.
+func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	if r.Port < 0 || r.Port > math.MaxUint16 {
-		return engine.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
+		return nat.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
 	}
 	frontend := strconv.FormatInt(r.Port, 10)
 	if r.Host != "" {
 		frontend = joinHostPort(r.Host, frontend)
 	}
-	m, err := engine.NewMapping(r.Proto, frontend, r.Backend)
+	m, err := nat.NewMapping(r.Proto, frontend, r.Backend)
 	if err != nil {
-		return engine.Mapping{}, err
+		return nat.Mapping{}, err
 	}
 	if m.More != 0 {
-		return engine.Mapping{}, invalid("backend", r.Backend, "a range is asked for by count")
+		return nat.Mapping{}, invalid("backend", r.Backend, "a range is asked for by count")
 	}
 	if r.Count != nil {
 		if *r.Count < 1 || *r.Count > math.MaxUint16 {
-			return engine.Mapping{}, invalid("count", strconv.FormatInt(*r.Count, 10), "it is not 1 to 65535")
+			return nat.Mapping{}, invalid("count", strconv.FormatInt(*r.Count, 10), "it is not 1 to 65535")
 		}
 		m.More = uint16(*r.Count - 1)
 	}
@@ -92,7 +92,7 @@ func (r *request) expires(now time.Time) (time.Time, error) {
 	case r.TTL != nil && r.Expires != nil:
 		return time.Time{}, invalid("ttl", *r.TTL, "there is expires as well")
 	case r.TTL != nil:
-		ttl, err := engine.ParseTTL(*r.TTL)
+		ttl, err := nat.ParseTTL(*r.TTL)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -112,7 +112,7 @@ func (r *request) expires(now time.Time) (time.Time, error) {
 }
 
 func invalid(what, input, reason string) error {
-	return &engine.InvalidError{What: what, Input: input, Reason: reason}
+	return &nat.InvalidError{What: what, Input: input, Reason: reason}
 }
 
 // joinHostPort writes a frontend as the engine's parsers read it, which say what is
@@ -125,7 +125,7 @@ func joinHostPort(host, port string) string {
 }
 
 // single reads a mapping's document back.
-func (m *Mapping) single() (engine.Mapping, error) {
+func (m *Mapping) single() (nat.Mapping, error) {
 	r := request{Proto: m.Proto, Host: m.Host, Port: int64(m.Port), Backend: m.Backend, Name: m.Name, Proxy: &m.Proxy}
 	if m.Expires != nil {
 		at := m.Expires.Format(time.RFC3339Nano)
@@ -133,7 +133,7 @@ func (m *Mapping) single() (engine.Mapping, error) {
 	}
 	e, err := r.mapping(time.Time{})
 	if err != nil {
-		return engine.Mapping{}, fmt.Errorf("read mapping: %w", err)
+		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
 	}
 	return e, nil
 }

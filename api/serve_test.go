@@ -17,8 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // directory makes a directory that everybody may enter, with a short name: the path
@@ -132,9 +132,9 @@ func (s *service) do(t *testing.T, method, path, contentType, body string, accep
 }
 
 // parse reads the text form of a mapping.
-func parse(t *testing.T, s string) engine.Mapping {
+func parse(t *testing.T, s string) nat.Mapping {
 	t.Helper()
-	m, err := engine.ParseMapping(s)
+	m, err := nat.ParseMapping(s)
 	require.NoError(t, err)
 	return m
 }

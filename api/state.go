@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // state is the document of all that an engine keeps: as it is told it can be asked for.
@@ -22,7 +22,7 @@ type state struct {
 }
 
 // stateOf tells of a state, or asks for it; ranges are one item, with a count.
-func stateOf(s engine.State) state {
+func stateOf(s nat.State) state {
 	// Never nil: empty arrays, not null.
 	doc := state{
 		Networks: make([]networkRequest, len(s.Networks)), Endpoints: make([]attachRequest, len(s.Endpoints)),
@@ -38,25 +38,25 @@ func stateOf(s engine.State) state {
 }
 
 // state reads the document of a state back.
-func (doc *state) state() (s engine.State, err error) {
+func (doc *state) state() (s nat.State, err error) {
 	for i := range doc.Networks {
 		n, err := doc.Networks[i].network()
 		if err != nil {
-			return engine.State{}, fmt.Errorf("read network: %w", err)
+			return nat.State{}, fmt.Errorf("read network: %w", err)
 		}
 		s.Networks = append(s.Networks, n)
 	}
 	for i := range doc.Endpoints {
 		a, err := doc.Endpoints[i].attachment()
 		if err != nil {
-			return engine.State{}, fmt.Errorf("read endpoint: %w", err)
+			return nat.State{}, fmt.Errorf("read endpoint: %w", err)
 		}
 		s.Endpoints = append(s.Endpoints, a)
 	}
 	for i := range doc.Mappings {
 		m, err := doc.Mappings[i].mapping(time.Time{})
 		if err != nil {
-			return engine.State{}, fmt.Errorf("read mapping: %w", err)
+			return nat.State{}, fmt.Errorf("read mapping: %w", err)
 		}
 		s.Mappings = append(s.Mappings, m)
 	}
@@ -64,7 +64,7 @@ func (doc *state) state() (s engine.State, err error) {
 }
 
 // ports is how many ports a state is about.
-func ports(s engine.State) int {
+func ports(s nat.State) int {
 	n := countPorts(s.Mappings)
 	for _, a := range s.Endpoints {
 		n += specPorts(a)
@@ -72,14 +72,14 @@ func ports(s engine.State) int {
 	return n
 }
 
-func countPorts(ms []engine.Mapping) (n int) {
+func countPorts(ms []nat.Mapping) (n int) {
 	for _, m := range ms {
 		n += int(m.More) + 1
 	}
 	return n
 }
 
-func specPorts(a engine.Attachment) (n int) {
+func specPorts(a nat.EndpointSpec) (n int) {
 	for _, s := range a.Ports {
 		n += int(s.More) + 1
 	}
@@ -107,7 +107,7 @@ func (h *handler) getState(w http.ResponseWriter, c *call) error {
 }
 
 func (h *handler) putState(w http.ResponseWriter, c *call) error {
-	return h.apply(w, c, decodeState, func(s engine.State, dryRun bool) ([]engine.Change, error) {
+	return h.apply(w, c, decodeState, func(s nat.State, dryRun bool) ([]nat.Change, error) {
 		if dryRun {
 			return h.Engine.DiffState(s)
 		}

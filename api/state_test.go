@@ -14,31 +14,31 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // wholeState has everything that there is to say.
-func wholeState(t *testing.T) engine.State {
+func wholeState(t *testing.T) nat.State {
 	t.Helper()
-	web, err := engine.ParseAttachment("web", "inside", "172.30.0.2", "8080:80", "192.0.2.1:53:53/udp", "8000-8009:9000-9009")
+	web, err := nat.ParseEndpointSpec("web", "inside", "172.30.0.2", "8080:80", "192.0.2.1:53:53/udp", "8000-8009:9000-9009")
 	require.NoError(t, err)
-	bare, err := engine.ParseAttachment("bare", "six", "fd00:30::7")
+	bare, err := nat.ParseEndpointSpec("bare", "six", "fd00:30::7")
 	require.NoError(t, err)
 	dns := parse(t, "[2001:db8::1]:53->[fd00::2]:53/udp")
 	dns.Name, dns.NoProxy = "dns", true
-	return engine.State{
-		Networks: []engine.Network{complete(inside(t)), {
+	return nat.State{
+		Networks: []nat.Network{complete(inside(t)), {
 			Name: "six", Prefix: netip.MustParsePrefix("fd00:30::/64"), Gateway: netip.MustParseAddr("fd00:30::1"),
 			Next: netip.MustParseAddr("fd00:30::100"), NoMasquerade: true, NoGuard: true,
 		}},
-		Endpoints: []engine.Attachment{bare, web},
-		Mappings:  []engine.Mapping{parse(t, "1-9->172.17.0.2:1-9"), dns},
+		Endpoints: []nat.EndpointSpec{bare, web},
+		Mappings:  []nat.Mapping{parse(t, "1-9->172.17.0.2:1-9"), dns},
 	}
 }
 
 // A state comes out of its document as it went in, by either way of reading it.
 func TestStateRoundTrip(t *testing.T) {
-	for _, want := range []engine.State{{}, wholeState(t)} {
+	for _, want := range []nat.State{{}, wholeState(t)} {
 		text, err := json.Marshal(stateOf(want))
 		require.NoError(t, err)
 		got, err := decodeState(text, timeZero())
@@ -50,7 +50,7 @@ func TestStateRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	require.JSONEq(t, `{"networks":[],"endpoints":[],"mappings":[]}`, encode(t, stateOf(engine.State{})))
+	require.JSONEq(t, `{"networks":[],"endpoints":[],"mappings":[]}`, encode(t, stateOf(nat.State{})))
 	require.JSONEq(t, `{
 		"networks":[
 			{"name":"inside","prefix":"172.30.0.0/24","gateway":"172.30.0.1","next":"172.30.0.2"},
@@ -109,7 +109,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 		var p *Problem
 		require.ErrorAs(t, err, &p, "%.80s", tt.body)
 		require.Equal(t, tt.status, p.Status, "%.80s", tt.body)
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.ErrorContains(t, err, tt.want)
 	}
 }
@@ -117,7 +117,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 // Who names YAML first gets it, all others JSON.
 func TestStateForms(t *testing.T) {
 	fake := newFake(parse(t, "8080->172.17.0.2:80"))
-	opts := Options{Engine: fake, Encode: func(w io.Writer, s engine.State) error {
+	opts := Options{Engine: fake, Encode: func(w io.Writer, s nat.State) error {
 		_, err := io.WriteString(w, s.Mappings[0].String())
 		return err
 	}}
@@ -136,7 +136,7 @@ func TestStateForms(t *testing.T) {
 	for _, accept := range [][]string{nil, {""}, {"*/*"}, {"application/json, application/yaml"}, {"application/*,application/yaml"}, {"text/html"}, {";"}} {
 		require.Equal(t, "application/json", get(accept...).Header().Get("Content-Type"), accept)
 	}
-	opts.Encode = func(io.Writer, engine.State) error { return errors.New("it broke") }
+	opts.Encode = func(io.Writer, nat.State) error { return errors.New("it broke") }
 	require.Equal(t, 500, get("application/yaml").Code)
 	opts.Encode = nil
 	require.Equal(t, "application/json", get("application/yaml").Header().Get("Content-Type"))

@@ -7,7 +7,7 @@ import (
 	"iter"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Status is how a daemon is and what it has to do.
@@ -143,11 +143,11 @@ type Lack struct {
 }
 
 // CountMappings counts ports for a [Status].
-func CountMappings(ms iter.Seq[engine.Mapping]) MappingCounts {
+func CountMappings(ms iter.Seq[nat.Mapping]) MappingCounts {
 	var n MappingCounts
 	for m := range ms {
 		family := &n.TCP
-		if m.Proto == engine.UDP {
+		if m.Proto == nat.UDP {
 			family = &n.UDP
 		}
 		ports := int(m.More) + 1

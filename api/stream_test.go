@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Events come at once, in order, also while others read.
@@ -159,6 +159,6 @@ func TestEventsAreLines(t *testing.T) {
 	m.Name = "<&>"
 	feed.Send(EventUnpublished, at, m)
 	expect(`{"type":"unpublished","time":"2026-05-04T03:02:01Z","mapping":{"proto":"tcp","host":"","port":8080,"backend":"172.17.0.2:80","name":"<&>","proxy":true}}` + "\n")
-	feed.Send(EventExpired, at, engine.Mapping{})
+	feed.Send(EventExpired, at, nat.Mapping{})
 	expect(`{"type":"expired","time":"2026-05-04T03:02:01Z"}` + "\n")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // backend is what all mappings lead to. The namespaces of these measurements have
@@ -21,12 +22,12 @@ func backend() netip.Addr { return netip.AddrFrom4([4]byte{172, 30, 0, 2}) }
 // firstPort leaves room below the full table for the single changes.
 const firstPort = 1000
 
-func mappings(first, count int) []engine.Mapping {
-	ms := make([]engine.Mapping, count)
+func mappings(first, count int) []nat.Mapping {
+	ms := make([]nat.Mapping, count)
 	for i := range ms {
 		port := uint16(first + i)
-		ms[i] = engine.Mapping{
-			Proto:    engine.TCP,
+		ms[i] = nat.Mapping{
+			Proto:    nat.TCP,
 			Frontend: netip.AddrPortFrom(netip.Addr{}, port),
 			Backend:  netip.AddrPortFrom(backend(), port),
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The ways that others are compared with.
@@ -111,7 +112,7 @@ func mapped(ns *lab.NS, count int) (undo func() error, err error) {
 		ms[i].Backend = to
 	}
 	for _, i := range slices.Compact([]int{0, count - 1}) {
-		ms = append(ms, engine.Mapping{Proto: engine.UDP, Frontend: ms[i].Frontend, Backend: to})
+		ms = append(ms, nat.Mapping{Proto: nat.UDP, Frontend: ms[i].Frontend, Backend: to})
 	}
 	if _, err := e.Apply(ms...); err != nil {
 		_ = e.Close()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -273,7 +274,7 @@ func (e *Engine) putRight(d damage, elements []nft.Element, ch nft.Change, handl
 		if _, ok := recordOf(was); ok || isHairpinSet(was.Set) {
 			continue
 		}
-		elements[i].Comment = commentText(parseComment(was.Comment))
+		elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))
 		if elements[i].Comment != was.Comment {
 			ch.Delete, ch.Add = append(ch.Delete, was), append(ch.Add, elements[i])
 		}

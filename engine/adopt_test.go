@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
@@ -48,7 +50,7 @@ func TestAdopt(t *testing.T) {
 	e, b := openFake(t)
 	lease := leaseFor(t, b, "7-9->172.30.0.2:7-9", time.Minute)
 	lease.NoProxy = true
-	named := mapped(t, "[::]:53->[fd00:30::2]:53/udp")
+	named := nattest.Mapping(t, "[::]:53->[fd00:30::2]:53/udp")
 	named.Name, named.NoProxy = "dns ∂ #1", true
 	_, err := e.Publish(append(mapAll(t, "80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", local4+":82->10.9.0.2:82",
 		"127.0.0.1:83->172.30.0.2:83", "["+local6+"]:80->[fd00:30::3]:80/udp"), lease, named)...)
@@ -62,8 +64,8 @@ func TestAdopt(t *testing.T) {
 		requireConsistent(t, b, e)
 	}
 	// What was adopted is owned: in the way of others, and removable.
-	_, err = e.Publish(mapped(t, local4+":80->172.30.0.2:80"))
-	require.ErrorIs(t, err, ErrConflict)
+	_, err = e.Publish(nattest.Mapping(t, local4+":80->172.30.0.2:80"))
+	require.ErrorIs(t, err, nat.ErrConflict)
 	_, err = e.Apply()
 	require.NoError(t, err)
 	require.Empty(t, elementsIn(b.kernel.Dump()))
@@ -138,7 +140,7 @@ func TestAdoptForeignElements(t *testing.T) {
 			for range 5 { // the kernel promises no order
 				e, b := openFake(t)
 				publish(t, e, "79->172.30.0.2:80")
-				_, err := e.Unpublish(mapped(t, "79->172.30.0.2:80"))
+				_, err := e.Unpublish(nattest.Mapping(t, "79->172.30.0.2:80"))
 				require.NoError(t, err)
 				empty := b.kernel.Dump()
 				b.write(t, test.es...)
@@ -208,18 +210,18 @@ func TestAdoptedConflictsHold(t *testing.T) {
 		e = b.open(t)
 		for range 2 {
 			for _, text := range []string{"80->172.30.0.9:80", local4 + ":80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"} {
-				_, err := e.Publish(mapped(t, text))
-				require.ErrorIs(t, err, ErrConflict, text)
-				var conflict *ConflictError
+				_, err := e.Publish(nattest.Mapping(t, text))
+				require.ErrorIs(t, err, nat.ErrConflict, text)
+				var conflict *nat.ConflictError
 				require.ErrorAs(t, err, &conflict, text)
 			}
 			if len(publishedBy(e)) == 3 {
-				_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+				_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
 				require.NoError(t, err)
 			}
 		}
 		publish(t, e, otherLocal4+":80->172.30.0.2:80")
-		_, err := e.Apply(mapped(t, "80->172.30.0.9:80"))
+		_, err := e.Apply(nattest.Mapping(t, "80->172.30.0.9:80"))
 		require.NoError(t, err)
 		requireConsistent(t, b, e)
 	}
@@ -235,14 +237,14 @@ func TestAdoptedConflictsAndApply(t *testing.T) {
 		before := b.kernel.Dump()
 		cause := errors.New("no")
 		b.flows.hook = func(string) error { return cause }
-		_, err := e.Apply(mapped(t, "0.0.0.0:80->172.30.0.4:80/udp"))
+		_, err := e.Apply(nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
 		b.flows.hook = nil
 		require.ErrorIs(t, err, cause)
 		require.NotContains(t, err.Error(), "undo")
 		require.Equal(t, before, b.kernel.Dump())
 		requireConsistent(t, b, e)
 	}
-	_, err := e.Apply(mapped(t, "0.0.0.0:80->172.30.0.4:80/udp"))
+	_, err := e.Apply(nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
 	require.NoError(t, err)
 	requireConsistent(t, b, e)
 }
@@ -254,8 +256,8 @@ func TestAdoptedConflictHasThePlace(t *testing.T) {
 	publish(t, e, "79->172.30.0.2:80")
 	b.write(t, foreign("tcp6", "80", "[fd00:30::2]:80", ""), foreign("tcp4", "80", "172.30.0.2:80", "four [one-family]"))
 	e = b.open(t)
-	_, err := e.Retarget(mapped(t, "80->172.30.0.3:80"))
-	var conflict *ConflictError
+	_, err := e.Retarget(nattest.Mapping(t, "80->172.30.0.3:80"))
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "four", conflict.Have.Name)
 	require.NoError(t, retargets("80->[fd00:30::3]:80")(e))
@@ -320,7 +322,7 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 			tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: "mine"}}
 		})
 		before := b.kernel.Dump()
-		_, err := e.Publish(mapped(t, "81->172.30.0.2:80"))
+		_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:80"))
 		require.ErrorIs(t, err, ErrForeign)
 		require.Equal(t, before, b.kernel.Dump())
 		require.Empty(t, publishedBy(e))
@@ -345,9 +347,9 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 // What others delete, all of it or only the table, comes back with the next change.
 func TestTableComesBack(t *testing.T) {
 	for name, call := range map[string]func(*Engine) error{
-		"publish":   func(e *Engine) error { _, err := e.Publish(mapped(t, "81->172.30.0.2:81")); return err },
-		"retarget":  func(e *Engine) error { _, err := e.Retarget(mapped(t, "80->172.30.0.3:81")); return err },
-		"unpublish": func(e *Engine) error { _, err := e.Unpublish(mapped(t, "90->172.30.0.2:81")); return err },
+		"publish":   func(e *Engine) error { _, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81")); return err },
+		"retarget":  func(e *Engine) error { _, err := e.Retarget(nattest.Mapping(t, "80->172.30.0.3:81")); return err },
+		"unpublish": func(e *Engine) error { _, err := e.Unpublish(nattest.Mapping(t, "90->172.30.0.2:81")); return err },
 	} {
 		e, b := openFake(t)
 		publish(t, e, "80->172.30.0.2:80", local4+":82->10.9.0.2:82", "90->172.30.0.2:90")
@@ -369,16 +371,16 @@ func TestElementsChangedByOthers(t *testing.T) {
 		t.Elements = append(t.Elements, foreign("tcp4", "90", "172.30.0.9:90", "theirs"))
 	})
 	_, err := e.Unpublish(mapAll(t, "81->172.30.0.2:81", "80->172.30.0.2:80")...)
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.Equal(t, []string{"81-82->172.30.0.2:81-82", "90->172.30.0.9:90 theirs"}, publishedBy(e))
 	b.write(t, foreign("tcp4", "91", "172.30.0.9:91", "theirs"))
 	_, err = e.Publish(mapAll(t, "80->172.30.0.2:80", "91->172.30.0.2:91")...)
-	var conflict *ConflictError
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "theirs", conflict.Have.Name)
 	requireConsistent(t, b, e)
 	b.write(t, foreign("tcp4", "92", "172.30.0.9:92", "theirs"))
-	_, err = e.Retarget(mapped(t, "92->172.30.0.2:92"))
+	_, err = e.Retarget(nattest.Mapping(t, "92->172.30.0.2:92"))
 	require.NoError(t, err, "as it is for the engine to give")
 	requireConsistent(t, b, e)
 }
@@ -393,7 +395,7 @@ func TestDecidingGivesUp(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := e.Publish(mapped(t, "81->172.30.0.2:81"))
+	_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81"))
 	require.ErrorIs(t, err, fs.ErrExist)
 	require.ErrorContains(t, err, "publish tcp 81: the table was changed by somebody else")
 	b.kernel.Hook(nil)
@@ -441,7 +443,7 @@ func TestAdoptOutdone(t *testing.T) {
 			for range 5 { // the kernel promises no order
 				e, b := openFake(t)
 				publish(t, e, "79->172.30.0.2:80")
-				_, err := e.Unpublish(mapped(t, "79->172.30.0.2:80"))
+				_, err := e.Unpublish(nattest.Mapping(t, "79->172.30.0.2:80"))
 				require.NoError(t, err)
 				b.write(t, test.es...)
 				require.Equal(t, test.want, publishedBy(b.openWith(t, Options{ReadOnly: true})))

@@ -8,39 +8,12 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
-// Change is one difference between what is published and what Apply was asked for.
-type Change struct {
-	// Old is what is published and goes; its zero value: nothing.
-	Old Mapping
-	// New is what comes; its zero value: nothing.
-	New Mapping
-	// Was and Is say the same of a network or an endpoint, in words; then Old and New
-	// are zero. Empty: it was not, or is not, there.
-	Was, Is string
-}
-
-// String returns a line for the change: "+ new", "- old", or "~ old => new".
-func (c Change) String() string {
-	was, is := c.Was, c.Is
-	if c.Old != (Mapping{}) {
-		was = c.Old.String()
-	}
-	if c.New != (Mapping{}) {
-		is = c.New.String()
-	}
-	switch {
-	case was == "":
-		return "+ " + is
-	case is == "":
-		return "- " + was
-	}
-	return fmt.Sprintf("~ %s => %s", was, is)
-}
-
 // Diff tells what Apply would change, and changes nothing.
-func (e *Engine) Diff(ms ...Mapping) ([]Change, error) {
+func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -62,9 +35,9 @@ func (e *Engine) Diff(ms ...Mapping) ([]Change, error) {
 // again changes nothing; a mapping whose time is over counts as not given.
 //
 // Errors are those of Publish; on any error nothing has changed.
-func (e *Engine) Apply(ms ...Mapping) ([]Change, error) { return e.Reporting(nil).Apply(ms...) }
+func (e *Engine) Apply(ms ...nat.Mapping) ([]nat.Change, error) { return e.Reporting(nil).Apply(ms...) }
 
-func (e *Engine) apply(ms []Mapping) (lines []Change, err error) {
+func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 	err = e.deciding(func() error {
 		c, err := e.difference(ms)
 		if err != nil {
@@ -78,7 +51,7 @@ func (e *Engine) apply(ms []Mapping) (lines []Change, err error) {
 		return e.applyOnce(c)
 	})
 	switch {
-	case errors.Is(err, ErrInvalid): // as Publish and Diff say it
+	case errors.Is(err, nat.ErrInvalid): // as Publish and Diff say it
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("apply %d mappings: %w", len(ms), err)
@@ -144,8 +117,8 @@ func (e *Engine) unreserve(come, gone []port, cause error) error {
 }
 
 // difference is the change that makes what is published these mappings.
-func (e *Engine) difference(ms []Mapping) (change, error) {
-	if err := ValidateAll(ms...); err != nil {
+func (e *Engine) difference(ms []nat.Mapping) (change, error) {
+	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
 	}
 	c := change{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}
@@ -155,7 +128,7 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 	for i := range ms {
 		m := &ms[i]
 		if m.Frontend.Port() == 0 {
-			return change{}, &InvalidError{What: whatMapping, Input: m.String(), Reason: "what is applied needs a frontend port"}
+			return change{}, &nat.InvalidError{What: nat.WhatMapping, Input: m.String(), Reason: "what is applied needs a frontend port"}
 		}
 		if over(m, now) {
 			continue
@@ -188,7 +161,7 @@ func (e *Engine) difference(ms []Mapping) (change, error) {
 }
 
 // unwanted are the published ports that are not among the mappings.
-func (e *Engine) unwanted(ms []Mapping, now time.Time) []port {
+func (e *Engine) unwanted(ms []nat.Mapping, now time.Time) []port {
 	wanted := newRegistry()
 	for i := range ms {
 		if over(&ms[i], now) {
@@ -208,7 +181,7 @@ func (e *Engine) unwanted(ms []Mapping, now time.Time) []port {
 }
 
 // over reports whether the mapping's time is over.
-func over(m *Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
+func over(m *nat.Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
 
 // expiryTolerance is by how much a mapping's end may differ and be the same: the
 // kernel tells how much time is left, from which the end is worked out anew by each
@@ -222,18 +195,18 @@ func (t target) same(o target) bool {
 }
 
 // lines are the change as it is shown: ranges as one, in order.
-func (c change) lines() []Change {
+func (c change) lines() []nat.Change {
 	gone, come := runsOf(c.removed), runsOf(c.added)
-	lines := make([]Change, 0, len(c.moved)+len(gone)+len(come))
+	lines := make([]nat.Change, 0, len(c.moved)+len(gone)+len(come))
 	for _, m := range c.moved {
-		lines = append(lines, Change{Old: m.before().mapping(), New: m.after().mapping()})
+		lines = append(lines, nat.Change{Old: m.before().mapping(), New: m.after().mapping()})
 	}
-	slices.SortFunc(lines, func(a, b Change) int { return Compare(a.New, b.New) })
+	slices.SortFunc(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
 	for _, r := range gone {
-		lines = append(lines, Change{Old: r.mapping()})
+		lines = append(lines, nat.Change{Old: r.mapping()})
 	}
 	for _, r := range come {
-		lines = append(lines, Change{New: r.mapping()})
+		lines = append(lines, nat.Change{New: r.mapping()})
 	}
 	return lines
 }

@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
-func linesOf(changes []Change) []string {
+func linesOf(changes []nat.Change) []string {
 	lines := make([]string, len(changes))
 	for i, c := range changes {
 		lines[i] = c.String()
@@ -42,7 +45,7 @@ func TestApply(t *testing.T) {
 	require.Zero(t, updates, "the same again touches nothing")
 
 	// Frontends give way to wider and to narrower ones in one step.
-	named := mapped(t, "86-89->172.30.0.2:86-89")
+	named := nattest.Mapping(t, "86-89->172.30.0.2:86-89")
 	named.Name = "x"
 	second := append(mapAll(t, local4+":80->172.30.0.2:80", "81-85->172.30.0.2:81-85", "90->10.9.0.2:90", "53->172.30.0.3:53/udp"), named)
 	want := []string{
@@ -61,7 +64,7 @@ func TestApply(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, linesOf(changes))
 	require.Equal(t, 1, updates, "one transaction")
-	require.Equal(t, Collapse(second), Collapse(slices.Collect(e.Mappings())))
+	require.Equal(t, nat.Collapse(second), nat.Collapse(slices.Collect(e.Mappings())))
 	requireConsistent(t, b, e)
 
 	changes, err = e.Apply()
@@ -81,8 +84,8 @@ func TestApplyNothingMakesNoTable(t *testing.T) {
 
 func TestApplyExpiry(t *testing.T) {
 	e, b := openFake(t)
-	lease := func(d time.Duration) Mapping {
-		m := mapped(t, "80->172.30.0.2:80")
+	lease := func(d time.Duration) nat.Mapping {
+		m := nattest.Mapping(t, "80->172.30.0.2:80")
 		m.Expires = b.clock.Now().Add(d)
 		return m
 	}
@@ -91,9 +94,9 @@ func TestApplyExpiry(t *testing.T) {
 	changes, err := e.Diff(lease(time.Minute + time.Second))
 	require.NoError(t, err)
 	require.Empty(t, changes, "as near as the kernel can tell")
-	for name, m := range map[string]Mapping{
+	for name, m := range map[string]nat.Mapping{
 		"longer": lease(time.Minute + 1001*time.Millisecond), "shorter": lease(time.Minute - 1001*time.Millisecond),
-		"for ever": mapped(t, "80->172.30.0.2:80"),
+		"for ever": nattest.Mapping(t, "80->172.30.0.2:80"),
 	} {
 		changes, err = e.Diff(m)
 		require.NoError(t, err)
@@ -103,7 +106,7 @@ func TestApplyExpiry(t *testing.T) {
 	changes, err = e.Diff(lease(0))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80"}, linesOf(changes))
-	changes, err = e.Apply(lease(-time.Hour), mapped(t, "81->172.30.0.2:80"))
+	changes, err = e.Apply(lease(-time.Hour), nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80", "+ 81->172.30.0.2:80"}, linesOf(changes))
 	requireConsistent(t, b, e)
@@ -113,7 +116,7 @@ func TestApplyRefuses(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "70->172.30.0.2:70")
 	before := b.kernel.Dump()
-	for reason, ms := range map[string][]Mapping{
+	for reason, ms := range map[string][]nat.Mapping{
 		"needs a frontend port":       mapAll(t, "0->172.30.0.2:80"),
 		"overlap":                     mapAll(t, "80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"),
 		"this host itself":            mapAll(t, "80->"+local4+":80"),
@@ -121,10 +124,10 @@ func TestApplyRefuses(t *testing.T) {
 	} {
 		ms = append(mapAll(t, "71->172.30.0.2:71"), ms...)
 		_, err := e.Apply(ms...)
-		require.ErrorIs(t, err, ErrInvalid, reason)
+		require.ErrorIs(t, err, nat.ErrInvalid, reason)
 		require.ErrorContains(t, err, reason)
 		_, err = e.Diff(ms...)
-		require.ErrorIs(t, err, ErrInvalid, reason)
+		require.ErrorIs(t, err, nat.ErrInvalid, reason)
 	}
 	require.Equal(t, before, b.kernel.Dump())
 	require.Equal(t, []string{"70->172.30.0.2:70"}, publishedBy(e))
@@ -135,11 +138,11 @@ func TestApplyRefuses(t *testing.T) {
 // interface, and the file that lists it still has to be applicable.
 func TestApplyKeepsWhatTheHostHasLost(t *testing.T) {
 	e, b := openFake(t)
-	keep := mapped(t, local4+":80->172.30.0.2:80")
+	keep := nattest.Mapping(t, local4+":80->172.30.0.2:80")
 	_, err := e.Apply(keep)
 	require.NoError(t, err)
 	clear(b.host.routes)
-	_, err = e.Apply(keep, mapped(t, "81->172.30.0.2:80"))
+	_, err = e.Apply(keep, nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Len(t, publishedBy(e), 2)
 }

@@ -11,17 +11,20 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 const crowd = 60000
 
 // manyMappings are n mappings for any address, from port 1 on, to backends on one
 // segment.
-func manyMappings(n int) []Mapping {
-	ms := make([]Mapping, n)
+func manyMappings(n int) []nat.Mapping {
+	ms := make([]nat.Mapping, n)
 	for i := range ms {
-		ms[i] = Mapping{
-			Proto:    TCP,
+		ms[i] = nat.Mapping{
+			Proto:    nat.TCP,
 			Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(1+i)),
 			Backend:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 30, 0, byte(2 + i%200)}), 80),
 		}
@@ -62,7 +65,7 @@ func BenchmarkPublish(b *testing.B) {
 // publishOver publishes one mapping and takes it back, over and over.
 func publishOver(b *testing.B, e *Engine) {
 	b.Helper()
-	m := mapped(b, "65000->172.30.0.2:80")
+	m := nattest.Mapping(b, "65000->172.30.0.2:80")
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := e.Publish(m); err != nil {
@@ -83,7 +86,7 @@ func BenchmarkExpire(b *testing.B) {
 	}
 	_, err := e.Apply(ms...)
 	require.NoError(b, err)
-	m := mapped(b, "65000->172.30.0.2:80")
+	m := nattest.Mapping(b, "65000->172.30.0.2:80")
 	now := bed.clock.Now()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -211,11 +212,11 @@ func (e *Engine) commit(c change) error {
 		undo.add(func() error { return e.uncertain(e.save(change{})) })
 	}
 	e.opts.Trace("flows")
-	err := e.deleteFlows(UDP, c)
+	err := e.deleteFlows(nat.UDP, c)
 	if err == nil && c.killTCP {
-		err = e.deleteFlows(TCP, c)
+		err = e.deleteFlows(nat.TCP, c)
 	} else if err == nil {
-		err = e.deleteFlows(TCP, change{removed: c.released})
+		err = e.deleteFlows(nat.TCP, change{removed: c.released})
 	}
 	if err != nil {
 		return undo.after(err)

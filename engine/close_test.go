@@ -11,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nft"
 )
 
 // calls are the methods that change something, by name.
 func calls(t *testing.T, e *Engine) map[string]func() error {
 	t.Helper()
-	m := mapped(t, "80->172.30.0.2:80")
+	m := nattest.Mapping(t, "80->172.30.0.2:80")
 	second := func(_ any, err error) error { return err }
 	return map[string]func() error{
 		"Publish":   func() error { return second(e.Publish(m)) },
@@ -62,7 +63,7 @@ func TestReadOnly(t *testing.T) {
 		require.ErrorIs(t, call(), ErrReadOnly, method)
 	}
 	require.Equal(t, []string{"80->172.30.0.2:80"}, publishedBy(r))
-	changes, err := r.Diff(mapped(t, "81->172.30.0.2:80"))
+	changes, err := r.Diff(nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80", "+ 81->172.30.0.2:80"}, linesOf(changes))
 	require.Equal(t, before, b.kernel.Dump())
@@ -119,7 +120,7 @@ func TestPurge(t *testing.T) {
 		b.flows.hook = func(string) error { return cause }
 		require.ErrorIs(t, e.Purge(), cause)
 		require.Empty(t, b.kernel.Dump(), "the table is gone all the same")
-		_, err := e.Publish(mapped(t, "80->172.30.0.2:80"))
+		_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
 		require.ErrorIs(t, err, ErrClosed, "and does not come back")
 	})
 }

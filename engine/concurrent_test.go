@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // owners checks that what is granted excludes nothing that is granted already.
@@ -24,9 +25,9 @@ type owners struct {
 	wrong  []string
 }
 
-func key(m Mapping) uint32 { return uint32(m.Proto)<<16 | uint32(m.Frontend.Port()) }
+func key(m nat.Mapping) uint32 { return uint32(m.Proto)<<16 | uint32(m.Frontend.Port()) }
 
-func (o *owners) grant(m Mapping) {
+func (o *owners) grant(m nat.Mapping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, a := range o.grants[key(m)] {
@@ -37,7 +38,7 @@ func (o *owners) grant(m Mapping) {
 	o.grants[key(m)] = append(o.grants[key(m)], m.Frontend.Addr())
 }
 
-func (o *owners) giveBack(m Mapping) {
+func (o *owners) giveBack(m nat.Mapping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	as := o.grants[key(m)]
@@ -69,11 +70,11 @@ func TestOneOwnerOfAPort(t *testing.T) {
 // others have.
 func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, last int) error {
 	hosts := []netip.Addr{{}, {}, any4(), any6(), netip.MustParseAddr(local4), netip.MustParseAddr(local6)}
-	var mine []Mapping
+	var mine []nat.Mapping
 	for range rounds {
 		host := hosts[r.IntN(len(hosts))]
-		m := Mapping{
-			Name: name, Proto: []Proto{TCP, UDP}[r.IntN(2)], Frontend: netip.AddrPortFrom(host, uint16(first+r.IntN(last-first+1))),
+		m := nat.Mapping{
+			Name: name, Proto: []nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], Frontend: netip.AddrPortFrom(host, uint16(first+r.IntN(last-first+1))),
 			Backend: netip.MustParseAddrPort("172.30.0.2:80"),
 		}
 		if host.Is6() {
@@ -85,13 +86,13 @@ func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, las
 		}
 		done, err := e.Publish(m)
 		switch {
-		case err == nil && slices.Contains(mine, slices.Collect(Expand(done[0]))[0]): // its own again
+		case err == nil && slices.Contains(mine, slices.Collect(nat.Expand(done[0]))[0]): // its own again
 		case err == nil:
-			for one := range Expand(done[0]) {
+			for one := range nat.Expand(done[0]) {
 				o.grant(one)
 				mine = append(mine, one)
 			}
-		case !errors.Is(err, ErrConflict) && !errors.Is(err, alloc.ErrExhausted):
+		case !errors.Is(err, nat.ErrConflict) && !errors.Is(err, alloc.ErrExhausted):
 			return err
 		}
 		if r.IntN(10) == 0 {
@@ -113,7 +114,7 @@ func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, las
 	return nil
 }
 
-func giveBack(e *Engine, o *owners, mine *[]Mapping) error {
+func giveBack(e *Engine, o *owners, mine *[]nat.Mapping) error {
 	last := len(*mine) - 1
 	m := (*mine)[last]
 	*mine = (*mine)[:last]

@@ -8,12 +8,13 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Connections is how many connections one published port has.
 type Connections struct {
 	// Mapping is the port, a mapping of a single one.
-	Mapping Mapping
+	Mapping nat.Mapping
 	// Translated is the number of flows in the connection tracking table that netfilter
 	// leads to the backend: TCP connections, also those that ended up to two minutes ago
 	// (net.netfilter.nf_conntrack_tcp_timeout_time_wait), and UDP flows that have not timed
@@ -61,7 +62,7 @@ type translation struct {
 // countFlows counts the flows of each translation.
 func countFlows(flows flowTable) (map[translation]int, error) {
 	counts := map[translation]int{}
-	for _, proto := range []Proto{TCP, UDP} {
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
 			if f.DNAT() {
 				counts[translation{frontend{proto, f.Dst}, f.ReplySrc}]++
@@ -106,7 +107,7 @@ func (e *Engine) connections(counts map[translation]int) []Connections {
 	for _, c := range all {
 		list = append(list, *c)
 	}
-	slices.SortFunc(list, func(a, b Connections) int { return Compare(a.Mapping, b.Mapping) })
+	slices.SortFunc(list, func(a, b Connections) int { return nat.Compare(a.Mapping, b.Mapping) })
 	return list
 }
 

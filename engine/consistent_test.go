@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -59,7 +60,7 @@ func probes(e *Engine) []frontend {
 	for _, port := range ports {
 		for _, host := range hosts {
 			ap := netip.AddrPortFrom(host, port)
-			fs = append(fs, frontend{TCP, ap}, frontend{UDP, ap})
+			fs = append(fs, frontend{nat.TCP, ap}, frontend{nat.UDP, ap})
 		}
 	}
 	return fs
@@ -67,9 +68,9 @@ func probes(e *Engine) []frontend {
 
 // misreserved lists the frontends that the port allocators and the mappings disagree
 // about.
-func misreserved(e *Engine, ms []Mapping) (wrong []string) {
+func misreserved(e *Engine, ms []nat.Mapping) (wrong []string) {
 	for _, f := range probes(e) {
-		taken := slices.ContainsFunc(ms, func(m Mapping) bool {
+		taken := slices.ContainsFunc(ms, func(m nat.Mapping) bool {
 			return m.Proto == f.proto && m.Frontend.Port() == f.ap.Port() && exclude(m.Frontend.Addr(), f.ap.Addr())
 		})
 		err := e.ports[f.proto].Reserve(reservation(f.ap))
@@ -77,7 +78,7 @@ func misreserved(e *Engine, ms []Mapping) (wrong []string) {
 			e.ports[f.proto].Release(reservation(f.ap))
 		}
 		if taken != (err != nil) {
-			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", describeFrontend(f.mapping(target{})), taken, err))
+			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", nat.DescribeFrontend(f.mapping(target{})), taken, err))
 		}
 	}
 	return wrong
@@ -100,7 +101,7 @@ func withoutTimeouts(dump string) string {
 	return regexp.MustCompile(` timeout [0-9a-zµ.]+`).ReplaceAllString(dump, " timeout")
 }
 
-func inAllWords(ms []Mapping) []string {
+func inAllWords(ms []nat.Mapping) []string {
 	lines := make([]string, len(ms))
 	for i, m := range ms {
 		lines[i] = inWords(m)

@@ -4,22 +4,18 @@
 package engine
 
 import (
-	"fmt"
 	"iter"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
 // frontend is where one published port listens: the key under which the engine
 // keeps a mapping of a single port.
 type frontend struct {
-	proto Proto
+	proto nat.Proto
 	ap    netip.AddrPort // as Mapping.Frontend
 }
 
@@ -31,12 +27,12 @@ type target struct {
 	noProxy bool
 }
 
-func frontendOf(m Mapping) frontend { return frontend{m.Proto, m.Frontend} }
+func frontendOf(m nat.Mapping) frontend { return frontend{m.Proto, m.Frontend} }
 
-func portOf(m Mapping) port { return port{frontendOf(m), targetOf(m)} }
+func portOf(m nat.Mapping) port { return port{frontendOf(m), targetOf(m)} }
 
 // portsOf yields the ports of a valid mapping whose frontend port is known.
-func portsOf(m *Mapping) iter.Seq[port] {
+func portsOf(m *nat.Mapping) iter.Seq[port] {
 	return func(yield func(port) bool) {
 		p := portOf(*m)
 		for i := range int(m.More) + 1 {
@@ -49,7 +45,7 @@ func portsOf(m *Mapping) iter.Seq[port] {
 	}
 }
 
-func targetOf(m Mapping) target {
+func targetOf(m nat.Mapping) target {
 	t := target{backend: m.Backend, name: m.Name, noProxy: m.NoProxy}
 	if !m.Expires.IsZero() {
 		t.expires = m.Expires.UnixMilli()
@@ -58,8 +54,8 @@ func targetOf(m Mapping) target {
 }
 
 // mapping puts the two together again.
-func (f frontend) mapping(t target) Mapping {
-	m := Mapping{Proto: f.proto, Frontend: f.ap, Backend: t.backend, Name: t.name, NoProxy: t.noProxy}
+func (f frontend) mapping(t target) nat.Mapping {
+	m := nat.Mapping{Proto: f.proto, Frontend: f.ap, Backend: t.backend, Name: t.name, NoProxy: t.noProxy}
 	if t.expires != 0 {
 		m.Expires = time.UnixMilli(t.expires).UTC()
 	}
@@ -76,7 +72,7 @@ func (f frontend) host() netip.Addr {
 
 // mapKind says what a map is for; the maps that there are differ in it.
 type mapKind struct {
-	proto Proto
+	proto nat.Proto
 	// is4 is whether the addresses of its frontends are of IPv4, also where the map
 	// has only their ports: those of the other family, proxies alone serve.
 	is4 bool
@@ -101,11 +97,11 @@ func (p port) kind() mapKind {
 func mapName(k mapKind) string {
 	name, other := "tcp4", "_to6"
 	switch {
-	case k.proto == UDP && k.is4:
+	case k.proto == nat.UDP && k.is4:
 		name = "udp4"
-	case k.proto == TCP && !k.is4:
+	case k.proto == nat.TCP && !k.is4:
 		name, other = "tcp6", "_to4"
-	case k.proto == UDP:
+	case k.proto == nat.UDP:
 		name, other = "udp6", "_to4"
 	}
 	switch {
@@ -120,7 +116,7 @@ func mapName(k mapKind) string {
 // mapKinds are the kinds of all maps by name.
 func mapKinds() map[string]mapKind {
 	kinds := make(map[string]mapKind, 12)
-	for _, proto := range []Proto{TCP, UDP} {
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		for _, is4 := range []bool{true, false} {
 			for _, k := range []mapKind{
 				{proto: proto, is4: is4},
@@ -168,18 +164,18 @@ func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
 		return p, false
 	}
 	m := p.mapping()
-	return p, m.fault() == ""
+	return p, m.Valid()
 }
 
 // portIn is published of what an engine can have made.
 func portIn(e *nft.Element, kind mapKind, now time.Time) (p port) {
-	name, attributes := parseComment(e.Comment)
+	name, attributes := nat.ParseComment(e.Comment)
 	p.frontend = frontend{kind.proto, e.Key.AddrPort()}
-	p.target = target{backend: e.Value, name: name, noProxy: attributes.noProxy}
+	p.target = target{backend: e.Value, name: name, noProxy: attributes.NoProxy}
 	if e.Timeout != 0 {
 		p.expires = now.Add(e.Expires).UnixMilli()
 	}
-	if !kind.host && !kind.apart && attributes.oneFamily {
+	if !kind.host && !kind.apart && attributes.OneFamily {
 		p.frontend = p.ofFamily(e.Value.Addr())
 	}
 	p.noProxy = p.noProxy && !p.proxiedOnly() // Validate says why
@@ -209,119 +205,13 @@ func (p port) crosses() bool {
 // such a mapping is stored in the table, and served by its proxy alone.
 func (p port) proxiedOnly() bool { return p.loopback() || p.crosses() }
 
-// commentAttributes are what the comment of an element says beside the name.
-type commentAttributes struct {
-	// noProxy is Mapping.NoProxy.
-	noProxy bool
-	// oneFamily tells 0.0.0.0 and :: from any address: the key is the same in the maps
-	// that rules look up, and the other family must not be served by a proxy.
-	oneFamily bool
-}
-
-const (
-	wordNoProxy   = "no-proxy"
-	wordOneFamily = "one-family"
-)
-
 // elementComment is the name of the mapping, and what a map has no place for in
 // brackets behind it: `web [no-proxy]`. No name ends like that, so that neither can be
 // taken for the other. In a comment it is there for the administrator to read, and
 // survives nft(8) saving the table and loading it again.
 func elementComment(p port) string {
-	return commentText(p.name, commentAttributes{
-		noProxy:   p.noProxy,
-		oneFamily: p.ap.Addr().IsValid() && p.ap.Addr().IsUnspecified() && !p.crosses(),
+	return nat.CommentText(p.name, nat.CommentAttributes{
+		NoProxy:   p.noProxy,
+		OneFamily: p.ap.Addr().IsValid() && p.ap.Addr().IsUnspecified() && !p.crosses(),
 	})
-}
-
-func commentText(name string, a commentAttributes) string {
-	var words []string
-	if a.noProxy {
-		words = append(words, wordNoProxy)
-	}
-	if a.oneFamily {
-		words = append(words, wordOneFamily)
-	}
-	if len(words) == 0 {
-		return name
-	}
-	attributes := "[" + strings.Join(words, " ") + "]"
-	if name == "" {
-		return attributes
-	}
-	return name + " " + attributes
-}
-
-// parseComment reads a comment, of which others may have written any. What is no
-// attribute is the name, brackets and spaces included.
-func parseComment(s string) (name string, a commentAttributes) {
-	if s == "" { // as most are
-		return "", a
-	}
-	name = s
-	for {
-		before, words, ok := cutAttributes(name)
-		if !ok {
-			return harmlessName(name), a
-		}
-		name = before
-		a.noProxy, a.oneFamily = a.noProxy || words.noProxy, a.oneFamily || words.oneFamily
-	}
-}
-
-// cutAttributes cuts the attributes off the end of a comment: words in brackets, with
-// nothing or a space before them, of which one at least is known. The others may be those
-// of a later version.
-func cutAttributes(s string) (name string, a commentAttributes, ok bool) {
-	open := strings.LastIndexByte(s, '[')
-	if open < 0 || s[len(s)-1] != ']' || open > 0 && s[open-1] != ' ' {
-		return s, a, false
-	}
-	for word := range strings.FieldsSeq(s[open+1 : len(s)-1]) {
-		switch word {
-		case wordNoProxy:
-			a.noProxy = true
-		case wordOneFamily:
-			a.oneFamily = true
-		}
-	}
-	if a == (commentAttributes{}) {
-		return s, a, false
-	}
-	return s[:max(open-1, 0)], a, true
-}
-
-// harmlessName makes a name of what others may have written. It keeps the text, but for
-// what no name can have: control characters, double quotes and bytes that are not UTF-8
-// are spelled out as Go does, and what is more than maxName bytes long is cut.
-func harmlessName(s string) string {
-	if nameFault(s) == "" {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && n == 1, r == '"':
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case unicode.IsControl(r):
-			quoted := strconv.QuoteRune(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		default:
-			b.WriteRune(r)
-		}
-		s = s[n:]
-	}
-	name := b.String()
-	for len(name) > maxName || endsInAttributes(name) {
-		_, n := utf8.DecodeLastRuneInString(name)
-		name = name[:len(name)-n]
-	}
-	return name
-}
-
-// endsInAttributes reports whether the text would be read as a name with attributes.
-func endsInAttributes(s string) bool {
-	_, _, ok := cutAttributes(s)
-	return ok
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -23,11 +25,11 @@ func TestElementRoundTrip(t *testing.T) {
 	kinds, table := mapKinds(), ruleset(DefaultTable)
 	seen := map[string]bool{}
 	for range 5000 {
-		m := randomMapping(r)
+		m := nattest.Random(r)
 		if m.Validate() != nil || m.Frontend.Port() == 0 {
 			continue
 		}
-		for m := range Expand(m) {
+		for m := range nat.Expand(m) {
 			m.Expires = m.Expires.Truncate(time.Millisecond)
 			e := elementOf(portOf(m), now)
 			require.NoError(t, nft.Change{Add: []nft.Element{e}}.Validate(table), "%s", m)
@@ -47,49 +49,9 @@ func TestElementRoundTrip(t *testing.T) {
 
 func TestElementOver(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
-	m := mapped(t, "80->172.30.0.2:80")
+	m := nattest.Mapping(t, "80->172.30.0.2:80")
 	m.Expires = now.Add(-time.Hour)
 	require.Equal(t, time.Millisecond, elementOf(portOf(m), now).Timeout, "zero would be for ever")
-}
-
-func TestComments(t *testing.T) {
-	long := strings.Repeat("é", 40)
-	for comment, want := range map[string]struct {
-		name string
-		a    commentAttributes
-	}{
-		"":                              {"", commentAttributes{}},
-		"web":                           {"web", commentAttributes{}},
-		"[no-proxy]":                    {"", commentAttributes{noProxy: true}},
-		"web [no-proxy]":                {"web", commentAttributes{noProxy: true}},
-		"web [no-proxy one-family]":     {"web", commentAttributes{noProxy: true, oneFamily: true}},
-		"web [one-family  no-proxy]":    {"web", commentAttributes{noProxy: true, oneFamily: true}},
-		"a [no-proxy] [one-family]":     {"a", commentAttributes{noProxy: true, oneFamily: true}},
-		" web  [no-proxy]":              {" web ", commentAttributes{noProxy: true}},
-		" [no-proxy]":                   {"", commentAttributes{noProxy: true}},
-		"[] [no-proxy]":                 {"[]", commentAttributes{noProxy: true}},
-		"web [no-proxy x]":              {"web", commentAttributes{noProxy: true}},
-		"web[no-proxy]":                 {"web[no-proxy]", commentAttributes{}},
-		"web []":                        {"web []", commentAttributes{}},
-		"web [no-proxy] ":               {"web [no-proxy] ", commentAttributes{}},
-		"]no-proxy[":                    {"]no-proxy[", commentAttributes{}},
-		"  [ops] do not touch  ":        {"  [ops] do not touch  ", commentAttributes{}},
-		"ticket [4711]":                 {"ticket [4711]", commentAttributes{}},
-		"say \"hi\"":                    {`say \x22hi\x22`, commentAttributes{}},
-		"\x00\x1b[2J":                   {`\x00\x1b[2J`, commentAttributes{}},
-		"a\tb\n \xff":                   {`a\tb\n \xff`, commentAttributes{}},
-		"\u0085\u2028 x":                {"\\u0085\u2028 x", commentAttributes{}},
-		`back\slash`:                    {`back\slash`, commentAttributes{}},
-		long:                            {strings.Repeat("é", 31), commentAttributes{}},
-		strings.Repeat("x", 62) + " yz": {strings.Repeat("x", 62) + " ", commentAttributes{}},
-		// Cut, it would be read as another name.
-		strings.Repeat("x", 52) + " [no-proxy]y": {strings.Repeat("x", 52) + " [no-proxy", commentAttributes{}},
-		"\ufffd":                                 {"\ufffd", commentAttributes{}},
-	} {
-		name, a := parseComment(comment)
-		require.Equal(t, want.name, name, "%q", comment)
-		require.Equal(t, want.a, a, "%q", comment)
-	}
 }
 
 // Whatever stands in a comment: what is read of it can be shown, saved, loaded, and
@@ -103,14 +65,14 @@ func FuzzComment(f *testing.F) {
 	}
 	table := ruleset(DefaultTable)
 	f.Fuzz(func(t *testing.T, comment string) {
-		name, a := parseComment(comment)
-		m := Mapping{Proto: TCP, Frontend: netip.MustParseAddrPort("0.0.0.0:80"), Backend: netip.MustParseAddrPort("172.30.0.2:80"), Name: name}
+		name, a := nat.ParseComment(comment)
+		m := nat.Mapping{Proto: nat.TCP, Frontend: netip.MustParseAddrPort("0.0.0.0:80"), Backend: netip.MustParseAddrPort("172.30.0.2:80"), Name: name}
 		require.NoError(t, m.Validate())
-		text := commentText(name, a)
+		text := nat.CommentText(name, a)
 		require.NoError(t, nft.Change{Add: []nft.Element{{
 			Set: "tcp4", Key: nft.PortKey(80), Value: m.Backend, Comment: text,
 		}}}.Validate(table))
-		again, b := parseComment(text)
+		again, b := nat.ParseComment(text)
 		require.Equal(t, name, again)
 		require.Equal(t, a, b)
 		if m.Name = comment; m.Validate() == nil {

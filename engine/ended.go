@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -19,7 +20,9 @@ import (
 const endedSuffix = "_ended"
 
 // endedName is the name of the map of notes, by the family of the backend.
-func endedName(backend netip.Addr) string { return UDP.String() + familyDigit(backend) + endedSuffix }
+func endedName(backend netip.Addr) string {
+	return nat.UDP.String() + familyDigit(backend) + endedSuffix
+}
 
 func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) }
 
@@ -27,7 +30,7 @@ func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) 
 func (c change) notes() []nft.Element {
 	var es []nft.Element
 	for _, p := range c.removed {
-		if p.proto == UDP && !p.proxiedOnly() {
+		if p.proto == nat.UDP && !p.proxiedOnly() {
 			es = append(es, noteOf(p))
 		}
 	}
@@ -46,8 +49,8 @@ func noteOf(p port) nft.Element {
 
 // endedPort reads a note back. ok is false if no engine can have made it.
 func endedPort(e nft.Element) (p port, ok bool) {
-	name, _ := parseComment(e.Comment)
-	p = port{frontend{UDP, e.Key.AddrPort()}, target{backend: e.Value, name: name}}
+	name, _ := nat.ParseComment(e.Comment)
+	p = port{frontend{nat.UDP, e.Key.AddrPort()}, target{backend: e.Value, name: name}}
 	return p, p.ap.Port() != 0 && p.mapping().Validate() == nil && !p.proxiedOnly()
 }
 
@@ -75,7 +78,7 @@ func (e *Engine) endFlows(notes []nft.Element) error {
 			c.removed = append(c.removed, p)
 		}
 	}
-	if err := e.deleteFlows(UDP, c); err != nil {
+	if err := e.deleteFlows(nat.UDP, c); err != nil {
 		return err
 	}
 	e.opts.Trace("ended")

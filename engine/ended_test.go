@@ -10,12 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func udpFlow(host string, port uint16, backend string) conntrack.Flow {
 	client := netip.MustParseAddrPort("198.51.100.7:1000")
 	return conntrack.Flow{
-		Proto: uint8(UDP), Src: client, Dst: netip.AddrPortFrom(netip.MustParseAddr(host), port),
+		Proto: uint8(nat.UDP), Src: client, Dst: netip.AddrPortFrom(netip.MustParseAddr(host), port),
 		ReplySrc: netip.MustParseAddrPort(backend), ReplyDst: client,
 	}
 }

@@ -13,49 +13,8 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nat"
 )
-
-// Attachment says what an endpoint is to be.
-type Attachment struct {
-	// Name is as a [Network]'s name; no two endpoints have the same. It is the comment of
-	// the endpoint's address and mappings in the kernel.
-	Name string
-	// Network is the name of the network that the address is of. Empty: the one that
-	// Address is in, or the only one there is.
-	Network string
-	// Address is the endpoint's. Zero: the next free one of the network.
-	Address netip.Addr
-	// Ports are what is published of it. None: nothing.
-	Ports []PortSpec
-}
-
-// Validate reports whether a can be attached to some network, as far as it alone tells.
-// The error is an [*InvalidError] or an [*OverlapError].
-func (a Attachment) Validate() error {
-	if fault := labelFault(a.Name); fault != "" {
-		return &InvalidError{What: whatEndpoint, Input: a.Name, Reason: fault}
-	}
-	if a.Network != "" {
-		if fault := labelFault(a.Network); fault != "" {
-			return &InvalidError{What: whatNetwork, Input: a.Network, Reason: fault}
-		}
-	}
-	if a.Address.IsValid() {
-		if kind := notBackend(a.Address); kind != "" {
-			return &InvalidError{What: "address", Input: a.Address.String(), Reason: "it is " + kind}
-		}
-	}
-	return nil
-}
-
-// mappings are those of the specs, to an address.
-func (a Attachment) mappings(addr netip.Addr) []Mapping {
-	ms := make([]Mapping, len(a.Ports))
-	for i, s := range a.Ports {
-		ms[i] = s.mapping(a.Name, addr)
-	}
-	return ms
-}
 
 // Endpoint is an address of a network with what is published of it. Its methods may be
 // called at the same time.
@@ -80,19 +39,19 @@ func (ep *Endpoint) Gateway() netip.Addr { return ep.gateway }
 
 // Mappings are what is published of the endpoint now, in the order of Compare, each of
 // a single port: those that have its name and lead to its address. None after Release.
-func (ep *Endpoint) Mappings() iter.Seq[Mapping] {
+func (ep *Endpoint) Mappings() iter.Seq[nat.Mapping] {
 	e := ep.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || e.endpoints[ep.name] != ep {
-		return slices.Values[[]Mapping](nil)
+		return slices.Values[[]nat.Mapping](nil)
 	}
 	e.forget(e.now())
-	var ms []Mapping
+	var ms []nat.Mapping
 	for _, p := range e.portsOf(ep) {
 		ms = append(ms, p.mapping())
 	}
-	slices.SortFunc(ms, Compare)
+	slices.SortFunc(ms, nat.Compare)
 	return slices.Values(ms)
 }
 
@@ -118,9 +77,9 @@ func (e *Engine) portsOf(ep *Endpoint) (ports []port) {
 // lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
 // for a name or an address in use; alloc.ErrExhausted if the network is full. On any
 // error nothing has changed.
-func (e *Engine) Attach(a Attachment) (*Endpoint, error) { return e.Reporting(nil).Attach(a) }
+func (e *Engine) Attach(a nat.EndpointSpec) (*Endpoint, error) { return e.Reporting(nil).Attach(a) }
 
-func (e *Engine) attach(a Attachment) (*Endpoint, error) {
+func (e *Engine) attach(a nat.EndpointSpec) (*Endpoint, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
@@ -130,7 +89,7 @@ func (e *Engine) attach(a Attachment) (*Endpoint, error) {
 		return err
 	})
 	switch {
-	case errors.Is(err, ErrInvalid): // it says what of the input, and that is enough
+	case errors.Is(err, nat.ErrInvalid): // it says what of the input, and that is enough
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("attach %s: %w", a.Name, err)
@@ -138,13 +97,13 @@ func (e *Engine) attach(a Attachment) (*Endpoint, error) {
 	return ep, nil
 }
 
-func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
+func (e *Engine) attachOnce(a nat.EndpointSpec) (_ *Endpoint, err error) {
 	if have := e.endpoints[a.Name]; have != nil {
 		if e.attachedAs(have, a) {
 			e.unchanged(true)
 			return have, e.confirm()
 		}
-		return nil, &TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.addr)}
+		return nil, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.addr)}
 	}
 	n, err := e.networkFor(a)
 	if err != nil {
@@ -161,7 +120,7 @@ func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
 			err = errors.Join(err, n.addrs.SetCursor(before))
 		}
 	}()
-	ms := a.mappings(addr)
+	ms := a.Mappings(addr)
 	if err := e.validate(ms); err != nil {
 		return nil, err
 	}
@@ -185,18 +144,18 @@ func (e *Engine) attachOnce(a Attachment) (_ *Endpoint, err error) {
 }
 
 // attachedAs reports whether attaching again makes this endpoint.
-func (e *Engine) attachedAs(ep *Endpoint, a Attachment) bool {
+func (e *Engine) attachedAs(ep *Endpoint, a nat.EndpointSpec) bool {
 	if a.Network != "" && a.Network != ep.network || a.Address.IsValid() && a.Address != ep.addr {
 		return false
 	}
 	left := map[frontend]target{} // that no spec has asked for yet
 	for _, p := range e.portsOf(ep) {
-		if _, ok := specOf(p.mapping()); ok {
+		if _, ok := nat.SpecOf(p.mapping()); ok {
 			left[p.frontend] = p.target
 		}
 	}
 	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
-	for _, m := range a.mappings(ep.addr) {
+	for _, m := range a.Mappings(ep.addr) {
 		if m.Frontend.Port() == 0 {
 			e.findChosen(&m, left)
 		}
@@ -209,12 +168,12 @@ func (e *Engine) attachedAs(ep *Endpoint, a Attachment) bool {
 
 // givenFirst puts specs that say their frontend before those that do not, and of these
 // ranges before single ports, which could be a part of one.
-func givenFirst(a, b PortSpec) int {
+func givenFirst(a, b nat.PortSpec) int {
 	return cmp.Or(cmp.Compare(b.Frontend.Port(), a.Frontend.Port()), cmp.Compare(b.More, a.More))
 }
 
 // findChosen gives a mapping whose ports are chosen a frontend of those that were.
-func (e *Engine) findChosen(m *Mapping, published map[frontend]target) {
+func (e *Engine) findChosen(m *nat.Mapping, published map[frontend]target) {
 	for f := range published {
 		found := *m
 		found.Frontend = f.ap
@@ -227,8 +186,8 @@ func (e *Engine) findChosen(m *Mapping, published map[frontend]target) {
 }
 
 // hasPorts reports whether all ports of a mapping are among the published.
-func hasPorts(m Mapping, published map[frontend]target) bool {
-	for single := range Expand(m) {
+func hasPorts(m nat.Mapping, published map[frontend]target) bool {
+	for single := range nat.Expand(m) {
 		if t, ok := published[frontendOf(single)]; !ok || t != targetOf(single) {
 			return false
 		}
@@ -237,23 +196,23 @@ func hasPorts(m Mapping, published map[frontend]target) bool {
 }
 
 // takePorts takes the ports of a mapping out of the published, if all are there.
-func takePorts(m Mapping, published map[frontend]target) bool {
+func takePorts(m nat.Mapping, published map[frontend]target) bool {
 	if !hasPorts(m, published) {
 		return false
 	}
-	for single := range Expand(m) {
+	for single := range nat.Expand(m) {
 		delete(published, frontendOf(single))
 	}
 	return true
 }
 
 // networkFor finds the network that an endpoint is to be in.
-func (e *Engine) networkFor(a Attachment) (*network, error) {
+func (e *Engine) networkFor(a nat.EndpointSpec) (*network, error) {
 	switch {
 	case a.Network != "":
 		n := e.networks[a.Network]
 		if n == nil {
-			return nil, &missingError{whatNetwork, a.Network}
+			return nil, &missingError{nat.WhatNetwork, a.Network}
 		}
 		return n, nil
 	case a.Address.IsValid():
@@ -262,16 +221,16 @@ func (e *Engine) networkFor(a Attachment) (*network, error) {
 				return n, nil
 			}
 		}
-		return nil, &InvalidError{What: "address", Input: a.Address.String(), Reason: "it is in none of the networks"}
+		return nil, &nat.InvalidError{What: "address", Input: a.Address.String(), Reason: "it is in none of the networks"}
 	case len(e.networks) == 0:
-		return nil, &missingError{whatNetwork, ""}
+		return nil, &missingError{nat.WhatNetwork, ""}
 	case len(e.networks) > 1:
 		names := make([]string, 0, len(e.networks))
 		for name := range e.networks {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		return nil, &InvalidError{What: whatEndpoint, Input: a.Name, Reason: "say which network it is in: " + strings.Join(names, ", ")}
+		return nil, &nat.InvalidError{What: nat.WhatEndpoint, Input: a.Name, Reason: "say which network it is in: " + strings.Join(names, ", ")}
 	}
 	for _, n := range e.networks {
 		return n, nil
@@ -313,7 +272,7 @@ func (e *Engine) lease(n *network, want netip.Addr) (netip.Addr, error) {
 
 func (e *Engine) leaseThis(n *network, want netip.Addr) error {
 	invalid := func(reason string) error {
-		return &InvalidError{What: "address", Input: want.String(), Reason: reason}
+		return &nat.InvalidError{What: "address", Input: want.String(), Reason: reason}
 	}
 	switch err := n.addrs.Reserve(want); {
 	case errors.Is(err, alloc.ErrRange):
@@ -325,13 +284,13 @@ func (e *Engine) leaseThis(n *network, want netip.Addr) error {
 	case errors.Is(err, alloc.ErrReserved):
 		return invalid(fmt.Sprintf("it is the broadcast address of network %s", n))
 	case errors.Is(err, alloc.ErrInUse):
-		return &TakenError{What: "address " + want.String(), Holder: e.holderOf(want)}
+		return &nat.TakenError{What: "address " + want.String(), Holder: e.holderOf(want)}
 	case err != nil:
 		return err
 	}
 	r, err := e.host.route(want)
 	if err == nil && r.kind == localAddress {
-		err = &TakenError{What: "address " + want.String(), Holder: "this host itself"}
+		err = &nat.TakenError{What: "address " + want.String(), Holder: "this host itself"}
 	}
 	if err != nil {
 		n.addrs.Release(want)
@@ -374,13 +333,13 @@ func (ep *Endpoint) Release() error {
 
 // Detach releases the endpoint of a name, and returns what was published of it. The
 // error is ErrNotFound if there is none.
-func (e *Engine) Detach(name string) ([]Mapping, error) { return e.Reporting(nil).Detach(name) }
+func (e *Engine) Detach(name string) ([]nat.Mapping, error) { return e.Reporting(nil).Detach(name) }
 
-func (e *Engine) detach(name string) (done []Mapping, err error) {
+func (e *Engine) detach(name string) (done []nat.Mapping, err error) {
 	err = e.deciding(func() error {
 		ep := e.endpoints[name]
 		if ep == nil {
-			return &missingError{whatEndpoint, name}
+			return &missingError{nat.WhatEndpoint, name}
 		}
 		ports := e.portsOf(ep)
 		done = collapsed(ports)
@@ -420,7 +379,7 @@ func (e *Engine) Endpoint(name string) (*Endpoint, error) {
 	}
 	ep := e.endpoints[name]
 	if ep == nil {
-		return nil, &missingError{whatEndpoint, name}
+		return nil, &missingError{nat.WhatEndpoint, name}
 	}
 	return ep, nil
 }

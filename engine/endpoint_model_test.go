@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,11 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // plainNetwork is a network and its allocator as plainly as can be.
 type plainNetwork struct {
-	Network
+	nat.Network
 	hosts []netip.Addr // what can be leased, in order
 }
 
@@ -38,7 +41,7 @@ type tenants struct {
 	networks  map[string]*plainNetwork
 	endpoints map[string]plainEndpoint
 	handles   map[string]*Endpoint // of this engine, also of endpoints that are gone
-	mappings  []Mapping
+	mappings  []nat.Mapping
 	seen      map[string]int
 	call      string
 }
@@ -108,9 +111,9 @@ func (m *tenants) play() {
 		m.call = "flush"
 		m.bed.kernel.Flush()
 		// What is known comes back with a change, so one is made.
-		_, err := m.engine.Publish(mapped(m.T, "999->10.9.0.2:1"))
+		_, err := m.engine.Publish(nattest.Mapping(m.T, "999->10.9.0.2:1"))
 		require.NoError(m, err)
-		_, err = m.engine.Unpublish(mapped(m.T, "999->10.9.0.2:1"))
+		_, err = m.engine.Unpublish(nattest.Mapping(m.T, "999->10.9.0.2:1"))
 		require.NoError(m, err)
 	case 12:
 		m.call = "reboot"
@@ -125,11 +128,11 @@ func (m *tenants) outcomeOf(err error) string {
 	switch {
 	case err == nil:
 		return isDone
-	case errors.Is(err, ErrInvalid):
+	case errors.Is(err, nat.ErrInvalid):
 		return isInvalid
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, nat.ErrConflict):
 		return isConflict
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, nat.ErrNotFound):
 		return isNotFound
 	case errors.Is(err, alloc.ErrExhausted):
 		return isExhausted
@@ -210,9 +213,9 @@ func (m *tenants) removeNetwork() {
 
 // attach predicts everything but which ports are chosen.
 func (m *tenants) attach() {
-	a := Attachment{Name: tenantEndpoints[m.random.IntN(len(tenantEndpoints))], Network: []string{"a", "b", "c", "d", "f"}[m.random.IntN(5)]}
+	a := nat.EndpointSpec{Name: tenantEndpoints[m.random.IntN(len(tenantEndpoints))], Network: []string{"a", "b", "c", "d", "f"}[m.random.IntN(5)]}
 	for range m.random.IntN(3) {
-		s, err := ParsePortSpec(tenantPorts[m.random.IntN(len(tenantPorts))])
+		s, err := nat.ParsePortSpec(tenantPorts[m.random.IntN(len(tenantPorts))])
 		require.NoError(m, err)
 		a.Ports = append(a.Ports, s)
 	}
@@ -221,7 +224,7 @@ func (m *tenants) attach() {
 	}
 	n := m.networks[a.Network]
 	if n != nil && m.random.IntN(3) == 0 {
-		around := append(slices.Clone(n.hosts), n.Gateway, n.Prefix.Addr(), lastAddr(n.Prefix), netip.MustParseAddr("10.1.1.1"))
+		around := append(slices.Clone(n.hosts), n.Gateway, n.Prefix.Addr(), lastOf(n.Prefix), netip.MustParseAddr("10.1.1.1"))
 		a.Address = around[m.random.IntN(len(around))]
 	}
 	m.call = fmt.Sprintf("attach %v", a)
@@ -229,7 +232,7 @@ func (m *tenants) attach() {
 	ep, err := m.engine.Attach(a)
 	got := m.outcomeOf(err)
 	m.seen["attach "+got]++
-	if want == isDone && got == isExhausted && slices.ContainsFunc(a.Ports, func(s PortSpec) bool { return s.Frontend.Port() == 0 }) {
+	if want == isDone && got == isExhausted && slices.ContainsFunc(a.Ports, func(s nat.PortSpec) bool { return s.Frontend.Port() == 0 }) {
 		require.ErrorContains(m, err, "choose a port", m.call)
 		return
 	}
@@ -248,13 +251,13 @@ func (m *tenants) attach() {
 		m.seek(n, addr)
 	}
 	// What had the endpoint's name and led to its address before, is of it as well.
-	published := slices.DeleteFunc(slices.Collect(ep.Mappings()), func(have Mapping) bool { return slices.Contains(m.mappings, have) })
-	fresh := slices.DeleteFunc(singles(a.mappings(addr)), func(one Mapping) bool { return slices.Contains(m.mappings, one) })
+	published := slices.DeleteFunc(slices.Collect(ep.Mappings()), func(have nat.Mapping) bool { return slices.Contains(m.mappings, have) })
+	fresh := slices.DeleteFunc(singles(a.Mappings(addr)), func(one nat.Mapping) bool { return slices.Contains(m.mappings, one) })
 	require.Len(m, published, len(fresh)+chosen(a.Ports), m.call)
 	m.mappings = append(m.mappings, published...)
 }
 
-func chosen(specs []PortSpec) (n int) {
+func chosen(specs []nat.PortSpec) (n int) {
 	for _, s := range specs {
 		if s.Frontend.Port() == 0 {
 			n += int(s.More) + 1
@@ -264,7 +267,7 @@ func chosen(specs []PortSpec) (n int) {
 }
 
 // judge says what must come of an attachment, in the order in which an engine looks.
-func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr netip.Addr) {
+func (m *tenants) judge(a nat.EndpointSpec, n *plainNetwork) (outcome string, addr netip.Addr) {
 	addr = a.Address
 	switch {
 	case m.isAttached(a):
@@ -282,7 +285,7 @@ func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr net
 	case !addr.IsValid():
 		addr = n.Next
 	}
-	ms := a.mappings(addr)
+	ms := a.Mappings(addr)
 	for _, one := range ms {
 		if one.Validate() != nil {
 			return isInvalid, addr
@@ -292,7 +295,7 @@ func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr net
 		return isInvalid, addr
 	}
 	for _, one := range singles(ms) {
-		if slices.ContainsFunc(m.mappings, func(have Mapping) bool { return have != one && excludes(have, one) }) {
+		if slices.ContainsFunc(m.mappings, func(have nat.Mapping) bool { return have != one && excludes(have, one) }) {
 			return isConflict, addr
 		}
 	}
@@ -300,7 +303,7 @@ func (m *tenants) judge(a Attachment, n *plainNetwork) (outcome string, addr net
 }
 
 // portsOf are what is published of an endpoint.
-func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []Mapping) {
+func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []nat.Mapping) {
 	for _, have := range m.mappings {
 		if have.Name == name && have.Backend.Addr() == ep.addr {
 			ms = append(ms, have)
@@ -310,14 +313,14 @@ func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []Mapping) {
 }
 
 // sameAgain asks for what there is, some of it in other words or left to be chosen.
-func (m *tenants) sameAgain(name string, ep plainEndpoint) Attachment {
-	a := Attachment{Name: name, Network: ep.network}
+func (m *tenants) sameAgain(name string, ep plainEndpoint) nat.EndpointSpec {
+	a := nat.EndpointSpec{Name: name, Network: ep.network}
 	ports := m.portsOf(name, ep)
 	if m.random.IntN(2) == 0 {
-		ports = Collapse(ports)
+		ports = nat.Collapse(ports)
 	}
 	for _, port := range ports {
-		s, _ := specOf(port)
+		s, _ := nat.SpecOf(port)
 		if m.random.IntN(2) == 0 {
 			s.Frontend = netip.AddrPortFrom(s.Frontend.Addr(), 0)
 		}
@@ -328,19 +331,19 @@ func (m *tenants) sameAgain(name string, ep plainEndpoint) Attachment {
 
 // isAttached reports whether an endpoint is there just like that, trying whatever may have
 // been chosen for ports that are.
-func (m *tenants) isAttached(a Attachment) bool {
+func (m *tenants) isAttached(a nat.EndpointSpec) bool {
 	ep := m.endpoints[a.Name]
 	if ep == (plainEndpoint{}) || ep.network != a.Network || a.Address.IsValid() && a.Address != ep.addr {
 		return false
 	}
-	return m.covers(a.mappings(ep.addr), m.portsOf(a.Name, ep))
+	return m.covers(a.Mappings(ep.addr), m.portsOf(a.Name, ep))
 }
 
-func (m *tenants) covers(asked, published []Mapping) bool {
+func (m *tenants) covers(asked, published []nat.Mapping) bool {
 	if len(asked) == 0 {
 		return len(published) == 0
 	}
-	candidates := []Mapping{asked[0]}
+	candidates := []nat.Mapping{asked[0]}
 	if asked[0].Frontend.Port() == 0 {
 		candidates = nil
 		for _, p := range published {
@@ -352,8 +355,8 @@ func (m *tenants) covers(asked, published []Mapping) bool {
 		}
 	}
 	for _, one := range candidates {
-		ports := slices.Collect(Expand(one))
-		left := slices.DeleteFunc(slices.Clone(published), func(p Mapping) bool { return slices.Contains(ports, p) })
+		ports := slices.Collect(nat.Expand(one))
+		left := slices.DeleteFunc(slices.Clone(published), func(p nat.Mapping) bool { return slices.Contains(ports, p) })
 		if one.Frontend.Addr() == asked[0].Frontend.Addr() && len(left)+len(ports) == len(published) && m.covers(asked[1:], left) {
 			return true
 		}
@@ -385,7 +388,7 @@ func (m *tenants) detach() {
 	if wasFull {
 		n.Next = ep.addr
 	}
-	m.mappings = slices.DeleteFunc(m.mappings, func(have Mapping) bool { return have.Name == name && have.Backend.Addr() == ep.addr })
+	m.mappings = slices.DeleteFunc(m.mappings, func(have nat.Mapping) bool { return have.Name == name && have.Backend.Addr() == ep.addr })
 }
 
 // publish adds or removes a mapping, to an endpoint or past all of them.
@@ -398,11 +401,11 @@ func (m *tenants) publish() {
 		m.mappings = slices.Delete(m.mappings, i, i+1)
 		return
 	}
-	one := mapped(m.T, fmt.Sprintf("%d->172.30.0.%d:80", 100+m.random.IntN(12), 2+m.random.IntN(3)))
+	one := nattest.Mapping(m.T, fmt.Sprintf("%d->172.30.0.%d:80", 100+m.random.IntN(12), 2+m.random.IntN(3)))
 	one.Name = []string{"", "web", "other"}[m.random.IntN(3)]
 	m.call = "publish " + one.String()
 	want, again := isDone, slices.Contains(m.mappings, one)
-	if !again && slices.ContainsFunc(m.mappings, func(have Mapping) bool { return excludes(have, one) }) {
+	if !again && slices.ContainsFunc(m.mappings, func(have nat.Mapping) bool { return excludes(have, one) }) {
 		want = isConflict
 	}
 	_, err := m.engine.Publish(one)
@@ -414,7 +417,7 @@ func (m *tenants) publish() {
 
 func (m *tenants) check() {
 	m.Helper()
-	slices.SortFunc(m.mappings, Compare)
+	slices.SortFunc(m.mappings, nat.Compare)
 	require.Equal(m, inAllWords(m.mappings), inAllWords(slices.Collect(m.engine.Mappings())), m.call)
 	s, err := m.engine.State()
 	require.NoError(m, err)
@@ -463,4 +466,14 @@ func TestRandomTenants(t *testing.T) {
 	} {
 		require.Greater(t, seen[outcome], 10, "%s: too few to mean anything", outcome)
 	}
+}
+
+// lastOf returns the last address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	first, bits := p.Masked().Addr().AsSlice(), net.CIDRMask(p.Bits(), p.Addr().BitLen())
+	for i := range first {
+		first[i] |= ^bits[i]
+	}
+	last, _ := netip.AddrFromSlice(first)
+	return last
 }

@@ -18,17 +18,19 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
-func netOf(tb testing.TB, name, prefix string) Network {
+func netOf(tb testing.TB, name, prefix string) nat.Network {
 	tb.Helper()
-	n, err := ParseNetwork(name, prefix, "")
+	n, err := nat.ParseNetwork(name, prefix, "")
 	require.NoError(tb, err)
 	return n
 }
 
-func create(tb testing.TB, e *Engine, name, prefix string) Network {
+func create(tb testing.TB, e *Engine, name, prefix string) nat.Network {
 	tb.Helper()
 	n, err := e.CreateNetwork(netOf(tb, name, prefix))
 	require.NoError(tb, err)
@@ -36,11 +38,11 @@ func create(tb testing.TB, e *Engine, name, prefix string) Network {
 }
 
 // attachment is NAME [NETWORK] with port specs.
-func attachment(tb testing.TB, name, network string, specs ...string) Attachment {
+func attachment(tb testing.TB, name, network string, specs ...string) nat.EndpointSpec {
 	tb.Helper()
-	a := Attachment{Name: name, Network: network}
+	a := nat.EndpointSpec{Name: name, Network: network}
 	for _, spec := range specs {
-		s, err := ParsePortSpec(spec)
+		s, err := nat.ParsePortSpec(spec)
 		require.NoError(tb, err)
 		a.Ports = append(a.Ports, s)
 	}
@@ -55,7 +57,7 @@ func attach(tb testing.TB, e *Engine, name, network string, specs ...string) *En
 }
 
 func portsOfEndpoint(ep *Endpoint) []string {
-	return inAllWords(Collapse(slices.Collect(ep.Mappings())))
+	return inAllWords(nat.Collapse(slices.Collect(ep.Mappings())))
 }
 
 // recordsIn are the elements of a dump that are of networks and endpoints.
@@ -74,7 +76,7 @@ func TestNetworkOnRecord(t *testing.T) {
 	n := create(t, e, "inside", inside4)
 	require.Equal(t, "172.30.0.1", n.Gateway.String())
 	require.Equal(t, "172.30.0.2", n.Next.String())
-	_, err := e.CreateNetwork(Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), Gateway: netip.MustParseAddr("fd00:30::ff"), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), Gateway: netip.MustParseAddr("fd00:30::ff"), NoGuard: true, NoMasquerade: true})
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		`cursors4 { 172.30.0.2 comment "inside" }`,
@@ -108,15 +110,15 @@ func TestNetworkRefused(t *testing.T) {
 		{"other", "192.0.2.0/24", "is taken by the route 192.0.2."},
 	} {
 		_, err := e.CreateNetwork(netOf(t, test.name, test.prefix))
-		require.ErrorIs(t, err, ErrConflict)
+		require.ErrorIs(t, err, nat.ErrConflict)
 		require.ErrorContains(t, err, "create network "+test.name+": ")
 		require.ErrorContains(t, err, test.want)
 	}
-	_, err := e.CreateNetwork(Network{Name: "x"})
-	require.ErrorIs(t, err, ErrInvalid)
+	_, err := e.CreateNetwork(nat.Network{Name: "x"})
+	require.ErrorIs(t, err, nat.ErrInvalid)
 	err = e.RemoveNetwork("inside")
 	require.EqualError(t, err, "remove network inside: network inside is taken by endpoint web")
-	require.ErrorIs(t, err, ErrConflict)
+	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)
 }
@@ -152,7 +154,7 @@ func TestAttach(t *testing.T) {
 	require.Equal(t, []*Endpoint{other, ep}, slices.Collect(e.Endpoints()))
 
 	// What is named as the endpoint and leads to it is of it, whoever published it.
-	m := mapped(t, "81->172.30.0.2:81")
+	m := nattest.Mapping(t, "81->172.30.0.2:81")
 	m.Name = "web"
 	_, err = e.Publish(m)
 	require.NoError(t, err)
@@ -166,7 +168,7 @@ func TestAttach(t *testing.T) {
 	require.Empty(t, portsOfEndpoint(ep))
 	require.Equal(t, []string{"82->172.30.0.2:82"}, publishedBy(e), "it was not the endpoint's")
 	_, err = e.Endpoint("web")
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	requireConsistent(t, b, e)
 
 	// Its address comes round last.
@@ -180,38 +182,41 @@ func TestAttachRefused(t *testing.T) {
 	e, b := openFake(t)
 	_, err := e.Attach(attachment(t, "web", ""))
 	require.EqualError(t, err, "attach web: there is no network yet")
-	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	create(t, e, "inside", "172.30.0.0/29")
 	create(t, e, "six", inside6)
 	attach(t, e, "web", "inside", "80:80")
 	publish(t, e, "90->10.9.0.2:90")
 	b.host.routes[netip.MustParsePrefix("172.30.0.6/32")] = route{kind: localAddress}
-	at := func(a Attachment, addr string) Attachment { a.Address = netip.MustParseAddr(addr); return a }
+	at := func(a nat.EndpointSpec, addr string) nat.EndpointSpec {
+		a.Address = netip.MustParseAddr(addr)
+		return a
+	}
 	before := b.kernel.Dump()
 	for _, test := range []struct {
-		a    Attachment
+		a    nat.EndpointSpec
 		is   error
 		want string
 	}{
-		{attachment(t, "web", "inside"), ErrConflict, "attach web: endpoint web (172.30.0.2) is there already"},
-		{attachment(t, "x", "none"), ErrNotFound, `there is no network "none"`},
-		{attachment(t, "x", ""), ErrInvalid, "say which network it is in: inside, six"},
-		{attachment(t, "x y", "inside"), ErrInvalid, "letters"},
-		{attachment(t, "", "inside"), ErrInvalid, "no name"},
-		{attachment(t, "x", "a b"), ErrInvalid, "letters"},
-		{at(attachment(t, "x", "inside"), "172.30.0.2"), ErrConflict, "address 172.30.0.2 is taken by endpoint web"},
-		{at(attachment(t, "x", "inside"), "172.30.0.1"), ErrInvalid, "it is the gateway of network inside"},
-		{at(attachment(t, "x", "inside"), "172.30.0.0"), ErrInvalid, "it is the first address"},
-		{at(attachment(t, "x", "inside"), "172.30.0.7"), ErrInvalid, "it is the broadcast address"},
-		{at(attachment(t, "x", "inside"), "172.30.0.6"), ErrConflict, "taken by this host itself"},
-		{at(attachment(t, "x", "inside"), "172.30.0.8"), ErrInvalid, "it is not in network inside"},
-		{at(attachment(t, "x", "inside"), "fd00:30::2"), ErrInvalid, "it is not in network inside"},
-		{at(attachment(t, "x", ""), "10.0.0.1"), ErrInvalid, "it is in none of the networks"},
-		{at(attachment(t, "x", ""), "127.0.0.1"), ErrInvalid, "loopback"},
-		{attachment(t, "x", "inside", "80:81"), ErrConflict, `tcp 80 is published as 80->172.30.0.2:80 by "web"`},
-		{attachment(t, "x", "inside", "81:81", "90:90"), ErrConflict, "tcp 90 is published as"},
-		{attachment(t, "x", "inside", "81:81", "81:82"), ErrInvalid, "overlap"},
-		{attachment(t, "x", "inside", "203.0.113.5:81:81"), ErrInvalid, "not an address of this host"},
+		{attachment(t, "web", "inside"), nat.ErrConflict, "attach web: endpoint web (172.30.0.2) is there already"},
+		{attachment(t, "x", "none"), nat.ErrNotFound, `there is no network "none"`},
+		{attachment(t, "x", ""), nat.ErrInvalid, "say which network it is in: inside, six"},
+		{attachment(t, "x y", "inside"), nat.ErrInvalid, "letters"},
+		{attachment(t, "", "inside"), nat.ErrInvalid, "no name"},
+		{attachment(t, "x", "a b"), nat.ErrInvalid, "letters"},
+		{at(attachment(t, "x", "inside"), "172.30.0.2"), nat.ErrConflict, "address 172.30.0.2 is taken by endpoint web"},
+		{at(attachment(t, "x", "inside"), "172.30.0.1"), nat.ErrInvalid, "it is the gateway of network inside"},
+		{at(attachment(t, "x", "inside"), "172.30.0.0"), nat.ErrInvalid, "it is the first address"},
+		{at(attachment(t, "x", "inside"), "172.30.0.7"), nat.ErrInvalid, "it is the broadcast address"},
+		{at(attachment(t, "x", "inside"), "172.30.0.6"), nat.ErrConflict, "taken by this host itself"},
+		{at(attachment(t, "x", "inside"), "172.30.0.8"), nat.ErrInvalid, "it is not in network inside"},
+		{at(attachment(t, "x", "inside"), "fd00:30::2"), nat.ErrInvalid, "it is not in network inside"},
+		{at(attachment(t, "x", ""), "10.0.0.1"), nat.ErrInvalid, "it is in none of the networks"},
+		{at(attachment(t, "x", ""), "127.0.0.1"), nat.ErrInvalid, "loopback"},
+		{attachment(t, "x", "inside", "80:81"), nat.ErrConflict, `tcp 80 is published as 80->172.30.0.2:80 by "web"`},
+		{attachment(t, "x", "inside", "81:81", "90:90"), nat.ErrConflict, "tcp 90 is published as"},
+		{attachment(t, "x", "inside", "81:81", "81:82"), nat.ErrInvalid, "overlap"},
+		{attachment(t, "x", "inside", "203.0.113.5:81:81"), nat.ErrInvalid, "not an address of this host"},
 	} {
 		_, err := e.Attach(test.a)
 		require.ErrorIs(t, err, test.is, "%v", test.a)
@@ -288,7 +293,7 @@ func TestReleaseEndsFlows(t *testing.T) {
 	publish(t, e, "81->172.30.0.2:80")
 	flow := func(port uint16) conntrack.Flow {
 		return conntrack.Flow{
-			Proto: uint8(TCP), Src: netip.MustParseAddrPort("198.51.100.7:1000"), Dst: netip.AddrPortFrom(netip.MustParseAddr(local4), port),
+			Proto: uint8(nat.TCP), Src: netip.MustParseAddrPort("198.51.100.7:1000"), Dst: netip.AddrPortFrom(netip.MustParseAddr(local4), port),
 			ReplySrc: netip.MustParseAddrPort("172.30.0.2:80"), ReplyDst: netip.MustParseAddrPort("198.51.100.7:1000"),
 		}
 	}
@@ -307,9 +312,9 @@ func TestNetworkAmongSegments(t *testing.T) {
 	create(t, e, "inside", inside4)
 	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()))
 	requireConsistent(t, b, e)
-	_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+	_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err)
-	_, err = e.Unpublish(mapped(t, "81->172.30.0.2:80"))
+	_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()), "the network's own stays")
 	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
@@ -389,7 +394,7 @@ func TestEndpointOutlivesDoubt(t *testing.T) {
 	create(t, e, "inside", inside4)
 	ep := attach(t, e, "web", "inside", "80:80")
 	b.kernel.FailNext("Update", unix.ENOBUFS)
-	_, err := e.Publish(mapped(t, "81->172.30.0.2:81"))
+	_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81"))
 	require.Error(t, err)
 	publish(t, e, "82->172.30.0.2:82")
 	require.Len(t, portsOfEndpoint(ep), 1)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -89,7 +90,7 @@ type Engine struct {
 	// doubtful is whether the kernel may hold something else than is known below,
 	// because an answer or an undoing went wrong: the next call looks first.
 	doubtful bool
-	ports    map[Proto]*alloc.Ports
+	ports    map[nat.Proto]*alloc.Ports
 	// mappings are all that is published, a port each. The kernel holds the same;
 	// what it ends by itself, it ends here at the next call.
 	mappings registry
@@ -232,17 +233,17 @@ func (e *Engine) start() error {
 func (e *Engine) deleteStrayFlows() error {
 	var live change
 	for p := range e.mappings.all {
-		if p.proto == UDP {
+		if p.proto == nat.UDP {
 			live.added = append(live.added, p)
 		}
 	}
-	return e.deleteFlows(UDP, live)
+	return e.deleteFlows(nat.UDP, live)
 }
 
 // resetPorts makes the two port allocators, with nothing reserved.
 func (e *Engine) resetPorts(avoid []portRange) error {
-	e.ports = map[Proto]*alloc.Ports{}
-	for _, proto := range []Proto{TCP, UDP} {
+	e.ports = map[nat.Proto]*alloc.Ports{}
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		p, err := alloc.NewPorts(e.opts.FirstPort, e.opts.LastPort)
 		if err != nil {
 			return fmt.Errorf("choose ports %d to %d: %w", e.opts.FirstPort, e.opts.LastPort, err)
@@ -334,7 +335,7 @@ func (e *Engine) Purge() error {
 			return undo.after(e.uncertain(err))
 		}
 	}
-	err := e.deleteFlows(UDP, change{removed: slices.Collect(e.mappings.all)})
+	err := e.deleteFlows(nat.UDP, change{removed: slices.Collect(e.mappings.all)})
 	e.end()
 	return errors.Join(err, e.disconnect())
 }
@@ -353,21 +354,21 @@ func (e *Engine) writable() error {
 
 // Mappings are all mappings that are published now, in the order of Compare, each
 // of a single port; Collapse makes ranges of them. Of a closed engine there are none.
-func (e *Engine) Mappings() iter.Seq[Mapping] {
+func (e *Engine) Mappings() iter.Seq[nat.Mapping] {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return slices.Values[[]Mapping](nil)
+		return slices.Values[[]nat.Mapping](nil)
 	}
 	if err := e.settle(); err != nil {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
 	}
 	e.forget(e.now())
-	all := make([]Mapping, 0, e.mappings.len())
+	all := make([]nat.Mapping, 0, e.mappings.len())
 	for p := range e.mappings.all {
 		all = append(all, p.mapping())
 	}
-	slices.SortFunc(all, Compare)
+	slices.SortFunc(all, nat.Compare)
 	return slices.Values(all)
 }
 

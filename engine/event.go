@@ -6,6 +6,8 @@ package engine
 import (
 	"context"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Event is something that happened to what is published.
@@ -13,7 +15,7 @@ type Event struct {
 	Kind EventKind
 	Time time.Time
 	// Mappings are what it happened to. None: the table as a whole.
-	Mappings []Mapping
+	Mappings []nat.Mapping
 }
 
 // EventKind says what happened.
@@ -43,7 +45,7 @@ func (k EventKind) String() string {
 	return names[k]
 }
 
-func (e *Engine) notify(kind EventKind, ms ...Mapping) {
+func (e *Engine) notify(kind EventKind, ms ...nat.Mapping) {
 	if e.opts.Notify != nil {
 		e.opts.Notify(Event{Kind: kind, Time: e.now(), Mappings: ms})
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The example of README.md. It takes CAP_NET_ADMIN, so this one is compiled and not run.
@@ -29,13 +30,13 @@ func Example() {
 			}
 		})
 
-		m, err := engine.NewMapping("tcp", "0", "172.17.0.2:80")
+		m, err := nat.NewMapping("tcp", "0", "172.17.0.2:80")
 		if err != nil {
 			return err
 		}
 		done, err := e.Publish(m) // all or none, with the ports that were chosen
 		if err != nil {
-			return err // *engine.ConflictError names the mapping in the way
+			return err // *nat.ConflictError names the mapping in the way
 		}
 		fmt.Println(done[0]) // 49153->172.17.0.2:80
 		return nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The examples that open an engine need CAP_NET_ADMIN. Each has a table of its own, and leaves
@@ -31,17 +32,17 @@ func ExampleEngine_Publish() {
 	}
 
 	for _, text := range []string{"8080->172.30.0.2:80", "8080->172.30.0.3:80", "0->172.30.0.2:443"} {
-		m, err := engine.ParseMapping(text)
+		m, err := nat.ParseMapping(text)
 		if err != nil {
 			log.Fatal(err)
 		}
 		m.Name = "web"
 		done, err := e.Publish(m) // port 0 is the next free one
-		var conflict *engine.ConflictError
+		var conflict *nat.ConflictError
 		switch {
 		case errors.As(err, &conflict):
 			fmt.Println("port 8080 is taken by", conflict.Have.Name)
-		case errors.Is(err, engine.ErrInvalid):
+		case errors.Is(err, nat.ErrInvalid):
 			fmt.Println("no host could do that:", err)
 		case err != nil:
 			log.Fatal(err)
@@ -70,9 +71,9 @@ func ExampleEngine_Apply() {
 		{"8080->172.30.0.3:80"},
 		{"8080->172.30.0.3:80"},
 	} {
-		var ms []engine.Mapping
+		var ms []nat.Mapping
 		for _, text := range wanted {
-			m, err := engine.ParseMapping(text)
+			m, err := nat.ParseMapping(text)
 			if err != nil {
 				log.Fatal(err)
 			}
@@ -107,14 +108,14 @@ func ExampleEngine_Attach() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := e.CreateNetwork(engine.Network{Name: "inside", Prefix: netip.MustParsePrefix("172.30.0.0/24")}); err != nil {
+	if _, err := e.CreateNetwork(nat.Network{Name: "inside", Prefix: netip.MustParsePrefix("172.30.0.0/24")}); err != nil {
 		log.Fatal(err)
 	}
-	http, err := engine.ParsePortSpec("8080:80")
+	http, err := nat.ParsePortSpec("8080:80")
 	if err != nil {
 		log.Fatal(err)
 	}
-	web, err := e.Attach(engine.Attachment{Name: "web", Network: "inside", Ports: []engine.PortSpec{http}})
+	web, err := e.Attach(nat.EndpointSpec{Name: "web", Network: "inside", Ports: []nat.PortSpec{http}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func ExampleEngine_Run() {
 			log.Print(err)
 		}
 	})
-	m, err := engine.NewMapping("tcp", "8080", "172.30.0.2:80")
+	m, err := nat.NewMapping("tcp", "8080", "172.30.0.2:80")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func ExampleOptions_notify() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	m, err := engine.NewMapping("udp", "53", "172.30.0.2:53")
+	m, err := nat.NewMapping("udp", "53", "172.30.0.2:53")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -211,7 +212,7 @@ func ExamplePlan() {
 		}
 	}
 	_, err = engine.Plan("no table name")
-	fmt.Println(errors.Is(err, engine.ErrInvalid))
+	fmt.Println(errors.Is(err, nat.ErrInvalid))
 	// Output:
 	// type nat hook prerouting priority dstnat; policy accept;
 	// type nat hook output priority -100; policy accept;

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // A time is taken in any zone, with or without a monotonic reading, and told in UTC. It is the
@@ -21,15 +24,15 @@ func TestExpiresInAnyZone(t *testing.T) {
 	require.NoError(t, elsewhere.Validate())
 	done, err := e.Publish(elsewhere)
 	require.NoError(t, err)
-	require.Equal(t, []Mapping{want}, done)
-	require.Equal(t, []Mapping{want}, slices.Collect(e.Mappings()))
-	for _, m := range []Mapping{want, elsewhere} {
+	require.Equal(t, []nat.Mapping{want}, done)
+	require.Equal(t, []nat.Mapping{want}, slices.Collect(e.Mappings()))
+	for _, m := range []nat.Mapping{want, elsewhere} {
 		changes, err := e.Apply(m)
 		require.NoError(t, err)
 		require.Empty(t, changes)
 		state, err := e.State()
 		require.NoError(t, err)
-		state.Mappings = []Mapping{m}
+		state.Mappings = []nat.Mapping{m}
 		changes, err = e.ApplyState(state)
 		require.NoError(t, err)
 		require.Empty(t, changes)
@@ -38,17 +41,17 @@ func TestExpiresInAnyZone(t *testing.T) {
 	want.Expires = want.Expires.Add(time.Hour)
 	done, err = e.Retarget(elsewhere)
 	require.NoError(t, err)
-	require.Equal(t, []Mapping{want}, done)
+	require.Equal(t, []nat.Mapping{want}, done)
 	requireConsistent(t, b, e)
 
-	never := mapped(t, "81->172.30.0.2:81")
+	never := nattest.Mapping(t, "81->172.30.0.2:81")
 	never.Expires = time.Time{}.In(time.FixedZone("elsewhere", 3600))
 	done, err = e.Publish(never)
 	require.NoError(t, err)
-	require.Equal(t, []Mapping{mapped(t, "81->172.30.0.2:81")}, done)
+	require.Equal(t, []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:81")}, done)
 
 	// Year 10000 in UTC, and 9999 where it is said.
-	late := mapped(t, "82->172.30.0.2:82")
+	late := nattest.Mapping(t, "82->172.30.0.2:82")
 	late.Expires = time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -2*3600))
-	require.ErrorIs(t, late.Validate(), ErrInvalid)
+	require.ErrorIs(t, late.Validate(), nat.ErrInvalid)
 }

@@ -12,13 +12,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
-func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) Mapping {
+func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) nat.Mapping {
 	tb.Helper()
-	m := mapped(tb, text)
+	m := nattest.Mapping(tb, text)
 	m.Expires = b.clock.Now().Add(d)
 	return m
 }
@@ -26,18 +28,18 @@ func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) Mapping {
 func TestExpiry(t *testing.T) {
 	e, b := openFake(t)
 	_, err := e.Publish(leaseFor(t, b, "80-81->172.30.0.2:80-81", time.Second),
-		leaseFor(t, b, local4+":90->10.9.0.2:90", 2*time.Second), mapped(t, "99->172.30.0.2:99"))
+		leaseFor(t, b, local4+":90->10.9.0.2:90", 2*time.Second), nattest.Mapping(t, "99->172.30.0.2:99"))
 	require.NoError(t, err)
 	b.clock.advance(time.Second - time.Millisecond)
 	require.Len(t, slices.Collect(e.Mappings()), 4)
-	_, err = e.Publish(mapped(t, "80->172.30.0.3:80"))
-	require.ErrorIs(t, err, ErrConflict, "not yet")
+	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	require.ErrorIs(t, err, nat.ErrConflict, "not yet")
 
 	b.clock.advance(time.Millisecond)
 	require.Equal(t, []string{"99->172.30.0.2:99", "192.0.2.1:90->10.9.0.2:90 until 00:00:02"}, publishedBy(e))
 	require.Equal(t, []string{"99->172.30.0.2:99", "192.0.2.1:90->10.9.0.2:90 until 00:00:02"}, publishedBy(b.open(t)))
-	_, err = e.Unpublish(mapped(t, "80->172.30.0.2:80"))
-	require.ErrorIs(t, err, ErrNotFound)
+	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	publish(t, e, "80->172.30.0.3:80")
 	requireConsistent(t, b, e)
 
@@ -55,7 +57,7 @@ func TestExpiryOfWhatHasChanged(t *testing.T) {
 	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second), leaseFor(t, b, "81->172.30.0.2:80", time.Second),
 		leaseFor(t, b, "82->172.30.0.2:80", time.Second), leaseFor(t, b, "83->172.30.0.2:80", time.Second))
 	require.NoError(t, err)
-	_, err = e.Unpublish(mapped(t, "80-81->172.30.0.2:80-81"))
+	_, err = e.Unpublish(nattest.Mapping(t, "80-81->172.30.0.2:80-81"))
 	require.NoError(t, err)
 	publish(t, e, "80->172.30.0.2:80")
 	_, err = e.Publish(leaseFor(t, b, "81->172.30.0.2:80", 3*time.Second))
@@ -90,14 +92,14 @@ func TestRenewal(t *testing.T) {
 		}
 		return nil
 	})
-	b.flows.flows = append(b.flows.flows, flow(UDP, local4+":80", "172.30.0.2:80"))
+	b.flows.flows = append(b.flows.flows, flow(nat.UDP, local4+":80", "172.30.0.2:80"))
 
 	b.clock.advance(30 * time.Second)
 	longer := leaseFor(t, b, "80-82->172.30.0.2:80-82", time.Hour)
 	longer.Name = "web"
-	done, err := e.Publish(longer, mapped(t, "90->172.30.0.2:90"))
+	done, err := e.Publish(longer, nattest.Mapping(t, "90->172.30.0.2:90"))
 	require.NoError(t, err)
-	require.Equal(t, []Mapping{longer, mapped(t, "90->172.30.0.2:90")}, done)
+	require.Equal(t, []nat.Mapping{longer, nattest.Mapping(t, "90->172.30.0.2:90")}, done)
 	require.Equal(t, 1, updates)
 	require.Len(t, events, 1)
 	require.Equal(t, EventPublished, events[0].Kind)
@@ -106,18 +108,18 @@ func TestRenewal(t *testing.T) {
 	requireConsistent(t, b, e)
 
 	// Anything else is a conflict still, also with a mapping that does not end.
-	for _, other := range []func(*Mapping){
-		func(m *Mapping) { m.Name = "" },
-		func(m *Mapping) { m.NoProxy = true },
-		func(m *Mapping) { m.Backend = netip.MustParseAddrPort("172.30.0.2:81") },
-		func(m *Mapping) { m.Frontend = netip.AddrPortFrom(any4(), m.Frontend.Port()) },
-		func(m *Mapping) { *m = leaseFor(t, b, "90->172.30.0.2:90", time.Hour) },
+	for _, other := range []func(*nat.Mapping){
+		func(m *nat.Mapping) { m.Name = "" },
+		func(m *nat.Mapping) { m.NoProxy = true },
+		func(m *nat.Mapping) { m.Backend = netip.MustParseAddrPort("172.30.0.2:81") },
+		func(m *nat.Mapping) { m.Frontend = netip.AddrPortFrom(any4(), m.Frontend.Port()) },
+		func(m *nat.Mapping) { *m = leaseFor(t, b, "90->172.30.0.2:90", time.Hour) },
 	} {
 		m := longer
 		other(&m)
 		before := b.kernel.Dump()
 		_, err := e.Publish(m)
-		require.ErrorIs(t, err, ErrConflict, "%s", m)
+		require.ErrorIs(t, err, nat.ErrConflict, "%s", m)
 		require.Equal(t, before, b.kernel.Dump())
 	}
 
@@ -137,7 +139,7 @@ func TestRenewal(t *testing.T) {
 	b.clock.advance(24 * time.Hour)
 	require.Equal(t, []string{"80-82->172.30.0.2:80-82 web", "90->172.30.0.2:90"}, publishedBy(e))
 	_, err = e.Publish(longer)
-	require.ErrorIs(t, err, ErrInvalid, "its time is over")
+	require.ErrorIs(t, err, nat.ErrInvalid, "its time is over")
 	requireConsistent(t, b, e)
 }
 
@@ -166,8 +168,8 @@ func TestExpiryKernelLate(t *testing.T) {
 	require.NoError(t, err)
 	b.clock.advance(time.Second)
 	b.kernel.Advance(-2 * time.Millisecond)
-	_, err = e.Publish(mapped(t, "80->172.30.0.3:80"))
-	var conflict *ConflictError
+	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	b.clock.advance(2 * time.Millisecond)
 	publish(t, e, "80->172.30.0.3:80")
@@ -177,12 +179,12 @@ func TestExpiryKernelLate(t *testing.T) {
 // And the other way round: what the kernel has ended already is no more.
 func TestExpiryKernelEarly(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second), mapped(t, "81->172.30.0.2:80"))
+	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second), nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	b.clock.advance(time.Second - time.Millisecond)
 	b.kernel.Advance(2 * time.Millisecond)
-	_, err = e.Unpublish(mapped(t, "81->172.30.0.2:80"), mapped(t, "80->172.30.0.2:80"))
-	require.ErrorIs(t, err, ErrNotFound)
+	_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:80"), nattest.Mapping(t, "80->172.30.0.2:80"))
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.Equal(t, []string{"81->172.30.0.2:80"}, publishedBy(e))
 	requireConsistent(t, b, e)
 }

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -159,7 +161,7 @@ func (s scenario) stage(t *testing.T) (*testbed, *Engine) {
 	e := b.openWith(t, Options{NoSysctl: true, FirstPort: 109, LastPort: 120})
 	s.prepare(t, b, e)
 	for port := range uint16(25) {
-		for _, proto := range []Proto{TCP, UDP} {
+		for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 			for _, dst := range []string{local4, local6} {
 				b.flows.flows = append(b.flows.flows, conntrack.Flow{
 					Proto: uint8(proto), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 98+port),
@@ -331,13 +333,13 @@ func (s scenario) recovers(t *testing.T, after snapshot, spoiler *saboteur) {
 		require.Equal(t, before, now, what)
 	}
 	// A change of something else settles what was left.
-	_, err = e.Publish(mapped(t, "80->172.30.0.2:80"))
+	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err, what)
 	if !s.damaged { // which it may not have noticed
 		require.Equal(t, publishedBy(b.open(t)), publishedBy(e), what)
 		requireConsistent(t, b, e)
 	}
-	_, err = e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err, what)
 	require.Contains(t, [][]string{before.withoutChoice().mappings, after.withoutChoice().mappings}, b.snapshot(e).withoutChoice().mappings,
 		"%s: neither done nor undone", what)

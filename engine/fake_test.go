@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
@@ -120,13 +122,13 @@ func openFake(tb testing.TB) (*Engine, *testbed) {
 // published lists the mappings as text, ranges as one, names after a space.
 func publishedBy(e *Engine) []string {
 	var lines []string
-	for _, m := range Collapse(slices.Collect(e.Mappings())) {
+	for _, m := range nat.Collapse(slices.Collect(e.Mappings())) {
 		lines = append(lines, inWords(m))
 	}
 	return lines
 }
 
-func inWords(m Mapping) string {
+func inWords(m nat.Mapping) string {
 	text := m.String()
 	if m.Name != "" {
 		text += " " + m.Name
@@ -141,18 +143,18 @@ func inWords(m Mapping) string {
 }
 
 // publish publishes mappings given as text.
-func publish(tb testing.TB, e *Engine, texts ...string) []Mapping {
+func publish(tb testing.TB, e *Engine, texts ...string) []nat.Mapping {
 	tb.Helper()
 	done, err := e.Publish(mapAll(tb, texts...)...)
 	require.NoError(tb, err)
 	return done
 }
 
-func mapAll(tb testing.TB, texts ...string) []Mapping {
+func mapAll(tb testing.TB, texts ...string) []nat.Mapping {
 	tb.Helper()
-	ms := make([]Mapping, len(texts))
+	ms := make([]nat.Mapping, len(texts))
 	for i, text := range texts {
-		ms[i] = mapped(tb, text)
+		ms[i] = nattest.Mapping(tb, text)
 	}
 	return ms
 }
@@ -288,7 +290,7 @@ func (h *fakeHost) route(a netip.Addr) (route, error) {
 }
 
 // routeElsewhere knows one bridge of networks, br0.
-func (h *fakeHost) routeElsewhere(n Network) (string, error) {
+func (h *fakeHost) routeElsewhere(n nat.Network) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.hook != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The space in which random calls meet: few ports, whose sockets any machine has.
@@ -19,10 +21,10 @@ func anyOf[T any](f *faulty, from []T) T { return from[f.IntN(len(from))] }
 
 // call chooses a call, which can be made of any engine that has published this state.
 // No ports are chosen in it: which those are depends on history.
-func (f *faulty) call(s State, tag string) (name string, call func(*Engine) error) {
+func (f *faulty) call(s nat.State, tag string) (name string, call func(*Engine) error) {
 	f.tag = tag
-	published := singles(s.all())
-	few := func() (ms []Mapping) {
+	published := singles(allMappings(s))
+	few := func() (ms []nat.Mapping) {
 		for range min(1+f.IntN(3), len(published)) {
 			i := f.IntN(len(published))
 			ms = append(ms, published[i])
@@ -55,15 +57,15 @@ func (f *faulty) call(s State, tag string) (name string, call func(*Engine) erro
 	case 8, 9:
 		return f.endpoint(s, tag)
 	}
-	ms := []Mapping{f.mapping()}
+	ms := []nat.Mapping{f.mapping()}
 	for range f.IntN(3) {
 		ms = append(ms, f.mapping())
 	}
 	return fmt.Sprint("publish ", ms), func(e *Engine) error { _, err := e.Publish(ms...); return err }
 }
 
-func (f *faulty) mapping() Mapping {
-	m := Mapping{Proto: anyOf(f, []Proto{TCP, UDP}), Name: f.tag}
+func (f *faulty) mapping() nat.Mapping {
+	m := nat.Mapping{Proto: anyOf(f, []nat.Proto{nat.TCP, nat.UDP}), Name: f.tag}
 	host := anyOf(f, []string{"", "", "", "0.0.0.0", "127.0.0.1", "::", "::1"})
 	six := f.IntN(3) == 0
 	addr := netip.Addr{}
@@ -87,10 +89,10 @@ func (f *faulty) backend(six bool) netip.AddrPort {
 }
 
 // applied is a state with something gone and something new.
-func (f *faulty) applied(s State) State {
+func (f *faulty) applied(s nat.State) nat.State {
 	s.Mappings = slices.Clone(s.Mappings)
 	s.Endpoints = slices.Clone(s.Endpoints)
-	s.Mappings = slices.DeleteFunc(s.Mappings, func(Mapping) bool { return f.IntN(3) == 0 })
+	s.Mappings = slices.DeleteFunc(s.Mappings, func(nat.Mapping) bool { return f.IntN(3) == 0 })
 	if n := len(s.Endpoints); n != 0 && f.IntN(2) == 0 {
 		s.Endpoints = slices.Delete(s.Endpoints, n-1, n)
 	}
@@ -106,18 +108,18 @@ func (f *faulty) applied(s State) State {
 }
 
 // network makes a network or takes one back.
-func (f *faulty) network(s State, tag string) (string, func(*Engine) error) {
+func (f *faulty) network(s nat.State, tag string) (string, func(*Engine) error) {
 	if len(s.Networks) > 1 && f.IntN(2) == 0 {
 		name := anyOf(f, s.Networks).Name
 		return "remove network " + name, func(e *Engine) error { return e.RemoveNetwork(name) }
 	}
 	prefix := netip.MustParsePrefix(anyOf(f, []string{inside4, "10.71.0.0/30", "10.72.0.0/29", inside6, "fd00:71::/126"}))
-	n := Network{Name: tag, Prefix: prefix, NoGuard: f.IntN(2) == 0, NoMasquerade: f.IntN(2) == 0}
+	n := nat.Network{Name: tag, Prefix: prefix, NoGuard: f.IntN(2) == 0, NoMasquerade: f.IntN(2) == 0}
 	return "create network " + n.String(), func(e *Engine) error { _, err := e.CreateNetwork(n); return err }
 }
 
 // endpoint attaches one or detaches one.
-func (f *faulty) endpoint(s State, tag string) (string, func(*Engine) error) {
+func (f *faulty) endpoint(s nat.State, tag string) (string, func(*Engine) error) {
 	if len(s.Endpoints) > 0 && f.IntN(3) == 0 {
 		name := anyOf(f, s.Endpoints).Name
 		return "detach " + name, func(e *Engine) error { _, err := e.Detach(name); return err }
@@ -125,10 +127,10 @@ func (f *faulty) endpoint(s State, tag string) (string, func(*Engine) error) {
 	if len(s.Networks) == 0 {
 		return f.network(s, tag)
 	}
-	a := Attachment{Name: tag, Network: anyOf(f, s.Networks).Name}
+	a := nat.EndpointSpec{Name: tag, Network: anyOf(f, s.Networks).Name}
 	for range f.IntN(3) {
-		a.Ports = append(a.Ports, PortSpec{
-			Proto: anyOf(f, []Proto{TCP, UDP}), Backend: 80, More: uint16(f.IntN(2)),
+		a.Ports = append(a.Ports, nat.PortSpec{
+			Proto: anyOf(f, []nat.Proto{nat.TCP, nat.UDP}), Backend: 80, More: uint16(f.IntN(2)),
 			Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(faultFirstPort+f.IntN(faultPorts))),
 		})
 	}

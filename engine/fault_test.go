@@ -17,6 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -136,8 +137,8 @@ func TestFaultSchedules(t *testing.T) {
 // condition is all that must be as before or as after.
 type condition struct {
 	snapshot
-	book    State
-	stored  State
+	book    nat.State
+	stored  nat.State
 	proxies []string
 }
 
@@ -154,10 +155,10 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 		return c
 	}
 	for p := range e.proxies.held {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s held", describeFrontend(p.mapping(target{}))))
+		c.proxies = append(c.proxies, fmt.Sprintf("%s held", nat.DescribeFrontend(p.mapping(target{}))))
 	}
 	for p, px := range e.proxies.open {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s to %s", describeFrontend(p.mapping(target{})), px.BackendAddr()))
+		c.proxies = append(c.proxies, fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.mapping(target{})), px.BackendAddr()))
 	}
 	slices.Sort(c.proxies)
 	return c
@@ -166,9 +167,9 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 // proxiesFor are the proxies that an engine would have.
 func proxiesFor(e *Engine) (lines []string) {
 	for p := range e.mappings.all {
-		line := describeFrontend(p.frontend.mapping(target{})) + " held"
+		line := nat.DescribeFrontend(p.frontend.mapping(target{})) + " held"
 		if !p.noProxy {
-			line = fmt.Sprintf("%s to %s", describeFrontend(p.frontend.mapping(target{})), p.backend)
+			line = fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.frontend.mapping(target{})), p.backend)
 		}
 		lines = append(lines, line)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // flowTable is what the engine asks of connection tracking.
@@ -44,7 +45,7 @@ func (c contradiction) contradicts(f conntrack.Flow) bool {
 // contradictions are what the change means to the flows of each frontend of a
 // protocol. What proxies alone serve is not translated: nothing that flows to such a
 // frontend is in its way, but what goes where the frontend led before.
-func (c change) contradictions(proto Proto) map[frontend]contradiction {
+func (c change) contradictions(proto nat.Proto) map[frontend]contradiction {
 	var m map[frontend]contradiction // many changes are of the other protocol alone
 	note := func(f frontend, c contradiction) {
 		if m == nil {
@@ -68,7 +69,7 @@ func (c change) contradictions(proto Proto) map[frontend]contradiction {
 // deleteFlows deletes the flows of one protocol that contradict the change, in one
 // pass over the table, however many ports it is about. Flows are told by the address
 // and port that the client sent to; a backend's own port number does not count.
-func (e *Engine) deleteFlows(proto Proto, c change) error {
+func (e *Engine) deleteFlows(proto nat.Proto, c change) error {
 	changes := c.contradictions(proto)
 	if len(changes) == 0 {
 		return nil
@@ -93,7 +94,7 @@ func (e *Engine) deleteFlows(proto Proto, c change) error {
 // flowFilter is the narrowest filter that flows to all the frontends pass. A family
 // that is not named costs a pass over the table of its own, so one is named where
 // the backends are all of one.
-func flowFilter(proto Proto, changes map[frontend]contradiction) conntrack.Filter {
+func flowFilter(proto nat.Proto, changes map[frontend]contradiction) conntrack.Filter {
 	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: math.MaxUint16}
 	for f, c := range changes {
 		dst := f.ap.Addr()
@@ -137,7 +138,7 @@ func narrowest(have, more netip.Addr, first bool) netip.Addr {
 
 // anyAddress finds the change of a frontend for any address, or any of one family,
 // that a flow's destination falls under.
-func anyAddress(changes map[frontend]contradiction, proto Proto, dst netip.AddrPort) (contradiction, bool) {
+func anyAddress(changes map[frontend]contradiction, proto nat.Proto, dst netip.AddrPort) (contradiction, bool) {
 	any := frontend{proto, netip.AddrPortFrom(netip.Addr{}, dst.Port())}
 	if c, ok := changes[any]; ok {
 		return c, true

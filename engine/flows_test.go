@@ -12,10 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // flow is one of a client elsewhere: it sent to dst, and from is who answers.
-func flow(proto Proto, dst, from string) conntrack.Flow {
+func flow(proto nat.Proto, dst, from string) conntrack.Flow {
 	return conntrack.Flow{Proto: uint8(proto), Dst: netip.MustParseAddrPort(dst), ReplySrc: netip.MustParseAddrPort(from)}
 }
 
@@ -104,9 +106,9 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, b := openFake(t)
 			publish(t, e, test.published...)
-			f := flow(UDP, test.dst, test.from)
+			f := flow(nat.UDP, test.dst, test.from)
 			tcp := f
-			tcp.Proto = uint8(TCP)
+			tcp.Proto = uint8(nat.TCP)
 			b.flows.flows, b.flows.passes = []conntrack.Flow{f, tcp}, nil
 			require.NoError(t, test.call(e))
 			want := []conntrack.Flow{tcp} // established connections stay
@@ -119,11 +121,11 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 	}
 }
 
-func all(call func(*Engine, ...Mapping) error, texts []string) func(*Engine) error {
+func all(call func(*Engine, ...nat.Mapping) error, texts []string) func(*Engine) error {
 	return func(e *Engine) error {
-		ms := make([]Mapping, len(texts))
+		ms := make([]nat.Mapping, len(texts))
 		for i, text := range texts {
-			m, err := ParseMapping(text)
+			m, err := nat.ParseMapping(text)
 			if err != nil {
 				return err
 			}
@@ -134,37 +136,37 @@ func all(call func(*Engine, ...Mapping) error, texts []string) func(*Engine) err
 }
 
 func publishes(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...Mapping) error { _, err := e.Publish(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Publish(ms...); return err }, texts)
 }
 
 func retargets(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...Mapping) error { _, err := e.Retarget(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Retarget(ms...); return err }, texts)
 }
 
 func unpublishes(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...Mapping) error { _, err := e.Unpublish(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Unpublish(ms...); return err }, texts)
 }
 
 func applies(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...Mapping) error { _, err := e.Apply(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Apply(ms...); return err }, texts)
 }
 
 func TestKillEndsTCP(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8080->172.30.0.2:80", "8081->172.30.0.2:81", "8080->172.30.0.2:80/udp")
 	flows := []conntrack.Flow{
-		flow(TCP, local4+":8080", "172.30.0.2:80"),      // its own
-		flow(TCP, local4+":8080", local4+":8080"),       // the host's own service, from before
-		flow(TCP, local4+":8081", "172.30.0.2:81"),      // another mapping
-		flow(TCP, "198.51.100.7:8080", "172.30.0.2:80"), // in transit
-		flow(TCP, "172.30.0.2:80", "172.30.0.2:80"),     // straight to the backend
-		flow(UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
+		flow(nat.TCP, local4+":8080", "172.30.0.2:80"),      // its own
+		flow(nat.TCP, local4+":8080", local4+":8080"),       // the host's own service, from before
+		flow(nat.TCP, local4+":8081", "172.30.0.2:81"),      // another mapping
+		flow(nat.TCP, "198.51.100.7:8080", "172.30.0.2:80"), // in transit
+		flow(nat.TCP, "172.30.0.2:80", "172.30.0.2:80"),     // straight to the backend
+		flow(nat.UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
 	}
 	b.flows.flows = append(b.flows.flows, flows...)
-	_, err := e.Kill(mapped(t, "8080->172.30.0.2:80"))
+	_, err := e.Kill(nattest.Mapping(t, "8080->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, flows[1:], b.flows.flows)
-	_, err = e.Kill(mapped(t, "8080->172.30.0.2:80/udp"))
+	_, err = e.Kill(nattest.Mapping(t, "8080->172.30.0.2:80/udp"))
 	require.NoError(t, err)
 	require.Equal(t, flows[1:5], b.flows.flows)
 }
@@ -175,19 +177,19 @@ func TestRetargetAndKill(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8080->172.30.0.2:80", "8081->172.30.0.2:81", "8080->172.30.0.2:80/udp")
 	flows := []conntrack.Flow{
-		flow(TCP, local4+":8080", "172.30.0.2:80"),      // to the old backend
-		flow(TCP, otherLocal4+":8080", "172.30.0.3:80"), // to the new one already
-		flow(TCP, local4+":8081", "172.30.0.2:81"),      // another mapping
-		flow(TCP, "198.51.100.7:8080", "172.30.0.2:80"), // in transit
-		flow(UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
+		flow(nat.TCP, local4+":8080", "172.30.0.2:80"),      // to the old backend
+		flow(nat.TCP, otherLocal4+":8080", "172.30.0.3:80"), // to the new one already
+		flow(nat.TCP, local4+":8081", "172.30.0.2:81"),      // another mapping
+		flow(nat.TCP, "198.51.100.7:8080", "172.30.0.2:80"), // in transit
+		flow(nat.UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
 	}
 	b.flows.flows = slices.Clone(flows)
-	_, err := e.Retarget(mapped(t, "8080->172.30.0.3:80"))
+	_, err := e.Retarget(nattest.Mapping(t, "8080->172.30.0.3:80"))
 	require.NoError(t, err)
 	require.Equal(t, flows, b.flows.flows)
-	_, err = e.Retarget(mapped(t, "8080->172.30.0.2:80"))
+	_, err = e.Retarget(nattest.Mapping(t, "8080->172.30.0.2:80"))
 	require.NoError(t, err)
-	_, err = e.RetargetAndKill(mapped(t, "8080->172.30.0.3:80"), mapped(t, "8082->172.30.0.3:82"))
+	_, err = e.RetargetAndKill(nattest.Mapping(t, "8080->172.30.0.3:80"), nattest.Mapping(t, "8082->172.30.0.3:82"))
 	require.NoError(t, err)
 	require.Equal(t, flows[1:], b.flows.flows)
 	requireConsistent(t, b, e)
@@ -200,9 +202,9 @@ func TestFlowsOfTheNarrower(t *testing.T) {
 	publish(t, e, "79->172.30.0.2:80")
 	b.write(t, foreign("udp4", "80", "172.30.0.2:80", ""), foreign("udp4_host", local4+":80", "172.30.0.2:80", ""))
 	e = b.open(t)
-	f := flow(UDP, local4+":80", "172.30.0.2:80")
-	b.flows.flows = []conntrack.Flow{f, flow(UDP, otherLocal4+":80", "172.30.0.2:80")}
-	_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80/udp"))
+	f := flow(nat.UDP, local4+":80", "172.30.0.2:80")
+	b.flows.flows = []conntrack.Flow{f, flow(nat.UDP, otherLocal4+":80", "172.30.0.2:80")}
+	_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 	require.NoError(t, err)
 	require.Equal(t, []conntrack.Flow{f}, b.flows.flows)
 }
@@ -225,7 +227,7 @@ func TestFlowFilter(t *testing.T) {
 	for name, test := range tests {
 		e, b := openFake(t)
 		publish(t, e, test.texts...)
-		test.want.Proto = uint8(UDP)
+		test.want.Proto = uint8(nat.UDP)
 		require.Equal(t, []conntrack.Filter{test.want}, b.flows.passes, name)
 	}
 	e, b := openFake(t)
@@ -242,7 +244,7 @@ func TestFlowsWithoutRoutes(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "79->172.30.0.2:80")
 	before := b.kernel.Dump()
-	b.flows.flows = []conntrack.Flow{flow(UDP, local4+":80", local4+":80"), flow(UDP, otherLocal4+":80", otherLocal4+":80")}
+	b.flows.flows = []conntrack.Flow{flow(nat.UDP, local4+":80", local4+":80"), flow(nat.UDP, otherLocal4+":80", otherLocal4+":80")}
 	cause := errors.New("no routing table today")
 	b.host.hook = func(string) error {
 		if b.host.asked > 2 {
@@ -251,7 +253,7 @@ func TestFlowsWithoutRoutes(t *testing.T) {
 		return nil
 	}
 	b.host.asked = 1
-	_, err := e.Publish(mapped(t, "80->172.30.0.2:80/udp"))
+	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 	require.ErrorIs(t, err, cause)
 	require.Len(t, b.flows.flows, 2)
 	require.Equal(t, before, b.kernel.Dump())

@@ -13,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // kernelWith makes the sysctls of a host with three interfaces; force adds those of
@@ -115,8 +118,8 @@ func TestForwardingIsLeftAlone(t *testing.T) {
 		b := newTestbed()
 		b.kernelWith(t, false)
 		e := b.openWith(t, Options{})
-		_, err := e.Publish(mapped(t, "80->"+local4+":80"))
-		require.ErrorIs(t, err, ErrInvalid)
+		_, err := e.Publish(nattest.Mapping(t, "80->"+local4+":80"))
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Empty(t, b.on(t))
 	})
 }
@@ -180,7 +183,7 @@ func TestForwardingRestoresTheValue(t *testing.T) {
 	b.writeSysctl(t, forwarding6, "2")
 	e := b.openWith(t, Options{})
 	b.flows.hook = func(string) error { return errors.New("no") }
-	_, err := e.Publish(mapped(t, "80->[fd00:30::2]:80/udp"))
+	_, err := e.Publish(nattest.Mapping(t, "80->[fd00:30::2]:80/udp"))
 	require.Error(t, err)
 	require.Equal(t, "2", b.readSysctl(t, forwarding6))
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -159,7 +161,7 @@ func TestHairpinIsRestored(t *testing.T) {
 	publish(t, e, "79->10.9.0.2:80")
 	for _, op := range []string{"Update", "flows"} {
 		spoil(op)
-		_, err := e.Publish(mapped(t, "80->172.30.0.2:80/udp"))
+		_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 		require.ErrorIs(t, err, cause)
 		require.Empty(t, b.bridges.on(), op)
 		spoil()
@@ -168,7 +170,7 @@ func TestHairpinIsRestored(t *testing.T) {
 	publish(t, e, "80->172.30.0.2:80/udp")
 	for _, op := range []string{"Update", "flows"} {
 		spoil(op)
-		_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80/udp"))
+		_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 		require.ErrorIs(t, err, cause)
 		require.Equal(t, []string{"port1"}, b.bridges.on(), op)
 		spoil()
@@ -220,7 +222,7 @@ func TestHairpinIsAdopted(t *testing.T) {
 	// A record of a backend that is not published.
 	b = withBridges()
 	publish(t, b.open(t), "80->172.30.0.2:80", "81->172.30.0.3:80")
-	require.NoError(t, b.kernel.Conn().Update(ruleset(DefaultTable), nft.Change{Delete: []nft.Element{elementKey(portOf(mapped(t, "80->172.30.0.2:80")))}}))
+	require.NoError(t, b.kernel.Conn().Update(ruleset(DefaultTable), nft.Change{Delete: []nft.Element{elementKey(portOf(nattest.Mapping(t, "80->172.30.0.2:80")))}}))
 	require.Equal(t, []string{"172.30.0.3 port2"}, recordsOf(t, b, b.open(t)))
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
@@ -338,14 +340,14 @@ func TestHairpinRandom(t *testing.T) {
 			text := fmt.Sprintf("%d->%s:80", port, backends[r.IntN(len(backends))])
 			switch r.IntN(8) {
 			case 0, 1, 2, 3:
-				_, err := e.Retarget(mapped(t, text))
+				_, err := e.Retarget(nattest.Mapping(t, text))
 				require.NoError(t, err)
 			case 4, 5:
-				if _, err := e.Unpublish(mapped(t, text)); err != nil {
-					require.ErrorIs(t, err, ErrNotFound)
+				if _, err := e.Unpublish(nattest.Mapping(t, text)); err != nil {
+					require.ErrorIs(t, err, nat.ErrNotFound)
 				}
 			case 6:
-				_, err := e.Apply(mapped(t, text))
+				_, err := e.Apply(nattest.Mapping(t, text))
 				require.NoError(t, err)
 			case 7:
 				e = b.open(t)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
 
@@ -38,7 +39,7 @@ type Sockets struct {
 
 // PortSocket is the socket that holds one port of a frontend.
 type PortSocket struct {
-	Proto Proto
+	Proto nat.Proto
 	// Frontend is as in a Mapping: without an address for any.
 	Frontend netip.AddrPort
 	FD       int

@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestHealth(t *testing.T) {
@@ -48,8 +51,8 @@ func TestHealth(t *testing.T) {
 func TestFailures(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80->172.30.0.2:80")
-	_, err := e.Publish(mapped(t, "80->172.30.0.3:80"))
-	require.ErrorIs(t, err, ErrConflict)
+	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Zero(t, e.failures, "a conflict is the caller's")
 	b.kernel.Hook(func(op string) error {
 		if op == "Update" {
@@ -57,7 +60,7 @@ func TestFailures(t *testing.T) {
 		}
 		return nil
 	})
-	_, err = e.Publish(mapped(t, "81->172.30.0.3:80"))
+	_, err = e.Publish(nattest.Mapping(t, "81->172.30.0.3:80"))
 	require.Error(t, err)
 	require.Equal(t, Failures{Changes: 1}, e.failures)
 	b.kernel.Hook(func(string) error { return errors.New("no") })

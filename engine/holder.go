@@ -14,12 +14,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // HeldError says that a port is held by the socket of a process that is not ours.
 type HeldError struct {
 	// Want is the mapping that was asked for.
-	Want Mapping
+	Want nat.Mapping
 	// Address is what the other socket is bound to. Zero: it was gone by the time it
 	// was looked for.
 	Address netip.AddrPort
@@ -35,7 +37,7 @@ type HeldError struct {
 
 func (e *HeldError) Error() string {
 	if !e.Address.IsValid() {
-		return fmt.Sprintf("%s is held by another process", describeFrontend(e.Want))
+		return fmt.Sprintf("%s is held by another process", nat.DescribeFrontend(e.Want))
 	}
 	if e.Ended {
 		return fmt.Sprintf("%s %s is held by a connection that ended less than a minute ago", e.Want.Proto, e.Address)
@@ -47,7 +49,7 @@ func (e *HeldError) Error() string {
 }
 
 // Unwrap returns ErrConflict.
-func (e *HeldError) Unwrap() error { return ErrConflict }
+func (e *HeldError) Unwrap() error { return nat.ErrConflict }
 
 // findHolder looks for the socket that keeps a mapping's port from being bound, and
 // for its process. It is asked when the port could not be bound; by now the socket
@@ -92,9 +94,9 @@ func (e *HeldError) by(s *netlink.Socket, processOf func(uint32) (int, string)) 
 	}
 }
 
-func listSockets(diag *netlink.Handle, proto Proto, family uint8) ([]*netlink.Socket, error) {
+func listSockets(diag *netlink.Handle, proto nat.Proto, family uint8) ([]*netlink.Socket, error) {
 	list := diag.SocketDiagTCP
-	if proto == UDP {
+	if proto == nat.UDP {
 		list = diag.SocketDiagUDP
 	}
 	sockets, err := list(family)
@@ -154,7 +156,7 @@ func ProcessOf(inode uint32) (pid int, command string) {
 		for _, fd := range fds {
 			if to, err := os.Readlink(filepath.Join("/proc", p.Name(), "fd", fd.Name())); err == nil && to == link {
 				comm, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "comm"))
-				return pid, harmlessName(strings.TrimSpace(string(comm)))
+				return pid, nat.HarmlessName(strings.TrimSpace(string(comm)))
 			}
 		}
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // host is what the engine asks of the machine's routing table: the seam at which
@@ -19,7 +21,7 @@ type host interface {
 	route(netip.Addr) (route, error)
 	// routeElsewhere names a route, or an address of this host, that the network
 	// overlaps and that is not its own: `the route 10.0.0.0/8 by eth0`. "": none.
-	routeElsewhere(Network) (string, error)
+	routeElsewhere(nat.Network) (string, error)
 	close()
 }
 

@@ -10,12 +10,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // routeElsewhere looks at the main table and at the addresses of this host. A network's
 // own are those of the interfaces that have its gateway's address: the one of its bridge,
 // or many if each endpoint has its own.
-func (r *routingTable) routeElsewhere(n Network) (string, error) {
+func (r *routingTable) routeElsewhere(n nat.Network) (string, error) {
 	family := netlink.FAMILY_V6
 	if n.Prefix.Addr().Is4() {
 		family = netlink.FAMILY_V4

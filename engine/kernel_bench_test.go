@@ -14,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // openKernel opens an engine without proxies on the table of a namespace of its own.
@@ -81,7 +82,7 @@ func BenchmarkKernelConnections60000(b *testing.B) {
 	defer func() { require.NoError(b, e.Close()) }()
 	ms := manyMappings(crowd)
 	for i := range ms {
-		ms[i].Proto = UDP
+		ms[i].Proto = nat.UDP
 		ms[i].Backend = netip.MustParseAddrPort("172.30.0.2:80") // one that answers ARP
 	}
 	_, err = e.Apply(ms...)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // model is an engine and its kernel as plainly as can be: lists that are searched
@@ -18,18 +20,18 @@ import (
 // random sequences.
 type model struct {
 	// done is what publishing returns, and sure whether the table was read for the call.
-	done []Mapping
+	done []nat.Mapping
 	sure bool
 
 	now     func() time.Time
 	present bool              // the table
-	known   []Mapping         // what the engine knows to be published, a port each
+	known   []nat.Mapping     // what the engine knows to be published, a port each
 	kernel  map[place]element // what is
 	// foreign are elements that no engine wrote.
 	foreign map[place]bool
 	// adopted are mappings that were found in such elements. The routing table was not
 	// asked about their backends.
-	adopted map[Mapping]bool
+	adopted map[nat.Mapping]bool
 	// settled is whether segments are there for what is known, and for no more: what
 	// has ended by itself leaves its segment to the next change.
 	settled bool
@@ -49,11 +51,11 @@ type element struct {
 }
 
 func newModel(now func() time.Time) *model {
-	return &model{now: now, kernel: map[place]element{}, foreign: map[place]bool{}, adopted: map[Mapping]bool{}}
+	return &model{now: now, kernel: map[place]element{}, foreign: map[place]bool{}, adopted: map[nat.Mapping]bool{}}
 }
 
 // placeOf and elementAt are how a mapping is written.
-func placeOf(m Mapping) place {
+func placeOf(m nat.Mapping) place {
 	set := m.Proto.String() + "4"
 	if m.Backend.Addr().Is6() {
 		set = m.Proto.String() + "6"
@@ -69,12 +71,12 @@ func placeOf(m Mapping) place {
 }
 
 // crosses reports whether the mapping leads from one family to the other.
-func crosses(m Mapping) bool {
+func crosses(m nat.Mapping) bool {
 	host := m.Frontend.Addr()
 	return host.IsValid() && host.Is4() != m.Backend.Addr().Is4()
 }
 
-func elementAt(m Mapping) element {
+func elementAt(m nat.Mapping) element {
 	oneFamily := m.Frontend.Addr().IsValid() && m.Frontend.Addr().IsUnspecified() && !crosses(m)
 	comment := m.Name
 	switch {
@@ -96,7 +98,7 @@ func (m *model) expire() {
 	now := m.now()
 	over := func(t time.Time) bool { return !t.IsZero() && !t.After(now) }
 	before := len(m.known)
-	m.known = slices.DeleteFunc(m.known, func(k Mapping) bool { return over(k.Expires) })
+	m.known = slices.DeleteFunc(m.known, func(k nat.Mapping) bool { return over(k.Expires) })
 	m.settled = m.settled && before == len(m.known)
 	for p, e := range m.kernel {
 		if over(e.expires) {
@@ -124,7 +126,7 @@ func (m *model) adopt() {
 	}
 	if putRight { // and with it the comments that others wrote
 		for p, e := range m.kernel {
-			e.comment = commentText(parseComment(e.comment))
+			e.comment = nat.CommentText(nat.ParseComment(e.comment))
 			m.kernel[p] = e
 		}
 	}
@@ -135,12 +137,12 @@ func (m *model) adopt() {
 			m.adopted[k] = true
 		}
 	}
-	slices.SortFunc(m.known, Compare)
+	slices.SortFunc(m.known, nat.Compare)
 	m.settled = m.settled && slices.Equal(before, m.known)
 }
 
 // isFollowed reports whether packets to the frontend are translated.
-func (m *model) isFollowed(proto Proto, frontend netip.AddrPort) bool {
+func (m *model) isFollowed(proto nat.Proto, frontend netip.AddrPort) bool {
 	for p, e := range m.kernel {
 		if k := m.read(p, e); k.Proto == proto && k.Frontend == frontend && !crosses(k) {
 			return true
@@ -149,19 +151,19 @@ func (m *model) isFollowed(proto Proto, frontend netip.AddrPort) bool {
 	return false
 }
 
-func (m *model) read(p place, e element) Mapping {
-	name, a := parseComment(e.comment)
-	got := Mapping{Proto: TCP, Frontend: p.key, Backend: e.backend, Name: name, NoProxy: a.noProxy, Expires: e.expires}
+func (m *model) read(p place, e element) nat.Mapping {
+	name, a := nat.ParseComment(e.comment)
+	got := nat.Mapping{Proto: nat.TCP, Frontend: p.key, Backend: e.backend, Name: name, NoProxy: a.NoProxy, Expires: e.expires}
 	if p.set[0] == 'u' {
-		got.Proto = UDP
+		got.Proto = nat.UDP
 	}
 	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback() && !crosses(got)
 	// The same port in the maps of both families is two mappings.
 	twin := p
 	twin.set = twin.set[:3] + map[byte]string{'4': "6", '6': "4"}[twin.set[3]] + twin.set[4:]
 	other, ok := m.kernel[twin]
-	_, b := parseComment(other.comment)
-	if !p.key.Addr().IsValid() && (a.oneFamily || ok && !b.oneFamily) {
+	_, b := nat.ParseComment(other.comment)
+	if !p.key.Addr().IsValid() && (a.OneFamily || ok && !b.OneFamily) {
 		wild := any6()
 		if e.backend.Addr().Is4() {
 			wild = any4()
@@ -187,9 +189,9 @@ func (m *model) reopen() {
 }
 
 // write makes a change, or finds that the kernel is not as it is known to be.
-func (m *model) write(removed, added []Mapping) (drift bool) {
-	after := slices.DeleteFunc(slices.Clone(m.known), func(k Mapping) bool {
-		return slices.ContainsFunc(removed, func(r Mapping) bool { return r.Proto == k.Proto && r.Frontend == k.Frontend })
+func (m *model) write(removed, added []nat.Mapping) (drift bool) {
+	after := slices.DeleteFunc(slices.Clone(m.known), func(k nat.Mapping) bool {
+		return slices.ContainsFunc(removed, func(r nat.Mapping) bool { return r.Proto == k.Proto && r.Frontend == k.Frontend })
 	})
 	after = append(after, added...)
 	kernel := map[place]element{}
@@ -221,31 +223,31 @@ func (m *model) write(removed, added []Mapping) (drift bool) {
 		delete(m.adopted, a)
 	}
 	m.known, m.kernel, m.present, m.settled = after, kernel, true, true
-	slices.SortFunc(m.known, Compare)
+	slices.SortFunc(m.known, nat.Compare)
 	return false
 }
 
 // isTaken reports whether something excludes a mapping.
-func (m *model) isTaken(want Mapping) bool {
-	return slices.ContainsFunc(m.known, func(k Mapping) bool { return excludes(k, want) })
+func (m *model) isTaken(want nat.Mapping) bool {
+	return slices.ContainsFunc(m.known, func(k nat.Mapping) bool { return excludes(k, want) })
 }
 
-func excludes(a, b Mapping) bool {
+func excludes(a, b nat.Mapping) bool {
 	return a.Proto == b.Proto && a.Frontend.Port() == b.Frontend.Port() && exclude(a.Frontend.Addr(), b.Frontend.Addr())
 }
 
-func (m *model) find(f Mapping) (Mapping, bool) {
-	i := slices.IndexFunc(m.known, func(k Mapping) bool { return k.Proto == f.Proto && k.Frontend == f.Frontend })
+func (m *model) find(f nat.Mapping) (nat.Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k nat.Mapping) bool { return k.Proto == f.Proto && k.Frontend == f.Frontend })
 	if i < 0 {
-		return Mapping{}, false
+		return nat.Mapping{}, false
 	}
 	return m.known[i], true
 }
 
-func (m *model) knownAt(p place) (Mapping, bool) {
-	i := slices.IndexFunc(m.known, func(k Mapping) bool { return placeOf(k) == p })
+func (m *model) knownAt(p place) (nat.Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k nat.Mapping) bool { return placeOf(k) == p })
 	if i < 0 {
-		return Mapping{}, false
+		return nat.Mapping{}, false
 	}
 	return m.known[i], true
 }
@@ -262,8 +264,8 @@ const (
 )
 
 // publish is one attempt; frontends of port 0 have been chosen by the engine.
-func (m *model) publish(ms []Mapping, how publishing) string {
-	var removed, added []Mapping
+func (m *model) publish(ms []nat.Mapping, how publishing) string {
+	var removed, added []nat.Mapping
 	m.done = m.named(ms, how)
 	for _, one := range singles(m.done) {
 		have, ok := m.find(one)
@@ -300,24 +302,24 @@ func (m *model) publish(ms []Mapping, how publishing) string {
 }
 
 // named are the mappings with the names that they keep.
-func (m *model) named(ms []Mapping, how publishing) (all []Mapping) {
+func (m *model) named(ms []nat.Mapping, how publishing) (all []nat.Mapping) {
 	for _, one := range ms {
 		if !how.retarget || one.Name != "" || one.Frontend.Port() == 0 {
 			all = append(all, one)
 			continue
 		}
-		ports := slices.Collect(Expand(one))
+		ports := slices.Collect(nat.Expand(one))
 		for i, port := range ports {
 			have, _ := m.find(port)
 			ports[i].Name = have.Name
 		}
-		all = append(all, Collapse(ports)...)
+		all = append(all, nat.Collapse(ports)...)
 	}
 	return all
 }
 
-func (m *model) unpublish(ms []Mapping) string {
-	var removed []Mapping
+func (m *model) unpublish(ms []nat.Mapping) string {
+	var removed []nat.Mapping
 	for _, one := range singles(ms) {
 		have, ok := m.find(one)
 		if !ok {
@@ -333,16 +335,16 @@ func (m *model) unpublish(ms []Mapping) string {
 	return isDone
 }
 
-func (m *model) apply(ms []Mapping) string {
-	var removed, added []Mapping
-	var wanted []Mapping
+func (m *model) apply(ms []nat.Mapping) string {
+	var removed, added []nat.Mapping
+	var wanted []nat.Mapping
 	for _, one := range singles(ms) {
 		if one.Expires.IsZero() || one.Expires.After(m.now()) {
 			wanted = append(wanted, one)
 		}
 	}
 	for _, have := range m.known {
-		if !slices.ContainsFunc(wanted, func(w Mapping) bool { return have.Proto == w.Proto && have.Frontend == w.Frontend }) {
+		if !slices.ContainsFunc(wanted, func(w nat.Mapping) bool { return have.Proto == w.Proto && have.Frontend == w.Frontend }) {
 			removed = append(removed, have)
 		}
 	}
@@ -365,10 +367,10 @@ func (m *model) apply(ms []Mapping) string {
 }
 
 // overlapping is ValidateAll as plainly as can be.
-func overlapping(ms []Mapping) bool {
+func overlapping(ms []nat.Mapping) bool {
 	ones := singles(ms)
 	for i, a := range ones {
-		if slices.ContainsFunc(ones[i+1:], func(b Mapping) bool { return excludes(a, b) }) {
+		if slices.ContainsFunc(ones[i+1:], func(b nat.Mapping) bool { return excludes(a, b) }) {
 			return true
 		}
 	}
@@ -376,10 +378,10 @@ func overlapping(ms []Mapping) bool {
 }
 
 // singles are the single ports of all that have one.
-func singles(ms []Mapping) (ones []Mapping) {
+func singles(ms []nat.Mapping) (ones []nat.Mapping) {
 	for _, m := range ms {
 		if m.Frontend.Port() != 0 {
-			ones = slices.AppendSeq(ones, Expand(m))
+			ones = slices.AppendSeq(ones, nat.Expand(m))
 		}
 	}
 	return ones
@@ -411,7 +413,7 @@ func (m *model) elements() []string {
 
 // isPlain reports whether all that is known was published by an engine.
 func (m *model) isPlain() bool {
-	return len(m.foreign) == 0 && !slices.ContainsFunc(m.known, func(k Mapping) bool { return m.adopted[k] })
+	return len(m.foreign) == 0 && !slices.ContainsFunc(m.known, func(k nat.Mapping) bool { return m.adopted[k] })
 }
 
 // isKnown reports whether the kernel holds what is known, written as engines do.

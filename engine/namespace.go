@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // namespace is the network namespace that an engine works in.
@@ -29,7 +31,7 @@ func openNamespace(path string) (*namespace, error) {
 	// setns(2) would fail too, later, and for every other reason as well.
 	if kind, err := unix.IoctlRetInt(int(h), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
 		reason := "it is no network namespace"
-		return nil, errors.Join(&InvalidError{What: "network namespace", Input: path, Reason: reason}, h.Close())
+		return nil, errors.Join(&nat.InvalidError{What: "network namespace", Input: path, Reason: reason}, h.Close())
 	}
 	return &namespace{handle: h}, nil
 }

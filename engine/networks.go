@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // CreateNetwork declares a network, and turns on IP forwarding if nobody has. Its
@@ -20,13 +22,13 @@ import (
 // Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is another of that name,
 // or the prefix overlaps another network or a route that leads elsewhere than to the
 // interface that has the gateway's address. On any error nothing has changed.
-func (e *Engine) CreateNetwork(n Network) (Network, error) {
+func (e *Engine) CreateNetwork(n nat.Network) (nat.Network, error) {
 	return e.Reporting(nil).CreateNetwork(n)
 }
 
-func (e *Engine) createNetwork(n Network) (Network, error) {
+func (e *Engine) createNetwork(n nat.Network) (nat.Network, error) {
 	if err := n.Validate(); err != nil {
-		return Network{}, err
+		return nat.Network{}, err
 	}
 	var made *network
 	err := e.deciding(func() error {
@@ -48,13 +50,13 @@ func (e *Engine) createNetwork(n Network) (Network, error) {
 		}, made, nil)
 	})
 	if err != nil {
-		return Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
+		return nat.Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
 	return made.now(), nil
 }
 
 // declaredAs reports whether declaring the network makes this one.
-func (n *network) declaredAs(other Network) bool {
+func (n *network) declaredAs(other nat.Network) bool {
 	made, err := newNetwork(other)
 	if err != nil {
 		return false
@@ -68,9 +70,9 @@ func (n *network) declaredAs(other Network) bool {
 }
 
 // checkNetwork makes the network, unless something is in its way.
-func (e *Engine) checkNetwork(n Network, others map[string]*network) (*network, error) {
+func (e *Engine) checkNetwork(n nat.Network, others map[string]*network) (*network, error) {
 	if others[n.Name] != nil {
-		return nil, &TakenError{What: "network " + others[n.Name].String()}
+		return nil, &nat.TakenError{What: "network " + others[n.Name].String()}
 	}
 	made, err := newNetwork(n)
 	if err != nil {
@@ -79,12 +81,12 @@ func (e *Engine) checkNetwork(n Network, others map[string]*network) (*network, 
 	what := "prefix " + n.Prefix.String()
 	for _, have := range others {
 		if have.Prefix.Overlaps(n.Prefix) {
-			return nil, &TakenError{What: what, Holder: "network " + have.String()}
+			return nil, &nat.TakenError{What: what, Holder: "network " + have.String()}
 		}
 	}
 	other, err := e.host.routeElsewhere(made.Network)
 	if err == nil && other != "" {
-		err = &TakenError{What: what, Holder: other}
+		err = &nat.TakenError{What: what, Holder: other}
 	}
 	if err != nil {
 		return nil, err
@@ -103,10 +105,10 @@ func (e *Engine) removeNetwork(name string) error {
 	err := e.deciding(func() error {
 		n := e.networks[name]
 		if n == nil {
-			return &missingError{whatNetwork, name}
+			return &missingError{nat.WhatNetwork, name}
 		}
 		if inside := e.endpointsIn(name); len(inside) != 0 {
-			return &TakenError{What: "network " + name, Holder: "endpoint " + strings.Join(inside, ", ")}
+			return &nat.TakenError{What: "network " + name, Holder: "endpoint " + strings.Join(inside, ", ")}
 		}
 		return e.rearrange(func(c *change) {
 			c.records.gone = n.recorded()
@@ -135,28 +137,28 @@ func (e *Engine) endpointsIn(network string) (names []string) {
 }
 
 // Network finds the network of a name. The error is ErrNotFound if there is none.
-func (e *Engine) Network(name string) (Network, error) {
+func (e *Engine) Network(name string) (nat.Network, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return Network{}, ErrClosed
+		return nat.Network{}, ErrClosed
 	}
 	if err := e.settle(); err != nil {
-		return Network{}, err
+		return nat.Network{}, err
 	}
 	n := e.networks[name]
 	if n == nil {
-		return Network{}, &missingError{whatNetwork, name}
+		return nat.Network{}, &missingError{nat.WhatNetwork, name}
 	}
 	return n.now(), nil
 }
 
 // Networks are all networks, by name. Of a closed engine there are none.
-func (e *Engine) Networks() iter.Seq[Network] {
+func (e *Engine) Networks() iter.Seq[nat.Network] {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return slices.Values[[]Network](nil)
+		return slices.Values[[]nat.Network](nil)
 	}
 	if err := e.settle(); err != nil {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
@@ -164,12 +166,12 @@ func (e *Engine) Networks() iter.Seq[Network] {
 	return slices.Values(e.sortedNetworks())
 }
 
-func (b book) sortedNetworks() []Network {
-	all := make([]Network, 0, len(b.networks))
+func (b book) sortedNetworks() []nat.Network {
+	all := make([]nat.Network, 0, len(b.networks))
 	for _, n := range b.networks {
 		all = append(all, n.now())
 	}
-	slices.SortFunc(all, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, func(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Options say what Open opens. The zero value is the table nftnat of the process's
@@ -119,7 +121,7 @@ func (o Options) validate() error {
 		return err
 	}
 	if o.FirstPort > o.LastPort {
-		return &InvalidError{
+		return &nat.InvalidError{
 			What: "ports to choose from", Input: fmt.Sprintf("%d-%d", o.FirstPort, o.LastPort),
 			Reason: "the range ends before it begins",
 		}

@@ -10,7 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -96,9 +98,9 @@ func TestOwnershipChanges(t *testing.T) {
 	}
 }
 
-func networkOf(tb testing.TB, name, prefix string) Network {
+func networkOf(tb testing.TB, name, prefix string) nat.Network {
 	tb.Helper()
-	n, err := ParseNetwork(name, prefix, "")
+	n, err := nat.ParseNetwork(name, prefix, "")
 	require.NoError(tb, err)
 	return n
 }
@@ -177,7 +179,7 @@ func TestSocketFails(t *testing.T) {
 			meanwhile(b)
 			publish(t, e, "80->172.30.0.2:80")
 			require.Equal(t, nft.TableOwned, b.table(t).Flags)
-			_, err := e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+			_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
 			require.NoError(t, err)
 			require.Equal(t, before, b.kernel.Dump())
 			requireConsistent(t, b, e)
@@ -207,7 +209,7 @@ func TestKernelSocketFails(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, drift)
 		require.Equal(t, []string{"80-81->172.30.0.2:80-81"}, publishedBy(e))
-		_, err = e.Unpublish(mapped(t, "81->172.30.0.2:81"))
+		_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:81"))
 		require.NoError(t, err)
 	}
 	_, err = Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})

@@ -6,6 +6,7 @@ package engine
 import (
 	"strings"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -26,7 +27,7 @@ func Plan(table string) (string, error) {
 // nft(8) can read back. The error is an [*InvalidError].
 func ValidateTableName(name string) error {
 	if err := nft.CheckName(name); err != nil {
-		return &InvalidError{What: "table", Input: name, Reason: err.Error()}
+		return &nat.InvalidError{What: "table", Input: name, Reason: err.Error()}
 	}
 	return nil
 }
@@ -55,7 +56,7 @@ func explanation(name string) string {
 	base, digit := base[:len(base)-1], base[len(base)-1:]
 	family := "IPv" + digit
 	switch base {
-	case TCP.String(), UDP.String():
+	case nat.TCP.String(), nat.UDP.String():
 		return explainPorts(strings.ToUpper(base)+" ports", family, variant)
 	case setNetworks:
 		return family + " networks; the comment is the name, and the gateway in brackets"

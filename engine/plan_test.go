@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Whatever the ruleset has is explained, in a line, and the rest is the plan.
@@ -37,5 +39,5 @@ func TestExplainedPlan(t *testing.T) {
 	require.Equal(t, len(ruleset("mine").Maps)+len(ruleset("mine").Sets), strings.Count(explained, "\t# "))
 
 	_, err = ExplainedPlan("dnat")
-	require.ErrorIs(t, err, ErrInvalid)
+	require.ErrorIs(t, err, nat.ErrInvalid)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
@@ -99,17 +100,17 @@ func (p *player) play() {
 
 // outcome is what came of a call, in the words of the model.
 func (p *player) outcome(err error) string {
-	var c *ConflictError
+	var c *nat.ConflictError
 	switch {
 	case err == nil:
 		return isDone
-	case errors.Is(err, ErrInvalid):
+	case errors.Is(err, nat.ErrInvalid):
 		return isInvalid
 	case errors.As(err, &c):
 		require.True(p, excludes(c.Want, c.Have), p.call)
 		require.Contains(p, p.model.known, c.Have, p.call)
 		return isConflict
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, nat.ErrNotFound):
 		return isNotFound
 	case errors.Is(err, alloc.ErrExhausted):
 		return isExhausted
@@ -140,7 +141,7 @@ func (p *player) publish(how publishing) {
 			ms = ms[:1] // just what is there
 		}
 	}
-	if lease := p.lease(); lease != (Mapping{}) && p.choose(3) == 0 {
+	if lease := p.lease(); lease != (nat.Mapping{}) && p.choose(3) == 0 {
 		ms[0] = lease
 	}
 	p.call = "publish " + describeAll(ms)
@@ -159,7 +160,7 @@ func (p *player) publish(how publishing) {
 	looked := p.looked
 	got, err := call(ms...)
 	if overlapping(ms) {
-		require.ErrorIs(p, err, ErrInvalid, p.call)
+		require.ErrorIs(p, err, nat.ErrInvalid, p.call)
 		p.seen[isInvalid]++
 		return
 	}
@@ -188,7 +189,7 @@ func (p *player) publish(how publishing) {
 }
 
 // lease is one that is known, with another end or none; zero: there is none.
-func (p *player) lease() Mapping {
+func (p *player) lease() nat.Mapping {
 	for _, known := range p.model.known {
 		if !known.Expires.IsZero() {
 			known.Expires = known.Expires.Add(time.Duration(1+p.choose(3)) * 5 * time.Second)
@@ -198,11 +199,11 @@ func (p *player) lease() Mapping {
 			return known
 		}
 	}
-	return Mapping{}
+	return nat.Mapping{}
 }
 
 // checkChoice checks that a chosen port is what was asked for but for the port.
-func (p *player) checkChoice(asked, got Mapping) {
+func (p *player) checkChoice(asked, got nat.Mapping) {
 	port := got.Frontend.Port()
 	require.True(p, port >= spaceChosen && int(port)+int(got.More) <= spaceLast, "%s: %s", p.call, got)
 	asked.Frontend = netip.AddrPortFrom(asked.Frontend.Addr(), port)
@@ -211,13 +212,13 @@ func (p *player) checkChoice(asked, got Mapping) {
 
 // hasRun reports whether the last of the mappings could have been given ports, the
 // others having theirs.
-func (p *player) hasRun(ms []Mapping) bool {
+func (p *player) hasRun(ms []nat.Mapping) bool {
 	last, others := ms[len(ms)-1], singles(ms[:len(ms)-1])
 	for first := spaceChosen; first+int(last.More) <= spaceLast; first++ {
 		last.Frontend = netip.AddrPortFrom(last.Frontend.Addr(), uint16(first))
 		free := true
-		for one := range Expand(last) {
-			free = free && !p.model.isTaken(one) && !slices.ContainsFunc(others, func(o Mapping) bool { return excludes(o, one) })
+		for one := range nat.Expand(last) {
+			free = free && !p.model.isTaken(one) && !slices.ContainsFunc(others, func(o nat.Mapping) bool { return excludes(o, one) })
 		}
 		if free {
 			return true
@@ -227,7 +228,7 @@ func (p *player) hasRun(ms []Mapping) bool {
 }
 
 func (p *player) unpublish() {
-	var ms []Mapping
+	var ms []nat.Mapping
 	for range 1 + p.choose(3) {
 		if have := p.model.known; len(have) > 0 && p.choose(8) != 0 {
 			ms = append(ms, have[p.choose(len(have))])
@@ -248,7 +249,7 @@ func (p *player) unpublish() {
 }
 
 func (p *player) apply() {
-	var ms []Mapping
+	var ms []nat.Mapping
 	for _, have := range p.model.known {
 		if p.choose(4) != 0 {
 			ms = append(ms, have)

@@ -7,6 +7,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // portRun is a run of consecutive ports that differ in nothing else.
@@ -15,19 +17,19 @@ type portRun struct {
 	more  uint16 // after the first
 }
 
-func (r portRun) mapping() Mapping {
+func (r portRun) mapping() nat.Mapping {
 	m := r.first.mapping()
 	m.More = r.more
 	return m
 }
 
 // collapsed is Collapse of ports.
-func collapsed(ports []port) []Mapping {
+func collapsed(ports []port) []nat.Mapping {
 	runs := runsOf(ports)
 	if len(runs) == 0 {
 		return nil
 	}
-	ms := make([]Mapping, len(runs))
+	ms := make([]nat.Mapping, len(runs))
 	for i, r := range runs {
 		ms[i] = r.mapping()
 	}

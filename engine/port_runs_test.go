@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Ports collapse to what their mappings collapse to.
@@ -20,7 +23,7 @@ func TestCollapsedPorts(t *testing.T) {
 		var ports []port
 		seen := map[frontend]bool{}
 		for _, m := range some.mappings(r.IntN(60)) {
-			for single := range Expand(m) {
+			for single := range nat.Expand(m) {
 				if p := portOf(single); !seen[p.frontend] && p.ap.Port() != 0 {
 					seen[p.frontend] = true
 					ports = append(ports, p)
@@ -31,27 +34,27 @@ func TestCollapsedPorts(t *testing.T) {
 			r.Shuffle(len(ports), func(i, j int) { ports[i], ports[j] = ports[j], ports[i] })
 		}
 		before := slices.Clone(ports)
-		ms := make([]Mapping, len(ports))
+		ms := make([]nat.Mapping, len(ports))
 		for i, p := range ports {
 			ms[i] = p.mapping()
 		}
-		require.Equal(t, Collapse(ms), collapsed(ports), "seed %d", seed)
+		require.Equal(t, nat.Collapse(ms), collapsed(ports), "seed %d", seed)
 		require.Equal(t, before, ports, "seed %d", seed)
 		slices.SortFunc(ports, func(a, b port) int { return comparePorts(&a, &b) })
-		require.Equal(t, Collapse(ms), collapsed(ports), "seed %d, in order", seed)
+		require.Equal(t, nat.Collapse(ms), collapsed(ports), "seed %d, in order", seed)
 	}
 }
 
 // What is alike but for one thing is no run.
 func TestRunsDifferInNothingElse(t *testing.T) {
 	at := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
-	for _, change := range []func(*Mapping){
-		func(m *Mapping) { m.Name = "b" },
-		func(m *Mapping) { m.NoProxy = true },
-		func(m *Mapping) { m.Expires = at },
-		func(m *Mapping) { m.Proto = UDP },
+	for _, change := range []func(*nat.Mapping){
+		func(m *nat.Mapping) { m.Name = "b" },
+		func(m *nat.Mapping) { m.NoProxy = true },
+		func(m *nat.Mapping) { m.Expires = at },
+		func(m *nat.Mapping) { m.Proto = nat.UDP },
 	} {
-		one, two := mapped(t, "80->172.30.0.2:80"), mapped(t, "81->172.30.0.2:81")
+		one, two := nattest.Mapping(t, "80->172.30.0.2:80"), nattest.Mapping(t, "81->172.30.0.2:81")
 		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 1)
 		change(&two)
 		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 2)

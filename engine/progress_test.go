@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Each step is told, those that are taken a port at a time as they go on, and the end
@@ -31,7 +34,7 @@ func TestProgress(t *testing.T) {
 	}, told)
 
 	told = nil
-	_, err := e.Unpublish(mapped(t, "127.0.0.1:21000-21599->172.30.0.2:80-679"))
+	_, err := e.Unpublish(nattest.Mapping(t, "127.0.0.1:21000-21599->172.30.0.2:80-679"))
 	require.NoError(t, err)
 	require.Equal(t, []Progress{{Step: "bind"}, {Step: "commit"}, {Step: "flows"}, {Step: "open"}, {Step: "done"}, {}}, told)
 
@@ -39,7 +42,7 @@ func TestProgress(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, other.Close()) }()
 	told = nil
-	_, err = e.Publish(mapped(t, other.Addr().String()+"->172.30.0.2:80"))
-	require.ErrorIs(t, err, ErrConflict)
+	_, err = e.Publish(nattest.Mapping(t, other.Addr().String()+"->172.30.0.2:80"))
+	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Equal(t, []Progress{{Step: "reserve"}, {Step: "bind"}, {"bind", 0, 1}, {}}, told)
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
 
@@ -120,8 +121,8 @@ func (ps *proxies) closeAll() error {
 // both families.
 func (f frontend) socketAddr() net.Addr { return socketAddr(f.proto, f.ap) }
 
-func socketAddr(proto Proto, ap netip.AddrPort) net.Addr {
-	if proto == UDP {
+func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
+	if proto == nat.UDP {
 		return net.UDPAddrFromAddrPort(ap)
 	}
 	return net.TCPAddrFromAddrPort(ap)
@@ -183,7 +184,7 @@ func (e *Engine) bindAll(c change) error {
 // of the two has an address that the other is for as well.
 func (e *Engine) vacate(c change) (gone []vacated) {
 	type number struct {
-		proto Proto
+		proto nat.Proto
 		port  uint16
 	}
 	wanted := make(map[number]struct{}, len(c.added))
@@ -239,7 +240,7 @@ func (e *Engine) bindError(p port, count int, err error) error {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("hold %d ports: %w: raise fs.file-max", count, err)
 	}
-	return fmt.Errorf("hold %s: %w", describeFrontend(p.mapping()), err)
+	return fmt.Errorf("hold %s: %w", nat.DescribeFrontend(p.mapping()), err)
 }
 
 // serveAll opens the proxies of what a change adds and gives those of what it moves

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Publish publishes the mappings, all or none, and returns them with the ports that
@@ -23,7 +24,9 @@ import (
 // Errors: ErrInvalid (nothing was touched); *ConflictError if a frontend is taken;
 // alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission. On any
 // error nothing has changed.
-func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.Reporting(nil).Publish(ms...) }
+func (e *Engine) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return e.Reporting(nil).Publish(ms...)
+}
 
 // Retarget publishes the mappings as Publish does, and where a frontend is published
 // already it gives that one the new backend, name and time-out: in one transaction,
@@ -32,13 +35,13 @@ func (e *Engine) Publish(ms ...Mapping) ([]Mapping, error) { return e.Reporting(
 // A frontend is the same if its address is; one
 // for any address and one for a single address are in conflict as ever.
 // Established TCP connections stay with the old backend; UDP flows follow at once.
-func (e *Engine) Retarget(ms ...Mapping) ([]Mapping, error) {
+func (e *Engine) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return e.Reporting(nil).Retarget(ms...)
 }
 
 // RetargetAndKill is Retarget, and ends established TCP connections to the old
 // backends as well.
-func (e *Engine) RetargetAndKill(ms ...Mapping) ([]Mapping, error) {
+func (e *Engine) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return e.Reporting(nil).RetargetAndKill(ms...)
 }
 
@@ -48,7 +51,7 @@ type publishing struct {
 	kill     bool // and what goes to another backend than the new one ends, TCP too
 }
 
-func (e *Engine) publish(ms []Mapping, how publishing) (done []Mapping, err error) {
+func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, err error) {
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
@@ -78,12 +81,12 @@ const chooseAttempts = 1000
 type takenError struct{ port port }
 
 func (e *takenError) Error() string {
-	return describeFrontend(e.port.mapping()) + " is held by another process"
+	return nat.DescribeFrontend(e.port.mapping()) + " is held by another process"
 }
 
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
-func (e *Engine) publishOnce(ms []Mapping, base change, how publishing) ([]Mapping, error) {
+func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]nat.Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []port
 	defer func() { e.release(held) }()
@@ -104,7 +107,7 @@ func (e *Engine) publishOnce(ms []Mapping, base change, how publishing) ([]Mappi
 }
 
 // publishChosen chooses ports once.
-func (e *Engine) publishChosen(ms []Mapping, c change, how publishing) ([]Mapping, error) {
+func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]nat.Mapping, error) {
 	e.opts.Trace("reserve")
 	done, err := e.reserve(ms, &c, how)
 	switch {
@@ -125,8 +128,8 @@ func (e *Engine) publishChosen(ms []Mapping, c change, how publishing) ([]Mappin
 // reserve reserves the frontends of the mappings, and makes of them what the change
 // adds and moves; what is published just like that is neither. What was reserved before an
 // error is among what it adds.
-func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, error) {
-	done := make([]Mapping, 0, len(ms))
+func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Mapping, error) {
+	done := make([]nat.Mapping, 0, len(ms))
 	var choose []int // the positions in done of those whose ports are chosen
 	for _, m := range ms {
 		// As the kernel keeps it, so that it equals what Mappings tells.
@@ -136,8 +139,8 @@ func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, er
 			continue
 		}
 		keepNames := how.retarget && m.Name == ""
-		var named []Mapping
-		for single := range Expand(m) {
+		var named []nat.Mapping
+		for single := range nat.Expand(m) {
 			f := frontendOf(single)
 			have, taken := e.mappings.get(f)
 			if taken && keepNames {
@@ -151,7 +154,7 @@ func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, er
 			}
 		}
 		if keepNames {
-			done = append(done, Collapse(named)...)
+			done = append(done, nat.Collapse(named)...)
 		} else {
 			done = append(done, m)
 		}
@@ -164,7 +167,7 @@ func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, er
 			return nil, fmt.Errorf("choose a port for %s: %w", *m, err)
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
-		for single := range Expand(*m) {
+		for single := range nat.Expand(*m) {
 			c.added = append(c.added, portOf(single))
 			c.chosen++
 		}
@@ -174,14 +177,14 @@ func (e *Engine) reserve(ms []Mapping, c *change, how publishing) ([]Mapping, er
 
 // reservePort makes one port part of the change, beside what is published at its frontend
 // now, if it is taken.
-func (e *Engine) reservePort(single Mapping, have target, taken bool, c *change, how publishing) error {
+func (e *Engine) reservePort(single nat.Mapping, have target, taken bool, c *change, how publishing) error {
 	p := portOf(single)
 	switch {
 	case taken && have == p.target && !how.kill: // else connections to another backend end
 		return nil
 	case taken && (how.retarget || have.renewedBy(p.target)):
 		if other, ok := e.inThePlaceOf(p, have); ok {
-			return &ConflictError{Want: single, Have: other.mapping()}
+			return &nat.ConflictError{Want: single, Have: other.mapping()}
 		}
 		c.moved = append(c.moved, move{p.frontend, have, p.target})
 		return nil
@@ -209,7 +212,7 @@ func (e *Engine) release(ports []port) {
 }
 
 // conflict finds out which mapping stands behind a refused reservation.
-func (e *Engine) conflict(want Mapping, err error) error {
+func (e *Engine) conflict(want nat.Mapping, err error) error {
 	var inUse *alloc.InUseError
 	if !errors.As(err, &inUse) {
 		return err
@@ -217,16 +220,16 @@ func (e *Engine) conflict(want Mapping, err error) error {
 	f := frontend{want.Proto, netip.AddrPortFrom(frontendAddr(inUse.Have.Addr()), inUse.Have.Port())}
 	have, ok := e.mappings.get(f)
 	if !ok {
-		return fmt.Errorf("%w: %w", ErrConflict, err)
+		return fmt.Errorf("%w: %w", nat.ErrConflict, err)
 	}
-	return &ConflictError{Want: want, Have: f.mapping(have)}
+	return &nat.ConflictError{Want: want, Have: f.mapping(have)}
 }
 
 // Removal says what to unpublish: mappings, or all of a name.
 type Removal struct {
 	// Mappings are removed by their protocol, frontend and number of ports; nothing else
 	// of them counts, unless Exact is set.
-	Mappings []Mapping
+	Mappings []nat.Mapping
 	// Exact removes the mappings only if each leads to its Backend. Zero: wherever they
 	// lead.
 	Exact bool
@@ -245,23 +248,25 @@ type Removal struct {
 // Errors: ErrNotFound if one of the ports is not published with just this frontend, or
 // leads elsewhere than an exact removal says, or if there is nothing of the name;
 // ErrInvalid for what no name can be. On any error nothing has changed.
-func (e *Engine) Remove(r Removal) ([]Mapping, error) { return e.Reporting(nil).Remove(r) }
+func (e *Engine) Remove(r Removal) ([]nat.Mapping, error) { return e.Reporting(nil).Remove(r) }
 
 // Unpublish is Remove of mappings by their frontends.
-func (e *Engine) Unpublish(ms ...Mapping) ([]Mapping, error) { return e.Remove(Removal{Mappings: ms}) }
+func (e *Engine) Unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return e.Remove(Removal{Mappings: ms})
+}
 
 // Kill is Unpublish, and ends established TCP connections to the backends as well.
-func (e *Engine) Kill(ms ...Mapping) ([]Mapping, error) {
+func (e *Engine) Kill(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return e.Remove(Removal{Mappings: ms, Kill: true})
 }
 
-func (e *Engine) removeAll(r Removal) (done []Mapping, err error) {
+func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 	what := describeAll(r.Mappings)
 	if r.Name != "" {
 		if what = fmt.Sprintf("all of %q", r.Name); len(r.Mappings) != 0 {
-			return nil, &InvalidError{What: "name", Input: r.Name, Reason: "there are mappings as well"}
+			return nil, &nat.InvalidError{What: "name", Input: r.Name, Reason: "there are mappings as well"}
 		}
-		if err := ValidateName(r.Name); err != nil {
+		if err := nat.ValidateName(r.Name); err != nil {
 			return nil, err
 		}
 	}
@@ -294,7 +299,7 @@ func (e *Engine) removed(r Removal) (ports []port, err error) {
 	}
 	seen := map[frontend]bool{}
 	for _, m := range r.Mappings {
-		for single := range Expand(m) {
+		for single := range nat.Expand(m) {
 			f := frontendOf(single)
 			t, ok := e.mappings.get(f)
 			switch {
@@ -302,8 +307,8 @@ func (e *Engine) removed(r Removal) (ports []port, err error) {
 				return nil, e.notPublished(f)
 			case r.Exact && t.backend != single.Backend:
 				// What was named is not there, so that it is no conflict.
-				have := ConflictError{Have: f.mapping(t)}
-				return nil, fmt.Errorf("%s is %w: %s", single, ErrNotFound, have.Error())
+				have := nat.ConflictError{Have: f.mapping(t)}
+				return nil, fmt.Errorf("%s is %w: %s", single, nat.ErrNotFound, have.Error())
 			case !seen[f]:
 				seen[f] = true
 				ports = append(ports, port{f, t})
@@ -316,11 +321,11 @@ func (e *Engine) removed(r Removal) (ports []port, err error) {
 // notPublished says what is published instead, where the port is but the address
 // differs.
 func (e *Engine) notPublished(f frontend) error {
-	err := fmt.Errorf("%s is %w", describeFrontend(f.mapping(target{})), ErrNotFound)
+	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.mapping(target{})), nat.ErrNotFound)
 	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		near := frontend{f.proto, netip.AddrPortFrom(a, f.ap.Port())}
 		if t, ok := e.mappings.get(near); ok {
-			return fmt.Errorf("%w; %s is", err, describeFrontend(near.mapping(t)))
+			return fmt.Errorf("%w; %s is", err, nat.DescribeFrontend(near.mapping(t)))
 		}
 	}
 	return err
@@ -328,19 +333,19 @@ func (e *Engine) notPublished(f frontend) error {
 
 // describeAll names what a call is about: the first of its mappings, and how many
 // more there are.
-func describeAll(ms []Mapping) string {
+func describeAll(ms []nat.Mapping) string {
 	switch len(ms) {
 	case 0:
 		return "nothing"
 	case 1:
-		return describeFrontend(ms[0])
+		return nat.DescribeFrontend(ms[0])
 	}
-	return fmt.Sprintf("%s and %d more", describeFrontend(ms[0]), len(ms)-1)
+	return fmt.Sprintf("%s and %d more", nat.DescribeFrontend(ms[0]), len(ms)-1)
 }
 
 // validate refuses what no host could publish.
-func (e *Engine) validate(ms []Mapping) error {
-	if err := ValidateAll(ms...); err != nil {
+func (e *Engine) validate(ms []nat.Mapping) error {
+	if err := nat.ValidateAll(ms...); err != nil {
 		return err
 	}
 	now, choice := e.now(), int(e.opts.LastPort)-int(e.opts.FirstPort)+1
@@ -348,10 +353,10 @@ func (e *Engine) validate(ms []Mapping) error {
 		m := &ms[i]
 		switch {
 		case over(m, now):
-			return &InvalidError{What: whatMapping, Input: m.String(),
+			return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(),
 				Reason: "its time was over at " + m.Expires.Format(time.RFC3339)}
 		case m.Frontend.Port() == 0 && int(m.More) >= choice:
-			return &InvalidError{What: whatMapping, Input: m.String(),
+			return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(),
 				Reason: fmt.Sprintf("there are only %d ports to choose from", choice)}
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // elementsIn returns the lines of a dump that are elements.
@@ -32,18 +34,18 @@ func elementsIn(dump string) []string {
 func TestPublishWritesElements(t *testing.T) {
 	e, b := openFake(t)
 	require.Empty(t, b.kernel.Dump(), "Open makes nothing")
-	web := mapped(t, "8080->172.30.0.2:80")
+	web := nattest.Mapping(t, "8080->172.30.0.2:80")
 	web.Name, web.NoProxy = "web", true
-	four := mapped(t, "0.0.0.0:53->172.30.0.2:53/udp")
-	six := mapped(t, "[::]:53->[fd00:30::2]:53/udp")
+	four := nattest.Mapping(t, "0.0.0.0:53->172.30.0.2:53/udp")
+	six := nattest.Mapping(t, "[::]:53->[fd00:30::2]:53/udp")
 	six.Name = "dns"
-	lease := mapped(t, local4+":9000->10.9.0.2:90")
+	lease := nattest.Mapping(t, local4+":9000->10.9.0.2:90")
 	lease.Expires = b.clock.Now().Add(time.Minute)
-	loop := mapped(t, "[::1]:8081->[fd00:30::2]:80")
-	other, all4 := mapped(t, local4+":81->[fd00:30::2]:80"), mapped(t, "0.0.0.0:82->[fd00:30::2]:80")
+	loop := nattest.Mapping(t, "[::1]:8081->[fd00:30::2]:80")
+	other, all4 := nattest.Mapping(t, local4+":81->[fd00:30::2]:80"), nattest.Mapping(t, "0.0.0.0:82->[fd00:30::2]:80")
 	other.Name = "six"
-	all6 := mapped(t, "[::]:82->172.30.0.2:80")
-	want := []Mapping{web, all4, other, lease, all6, loop, four, six}
+	all6 := nattest.Mapping(t, "[::]:82->172.30.0.2:80")
+	want := []nat.Mapping{web, all4, other, lease, all6, loop, four, six}
 	done, err := e.Publish(want...)
 	require.NoError(t, err)
 	require.Equal(t, want, done)
@@ -60,7 +62,7 @@ func TestPublishWritesElements(t *testing.T) {
 		`inside4 { 172.30.0.0/24 . 172.30.0.0/24 comment "on-link" }`,
 		`inside6 { fd00:30::/64 . fd00:30::/64 comment "on-link" }`,
 	}, elementsIn(b.kernel.Dump()))
-	require.Equal(t, want, slices.SortedFunc(e.Mappings(), Compare))
+	require.Equal(t, want, slices.SortedFunc(e.Mappings(), nat.Compare))
 	requireConsistent(t, b, e)
 }
 
@@ -91,36 +93,36 @@ func TestPublishNothing(t *testing.T) {
 // Publish returns what Mappings then tells, to the last bit: a Mapping is a map key.
 func TestPublishReturnsWhatMappingsTells(t *testing.T) {
 	e, b := openFake(t)
-	m := mapped(t, "0->172.30.0.2:80-82")
+	m := nattest.Mapping(t, "0->172.30.0.2:80-82")
 	m.Expires = b.clock.Now().Add(time.Hour + 1234567*time.Nanosecond)
 	done, err := e.Publish(m)
 	require.NoError(t, err)
-	require.Equal(t, done, Collapse(slices.Collect(e.Mappings())))
+	require.Equal(t, done, nat.Collapse(slices.Collect(e.Mappings())))
 	b.clock.advance(time.Second)
-	require.Equal(t, done, Collapse(slices.Collect(b.open(t).Mappings())), "and so does the next engine")
+	require.Equal(t, done, nat.Collapse(slices.Collect(b.open(t).Mappings())), "and so does the next engine")
 }
 
 func TestPublishOutOfRange(t *testing.T) {
 	e, b := openFake(t)
-	past := mapped(t, "80->172.30.0.2:80")
+	past := nattest.Mapping(t, "80->172.30.0.2:80")
 	past.Expires = b.clock.Now()
 	b.host.routes[netip.MustParsePrefix("172.30.0.255/32")] = route{kind: segmentBroadcast}
 	b.host.routes[netip.MustParsePrefix("198.18.0.0/15")] = route{kind: otherRoute}
-	tests := map[string][]Mapping{
+	tests := map[string][]nat.Mapping{
 		"this host itself":             mapAll(t, "80->"+local4+":80"),
 		"is a broadcast address":       mapAll(t, "80->172.30.0.255:80"),
 		"forbids":                      mapAll(t, "80->198.18.0.1:80"),
 		"not an address of this host":  mapAll(t, "172.30.0.2:80->172.30.0.3:80"),
 		"its time was over at 2027-01": {past},
 		"overlap":                      mapAll(t, "80->172.30.0.2:80", local4+":80->172.30.0.2:80"),
-		"no backend address":           {{Proto: TCP}},
+		"no backend address":           {{Proto: nat.TCP}},
 		"only 16383 ports":             mapAll(t, "0->172.30.0.2:1-20000"),
 	}
 	for reason, ms := range tests {
-		for name, call := range map[string]func(...Mapping) ([]Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
+		for name, call := range map[string]func(...nat.Mapping) ([]nat.Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
 			// The last of several is bad: the others must not have been published.
 			_, err := call(append(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80"), ms...)...)
-			require.ErrorIs(t, err, ErrInvalid, "%s: %s", name, reason)
+			require.ErrorIs(t, err, nat.ErrInvalid, "%s: %s", name, reason)
 			require.ErrorContains(t, err, reason, name)
 			require.NotContains(t, err.Error(), "\n")
 		}
@@ -155,9 +157,9 @@ func TestUnpublishNotFound(t *testing.T) {
 		"127.0.0.1:80->172.30.0.2:80":  "; tcp 80 is",
 		otherLocal4 + ":81->1.1.1.1:1": "tcp 192.0.2.9:81 is not published",
 	} {
-		for _, call := range []func(...Mapping) ([]Mapping, error){e.Unpublish, e.Kill} {
-			_, err := call(mapped(t, "82->1.1.1.1:1"), mapped(t, text))
-			require.ErrorIs(t, err, ErrNotFound, text)
+		for _, call := range []func(...nat.Mapping) ([]nat.Mapping, error){e.Unpublish, e.Kill} {
+			_, err := call(nattest.Mapping(t, "82->1.1.1.1:1"), nattest.Mapping(t, text))
+			require.ErrorIs(t, err, nat.ErrNotFound, text)
 			require.ErrorIs(t, err, fs.ErrNotExist, text)
 			require.ErrorContains(t, err, hint)
 		}
@@ -191,13 +193,13 @@ func TestPublishChoosesPorts(t *testing.T) {
 	require.ErrorIs(t, err, alloc.ErrExhausted, "two in a row are not to be had: 50004 and 50008 are left")
 	done = publish(t, e, "7000->172.30.0.2:80", local4+":0->172.30.0.2:80", "[::]:0->[fd00:30::2]:80")
 	require.Equal(t, mapAll(t, "7000->172.30.0.2:80", local4+":50004->172.30.0.2:80", "[::]:50008->[fd00:30::2]:80"), done)
-	_, err = e.Publish(mapped(t, "0->172.30.0.2:80"))
+	_, err = e.Publish(nattest.Mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	require.ErrorContains(t, err, "publish tcp 0: choose a port for 0->172.30.0.2:80")
 	// What is kept from being chosen may be named.
 	publish(t, e, "50003->172.30.0.2:80", "50006->172.30.0.2:80")
 
-	_, err = e.Unpublish(mapped(t, "50000-50002->172.30.0.2:80-82"))
+	_, err = e.Unpublish(nattest.Mapping(t, "50000-50002->172.30.0.2:80-82"))
 	require.NoError(t, err)
 	require.Equal(t, mapAll(t, "50000-50002->172.30.0.2:90-92"), publish(t, e, "0->172.30.0.2:90-92"))
 	requireConsistent(t, b, e)
@@ -215,9 +217,9 @@ func TestPublishChoosesPerAddress(t *testing.T) {
 		}
 		require.Equal(t, mapAll(t, host+":50000->"+backend), publish(t, e, host+":0->"+backend))
 	}
-	_, err := e.Publish(mapped(t, local4+":0->172.30.0.2:80"))
+	_, err := e.Publish(nattest.Mapping(t, local4+":0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
-	_, err = e.Publish(mapped(t, "0->172.30.0.2:80"))
+	_, err = e.Publish(nattest.Mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 }
 
@@ -227,7 +229,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 		{NetNS: "/proc/self/comm"},
 	} {
 		_, err := Open(o)
-		require.ErrorIs(t, err, ErrInvalid, "%+v", o)
+		require.ErrorIs(t, err, nat.ErrInvalid, "%+v", o)
 	}
 	_, err := Open(Options{NetNS: "/run/netns/nosuch"})
 	require.ErrorIs(t, err, fs.ErrNotExist)
@@ -236,7 +238,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 func TestPublishNotPermitted(t *testing.T) {
 	e, b := openFake(t)
 	b.kernel.FailNext("Restore", unix.EPERM)
-	_, err := e.Publish(mapped(t, "80->172.30.0.2:80"))
+	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "publish tcp 80: ")
 	publish(t, e, "80->172.30.0.2:80")
@@ -244,7 +246,7 @@ func TestPublishNotPermitted(t *testing.T) {
 	_, err = e.Publish(mapAll(t, "81->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")...)
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "publish tcp 81 and 2 more: ")
-	_, err = e.Unpublish(mapped(t, "80->172.30.0.2:80"))
+	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err)
 }
 
@@ -263,7 +265,7 @@ func TestUndoErrorsAreJoined(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := e.Publish(mapped(t, "53->172.30.0.2:53/udp"))
+	_, err := e.Publish(nattest.Mapping(t, "53->172.30.0.2:53/udp"))
 	require.ErrorIs(t, err, cause)
 	require.ErrorIs(t, err, undoing)
 	require.NotContains(t, err.Error(), "\n")

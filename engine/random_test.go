@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // mapping makes a valid mapping.
-func (p *player) mapping() Mapping {
-	m := Mapping{Proto: TCP, Name: []string{"", "", "web", "a b"}[p.choose(4)], NoProxy: p.choose(4) == 0}
+func (p *player) mapping() nat.Mapping {
+	m := nat.Mapping{Proto: nat.TCP, Name: []string{"", "", "web", "a b"}[p.choose(4)], NoProxy: p.choose(4) == 0}
 	if p.choose(2) == 0 {
-		m.Proto = UDP
+		m.Proto = nat.UDP
 	}
 	host, backend := "", []string{"172.30.0.2", "172.30.0.3", "10.9.0.2", "203.0.113.7"}[p.choose(4)]
 	switch p.choose(5) {
@@ -48,8 +50,8 @@ func (p *player) mapping() Mapping {
 	return m
 }
 
-func (p *player) mappings(n int) []Mapping {
-	ms := make([]Mapping, n)
+func (p *player) mappings(n int) []nat.Mapping {
+	ms := make([]nat.Mapping, n)
 	for i := range ms {
 		ms[i] = p.mapping()
 	}

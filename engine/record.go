@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -68,15 +69,15 @@ func (r records) appliedTo(all []nft.Element) []nft.Element {
 
 // network is a Network with its addresses.
 type network struct {
-	Network
+	nat.Network
 	addrs *alloc.Addrs
 	// cursor is the one on record. Zero: none is.
 	cursor netip.Addr
 }
 
 // newNetwork makes one without leases. The network is valid.
-func newNetwork(n Network) (*network, error) {
-	n = n.withDefaults()
+func newNetwork(n nat.Network) (*network, error) {
+	n = n.WithDefaults()
 	addrs, err := alloc.NewAddrs(n.Prefix, n.Gateway)
 	if err != nil {
 		return nil, err
@@ -90,7 +91,7 @@ func newNetwork(n Network) (*network, error) {
 }
 
 // now is the network as it is now.
-func (n *network) now() Network {
+func (n *network) now() nat.Network {
 	now := n.Network
 	now.Next = n.addrs.Cursor()
 	return now
@@ -267,7 +268,7 @@ func (b book) readNetwork(el nft.Element) bool {
 	if !ok || !found || !closed || err != nil || gateway.String() != text {
 		return false
 	}
-	n := Network{Name: name, Prefix: prefix, Gateway: gateway, NoMasquerade: true, NoGuard: true}
+	n := nat.Network{Name: name, Prefix: prefix, Gateway: gateway, NoMasquerade: true, NoGuard: true}
 	if _, twice := b.networks[name]; twice || n.Validate() != nil {
 		return false
 	}
@@ -287,7 +288,7 @@ func (b book) readNetwork(el nft.Element) bool {
 func (b book) readLease(el nft.Element, prefixes networkPrefixes) bool {
 	at, ok := el.Key.Addr()
 	p, found := around(prefixes, at)
-	if _, twice := b.endpoints[el.Comment]; !ok || !found || twice || labelFault(el.Comment) != "" {
+	if _, twice := b.endpoints[el.Comment]; !ok || !found || twice || nat.ValidateEndpointName(el.Comment) != nil {
 		return false
 	}
 	n := prefixes[p]

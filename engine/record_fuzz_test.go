@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -49,7 +50,7 @@ func FuzzBook(f *testing.F) {
 		}
 		taken := map[netip.Addr]string{}
 		for name, ep := range b.endpoints {
-			require.NoError(t, ValidateEndpointName(name))
+			require.NoError(t, nat.ValidateEndpointName(name))
 			n := b.networks[ep.network]
 			require.NotNil(t, n, "an endpoint of no network")
 			require.True(t, n.Prefix.Contains(ep.addr) && ep.addr != n.Gateway)
@@ -95,12 +96,12 @@ func FuzzParseNetwork(f *testing.F) {
 	f.Add("\x1b[2J", "fe80::%lan0/64", "fe80::1%lan0")
 	f.Add("..", "0.0.0.0/0", "256.0.0.1")
 	f.Fuzz(func(t *testing.T, name, prefix, gateway string) {
-		n, err := ParseNetwork(name, prefix, gateway)
+		n, err := nat.ParseNetwork(name, prefix, gateway)
 		if err == nil {
 			err = n.Validate()
 		}
 		requireInvalid(t, err)
-		a, attachErr := ParseAttachment(name, name, gateway)
+		a, attachErr := nat.ParseEndpointSpec(name, name, gateway)
 		if attachErr == nil {
 			attachErr = a.Validate()
 		}
@@ -109,12 +110,12 @@ func FuzzParseNetwork(f *testing.F) {
 			made, err := newNetwork(n)
 			require.NoError(t, err)
 			require.True(t, made.Prefix.Contains(made.Gateway))
-			again, err := ParseNetwork(n.Name, n.Prefix.String(), made.Gateway.String())
+			again, err := nat.ParseNetwork(n.Name, n.Prefix.String(), made.Gateway.String())
 			require.NoError(t, err)
-			require.Equal(t, n.withDefaults(), again)
+			require.Equal(t, n.WithDefaults(), again)
 		}
 		if attachErr == nil && a.Address.IsValid() {
-			again, err := ParseAttachment(a.Name, a.Network, a.Address.String())
+			again, err := nat.ParseEndpointSpec(a.Name, a.Network, a.Address.String())
 			require.NoError(t, err)
 			require.Equal(t, a, again)
 		}
@@ -127,6 +128,6 @@ func requireInvalid(t *testing.T, err error) {
 	if err == nil {
 		return
 	}
-	require.ErrorIs(t, err, ErrInvalid)
+	require.ErrorIs(t, err, nat.ErrInvalid)
 	require.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }), "%q", err.Error())
 }

@@ -6,6 +6,8 @@ package engine
 import (
 	"maps"
 	"net/netip"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // port is one published port: what the engine's decisions are made of.
@@ -15,7 +17,7 @@ type port struct {
 }
 
 // mapping is the port as callers know it.
-func (p port) mapping() Mapping { return p.frontend.mapping(p.target) }
+func (p port) mapping() nat.Mapping { return p.frontend.mapping(p.target) }
 
 // registry holds all published ports by their frontends. Those for any address, which
 // can be very many, are apart, in pages by their number: such a one is found without
@@ -45,9 +47,9 @@ func (r *registry) pageOf(f frontend) (p **page, ok bool) {
 	switch {
 	case f.ap.Addr().IsValid():
 		return nil, false
-	case f.proto == UDP:
+	case f.proto == nat.UDP:
 		i += pages
-	case f.proto != TCP:
+	case f.proto != nat.TCP:
 		return nil, false
 	}
 	return &r.any[i], true
@@ -130,9 +132,9 @@ func (r *registry) paged(yield func(port) bool) bool {
 		if p == nil {
 			continue
 		}
-		proto := TCP
+		proto := nat.TCP
 		if i >= pages {
-			proto = UDP
+			proto = nat.UDP
 		}
 		for j := range p {
 			t := p[j]

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -101,7 +102,7 @@ func (e *Engine) follow(elements []nft.Element, b book, notes int) {
 	e.take(elements, b)
 	e.adoptHairpins()
 	c := changeBetween(before, e.mappings)
-	e.warnOfFlows(e.deleteFlows(UDP, c))
+	e.warnOfFlows(e.deleteFlows(nat.UDP, c))
 	e.notifyChange(c)
 }
 

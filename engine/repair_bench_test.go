@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -23,7 +24,7 @@ func BenchmarkRepairTransaction(b *testing.B) {
 			e, err := Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true, NoOwner: true})
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, e.Close()) })
-			m, err := ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
+			m, err := nat.ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
 			require.NoError(b, err)
 			_, err = e.Publish(m)
 			require.NoError(b, err)

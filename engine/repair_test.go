@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
@@ -70,7 +71,7 @@ func fillTable(t *testing.T, b *testbed, e *Engine) {
 	_, err := e.CreateNetwork(networkOf(t, "inside", "172.31.0.0/24"))
 	require.NoError(t, err)
 	for _, name := range []string{"web", "dns", "gone"} {
-		a, err := ParseAttachment(name, "inside", "")
+		a, err := nat.ParseEndpointSpec(name, "inside", "")
 		require.NoError(t, err)
 		_, err = e.Attach(a)
 		require.NoError(t, err)
@@ -145,7 +146,7 @@ func (w *watched) settled(t *testing.T) {
 func TestElementsAreFollowed(t *testing.T) {
 	w := runFake(t)
 	fillTable(t, w.b, w.Engine)
-	w.b.flows.flows = []conntrack.Flow{flow(UDP, local4+":102", "172.30.0.3:80")}
+	w.b.flows.flows = []conntrack.Flow{flow(nat.UDP, local4+":102", "172.30.0.3:80")}
 	w.b.drop(t, "udp4 { 102 ")
 	require.Equal(t, "0.0.0.0:102->172.30.0.3:80/udp", w.await(t, EventUnpublished).Mappings[0].String())
 	w.b.write(t, foreign("tcp4", "99", "172.30.0.2:99", ""))

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // counted counts the transactions of the kernel from here on.
@@ -41,7 +44,7 @@ func TestPublishAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, r.Unchanged)
 		transactions, before := b.counted(), b.kernel.Dump()
-		for _, again := range [][]Mapping{ms, ms[:1], {ms[1]}, slices.Collect(Expand(ms[1]))[3:5]} {
+		for _, again := range [][]nat.Mapping{ms, ms[:1], {ms[1]}, slices.Collect(nat.Expand(ms[1]))[3:5]} {
 			done, err := e.Reporting(&r).Publish(again...)
 			require.NoError(t, err)
 			require.Equal(t, again, done)
@@ -55,17 +58,17 @@ func TestPublishAgain(t *testing.T) {
 		require.Equal(t, before, b.kernel.Dump())
 
 		// What differs in anything does not pass for it.
-		for _, change := range []func(*Mapping){
-			func(m *Mapping) { m.Name = "other" },
-			func(m *Mapping) { m.Name = "" },
-			func(m *Mapping) { m.NoProxy = true },
-			func(m *Mapping) { m.Expires = b.clock.Now().Add(time.Hour) },
-			func(m *Mapping) { m.Backend = ms[2].Backend },
+		for _, change := range []func(*nat.Mapping){
+			func(m *nat.Mapping) { m.Name = "other" },
+			func(m *nat.Mapping) { m.Name = "" },
+			func(m *nat.Mapping) { m.NoProxy = true },
+			func(m *nat.Mapping) { m.Expires = b.clock.Now().Add(time.Hour) },
+			func(m *nat.Mapping) { m.Backend = ms[2].Backend },
 		} {
 			other := ms[0]
 			change(&other)
 			_, err := e.Reporting(&r).Publish(other)
-			require.ErrorIs(t, err, ErrConflict)
+			require.ErrorIs(t, err, nat.ErrConflict)
 			require.Equal(t, Report{}, r)
 		}
 		require.Zero(t, *transactions)
@@ -132,18 +135,18 @@ func TestRemove(t *testing.T) {
 		kind error
 	}{
 		{Removal{Mappings: mapAll(t, "90->172.30.0.3:80"), Exact: true},
-			`unpublish tcp 90: 90->172.30.0.3:80 is not published: tcp 90 is published as 90->172.30.0.2:80 by "api"`, ErrNotFound},
-		{Removal{Mappings: mapAll(t, "81-84->172.30.0.2:81-84"), Exact: true}, `unpublish tcp 81-84: 83->172.30.0.2:83 is not published: tcp 83 is published as 83->172.30.0.9:83 by "web"`, ErrNotFound},
+			`unpublish tcp 90: 90->172.30.0.3:80 is not published: tcp 90 is published as 90->172.30.0.2:80 by "api"`, nat.ErrNotFound},
+		{Removal{Mappings: mapAll(t, "81-84->172.30.0.2:81-84"), Exact: true}, `unpublish tcp 81-84: 83->172.30.0.2:83 is not published: tcp 83 is published as 83->172.30.0.9:83 by "web"`, nat.ErrNotFound},
 		{Removal{Mappings: mapAll(t, "91->172.30.0.2:91", "80-82->172.30.0.2:81-83"), Exact: true},
-			`unpublish tcp 91 and 1 more: 80->172.30.0.2:81 is not published: tcp 80 is published as 80->172.30.0.2:80 by "web"`, ErrNotFound},
-		{Removal{Name: "nobody"}, `unpublish all of "nobody": there is no mapping named "nobody"`, ErrNotFound},
-		{Removal{Name: "a\nb"}, `invalid name "a\nb": name has a control character at byte 2`, ErrInvalid},
-		{Removal{Name: "web", Mappings: ms[:1]}, `invalid name "web": there are mappings as well`, ErrInvalid},
+			`unpublish tcp 91 and 1 more: 80->172.30.0.2:81 is not published: tcp 80 is published as 80->172.30.0.2:80 by "web"`, nat.ErrNotFound},
+		{Removal{Name: "nobody"}, `unpublish all of "nobody": there is no mapping named "nobody"`, nat.ErrNotFound},
+		{Removal{Name: "a\nb"}, `invalid name "a\nb": name has a control character at byte 2`, nat.ErrInvalid},
+		{Removal{Name: "web", Mappings: ms[:1]}, `invalid name "web": there are mappings as well`, nat.ErrInvalid},
 	} {
 		done, err := e.Remove(tt.what)
 		require.EqualError(t, err, tt.says)
 		require.ErrorIs(t, err, tt.kind)
-		require.NotErrorIs(t, err, ErrConflict)
+		require.NotErrorIs(t, err, nat.ErrConflict)
 		require.Nil(t, done)
 	}
 	require.Equal(t, before, b.kernel.Dump())
@@ -170,23 +173,23 @@ func TestReportNotes(t *testing.T) {
 	var log bytes.Buffer
 	e := b.openWith(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	var r Report
-	_, err := e.Reporting(&r).Publish(mapped(t, "80->172.30.0.2:80"))
+	_, err := e.Reporting(&r).Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1"}, r.Notes)
 	require.Equal(t, 1, strings.Count(log.String(), "turned on forwarding"))
-	_, err = e.Reporting(&r).Publish(mapped(t, "81->172.30.0.2:80"))
+	_, err = e.Reporting(&r).Publish(nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Empty(t, r.Notes)
-	_, err = e.Reporting(&r).Publish(mapped(t, "82->[fd00:30::2]:80"))
+	_, err = e.Reporting(&r).Publish(nattest.Mapping(t, "82->[fd00:30::2]:80"))
 	require.NoError(t, err)
 	require.NotEmpty(t, r.Notes)
 	other := r
-	_, err = e.Publish(mapped(t, "83->203.0.113.9:80"))
+	_, err = e.Publish(nattest.Mapping(t, "83->203.0.113.9:80"))
 	require.NoError(t, err)
 	require.Equal(t, other, r, "of another call")
 	b.kernel.Hook(func(string) error { return ErrForeign })
 	b.writeSysctl(t, forwarding4, "0")
-	_, err = e.Reporting(&r).Publish(mapped(t, "84->172.30.0.2:80"))
+	_, err = e.Reporting(&r).Publish(nattest.Mapping(t, "84->172.30.0.2:80"))
 	require.Error(t, err)
 	require.Equal(t, Report{}, r)
 }
@@ -196,21 +199,21 @@ func TestAttachAgain(t *testing.T) {
 	n := netOf(t, "inside", "172.30.0.0/24")
 	made, err := e.CreateNetwork(n)
 	require.NoError(t, err)
-	attachment := func(network, address string, specs ...string) Attachment {
-		a, err := ParseAttachment("web", network, address, specs...)
+	attachment := func(network, address string, specs ...string) nat.EndpointSpec {
+		a, err := nat.ParseEndpointSpec("web", network, address, specs...)
 		require.NoError(t, err)
 		return a
 	}
 	ep, err := e.Attach(attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"))
 	require.NoError(t, err)
-	other := mapped(t, "99->172.30.0.2:99")
+	other := nattest.Mapping(t, "99->172.30.0.2:99")
 	other.Name, other.NoProxy = "web", true // which no spec says
 	_, err = e.Publish(other)
 	require.NoError(t, err)
 
 	before, transactions := b.kernel.Dump(), b.counted()
 	var r Report
-	for _, a := range []Attachment{
+	for _, a := range []nat.EndpointSpec{
 		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
 		attachment("", "", "443", "70-72", "8080:80", "8000:9000", "8001:9001", "53/udp"),
 		attachment("", "172.30.0.2", "49153:443", "70", "71-72", "8080:80", "8000-8001:9000-9001", "49153:53/udp"),
@@ -220,7 +223,7 @@ func TestAttachAgain(t *testing.T) {
 		require.Same(t, ep, again)
 		require.True(t, r.Unchanged)
 	}
-	for _, a := range []Attachment{
+	for _, a := range []nat.EndpointSpec{
 		attachment("inside", "", "8080:80", "443", "53/udp", "70-72"),
 		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001", "1"),
 		attachment("inside", "", "8081:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
@@ -231,7 +234,7 @@ func TestAttachAgain(t *testing.T) {
 		attachment("inside", ""),
 	} {
 		_, err := e.Reporting(&r).Attach(a)
-		require.ErrorIs(t, err, ErrConflict, a)
+		require.ErrorIs(t, err, nat.ErrConflict, a)
 		require.False(t, r.Unchanged)
 	}
 
@@ -244,17 +247,17 @@ func TestAttachAgain(t *testing.T) {
 		require.Equal(t, made.Gateway, got.Gateway)
 		require.Equal(t, "172.30.0.3", got.Next.String())
 	}
-	for _, change := range []func(*Network){
-		func(n *Network) { n.NoGuard = true },
-		func(n *Network) { n.NoMasquerade = true },
-		func(n *Network) { n.Gateway = netip.MustParseAddr("172.30.0.9") },
-		func(n *Network) { n.Next = netip.MustParseAddr("172.30.0.9") },
-		func(n *Network) { n.Prefix = netOf(t, "", "172.30.0.0/25").Prefix },
+	for _, change := range []func(*nat.Network){
+		func(n *nat.Network) { n.NoGuard = true },
+		func(n *nat.Network) { n.NoMasquerade = true },
+		func(n *nat.Network) { n.Gateway = netip.MustParseAddr("172.30.0.9") },
+		func(n *nat.Network) { n.Next = netip.MustParseAddr("172.30.0.9") },
+		func(n *nat.Network) { n.Prefix = netOf(t, "", "172.30.0.0/25").Prefix },
 	} {
 		differs := n
 		change(&differs)
 		_, err := e.Reporting(&r).CreateNetwork(differs)
-		require.ErrorIs(t, err, ErrConflict)
+		require.ErrorIs(t, err, nat.ErrConflict)
 	}
 	require.Zero(t, *transactions)
 	require.Equal(t, before, b.kernel.Dump())

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Report is what a call did beyond what it returns. After an error it is empty.
@@ -33,38 +35,38 @@ type Reporter struct {
 func (e *Engine) Reporting(r *Report) Reporter { return Reporter{e, r} }
 
 // Publish is [Engine.Publish].
-func (r Reporter) Publish(ms ...Mapping) (done []Mapping, err error) {
-	return reported(r, func() ([]Mapping, error) { return r.e.publish(ms, publishing{}) })
+func (r Reporter) Publish(ms ...nat.Mapping) (done []nat.Mapping, err error) {
+	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{}) })
 }
 
 // Retarget is [Engine.Retarget].
-func (r Reporter) Retarget(ms ...Mapping) ([]Mapping, error) {
-	return reported(r, func() ([]Mapping, error) { return r.e.publish(ms, publishing{retarget: true}) })
+func (r Reporter) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{retarget: true}) })
 }
 
 // RetargetAndKill is [Engine.RetargetAndKill].
-func (r Reporter) RetargetAndKill(ms ...Mapping) ([]Mapping, error) {
-	return reported(r, func() ([]Mapping, error) { return r.e.publish(ms, publishing{retarget: true, kill: true}) })
+func (r Reporter) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{retarget: true, kill: true}) })
 }
 
 // Remove is [Engine.Remove].
-func (r Reporter) Remove(what Removal) ([]Mapping, error) {
-	return reported(r, func() ([]Mapping, error) { return r.e.removeAll(what) })
+func (r Reporter) Remove(what Removal) ([]nat.Mapping, error) {
+	return reported(r, func() ([]nat.Mapping, error) { return r.e.removeAll(what) })
 }
 
 // Apply is [Engine.Apply].
-func (r Reporter) Apply(ms ...Mapping) ([]Change, error) {
-	return reported(r, func() ([]Change, error) { return r.e.apply(ms) })
+func (r Reporter) Apply(ms ...nat.Mapping) ([]nat.Change, error) {
+	return reported(r, func() ([]nat.Change, error) { return r.e.apply(ms) })
 }
 
 // ApplyState is [Engine.ApplyState].
-func (r Reporter) ApplyState(s State) ([]Change, error) {
-	return reported(r, func() ([]Change, error) { return r.e.applyState(s) })
+func (r Reporter) ApplyState(s nat.State) ([]nat.Change, error) {
+	return reported(r, func() ([]nat.Change, error) { return r.e.applyState(s) })
 }
 
 // CreateNetwork is [Engine.CreateNetwork].
-func (r Reporter) CreateNetwork(n Network) (Network, error) {
-	return reported(r, func() (Network, error) { return r.e.createNetwork(n) })
+func (r Reporter) CreateNetwork(n nat.Network) (nat.Network, error) {
+	return reported(r, func() (nat.Network, error) { return r.e.createNetwork(n) })
 }
 
 // RemoveNetwork is [Engine.RemoveNetwork].
@@ -74,13 +76,13 @@ func (r Reporter) RemoveNetwork(name string) error {
 }
 
 // Attach is [Engine.Attach].
-func (r Reporter) Attach(a Attachment) (*Endpoint, error) {
+func (r Reporter) Attach(a nat.EndpointSpec) (*Endpoint, error) {
 	return reported(r, func() (*Endpoint, error) { return r.e.attach(a) })
 }
 
 // Detach is [Engine.Detach].
-func (r Reporter) Detach(name string) ([]Mapping, error) {
-	return reported(r, func() ([]Mapping, error) { return r.e.detach(name) })
+func (r Reporter) Detach(name string) ([]nat.Mapping, error) {
+	return reported(r, func() ([]nat.Mapping, error) { return r.e.detach(name) })
 }
 
 // reported calls f with the engine locked and writable, while what it does is reported.

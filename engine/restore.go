@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // An engine that opens has up to two records: the kernel's table, and what a Store kept.
@@ -151,7 +153,7 @@ type union struct {
 type lostLine struct{ what, reason string }
 
 // unite finds out what of the state the kernel does not have.
-func (e *Engine) unite(kept State) *union {
+func (e *Engine) unite(kept nat.State) *union {
 	u := &union{without: map[string]netip.Addr{}}
 	u.book, _ = readBook(e.book.elements())
 	for _, n := range kept.Networks {
@@ -171,18 +173,18 @@ func (e *Engine) unite(kept State) *union {
 	}
 	now := e.now()
 	for _, a := range kept.Endpoints {
-		u.addPorts(e, a.mappings(a.Address), now)
+		u.addPorts(e, a.Mappings(a.Address), now)
 	}
 	u.addPorts(e, kept.Mappings, now)
 	return u
 }
 
-func (u *union) addNetwork(e *Engine, want Network) {
-	want = want.withDefaults()
-	lose := func(reason string) { u.lost = append(u.lost, lostLine{want.describe(), reason}) }
+func (u *union) addNetwork(e *Engine, want nat.Network) {
+	want = want.WithDefaults()
+	lose := func(reason string) { u.lost = append(u.lost, lostLine{describeNetwork(want), reason}) }
 	if have := u.book.networks[want.Name]; have != nil {
-		if have.describe() != want.describe() {
-			lose("it is " + have.describe())
+		if describeNetwork(have.Network) != describeNetwork(want) {
+			lose("it is " + describeNetwork(have.Network))
 		}
 		return
 	}
@@ -199,10 +201,10 @@ func (u *union) addNetwork(e *Engine, want Network) {
 	}
 	u.book.networks[n.Name] = n
 	u.networks = append(u.networks, n)
-	u.absent = append(u.absent, n.describe())
+	u.absent = append(u.absent, describeNetwork(n.Network))
 }
 
-func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a Attachment) {
+func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a nat.EndpointSpec) {
 	what := fmt.Sprintf("endpoint %s %s", a.Name, a.Address)
 	have := u.book.endpoints[a.Name]
 	if have != nil && have.addr == a.Address {
@@ -224,12 +226,12 @@ func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a Attachment) {
 }
 
 // addPorts adds those of the mappings whose time is not over and whose ports are free.
-func (u *union) addPorts(e *Engine, ms []Mapping, now time.Time) {
+func (u *union) addPorts(e *Engine, ms []nat.Mapping, now time.Time) {
 	for _, m := range ms {
 		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
 			continue
 		}
-		for single := range Expand(m) {
+		for single := range nat.Expand(m) {
 			p := portOf(single)
 			have, known := e.mappings.get(p.frontend)
 			switch {

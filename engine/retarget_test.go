@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestRetarget(t *testing.T) {
@@ -23,9 +26,9 @@ func TestRetarget(t *testing.T) {
 		return nil
 	})
 	// Some are there and some are not; one goes to the other family.
-	web := mapped(t, "81-83->10.9.0.2:1081-1083")
+	web := nattest.Mapping(t, "81-83->10.9.0.2:1081-1083")
 	web.Name, web.Expires = "web", b.clock.Now().Add(time.Minute)
-	want := []Mapping{web, mapped(t, "100->[fd00:30::2]:100"), mapped(t, "0.0.0.0:90->172.30.0.3:90")}
+	want := []nat.Mapping{web, nattest.Mapping(t, "100->[fd00:30::2]:100"), nattest.Mapping(t, "0.0.0.0:90->172.30.0.3:90")}
 	done, err := e.Retarget(want...)
 	require.NoError(t, err)
 	require.Equal(t, want, done)
@@ -38,11 +41,11 @@ func TestRetarget(t *testing.T) {
 	}, publishedBy(e))
 	requireConsistent(t, b, e)
 
-	_, err = e.Retarget(mapped(t, "0->172.30.0.2:7"))
+	_, err = e.Retarget(nattest.Mapping(t, "0->172.30.0.2:7"))
 	require.NoError(t, err)
 	require.Contains(t, publishedBy(e), "49153->172.30.0.2:7")
 	// The time-out is the new one.
-	again := mapped(t, "81->10.9.0.2:1081")
+	again := nattest.Mapping(t, "81->10.9.0.2:1081")
 	_, err = e.Retarget(again)
 	require.NoError(t, err)
 	b.clock.advance(time.Hour)
@@ -95,7 +98,7 @@ func TestRetargetToTheOtherFamily(t *testing.T) {
 
 	// What fails leaves it where it was.
 	b.flows.hook = func(string) error { return errors.New("no flows today") }
-	_, err = e.Retarget(mapped(t, "127.0.0.1:82->172.30.0.3:82/udp"), mapped(t, "[::]:81->172.30.0.3:81"), mapped(t, "83->172.30.0.2:83/udp"))
+	_, err = e.Retarget(nattest.Mapping(t, "127.0.0.1:82->172.30.0.3:82/udp"), nattest.Mapping(t, "[::]:81->172.30.0.3:81"), nattest.Mapping(t, "83->172.30.0.2:83/udp"))
 	require.Error(t, err)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)
@@ -109,17 +112,17 @@ func TestRetargetMeetsTheCrowded(t *testing.T) {
 	b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""),
 		foreign("tcp6_to4", "[::]:80", "172.30.0.2:80", ""))
 	e = b.open(t)
-	_, err := e.Retarget(mapped(t, "0.0.0.0:80->172.30.0.3:80"))
-	var conflict *ConflictError
+	_, err := e.Retarget(nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
-	require.Equal(t, mapped(t, "80->172.30.0.2:80"), conflict.Have)
-	_, err = e.Retarget(mapped(t, "80->[fd00:30::3]:80")) // which nothing has
+	require.Equal(t, nattest.Mapping(t, "80->172.30.0.2:80"), conflict.Have)
+	_, err = e.Retarget(nattest.Mapping(t, "80->[fd00:30::3]:80")) // which nothing has
 	require.NoError(t, err)
 	requireConsistent(t, b, e)
-	_, err = e.Retarget(mapped(t, "[::]:80->[fd00:30::4]:80"))
+	_, err = e.Retarget(nattest.Mapping(t, "[::]:80->[fd00:30::4]:80"))
 	require.ErrorAs(t, err, &conflict)
-	require.Equal(t, mapped(t, "80->[fd00:30::3]:80"), conflict.Have)
-	_, err = e.Retarget(mapped(t, "0.0.0.0:80->172.30.0.3:80"))
+	require.Equal(t, nattest.Mapping(t, "80->[fd00:30::3]:80"), conflict.Have)
+	_, err = e.Retarget(nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"79->172.30.0.2:80", "80->[fd00:30::3]:80", "0.0.0.0:80->172.30.0.3:80", "[::]:80->172.30.0.2:80",
@@ -143,12 +146,12 @@ func TestConflictsNameTheHolder(t *testing.T) {
 		loop6: {any, all6, loop6},
 	}
 	var crossing bool
-	mapping := func(frontend, name string) Mapping {
+	mapping := func(frontend, name string) nat.Mapping {
 		backend := "172.30.0.2:80"
 		if (frontend[0] == '[') != crossing {
 			backend = "[fd00:30::2]:80"
 		}
-		m := mapped(t, frontend+"->"+backend)
+		m := nattest.Mapping(t, frontend+"->"+backend)
 		m.Name = name
 		return m
 	}
@@ -161,7 +164,7 @@ func TestConflictsNameTheHolder(t *testing.T) {
 			_, err := e.Publish(have)
 			require.NoError(t, err)
 			before := b.kernel.Dump()
-			for name, call := range map[string]func(...Mapping) ([]Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
+			for name, call := range map[string]func(...nat.Mapping) ([]nat.Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
 				if name == "retarget" && first == second {
 					continue // which gives it to the newcomer
 				}
@@ -173,15 +176,15 @@ func TestConflictsNameTheHolder(t *testing.T) {
 					require.Equal(t, elementsIn(before), elementsIn(b.kernel.Dump()))
 					continue
 				}
-				require.ErrorIs(t, err, ErrConflict, "%s %s over %s", name, second, first)
-				var conflict *ConflictError
+				require.ErrorIs(t, err, nat.ErrConflict, "%s %s over %s", name, second, first)
+				var conflict *nat.ConflictError
 				require.ErrorAs(t, err, &conflict)
-				require.Equal(t, ConflictError{Want: want, Have: have}, *conflict)
+				require.Equal(t, nat.ConflictError{Want: want, Have: have}, *conflict)
 				require.ErrorContains(t, err, `is published as `+have.String()+` by "holder"`)
 				require.Equal(t, before, b.kernel.Dump())
 			}
 			udp := want
-			udp.Proto = UDP
+			udp.Proto = nat.UDP
 			_, err = e.Publish(udp)
 			require.NoError(t, err, "another protocol is another world")
 			requireConsistent(t, b, e)
@@ -193,10 +196,10 @@ func TestConflictsNameTheHolder(t *testing.T) {
 func TestConflictWithinRange(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8005->172.30.0.2:80")
-	_, err := e.Publish(mapped(t, "8000-8009->172.30.0.3:8000-8009"))
-	var conflict *ConflictError
+	_, err := e.Publish(nattest.Mapping(t, "8000-8009->172.30.0.3:8000-8009"))
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
-	require.Equal(t, ConflictError{Want: mapped(t, "8005->172.30.0.3:8005"), Have: mapped(t, "8005->172.30.0.2:80")}, *conflict)
+	require.Equal(t, nat.ConflictError{Want: nattest.Mapping(t, "8005->172.30.0.3:8005"), Have: nattest.Mapping(t, "8005->172.30.0.2:80")}, *conflict)
 	require.EqualError(t, err, "publish tcp 8000-8009: tcp 8005 is published as 8005->172.30.0.2:80")
 	requireConsistent(t, b, e)
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -182,12 +184,12 @@ func TestSegmentsAtRandom(t *testing.T) {
 	}
 	e := b.open(t)
 	for step := range 800 {
-		var ms []Mapping
+		var ms []nat.Mapping
 		for range 1 + r.IntN(3) {
 			backend := netip.AddrFrom4([4]byte{10, byte(r.IntN(5)), byte(r.IntN(2)), byte(1 + r.IntN(6))})
-			ms = append(ms, mapped(t, fmt.Sprintf("%d->%s:80", 100+r.IntN(12), backend)))
+			ms = append(ms, nattest.Mapping(t, fmt.Sprintf("%d->%s:80", 100+r.IntN(12), backend)))
 		}
-		if ValidateAll(ms...) != nil {
+		if nat.ValidateAll(ms...) != nil {
 			continue
 		}
 		if r.IntN(2) == 0 {
@@ -196,7 +198,7 @@ func TestSegmentsAtRandom(t *testing.T) {
 		} else {
 			for _, m := range ms {
 				if _, err := e.Unpublish(m); err != nil {
-					require.ErrorIs(t, err, ErrNotFound, step)
+					require.ErrorIs(t, err, nat.ErrNotFound, step)
 				}
 			}
 		}

@@ -11,51 +11,43 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
-// State is all that an engine keeps: what a file of it says.
-type State struct {
-	Networks []Network
-	// Endpoints have addresses, and their ports frontends, for it is said which.
-	Endpoints []Attachment
-	// Mappings are those that are not said by an endpoint's ports.
-	Mappings []Mapping
-}
-
 // State is all that is there now: networks and endpoints by name, mappings in the order
 // of Compare, ranges as one.
-func (e *Engine) State() (State, error) {
+func (e *Engine) State() (nat.State, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return State{}, ErrClosed
+		return nat.State{}, ErrClosed
 	}
 	if err := e.settle(); err != nil {
-		return State{}, err
+		return nat.State{}, err
 	}
 	e.forget(e.now())
 	return stateOf(e.book, e.mappings.all), nil
 }
 
 // stateOf is the state that a book and ports make.
-func stateOf(b book, all iter.Seq[port]) State {
-	s := State{Networks: b.sortedNetworks()}
-	ports := map[string][]PortSpec{}
-	var others []Mapping
+func stateOf(b book, all iter.Seq[port]) nat.State {
+	s := nat.State{Networks: b.sortedNetworks()}
+	ports := map[string][]nat.PortSpec{}
+	var others []nat.Mapping
 	for p := range all {
 		m := p.mapping()
 		if ep := b.endpoints[p.name]; ep == nil || ep.addr != p.backend.Addr() {
 			others = append(others, m)
-		} else if _, ok := specOf(m); !ok {
+		} else if _, ok := nat.SpecOf(m); !ok {
 			others = append(others, m)
 		} else {
-			ports[ep.name] = append(ports[ep.name], PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port()})
+			ports[ep.name] = append(ports[ep.name], nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port()})
 		}
 	}
-	s.Mappings = Collapse(others)
+	s.Mappings = nat.Collapse(others)
 	for _, ep := range b.sortedEndpoints() {
-		a := Attachment{Name: ep.name, Network: ep.network, Address: ep.addr, Ports: ports[ep.name]}
+		a := nat.EndpointSpec{Name: ep.name, Network: ep.network, Address: ep.addr, Ports: ports[ep.name]}
 		a.Ports = collapseSpecs(a)
 		s.Endpoints = append(s.Endpoints, a)
 	}
@@ -63,29 +55,29 @@ func stateOf(b book, all iter.Seq[port]) State {
 }
 
 // collapseSpecs are the attachment's ports in order, with ranges as one.
-func collapseSpecs(a Attachment) []PortSpec {
-	ms := Collapse(a.mappings(a.Address))
-	specs := make([]PortSpec, len(ms))
+func collapseSpecs(a nat.EndpointSpec) []nat.PortSpec {
+	ms := nat.Collapse(a.Mappings(a.Address))
+	specs := make([]nat.PortSpec, len(ms))
 	for i, m := range ms {
-		specs[i], _ = specOf(m)
+		specs[i], _ = nat.SpecOf(m)
 	}
 	return specs
 }
 
-// all are the mappings of a state, those of the endpoints with them.
-func (s State) all() []Mapping {
+// allMappings returns the mappings of a state and those of its endpoints.
+func allMappings(s nat.State) []nat.Mapping {
 	if len(s.Endpoints) == 0 { // of mappings there may be very many
 		return s.Mappings
 	}
 	ms := slices.Clone(s.Mappings)
 	for _, a := range s.Endpoints {
-		ms = append(ms, a.mappings(a.Address)...)
+		ms = append(ms, a.Mappings(a.Address)...)
 	}
 	return ms
 }
 
 // DiffState tells what ApplyState would change, and changes nothing.
-func (e *Engine) DiffState(s State) ([]Change, error) {
+func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -105,9 +97,9 @@ func (e *Engine) DiffState(s State) ([]Change, error) {
 //
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
-func (e *Engine) ApplyState(s State) ([]Change, error) { return e.Reporting(nil).ApplyState(s) }
+func (e *Engine) ApplyState(s nat.State) ([]nat.Change, error) { return e.Reporting(nil).ApplyState(s) }
 
-func (e *Engine) applyState(s State) (lines []Change, err error) {
+func (e *Engine) applyState(s nat.State) (lines []nat.Change, err error) {
 	err = e.deciding(func() error {
 		var c change
 		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.records.empty() {
@@ -117,7 +109,7 @@ func (e *Engine) applyState(s State) (lines []Change, err error) {
 		return e.applyOnce(c)
 	})
 	switch {
-	case errors.Is(err, ErrInvalid):
+	case errors.Is(err, nat.ErrInvalid):
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("apply %d networks, %d endpoints and %d mappings: %w",
@@ -126,12 +118,12 @@ func (e *Engine) applyState(s State) (lines []Change, err error) {
 	return lines, nil
 }
 
-func (e *Engine) stateDifference(s State) (change, []Change, error) {
+func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
 	b, err := e.wantedBook(s)
 	if err != nil {
 		return change{}, nil, err
 	}
-	c, err := e.difference(s.all())
+	c, err := e.difference(allMappings(s))
 	if err != nil {
 		return change{}, nil, err
 	}
@@ -160,14 +152,14 @@ func (e *Engine) stateDifference(s State) (change, []Change, error) {
 }
 
 // wantedBook is the book of a state, unless it cannot be.
-func (e *Engine) wantedBook(s State) (book, error) {
+func (e *Engine) wantedBook(s nat.State) (book, error) {
 	b := newBook()
 	for _, want := range s.Networks {
 		if err := want.Validate(); err != nil {
 			return b, err
 		}
 		if b.networks[want.Name] != nil {
-			return b, &InvalidError{What: whatNetwork, Input: want.Name, Reason: "there are two of that name"}
+			return b, &nat.InvalidError{What: nat.WhatNetwork, Input: want.Name, Reason: "there are two of that name"}
 		}
 		n, err := e.wantedNetwork(want)
 		if err != nil {
@@ -202,13 +194,13 @@ func (e *Engine) wantedBook(s State) (book, error) {
 }
 
 // checkApart refuses networks of which two overlap.
-func checkApart(ns []Network) error {
+func checkApart(ns []nat.Network) error {
 	// Of two prefixes that overlap one lies within the other, and comes right after it or
 	// after others that do.
-	ns = slices.SortedFunc(slices.Values(ns), func(a, b Network) int { return comparePrefixes(a.Prefix.Masked(), b.Prefix.Masked()) })
+	ns = slices.SortedFunc(slices.Values(ns), func(a, b nat.Network) int { return comparePrefixes(a.Prefix.Masked(), b.Prefix.Masked()) })
 	for i := 1; i < len(ns); i++ {
 		if ns[i-1].Prefix.Overlaps(ns[i].Prefix) {
-			return &InvalidError{What: whatNetwork, Input: ns[i].String(), Reason: "it overlaps network " + ns[i-1].String()}
+			return &nat.InvalidError{What: nat.WhatNetwork, Input: ns[i].String(), Reason: "it overlaps network " + ns[i-1].String()}
 		}
 	}
 	return nil
@@ -216,16 +208,16 @@ func checkApart(ns []Network) error {
 
 // wantedNetwork makes a network that is to be, the routes being asked about its prefix
 // if it is new.
-func (e *Engine) wantedNetwork(want Network) (*network, error) {
+func (e *Engine) wantedNetwork(want nat.Network) (*network, error) {
 	if have := e.networks[want.Name]; have != nil && have.Prefix == want.Prefix {
 		return newNetwork(want)
 	}
 	return e.checkNetwork(want, nil)
 }
 
-func (e *Engine) wantEndpoint(b book, prefixes networkPrefixes, a Attachment) error {
+func (e *Engine) wantEndpoint(b book, prefixes networkPrefixes, a nat.EndpointSpec) error {
 	bad := func(reason string) error {
-		return &InvalidError{What: whatEndpoint, Input: a.Name, Reason: reason}
+		return &nat.InvalidError{What: nat.WhatEndpoint, Input: a.Name, Reason: reason}
 	}
 	if err := a.Validate(); err != nil {
 		return err
@@ -272,11 +264,11 @@ func recordsBetween(before, after []nft.Element) (r records) {
 }
 
 // differences are what makes one book of another, in order.
-func (b book) differences(after book) (lines []Change) {
+func (b book) differences(after book) (lines []nat.Change) {
 	describe := func(b book) map[string]string {
 		words := map[string]string{}
 		for _, n := range b.networks {
-			words["network "+n.Name] = n.describe()
+			words["network "+n.Name] = describeNetwork(n.Network)
 		}
 		for _, ep := range b.endpoints {
 			words["endpoint "+ep.name] = fmt.Sprintf("endpoint %s %s", ep.name, ep.addr)
@@ -286,32 +278,32 @@ func (b book) differences(after book) (lines []Change) {
 	was, is := describe(b), describe(after)
 	for key, old := range was {
 		if is[key] != old {
-			lines = append(lines, Change{Was: old, Is: is[key]})
+			lines = append(lines, nat.Change{Was: old, Is: is[key]})
 		}
 	}
 	for key, now := range is {
 		if was[key] == "" {
-			lines = append(lines, Change{Is: now})
+			lines = append(lines, nat.Change{Is: now})
 		}
 	}
-	slices.SortFunc(lines, func(a, b Change) int { return strings.Compare(a.order(), b.order()) })
+	slices.SortFunc(lines, func(a, b nat.Change) int { return strings.Compare(changeOrder(a), changeOrder(b)) })
 	return lines
 }
 
-// order puts networks before endpoints, and each by name.
-func (c Change) order() string {
+// changeOrder puts networks before endpoints, and each by name.
+func changeOrder(c nat.Change) string {
 	words := c.Was
 	if words == "" {
 		words = c.Is
 	}
-	if strings.HasPrefix(words, whatNetwork) {
+	if strings.HasPrefix(words, nat.WhatNetwork) {
 		return "0" + words
 	}
 	return "1" + words
 }
 
-// describe says all of a network in a line.
-func (n Network) describe() string {
+// describeNetwork returns all of a network as one line.
+func describeNetwork(n nat.Network) string {
 	s := fmt.Sprintf("network %s gateway %s", n, n.Gateway)
 	if n.NoMasquerade {
 		s += " no-masquerade"

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
-func changeLines(cs []Change) (lines []string) {
+func changeLines(cs []nat.Change) (lines []string) {
 	for _, c := range cs {
 		lines = append(lines, c.String())
 	}
@@ -23,7 +26,7 @@ func changeLines(cs []Change) (lines []string) {
 func TestStateApplies(t *testing.T) {
 	e, b := openFake(t)
 	create(t, e, "inside", inside4)
-	_, err := e.CreateNetwork(Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
 	require.NoError(t, err)
 	attach(t, e, "web", "inside", "80", "8000-8009:9000-9009/udp", local4+":443:443")
 	attach(t, e, "gone", "inside")
@@ -32,11 +35,11 @@ func TestStateApplies(t *testing.T) {
 	require.NoError(t, err)
 	lease := leaseFor(t, b, "90->172.30.0.2:90", time.Minute)
 	lease.Name = "web"
-	_, err = e.Publish(lease, mapped(t, "100->10.9.0.2:100"))
+	_, err = e.Publish(lease, nattest.Mapping(t, "100->10.9.0.2:100"))
 	require.NoError(t, err)
 	s, err := e.State()
 	require.NoError(t, err)
-	require.Equal(t, []Mapping{mapped(t, "100->10.9.0.2:100"), lease}, []Mapping{s.Mappings[1], s.Mappings[0]}, "what a spec cannot say is a mapping")
+	require.Equal(t, []nat.Mapping{nattest.Mapping(t, "100->10.9.0.2:100"), lease}, []nat.Mapping{s.Mappings[1], s.Mappings[0]}, "what a spec cannot say is a mapping")
 	require.Equal(t, "172.30.0.4", s.Networks[0].Next.String())
 
 	lines, err := e.DiffState(s)
@@ -67,7 +70,7 @@ func TestStateApplies(t *testing.T) {
 	require.Equal(t, withoutTimeouts(before), withoutTimeouts(fresh.kernel.Dump()))
 	requireConsistent(t, fresh, other)
 
-	lines, err = other.ApplyState(State{})
+	lines, err = other.ApplyState(nat.State{})
 	require.NoError(t, err)
 	require.Len(t, lines, 10)
 	require.Empty(t, elementsIn(fresh.kernel.Dump()))
@@ -83,10 +86,10 @@ func TestStateChanges(t *testing.T) {
 	attach(t, e, "goes", "old", "83:83")
 	s, err := e.State()
 	require.NoError(t, err)
-	s.Networks = []Network{{Name: "inside", Prefix: netip.MustParsePrefix(inside4), NoGuard: true}, netOf(t, "new", "10.77.0.0/24")}
+	s.Networks = []nat.Network{{Name: "inside", Prefix: netip.MustParsePrefix(inside4), NoGuard: true}, netOf(t, "new", "10.77.0.0/24")}
 	moves := attachment(t, "moves", "new", "82:82")
 	moves.Address = netip.MustParseAddr("10.77.0.9")
-	s.Endpoints = []Attachment{moves, s.Endpoints[2]}
+	s.Endpoints = []nat.EndpointSpec{moves, s.Endpoints[2]}
 	s.Endpoints[1].Ports = s.Endpoints[1].Ports[:1]
 	lines, err := e.DiffState(s)
 	require.NoError(t, err)
@@ -141,40 +144,40 @@ func TestStateRefused(t *testing.T) {
 	attach(t, e, "web", "inside", "80:80")
 	before := b.kernel.Dump()
 	inside := netOf(t, "inside", inside4)
-	at := func(name, network, addr string, specs ...string) Attachment {
+	at := func(name, network, addr string, specs ...string) nat.EndpointSpec {
 		a := attachment(t, name, network, specs...)
 		if addr != "" {
 			a.Address = netip.MustParseAddr(addr)
 		}
 		return a
 	}
-	for want, s := range map[string]State{
-		"there are two of that name":                    {Networks: []Network{inside, netOf(t, "inside", "10.1.0.0/24")}},
-		"it overlaps network inside 172.30.0.0/24":      {Networks: []Network{inside, netOf(t, "b", "172.30.0.0/30")}},
-		"no prefix is given":                            {Networks: []Network{{Name: "x"}}},
-		"what is applied needs an address":              {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "inside", "")}},
-		"there is no network none":                      {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "none", "172.30.0.2")}},
-		"its address 10.0.0.1 is not in its network":    {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "inside", "10.0.0.1")}},
-		"its address 10.0.0.2 is not in its network":    {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "10.0.0.2")}},
-		"its address 172.30.0.1 is another's, or none":  {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "172.30.0.1")}},
-		"its address 172.30.0.2 is another's, or none":  {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "172.30.0.2"), at("b", "", "172.30.0.2")}},
-		"invalid endpoint \"a\": there are two of that": {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "172.30.0.2"), at("a", "", "172.30.0.3")}},
-		"needs a frontend port, and 80 has none":        {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "172.30.0.2", "80")}},
-		"overlap: both claim tcp port 80":               {Networks: []Network{inside}, Endpoints: []Attachment{at("a", "", "172.30.0.2", "80:80")}, Mappings: mapAll(t, "80->10.9.0.2:80")},
+	for want, s := range map[string]nat.State{
+		"there are two of that name":                    {Networks: []nat.Network{inside, netOf(t, "inside", "10.1.0.0/24")}},
+		"it overlaps network inside 172.30.0.0/24":      {Networks: []nat.Network{inside, netOf(t, "b", "172.30.0.0/30")}},
+		"no prefix is given":                            {Networks: []nat.Network{{Name: "x"}}},
+		"what is applied needs an address":              {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "inside", "")}},
+		"there is no network none":                      {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "none", "172.30.0.2")}},
+		"its address 10.0.0.1 is not in its network":    {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "inside", "10.0.0.1")}},
+		"its address 10.0.0.2 is not in its network":    {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "10.0.0.2")}},
+		"its address 172.30.0.1 is another's, or none":  {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.1")}},
+		"its address 172.30.0.2 is another's, or none":  {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2"), at("b", "", "172.30.0.2")}},
+		"invalid endpoint \"a\": there are two of that": {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2"), at("a", "", "172.30.0.3")}},
+		"needs a frontend port, and 80 has none":        {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2", "80")}},
+		"overlap: both claim tcp port 80":               {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2", "80:80")}, Mappings: mapAll(t, "80->10.9.0.2:80")},
 	} {
 		_, err := e.ApplyState(s)
-		require.ErrorIs(t, err, ErrInvalid, want)
+		require.ErrorIs(t, err, nat.ErrInvalid, want)
 		require.ErrorContains(t, err, want)
 		_, err = e.DiffState(s)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, before, b.kernel.Dump(), want)
 		requireConsistent(t, b, e)
 	}
-	_, err := e.ApplyState(State{Networks: []Network{inside, netOf(t, "b", "10.9.1.0/24")}})
-	require.ErrorIs(t, err, ErrConflict)
+	_, err := e.ApplyState(nat.State{Networks: []nat.Network{inside, netOf(t, "b", "10.9.1.0/24")}})
+	require.ErrorIs(t, err, nat.ErrConflict)
 	cause := errors.New("no")
 	b.kernel.FailNext("Update", cause)
-	_, err = e.ApplyState(State{Networks: []Network{netOf(t, "b", "10.1.0.0/24")}, Mappings: mapAll(t, "80->10.9.0.2:80")})
+	_, err = e.ApplyState(nat.State{Networks: []nat.Network{netOf(t, "b", "10.1.0.0/24")}, Mappings: mapAll(t, "80->10.9.0.2:80")})
 	require.ErrorIs(t, err, cause)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"path"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
 
@@ -112,7 +113,7 @@ func (ps *proxies) count(s *Status) {
 	s.Connections = s.Carried.Live // flows have ended with their proxies
 	for f, px := range ps.open {
 		c := px.Stats()
-		if f.proto == TCP {
+		if f.proto == nat.TCP {
 			s.Connections += c.Live
 		} else {
 			s.Flows += c.Live

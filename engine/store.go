@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Store keeps what an engine has where a reboot does not reach it. The kernel's table is
@@ -30,7 +32,7 @@ type Store interface {
 
 // Record is what a Store keeps.
 type Record struct {
-	State
+	nat.State
 	// Table tells the table that had this state from every other, also from one that is
 	// made in its place, and after a reboot. Empty: it is not known, as of what somebody
 	// has written by hand.
@@ -108,7 +110,7 @@ func (e *Engine) saveFound() {
 }
 
 // stateAfter is the state after a change. The records say all of networks and endpoints.
-func (e *Engine) stateAfter(c change) State {
+func (e *Engine) stateAfter(c change) nat.State {
 	b, _ := readBook(c.records.appliedTo(e.book.elements()))
 	return stateOf(b, e.portsAfter(c))
 }

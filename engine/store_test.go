@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 	"github.com/nftnat/nftnat/nft/nfttest"
 )
@@ -90,7 +92,7 @@ func (b *testbed) openDirect(tb testing.TB) *Engine {
 func furnish(tb testing.TB, e *Engine, b *testbed) {
 	tb.Helper()
 	create(tb, e, "inside", inside4)
-	_, err := e.CreateNetwork(Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
 	require.NoError(tb, err)
 	attach(tb, e, "web", "inside", "80", "8000-8009:9000-9009/udp", local4+":443:443")
 	attach(tb, e, "gone", "inside")
@@ -99,7 +101,7 @@ func furnish(tb testing.TB, e *Engine, b *testbed) {
 	require.NoError(tb, err)
 	lease := leaseFor(tb, b, "90->172.30.0.2:90", time.Hour)
 	lease.Name, lease.NoProxy = "web", true
-	_, err = e.Publish(lease, leaseFor(tb, b, "91->10.9.0.2:91/udp", time.Minute), mapped(tb, "100->10.9.0.2:100"), mapped(tb, local4+":101->[fd00:30::9]:1"))
+	_, err = e.Publish(lease, leaseFor(tb, b, "91->10.9.0.2:91/udp", time.Minute), nattest.Mapping(tb, "100->10.9.0.2:100"), nattest.Mapping(tb, local4+":101->[fd00:30::9]:1"))
 	require.NoError(tb, err)
 }
 
@@ -165,15 +167,15 @@ func TestSaves(t *testing.T) {
 	publish(t, e, "8000-8999->172.30.0.2:9000-9999")
 	require.Equal(t, append([]string{"reserve"}, order...), steps)
 	steps = nil
-	_, err := e.Unpublish(mapped(t, "8000-8998->172.30.0.2:9000-9998"))
+	_, err := e.Unpublish(nattest.Mapping(t, "8000-8998->172.30.0.2:9000-9998"))
 	require.NoError(t, err)
 	require.Equal(t, order, steps)
 	requireKept(t, b, e)
 
 	saves := b.store.saves
-	_, err = e.Publish(mapped(t, "8999->172.30.0.3:80"))
-	require.ErrorIs(t, err, ErrConflict)
-	_, err = e.Apply(mapped(t, "8999->172.30.0.2:9999"))
+	_, err = e.Publish(nattest.Mapping(t, "8999->172.30.0.3:80"))
+	require.ErrorIs(t, err, nat.ErrConflict)
+	_, err = e.Apply(nattest.Mapping(t, "8999->172.30.0.2:9999"))
 	require.NoError(t, err)
 	require.Equal(t, saves, b.store.saves, "what changes nothing")
 	lease := leaseFor(t, b, "80->172.30.0.2:80", time.Second)
@@ -199,9 +201,9 @@ func TestRestoreKernelWins(t *testing.T) {
 	_, err := direct.Detach("db")
 	require.NoError(t, err)
 	require.NoError(t, direct.RemoveNetwork("six"))
-	_, err = direct.Retarget(mapped(t, "100->10.9.0.3:100"))
+	_, err = direct.Retarget(nattest.Mapping(t, "100->10.9.0.3:100"))
 	require.NoError(t, err)
-	_, err = direct.Unpublish(mapped(t, "8000-8003->172.30.0.2:9000-9003/udp"))
+	_, err = direct.Unpublish(nattest.Mapping(t, "8000-8003->172.30.0.2:9000-9003/udp"))
 	require.NoError(t, err)
 	publish(t, direct, "7->172.30.0.2:7")
 	want, err := direct.State()
@@ -248,7 +250,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, b := openKept(t)
 			publish(t, e, "7->172.30.0.2:7", "8->172.30.0.2:8")
-			_, err := b.openDirect(t).Unpublish(mapped(t, "7->172.30.0.2:7"))
+			_, err := b.openDirect(t).Unpublish(nattest.Mapping(t, "7->172.30.0.2:7"))
 			require.NoError(t, err)
 			damage(t, b)
 			e, log := b.reopen(t)
@@ -261,7 +263,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 				return
 			}
 			// The same if all that could be saved before a kill is that it is made again.
-			_, err = b.openDirect(t).Unpublish(mapped(t, "8->172.30.0.2:8"))
+			_, err = b.openDirect(t).Unpublish(nattest.Mapping(t, "8->172.30.0.2:8"))
 			require.NoError(t, err)
 			b.edit(t, func(table *nfttest.Table) { table.Comment = "nftnat schema 1" })
 			saves := b.store.saves
@@ -383,7 +385,7 @@ func TestSaveFails(t *testing.T) {
 	for name, call := range calls(t, e) {
 		err := call()
 		if name == "Unpublish" || name == "Kill" {
-			require.ErrorIs(t, err, ErrNotFound, "which is noticed before")
+			require.ErrorIs(t, err, nat.ErrNotFound, "which is noticed before")
 			continue
 		}
 		require.ErrorIs(t, err, full, name)
@@ -391,7 +393,7 @@ func TestSaveFails(t *testing.T) {
 	}
 	_, err := e.Detach("web")
 	require.ErrorIs(t, err, full)
-	_, err = e.Attach(Attachment{Name: "more", Network: "inside"})
+	_, err = e.Attach(nat.EndpointSpec{Name: "more", Network: "inside"})
 	require.ErrorIs(t, err, full)
 	_, err = e.CreateNetwork(netOf(t, "more", "10.79.0.0/24"))
 	require.ErrorIs(t, err, full)
@@ -426,7 +428,7 @@ func TestPurgeIsKept(t *testing.T) {
 	require.Empty(t, b.kernel.Dump())
 	s, err := e.State()
 	require.NoError(t, err)
-	require.Equal(t, State{Networks: []Network{}}, s)
+	require.Equal(t, nat.State{Networks: []nat.Network{}}, s)
 }
 
 // Mappings that only others can have written, one in the other's way, are in no file.
@@ -437,6 +439,6 @@ func TestSaveLeavesOutCrowded(t *testing.T) {
 	e = b.open(t)
 	require.Len(t, slices.Collect(e.Mappings()), 2)
 	publish(t, e, "81->172.30.0.2:81")
-	require.NoError(t, ValidateAll(b.store.record.Mappings...))
+	require.NoError(t, nat.ValidateAll(b.store.record.Mappings...))
 	require.Len(t, b.store.record.Mappings, 1)
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // survey asks the routing table about the addresses of mappings, each once.
@@ -37,7 +39,7 @@ func (s *survey) look(a netip.Addr) (r route, err error) {
 }
 
 // check refuses a mapping that this host cannot publish.
-func (s *survey) check(m *Mapping) error {
+func (s *survey) check(m *nat.Mapping) error {
 	if a := m.Frontend.Addr(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() {
 		r, err := s.look(a)
 		if err != nil {
@@ -77,8 +79,8 @@ func (s *survey) backends(ports iter.Seq[port]) error {
 	return nil
 }
 
-func notHere(m *Mapping, format string, a netip.Addr) error {
-	return &InvalidError{What: whatMapping, Input: m.String(), Reason: fmt.Sprintf(format, a)}
+func notHere(m *nat.Mapping, format string, a netip.Addr) error {
+	return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(), Reason: fmt.Sprintf(format, a)}
 }
 
 // warn tells the log of backends that nothing leads to.

@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // A port has one holder. Who comes second is told whose it is, and the first goes on
@@ -92,10 +93,10 @@ func TestConflict(t *testing.T) {
 }
 
 // requireConflict sees to it that the error names the one port that both want.
-func requireConflict(t *testing.T, err error, have, want engine.Mapping) {
+func requireConflict(t *testing.T, err error, have, want nat.Mapping) {
 	t.Helper()
-	require.ErrorIs(t, err, engine.ErrConflict)
-	var conflict *engine.ConflictError
+	require.ErrorIs(t, err, nat.ErrConflict)
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	holder, ask := conflict.Have, conflict.Want
 	require.Equal(t, have.Frontend.Addr(), holder.Frontend.Addr())

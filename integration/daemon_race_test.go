@@ -22,6 +22,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // How many race, and for what. Every other frontend is one address's, so that the
@@ -69,7 +70,7 @@ func TestDaemonOwnersRace(t *testing.T) {
 	require.Equal(t, want, got)
 	require.Equal(t, len(got), s.status(t).Proxies)
 	// As the kernel has it.
-	require.Equal(t, texts(func(yield func(engine.Mapping) bool) {
+	require.Equal(t, texts(func(yield func(nat.Mapping) bool) {
 		for _, m := range ms {
 			if !yield(m) {
 				return
@@ -107,8 +108,8 @@ func raceClient(c *api.Client, turns chan struct{}, owners, name string) error {
 func raceTurn(c *api.Client, owners, name string) error {
 	ctx := context.Background()
 	port := raceFirstPort + rand.N(racePorts)
-	m := engine.Mapping{
-		Proto: engine.TCP, Name: fmt.Sprint(name, ".", rand.Uint32()), // so that its own is a conflict too
+	m := nat.Mapping{
+		Proto: nat.TCP, Name: fmt.Sprint(name, ".", rand.Uint32()), // so that its own is a conflict too
 		Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(port)),
 		Backend:  netip.MustParseAddrPort("172.30.0.2:80"),
 	}
@@ -116,7 +117,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 		m.Frontend = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(port))
 	}
 	switch _, err := c.Publish(ctx, m); {
-	case errors.Is(err, engine.ErrConflict):
+	case errors.Is(err, nat.ErrConflict):
 		return nil
 	case err != nil:
 		return err

@@ -14,12 +14,13 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // declare creates the networks of the topology's bridge, in both families.
 func declare(t *testing.T, e *engine.Engine, top *lab.Topology) {
 	t.Helper()
-	for _, n := range []engine.Network{
+	for _, n := range []nat.Network{
 		{Name: "inside", Prefix: top.Inside4, Gateway: top.Gateway4},
 		{Name: "inside6", Prefix: top.Inside6, Gateway: top.Gateway6},
 	} {
@@ -31,9 +32,9 @@ func declare(t *testing.T, e *engine.Engine, top *lab.Topology) {
 // attachAt attaches an endpoint at a machine's address.
 func attachAt(t *testing.T, e *engine.Engine, name string, ns *lab.NS, specs ...string) *engine.Endpoint {
 	t.Helper()
-	a := engine.Attachment{Name: name, Address: ns.V4}
+	a := nat.EndpointSpec{Name: name, Address: ns.V4}
 	for _, spec := range specs {
-		s, err := engine.ParsePortSpec(spec)
+		s, err := nat.ParsePortSpec(spec)
 		require.NoError(t, err)
 		a.Ports = append(a.Ports, s)
 	}
@@ -53,7 +54,7 @@ func TestDeclaredNetwork(t *testing.T) {
 	declare(t, e, top)
 	ep := attachAt(t, e, "web", top.Backend1, "8080:80", ":53/udp")
 	require.Equal(t, top.Gateway4, ep.Gateway())
-	_, err := e.Attach(engine.Attachment{Name: "next", Network: "inside6"})
+	_, err := e.Attach(nat.EndpointSpec{Name: "next", Network: "inside6"})
 	require.NoError(t, err)
 
 	labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8080), "web")
@@ -117,15 +118,15 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 		"fd00:30::/65":  "prefix fd00:30::/65 is taken by the route fd00:30::/64 by ",
 		"2001:db8::/32": "prefix 2001:db8::/32 is taken by the ",
 	} {
-		n, err := engine.ParseNetwork("x", prefix, "")
+		n, err := nat.ParseNetwork("x", prefix, "")
 		require.NoError(t, err)
 		_, err = e.CreateNetwork(n)
-		require.ErrorIs(t, err, engine.ErrConflict, prefix)
+		require.ErrorIs(t, err, nat.ErrConflict, prefix)
 		require.ErrorContains(t, err, want)
 	}
 	require.Equal(t, before, ruleset(t, top.Host))
 	for name, prefix := range map[string]string{"a": "10.62.0.0/24", "b": "fd00:62::/64"} {
-		n, err := engine.ParseNetwork(name, prefix, "")
+		n, err := nat.ParseNetwork(name, prefix, "")
 		require.NoError(t, err)
 		_, err = e.CreateNetwork(n) // its bridge may come later
 		require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // deed is one call, as a value that processes can tell each other.
@@ -21,16 +22,16 @@ type deed struct {
 	Verb string
 	// Tag is the name of all that the deed makes, and of nothing else.
 	Tag      string
-	Mappings []engine.Mapping
-	Attach   *engine.Attachment
-	Network  *engine.Network
+	Mappings []nat.Mapping
+	Attach   *nat.EndpointSpec
+	Network  *nat.Network
 	Name     string // what is detached or removed
-	State    *engine.State
+	State    *nat.State
 }
 
 // yield is what came of a deed, as its caller was told.
 type yield struct {
-	Mappings []engine.Mapping
+	Mappings []nat.Mapping
 	Address  netip.Addr
 	Err      string
 }
@@ -76,7 +77,7 @@ type choosing struct{ *rand.Rand }
 func pick[T any](c choosing, from []T) T { return from[c.IntN(len(from))] }
 
 // deed chooses what to do with a state. Not all of it can be done.
-func (c choosing) deed(s engine.State, tag string) deed {
+func (c choosing) deed(s nat.State, tag string) deed {
 	total := 0
 	for _, ch := range chances() {
 		total += ch.weight
@@ -128,10 +129,10 @@ func (c choosing) deed(s engine.State, tag string) deed {
 }
 
 // some are one to three of the ports of mappings.
-func (c choosing) some(ms []engine.Mapping) (some []engine.Mapping) {
-	var singles []engine.Mapping
+func (c choosing) some(ms []nat.Mapping) (some []nat.Mapping) {
+	var singles []nat.Mapping
 	for _, m := range ms {
-		singles = slices.AppendSeq(singles, engine.Expand(m))
+		singles = slices.AppendSeq(singles, nat.Expand(m))
 	}
 	for range min(1+c.IntN(3), len(singles)) {
 		i := c.IntN(len(singles))
@@ -142,8 +143,8 @@ func (c choosing) some(ms []engine.Mapping) (some []engine.Mapping) {
 }
 
 // mappings are new ones. One of a port that is to be chosen stands alone.
-func (c choosing) mappings(tag string) []engine.Mapping {
-	ms := make([]engine.Mapping, 1+c.IntN(3))
+func (c choosing) mappings(tag string) []nat.Mapping {
+	ms := make([]nat.Mapping, 1+c.IntN(3))
 	for i := range ms {
 		ms[i] = c.mapping(tag)
 	}
@@ -154,8 +155,8 @@ func (c choosing) mappings(tag string) []engine.Mapping {
 	return ms
 }
 
-func (c choosing) mapping(tag string) engine.Mapping {
-	m := engine.Mapping{Proto: pick(c, []engine.Proto{engine.TCP, engine.UDP}), Name: tag}
+func (c choosing) mapping(tag string) nat.Mapping {
+	m := nat.Mapping{Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), Name: tag}
 	host := pick(c, []string{"", "", "", "0.0.0.0", "192.0.2.1", "127.0.0.1", "::", "2001:db8:1::1", "::1"})
 	six := strings.Contains(host, ":")
 	if c.IntN(6) == 0 {
@@ -189,17 +190,17 @@ func (c choosing) backend(six bool) netip.AddrPort {
 // The ports at which the backends of deeds answer. Ranges begin before the last two.
 const firstDeedBackend, deedBackends = 80, 4
 
-func (c choosing) network(tag string) *engine.Network {
+func (c choosing) network(tag string) *nat.Network {
 	prefix := pick(c, []string{"10.71.0.0/30", "10.72.0.0/29", "10.73.0.0/24", "10.72.0.0/28", "fd00:71::/126", "fd00:72::/64"})
-	return &engine.Network{
+	return &nat.Network{
 		Name: tag, Prefix: netip.MustParsePrefix(prefix), NoGuard: c.IntN(3) == 0, NoMasquerade: c.IntN(3) == 0,
 	}
 }
 
-func (c choosing) attachment(n engine.Network, tag string) *engine.Attachment {
-	a := &engine.Attachment{Name: tag, Network: n.Name}
+func (c choosing) attachment(n nat.Network, tag string) *nat.EndpointSpec {
+	a := &nat.EndpointSpec{Name: tag, Network: n.Name}
 	for i := range c.IntN(3) {
-		spec := engine.PortSpec{Proto: pick(c, []engine.Proto{engine.TCP, engine.UDP}), Backend: 80}
+		spec := nat.PortSpec{Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), Backend: 80}
 		if i != 0 || c.IntN(2) == 0 { // of chosen ones there is one, or they could not be told apart
 			spec.Frontend = netip.AddrPortFrom(netip.Addr{}, uint16(deedFirstPort+c.IntN(deedPorts)))
 		}
@@ -210,10 +211,10 @@ func (c choosing) attachment(n engine.Network, tag string) *engine.Attachment {
 }
 
 // state is a state with some things gone, and one mapping more.
-func (c choosing) state(s engine.State, tag string) *engine.State {
-	next := engine.State{Networks: slices.Clone(s.Networks), Endpoints: slices.Clone(s.Endpoints)}
+func (c choosing) state(s nat.State, tag string) *nat.State {
+	next := nat.State{Networks: slices.Clone(s.Networks), Endpoints: slices.Clone(s.Endpoints)}
 	for _, m := range s.Mappings {
-		for one := range engine.Expand(m) {
+		for one := range nat.Expand(m) {
 			if c.IntN(4) != 0 {
 				next.Mappings = append(next.Mappings, one)
 			}
@@ -231,13 +232,13 @@ func (c choosing) state(s engine.State, tag string) *engine.State {
 
 // doer is what does deeds: an engine, or a daemon through its API.
 type doer interface {
-	publish(ms []engine.Mapping, retarget bool) ([]engine.Mapping, error)
-	unpublish(ms []engine.Mapping, kill bool) ([]engine.Mapping, error)
-	attach(a engine.Attachment) (netip.Addr, []engine.Mapping, error)
+	publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error)
+	unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error)
+	attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error)
 	detach(name string, byHandle bool) error
-	create(n engine.Network) error
+	create(n nat.Network) error
 	remove(name string) error
-	apply(s engine.State) error
+	apply(s nat.State) error
 }
 
 // do does the deed.
@@ -270,21 +271,21 @@ func (d deed) do(with doer) (y yield) {
 // engineDoer does deeds with an engine.
 type engineDoer struct{ *engine.Engine }
 
-func (e engineDoer) publish(ms []engine.Mapping, retarget bool) ([]engine.Mapping, error) {
+func (e engineDoer) publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error) {
 	if retarget {
 		return e.Retarget(ms...)
 	}
 	return e.Publish(ms...)
 }
 
-func (e engineDoer) unpublish(ms []engine.Mapping, kill bool) ([]engine.Mapping, error) {
+func (e engineDoer) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
 	if kill {
 		return e.Kill(ms...)
 	}
 	return e.Unpublish(ms...)
 }
 
-func (e engineDoer) attach(a engine.Attachment) (netip.Addr, []engine.Mapping, error) {
+func (e engineDoer) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
 	ep, err := e.Attach(a)
 	if err != nil {
 		return netip.Addr{}, nil, err
@@ -304,14 +305,14 @@ func (e engineDoer) detach(name string, byHandle bool) error {
 	return ep.Release()
 }
 
-func (e engineDoer) create(n engine.Network) error {
+func (e engineDoer) create(n nat.Network) error {
 	_, err := e.CreateNetwork(n)
 	return err
 }
 
 func (e engineDoer) remove(name string) error { return e.RemoveNetwork(name) }
 
-func (e engineDoer) apply(s engine.State) error {
+func (e engineDoer) apply(s nat.State) error {
 	_, err := e.ApplyState(s)
 	return err
 }
@@ -319,21 +320,21 @@ func (e engineDoer) apply(s engine.State) error {
 // daemonDoer does deeds through the API, which takes back one mapping at a time.
 type daemonDoer struct{ *api.Client }
 
-func (c daemonDoer) publish(ms []engine.Mapping, retarget bool) ([]engine.Mapping, error) {
+func (c daemonDoer) publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error) {
 	if retarget {
 		return c.Retarget(context.Background(), ms...)
 	}
 	return c.Publish(context.Background(), ms...)
 }
 
-func (c daemonDoer) unpublish(ms []engine.Mapping, kill bool) ([]engine.Mapping, error) {
+func (c daemonDoer) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
 	if kill {
 		return c.Kill(context.Background(), ms[0])
 	}
 	return c.Unpublish(context.Background(), ms[0])
 }
 
-func (c daemonDoer) attach(a engine.Attachment) (netip.Addr, []engine.Mapping, error) {
+func (c daemonDoer) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
 	ep, err := c.Attach(context.Background(), a)
 	return ep.Address, ep.Mappings, err
 }
@@ -343,14 +344,14 @@ func (c daemonDoer) detach(name string, _ bool) error {
 	return err
 }
 
-func (c daemonDoer) create(n engine.Network) error {
+func (c daemonDoer) create(n nat.Network) error {
 	_, err := c.CreateNetwork(context.Background(), n)
 	return err
 }
 
 func (c daemonDoer) remove(name string) error { return c.RemoveNetwork(context.Background(), name) }
 
-func (c daemonDoer) apply(s engine.State) error {
+func (c daemonDoer) apply(s nat.State) error {
 	_, err := c.ApplyState(context.Background(), s)
 	return err
 }

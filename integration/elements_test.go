@@ -15,8 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // sortedElements are the elements of nftnat's maps and sets as nft(8) reads them out
@@ -127,10 +127,10 @@ func spell(v any) string {
 
 // elementsOf are the lines that sortedElements gives if the kernel holds exactly these
 // mappings and segments: worked out here, from what the formats promise.
-func elementsOf(ms iter.Seq[engine.Mapping], segments ...string) []string {
+func elementsOf(ms iter.Seq[nat.Mapping], segments ...string) []string {
 	lines := []string{}
 	for m := range ms {
-		for one := range engine.Expand(m) {
+		for one := range nat.Expand(m) {
 			lines = append(lines, elementOf(one))
 		}
 	}
@@ -145,7 +145,7 @@ func elementsOf(ms iter.Seq[engine.Mapping], segments ...string) []string {
 	return lines
 }
 
-func elementOf(m engine.Mapping) string {
+func elementOf(m nat.Mapping) string {
 	digit := "4"
 	if m.Backend.Addr().Is6() {
 		digit = "6"

@@ -14,6 +14,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // changed are the sysctls that are not as they were: "key: old new".
@@ -127,7 +128,7 @@ func TestForwardingUndone(t *testing.T) {
 		}
 	}})
 	_, err := e.Publish(mappings(t, "8080->172.30.0.2:80", "8081->[fd00:30::2]:80")...)
-	var conflict *engine.ConflictError
+	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "faster", conflict.Have.Name)
 	require.Equal(t, []string{"adopt", "reserve", "forward", "commit", "adopt", "reserve"}, steps)

@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // nuisance is what a hostile client does on each of its connections.
@@ -167,7 +167,7 @@ func (s *station) wellBehaved(t *testing.T, turns int) latencies {
 	failures := make([]error, clients)
 	for i := range clients {
 		running.Go(func() {
-			m, err := engine.NewMapping("tcp", strconv.Itoa(2000+i), "172.30.0.2:80")
+			m, err := nat.NewMapping("tcp", strconv.Itoa(2000+i), "172.30.0.2:80")
 			ctx := context.Background()
 			for turn := 0; turn < turns && err == nil; turn++ {
 				for _, ask := range []func(*api.Client) error{

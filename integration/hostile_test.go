@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // What others write as the comment of an element is a name at most: one that could
@@ -57,7 +58,7 @@ func TestHostileComments(t *testing.T) {
 		{userdata: append(asComment("first"), asComment("second")...), name: "first"},
 	}
 	backend := []byte{172, 30, 0, 2, 0, 80, 0, 0}
-	var want []engine.Mapping
+	var want []nat.Mapping
 	for i, c := range cases {
 		port := uint16(9000 + 2*i) // not consecutive: ranges are not the matter here
 		writeElement(t, top.Host, rawElement{
@@ -73,11 +74,11 @@ func TestHostileComments(t *testing.T) {
 	honest := mapping(t, "8080->172.30.0.2:80")
 	honest.Name = "honest"
 	want = append(want, honest)
-	slices.SortFunc(want, engine.Compare)
+	slices.SortFunc(want, nat.Compare)
 
 	e := open(t, top.Host, engine.Options{})
 	require.Equal(t, want, collect(e))
-	require.NoError(t, engine.ValidateAll(want...), "all could have been given on the command line")
+	require.NoError(t, nat.ValidateAll(want...), "all could have been given on the command line")
 	require.NoError(t, e.Close())
 
 	for verb, around := range map[string]int{"ls": 1, "export": strings.Count(exportOf("mappings:\n"), "\n")} {

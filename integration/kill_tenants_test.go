@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // tenantOperation is a change of networks or endpoints that a child is killed in the
@@ -26,11 +27,11 @@ type tenantOperation struct {
 }
 
 func tenantOperations() []tenantOperation {
-	attach := func(a engine.Attachment, specs ...string) func(*engine.Engine) error {
+	attach := func(a nat.EndpointSpec, specs ...string) func(*engine.Engine) error {
 		return func(e *engine.Engine) error {
 			a := a
 			for _, text := range specs {
-				s, err := engine.ParsePortSpec(text)
+				s, err := nat.ParsePortSpec(text)
 				if err != nil {
 					return err
 				}
@@ -44,21 +45,21 @@ func tenantOperations() []tenantOperation {
 	unreserved := all[1:]
 	return []tenantOperation{
 		{"create", unreserved, func(e *engine.Engine) error {
-			_, err := e.CreateNetwork(engine.Network{Name: "more", Prefix: netip.MustParsePrefix("10.99.0.0/24"), NoGuard: true})
+			_, err := e.CreateNetwork(nat.Network{Name: "more", Prefix: netip.MustParsePrefix("10.99.0.0/24"), NoGuard: true})
 			return err
 		}},
 		{"remove", unreserved, func(e *engine.Engine) error { return e.RemoveNetwork("spare") }},
-		{"attach", all, attach(engine.Attachment{Name: "new", Network: "inside"}, "80", "8100-8109:80-89/udp", "192.0.2.1:8443:443")},
-		{"attach at an address", all, attach(engine.Attachment{Name: "new", Address: netip.MustParseAddr("fd00:30::9")}, "8090:80")},
-		{"attach without ports", all, attach(engine.Attachment{Name: "new", Network: "inside"})},
+		{"attach", all, attach(nat.EndpointSpec{Name: "new", Network: "inside"}, "80", "8100-8109:80-89/udp", "192.0.2.1:8443:443")},
+		{"attach at an address", all, attach(nat.EndpointSpec{Name: "new", Address: netip.MustParseAddr("fd00:30::9")}, "8090:80")},
+		{"attach without ports", all, attach(nat.EndpointSpec{Name: "new", Network: "inside"})},
 		{"detach", unreserved, func(e *engine.Engine) error { _, err := e.Detach("web"); return err }},
 		{"apply", all, func(e *engine.Engine) error {
 			s, err := e.State()
 			if err != nil {
 				return err
 			}
-			s.Networks = slices.DeleteFunc(s.Networks, func(n engine.Network) bool { return n.Name == "spare" })
-			s.Networks = append(s.Networks, engine.Network{Name: "new", Prefix: netip.MustParsePrefix("10.98.0.0/24")})
+			s.Networks = slices.DeleteFunc(s.Networks, func(n nat.Network) bool { return n.Name == "spare" })
+			s.Networks = append(s.Networks, nat.Network{Name: "new", Prefix: netip.MustParsePrefix("10.98.0.0/24")})
 			s.Endpoints[0].Name = "renamed"
 			_, err = e.ApplyState(s)
 			return err
@@ -67,10 +68,10 @@ func tenantOperations() []tenantOperation {
 }
 
 // tenants makes what there is before.
-func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) engine.State {
+func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) nat.State {
 	t.Helper()
 	declare(t, e, top)
-	_, err := e.CreateNetwork(engine.Network{Name: "spare", Prefix: netip.MustParsePrefix("10.97.0.0/24")})
+	_, err := e.CreateNetwork(nat.Network{Name: "spare", Prefix: netip.MustParsePrefix("10.97.0.0/24")})
 	require.NoError(t, err)
 	attachAt(t, e, "db", top.Backend2, "8081:80", "8082:53/udp")
 	attachAt(t, e, "web", top.Backend1, "8080:80", ":53/udp")

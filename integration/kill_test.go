@@ -16,6 +16,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // operation is a change that a child is killed in the middle of.
@@ -98,10 +99,10 @@ func operations() []operation {
 }
 
 // parsed is mappings where there is no test to fail.
-func parsed(texts []string) []engine.Mapping {
-	ms := make([]engine.Mapping, len(texts))
+func parsed(texts []string) []nat.Mapping {
+	ms := make([]nat.Mapping, len(texts))
 	for i, text := range texts {
-		m, err := engine.ParseMapping(text)
+		m, err := nat.ParseMapping(text)
 		if err != nil {
 			panic(err)
 		}
@@ -199,7 +200,7 @@ func TestKillBeforeFlows(t *testing.T) {
 // will be is refused.
 func (op operation) works(t *testing.T, top *lab.Topology, want []string) {
 	t.Helper()
-	there := map[engine.Mapping]bool{}
+	there := map[nat.Mapping]bool{}
 	for m := range singles(t, want) {
 		there[m] = true
 		if host := m.Frontend.Addr(); host.IsValid() && host.Is4() != m.Backend.Addr().Is4() {
@@ -226,11 +227,11 @@ func (op operation) works(t *testing.T, top *lab.Topology, want []string) {
 }
 
 // singles yields the mappings of single ports.
-func singles(t *testing.T, texts []string) func(func(engine.Mapping) bool) {
+func singles(t *testing.T, texts []string) func(func(nat.Mapping) bool) {
 	t.Helper()
-	return func(yield func(engine.Mapping) bool) {
+	return func(yield func(nat.Mapping) bool) {
 		for _, m := range mappings(t, texts...) {
-			for one := range engine.Expand(m) {
+			for one := range nat.Expand(m) {
 				if !yield(one) {
 					return
 				}
@@ -240,7 +241,7 @@ func singles(t *testing.T, texts []string) func(func(engine.Mapping) bool) {
 }
 
 // clientAddr is where a client asks for what is published.
-func clientAddr(top *lab.Topology, m engine.Mapping) string {
+func clientAddr(top *lab.Topology, m nat.Mapping) string {
 	host := m.Frontend.Addr()
 	if !host.IsValid() || host.IsUnspecified() {
 		host = top.Host.V4
@@ -261,7 +262,7 @@ func canonical(t *testing.T, want []string) []string {
 func segmentsOf(top *lab.Topology, texts []string) []string {
 	var found []string
 	for _, p := range []netip.Prefix{top.Inside4, top.Inside6} {
-		if slices.ContainsFunc(parsed(texts), func(m engine.Mapping) bool { return p.Contains(m.Backend.Addr()) }) {
+		if slices.ContainsFunc(parsed(texts), func(m nat.Mapping) bool { return p.Contains(m.Backend.Addr()) }) {
 			found = append(found, p.String())
 		}
 	}

@@ -10,37 +10,37 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // ledger is what was acknowledged, as plainly as can be: lists that are searched from
 // end to end. Its mappings are those of endpoints as well, a port each.
 type ledger struct {
-	networks  []engine.Network
-	endpoints []engine.Attachment // without their ports
-	mappings  []engine.Mapping
+	networks  []nat.Network
+	endpoints []nat.EndpointSpec // without their ports
+	mappings  []nat.Mapping
 }
 
 // flat are all mappings of a state, those of endpoints with them, a port each.
-func flat(s engine.State) []engine.Mapping {
-	var all []engine.Mapping
+func flat(s nat.State) []nat.Mapping {
+	var all []nat.Mapping
 	for _, m := range s.Mappings {
-		all = slices.AppendSeq(all, engine.Expand(m))
+		all = slices.AppendSeq(all, nat.Expand(m))
 	}
 	for _, a := range s.Endpoints {
 		for _, spec := range a.Ports {
-			all = slices.AppendSeq(all, engine.Expand(specMapping(a.Name, a.Address, spec)))
+			all = slices.AppendSeq(all, nat.Expand(specMapping(a.Name, a.Address, spec)))
 		}
 	}
-	slices.SortFunc(all, engine.Compare)
+	slices.SortFunc(all, nat.Compare)
 	return all
 }
 
-func specMapping(name string, addr netip.Addr, s engine.PortSpec) engine.Mapping {
-	return engine.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(addr, s.Backend), More: s.More, Name: name}
+func specMapping(name string, addr netip.Addr, s nat.PortSpec) nat.Mapping {
+	return nat.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(addr, s.Backend), More: s.More, Name: name}
 }
 
-func ledgerOf(s engine.State) ledger {
+func ledgerOf(s nat.State) ledger {
 	l := ledger{networks: slices.Clone(s.Networks), mappings: flat(s)}
 	for _, a := range s.Endpoints {
 		a.Ports = nil
@@ -50,8 +50,8 @@ func ledgerOf(s engine.State) ledger {
 }
 
 // state is what an engine can be given to know the same.
-func (l ledger) state() engine.State {
-	return engine.State{Networks: l.networks, Endpoints: l.endpoints, Mappings: l.mappings}
+func (l ledger) state() nat.State {
+	return nat.State{Networks: l.networks, Endpoints: l.endpoints, Mappings: l.mappings}
 }
 
 func (l ledger) clone() ledger {
@@ -77,16 +77,16 @@ func (l ledger) lines() []string {
 
 func (l ledger) equal(o ledger) bool { return slices.Equal(l.lines(), o.lines()) }
 
-func (l ledger) network(name string) *engine.Network {
-	i := slices.IndexFunc(l.networks, func(n engine.Network) bool { return n.Name == name })
+func (l ledger) network(name string) *nat.Network {
+	i := slices.IndexFunc(l.networks, func(n nat.Network) bool { return n.Name == name })
 	if i < 0 {
 		return nil
 	}
 	return &l.networks[i]
 }
 
-func (l ledger) at(m engine.Mapping) int {
-	return slices.IndexFunc(l.mappings, func(have engine.Mapping) bool {
+func (l ledger) at(m nat.Mapping) int {
+	return slices.IndexFunc(l.mappings, func(have nat.Mapping) bool {
 		return have.Proto == m.Proto && have.Frontend == m.Frontend
 	})
 }
@@ -119,7 +119,7 @@ func (l ledger) after(d deed, found ledger) (ledger, error) {
 		l.networks = append(l.networks, created(*d.Network))
 	case verbRemove:
 		before := len(l.networks)
-		l.networks = slices.DeleteFunc(l.networks, func(n engine.Network) bool { return n.Name == d.Name })
+		l.networks = slices.DeleteFunc(l.networks, func(n nat.Network) bool { return n.Name == d.Name })
 		if len(l.networks) == before {
 			return l, fmt.Errorf("%w: there was no network %s", errUnlike, d.Name)
 		}
@@ -134,7 +134,7 @@ func (l ledger) after(d deed, found ledger) (ledger, error) {
 
 // seek puts the next address to be leased on the first free one from there on, if there
 // is one.
-func (l ledger) seek(n *engine.Network) {
+func (l ledger) seek(n *nat.Network) {
 	hosts := hostsOf(*n)
 	start := slices.Index(hosts, n.Next)
 	for i := range hosts {
@@ -146,7 +146,7 @@ func (l ledger) seek(n *engine.Network) {
 }
 
 // put publishes a mapping, in the place of what its ports had before.
-func (l *ledger) put(m engine.Mapping, found ledger) error {
+func (l *ledger) put(m nat.Mapping, found ledger) error {
 	if m.Frontend.Port() == 0 {
 		chosen, err := found.chosenFor(m, l.mappings)
 		if err != nil {
@@ -154,7 +154,7 @@ func (l *ledger) put(m engine.Mapping, found ledger) error {
 		}
 		m = chosen
 	}
-	for one := range engine.Expand(m) {
+	for one := range nat.Expand(m) {
 		if i := l.at(one); i >= 0 {
 			l.mappings[i] = one
 		} else {
@@ -166,20 +166,20 @@ func (l *ledger) put(m engine.Mapping, found ledger) error {
 
 // chosenFor finds which ports a mapping was given: consecutive ones of the dynamic
 // range, which nobody had before.
-func (l ledger) chosenFor(m engine.Mapping, before []engine.Mapping) (engine.Mapping, error) {
+func (l ledger) chosenFor(m nat.Mapping, before []nat.Mapping) (nat.Mapping, error) {
 	for _, have := range l.mappings {
 		if have.Name != m.Name || have.Proto != m.Proto || have.Backend != m.Backend || have.Frontend.Port() < 49153 {
 			continue
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), have.Frontend.Port())
-		if !slices.ContainsFunc(before, func(b engine.Mapping) bool { return b.Proto == m.Proto && b.Frontend == m.Frontend }) {
+		if !slices.ContainsFunc(before, func(b nat.Mapping) bool { return b.Proto == m.Proto && b.Frontend == m.Frontend }) {
 			return m, nil
 		}
 	}
 	return m, fmt.Errorf("%w: no port was chosen for %s of %s", errUnlike, m, m.Name)
 }
 
-func (l *ledger) take(m engine.Mapping) error {
+func (l *ledger) take(m nat.Mapping) error {
 	i := l.at(m)
 	if i < 0 {
 		return fmt.Errorf("%w: %s was not there", errUnlike, m)
@@ -188,7 +188,7 @@ func (l *ledger) take(m engine.Mapping) error {
 	return nil
 }
 
-func (l *ledger) attach(a engine.Attachment, found ledger) error {
+func (l *ledger) attach(a nat.EndpointSpec, found ledger) error {
 	n := l.network(a.Network)
 	if n == nil || l.leased(n.Next) {
 		return fmt.Errorf("%w: network %s has no room", errUnlike, a.Network)
@@ -206,11 +206,11 @@ func (l *ledger) attach(a engine.Attachment, found ledger) error {
 }
 
 func (l ledger) leased(a netip.Addr) bool {
-	return slices.ContainsFunc(l.endpoints, func(ep engine.Attachment) bool { return ep.Address == a })
+	return slices.ContainsFunc(l.endpoints, func(ep nat.EndpointSpec) bool { return ep.Address == a })
 }
 
 func (l *ledger) detach(name string) error {
-	i := slices.IndexFunc(l.endpoints, func(a engine.Attachment) bool { return a.Name == name })
+	i := slices.IndexFunc(l.endpoints, func(a nat.EndpointSpec) bool { return a.Name == name })
 	if i < 0 {
 		return fmt.Errorf("%w: there was no endpoint %s", errUnlike, name)
 	}
@@ -219,7 +219,7 @@ func (l *ledger) detach(name string) error {
 		n.Next = a.Address
 	}
 	l.endpoints = slices.Delete(l.endpoints, i, i+1)
-	l.mappings = slices.DeleteFunc(l.mappings, func(m engine.Mapping) bool {
+	l.mappings = slices.DeleteFunc(l.mappings, func(m nat.Mapping) bool {
 		return m.Name == name && m.Backend.Addr() == a.Address
 	})
 	return nil
@@ -227,7 +227,7 @@ func (l *ledger) detach(name string) error {
 
 // created is a network when it has just been made: its gateway is the first address,
 // and the next is leased.
-func created(n engine.Network) engine.Network {
+func created(n nat.Network) nat.Network {
 	n.Gateway = n.Prefix.Addr().Next()
 	n.Next = n.Gateway.Next()
 	return n
@@ -237,7 +237,7 @@ func created(n engine.Network) engine.Network {
 const mostHosts = 300
 
 // hostsOf are the addresses that a network leases, in order.
-func hostsOf(n engine.Network) (hosts []netip.Addr) {
+func hostsOf(n nat.Network) (hosts []netip.Addr) {
 	for a := n.Gateway.Next(); n.Prefix.Contains(a) && len(hosts) < mostHosts; a = a.Next() {
 		if a.Is6() || n.Prefix.Contains(a.Next()) {
 			hosts = append(hosts, a)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // open opens an engine inside ns, without proxies and with a table that the test can
@@ -36,16 +37,16 @@ func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
 }
 
 // mapping reads the text form of a mapping.
-func mapping(t *testing.T, text string) engine.Mapping {
+func mapping(t *testing.T, text string) nat.Mapping {
 	t.Helper()
-	m, err := engine.ParseMapping(text)
+	m, err := nat.ParseMapping(text)
 	require.NoError(t, err)
 	return m
 }
 
-func mappings(t *testing.T, texts ...string) []engine.Mapping {
+func mappings(t *testing.T, texts ...string) []nat.Mapping {
 	t.Helper()
-	ms := make([]engine.Mapping, len(texts))
+	ms := make([]nat.Mapping, len(texts))
 	for i, text := range texts {
 		ms[i] = mapping(t, text)
 	}
@@ -53,7 +54,7 @@ func mappings(t *testing.T, texts ...string) []engine.Mapping {
 }
 
 // publish publishes mappings by their text form.
-func publish(t *testing.T, e *engine.Engine, texts ...string) []engine.Mapping {
+func publish(t *testing.T, e *engine.Engine, texts ...string) []nat.Mapping {
 	t.Helper()
 	done, err := e.Publish(mappings(t, texts...)...)
 	require.NoError(t, err)
@@ -70,11 +71,11 @@ func unpublish(t *testing.T, e *engine.Engine, texts ...string) {
 func published(e *engine.Engine) []string { return texts(e.Mappings()) }
 
 // collect is all that an engine has published, a mapping each port.
-func collect(e *engine.Engine) []engine.Mapping { return slices.Collect(e.Mappings()) }
+func collect(e *engine.Engine) []nat.Mapping { return slices.Collect(e.Mappings()) }
 
-func texts(ms iter.Seq[engine.Mapping]) []string {
+func texts(ms iter.Seq[nat.Mapping]) []string {
 	lines := []string{}
-	for _, m := range engine.Collapse(slices.Collect(ms)) {
+	for _, m := range nat.Collapse(slices.Collect(ms)) {
 		lines = append(lines, m.String())
 	}
 	return lines

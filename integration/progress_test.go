@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // terminal is a pseudoterminal (pty(7)): what programs write to it is gathered.
@@ -74,13 +75,13 @@ type slowEngine struct {
 
 func (e *slowEngine) Reporting(*engine.Report) api.Changer { return e }
 
-func (e *slowEngine) ApplyState(engine.State) ([]engine.Change, error) {
+func (e *slowEngine) ApplyState(nat.State) ([]nat.Change, error) {
 	e.entered <- struct{}{}
 	<-e.leave
 	return nil, nil
 }
 
-func (e *slowEngine) Mappings() iter.Seq[engine.Mapping] { return slices.Values([]engine.Mapping(nil)) }
+func (e *slowEngine) Mappings() iter.Seq[nat.Mapping] { return slices.Values([]nat.Mapping(nil)) }
 
 // serveSlowly answers in place of a daemon.
 func (s *station) serveSlowly(t *testing.T) *slowEngine {

@@ -13,16 +13,17 @@ import (
 	"strconv"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
 // notice is a line that a worker writes for whoever will kill it. It is written before
 // or after what it tells of, never meanwhile: what is in the pipe outlives the writer.
 type notice struct {
-	Ready *engine.State // adopted, and this is what there is
-	Step  string        // is about to be taken
-	Begin *deed         // is begun
-	End   *yield        // what was begun is acknowledged
+	Ready *nat.State // adopted, and this is what there is
+	Step  string     // is about to be taken
+	Begin *deed      // is begun
+	End   *yield     // what was begun is acknowledged
 }
 
 // deedsOfWorker is after how many deeds a worker kills itself between two of them.

@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -112,7 +113,7 @@ func notesBetween(before, after ledger) []string {
 	for _, m := range before.mappings {
 		loopback, host := m.Frontend.Addr().IsLoopback(), m.Frontend.Addr()
 		crosses := host.IsValid() && host.Is4() != m.Backend.Addr().Is4()
-		if m.Proto != engine.UDP || loopback || crosses || after.at(m) >= 0 {
+		if m.Proto != nat.UDP || loopback || crosses || after.at(m) >= 0 {
 			continue
 		}
 		digit := "4"
@@ -140,7 +141,7 @@ func notesBetween(before, after ledger) []string {
 func (w *killWorld) requireSockets() {
 	w.Helper()
 	held := map[string]bool{}
-	place := func(p engine.Proto, a netip.AddrPort) string { return p.String() + " " + a.String() }
+	place := func(p nat.Proto, a netip.AddrPort) string { return p.String() + " " + a.String() }
 	for _, m := range w.book.mappings {
 		for _, a := range addressesOf(m.Frontend.Addr()) {
 			held[place(m.Proto, netip.AddrPortFrom(a, m.Frontend.Port()))] = true
@@ -148,7 +149,7 @@ func (w *killWorld) requireSockets() {
 	}
 	var wrong []string
 	err := w.top.Host.Do(func() error {
-		for _, proto := range []engine.Proto{engine.TCP, engine.UDP} {
+		for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 			for range 4 {
 				port := uint16(deedFirstPort + w.IntN(deedPorts+2))
 				for _, a := range addressesOf(netip.Addr{}) {
@@ -193,7 +194,7 @@ func addressesOf(host netip.Addr) (as []netip.Addr) {
 
 // canHave asks for a port as a server would that does not mind what is left of earlier
 // connections.
-func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
+func canHave(proto nat.Proto, at netip.AddrPort) (free bool, err error) {
 	family, kind := unix.AF_INET6, unix.SOCK_STREAM
 	var addr unix.Sockaddr
 	if at.Addr().Is4() {
@@ -201,7 +202,7 @@ func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
 	} else {
 		addr = &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
 	}
-	if proto == engine.UDP {
+	if proto == nat.UDP {
 		kind = unix.SOCK_DGRAM
 	}
 	// A process that is being started has a copy of it until it has executed its program,
@@ -213,13 +214,13 @@ func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
 		return false, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if proto == engine.TCP {
+	if proto == nat.TCP {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return false, err
 		}
 	}
 	err = unix.Bind(fd, addr)
-	if err == nil && proto == engine.TCP {
+	if err == nil && proto == nat.TCP {
 		err = unix.Listen(fd, 1)
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -231,7 +232,7 @@ func canHave(proto engine.Proto, at netip.AddrPort) (free bool, err error) {
 // inquiry is a client's, with a source port of its own: to connection tracking all that
 // it ever asks is one flow.
 type inquiry struct {
-	proto engine.Proto
+	proto nat.Proto
 	from  *lab.NS
 	to    netip.AddrPort
 	port  uint16 // the client's
@@ -269,7 +270,7 @@ func (w *killWorld) ask(q inquiry) {
 		return // nobody, and nobody says so
 	}
 	from := netip.AddrPort{}
-	if q.proto == engine.UDP {
+	if q.proto == nat.UDP {
 		from = netip.AddrPortFrom(netip.Addr{}, q.port)
 	}
 	name, _, err := askWithin(q.from, q.proto.String(), q.to.String(), from, patience)
@@ -293,7 +294,7 @@ func (l ledger) answers(q inquiry) (name string, known bool) {
 		proxied := q.to.Addr().IsLoopback() || q.to.Addr().Is4() != b.Addr().Is4()
 		switch {
 		case proxied && m.NoProxy:
-			return "", m.Proto == engine.TCP // over UDP it is held in silence
+			return "", m.Proto == nat.TCP // over UDP it is held in silence
 		case b.Addr().Is4() && !strings.HasPrefix(b.Addr().String(), "172.30."), b.Addr().Is6() && !strings.HasPrefix(b.Addr().String(), "fd00:30:"):
 			return "", false
 		}

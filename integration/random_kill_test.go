@@ -21,6 +21,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // killSteps are the steps at which random kills aim, in the words of Options.Trace. Any
@@ -296,7 +297,7 @@ func (w *killWorld) enter(d doneDeed) {
 	}
 	told := w.book.clone()
 	for _, m := range d.yield.Mappings {
-		told.mappings = slices.AppendSeq(told.mappings, engine.Expand(m))
+		told.mappings = slices.AppendSeq(told.mappings, nat.Expand(m))
 	}
 	after, err := w.book.after(d.deed, told)
 	require.NoError(w, err, "%s\nacknowledged: %+v %+v", w.what, d.deed, d.yield)

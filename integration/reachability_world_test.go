@@ -13,6 +13,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // reach is a topology in which every cell can be asked: two networks, one of them with
@@ -90,14 +91,14 @@ func (r *reach) publish(t *testing.T) {
 		prefixes [2]netip.Prefix
 	}{{"inside", [2]netip.Prefix{top.Inside4, top.Inside6}}, {"other", [2]netip.Prefix{top.OtherNet4, top.OtherNet6}}} {
 		for i, family := range []string{"4", "6"} {
-			_, err := e.CreateNetwork(engine.Network{Name: n.name + family, Prefix: n.prefixes[i]})
+			_, err := e.CreateNetwork(nat.Network{Name: n.name + family, Prefix: n.prefixes[i]})
 			require.NoError(t, err)
 		}
 	}
 	attach := func(name, network string, addr netip.Addr, specs ...string) {
-		a := engine.Attachment{Name: name, Network: network, Address: addr}
+		a := nat.EndpointSpec{Name: name, Network: network, Address: addr}
 		for _, text := range specs {
-			s, err := engine.ParsePortSpec(text)
+			s, err := nat.ParsePortSpec(text)
 			require.NoError(t, err)
 			a.Ports = append(a.Ports, s)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // shadowAttempts is how many flows an attacker begins towards one port of a client.
@@ -88,7 +89,7 @@ func newShadow(t *testing.T) *shadow {
 	t.Helper()
 	s := &shadow{top: newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2}), next: 20000}
 	e := open(t, s.top.Host, engine.Options{})
-	for _, n := range []engine.Network{{Name: "inside4", Prefix: s.top.Inside4}, {Name: "inside6", Prefix: s.top.Inside6}} {
+	for _, n := range []nat.Network{{Name: "inside4", Prefix: s.top.Inside4}, {Name: "inside6", Prefix: s.top.Inside6}} {
 		_, err := e.CreateNetwork(n)
 		require.NoError(t, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -32,14 +33,14 @@ func BenchmarkKept(b *testing.B) {
 				e, err := engine.Open(o)
 				require.NoError(b, err)
 				b.Cleanup(func() { require.NoError(b, e.Close()) })
-				mapping := func(i int) engine.Mapping {
-					return engine.Mapping{
-						Proto:    engine.TCP,
+				mapping := func(i int) nat.Mapping {
+					return nat.Mapping{
+						Proto:    nat.TCP,
 						Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(i+1)),
 						Backend:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80),
 					}
 				}
-				ms := make([]engine.Mapping, count)
+				ms := make([]nat.Mapping, count)
 				for i := range ms {
 					ms[i] = mapping(i)
 				}

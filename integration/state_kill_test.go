@@ -14,6 +14,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -30,7 +31,7 @@ func openKept(netns, path string, o engine.Options, do func(e *engine.Engine) er
 }
 
 // keptState is what an engine has that opens, with a table or without one.
-func keptState(t *testing.T, ns *lab.NS, path string) (s engine.State) {
+func keptState(t *testing.T, ns *lab.NS, path string) (s nat.State) {
 	t.Helper()
 	require.NoError(t, openKept(ns.Path(), path, engine.Options{}, func(e *engine.Engine) (err error) {
 		s, err = e.State()
@@ -48,7 +49,7 @@ func TestStateKill(t *testing.T) {
 	for _, op := range labtest.Some(t, "operations killed with a state file", 5, tenantOperations()) {
 		steps := slices.Insert(slices.Clone(op.steps), slices.Index(op.steps, "commit")+1, "save")
 		path := stateFile(t)
-		var before, after engine.State
+		var before, after nat.State
 		require.NoError(t, openKept(top.Host.Path(), path, engine.Options{}, func(e *engine.Engine) (err error) {
 			before = tenants(t, e, top)
 			if err = op.do(e); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 	nftables "github.com/nftnat/nftnat/nft"
 )
 
@@ -112,7 +113,7 @@ func TestEveryPort(t *testing.T) {
 			labtest.Echo(t, top.Backend1, network, network+port, port)
 		}
 	}
-	all := []engine.Mapping{mapping(t, "1-65535->172.30.0.2:1-65535"), mapping(t, "1-65535->172.30.0.2:1-65535/udp")}
+	all := []nat.Mapping{mapping(t, "1-65535->172.30.0.2:1-65535"), mapping(t, "1-65535->172.30.0.2:1-65535/udp")}
 	e := open(t, top.Host, engine.Options{NoProxies: true})
 	done, err := e.Publish(all...)
 	require.NoError(t, err)
@@ -121,7 +122,7 @@ func TestEveryPort(t *testing.T) {
 
 	e = open(t, top.Host, engine.Options{NoProxies: true})
 	require.Len(t, collect(e), 2*65535)
-	require.ElementsMatch(t, all, engine.Collapse(collect(e)))
+	require.ElementsMatch(t, all, nat.Collapse(collect(e)))
 	_, err = e.Publish(mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	for _, network := range []string{"tcp", "udp"} {

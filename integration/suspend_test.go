@@ -14,6 +14,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // lent is what an engine of another process would get.
@@ -135,7 +136,7 @@ func TestStrangeSockets(t *testing.T) {
 		p := &strange.Ports[i]
 		switch p.Frontend.Port() {
 		case 8080:
-			p.Proto = engine.UDP
+			p.Proto = nat.UDP
 		case 8081:
 			require.NoError(t, unix.Dup3(int(null.Fd()), p.FD, unix.O_CLOEXEC))
 		}

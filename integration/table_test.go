@@ -17,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Others' tables are as they were after every command, to the byte and the handle:
@@ -57,7 +58,7 @@ func foreignTables(t *testing.T, ns *lab.NS) string {
 }
 
 // everyKind is a mapping of every kind there is.
-func everyKind(t *testing.T) []engine.Mapping {
+func everyKind(t *testing.T) []nat.Mapping {
 	t.Helper()
 	ms := mappings(t,
 		"8080->172.30.0.2:80", "8000-8009->172.30.0.2:9000-9009", "192.0.2.1:53->172.30.0.2:53/udp",
@@ -105,9 +106,9 @@ func TestSaveAndLoad(t *testing.T) {
 
 // requireMappings compares mappings, their ends to the minute: what is left of a
 // time-out is all that the kernel tells.
-func requireMappings(t *testing.T, want, got []engine.Mapping) {
+func requireMappings(t *testing.T, want, got []nat.Mapping) {
 	t.Helper()
-	want, got = engine.Collapse(want), engine.Collapse(got)
+	want, got = nat.Collapse(want), nat.Collapse(got)
 	require.Len(t, got, len(want))
 	for i := range want {
 		require.WithinDuration(t, want[i].Expires, got[i].Expires, time.Minute, "%s", want[i])

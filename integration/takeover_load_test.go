@@ -23,8 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // callers ask a server as fast as they can, one connection or datagram after another.
@@ -256,7 +256,7 @@ func startAPIUsers(t *testing.T, s *station) *task {
 	m := mapping(t, "9000->172.30.0.2:80")
 	before, err := s.api.Mappings(t.Context())
 	require.NoError(t, err)
-	others := len(engine.Collapse(before))
+	others := len(nat.Collapse(before))
 	return startTask(t, func(i int64) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
 		defer cancel()
@@ -267,7 +267,7 @@ func startAPIUsers(t *testing.T, s *station) *task {
 		if err != nil {
 			return err
 		}
-		if n := len(engine.Collapse(ms)); n != others+1 {
+		if n := len(nat.Collapse(ms)); n != others+1 {
 			return fmt.Errorf("round %d: there are %d mappings beside %d", i, n, others)
 		}
 		_, err = s.api.Unpublish(ctx, m)

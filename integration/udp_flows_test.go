@@ -16,6 +16,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/lab"
 	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // A client over UDP that keeps its source port sees a change with its next datagram:
@@ -133,7 +134,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 	require.Len(t, before, len(others))
 
 	for _, step := range []struct {
-		change func(...engine.Mapping) ([]engine.Mapping, error)
+		change func(...nat.Mapping) ([]nat.Mapping, error)
 		to     string
 		name   string // who answers then; empty: refused
 	}{

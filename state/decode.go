@@ -9,11 +9,11 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // LineError says where in a file a fault is. Its cause satisfies
-// [engine.ErrInvalid].
+// [nat.ErrInvalid].
 type LineError struct {
 	File string // as given to Decode
 	Line int    // from 1
@@ -41,40 +41,40 @@ const (
 // Decode reads a file to its end. The name is for errors only. A file without any of the
 // three lists is refused, and so is one of Encode that was cut short. What it lists is in
 // the order of the file; of what it does not have, there is nothing. Errors of r are wrapped; every other error is a
-// [*LineError], or, for a file too large, an [*engine.InvalidError].
-func Decode(r io.Reader, name string) (engine.State, error) {
+// [*LineError], or, for a file too large, an [*nat.InvalidError].
+func Decode(r io.Reader, name string) (nat.State, error) {
 	text, err := read(r)
 	if err != nil {
-		return engine.State{}, fmt.Errorf("read %s: %w", name, err)
+		return nat.State{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	text = strings.TrimPrefix(text, byteOrderMark)
 	if len(text) > maxFile {
-		return engine.State{}, tooLarge(name, maxFile)
+		return nat.State{}, tooLarge(name, maxFile)
 	}
 	if fault := checkSum(text); fault != nil {
 		fault.File = name
-		return engine.State{}, fault
+		return nat.State{}, fault
 	}
 	if fault := checkWhole(text); fault != nil {
 		fault.File = name
-		return engine.State{}, fault
+		return nat.State{}, fault
 	}
 	if s, ok := decodePlain(text); ok {
 		return s, nil
 	}
 	if len(text) > maxYAML {
-		return engine.State{}, tooLarge(name, maxYAML)
+		return nat.State{}, tooLarge(name, maxYAML)
 	}
 	s, fault := decodeYAML(text)
 	if fault != nil {
 		fault.File = name
-		return engine.State{}, fault
+		return nat.State{}, fault
 	}
 	return s, nil
 }
 
 func tooLarge(name string, limit int) error {
-	return &engine.InvalidError{What: "file", Input: name, Reason: fmt.Sprintf("it is larger than %d MiB", limit>>20)}
+	return &nat.InvalidError{What: "file", Input: name, Reason: fmt.Sprintf("it is larger than %d MiB", limit>>20)}
 }
 
 // read returns the whole text and no copy of it: where r can tell how much is

@@ -8,7 +8,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // networkText is a network as a file spells it.
@@ -16,11 +16,11 @@ type networkText struct{ name, prefix, gateway, next string }
 
 // network is the network that the text says. Both ways of reading a file use it, so that
 // they mean the same.
-func (t networkText) network() (engine.Network, error) {
-	n, err := engine.ParseNetwork(t.name, t.prefix, t.gateway)
+func (t networkText) network() (nat.Network, error) {
+	n, err := nat.ParseNetwork(t.name, t.prefix, t.gateway)
 	if err == nil && t.next != "" {
 		if n.Next, err = netip.ParseAddr(t.next); err != nil {
-			err = &engine.InvalidError{What: "next address", Input: t.next, Reason: "it is not an IP address"}
+			err = &nat.InvalidError{What: "next address", Input: t.next, Reason: "it is not an IP address"}
 		}
 	}
 	return n, err
@@ -61,7 +61,7 @@ func (d *document) readEndpoint(line int, n ast.Node) *LineError {
 	if err != nil {
 		return err
 	}
-	a, invalid := engine.ParseAttachment(name, network, address)
+	a, invalid := nat.ParseEndpointSpec(name, network, address)
 	if invalid == nil {
 		invalid = a.Validate()
 	}
@@ -69,7 +69,7 @@ func (d *document) readEndpoint(line int, n ast.Node) *LineError {
 		return &LineError{Line: line, Err: invalid}
 	}
 	for i, text := range specs.texts {
-		spec, err := engine.ParsePortSpec(text)
+		spec, err := nat.ParsePortSpec(text)
 		if err != nil {
 			return &LineError{Line: specs.lines[i], Err: err}
 		}

@@ -10,7 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // decodePlain reads the files that Encode writes, and those that people write
@@ -39,7 +39,7 @@ import (
 //     9.1.2).
 //   - The other sections are taken in the order in which Encode writes them, each with
 //     an item at least.
-func decodePlain(text string) (s engine.State, ok bool) {
+func decodePlain(text string) (s nat.State, ok bool) {
 	section, indent, items, ended := -1, -1, 0, false
 	versioned := false
 	for text != "" {
@@ -51,32 +51,32 @@ func decodePlain(text string) (s engine.State, ok bool) {
 		case body == "":
 		case body[0] == '#':
 			if !printable(body) {
-				return engine.State{}, false
+				return nat.State{}, false
 			}
 		case line == endMark && items > 0:
 			if saysSomething(text) {
-				return engine.State{}, false
+				return nat.State{}, false
 			}
 			ended = true
 		case ended:
-			return engine.State{}, false
+			return nat.State{}, false
 		case line == versionLine && section < 0 && !versioned:
 			versioned = true
 		case line == noMappings:
 			// Without others it is not worth a way of its own, and a section before it
 			// has an item.
 			if items == 0 || plainSections[section] == keyMappings {
-				return engine.State{}, false
+				return nat.State{}, false
 			}
 			ended = true
 		case line[0] != ' ' && line[0] != '-':
 			next := slices.Index(plainSections[:], strings.TrimSuffix(line, ":"))
 			if next <= section || line[len(line)-1] != ':' || section >= 0 && items == 0 {
-				return engine.State{}, false
+				return nat.State{}, false
 			}
 			section, indent, items = next, -1, 0
 			if plainSections[section] == keyMappings {
-				s.Mappings = make([]engine.Mapping, 0, itemsAtMost(text))
+				s.Mappings = make([]nat.Mapping, 0, itemsAtMost(text))
 			}
 		default:
 			if indent < 0 {
@@ -84,13 +84,13 @@ func decodePlain(text string) (s engine.State, ok bool) {
 			}
 			item, isItem := strings.CutPrefix(body, "- ")
 			if !isItem || section < 0 || len(line)-len(body) != indent || !plainSectionItem(&s, section, strings.TrimLeft(item, " ")) {
-				return engine.State{}, false
+				return nat.State{}, false
 			}
 			items++
 		}
 	}
 	if items == 0 || validate(s) != nil {
-		return engine.State{}, false
+		return nat.State{}, false
 	}
 	return s, true
 }
@@ -99,7 +99,7 @@ func decodePlain(text string) (s engine.State, ok bool) {
 var plainSections = [...]string{keyNetworks, keyEndpoints, keyMappings}
 
 // plainSectionItem reads what follows "- " in a section.
-func plainSectionItem(s *engine.State, section int, item string) bool {
+func plainSectionItem(s *nat.State, section int, item string) bool {
 	switch plainSections[section] {
 	case keyNetworks:
 		n, ok := plainNetwork(item)
@@ -122,40 +122,40 @@ func itemsAtMost(text string) int {
 }
 
 // plainItem reads what follows "- ".
-func plainItem(s string) (engine.Mapping, bool) {
+func plainItem(s string) (nat.Mapping, bool) {
 	switch c := s[0]; {
 	case c == '{':
 		return plainObject(s)
 	case c == '"' || c == '\'':
 		end := len(s) - 1
 		if end == 0 || s[end] != c {
-			return engine.Mapping{}, false
+			return nat.Mapping{}, false
 		}
 		s = s[1:end]
 	case c < '0' || c > '9' || s[len(s)-1] == ':':
-		return engine.Mapping{}, false
+		return nat.Mapping{}, false
 	}
 	return plainMapping(s)
 }
 
 // plainMapping reads a mapping text if all its characters are such as mapping
 // texts have.
-func plainMapping(s string) (engine.Mapping, bool) {
+func plainMapping(s string) (nat.Mapping, bool) {
 	for i := range len(s) {
 		switch c := s[i]; {
 		case c >= '-' && c <= ':': // - . / and digits, :
 		case c >= 'a' && c <= 'f', c >= 'A' && c <= 'F':
 		case c == '>', c == '[', c == ']', c == 'u', c == 'p', c == 't':
 		default:
-			return engine.Mapping{}, false
+			return nat.Mapping{}, false
 		}
 	}
-	m, err := engine.ParseMapping(s)
+	m, err := nat.ParseMapping(s)
 	return m, err == nil
 }
 
 // plainObject reads what appendObject writes.
-func plainObject(s string) (m engine.Mapping, ok bool) {
+func plainObject(s string) (m nat.Mapping, ok bool) {
 	if s, ok = strings.CutSuffix(s, "}"); !ok {
 		return m, false
 	}

@@ -6,11 +6,11 @@ package state
 import (
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // plainNetwork reads what appendNetwork writes.
-func plainNetwork(s string) (n engine.Network, ok bool) {
+func plainNetwork(s string) (n nat.Network, ok bool) {
 	var text networkText
 	if s, ok = strings.CutPrefix(s, namedStart); !ok {
 		return n, false
@@ -37,7 +37,7 @@ func plainNetwork(s string) (n engine.Network, ok bool) {
 }
 
 // plainEndpoint reads what appendEndpoint writes.
-func plainEndpoint(s string) (a engine.Attachment, ok bool) {
+func plainEndpoint(s string) (a nat.EndpointSpec, ok bool) {
 	var name, network, address string
 	if s, ok = strings.CutPrefix(s, namedStart); !ok {
 		return a, false
@@ -63,7 +63,7 @@ func plainEndpoint(s string) (a engine.Attachment, ok bool) {
 		}
 		s = ""
 	}
-	a, err := engine.ParseAttachment(name, network, address, ports...)
+	a, err := nat.ParseEndpointSpec(name, network, address, ports...)
 	return a, err == nil && s == ""
 }
 

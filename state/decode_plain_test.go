@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestDecodePlainTakes(t *testing.T) {
@@ -210,9 +210,9 @@ func TestIsWord(t *testing.T) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	for name, ms := range map[string][]engine.Mapping{"plain": many(b, ""), "objects": many(b, "web")} {
+	for name, ms := range map[string][]nat.Mapping{"plain": many(b, ""), "objects": many(b, "web")} {
 		var text strings.Builder
-		require.NoError(b, Encode(&text, engine.State{Mappings: ms}))
+		require.NoError(b, Encode(&text, nat.State{Mappings: ms}))
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(text.Len()))
 			b.ReportAllocs()

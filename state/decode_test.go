@@ -17,19 +17,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // mapped parses text that the test knows to be good.
-func mapped(tb testing.TB, text string) engine.Mapping {
+func mapped(tb testing.TB, text string) nat.Mapping {
 	tb.Helper()
-	m, err := engine.ParseMapping(text)
+	m, err := nat.ParseMapping(text)
 	require.NoError(tb, err)
 	return m
 }
 
 // named has everything there is to say of a mapping.
-func named(tb testing.TB) engine.Mapping {
+func named(tb testing.TB) nat.Mapping {
 	tb.Helper()
 	m := mapped(tb, "53->172.17.0.2:53/udp")
 	m.Name, m.NoProxy, m.Expires = "dns", true, time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -39,47 +39,47 @@ func named(tb testing.TB) engine.Mapping {
 func TestDecode(t *testing.T) {
 	web, dns := mapped(t, "8080->172.17.0.2:80"), named(t)
 	six := mapped(t, "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp")
-	dressed := func(change func(*engine.Mapping)) engine.Mapping {
+	dressed := func(change func(*nat.Mapping)) nat.Mapping {
 		m := web
 		change(&m)
 		return m
 	}
 	for _, tt := range []struct {
 		name, text string
-		want       []engine.Mapping
+		want       []nat.Mapping
 	}{
 		{"an empty list", "mappings: []\n", nil},
 		{"a version", "version: 1\nmappings: []\n", nil},
-		{"a version behind, and an end", "mappings: [8080->172.17.0.2:80]\nversion: 1\n...\n", []engine.Mapping{web}},
+		{"a version behind, and an end", "mappings: [8080->172.17.0.2:80]\nversion: 1\n...\n", []nat.Mapping{web}},
 		{"the file of the package comment", "mappings:\n  - 8080->172.17.0.2:80\n  - {mapping: \"53->172.17.0.2:53/udp\", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}\n",
-			[]engine.Mapping{web, dns}},
-		{"byte order mark", "\ufeffmappings:\n- 8080->172.17.0.2:80", []engine.Mapping{web}},
-		{"order is kept", "mappings:\n- 53->1.2.3.4/udp\n- 53->1.2.3.4\n", []engine.Mapping{mapped(t, "53->1.2.3.4/udp"), mapped(t, "53->1.2.3.4")}},
-		{"quoted", "mappings:\n- \"[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp\"\n- '8080->172.17.0.2:80'\n", []engine.Mapping{six, web}},
-		{"brackets inside", "mappings:\n- 8080->[fd00::2]:80\n", []engine.Mapping{mapped(t, "8080->[fd00::2]:80")}},
-		{"backend without ports", "mappings:\n- 8080->172.17.0.2\n", []engine.Mapping{mapped(t, "8080->172.17.0.2:8080")}},
-		{"a colon at the end, quoted", "mappings:\n- \"8080->fd00::\"\n", []engine.Mapping{mapped(t, "8080->[fd00::]:8080")}},
+			[]nat.Mapping{web, dns}},
+		{"byte order mark", "\ufeffmappings:\n- 8080->172.17.0.2:80", []nat.Mapping{web}},
+		{"order is kept", "mappings:\n- 53->1.2.3.4/udp\n- 53->1.2.3.4\n", []nat.Mapping{mapped(t, "53->1.2.3.4/udp"), mapped(t, "53->1.2.3.4")}},
+		{"quoted", "mappings:\n- \"[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp\"\n- '8080->172.17.0.2:80'\n", []nat.Mapping{six, web}},
+		{"brackets inside", "mappings:\n- 8080->[fd00::2]:80\n", []nat.Mapping{mapped(t, "8080->[fd00::2]:80")}},
+		{"backend without ports", "mappings:\n- 8080->172.17.0.2\n", []nat.Mapping{mapped(t, "8080->172.17.0.2:8080")}},
+		{"a colon at the end, quoted", "mappings:\n- \"8080->fd00::\"\n", []nat.Mapping{mapped(t, "8080->[fd00::]:8080")}},
 		{"flow list", "mappings: [8080->172.17.0.2:80, {name: dns, expires: \"2027-01-01T02:00:00+02:00\", proxy: false, mapping: 53->172.17.0.2:53/udp}]",
-			[]engine.Mapping{web, dns}},
+			[]nat.Mapping{web, dns}},
 		{"JSON", `{"mappings":["8080->172.17.0.2:80",{"mapping":"53->172.17.0.2:53/udp","name":"dns","proxy":false,"expires":"2027-01-01T00:00:00Z"}]}`,
-			[]engine.Mapping{web, dns}},
-		{"block object", "mappings:\n  - mapping: 53->172.17.0.2:53/udp\n    name: 'dns' # ours\n    proxy: false\n    expires: 2027-01-01T00:00:00Z\n", []engine.Mapping{dns}},
-		{"block scalars", "mappings:\n- >-\n  8080->172.17.0.2:80\n- mapping: |-\n    53->172.17.0.2:53/udp\n  name: |-\n    dns\n  proxy: false\n  expires: 2027-01-01T00:00:00Z\n", []engine.Mapping{web, dns}},
-		{"values on their own lines", "mappings:\n-\n  mapping:\n    80->1.2.3.4\n- {mapping:\n\"81->1.2.3.4\",\n}\n", []engine.Mapping{mapped(t, "80->1.2.3.4"), mapped(t, "81->1.2.3.4")}},
-		{"windows line ends", "mappings:\r\n  - 8080->172.17.0.2:80\r\n", []engine.Mapping{web}},
-		{"trailing comment", "mappings: # all\n- 8080->172.17.0.2:80 # web\n", []engine.Mapping{web}},
-		{"document marks", "---\nmappings:\n- 8080->172.17.0.2:80\n...\n", []engine.Mapping{web}},
-		{"proxy said", "mappings:\n- {mapping: 8080->172.17.0.2:80, proxy: true}\n", []engine.Mapping{web}},
+			[]nat.Mapping{web, dns}},
+		{"block object", "mappings:\n  - mapping: 53->172.17.0.2:53/udp\n    name: 'dns' # ours\n    proxy: false\n    expires: 2027-01-01T00:00:00Z\n", []nat.Mapping{dns}},
+		{"block scalars", "mappings:\n- >-\n  8080->172.17.0.2:80\n- mapping: |-\n    53->172.17.0.2:53/udp\n  name: |-\n    dns\n  proxy: false\n  expires: 2027-01-01T00:00:00Z\n", []nat.Mapping{web, dns}},
+		{"values on their own lines", "mappings:\n-\n  mapping:\n    80->1.2.3.4\n- {mapping:\n\"81->1.2.3.4\",\n}\n", []nat.Mapping{mapped(t, "80->1.2.3.4"), mapped(t, "81->1.2.3.4")}},
+		{"windows line ends", "mappings:\r\n  - 8080->172.17.0.2:80\r\n", []nat.Mapping{web}},
+		{"trailing comment", "mappings: # all\n- 8080->172.17.0.2:80 # web\n", []nat.Mapping{web}},
+		{"document marks", "---\nmappings:\n- 8080->172.17.0.2:80\n...\n", []nat.Mapping{web}},
+		{"proxy said", "mappings:\n- {mapping: 8080->172.17.0.2:80, proxy: true}\n", []nat.Mapping{web}},
 		{"aliases", "mappings:\n- &a {mapping: 8080->172.17.0.2:80, name: &n web}\n- {mapping: &m 80->1.2.3.4, name: *n}\n",
-			[]engine.Mapping{dressed(func(m *engine.Mapping) { m.Name = "web" }), func() engine.Mapping {
+			[]nat.Mapping{dressed(func(m *nat.Mapping) { m.Name = "web" }), func() nat.Mapping {
 				m := mapped(t, "80->1.2.3.4")
 				m.Name = "web"
 				return m
 			}()}},
 		{"escapes", `mappings: [{mapping: 8080->172.17.0.2:80, name: "a\u2028\\\U0001F600"}]`,
-			[]engine.Mapping{dressed(func(m *engine.Mapping) { m.Name = "a\u2028\\😀" })}},
+			[]nat.Mapping{dressed(func(m *nat.Mapping) { m.Name = "a\u2028\\😀" })}},
 		{"a fraction of a second", `mappings: [{mapping: 8080->172.17.0.2:80, expires: 2027-01-01T00:00:00.000000001Z}]`,
-			[]engine.Mapping{dressed(func(m *engine.Mapping) { m.Expires = time.Date(2027, 1, 1, 0, 0, 0, 1, time.UTC) })}},
+			[]nat.Mapping{dressed(func(m *nat.Mapping) { m.Expires = time.Date(2027, 1, 1, 0, 0, 0, 1, time.UTC) })}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := Decode(strings.NewReader(tt.text), "f")
@@ -180,7 +180,7 @@ func TestDecodeErrors(t *testing.T) {
 	} {
 		f, err := Decode(strings.NewReader(tt.text), "f")
 		require.EqualError(t, err, tt.want, "%q", tt.text)
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, f)
 		var typed *LineError
 		require.ErrorAs(t, err, &typed)
@@ -190,7 +190,7 @@ func TestDecodeErrors(t *testing.T) {
 
 func TestDecodeReader(t *testing.T) {
 	const text = "mappings:\n  - 8080->172.17.0.2:80\n"
-	want := []engine.Mapping{mapped(t, "8080->172.17.0.2:80")}
+	want := []nat.Mapping{mapped(t, "8080->172.17.0.2:80")}
 	path := filepath.Join(t.TempDir(), "mappings.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	file, err := os.Open(path)
@@ -206,7 +206,7 @@ func TestDecodeReader(t *testing.T) {
 	_, err = Decode(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken)), "f")
 	require.ErrorIs(t, err, broken)
 	require.EqualError(t, err, "read f: broken")
-	require.NotErrorIs(t, err, engine.ErrInvalid)
+	require.NotErrorIs(t, err, nat.ErrInvalid)
 }
 
 func TestDecodeSize(t *testing.T) {
@@ -214,7 +214,7 @@ func TestDecodeSize(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader("mappings:\n"), spaces{})
 	_, err := Decode(endless, "f")
 	require.EqualError(t, err, `invalid file "f": it is larger than 64 MiB`)
-	require.ErrorIs(t, err, engine.ErrInvalid)
+	require.ErrorIs(t, err, nat.ErrInvalid)
 
 	comment := "# " + strings.Repeat("x", maxYAML) + "\n"
 	f, err := Decode(strings.NewReader(comment+"mappings:\n  - 8080->172.17.0.2:80\n"), "f")
@@ -222,7 +222,7 @@ func TestDecodeSize(t *testing.T) {
 	require.Len(t, f.Mappings, 1)
 	_, err = Decode(strings.NewReader(comment+"mappings: [8080->172.17.0.2:80]\n"), "f")
 	require.EqualError(t, err, `invalid file "f": it is larger than 8 MiB`)
-	require.ErrorIs(t, err, engine.ErrInvalid)
+	require.ErrorIs(t, err, nat.ErrInvalid)
 }
 
 // Without screen, each of these keeps the parser busy for minutes.
@@ -230,7 +230,7 @@ func TestDecodeHostile(t *testing.T) {
 	for _, s := range []string{"[", "{", "{mapping: ", "- ", "-\n", "- # c\n", "&a ", "name: ", "mappings:\n  name: ", "mappings: [{a,", "!t ", "? ", "networks:\n", "ports: ", "ports:\n", "- ports: [", "- &a\n  - *a\n", "endpoints: {"} {
 		for _, head := range []string{"", "mappings:\n", "mappings: [{", "endpoints: [{ports: ["} {
 			_, err := Decode(strings.NewReader(head+strings.Repeat(s, 1<<16/len(s))), "f")
-			require.ErrorIs(t, err, engine.ErrInvalid, "%q", s)
+			require.ErrorIs(t, err, nat.ErrInvalid, "%q", s)
 		}
 	}
 	var keys strings.Builder

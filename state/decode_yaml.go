@@ -14,7 +14,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The keys of a file.
@@ -43,25 +43,25 @@ const (
 
 // decodeYAML reads any file. It walks the nodes itself instead of filling a
 // struct, so that each fault has its line.
-func decodeYAML(text string) (engine.State, *LineError) {
+func decodeYAML(text string) (nat.State, *LineError) {
 	tokens := lexer.Tokenize(text)
 	if err := screen(tokens); err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
 	doc, err := parser.Parse(tokens, 0)
 	if err != nil {
-		return engine.State{}, notYAML(text, err)
+		return nat.State{}, notYAML(text, err)
 	}
 	d := document{anchors: map[string]ast.Node{}, size: len(text)}
 	if err := d.read(doc); err != nil {
-		return engine.State{}, err
+		return nat.State{}, err
 	}
 	if f := validate(d.state); f != nil {
 		err := f.err
 		if f.first != nil {
 			err = fmt.Errorf("%w (the first is in line %d)", err, d.lineOf(*f.first))
 		}
-		return engine.State{}, &LineError{Line: d.lineOf(f.at), Err: err}
+		return nat.State{}, &LineError{Line: d.lineOf(f.at), Err: err}
 	}
 	return d.state, nil
 }
@@ -96,13 +96,13 @@ func notYAML(text string, err error) *LineError {
 }
 
 func fault(line int, what, input, reason string) *LineError {
-	return &LineError{Line: line, Err: &engine.InvalidError{What: what, Input: input, Reason: reason}}
+	return &LineError{Line: line, Err: &nat.InvalidError{What: what, Input: input, Reason: reason}}
 }
 
 // document collects what one says.
 type document struct {
 	anchors map[string]ast.Node // by name; the values are neither anchors nor aliases
-	state   engine.State
+	state   nat.State
 	lines   map[string][]int // of the items, by their section
 	ports   [][]int          // lines of the endpoints' ports
 	// size is that of the text in bytes, and texts how many texts of lists were read.
@@ -242,31 +242,31 @@ func (d *document) readMapping(line int, n ast.Node) *LineError {
 	return nil
 }
 
-func (d *document) readItem(line int, n ast.Node) (engine.Mapping, *LineError) {
+func (d *document) readItem(line int, n ast.Node) (nat.Mapping, *LineError) {
 	if object, ok := n.(ast.MapNode); ok {
 		return d.readObject(line, object)
 	}
 	return readText(line, n)
 }
 
-func readText(line int, n ast.Node) (engine.Mapping, *LineError) {
+func readText(line int, n ast.Node) (nat.Mapping, *LineError) {
 	text, ok := stringOf(n)
 	if !ok {
 		reason := "neither a text like 8080->172.17.0.2:80 nor an object"
 		if _, list := n.(*ast.SequenceNode); list {
 			reason += "; a text that begins with a bracket is quoted"
 		}
-		return engine.Mapping{}, fault(line, keyMapping, excerpt(n), reason)
+		return nat.Mapping{}, fault(line, keyMapping, excerpt(n), reason)
 	}
-	m, err := engine.ParseMapping(text)
+	m, err := nat.ParseMapping(text)
 	if err != nil {
 		return m, &LineError{Line: line, Err: err}
 	}
 	return m, nil
 }
 
-func (d *document) readObject(line int, object ast.MapNode) (m engine.Mapping, err *LineError) {
-	var rest engine.Mapping // what is said beside the mapping, which may come last
+func (d *document) readObject(line int, object ast.MapNode) (m nat.Mapping, err *LineError) {
+	var rest nat.Mapping // what is said beside the mapping, which may come last
 	given := false
 	for it := object.MapRange(); it.Next(); {
 		at := lineOf(it.Value())

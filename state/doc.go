@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package state reads and writes the file of "nftnat export" and "nftnat apply -f": YAML
-// 1.2 that lists what a table is to hold, an [engine.State].
+// 1.2 that lists what a table is to hold, an [nat.State].
 //
 //	version: 1
 //	networks:
@@ -21,7 +21,7 @@
 // A network has gateway (absent: its first address), next, from which on the next free
 // address is looked for (absent: where the network of that name has left off), masquerade
 // and guard (absent: true). An endpoint has network (absent: that of its address), and
-// ports, which are port specs ([engine.ParsePortSpec]).
+// ports, which are port specs ([nat.ParsePortSpec]).
 //
 // A mapping stands there in its text form, or as an object where there is more
 // to say: name (absent: none), proxy (absent: true), and expires (absent:
@@ -30,7 +30,7 @@
 //
 // [Decode] takes a whole file or nothing of it. What it refuses it names by
 // file, line and reason, in a [*LineError] that is an
-// [engine.ErrInvalid]: keys it does not know, keys given twice, what is not valid or
+// [nat.ErrInvalid]: keys it does not know, keys given twice, what is not valid or
 // cannot be together, and endpoints without address and frontend port 0, as a file says
 // which are taken and does not ask for any.
 // [Encode] writes one order only: equal contents make equal files. The first line of what

@@ -13,7 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The pieces of an item that has more to say than its text. decodePlain knows
@@ -38,10 +38,10 @@ const (
 )
 
 // Encode writes s so that [Decode] reads the same: in canonical order, which is by
-// name for networks and endpoints, and with ranges collapsed ([engine.Collapse]). A file
-// that Decode would refuse is not begun: the error is that of [engine.ValidateAll], or an
-// [*engine.InvalidError]. Errors of w are wrapped; what was written by then is of no use.
-func Encode(w io.Writer, s engine.State) error {
+// name for networks and endpoints, and with ranges collapsed ([nat.Collapse]). A file
+// that Decode would refuse is not begun: the error is that of [nat.ValidateAll], or an
+// [*nat.InvalidError]. Errors of w are wrapped; what was written by then is of no use.
+func Encode(w io.Writer, s nat.State) error {
 	if f := validate(s); f != nil {
 		return fmt.Errorf("encode state: %w", f.err)
 	}
@@ -64,7 +64,7 @@ func Encode(w io.Writer, s engine.State) error {
 	} else {
 		e.print(noMappings + "\n")
 	}
-	for _, m := range engine.Collapse(s.Mappings) {
+	for _, m := range nat.Collapse(s.Mappings) {
 		if e.err != nil {
 			break
 		}
@@ -87,9 +87,9 @@ const versionLine = keyVersion + ": " + fileVersion
 // without the key somebody might think that it was forgotten.
 const noMappings = keyMappings + ": []"
 
-func byNetworkName(a, b engine.Network) int { return strings.Compare(a.Name, b.Name) }
+func byNetworkName(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) }
 
-func byEndpointName(a, b engine.Attachment) int { return strings.Compare(a.Name, b.Name) }
+func byEndpointName(a, b nat.EndpointSpec) int { return strings.Compare(a.Name, b.Name) }
 
 // encoder writes lines until one fails.
 type encoder struct {
@@ -111,7 +111,7 @@ func (e *encoder) item(appendTo func([]byte) []byte) {
 	}
 }
 
-func appendNetwork(b []byte, n engine.Network) []byte {
+func appendNetwork(b []byte, n nat.Network) []byte {
 	b = appendName(append(b, namedStart...), n.Name)
 	b = appendAddr(append(b, objectPrefix...), n.Prefix.String())
 	if n.Gateway.IsValid() {
@@ -129,7 +129,7 @@ func appendNetwork(b []byte, n engine.Network) []byte {
 	return append(b, '}')
 }
 
-func appendEndpoint(b []byte, a engine.Attachment) []byte {
+func appendEndpoint(b []byte, a nat.EndpointSpec) []byte {
 	b = appendName(append(b, namedStart...), a.Name)
 	if a.Network != "" {
 		b = appendName(append(b, objectNetwork...), a.Network)
@@ -138,16 +138,16 @@ func appendEndpoint(b []byte, a engine.Attachment) []byte {
 	if len(a.Ports) == 0 {
 		return append(b, '}')
 	}
-	ms := make([]engine.Mapping, len(a.Ports))
+	ms := make([]nat.Mapping, len(a.Ports))
 	for i, spec := range a.Ports {
 		ms[i] = mappingOf(a, spec)
 	}
 	b = append(b, objectPorts...)
-	for i, m := range engine.Collapse(ms) {
+	for i, m := range nat.Collapse(ms) {
 		if i > 0 {
 			b = append(b, portSeparator...)
 		}
-		spec := engine.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
+		spec := nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
 		// Quoted, for YAML 1.1 has numbers to the base of 60 (tag:yaml.org,2002:int).
 		b = append(append(append(b, '"'), spec.String()...), '"')
 	}
@@ -163,7 +163,7 @@ func appendAddr(b []byte, text string) []byte {
 	return append(b, text...)
 }
 
-func appendItem(b []byte, m engine.Mapping) []byte {
+func appendItem(b []byte, m nat.Mapping) []byte {
 	if m.Name == "" && !m.NoProxy && m.Expires.IsZero() {
 		if m.Frontend.Addr().Is6() { // an opening bracket would begin a flow sequence
 			b = append(b, '"')

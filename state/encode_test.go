@@ -16,13 +16,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // many returns 60,000 mappings that make no range.
-func many(tb testing.TB, name string) []engine.Mapping {
+func many(tb testing.TB, name string) []nat.Mapping {
 	tb.Helper()
-	ms := make([]engine.Mapping, 60000)
+	ms := make([]nat.Mapping, 60000)
 	for i := range ms {
 		ms[i] = mapped(tb, fmt.Sprintf("%d->172.17.%d.%d:80", i+1, i>>8, i&255))
 		ms[i].Name = name
@@ -30,10 +30,10 @@ func many(tb testing.TB, name string) []engine.Mapping {
 	return ms
 }
 
-func encode(tb testing.TB, ms ...engine.Mapping) string {
+func encode(tb testing.TB, ms ...nat.Mapping) string {
 	tb.Helper()
 	var b strings.Builder
-	require.NoError(tb, Encode(&b, engine.State{Mappings: ms}))
+	require.NoError(tb, Encode(&b, nat.State{Mappings: ms}))
 	return b.String()
 }
 
@@ -44,7 +44,7 @@ func TestEncode(t *testing.T) {
 	quiet, until := mapped(t, "[::]:1->[fd00::2]:1"), mapped(t, "2->1.2.3.4:2")
 	quiet.NoProxy = true
 	until.Expires = time.Date(2027, 1, 1, 0, 0, 0, 5000, time.UTC)
-	ms := []engine.Mapping{named(t), web, mapped(t, "9000->1.2.3.4:1"), quiet, mapped(t, "9001->1.2.3.4:2"), until,
+	ms := []nat.Mapping{named(t), web, mapped(t, "9000->1.2.3.4:1"), quiet, mapped(t, "9001->1.2.3.4:2"), until,
 		mapped(t, "[2001:db8::1]:8000-8009->[fd00::2]:9000-9009/udp"), mapped(t, "4->fd00::2")}
 	before := slices.Clone(ms)
 	require.Equal(t, endPromise+`
@@ -85,12 +85,12 @@ func TestEncodeNames(t *testing.T) {
 		require.Equal(t, endPromise+"\nversion: 1\nmappings:\n  - {mapping: \"80->1.2.3.4:80\", name: "+want+"}\n...\n", text)
 		f, err := Decode(strings.NewReader(text), "f")
 		require.NoError(t, err)
-		require.Equal(t, []engine.Mapping{m}, f.Mappings)
+		require.Equal(t, []nat.Mapping{m}, f.Mappings)
 	}
 }
 
 func TestEncodeRefuses(t *testing.T) {
-	for _, ms := range [][]engine.Mapping{
+	for _, ms := range [][]nat.Mapping{
 		{{}},
 		{mapped(t, "0->1.2.3.4:80")},
 		{mapped(t, "192.0.2.1:0->1.2.3.4:80")},
@@ -98,8 +98,8 @@ func TestEncodeRefuses(t *testing.T) {
 		{mapped(t, "80->127.0.0.1")},
 	} {
 		var b strings.Builder
-		err := Encode(&b, engine.State{Mappings: ms})
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		err := Encode(&b, nat.State{Mappings: ms})
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.ErrorContains(t, err, "encode state: ")
 		require.Zero(t, b.Len(), "nothing is begun")
 	}
@@ -120,21 +120,21 @@ func (w *full) Write(p []byte) (int, error) {
 func TestEncodeWriteErrors(t *testing.T) {
 	ms := many(t, "")
 	for _, room := range []int{0, 100, 1 << 20} {
-		err := Encode(&full{n: room}, engine.State{Mappings: ms})
+		err := Encode(&full{n: room}, nat.State{Mappings: ms})
 		require.ErrorIs(t, err, errFull)
 		require.EqualError(t, err, "write state: full")
 	}
-	require.NoError(t, Encode(&full{n: 1 << 22}, engine.State{Mappings: ms}))
+	require.NoError(t, Encode(&full{n: 1 << 22}, nat.State{Mappings: ms}))
 }
 
 // randomMappings returns valid mappings that do not overlap, in random order.
-func randomMappings(r *rand.Rand) []engine.Mapping {
+func randomMappings(r *rand.Rand) []nat.Mapping {
 	one := func(of ...string) string { return of[r.IntN(len(of))] }
-	var ms []engine.Mapping
+	var ms []nat.Mapping
 	for range r.IntN(20) {
-		m := engine.Mapping{Proto: engine.TCP, NoProxy: r.IntN(5) == 0}
+		m := nat.Mapping{Proto: nat.TCP, NoProxy: r.IntN(5) == 0}
 		if r.IntN(2) == 0 {
-			m.Proto = engine.UDP
+			m.Proto = nat.UDP
 		}
 		host, back := one("", "0.0.0.0", "192.0.2.1"), "172.17.0.2"
 		if r.IntN(2) == 0 {
@@ -153,7 +153,7 @@ func randomMappings(r *rand.Rand) []engine.Mapping {
 		if r.IntN(5) == 0 {
 			m.Expires = time.Unix(r.Int64N(1<<37), r.Int64N(3)).UTC()
 		}
-		if with := append(slices.Clone(ms), m); engine.ValidateAll(with...) == nil {
+		if with := append(slices.Clone(ms), m); nat.ValidateAll(with...) == nil {
 			ms = with
 		}
 	}
@@ -179,7 +179,7 @@ func TestDecodeUndoesEncode(t *testing.T) {
 		text := encode(t, ms...)
 		f, err := Decode(strings.NewReader(text), "f")
 		require.NoError(t, err, text)
-		require.Equal(t, engine.Collapse(ms), f.Mappings, text)
+		require.Equal(t, nat.Collapse(ms), f.Mappings, text)
 		require.Equal(t, text, encode(t, f.Mappings...), "equal contents make equal files")
 		slow, fault := decodeYAML(text)
 		require.Nil(t, fault, text)
@@ -205,7 +205,7 @@ func FuzzDecode(f *testing.F) {
 		file, err := Decode(strings.NewReader(text), "f")
 		if err != nil {
 			var line *LineError
-			if !errors.Is(err, engine.ErrInvalid) || !errors.As(err, &line) || line.Line < 1 || strings.ContainsAny(err.Error(), "\r\n") {
+			if !errors.Is(err, nat.ErrInvalid) || !errors.As(err, &line) || line.Line < 1 || strings.ContainsAny(err.Error(), "\r\n") {
 				t.Fatalf("%q: %q", text, err)
 			}
 			return
@@ -219,18 +219,18 @@ func FuzzDecode(f *testing.F) {
 		if err == nil {
 			err = Encode(&twice, again)
 		}
-		if err != nil || !slices.Equal(again.Mappings, engine.Collapse(file.Mappings)) || twice.String() != b.String() {
+		if err != nil || !slices.Equal(again.Mappings, nat.Collapse(file.Mappings)) || twice.String() != b.String() {
 			t.Fatalf("%q became %q: %v", text, b.String(), err)
 		}
 	})
 }
 
 func BenchmarkEncode(b *testing.B) {
-	for name, ms := range map[string][]engine.Mapping{"plain": many(b, ""), "objects": many(b, "web")} {
+	for name, ms := range map[string][]nat.Mapping{"plain": many(b, ""), "objects": many(b, "web")} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := Encode(io.Discard, engine.State{Mappings: ms}); err != nil {
+				if err := Encode(io.Discard, nat.State{Mappings: ms}); err != nil {
 					b.Fatal(err)
 				}
 			}

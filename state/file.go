@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // File keeps the state of an engine in a file: an [engine.Store]. From Load to Close it
@@ -46,8 +47,8 @@ const (
 // line of the checksum is one that somebody wrote by hand, and is taken as it is.
 //
 // Errors: a [*LineError] for a file that is torn, or wrong, or empty; an
-// [*engine.InvalidError] for a path that cannot be that of a file of ours;
-// [*engine.TakenError] if another process has the file.
+// [*nat.InvalidError] for a path that cannot be that of a file of ours;
+// [*nat.TakenError] if another process has the file.
 func (f *File) Load() (engine.Record, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,7 +82,7 @@ func (f *File) Load() (engine.Record, bool, error) {
 }
 
 func (f *File) invalid(reason string) error {
-	return &engine.InvalidError{What: "state file", Input: f.path, Reason: reason}
+	return &nat.InvalidError{What: "state file", Input: f.path, Reason: reason}
 }
 
 // takeAttempts and takePause bound how long Load waits for a process that ends.
@@ -113,7 +114,7 @@ func (f *File) takeWithin(attempts int) error {
 			_, _ = lock.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
 			return nil
 		case attempt == attempts && errors.Is(err, syscall.EWOULDBLOCK):
-			err = &engine.TakenError{What: "state file " + f.path, Holder: holder(lock)}
+			err = &nat.TakenError{What: "state file " + f.path, Holder: holder(lock)}
 		case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, syscall.EINTR):
 			time.Sleep(takePause)
 			continue

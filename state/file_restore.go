@@ -16,7 +16,7 @@ import (
 // same file. A file that somebody has replaced is left to the next Save. Otherwise it does
 // nothing.
 //
-// Errors: [*engine.TakenError] if another process has taken the lock by then; those of Save.
+// Errors: [*nat.TakenError] if another process has taken the lock by then; those of Save.
 func (f *File) Restore() (restored bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

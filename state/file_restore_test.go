@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // What others remove is there again as it was saved last; what they replace is left.
@@ -27,9 +28,9 @@ func TestRestore(t *testing.T) {
 	require.False(t, restored, "nothing was saved")
 	require.NoFileExists(t, path)
 
-	m, err := engine.ParseMapping("8080->172.30.0.2:80")
+	m, err := nat.ParseMapping("8080->172.30.0.2:80")
 	require.NoError(t, err)
-	require.NoError(t, f.Save(engine.Record{State: engine.State{Mappings: []engine.Mapping{m}}}))
+	require.NoError(t, f.Save(engine.Record{State: nat.State{Mappings: []nat.Mapping{m}}}))
 	saved, err := os.ReadFile(path)
 	require.NoError(t, err)
 	restored, err = f.Restore()
@@ -55,14 +56,14 @@ func TestRestore(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, restored)
 	_, _, err = NewFile(path).Load()
-	require.ErrorIs(t, err, engine.ErrConflict)
+	require.ErrorIs(t, err, nat.ErrConflict)
 	// unless one was faster.
 	require.NoError(t, os.Remove(path+lockSuffix))
 	other := NewFile(path)
 	_, _, err = other.Load()
 	require.NoError(t, err)
 	_, err = f.Restore()
-	var taken *engine.TakenError
+	var taken *nat.TakenError
 	require.ErrorAs(t, err, &taken)
 	require.NoError(t, other.Close())
 	restored, err = f.Restore()

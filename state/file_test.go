@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // theRecord is one of some of everything.
@@ -78,7 +79,7 @@ networks:
 
 	// One at a time.
 	_, _, err = NewFile(path).Load()
-	require.ErrorIs(t, err, engine.ErrConflict)
+	require.ErrorIs(t, err, nat.ErrConflict)
 	require.EqualError(t, err, fmt.Sprintf("state file %s is taken by pid %d", path, os.Getpid()))
 	require.NoError(t, f.Close())
 	require.NoError(t, f.Close())
@@ -113,7 +114,7 @@ func TestTornFile(t *testing.T) {
 		_, err := decodeRecord(text[:end], "f")
 		var line *LineError
 		require.ErrorAs(t, err, &line, "%q", text[:end])
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Equal(t, "f", line.File)
 	}
 	for at := range len(text) {
@@ -130,7 +131,7 @@ func TestTornFile(t *testing.T) {
 	// What follows is another file, or was lost in the middle.
 	for _, other := range []string{text + text, text + "  - 80->1.2.3.4:80\n", strings.Replace(text, "  - 8081->172.17.0.2:80\n", "", 1), strings.ReplaceAll(text, "\n", "\r\n")} {
 		_, err := decodeRecord(other, "f")
-		require.ErrorIs(t, err, engine.ErrInvalid, other)
+		require.ErrorIs(t, err, nat.ErrInvalid, other)
 	}
 }
 
@@ -166,7 +167,7 @@ func TestFileRefuses(t *testing.T) {
 	} {
 		_, _, err := opened(t, text)
 		require.ErrorContains(t, err, `state.yaml:1: invalid file "": it says nothing`, name)
-		require.ErrorIs(t, err, engine.ErrInvalid, name)
+		require.ErrorIs(t, err, nat.ErrInvalid, name)
 	}
 	_, _, err := opened(t, "mappings:\n  - 80->1.2.3.4:80\n  - 80->1.2.3.4:81\n")
 	require.ErrorContains(t, err, "state.yaml:3: ")
@@ -192,7 +193,7 @@ func TestFileRefuses(t *testing.T) {
 	} {
 		f := NewFile(filepath.Join(dir, path))
 		_, _, err := f.Load()
-		require.ErrorIs(t, err, engine.ErrInvalid, path)
+		require.ErrorIs(t, err, nat.ErrInvalid, path)
 		require.ErrorContains(t, err, reason, path)
 		require.NotContains(t, err.Error(), "\n", path)
 		require.NoError(t, f.Close())
@@ -228,7 +229,7 @@ func TestFileSaveFails(t *testing.T) {
 	require.NoFileExists(t, f.path+newSuffix)
 
 	// The limit is as a disk that is full: some of it is written.
-	many := engine.State{Mappings: []engine.Mapping{mapped(t, "1-9->1.2.3.4:1-9"), mapped(t, "20->1.2.3.4:80")}}
+	many := nat.State{Mappings: []nat.Mapping{mapped(t, "1-9->1.2.3.4:1-9"), mapped(t, "20->1.2.3.4:80")}}
 	before, err = os.ReadFile(f.path)
 	require.NoError(t, err)
 	limited(t, 64, func() { err = f.Save(engine.Record{State: many}) })
@@ -240,7 +241,7 @@ func TestFileSaveFails(t *testing.T) {
 	// What cannot be a file is not begun.
 	before, err = os.ReadFile(f.path)
 	require.NoError(t, err)
-	require.ErrorIs(t, f.Save(engine.Record{State: engine.State{Mappings: append(many.Mappings, many.Mappings...)}}), engine.ErrInvalid)
+	require.ErrorIs(t, f.Save(engine.Record{State: nat.State{Mappings: append(many.Mappings, many.Mappings...)}}), nat.ErrInvalid)
 	unchanged()
 
 	require.NoError(t, os.RemoveAll(filepath.Dir(f.path)))
@@ -286,7 +287,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		var line *LineError
 		switch {
 		case err == nil:
-		case !errors.Is(err, engine.ErrInvalid) || !errors.As(err, &line) || line.Line < 1 || strings.ContainsAny(err.Error(), "\r\n"):
+		case !errors.Is(err, nat.ErrInvalid) || !errors.As(err, &line) || line.Line < 1 || strings.ContainsAny(err.Error(), "\r\n"):
 			t.Fatalf("%q: %q", text, err)
 		default:
 			return
@@ -306,7 +307,7 @@ func FuzzDecodeRecord(f *testing.F) {
 func BenchmarkSave(b *testing.B) {
 	for _, count := range []int{100, 10_000, 60_000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
-			f, r, err := opened(b, written(b, engine.Record{State: engine.State{Mappings: many(b, "")[:count-1]}}))
+			f, r, err := opened(b, written(b, engine.Record{State: nat.State{Mappings: many(b, "")[:count-1]}}))
 			require.NoError(b, err)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {

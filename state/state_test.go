@@ -13,24 +13,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // designFile is the file of the design, and what it says.
-func designFile(tb testing.TB) (string, engine.State) {
+func designFile(tb testing.TB) (string, nat.State) {
 	tb.Helper()
-	inside, err := engine.ParseNetwork("inside", "172.30.0.0/24", "172.30.0.1")
+	inside, err := nat.ParseNetwork("inside", "172.30.0.0/24", "172.30.0.1")
 	require.NoError(tb, err)
-	web, err := engine.ParseAttachment("web", "inside", "172.30.0.2", "8080:80", "53:53/udp")
+	web, err := nat.ParseEndpointSpec("web", "inside", "172.30.0.2", "8080:80", "53:53/udp")
 	require.NoError(tb, err)
 	return `networks:  [{name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1}]
 endpoints: [{name: web, network: inside, address: 172.30.0.2, ports: ["8080:80", "53:53/udp"]}]
 mappings:
   - 8081->172.17.0.2:80
   - {mapping: "54->172.17.0.2:53/udp", name: dns, proxy: false, expires: 2027-01-01T00:00:00Z}
-`, engine.State{
-			Networks: []engine.Network{inside}, Endpoints: []engine.Attachment{web},
-			Mappings: []engine.Mapping{mapped(tb, "8081->172.17.0.2:80"), func() engine.Mapping {
+`, nat.State{
+			Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{web},
+			Mappings: []nat.Mapping{mapped(tb, "8081->172.17.0.2:80"), func() nat.Mapping {
 				m := named(tb)
 				m.Frontend = netip.AddrPortFrom(netip.Addr{}, 54)
 				return m
@@ -40,28 +40,28 @@ mappings:
 
 func TestDecodeSections(t *testing.T) {
 	text, want := designFile(t)
-	network := func(words ...string) engine.Network {
-		n, err := engine.ParseNetwork(words[0], words[1], words[2])
+	network := func(words ...string) nat.Network {
+		n, err := nat.ParseNetwork(words[0], words[1], words[2])
 		require.NoError(t, err)
 		return n
 	}
 	quiet := network("q", "fd00::/64", "fd00::9")
 	quiet.NoMasquerade, quiet.NoGuard, quiet.Next = true, true, netip.MustParseAddr("fd00::")
-	web := engine.Attachment{Name: "web", Address: netip.MustParseAddr("10.0.0.2")}
+	web := nat.EndpointSpec{Name: "web", Address: netip.MustParseAddr("10.0.0.2")}
 	for name, tt := range map[string]struct {
 		text string
-		want engine.State
+		want nat.State
 	}{
 		"design":         {text, want},
-		"other order":    {"endpoints: [{address: 10.0.0.2, name: web}]\nnetworks: [{prefix: 10.0.0.0/8, name: a}]\n", engine.State{Networks: []engine.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []engine.Attachment{web}}},
-		"empty sections": {"networks: []\nendpoints: []\nmappings: []\n", engine.State{}},
-		"network alone":  {"networks: [{name: a, prefix: 10.0.0.0/8}]", engine.State{Networks: []engine.Network{network("a", "10.0.0.0/8", "")}}},
+		"other order":    {"endpoints: [{address: 10.0.0.2, name: web}]\nnetworks: [{prefix: 10.0.0.0/8, name: a}]\n", nat.State{Networks: []nat.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []nat.EndpointSpec{web}}},
+		"empty sections": {"networks: []\nendpoints: []\nmappings: []\n", nat.State{}},
+		"network alone":  {"networks: [{name: a, prefix: 10.0.0.0/8}]", nat.State{Networks: []nat.Network{network("a", "10.0.0.0/8", "")}}},
 		"all of a network": {"networks:\n- name: q\n  prefix: fd00::/64\n  gateway: fd00::9\n  next: \"fd00::\"\n  masquerade: false\n  guard: false\n",
-			engine.State{Networks: []engine.Network{quiet}}},
+			nat.State{Networks: []nat.Network{quiet}}},
 		"what is so anyway": {"networks: [{name: a, prefix: 10.0.0.0/8, masquerade: true, guard: true}]\nendpoints:\n- name: web\n  address: 10.0.0.2\n  ports:\n",
-			engine.State{Networks: []engine.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []engine.Attachment{web}}},
-		"aliases": {"networks: [{name: &n a, prefix: 10.0.0.0/8}]\nendpoints: [{name: web, network: *n, address: &a 10.0.0.2}]\n", engine.State{
-			Networks: []engine.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []engine.Attachment{{Name: "web", Network: "a", Address: web.Address}},
+			nat.State{Networks: []nat.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []nat.EndpointSpec{web}}},
+		"aliases": {"networks: [{name: &n a, prefix: 10.0.0.0/8}]\nendpoints: [{name: web, network: *n, address: &a 10.0.0.2}]\n", nat.State{
+			Networks: []nat.Network{network("a", "10.0.0.0/8", "")}, Endpoints: []nat.EndpointSpec{{Name: "web", Network: "a", Address: web.Address}},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestDecodeSectionErrors(t *testing.T) {
 	} {
 		s, err := Decode(strings.NewReader(tt.text), "f")
 		require.EqualError(t, err, tt.want, "%q", tt.text)
-		require.ErrorIs(t, err, engine.ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, s)
 	}
 }
@@ -133,19 +133,19 @@ func TestDecodeAliasesOfLists(t *testing.T) {
 	text := "networks: [{name: a, prefix: 10.0.0.0/8}]\nendpoints:\n- {name: e, address: 10.0.0.2, ports: &p [" + strings.Repeat(`"1:1",`, 10000) + "]}\n" +
 		strings.Repeat("- {name: e, address: 10.0.0.2, ports: *p}\n", 10000)
 	_, err := Decode(strings.NewReader(text), "f")
-	require.ErrorIs(t, err, engine.ErrInvalid)
+	require.ErrorIs(t, err, nat.ErrInvalid)
 	require.ErrorContains(t, err, "aliases make more of it than there can be")
 }
 
 func TestEncodeSections(t *testing.T) {
 	_, s := designFile(t)
-	six, err := engine.ParseNetwork("6.x", "fd00:30::/64", "")
+	six, err := nat.ParseNetwork("6.x", "fd00:30::/64", "")
 	require.NoError(t, err)
 	six.Next, six.NoMasquerade, six.NoGuard = netip.MustParseAddr("fd00:30::"), true, true
-	null, err := engine.ParseAttachment("null", "6.x", "fd00:30::7", "[2001:db8::1]:80:80", "9001:81", "9000:80", "55:53/udp")
+	null, err := nat.ParseEndpointSpec("null", "6.x", "fd00:30::7", "[2001:db8::1]:80:80", "9001:81", "9000:80", "55:53/udp")
 	require.NoError(t, err)
 	s.Networks = append(s.Networks, six)
-	s.Endpoints = append(s.Endpoints, null, engine.Attachment{Name: "bare", Address: netip.MustParseAddr("172.30.0.9")})
+	s.Endpoints = append(s.Endpoints, null, nat.EndpointSpec{Name: "bare", Address: netip.MustParseAddr("172.30.0.9")})
 	s.Endpoints[0].Ports[1].Frontend = netip.MustParseAddrPort("192.0.2.1:53")
 	before := slices.Clone(s.Endpoints)
 	require.Equal(t, endPromise+`
@@ -174,7 +174,7 @@ mappings:
 	require.Zero(t, b.Len(), "nothing is begun")
 }
 
-func encodeState(tb testing.TB, s engine.State) string {
+func encodeState(tb testing.TB, s nat.State) string {
 	tb.Helper()
 	var b strings.Builder
 	require.NoError(tb, Encode(&b, s))
@@ -182,10 +182,10 @@ func encodeState(tb testing.TB, s engine.State) string {
 }
 
 // randomState is a valid state in canonical order.
-func randomState(r *rand.Rand) engine.State {
-	s := engine.State{Mappings: engine.Collapse(randomMappings(r))}
+func randomState(r *rand.Rand) nat.State {
+	s := nat.State{Mappings: nat.Collapse(randomMappings(r))}
 	for i := range r.IntN(4) {
-		n := engine.Network{Name: randomLabel(r, i), Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/%d", i, 16+r.IntN(15)))}
+		n := nat.Network{Name: randomLabel(r, i), Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/%d", i, 16+r.IntN(15)))}
 		if r.IntN(2) == 0 {
 			n.Prefix = netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/%d", i, 64+r.IntN(63)))
 		}
@@ -196,18 +196,18 @@ func randomState(r *rand.Rand) engine.State {
 		s.Networks = append(s.Networks, n)
 		at := n.Prefix.Addr().Next().Next()
 		for j := range r.IntN(3) {
-			a := engine.Attachment{Name: randomLabel(r, 10*i+j), Address: at}
+			a := nat.EndpointSpec{Name: randomLabel(r, 10*i+j), Address: at}
 			if r.IntN(4) != 0 {
 				a.Network = n.Name
 			}
 			at = at.Next()
 			for range r.IntN(4) {
-				a.Ports = append(a.Ports, engine.PortSpec{
-					Proto: engine.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(1000+r.IntN(1000))),
+				a.Ports = append(a.Ports, nat.PortSpec{
+					Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(1000+r.IntN(1000))),
 					Backend: uint16(1 + r.IntN(9)), More: uint16(r.IntN(3)),
 				})
 			}
-			if with := (engine.State{Networks: s.Networks, Endpoints: append(slices.Clone(s.Endpoints), a), Mappings: s.Mappings}); validate(with) == nil {
+			if with := (nat.State{Networks: s.Networks, Endpoints: append(slices.Clone(s.Endpoints), a), Mappings: s.Mappings}); validate(with) == nil {
 				s.Endpoints = with.Endpoints
 			}
 		}
@@ -215,13 +215,13 @@ func randomState(r *rand.Rand) engine.State {
 	slices.SortFunc(s.Networks, byNetworkName)
 	slices.SortFunc(s.Endpoints, byEndpointName)
 	for i, a := range s.Endpoints {
-		ms := make([]engine.Mapping, len(a.Ports))
+		ms := make([]nat.Mapping, len(a.Ports))
 		for j, spec := range a.Ports {
 			ms[j] = mappingOf(a, spec)
 		}
 		s.Endpoints[i].Ports = nil
-		for _, m := range engine.Collapse(ms) {
-			s.Endpoints[i].Ports = append(s.Endpoints[i].Ports, engine.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More})
+		for _, m := range nat.Collapse(ms) {
+			s.Endpoints[i].Ports = append(s.Endpoints[i].Ports, nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More})
 		}
 	}
 	return s

@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // place is where in a state something stands: the item of a section, and of an
@@ -29,7 +29,7 @@ type flaw struct {
 
 // validate finds out whether the state can be that of some engine, as far as it alone
 // tells, and what comes first in its way.
-func validate(s engine.State) *flaw {
+func validate(s nat.State) *flaw {
 	if f := validateNetworks(s.Networks); f != nil {
 		return f
 	}
@@ -38,12 +38,12 @@ func validate(s engine.State) *flaw {
 	}
 	for i := range s.Mappings {
 		if m := &s.Mappings[i]; m.Frontend.Port() == 0 {
-			return &flaw{at: place{keyMappings, i, -1}, err: &engine.InvalidError{What: keyMapping, Input: m.String(), Reason: noFrontend}}
+			return &flaw{at: place{keyMappings, i, -1}, err: &nat.InvalidError{What: keyMapping, Input: m.String(), Reason: noFrontend}}
 		}
 	}
 	ms, places := all(s)
-	err := engine.ValidateAll(ms...)
-	var overlap *engine.OverlapError
+	err := nat.ValidateAll(ms...)
+	var overlap *nat.OverlapError
 	switch {
 	case err == nil:
 		return nil
@@ -63,7 +63,7 @@ const noFrontend = "frontend 0 asks for a free port, and a file says which"
 
 // all are all mappings of a state, those of the endpoints' ports first, and where each
 // of them stands.
-func all(s engine.State) (ms []engine.Mapping, places func(int) place) {
+func all(s nat.State) (ms []nat.Mapping, places func(int) place) {
 	if len(s.Endpoints) == 0 { // which there may be very many of
 		return s.Mappings, func(i int) place { return place{keyMappings, i, -1} }
 	}
@@ -82,15 +82,15 @@ func all(s engine.State) (ms []engine.Mapping, places func(int) place) {
 	}
 }
 
-func mappingOf(a engine.Attachment, s engine.PortSpec) engine.Mapping {
-	return engine.Mapping{
+func mappingOf(a nat.EndpointSpec, s nat.PortSpec) nat.Mapping {
+	return nat.Mapping{
 		Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(a.Address, s.Backend), More: s.More, Name: a.Name,
 	}
 }
 
-func validateNetworks(ns []engine.Network) *flaw {
+func validateNetworks(ns []nat.Network) *flaw {
 	bad := func(i int, reason string, first int) *flaw {
-		f := &flaw{at: place{keyNetworks, i, -1}, err: &engine.InvalidError{What: "network", Input: ns[i].String(), Reason: reason}}
+		f := &flaw{at: place{keyNetworks, i, -1}, err: &nat.InvalidError{What: "network", Input: ns[i].String(), Reason: reason}}
 		if first >= 0 {
 			f.first = &place{keyNetworks, first, -1}
 		}
@@ -118,7 +118,7 @@ func validateNetworks(ns []engine.Network) *flaw {
 }
 
 // byPrefix are the positions of networks in the order of their addresses.
-func byPrefix(ns []engine.Network) []int {
+func byPrefix(ns []nat.Network) []int {
 	order := make([]int, len(ns))
 	for i := range order {
 		order[i] = i
@@ -133,12 +133,12 @@ func byPrefix(ns []engine.Network) []int {
 	return order
 }
 
-func validateEndpoints(s engine.State) *flaw {
+func validateEndpoints(s nat.State) *flaw {
 	order := byPrefix(s.Networks)
 	names, addresses := make(map[string]int, len(s.Endpoints)), make(map[netip.Addr]int, len(s.Endpoints))
 	for i, a := range s.Endpoints {
 		bad := func(reason string) *flaw {
-			return &flaw{at: place{keyEndpoints, i, -1}, err: &engine.InvalidError{What: "endpoint", Input: a.Name, Reason: reason}}
+			return &flaw{at: place{keyEndpoints, i, -1}, err: &nat.InvalidError{What: "endpoint", Input: a.Name, Reason: reason}}
 		}
 		if err := a.Validate(); err != nil {
 			return &flaw{at: place{keyEndpoints, i, -1}, err: err}
@@ -162,7 +162,7 @@ func validateEndpoints(s engine.State) *flaw {
 		}
 		for j, spec := range a.Ports {
 			if spec.Frontend.Port() == 0 {
-				return &flaw{at: place{keyEndpoints, i, j}, err: &engine.InvalidError{What: "port", Input: spec.String(), Reason: noFrontend}}
+				return &flaw{at: place{keyEndpoints, i, j}, err: &nat.InvalidError{What: "port", Input: spec.String(), Reason: noFrontend}}
 			}
 		}
 	}
@@ -171,7 +171,7 @@ func validateEndpoints(s engine.State) *flaw {
 
 // misplaced says why an endpoint cannot have its address, or is empty. The networks do
 // not overlap; order is that of byPrefix.
-func misplaced(a engine.Attachment, ns []engine.Network, order []int) string {
+func misplaced(a nat.EndpointSpec, ns []nat.Network, order []int) string {
 	after, found := slices.BinarySearchFunc(order, a.Address, func(i int, at netip.Addr) int {
 		return ns[i].Prefix.Addr().Compare(at)
 	})

@@ -9,14 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // However much of an export is cut off, the rest is not taken for one that lists less.
 func TestDecodeCutShort(t *testing.T) {
 	_, s := designFile(t)
-	nothing := engine.State{}
-	for _, s := range []engine.State{s, {Mappings: s.Mappings}, nothing} {
+	nothing := nat.State{}
+	for _, s := range []nat.State{s, {Mappings: s.Mappings}, nothing} {
 		text := encodeState(t, s)
 		whole := len(text) - len("\n")
 		for n := range text {
@@ -25,7 +25,7 @@ func TestDecodeCutShort(t *testing.T) {
 				require.NoError(t, err)
 				continue
 			}
-			require.ErrorIs(t, err, engine.ErrInvalid, "%q", text[:n])
+			require.ErrorIs(t, err, nat.ErrInvalid, "%q", text[:n])
 			require.Zero(t, got)
 			require.NotContains(t, err.Error(), "\n")
 		}
@@ -53,7 +53,7 @@ func TestCheckWhole(t *testing.T) {
 		endPromise + "\n" + list + "  ...\n\n\n": "4",
 	} {
 		_, err := Decode(strings.NewReader(text), "f")
-		require.ErrorIs(t, err, engine.ErrInvalid, "%q", text)
+		require.ErrorIs(t, err, nat.ErrInvalid, "%q", text)
 		require.Regexp(t, "^f:"+line+`: invalid file ".*": it was cut short: its first lines say that its last is "..."$`, err.Error(), "%q", text)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newAdd(g *global) *cobra.Command {
@@ -39,13 +39,13 @@ func newAdd(g *global) *cobra.Command {
 			"  nftnat add tcp 0 '[fd00::2]:80' --ttl 1h",
 		Args: usage(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := engine.NewMapping(args[0], args[1], args[2])
+			m, err := nat.NewMapping(args[0], args[1], args[2])
 			if err != nil {
 				return err
 			}
 			m.Name, m.NoProxy = name, noProxy
 			if cmd.Flags().Changed("ttl") {
-				left, err := engine.ParseTTL(ttl)
+				left, err := nat.ParseTTL(ttl)
 				if err != nil {
 					return err
 				}
@@ -94,7 +94,7 @@ func newAdd(g *global) *cobra.Command {
 
 // printMappings prints each mapping on a line of its own, a range as one, or as an
 // array of JSON documents, ranges expanded.
-func (g *global) printMappings(cmd *cobra.Command, ms []engine.Mapping) error {
+func (g *global) printMappings(cmd *cobra.Command, ms []nat.Mapping) error {
 	if g.json {
 		return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -61,19 +61,19 @@ func newApply(g *global) *cobra.Command {
 	return offer(cmd, toDaemon+forJSON)
 }
 
-func readFile(cmd *cobra.Command, name string) (engine.State, error) {
+func readFile(cmd *cobra.Command, name string) (nat.State, error) {
 	if name == "-" {
 		return state.Decode(cmd.InOrStdin(), "standard input")
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return engine.State{}, usageError{err}
+		return nat.State{}, usageError{err}
 	}
 	defer func() { _ = f.Close() }() // was only read
 	return state.Decode(f, name)
 }
 
-func (g *global) printChanges(cmd *cobra.Command, changes []engine.Change) error {
+func (g *global) printChanges(cmd *cobra.Command, changes []nat.Change) error {
 	if g.json {
 		return printJSON(cmd.OutOrStdout(), api.Changes(changes))
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newAttach(g *global) *cobra.Command {
@@ -28,7 +28,7 @@ func newAttach(g *global) *cobra.Command {
 			"  nftnat attach web --network inside --ip 172.30.0.7 -p 192.0.2.1:8000-8009:9000-9009",
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := engine.ParseAttachment(args[0], network, address, specs...)
+			a, err := nat.ParseEndpointSpec(args[0], network, address, specs...)
 			if err != nil {
 				return err
 			}
@@ -69,7 +69,7 @@ func newDetach(g *global) *cobra.Command {
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := engine.ValidateEndpointName(args[0]); err != nil {
+			if err := nat.ValidateEndpointName(args[0]); err != nil {
 				return err
 			}
 			return g.with(cmd.Context(), writing, func(p publisher) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // mostLines bounds how many lines the log has of one change. One that is of more mappings
@@ -97,7 +98,7 @@ func (l *changeLog) event(ev engine.Event) {
 }
 
 // logMappings logs a line for each mapping, ranges as one, with its name.
-func logMappings(log *slog.Logger, what string, ms []engine.Mapping) {
+func logMappings(log *slog.Logger, what string, ms []nat.Mapping) {
 	logLines(log, what, len(ms), func(i int) []any {
 		if ms[i].Name == "" {
 			return []any{"mapping", ms[i].String()}
@@ -107,12 +108,12 @@ func logMappings(log *slog.Logger, what string, ms []engine.Mapping) {
 }
 
 // logPorts is logMappings of the ports of an endpoint, whose name log has already.
-func logPorts(log *slog.Logger, what string, ms []engine.Mapping) {
+func logPorts(log *slog.Logger, what string, ms []nat.Mapping) {
 	logLines(log, what, len(ms), func(i int) []any { return []any{"mapping", ms[i].String()} })
 }
 
 // logChanges logs a line for each change that was applied.
-func logChanges(log *slog.Logger, cs []engine.Change) {
+func logChanges(log *slog.Logger, cs []nat.Change) {
 	logLines(log, "applied", len(cs), func(i int) []any {
 		var attrs []any
 		c := cs[i]
@@ -135,7 +136,7 @@ func logChanges(log *slog.Logger, cs []engine.Change) {
 	})
 }
 
-func nameOf(c engine.Change) string {
+func nameOf(c nat.Change) string {
 	if c.New.Name != "" {
 		return c.New.Name
 	}

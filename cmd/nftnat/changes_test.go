@@ -14,11 +14,12 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
-func mapped(t *testing.T, name, text string) engine.Mapping {
+func mapped(t *testing.T, name, text string) nat.Mapping {
 	t.Helper()
-	m, err := engine.ParseMapping(text)
+	m, err := nat.ParseMapping(text)
 	require.NoError(t, err)
 	m.Name = name
 	return m
@@ -27,16 +28,16 @@ func mapped(t *testing.T, name, text string) engine.Mapping {
 func TestChangeLog(t *testing.T) {
 	var told bytes.Buffer
 	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelDebug, false)))
-	web := []engine.Mapping{mapped(t, "web", "8080->172.17.0.2:80"), mapped(t, "", "9000-9009->172.17.0.3:9000-9009/udp")}
+	web := []nat.Mapping{mapped(t, "web", "8080->172.17.0.2:80"), mapped(t, "", "9000-9009->172.17.0.3:9000-9009/udp")}
 	for _, o := range []api.Outcome{
 		{Operation: api.OpPublish, Mappings: web},
 		{Operation: api.OpReplace, Mappings: web[:1]},
 		{Operation: api.OpUnpublish, Mappings: web[1:]},
-		{Operation: api.OpAttach, Name: "dns", Address: "172.30.0.2", Mappings: []engine.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
-		{Operation: api.OpDetach, Name: "dns", Mappings: []engine.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
+		{Operation: api.OpAttach, Name: "dns", Address: "172.30.0.2", Mappings: []nat.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
+		{Operation: api.OpDetach, Name: "dns", Mappings: []nat.Mapping{mapped(t, "dns", "53->172.30.0.2:53/udp")}},
 		{Operation: api.OpCreateNetwork, Name: "inside", Address: "172.30.0.0/24"},
 		{Operation: api.OpRemoveNetwork, Name: "inside"},
-		{Operation: api.OpApply, Changes: []engine.Change{
+		{Operation: api.OpApply, Changes: []nat.Change{
 			{Old: web[0]}, {New: web[1]}, {Old: web[0], New: mapped(t, "api", "8080->172.17.0.4:80")},
 			{Was: "network a 10.0.0.0/24"}, {Is: "endpoint b 10.0.0.2"},
 		}},
@@ -76,7 +77,7 @@ nftnat: expired: mapping=9000-9009->172.17.0.3:9000-9009/udp
 func TestChangeLogIsBounded(t *testing.T) {
 	var told bytes.Buffer
 	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelInfo, false)))
-	ms := make([]engine.Mapping, 60000)
+	ms := make([]nat.Mapping, 60000)
 	for i := range ms {
 		ms[i] = mapped(t, "", "8080->172.17.0.2:80")
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // completionTimeout bounds how long a shell waits for names after TAB.
@@ -17,7 +17,7 @@ const completionTimeout = time.Second
 
 // complete completes names that a daemon tells, if one answers. Otherwise there are
 // none: a TAB starts nothing and reads no tables.
-func (g *global) complete(names func(engine.State) []string) cobra.CompletionFunc {
+func (g *global) complete(names func(nat.State) []string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx := cmd.Context()
 		if ctx == nil {
@@ -41,7 +41,7 @@ func (g *global) complete(names func(engine.State) []string) cobra.CompletionFun
 }
 
 // completeOnly completes the first argument with names, and no other.
-func (g *global) completeOnly(names func(engine.State) []string) cobra.CompletionFunc {
+func (g *global) completeOnly(names func(nat.State) []string) cobra.CompletionFunc {
 	complete := g.complete(names)
 	return func(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
 		if len(args) != 0 {
@@ -51,7 +51,7 @@ func (g *global) completeOnly(names func(engine.State) []string) cobra.Completio
 	}
 }
 
-func endpointNames(s engine.State) []string {
+func endpointNames(s nat.State) []string {
 	names := make([]string, len(s.Endpoints))
 	for i, a := range s.Endpoints {
 		names[i] = a.Name
@@ -59,7 +59,7 @@ func endpointNames(s engine.State) []string {
 	return names
 }
 
-func networkNames(s engine.State) []string {
+func networkNames(s nat.State) []string {
 	names := make([]string, len(s.Networks))
 	for i, n := range s.Networks {
 		names[i] = n.Name

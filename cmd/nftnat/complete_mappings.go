@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // completeFirst completes the first argument with words, and no other.
@@ -32,7 +32,7 @@ func (g *global) completeRemoved(cmd *cobra.Command, args []string, given string
 	if len(args) > 1 || cmd.Flags().Changed("name") {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	frontends, directive := g.complete(func(s engine.State) (words []string) {
+	frontends, directive := g.complete(func(s nat.State) (words []string) {
 		for _, m := range allMappings(s) {
 			beside := "\t" + printable(strings.TrimSpace(m.String()+" "+m.Name))
 			switch {
@@ -56,15 +56,15 @@ func (g *global) completePort(cmd *cobra.Command, args []string, given string) (
 	case 0:
 		return g.complete(endpointNames)(cmd, args, given)
 	case 1:
-		return g.complete(func(s engine.State) (ports []string) {
-			i := slices.IndexFunc(s.Endpoints, func(a engine.Attachment) bool { return a.Name == args[0] })
+		return g.complete(func(s nat.State) (ports []string) {
+			i := slices.IndexFunc(s.Endpoints, func(a nat.EndpointSpec) bool { return a.Name == args[0] })
 			if i < 0 {
 				return nil
 			}
 			for _, spec := range s.Endpoints[i].Ports {
 				for n := range int(spec.More) + 1 {
 					port := strconv.Itoa(int(spec.Backend) + n)
-					if spec.Proto == engine.UDP {
+					if spec.Proto == nat.UDP {
 						port += "/udp"
 					}
 					ports = append(ports, port)
@@ -77,15 +77,15 @@ func (g *global) completePort(cmd *cobra.Command, args []string, given string) (
 }
 
 // allMappings are the mappings of a state, those of its endpoints with them.
-func allMappings(s engine.State) []engine.Mapping {
+func allMappings(s nat.State) []nat.Mapping {
 	ms := slices.Clone(s.Mappings)
-	for _, ep := range api.EndpointsOf(engine.State{Networks: s.Networks, Endpoints: s.Endpoints}) {
+	for _, ep := range api.EndpointsOf(nat.State{Networks: s.Networks, Endpoints: s.Endpoints}) {
 		ms = append(ms, ep.Mappings...)
 	}
 	return ms
 }
 
-func mappingNames(s engine.State) (names []string) {
+func mappingNames(s nat.State) (names []string) {
 	for _, m := range allMappings(s) {
 		if m.Name != "" && !slices.Contains(names, m.Name) {
 			names = append(names, m.Name)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // completed is what a shell is offered after the words.
@@ -55,12 +55,12 @@ func TestCompletionIsBounded(t *testing.T) {
 }
 
 func TestMappingWords(t *testing.T) {
-	m, err := engine.ParseMapping("53->172.17.0.2:53/udp")
+	m, err := nat.ParseMapping("53->172.17.0.2:53/udp")
 	require.NoError(t, err)
 	m.Name = "dns"
 	again := m
 	again.Frontend = netip.MustParseAddrPort("192.0.2.1:53")
-	s := engine.State{Mappings: []engine.Mapping{m, again}}
+	s := nat.State{Mappings: []nat.Mapping{m, again}}
 	require.Equal(t, []string{"dns"}, mappingNames(s))
 	require.Equal(t, s.Mappings, allMappings(s))
 }

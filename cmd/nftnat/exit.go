@@ -13,6 +13,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The exit status, a contract with scripts.
@@ -75,11 +76,11 @@ func exitStatus(err error) int {
 		return start.status()
 	case errors.Is(err, fs.ErrPermission): // a file that may not be read is no bad input
 		return exitNotPermitted
-	case errors.As(err, &bad), errors.Is(err, engine.ErrInvalid):
+	case errors.As(err, &bad), errors.Is(err, nat.ErrInvalid):
 		return exitBadInput
-	case errors.Is(err, engine.ErrConflict), errors.Is(err, engine.ErrOwned), errors.Is(err, alloc.ErrExhausted):
+	case errors.Is(err, nat.ErrConflict), errors.Is(err, engine.ErrOwned), errors.Is(err, alloc.ErrExhausted):
 		return exitConflict
-	case errors.Is(err, engine.ErrNotFound):
+	case errors.Is(err, nat.ErrNotFound):
 		return exitNotFound
 	}
 	return exitFailed

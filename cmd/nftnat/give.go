@@ -16,6 +16,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/handover"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -27,7 +28,7 @@ func (s *server) serveAndHandOver(ctx context.Context, g *global, announce func(
 		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
 		Health: s.engine.Health, Changed: s.changes.outcome,
 		Progress: func() api.Progress { return progressOf(*s.progress.Load()) },
-		Decode:   func(r io.Reader) (engine.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
+		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 		Handovers: s.handovers,
 	})
 	for ; ; announce = func() {} {

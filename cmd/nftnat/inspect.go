@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newInspect(g *global) *cobra.Command {
@@ -22,7 +22,7 @@ func newInspect(g *global) *cobra.Command {
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := engine.ValidateEndpointName(args[0]); err != nil {
+			if err := nat.ValidateEndpointName(args[0]); err != nil {
 				return err
 			}
 			return g.with(cmd.Context(), reading, func(p publisher) error {
@@ -46,7 +46,7 @@ func newPort(g *global) *cobra.Command {
 		Args:              usage(cobra.ExactArgs(2)),
 		ValidArgsFunction: g.completePort,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := engine.ValidateEndpointName(args[0]); err != nil {
+			if err := nat.ValidateEndpointName(args[0]); err != nil {
 				return err
 			}
 			port, err := parsePrivate(args[1])
@@ -60,7 +60,7 @@ func newPort(g *global) *cobra.Command {
 				}
 				found := leadingTo(ep.Mappings, port)
 				if len(found) == 0 {
-					return fmt.Errorf("%s %d of endpoint %s is %w", port.Proto, port.Backend, args[0], engine.ErrNotFound)
+					return fmt.Errorf("%s %d of endpoint %s is %w", port.Proto, port.Backend, args[0], nat.ErrNotFound)
 				}
 				if g.json {
 					return g.printMappings(cmd, found)
@@ -77,27 +77,27 @@ func newPort(g *global) *cobra.Command {
 }
 
 // parsePrivate reads a port of an endpoint: a port spec that says nothing of a frontend.
-func parsePrivate(text string) (engine.PortSpec, error) {
-	port, err := engine.ParsePortSpec(text)
+func parsePrivate(text string) (nat.PortSpec, error) {
+	port, err := nat.ParsePortSpec(text)
 	if err == nil && (port.More != 0 || strings.Contains(text, ":")) {
-		err = &engine.PortSpecError{Spec: text}
+		err = &nat.PortSpecError{Spec: text}
 	}
 	return port, err
 }
 
 // leadingTo are the mappings of one port each that lead to a port, those of the lowest
 // frontends first, as `inspect` has them.
-func leadingTo(ms []engine.Mapping, port engine.PortSpec) []engine.Mapping {
-	var found []engine.Mapping
+func leadingTo(ms []nat.Mapping, port nat.PortSpec) []nat.Mapping {
+	var found []nat.Mapping
 	for _, m := range ms {
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			if single.Proto == port.Proto && single.Backend.Port() == port.Backend {
 				found = append(found, single)
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b engine.Mapping) int {
-		return cmp.Or(cmp.Compare(a.Frontend.Port(), b.Frontend.Port()), engine.Compare(a, b))
+	slices.SortFunc(found, func(a, b nat.Mapping) int {
+		return cmp.Or(cmp.Compare(a.Frontend.Port(), b.Frontend.Port()), nat.Compare(a, b))
 	})
 	return found
 }

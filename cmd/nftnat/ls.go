@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newLs(g *global) *cobra.Command {
@@ -36,11 +36,11 @@ func newLs(g *global) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				ms = slices.DeleteFunc(ms, func(m engine.Mapping) bool { return !wanted(m) })
+				ms = slices.DeleteFunc(ms, func(m nat.Mapping) bool { return !wanted(m) })
 				if g.json {
 					return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
 				}
-				return list(cmd, engine.Collapse(ms))
+				return list(cmd, nat.Collapse(ms))
 			})
 		},
 	}
@@ -51,20 +51,20 @@ func newLs(g *global) *cobra.Command {
 }
 
 // filterOf is what is listed: all, or what is of a protocol or a name.
-func filterOf(args []string, name string, named bool) (func(engine.Mapping) bool, error) {
-	var proto engine.Proto
+func filterOf(args []string, name string, named bool) (func(nat.Mapping) bool, error) {
+	var proto nat.Proto
 	if len(args) == 1 {
 		var err error
-		if proto, err = engine.ParseProto(args[0]); err != nil {
+		if proto, err = nat.ParseProto(args[0]); err != nil {
 			return nil, err
 		}
 	}
 	if named {
-		if err := engine.ValidateName(name); err != nil {
+		if err := nat.ValidateName(name); err != nil {
 			return nil, err
 		}
 	}
-	return func(m engine.Mapping) bool { return (proto == 0 || m.Proto == proto) && (!named || m.Name == name) }, nil
+	return func(m nat.Mapping) bool { return (proto == 0 || m.Proto == proto) && (!named || m.Name == name) }, nil
 }
 
 // timeLeft is how long it is until a time, in the largest unit of which there are two.
@@ -81,7 +81,7 @@ func timeLeft(at, now time.Time) string {
 	return fmt.Sprintf("in %dd", left/(24*time.Hour))
 }
 
-func list(cmd *cobra.Command, ms []engine.Mapping) error {
+func list(cmd *cobra.Command, ms []nat.Mapping) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "PROTO\tFRONTEND\tBACKEND\tNAME\tPROXY\tEXPIRES")
 	for _, m := range ms {

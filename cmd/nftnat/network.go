@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newNetwork(g *global) *cobra.Command {
@@ -41,7 +41,7 @@ func newNetworkCreate(g *global) *cobra.Command {
 			"  nftnat network create six fd00:30::/64 --gateway fd00:30::1",
 		Args: usage(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			n, err := engine.ParseNetwork(args[0], args[1], gateway)
+			n, err := nat.ParseNetwork(args[0], args[1], gateway)
 			if err != nil {
 				return err
 			}
@@ -109,7 +109,7 @@ func newNetworkRm(g *global) *cobra.Command {
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(networkNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := engine.ValidateNetworkName(args[0]); err != nil {
+			if err := nat.ValidateNetworkName(args[0]); err != nil {
 				return err
 			}
 			return g.with(cmd.Context(), writing, func(p publisher) error {

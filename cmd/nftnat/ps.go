@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newPs(g *global) *cobra.Command {
@@ -46,14 +46,14 @@ const longRun = 8
 
 // portsColumn writes what is published of an endpoint as `docker ps` did in 2013:
 // "49153->80, 53->53/udp", sorted as strings.
-func portsColumn(ms []engine.Mapping) string {
+func portsColumn(ms []nat.Mapping) string {
 	var ports []string
 	for _, m := range ms {
 		if int(m.More)+1 >= longRun {
 			ports = append(ports, portText(m))
 			continue
 		}
-		for single := range engine.Expand(m) {
+		for single := range nat.Expand(m) {
 			ports = append(ports, portText(single))
 		}
 	}
@@ -62,7 +62,7 @@ func portsColumn(ms []engine.Mapping) string {
 }
 
 // portText is the mapping's text without the address of its backend.
-func portText(m engine.Mapping) string {
+func portText(m nat.Mapping) string {
 	front, back, _ := strings.Cut(m.String(), "->")
 	return front + "->" + back[strings.LastIndexByte(back, ':')+1:]
 }

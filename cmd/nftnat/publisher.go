@@ -12,25 +12,26 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // publisher is what the verbs work with: a daemon, or an engine of this process.
 type publisher interface {
-	Publish(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
-	Retarget(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
-	RetargetAndKill(ctx context.Context, ms ...engine.Mapping) ([]engine.Mapping, error)
-	Remove(ctx context.Context, r engine.Removal) ([]engine.Mapping, error)
-	Mappings(ctx context.Context) ([]engine.Mapping, error)
-	CreateNetwork(ctx context.Context, n engine.Network) (engine.Network, error)
+	Publish(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
+	Retarget(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
+	RetargetAndKill(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
+	Remove(ctx context.Context, r engine.Removal) ([]nat.Mapping, error)
+	Mappings(ctx context.Context) ([]nat.Mapping, error)
+	CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error)
 	RemoveNetwork(ctx context.Context, name string) error
-	Attach(ctx context.Context, a engine.Attachment) (api.Endpoint, error)
-	Detach(ctx context.Context, name string) ([]engine.Mapping, error)
+	Attach(ctx context.Context, a nat.EndpointSpec) (api.Endpoint, error)
+	Detach(ctx context.Context, name string) ([]nat.Mapping, error)
 	Endpoint(ctx context.Context, name string) (api.Endpoint, error)
 	Endpoints(ctx context.Context) ([]api.Endpoint, error)
 	Inspect(ctx context.Context, name string) (api.Inspection, error)
-	State(ctx context.Context) (engine.State, error)
-	ApplyState(ctx context.Context, s engine.State) ([]engine.Change, error)
-	DiffState(ctx context.Context, s engine.State) ([]engine.Change, error)
+	State(ctx context.Context) (nat.State, error)
+	ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error)
+	DiffState(ctx context.Context, s nat.State) ([]nat.Change, error)
 	Progress(ctx context.Context) (api.Progress, error)
 }
 
@@ -41,27 +42,27 @@ type direct struct {
 	progress *atomic.Pointer[engine.Progress]
 }
 
-func (d direct) Publish(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (d direct) Publish(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return d.Engine.Publish(ms...)
 }
 
-func (d direct) Retarget(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (d direct) Retarget(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return d.Engine.Retarget(ms...)
 }
 
-func (d direct) RetargetAndKill(_ context.Context, ms ...engine.Mapping) ([]engine.Mapping, error) {
+func (d direct) RetargetAndKill(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return d.Engine.RetargetAndKill(ms...)
 }
 
-func (d direct) Remove(_ context.Context, r engine.Removal) ([]engine.Mapping, error) {
+func (d direct) Remove(_ context.Context, r engine.Removal) ([]nat.Mapping, error) {
 	return d.Engine.Remove(r)
 }
 
-func (d direct) Mappings(context.Context) ([]engine.Mapping, error) {
+func (d direct) Mappings(context.Context) ([]nat.Mapping, error) {
 	return slices.Collect(d.Engine.Mappings()), nil
 }
 
-func (d direct) CreateNetwork(_ context.Context, n engine.Network) (engine.Network, error) {
+func (d direct) CreateNetwork(_ context.Context, n nat.Network) (nat.Network, error) {
 	return d.Engine.CreateNetwork(n)
 }
 
@@ -69,11 +70,11 @@ func (d direct) RemoveNetwork(_ context.Context, name string) error {
 	return d.Engine.RemoveNetwork(name)
 }
 
-func (d direct) Attach(_ context.Context, a engine.Attachment) (api.Endpoint, error) {
+func (d direct) Attach(_ context.Context, a nat.EndpointSpec) (api.Endpoint, error) {
 	return api.Of(d.Engine).Reporting(nil).Attach(a)
 }
 
-func (d direct) Detach(_ context.Context, name string) ([]engine.Mapping, error) {
+func (d direct) Detach(_ context.Context, name string) ([]nat.Mapping, error) {
 	return d.Engine.Detach(name)
 }
 
@@ -94,13 +95,13 @@ func (d direct) Inspect(ctx context.Context, name string) (api.Inspection, error
 	return api.Inspect(ep), nil
 }
 
-func (d direct) State(context.Context) (engine.State, error) { return d.Engine.State() }
+func (d direct) State(context.Context) (nat.State, error) { return d.Engine.State() }
 
-func (d direct) ApplyState(_ context.Context, s engine.State) ([]engine.Change, error) {
+func (d direct) ApplyState(_ context.Context, s nat.State) ([]nat.Change, error) {
 	return d.Engine.ApplyState(s)
 }
 
-func (d direct) DiffState(_ context.Context, s engine.State) ([]engine.Change, error) {
+func (d direct) DiffState(_ context.Context, s nat.State) ([]nat.Change, error) {
 	return d.Engine.DiffState(s)
 }
 

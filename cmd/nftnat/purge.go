@@ -17,6 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newPurge(g *global) *cobra.Command {
@@ -130,7 +131,7 @@ func (g *global) stop(ctx context.Context) error {
 		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
 	}
 	// Nothing is left for it to drain, nor in its state file.
-	if _, err := client.ApplyState(ctx, engine.State{}); err != nil {
+	if _, err := client.ApplyState(ctx, nat.State{}); err != nil {
 		return err
 	}
 	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

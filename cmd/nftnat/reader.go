@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // readPatience bounds how long a command that only reads waits for the daemon, in all. The
@@ -45,7 +45,7 @@ func unanswered(err error) bool {
 		bad     usageError
 	)
 	switch {
-	case err == nil, errors.As(err, &bad), errors.Is(err, engine.ErrInvalid), errors.Is(err, fs.ErrPermission):
+	case err == nil, errors.As(err, &bad), errors.Is(err, nat.ErrInvalid), errors.Is(err, fs.ErrPermission):
 		return false
 	case errors.As(err, &refusal):
 		return refusal.Code == api.CodeBusy || refusal.Code == api.CodeClosed
@@ -53,7 +53,7 @@ func unanswered(err error) bool {
 	return true
 }
 
-func (r *reader) Mappings(ctx context.Context) ([]engine.Mapping, error) {
+func (r *reader) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	return ask(ctx, r, r.publisher.Mappings)
 }
 
@@ -61,7 +61,7 @@ func (r *reader) Endpoints(ctx context.Context) ([]api.Endpoint, error) {
 	return ask(ctx, r, r.publisher.Endpoints)
 }
 
-func (r *reader) State(ctx context.Context) (engine.State, error) {
+func (r *reader) State(ctx context.Context) (nat.State, error) {
 	return ask(ctx, r, r.publisher.State)
 }
 
@@ -73,6 +73,6 @@ func (r *reader) Inspect(ctx context.Context, name string) (api.Inspection, erro
 	return ask(ctx, r, func(ctx context.Context) (api.Inspection, error) { return r.publisher.Inspect(ctx, name) })
 }
 
-func (r *reader) DiffState(ctx context.Context, s engine.State) ([]engine.Change, error) {
-	return ask(ctx, r, func(ctx context.Context) ([]engine.Change, error) { return r.publisher.DiffState(ctx, s) })
+func (r *reader) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	return ask(ctx, r, func(ctx context.Context) ([]nat.Change, error) { return r.publisher.DiffState(ctx, s) })
 }

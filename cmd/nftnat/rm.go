@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func newRm(g *global) *cobra.Command {
@@ -67,11 +68,11 @@ func newRm(g *global) *cobra.Command {
 func removal(args []string, name string, named bool) (engine.Removal, error) {
 	switch {
 	case named:
-		return engine.Removal{Name: name}, engine.ValidateName(name)
+		return engine.Removal{Name: name}, nat.ValidateName(name)
 	case len(args) == 1:
 		return parseRemoved(args[0])
 	}
-	proto, err := engine.ParseProto(args[0])
+	proto, err := nat.ParseProto(args[0])
 	if err != nil {
 		return engine.Removal{}, err
 	}
@@ -81,9 +82,9 @@ func removal(args []string, name string, named bool) (engine.Removal, error) {
 // parseRemoved reads FRONTEND[/PROTO] or the text of a mapping.
 func parseRemoved(text string) (engine.Removal, error) {
 	if strings.Contains(text, "->") {
-		m, err := engine.ParseMapping(text)
+		m, err := nat.ParseMapping(text)
 		if err == nil && m.Frontend.Port() == 0 {
-			err = &engine.InvalidError{What: "mapping", Input: text, Reason: "port 0 names no mapping"}
+			err = &nat.InvalidError{What: "mapping", Input: text, Reason: "port 0 names no mapping"}
 		}
 		if err == nil {
 			err = m.Validate()
@@ -91,13 +92,13 @@ func parseRemoved(text string) (engine.Removal, error) {
 		if err != nil {
 			return engine.Removal{}, err
 		}
-		return engine.Removal{Mappings: []engine.Mapping{m}, Exact: true}, nil
+		return engine.Removal{Mappings: []nat.Mapping{m}, Exact: true}, nil
 	}
 	frontend, word, given := strings.Cut(text, "/")
-	proto := engine.TCP
+	proto := nat.TCP
 	if given {
 		var err error
-		if proto, err = engine.ParseProto(word); err != nil {
+		if proto, err = nat.ParseProto(word); err != nil {
 			return engine.Removal{}, err
 		}
 	}
@@ -107,10 +108,10 @@ func parseRemoved(text string) (engine.Removal, error) {
 	return removalOf(proto, frontend)
 }
 
-func removalOf(proto engine.Proto, text string) (engine.Removal, error) {
-	frontend, more, err := engine.ParseFrontend(text)
+func removalOf(proto nat.Proto, text string) (engine.Removal, error) {
+	frontend, more, err := nat.ParseFrontend(text)
 	if err != nil {
 		return engine.Removal{}, err
 	}
-	return engine.Removal{Mappings: []engine.Mapping{{Proto: proto, Frontend: frontend, More: more}}}, nil
+	return engine.Removal{Mappings: []nat.Mapping{{Proto: proto, Frontend: frontend, More: more}}}, nil
 }

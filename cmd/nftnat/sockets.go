@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/handover"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The names that sockets are handed over by: the first word says what one is, and the
@@ -96,7 +97,7 @@ func (i *inheritance) sort(sockets []handover.Socket) error {
 }
 
 func (i *inheritance) sortPort(kind, rest string, fd int) error {
-	proto, err := engine.ParseProto(kind)
+	proto, err := nat.ParseProto(kind)
 	if err != nil {
 		return err
 	}

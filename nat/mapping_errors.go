@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ const (
 	whatProto    = "protocol"
 	whatFrontend = "frontend"
 	whatBackend  = "backend"
-	whatMapping  = "mapping"
+	WhatMapping  = "mapping"
 )
 
 // InvalidError says which input was refused and why.

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"fmt"
@@ -22,9 +22,12 @@ const maxName = 63
 // what is wrong and where.
 func (m Mapping) Validate() error { return m.validate() }
 
+// Valid reports whether Validate returns nil, and does not make an error to say so.
+func (m *Mapping) Valid() bool { return m.fault() == "" }
+
 func (m *Mapping) validate() error {
 	if reason := m.fault(); reason != "" {
-		return &InvalidError{What: whatMapping, Input: m.String(), Reason: reason}
+		return &InvalidError{What: WhatMapping, Input: m.String(), Reason: reason}
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat_test
 
 import (
 	"fmt"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The table of 2013 and what has come since: proto, frontend, backend, more.
@@ -39,14 +41,14 @@ func TestParsePortSpec(t *testing.T) {
 		"192.0.2.1:8000-8001:900-901": "tcp 192.0.2.1:8000 900 1",
 	}
 	for spec, want := range tests {
-		s, err := ParsePortSpec(spec)
+		s, err := nat.ParsePortSpec(spec)
 		require.NoError(t, err, spec)
 		host := ""
 		if a := s.Frontend.Addr(); a.IsValid() {
 			host = a.String()
 		}
 		require.Equal(t, want, fmt.Sprintf("%s %s:%d %d %d", s.Proto, host, s.Frontend.Port(), s.Backend, s.More), spec)
-		again, err := ParsePortSpec(s.String())
+		again, err := nat.ParsePortSpec(s.String())
 		require.NoError(t, err, spec)
 		require.Equal(t, s, again, "%s is written %s", spec, s)
 	}
@@ -61,9 +63,9 @@ func TestParsePortSpecErrors(t *testing.T) {
 		"4503/sctp":       "Invalid port format: unknown protocol sctp.",
 		"a:b:c/x\n":       `Invalid port format: unknown protocol "x\n".`,
 	} {
-		_, err := ParsePortSpec(spec)
+		_, err := nat.ParsePortSpec(spec)
 		require.EqualError(t, err, want)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 	}
 	for _, spec := range []string{
 		"", "/tcp/", "4503/tcp/udp", "/tcp", "a:b:c", ":", "::", "80:", "80:0", ":0", "0", "0:0", "65536", ":65536", "80:65536",
@@ -71,9 +73,9 @@ func TestParsePortSpecErrors(t *testing.T) {
 		"192.0.2.1:80", "192.0.2.1::80", "192.0.2.300:80:80", "::1:80:80", "[::1]:80", "[::1]", "[::1]80:80", "[::1:80:80",
 		"[192.0.2.1]:80:80", "[fe80::1%eth0]:80:80", "host:80:80", "1:2:3:4", "192.0.2.1:0-1:80-81", "0-1:80-81", "[]:80:80", "80:80\x00",
 	} {
-		_, err := ParsePortSpec(spec)
+		_, err := nat.ParsePortSpec(spec)
 		require.EqualError(t, err, fmt.Sprintf("Invalid port format: %q", spec))
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 	}
 }
 
@@ -83,18 +85,18 @@ func FuzzParsePortSpec(f *testing.F) {
 	}
 	addr := netip.MustParseAddr("172.30.0.2")
 	f.Fuzz(func(t *testing.T, spec string) {
-		s, err := ParsePortSpec(spec)
+		s, err := nat.ParsePortSpec(spec)
 		if err != nil {
-			require.ErrorIs(t, err, ErrInvalid)
+			require.ErrorIs(t, err, nat.ErrInvalid)
 			require.NotContains(t, err.Error(), "\n")
 			return
 		}
-		again, err := ParsePortSpec(s.String())
+		again, err := nat.ParsePortSpec(s.String())
 		require.NoError(t, err, s.String())
 		require.Equal(t, s, again)
-		m := s.mapping("web", addr)
+		m := s.Mapping("web", addr)
 		if m.Validate() == nil {
-			back, ok := specOf(m)
+			back, ok := nat.SpecOf(m)
 			require.True(t, ok)
 			require.Equal(t, s, back)
 		}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"net/netip"
@@ -147,16 +147,16 @@ func (s PortSpec) String() string {
 	return string(b)
 }
 
-// mapping is what the spec publishes of an endpoint.
-func (s PortSpec) mapping(name string, addr netip.Addr) Mapping {
+// Mapping is what the spec publishes of an endpoint.
+func (s PortSpec) Mapping(name string, addr netip.Addr) Mapping {
 	return Mapping{
 		Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(addr, s.Backend), More: s.More, Name: name,
 	}
 }
 
-// specOf is the spec that publishes a mapping of an endpoint. ok is false for one that
+// SpecOf is the spec that publishes a mapping of an endpoint. ok is false for one that
 // says more than a spec can.
-func specOf(m Mapping) (s PortSpec, ok bool) {
+func SpecOf(m Mapping) (s PortSpec, ok bool) {
 	s = PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
 	return s, !m.NoProxy && m.Expires.IsZero()
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"fmt"
@@ -18,13 +18,13 @@ func ParseMapping(s string) (Mapping, error) {
 	if i := strings.LastIndexByte(s, '/'); i >= 0 {
 		p, err := ParseProto(s[i+1:])
 		if err != nil {
-			return Mapping{}, &InvalidError{What: whatMapping, Input: s, Reason: err.Error()}
+			return Mapping{}, &InvalidError{What: WhatMapping, Input: s, Reason: err.Error()}
 		}
 		rest, proto = s[:i], p
 	}
 	frontend, backend, ok := strings.Cut(rest, arrow)
 	if !ok {
-		return Mapping{}, &InvalidError{What: whatMapping, Input: s, Reason: `no "->" between frontend and backend`}
+		return Mapping{}, &InvalidError{What: WhatMapping, Input: s, Reason: `no "->" between frontend and backend`}
 	}
 	return parseSides(proto, frontend, backend)
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"fmt"
@@ -30,9 +30,10 @@ type Network struct {
 	Next netip.Addr
 }
 
+// Values of InvalidError.What.
 const (
-	whatNetwork  = "network"
-	whatEndpoint = "endpoint"
+	WhatNetwork  = "network"
+	WhatEndpoint = "endpoint"
 )
 
 // ParseNetwork reads the words of a command line; an empty gateway is the first address.
@@ -61,7 +62,7 @@ func (n Network) String() string { return n.Name + " " + n.Prefix.String() }
 // The error is an [*InvalidError].
 func (n Network) Validate() error {
 	if reason := n.fault(); reason != "" {
-		return &InvalidError{What: whatNetwork, Input: n.String(), Reason: reason}
+		return &InvalidError{What: WhatNetwork, Input: n.String(), Reason: reason}
 	}
 	return nil
 }
@@ -118,8 +119,8 @@ var noNetworks = []struct {
 	{netip.MustParsePrefix("ff00::/8"), "multicast addresses"},
 }
 
-// withDefaults fills in what zero means.
-func (n Network) withDefaults() Network {
+// WithDefaults fills in what zero means.
+func (n Network) WithDefaults() Network {
 	if !n.Gateway.IsValid() {
 		n.Gateway = n.Prefix.Addr()
 		// A network of two addresses has no address of its own (RFC 3021, RFC 6164).

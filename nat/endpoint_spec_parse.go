@@ -1,24 +1,24 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
-// ParseAttachment reads the words of a command line: an empty network or address is one
+// ParseEndpointSpec reads the words of a command line: an empty network or address is one
 // that is chosen, ports are as [ParsePortSpec] reads them. An IPv4 address mapped into
 // IPv6 is taken as the IPv4 address. It checks the form only: see [Attachment.Validate].
 // Errors are [*InvalidError] and [*PortSpecError].
-func ParseAttachment(name, network, address string, ports ...string) (Attachment, error) {
-	a := Attachment{Name: name, Network: network}
+func ParseEndpointSpec(name, network, address string, ports ...string) (EndpointSpec, error) {
+	a := EndpointSpec{Name: name, Network: network}
 	if address != "" {
 		var reason string
 		if a.Address, reason = parseAddr(address); reason != "" {
-			return Attachment{}, &InvalidError{What: "address", Input: address, Reason: reason}
+			return EndpointSpec{}, &InvalidError{What: "address", Input: address, Reason: reason}
 		}
 	}
 	for _, text := range ports {
 		s, err := ParsePortSpec(text)
 		if err != nil {
-			return Attachment{}, err
+			return EndpointSpec{}, err
 		}
 		a.Ports = append(a.Ports, s)
 	}
@@ -27,11 +27,11 @@ func ParseAttachment(name, network, address string, ports ...string) (Attachment
 
 // ValidateEndpointName reports whether an endpoint can have that name. The error is an
 // [*InvalidError].
-func ValidateEndpointName(name string) error { return validateLabel(whatEndpoint, name) }
+func ValidateEndpointName(name string) error { return validateLabel(WhatEndpoint, name) }
 
 // ValidateNetworkName reports whether a network can have that name. The error is an
 // [*InvalidError].
-func ValidateNetworkName(name string) error { return validateLabel(whatNetwork, name) }
+func ValidateNetworkName(name string) error { return validateLabel(WhatNetwork, name) }
 
 func validateLabel(what, name string) error {
 	if fault := labelFault(name); fault != "" {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat_test
 
 import (
 	"strings"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestParseTTL(t *testing.T) {
@@ -17,7 +19,7 @@ func TestParseTTL(t *testing.T) {
 		"1w2d3h4m5s": 9*24*time.Hour + 3*time.Hour + 4*time.Minute + 5*time.Second,
 		"1.5d":       36 * time.Hour, "250ms": 250 * time.Millisecond, "1ns": 1, "2µs": 2 * time.Microsecond, "36500d": 36500 * 24 * time.Hour,
 	} {
-		ttl, err := ParseTTL(text)
+		ttl, err := nat.ParseTTL(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, ttl, text)
 	}
@@ -28,8 +30,8 @@ func TestParseTTL(t *testing.T) {
 		"0": "it is over before it begins", "0d": "it is over before it begins", "0s": "it is over before it begins", "0w0h": "it is over before it begins",
 		"15251w": "it is more than 292 years", "15250w1d200w": "it is more than 292 years",
 	} {
-		ttl, err := ParseTTL(text)
-		var invalid *InvalidError
+		ttl, err := nat.ParseTTL(text)
+		var invalid *nat.InvalidError
 		require.ErrorAs(t, err, &invalid, text)
 		require.Equal(t, reason, invalid.Reason, text)
 		require.Zero(t, ttl)
@@ -43,9 +45,9 @@ func FuzzParseTTL(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		ttl, err := ParseTTL(text)
+		ttl, err := nat.ParseTTL(text)
 		if err != nil {
-			require.ErrorIs(t, err, ErrInvalid)
+			require.ErrorIs(t, err, nat.ErrInvalid)
 			require.NotContains(t, err.Error(), "\n")
 		} else {
 			require.Positive(t, ttl)

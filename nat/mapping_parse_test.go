@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat_test
 
 import (
 	"errors"
@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestNewMapping(t *testing.T) {
@@ -41,10 +44,10 @@ func TestNewMapping(t *testing.T) {
 		{"tcp", "80", "fd00:17::2:0080", "80->[fd00:17::2:80]:80"},
 		{"tcp", "80", "fd00:17::2:0", "80->[fd00:17::2:0]:80"},
 	} {
-		m, err := NewMapping(tt.proto, tt.frontend, tt.backend)
+		m, err := nat.NewMapping(tt.proto, tt.frontend, tt.backend)
 		require.NoError(t, err)
 		require.Equal(t, tt.want, m.String())
-		require.Equal(t, Mapping{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend, More: m.More}, m)
+		require.Equal(t, nat.Mapping{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend, More: m.More}, m)
 	}
 }
 
@@ -106,11 +109,11 @@ func TestNewMappingErrors(t *testing.T) {
 		{"tcp", "0", "172.17.0.2", `invalid backend "172.17.0.2": give it a port, since frontend 0 has none to share`},
 		{"tcp", "192.0.2.1:0", "172.17.0.2", `invalid backend "172.17.0.2": give it a port, since frontend 0 has none to share`},
 	} {
-		m, err := NewMapping(tt.proto, tt.frontend, tt.backend)
+		m, err := nat.NewMapping(tt.proto, tt.frontend, tt.backend)
 		require.EqualError(t, err, tt.want)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, m)
-		var typed *InvalidError
+		var typed *nat.InvalidError
 		require.ErrorAs(t, err, &typed)
 		require.Contains(t, []string{tt.proto, tt.frontend, tt.backend}, typed.Input)
 	}
@@ -133,19 +136,19 @@ func TestParseMappingErrors(t *testing.T) {
 		"8000-->1.2.3.4:80":       `invalid frontend "8000-": a range is written FIRST-LAST`,
 		"0-9->1.2.3.4:80-89":      `invalid frontend "0-9": ports begin at 1`,
 	} {
-		m, err := ParseMapping(in)
+		m, err := nat.ParseMapping(in)
 		require.EqualError(t, err, want)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, m)
 	}
-	require.Equal(t, "80->1.2.3.4:80", mapped(t, "80->1.2.3.4/tcp").String(), "what String leaves out may be said")
+	require.Equal(t, "80->1.2.3.4:80", nattest.Mapping(t, "80->1.2.3.4/tcp").String(), "what String leaves out may be said")
 }
 
 func TestParseFrontend(t *testing.T) {
 	for _, in := range []string{"8080", "8000-8009", "192.0.2.1:80", "192.0.2.1:80-89", "[2001:db8::1]:80", "[::]:80-89", "1-65535"} {
-		front, more, err := ParseFrontend(in)
+		front, more, err := nat.ParseFrontend(in)
 		require.NoError(t, err)
-		require.Equal(t, in, Mapping{Frontend: front, More: more}.FrontendText())
+		require.Equal(t, in, nat.Mapping{Frontend: front, More: more}.FrontendText())
 	}
 	for in, want := range map[string]string{
 		"0":           `invalid frontend "0": port 0 names no mapping`,
@@ -155,9 +158,9 @@ func TestParseFrontend(t *testing.T) {
 		"80-79":       `invalid frontend "80-79": the range ends before it begins`,
 		"1.2.3.4":     `invalid frontend "1.2.3.4": an address alone; add a port, as in ADDR:PORT`,
 	} {
-		front, more, err := ParseFrontend(in)
+		front, more, err := nat.ParseFrontend(in)
 		require.EqualError(t, err, want)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, front)
 		require.Zero(t, more)
 	}
@@ -166,9 +169,9 @@ func TestParseFrontend(t *testing.T) {
 func TestParseMappingRoundTrips(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 5000 {
-		m := randomMapping(r)
+		m := nattest.Random(r)
 		m.Name, m.NoProxy, m.Expires = "", false, time.Time{}
-		require.Equal(t, m, mapped(t, m.String()))
+		require.Equal(t, m, nattest.Mapping(t, m.String()))
 	}
 }
 
@@ -181,10 +184,10 @@ func FuzzParseMapping(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := ParseMapping(s)
+		m, err := nat.ParseMapping(s)
 		if err != nil {
-			var typed *InvalidError
-			if !errors.As(err, &typed) || !errors.Is(err, ErrInvalid) || m != (Mapping{}) {
+			var typed *nat.InvalidError
+			if !errors.As(err, &typed) || !errors.Is(err, nat.ErrInvalid) || m != (nat.Mapping{}) {
 				t.Fatalf("ParseMapping(%q) = %v, %v", s, m, err)
 			}
 			if strings.ContainsAny(err.Error(), "\n\r") {
@@ -192,14 +195,14 @@ func FuzzParseMapping(f *testing.F) {
 			}
 			return
 		}
-		again, err := ParseMapping(m.String())
+		again, err := nat.ParseMapping(m.String())
 		if err != nil || again != m {
 			t.Fatalf("%q is %v, printed and read again %v, %v", s, m, again, err)
 		}
 		if m.Frontend.Port() == 0 {
 			return
 		}
-		front, more, err := ParseFrontend(m.FrontendText())
+		front, more, err := nat.ParseFrontend(m.FrontendText())
 		if err != nil || front != m.Frontend || more != m.More {
 			t.Fatalf("frontend of %q: %v %d, %v", s, front, more, err)
 		}
@@ -209,7 +212,7 @@ func FuzzParseMapping(f *testing.F) {
 func BenchmarkParseMapping(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := ParseMapping("8080->172.17.0.2:80"); err != nil {
+		if _, err := nat.ParseMapping("8080->172.17.0.2:80"); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"net/netip"
@@ -16,20 +16,18 @@ func TestParseNetwork(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, n.Validate())
 	require.Equal(t, "inside 172.30.0.0/24", n.String())
-	require.Equal(t, "172.30.0.1", n.withDefaults().Gateway.String())
+	require.Equal(t, "172.30.0.1", n.WithDefaults().Gateway.String())
 	n, err = ParseNetwork("in-6_x.y", "fd00:30::/64", "fd00:30::ff")
 	require.NoError(t, err)
 	require.NoError(t, n.Validate())
-	require.Equal(t, "fd00:30::ff", n.withDefaults().Gateway.String())
+	require.Equal(t, "fd00:30::ff", n.WithDefaults().Gateway.String())
 	for prefix, gateway := range map[string]string{
 		"10.0.0.4/30": "10.0.0.5", "10.0.0.4/31": "10.0.0.4", "fd00::/127": "fd00::", "fd00::/126": "fd00::1", "128.0.0.0/2": "128.0.0.1",
 	} {
 		n, err := ParseNetwork("a", prefix, "")
 		require.NoError(t, err)
 		require.NoError(t, n.Validate(), prefix)
-		require.Equal(t, gateway, n.withDefaults().Gateway.String(), prefix)
-		_, err = newNetwork(n)
-		require.NoError(t, err)
+		require.Equal(t, gateway, n.WithDefaults().Gateway.String(), prefix)
 	}
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat_test
 
 import (
 	"math/rand/v2"
@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestValidateAddresses(t *testing.T) {
@@ -60,17 +63,17 @@ func TestValidateAddresses(t *testing.T) {
 		if a.Is6() {
 			other = netip.MustParseAddr("fd00::2")
 		}
-		check := func(m Mapping, side, kind string) {
+		check := func(m nat.Mapping, side, kind string) {
 			err := m.Validate()
 			if kind == "" {
 				require.NoError(t, err, m)
 				return
 			}
 			require.EqualError(t, err, `invalid mapping "`+m.String()+`": the `+side+" is "+kind)
-			require.ErrorIs(t, err, ErrInvalid)
+			require.ErrorIs(t, err, nat.ErrInvalid)
 		}
-		check(Mapping{Proto: TCP, Frontend: netip.AddrPortFrom(a, 80), Backend: netip.AddrPortFrom(other, 80)}, "frontend", tt.frontend)
-		check(Mapping{Proto: TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80), Backend: netip.AddrPortFrom(a, 80)}, "backend", tt.backend)
+		check(nat.Mapping{Proto: nat.TCP, Frontend: netip.AddrPortFrom(a, 80), Backend: netip.AddrPortFrom(other, 80)}, "frontend", tt.frontend)
+		check(nat.Mapping{Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80), Backend: netip.AddrPortFrom(a, 80)}, "backend", tt.backend)
 	}
 }
 
@@ -79,7 +82,7 @@ func TestValidateFamilies(t *testing.T) {
 		"80->172.17.0.2", "80->fd00::2", "0->172.17.0.2:80", "0.0.0.0:80->172.17.0.2", "[::]:80->fd00::2",
 		"127.0.0.1:80->172.17.0.2", "127.9.9.9:80->172.17.0.2", "[::1]:80->fd00::2",
 	} {
-		require.NoError(t, mapped(t, text).Validate(), text)
+		require.NoError(t, nattest.Mapping(t, text).Validate(), text)
 	}
 	for text, want := range map[string]string{
 		"0.0.0.0:80->fd00::2": "of IPv4 and the backend of IPv6", "192.0.2.1:80->fd00::2": "of IPv4 and the backend of IPv6",
@@ -87,7 +90,7 @@ func TestValidateFamilies(t *testing.T) {
 		"127.0.0.1:80->fd00::2": "a loopback address", "[::1]:80->172.17.0.2": "a loopback address",
 		"127.0.0.1:80->172.17.0.2": "a loopback address",
 	} {
-		m := mapped(t, text)
+		m := nattest.Mapping(t, text)
 		require.NoError(t, m.Validate(), text)
 		m.NoProxy = true
 		require.EqualError(t, m.Validate(), `invalid mapping "`+m.String()+`": the frontend is `+want+
@@ -96,7 +99,7 @@ func TestValidateFamilies(t *testing.T) {
 }
 
 func TestValidateRest(t *testing.T) {
-	good := mapped(t, "8080->172.17.0.2:80")
+	good := nattest.Mapping(t, "8080->172.17.0.2:80")
 	good.Name, good.NoProxy, good.Expires = strings.Repeat("n", 63), true, time.Date(2027, 1, 1, 0, 0, 0, 5, time.UTC)
 	require.NoError(t, good.Validate())
 	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, port) }
@@ -104,42 +107,42 @@ func TestValidateRest(t *testing.T) {
 		return netip.AddrPortFrom(netip.MustParseAddr("172.17.0.2"), port)
 	}
 	for _, tt := range []struct {
-		change func(*Mapping)
+		change func(*nat.Mapping)
 		want   string // "": good
 	}{
-		{func(m *Mapping) { m.Proto = 0 }, "no protocol is given"},
-		{func(m *Mapping) { m.Proto = 132 }, "protocol 132 is neither tcp (6) nor udp (17)"},
-		{func(m *Mapping) { m.Backend = netip.AddrPort{} }, "no backend address is given"},
-		{func(m *Mapping) { m.Backend = back(0) }, "the backend port is 0"},
-		{func(m *Mapping) { m.Frontend = at(65535) }, ""},
-		{func(m *Mapping) { m.Frontend, m.More = at(65535), 1 }, "the frontend range passes port 65535"},
-		{func(m *Mapping) { m.Frontend, m.More = at(65534), 1 }, ""},
-		{func(m *Mapping) { m.Backend, m.More = back(65535), 1 }, "the backend range passes port 65535"},
-		{func(m *Mapping) { m.Frontend, m.Backend, m.More = at(1), back(1), 65534 }, ""},
-		{func(m *Mapping) { m.Frontend, m.Backend, m.More = at(0), back(1), 65534 }, ""},
-		{func(m *Mapping) { m.Frontend, m.Backend, m.More = at(0), back(1), 65535 }, "the backend range passes port 65535"},
-		{func(m *Mapping) { m.Frontend = netip.MustParseAddrPort("127.0.0.1:80") },
+		{func(m *nat.Mapping) { m.Proto = 0 }, "no protocol is given"},
+		{func(m *nat.Mapping) { m.Proto = 132 }, "protocol 132 is neither tcp (6) nor udp (17)"},
+		{func(m *nat.Mapping) { m.Backend = netip.AddrPort{} }, "no backend address is given"},
+		{func(m *nat.Mapping) { m.Backend = back(0) }, "the backend port is 0"},
+		{func(m *nat.Mapping) { m.Frontend = at(65535) }, ""},
+		{func(m *nat.Mapping) { m.Frontend, m.More = at(65535), 1 }, "the frontend range passes port 65535"},
+		{func(m *nat.Mapping) { m.Frontend, m.More = at(65534), 1 }, ""},
+		{func(m *nat.Mapping) { m.Backend, m.More = back(65535), 1 }, "the backend range passes port 65535"},
+		{func(m *nat.Mapping) { m.Frontend, m.Backend, m.More = at(1), back(1), 65534 }, ""},
+		{func(m *nat.Mapping) { m.Frontend, m.Backend, m.More = at(0), back(1), 65534 }, ""},
+		{func(m *nat.Mapping) { m.Frontend, m.Backend, m.More = at(0), back(1), 65535 }, "the backend range passes port 65535"},
+		{func(m *nat.Mapping) { m.Frontend = netip.MustParseAddrPort("127.0.0.1:80") },
 			"the frontend is a loopback address, which only a proxy serves, and the mapping has none"},
-		{func(m *Mapping) { m.Name = "" }, ""},
-		{func(m *Mapping) { m.Name = "Zoë's web 1/\\{}()'`" }, ""},
-		{func(m *Mapping) { m.Name = strings.Repeat("n", 64) }, "name has 64 bytes, more than 63"},
-		{func(m *Mapping) { m.Name = "ab\x01c" }, "name has a control character at byte 3"},
-		{func(m *Mapping) { m.Name = "é\n" }, "name has a control character at byte 3"},
-		{func(m *Mapping) { m.Name = "\u0085" }, "name has a control character at byte 1"},
-		{func(m *Mapping) { m.Name = "a\x7f" }, "name has a control character at byte 2"},
-		{func(m *Mapping) { m.Name = "a\xffb" }, "name is not UTF-8 at byte 2"},
-		{func(m *Mapping) { m.Name = "a\ufffdb" }, ""},
-		{func(m *Mapping) { m.Name = `a"` }, `name has a " at byte 2`},
-		{func(m *Mapping) { m.Name = "  [a] b]\u00a0" }, ""},
-		{func(m *Mapping) { m.Name = "a[no-proxy]" }, ""},
-		{func(m *Mapping) { m.Name = "a [no-proxy] " }, ""},
-		{func(m *Mapping) { m.Name = "a [one-family]" }, "name ends in [one-family], which says how a mapping is published"},
-		{func(m *Mapping) { m.Name = "[x no-proxy]" }, "name ends in [x no-proxy], which says how a mapping is published"},
-		{func(m *Mapping) { m.Expires = time.Time{} }, ""},
-		{func(m *Mapping) { m.Expires = time.Now().UTC() }, ""},
-		{func(m *Mapping) { m.Expires = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }, ""},
-		{func(m *Mapping) { m.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, "expires in year 10000, which is not of four digits"},
-		{func(m *Mapping) { m.Expires = time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC) }, "expires in year 0, which is not of four digits"},
+		{func(m *nat.Mapping) { m.Name = "" }, ""},
+		{func(m *nat.Mapping) { m.Name = "Zoë's web 1/\\{}()'`" }, ""},
+		{func(m *nat.Mapping) { m.Name = strings.Repeat("n", 64) }, "name has 64 bytes, more than 63"},
+		{func(m *nat.Mapping) { m.Name = "ab\x01c" }, "name has a control character at byte 3"},
+		{func(m *nat.Mapping) { m.Name = "é\n" }, "name has a control character at byte 3"},
+		{func(m *nat.Mapping) { m.Name = "\u0085" }, "name has a control character at byte 1"},
+		{func(m *nat.Mapping) { m.Name = "a\x7f" }, "name has a control character at byte 2"},
+		{func(m *nat.Mapping) { m.Name = "a\xffb" }, "name is not UTF-8 at byte 2"},
+		{func(m *nat.Mapping) { m.Name = "a\ufffdb" }, ""},
+		{func(m *nat.Mapping) { m.Name = `a"` }, `name has a " at byte 2`},
+		{func(m *nat.Mapping) { m.Name = "  [a] b]\u00a0" }, ""},
+		{func(m *nat.Mapping) { m.Name = "a[no-proxy]" }, ""},
+		{func(m *nat.Mapping) { m.Name = "a [no-proxy] " }, ""},
+		{func(m *nat.Mapping) { m.Name = "a [one-family]" }, "name ends in [one-family], which says how a mapping is published"},
+		{func(m *nat.Mapping) { m.Name = "[x no-proxy]" }, "name ends in [x no-proxy], which says how a mapping is published"},
+		{func(m *nat.Mapping) { m.Expires = time.Time{} }, ""},
+		{func(m *nat.Mapping) { m.Expires = time.Now().UTC() }, ""},
+		{func(m *nat.Mapping) { m.Expires = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }, ""},
+		{func(m *nat.Mapping) { m.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, "expires in year 10000, which is not of four digits"},
+		{func(m *nat.Mapping) { m.Expires = time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC) }, "expires in year 0, which is not of four digits"},
 	} {
 		m := good
 		tt.change(&m)
@@ -149,13 +152,13 @@ func TestValidateRest(t *testing.T) {
 			continue
 		}
 		require.EqualError(t, err, `invalid mapping "`+m.String()+`": `+tt.want)
-		require.ErrorIs(t, err, ErrInvalid)
-		require.ErrorIs(t, ValidateAll(good, m), ErrInvalid, "ValidateAll looks at each")
+		require.ErrorIs(t, err, nat.ErrInvalid)
+		require.ErrorIs(t, nat.ValidateAll(good, m), nat.ErrInvalid, "ValidateAll looks at each")
 	}
 }
 
 func TestValidateAll(t *testing.T) {
-	require.NoError(t, ValidateAll())
+	require.NoError(t, nat.ValidateAll())
 	for _, tt := range []struct {
 		a, b string
 		port string // "": no overlap
@@ -184,24 +187,24 @@ func TestValidateAll(t *testing.T) {
 		{"0->1.2.3.4:80", "0->1.2.3.4:80", ""},
 		{"0->1.2.3.4:1-9999", "80->1.2.3.4", ""},
 	} {
-		a, b := mapped(t, tt.a), mapped(t, tt.b)
-		for _, pair := range [][]Mapping{{a, b}, {b, a}} {
-			err := ValidateAll(pair...)
+		a, b := nattest.Mapping(t, tt.a), nattest.Mapping(t, tt.b)
+		for _, pair := range [][]nat.Mapping{{a, b}, {b, a}} {
+			err := nat.ValidateAll(pair...)
 			if tt.port == "" {
 				require.NoError(t, err)
 				continue
 			}
 			require.EqualError(t, err, "mappings "+pair[0].String()+" and "+pair[1].String()+" overlap: both claim tcp port "+tt.port)
-			require.ErrorIs(t, err, ErrInvalid)
-			var typed *OverlapError
+			require.ErrorIs(t, err, nat.ErrInvalid)
+			var typed *nat.OverlapError
 			require.ErrorAs(t, err, &typed)
-			require.Equal(t, OverlapError{A: pair[0], B: pair[1], I: 0, J: 1}, *typed)
+			require.Equal(t, nat.OverlapError{A: pair[0], B: pair[1], I: 0, J: 1}, *typed)
 		}
 	}
 }
 
 // overlaps is what ValidateAll sweeps for, in the words of the contract.
-func overlaps(a, b Mapping) bool {
+func overlaps(a, b nat.Mapping) bool {
 	fa, fb := a.Frontend, b.Frontend
 	if a.Proto != b.Proto || fa.Port() == 0 || fb.Port() == 0 ||
 		int(fa.Port())+int(a.More) < int(fb.Port()) || int(fb.Port())+int(b.More) < int(fa.Port()) {
@@ -219,17 +222,17 @@ func TestValidateAllAgainstEveryPair(t *testing.T) {
 	verdicts := map[bool]int{}
 	for range 3000 {
 		ms := disjoint(r, r.IntN(8))
-		ms = append(ms, randomMapping(r))
+		ms = append(ms, nattest.Random(r))
 		r.Shuffle(len(ms), func(i, j int) { ms[i], ms[j] = ms[j], ms[i] })
 		want := false
 		for i, a := range ms {
-			want = want || slices.ContainsFunc(ms[i+1:], func(b Mapping) bool { return overlaps(a, b) })
+			want = want || slices.ContainsFunc(ms[i+1:], func(b nat.Mapping) bool { return overlaps(a, b) })
 		}
-		err := ValidateAll(ms...)
+		err := nat.ValidateAll(ms...)
 		require.Equal(t, want, err != nil, "%v: %v", ms, err)
 		verdicts[want]++
 		if want {
-			var typed *OverlapError
+			var typed *nat.OverlapError
 			require.ErrorAs(t, err, &typed)
 			require.Less(t, typed.I, typed.J)
 			require.Equal(t, ms[typed.I], typed.A)
@@ -248,11 +251,11 @@ func BenchmarkValidateAll(b *testing.B) {
 		hosts[i].Frontend, hosts[i].More = netip.AddrPortFrom(a, 1000), 64000
 		hosts[i].Backend = netip.AddrPortFrom(hosts[i].Backend.Addr(), 1000)
 	}
-	for name, ms := range map[string][]Mapping{"ports": singles, "hosts": hosts} {
+	for name, ms := range map[string][]nat.Mapping{"ports": singles, "hosts": hosts} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := ValidateAll(ms...); err != nil {
+				if err := nat.ValidateAll(ms...); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,22 +1,22 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine_test
+package nat_test
 
 import (
 	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func ExampleParseMapping() {
-	m, err := engine.ParseMapping("192.0.2.1:8000-8009->172.17.0.2:9000-9009/udp")
+	m, err := nat.ParseMapping("192.0.2.1:8000-8009->172.17.0.2:9000-9009/udp")
 	fmt.Println(m.Proto, m.Frontend, m.Backend, m.More, err)
 
-	_, err = engine.ParseMapping("8080-8000->172.17.0.2:80")
-	fmt.Println(err, errors.Is(err, engine.ErrInvalid))
+	_, err = nat.ParseMapping("8080-8000->172.17.0.2:80")
+	fmt.Println(err, errors.Is(err, nat.ErrInvalid))
 	// Output:
 	// udp 192.0.2.1:8000 172.17.0.2:9000 9 <nil>
 	// invalid frontend "8080-8000": the range ends before it begins true
@@ -24,7 +24,7 @@ func ExampleParseMapping() {
 
 func ExampleNewMapping() {
 	for _, frontend := range []string{"53", "[2001:db8::1]:53", "0"} {
-		m, err := engine.NewMapping("udp", frontend, "[fd00::2]:5353")
+		m, err := nat.NewMapping("udp", frontend, "[fd00::2]:5353")
 		fmt.Println(m, err)
 	}
 	// Output:
@@ -34,19 +34,19 @@ func ExampleNewMapping() {
 }
 
 func ExampleCollapse() {
-	m, _ := engine.ParseMapping("8000-8002->172.17.0.2:80-82")
-	ones := slices.Collect(engine.Expand(m))
+	m, _ := nat.ParseMapping("8000-8002->172.17.0.2:80-82")
+	ones := slices.Collect(nat.Expand(m))
 	fmt.Println(ones)
-	fmt.Println(engine.Collapse(ones))
+	fmt.Println(nat.Collapse(ones))
 	// Output:
 	// [8000->172.17.0.2:80 8001->172.17.0.2:81 8002->172.17.0.2:82]
 	// [8000-8002->172.17.0.2:80-82]
 }
 
 func ExampleValidateAll() {
-	web, _ := engine.ParseMapping("8080->172.17.0.2:80")
-	one, _ := engine.ParseMapping("192.0.2.1:8080->172.17.0.3:80")
-	fmt.Println(engine.ValidateAll(web, one))
+	web, _ := nat.ParseMapping("8080->172.17.0.2:80")
+	one, _ := nat.ParseMapping("192.0.2.1:8080->172.17.0.3:80")
+	fmt.Println(nat.ValidateAll(web, one))
 	// Output:
 	// mappings 8080->172.17.0.2:80 and 192.0.2.1:8080->172.17.0.3:80 overlap: both claim tcp port 8080
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat_test
 
 import (
 	"fmt"
@@ -12,21 +12,24 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 )
 
-func expandAll(ms []Mapping) []Mapping {
-	var out []Mapping
+func expandAll(ms []nat.Mapping) []nat.Mapping {
+	var out []nat.Mapping
 	for _, m := range ms {
-		out = slices.AppendSeq(out, Expand(m))
+		out = slices.AppendSeq(out, nat.Expand(m))
 	}
 	return out
 }
 
 // disjoint returns up to n valid mappings that do not overlap.
-func disjoint(r *rand.Rand, n int) []Mapping {
-	var ms []Mapping
+func disjoint(r *rand.Rand, n int) []nat.Mapping {
+	var ms []nat.Mapping
 	for range n {
-		if with := append(slices.Clone(ms), randomMapping(r)); ValidateAll(with...) == nil {
+		if with := append(slices.Clone(ms), nattest.Random(r)); nat.ValidateAll(with...) == nil {
 			ms = with
 		}
 	}
@@ -34,10 +37,10 @@ func disjoint(r *rand.Rand, n int) []Mapping {
 }
 
 func TestExpand(t *testing.T) {
-	m := mapped(t, "192.0.2.1:8000-8002->172.17.0.2:80-82/udp")
+	m := nattest.Mapping(t, "192.0.2.1:8000-8002->172.17.0.2:80-82/udp")
 	m.Name, m.NoProxy, m.Expires = "web", true, time.Unix(1<<31, 0).UTC()
 	var got []string
-	for one := range Expand(m) {
+	for one := range nat.Expand(m) {
 		require.Zero(t, one.More)
 		got = append(got, one.String())
 		one.Frontend, one.Backend, one.More = m.Frontend, m.Backend, m.More
@@ -47,18 +50,18 @@ func TestExpand(t *testing.T) {
 		"192.0.2.1:8000->172.17.0.2:80/udp", "192.0.2.1:8001->172.17.0.2:81/udp", "192.0.2.1:8002->172.17.0.2:82/udp",
 	}, got)
 
-	ask := mapped(t, "0->172.17.0.2:80-89")
-	require.Equal(t, []Mapping{ask}, slices.Collect(Expand(ask)))
+	ask := nattest.Mapping(t, "0->172.17.0.2:80-89")
+	require.Equal(t, []nat.Mapping{ask}, slices.Collect(nat.Expand(ask)))
 
-	require.Len(t, slices.Collect(Expand(mapped(t, "1-65535->172.17.0.2"))), 65535)
+	require.Len(t, slices.Collect(nat.Expand(nattest.Mapping(t, "1-65535->172.17.0.2"))), 65535)
 
-	past := mapped(t, "65534-65535->172.17.0.2:80-81")
+	past := nattest.Mapping(t, "65534-65535->172.17.0.2:80-81")
 	past.More = 9
-	require.Len(t, slices.Collect(Expand(past)), 2, "never wraps to port 0")
+	require.Len(t, slices.Collect(nat.Expand(past)), 2, "never wraps to port 0")
 	past.Frontend, past.Backend = netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("172.17.0.2:65535")
-	require.Len(t, slices.Collect(Expand(past)), 1)
+	require.Len(t, slices.Collect(nat.Expand(past)), 1)
 
-	for range Expand(m) {
+	for range nat.Expand(m) {
 		break // a consumer may stop
 	}
 }
@@ -84,13 +87,13 @@ func TestCollapse(t *testing.T) {
 			[]string{"1->1.2.3.4:1/udp", "[::]:1->[fd00::2]:1", "9.9.9.9:1->1.2.3.4:1", "10.0.0.1:1->1.2.3.4:1", "[2001:db8::1]:1->[fd00::2]:1", "0.0.0.0:1->1.2.3.4:1", "9->1.2.3.4:9", "10->1.2.3.4:9"},
 			[]string{"9->1.2.3.4:9", "10->1.2.3.4:9", "0.0.0.0:1->1.2.3.4:1", "9.9.9.9:1->1.2.3.4:1", "10.0.0.1:1->1.2.3.4:1", "[::]:1->[fd00::2]:1", "[2001:db8::1]:1->[fd00::2]:1", "1->1.2.3.4:1/udp"}},
 	} {
-		var in []Mapping
+		var in []nat.Mapping
 		var got []string
 		for _, s := range tt.in {
-			in = append(in, mapped(t, s))
+			in = append(in, nattest.Mapping(t, s))
 		}
 		before := slices.Clone(in)
-		for _, m := range Collapse(in) {
+		for _, m := range nat.Collapse(in) {
 			got = append(got, m.String())
 		}
 		require.Equal(t, tt.want, got, tt.name)
@@ -99,36 +102,36 @@ func TestCollapse(t *testing.T) {
 }
 
 func TestCollapseKeepsWhatDiffers(t *testing.T) {
-	for name, change := range map[string]func(*Mapping){
-		"name":    func(m *Mapping) { m.Name = "web" },
-		"proxy":   func(m *Mapping) { m.NoProxy = true },
-		"expires": func(m *Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
+	for name, change := range map[string]func(*nat.Mapping){
+		"name":    func(m *nat.Mapping) { m.Name = "web" },
+		"proxy":   func(m *nat.Mapping) { m.NoProxy = true },
+		"expires": func(m *nat.Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
 	} {
-		a, b := mapped(t, "80->1.2.3.4:80"), mapped(t, "81->1.2.3.4:81")
+		a, b := nattest.Mapping(t, "80->1.2.3.4:80"), nattest.Mapping(t, "81->1.2.3.4:81")
 		change(&b)
-		require.Equal(t, []Mapping{a, b}, Collapse([]Mapping{b, a}), name)
+		require.Equal(t, []nat.Mapping{a, b}, nat.Collapse([]nat.Mapping{b, a}), name)
 		change(&a)
-		require.Len(t, Collapse([]Mapping{b, a}), 1, name)
+		require.Len(t, nat.Collapse([]nat.Mapping{b, a}), 1, name)
 	}
 }
 
 func TestCollapseUndoesExpand(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 2000 {
-		m := randomMapping(r)
-		require.Equal(t, []Mapping{m}, Collapse(slices.Collect(Expand(m))))
+		m := nattest.Random(r)
+		require.Equal(t, []nat.Mapping{m}, nat.Collapse(slices.Collect(nat.Expand(m))))
 	}
-	full := mapped(t, "1-65535->172.17.0.2:1-65535")
-	require.Equal(t, []Mapping{full}, Collapse(slices.Collect(Expand(full))))
+	full := nattest.Mapping(t, "1-65535->172.17.0.2:1-65535")
+	require.Equal(t, []nat.Mapping{full}, nat.Collapse(slices.Collect(nat.Expand(full))))
 	for range 200 {
 		ms := disjoint(r, 30)
 		ones := expandAll(ms)
 		r.Shuffle(len(ones), func(i, j int) { ones[i], ones[j] = ones[j], ones[i] })
-		joined := Collapse(ones)
-		require.True(t, slices.IsSortedFunc(joined, Compare))
-		require.NoError(t, ValidateAll(joined...))
-		require.Equal(t, joined, Collapse(joined), "collapsing again changes nothing")
-		require.Equal(t, joined, Collapse(ms), "ranges and single ports come to the same")
+		joined := nat.Collapse(ones)
+		require.True(t, slices.IsSortedFunc(joined, nat.Compare))
+		require.NoError(t, nat.ValidateAll(joined...))
+		require.Equal(t, joined, nat.Collapse(joined), "collapsing again changes nothing")
+		require.Equal(t, joined, nat.Collapse(ms), "ranges and single ports come to the same")
 		require.ElementsMatch(t, ones, expandAll(joined), "nothing lost, nothing made up")
 		for i := 1; i < len(joined); i++ { // minimal: no two could be one
 			a, b := joined[i-1], joined[i]
@@ -143,17 +146,17 @@ func TestCollapseUndoesExpand(t *testing.T) {
 
 func TestCompareOrders(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
-	ms := make([]Mapping, 60)
+	ms := make([]nat.Mapping, 60)
 	for i := range ms {
-		ms[i] = randomMapping(r)
+		ms[i] = nattest.Random(r)
 	}
 	for _, a := range ms {
 		for _, b := range ms {
-			require.Equal(t, a == b, Compare(a, b) == 0, "%v %v", a, b)
-			require.Equal(t, Compare(a, b), -Compare(b, a))
+			require.Equal(t, a == b, nat.Compare(a, b) == 0, "%v %v", a, b)
+			require.Equal(t, nat.Compare(a, b), -nat.Compare(b, a))
 			for _, c := range ms {
-				if Compare(a, b) <= 0 && Compare(b, c) <= 0 {
-					require.LessOrEqual(t, Compare(a, c), 0)
+				if nat.Compare(a, b) <= 0 && nat.Compare(b, c) <= 0 {
+					require.LessOrEqual(t, nat.Compare(a, c), 0)
 				}
 			}
 		}
@@ -162,58 +165,58 @@ func TestCompareOrders(t *testing.T) {
 
 // Each part of a mapping counts, and the earlier ones before the later ones.
 func TestCompareParts(t *testing.T) {
-	low := Mapping{Proto: TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80), Backend: netip.MustParseAddrPort("1.2.3.4:80")}
+	low := nat.Mapping{Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80), Backend: netip.MustParseAddrPort("1.2.3.4:80")}
 	high := low
-	for _, raise := range []func(*Mapping){
-		func(m *Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
-		func(m *Mapping) { m.NoProxy = true },
-		func(m *Mapping) { m.Name = "web" },
-		func(m *Mapping) { m.More = 1 },
-		func(m *Mapping) { m.Backend = netip.MustParseAddrPort("1.2.3.4:81") },
-		func(m *Mapping) { m.Frontend = netip.AddrPortFrom(netip.Addr{}, 81) },
-		func(m *Mapping) { m.Frontend = netip.MustParseAddrPort("0.0.0.0:80") },
-		func(m *Mapping) { m.Proto = UDP },
+	for _, raise := range []func(*nat.Mapping){
+		func(m *nat.Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
+		func(m *nat.Mapping) { m.NoProxy = true },
+		func(m *nat.Mapping) { m.Name = "web" },
+		func(m *nat.Mapping) { m.More = 1 },
+		func(m *nat.Mapping) { m.Backend = netip.MustParseAddrPort("1.2.3.4:81") },
+		func(m *nat.Mapping) { m.Frontend = netip.AddrPortFrom(netip.Addr{}, 81) },
+		func(m *nat.Mapping) { m.Frontend = netip.MustParseAddrPort("0.0.0.0:80") },
+		func(m *nat.Mapping) { m.Proto = nat.UDP },
 	} {
 		next := low
 		raise(&next)
-		require.Negative(t, Compare(high, next), "%v %v", high, next)
-		require.Positive(t, Compare(next, high))
-		require.Negative(t, Compare(low, next))
+		require.Negative(t, nat.Compare(high, next), "%v %v", high, next)
+		require.Positive(t, nat.Compare(next, high))
+		require.Negative(t, nat.Compare(low, next))
 		high = next
 	}
 }
 
 // many returns n mappings of one port each that make no range.
-func many(tb testing.TB, n int) []Mapping {
+func many(tb testing.TB, n int) []nat.Mapping {
 	tb.Helper()
-	ms := make([]Mapping, n)
+	ms := make([]nat.Mapping, n)
 	for i := range ms {
-		ms[i] = mapped(tb, fmt.Sprintf("%d->172.17.%d.%d:80", i+1, i>>8, i&255))
+		ms[i] = nattest.Mapping(tb, fmt.Sprintf("%d->172.17.%d.%d:80", i+1, i>>8, i&255))
 	}
 	return ms
 }
 
 func BenchmarkCollapse(b *testing.B) {
-	run := slices.Collect(Expand(mapped(b, "1-60000->172.17.0.2")))
+	run := slices.Collect(nat.Expand(nattest.Mapping(b, "1-60000->172.17.0.2")))
 	sorted := many(b, 60000)
 	shuffled := slices.Clone(sorted)
 	r := rand.New(rand.NewPCG(9, 10))
 	r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	for name, ms := range map[string][]Mapping{"run": run, "sorted": sorted, "shuffled": shuffled} {
+	for name, ms := range map[string][]nat.Mapping{"run": run, "sorted": sorted, "shuffled": shuffled} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Collapse(ms)
+				nat.Collapse(ms)
 			}
 		})
 	}
 }
 
 func BenchmarkExpand(b *testing.B) {
-	m := mapped(b, "1-60000->172.17.0.2")
+	m := nattest.Mapping(b, "1-60000->172.17.0.2")
 	b.ReportAllocs()
 	for b.Loop() {
-		for one := range Expand(m) {
+		for one := range nat.Expand(m) {
 			_ = one
 		}
 	}

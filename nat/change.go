@@ -1,0 +1,35 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import "fmt"
+
+// Change is one difference between what is published and what Apply was asked for.
+type Change struct {
+	// Old is what is published and goes; its zero value: nothing.
+	Old Mapping
+	// New is what comes; its zero value: nothing.
+	New Mapping
+	// Was and Is say the same of a network or an endpoint, in words; then Old and New
+	// are zero. Empty: it was not, or is not, there.
+	Was, Is string
+}
+
+// String returns a line for the change: "+ new", "- old", or "~ old => new".
+func (c Change) String() string {
+	was, is := c.Was, c.Is
+	if c.Old != (Mapping{}) {
+		was = c.Old.String()
+	}
+	if c.New != (Mapping{}) {
+		is = c.New.String()
+	}
+	switch {
+	case was == "":
+		return "+ " + is
+	case is == "":
+		return "- " + was
+	}
+	return fmt.Sprintf("~ %s => %s", was, is)
+}

@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// CommentAttributes are what the comment of an element says beside the name.
+type CommentAttributes struct {
+	// NoProxy is Mapping.NoProxy.
+	NoProxy bool
+	// OneFamily tells 0.0.0.0 and :: from any address: the key is the same in the maps
+	// that rules look up, and the other family must not be served by a proxy.
+	OneFamily bool
+}
+
+const (
+	wordNoProxy   = "no-proxy"
+	wordOneFamily = "one-family"
+)
+
+// CommentText returns the comment that an element has for a mapping of that name:
+// `web [no-proxy]`. nft(8) shows it, and [ParseComment] reads it.
+func CommentText(name string, a CommentAttributes) string {
+	var words []string
+	if a.NoProxy {
+		words = append(words, wordNoProxy)
+	}
+	if a.OneFamily {
+		words = append(words, wordOneFamily)
+	}
+	if len(words) == 0 {
+		return name
+	}
+	attributes := "[" + strings.Join(words, " ") + "]"
+	if name == "" {
+		return attributes
+	}
+	return name + " " + attributes
+}
+
+// ParseComment reads a comment, of which others may have written any. What is no
+// attribute is the name, brackets and spaces included.
+func ParseComment(s string) (name string, a CommentAttributes) {
+	if s == "" { // as most are
+		return "", a
+	}
+	name = s
+	for {
+		before, words, ok := cutAttributes(name)
+		if !ok {
+			return HarmlessName(name), a
+		}
+		name = before
+		a.NoProxy, a.OneFamily = a.NoProxy || words.NoProxy, a.OneFamily || words.OneFamily
+	}
+}
+
+// cutAttributes cuts the attributes off the end of a comment: words in brackets, with
+// nothing or a space before them, of which one at least is known. The others may be those
+// of a later version.
+func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
+	open := strings.LastIndexByte(s, '[')
+	if open < 0 || s[len(s)-1] != ']' || open > 0 && s[open-1] != ' ' {
+		return s, a, false
+	}
+	for word := range strings.FieldsSeq(s[open+1 : len(s)-1]) {
+		switch word {
+		case wordNoProxy:
+			a.NoProxy = true
+		case wordOneFamily:
+			a.OneFamily = true
+		}
+	}
+	if a == (CommentAttributes{}) {
+		return s, a, false
+	}
+	return s[:max(open-1, 0)], a, true
+}
+
+// HarmlessName makes a name of what others may have written. It keeps the text, but for
+// what no name can have: control characters, double quotes and bytes that are not UTF-8
+// are spelled out as Go does, and what is more than maxName bytes long is cut.
+func HarmlessName(s string) string {
+	if nameFault(s) == "" {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1, r == '"':
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case unicode.IsControl(r):
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteRune(r)
+		}
+		s = s[n:]
+	}
+	name := b.String()
+	for len(name) > maxName || endsInAttributes(name) {
+		_, n := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-n]
+	}
+	return name
+}
+
+// endsInAttributes reports whether the text would be read as a name with attributes.
+func endsInAttributes(s string) bool {
+	_, _, ok := cutAttributes(s)
+	return ok
+}

@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+var (
+	// ErrConflict is what every *ConflictError is: the frontend is taken.
+	ErrConflict = errors.New("in use")
+	// ErrNotFound means that what was named is not published. It is also
+	// fs.ErrNotExist.
+	ErrNotFound error = notFound{}
+)
+
+type notFound struct{}
+
+func (notFound) Error() string { return "not published" }
+
+func (notFound) Unwrap() error { return fs.ErrNotExist }
+
+// ConflictError says that a frontend is taken, and by what.
+type ConflictError struct {
+	// Want is the mapping that was asked for.
+	Want Mapping
+	// Have is the published mapping that holds the frontend, or an address of it
+	// if one of the two is for any address.
+	Have Mapping
+}
+
+func (e *ConflictError) Error() string {
+	s := fmt.Sprintf("%s is published as %s", DescribeFrontend(e.Have), e.Have)
+	if e.Have.Name != "" {
+		s += fmt.Sprintf(" by %q", e.Have.Name)
+	}
+	return s
+}
+
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+// DescribeFrontend names a mapping in an error: "tcp 8080", "udp [::1]:53".
+func DescribeFrontend(m Mapping) string { return m.Proto.String() + " " + m.FrontendText() }
