@@ -67,6 +67,10 @@ type Engine struct {
 	// present is whether the table is in the kernel. It is made by the first
 	// change, not by Open.
 	present bool
+
+	// ownedByOther is whether somebody else owned the table when this engine, a reader,
+	// read it.
+	ownedByOther bool
 	// handle is that of the table which this engine has made or adopted. Zero: it is
 	// not known.
 	handle uint64

@@ -48,7 +48,11 @@ func (e *Engine) kernelOwns() (bool, error) {
 // making it again: an orphan is claimed. One that somebody else owns is an error, unless
 // it is only read. It returns what the table is by then.
 func (e *Engine) own(info nft.TableInfo) (nft.TableInfo, error) {
-	if e.opts.ReadOnly || info.Mine {
+	if e.opts.ReadOnly {
+		e.ownedByOther = info.Flags&nft.TableOwner != 0
+		return info, nil
+	}
+	if info.Mine {
 		return info, nil
 	}
 	if info.Flags&nft.TableOwner != 0 {

@@ -19,7 +19,7 @@ type Status struct {
 	Table   string
 	Present bool
 	// Owned is whether the kernel refuses changes of the table to everybody else, from
-	// the moment it is there.
+	// the moment it is there; of a reader, whether somebody owned it when it was read.
 	Owned bool
 	// Repaired is how often the table was put right after others had changed it.
 	Repaired int
@@ -89,7 +89,7 @@ func (e *Engine) Status() (Status, error) {
 	}
 	e.forget(e.now())
 	s := Status{
-		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0, Repaired: e.repaired, Failures: e.failures,
+		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0 || e.ownedByOther, Repaired: e.repaired, Failures: e.failures,
 		Networks: len(e.networks), Endpoints: len(e.endpoints),
 	}
 	if e.proxies != nil {

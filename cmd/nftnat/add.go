@@ -30,9 +30,9 @@ func newAdd(g *global) *cobra.Command {
 			"PROTO is tcp or udp. FRONTEND is PORT, FIRST-LAST, ADDR:PORT, [V6]:PORT,\n" +
 			"ADDR:FIRST-LAST, or 0 for the next free port. BACKEND is ADDR, ADDR:PORT or\n" +
 			"ADDR:FIRST-LAST; without ports it has those of the frontend.\n\n" +
-			"The same command again changes nothing. What was published with --ttl is\n" +
-			"renewed by it: it ends that much time from then, or never without --ttl. With --replace\n" +
-			"and without --name a mapping keeps the name that it has.",
+			"Repeating a command changes nothing, except that the time of --ttl starts again. A\n" +
+			"repeat without --ttl removes the time limit. With --replace, the mapping keeps its\n" +
+			"name unless --name gives another one.",
 		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
 			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
 			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
@@ -76,10 +76,10 @@ func newAdd(g *global) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "whose the mapping is, up to 63 bytes")
-	flags.StringVar(&ttl, "ttl", "", "end the mapping by itself after this `TIME`, such as 90s, 1h30m, 1d or 2w")
-	flags.BoolVar(&noProxy, "no-proxy", false, "leave the mapping to netfilter alone")
-	flags.BoolVar(&replace, "replace", false, "give a frontend that is published already this backend")
+	flags.StringVar(&name, "name", "", "`NAME` of the owner, at most 63 bytes")
+	flags.StringVar(&ttl, "ttl", "", "unpublish automatically after this `TIME`, such as 90s, 1h30m, 1d or 2w")
+	flags.BoolVar(&noProxy, "no-proxy", false, "serve only what netfilter translates: not localhost")
+	flags.BoolVar(&replace, "replace", false, "if the frontend is published already, give it this backend")
 	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
 	cmd.ValidArgsFunction = completeFirst("tcp", "udp")
 	for _, flag := range []string{"name", "ttl"} { // the flags are there, which is the only error

@@ -22,11 +22,11 @@ func newApply(g *global) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Make what there is exactly what a file says",
-		Long: "Make networks, endpoints and mappings exactly what a YAML file says, in one\n" +
-			"transaction, and print a line for each change: + new, - gone, ~ old => new.\n" +
-			"What is the same already is not touched. What the file does not list goes.",
-		Example: "  nftnat export > ports.yaml\n  nftnat apply -f ports.yaml --dry-run",
+		Short: "Make networks, endpoints and mappings match a file",
+		Long: "Make networks, endpoints and mappings match a YAML file exactly, in one transaction,\n" +
+			"and print a line for each change: + added, - removed, ~ old => new. What matches\n" +
+			"already is not touched. What the file does not list is removed.",
+		Example: "  nftnat apply -f ports.yaml --dry-run\n  nftnat export | nftnat apply -f -",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {

@@ -20,7 +20,7 @@ func newAttach(g *global) *cobra.Command {
 		Use:   "attach NAME",
 		Short: "Lease an address of a network and publish ports of it",
 		Long: "Lease an address of a network for an endpoint and publish ports of it, all or\n" +
-			"nothing, and print the address, then each mapping on a line of its own.\n\n" +
+			"nothing. Print the address, then each mapping on a line of its own.\n\n" +
 			"SPEC is PORT (the next free port of this host leads to it), :PORT (the same port on\n" +
 			"both sides), FRONTEND:PORT, or ADDR:FRONTEND:PORT, with /tcp or /udp at the end;\n" +
 			"ports may be ranges, FIRST-LAST.",
@@ -62,9 +62,10 @@ func newAttach(g *global) *cobra.Command {
 func newDetach(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "detach NAME",
-		Short: "Give the address and all ports of an endpoint back",
-		Long: "Give the address and all ports of an endpoint back, and print what was published.\n" +
-			"Connections to it end, over TCP too, because its address may be another's next.",
+		Short: "Release an endpoint's address and unpublish its ports",
+		Long: "Release the address of an endpoint, unpublish its ports, and print what was\n" +
+			"published. All its connections end, TCP too, because another endpoint may get the\n" +
+			"address.",
 		Example:           "  nftnat detach web",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),

@@ -21,12 +21,12 @@ import (
 func newDemo(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
-		Short: "Show it at work in throwaway network namespaces",
-		Long: "Build a client, a host and a backend of throwaway network namespaces, publish\n" +
-			"tcp 8080 and udp 53 on the host, send requests from the client, show what came\n" +
-			"back, and remove everything. The exit status is 0 only if all of it worked.\n" +
-			"Nothing outside the namespaces is touched. Without the privilege to make them\n" +
-			"the demo first makes a user namespace and runs in it.",
+		Short: "Show nftnat at work in temporary network namespaces",
+		Long: "Make a client, a host and a backend in temporary network namespaces, publish tcp\n" +
+			"8080 and udp 53 on the host, send requests from the client, show the answers, and\n" +
+			"remove everything. The exit status is 0 only if all of it worked. Nothing outside\n" +
+			"the namespaces is changed. If you are not root, the demo makes a user namespace and\n" +
+			"runs in that.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)

@@ -17,7 +17,7 @@ import (
 func newInspect(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:               "inspect NAME",
-		Short:             "Print an endpoint as a JSON document in the shape of 2013",
+		Short:             "Print an endpoint as JSON, in the form that Docker had in 2013",
 		Example:           "  nftnat inspect web",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(endpointNames),
@@ -39,9 +39,9 @@ func newInspect(g *global) *cobra.Command {
 func newPort(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "port NAME PRIVATE[/PROTO]",
-		Short: "Print the frontend that leads to a port of an endpoint",
-		Long: "Print the frontend that leads to a port of an endpoint, with its address if it has\n" +
-			"one. Where there are several, each is on a line of its own, the lowest port first.",
+		Short: "Print the frontend of an endpoint's port",
+		Long: "Print the frontend at which a port of an endpoint is published, with its address if\n" +
+			"it has one. If there are several, each is on a line of its own, the lowest port first.",
 		Example:           "  nftnat port web 80\n  nftnat port web 53/udp",
 		Args:              usage(cobra.ExactArgs(2)),
 		ValidArgsFunction: g.completePort,

@@ -44,7 +44,7 @@ func newLs(g *global) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "list mappings of this name alone")
+	cmd.Flags().StringVar(&name, "name", "", "list only mappings of this name")
 	cmd.ValidArgsFunction = completeFirst("tcp", "udp")
 	_ = cmd.RegisterFlagCompletionFunc("name", g.complete(mappingNames)) // the flag is there, which is the only error
 	return offer(cmd, toDaemon+forJSON)

@@ -16,9 +16,10 @@ import (
 func newNetwork(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "network",
-		Short: "Declare networks, list them, and take them back",
-		Long: "Networks are prefixes whose addresses endpoints get. What of a network leaves the\n" +
-			"host is masqueraded, and from outside only published ports of it answer.",
+		Short: "Create, list and remove networks",
+		Long: "A network is a prefix from which endpoints get their addresses. What endpoints send\n" +
+			"out of the host is masqueraded, and only their published ports can be reached from\n" +
+			"outside; network create has options against either.",
 		Example: "  nftnat network create inside 172.30.0.0/24\n  nftnat network ls\n  nftnat network rm inside",
 		Args:    usage(cobra.NoArgs),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -34,9 +35,9 @@ func newNetworkCreate(g *global) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME PREFIX",
-		Short: "Declare a network",
-		Long: "Declare a network. PREFIX is ADDRESS/LENGTH, IPv4 or IPv6. The bridge, or whatever\n" +
-			"carries the network, is made by others, before or after.",
+		Short: "Create a network",
+		Long: "Create a network. PREFIX is ADDRESS/LENGTH, IPv4 or IPv6. nftnat does not make the\n" +
+			"bridge, or other interface, that carries the network; it may be made before or after.",
 		Example: "  nftnat network create inside 172.30.0.0/24\n" +
 			"  nftnat network create six fd00:30::/64 --gateway fd00:30::1",
 		Args: usage(cobra.ExactArgs(2)),
@@ -64,8 +65,8 @@ func newNetworkCreate(g *global) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&gateway, "gateway", "", "this host's `ADDRESS` on the network (default the first)")
-	flags.BoolVar(&noMasquerade, "no-masquerade", false, "leave the source of what it sends to the world as it is")
-	flags.BoolVar(&noGuard, "no-guard", false, "let everybody who has a route reach every port of it")
+	flags.BoolVar(&noMasquerade, "no-masquerade", false, "keep the endpoint's address as the source of what leaves the host")
+	flags.BoolVar(&noGuard, "no-guard", false, "let other hosts reach all ports of endpoints by routing")
 	return offer(cmd, toDaemon+forJSON)
 }
 
@@ -104,7 +105,7 @@ func newNetworkRm(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:               "rm NAME",
 		Aliases:           []string{"remove", "delete"},
-		Short:             "Take a network back, if no endpoint is in it",
+		Short:             "Remove a network that has no endpoint",
 		Example:           "  nftnat network rm inside",
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOnly(networkNames),

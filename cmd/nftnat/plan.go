@@ -17,8 +17,8 @@ func newPlan(g *global) *cobra.Command {
 		Short: "Print the ruleset that nftnat keeps in its table",
 		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists and reads it, with\n" +
 			"a line on what each chain, map and set is for. It is the same whatever is published:\n" +
-			"mappings, networks and endpoints are elements of the maps and sets. No privilege is\n" +
-			"needed and nothing is contacted.",
+			"mappings, networks and endpoints are elements of the maps and sets. The command\n" +
+			"needs no privilege, and asks neither the daemon nor the kernel.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := engine.ExplainedPlan(g.table)

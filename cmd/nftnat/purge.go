@@ -24,9 +24,10 @@ func newPurge(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "purge",
 		Short: "Unpublish everything, end the daemon and delete the table",
-		Long: "Unpublish everything, end the daemon and delete the table. What a daemon that was\n" +
-			"started by a command has left beside its socket goes too; a state file stays, with\n" +
-			"nothing in it. IP forwarding stays as it is, and is said so: others may need it by now.",
+		Long: "Unpublish everything, end the daemon and delete the table. The log and lock that a\n" +
+			"daemon started by a command keeps beside its socket are deleted too. A state file\n" +
+			"stays, but is empty. IP forwarding is left as it is, because other programs may need\n" +
+			"it by now; a line on standard error says so.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if g.direct {

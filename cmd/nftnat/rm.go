@@ -22,13 +22,12 @@ func newRm(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "rm PROTO FRONTEND | FRONTEND[/PROTO] | MAPPING | --name N",
 		Aliases: []string{"remove", "delete"},
-		Short:   "Unpublish a port, a range of ports, or all of a name",
-		Long: "Unpublish a port or a range of ports, and print what was published. FRONTEND and\n" +
-			"PROTO are those that it was published with; without PROTO it is tcp. MAPPING is what\n" +
-			"add has printed, quoted, for \">\" means something to a shell: it is removed only if it\n" +
-			"still leads to that backend. --name removes all mappings of a name, at once.\n\n" +
-			"Flows over UDP end at once; connections over TCP that are established go on, unless\n" +
-			"--kill ends them too.",
+		Short:   "Unpublish a port, a range of ports, or all mappings of a name",
+		Long: "Unpublish a port or a range of ports, and print what was published. PROTO and\n" +
+			"FRONTEND are as given to add; without PROTO it is tcp. MAPPING is a line that add\n" +
+			"printed, in quotes because of the \">\": it is removed only if it still leads to that\n" +
+			"backend. --name removes all mappings of a name in one transaction.\n\n" +
+			"UDP flows end at once. Established TCP connections go on, unless --kill is given.",
 		Example: "  nftnat rm tcp 8080\n  nftnat rm 53/udp\n  nftnat rm udp 192.0.2.1:53\n" +
 			"  nftnat rm '8080->172.17.0.2:80'\n  nftnat rm --name web",
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -159,7 +159,7 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	root.Flags().BoolVar(&printVersion, "version", false, "print the version")
 	root.AddGroup(groups()...)
 	flags := root.PersistentFlags()
-	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at this socket (default "+defaultSocket+")")
+	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at the socket `PATH` (default "+defaultSocket+")")
 	flags.BoolVar(&g.direct, "direct", false, "act without a daemon: localhost is not served")
 	flags.StringVar(&g.netns, "netns", "", "work in this network namespace: a `NAME` of /run/netns or a path")
 	flags.StringVar(&g.table, "table", engine.DefaultTable, "keep the mappings in the nftables table of this `NAME`")

@@ -42,17 +42,18 @@ func newServe(g *global) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the daemon in the foreground",
 		Long: "Run the daemon in the foreground: it owns the table, serves localhost by proxies,\n" +
-			"and answers on a unix socket. Other commands start it by themselves if it does not\n" +
-			"run. SIGTERM ends it; what is published stays at work, but for the proxies.\n\n" +
-			"With --state it writes all there is to a file, before a change is acknowledged, and\n" +
-			"restores from it what a reboot or a flushed ruleset has taken out of the kernel. What\n" +
-			"the kernel still has counts more than the file.\n\n" +
-			"With --takeover it has the daemon that runs, of whatever version, hand over to it: all\n" +
-			"sockets, without a moment in which one refuses, and the connections that the other one\n" +
-			"carries stay there to their end. If it cannot start, the other one goes on. Where none\n" +
-			"runs it starts as ever. With --detach it runs in the background, and the command\n" +
-			"returns when it is ready; its log is this command's standard error, if that is a file or\n" +
-			"the journal, and beside its socket if not.",
+			"and answers on a unix socket. Commands that change something start a daemon in the\n" +
+			"background if none runs. SIGTERM ends the daemon; what netfilter translates stays\n" +
+			"published, but the proxies end.\n\n" +
+			"With --state, each change is written to a file before it is acknowledged. At the start,\n" +
+			"what the kernel has lost by a reboot or a flushed ruleset is restored from the file.\n" +
+			"Where the two differ about something that both have, the kernel's version stands.\n\n" +
+			"With --takeover, a running daemon, of any version, hands its sockets over: no\n" +
+			"connection is refused, and those it carries stay with it until they end. If the new\n" +
+			"daemon cannot start, the old one goes on. If none runs, --takeover does nothing.\n\n" +
+			"With --detach, the daemon runs in the background, and the command returns when it is\n" +
+			"ready. The log goes to standard error if that is a file or the journal, and otherwise\n" +
+			"to a file beside the socket.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
@@ -71,15 +72,15 @@ func newServe(g *global) *cobra.Command {
 			return tellStarter(told, serve(cmd.Context(), g, flags, told))
 		},
 	}
-	cmd.Flags().BoolVar(&flags.noSysctl, "no-sysctl", false, "leave IP forwarding as it is")
-	cmd.Flags().BoolVar(&flags.noOwner, "no-owner", false, "leave the table open to others, and put right what they break")
+	cmd.Flags().BoolVar(&flags.noSysctl, "no-sysctl", false, "do not turn on IP forwarding")
+	cmd.Flags().BoolVar(&flags.noOwner, "no-owner", false, "let other programs change the table, and repair what they break")
 	cmd.Flags().StringVar(&flags.metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
 	cmd.Flags().IntVar(&flags.metricsMappings, "metrics-mappings", 0,
-		fmt.Sprintf("tell the connections of the `N` mappings with most of them in the metrics, at most %d", mostMeasured))
+		fmt.Sprintf("have the connections of the `N` busiest mappings in the metrics, at most %d", mostMeasured))
 	cmd.Flags().StringVar(&flags.group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
-	cmd.Flags().StringVar(&flags.state, "state", "", "keep all there is in `FILE`, for reboots")
+	cmd.Flags().StringVar(&flags.state, "state", "", "keep networks, endpoints and mappings in `FILE` too, for reboots")
 	flags.log.add(cmd)
-	cmd.Flags().BoolVar(&flags.takeover, "takeover", false, "succeed the daemon that runs, if one does, without an interruption")
+	cmd.Flags().BoolVar(&flags.takeover, "takeover", false, "take over from the running daemon, if any, without interruption")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "run in the background, and return when it is ready")
 	return offer(cmd, "socket netns table quiet")
 }
@@ -276,7 +277,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 func (s *server) announce(told *os.File) {
 	if told != nil {
 		if _, err := io.WriteString(told, readyWord); err != nil {
-			s.log.Warn("whoever started the daemon has gone", "error", err)
+			s.log.Warn("the command that started the daemon has ended", "error", err)
 		}
 		_ = told.Close()
 	}

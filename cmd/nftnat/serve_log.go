@@ -24,8 +24,8 @@ const (
 type logFlags struct{ format, level string }
 
 func (f *logFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.format, "log-format", "text", "write the log as `FORMAT`, text or json; "+envLogFormat+" says it too")
-	cmd.Flags().StringVar(&f.level, "log-level", "info", "log nothing below `LEVEL`, debug, info, warn or error; "+envLogLevel+" says it too")
+	cmd.Flags().StringVar(&f.format, "log-format", "text", "write the log as `FORMAT`, text or json (environment: "+envLogFormat+")")
+	cmd.Flags().StringVar(&f.level, "log-level", "info", "log nothing below `LEVEL`, debug, info, warn or error (environment: "+envLogLevel+")")
 }
 
 // complete takes from the environment what was not given on the command line.

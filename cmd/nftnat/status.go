@@ -20,7 +20,7 @@ import (
 func newStatus(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "status",
-		Short: "Tell how the daemon is, or what the kernel holds without one",
+		Short: "Print the state of the daemon, or without one what the kernel holds",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := g.readStatus(cmd.Context())
@@ -85,10 +85,13 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	default:
 		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
 	}
-	if st.PID == 0 {
-		fmt.Fprintln(w, "daemon\tnone answers: localhost is not served, and other programs can take the ports")
-	} else {
+	switch {
+	case st.PID != 0:
 		fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
+	case st.Table.Owned:
+		fmt.Fprintln(w, "daemon\tgives no answer, but a process owns the table")
+	default:
+		fmt.Fprintln(w, "daemon\tnone answers: localhost is not served, and other programs can take the ports")
 	}
 	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
 	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
@@ -143,7 +146,7 @@ func describeConfinement(c *api.Confinement) string {
 func newEvents(g *global) *cobra.Command {
 	return offer(&cobra.Command{
 		Use:   "events",
-		Short: "Follow what happens to what is published, a JSON document a line",
+		Short: "Print each change of mappings as it happens, a JSON document a line",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, _, err := g.locate(cmd.Context())
