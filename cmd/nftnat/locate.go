@@ -7,9 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
@@ -33,10 +36,32 @@ func (g *global) socketPath() string {
 // it for a writer. The error is api.ErrNoServer if none runs and none was started.
 func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
 	client, free, err := g.locate(ctx)
-	if a == reading || !errors.Is(err, api.ErrNoServer) {
+	if a == reading {
 		return client, err
 	}
-	return g.start(ctx, free)
+	for pause := time.Millisecond; hungUp(err) && pause <= longestPause; pause *= 2 {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		client, free, err = g.locate(ctx)
+	}
+	if errors.Is(err, api.ErrNoServer) {
+		return g.start(ctx, free)
+	}
+	return client, err
+}
+
+// longestPause is the last before a writer gives up asking a daemon that hangs up; all
+// of them take 2 seconds.
+const longestPause = 1024 * time.Millisecond
+
+// hungUp reports whether a daemon closed the connection before it answered. So does one
+// that is being killed, until the kernel has closed its listener too; the more sockets it
+// has, the longer that takes.
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
 // locate asks at the sockets where the daemon can be. With the error that there is

@@ -1,0 +1,45 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/lab"
+)
+
+// A daemon that is being killed still lets clients connect, until the kernel has closed its
+// listener, and resets them. A command that changes something asks again, and starts
+// another daemon.
+func TestWriterMeetsDyingDaemon(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newStation(t, top.Host)
+	listener, err := net.Listen("unix", s.socket)
+	require.NoError(t, err)
+	dead := make(chan error, 1)
+	go func() {
+		defer close(dead)
+		for i := range 6 {
+			nc, err := listener.Accept()
+			if err != nil {
+				dead <- err
+				return
+			}
+			// Closed with a request that nobody has read it is a reset, and else an end.
+			_, err = nc.Read(make([]byte, 1+4096*(i%2)))
+			_ = nc.Close()
+			if err != nil {
+				dead <- err
+				return
+			}
+		}
+		dead <- listener.Close()
+	}()
+	require.Equal(t, "8080->172.30.0.2:80\n", s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80"))
+	require.NoError(t, <-dead)
+	require.NotZero(t, s.status(t).PID)
+}
