@@ -290,7 +290,7 @@ func badUsage(t *testing.T, m mode) []badInput {
 	// What is no network namespace is not that of a daemon.
 	elsewhere := func(path string, args ...string) badInput {
 		if m.station != nil {
-			return refused("the daemon at "+m.station.socket+" is in another network namespace than "+path+help, args...)
+			return refused("the daemon at "+m.station.socket+" is in another network namespace than "+path+helpOf(args[2]), args...)
 		}
 		return refused("invalid network namespace "+quote(path)+": it is no network namespace", args...)
 	}
@@ -316,11 +316,11 @@ func badUsage(t *testing.T, m mode) []badInput {
 		refused(`invalid frontend "0": port 0 names no mapping`, "rm", "0/udp"),
 		refused(`invalid mapping "0->172.30.0.2:70": port 0 names no mapping`, "rm", "0->172.30.0.2:70"),
 		refused(`invalid backend "": it is empty`, "rm", "7000->"),
-		refused(`invalid frontend "7000-": a mapping is quoted, as in '8080->172.17.0.2:80', for a shell takes ">" for itself`+help, "rm", "7000-"),
+		refused(`invalid frontend "7000-": a mapping is quoted, as in '8080->172.17.0.2:80', for a shell takes ">" for itself`+helpOf("rm"), "rm", "7000-"),
 		refused(`unknown protocol "sctp": tcp or udp`, "ls", "sctp"),
 		refused(`invalid name "": it is empty`, "ls", "--name", ""),
-		refused("unknown flag: --nosuch"+help, "add", "tcp", "8080", "172.30.0.2:80", "--nosuch"),
-		refused("unknown shorthand flag: '8' in -80"+help, "add", "tcp", "-80", "172.30.0.2:80"),
+		refused("unknown flag: --nosuch"+helpOf("add"), "add", "tcp", "8080", "172.30.0.2:80", "--nosuch"),
+		refused("unknown shorthand flag: '8' in -80"+helpOf("add"), "add", "tcp", "-80", "172.30.0.2:80"),
 		refused(`invalid ttl "0": it is over before it begins`, "add", "tcp", "8080", "172.30.0.2:80", "--ttl", "0"),
 		refused(`invalid ttl "-1s": it is not written like 90s, 1h30m, 1d or 2w`, "add", "tcp", "8080", "172.30.0.2:80", "--ttl=-1s"),
 		refused(`invalid ttl "soon": it is not written like 90s, 1h30m, 1d or 2w`,
@@ -335,18 +335,18 @@ func badUsage(t *testing.T, m mode) []badInput {
 		refused(`unknown protocol "nosuch": tcp or udp`, "ls", "nosuch"),
 		refused(misused("purge", ""), "purge", "nosuch"),
 		refused(misused("demo", ""), "demo", "nosuch"),
-		refused(`unknown command "nosuch" for "nftnat completion"`+help, "completion", "nosuch"),
+		refused(`unknown command "nosuch" for "nftnat completion"`+helpOf("completion"), "completion", "nosuch"),
 		refused(`unknown help topic "nosuch"`+help, "help", "nosuch"),
-		refused("apply needs -f FILE, or -f - for standard input"+help, "apply"),
-		refused("open /nosuch: no such file or directory"+help, "apply", "-f", "/nosuch"),
+		refused("apply needs -f FILE, or -f - for standard input"+helpOf("apply"), "apply"),
+		refused("open /nosuch: no such file or directory", "apply", "-f", "/nosuch"),
 		refused(`invalid table "dnat": check name "dnat": it is a keyword of nft(8)`, "--table", "dnat", "ls"),
 		refused(`invalid table "a b": check name "a b": nft(8) cannot read byte 2 of it`, "--table", "a b", "purge"),
 		refused(`invalid table "x {\n}": check name "x {\n}": nft(8) cannot read byte 2 of it`, "--table", "x {\n}", "ls"),
 		refused(`invalid table "1st": check name "1st": nft(8) cannot read byte 1 of it`,
 			"--table", "1st", "add", "tcp", "8080", "172.30.0.2:80"),
 		refused(`invalid table "`+long[:128]+`"...: check name: it has 256 bytes, the kernel takes 255`, "--table", long, "ls"),
-		refused("open network namespace: stat /run/netns/nosuch: no such file or directory"+help, "--netns", "nosuch", "ls"),
-		refused("open network namespace: stat /nosuch/net: no such file or directory"+help, "--netns", "/nosuch/net", "purge"),
+		refused("open network namespace: stat /run/netns/nosuch: no such file or directory", "--netns", "nosuch", "ls"),
+		refused("open network namespace: stat /nosuch/net: no such file or directory", "--netns", "/nosuch/net", "purge"),
 		elsewhere(notNetNS, "--netns", notNetNS, "ls"),
 		elsewhere(notNetNS, "--netns", notNetNS, "purge"),
 		elsewhere("/proc/self/ns/mnt", "--netns", "/proc/self/ns/mnt", "add", "tcp", "8080", "172.30.0.2:80"),

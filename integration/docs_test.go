@@ -162,6 +162,7 @@ func (s *docShell) run(t *testing.T, block docBlock) {
 			continue
 		}
 		require.Zero(t, code, "%s: %s\n%s", block, c.line, output.String())
+		require.NotContains(t, output.String(), "userdel: ", "%s: it has a complaint", c.line)
 	}
 }
 

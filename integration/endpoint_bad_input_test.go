@@ -39,7 +39,7 @@ func TestEndpointBadInput(t *testing.T) {
 		m.do(t, "add tcp 7000-7009 172.30.0.2:70-79 --name holder")
 		before := look(t, top.Host)
 		const (
-			help  = ` (see "nftnat help")`
+			help  = ` (see "nftnat attach --help")`
 			label = "name has a byte other than letters, digits, dots, dashes and underscores at byte 2"
 		)
 		for _, c := range labtest.Some(t, "bad inputs about endpoints", 3, []struct {

@@ -3,6 +3,8 @@
 
 package integration
 
+import "strings"
+
 // exportOf is what export prints of lists.
 func exportOf(lists string) string {
 	return "# nftnat, complete with \"...\" as its last line\nversion: 1\n" + lists + "...\n"
@@ -14,5 +16,14 @@ func misused(use, example string) string {
 	if example != "" {
 		example = ", as in: nftnat " + example
 	}
-	return `wrong number of arguments: use "nftnat ` + use + `"` + example + ` (see "nftnat help")`
+	return `wrong number of arguments: use "nftnat ` + use + `"` + example + helpOf(use)
+}
+
+// helpOf is what follows a misuse of a command: where its help is.
+func helpOf(line string) string {
+	words := strings.Fields(line)
+	if group := words[0] == "network" || words[0] == "completion"; !group || len(words) == 1 {
+		return ` (see "nftnat ` + words[0] + ` --help")`
+	}
+	return ` (see "nftnat ` + words[0] + " " + words[1] + ` --help")`
 }

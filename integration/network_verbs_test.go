@@ -69,7 +69,6 @@ func TestNetworkVerbs(t *testing.T) {
 
 // Refused before anybody is asked: no daemon is started, and no table read.
 func TestNetworkBadInput(t *testing.T) {
-	const help = ` (see "nftnat help")`
 	cases := [][2]string{
 		{"create a", misused("network create NAME PREFIX", "network create inside 172.30.0.0/24")},
 		{"create a 10.0.0.0/8 more", misused("network create NAME PREFIX", "network create inside 172.30.0.0/24")},
@@ -86,11 +85,11 @@ func TestNetworkBadInput(t *testing.T) {
 		{"create a 10.0.0.0/24 --gateway 10.0.0.255", `invalid network "a 10.0.0.0/24": the gateway 10.0.0.255 is the network's or the broadcast address`},
 		{"create a/b 10.0.0.0/24", `invalid network "a/b 10.0.0.0/24": name has a byte other than letters, digits, dots, dashes and underscores at byte 2`},
 		{"create .. 10.0.0.0/24", `invalid network ".. 10.0.0.0/24": name does not begin with a letter or digit`},
-		{"create a 10.0.0.0/24 --no-such", "unknown flag: --no-such" + help},
+		{"create a 10.0.0.0/24 --no-such", "unknown flag: --no-such" + helpOf("network create")},
 		{"rm", misused("network rm NAME", "network rm inside")},
 		{"rm a/b", `invalid network "a/b": name has a byte other than letters, digits, dots, dashes and underscores at byte 2`},
 		{"ls inside", misused("network ls", "")},
-		{"nosuch", `unknown command "nosuch" for "nftnat network"` + help},
+		{"nosuch", `unknown command "nosuch" for "nftnat network"` + helpOf("network")},
 	}
 	inEachMode(t, 0, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()

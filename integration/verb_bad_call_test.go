@@ -35,17 +35,14 @@ func misusedVerb(verb string) string {
 // badInputs, endpoints' verbs in TestEndpointBadInput, networks' in TestNetworkBadInput.
 func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	t.Helper()
-	const (
-		help  = ` (see "nftnat help")`
-		table = `invalid table "dnat": check name "dnat": it is a keyword of nft(8)`
-	)
+	const table = `invalid table "dnat": check name "dnat": it is a keyword of nft(8)`
 	var all []badCall
 	for _, verb := range []string{"ls", "export", "ps", "network ls", "plan", "status", "events", "purge", "serve", "version", "demo"} {
 		all = append(all,
 			badCall{verb + " more", 2, misusedVerb(verb)},
-			badCall{verb + " --nosuch", 2, "unknown flag: --nosuch" + help},
+			badCall{verb + " --nosuch", 2, "unknown flag: --nosuch" + helpOf(verb)},
 			badCall{verb + " --quiet=perhaps", 2,
-				`invalid argument "perhaps" for "--quiet" flag: strconv.ParseBool: parsing "perhaps": invalid syntax` + help},
+				`invalid argument "perhaps" for "--quiet" flag: strconv.ParseBool: parsing "perhaps": invalid syntax` + helpOf(verb)},
 		)
 	}
 	engines := []string{
@@ -54,33 +51,34 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	}
 	for _, verb := range engines {
 		all = append(all, badCall{verb + " --table dnat", 2, table}, badCall{
-			verb + " --netns nosuch", 2, "open network namespace: stat /run/netns/nosuch: no such file or directory" + help,
+			verb + " --netns nosuch", 2, "open network namespace: stat /run/netns/nosuch: no such file or directory",
 		})
 	}
 	all = append(all,
-		badCall{"completion nosuch", 2, `unknown command "nosuch" for "nftnat completion"` + help},
-		badCall{"completion bash more", 2, `unknown command "more" for "nftnat completion bash"` + help},
-		badCall{"help nosuch", 2, `unknown help topic "nosuch"` + help},
-		badCall{"network nosuch", 2, `unknown command "nosuch" for "nftnat network"` + help},
+		badCall{"completion nosuch", 2, `unknown command "nosuch" for "nftnat completion"` + helpOf("completion")},
+		badCall{"completion bash more", 2, `unknown command "more" for "nftnat completion bash"` + helpOf("completion bash")},
+		badCall{"help nosuch", 2, `unknown help topic "nosuch" (see "nftnat help")`},
+		badCall{"network nosuch", 2, `unknown command "nosuch" for "nftnat network"` + helpOf("network")},
 		badCall{"plan --table dnat", 2, table},
-		badCall{"plan --socket /x", 2, `--socket does nothing with "nftnat plan"` + help},
-		badCall{"export --json", 2, `--json does nothing with "nftnat export"` + help},
-		badCall{"network rm inside --json", 2, `--json does nothing with "nftnat network rm"` + help},
-		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + help},
-		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + help},
-		badCall{"serve --group -5", 2, "--group -5: there is no such group" + help},
+		badCall{"plan --socket /x", 2, `--socket does nothing with "nftnat plan"` + helpOf("plan")},
+		badCall{"export --json", 2, `--json does nothing with "nftnat export"` + helpOf("export")},
+		badCall{"network rm inside --json", 2, `--json does nothing with "nftnat network rm"` + helpOf("network rm")},
+		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + helpOf("version")},
+		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + helpOf("serve")},
+		badCall{"serve --group -5", 2, "--group -5: there is no such group" + helpOf("serve")},
 	)
 	if m.station == nil {
 		return append(all,
-			badCall{"events", 1, "ask /proc/s: no server answers: no such file or directory"},
+			badCall{"events", 1, "follow events: ask /proc/s: no server answers: no such file or directory" +
+				` ("nftnat serve", or the first command that publishes something, starts a daemon)`},
 			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
 		)
 	}
 	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0)", daemon)
-	other := "the daemon at " + m.station.socket + " has the table nftnat, not other" + help
+	other := "the daemon at " + m.station.socket + " has the table nftnat, not other"
 	for _, verb := range engines {
 		if verb != "serve" {
-			all = append(all, badCall{verb + " --table other", 2, other})
+			all = append(all, badCall{verb + " --table other", 2, other + helpOf(verb)})
 		}
 	}
 	if labtest.LeaveOut(t, "two commands that wait 10 s for a table which has an owner") {

@@ -46,6 +46,9 @@ func wrongArguments(cmd *cobra.Command, args []string, err error) error {
 	if cmd.HasAvailableSubCommands() && len(args) != 0 {
 		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
 		cmd.SuggestionsMinimumDistance = 2
+		if len(args[0]) <= 3 { // two letters of three say nothing
+			cmd.SuggestionsMinimumDistance = 1
+		}
 		if names := cmd.SuggestionsFor(args[0]); len(names) != 0 {
 			text += `; is it "` + strings.Join(names, `" or "`) + `"?`
 		}

@@ -5,13 +5,17 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
 )
@@ -24,22 +28,31 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
-// hint says what can be done about an error, in parentheses after a space; it is empty
-// if that is not known.
-func hint(err error) string {
+// hint says what can be done about an error of a command, in parentheses after a space; it
+// is empty if that is not known.
+func hint(cmd *cobra.Command, err error) string {
 	var (
 		hinted hintedError
 		bad    usageError
+		file   *fs.PathError
 	)
 	switch {
 	case errors.As(err, &hinted):
 		return " (" + hinted.hint + ")"
 	case exitStatus(err) == exitNotPermitted:
 		return " (" + permissionHint(err) + ")"
-	case errors.As(err, &bad):
-		return ` (see "nftnat help")`
+	case errors.As(err, &bad) && !errors.As(err, &file): // no help says which files there are
+		return fmt.Sprintf(" (see %q)", helpLine(cmd))
 	}
 	return ""
+}
+
+// helpLine is the command line that prints the help of a command.
+func helpLine(cmd *cobra.Command) string {
+	if !cmd.HasParent() || cmd.Name() == "help" {
+		return cmd.Root().Name() + " help"
+	}
+	return cmd.CommandPath() + " --help"
 }
 
 // permissionHint says which privilege an operation needs that was not permitted.
@@ -84,5 +97,23 @@ func socketHint(path string) string {
 	if g, err := user.LookupGroupId(group); err == nil {
 		group = g.Name
 	}
+	if awaitsLogin(stat.Gid) {
+		return "log in again: this session is older than your membership in the group " + group
+	}
 	return root + ", or as a member of the group " + group
+}
+
+// awaitsLogin reports whether the user of this process is a member of a group which the
+// process itself does not have. A process gets its groups when its user logs in.
+func awaitsLogin(gid uint32) bool {
+	own, err := os.Getgroups()
+	if err != nil || slices.Contains(own, int(gid)) {
+		return false
+	}
+	u, err := user.Current()
+	if err != nil {
+		return false
+	}
+	groups, err := u.GroupIds()
+	return err == nil && slices.Contains(groups, strconv.FormatUint(uint64(gid), 10))
 }

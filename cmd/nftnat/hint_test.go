@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 
 // What helps depends on what was not permitted.
 func TestHint(t *testing.T) {
+	add, _, err := newRoot(io.Discard, nil).Find([]string{"add"})
+	require.NoError(t, err)
 	const netlink = " (run it as root, or give it CAP_NET_ADMIN)"
 	for name, test := range map[string]struct {
 		err  error
@@ -33,11 +36,14 @@ func TestHint(t *testing.T) {
 			" (the daemon has to run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE)",
 		},
 		"socket": {hintedError{&api.Problem{Code: api.CodePermission}, "join the group"}, " (join the group)"},
-		"usage":  {usageError{errors.New("two arguments")}, ` (see "nftnat help")`},
-		"other":  {errors.New("no route"), ""},
+		"usage":  {usageError{errors.New("two arguments")}, ` (see "nftnat add --help")`},
+		"no file": {
+			usageError{&fs.PathError{Op: "open", Path: "state.yaml", Err: syscall.ENOENT}}, "",
+		},
+		"other": {errors.New("no route"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, test.want, hint(fmt.Errorf("do it: %w", test.err)))
+			require.Equal(t, test.want, hint(add, fmt.Errorf("do it: %w", test.err)))
 		})
 	}
 }

@@ -44,7 +44,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return exitDone
 	}
@@ -54,7 +54,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	)
 	if shown := errors.As(err, &start) && start.shown || errors.As(err, &again); !shown {
 		// One line, whatever the error holds.
-		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(err))
+		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(cmd, err))
 	}
 	return exitStatus(err)
 }

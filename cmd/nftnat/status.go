@@ -150,6 +150,9 @@ func newEvents(g *global) *cobra.Command {
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, _, err := g.locate(cmd.Context())
+			if errors.Is(err, api.ErrNoServer) {
+				err = hintedError{fmt.Errorf("follow events: %w", err), `"nftnat serve", or the first command that publishes something, starts a daemon`}
+			}
 			if err != nil {
 				return err
 			}

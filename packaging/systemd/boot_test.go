@@ -60,6 +60,11 @@ func TestUnits(t *testing.T) {
 		require.Contains(t, r.Stderr, "/run/nftnat/nftnat.sock: permission denied (run it as root, or as a member of the group nftnat)")
 	}
 
+	// In a session that is older than the membership.
+	r = m.Run("setpriv", "--reuid", "member", "--regid", "member", "--clear-groups", "nftnat", "ls")
+	require.Equal(t, 5, r.Code, "%s%s", r.Stdout, r.Stderr)
+	require.Contains(t, r.Stderr, "permission denied (log in again: this session is older than your membership in the group nftnat)")
+
 	requireSplice(t, m, top)
 
 	// After an upgrade. What a proxy carries goes on.
