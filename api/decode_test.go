@@ -89,7 +89,7 @@ func TestDecodeInvalid(t *testing.T) {
 		{"ttl and expires", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"1h","expires":"2999-01-01T00:00:00Z"}`, `invalid ttl "1h": there is expires as well`},
 		{"ttl in words", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"an hour"}`, `invalid ttl "an hour": it is not written like`},
 		{"no ttl", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":""}`, `invalid ttl "": it is not written like`},
-		{"ttl 0", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"0s"}`, `invalid ttl "0s": it is over before it begins`},
+		{"ttl 0", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"0s"}`, `invalid ttl "0s": it must be more than 0`},
 		{"ttl below 0", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","ttl":"-1s"}`, `it is not written like`},
 		{"a date", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","expires":"2999-01-01"}`, `invalid expires "2999-01-01": it is no time of RFC 3339`},
 		{"the zero time", `{"proto":"tcp","port":80,"backend":"10.0.0.1:80","expires":"0001-01-01T00:00:00.0009Z"}`, `invalid expires "0001-01-01T00:00:00.0009Z": it is over`},

@@ -53,7 +53,7 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 	}
 	nc := c.conn.detach()
 	if err := accept(nc, rw, h.limits.writeTime); err != nil {
-		h.Log.Warn("a handover has not begun", "error", errors.Join(err, nc.Close()))
+		h.Log.Warn("a handover could not begin", "error", errors.Join(err, nc.Close()))
 		return nil
 	}
 	h.Handovers <- nc

@@ -292,7 +292,7 @@ func (e *Engine) putRight(d damage, elements []nft.Element, ch nft.Change, handl
 		e.readHandle()
 	}
 	if len(d.lines) == 0 {
-		e.log.Info("table was made again to change whose it is", "table", e.opts.Table, "owned", e.table.Flags != 0)
+		e.log.Info("table was recreated to change its owner", "table", e.opts.Table, "owned", e.table.Flags != 0)
 		return nil
 	}
 	e.noteRepair()

@@ -50,7 +50,7 @@ func (e *Engine) reserveRun(run []port) {
 func (e *Engine) reserveOrCrowd(p port) {
 	if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
 		e.crowded[p.frontend] = struct{}{}
-		e.log.Warn("mapping was found that conflicts with another", "table", e.opts.Table,
+		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
 			"mapping", p.mapping().String(), "conflict", err)
 	}
 }

@@ -58,7 +58,7 @@ func TestDriftIsPutRight(t *testing.T) {
 			e = b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 			require.Equal(t, want, publishedBy(e))
 			require.Equal(t, withoutTimeouts(whole), withoutTimeouts(b.kernel.Dump()))
-			require.Contains(t, log.String(), "table was put right")
+			require.Contains(t, log.String(), "table was repaired")
 			require.Equal(t, info, b.table(t), "where it stands")
 			requireConsistent(t, b, e)
 			log.Reset()

@@ -62,7 +62,7 @@ func (e *Engine) forgetEnded(notes []nft.Element) {
 	}
 	if err := e.kernel.Update(e.table, nft.Change{Delete: notes}); err != nil {
 		e.doubtful = true
-		e.log.Warn("notes of what has ended stay in the table", "table", e.opts.Table, "error", err)
+		e.log.Warn("records of expired mappings could not be removed from the table", "table", e.opts.Table, "error", err)
 	}
 }
 

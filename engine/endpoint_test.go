@@ -102,7 +102,7 @@ func TestNetworkRefused(t *testing.T) {
 	attach(t, e, "web", "inside")
 	before := b.kernel.Dump()
 	for _, test := range []struct{ name, prefix, want string }{
-		{"inside", "172.31.0.0/24", "network inside 172.30.0.0/24 is there already"},
+		{"inside", "172.31.0.0/24", "network inside 172.30.0.0/24 exists already"},
 		{"other", "172.30.0.0/25", "prefix 172.30.0.0/25 is taken by network inside 172.30.0.0/24"},
 		{"other", "172.16.0.0/12", "prefix 172.16.0.0/12 is taken by network inside 172.30.0.0/24"},
 		{"other", "10.9.1.0/24", "is taken by the route 10.9.0.0/16"},
@@ -198,7 +198,7 @@ func TestAttachRefused(t *testing.T) {
 		is   error
 		want string
 	}{
-		{attachment(t, "web", "inside"), nat.ErrConflict, "attach web: endpoint web (172.30.0.2) is there already"},
+		{attachment(t, "web", "inside"), nat.ErrConflict, "attach web: endpoint web (172.30.0.2) exists already"},
 		{attachment(t, "x", "none"), nat.ErrNotFound, `there is no network "none"`},
 		{attachment(t, "x", ""), nat.ErrInvalid, "say which network it is in: inside, six"},
 		{attachment(t, "x y", "inside"), nat.ErrInvalid, "letters"},

@@ -87,7 +87,7 @@ type Engine struct {
 	sure bool
 	// deafen ends a Watch on the socket, to begin anew on another. Nil: nobody watches.
 	deafen context.CancelFunc
-	// repaired is how often the table was put right.
+	// repaired is how often the table was repaired.
 	repaired int
 	// failures are told by Status.
 	failures Failures

@@ -277,7 +277,7 @@ func (s scenario) failsCleanly(t *testing.T, after snapshot, spoiler *saboteur) 
 	require.Equal(t, after.withoutChoice(), b.snapshot(e).withoutChoice(), what)
 }
 
-// restored is what the kernel holds once the table was put right.
+// restored is what the kernel holds once the table was repaired.
 func restored(t *testing.T) []string {
 	t.Helper()
 	b, e := scenario{prepare: publishAll}.stage(t)

@@ -61,7 +61,7 @@ func (e *Engine) mend(d damage, handle uint64, change func() (nft.Change, error)
 		err = e.kernel.Mend(e.table, ch, handle)
 	}
 	if err != nil {
-		e.log.Warn("table could not be put right where it stands, and is made again", "table", e.opts.Table, "error", err)
+		e.log.Warn("table could not be repaired in place, and is recreated", "table", e.opts.Table, "error", err)
 		return false
 	}
 	e.handle = handle

@@ -328,10 +328,10 @@ func (e *Engine) killProxies(c change, vacated []vacated) {
 	}
 }
 
-// ended logs why a proxy did not end well, if so.
+// ended logs why a proxy could not be closed cleanly, if so.
 func (e *Engine) ended(f frontend, err error) {
 	if err != nil {
-		e.log.Warn("proxy did not end well", "frontend", f.ap, "error", err)
+		e.log.Warn("proxy could not be closed cleanly", "frontend", f.ap, "error", err)
 	}
 }
 

@@ -354,7 +354,7 @@ func (e *Engine) validate(ms []nat.Mapping) error {
 		switch {
 		case over(m, now):
 			return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(),
-				Reason: "its time was over at " + m.Expires.Format(time.RFC3339)}
+				Reason: "it expired at " + m.Expires.Format(time.RFC3339)}
 		case m.Frontend.Port() == 0 && int(m.More) >= choice:
 			return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(),
 				Reason: fmt.Sprintf("there are only %d ports to choose from", choice)}

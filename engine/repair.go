@@ -71,16 +71,16 @@ const mostDrift = 20
 
 func (e *Engine) warnOf(d damage) {
 	for _, line := range d.lines[:min(len(d.lines), mostDrift)] {
-		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", line)
+		e.log.Warn("table differs from what it should be", "table", e.opts.Table, "drift", line)
 	}
 	if more := len(d.lines) - mostDrift; more > 0 {
-		e.log.Warn("table is not as it should be", "table", e.opts.Table, "drift", fmt.Sprintf("%d more differences", more))
+		e.log.Warn("table differs from what it should be", "table", e.opts.Table, "drift", fmt.Sprintf("%d more differences", more))
 	}
 }
 
 func (e *Engine) noteRepair() {
 	e.repaired++
-	e.log.Warn("table was put right", "table", e.opts.Table)
+	e.log.Warn("table was repaired", "table", e.opts.Table)
 	e.notify(EventRepaired)
 }
 

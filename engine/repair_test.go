@@ -262,7 +262,7 @@ func TestVigilFails(t *testing.T) {
 		require.NotNil(t, v.due)
 	}
 	require.Equal(t, longestRest, v.rest)
-	require.Equal(t, 1, log.count("table could not be seen to"))
+	require.Equal(t, 1, log.count("table could not be checked"))
 	b.kernel.Hook(nil)
 	b.kernel.Flush()
 	v.look()

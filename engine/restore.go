@@ -52,7 +52,7 @@ func (e *Engine) keepThrough() {
 		return
 	}
 	if err := e.opts.Store.Save(Record{State: e.kept.State, Table: e.anyMark()}); err != nil {
-		e.log.Warn("what there is could not be kept for a reboot; changes will be refused", "error", err)
+		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
 
@@ -110,7 +110,7 @@ func (e *Engine) restore(kept Record) error {
 	if d := e.hairpinChange(c); d != nil {
 		e.applyHairpins(d)
 	}
-	e.log.Info("restored what was kept", "networks", len(u.networks), "endpoints", u.endpoints, "ports", len(u.ports))
+	e.log.Info("restored the stored state", "networks", len(u.networks), "endpoints", u.endpoints, "ports", len(u.ports))
 	return nil
 }
 
@@ -265,9 +265,9 @@ const toldAtMost = 32
 func (e *Engine) tell(lost []lostLine) {
 	for i, line := range lost {
 		if i == toldAtMost {
-			e.log.Warn("more of what was kept is not restored", "count", len(lost)-i)
+			e.log.Warn("more of the stored state is not restored", "count", len(lost)-i)
 			return
 		}
-		e.log.Warn("what was kept is not restored", "kept", line.what, "reason", line.reason)
+		e.log.Warn("part of the stored state is not restored", "kept", line.what, "reason", line.reason)
 	}
 }

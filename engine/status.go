@@ -21,7 +21,7 @@ type Status struct {
 	// Owned is whether the kernel refuses changes of the table to everybody else, from
 	// the moment it is there; of a reader, whether somebody owned it when it was read.
 	Owned bool
-	// Repaired is how often the table was put right after others had changed it.
+	// Repaired is how often the table was repaired after others had changed it.
 	Repaired int
 	// Failures counts what has failed since the engine was opened.
 	Failures Failures

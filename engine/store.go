@@ -105,7 +105,7 @@ func (e *Engine) saveFound() {
 		return
 	}
 	if err := e.save(change{}); err != nil {
-		e.log.Warn("what there is could not be kept for a reboot; changes will be refused", "error", err)
+		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
 

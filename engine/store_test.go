@@ -115,7 +115,7 @@ func TestRestore(t *testing.T) {
 	b.kernel.Flush()
 
 	e, log := b.reopen(t)
-	require.Contains(t, log, `msg="restored what was kept" networks=2 endpoints=2 ports=17`)
+	require.Contains(t, log, `msg="restored the stored state" networks=2 endpoints=2 ports=17`)
 	s, err := e.State()
 	require.NoError(t, err)
 	require.Equal(t, before, s)
@@ -232,7 +232,7 @@ func TestRestoreKernelWins(t *testing.T) {
 	})
 	e, log = b.reopen(t)
 	require.Contains(t, log, "kept=49153->172.30.0.2:80 reason=\"it was taken out")
-	require.NotContains(t, log, "restored what was kept")
+	require.NotContains(t, log, "restored the stored state")
 	requireConsistent(t, b, e)
 	requireKept(t, b, e)
 }
@@ -274,7 +274,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 				return nil
 			}
 			_, log = b.reopen(t)
-			require.Contains(t, log, "could not be kept")
+			require.Contains(t, log, "could not be stored")
 			b.store.hook = nil
 			e, _ = b.reopen(t)
 			require.Empty(t, publishedBy(e))
@@ -305,7 +305,7 @@ func TestRestoreBeside(t *testing.T) {
 		`kept="endpoint web 172.30.0.2" reason=`,
 		`kept="endpoint db fd00:30::2" reason="its address is 10.78.0.2"`,
 		`kept=100->10.9.0.2:100 reason="it is 100->172.30.0.2:80"`,
-		`msg="restored what was kept" networks=1 endpoints=0 ports=2`,
+		`msg="restored the stored state" networks=1 endpoints=0 ports=2`,
 	} {
 		require.Contains(t, log, line)
 	}
@@ -402,7 +402,7 @@ func TestSaveFails(t *testing.T) {
 	requireConsistent(t, b, e)
 
 	e, log := b.reopen(t)
-	require.Contains(t, log, "could not be kept")
+	require.Contains(t, log, "could not be stored")
 	require.Equal(t, before.mappings, publishedBy(e))
 	b.store.record = nil
 	_, err = b.tryOpen(Options{NoSysctl: true})

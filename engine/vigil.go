@@ -76,7 +76,7 @@ func (v *vigil) look() {
 	switch {
 	case err != nil:
 		if !v.warned {
-			v.engine.opts.Log.Warn("table could not be seen to, and will be tried again", "table", v.engine.opts.Table, "error", err)
+			v.engine.opts.Log.Warn("table could not be checked, which will be tried again", "table", v.engine.opts.Table, "error", err)
 		}
 		v.warned = true
 		v.tire()
@@ -117,7 +117,7 @@ func (v *vigil) listen(ctx context.Context) {
 		case errors.Is(err, ErrClosed):
 			return
 		}
-		e.opts.Log.Warn("changes by others are not heard of for a moment", "table", e.opts.Table, "error", err)
+		e.opts.Log.Warn("changes by others are not watched for a moment", "table", e.opts.Table, "error", err)
 		v.tell() // if the socket has failed it is replaced
 		select {
 		case <-ctx.Done():

@@ -93,13 +93,13 @@ func TestPutRight(t *testing.T) {
 			reader := open(t, top.Host, engine.Options{ReadOnly: true, Log: log.logger()})
 			requireMappings(t, every, collect(reader))
 			require.Equal(t, withoutClocks(tampered), withoutClocks(ruleset(t, top.Host)))
-			require.NotContains(t, log.String(), "put right")
+			require.NotContains(t, log.String(), "table was repaired")
 
 			e := open(t, top.Host, engine.Options{Log: log.logger()})
 			require.Equal(t, intact, listed(t, top.Host))
 			require.Equal(t, elements, sortedElements(t, top.Host))
 			requireMappings(t, every, collect(e))
-			require.Contains(t, log.String(), "table was put right")
+			require.Contains(t, log.String(), "table was repaired")
 			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 			require.NoError(t, e.Close())
 

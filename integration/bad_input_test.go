@@ -321,7 +321,7 @@ func badUsage(t *testing.T, m mode) []badInput {
 		refused(`invalid name "": it is empty`, "ls", "--name", ""),
 		refused("unknown flag: --nosuch"+helpOf("add"), "add", "tcp", "8080", "172.30.0.2:80", "--nosuch"),
 		refused("unknown shorthand flag: '8' in -80"+helpOf("add"), "add", "tcp", "-80", "172.30.0.2:80"),
-		refused(`invalid ttl "0": it is over before it begins`, "add", "tcp", "8080", "172.30.0.2:80", "--ttl", "0"),
+		refused(`invalid ttl "0": it must be more than 0`, "add", "tcp", "8080", "172.30.0.2:80", "--ttl", "0"),
 		refused(`invalid ttl "-1s": it is not written like 90s, 1h30m, 1d or 2w`, "add", "tcp", "8080", "172.30.0.2:80", "--ttl=-1s"),
 		refused(`invalid ttl "soon": it is not written like 90s, 1h30m, 1d or 2w`,
 			"add", "tcp", "8080", "172.30.0.2:80", "--ttl", "soon"),

@@ -66,7 +66,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("detach a/b"), 2, `invalid endpoint "a/b": ` + label},
 			{words("inspect a/b"), 2, `invalid endpoint "a/b": ` + label},
 			{words("port a/b 80"), 2, `invalid endpoint "a/b": ` + label},
-			{words("attach web --network inside"), 3, "attach web: endpoint web (172.30.0.2) is there already"},
+			{words("attach web --network inside"), 3, "attach web: endpoint web (172.30.0.2) exists already"},
 			{words("attach a --network nowhere"), 4, `attach a: there is no network "nowhere"`},
 			{words("detach a"), 4, `detach a: there is no endpoint "a"`},
 			{words("inspect a"), 4, `there is no endpoint "a"`},

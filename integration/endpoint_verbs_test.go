@@ -241,7 +241,7 @@ func TestEndpointHTTP(t *testing.T) {
 	for _, refused := range []struct {
 		method, path, body, want string
 	}{
-		{"POST", "/v1/endpoints", `{"name":"web"}`, `{"type":"about:blank","title":"Conflict","status":409,"detail":"attach web: endpoint web (172.30.0.2) is there already",` +
+		{"POST", "/v1/endpoints", `{"name":"web"}`, `{"type":"about:blank","title":"Conflict","status":409,"detail":"attach web: endpoint web (172.30.0.2) exists already",` +
 			`"code":"conflict","taken":{"what":"endpoint web (172.30.0.2)","holder":""}}`},
 		{"POST", "/v1/endpoints", `{"name":"x","ports":["4503/tcp/udp"]}`, `{"type":"about:blank","title":"Unprocessable Entity","status":422,` +
 			`"detail":"Invalid port format: \"4503/tcp/udp\"","code":"invalid"}`},

@@ -40,7 +40,7 @@ func TestNetworkVerbs(t *testing.T) {
 			code int
 			says string
 		}{
-			{"network create inside 10.8.0.0/16", 3, "create network inside: network inside 172.30.0.0/24 is there already"},
+			{"network create inside 10.8.0.0/16", 3, "create network inside: network inside 172.30.0.0/24 exists already"},
 			{"network create more 172.30.0.128/25", 3, "create network more: prefix 172.30.0.128/25 is taken by network inside 172.30.0.0/24"},
 			{"network create more 172.16.0.0/12", 3, "create network more: prefix 172.16.0.0/12 is taken by network inside 172.30.0.0/24"},
 			{"network rm two", 3, "remove network two: network two is taken by endpoint b"},

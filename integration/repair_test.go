@@ -35,7 +35,7 @@ func openStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
 	return s, daemon
 }
 
-// awaitRepair waits until the table was put right more often than so many times, and
+// awaitRepair waits until the table was repaired more often than so many times, and
 // nothing is left to do.
 func (s *station) awaitRepair(t *testing.T, before int) {
 	t.Helper()

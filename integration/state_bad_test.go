@@ -97,7 +97,7 @@ func TestStateBadFiles(t *testing.T) {
 	// The good one is as good as before.
 	require.NoError(t, os.WriteFile(path, good, 0o600))
 	daemon = s.serve(t, "--state", path)
-	require.Contains(t, daemon.Output(), "restored what was kept")
+	require.Contains(t, daemon.Output(), "restored the stored state")
 	require.Contains(t, s.succeed(t, "ps"), "web")
 
 	// One file, one daemon.

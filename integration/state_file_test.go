@@ -84,7 +84,7 @@ func TestStateReboot(t *testing.T) {
 	for range 2 {
 		s.reboot(t, daemon)
 		daemon = s.serve(t, "--state", path)
-		require.Contains(t, daemon.Output(), "nftnat: restored what was kept")
+		require.Contains(t, daemon.Output(), "nftnat: restored the stored state")
 		require.Equal(t, exported, s.export(t))
 		require.Equal(t, elements, sortedElements(t, top.Host))
 		left := expires(t, top.Host, "tcp4")["90"]
@@ -151,7 +151,7 @@ func TestStateKernelWins(t *testing.T) {
 	} {
 		require.Contains(t, daemon.Output(), told)
 	}
-	require.NotContains(t, daemon.Output(), "restored what was kept")
+	require.NotContains(t, daemon.Output(), "restored the stored state")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:7000", "two")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:7003", "two")
 	s.reboot(t, daemon)
@@ -161,7 +161,7 @@ func TestStateKernelWins(t *testing.T) {
 	succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.3:80")
 	daemon = s.serve(t, "--state", path)
 	require.Contains(t, daemon.Output(), `kept=8080->172.30.0.2:80 reason="it is 8080->172.30.0.3:80"`)
-	require.Contains(t, daemon.Output(), "restored what was kept")
+	require.Contains(t, daemon.Output(), "restored the stored state")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "two")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:90", "one")
 }

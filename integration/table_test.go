@@ -155,7 +155,7 @@ func TestRestored(t *testing.T) {
 				if calm == nil {
 					calm = published(e)
 				} else {
-					require.Contains(t, log.String(), "table was put right")
+					require.Contains(t, log.String(), "table was repaired")
 				}
 				require.Equal(t, calm, published(e))
 				require.Equal(t, terse, nft(t, top.Host, "-s", "-t", "list", "table", "inet", "nftnat"))

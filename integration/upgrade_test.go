@@ -184,7 +184,7 @@ func TestUpgradeByTakeover(t *testing.T) {
 		}
 		return true
 	})
-	require.Contains(t, next.Output(), "table was put right")
+	require.Contains(t, next.Output(), "table was repaired")
 	u.check(t, before)
 	held.end(t)
 	t.Logf("%d bytes by the connection of the first", long.end(t))

@@ -17,7 +17,7 @@ type TakenError struct {
 
 func (e *TakenError) Error() string {
 	if e.Holder == "" {
-		return e.What + " is there already"
+		return e.What + " exists already"
 	}
 	return fmt.Sprintf("%s is taken by %s", e.What, e.Holder)
 }

@@ -44,7 +44,7 @@ func parseTTL(s string) (ttl time.Duration, reason string) {
 		s = s[number+unit:]
 	}
 	if ttl == 0 {
-		return 0, "it is over before it begins"
+		return 0, "it must be more than 0"
 	}
 	return ttl, ""
 }

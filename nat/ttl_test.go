@@ -27,7 +27,7 @@ func TestParseTTL(t *testing.T) {
 	for text, reason := range map[string]string{
 		"": form, "1": form, "d": form, "1D": form, "1 d": form, "-1d": form, "+1d": form, "1d-1h": form, "1y": form, "1h1": form,
 		"soon": form, "1..5d": form, ".d": form, "１d": form, "1dw": form, "99999999999999999999w": form,
-		"0": "it is over before it begins", "0d": "it is over before it begins", "0s": "it is over before it begins", "0w0h": "it is over before it begins",
+		"0": "it must be more than 0", "0d": "it must be more than 0", "0s": "it must be more than 0", "0w0h": "it must be more than 0",
 		"15251w": "it is more than 292 years", "15250w1d200w": "it is more than 292 years",
 	} {
 		ttl, err := nat.ParseTTL(text)

@@ -4,6 +4,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -45,6 +46,10 @@ const (
 func Decode(r io.Reader, name string) (nat.State, error) {
 	text, err := read(r)
 	if err != nil {
+		var of *fs.PathError // of a file it has the name, too
+		if errors.As(err, &of) {
+			err = of.Err
+		}
 		return nat.State{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	text = strings.TrimPrefix(text, byteOrderMark)

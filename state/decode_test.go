@@ -167,8 +167,8 @@ func TestDecodeErrors(t *testing.T) {
 		{"{}", `f:1: invalid file "{": ` + noLists},
 		{"# c\nversion: 1\n", `f:2: invalid file "version:": ` + noLists},
 		{"version: 2\nmappings: []\n", `f:1: invalid version "2": this program reads version 1`},
-		{"version: \"1\"\nmappings: []\n", `f:1: invalid version "1": this program reads version 1`},
-		{"mappings: []\nversion: 1.0\n", `f:2: invalid version "1.0": this program reads version 1`},
+		{"version: \"1\"\nmappings: []\n", `f:1: invalid version "1": it must be the number 1`},
+		{"mappings: []\nversion: 1.0\n", `f:2: invalid version "1.0": it must be the number 1`},
 		{"version:\nmappings: []\n", `f:1: invalid key "version": it has no value`},
 		{"version: 1\nversion: 1\nmappings: []\n", `f:2: invalid YAML "version: 1": mapping key "version" already defined at [1:1]`},
 		{"mappings:\n", `f:1: invalid key "mappings": it has no value; "[]" says that there are none`},
@@ -207,6 +207,12 @@ func TestDecodeReader(t *testing.T) {
 	require.ErrorIs(t, err, broken)
 	require.EqualError(t, err, "read f: broken")
 	require.NotErrorIs(t, err, nat.ErrInvalid)
+
+	directory, err := os.Open(t.TempDir())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, directory.Close()) }()
+	_, err = Decode(directory, "f")
+	require.EqualError(t, err, "read f: is a directory")
 }
 
 func TestDecodeSize(t *testing.T) {

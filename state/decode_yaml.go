@@ -168,7 +168,10 @@ func (d *document) checkVersion(n ast.Node) *LineError {
 	if err != nil {
 		return err
 	}
-	if _, number := n.(*ast.IntegerNode); !number || excerpt(n) != fileVersion {
+	if _, number := n.(*ast.IntegerNode); !number {
+		return fault(line, keyVersion, excerpt(n), "it must be the number "+fileVersion)
+	}
+	if excerpt(n) != fileVersion {
 		return fault(line, keyVersion, excerpt(n), "this program reads version "+fileVersion)
 	}
 	return nil

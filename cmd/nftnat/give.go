@@ -70,7 +70,7 @@ func (s *server) awaitHandover(ctx context.Context, served <-chan error, leave c
 			stop()
 		}
 		if err != nil {
-			s.log.Warn("a handover has not begun", "error", err)
+			s.log.Warn("a handover could not begin", "error", err)
 			continue
 		}
 		close(leave)

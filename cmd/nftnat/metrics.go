@@ -62,7 +62,7 @@ func tellBuild(e *exposition, b buildinfo.Info) {
 
 func tellTable(e *exposition, st engine.Status) {
 	e.metric("nftnat_table_owned", gauge, "Whether the kernel refuses changes of the table to others.", oneIf(st.Owned))
-	e.metric("nftnat_table_repairs_total", counter, "Times that the table was put right after others had changed it.", float64(st.Repaired))
+	e.metric("nftnat_table_repairs_total", counter, "Times that the table was repaired after others had changed it.", float64(st.Repaired))
 	e.family("nftnat_table_failures_total", counter, "Changes of the kernel's table, and repairs of it, that failed and not because of the caller.")
 	e.sample("nftnat_table_failures_total", `operation="change"`, float64(st.Failures.Changes))
 	e.sample("nftnat_table_failures_total", `operation="repair"`, float64(st.Failures.Repairs))

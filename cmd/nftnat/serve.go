@@ -192,7 +192,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		defer func() { _ = looker.close() }() // it ends by itself if it can
 		opts.ProcessOf = looker.processOf
 	} else {
-		g.logger().Warn("who holds a port that is in the way cannot be told", "error", err)
+		g.logger().Warn("processes that hold busy ports cannot be named", "error", err)
 	}
 	raiseFileLimit()
 	var room sync.WaitGroup

@@ -272,7 +272,7 @@ func runDaemon(ctx context.Context, self string, attr *os.ProcAttr, args []strin
 		return startError{text: strings.TrimSpace(text)}
 	case errors.Is(err, io.EOF):
 		_, _ = process.Wait()
-		return errors.New("start daemon: it ended without a word")
+		return errors.New("start daemon: it ended and gave no reason")
 	}
 	return fmt.Errorf("start daemon: it is not ready: %w", err)
 }

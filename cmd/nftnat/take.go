@@ -175,7 +175,7 @@ func (i *inheritance) finish(log *slog.Logger) {
 		return
 	}
 	if err := i.conn.Finish(); err != nil {
-		log.Warn("the daemon before may not have left", "error", err)
+		log.Warn("the previous daemon may still be running", "error", err)
 	}
 }
 
