@@ -188,7 +188,7 @@ func TestDaemonTwice(t *testing.T) {
 	second := newStation(t, top.Host)
 	r = second.run(t, "serve")
 	require.Equal(t, 3, r.Code)
-	require.Contains(t, r.Stderr, fmt.Sprintf("table nftnat is owned by pid %d (uid %d)\n", first.Pid, os.Geteuid()))
+	require.Contains(t, r.Stderr, fmt.Sprintf("table nftnat is owned by pid %d (uid %d) (--takeover takes it over from a daemon)\n", first.Pid, os.Geteuid()))
 	require.NoFileExists(t, second.socket)
 }
 

@@ -74,7 +74,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
 		)
 	}
-	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0)", daemon)
+	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0) (leave out --direct to ask its daemon)", daemon)
 	other := "the daemon at " + m.station.socket + " has the table nftnat, not other"
 	for _, verb := range engines {
 		if verb != "serve" {

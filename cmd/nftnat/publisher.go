@@ -172,6 +172,9 @@ func (g *global) withEngine(reader bool, progress func(engine.Progress), f func(
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
 	opts.AsFound = true // whose the table is, is for daemons to say
 	e, err := engine.Open(opts)
+	if g.direct && errors.Is(err, engine.ErrOwned) {
+		return hintedError{err, "leave out --direct to ask its daemon"}
+	}
 	if err != nil {
 		return err
 	}

@@ -246,7 +246,11 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		}
 	}
 	visits := enter(&opts)
-	if s.engine, err = engine.Open(opts); err != nil {
+	s.engine, err = engine.Open(opts)
+	if errors.Is(err, engine.ErrOwned) && !flags.takeover {
+		err = hintedError{err, "--takeover takes it over from a daemon"}
+	}
+	if err != nil {
 		return errors.Join(err, s.closeListeners(from))
 	}
 	defer func() {
