@@ -108,7 +108,7 @@ version: ## print the version of these sources
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-check: lint cross test integration ## what .ci/run does, but for its tools
+check: lint cross test integration ## what .ci/run does, without installing its tools
 
 test: ## all tests, the long ones shortened; lists what was left out
 	$(GO) run ./internal/testrun
@@ -129,7 +129,7 @@ FUZZ     ?= ./...
 fuzz: ## every fuzz target of every package, one after another: FUZZTIME=10s FUZZ=./nft
 	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(FUZZ)
 
-soak: ## random deeds, flushes, kills and takeovers for that long: SOAK=24h
+soak: ## random changes, flushes, kills and takeovers for that long: SOAK=24h
 	NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require NFTNAT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration
 
 # Where the hot paths have benchmarks beside their code.
