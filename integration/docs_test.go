@@ -114,6 +114,10 @@ func newDocShell(t *testing.T) *docShell {
 	sudo := strings.Replace(sudoScript, "PATH=", "PATH="+bin+":", 1)
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "sudo"), []byte(sudo), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".curlrc"), []byte(curlConfig), 0o644))
+	// Else go(1) leaves a process behind that writes there while the directory is removed.
+	telemetry := filepath.Join(dir, ".config", "go", "telemetry")
+	require.NoError(t, os.MkdirAll(telemetry, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o644))
 	env := []string{
 		"HOME=" + dir, "PATH=" + bin + ":" + filepath.Dir(labtest.Tool(t, "go")) + ":/usr/sbin:/usr/bin:/sbin:/bin",
 	}
