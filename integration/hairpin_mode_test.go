@@ -141,6 +141,24 @@ func TestHairpinModeDaemon(t *testing.T) {
 	}
 }
 
+// A command says on stderr that it switched hairpin mode, with a daemon as without.
+func TestHairpinModeNotes(t *testing.T) {
+	for _, daemon := range []bool{false, true} {
+		top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+		m := mode{ns: top.Host}
+		if daemon {
+			m.station = newStation(t, top.Host)
+		}
+		r := m.ask(t, "", strings.Fields("add tcp 8080 172.30.0.2:80")...)
+		require.Zero(t, r.Code, r.Stderr)
+		require.Contains(t, r.Stderr,
+			"nftnat: switched hairpin mode on, for a backend to reach itself by its frontend: port="+lab.HostPort1+"\n")
+		r = m.ask(t, "", strings.Fields("rm tcp 8080")...)
+		require.Zero(t, r.Code, r.Stderr)
+		require.Equal(t, "nftnat: put hairpin mode back: port="+lab.HostPort1+"\n", r.Stderr)
+	}
+}
+
 // Mode and record are never apart for longer than until the next engine opens, whatever
 // a process was killed between.
 func TestHairpinModeKilled(t *testing.T) {
