@@ -79,8 +79,9 @@ func (s *server) lookForSocket(ctx context.Context) (superseded bool) {
 }
 
 // supersededPatience bounds how long a server that has the path of the socket is waited for.
-// It is short against successionTimeout, in which that server waits for this one to end.
-const supersededPatience = time.Second
+// With watchPause and drainTimeout it is less than successionTimeout, for which that server
+// waits until this one has ended.
+const supersededPatience = 2 * time.Second
 
 // superseded reports whether another server listens at the path of this daemon's socket, to
 // serve the same table: the service manager put its own socket there, and the service waits
