@@ -37,7 +37,30 @@ func (e *ConflictError) Error() string {
 	if e.Have.Name != "" {
 		s += fmt.Sprintf(" by %q", e.Have.Name)
 	}
-	return s
+	return s + e.difference()
+}
+
+// difference says how the two differ where that cannot be seen in their texts.
+func (e *ConflictError) difference() string {
+	want := e.Want
+	want.Name, want.NoProxy, want.Expires = e.Have.Name, e.Have.NoProxy, e.Have.Expires
+	switch {
+	case want != e.Have:
+		return ""
+	case e.Want.Name != e.Have.Name:
+		if e.Have.Name == "" {
+			return " without a name"
+		}
+		return ""
+	case e.Want.NoProxy != e.Have.NoProxy:
+		if e.Have.NoProxy {
+			return " without a proxy"
+		}
+		return " with a proxy"
+	case e.Have.Expires.IsZero() && !e.Want.Expires.IsZero():
+		return " without an expiry time"
+	}
+	return ""
 }
 
 func (e *ConflictError) Unwrap() error { return ErrConflict }
