@@ -56,7 +56,7 @@ func newRm(g *global) *cobra.Command {
 		return nil
 	})
 	cmd.Flags().StringVar(&name, "name", "", "unpublish all mappings of this name")
-	cmd.Flags().BoolVar(&kill, "kill", false, "end established TCP connections as well")
+	cmd.Flags().BoolVar(&kill, "kill", false, "end established TCP connections to the backend as well")
 	cmd.ValidArgsFunction = g.completeRemoved
 	_ = cmd.RegisterFlagCompletionFunc("name", g.complete(mappingNames)) // the flag is there, which is the only error
 	return offer(cmd, toDaemon+forJSON)
