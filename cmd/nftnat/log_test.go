@@ -98,6 +98,8 @@ func TestServeFlagsBad(t *testing.T) {
 		{envLogLevel + "=loud", "", `invalid log level "loud": it is not debug, info, warn or error`},
 		{envLogFormat + "=xml", "", `invalid log format "xml": it is not text or json`},
 		{"", "--metrics-mappings=-1", "invalid number of mappings -1 for the metrics: it is not 0 to 1000"},
+		{"", "--metrics=nope", "listen for metrics: address nope: missing port in address"},
+		{"", "--metrics=:99999", "listen for metrics: address 99999: invalid port"},
 		{"", "--metrics-mappings=1001", "invalid number of mappings 1001 for the metrics: it is not 0 to 1000"},
 	} {
 		t.Run(x.env+x.flag, func(t *testing.T) {

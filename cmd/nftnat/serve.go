@@ -126,6 +126,15 @@ func (f *serveFlags) check(g *global) (err error) {
 	if f.metricsMappings < 0 || f.metricsMappings > mostMeasured {
 		return usageError{fmt.Errorf("invalid number of mappings %d for the metrics: it is not 0 to %d", f.metricsMappings, mostMeasured)}
 	}
+	if f.metrics != "" {
+		_, port, err := net.SplitHostPort(f.metrics)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return usageError{fmt.Errorf("listen for metrics: %w", err)}
+		}
+	}
 	g.log, err = f.log.logger(g.stderr)
 	return err
 }
