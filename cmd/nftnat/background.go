@@ -59,9 +59,12 @@ func closeOnExec() error {
 // daemon does not have stays as it is: that is no reason not to start.
 //
 // Kept are the identity of the caller (user, groups, capabilities, security label) and what
-// it sees (root directory, namespaces).
+// it sees (root directory, namespaces). The daemon of a unit also keeps the limits, the
+// scheduling and the control group, which are those that the unit gives it; a unit may not
+// even let it ask for others.
 func enterBackground() {
-	if os.Getenv(envFresh) == "" {
+	ofUnit := staysInControlGroup(os.Environ())
+	if !ofUnit && os.Getenv(envFresh) == "" {
 		reset()
 	}
 	_ = os.Unsetenv(envFresh)
@@ -69,6 +72,9 @@ func enterBackground() {
 	_ = os.WriteFile("/proc/self/comm", []byte("nftnat"), 0)
 	signal.Ignore(syscall.SIGHUP) // there is no terminal, and nothing to reload
 	unix.Umask(0o077)
+	if ofUnit {
+		return
+	}
 	resetLimits()
 	if score, err := os.ReadFile(oomScore); err == nil && strings.TrimSpace(string(score)) != "0" {
 		_ = os.WriteFile(oomScore, []byte("0"), 0)
@@ -119,9 +125,6 @@ func reset() {
 }
 
 func resetControlGroup() (changed bool) {
-	if staysInControlGroup(os.Environ()) {
-		return false
-	}
 	changed, _ = leaveControlGroup() // why it could not, serve says
 	return changed
 }
