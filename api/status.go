@@ -19,8 +19,8 @@ type Status struct {
 	// NetNS is the inode by which the kernel knows the network namespace that the
 	// daemon works in (namespaces(7)).
 	NetNS uint64 `json:"netns"`
-	// Started is when it began to serve.
-	Started time.Time `json:"started"`
+	// Started is when it began to serve. Zero: no daemon answers.
+	Started time.Time `json:"started,omitzero"`
 	// Uptime is for how long it has served, in whole seconds.
 	Uptime int64 `json:"uptime"`
 	// Table is what holds the mappings.

@@ -21,6 +21,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/confine"
@@ -58,7 +59,11 @@ func newServe(g *global) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			told := starter()
 			flags.log.complete(cmd.Flags().Changed)
-			if err := flags.check(g); err != nil {
+			err := refuseEmpty(cmd.Flags(), "state", "metrics", "group")
+			if err == nil {
+				err = flags.check(g)
+			}
+			if err != nil {
 				return tellStarter(told, err)
 			}
 			if flags.detach && told == nil {
@@ -119,6 +124,17 @@ type serveFlags struct {
 	// metricsMappings is of how many mappings the metrics tell the connections.
 	metricsMappings int
 	log             logFlags
+}
+
+// refuseEmpty refuses options that were given without a value, as by an unset variable of a
+// script: that they were not given is not what was meant.
+func refuseEmpty(flags *pflag.FlagSet, names ...string) error {
+	for _, name := range names {
+		if f := flags.Lookup(name); f.Changed && f.Value.String() == "" {
+			return usageError{fmt.Errorf("--%s has no value", name)}
+		}
+	}
+	return nil
 }
 
 // check sets the log up, and refuses what no daemon could do, before anything has changed.
