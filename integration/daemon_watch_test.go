@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -94,9 +95,6 @@ func TestDaemonSocketLost(t *testing.T) {
 	// What is published is listed all the same, and the way out is named.
 	require.Contains(t, s.succeed(t, "ls"), "8080")
 	lines := []string{"add tcp 8081 172.30.0.2:80", "purge"} // each waits for the owner to end
-	if testing.Short() {
-		lines = lines[:1]
-	}
 	for _, line := range lines {
 		r := s.run(t, line)
 		require.Equal(t, 3, r.Code, r.Stderr)
@@ -336,19 +334,27 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 // A daemon that cannot start because another one has the table leaves nothing at the socket that
 // was meant for it.
 func TestDaemonConflictLeavesNothing(t *testing.T) {
+	labtest.LongOnly(t, "13 s for which commands wait for a table that has an owner")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	first := newStation(t, top.Host)
 	first.serve(t)
-	for _, line := range []string{"serve", "serve --detach", "add tcp 8080 172.30.0.2:80"} {
-		second := newStation(t, top.Host)
-		home := filepath.Dir(second.socket)
-		second.in(t)
-		r := second.run(t, line)
-		require.Equal(t, 3, r.Code, r.Stderr)
-		require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
-		require.Empty(t, filesIn(t, home), line)
-		if testing.Short() {
-			return // each waits for the first daemon to end
-		}
+	lines := []string{"serve", "serve --detach", "add tcp 8080 172.30.0.2:80"}
+	// All at a time: each waits for the first daemon to end.
+	second, homes := make([]*station, len(lines)), make([]string, len(lines))
+	for i := range lines {
+		second[i] = newStation(t, top.Host)
+		homes[i] = filepath.Dir(second[i].socket)
+		second[i].in(t)
+	}
+	results := make([]labtest.Result, len(lines))
+	var running sync.WaitGroup
+	for i, line := range lines {
+		running.Go(func() { results[i] = second[i].run(t, line) })
+	}
+	running.Wait()
+	for i, line := range lines {
+		require.Equal(t, 3, results[i].Code, "%s: %s", line, results[i].Stderr)
+		require.Equal(t, 1, strings.Count(results[i].Stderr, "\n"), "%s: %s", line, results[i].Stderr)
+		require.Empty(t, filesIn(t, homes[i]), line)
 	}
 }

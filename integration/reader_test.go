@@ -54,9 +54,6 @@ func furnished(t *testing.T) (s *station, lines []string, want map[string]string
 func TestReadersOfStoppedDaemon(t *testing.T) {
 	labtest.LongOnly(t, "5 s for which commands wait for a daemon that is stopped")
 	s, lines, want := furnished(t)
-	if testing.Short() {
-		lines = lines[:1]
-	}
 	pid := s.daemon(t)
 	daemon := "daemon  +none answers: localhost is not served"
 	if s.status(t).Table.Owned { // Linux 6.9 or later
