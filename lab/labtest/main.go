@@ -47,6 +47,7 @@ const (
 // call [Require] skip with the reason, as do all examples, which cannot tell;
 // with NFTNAT_TEST_NETNS=require in the environment the result is a failure.
 func Main(m *testing.M) int {
+	leaveMake()
 	if os.Getenv(envSkip) != "" {
 		return run(m) // a test that starts its own binary, in such a place
 	}
@@ -186,3 +187,11 @@ func status(ps *os.ProcessState, err error) (int, error) {
 
 // required reports whether a skip counts as a failure.
 func required() bool { return strings.EqualFold(os.Getenv(envRequire), "require") }
+
+// leaveMake has what the tests run know nothing of the make(1) that runs them: one that is
+// run by another prints the directories that it enters, among other things.
+func leaveMake() {
+	for _, name := range []string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL"} {
+		_ = os.Unsetenv(name)
+	}
+}
