@@ -215,7 +215,8 @@ func TestNSHundred(t *testing.T) {
 		require.NoError(t, ns.Do(func() error { return nil }))
 		require.NoError(t, ns.Close())
 	}
-	require.Equal(t, files, count(t, "/proc/self/fd"))
+	// Some that were open before may be closed by now: those of tests that have ended.
+	require.LessOrEqual(t, count(t, "/proc/self/fd"), files)
 	// Threads end a moment after they have reported. The runtime may meanwhile
 	// want one or two for itself.
 	require.Eventually(t, func() bool { return count(t, "/proc/self/task") <= threads+3 }, patience, 5*time.Millisecond)
