@@ -97,6 +97,9 @@ func TestElementsUnderForeignCommits(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, got, len(es))
 				drift, err := c.Drift(sample())
+				if tt.pause == 0 && errors.Is(err, ErrInterrupted) {
+					continue // no moment between two commits was long enough
+				}
 				require.NoError(t, err)
 				require.Empty(t, drift)
 			}
