@@ -163,7 +163,7 @@ big-endian: ## the codecs and allocators on s390x, by emulation
 # Not ./proxy: it knows of sockets alone, and half of its tests are about load, with
 # which an emulated processor is not fast enough. Those of ./integration use proxies.
 KERNELS  := 6.1 6.12
-PACKAGES := ./nft/... ./conntrack ./confine ./engine ./lab/... ./integration
+PACKAGES := ./nft/... ./conntrack ./internal/confine ./engine ./internal/lab/... ./integration
 RUN      := .
 
 kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX PACKAGES=./integration
@@ -172,7 +172,7 @@ kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX P
 			-exec "$(CURDIR)/integration/kernels/run $$kernel" $(PACKAGES) || failed=1; done; exit $$failed
 
 NFT_SUITES   := trixie sid
-NFT_PACKAGES := ./nft/... ./conntrack ./lab/labtest ./integration
+NFT_PACKAGES := ./nft/... ./conntrack ./internal/lab/labtest ./integration
 
 nft-versions: ## the tests with nft of later releases of Debian: NFT_SUITES=sid NFT_PACKAGES=./nft
 	failed=0; for suite in $(NFT_SUITES); do \

@@ -23,7 +23,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // envChild makes the test binary play a part that takes a process of its own.

@@ -11,7 +11,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // benchApply fills an empty table, with few mappings and with very many.

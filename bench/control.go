@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/nat"
 )
 

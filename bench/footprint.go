@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // idleMappings is how many a daemon has whose memory is measured.

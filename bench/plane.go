@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // benchPlane measures what it costs packets to be forwarded to a backend. Everything

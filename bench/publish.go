@@ -7,7 +7,7 @@ import (
 	"fmt"
 
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // benchPublish adds one mapping at a time.

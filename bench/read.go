@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // What is read back, and by what.

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // station is the machines of the data plane's measurements: the host, where proxies

@@ -17,8 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }

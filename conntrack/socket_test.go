@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // Many goroutines share a connection, and none sees another's answers.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // damages are what others may do to the rules of the table.

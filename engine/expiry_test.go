@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) nat.Mapping {

@@ -18,9 +18,9 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // The machine that the fakes make: two local addresses of each family; segments on

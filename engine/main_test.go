@@ -7,7 +7,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // TestMain puts the tests into namespaces of their own. Most of them are content

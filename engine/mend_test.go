@@ -12,8 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // changes counts the transactions of an engine by their kind from here on.

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // The space in which random mappings meet: ports 100 to 111, of which the upper half

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // watched is an engine that runs, and tells what happens.

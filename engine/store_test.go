@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
-	"github.com/nftnat/nftnat/nft/nfttest"
 )
 
 // memoryStore is a disk that outlives engines and kernels.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // awaitAttempts bounds await: with pauses that double up to 100 ms, half a minute on

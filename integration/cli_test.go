@@ -19,8 +19,8 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // What the verbs print, one after another on one table. All of them run with PATH

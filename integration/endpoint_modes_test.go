@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // mode is a way in which the verbs work: by a daemon, or by themselves.

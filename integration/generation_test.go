@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 	nftables "github.com/nftnat/nftnat/nft"
 )
 

@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/lab/boottest"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/boottest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // pageBlocks are the blocks of docs/install.md that a test has to run.

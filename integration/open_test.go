@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/internal/buildinfo"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // A release is a directory of packages.

@@ -17,7 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 )
 

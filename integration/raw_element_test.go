@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // rawElement is an element of one of nftnat's maps, or without a value sets, with any user data, also such as

@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/lab/boottest"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/boottest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // README.md leads from a checkout to an installed, used and removed nftnat: all of its

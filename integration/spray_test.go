@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/lab"
+	"github.com/nftnat/nftnat/internal/lab"
 )
 
 // spray sends a packet that begins a flow, a SYN or a datagram, from each of the ports,

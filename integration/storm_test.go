@@ -15,8 +15,8 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 	nftables "github.com/nftnat/nftnat/nft"
 )

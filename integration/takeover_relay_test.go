@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/handover"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/handover"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // relay stands between a daemon and its successor, which takes it for the daemon, and sees

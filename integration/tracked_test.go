@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // tracked are the flows of a protocol and of an address's family that ns tracks, as

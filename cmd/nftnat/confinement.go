@@ -10,8 +10,8 @@ import (
 	"syscall"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/confine"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/confine"
 )
 
 // enter moves the daemon into the namespace that its engine is to work in, so that it

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // What helps depends on what was not permitted.

@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/confine"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/confine"
 )
 
 // onlooker is a process of the daemon's that looks into other processes, for the daemon

@@ -24,8 +24,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/confine"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/state"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/handover"
+	"github.com/nftnat/nftnat/internal/handover"
 	"github.com/nftnat/nftnat/nat"
 )
 

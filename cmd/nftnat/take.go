@@ -17,7 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
-	"github.com/nftnat/nftnat/handover"
+	"github.com/nftnat/nftnat/internal/handover"
 )
 
 // inheritance is what the daemon that is succeeded has handed over. Nil is of nobody.

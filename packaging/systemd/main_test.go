@@ -11,9 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/lab"
-	"github.com/nftnat/nftnat/lab/boottest"
-	"github.com/nftnat/nftnat/lab/labtest"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/boottest"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.MainWithScratch(m)) }

@@ -1,0 +1,28 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+)
+
+func TestSpellNFT(t *testing.T) {
+	for _, tt := range []struct{ listed, want string }{
+		{"\t\tsize 65535\t# count 50\n", "\t\tsize 65535\n"},
+		{"\t\tsize 65535 # count 50\n", "\t\tsize 65535\n"},
+		{"\t\tsize 65535\n", "\t\tsize 65535\n"},
+		{"hook output priority dstnat; policy", "hook output priority -100; policy"},
+		{"hook output priority dstnat - 5; policy", "hook output priority -105; policy"},
+		{"hook output priority dstnat + 10; policy", "hook output priority -90; policy"},
+		{"hook prerouting priority dstnat - 5;", "hook prerouting priority dstnat - 5;"},
+		{"fib saddr . iif check missing drop", "fib saddr . iif oif missing drop"},
+		{"fib daddr type local", "fib daddr type local"},
+	} {
+		require.Equal(t, tt.want, labtest.SpellNFT(tt.listed))
+	}
+}
