@@ -22,7 +22,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -108,8 +107,8 @@ func TestErrorsCrossTheWire(t *testing.T) {
 	conflict := &nat.ConflictError{Have: parse(t, "8080->172.17.0.3:80"), Want: parse(t, "192.0.2.1:8080->172.17.0.2:80")}
 	conflict.Have.Name = "web"
 	sentinels := []error{
-		fs.ErrPermission, fs.ErrNotExist, nat.ErrInvalid, nat.ErrConflict, engine.ErrOwned, nat.ErrNotFound,
-		engine.ErrClosed, alloc.ErrExhausted, errors.ErrUnsupported, os.ErrDeadlineExceeded, ErrBusy,
+		fs.ErrPermission, fs.ErrNotExist, nat.ErrInvalid, nat.ErrConflict, nat.ErrOwned, nat.ErrNotFound,
+		nat.ErrClosed, alloc.ErrExhausted, errors.ErrUnsupported, os.ErrDeadlineExceeded, ErrBusy,
 	}
 	tests := []struct {
 		err    error
@@ -122,11 +121,11 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "endpoint web (172.30.0.2)"}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{&nat.PortSpecError{Spec: "4503/tcp/udp"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 0: %w", alloc.ErrExhausted), []error{alloc.ErrExhausted}, 409, CodeExhausted},
-		{&engine.OwnedError{Table: "nftnat", PID: 812}, []error{engine.ErrOwned}, 409, CodeOwned},
+		{&nat.OwnedError{Table: "nftnat", PID: 812}, []error{nat.ErrOwned}, 409, CodeOwned},
 		{fmt.Errorf("tcp 8080 is %w", nat.ErrNotFound), []error{nat.ErrNotFound, fs.ErrNotExist}, 404, CodeNotFound},
 		{&nat.InvalidError{What: "mapping", Input: "a\nb", Reason: "it is\nnot"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 80: %w", syscall.EPERM), []error{fs.ErrPermission}, 403, CodePermission},
-		{fmt.Errorf("publish: %w", engine.ErrClosed), []error{engine.ErrClosed}, 503, CodeClosed},
+		{fmt.Errorf("publish: %w", nat.ErrClosed), []error{nat.ErrClosed}, 503, CodeClosed},
 		{errors.Join(conflict, errors.New("undo: it is lost"), io0()), []error{nat.ErrConflict}, 409, CodeConflict},
 		// Of several kinds, the first as the command line has them.
 		{errors.Join(nat.ErrNotFound, nat.ErrConflict, syscall.EACCES), []error{fs.ErrPermission}, 403, CodePermission},

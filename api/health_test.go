@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestHealth(t *testing.T) {
@@ -26,8 +26,8 @@ func TestHealth(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 	require.Empty(t, body)
 
-	is = engine.ErrClosed
-	require.ErrorIs(t, s.Health(t.Context()), engine.ErrClosed)
+	is = nat.ErrClosed
+	require.ErrorIs(t, s.Health(t.Context()), nat.ErrClosed)
 	is = errors.Join(fs.ErrNotExist, errors.New("another line"))
 	err := s.Health(t.Context())
 	require.EqualError(t, err, "check health: file does not exist; another line")

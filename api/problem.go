@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/alloc"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -23,13 +22,13 @@ const (
 	CodePermission  Code = "permission"  // fs.ErrPermission
 	CodeInvalid     Code = "invalid"     // nat.ErrInvalid: nothing has changed
 	CodeConflict    Code = "conflict"    // nat.ErrConflict: a frontend, a name or an address is taken
-	CodeOwned       Code = "owned"       // engine.ErrOwned: another engine has the table
+	CodeOwned       Code = "owned"       // nat.ErrOwned: another engine has the table
 	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port or address is left
 	CodeNotFound    Code = "not-found"   // nat.ErrNotFound: it is not published, or not there
 	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
 	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
 	CodeBusy        Code = "busy"        // ErrBusy: try again later
-	CodeClosed      Code = "closed"      // engine.ErrClosed: the server is stopping
+	CodeClosed      Code = "closed"      // nat.ErrClosed: the server is stopping
 	CodeInternal    Code = "internal"    // anything else
 )
 
@@ -106,10 +105,10 @@ func kinds() []kind {
 		{fs.ErrPermission, CodePermission, http.StatusForbidden},
 		{nat.ErrInvalid, CodeInvalid, http.StatusUnprocessableEntity},
 		{nat.ErrConflict, CodeConflict, http.StatusConflict},
-		{engine.ErrOwned, CodeOwned, http.StatusConflict},
+		{nat.ErrOwned, CodeOwned, http.StatusConflict},
 		{alloc.ErrExhausted, CodeExhausted, http.StatusConflict},
 		{nat.ErrNotFound, CodeNotFound, http.StatusNotFound},
-		{engine.ErrClosed, CodeClosed, http.StatusServiceUnavailable},
+		{nat.ErrClosed, CodeClosed, http.StatusServiceUnavailable},
 		{errors.ErrUnsupported, CodeUnsupported, 0},
 		{os.ErrDeadlineExceeded, CodeTimeout, 0},
 		{ErrBusy, CodeBusy, 0},

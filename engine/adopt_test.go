@@ -280,15 +280,15 @@ func TestSchema(t *testing.T) {
 	tests := map[string]error{
 		"nftnat schema 1":   nil,
 		"nftnat schema 2":   nil,
-		"nftnat schema 3":   ErrNewer,
-		"nftnat schema 999": ErrNewer,
-		"nftnat schema 0":   ErrForeign,
-		"nftnat schema -1":  ErrForeign,
-		"nftnat schema ":    ErrForeign,
-		"nftnat schema 1 ":  ErrForeign,
-		"nftnat schema":     ErrForeign,
-		"managed by other":  ErrForeign,
-		"":                  ErrForeign,
+		"nftnat schema 3":   nat.ErrNewer,
+		"nftnat schema 999": nat.ErrNewer,
+		"nftnat schema 0":   nat.ErrForeign,
+		"nftnat schema -1":  nat.ErrForeign,
+		"nftnat schema ":    nat.ErrForeign,
+		"nftnat schema 1 ":  nat.ErrForeign,
+		"nftnat schema":     nat.ErrForeign,
+		"managed by other":  nat.ErrForeign,
+		"":                  nat.ErrForeign,
 	}
 	for comment, want := range tests {
 		for _, readOnly := range []bool{false, true} {
@@ -323,7 +323,7 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 		})
 		before := b.kernel.Dump()
 		_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:80"))
-		require.ErrorIs(t, err, ErrForeign)
+		require.ErrorIs(t, err, nat.ErrForeign)
 		require.Equal(t, before, b.kernel.Dump())
 		require.Empty(t, publishedBy(e))
 	})

@@ -63,6 +63,10 @@ type (
 	//
 	// Deprecated: use that.
 	TakenError = nat.TakenError
+	// OwnedError is [nat.OwnedError].
+	//
+	// Deprecated: use that.
+	OwnedError = nat.OwnedError
 )
 
 const (
@@ -89,6 +93,26 @@ var (
 	//
 	// Deprecated: use that.
 	ErrNotFound = nat.ErrNotFound
+	// ErrClosed is [nat.ErrClosed].
+	//
+	// Deprecated: use that.
+	ErrClosed = nat.ErrClosed
+	// ErrReadOnly is [nat.ErrReadOnly].
+	//
+	// Deprecated: use that.
+	ErrReadOnly = nat.ErrReadOnly
+	// ErrOwned is [nat.ErrOwned].
+	//
+	// Deprecated: use that.
+	ErrOwned = nat.ErrOwned
+	// ErrForeign is [nat.ErrForeign].
+	//
+	// Deprecated: use that.
+	ErrForeign = nat.ErrForeign
+	// ErrNewer is [nat.ErrNewer].
+	//
+	// Deprecated: use that.
+	ErrNewer = nat.ErrNewer
 )
 
 // NewMapping is [nat.NewMapping].

@@ -17,7 +17,7 @@ func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, ErrClosed
+		return nil, nat.ErrClosed
 	}
 	if err := e.settle(); err != nil {
 		return nil, err

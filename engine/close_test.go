@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -43,11 +44,11 @@ func TestClosed(t *testing.T) {
 		}
 		before = b.kernel.Dump()
 		for method, call := range calls(t, e) {
-			require.ErrorIs(t, call(), ErrClosed, "%s after %s", method, name)
+			require.ErrorIs(t, call(), nat.ErrClosed, "%s after %s", method, name)
 		}
 		_, err := e.Diff()
-		require.ErrorIs(t, err, ErrClosed)
-		require.ErrorIs(t, e.Close(), ErrClosed)
+		require.ErrorIs(t, err, nat.ErrClosed)
+		require.ErrorIs(t, e.Close(), nat.ErrClosed)
 		require.Empty(t, slices.Collect(e.Mappings()))
 		require.Equal(t, before, b.kernel.Dump())
 		require.Equal(t, 1, b.flows.closed)
@@ -60,7 +61,7 @@ func TestReadOnly(t *testing.T) {
 	r := b.openWith(t, Options{ReadOnly: true})
 	before := b.kernel.Dump()
 	for method, call := range calls(t, r) {
-		require.ErrorIs(t, call(), ErrReadOnly, method)
+		require.ErrorIs(t, call(), nat.ErrReadOnly, method)
 	}
 	require.Equal(t, []string{"80->172.30.0.2:80"}, publishedBy(r))
 	changes, err := r.Diff(nattest.Mapping(t, "81->172.30.0.2:80"))
@@ -68,9 +69,9 @@ func TestReadOnly(t *testing.T) {
 	require.Equal(t, []string{"- 80->172.30.0.2:80", "+ 81->172.30.0.2:80"}, linesOf(changes))
 	require.Equal(t, before, b.kernel.Dump())
 	require.NoError(t, r.Close())
-	require.ErrorIs(t, r.Close(), ErrClosed)
+	require.ErrorIs(t, r.Close(), nat.ErrClosed)
 	for method, call := range calls(t, r) {
-		require.ErrorIs(t, call(), ErrClosed, method)
+		require.ErrorIs(t, call(), nat.ErrClosed, method)
 	}
 }
 
@@ -121,6 +122,6 @@ func TestPurge(t *testing.T) {
 		require.ErrorIs(t, e.Purge(), cause)
 		require.Empty(t, b.kernel.Dump(), "the table is gone all the same")
 		_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
-		require.ErrorIs(t, err, ErrClosed, "and does not come back")
+		require.ErrorIs(t, err, nat.ErrClosed, "and does not come back")
 	})
 }

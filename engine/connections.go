@@ -38,7 +38,7 @@ func (e *Engine) Connections() ([]Connections, error) {
 	flows, closed := e.flows, e.closed
 	e.mu.Unlock()
 	if closed {
-		return nil, ErrClosed
+		return nil, nat.ErrClosed
 	}
 	counts, err := countFlows(flows)
 	if err != nil {
@@ -47,7 +47,7 @@ func (e *Engine) Connections() ([]Connections, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, ErrClosed
+		return nil, nat.ErrClosed
 	}
 	e.forget(e.now())
 	return e.connections(counts), nil

@@ -48,7 +48,7 @@ func TestConnections(t *testing.T) {
 	b.flows.hook = nil
 	require.NoError(t, e.Close())
 	_, err = e.Connections()
-	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, err, nat.ErrClosed)
 }
 
 // 60,000 mappings and as many flows to them.

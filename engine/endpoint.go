@@ -372,7 +372,7 @@ func (e *Engine) Endpoint(name string) (*Endpoint, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, ErrClosed
+		return nil, nat.ErrClosed
 	}
 	if err := e.settle(); err != nil {
 		return nil, err

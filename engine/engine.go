@@ -299,7 +299,7 @@ func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed && !e.suspended {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	e.end()
 	return e.disconnect()
@@ -347,10 +347,10 @@ func (e *Engine) Purge() error {
 // writable reports why nothing can be changed, if so, and lets go of what has ended.
 func (e *Engine) writable() error {
 	if e.closed {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	if e.opts.ReadOnly {
-		return ErrReadOnly
+		return nat.ErrReadOnly
 	}
 	e.forget(e.now())
 	return nil

@@ -18,7 +18,7 @@ func Example() {
 	_ = func(ctx context.Context) error {
 		e, err := engine.Open(engine.Options{})
 		if err != nil {
-			return err // another engine has the table: *engine.OwnedError names its pid
+			return err // another engine has the table: *nat.OwnedError names its pid
 		}
 		var running sync.WaitGroup
 		defer running.Wait()

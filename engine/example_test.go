@@ -24,7 +24,7 @@ import (
 // What an error is about can be told from it.
 func ExampleEngine_Publish() {
 	e, err := engine.Open(engine.Options{Table: "example_publish", LockWait: time.Second})
-	var owned *engine.OwnedError
+	var owned *nat.OwnedError
 	if errors.As(err, &owned) {
 		log.Fatalf("process %d has the table", owned.PID)
 	} else if err != nil {

@@ -76,7 +76,7 @@ func (e *Engine) Resume() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.suspended {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	if err := e.takeUp(); err != nil {
 		return errors.Join(fmt.Errorf("resume: %w", err), e.hangUp())
@@ -112,7 +112,7 @@ func (e *Engine) Leave() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.suspended {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	if e.proxies != nil {
 		for f, s := range e.proxies.held {
@@ -145,7 +145,7 @@ func (e *Engine) Begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	if e.proxies == nil {
 		return nil

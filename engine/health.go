@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // healthPause is how long Health waits between two attempts to get hold of the engine.
@@ -26,7 +28,7 @@ func (e *Engine) Health(ctx context.Context) error {
 	}
 	defer e.mu.Unlock()
 	if e.closed {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	_, err := e.kernel.Table(e.opts.Table)
 	if isNotExist(err) && !e.present { // the first change makes it

@@ -44,7 +44,7 @@ func TestHealth(t *testing.T) {
 	require.NoError(t, b.kernel.Conn().DeleteTable(DefaultTable))
 	require.ErrorIs(t, e.Health(t.Context()), fs.ErrNotExist)
 	require.NoError(t, e.Close())
-	require.ErrorIs(t, e.Health(t.Context()), ErrClosed)
+	require.ErrorIs(t, e.Health(t.Context()), nat.ErrClosed)
 }
 
 // What fails for other reasons than the caller's is counted.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // tableLock holds a table for one engine: a listening socket with an abstract name
@@ -52,9 +54,9 @@ func lockTable(ns *namespace, table string, wait time.Duration) (*tableLock, err
 		late := !time.Now().Before(deadline)
 		switch {
 		case late && holder != nil:
-			return nil, &OwnedError{Table: table, PID: int(holder.Pid), UID: int(holder.Uid)}
+			return nil, &nat.OwnedError{Table: table, PID: int(holder.Pid), UID: int(holder.Uid)}
 		case late && attempt >= lockAttempts:
-			return nil, &OwnedError{Table: table}
+			return nil, &nat.OwnedError{Table: table}
 		}
 		time.Sleep(lockPause)
 	}

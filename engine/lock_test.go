@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // envHold makes the test binary hold the lock of the table that it names.
@@ -74,10 +75,10 @@ func TestLockNamesItsHolder(t *testing.T) {
 	l, err := lockTable(here(), "own", 0)
 	require.NoError(t, err)
 	_, err = lockTable(here(), "own", 0)
-	var owned *OwnedError
+	var owned *nat.OwnedError
 	require.ErrorAs(t, err, &owned)
-	require.Equal(t, OwnedError{Table: "own", PID: os.Getpid(), UID: os.Getuid()}, *owned)
-	require.ErrorIs(t, err, ErrOwned)
+	require.Equal(t, nat.OwnedError{Table: "own", PID: os.Getpid(), UID: os.Getuid()}, *owned)
+	require.ErrorIs(t, err, nat.ErrOwned)
 	other, err := lockTable(here(), "other", 0)
 	require.NoError(t, err, "another table")
 	require.NoError(t, other.close())
@@ -144,7 +145,7 @@ func TestLockBoundAndNotListened(t *testing.T) {
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: "@nftnat/bound"}))
 	for _, wait := range []time.Duration{0, 20 * time.Millisecond} {
 		_, err = lockTable(here(), "bound", wait)
-		require.ErrorIs(t, err, ErrOwned)
+		require.ErrorIs(t, err, nat.ErrOwned)
 	}
 	require.NoError(t, unix.Close(fd))
 	l, err := lockTable(here(), "bound", 0)
@@ -162,10 +163,10 @@ func TestLockOfANamespace(t *testing.T) {
 	inner, err := lockTable(there, "nftnat", 0)
 	require.NoError(t, err)
 	_, err = lockTable(there, "nftnat", 0)
-	require.ErrorIs(t, err, ErrOwned)
+	require.ErrorIs(t, err, nat.ErrOwned)
 	require.NoError(t, errors.Join(outer.close(), inner.close(), there.close()))
 }
 
 func TestOwnedError(t *testing.T) {
-	require.EqualError(t, &OwnedError{Table: "t"}, "table t is owned by a process that cannot be seen from here")
+	require.EqualError(t, &nat.OwnedError{Table: "t"}, "table t is owned by a process that cannot be seen from here")
 }

@@ -141,7 +141,7 @@ func (e *Engine) Network(name string) (nat.Network, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nat.Network{}, ErrClosed
+		return nat.Network{}, nat.ErrClosed
 	}
 	if err := e.settle(); err != nil {
 		return nat.Network{}, err

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -56,7 +57,7 @@ func (e *Engine) own(info nft.TableInfo) (nft.TableInfo, error) {
 		return info, nil
 	}
 	if info.Flags&nft.TableOwner != 0 {
-		return info, &OwnedError{Table: e.opts.Table}
+		return info, &nat.OwnedError{Table: e.opts.Table}
 	}
 	if info.Flags&nft.TablePersist == 0 && e.opts.AsFound && !e.present {
 		e.table.Flags = 0
@@ -70,7 +71,7 @@ func (e *Engine) own(info nft.TableInfo) (nft.TableInfo, error) {
 	}
 	switch err := e.kernel.Claim(e.opts.Table, generation); {
 	case errors.Is(err, fs.ErrPermission):
-		return info, &OwnedError{Table: e.opts.Table}
+		return info, &nat.OwnedError{Table: e.opts.Table}
 	case errors.Is(err, errors.ErrUnsupported): // it is another by now
 		return info, fmt.Errorf("%w: %w", nft.ErrStale, err)
 	case err != nil:

@@ -122,12 +122,12 @@ func TestOwnedBySomebodyElse(t *testing.T) {
 	other := b.kernel.Conn()
 	require.NoError(t, other.Claim(DefaultTable, 0))
 	_, err := b.tryOpen(Options{NoSysctl: true})
-	require.ErrorIs(t, err, ErrOwned)
+	require.ErrorIs(t, err, nat.ErrOwned)
 	reader := b.openWith(t, Options{ReadOnly: true})
 	require.Equal(t, want, publishedBy(reader), "it can be read")
 	b.owning = false
 	_, err = b.tryOpen(Options{NoSysctl: true})
-	require.ErrorIs(t, err, ErrOwned)
+	require.ErrorIs(t, err, nat.ErrOwned)
 	require.NoError(t, other.Close())
 	b.open(t)
 }
@@ -213,5 +213,5 @@ func TestKernelSocketFails(t *testing.T) {
 		require.NoError(t, err)
 	}
 	_, err = Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
-	require.ErrorIs(t, err, ErrOwned)
+	require.ErrorIs(t, err, nat.ErrOwned)
 }

@@ -187,7 +187,7 @@ func TestReportNotes(t *testing.T) {
 	_, err = e.Publish(nattest.Mapping(t, "83->203.0.113.9:80"))
 	require.NoError(t, err)
 	require.Equal(t, other, r, "of another call")
-	b.kernel.Hook(func(string) error { return ErrForeign })
+	b.kernel.Hook(func(string) error { return nat.ErrForeign })
 	b.writeSysctl(t, forwarding4, "0")
 	_, err = e.Reporting(&r).Publish(nattest.Mapping(t, "84->172.30.0.2:80"))
 	require.Error(t, err)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // schemaPrefix is what the comment of every table of nftnat begins with; the number
@@ -21,9 +23,9 @@ func checkSchema(table, comment string) error {
 	found, err := strconv.Atoi(number)
 	switch {
 	case !ok || err != nil || found < 1:
-		return fmt.Errorf("open table %s: %w: its comment is %q", table, ErrForeign, comment)
+		return fmt.Errorf("open table %s: %w: its comment is %q", table, nat.ErrForeign, comment)
 	case found > schema:
-		return fmt.Errorf("open table %s: %w: it has schema %d, this version knows %d", table, ErrNewer, found, schema)
+		return fmt.Errorf("open table %s: %w: it has schema %d, this version knows %d", table, nat.ErrNewer, found, schema)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func (e *Engine) State() (nat.State, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nat.State{}, ErrClosed
+		return nat.State{}, nat.ErrClosed
 	}
 	if err := e.settle(); err != nil {
 		return nat.State{}, err
@@ -81,7 +81,7 @@ func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, ErrClosed
+		return nil, nat.ErrClosed
 	}
 	if err := e.settle(); err != nil {
 		return nil, err

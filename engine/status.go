@@ -85,7 +85,7 @@ func (e *Engine) Status() (Status, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return Status{}, ErrClosed
+		return Status{}, nat.ErrClosed
 	}
 	e.forget(e.now())
 	s := Status{
@@ -162,7 +162,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed && !e.suspended {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	e.end()
 	e.shutdownProxies(ctx)

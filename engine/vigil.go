@@ -8,6 +8,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // Bounds of how Run answers to others who change the table over and over.
@@ -114,7 +116,7 @@ func (v *vigil) listen(ctx context.Context) {
 		switch {
 		case err == nil:
 			continue // the context is done, or the socket another
-		case errors.Is(err, ErrClosed):
+		case errors.Is(err, nat.ErrClosed):
 			return
 		}
 		e.opts.Log.Warn("changes by others are not watched for a moment", "table", e.opts.Table, "error", err)
@@ -146,7 +148,7 @@ func (e *Engine) watch(ctx context.Context, changed func()) error {
 	e.deafen, e.watched = cancel, !closed
 	e.mu.Unlock()
 	if closed {
-		return ErrClosed
+		return nat.ErrClosed
 	}
 	defer func() {
 		e.mu.Lock()

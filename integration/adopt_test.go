@@ -11,6 +11,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // A table of the same name that no engine made, or a later one, is refused by every
@@ -23,16 +24,16 @@ func TestTableNotOurs(t *testing.T) {
 		err         error
 		says        string
 	}{
-		{"no comment", rest, engine.ErrForeign, `open table nftnat: the table is not one of nftnat's: its comment is ""`},
-		{"another comment", `comment "my own"; ` + rest, engine.ErrForeign,
+		{"no comment", rest, nat.ErrForeign, `open table nftnat: the table is not one of nftnat's: its comment is ""`},
+		{"another comment", `comment "my own"; ` + rest, nat.ErrForeign,
 			`open table nftnat: the table is not one of nftnat's: its comment is "my own"`},
-		{"almost ours", `comment "nftnat schema 1x"; ` + rest, engine.ErrForeign,
+		{"almost ours", `comment "nftnat schema 1x"; ` + rest, nat.ErrForeign,
 			`open table nftnat: the table is not one of nftnat's: its comment is "nftnat schema 1x"`},
-		{"schema 0", `comment "nftnat schema 0"; ` + rest, engine.ErrForeign,
+		{"schema 0", `comment "nftnat schema 0"; ` + rest, nat.ErrForeign,
 			`open table nftnat: the table is not one of nftnat's: its comment is "nftnat schema 0"`},
-		{"newer", `comment "nftnat schema 3"; ` + rest, engine.ErrNewer,
+		{"newer", `comment "nftnat schema 3"; ` + rest, nat.ErrNewer,
 			"open table nftnat: the table was made by a newer version of nftnat: it has schema 3, this version knows 2"},
-		{"empty", "", engine.ErrForeign, `open table nftnat: the table is not one of nftnat's: its comment is ""`},
+		{"empty", "", nat.ErrForeign, `open table nftnat: the table is not one of nftnat's: its comment is ""`},
 	}) {
 		t.Run(c.name, func(t *testing.T) {
 			load(t, top.Host, "flush ruleset; table inet nftnat { "+c.table+"}")

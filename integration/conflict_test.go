@@ -133,10 +133,10 @@ func TestOwned(t *testing.T) {
 	holder := hold(t, top.Host)
 	for _, wait := range []time.Duration{0, 10 * time.Millisecond} {
 		_, err := engine.Open(engine.Options{NetNS: top.Host.Path(), LockWait: wait})
-		var owned *engine.OwnedError
+		var owned *nat.OwnedError
 		require.ErrorAs(t, err, &owned)
-		require.Equal(t, engine.OwnedError{Table: "nftnat", PID: holder.Pid, UID: os.Geteuid()}, *owned)
-		require.ErrorIs(t, err, engine.ErrOwned)
+		require.Equal(t, nat.OwnedError{Table: "nftnat", PID: holder.Pid, UID: os.Geteuid()}, *owned)
+		require.ErrorIs(t, err, nat.ErrOwned)
 		require.EqualError(t, err, fmt.Sprintf("table nftnat is owned by pid %d (uid %d)", holder.Pid, os.Geteuid()))
 	}
 	// Reading takes no lock; another table and another namespace have their own.

@@ -29,7 +29,7 @@ func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
 	e, err := engine.Open(o)
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
-		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
+		if err := e.Close(); err != nil && !errors.Is(err, nat.ErrClosed) {
 			tb.Error(err)
 		}
 	})

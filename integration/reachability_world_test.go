@@ -81,7 +81,7 @@ func (r *reach) publish(t *testing.T) {
 	e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), NoOwner: true})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
+		if err := e.Close(); err != nil && !errors.Is(err, nat.ErrClosed) {
 			t.Error(err)
 		}
 	})

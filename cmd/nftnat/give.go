@@ -14,7 +14,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/handover"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
@@ -129,7 +128,7 @@ func (s *server) resume(ctx context.Context) error {
 		case err == nil:
 			s.log.Info("this process goes on")
 			return nil
-		case errors.Is(err, engine.ErrNewer), errors.Is(err, engine.ErrForeign):
+		case errors.Is(err, nat.ErrNewer), errors.Is(err, nat.ErrForeign):
 			return err // the other one has made the table its own: only it can go on
 		}
 		s.log.Warn("this process cannot go on yet", "error", err)

@@ -172,14 +172,14 @@ func (g *global) withEngine(reader bool, progress func(engine.Progress), f func(
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
 	opts.AsFound = true // whose the table is, is for daemons to say
 	e, err := engine.Open(opts)
-	if g.direct && errors.Is(err, engine.ErrOwned) {
+	if g.direct && errors.Is(err, nat.ErrOwned) {
 		return hintedError{err, "leave out --direct to ask its daemon"}
 	}
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if closeErr := e.Close(); err == nil && !errors.Is(closeErr, engine.ErrClosed) {
+		if closeErr := e.Close(); err == nil && !errors.Is(closeErr, nat.ErrClosed) {
 			err = closeErr
 		}
 	}()

@@ -76,7 +76,7 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 		return err
 	}
 	if err := g.purge(); err != nil {
-		if errors.Is(err, engine.ErrOwned) {
+		if errors.Is(err, nat.ErrOwned) {
 			err = hintedError{err, unansweredHint(path)}
 		}
 		return err

@@ -26,6 +26,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/confine"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -272,7 +273,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 	}
 	visits := enter(&opts)
 	s.engine, err = engine.Open(opts)
-	if errors.Is(err, engine.ErrOwned) && !flags.takeover {
+	if errors.Is(err, nat.ErrOwned) && !flags.takeover {
 		err = hintedError{err, "--takeover takes it over from a daemon"}
 	}
 	if err != nil {

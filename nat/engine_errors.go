@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package nat
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	// ErrClosed is returned by every method of an engine after Close or Purge.
+	// ErrClosed is returned by every method of an engine after its Close or Purge.
 	ErrClosed = errors.New("engine is closed")
 	// ErrReadOnly is returned by methods that change something if the engine was
 	// opened to read.
