@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH
 COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench-once bench-compare
+.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -135,8 +135,13 @@ soak: ## random changes, flushes, kills and takeovers for that long: SOAK=24h
 # Where the hot paths have benchmarks beside their code.
 BENCHED := ./alloc ./conntrack ./engine ./nft ./proxy
 
+# A module of its own: go test ./... does not know it.
+bench: ## nftnat against other programs, as root: BENCH='-rounds 3 apply publish'
+	cd bench && $(GO) run . $(BENCH)
+
 bench-once: ## each Go benchmark of the hot paths once: that they run, not how fast
 	BENCH_SECONDS=0.02 $(GO) test -run '^$$' -bench . -benchtime 1x $(BENCHED)
+	cd bench && $(GO) test ./...
 
 BASE  ?=
 COUNT ?= 6
@@ -149,6 +154,10 @@ lint: ## format, vet, and the linters, which hold the architecture
 	$(GO) vet ./...
 	$(GO) vet -tags man ./cmd/nftnat
 	golangci-lint run ./...
+	cd bench && $(GO) vet ./... && golangci-lint run ./...
+
+tidy: ## go.mod and go.sum of all modules
+	for module in . bench integration/openapi; do (cd $$module && $(GO) mod tidy) || exit 1; done
 
 cross: ## builds without cgo for all architectures that are promised
 	for arch in $(ARCHES); do echo $$arch; GOOS=linux GOARCH=$$arch $(COMPILE) -o /dev/null ./cmd/nftnat || exit 1; done

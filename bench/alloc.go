@@ -62,7 +62,7 @@ func address(i uint32) netip.Addr {
 func anyAddress(r *rand.Rand) netip.Addr { return address(r.Uint32N(slash8Size)) }
 
 // benchAlloc measures the allocator of addresses against the two obvious ones.
-func benchAlloc(b *book, s settings) error {
+func benchAlloc(rep *report, s settings) error {
 	for _, fill := range []struct {
 		name   string
 		leased int
@@ -70,8 +70,8 @@ func benchAlloc(b *book, s settings) error {
 		{"an empty /8", 0}, {"a /8, half leased", slash8Size / 2},
 		{"a /8, 99 % leased", slash8Size / 100 * 99}, {"a /8, all but one leased", slash8Size - 1},
 	} {
-		cycle := b.report("Release and Next, "+fill.name+": processor time of the two", "ns")
-		change := b.report("Reserve and Release, "+fill.name+": processor time of the two", "ns")
+		cycle := rep.table("Release and Next, "+fill.name+": processor time of the two", "ns")
+		change := rep.table("Reserve and Release, "+fill.name+": processor time of the two", "ns")
 		var pools []pool
 		for _, kind := range poolKinds() {
 			p, err := kind.make()
@@ -96,7 +96,7 @@ func benchAlloc(b *book, s settings) error {
 		}
 		runtime.KeepAlive(pools)
 	}
-	return benchAllocMemory(b)
+	return benchAllocMemory(rep)
 }
 
 // lease brings an empty pool to so many leases at random places.

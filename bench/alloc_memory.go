@@ -10,7 +10,7 @@ import (
 )
 
 // benchAllocMemory measures what leases of a /8 take.
-func benchAllocMemory(b *book) error {
+func benchAllocMemory(rep *report) error {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, c := range []struct {
 		name  string
@@ -23,8 +23,8 @@ func benchAllocMemory(b *book) error {
 		{"a /8, half leased at random places", slash8Size / 2, func(int) uint32 { return r.Uint32N(slash8Size) }},
 		{"a /8, all but one leased", slash8Size - 1, func(i int) uint32 { return uint32(i) }},
 	} {
-		all := b.report("Memory of "+c.name, "KiB")
-		each := b.report("Memory of each of them", "bytes")
+		all := rep.table("Memory of "+c.name, "KiB")
+		each := rep.table("Memory of each of them", "bytes")
 		for _, kind := range poolKinds() {
 			before := heapInUse()
 			p, err := kind.make()

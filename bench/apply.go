@@ -15,11 +15,11 @@ import (
 )
 
 // benchApply fills an empty table, with few mappings and with very many.
-func benchApply(b *book, s settings) error {
+func benchApply(rep *report, s settings) error {
 	return withTools(func(t *tools) error {
 		counts := slices.DeleteFunc([]int{100, 1000, 10000}, func(n int) bool { return n >= s.mappings })
 		for _, count := range append(counts, s.mappings) {
-			if err := b.apply(t, s, count); err != nil {
+			if err := rep.apply(t, s, count); err != nil {
 				return err
 			}
 		}
@@ -28,9 +28,9 @@ func benchApply(b *book, s settings) error {
 }
 
 // apply measures one number of mappings.
-func (b *book) apply(t *tools, s settings, count int) error {
-	took := b.report(fmt.Sprintf("%d mappings in one transaction", count), seconds)
-	memory := b.report(fmt.Sprintf("%d mappings in one transaction, memory of the process at most", count), "KiB")
+func (rep *report) apply(t *tools, s settings, count int) error {
+	took := rep.table(fmt.Sprintf("%d mappings in one transaction", count), seconds)
+	memory := rep.table(fmt.Sprintf("%d mappings in one transaction, memory of the process at most", count), "KiB")
 	f, err := writeFiles(t.dir, count)
 	if err != nil {
 		return err

@@ -17,20 +17,20 @@ import (
 const commands = 20
 
 // benchCommand measures commands to a daemon that runs.
-func benchCommand(b *book, s settings) error {
+func benchCommand(rep *report, s settings) error {
 	return withTools(func(t *tools) error {
-		if err := b.add(t, s); err != nil {
+		if err := rep.add(t, s); err != nil {
 			return err
 		}
-		return b.addRange(t, s)
+		return rep.addRange(t, s)
 	})
 }
 
 // add measures one mapping more by a command. There is a turn of each variant after the
 // other, for what else the machine does lasts longer than one of them.
-func (b *book) add(t *tools, s settings) error {
-	took := b.report("One mapping more by a command", seconds)
-	memory := b.report("One mapping more by a command, memory of the command at most", "KiB")
+func (rep *report) add(t *tools, s settings) error {
+	took := rep.table("One mapping more by a command", seconds)
+	memory := rep.table("One mapping more by a command, memory of the command at most", "KiB")
 	for range s.rounds {
 		err := inNamespace(func(theirs *lab.NS) error {
 			if err := withEngine(theirs, func(e *engine.Engine) error { return applied(e, 1) }); err != nil {
@@ -54,7 +54,7 @@ func (b *book) add(t *tools, s settings) error {
 	return nil
 }
 
-func addOnce(t *tools, d *daemon, theirs *lab.NS, port int, took, memory *report) error {
+func addOnce(t *tools, d *daemon, theirs *lab.NS, port int, took, memory *table) error {
 	if installed(took, "nft") {
 		element := fmt.Sprintf("{ %d : %s . %d }", port, backend(), port)
 		err := t.process(theirs, took, memory, "nft add element", "nft", "add", "element", "inet", "nftnat", "tcp4", element)
@@ -86,7 +86,7 @@ func applied(e *engine.Engine, count int) error {
 const otherFiles = 100
 
 // addRange measures a range of ports in one command.
-func (b *book) addRange(t *tools, s settings) error {
+func (rep *report) addRange(t *tools, s settings) error {
 	count, note := s.portRange, ""
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -96,8 +96,8 @@ func (b *book) addRange(t *tools, s settings) error {
 		note = fmt.Sprintf("asked for were %d ports; a process can have %d descriptors here", count, limit.Max)
 		count = most
 	}
-	took := b.report(fmt.Sprintf("%d UDP ports by one command", count), seconds)
-	memory := b.report(fmt.Sprintf("%d UDP ports by one command, memory (RSS) of the daemon then", count), "KiB")
+	took := rep.table(fmt.Sprintf("%d UDP ports by one command", count), seconds)
+	memory := rep.table(fmt.Sprintf("%d UDP ports by one command, memory (RSS) of the daemon then", count), "KiB")
 	if note != "" {
 		took.note("%s", note)
 	}

@@ -36,7 +36,7 @@ const biggest = 20
 
 // contents adds the sizes of a program's symbols by package. Names of types and of
 // functions, and where which line is, have no symbols.
-func contents(r *report, program string) error {
+func contents(r *table, program string) error {
 	f, err := elf.Open(program)
 	if err != nil {
 		return err

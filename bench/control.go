@@ -49,8 +49,8 @@ func inNamespace(f func(ns *lab.NS) error) (err error) {
 	return f(ns)
 }
 
-// timed adds how long f took to the report.
-func timed(r *report, variant string, f func() error) error {
+// timed adds the duration of f to the table.
+func timed(r *table, variant string, f func() error) error {
 	start := time.Now()
 	err := f()
 	took := time.Since(start)
@@ -102,7 +102,7 @@ func command(ns *lab.NS, name string, args ...string) error {
 }
 
 // installed reports whether a peer is there, and notes it if it is not.
-func installed(r *report, name string) bool {
+func installed(r *table, name string) bool {
 	_, err := exec.LookPath(name)
 	if err != nil {
 		r.note("%s is not installed and left out", name)

@@ -79,7 +79,7 @@ const (
 
 // idle notes the memory of a daemon and of its onlooker when it has started, and when it
 // has been used.
-func (d *daemon) idle(name string, r *report) error {
+func (d *daemon) idle(name string, r *table) error {
 	time.Sleep(settle)
 	d.memory(name, "started", r)
 	for range uses {
@@ -98,7 +98,7 @@ func (d *daemon) idle(name string, r *report) error {
 
 // memory notes what a daemon and its onlooker have: resident, and what processes share
 // divided among them (proc_pid_smaps(5)).
-func (d *daemon) memory(name, when string, r *report) {
+func (d *daemon) memory(name, when string, r *table) {
 	for i, pid := range family(d.cmd.Process.Pid) {
 		who := name
 		if i > 0 {

@@ -34,7 +34,7 @@ type variant struct{ name, path string }
 
 // benchFootprint measures what it costs to have nftnat: on disk, at each command, at the
 // daemon's start and while it has nothing to do.
-func benchFootprint(b *book, s settings) error {
+func benchFootprint(rep *report, s settings) error {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
 		return err
@@ -44,13 +44,13 @@ func benchFootprint(b *book, s settings) error {
 	if err := f.build(s.also); err != nil {
 		return err
 	}
-	if err := f.size(b); err != nil {
+	if err := f.size(rep); err != nil {
 		return err
 	}
-	if err := f.version(b, s.rounds*s.singles/10+1); err != nil {
+	if err := f.version(rep, s.rounds*s.singles/10+1); err != nil {
 		return err
 	}
-	return f.daemons(b, s.rounds)
+	return f.daemons(rep, s.rounds)
 }
 
 func (f *footprint) build(also string) error {
@@ -78,8 +78,8 @@ func (f *footprint) build(also string) error {
 }
 
 // size compares the files, and says what is in ours.
-func (f *footprint) size(b *book) error {
-	r := b.report("Static binary, stripped", "bytes")
+func (f *footprint) size(rep *report) error {
+	r := rep.table("Static binary, stripped", "bytes")
 	r.note("it is to have at most 14 MiB, 14,680,064 bytes, which a test asserts")
 	for _, v := range slices.Concat(f.idle, f.ours) {
 		info, err := os.Stat(v.path)
@@ -92,12 +92,12 @@ func (f *footprint) size(b *book) error {
 	if err := goBuild(program, module+"cmd/nftnat"); err != nil {
 		return err
 	}
-	return contents(b.report("What is in it: code and data by package", "bytes"), program)
+	return contents(rep.table("What is in it: code and data by package", "bytes"), program)
 }
 
 // version times a command that does nothing, among programs that do nothing.
-func (f *footprint) version(b *book, runs int) error {
-	r := b.report("nftnat version, whole process", seconds)
+func (f *footprint) version(rep *report, runs int) error {
+	r := rep.table("nftnat version, whole process", seconds)
 	r.note("it is to take at most 1.5 times what a program takes that does nothing")
 	for range runs {
 		for _, v := range slices.Concat(f.idle, f.ours) {
@@ -111,10 +111,10 @@ func (f *footprint) version(b *book, runs int) error {
 
 // daemons starts daemons, with nothing to adopt and with much, and looks at the memory of
 // those that have little to do.
-func (f *footprint) daemons(b *book, rounds int) error {
-	start := b.report("The daemon's start, until it is ready", seconds)
+func (f *footprint) daemons(rep *report, rounds int) error {
+	start := rep.table("The daemon's start, until it is ready", seconds)
 	start.note("it is to take at most 30 ms")
-	memory := b.report(fmt.Sprintf("An idle daemon with %d mappings, memory", idleMappings), "KiB")
+	memory := rep.table(fmt.Sprintf("An idle daemon with %d mappings, memory", idleMappings), "KiB")
 	memory.note("the daemon is to have at most 16 MiB, 16,384 KiB, resident (RSS)")
 	for range rounds {
 		for _, v := range f.ours {
@@ -141,7 +141,7 @@ func (f *footprint) daemons(b *book, rounds int) error {
 
 // adopting starts a daemon that finds mappings in the kernel, in the table of a daemon
 // before it.
-func (f *footprint) adopting(ns *lab.NS, v variant, count int, start *report) (*daemon, error) {
+func (f *footprint) adopting(ns *lab.NS, v variant, count int, start *table) (*daemon, error) {
 	socket := filepath.Join(f.dir, "nftnat.sock")
 	if count != 0 {
 		ports := fmt.Sprintf("%d-%d", firstPort, firstPort+count-1)

@@ -4,7 +4,7 @@
 // Command bench measures nftnat against limits and peers, in throwaway network
 // namespaces:
 //
-//	sudo go run ./bench [PART ...]
+//	cd bench && sudo go run . [PART ...]
 //
 // Every figure is a ratio to something run in the same minute, because absolute
 // figures mean little on shared machines. A peer that is not installed is left out,
@@ -28,7 +28,7 @@ func parts() []part {
 		{"command", "one mapping, and a range of ports, by a command to a daemon, against nft add element", benchCommand},
 		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
 		{"alloc", "the allocator of addresses against a bitmap and a Go map", benchAlloc},
-		{"plane", "forwarded packets against routing, one nft rule and iptables", benchPlane},
+		{"dataplane", "forwarded packets against routing, one nft rule and iptables", benchDataplane},
 		{"tcp", "proxied TCP against docker-proxy, haproxy, nginx, socat and no proxy", benchTCP},
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
@@ -43,7 +43,7 @@ func (s settings) wants(peer string) bool {
 
 type part struct {
 	name, about string
-	run         func(*book, settings) error
+	run         func(*report, settings) error
 }
 
 // settings are how much is measured.
@@ -61,9 +61,9 @@ type settings struct {
 	peers     string // a comma-separated list of the peers to measure; empty: all
 	also      string // another binary of ours to compare with; empty: none
 
-	// Of the plane part, whose differences are smaller than the noise of one round.
-	planeRounds  int
-	planeSeconds float64
+	// Of the dataplane part, whose differences are smaller than the noise of one round.
+	dataplaneRounds  int
+	dataplaneSeconds float64
 }
 
 func main() {
@@ -80,13 +80,13 @@ func main() {
 	flag.IntVar(&s.mappings, "mappings", 60000, "mappings in the full table, at most 60000")
 	flag.IntVar(&s.singles, "singles", 500, "single changes a round")
 	flag.Float64Var(&s.seconds, "seconds", 1, "how long each load lasts")
-	flag.IntVar(&s.planeRounds, "plane-rounds", 15, "rounds of the plane part")
-	flag.Float64Var(&s.planeSeconds, "plane-seconds", 0.4, "how long each load of the plane part lasts")
+	flag.IntVar(&s.dataplaneRounds, "dataplane-rounds", 15, "rounds of the dataplane part")
+	flag.Float64Var(&s.dataplaneSeconds, "dataplane-seconds", 0.4, "how long each load of the dataplane part lasts")
 	flag.IntVar(&s.conns, "conns", 3000, "idle TCP connections")
 	flag.IntVar(&s.flows, "flows", 10000, "idle UDP flows")
 	flag.IntVar(&s.portRange, "range", 20000, "ports of a range, at most 60000")
 	flag.IntVar(&s.ports, "ports", 1000, "published ports")
-	flag.StringVar(&s.only, "only", "", "only the loads of the plane, tcp and udp parts whose name has this in it")
+	flag.StringVar(&s.only, "only", "", "only the loads of the dataplane, tcp and udp parts whose name has this in it")
 	flag.StringVar(&s.peers, "peers", "", "only these peers, with commas between")
 	flag.StringVar(&s.also, "also", "", "another nftnat binary to compare with")
 	flag.StringVar(&write, "write", "", "file to write the figures to, as Markdown")
@@ -114,21 +114,21 @@ func measure(names []string, s settings, write, note string) error {
 	if s.portRange < 1 || s.portRange > 60000 {
 		return fmt.Errorf("give a range of 1 to 60000 ports")
 	}
-	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 || s.planeRounds < 1 || s.planeSeconds <= 0 {
+	if s.mappings < 1 || s.mappings > 60000 || s.rounds < 1 || s.singles < 1 || s.seconds <= 0 || s.dataplaneRounds < 1 || s.dataplaneSeconds <= 0 {
 		return fmt.Errorf("give at least one round and one single change, some time, and 1 to 60000 mappings")
 	}
-	var b book
+	var rep report
 	for _, p := range parts() {
 		if len(names) != 0 && !slices.Contains(names, p.name) {
 			continue
 		}
-		b.begin(p.name)
-		if err := p.run(&b, s); err != nil {
+		rep.begin(p.name)
+		if err := p.run(&rep, s); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		b.print(os.Stdout)
+		rep.print(os.Stdout)
 		if write != "" { // what is there so far: a later part may fail
-			if err := b.write(write, note); err != nil {
+			if err := rep.write(write, note); err != nil {
 				return err
 			}
 		}

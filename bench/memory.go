@@ -9,15 +9,15 @@ import (
 )
 
 // benchMemory measures what idle connections, flows and ports cost.
-func benchMemory(b *book, s settings) error {
-	if err := b.idle(s, "tcp", "hold", s.conns, fmt.Sprintf("%d idle TCP connections", s.conns)); err != nil {
+func benchMemory(rep *report, s settings) error {
+	if err := rep.idle(s, "tcp", "hold", s.conns, fmt.Sprintf("%d idle TCP connections", s.conns)); err != nil {
 		return err
 	}
-	if err := b.idle(s, "udp", "udp-hold", s.flows, fmt.Sprintf("%d UDP flows", s.flows)); err != nil {
+	if err := rep.idle(s, "udp", "udp-hold", s.flows, fmt.Sprintf("%d UDP flows", s.flows)); err != nil {
 		return err
 	}
 	for _, proto := range []string{"tcp", "udp"} {
-		if err := b.published(s, proto); err != nil {
+		if err := rep.published(s, proto); err != nil {
 			return err
 		}
 	}
@@ -28,11 +28,11 @@ func benchMemory(b *book, s settings) error {
 const forkLimit = 1000
 
 // idle measures by how much each peer grows with so many clients.
-func (b *book) idle(s settings, proto, kind string, count int, title string) error {
-	each := b.report(title+", memory (PSS) of each", "bytes")
-	files := b.report(title+", descriptors of each", "")
-	return withStation(s, func(st *station) error {
-		peers, err := st.peers(proto, firstPeerPort, each)
+func (rep *report) idle(s settings, proto, kind string, count int, title string) error {
+	each := rep.table(title+", memory (PSS) of each", "bytes")
+	files := rep.table(title+", descriptors of each", "")
+	return withRig(s, func(g *rig) error {
+		peers, err := g.peers(proto, firstPeerPort, each)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (b *book) idle(s settings, proto, kind string, count int, title string) err
 					clients = forkLimit
 					each.note("socat has a process for each client and got %d", clients)
 				}
-				if err := st.idle(p, proto, kind, clients, each, files); err != nil {
+				if err := g.idle(p, proto, kind, clients, each, files); err != nil {
 					return fmt.Errorf("%s: %w", p.name, err)
 				}
 			}
@@ -54,12 +54,12 @@ func (b *book) idle(s settings, proto, kind string, count int, title string) err
 
 // idle measures one peer, which is started anew: what it had for clients before
 // would be used again.
-func (s *station) idle(p *peer, proto, kind string, clients int, each, files *report) error {
-	if err := s.again(p, proto); err != nil {
+func (g *rig) idle(p *peer, proto, kind string, clients int, each, files *table) error {
+	if err := g.again(p, proto); err != nil {
 		return err
 	}
 	memory, open := p.pss(), p.files()
-	c, err := startLoad(s.top.Host, anyProcessor, load{Kind: kind, Addr: p.addr, Workers: clients})
+	c, err := startLoad(g.top.Host, anyProcessor, load{Kind: kind, Addr: p.addr, Workers: clients})
 	if err != nil {
 		return err
 	}
@@ -69,61 +69,61 @@ func (s *station) idle(p *peer, proto, kind string, clients int, each, files *re
 	if endErr := c.end(); err == nil {
 		err = endErr
 	}
-	s.stop(p)
+	g.stop(p)
 	return err
 }
 
 // again starts a peer anew, at another port.
-func (s *station) again(p *peer, proto string) error {
-	s.stop(p)
-	fresh, err := s.startNamed(p.name, proto, s.port(), 1)
+func (g *rig) again(p *peer, proto string) error {
+	g.stop(p)
+	fresh, err := g.startNamed(p.name, proto, g.port(), 1)
 	if err != nil {
 		return err
 	}
 	*p = *fresh
-	return s.answers(p, proto)
+	return g.answers(p, proto)
 }
 
-func (s *station) startNamed(name, proto string, first, count int) (*peer, error) {
+func (g *rig) startNamed(name, proto string, first, count int) (*peer, error) {
 	for _, program := range programs() {
 		if program.name == name {
-			return s.start(program, proto, first, count)
+			return g.start(program, proto, first, count)
 		}
 	}
-	return s.nftnat(name, proto, first, count)
+	return g.nftnat(name, proto, first, count)
 }
 
 // published measures what a number of ports costs that nobody uses.
-func (b *book) published(s settings, proto string) error {
-	total := b.report(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
-	took := b.report(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)
-	return withStation(s, func(st *station) error {
-		st.next = firstPeerPort
+func (rep *report) published(s settings, proto string) error {
+	total := rep.table(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
+	took := rep.table(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)
+	return withRig(s, func(g *rig) error {
+		g.next = firstPeerPort
 		names := []string{"nftnat"}
 		for _, p := range programs() {
-			if st.set.wants(p.name) && p.does(proto, total, took) {
+			if g.set.wants(p.name) && p.does(proto, total, took) {
 				names = append(names, p.name)
 			}
 		}
 		for range min(s.rounds, 3) {
 			for _, name := range names {
 				begin := time.Now()
-				p, err := st.startNamed(name, proto, st.next, s.ports)
+				p, err := g.startNamed(name, proto, g.next, s.ports)
 				if err != nil {
 					return err
 				}
-				st.next += s.ports
-				last := peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", st.next-1)}
+				g.next += s.ports
+				last := peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", g.next-1)}
 				if name == "nftnat" {
 					last.addr = p.addr // its ports lead to as many ports of the backend
 				}
-				err = st.answers(&last, proto)
+				err = g.answers(&last, proto)
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				took.add(name, time.Since(begin).Seconds())
 				total.add(name, p.pss()/1024)
-				st.stop(p)
+				g.stop(p)
 			}
 		}
 		return nil

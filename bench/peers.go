@@ -117,19 +117,19 @@ type peer struct {
 }
 
 // start starts what a program needs for a range of ports.
-func (s *station) start(p program, proto string, first, count int) (*peer, error) {
+func (g *rig) start(p program, proto string, first, count int) (*peer, error) {
 	started := &peer{name: p.name, addr: fmt.Sprintf("127.0.0.1:%d", first)}
 	each, processes := count, 1
 	if !p.one {
 		each, processes = 1, count
 	}
 	for i := range processes {
-		args, err := p.args(s.dir, proto, first+i, each)
+		args, err := p.args(g.dir, proto, first+i, each)
 		if err != nil {
 			return nil, err
 		}
 		cmd := exec.Command(p.path(), args...)
-		if err := s.run(cmd); err != nil {
+		if err := g.run(cmd); err != nil {
 			return nil, fmt.Errorf("start %s: %w", p.name, err)
 		}
 		started.roots = append(started.roots, cmd)
@@ -138,15 +138,15 @@ func (s *station) start(p program, proto string, first, count int) (*peer, error
 }
 
 // nftnat starts a daemon of ours and publishes a range of ports through it.
-func (s *station) nftnat(name, proto string, first, count int) (*peer, error) {
-	bin := s.bin
+func (g *rig) nftnat(name, proto string, first, count int) (*peer, error) {
+	bin := g.bin
 	if name == otherBuild {
-		bin = s.also
+		bin = g.also
 	}
-	socket := filepath.Join(s.dir, fmt.Sprintf("nftnat-%s-%d.sock", proto, first))
+	socket := filepath.Join(g.dir, fmt.Sprintf("nftnat-%s-%d.sock", proto, first))
 	table := fmt.Sprintf("nftnat-%s-%d", proto, first)
 	daemon := exec.Command(bin, "--socket", socket, "serve", "--table", table)
-	if err := s.run(daemon); err != nil {
+	if err := g.run(daemon); err != nil {
 		return nil, fmt.Errorf("start nftnat: %w", err)
 	}
 	// A command that finds no daemon would start one of its own.
@@ -166,44 +166,44 @@ func (s *station) nftnat(name, proto string, first, count int) (*peer, error) {
 		ports = fmt.Sprintf("%d-%d", first, first+count-1)
 		target = fmt.Sprintf("%s:%d-%d", backend(), backendPort, backendPort+count-1)
 	}
-	err = command(s.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
+	err = command(g.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
 	return &peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
 }
 
 // stop ends a peer.
-func (s *station) stop(p *peer) {
+func (g *rig) stop(p *peer) {
 	for _, cmd := range p.roots {
-		s.kill(cmd)
+		g.kill(cmd)
 	}
 }
 
 // peers starts nftnat and what is installed of the others, for one port each, with
-// the way that has no proxy first. What is not installed is noted in the reports.
-func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, error) {
-	s.next = first
+// the way that has no proxy first. What is not installed is noted in the tables.
+func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) {
+	g.next = first
 	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
 	for _, name := range []string{"nftnat", otherBuild} {
-		if name == otherBuild && s.also == "" {
+		if name == otherBuild && g.also == "" {
 			continue
 		}
-		ours, err := s.nftnat(name, proto, s.port(), 1)
+		ours, err := g.nftnat(name, proto, g.port(), 1)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, ours)
 	}
 	for _, p := range programs() {
-		if !s.set.wants(p.name) || !p.does(proto, reports...) {
+		if !g.set.wants(p.name) || !p.does(proto, tables...) {
 			continue
 		}
-		started, err := s.start(p, proto, s.port(), 1)
+		started, err := g.start(p, proto, g.port(), 1)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, started)
 	}
 	for _, p := range all {
-		if err := s.answers(p, proto); err != nil {
+		if err := g.answers(p, proto); err != nil {
 			return nil, err
 		}
 	}
@@ -214,7 +214,7 @@ func (s *station) peers(proto string, first int, reports ...*report) ([]*peer, e
 const otherBuild = "nftnat (other)"
 
 // does reports whether a program is there and does a protocol.
-func (p *program) does(proto string, reports ...*report) bool {
+func (p *program) does(proto string, tables ...*table) bool {
 	why := ""
 	switch {
 	case p.path() == "":
@@ -222,7 +222,7 @@ func (p *program) does(proto string, reports ...*report) bool {
 	case proto == "udp" && !p.udp:
 		why = "does not proxy UDP and is left out"
 	}
-	for _, r := range reports {
+	for _, r := range tables {
 		if why != "" {
 			r.note("%s %s", p.name, why)
 		}

@@ -49,8 +49,8 @@ func buildPackage(dir, path string) (string, error) {
 }
 
 // process measures a program from its start to its end, inside the namespace: how long it
-// takes and how much memory it has at most. A nil report is not told.
-func (t *tools) process(ns *lab.NS, took, memory *report, variant, name string, args ...string) error {
+// takes and how much memory it has at most. A nil table is skipped.
+func (t *tools) process(ns *lab.NS, took, memory *table, variant, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return err

@@ -11,8 +11,8 @@ import (
 )
 
 // benchPublish adds one mapping at a time.
-func benchPublish(b *book, s settings) error {
-	r := b.report("One mapping more", seconds)
+func benchPublish(rep *report, s settings) error {
+	r := rep.table("One mapping more", seconds)
 	for _, full := range []bool{false, true} {
 		into, fill := "into an empty table", 0
 		if full {
@@ -30,7 +30,7 @@ func benchPublish(b *book, s settings) error {
 	return nil
 }
 
-func publishRaw(r *report, ns *lab.NS, into string, fill, singles int) error {
+func publishRaw(r *table, ns *lab.NS, into string, fill, singles int) error {
 	return withRaw(ns, func(raw *rawSocket) error {
 		b := tableMessages()
 		b = append(b, elementMessages(firstPort-1, fill+1)...) // one at least, to be acknowledged
@@ -47,7 +47,7 @@ func publishRaw(r *report, ns *lab.NS, into string, fill, singles int) error {
 	})
 }
 
-func publishEngine(r *report, ns *lab.NS, into string, fill, singles int) error {
+func publishEngine(r *table, ns *lab.NS, into string, fill, singles int) error {
 	return withEngine(ns, func(e *engine.Engine) error {
 		if _, err := e.Apply(mappings(firstPort-1, fill+1)...); err != nil {
 			return err
@@ -65,7 +65,7 @@ func publishEngine(r *report, ns *lab.NS, into string, fill, singles int) error 
 	})
 }
 
-func publishNft(r *report, ns *lab.NS, into string, fill, singles int) error {
+func publishNft(r *table, ns *lab.NS, into string, fill, singles int) error {
 	if !installed(r, "nft") {
 		return nil
 	}

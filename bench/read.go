@@ -24,9 +24,9 @@ const (
 )
 
 // benchRead reads a full table back.
-func benchRead(b *book, s settings) error {
-	took := b.report(fmt.Sprintf("Reading %d mappings back", s.mappings), seconds)
-	memory := b.report(fmt.Sprintf("Reading %d mappings back, memory of the process at most", s.mappings), "KiB")
+func benchRead(rep *report, s settings) error {
+	took := rep.table(fmt.Sprintf("Reading %d mappings back", s.mappings), seconds)
+	memory := rep.table(fmt.Sprintf("Reading %d mappings back, memory of the process at most", s.mappings), "KiB")
 	return withTools(func(t *tools) error {
 		filled := func(f func(*lab.NS) error) func(*lab.NS) error {
 			return func(ns *lab.NS) error {
@@ -58,8 +58,8 @@ func benchRead(b *book, s settings) error {
 	})
 }
 
-// readRaw and readEngine read everything; a nil report is not told.
-func readRaw(ns *lab.NS, took *report, count int) error {
+// readRaw and readEngine read everything; a nil table is skipped.
+func readRaw(ns *lab.NS, took *table, count int) error {
 	return withRaw(ns, func(raw *rawSocket) error {
 		return timed(took, rawDump, func() error {
 			n, err := raw.dump("nftnat", "tcp4")
@@ -71,7 +71,7 @@ func readRaw(ns *lab.NS, took *report, count int) error {
 	})
 }
 
-func readEngine(ns *lab.NS, took *report) error {
+func readEngine(ns *lab.NS, took *table) error {
 	var e *engine.Engine
 	err := timed(took, openEngine, func() (err error) {
 		e, err = engine.Open(engine.Options{NetNS: ns.Path(), NoProxies: true})
@@ -85,7 +85,7 @@ func readEngine(ns *lab.NS, took *report) error {
 
 // readingChild has a process that does nothing else read, and tells how much memory it had
 // at most.
-func readingChild(ns *lab.NS, memory *report, what string, count int) error {
+func readingChild(ns *lab.NS, memory *table, what string, count int) error {
 	c, err := startChild(ns, anyProcessor, "read", "READ="+what, "COUNT="+strconv.Itoa(count))
 	if err != nil {
 		return err

@@ -4,150 +4,119 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
-	"slices"
-	"strconv"
+	"os"
+	"os/exec"
+	"runtime"
 	"strings"
-	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// report collects the figures of the variants for one question.
+// report has the tables of all parts.
 type report struct {
-	title    string
-	unit     string   // what a figure is; "s" is printed as a duration
-	variants []string // in the order in which they came
-	figures  map[string][]float64
-	notes    []string
+	sections []section
+	printed  int // sections
 }
 
-// seconds is the unit of times.
-const seconds = "s"
-
-func newReport(title, unit string) *report {
-	return &report{title: title, unit: unit, figures: map[string][]float64{}}
+type section struct {
+	name   string
+	tables []*table
 }
 
-// add notes one figure of a variant. The first variant is what the others are
-// compared with.
-func (r *report) add(variant string, figure float64) {
-	r.expect(variant)
-	r.figures[variant] = append(r.figures[variant], figure)
+// begin adds a section for a part.
+func (rep *report) begin(part string) { rep.sections = append(rep.sections, section{name: part}) }
+
+// table adds a table to the last section.
+func (rep *report) table(title, unit string) *table {
+	c := &rep.sections[len(rep.sections)-1]
+	r := newTable(title, unit)
+	c.tables = append(c.tables, r)
+	return r
 }
 
-// expect gives a variant its row before it has figures.
-func (r *report) expect(variant string) {
-	if _, ok := r.figures[variant]; !ok {
-		r.variants = append(r.variants, variant)
-		r.figures[variant] = nil
-	}
-}
-
-// compare notes how a variant stands to another one of the same rounds, and how sure
-// that is.
-func (r *report) compare(variant, to string) {
-	a, b := r.figures[variant], r.figures[to]
-	if len(a) == 0 || len(a) != len(b) || variant == to {
-		return
-	}
-	ratios := make([]float64, len(a))
-	for i := range a {
-		ratios[i] = a[i] / b[i]
-	}
-	slices.Sort(ratios)
-	quarter := len(ratios) / 4
-	r.note("%s to %s, round by round: %.2f, half of the rounds between %.2f and %.2f", variant, to,
-		median(ratios), ratios[quarter], ratios[len(ratios)-1-quarter])
-}
-
-func (r *report) note(format string, args ...any) {
-	if n := fmt.Sprintf(format, args...); !slices.Contains(r.notes, n) {
-		r.notes = append(r.notes, n)
-	}
-}
-
-// row is what is told of one variant.
-type row struct {
-	variant, median, ratio, low, high string
-	runs                              int
-}
-
-func (r *report) rows() []row {
-	var rows []row
-	for _, v := range r.variants {
-		all := slices.Sorted(slices.Values(r.figures[v]))
-		ratio := "-"
-		if base := median(r.figures[r.variants[0]]); base != 0 {
-			ratio = strconv.FormatFloat(median(all)/base, 'f', 2, 64)
+// print writes the sections that were not printed yet.
+func (rep *report) print(out io.Writer) {
+	for ; rep.printed < len(rep.sections); rep.printed++ {
+		for _, r := range rep.sections[rep.printed].tables {
+			r.print(out)
 		}
-		rows = append(rows, row{v, r.text(median(all)), ratio, r.text(all[0]), r.text(all[len(all)-1]), len(all)})
-	}
-	return rows
-}
-
-// print writes the report for a terminal.
-func (r *report) print(out io.Writer) {
-	fmt.Fprintf(out, "\n%s\n", r.heading())
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "variant\tmedian\tratio\tlowest\thighest\truns")
-	for _, row := range r.rows() {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", row.variant, row.median, row.ratio, row.low, row.high, row.runs)
-	}
-	_ = w.Flush() // out is the terminal
-	for _, n := range r.notes {
-		fmt.Fprintln(out, "note:", n)
 	}
 }
 
-// markdown writes the report for docs/benchmarks.md.
-func (r *report) markdown(out io.Writer) {
-	fmt.Fprintf(out, "\n### %s\n\n| | median | ratio | lowest | highest | runs |\n|---|---|---|---|---|---|\n", r.heading())
-	for _, row := range r.rows() {
-		fmt.Fprintf(out, "| %s | %s | %s | %s | %s | %d |\n", row.variant, row.median, row.ratio, row.low, row.high, row.runs)
-	}
-	for _, n := range r.notes {
-		fmt.Fprintf(out, "\n%s%s.\n", strings.ToUpper(n[:1]), n[1:])
+// titles are the titles of the sections, by part.
+func titles() map[string]string {
+	return map[string]string{
+		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
+		"command": "The kernel's table: commands",
+		"read":    "The kernel's table: reading", "alloc": "Allocators", "dataplane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+		"footprint": "Footprint",
 	}
 }
 
-func (r *report) heading() string {
-	if r.unit == seconds || r.unit == "" {
-		return r.title
-	}
-	return r.title + ", " + r.unit
-}
+// preface says how to read docs/benchmarks.md.
+const preface = `# Benchmarks
 
-// text rounds to three digits or so.
-func (r *report) text(figure float64) string {
-	if r.unit == seconds {
-		return short(time.Duration(figure * float64(time.Second))).String()
+Written by the command below; do not edit. Each table is one question. Its first line is what the ratios are to: no proxy
+at all, the kernel's own limit, or, for memory, nftnat. Figures are medians of interleaved rounds, with the lowest and the
+highest: the machine is shared, and only ratios within one table mean anything. Rows of one table ran in the same minutes:
+those of the proxies in one namespace with the clients on loopback, and a second namespace with the backend behind veth and
+a bridge; those of forwarded packets with the client in a third, and all of it on one processor.
+[performance.md](performance.md) says how we come to these figures.
+
+`
+
+// write writes everything as Markdown.
+func (rep *report) write(path, note string) error {
+	var out bytes.Buffer
+	out.WriteString(preface)
+	fmt.Fprintf(&out, "    cd bench && sudo go run . -write ../docs/benchmarks.md\n\n%s\n", machine())
+	if note != "" {
+		fmt.Fprintf(&out, "\n%s\n", note)
 	}
-	switch {
-	case figure >= 1000:
-		digits := strconv.FormatFloat(figure, 'f', 0, 64)
-		for i := len(digits) - 3; i > 0; i -= 3 {
-			digits = digits[:i] + "," + digits[i:]
+	for _, c := range rep.sections {
+		fmt.Fprintf(&out, "\n## %s\n", titles()[c.name])
+		for _, r := range c.tables {
+			r.markdown(&out)
 		}
-		return digits
-	case figure >= 100:
-		return strconv.FormatFloat(figure, 'f', 0, 64)
 	}
-	return strconv.FormatFloat(figure, 'g', 3, 64)
+	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// median is the middle of the figures.
-func median(figures []float64) float64 {
-	return slices.Sorted(slices.Values(figures))[len(figures)/2]
+// machine is what was measured on, and which versions of what.
+func machine() string {
+	var u unix.Utsname
+	kernel := "unknown"
+	if unix.Uname(&u) == nil {
+		kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, after, ok := strings.Cut(string(info), "model name\t: "); ok {
+			model, _, _ = strings.Cut(after, "\n")
+		}
+	}
+	load, _, _ := strings.Cut(string(readFile("/proc/loadavg")), "\n")
+	lines := []string{
+		fmt.Sprintf("Measured on %s with %d processors (%s), Linux %s, %s; load average at the end %s.",
+			time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), model, kernel, runtime.Version(), load),
+	}
+	for _, p := range programs() {
+		if path := p.path(); path != "" && p.version != nil {
+			out, _ := exec.Command(path, p.version...).CombinedOutput()
+			lines = append(lines, p.name+": "+p.pick(string(out)))
+		}
+	}
+	return strings.Join(lines, "\n- ")
 }
 
-// short rounds to three digits or so.
-func short(d time.Duration) time.Duration {
-	switch {
-	case d > time.Second:
-		return d.Round(10 * time.Millisecond)
-	case d > time.Millisecond:
-		return d.Round(10 * time.Microsecond)
+func readFile(path string) []byte {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
 	}
-	return d.Round(10 * time.Nanosecond)
+	return b
 }

@@ -13,11 +13,11 @@ import (
 type question struct {
 	name    string
 	load    load
-	rate    *report
+	rate    *table
 	scale   float64 // of the rate
-	p50     *report // nil: not told
-	p99     *report
-	perUnit *report // processor seconds for each unit
+	p50     *table  // nil: not told
+	p99     *table
+	perUnit *table  // processor seconds for each unit
 	unit    float64 // of work, in what the rate counts
 }
 
@@ -38,7 +38,7 @@ func asked(qs []question, only string) []question {
 }
 
 // benchTCP measures what the proxies do to connections.
-func benchTCP(b *book, s settings) error {
+func benchTCP(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "bulk-1", load: load{Kind: "bulk", Workers: 1}, scale: 8e-6, unit: 1e9},
 		{name: "bulk-8", load: load{Kind: "bulk", Workers: 8}, scale: 8e-6, unit: 1e9},
@@ -52,23 +52,23 @@ func benchTCP(b *book, s settings) error {
 		streams := fmt.Sprintf("%d at a time", q.load.Workers)
 		switch q.load.Kind {
 		case "bulk":
-			q.rate = b.report("Bulk TCP, streams: "+streams, "Mbit/s")
-			q.perUnit = b.report("Processor time of the proxy for bulk TCP, streams: "+streams, "s/GB")
+			q.rate = rep.table("Bulk TCP, streams: "+streams, "Mbit/s")
+			q.perUnit = rep.table("Processor time of the proxy for bulk TCP, streams: "+streams, "s/GB")
 		case "conns":
-			q.rate = b.report("New TCP connections, one byte there and back: "+streams, "1/s")
-			q.perUnit = b.report("Processor time of the proxy for each connection: "+streams, seconds)
+			q.rate = rep.table("New TCP connections, one byte there and back: "+streams, "1/s")
+			q.perUnit = rep.table("Processor time of the proxy for each connection: "+streams, seconds)
 		case "rr":
-			q.rate = b.report("TCP requests of 64 bytes, echoed: "+streams, "1/s")
-			q.perUnit = b.report("Processor time of the proxy for each TCP request: "+streams, seconds)
-			q.p50 = b.report("TCP requests: "+streams+", median latency", seconds)
-			q.p99 = b.report("TCP requests: "+streams+", 99th percentile", seconds)
+			q.rate = rep.table("TCP requests of 64 bytes, echoed: "+streams, "1/s")
+			q.perUnit = rep.table("Processor time of the proxy for each TCP request: "+streams, seconds)
+			q.p50 = rep.table("TCP requests: "+streams+", median latency", seconds)
+			q.p99 = rep.table("TCP requests: "+streams+", 99th percentile", seconds)
 		}
 	}
-	return b.traffic(s, "tcp", qs)
+	return rep.traffic(s, "tcp", qs)
 }
 
 // benchUDP measures what the proxies do to datagrams.
-func benchUDP(b *book, s settings) error {
+func benchUDP(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "flood-64", load: load{Kind: "udp-flood", Workers: 1, Size: 64}, scale: 1},
 		{name: "flood-1400", load: load{Kind: "udp-flood", Workers: 1, Size: 1400}, scale: 1},
@@ -78,35 +78,35 @@ func benchUDP(b *book, s settings) error {
 	for i := range qs {
 		q := &qs[i]
 		if q.load.Kind == "udp-flood" {
-			q.rate = b.report(fmt.Sprintf("UDP datagrams of %d bytes that arrive, one client sending all it can", q.load.Size), "1/s")
+			q.rate = rep.table(fmt.Sprintf("UDP datagrams of %d bytes that arrive, one client sending all it can", q.load.Size), "1/s")
 			continue
 		}
 		clients := fmt.Sprintf("%d at a time", q.load.Workers)
-		q.rate = b.report("UDP requests of 64 bytes, echoed: "+clients, "1/s")
-		q.p50 = b.report("UDP requests: "+clients+", median latency", seconds)
-		q.p99 = b.report("UDP requests: "+clients+", 99th percentile", seconds)
+		q.rate = rep.table("UDP requests of 64 bytes, echoed: "+clients, "1/s")
+		q.p50 = rep.table("UDP requests: "+clients+", median latency", seconds)
+		q.p99 = rep.table("UDP requests: "+clients+", 99th percentile", seconds)
 	}
-	return b.traffic(s, "udp", qs)
+	return rep.traffic(s, "udp", qs)
 }
 
 // firstPeerPort is where the proxies are published; each part has its own.
 const firstPeerPort = 8000
 
 // traffic asks all peers all questions, round after round.
-func (b *book) traffic(s settings, proto string, qs []question) error {
-	return withStation(s, func(st *station) error {
-		var reports []*report
+func (rep *report) traffic(s settings, proto string, qs []question) error {
+	return withRig(s, func(g *rig) error {
+		var tables []*table
 		for _, q := range qs {
-			reports = append(reports, q.rate)
+			tables = append(tables, q.rate)
 		}
-		peers, err := st.peers(proto, firstPeerPort, reports...)
+		peers, err := g.peers(proto, firstPeerPort, tables...)
 		if err != nil {
 			return err
 		}
 		for range s.rounds {
 			for _, q := range qs {
 				for _, p := range peers {
-					if err := q.ask(st, p, s.seconds); err != nil {
+					if err := q.ask(g, p, s.seconds); err != nil {
 						return fmt.Errorf("%s %s: %w", p.name, q.name, err)
 					}
 				}
@@ -117,19 +117,19 @@ func (b *book) traffic(s settings, proto string, qs []question) error {
 }
 
 // ask makes one measurement.
-func (q *question) ask(st *station, p *peer, duration float64) error {
+func (q *question) ask(g *rig, p *peer, duration float64) error {
 	l := q.load
 	l.Addr, l.Seconds = p.addr, duration
-	if _, err := st.swallowed(); err != nil {
+	if _, err := g.swallowed(); err != nil {
 		return err
 	}
 	before := p.cpu()
-	m, err := apply(st.top.Host, anyProcessor, l)
+	m, err := apply(g.top.Host, anyProcessor, l)
 	if err != nil {
 		return err
 	}
 	if l.Kind == "udp-flood" {
-		count, err := st.swallowed()
+		count, err := g.swallowed()
 		if err != nil {
 			return err
 		}

@@ -19,9 +19,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// station is the machines of the data plane's measurements: the host, where proxies
+// rig is the namespaces that proxies are measured in: the host, where proxies
 // and clients are, and the backend.
-type station struct {
+type rig struct {
 	top     *lab.Topology
 	dir     string // for configurations
 	bin     string // nftnat
@@ -32,37 +32,37 @@ type station struct {
 	next    int // the port of the next peer
 }
 
-// withStation runs f with everything built, and takes it down again.
-func withStation(set settings, f func(*station) error) (err error) {
+// withRig runs f with everything built, and takes it down again.
+func withRig(set settings, f func(*rig) error) (err error) {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
 		return err
 	}
-	s := &station{dir: dir, also: set.also, set: set}
+	g := &rig{dir: dir, also: set.also, set: set}
 	defer func() {
-		if closeErr := s.close(); err == nil {
+		if closeErr := g.close(); err == nil {
 			err = closeErr
 		}
 	}()
-	if s.bin, err = build(dir); err != nil {
+	if g.bin, err = build(dir); err != nil {
 		return err
 	}
-	if s.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
+	if g.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
 		return err
 	}
-	if err = s.top.Host.Do(provision); err != nil {
+	if err = g.top.Host.Do(provision); err != nil {
 		return err
 	}
-	if s.backend, err = startChild(s.top.Backend1, anyProcessor, "backend"); err != nil {
+	if g.backend, err = startChild(g.top.Backend1, anyProcessor, "backend"); err != nil {
 		return err
 	}
-	if _, err := s.backend.line(); err != nil {
+	if _, err := g.backend.line(); err != nil {
 		return err
 	}
-	return f(s)
+	return f(g)
 }
 
-// provision has enough ports for all measurements in the namespace of the caller. Ten
+// provision makes room for enough ports for all measurements in the namespace of the caller. Ten
 // thousand flows are that many for the clients and for each proxy. Proxies are published
 // below: a port that a client had is nobody's for a minute. So are the ports of proxies
 // that end their connections to the backend in order, and a connection that has to look
@@ -74,51 +74,51 @@ func provision() error {
 		os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte("4096"), 0))
 }
 
-func (s *station) close() error {
-	for _, cmd := range slices.Clone(s.running) {
-		s.kill(cmd)
+func (g *rig) close() error {
+	for _, cmd := range slices.Clone(g.running) {
+		g.kill(cmd)
 	}
 	var err error
-	if s.backend != nil {
-		err = s.backend.end()
+	if g.backend != nil {
+		err = g.backend.end()
 	}
-	if s.top != nil {
-		if closeErr := s.top.Close(); err == nil {
+	if g.top != nil {
+		if closeErr := g.top.Close(); err == nil {
 			err = closeErr
 		}
 	}
-	_ = os.RemoveAll(s.dir)
+	_ = os.RemoveAll(g.dir)
 	return err
 }
 
 // port is one that no peer has had yet.
-func (s *station) port() int {
-	s.next++
-	return s.next - 1
+func (g *rig) port() int {
+	g.next++
+	return g.next - 1
 }
 
 // run starts a program in the host's namespace, until kill.
-func (s *station) run(cmd *exec.Cmd) error {
+func (g *rig) run(cmd *exec.Cmd) error {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = null.Close() }()
 	cmd.ExtraFiles = []*os.File{null} // docker-proxy reports to descriptor 3
-	if err := s.top.Host.Do(cmd.Start); err != nil {
+	if err := g.top.Host.Do(cmd.Start); err != nil {
 		return err
 	}
-	s.running = append(s.running, cmd)
+	g.running = append(g.running, cmd)
 	return nil
 }
 
 // kill ends a program, its children first.
-func (s *station) kill(cmd *exec.Cmd) {
-	i := slices.Index(s.running, cmd)
+func (g *rig) kill(cmd *exec.Cmd) {
+	i := slices.Index(g.running, cmd)
 	if i < 0 {
 		return
 	}
-	s.running = slices.Delete(s.running, i, i+1)
+	g.running = slices.Delete(g.running, i, i+1)
 	tree := family(cmd.Process.Pid)
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
@@ -146,15 +146,15 @@ func await(what string, try func() error) error {
 }
 
 // answers waits until a peer serves.
-func (s *station) answers(p *peer, proto string) error {
+func (g *rig) answers(p *peer, proto string) error {
 	return await(p.name+" to answer", func() error {
-		return s.top.Host.Do(func() error { return echoes(proto, p.addr) })
+		return g.top.Host.Do(func() error { return echoes(proto, p.addr) })
 	})
 }
 
 // swallowed asks the backend how many datagrams it has swallowed since last asked.
-func (s *station) swallowed() (count float64, err error) {
-	err = s.top.Host.Do(func() error {
+func (g *rig) swallowed() (count float64, err error) {
+	err = g.top.Host.Do(func() error {
 		c, err := net.Dial("tcp", netip.AddrPortFrom(backend(), backendPort).String())
 		if err != nil {
 			return err

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestReportCompare(t *testing.T) {
-	r := newReport("Rates", "1/s")
+func TestTableCompare(t *testing.T) {
+	r := newTable("Rates", "1/s")
 	r.expect("all")
 	r.expect("half")
 	for _, speed := range []float64{100, 1000, 10, 50} { // rounds differ more than the two

@@ -28,7 +28,7 @@ func wayFull(s settings) string { return fmt.Sprintf("nftnat, %d mappings", s.ma
 
 // waysThrough are the ways to the backend. All mappings and rules lead to its one
 // port; the last one is used, which for rules in a row is the dearest.
-func waysThrough(dir string, s settings, reports ...*report) []way {
+func waysThrough(dir string, s settings, tables ...*table) []way {
 	host := netip.MustParseAddr("192.0.2.1") // lab's
 	last := func(count int) netip.AddrPort { return netip.AddrPortFrom(host, uint16(firstPort+count-1)) }
 	nothing := func() error { return nil }
@@ -47,7 +47,7 @@ func waysThrough(dir string, s settings, reports ...*report) []way {
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		ways = ways[:1]
-		for _, r := range reports {
+		for _, r := range tables {
 			r.note("nft is not installed and left out")
 		}
 	}
@@ -65,7 +65,7 @@ func waysThrough(dir string, s settings, reports ...*report) []way {
 	}
 	for _, name := range []string{"iptables-legacy", "iptables-nft"} {
 		if _, err := exec.LookPath(name + "-restore"); err != nil {
-			for _, r := range reports {
+			for _, r := range tables {
 				r.note("%s is not installed and left out", name)
 			}
 			continue

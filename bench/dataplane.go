@@ -20,11 +20,11 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// benchPlane measures what it costs packets to be forwarded to a backend. Everything
+// benchDataplane measures what it costs packets to be forwarded to a backend. Everything
 // runs on one processor: packets then are forwarded in the time of those who send them,
 // nobody waits for anybody, and a rate is the cost of the whole way, wherever else the
 // scheduler would have placed its parts.
-func benchPlane(b *book, s settings) error {
+func benchDataplane(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "conns", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1},
 		{name: "handshakes", load: load{Kind: "handshakes", Workers: 1}, scale: 1, unit: 1},
@@ -34,16 +34,16 @@ func benchPlane(b *book, s settings) error {
 		q := &qs[i]
 		switch q.name {
 		case "conns":
-			q.rate = b.report("New connections that are forwarded, one byte there and back", "1/s")
-			q.perUnit = b.report("Processor time for each, of client, host and backend together", seconds)
+			q.rate = rep.table("New connections that are forwarded, one byte there and back", "1/s")
+			q.perUnit = rep.table("Processor time for each, of client, host and backend together", seconds)
 		case "handshakes":
-			q.rate = b.report("Connections that are forwarded, reset once they stand", "1/s")
-			q.p50 = b.report("The first packet of a flow and its answer, median latency", seconds)
-			q.p99 = b.report("The first packet of a flow and its answer, 99th percentile", seconds)
+			q.rate = rep.table("Connections that are forwarded, reset once they stand", "1/s")
+			q.p50 = rep.table("The first packet of a flow and its answer, median latency", seconds)
+			q.p99 = rep.table("The first packet of a flow and its answer, 99th percentile", seconds)
 			q.p50.note("opening the socket is part of it")
 		case "udp":
-			q.rate = b.report("UDP requests of 64 bytes that are forwarded, one flow", "1/s")
-			q.perUnit = b.report("Processor time for each UDP request, of client, host and backend together", seconds)
+			q.rate = rep.table("UDP requests of 64 bytes that are forwarded, one flow", "1/s")
+			q.perUnit = rep.table("Processor time for each UDP request, of client, host and backend together", seconds)
 		}
 	}
 	dir, err := os.MkdirTemp("", "nftnat-bench")
@@ -51,14 +51,14 @@ func benchPlane(b *book, s settings) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	var reports []*report
+	var tables []*table
 	for _, q := range qs {
-		reports = append(reports, q.rate)
+		tables = append(tables, q.rate)
 	}
-	ways := waysThrough(dir, s, reports...)
+	ways := waysThrough(dir, s, tables...)
 	for _, w := range ways { // in this order in the tables, whichever comes first
 		for _, q := range qs {
-			for _, r := range q.reports() {
+			for _, r := range q.tables() {
 				r.expect(w.name)
 			}
 		}
@@ -66,15 +66,15 @@ func benchPlane(b *book, s settings) error {
 	// Each round in another order: what one leaves behind for the kernel to clear away
 	// should not always cost the same other.
 	shuffle := rand.New(rand.NewPCG(1, 2))
-	for range s.planeRounds {
+	for range s.dataplaneRounds {
 		for _, i := range shuffle.Perm(len(ways)) {
-			if err := measureWay(qs, ways[i], s.planeSeconds); err != nil {
+			if err := measureWay(qs, ways[i], s.dataplaneSeconds); err != nil {
 				return fmt.Errorf("%s: %w", ways[i].name, err)
 			}
 		}
 	}
 	for _, q := range qs {
-		for _, r := range q.reports() {
+		for _, r := range q.tables() {
 			if r == q.p99 {
 				continue // what is rare differs more between rounds than between ways
 			}
@@ -85,9 +85,9 @@ func benchPlane(b *book, s settings) error {
 	return nil
 }
 
-// reports are those that a question has.
-func (q *question) reports() []*report {
-	return slices.DeleteFunc([]*report{q.rate, q.p50, q.p99, q.perUnit}, func(r *report) bool { return r == nil })
+// tables are those that a question has.
+func (q *question) tables() []*table {
+	return slices.DeleteFunc([]*table{q.rate, q.p50, q.p99, q.perUnit}, func(r *table) bool { return r == nil })
 }
 
 // settled is how long namespaces and tables of before get to be cleared away.
@@ -96,7 +96,7 @@ const settled = 100 * time.Millisecond
 // measureWay builds the machines anew, for iptables (legacy) leaves hooks in a namespace
 // that nothing takes back, and asks all questions of one way through them.
 func measureWay(qs []question, w way, duration float64) (err error) {
-	p := &plane{processor: runtime.NumCPU() - 1}
+	p := &dataplane{processor: runtime.NumCPU() - 1}
 	p.softirqs, _ = pidOf(fmt.Sprintf("ksoftirqd/%d", p.processor))
 	defer func() { err = errors.Join(err, p.close()) }()
 	if p.top, err = lab.Build(lab.Options{Parts: lab.PartBackend1, Forwarding: true}); err != nil {
@@ -132,8 +132,8 @@ func measureWay(qs []question, w way, duration float64) (err error) {
 	return nil
 }
 
-// plane is the machines of these measurements.
-type plane struct {
+// dataplane is the namespaces of these measurements.
+type dataplane struct {
 	top       *lab.Topology
 	processor int // that all is done on
 	softirqs  int // pid of the kernel's thread for what is too much for others' time; 0: not seen
@@ -141,7 +141,7 @@ type plane struct {
 	flows     *conntrack.Conn
 }
 
-func (p *plane) close() error {
+func (p *dataplane) close() error {
 	var errs []error
 	if p.flows != nil {
 		errs = append(errs, p.flows.Close())
@@ -156,7 +156,7 @@ func (p *plane) close() error {
 }
 
 // answers finds out that the way leads to the backend, and has neighbours found.
-func (p *plane) answers(w way) error {
+func (p *dataplane) answers(w way) error {
 	for _, proto := range []string{"tcp", "udp"} {
 		err := await(proto+" to "+w.frontend.String(), func() error {
 			return p.top.Client.Do(func() error { return echoes(proto, w.frontend.String()) })
@@ -187,7 +187,7 @@ func echoes(proto, addr string) error {
 }
 
 // ask makes one measurement, with no flow that the kernel knows of.
-func (p *plane) ask(q *question, w way, duration float64) error {
+func (p *dataplane) ask(q *question, w way, duration float64) error {
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		if _, err := p.flows.Delete(conntrack.Filter{Proto: proto}, nil); err != nil {
 			return err
@@ -216,7 +216,7 @@ func (p *plane) ask(q *question, w way, duration float64) error {
 
 // cpu is what the backend and the kernel's thread have had of the processor so far, in
 // seconds.
-func (p *plane) cpu() float64 {
+func (p *dataplane) cpu() float64 {
 	total := processorTime(p.backend.cmd.Process.Pid)
 	if p.softirqs != 0 {
 		total += processorTime(p.softirqs)
