@@ -55,7 +55,7 @@ func (r *report) read(in io.Reader) error {
 			fmt.Fprintln(r.out, lines.Text())
 			continue
 		}
-		r.take(e)
+		r.add(e)
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("read results of go test: %w", err)
@@ -63,7 +63,7 @@ func (r *report) read(in io.Reader) error {
 	return nil
 }
 
-func (r *report) take(e event) {
+func (r *report) add(e event) {
 	name := testName{e.Package, e.Test}
 	switch e.Action {
 	case "build-output":
