@@ -4,14 +4,14 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"slices"
 	"syscall"
-	"unsafe"
+
+	"github.com/nftnat/nftnat/internal/peercred"
 )
 
 // peer is who called connect on the other end of a socket, as he was at that moment.
@@ -55,47 +55,10 @@ func (e *notAllowedError) Unwrap() error { return fs.ErrPermission }
 
 // peerOf asks the kernel who the client is.
 func peerOf(nc *net.UnixConn) (p peer, err error) {
-	raw, err := nc.SyscallConn()
+	cred, err := peercred.Get(nc)
 	if err != nil {
 		return peer{}, err
 	}
-	controlErr := raw.Control(func(fd uintptr) {
-		var cred *syscall.Ucred
-		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-		if err != nil {
-			err = os.NewSyscallError("getsockopt SO_PEERCRED", err)
-			return
-		}
-		p = peer{pid: cred.Pid, uid: cred.Uid, gid: cred.Gid}
-		p.groups, err = peerGroups(fd)
-	})
-	return p, errors.Join(controlErr, err)
-}
-
-// soPeerGroups is SO_PEERGROUPS (include/uapi/asm-generic/socket.h, and the same in
-// arch/mips), which package syscall does not have.
-const soPeerGroups = 59
-
-// peerGroups returns the client's supplementary groups (SO_PEERGROUPS, since Linux
-// 4.13; net/core/sock.c, sk_getsockopt).
-func peerGroups(fd uintptr) ([]uint32, error) {
-	groups := make([]uint32, 32)
-	// A second attempt is enough: the groups of a connection never change.
-	for range 2 {
-		size := uint32(len(groups)) * uint32(unsafe.Sizeof(groups[0])) // a socklen_t
-		_, _, errno := syscall.Syscall6(sysGetsockopt, fd, syscall.SOL_SOCKET, soPeerGroups,
-			uintptr(unsafe.Pointer(unsafe.SliceData(groups))), uintptr(unsafe.Pointer(&size)), 0)
-		n := int(size) / int(unsafe.Sizeof(groups[0]))
-		if errno == 0 {
-			return groups[:n], nil
-		}
-		if errno == syscall.ENODATA { // the other end never had any
-			return nil, nil
-		}
-		if errno != syscall.ERANGE {
-			return nil, os.NewSyscallError("getsockopt SO_PEERGROUPS", errno)
-		}
-		groups = make([]uint32, n) // what the kernel has set size to
-	}
-	return nil, os.NewSyscallError("getsockopt SO_PEERGROUPS", syscall.ERANGE)
+	groups, err := peercred.Groups(nc)
+	return peer{pid: cred.Pid, uid: cred.Uid, gid: cred.Gid, groups: groups}, err
 }

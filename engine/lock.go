@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/peercred"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -80,25 +80,13 @@ func awaitHolder(ns *namespace, name *net.UnixAddr, deadline time.Time) (*unix.U
 	case err != nil:
 		return nil, err
 	}
-	holder, err := peer(c)
+	holder, err := peercred.Get(c)
 	if err == nil && time.Now().Before(deadline) {
 		err = c.SetReadDeadline(deadline)
 		// Any end of the read means: try again, or the time is up.
 		_, _ = c.Read(make([]byte, 1))
 	}
-	return holder, errors.Join(err, c.Close())
-}
-
-// peer asks who called listen on the other end (SO_PEERCRED, unix(7)).
-func peer(c *net.UnixConn) (holder *unix.Ucred, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	control := raw.Control(func(fd uintptr) {
-		holder, err = unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return holder, errors.Join(control, err)
+	return &holder, errors.Join(err, c.Close())
 }
 
 func (l *tableLock) close() error {

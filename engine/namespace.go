@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	netnsthread "github.com/nftnat/nftnat/internal/netns"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -46,36 +46,12 @@ func (n *namespace) fd() int {
 }
 
 // do runs f inside the namespace. A socket that f opens stays there; /proc/sys/net
-// shows that namespace. f runs on a thread of its own, which is never used again:
-// its goroutine ends while it is locked to it (runtime.LockOSThread), so that no
-// other goroutine can find itself in the wrong namespace.
+// shows that namespace.
 func (n *namespace) do(f func() error) error {
 	if !n.handle.IsOpen() {
 		return f()
 	}
-	result := make(chan error, 1)
-	go n.onThread(f, result)
-	return <-result
-}
-
-// onThread calls f inside the namespace and ends with its thread. The first thread of
-// the process is passed on: the runtime cannot end it, and /proc/self would show the
-// namespace that it was left in (proc(5)).
-func (n *namespace) onThread(f func() error, result chan<- error) {
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		defer runtime.UnlockOSThread()
-		// Locked to the first thread, this one leaves another for the next.
-		inner := make(chan error, 1)
-		go n.onThread(f, inner)
-		result <- <-inner
-		return
-	}
-	if err := netns.Set(n.handle); err != nil {
-		result <- fmt.Errorf("enter network namespace: %w", err)
-		return
-	}
-	result <- f()
+	return netnsthread.Do(int(n.handle), f)
 }
 
 func (n *namespace) close() error {

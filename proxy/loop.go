@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/netns"
 )
 
 // The epoll(7) events, in the type that they arrive in.
@@ -116,34 +118,11 @@ func (l *loop) run(ready chan<- error) {
 		l.serve(ready)
 		return
 	}
-	offMainThread(func() {
-		// Never unlocked: the thread, which is in another namespace, ends
-		// with the goroutine and serves nobody else after it.
-		runtime.LockOSThread()
-		if err := unix.Setns(l.group.opts.NetNS, unix.CLONE_NEWNET); err != nil {
-			l.refuse()
-			ready <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		l.serve(ready)
-	})
-}
-
-// offMainThread runs f on any thread but the first and waits for it. The first one is what /proc/self shows (proc(5)), and Go
-// never ends it: a namespace that it enters would be taken for the process's.
-func offMainThread(f func()) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f() // what it locks stays locked: this goroutine then ends so
-		return
+	err := netns.Do(l.group.opts.NetNS, func() error { l.serve(ready); return nil })
+	if err != nil {
+		l.refuse()
+		ready <- err
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
 }
 
 // serve is run, in the right namespace.

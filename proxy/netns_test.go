@@ -8,14 +8,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/netns"
 )
 
 // inNetNS runs f on a thread in a network namespace of its own, which has
@@ -26,7 +25,7 @@ func inNetNS(t *testing.T, mtu uint32, f func(ns int)) {
 	done := make(chan error)
 	go func() {
 		defer close(done) // also when f fails the test and so ends the goroutine
-		offMainThread(func() { enterNetNS(mtu, f, done) })
+		netns.OnThread(func() { enterNetNS(mtu, f, done) })
 	}()
 	if err := <-done; err != nil {
 		require.NotEqual(t, "require", os.Getenv("NFTNAT_TEST_NETNS"), "no network namespace: %v", err)
@@ -36,7 +35,6 @@ func inNetNS(t *testing.T, mtu uint32, f func(ns int)) {
 
 // enterNetNS is the part of inNetNS that runs on the thread.
 func enterNetNS(mtu uint32, f func(ns int), done chan<- error) {
-	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		done <- err
 		return
@@ -122,28 +120,6 @@ func TestOtherNamespace(t *testing.T) {
 		require.NoError(t, err)
 		roundTrip(t, dial(t, "udp", at("127.0.0.1", p.FrontendAddr())), phrase)
 	})
-}
-
-// TestMainThreadStays: /proc/self shows the main thread, which must stay where it
-// is. Many goroutines at once, so that some begin on it.
-func TestMainThreadStays(t *testing.T) {
-	var wg sync.WaitGroup
-	var first, wrong atomic.Int32
-	for range 2000 {
-		wg.Go(func() {
-			if unix.Gettid() == unix.Getpid() {
-				first.Add(1)
-			}
-			offMainThread(func() {
-				if unix.Gettid() == unix.Getpid() {
-					wrong.Add(1)
-				}
-			})
-		})
-	}
-	wg.Wait()
-	t.Logf("%d began on the main thread", first.Load())
-	require.Zero(t, wrong.Load())
 }
 
 // TestSegmentsAboveMTU: datagrams longer than the MTU cannot leave by

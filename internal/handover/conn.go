@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/peercred"
 )
 
 // Conn is one end of a handover.
@@ -37,25 +39,14 @@ func (e *RefusedError) Error() string { return "the other process says no: " + e
 // if there is an error. fs.ErrPermission: the other end is neither root's nor of this
 // process's user.
 func NewConn(c *net.UnixConn) (*Conn, error) {
-	peer, err := peerOf(c)
+	peer, err := peercred.Get(c)
 	if err == nil && peer.Uid != 0 && int64(peer.Uid) != int64(os.Geteuid()) {
 		err = fmt.Errorf("the other process is of user %d: %w", peer.Uid, fs.ErrPermission)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("hand over: %w", err), c.Close())
 	}
-	return &Conn{unix: c, peer: *peer}, nil
-}
-
-func peerOf(c *net.UnixConn) (peer *unix.Ucred, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	control := raw.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return peer, errors.Join(control, os.NewSyscallError("getsockopt", err))
+	return &Conn{unix: c, peer: peer}, nil
 }
 
 // PID is the process that connected, or listened, at the other end; zero: it is of another

@@ -8,7 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"golang.org/x/sys/unix"
+	"github.com/nftnat/nftnat/internal/netns"
 )
 
 // A PanicError is what [NS.Do] panics with when its function panicked: the
@@ -37,13 +37,11 @@ type outcome struct {
 	goexit bool
 }
 
-// onThread runs fn on an operating system thread of its own and waits for it.
-// The thread never runs anything else afterwards, so fn may change whatever
-// belongs to a thread. A panic and runtime.Goexit in fn go on in the caller.
+// onThread runs fn on a thread of its own ([netns.OnThread]) and waits for it. A panic
+// and runtime.Goexit in fn go on in the caller.
 func onThread(fn func() error) error {
-	done := make(chan outcome, 1)
-	go runLocked(fn, done)
-	out := <-done
+	out := outcome{goexit: true}
+	netns.OnThread(func() { out.run(fn) })
 	switch {
 	case out.panic != nil:
 		panic(out.panic) //nolint:forbidigo // fn has panicked, and its caller is to see it
@@ -53,29 +51,15 @@ func onThread(fn func() error) error {
 	return out.err
 }
 
-// runLocked calls fn and reports how it ended. The goroutine ends still
-// locked, whereupon the runtime ends the thread too.
-func runLocked(fn func() error, done chan<- outcome) {
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		// The main thread of a process cannot end before the process does:
-		// the runtime parks it for ever, in the wrong namespace, and
-		// /proc/self/ns/net is the main thread's. While it is held here a
-		// second goroutine cannot be given it.
-		inner := make(chan outcome, 1)
-		go runLocked(fn, inner)
-		done <- <-inner
-		runtime.UnlockOSThread()
-		return
-	}
-	out := outcome{goexit: true}
+// run calls fn and keeps how it ended.
+func (out *outcome) run(fn func() error) {
 	defer func() {
-		if out.goexit {
-			if v := recover(); v != nil {
-				out.goexit, out.panic = false, &PanicError{Value: v, Stack: debug.Stack()}
-			}
+		if !out.goexit {
+			return
 		}
-		done <- out
+		if v := recover(); v != nil {
+			out.goexit, out.panic = false, &PanicError{Value: v, Stack: debug.Stack()}
+		}
 	}()
 	out.err = fn()
 	out.goexit = false
