@@ -39,6 +39,10 @@ type (
 	//
 	// Deprecated: use that.
 	State = nat.State
+	// Record is [nat.StoredState].
+	//
+	// Deprecated: use that.
+	Record = nat.StoredState
 	// Change is [nat.Change].
 	//
 	// Deprecated: use that.

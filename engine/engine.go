@@ -113,7 +113,7 @@ type Engine struct {
 	place      string
 	reconciled bool
 	// kept is what a Store has kept, until then. Nil: nothing.
-	kept *Record
+	kept *nat.StoredState
 	// sooner wakes Run when something ends before all else that does.
 	sooner chan struct{}
 }
@@ -329,7 +329,7 @@ func (e *Engine) Purge() error {
 	undo := undoList{e.purgeHairpins()}
 	if e.opts.Store != nil {
 		// Before the table goes, so that nothing comes back if this is all that happens.
-		if err := e.opts.Store.Save(Record{}); err != nil {
+		if err := e.opts.Store.Save(nat.StoredState{}); err != nil {
 			return undo.after(err)
 		}
 		undo.add(func() error { return e.save(change{}) })

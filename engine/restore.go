@@ -51,7 +51,7 @@ func (e *Engine) keepThrough() {
 	if e.kept == nil || e.kept.Table != e.markOf(e.found) {
 		return
 	}
-	if err := e.opts.Store.Save(Record{State: e.kept.State, Table: e.anyMark()}); err != nil {
+	if err := e.opts.Store.Save(nat.StoredState{State: e.kept.State, Table: e.anyMark()}); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
@@ -76,7 +76,7 @@ func (e *Engine) reconcile() error {
 }
 
 // restore puts into the kernel what it has lost.
-func (e *Engine) restore(kept Record) error {
+func (e *Engine) restore(kept nat.StoredState) error {
 	u := e.unite(kept.State)
 	e.release(u.ports)
 	same := e.found != 0 && (kept.Table == e.markOf(e.found) || kept.Table == e.anyMark())

@@ -15,28 +15,20 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Store keeps what an engine has where a reboot does not reach it. The kernel's table is
-// the record all the same: of a table that is there a store says nothing that is heard.
+// Store keeps the state of an engine for the next boot. While the kernel has the table,
+// the kernel's state counts and not the stored one.
 //
 // An engine calls one method at a time.
 type Store interface {
 	// Load returns what was saved last, or what somebody has put in its place and
 	// ApplyState would take; found is false if there is nothing. Open calls it once,
-	// before it looks at the table: on an error nothing has changed.
-	Load() (r Record, found bool, err error)
-	// Save keeps r so that it outlives a power failure from when it returns. On an error
-	// what was saved before is still there. It is called for every change, after the
-	// kernel has it and before the caller is told, and the change is undone if it fails.
-	Save(r Record) error
-}
-
-// Record is what a Store keeps.
-type Record struct {
-	nat.State
-	// Table tells the table that had this state from every other, also from one that is
-	// made in its place, and after a reboot. Empty: it is not known, as of what somebody
-	// has written by hand.
-	Table string
+	// before it reads the table: on an error nothing has changed.
+	Load() (s nat.StoredState, found bool, err error)
+	// Save stores s so that it survives a power failure once Save has returned. On an
+	// error what was saved before is still stored. An engine calls it for every change,
+	// after the kernel's transaction and before it returns, and undoes the change if Save
+	// fails.
+	Save(s nat.StoredState) error
 }
 
 // bootID names the time since the machine was started (random(4)).
@@ -67,7 +59,7 @@ func (n *namespace) readPlace() (string, error) {
 	return fmt.Sprintf("namespace %d of boot %s", cookie, strings.TrimSpace(string(boot))), nil
 }
 
-// tableMark is what a Record says of the table that is there now; empty: there is none.
+// tableMark identifies the present table in a [nat.StoredState]; empty: there is none.
 // The kernel counts the tables of a namespace, and gives no number twice.
 func (e *Engine) tableMark() (string, error) {
 	info, err := e.kernel.Table(e.opts.Table)
@@ -95,7 +87,7 @@ func (e *Engine) save(c change) error {
 	if err != nil {
 		return err
 	}
-	return e.opts.Store.Save(Record{State: e.stateAfter(c), Table: mark})
+	return e.opts.Store.Save(nat.StoredState{State: e.stateAfter(c), Table: mark})
 }
 
 // saveFound has the store keep what was found in the kernel. That nothing can be kept is

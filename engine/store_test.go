@@ -23,7 +23,7 @@ import (
 
 // memoryStore is a disk that outlives engines and kernels.
 type memoryStore struct {
-	record *Record
+	record *nat.StoredState
 	saves  int
 	// hook is called before each call; an error is its, and nothing else happens.
 	hook func(op string) error
@@ -36,14 +36,14 @@ func (s *memoryStore) call(op string) error {
 	return s.hook(op)
 }
 
-func (s *memoryStore) Load() (Record, bool, error) {
+func (s *memoryStore) Load() (nat.StoredState, bool, error) {
 	if err := s.call("Load"); err != nil || s.record == nil {
-		return Record{}, false, err
+		return nat.StoredState{}, false, err
 	}
 	return *s.record, true, nil
 }
 
-func (s *memoryStore) Save(r Record) error {
+func (s *memoryStore) Save(r nat.StoredState) error {
 	if err := s.call("Save"); err != nil {
 		return err
 	}
@@ -423,7 +423,7 @@ func TestPurgeIsKept(t *testing.T) {
 	requireKept(t, b, e)
 	b.kernel.Hook(nil)
 	require.NoError(t, e.Purge())
-	require.Equal(t, Record{}, *b.store.record)
+	require.Equal(t, nat.StoredState{}, *b.store.record)
 	e = b.open(t)
 	require.Empty(t, b.kernel.Dump())
 	s, err := e.State()

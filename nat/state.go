@@ -3,11 +3,19 @@
 
 package nat
 
-// State is all that an engine keeps: what a file of it says.
+// State is everything that an engine has published, and what a state file lists.
 type State struct {
 	Networks []Network
-	// Endpoints have addresses, and their ports frontends, for it is said which.
+	// Endpoints have an address, and their ports a frontend port.
 	Endpoints []EndpointSpec
-	// Mappings are those that are not said by an endpoint's ports.
+	// Mappings do not include those of the endpoints' ports.
 	Mappings []Mapping
+}
+
+// StoredState is a state and the table that had it.
+type StoredState struct {
+	State
+	// Table identifies that table: no other one, in this namespace or another, before or
+	// after a reboot, has the same. Empty: not known, as for a file written by hand.
+	Table string
 }

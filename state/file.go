@@ -17,11 +17,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// File keeps the state of an engine in a file: an [engine.Store]. From Load to Close it
+// File keeps the state of an engine in a file: a Store of package engine. From Load to Close it
 // holds the lock of it, which is on a file beside it, with ".lock" behind the name; a new
 // state is written to one with ".new" behind it, and takes the name when all of it is on
 // the disk.
@@ -49,33 +48,33 @@ const (
 // Errors: a [*LineError] for a file that is torn, or wrong, or empty; an
 // [*nat.InvalidError] for a path that cannot be that of a file of ours;
 // [*nat.TakenError] if another process has the file.
-func (f *File) Load() (engine.Record, bool, error) {
+func (f *File) Load() (nat.StoredState, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.take(); err != nil {
-		return engine.Record{}, false, err
+		return nat.StoredState{}, false, err
 	}
 	// Not blocking, for it could be a pipe.
 	in, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return engine.Record{}, false, nil
+		return nat.StoredState{}, false, nil
 	case errors.Is(err, syscall.ELOOP):
-		return engine.Record{}, false, f.invalid("it is a symbolic link; say the file that it leads to")
+		return nat.StoredState{}, false, f.invalid("it is a symbolic link; say the file that it leads to")
 	case err != nil:
-		return engine.Record{}, false, fmt.Errorf("read state: %w", err)
+		return nat.StoredState{}, false, fmt.Errorf("read state: %w", err)
 	}
 	defer func() { _ = in.Close() }() // was only read
 	if info, err := in.Stat(); err != nil || !info.Mode().IsRegular() {
-		return engine.Record{}, false, errors.Join(err, f.invalid("it is not a regular file"))
+		return nat.StoredState{}, false, errors.Join(err, f.invalid("it is not a regular file"))
 	}
 	text, err := read(in)
 	if err != nil {
-		return engine.Record{}, false, fmt.Errorf("read state: %w", err)
+		return nat.StoredState{}, false, fmt.Errorf("read state: %w", err)
 	}
 	r, err := decodeRecord(text, f.path)
 	if err != nil {
-		return engine.Record{}, false, err
+		return nat.StoredState{}, false, err
 	}
 	f.kept = []byte(text)
 	return r, true, nil
@@ -136,7 +135,7 @@ func holder(lock *os.File) string {
 
 // Save writes the record and returns when it is on the disk: under another name, which
 // it then takes the file's place with. On an error the file is as it was.
-func (f *File) Save(r engine.Record) error {
+func (f *File) Save(r nat.StoredState) error {
 	text, err := encodeRecord(r)
 	if err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -30,7 +29,7 @@ func TestRestore(t *testing.T) {
 
 	m, err := nat.ParseMapping("8080->172.30.0.2:80")
 	require.NoError(t, err)
-	require.NoError(t, f.Save(engine.Record{State: nat.State{Mappings: []nat.Mapping{m}}}))
+	require.NoError(t, f.Save(nat.StoredState{State: nat.State{Mappings: []nat.Mapping{m}}}))
 	saved, err := os.ReadFile(path)
 	require.NoError(t, err)
 	restored, err = f.Restore()

@@ -16,19 +16,18 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
 // theRecord is one of some of everything.
-func theRecord(tb testing.TB) engine.Record {
+func theRecord(tb testing.TB) nat.StoredState {
 	tb.Helper()
 	_, s := designFile(tb)
-	return engine.Record{State: s, Table: "12 of namespace 1 of boot 5d1c"}
+	return nat.StoredState{State: s, Table: "12 of namespace 1 of boot 5d1c"}
 }
 
 // written is the text of a file of a record.
-func written(tb testing.TB, r engine.Record) string {
+func written(tb testing.TB, r nat.StoredState) string {
 	tb.Helper()
 	text, err := encodeRecord(r)
 	require.NoError(tb, err)
@@ -36,7 +35,7 @@ func written(tb testing.TB, r engine.Record) string {
 }
 
 // opened loads a file with a text, which is closed with the test.
-func opened(tb testing.TB, text string) (*File, engine.Record, error) {
+func opened(tb testing.TB, text string) (*File, nat.StoredState, error) {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "state.yaml")
 	require.NoError(tb, os.WriteFile(path, []byte(text), 0o600))
@@ -92,13 +91,13 @@ networks:
 	again, err = os.Stat(path)
 	require.NoError(t, err)
 	require.True(t, os.SameFile(info, again))
-	require.NoError(t, f.Save(engine.Record{}))
+	require.NoError(t, f.Save(nat.StoredState{}))
 	require.NoError(t, f.Close())
 
 	// It is the file of apply as well.
-	_, got, err = opened(t, written(t, engine.Record{Table: "x"}))
+	_, got, err = opened(t, written(t, nat.StoredState{Table: "x"}))
 	require.NoError(t, err)
-	require.Equal(t, engine.Record{Table: "x"}, got)
+	require.Equal(t, nat.StoredState{Table: "x"}, got)
 	s, err := Decode(strings.NewReader(written(t, want)), "f")
 	require.NoError(t, err)
 	require.Equal(t, want.State, s)
@@ -173,7 +172,7 @@ func TestFileRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "state.yaml:3: ")
 	f, r, err := opened(t, "mappings: []\n")
 	require.NoError(t, err)
-	require.Equal(t, engine.Record{}, r)
+	require.Equal(t, nat.StoredState{}, r)
 	// What is not of our order is written anew.
 	require.NoError(t, f.Save(r))
 	text, err := os.ReadFile(f.path)
@@ -218,34 +217,34 @@ func TestFileSaveFails(t *testing.T) {
 	}
 	// Nothing can take the name of what is being written.
 	require.NoError(t, os.MkdirAll(filepath.Join(f.path+newSuffix, "full"), 0o700))
-	err = f.Save(engine.Record{})
+	err = f.Save(nat.StoredState{})
 	require.ErrorContains(t, err, "keep state: ")
 	unchanged()
 	require.NoError(t, os.RemoveAll(f.path+newSuffix))
 
 	// A process that was killed has left one.
 	require.NoError(t, os.WriteFile(f.path+newSuffix, []byte("half"), 0o400))
-	require.NoError(t, f.Save(engine.Record{}))
+	require.NoError(t, f.Save(nat.StoredState{}))
 	require.NoFileExists(t, f.path+newSuffix)
 
 	// The limit is as a disk that is full: some of it is written.
 	many := nat.State{Mappings: []nat.Mapping{mapped(t, "1-9->1.2.3.4:1-9"), mapped(t, "20->1.2.3.4:80")}}
 	before, err = os.ReadFile(f.path)
 	require.NoError(t, err)
-	limited(t, 64, func() { err = f.Save(engine.Record{State: many}) })
+	limited(t, 64, func() { err = f.Save(nat.StoredState{State: many}) })
 	require.ErrorIs(t, err, unix.EFBIG)
 	unchanged()
 	require.NoFileExists(t, f.path+newSuffix)
-	require.NoError(t, f.Save(engine.Record{State: many}))
+	require.NoError(t, f.Save(nat.StoredState{State: many}))
 
 	// What cannot be a file is not begun.
 	before, err = os.ReadFile(f.path)
 	require.NoError(t, err)
-	require.ErrorIs(t, f.Save(engine.Record{State: nat.State{Mappings: append(many.Mappings, many.Mappings...)}}), nat.ErrInvalid)
+	require.ErrorIs(t, f.Save(nat.StoredState{State: nat.State{Mappings: append(many.Mappings, many.Mappings...)}}), nat.ErrInvalid)
 	unchanged()
 
 	require.NoError(t, os.RemoveAll(filepath.Dir(f.path)))
-	require.ErrorIs(t, f.Save(engine.Record{}), fs.ErrNotExist)
+	require.ErrorIs(t, f.Save(nat.StoredState{}), fs.ErrNotExist)
 }
 
 // limited calls f while no file may become larger. Go ignores the signal that comes with
@@ -262,7 +261,7 @@ func limited(tb testing.TB, size uint64, f func()) {
 func TestFileUndoesSave(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	for range 300 {
-		want := engine.Record{State: randomState(r)}
+		want := nat.StoredState{State: randomState(r)}
 		if r.IntN(2) == 0 {
 			want.Table = "7 of boot x"
 		}
@@ -277,7 +276,7 @@ func TestFileUndoesSave(t *testing.T) {
 func FuzzDecodeRecord(f *testing.F) {
 	r := rand.New(rand.NewPCG(11, 12))
 	for range 20 {
-		text := written(f, engine.Record{State: randomState(r), Table: "1 of boot x"})
+		text := written(f, nat.StoredState{State: randomState(r), Table: "1 of boot x"})
 		f.Add(text)
 		f.Add(text[:r.IntN(len(text))])
 		f.Add(randomFile(r))
@@ -307,7 +306,7 @@ func FuzzDecodeRecord(f *testing.F) {
 func BenchmarkSave(b *testing.B) {
 	for _, count := range []int{100, 10_000, 60_000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
-			f, r, err := opened(b, written(b, engine.Record{State: nat.State{Mappings: many(b, "")[:count-1]}}))
+			f, r, err := opened(b, written(b, nat.StoredState{State: nat.State{Mappings: many(b, "")[:count-1]}}))
 			require.NoError(b, err)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {

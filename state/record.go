@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The first lines of a file that File writes are comments, so that the rest is what
@@ -23,7 +23,7 @@ const (
 )
 
 // encodeRecord is the text of a file.
-func encodeRecord(r engine.Record) ([]byte, error) {
+func encodeRecord(r nat.StoredState) ([]byte, error) {
 	var b bytes.Buffer
 	room := len(sumStart) + hex.EncodedLen(sha256.Size) + len(sumEnd) + len("\n")
 	b.Write(make([]byte, room))
@@ -45,17 +45,17 @@ func encodeRecord(r engine.Record) ([]byte, error) {
 }
 
 // decodeRecord reads the text of a file.
-func decodeRecord(text, name string) (engine.Record, error) {
+func decodeRecord(text, name string) (nat.StoredState, error) {
 	if !saysSomething(strings.TrimPrefix(text, byteOrderMark)) {
 		err := fault(1, "file", "", "it says nothing; one of no mappings says \"mappings: []\", and to begin anew delete it")
 		err.File = name
-		return engine.Record{}, err
+		return nat.StoredState{}, err
 	}
 	s, err := Decode(strings.NewReader(text), name)
 	if err != nil {
-		return engine.Record{}, err
+		return nat.StoredState{}, err
 	}
-	r := engine.Record{State: s}
+	r := nat.StoredState{State: s}
 	// Only what is sure to be of our writing knows the table.
 	if _, rest, summed, _ := cutSum(text); summed {
 		line, _, _ := strings.Cut(rest, "\n")
