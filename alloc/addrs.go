@@ -25,9 +25,9 @@ import (
 // Every operation takes a few steps for each level of a tree whose height is
 // the logarithm, base 64, of how far apart the leases lie, at most 21 levels: a
 // /8 with one free address takes hardly longer than an empty one. Runs of leased
-// addresses take no memory worth mention, so that a full pool is as small as an
-// empty one; a lease far from all others takes some 150 bytes; a /8 in whatever
-// state takes less than 4 MiB.
+// addresses take almost no memory: a full pool is as small as an empty one. A
+// lease far from all others takes some 150 bytes, a /8 less than 4 MiB in any
+// state.
 type Addrs struct {
 	prefix      netip.Prefix // masked
 	first, last key          // what may be leased, but for reserved
@@ -37,9 +37,9 @@ type Addrs struct {
 	reserved tree // its keys are in used, too
 	leases   int
 
-	// Unless there is none, cursor is a free address: the one Next gives. It is
-	// moved on when it is taken and not when it is asked for, so that an address
-	// released in between goes to the end of the line.
+	// cursor is the free address that Next returns, unless full. It moves on when
+	// that address is taken and not when the next one is asked for: an address
+	// released in between comes last.
 	cursor key
 	full   bool // no address is free
 }
@@ -135,9 +135,8 @@ func (a *Addrs) seek(k key) {
 // is not leasable: past the last, or the network address where k is.
 func (a *Addrs) free(k key) key {
 	c := a.used.firstClear(k)
-	// An IPv6 prefix as short as to surround the IPv4-mapped addresses must not
-	// lease them: nobody could tell them from IPv4 addresses. The keys of those
-	// are below 2^32.
+	// An IPv6 prefix that contains ::ffff:0:0/96 must not lease those addresses:
+	// they could not be told from IPv4 addresses.
 	if c.hi == 0 && c.lo>>32 == 0xffff {
 		return a.used.firstClear(key{lo: 0x1_0000_0000_0000})
 	}
@@ -150,7 +149,7 @@ func (a *Addrs) Next() (netip.Addr, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.full {
-		return netip.Addr{}, &exhaustedError{a.prefix}
+		return netip.Addr{}, &addrError{prefix: a.prefix, err: ErrExhausted}
 	}
 	k := a.cursor
 	a.used.set(k)
@@ -167,18 +166,18 @@ func (a *Addrs) Next() (netip.Addr, error) {
 func (a *Addrs) Reserve(addr netip.Addr) error {
 	k, ok := a.key(addr)
 	if !ok {
-		return &leaseError{addr, a.prefix, ErrRange}
+		return &addrError{addr, a.prefix, ErrRange}
 	}
 	if !a.leasable(k) {
-		return &leaseError{addr, a.prefix, ErrReserved}
+		return &addrError{addr, a.prefix, ErrReserved}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.used.set(k) {
 		if a.reserved.has(k) {
-			return &leaseError{addr, a.prefix, ErrReserved}
+			return &addrError{addr, a.prefix, ErrReserved}
 		}
-		return &leaseError{addr, a.prefix, ErrInUse}
+		return &addrError{addr, a.prefix, ErrInUse}
 	}
 	a.leases++
 	if k == a.cursor {
@@ -191,9 +190,9 @@ func (a *Addrs) Reserve(addr netip.Addr) error {
 // free, reserved or not in the prefix is not leased, and releasing it changes
 // nothing.
 //
-// The cursor stays where it is: the address is leased again after all those
-// between the cursor and it. Only if no address was free, the cursor moves to
-// this one, so that those released first are leased first.
+// The cursor stays where it is: the free addresses between the cursor and this
+// one are leased before it. Only if no address was free the cursor moves here, so
+// that addresses released first are leased first.
 func (a *Addrs) Release(addr netip.Addr) bool {
 	k, ok := a.key(addr)
 	if !ok {
@@ -211,9 +210,9 @@ func (a *Addrs) Release(addr netip.Addr) bool {
 	return true
 }
 
-// Leases returns the leased addresses in ascending order. Those leased or
-// released during the walk may be missing or not; what is seen was leased at
-// the moment it was seen. The loop's body may call any method.
+// Leases returns the leased addresses in ascending order. Addresses leased or
+// released during the walk may be missing or not; each was leased when it was
+// yielded. The loop's body may call any method.
 func (a *Addrs) Leases() iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		for k := a.first; ; k = k.next() {
@@ -252,9 +251,9 @@ func (a *Addrs) Prefix() netip.Prefix { return a.prefix }
 // Cursor returns the address that Next gives next. If none is free it is any
 // address of the prefix, and the next one is the first to be released.
 //
-// The cursor and the leases are all the state there is. A pool made for the
-// same prefix with the same reserved addresses, with the same leases reserved
-// in any order and then the cursor set, goes on exactly as this one would.
+// A pool has no state but its leases and its cursor. Another pool with the same
+// prefix and reserved addresses, whose leases are reserved in any order and whose
+// cursor is then set, behaves exactly as this one.
 func (a *Addrs) Cursor() netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -3,7 +3,10 @@
 
 package alloc
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // blockBits is how many bits a block has: 64 words of 64.
 const blockBits = 64 * 64
@@ -26,7 +29,7 @@ func (b *block) insertWord(r int, w uint64) {
 	if b.words == nil {
 		b.words = b.one[:0]
 	}
-	b.words = insert(b.words, r, w)
+	b.words = slices.Insert(b.words, r, w)
 }
 
 // rank returns how many of the words (or kids) before the i'th are stored.
@@ -92,47 +95,32 @@ func (b *block) clear(i uint) bool {
 }
 
 // firstClear returns the first clear bit from i on.
-func (b *block) firstClear(i uint) (uint, bool) {
-	// A word that is not full has a clear bit, but perhaps below i if it is the
-	// one where the search begins: look at that one apart.
-	if w := ^b.word(i>>6) >> (i & 63); w != 0 {
-		return i + uint(bits.TrailingZeros64(w)), true
-	}
-	open := ^b.full &^ (2<<(i>>6) - 1)
-	if open == 0 {
-		return 0, false
-	}
-	j := uint(bits.TrailingZeros64(open))
-	return j<<6 + uint(bits.TrailingZeros64(^b.word(j))), true
-}
+func (b *block) firstClear(i uint) (uint, bool) { return b.first(i, allOnes) }
 
 // firstSet returns the first set bit from i on.
-func (b *block) firstSet(i uint) (uint, bool) {
-	if w := b.word(i>>6) >> (i & 63); w != 0 {
+func (b *block) firstSet(i uint) (uint, bool) { return b.first(i, 0) }
+
+// first returns the first bit from i on that is set once each word is xored
+// with flip, which is 0 or allOnes.
+func (b *block) first(i uint, flip uint64) (uint, bool) {
+	// The word of i may have such bits below i alone: it is searched apart.
+	if w := (b.word(i>>6) ^ flip) >> (i & 63); w != 0 {
 		return i + uint(bits.TrailingZeros64(w)), true
 	}
-	some := (b.full | b.part) &^ (2<<(i>>6) - 1)
+	some := (b.full ^ flip | b.part) &^ (2<<(i>>6) - 1)
 	if some == 0 {
 		return 0, false
 	}
 	j := uint(bits.TrailingZeros64(some))
-	return j<<6 + uint(bits.TrailingZeros64(b.word(j))), true
+	return j<<6 + uint(bits.TrailingZeros64(b.word(j)^flip)), true
 }
 
-// insert puts v at s[i].
-func insert[T any](s []T, i int, v T) []T {
-	s = append(s, v)
-	copy(s[i+1:], s[i:])
-	s[i] = v
-	return s
-}
-
-// keep is the capacity below which a slice is not worth making smaller.
+// keep is the capacity up to which remove does not make a slice smaller.
 const keep = 8
 
-// remove takes s[i] out. A slice three quarters empty is exchanged for one half
-// as big, which stays half empty: between two copies lie as many operations as
-// a copy has elements.
+// remove takes s[i] out. A slice that is three quarters empty is replaced by one
+// of half the size, which is half empty: before the next copy there are at least
+// as many operations as it has elements.
 func remove[T any](s []T, i int) []T {
 	copy(s[i:], s[i+1:])
 	clear(s[len(s)-1:]) // no pointer left behind

@@ -5,8 +5,8 @@ package alloc
 
 import "net/netip"
 
-// zoneIPv6Only marks the stand-in of IPv6Only. "::" cannot have a real zone:
-// it has no scope that there could be zones of (RFC 4007 section 4).
+// zoneIPv6Only marks the stand-in of IPv6Only. "::" cannot have a real zone, for
+// it has no scope (RFC 4007 section 4).
 const zoneIPv6Only = "ipv6only"
 
 // IPv6Only returns the stand-in for every IPv6 address and no IPv4 address: what
@@ -28,14 +28,12 @@ const (
 	classes              // how many there are
 )
 
-// inTheWay says which classes exclude one of the class on the same port. What
-// one specific address excludes depends on which address it is: those are
-// excluded by themselves, too.
+// conflicting lists the classes that conflict with each class on the same port.
+// A specific address also conflicts with itself.
 //
 // It is the kernel's rule for binding sockets without SO_REUSEADDR
-// (inet_rcv_saddr_equal in net/ipv4/inet_connection_sock.c), and it is
-// symmetric.
-var inTheWay = [classes][]class{
+// (inet_rcv_saddr_equal in net/ipv4/inet_connection_sock.c), and symmetric.
+var conflicting = [classes][]class{
 	dual: {dual, any4, any6, one4, one6},
 	any4: {dual, any4, one4},
 	any6: {dual, any6, one6},
@@ -44,7 +42,7 @@ var inTheWay = [classes][]class{
 }
 
 // classify returns the class of a host, the host unmapped, and whether it is
-// one: an address without zone, or IPv6Only.
+// valid: an address without zone, or IPv6Only.
 func classify(host netip.Addr) (class, netip.Addr, bool) {
 	if zone := host.Zone(); zone != "" {
 		ok := zone == zoneIPv6Only && host.WithZone("").IsUnspecified()
@@ -65,11 +63,10 @@ func classify(host netip.Addr) (class, netip.Addr, bool) {
 	}
 }
 
-// specific reports whether the class is that of many hosts, each in the way of
-// itself.
+// specific reports whether the hosts of the class are single addresses.
 func (c class) specific() bool { return c == one4 || c == one6 }
 
-// wildcard returns the one host of a class that is not specific.
+// wildcard returns the only host of a class that is not specific.
 func (c class) wildcard() netip.Addr {
 	if c == any4 {
 		return netip.IPv4Unspecified()

@@ -4,32 +4,26 @@
 // Package alloc hands out the two things a host that publishes ports runs out
 // of: addresses of a prefix ([Addrs]) and ports of one protocol ([Ports]).
 //
-// Both are lazy and cyclic. Nothing is generated ahead: memory follows what is
-// in use, so that an empty 10.0.0.0/8 and an empty ::/0 cost a few hundred
-// bytes. And both go forward: the next one handed out is the first free one
-// after the last one handed out, wrapping round at the end, so that what was
-// released rests for as long as the range allows before somebody else gets it.
+// Both are lazy: memory follows what is in use, so that an empty 10.0.0.0/8 and
+// an empty ::/0 cost a few hundred bytes. And both are cyclic: they hand out the
+// first free one after the last one handed out, wrapping round, so that an
+// address or port is reused as late as possible after its release.
 //
-// Both are bookkeeping and nothing else: they ask neither the kernel nor the
-// network, start no goroutines, keep no clock and write no files. Whoever needs
-// them to survive a restart reserves again what is still in use; for the order
-// of addresses [Addrs.SetCursor] restores the rest.
+// They only keep books: they ask neither the kernel nor the network, start no
+// goroutines, read no clock and write no files. To go on after a restart, reserve
+// again what is in use and restore the order of addresses by [Addrs.SetCursor].
 //
 // # Concurrency
 //
-// All methods of [Addrs] and [Ports] may be called from any number of
-// goroutines at once. Each call is one critical section of one mutex, so that
-// no two callers are ever given the same thing. The iterator of [Addrs.Leases]
-// takes the mutex for each step and not for the whole walk: the loop's body may
-// call any method.
+// All methods of [Addrs] and [Ports] are safe for concurrent use. Each call is
+// one critical section of one mutex. The iterator of [Addrs.Leases] takes the
+// mutex for each step: the loop's body may call any method.
 //
 // # Be aware
 //
-//   - A lease has no holder and no expiry here. Who holds what, and for how
-//     long, is the caller's knowledge; [Addrs.Release] and [Ports.Release]
-//     believe whoever calls them.
-//   - The order of ports is not kept over a restart: [Ports] begins again at the
-//     start of its dynamic range.
+//   - A lease has no owner and no expiry here: [Addrs.Release] and
+//     [Ports.Release] do not check who calls them.
+//   - After a restart [Ports] begins at the start of its dynamic range.
 //   - Addresses with a zone are refused, but for the stand-in [IPv6Only] in
 //     [Ports]. A zone is meaningful on one host only (RFC 4007 section 6).
 //   - IPv4-mapped IPv6 addresses (::ffff:192.0.2.1, RFC 4291 section 2.5.5.2)

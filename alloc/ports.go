@@ -20,16 +20,16 @@ import (
 //	::                       every address of both families
 //	IPv6Only()               every IPv6 address
 //
-// Two reservations of a port exclude each other when there is an address that
-// both are for. So two different addresses never do, nor do 0.0.0.0 and
-// [IPv6Only]. IPv4-mapped addresses are IPv4 ones: ::ffff:0.0.0.0 is 0.0.0.0.
+// Two reservations of a port conflict if both include the same address. So two
+// different addresses never conflict, nor do 0.0.0.0 and [IPv6Only]. IPv4-mapped
+// addresses are IPv4 ones: ::ffff:0.0.0.0 is 0.0.0.0.
 //
 // Next and NextRun choose from the dynamic range only, Reserve and ReserveRun
 // take any port from 1 to 65535.
 //
-// The state is bitmaps, of which only the words exist that have both free and
-// reserved ports, and a map of the specific addresses in use. A search looks at
-// 64 ports a step.
+// The state is bitmaps, of which only words with both free and reserved ports
+// are stored, and a map of the specific addresses in use. A search looks at 64
+// ports a step.
 type Ports struct {
 	first, last int // the dynamic range
 
@@ -37,13 +37,13 @@ type Ports struct {
 	cursor int // where Next begins to look: after what was handed out last
 	avoid  portSet
 
-	// Each reservation is in the set of its class. Those for a specific address
-	// are also in that address's own set, which says who is in the way of it;
-	// the set of the class says that somebody is in the way of a wildcard.
+	// Each reservation is in the set of its class, which is compared with
+	// wildcards. One for a specific address is also in the set of that address,
+	// which is compared with reservations for the same address.
 	class [classes]portSet
 	hosts shrinkingMap[netip.Addr, *hostPorts]
 	more  shrinkingMap[sharedPort, int]
-	spare *hostPorts // a host between its last port and its first would go to the heap
+	spare *hostPorts // saves allocations where an address often loses its only port
 }
 
 // hostPorts is the ports reserved for one specific address, at least one.
@@ -52,8 +52,8 @@ type hostPorts struct {
 	n     int
 }
 
-// A sharedPort is one reserved for several specific addresses of a family; the
-// map's value is how many there are besides the first.
+// A sharedPort is reserved for several specific addresses of a family; the value
+// in the map is how many besides the first.
 type sharedPort struct {
 	class class
 	port  int
@@ -72,9 +72,9 @@ func NewPorts(first, last uint16) (*Ports, error) {
 // Avoid makes Next and NextRun never choose the ports from first to last, both
 // included, as the kernel does with those in ip_local_reserved_ports
 // (Documentation/networking/ip-sysctl.rst). Reserve and ReserveRun still take
-// them, and those taken stay taken. Ports avoided are avoided for ever; those
-// outside of the dynamic range are never chosen anyway, and 0 is no port and
-// makes no difference. The error is an [ErrRange]: first is after last.
+// them, and reservations stay. There is no way to undo it. Ports outside of the
+// dynamic range, and 0, make no difference. The error is an [ErrRange]: first is
+// after last.
 func (p *Ports) Avoid(first, last uint16) error {
 	if first > last {
 		return fmt.Errorf("avoid ports %d-%d: %w", first, last, ErrRange)
@@ -87,13 +87,12 @@ func (p *Ports) Avoid(first, last uint16) error {
 	return nil
 }
 
-// Next reserves a port of the dynamic range for the host: the first one after
-// the last that Next or NextRun handed out, to whatever host, that nothing
-// excludes, wrapping round. So a port that was handed out and released is next
-// only when the round comes to it again.
+// Next reserves a port of the dynamic range for the host: the first one without
+// a conflict after the last that Next or NextRun handed out to any host, wrapping
+// round. So a port that was released is handed out again only after all others.
 //
-// The error is [ErrExhausted] if there is none, and [ErrRange] if the host is no
-// valid address or has a zone.
+// The error is [ErrExhausted] if there is none, and [ErrRange] if the host is not
+// valid or has a zone.
 func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1) }
 
 // NextRun reserves n ports in a row and returns the first. It chooses like Next;
@@ -102,24 +101,24 @@ func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1
 // it back, release each of its ports.
 //
 // The error is [ErrExhausted] if there is no such run, and [ErrRange] if n is
-// less than 1 or more than the dynamic range has, or the host is no valid
-// address or has a zone.
+// less than 1 or more than the dynamic range has, or the host is not valid or has
+// a zone.
 func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
 	c, host, ok := classify(host)
 	if !ok || n < 1 || n > p.last-p.first+1 {
-		return 0, &chooseError{p.first, p.last, n, host, ErrRange}
+		return 0, &portError{host, p.first, p.last, n, ErrRange}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.host(c, host)
-	u := p.against(c, h)
-	u.with(&p.avoid)
+	u := p.taken(c, h)
+	u.add(&p.avoid)
 	port, ok := u.firstFree(p.cursor, p.last, n)
 	if !ok {
 		port, ok = u.firstFree(p.first, p.last, n) // begins before the cursor, may end after it
 	}
 	if !ok {
-		return 0, &chooseError{p.first, p.last, n, host, ErrExhausted}
+		return 0, &portError{host, p.first, p.last, n, ErrExhausted}
 	}
 	p.add(c, host, h, port, n)
 	if p.cursor = port + n; p.cursor > p.last {
@@ -131,9 +130,8 @@ func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
 // Reserve reserves a port of 1 to 65535 for a host. What Next hands out is not
 // affected but for this port.
 //
-// The error is an [*InUseError], which is an [ErrInUse], if a reservation
-// excludes this one, and [ErrRange] if the port is 0, or the host is no valid
-// address or has a zone.
+// The error is an [*InUseError], which is an [ErrInUse], if there is a conflict,
+// and [ErrRange] if the port is 0, or the host is not valid or has a zone.
 func (p *Ports) Reserve(ap netip.AddrPort) error { return p.ReserveRun(ap, 1) }
 
 // ReserveRun reserves n ports in a row from that of ap on, or none. The errors
@@ -143,22 +141,21 @@ func (p *Ports) ReserveRun(ap netip.AddrPort, n int) error {
 	first := int(ap.Port())
 	c, host, ok := classify(ap.Addr())
 	if !ok || first == 0 || n < 1 || n > maxPort-first+1 {
-		return &reserveError{ap, n, ErrRange}
+		return &portError{host: ap.Addr(), first: first, n: n, err: ErrRange}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.host(c, host)
-	u := p.against(c, h)
-	if taken, is := u.firstTaken(first, first+n-1); is {
-		return &reserveError{ap, n, &InUseError{Have: p.holder(c, host, taken)}}
+	u := p.taken(c, h)
+	if taken, ok := u.firstTaken(first, first+n-1); ok {
+		return &portError{host: ap.Addr(), first: first, n: n, err: &InUseError{p.conflict(c, host, taken)}}
 	}
 	p.add(c, host, h, first, n)
 	return nil
 }
 
-// Release ends a reservation and reports whether there was one for this very
-// host and port. When there is none it changes nothing; what a wildcard holds
-// cannot be released address by address.
+// Release ends the reservation of exactly this host and port and reports whether
+// there was one. An address of a wildcard's reservation cannot be released alone.
 func (p *Ports) Release(ap netip.AddrPort) bool {
 	c, host, ok := classify(ap.Addr())
 	if !ok {
@@ -179,22 +176,20 @@ func (p *Ports) host(c class, host netip.Addr) *hostPorts {
 	return h
 }
 
-// against returns the ports that are taken for a host of the class with the
-// ports h.
-func (p *Ports) against(c class, h *hostPorts) (u union) {
-	for _, other := range inTheWay[c] {
-		u.with(&p.class[other])
+// taken returns the ports that conflict with a host of the class with the ports h.
+func (p *Ports) taken(c class, h *hostPorts) (u union) {
+	for _, other := range conflicting[c] {
+		u.add(&p.class[other])
 	}
 	if h != nil {
-		u.with(&h.ports)
+		u.add(&h.ports)
 	}
 	return u
 }
 
-// holder returns the reservation that is in the way of the host on a port that
-// is taken for it.
-func (p *Ports) holder(c class, host netip.Addr, port int) netip.AddrPort {
-	for _, other := range inTheWay[c] {
+// conflict returns the reservation of the port that conflicts with the host.
+func (p *Ports) conflict(c class, host netip.Addr, port int) netip.AddrPort {
+	for _, other := range conflicting[c] {
 		if !p.class[other].has(port) {
 			continue
 		}
@@ -207,7 +202,7 @@ func (p *Ports) holder(c class, host netip.Addr, port int) netip.AddrPort {
 }
 
 // lowest returns the lowest address of the class that the port is reserved for.
-// It looks at every address in use: only a conflict is as slow as that.
+// It looks at every address in use, but only after a conflict.
 func (p *Ports) lowest(c class, port int) (low netip.Addr) {
 	for a, h := range p.hosts.m {
 		if a.Is4() == (c == one4) && h.ports.has(port) && (!low.IsValid() || a.Less(low)) {
@@ -239,7 +234,7 @@ func (p *Ports) add(c class, host netip.Addr, h *hostPorts, first, n int) {
 	}
 }
 
-// remove undoes add for one port and reports whether there was anything to undo.
+// remove undoes add for one port and reports whether the port was reserved.
 func (p *Ports) remove(c class, host netip.Addr, port int) bool {
 	if !c.specific() {
 		return p.class[c].remove(port)

@@ -51,8 +51,8 @@ type naivePorts struct {
 	have                map[int][]netip.Addr // by port
 }
 
-// inTheWay is the reservation that excludes the host, to be named in an error.
-func (m *naivePorts) inTheWay(host netip.Addr, port int) (netip.AddrPort, bool) {
+// conflict is the reservation that conflicts with the host, to be named in an error.
+func (m *naivePorts) conflict(host netip.Addr, port int) (netip.AddrPort, bool) {
 	for _, other := range portsHosts() { // in the order of naming
 		for _, have := range m.have[port] {
 			if have == other && naiveOverlap(host, have) {
@@ -87,7 +87,7 @@ func (m *naivePorts) nextRun(host netip.Addr, n int) (int, error) {
 
 func (m *naivePorts) free(host netip.Addr, port, n int) bool {
 	for i := range n {
-		if _, taken := m.inTheWay(host, port+i); taken || m.avoid[port+i] {
+		if _, taken := m.conflict(host, port+i); taken || m.avoid[port+i] {
 			return false
 		}
 	}
@@ -99,7 +99,7 @@ func (m *naivePorts) reserveRun(host netip.Addr, port, n int) error {
 		return ErrRange
 	}
 	for i := range n {
-		if have, taken := m.inTheWay(host, port+i); taken {
+		if have, taken := m.conflict(host, port+i); taken {
 			return &InUseError{have}
 		}
 	}

@@ -241,7 +241,7 @@ func TestPortsErrors(t *testing.T) {
 func usedUnion(p *Ports) (u union) {
 	for i := range p.class {
 		if _, ok := (&union{sets: [maxUnion]*portSet{&p.class[i]}, n: 1}).firstTaken(0, maxPort); ok {
-			u.with(&p.class[i])
+			u.add(&p.class[i])
 		}
 	}
 	return u

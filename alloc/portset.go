@@ -27,27 +27,25 @@ func (s *portSet) add(p int) bool {
 	return (*b).set(uint(p) % blockBits)
 }
 
-// remove removes p and reports whether it was there. A block that has become
-// empty stays: there are 16 at most, and whoever has one port often goes
-// between none and one.
+// remove removes p and reports whether it was there. An empty block stays: there
+// are 16 at most, and a set of one port often loses and regains it.
 func (s *portSet) remove(p int) bool {
 	b := s[p/blockBits]
 	return b != nil && b.clear(uint(p)%blockBits)
 }
 
-// A union is the ports that are in any of some sets: those that stand in the
-// way of one host. All of its searches look at 64 ports a step.
+// A union is the ports of any of some sets: those that conflict with one host.
+// Its searches look at 64 ports a step.
 type union struct {
 	sets [maxUnion]*portSet
 	n    int
 }
 
-// maxUnion is the number of sets that stand in the way of "::": one of each
-// class, and the ports to avoid.
+// maxUnion is the most sets of a union: one of each class for "::", and the
+// ports to avoid.
 const maxUnion = int(classes) + 1
 
-// with adds a set.
-func (u *union) with(s *portSet) {
+func (u *union) add(s *portSet) {
 	u.sets[u.n] = s
 	u.n++
 }
@@ -79,8 +77,8 @@ func (s *slice) word(p int) (w uint64) {
 	return w
 }
 
-// fullUntil returns the first port of the first word after p's that is not full
-// in one of the sets, or of the next slice: no port before it is free.
+// fullUntil returns the first port of the first word after p's that no set has
+// filled, or of the next slice: no port before it is free.
 func (s *slice) fullUntil(p int) int {
 	start := p / blockBits * blockBits
 	open := ^s.full &^ (2<<(uint(p)%blockBits/64) - 1)

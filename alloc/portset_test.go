@@ -18,7 +18,7 @@ func TestUnionAgainstBitmap(t *testing.T) {
 		var u union
 		var taken [maxPort + 1]bool
 		for i := range sets {
-			u.with(&sets[i])
+			u.add(&sets[i])
 		}
 		first := r.IntN(maxPort)
 		last := min(maxPort, first+r.IntN(1<<r.IntN(17)))
@@ -63,7 +63,7 @@ func TestUnionAgainstBitmap(t *testing.T) {
 // A run ends at the last port, whichever bit of a word that is.
 func TestUnionEndsAtLast(t *testing.T) {
 	var u union
-	u.with(new(portSet))
+	u.add(new(portSet))
 	for last := range 200 {
 		for from := range last + 1 {
 			got, ok := u.firstFree(from, last, last-from+1)

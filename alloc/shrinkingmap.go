@@ -5,11 +5,11 @@ package alloc
 
 import "maps"
 
-// keepMap is the number of entries for which a map is not worth making smaller.
+// keepMap is the number of entries up to which a map is not made smaller.
 const keepMap = 64
 
-// A shrinkingMap is a map that gives memory back: those of Go keep room for the
-// most entries they ever had. The zero map is empty and ready to use.
+// A shrinkingMap is a map that gives memory back: a Go map keeps room for the
+// most entries it ever had. The zero map is empty and ready to use.
 type shrinkingMap[K comparable, V any] struct {
 	m    map[K]V
 	most int // entries since m was made
@@ -28,8 +28,8 @@ func (s *shrinkingMap[K, V]) put(k K, v V) {
 	s.most = max(s.most, len(s.m))
 }
 
-// drop deletes an entry. A map three quarters empty is copied to a new one:
-// three entries were deleted for each that is copied.
+// drop deletes an entry. A map that is three quarters empty is copied to a new
+// one: three entries were deleted for each that is copied.
 func (s *shrinkingMap[K, V]) drop(k K) {
 	delete(s.m, k)
 	if s.most <= keepMap || len(s.m) > s.most/4 {

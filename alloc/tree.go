@@ -3,28 +3,29 @@
 
 package alloc
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
-// A tree is a set of keys: a bitmap of 2^128 bits, of which only the interesting
-// parts exist. The zero tree is empty and ready to use.
+// A tree is a set of keys: a bitmap of 2^128 bits, stored sparsely. The zero tree
+// is empty and ready to use.
 //
-// It is a tree of 64 kids a node, six bits of the key a level, with a block of
-// 4096 keys in each node of the lowest level. A node stores neither empty nor
-// full kids: of the former it says nothing, of the latter one bit. That bit is
-// what makes a search skip 16 million taken addresses in a few steps, and what
-// lets a full tree be as small as an empty one. And levels on which nothing
-// branches are left out, so that the height follows what is in the set and not
-// how wide its keys are: that is why ::/0 costs no more than 10.0.0.0/24.
+// Each node has 64 kids, six bits of the key a level, and each node of the lowest
+// level a block of 4096 keys. Empty and full kids are not stored; a full one is
+// one bit in its parent. So a search skips 16 million taken addresses in a few
+// steps, and a full tree is as small as an empty one. Levels without a branch are
+// left out, so that the height depends on the keys in the set and not on their
+// width: ::/0 costs no more than 10.0.0.0/24.
 //
-// Between two calls these hold of every node: it is not empty; not all of its
-// kids are full; if it is above the lowest level it has a full kid or at least
-// two stored ones. So the tree's shape follows from its keys, not from history.
+// Between two calls no node is empty, none has only full kids, and a node above
+// the lowest level has a full kid or at least two stored ones. So the shape of
+// the tree follows from its keys, not from its history.
 type tree struct {
 	root *node // nil: empty
 
-	// A set near the edge of a node's birth or death would go to the heap on
-	// each operation; a handful of nodes kept back absorbs that. A freed node
-	// beyond them goes to the garbage collector.
+	// Freed nodes, up to a few: a key that is set and cleared again and again
+	// may make and free nodes each time.
 	spare [4]*node
 }
 
@@ -95,7 +96,7 @@ func (t *tree) setIn(n *node, k key) bool {
 	switch {
 	case n.part>>i&1 == 0:
 		n.part |= 1 << i
-		n.kids = insert(n.kids, r, t.node(k, 1))
+		n.kids = slices.Insert(n.kids, r, t.node(k, 1))
 	case !n.kids[r].covers(k):
 		n.kids[r] = t.join(n.kids[r], k)
 	}
@@ -138,7 +139,7 @@ func (t *tree) clearIn(n *node, k key) bool {
 		kid.full = allOnes
 		n.full &^= 1 << i
 		n.part |= 1 << i
-		n.kids = insert(n.kids, r, kid)
+		n.kids = slices.Insert(n.kids, r, kid)
 	case n.part>>i&1 == 0 || !n.kids[r].covers(k):
 		return false
 	}
@@ -153,8 +154,8 @@ func (t *tree) clearIn(n *node, k key) bool {
 	return true
 }
 
-// firstClear returns the first key from k on that is not in the set, or 0 when
-// there is none up to the last of all keys.
+// firstClear returns the first key from k on that is not in the set, or 0 if
+// all up to the last key are.
 func (t *tree) firstClear(k key) key {
 	if t.root == nil || !t.root.covers(k) {
 		return k
@@ -171,8 +172,8 @@ func (n *node) firstClear(k key) (key, bool) {
 		return n.base.plus(i, 0), ok
 	}
 	for i := k.digit(n.shift()); ; k = n.base.plus(i, n.shift()) {
-		// Only the kid where the search begins can fail to have one: the others
-		// are searched from their start, and those that are full are skipped.
+		// Only the first kid can have none: the others are searched from their
+		// start, and full ones are skipped.
 		if n.full>>i&1 == 0 {
 			if n.part>>i&1 == 0 {
 				return k, true
@@ -184,8 +185,8 @@ func (n *node) firstClear(k key) (key, bool) {
 			if c, ok := kid.firstClear(k); ok {
 				return c, true
 			}
-			// Where levels are left out, the kid does not reach to the end of
-			// its place, and has the place to itself.
+			// Where levels are left out, the kid covers only a part of the
+			// i'th range, and the rest of the range is clear.
 			if end := kid.base.last(kid.shift() + 6).next(); end.digit(n.shift()) == i {
 				return end, true
 			}
@@ -241,16 +242,15 @@ func (t *tree) join(n *node, k key) *node {
 	return p
 }
 
-// raise turns a full node into the node one level up, which has it as its one
-// full kid.
+// raise turns a full node into its parent, with it as the only full kid.
 func (n *node) raise() {
 	n.level++
 	n.full = 1 << n.base.digit(n.shift())
 	n.base = n.base.first(n.shift() + 6)
 }
 
-// tidy returns what belongs in the place of n after a key of it was cleared:
-// nothing if n is empty, its kid if that is all that n has.
+// tidy returns what replaces n after a key of it was cleared: nil if n is empty,
+// its kid if n has nothing else.
 func (t *tree) tidy(n *node) *node {
 	switch {
 	case n.full|n.part == 0:
@@ -288,8 +288,8 @@ func (t *tree) takeSpare() *node {
 	return new(node)
 }
 
-// free makes n a spare, if one is wanted, and empties it but for the capacity of
-// its slices, which is keep at most when so little is left in them.
+// free makes n a spare if there is room, emptied, but with the capacity of its
+// slices, which is keep at most by then.
 func (t *tree) free(n *node) {
 	for i := range t.spare {
 		if t.spare[i] == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestRefusals(t *testing.T) {
+func TestErrors(t *testing.T) {
 	a := newAddrs(t, "192.0.2.0/30")
 	lease(t, a, 2)
 	p := newPorts(t, 60000, 60001)
