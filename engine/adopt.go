@@ -4,119 +4,115 @@
 package engine
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nft"
 )
 
-func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
-
-func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }
-
-// adoptAttempts bounds how often the table is read anew because somebody keeps
-// changing it; each attempt waits by pause longer than the one before.
-const (
-	adoptAttempts = 5
-	pause         = time.Millisecond
-)
-
 // adopt takes over what the kernel holds: the table is the only record of what is
-// published. It is how an engine starts, and how it finds its way when the kernel
-// turns out to hold something else than it did.
+// published. An engine starts with it, and calls it when the kernel turns out to hold
+// something else than the engine knows.
 func (e *Engine) adopt() error {
 	e.opts.Trace("adopt")
 	defer e.opts.Progress(Progress{})
-	var err error
-	for attempt := range adoptAttempts {
-		time.Sleep(time.Duration(attempt) * pause)
-		if err = e.reconnect(); err != nil {
-			continue
-		}
-		if err = e.adoptOnce(); !errors.Is(err, nft.ErrStale) && !e.socketFailed(err) {
-			return err
-		}
-	}
-	return fmt.Errorf("read table %s: %w", e.opts.Table, err)
+	return e.table.Retry(e.adoptOnce)
 }
 
-// adoptOnce is one attempt. The error is nft.ErrStale if the table changed between
-// one look at it and the next.
+// adoptOnce is one attempt. The error matches nft.ErrStale if the table changed meanwhile.
 func (e *Engine) adoptOnce() error {
-	info, err := e.kernel.Table(e.opts.Table)
-	if !e.present {
-		e.found = info.Handle
+	c, err := e.table.Load()
+	if err != nil {
+		return err
 	}
-	if isNotExist(err) {
-		if e.present && !e.opts.ReadOnly {
-			return e.remake(0, damage{lines: []string{"it was deleted by somebody else"}, whole: true})
-		}
+	f := e.classify(c)
+	switch f.outcome {
+	case absent:
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := checkSchema(e.opts.Table, info.Comment); err != nil {
-		return err
-	}
-	if info, err = e.own(info); err != nil {
-		return err
-	}
-	// What flags it has is seen to apart from what it holds.
-	want := e.table
-	want.Flags = info.Flags &^ nft.TableDormant
-	drift, err := e.kernel.Drift(want)
-	if err != nil {
-		return staleIfGone(err)
-	}
-	d := e.damageOf(drift, info)
-	if e.known() && len(d.lines) != 0 {
-		return e.remake(info.Handle, d)
-	}
-	elements, generation, err := e.readElements()
-	if err != nil {
-		return err
-	}
-	if d.lines = append(d.lines, e.missingRecords(elements)...); e.known() && len(d.lines) != 0 {
-		return e.remake(info.Handle, d)
-	}
-	book, strange := readBook(elements)
-	elements, others := e.sortOut(elements, book, strange)
-	strange = append(strange, others...)
-	for _, el := range strange {
-		d.add("an engine makes no such element: %s", el)
-	}
-	missing := book.missing(elements)
-	for _, el := range missing {
-		d.add("an element is missing: %s", el)
-	}
-	elements = append(elements, missing...)
-	if len(d.lines) != 0 || d.whole && !e.opts.ReadOnly {
-		ch := nft.Change{Delete: strange, Add: missing, Generation: generation}
-		if err := e.putRight(d, elements, ch, info.Handle); err != nil {
+	case rewrite:
+		return e.rewrite(f.contents)
+	case correct:
+		if err := e.correct(f); err != nil {
 			return err
 		}
-	} else {
-		e.handle = info.Handle
+	case accept:
+		e.table.Accept(c)
 	}
-	notes := slices.DeleteFunc(slices.Clone(behindMappings(elements)), func(el nft.Element) bool { return !isEnded(el) })
-	if e.present {
-		e.follow(elements, book, len(notes))
+	notes := slices.DeleteFunc(slices.Clone(behindMappings(f.elements)), func(el nft.Element) bool { return !isEnded(el) })
+	if e.table.Present() {
+		e.syncExternal(f, len(notes))
 	} else {
-		e.present = true
-		e.take(elements, book)
+		e.table.SetPresent()
+		e.take(f.elements, f.book)
 		e.adoptHairpins()
 	}
 	if e.opts.ReadOnly {
 		return nil
 	}
 	return e.endFlows(notes)
+}
+
+// outcome is what is to be done with a table that was loaded.
+type outcome int
+
+const (
+	// absent: there is no table, and none was expected.
+	absent outcome = iota
+	// rewrite: the table is damaged, and this engine knows what it has to hold.
+	rewrite
+	// correct: the table has another owner than it should have, or holds elements that no
+	// engine makes, or is damaged and was met for the first time. What is right is kept.
+	correct
+	// accept: the table is as it should be.
+	accept
+)
+
+// found is a loaded table with its outcome.
+type found struct {
+	outcome  outcome
+	contents table.Contents
+	// elements are those of the table after the outcome, and book what they record.
+	elements []nft.Element
+	book     book
+	// foreign are elements that no engine makes; missing are those that the records
+	// ask for.
+	foreign, missing []nft.Element
+}
+
+// classify decides what is to be done with a loaded table.
+func (e *Engine) classify(c table.Contents) found {
+	f := found{outcome: accept, contents: c}
+	d := &f.contents.Damage
+	known := e.table.Known()
+	if !c.Exists && !known {
+		f.outcome = absent
+		return f
+	}
+	if known && len(d.Lines) == 0 {
+		d.Lines = e.missingRecords(c.Elements)
+	}
+	if known && len(d.Lines) != 0 {
+		f.outcome = rewrite
+		return f
+	}
+	f.book, f.foreign = readBook(c.Elements)
+	ours, others := e.sortOut(c.Elements, f.book, f.foreign)
+	f.foreign = append(f.foreign, others...)
+	for _, el := range f.foreign {
+		d.Add("an engine makes no such element: %s", el)
+	}
+	f.missing = f.book.missing(ours)
+	for _, el := range f.missing {
+		d.Add("an element is missing: %s", el)
+	}
+	f.elements = append(ours, f.missing...)
+	if len(d.Lines) != 0 || d.Recreate && !e.opts.ReadOnly {
+		f.outcome = correct
+	}
+	return f
 }
 
 // sortOut parts the elements that an engine can have made from those that others must
@@ -248,96 +244,6 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 		followed.put(p)
 	}
 	return twice
-}
-
-// staleIfGone makes of the error that the table is not there, which it was a moment
-// ago, the one that it has changed.
-func staleIfGone(err error) error {
-	if isNotExist(err) {
-		return fmt.Errorf("%w: %w", nft.ErrStale, err)
-	}
-	return err
-}
-
-// putRight puts a table right that is not as it should be, unless it is only read. The
-// change makes its elements those that are given, which are all that are to be in it.
-func (e *Engine) putRight(d damage, elements []nft.Element, ch nft.Change, handle uint64) error {
-	e.warnOf(d)
-	if e.opts.ReadOnly {
-		return nil
-	}
-	left := len(ch.Add) // those are the last
-	for i := range elements[:len(elements)-left] {
-		// Others may have written what nft(8) could not load. Of the records, what an
-		// engine does not write is strange.
-		was := elements[i]
-		if _, ok := recordOf(was); ok || isHairpinSet(was.Set) {
-			continue
-		}
-		elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))
-		if elements[i].Comment != was.Comment {
-			ch.Delete, ch.Add = append(ch.Delete, was), append(ch.Add, elements[i])
-		}
-	}
-	e.opts.Trace("repair")
-	mended := e.mend(d, handle, func() (nft.Change, error) { return ch, apartFrom(ch.Delete, elements) })
-	if !mended {
-		// What ends at this moment would begin anew.
-		elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
-		e.keepThrough()
-		// The guards may be among what is missing: all of it or nothing.
-		if err := e.kernel.Replace(e.table, elements, ch.Generation); err != nil {
-			return err
-		}
-		e.readHandle()
-	}
-	if len(d.lines) == 0 {
-		e.log.Info("table was recreated to change its owner", "table", e.opts.Table, "owned", e.table.Flags != 0)
-		return nil
-	}
-	e.noteRepair()
-	return nil
-}
-
-// readElements reads all elements that the engine knows how to keep. A set that is
-// missing from a damaged table has none.
-func (e *Engine) readElements() ([]nft.Element, uint32, error) {
-	names := make([]string, 0, len(e.table.Maps)+len(e.table.Sets))
-	for _, m := range e.table.Maps {
-		names = append(names, m.Name)
-	}
-	for _, s := range e.table.Sets {
-		names = append(names, s.Name)
-	}
-	all, generation, err := e.kernel.Elements(e.table, names...)
-	if isNotExist(err) {
-		return e.readWhatIsThere(names)
-	}
-	return all, generation, err
-}
-
-// readWhatIsThere reads one set after the other, of those that are there, as long as
-// nothing changes meanwhile.
-func (e *Engine) readWhatIsThere(names []string) (all []nft.Element, generation uint32, err error) {
-	if generation, err = e.kernel.Generation(); err != nil {
-		return nil, 0, err
-	}
-	for _, name := range names {
-		some, _, err := e.kernel.Elements(e.table, name)
-		if err != nil && !isNotExist(err) {
-			return nil, 0, err
-		}
-		all = append(all, some...)
-	}
-	// The sets may be missing because by now the table is.
-	if _, err := e.kernel.Table(e.opts.Table); err != nil {
-		return nil, 0, staleIfGone(err)
-	}
-	now, err := e.kernel.Generation()
-	if err == nil && now != generation {
-		err = nft.ErrStale
-	}
-	return all, generation, err
 }
 
 // take makes the elements what the engine knows to be published.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -19,7 +20,7 @@ func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	if e.closed {
 		return nil, nat.ErrClosed
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return nil, err
 	}
 	e.forget(e.now())
@@ -38,7 +39,7 @@ func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 func (e *Engine) Apply(ms ...nat.Mapping) ([]nat.Change, error) { return e.Reporting(nil).Apply(ms...) }
 
 func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
-	err = e.deciding(func() error {
+	err = e.retryOnConflict(func() error {
 		c, err := e.difference(ms)
 		if err != nil {
 			return err
@@ -186,7 +187,7 @@ func over(m *nat.Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m
 // expiryTolerance is by how much a mapping's end may differ and be the same: the
 // kernel tells how much time is left, from which the end is worked out anew by each
 // engine that adopts the table.
-const expiryTolerance = time.Second
+const expiryTolerance = table.ExpiryTolerance
 
 func (t target) same(o target) bool {
 	apart := time.Duration(t.expires-o.expires) * time.Millisecond

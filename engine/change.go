@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -103,57 +104,42 @@ func (c change) goneCount() int { return len(c.removed) + len(c.moved) }
 
 func (c change) comeCount() int { return len(c.added) + len(c.moved) }
 
-// errDrift means that the kernel did not hold what the engine thought it did, and
-// that the call is to be decided anew.
-var errDrift = errors.New("the table was changed by somebody else")
-
-// changeAttempts bounds how often a call is decided anew because somebody else
+// changeAttempts bounds how often a call is decided again because somebody else
 // keeps changing the table.
 const changeAttempts = 5
 
-// deciding calls f, anew as long as it finds that the kernel has changed.
-func (e *Engine) deciding(f func() error) error {
+// retryOnConflict calls f, again as long as it finds that the kernel has changed.
+func (e *Engine) retryOnConflict(f func() error) error {
 	defer e.opts.Progress(Progress{})
-	e.sure = false
+	e.table.SetCurrent(false)
 	var err error
 	for attempt := range changeAttempts {
-		time.Sleep(time.Duration(attempt) * pause)
-		switch settleErr := e.settle(); {
-		case settleErr != nil && err != nil:
-			return fmt.Errorf("%w: %w", err, settleErr)
-		case settleErr != nil:
-			return settleErr
+		time.Sleep(time.Duration(attempt) * table.Pause)
+		switch resyncErr := e.resync(); {
+		case resyncErr != nil && err != nil:
+			return fmt.Errorf("%w: %w", err, resyncErr)
+		case resyncErr != nil:
+			return resyncErr
 		}
-		if err = f(); !errors.Is(err, errDrift) {
+		if err = f(); !errors.Is(err, table.ErrConflict) {
 			return err
 		}
-		e.doubtful = true
+		e.table.MarkStale()
 	}
 	return err
 }
 
-// settle looks what the kernel holds if there is doubt about it.
-func (e *Engine) settle() error {
-	if !e.doubtful {
+// resync loads the table if the kernel may hold something else than the engine knows.
+func (e *Engine) resync() error {
+	if !e.table.Stale() {
 		return nil
 	}
 	if err := e.adopt(); err != nil {
 		return err
 	}
-	e.doubtful, e.sure = false, true
+	e.table.SetCurrent(true)
 	e.saveFound()
 	return nil
-}
-
-// uncertain is for errors of changing the kernel's table: most mean that nothing was
-// done, but not all, and after an undoing that failed something has been.
-func (e *Engine) uncertain(err error) error {
-	if err != nil {
-		e.doubtful = true
-		e.failures.Changes++
-	}
-	e.socketFailed(err)
-	return err
 }
 
 // commit makes the change: it binds the sockets that hold the ports against other
@@ -209,7 +195,7 @@ func (e *Engine) commit(c change) error {
 		if err := e.save(c); err != nil {
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.uncertain(e.save(change{})) })
+		undo.add(func() error { return e.table.Uncertain(e.save(change{})) })
 	}
 	e.opts.Trace("flows")
 	err := e.deleteFlows(nat.UDP, c)
@@ -288,25 +274,21 @@ func (e *Engine) forward(c change, undo *undoList) error {
 // commitTable brings the change into the kernel: as a change of elements, or, where
 // there is no table, as the whole of it.
 func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
-	if !e.present {
+	if !e.table.Present() {
 		return e.makeTable(c, s, undo)
 	}
 	forth := nft.Change{
 		Delete: append(keys(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
 		Add:    append(e.elements(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
 	}
-	err := e.kernel.Update(e.table, forth)
-	switch {
-	case isNotExist(err), isExist(err), e.socketFailed(err):
-		return fmt.Errorf("%w: %w", errDrift, err)
-	case err != nil:
-		return e.uncertain(err)
+	if err := e.table.Update(forth); err != nil {
+		return err
 	}
 	undo.add(func() error {
-		return e.uncertain(e.kernel.Update(e.table, nft.Change{
+		return e.table.UpdateFinally(nft.Change{
 			Delete: append(keys(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
 			Add:    append(e.elements(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
-		}))
+		})
 	})
 	return nil
 }
@@ -327,18 +309,10 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 	}
 	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
 	es = append(es, e.hairpins.all(c.hairpins)...)
-	switch err := e.kernel.Restore(e.table, es, 0); {
-	case errors.Is(err, nft.ErrStale), e.socketFailed(err):
-		return fmt.Errorf("%w: %w", errDrift, err)
-	case err != nil:
-		return e.uncertain(err)
+	if err := e.table.Create(es); err != nil {
+		return err
 	}
-	e.present = true
-	e.readHandle()
-	undo.add(func() error {
-		e.present = false
-		return e.uncertain(e.kernel.DeleteTable(e.opts.Table))
-	})
+	undo.add(e.table.UndoCreate)
 	return nil
 }
 

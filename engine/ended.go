@@ -60,8 +60,7 @@ func (e *Engine) forgetEnded(notes []nft.Element) {
 	if len(notes) == 0 {
 		return
 	}
-	if err := e.kernel.Update(e.table, nft.Change{Delete: notes}); err != nil {
-		e.doubtful = true
+	if err := e.table.UpdateFinally(nft.Change{Delete: notes}); err != nil {
 		e.log.Warn("records of expired mappings could not be removed from the table", "table", e.opts.Table, "error", err)
 	}
 }
@@ -82,5 +81,5 @@ func (e *Engine) endFlows(notes []nft.Element) error {
 		return err
 	}
 	e.opts.Trace("ended")
-	return e.kernel.Update(e.table, nft.Change{Delete: notes})
+	return e.table.UpdateFinally(nft.Change{Delete: notes})
 }

@@ -84,7 +84,7 @@ func (e *Engine) attach(a nat.EndpointSpec) (*Endpoint, error) {
 		return nil, err
 	}
 	var ep *Endpoint
-	err := e.deciding(func() (err error) {
+	err := e.retryOnConflict(func() (err error) {
 		ep, err = e.attachOnce(a)
 		return err
 	})
@@ -319,7 +319,7 @@ func (ep *Endpoint) Release() error {
 	if err := e.writable(); err != nil {
 		return err
 	}
-	err := e.deciding(func() error {
+	err := e.retryOnConflict(func() error {
 		if e.endpoints[ep.name] != ep {
 			return nil
 		}
@@ -336,7 +336,7 @@ func (ep *Endpoint) Release() error {
 func (e *Engine) Detach(name string) ([]nat.Mapping, error) { return e.Reporting(nil).Detach(name) }
 
 func (e *Engine) detach(name string) (done []nat.Mapping, err error) {
-	err = e.deciding(func() error {
+	err = e.retryOnConflict(func() error {
 		ep := e.endpoints[name]
 		if ep == nil {
 			return &missingError{nat.WhatEndpoint, name}
@@ -374,7 +374,7 @@ func (e *Engine) Endpoint(name string) (*Endpoint, error) {
 	if e.closed {
 		return nil, nat.ErrClosed
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return nil, err
 	}
 	ep := e.endpoints[name]
@@ -391,7 +391,7 @@ func (e *Engine) Endpoints() iter.Seq[*Endpoint] {
 	if e.closed {
 		return slices.Values[[]*Endpoint](nil)
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
 	}
 	return slices.Values(e.sortedEndpoints())

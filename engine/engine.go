@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -17,46 +16,26 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
-
-// kernel is what the engine asks of nftables: the seam at which tests put a kernel
-// that fails.
-type kernel interface {
-	Table(name string) (nft.TableInfo, error)
-	Drift(nft.Table) ([]nft.Difference, error)
-	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
-	CountsElements(nft.Table) (bool, error)
-	Generation() (uint32, error)
-	Replace(t nft.Table, es []nft.Element, generation uint32) error
-	Restore(t nft.Table, es []nft.Element, handle uint64) error
-	Mend(t nft.Table, ch nft.Change, handle uint64) error
-	Owns() (bool, error)
-	Claim(name string, generation uint32) error
-	Watch(ctx context.Context, table string, changed func()) error
-	Update(nft.Table, nft.Change) error
-	DeleteTable(name string) error
-	Close() error
-}
 
 // Engine owns one nftables table and publishes mappings in it. Its methods may be
 // called at the same time; changes are made one after another.
 type Engine struct {
 	opts  Options
-	table nft.Table
 	log   *slog.Logger
+	table *table.Table
 
 	namespace  *namespace
 	lock       *tableLock
-	kernel     kernel
 	flows      flowTable
 	host       host
 	forwarding *forwarding
 	hairpins   *hairpins
 	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
-	dial       func() (kernel, error)
 
 	mu      sync.Mutex // held by every method to its end: the order of changes is theirs
 	closed  bool
@@ -64,37 +43,11 @@ type Engine struct {
 	// suspended is whether another process's engine may have the table: see Suspend. It
 	// is closed then too.
 	suspended bool
-	// present is whether the table is in the kernel. It is made by the first
-	// change, not by Open.
-	present bool
-
-	// ownedByOther is whether somebody else owned the table when this engine, a reader,
-	// read it.
-	ownedByOther bool
-	// handle is that of the table which this engine has made or adopted. Zero: it is
-	// not known.
-	handle uint64
-	// found is the handle of the table that was there before this engine made any, or
-	// made it again. Zero: there was none.
-	found uint64
-	// lost is whether the netlink socket has failed, and with it the table was.
-	lost bool
 	// noted is the report of the call that is under way; nil: there is none.
 	noted atomic.Pointer[Report]
-	// watched is whether Run hears of what others do to the table.
-	watched bool
-	// sure is whether the call that is under way has read the table.
-	sure bool
-	// deafen ends a Watch on the socket, to begin anew on another. Nil: nobody watches.
-	deafen context.CancelFunc
-	// repaired is how often the table was repaired.
-	repaired int
-	// failures are told by Status.
-	failures Failures
-	// doubtful is whether the kernel may hold something else than is known below,
-	// because an answer or an undoing went wrong: the next call looks first.
-	doubtful bool
-	ports    map[nat.Proto]*alloc.Ports
+	// failedRepairs counts checks of the table that failed.
+	failedRepairs int
+	ports         map[nat.Proto]*alloc.Ports
 	// mappings are all that is published, a port each. The kernel holds the same;
 	// what it ends by itself, it ends here at the next call.
 	mappings registry
@@ -152,13 +105,19 @@ func Open(opts Options) (*Engine, error) {
 
 func newEngine(opts Options) *Engine {
 	e := &Engine{
-		opts: opts, table: ruleset(opts.Table), now: time.Now,
+		opts: opts, now: time.Now,
 		mappings: newRegistry(), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
 		backends: map[netip.Addr]int{}, sooner: make(chan struct{}, 1),
 		closing: make(chan struct{}), book: newBook(),
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
 	e.hairpins = newHairpins(e.log)
+	e.table = table.New(table.Config{
+		Rules:        ruleset(opts.Table),
+		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) },
+		CheckComment: func(comment string) error { return checkSchema(opts.Table, comment) },
+		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: e.log,
+	})
 	return e
 }
 
@@ -167,21 +126,17 @@ func (e *Engine) connect() error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
 		e.proxies = newProxies(e.namespace, e.log)
 	}
-	e.dial = func() (kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) }
 	if err := e.takeSockets(); err != nil {
 		return err
 	}
-	return e.call()
-}
-
-// call opens the sockets by which the kernel is asked. Those who have the table by one of
-// them have it from here to hangUp.
-func (e *Engine) call() error {
-	k, err := e.dial()
-	if err != nil {
+	if err := e.table.Open(); err != nil {
 		return err
 	}
-	e.kernel = k
+	return e.openSockets()
+}
+
+// openSockets opens the sockets by which the kernel is asked, but for that of the table.
+func (e *Engine) openSockets() error {
 	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.fd()})
 	if err != nil {
 		return err
@@ -212,7 +167,7 @@ func (e *Engine) start() error {
 	if err := e.resetPorts(reserved); err != nil {
 		return err
 	}
-	if err := e.chooseOwner(); err != nil {
+	if err := e.table.ChooseOwner(); err != nil {
 		return err
 	}
 	if err := e.load(); err != nil {
@@ -220,9 +175,6 @@ func (e *Engine) start() error {
 	}
 	if err := e.adopt(); err != nil || e.opts.ReadOnly {
 		return err
-	}
-	if e.opts.AsFound && !e.present {
-		e.table.Flags = 0
 	}
 	if err := e.reconcile(); err != nil {
 		return err
@@ -267,17 +219,13 @@ func (e *Engine) disconnect() error {
 	if e.proxies != nil {
 		errs = append(errs, e.proxies.closeAll())
 	}
-	errs = append(errs, e.hangUp(), e.lock.close(), e.namespace.close())
+	errs = append(errs, e.closeKernelSockets(), e.lock.close(), e.namespace.close())
 	return errors.Join(errs...)
 }
 
-// hangUp closes the sockets by which the kernel is asked, as far as they are open.
-func (e *Engine) hangUp() error {
-	var errs []error
-	if e.kernel != nil {
-		errs = append(errs, e.kernel.Close())
-		e.kernel = nil
-	}
+// closeKernelSockets closes the sockets by which the kernel is asked, as far as they are open.
+func (e *Engine) closeKernelSockets() error {
+	errs := []error{e.table.Close()}
 	if e.flows != nil {
 		errs = append(errs, e.flows.Close())
 		e.flows = nil
@@ -323,7 +271,7 @@ func (e *Engine) Purge() error {
 	if err := e.writable(); err != nil {
 		return err
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return err
 	}
 	undo := undoList{e.purgeHairpins()}
@@ -334,10 +282,8 @@ func (e *Engine) Purge() error {
 		}
 		undo.add(func() error { return e.save(change{}) })
 	}
-	if e.present {
-		if err := e.kernel.DeleteTable(e.opts.Table); err != nil && !isNotExist(err) {
-			return undo.after(e.uncertain(err))
-		}
+	if err := e.table.Delete(); err != nil {
+		return undo.after(err)
 	}
 	err := e.deleteFlows(nat.UDP, change{removed: slices.Collect(e.mappings.all)})
 	e.end()
@@ -364,7 +310,7 @@ func (e *Engine) Mappings() iter.Seq[nat.Mapping] {
 	if e.closed {
 		return slices.Values[[]nat.Mapping](nil)
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
 	}
 	e.forget(e.now())

@@ -84,8 +84,11 @@ func (e *Engine) notifyChange(c change) {
 func (e *Engine) Run(ctx context.Context) error {
 	hearing := e.startHearing()
 	defer hearing.stop()
-	vigil := e.startVigil(ctx)
-	defer vigil.stop()
+	watcher := e.watcher()
+	if !e.opts.ReadOnly {
+		watcher.Start(ctx)
+		defer watcher.Stop()
+	}
 	for {
 		var timer <-chan time.Time
 		if next, ok := e.expire(); ok {
@@ -100,10 +103,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer:
 		case <-hearing.heard():
 			hearing.hear()
-		case <-vigil.changed:
-			vigil.heard(time.Now())
-		case <-vigil.due:
-			vigil.look()
+		case <-watcher.Changed():
+			watcher.Schedule(time.Now())
+		case <-watcher.Due():
+			watcher.RunCheck()
 		}
 	}
 }

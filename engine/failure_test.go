@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -182,7 +183,7 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 	switch {
 	case dump == "":
 		rules = "no table"
-	case strings.HasPrefix(dump, e.table.String()):
+	case strings.HasPrefix(dump, e.table.Rules.String()):
 		rules = "rules as they should be"
 	}
 	s := snapshot{kernel: append([]string{rules}, elementsIn(dump)...), mappings: publishedBy(e)}
@@ -301,7 +302,7 @@ func TestFailureBeyondUndoing(t *testing.T) {
 				} {
 					s.recovers(t, after, &saboteur{at: at, err: err, on: true})
 					// These say that nothing was done; the kernel does not lie.
-					if isNotExist(err) || isExist(err) || errors.Is(err, nft.ErrStale) {
+					if isNotExist(err) || errors.Is(err, fs.ErrExist) || errors.Is(err, nft.ErrStale) {
 						continue
 					}
 					s.recovers(t, after, &saboteur{at: at, err: err, after: true})

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
@@ -44,6 +45,8 @@ type testbed struct {
 	// owning lets engines own the table. Else others can change it, as most tests do,
 	// and a killed engine needs no funeral.
 	owning bool
+	// older is whether the kernel cannot count elements.
+	older bool
 	// store is none unless a test has one.
 	store *memoryStore
 }
@@ -86,11 +89,19 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	e := newEngine(opts.withDefaults())
 	e.namespace = &namespace{handle: netns.None()}
 	e.now = b.clock.Now
-	e.kernel, e.flows, e.host = b.kernel.Conn(), b.flows, b.host
+	e.flows, e.host = b.flows, b.host
 	if b.bridges != nil && !opts.ReadOnly {
 		e.hairpins.bridges = b.bridges
 	}
-	e.dial = func() (kernel, error) { return b.kernel.Conn(), nil }
+	e.table.Dial = func() (table.Kernel, error) {
+		if b.older {
+			return olderKernel{b.kernel.Conn()}, nil
+		}
+		return b.kernel.Conn(), nil
+	}
+	if err := e.table.Open(); err != nil {
+		return e, err
+	}
 	e.forwarding = &forwarding{
 		sysctls:    sysctls{ns: e.namespace, root: b.sysctl},
 		interfaces: func() ([]networkInterface, error) { return b.host.interfaces, nil },

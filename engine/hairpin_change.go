@@ -98,13 +98,12 @@ func (e *Engine) countBackends(a netip.Addr, by int) {
 // applyHairpins makes a draft that comes with no change of what is published. Where
 // there is no table nothing could be recorded; the change that makes it again looks anew.
 func (e *Engine) applyHairpins(d *hairpinDraft) {
-	if !e.present {
+	if !e.table.Present() {
 		return
 	}
 	d.putBack()
 	if removed, added := d.removed(), d.added(); len(removed)+len(added) != 0 {
-		if err := e.kernel.Update(e.table, nft.Change{Delete: removed, Add: added}); err != nil {
-			err = e.uncertain(err)
+		if err := e.table.UpdateFinally(nft.Change{Delete: removed, Add: added}); err != nil {
 			if undoErr := d.undoPutBack(); undoErr != nil {
 				err = undone(err, undoErr)
 			}

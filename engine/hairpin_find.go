@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"time"
@@ -179,3 +181,5 @@ func backendsOf(found map[netip.Addr]foundBackend) []netip.Addr {
 	slices.SortFunc(all, netip.Addr.Compare)
 	return all
 }
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -67,7 +67,7 @@ func (e *Engine) Suspend() (Sockets, error) {
 		s.Ports = e.proxies.lend()
 	}
 	e.closed, e.suspended = true, true
-	return s, e.hangUp()
+	return s, e.closeKernelSockets()
 }
 
 // Resume takes the table up again after a Suspend: it adopts what it finds, as Open does.
@@ -79,7 +79,7 @@ func (e *Engine) Resume() error {
 		return nat.ErrClosed
 	}
 	if err := e.takeUp(); err != nil {
-		return errors.Join(fmt.Errorf("resume: %w", err), e.hangUp())
+		return errors.Join(fmt.Errorf("resume: %w", err), e.closeKernelSockets())
 	}
 	e.closed, e.suspended = false, false
 	return nil
@@ -90,10 +90,12 @@ func (e *Engine) takeUp() error {
 	if err := e.lock.sign(); err != nil {
 		return err
 	}
-	if err := e.call(); err != nil {
+	if err := e.table.Reopen(); err != nil {
 		return err
 	}
-	e.found = e.handle
+	if err := e.openSockets(); err != nil {
+		return err
+	}
 	e.reconciled = false
 	if err := e.load(); err != nil {
 		return err

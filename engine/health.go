@@ -30,9 +30,5 @@ func (e *Engine) Health(ctx context.Context) error {
 	if e.closed {
 		return nat.ErrClosed
 	}
-	_, err := e.kernel.Table(e.opts.Table)
-	if isNotExist(err) && !e.present { // the first change makes it
-		return nil
-	}
-	return err
+	return e.table.Check()
 }

@@ -5,7 +5,6 @@ package engine
 
 import (
 	"errors"
-	"io/fs"
 	"path"
 )
 
@@ -36,21 +35,14 @@ func (e *Engine) lacks() ([]Lack, error) {
 			})
 		}
 	}
-	if !e.present {
-		return found, err
-	}
-	counts, countErr := e.kernel.CountsElements(ruleset(e.opts.Table))
-	switch {
-	case errors.Is(countErr, fs.ErrNotExist): // flushed by somebody since
-	case countErr != nil:
-		err = errors.Join(err, countErr)
-	case !counts:
+	counts, countErr := e.table.CountsElements()
+	if countErr == nil && !counts {
 		found = append(found, Lack{
 			Feature: "NFTA_SET_COUNT",
 			Instead: "large maps are read twice, to see that nothing is missing",
 		})
 	}
-	return found, err
+	return found, errors.Join(err, countErr)
 }
 
 // single reports whether the kernel can forward IPv6 for single interfaces; if it has

@@ -44,10 +44,8 @@ func TestLacks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newTestbed()
 			b.kernelWith(t, test.force)
+			b.older = test.older
 			e := b.openWith(t, Options{})
-			if test.older {
-				e.kernel = olderKernel{b.kernel.Conn()}
-			}
 			require.Equal(t, test.early, features(t, e))
 			publish(t, e, "80->172.30.0.2:80")
 			require.Equal(t, test.late, features(t, e))

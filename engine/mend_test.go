@@ -46,7 +46,7 @@ func TestMendWritesWhatDiffers(t *testing.T) {
 		table.Elements = append(table.Elements, foreign("tcp4", "99", "172.30.0.2:99", "theirs"))
 	})
 	count := b.changes()
-	e.doubtful = true
+	e.table.MarkStale()
 	_, err = e.State()
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"Mend": 1}, count)
@@ -101,7 +101,7 @@ func TestMadeAgain(t *testing.T) {
 			fillTable(t, b, e)
 			want, info := b.kernel.Dump(), b.table(t)
 			b.edit(t, func(table *nfttest.Table) { damage(b, table) })
-			e.doubtful = true
+			e.table.MarkStale()
 			_, err := e.State()
 			require.NoError(t, err)
 			require.Equal(t, want, b.kernel.Dump())

@@ -31,7 +31,7 @@ func (e *Engine) createNetwork(n nat.Network) (nat.Network, error) {
 		return nat.Network{}, err
 	}
 	var made *network
-	err := e.deciding(func() error {
+	err := e.retryOnConflict(func() error {
 		var err error
 		if have := e.networks[n.Name]; have != nil && have.declaredAs(n) {
 			made = have
@@ -102,7 +102,7 @@ func (e *Engine) checkNetwork(n nat.Network, others map[string]*network) (*netwo
 func (e *Engine) RemoveNetwork(name string) error { return e.Reporting(nil).RemoveNetwork(name) }
 
 func (e *Engine) removeNetwork(name string) error {
-	err := e.deciding(func() error {
+	err := e.retryOnConflict(func() error {
 		n := e.networks[name]
 		if n == nil {
 			return &missingError{nat.WhatNetwork, name}
@@ -143,7 +143,7 @@ func (e *Engine) Network(name string) (nat.Network, error) {
 	if e.closed {
 		return nat.Network{}, nat.ErrClosed
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return nat.Network{}, err
 	}
 	n := e.networks[name]
@@ -160,7 +160,7 @@ func (e *Engine) Networks() iter.Seq[nat.Network] {
 	if e.closed {
 		return slices.Values[[]nat.Network](nil)
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
 	}
 	return slices.Values(e.sortedNetworks())

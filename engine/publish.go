@@ -62,7 +62,7 @@ func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, 
 		}
 	}
 	e.warn(hosts)
-	err = e.deciding(func() (err error) {
+	err = e.retryOnConflict(func() (err error) {
 		done, err = e.publishOnce(ms, change{routes: hosts.routes, killTCP: how.kill}, how)
 		return err
 	})
@@ -270,7 +270,7 @@ func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 			return nil, err
 		}
 	}
-	err = e.deciding(func() error {
+	err = e.retryOnConflict(func() error {
 		c := change{killTCP: r.Kill}
 		if c.removed, err = e.removed(r); err != nil || len(c.removed) == 0 {
 			return err

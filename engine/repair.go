@@ -5,11 +5,11 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -17,7 +17,7 @@ import (
 // missingRecords tells which networks, leases, segments and bridge ports that are on
 // record here the table has not. They come and go by this engine alone.
 func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
-	if !e.known() {
+	if !e.table.Known() {
 		return nil
 	}
 	found := make(map[nft.Element]struct{})
@@ -48,40 +48,48 @@ func (e *Engine) records() []nft.Element {
 	return append(e.book.elements(), e.hairpins.all(nil)...)
 }
 
-// remake makes the table hold what this engine knows, in one transaction: the one with
-// the handle where it stands, or another in its place; zero: where there is none. What
-// clients have begun meanwhile, and leads elsewhere, ends.
-func (e *Engine) remake(handle uint64, d damage) error {
-	e.warnOf(d)
+// rewrite makes the table hold what this engine knows, and ends the flows that others
+// began meanwhile and that lead elsewhere.
+func (e *Engine) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	es := e.elements(e.mappings.all, e.mappings.len(), slices.Collect(maps.Keys(e.segments)), e.records())
-	if !e.mend(d, handle, func() (nft.Change, error) { return e.changeTo(es) }) {
-		if err := e.kernel.Restore(e.table, es, handle); err != nil {
-			return err
-		}
-		e.readHandle()
+	if err := e.table.Rewrite(c, es); err != nil {
+		return err
 	}
-	e.noteRepair()
+	e.notify(EventRepaired)
 	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteGapFlows()))
 	return nil
 }
 
-// mostDrift bounds how much is logged of a table of which next to nothing is as it was.
-const mostDrift = 20
-
-func (e *Engine) warnOf(d damage) {
-	for _, line := range d.lines[:min(len(d.lines), mostDrift)] {
-		e.log.Warn("table differs from what it should be", "table", e.opts.Table, "drift", line)
+// correct removes from the table what no engine makes and adds what is missing. A table
+// that is only read stays as it is.
+func (e *Engine) correct(f found) error {
+	d := f.contents.Damage
+	e.table.LogDamage(d)
+	if e.opts.ReadOnly {
+		return nil
 	}
-	if more := len(d.lines) - mostDrift; more > 0 {
-		e.log.Warn("table differs from what it should be", "table", e.opts.Table, "drift", fmt.Sprintf("%d more differences", more))
+	ch := nft.Change{Delete: f.foreign, Add: f.missing, Generation: f.contents.Generation}
+	for i := range f.elements[:len(f.elements)-len(f.missing)] {
+		// Others may have written comments that nft(8) could not load. Records with such
+		// comments are foreign.
+		was := f.elements[i]
+		if _, ok := recordOf(was); ok || isHairpinSet(was.Set) {
+			continue
+		}
+		f.elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))
+		if f.elements[i].Comment != was.Comment {
+			ch.Delete, ch.Add = append(ch.Delete, was), append(ch.Add, f.elements[i])
+		}
 	}
-}
-
-func (e *Engine) noteRepair() {
-	e.repaired++
-	e.log.Warn("table was repaired", "table", e.opts.Table)
-	e.notify(EventRepaired)
+	e.opts.Trace("repair")
+	if err := e.table.Correct(f.contents, f.elements, ch, e.keepThrough); err != nil {
+		return err
+	}
+	if len(d.Lines) != 0 {
+		e.notify(EventRepaired)
+	}
+	return nil
 }
 
 // warnOfFlows is for what nobody waits for the outcome of.
@@ -91,15 +99,15 @@ func (e *Engine) warnOfFlows(err error) {
 	}
 }
 
-// follow takes over what others have made of the mappings while the engine was open:
-// proxies and flows follow, as if it had been asked for here. So many of the elements are
-// notes of what has ended.
-func (e *Engine) follow(elements []nft.Element, b book, notes int) {
-	if e.isKnown(elements, b, notes) {
+// syncExternal takes over what others have made of the mappings while the engine was open:
+// proxies and flows follow, as if a caller had asked for it. So many of the elements are
+// notes of mappings that have ended.
+func (e *Engine) syncExternal(f found, notes int) {
+	if e.isKnown(f.elements, f.book, notes) {
 		return
 	}
 	before := e.mappings
-	e.take(elements, b)
+	e.take(f.elements, f.book)
 	e.adoptHairpins()
 	c := changeBetween(before, e.mappings)
 	e.warnOfFlows(e.deleteFlows(nat.UDP, c))

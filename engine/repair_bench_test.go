@@ -40,7 +40,7 @@ func BenchmarkRepairTransaction(b *testing.B) {
 				peace := time.Now().Add(100 * time.Millisecond)
 				require.NoError(b, foreign.DeleteTable(DefaultTable))
 				begin := time.Now()
-				require.NoError(b, e.kernel.Restore(e.table, es, 0))
+				require.NoError(b, e.table.Kernel().Restore(e.table.Rules, es, 0))
 				took = append(took, time.Since(begin))
 				time.Sleep(time.Until(peace))
 			}

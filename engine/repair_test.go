@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -105,7 +106,7 @@ func TestDamageIsRepaired(t *testing.T) {
 					w.b.kernel.Flush()
 				case "an empty table of that name":
 					w.b.kernel.Edit(func(tables map[string]*nfttest.Table) {
-						tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: w.table.Comment}}
+						tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: w.table.Rules.Comment}}
 					})
 				default:
 					w.b.edit(t, func(table *nfttest.Table) {
@@ -139,7 +140,7 @@ func (w *watched) settled(t *testing.T) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	require.False(t, w.doubtful)
+	require.False(t, w.table.Stale())
 }
 
 // What somebody takes out of a map, or adds to it, is their will: it is taken over.
@@ -224,49 +225,23 @@ func TestFlowsOfTheGap(t *testing.T) {
 	}
 }
 
-// Somebody who undoes every repair at once is answered ever more seldom, and not at all
-// slower once there was peace.
-func TestVigilTires(t *testing.T) {
-	v := &vigil{}
-	now := time.Now()
-	var rests []time.Duration
-	for range 14 {
-		v.heard(now)
-		require.NotNil(t, v.due)
-		rests = append(rests, v.rest)
-		v.due, v.repaired = nil, now
-	}
-	require.Equal(t, []time.Duration{0, firstRest, 2 * firstRest, 4 * firstRest}, rests[:4])
-	require.Equal(t, longestRest, rests[13])
-	v.took = time.Second
-	v.heard(now.Add(time.Second))
-	require.Equal(t, longestRest, v.rest, "most of the time would go into repairs")
-	v.due = nil
-	v.heard(now.Add(time.Second + 2*shortPeace))
-	require.Zero(t, v.rest)
-	due := v.due
-	v.heard(now)
-	require.Equal(t, due, v.due, "it is to look already")
-}
-
-// Looking that fails is tried again, with pauses, and said once.
-func TestVigilFails(t *testing.T) {
+// A check that fails is tried again, after growing delays, and logged once.
+func TestCheckFails(t *testing.T) {
 	log := &logged{}
 	b := newTestbed()
 	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(log, nil))})
 	publish(t, e, "80->172.30.0.2:80")
-	v := &vigil{engine: e}
+	w := e.watcher()
 	b.kernel.Hook(func(string) error { return unix.ENOMEM })
 	for range 20 {
-		v.look()
-		require.NotNil(t, v.due)
+		w.RunCheck()
+		require.NotNil(t, w.Due())
 	}
-	require.Equal(t, longestRest, v.rest)
 	require.Equal(t, 1, log.count("table could not be checked"))
 	b.kernel.Hook(nil)
 	b.kernel.Flush()
-	v.look()
-	require.Nil(t, v.due)
+	w.RunCheck()
+	require.Nil(t, w.Due())
 	require.Equal(t, 1, statusOf(t, e).Repaired)
 }
 
@@ -275,7 +250,7 @@ func TestVigilFails(t *testing.T) {
 func TestCloseWhileRunning(t *testing.T) {
 	closed := newTestbed().open(t)
 	require.NoError(t, closed.Close())
-	(&vigil{engine: closed, changed: make(chan struct{}, 1)}).listen(t.Context())
+	require.ErrorIs(t, closed.watchTable(t.Context(), func() {}), table.ErrStopped)
 	require.NoError(t, closed.Run(t.Context()))
 	for i := range 300 {
 		e := newTestbed().open(t)

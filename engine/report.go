@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -113,13 +114,13 @@ func (e *Engine) unchanged(is bool) {
 	}
 }
 
-// confirm reports errDrift if others may have changed the table since it was read, for
+// confirm returns table.ErrConflict if others may have changed the table since it was read, for
 // a call that changes nothing itself and so would not notice.
 func (e *Engine) confirm() error {
-	if e.table.Flags != 0 || e.watched || e.sure {
+	if e.table.Current() {
 		return nil
 	}
-	return errDrift
+	return table.ErrConflict
 }
 
 // noteHandler has what an engine logs reported to the call that is under way. Only what

@@ -48,7 +48,7 @@ func (e *Engine) load() error {
 // made again, will be another one of the same content: should this process be killed
 // before the new one is on record, nothing that is not in it was lost.
 func (e *Engine) keepThrough() {
-	if e.kept == nil || e.kept.Table != e.markOf(e.found) {
+	if e.kept == nil || e.kept.Table != e.markOf(e.table.LoadedHandle()) {
 		return
 	}
 	if err := e.opts.Store.Save(nat.StoredState{State: e.kept.State, Table: e.anyMark()}); err != nil {
@@ -67,7 +67,7 @@ func (e *Engine) reconcile() error {
 		e.reconciled = true
 		return e.save(change{})
 	}
-	if err := e.deciding(func() error { return e.restore(*e.kept) }); err != nil {
+	if err := e.retryOnConflict(func() error { return e.restore(*e.kept) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
 	}
 	e.reconciled, e.kept = true, nil
@@ -79,7 +79,7 @@ func (e *Engine) reconcile() error {
 func (e *Engine) restore(kept nat.StoredState) error {
 	u := e.unite(kept.State)
 	e.release(u.ports)
-	same := e.found != 0 && (kept.Table == e.markOf(e.found) || kept.Table == e.anyMark())
+	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
 	}

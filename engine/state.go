@@ -23,7 +23,7 @@ func (e *Engine) State() (nat.State, error) {
 	if e.closed {
 		return nat.State{}, nat.ErrClosed
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return nat.State{}, err
 	}
 	e.forget(e.now())
@@ -83,7 +83,7 @@ func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
 	if e.closed {
 		return nil, nat.ErrClosed
 	}
-	if err := e.settle(); err != nil {
+	if err := e.resync(); err != nil {
 		return nil, err
 	}
 	e.forget(e.now())
@@ -100,7 +100,7 @@ func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
 func (e *Engine) ApplyState(s nat.State) ([]nat.Change, error) { return e.Reporting(nil).ApplyState(s) }
 
 func (e *Engine) applyState(s nat.State) (lines []nat.Change, err error) {
-	err = e.deciding(func() error {
+	err = e.retryOnConflict(func() error {
 		var c change
 		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.records.empty() {
 			e.unchanged(err == nil)

@@ -88,8 +88,10 @@ func (e *Engine) Status() (Status, error) {
 		return Status{}, nat.ErrClosed
 	}
 	e.forget(e.now())
+	counts := e.table.Counts()
 	s := Status{
-		Table: e.opts.Table, Present: e.present, Owned: e.table.Flags != 0 || e.ownedByOther, Repaired: e.repaired, Failures: e.failures,
+		Table: e.opts.Table, Present: e.table.Present(), Owned: e.table.Owned(), Repaired: counts.Repaired,
+		Failures: Failures{Changes: counts.Changes, Repairs: e.failedRepairs, Sockets: counts.Sockets},
 		Networks: len(e.networks), Endpoints: len(e.endpoints),
 	}
 	if e.proxies != nil {

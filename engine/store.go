@@ -62,14 +62,11 @@ func (n *namespace) readPlace() (string, error) {
 // tableMark identifies the present table in a [nat.StoredState]; empty: there is none.
 // The kernel counts the tables of a namespace, and gives no number twice.
 func (e *Engine) tableMark() (string, error) {
-	info, err := e.kernel.Table(e.opts.Table)
-	switch {
-	case isNotExist(err):
-		return "", nil
-	case err != nil:
+	handle, err := e.table.KernelHandle()
+	if err != nil || handle == 0 {
 		return "", err
 	}
-	return e.markOf(info.Handle), nil
+	return e.markOf(handle), nil
 }
 
 // anyMark is the mark of whatever table there is in this place.

@@ -1,0 +1,77 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package table
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// ErrConflict means that the kernel did not hold what the caller thought it did. The
+// caller loads the table and decides again.
+var ErrConflict = errors.New("the table was changed by somebody else")
+
+// Update makes a change of elements. The error matches ErrConflict if it does not fit what
+// the kernel holds; after any other error the table is stale.
+func (t *Table) Update(ch nft.Change) error {
+	err := t.kernel.Update(t.Rules, ch)
+	if isNotExist(err) || errors.Is(err, fs.ErrExist) || t.socketFailed(err) {
+		return fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	return t.Uncertain(err)
+}
+
+// UpdateFinally makes a change of elements that is not decided again: one that undoes another, or
+// follows one. After any error the table is stale.
+func (t *Table) UpdateFinally(ch nft.Change) error {
+	return t.Uncertain(t.kernel.Update(t.Rules, ch))
+}
+
+// Create creates the table with its elements. The error matches ErrConflict if there is a
+// table already.
+func (t *Table) Create(es []nft.Element) error {
+	err := t.kernel.Restore(t.Rules, es, 0)
+	if errors.Is(err, nft.ErrStale) || t.socketFailed(err) {
+		return fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	if err != nil {
+		return t.Uncertain(err)
+	}
+	t.present = true
+	t.readHandle()
+	return nil
+}
+
+// Delete deletes the table. It is no error if there is none. After an error the table is
+// stale.
+func (t *Table) Delete() error {
+	if !t.present {
+		return nil
+	}
+	err := t.kernel.DeleteTable(t.Rules.Name)
+	if isNotExist(err) {
+		err = nil
+	}
+	return t.Uncertain(err)
+}
+
+// UndoCreate deletes a table that Create has created.
+func (t *Table) UndoCreate() error {
+	t.present = false
+	return t.Uncertain(t.kernel.DeleteTable(t.Rules.Name))
+}
+
+// Uncertain marks the table stale after an error. Most errors mean that nothing changed;
+// some do not, and a failed undo certainly changed something.
+func (t *Table) Uncertain(err error) error {
+	if err != nil {
+		t.stale = true
+		t.counts.Changes++
+	}
+	t.socketFailed(err)
+	return err
+}

@@ -1,0 +1,164 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package table
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// loadAttempts bounds how often the table is loaded again because others change it all the
+// time; each attempt waits by Pause longer than the one before.
+const loadAttempts = 5
+
+// Pause is the unit of the waits between attempts.
+const Pause = time.Millisecond
+
+// Contents is a table as it was loaded.
+type Contents struct {
+	// Exists is whether there is a table.
+	Exists bool
+	Handle uint64
+	// Damage is what differs from the rules as they should be.
+	Damage Damage
+	// Elements are those of all sets of the table. A table that is damaged, and of which
+	// the caller knows what it has to hold, has none: they are not read.
+	Elements   []nft.Element
+	Generation uint32
+}
+
+// Damage is what is wrong with a table.
+type Damage struct {
+	// Lines describe it, for the log.
+	Lines []string
+	// Recreate is whether the table cannot be repaired in place.
+	Recreate bool
+}
+
+// Add adds a line.
+func (d *Damage) Add(format string, args ...any) {
+	d.Lines = append(d.Lines, fmt.Sprintf(format, args...))
+}
+
+// Retry calls f, which loads the table and takes it over. It calls f again if the table
+// changed meanwhile or the netlink socket failed.
+func (t *Table) Retry(f func() error) error {
+	var err error
+	for attempt := range loadAttempts {
+		time.Sleep(time.Duration(attempt) * Pause)
+		if err = t.reconnect(); err != nil {
+			continue
+		}
+		if err = f(); !errors.Is(err, nft.ErrStale) && !t.socketFailed(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("read table %s: %w", t.Rules.Name, err)
+}
+
+// Load reads the table, and claims it if it has no owner and should have. The error matches
+// nft.ErrStale if the table changed meanwhile; it is a *nat.OwnedError if another process
+// owns the table.
+func (t *Table) Load() (c Contents, err error) {
+	info, err := t.kernel.Table(t.Rules.Name)
+	if !t.present {
+		t.loaded = info.Handle
+	}
+	if isNotExist(err) {
+		if t.Known() {
+			c.Damage = Damage{Lines: []string{"it was deleted by somebody else"}, Recreate: true}
+		} else if t.AsFound && !t.present {
+			t.Rules.Flags = 0
+		}
+		return c, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	if err := t.CheckComment(info.Comment); err != nil {
+		return c, err
+	}
+	if info, err = t.claim(info); err != nil {
+		return c, err
+	}
+	c.Exists, c.Handle = true, info.Handle
+	if c.Damage, err = t.damage(info); err != nil {
+		return c, err
+	}
+	if t.Known() && len(c.Damage.Lines) != 0 {
+		return c, nil
+	}
+	c.Elements, c.Generation, err = t.readElements()
+	return c, err
+}
+
+// damage returns what differs from the table as it should be, elements apart.
+func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
+	rules := t.Rules
+	rules.Flags = info.Flags &^ nft.TableDormant // the flags are compared below
+	drift, err := t.kernel.Drift(rules)
+	if err != nil {
+		return d, staleIfGone(err)
+	}
+	for _, difference := range drift {
+		d.Lines = append(d.Lines, difference.String())
+		d.Recreate = d.Recreate || !difference.Mendable()
+	}
+	if info.Flags&^nft.TableDormant != t.Rules.Flags {
+		d.Recreate = true
+	}
+	if info.Comment != t.Rules.Comment {
+		d.Add("it is of an earlier version: its comment is %q", info.Comment)
+		d.Recreate = true // the kernel reads the comment with a new table only
+	}
+	if t.Known() && t.handle != 0 && info.Handle != t.handle {
+		d.Add("it was deleted by somebody else, and another made")
+		d.Recreate = true
+	}
+	return d, nil
+}
+
+// readElements reads the elements of all sets and maps. A set that is missing from a
+// damaged table has none.
+func (t *Table) readElements() ([]nft.Element, uint32, error) {
+	names := make([]string, 0, len(t.Rules.Maps)+len(t.Rules.Sets))
+	for _, m := range t.Rules.Maps {
+		names = append(names, m.Name)
+	}
+	for _, s := range t.Rules.Sets {
+		names = append(names, s.Name)
+	}
+	all, generation, err := t.kernel.Elements(t.Rules, names...)
+	if isNotExist(err) {
+		return t.readPresentSets(names)
+	}
+	return all, generation, err
+}
+
+// readPresentSets reads one set after the other, of those that are there. The error
+// matches nft.ErrStale if the ruleset changed meanwhile.
+func (t *Table) readPresentSets(names []string) (all []nft.Element, generation uint32, err error) {
+	if generation, err = t.kernel.Generation(); err != nil {
+		return nil, 0, err
+	}
+	for _, name := range names {
+		some, _, err := t.kernel.Elements(t.Rules, name)
+		if err != nil && !isNotExist(err) {
+			return nil, 0, err
+		}
+		all = append(all, some...)
+	}
+	// The sets may be missing because the table is, by now.
+	if _, err := t.kernel.Table(t.Rules.Name); err != nil {
+		return nil, 0, staleIfGone(err)
+	}
+	now, err := t.kernel.Generation()
+	if err == nil && now != generation {
+		err = nft.ErrStale
+	}
+	return all, generation, err
+}

@@ -1,0 +1,179 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package table
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// A damaged table is repaired in place if that is possible. A table that is recreated has a
+// moment in which packets find its rules and not yet the elements of its interval sets, and the
+// guard of the networks is open as long.
+
+// Rewrite makes the table hold exactly these elements, in one transaction: in place if
+// the damage allows, else by another table, which may also be one where there is none.
+func (t *Table) Rewrite(c Contents, want []nft.Element) error {
+	t.LogDamage(c.Damage)
+	repaired := t.repair(c, func() (nft.Change, error) { return t.changeTo(want) })
+	if !repaired {
+		if err := t.kernel.Restore(t.Rules, want, c.Handle); err != nil {
+			return err
+		}
+		t.readHandle()
+	}
+	t.noteRepair()
+	return nil
+}
+
+// Correct repairs a table that holds what it holds: it makes the change, after which its
+// elements are those that are given. Else it recreates the table with these elements, and
+// calls before just before that.
+func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, before func()) error {
+	repaired := t.repair(c, func() (nft.Change, error) { return ch, deletable(ch.Delete, elements) })
+	if !repaired {
+		// What ends at this moment would begin anew.
+		elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
+		before()
+		// The guards may be among what is missing: all of it or nothing.
+		if err := t.kernel.Replace(t.Rules, elements, ch.Generation); err != nil {
+			return err
+		}
+		t.readHandle()
+	}
+	if len(c.Damage.Lines) == 0 {
+		t.Log.Info("table was recreated to change its owner", "table", t.Rules.Name, "owned", t.Rules.Flags != 0)
+		return nil
+	}
+	t.noteRepair()
+	return nil
+}
+
+// Accept notes that the loaded table is as it should be.
+func (t *Table) Accept(c Contents) { t.handle = c.Handle }
+
+// SetPresent notes that the caller has taken over what the loaded table holds.
+func (t *Table) SetPresent() { t.present = true }
+
+// repair changes the table in place, if that is all it takes.
+func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool) {
+	if c.Damage.Recreate {
+		return false
+	}
+	ch, err := change()
+	if err == nil {
+		err = t.kernel.Mend(t.Rules, ch, c.Handle)
+	}
+	if err != nil {
+		t.Log.Warn("table could not be repaired in place, and is recreated", "table", t.Rules.Name, "error", err)
+		return false
+	}
+	t.handle = c.Handle
+	return true
+}
+
+func (t *Table) noteRepair() {
+	t.counts.Repaired++
+	t.Log.Warn("table was repaired", "table", t.Rules.Name)
+}
+
+// maxDamageLines bounds how much is logged of a table of which next to nothing is as it
+// was.
+const maxDamageLines = 20
+
+// LogDamage logs what is wrong.
+func (t *Table) LogDamage(d Damage) {
+	for _, line := range d.Lines[:min(len(d.Lines), maxDamageLines)] {
+		t.Log.Warn("table differs from what it should be", "table", t.Rules.Name, "drift", line)
+	}
+	if more := len(d.Lines) - maxDamageLines; more > 0 {
+		t.Log.Warn("table differs from what it should be", "table", t.Rules.Name, "drift", fmt.Sprintf("%d more differences", more))
+	}
+}
+
+// elementKey identifies an element in the table.
+type elementKey struct {
+	set string
+	key nft.Key
+}
+
+// changeTo returns the change that makes the elements of the table these.
+func (t *Table) changeTo(want []nft.Element) (ch nft.Change, err error) {
+	have, generation, err := t.readElements()
+	if err != nil {
+		return ch, err
+	}
+	missing := make(map[elementKey]nft.Element, len(want))
+	for _, el := range want {
+		missing[elementKey{el.Set, el.Key}] = el
+	}
+	kept := have[:0]
+	for _, el := range have {
+		at := elementKey{el.Set, el.Key}
+		if w, ok := missing[at]; ok && sameElement(el, w) {
+			delete(missing, at)
+			kept = append(kept, el)
+		} else {
+			ch.Delete = append(ch.Delete, el)
+		}
+	}
+	for _, el := range want {
+		if _, ok := missing[elementKey{el.Set, el.Key}]; ok {
+			ch.Add = append(ch.Add, el)
+		}
+	}
+	ch.Generation = generation
+	return ch, deletable(ch.Delete, kept)
+}
+
+// ExpiryTolerance is by how much two ends of one mapping may differ: the kernel counts
+// the time that is left, and rounds it.
+const ExpiryTolerance = time.Second
+
+// sameElement reports whether the element that was read is the one that is wanted.
+func sameElement(have, want nft.Element) bool {
+	left := want.Expires
+	if left == 0 {
+		left = want.Timeout
+	}
+	return have.Value == want.Value && have.Comment == want.Comment && have.Strange == "" &&
+		(have.Timeout == 0) == (want.Timeout == 0) && (have.Expires-left).Abs() <= ExpiryTolerance
+}
+
+// deletable returns an error if one of the elements cannot be deleted for sure: an
+// element without a key, or a range that overlaps another, which the kernel may delete in
+// its place.
+func deletable(gone, kept []nft.Element) error {
+	for i, el := range gone {
+		if el.Key == (nft.Key{}) {
+			return fmt.Errorf("delete element %s: it has no key", el)
+		}
+		p, ok := rangeOf(el)
+		if !ok {
+			continue
+		}
+		for _, others := range [][]nft.Element{kept, gone[:i]} {
+			j := slices.IndexFunc(others, func(o nft.Element) bool {
+				q, ok := rangeOf(o)
+				return ok && o.Set == el.Set && p.Overlaps(q)
+			})
+			if j >= 0 {
+				return fmt.Errorf("delete element %s: it overlaps with %s", el, others[j])
+			}
+		}
+	}
+	return nil
+}
+
+// rangeOf returns the prefix of an element of an interval set.
+func rangeOf(el nft.Element) (netip.Prefix, bool) {
+	if p, ok := el.Key.Segment(); ok {
+		return p, true
+	}
+	return el.Key.Prefix()
+}

@@ -1,0 +1,203 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package table
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Kernel is what a table asks of nftables: the seam at which tests put a kernel that
+// fails.
+type Kernel interface {
+	Table(name string) (nft.TableInfo, error)
+	Drift(nft.Table) ([]nft.Difference, error)
+	Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error)
+	CountsElements(nft.Table) (bool, error)
+	Generation() (uint32, error)
+	Replace(t nft.Table, es []nft.Element, generation uint32) error
+	Restore(t nft.Table, es []nft.Element, handle uint64) error
+	Mend(t nft.Table, ch nft.Change, handle uint64) error
+	Owns() (bool, error)
+	Claim(name string, generation uint32) error
+	Watch(ctx context.Context, table string, changed func()) error
+	Update(nft.Table, nft.Change) error
+	DeleteTable(name string) error
+	Close() error
+}
+
+// Config says which table a [Table] keeps, and how.
+type Config struct {
+	// Rules is the table as it should be, without elements. Its flags are chosen by
+	// ChooseOwner.
+	Rules nft.Table
+	// Dial opens a netlink socket.
+	Dial func() (Kernel, error)
+	// CheckComment returns an error if a table with that comment must not be touched.
+	CheckComment func(comment string) error
+	// ReadOnly, NoOwner and AsFound are those of the engine's options.
+	ReadOnly, NoOwner, AsFound bool
+	Log                        *slog.Logger
+}
+
+// Table is one table of the kernel.
+type Table struct {
+	Config
+	kernel  Kernel
+	present bool
+	// handle is that of the table which was created or loaded; zero if it is not known.
+	handle uint64
+	// loaded is the handle of the table that was there before this one was created or
+	// recreated; zero if there was none.
+	loaded uint64
+	// socketLost is whether the netlink socket has failed, and the ownership with it.
+	socketLost bool
+	// stale is whether the kernel may hold something else than the caller knows, because
+	// an answer was lost or an undo failed.
+	stale bool
+	// current is whether the call that is under way has loaded the table.
+	current bool
+	// ownedByOther is whether another process owns a table that is only read.
+	ownedByOther bool
+	// watched is whether a Watcher listens; unwatch ends that, to begin again on another
+	// socket.
+	watched bool
+	unwatch context.CancelFunc
+	counts  Counts
+}
+
+// Counts is how often something happened to a table.
+type Counts struct {
+	// Repaired counts repairs; Changes, changes that the kernel refused or did not
+	// acknowledge; Sockets, netlink sockets that failed and were replaced.
+	Repaired, Changes, Sockets int
+}
+
+// New returns a table without a socket.
+func New(c Config) *Table { return &Table{Config: c} }
+
+// Open opens the netlink socket.
+func (t *Table) Open() error {
+	k, err := t.Dial()
+	if err != nil {
+		return err
+	}
+	t.kernel = k
+	return nil
+}
+
+// Kernel returns the netlink socket that is open now; nil if none is.
+func (t *Table) Kernel() Kernel { return t.kernel }
+
+// Close closes the netlink socket, if it is open.
+func (t *Table) Close() error {
+	if t.kernel == nil {
+		return nil
+	}
+	err := t.kernel.Close()
+	t.kernel = nil
+	return err
+}
+
+// Present reports whether the table is in the kernel, as far as is known.
+func (t *Table) Present() bool { return t.present }
+
+// Known reports whether the caller knows what the table has to hold: a table that is met
+// for the first time holds what it holds.
+func (t *Table) Known() bool { return t.present && !t.ReadOnly }
+
+// Owned reports whether the table has an owner.
+func (t *Table) Owned() bool { return t.Rules.Flags != 0 || t.ownedByOther }
+
+// Current reports whether nobody can have changed the table unnoticed since it was loaded.
+func (t *Table) Current() bool { return t.Rules.Flags != 0 || t.watched || t.current }
+
+// Stale reports whether the table must be loaded before anything is decided.
+func (t *Table) Stale() bool { return t.stale }
+
+// MarkStale has Stale report true until SetCurrent is called.
+func (t *Table) MarkStale() { t.stale = true }
+
+// SetCurrent says whether the call that is under way has loaded the table.
+func (t *Table) SetCurrent(is bool) {
+	t.current = is
+	if is {
+		t.stale = false
+	}
+}
+
+// Counts returns how often the table was repaired, and the like.
+func (t *Table) Counts() Counts { return t.counts }
+
+// Handle returns the kernel's handle of the table that was created or loaded last; zero
+// if it is not known.
+func (t *Table) Handle() uint64 { return t.handle }
+
+// LoadedHandle returns the handle of the table that was there before this one created or
+// recreated it; zero if there was none.
+func (t *Table) LoadedHandle() uint64 { return t.loaded }
+
+// Reopen opens the socket again after the table was lent to another process.
+func (t *Table) Reopen() error {
+	t.loaded = t.handle
+	return t.Open()
+}
+
+// KernelHandle asks the kernel for the handle of the table; zero if there is none.
+func (t *Table) KernelHandle() (uint64, error) {
+	info, err := t.kernel.Table(t.Rules.Name)
+	if isNotExist(err) {
+		return 0, nil
+	}
+	return info.Handle, err
+}
+
+// Check asks the kernel for the table. The error matches fs.ErrNotExist if it is not
+// there, unless the first change is still to create it.
+func (t *Table) Check() error {
+	_, err := t.kernel.Table(t.Rules.Name)
+	if isNotExist(err) && !t.present {
+		return nil
+	}
+	return err
+}
+
+// CountsElements reports whether the kernel says how many elements a set has. A table
+// that is not there says nothing: then it is assumed.
+func (t *Table) CountsElements() (bool, error) {
+	if !t.present {
+		return true, nil
+	}
+	counts, err := t.kernel.CountsElements(t.Rules)
+	if isNotExist(err) {
+		return true, nil
+	}
+	return counts || err != nil, err
+}
+
+// readHandle notes the handle of a table that was just created. If that fails it is not
+// known whose table the next one is; what it holds will be.
+func (t *Table) readHandle() {
+	info, err := t.kernel.Table(t.Rules.Name)
+	t.handle = info.Handle
+	if err != nil {
+		t.handle = 0
+	}
+}
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// staleIfGone returns an error that matches nft.ErrStale if err says that the table is not there,
+// which it was a moment ago.
+func staleIfGone(err error) error {
+	if isNotExist(err) {
+		return fmt.Errorf("%w: %w", nft.ErrStale, err)
+	}
+	return err
+}
