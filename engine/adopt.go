@@ -135,7 +135,7 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 			ok = false
 		}
 		switch {
-		case !ok || el.Strange != "":
+		case !ok || el.Foreign != "":
 			strange = append(strange, *el)
 		case len(ours) == i: // it stays where it is
 			ours = elements[:i+1]
@@ -166,7 +166,7 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 		if isHairpinSet(el.Set) {
 			_, _, ok = hairpinRecord(el)
 		}
-		if ok && el.Strange == "" {
+		if ok && el.Foreign == "" {
 			ours = append(ours, el)
 		} else {
 			strange = append(strange, el)

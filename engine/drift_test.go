@@ -85,7 +85,7 @@ func TestDriftWithHostileComments(t *testing.T) {
 // While an engine looks, others go on changing the rulesets.
 func TestOpenWhileOthersChange(t *testing.T) {
 	damage := damages()["a set less"]
-	ops := []string{"Table", "Drift", "Elements", "Generation", "Mend"}
+	ops := []string{"Table", "Drift", "Elements", "Generation", "Repair"}
 	changes := map[string]func(*testbed){
 		"something else": func(b *testbed) {
 			b.kernel.Edit(func(tables map[string]*nfttest.Table) {

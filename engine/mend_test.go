@@ -21,7 +21,7 @@ func (b *testbed) changes() map[string]int {
 	count := map[string]int{}
 	b.kernel.After(func(op string) error {
 		switch op {
-		case "Mend", "Replace", "Restore", "Update":
+		case "Repair", "Replace", "Restore", "Update":
 			count[op]++
 		}
 		return nil
@@ -49,7 +49,7 @@ func TestMendWritesWhatDiffers(t *testing.T) {
 	e.table.MarkStale()
 	_, err = e.State()
 	require.NoError(t, err)
-	require.Equal(t, map[string]int{"Mend": 1}, count)
+	require.Equal(t, map[string]int{"Repair": 1}, count)
 	require.Equal(t, want, b.kernel.Dump())
 	require.Equal(t, info, b.table(t))
 	requireConsistent(t, b, e)
@@ -70,7 +70,7 @@ func TestMendOfAnotherVersion(t *testing.T) {
 	})
 	count := b.changes()
 	e = b.open(t)
-	require.Equal(t, map[string]int{"Mend": 1}, count)
+	require.Equal(t, map[string]int{"Repair": 1}, count)
 	require.Equal(t, want, b.kernel.Dump())
 	require.Equal(t, info, b.table(t))
 	requireConsistent(t, b, e)
@@ -93,7 +93,7 @@ func TestMadeAgain(t *testing.T) {
 		},
 		"a refusal": func(b *testbed, table *nfttest.Table) {
 			damages()["no rules"](table)
-			b.kernel.FailNext("Mend", errors.New("no"))
+			b.kernel.FailNext("Repair", errors.New("no"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

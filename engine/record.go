@@ -184,7 +184,7 @@ func readBook(elements []nft.Element) (b book, strange []nft.Element) {
 		set, ok := recordOf(el)
 		switch {
 		case !ok:
-		case el.Strange != "":
+		case el.Foreign != "":
 			strange = append(strange, el)
 		default:
 			by[set] = append(by[set], el)

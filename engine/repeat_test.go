@@ -22,7 +22,7 @@ import (
 func (b *testbed) counted() *int {
 	n := new(int)
 	b.kernel.Hook(func(op string) error {
-		if op == "Update" || op == "Replace" || op == "Restore" || op == "Mend" {
+		if op == "Update" || op == "Replace" || op == "Restore" || op == "Repair" {
 			*n++
 		}
 		return nil

@@ -86,13 +86,13 @@ func (b *batch) op(seq uint32) (op, bool) {
 func (b *batch) failure(o op, a answer) error {
 	e := &OpError{Op: o.verb, Object: o.object, Err: a.err()}
 	if o.collection != nil {
-		e.Object = b.culprit(o, a.offset)
+		e.Object = b.refusedElement(o, a.offset)
 	}
 	return e
 }
 
-// culprit names the element which the kernel's offset into the message points at.
-func (b *batch) culprit(o op, offset uint32) string {
+// refusedElement names the element which the kernel's offset into the message points at.
+func (b *batch) refusedElement(o op, offset uint32) string {
 	msg := b.buf[o.at:]
 	msg = msg[:binary.NativeEndian.Uint32(msg)]
 	list := find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
@@ -297,17 +297,13 @@ func encodeRule(r Rule) ([]byte, error) {
 // natProtoRandomFully is NF_NAT_RANGE_PROTO_RANDOM_FULLY (include/uapi/linux/netfilter/nf_nat.h).
 const natProtoRandomFully = 1 << 4
 
-// encodeExpr is expr.Marshal, which knows of a masquerade to ports only without flags.
+// encodeExpr is expr.Marshal, which leaves the flags of a masquerade to ports out.
 func encodeExpr(e expr.Any) ([]byte, error) {
 	m, ok := e.(*expr.Masq)
 	if !ok || !m.ToPorts {
 		return expr.Marshal(unix.NFPROTO_INET, e)
 	}
-	flags := uint32(natProtoSpecified)
-	if m.FullyRandom {
-		flags |= natProtoRandomFully
-	}
-	data := appendBE32(nil, unix.NFTA_MASQ_FLAGS, flags)
+	data := appendBE32(nil, unix.NFTA_MASQ_FLAGS, natProtoSpecified|natProtoRandomFully)
 	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
 	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
 	return appendAttr(appendString(nil, unix.NFTA_EXPR_NAME, "masq"), nested|unix.NFTA_EXPR_DATA, data), nil

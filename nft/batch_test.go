@@ -180,25 +180,25 @@ func TestCulprit(t *testing.T) {
 		begin := uint32(len(msg) - len(find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
 		named := map[string]int{}
 		for offset := begin; offset < uint32(len(msg)); offset++ {
-			named[b.culprit(o, offset)]++
+			named[b.refusedElement(o, offset)]++
 		}
 		require.Len(t, named, len(es))
 		for _, e := range want {
 			require.NotZero(t, named[e], e)
 		}
 		// Nothing told, or something that cannot be.
-		require.Equal(t, "tcp4: one of 100 elements", b.culprit(o, 0))
-		require.Equal(t, "tcp4: one of 100 elements", b.culprit(o, uint32(len(msg))))
-		require.Equal(t, "tcp4: one of 100 elements", b.culprit(o, 1<<32-1))
-		// The table or the set is the culprit.
-		require.Equal(t, "tcp4", b.culprit(o, messageHeader))
-		require.Equal(t, "tcp4", b.culprit(o, begin-attrHeader-1))
+		require.Equal(t, "tcp4: one of 100 elements", b.refusedElement(o, 0))
+		require.Equal(t, "tcp4: one of 100 elements", b.refusedElement(o, uint32(len(msg))))
+		require.Equal(t, "tcp4: one of 100 elements", b.refusedElement(o, 1<<32-1))
+		// The table or the set is the refusedElement.
+		require.Equal(t, "tcp4", b.refusedElement(o, messageHeader))
+		require.Equal(t, "tcp4", b.refusedElement(o, begin-attrHeader-1))
 	}
-	// A lone element is the culprit also where the kernel tells nothing.
+	// A lone element is the refusedElement also where the kernel tells nothing.
 	b = newBatch(1, 0)
 	b.addElements(table, es[:1])
 	b.finish()
-	require.Equal(t, es[0].String(), b.culprit(b.ops[0], 0))
+	require.Equal(t, es[0].String(), b.refusedElement(b.ops[0], 0))
 	require.EqualError(t, b.failure(b.ops[0], answer{errno: unix.EEXIST, text: "twice"}),
 		`add element tcp4 { 1 comment "web" : 172.17.0.2 . 80 }: file exists (twice)`)
 }

@@ -97,7 +97,7 @@ func BenchmarkRawDump(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		all := map[uint16]netip.AddrPort{}
-		seq, err := c.ask(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, func(b []byte) []byte {
+		seq, err := c.sendRequest(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, func(b []byte) []byte {
 			b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, "nftnat")
 			return appendString(b, unix.NFTA_SET_ELEM_LIST_SET, "tcp4")
 		})

@@ -11,7 +11,7 @@
 // The set of statements is closed and small: those that port publishing needs.
 //
 // A [Conn] replaces a whole table with its elements (Replace), puts one right that others
-// have changed (Mend), changes elements (Update), reads them back (Elements) and tells how the kernel's table differs from
+// have changed (Repair), changes elements (Update), reads them back (Elements) and tells how the kernel's table differs from
 // the value (Drift). Each change is one transaction: all of it or nothing, whatever
 // its size. An error names the element or rule that the kernel refused.
 //

@@ -47,9 +47,9 @@ type Difference struct {
 // String returns the text.
 func (d Difference) String() string { return d.Text }
 
-// Mendable reports whether Mend puts it right in a table that nobody owns, or that had
+// Repairable reports whether Repair puts it right in a table that nobody owns, or that had
 // its owner when it was turned off.
-func (d Difference) Mendable() bool { return d.Part != PartFlags && d.Part != PartTypes }
+func (d Difference) Repairable() bool { return d.Part != PartFlags && d.Part != PartTypes }
 
 func differs(part Part, format string, args ...any) Difference {
 	return Difference{Part: part, Text: fmt.Sprintf(format, args...)}
@@ -68,7 +68,7 @@ func (c *Conn) Drift(t Table) ([]Difference, error) {
 
 func (c *Conn) drift(t Table) ([]Difference, error) {
 	var all []Difference
-	_, err := c.steady("list table inet "+t.Name, t.Name, func() error {
+	_, err := c.readConsistent("list table inet "+t.Name, t.Name, func() error {
 		all = nil
 		for _, compare := range []func(Table) ([]Difference, error){
 			c.driftOfTable, c.driftOfCollections, c.driftOfChains, c.driftOfRules,

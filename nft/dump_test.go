@@ -157,7 +157,7 @@ func TestUnreadableDump(t *testing.T) {
 	}
 	got, _, err := c.Elements(sample(), "tcp4")
 	require.NoError(t, err)
-	require.Contains(t, got[0].Strange, "a value of 0 bytes is no")
+	require.Contains(t, got[0].Foreign, "a value of 0 bytes is no")
 
 	p.onDump = func(m message, answer []delivery) []delivery {
 		return append(answer[:1], delivery{data: errorMessage(m.seq, unix.ENOMEM, 0)})

@@ -29,16 +29,16 @@ type Element struct {
 	// Expires is how much of the Timeout is left: of what is read back never zero.
 	// Zero when adding: all of it.
 	Expires time.Duration
-	// Strange says why an element that was read is none that this package can write: a
+	// Foreign says why an element that was read is none that this package can write: a
 	// range that is no prefix, a name that no interface has, or nft(8)'s "*". It then
 	// has no Key. Empty: it is one.
-	Strange string
+	Foreign string
 }
 
 // String returns the element as nft(8) would spell it behind "add element inet nftnat".
 func (e Element) String() string {
-	if e.Strange != "" {
-		return fmt.Sprintf("%s { %s }", e.Set, e.Strange)
+	if e.Foreign != "" {
+		return fmt.Sprintf("%s { %s }", e.Set, e.Foreign)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s { %s", e.Set, e.Key)

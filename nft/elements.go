@@ -18,7 +18,7 @@ import (
 // gives up with ErrInterrupted.
 //
 // The error is fs.ErrNotExist if the table or one of its sets is not there. What others
-// have written and no Key can hold comes as a Strange element.
+// have written and no Key can hold comes as a Foreign element.
 func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -27,7 +27,7 @@ func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
 
 func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 	var es []Element
-	generation, err := c.steady("list elements of table inet "+t.Name, t.Name, func() error {
+	generation, err := c.readConsistent("list elements of table inet "+t.Name, t.Name, func() error {
 		es = es[:0]
 		for _, name := range sets {
 			set, ok := t.collection(name)
@@ -65,7 +65,7 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 	var first keySet
 	parts, err := c.dumpElements(table, set, func(e *Element) bool {
 		es = append(es, *e)
-		return e.Strange != "" || first.add(e.Key)
+		return e.Foreign != "" || first.add(e.Key)
 	})
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 		// skipped others than the first shows what the first has not.
 		var second keySet
 		_, err = c.dumpElements(table, set, func(e *Element) bool {
-			return e.Strange != "" || second.add(e.Key) && !first.add(e.Key)
+			return e.Foreign != "" || second.add(e.Key) && !first.add(e.Key)
 		})
 		if err != nil {
 			return nil, err
@@ -119,7 +119,7 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 					case errors.Is(err, errShort):
 						return err
 					case err != nil:
-						e = Element{Set: set.name, Strange: err.Error()}
+						e = Element{Set: set.name, Foreign: err.Error()}
 					}
 					if !f(&e) {
 						return errChanged

@@ -274,8 +274,8 @@ func (u *unfortunate) change() {
 		if u.IntN(4) == 0 { // it looks before it sends
 			u.unlucky.faults[6+u.IntN(10)] = mishap(u.IntN(mishapCount))
 		}
-		err = u.conn.Mend(u.table, change, mustTable(u.T, u.witness).Handle)
-		u.did(fmt.Sprint("mend ", change), err)
+		err = u.conn.Repair(u.table, change, mustTable(u.T, u.witness).Handle)
+		u.did(fmt.Sprint("repair ", change), err)
 	case 1:
 		whole := slices.DeleteFunc(es, func(e Element) bool {
 			return slices.ContainsFunc(change.Delete, func(d Element) bool { return d.Set == e.Set && d.Key == e.Key })

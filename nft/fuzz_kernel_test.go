@@ -128,7 +128,7 @@ func askLiar(t *testing.T, c *Conn, what uint8) {
 	case 5:
 		err = c.Replace(table, ports(2, "web"), 0)
 	case 6:
-		err = c.Mend(table, Change{Add: ports(2, "web")}, 3)
+		err = c.Repair(table, Change{Add: ports(2, "web")}, 3)
 	}
 	if err != nil {
 		requireOneLine(t, strings.ReplaceAll(err.Error(), "\n", "; ")) // of errors.Join

@@ -84,7 +84,7 @@ func FuzzPrefixes(f *testing.F) {
 		for _, e := range c.pair(es) {
 			n--
 			require.NotContains(t, e.String(), "\n")
-			if e.Strange == "" {
+			if e.Foreign == "" {
 				require.NoError(t, c.checkKey(&e.Key))
 				good = append(good, e)
 			}

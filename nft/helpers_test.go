@@ -64,7 +64,7 @@ func sample() Table {
 				{Within(IP6Daddr, netip.MustParsePrefix("::1/128")), Return()},
 			}},
 			{Name: "nat-postrouting", Hook: Hook{"nat", "postrouting", PrioritySrcNAT}, Rules: []Rule{
-				{CTStatusDNAT(), In("inside4", IPSaddr, IPDaddr), Masquerade()},
+				{CTStatusDNAT(), In("inside4", IPSaddr, IPDaddr), MasqueradeFullyRandom()},
 				{In("networks4", IPSaddr), NotIn("networks4", IPDaddr), MasqueradeFullyRandom()},
 			}},
 			{Name: "filter-forward", Hook: Hook{"filter", "forward", PriorityFilter}, Rules: []Rule{

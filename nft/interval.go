@@ -93,13 +93,13 @@ func (c collection) pair(es []Element) []Element {
 	})
 	var ranges []Element
 	var open *Element
-	strange := func(format string, args ...any) {
-		ranges = append(ranges, Element{Set: c.name, Strange: fmt.Sprintf(format, args...)})
+	addForeign := func(format string, args ...any) {
+		ranges = append(ranges, Element{Set: c.name, Foreign: fmt.Sprintf(format, args...)})
 	}
 	finish := func(end netip.Addr) {
 		key, err := joined(open.Key.addr, end)
 		if err != nil {
-			strange("%s", err)
+			addForeign("%s", err)
 		} else {
 			open.Key = key
 			ranges = append(ranges, *open)
@@ -108,11 +108,11 @@ func (c collection) pair(es []Element) []Element {
 	}
 	for i := range es {
 		switch e := &es[i]; {
-		case e.Strange != "":
+		case e.Foreign != "":
 			ranges = append(ranges, *e)
 		case e.Key.kind == startKey:
 			if open != nil {
-				strange("the range from %s has no end before that from %s", open.Key.addr, e.Key.addr)
+				addForeign("the range from %s has no end before that from %s", open.Key.addr, e.Key.addr)
 			}
 			open = e
 		case open != nil:
@@ -121,7 +121,7 @@ func (c collection) pair(es []Element) []Element {
 			// The kernel does not list what has ended, but its end; and nft(8) marks the
 			// lowest address as the end of nothing.
 		default:
-			strange("the range up to %s has no beginning", e.Key.addr)
+			addForeign("the range up to %s has no beginning", e.Key.addr)
 		}
 	}
 	if open != nil {

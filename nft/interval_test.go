@@ -83,14 +83,14 @@ func TestPair(t *testing.T) {
 				got := c.pair(es)
 				require.Equal(t, want, sorted(got))
 				for _, e := range got {
-					require.Equal(t, e.Strange == "", e.Key != (Key{}))
-					require.Equal(t, e.Strange == "", c.checkKey(&e.Key) == nil)
+					require.Equal(t, e.Foreign == "", e.Key != (Key{}))
+					require.Equal(t, e.Foreign == "", c.checkKey(&e.Key) == nil)
 				}
 			}
 		})
 	}
 	// What is strange already stays so.
-	other := Element{Set: "networks4", Strange: "a key of 0 bytes is no ipv4_addr"}
+	other := Element{Set: "networks4", Foreign: "a key of 0 bytes is no ipv4_addr"}
 	c := named(sample(), "networks4")
 	require.Len(t, c.pair(append(bounds(t, c, "+10.0.0.0", "-10.0.1.0"), other)), 2)
 }
@@ -137,18 +137,18 @@ func TestCulpritPrefix(t *testing.T) {
 		begin := uint32(len(msg) - len(find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
 		found := map[string]int{}
 		for offset := begin; offset < uint32(len(msg)); offset++ {
-			found[b.culprit(o, offset)]++
+			found[b.refusedElement(o, offset)]++
 		}
 		require.Len(t, found, len(es))
 		for _, e := range want {
 			require.NotZero(t, found[e], e)
 		}
-		require.Equal(t, "networks4: one of 5 elements", b.culprit(o, 0))
+		require.Equal(t, "networks4: one of 5 elements", b.refusedElement(o, 0))
 	}
 	for _, e := range []Element{es[1], es[4]} {
 		b = newBatch(1, 0)
 		b.addElements(table, []Element{e})
 		b.finish()
-		require.Equal(t, e.String(), b.culprit(b.ops[0], 0), "a lone element is the culprit")
+		require.Equal(t, e.String(), b.refusedElement(b.ops[0], 0), "a lone element is the refusedElement")
 	}
 }

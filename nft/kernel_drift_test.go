@@ -19,19 +19,19 @@ func texts(drift []Difference) (lines []string) {
 	return lines
 }
 
-// requireMends holds Mend to what the differences say of it: the same table is right
+// requireRepairs holds Repair to what the differences say of it: the same table is right
 // again, or nothing was changed.
-func requireMends(t *testing.T, c *Conn, drift []Difference) {
+func requireRepairs(t *testing.T, c *Conn, drift []Difference) {
 	t.Helper()
-	mendable := !slices.ContainsFunc(drift, func(d Difference) bool { return !d.Mendable() })
+	repairable := !slices.ContainsFunc(drift, func(d Difference) bool { return !d.Repairable() })
 	before, err := c.Generation()
 	require.NoError(t, err)
 	info := mustTable(t, c)
-	err = c.Mend(sample(), Change{}, info.Handle)
+	err = c.Repair(sample(), Change{}, info.Handle)
 	after, genErr := c.Generation()
 	require.NoError(t, genErr)
-	if !mendable {
-		require.ErrorIs(t, err, ErrUnmendable)
+	if !repairable {
+		require.ErrorIs(t, err, ErrNotRepairable)
 		require.Equal(t, before, after)
 		return
 	}
@@ -62,7 +62,7 @@ func TestDrift(t *testing.T) {
 			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
 			"chain nat-output: rule 1 is not: ip daddr 127.0.0.0/8 return",
 			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",
-			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade",
+			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random",
 			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
 			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
 			"chain publish: rule 1 is not: ip6 saddr fe80::/10 return",
@@ -100,14 +100,14 @@ func TestDrift(t *testing.T) {
 			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
 		}},
 		{"other direction of a set", `flush chain inet nftnat nat-postrouting
-			add rule inet nftnat nat-postrouting ct status dnat ip saddr . ip daddr @inside4 masquerade
+			add rule inet nftnat nat-postrouting ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random
 			add rule inet nftnat nat-postrouting ip saddr @networks4 ip daddr @networks4 masquerade fully-random`, []string{
 			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
 		}},
 		{"other masquerade", `flush chain inet nftnat nat-postrouting
 			add rule inet nftnat nat-postrouting ct status dnat ip saddr . ip daddr @inside4 masquerade random
 			add rule inet nftnat nat-postrouting ip saddr @networks4 ip daddr != @networks4 masquerade`, []string{
-			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade",
+			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random",
 			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
 		}},
 		{"inverted look-up", `flush chain inet nftnat filter-forward
@@ -240,7 +240,7 @@ func TestDrift(t *testing.T) {
 			found, err := c.Drift(sample())
 			require.NoError(t, err)
 			drift := texts(found)
-			requireMends(t, c, found)
+			requireRepairs(t, c, found)
 			if tt.name == "missing map" || tt.name == "time-out of a map" {
 				// The rules that looked in it had to go first.
 				require.Subset(t, drift, tt.want)

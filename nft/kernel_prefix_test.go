@@ -270,7 +270,7 @@ func TestOverlappingPrefixes(t *testing.T) {
 	all := networks("networks4", "0.0.0.0/0")
 	require.NoError(t, c.Update(sample(), Change{Add: all}))
 	require.Equal(t, sorted(append(slices.Clone(there),
-		Element{Set: "networks4", Strange: "the range from 0.0.0.0 has no end before that from 10.1.0.0"})), read())
+		Element{Set: "networks4", Foreign: "the range from 0.0.0.0 has no end before that from 10.1.0.0"})), read())
 	require.NoError(t, c.Update(sample(), Change{Delete: all}))
 	require.Equal(t, sorted(there), read())
 	// Deleting one that is not there passes if it reaches to the highest address, and
@@ -279,7 +279,7 @@ func TestOverlappingPrefixes(t *testing.T) {
 	require.NoError(t, c.Update(sample(), Change{Add: low}))
 	require.NoError(t, c.Update(sample(), Change{Delete: all}))
 	require.Equal(t, sorted(append(slices.Clone(there),
-		Element{Set: "networks4", Strange: "the range up to 1.0.0.0 has no beginning"})), read())
+		Element{Set: "networks4", Foreign: "the range up to 1.0.0.0 has no beginning"})), read())
 }
 
 // TestPrefixesEnd: of those that have ended the kernel still lists the ends, and there
@@ -296,7 +296,7 @@ func TestPrefixesEnd(t *testing.T) {
 		got, _, err := c.Elements(sample(), "away4")
 		require.NoError(t, err)
 		for _, e := range got {
-			require.Empty(t, e.Strange)
+			require.Empty(t, e.Foreign)
 		}
 		if len(got) == 2 {
 			requireSame(t, []Element{es[1], es[3]}, got)

@@ -227,9 +227,9 @@ func TestElementsOfOthers(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, strange)
 		for _, e := range strange {
-			require.Contains(t, e.Strange, tt.want)
+			require.Contains(t, e.Foreign, tt.want)
 			require.Contains(t, e.String(), tt.want)
-			require.Equal(t, Element{Set: tt.set, Strange: e.Strange}, e)
+			require.Equal(t, Element{Set: tt.set, Foreign: e.Foreign}, e)
 			require.Error(t, c.Update(sample(), Change{Add: []Element{e}}))
 		}
 		require.Zero(t, runNFT(t, ns, "flush", "set", "inet", "nftnat", tt.set).Code)
@@ -243,11 +243,11 @@ func TestElementsOfOthers(t *testing.T) {
 	require.NoError(t, c.Update(sample(), Change{Add: ports(1, "")}))
 	strange, _, err := c.Elements(other, "tcp4")
 	require.NoError(t, err)
-	require.Equal(t, []Element{{Set: "tcp4", Strange: "a key of 2 bytes is no ipv4_addr . inet_service"}}, strange)
+	require.Equal(t, []Element{{Set: "tcp4", Foreign: "a key of 2 bytes is no ipv4_addr . inet_service"}}, strange)
 	// What stands for every port.
 	require.Zero(t, runNFT(t, ns, "add", "element", "inet", "nftnat", "tcp4", "{ * : 192.0.2.1 . 80 }").Code)
 	both, _, err := c.Elements(sample(), "tcp4")
 	require.NoError(t, err)
 	require.Len(t, both, 2)
-	require.Contains(t, both, Element{Set: "tcp4", Strange: "a key of 0 bytes is no inet_service"})
+	require.Contains(t, both, Element{Set: "tcp4", Foreign: "a key of 0 bytes is no inet_service"})
 }

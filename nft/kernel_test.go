@@ -285,7 +285,7 @@ func clog(t *testing.T, c *Conn) {
 	t.Helper()
 	require.NoError(t, c.socket.(*kernelSocket).SetReadBuffer(1)) // as little as there is
 	for range 50 {
-		_, err := c.ask(unix.NFT_MSG_GETGEN, 0, nil)
+		_, err := c.sendRequest(unix.NFT_MSG_GETGEN, 0, nil)
 		require.NoError(t, err)
 	}
 }

@@ -66,7 +66,7 @@ func InterfaceKey(name string) Key {
 //
 // Prefixes of one set must not overlap. The kernel refuses one that does (unix.EEXIST),
 // unless it reaches to the highest address and lies around others: then it passes, and
-// comes back as Strange, for it ends where the next begins. A prefix that is not there
+// comes back as Foreign, for it ends where the next begins. A prefix that is not there
 // cannot be deleted (unix.ENOENT), unless it reaches to the highest address and another
 // begins alike, which then loses its beginning; and older kernels than those that ask
 // whether beginning and end belong together take the halves of two prefixes for one

@@ -196,7 +196,7 @@ func (d dnat) lower(a *assembler) {
 }
 
 func (m masquerade) lower(a *assembler) {
-	masq := &expr.Masq{FullyRandom: m.fullyRandom}
+	masq := &expr.Masq{FullyRandom: true}
 	if m.toPorts() {
 		const next = 4 // the second of the old registers, as nft(8) does
 		masq.ToPorts, masq.RegProtoMin, masq.RegProtoMax = true, register(0), register(next)

@@ -39,7 +39,6 @@ func TestStatementString(t *testing.T) {
 		{CTStateEstablished(), `ct state established,related`},
 		{DNATv4("m", IPDaddr, TCPDport), `dnat ip to ip daddr . tcp dport map @m`},
 		{DNATv6("m", UDPDport), `dnat ip6 to udp dport map @m`},
-		{Masquerade(), `masquerade`},
 		{MasqueradeFullyRandom(), `masquerade fully-random`},
 		{MasqueradeFullyRandomTo(32768, 49152), `masquerade to :32768-49152 fully-random`},
 		{OverTCP(), `meta l4proto tcp`},

@@ -96,9 +96,9 @@ const (
 // errChanged means that the ruleset changed while it was being read.
 var errChanged = errors.New("the ruleset changed")
 
-// steady calls read until the table was the same before and after it, and returns the
+// readConsistent calls read until the table was the same before and after it, and returns the
 // generation of that state. At last it gives up with ErrInterrupted.
-func (c *Conn) steady(what, table string, read func() error) (uint32, error) {
+func (c *Conn) readConsistent(what, table string, read func() error) (uint32, error) {
 	pause := firstReadPause
 	for attempt := range readAttempts {
 		if attempt > 0 {
@@ -114,7 +114,7 @@ func (c *Conn) steady(what, table string, read func() error) (uint32, error) {
 			return generation, err
 		}
 	}
-	return 0, asked(what, ErrInterrupted)
+	return 0, opError(what, ErrInterrupted)
 }
 
 func (c *Conn) readOnce(read func() error) (uint32, error) {
@@ -137,7 +137,7 @@ func (c *Conn) readOnce(read func() error) (uint32, error) {
 
 // request asks for one object. The answer is one message, or an error.
 func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
-	seq, err := c.ask(msg, 0, fill)
+	seq, err := c.sendRequest(msg, 0, fill)
 	if err == nil {
 		_, err = c.receiveEach(func(m message) (bool, error) {
 			if m.seq != seq {
@@ -150,15 +150,15 @@ func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read f
 			return true, read(m.attributes())
 		})
 	}
-	return asked(what, err)
+	return opError(what, err)
 }
 
 // dump asks for all objects of a kind and reads all of the answer, one object in each
 // call of read. The error is errChanged if the ruleset changed meanwhile.
 func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
-	seq, err := c.ask(msg, unix.NLM_F_DUMP, fill)
+	seq, err := c.sendRequest(msg, unix.NLM_F_DUMP, fill)
 	if err != nil {
-		return asked(what, err)
+		return opError(what, err)
 	}
 	var readErr error
 	interrupted := false
@@ -193,11 +193,11 @@ func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func
 	if err == nil {
 		err = readErr
 	}
-	return asked(what, err)
+	return opError(what, err)
 }
 
-// ask sends a request and returns its sequence number.
-func (c *Conn) ask(msg, flags uint16, fill func([]byte) []byte) (uint32, error) {
+// sendRequest sends a request and returns its sequence number.
+func (c *Conn) sendRequest(msg, flags uint16, fill func([]byte) []byte) (uint32, error) {
 	seq := c.nextSeq(1)
 	b, at := openMessage(nil, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
 	if fill != nil {
@@ -206,7 +206,7 @@ func (c *Conn) ask(msg, flags uint16, fill func([]byte) []byte) (uint32, error) 
 	return seq, c.socket.send(closeMessage(b, at))
 }
 
-func asked(what string, err error) error {
+func opError(what string, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -56,7 +56,7 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		nat.Rules = keep(nat.Rules, t, append(match, randomDNAT(r, t.Maps, lists)))
 		source.Rules = keep(source.Rules, t, append(match, randomMasquerade(r)...))
 		filter.Rules = keep(filter.Rules, t, append(match, []Stmt{Accept(), Drop(), Return(), Jump("regular")}[r.IntN(4)]))
-		regular.Rules = keep(regular.Rules, t, append(match, []Stmt{Accept(), Drop(), Return()}[r.IntN(3)]))
+		regular.Rules = keep(regular.Rules, t, append(match, []Stmt{Accept(), Drop(), Return()}[r.IntN(2)]))
 	}
 	t.Chains = []Chain{regular, nat, source, filter}
 	return t
@@ -66,9 +66,9 @@ func randomMasquerade(r *rand.Rand) []Stmt {
 	first := 1 + r.IntN(65534)
 	last := first + 1 + r.IntN(65535-first)
 	return [][]Stmt{
-		{Masquerade()}, {MasqueradeFullyRandom()},
+		{MasqueradeFullyRandom()},
 		{[]Stmt{OverTCP(), OverUDP()}[r.IntN(2)], MasqueradeFullyRandomTo(uint16(first), uint16(last))},
-	}[r.IntN(3)]
+	}[r.IntN(2)]
 }
 
 // keep appends the rule if it is valid.

@@ -142,13 +142,10 @@ func (d dnat) family() byte {
 // valueType is the type of the value that the map must hold.
 func (d dnat) valueType() Type { return Type{d.addr, InetService} }
 
-// Masquerade gives the packet the address of the interface it leaves by as its
-// source, and its own source port where that is free: "masquerade".
-func Masquerade() Stmt { return masquerade{} }
-
-// MasqueradeFullyRandom is Masquerade with a source port chosen at random, which a
-// backend cannot foresee (CVE-2021-3773): "masquerade fully-random".
-func MasqueradeFullyRandom() Stmt { return masquerade{fullyRandom: true} }
+// MasqueradeFullyRandom gives the packet the address of the interface it leaves by as its
+// source, and a source port chosen at random, which a backend cannot foresee
+// (CVE-2021-3773): "masquerade fully-random".
+func MasqueradeFullyRandom() Stmt { return masquerade{} }
 
 // MasqueradeFullyRandomTo is MasqueradeFullyRandom with the source port chosen from
 // first to last, whatever it was: "masquerade to :32768-49152 fully-random". Without a
@@ -156,23 +153,18 @@ func MasqueradeFullyRandom() Stmt { return masquerade{fullyRandom: true} }
 // (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c). It stands behind OverTCP
 // or OverUDP.
 func MasqueradeFullyRandomTo(first, last uint16) Stmt {
-	return masquerade{fullyRandom: true, first: first, last: last}
+	return masquerade{first, last}
 }
 
 type masquerade struct {
-	fullyRandom bool
 	first, last uint16 // zero: any
 }
 
 func (m masquerade) String() string {
-	s := "masquerade"
 	if m.toPorts() {
-		s += fmt.Sprintf(" to :%d-%d", m.first, m.last)
+		return fmt.Sprintf("masquerade to :%d-%d fully-random", m.first, m.last)
 	}
-	if m.fullyRandom {
-		s += " fully-random"
-	}
-	return s
+	return "masquerade fully-random"
 }
 
 func (m masquerade) toPorts() bool { return m.first != 0 || m.last != 0 }

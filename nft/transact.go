@@ -63,7 +63,7 @@ func (t Table) validateElements(verb string, es []Element, keys bool) error {
 // transaction: what stood under its name is gone, and what comes is whole. Packets meet
 // nothing between the two but this: the kernel lets them find the elements of new sets of
 // prefixes and segments some tens of microseconds after all else (tried on Linux 6.18),
-// which Mend avoids. A generation other than zero refuses with ErrStale as in Change. On
+// which Repair avoids. A generation other than zero refuses with ErrStale as in Change. On
 // any error nothing has changed.
 func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 	if err := t.validateWith(Change{Add: es}); err != nil {

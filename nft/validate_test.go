@@ -83,7 +83,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"directory", rule(NotFromInterface("..")), "it is no interface name"},
 		{"behind a verdict", rule(Drop(), Accept()), "drop: nothing behind it would be run"},
 		{"behind a jump", rule(Jump("publish"), Accept()), "jump publish: nothing behind it would be run"},
-		{"behind masquerade", rule(Masquerade(), Accept()), "nothing behind it would be run"},
+		{"behind masquerade", rule(MasqueradeFullyRandom(), Accept()), "nothing behind it would be run"},
 		{"ports backwards", rule(OverTCP(), MasqueradeFullyRandomTo(2, 1)), "it has no range of ports"},
 		{"one port", rule(OverTCP(), MasqueradeFullyRandomTo(2, 2)), "it has no range of ports"},
 		{"port 0", rule(OverTCP(), MasqueradeFullyRandomTo(0, 1)), "it has no range of ports"},

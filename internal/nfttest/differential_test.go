@@ -32,7 +32,7 @@ type conn interface {
 	Drift(t nft.Table) ([]nft.Difference, error)
 	DeleteTable(name string) error
 	Restore(t nft.Table, es []nft.Element, handle uint64) error
-	Mend(t nft.Table, ch nft.Change, handle uint64) error
+	Repair(t nft.Table, ch nft.Change, handle uint64) error
 	Owns() (bool, error)
 	Claim(name string, generation uint32) error
 	Watch(ctx context.Context, table string, changed func()) error
@@ -163,8 +163,8 @@ func (p *pair) wrote(what string, want, got error) {
 		p.count[errno.Error()]++
 	case errors.Is(want, nft.ErrStale):
 		p.count["stale"]++
-	case errors.Is(want, nft.ErrUnmendable):
-		p.count["unmendable"]++
+	case errors.Is(want, nft.ErrNotRepairable):
+		p.count["not repairable"]++
 	default:
 		p.count["invalid"]++
 	}
@@ -226,7 +226,7 @@ func (p *pair) step(i int) {
 		realCh, fakeCh := ch, ch
 		realCh.Generation, fakeCh.Generation = at(p.base), at(0)
 		real, fake := p.handles(t.Name)
-		p.wrote("mend", p.real.Mend(t, realCh, real), p.fake.Mend(t, fakeCh, fake))
+		p.wrote("repair", p.real.Repair(t, realCh, real), p.fake.Repair(t, fakeCh, fake))
 	default:
 		if p.r.IntN(10) > 0 {
 			t = sample()
@@ -296,8 +296,8 @@ func (p *pair) compareState(tables ...nft.Table) {
 func lines(es []nft.Element) []string {
 	var ls []string
 	for _, e := range es {
-		if e.Strange != "" {
-			e.Strange = "strange" // the two have other words for it
+		if e.Foreign != "" {
+			e.Foreign = "strange" // the two have other words for it
 		}
 		ls = append(ls, e.String())
 	}
@@ -324,7 +324,7 @@ func TestFakeAgainstKernel(t *testing.T) {
 	}
 	p.compareState(variants()...)
 	t.Log(p.count)
-	for _, kind := range []string{"done", "mend", "invalid", "stale", "unmendable", "file exists", "no such file or directory"} {
+	for _, kind := range []string{"done", "repair", "invalid", "stale", "not repairable", "file exists", "no such file or directory"} {
 		require.Positive(t, p.count[kind], "nothing was %s", kind)
 	}
 }

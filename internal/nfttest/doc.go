@@ -23,7 +23,7 @@
 //   - Time-outs are kept to the millisecond. The kernel counts them in ticks of 1 to
 //     10 ms, and lets an element that has ended count against the size of its map
 //     until it has collected it.
-//   - A map, set or chain that Mend adds stands where the wanted table has it; the kernel
+//   - A map, set or chain that Repair adds stands where the wanted table has it; the kernel
 //     lists it behind those that were there.
 //   - Elements come in another order each time, for the kernel promises none.
 package nfttest

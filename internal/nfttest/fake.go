@@ -167,7 +167,7 @@ func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element
 	es = stored.list(es, k.now())
 	if len(es) > from && !stored.def.sameType(want) {
 		for i := range es[from:] {
-			es[from+i] = nft.Element{Set: name, Strange: "an element of another type than " + want.key.String()}
+			es[from+i] = nft.Element{Set: name, Foreign: "an element of another type than " + want.key.String()}
 		}
 		return es, nil
 	}

@@ -13,7 +13,7 @@ type injected struct {
 }
 
 // FailNext makes the next call of a method of any connection do nothing but return
-// the error. The method is named as in Go: "Replace", "Restore", "Mend", "Update",
+// the error. The method is named as in Go: "Replace", "Restore", "Repair", "Update",
 // "Elements", "Table", "Generation", "Drift", "DeleteTable", "Owns", "Claim". Further calls
 // of FailNext are for the calls that follow.
 func (k *Kernel) FailNext(method string, err error) {

@@ -62,7 +62,7 @@ func (o *owners) step() {
 	case 12, 13:
 		real, fake := o.handles(t.Name)
 		ch := nft.Change{Delete: es[:o.r.IntN(len(es))], Add: es}
-		o.wrote("mend", o.real.Mend(t, ch, real), o.fake.Mend(t, ch, fake))
+		o.wrote("repair", o.real.Repair(t, ch, real), o.fake.Repair(t, ch, fake))
 	case 10:
 		i := o.r.IntN(3)
 		require.NoError(o.t, o.reals[i].Close())

@@ -122,7 +122,7 @@ func (s *set) whole(es []nft.Element) []nft.Element {
 			continue
 		}
 		if e.Key == (nft.Key{}) {
-			e = nft.Element{Set: s.def.name, Strange: fmt.Sprintf("a range from or to %s that is no prefix", b.addr)}
+			e = nft.Element{Set: s.def.name, Foreign: fmt.Sprintf("a range from or to %s that is no prefix", b.addr)}
 		}
 		out = append(out, e)
 	}

@@ -133,7 +133,7 @@ func TestEveryKindInOrder(t *testing.T) {
 	k.Edit(func(tables map[string]*Table) {
 		table := tables["nftnat"]
 		require.Equal(t, want, table.Elements)
-		table.Elements = append(table.Elements[:1], nft.Element{Set: "networks4", Strange: "a range"}, link("veth2"))
+		table.Elements = append(table.Elements[:1], nft.Element{Set: "networks4", Foreign: "a range"}, link("veth2"))
 	})
 	require.Equal(t, []string{"networks4 { 9.0.0.0/8 }", "networks4 { strange }"}, read(t, c, "networks4"))
 	require.Equal(t, []string{`links { "veth2" }`}, read(t, c, "links"))

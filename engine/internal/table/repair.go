@@ -67,7 +67,7 @@ func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool
 	}
 	ch, err := change()
 	if err == nil {
-		err = t.kernel.Mend(t.Rules, ch, c.Handle)
+		err = t.kernel.Repair(t.Rules, ch, c.Handle)
 	}
 	if err != nil {
 		t.Log.Warn("table could not be repaired in place, and is recreated", "table", t.Rules.Name, "error", err)
@@ -141,7 +141,7 @@ func sameElement(have, want nft.Element) bool {
 	if left == 0 {
 		left = want.Timeout
 	}
-	return have.Value == want.Value && have.Comment == want.Comment && have.Strange == "" &&
+	return have.Value == want.Value && have.Comment == want.Comment && have.Foreign == "" &&
 		(have.Timeout == 0) == (want.Timeout == 0) && (have.Expires-left).Abs() <= ExpiryTolerance
 }
 

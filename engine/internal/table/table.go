@@ -23,7 +23,7 @@ type Kernel interface {
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
 	Restore(t nft.Table, es []nft.Element, handle uint64) error
-	Mend(t nft.Table, ch nft.Change, handle uint64) error
+	Repair(t nft.Table, ch nft.Change, handle uint64) error
 	Owns() (bool, error)
 	Claim(name string, generation uint32) error
 	Watch(ctx context.Context, table string, changed func()) error

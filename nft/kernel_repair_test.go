@@ -37,9 +37,9 @@ func handles(tb testing.TB, ns *lab.NS) (lines []string) {
 	return lines
 }
 
-// TestMendKeeps: what is right in a table stays, by its handle, while all that is not is
+// TestRepairKeeps: what is right in a table stays, by its handle, while all that is not is
 // put right in one transaction.
-func TestMendKeeps(t *testing.T) {
+func TestRepairKeeps(t *testing.T) {
 	c, ns := kernel(t)
 	es := append(ports(3000, "web"), prefixIn("networks4", "10.0.0.0/8"), prefixIn("networks6", "fd00::/8"),
 		Element{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))},
@@ -62,7 +62,7 @@ func TestMendKeeps(t *testing.T) {
 		`, "nft", "-f", "-")
 	generation, err := c.Generation()
 	require.NoError(t, err)
-	require.NoError(t, c.Mend(sample(), Change{
+	require.NoError(t, c.Repair(sample(), Change{
 		Delete: []Element{prefixIn("networks4", "10.1.0.0/16"), {Set: "tcp4", Key: PortKey(9999)}},
 		Add:    []Element{es[0], prefixIn("networks4", "10.0.0.0/8")},
 	}, info.Handle))
@@ -77,13 +77,13 @@ func TestMendKeeps(t *testing.T) {
 	require.Equal(t, sorted(es), sorted(have))
 }
 
-// TestMendAddsSets: a set that was deleted comes with its elements.
-func TestMendAddsSets(t *testing.T) {
+// TestRepairAddsSets: a set that was deleted comes with its elements.
+func TestRepairAddsSets(t *testing.T) {
 	c, ns := kernel(t)
 	require.NoError(t, c.Replace(sample(), ports(5, "web"), 0))
 	labtest.ExecInput(t, ns, "flush table inet nftnat; delete map inet nftnat tcp4; delete set inet nftnat inside4", "nft", "-f", "-")
 	inside := Element{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))}
-	require.NoError(t, c.Mend(sample(), Change{Add: append(ports(9, "new"), inside)}, mustTable(t, c).Handle))
+	require.NoError(t, c.Repair(sample(), Change{Add: append(ports(9, "new"), inside)}, mustTable(t, c).Handle))
 	drift, err := c.Drift(sample())
 	require.NoError(t, err)
 	require.Empty(t, drift)
@@ -92,10 +92,10 @@ func TestMendAddsSets(t *testing.T) {
 	require.Equal(t, sorted(append(ports(9, "new"), inside)), sorted(have))
 }
 
-// TestMendRefuses what it is not for, and nothing has changed then.
-func TestMendRefuses(t *testing.T) {
+// TestRepairRefuses what it is not for, and nothing has changed then.
+func TestRepairRefuses(t *testing.T) {
 	c, ns := kernel(t)
-	require.ErrorIs(t, c.Mend(sample(), Change{}, 1), ErrStale, "there is none")
+	require.ErrorIs(t, c.Repair(sample(), Change{}, 1), ErrStale, "there is none")
 	require.NoError(t, c.Replace(sample(), ports(2, ""), 0))
 	handle := mustTable(t, c).Handle
 	commented, flagged, element := sample(), sample(), ports(1, "")
@@ -109,17 +109,17 @@ func TestMendRefuses(t *testing.T) {
 	}{
 		{"another handle", "", sample(), Change{}, handle + 1, ErrStale},
 		{"a generation of before", "", sample(), Change{Generation: 1}, handle, ErrStale},
-		{"another comment", "", commented, Change{}, handle, ErrUnmendable},
-		{"other flags", "", flagged, Change{}, handle, ErrUnmendable},
+		{"another comment", "", commented, Change{}, handle, ErrNotRepairable},
+		{"other flags", "", flagged, Change{}, handle, ErrNotRepairable},
 		{"a key that is there", "", sample(), Change{Add: element}, handle, unix.EEXIST},
 		{"a key that is not", "", sample(), Change{Delete: []Element{{Set: "tcp4", Key: PortKey(9)}}}, handle, fs.ErrNotExist},
-		{"an object", "add counter inet nftnat theirs", sample(), Change{}, handle, ErrUnmendable},
+		{"an object", "add counter inet nftnat theirs", sample(), Change{}, handle, ErrNotRepairable},
 		{"no set", "", sample(), Change{Add: []Element{{Set: "nosuch", Key: PortKey(9)}}}, handle, nil},
 		{"no table", "", Table{Name: "no name"}, Change{}, handle, nil},
 	} {
 		labtest.ExecInput(t, ns, tt.script, "nft", "-f", "-")
 		before := labtest.Exec(t, ns, "nft", "-a", "list", "ruleset")
-		err := c.Mend(tt.table, tt.change, tt.handle)
+		err := c.Repair(tt.table, tt.change, tt.handle)
 		require.Error(t, err, tt.name)
 		if tt.want != nil {
 			require.ErrorIs(t, err, tt.want, tt.name)
@@ -128,25 +128,25 @@ func TestMendRefuses(t *testing.T) {
 	}
 }
 
-// TestMendOwned: an owner mends its table, and nobody else does. One that was turned off
+// TestRepairOwned: an owner repairs its table, and nobody else does. One that was turned off
 // before it was owned is on with the claim.
-func TestMendOwned(t *testing.T) {
+func TestRepairOwned(t *testing.T) {
 	c, ns := owner(t)
 	require.NoError(t, c.Replace(owned(), ports(9, ""), 0))
 	handle := mustTable(t, c).Handle
-	require.ErrorIs(t, dialIn(t, ns).Mend(owned(), Change{}, handle), fs.ErrPermission)
+	require.ErrorIs(t, dialIn(t, ns).Repair(owned(), Change{}, handle), fs.ErrPermission)
 	require.NoError(t, c.Close())
 	load := func(script string) { labtest.ExecInput(t, ns, script, "nft", "-f", "-") }
 	load("flush table inet nftnat; add chain inet nftnat mine")
 	next := dialIn(t, ns)
-	require.ErrorIs(t, next.Mend(owned(), Change{}, handle), ErrUnmendable, "an orphan has other flags")
+	require.ErrorIs(t, next.Repair(owned(), Change{}, handle), ErrNotRepairable, "an orphan has other flags")
 	require.NoError(t, next.Claim("nftnat", 0))
-	require.NoError(t, next.Mend(owned(), Change{Delete: ports(1, "")}, handle))
+	require.NoError(t, next.Repair(owned(), Change{Delete: ports(1, "")}, handle))
 	drift, err := next.Drift(owned())
 	require.NoError(t, err)
 	require.Empty(t, drift)
 	require.True(t, mustTable(t, next).Mine)
-	// As nf_tables_updtable has it, which findRemains takes for granted.
+	// As nf_tables_updtable has it, which findTable takes for granted.
 	b := newBatch(next.nextSeq(1), 0)
 	b.claimTable("nftnat", TableOwned|TableDormant)
 	require.ErrorIs(t, next.commit(b, nil), errors.ErrUnsupported)

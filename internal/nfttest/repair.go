@@ -10,15 +10,15 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// Mend is that of nft.Conn.
-func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
+// Repair is that of nft.Conn.
+func (f *Fake) Repair(t nft.Table, ch nft.Change, handle uint64) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
 	if err := ch.Validate(t); err != nil {
 		return err
 	}
-	return f.run("Mend", func(k *Kernel) error {
+	return f.run("Repair", func(k *Kernel) error {
 		if k.stale(ch.Generation) {
 			return nft.ErrStale
 		}
@@ -28,8 +28,8 @@ func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
 			return fmt.Errorf("%w: %w", nft.ErrStale, noTable(t.Name))
 		case have.handle != handle:
 			return fmt.Errorf("%w: table %s is another by now", nft.ErrStale, t.Name)
-		case !have.mendable(t):
-			return fmt.Errorf("mend table %s: %w", t.Name, nft.ErrUnmendable)
+		case !have.repairable(t):
+			return fmt.Errorf("repair table %s: %w", t.Name, nft.ErrNotRepairable)
 		}
 		if err := k.denied(f, "delete rules", t.Name); err != nil {
 			return err
@@ -37,7 +37,7 @@ func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
 		if len(ch.Add)+len(ch.Delete) == 0 && have.isAs(t) {
 			return nil // of a transaction without a part the kernel makes no generation
 		}
-		k.tables[t.Name] = have.mended(t)
+		k.tables[t.Name] = have.repaired(t)
 		tx := transaction{kernel: k, table: t, now: k.now()}
 		if err := tx.change(f, ch); err != nil {
 			tx.rollBack()
@@ -49,8 +49,8 @@ func (f *Fake) Mend(t nft.Table, ch nft.Change, handle uint64) error {
 	})
 }
 
-// mendable reports whether the table can become the one wanted.
-func (t *table) mendable(want nft.Table) bool {
+// repairable reports whether the table can become the one wanted.
+func (t *table) repairable(want nft.Table) bool {
 	flags := t.flags()
 	if flags&^nft.TableDormant != want.Flags || t.def.Comment != want.Comment ||
 		flags&nft.TableDormant != 0 && want.Flags&nft.TableOwner != 0 {
@@ -86,8 +86,8 @@ func (t *table) isAs(want nft.Table) bool {
 	return true
 }
 
-// mended is the same table as it is wanted, with the sets that it has.
-func (t *table) mended(want nft.Table) *table {
+// repaired is the same table as it is wanted, with the sets that it has.
+func (t *table) repaired(want nft.Table) *table {
 	made := newTable(clone(want), t.handle)
 	made.owner = t.owner
 	for name := range made.sets {

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnmendable means that a table cannot be made what it should be as long as it is the
-// same table; nothing was done. Replace and Restore put another in its place.
-var ErrUnmendable = errors.New("nothing less than another table in its place would put it right")
+// ErrNotRepairable means that a table has to be recreated to become what it should be, as
+// Replace and Restore do; nothing was done.
+var ErrNotRepairable = errors.New("it has to be recreated")
 
-// Mend makes the table that has the handle what t says, in one transaction, and leaves
+// Repair makes the table that has the handle what t says, in one transaction, and leaves
 // what is right as it is: the sets and maps with their elements but for the change, and
 // the chains. All rules are made anew, sets and maps that are missing are added, and those
 // and the chains that should not be there are deleted. A dormant table is woken.
@@ -23,11 +23,11 @@ var ErrUnmendable = errors.New("nothing less than another table in its place wou
 // comes with the table, one that stays is never found empty (see Replace).
 //
 // The error is ErrStale if the table has another handle or is not there, or if a ruleset
-// of the namespace has changed since the generation of the change, or while Mend looked at
-// the table. It is ErrUnmendable if the table has other flags or another comment, is
+// of the namespace has changed since the generation of the change, or while Repair looked at
+// the table. It is ErrNotRepairable if the table has other flags or another comment, is
 // dormant and owned, has a map or set of another type, or something that this package does
 // not know.
-func (c *Conn) Mend(t Table, ch Change, handle uint64) error {
+func (c *Conn) Repair(t Table, ch Change, handle uint64) error {
 	if err := t.validateWith(ch); err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (c *Conn) Mend(t Table, ch Change, handle uint64) error {
 	}
 	// What is read from here on is true if the kernel is at this generation in the end.
 	ch.Generation = generation
-	found, err := c.findRemains(t, handle)
+	found, err := c.findTable(t, handle)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, errChanged):
 		return fmt.Errorf("%w: %w", ErrStale, err)
@@ -50,16 +50,16 @@ func (c *Conn) Mend(t Table, ch Change, handle uint64) error {
 		return err
 	}
 	b := newBatch(c.seq+1, generation)
-	if err := b.mend(t, found); err != nil {
+	if err := b.repair(t, found); err != nil {
 		return err
 	}
 	b.deleteElements(t, ch.Delete)
 	b.addElements(t, ch.Add)
-	return c.commit(b, func() (bool, error) { return c.mended(t, ch, handle) })
+	return c.commit(b, func() (bool, error) { return c.repaired(t, ch, handle) })
 }
 
-// mended reports whether the table is as Mend would have left it.
-func (c *Conn) mended(t Table, ch Change, handle uint64) (bool, error) {
+// repaired reports whether the table is as Repair would have left it.
+func (c *Conn) repaired(t Table, ch Change, handle uint64) (bool, error) {
 	info, err := c.table(t.Name)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -74,19 +74,19 @@ func (c *Conn) mended(t Table, ch Change, handle uint64) (bool, error) {
 	return c.shows(t, ch)
 }
 
-// remains are what Mend finds of a table.
-type remains struct {
+// foundTable is what Repair finds of a table.
+type foundTable struct {
 	dormant bool
 	// sets and chains are those that can stay, by name.
 	sets, chains map[string]struct{}
-	// strangeSets and strangeChains are those that have to go.
-	strangeSets, strangeChains []string
+	// foreignSets and foreignChains are to be deleted.
+	foreignSets, foreignChains []string
 	// count is of what the table is in use by: all sets with a name, and chains.
 	count int
 }
 
-func (c *Conn) findRemains(t Table, handle uint64) (remains, error) {
-	found := remains{sets: map[string]struct{}{}, chains: map[string]struct{}{}}
+func (c *Conn) findTable(t Table, handle uint64) (foundTable, error) {
+	found := foundTable{sets: map[string]struct{}{}, chains: map[string]struct{}{}}
 	info, err := c.table(t.Name)
 	if err != nil {
 		return found, err
@@ -94,12 +94,12 @@ func (c *Conn) findRemains(t Table, handle uint64) (remains, error) {
 	if info.Handle != handle {
 		return found, fmt.Errorf("%w: table %s is another by now", ErrStale, t.Name)
 	}
-	unmendable := fmt.Errorf("mend table %s: %w", t.Name, ErrUnmendable)
+	notRepairable := fmt.Errorf("repair table %s: %w", t.Name, ErrNotRepairable)
 	found.dormant = info.Flags&TableDormant != 0
 	// The flags of an owned table are its owner's to change only while it becomes that
 	// (nf_tables_updtable in net/netfilter/nf_tables_api.c).
 	if info.Flags&^TableDormant != t.Flags || info.Comment != t.Comment || found.dormant && t.Flags&TableOwner != 0 {
-		return found, unmendable
+		return found, notRepairable
 	}
 	right, err := c.findSets(t, &found)
 	if err == nil {
@@ -110,13 +110,13 @@ func (c *Conn) findRemains(t Table, handle uint64) (remains, error) {
 	}
 	use, err := c.tableUse(t.Name)
 	if err == nil && (!right || use != uint32(found.count)) {
-		err = unmendable // objects and flow tables count as well
+		err = notRepairable // objects and flow tables count as well
 	}
 	return found, err
 }
 
 // findSets reports whether all that are to stay can.
-func (c *Conn) findSets(t Table, found *remains) (right bool, err error) {
+func (c *Conn) findSets(t Table, found *foundTable) (right bool, err error) {
 	right = true
 	err = c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
 		func(b []byte) []byte { return appendString(b, unix.NFTA_SET_TABLE, t.Name) },
@@ -131,14 +131,14 @@ func (c *Conn) findSets(t Table, found *remains) (right bool, err error) {
 				found.sets[name] = struct{}{}
 				right = right && want.matches(a)
 			} else {
-				found.strangeSets = append(found.strangeSets, name)
+				found.foreignSets = append(found.foreignSets, name)
 			}
 			return nil
 		})
 	return right, err
 }
 
-func (c *Conn) findChains(t Table, found *remains) error {
+func (c *Conn) findChains(t Table, found *foundTable) error {
 	chains := make(map[string]Chain, len(t.Chains))
 	for _, ch := range t.Chains {
 		chains[ch.Name] = ch
@@ -159,7 +159,7 @@ func (c *Conn) findChains(t Table, found *remains) error {
 					found.chains[name] = struct{}{}
 				} // else it stays, and adding it changes its policy
 			case flags.be32()&nftChainBinding == 0:
-				found.strangeChains = append(found.strangeChains, name)
+				found.foreignChains = append(found.foreignChains, name)
 			}
 			return nil
 		})
@@ -187,8 +187,8 @@ func (c *Conn) tableUse(name string) (use uint32, err error) {
 	return use, err
 }
 
-// mend makes the table t, of which that is found, but for its elements.
-func (b *batch) mend(t Table, found remains) error {
+// repair makes the table t, of which that is found, but for its elements.
+func (b *batch) repair(t Table, found foundTable) error {
 	if found.dormant {
 		// Before chains go, which the kernel unhooks of a table that is awake.
 		b.claimTable(t.Name, t.Flags)
@@ -196,10 +196,10 @@ func (b *batch) mend(t Table, found remains) error {
 	}
 	b.deleteRules(t.Name)
 	// Maps may lead to chains.
-	for _, name := range found.strangeSets {
+	for _, name := range found.foreignSets {
 		b.deleteSet(t.Name, name)
 	}
-	for _, name := range found.strangeChains {
+	for _, name := range found.foreignChains {
 		b.deleteChain(t.Name, name)
 	}
 	for _, s := range t.collections() {
