@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -123,7 +124,7 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 		return change{}, err
 	}
 	c := change{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}
-	hosts := e.newSurvey()
+	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
 	now := e.now()
 	kept := 0
 	for i := range ms {
@@ -149,15 +150,15 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 		if len(c.added)+len(c.moved) == before {
 			continue // published as it is wanted
 		}
-		if err := hosts.check(m); err != nil {
+		if err := hosts.Check(m); err != nil {
 			return change{}, err
 		}
 	}
 	if kept != e.mappings.len() {
 		c.removed = e.unwanted(ms, now)
 	}
-	e.warn(hosts)
-	c.routes = hosts.routes
+	e.warnUnreachable(hosts)
+	c.routes = hosts.Routes()
 	return c, nil
 }
 

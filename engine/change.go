@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -29,7 +30,7 @@ type change struct {
 	// each backend. They are counted when the change is committed.
 	left, led tally
 	// routes to the backends of what is added and moved.
-	routes map[netip.Addr]route
+	routes map[netip.Addr]hostnet.Route
 	// hairpins is what becomes of bridge ports with it; nil: nothing.
 	hairpins *hairpinDraft
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
@@ -252,17 +253,17 @@ func (e *Engine) forward(c change, undo *undoList) error {
 			continue
 		}
 		six = true
-		if link := c.routes[backend].link; link != "" && !slices.Contains(links, link) {
+		if link := c.routes[backend].Link; link != "" && !slices.Contains(links, link) {
 			links = append(links, link)
 		}
 	}
 	for _, n := range c.forwards {
 		four, six = four || n.Gateway.Is4(), six || n.Gateway.Is6()
 	}
-	changed, atRisk, err := e.forwarding.turnOn(four, six, links)
-	undo.add(func() error { return e.forwarding.restore(changed) })
+	changed, atRisk, err := e.forwarding.TurnOn(four, six, links)
+	undo.add(func() error { return e.forwarding.Restore(changed) })
 	for _, s := range changed {
-		e.log.Info("turned on forwarding", "sysctl", s.name, "was", s.was, "is", s.is)
+		e.log.Info("turned on forwarding", "sysctl", s.Name, "was", s.Before, "is", s.After)
 	}
 	if len(atRisk) != 0 {
 		e.log.Warn("IPv6 forwarding makes these interfaces ignore router advertisements, "+

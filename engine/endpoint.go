@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -124,14 +125,14 @@ func (e *Engine) attachOnce(a nat.EndpointSpec) (_ *Endpoint, err error) {
 	if err := e.validate(ms); err != nil {
 		return nil, err
 	}
-	hosts := e.newSurvey()
+	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
 	for i := range ms {
-		if err := hosts.check(&ms[i]); err != nil {
+		if err := hosts.Check(&ms[i]); err != nil {
 			return nil, err
 		}
 	}
 	ep := &Endpoint{engine: e, name: a.Name, network: n.Name, prefix: n.Prefix, gateway: n.Gateway, addr: addr}
-	base := change{routes: hosts.routes, records: n.moveCursor()}
+	base := change{routes: hosts.Routes(), records: n.moveCursor()}
 	base.records.come = append(base.records.come, leaseElement(a.Name, addr))
 	base.after = func() {
 		n.cursor = n.addrs.Cursor()
@@ -258,8 +259,8 @@ func (e *Engine) lease(n *network, want netip.Addr) (netip.Addr, error) {
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("network %s is full: %w", n, err)
 		}
-		r, err := e.host.route(a)
-		if err != nil || r.kind != localAddress {
+		r, err := e.host.Lookup(a)
+		if err != nil || r.Kind != hostnet.Local {
 			if err != nil {
 				own = append(own, a)
 			}
@@ -288,8 +289,8 @@ func (e *Engine) leaseThis(n *network, want netip.Addr) error {
 	case err != nil:
 		return err
 	}
-	r, err := e.host.route(want)
-	if err == nil && r.kind == localAddress {
+	r, err := e.host.Lookup(want)
+	if err == nil && r.Kind == hostnet.Local {
 		err = &nat.TakenError{What: "address " + want.String(), Holder: "this host itself"}
 	}
 	if err != nil {

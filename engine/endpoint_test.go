@@ -18,6 +18,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -187,7 +188,7 @@ func TestAttachRefused(t *testing.T) {
 	create(t, e, "six", inside6)
 	attach(t, e, "web", "inside", "80:80")
 	publish(t, e, "90->10.9.0.2:90")
-	b.host.routes[netip.MustParsePrefix("172.30.0.6/32")] = route{kind: localAddress}
+	b.host.routes[netip.MustParsePrefix("172.30.0.6/32")] = hostnet.Route{Kind: hostnet.Local}
 	at := func(a nat.EndpointSpec, addr string) nat.EndpointSpec {
 		a.Address = netip.MustParseAddr(addr)
 		return a

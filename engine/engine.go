@@ -16,6 +16,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -28,11 +29,11 @@ type Engine struct {
 	log   *slog.Logger
 	table *table.Table
 
-	namespace  *namespace
-	lock       *tableLock
+	namespace  *hostnet.Namespace
+	lock       *hostnet.Lock
 	flows      flowTable
 	host       host
-	forwarding *forwarding
+	forwarding *hostnet.Forwarding
 	hairpins   *hairpins
 	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
@@ -87,13 +88,13 @@ func Open(opts Options) (*Engine, error) {
 	if err := opts.validate(); err != nil {
 		return nil, errors.Join(err, closeSockets(opts.Sockets))
 	}
-	ns, err := openNamespace(opts.NetNS)
+	ns, err := hostnet.OpenNamespace(opts.NetNS)
 	if err != nil {
 		return nil, errors.Join(err, closeSockets(opts.Sockets))
 	}
 	e := newEngine(opts)
 	e.namespace = ns
-	e.forwarding = &forwarding{sysctls: sysctls{ns: ns, root: procSys}, interfaces: systemInterfaces}
+	e.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}}
 	if err := e.connect(); err != nil {
 		return nil, errors.Join(err, e.disconnect())
 	}
@@ -114,7 +115,7 @@ func newEngine(opts Options) *Engine {
 	e.hairpins = newHairpins(e.log)
 	e.table = table.New(table.Config{
 		Rules:        ruleset(opts.Table),
-		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.fd()}) },
+		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.FD()}) },
 		CheckComment: func(comment string) error { return checkSchema(opts.Table, comment) },
 		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: e.log,
 	})
@@ -137,18 +138,18 @@ func (e *Engine) connect() error {
 
 // openSockets opens the sockets by which the kernel is asked, but for that of the table.
 func (e *Engine) openSockets() error {
-	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.fd()})
+	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.FD()})
 	if err != nil {
 		return err
 	}
 	e.flows = f
-	h, err := openRoutingTable(e.namespace)
+	h, err := hostnet.OpenRoutes(e.namespace)
 	if err != nil {
 		return err
 	}
 	e.host = h
 	if !e.opts.ReadOnly {
-		b, err := openBridges(e.namespace, e.forwarding.sysctls)
+		b, err := openBridges(e.namespace, e.forwarding.Sysctls)
 		if err != nil {
 			return err
 		}
@@ -160,7 +161,7 @@ func (e *Engine) openSockets() error {
 
 // start reads what there is to know before the first change.
 func (e *Engine) start() error {
-	reserved, err := readReservedPorts(e.forwarding.sysctls)
+	reserved, err := e.forwarding.Sysctls.ReservedPorts()
 	if err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (e *Engine) deleteStrayFlows() error {
 }
 
 // resetPorts makes the two port allocators, with nothing reserved.
-func (e *Engine) resetPorts(avoid []portRange) error {
+func (e *Engine) resetPorts(avoid []hostnet.PortRange) error {
 	e.ports = map[nat.Proto]*alloc.Ports{}
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		p, err := alloc.NewPorts(e.opts.FirstPort, e.opts.LastPort)
@@ -205,8 +206,8 @@ func (e *Engine) resetPorts(avoid []portRange) error {
 			return fmt.Errorf("choose ports %d to %d: %w", e.opts.FirstPort, e.opts.LastPort, err)
 		}
 		for _, r := range avoid {
-			if err := p.Avoid(r.first, r.last); err != nil {
-				return fmt.Errorf("avoid ports %d to %d: %w", r.first, r.last, err)
+			if err := p.Avoid(r.First, r.Last); err != nil {
+				return fmt.Errorf("avoid ports %d to %d: %w", r.First, r.Last, err)
 			}
 		}
 		e.ports[proto] = p
@@ -219,7 +220,7 @@ func (e *Engine) disconnect() error {
 	if e.proxies != nil {
 		errs = append(errs, e.proxies.closeAll())
 	}
-	errs = append(errs, e.closeKernelSockets(), e.lock.close(), e.namespace.close())
+	errs = append(errs, e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
 	return errors.Join(errs...)
 }
 
@@ -231,7 +232,7 @@ func (e *Engine) closeKernelSockets() error {
 		e.flows = nil
 	}
 	if e.host != nil {
-		e.host.close()
+		e.host.Close()
 		e.host = nil
 	}
 	if e.hairpins.bridges != nil {

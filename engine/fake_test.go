@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netns"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/internal/nfttest"
@@ -74,7 +74,7 @@ func (b *testbed) writeSysctl(tb testing.TB, name, value string) {
 
 func (b *testbed) readSysctl(tb testing.TB, name string) string {
 	tb.Helper()
-	v, err := sysctls{root: b.sysctl}.read(name)
+	v, err := hostnet.Sysctls{Root: b.sysctl}.Read(name)
 	require.NoError(tb, err)
 	return v
 }
@@ -87,7 +87,7 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 		opts.Store = b.store
 	}
 	e := newEngine(opts.withDefaults())
-	e.namespace = &namespace{handle: netns.None()}
+	e.namespace = &hostnet.Namespace{}
 	e.now = b.clock.Now
 	e.flows, e.host = b.flows, b.host
 	if b.bridges != nil && !opts.ReadOnly {
@@ -102,9 +102,9 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	if err := e.table.Open(); err != nil {
 		return e, err
 	}
-	e.forwarding = &forwarding{
-		sysctls:    sysctls{ns: e.namespace, root: b.sysctl},
-		interfaces: func() ([]networkInterface, error) { return b.host.interfaces, nil },
+	e.forwarding = &hostnet.Forwarding{
+		Sysctls:    hostnet.Sysctls{Namespace: e.namespace, Root: b.sysctl},
+		Interfaces: func() ([]hostnet.Interface, error) { return b.host.interfaces, nil },
 	}
 	return e, e.start()
 }
@@ -259,17 +259,17 @@ func (t *fakeFlows) Close() error { t.closed++; return nil }
 // first; what is in none of them is behind a gateway.
 type fakeHost struct {
 	mu         sync.Mutex
-	routes     map[netip.Prefix]route
-	interfaces []networkInterface
+	routes     map[netip.Prefix]hostnet.Route
+	interfaces []hostnet.Interface
 	hook       func(op string) error // called before each look-up; an error is its
 	asked      int
 }
 
 func newFakeHost() *fakeHost {
-	h := &fakeHost{routes: map[netip.Prefix]route{}}
+	h := &fakeHost{routes: map[netip.Prefix]hostnet.Route{}}
 	for _, local := range []string{local4, otherLocal4, local6, otherLocal6, "127.0.0.1", "::1"} {
 		a := netip.MustParseAddr(local)
-		h.routes[netip.PrefixFrom(a, a.BitLen())] = route{kind: localAddress}
+		h.routes[netip.PrefixFrom(a, a.BitLen())] = hostnet.Route{Kind: hostnet.Local}
 	}
 	h.onLink("br0", inside4, inside6)
 	h.onLink("eth1", farther4)
@@ -279,17 +279,17 @@ func newFakeHost() *fakeHost {
 // onLink puts prefixes on the segment of an interface.
 func (h *fakeHost) onLink(link string, prefixes ...string) {
 	for _, p := range prefixes {
-		h.routes[netip.MustParsePrefix(p)] = route{kind: unicast, onLink: netip.MustParsePrefix(p), link: link}
+		h.routes[netip.MustParsePrefix(p)] = hostnet.Route{Kind: hostnet.Unicast, OnLink: netip.MustParsePrefix(p), Link: link}
 	}
 }
 
-func (h *fakeHost) route(a netip.Addr) (route, error) {
+func (h *fakeHost) Lookup(a netip.Addr) (hostnet.Route, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.asked++
 	if h.hook != nil {
 		if err := h.hook("route"); err != nil {
-			return route{}, err
+			return hostnet.Route{}, err
 		}
 	}
 	for bits := a.BitLen(); bits >= 0; bits-- {
@@ -297,11 +297,11 @@ func (h *fakeHost) route(a netip.Addr) (route, error) {
 			return r, nil
 		}
 	}
-	return route{kind: unicast, link: "eth0"}, nil
+	return hostnet.Route{Kind: hostnet.Unicast, Link: "eth0"}, nil
 }
 
-// routeElsewhere knows one bridge of networks, br0.
-func (h *fakeHost) routeElsewhere(n nat.Network) (string, error) {
+// Overlap knows one bridge of networks, br0.
+func (h *fakeHost) Overlap(n nat.Network) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.hook != nil {
@@ -310,14 +310,14 @@ func (h *fakeHost) routeElsewhere(n nat.Network) (string, error) {
 		}
 	}
 	for p, r := range h.routes {
-		if p.Overlaps(n.Prefix) && r.link != "br0" && (r.kind != localAddress || p.Addr() != n.Gateway) {
+		if p.Overlaps(n.Prefix) && r.Link != "br0" && (r.Kind != hostnet.Local || p.Addr() != n.Gateway) {
 			return "the route " + p.String(), nil
 		}
 	}
 	return "", nil
 }
 
-func (h *fakeHost) close() {}
+func (h *fakeHost) Close() {}
 
 // drop deletes the element whose text begins so, as another process would.
 func (b *testbed) drop(tb testing.TB, text string) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -95,7 +96,7 @@ func newFaulty(t *testing.T, seed uint64, seen map[string]int) *faulty {
 	f := &faulty{T: t, Rand: rand.New(rand.NewPCG(seed, 3)), bed: newTestbed(), seen: seen}
 	f.bed.store = &memoryStore{}
 	f.engine = f.open(f.bed)
-	f.engine.proxies = newProxies(here(), slog.New(slog.DiscardHandler))
+	f.engine.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, f.engine.proxies.closeAll()) })
 	f.now = f.condition(f.bed, f.engine)
 	return f

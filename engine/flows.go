@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -162,11 +163,11 @@ func (l *locality) is(a netip.Addr) bool {
 	}
 	is, known := l.known[a]
 	if !known {
-		r, err := l.host.route(a)
+		r, err := l.host.Lookup(a)
 		if err != nil && l.err == nil {
 			l.err = err
 		}
-		is = err == nil && r.kind == localAddress
+		is = err == nil && r.Kind == hostnet.Local
 		l.known[a] = is
 	}
 	return is

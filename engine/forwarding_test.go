@@ -14,16 +14,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
+)
+
+const (
+	forwarding4   = "net/ipv4/ip_forward"
+	forwarding6   = "net/ipv6/conf/all/forwarding"
+	conf6         = "net/ipv6/conf"
+	reservedPorts = "net/ipv4/ip_local_reserved_ports"
 )
 
 // kernelWith makes the sysctls of a host with three interfaces; force adds those of
 // Linux 6.17.
 func (b *testbed) kernelWith(tb testing.TB, force bool) {
 	tb.Helper()
-	b.host.interfaces = []networkInterface{
-		{name: "lo", loopback: true, global6: true}, {name: "eth0", global6: true}, {name: "br0"}, {name: "wlan0.7"},
+	b.host.interfaces = []hostnet.Interface{
+		{Name: "lo", Loopback: true, Global6: true}, {Name: "eth0", Global6: true}, {Name: "br0"}, {Name: "wlan0.7"},
 	}
 	b.writeSysctl(tb, forwarding4, "0")
 	b.writeSysctl(tb, forwarding6, "0")
@@ -224,9 +232,9 @@ func TestForwardingWithoutAnInterface(t *testing.T) {
 	require.Equal(t, []string{"net/ipv6/conf/br0/force_forwarding"}, b.on(t))
 }
 
-// systemInterfaces is asked of the namespace that the tests have to themselves.
-func TestSystemInterfaces(t *testing.T) {
-	is, err := systemInterfaces()
-	require.NoError(t, err)
-	require.Contains(t, is, networkInterface{name: "lo", loopback: true, global6: false})
+func TestReservedPortsAreNotRead(t *testing.T) {
+	b := newTestbed()
+	b.writeSysctl(t, reservedPorts+"/x", "") // a directory where the file belongs
+	_, err := b.tryOpen(Options{NoSysctl: true})
+	require.ErrorContains(t, err, "read sysctl")
 }

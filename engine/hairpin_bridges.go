@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // bridges is what the engine asks of the kernel's bridges, and the one thing that it
@@ -83,10 +85,10 @@ const (
 )
 
 // readBridgeHooks reads them. The error is fs.ErrNotExist without br_netfilter.
-func readBridgeHooks(s sysctls) (h hooks, err error) {
-	err = s.do(func() error {
-		four, err4 := s.read(bridgeHooks4)
-		six, err6 := s.read(bridgeHooks6)
+func readBridgeHooks(s hostnet.Sysctls) (h hooks, err error) {
+	err = s.Do(func() error {
+		four, err4 := s.Read(bridgeHooks4)
+		six, err6 := s.Read(bridgeHooks6)
 		h = hooks{four != "0", six != "0"}
 		// A kernel without IPv6 has the one for it all the same.
 		return errors.Join(err4, err6)

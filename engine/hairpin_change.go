@@ -38,11 +38,11 @@ func (e *Engine) onBridges(c change) map[netip.Addr]int {
 	var all map[netip.Addr]int
 	for a, r := range c.routes {
 		known := e.hairpins.watched && e.hairpins.places[a].port != 0
-		if r.bridge != 0 && r.onLink.IsValid() && !known {
+		if r.Bridge != 0 && r.OnLink.IsValid() && !known {
 			if all == nil {
 				all = map[netip.Addr]int{}
 			}
-			all[a] = r.bridge
+			all[a] = r.Bridge
 		}
 	}
 	if all == nil {
@@ -152,11 +152,11 @@ func (e *Engine) adoptHairpins() {
 // searchFor adds a backend to what is to be looked for, if it is on a bridge, and
 // reports whether it is.
 func (e *Engine) searchFor(search map[netip.Addr]int, a netip.Addr) bool {
-	r, err := e.host.route(a)
-	if err != nil || r.bridge == 0 || !r.onLink.IsValid() {
+	r, err := e.host.Lookup(a)
+	if err != nil || r.Bridge == 0 || !r.OnLink.IsValid() {
 		return false
 	}
-	search[a] = r.bridge
+	search[a] = r.Bridge
 	return true
 }
 

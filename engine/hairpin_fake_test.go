@@ -243,7 +243,7 @@ func withBridges() *testbed {
 	for _, p := range []string{inside4, inside6} {
 		prefix := netip.MustParsePrefix(p)
 		r := b.host.routes[prefix]
-		r.bridge = fakeBridge
+		r.Bridge = fakeBridge
 		b.host.routes[prefix] = r
 	}
 	return b

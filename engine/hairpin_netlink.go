@@ -12,18 +12,20 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // kernelBridges are the kernel's. Its messages are made here, for the library has none
 // for a single neighbour, a bridge's table of stations, or a port's mode as it is told
 // with the interface.
 type kernelBridges struct {
-	sysctls sysctls
+	sysctls hostnet.Sysctls
 	socket  *nl.SocketHandle
 }
 
-func openBridges(ns *namespace, s sysctls) (*kernelBridges, error) {
-	socket, err := nl.GetNetlinkSocketAt(ns.handle, netns.None(), unix.NETLINK_ROUTE)
+func openBridges(ns *hostnet.Namespace, s hostnet.Sysctls) (*kernelBridges, error) {
+	socket, err := nl.GetNetlinkSocketAt(ns.Handle(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open bridges: %w", err)
 	}

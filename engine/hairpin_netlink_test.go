@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
@@ -22,13 +23,13 @@ import (
 // bridgesOf opens the kernel's bridges in a namespace that is not the test's own.
 func bridgesOf(tb testing.TB, ns *lab.NS) *kernelBridges {
 	tb.Helper()
-	n, err := openNamespace(ns.Path())
+	n, err := hostnet.OpenNamespace(ns.Path())
 	require.NoError(tb, err)
-	k, err := openBridges(n, sysctls{ns: n, root: procSys})
+	k, err := openBridges(n, hostnet.Sysctls{Namespace: n, Root: ""})
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		k.close()
-		require.NoError(tb, n.close())
+		require.NoError(tb, n.Close())
 	})
 	return k
 }
@@ -112,7 +113,7 @@ func TestKernelBridgeHooks(t *testing.T) {
 		require.Equal(t, h, got.hooks)
 		require.Equal(t, kindBridge, got.kind)
 	}
-	_, err := readBridgeHooks(sysctls{ns: &namespace{handle: -1}, root: t.TempDir()})
+	_, err := readBridgeHooks(hostnet.Sysctls{Namespace: &hostnet.Namespace{}, Root: t.TempDir()})
 	require.ErrorIs(t, err, fs.ErrNotExist, "without br_netfilter")
 }
 

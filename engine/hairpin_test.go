@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -308,7 +309,7 @@ func TestHairpinCost(t *testing.T) {
 // What is not there when it is read is no reason to change anything else.
 func TestReadBridgeHooks(t *testing.T) {
 	b := newTestbed()
-	s := func() sysctls { return sysctls{ns: &namespace{handle: -1}, root: b.sysctl} }
+	s := func() hostnet.Sysctls { return hostnet.Sysctls{Namespace: &hostnet.Namespace{}, Root: b.sysctl} }
 	_, err := readBridgeHooks(s())
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	b.writeSysctl(t, bridgeHooks4, "1")

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // bridgeWatch hears of what can move a backend to another port.
@@ -59,8 +61,8 @@ const maxBridgeEvents = 4096
 const watchBuffer = 1 << 20
 
 // watchBridges subscribes to interfaces; join adds the rest.
-func watchBridges(ns *namespace) (*bridgeWatch, error) {
-	socket, err := nl.SubscribeAt(ns.handle, netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+func watchBridges(ns *hostnet.Namespace) (*bridgeWatch, error) {
+	socket, err := nl.SubscribeAt(ns.Handle(), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
 		return nil, fmt.Errorf("watch bridges: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
@@ -25,7 +26,7 @@ import (
 func TestBridgeWatch(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
-	w, err := watchBridges(k.sysctls.ns)
+	w, err := watchBridges(k.sysctls.Namespace)
 	require.NoError(t, err)
 	defer w.close()
 	bridge := linkNamed(t, top.Host, lab.HostBridge).Attrs().Index
@@ -69,10 +70,10 @@ func TestBridgeWatch(t *testing.T) {
 // those that were too many for the socket as well.
 func TestBridgeWatchLoses(t *testing.T) {
 	ns := labtest.NewNS(t, "bridges")
-	n, err := openNamespace(ns.Path())
+	n, err := hostnet.OpenNamespace(ns.Path())
 	require.NoError(t, err)
-	defer func() { require.NoError(t, n.close()) }()
-	socket, err := nl.SubscribeAt(n.handle, netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	defer func() { require.NoError(t, n.Close()) }()
+	socket, err := nl.SubscribeAt(n.Handle(), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	require.NoError(t, err)
 	require.NoError(t, socket.SetReceiveBufferSize(4096, false))
 	var many strings.Builder
@@ -107,7 +108,7 @@ func TestRunWithBridges(t *testing.T) {
 	for _, watching := range []bool{true, false} {
 		b := withBridges()
 		e := b.open(t)
-		n, err := openNamespace(top.Host.Path())
+		n, err := hostnet.OpenNamespace(top.Host.Path())
 		require.NoError(t, err)
 		if watching {
 			e.hairpins.watch = func() (*bridgeWatch, error) { return watchBridges(n) }
@@ -136,6 +137,6 @@ func TestRunWithBridges(t *testing.T) {
 		cancel()
 		running.Wait()
 		require.False(t, e.hairpins.watched)
-		require.NoError(t, n.close())
+		require.NoError(t, n.Close())
 	}
 }

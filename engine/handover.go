@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
@@ -58,7 +59,7 @@ func (e *Engine) Suspend() (Sockets, error) {
 	if err := e.writable(); err != nil {
 		return Sockets{}, err
 	}
-	lock, err := e.lock.descriptor()
+	lock, err := e.lock.FD()
 	if err != nil {
 		return Sockets{}, fmt.Errorf("lend lock of table %s: %w", e.opts.Table, err)
 	}
@@ -87,7 +88,7 @@ func (e *Engine) Resume() error {
 
 func (e *Engine) takeUp() error {
 	// Whoever asks the lock is to be told of this process again.
-	if err := e.lock.sign(); err != nil {
+	if err := e.lock.Sign(); err != nil {
 		return err
 	}
 	if err := e.table.Reopen(); err != nil {
@@ -123,7 +124,7 @@ func (e *Engine) Leave() error {
 		}
 		e.proxies.group.Leave()
 	}
-	err := e.lock.close()
+	err := e.lock.Close()
 	e.lock = nil
 	return err
 }
@@ -153,51 +154,6 @@ func (e *Engine) Begin() error {
 		return nil
 	}
 	return e.proxies.begin()
-}
-
-// takeLock makes a lock of the socket that another process has lent.
-func takeLock(fd int) (*tableLock, error) {
-	f := os.NewFile(uintptr(fd), "lock")
-	defer func() { _ = f.Close() }() // the listener has a descriptor of its own
-	l, err := net.FileListener(f)
-	if err != nil {
-		return nil, fmt.Errorf("take lock: %w", err)
-	}
-	u, ok := l.(*net.UnixListener)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("take lock: %s is no unix socket", l.Addr()), l.Close())
-	}
-	lock := &tableLock{u}
-	if err := lock.sign(); err != nil {
-		return nil, errors.Join(err, lock.close())
-	}
-	return lock, nil
-}
-
-// sign makes the lock tell that it is this process's: the kernel notes who called listen
-// last (unix_listen in net/unix/af_unix.c).
-func (l *tableLock) sign() error {
-	if l == nil {
-		return nil
-	}
-	raw, err := l.listener.SyscallConn()
-	if err != nil {
-		return err
-	}
-	control := raw.Control(func(fd uintptr) { err = os.NewSyscallError("listen", unix.Listen(int(fd), unix.SOMAXCONN)) })
-	return errors.Join(control, err)
-}
-
-// descriptor is that of the lock, whose it stays.
-func (l *tableLock) descriptor() (fd int, err error) {
-	if l == nil {
-		return 0, nil
-	}
-	raw, err := l.listener.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	return fd, raw.Control(func(n uintptr) { fd = int(n) })
 }
 
 // lend lists the sockets that hold ports.
@@ -295,10 +251,10 @@ func (e *Engine) takeSockets() (err error) {
 		lent = &Sockets{Lock: lent.Lock}
 	}
 	if lent == nil || lent.Lock == 0 {
-		e.lock, err = lockTable(e.namespace, e.opts.Table, e.opts.LockWait)
+		e.lock, err = hostnet.LockTable(e.namespace, e.opts.Table, e.opts.LockWait)
 		return errors.Join(err, closeSockets(lent))
 	}
-	e.lock, err = takeLock(lent.Lock)
+	e.lock, err = hostnet.TakeLock(lent.Lock)
 	return errors.Join(err, closeSockets(&Sockets{Ports: lent.Ports}))
 }
 

@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,9 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -51,73 +48,19 @@ func (e *HeldError) Error() string {
 // Unwrap returns ErrConflict.
 func (e *HeldError) Unwrap() error { return nat.ErrConflict }
 
-// findHolder looks for the socket that keeps a mapping's port from being bound, and
-// for its process. It is asked when the port could not be bound; by now the socket
-// may be gone.
+// findHolder returns the error for a port that could not be bound: it looks up the socket
+// that holds the port, which may be closed by now, and its process.
 func (e *Engine) findHolder(p port) error {
 	held := &HeldError{Want: p.mapping()}
-	diag, err := openNetlink(e.namespace, unix.NETLINK_INET_DIAG)
+	s, err := hostnet.FindSocket(e.namespace, p.proto, p.blockedBy)
 	if err != nil {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
-	defer diag.Close()
-	var client *netlink.Socket
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := listSockets(diag, p.proto, family)
-		if err != nil {
-			return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
-		}
-		for _, s := range sockets {
-			switch at, ok := bound(s); {
-			case !ok || !p.blockedBy(at):
-			case s.State == tcpListen, s.State == tcpClose:
-				held.by(s, e.opts.ProcessOf)
-				return held
-			default:
-				client = s
-			}
-		}
-	}
-	// The kernel gives clients their ports without SO_REUSEADDR, and so they too keep
-	// others from them.
-	if client != nil {
-		held.by(client, e.opts.ProcessOf)
+	held.Address, held.Ended = s.Addr, s.Ended
+	if s.Addr.IsValid() && !s.Ended {
+		held.PID, held.Command = e.opts.ProcessOf(s.Inode)
 	}
 	return held
-}
-
-// by notes the socket that holds the port.
-func (e *HeldError) by(s *netlink.Socket, processOf func(uint32) (int, string)) {
-	e.Address, _ = bound(s)
-	if e.Ended = s.State == tcpTimeWait; !e.Ended {
-		e.PID, e.Command = processOf(s.INode)
-	}
-}
-
-func listSockets(diag *netlink.Handle, proto nat.Proto, family uint8) ([]*netlink.Socket, error) {
-	list := diag.SocketDiagTCP
-	if proto == nat.UDP {
-		list = diag.SocketDiagUDP
-	}
-	sockets, err := list(family)
-	if errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
-		return nil, nil
-	}
-	return sockets, err
-}
-
-// TCP states of include/net/tcp_states.h. A UDP socket without a peer is in
-// TCP_CLOSE, and so is a TCP socket that was bound and does not listen.
-const (
-	tcpTimeWait = 6
-	tcpClose    = 7
-	tcpListen   = 10
-)
-
-// bound is the address of a socket.
-func bound(s *netlink.Socket) (netip.AddrPort, bool) {
-	addr, ok := netip.AddrFromSlice(s.ID.Source)
-	return netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort), ok
 }
 
 // blockedBy reports whether a socket at the address is in the frontend's way.

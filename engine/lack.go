@@ -5,7 +5,6 @@ package engine
 
 import (
 	"errors"
-	"path"
 )
 
 // Lack is something that the engine uses where it can, and that this kernel does not have
@@ -20,7 +19,7 @@ type Lack struct {
 // lacks tries what the kernel has. What is not known yet is not missed.
 func (e *Engine) lacks() ([]Lack, error) {
 	var found []Lack
-	single, err := e.forwarding.single()
+	single, err := e.forwarding.PerInterface()
 	if err == nil && !single && !e.opts.NoSysctl {
 		found = append(found, Lack{
 			Feature: "force_forwarding",
@@ -43,14 +42,4 @@ func (e *Engine) lacks() ([]Lack, error) {
 		})
 	}
 	return found, errors.Join(err, countErr)
-}
-
-// single reports whether the kernel can forward IPv6 for single interfaces; if it has
-// no IPv6, that too.
-func (f *forwarding) single() (single bool, err error) {
-	err = f.sysctls.do(func() error {
-		single = !f.sysctls.exists(conf6) || f.sysctls.exists(path.Join(conf6, forceAll))
-		return nil
-	})
-	return single, err
 }

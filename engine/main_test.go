@@ -10,11 +10,6 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// TestMain puts the tests into namespaces of their own. Most of them are content
-// with the fakes of fake_test.go; those of the lock and the routing table are not.
-func TestMain(m *testing.M) {
-	if table := os.Getenv(envHold); table != "" {
-		os.Exit(holdLock(table)) // started by a test
-	}
-	os.Exit(labtest.Main(m))
-}
+// TestMain puts the tests into namespaces of their own, though most of them need only the
+// fakes of fake_test.go.
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }

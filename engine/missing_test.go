@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // logged gathers what is logged.
@@ -44,7 +46,7 @@ func crowdedOut(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
 	b, log := newTestbed(), &logged{}
 	publish(t, b.open(t), fmt.Sprintf("%s->172.30.0.2:80", other.Addr()))
 	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(log, nil))})
-	e.proxies = newProxies(&namespace{handle: -1}, slog.New(slog.DiscardHandler))
+	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	e.syncProxies()
 	return e, b, log, other

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -84,7 +85,7 @@ func (e *Engine) checkNetwork(n nat.Network, others map[string]*network) (*netwo
 			return nil, &nat.TakenError{What: what, Holder: "network " + have.String()}
 		}
 	}
-	other, err := e.host.routeElsewhere(made.Network)
+	other, err := e.host.Overlap(made.Network)
 	if err == nil && other != "" {
 		err = &nat.TakenError{What: what, Holder: other}
 	}
@@ -186,11 +187,11 @@ func (e *Engine) rearrange(fill func(*change), come, gone *network) error {
 		c.networks[come.Name] = come
 		c.forwards = []*network{come}
 	}
-	survey := e.newSurvey()
-	if err := survey.backends(e.mappings.all); err != nil {
+	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
+	if err := lookUpBackends(routes, e.mappings.all); err != nil {
 		return err
 	}
-	c.routes = survey.routes
+	c.routes = routes.Routes()
 	fill(&c)
 	return e.commit(c)
 }

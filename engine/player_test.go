@@ -340,10 +340,10 @@ func (p *player) check() {
 func (p *player) segments() []string {
 	found := map[netip.Prefix]bool{}
 	for _, k := range p.model.known {
-		r, err := p.bed.host.route(k.Backend.Addr())
+		r, err := p.bed.host.Lookup(k.Backend.Addr())
 		require.NoError(p, err)
-		if r.onLink.IsValid() && !k.Frontend.Addr().IsLoopback() && !crosses(k) {
-			found[r.onLink] = true
+		if r.OnLink.IsValid() && !k.Frontend.Addr().IsLoopback() && !crosses(k) {
+			found[r.OnLink] = true
 		}
 	}
 	var texts []string

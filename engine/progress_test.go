@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -20,7 +21,7 @@ func TestProgress(t *testing.T) {
 	b := newTestbed()
 	var told []Progress
 	e := b.openWith(t, Options{NoSysctl: true, Progress: func(p Progress) { told = append(told, p) }})
-	e.proxies = newProxies(&namespace{handle: -1}, slog.New(slog.DiscardHandler))
+	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	require.Equal(t, []Progress{{Step: "adopt"}, {}}, told)
 	told = nil

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
@@ -32,10 +33,10 @@ type proxies struct {
 	waiting   bool
 }
 
-func newProxies(ns *namespace, log *slog.Logger) *proxies {
+func newProxies(ns *hostnet.Namespace, log *slog.Logger) *proxies {
 	return &proxies{
 		group: proxy.NewGroup(&proxy.GroupOptions{
-			NetNS:      ns.fd(),
+			NetNS:      ns.FD(),
 			PipeFailed: func(err error) { log.Warn("proxies copy bulk data instead of splicing", "error", err) },
 		}),
 		held: map[frontend]*proxy.Socket{},

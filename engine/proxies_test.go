@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
@@ -18,7 +19,7 @@ import (
 // they had.
 func TestRetargetOfProxiesUndone(t *testing.T) {
 	e, b := openFake(t)
-	e.proxies = newProxies(&namespace{handle: -1}, slog.New(slog.DiscardHandler))
+	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	publish(t, e, "127.0.0.1:18080->172.30.0.2:80", "127.0.0.1:18081->172.30.0.2:81")
 	first := e.proxies.open[frontend{nat.TCP, netip.MustParseAddrPort("127.0.0.1:18080")}]

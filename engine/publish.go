@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -55,15 +56,15 @@ func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, 
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
-	hosts := e.newSurvey()
+	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
 	for i := range ms {
-		if err := hosts.check(&ms[i]); err != nil {
+		if err := hosts.Check(&ms[i]); err != nil {
 			return nil, err
 		}
 	}
-	e.warn(hosts)
+	e.warnUnreachable(hosts)
 	err = e.retryOnConflict(func() (err error) {
-		done, err = e.publishOnce(ms, change{routes: hosts.routes, killTCP: how.kill}, how)
+		done, err = e.publishOnce(ms, change{routes: hosts.Routes(), killTCP: how.kill}, how)
 		return err
 	})
 	if err != nil {

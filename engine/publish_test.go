@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -106,8 +107,8 @@ func TestPublishOutOfRange(t *testing.T) {
 	e, b := openFake(t)
 	past := nattest.Mapping(t, "80->172.30.0.2:80")
 	past.Expires = b.clock.Now()
-	b.host.routes[netip.MustParsePrefix("172.30.0.255/32")] = route{kind: segmentBroadcast}
-	b.host.routes[netip.MustParsePrefix("198.18.0.0/15")] = route{kind: otherRoute}
+	b.host.routes[netip.MustParsePrefix("172.30.0.255/32")] = hostnet.Route{Kind: hostnet.Broadcast}
+	b.host.routes[netip.MustParsePrefix("198.18.0.0/15")] = hostnet.Route{Kind: hostnet.Other}
 	tests := map[string][]nat.Mapping{
 		"this host itself":            mapAll(t, "80->"+local4+":80"),
 		"is a broadcast address":      mapAll(t, "80->172.30.0.255:80"),
@@ -135,7 +136,7 @@ func TestPublishOutOfRange(t *testing.T) {
 // A backend that nothing leads to yet may be published: its route comes up later.
 func TestPublishUnreachableBackend(t *testing.T) {
 	e, b := openFake(t)
-	b.host.routes[netip.MustParsePrefix("203.0.113.0/24")] = route{kind: unreachable}
+	b.host.routes[netip.MustParsePrefix("203.0.113.0/24")] = hostnet.Route{Kind: hostnet.Unreachable}
 	publish(t, e, "80->203.0.113.1:80")
 	require.Equal(t, []string{"80->203.0.113.1:80"}, publishedBy(e))
 }

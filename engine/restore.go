@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -32,7 +33,7 @@ func (e *Engine) load() error {
 	}
 	if e.place == "" {
 		var err error
-		if e.place, err = e.namespace.readPlace(); err != nil {
+		if e.place, err = e.namespace.ID(); err != nil {
 			return err
 		}
 	}
@@ -118,18 +119,18 @@ func (e *Engine) restore(kept nat.StoredState) error {
 // about, or is yet to come, leaves its segment out.
 func (e *Engine) arrange(c *change, u *union) {
 	c.rearranged, c.networks, c.forwards = true, u.book.networks, u.networks
-	survey := e.newSurvey()
+	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	after := e.mappingsAfter(*c)
 	for p := range after.all {
 		if p.proxiedOnly() {
 			continue
 		}
-		if _, err := survey.look(p.backend.Addr()); err != nil {
+		if _, err := routes.Lookup(p.backend.Addr()); err != nil {
 			e.log.Warn("route to a backend could not be looked up", "backend", p.backend.Addr(), "error", err)
 		}
 	}
-	e.warn(survey)
-	c.routes = survey.routes
+	e.warnUnreachable(routes)
+	c.routes = routes.Routes()
 }
 
 // union is what the kernel has and what was kept, together.

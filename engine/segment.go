@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -68,7 +69,7 @@ func (e *Engine) segmentsAfter(c change) map[netip.Prefix]int {
 
 // segmentsOf are the segments for a set of networks and ports, and how many ports are
 // published to backends on each, one more for the network that a segment is of.
-func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[netip.Addr]route) map[netip.Prefix]int {
+func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[netip.Addr]hostnet.Route) map[netip.Prefix]int {
 	counts := make(map[netip.Prefix]int, len(networks))
 	for _, n := range networks {
 		counts[n.Prefix] = 1
@@ -83,8 +84,8 @@ func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[n
 
 // addSegment adds the on-link prefix of a backend, if it is to be one of the segments,
 // in the place of those within it.
-func addSegment(counts map[netip.Prefix]int, networks map[string]*network, backend netip.Addr, routes map[netip.Addr]route) {
-	segment := routes[backend].onLink
+func addSegment(counts map[netip.Prefix]int, networks map[string]*network, backend netip.Addr, routes map[netip.Addr]hostnet.Route) {
+	segment := routes[backend].OnLink
 	if !segment.IsValid() || covered(counts, segment) {
 		return
 	}

@@ -125,12 +125,12 @@ func requireCovers(tb testing.TB, b *testbed, e *Engine) {
 	segments := segmentsIn(b.kernel.Dump())
 	needed := map[string]bool{}
 	for m := range e.Mappings() {
-		r, err := b.host.route(m.Backend.Addr())
+		r, err := b.host.Lookup(m.Backend.Addr())
 		require.NoError(tb, err)
-		if !r.onLink.IsValid() || m.Frontend.Addr().IsLoopback() || crosses(m) {
+		if !r.OnLink.IsValid() || m.Frontend.Addr().IsLoopback() || crosses(m) {
 			continue
 		}
-		i := slices.IndexFunc(segments, func(s string) bool { return within(r.onLink, netip.MustParsePrefix(s)) })
+		i := slices.IndexFunc(segments, func(s string) bool { return within(r.OnLink, netip.MustParsePrefix(s)) })
 		require.GreaterOrEqual(tb, i, 0, "%s has no segment among %v", m, segments)
 		needed[segments[i]] = true
 	}

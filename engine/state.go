@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -142,9 +143,9 @@ func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
 	}
 	if len(c.forwards) != 0 || len(b.networks) != len(e.networks) {
 		c.rearranged, c.networks = true, b.networks
-		survey := &survey{host: e.host, routes: c.routes}
+		routes := hostnet.NewRouteCache(e.host.Lookup, c.routes)
 		after := e.mappingsAfter(c)
-		if err := survey.backends(after.all); err != nil {
+		if err := lookUpBackends(routes, after.all); err != nil {
 			return change{}, nil, err
 		}
 	}

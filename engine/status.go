@@ -6,7 +6,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"path"
 
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
@@ -104,9 +103,20 @@ func (e *Engine) Status() (Status, error) {
 	}
 	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
-	s.Forwarding4, s.Forwarding6, errs[1] = e.forwarding.state()
+	s.Forwarding4, s.Forwarding6, errs[1] = e.forwardingState()
 	s.Lacks, errs[2] = e.lacks()
 	return s, errors.Join(errs[:]...)
+}
+
+func (e *Engine) forwardingState() (four bool, six ForwardingState, err error) {
+	four, all6, some6, err := e.forwarding.State()
+	switch {
+	case all6:
+		six = ForwardingOn
+	case some6:
+		six = ForwardingPartly
+	}
+	return four, six, err
 }
 
 func (ps *proxies) count(s *Status) {
@@ -129,32 +139,6 @@ func (ps *proxies) count(s *Status) {
 		s.Carried.Evicted += c.Evicted
 		s.Carried.Dropped += c.Dropped
 	}
-}
-
-// state reads whether the kernel forwards.
-func (f *forwarding) state() (four bool, six ForwardingState, err error) {
-	err = f.sysctls.do(func() error {
-		value, err := f.sysctls.read(forwarding4)
-		if err != nil {
-			return err
-		}
-		four = value == "1"
-		if all, err := f.sysctls.read(forwarding6); err == nil && all == "1" {
-			six = ForwardingOn
-			return nil
-		}
-		interfaces, err := f.interfaces()
-		if err != nil {
-			return err
-		}
-		for _, i := range interfaces {
-			if on, err := f.sysctls.read(path.Join(conf6, i.name, "force_forwarding")); err == nil && on == "1" {
-				six = ForwardingPartly
-			}
-		}
-		return nil
-	})
-	return four, six, err
 }
 
 // Shutdown is Close, and lets the connections that the proxies carry come to an end

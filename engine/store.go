@@ -4,13 +4,8 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"iter"
-	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -29,34 +24,6 @@ type Store interface {
 	// after the kernel's transaction and before it returns, and undoes the change if Save
 	// fails.
 	Save(s nat.StoredState) error
-}
-
-// bootID names the time since the machine was started (random(4)).
-const bootID = "/proc/sys/kernel/random/boot_id"
-
-// readPlace names the network namespace among all that there are and were, on whatever
-// boot: the kernel gives none the cookie of another.
-func (n *namespace) readPlace() (string, error) {
-	boot, err := os.ReadFile(bootID)
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	var cookie uint64
-	err = n.do(func() error {
-		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("socket", err)
-		}
-		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if errors.Is(err, unix.ENOPROTOOPT) { // Linux 5.13: one namespace is as another
-			err = nil
-		}
-		return errors.Join(os.NewSyscallError("getsockopt", err), unix.Close(s))
-	})
-	if err != nil {
-		return "", fmt.Errorf("read cookie of network namespace: %w", err)
-	}
-	return fmt.Sprintf("namespace %d of boot %s", cookie, strings.TrimSpace(string(boot))), nil
 }
 
 // tableMark identifies the present table in a [nat.StoredState]; empty: there is none.

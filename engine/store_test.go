@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
@@ -332,7 +333,7 @@ func TestRestoreEarly(t *testing.T) {
 	furnish(t, e, b)
 	before := b.store.record.State
 	b.kernel.Flush()
-	b.host.routes = map[netip.Prefix]route{}
+	b.host.routes = map[netip.Prefix]hostnet.Route{}
 	e, _ = b.reopen(t)
 	s, err := e.State()
 	require.NoError(t, err)

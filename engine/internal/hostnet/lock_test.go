@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package hostnet
 
 import (
 	"bufio"
@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -28,20 +27,20 @@ const envHold = "NFTNAT_TEST_HOLD"
 // holdLock says what came of taking the lock, and keeps it until its standard input
 // ends.
 func holdLock(table string) int {
-	l, err := lockTable(here(), table, 0)
+	l, err := LockTable(here(), table, 0)
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	fmt.Println("held")
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	if err := l.close(); err != nil {
+	if err := l.Close(); err != nil {
 		return 1
 	}
 	return 0
 }
 
-func here() *namespace { return &namespace{handle: netns.None()} }
+func here() *Namespace { return &Namespace{} }
 
 // holder starts a process that holds the lock, in the namespace of the tests.
 func holder(t *testing.T, table string) (pid int, release func(kill bool)) {
@@ -72,20 +71,20 @@ func holder(t *testing.T, table string) (pid int, release func(kill bool)) {
 
 func TestLockNamesItsHolder(t *testing.T) {
 	labtest.Require(t)
-	l, err := lockTable(here(), "own", 0)
+	l, err := LockTable(here(), "own", 0)
 	require.NoError(t, err)
-	_, err = lockTable(here(), "own", 0)
+	_, err = LockTable(here(), "own", 0)
 	var owned *nat.OwnedError
 	require.ErrorAs(t, err, &owned)
 	require.Equal(t, nat.OwnedError{Table: "own", PID: os.Getpid(), UID: os.Getuid()}, *owned)
 	require.ErrorIs(t, err, nat.ErrOwned)
-	other, err := lockTable(here(), "other", 0)
+	other, err := LockTable(here(), "other", 0)
 	require.NoError(t, err, "another table")
-	require.NoError(t, other.close())
-	require.NoError(t, l.close())
+	require.NoError(t, other.Close())
+	require.NoError(t, l.Close())
 
 	pid, _ := holder(t, "theirs")
-	_, err = lockTable(here(), "theirs", 10*time.Millisecond)
+	_, err = LockTable(here(), "theirs", 10*time.Millisecond)
 	require.ErrorAs(t, err, &owned)
 	require.Equal(t, pid, owned.PID)
 	require.EqualError(t, err, fmt.Sprintf("table theirs is owned by pid %d (uid %d)", pid, os.Getuid()))
@@ -96,9 +95,9 @@ func TestLockOfTheDead(t *testing.T) {
 	for _, kill := range []bool{false, true} {
 		_, release := holder(t, "dead")
 		release(kill)
-		l, err := lockTable(here(), "dead", 0)
+		l, err := LockTable(here(), "dead", 0)
 		require.NoError(t, err)
-		require.NoError(t, l.close())
+		require.NoError(t, l.Close())
 	}
 }
 
@@ -112,7 +111,7 @@ func TestLockServesItsWaiters(t *testing.T) {
 		held := 0
 		for range waiters {
 			go func() {
-				l, err := lockTable(here(), "waited", time.Minute)
+				l, err := LockTable(here(), "waited", time.Minute)
 				if err == nil {
 					mu.Lock()
 					held++
@@ -124,7 +123,7 @@ func TestLockServesItsWaiters(t *testing.T) {
 					mu.Lock()
 					held--
 					mu.Unlock()
-					err = errors.Join(err, l.close())
+					err = errors.Join(err, l.Close())
 				}
 				errs <- err
 			}()
@@ -144,27 +143,27 @@ func TestLockBoundAndNotListened(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: "@nftnat/bound"}))
 	for _, wait := range []time.Duration{0, 20 * time.Millisecond} {
-		_, err = lockTable(here(), "bound", wait)
+		_, err = LockTable(here(), "bound", wait)
 		require.ErrorIs(t, err, nat.ErrOwned)
 	}
 	require.NoError(t, unix.Close(fd))
-	l, err := lockTable(here(), "bound", 0)
+	l, err := LockTable(here(), "bound", 0)
 	require.NoError(t, err)
-	require.NoError(t, l.close())
+	require.NoError(t, l.Close())
 }
 
 // The lock belongs to the network namespace, as the table does.
 func TestLockOfANamespace(t *testing.T) {
 	ns := labtest.NewNS(t, "other")
-	there, err := openNamespace(ns.Path())
+	there, err := OpenNamespace(ns.Path())
 	require.NoError(t, err)
-	outer, err := lockTable(here(), "nftnat", 0)
+	outer, err := LockTable(here(), "nftnat", 0)
 	require.NoError(t, err)
-	inner, err := lockTable(there, "nftnat", 0)
+	inner, err := LockTable(there, "nftnat", 0)
 	require.NoError(t, err)
-	_, err = lockTable(there, "nftnat", 0)
+	_, err = LockTable(there, "nftnat", 0)
 	require.ErrorIs(t, err, nat.ErrOwned)
-	require.NoError(t, errors.Join(outer.close(), inner.close(), there.close()))
+	require.NoError(t, errors.Join(outer.Close(), inner.Close(), there.Close()))
 }
 
 func TestOwnedError(t *testing.T) {

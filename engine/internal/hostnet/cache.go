@@ -1,0 +1,80 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// RouteCache looks up the route to each address once.
+type RouteCache struct {
+	lookup func(netip.Addr) (Route, error)
+	routes map[netip.Addr]Route
+	// last is the address of the last look-up, and found its route: many mappings in a
+	// row often have one backend.
+	last  netip.Addr
+	found Route
+}
+
+// NewRouteCache makes a cache with the routes, which may be nil.
+func NewRouteCache(lookup func(netip.Addr) (Route, error), routes map[netip.Addr]Route) *RouteCache {
+	if routes == nil {
+		routes = map[netip.Addr]Route{}
+	}
+	return &RouteCache{lookup: lookup, routes: routes}
+}
+
+// Routes returns all that were looked up. The map is the cache's own.
+func (c *RouteCache) Routes() map[netip.Addr]Route { return c.routes }
+
+// Lookup returns the route to an address.
+func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
+	if a == c.last {
+		return c.found, nil
+	}
+	r, ok := c.routes[a]
+	if !ok {
+		if r, err = c.lookup(a); err != nil {
+			return Route{}, err
+		}
+		c.routes[a] = r
+	}
+	c.last, c.found = a, r
+	return r, nil
+}
+
+// Check refuses a mapping that this host cannot publish.
+func (c *RouteCache) Check(m *nat.Mapping) error {
+	if a := m.Frontend.Addr(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() {
+		r, err := c.Lookup(a)
+		if err != nil {
+			return err
+		}
+		if r.Kind != Local {
+			return invalid(m, "the frontend %s is not an address of this host", a)
+		}
+	}
+	a := m.Backend.Addr()
+	r, err := c.Lookup(a)
+	if err != nil {
+		return err
+	}
+	switch r.Kind {
+	case Local:
+		return invalid(m, "the backend %s is this host itself", a)
+	case Broadcast:
+		return invalid(m, "the backend %s is a broadcast address", a)
+	case Other:
+		return invalid(m, "the routing table forbids the backend %s", a)
+	case Unreachable, Unicast: // a route may be added later
+	}
+	return nil
+}
+
+func invalid(m *nat.Mapping, format string, a netip.Addr) error {
+	return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(), Reason: fmt.Sprintf(format, a)}
+}

@@ -1,0 +1,141 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/peercred"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Lock holds a table for one engine: a listening socket whose abstract name contains the
+// table's (unix(7)). The name belongs to the network namespace, as the table does; it
+// ends with its process, however that ends; and the kernel tells others who holds it. A
+// nil *Lock holds nothing.
+type Lock struct{ listener *net.UnixListener }
+
+// lockAttempts bounds how often an engine that does not wait asks for a lock whose holder
+// does not answer: the lock was released at that moment, or a process has bound the name
+// and does not listen. lockPause is between two attempts, also of those who wait.
+const (
+	lockAttempts = 50
+	lockPause    = time.Millisecond
+)
+
+// LockTable takes the lock, or waits for it that long. The error is a *nat.OwnedError if
+// another process keeps it.
+func LockTable(ns *Namespace, table string, wait time.Duration) (*Lock, error) {
+	name := &net.UnixAddr{Name: "@nftnat/" + table, Net: "unix"}
+	deadline := time.Now().Add(wait)
+	for attempt := 1; ; attempt++ {
+		var listener *net.UnixListener
+		err := ns.Do(func() (err error) {
+			listener, err = net.ListenUnix("unix", name)
+			return err
+		})
+		if err == nil {
+			return &Lock{listener}, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("lock table %s: %w", table, err)
+		}
+		holder, err := awaitHolder(ns, name, deadline)
+		if err != nil {
+			return nil, fmt.Errorf("lock table %s: %w", table, err)
+		}
+		late := !time.Now().Before(deadline)
+		switch {
+		case late && holder != nil:
+			return nil, &nat.OwnedError{Table: table, PID: int(holder.Pid), UID: int(holder.Uid)}
+		case late && attempt >= lockAttempts:
+			return nil, &nat.OwnedError{Table: table}
+		}
+		time.Sleep(lockPause)
+	}
+}
+
+// awaitHolder connects to the lock's holder, asks the kernel who it is, and waits until
+// it closes the lock or the deadline is over. The holder never accepts: the kernel resets
+// the waiting connection when the listening socket is closed. A nil holder means that the
+// lock was released before it could be asked.
+func awaitHolder(ns *Namespace, name *net.UnixAddr, deadline time.Time) (*unix.Ucred, error) {
+	var c *net.UnixConn
+	err := ns.Do(func() (err error) {
+		c, err = net.DialUnix("unix", nil, name)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return nil, nil
+	case errors.Is(err, unix.EAGAIN): // its queue is full of waiting processes
+		return &unix.Ucred{}, nil
+	case err != nil:
+		return nil, err
+	}
+	holder, err := peercred.Get(c)
+	if err == nil && time.Now().Before(deadline) {
+		err = c.SetReadDeadline(deadline)
+		// However the read ends: try again, or the time is up.
+		_, _ = c.Read(make([]byte, 1))
+	}
+	return &holder, errors.Join(err, c.Close())
+}
+
+// TakeLock makes a lock of the socket that another process has passed on. It closes fd.
+func TakeLock(fd int) (*Lock, error) {
+	f := os.NewFile(uintptr(fd), "lock")
+	defer func() { _ = f.Close() }() // the listener has a descriptor of its own
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take lock: %w", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("take lock: %s is no unix socket", l.Addr()), l.Close())
+	}
+	lock := &Lock{u}
+	if err := lock.Sign(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// Sign makes this process the one that the kernel names as the holder: it is the one that
+// called listen last (unix_listen in net/unix/af_unix.c).
+func (l *Lock) Sign() error {
+	return l.control(func(fd int) error { return os.NewSyscallError("listen", unix.Listen(fd, unix.SOMAXCONN)) })
+}
+
+// FD returns the descriptor of the lock, which stays open with it; zero if there is none.
+func (l *Lock) FD() (fd int, err error) {
+	err = l.control(func(n int) error { fd = n; return nil })
+	return fd, err
+}
+
+func (l *Lock) control(f func(fd int) error) error {
+	if l == nil {
+		return nil
+	}
+	raw, err := l.listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	control := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(control, err)
+}
+
+// Close releases the lock.
+func (l *Lock) Close() error {
+	if l == nil {
+		return nil
+	}
+	return l.listener.Close()
+}

@@ -1,0 +1,110 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Routes is the routing table of the kernel.
+type Routes struct{ handle *netlink.Handle }
+
+// Route is the route to an address.
+type Route struct {
+	Kind RouteKind
+	// OnLink is the prefix of the segment on which the address lies; the zero Prefix if
+	// it is reached by a gateway.
+	OnLink netip.Prefix
+	// Link is the name of the interface that leads there.
+	Link string
+	// Bridge is the index of that interface if it is a bridge, else zero.
+	Bridge int
+}
+
+// RouteKind is what happens to a packet to an address.
+type RouteKind int
+
+// The kinds of routes.
+const (
+	Unreachable RouteKind = iota
+	Unicast
+	Local     // an address of this host
+	Broadcast // of a segment
+	Other     // multicast, anycast, prohibited and more
+)
+
+// OpenRoutes opens the routing table of a namespace.
+func OpenRoutes(ns *Namespace) (*Routes, error) {
+	h, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open routing table: %w", err)
+	}
+	return &Routes{h}, nil
+}
+
+// Close closes the socket.
+func (r *Routes) Close() { r.handle.Close() }
+
+// Lookup returns the route to an address.
+func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
+	// FIBMatch answers with the entry of the table and its whole prefix, where a plain
+	// look-up answers for the one address (RTM_F_FIB_MATCH).
+	found, err := r.handle.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), err == nil && len(found) == 0:
+		return Route{Kind: Unreachable}, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EACCES): // blackhole, prohibit
+		return Route{Kind: Other}, nil
+	case err != nil:
+		return Route{}, fmt.Errorf("look up route to %s: %w", addr, err)
+	}
+	switch found[0].Type {
+	case unix.RTN_LOCAL:
+		return Route{Kind: Local}, nil
+	case unix.RTN_BROADCAST:
+		return Route{Kind: Broadcast}, nil
+	case unix.RTN_UNICAST:
+		return r.unicast(found[0])
+	}
+	return Route{Kind: Other}, nil
+}
+
+func (r *Routes) unicast(f netlink.Route) (Route, error) {
+	route := Route{Kind: Unicast}
+	if f.LinkIndex != 0 {
+		link, err := r.handle.LinkByIndex(f.LinkIndex)
+		if err != nil {
+			return Route{}, fmt.Errorf("look up interface %d: %w", f.LinkIndex, err)
+		}
+		route.Link = link.Attrs().Name
+		if link.Type() == "bridge" {
+			route.Bridge = f.LinkIndex
+		}
+	}
+	// A default route without a gateway, as tunnels have, is no segment.
+	if dst, ok := prefixOf(f.Dst); ok && isDirect(f) && dst.Bits() > 0 {
+		route.OnLink = dst.Masked()
+	}
+	return route, nil
+}
+
+// isDirect reports whether a route needs no gateway.
+func isDirect(r netlink.Route) bool {
+	return len(r.Gw) == 0 && r.Via == nil && len(r.MultiPath) == 0
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones), ok
+}

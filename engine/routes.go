@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"iter"
+	"net/netip"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// host is the routing table, as *hostnet.Routes: tests put one of their own in its place.
+type host interface {
+	Lookup(netip.Addr) (hostnet.Route, error)
+	Overlap(nat.Network) (string, error)
+	Close()
+}
+
+// lookUpBackends looks up the routes to the backends of all ports that netfilter
+// translates.
+func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[port]) error {
+	for p := range ports {
+		if p.proxiedOnly() {
+			continue
+		}
+		if _, err := routes.Lookup(p.backend.Addr()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// warnUnreachable logs backends without a route.
+func (e *Engine) warnUnreachable(routes *hostnet.RouteCache) {
+	for a, r := range routes.Routes() {
+		if r.Kind == hostnet.Unreachable {
+			e.log.Warn("there is no route to the backend yet", "backend", a)
+		}
+	}
+}
