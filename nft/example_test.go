@@ -48,3 +48,18 @@ func Example() {
 	// }
 	// tcp4 { 8080 comment "web" : 172.17.0.2 . 80 }
 }
+
+// A change prints itself, and knows the change that undoes it.
+func ExampleChange() {
+	before := nft.Element{Set: "tcp4", Key: nft.PortKey(8080), Value: netip.MustParseAddrPort("172.17.0.2:80")}
+	after := before
+	after.Value = netip.MustParseAddrPort("172.17.0.3:80")
+	change := nft.Change{Delete: []nft.Element{before}, Add: []nft.Element{after}}
+	fmt.Print(change)
+	fmt.Print(change.Inverse())
+	// Output:
+	// delete element tcp4 { 8080 }
+	// add element tcp4 { 8080 : 172.17.0.3 . 80 }
+	// delete element tcp4 { 8080 }
+	// add element tcp4 { 8080 : 172.17.0.2 . 80 }
+}

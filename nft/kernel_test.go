@@ -46,6 +46,34 @@ func TestUpdate(t *testing.T) {
 	require.Equal(t, before, after, "a change of nothing does nothing")
 }
 
+// TestInverse: a change and its inverse leave the table as it was, whatever the change.
+func TestInverse(t *testing.T) {
+	c, _ := kernel(t)
+	r, table := newRand(t), sample()
+	var names []string
+	for _, s := range holdable(table) {
+		names = append(names, s.name)
+	}
+	es := randomElements(r, table, 200)
+	require.NoError(t, c.Replace(table, es[:100], 0))
+	for range 20 {
+		before, generation, err := c.Elements(table, names...)
+		require.NoError(t, err)
+		r.Shuffle(len(before), func(i, j int) { before[i], before[j] = before[j], before[i] })
+		change := Change{Delete: before[:r.IntN(len(before))], Add: es[100 : 100+r.IntN(100)], Generation: generation}
+		if n := len(change.Delete); n != 0 { // one key gets another comment
+			renamed := change.Delete[r.IntN(n)]
+			renamed.Comment = "renamed"
+			change.Add = append(slices.Clone(change.Add), renamed)
+		}
+		require.NoError(t, c.Update(table, change))
+		require.NoError(t, c.Update(table, change.Inverse()))
+		after, _, err := c.Elements(table, names...)
+		require.NoError(t, err)
+		require.Equal(t, sorted(before), sorted(after))
+	}
+}
+
 // TestRefusedElement: the error names the very element among thousands, and nothing
 // of the transaction was done.
 func TestRefusedElement(t *testing.T) {

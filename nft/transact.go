@@ -7,22 +7,40 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Change is a change of elements, made in one transaction: what is deleted goes
-// first, so that deleting and adding one key gives it a new value with no moment
-// in between.
+// Change is a change of elements, made in one transaction. It deletes before it adds, so
+// that deleting and adding one key replaces its value at once.
 type Change struct {
-	// Delete are elements that must be there; only Set and Key count.
+	// Delete are elements that must be there. Only Set and Key count, but for Inverse.
 	Delete []Element
 	// Add are elements whose keys must not be there, unless Delete has them.
 	Add []Element
 	// Generation refuses the change with ErrStale unless the namespace's rulesets
 	// are still at this generation, which Elements returns. Zero: at any.
 	Generation uint32
+}
+
+// Inverse returns the change that undoes ch at any generation. The elements that ch deletes
+// must be complete, as Elements returned them: those with a time-out get back what was left
+// of it then.
+func (ch Change) Inverse() Change { return Change{Delete: ch.Add, Add: ch.Delete} }
+
+// String returns the change as lines of nft(8) without family and table, in the order in
+// which it is made: "delete element tcp4 { 80 }".
+func (ch Change) String() string {
+	var b strings.Builder
+	for i := range ch.Delete {
+		fmt.Fprintf(&b, "delete element %s\n", Element{Set: ch.Delete[i].Set, Key: ch.Delete[i].Key})
+	}
+	for i := range ch.Add {
+		fmt.Fprintf(&b, "add element %s\n", ch.Add[i])
+	}
+	return b.String()
 }
 
 // Validate reports what Conn.Update refuses before it asks the kernel: elements of a

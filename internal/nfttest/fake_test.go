@@ -174,6 +174,25 @@ func TestRealClock(t *testing.T) {
 	})
 }
 
+// TestInverse: a change and its inverse leave the kernel as it was.
+func TestInverse(t *testing.T) {
+	k := New()
+	c := k.Conn()
+	timed, other := port(1), port(1)
+	timed.Timeout = time.Hour
+	other.Comment = "other"
+	require.NoError(t, c.Replace(sample(), []nft.Element{timed, port(2), segment("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")}, 0))
+	before := k.Dump()
+	change := nft.Change{
+		Delete: []nft.Element{timed, segment("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")},
+		Add:    []nft.Element{other, port(3), segment("10.1.2.0/24")},
+	}
+	require.NoError(t, c.Update(sample(), change))
+	require.NotEqual(t, before, k.Dump())
+	require.NoError(t, c.Update(sample(), change.Inverse()))
+	require.Equal(t, before, k.Dump())
+}
+
 func TestRollBackKeepsOrderAndTimeouts(t *testing.T) {
 	k := New()
 	c := k.Conn()
