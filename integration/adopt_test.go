@@ -37,7 +37,7 @@ func TestTableNotOurs(t *testing.T) {
 	}) {
 		t.Run(c.name, func(t *testing.T) {
 			load(t, top.Host, "flush ruleset; table inet nftnat { "+c.table+"}")
-			before := look(t, top.Host)
+			before := takeSnapshot(t, top.Host)
 			for _, readOnly := range []bool{false, true} {
 				_, err := engine.Open(engine.Options{NetNS: top.Host.Path(), ReadOnly: readOnly})
 				require.ErrorIs(t, err, c.err)
@@ -90,7 +90,7 @@ func TestPutRight(t *testing.T) {
 			load(t, top.Host, script)
 			tampered := ruleset(t, top.Host)
 			require.NotEqual(t, intact, listed(t, top.Host))
-			var log logbook
+			var log logBuffer
 			reader := open(t, top.Host, engine.Options{ReadOnly: true, Log: log.logger()})
 			requireMappings(t, every, collect(reader))
 			require.Equal(t, withoutClocks(tampered), withoutClocks(ruleset(t, top.Host)))
@@ -104,7 +104,7 @@ func TestPutRight(t *testing.T) {
 			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 			require.NoError(t, e.Close())
 
-			log = logbook{}
+			log = logBuffer{}
 			require.NoError(t, open(t, top.Host, engine.Options{Log: log.logger()}).Close())
 			require.Empty(t, log.String())
 		})

@@ -25,7 +25,7 @@ func TestBadInput(t *testing.T) {
 		m.do(t, "add tcp 7000 172.30.0.2:70 --name holder")
 		m.do(t, "add udp 192.0.2.1:7001-7003 172.30.0.2")
 		m.do(t, "add tcp [2001:db8:1::1]:7004 [fd00:30::2]:70")
-		before := look(t, top.Host)
+		before := takeSnapshot(t, top.Host)
 		for _, c := range labtest.Some(t, "bad inputs", 3, badInputs(t, m)) {
 			t.Run(c.name(), func(t *testing.T) {
 				r := m.ask(t, c.stdin, c.args...)
@@ -289,8 +289,8 @@ func badUsage(t *testing.T, m mode) []badInput {
 	}
 	// What is no network namespace is not that of a daemon.
 	elsewhere := func(path string, args ...string) badInput {
-		if m.station != nil {
-			return refused("the daemon at "+m.station.socket+" is in another network namespace than "+path+helpOf(args[2]), args...)
+		if m.testbed != nil {
+			return refused("the daemon at "+m.testbed.socket+" is in another network namespace than "+path+helpOf(args[2]), args...)
 		}
 		return refused("invalid network namespace "+quote(path)+": it is no network namespace", args...)
 	}

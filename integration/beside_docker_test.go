@@ -43,7 +43,7 @@ func TestBesideDocker(t *testing.T) {
 	require.NotZero(t, r.Code)
 	require.Contains(t, r.Stderr, "listen tcp4 0.0.0.0:8080: bind: address already in use")
 	h.shell(container + "8090:80 empty /usr/bin/sleep 1000")
-	r = h.station.run(t, "add tcp 8090 172.30.0.2:80")
+	r = h.testbed.run(t, "add tcp 8090 172.30.0.2:80")
 	require.Equal(t, 3, r.Code, r.Stderr)
 	require.Contains(t, r.Stderr, "tcp 0.0.0.0:8090 is held by docker-proxy (pid ")
 	h.shell("docker rm --force $(docker ps --all --quiet)")
@@ -65,7 +65,7 @@ func TestBesideDocker(t *testing.T) {
 	h.allOpen()
 	h.shell("systemctl stop docker docker.socket containerd")
 	require.Equal(t, table, h.table(), "dockerd leaves the table alone")
-	require.Zero(t, h.station.status(t).Table.Repaired)
+	require.Zero(t, h.testbed.status(t).Table.Repaired)
 }
 
 // forwardPolicy is what iptables does with a packet that no rule of FORWARD takes.

@@ -48,6 +48,6 @@ func TestBesideFirewalld(t *testing.T) {
 	require.Equal(t, "inactive", h.machine.Property("nftables", "ActiveState"))
 	require.Equal(t, table, h.table(), "a table that is owned is not flushed")
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
-	require.Zero(t, h.station.status(t).Table.Repaired)
+	require.Zero(t, h.testbed.status(t).Table.Repaired)
 	require.Contains(t, strings.TrimSpace(h.machine.Exec("nft", "list", "tables")), "table inet firewalld")
 }

@@ -37,7 +37,7 @@ func TestBesideLibvirt(t *testing.T) {
 		labtest.Exec(t, vm, "ip", args...)
 	}
 	labtest.EchoTCP(t, vm, "vm", ":80")
-	h.station.succeed(t, "add tcp 8083 192.168.122.50:80")
+	h.testbed.succeed(t, "add tcp 8083 192.168.122.50:80")
 	reachesItself := func() {
 		t.Helper()
 		await(t, "the bridge to forward", func() bool {

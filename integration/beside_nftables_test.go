@@ -41,13 +41,13 @@ func TestBesideNftables(t *testing.T) {
 	daemon = h.restart(daemon)
 	h.allOpen()
 	require.Equal(t, table, h.table())
-	require.Zero(t, h.station.status(t).Table.Repaired)
+	require.Zero(t, h.testbed.status(t).Table.Repaired)
 
 	// A table that is open to others is flushed, and repaired.
 	daemon = h.restart(daemon, "--no-owner")
 	for i, verb := range []string{"reload", "stop", "start"} {
 		h.shell("systemctl " + verb + " nftables")
-		await(t, "the daemon to repair", func() bool { return h.station.status(t).Table.Repaired == i+1 })
+		await(t, "the daemon to repair", func() bool { return h.testbed.status(t).Table.Repaired == i+1 })
 		h.allOpen()
 	}
 	// Nobody repairs what nobody serves.

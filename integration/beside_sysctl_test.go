@@ -23,9 +23,9 @@ func TestBesideSysctl(t *testing.T) {
 		"net.ipv4.ip_forward = 0\nnet.ipv6.conf.all.forwarding = 0\nnet.ipv4.conf.all.rp_filter = 1\n", 0o644)
 	h.shell(systemSysctl)
 	h.onlyOpen(pathLocal, pathProxied)
-	require.Contains(t, h.station.succeed(t, "status"), "forwarding  ipv4 off, ipv6 off\n")
+	require.Contains(t, h.testbed.succeed(t, "status"), "forwarding  ipv4 off, ipv6 off\n")
 	// Nothing turns it on again by itself, as docs/beside.md says.
-	h.station.succeed(t, "add tcp 8082 172.30.0.2:80")
+	h.testbed.succeed(t, "add tcp 8082 172.30.0.2:80")
 	h.restart(daemon)
 	h.onlyOpen(pathLocal, pathProxied)
 
@@ -73,7 +73,7 @@ func TestBesideRouteLocalnet(t *testing.T) {
 	require.NoError(t, top.RouteLoopback(top.Neighbour))
 	const to = "127.0.0.1:9999"
 	labtest.Reaches(t, top.Neighbour, "tcp", to, "private")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80") // with which the table comes
 	require.ErrorIs(t, labtest.NoAnswer(t, top.Neighbour, "tcp", to), os.ErrDeadlineExceeded)

@@ -87,7 +87,7 @@ type besideHost struct {
 	*recipes
 
 	top     *lab.Topology
-	station *station
+	testbed *testbed
 	machine *boottest.Machine
 }
 
@@ -101,7 +101,7 @@ func newBesideHost(t *testing.T, about, program string) *besideHost {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	labtest.EchoTCP(t, top.Client, "outside", ":80")
 	return &besideHost{
-		T: t, recipes: readRecipes(t, about), top: top, station: newStation(t, top.Host),
+		T: t, recipes: readRecipes(t, about), top: top, testbed: newTestbed(t, top.Host),
 		machine: boottest.Boot(t, top.Host, nil),
 	}
 }
@@ -109,10 +109,10 @@ func newBesideHost(t *testing.T, about, program string) *besideHost {
 // publish publishes what the page says is published, by the daemon, which it starts.
 func (h *besideHost) publish() *labtest.Process {
 	h.Helper()
-	p := h.station.serve(h.T)
-	h.station.succeed(h.T, "add tcp 8080 172.30.0.2:80")
-	h.station.succeed(h.T, "add tcp 8081 [fd00:30::2]:80")
-	h.station.succeed(h.T, "network create inside 172.30.0.0/24")
+	p := h.testbed.serve(h.T)
+	h.testbed.succeed(h.T, "add tcp 8080 172.30.0.2:80")
+	h.testbed.succeed(h.T, "add tcp 8081 [fd00:30::2]:80")
+	h.testbed.succeed(h.T, "network create inside 172.30.0.0/24")
 	return p
 }
 
@@ -121,7 +121,7 @@ func (h *besideHost) restart(p *labtest.Process, args ...string) *labtest.Proces
 	h.Helper()
 	require.NoError(h, p.Signal(unix.SIGTERM))
 	require.Zero(h, p.Wait(), p.Output())
-	return h.station.serve(h.T, args...)
+	return h.testbed.serve(h.T, args...)
 }
 
 // recipe runs the lines of a block in the host.

@@ -42,5 +42,5 @@ func TestBesideUfw(t *testing.T) {
 	h.shell("ufw --force disable")
 	h.allOpen()
 	require.Equal(t, table, h.table(), "ufw leaves the table alone")
-	require.Zero(t, h.station.status(t).Table.Repaired)
+	require.Zero(t, h.testbed.status(t).Table.Repaired)
 }

@@ -38,7 +38,7 @@ var program = sync.OnceValues(func() (string, error) {
 })
 
 // nftnat prepares a command line of the program that acts by itself, without a daemon;
-// for one with a daemon see station. Its environment is empty, and with it PATH: it
+// for one with a daemon see testbed. Its environment is empty, and with it PATH: it
 // must not need other programs.
 func nftnat(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()

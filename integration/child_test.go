@@ -37,11 +37,7 @@ func runChild(role string) int {
 	case "race":
 		err = childRace(args[0], args[1], args[2])
 	case "kill":
-		err = childKill(args[0], args[1])
-	case "kill-tenants":
-		err = childKillTenants(args[0], args[1])
-	case "kill-kept":
-		err = childKillKept(args[0], args[1], args[2])
+		err = childKill(args[0], args[1], args[2])
 	case "work":
 		err = childWork(args[0], args[1], args[2], args[3], args[4])
 	default:

@@ -315,7 +315,7 @@ func TestTimeToLive(t *testing.T) {
 func TestNotRoot(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	succeed(t, top.Host, "add", "tcp", "7000", "172.30.0.2:70")
-	before := look(t, top.Host)
+	before := takeSnapshot(t, top.Host)
 	unprivileged := func(args ...string) labtest.Result {
 		cmd := nftnat(t, args...)
 		drop := []string{"--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"}

@@ -16,7 +16,7 @@ import (
 // A shell completes what there is, in words that it takes without quotes.
 func TestCompletionOfMappings(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --name shop")
 	s.succeed(t, "add udp 192.0.2.1:53 172.30.0.2:53")
 	s.succeed(t, "network create inside 172.30.0.0/24")

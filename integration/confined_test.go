@@ -95,7 +95,7 @@ func TestDaemonConfined(t *testing.T) {
 			for _, network := range []string{"tcp", "udp"} {
 				labtest.Echo(t, top.Backend1, network, "web", ":80")
 			}
-			s, args := newStation(t, top.Host), []string{"--metrics", "127.0.0.1:9100"}
+			s, args := newTestbed(t, top.Host), []string{"--metrics", "127.0.0.1:9100"}
 			metrics := top.Host
 			if elsewhere {
 				metrics = labtest.NewNS(t, "away")
@@ -164,7 +164,7 @@ func readStatus(pid int) string {
 }
 
 // work has a daemon do all that a daemon does.
-func (s *station) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
+func (s *testbed) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
 	t.Helper()
 	events := s.follow(t)
 	for _, network := range []string{"tcp", "udp"} {
@@ -194,7 +194,7 @@ func (s *station) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
 }
 
 // requireKept looks whether a file has what is published.
-func requireKept(t *testing.T, s *station, path string) {
+func requireKept(t *testing.T, s *testbed, path string) {
 	t.Helper()
 	require.Empty(t, s.succeed(t, "apply --dry-run -f "+path))
 	require.Contains(t, s.succeed(t, "export"), "name: db")
@@ -203,7 +203,7 @@ func requireKept(t *testing.T, s *station, path string) {
 // Killed, a daemon leaves no process behind.
 func TestDaemonConfinedKilled(t *testing.T) {
 	top := newTopology(t, lab.Options{})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t)
 	var looker int
 	await(t, "the onlooker", func() bool { looker = onlooker(t, p.Pid); return looker != 0 })
@@ -238,7 +238,7 @@ func TestDaemonConfinedBefore(t *testing.T) {
 		"and another": {[]string{"net_admin", "sys_admin", "setpcap"}, []confine.Capability{confine.NetAdmin}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStation(t, top.Host)
+			s := newTestbed(t, top.Host)
 			sets := "-all"
 			for _, capability := range c.left {
 				sets += ",+" + capability
@@ -269,7 +269,7 @@ func TestDaemonConfinedBefore(t *testing.T) {
 func TestDaemonConfinedForeignDirectory(t *testing.T) {
 	requireUsers(t)
 	top := newTopology(t, lab.Options{})
-	s, path := newStation(t, top.Host), stateFile(t)
+	s, path := newTestbed(t, top.Host), stateFile(t)
 	require.NoError(t, os.Chown(filepath.Dir(path), 4000, 4000))
 	require.NoError(t, os.Chmod(filepath.Dir(path), 0o755))
 	p := s.serve(t, "--state", path)

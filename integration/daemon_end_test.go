@@ -28,7 +28,7 @@ func TestDaemonKilled(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	frontends := []string{"8080 172.30.0.2:80", "8081 [fd00:30::2]:80", "127.0.0.1:8082 172.30.0.2:80", "8083 172.30.0.2:80 --no-proxy",
 		"192.0.2.1:8084 [fd00:30::2]:80", "[::]:8085 172.30.0.2:80"}
 	for _, network := range []string{"tcp", "udp"} {
@@ -90,7 +90,7 @@ func TestDaemonKilled(t *testing.T) {
 func TestDaemonTimeWait(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	waiting := func() string {
 		return labtest.Exec(t, top.Host, "ss", "--no-header", "--numeric", "--tcp", "state", "time-wait", "sport", "=", ":8080")
@@ -117,7 +117,7 @@ func TestDaemonTimeWait(t *testing.T) {
 func TestDaemonTerminated(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, signal := range []os.Signal{unix.SIGTERM, unix.SIGINT} {
 		p := s.serve(t)
 		s.succeed(t, "add --quiet --replace tcp 8080 172.30.0.2:80")
@@ -167,7 +167,7 @@ func TestDaemonPurge(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	listening := sockets(t, top.Host)
 	leaveLive := labtest.LeaveOut(t, "purge while a proxied connection lives, which it waits 10 s for")
 	for range 2 {
@@ -204,7 +204,7 @@ func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add --quiet tcp 8080-8082 172.30.0.2:80-82")
 	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80")
 	kill(t, s.daemon(t), unix.SIGKILL)
@@ -238,7 +238,7 @@ func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 // With --direct nothing is started and nothing is asked; who has the table is named.
 func TestDaemonAndDirect(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "--direct add --quiet tcp 8080 172.30.0.2:80")
 	require.Empty(t, daemons(t, filepath.Dir(s.socket)))
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")

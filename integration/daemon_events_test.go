@@ -26,7 +26,7 @@ import (
 
 // follow starts the events verb and returns, when it follows, what reads the lines it
 // has printed since.
-func (s *station) follow(t *testing.T) func() []api.Event {
+func (s *testbed) follow(t *testing.T) func() []api.Event {
 	t.Helper()
 	p := labtest.StartCmd(t, s.ns, s.command(t, "events"))
 	await(t, "events to be followed", func() bool {
@@ -58,7 +58,7 @@ func (s *station) follow(t *testing.T) func() []api.Event {
 // What happens is told in the order in which it happens, a port a line.
 func TestDaemonEvents(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	events := s.follow(t)
 	s.succeed(t, "add --quiet tcp 8080-8081 172.30.0.2:80-81 --name web")
@@ -101,7 +101,7 @@ func TestDaemonEvents(t *testing.T) {
 func TestDaemonTimeToLive(t *testing.T) {
 	labtest.LongOnly(t, "4 s in which mappings with a time to live end")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	soon := " --ttl " + labtest.Patient(2*time.Second).String()
 	for _, network := range []string{"tcp", "udp"} {
@@ -135,7 +135,7 @@ func TestDaemonReplace(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "one", ":80")
 		labtest.Echo(t, top.Backend2, network, "two", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	backends := []struct{ name, address string }{
 		{"two", "172.30.0.3:80"}, {"one", "[fd00:30::2]:80"}, {"two", "[fd00:30::3]:80"}, {"one", "172.30.0.2:80"},
@@ -178,7 +178,7 @@ func TestDaemonReplaceKill(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
 	labtest.EchoTCP(t, top.Backend2, "two", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	clients := []struct {
 		ns      *lab.NS
@@ -231,7 +231,7 @@ func TestDaemonReplaceFamily(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "one", ":80")
 		labtest.Echo(t, top.Backend2, network, "two", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for _, c := range []struct{ frontend, asked string }{
 		{"192.0.2.1:8080", "192.0.2.1:8080"}, {"[2001:db8:1::1]:8080", "[2001:db8:1::1]:8080"},
@@ -263,7 +263,7 @@ func TestDaemonStatus(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t, "--metrics", "127.0.0.1:9100")
 	for _, line := range []string{
 		"tcp 8080-8082 172.30.0.2:80-82", "tcp 127.0.0.1:8083 172.30.0.2:80", "udp [::1]:53 [fd00:30::2]:80", "tcp 8084 [fd00:30::2]:80 --no-proxy",

@@ -31,8 +31,8 @@ func requireUsers(t *testing.T) {
 	}
 }
 
-// in gives the station a directory that does not exist yet.
-func (s *station) in(t *testing.T) {
+// in gives the testbed a directory that does not exist yet.
+func (s *testbed) in(t *testing.T) {
 	t.Helper()
 	require.NoError(t, os.Chmod(filepath.Dir(s.socket), 0o755))
 	s.socket = filepath.Join(filepath.Dir(s.socket), "run", "nftnat.sock")
@@ -44,7 +44,7 @@ func (s *station) in(t *testing.T) {
 func TestDaemonGroup(t *testing.T) {
 	requireUsers(t)
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.in(t)
 	const group, other = 4242, 4343
 	curl := labtest.Tool(t, "curl")

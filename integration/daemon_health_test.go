@@ -18,7 +18,7 @@ import (
 // A daemon is healthy from its start to its end, asked either way.
 func TestDaemonHealth(t *testing.T) {
 	top := newTopology(t, lab.Options{})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t, "--metrics", "127.0.0.1:9100")
 	overTCP := func() string {
 		return labtest.Exec(t, top.Host, "curl", "--silent", "--show-error", "--fail", "--max-time", "10", "http://127.0.0.1:9100/healthz")
@@ -38,7 +38,7 @@ func TestDaemonHealth(t *testing.T) {
 func TestDaemonMetrics(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t, "--metrics", "127.0.0.1:9100", "--metrics-mappings", "1")
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --name web")
 	s.succeed(t, "add tcp 8081 172.30.0.2:80")

@@ -34,7 +34,7 @@ exec choom -n 300 -- nice -n 7 ionice -c 3 taskset -c 0 env --block-signal=TERM,
 `
 
 // burdened prepares a command line of the program, in a directory, with what burden gives it.
-func (s *station) burdened(t *testing.T, dir string, args ...string) *exec.Cmd {
+func (s *testbed) burdened(t *testing.T, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	for _, tool := range []string{"flock", "choom", "nice", "ionice", "taskset", "env"} {
 		labtest.Tool(t, tool)
@@ -69,7 +69,7 @@ func requireUnburdened(t *testing.T, pid int) {
 	for _, d := range descriptors {
 		target, err := os.Readlink(proc + "fd/" + d.Name())
 		if err == nil { // else it has just been closed
-			require.Regexp(t, `^(/sys/fs/cgroup/(.*/)?cpu\.[a-z_]+|/dev/null|/.*\.log|socket:.*|pipe:.*|anon_inode:.*|/proc/sys/net|/proc/\d+|/run/[^/]+|/run/station-\d+/run)$`, target)
+			require.Regexp(t, `^(/sys/fs/cgroup/(.*/)?cpu\.[a-z_]+|/dev/null|/.*\.log|socket:.*|pipe:.*|anon_inode:.*|/proc/sys/net|/proc/\d+|/run/[^/]+|/run/testbed-\d+/run)$`, target)
 		}
 	}
 	require.NotRegexp(t, `(^|\x00)(JUNK|HOME|PATH|LISTEN_FDS|NOTIFY_SOCKET)=`, read("environ"))
@@ -117,7 +117,7 @@ func TestDaemonInheritsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			requireUsers(t) // else no process may be put back to a normal priority
 			top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-			s := newStation(t, top.Host)
+			s := newTestbed(t, top.Host)
 			s.in(t)
 			dir := t.TempDir()
 			r := labtest.Run(t, top.Host, s.burdened(t, dir, strings.Fields(line)...))
@@ -147,7 +147,7 @@ func TestDaemonInheritsNothing(t *testing.T) {
 // Paths on a command line are relative to where that is, and not to where the daemon goes.
 func TestDaemonRelativePaths(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, line := range []string{"serve --detach --socket nftnat.sock --state state.yaml", "add tcp 8080 172.30.0.2:80 --socket nftnat.sock"} {
 		cmd := bare(t, strings.Fields(line)...)
 		cmd.Dir = filepath.Dir(s.socket)
@@ -166,7 +166,7 @@ func TestDaemonRelativePaths(t *testing.T) {
 // waits for the end of that.
 func TestDetachLog(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	log := filepath.Join(filepath.Dir(s.socket), "nftnat.log")
 	r := s.run(t, "serve --detach") // by a pipe
 	require.Zero(t, r.Code, r.Stderr)
@@ -194,7 +194,7 @@ func TestDetachLog(t *testing.T) {
 // unit or a session. A successor that a service manager starts stays in that of its unit.
 func TestDaemonLeavesControlGroup(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	root := mountControlGroups(t)
 	group := filepath.Join(root, "nftnat-test.service")
 	require.NoError(t, os.Mkdir(group, 0o755))

@@ -21,7 +21,7 @@ import (
 // The log says who changed what, a line each, and what ended by itself.
 func TestDaemonLogsChanges(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t)
 	file := filepath.Join(t.TempDir(), "file.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("mappings:\n  - 8081->172.30.0.2:80\n"), 0o600))
@@ -63,7 +63,7 @@ func TestDaemonLogsChanges(t *testing.T) {
 // A daemon that another command starts takes format and level from the environment.
 func TestDaemonLogEnvironment(t *testing.T) {
 	top := newTopology(t, lab.Options{})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	add := func(env ...string) labtest.Result {
 		cmd := s.command(t, "add", "tcp", "8080", "172.30.0.2:80")
 		cmd.Env = append(cmd.Environ(), env...)

@@ -40,7 +40,7 @@ const (
 // they know it themselves, and in the end the kernel holds what they have.
 func TestDaemonOwnersRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	owners := t.TempDir()
 	processes := make([]*labtest.Process, raceProcesses)

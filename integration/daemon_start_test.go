@@ -26,7 +26,7 @@ import (
 func TestDaemonStartsByItself(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, line := range []string{"ls", "export", "apply --dry-run -f testdata/empty.yaml"} {
 		s.succeed(t, line)
 	}
@@ -63,7 +63,7 @@ func TestDaemonStartsByItself(t *testing.T) {
 const racers = 10
 
 // race runs command lines at the same time and returns how each of them ended.
-func (s *station) race(t *testing.T, line func(i int) string) []labtest.Result {
+func (s *testbed) race(t *testing.T, line func(i int) string) []labtest.Result {
 	t.Helper()
 	var stdout, stderr [racers]bytes.Buffer
 	processes := make([]*labtest.Process, racers)
@@ -84,7 +84,7 @@ func (s *station) race(t *testing.T, line func(i int) string) []labtest.Result {
 func TestDaemonStartRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for range 3 {
 		for i, r := range s.race(t, func(i int) string { return fmt.Sprintf("add --quiet tcp %d 172.30.0.2:80", 8000+i) }) {
 			require.Equal(t, labtest.Result{Stdout: fmt.Sprintf("%d->172.30.0.2:80\n", 8000+i)}, r)
@@ -105,7 +105,7 @@ func TestDaemonStartRace(t *testing.T) {
 // has it, and the others are told who.
 func TestDaemonPortRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for range 3 {
 		var winners []string
 		results := s.race(t, func(i int) string { return fmt.Sprintf("add tcp 8080 172.30.0.2:80 --name racer%d", i) })
@@ -133,7 +133,7 @@ func TestDaemonPortRace(t *testing.T) {
 // Why a daemon cannot be had is what the command says, and exits with.
 func TestDaemonCannotStart(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	load(t, top.Host, "table inet nftnat {\n\tset strange {\n\t\ttype inet_service\n\t}\n}\n")
 	before := ruleset(t, top.Host)
 	want := run(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80")
@@ -149,7 +149,7 @@ func TestDaemonCannotStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for _, socket := range []string{file, filepath.Join(file, "socket"), filepath.Join(t.TempDir(), "a", "b", "socket")} {
-		other := &station{ns: top.Host, args: []string{"--socket", socket}}
+		other := &testbed{ns: top.Host, args: []string{"--socket", socket}}
 		r := other.run(t, "add tcp 8080 172.30.0.2:80")
 		require.Equal(t, 1, r.Code, r.Stderr)
 		require.Regexp(t, "^nftnat: [^\n]+\n$", r.Stderr)
@@ -173,7 +173,7 @@ func TestDaemonCannotStart(t *testing.T) {
 func TestDaemonTwice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	first := s.serve(t)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
 	// Another table, so that it is the socket which is in the way.
@@ -185,7 +185,7 @@ func TestDaemonTwice(t *testing.T) {
 	if labtest.LeaveOut(t, "the 10 s for which a second daemon waits for the table") {
 		return
 	}
-	second := newStation(t, top.Host)
+	second := newTestbed(t, top.Host)
 	r = second.run(t, "serve")
 	require.Equal(t, 3, r.Code)
 	require.Contains(t, r.Stderr, fmt.Sprintf("table nftnat is owned by pid %d (uid %d) (--takeover takes it over from a daemon)\n", first.Pid, os.Geteuid()))
@@ -196,8 +196,8 @@ func TestDaemonTwice(t *testing.T) {
 // find that of theirs.
 func TestDaemonNamespaces(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
-	host := newDefaultStation(t, top.Host)
-	other := newDefaultStation(t, top.Backend2)
+	host := newDefaultTestbed(t, top.Host)
+	other := newDefaultTestbed(t, top.Backend2)
 	host.succeed(t, "add tcp 8080 172.30.0.2:80")
 	require.FileExists(t, filepath.Join(defaultDirectory, "nftnat.sock"))
 	info, err := os.Stat(defaultDirectory)

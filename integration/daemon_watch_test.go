@@ -32,7 +32,7 @@ func TestDaemonSocketRemoved(t *testing.T) {
 			}
 			top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 			labtest.EchoTCP(t, top.Backend1, "web", ":80")
-			s := newStation(t, top.Host)
+			s := newTestbed(t, top.Host)
 			s.in(t)
 			var args []string
 			if group >= 0 {
@@ -80,7 +80,7 @@ func TestDaemonSocketLost(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 
 	// Its directory is gone as well.
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.in(t)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
 	pid := s.daemon(t)
@@ -108,7 +108,7 @@ func TestDaemonSocketLost(t *testing.T) {
 	s.succeed(t, "purge")
 
 	// The service manager has made it.
-	given := newStation(t, top.Host)
+	given := newTestbed(t, top.Host)
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: given.socket, Net: "unix"})
 	require.NoError(t, err)
 	file, err := listener.File()
@@ -136,13 +136,13 @@ func TestDaemonSocketLost(t *testing.T) {
 func TestDaemonSocketSuperseded(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
 	pid := s.daemon(t)
 	require.Equal(t, "nftnat\n", read(t, fmt.Sprintf("/proc/%d/comm", pid)), "for ps(1), nft(8) and ss(8)")
 
 	// One with another table.
-	other := newStation(t, top.Host)
+	other := newTestbed(t, top.Host)
 	p := labtest.StartCmd(t, top.Host, other.command(t, "serve", "--table", "other"))
 	await(t, "the other daemon to answer", func() bool {
 		_, err := other.api.Status(t.Context())
@@ -208,7 +208,7 @@ func TestDaemonNamespaceDeleted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			home := labtest.NewNS(t, "home")
-			s := newStation(t, home)
+			s := newTestbed(t, home)
 			ns, err := lab.New("deleted")
 			require.NoError(t, err)
 			var (
@@ -275,7 +275,7 @@ func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 	labtest.LongOnly(t, "5 s in which a daemon looks for the other name of its namespace")
 	for _, told := range []bool{false, true} {
 		ns := labtest.NewNS(t, "kept")
-		s := newStation(t, ns)
+		s := newTestbed(t, ns)
 		removeFirst, removeSecond := nameFor(t, ns, "/run/netns/first"), nameFor(t, ns, "/run/netns/second")
 		line := "add tcp 127.0.0.1:8080 192.0.2.9:80"
 		if told {
@@ -303,7 +303,7 @@ func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 // nothing; so is its lock.
 func TestDaemonStateFileRemoved(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	path := stateFile(t)
 	p := s.serve(t, "--state", path)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
@@ -336,13 +336,13 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 func TestDaemonConflictLeavesNothing(t *testing.T) {
 	labtest.LongOnly(t, "13 s for which commands wait for a table that has an owner")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	first := newStation(t, top.Host)
+	first := newTestbed(t, top.Host)
 	first.serve(t)
 	lines := []string{"serve", "serve --detach", "add tcp 8080 172.30.0.2:80"}
 	// All at a time: each waits for the first daemon to end.
-	second, homes := make([]*station, len(lines)), make([]string, len(lines))
+	second, homes := make([]*testbed, len(lines)), make([]string, len(lines))
 	for i := range lines {
-		second[i] = newStation(t, top.Host)
+		second[i] = newTestbed(t, top.Host)
 		homes[i] = filepath.Dir(second[i].socket)
 		second[i].in(t)
 	}

@@ -17,7 +17,7 @@ import (
 // The demonstration works, and leaves the place it was run in alone.
 func TestDemo(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
-	before := look(t, ns)
+	before := takeSnapshot(t, ns)
 	out := succeed(t, ns, "demo")
 	require.Contains(t, out, "all of it worked")
 	require.Contains(t, out, "8080->172.30.0.2:80")
@@ -28,7 +28,7 @@ func TestDemo(t *testing.T) {
 func TestDemoWithoutRoot(t *testing.T) {
 	requireUsers(t)
 	ns := labtest.NewNS(t, "nowhere")
-	before := look(t, ns)
+	before := takeSnapshot(t, ns)
 	cmd := bare(t, "demo")
 	// The directory of the program is root's alone.
 	dir := t.TempDir()

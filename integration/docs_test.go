@@ -104,7 +104,7 @@ const (
 // newDocShell is for pages that take nftnat for installed.
 func newDocShell(t *testing.T) *docShell {
 	t.Helper()
-	host := newDefaultStation(t, newDocHost(t)).ns
+	host := newDefaultTestbed(t, newDocHost(t)).ns
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "bin")
 	require.NoError(t, os.Mkdir(bin, 0o755))

@@ -37,7 +37,7 @@ func TestEndpointBadInput(t *testing.T) {
 		m.do(t, "attach web --network inside -p 8080:80 -p 192.0.2.1:53:53/udp")
 		m.do(t, "attach last --network small")
 		m.do(t, "add tcp 7000-7009 172.30.0.2:70-79 --name holder")
-		before := look(t, top.Host)
+		before := takeSnapshot(t, top.Host)
 		const (
 			help  = ` (see "nftnat attach --help")`
 			label = "name has a byte other than letters, digits, dots, dashes and underscores at byte 2"
@@ -113,7 +113,7 @@ func TestEndpointBadInput(t *testing.T) {
 			require.Equal(t, before.sockets, sockets(t, top.Host), "%q", c.args)
 		}
 		for _, spec := range badSpecs() {
-			if m.station != nil {
+			if m.testbed != nil {
 				break // specs are read before anybody is asked, and there are many
 			}
 			r := m.ask(t, "", "attach", "a", "--network", "inside", "-p", "8081:80", "-p", spec)

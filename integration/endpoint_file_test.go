@@ -93,7 +93,7 @@ func TestEndpointBadFiles(t *testing.T) {
 		t.Helper()
 		m.do(t, "network create inside 172.30.0.0/24")
 		m.do(t, "attach web -p 8080:80")
-		before := look(t, top.Host)
+		before := takeSnapshot(t, top.Host)
 		const net = "networks:\n- {name: a, prefix: 10.7.0.0/24}\n"
 		for _, c := range []struct {
 			file string
@@ -131,7 +131,7 @@ func TestEndpointBadFiles(t *testing.T) {
 func TestEndpointExportApply(t *testing.T) {
 	one := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	two := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
-	from, to := mode{one.Host, newStation(t, one.Host)}, mode{ns: two.Host}
+	from, to := mode{one.Host, newTestbed(t, one.Host)}, mode{ns: two.Host}
 	for _, line := range []string{
 		"network create inside 172.30.0.0/24", "network create 6.x fd00:30::/64 --no-guard", "attach gone --network inside",
 		"attach web --network inside -p 8080:80 -p 0:443 -p 53:53/udp", "attach null --network 6.x -p [2001:db8:1::1]:81:80", "detach gone",

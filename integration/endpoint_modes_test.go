@@ -18,7 +18,7 @@ import (
 // mode is a way in which the verbs work: by a daemon, or by themselves.
 type mode struct {
 	ns      *lab.NS
-	station *station // nil: by themselves
+	testbed *testbed // nil: by themselves
 }
 
 // inEachMode runs a test of the verbs in both, each time on a topology of its own. It
@@ -27,7 +27,7 @@ func inEachMode(t *testing.T, parts lab.Parts, test func(t *testing.T, top *lab.
 	t.Helper()
 	t.Run("daemon", func(t *testing.T) {
 		top := newTopology(t, lab.Options{Parts: parts, Forwarding: true})
-		test(t, top, mode{top.Host, newStation(t, top.Host)})
+		test(t, top, mode{top.Host, newTestbed(t, top.Host)})
 	})
 	t.Run("direct", func(t *testing.T) {
 		top := newTopology(t, lab.Options{Parts: parts, Forwarding: true})
@@ -38,10 +38,10 @@ func inEachMode(t *testing.T, parts lab.Parts, test func(t *testing.T, top *lab.
 // ask runs a command line, given as words, with something on standard input.
 func (m mode) ask(t *testing.T, input string, args ...string) labtest.Result {
 	t.Helper()
-	if m.station == nil {
+	if m.testbed == nil {
 		return runInput(t, m.ns, input, args...)
 	}
-	cmd := m.station.command(t, args...)
+	cmd := m.testbed.command(t, args...)
 	cmd.Stdin = strings.NewReader(input)
 	return labtest.Run(t, m.ns, cmd)
 }
@@ -70,10 +70,10 @@ func (m mode) refuse(t *testing.T, line string, code int, says string) {
 // command works by itself there is nothing between them to kill.
 func (m mode) crash(t *testing.T) {
 	t.Helper()
-	if m.station == nil {
+	if m.testbed == nil {
 		return
 	}
-	pids := daemons(t, filepath.Dir(m.station.socket))
+	pids := daemons(t, filepath.Dir(m.testbed.socket))
 	for _, pid := range pids {
 		kill(t, pid, unix.SIGKILL)
 	}

@@ -82,8 +82,8 @@ func TestEndpointVerbs(t *testing.T) {
 		}
 		require.JSONEq(t, `{"name":"j","network":"inside","address":"172.30.0.4","prefix":"172.30.0.0/24","gateway":"172.30.0.1","mappings":[]}`,
 			m.do(t, "attach j --network inside --json"))
-		if m.station != nil {
-			st := m.station.status(t)
+		if m.testbed != nil {
+			st := m.testbed.status(t)
 			require.Equal(t, []int{2, 2}, []int{st.Networks, st.Endpoints})
 			require.Contains(t, m.do(t, "status"), "networks    2, with 2 endpoints\n")
 		}
@@ -114,7 +114,7 @@ func TestEndpointTraffic(t *testing.T) {
 			{top.Client, "[2001:db8:1::1]:8081", top.Client.V6.String()},
 			{top.Backend2, "192.0.2.1:8080", top.Gateway4.String()},
 		}
-		if m.station != nil {
+		if m.testbed != nil {
 			for _, url := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "[::1]:8081"} {
 				clients = append(clients, caller{top.Host, url, ""})
 			}
@@ -180,7 +180,7 @@ func TestEndpointSurvivesKill(t *testing.T) {
 // A name is completed if a daemon tells it, and a TAB starts none.
 func TestEndpointCompletion(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	lines := []string{"detach", "inspect", "port", "network rm", "attach x --network"}
 	complete := func(line string) string {
 		r := labtest.Run(t, top.Host, bare(t, append(append([]string{"__complete"}, s.args...), append(strings.Fields(line), "")...)...))
@@ -215,7 +215,7 @@ func second(t *testing.T, array string) string {
 // What curl is told over the socket is what the verbs print.
 func TestEndpointHTTP(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	m := mode{top.Host, s}
 	m.do(t, "network create inside 172.30.0.0/24")
 	curl := func(method, path, body string, args ...string) string {

@@ -88,7 +88,7 @@ func (m mode) shown(t *testing.T) map[string]string {
 	for _, line := range []string{
 		"ls", "ls --json", "ps", "ps --json", "network ls", "network ls --json", "inspect web", "port web 80", "export", "status", "status --json",
 	} {
-		if m.station == nil && strings.HasPrefix(line, "status") {
+		if m.testbed == nil && strings.HasPrefix(line, "status") {
 			continue // which only a daemon answers
 		}
 		r := m.ask(t, "", strings.Fields(line)...)

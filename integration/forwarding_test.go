@@ -44,7 +44,7 @@ func TestForwarding(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	before := sysctls(t, top.Host)
 	_, single := before["ipv6/conf/all/force_forwarding"]
-	var log logbook
+	var log logBuffer
 	e := open(t, top.Host, engine.Options{Log: log.logger()})
 	require.Empty(t, changed(before, sysctls(t, top.Host)))
 	publish(t, e, "127.0.0.1:8080->172.30.0.2:80", "[::1]:8080->[fd00:30::2]:80")
@@ -56,7 +56,7 @@ func TestForwarding(t *testing.T) {
 	require.Contains(t, log.String(), "ip_forward")
 	labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8081), "web")
 
-	log = logbook{}
+	log = logBuffer{}
 	with4 := sysctls(t, top.Host)
 	publish(t, e, "[::]:8081->[fd00:30::2]:80")
 	labtest.Reaches(t, top.Client, "tcp", at(top.Host.V6, 8081), "web")
@@ -72,7 +72,7 @@ func TestForwarding(t *testing.T) {
 	}
 
 	// They stay: others may rely on them by now.
-	log = logbook{}
+	log = logBuffer{}
 	publish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
 	unpublish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
 	require.NoError(t, e.Purge())
@@ -84,7 +84,7 @@ func TestForwarding(t *testing.T) {
 func TestForwardingOnAlready(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	before := sysctls(t, top.Host)
-	var log logbook
+	var log logBuffer
 	e := open(t, top.Host, engine.Options{Log: log.logger()})
 	publish(t, e, "0.0.0.0:8081->172.30.0.2:80", "[::]:8081->[fd00:30::2]:80")
 	require.Empty(t, changed(before, sysctls(t, top.Host)))
@@ -116,7 +116,7 @@ func TestForwardingUndone(t *testing.T) {
 	first := open(t, top.Host, engine.Options{NoSysctl: true})
 	publish(t, first, "7000->172.30.0.2:70", "[2001:db8:1::1]:7001->[fd00:30::2]:70")
 	require.NoError(t, first.Close())
-	before := look(t, top.Host)
+	before := takeSnapshot(t, top.Host)
 
 	var steps []string
 	var during map[string]string

@@ -115,7 +115,7 @@ func TestHairpinModeDaemon(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "web", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, end := range []string{"rm", "purge"} {
 		for _, network := range []string{"tcp", "udp"} {
 			s.succeed(t, "add "+network+" 0.0.0.0:8080 172.30.0.2:80")
@@ -147,7 +147,7 @@ func TestHairpinModeNotes(t *testing.T) {
 		top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 		m := mode{ns: top.Host}
 		if daemon {
-			m.station = newStation(t, top.Host)
+			m.testbed = newTestbed(t, top.Host)
 		}
 		r := m.ask(t, "", strings.Fields("add tcp 8080 172.30.0.2:80")...)
 		require.Zero(t, r.Code, r.Stderr)
@@ -159,8 +159,22 @@ func TestHairpinModeNotes(t *testing.T) {
 	}
 }
 
-// Mode and record are never apart for longer than until the next engine opens, whatever
-// a process was killed between.
+// hairpinKillCases are changes that turn hairpin mode on and off.
+func hairpinKillCases() []killCase {
+	return []killCase{
+		{name: "hairpin on", do: func(e *engine.Engine) error {
+			_, err := e.Publish(parsed([]string{"8080->172.30.0.2:80"})...)
+			return err
+		}},
+		{name: "hairpin off", do: func(e *engine.Engine) error {
+			_, err := e.Unpublish(parsed([]string{"8080->172.30.0.2:80"})...)
+			return err
+		}},
+	}
+}
+
+// If a process is killed between switching the mode and recording it, the next engine
+// makes the two agree when it opens.
 func TestHairpinModeKilled(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	on := func() bool { return inHairpinMode(t, top.Host, lab.HostPort1) }
@@ -168,8 +182,7 @@ func TestHairpinModeKilled(t *testing.T) {
 	const record = "172.30.0.2 port1"
 
 	t.Run("after it has switched", func(t *testing.T) {
-		r := labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), "hairpin", "flows"))
-		require.Equal(t, -1, r.Code, r.Stderr)
+		hairpinKillCases()[0].kill(t, top.Host, "flows", "")
 		require.True(t, on())
 		e := open(t, top.Host, engine.Options{})
 		require.True(t, on())
@@ -193,8 +206,7 @@ func TestHairpinModeKilled(t *testing.T) {
 		e := open(t, top.Host, engine.Options{})
 		publish(t, e, "8080->172.30.0.2:80")
 		require.NoError(t, e.Close())
-		r := labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), "hairpin-end", "commit"))
-		require.Equal(t, -1, r.Code, r.Stderr)
+		hairpinKillCases()[1].kill(t, top.Host, "commit", "")
 		require.False(t, on())
 		require.Equal(t, []string{record}, hairpinRecords(t, top.Host))
 		e = open(t, top.Host, engine.Options{})
@@ -251,7 +263,7 @@ func TestHairpinModeOfUplink(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "nomaster")
 	labtest.Exec(t, top.Host, "ip", "link", "add", "link", lab.HostPort1, "name", "uplink0", "type", "macvlan", "mode", "passthru")
 	labtest.Exec(t, top.Host, "ip", "link", "set", "uplink0", "master", lab.HostBridge, "up")
-	log := &logbook{}
+	log := &logBuffer{}
 	e, _ := runEngine(t, top.Host, engine.Options{Log: log.logger()})
 	publish(t, e, "8080->172.30.0.2:80")
 	publish(t, e, "8081->172.30.0.2:80")

@@ -180,7 +180,7 @@ func TestHairpinModeOfFirstBridge(t *testing.T) {
 // Leases end by themselves, and the mode with the last.
 func TestHairpinModeOfLease(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --ttl 1h")
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --replace --ttl 1s")

@@ -126,7 +126,7 @@ func childHostile(socket, kind string) error {
 // other. How long it takes is measured, and told in docs/reliability.md.
 func TestHostileClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	daemon := s.serve(t)
 	s.succeed(t, "add tcp 1000-1099 172.30.0.2 --no-proxy --quiet")
 	turns := labtest.Rounds(t, "turns of each client beside hostile ones", 5, 25)
@@ -158,7 +158,7 @@ func (l latencies) String() string {
 }
 
 // wellBehaved asks as commands do, each of which makes a connection of its own.
-func (s *station) wellBehaved(t *testing.T, turns int) latencies {
+func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 	t.Helper()
 	const clients = 4
 	var mu sync.Mutex

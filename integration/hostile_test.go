@@ -110,9 +110,9 @@ func TestHostileComments(t *testing.T) {
 
 	// And kept in a file.
 	path := stateFile(t)
-	keptState(t, top.Host, path)
+	storedState(t, top.Host, path)
 	load(t, top.Host, "flush ruleset")
-	keptState(t, top.Host, path)
+	storedState(t, top.Host, path)
 	require.Equal(t, export, succeed(t, top.Host, "export"))
 }
 
@@ -159,11 +159,11 @@ func TestHostileElements(t *testing.T) {
 			unpublish(t, e, "7000->172.30.0.2:70")
 			require.NoError(t, e.Close())
 			path := stateFile(t)
-			require.NoError(t, openKept(top.Host.Path(), path, engine.Options{}, func(e *engine.Engine) error {
+			require.NoError(t, openStored(top.Host.Path(), path, engine.Options{}, func(e *engine.Engine) error {
 				publish(t, e, "7000->172.30.0.2:70")
 				return nil
 			}), "nor is anything in the way of a file")
-			keptState(t, top.Host, path)
+			storedState(t, top.Host, path)
 			if is != "" {
 				m := mapping(t, is)
 				require.Equal(t, is+"\n", succeed(t, top.Host, "rm", m.Proto.String(), m.FrontendText(), "--quiet"))

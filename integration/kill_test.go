@@ -6,7 +6,6 @@ package integration
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
@@ -19,22 +18,6 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// operation is a change that a child is killed in the middle of.
-type operation struct {
-	name          string
-	before, after []string // what is published
-	steps         []string
-	do            func(e *engine.Engine) error // what leads from one to the other
-}
-
-// The steps of a change, in order. The transaction comes at "commit": a process that
-// is killed before has done nothing, and one that is killed later has done all that
-// the table can tell of.
-var (
-	stepsUndone = []string{"reserve", "forward", "commit"}
-	stepsDone   = []string{"flows", "done"}
-)
-
 // kept is what was acknowledged long before, and must be there whatever happens.
 func kept() []string {
 	return []string{
@@ -44,7 +27,13 @@ func kept() []string {
 	}
 }
 
-func operations() []operation {
+// mappingKillCase is a change of mappings.
+type mappingKillCase struct {
+	killCase
+	before, after []string // what is published
+}
+
+func mappingKillCases() []mappingKillCase {
 	with := func(more ...string) []string { return append(kept(), more...) }
 	publishAll := func(texts ...string) func(*engine.Engine) error {
 		return func(e *engine.Engine) error {
@@ -53,48 +42,61 @@ func operations() []operation {
 		}
 	}
 	all := append(slices.Clone(stepsUndone), stepsDone...)
-	return []operation{
+	replace := func(texts ...string) func(*engine.Engine) error {
+		return func(e *engine.Engine) error {
+			_, err := e.Retarget(parsed(texts)...)
+			return err
+		}
+	}
+	return []mappingKillCase{
 		{
-			name: "first", after: with(), steps: all, do: publishAll(kept()...),
+			killCase: killCase{"first", all, publishAll(kept()...)}, after: with(),
 		},
 		{
-			name: "publish", before: with(), steps: all,
-			after: with("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp", "0.0.0.0:7001->172.30.0.3:80"),
-			do:    publishAll("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp", "0.0.0.0:7001->172.30.0.3:80"),
+			killCase: killCase{"publish", all, publishAll("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp", "0.0.0.0:7001->172.30.0.3:80")},
+			before:   with(),
+			after:    with("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp", "0.0.0.0:7001->172.30.0.3:80"),
 		},
 		{
-			name: "unpublish", after: with("8002->172.30.0.3:9002"),
-			before: with("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp"),
-			steps:  []string{"forward", "commit", "flows", "done"},
-			do: func(e *engine.Engine) error {
+			killCase: killCase{"unpublish", all[1:], func(e *engine.Engine) error {
 				_, err := e.Unpublish(parsed([]string{"8000-8001->172.30.0.3:9000-9001", "192.0.2.9:53->172.30.0.3:53/udp"})...)
 				return err
-			},
+			}},
+			before: with("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp"),
+			after:  with("8002->172.30.0.3:9002"),
 		},
 		{
-			name: "retarget", before: with("8000-8002->172.30.0.3:9000-9002"), steps: all,
-			after: with("8000->172.30.0.3:9000", "8001-8003->172.30.0.2:9000-9002"),
-			do: func(e *engine.Engine) error {
-				_, err := e.Retarget(parsed([]string{"8001-8003->172.30.0.2:9000-9002"})...)
-				return err
-			},
+			killCase: killCase{"replace", all, replace("8001-8003->172.30.0.2:9000-9002")},
+			before:   with("8000-8002->172.30.0.3:9000-9002"),
+			after:    with("8000->172.30.0.3:9000", "8001-8003->172.30.0.2:9000-9002"),
 		},
 		{
-			name: "to the other family", before: with("192.0.2.1:8000->172.30.0.3:9000", "[::]:8001->172.30.0.3:9000/udp"), steps: all,
-			after: with("192.0.2.1:8000->[fd00:30::3]:9000", "[::]:8001->[fd00:30::3]:9000/udp"),
-			do: func(e *engine.Engine) error {
-				_, err := e.Retarget(parsed([]string{"192.0.2.1:8000->[fd00:30::3]:9000", "[::]:8001->[fd00:30::3]:9000/udp"})...)
-				return err
-			},
+			killCase: killCase{"to the other family", all, replace("192.0.2.1:8000->[fd00:30::3]:9000", "[::]:8001->[fd00:30::3]:9000/udp")},
+			before:   with("192.0.2.1:8000->172.30.0.3:9000", "[::]:8001->172.30.0.3:9000/udp"),
+			after:    with("192.0.2.1:8000->[fd00:30::3]:9000", "[::]:8001->[fd00:30::3]:9000/udp"),
 		},
 		{
-			name: "apply", before: with("8000-8002->172.30.0.3:9000-9002"), steps: all,
-			after: with("8000->172.30.0.3:9000", "8001->172.30.0.2:9001", "192.0.2.9:53->172.30.0.3:53/udp"),
-			do: func(e *engine.Engine) error {
+			killCase: killCase{"apply", all, func(e *engine.Engine) error {
 				_, err := e.Apply(parsed(with("8000->172.30.0.3:9000", "8001->172.30.0.2:9001", "192.0.2.9:53->172.30.0.3:53/udp"))...)
 				return err
-			},
+			}},
+			before: with("8000-8002->172.30.0.3:9000-9002"),
+			after:  with("8000->172.30.0.3:9000", "8001->172.30.0.2:9001", "192.0.2.9:53->172.30.0.3:53/udp"),
 		},
+	}
+}
+
+// flowKillCases are changes of a mapping that a UDP flow follows.
+func flowKillCases() []killCase {
+	return []killCase{
+		{name: "replace udp", do: func(e *engine.Engine) error {
+			_, err := e.Retarget(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
+			return err
+		}},
+		{name: "unpublish udp", do: func(e *engine.Engine) error {
+			_, err := e.Unpublish(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
+			return err
+		}},
 	}
 }
 
@@ -123,45 +125,44 @@ func TestKill(t *testing.T) {
 			}
 		}
 	}
-	for _, op := range labtest.Some(t, "operations killed at each step", 2, operations()) {
-		for _, step := range op.steps {
-			t.Run(op.name+" killed at "+step, func(t *testing.T) { op.killAt(t, top, step) })
+	for _, c := range labtest.Some(t, "changes killed at each step", 2, mappingKillCases()) {
+		for _, step := range c.steps {
+			t.Run(c.name+" killed at "+step, func(t *testing.T) { c.killAt(t, top, step) })
 		}
 	}
 }
 
-func (op operation) killAt(t *testing.T, top *lab.Topology, step string) {
+func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 	t.Helper()
 	require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
-	if len(op.before) > 0 {
+	if len(c.before) > 0 {
 		first := open(t, top.Host, engine.Options{})
-		publish(t, first, op.before...)
+		publish(t, first, c.before...)
 		require.NoError(t, first.Close())
 	}
 
-	r := labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), op.name, step))
-	require.Equal(t, -1, r.Code, "the child was not killed: %s", r.Stderr)
+	c.kill(t, top.Host, step, "")
 
 	// Without waiting: the lock has ended with its process.
 	e := open(t, top.Host, engine.Options{})
-	want := op.before
+	want := c.before
 	if slices.Contains(stepsDone, step) {
-		want = op.after
+		want = c.after
 	}
 	require.Equal(t, canonical(t, want), published(e))
 	if len(want) > 0 {
 		require.Equal(t, elementsOf(e.Mappings(), segmentsOf(top, want)...), sortedElements(t, top.Host))
 	}
-	op.works(t, top, want)
+	c.works(t, top, want)
 
 	// The next engine can do the same, or what is left to do, and it is the same as
 	// if nobody had been killed.
 	if !slices.Contains(stepsDone, step) {
-		require.NoError(t, op.do(e))
+		require.NoError(t, c.do(e))
 	}
-	require.Equal(t, canonical(t, op.after), published(e))
-	require.Equal(t, elementsOf(e.Mappings(), segmentsOf(top, op.after)...), sortedElements(t, top.Host))
-	op.works(t, top, op.after)
+	require.Equal(t, canonical(t, c.after), published(e))
+	require.Equal(t, elementsOf(e.Mappings(), segmentsOf(top, c.after)...), sortedElements(t, top.Host))
+	c.works(t, top, c.after)
 }
 
 // A change is not wholly done while flows over UDP contradict it: a client that keeps
@@ -176,15 +177,14 @@ func TestKillBeforeFlows(t *testing.T) {
 	f := dialFlow(t, top.Client, "udp", "192.0.2.1:8001")
 	require.Equal(t, "one", f.name(t))
 
-	r := labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), "udp-retarget", "flows"))
-	require.Equal(t, -1, r.Code, r.Stderr)
+	replace, remove := flowKillCases()[0], flowKillCases()[1]
+	replace.kill(t, top.Host, "flows", "")
 	e := open(t, top.Host, engine.Options{})
 	require.Equal(t, "two", f.name(t))
 	require.NoError(t, e.Close())
 
 	// What was unpublished is noted in the table until its flows have ended.
-	r = labtest.Run(t, top.Host, child(t, "kill", top.Host.Path(), "udp-unpublish", "flows"))
-	require.Equal(t, -1, r.Code, r.Stderr)
+	remove.kill(t, top.Host, "flows", "")
 	require.Equal(t, "two", f.name(t), "the flow goes on")
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "udp4_ended"), "0.0.0.0 . 8001 : 172.30.0.3 . 9001")
 	reader := open(t, top.Host, engine.Options{ReadOnly: true})
@@ -198,7 +198,7 @@ func TestKillBeforeFlows(t *testing.T) {
 
 // works sees to it that what is published leads to its backends, and that what was or
 // will be is refused.
-func (op operation) works(t *testing.T, top *lab.Topology, want []string) {
+func (c mappingKillCase) works(t *testing.T, top *lab.Topology, want []string) {
 	t.Helper()
 	there := map[nat.Mapping]bool{}
 	for m := range singles(t, want) {
@@ -219,7 +219,7 @@ func (op operation) works(t *testing.T, top *lab.Topology, want []string) {
 	for m := range there {
 		frontends[m.Proto.String()+clientAddr(top, m)] = true
 	}
-	for m := range singles(t, append(slices.Clone(op.before), op.after...)) {
+	for m := range singles(t, append(slices.Clone(c.before), c.after...)) {
 		if !frontends[m.Proto.String()+clientAddr(top, m)] {
 			require.ErrorIs(t, labtest.NoAnswer(t, top.Client, m.Proto.String(), clientAddr(top, m)), unix.ECONNREFUSED)
 		}
@@ -267,49 +267,4 @@ func segmentsOf(top *lab.Topology, texts []string) []string {
 		}
 	}
 	return found
-}
-
-// childKill makes a change and kills itself just before a step of it.
-func childKill(name, step string) error {
-	ops := append(operations(), operation{name: "udp-retarget", do: func(e *engine.Engine) error {
-		_, err := e.Retarget(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
-		return err
-	}}, operation{name: "udp-unpublish", do: func(e *engine.Engine) error {
-		_, err := e.Unpublish(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
-		return err
-	}}, operation{name: "hairpin", do: func(e *engine.Engine) error {
-		_, err := e.Publish(parsed([]string{"8080->172.30.0.2:80"})...)
-		return err
-	}}, operation{name: "hairpin-end", do: func(e *engine.Engine) error {
-		_, err := e.Unpublish(parsed([]string{"8080->172.30.0.2:80"})...)
-		return err
-	}})
-	i := slices.IndexFunc(ops, func(op operation) bool { return op.name == name })
-	if i < 0 {
-		return fmt.Errorf("there is no operation %q", name)
-	}
-	e, err := engine.Open(engine.Options{
-		NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true,
-		Trace: func(s string) {
-			if s == step {
-				killSelf()
-			}
-		},
-	})
-	if err != nil {
-		return err
-	}
-	if err := ops[i].do(e); err != nil {
-		return err
-	}
-	return fmt.Errorf("step %q never came", step)
-}
-
-// killSelf does not return: nothing is run any more, neither deferred functions nor
-// other goroutines.
-func killSelf() {
-	if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {
-		panic(err)
-	}
-	select {}
 }

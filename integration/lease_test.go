@@ -37,7 +37,7 @@ func TestLeaseRenewed(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	events := s.follow(t)
 	var flows []*flow
@@ -91,7 +91,7 @@ func TestLeaseRenewed(t *testing.T) {
 func TestLeaseOutlivesTheDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":81")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.succeed(t, "add --quiet tcp 8080-8081 172.30.0.2:80-81 --ttl 1m")
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80 --ttl 1s")
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:81 --ttl 1h")

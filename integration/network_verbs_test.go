@@ -97,8 +97,8 @@ func TestNetworkBadInput(t *testing.T) {
 			m.refuse(t, "network "+c[0], 2, c[1])
 		}
 		require.Empty(t, nft(t, top.Host, "list", "ruleset"))
-		if m.station != nil {
-			require.NoFileExists(t, m.station.socket)
+		if m.testbed != nil {
+			require.NoFileExists(t, m.testbed.socket)
 		}
 	})
 }

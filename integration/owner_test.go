@@ -95,10 +95,10 @@ func (tr *traffic) end(t *testing.T) []error {
 	return tr.failed
 }
 
-// ownedStation runs a daemon whose table is owned.
-func ownedStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
+// ownedTestbed runs a daemon whose table is owned.
+func ownedTestbed(t *testing.T, top *lab.Topology) (*testbed, *labtest.Process) {
 	t.Helper()
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t)
 	if !s.status(t).Table.Owned {
 		t.Skip("needs a kernel with persistent owned tables (6.9)")
@@ -120,7 +120,7 @@ func assaults() []string {
 func TestForeignFlushes(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s, _ := ownedStation(t, top)
+	s, _ := ownedTestbed(t, top)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	before := nft(t, top.Host, "-a", "list", "table", "inet", "nftnat")
 	tr := startTraffic(t, top.Client, "192.0.2.1:8080", "web", labtest.Number(t, envConnections, defaultPerSecond))
@@ -147,7 +147,7 @@ func TestOrphanIsClaimed(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s, p := ownedStation(t, top)
+	s, p := ownedTestbed(t, top)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80")
 	before := labtest.Exec(t, top.Host, "nft", "-a", "list", "table", "inet", "nftnat")
@@ -187,7 +187,7 @@ func TestOwnershipChanges(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s, p := ownedStation(t, top)
+	s, p := ownedTestbed(t, top)
 	stop := func() {
 		require.NoError(t, p.Signal(unix.SIGTERM))
 		require.Zero(t, p.Wait())

@@ -84,7 +84,7 @@ func (e *slowEngine) ApplyState(nat.State) ([]nat.Change, error) {
 func (e *slowEngine) Mappings() iter.Seq[nat.Mapping] { return slices.Values([]nat.Mapping(nil)) }
 
 // serveSlowly answers in place of a daemon.
-func (s *station) serveSlowly(t *testing.T) *slowEngine {
+func (s *testbed) serveSlowly(t *testing.T) *slowEngine {
 	t.Helper()
 	e := &slowEngine{entered: make(chan struct{}), leave: make(chan struct{})}
 	listener, err := api.Listen(s.socket, -1)
@@ -107,7 +107,7 @@ func (s *station) serveSlowly(t *testing.T) *slowEngine {
 // What takes long says on a terminal how far it is, and leaves nothing of it. In a pipe,
 // and where it is told to be quiet or to print JSON, it says nothing.
 func TestProgress(t *testing.T) {
-	s := newStation(t, labtest.NewNS(t, "host"))
+	s := newTestbed(t, labtest.NewNS(t, "host"))
 	e := s.serveSlowly(t)
 	start := func(stderr *os.File, args ...string) *labtest.Process {
 		cmd := s.command(t, append(args, "apply", "-f", "testdata/empty.yaml")...)

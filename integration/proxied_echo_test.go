@@ -73,7 +73,7 @@ func TestProxiedEcho(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for i, c := range echoCases(top) {
 		t.Run(c.name(), func(t *testing.T) { c.test(t, top, s, 8000+i) })
@@ -82,7 +82,7 @@ func TestProxiedEcho(t *testing.T) {
 	require.Zero(t, s.status(t).Proxies)
 }
 
-func (c echoCase) test(t *testing.T, top *lab.Topology, s *station, port int) {
+func (c echoCase) test(t *testing.T, top *lab.Topology, s *testbed, port int) {
 	t.Helper()
 	add := fmt.Sprintf("add --quiet %s %s %s", c.network, toward(c.frontend, port, port), at(c.backend.backend1, 80))
 	s.succeed(t, add)
@@ -120,7 +120,7 @@ func (c echoCase) test(t *testing.T, top *lab.Topology, s *station, port int) {
 func TestProxiedLoopbackIsPrivate(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.RouteLoopback(top.Client))
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -149,7 +149,7 @@ func TestProxiedOthers(t *testing.T) {
 		r := labtest.Run(t, top.Backend1, command(t, "dig", "@127.0.0.1", "-p", "5353", "web.example", "+short", "+time=1", "+tries=1"))
 		return r.Code == 0 && r.Stdout == "203.0.113.7\n"
 	})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, backend := range families(top) {
 		for _, line := range []string{"tcp 8080 %s:80", "tcp 53 %s:5353", "udp 53 %s:5353"} {
 			address := strings.TrimSuffix(at(backend.backend1, 1), ":1")

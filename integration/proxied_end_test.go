@@ -24,7 +24,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	labtest.EchoUDP(t, top.Backend1, "backend", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	connect := func() []*flow {
 		flows := []*flow{
@@ -90,7 +90,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 func TestProxiedConnectionsEndWithTheDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	f := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")

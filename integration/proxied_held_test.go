@@ -62,7 +62,7 @@ func myself(t *testing.T) string {
 // A port that another process has is not published, and it is told who that is.
 func TestProxiedPortOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	s.succeed(t, "add --quiet udp 7000 172.30.0.2:80")
 	for _, network := range []string{"tcp", "udp"} {
@@ -87,7 +87,7 @@ func TestProxiedPortOfOthers(t *testing.T) {
 				holder, err := occupy(top.Host, network, c.bound, options...)
 				require.NoError(t, err)
 				defer func() { require.NoError(t, holder.Close()) }()
-				before := look(t, top.Host)
+				before := takeSnapshot(t, top.Host)
 				r := s.run(t, "add "+network+" "+c.want)
 				require.Equal(t, 3, r.Code, r.Stderr)
 				require.Equal(t, fmt.Sprintf("nftnat: publish %s %s: %s %s is held by %s\n",
@@ -112,7 +112,7 @@ func TestProxiedPortOfOthers(t *testing.T) {
 // whatever it asks of its socket. When it is not published any more it is free.
 func TestProxiedPortIsHeld(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -158,7 +158,7 @@ func TestProxiedPortIsHeld(t *testing.T) {
 // A port that is chosen is one that nobody has, of the mappings and of the processes.
 func TestProxiedChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -187,7 +187,7 @@ func TestProxiedChoice(t *testing.T) {
 func TestProxiedNoChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_local_reserved_ports", "49153-65533"))
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	var holders []io.Closer
 	for _, port := range []string{"65534", "65535"} {
@@ -207,7 +207,7 @@ func TestProxiedNoChoice(t *testing.T) {
 // The port of a client is held as well, and for a while after the connection's end.
 func TestProxiedPortOfClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")

@@ -30,7 +30,7 @@ func TestProxiedBigRange(t *testing.T) {
 	for _, port := range []int{first, 25000, last} {
 		labtest.EchoTCP(t, top.Backend1, fmt.Sprint("port", port), fmt.Sprint(":", port))
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t)
 	if limit := fileLimit(t, p.Pid); limit < ports+1000 {
 		t.Skipf("the daemon may have %d files at most", limit)
@@ -72,7 +72,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	cmd := s.command(t, "serve")
 	// Without the privilege to raise the limit (setrlimit(2)).
 	limited := []string{
@@ -88,7 +88,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		s.succeed(t, "add --quiet "+network+" 8080-8089 172.30.0.2:80-89")
 	}
-	before, files := look(t, top.Host), openFiles(t, p.Pid)
+	before, files := takeSnapshot(t, top.Host), openFiles(t, p.Pid)
 	for range 3 {
 		for _, network := range []string{"tcp", "udp"} {
 			r := s.run(t, "add "+network+" 20000-29999 172.30.0.2")

@@ -39,8 +39,8 @@ func TestPurgeLeavesNothing(t *testing.T) {
 			top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 			load(t, top.Host, foreignRuleset(t))
 			labtest.EchoTCP(t, top.Backend1, "web", ":80")
-			before, foreign := look(t, top.Host), foreignTables(t, top.Host)
-			s := newStation(t, top.Host)
+			before, foreign := takeSnapshot(t, top.Host), foreignTables(t, top.Host)
+			s := newTestbed(t, top.Host)
 			dir := filepath.Dir(s.socket)
 			var files []string
 			if start == "with a state file" {
@@ -64,7 +64,7 @@ func TestPurgeLeavesNothing(t *testing.T) {
 			require.Empty(t, r.Stdout)
 			require.Regexp(t, `^(nftnat: put hairpin mode back: port=port[12]\n)*nftnat: IP forwarding stays as it is: ipv4=on ipv6=(on|partly)\n$`, r.Stderr)
 
-			after := look(t, top.Host)
+			after := takeSnapshot(t, top.Host)
 			require.Equal(t, before.ruleset, after.ruleset)
 			require.Equal(t, before.sockets, after.sockets)
 			for _, name := range byForwarding4(changed(before.sysctls, after.sysctls)) {
@@ -81,7 +81,7 @@ func TestPurgeLeavesNothing(t *testing.T) {
 // purge there is nothing.
 func TestPurgeRaces(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	var racing sync.WaitGroup
 	results := make([]labtest.Result, 12)
 	for i := range results {
@@ -121,7 +121,7 @@ func TestPurgeQuiet(t *testing.T) {
 	holder, err := occupy(top.Host, "tcp", "0.0.0.0:8080")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, holder.Close()) }()
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	p := s.serve(t, "--quiet")
 	require.NoError(t, p.Signal(unix.SIGTERM))
 	require.Zero(t, p.Wait())

@@ -17,22 +17,22 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// notice is a line that a worker writes for whoever will kill it. It is written before
-// or after what it tells of, never meanwhile: what is in the pipe outlives the writer.
+// notice is a message from a worker to the test that will kill it. The worker sends it
+// before or after a step, never in the middle: what is in the pipe outlives the writer.
 type notice struct {
-	Ready *nat.State // adopted, and this is what there is
-	Step  string     // is about to be taken
-	Begin *deed      // is begun
-	End   *yield     // what was begun is acknowledged
+	Ready *nat.State // the table is adopted; its state
+	Step  string     // is about to begin
+	Begin *operation // is begun
+	End   *result    // of the operation that began last
 }
 
-// deedsOfWorker is after how many deeds a worker kills itself between two of them.
-const deedsOfWorker = 6
+// operationsPerWorker is the number of operations after which a worker kills itself.
+const operationsPerWorker = 6
 
-// childWork adopts the table, waits to be told to go on, and does one random deed after
-// the other until it is killed: at the count-th step that is called so, or at the
-// count-th of all if none is named. With a count of zero somebody else does it. Its state
-// it keeps in the file.
+// childWork adopts the table, waits for a byte on standard input, and makes one random
+// operation after the other until it kills itself: at the count-th step of that name, or
+// at the count-th of all steps if the name is empty. If the count is zero, the test kills
+// it. It stores its state in the file.
 func childWork(tag, seed, step, count, file string) error {
 	n, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
@@ -42,9 +42,9 @@ func childWork(tag, seed, step, count, file string) error {
 	if err != nil {
 		return err
 	}
-	tell := gob.NewEncoder(os.Stdout) // which is not buffered
+	notices := gob.NewEncoder(os.Stdout) // which is not buffered
 	trace := func(s string) {
-		if err := tell.Encode(notice{Step: s}); err != nil {
+		if err := notices.Encode(notice{Step: s}); err != nil {
 			panic(err)
 		}
 		if step != "" && step != s {
@@ -62,26 +62,26 @@ func childWork(tag, seed, step, count, file string) error {
 	if err != nil {
 		return err
 	}
-	if err := tell.Encode(notice{Ready: &s}); err != nil {
+	if err := notices.Encode(notice{Ready: &s}); err != nil {
 		return err
 	}
 	if _, err := bufio.NewReader(os.Stdin).ReadByte(); err != nil {
 		return err
 	}
-	source := choosing{rand.New(rand.NewPCG(n, 0))}
-	for i := range deedsOfWorker {
+	source := chooser{rand.New(rand.NewPCG(n, 0))}
+	for i := range operationsPerWorker {
 		if s, err = e.State(); err != nil {
 			return err
 		}
-		d := source.deed(s, fmt.Sprintf("%s.%d", tag, i))
-		if err := tell.Encode(notice{Begin: &d}); err != nil {
+		d := source.operation(s, fmt.Sprintf("%s.%d", tag, i))
+		if err := notices.Encode(notice{Begin: &d}); err != nil {
 			return err
 		}
-		y := d.do(engineDoer{e})
-		if err := tell.Encode(notice{End: &y}); err != nil {
+		r := d.do(engineCaller{e})
+		if err := notices.Encode(notice{End: &r}); err != nil {
 			return err
 		}
 	}
 	killSelf()
-	return errors.New("a process outlived itself")
+	return errors.New("killed, and still running")
 }

@@ -20,41 +20,41 @@ import (
 // How many daemons are killed in a long test, unless the environment says otherwise.
 const envDaemonKills, defaultDaemonKills = "NFTNAT_DAEMON_KILLS", 40
 
-// Daemons that do random deeds for a client are killed at any instant. What the client
-// was answered is there when the next one answers, and of what it was not, all or
-// nothing.
+// Daemons that make random operations for a client are killed at any instant. What they
+// acknowledged is there when the next daemon answers, and an operation that was not
+// acknowledged is wholly done or undone.
 //
-// NFTNAT_DAEMON_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
+// NFTNAT_DAEMON_KILLS is the number of kills, NFTNAT_SEED the first seed.
 func TestRandomDaemonKills(t *testing.T) {
 	kills := labtest.RoundsOf(t, envDaemonKills, "kills of daemons", 5, defaultDaemonKills)
 	seed := labtest.Number(t, envSeed, defaultSeed)
 	covered := coverage{steps: map[string]int{}}
 	t.Cleanup(func() { t.Logf("killed at: %v", covered.steps) })
-	for first := 0; first < kills; first += killsOfWorld {
+	for first := 0; first < kills; first += killsPerRun {
 		t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {
-			w := newKillWorld(t, uint64(seed+first), &covered)
-			s := newStation(t, w.top.Host)
-			for i := range min(killsOfWorld, kills-first) {
+			w := newKillRun(t, uint64(seed+first), &covered)
+			s := newTestbed(t, w.top.Host)
+			for i := range min(killsPerRun, kills-first) {
 				w.daemonRound(s, i)
 			}
 		})
 	}
 	if kills >= defaultDaemonKills && !t.Failed() {
-		require.NotZero(t, covered.steps["begin"], "nobody was killed while something was being done")
+		require.NotZero(t, covered.steps["begin"], "nobody was killed during an operation")
 	}
 }
 
-// daemonRound is round with a daemon.
-func (w *killWorld) daemonRound(s *station, i int) {
+// daemonRound is like round, with a daemon.
+func (w *killRun) daemonRound(s *testbed, i int) {
 	w.Helper()
 	damaged := w.IntN(8) == 0 && w.damage()
 	after := time.Duration(1+w.IntN(20_000)) * time.Microsecond
-	client := &deedClient{api: s.api, choosing: choosing{rand.New(rand.NewPCG(w.Uint64(), 0))}, ended: make(chan struct{})}
+	client := &operationClient{api: s.api, chooser: chooser{rand.New(rand.NewPCG(w.Uint64(), 0))}, ended: make(chan struct{})}
 	w.what = fmt.Sprintf("round %d: a daemon, killed after %s", i, after)
 	p := s.serve(w.T)
 	found, err := s.api.State(context.Background())
 	require.NoError(w, err, w.what)
-	w.requireEqual(ledgerOf(found), "adopted")
+	w.requireEqual(modelOf(found), "adopted")
 	w.requireTable(nil)
 	if damaged {
 		w.requireRules()
@@ -67,27 +67,26 @@ func (w *killWorld) daemonRound(s *station, i int) {
 	client.killing.Store(true)
 	p.Kill()
 	<-client.ended
-	client.fate.adopted = true
-	w.settle(&client.fate)
+	client.log.adopted = true
+	w.update(&client.log)
 }
 
-// deedClient asks a daemon for one deed after the other until it answers no more.
-type deedClient struct {
-	choosing
+// operationClient makes one operation after the other until the daemon answers no more.
+type operationClient struct {
+	chooser
 	api     *api.Client
 	killing atomic.Bool   // the daemon is being killed, or has been
-	ended   chan struct{} // closed when there is no more to tell
-	fate    victim        // what was acknowledged, and what was not
-	// pace is when the next deed may begin, and stop when there is none any more. Nil: at
-	// once, and never.
+	ended   chan struct{} // closed at the end of work
+	log     victim        // what was acknowledged, and what was not
+	// pace starts each operation, and stop ends the work. Nil: at once, and never.
 	pace <-chan time.Time
 	stop <-chan struct{}
 }
 
-func (c *deedClient) work(tag string) {
+func (c *operationClient) work(tag string) {
 	defer close(c.ended)
 	for i := 0; ; i++ {
-		c.fate.step = "between"
+		c.log.step = "between"
 		if c.pace != nil {
 			select {
 			case <-c.stop:
@@ -99,16 +98,16 @@ func (c *deedClient) work(tag string) {
 		if err != nil {
 			return
 		}
-		d := c.deed(s, fmt.Sprintf("%s.%d", tag, i))
+		d := c.operation(s, fmt.Sprintf("%s.%d", tag, i))
 		if d.Verb == verbUnpublish || d.Verb == verbKill {
-			d.Mappings = d.Mappings[:1] // it takes back one at a time
+			d.Mappings = d.Mappings[:1] // the API unpublishes one at a time
 		}
-		c.fate.begun, c.fate.step = &d, "begin"
-		y := d.do(daemonDoer{c.api})
-		if y.Err != "" && c.killing.Load() {
-			return // nobody knows what that was the answer to
+		c.log.begun, c.log.step = &d, "begin"
+		r := d.do(daemonCaller{c.api})
+		if r.Err != "" && c.killing.Load() {
+			return // the answer may be of a daemon that is dying
 		}
-		c.fate.done = append(c.fate.done, doneDeed{d, y})
-		c.fate.begun = nil
+		c.log.done = append(c.log.done, acknowledgedOperation{d, r})
+		c.log.begun = nil
 	}
 }

@@ -24,19 +24,19 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// killSteps are the steps at which random kills aim, in the words of Options.Trace. Any
-// other step is hit as well, by its number: a step that is new need not be named here,
-// but what is named here has to be hit.
+// killSteps are the steps of Options.Trace at which processes are killed by name. Other
+// steps are hit by their number, so a new step need not be in the list; but each step of
+// the list has to be hit in a long test.
 func killSteps() []string {
 	return []string{"adopt", "repair", "ended", "reserve", "bind", "forward", "commit", "save", "flows", "open", "done"}
 }
 
-// How many processes are killed, in a long test, and from which seed on, unless the
-// environment says otherwise; and how many in one world, which is then thrown away.
+// How many processes are killed in a long test, and the first seed, unless the environment
+// says otherwise; and how many are killed in one set of namespaces.
 const (
 	envKills, defaultKills = "NFTNAT_KILLS", 300
 	envSeed, defaultSeed   = "NFTNAT_SEED", 2013
-	killsOfWorld           = 75
+	killsPerRun            = 75
 )
 
 // coverage counts at which steps processes were killed.
@@ -52,22 +52,22 @@ func (c *coverage) note(step string) {
 	c.steps[step]++
 }
 
-// Processes that do random deeds are killed, each at a named step, at the n-th of its
-// steps or at any instant. Whatever it was, the next process finds all that was
-// acknowledged and nothing else, and of what was not yet acknowledged all or nothing:
-// in the kernel, in its sockets and leases, and in the file.
+// Processes that make random operations are killed: at a named step, at their n-th step,
+// or at any instant. The next process finds all that was acknowledged and nothing else,
+// and an operation that was not acknowledged is wholly done or undone: in the kernel, in
+// sockets and leases, and in the file.
 //
-// NFTNAT_KILLS is how many are killed, NFTNAT_SEED what the choices begin with.
+// NFTNAT_KILLS is the number of kills, NFTNAT_SEED the first seed.
 func TestRandomKills(t *testing.T) {
 	kills := labtest.RoundsOf(t, envKills, "kills", 20, defaultKills)
 	seed := labtest.Number(t, envSeed, defaultSeed)
 	covered := coverage{steps: map[string]int{}}
-	t.Run("worlds", func(t *testing.T) {
-		for first := 0; first < kills; first += killsOfWorld {
+	t.Run("kills", func(t *testing.T) {
+		for first := 0; first < kills; first += killsPerRun {
 			t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {
 				t.Parallel()
-				w := newKillWorld(t, uint64(seed+first), &covered)
-				for i := range min(killsOfWorld, kills-first) {
+				w := newKillRun(t, uint64(seed+first), &covered)
+				for i := range min(killsPerRun, kills-first) {
 					w.round(i)
 				}
 			})
@@ -84,35 +84,35 @@ func TestRandomKills(t *testing.T) {
 	}
 }
 
-// killWorld is a machine whose processes are killed, and one like it with an engine that
-// is not, which is given what was acknowledged.
-type killWorld struct {
+// killRun is a topology whose processes are killed, and a second one with an engine that
+// is given the acknowledged state.
+type killRun struct {
 	*testing.T
-	choosing
-	top, like *lab.Topology
-	mirror    *engine.Engine
-	book      ledger // what was acknowledged
-	file      string // where it is kept as well
-	covered   *coverage
-	what      string   // is going on
-	notes     []string // of what has ended, in the table
-	asked     []inquiry
-	looked    uint32 // the table's generation at the last look
-	cut       bool   // the last deed was cut short
+	chooser
+	top, mirrorTop *lab.Topology
+	mirror         *engine.Engine
+	model          model
+	file           string // the state file
+	covered        *coverage
+	what           string   // describes the round, for messages
+	notes          []string // elements of the sets udp4_ended and udp6_ended
+	asked          []inquiry
+	compared       uint32 // the generation at which the table was compared last
+	cut            bool   // the last operation was not acknowledged
 }
 
-func newKillWorld(t *testing.T, seed uint64, covered *coverage) *killWorld {
+func newKillRun(t *testing.T, seed uint64, covered *coverage) *killRun {
 	t.Helper()
 	parts := lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2}
-	w := &killWorld{
-		T: t, choosing: choosing{rand.New(rand.NewPCG(seed, 1))}, covered: covered,
-		top: newTopology(t, parts), like: newTopology(t, parts), file: filepath.Join(t.TempDir(), "state.yaml"),
+	w := &killRun{
+		T: t, chooser: chooser{rand.New(rand.NewPCG(seed, 1))}, covered: covered,
+		top: newTopology(t, parts), mirrorTop: newTopology(t, parts), file: filepath.Join(t.TempDir(), "state.yaml"),
 	}
-	// Clients' own ports are none that are published.
+	// Clients' source ports are none of those that are published.
 	require.NoError(t, w.top.Host.Sysctl("net.ipv4.ip_local_port_range", "20000 30000"))
-	w.mirror = open(t, w.like.Host, engine.Options{})
-	// An empty table and none are not the same: there is one from here on.
-	for _, ns := range []*lab.NS{w.top.Host, w.like.Host} {
+	w.mirror = open(t, w.mirrorTop.Host, engine.Options{})
+	// An empty table differs from none. There is one from here on.
+	for _, ns := range []*lab.NS{w.top.Host, w.mirrorTop.Host} {
 		e := w.mirror
 		if ns == w.top.Host {
 			e = open(t, ns, engine.Options{})
@@ -124,7 +124,7 @@ func newKillWorld(t *testing.T, seed uint64, covered *coverage) *killWorld {
 		}
 	}
 	for _, backend := range []*lab.NS{w.top.Backend1, w.top.Backend2} {
-		for port := firstDeedBackend; port < firstDeedBackend+deedBackends; port++ {
+		for port := firstBackendPort; port < firstBackendPort+backendPorts; port++ {
 			for _, network := range []string{"tcp", "udp"} {
 				labtest.Echo(t, backend, network, fmt.Sprintf("%s:%d", backend, port), fmt.Sprint(":", port))
 			}
@@ -133,63 +133,63 @@ func newKillWorld(t *testing.T, seed uint64, covered *coverage) *killWorld {
 	return w
 }
 
-// round starts a process, looks at what it has adopted, lets it work, sees it killed,
-// and looks at what it has left.
-func (w *killWorld) round(i int) {
+// round starts a process, checks what it has adopted, lets it work until it is killed, and
+// checks what is there then.
+func (w *killRun) round(i int) {
 	w.Helper()
 	damaged := w.IntN(8) == 0 && w.damage()
 	v := w.start(i, damaged)
 	if ready := v.await(func(n notice) bool { return n.Ready != nil }); ready != nil {
 		v.adopted = true
-		w.requireEqual(ledgerOf(*ready.Ready), "adopted")
+		w.requireEqual(modelOf(*ready.Ready), "adopted")
 		w.requireFile()
 		w.requireTable(nil)
 		if damaged {
 			w.requireRules()
 		}
-		if !v.early { // it lives
+		if !v.early { // it is alive
 			w.requireSockets()
 			w.requireTraffic()
 			v.goOn()
 		}
 	}
 	v.kill()
-	w.settle(v)
+	w.update(v)
 }
 
 // victim is a process that is to be killed.
 type victim struct {
 	*testing.T
 	process *labtest.Process
-	words   *gob.Decoder
+	notices *gob.Decoder
 	input   *os.File
-	after   time.Duration // it is killed so long after it is told to go on; zero: it kills itself
-	early   bool          // or after its start: then it is dead by now
+	after   time.Duration // from go-on to the kill; zero: it kills itself
+	early   bool          // after counts from its start, so it is dead when start returns
 	adopted bool
-	step    string // the last
-	begun   *deed  // not acknowledged yet
-	done    []doneDeed
+	step    string     // the last
+	begun   *operation // not acknowledged yet
+	done    []acknowledgedOperation
 }
 
-// doneDeed is a deed that was acknowledged.
-type doneDeed struct {
-	deed
-	yield yield
+// acknowledgedOperation is an operation with what its caller was told.
+type acknowledgedOperation struct {
+	operation
+	result result
 }
 
-// start starts a process with its fate.
-func (w *killWorld) start(i int, damaged bool) *victim {
+// start starts a process, and chooses when it is killed.
+func (w *killRun) start(i int, damaged bool) *victim {
 	w.Helper()
 	step, count, after := "", "0", time.Duration(0)
 	switch w.IntN(4) {
 	case 0, 1:
-		step, count = pick(w.choosing, killSteps()), fmt.Sprint(1+w.IntN(3))
+		step, count = pick(w.chooser, killSteps()), fmt.Sprint(1+w.IntN(3))
 	case 2:
-		count = fmt.Sprint(1 + w.IntN(6*deedsOfWorker))
+		count = fmt.Sprint(1 + w.IntN(6*operationsPerWorker))
 	case 3:
 		after = time.Duration(1+w.IntN(25_000)) * time.Microsecond
 	}
-	// These come at times only, and but once.
+	// These steps are seldom reached, and only once.
 	switch seldom := w.IntN(2) == 0; {
 	case seldom && damaged:
 		step, count, after = "repair", "1", 0
@@ -197,11 +197,11 @@ func (w *killWorld) start(i int, damaged bool) *victim {
 		step, count, after = "ended", "1", 0
 	}
 	seed := fmt.Sprint(w.Uint64())
-	w.what = fmt.Sprintf("round %d: killed at step %q, count %s, after %s; deeds of seed %s", i, step, count, after, seed)
+	w.what = fmt.Sprintf("round %d: killed at step %q, count %s, after %s; operations of seed %s", i, step, count, after, seed)
 	out, in := w.pipe(), w.pipe()
 	cmd := child(w.T, "work", w.top.Host.Path(), fmt.Sprintf("t%d", i), seed, step, count, w.file)
 	cmd.Stdin, cmd.Stdout = in.r, out.w
-	v := &victim{T: w.T, words: gob.NewDecoder(out.r), input: in.w, after: after, early: after != 0 && w.IntN(3) == 0}
+	v := &victim{T: w.T, notices: gob.NewDecoder(out.r), input: in.w, after: after, early: after != 0 && w.IntN(3) == 0}
 	v.process = labtest.StartCmd(w.T, w.top.Host, cmd)
 	require.NoError(w, errors.Join(in.r.Close(), out.w.Close()))
 	w.Cleanup(func() { _ = out.r.Close() })
@@ -214,21 +214,21 @@ func (w *killWorld) start(i int, damaged bool) *victim {
 
 type pipe struct{ r, w *os.File }
 
-func (w *killWorld) pipe() pipe {
+func (w *killRun) pipe() pipe {
 	w.Helper()
 	r, wr, err := os.Pipe()
 	require.NoError(w, err)
 	return pipe{r, wr}
 }
 
-// await reads what the process tells until it tells that, or has ended.
+// await reads notices until one is as wanted. It returns nil if the process has ended.
 func (v *victim) await(that func(notice) bool) *notice {
 	v.Helper()
 	for {
 		var n notice
-		switch err := v.words.Decode(&n); {
+		switch err := v.notices.Decode(&n); {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return nil // a word that was cut short was not said
+			return nil // a notice that was cut off does not count
 		case err != nil:
 			require.NoError(v, err, v.process.Output())
 		}
@@ -238,7 +238,7 @@ func (v *victim) await(that func(notice) bool) *notice {
 		case n.Begin != nil:
 			v.begun, v.step = n.Begin, "begin"
 		case n.End != nil:
-			v.done = append(v.done, doneDeed{*v.begun, *n.End})
+			v.done = append(v.done, acknowledgedOperation{*v.begun, *n.End})
 			v.begun, v.step = nil, "between"
 		}
 		if that(n) {
@@ -257,7 +257,7 @@ func (v *victim) goOn() {
 	}
 }
 
-// kill sees to it that the process ends by SIGKILL, its own or another's.
+// kill waits until the process has ended by SIGKILL, its own or the test's.
 func (v *victim) kill() {
 	v.Helper()
 	v.await(func(notice) bool { return false })
@@ -265,9 +265,9 @@ func (v *victim) kill() {
 	require.Equal(v, -1, v.process.Wait(), "it was not killed: %s", v.process.Output())
 }
 
-// settle enters what was acknowledged into the book, and of the deed that was not all or
-// nothing, as the kernel has it.
-func (w *killWorld) settle(v *victim) {
+// update brings the model up to date: with the operations that were acknowledged, and with
+// the one that was not, if the kernel has it.
+func (w *killRun) update(v *victim) {
 	w.Helper()
 	w.covered.note(v.step)
 	w.what += fmt.Sprintf("; it died at %q", v.step)
@@ -276,34 +276,35 @@ func (w *killWorld) settle(v *victim) {
 	}
 	notes := w.notes
 	if v.adopted {
-		notes = nil // what there was of them asked for something that has been done
+		notes = nil // they have been acted on
 	}
-	found, before := w.read(), w.book
+	found, before := w.read(), w.model
 	w.cut = v.begun != nil
-	if v.begun != nil && !found.equal(w.book) {
-		after, err := w.book.after(*v.begun, found)
-		require.NoError(w, err, "%s\nneither done nor undone: %+v\n%s", w.what, *v.begun, w.book.difference(found))
-		w.book, notes = after, notesBetween(before, after)
+	if v.begun != nil && !found.equal(w.model) {
+		after, err := w.model.after(*v.begun, found)
+		require.NoError(w, err, "%s\nneither done nor undone: %+v\n%s", w.what, *v.begun, w.model.difference(found))
+		w.model, notes = after, notesBetween(before, after)
 	}
 	w.requireEqual(found, "left")
 	w.requireTable(notes)
 }
 
-// enter enters an acknowledged deed. What is chosen in it is what its caller was told.
-func (w *killWorld) enter(d doneDeed) {
+// enter applies an acknowledged operation to the model, with the ports that its caller was
+// told.
+func (w *killRun) enter(d acknowledgedOperation) {
 	w.Helper()
-	if d.yield.Err != "" {
+	if d.result.Err != "" {
 		return
 	}
-	told := w.book.clone()
-	for _, m := range d.yield.Mappings {
+	told := w.model.clone()
+	for _, m := range d.result.Mappings {
 		told.mappings = slices.AppendSeq(told.mappings, nat.Expand(m))
 	}
-	after, err := w.book.after(d.deed, told)
-	require.NoError(w, err, "%s\nacknowledged: %+v %+v", w.what, d.deed, d.yield)
+	after, err := w.model.after(d.operation, told)
+	require.NoError(w, err, "%s\nacknowledged: %+v %+v", w.what, d.operation, d.result)
 	if d.Verb == verbAttach {
 		at := after.endpoints[len(after.endpoints)-1].Address
-		require.Equal(w, at, d.yield.Address, "%s: it is not the next address that was leased", w.what)
+		require.Equal(w, at, d.result.Address, "%s: it is not the next address that was leased", w.what)
 	}
-	w.book = after
+	w.model = after
 }

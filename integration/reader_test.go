@@ -32,10 +32,10 @@ var readers = []string{
 const readFromKernel = "nftnat: the daemon does not answer: this is what the kernel holds: error="
 
 // furnished is a host with a daemon that has something to tell, and what readers print of it.
-func furnished(t *testing.T) (s *station, lines []string, want map[string]string) {
+func furnished(t *testing.T) (s *testbed, lines []string, want map[string]string) {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s = newStation(t, top.Host)
+	s = newTestbed(t, top.Host)
 	s.succeed(t, "network create inside 172.31.0.0/24")
 	s.succeed(t, "attach web --network inside -p 8080:80")
 	s.succeed(t, "add --quiet tcp 9000-9099 172.30.0.2:9000-9099 --name many")
@@ -132,7 +132,7 @@ func TestReadersOfCutAnswer(t *testing.T) {
 	})
 	defer serving.Wait()
 	defer listener.Close()
-	through := &station{ns: s.ns, args: []string{"--socket", path}}
+	through := &testbed{ns: s.ns, args: []string{"--socket", path}}
 	for name, part := range map[string]func(int) int{
 		"nothing": func(int) int { return 0 }, "a part of the first line": func(int) int { return 5 },
 		"a part of the header": func(int) int { return 20 },

@@ -18,13 +18,13 @@ import (
 	nftables "github.com/nftnat/nftnat/nft"
 )
 
-// openStation runs a daemon whose table others can change, with a network and ports.
-func openStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
+// openTestbed runs a daemon whose table others can change, with a network and ports.
+func openTestbed(t *testing.T, top *lab.Topology) (*testbed, *labtest.Process) {
 	t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "web", ":80")
 	}
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	daemon := s.serve(t, "--no-owner")
 	s.succeed(t, "network create inside "+top.Inside4.String()+" --gateway "+top.Gateway4.String())
 	s.succeed(t, "attach --network inside --ip 172.30.0.2 web -p 8080:80 -p 8080:80/udp")
@@ -37,7 +37,7 @@ func openStation(t *testing.T, top *lab.Topology) (*station, *labtest.Process) {
 
 // awaitRepair waits until the table was repaired more often than so many times, and
 // nothing is left to do.
-func (s *station) awaitRepair(t *testing.T, before int) {
+func (s *testbed) awaitRepair(t *testing.T, before int) {
 	t.Helper()
 	await(t, "the repair", func() bool { return s.status(t).Table.Repaired > before })
 }
@@ -47,7 +47,7 @@ func (s *station) awaitRepair(t *testing.T, before int) {
 // the same state. Flows go on, and who came in meanwhile does not stay.
 func TestForeignDamage(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
-	s, daemon := openStation(t, top)
+	s, daemon := openTestbed(t, top)
 	listing := func(ns *lab.NS) []string {
 		return append(sortedElements(t, ns), nft(t, ns, "-s", "-t", "list", "table", "inet", "nftnat"))
 	}
@@ -93,7 +93,7 @@ func TestForeignDamage(t *testing.T) {
 	// What a daemon makes of the same state where there was nothing.
 	state := s.succeed(t, "export")
 	elsewhere := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	other := newStation(t, elsewhere.Host)
+	other := newTestbed(t, elsewhere.Host)
 	other.serve(t, "--no-owner")
 	apply := other.command(t, "apply", "-f", "-")
 	apply.Stdin = strings.NewReader(state)
@@ -168,7 +168,7 @@ func setHandles(t *testing.T, ns *lab.NS) (lines []string) {
 // came in during 140 repairs that replaced it.)
 func TestGuardDuringRepair(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
-	s, daemon := openStation(t, top)
+	s, daemon := openTestbed(t, top)
 	sets := setHandles(t, top.Host)
 	require.NotEmpty(t, sets)
 	p := startProbes(t, top)
@@ -210,7 +210,7 @@ func TestGuardDuringRepair(t *testing.T) {
 func TestFighter(t *testing.T) {
 	labtest.LongOnly(t, "3 s of a fight about the table")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s, _ := openStation(t, top)
+	s, _ := openTestbed(t, top)
 	before := sortedElements(t, top.Host)
 	var foreign *nftables.Conn
 	require.NoError(t, top.Host.Do(func() (err error) {

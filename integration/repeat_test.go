@@ -69,7 +69,7 @@ func TestNotesOfChanges(t *testing.T) {
 			top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 			m := mode{ns: top.Host}
 			if daemon {
-				m.station = newStation(t, top.Host)
+				m.testbed = newTestbed(t, top.Host)
 			}
 			r := m.ask(t, "", strings.Fields("add tcp 8080 172.30.0.2:80"+quiet)...)
 			require.Zero(t, r.Code, r.Stderr)
@@ -89,7 +89,7 @@ func TestNotesOfChanges(t *testing.T) {
 // The API says by its status whether anything was done.
 func TestRepeatStatus(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	s.serve(t)
 	client := s.client()
 	post := func(path, body string) *http.Response {

@@ -21,21 +21,21 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// How long there is work unless the environment says otherwise, and how much of it a
+// How long the test works unless the environment says otherwise, and the operations per
 // second.
 const (
 	envSoak, defaultSoak = "NFTNAT_SOAK", 12 * time.Second
 	soakRate             = 200
 )
 
-// vitals are what must not grow.
-type vitals struct {
+// usage is what must not grow.
+type usage struct {
 	resident, goroutines, files float64
 }
 
-// For as long as NFTNAT_SOAK says, a client does 200 random deeds a second, others flush
-// the ruleset, and daemons are killed and taken over. At each minute kernel, sockets and
-// traffic are what was acknowledged, and the daemon holds no more than it did before.
+// For NFTNAT_SOAK, a client makes 200 random operations a second, others flush the ruleset,
+// and daemons are killed and taken over. After each minute, kernel, sockets and traffic
+// agree with what was acknowledged, and the daemon uses no more than before.
 func TestSoak(t *testing.T) {
 	labtest.LongOnly(t, "random changes, flushes, kills and takeovers")
 	lasts, seed := defaultSoak, labtest.Number(t, envSeed, defaultSeed)
@@ -46,33 +46,33 @@ func TestSoak(t *testing.T) {
 	}
 	minute := min(time.Minute, lasts/4)
 	covered := coverage{steps: map[string]int{}}
-	w := newKillWorld(t, uint64(seed), &covered)
-	k := &soak{killWorld: w, station: newStation(t, w.top.Host)}
+	w := newKillRun(t, uint64(seed), &covered)
+	k := &soak{killRun: w, testbed: newTestbed(t, w.top.Host)}
 	k.file = filepath.Join(filepath.Dir(k.socket), "state.yaml")
 	k.begin()
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end); i++ {
 		k.minute(i, minute)
 	}
-	t.Logf("%d deeds, of which %d were refused; %d flushes; %d daemons, %d by takeover; of the last: %.0f MiB resident, %.0f goroutines, %.0f descriptors",
-		k.deeds, k.refused, k.flushes, k.daemons, k.takeovers, k.last.resident/(1<<20), k.last.goroutines, k.last.files)
-	require.NotZero(t, k.deeds)
+	t.Logf("%d operations, of which %d were refused; %d flushes; %d daemons, %d by takeover; of the last: %.0f MiB resident, %.0f goroutines, %.0f descriptors",
+		k.operations, k.refused, k.flushes, k.daemons, k.takeovers, k.last.resident/(1<<20), k.last.goroutines, k.last.files)
+	require.NotZero(t, k.operations)
 	require.NotZero(t, k.flushes)
 }
 
-// soak is a world with a daemon in it.
+// soak is a kill run with a daemon.
 type soak struct {
-	*killWorld
-	*station
-	file    string // of its state
+	*killRun
+	*testbed
+	file    string // the state file
 	daemon  *labtest.Process
-	first   vitals // of the daemon that runs, after its first minute
-	last    vitals
-	minutes int // that the daemon has lived for
+	first   usage // of the running daemon, after its first minute
+	last    usage
+	minutes int // age of the running daemon
 
-	deeds, refused, flushes, daemons, takeovers int
+	operations, refused, flushes, daemons, takeovers int
 }
 
-// begin starts a daemon, whose table others can change or not.
+// begin starts a daemon, with or without ownership of its table.
 func (k *soak) begin(args ...string) {
 	args = append(args, "--state", k.file)
 	if k.IntN(2) == 0 {
@@ -83,15 +83,15 @@ func (k *soak) begin(args ...string) {
 	k.minutes = 0
 }
 
-// minute has the client work and others interfere, and looks at what there is then.
+// minute lets the client work while others interfere, and then checks everything.
 func (k *soak) minute(i int, lasts time.Duration) {
 	k.Helper()
 	k.what = fmt.Sprintf("minute %d, daemon %d", i, k.daemons)
 	stop := make(chan struct{})
 	pace := time.NewTicker(time.Second / soakRate)
 	defer pace.Stop()
-	client := &deedClient{
-		api: k.api, choosing: choosing{rand.New(rand.NewPCG(k.Uint64(), 0))}, ended: make(chan struct{}),
+	client := &operationClient{
+		api: k.api, chooser: chooser{rand.New(rand.NewPCG(k.Uint64(), 0))}, ended: make(chan struct{}),
 		pace: pace.C, stop: stop,
 	}
 	go client.work(fmt.Sprintf("m%d", i))
@@ -110,32 +110,32 @@ func (k *soak) minute(i int, lasts time.Duration) {
 	}
 	close(stop)
 	<-client.ended
-	k.deeds += len(client.fate.done)
-	for _, d := range client.fate.done {
-		if d.yield.Err != "" {
+	k.operations += len(client.log.done)
+	for _, d := range client.log.done {
+		if d.result.Err != "" {
 			k.refused++
 		}
 	}
-	client.fate.adopted = true
-	client.fate.T = k.T
+	client.log.adopted = true
+	client.log.T = k.T
 	if kill {
-		// What the table has lost by now comes back from the file.
+		// What the flush removed comes back from the file.
 		if k.IntN(2) == 0 {
 			k.flush()
 		}
 		k.begin()
-		k.settle(&client.fate)
+		k.update(&client.log)
 	} else {
-		require.Nil(k, client.fate.begun, k.what)
-		for _, d := range client.fate.done {
+		require.Nil(k, client.log.begun, k.what)
+		for _, d := range client.log.done {
 			k.enter(d)
 		}
 		k.minutes++
 	}
 	found, err := k.api.State(context.Background())
 	require.NoError(k, err, k.what)
-	k.requireEqual(ledgerOf(found), "told by the daemon")
-	k.awaitPeace()
+	k.requireEqual(modelOf(found), "answered by the daemon")
+	k.awaitRepair()
 	k.requireEqual(k.read(), "in the kernel")
 	k.requireRules()
 	k.requireTable(nil)
@@ -144,7 +144,7 @@ func (k *soak) minute(i int, lasts time.Duration) {
 	k.requireFlat()
 }
 
-// interfere has others flush the ruleset until then, which they can or cannot.
+// interfere flushes the ruleset at random times, which fails if the table is owned.
 func (k *soak) interfere(until time.Time) {
 	k.Helper()
 	for time.Now().Before(until) {
@@ -159,8 +159,8 @@ func (k *soak) flush() {
 	k.flushes++
 }
 
-// awaitPeace waits until what the last flush has taken is there again.
-func (k *soak) awaitPeace() {
+// awaitRepair waits until the daemon has repaired the last flush.
+func (k *soak) awaitRepair() {
 	k.Helper()
 	await(k.T, "the last repair", func() bool {
 		r := labtest.Run(k.T, k.top.Host, command(k.T, "nft", "list", "chain", "inet", "nftnat", "raw-prerouting"))
@@ -168,10 +168,10 @@ func (k *soak) awaitPeace() {
 	})
 }
 
-// requireFlat compares what the daemon holds with what it held after its first minute.
+// requireFlat compares the daemon's usage with that after its first minute.
 func (k *soak) requireFlat() {
 	k.Helper()
-	k.last = k.vitals()
+	k.last = k.usage()
 	switch k.minutes {
 	case 0:
 		return
@@ -186,8 +186,8 @@ func (k *soak) requireFlat() {
 	require.Less(k, k.last.files, k.first.files+400, k.what)
 }
 
-// vitals are read from the daemon's metrics.
-func (k *soak) vitals() (v vitals) {
+// usage reads the daemon's metrics.
+func (k *soak) usage() (v usage) {
 	k.Helper()
 	r, err := k.client().Get("http://nftnat/metrics")
 	require.NoError(k, err, k.what)

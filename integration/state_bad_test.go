@@ -31,7 +31,7 @@ func fingerprint(t *testing.T, ns *lab.NS) string {
 // left as it is: with all there is in it, with rules that should be put right, and empty.
 func TestStateBadFiles(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
-	s, path := newStation(t, top.Host), stateFile(t)
+	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
 	s.furnish(t)
 	daemon.Kill()
@@ -101,7 +101,7 @@ func TestStateBadFiles(t *testing.T) {
 	require.Contains(t, s.succeed(t, "ps"), "web")
 
 	// One file, one daemon.
-	second := newStation(t, top.Host)
+	second := newTestbed(t, top.Host)
 	r = second.run(t, "serve --table other --state "+path)
 	require.Equal(t, 3, r.Code, r.Stderr)
 	require.Equal(t, fmt.Sprintf("nftnat: state file %s is taken by pid %d\n", path, daemon.Pid), r.Stderr)
@@ -113,7 +113,7 @@ func TestStateBadFiles(t *testing.T) {
 func TestStateDiskFull(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	// The tests' own mount namespace, whose /run is theirs.
 	disk, err := os.MkdirTemp("/run", "disk-")
 	require.NoError(t, err)

@@ -27,13 +27,13 @@ var end = regexp.MustCompile(`expires: [-0-9T:.]+Z`)
 
 // export is what is published, with when something ends left to the kernel, which counts
 // it in milliseconds from now.
-func (s *station) export(t *testing.T) string {
+func (s *testbed) export(t *testing.T) string {
 	t.Helper()
 	return end.ReplaceAllString(s.succeed(t, "export"), "expires: ~")
 }
 
 // reboot ends a daemon with no time for anything, and loses the table.
-func (s *station) reboot(t *testing.T, daemon *labtest.Process) {
+func (s *testbed) reboot(t *testing.T, daemon *labtest.Process) {
 	t.Helper()
 	daemon.Kill()
 	nft(t, s.ns, "delete", "table", "inet", "nftnat")
@@ -41,7 +41,7 @@ func (s *station) reboot(t *testing.T, daemon *labtest.Process) {
 }
 
 // furnish makes some of everything, and two addresses that were released.
-func (s *station) furnish(t *testing.T) {
+func (s *testbed) furnish(t *testing.T) {
 	t.Helper()
 	for _, line := range []string{
 		"network create inside 172.30.0.0/24",
@@ -67,7 +67,7 @@ func TestStateReboot(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "web", ":80")
 	}
-	s, path := newStation(t, top.Host), stateFile(t)
+	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
 	s.furnish(t)
 	// The file is what is published, and that is what apply takes.
@@ -128,7 +128,7 @@ func TestStateKernelWins(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
 	labtest.EchoTCP(t, top.Backend2, "two", ":80")
-	s, path := newStation(t, top.Host), stateFile(t)
+	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
 	s.furnish(t)
 	s.succeed(t, "add tcp 7000-7002 172.30.0.2:80-82")

@@ -142,7 +142,7 @@ func TestStrangeSockets(t *testing.T) {
 		}
 	}
 	require.NoError(t, null.Close())
-	var log logbook
+	var log logBuffer
 	second, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: strange, Log: log.logger()})
 	require.NoError(t, err)
 	require.Contains(t, log.String(), "not all sockets could be taken over")

@@ -94,7 +94,7 @@ func TestSaveAndLoad(t *testing.T) {
 	require.Equal(t, withoutClocks(saved), withoutClocks(nft(t, top.Host, "list", "ruleset")))
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 
-	var log logbook
+	var log logBuffer
 	again := open(t, top.Host, engine.Options{Log: log.logger()})
 	require.Empty(t, log.String())
 	requireMappings(t, want, collect(again))
@@ -144,7 +144,7 @@ func TestRestored(t *testing.T) {
 		var calm []string // what is published after the change if nothing happens
 		for _, disaster := range []string{"list tables", "flush ruleset", "delete table inet nftnat"} {
 			t.Run(disaster+" before "+change, func(t *testing.T) {
-				var log logbook
+				var log logBuffer
 				e := open(t, top.Host, engine.Options{Log: log.logger()})
 				_, err := e.Publish(everyKind(t)...)
 				require.NoError(t, err)

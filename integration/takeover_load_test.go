@@ -251,7 +251,7 @@ func startOccupiers(t *testing.T, ns *lab.NS) *task {
 }
 
 // startAPIUsers has the daemon asked and told all the time.
-func startAPIUsers(t *testing.T, s *station) *task {
+func startAPIUsers(t *testing.T, s *testbed) *task {
 	t.Helper()
 	m := mapping(t, "9000->172.30.0.2:80")
 	before, err := s.api.Mappings(t.Context())

@@ -22,19 +22,19 @@ import (
 // relay stands between a daemon and its successor, which takes it for the daemon, and sees
 // each of their messages before the other one does.
 type relay struct {
-	*station
-	to        *station
+	*testbed
+	to        *testbed
 	handovers chan *net.UnixConn
 	end       func()
 }
 
-func relayTo(t *testing.T, s *station) *relay {
+func relayTo(t *testing.T, s *testbed) *relay {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "relay-")
 	require.NoError(t, err)
 	path := filepath.Join(dir, "relay.sock")
 	r := &relay{
-		station: &station{ns: s.ns, socket: path, api: api.NewClient(path), args: []string{"--socket", path}},
+		testbed: &testbed{ns: s.ns, socket: path, api: api.NewClient(path), args: []string{"--socket", path}},
 		to:      s, handovers: make(chan *net.UnixConn, 1),
 	}
 	r.serve(t, r.handovers)

@@ -24,24 +24,24 @@ import (
 
 // succeedBy runs a daemon that takes over from the one that serves, and returns when it
 // has.
-func (s *station) succeedBy(t *testing.T) *labtest.Process {
+func (s *testbed) succeedBy(t *testing.T) *labtest.Process {
 	t.Helper()
 	return s.serve(t, "--takeover")
 }
 
 // proxiedHost is a host whose daemon has every kind of socket: proxies over TCP and UDP,
 // and ports that are held without one.
-func proxiedHost(t *testing.T) (*lab.Topology, *station) {
+func proxiedHost(t *testing.T) (*lab.Topology, *testbed) {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
 	return top, s
 }
 
-func (s *station) publishEveryKind(t *testing.T) {
+func (s *testbed) publishEveryKind(t *testing.T) {
 	t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
 		for _, f := range []string{
@@ -314,7 +314,7 @@ func TestTakeoverRefused(t *testing.T) {
 }
 
 // goroutines is how many the daemon has, by its metrics.
-func (s *station) goroutines(t *testing.T) int {
+func (s *testbed) goroutines(t *testing.T) int {
 	t.Helper()
 	resp, err := s.client().Get("http://nftnat/metrics")
 	require.NoError(t, err)

@@ -28,7 +28,7 @@ const units = "../packaging/systemd"
 func TestUnitsCapabilities(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	path := filepath.Join(filepath.Dir(s.socket), "onlooker.sock")
 	manager, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	require.NoError(t, err)

@@ -86,7 +86,7 @@ const instant = 2
 // upgraded is a host with a guarded network and live flows, and what it is compared with.
 type upgraded struct {
 	top      *lab.Topology
-	s        *station
+	s        *testbed
 	intact   string
 	elements []string
 	flows    []*flow

@@ -67,7 +67,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + helpOf("serve")},
 		badCall{"serve --group -5", 2, "--group -5: there is no such group" + helpOf("serve")},
 	)
-	if m.station == nil {
+	if m.testbed == nil {
 		return append(all,
 			badCall{"events", 1, "follow events: ask /proc/s: no server answers: no such file or directory" +
 				` ("nftnat serve", or the first command that publishes something, starts a daemon)`},
@@ -75,7 +75,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		)
 	}
 	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0) (leave out --direct to ask its daemon)", daemon)
-	other := "the daemon at " + m.station.socket + " has the table nftnat, not other"
+	other := "the daemon at " + m.testbed.socket + " has the table nftnat, not other"
 	for _, verb := range engines {
 		if verb != "serve" {
 			all = append(all, badCall{verb + " --table other", 2, other + helpOf(verb)})
@@ -101,8 +101,8 @@ func TestBadCalls(t *testing.T) {
 		m.do(t, "attach web --network inside -p 8080:80")
 		m.do(t, "add tcp 7000 172.30.0.2:70")
 		nowhere, daemon := "", 0
-		if m.station != nil {
-			daemon = m.station.daemon(t)
+		if m.testbed != nil {
+			daemon = m.testbed.daemon(t)
 		} else {
 			nowhere = "--socket /proc/s " // where nobody can listen, whatever runs on this machine
 		}

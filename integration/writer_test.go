@@ -17,7 +17,7 @@ import (
 // another daemon.
 func TestWriterMeetsDyingDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	s := newStation(t, top.Host)
+	s := newTestbed(t, top.Host)
 	listener, err := net.Listen("unix", s.socket)
 	require.NoError(t, err)
 	dead := make(chan error, 1)

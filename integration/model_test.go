@@ -13,15 +13,19 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// ledger is what was acknowledged, as plainly as can be: lists that are searched from
-// end to end. Its mappings are those of endpoints as well, a port each.
-type ledger struct {
+// model is the state that was acknowledged, in its simplest form: lists that are searched
+// from end to end. Its mappings include those of endpoints, and have one port each.
+//
+// The model in the tests of package engine predicts more, such as what an engine does when
+// it finds elements that others wrote. It needs the engine's clock and a fake kernel, and
+// so shares no code with this one.
+type model struct {
 	networks  []nat.Network
 	endpoints []nat.EndpointSpec // without their ports
 	mappings  []nat.Mapping
 }
 
-// flat are all mappings of a state, those of endpoints with them, a port each.
+// flat returns all mappings of a state, those of endpoints included, as single ports.
 func flat(s nat.State) []nat.Mapping {
 	var all []nat.Mapping
 	for _, m := range s.Mappings {
@@ -40,8 +44,8 @@ func specMapping(name string, addr netip.Addr, s nat.PortSpec) nat.Mapping {
 	return nat.Mapping{Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(addr, s.Backend), More: s.More, Name: name}
 }
 
-func ledgerOf(s nat.State) ledger {
-	l := ledger{networks: slices.Clone(s.Networks), mappings: flat(s)}
+func modelOf(s nat.State) model {
+	l := model{networks: slices.Clone(s.Networks), mappings: flat(s)}
 	for _, a := range s.Endpoints {
 		a.Ports = nil
 		l.endpoints = append(l.endpoints, a)
@@ -49,18 +53,18 @@ func ledgerOf(s nat.State) ledger {
 	return l
 }
 
-// state is what an engine can be given to know the same.
-func (l ledger) state() nat.State {
+// state returns the model as an engine's state.
+func (l model) state() nat.State {
 	return nat.State{Networks: l.networks, Endpoints: l.endpoints, Mappings: l.mappings}
 }
 
-func (l ledger) clone() ledger {
-	return ledger{slices.Clone(l.networks), slices.Clone(l.endpoints), slices.Clone(l.mappings)}
+func (l model) clone() model {
+	return model{slices.Clone(l.networks), slices.Clone(l.endpoints), slices.Clone(l.mappings)}
 }
 
-// lines are all that is in it, in order. When a mapping ends is not: the kernel tells
-// only how long it is until then.
-func (l ledger) lines() []string {
+// lines returns all that the model holds as sorted text. The ends of mappings are left
+// out: the kernel only reports how long it is until then.
+func (l model) lines() []string {
 	lines := []string{}
 	for _, n := range l.networks {
 		lines = append(lines, fmt.Sprintf("network %s gateway %s next %s guard %t masquerade %t", n, n.Gateway, n.Next, !n.NoGuard, !n.NoMasquerade))
@@ -75,9 +79,9 @@ func (l ledger) lines() []string {
 	return lines
 }
 
-func (l ledger) equal(o ledger) bool { return slices.Equal(l.lines(), o.lines()) }
+func (l model) equal(o model) bool { return slices.Equal(l.lines(), o.lines()) }
 
-func (l ledger) network(name string) *nat.Network {
+func (l model) network(name string) *nat.Network {
 	i := slices.IndexFunc(l.networks, func(n nat.Network) bool { return n.Name == name })
 	if i < 0 {
 		return nil
@@ -85,21 +89,21 @@ func (l ledger) network(name string) *nat.Network {
 	return &l.networks[i]
 }
 
-func (l ledger) at(m nat.Mapping) int {
+func (l model) at(m nat.Mapping) int {
 	return slices.IndexFunc(l.mappings, func(have nat.Mapping) bool {
 		return have.Proto == m.Proto && have.Frontend == m.Frontend
 	})
 }
 
-// errUnlike means that what was found is not what a deed makes.
-var errUnlike = errors.New("it is not what the deed makes")
+// errUnlike means that the state that was found is not what an operation makes.
+var errUnlike = errors.New("not what the operation makes")
 
-// after is the ledger when the deed is done. What is chosen in it is as it was found:
-// which port, and nothing else.
-func (l ledger) after(d deed, found ledger) (ledger, error) {
+// after returns the model after the operation. Ports that the engine chose are taken from
+// what was found; nothing else is.
+func (l model) after(d operation, found model) (model, error) {
 	l = l.clone()
 	switch d.Verb {
-	case verbPublish, verbRetarget:
+	case verbPublish, verbReplace:
 		for _, m := range d.Mappings {
 			if err := l.put(m, found); err != nil {
 				return l, err
@@ -107,7 +111,7 @@ func (l ledger) after(d deed, found ledger) (ledger, error) {
 		}
 	case verbUnpublish, verbKill:
 		for _, m := range d.Mappings {
-			if err := l.take(m); err != nil {
+			if err := l.remove(m); err != nil {
 				return l, err
 			}
 		}
@@ -124,17 +128,16 @@ func (l ledger) after(d deed, found ledger) (ledger, error) {
 			return l, fmt.Errorf("%w: there was no network %s", errUnlike, d.Name)
 		}
 	case verbApply:
-		l = ledgerOf(*d.State)
-		for i := range l.networks { // one that was full may have room
+		l = modelOf(*d.State)
+		for i := range l.networks { // a full one may have a free address now
 			l.seek(&l.networks[i])
 		}
 	}
 	return l, nil
 }
 
-// seek puts the next address to be leased on the first free one from there on, if there
-// is one.
-func (l ledger) seek(n *nat.Network) {
+// seek moves the network's next address to the first free one from there on, if any.
+func (l model) seek(n *nat.Network) {
 	hosts := hostsOf(*n)
 	start := slices.Index(hosts, n.Next)
 	for i := range hosts {
@@ -145,8 +148,8 @@ func (l ledger) seek(n *nat.Network) {
 	}
 }
 
-// put publishes a mapping, in the place of what its ports had before.
-func (l *ledger) put(m nat.Mapping, found ledger) error {
+// put publishes a mapping, and replaces what its ports had before.
+func (l *model) put(m nat.Mapping, found model) error {
 	if m.Frontend.Port() == 0 {
 		chosen, err := found.chosenFor(m, l.mappings)
 		if err != nil {
@@ -164,9 +167,9 @@ func (l *ledger) put(m nat.Mapping, found ledger) error {
 	return nil
 }
 
-// chosenFor finds which ports a mapping was given: consecutive ones of the dynamic
-// range, which nobody had before.
-func (l ledger) chosenFor(m nat.Mapping, before []nat.Mapping) (nat.Mapping, error) {
+// chosenFor finds the ports that were chosen for a mapping: consecutive ones of the
+// dynamic range that were free before.
+func (l model) chosenFor(m nat.Mapping, before []nat.Mapping) (nat.Mapping, error) {
 	for _, have := range l.mappings {
 		if have.Name != m.Name || have.Proto != m.Proto || have.Backend != m.Backend || have.Frontend.Port() < 49153 {
 			continue
@@ -179,7 +182,7 @@ func (l ledger) chosenFor(m nat.Mapping, before []nat.Mapping) (nat.Mapping, err
 	return m, fmt.Errorf("%w: no port was chosen for %s of %s", errUnlike, m, m.Name)
 }
 
-func (l *ledger) take(m nat.Mapping) error {
+func (l *model) remove(m nat.Mapping) error {
 	i := l.at(m)
 	if i < 0 {
 		return fmt.Errorf("%w: %s was not there", errUnlike, m)
@@ -188,12 +191,12 @@ func (l *ledger) take(m nat.Mapping) error {
 	return nil
 }
 
-func (l *ledger) attach(a nat.EndpointSpec, found ledger) error {
+func (l *model) attach(a nat.EndpointSpec, found model) error {
 	n := l.network(a.Network)
 	if n == nil || l.leased(n.Next) {
 		return fmt.Errorf("%w: network %s has no room", errUnlike, a.Network)
 	}
-	a.Address = n.Next // the next one is what is leased, whatever has happened since
+	a.Address = n.Next
 	for _, spec := range a.Ports {
 		if err := l.put(specMapping(a.Name, a.Address, spec), found); err != nil {
 			return err
@@ -205,11 +208,11 @@ func (l *ledger) attach(a nat.EndpointSpec, found ledger) error {
 	return nil
 }
 
-func (l ledger) leased(a netip.Addr) bool {
+func (l model) leased(a netip.Addr) bool {
 	return slices.ContainsFunc(l.endpoints, func(ep nat.EndpointSpec) bool { return ep.Address == a })
 }
 
-func (l *ledger) detach(name string) error {
+func (l *model) detach(name string) error {
 	i := slices.IndexFunc(l.endpoints, func(a nat.EndpointSpec) bool { return a.Name == name })
 	if i < 0 {
 		return fmt.Errorf("%w: there was no endpoint %s", errUnlike, name)
@@ -225,18 +228,18 @@ func (l *ledger) detach(name string) error {
 	return nil
 }
 
-// created is a network when it has just been made: its gateway is the first address,
-// and the next is leased.
+// created returns a network as it is when it has just been made: its gateway is its first
+// address, and the following one is leased next.
 func created(n nat.Network) nat.Network {
 	n.Gateway = n.Prefix.Addr().Next()
 	n.Next = n.Gateway.Next()
 	return n
 }
 
-// mostHosts is as many addresses of a network as the tests come to know.
+// mostHosts bounds the addresses of a network that the tests list.
 const mostHosts = 300
 
-// hostsOf are the addresses that a network leases, in order.
+// hostsOf returns the addresses that a network leases, in order.
 func hostsOf(n nat.Network) (hosts []netip.Addr) {
 	for a := n.Gateway.Next(); n.Prefix.Contains(a) && len(hosts) < mostHosts; a = a.Next() {
 		if a.Is6() || n.Prefix.Contains(a.Next()) {
@@ -246,8 +249,8 @@ func hostsOf(n nat.Network) (hosts []netip.Addr) {
 	return hosts
 }
 
-// difference shows two ledgers where they differ.
-func (l ledger) difference(o ledger) string {
+// difference lists what two models do not have in common.
+func (l model) difference(o model) string {
 	var b strings.Builder
 	a, c := l.lines(), o.lines()
 	for _, line := range a {

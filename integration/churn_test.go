@@ -21,24 +21,24 @@ import (
 	nftables "github.com/nftnat/nftnat/nft"
 )
 
-// storm is somebody who changes a table of their own all the time, and with each change
-// the generation of all rulesets of the namespace.
-type storm struct {
+// churn is another program that changes its own table all the time. Each change is a new
+// generation of all rulesets of the namespace.
+type churn struct {
 	conn    *nftables.Conn
 	table   nftables.Table
 	commits atomic.Int64
 	stop    chan struct{}
 	ended   sync.WaitGroup
-	err     error // when it has ended
+	err     error // read it after ended
 }
 
-// stormRate is how often a second there is a change: a busy kube-proxy's.
-const stormRate = 1000
+// churnRate is the number of changes a second: those of a busy kube-proxy.
+const churnRate = 1000
 
-func startStorm(t *testing.T, ns *lab.NS) *storm {
+func startChurn(t *testing.T, ns *lab.NS) *churn {
 	t.Helper()
-	s := &storm{stop: make(chan struct{}), table: nftables.Table{
-		Name: "storm", Comment: "somebody else's",
+	s := &churn{stop: make(chan struct{}), table: nftables.Table{
+		Name: "churn", Comment: "another program's",
 		Maps: []nftables.Map{{Name: "tcp4", Key: nftables.Type{nftables.InetService}, Value: nftables.Type{nftables.IPv4Addr, nftables.InetService}}},
 	}}
 	require.NoError(t, ns.Do(func() (err error) {
@@ -46,7 +46,7 @@ func startStorm(t *testing.T, ns *lab.NS) *storm {
 		return err
 	}))
 	require.NoError(t, s.conn.Replace(s.table, nil, 0))
-	s.ended.Go(s.rage)
+	s.ended.Go(s.run)
 	t.Cleanup(func() {
 		close(s.stop)
 		s.ended.Wait()
@@ -56,8 +56,8 @@ func startStorm(t *testing.T, ns *lab.NS) *storm {
 	return s
 }
 
-func (s *storm) rage() {
-	tick := time.NewTicker(time.Second / stormRate)
+func (s *churn) run() {
+	tick := time.NewTicker(time.Second / churnRate)
 	defer tick.Stop()
 	es := []nftables.Element{{Set: "tcp4", Key: nftables.PortKey(1), Value: netip.MustParseAddrPort("10.1.1.1:80")}}
 	for change := (nftables.Change{Add: es}); s.err == nil; s.commits.Add(1) {
@@ -71,13 +71,13 @@ func (s *storm) rage() {
 	}
 }
 
-// Somebody commits a thousand transactions a second to another table, which makes every
-// dump one of several states and every guarded transaction a late one. Nothing fails of
-// it: not a change, not adopting, not reading.
-func TestForeignStorm(t *testing.T) {
+// Another program commits a thousand transactions a second to its table. So every dump
+// mixes several states, and every guarded transaction comes too late. Changes, adoption
+// and reading succeed nevertheless.
+func TestForeignChurn(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s := startStorm(t, top.Host)
+	s := startChurn(t, top.Host)
 	for _, many := range []int{1, 3000} {
 		t.Run(fmt.Sprint(many, " mappings"), func(t *testing.T) {
 			e := open(t, top.Host, engine.Options{})
@@ -96,15 +96,15 @@ func TestForeignStorm(t *testing.T) {
 				reader := open(t, top.Host, engine.Options{ReadOnly: true})
 				require.Len(t, collect(reader), many+1)
 			}
-			require.Greater(t, s.commits.Load(), before, "it was calm")
+			require.Greater(t, s.commits.Load(), before, "nothing was committed meanwhile")
 			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 			require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
 		})
 	}
 }
 
-// Every port there is of both protocols is published in one call, adopted, read back and
-// taken back, and packets follow the last of them as the first.
+// All ports of both protocols are published in one call, adopted, read back and
+// unpublished. Packets follow the first and the last of them.
 func TestEveryPort(t *testing.T) {
 	labtest.LongOnly(t, "all 65,535 ports of both protocols")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})

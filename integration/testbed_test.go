@@ -24,25 +24,24 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// station is a machine with a daemon, or where one will start by itself.
-type station struct {
+// testbed is a namespace with a daemon, or in which a command will start one.
+type testbed struct {
 	ns *lab.NS
-	// socket is where the daemon answers; empty: where the program looks for it by
-	// itself.
+	// socket is the daemon's; empty: the default one.
 	socket string
 	api    *api.Client
 	args   []string // what every command line begins with
 }
 
-// newStation gives a machine a socket of its own, which no daemon serves yet. Daemons
-// that are there when the test ends are killed.
-func newStation(t *testing.T, ns *lab.NS) *station {
+// newTestbed returns a testbed with a socket of its own, without a daemon. Daemons that
+// run when the test ends are killed.
+func newTestbed(t *testing.T, ns *lab.NS) *testbed {
 	t.Helper()
 	// The path of a socket is short (unix(7), sun_path); t.TempDir's may not be.
-	dir, err := os.MkdirTemp("/run", "station-")
+	dir, err := os.MkdirTemp("/run", "testbed-")
 	require.NoError(t, err)
 	socket := filepath.Join(dir, "nftnat.sock")
-	s := &station{ns: ns, socket: socket, api: api.NewClient(socket), args: []string{"--socket", socket}}
+	s := &testbed{ns: ns, socket: socket, api: api.NewClient(socket), args: []string{"--socket", socket}}
 	adoptOrphans(t)
 	t.Cleanup(func() {
 		endDaemons(t, dir)
@@ -51,23 +50,23 @@ func newStation(t *testing.T, ns *lab.NS) *station {
 	return s
 }
 
-// defaultDirectory is where daemons have their sockets unless they are told otherwise.
+// defaultDirectory is the directory of the default socket.
 const defaultDirectory = "/run/nftnat"
 
-// newDefaultStation is a machine where nobody says which socket is meant. All that
-// there are at a time share the directory.
-func newDefaultStation(t *testing.T, ns *lab.NS) *station {
+// newDefaultTestbed returns a testbed with the default socket. All such testbeds share the
+// directory, so there can be one at a time.
+func newDefaultTestbed(t *testing.T, ns *lab.NS) *testbed {
 	t.Helper()
 	adoptOrphans(t)
 	t.Cleanup(func() {
 		endDaemons(t, defaultDirectory)
 		require.NoError(t, os.RemoveAll(defaultDirectory))
 	})
-	return &station{ns: ns}
+	return &testbed{ns: ns}
 }
 
 // command prepares a command line.
-func (s *station) command(t *testing.T, args ...string) *exec.Cmd {
+func (s *testbed) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	if slices.ContainsFunc(args, func(word string) bool { return slices.Contains(neverAsks, word) }) {
 		return bare(t, args...)
@@ -75,17 +74,17 @@ func (s *station) command(t *testing.T, args ...string) *exec.Cmd {
 	return bare(t, slices.Concat(s.args, args)...)
 }
 
-// neverAsks are commands that have nothing to do with a daemon, and take no socket.
+// neverAsks are commands that need no daemon and have no option for a socket.
 var neverAsks = []string{"plan", "demo", "version", "--version", "completion", "help", "__complete"}
 
 // run runs a command line, given as words, and returns how it ended.
-func (s *station) run(t *testing.T, line string) labtest.Result {
+func (s *testbed) run(t *testing.T, line string) labtest.Result {
 	t.Helper()
 	return labtest.Run(t, s.ns, s.command(t, strings.Fields(line)...))
 }
 
 // succeed runs a command line that must exit 0, and returns what it printed.
-func (s *station) succeed(t *testing.T, line string) string {
+func (s *testbed) succeed(t *testing.T, line string) string {
 	t.Helper()
 	r := s.run(t, line)
 	require.Zero(t, r.Code, "nftnat %s: %s", line, r.Stderr)
@@ -93,7 +92,7 @@ func (s *station) succeed(t *testing.T, line string) string {
 }
 
 // serve runs a daemon in the foreground, and returns when it answers.
-func (s *station) serve(t *testing.T, args ...string) *labtest.Process {
+func (s *testbed) serve(t *testing.T, args ...string) *labtest.Process {
 	t.Helper()
 	p := labtest.StartCmd(t, s.ns, s.command(t, append([]string{"serve"}, args...)...))
 	await(t, "the daemon to answer", func() bool {
@@ -108,8 +107,8 @@ func (s *station) serve(t *testing.T, args ...string) *labtest.Process {
 	return p
 }
 
-// status is what the daemon tells of itself.
-func (s *station) status(t *testing.T) api.Status {
+// status returns the daemon's status.
+func (s *testbed) status(t *testing.T) api.Status {
 	t.Helper()
 	st, err := s.api.Status(context.Background())
 	require.NoError(t, err)
@@ -117,7 +116,7 @@ func (s *station) status(t *testing.T) api.Status {
 }
 
 // client asks the daemon for what the API's own client has no method for.
-func (s *station) client() *http.Client {
+func (s *testbed) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -173,8 +172,8 @@ func parent(pid int) int {
 	return number
 }
 
-// daemon is the one daemon that the station has.
-func (s *station) daemon(t *testing.T) int {
+// daemon is the one daemon that the testbed has.
+func (s *testbed) daemon(t *testing.T) int {
 	t.Helper()
 	dir := defaultDirectory
 	if s.socket != "" {

@@ -35,7 +35,7 @@ const (
 	reachOne      = 8081
 	reachLoopback = 8082
 	reachNone     = 8083
-	reachWorld    = 8084
+	reachFar      = 8084
 	reachOwn      = 8085 // the host's own server
 )
 
@@ -65,7 +65,7 @@ func newReach(t *testing.T) *reach {
 		for port, name := range map[string]string{":80": serverPublished, ":81": serverOther, ":82": serverLoopback} {
 			labtest.Echo(t, top.Backend1, network, name, port)
 		}
-		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachWorld))
+		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachFar))
 	}
 	labtest.EchoTCP(t, top.Host, "host", at(netip.IPv6Unspecified(), reachOwn))
 	r.publish(t)
@@ -129,7 +129,7 @@ func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
 	}[c.asked]
 	port := map[target]uint16{
 		publishedAny: anyPort, publishedAcross: acrossPort, publishedOne: reachOne, publishedLoopback: reachLoopback,
-		unpublished: reachNone, backendPort: 80, otherPortOf: 81, world: reachWorld,
+		unpublished: reachNone, backendPort: 80, otherPortOf: 81, world: reachFar,
 	}[c.target]
 	switch {
 	case c.source == fromLinkLocal:

@@ -17,36 +17,36 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// witness is all that a namespace holds which nftnat could change: to compare before
-// and after.
-type witness struct {
-	ruleset string            // as nft lists it, with handles: what was made anew is another
-	sockets string            // listening or bound, of TCP and UDP
+// snapshot is everything in a namespace that nftnat could change, to compare before and
+// after.
+type snapshot struct {
+	ruleset string            // as nft lists it, with handles: an object that was recreated has another one
+	sockets string            // TCP and UDP sockets that listen or are bound
 	sysctls map[string]string // by their path below /proc/sys/net
 }
 
-func look(t *testing.T, ns *lab.NS) witness {
+func takeSnapshot(t *testing.T, ns *lab.NS) snapshot {
 	t.Helper()
-	return witness{ruleset: ruleset(t, ns), sockets: sockets(t, ns), sysctls: sysctls(t, ns)}
+	return snapshot{ruleset: ruleset(t, ns), sockets: sockets(t, ns), sysctls: sysctls(t, ns)}
 }
 
 // unchanged fails the test if the namespace is not as it was.
-func (w witness) unchanged(t *testing.T, ns *lab.NS) {
+func (w snapshot) unchanged(t *testing.T, ns *lab.NS) {
 	t.Helper()
-	now := look(t, ns)
+	now := takeSnapshot(t, ns)
 	require.Equal(t, w.ruleset, now.ruleset)
 	require.Equal(t, w.sockets, now.sockets)
 	require.Equal(t, w.sysctls, now.sysctls)
 }
 
-// nft runs nft(8) inside ns and returns what it prints in one spelling for all versions,
+// nft runs nft(8) inside ns and returns what it prints, in the spelling of one version and
 // without the owner of the table.
 func nft(t *testing.T, ns *lab.NS, args ...string) string {
 	t.Helper()
 	return labtest.SpellNFT(withoutOwner(labtest.Exec(t, ns, "nft", args...)))
 }
 
-// withoutOwner takes out of a listing whose the table is.
+// withoutOwner removes the owner of the table from a listing.
 func withoutOwner(listing string) string {
 	listing = regexp.MustCompile(`(?m)(^table .*?)( #)? progname .*$`).ReplaceAllString(listing, "$1")
 	// Versions that do not know "persist" print nothing for it.
@@ -54,7 +54,7 @@ func withoutOwner(listing string) string {
 	return strings.Replace(listing, "\n\n\tmap tcp4 {", "\n\tmap tcp4 {", 1)
 }
 
-// ruleset is everything there is, of all tables, with the handles of the objects.
+// ruleset lists all tables, with the handles of their objects.
 func ruleset(t *testing.T, ns *lab.NS) string {
 	t.Helper()
 	return nft(t, ns, "-a", "list", "ruleset")
@@ -82,11 +82,11 @@ func sysctls(t *testing.T, ns *lab.NS) map[string]string {
 				return err
 			}
 			key := strings.TrimPrefix(path, root+"/")
-			if key == "netfilter/nf_conntrack_count" { // no setting but a reading
+			if key == "netfilter/nf_conntrack_count" { // a count, not a setting
 				return nil
 			}
 			value, err := os.ReadFile(path)
-			if err != nil { // cannot be read by anybody, or is not set
+			if err != nil { // write-only, or not set
 				value = nil
 			}
 			found[key] = strings.TrimSpace(string(value))

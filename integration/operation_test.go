@@ -17,10 +17,10 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// deed is one call, as a value that processes can tell each other.
-type deed struct {
+// operation is one call as a value, which processes can send to each other.
+type operation struct {
 	Verb string
-	// Tag is the name of all that the deed makes, and of nothing else.
+	// Tag is the name of everything that the operation makes, and of nothing else.
 	Tag      string
 	Mappings []nat.Mapping
 	Attach   *nat.EndpointSpec
@@ -29,17 +29,17 @@ type deed struct {
 	State    *nat.State
 }
 
-// yield is what came of a deed, as its caller was told.
-type yield struct {
+// result is what the caller of an operation was told.
+type result struct {
 	Mappings []nat.Mapping
 	Address  netip.Addr
 	Err      string
 }
 
-// The verbs of deeds.
+// The verbs of operations.
 const (
 	verbPublish   = "publish"
-	verbRetarget  = "retarget"
+	verbReplace   = "retarget"
 	verbUnpublish = "unpublish"
 	verbKill      = "kill"
 	verbAttach    = "attach"
@@ -50,54 +50,54 @@ const (
 	verbApply     = "apply"
 )
 
-// chance is a verb, and how often it comes beside the others.
-type chance struct {
+// weightedVerb is a verb and how often it is chosen relative to the others.
+type weightedVerb struct {
 	verb   string
 	weight int
 }
 
-func chances() []chance {
-	return []chance{
-		{verbPublish, 6}, {verbRetarget, 4}, {verbUnpublish, 4}, {verbKill, 2}, {verbAttach, 5},
+func verbWeights() []weightedVerb {
+	return []weightedVerb{
+		{verbPublish, 6}, {verbReplace, 4}, {verbUnpublish, 4}, {verbKill, 2}, {verbAttach, 5},
 		{verbDetach, 2}, {verbRelease, 2}, {verbCreate, 2}, {verbRemove, 1}, {verbApply, 3},
 	}
 }
 
-// The space in which random deeds meet: few frontends, so that many are in the way of
-// others, and networks so small that they are full at times.
+// Random operations use few frontends, so that many conflict, and networks so small that
+// they are full at times.
 const (
-	deedFirstPort, deedPorts = 8000, 24
-	deedNetworks             = 4
-	crowdedDeeds             = 25 // how many mappings are enough
+	firstFrontendPort, frontendPorts = 8000, 24
+	maxNetworks                      = 4
+	enoughMappings                   = 25 // from here on, many operations are kills
 )
 
-// choosing is a source of deeds.
-type choosing struct{ *rand.Rand }
+// chooser chooses operations at random.
+type chooser struct{ *rand.Rand }
 
-func pick[T any](c choosing, from []T) T { return from[c.IntN(len(from))] }
+func pick[T any](c chooser, from []T) T { return from[c.IntN(len(from))] }
 
-// deed chooses what to do with a state. Not all of it can be done.
-func (c choosing) deed(s nat.State, tag string) deed {
+// operation chooses an operation on a state. Not every one succeeds.
+func (c chooser) operation(s nat.State, tag string) operation {
 	total := 0
-	for _, ch := range chances() {
+	for _, ch := range verbWeights() {
 		total += ch.weight
 	}
 	at := c.IntN(total)
 	verb := ""
-	for _, ch := range chances() {
+	for _, ch := range verbWeights() {
 		if at -= ch.weight; at < 0 {
 			verb = ch.verb
 			break
 		}
 	}
-	if len(flat(s)) > crowdedDeeds && c.IntN(2) == 0 {
+	if len(flat(s)) > enoughMappings && c.IntN(2) == 0 {
 		verb = verbKill
 	}
-	d := deed{Verb: verb, Tag: tag}
+	d := operation{Verb: verb, Tag: tag}
 	switch verb {
-	case verbUnpublish, verbKill, verbRetarget:
+	case verbUnpublish, verbKill, verbReplace:
 		d.Mappings = c.some(s.Mappings)
-		if verb == verbRetarget {
+		if verb == verbReplace {
 			for i := range d.Mappings {
 				m := &d.Mappings[i]
 				m.Name, m.Backend = tag, c.backend(m.Backend.Addr().Is6())
@@ -119,7 +119,7 @@ func (c choosing) deed(s nat.State, tag string) deed {
 		d.State = c.state(s, tag)
 	}
 	switch {
-	case verb == verbCreate && len(s.Networks) < deedNetworks,
+	case verb == verbCreate && len(s.Networks) < maxNetworks,
 		len(s.Networks) == 0 && (verb == verbAttach || verb == verbRemove):
 		d.Verb, d.Network = verbCreate, c.network(tag)
 	case len(d.Mappings) == 0 && d.Attach == nil && d.Name == "" && d.State == nil:
@@ -128,8 +128,8 @@ func (c choosing) deed(s nat.State, tag string) deed {
 	return d
 }
 
-// some are one to three of the ports of mappings.
-func (c choosing) some(ms []nat.Mapping) (some []nat.Mapping) {
+// some returns one to three single ports of the mappings.
+func (c chooser) some(ms []nat.Mapping) (some []nat.Mapping) {
 	var singles []nat.Mapping
 	for _, m := range ms {
 		singles = slices.AppendSeq(singles, nat.Expand(m))
@@ -142,8 +142,9 @@ func (c choosing) some(ms []nat.Mapping) (some []nat.Mapping) {
 	return some
 }
 
-// mappings are new ones. One of a port that is to be chosen stands alone.
-func (c choosing) mappings(tag string) []nat.Mapping {
+// mappings returns new mappings. If one has a port that is to be chosen, it is the only
+// one.
+func (c chooser) mappings(tag string) []nat.Mapping {
 	ms := make([]nat.Mapping, 1+c.IntN(3))
 	for i := range ms {
 		ms[i] = c.mapping(tag)
@@ -155,18 +156,18 @@ func (c choosing) mappings(tag string) []nat.Mapping {
 	return ms
 }
 
-func (c choosing) mapping(tag string) nat.Mapping {
+func (c chooser) mapping(tag string) nat.Mapping {
 	m := nat.Mapping{Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), Name: tag}
 	host := pick(c, []string{"", "", "", "0.0.0.0", "192.0.2.1", "127.0.0.1", "::", "2001:db8:1::1", "::1"})
 	six := strings.Contains(host, ":")
 	if c.IntN(6) == 0 {
-		six = !six // a proxy's alone, or nobody's
+		six = !six // served by a proxy only, or refused
 	}
 	addr := netip.Addr{}
 	if host != "" {
 		addr = netip.MustParseAddr(host)
 	}
-	m.Frontend = netip.AddrPortFrom(addr, uint16(deedFirstPort+c.IntN(deedPorts)))
+	m.Frontend = netip.AddrPortFrom(addr, uint16(firstFrontendPort+c.IntN(frontendPorts)))
 	m.Backend = c.backend(six)
 	if c.IntN(4) == 0 {
 		m.More = uint16(c.IntN(3))
@@ -178,31 +179,31 @@ func (c choosing) mapping(tag string) nat.Mapping {
 	return m
 }
 
-// backend is a port at which somebody answers.
-func (c choosing) backend(six bool) netip.AddrPort {
+// backend returns an address and port at which a server answers.
+func (c chooser) backend(six bool) netip.AddrPort {
 	addr := pick(c, []string{"172.30.0.2", "172.30.0.3"})
 	if six {
 		addr = pick(c, []string{"fd00:30::2", "fd00:30::3"})
 	}
-	return netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(firstDeedBackend+c.IntN(deedBackends-2)))
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(firstBackendPort+c.IntN(backendPorts-2)))
 }
 
-// The ports at which the backends of deeds answer. Ranges begin before the last two.
-const firstDeedBackend, deedBackends = 80, 4
+// The ports at which the backends answer. Ranges begin before the last two.
+const firstBackendPort, backendPorts = 80, 4
 
-func (c choosing) network(tag string) *nat.Network {
+func (c chooser) network(tag string) *nat.Network {
 	prefix := pick(c, []string{"10.71.0.0/30", "10.72.0.0/29", "10.73.0.0/24", "10.72.0.0/28", "fd00:71::/126", "fd00:72::/64"})
 	return &nat.Network{
 		Name: tag, Prefix: netip.MustParsePrefix(prefix), NoGuard: c.IntN(3) == 0, NoMasquerade: c.IntN(3) == 0,
 	}
 }
 
-func (c choosing) attachment(n nat.Network, tag string) *nat.EndpointSpec {
+func (c chooser) attachment(n nat.Network, tag string) *nat.EndpointSpec {
 	a := &nat.EndpointSpec{Name: tag, Network: n.Name}
 	for i := range c.IntN(3) {
 		spec := nat.PortSpec{Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), Backend: 80}
-		if i != 0 || c.IntN(2) == 0 { // of chosen ones there is one, or they could not be told apart
-			spec.Frontend = netip.AddrPortFrom(netip.Addr{}, uint16(deedFirstPort+c.IntN(deedPorts)))
+		if i != 0 || c.IntN(2) == 0 { // at most one is chosen: two could not be told apart
+			spec.Frontend = netip.AddrPortFrom(netip.Addr{}, uint16(firstFrontendPort+c.IntN(frontendPorts)))
 		}
 		spec.More = uint16(c.IntN(2))
 		a.Ports = append(a.Ports, spec)
@@ -210,8 +211,8 @@ func (c choosing) attachment(n nat.Network, tag string) *nat.EndpointSpec {
 	return a
 }
 
-// state is a state with some things gone, and one mapping more.
-func (c choosing) state(s nat.State, tag string) *nat.State {
+// state returns the state without some of its parts, and perhaps with one more mapping.
+func (c chooser) state(s nat.State, tag string) *nat.State {
 	next := nat.State{Networks: slices.Clone(s.Networks), Endpoints: slices.Clone(s.Endpoints)}
 	for _, m := range s.Mappings {
 		for one := range nat.Expand(m) {
@@ -230,9 +231,9 @@ func (c choosing) state(s nat.State, tag string) *nat.State {
 	return &next
 }
 
-// doer is what does deeds: an engine, or a daemon through its API.
-type doer interface {
-	publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error)
+// caller makes the calls: to an engine, or to a daemon through its API.
+type caller interface {
+	publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error)
 	unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error)
 	attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error)
 	detach(name string, byHandle bool) error
@@ -241,16 +242,16 @@ type doer interface {
 	apply(s nat.State) error
 }
 
-// do does the deed.
-func (d deed) do(with doer) (y yield) {
+// do makes the call.
+func (d operation) do(with caller) (r result) {
 	var err error
 	switch d.Verb {
-	case verbPublish, verbRetarget:
-		y.Mappings, err = with.publish(d.Mappings, d.Verb == verbRetarget)
+	case verbPublish, verbReplace:
+		r.Mappings, err = with.publish(d.Mappings, d.Verb == verbReplace)
 	case verbUnpublish, verbKill:
-		y.Mappings, err = with.unpublish(d.Mappings, d.Verb == verbKill)
+		r.Mappings, err = with.unpublish(d.Mappings, d.Verb == verbKill)
 	case verbAttach:
-		y.Address, y.Mappings, err = with.attach(*d.Attach)
+		r.Address, r.Mappings, err = with.attach(*d.Attach)
 	case verbDetach, verbRelease:
 		err = with.detach(d.Name, d.Verb == verbRelease)
 	case verbCreate:
@@ -263,29 +264,29 @@ func (d deed) do(with doer) (y yield) {
 		err = fmt.Errorf("there is no verb %q", d.Verb)
 	}
 	if err != nil {
-		y = yield{Err: err.Error()}
+		r = result{Err: err.Error()}
 	}
-	return y
+	return r
 }
 
-// engineDoer does deeds with an engine.
-type engineDoer struct{ *engine.Engine }
+// engineCaller calls an engine.
+type engineCaller struct{ *engine.Engine }
 
-func (e engineDoer) publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error) {
-	if retarget {
+func (e engineCaller) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
+	if replace {
 		return e.Retarget(ms...)
 	}
 	return e.Publish(ms...)
 }
 
-func (e engineDoer) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
+func (e engineCaller) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
 	if kill {
 		return e.Kill(ms...)
 	}
 	return e.Unpublish(ms...)
 }
 
-func (e engineDoer) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
+func (e engineCaller) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
 	ep, err := e.Attach(a)
 	if err != nil {
 		return netip.Addr{}, nil, err
@@ -293,7 +294,7 @@ func (e engineDoer) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error
 	return ep.Address().Addr(), slices.Collect(ep.Mappings()), nil
 }
 
-func (e engineDoer) detach(name string, byHandle bool) error {
+func (e engineCaller) detach(name string, byHandle bool) error {
 	if !byHandle {
 		_, err := e.Detach(name)
 		return err
@@ -305,53 +306,53 @@ func (e engineDoer) detach(name string, byHandle bool) error {
 	return ep.Release()
 }
 
-func (e engineDoer) create(n nat.Network) error {
+func (e engineCaller) create(n nat.Network) error {
 	_, err := e.CreateNetwork(n)
 	return err
 }
 
-func (e engineDoer) remove(name string) error { return e.RemoveNetwork(name) }
+func (e engineCaller) remove(name string) error { return e.RemoveNetwork(name) }
 
-func (e engineDoer) apply(s nat.State) error {
+func (e engineCaller) apply(s nat.State) error {
 	_, err := e.ApplyState(s)
 	return err
 }
 
-// daemonDoer does deeds through the API, which takes back one mapping at a time.
-type daemonDoer struct{ *api.Client }
+// daemonCaller calls the API, which unpublishes one mapping at a time.
+type daemonCaller struct{ *api.Client }
 
-func (c daemonDoer) publish(ms []nat.Mapping, retarget bool) ([]nat.Mapping, error) {
-	if retarget {
+func (c daemonCaller) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
+	if replace {
 		return c.Retarget(context.Background(), ms...)
 	}
 	return c.Publish(context.Background(), ms...)
 }
 
-func (c daemonDoer) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
+func (c daemonCaller) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
 	if kill {
 		return c.Kill(context.Background(), ms[0])
 	}
 	return c.Unpublish(context.Background(), ms[0])
 }
 
-func (c daemonDoer) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
+func (c daemonCaller) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
 	ep, err := c.Attach(context.Background(), a)
 	return ep.Address, ep.Mappings, err
 }
 
-func (c daemonDoer) detach(name string, _ bool) error {
+func (c daemonCaller) detach(name string, _ bool) error {
 	_, err := c.Detach(context.Background(), name)
 	return err
 }
 
-func (c daemonDoer) create(n nat.Network) error {
+func (c daemonCaller) create(n nat.Network) error {
 	_, err := c.CreateNetwork(context.Background(), n)
 	return err
 }
 
-func (c daemonDoer) remove(name string) error { return c.RemoveNetwork(context.Background(), name) }
+func (c daemonCaller) remove(name string) error { return c.RemoveNetwork(context.Background(), name) }
 
-func (c daemonDoer) apply(s nat.State) error {
+func (c daemonCaller) apply(s nat.State) error {
 	_, err := c.ApplyState(context.Background(), s)
 	return err
 }

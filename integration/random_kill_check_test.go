@@ -22,9 +22,9 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// damage takes the rules out of the table for the next engine to put right, unless the
-// table is owned, even by nobody: then it cannot be done.
-func (w *killWorld) damage() bool {
+// damage removes rules from the table, for the next engine to repair. It cannot if the
+// table has an owner, even one that is dead.
+func (w *killRun) damage() bool {
 	w.Helper()
 	r := labtest.Run(w.T, w.top.Host, command(w.T, "nft", "flush", "chain", "inet", "nftnat", "publish"))
 	if r.Code != 0 {
@@ -36,44 +36,44 @@ func (w *killWorld) damage() bool {
 	return true
 }
 
-// read is what the kernel holds, as nobody's engine reads it.
-func (w *killWorld) read() ledger {
+// read returns what the kernel holds, read by an engine that changes nothing.
+func (w *killRun) read() model {
 	w.Helper()
 	e, err := engine.Open(engine.Options{NetNS: w.top.Host.Path(), ReadOnly: true})
 	require.NoError(w, err, w.what)
 	s, err := e.State()
 	require.NoError(w, err, w.what)
 	require.NoError(w, e.Close())
-	return ledgerOf(s)
+	return modelOf(s)
 }
 
-// requireFile compares what the file would bring back.
-func (w *killWorld) requireFile() {
+// requireFile compares the state file with the model.
+func (w *killRun) requireFile() {
 	w.Helper()
 	f, err := os.Open(w.file)
 	require.NoError(w, err, w.what)
 	s, err := state.Decode(f, w.file)
 	require.NoError(w, errors.Join(err, f.Close()), w.what)
-	w.requireEqual(ledgerOf(s), "in the file")
+	w.requireEqual(modelOf(s), "in the file")
 }
 
-func (w *killWorld) requireEqual(found ledger, how string) {
+func (w *killRun) requireEqual(found model, how string) {
 	w.Helper()
-	if !w.book.equal(found) {
-		require.Fail(w, "not what was acknowledged", "%s\nwhat was %s:\n%s", w.what, how, w.book.difference(found))
+	if !w.model.equal(found) {
+		require.Fail(w, "not what was acknowledged", "%s\nwhat was %s:\n%s", w.what, how, w.model.difference(found))
 	}
 }
 
-// requireTable compares the table, as nft(8) lists it, with what was acknowledged. All of
-// the notes on what has ended are there, or none. Where nobody has changed anything since
-// the last look there is none again.
-func (w *killWorld) requireTable(notes []string) {
+// requireTable compares the table, as nft(8) lists it, with the model. All of the notes on
+// what has ended are there, or none. It does nothing if the ruleset has not changed since
+// the last time.
+func (w *killRun) requireTable(notes []string) {
 	w.Helper()
 	now := generation(w.T, w.top.Host)
-	if now == w.looked {
+	if now == w.compared {
 		return
 	}
-	w.looked = now
+	w.compared = now
 	rest, mapped := []string{}, []string{}
 	w.notes = nil
 	for _, line := range sortedElements(w.T, w.top.Host) {
@@ -87,28 +87,27 @@ func (w *killWorld) requireTable(notes []string) {
 			mapped = append(mapped, line)
 		}
 	}
-	require.Equal(w, elementsOf(slices.Values(w.book.mappings)), mapped, w.what)
+	require.Equal(w, elementsOf(slices.Values(w.model.mappings)), mapped, w.what)
 	if len(w.notes) != 0 {
 		require.Equal(w, notes, w.notes, "%s: notes of what has ended", w.what)
 	}
-	// The same state is the same table, whatever the history: looked at where there is a
-	// history, and at times.
+	// The same state is the same table, whatever the history.
 	if w.cut || w.IntN(3) == 0 {
-		_, err := w.mirror.ApplyState(w.book.state())
+		_, err := w.mirror.ApplyState(w.model.state())
 		require.NoError(w, err, w.what)
-		require.Equal(w, sortedElements(w.T, w.like.Host), rest, "%s: same state, another table", w.what)
+		require.Equal(w, sortedElements(w.T, w.mirrorTop.Host), rest, "%s: same state, another table", w.what)
 	}
 }
 
-// requireRules compares what is constant.
-func (w *killWorld) requireRules() {
+// requireRules compares the table without its elements.
+func (w *killRun) requireRules() {
 	w.Helper()
 	list := []string{"-s", "-t", "list", "table", "inet", "nftnat"}
-	require.Equal(w, nft(w.T, w.like.Host, list...), nft(w.T, w.top.Host, list...), w.what)
+	require.Equal(w, nft(w.T, w.mirrorTop.Host, list...), nft(w.T, w.top.Host, list...), w.what)
 }
 
-// notesBetween are those on what one book has and the other has not.
-func notesBetween(before, after ledger) []string {
+// notesBetween returns the notes on UDP mappings that ended between two models.
+func notesBetween(before, after model) []string {
 	var lines []string
 	for _, m := range before.mappings {
 		loopback, host := m.Frontend.Addr().IsLoopback(), m.Frontend.Addr()
@@ -136,39 +135,39 @@ func notesBetween(before, after ledger) []string {
 	return lines
 }
 
-// requireSockets asks for every port that is published, and for some others: whoever has
-// adopted the table holds what is published, and nothing else.
-func (w *killWorld) requireSockets() {
+// requireSockets tries to bind every port that is published, and some others: the process
+// that has adopted the table holds what is published, and nothing else.
+func (w *killRun) requireSockets() {
 	w.Helper()
 	held := map[string]bool{}
-	place := func(p nat.Proto, a netip.AddrPort) string { return p.String() + " " + a.String() }
-	for _, m := range w.book.mappings {
+	key := func(p nat.Proto, a netip.AddrPort) string { return p.String() + " " + a.String() }
+	for _, m := range w.model.mappings {
 		for _, a := range addressesOf(m.Frontend.Addr()) {
-			held[place(m.Proto, netip.AddrPortFrom(a, m.Frontend.Port()))] = true
+			held[key(m.Proto, netip.AddrPortFrom(a, m.Frontend.Port()))] = true
 		}
 	}
 	var wrong []string
 	err := w.top.Host.Do(func() error {
 		for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 			for range 4 {
-				port := uint16(deedFirstPort + w.IntN(deedPorts+2))
+				port := uint16(firstFrontendPort + w.IntN(frontendPorts+2))
 				for _, a := range addressesOf(netip.Addr{}) {
 					at := netip.AddrPortFrom(a, port)
-					free, err := canHave(proto, at)
+					free, err := canBind(proto, at)
 					if err != nil {
 						return err
 					}
-					if free == held[place(proto, at)] {
-						wrong = append(wrong, fmt.Sprintf("%s free: %t", place(proto, at), free))
+					if free == held[key(proto, at)] {
+						wrong = append(wrong, fmt.Sprintf("%s free: %t", key(proto, at), free))
 					}
 				}
 			}
 		}
-		for _, m := range w.book.mappings {
+		for _, m := range w.model.mappings {
 			for _, a := range addressesOf(m.Frontend.Addr()) {
 				at := netip.AddrPortFrom(a, m.Frontend.Port())
-				if free, err := canHave(m.Proto, at); err != nil || free {
-					wrong = append(wrong, fmt.Sprintf("%s of %s free: %t, %v", place(m.Proto, at), m, free, err))
+				if free, err := canBind(m.Proto, at); err != nil || free {
+					wrong = append(wrong, fmt.Sprintf("%s of %s free: %t, %v", key(m.Proto, at), m, free, err))
 				}
 			}
 		}
@@ -177,11 +176,11 @@ func (w *killWorld) requireSockets() {
 	require.NoError(w, err)
 	if len(wrong) != 0 {
 		sockets := labtest.Exec(w.T, w.top.Host, "ss", "--no-header", "--numeric", "--all", "--tcp", "--udp", "--processes")
-		require.Empty(w, wrong, "%s\n%s\n%s", w.what, strings.Join(w.book.lines(), "\n"), sockets)
+		require.Empty(w, wrong, "%s\n%s\n%s", w.what, strings.Join(w.model.lines(), "\n"), sockets)
 	}
 }
 
-// addressesOf are the addresses of the host that a frontend address covers.
+// addressesOf returns the addresses of the host that a frontend address covers.
 func addressesOf(host netip.Addr) (as []netip.Addr) {
 	for _, a := range []string{"192.0.2.1", "127.0.0.1", "2001:db8:1::1", "::1"} {
 		addr := netip.MustParseAddr(a)
@@ -192,9 +191,8 @@ func addressesOf(host netip.Addr) (as []netip.Addr) {
 	return as
 }
 
-// canHave asks for a port as a server would that does not mind what is left of earlier
-// connections.
-func canHave(proto nat.Proto, at netip.AddrPort) (free bool, err error) {
+// canBind tries to bind a port, as a server does that ignores connections in TIME_WAIT.
+func canBind(proto nat.Proto, at netip.AddrPort) (free bool, err error) {
 	family, kind := unix.AF_INET6, unix.SOCK_STREAM
 	var addr unix.Sockaddr
 	if at.Addr().Is4() {
@@ -205,8 +203,8 @@ func canHave(proto nat.Proto, at netip.AddrPort) (free bool, err error) {
 	if proto == nat.UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	// A process that is being started has a copy of it until it has executed its program,
-	// and the port would not be free when it is asked for again.
+	// A process that is being started has a copy of the socket until it executes its
+	// program, and would keep the port from the next attempt.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
@@ -229,8 +227,8 @@ func canHave(proto nat.Proto, at netip.AddrPort) (free bool, err error) {
 	return err == nil, err
 }
 
-// inquiry is a client's, with a source port of its own: to connection tracking all that
-// it ever asks is one flow.
+// inquiry is a client with a source port of its own: connection tracking sees all that it
+// ever sends as one flow.
 type inquiry struct {
 	proto nat.Proto
 	from  *lab.NS
@@ -238,14 +236,14 @@ type inquiry struct {
 	port  uint16 // the client's
 }
 
-// requireTraffic asks at something that is published, and at something that was asked
-// before and may have another backend by now, or none.
-func (w *killWorld) requireTraffic() {
+// requireTraffic connects to a frontend that is published, and to one that was used before
+// and may have another backend by now, or none.
+func (w *killRun) requireTraffic() {
 	w.Helper()
-	if len(w.book.mappings) != 0 {
-		m := pick(w.choosing, w.book.mappings)
+	if len(w.model.mappings) != 0 {
+		m := pick(w.chooser, w.model.mappings)
 		as := addressesOf(m.Frontend.Addr())
-		q := inquiry{m.Proto, w.top.Client, netip.AddrPortFrom(pick(w.choosing, as), m.Frontend.Port()), 0}
+		q := inquiry{m.Proto, w.top.Client, netip.AddrPortFrom(pick(w.chooser, as), m.Frontend.Port()), 0}
 		if q.to.Addr().IsLoopback() {
 			q.from = w.top.Host
 		}
@@ -258,23 +256,23 @@ func (w *killWorld) requireTraffic() {
 		w.ask(q)
 	}
 	if len(w.asked) != 0 {
-		w.ask(pick(w.choosing, w.asked))
+		w.ask(pick(w.chooser, w.asked))
 	}
 }
 
-// ask asks, and compares who answers with whom the book says.
-func (w *killWorld) ask(q inquiry) {
+// ask compares the server that answers with the one that the model expects.
+func (w *killRun) ask(q inquiry) {
 	w.Helper()
-	want, known := w.book.answers(q)
+	want, known := w.model.answers(q)
 	if !known {
-		return // nobody, and nobody says so
+		return // nobody answers, and nobody refuses
 	}
 	from := netip.AddrPort{}
 	if q.proto == nat.UDP {
 		from = netip.AddrPortFrom(netip.Addr{}, q.port)
 	}
 	name, _, err := askWithin(q.from, q.proto.String(), q.to.String(), from, patience)
-	what := fmt.Sprintf("%s\n%s asks at %s %s, which the book says leads to %q", w.what, q.from, q.proto, q.to, want)
+	what := fmt.Sprintf("%s\n%s asks at %s %s, which the model says leads to %q", w.what, q.from, q.proto, q.to, want)
 	if want == "" {
 		require.ErrorIs(w, err, unix.ECONNREFUSED, what)
 		return
@@ -283,9 +281,9 @@ func (w *killWorld) ask(q inquiry) {
 	require.Equal(w, want, name, what)
 }
 
-// answers is who has to answer, empty if the host has to refuse. It is not known of
-// backends that are nowhere.
-func (l ledger) answers(q inquiry) (name string, known bool) {
+// answers returns the name of the server that has to answer, empty if the host has to
+// refuse. It is not known for backends that do not exist.
+func (l model) answers(q inquiry) (name string, known bool) {
 	for _, m := range l.mappings {
 		if m.Proto != q.proto || m.Frontend.Port() != q.to.Port() || !slices.Contains(addressesOf(m.Frontend.Addr()), q.to.Addr()) {
 			continue
@@ -294,7 +292,7 @@ func (l ledger) answers(q inquiry) (name string, known bool) {
 		proxied := q.to.Addr().IsLoopback() || q.to.Addr().Is4() != b.Addr().Is4()
 		switch {
 		case proxied && m.NoProxy:
-			return "", m.Proto == nat.TCP // over UDP it is held in silence
+			return "", m.Proto == nat.TCP // over UDP, nothing answers
 		case b.Addr().Is4() && !strings.HasPrefix(b.Addr().String(), "172.30."), b.Addr().Is6() && !strings.HasPrefix(b.Addr().String(), "fd00:30:"):
 			return "", false
 		}

@@ -4,9 +4,7 @@
 package integration
 
 import (
-	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
@@ -18,15 +16,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// tenantOperation is a change of networks or endpoints that a child is killed in the
-// middle of.
-type tenantOperation struct {
-	name  string
-	steps []string
-	do    func(e *engine.Engine) error
-}
-
-func tenantOperations() []tenantOperation {
+// endpointKillCases are changes of networks or endpoints.
+func endpointKillCases() []killCase {
 	attach := func(a nat.EndpointSpec, specs ...string) func(*engine.Engine) error {
 		return func(e *engine.Engine) error {
 			a := a
@@ -43,7 +34,7 @@ func tenantOperations() []tenantOperation {
 	}
 	all := append(slices.Clone(stepsUndone), stepsDone...)
 	unreserved := all[1:]
-	return []tenantOperation{
+	return []killCase{
 		{"create", unreserved, func(e *engine.Engine) error {
 			_, err := e.CreateNetwork(nat.Network{Name: "more", Prefix: netip.MustParsePrefix("10.99.0.0/24"), NoGuard: true})
 			return err
@@ -53,7 +44,7 @@ func tenantOperations() []tenantOperation {
 		{"attach at an address", all, attach(nat.EndpointSpec{Name: "new", Address: netip.MustParseAddr("fd00:30::9")}, "8090:80")},
 		{"attach without ports", all, attach(nat.EndpointSpec{Name: "new", Network: "inside"})},
 		{"detach", unreserved, func(e *engine.Engine) error { _, err := e.Detach("web"); return err }},
-		{"apply", all, func(e *engine.Engine) error {
+		{"apply a state", all, func(e *engine.Engine) error {
 			s, err := e.State()
 			if err != nil {
 				return err
@@ -67,8 +58,9 @@ func tenantOperations() []tenantOperation {
 	}
 }
 
-// tenants makes what there is before.
-func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) nat.State {
+// declareEndpoints declares the networks and endpoints that these change, and returns the
+// state with them.
+func declareEndpoints(t *testing.T, e *engine.Engine, top *lab.Topology) nat.State {
 	t.Helper()
 	declare(t, e, top)
 	_, err := e.CreateNetwork(nat.Network{Name: "spare", Prefix: netip.MustParsePrefix("10.97.0.0/24")})
@@ -83,26 +75,25 @@ func tenants(t *testing.T, e *engine.Engine, top *lab.Topology) nat.State {
 
 // A process that is killed at any step of a change of networks and endpoints leaves the
 // change wholly done or wholly undone: addresses, cursors and ports alike.
-func TestKillTenants(t *testing.T) {
+func TestKillEndpoints(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend2, "db", ":80")
-	for _, op := range labtest.Some(t, "operations of tenants killed at each step", 3, tenantOperations()) {
+	for _, c := range labtest.Some(t, "changes of endpoints killed at each step", 3, endpointKillCases()) {
 		e := open(t, top.Host, engine.Options{})
-		before := tenants(t, e, top)
-		require.NoError(t, op.do(e))
+		before := declareEndpoints(t, e, top)
+		require.NoError(t, c.do(e))
 		after, err := e.State()
 		require.NoError(t, err)
 		require.NotEqual(t, before, after)
 		done := sortedElements(t, top.Host)
 		require.NoError(t, e.Purge())
-		for _, step := range op.steps {
-			t.Run(op.name+" killed at "+step, func(t *testing.T) {
+		for _, step := range c.steps {
+			t.Run(c.name+" killed at "+step, func(t *testing.T) {
 				e := open(t, top.Host, engine.Options{})
-				require.Equal(t, before, tenants(t, e, top))
+				require.Equal(t, before, declareEndpoints(t, e, top))
 				undone := sortedElements(t, top.Host)
 				require.NoError(t, e.Close())
-				r := labtest.Run(t, top.Host, child(t, "kill-tenants", top.Host.Path(), op.name, step))
-				require.Equal(t, -1, r.Code, "the child was not killed: %s", r.Stderr)
+				c.kill(t, top.Host, step, "")
 
 				e = open(t, top.Host, engine.Options{})
 				state, elements := before, undone
@@ -115,7 +106,7 @@ func TestKillTenants(t *testing.T) {
 				require.Equal(t, elements, sortedElements(t, top.Host))
 				labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8081", "db")
 				if !slices.Contains(stepsDone, step) {
-					require.NoError(t, op.do(e))
+					require.NoError(t, c.do(e))
 				}
 				got, err = e.State()
 				require.NoError(t, err)
@@ -125,29 +116,4 @@ func TestKillTenants(t *testing.T) {
 			})
 		}
 	}
-}
-
-// childKillTenants makes a change of the tenants and kills itself just before a step of
-// it.
-func childKillTenants(name, step string) error {
-	ops := tenantOperations()
-	i := slices.IndexFunc(ops, func(op tenantOperation) bool { return op.name == name })
-	if i < 0 {
-		return fmt.Errorf("there is no operation %q", name)
-	}
-	e, err := engine.Open(engine.Options{
-		NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true,
-		Trace: func(s string) {
-			if s == step {
-				killSelf()
-			}
-		},
-	})
-	if err != nil {
-		return err
-	}
-	if err := ops[i].do(e); err != nil {
-		return err
-	}
-	return fmt.Errorf("step %q never came", step)
 }
