@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,6 +120,12 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{fmt.Errorf("publish tcp 8080: %w", conflict), []error{nat.ErrConflict}, 409, CodeConflict},
 		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "address 172.30.0.2", Holder: "endpoint dns"}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "endpoint web (172.30.0.2)"}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish tcp 80: %w", &nat.HeldError{
+			Want: nat.Mapping{Proto: nat.TCP}, Address: netip.MustParseAddrPort("[::]:80"), Inode: 4711, UID: 33,
+		}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish udp 80: %w", &nat.HeldError{
+			Want: nat.Mapping{Proto: nat.UDP}, Address: netip.MustParseAddrPort("0.0.0.0:80"), Inode: 4711, UID: 33, PID: 812, Command: "nginx",
+		}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{&nat.PortSpecError{Spec: "4503/tcp/udp"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 0: %w", alloc.ErrExhausted), []error{alloc.ErrExhausted}, 409, CodeExhausted},
 		{&nat.OwnedError{Table: "nftnat", PID: 812}, []error{nat.ErrOwned}, 409, CodeOwned},
@@ -156,6 +163,9 @@ func TestErrorsCrossTheWire(t *testing.T) {
 			var wantTaken, gotTaken *nat.TakenError
 			require.Equal(t, errors.As(tt.err, &wantTaken), errors.As(err, &gotTaken))
 			require.Equal(t, wantTaken, gotTaken)
+			var wantHeld, gotHeld *nat.HeldError
+			require.Equal(t, errors.As(tt.err, &wantHeld), errors.As(err, &gotHeld))
+			require.Equal(t, wantHeld, gotHeld)
 			if want == nil {
 				require.Nil(t, p.Have)
 				require.Nil(t, p.Want)

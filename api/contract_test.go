@@ -62,7 +62,7 @@ func TestContractWords(t *testing.T) {
 		at(d.root, "components", "schemas", "ForwardingState", "enum"))
 
 	for schema, document := range map[string]any{
-		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{},
+		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
 		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
 		"Endpoint": endpointDocument{}, "Attachment": attachRequest{}, "State": state{}, "StateRequest": state{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},

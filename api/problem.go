@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -54,6 +55,9 @@ type Problem struct {
 	Want *Mapping `json:"want,omitempty"`
 	// Taken is what is in use, if Code is CodeConflict and it is no frontend.
 	Taken *Taken `json:"taken,omitempty"`
+	// Held is the socket in the way, if Code is CodeConflict and another process holds the
+	// port.
+	Held *Held `json:"held,omitempty"`
 }
 
 // Taken says that a name, an address or a prefix is in use: an [nat.TakenError].
@@ -64,15 +68,50 @@ type Taken struct {
 	Holder string `json:"holder"`
 }
 
+// Held is the socket of another process that holds a port: an [nat.HeldError].
+type Held struct {
+	// Proto is "tcp" or "udp", and Address what the socket is bound to.
+	Proto   string `json:"proto"`
+	Address string `json:"address"`
+	// Inode is that of the socket: who may look into other processes finds the one that has
+	// it by the links "socket:[INODE]" in /proc/PID/fd. UID is the user who made it.
+	Inode uint32 `json:"inode"`
+	UID   uint32 `json:"uid"`
+	// PID and Command are of a process that has the socket. Absent: the server may not look.
+	PID     int    `json:"pid,omitempty"`
+	Command string `json:"command,omitempty"`
+}
+
+// error is the error that the document is of, as far as the document says so much; nil: it
+// is none.
+func (h *Held) error() error {
+	proto, err := nat.ParseProto(h.Proto)
+	if err != nil {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(h.Address)
+	if err != nil {
+		return nil
+	}
+	return &nat.HeldError{
+		Want: nat.Mapping{Proto: proto}, Address: at, Inode: h.Inode, UID: h.UID, PID: h.PID, Command: h.Command,
+	}
+}
+
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
 
-// Unwrap returns the error that the code stands for, an [*nat.ConflictError] or
-// [*nat.TakenError] if the document says so much; nil for CodeInternal and codes that
+// Unwrap returns the error that the code stands for, an [*nat.ConflictError],
+// [*nat.TakenError] or [*nat.HeldError] if the document says so much; nil for CodeInternal and codes that
 // are not known here.
 func (p *Problem) Unwrap() error {
 	if p.Code == CodeConflict && p.Taken != nil {
 		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
+	}
+	if p.Code == CodeConflict && p.Held != nil {
+		if err := p.Held.error(); err != nil {
+			return err
+		}
 	}
 	if p.Code == CodeConflict && p.Have != nil && p.Want != nil {
 		have, haveErr := p.Have.single()
@@ -153,6 +192,13 @@ func problemOf(err error) *Problem {
 	var taken *nat.TakenError
 	if p.Code == CodeConflict && errors.As(err, &taken) {
 		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}
+	}
+	var held *nat.HeldError
+	if p.Code == CodeConflict && errors.As(err, &held) && held.Inode != 0 {
+		p.Held = &Held{
+			Proto: held.Want.Proto.String(), Address: held.Address.String(),
+			Inode: held.Inode, UID: held.UID, PID: held.PID, Command: held.Command,
+		}
 	}
 	return p
 }

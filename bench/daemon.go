@@ -77,8 +77,7 @@ const (
 	uses   = 50
 )
 
-// idle notes the memory of a daemon and of its onlooker when it has started, and when it
-// has been used.
+// idle notes the memory of a daemon when it has started, and when it has been used.
 func (d *daemon) idle(name string, r *table) error {
 	time.Sleep(settle)
 	d.memory(name, "started", r)
@@ -96,16 +95,10 @@ func (d *daemon) idle(name string, r *table) error {
 	return nil
 }
 
-// memory notes what a daemon and its onlooker have: resident, and what processes share
-// divided among them (proc_pid_smaps(5)).
+// memory notes what a daemon has: resident, and what processes share divided among them
+// (proc_pid_smaps(5)).
 func (d *daemon) memory(name, when string, r *table) {
-	for i, pid := range family(d.cmd.Process.Pid) {
-		who := name
-		if i > 0 {
-			who += "'s onlooker"
-		}
-		for _, kind := range []string{"Rss", "Pss"} {
-			r.add(fmt.Sprintf("%s, %s, %s", who, when, strings.ToUpper(kind)), smaps(pid, kind)/1024)
-		}
+	for _, kind := range []string{"Rss", "Pss"} {
+		r.add(fmt.Sprintf("%s, %s, %s", name, when, strings.ToUpper(kind)), smaps(d.cmd.Process.Pid, kind)/1024)
 	}
 }

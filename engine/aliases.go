@@ -67,6 +67,10 @@ type (
 	//
 	// Deprecated: use that.
 	TakenError = nat.TakenError
+	// HeldError is [nat.HeldError].
+	//
+	// Deprecated: use that.
+	HeldError = nat.HeldError
 	// OwnedError is [nat.OwnedError].
 	//
 	// Deprecated: use that.

@@ -15,50 +15,18 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// HeldError says that a port is held by the socket of a process that is not ours.
-type HeldError struct {
-	// Want is the mapping that was asked for.
-	Want nat.Mapping
-	// Address is what the other socket is bound to. Zero: it was gone by the time it
-	// was looked for.
-	Address netip.AddrPort
-	// PID and Command are of a process that has the socket. A PID of zero is one
-	// that cannot be seen from here.
-	PID     int
-	Command string
-	// Ended says that it is no socket any more, but what is left of a connection
-	// (TIME_WAIT, RFC 9293 section 3.6.1), for at most a minute (TCP_TIMEWAIT_LEN in
-	// include/net/tcp.h).
-	Ended bool
-}
-
-func (e *HeldError) Error() string {
-	if !e.Address.IsValid() {
-		return fmt.Sprintf("%s is held by another process", nat.DescribeFrontend(e.Want))
-	}
-	if e.Ended {
-		return fmt.Sprintf("%s %s is held by a connection that ended less than a minute ago", e.Want.Proto, e.Address)
-	}
-	if e.PID == 0 {
-		return fmt.Sprintf("%s %s is held by a process that cannot be seen from here", e.Want.Proto, e.Address)
-	}
-	return fmt.Sprintf("%s %s is held by %s (pid %d)", e.Want.Proto, e.Address, e.Command, e.PID)
-}
-
-// Unwrap returns ErrConflict.
-func (e *HeldError) Unwrap() error { return nat.ErrConflict }
-
 // findHolder returns the error for a port that could not be bound: it looks up the socket
 // that holds the port, which may be closed by now, and its process.
 func (e *Engine) findHolder(p port) error {
-	held := &HeldError{Want: p.mapping()}
+	held := &nat.HeldError{Want: p.mapping()}
 	s, err := hostnet.FindSocket(e.namespace, p.proto, p.blockedBy)
 	if err != nil {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
 	held.Address, held.Ended = s.Addr, s.Ended
 	if s.Addr.IsValid() && !s.Ended {
-		held.PID, held.Command = e.opts.ProcessOf(s.Inode)
+		held.Inode, held.UID = s.Inode, s.UID
+		held.PID, held.Command = ProcessOf(s.Inode)
 	}
 	return held
 }
@@ -79,9 +47,12 @@ func (f frontend) blockedBy(at netip.AddrPort) bool {
 
 // ProcessOf names a process that has the socket of that inode open, by the links of
 // /proc/PID/fd (proc(5)). Those of other users, and of processes with more capabilities,
-// can be seen with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. A pid of zero: it has found
-// none.
+// can be seen with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. A pid of zero: none was
+// found.
 func ProcessOf(inode uint32) (pid int, command string) {
+	if inode == 0 {
+		return 0, ""
+	}
 	link := "socket:[" + strconv.FormatUint(uint64(inode), 10) + "]"
 	processes, err := os.ReadDir("/proc")
 	if err != nil {

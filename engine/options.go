@@ -53,10 +53,6 @@ type Options struct {
 	// Store, if set, keeps what there is for a reboot, and Open restores from it what the
 	// kernel has lost. An engine that is only read does without.
 	Store Store
-	// ProcessOf, if set, names a process that has the socket of that inode open, where the
-	// engine's own may not look into others; a pid of zero: none that can be seen. It is
-	// asked whose a port is that is in the way. Nil: [ProcessOf].
-	ProcessOf func(inode uint32) (pid int, command string)
 	// Log is told what an error is not returned for: forwarding that was turned
 	// on, bridge ports that were switched, a table that was put right, elements that
 	// are no mappings. Nil: nobody.
@@ -96,9 +92,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.LastPort == 0 {
 		o.LastPort = defaultLastPort
-	}
-	if o.ProcessOf == nil {
-		o.ProcessOf = ProcessOf
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

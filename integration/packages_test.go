@@ -29,8 +29,6 @@ import (
 
 // units are those that packages for systemd install, with their user and directory.
 var systemdFiles = []string{
-	"/usr/lib/systemd/system/nftnat-onlooker.socket",
-	"/usr/lib/systemd/system/nftnat-onlooker@.service",
 	"/usr/lib/systemd/system/nftnat.service",
 	"/usr/lib/systemd/system/nftnat.socket",
 	"/usr/lib/sysusers.d/nftnat.conf",

@@ -4,14 +4,11 @@
 package integration
 
 import (
-	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -23,29 +20,16 @@ import (
 
 const units = "../packaging/systemd"
 
-// With the capabilities of the unit, and an onlooker that the service manager starts for
-// each connection, a daemon does its work and names who is in its way.
+// With the capabilities of the unit a daemon does its work, and a command of root's names who
+// is in the way.
 func TestUnitsCapabilities(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newTestbed(t, top.Host)
-	path := filepath.Join(filepath.Dir(s.socket), "onlooker.sock")
-	manager, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, manager.Close()) }()
 	cmd := s.command(t, "serve", "--state", stateFile(t))
 	cmd = command(t, "setpriv", append(withOnly(t, "nftnat.service"), cmd.Args...)...)
-	cmd.Env = []string{"PATH=", "NFTNAT_ONLOOKER=" + path}
+	cmd.Env = []string{"PATH="}
 	p := labtest.StartCmd(t, top.Host, cmd)
-	require.NoError(t, manager.SetDeadline(time.Now().Add(labtest.Patient(30*time.Second))))
-	conn, err := manager.AcceptUnix()
-	require.NoError(t, err, p.Output())
-	file, err := conn.File()
-	require.NoError(t, errors.Join(err, conn.Close()))
-	cmd = command(t, "setpriv", append(withOnly(t, "nftnat-onlooker@.service"), bare(t, "onlooker").Args...)...)
-	cmd.Stdin, cmd.Stdout = file, file
-	looker := labtest.StartCmd(t, top.Host, cmd)
-	require.NoError(t, file.Close())
 	await(t, "the daemon to answer", func() bool {
 		_, err := s.api.Status(t.Context())
 		return err == nil
@@ -64,7 +48,6 @@ func TestUnitsCapabilities(t *testing.T) {
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:80", "web")
 	require.NoError(t, p.Signal(unix.SIGTERM))
 	require.Zero(t, p.Wait(), p.Output())
-	require.Zero(t, looker.Wait(), "it ends with its connection")
 }
 
 // withOnly are the options of setpriv(1) that leave a process the capabilities of a unit.

@@ -38,20 +38,20 @@ func (g *global) confine(flags serveFlags, l net.Listener, visits bool) confine.
 	if visits {
 		o.Capabilities = append(o.Capabilities, confine.SysAdmin)
 	}
-	settings := confine.Tree{Path: "/proc/sys/net", Access: confine.Read | confine.List}
+	settings := confine.PathRule{Path: "/proc/sys/net", Access: confine.Read | confine.List}
 	if !flags.noSysctl {
 		settings.Access |= confine.Write
 	}
 	// The metrics tell of the process.
-	o.Files = append(o.Files, settings, confine.Tree{Path: "/proc/self", Access: confine.Read | confine.List})
-	var changed []confine.Tree
+	o.Files = append(o.Files, settings, confine.PathRule{Path: "/proc/self", Access: confine.Read | confine.List})
+	var changed []confine.PathRule
 	if flags.state != "" {
-		changed = append(changed, confine.Tree{Path: filepath.Dir(flags.state), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})
+		changed = append(changed, confine.PathRule{Path: filepath.Dir(flags.state), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})
 	}
 	// A socket of the service manager's, which is of the first kind, is removed by it. Another
 	// one is made anew if others have removed it, while the directory is locked.
 	if _, handed := l.(*net.UnixListener); !handed {
-		changed = append(changed, confine.Tree{Path: filepath.Dir(l.Addr().String()), Access: confine.List | confine.MakeSocket | confine.Remove})
+		changed = append(changed, confine.PathRule{Path: filepath.Dir(l.Addr().String()), Access: confine.List | confine.MakeSocket | confine.Remove})
 	}
 	for _, tree := range changed {
 		if !mayChange(tree.Path) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -86,4 +87,20 @@ func exitStatus(err error) int {
 		return exitNotFound
 	}
 	return exitFailed
+}
+
+// nameHolder is the text of an error. Where a daemon knows of a held port only which socket
+// holds it, because it may not look into other processes, the text names the process if this
+// command may.
+func nameHolder(err error) string {
+	text := err.Error()
+	var held *nat.HeldError
+	if !errors.As(err, &held) || held.PID != 0 {
+		return text
+	}
+	named := *held
+	if named.PID, named.Command = engine.ProcessOf(held.Inode); named.PID == 0 {
+		return text
+	}
+	return strings.Replace(text, held.Error(), named.Error(), 1)
 }

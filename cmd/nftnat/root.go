@@ -54,7 +54,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	)
 	if shown := errors.As(err, &start) && start.shown || errors.As(err, &again); !shown {
 		// One line, whatever the error holds.
-		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(err.Error()), hint(cmd, err))
+		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(nameHolder(err)), hint(cmd, err))
 	}
 	return exitStatus(err)
 }
@@ -101,7 +101,6 @@ func verbs() []verb {
 		{"status", newStatus, groupLook}, {"events", newEvents, groupLook}, {"plan", newPlan, groupLook}, {"demo", newDemo, groupLook},
 		{"serve", newServe, groupDaemon}, {"purge", newPurge, groupDaemon},
 		{"version", newVersion, ""},
-		{onlookerVerb, newOnlooker, ""},
 	}
 }
 

@@ -214,12 +214,6 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 			g.logger().Warn("the daemon ends with the unit or session that started it", "error", stays)
 		}
 	}
-	if looker, err := startOnlooker(); err == nil {
-		defer func() { _ = looker.close() }() // it ends by itself if it can
-		opts.ProcessOf = looker.processOf
-	} else {
-		g.logger().Warn("processes that hold busy ports cannot be named", "error", err)
-	}
 	raiseFileLimit()
 	var room sync.WaitGroup
 	room.Go(makeRoom) // while there is other work

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,28 +18,19 @@ type Capability uint8
 // The capabilities that a daemon of sockets and netfilter may want.
 const (
 	DACOverride    Capability = unix.CAP_DAC_OVERRIDE
-	DACReadSearch  Capability = unix.CAP_DAC_READ_SEARCH
 	NetAdmin       Capability = unix.CAP_NET_ADMIN
 	NetBindService Capability = unix.CAP_NET_BIND_SERVICE
 	SysAdmin       Capability = unix.CAP_SYS_ADMIN
-	SysPtrace      Capability = unix.CAP_SYS_PTRACE
 )
 
 // String is the name as capabilities(7) has it.
 func (c Capability) String() string {
-	switch c {
-	case DACOverride:
-		return "CAP_DAC_OVERRIDE"
-	case DACReadSearch:
-		return "CAP_DAC_READ_SEARCH"
-	case NetAdmin:
-		return "CAP_NET_ADMIN"
-	case NetBindService:
-		return "CAP_NET_BIND_SERVICE"
-	case SysAdmin:
-		return "CAP_SYS_ADMIN"
-	case SysPtrace:
-		return "CAP_SYS_PTRACE"
+	names := map[Capability]string{
+		DACOverride: "CAP_DAC_OVERRIDE", NetAdmin: "CAP_NET_ADMIN",
+		NetBindService: "CAP_NET_BIND_SERVICE", SysAdmin: "CAP_SYS_ADMIN",
+	}
+	if name := names[c]; name != "" {
+		return name
 	}
 	return fmt.Sprintf("capability %d", uint8(c))
 }
@@ -96,4 +88,9 @@ func boundCapabilities(keep []Capability) error {
 			return err
 		}
 	}
+}
+
+// setCapabilities is capset(2) for all threads.
+func setCapabilities(header *unix.CapUserHeader, sets *capabilitySets) error {
+	return allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(sets)))
 }

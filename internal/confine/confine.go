@@ -16,12 +16,9 @@ import (
 type Options struct {
 	// Capabilities are those that are kept, of those that the process has. Nil: none.
 	Capabilities []Capability
-	// Files are those that can still be opened. Nil: none. What is not there is left out.
-	Files []Tree
-	// Onlooker is for a process that looks into others (/proc/PID/fd), which nobody can
-	// with files restricted by Landlock: instead any file can be opened for reading, none
-	// in another way, and there are no sockets but those it has. Files is not looked at.
-	Onlooker bool
+	// Files are those that can still be opened. Nil: none. Paths that do not exist are left
+	// out.
+	Files []PathRule
 	// Namespaces keeps the call by which a thread enters another network namespace,
 	// setns(2), which needs CAP_SYS_ADMIN as well.
 	Namespaces bool
@@ -58,14 +55,12 @@ func Apply(o Options) Report {
 	// for all threads at once, the filter hands it on to them.
 	alone := noNewPrivileges()
 	r.NoNewPrivileges = alone == nil
-	if !o.Onlooker {
-		abi, err := 0, alone
-		if err == nil {
-			abi, err = restrictFiles(o.Files)
-		}
-		if miss("files", err) {
-			r.Landlock = abi
-		}
+	abi, err := 0, alone
+	if err == nil {
+		abi, err = restrictFiles(o.Files)
+	}
+	if miss("files", err) {
+		r.Landlock = abi
 	}
 	kept, err := keepCapabilities(o.Capabilities)
 	if miss("capabilities", err) {
@@ -108,6 +103,23 @@ func allThreads(trap, a1, a2 uintptr) error {
 	}
 	if e != 0 {
 		return e
+	}
+	return nil
+}
+
+// Enter moves the whole process into the network namespace at path, where it is at home
+// from then on: unlike one whose threads visit a namespace it needs no privilege for it
+// later. Sockets that are open stay where they are.
+//
+// Errors: fs.ErrPermission without CAP_SYS_ADMIN; fs.ErrNotExist; ErrCgo. Nothing has
+// changed then.
+func Enter(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(allThreads(unix.SYS_SETNS, uintptr(fd), unix.CLONE_NEWNET), unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
 	return nil
 }

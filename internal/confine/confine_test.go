@@ -89,7 +89,7 @@ func TestApply(t *testing.T) {
 	o := order{
 		Options: Options{
 			Capabilities: []Capability{NetBindService, NetAdmin},
-			Files: []Tree{
+			Files: []PathRule{
 				{own, List | Write | Create | Remove | MakeSocket},
 				{"/proc/self", Read | List},
 				{"/proc/sys/net", Read | Write},
@@ -174,31 +174,6 @@ func requireThreads(t *testing.T, a answer, cs ...Capability) {
 	}
 }
 
-// An onlooker can look into other processes, and into files, and do nothing about them.
-func TestApplyOnlooker(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	o := order{Options: Options{Onlooker: true, Capabilities: []Capability{SysPtrace, DACReadSearch}}, Deeds: forbidden()}
-	want := map[string]string{}
-	for name := range o.Deeds {
-		want[name] = "EPERM"
-	}
-	add := func(result, name string, args ...string) { o.Deeds[name], want[name] = args, result }
-	add("ok", "look into", strconv.Itoa(os.Getpid()))
-	add("ok", "read", "read", filepath.Join(dir, "file"))
-	add("EPERM", "write", "write", filepath.Join(dir, "file"))
-	add("EPERM", "create", "create", filepath.Join(dir, "new"))
-	add("EPERM", "truncate", "call", strconv.Itoa(unix.SYS_OPENAT), "-1", "0", strconv.Itoa(unix.O_TRUNC))
-	add("EPERM", "remove", "remove", filepath.Join(dir, "file"))
-	for name, family := range map[string]int{"unix": unix.AF_UNIX, "IPv4": unix.AF_INET, "netlink": unix.AF_NETLINK} {
-		add("EPERM", "socket "+name, "socket", strconv.Itoa(family))
-	}
-	a := run(t, o, nil)
-	require.Equal(t, want, a.Deeds)
-	require.Empty(t, a.Missing)
-	requireThreads(t, a, SysPtrace, DACReadSearch)
-}
-
 // What the kernel has not is told, and the rest is in force.
 func TestApplyOtherKernels(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -218,7 +193,7 @@ func TestApplyOtherKernels(t *testing.T) {
 			}
 			a := run(t, order{
 				Before:  c.failing,
-				Options: Options{Capabilities: []Capability{NetAdmin}, Files: []Tree{{"/proc/self", Read | List}}},
+				Options: Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
 				Deeds:   map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
 			}, nil)
 			require.Condition(t, func() bool {
@@ -246,7 +221,7 @@ func TestApplyWithoutPrivilege(t *testing.T) {
 		t.Skip("there are no other users in this user namespace")
 	}
 	a := run(t, order{
-		Options: Options{Capabilities: []Capability{NetAdmin}, Files: []Tree{{"/proc/self", Read | List}}},
+		Options: Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
 		Deeds:   map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
 	}, func(cmd *exec.Cmd) {
 		// Found by its descriptor: nobody can go where it is.
@@ -271,7 +246,7 @@ func TestEnter(t *testing.T) {
 	ns := labtest.NewNS(t, "other")
 	var stat unix.Stat_t
 	require.NoError(t, unix.Stat(ns.Path(), &stat))
-	a := run(t, order{Enter: ns.Path(), Options: Options{Files: []Tree{{"/proc/self", Read | List}}}}, nil)
+	a := run(t, order{Enter: ns.Path(), Options: Options{Files: []PathRule{{"/proc/self", Read | List}}}}, nil)
 	require.Greater(t, len(a.Threads), threads)
 	for _, th := range a.Threads {
 		require.Equal(t, fmt.Sprintf("net:[%d]", stat.Ino), th.NetNS)

@@ -4,11 +4,11 @@
 package confine
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,13 +57,15 @@ func unless(k uint32, n int) unix.SockFilter {
 	return unix.SockFilter{Code: jumpIs, K: k, Jf: uint8(n)}
 }
 
-// filter is the program that allows the calls. It asks for one after another, those that
-// are made most first. On most architectures that matters for those alone whose
-// arguments are looked at: the kernel runs the program once for each number and remembers
-// what is allowed in any case (SECCOMP_ARCH_NATIVE_NR, since Linux 5.11).
-func filter(arch uint32, calls []call) []unix.SockFilter {
+// filter is the program that allows the calls. It compares the number of a call with one
+// after another. That takes time only for calls whose arguments are looked at: the kernel
+// runs the program once for each number, and remembers those that are allowed in any case
+// (SECCOMP_ARCH_NATIVE_NR, since Linux 5.11).
+func filter(calls []call) []unix.SockFilter {
 	// A call of another architecture has another meaning with the same number.
-	p := []unix.SockFilter{load(dataArch), {Code: jumpIs, K: arch, Jt: 1}, refuse(unix.EPERM), load(dataNumber)}
+	p := []unix.SockFilter{
+		load(dataArch), {Code: jumpIs, K: nativeArch, Jt: 1}, refuse(unix.EPERM), load(dataNumber),
+	}
 	for _, c := range calls {
 		body := c.body()
 		p = append(append(p, unless(c.number, len(body))), body...)
@@ -74,7 +76,7 @@ func filter(arch uint32, calls []call) []unix.SockFilter {
 	return append(p, refuse(unix.EPERM))
 }
 
-// body is what is asked when the number fits.
+// body is the part of the filter that runs when the number is that of the call.
 func (c call) body() []unix.SockFilter {
 	if c.only == nil {
 		return []unix.SockFilter{permit()}
@@ -86,20 +88,30 @@ func (c call) body() []unix.SockFilter {
 	return append(body, refuse(unix.EPERM))
 }
 
-// offset is where the lower half of the argument is.
-func (a argument) offset() uint32 {
-	offset := dataArguments + 8*a.index
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // the upper half comes first
-		offset += 4
-	}
-	return offset
-}
+// offset is where the lower half of the argument is: the list is of a little-endian processor.
+func (a argument) offset() uint32 { return dataArguments + 8*a.index }
 
 // filterCalls puts the filter in force and returns how many calls it allows.
 func filterCalls(o Options) (int, error) {
-	arch, calls := native(uint32(os.Getpid()), o)
-	if arch == 0 {
+	calls := allowedCalls(uint32(os.Getpid()), o)
+	if calls == nil {
 		return 0, fmt.Errorf("there is no list for %s: %w", runtime.GOARCH, errors.ErrUnsupported)
 	}
-	return len(calls), setFilter(filter(arch, calls))
+	return len(calls), setFilter(filter(calls))
+}
+
+// setFilter is seccomp(2) for all threads. The kernel logs what is refused. The process runs
+// no code but its own, so that it does without the slow guards against speculation that
+// kernels before 5.16 add to a filter.
+func setFilter(program []unix.SockFilter) error {
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: unsafe.SliceData(program)}
+	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_LOG | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+	thread, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+	switch {
+	case e != 0:
+		return e
+	case thread != 0: // which has a filter of its own
+		return unix.EBUSY
+	}
+	return nil
 }

@@ -6,16 +6,15 @@ package confine
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Tree is a file, or a directory with all that is in it.
-type Tree struct {
+// PathRule allows access to a file, or to a directory and everything below it.
+type PathRule struct {
 	Path string
-	// Access is what can be done there; zero: nothing.
+	// Access is what is allowed there; zero: nothing.
 	Access Access
 }
 
@@ -38,20 +37,6 @@ const (
 	// MakeSocket binds unix sockets to names.
 	MakeSocket
 )
-
-// String returns what can be done: "read,list". Nothing is "none".
-func (a Access) String() string {
-	var words []string
-	for i, word := range []string{"read", "list", "write", "create", "remove", "make sockets"} {
-		if a&(1<<i) != 0 {
-			words = append(words, word)
-		}
-	}
-	if words == nil {
-		return "none"
-	}
-	return strings.Join(words, ",")
-}
 
 // rights are what Landlock calls an access. A right that needs a newer interface than
 // the kernel's is not restricted there, and so not asked for.
@@ -116,7 +101,7 @@ func rulesetOf(abi int) *rulesetAttr {
 
 // restrictFiles puts a ruleset of files in force and returns the version of the
 // interface.
-func restrictFiles(files []Tree) (abi int, err error) {
+func restrictFiles(files []PathRule) (abi int, err error) {
 	version, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if e != 0 { // ENOSYS: not built in; EOPNOTSUPP: not turned on
 		return 0, fmt.Errorf("ask for Landlock: %w", e)
@@ -141,27 +126,46 @@ func restrictFiles(files []Tree) (abi int, err error) {
 	return abi, nil
 }
 
-// allow adds a tree to a ruleset. Its descriptor stays open for as long as the process
-// lives: the kernel knows a tree by its inode, and what is in /proc gets another one when
-// nobody has had it open for a while.
-func allow(ruleset int, f Tree, handled uint64) error {
-	fd, err := unix.Open(f.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+// allow adds a rule to a ruleset. The descriptor of its path stays open for as long as the
+// process lives: a rule is for an inode, and entries of /proc get another inode when nobody
+// has had them open for a while.
+func allow(ruleset int, r PathRule, handled uint64) error {
+	fd, err := unix.Open(r.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", f.Path, err)
+		return fmt.Errorf("open %s: %w", r.Path, err)
 	}
-	rights := f.Access.rights() & handled
+	rights := r.Access.rights() & handled
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
-		return fmt.Errorf("open %s: %w", f.Path, err)
+		return fmt.Errorf("open %s: %w", r.Path, err)
 	}
 	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 		rights &= forFiles
 	}
 	if err := addPath(ruleset, &unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(fd)}); err != nil {
-		return fmt.Errorf("allow %s: %w", f.Path, err)
+		return fmt.Errorf("allow %s: %w", r.Path, err)
+	}
+	return nil
+}
+
+// createRuleset is landlock_create_ruleset(2).
+func createRuleset(attr *rulesetAttr) (int, error) {
+	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), attr.size(), 0)
+	if e != 0 {
+		return -1, e
+	}
+	return int(fd), nil
+}
+
+// addPath is landlock_add_rule(2).
+func addPath(ruleset int, attr *unix.LandlockPathBeneathAttr) error {
+	_, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
+		uintptr(unsafe.Pointer(attr)), 0, 0, 0)
+	if e != 0 {
+		return e
 	}
 	return nil
 }

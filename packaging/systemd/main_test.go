@@ -20,12 +20,10 @@ func TestMain(m *testing.M) { os.Exit(labtest.MainWithScratch(m)) }
 
 // where is where packages install what is shipped here.
 var where = map[string]string{
-	"nftnat.service":           "/usr/lib/systemd/system/nftnat.service",
-	"nftnat.socket":            "/usr/lib/systemd/system/nftnat.socket",
-	"nftnat-onlooker@.service": "/usr/lib/systemd/system/nftnat-onlooker@.service",
-	"nftnat-onlooker.socket":   "/usr/lib/systemd/system/nftnat-onlooker.socket",
-	"nftnat.sysusers.conf":     "/usr/lib/sysusers.d/nftnat.conf",
-	"nftnat.tmpfiles.conf":     "/usr/lib/tmpfiles.d/nftnat.conf",
+	"nftnat.service":       "/usr/lib/systemd/system/nftnat.service",
+	"nftnat.socket":        "/usr/lib/systemd/system/nftnat.socket",
+	"nftnat.sysusers.conf": "/usr/lib/sysusers.d/nftnat.conf",
+	"nftnat.tmpfiles.conf": "/usr/lib/tmpfiles.d/nftnat.conf",
 }
 
 // bootInstalled boots a machine that has everything installed as it is shipped, and the

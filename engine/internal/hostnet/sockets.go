@@ -15,8 +15,8 @@ import (
 
 // Socket is a TCP or UDP socket of some process.
 type Socket struct {
-	Addr  netip.AddrPort // what it is bound to
-	Inode uint32
+	Addr       netip.AddrPort // what it is bound to
+	Inode, UID uint32         // UID is the user who made it
 	// Ended says that it is what is left of a connection (TIME_WAIT, RFC 9293 section
 	// 3.6.1), without a process.
 	Ended bool
@@ -47,7 +47,7 @@ func FindSocket(ns *Namespace, proto nat.Proto, blocks func(netip.AddrPort) bool
 			}
 			// The kernel gives clients their ports without SO_REUSEADDR, and so they too
 			// keep others from these ports.
-			found = Socket{at, s.INode, s.State == tcpTimeWait}
+			found = Socket{at, s.INode, s.UID, s.State == tcpTimeWait}
 			if s.State == tcpListen || s.State == tcpClose {
 				return found, nil
 			}
