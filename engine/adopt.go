@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -130,7 +129,7 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 	var kind kindOf
 	for i := range elements[:len(elements)-len(others)] {
 		el := &elements[i]
-		p, ok := published(*el, kind.of(el.Set, kinds), now)
+		p, ok := readPort(*el, kind.of(el.Set, kinds), now)
 		if _, lost := twice[p.frontend]; lost && kind.apart {
 			ok = false
 		}
@@ -156,7 +155,7 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 		}
 		if kind, isMap := kinds[el.Set]; isMap {
 			var p port
-			p, ok = published(el, kind, now)
+			p, ok = readPort(el, kind, now)
 			if _, lost := twice[p.frontend]; lost && kind.apart {
 				ok = false
 			}
@@ -217,7 +216,7 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 	for i := range elements {
 		el := &elements[i]
 		if kind.of(el.Set, kinds).apart {
-			p, _ := published(*el, kind.mapKind, now)
+			p, _ := readPort(*el, kind.mapKind, now)
 			apart[p.frontend] = struct{}{}
 		}
 	}
@@ -232,7 +231,7 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 	followed := newRegistry()
 	for _, el := range elements {
 		kind, isMap := kinds[el.Set]
-		p, ok := published(el, kind, now)
+		p, ok := readPort(el, kind, now)
 		if !isMap || !ok || kind.apart {
 			continue
 		}
@@ -248,17 +247,9 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 
 // take makes the elements what the engine knows to be published.
 func (e *Engine) take(elements []nft.Element, b book) {
-	for p := range e.mappings.all {
-		if _, ok := e.crowded[p.frontend]; !ok {
-			e.ports[p.proto].Release(reservation(p.ap))
-		}
-	}
-	e.mappings = newRegistry()
-	e.segments = map[netip.Prefix]int{}
-	e.backends = map[netip.Addr]int{}
+	e.reserved.removeAll(e.mappings.all)
+	e.published = newPublished(e.reserved)
 	e.hairpins.records = map[netip.Addr]string{}
-	e.crowded = map[frontend]struct{}{}
-	e.expiries = nil
 	e.open(b)
 	for _, el := range behindMappings(elements) {
 		if segment, ok := el.Key.Segment(); ok {
@@ -285,17 +276,16 @@ func (e *Engine) take(elements []nft.Element, b book) {
 			other := port{p.frontend, have}
 			e.mappings.delete(other.frontend)
 			other.frontend = p.ofFamily(have.backend.Addr())
-			e.mappings.put(other)
-			e.expect(other)
+			e.put(other)
 			p.frontend = p.ofFamily(p.backend.Addr())
 		}
-		e.mappings.put(p)
-		e.expect(p)
+		e.put(p)
 	}
-	led := tallyOf(e.mappings.all)
-	maps.Copy(e.backends, led)
-	countOn(e.segments, led, 1)
-	e.reserveFound()
+	e.count(countPorts(e.mappings.all), 1)
+	e.reserved.add(e.mappings.all, func(p port, err error) {
+		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
+			"mapping", p.mapping().String(), "conflict", err)
+	})
 	e.syncProxies()
 }
 

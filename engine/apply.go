@@ -6,11 +6,9 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
-	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -65,8 +63,8 @@ func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 // before what it adds can be reserved, and is reserved again if the commit fails.
 func (e *Engine) applyOnce(c change) error {
 	e.opts.Trace("reserve")
-	e.release(c.removed)
-	if n, err := e.reserveAll(c.added); err != nil {
+	e.reserved.release(c.removed)
+	if n, err := e.reserved.reserveAll(c.added); err != nil {
 		return e.unreserve(c.added[:n], c.removed, e.conflict(c.added[n].mapping(), err))
 	}
 	if err := e.commit(c); err != nil {
@@ -75,45 +73,12 @@ func (e *Engine) applyOnce(c change) error {
 	return nil
 }
 
-// reserveAll reserves ports, and returns how many: all, or those before the first that
-// cannot be. Those that come one after the other are asked for at once.
-func (e *Engine) reserveAll(ports []port) (n int, err error) {
-	for rest := ports; len(rest) > 0; rest = ports[n:] {
-		run := 1
-		for run < len(rest) && rest[run].nextTo(rest[run-1].frontend) {
-			run++
-		}
-		p := rest[0]
-		if e.ports[p.proto].ReserveRun(reservation(p.ap), run) == nil {
-			n += run
-			continue
-		}
-		for i, p := range rest[:run] { // one of them cannot be
-			if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
-				return n + i, err
-			}
-		}
-		n += run
-	}
-	return n, nil
-}
-
-// nextTo reports whether the frontend is the one after the other.
-func (f frontend) nextTo(o frontend) bool {
-	return f.proto == o.proto && f.ap.Addr() == o.ap.Addr() && int(f.ap.Port()) == int(o.ap.Port())+1
-}
-
 // unreserve takes reservations back because of an error: what was to come is
 // released, what was to go is reserved again.
 func (e *Engine) unreserve(come, gone []port, cause error) error {
-	e.release(come)
-	for _, p := range gone {
-		if _, ok := e.crowded[p.frontend]; ok {
-			continue // it was not reserved
-		}
-		if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
-			cause = undone(cause, err)
-		}
+	e.reserved.release(come)
+	for _, err := range e.reserved.restore(gone) {
+		cause = undone(cause, err)
 	}
 	return cause
 }
@@ -123,7 +88,7 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
 	}
-	c := change{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}
+	c := change{portChange: portChange{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}}
 	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
 	now := e.now()
 	kept := 0
@@ -184,31 +149,3 @@ func (e *Engine) unwanted(ms []nat.Mapping, now time.Time) []port {
 
 // over reports whether the mapping's time is over.
 func over(m *nat.Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }
-
-// expiryTolerance is by how much a mapping's end may differ and be the same: the
-// kernel tells how much time is left, from which the end is worked out anew by each
-// engine that adopts the table.
-const expiryTolerance = table.ExpiryTolerance
-
-func (t target) same(o target) bool {
-	apart := time.Duration(t.expires-o.expires) * time.Millisecond
-	expiry := (t.expires == 0) == (o.expires == 0) && apart.Abs() <= expiryTolerance
-	return expiry && t.backend == o.backend && t.name == o.name && t.noProxy == o.noProxy
-}
-
-// lines are the change as it is shown: ranges as one, in order.
-func (c change) lines() []nat.Change {
-	gone, come := runsOf(c.removed), runsOf(c.added)
-	lines := make([]nat.Change, 0, len(c.moved)+len(gone)+len(come))
-	for _, m := range c.moved {
-		lines = append(lines, nat.Change{Old: m.before().mapping(), New: m.after().mapping()})
-	}
-	slices.SortFunc(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
-	for _, r := range gone {
-		lines = append(lines, nat.Change{Old: r.mapping()})
-	}
-	for _, r := range come {
-		lines = append(lines, nat.Change{New: r.mapping()})
-	}
-	return lines
-}

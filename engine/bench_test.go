@@ -91,7 +91,9 @@ func BenchmarkExpire(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.Expires = now
-		e.insert(portOf(m))
+		p := portOf(m)
+		e.put(p)
+		e.countPort(p, 1)
 		e.forget(now)
 	}
 }

@@ -20,15 +20,13 @@ import (
 
 // change is what one call makes of the published ports, in one transaction.
 type change struct {
-	removed []port
-	added   []port
-	moved   []move
+	portChange
 	// chosen is how many of what is added, the last of it, have ports that the
 	// engine chose and the caller did not ask for.
 	chosen int
-	// left and led are how many ports of what goes and of what comes netfilter leads to
-	// each backend. They are counted when the change is committed.
-	left, led tally
+	// countsBefore are the ports that the change removes or moves, by their backends, and
+	// countsAfter those that it adds or moves. They are counted when it is committed.
+	countsBefore, countsAfter portCounts
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]hostnet.Route
 	// hairpins is what becomes of bridge ports with it; nil: nothing.
@@ -40,10 +38,10 @@ type change struct {
 	// They are among what it removes, or moves if the frontend is somebody else's then, or
 	// none of both if that leads to the same.
 	released []port
-	// records are of networks and endpoints, and after makes in what the engine knows
+	// records are of networks and endpoints, and apply makes in what the engine knows
 	// what they say; nil: nothing.
 	records records
-	after   func()
+	apply   func()
 	// forwards are networks whose way out the change is the beginning of.
 	forwards []*network
 	// rearranged is whether it changes what networks there are, to these. The segments
@@ -51,59 +49,6 @@ type change struct {
 	rearranged bool
 	networks   map[string]*network
 }
-
-// move gives a published frontend another target.
-type move struct {
-	frontend
-	from, to target
-}
-
-func (m move) before() port { return port{m.frontend, m.from} }
-
-func (m move) after() port { return port{m.frontend, m.to} }
-
-// movedFrom are the ports that the change moves, as they were before.
-func (c change) movedFrom() []port {
-	ports := make([]port, len(c.moved))
-	for i, m := range c.moved {
-		ports[i] = m.before()
-	}
-	return ports
-}
-
-func (c change) empty() bool { return len(c.removed)+len(c.added)+len(c.moved) == 0 }
-
-// gone yields the ports that are not there after the change as they were before.
-func (c change) gone(yield func(port) bool) {
-	for _, p := range c.removed {
-		if !yield(p) {
-			return
-		}
-	}
-	for _, m := range c.moved {
-		if !yield(m.before()) {
-			return
-		}
-	}
-}
-
-// come yields the ports that were not there before the change as they are after it.
-func (c change) come(yield func(port) bool) {
-	for _, p := range c.added {
-		if !yield(p) {
-			return
-		}
-	}
-	for _, m := range c.moved {
-		if !yield(m.after()) {
-			return
-		}
-	}
-}
-
-func (c change) goneCount() int { return len(c.removed) + len(c.moved) }
-
-func (c change) comeCount() int { return len(c.added) + len(c.moved) }
 
 // changeAttempts bounds how often a call is decided again because somebody else
 // keeps changing the table.
@@ -152,7 +97,7 @@ func (e *Engine) resync() error {
 // already; what it removes is released here.
 func (e *Engine) commit(c change) error {
 	e.unchanged(false)
-	c.count()
+	c.countsBefore, c.countsAfter = c.counts()
 	var undo undoList
 	var gone []vacated
 	if e.proxies != nil {
@@ -203,7 +148,7 @@ func (e *Engine) commit(c change) error {
 	if err == nil && c.killTCP {
 		err = e.deleteFlows(nat.TCP, c)
 	} else if err == nil {
-		err = e.deleteFlows(nat.TCP, change{removed: c.released})
+		err = e.deleteFlows(nat.TCP, change{portChange: portChange{removed: c.released}})
 	}
 	if err != nil {
 		return undo.after(err)
@@ -247,7 +192,7 @@ func undone(cause, err error) error { return fmt.Errorf("%w; and undo: %w", caus
 func (e *Engine) forward(c change, undo *undoList) error {
 	var four, six bool
 	var links []string
-	for backend := range c.led {
+	for backend := range c.countsAfter {
 		if backend.Is4() {
 			four = true
 			continue
@@ -279,16 +224,16 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 		return e.makeTable(c, s, undo)
 	}
 	forth := nft.Change{
-		Delete: append(keys(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
-		Add:    append(e.elements(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
+		Delete: append(keys(c.before, c.lenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
+		Add:    append(e.elements(c.after, c.lenAfter(), s.added, c.records.come), c.hairpins.added()...),
 	}
 	if err := e.table.Update(forth); err != nil {
 		return err
 	}
 	undo.add(func() error {
 		return e.table.UpdateFinally(nft.Change{
-			Delete: append(keys(c.come, c.comeCount(), s.added, c.records.come), c.hairpins.added()...),
-			Add:    append(e.elements(c.gone, c.goneCount(), s.removed, c.records.gone), c.hairpins.removed()...),
+			Delete: append(keys(c.after, c.lenAfter(), s.added, c.records.come), c.hairpins.added()...),
+			Add:    append(e.elements(c.before, c.lenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
 		})
 	})
 	return nil
@@ -297,7 +242,7 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 // makeTable makes the table with all its elements as the change will have left them.
 // One that somebody else has made meanwhile it does not touch.
 func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
-	all, count := iter.Seq[port](c.come), c.comeCount()
+	all, count := iter.Seq[port](c.after), c.lenAfter()
 	if e.mappings.len() != 0 { // else what comes is all there is
 		after := e.mappingsAfter(c)
 		all, count = after.all, after.len()
@@ -320,10 +265,10 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 // mappingsAfter are all that is published after a change.
 func (e *Engine) mappingsAfter(c change) registry {
 	after := e.mappings.clone()
-	for p := range c.gone {
+	for p := range c.before {
 		after.delete(p.frontend)
 	}
-	for p := range c.come {
+	for p := range c.after {
 		after.put(p)
 	}
 	return after
@@ -390,23 +335,16 @@ func (e *Engine) note(c change, s segmentChange) {
 	for _, p := range c.removed {
 		e.remove(p)
 	}
-	for _, m := range c.moved {
-		countPort(e.segments, m.before(), -1)
-		e.countBackend(m.before(), -1)
+	for p := range c.after {
+		e.put(p)
 	}
-	for p := range c.come {
-		e.mappings.put(p)
-		e.expect(p)
-	}
-	countOn(e.segments, c.led, 1)
-	for a, n := range c.led {
-		e.countBackends(a, n)
-	}
+	e.count(c.countsBefore, -1)
+	e.count(c.countsAfter, 1)
 	if c.rearranged {
 		e.segments = s.counts
 	}
-	if c.after != nil {
-		c.after()
+	if c.apply != nil {
+		c.apply()
 	}
 	e.hairpins.note(c.hairpins)
 }

@@ -73,9 +73,9 @@ func misreserved(e *Engine, ms []nat.Mapping) (wrong []string) {
 		taken := slices.ContainsFunc(ms, func(m nat.Mapping) bool {
 			return m.Proto == f.proto && m.Frontend.Port() == f.ap.Port() && exclude(m.Frontend.Addr(), f.ap.Addr())
 		})
-		err := e.ports[f.proto].Reserve(reservation(f.ap))
+		err := e.reserved.reserve(f)
 		if err == nil {
-			e.ports[f.proto].Release(reservation(f.ap))
+			e.reserved.release([]port{{frontend: f}})
 		}
 		if taken != (err != nil) {
 			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", nat.DescribeFrontend(f.mapping(target{})), taken, err))

@@ -45,6 +45,25 @@ func portsOf(m *nat.Mapping) iter.Seq[port] {
 	}
 }
 
+// expiryTolerance is by how much a mapping's end may differ and be the same: the
+// kernel tells how much time is left, from which the end is worked out anew by each
+// engine that adopts the table.
+const expiryTolerance = time.Second
+
+func (t target) same(o target) bool {
+	apart := time.Duration(t.expires-o.expires) * time.Millisecond
+	expiry := (t.expires == 0) == (o.expires == 0) && apart.Abs() <= expiryTolerance
+	return expiry && t.backend == o.backend && t.name == o.name && t.noProxy == o.noProxy
+}
+
+// renewedBy reports whether the target is a lease and the other one the same but for when
+// it ends.
+func (t target) renewedBy(o target) bool {
+	leased := t.expires != 0
+	t.expires = o.expires
+	return leased && t == o
+}
+
 func targetOf(m nat.Mapping) target {
 	t := target{backend: m.Backend, name: m.Name, noProxy: m.NoProxy}
 	if !m.Expires.IsZero() {
@@ -84,8 +103,8 @@ type mapKind struct {
 	apart bool
 }
 
-// kind is that of the map which holds the port.
-func (p port) kind() mapKind {
+// kindOfPort is that of the map which holds the port.
+func kindOfPort(p port) mapKind {
 	backend := p.backend.Addr()
 	if p.crosses() {
 		return mapKind{proto: p.proto, is4: backend.Is6(), apart: true}
@@ -145,7 +164,7 @@ func elementOf(p port, now time.Time) nft.Element {
 
 // elementKey is as much of an element as deleting it takes.
 func elementKey(p port) nft.Element {
-	kind := p.kind()
+	kind := kindOfPort(p)
 	e := nft.Element{Set: mapName(kind)}
 	if kind.host || kind.apart {
 		e.Key = nft.AddrPortKey(p.ap)
@@ -155,9 +174,9 @@ func elementKey(p port) nft.Element {
 	return e
 }
 
-// published reads an element of one of the maps back. ok is false if no engine can
+// readPort reads an element of one of the maps back. ok is false if no engine can
 // have made it: others can write into a table that nobody owns.
-func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
+func readPort(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
 	p = portIn(&e, kind, now)
 	strange := e.Key.AddrPort().Port() == 0 || kind.host && e.Key.AddrPort().Addr().IsUnspecified()
 	if strange {
@@ -167,7 +186,7 @@ func published(e nft.Element, kind mapKind, now time.Time) (p port, ok bool) {
 	return p, m.Valid()
 }
 
-// portIn is published of what an engine can have made.
+// portIn is readPort of what an engine can have made.
 func portIn(e *nft.Element, kind mapKind, now time.Time) (p port) {
 	name, attributes := nat.ParseComment(e.Comment)
 	p.frontend = frontend{kind.proto, e.Key.AddrPort()}
@@ -189,6 +208,11 @@ func (f frontend) ofFamily(a netip.Addr) frontend {
 		any = netip.IPv4Unspecified()
 	}
 	return frontend{f.proto, netip.AddrPortFrom(any, f.ap.Port())}
+}
+
+// follows reports whether the frontend is the one after the other.
+func (f frontend) follows(o frontend) bool {
+	return f.proto == o.proto && f.ap.Addr() == o.ap.Addr() && int(f.ap.Port()) == int(o.ap.Port())+1
 }
 
 // loopback reports whether the frontend is an address of which the host speaks to

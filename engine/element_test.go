@@ -37,7 +37,7 @@ func TestElementRoundTrip(t *testing.T) {
 			kind, ok := kinds[e.Set]
 			require.True(t, ok)
 			e.Expires = e.Timeout // as it is read back at once
-			p, ok := published(e, kind, now)
+			p, ok := readPort(e, kind, now)
 			require.True(t, ok)
 			require.Equal(t, m, p.mapping())
 			require.Equal(t, nft.Element{Set: e.Set, Key: e.Key}, elementKey(p))

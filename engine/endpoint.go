@@ -134,7 +134,7 @@ func (e *Engine) attachOnce(a nat.EndpointSpec) (_ *Endpoint, err error) {
 	ep := &Endpoint{engine: e, name: a.Name, network: n.Name, prefix: n.Prefix, gateway: n.Gateway, addr: addr}
 	base := change{routes: hosts.Routes(), records: n.moveCursor()}
 	base.records.come = append(base.records.come, leaseElement(a.Name, addr))
-	base.after = func() {
+	base.apply = func() {
 		n.cursor = n.addrs.Cursor()
 		e.endpoints[a.Name] = ep
 	}
@@ -356,9 +356,9 @@ func (e *Engine) detachOnce(ep *Endpoint) error {
 	n := e.networks[ep.network]
 	before := n.addrs.Cursor()
 	n.addrs.Release(ep.addr)
-	c := change{removed: e.portsOf(ep), killTCP: true, records: n.moveCursor()}
+	c := change{portChange: portChange{removed: e.portsOf(ep)}, killTCP: true, records: n.moveCursor()}
 	c.records.gone = append(c.records.gone, leaseElement(ep.name, ep.addr))
-	c.after = func() {
+	c.apply = func() {
 		n.cursor = n.addrs.Cursor()
 		delete(e.endpoints, ep.name)
 	}

@@ -5,16 +5,13 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
@@ -48,18 +45,7 @@ type Engine struct {
 	noted atomic.Pointer[Report]
 	// failedRepairs counts checks of the table that failed.
 	failedRepairs int
-	ports         map[nat.Proto]*alloc.Ports
-	// mappings are all that is published, a port each. The kernel holds the same;
-	// what it ends by itself, it ends here at the next call.
-	mappings registry
-	// crowded are those of the mappings whose frontends are reserved for others.
-	crowded map[frontend]struct{}
-	// segments are the on-link prefixes in the inside sets, and how many ports are
-	// published to backends on each.
-	segments map[netip.Prefix]int
-	// backends are how many ports lead to each backend through netfilter.
-	backends map[netip.Addr]int
-	expiries expiries // of the mappings that end by themselves
+	published
 	// networks and endpoints are those on record, by name.
 	book
 	// place is the network namespace, for a Store. Before what was kept and what was found
@@ -107,8 +93,7 @@ func Open(opts Options) (*Engine, error) {
 func newEngine(opts Options) *Engine {
 	e := &Engine{
 		opts: opts, now: time.Now,
-		mappings: newRegistry(), crowded: map[frontend]struct{}{}, segments: map[netip.Prefix]int{},
-		backends: map[netip.Addr]int{}, sooner: make(chan struct{}, 1),
+		published: newPublished(nil), sooner: make(chan struct{}, 1),
 		closing: make(chan struct{}), book: newBook(),
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
@@ -165,9 +150,16 @@ func (e *Engine) start() error {
 	if err != nil {
 		return err
 	}
-	if err := e.resetPorts(reserved); err != nil {
+	ports, err := newReservations(e.opts.FirstPort, e.opts.LastPort)
+	if err != nil {
 		return err
 	}
+	for _, r := range reserved {
+		if err := ports.avoid(r.First, r.Last); err != nil {
+			return err
+		}
+	}
+	e.published = newPublished(ports)
 	if err := e.table.ChooseOwner(); err != nil {
 		return err
 	}
@@ -195,24 +187,6 @@ func (e *Engine) deleteStrayFlows() error {
 		}
 	}
 	return e.deleteFlows(nat.UDP, live)
-}
-
-// resetPorts makes the two port allocators, with nothing reserved.
-func (e *Engine) resetPorts(avoid []hostnet.PortRange) error {
-	e.ports = map[nat.Proto]*alloc.Ports{}
-	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
-		p, err := alloc.NewPorts(e.opts.FirstPort, e.opts.LastPort)
-		if err != nil {
-			return fmt.Errorf("choose ports %d to %d: %w", e.opts.FirstPort, e.opts.LastPort, err)
-		}
-		for _, r := range avoid {
-			if err := p.Avoid(r.First, r.Last); err != nil {
-				return fmt.Errorf("avoid ports %d to %d: %w", r.First, r.Last, err)
-			}
-		}
-		e.ports[proto] = p
-	}
-	return nil
 }
 
 func (e *Engine) disconnect() error {
@@ -286,7 +260,7 @@ func (e *Engine) Purge() error {
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
-	err := e.deleteFlows(nat.UDP, change{removed: slices.Collect(e.mappings.all)})
+	err := e.deleteFlows(nat.UDP, change{portChange: portChange{removed: slices.Collect(e.mappings.all)}})
 	e.end()
 	return errors.Join(err, e.disconnect())
 }
@@ -323,52 +297,33 @@ func (e *Engine) Mappings() iter.Seq[nat.Mapping] {
 	return slices.Values(all)
 }
 
-// insert notes a port that the kernel publishes now and whose frontend is reserved.
-func (e *Engine) insert(p port) {
-	e.mappings.put(p)
-	e.expect(p)
-	countPort(e.segments, p, 1)
-	e.countBackend(p, 1)
+// put notes that a port is published.
+func (e *Engine) put(p port) {
+	if e.published.put(p) {
+		e.wake()
+	}
 }
 
-// drop notes that the kernel publishes a port no longer.
-func (e *Engine) drop(p port) {
-	e.mappings.delete(p.frontend)
-	countPort(e.segments, p, -1)
-	e.countBackend(p, -1)
-}
-
-// remove notes that the kernel publishes a port no longer, and releases it.
+// remove notes that a port is no longer published, and releases it.
 func (e *Engine) remove(p port) {
-	e.drop(p)
+	e.published.remove(p)
 	e.retireProxy(p.frontend)
-	if _, ok := e.crowded[p.frontend]; ok {
-		delete(e.crowded, p.frontend)
-		return
-	}
-	e.ports[p.proto].Release(reservation(p.ap))
-	e.makeRoom(p.frontend)
 }
 
-// reservation is the frontend as the port allocators know it: a mapping for any
-// address is served over both families, if need be by a proxy, and so takes both.
-func reservation(ap netip.AddrPort) netip.AddrPort {
-	switch a := ap.Addr(); {
-	case !a.IsValid():
-		return netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port())
-	case a == netip.IPv6Unspecified():
-		return netip.AddrPortFrom(alloc.IPv6Only(), ap.Port())
+// forget drops the mappings whose time is over: the kernel has dropped them by its
+// own clock.
+func (e *Engine) forget(now time.Time) {
+	var over []port
+	for {
+		p, ok := e.expiries.pop(now, &e.mappings)
+		if !ok {
+			break
+		}
+		e.remove(p)
+		e.countPort(p, -1)
+		over = append(over, p)
 	}
-	return ap
-}
-
-// frontendAddr turns the address of a reservation back into a frontend's.
-func frontendAddr(a netip.Addr) netip.Addr {
-	switch a {
-	case netip.IPv6Unspecified():
-		return netip.Addr{}
-	case alloc.IPv6Only():
-		return netip.IPv6Unspecified()
+	if len(over) != 0 {
+		e.notify(EventExpired, collapsed(over)...)
 	}
-	return a
 }

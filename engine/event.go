@@ -59,8 +59,8 @@ func (e *Engine) notifyChange(c change) {
 	if len(c.removed) != 0 {
 		e.notify(EventUnpublished, collapsed(c.removed)...)
 	}
-	come := make([]port, 0, c.comeCount())
-	for p := range c.come {
+	come := make([]port, 0, c.lenAfter())
+	for p := range c.after {
 		come = append(come, p)
 	}
 	if len(come) != 0 {
@@ -122,10 +122,11 @@ func (e *Engine) expire() (time.Duration, bool) {
 	e.forget(e.now())
 	e.releaseHairpins()
 	next, waiting := e.serveMissing(e.now())
-	if len(e.expiries) == 0 {
+	at, ok := e.expiries.next()
+	if !ok {
 		return next, waiting
 	}
-	end := max(time.UnixMilli(e.expiries[0].at).Sub(e.now()), time.Millisecond)
+	end := max(at.Sub(e.now()), time.Millisecond)
 	if waiting {
 		end = min(end, next)
 	}

@@ -54,12 +54,12 @@ func (c change) contradictions(proto nat.Proto) map[frontend]contradiction {
 		}
 		m[f] = c
 	}
-	for p := range c.gone {
+	for p := range c.before {
 		if p.proto == proto && !p.proxiedOnly() {
 			note(p.frontend, contradiction{was: p.backend})
 		}
 	}
-	for p := range c.come {
+	for p := range c.after {
 		if p.proto == proto && !p.proxiedOnly() {
 			note(p.frontend, contradiction{was: m[p.frontend].was, is: p.backend})
 		}

@@ -48,7 +48,7 @@ func (e *Engine) onBridges(c change) map[netip.Addr]int {
 	if all == nil {
 		return nil
 	}
-	maps.DeleteFunc(all, func(a netip.Addr, _ int) bool { return c.led[a] == 0 })
+	maps.DeleteFunc(all, func(a netip.Addr, _ int) bool { return c.countsAfter[a] == 0 })
 	return all
 }
 
@@ -63,7 +63,7 @@ func (e *Engine) leavers(c change) []netip.Addr {
 	for a := range h.places {
 		left[a] = e.backends[a]
 	}
-	maps.DeleteFunc(left, func(a netip.Addr, n int) bool { return n-c.left[a]+c.led[a] > 0 })
+	maps.DeleteFunc(left, func(a netip.Addr, n int) bool { return n-c.countsBefore[a]+c.countsAfter[a] > 0 })
 	return slices.SortedFunc(maps.Keys(left), netip.Addr.Compare)
 }
 
@@ -75,23 +75,6 @@ func (e *Engine) search(d *hairpinDraft, backends map[netip.Addr]int, wait bool)
 	}
 	for _, a := range backendsOf(found) {
 		d.settle(a, found[a])
-	}
-}
-
-// countBackend counts a port in or out of those that lead to its backend through
-// netfilter.
-func (e *Engine) countBackend(p port, by int) {
-	if !p.proxiedOnly() {
-		e.countBackends(p.backend.Addr(), by)
-	}
-}
-
-// countBackends is countBackend for several ports.
-func (e *Engine) countBackends(a netip.Addr, by int) {
-	if n := e.backends[a] + by; n > 0 {
-		e.backends[a] = n
-	} else {
-		delete(e.backends, a)
 	}
 }
 

@@ -186,7 +186,7 @@ func (ps *proxies) inherit(lent []PortSocket) error {
 			errs = append(errs, fmt.Errorf("take %s %s: %w", f.proto, f.ap, err), os.NewSyscallError("close", unix.Close(l.FD)))
 			continue
 		}
-		if !f.heldBy(s.Addr()) || ps.inherited[f] != nil {
+		if !heldBy(f, s.Addr()) || ps.inherited[f] != nil {
 			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.proto, f.ap, s.Addr().Network(), s.Addr()), s.Close())
 			continue
 		}
@@ -196,7 +196,7 @@ func (ps *proxies) inherit(lent []PortSocket) error {
 }
 
 // heldBy reports whether a socket of that address is one of the frontend's.
-func (f frontend) heldBy(a net.Addr) bool {
+func heldBy(f frontend, a net.Addr) bool {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil || a.Network() != f.proto.String() || ap.Port() != f.ap.Port() {
 		return false

@@ -19,7 +19,7 @@ import (
 // that holds the port, which may be closed by now, and its process.
 func (e *Engine) findHolder(p port) error {
 	held := &nat.HeldError{Want: p.mapping()}
-	s, err := hostnet.FindSocket(e.namespace, p.proto, p.blockedBy)
+	s, err := hostnet.FindSocket(e.namespace, p.proto, func(at netip.AddrPort) bool { return blockedBy(p.frontend, at) })
 	if err != nil {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
@@ -32,7 +32,7 @@ func (e *Engine) findHolder(p port) error {
 }
 
 // blockedBy reports whether a socket at the address is in the frontend's way.
-func (f frontend) blockedBy(at netip.AddrPort) bool {
+func blockedBy(f frontend, at netip.AddrPort) bool {
 	mine, theirs := f.ap.Addr(), at.Addr()
 	switch {
 	case at.Port() != f.ap.Port():

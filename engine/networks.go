@@ -44,7 +44,7 @@ func (e *Engine) createNetwork(n nat.Network) (nat.Network, error) {
 		}
 		return e.rearrange(func(c *change) {
 			c.records.come = append(made.declared(), made.cursorElement(made.addrs.Cursor()))
-			c.after = func() {
+			c.apply = func() {
 				made.cursor = made.addrs.Cursor()
 				e.networks[made.Name] = made
 			}
@@ -113,7 +113,7 @@ func (e *Engine) removeNetwork(name string) error {
 		}
 		return e.rearrange(func(c *change) {
 			c.records.gone = n.recorded()
-			c.after = func() { delete(e.networks, name) }
+			c.apply = func() { delete(e.networks, name) }
 		}, nil, n)
 	})
 	if err != nil {

@@ -54,7 +54,7 @@ func (ps *proxies) bind(f frontend) error {
 		ps.held[f] = s
 		return nil
 	}
-	s, err := proxy.Bind(f.socketAddr(), ps.options(f))
+	s, err := proxy.Bind(socketAddr(f.proto, f.ap), ps.options(f))
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,8 @@ func (ps *proxies) closeAll() error {
 	return errors.Join(append(errs, ps.disown(), ps.group.Close())...)
 }
 
-// socketAddr is the address of the frontend for a socket: none for any address of
-// both families.
-func (f frontend) socketAddr() net.Addr { return socketAddr(f.proto, f.ap) }
-
+// socketAddr is an address for a socket: without a host for any address of either
+// family.
 func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
 	if proto == nat.UDP {
 		return net.UDPAddrFromAddrPort(ap)
@@ -251,7 +249,7 @@ func (e *Engine) serveAll(c change) error {
 		return nil
 	}
 	for i, p := range c.added {
-		e.report("open", i, c.comeCount())
+		e.report("open", i, c.lenAfter())
 		if err := e.proxies.serve(p); err != nil {
 			return fmt.Errorf("open proxy of %s: %w", p.mapping(), err)
 		}
@@ -261,7 +259,7 @@ func (e *Engine) serveAll(c change) error {
 		return c.killTCP && m.from.backend != m.to.backend || released.has(m.frontend)
 	}
 	for i, m := range c.moved {
-		e.report("open", len(c.added)+i, c.comeCount())
+		e.report("open", len(c.added)+i, c.lenAfter())
 		if err := e.proxies.retarget(m, kills(m)); err != nil {
 			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
 		}

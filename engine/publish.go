@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -90,7 +89,7 @@ func (e *takenError) Error() string {
 func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]nat.Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []port
-	defer func() { e.release(held) }()
+	defer func() { e.reserved.release(held) }()
 	for {
 		done, err := e.publishChosen(ms, base, how)
 		var taken *takenError
@@ -100,7 +99,7 @@ func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]n
 		if len(held) == chooseAttempts {
 			return nil, e.findHolder(taken.port)
 		}
-		if err := e.ports[taken.port.proto].Reserve(reservation(taken.port.ap)); err != nil {
+		if err := e.reserved.reserve(taken.port.frontend); err != nil {
 			return nil, err
 		}
 		held = append(held, taken.port)
@@ -120,7 +119,7 @@ func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]na
 		err = e.commit(c)
 	}
 	if err != nil {
-		e.release(c.added)
+		e.reserved.release(c.added)
 		return nil, err
 	}
 	return done, nil
@@ -163,7 +162,7 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 	// Ports are chosen last, so that none is that is asked for further on.
 	for _, i := range choose {
 		m := &done[i]
-		first, err := e.ports[m.Proto].NextRun(reservation(m.Frontend).Addr(), int(m.More)+1)
+		first, err := e.reserved.choose(frontendOf(*m), int(m.More)+1)
 		if err != nil {
 			return nil, fmt.Errorf("choose a port for %s: %w", *m, err)
 		}
@@ -184,41 +183,42 @@ func (e *Engine) reservePort(single nat.Mapping, have target, taken bool, c *cha
 	case taken && have == p.target && !how.kill: // else connections to another backend end
 		return nil
 	case taken && (how.retarget || have.renewedBy(p.target)):
-		if other, ok := e.inThePlaceOf(p, have); ok {
+		if other, ok := e.elementTaken(p, have); ok {
 			return &nat.ConflictError{Want: single, Have: other.mapping()}
 		}
 		c.moved = append(c.moved, move{p.frontend, have, p.target})
 		return nil
 	}
-	if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+	if err := e.reserved.reserve(p.frontend); err != nil {
 		return e.conflict(single, err)
 	}
 	c.added = append(c.added, p)
 	return nil
 }
 
-// renewedBy reports whether the target is a lease and the other one the same but for when
-// it ends.
-func (t target) renewedBy(o target) bool {
-	leased := t.expires != 0
-	t.expires = o.expires
-	return leased && t == o
-}
-
-// release gives reserved ports back.
-func (e *Engine) release(ports []port) {
-	for _, p := range ports {
-		e.ports[p.proto].Release(reservation(p.ap))
+// elementTaken finds the other port whose element a port needs when it moves to a backend
+// of the other family: one of the two is overlapped.
+func (e *Engine) elementTaken(p port, have target) (port, bool) {
+	key := elementKey(p)
+	if key == elementKey(port{p.frontend, have}) {
+		return port{}, false
 	}
+	any := frontend{p.proto, netip.AddrPortFrom(netip.Addr{}, p.ap.Port())}
+	for _, f := range []frontend{any, any.ofFamily(p.backend.Addr())} {
+		t, ok := e.mappings.get(f)
+		if other := (port{f, t}); ok && f != p.frontend && elementKey(other) == key {
+			return other, true
+		}
+	}
+	return port{}, false
 }
 
 // conflict finds out which mapping stands behind a refused reservation.
 func (e *Engine) conflict(want nat.Mapping, err error) error {
-	var inUse *alloc.InUseError
-	if !errors.As(err, &inUse) {
+	f, ok := reservedFor(want.Proto, err)
+	if !ok {
 		return err
 	}
-	f := frontend{want.Proto, netip.AddrPortFrom(frontendAddr(inUse.Have.Addr()), inUse.Have.Port())}
 	have, ok := e.mappings.get(f)
 	if !ok {
 		return fmt.Errorf("%w: %w", nat.ErrConflict, err)

@@ -109,7 +109,7 @@ func (e *Engine) syncExternal(f found, notes int) {
 	before := e.mappings
 	e.take(f.elements, f.book)
 	e.adoptHairpins()
-	c := changeBetween(before, e.mappings)
+	c := change{portChange: changeBetween(&before, &e.mappings)}
 	e.warnOfFlows(e.deleteFlows(nat.UDP, c))
 	e.notifyChange(c)
 }
@@ -133,23 +133,4 @@ func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
 	// None of the records is missing, so that more of them is all they can be.
 	return known == e.mappings.len() && len(b.elements()) == len(e.book.elements()) &&
 		len(elements) == known+notes+len(e.segments)+len(e.records())
-}
-
-// changeBetween is what makes some mappings of others.
-func changeBetween(before, after registry) (c change) {
-	for p := range before.all {
-		now, ok := after.get(p.frontend)
-		switch {
-		case !ok:
-			c.removed = append(c.removed, p)
-		case !now.same(p.target):
-			c.moved = append(c.moved, move{p.frontend, p.target, now})
-		}
-	}
-	for p := range after.all {
-		if _, ok := before.get(p.frontend); !ok {
-			c.added = append(c.added, p)
-		}
-	}
-	return c
 }

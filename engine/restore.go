@@ -79,7 +79,7 @@ func (e *Engine) reconcile() error {
 // restore puts into the kernel what it has lost.
 func (e *Engine) restore(kept nat.StoredState) error {
 	u := e.unite(kept.State)
-	e.release(u.ports)
+	e.reserved.release(u.ports)
 	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
@@ -88,12 +88,12 @@ func (e *Engine) restore(kept nat.StoredState) error {
 	if same {
 		return nil
 	}
-	c := change{added: u.ports, records: recordsBetween(e.book.elements(), u.book.elements())}
+	c := change{portChange: portChange{added: u.ports}, records: recordsBetween(e.book.elements(), u.book.elements())}
 	if c.empty() && c.records.empty() {
 		return nil
 	}
 	e.arrange(&c, u)
-	c.count()
+	c.countsBefore, c.countsAfter = c.counts()
 	var undo undoList
 	if !e.opts.NoSysctl {
 		if err := e.forward(c, &undo); err != nil {
@@ -240,7 +240,7 @@ func (u *union) addPorts(e *Engine, ms []nat.Mapping, now time.Time) {
 			case known:
 				u.lost = append(u.lost, lostLine{single.String(), "it is " + p.frontend.mapping(have).String()})
 			default:
-				if err := e.ports[p.proto].Reserve(reservation(p.ap)); err != nil {
+				if err := e.reserved.reserve(p.frontend); err != nil {
 					u.lost = append(u.lost, lostLine{single.String(), e.conflict(single, err).Error()})
 					continue
 				}

@@ -59,11 +59,11 @@ func (e *Engine) segmentChange(c change) segmentChange {
 // segmentsAfter are the segments after a change of ports alone.
 func (e *Engine) segmentsAfter(c change) map[netip.Prefix]int {
 	counts := maps.Clone(e.segments)
-	countOn(counts, c.left, -1)
-	for backend := range c.led {
+	countOn(counts, c.countsBefore, -1)
+	for backend := range c.countsAfter {
 		addSegment(counts, e.networks, backend, c.routes)
 	}
-	countOn(counts, c.led, 1)
+	countOn(counts, c.countsAfter, 1)
 	return counts
 }
 
@@ -74,7 +74,7 @@ func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[n
 	for _, n := range networks {
 		counts[n.Prefix] = 1
 	}
-	led := tallyOf(ports)
+	led := countPorts(ports)
 	for backend := range led {
 		addSegment(counts, networks, backend, routes)
 	}
@@ -101,19 +101,8 @@ func addSegment(counts map[netip.Prefix]int, networks map[string]*network, backe
 	counts[segment] = 0
 }
 
-// countPort counts a port in or out of the segment that its backend lies on, if there
-// is one. What proxies alone serve is not translated and makes no hairpin.
-func countPort(segments map[netip.Prefix]int, p port, by int) {
-	if p.proxiedOnly() {
-		return
-	}
-	if s, ok := around(segments, p.backend.Addr()); ok {
-		segments[s] += by
-	}
-}
-
-// countOn is countPort for each of many ports.
-func countOn(segments map[netip.Prefix]int, ports tally, by int) {
+// countOn counts ports in or out of the segments that their backends lie on.
+func countOn(segments map[netip.Prefix]int, ports portCounts, by int) {
 	for backend, n := range ports {
 		if s, ok := around(segments, backend); ok {
 			segments[s] += by * n

@@ -135,7 +135,7 @@ func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
 			c.released = append(c.released, e.portsOf(ep)...)
 		}
 	}
-	c.after = func() { e.open(b) }
+	c.apply = func() { e.open(b) }
 	for name, n := range b.networks {
 		if have := e.networks[name]; have == nil || have.Prefix != n.Prefix {
 			c.forwards = append(c.forwards, n)

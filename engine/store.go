@@ -74,21 +74,18 @@ func (e *Engine) stateAfter(c change) nat.State {
 // portsAfter yields the ports that are published after a change, but for those that only
 // others can have written, beside one that excludes them: no file says such.
 func (e *Engine) portsAfter(c change) iter.Seq[port] {
-	gone := make(map[frontend]struct{}, c.goneCount())
-	for p := range c.gone {
+	gone := make(map[frontend]struct{}, c.lenBefore())
+	for p := range c.before {
 		gone[p.frontend] = struct{}{}
-	}
-	for f := range e.crowded {
-		gone[f] = struct{}{}
 	}
 	return func(yield func(port) bool) {
 		for p := range e.mappings.all {
-			if _, ok := gone[p.frontend]; !ok && !yield(p) {
+			if _, ok := gone[p.frontend]; !ok && !e.reserved.isOverlapped(p.frontend) && !yield(p) {
 				return
 			}
 		}
-		for p := range c.come {
-			if _, crowded := e.crowded[p.frontend]; !crowded && !yield(p) {
+		for p := range c.after {
+			if !e.reserved.isOverlapped(p.frontend) && !yield(p) {
 				return
 			}
 		}

@@ -62,7 +62,7 @@ func runsOf(ports []port) (runs []portRun) {
 // continues reports whether the port goes on where the other ends, and differs in
 // nothing else.
 func (p *port) continues(o *port) bool {
-	return p.nextTo(o.frontend) &&
+	return p.follows(o.frontend) &&
 		int(p.backend.Port()) == int(o.backend.Port())+1 && p.backend.Addr() == o.backend.Addr() &&
 		p.name == o.name && p.noProxy == o.noProxy && p.expires == o.expires
 }

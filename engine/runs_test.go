@@ -5,6 +5,7 @@ package engine
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -19,15 +20,13 @@ import (
 func TestCollapsedPorts(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		some := player{choose: r.IntN, bed: newTestbed()}
 		var ports []port
 		seen := map[frontend]bool{}
-		for _, m := range some.mappings(r.IntN(60)) {
-			for single := range nat.Expand(m) {
-				if p := portOf(single); !seen[p.frontend] && p.ap.Port() != 0 {
-					seen[p.frontend] = true
-					ports = append(ports, p)
-				}
+		for range r.IntN(60) {
+			p := somePort(r)
+			if !seen[p.frontend] {
+				seen[p.frontend] = true
+				ports = append(ports, p)
 			}
 		}
 		if seed%2 == 0 {
@@ -59,4 +58,22 @@ func TestRunsDifferInNothingElse(t *testing.T) {
 		change(&two)
 		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 2)
 	}
+}
+
+// somePort returns one of few ports, of which many are consecutive.
+func somePort(r *rand.Rand) port {
+	number := uint16(80 + r.IntN(12))
+	hosts := []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
+	backends := []netip.Addr{netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00:30::2")}
+	p := port{
+		frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
+		target{backend: netip.AddrPortFrom(backends[r.IntN(2)], number), noProxy: r.IntN(8) == 0},
+	}
+	if r.IntN(8) == 0 {
+		p.name = "web"
+	}
+	if r.IntN(4) == 0 {
+		p.expires = 1_800_000_000_000 + int64(r.IntN(2))*60_000
+	}
+	return p
 }
