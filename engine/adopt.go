@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"net/netip"
 	"slices"
 	"time"
@@ -130,7 +132,7 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 	for i := range elements[:len(elements)-len(others)] {
 		el := &elements[i]
 		p, ok := readPort(*el, kind.of(el.Set, kinds), now)
-		if _, lost := twice[p.frontend]; lost && kind.apart {
+		if _, lost := twice[p.Frontend]; lost && kind.apart {
 			ok = false
 		}
 		switch {
@@ -154,9 +156,9 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 			ok = false
 		}
 		if kind, isMap := kinds[el.Set]; isMap {
-			var p port
+			var p portset.Port
 			p, ok = readPort(el, kind, now)
-			if _, lost := twice[p.frontend]; lost && kind.apart {
+			if _, lost := twice[p.Frontend]; lost && kind.apart {
 				ok = false
 			}
 		} else if isEnded(el) {
@@ -210,44 +212,44 @@ func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
 
 // outdone are the frontends that have an element in a map that no rule looks up and
 // another, which packets follow, in one that rules do. An engine never makes such.
-func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) map[frontend]struct{} {
-	apart, twice := map[frontend]struct{}{}, map[frontend]struct{}{}
+func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) map[portset.Frontend]struct{} {
+	apart, twice := map[portset.Frontend]struct{}{}, map[portset.Frontend]struct{}{}
 	var kind kindOf
 	for i := range elements {
 		el := &elements[i]
 		if kind.of(el.Set, kinds).apart {
 			p, _ := readPort(*el, kind.mapKind, now)
-			apart[p.frontend] = struct{}{}
+			apart[p.Frontend] = struct{}{}
 		}
 	}
 	if len(apart) == 0 {
 		return nil
 	}
-	note := func(f frontend) {
+	note := func(f portset.Frontend) {
 		if _, ok := apart[f]; ok {
 			twice[f] = struct{}{}
 		}
 	}
-	followed := newRegistry()
+	followed := portset.NewSet()
 	for _, el := range elements {
 		kind, isMap := kinds[el.Set]
 		p, ok := readPort(el, kind, now)
 		if !isMap || !ok || kind.apart {
 			continue
 		}
-		if have, both := followed.get(p.frontend); both { // see take
-			note(p.ofFamily(have.backend.Addr()))
-			p.frontend = p.ofFamily(p.backend.Addr())
+		if have, both := followed.Get(p.Frontend); both { // see take
+			note(p.OfFamily(have.Backend.Addr()))
+			p.Frontend = p.OfFamily(p.Backend.Addr())
 		}
-		note(p.frontend)
-		followed.put(p)
+		note(p.Frontend)
+		followed.Put(p)
 	}
 	return twice
 }
 
 // take makes the elements what the engine knows to be published.
 func (e *Engine) take(elements []nft.Element, b book) {
-	e.reserved.removeAll(e.mappings.all)
+	e.reserved.RemoveAll(e.mappings.All)
 	e.published = newPublished(e.reserved)
 	e.hairpins.records = map[netip.Addr]string{}
 	e.open(b)
@@ -270,21 +272,21 @@ func (e *Engine) take(elements []nft.Element, b book) {
 			continue
 		}
 		p := portIn(el, kind.mapKind, now)
-		if have, twice := e.mappings.get(p.frontend); twice {
+		if have, twice := e.mappings.Get(p.Frontend); twice {
 			// Somebody has written the same port into the maps of both families:
 			// neither can then be for any address of both.
-			other := port{p.frontend, have}
-			e.mappings.delete(other.frontend)
-			other.frontend = p.ofFamily(have.backend.Addr())
+			other := portset.Port{Frontend: p.Frontend, Target: have}
+			e.mappings.Delete(other.Frontend)
+			other.Frontend = p.OfFamily(have.Backend.Addr())
 			e.put(other)
-			p.frontend = p.ofFamily(p.backend.Addr())
+			p.Frontend = p.OfFamily(p.Backend.Addr())
 		}
 		e.put(p)
 	}
-	e.count(countPorts(e.mappings.all), 1)
-	e.reserved.add(e.mappings.all, func(p port, err error) {
+	e.count(portset.Count(e.mappings.All), 1)
+	e.reserved.Add(e.mappings.All, func(p portset.Port, err error) {
 		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
-			"mapping", p.mapping().String(), "conflict", err)
+			"mapping", p.Mapping().String(), "conflict", err)
 	})
 	e.syncProxies()
 }

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"time"
@@ -27,7 +29,7 @@ func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.lines(), nil
+	return c.Lines(), nil
 }
 
 // Apply makes what is published exactly the given mappings, in one transaction, and
@@ -43,8 +45,8 @@ func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 		if err != nil {
 			return err
 		}
-		lines = c.lines()
-		if c.empty() {
+		lines = c.Lines()
+		if c.Empty() {
 			e.unchanged(true)
 			return nil
 		}
@@ -63,21 +65,21 @@ func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 // before what it adds can be reserved, and is reserved again if the commit fails.
 func (e *Engine) applyOnce(c change) error {
 	e.opts.Trace("reserve")
-	e.reserved.release(c.removed)
-	if n, err := e.reserved.reserveAll(c.added); err != nil {
-		return e.unreserve(c.added[:n], c.removed, e.conflict(c.added[n].mapping(), err))
+	e.reserved.Release(c.Removed)
+	if n, err := e.reserved.ReserveAll(c.Added); err != nil {
+		return e.unreserve(c.Added[:n], c.Removed, e.conflict(c.Added[n].Mapping(), err))
 	}
 	if err := e.commit(c); err != nil {
-		return e.unreserve(c.added, c.removed, err)
+		return e.unreserve(c.Added, c.Removed, err)
 	}
 	return nil
 }
 
 // unreserve takes reservations back because of an error: what was to come is
 // released, what was to go is reserved again.
-func (e *Engine) unreserve(come, gone []port, cause error) error {
-	e.reserved.release(come)
-	for _, err := range e.reserved.restore(gone) {
+func (e *Engine) unreserve(come, gone []portset.Port, cause error) error {
+	e.reserved.Release(come)
+	for _, err := range e.reserved.Restore(gone) {
 		cause = undone(cause, err)
 	}
 	return cause
@@ -88,7 +90,7 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
 	}
-	c := change{portChange: portChange{added: make([]port, 0, max(len(ms)-e.mappings.len(), 0))}}
+	c := change{Change: portset.Change{Added: make([]portset.Port, 0, max(len(ms)-e.mappings.Len(), 0))}}
 	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
 	now := e.now()
 	kept := 0
@@ -100,27 +102,27 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 		if over(m, now) {
 			continue
 		}
-		before := len(c.added) + len(c.moved)
-		for p := range portsOf(m) {
-			have, ok := e.mappings.get(p.frontend)
+		before := len(c.Added) + len(c.Moved)
+		for p := range portset.Expand(m) {
+			have, ok := e.mappings.Get(p.Frontend)
 			switch {
 			case !ok:
-				c.added = append(c.added, p)
+				c.Added = append(c.Added, p)
 				continue
-			case !have.same(p.target):
-				c.moved = append(c.moved, move{p.frontend, have, p.target})
+			case !have.SameAs(p.Target):
+				c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
 			}
 			kept++
 		}
-		if len(c.added)+len(c.moved) == before {
+		if len(c.Added)+len(c.Moved) == before {
 			continue // published as it is wanted
 		}
 		if err := hosts.Check(m); err != nil {
 			return change{}, err
 		}
 	}
-	if kept != e.mappings.len() {
-		c.removed = e.unwanted(ms, now)
+	if kept != e.mappings.Len() {
+		c.Removed = e.unwanted(ms, now)
 	}
 	e.warnUnreachable(hosts)
 	c.routes = hosts.Routes()
@@ -128,19 +130,19 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 }
 
 // unwanted are the published ports that are not among the mappings.
-func (e *Engine) unwanted(ms []nat.Mapping, now time.Time) []port {
-	wanted := newRegistry()
+func (e *Engine) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
+	wanted := portset.NewSet()
 	for i := range ms {
 		if over(&ms[i], now) {
 			continue
 		}
-		for p := range portsOf(&ms[i]) {
-			wanted.put(p)
+		for p := range portset.Expand(&ms[i]) {
+			wanted.Put(p)
 		}
 	}
-	var gone []port
-	for p := range e.mappings.all {
-		if _, ok := wanted.get(p.frontend); !ok {
+	var gone []portset.Port
+	for p := range e.mappings.All {
+		if _, ok := wanted.Get(p.Frontend); !ok {
 			gone = append(gone, p)
 		}
 	}

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -91,7 +93,7 @@ func BenchmarkExpire(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.Expires = now
-		p := portOf(m)
+		p := portset.Of(m)
 		e.put(p)
 		e.countPort(p, 1)
 		e.forget(now)

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"iter"
@@ -20,13 +22,13 @@ import (
 
 // change is what one call makes of the published ports, in one transaction.
 type change struct {
-	portChange
+	portset.Change
 	// chosen is how many of what is added, the last of it, have ports that the
 	// engine chose and the caller did not ask for.
 	chosen int
 	// countsBefore are the ports that the change removes or moves, by their backends, and
 	// countsAfter those that it adds or moves. They are counted when it is committed.
-	countsBefore, countsAfter portCounts
+	countsBefore, countsAfter portset.Counts
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]hostnet.Route
 	// hairpins is what becomes of bridge ports with it; nil: nothing.
@@ -37,7 +39,7 @@ type change struct {
 	// released are ports of endpoints that go: what flows to them ends over TCP as well.
 	// They are among what it removes, or moves if the frontend is somebody else's then, or
 	// none of both if that leads to the same.
-	released []port
+	released []portset.Port
 	// records are of networks and endpoints, and apply makes in what the engine knows
 	// what they say; nil: nothing.
 	records records
@@ -97,23 +99,23 @@ func (e *Engine) resync() error {
 // already; what it removes is released here.
 func (e *Engine) commit(c change) error {
 	e.unchanged(false)
-	c.countsBefore, c.countsAfter = c.counts()
+	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
 	var gone []vacated
 	if e.proxies != nil {
 		e.opts.Trace("bind")
 		gone = e.vacate(c)
 		undo.add(func() error {
-			ports := make([]port, len(gone))
+			ports := make([]portset.Port, len(gone))
 			for i, v := range gone {
-				ports[i] = v.port
+				ports[i] = v.Port
 			}
 			return e.reoccupy(ports)
 		})
 		if err := e.bindAll(c); err != nil {
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.unbind(c.added) })
+		undo.add(func() error { return e.unbind(c.Added) })
 	}
 	if !e.opts.NoSysctl {
 		e.opts.Trace("forward")
@@ -148,14 +150,14 @@ func (e *Engine) commit(c change) error {
 	if err == nil && c.killTCP {
 		err = e.deleteFlows(nat.TCP, c)
 	} else if err == nil {
-		err = e.deleteFlows(nat.TCP, change{portChange: portChange{removed: c.released}})
+		err = e.deleteFlows(nat.TCP, change{Change: portset.Change{Removed: c.released}})
 	}
 	if err != nil {
 		return undo.after(err)
 	}
 	if e.proxies != nil {
 		e.opts.Trace("open")
-		undo.add(func() error { return e.reoccupy(c.movedFrom()) })
+		undo.add(func() error { return e.reoccupy(c.MovedFrom()) })
 		if err := e.serveAll(c); err != nil {
 			return undo.after(err)
 		}
@@ -224,16 +226,16 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 		return e.makeTable(c, s, undo)
 	}
 	forth := nft.Change{
-		Delete: append(keys(c.before, c.lenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
-		Add:    append(e.elements(c.after, c.lenAfter(), s.added, c.records.come), c.hairpins.added()...),
+		Delete: append(keys(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
+		Add:    append(e.elements(c.After, c.LenAfter(), s.added, c.records.come), c.hairpins.added()...),
 	}
 	if err := e.table.Update(forth); err != nil {
 		return err
 	}
 	undo.add(func() error {
 		return e.table.UpdateFinally(nft.Change{
-			Delete: append(keys(c.after, c.lenAfter(), s.added, c.records.come), c.hairpins.added()...),
-			Add:    append(e.elements(c.before, c.lenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
+			Delete: append(keys(c.After, c.LenAfter(), s.added, c.records.come), c.hairpins.added()...),
+			Add:    append(e.elements(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
 		})
 	})
 	return nil
@@ -242,10 +244,10 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 // makeTable makes the table with all its elements as the change will have left them.
 // One that somebody else has made meanwhile it does not touch.
 func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
-	all, count := iter.Seq[port](c.after), c.lenAfter()
-	if e.mappings.len() != 0 { // else what comes is all there is
+	all, count := iter.Seq[portset.Port](c.After), c.LenAfter()
+	if e.mappings.Len() != 0 { // else what comes is all there is
 		after := e.mappingsAfter(c)
-		all, count = after.all, after.len()
+		all, count = after.All, after.Len()
 	}
 	segments := slices.Clone(s.added)
 	for p := range e.segments {
@@ -263,20 +265,20 @@ func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
 }
 
 // mappingsAfter are all that is published after a change.
-func (e *Engine) mappingsAfter(c change) registry {
-	after := e.mappings.clone()
-	for p := range c.before {
-		after.delete(p.frontend)
+func (e *Engine) mappingsAfter(c change) portset.Set {
+	after := e.mappings.Clone()
+	for p := range c.Before {
+		after.Delete(p.Frontend)
 	}
-	for p := range c.after {
-		after.put(p)
+	for p := range c.After {
+		after.Put(p)
 	}
 	return after
 }
 
 // elements are what the kernel is to hold for ports, segments and records, those of one
 // set together, for they go in one message; count is how many ports there are.
-func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
+func (e *Engine) elements(ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
 	now := e.now()
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
@@ -289,7 +291,7 @@ func (e *Engine) elements(ports iter.Seq[port], count int, segments []netip.Pref
 }
 
 // keys are as much of the same elements as deleting them takes.
-func keys(ports iter.Seq[port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
+func keys(ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
 		es = append(es, elementKey(p))
@@ -332,10 +334,10 @@ func (e *Engine) note(c change, s segmentChange) {
 		countOn(fresh, e.backends, 1)
 		maps.Copy(e.segments, fresh)
 	}
-	for _, p := range c.removed {
+	for _, p := range c.Removed {
 		e.remove(p)
 	}
-	for p := range c.after {
+	for p := range c.After {
 		e.put(p)
 	}
 	e.count(c.countsBefore, -1)

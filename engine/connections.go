@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"net/netip"
 	"slices"
 
@@ -55,8 +57,8 @@ func (e *Engine) Connections() ([]Connections, error) {
 
 // translation is what netfilter makes of a flow's destination.
 type translation struct {
-	frontend // its address is the one that the client sent to
-	backend  netip.AddrPort
+	portset.Frontend // its address is the one that the client sent to
+	backend          netip.AddrPort
 }
 
 // countFlows counts the flows of each translation.
@@ -65,7 +67,7 @@ func countFlows(flows flowTable) (map[translation]int, error) {
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
 			if f.DNAT() {
-				counts[translation{frontend{proto, f.Dst}, f.ReplySrc}]++
+				counts[translation{portset.Frontend{Proto: proto, AddrPort: f.Dst}, f.ReplySrc}]++
 			}
 			return nil
 		})
@@ -78,12 +80,12 @@ func countFlows(flows flowTable) (map[translation]int, error) {
 
 // connections adds up what belongs to each port.
 func (e *Engine) connections(counts map[translation]int) []Connections {
-	all := map[frontend]*Connections{}
-	of := func(p port) *Connections {
-		c := all[p.frontend]
+	all := map[portset.Frontend]*Connections{}
+	of := func(p portset.Port) *Connections {
+		c := all[p.Frontend]
 		if c == nil {
-			c = &Connections{Mapping: p.mapping()}
-			all[p.frontend] = c
+			c = &Connections{Mapping: p.Mapping()}
+			all[p.Frontend] = c
 		}
 		return c
 	}
@@ -95,11 +97,11 @@ func (e *Engine) connections(counts map[translation]int) []Connections {
 	if e.proxies != nil {
 		for f, px := range e.proxies.open {
 			stats := px.Stats()
-			target, ok := e.mappings.get(f)
+			target, ok := e.mappings.Get(f)
 			if !ok || stats.Live == 0 && stats.Total == 0 {
 				continue
 			}
-			c := of(port{f, target})
+			c := of(portset.Port{Frontend: f, Target: target})
 			c.Proxied, c.ProxiedEver = stats.Live, stats.Total
 		}
 	}
@@ -114,12 +116,12 @@ func (e *Engine) connections(counts map[translation]int) []Connections {
 // translated finds the port that a translation is of: one for the address, or for any of
 // its family, or for any. It leads to the same backend; flows to a former one, or that
 // another table has translated, are of none.
-func (e *Engine) translated(t translation) (port, bool) {
-	any := frontend{t.proto, netip.AddrPortFrom(netip.Addr{}, t.ap.Port())}
-	for _, f := range []frontend{t.frontend, any.ofFamily(t.ap.Addr()), any} {
-		if target, ok := e.mappings.get(f); ok && target.backend == t.backend {
-			return port{f, target}, true
+func (e *Engine) translated(t translation) (portset.Port, bool) {
+	any := portset.Frontend{Proto: t.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, t.AddrPort.Port())}
+	for _, f := range []portset.Frontend{t.Frontend, any.OfFamily(t.AddrPort.Addr()), any} {
+		if target, ok := e.mappings.Get(f); ok && target.Backend == t.backend {
+			return portset.Port{Frontend: f, Target: target}, true
 		}
 	}
-	return port{}, false
+	return portset.Port{}, false
 }

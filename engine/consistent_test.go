@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"cmp"
 	"fmt"
 	"net/netip"
@@ -48,19 +50,19 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 
 // probes are frontends whose state tells that of all that the tests use: ports 100
 // to 112, 80, and some that are published.
-func probes(e *Engine) []frontend {
+func probes(e *Engine) []portset.Frontend {
 	ports := []uint16{80, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112}
-	for p := range e.mappings.all {
-		if len(ports) < 20 && !slices.Contains(ports, p.ap.Port()) {
-			ports = append(ports, p.ap.Port())
+	for p := range e.mappings.All {
+		if len(ports) < 20 && !slices.Contains(ports, p.AddrPort.Port()) {
+			ports = append(ports, p.AddrPort.Port())
 		}
 	}
 	hosts := []netip.Addr{{}, any4(), any6(), netip.MustParseAddr(local4), netip.MustParseAddr(local6), netip.MustParseAddr("127.0.0.1")}
-	fs := make([]frontend, 0, 2*len(ports)*len(hosts))
+	fs := make([]portset.Frontend, 0, 2*len(ports)*len(hosts))
 	for _, port := range ports {
 		for _, host := range hosts {
 			ap := netip.AddrPortFrom(host, port)
-			fs = append(fs, frontend{nat.TCP, ap}, frontend{nat.UDP, ap})
+			fs = append(fs, portset.Frontend{Proto: nat.TCP, AddrPort: ap}, portset.Frontend{Proto: nat.UDP, AddrPort: ap})
 		}
 	}
 	return fs
@@ -71,14 +73,14 @@ func probes(e *Engine) []frontend {
 func misreserved(e *Engine, ms []nat.Mapping) (wrong []string) {
 	for _, f := range probes(e) {
 		taken := slices.ContainsFunc(ms, func(m nat.Mapping) bool {
-			return m.Proto == f.proto && m.Frontend.Port() == f.ap.Port() && exclude(m.Frontend.Addr(), f.ap.Addr())
+			return m.Proto == f.Proto && m.Frontend.Port() == f.AddrPort.Port() && exclude(m.Frontend.Addr(), f.AddrPort.Addr())
 		})
-		err := e.reserved.reserve(f)
+		err := e.reserved.Reserve(f)
 		if err == nil {
-			e.reserved.release([]port{{frontend: f}})
+			e.reserved.Release([]portset.Port{{Frontend: f}})
 		}
 		if taken != (err != nil) {
-			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", nat.DescribeFrontend(f.mapping(target{})), taken, err))
+			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", nat.DescribeFrontend(f.Mapping(portset.Target{})), taken, err))
 		}
 	}
 	return wrong

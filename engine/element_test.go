@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -31,7 +33,7 @@ func TestElementRoundTrip(t *testing.T) {
 		}
 		for m := range nat.Expand(m) {
 			m.Expires = m.Expires.Truncate(time.Millisecond)
-			e := elementOf(portOf(m), now)
+			e := elementOf(portset.Of(m), now)
 			require.NoError(t, nft.Change{Add: []nft.Element{e}}.Validate(table), "%s", m)
 			seen[e.Set] = true
 			kind, ok := kinds[e.Set]
@@ -39,9 +41,9 @@ func TestElementRoundTrip(t *testing.T) {
 			e.Expires = e.Timeout // as it is read back at once
 			p, ok := readPort(e, kind, now)
 			require.True(t, ok)
-			require.Equal(t, m, p.mapping())
+			require.Equal(t, m, p.Mapping())
 			require.Equal(t, nft.Element{Set: e.Set, Key: e.Key}, elementKey(p))
-			require.True(t, p.same(targetOf(m)))
+			require.True(t, p.SameAs(portset.TargetOf(m)))
 		}
 	}
 	require.Len(t, seen, 12, "all maps were in it")
@@ -51,7 +53,7 @@ func TestElementOver(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	m := nattest.Mapping(t, "80->172.30.0.2:80")
 	m.Expires = now.Add(-time.Hour)
-	require.Equal(t, time.Millisecond, elementOf(portOf(m), now).Timeout, "zero would be for ever")
+	require.Equal(t, time.Millisecond, elementOf(portset.Of(m), now).Timeout, "zero would be for ever")
 }
 
 // Whatever stands in a comment: what is read of it can be shown, saved, loaded, and

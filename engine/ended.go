@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"net/netip"
 	"strings"
 
@@ -29,8 +31,8 @@ func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) 
 // notes are those that a change leaves.
 func (c change) notes() []nft.Element {
 	var es []nft.Element
-	for _, p := range c.removed {
-		if p.proto == nat.UDP && !p.proxiedOnly() {
+	for _, p := range c.Removed {
+		if p.Proto == nat.UDP && !p.ProxiedOnly() {
 			es = append(es, noteOf(p))
 		}
 	}
@@ -39,19 +41,19 @@ func (c change) notes() []nft.Element {
 
 // noteOf is the note on a port that has ended. Flows to any address are of its
 // backend's family, so that 0.0.0.0 and :: can stand for any in the key.
-func noteOf(p port) nft.Element {
-	key := p.ap
-	if !p.host().IsValid() {
-		key = p.ofFamily(p.backend.Addr()).ap
+func noteOf(p portset.Port) nft.Element {
+	key := p.AddrPort
+	if !p.Host().IsValid() {
+		key = p.OfFamily(p.Backend.Addr()).AddrPort
 	}
-	return nft.Element{Set: endedName(p.backend.Addr()), Key: nft.AddrPortKey(key), Value: p.backend, Comment: p.name}
+	return nft.Element{Set: endedName(p.Backend.Addr()), Key: nft.AddrPortKey(key), Value: p.Backend, Comment: p.Name}
 }
 
 // endedPort reads a note back. ok is false if no engine can have made it.
-func endedPort(e nft.Element) (p port, ok bool) {
+func endedPort(e nft.Element) (p portset.Port, ok bool) {
 	name, _ := nat.ParseComment(e.Comment)
-	p = port{frontend{nat.UDP, e.Key.AddrPort()}, target{backend: e.Value, name: name}}
-	return p, p.ap.Port() != 0 && p.mapping().Validate() == nil && !p.proxiedOnly()
+	p = portset.Port{Frontend: portset.Frontend{Proto: nat.UDP, AddrPort: e.Key.AddrPort()}, Target: portset.Target{Backend: e.Value, Name: name}}
+	return p, p.AddrPort.Port() != 0 && p.Mapping().Validate() == nil && !p.ProxiedOnly()
 }
 
 // forgetEnded takes notes out of the table whose flows have gone. If that fails they ask
@@ -73,8 +75,8 @@ func (e *Engine) endFlows(notes []nft.Element) error {
 	var c change
 	for _, note := range notes {
 		p, _ := endedPort(note)
-		if _, again := e.mappings.get(p.frontend); !again {
-			c.removed = append(c.removed, p)
+		if _, again := e.mappings.Get(p.Frontend); !again {
+			c.Removed = append(c.Removed, p)
 		}
 	}
 	if err := e.deleteFlows(nat.UDP, c); err != nil {

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"cmp"
 	"errors"
 	"fmt"
@@ -50,16 +52,16 @@ func (ep *Endpoint) Mappings() iter.Seq[nat.Mapping] {
 	e.forget(e.now())
 	var ms []nat.Mapping
 	for _, p := range e.portsOf(ep) {
-		ms = append(ms, p.mapping())
+		ms = append(ms, p.Mapping())
 	}
 	slices.SortFunc(ms, nat.Compare)
 	return slices.Values(ms)
 }
 
 // portsOf are the published ports of an endpoint.
-func (e *Engine) portsOf(ep *Endpoint) (ports []port) {
-	for p := range e.mappings.all {
-		if p.name == ep.name && p.backend.Addr() == ep.addr {
+func (e *Engine) portsOf(ep *Endpoint) (ports []portset.Port) {
+	for p := range e.mappings.All {
+		if p.Name == ep.name && p.Backend.Addr() == ep.addr {
 			ports = append(ports, p)
 		}
 	}
@@ -149,10 +151,10 @@ func (e *Engine) attachedAs(ep *Endpoint, a nat.EndpointSpec) bool {
 	if a.Network != "" && a.Network != ep.network || a.Address.IsValid() && a.Address != ep.addr {
 		return false
 	}
-	left := map[frontend]target{} // that no spec has asked for yet
+	left := map[portset.Frontend]portset.Target{} // that no spec has asked for yet
 	for _, p := range e.portsOf(ep) {
-		if _, ok := nat.SpecOf(p.mapping()); ok {
-			left[p.frontend] = p.target
+		if _, ok := nat.SpecOf(p.Mapping()); ok {
+			left[p.Frontend] = p.Target
 		}
 	}
 	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
@@ -174,12 +176,12 @@ func givenFirst(a, b nat.PortSpec) int {
 }
 
 // findChosen gives a mapping whose ports are chosen a frontend of those that were.
-func (e *Engine) findChosen(m *nat.Mapping, published map[frontend]target) {
+func (e *Engine) findChosen(m *nat.Mapping, published map[portset.Frontend]portset.Target) {
 	for f := range published {
 		found := *m
-		found.Frontend = f.ap
-		chosen := f.ap.Port() >= e.opts.FirstPort && int(f.ap.Port())+int(m.More) <= int(e.opts.LastPort)
-		if chosen && f.proto == m.Proto && f.ap.Addr() == m.Frontend.Addr() && hasPorts(found, published) {
+		found.Frontend = f.AddrPort
+		chosen := f.AddrPort.Port() >= e.opts.FirstPort && int(f.AddrPort.Port())+int(m.More) <= int(e.opts.LastPort)
+		if chosen && f.Proto == m.Proto && f.AddrPort.Addr() == m.Frontend.Addr() && hasPorts(found, published) {
 			*m = found
 			return
 		}
@@ -187,9 +189,9 @@ func (e *Engine) findChosen(m *nat.Mapping, published map[frontend]target) {
 }
 
 // hasPorts reports whether all ports of a mapping are among the published.
-func hasPorts(m nat.Mapping, published map[frontend]target) bool {
+func hasPorts(m nat.Mapping, published map[portset.Frontend]portset.Target) bool {
 	for single := range nat.Expand(m) {
-		if t, ok := published[frontendOf(single)]; !ok || t != targetOf(single) {
+		if t, ok := published[portset.FrontendOf(single)]; !ok || t != portset.TargetOf(single) {
 			return false
 		}
 	}
@@ -197,12 +199,12 @@ func hasPorts(m nat.Mapping, published map[frontend]target) bool {
 }
 
 // takePorts takes the ports of a mapping out of the published, if all are there.
-func takePorts(m nat.Mapping, published map[frontend]target) bool {
+func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) bool {
 	if !hasPorts(m, published) {
 		return false
 	}
 	for single := range nat.Expand(m) {
-		delete(published, frontendOf(single))
+		delete(published, portset.FrontendOf(single))
 	}
 	return true
 }
@@ -343,7 +345,7 @@ func (e *Engine) detach(name string) (done []nat.Mapping, err error) {
 			return &missingError{nat.WhatEndpoint, name}
 		}
 		ports := e.portsOf(ep)
-		done = collapsed(ports)
+		done = portset.Collapse(ports)
 		return e.detachOnce(ep)
 	})
 	if err != nil {
@@ -356,7 +358,7 @@ func (e *Engine) detachOnce(ep *Endpoint) error {
 	n := e.networks[ep.network]
 	before := n.addrs.Cursor()
 	n.addrs.Release(ep.addr)
-	c := change{portChange: portChange{removed: e.portsOf(ep)}, killTCP: true, records: n.moveCursor()}
+	c := change{Change: portset.Change{Removed: e.portsOf(ep)}, killTCP: true, records: n.moveCursor()}
 	c.records.gone = append(c.records.gone, leaseElement(ep.name, ep.addr))
 	c.apply = func() {
 		n.cursor = n.addrs.Cursor()

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"iter"
 	"log/slog"
@@ -150,12 +152,12 @@ func (e *Engine) start() error {
 	if err != nil {
 		return err
 	}
-	ports, err := newReservations(e.opts.FirstPort, e.opts.LastPort)
+	ports, err := portset.NewReservations(e.opts.FirstPort, e.opts.LastPort)
 	if err != nil {
 		return err
 	}
 	for _, r := range reserved {
-		if err := ports.avoid(r.First, r.Last); err != nil {
+		if err := ports.Avoid(r.First, r.Last); err != nil {
 			return err
 		}
 	}
@@ -181,9 +183,9 @@ func (e *Engine) start() error {
 // mappings do.
 func (e *Engine) deleteStrayFlows() error {
 	var live change
-	for p := range e.mappings.all {
-		if p.proto == nat.UDP {
-			live.added = append(live.added, p)
+	for p := range e.mappings.All {
+		if p.Proto == nat.UDP {
+			live.Added = append(live.Added, p)
 		}
 	}
 	return e.deleteFlows(nat.UDP, live)
@@ -260,7 +262,7 @@ func (e *Engine) Purge() error {
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
-	err := e.deleteFlows(nat.UDP, change{portChange: portChange{removed: slices.Collect(e.mappings.all)}})
+	err := e.deleteFlows(nat.UDP, change{Change: portset.Change{Removed: slices.Collect(e.mappings.All)}})
 	e.end()
 	return errors.Join(err, e.disconnect())
 }
@@ -289,33 +291,33 @@ func (e *Engine) Mappings() iter.Seq[nat.Mapping] {
 		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
 	}
 	e.forget(e.now())
-	all := make([]nat.Mapping, 0, e.mappings.len())
-	for p := range e.mappings.all {
-		all = append(all, p.mapping())
+	all := make([]nat.Mapping, 0, e.mappings.Len())
+	for p := range e.mappings.All {
+		all = append(all, p.Mapping())
 	}
 	slices.SortFunc(all, nat.Compare)
 	return slices.Values(all)
 }
 
 // put notes that a port is published.
-func (e *Engine) put(p port) {
+func (e *Engine) put(p portset.Port) {
 	if e.published.put(p) {
 		e.wake()
 	}
 }
 
 // remove notes that a port is no longer published, and releases it.
-func (e *Engine) remove(p port) {
+func (e *Engine) remove(p portset.Port) {
 	e.published.remove(p)
-	e.retireProxy(p.frontend)
+	e.retireProxy(p.Frontend)
 }
 
 // forget drops the mappings whose time is over: the kernel has dropped them by its
 // own clock.
 func (e *Engine) forget(now time.Time) {
-	var over []port
+	var over []portset.Port
 	for {
-		p, ok := e.expiries.pop(now, &e.mappings)
+		p, ok := e.expiries.Pop(now, &e.mappings)
 		if !ok {
 			break
 		}
@@ -324,6 +326,6 @@ func (e *Engine) forget(now time.Time) {
 		over = append(over, p)
 	}
 	if len(over) != 0 {
-		e.notify(EventExpired, collapsed(over)...)
+		e.notify(EventExpired, portset.Collapse(over)...)
 	}
 }

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"context"
 	"time"
 
@@ -56,15 +58,15 @@ func (e *Engine) notifyChange(c change) {
 	if e.opts.Notify == nil {
 		return
 	}
-	if len(c.removed) != 0 {
-		e.notify(EventUnpublished, collapsed(c.removed)...)
+	if len(c.Removed) != 0 {
+		e.notify(EventUnpublished, portset.Collapse(c.Removed)...)
 	}
-	come := make([]port, 0, c.lenAfter())
-	for p := range c.after {
+	come := make([]portset.Port, 0, c.LenAfter())
+	for p := range c.After {
 		come = append(come, p)
 	}
 	if len(come) != 0 {
-		e.notify(EventPublished, collapsed(come)...)
+		e.notify(EventPublished, portset.Collapse(come)...)
 	}
 }
 
@@ -122,7 +124,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 	e.forget(e.now())
 	e.releaseHairpins()
 	next, waiting := e.serveMissing(e.now())
-	at, ok := e.expiries.next()
+	at, ok := e.expiries.Next()
 	if !ok {
 		return next, waiting
 	}

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"log/slog"
@@ -156,10 +158,10 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 		return c
 	}
 	for p := range e.proxies.held {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s held", nat.DescribeFrontend(p.mapping(target{}))))
+		c.proxies = append(c.proxies, fmt.Sprintf("%s held", nat.DescribeFrontend(p.Mapping(portset.Target{}))))
 	}
 	for p, px := range e.proxies.open {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.mapping(target{})), px.BackendAddr()))
+		c.proxies = append(c.proxies, fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.Mapping(portset.Target{})), px.BackendAddr()))
 	}
 	slices.Sort(c.proxies)
 	return c
@@ -167,10 +169,10 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 
 // proxiesFor are the proxies that an engine would have.
 func proxiesFor(e *Engine) (lines []string) {
-	for p := range e.mappings.all {
-		line := nat.DescribeFrontend(p.frontend.mapping(target{})) + " held"
-		if !p.noProxy {
-			line = fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.frontend.mapping(target{})), p.backend)
+	for p := range e.mappings.All {
+		line := nat.DescribeFrontend(p.Frontend.Mapping(portset.Target{})) + " held"
+		if !p.NoProxy {
+			line = fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.Frontend.Mapping(portset.Target{})), p.Backend)
 		}
 		lines = append(lines, line)
 	}

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"math"
 	"net/netip"
 
@@ -46,22 +48,22 @@ func (c contradiction) contradicts(f conntrack.Flow) bool {
 // contradictions are what the change means to the flows of each frontend of a
 // protocol. What proxies alone serve is not translated: nothing that flows to such a
 // frontend is in its way, but what goes where the frontend led before.
-func (c change) contradictions(proto nat.Proto) map[frontend]contradiction {
-	var m map[frontend]contradiction // many changes are of the other protocol alone
-	note := func(f frontend, c contradiction) {
+func (c change) contradictions(proto nat.Proto) map[portset.Frontend]contradiction {
+	var m map[portset.Frontend]contradiction // many changes are of the other protocol alone
+	note := func(f portset.Frontend, c contradiction) {
 		if m == nil {
-			m = map[frontend]contradiction{}
+			m = map[portset.Frontend]contradiction{}
 		}
 		m[f] = c
 	}
-	for p := range c.before {
-		if p.proto == proto && !p.proxiedOnly() {
-			note(p.frontend, contradiction{was: p.backend})
+	for p := range c.Before {
+		if p.Proto == proto && !p.ProxiedOnly() {
+			note(p.Frontend, contradiction{was: p.Backend})
 		}
 	}
-	for p := range c.after {
-		if p.proto == proto && !p.proxiedOnly() {
-			note(p.frontend, contradiction{was: m[p.frontend].was, is: p.backend})
+	for p := range c.After {
+		if p.Proto == proto && !p.ProxiedOnly() {
+			note(p.Frontend, contradiction{was: m[p.Frontend].was, is: p.Backend})
 		}
 	}
 	return m
@@ -77,10 +79,10 @@ func (e *Engine) deleteFlows(proto nat.Proto, c change) error {
 	}
 	local := locality{host: e.host, known: map[netip.Addr]bool{}}
 	_, err := e.flows.Delete(flowFilter(proto, changes), func(flow conntrack.Flow) bool {
-		if c, ok := changes[frontend{proto, flow.Dst}]; ok {
+		if c, ok := changes[portset.Frontend{Proto: proto, AddrPort: flow.Dst}]; ok {
 			return c.contradicts(flow)
 		}
-		if _, ok := e.mappings.get(frontend{proto, flow.Dst}); ok {
+		if _, ok := e.mappings.Get(portset.Frontend{Proto: proto, AddrPort: flow.Dst}); ok {
 			return false // one for this address goes before one for any
 		}
 		c, ok := anyAddress(changes, proto, flow.Dst)
@@ -95,16 +97,16 @@ func (e *Engine) deleteFlows(proto nat.Proto, c change) error {
 // flowFilter is the narrowest filter that flows to all the frontends pass. A family
 // that is not named costs a pass over the table of its own, so one is named where
 // the backends are all of one.
-func flowFilter(proto nat.Proto, changes map[frontend]contradiction) conntrack.Filter {
+func flowFilter(proto nat.Proto, changes map[portset.Frontend]contradiction) conntrack.Filter {
 	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: math.MaxUint16}
 	for f, c := range changes {
-		dst := f.ap.Addr()
+		dst := f.AddrPort.Addr()
 		if !dst.IsValid() && !c.crossesFamilies() {
-			dst = f.ofFamily(c.backend().Addr()).ap.Addr()
+			dst = f.OfFamily(c.backend().Addr()).AddrPort.Addr()
 		}
 		filter.Dst = narrowest(filter.Dst, dst, filter.LastPort == 0)
-		filter.FirstPort = min(filter.FirstPort, f.ap.Port())
-		filter.LastPort = max(filter.LastPort, f.ap.Port())
+		filter.FirstPort = min(filter.FirstPort, f.AddrPort.Port())
+		filter.LastPort = max(filter.LastPort, f.AddrPort.Port())
 	}
 	return filter
 }
@@ -139,12 +141,12 @@ func narrowest(have, more netip.Addr, first bool) netip.Addr {
 
 // anyAddress finds the change of a frontend for any address, or any of one family,
 // that a flow's destination falls under.
-func anyAddress(changes map[frontend]contradiction, proto nat.Proto, dst netip.AddrPort) (contradiction, bool) {
-	any := frontend{proto, netip.AddrPortFrom(netip.Addr{}, dst.Port())}
+func anyAddress(changes map[portset.Frontend]contradiction, proto nat.Proto, dst netip.AddrPort) (contradiction, bool) {
+	any := portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, dst.Port())}
 	if c, ok := changes[any]; ok {
 		return c, true
 	}
-	c, ok := changes[any.ofFamily(dst.Addr())]
+	c, ok := changes[any.OfFamily(dst.Addr())]
 	return c, ok
 }
 

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"context"
 	"errors"
 	"fmt"
@@ -159,9 +161,9 @@ func (e *Engine) Begin() error {
 // lend lists the sockets that hold ports.
 func (ps *proxies) lend() []PortSocket {
 	lent := make([]PortSocket, 0, len(ps.held)+len(ps.open))
-	add := func(f frontend, fd int) {
+	add := func(f portset.Frontend, fd int) {
 		if fd >= 0 {
-			lent = append(lent, PortSocket{f.proto, f.ap, fd})
+			lent = append(lent, PortSocket{f.Proto, f.AddrPort, fd})
 		}
 	}
 	for f, s := range ps.held {
@@ -177,17 +179,17 @@ func (ps *proxies) lend() []PortSocket {
 // be is closed, as if it had not been lent.
 func (ps *proxies) inherit(lent []PortSocket) error {
 	ps.waiting = true
-	ps.inherited = make(map[frontend]*proxy.Socket, len(lent))
+	ps.inherited = make(map[portset.Frontend]*proxy.Socket, len(lent))
 	var errs []error
 	for _, l := range lent {
-		f := frontend{l.Proto, l.Frontend}
+		f := portset.Frontend{Proto: l.Proto, AddrPort: l.Frontend}
 		s, err := proxy.Take(l.FD)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("take %s %s: %w", f.proto, f.ap, err), os.NewSyscallError("close", unix.Close(l.FD)))
+			errs = append(errs, fmt.Errorf("take %s %s: %w", f.Proto, f.AddrPort, err), os.NewSyscallError("close", unix.Close(l.FD)))
 			continue
 		}
 		if !heldBy(f, s.Addr()) || ps.inherited[f] != nil {
-			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.proto, f.ap, s.Addr().Network(), s.Addr()), s.Close())
+			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.Proto, f.AddrPort, s.Addr().Network(), s.Addr()), s.Close())
 			continue
 		}
 		ps.inherited[f] = s
@@ -196,13 +198,13 @@ func (ps *proxies) inherit(lent []PortSocket) error {
 }
 
 // heldBy reports whether a socket of that address is one of the frontend's.
-func heldBy(f frontend, a net.Addr) bool {
+func heldBy(f portset.Frontend, a net.Addr) bool {
 	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil || a.Network() != f.proto.String() || ap.Port() != f.ap.Port() {
+	if err != nil || a.Network() != f.Proto.String() || ap.Port() != f.AddrPort.Port() {
 		return false
 	}
-	if f.ap.Addr().IsValid() {
-		return ap.Addr() == f.ap.Addr()
+	if f.AddrPort.Addr().IsValid() {
+		return ap.Addr() == f.AddrPort.Addr()
 	}
 	return ap.Addr().IsUnspecified() // of either family: a host may have no IPv6
 }
@@ -213,7 +215,7 @@ func (ps *proxies) begin() error {
 	errs := []error{ps.disown()}
 	for f, px := range ps.open {
 		if err := px.Open(); err != nil {
-			errs = append(errs, fmt.Errorf("open proxy of %s %s: %w", f.proto, f.ap, err))
+			errs = append(errs, fmt.Errorf("open proxy of %s %s: %w", f.Proto, f.AddrPort, err))
 		}
 	}
 	return errors.Join(errs...)

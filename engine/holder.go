@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,9 +19,9 @@ import (
 
 // findHolder returns the error for a port that could not be bound: it looks up the socket
 // that holds the port, which may be closed by now, and its process.
-func (e *Engine) findHolder(p port) error {
-	held := &nat.HeldError{Want: p.mapping()}
-	s, err := hostnet.FindSocket(e.namespace, p.proto, func(at netip.AddrPort) bool { return blockedBy(p.frontend, at) })
+func (e *Engine) findHolder(p portset.Port) error {
+	held := &nat.HeldError{Want: p.Mapping()}
+	s, err := hostnet.FindSocket(e.namespace, p.Proto, func(at netip.AddrPort) bool { return blockedBy(p.Frontend, at) })
 	if err != nil {
 		return fmt.Errorf("%w (who has it cannot be told: %w)", held, err)
 	}
@@ -32,10 +34,10 @@ func (e *Engine) findHolder(p port) error {
 }
 
 // blockedBy reports whether a socket at the address is in the frontend's way.
-func blockedBy(f frontend, at netip.AddrPort) bool {
-	mine, theirs := f.ap.Addr(), at.Addr()
+func blockedBy(f portset.Frontend, at netip.AddrPort) bool {
+	mine, theirs := f.AddrPort.Addr(), at.Addr()
 	switch {
-	case at.Port() != f.ap.Port():
+	case at.Port() != f.AddrPort.Port():
 		return false
 	case !mine.IsValid(), mine == theirs:
 		return true

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"time"
 
@@ -26,22 +28,22 @@ const (
 
 // missing are ports that could not be bound.
 type missing struct {
-	ports map[frontend]struct{}
+	ports map[portset.Frontend]struct{}
 	pause time.Duration
 	at    time.Time // of the next attempt
 }
 
 // add notes a port that could not be bound.
-func (m *missing) add(f frontend, now time.Time) {
+func (m *missing) add(f portset.Frontend, now time.Time) {
 	if m.ports == nil {
-		m.ports = map[frontend]struct{}{}
+		m.ports = map[portset.Frontend]struct{}{}
 	}
 	m.ports[f] = struct{}{}
 	m.pause, m.at = firstPause, now.Add(firstPause)
 }
 
 // noteMissing has Run try again for a port that could not be bound.
-func (e *Engine) noteMissing(f frontend) {
+func (e *Engine) noteMissing(f portset.Frontend) {
 	e.proxies.missing.add(f, e.now())
 	e.wake()
 }
@@ -75,7 +77,7 @@ func (e *Engine) serveMissing(now time.Time) (next time.Duration, ok bool) {
 	}
 	attempts := 0
 	for f := range m.ports { // in no order, so that each has its turn
-		t, published := e.mappings.get(f)
+		t, published := e.mappings.Get(f)
 		if !published {
 			delete(m.ports, f)
 			continue
@@ -83,13 +85,13 @@ func (e *Engine) serveMissing(now time.Time) (next time.Duration, ok bool) {
 		if attempts++; attempts > missingAttempts {
 			break
 		}
-		err := e.proxies.adopt(port{f, t})
+		err := e.proxies.adopt(portset.Port{Frontend: f, Target: t})
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 			break // nor is there one for the others
 		}
 		if err == nil {
 			delete(m.ports, f)
-			e.log.Info("mapping is served now", "mapping", f.mapping(t).String())
+			e.log.Info("mapping is served now", "mapping", f.Mapping(t).String())
 		}
 	}
 	if len(m.ports) == 0 {

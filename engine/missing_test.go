@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"context"
 	"fmt"
 	"log/slog"
@@ -104,7 +106,7 @@ func TestMissingIsHurried(t *testing.T) {
 func TestMissingIsUnpublished(t *testing.T) {
 	for _, end := range []func(*Engine) error{
 		applies(),
-		func(e *Engine) error { e.mappings = newRegistry(); return nil }, // as when the table was emptied
+		func(e *Engine) error { e.mappings = portset.NewSet(); return nil }, // as when the table was emptied
 	} {
 		e, b, log, other := crowdedOut(t)
 		require.NoError(t, end(e))

@@ -188,7 +188,7 @@ func (e *Engine) rearrange(fill func(*change), come, gone *network) error {
 		c.forwards = []*network{come}
 	}
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	if err := lookUpBackends(routes, e.mappings.all); err != nil {
+	if err := lookUpBackends(routes, e.mappings.All); err != nil {
 		return err
 	}
 	c.routes = routes.Routes()

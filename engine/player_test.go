@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"maps"
 	"net/netip"
@@ -304,7 +306,7 @@ func (p *player) foreign() {
 		return
 	}
 	e.comment = []string{e.comment, "", "x [one-family]", "\"\n [no-proxy]", " [ops] "}[p.choose(5)]
-	written := elementOf(portOf(one), m.now())
+	written := elementOf(portset.Of(one), m.now())
 	written.Comment = e.comment
 	p.bed.write(p.T, written)
 	m.kernel[at] = e

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,13 +25,13 @@ import (
 // without a proxy behind it: that keeps other processes from the port.
 type proxies struct {
 	group *proxy.Group
-	held  map[frontend]*proxy.Socket // bound, with no proxy behind
-	open  map[frontend]proxy.Proxy
+	held  map[portset.Frontend]*proxy.Socket // bound, with no proxy behind
+	open  map[portset.Frontend]proxy.Proxy
 	// missing are those that other processes had.
 	missing missing
 	// inherited are those that another process has lent and that are no mapping's yet, and
 	// waiting is whether that process serves meanwhile: see Engine.Begin.
-	inherited map[frontend]*proxy.Socket
+	inherited map[portset.Frontend]*proxy.Socket
 	waiting   bool
 }
 
@@ -39,13 +41,13 @@ func newProxies(ns *hostnet.Namespace, log *slog.Logger) *proxies {
 			NetNS:      ns.FD(),
 			PipeFailed: func(err error) { log.Warn("proxies copy bulk data instead of splicing", "error", err) },
 		}),
-		held: map[frontend]*proxy.Socket{},
-		open: map[frontend]proxy.Proxy{},
+		held: map[portset.Frontend]*proxy.Socket{},
+		open: map[portset.Frontend]proxy.Proxy{},
 	}
 }
 
 // bind takes a port against every other process. Its socket answers nothing.
-func (ps *proxies) bind(f frontend) error {
+func (ps *proxies) bind(f portset.Frontend) error {
 	if _, ok := ps.open[f]; ok || ps.held[f] != nil {
 		return nil
 	}
@@ -54,7 +56,7 @@ func (ps *proxies) bind(f frontend) error {
 		ps.held[f] = s
 		return nil
 	}
-	s, err := proxy.Bind(socketAddr(f.proto, f.ap), ps.options(f))
+	s, err := proxy.Bind(socketAddr(f.Proto, f.AddrPort), ps.options(f))
 	if err != nil {
 		return err
 	}
@@ -62,26 +64,26 @@ func (ps *proxies) bind(f frontend) error {
 	return nil
 }
 
-func (ps *proxies) options(f frontend) *proxy.Options {
-	return &proxy.Options{Group: ps.group, V6Only: f.ap.Addr() == netip.IPv6Unspecified()}
+func (ps *proxies) options(f portset.Frontend) *proxy.Options {
+	return &proxy.Options{Group: ps.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified()}
 }
 
 // serve puts a proxy behind the socket of a port that was bound. Where none is wanted
 // the port refuses those whom netfilter does not serve.
-func (ps *proxies) serve(p port) error {
-	s := ps.held[p.frontend]
+func (ps *proxies) serve(p portset.Port) error {
+	s := ps.held[p.Frontend]
 	if s == nil {
 		return nil
 	}
-	if p.noProxy {
+	if p.NoProxy {
 		return s.Refuse()
 	}
-	px, err := s.Proxy(socketAddr(p.proto, p.backend), ps.options(p.frontend))
+	px, err := s.Proxy(socketAddr(p.Proto, p.Backend), ps.options(p.Frontend))
 	if err != nil {
 		return err
 	}
-	delete(ps.held, p.frontend)
-	ps.open[p.frontend] = px
+	delete(ps.held, p.Frontend)
+	ps.open[p.Frontend] = px
 	if ps.waiting {
 		return nil
 	}
@@ -89,13 +91,13 @@ func (ps *proxies) serve(p port) error {
 }
 
 // close gives a port back: its proxy ends with its connections.
-func (ps *proxies) close(f frontend) error { return ps.vacate(f, proxy.Proxy.Close) }
+func (ps *proxies) close(f portset.Frontend) error { return ps.vacate(f, proxy.Proxy.Close) }
 
 // retire gives a port back: TCP connections of its proxy go on, as those do that
 // netfilter carries.
-func (ps *proxies) retire(f frontend) error { return ps.vacate(f, proxy.Proxy.Retire) }
+func (ps *proxies) retire(f portset.Frontend) error { return ps.vacate(f, proxy.Proxy.Retire) }
 
-func (ps *proxies) vacate(f frontend, end func(proxy.Proxy) error) error {
+func (ps *proxies) vacate(f portset.Frontend, end func(proxy.Proxy) error) error {
 	delete(ps.missing.ports, f)
 	var errs []error
 	if s := ps.held[f]; s != nil {
@@ -129,31 +131,31 @@ func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
 
 // retarget gives the port of a mapping another backend, and a proxy or none. Whether the
 // connections of a proxy that goes end with it is told.
-func (ps *proxies) retarget(m move, kill bool) error {
-	if px := ps.open[m.frontend]; px != nil && !m.to.noProxy {
-		if m.from.backend == m.to.backend {
+func (ps *proxies) retarget(m portset.Move, kill bool) error {
+	if px := ps.open[m.Frontend]; px != nil && !m.To.NoProxy {
+		if m.From.Backend == m.To.Backend {
 			return nil // or its flows would begin anew
 		}
-		return px.SetBackend(socketAddr(m.proto, m.to.backend))
+		return px.SetBackend(socketAddr(m.Proto, m.To.Backend))
 	}
-	if m.from.noProxy == m.to.noProxy {
+	if m.From.NoProxy == m.To.NoProxy {
 		return nil
 	}
-	if !m.to.noProxy {
-		return ps.serve(m.after())
+	if !m.To.NoProxy {
+		return ps.serve(m.After())
 	}
 	// The proxy's socket cannot be had back: the port is free for a moment.
 	end := ps.retire
 	if kill {
 		end = ps.close
 	}
-	if err := end(m.frontend); err != nil {
+	if err := end(m.Frontend); err != nil {
 		return err
 	}
-	if err := ps.bind(m.frontend); err != nil {
+	if err := ps.bind(m.Frontend); err != nil {
 		return err
 	}
-	return ps.serve(m.after())
+	return ps.serve(m.After())
 }
 
 // bindAll binds the ports that a change adds, or none of them. The error is a
@@ -162,15 +164,15 @@ func (e *Engine) bindAll(c change) error {
 	if e.proxies == nil {
 		return nil
 	}
-	for i, p := range c.added {
-		e.report("bind", i, len(c.added))
-		if err := e.proxies.bind(p.frontend); err != nil {
-			if i >= len(c.added)-c.chosen && errors.Is(err, unix.EADDRINUSE) {
+	for i, p := range c.Added {
+		e.report("bind", i, len(c.Added))
+		if err := e.proxies.bind(p.Frontend); err != nil {
+			if i >= len(c.Added)-c.chosen && errors.Is(err, unix.EADDRINUSE) {
 				err = &takenError{p}
 			} else {
-				err = e.bindError(p, len(c.added), err)
+				err = e.bindError(p, len(c.Added), err)
 			}
-			if undoErr := e.unbind(c.added[:i]); undoErr != nil {
+			if undoErr := e.unbind(c.Added[:i]); undoErr != nil {
 				err = undone(err, undoErr)
 			}
 			return err
@@ -186,14 +188,14 @@ func (e *Engine) vacate(c change) (gone []vacated) {
 		proto nat.Proto
 		port  uint16
 	}
-	wanted := make(map[number]struct{}, len(c.added))
-	for _, p := range c.added {
-		wanted[number{p.proto, p.ap.Port()}] = struct{}{}
+	wanted := make(map[number]struct{}, len(c.Added))
+	for _, p := range c.Added {
+		wanted[number{p.Proto, p.AddrPort.Port()}] = struct{}{}
 	}
-	for _, p := range c.removed {
-		if _, ok := wanted[number{p.proto, p.ap.Port()}]; ok {
-			gone = append(gone, vacated{p, e.proxies.open[p.frontend]})
-			e.retireProxy(p.frontend)
+	for _, p := range c.Removed {
+		if _, ok := wanted[number{p.Proto, p.AddrPort.Port()}]; ok {
+			gone = append(gone, vacated{p, e.proxies.open[p.Frontend]})
+			e.retireProxy(p.Frontend)
 		}
 	}
 	return gone
@@ -202,17 +204,17 @@ func (e *Engine) vacate(c change) (gone []vacated) {
 // vacated is a port that was given up for a change, and its proxy, which may still carry
 // connections; nil: it had none.
 type vacated struct {
-	port
+	portset.Port
 	proxy proxy.Proxy
 }
 
 // reoccupy binds and serves as before what was vacated or moved for a change that
 // failed.
-func (e *Engine) reoccupy(vacated []port) error {
+func (e *Engine) reoccupy(vacated []portset.Port) error {
 	var errs []error
 	for _, p := range vacated {
 		if err := e.proxies.adopt(p); err != nil {
-			e.noteMissing(p.frontend)
+			e.noteMissing(p.Frontend)
 			errs = append(errs, e.bindError(p, 1, err))
 		}
 	}
@@ -220,17 +222,17 @@ func (e *Engine) reoccupy(vacated []port) error {
 }
 
 // unbind gives ports back.
-func (e *Engine) unbind(ports []port) error {
+func (e *Engine) unbind(ports []portset.Port) error {
 	var errs []error
 	for _, p := range ports {
-		errs = append(errs, e.proxies.close(p.frontend))
+		errs = append(errs, e.proxies.close(p.Frontend))
 	}
 	return errors.Join(errs...)
 }
 
 // bindError says what an error of binding means: who has the port, or which limit
 // is in the way.
-func (e *Engine) bindError(p port, count int, err error) error {
+func (e *Engine) bindError(p portset.Port, count int, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		return e.findHolder(p)
@@ -239,7 +241,7 @@ func (e *Engine) bindError(p port, count int, err error) error {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("hold %d ports: %w: raise fs.file-max", count, err)
 	}
-	return fmt.Errorf("hold %s: %w", nat.DescribeFrontend(p.mapping()), err)
+	return fmt.Errorf("hold %s: %w", nat.DescribeFrontend(p.Mapping()), err)
 }
 
 // serveAll opens the proxies of what a change adds and gives those of what it moves
@@ -248,61 +250,61 @@ func (e *Engine) serveAll(c change) error {
 	if e.proxies == nil {
 		return nil
 	}
-	for i, p := range c.added {
-		e.report("open", i, c.lenAfter())
+	for i, p := range c.Added {
+		e.report("open", i, c.LenAfter())
 		if err := e.proxies.serve(p); err != nil {
-			return fmt.Errorf("open proxy of %s: %w", p.mapping(), err)
+			return fmt.Errorf("open proxy of %s: %w", p.Mapping(), err)
 		}
 	}
 	released := frontendsOf(c.released)
-	kills := func(m move) bool {
-		return c.killTCP && m.from.backend != m.to.backend || released.has(m.frontend)
+	kills := func(m portset.Move) bool {
+		return c.killTCP && m.From.Backend != m.To.Backend || released.has(m.Frontend)
 	}
-	for i, m := range c.moved {
-		e.report("open", len(c.added)+i, c.lenAfter())
+	for i, m := range c.Moved {
+		e.report("open", len(c.Added)+i, c.LenAfter())
 		if err := e.proxies.retarget(m, kills(m)); err != nil {
-			return fmt.Errorf("retarget proxy of %s: %w", m.after().mapping(), err)
+			return fmt.Errorf("retarget proxy of %s: %w", m.After().Mapping(), err)
 		}
 	}
-	for _, m := range c.moved {
+	for _, m := range c.Moved {
 		if kills(m) {
-			e.proxies.reset(m.frontend)
+			e.proxies.reset(m.Frontend)
 		}
 	}
 	for _, p := range c.released { // one may be published as it was, by itself
-		e.proxies.reset(p.frontend)
+		e.proxies.reset(p.Frontend)
 	}
 	return nil
 }
 
 // reset ends the connections and flows of a port's proxy, if it has one.
-func (ps *proxies) reset(f frontend) {
+func (ps *proxies) reset(f portset.Frontend) {
 	if px := ps.open[f]; px != nil {
 		_ = px.Reset() // its one error is that it is closed, with all that it had
 	}
 }
 
 // frontends are a set of them.
-type frontends map[frontend]struct{}
+type frontends map[portset.Frontend]struct{}
 
-func frontendsOf(ports []port) frontends {
+func frontendsOf(ports []portset.Port) frontends {
 	if len(ports) == 0 {
 		return nil
 	}
 	fs := make(frontends, len(ports))
 	for _, p := range ports {
-		fs[p.frontend] = struct{}{}
+		fs[p.Frontend] = struct{}{}
 	}
 	return fs
 }
 
-func (fs frontends) has(f frontend) bool {
+func (fs frontends) has(f portset.Frontend) bool {
 	_, ok := fs[f]
 	return ok
 }
 
 // retireProxy gives the port back that is published no longer.
-func (e *Engine) retireProxy(f frontend) {
+func (e *Engine) retireProxy(f portset.Frontend) {
 	if e.proxies != nil {
 		e.ended(f, e.proxies.retire(f))
 	}
@@ -315,22 +317,22 @@ func (e *Engine) killProxies(c change, vacated []vacated) {
 		return
 	}
 	released := frontendsOf(c.released)
-	for _, p := range c.removed {
-		if c.killTCP || released.has(p.frontend) {
-			e.ended(p.frontend, e.proxies.close(p.frontend))
+	for _, p := range c.Removed {
+		if c.killTCP || released.has(p.Frontend) {
+			e.ended(p.Frontend, e.proxies.close(p.Frontend))
 		}
 	}
 	for _, v := range vacated {
-		if v.proxy != nil && (c.killTCP || released.has(v.frontend)) {
-			e.ended(v.frontend, v.proxy.Close())
+		if v.proxy != nil && (c.killTCP || released.has(v.Frontend)) {
+			e.ended(v.Frontend, v.proxy.Close())
 		}
 	}
 }
 
 // ended logs why a proxy could not be closed cleanly, if so.
-func (e *Engine) ended(f frontend, err error) {
+func (e *Engine) ended(f portset.Frontend, err error) {
 	if err != nil {
-		e.log.Warn("proxy could not be closed cleanly", "frontend", f.ap, "error", err)
+		e.log.Warn("proxy could not be closed cleanly", "frontend", f.AddrPort, "error", err)
 	}
 }
 
@@ -341,38 +343,38 @@ func (e *Engine) syncProxies() {
 		return
 	}
 	for f := range e.proxies.all {
-		if _, ok := e.mappings.get(f); !ok {
+		if _, ok := e.mappings.Get(f); !ok {
 			e.retireProxy(f)
 		}
 	}
-	for p := range e.mappings.all {
-		_, known := e.proxies.missing.ports[p.frontend]
+	for p := range e.mappings.All {
+		_, known := e.proxies.missing.ports[p.Frontend]
 		switch err := e.proxies.adopt(p); {
 		case err == nil:
-			delete(e.proxies.missing.ports, p.frontend)
+			delete(e.proxies.missing.ports, p.Frontend)
 		case !known:
-			e.noteMissing(p.frontend)
-			e.log.Warn("mapping has no proxy", "mapping", p.mapping().String(), "error", e.bindError(p, 1, err))
+			e.noteMissing(p.Frontend)
+			e.log.Warn("mapping has no proxy", "mapping", p.Mapping().String(), "error", e.bindError(p, 1, err))
 		}
 	}
 }
 
 // adopt binds and serves a port that was found published, as far as it is not yet.
-func (ps *proxies) adopt(p port) error {
-	if px := ps.open[p.frontend]; px != nil {
-		if px.BackendAddr().String() == p.backend.String() && !p.noProxy {
+func (ps *proxies) adopt(p portset.Port) error {
+	if px := ps.open[p.Frontend]; px != nil {
+		if px.BackendAddr().String() == p.Backend.String() && !p.NoProxy {
 			return nil
 		}
-		return ps.retarget(move{p.frontend, target{}, p.target}, false)
+		return ps.retarget(portset.Move{Frontend: p.Frontend, From: portset.Target{}, To: p.Target}, false)
 	}
-	if err := ps.bind(p.frontend); err != nil {
+	if err := ps.bind(p.Frontend); err != nil {
 		return err
 	}
 	return ps.serve(p)
 }
 
 // all yields the frontends that are bound. They may be closed meanwhile.
-func (ps *proxies) all(yield func(frontend) bool) {
+func (ps *proxies) all(yield func(portset.Frontend) bool) {
 	for f := range ps.held {
 		if !yield(f) {
 			return

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -22,8 +24,8 @@ func TestRetargetOfProxiesUndone(t *testing.T) {
 	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
 	publish(t, e, "127.0.0.1:18080->172.30.0.2:80", "127.0.0.1:18081->172.30.0.2:81")
-	first := e.proxies.open[frontend{nat.TCP, netip.MustParseAddrPort("127.0.0.1:18080")}]
-	second := e.proxies.open[frontend{nat.TCP, netip.MustParseAddrPort("127.0.0.1:18081")}]
+	first := e.proxies.open[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18080")}]
+	second := e.proxies.open[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18081")}]
 	require.NoError(t, second.Close())
 	before := b.kernel.Dump()
 

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"net/netip"
@@ -78,18 +80,18 @@ func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, 
 const chooseAttempts = 1000
 
 // takenError says that another process has a port which the engine chose.
-type takenError struct{ port port }
+type takenError struct{ port portset.Port }
 
 func (e *takenError) Error() string {
-	return nat.DescribeFrontend(e.port.mapping()) + " is held by another process"
+	return nat.DescribeFrontend(e.port.Mapping()) + " is held by another process"
 }
 
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
 func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]nat.Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
-	var held []port
-	defer func() { e.reserved.release(held) }()
+	var held []portset.Port
+	defer func() { e.reserved.Release(held) }()
 	for {
 		done, err := e.publishChosen(ms, base, how)
 		var taken *takenError
@@ -99,7 +101,7 @@ func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]n
 		if len(held) == chooseAttempts {
 			return nil, e.findHolder(taken.port)
 		}
-		if err := e.reserved.reserve(taken.port.frontend); err != nil {
+		if err := e.reserved.Reserve(taken.port.Frontend); err != nil {
 			return nil, err
 		}
 		held = append(held, taken.port)
@@ -112,14 +114,14 @@ func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]na
 	done, err := e.reserve(ms, &c, how)
 	switch {
 	case err != nil:
-	case c.empty() && c.records.empty():
+	case c.Empty() && c.records.empty():
 		e.unchanged(true)
 		err = e.confirm()
 	default:
 		err = e.commit(c)
 	}
 	if err != nil {
-		e.reserved.release(c.added)
+		e.reserved.Release(c.Added)
 		return nil, err
 	}
 	return done, nil
@@ -141,10 +143,10 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 		keepNames := how.retarget && m.Name == ""
 		var named []nat.Mapping
 		for single := range nat.Expand(m) {
-			f := frontendOf(single)
-			have, taken := e.mappings.get(f)
+			f := portset.FrontendOf(single)
+			have, taken := e.mappings.Get(f)
 			if taken && keepNames {
-				single.Name = have.name
+				single.Name = have.Name
 			}
 			if keepNames {
 				named = append(named, single)
@@ -162,13 +164,13 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 	// Ports are chosen last, so that none is that is asked for further on.
 	for _, i := range choose {
 		m := &done[i]
-		first, err := e.reserved.choose(frontendOf(*m), int(m.More)+1)
+		first, err := e.reserved.Choose(portset.FrontendOf(*m), int(m.More)+1)
 		if err != nil {
 			return nil, fmt.Errorf("choose a port for %s: %w", *m, err)
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
 		for single := range nat.Expand(*m) {
-			c.added = append(c.added, portOf(single))
+			c.Added = append(c.Added, portset.Of(single))
 			c.chosen++
 		}
 	}
@@ -177,53 +179,53 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 
 // reservePort makes one port part of the change, beside what is published at its frontend
 // now, if it is taken.
-func (e *Engine) reservePort(single nat.Mapping, have target, taken bool, c *change, how publishing) error {
-	p := portOf(single)
+func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how publishing) error {
+	p := portset.Of(single)
 	switch {
-	case taken && have == p.target && !how.kill: // else connections to another backend end
+	case taken && have == p.Target && !how.kill: // else connections to another backend end
 		return nil
-	case taken && (how.retarget || have.renewedBy(p.target)):
+	case taken && (how.retarget || have.RenewedBy(p.Target)):
 		if other, ok := e.elementTaken(p, have); ok {
-			return &nat.ConflictError{Want: single, Have: other.mapping()}
+			return &nat.ConflictError{Want: single, Have: other.Mapping()}
 		}
-		c.moved = append(c.moved, move{p.frontend, have, p.target})
+		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
 		return nil
 	}
-	if err := e.reserved.reserve(p.frontend); err != nil {
+	if err := e.reserved.Reserve(p.Frontend); err != nil {
 		return e.conflict(single, err)
 	}
-	c.added = append(c.added, p)
+	c.Added = append(c.Added, p)
 	return nil
 }
 
 // elementTaken finds the other port whose element a port needs when it moves to a backend
 // of the other family: one of the two is overlapped.
-func (e *Engine) elementTaken(p port, have target) (port, bool) {
+func (e *Engine) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
 	key := elementKey(p)
-	if key == elementKey(port{p.frontend, have}) {
-		return port{}, false
+	if key == elementKey(portset.Port{Frontend: p.Frontend, Target: have}) {
+		return portset.Port{}, false
 	}
-	any := frontend{p.proto, netip.AddrPortFrom(netip.Addr{}, p.ap.Port())}
-	for _, f := range []frontend{any, any.ofFamily(p.backend.Addr())} {
-		t, ok := e.mappings.get(f)
-		if other := (port{f, t}); ok && f != p.frontend && elementKey(other) == key {
+	any := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, p.AddrPort.Port())}
+	for _, f := range []portset.Frontend{any, any.OfFamily(p.Backend.Addr())} {
+		t, ok := e.mappings.Get(f)
+		if other := (portset.Port{Frontend: f, Target: t}); ok && f != p.Frontend && elementKey(other) == key {
 			return other, true
 		}
 	}
-	return port{}, false
+	return portset.Port{}, false
 }
 
 // conflict finds out which mapping stands behind a refused reservation.
 func (e *Engine) conflict(want nat.Mapping, err error) error {
-	f, ok := reservedFor(want.Proto, err)
+	f, ok := portset.Holder(want.Proto, err)
 	if !ok {
 		return err
 	}
-	have, ok := e.mappings.get(f)
+	have, ok := e.mappings.Get(f)
 	if !ok {
 		return fmt.Errorf("%w: %w", nat.ErrConflict, err)
 	}
-	return &nat.ConflictError{Want: want, Have: f.mapping(have)}
+	return &nat.ConflictError{Want: want, Have: f.Mapping(have)}
 }
 
 // Removal says what to unpublish: mappings, or all of a name.
@@ -273,10 +275,10 @@ func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 	}
 	err = e.retryOnConflict(func() error {
 		c := change{killTCP: r.Kill}
-		if c.removed, err = e.removed(r); err != nil || len(c.removed) == 0 {
+		if c.Removed, err = e.removed(r); err != nil || len(c.Removed) == 0 {
 			return err
 		}
-		done = collapsed(c.removed)
+		done = portset.Collapse(c.Removed)
 		return e.commit(c)
 	})
 	if err != nil {
@@ -286,10 +288,10 @@ func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 }
 
 // removed are the ports that a removal removes, each once.
-func (e *Engine) removed(r Removal) (ports []port, err error) {
+func (e *Engine) removed(r Removal) (ports []portset.Port, err error) {
 	if r.Name != "" {
-		for p := range e.mappings.all {
-			if p.name == r.Name {
+		for p := range e.mappings.All {
+			if p.Name == r.Name {
 				ports = append(ports, p)
 			}
 		}
@@ -298,21 +300,21 @@ func (e *Engine) removed(r Removal) (ports []port, err error) {
 		}
 		return ports, nil
 	}
-	seen := map[frontend]bool{}
+	seen := map[portset.Frontend]bool{}
 	for _, m := range r.Mappings {
 		for single := range nat.Expand(m) {
-			f := frontendOf(single)
-			t, ok := e.mappings.get(f)
+			f := portset.FrontendOf(single)
+			t, ok := e.mappings.Get(f)
 			switch {
 			case !ok:
 				return nil, e.notPublished(f)
-			case r.Exact && t.backend != single.Backend:
+			case r.Exact && t.Backend != single.Backend:
 				// What was named is not there, so that it is no conflict.
-				have := nat.ConflictError{Have: f.mapping(t)}
+				have := nat.ConflictError{Have: f.Mapping(t)}
 				return nil, fmt.Errorf("%s is %w: %s", single, nat.ErrNotFound, have.Error())
 			case !seen[f]:
 				seen[f] = true
-				ports = append(ports, port{f, t})
+				ports = append(ports, portset.Port{Frontend: f, Target: t})
 			}
 		}
 	}
@@ -321,12 +323,12 @@ func (e *Engine) removed(r Removal) (ports []port, err error) {
 
 // notPublished says what is published instead, where the port is but the address
 // differs.
-func (e *Engine) notPublished(f frontend) error {
-	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.mapping(target{})), nat.ErrNotFound)
+func (e *Engine) notPublished(f portset.Frontend) error {
+	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.Mapping(portset.Target{})), nat.ErrNotFound)
 	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		near := frontend{f.proto, netip.AddrPortFrom(a, f.ap.Port())}
-		if t, ok := e.mappings.get(near); ok {
-			return fmt.Errorf("%w; %s is", err, nat.DescribeFrontend(near.mapping(t)))
+		near := portset.Frontend{Proto: f.Proto, AddrPort: netip.AddrPortFrom(a, f.AddrPort.Port())}
+		if t, ok := e.mappings.Get(near); ok {
+			return fmt.Errorf("%w; %s is", err, nat.DescribeFrontend(near.Mapping(t)))
 		}
 	}
 	return err

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"maps"
 	"net/netip"
@@ -52,7 +54,7 @@ func (e *Engine) records() []nft.Element {
 // began meanwhile and that lead elsewhere.
 func (e *Engine) rewrite(c table.Contents) error {
 	e.forget(e.now())
-	es := e.elements(e.mappings.all, e.mappings.len(), slices.Collect(maps.Keys(e.segments)), e.records())
+	es := e.elements(e.mappings.All, e.mappings.Len(), slices.Collect(maps.Keys(e.segments)), e.records())
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
@@ -109,7 +111,7 @@ func (e *Engine) syncExternal(f found, notes int) {
 	before := e.mappings
 	e.take(f.elements, f.book)
 	e.adoptHairpins()
-	c := change{portChange: changeBetween(&before, &e.mappings)}
+	c := change{Change: portset.Diff(&before, &e.mappings)}
 	e.warnOfFlows(e.deleteFlows(nat.UDP, c))
 	e.notifyChange(c)
 }
@@ -125,12 +127,12 @@ func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
 			continue
 		}
 		p := portIn(el, kind.mapKind, now)
-		if have, ok := e.mappings.get(p.frontend); !ok || !have.same(p.target) {
+		if have, ok := e.mappings.Get(p.Frontend); !ok || !have.SameAs(p.Target) {
 			return false
 		}
 		known++
 	}
 	// None of the records is missing, so that more of them is all they can be.
-	return known == e.mappings.len() && len(b.elements()) == len(e.book.elements()) &&
+	return known == e.mappings.Len() && len(b.elements()) == len(e.book.elements()) &&
 		len(elements) == known+notes+len(e.segments)+len(e.records())
 }

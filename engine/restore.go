@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"fmt"
 	"net/netip"
 	"time"
@@ -79,7 +81,7 @@ func (e *Engine) reconcile() error {
 // restore puts into the kernel what it has lost.
 func (e *Engine) restore(kept nat.StoredState) error {
 	u := e.unite(kept.State)
-	e.reserved.release(u.ports)
+	e.reserved.Release(u.ports)
 	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
@@ -88,12 +90,12 @@ func (e *Engine) restore(kept nat.StoredState) error {
 	if same {
 		return nil
 	}
-	c := change{portChange: portChange{added: u.ports}, records: recordsBetween(e.book.elements(), u.book.elements())}
-	if c.empty() && c.records.empty() {
+	c := change{Change: portset.Change{Added: u.ports}, records: recordsBetween(e.book.elements(), u.book.elements())}
+	if c.Empty() && c.records.empty() {
 		return nil
 	}
 	e.arrange(&c, u)
-	c.countsBefore, c.countsAfter = c.counts()
+	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
 	if !e.opts.NoSysctl {
 		if err := e.forward(c, &undo); err != nil {
@@ -121,12 +123,12 @@ func (e *Engine) arrange(c *change, u *union) {
 	c.rearranged, c.networks, c.forwards = true, u.book.networks, u.networks
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	after := e.mappingsAfter(*c)
-	for p := range after.all {
-		if p.proxiedOnly() {
+	for p := range after.All {
+		if p.ProxiedOnly() {
 			continue
 		}
-		if _, err := routes.Lookup(p.backend.Addr()); err != nil {
-			e.log.Warn("route to a backend could not be looked up", "backend", p.backend.Addr(), "error", err)
+		if _, err := routes.Lookup(p.Backend.Addr()); err != nil {
+			e.log.Warn("route to a backend could not be looked up", "backend", p.Backend.Addr(), "error", err)
 		}
 	}
 	e.warnUnreachable(routes)
@@ -140,7 +142,7 @@ type union struct {
 	// reserved.
 	networks  []*network
 	endpoints int
-	ports     []port
+	ports     []portset.Port
 	// lost are of what was kept those that are not to be restored.
 	lost []lostLine
 	// absent names networks and endpoints that the kernel has not.
@@ -233,14 +235,14 @@ func (u *union) addPorts(e *Engine, ms []nat.Mapping, now time.Time) {
 			continue
 		}
 		for single := range nat.Expand(m) {
-			p := portOf(single)
-			have, known := e.mappings.get(p.frontend)
+			p := portset.Of(single)
+			have, known := e.mappings.Get(p.Frontend)
 			switch {
-			case known && have.same(p.target):
+			case known && have.SameAs(p.Target):
 			case known:
-				u.lost = append(u.lost, lostLine{single.String(), "it is " + p.frontend.mapping(have).String()})
+				u.lost = append(u.lost, lostLine{single.String(), "it is " + p.Frontend.Mapping(have).String()})
 			default:
-				if err := e.reserved.reserve(p.frontend); err != nil {
+				if err := e.reserved.Reserve(p.Frontend); err != nil {
 					u.lost = append(u.lost, lostLine{single.String(), e.conflict(single, err).Error()})
 					continue
 				}
@@ -255,7 +257,7 @@ func (u *union) leaveOut(reason string) {
 	for _, what := range u.absent {
 		u.lost = append(u.lost, lostLine{what, reason})
 	}
-	for _, m := range collapsed(u.ports) {
+	for _, m := range portset.Collapse(u.ports) {
 		u.lost = append(u.lost, lostLine{m.String(), reason})
 	}
 }

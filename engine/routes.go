@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"iter"
 	"net/netip"
 
@@ -20,12 +22,12 @@ type host interface {
 
 // lookUpBackends looks up the routes to the backends of all ports that netfilter
 // translates.
-func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[port]) error {
+func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[portset.Port]) error {
 	for p := range ports {
-		if p.proxiedOnly() {
+		if p.ProxiedOnly() {
 			continue
 		}
-		if _, err := routes.Lookup(p.backend.Addr()); err != nil {
+		if _, err := routes.Lookup(p.Backend.Addr()); err != nil {
 			return err
 		}
 	}

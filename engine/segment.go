@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"iter"
 	"maps"
 	"net/netip"
@@ -35,7 +37,7 @@ func (e *Engine) segmentChange(c change) segmentChange {
 	var counts map[netip.Prefix]int
 	if c.rearranged {
 		after := e.mappingsAfter(c)
-		counts = segmentsOf(c.networks, after.all, c.routes)
+		counts = segmentsOf(c.networks, after.All, c.routes)
 	} else {
 		counts = e.segmentsAfter(c)
 	}
@@ -69,12 +71,12 @@ func (e *Engine) segmentsAfter(c change) map[netip.Prefix]int {
 
 // segmentsOf are the segments for a set of networks and ports, and how many ports are
 // published to backends on each, one more for the network that a segment is of.
-func segmentsOf(networks map[string]*network, ports iter.Seq[port], routes map[netip.Addr]hostnet.Route) map[netip.Prefix]int {
+func segmentsOf(networks map[string]*network, ports iter.Seq[portset.Port], routes map[netip.Addr]hostnet.Route) map[netip.Prefix]int {
 	counts := make(map[netip.Prefix]int, len(networks))
 	for _, n := range networks {
 		counts[n.Prefix] = 1
 	}
-	led := countPorts(ports)
+	led := portset.Count(ports)
 	for backend := range led {
 		addSegment(counts, networks, backend, routes)
 	}
@@ -102,7 +104,7 @@ func addSegment(counts map[netip.Prefix]int, networks map[string]*network, backe
 }
 
 // countOn counts ports in or out of the segments that their backends lie on.
-func countOn(segments map[netip.Prefix]int, ports portCounts, by int) {
+func countOn(segments map[netip.Prefix]int, ports portset.Counts, by int) {
 	for backend, n := range ports {
 		if s, ok := around(segments, backend); ok {
 			segments[s] += by * n

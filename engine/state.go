@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"errors"
 	"fmt"
 	"iter"
@@ -28,17 +30,17 @@ func (e *Engine) State() (nat.State, error) {
 		return nat.State{}, err
 	}
 	e.forget(e.now())
-	return stateOf(e.book, e.mappings.all), nil
+	return stateOf(e.book, e.mappings.All), nil
 }
 
 // stateOf is the state that a book and ports make.
-func stateOf(b book, all iter.Seq[port]) nat.State {
+func stateOf(b book, all iter.Seq[portset.Port]) nat.State {
 	s := nat.State{Networks: b.sortedNetworks()}
 	ports := map[string][]nat.PortSpec{}
 	var others []nat.Mapping
 	for p := range all {
-		m := p.mapping()
-		if ep := b.endpoints[p.name]; ep == nil || ep.addr != p.backend.Addr() {
+		m := p.Mapping()
+		if ep := b.endpoints[p.Name]; ep == nil || ep.addr != p.Backend.Addr() {
 			others = append(others, m)
 		} else if _, ok := nat.SpecOf(m); !ok {
 			others = append(others, m)
@@ -145,11 +147,11 @@ func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
 		c.rearranged, c.networks = true, b.networks
 		routes := hostnet.NewRouteCache(e.host.Lookup, c.routes)
 		after := e.mappingsAfter(c)
-		if err := lookUpBackends(routes, after.all); err != nil {
+		if err := lookUpBackends(routes, after.All); err != nil {
 			return change{}, nil, err
 		}
 	}
-	return c, append(lines, c.lines()...), nil
+	return c, append(lines, c.Lines()...), nil
 }
 
 // wantedBook is the book of a state, unless it cannot be.

@@ -95,8 +95,8 @@ func (e *Engine) Status() (Status, error) {
 	}
 	if e.proxies != nil {
 		e.proxies.count(&s)
-		for p := range e.mappings.all {
-			if e.proxies.open[p.frontend] == nil && !p.noProxy {
+		for p := range e.mappings.All {
+			if e.proxies.open[p.Frontend] == nil && !p.NoProxy {
 				s.Unserved++
 			}
 		}
@@ -125,7 +125,7 @@ func (ps *proxies) count(s *Status) {
 	s.Connections = s.Carried.Live // flows have ended with their proxies
 	for f, px := range ps.open {
 		c := px.Stats()
-		if f.proto == nat.TCP {
+		if f.Proto == nat.TCP {
 			s.Connections += c.Live
 		} else {
 			s.Flows += c.Live

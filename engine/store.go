@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/portset"
+
 	"fmt"
 	"iter"
 
@@ -73,19 +75,19 @@ func (e *Engine) stateAfter(c change) nat.State {
 
 // portsAfter yields the ports that are published after a change, but for those that only
 // others can have written, beside one that excludes them: no file says such.
-func (e *Engine) portsAfter(c change) iter.Seq[port] {
-	gone := make(map[frontend]struct{}, c.lenBefore())
-	for p := range c.before {
-		gone[p.frontend] = struct{}{}
+func (e *Engine) portsAfter(c change) iter.Seq[portset.Port] {
+	gone := make(map[portset.Frontend]struct{}, c.LenBefore())
+	for p := range c.Before {
+		gone[p.Frontend] = struct{}{}
 	}
-	return func(yield func(port) bool) {
-		for p := range e.mappings.all {
-			if _, ok := gone[p.frontend]; !ok && !e.reserved.isOverlapped(p.frontend) && !yield(p) {
+	return func(yield func(portset.Port) bool) {
+		for p := range e.mappings.All {
+			if _, ok := gone[p.Frontend]; !ok && !e.reserved.IsOverlapped(p.Frontend) && !yield(p) {
 				return
 			}
 		}
-		for p := range c.after {
-			if !e.reserved.isOverlapped(p.frontend) && !yield(p) {
+		for p := range c.After {
+			if !e.reserved.IsOverlapped(p.Frontend) && !yield(p) {
 				return
 			}
 		}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package portset
 
 import (
 	"math/rand/v2"
@@ -20,12 +20,12 @@ import (
 func TestCollapsedPorts(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		var ports []port
-		seen := map[frontend]bool{}
+		var ports []Port
+		seen := map[Frontend]bool{}
 		for range r.IntN(60) {
 			p := somePort(r)
-			if !seen[p.frontend] {
-				seen[p.frontend] = true
+			if !seen[p.Frontend] {
+				seen[p.Frontend] = true
 				ports = append(ports, p)
 			}
 		}
@@ -35,12 +35,12 @@ func TestCollapsedPorts(t *testing.T) {
 		before := slices.Clone(ports)
 		ms := make([]nat.Mapping, len(ports))
 		for i, p := range ports {
-			ms[i] = p.mapping()
+			ms[i] = p.Mapping()
 		}
-		require.Equal(t, nat.Collapse(ms), collapsed(ports), "seed %d", seed)
+		require.Equal(t, nat.Collapse(ms), Collapse(ports), "seed %d", seed)
 		require.Equal(t, before, ports, "seed %d", seed)
-		slices.SortFunc(ports, func(a, b port) int { return comparePorts(&a, &b) })
-		require.Equal(t, nat.Collapse(ms), collapsed(ports), "seed %d, in order", seed)
+		slices.SortFunc(ports, func(a, b Port) int { return comparePorts(&a, &b) })
+		require.Equal(t, nat.Collapse(ms), Collapse(ports), "seed %d, in order", seed)
 	}
 }
 
@@ -54,26 +54,26 @@ func TestRunsDifferInNothingElse(t *testing.T) {
 		func(m *nat.Mapping) { m.Proto = nat.UDP },
 	} {
 		one, two := nattest.Mapping(t, "80->172.30.0.2:80"), nattest.Mapping(t, "81->172.30.0.2:81")
-		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 1)
+		require.Len(t, Collapse([]Port{Of(one), Of(two)}), 1)
 		change(&two)
-		require.Len(t, collapsed([]port{portOf(one), portOf(two)}), 2)
+		require.Len(t, Collapse([]Port{Of(one), Of(two)}), 2)
 	}
 }
 
 // somePort returns one of few ports, of which many are consecutive.
-func somePort(r *rand.Rand) port {
+func somePort(r *rand.Rand) Port {
 	number := uint16(80 + r.IntN(12))
 	hosts := []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
 	backends := []netip.Addr{netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00:30::2")}
-	p := port{
-		frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
-		target{backend: netip.AddrPortFrom(backends[r.IntN(2)], number), noProxy: r.IntN(8) == 0},
+	p := Port{
+		Frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
+		Target{Backend: netip.AddrPortFrom(backends[r.IntN(2)], number), NoProxy: r.IntN(8) == 0},
 	}
 	if r.IntN(8) == 0 {
-		p.name = "web"
+		p.Name = "web"
 	}
 	if r.IntN(4) == 0 {
-		p.expires = 1_800_000_000_000 + int64(r.IntN(2))*60_000
+		p.Expires = 1_800_000_000_000 + int64(r.IntN(2))*60_000
 	}
 	return p
 }

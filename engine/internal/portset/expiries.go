@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package portset
 
 import (
 	"container/heap"
@@ -11,7 +11,7 @@ import (
 // expiry is when a mapping ends, or was to end before it was changed.
 type expiry struct {
 	at       int64 // milliseconds since 1970
-	frontend frontend
+	frontend Frontend
 }
 
 // expiryHeap has the first to end on top.
@@ -36,49 +36,49 @@ func (x *expiryHeap) Pop() any {
 	return last
 }
 
-// expiries tell which mappings are over without a look at all the others. The zero value
+// Expiries tell which mappings are over without a look at all the others. The zero value
 // has none.
-type expiries struct{ heap expiryHeap }
+type Expiries struct{ heap expiryHeap }
 
 // minExpiries is how many are not worth throwing away.
 const minExpiries = 1024
 
-// add notes when a port of the registry ends, and reports whether none ends sooner. Leases that
+// Add notes when a port of the set ends, and reports whether none ends sooner. Leases that
 // are renewed leave an expiry each time; where most are stale, all are noted anew.
-func (x *expiries) add(p port, all *registry) (first bool) {
-	if p.expires == 0 {
+func (x *Expiries) Add(p Port, all *Set) (first bool) {
+	if p.Expires == 0 {
 		return false
 	}
-	heap.Push(&x.heap, expiry{p.expires, p.frontend})
-	first = x.heap[0].frontend == p.frontend
-	if len(x.heap) <= max(minExpiries, 2*all.len()) {
+	heap.Push(&x.heap, expiry{p.Expires, p.Frontend})
+	first = x.heap[0].frontend == p.Frontend
+	if len(x.heap) <= max(minExpiries, 2*all.Len()) {
 		return first
 	}
 	x.heap = x.heap[:0]
-	for p := range all.all {
-		if p.expires != 0 {
-			x.heap = append(x.heap, expiry{p.expires, p.frontend})
+	for p := range all.All {
+		if p.Expires != 0 {
+			x.heap = append(x.heap, expiry{p.Expires, p.Frontend})
 		}
 	}
 	heap.Init(&x.heap)
 	return first
 }
 
-// next returns when the first port ends, or was to end.
-func (x *expiries) next() (at time.Time, ok bool) {
+// Next returns when the first port ends, or was to end.
+func (x *Expiries) Next() (at time.Time, ok bool) {
 	if len(x.heap) == 0 {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(x.heap[0].at), true
 }
 
-// pop returns a port of the registry that is over. The caller takes it out of the registry.
-func (x *expiries) pop(now time.Time, all *registry) (p port, ok bool) {
+// Pop returns a port of the set that is over. The caller takes it out of the registry.
+func (x *Expiries) Pop(now time.Time, all *Set) (p Port, ok bool) {
 	for ms := now.UnixMilli(); len(x.heap) > 0 && x.heap[0].at <= ms; {
 		first := heap.Pop(&x.heap).(expiry)
-		if t, ok := all.get(first.frontend); ok && t.expires == first.at {
-			return port{first.frontend, t}, true
+		if t, ok := all.Get(first.frontend); ok && t.Expires == first.at {
+			return Port{first.frontend, t}, true
 		}
 	}
-	return port{}, false
+	return Port{}, false
 }

@@ -1,30 +1,30 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package portset
 
 import (
 	"iter"
 	"net/netip"
 )
 
-// portCounts is how many ports netfilter translates to each backend. What proxies alone
+// Counts is how many ports netfilter translates to each backend. What proxies alone
 // serve is not counted. There are far fewer backends than ports: what depends on the
 // backend alone is looked up once for each.
-type portCounts map[netip.Addr]int
+type Counts map[netip.Addr]int
 
 // counter counts ports one after the other.
 type counter struct {
-	counts portCounts
+	counts Counts
 	last   netip.Addr // consecutive ports often have the same backend
 	n      int        // ports of last that are not in counts yet
 }
 
-func (c *counter) add(p *port) {
-	if p.proxiedOnly() {
+func (c *counter) add(p *Port) {
+	if p.ProxiedOnly() {
 		return
 	}
-	if a := p.backend.Addr(); a != c.last {
+	if a := p.Backend.Addr(); a != c.last {
 		c.flush()
 		c.last = a
 	}
@@ -36,19 +36,19 @@ func (c *counter) flush() {
 		return
 	}
 	if c.counts == nil {
-		c.counts = portCounts{}
+		c.counts = Counts{}
 	}
 	c.counts[c.last] += c.n
 	c.n = 0
 }
 
-func (c *counter) done() portCounts {
+func (c *counter) done() Counts {
 	c.flush()
 	return c.counts
 }
 
-// countPorts returns nil for no ports.
-func countPorts(ports iter.Seq[port]) portCounts {
+// Count counts ports. It returns nil if there are none.
+func Count(ports iter.Seq[Port]) Counts {
 	var c counter
 	for p := range ports {
 		c.add(&p)
@@ -56,13 +56,8 @@ func countPorts(ports iter.Seq[port]) portCounts {
 	return c.done()
 }
 
-// counts counts the ports as they were before the change, and as they are after it.
-func (c *portChange) counts() (before, after portCounts) {
-	return countPorts(c.before), countPorts(c.after)
-}
-
-// add counts n ports in or out.
-func (c portCounts) add(backend netip.Addr, n int) {
+// Add adds n ports, or subtracts them.
+func (c Counts) Add(backend netip.Addr, n int) {
 	if n += c[backend]; n > 0 {
 		c[backend] = n
 	} else {
@@ -70,9 +65,9 @@ func (c portCounts) add(backend netip.Addr, n int) {
 	}
 }
 
-// addAll counts ports in or out, as by says: 1 or -1.
-func (c portCounts) addAll(other portCounts, by int) {
+// AddAll adds or subtracts counts: by is 1 or -1.
+func (c Counts) AddAll(other Counts, by int) {
 	for backend, n := range other {
-		c.add(backend, by*n)
+		c.Add(backend, by*n)
 	}
 }

@@ -1,0 +1,122 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portset
+
+import (
+	"slices"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Change is a change of the published ports. A frontend is in one of the three.
+type Change struct {
+	Removed, Added []Port
+	Moved          []Move
+}
+
+// Move gives a published frontend another target.
+type Move struct {
+	Frontend
+	From, To Target
+}
+
+// Before returns the port as it was.
+func (m Move) Before() Port { return Port{m.Frontend, m.From} }
+
+// After returns the port as it will be.
+func (m Move) After() Port { return Port{m.Frontend, m.To} }
+
+// MovedFrom returns the ports that the change moves, as they were.
+func (c *Change) MovedFrom() []Port {
+	ports := make([]Port, len(c.Moved))
+	for i, m := range c.Moved {
+		ports[i] = m.Before()
+	}
+	return ports
+}
+
+// Empty reports whether nothing changes.
+func (c *Change) Empty() bool { return len(c.Removed)+len(c.Added)+len(c.Moved) == 0 }
+
+// Before yields the ports that the change removes or moves, as they were.
+func (c *Change) Before(yield func(Port) bool) {
+	for _, p := range c.Removed {
+		if !yield(p) {
+			return
+		}
+	}
+	for _, m := range c.Moved {
+		if !yield(m.Before()) {
+			return
+		}
+	}
+}
+
+// After yields the ports that the change adds or moves, as they will be.
+func (c *Change) After(yield func(Port) bool) {
+	for _, p := range c.Added {
+		if !yield(p) {
+			return
+		}
+	}
+	for _, m := range c.Moved {
+		if !yield(m.After()) {
+			return
+		}
+	}
+}
+
+// LenBefore returns how many ports Before yields.
+func (c *Change) LenBefore() int { return len(c.Removed) + len(c.Moved) }
+
+// LenAfter returns how many ports After yields.
+func (c *Change) LenAfter() int { return len(c.Added) + len(c.Moved) }
+
+// Count counts the ports that Before yields, and those that After does.
+func (c *Change) Count() (before, after Counts) {
+	var b, a counter
+	for p := range c.Before {
+		b.add(&p)
+	}
+	for p := range c.After {
+		a.add(&p)
+	}
+	return b.done(), a.done()
+}
+
+// Lines returns the change as users see it: with ranges, in order.
+func (c *Change) Lines() []nat.Change {
+	removed, added := runsOf(c.Removed), runsOf(c.Added)
+	lines := make([]nat.Change, 0, len(c.Moved)+len(removed)+len(added))
+	for _, m := range c.Moved {
+		lines = append(lines, nat.Change{Old: m.Before().Mapping(), New: m.After().Mapping()})
+	}
+	slices.SortFunc(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
+	for _, r := range removed {
+		lines = append(lines, nat.Change{Old: r.mapping()})
+	}
+	for _, r := range added {
+		lines = append(lines, nat.Change{New: r.mapping()})
+	}
+	return lines
+}
+
+// Diff returns the change from one set to another.
+func Diff(before, after *Set) (c Change) {
+	for p := range before.All {
+		now, ok := after.Get(p.Frontend)
+		switch {
+		case !ok:
+			c.Removed = append(c.Removed, p)
+		case !now.SameAs(p.Target):
+			c.Moved = append(c.Moved, Move{p.Frontend, p.Target, now})
+		}
+	}
+	for p := range after.All {
+		if _, ok := before.Get(p.Frontend); !ok {
+			c.Added = append(c.Added, p)
+		}
+	}
+	return c
+}

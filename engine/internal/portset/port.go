@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portset
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Port is one published port.
+type Port struct {
+	Frontend
+	Target
+}
+
+// Frontend is where a published port listens: the key of a mapping of a single port.
+type Frontend struct {
+	Proto    nat.Proto
+	AddrPort netip.AddrPort // as in [nat.Mapping]
+}
+
+// Target is what a port has beside its frontend.
+type Target struct {
+	Backend netip.AddrPort
+	Name    string
+	Expires int64 // milliseconds since 1970; zero: never
+	NoProxy bool
+}
+
+// Of returns the first port of a mapping.
+func Of(m nat.Mapping) Port { return Port{FrontendOf(m), TargetOf(m)} }
+
+// FrontendOf returns the frontend of the first port of a mapping.
+func FrontendOf(m nat.Mapping) Frontend { return Frontend{m.Proto, m.Frontend} }
+
+// TargetOf returns the target of the first port of a mapping.
+func TargetOf(m nat.Mapping) Target {
+	t := Target{Backend: m.Backend, Name: m.Name, NoProxy: m.NoProxy}
+	if !m.Expires.IsZero() {
+		t.Expires = m.Expires.UnixMilli()
+	}
+	return t
+}
+
+// Expand yields the ports of a valid mapping whose frontend port is known.
+func Expand(m *nat.Mapping) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		p := Of(*m)
+		for i := range int(m.More) + 1 {
+			p.AddrPort = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(i))
+			p.Backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i))
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// Mapping returns the port as callers know it.
+func (p Port) Mapping() nat.Mapping { return p.Frontend.Mapping(p.Target) }
+
+// Mapping returns the mapping of the frontend to a target.
+func (f Frontend) Mapping(t Target) nat.Mapping {
+	m := nat.Mapping{Proto: f.Proto, Frontend: f.AddrPort, Backend: t.Backend, Name: t.Name, NoProxy: t.NoProxy}
+	if t.Expires != 0 {
+		m.Expires = time.UnixMilli(t.Expires).UTC()
+	}
+	return m
+}
+
+// Host returns the one address that the frontend is for. It is the zero Addr if there are
+// several.
+func (f Frontend) Host() netip.Addr {
+	if a := f.AddrPort.Addr(); !a.IsUnspecified() {
+		return a
+	}
+	return netip.Addr{}
+}
+
+// OfFamily narrows a frontend for any address to the family of an address.
+func (f Frontend) OfFamily(a netip.Addr) Frontend {
+	any := netip.IPv6Unspecified()
+	if a.Is4() {
+		any = netip.IPv4Unspecified()
+	}
+	return Frontend{f.Proto, netip.AddrPortFrom(any, f.AddrPort.Port())}
+}
+
+// follows reports whether the frontend is the next port after another.
+func (f Frontend) follows(o Frontend) bool {
+	return f.Proto == o.Proto && f.AddrPort.Addr() == o.AddrPort.Addr() && int(f.AddrPort.Port()) == int(o.AddrPort.Port())+1
+}
+
+// CrossesFamilies reports whether the frontend is of one family and the backend of the
+// other.
+func (p Port) CrossesFamilies() bool {
+	front := p.AddrPort.Addr()
+	return front.IsValid() && front.Is4() != p.Backend.Addr().Is4()
+}
+
+// ProxiedOnly reports whether netfilter never translates packets to the frontend: the
+// mapping is in the table, and its proxy alone serves it.
+func (p Port) ProxiedOnly() bool { return p.AddrPort.Addr().IsLoopback() || p.CrossesFamilies() }
+
+// ExpiryTolerance is by how much the expiry of a mapping may differ and count as the same.
+// The kernel tells how much time is left, and each engine that adopts the table computes
+// the expiry from that.
+const ExpiryTolerance = time.Second
+
+// SameAs reports whether two targets are the same, as far as the kernel can tell.
+func (t Target) SameAs(o Target) bool {
+	apart := time.Duration(t.Expires-o.Expires) * time.Millisecond
+	expiry := (t.Expires == 0) == (o.Expires == 0) && apart.Abs() <= ExpiryTolerance
+	return expiry && t.Backend == o.Backend && t.Name == o.Name && t.NoProxy == o.NoProxy
+}
+
+// RenewedBy reports whether the target is a lease, and o the same but for its expiry.
+func (t Target) RenewedBy(o Target) bool {
+	leased := t.Expires != 0
+	t.Expires = o.Expires
+	return leased && t == o
+}
