@@ -183,7 +183,7 @@ func (ps *proxies) inherit(lent []PortSocket) error {
 	var errs []error
 	for _, l := range lent {
 		f := portset.Frontend{Proto: l.Proto, AddrPort: l.Frontend}
-		s, err := proxy.Take(l.FD)
+		s, err := proxy.NewSocket(l.FD)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("take %s %s: %w", f.Proto, f.AddrPort, err), os.NewSyscallError("close", unix.Close(l.FD)))
 			continue

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// base is what the proxies of both protocols have in common: their life.
+// base is what the proxies of both protocols share: their states.
 //
 //	bound --Open--> open --Shutdown, Retire--> draining
 //	  \_______________\___________________________\__Close__> closed
@@ -31,7 +31,7 @@ type base struct {
 	private  bool          // guarded by mu: group is ours alone
 	home     *loop         // guarded by mu until open: where fd is watched
 	ended    chan struct{} // guarded by mu; closed with the proxy; nil until somebody waits
-	shared   bool          // guarded by mu: another process has the frontend too; see Group.Leave
+	shared   bool          // guarded by mu: open in another process too; see Group.Leave
 	drained  chan struct{} // set before draining
 	draining atomic.Bool
 }
@@ -45,31 +45,28 @@ const (
 	closed
 )
 
-// served is what differs between the protocols. The caller holds the turn of
-// the loop concerned.
+// served is what differs between the protocols.
 type served interface {
 	member
-	// listen watches the frontend, on its home loop.
+	// listen watches the frontend. The caller holds the turn of the home loop.
 	listen() error
-	// gather has none but the home loop take what is new from now on. It comes
-	// before deafen; the caller holds the turn of no loop.
-	gather(gently bool)
-	// deafen stops taking what is new and closes the frontend. gently: what
-	// has come already is served; the frontend stays open if the protocol
-	// needs it for that.
-	deafen(gently bool)
-	// empty is called, on any loop, when a proxy that drains has nothing
-	// live.
-	empty()
-	// drop ends everything of the proxy that l serves.
+	// consolidate leaves it to the home loop alone to take what is new. It
+	// comes before stopAccepting. The caller holds no turn.
+	consolidate(gently bool)
+	// stopAccepting takes nothing new any more and closes the frontend.
+	// gently: what has arrived is served, and the frontend stays open if the
+	// protocol needs it for that. The caller holds the turn of the home loop.
+	stopAccepting(gently bool)
+	// drop ends everything of the proxy that l serves, whose turn the caller
+	// holds.
 	drop(l *loop)
-	// reset ends what has been taken so far. The caller holds the turn of no loop.
+	// reset ends what has been taken so far. The caller holds no turn.
 	reset()
 }
 
-// quiet is how long a UDP flow must be silent to count as ended when its
-// proxy drains: longer than a round trip, shorter than anybody's patience.
-const quiet = time.Second
+// drainIdle is how long a UDP flow must be silent to count as ended when its
+// proxy drains: longer than a round trip.
+const drainIdle = time.Second
 
 // FrontendAddr implements Proxy.
 func (b *base) FrontendAddr() net.Addr { return b.frontend }
@@ -92,9 +89,8 @@ func (b *base) SetBackend(backend net.Addr) error {
 		return ErrClosed
 	}
 	b.target.Store(&destination{backend, to})
-	if p, ok := b.proto.(*udpProxy); ok && b.state != bound {
-		// A flow has a socket that is connected to the old backend.
-		b.home.with(p.endFlows)
+	if !b.tcp() && b.state != bound {
+		b.proto.reset() // a flow's socket is connected to the old backend
 	}
 	return nil
 }
@@ -103,17 +99,18 @@ func (b *base) SetBackend(backend net.Addr) error {
 func (b *base) Reset() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch b.state {
-	case closed:
+	if b.state == closed {
 		return ErrClosed
-	case bound: // nothing has been taken yet
-	case open, drains:
+	}
+	if b.state != bound {
 		b.proto.reset()
 	}
 	return nil
 }
 
-// destination is where a proxy leads.
+func (b *base) tcp() bool { return b.frontend.Network() == "tcp" }
+
+// destination is a backend.
 type destination struct {
 	addr net.Addr
 	to   *sockaddr // addr, for connect
@@ -157,8 +154,7 @@ func (b *base) openLocked() error {
 	}
 	b.state = open
 	if b.filtered {
-		// Last: what is let in finds everything in its place.
-		return detachFilter(b.fd)
+		return detachFilter(b.fd) // last: traffic comes in from here on
 	}
 	return nil
 }
@@ -217,7 +213,7 @@ func (b *base) Shutdown(ctx context.Context) error {
 func (b *base) Retire() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ok := b.proto.(*tcpProxy); !ok || b.state == bound {
+	if !b.tcp() || b.state == bound {
 		return b.closeLocked()
 	}
 	if b.state == open {
@@ -227,14 +223,14 @@ func (b *base) Retire() error {
 	return nil
 }
 
-// drainLocked lets in nothing more.
+// drainLocked stops accepting.
 func (b *base) drainLocked() {
 	b.state = drains
 	b.drained = make(chan struct{}, 1)
-	b.proto.gather(true)
-	b.home.arrange(func() { b.proto.deafen(true) })
-	// Only now, or the last of those before the proxy would be taken for the
-	// last of all while others wait to be let in.
+	b.proto.consolidate(true)
+	b.home.with(func() { b.proto.stopAccepting(true) })
+	// Only now: before, the proxy could be found empty while connections wait
+	// in its queue.
 	b.draining.Store(true)
 	if b.counters.live.Load() == 0 {
 		b.drainedEmpty()
@@ -243,17 +239,19 @@ func (b *base) drainLocked() {
 
 // gone counts one connection or flow less; on any loop.
 func (b *base) gone() {
-	// drainLocked looks at live after it has set draining, and here it is the
-	// other way round: one of the two sees the other.
+	// drainLocked sets draining and then reads live; here it is the other way
+	// round, so that one of the two finds the proxy empty.
 	if b.counters.live.Add(-1) == 0 && b.draining.Load() {
 		b.drainedEmpty()
 	}
 }
 
-// drainedEmpty is for when nothing is left of a proxy that drains.
+// drainedEmpty is called, on any loop, when a draining proxy has nothing live.
 func (b *base) drainedEmpty() {
 	b.signalDrained()
-	b.proto.empty()
+	if b.tcp() { // whose frontend is closed already: nothing is left to close
+		b.group.leave(b.proto)
+	}
 }
 
 func (b *base) signalDrained() {
@@ -265,8 +263,7 @@ func (b *base) signalDrained() {
 
 // Close implements Proxy.
 func (b *base) Close() error {
-	// Held throughout: a second Close must not return before the first is
-	// done. Loops never take this lock.
+	// Held throughout: a second Close must not return before the first is done.
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.closeLocked()
@@ -279,9 +276,8 @@ func (b *base) closeLocked() error {
 	if b.state == bound {
 		closeFD(b.fd)
 	} else {
-		// First where connections come from, then everywhere.
-		b.proto.gather(false)
-		b.home.with(func() { b.proto.deafen(false) })
+		b.proto.consolidate(false)
+		b.home.with(func() { b.proto.stopAccepting(false) })
 		for _, l := range b.group.started() {
 			l.with(func() { b.proto.drop(l) })
 		}

@@ -15,9 +15,9 @@ import (
 // share included, and not what processes at both ends make of it, which is for
 // BenchmarkTCP and BenchmarkUDP.
 
-// patience is how often what was sent is looked for: the kernel delivers on loopback at
+// maxTries is how often what was sent is looked for: the kernel delivers on loopback at
 // once, or when a thread of its own has its turn.
-const patience = 1 << 22
+const maxTries = 1 << 22
 
 // BenchmarkCopy carries messages that go through user memory.
 func BenchmarkCopy(b *testing.B) {
@@ -35,7 +35,7 @@ func BenchmarkSplice(b *testing.B) {
 
 func benchmarkMove(b *testing.B, size int, bulk bool) {
 	b.Helper()
-	l := &loop{buf: make([]byte, smallRead)}
+	l := &loop{tcpLoop: tcpLoop{buf: make([]byte, smallRead)}}
 	l.pipes.limit, l.pipes.size = 1, pipeSize
 	b.Cleanup(l.pipes.trim)
 	in, from := connected(b, unix.SOCK_STREAM)
@@ -48,7 +48,7 @@ func benchmarkMove(b *testing.B, size int, bulk bool) {
 	for b.Loop() {
 		sent := 0
 		for arrived, tries := 0, 0; arrived < size; tries++ {
-			if tries == patience {
+			if tries == maxTries {
 				b.Fatalf("%d bytes of %d have arrived", arrived, size)
 			}
 			n, e := send(in, message[sent:]) // none when all is sent, or there is no room
@@ -105,7 +105,7 @@ func benchmarkDatagrams(b *testing.B, size int) {
 			n += sent
 		}
 		for arrived, tries := 0, 0; arrived < size*batch; tries++ {
-			if tries == patience {
+			if tries == maxTries {
 				b.Fatalf("%d bytes of %d have arrived", arrived, size*batch)
 			}
 			n := batches.receive(front, batch, true)

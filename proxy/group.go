@@ -7,14 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// GroupOptions says how a Group runs. The zero value, and nil, are good
-// defaults.
+// GroupOptions configures a Group. The zero value and nil are the defaults.
 type GroupOptions struct {
 	// Loops is how many event loops, and so how many processors, the group
 	// uses at most. 0: GOMAXPROCS. Loops are started when first needed.
@@ -26,10 +27,10 @@ type GroupOptions struct {
 	// through user memory, 32 KiB at a time. 0: 256. Negative: no pipes.
 	MaxPipes int
 
-	// PipeFailed is called when a pipe cannot be made, or splice(2) is refused, the first
-	// time in the life of the group: from then on data are copied through user memory,
-	// until a pipe can be made again. It must not block or call the group's methods but
-	// PipeError. Nil: nobody is told.
+	// PipeFailed is called once, when a pipe cannot be made or splice(2) is refused for
+	// the first time: data are then copied through user memory until a pipe can be made
+	// again. It must not block or call methods of the group other than PipeError. Nil:
+	// nothing is called.
 	PipeFailed func(error)
 
 	// NetNS is the descriptor of a network namespace which all sockets of
@@ -57,7 +58,7 @@ type Group struct {
 	next    int                 // guarded by mu: the loop of the next proxy
 	members map[member]struct{} // guarded by mu
 	retired map[member]struct{} // guarded by mu: those of members that hold no port any more
-	former  Stats               // guarded by mu: what those that have left had counted
+	former  Stats               // guarded by mu: the counters of those that left
 	closed  bool                // guarded by mu
 }
 
@@ -93,7 +94,7 @@ func NewGroup(opts *GroupOptions) *Group {
 // A second Close does nothing.
 func (g *Group) Close() error {
 	var errs []error
-	for _, m := range g.bar() {
+	for _, m := range g.closeToNew() {
 		errs = append(errs, m.Close())
 	}
 
@@ -113,7 +114,7 @@ func (g *Group) Close() error {
 // first, those of retired ones too, until ctx is done. It returns the error of
 // ctx if that cut anything short.
 func (g *Group) Shutdown(ctx context.Context) error {
-	members := g.bar()
+	members := g.closeToNew()
 	errs := make([]error, len(members), len(members)+2)
 	var wg sync.WaitGroup
 	for i, m := range members {
@@ -123,27 +124,22 @@ func (g *Group) Shutdown(ctx context.Context) error {
 	var cut error
 	for i, err := range errs {
 		if err != nil && errors.Is(err, ctx.Err()) {
-			errs[i], cut = nil, err // told once, and not once a proxy
+			errs[i], cut = nil, err // reported once, and not once for each proxy
 		}
 	}
 	return errors.Join(append(errs, cut, g.Close())...)
 }
 
-// bar keeps new proxies out and returns those that are there.
-func (g *Group) bar() []member {
+// closeToNew lets no proxy join any more and returns the members.
+func (g *Group) closeToNew() []member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-	members := make([]member, 0, len(g.members))
-	for m := range g.members {
-		members = append(members, m)
-	}
-	return members
+	return slices.Collect(maps.Keys(g.members))
 }
 
-// Former returns what the group's former proxies, the closed and the retired,
-// have counted together. Live are the connections that retired ones still
-// carry.
+// Former returns the sum of the counters of the group's closed and retired
+// proxies. Live are the connections of the retired ones.
 func (g *Group) Former() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -154,10 +150,10 @@ func (g *Group) Former() Stats {
 	return s
 }
 
-// PipeError returns why a pipe could not be made when that was last tried, so that bulk
-// data are copied through user memory instead of spliced, at two to three times the
-// processor time. It is tried when a loop starts and when data need one, after a failure
-// at most once a second. Nil: it could be made, or no loop has started.
+// PipeError returns why the last attempt to make a pipe failed: bulk data are then
+// copied through user memory instead of spliced, at two to three times the processor
+// time. An attempt is made when a loop starts and when data need a pipe, after a failure
+// at most once a second. Nil: the last one succeeded, or no loop has started.
 func (g *Group) PipeError() error {
 	if err := g.pipeErr.Load(); err != nil {
 		return *err
@@ -165,7 +161,7 @@ func (g *Group) PipeError() error {
 	return nil
 }
 
-// notePipe notes how making a pipe went, on any loop.
+// notePipe records the result of making a pipe, on any loop.
 func (g *Group) notePipe(err error) {
 	if err == nil {
 		g.pipeErr.Store(nil)
@@ -180,7 +176,7 @@ func (g *Group) notePipe(err error) {
 // clock is the group's time: monotonic nanoseconds.
 func (g *Group) clock() int64 { return int64(time.Since(g.start)) }
 
-// join makes m one of those that Close closes.
+// join makes m a member, which Close closes.
 func (g *Group) join(m member) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -191,7 +187,7 @@ func (g *Group) join(m member) error {
 	return nil
 }
 
-// leave is the reverse of join. Loops may call it.
+// leave undoes join. Loops may call it.
 func (g *Group) leave(m member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -243,20 +239,20 @@ func (g *Group) loopLocked(i int) (*loop, error) {
 	return l, nil
 }
 
-// lighter returns the loop that has the fewest connections, if l has at least
-// lead more; else l.
+// lighter returns the loop with the fewest connections if l has at least lead
+// more, else l.
 func (g *Group) lighter(l *loop, lead int32) *loop {
 	return g.fewest(l, lead, func(l *loop) int32 { return l.live.Load() })
 }
 
-// idler is lighter for bulk transfers. Two more is clearly more: a move must
-// not make the other loop the one that has more.
+// idler is lighter for bulk transfers. The lead is two, so that a move does not
+// make the other loop the one with more.
 func (g *Group) idler(l *loop) *loop {
 	return g.fewest(l, 2, func(l *loop) int32 { return l.heavy.Load() })
 }
 
-// fewest returns the loop which has the fewest of what count counts, if l has at
-// least lead more; else l.
+// fewest returns the loop for which count is least if it is at least lead more
+// for l, else l.
 func (g *Group) fewest(l *loop, lead int32, count func(*loop) int32) *loop {
 	mine := count(l)
 	if mine < lead || g.opts.Loops == 1 {
@@ -265,7 +261,7 @@ func (g *Group) fewest(l *loop, lead int32, count func(*loop) int32) *loop {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	best := l
-	for i := range g.loops { // none are left of a closed group
+	for i := range g.loops { // empty once the group is closed
 		other, err := g.loopLocked(i)
 		if err != nil {
 			continue
@@ -281,11 +277,5 @@ func (g *Group) fewest(l *loop, lead int32, count func(*loop) int32) *loop {
 func (g *Group) started() []*loop {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var s []*loop
-	for _, l := range g.loops {
-		if l != nil {
-			s = append(s, l)
-		}
-	}
-	return s
+	return slices.DeleteFunc(slices.Clone(g.loops), func(l *loop) bool { return l == nil })
 }

@@ -57,7 +57,7 @@ func TestKeepAlive(t *testing.T) {
 			test.opts.Group = newGroup(t, &GroupOptions{Loops: 1})
 			pair := newTCPPair(t, &test.opts)
 			pair.exchange(t)
-			eventually(t, "it has settled", func() bool {
+			eventually(t, "it has keep-alive", func() bool {
 				seconds, recent := keepAlives(t, pair.proxy)
 				if recent {
 					require.True(t, test.recent)

@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -32,58 +31,62 @@ const (
 // eventBatch is how many events one epoll_wait brings at most.
 const eventBatch = 128
 
-// handler is what owns a descriptor in a loop. Events are hints: a handler
-// tries the call and believes its result.
+// handler owns a descriptor in a loop. Events are hints: a handler tries the call
+// and believes its result.
 type handler interface {
 	ready(fd int, events uint32)
 }
 
-// slot is a descriptor's place in a loop's table. The generation travels
+// turner has used up its turn and gets another one in the next round.
+type turner interface {
+	continueTurn()
+}
+
+// slot is an entry of a loop's table of descriptors. The generation travels
 // through epoll and tells the events of a closed descriptor from those of the
-// one that was given its number within the same batch of events.
+// next one with its number in the same batch of events.
 type slot struct {
 	handler    handler
 	generation int32
 }
 
-// loop is one epoll set and the goroutine that serves it. Whoever touches it,
-// or a connection, flow or listener that it serves, holds turn: its goroutine
-// except while it sleeps, others by with.
+// loop is one epoll set and the goroutine that serves it. All that it serves,
+// connections, flows and listeners, is guarded by turn, which its goroutine holds
+// except while it sleeps. Others get in by three methods, which return false if
+// the loop has stopped and f will not run:
+//
+//   - with runs f between two rounds, on the caller's thread, which may be in
+//     another network namespace: f must not open sockets. It is much cheaper
+//     than a change of threads: opening ten thousand proxies depends on it.
+//   - do runs f on the loop's own thread, in its namespace, and waits for it.
+//   - post is do without the wait. Loops may call it, and with and do must not
+//     be called while holding any turn.
+//
+// Locks are taken in this order: mu of a proxy or Socket, the turn of one loop
+// (never of two), mu of a Group, mu of a loop or of a tcpShard. Each may be left
+// out.
 type loop struct {
 	turn    sync.Mutex
 	group   *Group
 	index   int // in the group
 	epoll   int
 	wakeup  int // eventfd, edge-triggered, never read
-	reserve int // a descriptor to give up when there are no more; -1: given up
 	table   []slot
 	events  []unix.EpollEvent
 	timers  timerHeap
-	now     int64        // nanoseconds since the group began; read once a round
-	yielded int64        // when the Go scheduler last had its turn
-	sleep   int          // milliseconds; see minSleep
-	again   []*tcpConn   // connections that used up their turn
-	spare   []*tcpConn   // the other half of again
-	buf     []byte       // for messages too small to be worth two splices
-	pipes   pipePool     // for bulk
-	udp     *udpBatch    // nil until the first UDP proxy
-	quit    bool         //
-	live    atomic.Int32 // TCP connections; read by other loops to share them out
-	heavy   atomic.Int32 // those of them that are bulk transfers
+	now     int64    // nanoseconds since the group began; read once a round
+	yielded int64    // when the Go scheduler last had its turn
+	sleep   int      // milliseconds; see minSleep
+	again   []turner // get another turn in the next round
+	spare   []turner // the other half of again
+	quit    bool
 	done    chan struct{}
+	tcpLoop
+	udp *udpBatch // nil until the first UDP proxy
 
 	mu      sync.Mutex
-	inbox   []task // guarded by mu
-	stopped bool   // guarded by mu
-}
-
-// task is what one goroutine asks of a loop: a call, or a connection to take, a
-// new one or one from another loop.
-type task struct {
-	call  func()
-	shard *tcpShard
-	fd    int
-	conn  *tcpConn
+	inbox   []func() // guarded by mu
+	stopped bool     // guarded by mu
 }
 
 // newLoop makes a loop; run serves it.
@@ -97,7 +100,8 @@ func newLoop(g *Group, index int) (*loop, error) {
 		closeFD(ep)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, reserve: -1, sleep: minSleep, done: make(chan struct{})}
+	l := &loop{group: g, index: index, epoll: ep, wakeup: ev, sleep: minSleep, done: make(chan struct{})}
+	l.reserve = -1
 	l.pipes = pipePool{group: g, limit: g.opts.MaxPipes, size: g.pipeSize}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: evIn | evEdge, Fd: int32(ev)}); err != nil {
 		closeFD(ep)
@@ -127,20 +131,17 @@ func (l *loop) run(ready chan<- error) {
 
 // serve is run, in the right namespace.
 func (l *loop) serve(ready chan<- error) {
-	l.buf = make([]byte, smallRead)
 	l.events = make([]unix.EpollEvent, eventBatch)
+	l.buf = make([]byte, smallRead)
 	ready <- nil
 	l.turn.Lock()
 	defer l.turn.Unlock()
-	l.restock()
+	l.restock(l.wakeup)
 	for !l.quit {
 		l.round()
 	}
-	l.drain() // what came between the last look and the refusal of more
-	l.pipes.trim()
-	if l.reserve >= 0 {
-		closeFD(l.reserve)
-	}
+	l.drain() // what was posted before the refusal of more
+	l.releaseTCP()
 }
 
 // round waits for events and serves them.
@@ -177,14 +178,13 @@ func (l *loop) round() {
 	}
 }
 
-// yieldAfter is how long a loop may go without a look of the Go scheduler. What
-// goes for 10 ms (forcePreemptNS in runtime/proc.go) is taken for a hog: the
-// runtime's monitor then takes the processor away from it whenever it sleeps
-// in epoll_wait, and wakes every 20 µs meanwhile to look again. That alone took
-// a tenth of the time of a busy proxy.
+// yieldAfter is how long a loop runs before it calls the Go scheduler. A goroutine
+// that runs for 10 ms (forcePreemptNS in runtime/proc.go) loses its processor
+// whenever it sleeps in epoll_wait, and the runtime's monitor then wakes every
+// 20 µs. That took a tenth of the time of a busy proxy.
 const yieldAfter = 5 * int64(time.Millisecond)
 
-// yield lets the Go scheduler see that the loop is no hog.
+// yield calls the Go scheduler from time to time.
 func (l *loop) yield() {
 	if l.now-l.yielded > yieldAfter {
 		runtime.Gosched()
@@ -192,19 +192,17 @@ func (l *loop) yield() {
 	}
 }
 
-// How long a loop may sleep that has nothing to wait for, in milliseconds: the
-// least at first and after everything that wakes it, twice as long after each
-// sleep that nothing ended, and the most in the end.
+// How long a loop without timers sleeps, in milliseconds: minSleep after it was
+// woken, twice as long after each full sleep, up to maxSleep.
 //
 // It could sleep for ever but for a race in the runtime of Go 1.26. A goroutine
-// that enters a system call looks whether the world is being stopped, and only
-// then becomes one that is in a system call (reentersyscall in
-// runtime/proc.go). Whoever begins to stop the world in between finds it
-// running, asks it to stop, and from then on leaves it alone, as one that is in
-// a system call (preemptone). So the world waits until the call returns, for
-// each collection of garbage and each syscall.AllThreadsSyscall, of which the
-// daemon makes fifty as it starts; or until sysmon looks, which may be in
-// 60 s. Loops are the only ones who stay in a call that long.
+// that enters a system call first checks whether the world is being stopped, and
+// then marks itself as in a system call (reentersyscall in runtime/proc.go). A
+// stop that begins in between finds it running, asks it to stop, and then leaves
+// it alone, as one in a system call (preemptone). So the world waits until the
+// call returns, at each garbage collection and each syscall.AllThreadsSyscall, of
+// which the daemon makes fifty as it starts; or until sysmon looks, which may be
+// in 60 s. Only loops stay in a call that long.
 const (
 	minSleep = 50
 	maxSleep = 60_000
@@ -228,64 +226,50 @@ func (l *loop) due() int64 {
 	return l.timers[0].when
 }
 
-// continueTurns gives those that used up their turn another one.
+// continueTurns gives another turn to those that used up theirs.
 func (l *loop) continueTurns() {
 	turn := l.again
 	l.again = l.spare[:0]
-	for i, c := range turn {
+	for i, t := range turn {
 		turn[i] = nil
-		c.queued = false
-		if !c.closed {
-			c.pump()
-		}
+		t.continueTurn()
 	}
 	l.spare = turn[:0]
 }
 
-// drain does what others asked for, in the order they asked.
+// drain runs what was posted, in that order.
 func (l *loop) drain() {
 	l.mu.Lock()
-	tasks := l.inbox
+	posted := l.inbox
 	l.inbox = nil
 	l.mu.Unlock()
-	for _, t := range tasks {
-		switch {
-		case t.call != nil:
-			t.call()
-		case t.conn != nil:
-			t.shard.adopt(t.conn)
-		default:
-			t.shard.take(t.fd)
-		}
+	for _, f := range posted {
+		f()
 	}
 }
 
-// post hands t to the loop's goroutine; false: the loop has stopped.
-func (l *loop) post(t task) bool {
+// post has the loop's goroutine run f. See loop.
+func (l *loop) post(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
 		return false
 	}
-	l.inbox = append(l.inbox, t)
+	l.inbox = append(l.inbox, f)
 	if len(l.inbox) == 1 {
 		l.wakeLocked()
 	}
 	return true
 }
 
-// wakeLocked ends the loop's sleep. mu is held, so that the eventfd cannot have been
-// closed.
+// wakeLocked ends the loop's sleep. mu is held, so that the eventfd is not closed.
 func (l *loop) wakeLocked() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	_, _ = unix.Write(l.wakeup, one[:])
 }
 
-// with runs f between two rounds of the loop, on the caller's thread, which is
-// much cheaper than changing threads: opening ten thousand proxies depends on
-// it. f must not arm timers, for which the loop would have to be woken. false:
-// the loop has stopped and f did not run.
+// with runs f between two rounds of the loop. See loop.
 func (l *loop) with(f func()) bool {
 	l.turn.Lock()
 	defer l.turn.Unlock()
@@ -293,54 +277,26 @@ func (l *loop) with(f func()) bool {
 		return false
 	}
 	l.now = l.group.clock()
+	before := l.due()
 	f()
+	if l.due() < before { // f armed a timer that the loop would sleep through
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.stopped {
+			l.wakeLocked()
+		}
+	}
 	return true
 }
 
-// arrange is with for an f that may arm timers, for which the loop is woken. It does
-// not wait for that.
-func (l *loop) arrange(f func()) {
-	sooner := false
-	l.with(func() {
-		before := l.due()
-		f()
-		sooner = l.due() < before
-	})
-	if !sooner {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.stopped {
-		l.wakeLocked()
-	}
-}
-
-// do runs f on the loop's own goroutine, and so in its network namespace, and
-// waits for it: for what opens sockets. It must not be called from a loop.
-// false: the loop has stopped and f did not run.
+// do runs f on the loop's goroutine and waits for it. See loop.
 func (l *loop) do(f func()) bool {
 	ran := make(chan struct{})
-	if !l.post(task{call: func() { f(); close(ran) }}) {
+	if !l.post(func() { f(); close(ran) }) {
 		return false
 	}
 	<-ran
 	return true
-}
-
-// recall takes back the connections that were handed to s and not yet looked
-// at.
-func (l *loop) recall(s *tcpShard) []task {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var tasks []task
-	l.inbox = slices.DeleteFunc(l.inbox, func(t task) bool {
-		if t.shard == s {
-			tasks = append(tasks, t)
-		}
-		return t.shard == s
-	})
-	return tasks
 }
 
 // refuse makes post fail from now on.
@@ -352,7 +308,7 @@ func (l *loop) refuse() {
 
 // stop ends the loop and waits for its goroutine.
 func (l *loop) stop() {
-	l.post(task{call: func() { l.refuse(); l.quit = true }})
+	l.post(func() { l.refuse(); l.quit = true })
 	<-l.done
 }
 
@@ -370,14 +326,21 @@ func (l *loop) watch(fd int, h handler, events uint32) unix.Errno {
 	return noErrno
 }
 
+// unwatch removes fd from the set. For a descriptor that is then closed forget
+// will do, unless its socket is open elsewhere: epoll keeps that one.
+func (l *loop) unwatch(fd int) {
+	l.forget(fd)
+	_ = l.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
+}
+
 // control is epoll_ctl(2).
 func (l *loop) control(op, fd int, generation int32, events uint32) unix.Errno {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: generation}
-	return epollCtl(l.epoll, op, fd, &ev)
+	_, _, e := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(l.epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	return e
 }
 
-// forget makes events of fd, those already fetched included, go nowhere.
-// Closing the descriptor takes it out of the epoll set.
+// forget drops all events of fd, those already fetched included.
 func (l *loop) forget(fd int) {
 	if fd < len(l.table) {
 		l.table[fd].handler = nil

@@ -4,8 +4,6 @@
 package proxy
 
 import (
-	"bytes"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -167,27 +165,4 @@ func TestSegmentsAboveMTU(t *testing.T) {
 		}
 		require.Zero(t, p.Stats().Dropped)
 	})
-}
-
-// TestMPTCPListener: listeners of package net are MPTCP ones, on which some
-// calls differ.
-func TestMPTCPListener(t *testing.T) {
-	l, err := net.ListenTCP("tcp", mustTCP(t, "127.0.0.1:0"))
-	require.NoError(t, err)
-	backend := tcpBackend(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.Copy(c, c) })
-	p, err := NewTCP(l, backend, nil)
-	serve(t, p, err)
-	d := net.Dialer{}
-	d.SetMultipathTCP(true)
-	c, err := d.Dial("tcp", p.FrontendAddr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = c.Close() })
-	msg := bytes.Repeat([]byte("0123456789"), 200_000)
-	go func() {
-		_, _ = c.Write(msg)
-		_ = c.(*net.TCPConn).CloseWrite()
-	}()
-	got, err := io.ReadAll(c)
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(msg, got))
 }

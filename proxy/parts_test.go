@@ -136,7 +136,7 @@ func TestHeldWithoutRoom(t *testing.T) {
 		require.Equal(t, len(data), h.size())
 		if limit == 1 {
 			require.NotNil(t, h.pipe)
-			require.NotEmpty(t, h.rest)
+			require.NotEmpty(t, h.mem)
 		}
 		clear(data) // the memory was the caller's
 		var got []byte

@@ -25,19 +25,18 @@ func (q *pipe) close() {
 const keptPipes = 8
 
 // pipeSize is asked for with F_SETPIPE_SZ: the most that an unprivileged process
-// may have (pipe(7), fs.pipe-max-size). One slot holds one page of one socket
-// buffer, so this is how much a pair of splices moves; with the default of
-// 64 KiB a gigabyte costs a third more processor time.
+// may have (pipe(7), fs.pipe-max-size), and the most that a pair of splices moves.
+// With the default of 64 KiB a gigabyte costs a third more processor time.
 const pipeSize = 1 << 20
 
-// After a pipe could not be made none is tried for firstPipePause, and for twice as
-// long after each further failure, up to longestPipePause: data are copied meanwhile.
+// After a failure to make a pipe there is no attempt for firstPipePause, and for twice
+// as long after each further one, up to longestPipePause. Data are copied meanwhile.
 const (
 	firstPipePause   = time.Second
 	longestPipePause = time.Minute
 )
 
-// pipePool is a loop's pipes. A stream has one only while data are in it.
+// pipePool is the pipes of a loop. A stream has one only while data are in it.
 type pipePool struct {
 	group *Group
 	free  []*pipe
@@ -80,8 +79,8 @@ func newPipe(size int) (*pipe, error) {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
 	q := &pipe{r: fds[0], w: fds[1]}
-	// A system call filter may refuse splice alone. Data that are in a pipe by then could
-	// not be sent on. From a pipe to itself is EINVAL where it is allowed.
+	// A system call filter may refuse splice alone; data in a pipe could then not be
+	// sent on. A splice from a pipe to itself is EINVAL where splice is allowed.
 	if _, e := splice(q.r, q.w, 1); e != unix.EINVAL {
 		q.close()
 		return nil, os.NewSyscallError("splice", e)
@@ -91,7 +90,7 @@ func newPipe(size int) (*pipe, error) {
 	return q, nil
 }
 
-// try finds out whether pipes can be made, before one is needed.
+// try makes a pipe and closes it, so that PipeError is known before one is needed.
 func (p *pipePool) try() {
 	if q := p.get(); q != nil {
 		q.close()
@@ -99,7 +98,7 @@ func (p *pipePool) try() {
 	}
 }
 
-// put takes a pipe back; one with data inside is of no use any more.
+// put takes a pipe back, and closes one with data inside.
 func (p *pipePool) put(q *pipe) {
 	if q.n == 0 && len(p.free) < keptPipes {
 		p.free = append(p.free, q)
@@ -109,7 +108,7 @@ func (p *pipePool) put(q *pipe) {
 	p.made--
 }
 
-// trim closes the pipes that nobody uses.
+// trim closes the pipes that are not in use.
 func (p *pipePool) trim() {
 	for _, q := range p.free {
 		q.close()
@@ -118,24 +117,23 @@ func (p *pipePool) trim() {
 	p.free = p.free[:0]
 }
 
-// held is what was read from one side and could not yet be written to the
-// other: in a pipe, or, when there was no pipe, or not room enough in it, in
-// memory. Data in the pipe go first.
+// held is what was read from one side and not yet written to the other: first what
+// is in the pipe, then what is in memory because there was no pipe or no room in it.
 type held struct {
 	pipe *pipe
-	rest []byte
+	mem  []byte
 }
 
 // size is how many bytes are held.
 func (h *held) size() int {
-	n := len(h.rest)
+	n := len(h.mem)
 	if h.pipe != nil {
 		n += h.pipe.n
 	}
 	return n
 }
 
-// borrow makes sure of a pipe.
+// borrow gets a pipe if it has none, and reports whether it has one.
 func (h *held) borrow(pool *pipePool) bool {
 	if h.pipe == nil {
 		h.pipe = pool.get()
@@ -143,7 +141,7 @@ func (h *held) borrow(pool *pipePool) bool {
 	return h.pipe != nil
 }
 
-// keep takes b, of which the caller keeps the memory.
+// keep holds a copy of b.
 func (h *held) keep(b []byte, pool *pipePool) {
 	if h.borrow(pool) {
 		n, err := unix.Write(h.pipe.w, b)
@@ -157,11 +155,11 @@ func (h *held) keep(b []byte, pool *pipePool) {
 		}
 	}
 	if len(b) > 0 {
-		h.rest = append([]byte(nil), b...)
+		h.mem = append([]byte(nil), b...)
 	}
 }
 
-// write passes on what it can. It holds nothing at all when size is 0.
+// write writes what the socket takes, and releases the pipe when nothing is left.
 func (h *held) write(fd int, pool *pipePool) (int, unix.Errno) {
 	written := 0
 	for h.pipe != nil && h.pipe.n > 0 {
@@ -172,26 +170,23 @@ func (h *held) write(fd int, pool *pipePool) (int, unix.Errno) {
 		h.pipe.n -= n
 		written += n
 	}
-	for len(h.rest) > 0 {
-		n, e := send(fd, h.rest)
+	for len(h.mem) > 0 {
+		n, e := send(fd, h.mem)
 		if e != noErrno {
 			return written, e
 		}
-		h.rest = h.rest[n:]
+		h.mem = h.mem[n:]
 		written += n
 	}
 	h.release(pool)
 	return written, noErrno
 }
 
-// release gives an empty pipe back.
+// release gives the pipe back. Data that are held are lost.
 func (h *held) release(pool *pipePool) {
-	h.rest = nil
+	h.mem = nil
 	if h.pipe != nil {
 		pool.put(h.pipe)
 		h.pipe = nil
 	}
 }
-
-// drop throws away what is held.
-func (h *held) drop(pool *pipePool) { h.release(pool) }

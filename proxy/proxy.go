@@ -5,69 +5,72 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"time"
 )
 
-// Proxy carries what arrives at a frontend to a backend and the answers back.
+// ErrClosed is returned by methods of a closed proxy, socket or group.
+var ErrClosed = errors.New("proxy closed")
+
+// ErrAddr is wrapped by errors about addresses that cannot be a frontend or a
+// backend: wrong type, port out of range, not an address to connect to.
+var ErrAddr = errors.New("bad address")
+
+// Proxy carries what arrives at a frontend to a backend, and the answers back.
 //
-// A Proxy holds its port from the moment it exists, and answers nothing until
-// it is opened. All methods are safe for concurrent use.
+// A Proxy holds its port from the beginning, and answers nothing until it is
+// opened. All methods are safe for concurrent use.
 type Proxy interface {
 	// Run opens the proxy and serves until ctx ends or Close or Shutdown is
 	// called, then closes it and returns nil. ErrClosed: it was closed
 	// before.
 	Run(ctx context.Context) error
 
-	// Open begins serving and returns; the group's loops do the work. What
-	// the kernel kept back or a client sent again meanwhile is served.
-	// Opening an open proxy does nothing; ErrClosed: it is closed. After any
-	// error the proxy is closed.
+	// Open begins serving and returns; the loops of the group do the work.
+	// Connections made and SYNs sent again before are served. To open an open
+	// proxy does nothing; ErrClosed: it is closed. After any error it is closed.
 	Open() error
 
-	// Shutdown stops taking new connections or flows, waits until the live
-	// ones have ended or ctx has, and closes the proxy. A UDP flow has ended
-	// when it was silent for a second. It returns the error of ctx if that
-	// cut anything short.
+	// Shutdown takes nothing new, waits until the live connections or flows
+	// have ended or ctx has, and closes the proxy. A UDP flow ends by a second
+	// of silence. It returns the error of ctx if that ended any.
 	Shutdown(ctx context.Context) error
 
-	// Retire gives the port back at once, as Close does, but lets the live
-	// TCP connections go on until they end by themselves; those that the
-	// kernel has let in already are served too. UDP flows end. It does not
-	// wait. The proxy counts as one of the group's former ones
-	// (Group.Former), and Close and Shutdown still end it. If its group is its
-	// own, Close must follow. A port that other processes are to bind while
-	// connections live needs SO_REUSEADDR there, as package net sets it.
-	// Retiring a proxy that was never opened closes it; one that is closed,
-	// retired or shutting down stays so.
+	// Retire gives the port back at once and does not wait, but live TCP
+	// connections, and those in the queue, go on until they end. UDP flows
+	// end. The proxy then counts as a former one (Group.Former), and Close and
+	// Shutdown still end it; Close must follow if its group is its own.
+	// Another program that binds the port while connections live needs
+	// SO_REUSEADDR, as package net sets it. A proxy that was never opened is
+	// closed; one that is closed, retired or shutting down stays so.
 	Retire() error
 
-	// Close gives the port back, resets live connections, drops flows, and
-	// waits until everything the proxy started has ended. The second Close
-	// does nothing.
+	// Close gives the port back, resets live connections, ends flows, and waits
+	// until all that the proxy started has ended. A second Close does nothing.
 	Close() error
 
 	// FrontendAddr is the address served, a *net.TCPAddr or *net.UDPAddr,
 	// with the port that the kernel chose if 0 was asked for.
 	FrontendAddr() net.Addr
 
-	// Descriptor is the frontend's socket, for another process to have it too
-	// (see Group.Leave); it stays the proxy's. -1: it has none any more.
+	// Descriptor is that of the frontend's socket, to pass to another process
+	// (see Group.Leave); it still belongs to the proxy. -1: there is none any
+	// more.
 	Descriptor() int
 
-	// BackendAddr is where it leads.
+	// BackendAddr is the address that the proxy leads to.
 	BackendAddr() net.Addr
 
-	// SetBackend leads elsewhere from now on. Connections that are there stay
-	// with the backend they have; UDP flows begin anew with the next datagram.
-	// ErrAddr: the address is none of the frontend's protocol; ErrClosed: the
-	// proxy is closed.
+	// SetBackend changes that address. Connections keep the backend that they
+	// have; UDP flows begin again with the next datagram. ErrAddr: the address
+	// is not of the frontend's protocol; ErrClosed: the proxy is closed.
 	SetBackend(net.Addr) error
 
-	// Reset ends the connections and flows that are there, connections by a reset
-	// on both sides, and goes on serving. ErrClosed: the proxy is closed.
+	// Reset ends the live connections, by a reset on both sides, and flows, and
+	// goes on serving. ErrClosed: the proxy is closed.
 	Reset() error
 
 	// Stats reads the counters, also of a closed proxy.
@@ -78,43 +81,40 @@ type Proxy interface {
 const (
 	DefaultDialTimeout = 5 * time.Second  // until the backend has answered a SYN
 	DefaultKeepAlive   = 15 * time.Second // as package net has it
-	DefaultFlowTimeout = 90 * time.Second // as the first UDP proxy of this kind had it
+	DefaultFlowTimeout = 90 * time.Second // as Docker's UDP proxy of 2013
 	DefaultMaxFlows    = 65536            // as many as one client address has ports
 )
 
-// Options says how a proxy behaves. The zero value, and nil, are good
-// defaults.
+// Options configures a proxy. The zero value and nil are the defaults.
 type Options struct {
 	// Group serves the proxy. nil: a group of its own with default options,
 	// closed with it. A process with many proxies should share one.
 	Group *Group
 
 	// V6Only keeps IPv4 out of a frontend [::] (ipv6(7), IPV6_V6ONLY).
-	// false: it serves both families. Sockets handed in ready stay as they
-	// are.
+	// false: it serves both families. Only Bind uses it.
 	V6Only bool
 
 	// DialTimeout bounds connecting to a TCP backend; the client then gets a
 	// reset. 0: DefaultDialTimeout.
 	DialTimeout time.Duration
 
-	// KeepAlive is the silence after which TCP asks whether a peer still
-	// lives, and the time between probes, rounded to seconds, at least 1.
-	// A backend is asked from the first second of a connection on.
-	// 0: DefaultKeepAlive. Negative: never.
+	// KeepAlive is the silence after which TCP probes a peer, and the time
+	// between probes, rounded to seconds, at least 1. A backend is probed from
+	// the first second of a connection on. 0: DefaultKeepAlive. Negative: never.
 	KeepAlive time.Duration
 
-	// IdleTimeout ends what carried nothing for so long in either direction:
-	// connections by a reset, flows silently.
-	// 0: never for TCP, DefaultFlowTimeout for UDP. Negative: never.
+	// IdleTimeout ends connections (by a reset) and flows that carried nothing
+	// in either direction for that long. 0: never for TCP, DefaultFlowTimeout
+	// for UDP. Negative: never.
 	IdleTimeout time.Duration
 
-	// MaxFlows bounds the flows of a UDP proxy; a new one beyond it takes the
-	// place of the one that was silent longest. 0: DefaultMaxFlows.
+	// MaxFlows bounds the flows of a UDP proxy; one more replaces the one
+	// silent longest. 0: DefaultMaxFlows.
 	MaxFlows int
 }
 
-// filled returns a copy in which zeros are replaced by what they mean.
+// filled returns a copy with defaults in place of zeros.
 func (o *Options) filled() Options {
 	var f Options
 	if o != nil {
@@ -148,9 +148,9 @@ func New(frontend, backend net.Addr, opts *Options) (Proxy, error) {
 	return p, nil
 }
 
-// Proxy turns a held port into a proxy, still shut, which owns the socket
-// from then on. After an error the socket holds its port as before, silently;
-// but ErrClosed means it is closed or taken already.
+// Proxy makes a proxy, not open yet, which owns the socket from then on. After an
+// error the Socket holds its port as before, silently; but ErrClosed means that it
+// is closed or already belongs to a proxy.
 func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	network, to, err := encodeBackend(backend)
 	if err != nil {
@@ -178,41 +178,8 @@ func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	return p, nil
 }
 
-// NewTCP is New for a listener that exists already, handed over by another
-// process for instance. It takes the listener: do not use it any more, also
-// after an error. Connections wait in its queue until the proxy is opened.
-func NewTCP(l *net.TCPListener, backend *net.TCPAddr, opts *Options) (Proxy, error) {
-	return takeOver("tcp", l, backend, opts)
-}
-
-// NewUDP is New for a socket that is bound already and not connected. It takes
-// the socket: do not use it any more, also after an error. Datagrams wait in
-// its queue until the proxy is opened.
-func NewUDP(pc *net.UDPConn, backend *net.UDPAddr, opts *Options) (Proxy, error) {
-	return takeOver("udp", pc, backend, opts)
-}
-
-func takeOver(network string, c netSocket, backend net.Addr, opts *Options) (Proxy, error) {
-	fd, err := adopt(c)
-	if err != nil {
-		return nil, fmt.Errorf("proxy %s: take socket: %w", network, err)
-	}
-	_, to, err := encodeBackend(backend)
-	if err == nil {
-		var local netip.AddrPort
-		if local, err = localAddr(fd); err == nil {
-			var p Proxy
-			if p, err = start(network, fd, local, false, backend, to, opts); err == nil {
-				return p, nil
-			}
-		}
-	}
-	closeFD(fd)
-	return nil, fmt.Errorf("proxy %s: %w", network, err)
-}
-
-// start makes the proxy for a socket that is bound to local and stays the caller's
-// after an error. filtered: a filter drops what arrives.
+// start makes the proxy for a socket that is bound to local; after an error the
+// socket still belongs to the caller. filtered: a filter drops what arrives.
 func start(network string, fd int, local netip.AddrPort, filtered bool, backend net.Addr, to *sockaddr, opts *Options) (_ Proxy, err error) {
 	b := base{opts: opts.filled(), fd: fd, filtered: filtered, frontend: netAddr(network, local)}
 	b.target.Store(&destination{backend, to})

@@ -313,29 +313,38 @@ func goErr(f func() error) chan error {
 	return done
 }
 
+// TestReadySockets: sockets of package net become proxies.
 func TestReadySockets(t *testing.T) {
 	noLeak(t)
-	l, err := net.ListenTCP("tcp", mustTCP(t, "[::1]:0"))
+	proxyOf := func(c interface {
+		syscall.Conn
+		io.Closer
+	}, backend net.Addr) Proxy {
+		raw, err := c.SyscallConn()
+		require.NoError(t, err)
+		fd := -1
+		require.NoError(t, raw.Control(func(theirs uintptr) { fd = lend(t, int(theirs)) }))
+		require.NoError(t, c.Close())
+		s, err := NewSocket(fd)
+		require.NoError(t, err)
+		p, err := s.Proxy(backend, nil)
+		serve(t, p, err)
+		return p
+	}
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(t.Context(), "tcp", "[::1]:0")
 	require.NoError(t, err)
 	front := l.Addr().String()
-	p, err := NewTCP(l, tcpBackend(t, "127.0.0.1:0", echoTCP), nil)
-	serve(t, p, err)
+	p := proxyOf(l.(*net.TCPListener), tcpBackend(t, "127.0.0.1:0", echoTCP))
 	require.Equal(t, front, p.FrontendAddr().String())
 	roundTrip(t, dial(t, "tcp", front), phrase)
 
 	pc, err := net.ListenUDP("udp", nil)
 	require.NoError(t, err)
-	p, err = NewUDP(pc, udpEcho(t, "[::1]:0"), nil)
-	serve(t, p, err)
+	p = proxyOf(pc, udpEcho(t, "[::1]:0"))
 	roundTrip(t, dial(t, "udp", at("127.0.0.1", p.FrontendAddr())), phrase)
 	roundTrip(t, dial(t, "udp", at("::1", p.FrontendAddr())), phrase)
-
-	l, err = net.ListenTCP("tcp", mustTCP(t, "127.0.0.1:0"))
-	require.NoError(t, err)
-	_, err = NewTCP(l, &net.TCPAddr{}, nil)
-	require.ErrorIs(t, err, ErrAddr)
-	_, err = NewTCP(l, mustTCP(t, "127.0.0.1:1"), nil)
-	require.ErrorIs(t, err, net.ErrClosed)
 }
 
 // TestManyProxiesComeAndGo: opening, using and closing from many goroutines on

@@ -78,7 +78,7 @@ func TestFilterIsNotInherited(t *testing.T) {
 		fd, e := accept4(tp.fd)
 		require.Equal(t, noErrno, e)
 		require.NoError(t, attachDropAll(fd))
-		tp.leaving = true // as deafen has it
+		tp.leaving = true // as in stopAccepting
 		require.Equal(t, noErrno, tp.shard(tp.home).assign(fd))
 	})
 	roundTrip(t, c, phrase)

@@ -12,13 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A frontend's socket can be open in two processes at once, so that one succeeds the
-// other without a moment in which nobody has the port (unix(7), SCM_RIGHTS). All of it
-// is one then: its queue, and also its filter, its options and whether it listens. So
-// whoever gives it up only closes it, and never shuts it down or filters it before.
+// Two processes can have a frontend's socket open at once, so that one replaces the
+// other without a moment in which the port is free (unix(7), SCM_RIGHTS). They share
+// its queue, its filter, its options and whether it listens. So the one that gives it
+// up only closes it, and neither shuts it down nor filters it.
 
-// lastAnswers bounds how long a UDP proxy that has left passes on what backends send
-// to its flows.
+// lastAnswers bounds how long the flows of a UDP proxy go on after Group.Leave.
 const lastAnswers = 10 * time.Second
 
 // Descriptor implements Proxy.
@@ -31,19 +30,20 @@ func (b *base) Descriptor() int {
 	return -1
 }
 
-// Descriptor is the socket's, for another process to have it too; it stays the
-// socket's. -1: it is closed, or a proxy's.
+// Descriptor returns the descriptor of the socket, to pass to another process; it
+// still belongs to the Socket. -1: it is closed, or belongs to a proxy.
 func (s *Socket) Descriptor() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fd
 }
 
-// Take makes a Socket of one that is bound already and that another process may have
-// as well, and owns the descriptor from then on, unless it returns an error. Whether
-// it listens, and whether it takes packets, is as it was, until it is told to Refuse or
-// made a proxy and opened. ErrAddr: it is no socket that a frontend could have.
-func Take(fd int) (*Socket, error) {
+// NewSocket makes a Socket of a descriptor that is bound already, perhaps passed by
+// another process, and owns it from then on unless it returns an error. Whether the
+// socket listens and receives stays as it is until Refuse, or until its proxy is
+// opened. ErrAddr: a frontend cannot have such a socket, for instance one of MPTCP, as
+// listeners of package net are by default.
+func NewSocket(fd int) (*Socket, error) {
 	s := &Socket{fd: fd}
 	var err error
 	if s.network, err = networkOf(fd); err != nil {
@@ -68,7 +68,7 @@ func Take(fd int) (*Socket, error) {
 	return s, nil
 }
 
-// networkOf tells which protocol a socket is of.
+// networkOf returns "tcp" or "udp".
 func networkOf(fd int) (string, error) {
 	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil {
@@ -96,8 +96,8 @@ func networkOf(fd int) (string, error) {
 	return "", fmt.Errorf("%w: family %d, type %d, protocol %d, flags %#x", ErrAddr, domain, kind, protocol, flags)
 }
 
-// hasFilter reports whether a socket has the filter of attachDropAll: no other is ever
-// given to one.
+// hasFilter reports whether a socket has the filter of attachDropAll, the only one
+// that is used here.
 func hasFilter(fd int) (bool, error) {
 	var size uint32 // of the memory for the filter; the kernel makes it the filter's
 	if _, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_GET_FILTER, 0, uintptr(unsafe.Pointer(&size)), 0); e != noErrno {
@@ -106,14 +106,14 @@ func hasFilter(fd int) (bool, error) {
 	return size != 0, nil
 }
 
-// Leave is the beginning of a Shutdown for when another process has the frontends too:
-// the group takes nothing new from them, and gives its listeners up as they are when it
-// returns. Datagrams in their queues are the other process's, and so are connections,
-// but for those whose coming this process alone may have been told.
-// What the group carries goes on; answers to its UDP flows leave by the frontends for
-// another second after the last one, and 10 s at most. Shutdown or Close must follow.
+// Leave begins a Shutdown while another process has the frontends too. When it
+// returns, the group takes nothing new from them and has closed its listeners.
+// Datagrams in their queues are left to the other process, and so are connections,
+// except those of which perhaps only this process was notified. Connections go on;
+// answers to UDP flows leave by the frontends until there was none for a second,
+// for 10 s at most. Shutdown or Close must follow.
 func (g *Group) Leave() {
-	for _, m := range g.bar() {
+	for _, m := range g.closeToNew() {
 		m.leave()
 	}
 }

@@ -28,7 +28,7 @@ func lend(tb testing.TB, fd int) int {
 // successor makes the proxy that a group goes on with for another group's, still shut.
 func successor(tb testing.TB, p Proxy, g *Group) Proxy {
 	tb.Helper()
-	s, err := Take(lend(tb, p.Descriptor()))
+	s, err := NewSocket(lend(tb, p.Descriptor()))
 	require.NoError(tb, err)
 	require.Equal(tb, p.FrontendAddr(), s.Addr())
 	next, err := s.Proxy(p.BackendAddr(), &Options{Group: g})
@@ -158,7 +158,7 @@ func TestLeaveTakesWhoWaits(t *testing.T) {
 			}
 		}()
 		tp.shared = true // as Leave has it
-		tp.deafen(true)
+		tp.stopAccepting(true)
 	})
 	<-came
 	g.Leave()
@@ -244,8 +244,8 @@ func TestLeaveUDPEnds(t *testing.T) {
 	require.NoError(t, <-sent)
 }
 
-// TestTake: a socket is what it was with the process that lends it.
-func TestTake(t *testing.T) {
+// TestNewSocket: a socket is what it was with the process that lends it.
+func TestNewSocket(t *testing.T) {
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
 	for _, refuses := range []bool{true, false} {
@@ -254,7 +254,7 @@ func TestTake(t *testing.T) {
 		if refuses {
 			require.NoError(t, held.Refuse())
 		}
-		s, err := Take(lend(t, held.Descriptor()))
+		s, err := NewSocket(lend(t, held.Descriptor()))
 		require.NoError(t, err)
 		require.Equal(t, refuses, s.refusing)
 		require.True(t, s.filtered)
@@ -272,7 +272,7 @@ func TestTake(t *testing.T) {
 	// One that a proxy has served takes packets, until it is to be silent.
 	p, err := New(mustUDP(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0"), nil)
 	serve(t, p, err)
-	s, err := Take(lend(t, p.Descriptor()))
+	s, err := NewSocket(lend(t, p.Descriptor()))
 	require.NoError(t, err)
 	require.False(t, s.filtered)
 	c := dial(t, "udp", p.FrontendAddr().String())
@@ -303,10 +303,10 @@ func TestTakeNothing(t *testing.T) {
 		fds = append(fds, fd)
 	}
 	for _, fd := range fds {
-		_, err := Take(fd)
+		_, err := NewSocket(fd)
 		require.Error(t, err)
 		require.NoError(t, unix.Close(fd))
 	}
-	_, err = Take(-1)
+	_, err = NewSocket(-1)
 	require.ErrorIs(t, err, unix.EBADF)
 }

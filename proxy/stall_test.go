@@ -43,10 +43,10 @@ func TestArrangeWakes(t *testing.T) {
 	}
 	timers := []*timer{{expire: func() {}}, {expire: func() {}}, {expire: func() {}}}
 	for i, in := range []time.Duration{time.Hour, 2 * time.Hour, time.Minute} {
-		l.arrange(func() { l.arm(timers[i], l.now+int64(in)) })
+		l.with(func() { l.arm(timers[i], l.now+int64(in)) })
 		require.Equal(t, i != 1, woken(), in)
 	}
-	l.arrange(func() {})
+	l.with(func() {})
 	require.False(t, woken())
 	l.with(func() {
 		for _, timer := range timers {

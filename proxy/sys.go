@@ -135,12 +135,6 @@ func recvmmsg(fd int, m []mmsghdr) (int, unix.Errno) {
 	}
 }
 
-// epollCtl changes an epoll set.
-func epollCtl(ep, op, fd int, ev *unix.EpollEvent) unix.Errno {
-	_, _, e := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(ep), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
-	return e
-}
-
 // iovecs are the parts of a message.
 func iovecs(m *unix.Msghdr) []unix.Iovec { return unsafe.Slice(m.Iov, m.Iovlen) }
 

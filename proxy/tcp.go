@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,12 +17,12 @@ type tcpProxy struct {
 	*base
 	keepAlive int32                      // seconds; 0: none
 	shards    []atomic.Pointer[tcpShard] // by index of the loop; nil: had no connection yet
-	gathered  atomic.Bool                // none but the home loop accepts
-	closing   atomic.Bool                // connections stay on the loops that they are on
+	homeOnly  atomic.Bool                // only the home loop accepts
+	closing   atomic.Bool                // no connection moves to another loop
 
-	// The rest belongs to the home loop.
+	// Guarded by the turn of the home loop.
 	listening bool
-	leaving   bool // the thread that accepts need not be the loop's own
+	leaving   bool // a caller of loop.with accepts, who must not open sockets
 }
 
 // tcpShard is the part of a proxy that one loop serves.
@@ -29,15 +30,18 @@ type tcpShard struct {
 	proxy   *tcpProxy
 	loop    *loop
 	conns   list[tcpConn] // connected, in order of activity if there is an idle time-out
-	recent  list[tcpConn] // connected less than settleAfter ago, the oldest first; see there
+	recent  list[tcpConn] // connected less than keepAfter ago, the oldest first; see there
 	dialing list[tcpConn] // waiting for the backend, the oldest first
 	timer   timer         // for all three lists
 
 	accepts atomic.Bool   // the loop watches the listener, or will when the back-off ends
 	alone   int           // see manyAlone
-	events  uint32        // that it watches it for
+	events  uint32        // that it watches the listener for
 	delay   time.Duration // of the accept back-off; 0: not in one
 	retry   timer         // ends the back-off
+
+	mu     sync.Mutex
+	handed []handed // guarded by mu: from other loops, in order
 }
 
 // newTCP makes the proxy; b.fd listens.
@@ -47,26 +51,23 @@ func newTCP(b *base) *tcpProxy {
 	if d := b.opts.KeepAlive; d > 0 {
 		p.keepAlive = int32(min(max(d/time.Second, 1), 32767)) // MAX_TCP_KEEPIDLE in include/net/tcp.h
 	}
-	// What accept(2) returns inherits these from the listener (sk_clone and
-	// tcp_create_openreq_child copy the socket), so that a connection pays
-	// for none of them.
+	// Accepted sockets inherit these from the listener (sk_clone and
+	// tcp_create_openreq_child copy it): they cost a connection nothing.
 	p.tune(b.fd)
 	p.keep(b.fd)
 	return p
 }
 
-// settleAfter is when keep-alive begins for the backend's side of a connection. Three
-// calls and a timer of the kernel's are a twentieth of what a short connection costs,
-// and a peer that is found dead up to a second later is found all the same.
-const settleAfter = time.Second
+// keepAfter is when keep-alive begins for the backend's side of a connection:
+// to set it costs a twentieth of a short connection.
+const keepAfter = time.Second
 
-// settles reports whether connections begin without keep-alive. With an idle time-out
-// they do not: it wants them all in one list.
-func (p *tcpProxy) settles() bool { return p.keepAlive != 0 && p.opts.IdleTimeout <= 0 }
+// keepsLater reports whether connections begin without keep-alive. They do not if
+// there is an idle time-out, which needs them all in one list.
+func (p *tcpProxy) keepsLater() bool { return p.keepAlive != 0 && p.opts.IdleTimeout <= 0 }
 
-// tune sets what both sides of a connection want. A socket works without any
-// of it, and a listener of package net, which is one of MPTCP, refuses some:
-// errors are of no interest.
+// tune sets options of both sides of a connection. It works without them: errors
+// are ignored.
 func (p *tcpProxy) tune(fd int) {
 	// A proxy must not hold a small message back: whether to wait for more
 	// was the sender's decision (RFC 9293 section 3.7.4).
@@ -75,7 +76,7 @@ func (p *tcpProxy) tune(fd int) {
 	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 }
 
-// keep sets keep-alive, if there is to be any.
+// keep sets keep-alive if the options ask for it.
 func (p *tcpProxy) keep(fd int) {
 	if p.keepAlive != 0 {
 		setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
@@ -87,46 +88,45 @@ func (p *tcpProxy) keep(fd int) {
 // listen implements served.
 func (p *tcpProxy) listen() error {
 	p.shards = make([]atomic.Pointer[tcpShard], p.group.opts.Loops)
-	if e := p.shard(p.home).hear(evIn); e != noErrno {
+	if e := p.shard(p.home).watch(evIn); e != noErrno {
 		return os.NewSyscallError("epoll_ctl", e)
 	}
 	p.listening = true
 	return nil
 }
 
-// gather implements served. When it returns every loop has had its turn since:
-// none accepts any more or is about to hand a connection to another.
-func (p *tcpProxy) gather(gently bool) {
-	p.gathered.Store(true)
+// consolidate implements served. When it returns each loop has had its turn: none
+// accepts any more or is about to hand a connection to another.
+func (p *tcpProxy) consolidate(gently bool) {
+	p.homeOnly.Store(true)
 	if !gently {
 		p.closing.Store(true)
 	}
 	for i := range p.shards {
 		if s := p.shards[i].Load(); s != nil && s.loop != p.home {
-			s.loop.with(s.hearNoMore)
+			s.loop.with(s.unwatch)
 		}
 	}
 }
 
-// deafen implements served. Connections in the queue are live already, as
-// their clients see it: gently, they are taken before the listener goes. The
-// filter keeps the queue from growing meanwhile: those who come are not let in
-// to be reset, but refused when they try again. A listener that is shared stays
-// as it is, with its queue; unless several loops of ours took from it, for then who
-// waits there may have woken one of those and not the other process.
-func (p *tcpProxy) deafen(gently bool) {
+// stopAccepting implements served. Clients of connections in the queue take them for
+// open: gently, they are accepted before the listener is closed. The filter drops
+// the SYNs of later clients, which try again and are then refused. A shared listener
+// keeps its options and its queue for the other process; but if several loops of this
+// process accepted from it, a connection in the queue may have woken only one of them.
+func (p *tcpProxy) stopAccepting(gently bool) {
 	if !p.listening {
 		return
 	}
 	s := p.shard(p.home)
-	s.hearNoMore()
+	s.unwatch()
 	if gently && !p.shared {
-		_ = attachDropAll(p.fd) // without it there is a moment for a reset
+		_ = attachDropAll(p.fd) // without it a client may get a reset for a moment
 	}
 	if gently && (!p.shared || s.events&unix.EPOLLEXCLUSIVE != 0) {
 		p.leaving = true
 		waiting := listenBacklog
-		if p.shared { // who comes from now on wakes the other process, and may come without end
+		if p.shared { // later ones wake the other process, and may come without end
 			waiting = queued(p.fd)
 		}
 		s.acceptUpTo(waiting)
@@ -134,9 +134,6 @@ func (p *tcpProxy) deafen(gently bool) {
 	closeFD(p.fd)
 	p.listening = false
 }
-
-// empty implements served: nothing of the proxy is left for its group to close.
-func (p *tcpProxy) empty() { p.group.leave(p) }
 
 // shard returns the part of the proxy that l serves.
 func (p *tcpProxy) shard(l *loop) *tcpShard {
@@ -146,35 +143,26 @@ func (p *tcpProxy) shard(l *loop) *tcpShard {
 	}
 	s := &tcpShard{proxy: p, loop: l}
 	s.timer.expire = s.expire
-	s.retry.expire = s.resume
+	s.retry.expire = s.endPause
 	if !at.CompareAndSwap(nil, s) {
 		return at.Load()
 	}
 	return s
 }
 
-// drop implements served. No connection is handed to another loop any more:
-// gather came before.
+// drop implements served. After consolidate no connection is handed over any more.
 func (p *tcpProxy) drop(l *loop) {
 	if p.shards == nil {
 		return
 	}
-	s := p.shards[l.index].Load()
-	if s == nil {
-		return
+	if s := p.shards[l.index].Load(); s != nil {
+		s.rejectHanded()
+		s.abortAll()
 	}
-	for _, t := range l.recall(s) {
-		if t.conn != nil {
-			t.conn.lose()
-		} else {
-			s.turnAway(t.fd)
-		}
-	}
-	s.abortAll()
 }
 
-// reset implements served. What was handed to a loop that has not looked at it yet
-// is not dialled yet.
+// reset implements served. Connections that were handed over and not yet taken
+// have no backend yet.
 func (p *tcpProxy) reset() {
 	for i := range p.shards {
 		if s := p.shards[i].Load(); s != nil {
@@ -193,15 +181,15 @@ func (s *tcpShard) abortAll() {
 	s.loop.disarm(&s.timer)
 }
 
-// wake arms the shard's timer for when, unless it wakes before that anyhow.
+// wake arms the shard's timer for when, unless it is armed for an earlier time.
 func (s *tcpShard) wake(when int64) {
 	if s.timer.index == 0 || when < s.timer.when {
 		s.loop.arm(&s.timer, when)
 	}
 }
 
-// expire ends the dials that took too long and the connections that were idle
-// too long, has recent ones settle, and wakes again for the next.
+// expire ends the dials that took too long and the connections that were idle too
+// long, sets keep-alive for recent ones, and wakes again for the next.
 func (s *tcpShard) expire() {
 	opts := &s.proxy.opts
 	for n := s.dialing.front; n != nil; n = s.dialing.front {
@@ -213,11 +201,11 @@ func (s *tcpShard) expire() {
 		n.item.abort()
 	}
 	for n := s.recent.front; n != nil; n = s.recent.front {
-		if when := n.item.since + int64(settleAfter); when > s.loop.now {
+		if when := n.item.since + int64(keepAfter); when > s.loop.now {
 			s.wake(when)
 			break
 		}
-		n.item.settle()
+		n.item.endRecent()
 	}
 	if opts.IdleTimeout <= 0 {
 		return

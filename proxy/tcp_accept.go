@@ -5,44 +5,58 @@ package proxy
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// acceptTurn bounds the connections taken before other descriptors have
-	// their turn.
+	// acceptTurn bounds the connections accepted in one turn.
 	acceptTurn = 64
 
-	// The back-off after accept found no descriptor or no memory: as
-	// net/http has it, short enough to serve within a second of relief.
+	// The back-off after accept found no descriptor or no memory, as in
+	// net/http.
 	minAcceptDelay = 5 * time.Millisecond
 	maxAcceptDelay = time.Second
 )
 
-// A listener is watched by the home loop of its proxy alone, until that has clearly
-// more connections than another loop: from then on both watch it, and whichever is
-// idle is woken for a connection (EPOLLEXCLUSIVE, epoll_ctl(2)). To accept in one
-// loop and hand over to another costs a wake-up more for each connection, and is
-// left for those that live long enough for one loop to have collected many more.
-//
-// leadToShare is how many connections more than another loop are clearly more;
-// twice as many if that loop accepts by itself.
+// leadToShare is how many connections more than another loop the home loop of a
+// proxy has when it begins to share: it hands a connection over, and the other loop
+// watches the listener too from then on; an idle one of them is woken for the next
+// connection (EPOLLEXCLUSIVE, epoll_ctl(2)). To hand over costs one more wake-up.
+// Between two loops that both accept it takes twice the lead.
 const leadToShare = 2
 
-// manyAlone is how many connections in a row must have come while a proxy had no
-// more than aloneLive of them, the new one included, for a loop to leave them to the
-// others again: so many that it does not happen by chance under load. Of a single
-// client the connection before may still be ending.
+// manyAlone is after how many connections in a row a loop stops sharing a listener if
+// the proxy had at most aloneLive connections each time, the new one included: so many
+// that it does not happen by chance under load. aloneLive is two because the last
+// connection of a single client may still be ending.
 const (
 	manyAlone = 64
 	aloneLive = 2
 )
 
-// hear watches the listener for events. Level-triggered: a pause is a matter of
-// not watching, and what was left in the queue shows again by itself.
-func (s *tcpShard) hear(events uint32) unix.Errno {
+// tcpLoop is what the TCP connections of one loop share.
+type tcpLoop struct {
+	live    atomic.Int32 // connections; read by other loops to share them out
+	heavy   atomic.Int32 // those that are bulk transfers
+	buf     []byte       // for messages too small to be worth two splices
+	pipes   pipePool     // for bulk
+	reserve int          // a descriptor to give up when there are no more; -1: given up
+}
+
+// releaseTCP closes the descriptors.
+func (l *tcpLoop) releaseTCP() {
+	l.pipes.trim()
+	if l.reserve >= 0 {
+		closeFD(l.reserve)
+	}
+}
+
+// watch watches the listener. Level-triggered: a pause only stops watching, and the
+// rest of the queue shows afterwards.
+func (s *tcpShard) watch(events uint32) unix.Errno {
 	e := s.loop.watch(s.proxy.fd, s, events)
 	if e == noErrno {
 		s.events = events
@@ -51,25 +65,18 @@ func (s *tcpShard) hear(events uint32) unix.Errno {
 	return e
 }
 
-// deaf stops watching. Closing the listener would not do: a socket that was
-// handed over may be open elsewhere, and epoll holds on to it as long as it is.
-func (s *tcpShard) deaf() {
-	_ = s.loop.control(unix.EPOLL_CTL_DEL, s.proxy.fd, 0, 0)
-	s.loop.forget(s.proxy.fd)
-}
-
-// hearNoMore is for a listener that is given up.
-func (s *tcpShard) hearNoMore() {
+// unwatch leaves the listener.
+func (s *tcpShard) unwatch() {
 	if s.accepts.Load() {
 		s.accepts.Store(false)
 		s.loop.disarm(&s.retry)
-		s.deaf()
+		s.loop.unwatch(s.proxy.fd)
 	}
 }
 
-// notNeeded counts for a loop that shares a listener whether it is needed: a proxy
-// whose clients come one after another is served best by one loop. Home stays.
-func (s *tcpShard) notNeeded() {
+// leaveIfAlone stops sharing the listener if that has not been needed for a while:
+// one loop serves clients that come one after another best. The home loop stays.
+func (s *tcpShard) leaveIfAlone() {
 	if s.loop == s.proxy.home {
 		return
 	}
@@ -79,26 +86,26 @@ func (s *tcpShard) notNeeded() {
 	}
 	if s.alone++; s.alone == manyAlone {
 		s.alone = 0
-		s.hearNoMore()
+		s.unwatch()
 		s.events = 0
-		s.acceptUpTo(queued(s.proxy.fd)) // it may have been us alone whom they have woken
-		if s.delay != 0 {                // and one may still be there
+		s.acceptUpTo(queued(s.proxy.fd)) // they may have woken this loop alone
+		if s.delay != 0 {                // and one may be left in the queue
 			s.delay = 0
 			s.share()
 		}
 	}
 }
 
-// share has the loop take connections by itself from now on, each of which wakes
-// one of the loops that do. A loop that cannot goes without.
+// share makes the loop accept too; a connection then wakes one of the loops that do.
+// After an error the loop does not accept.
 func (s *tcpShard) share() {
-	if s.proxy.gathered.Load() || s.events&unix.EPOLLEXCLUSIVE != 0 || s.delay != 0 {
+	if s.proxy.homeOnly.Load() || s.events&unix.EPOLLEXCLUSIVE != 0 || s.delay != 0 {
 		return
 	}
 	if s.accepts.Load() {
-		s.deaf()
+		s.loop.unwatch(s.proxy.fd)
 	}
-	if s.hear(evIn|unix.EPOLLEXCLUSIVE) != noErrno && s.accepts.Load() {
+	if s.watch(evIn|unix.EPOLLEXCLUSIVE) != noErrno && s.accepts.Load() {
 		s.pause(false)
 	}
 }
@@ -106,11 +113,11 @@ func (s *tcpShard) share() {
 // ready implements handler: clients wait at the listener.
 func (s *tcpShard) ready(int, uint32) { s.accept() }
 
-// accept takes waiting clients and reports whether there may be more.
+// accept accepts some clients and reports whether there may be more.
 func (s *tcpShard) accept() bool {
 	turn := acceptTurn
 	if s.events&unix.EPOLLEXCLUSIVE != 0 && s.accepts.Load() {
-		turn = 1 // the others are for loops that are idle
+		turn = 1 // leave others to idle loops
 	}
 	return s.acceptUpTo(turn)
 }
@@ -126,10 +133,10 @@ func (s *tcpShard) acceptUpTo(most int) bool {
 		switch {
 		case e == noErrno:
 			s.delay = 0
-			s.notNeeded()
+			s.leaveIfAlone()
 		case e == unix.EAGAIN:
 			return false
-		case passing(e):
+		case ofConnection(e):
 			s.proxy.counters.acceptErrors.Add(1)
 		default: // EMFILE, ENFILE, ENOBUFS, ENOMEM
 			s.pause(full)
@@ -139,9 +146,8 @@ func (s *tcpShard) acceptUpTo(most int) bool {
 	return true
 }
 
-// queued is how many connections wait at a listener: what tcp_get_info in
-// net/ipv4/tcp.c has for tcpi_unacked then. More than there can be if it is not to be
-// found out.
+// queued returns how many connections wait at a listener (tcpi_unacked in
+// tcp_get_info, net/ipv4/tcp.c), or more than there can be if that fails.
 func queued(listener int) int {
 	info, err := unix.GetsockoptTCPInfo(listener, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
@@ -150,25 +156,24 @@ func queued(listener int) int {
 	return int(info.Unacked)
 }
 
-// passing are the errors of accept(2) that belong to the connection which was
-// to be returned; the next one may be sound.
-func passing(e unix.Errno) bool {
+// ofConnection reports whether an error of accept(2) is about the connection that it
+// was to return. The next one may be sound.
+func ofConnection(e unix.Errno) bool {
 	return slices.Contains([]unix.Errno{
 		unix.ECONNABORTED, unix.EPROTO, unix.EPERM, unix.ENETDOWN, unix.ENOPROTOOPT,
 		unix.EHOSTDOWN, unix.ENONET, unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH,
 	}, e)
 }
 
-// assign gives a new connection to a loop. It returns why this process, not
-// the backend, could not serve it.
+// assign gives a new connection to a loop. An error is of this process, not of the
+// backend.
 func (s *tcpShard) assign(fd int) unix.Errno {
 	p := s.proxy
 	p.counters.live.Add(1)
 	p.counters.total.Add(1)
 	if p.leaving {
-		// A connection copies the filter of its listener (sk_clone in
-		// net/core/sock.c), so one that was being made while deafen attached it has
-		// it too, and would be dead to its client for good.
+		// A connection made after stopAccepting attached the filter has a copy of
+		// it (sk_clone in net/core/sock.c), and would never receive anything.
 		_ = detachFilter(fd) // most have none
 	}
 	g := p.group
@@ -183,25 +188,14 @@ func (s *tcpShard) assign(fd int) unix.Errno {
 	if to != s {
 		s.share()
 	}
-	if !to.loop.post(task{shard: to, fd: fd}) {
-		to.turnAway(fd)
-	}
+	to.handOver(handed{fd: fd})
 	return noErrno
 }
 
-// take serves a connection that another loop has accepted.
-func (s *tcpShard) take(fd int) {
-	if s.loop != s.proxy.home {
-		s.share()
-	}
-	s.admit(fd)
-}
-
-// pause stops accepting for a while, since trying again at once would spin.
-// The queue of the kernel keeps the clients meanwhile. If the first pause has
-// not helped and there is still no descriptor even for accepting, those who
-// wait are told by a reset: the loop's reserve descriptor is given up so that
-// one can be accepted, and taken again.
+// pause stops accepting for a while: to try again at once would spin. Clients stay in
+// the queue. If the first pause has not helped and accept still finds no descriptor
+// (full), waiting clients are reset: the loop closes its reserve descriptor to accept
+// one, and opens it again.
 func (s *tcpShard) pause(full bool) {
 	s.proxy.counters.acceptErrors.Add(1)
 	s.loop.pipes.trim()
@@ -210,28 +204,27 @@ func (s *tcpShard) pause(full bool) {
 	} else {
 		s.delay = min(2*s.delay, maxAcceptDelay)
 		if full {
-			s.loop.shed(s.proxy.fd)
+			s.loop.shed(s.proxy.fd, s.loop.wakeup)
 		}
 	}
 	if !s.accepts.Load() {
-		return // the listener is being given up
+		return // it has left the listener
 	}
 	if s.retry.index == 0 {
-		s.deaf()
+		s.loop.unwatch(s.proxy.fd)
 	}
 	s.loop.arm(&s.retry, s.loop.now+int64(s.delay))
 }
 
-// resume ends a pause.
-func (s *tcpShard) resume() {
-	if s.hear(s.events) != noErrno {
+func (s *tcpShard) endPause() {
+	if s.watch(s.events) != noErrno {
 		s.pause(false)
 	}
 }
 
-// shed resets up to acceptTurn clients that wait at listener, without having
-// a descriptor for any of them but the reserve.
-func (l *loop) shed(listener int) {
+// shed resets up to acceptTurn clients that wait at listener, with no descriptor but
+// the reserve.
+func (l *tcpLoop) shed(listener, spare int) {
 	for range acceptTurn {
 		if l.reserve >= 0 {
 			closeFD(l.reserve)
@@ -241,17 +234,17 @@ func (l *loop) shed(listener int) {
 		if e == noErrno {
 			reset(c)
 		}
-		l.restock()
+		l.restock(spare)
 		if e != noErrno {
 			return
 		}
 	}
 }
 
-// restock takes the reserve descriptor; a failure is made good next time.
-func (l *loop) restock() {
+// restock makes the reserve a copy of any descriptor; if that fails, a later call does.
+func (l *tcpLoop) restock(of int) {
 	if l.reserve < 0 {
-		if fd, err := unix.FcntlInt(uintptr(l.wakeup), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+		if fd, err := unix.FcntlInt(uintptr(of), unix.F_DUPFD_CLOEXEC, 0); err == nil {
 			l.reserve = fd
 		}
 	}

@@ -66,16 +66,16 @@ func TestListenerIsShared(t *testing.T) {
 					l.with(func() {
 						s := tp.shard(l)
 						for range manyAlone {
-							s.notNeeded()
+							s.leaveIfAlone()
 						}
 						require.False(t, s.accepts.Load())
 						s.share()
 						s.delay = minAcceptDelay // as after an accept that failed
 						for range manyAlone {
-							s.notNeeded()
+							s.leaveIfAlone()
 						}
 						require.True(t, s.accepts.Load(), "a client may wait whom nobody else was told of")
-						s.hearNoMore()
+						s.unwatch()
 						s.events = 0
 					})
 				}

@@ -14,8 +14,8 @@ const (
 // tcpConn is one connection and its continuation to the backend. It belongs
 // to the goroutine of its loop.
 //
-// It is registered edge-triggered for everything once, and remembers what the
-// edges said: an idle connection costs this struct and two descriptors.
+// Both sockets are registered once, edge-triggered, and the sides remember the
+// edges: an idle connection costs this struct and two descriptors.
 type tcpConn struct {
 	node    node[tcpConn] // in a list of its shard
 	shard   *tcpShard
@@ -25,7 +25,7 @@ type tcpConn struct {
 	recent  bool // has no keep-alive yet towards the backend
 	queued  bool // in loop.again
 	closed  bool
-	heavy   bool // counted among its loop's bulk transfers
+	heavy   bool // counted as a bulk transfer of its loop
 	weight  int  // bytes moved since it was last weighed
 }
 
@@ -37,9 +37,9 @@ type half struct {
 
 	readable bool // no read has said EAGAIN since the last edge
 	writable bool // no write has said EAGAIN since the last edge
-	finished bool // the peer's FIN is in: what can be read now is all there will be
+	finished bool // the peer's FIN has arrived: nothing more can be read later
 	failed   bool // the socket has an error pending
-	bulk     bool // so much came at once that splicing is worth its calls
+	bulk     bool // so much arrived at once that splicing is worth its calls
 	noSplice bool // splice does not work here, or would stop short of urgent data
 	eof      bool // the stream has been read to its end
 	done     bool // ... and written to its end: the other side has been sent FIN
@@ -47,32 +47,32 @@ type half struct {
 
 const connEvents = evIn | evOut | evRDHup | evUrgent | evEdge
 
-// turnAway resets a client that cannot be served at all.
-func (s *tcpShard) turnAway(fd int) {
+// reject resets a client that cannot be served.
+func (s *tcpShard) reject(fd int) {
 	reset(fd)
 	s.loop.live.Add(-1)
 	s.proxy.gone()
 }
 
-// admit dials the backend for a client. The result is an error of this
-// process, such as EMFILE; a backend that cannot be reached is none.
+// admit dials the backend for a client. An error is one of this process, such as
+// EMFILE, and not an unreachable backend.
 func (s *tcpShard) admit(fd int) unix.Errno {
 	p, l := s.proxy, s.loop
 	to := p.target.Load().to
 	b, e := socket(to.family, unix.SOCK_STREAM)
 	if e != noErrno {
-		s.turnAway(fd)
+		s.reject(fd)
 		return e
 	}
 	p.tune(b)
-	if !p.settles() {
+	if !p.keepsLater() {
 		p.keep(b)
 	}
 	e = connect(b, to)
 	if e != noErrno && e != unix.EINPROGRESS {
 		closeFD(b)
 		p.counters.refused.Add(1)
-		s.turnAway(fd)
+		s.reject(fd)
 		return noErrno
 	}
 	c := &tcpConn{shard: s, since: l.now, dialing: e != noErrno}
@@ -86,7 +86,7 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 	}
 	if e != noErrno {
 		closeFD(b)
-		s.turnAway(fd)
+		s.reject(fd)
 		return e
 	}
 	if c.dialing {
@@ -102,17 +102,17 @@ func (s *tcpShard) admit(fd int) unix.Errno {
 func (s *tcpShard) established(c *tcpConn) {
 	c.dialing = false
 	c.since = s.loop.now
-	c.recent = s.proxy.settles()
+	c.recent = s.proxy.keepsLater()
 	c.list().pushBack(&c.node)
 	if idle := s.proxy.opts.IdleTimeout; idle > 0 {
 		s.wake(c.since + int64(idle))
 	} else if c.recent {
-		s.wake(c.since + int64(settleAfter))
+		s.wake(c.since + int64(keepAfter))
 	}
 }
 
-// settle is for a connection that is recent no more.
-func (c *tcpConn) settle() {
+// endRecent sets keep-alive of a connection that has lasted.
+func (c *tcpConn) endRecent() {
 	c.list().remove(&c.node)
 	c.recent = false
 	c.list().pushBack(&c.node)
@@ -153,15 +153,15 @@ func (c *tcpConn) ready(fd int, events uint32) {
 		h.writable = true
 	}
 	if events&evUrgent != 0 {
-		// The kernel stops short of the urgent byte (tcp_recvmsg_locked and
-		// tcp_read_sock in net/ipv4/tcp.c): "less than asked for" no longer
-		// means "all that there is", and splice would never get over it.
+		// The kernel stops before the urgent byte (tcp_recvmsg_locked and
+		// tcp_read_sock in net/ipv4/tcp.c): a short read does not mean that the
+		// socket is empty, and splice would never pass that byte.
 		h.noSplice = true
 	}
 	c.pump()
 }
 
-// dialed looks at how a dial ended, if it has; false: it is not a connection.
+// dialed looks for the end of a dial and reports whether it succeeded.
 func (c *tcpConn) dialed(events uint32) bool {
 	s := c.shard
 	if events&(evErr|evHup) != 0 {
@@ -177,14 +177,10 @@ func (c *tcpConn) dialed(events uint32) bool {
 	return true
 }
 
-// abort resets both sides. To a side whose connection is over already the
-// reset does nothing.
+// abort resets both sides. For a side that is closed already this does nothing.
 func (c *tcpConn) abort() { c.end(reset) }
 
-// finish closes both sides when both streams have ended: the FIN of the last
-// is sent by close.
-func (c *tcpConn) finish() { c.end(closeFD) }
-
+// end closes both sides. how is closeFD, which sends the last FIN, or reset.
 func (c *tcpConn) end(how func(fd int)) {
 	if c.closed {
 		return
@@ -194,14 +190,14 @@ func (c *tcpConn) end(how func(fd int)) {
 	for i := range c.side {
 		h := &c.side[i]
 		s.loop.forget(h.fd)
-		h.held.drop(&s.loop.pipes)
+		h.held.release(&s.loop.pipes)
 	}
 	c.list().remove(&c.node)
-	c.scrap(how)
+	c.closeSides(how)
 }
 
-// scrap closes both sides of a connection that its loop knows nothing of.
-func (c *tcpConn) scrap(how func(fd int)) {
+// closeSides closes both sides of a connection that is not in its loop.
+func (c *tcpConn) closeSides(how func(fd int)) {
 	for i := range c.side {
 		how(c.side[i].fd)
 	}

@@ -6,20 +6,20 @@ package proxy
 import "golang.org/x/sys/unix"
 
 const (
-	// smallRead is how much is tried through user memory first. A shorter
-	// message costs one read and one write; splice would save the copies and
-	// cost a third call, to learn that there is no more.
+	// smallRead is how much is copied through user memory first. A shorter
+	// message costs a read and a write; splice would save the copies but take a
+	// third call to learn that there is no more.
 	smallRead = 32 << 10
 
 	// spliceChunk is how much one splice may move. The pipe holds less;
 	// the kernel takes what fits.
 	spliceChunk = 1 << 20
 
-	// turn is how much one stream may move before others have their turn.
+	// turn is how much one stream may move in one turn.
 	turn = 1 << 20
 )
 
-// pump moves whatever can be moved in both directions.
+// pump moves what can be moved in both directions.
 func (c *tcpConn) pump() {
 	moved := 0
 	for from := range c.side {
@@ -39,10 +39,10 @@ func (c *tcpConn) pump() {
 	}
 	switch {
 	case c.side[client].done && c.side[backend].done:
-		c.finish()
+		c.end(closeFD)
 	case c.side[client].failed || c.side[backend].failed:
-		// What was there has been read, or cannot be passed on: a reset
-		// goes past data that wait, as it does in the kernel.
+		// All that could be passed on has been: a reset overtakes data that
+		// wait, as it does in the kernel.
 		c.abort()
 	case moved > 0:
 		if c.shard.proxy.opts.IdleTimeout > 0 && !c.dialing {
@@ -53,9 +53,8 @@ func (c *tcpConn) pump() {
 	}
 }
 
-// move carries the stream read from one side to the other until one of them
-// has had enough, and returns how much it wrote. false: the connection is
-// broken.
+// move carries the stream from one side to the other until one of them blocks, and
+// returns how much it wrote. false: the connection is broken.
 func (c *tcpConn) move(from int) (moved int, ok bool) {
 	src, dst := &c.side[from], &c.side[1-from]
 	l := c.shard.loop
@@ -74,7 +73,7 @@ func (c *tcpConn) move(from int) (moved int, ok bool) {
 		}
 		if src.eof {
 			src.done = true
-			// The second to end needs no FIN of its own: finish closes.
+			// The second to end is sent its FIN by close.
 			if !dst.done && shutdownWrite(dst.fd) != noErrno {
 				return moved, false
 			}
@@ -102,7 +101,7 @@ func (c *tcpConn) move(from int) (moved int, ok bool) {
 	return moved, true
 }
 
-// yield puts the connection behind the others that wait for the loop.
+// yield gives other connections of the loop their turn.
 func (c *tcpConn) yield() {
 	if !c.queued {
 		c.queued = true
@@ -110,8 +109,16 @@ func (c *tcpConn) yield() {
 	}
 }
 
-// copy carries one small message through the loop's buffer, and finds out
-// whether there is more behind it.
+// continueTurn implements turner.
+func (c *tcpConn) continueTurn() {
+	c.queued = false
+	if !c.closed {
+		c.pump()
+	}
+}
+
+// copy carries one small message through the loop's buffer, and learns whether more
+// follows.
 func (c *tcpConn) copy(src, dst *half) (int, unix.Errno) {
 	l := c.shard.loop
 	n, e := recv(src.fd, l.buf)
@@ -128,9 +135,8 @@ func (c *tcpConn) copy(src, dst *half) (int, unix.Errno) {
 		src.bulk = true
 		src.burst = n
 	case !src.noSplice:
-		// epoll(7), question 9: a short read of a stream socket means that
-		// it is empty, and there will be an edge for what comes later. Its
-		// end, if known by then, is right behind.
+		// epoll(7), question 9: after a short read a stream socket is empty,
+		// and later data bring an edge. Its end, if known by now, is next.
 		src.readable = false
 		src.eof = src.finished && !src.failed
 	}
@@ -149,16 +155,16 @@ func (c *tcpConn) copy(src, dst *half) (int, unix.Errno) {
 func (c *tcpConn) splice(src, dst *half) (int, unix.Errno) {
 	pipes := &c.shard.loop.pipes
 	if !src.held.borrow(pipes) {
-		src.bulk = false // no pipe to be had: copy for a while
+		src.bulk = false // no pipe: copy for a while
 		return c.copy(src, dst)
 	}
 	n, e := splice(src.fd, src.held.pipe.w, spliceChunk)
 	if e != noErrno || n == 0 {
-		src.held.drop(pipes)
+		src.held.release(pipes)
 	}
 	switch {
 	case e == unix.EAGAIN:
-		// Big messages are likely followed by others, and so are small ones.
+		// Messages are likely followed by others of their size.
 		src.readable = false
 		src.bulk = src.burst >= smallRead
 		src.burst = 0
@@ -170,7 +176,7 @@ func (c *tcpConn) splice(src, dst *half) (int, unix.Errno) {
 	case e != noErrno:
 		return 0, e
 	case n == 0:
-		// The end, or urgent data before the end: only a read can tell.
+		// The end, or urgent data: only a read can tell.
 		src.bulk = false
 		return 0, noErrno
 	}

@@ -3,14 +3,11 @@
 
 package proxy
 
-import "golang.org/x/sys/unix"
-
-// heavyAfter is how much a connection moves until it is a bulk transfer, and
-// between two looks at whether another loop has fewer of those.
+// heavyAfter is after how many bytes a connection is a bulk transfer, and how many
+// it moves before loops are compared again.
 const heavyAfter = 8 << 20
 
-// weigh counts n bytes moved, and gives the connection to another loop if it
-// is heavy and there are more such here than there.
+// weigh counts n bytes moved, and moves a bulk transfer to a loop that has fewer.
 func (c *tcpConn) weigh(n int) {
 	s := c.shard
 	l, p := s.loop, s.proxy
@@ -18,14 +15,14 @@ func (c *tcpConn) weigh(n int) {
 		return
 	}
 	if c.closed || c.queued || c.dialing {
-		return // some other time
+		return // the next time
 	}
 	c.weight = 0
 	if !c.heavy {
 		c.heavy = true
 		l.heavy.Add(1)
 	}
-	if p.closing.Load() { // Close must know that no connection is on its way
+	if p.closing.Load() {
 		return
 	}
 	if to := p.group.idler(l); to != l {
@@ -33,14 +30,12 @@ func (c *tcpConn) weigh(n int) {
 	}
 }
 
-// moveTo hands an established connection to another loop, with the pipes that
-// it has data in.
+// moveTo hands an established connection to another loop, with the pipes that hold
+// its data.
 func (c *tcpConn) moveTo(s *tcpShard) {
 	l := c.shard.loop
 	for i := range c.side {
-		fd := c.side[i].fd
-		l.forget(fd)
-		_ = l.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
+		l.unwatch(c.side[i].fd)
 		if c.side[i].held.pipe != nil {
 			l.pipes.made--
 		}
@@ -51,34 +46,75 @@ func (c *tcpConn) moveTo(s *tcpShard) {
 	c.shard = s
 	s.loop.live.Add(1)
 	s.loop.heavy.Add(1)
-	if !s.loop.post(task{shard: s, conn: c}) {
-		c.lose()
+	s.handOver(handed{conn: c})
+}
+
+// handed is a connection that a shard gets from another loop: a socket that was just
+// accepted, or an established connection.
+type handed struct {
+	fd   int
+	conn *tcpConn // nil: fd
+}
+
+// handOver gives a connection, which its loop counts already, to the shard. It is
+// called on another loop.
+func (s *tcpShard) handOver(h handed) {
+	s.mu.Lock()
+	s.handed = append(s.handed, h)
+	first := len(s.handed) == 1
+	s.mu.Unlock()
+	if first && !s.loop.post(s.takeHanded) {
+		s.rejectHanded()
 	}
 }
 
-// lose ends a connection that is on its way between loops.
-func (c *tcpConn) lose() {
-	for i := range c.side {
-		if q := c.side[i].held.pipe; q != nil {
-			q.close()
-		}
-	}
-	c.scrap(reset)
+func (s *tcpShard) swapHanded() []handed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.handed
+	s.handed = nil
+	return all
 }
 
-// adopt takes a connection from another loop. Watching a descriptor anew tells
-// what it is ready for, so that no edge is lost on the way.
-func (s *tcpShard) adopt(c *tcpConn) {
-	s.established(c)
-	for i := range c.side {
-		if c.side[i].held.pipe != nil {
-			s.loop.pipes.made++
+// takeHanded serves the connections that were handed over. To watch a descriptor
+// anew reports all that it is ready for, so that no edge is lost.
+func (s *tcpShard) takeHanded() {
+	for _, h := range s.swapHanded() {
+		c := h.conn
+		if c == nil {
+			if s.loop != s.proxy.home {
+				s.share()
+			}
+			s.admit(h.fd)
+			continue
+		}
+		s.established(c)
+		for i := range c.side {
+			if c.side[i].held.pipe != nil {
+				s.loop.pipes.made++
+			}
+		}
+		for i := range c.side {
+			if e := s.loop.watch(c.side[i].fd, c, connEvents); e != noErrno {
+				c.abort()
+				break
+			}
 		}
 	}
-	for i := range c.side {
-		if e := s.loop.watch(c.side[i].fd, c, connEvents); e != noErrno {
-			c.abort()
-			return
+}
+
+// rejectHanded resets the connections that were handed over.
+func (s *tcpShard) rejectHanded() {
+	for _, h := range s.swapHanded() {
+		if h.conn == nil {
+			s.reject(h.fd)
+			continue
 		}
+		for i := range h.conn.side {
+			if q := h.conn.side[i].held.pipe; q != nil {
+				q.close()
+			}
+		}
+		h.conn.closeSides(reset)
 	}
 }

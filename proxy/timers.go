@@ -5,11 +5,10 @@ package proxy
 
 import "container/heap"
 
-// timer is one deadline of a loop. It belongs to the loop's goroutine.
+// timer is one deadline of a loop.
 //
-// Connections and flows have no timer of their own: those of one proxy share
-// one time-out, so a list in order of activity holds the next to expire at
-// its front, and one timer per proxy follows the front.
+// Connections and flows of a proxy have the same time-out: a list in order of
+// activity has the next to expire at its front, and one timer is set for that.
 type timer struct {
 	when   int64 // loop time, nanoseconds
 	expire func()

@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// udpSocketBuffer is asked for at the frontend, which the bursts of all clients
-// go through: room for thousands of full Ethernet frames with the kernel's
-// bookkeeping. It costs memory only as far as datagrams wait. Without
-// CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max and wmem_max.
+// udpSocketBuffer is the size of both buffers of the frontend, which the bursts of all
+// clients share: thousands of full Ethernet frames with the kernel's overhead. It takes
+// memory only for datagrams that wait. Without CAP_NET_ADMIN the kernel limits it to
+// net.core.rmem_max and wmem_max.
 const udpSocketBuffer = 4 << 20
 
 // udpProxy is a Proxy for UDP. One loop serves all of it.
 type udpProxy struct {
 	*base
-	pktinfo  bool          // the frontend is a wildcard: local addresses are asked for
+	pktinfo  bool          // the frontend is a wildcard: flows differ by local address too
 	offload  bool          // UDP_GRO is on at the frontend and tried on flows
 	maxGSO   int           // the longest segment that may leave the frontend by UDP_SEGMENT
 	idle     time.Duration // 0: never
@@ -28,9 +28,9 @@ type udpProxy struct {
 	last     *udpFlow      // the flow of the last datagram: bursts come from one client
 	order    list[udpFlow] // in order of activity
 	timer    timer         // the front of order
-	hears    bool          // watched by home
+	watched  bool          // by home
 	draining bool          // takes no new flows
-	until    int64         // loop time at which all flows end; 0: none such
+	deadline int64         // loop time at which all flows end; 0: none
 }
 
 // newUDP makes the proxy; b.fd is bound to local.
@@ -47,7 +47,7 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 	if p.pktinfo {
 		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
 		if local.Addr().Is6() {
-			// Tells IPv4 addresses too, mapped (net/ipv6/datagram.c,
+			// Reports IPv4 addresses too, mapped (net/ipv6/datagram.c,
 			// ip6_datagram_recv_common_ctl).
 			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
 		}
@@ -58,7 +58,7 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 	p.offload = setInt(b.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == noErrno
 	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if setInt(b.fd, unix.SOL_SOCKET, o[0], udpSocketBuffer) != noErrno {
-			// A refusal leaves the default, which is enough to work.
+			// After a refusal it works with the default.
 			setInt(b.fd, unix.SOL_SOCKET, o[1], udpSocketBuffer)
 		}
 	}
@@ -74,46 +74,40 @@ func (p *udpProxy) listen() error {
 	if e := p.home.watch(p.fd, p, evIn); e != noErrno {
 		return os.NewSyscallError("epoll_ctl", e)
 	}
-	p.hears = true
+	p.watched = true
 	return nil
 }
 
-// gather implements served: no other loop takes anything.
-func (p *udpProxy) gather(bool) {}
+// consolidate implements served: only the home loop serves a UDP proxy.
+func (p *udpProxy) consolidate(bool) {}
 
-// deafen implements served. A proxy that drains keeps its socket: the flows'
-// answers leave by it. It takes from it what comes for them, unless that is another
-// process's to take.
-func (p *udpProxy) deafen(gently bool) {
+// stopAccepting implements served. A proxy that drains keeps its socket, because the
+// flows' answers leave by it, and reads it for them unless it is shared: then its
+// datagrams are the other process's.
+func (p *udpProxy) stopAccepting(gently bool) {
 	p.draining = gently
-	if gently {
-		if p.idle == 0 || p.idle > quiet {
-			p.idle = quiet
-		}
-		if p.shared {
-			p.until = p.home.now + int64(p.group.answering)
-			p.home.forget(p.fd)
-			_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0)
-		}
-		p.expire()
+	if !gently {
+		p.closeFrontend()
 		return
 	}
-	p.silence()
+	if p.idle == 0 || p.idle > drainIdle {
+		p.idle = drainIdle
+	}
+	if p.shared {
+		p.deadline = p.home.now + int64(p.group.answering)
+		p.home.unwatch(p.fd)
+	}
+	p.expire()
 }
 
-// empty implements served: the frontend is still to be closed.
-func (p *udpProxy) empty() {}
-
-// silence closes the frontend.
-func (p *udpProxy) silence() {
-	if !p.hears {
+func (p *udpProxy) closeFrontend() {
+	if !p.watched {
 		return
 	}
 	p.home.udp.flush()
-	p.home.forget(p.fd)
-	_ = p.home.control(unix.EPOLL_CTL_DEL, p.fd, 0, 0) // see tcpProxy.deafen
+	p.home.unwatch(p.fd)
 	closeFD(p.fd)
-	p.hears = false
+	p.watched = false
 }
 
 // drop implements served.
@@ -121,7 +115,7 @@ func (p *udpProxy) drop(l *loop) {
 	if l != p.home {
 		return
 	}
-	p.silence()
+	p.closeFrontend()
 	p.endFlows()
 	l.disarm(&p.timer)
 }
@@ -136,8 +130,7 @@ func (p *udpProxy) endFlows() {
 // reset implements served.
 func (p *udpProxy) reset() { p.home.with(p.endFlows) }
 
-// readTurn bounds the batches taken from one socket before others have their
-// turn.
+// readTurn bounds the batches read from one socket in one turn.
 const readTurn = 4
 
 // ready implements handler: datagrams wait at the frontend.
@@ -153,8 +146,8 @@ func (p *udpProxy) ready(fd int, _ uint32) {
 	}
 }
 
-// distribute sends n datagrams just received on their flows, those of one
-// client that follow one another together.
+// distribute sends n datagrams just received to the backend by their flows;
+// consecutive ones of one client together.
 func (p *udpProxy) distribute(b *udpBatch, n int) {
 	var key flowKey
 	for first := 0; first < n; {
@@ -172,7 +165,7 @@ func (p *udpProxy) distribute(b *udpBatch, n int) {
 	}
 }
 
-// flow finds the flow of a client or makes it; nil: there can be none.
+// flow finds or makes the flow of a client; nil: there can be none.
 func (p *udpProxy) flow(key *flowKey) *udpFlow {
 	f := p.last
 	if f == nil || f.key != *key {
@@ -190,7 +183,7 @@ func (p *udpProxy) flow(key *flowKey) *udpFlow {
 	return f
 }
 
-// open makes a flow, if need be in place of the one that was silent longest.
+// open makes a flow, if necessary in place of the one silent longest.
 func (p *udpProxy) open(key *flowKey) *udpFlow {
 	for len(p.flows) >= p.opts.MaxFlows {
 		p.evict()
@@ -222,28 +215,27 @@ func (p *udpProxy) open(key *flowKey) *udpFlow {
 	return f
 }
 
-// starved reports whether an error is this process's or host's want of
+// starved reports whether an error means that this process or host has no more
 // descriptors or memory.
 func starved(e unix.Errno) bool {
 	return e == unix.EMFILE || e == unix.ENFILE || e == unix.ENOBUFS || e == unix.ENOMEM
 }
 
-// evict ends the flow that was silent longest.
+// evict ends the flow silent longest.
 func (p *udpProxy) evict() {
 	p.counters.evicted.Add(1)
 	p.order.front.item.end()
 }
 
-// expire ends the flows that were silent too long and wakes again for the
-// next.
+// expire ends the flows that were silent too long and arms the timer for the next.
 func (p *udpProxy) expire() {
 	if p.idle <= 0 {
 		return
 	}
 	for n := p.order.front; n != nil; n = p.order.front {
 		when := n.item.since + int64(p.idle)
-		if p.until != 0 {
-			when = min(when, p.until)
+		if p.deadline != 0 {
+			when = min(when, p.deadline)
 		}
 		if when > p.home.now {
 			p.home.arm(&p.timer, when)

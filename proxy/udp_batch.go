@@ -30,10 +30,9 @@ const (
 	maxJoined = 65535 - 60 - 8
 )
 
-// udpBatch is the buffers with which a loop receives and sends datagrams of
-// all its proxies. The buffers are touched, and so cost memory, as far as
-// datagrams fill them. Not before the batch was flushed may they be filled
-// again.
+// udpBatch is the buffers for the datagrams of all proxies of a loop. They take
+// memory only as far as datagrams have filled them. A buffer is filled again only
+// after flush.
 type udpBatch struct {
 	in    [batch]mmsghdr
 	names [batch]rawName
@@ -45,7 +44,7 @@ type udpBatch struct {
 	buf   []byte // batch times bufferSize
 
 	used     int       // buffers whose contents wait to be sent
-	replying *udpProxy // whose frontend the waiting answers leave by; nil: none wait
+	replying *udpProxy // the proxy whose answers wait; nil: none do
 
 	to     outlet
 	out    []mmsghdr
@@ -85,10 +84,9 @@ func newUDPBatch() *udpBatch {
 	return b
 }
 
-// receive fills the buffers behind those in use, up to most of them. named:
-// senders and local addresses are wanted. Errors of a UDP socket are those of
-// datagrams sent long ago; reading has taken them off it, and that is all that
-// is to be done about them.
+// receive fills up to most of the free buffers, and with named reads senders and
+// local addresses too. An error is about a datagram sent long ago, and needs nothing
+// but the read that removed it from the socket.
 func (b *udpBatch) receive(fd, most int, named bool) int {
 	first := b.used
 	in := b.in[first : first+most]
@@ -130,8 +128,7 @@ func (b *udpBatch) receive(fd, most int, named bool) int {
 // key makes the key of datagram i.
 func (b *udpBatch) key(i int, local bool, key *flowKey) {
 	key.client = b.names[i]
-	// The kernel writes no more than the address has; what is behind is left
-	// from a longer one.
+	// The rest may be of a longer address.
 	clear(key.client[b.in[i].hdr.Namelen:])
 	key.local = pktinfo{}
 	if local {
@@ -147,8 +144,7 @@ func (b *udpBatch) same(i, j int, local bool) bool {
 		(!local || b.local[i] == b.local[j])
 }
 
-// answer prepares for answers of p: those of another proxy leave first, and
-// there is room for one more.
+// answer makes room for an answer of p, after flushing those of another proxy.
 func (b *udpBatch) answer(p *udpProxy) {
 	if b.replying != p || b.used == batch {
 		b.flush()
@@ -168,12 +164,12 @@ func (b *udpBatch) flush() {
 	}
 }
 
-// begin opens a list of messages to be sent through one socket.
+// begin starts a list of messages for one socket.
 func (b *udpBatch) begin(to *outlet) { b.to = *to }
 
-// queue lists received datagrams first..next-1, all of one flow, for sending,
-// to its client if key is given. Datagrams of one size are joined, the last
-// may be shorter: that is what UDP_SEGMENT takes apart again.
+// queue lists received datagrams first..next-1 of one flow for sending, to its
+// client if key is given. It joins datagrams of one size, the last of which may be
+// shorter, and UDP_SEGMENT splits them again.
 func (b *udpBatch) queue(first, next int, key *flowKey) {
 	for i := first; i < next; {
 		if b.seg[i] != 0 {
@@ -210,8 +206,8 @@ func (b *udpBatch) queue(first, next int, key *flowKey) {
 	}
 }
 
-// queueJoined lists what UDP_GRO joined: as it came, or taken apart if the way
-// out cannot.
+// queueJoined lists datagrams that UDP_GRO joined, split if the outlet cannot send
+// them as they are.
 func (b *udpBatch) queueJoined(i int, key *flowKey) {
 	size, segment := b.size[i], b.seg[i]
 	if segment <= *b.to.maxGSO && size <= maxJoined && size <= segment*maxSegments {
@@ -230,7 +226,7 @@ func (b *udpBatch) queueJoined(i int, key *flowKey) {
 	}
 }
 
-// makeRoom sends what is listed if there is no room for a message of n parts.
+// makeRoom sends the list if it has no room for a message of n parts.
 func (b *udpBatch) makeRoom(n int) {
 	if len(b.out) == outRoom || len(b.outIov)+n > cap(b.outIov) {
 		b.send()
@@ -270,9 +266,8 @@ func (b *udpBatch) addMsg(at, size, segment int, key *flowKey) {
 	}
 }
 
-// send sends what is listed. A socket of UDP reports errors of earlier
-// datagrams on a later call, which then sends nothing: so a failed message is
-// tried again before it is given up.
+// send sends the list. A UDP socket reports errors of earlier datagrams by failing a
+// later call, which then sends nothing: so a failed message is tried again.
 func (b *udpBatch) send() {
 	sent := 0
 	retries := 2
@@ -295,8 +290,8 @@ func (b *udpBatch) send() {
 			continue
 		}
 		if b.outSeg[i] != 0 && (e == unix.EINVAL || e == unix.EIO || e == unix.EMSGSIZE) {
-			// UDP_SEGMENT does not do it: longer than the way's MTU
-			// (EINVAL, EMSGSIZE), or no checksum offload there (EIO).
+			// No UDP_SEGMENT: longer than the path MTU (EINVAL, EMSGSIZE), or
+			// the interface has no checksum offload (EIO).
 			if *b.to.maxGSO = b.outSeg[i] - 1; e == unix.EIO {
 				*b.to.maxGSO = 0
 			}
@@ -312,7 +307,7 @@ func (b *udpBatch) send() {
 		i++
 	}
 	b.to.bytes.Add(uint64(sent))
-	clear(b.out) // the keys of flows that may be gone
+	clear(b.out) // they point to keys of flows
 	b.out, b.outSeg, b.outLen, b.outIov = b.out[:0], b.outSeg[:0], b.outLen[:0], b.outIov[:0]
 }
 

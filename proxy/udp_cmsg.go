@@ -10,16 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pktinfo is struct in_pktinfo or in6_pktinfo as a reply must carry it, with
-// its length: where the datagram shall leave from.
+// pktinfo is the struct in_pktinfo or in6_pktinfo of an answer: the address that it
+// leaves from.
 type pktinfo struct {
 	data [unix.SizeofInet6Pktinfo]byte
 	n    uint8 // 0: let routing choose
 }
 
-// controlRoom is enough for the control messages of a datagram either way:
-// the longer pktinfo and UDP_GRO or UDP_SEGMENT. CMSG_SPACE of each on 64 bit
-// is 40 and 24.
+// controlRoom is enough for the longer pktinfo and UDP_GRO or UDP_SEGMENT:
+// CMSG_SPACE on 64 bit is 40 and 24.
 const controlRoom = 96
 
 // control is the control buffer of one message, aligned as struct cmsghdr.
@@ -28,8 +27,7 @@ type control struct {
 	b [controlRoom]byte
 }
 
-// cmsgs calls f for each control message in b. It reads what the kernel
-// wrote, but trusts no length.
+// cmsgs calls f for each control message in b. It trusts no length in there.
 func cmsgs(b []byte, f func(level, kind int32, data []byte)) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
@@ -58,7 +56,7 @@ func (c *control) putSegment(at, size int) int {
 	return c.put(at, unix.IPPROTO_UDP, unix.UDP_SEGMENT, v[:])
 }
 
-// putLocal appends where the datagram shall leave from.
+// putLocal appends the address that the datagram leaves from.
 func (c *control) putLocal(at int, p *pktinfo) int {
 	switch p.n {
 	case unix.SizeofInet4Pktinfo:
@@ -69,8 +67,8 @@ func (c *control) putLocal(at int, p *pktinfo) int {
 	return at
 }
 
-// parse reads the control messages of a received datagram: the local address
-// it was for, if local is not nil, and the size of the segments that UDP_GRO
+// parse reads the control messages of a received datagram: into local, unless nil,
+// the local address that it was sent to; and the size of the segments that UDP_GRO
 // joined, 0 for a single one.
 func (c *control) parse(n int, local *pktinfo) (segment int) {
 	cmsgs(c.b[:min(n, len(c.b))], func(level, kind int32, data []byte) {
@@ -88,8 +86,8 @@ func (c *control) parse(n int, local *pktinfo) (segment int) {
 }
 
 // set4 takes struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr }.
-// spec_dst is the local address also where addr is a broadcast one (ip(7)). No
-// interface: the reply takes the route that the host would choose.
+// spec_dst is the local address even if addr is a broadcast one (ip(7)). The answer
+// names no interface: routing chooses.
 func (p *pktinfo) set4(data []byte) {
 	copy(p.data[4:8], data[4:8])
 	p.n = unix.SizeofInet4Pktinfo

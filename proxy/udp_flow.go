@@ -5,27 +5,26 @@ package proxy
 
 import "golang.org/x/sys/unix"
 
-// flowKey tells flows apart: the client's address, and the local address that
-// it asked, since it expects the answers from there.
+// flowKey identifies a flow: the client's address, and the local address that it
+// sent to, from which it expects the answers.
 type flowKey struct {
 	client rawName
-	local  pktinfo // zero where the frontend is one address
+	local  pktinfo // zero if the frontend is one address
 }
 
-// udpFlow is one client's socket to the backend. It belongs to the goroutine
-// of its proxy's loop. An idle flow costs this struct, its place in the map
-// and one descriptor.
+// udpFlow is one client's socket to the backend. An idle flow costs this struct, an
+// entry in the map and one descriptor.
 type udpFlow struct {
-	node   node[udpFlow] // in order of its proxy
+	node   node[udpFlow] // in the proxy's order
 	proxy  *udpProxy
 	key    flowKey
 	fd     int
-	maxGSO int   // the longest segment that the way to the backend takes by UDP_SEGMENT
+	maxGSO int   // the longest segment that the path to the backend takes by UDP_SEGMENT
 	since  int64 // loop time of the last datagram in either direction
 }
 
-// dial opens the socket. Being connected, it hears the backend only, and
-// learns of ICMP errors.
+// dial opens the socket. A connected one receives from the backend alone, and
+// reports ICMP errors.
 func (f *udpFlow) dial() unix.Errno {
 	p := f.proxy
 	to := p.target.Load().to
@@ -37,8 +36,8 @@ func (f *udpFlow) dial() unix.Errno {
 		if p.offload {
 			setInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 		}
-		// Level-triggered: a pending error makes recvmmsg return early, so
-		// "fewer than asked for" does not mean that the queue is empty.
+		// Level-triggered: recvmmsg also returns early for a pending error, so
+		// that a short batch does not mean an empty queue.
 		e = p.home.watch(fd, f, evIn)
 	}
 	if e != noErrno {
@@ -55,8 +54,7 @@ func (f *udpFlow) touch() {
 	f.proxy.order.moveToBack(&f.node)
 }
 
-// end closes the flow. Answers that wait to be sent are sent: they hold on to
-// the key only.
+// end closes the flow. Answers that wait are still sent: they need only the key.
 func (f *udpFlow) end() {
 	p := f.proxy
 	p.home.forget(f.fd)
@@ -77,8 +75,8 @@ func (f *udpFlow) forward(b *udpBatch, first, next int) {
 	b.send()
 }
 
-// ready implements handler: the backend has answered, or its host has reported
-// an error, which says nothing about the next datagram and ends nothing.
+// ready implements handler: the backend has answered, or its host has reported an
+// error, which ends nothing.
 func (f *udpFlow) ready(fd int, _ uint32) {
 	p := f.proxy
 	b := p.home.udp

@@ -1,0 +1,268 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenBacklog is limited by net.core.somaxconn, 4096 since Linux 5.4
+// (listen(2)).
+const listenBacklog = 1 << 16
+
+// Socket holds a frontend's port against all other processes and answers nothing:
+// a classic BPF filter drops what arrives (socket(7), SO_ATTACH_FILTER), so that a
+// client sends its SYN again and connects if the port is open by then. Refuse is for
+// a port without a proxy.
+//
+// A TCP socket listens from the beginning. A bound one alone would not hold the port:
+// Linux lets two sockets with SO_REUSEADDR bind the same address while neither listens
+// (inet_csk_get_port in net/ipv4/inet_connection_sock.c). SO_REUSEADDR is needed to
+// bind while connections of an earlier proxy are in TIME_WAIT. UDP sockets do not have
+// it, for it would share the port, and no socket has SO_REUSEPORT.
+type Socket struct {
+	network string
+	addr    netip.AddrPort
+
+	mu       sync.Mutex
+	fd       int  // guarded by mu; -1: closed, or of a proxy
+	refusing bool // guarded by mu: bound, does not listen
+	filtered bool // guarded by mu: receives nothing
+}
+
+// Bind returns a socket that holds the port of frontend, a *net.TCPAddr or
+// *net.UDPAddr. Port 0 asks the kernel for a free one. An address without IP, or
+// [::], is every local address of both families (one dual-stack socket), unless
+// opts.V6Only is set; 0.0.0.0 is every IPv4 address. Without IPv6 on the host, no
+// IP means 0.0.0.0. Of opts, which may be nil, only Group and V6Only count.
+//
+// The error is unix.EADDRINUSE for a port in use, fs.ErrPermission for a missing
+// privilege, unix.EADDRNOTAVAIL for an address that is not local.
+func Bind(frontend net.Addr, opts *Options) (*Socket, error) {
+	network, ap, err := addrPort(frontend)
+	if err != nil {
+		return nil, fmt.Errorf("bind frontend: %w", err)
+	}
+	if opts == nil {
+		opts = &Options{}
+	}
+	s := &Socket{network: network, fd: -1}
+	bind := func() { err = s.bind(ap, opts.V6Only) }
+	if g := opts.Group; g != nil && g.opts.NetNS != 0 {
+		l, lerr := g.home()
+		if lerr != nil {
+			return nil, fmt.Errorf("bind %s %s: %w", network, frontend, lerr)
+		}
+		if !l.do(bind) {
+			err = ErrClosed
+		}
+	} else {
+		bind()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bind %s %s: %w", network, frontend, err)
+	}
+	return s, nil
+}
+
+// bind opens the socket, in the namespace of the calling thread.
+func (s *Socket) bind(ap netip.AddrPort, v6only bool) error {
+	if ap.Addr().IsValid() {
+		return s.open(ap, v6only)
+	}
+	err := s.open(netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port()), v6only)
+	if v6only || !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return err
+	}
+	return s.open(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), false)
+}
+
+func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
+	kind := unix.SOCK_STREAM
+	if s.network == "udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := bindSocket(kind, ap, v6only)
+	if err != nil {
+		return err
+	}
+	addr, err := localAddr(fd)
+	if err == nil && kind == unix.SOCK_STREAM {
+		if ap.Port() == 0 {
+			// Bound again by number, the socket keeps its port when it stops
+			// listening (see refuse).
+			chosen := fd
+			fd, err = bindSocket(kind, addr, v6only)
+			closeFD(chosen)
+			if err != nil {
+				return err
+			}
+		}
+		err = listen(fd)
+	}
+	if err != nil {
+		closeFD(fd)
+		return err
+	}
+	s.fd, s.addr, s.filtered = fd, addr, true
+	return nil
+}
+
+// bindSocket opens a socket that receives nothing and binds it.
+func bindSocket(kind int, ap netip.AddrPort, v6only bool) (int, error) {
+	sa, err := encode(ap)
+	if err != nil {
+		return -1, err
+	}
+	fd, e := socket(sa.family, kind)
+	if e != noErrno {
+		return -1, os.NewSyscallError("socket", e)
+	}
+	if err := prepare(fd, sa, kind, v6only); err != nil {
+		closeFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// prepare sets the options of a new socket and binds it.
+func prepare(fd int, sa *sockaddr, kind int, v6only bool) error {
+	// Before bind: no packet may slip in between.
+	if err := attachDropAll(fd); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	if sa.family == unix.AF_INET6 {
+		only := int32(0)
+		if v6only {
+			only = 1
+		}
+		if e := setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); e != noErrno {
+			return os.NewSyscallError("setsockopt", e)
+		}
+	}
+	if kind == unix.SOCK_STREAM {
+		if e := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); e != noErrno {
+			return os.NewSyscallError("setsockopt", e)
+		}
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.size)); e != noErrno {
+		return os.NewSyscallError("bind", e)
+	}
+	return nil
+}
+
+// Addr is the address held, with the port that the kernel chose if 0 was asked for.
+func (s *Socket) Addr() net.Addr { return netAddr(s.network, s.addr) }
+
+// Close gives the port back. It does nothing if a proxy has the socket, or the second
+// time.
+func (s *Socket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd >= 0 {
+		closeFD(s.fd)
+		s.fd = -1
+	}
+	return nil
+}
+
+// attachDropAll makes the socket receive nothing.
+func attachDropAll(fd int) error {
+	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &program[0]})
+}
+
+// detachFilter lets packets in.
+func detachFilter(fd int) error {
+	if e := setInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); e != noErrno {
+		return os.NewSyscallError("setsockopt", e)
+	}
+	return nil
+}
+
+// localAddr is getsockname(2).
+func localAddr(fd int) (netip.AddrPort, error) {
+	var raw rawName
+	size := uint32(len(raw))
+	if _, _, e := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size))); e != noErrno {
+		return netip.AddrPort{}, os.NewSyscallError("getsockname", e)
+	}
+	return raw.decode(), nil
+}
+
+// Refuse makes the socket refuse clients, while it holds the port as before: a TCP
+// client gets a reset, as from a free port, until Proxy is called. A UDP socket stays
+// silent: while it is bound the kernel sends no ICMP error. ErrClosed: it is closed or
+// belongs to a proxy. A second Refuse does nothing.
+func (s *Socket) Refuse() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.fd < 0:
+		return fmt.Errorf("refuse at %s: %w", s.Addr(), ErrClosed)
+	case s.network != "tcp":
+		return s.filter()
+	case s.refusing:
+		return nil
+	}
+	if err := refuse(s.fd); err != nil {
+		return fmt.Errorf("refuse at %s: %w", s.Addr(), err)
+	}
+	s.refusing = true
+	return nil
+}
+
+// filter makes a socket receive nothing that a proxy of another process has served.
+func (s *Socket) filter() error {
+	if s.filtered {
+		return nil
+	}
+	if err := attachDropAll(s.fd); err != nil {
+		return fmt.Errorf("silence %s: %w", s.Addr(), os.NewSyscallError("setsockopt", err))
+	}
+	s.filtered = true
+	return nil
+}
+
+// refuse turns a listening socket into one that is only bound, so that the kernel
+// answers a SYN with a reset, and still nobody can share the port. Two things see to
+// that (inet_csk_get_port and inet_csk_bind_conflict in
+// net/ipv4/inet_connection_sock.c): the socket has no SO_REUSEADDR any more; and the
+// port is not marked as shared by all its sockets (tb->fastreuse), because listening
+// removed the mark for as long as the port is in use. A socket that never listened
+// would leave the mark, and let others with SO_REUSEADDR bind the port.
+func refuse(fd int) error {
+	// For a listener this is disconnect: it stays bound, for its port was
+	// asked for (tcp_disconnect in net/ipv4/tcp.c, SOCK_BINDPORT_LOCK).
+	if err := unix.Shutdown(fd, unix.SHUT_RD); err != nil {
+		return os.NewSyscallError("shutdown", err)
+	}
+	if e := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); e != noErrno {
+		return os.NewSyscallError("setsockopt", e)
+	}
+	return nil
+}
+
+// listenAgain undoes refuse.
+func listenAgain(fd int) error {
+	// Connections of earlier proxies may be in TIME_WAIT, and live ones on the port.
+	if e := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); e != noErrno {
+		return os.NewSyscallError("setsockopt", e)
+	}
+	return listen(fd)
+}
+
+// listen makes a socket listen that is bound with SO_REUSEADDR. Of two on the same
+// port the second gets EADDRINUSE.
+func listen(fd int) error {
+	return os.NewSyscallError("listen", unix.Listen(fd, listenBacklog))
+}
