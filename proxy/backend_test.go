@@ -22,8 +22,8 @@ func nameTCP(tb testing.TB, name string) *net.TCPAddr {
 	})
 }
 
-// hear reads a greeting of the name's length.
-func hear(tb testing.TB, c net.Conn, name string) {
+// expectGreeting reads a greeting of the name's length.
+func expectGreeting(tb testing.TB, c net.Conn, name string) {
 	tb.Helper()
 	buf := make([]byte, len(name))
 	_, err := io.ReadFull(c, buf)
@@ -38,12 +38,12 @@ func TestSetBackendTCP(t *testing.T) {
 	p, err := New(mustTCP(t, "127.0.0.1:0"), nameTCP(t, "one"), nil)
 	serve(t, p, err)
 	old := dial(t, "tcp", p.FrontendAddr().String())
-	hear(t, old, "one")
+	expectGreeting(t, old, "one")
 
 	next := nameTCP(t, "two")
 	require.NoError(t, p.SetBackend(next))
 	require.Equal(t, next.String(), p.BackendAddr().String())
-	hear(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
+	expectGreeting(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
 	roundTrip(t, old, phrase)
 }
 
@@ -84,7 +84,7 @@ func TestReset(t *testing.T) {
 	var old []net.Conn
 	for range 16 {
 		c := dial(t, "tcp", p.FrontendAddr().String())
-		hear(t, c, "one")
+		expectGreeting(t, c, "one")
 		old = append(old, c)
 	}
 	require.NoError(t, p.SetBackend(nameTCP(t, "two")))
@@ -94,7 +94,7 @@ func TestReset(t *testing.T) {
 		_, err := c.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 	}
-	hear(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
+	expectGreeting(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
 	require.NoError(t, p.Close())
 	require.ErrorIs(t, p.Reset(), ErrClosed)
 }

@@ -186,9 +186,9 @@ func rss() int {
 	return n
 }
 
-// crowd is how many sockets a test may use in this process and in a child
+// needSockets skips a test that may not use so many sockets in this process and in a child
 // each.
-func crowd(tb testing.TB, want int) {
+func needSockets(tb testing.TB, want int) {
 	tb.Helper()
 	var r unix.Rlimit
 	require.NoError(tb, unix.Getrlimit(unix.RLIMIT_NOFILE, &r))
@@ -199,7 +199,7 @@ func crowd(tb testing.TB, want int) {
 
 func TestIdleConnectionsCostLittle(t *testing.T) {
 	const n = 5000
-	crowd(t, 2*n+200)
+	needSockets(t, 2*n+200)
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
 	h := newHost(t)
@@ -230,7 +230,7 @@ func TestIdleConnectionsCostLittle(t *testing.T) {
 
 func TestIdleFlowsCostLittle(t *testing.T) {
 	const n = 10000
-	crowd(t, n+200)
+	needSockets(t, n+200)
 	backend := udpEcho(t, "127.0.0.1:0")
 	h := newHost(t)
 	front := h.ask("udp %s", backend)
@@ -258,7 +258,7 @@ func TestIdleFlowsCostLittle(t *testing.T) {
 
 func TestListenersCostLittle(t *testing.T) {
 	const n = 10000
-	crowd(t, n+200)
+	needSockets(t, n+200)
 	h := newHost(t)
 	h.ask("many 10")
 	memory, goroutines := h.number("rss"), h.number("goroutines")

@@ -44,7 +44,7 @@ func TestRetire(t *testing.T) {
 	require.NoError(t, next.Close())
 	successor, err := New(mustTCP(t, front), nameTCP(t, "two"), &Options{Group: g})
 	serve(t, successor, err)
-	hear(t, dial(t, "tcp", front), "two")
+	expectGreeting(t, dial(t, "tcp", front), "two")
 
 	require.EqualValues(t, 1, g.Former().Live)
 	pair.exchange(t)

@@ -147,7 +147,7 @@ func TestRefuseUnderTimeWait(t *testing.T) {
 		p, err := s.Proxy(nameTCP(t, "next"), &Options{Group: g})
 		require.NoError(t, err)
 		require.NoError(t, p.Open())
-		hear(t, dial(t, "tcp", front), "next")
+		expectGreeting(t, dial(t, "tcp", front), "next")
 		requireTimeWait(t, front)
 		require.NoError(t, p.Close())
 	}
