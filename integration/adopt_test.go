@@ -60,7 +60,7 @@ func TestTableNotOurs(t *testing.T) {
 
 // What others have changed of the rules is put right when an engine opens, and told;
 // what is published stays. An engine that only reads leaves it.
-func TestPutRight(t *testing.T) {
+func TestRepairAtOpen(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	first := open(t, top.Host, engine.Options{})

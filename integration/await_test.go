@@ -12,7 +12,7 @@ import (
 
 // awaitAttempts bounds await: with pauses that double up to 100 ms, half a minute on
 // an idle machine.
-var awaitAttempts = 300 * labtest.Patience()
+var awaitAttempts = 300 * labtest.Slowdown()
 
 // await waits for something that other processes do.
 func await(t *testing.T, what string, done func() bool) {

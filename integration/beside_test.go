@@ -179,7 +179,7 @@ func (h *besideHost) onlyOpen(open ...besidePath) {
 		asked.Go(func() {
 			ctx := context.Background()
 			if !open {
-				short, cancel := context.WithTimeout(ctx, labtest.Patient(besideSilence))
+				short, cancel := context.WithTimeout(ctx, labtest.Stretch(besideSilence))
 				defer cancel()
 				ctx = short
 			}

@@ -244,7 +244,7 @@ func TestDaemonAndDirect(t *testing.T) {
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
 	require.Equal(t, 2, s.status(t).Proxies)
 	require.Equal(t, s.succeed(t, "export"), s.succeed(t, "--direct export"))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
 	ms, err := s.api.Mappings(ctx)
 	require.NoError(t, err)

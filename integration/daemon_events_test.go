@@ -103,7 +103,7 @@ func TestDaemonTimeToLive(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
 	s.serve(t)
-	soon := " --ttl " + labtest.Patient(2*time.Second).String()
+	soon := " --ttl " + labtest.Stretch(2*time.Second).String()
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80"+soon)

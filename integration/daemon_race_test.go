@@ -83,7 +83,7 @@ func TestDaemonOwnersRace(t *testing.T) {
 func childRace(socket, owners, name string) error {
 	failures := make([]error, raceClients)
 	var clients sync.WaitGroup
-	turns := make(chan struct{}, max(1, raceAtOnce/labtest.Patience()))
+	turns := make(chan struct{}, max(1, raceAtOnce/labtest.Slowdown()))
 	for i := range failures {
 		clients.Go(func() { failures[i] = raceClient(api.NewClient(socket), turns, owners, fmt.Sprint(name, ".", i)) })
 	}

@@ -37,16 +37,16 @@ type flow struct {
 	greeted bool          // TCP: the server has said who it is
 }
 
-// patience bounds how long a flow waits for an answer, and for a refusal.
-var patience = labtest.Patient(15 * time.Second)
+// answerTimeout bounds how long a flow waits for an answer, and for a refusal.
+var answerTimeout = labtest.Stretch(15 * time.Second)
 
 // silence is how long a flow waits to see that nobody answers.
-var silence = labtest.Patient(300 * time.Millisecond)
+var silence = labtest.Stretch(300 * time.Millisecond)
 
 // dialFlow connects from inside ns.
 func dialFlow(t *testing.T, ns *lab.NS, network, addr string) *flow {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
 	c, err := ns.Dial(ctx, network, addr)
 	require.NoError(t, err)
@@ -67,7 +67,7 @@ func (f *flow) local() netip.AddrPort {
 
 // ask sends something and returns who answers.
 func (f *flow) ask() (name string, err error) {
-	if err := f.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := f.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return "", err
 	}
 	token := rand.Text()

@@ -67,7 +67,7 @@ func listenICMP(t *testing.T, ns *lab.NS, f family) *icmpListener {
 // next waits for the next error that is about a packet from or to the given port.
 func (l *icmpListener) next(t *testing.T, port uint16) icmpError {
 	t.Helper()
-	require.NoError(t, l.conn.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, l.conn.SetReadDeadline(time.Now().Add(answerTimeout)))
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := l.conn.ReadFrom(buf)

@@ -75,7 +75,7 @@ func TestLeaseRenewed(t *testing.T) {
 	await(t, "the end", func() bool { return len(events()) == 6 })
 	require.Equal(t, api.EventExpired, events()[5].Type)
 	require.Equal(t, 1, s.status(t).Proxies)
-	_, _, err := askWithin(top.Host, "tcp", "127.0.0.1:8080", netip.AddrPort{}, patience)
+	_, _, err := askWithin(top.Host, "tcp", "127.0.0.1:8080", netip.AddrPort{}, answerTimeout)
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 	require.NotContains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4"), "8080")
 

@@ -59,13 +59,13 @@ func TestMutations(t *testing.T) {
 func (m mutation) test(t *testing.T, p *prober) {
 	t.Helper()
 	host := p.top.Host
-	// Putting the table right is the engine's part: see TestPutRight.
+	// Putting the table right is the engine's part: see TestRepairAtOpen.
 	e := open(t, host, engine.Options{})
 	require.NoError(t, p.top.SetBridgeNF(m.bridgeNF))
 	for _, n := range m.networks {
 		nft(t, host, "add", "element", "inet", "nftnat", n)
 	}
-	require.NoError(t, p.run(m.probe, patience))
+	require.NoError(t, p.run(m.probe, answerTimeout))
 
 	harm := []string{"delete", "rule", "inet", "nftnat", m.chain, "handle", ruleHandle(t, host, m.chain, m.rule)}
 	if m.becomes != "" {

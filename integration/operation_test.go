@@ -39,7 +39,7 @@ type result struct {
 // The verbs of operations.
 const (
 	verbPublish   = "publish"
-	verbReplace   = "retarget"
+	verbReplace   = "replace"
 	verbUnpublish = "unpublish"
 	verbKill      = "kill"
 	verbAttach    = "attach"
@@ -113,7 +113,7 @@ func (c chooser) operation(s nat.State, tag string) operation {
 		}
 	case verbAttach:
 		if len(s.Networks) != 0 {
-			d.Attach = c.attachment(pick(c, s.Networks), tag)
+			d.Attach = c.endpointSpec(pick(c, s.Networks), tag)
 		}
 	case verbApply:
 		d.State = c.state(s, tag)
@@ -198,7 +198,7 @@ func (c chooser) network(tag string) *nat.Network {
 	}
 }
 
-func (c chooser) attachment(n nat.Network, tag string) *nat.EndpointSpec {
+func (c chooser) endpointSpec(n nat.Network, tag string) *nat.EndpointSpec {
 	a := &nat.EndpointSpec{Name: tag, Network: n.Name}
 	for i := range c.IntN(3) {
 		spec := nat.PortSpec{Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), Backend: 80}

@@ -71,7 +71,7 @@ func startTraffic(t *testing.T, ns *lab.NS, addr, server string, perSecond int) 
 }
 
 func (tr *traffic) connect(ns *lab.NS, addr, server string) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
 	name, _, err := lab.Ask(ctx, ns, "tcp", addr, netip.AddrPort{})
 	if err == nil && name != server {

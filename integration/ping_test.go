@@ -37,7 +37,7 @@ func ping(t *testing.T, ns *lab.NS, to netip.Addr) {
 	require.NoError(t, err)
 	_, err = c.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()})
 	require.NoError(t, err)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(answerTimeout)))
 	buf := make([]byte, 1500)
 	for {
 		n, from, err := c.ReadFrom(buf)

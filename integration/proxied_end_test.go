@@ -18,7 +18,7 @@ import (
 )
 
 // A port that is published no longer is free at once, and whoever is connected to it
-// stays so, by netfilter or by a proxy, however it ended: rm, its time, a retarget to
+// stays so, by netfilter or by a proxy, however it ended: rm, its time-out, a replace to
 // no proxy. UDP follows the mapping. What goes on is counted, and rm --kill ends it.
 func TestProxiedConnectionsGoOn(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -39,7 +39,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	var live []*flow
 	for _, how := range []struct{ add, end string }{
 		{"add --quiet tcp 8080 172.30.0.2:80", "rm tcp 8080"},
-		{"add --quiet tcp 8080 172.30.0.2:80 --ttl " + labtest.Patient(2*time.Second).String(), ""},
+		{"add --quiet tcp 8080 172.30.0.2:80 --ttl " + labtest.Stretch(2*time.Second).String(), ""},
 		{"add --quiet tcp 8080 172.30.0.2:80", "add --quiet --replace --no-proxy tcp 8080 172.30.0.2:80"},
 	} {
 		s.succeed(t, how.add)

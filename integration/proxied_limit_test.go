@@ -111,7 +111,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	// have gone everybody is served again.
 	var flows []*flow
 	for range 100 {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 		c, err := top.Host.Dial(ctx, "tcp", "127.0.0.1:8080")
 		cancel()
 		if err != nil {
@@ -125,7 +125,7 @@ func TestProxiedFileLimit(t *testing.T) {
 		require.NoError(t, f.conn.Close())
 	}
 	await(t, "the proxy to serve again", func() bool {
-		name, _, err := askWithin(top.Host, "tcp", "127.0.0.1:8080", netip.AddrPort{}, patience)
+		name, _, err := askWithin(top.Host, "tcp", "127.0.0.1:8080", netip.AddrPort{}, answerTimeout)
 		return err == nil && name == "backend"
 	})
 	s.succeed(t, "rm --quiet tcp 8080-8089")

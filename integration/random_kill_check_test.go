@@ -271,7 +271,7 @@ func (w *killRun) ask(q inquiry) {
 	if q.proto == nat.UDP {
 		from = netip.AddrPortFrom(netip.Addr{}, q.port)
 	}
-	name, _, err := askWithin(q.from, q.proto.String(), q.to.String(), from, patience)
+	name, _, err := askWithin(q.from, q.proto.String(), q.to.String(), from, answerTimeout)
 	what := fmt.Sprintf("%s\n%s asks at %s %s, which the model says leads to %q", w.what, q.from, q.proto, q.to, want)
 	if want == "" {
 		require.ErrorIs(w, err, unix.ECONNREFUSED, what)

@@ -37,7 +37,7 @@ const (
 	byGateway  asked = "gateway address"
 	byLoopback asked = "loopback address"
 	byBackend  asked = "the backend's address"
-	byWorld    asked = "a server far away"
+	byFar    asked = "a server far away"
 )
 
 // target is the port that a source asks for.
@@ -54,22 +54,22 @@ const (
 	backendPort target = "a published port"
 	otherPortOf target = "another port"
 
-	world target = "any port"
+	farPort target = "any port"
 )
 
 func targets(by asked) []target {
 	switch by {
 	case byBackend:
 		return []target{backendPort, otherPortOf}
-	case byWorld:
-		return []target{world}
+	case byFar:
+		return []target{farPort}
 	case byLAN, bySecond, byGateway, byLoopback:
 	}
 	return []target{publishedAny, publishedAcross, publishedOne, publishedLoopback, unpublished}
 }
 
 // addresses are those that a source can ask: another one's loopback address takes an
-// attacker to ask for, and the world a route.
+// attacker to ask for, and the far server a route.
 func addresses(s source) []asked {
 	switch s {
 	case fromLinkLocal:
@@ -77,10 +77,10 @@ func addresses(s source) []asked {
 	case fromNeighbour:
 		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend}
 	case fromHost, fromSibling:
-		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend, byWorld}
+		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend, byFar}
 	case fromClient, fromBackend, fromOther:
 	}
-	return []asked{byLAN, bySecond, byGateway, byBackend, byWorld}
+	return []asked{byLAN, bySecond, byGateway, byBackend, byFar}
 }
 
 // cell is one question.
@@ -146,8 +146,8 @@ const (
 // want is the outcome by design.
 func (c cell) want() outcome {
 	switch c.asked {
-	case byWorld:
-		return c.wantOfWorld()
+	case byFar:
+		return c.wantOfFar()
 	case byBackend:
 		return c.wantDirectly()
 	case byLoopback:
@@ -168,7 +168,7 @@ func (c cell) want() outcome {
 			return refused
 		}
 		server = serverLoopback
-	case unpublished, backendPort, otherPortOf, world:
+	case unpublished, backendPort, otherPortOf, farPort:
 		return refused
 	}
 	return outcome{server: server, seen: c.seenBehindFrontend()}
@@ -207,8 +207,8 @@ func (c cell) wantDirectly() outcome {
 	return dropped
 }
 
-// wantOfWorld is the outcome far away: networks are masqueraded, the LAN is not.
-func (c cell) wantOfWorld() outcome {
+// wantOfFar is the outcome far away: networks are masqueraded, the LAN is not.
+func (c cell) wantOfFar() outcome {
 	if c.source.inNetwork() || c.source == fromHost {
 		return outcome{server: serverFar, seen: "host (far)"}
 	}

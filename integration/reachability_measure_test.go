@@ -180,7 +180,7 @@ func (r *reach) confirm(c cell) outcome {
 	if from.IsValid() {
 		local = netip.AddrPortFrom(from, 0)
 	}
-	wait := patience
+	wait := answerTimeout
 	if r.mutated {
 		wait = silence
 	}
@@ -203,7 +203,7 @@ func (r *reach) seen(c cell, peer netip.AddrPort) string {
 	if !ok {
 		name = peer.Addr().String()
 	}
-	if c.asked == byWorld && c.source.inNetwork() && !masqueradePort(peer.Port()) {
+	if c.asked == byFar && c.source.inNetwork() && !masqueradePort(peer.Port()) {
 		name += fmt.Sprint(", port ", peer.Port())
 	}
 	return name

@@ -40,7 +40,7 @@ func reachabilityPage() string {
 	}{
 		{"By an address of the host", []asked{byLAN, bySecond, byGateway, byLoopback}},
 		{"By the backend's own address", []asked{byBackend}},
-		{"The way out", []asked{byWorld}},
+		{"The way out", []asked{byFar}},
 	} {
 		columns := targets(part.by[0])
 		fmt.Fprintf(&b, "\n## %s\n\n| who asks | by |", part.title)

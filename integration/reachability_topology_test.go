@@ -125,11 +125,11 @@ func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
 		loopback, anyPort, acrossPort = loopback6, uint16(reachAny6), uint16(reachAny4)
 	}
 	host := map[asked]netip.Addr{
-		byLAN: f.host, bySecond: f.second, byGateway: f.gateway, byLoopback: loopback, byBackend: f.backend1, byWorld: f.far,
+		byLAN: f.host, bySecond: f.second, byGateway: f.gateway, byLoopback: loopback, byBackend: f.backend1, byFar: f.far,
 	}[c.asked]
 	port := map[target]uint16{
 		publishedAny: anyPort, publishedAcross: acrossPort, publishedOne: reachOne, publishedLoopback: reachLoopback,
-		unpublished: reachNone, backendPort: 80, otherPortOf: 81, world: reachFar,
+		unpublished: reachNone, backendPort: 80, otherPortOf: 81, farPort: reachFar,
 	}[c.target]
 	switch {
 	case c.source == fromLinkLocal:

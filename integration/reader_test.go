@@ -31,8 +31,8 @@ var readers = []string{
 
 const readFromKernel = "nftnat: the daemon does not answer: this is what the kernel holds: error="
 
-// furnished is a host with a daemon that has something to tell, and what readers print of it.
-func furnished(t *testing.T) (s *testbed, lines []string, want map[string]string) {
+// filledTestbed is a host with a daemon that has something to tell, and what readers print of it.
+func filledTestbed(t *testing.T) (s *testbed, lines []string, want map[string]string) {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s = newTestbed(t, top.Host)
@@ -53,7 +53,7 @@ func furnished(t *testing.T) (s *testbed, lines []string, want map[string]string
 // With a daemon that is stopped, commands that read say what the kernel holds.
 func TestReadersOfStoppedDaemon(t *testing.T) {
 	labtest.LongOnly(t, "5 s for which commands wait for a daemon that is stopped")
-	s, lines, want := furnished(t)
+	s, lines, want := filledTestbed(t)
 	pid := s.daemon(t)
 	daemon := "daemon  +none answers: localhost is not served"
 	if s.status(t).Table.Owned { // Linux 6.9 or later
@@ -84,7 +84,7 @@ func TestReadersOfStoppedDaemon(t *testing.T) {
 // With a daemon that ends at any point of its answer, commands that read say what the kernel
 // holds, and say it once.
 func TestReadersOfCutAnswer(t *testing.T) {
-	s, lines, want := furnished(t)
+	s, lines, want := filledTestbed(t)
 	behind := s.client()
 	path := filepath.Join(filepath.Dir(s.socket), "cut.sock")
 	listener, err := net.Listen("unix", path)
@@ -166,7 +166,7 @@ func TestReadersOfCutAnswer(t *testing.T) {
 
 // A daemon that is killed while readers ask it costs none of them an answer.
 func TestReadersOfKilledDaemon(t *testing.T) {
-	s, _, want := furnished(t)
+	s, _, want := filledTestbed(t)
 	for range 10 {
 		results := make([]labtest.Result, 8)
 		var running sync.WaitGroup

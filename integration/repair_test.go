@@ -220,7 +220,7 @@ func TestFighter(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, foreign.Close()) })
 	deleted := 0
 	begin := time.Now()
-	for since := time.Duration(0); since < 3*time.Second || deleted <= 3 && since < patience; since = time.Since(begin) {
+	for since := time.Duration(0); since < 3*time.Second || deleted <= 3 && since < answerTimeout; since = time.Since(begin) {
 		if foreign.DeleteTable("nftnat") == nil {
 			deleted++
 		}

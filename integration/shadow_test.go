@@ -129,7 +129,7 @@ func (s *shadow) attack(t *testing.T, network string, f family) (captured []int)
 	for _, port := range shadowed() {
 		// Masquerading takes one of the host's addresses; which one is the kernel's choice.
 		for _, host := range []netip.Addr{f.host, f.second} {
-			name, _, err := askWithin(s.top.Client, network, at(host, port), client, patience)
+			name, _, err := askWithin(s.top.Client, network, at(host, port), client, answerTimeout)
 			if err != nil || name != "victim" {
 				t.Logf("%s %s: %s %v", network, at(host, port), name, err)
 				captured = append(captured, port)

@@ -33,7 +33,7 @@ func TestStateBadFiles(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
-	s.furnish(t)
+	s.fill(t)
 	daemon.Kill()
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -126,13 +126,13 @@ func TestStateDiskFull(t *testing.T) {
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	path := filepath.Join(dir, "state.yaml")
 	daemon := s.serve(t, "--state", path)
-	s.furnish(t)
+	s.fill(t)
 	before, err := os.ReadFile(path)
 	require.NoError(t, err)
 	filler := filepath.Join(disk, "filler")
 
 	for name, w := range map[string]struct {
-		spoil, mend func(t *testing.T)
+		spoil, repair func(t *testing.T)
 		says        string
 	}{
 		"full": {
@@ -167,7 +167,7 @@ func TestStateDiskFull(t *testing.T) {
 				labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 				labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
 			}
-			w.mend(t)
+			w.repair(t)
 			left, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.Equal(t, string(before), string(left))

@@ -40,8 +40,8 @@ func (s *testbed) reboot(t *testing.T, daemon *labtest.Process) {
 	require.Empty(t, nft(t, s.ns, "list", "ruleset"))
 }
 
-// furnish makes some of everything, and two addresses that were released.
-func (s *testbed) furnish(t *testing.T) {
+// fill makes some of everything, and two addresses that were released.
+func (s *testbed) fill(t *testing.T) {
 	t.Helper()
 	for _, line := range []string{
 		"network create inside 172.30.0.0/24",
@@ -69,7 +69,7 @@ func TestStateReboot(t *testing.T) {
 	}
 	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
-	s.furnish(t)
+	s.fill(t)
 	// The file is what is published, and that is what apply takes.
 	exported := s.export(t)
 	text, err := os.ReadFile(path)
@@ -130,7 +130,7 @@ func TestStateKernelWins(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend2, "two", ":80")
 	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
-	s.furnish(t)
+	s.fill(t)
 	s.succeed(t, "add tcp 7000-7002 172.30.0.2:80-82")
 	daemon.Kill()
 	for _, line := range []string{

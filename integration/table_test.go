@@ -131,7 +131,7 @@ func TestRestored(t *testing.T) {
 			_, err := e.Unpublish(mapping(t, "8000-8001->172.30.0.2:9000-9001"))
 			return err
 		},
-		"retarget": func(e *engine.Engine) error {
+		"replace": func(e *engine.Engine) error {
 			_, err := e.Retarget(mapping(t, "8000-8002->172.30.0.3:9000-9002"))
 			return err
 		},
@@ -140,7 +140,7 @@ func TestRestored(t *testing.T) {
 			return err
 		},
 	}
-	for _, change := range []string{"publish", "unpublish", "retarget", "apply"} {
+	for _, change := range []string{"publish", "unpublish", "replace", "apply"} {
 		var calm []string // what is published after the change if nothing happens
 		for _, disaster := range []string{"list tables", "flush ruleset", "delete table inet nftnat"} {
 			t.Run(disaster+" before "+change, func(t *testing.T) {

@@ -59,7 +59,7 @@ func (c *callers) call(ns *lab.NS) {
 	var f *flow // of UDP: clients stay where they are
 	for !c.halted() {
 		if f == nil {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 			conn, err := ns.Dial(ctx, c.network, c.address)
 			cancel()
 			if err != nil {
@@ -258,7 +258,7 @@ func startAPIUsers(t *testing.T, s *testbed) *task {
 	require.NoError(t, err)
 	others := len(nat.Collapse(before))
 	return startTask(t, func(i int64) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*answerTimeout)
 		defer cancel()
 		if _, err := s.api.Publish(ctx, m); err != nil {
 			return err

@@ -102,12 +102,12 @@ func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labt
 		{giver, taker, handover.Left},
 	} {
 		for kind := handover.Kind(0); kind != turn.last; {
-			m, err := turn.from.Receive(patience)
+			m, err := turn.from.Receive(answerTimeout)
 			require.NoError(t, err, "%s, %s", turn.last, successor.Output())
 			kind = m.Kind
 			goOn := seen(kind, successor)
 			if goOn {
-				err = turn.to.Send(m, patience)
+				err = turn.to.Send(m, answerTimeout)
 			}
 			for _, s := range m.Sockets {
 				err = errors.Join(err, unix.Close(s.FD))

@@ -67,8 +67,8 @@ func (x *trespass) arrived(t *testing.T, wait time.Duration) bool {
 	return err == nil
 }
 
-// settle waits until none gets there any more, and returns how many did.
-func (x *trespass) settle(t *testing.T) (n int) {
+// drain waits until none gets there any more, and returns how many did.
+func (x *trespass) drain(t *testing.T) (n int) {
 	t.Helper()
 	for x.arrived(t, silence) {
 		n++
@@ -101,9 +101,9 @@ func newUpgraded(t *testing.T) (*upgraded, *labtest.Process) {
 	s.publishEveryKind(t)
 	s.succeed(t, "add --quiet tcp 8090 172.30.0.2:80 --ttl 1h --name leased")
 	u := &upgraded{top: top, s: s, trespass: startTrespass(t, top)}
-	require.True(t, u.trespass.arrived(t, patience), "without a guard they arrive")
+	require.True(t, u.trespass.arrived(t, answerTimeout), "without a guard they arrive")
 	s.succeed(t, "network create inside 172.30.0.0/24")
-	u.trespass.settle(t)
+	u.trespass.drain(t)
 	for _, network := range []string{"tcp", "udp"} {
 		u.calls = append(u.calls, startCallers(t, top.Client, network, "192.0.2.1:8080"), startCallers(t, top.Client, network, "192.0.2.1:8083"))
 		for _, port := range []int{8080, 8083} {
@@ -130,7 +130,7 @@ func (u *upgraded) check(t *testing.T, before uint32) {
 		done := c.end(t)
 		require.Zero(t, c.refused+c.broken+c.lost, "%s: %v", c, done)
 	}
-	require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
+	require.LessOrEqual(t, u.trespass.drain(t), instant, "the guard was open")
 	require.False(t, u.trespass.arrived(t, silence))
 	u.trespass.end(t)
 	require.Regexp(t, `tcp +8090 +172.30.0.2:80 +leased +yes +in (1h|59m)`, u.s.succeed(t, "ls"))
@@ -145,19 +145,19 @@ func TestUpgrade(t *testing.T) {
 	daemon.Kill()
 	for range 3 {
 		age(t, u.top.Host)
-		u.trespass.settle(t) // nft(8) loads it, not we
+		u.trespass.drain(t) // nft(8) loads it, not we
 		require.NotEqual(t, u.intact, listed(t, u.top.Host))
 		before := generation(t, u.top.Host)
 		next := u.s.serve(t)
 		require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
-		require.LessOrEqual(t, u.trespass.settle(t), instant, "the guard was open")
+		require.LessOrEqual(t, u.trespass.drain(t), instant, "the guard was open")
 		require.Contains(t, next.Output(), `it is of an earlier version: its comment is \"nftnat schema 1\"`)
 		require.Equal(t, u.intact, listed(t, u.top.Host))
 		require.NoError(t, next.Signal(unix.SIGTERM))
 		require.Zero(t, next.Wait(), next.Output())
 	}
 	age(t, u.top.Host)
-	u.trespass.settle(t)
+	u.trespass.drain(t)
 	before := generation(t, u.top.Host)
 	u.s.serve(t)
 	u.check(t, before)

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// askTime bounds a question whose context has no deadline: a lost SYN is
-	// sent again after one second and after three (RFC 6298, section 2).
+	// askTime is the time-out if the context has no deadline: a lost SYN is sent again
+	// after one second and after three (RFC 6298, section 2).
 	askTime = 15 * time.Second
 	// askTries is how often a datagram is sent before it counts as unanswered.
 	askTries = 3
@@ -31,13 +31,13 @@ const (
 // Ask connects from inside ns to one of this package's servers, by TCP or UDP
 // ("tcp", "udp", or either with a 4 or 6 behind it), and returns the name that
 // answered and the client's address as the server sees it. With TCP it also
-// has some bytes echoed and checks that half-closing works both ways. A zero
-// from leaves local address and port to the kernel.
+// has some bytes echoed and checks that half-closing works both ways. If from
+// is zero, the kernel chooses the local address and port.
 //
 // The error is syscall.ECONNREFUSED where the port is closed, and
-// os.ErrDeadlineExceeded (whose Timeout method is true) where nothing answers
-// before ctx's deadline, or within 15 seconds if it has none. A datagram is sent
-// three times at most; with a short deadline the tries come closer together.
+// os.ErrDeadlineExceeded (whose Timeout method is true) where nothing answers before the
+// deadline of ctx, or within 15 seconds if it has none. A datagram is sent at most three
+// times before the deadline.
 func Ask(ctx context.Context, ns *NS, network, addr string, from netip.AddrPort) (name string, peer netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -51,7 +51,7 @@ func Ask(ctx context.Context, ns *NS, network, addr string, from netip.AddrPort)
 		return "", netip.AddrPort{}, deadline(ctx, err)
 	}
 	defer func() { _ = c.Close() }()
-	// Cancelling wakes whatever the connection waits for.
+	// When ctx is cancelled, reads and writes return.
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
@@ -72,8 +72,8 @@ func Ask(ctx context.Context, ns *NS, network, addr string, from netip.AddrPort)
 	return parseWhoami(string(line))
 }
 
-// deadline makes err say what ctx was ended by: package net has two errors for
-// a time-out, and one of them also for a context that was cancelled.
+// deadline returns the error for the way in which ctx ended: package net has two errors
+// for a time-out, and returns one of them for a cancelled context as well.
 func deadline(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):

@@ -9,9 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// subnet is the text of a prefix whose addresses are numbered by their last
-// byte. Outside, the plan uses nothing but blocks set aside for documentation
-// (RFC 5737, RFC 3849).
+// subnet is the text of a prefix whose addresses differ in their last byte. The networks
+// outside the host are blocks for documentation (RFC 5737, RFC 3849).
 type subnet string
 
 const (
@@ -35,16 +34,15 @@ func (s subnet) at(n byte) netip.Addr {
 	return a
 }
 
-// host returns the same address with the length of the prefix, as an interface
-// is given it.
+// host returns the same address with the length of the prefix.
 func (s subnet) host(n byte) netip.Prefix { return netip.PrefixFrom(s.at(n), s.prefix().Bits()) }
 
 // machine is a namespace with one interface, eth0.
 type machine struct {
 	name   string
-	ns     **NS      // the field of the topology it goes to
+	ns     **NS      // the field of the topology
 	net    [2]subnet // IPv4 and IPv6 of eth0
-	number byte      // last byte of its addresses; the host's, its gateway, is 1
+	number byte      // last byte of its addresses; 1 is the host, its gateway
 	part   Parts     // zero: always built
 	routes [2]netip.Prefix
 }
@@ -115,8 +113,8 @@ func build(t *Topology, o Options) error {
 	return waitUp(t.Namespaces())
 }
 
-// buildSwitch makes the namespace that is the LAN's switch. Its frames are
-// nobody's business: netfilter does not see them.
+// buildSwitch makes the namespace that is the LAN's switch. Netfilter does not see its
+// frames.
 func buildSwitch(t *Topology) error {
 	var err error
 	if t.Switch, err = New("switch"); err != nil {
@@ -147,7 +145,7 @@ func plugLAN(t *Topology) error {
 				return err
 			}
 		}
-		// The other end exists only now; the rest of the host's do already.
+		// This end of the host's did not exist before.
 		return withHandle(t.Host, func(h *netlink.Handle) error {
 			return configureLink(h, HostLAN, hostLANAddrs()...)
 		})
@@ -158,8 +156,8 @@ func hostLANAddrs() []netip.Prefix {
 	return []netip.Prefix{lan4.host(1), lan4.host(9), lan6.host(1), lan6.host(9)}
 }
 
-// buildHost gives the host its interfaces, all but the one to the switch, and
-// the other ends of them to the machines.
+// buildHost makes the host's interfaces, except the one to the switch, and their other
+// ends in the machines.
 func buildHost(t *Topology, o Options) error {
 	return withHandle(t.Host, func(h *netlink.Handle) error {
 		if err := addBridge(h, HostBridge, inside4.host(1), inside6.host(1)); err != nil {
@@ -202,7 +200,7 @@ func buildHost(t *Topology, o Options) error {
 	})
 }
 
-// buildMachine gives a machine's interface its addresses and routes.
+// buildMachine adds the addresses and routes of a machine's interface.
 func buildMachine(m machine) error {
 	return withHandle(*m.ns, func(h *netlink.Handle) error {
 		if err := configureLink(h, MachineLink, m.net[0].host(m.number), m.net[1].host(m.number)); err != nil {

@@ -27,8 +27,8 @@ func EchoHTTP(ns *NS, name, addr string) (*Server, error) {
 			}
 			_, _ = io.WriteString(w, whoami(name, peer))
 		}),
-		// Close does not wait for the goroutines of connections; their states
-		// tell when they begin and end.
+		// Close does not wait for the goroutines of connections. Their states show when
+		// they begin and end.
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:

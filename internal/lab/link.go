@@ -31,8 +31,8 @@ func withHandle(n *NS, fn func(*netlink.Handle) error) error {
 func addBridge(h *netlink.Handle, name string, addrs ...netip.Prefix) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	// A bridge without an address of its own takes the lowest of its ports',
-	// and changes it under everybody's neighbour tables when a port comes.
+	// Otherwise the bridge has the lowest address of its ports, which changes when a port
+	// is added, while neighbours have the old one in their tables.
 	attrs.HardwareAddr = hardwareAddr(name)
 	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return fmt.Errorf("add bridge %s: %w", name, err)
@@ -47,7 +47,7 @@ func hardwareAddr(name string) net.HardwareAddr {
 	return net.HardwareAddr{2, 0, byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
 }
 
-// addVeth makes a pair of interfaces, one in h's namespace and one in another.
+// addVeth makes a pair of interfaces, one in the namespace of h and one in peer.
 func addVeth(h *netlink.Handle, name string, peer *NS, peerName string) error {
 	rc, err := peer.file.SyscallConn()
 	if err != nil {

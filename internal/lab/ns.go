@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NS is a network namespace that nothing but this process refers to. It ends
-// when it is closed and the last socket made in it is. Make one with [New].
+// NS is a network namespace that only this process refers to. It ends when it and the last
+// socket made in it are closed. Make one with [New].
 // All methods may be called from several goroutines at once.
 type NS struct {
-	// V4 and V6 are the namespace's own addresses where [Build] gave it some:
-	// for the host those on the LAN. The zero Addr in what [New] makes.
+	// V4 and V6 are the addresses that [Build] gave it; those of the host are on the LAN.
+	// They are the zero Addr in a namespace that [New] made.
 	V4, V6 netip.Addr
 
 	name string
@@ -27,12 +27,11 @@ type NS struct {
 	path string
 }
 
-// New makes a network namespace whose only interface is lo, up, and whose
-// settings are the kernel's defaults whatever those of this machine are:
-// forwarding off, no reverse path filter, no duplicate address detection (an
-// address can be used as soon as it is added). The name is for messages, and
-// is what the servers of this package call themselves by; it need not be
-// unique, and must not hold white space.
+// New makes a network namespace whose only interface is lo, up. Its settings do not depend
+// on those of this machine: forwarding off, no reverse path filter, and no duplicate
+// address detection, so that an address can be used as soon as it is added. The name is
+// for messages and for the answers of this package's servers. It need not be unique, and
+// must have no white space.
 //
 // Without CAP_SYS_ADMIN the error is fs.ErrPermission.
 func New(name string) (*NS, error) {
@@ -55,9 +54,9 @@ func New(name string) (*NS, error) {
 	return n, nil
 }
 
-// defaults are the settings that a new namespace does not get from the kernel:
-// with net.core.devconf_inherit_init_net=0, IPv4's are copied from the first
-// namespace, so that a machine with Docker on it hands out ip_forward=1
+// defaults are settings for which a new namespace does not have the kernel's defaults:
+// with net.core.devconf_inherit_init_net=0, those of IPv4 are copied from the first
+// namespace, so that they are ip_forward=1 on a machine with Docker
 // (Documentation/admin-guide/sysctl/net.rst). accept_dad has to be off for
 // "all" and for "default" both (net/ipv6/addrconf.c, addrconf_dad_begin).
 var defaults = []struct{ key, value string }{
@@ -95,12 +94,12 @@ func (n *NS) Name() string { return n.name }
 // String returns the name the namespace was made with.
 func (n *NS) String() string { return n.name }
 
-// Path returns a path by which this process and its children can open the
-// namespace, for as long as it is not closed: /proc/PID/fd/N.
+// Path returns a path by which this process and its children can open the namespace until
+// it is closed: /proc/PID/fd/N.
 func (n *NS) Path() string { return n.path }
 
-// Close gives the namespace up. It lives on while there are sockets or
-// processes in it. A second Close does nothing.
+// Close closes the namespace. It stays while there are sockets or processes in it. A second
+// Close does nothing.
 func (n *NS) Close() error {
 	if err := n.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close network namespace %s: %w", n.name, err)

@@ -12,10 +12,9 @@ import (
 	"sync"
 )
 
-// Server is one of this package's servers, running. Each of its answers starts
-// with a line "NAME PEER", where PEER is the client's address and port as the
-// server sees them, by which a test tells which backend answered and whether
-// the source address was kept.
+// Server is a running server of this package. Each of its answers starts with a line "NAME
+// PEER", where PEER is the client's address and port as the server sees them. It shows a
+// test which backend answered and whether the source address was kept.
 type Server struct {
 	addr netip.AddrPort
 	stop func() error // makes every goroutine in wg end
@@ -58,8 +57,7 @@ func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// addrPort returns a's value. Only addresses of package net's own TCP and UDP
-// sockets come here, which all have one.
+// addrPort returns the value of a TCP or UDP address of package net.
 func addrPort(a net.Addr) netip.AddrPort {
 	if v, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
 		return v.AddrPort()
@@ -67,15 +65,15 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// closers is a set of open things that can be closed all at once, after which
-// what is added is closed at once.
+// closers is a set of open things that are closed together. What is added after that is
+// closed at once.
 type closers struct {
 	mu     sync.Mutex
 	closed bool
 	set    map[io.Closer]struct{}
 }
 
-// add reports whether c was taken in; if not, it is closed.
+// add reports whether c was added. If not, it is closed.
 func (cs *closers) add(c io.Closer) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

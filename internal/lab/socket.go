@@ -42,8 +42,7 @@ func (n *NS) Listen(network, addr string) (net.Listener, error) {
 }
 
 // ListenPacket announces on a datagram address (network udp, udp4 or udp6)
-// inside the namespace, and families are as with [NS.Listen]. The result is a
-// *net.UDPConn.
+// inside the namespace, with the families of [NS.Listen]. The result is a *net.UDPConn.
 func (n *NS) ListenPacket(network, addr string) (net.PacketConn, error) {
 	var c net.PacketConn
 	err := n.Do(func() error {
@@ -67,10 +66,9 @@ func (n *NS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return n.DialFrom(ctx, network, addr, netip.AddrPort{})
 }
 
-// DialFrom connects from a given local address inside the namespace. A zero
-// address or port leaves that to the kernel. A port that an earlier connection
-// left in TIME_WAIT can be had again, though the kernel may take a second over
-// it.
+// DialFrom connects from a given local address inside the namespace. The kernel chooses
+// the address or port that is zero. A port that an earlier connection left in TIME_WAIT
+// can be used again, though the kernel may need a second for that.
 func (n *NS) DialFrom(ctx context.Context, network, addr string, from netip.AddrPort) (net.Conn, error) {
 	var c net.Conn
 	err := n.Do(func() error {

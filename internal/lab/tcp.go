@@ -44,8 +44,7 @@ func (e *echoTCP) accept() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			// Only out of descriptors is left, with which a laboratory is
-			// not meant to go on: the test at fault sees refused clients.
+			// The process is out of descriptors. The test sees refused clients.
 			_ = e.listener.Close()
 			return
 		}
@@ -60,6 +59,5 @@ func (e *echoTCP) echo(c net.Conn) {
 	if _, err := io.WriteString(c, whoami(e.name, addrPort(c.RemoteAddr()))); err != nil {
 		return
 	}
-	// When all is read and echoed there is nothing left to do but to close.
 	_, _ = io.Copy(c, c)
 }

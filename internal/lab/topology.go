@@ -23,8 +23,8 @@ const (
 	PartBackend2
 	PartNeighbour
 	PartFar
-	// PartOther is a second bridge with a machine behind it. It is for tests of what
-	// two networks may know of each other, and has to be asked for.
+	// PartOther is a second bridge with a machine behind it, for tests of two networks. It
+	// is not in PartAll.
 	PartOther
 
 	// PartAll is all but PartOther.
@@ -45,25 +45,24 @@ func (p Parts) String() string {
 	return strings.Join(words, ",")
 }
 
-// Options says what [Build] builds. The zero value is everything there is, with
-// the host as the kernel makes one: not forwarding.
+// Options says what [Build] builds. The zero value is PartAll with the kernel's defaults:
+// the host does not forward.
 type Options struct {
 	// Parts is what to build. Zero means [PartAll]; client and host are always
 	// there.
 	Parts Parts
 
-	// Forwarding switches IPv4 and IPv6 forwarding on in the host. False means
-	// that it is off, and whoever publishes ports has to see to it.
+	// Forwarding turns on IPv4 and IPv6 forwarding in the host. False leaves it off, so
+	// that the test has to turn it on.
 	Forwarding bool
 
-	// BridgeNF sends what crosses the host's bridge through netfilter's IP
-	// hooks (net.bridge.bridge-nf-call-iptables and -ip6tables). False switches
-	// that off. True on a kernel without br_netfilter is an error
+	// BridgeNF sends bridged frames of the host through netfilter's IP hooks
+	// (net.bridge.bridge-nf-call-iptables and -ip6tables). False turns that off. True on a kernel without br_netfilter is an error
 	// (errors.ErrUnsupported).
 	BridgeNF bool
 
-	// Hairpin lets the host's bridge send a frame out of the port it came in
-	// by. False is the kernel's default.
+	// Hairpin lets the host's bridge send a frame out of the port by which it came in.
+	// False is the kernel's default.
 	Hairpin bool
 }
 
@@ -82,7 +81,7 @@ const (
 )
 
 // Topology is a small network of namespaces around a host that publishes
-// ports. What the options left out is nil. Its fields must not be changed.
+// ports. Parts that were not built are nil. Do not change its fields.
 //
 //	client 192.0.2.2 ──┐                      ┌── backend1 172.30.0.2
 //	                   switch ─── HOST ─── br0 ┤
@@ -95,8 +94,8 @@ const (
 // fd00:31::/64 behind br1, 2001:db8:2::/64 the far network, with the same last
 // numbers.
 //
-// Client, backends, other and far have a default route by the host. The neighbour
-// has none, but it knows the way to the inside, as an attacker on the LAN would.
+// Client, backends, other and far have a default route by the host. The neighbour has only
+// a route to the inside, as an attacker on the LAN would.
 type Topology struct {
 	Client    *NS // 192.0.2.2, 2001:db8:1::2
 	Host      *NS // the machine under test; V4, V6 are 192.0.2.1, 2001:db8:1::1
@@ -118,7 +117,7 @@ type Topology struct {
 	OtherNet4, OtherNet6 netip.Prefix // 172.31.0.0/24, fd00:31::/64
 }
 
-// Build makes a topology, ready to use when it returns: every address answers.
+// Build makes a topology. When it returns, every address answers.
 // It needs CAP_SYS_ADMIN and CAP_NET_ADMIN (fs.ErrPermission without), and the
 // bridge and veth drivers.
 func Build(o Options) (*Topology, error) {
@@ -152,8 +151,8 @@ func (t *Topology) Namespaces() []*NS {
 	return built
 }
 
-// Close closes every namespace. Servers and connections in them are not
-// stopped, but have nobody to talk to. A second Close does nothing.
+// Close closes every namespace. It does not stop servers and connections in them. A second
+// Close does nothing.
 func (t *Topology) Close() error {
 	var errs []error
 	for _, n := range t.Namespaces() {
@@ -162,10 +161,10 @@ func (t *Topology) Close() error {
 	return errors.Join(errs...)
 }
 
-// SetBridgeNF changes what [Options].BridgeNF says.
+// SetBridgeNF changes the setting of [Options].BridgeNF.
 func (t *Topology) SetBridgeNF(on bool) error { return setBridgeNF(t.Host, on) }
 
-// SetForwarding changes what [Options].Forwarding says.
+// SetForwarding changes the setting of [Options].Forwarding.
 func (t *Topology) SetForwarding(on bool) error {
 	return errors.Join(
 		t.Host.Sysctl("net.ipv4.ip_forward", digit(on)),
@@ -173,9 +172,9 @@ func (t *Topology) SetForwarding(on bool) error {
 	)
 }
 
-// RouteLoopback turns a machine into an attacker: it sends what is for 127.0.0.0/8
-// and ::1 to the host, as any machine on a LAN can, and accepts the answers. Its own
-// loopback addresses are gone afterwards.
+// RouteLoopback turns a machine into an attacker: it routes 127.0.0.0/8 and ::1 to the
+// host, as any machine on a LAN can, and accepts the answers. It loses its own loopback
+// addresses.
 func (t *Topology) RouteLoopback(attacker *NS) error {
 	if err := attacker.Sysctl("net.ipv4.conf.all.route_localnet", "1"); err != nil {
 		return err

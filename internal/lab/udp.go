@@ -18,8 +18,8 @@ const maxDatagram = 65507
 
 // EchoUDP starts a server on a UDP address inside ns. Each datagram is answered
 // with one that holds the line "NAME PEER" and the payload, cut at 65,507 bytes
-// together. The answer comes from the address that was asked, also where the
-// server listens on all of them.
+// together. The answer comes from the address to which the datagram was sent, also if the
+// server listens on all addresses.
 func EchoUDP(ns *NS, name, addr string) (*Server, error) {
 	pc, err := ns.ListenPacket("udp", addr)
 	if err != nil {
@@ -44,20 +44,19 @@ func echoUDP(c *net.UDPConn, name string) {
 	for {
 		n, oobn, _, peer, err := c.ReadMsgUDPAddrPort(buf, oob)
 		if err != nil {
-			// A socket that is not connected gets no ICMP errors: it is closed.
+			// A socket that is not connected gets no ICMP errors, so it is closed.
 			return
 		}
 		out = append(out[:0], whoami(name, peer)...)
 		out = append(out, buf[:n]...)
-		// An answer that cannot be sent (the client is gone, its route too) is
-		// a lost datagram to the client, like any other.
+		// An answer that cannot be sent is a lost datagram to the client.
 		_, _, _ = c.WriteMsgUDPAddrPort(out[:min(len(out), maxDatagram)], source(oob[:oobn]), peer)
 	}
 }
 
 // wantDestination asks for the destination address of each datagram as a
-// control message. A socket on all addresses is an IPv6 one, always, and
-// reports IPv4 as mapped addresses, and takes them back so
+// control message. A socket on all addresses is always an IPv6 socket. It reports IPv4
+// addresses as mapped ones, and accepts these
 // (net/ipv6/datagram.c, ip6_datagram_recv_common_ctl; net/ipv4/ip_sockglue.c,
 // ip_cmsg_send).
 func wantDestination(c *net.UDPConn) error {
@@ -72,8 +71,8 @@ func wantDestination(c *net.UDPConn) error {
 	return errors.Join(err, set)
 }
 
-// source turns the control messages of a datagram into those that send the
-// answer from where it went; nil if there are none.
+// source returns the control messages that send the answer from the address to which the
+// datagram was sent; nil if there are none.
 func source(oob []byte) []byte {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -82,7 +81,7 @@ func source(oob []byte) []byte {
 	for _, m := range msgs {
 		if m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo {
 			// struct in6_pktinfo: address, interface. The interface matters
-			// only to an address with a zone, which the peer's carries.
+			// only to an address with a zone, which the peer's has.
 			return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: [16]byte(m.Data[:16])})
 		}
 	}

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// upTime bounds the wait for the kernel to notice what it has been told.
+// upTime bounds the wait for links and addresses to come up.
 const upTime = 30 * time.Second
 
-// waitUp waits until every interface of the namespaces carries packets and
-// every address can be found. The kernel leaves both to work queues, which are
-// in no hurry; and where the first ARP request or neighbour solicitation is
-// lost, the next comes after a second (RFC 4861, section 10, RETRANS_TIMER).
+// waitUp waits until every interface of the namespaces carries packets and every address
+// answers. The kernel does both in work queues, some time later. If the first ARP request
+// or neighbour solicitation is lost, the next one comes after a second (RFC 4861, section
+// 10, RETRANS_TIMER).
 func waitUp(namespaces []*NS) error {
 	end := time.Now().Add(upTime)
 	for _, n := range namespaces {
@@ -28,7 +28,7 @@ func waitUp(namespaces []*NS) error {
 			return err
 		}
 	}
-	// Link-local addresses come when the link does, so they are all there now.
+	// All links are up, so all link-local addresses are there.
 	for _, n := range namespaces {
 		if err := n.waitGroups(end); err != nil {
 			return fmt.Errorf("set up %s: %w", n.name, err)
@@ -37,7 +37,7 @@ func waitUp(namespaces []*NS) error {
 	return nil
 }
 
-// until calls done, less and less often, until it says true or fails.
+// until calls done, with growing pauses, until it returns true or an error.
 func until(end time.Time, what string, done func() (bool, error)) error {
 	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		ok, err := done()
@@ -51,10 +51,9 @@ func until(end time.Time, what string, done func() (bool, error)) error {
 	}
 }
 
-// waitLinks waits for the links. That both ends of a wire are up is not enough:
-// the kernel tells its own queueing disciplines, bridges and IPv6 of it later
-// (net/core/link_watch.c). Asking for a link by its name hurries it along since
-// Linux 6.7; before, asking again is all there is.
+// waitLinks waits for the links. It is not enough that both ends of a wire are up: queueing
+// disciplines, bridges and IPv6 in the kernel learn that later (net/core/link_watch.c).
+// Since Linux 6.7, reading a link by its name makes that happen at once.
 func waitLinks(h *netlink.Handle, end time.Time) error {
 	links, err := h.LinkList()
 	if err != nil {
@@ -72,8 +71,8 @@ func waitLinks(h *netlink.Handle, end time.Time) error {
 	return nil
 }
 
-// plugged returns the names of what has a wire in it, bridges after their
-// ports, as a bridge is up when one of those is.
+// plugged returns the names of veth interfaces, and then those of bridges with ports: a
+// bridge is up when one of its ports is.
 func plugged(links []netlink.Link) (names []string) {
 	masters := make(map[int]bool)
 	for _, l := range links {
@@ -90,9 +89,9 @@ func plugged(links []netlink.Link) (names []string) {
 	return names
 }
 
-// waitGroups waits until the namespace listens for solicitations of each of
-// its IPv6 addresses. It joins the groups in the work that would detect
-// duplicates, even where there is no detection (net/ipv6/addrconf.c,
+// waitGroups waits until the namespace listens for solicitations of each of its IPv6
+// addresses. The kernel joins these groups where it would detect duplicates, even if
+// detection is off (net/ipv6/addrconf.c,
 // addrconf_dad_begin).
 func (n *NS) waitGroups(end time.Time) error {
 	return n.Do(func() error {

@@ -18,9 +18,8 @@ type End struct {
 	Addrs []netip.Prefix // its addresses, with the length of the wire's prefix
 }
 
-// Wire joins two namespaces by a wire of their own, beside those that [Build] made:
-// for networks that are farther away, or narrower, than its. When it returns, both
-// ends answer.
+// Wire connects two namespaces by a wire in addition to those of [Build], for networks
+// that are farther away or have a smaller MTU. When it returns, both ends answer.
 func Wire(a, b End) error {
 	err := withHandle(a.NS, func(h *netlink.Handle) error { return addVeth(h, a.Link, b.NS, b.Link) })
 	if err != nil {
@@ -40,7 +39,7 @@ func Wire(a, b End) error {
 	return waitUp([]*NS{a.NS, b.NS})
 }
 
-// setMTU leaves an interface as it is where mtu is zero.
+// setMTU does nothing if mtu is zero.
 func setMTU(h *netlink.Handle, name string, mtu int) error {
 	if mtu == 0 {
 		return nil

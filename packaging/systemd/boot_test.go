@@ -92,7 +92,7 @@ func TestUnits(t *testing.T) {
 	through.end(t)
 	_, err = io.WriteString(open, "still here\n")
 	require.NoError(t, err)
-	require.NoError(t, open.SetDeadline(time.Now().Add(labtest.Patient(30*time.Second))))
+	require.NoError(t, open.SetDeadline(time.Now().Add(labtest.Stretch(30*time.Second))))
 	line, err := lines.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "still here\n", line)
@@ -148,7 +148,7 @@ func requireNoComplaint(t *testing.T, m *boottest.Machine) {
 // await waits until something has happened.
 func await(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	require.Eventually(t, happened, labtest.Patient(30*time.Second), 20*time.Millisecond, what)
+	require.Eventually(t, happened, labtest.Stretch(30*time.Second), 20*time.Millisecond, what)
 }
 
 // load is one connection after another.

@@ -90,7 +90,7 @@ func echoes(t *testing.T, ns *lab.NS, address string, size int) {
 	c, err := ns.Dial(t.Context(), "tcp", address)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
-	require.NoError(t, c.SetDeadline(time.Now().Add(labtest.Patient(time.Minute))))
+	require.NoError(t, c.SetDeadline(time.Now().Add(labtest.Stretch(time.Minute))))
 	sent := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(sent)
 	var writing sync.WaitGroup

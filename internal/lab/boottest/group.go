@@ -53,7 +53,7 @@ func newGroup(tb testing.TB, dir string) *os.File {
 // removeGroup removes a control group and those below it. The kernel lets go of one a
 // moment after its last process has ended.
 func removeGroup(path string) error {
-	deadline := time.Now().Add(labtest.Patient(10 * time.Second))
+	deadline := time.Now().Add(labtest.Stretch(10 * time.Second))
 	for {
 		err := removeGroupOnce(path)
 		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {

@@ -49,7 +49,7 @@ func Boot(tb testing.TB, ns *lab.NS, files map[string]string) *Machine {
 	m := &Machine{NS: ns, tb: tb}
 	dir := tb.TempDir()
 	m.mountRoot(dir)
-	m.furnish()
+	m.resetFiles()
 	for to, from := range files {
 		m.Copy(from, to)
 	}
@@ -154,8 +154,8 @@ var masked = []string{
 	"systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
 }
 
-// furnish makes the files of the host those of a machine that has just been installed.
-func (m *Machine) furnish() {
+// resetFiles makes the files of the host those of a machine that has just been installed.
+func (m *Machine) resetFiles() {
 	m.tb.Helper()
 	const units = "etc/systemd/system"
 	var errs []error
@@ -183,7 +183,7 @@ func (m *Machine) furnish() {
 // awaitBoot waits until the machine is up.
 func (m *Machine) awaitBoot() {
 	m.tb.Helper()
-	deadline := time.Now().Add(labtest.Patient(bootTimeout))
+	deadline := time.Now().Add(labtest.Stretch(bootTimeout))
 	for {
 		select {
 		case <-m.init.Done():
@@ -195,7 +195,7 @@ func (m *Machine) awaitBoot() {
 			return
 		}
 		if time.Now().After(deadline) {
-			m.tb.Fatalf("the machine has not booted in %s: %s%s", labtest.Patient(bootTimeout), state.Stdout, state.Stderr)
+			m.tb.Fatalf("the machine has not booted in %s: %s%s", labtest.Stretch(bootTimeout), state.Stdout, state.Stderr)
 		}
 	}
 }
@@ -310,7 +310,7 @@ func (m *Machine) Shutdown() {
 	r := m.Run("systemctl", "--no-block", "poweroff")
 	select {
 	case <-m.init.Done():
-	case <-time.After(labtest.Patient(bootTimeout)):
+	case <-time.After(labtest.Stretch(bootTimeout)):
 		m.tb.Fatalf("the machine has not shut down: %s%s", r.Stdout, r.Stderr)
 	}
 }

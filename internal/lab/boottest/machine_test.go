@@ -41,7 +41,7 @@ func TestBoot(t *testing.T) {
 	m.Write("/etc/systemd/system/greet.service", "[Service]\nUser=nobody\nExecStart=echo hello\n", 0o644)
 	m.Exec("systemctl", "daemon-reload")
 	m.Exec("systemctl", "start", "greet")
-	require.Eventually(t, func() bool { return m.Property("greet", "ActiveState") == "inactive" }, labtest.Patient(30*time.Second), 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.Property("greet", "ActiveState") == "inactive" }, labtest.Stretch(30*time.Second), 10*time.Millisecond)
 	require.Equal(t, "success", m.Property("greet", "Result"))
 	require.Contains(t, m.Journal("greet"), "hello\n")
 	require.Equal(t, "nobody\n", m.As("nobody", "id", "-nu").Stdout)

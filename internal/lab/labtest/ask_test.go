@@ -50,17 +50,17 @@ func TestAskUDPRetries(t *testing.T) {
 	pc, err := ns.ListenPacket("udp", "127.0.0.1:53")
 	require.NoError(t, err)
 	done := make(chan int)
-	go func() { done <- deafUDP(pc) }()
+	go func() { done <- ignoreFirstUDP(pc) }()
 	name, peer, err := lab.Ask(context.Background(), ns, "udp", "127.0.0.1:53", netip.AddrPort{})
 	require.NoError(t, err)
-	require.Equal(t, "deaf", name)
+	require.Equal(t, "slow", name)
 	require.Equal(t, "192.0.2.7:7", peer.String())
 	require.NoError(t, pc.Close())
 	require.Equal(t, 2, <-done)
 }
 
-// deafUDP answers every datagram but the first, and returns how many came.
-func deafUDP(pc net.PacketConn) int {
+// ignoreFirstUDP answers every datagram but the first, and returns how many came.
+func ignoreFirstUDP(pc net.PacketConn) int {
 	buf := make([]byte, 2000)
 	for heard := 0; ; heard++ {
 		n, from, err := pc.ReadFrom(buf)
@@ -68,7 +68,7 @@ func deafUDP(pc net.PacketConn) int {
 			return heard
 		}
 		if heard > 0 {
-			_, _ = pc.WriteTo(append([]byte("deaf 192.0.2.7:7\n"), buf[:n]...), from)
+			_, _ = pc.WriteTo(append([]byte("slow 192.0.2.7:7\n"), buf[:n]...), from)
 		}
 	}
 }

@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package labtest makes laboratories of package lab for tests: it puts the
-// whole test binary into namespaces of its own, and ties what a test builds to
-// the end of the test.
+// Package labtest uses package lab in tests: it runs the whole test binary in namespaces
+// of its own, and closes what a test builds when the test ends.
 //
 //	func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 //
@@ -18,26 +17,21 @@
 // # Privilege
 //
 // Root is not needed where the kernel lets users make user namespaces. Where
-// there is neither, tests skip, saying why; with NFTNAT_TEST_NETNS=require in
-// the environment, as in continuous integration, they fail instead, so that
-// skips cannot go unseen for ever.
+// there is neither, tests are skipped with the reason. With NFTNAT_TEST_NETNS=require in
+// the environment, as in continuous integration, they fail instead.
 //
 // # Concurrency
 //
-// Functions that take a testing.TB end the test when something is wrong, so
-// they belong in the goroutine of the test. Parallel tests may each have their
-// topology, but [LeakCheck] is not for them.
+// Functions that take a testing.TB call its FailNow, so call them in the goroutine of the
+// test. Parallel tests may each have a topology, but must not use [LeakCheck].
 //
 // # Be aware
 //
-// In a user namespace root is not quite root: there is one user, 0, and what
-// asks for a capability in the first user namespace (SO_RCVBUFFORCE beyond the
-// limits, nice, most of bpf(2)) is refused.
+// In a user namespace there is one user, 0, and calls that need a capability in the first
+// user namespace (SO_RCVBUFFORCE beyond the limits, nice, most of bpf(2)) are refused.
 //
-// /run is covered by an empty file system, for the tests alone; what the
-// machine keeps there (resolvers' and daemons' sockets) is out of sight, unless
-// the tests themselves run from below /run.
+// /run is an empty file system for the tests, without the machine's own sockets, unless the
+// tests themselves run from below /run.
 //
-// A process left behind by a command that a test ran (a daemon that detached
-// itself) is the test's to end.
+// A test has to end the processes that its commands leave behind, such as daemons.
 package labtest

@@ -18,9 +18,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// pipePatience is how long a command's output is waited for after it ended: a
-// daemon it left behind may hold the pipe for ever.
-const pipePatience = 2 * time.Second
+// pipeTimeout bounds the wait for the output of a command that has ended: a daemon that it
+// left behind may keep the pipe open.
+const pipeTimeout = 2 * time.Second
 
 // Result is how a command ended and what it wrote.
 type Result struct {
@@ -28,15 +28,14 @@ type Result struct {
 	Code           int // exit status; -1 if a signal ended it
 }
 
-// Exec runs a command inside ns, returns its standard output, and fails the
-// test with its standard error unless the exit status is 0. The program is
-// looked for as by [Tool].
+// Exec runs a command inside ns and returns its standard output. Unless the exit status is
+// 0, it fails the test with the standard error. It finds the program as [Tool] does.
 func Exec(tb testing.TB, ns *lab.NS, name string, args ...string) string {
 	tb.Helper()
 	return must(tb, ns, Run(tb, ns, exec.Command(Tool(tb, name), args...)), name, args)
 }
 
-// ExecInput is [Exec] with something on the command's standard input.
+// ExecInput is [Exec] with standard input.
 func ExecInput(tb testing.TB, ns *lab.NS, input, name string, args ...string) string {
 	tb.Helper()
 	cmd := exec.Command(Tool(tb, name), args...)
@@ -59,8 +58,8 @@ func Run(tb testing.TB, ns *lab.NS, cmd *exec.Cmd) Result {
 	tb.Helper()
 	var stdout, stderr bytes.Buffer
 	prepare(cmd, &stdout, &stderr)
-	// Children are made in the namespace of the thread that forks; and they
-	// are killed when that thread ends, which therefore waits for them.
+	// A child is in the namespace of the thread that forks, and is killed when that thread
+	// ends. So the thread waits for it.
 	err := ns.Do(cmd.Run)
 	if err := unexpected(err); err != nil {
 		tb.Fatalf("%s: %s: %v\n%s", ns, cmd, err, stderr.String())
@@ -68,7 +67,7 @@ func Run(tb testing.TB, ns *lab.NS, cmd *exec.Cmd) Result {
 	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
 }
 
-// prepare sets what a command leaves open.
+// prepare sets those fields of a command that are not set.
 func prepare(cmd *exec.Cmd, stdout, stderr interface{ Write([]byte) (int, error) }) {
 	if cmd.Stdout == nil {
 		cmd.Stdout = stdout
@@ -83,11 +82,11 @@ func prepare(cmd *exec.Cmd, stdout, stderr interface{ Write([]byte) (int, error)
 		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	}
 	if cmd.WaitDelay == 0 {
-		cmd.WaitDelay = pipePatience
+		cmd.WaitDelay = pipeTimeout
 	}
 }
 
-// unexpected is nil for what a command may well end with.
+// unexpected returns nil for errors with which a command may end.
 func unexpected(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) || errors.Is(err, exec.ErrWaitDelay) || errors.Is(err, os.ErrProcessDone) {

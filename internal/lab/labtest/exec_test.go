@@ -60,7 +60,7 @@ func TestStart(t *testing.T) {
 	labtest.LeakCheck(t)
 	ns := labtest.NewNS(t, "one")
 	p := labtest.Start(t, ns, "sh", "-c", "trap 'echo bye; exit 7' TERM; readlink /proc/self/ns/net; while :; do sleep 0.05; done")
-	require.Eventually(t, func() bool { return strings.HasSuffix(p.Output(), "\n") }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.HasSuffix(p.Output(), "\n") }, timeout, time.Millisecond)
 	require.Equal(t, inside(t, ns)+"\n", p.Output())
 	select {
 	case <-p.Done():

@@ -16,24 +16,23 @@ import (
 	"time"
 )
 
-// leakPatience is how long goroutines and descriptors get to go away.
-const leakPatience = 10 * time.Second
+// leakTimeout bounds the wait for goroutines and descriptors to end.
+const leakTimeout = 10 * time.Second
 
-// LeakCheck fails the test if, when it has ended and cleaned up, goroutines
-// run or files are open that did not and were not when LeakCheck was called.
-// Call it first, so that it looks last; not in parallel tests, where others'
-// are seen too. What ends by itself within 3 s has not leaked.
+// LeakCheck fails the test if there are goroutines or open files after its cleanup that
+// were not there when LeakCheck was called, and that do not end within 10 s. Call it
+// first, so that it checks last, and not in parallel tests, whose goroutines it would see.
 func LeakCheck(tb testing.TB) {
 	tb.Helper()
 	before := snapshot()
 	tb.Cleanup(func() {
-		if err := before.wait(Patient(leakPatience)); err != nil {
+		if err := before.wait(Stretch(leakTimeout)); err != nil {
 			tb.Error(err)
 		}
 	})
 }
 
-// things is what a process has at one moment.
+// things are the goroutines and files of a process at one moment.
 type things struct {
 	goroutines map[string]string // stack by number
 	files      map[string]string // what is open by descriptor
@@ -43,12 +42,12 @@ func snapshot() things {
 	return things{goroutines: goroutines(), files: files()}
 }
 
-// wait waits until nothing is there that is not in ts, or names it.
-func (ts things) wait(patience time.Duration) error {
-	end := time.Now().Add(patience)
+// wait waits until nothing has been added to ts, and returns what has if time runs out.
+func (ts things) wait(timeout time.Duration) error {
+	end := time.Now().Add(timeout)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		// Keep-alive connections and the pipes that package net splices
-		// through are pooled, until a collection finds them.
+		// Keep-alive connections, and the pipes of package net for splice, are in pools
+		// until a collection.
 		http.DefaultClient.CloseIdleConnections()
 		runtime.GC()
 		err := ts.compare()
@@ -75,8 +74,7 @@ func (ts things) compare() error {
 	return errors.Join(errs...)
 }
 
-// lasting are the goroutines that are there for good once they are needed:
-// of package testing, of signal.Notify, and of this function's caller.
+// lasting are goroutines that never end: of package testing and of signal.Notify.
 var lasting = []string{
 	"testing.(*M).",
 	"testing.tRunner.func",
@@ -99,7 +97,7 @@ func goroutines() map[string]string {
 	}
 	stacks := strings.Split(string(buf), "\n\n")
 	found := make(map[string]string, len(stacks))
-	// The first is the one that asks.
+	// The first is this one.
 	for _, stack := range stacks[1:] {
 		if slices.ContainsFunc(lasting, func(s string) bool { return strings.Contains(stack, s) }) {
 			continue
@@ -121,7 +119,7 @@ func files() map[string]string {
 	for _, e := range entries {
 		target, err := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
 		switch {
-		case err != nil: // the one the directory was read by
+		case err != nil: // the descriptor of the directory itself
 		case target == "anon_inode:[eventpoll]", target == "anon_inode:[eventfd]":
 		default:
 			found[e.Name()] = target

@@ -20,11 +20,11 @@ func TestLeakCheck(t *testing.T) {
 	text, how := record(t, func(tb testing.TB) {
 		tb.Helper()
 		labtest.LeakCheck(tb)
-		go loiter(release, ended)
+		go leakyWait(release, ended)
 	})
 	require.Equal(t, failed, how)
 	require.Contains(t, text, "leaked goroutine")
-	require.Contains(t, text, "loiter")
+	require.Contains(t, text, "leakyWait")
 	close(release)
 	<-ended
 
@@ -42,7 +42,7 @@ func TestLeakCheck(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-func loiter(release, ended chan struct{}) {
+func leakyWait(release, ended chan struct{}) {
 	defer close(ended)
 	<-release
 }
@@ -63,7 +63,7 @@ func TestLeakCheckWaits(t *testing.T) {
 // What was there before is not this test's business.
 func TestLeakCheckOthers(t *testing.T) {
 	release, ended := make(chan struct{}), make(chan struct{})
-	go loiter(release, ended)
+	go leakyWait(release, ended)
 	text, how := record(t, labtest.LeakCheck)
 	close(release)
 	<-ended

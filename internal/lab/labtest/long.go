@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// envLong set to 1 has tests run whole that are shortened by default.
+// envLong set to 1 makes tests run whole that are shortened by default.
 const envLong = "NFTNAT_TEST_LONG"
 
 // leftOut begins what a shortened test logs; internal/testrun looks for it.
 const leftOut = "left out: "
 
-// Long reports whether NFTNAT_TEST_LONG is 1: tests then do all that they can, however
-// long it takes. Tests call the functions below, which log what they leave out.
+// Long reports whether NFTNAT_TEST_LONG is 1. Then no test is shortened. Tests call the
+// functions below, which log what is left out.
 func Long() bool { return os.Getenv(envLong) == "1" }
 
 // LongOnly skips the test unless [Long] is set, and logs what is left out.
@@ -27,8 +27,8 @@ func LongOnly(tb testing.TB, what string) {
 	}
 }
 
-// LeaveOut reports whether a part of the test is left out, which it logs: always, unless
-// [Long] is set.
+// LeaveOut reports whether a part of the test is to be left out, that is unless [Long] is
+// set, and logs it.
 func LeaveOut(tb testing.TB, what string) bool {
 	tb.Helper()
 	if !Long() {
@@ -37,8 +37,8 @@ func LeaveOut(tb testing.TB, what string) bool {
 	return !Long()
 }
 
-// Rounds is how often a test does something: long times with [Long], else short times,
-// with a log of what is left out. What is a plural noun, such as "kills".
+// Rounds returns long with [Long] and short otherwise, and then logs how many rounds are
+// left out. The argument what is a plural noun, such as "kills".
 func Rounds(tb testing.TB, what string, short, long int) int {
 	tb.Helper()
 	if Long() || short >= long {
@@ -48,7 +48,7 @@ func Rounds(tb testing.TB, what string, short, long int) int {
 	return short
 }
 
-// RoundsOf is the number that the environment gives a name, and otherwise [Rounds].
+// RoundsOf returns the number in an environment variable, and [Rounds] if it is not set.
 func RoundsOf(tb testing.TB, name, what string, short, long int) int {
 	tb.Helper()
 	if os.Getenv(name) != "" {
@@ -57,8 +57,8 @@ func RoundsOf(tb testing.TB, name, what string, short, long int) int {
 	return Rounds(tb, what, short, long)
 }
 
-// Some returns the elements of all that a test is run for: all of them with [Long], else
-// the first and every n-th from there on, with a log of what is left out.
+// Some returns all elements with [Long], and otherwise every n-th from the first one on. It
+// logs how many are left out.
 func Some[T any](tb testing.TB, what string, n int, all []T) []T {
 	tb.Helper()
 	var some []T

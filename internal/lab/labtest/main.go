@@ -18,15 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment variables. Both of the second kind are this package's own notes:
-// a process inside inherits them, and so knows that it is.
+// Environment variables. The last two are set by this package, for the process that it
+// starts in the new namespaces.
 const (
-	// envRequire set to "require" makes what would skip a test fail it.
+	// envRequire set to "require" makes tests fail that would be skipped.
 	envRequire = "NFTNAT_TEST_NETNS"
 
-	// envInside holds the identity of the network namespace that was left.
+	// envInside holds the network namespace that was left.
 	envInside = "NFTNAT_TEST_NETNS_LEFT"
-	// envSkip holds the reason why there are no namespaces.
+	// envSkip holds the reason why no namespaces could be made.
 	envSkip = "NFTNAT_TEST_NETNS_NONE"
 )
 
@@ -35,27 +35,26 @@ const (
 //
 //	func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 //
-// Root gets a new network and a new mount namespace; everybody else gets them
-// in a new user namespace, where he is root. For that the test binary is
-// started once more, with the same arguments, files and environment (so that
-// -run, -fuzz, -count and profiles work as ever); signals are passed on to it,
-// and its exit status is returned. Inside, lo is up and /run is empty and
-// writable. After passing tests the process is checked as by [LeakCheck], and
-// what leaked makes it fail.
+// Root gets a new network and a new mount namespace. Other users get them in a new user
+// namespace, in which they are root. The test binary is started once more for that, with
+// the same arguments, files and environment, so that -run, -fuzz, -count and profiles
+// work as usual; signals are passed on to it, and its exit status is returned. Inside, lo
+// is up and /run is empty and writable. After tests that passed, the process is checked
+// for leaks as by [LeakCheck].
 //
-// Where namespaces cannot be had the tests run where they are, and those that
-// call [Require] skip with the reason, as do all examples, which cannot tell;
-// with NFTNAT_TEST_NETNS=require in the environment the result is a failure.
+// If no namespaces can be made, the tests run where they are. Those that call [Require]
+// and all examples are skipped with the reason; with NFTNAT_TEST_NETNS=require in the
+// environment they fail.
 func Main(m *testing.M) int {
 	leaveMake()
 	if os.Getenv(envSkip) != "" {
-		return run(m) // a test that starts its own binary, in such a place
+		return run(m) // started by a test, without namespaces
 	}
 	if left := os.Getenv(envInside); left != "" {
-		if left == identity() {
+		if left == netnsID() {
 			return complain("in the environment is %s, but this is still the namespace that was to be left", envInside)
 		}
-		if err := furnish(); err != nil {
+		if err := setUp(); err != nil {
 			return without(m, fmt.Errorf("set up namespace: %w", err))
 		}
 		return run(m)
@@ -67,20 +66,20 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// run runs the tests, here, and looks for what they left behind.
+// run runs the tests in this process, and checks it for leaks.
 func run(m *testing.M) int {
 	before := snapshot()
 	code := m.Run()
 	if code != 0 {
 		return code
 	}
-	if err := before.wait(Patient(leakPatience)); err != nil {
+	if err := before.wait(Stretch(leakTimeout)); err != nil {
 		return complain("after all tests: %v", err)
 	}
 	return 0
 }
 
-// without runs the tests where no namespaces can be had.
+// without runs the tests without namespaces.
 func without(m *testing.M, reason error) int {
 	if required() {
 		return complain("%v", reason)
@@ -99,8 +98,8 @@ func complain(format string, args ...any) int {
 	return 1
 }
 
-// identity names the network namespace of the process: "net:[4026531840]".
-func identity() string {
+// netnsID names the network namespace of the process: "net:[4026531840]".
+func netnsID() string {
 	id, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return "unknown: " + err.Error()
@@ -108,8 +107,7 @@ func identity() string {
 	return id
 }
 
-// reexec runs this program again in new namespaces and returns its exit
-// status. The error tells why that could not be done.
+// reexec runs this program again in new namespaces and returns its exit status.
 func reexec() (int, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -124,7 +122,7 @@ func reexec() (int, error) {
 	cmd := command(exe, !root)
 	err = cmd.Start()
 	if root && errors.Is(err, fs.ErrPermission) {
-		// Root of a container, or of nothing much.
+		// Root of a container or of a user namespace.
 		cmd = command(exe, true)
 		err = cmd.Start()
 	}
@@ -143,19 +141,18 @@ func reexec() (int, error) {
 	return status(cmd.ProcessState, err)
 }
 
-// command is this program again. The standard streams are handed on as files,
-// so that nothing has to be copied.
+// command prepares to run this program again, with the same standard streams.
 func command(exe string, user bool) *exec.Cmd {
 	cmd := exec.Command(exe)
 	cmd.Args = os.Args
-	cmd.Env = append(os.Environ(), envInside+"="+identity())
+	cmd.Env = append(os.Environ(), envInside+"="+netnsID())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if user {
-		// One user can map nobody but himself without help (user_namespaces(7)).
+		// Without privilege, a user can map only himself (user_namespaces(7)).
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
@@ -163,17 +160,17 @@ func command(exe string, user bool) *exec.Cmd {
 	return cmd
 }
 
-// passOn hands signals to the child until the channel is closed.
+// passOn passes signals on to the child until the channel is closed.
 func passOn(signals <-chan os.Signal, child *os.Process, done chan<- struct{}) {
 	defer close(done)
 	for s := range signals {
-		// Nobody is there any more: then Wait is about to return.
+		// If the child has ended, Wait is about to return.
 		_ = child.Signal(s)
 	}
 }
 
-// status is what a shell makes of how a child ended: 128 and the signal where
-// a signal ended it.
+// status returns the exit status of the child as a shell does: 128 and the number of the
+// signal if a signal ended it.
 func status(ps *os.ProcessState, err error) (int, error) {
 	if ps == nil {
 		return 0, err
@@ -188,8 +185,8 @@ func status(ps *os.ProcessState, err error) (int, error) {
 // required reports whether a skip counts as a failure.
 func required() bool { return strings.EqualFold(os.Getenv(envRequire), "require") }
 
-// leaveMake has what the tests run know nothing of the make(1) that runs them: one that is
-// run by another prints the directories that it enters, among other things.
+// leaveMake removes the variables of a make(1) that runs the tests: a make that a test
+// runs would, among other things, print the directories that it enters.
 func leaveMake() {
 	for _, name := range []string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL"} {
 		_ = os.Unsetenv(name)

@@ -48,7 +48,7 @@ func NewTopology(tb testing.TB, o lab.Options) *lab.Topology {
 
 // MountNS gives a namespace a name as ip-netns(8) does, so that programs find
 // it at /run/netns/NAME, which is returned. Only this process and its children
-// see it. The name is taken away when the test ends.
+// see it. The name is removed when the test ends.
 func MountNS(tb testing.TB, ns *lab.NS, name string) string {
 	tb.Helper()
 	Require(tb)
@@ -58,7 +58,7 @@ func MountNS(tb testing.TB, ns *lab.NS, name string) string {
 	}
 	tb.Cleanup(func() {
 		if err := errors.Join(unix.Unmount(path, unix.MNT_DETACH), os.Remove(path)); err != nil {
-			tb.Errorf("take name %s from %s: %v", path, ns, err)
+			tb.Errorf("remove name %s of %s: %v", path, ns, err)
 		}
 	})
 	return path

@@ -50,7 +50,7 @@ func requireThreadsAtHome(t *testing.T) {
 			}
 		}
 		return err == nil && len(paths) > 0
-	}, patience, 5*time.Millisecond, "a thread is in another namespace")
+	}, timeout, 5*time.Millisecond, "a thread is in another namespace")
 }
 
 func TestNSDo(t *testing.T) {
@@ -225,7 +225,7 @@ func TestNSHundred(t *testing.T) {
 	require.Equal(t, files, count(t, "/proc/self/fd"))
 	// Threads end a moment after they have reported. The runtime may meanwhile
 	// want one or two for itself.
-	require.Eventually(t, func() bool { return count(t, "/proc/self/task") <= threads+3 }, patience, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return count(t, "/proc/self/task") <= threads+3 }, timeout, 5*time.Millisecond)
 }
 
 func TestNSSysctl(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Number is a number that the environment gives a name, such as how long a test is to be
-// or the seed of its choices, and otherwise a default. What is no number fails the test.
+// Number returns the number in an environment variable, or otherwise if it is not set. A
+// value that is no number fails the test.
 func Number(tb testing.TB, name string, otherwise int) int {
 	tb.Helper()
 	text := os.Getenv(name)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ReportPercentiles reports, in milliseconds, how long half of the rounds of a benchmark
-// took at most, 99 of 100, and all, in the place of their mean.
+// ReportPercentiles reports the median, the 99th percentile and the maximum of a
+// benchmark's rounds in milliseconds, instead of their mean.
 func ReportPercentiles(b *testing.B, took []time.Duration) {
 	b.Helper()
 	slices.Sort(took)

@@ -67,7 +67,7 @@ func TestPart(t *testing.T) {
 		require.ErrorContains(t, err, "build topology: create network namespace backend1")
 		require.Equal(t, files, count(t, "/proc/self/fd"))
 	case "leak":
-		go loiter(make(chan struct{}), make(chan struct{}))
+		go leakyWait(make(chan struct{}), make(chan struct{}))
 	}
 }
 
@@ -243,7 +243,7 @@ func TestMainDiesTogether(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Process.Kill())
 	// The pipe's other end is closed when the last process that has it is gone.
-	end := time.AfterFunc(patience, func() { _ = out.Close() })
+	end := time.AfterFunc(timeout, func() { _ = out.Close() })
 	defer end.Stop()
 	for err == nil {
 		_, err = out.Read(make([]byte, 100))

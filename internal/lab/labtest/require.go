@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Require skips the test where no namespaces can be had, or fails it with
+// Require skips the test if no namespaces can be made, or fails it with
 // NFTNAT_TEST_NETNS=require. [NewNS] and [NewTopology] call it.
 func Require(tb testing.TB) {
 	tb.Helper()
@@ -22,9 +22,9 @@ func Require(tb testing.TB) {
 	}
 }
 
-// Tool returns the path of a program that the test needs, looked for in PATH
-// and where administrators' programs are; without it the test is skipped, or
-// fails with NFTNAT_TEST_NETNS=require.
+// Tool returns the path of a program that the test needs. It looks in PATH and in the sbin
+// directories. If there is none, the test is skipped, or fails with
+// NFTNAT_TEST_NETNS=require.
 func Tool(tb testing.TB, name string) string {
 	tb.Helper()
 	path, err := exec.LookPath(name)
@@ -40,8 +40,8 @@ func Tool(tb testing.TB, name string) string {
 	return ""
 }
 
-// Skip skips a test that needs what is not to be had here, with the reason, or fails it
-// with NFTNAT_TEST_NETNS=require.
+// Skip skips a test for a reason such as a missing program, or fails it with
+// NFTNAT_TEST_NETNS=require.
 func Skip(tb testing.TB, reason string) {
 	tb.Helper()
 	if required() {

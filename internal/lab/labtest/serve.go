@@ -81,12 +81,12 @@ func Reaches(tb testing.TB, ns *lab.NS, network, addr, name string) (peer netip.
 	return peer
 }
 
-// NoAnswer fails the test if anybody answers within 0.4 s (see [Patience]), and returns why
+// NoAnswer fails the test if anybody answers within 0.4 s (see [Slowdown]), and returns why
 // nobody did: syscall.ECONNREFUSED, EHOSTUNREACH and the like, or
 // os.ErrDeadlineExceeded.
 func NoAnswer(tb testing.TB, ns *lab.NS, network, addr string) error {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patient(silence))
+	ctx, cancel := context.WithTimeout(context.Background(), Stretch(silence))
 	defer cancel()
 	name, peer, err := lab.Ask(ctx, ns, network, addr, netip.AddrPort{})
 	if err == nil {

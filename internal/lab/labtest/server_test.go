@@ -22,14 +22,14 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-const patience = 30 * time.Second
+const timeout = 30 * time.Second
 
 func dial(t *testing.T, ns *lab.NS, network, addr string) net.Conn {
 	t.Helper()
 	c, err := ns.Dial(context.Background(), network, addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(timeout)))
 	return c
 }
 
@@ -100,7 +100,7 @@ func TestEchoUDPAnswersFromAskedAddress(t *testing.T) {
 			pc, err := top.Client.ListenPacket("udp", tt.client)
 			require.NoError(t, err)
 			closeAtEnd(t, pc)
-			require.NoError(t, pc.SetDeadline(time.Now().Add(patience)))
+			require.NoError(t, pc.SetDeadline(time.Now().Add(timeout)))
 			// A socket that is not connected takes answers from anywhere.
 			_, err = pc.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(tt.ask)))
 			require.NoError(t, err)

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// furnish prepares the namespaces this process has just been started in. What
-// it mounts is seen by this process and its children only.
-func furnish() error {
+// setUp prepares the namespaces that this process has just been started in. Its mounts
+// are seen by this process and its children only.
+func setUp() error {
 	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -39,8 +39,7 @@ func furnish() error {
 	return emptyRun()
 }
 
-// writableProc sees to it that /proc/sys/net can be written: container
-// runtimes mount it read-only.
+// writableProc makes /proc/sys/net writable: container runtimes mount it read-only.
 func writableProc() error {
 	var st unix.Statfs_t
 	if err := unix.Statfs("/proc/sys/net", &st); err != nil {
@@ -53,15 +52,15 @@ func writableProc() error {
 	if remount == nil {
 		return nil
 	}
-	// Allowed only to who owns the PID namespace too (mount_namespaces(7)).
+	// Only the owner of the PID namespace may do this (mount_namespaces(7)).
 	if fresh := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); fresh != nil {
 		return fmt.Errorf("make /proc/sys writable: %w", errors.Join(remount, fresh))
 	}
 	return nil
 }
 
-// emptyRun covers /run, where named namespaces, locks and sockets live, unless
-// something the tests need lives there too.
+// emptyRun mounts an empty file system on /run, where named namespaces, locks and sockets
+// are, unless the tests themselves are there.
 func emptyRun() error {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -82,8 +81,7 @@ func emptyRun() error {
 	return nil
 }
 
-// skipExamples makes the testing package leave examples out: they have no way
-// of skipping themselves.
+// skipExamples skips the examples, which cannot skip themselves.
 func skipExamples() error {
 	f := flag.Lookup("test.skip")
 	if f == nil || f.Value.String() != "" {
