@@ -225,19 +225,14 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 	if !e.table.Present() {
 		return e.makeTable(c, s, undo)
 	}
-	forth := nft.Change{
-		Delete: append(keys(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
+	ch := nft.Change{
+		Delete: append(e.elements(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
 		Add:    append(e.elements(c.After, c.LenAfter(), s.added, c.records.come), c.hairpins.added()...),
 	}
-	if err := e.table.Update(forth); err != nil {
+	if err := e.table.Update(ch); err != nil {
 		return err
 	}
-	undo.add(func() error {
-		return e.table.UpdateFinally(nft.Change{
-			Delete: append(keys(c.After, c.LenAfter(), s.added, c.records.come), c.hairpins.added()...),
-			Add:    append(e.elements(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
-		})
-	})
+	undo.add(func() error { return e.table.UpdateFinally(ch.Inverse()) })
 	return nil
 }
 
@@ -283,18 +278,6 @@ func (e *Engine) elements(ports iter.Seq[portset.Port], count int, segments []ne
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
 		es = append(es, elementOf(p, now))
-	}
-	for _, p := range segments {
-		es = append(es, segmentElement(p))
-	}
-	return inSets(append(es, records...))
-}
-
-// keys are as much of the same elements as deleting them takes.
-func keys(ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
-	es := make([]nft.Element, 0, count+len(segments)+len(records))
-	for p := range ports {
-		es = append(es, elementKey(p))
 	}
 	for _, p := range segments {
 		es = append(es, segmentElement(p))
