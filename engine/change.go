@@ -146,11 +146,11 @@ func (e *Engine) commit(c change) error {
 		undo.add(func() error { return e.table.Uncertain(e.save(change{})) })
 	}
 	e.opts.Trace("flows")
-	err := e.deleteFlows(nat.UDP, c)
+	err := e.deleteFlows(nat.UDP, c.Change)
 	if err == nil && c.killTCP {
-		err = e.deleteFlows(nat.TCP, c)
+		err = e.deleteFlows(nat.TCP, c.Change)
 	} else if err == nil {
-		err = e.deleteFlows(nat.TCP, change{Change: portset.Change{Removed: c.released}})
+		err = e.deleteFlows(nat.TCP, portset.Change{Removed: c.released})
 	}
 	if err != nil {
 		return undo.after(err)

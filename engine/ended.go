@@ -72,7 +72,7 @@ func (e *Engine) endFlows(notes []nft.Element) error {
 	if len(notes) == 0 {
 		return nil
 	}
-	var c change
+	var c portset.Change
 	for _, note := range notes {
 		p, _ := endedPort(note)
 		if _, again := e.mappings.Get(p.Frontend); !again {

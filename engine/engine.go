@@ -182,7 +182,7 @@ func (e *Engine) start() error {
 // deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the
 // mappings do.
 func (e *Engine) deleteStrayFlows() error {
-	var live change
+	var live portset.Change
 	for p := range e.mappings.All {
 		if p.Proto == nat.UDP {
 			live.Added = append(live.Added, p)
@@ -262,7 +262,7 @@ func (e *Engine) Purge() error {
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
-	err := e.deleteFlows(nat.UDP, change{Change: portset.Change{Removed: slices.Collect(e.mappings.All)}})
+	err := e.deleteFlows(nat.UDP, portset.Change{Removed: slices.Collect(e.mappings.All)})
 	e.end()
 	return errors.Join(err, e.disconnect())
 }

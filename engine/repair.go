@@ -59,7 +59,7 @@ func (e *Engine) rewrite(c table.Contents) error {
 		return err
 	}
 	e.notify(EventRepaired)
-	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteGapFlows()))
+	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteOutageFlows()))
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (e *Engine) syncExternal(f found, notes int) {
 	e.take(f.elements, f.book)
 	e.adoptHairpins()
 	c := change{Change: portset.Diff(&before, &e.mappings)}
-	e.warnOfFlows(e.deleteFlows(nat.UDP, c))
+	e.warnOfFlows(e.deleteFlows(nat.UDP, c.Change))
 	e.notifyChange(c)
 }
 

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package flows
+
+import (
+	"math"
+	"net/netip"
+
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Stale deletes the flows of one protocol that contradict a change of what is published,
+// in one pass over the table. Flows are compared by the address and port that the client
+// sent to. published is what the change led to: a mapping for one address has its flows,
+// whatever happens to one for any address.
+func (d Deleter) Stale(proto nat.Proto, c *portset.Change, published *portset.Set) error {
+	replaced := replacedBackends(proto, c)
+	if len(replaced) == 0 {
+		return nil
+	}
+	local := d.locals()
+	_, err := d.Table.Delete(filter(proto, replaced), func(flow conntrack.Flow) bool {
+		f := portset.Frontend{Proto: proto, AddrPort: flow.Dst}
+		if b, ok := replaced[f]; ok {
+			return b.contradictedBy(flow)
+		}
+		if _, ok := published.Get(f); ok {
+			return false
+		}
+		b, ok := replaced[portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, flow.Dst.Port())}]
+		if !ok {
+			b, ok = replaced[f.OfFamily(flow.Dst.Addr())]
+		}
+		return ok && b.contradictedBy(flow) && local.has(flow.Dst.Addr())
+	})
+	if err != nil {
+		return err
+	}
+	return local.err
+}
+
+// backends are those of a frontend before and after a change. The zero AddrPort is none.
+type backends struct{ before, after netip.AddrPort }
+
+// contradictedBy reports whether a flow to the frontend must end: after a publish those
+// to any other backend and to this host itself, after an unpublish those to the old
+// backend alone, for a service of the host on that port keeps its flows.
+func (b backends) contradictedBy(f conntrack.Flow) bool {
+	if b.after.IsValid() {
+		return f.ReplySrc != b.after
+	}
+	return f.ReplySrc == b.before
+}
+
+// replacedBackends returns the frontends of a protocol that change their backends.
+// Frontends that only proxies serve have no flows to a backend.
+func replacedBackends(proto nat.Proto, c *portset.Change) map[portset.Frontend]backends {
+	replaced := map[portset.Frontend]backends{}
+	for p := range c.Before {
+		if p.Proto == proto && !p.ProxiedOnly() {
+			replaced[p.Frontend] = backends{before: p.Backend}
+		}
+	}
+	for p := range c.After {
+		if p.Proto == proto && !p.ProxiedOnly() {
+			replaced[p.Frontend] = backends{before: replaced[p.Frontend].before, after: p.Backend}
+		}
+	}
+	return replaced
+}
+
+// filter returns the narrowest filter that flows to all the frontends pass. One for both
+// families costs a pass over the table for each, so that it names the family if all
+// backends are of one.
+func filter(proto nat.Proto, replaced map[portset.Frontend]backends) conntrack.Filter {
+	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: math.MaxUint16}
+	first := true
+	for f, b := range replaced {
+		for _, backend := range []netip.AddrPort{b.before, b.after} {
+			if !backend.IsValid() {
+				continue
+			}
+			dst := f.AddrPort.Addr()
+			if !dst.IsValid() {
+				dst = f.OfFamily(backend.Addr()).AddrPort.Addr()
+			}
+			filter.Dst = union(filter.Dst, dst, first)
+			first = false
+		}
+		filter.FirstPort = min(filter.FirstPort, f.AddrPort.Port())
+		filter.LastPort = max(filter.LastPort, f.AddrPort.Port())
+	}
+	return filter
+}
+
+// union returns the narrowest destination that covers two, or the second alone if first
+// is set: one address, any of a family, or any at all, which is the zero Addr.
+func union(a, b netip.Addr, first bool) netip.Addr {
+	switch {
+	case first || a == b:
+		return b
+	case !a.IsValid() || a.Is4() != b.Is4():
+		return netip.Addr{}
+	case a.Is4():
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
