@@ -162,7 +162,7 @@ func TestClientOversized(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ms, all)
 	for range 3 {
-		_, err = s.Publish(t.Context(), ms...)
+		_, err = s.Publish(t.Context(), nat.PublishOptions{}, ms...)
 		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.EqualError(t, err, "read body: it is larger than 102400 bytes")
 	}

@@ -22,16 +22,12 @@ func Changes(cs []nat.Change) []Change {
 	for _, c := range cs {
 		doc := Change{Was: c.Was, Is: c.Is}
 		if c.Old != (nat.Mapping{}) {
-			doc.Old = expanded(c.Old)
+			doc.Old = Mappings([]nat.Mapping{c.Old})
 		}
 		if c.New != (nat.Mapping{}) {
-			doc.New = expanded(c.New)
+			doc.New = Mappings([]nat.Mapping{c.New})
 		}
 		docs = append(docs, doc)
 	}
 	return docs
-}
-
-func expanded(m nat.Mapping) []Mapping {
-	return Mappings(func(yield func(nat.Mapping) bool) { yield(m) })
 }

@@ -19,7 +19,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -33,13 +32,13 @@ const (
 	callPatience = 2 * time.Minute
 )
 
-// Client asks a server. Its methods do what those of [engine.Engine] do, return the
+// Client asks a server. Its methods do what those of [Engine] do, return the
 // same, and their errors are by errors.Is the same, with the same texts; so they are by
 // errors.As, if they are [*nat.ConflictError] or [*nat.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
 // has begun when its context is done may happen or not.
 type Client struct {
-	// Note, if set, is told what a change did beyond what is returned, a line each: an
-	// [engine.Report]'s notes. Nil: nobody.
+	// Note, if set, is told what a change did beyond what is returned, a line each: a
+	// [nat.Report]'s notes. Nil: nobody.
 	Note func(line string)
 
 	path string
@@ -119,24 +118,18 @@ func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	return singles(docs)
 }
 
-// Publish publishes mappings as [engine.Engine.Publish] does.
-func (c *Client) Publish(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return c.publish(ctx, "/v1/mappings", ms)
-}
-
-// Retarget publishes mappings as [engine.Engine.Retarget] does, also at frontends that
-// are published already.
-func (c *Client) Retarget(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return c.publish(ctx, "/v1/mappings?replace=true", ms)
-}
-
-// RetargetAndKill is Retarget, and ends established TCP connections to the old backends
-// as well.
-func (c *Client) RetargetAndKill(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return c.publish(ctx, "/v1/mappings?replace=true&kill=true", ms)
-}
-
-func (c *Client) publish(ctx context.Context, path string, ms []nat.Mapping) ([]nat.Mapping, error) {
+// Publish publishes mappings as [Engine].Publish does.
+func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
+	if err := how.Validate(); err != nil {
+		return nil, err
+	}
+	path := "/v1/mappings"
+	if how.Replace {
+		path += "?replace=true"
+	}
+	if how.Kill {
+		path += "&kill=true"
+	}
 	var docs []Mapping
 	if err := c.call(ctx, http.MethodPost, path, requests(ms), &docs); err != nil {
 		return nil, err
@@ -158,20 +151,9 @@ func (c *Client) publish(ctx context.Context, path string, ms []nat.Mapping) ([]
 	return done, nil
 }
 
-// Unpublish removes a mapping, by its protocol, frontend and number of ports, as
-// [engine.Engine.Unpublish] does, and returns what it was.
-func (c *Client) Unpublish(ctx context.Context, m nat.Mapping) ([]nat.Mapping, error) {
-	return c.Remove(ctx, engine.Removal{Mappings: []nat.Mapping{m}})
-}
-
-// Kill is Unpublish, and ends established TCP connections to the backends as well.
-func (c *Client) Kill(ctx context.Context, m nat.Mapping) ([]nat.Mapping, error) {
-	return c.Remove(ctx, engine.Removal{Mappings: []nat.Mapping{m}, Kill: true})
-}
-
-// Remove removes a mapping, or all of a name, as [engine.Engine.Remove] does. Of mappings
+// Remove removes a mapping, or all of a name, as [Engine].Remove does. Of mappings
 // it takes one at a time; the error is nat.ErrInvalid for any other number.
-func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]nat.Mapping, error) {
+func (c *Client) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	path, query := "/v1/mappings", url.Values{}
 	switch {
 	case r.Name != "" && len(r.Mappings) == 0:
@@ -199,19 +181,15 @@ func (c *Client) Remove(ctx context.Context, r engine.Removal) ([]nat.Mapping, e
 	return nat.Collapse(done), err
 }
 
-// Apply makes what is published exactly the given mappings, as [engine.Engine.Apply]
+// Apply makes what is published exactly the given mappings, as [Engine].Apply
 // does, and returns what that changed.
 func (c *Client) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
-	return c.apply(ctx, "/v1/mappings", ms)
+	return c.put(ctx, "/v1/mappings", requests(ms))
 }
 
 // Diff tells what Apply would change.
 func (c *Client) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
-	return c.apply(ctx, "/v1/mappings?dry-run=true", ms)
-}
-
-func (c *Client) apply(ctx context.Context, path string, ms []nat.Mapping) ([]nat.Change, error) {
-	return c.put(ctx, path, requests(ms))
+	return c.put(ctx, "/v1/mappings?dry-run=true", requests(ms))
 }
 
 // put has something applied, and returns what that changed.

@@ -12,14 +12,16 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Attach attaches an endpoint as [engine.Engine.Attach] does.
-func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (Endpoint, error) {
-	var ep Endpoint
-	err := c.call(ctx, http.MethodPost, "/v1/endpoints", attachRequestOf(a), &ep)
-	return ep, err
+// Attach attaches an endpoint as [Engine].Attach does.
+func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
+	var doc Endpoint
+	if err := c.call(ctx, http.MethodPost, "/v1/endpoints", attachRequestOf(a), &doc); err != nil {
+		return nat.Endpoint{}, err
+	}
+	return doc.endpoint()
 }
 
-// Detach releases an endpoint as [engine.Engine.Detach] does, and returns what was
+// Detach releases an endpoint as [Engine].Detach does, and returns what was
 // published of it.
 func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
 	var docs []Mapping
@@ -31,18 +33,27 @@ func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error)
 }
 
 // Endpoints returns all endpoints, by name.
-func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
-	var all []Endpoint
-	err := c.call(ctx, http.MethodGet, "/v1/endpoints", nil, &all)
-	return all, err
+func (c *Client) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
+	var docs []Endpoint
+	if err := c.call(ctx, http.MethodGet, "/v1/endpoints", nil, &docs); err != nil {
+		return nil, err
+	}
+	all := make([]nat.Endpoint, len(docs))
+	for i := range docs {
+		var err error
+		if all[i], err = docs[i].endpoint(); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // Endpoint finds the endpoint of a name. The error is nat.ErrNotFound if there is
 // none.
-func (c *Client) Endpoint(ctx context.Context, name string) (Endpoint, error) {
+func (c *Client) Endpoint(ctx context.Context, name string) (nat.Endpoint, error) {
 	all, err := c.Endpoints(ctx)
 	if err != nil {
-		return Endpoint{}, err
+		return nat.Endpoint{}, err
 	}
 	for _, ep := range all {
 		if ep.Name == name {
@@ -50,9 +61,9 @@ func (c *Client) Endpoint(ctx context.Context, name string) (Endpoint, error) {
 		}
 	}
 	if _, err := c.Inspect(ctx, name); err != nil { // which says that there is none
-		return Endpoint{}, err
+		return nat.Endpoint{}, err
 	}
-	return Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
+	return nat.Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
 }
 
 // Inspect returns the `inspect` document of an endpoint. The error is nat.ErrNotFound
@@ -63,7 +74,7 @@ func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
 	return doc, err
 }
 
-// CreateNetwork declares a network as [engine.Engine.CreateNetwork] does.
+// CreateNetwork declares a network as [Engine].CreateNetwork does.
 func (c *Client) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
 	var doc Network
 	if err := c.call(ctx, http.MethodPost, "/v1/networks", networkRequestOf(n), &doc); err != nil {
@@ -72,7 +83,7 @@ func (c *Client) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network,
 	return doc.network()
 }
 
-// RemoveNetwork takes a network back as [engine.Engine.RemoveNetwork] does.
+// RemoveNetwork takes a network back as [Engine].RemoveNetwork does.
 func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/networks/"+url.PathEscape(name), nil, nil)
 }
@@ -103,7 +114,7 @@ func (c *Client) Networks(ctx context.Context) ([]nat.Network, error) {
 	return all, nil
 }
 
-// State returns all that there is, as [engine.Engine.State] does.
+// State returns all that there is, as [Engine].State does.
 func (c *Client) State(ctx context.Context) (nat.State, error) {
 	var doc state
 	if err := c.call(ctx, http.MethodGet, "/v1/state", nil, &doc); err != nil {
@@ -113,7 +124,7 @@ func (c *Client) State(ctx context.Context) (nat.State, error) {
 }
 
 // ApplyState makes networks, endpoints and mappings exactly these, as
-// [engine.Engine.ApplyState] does, and returns what that changed.
+// [Engine].ApplyState does, and returns what that changed.
 func (c *Client) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/state", stateOf(s))
 }

@@ -46,9 +46,9 @@ func TestClientMirrorsEngine(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, empty)
 
-	want, err := direct.Publish(web, dns, rng, free)
+	want, err := direct.Publish(ctx, nat.PublishOptions{}, web, dns, rng, free)
 	require.NoError(t, err)
-	got, err := s.Publish(ctx, web, dns, rng, free)
+	got, err := s.Publish(ctx, nat.PublishOptions{}, web, dns, rng, free)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Equal(t, "49153-49155->172.17.0.2:90-92", got[3].String())
@@ -59,20 +59,19 @@ func TestClientMirrorsEngine(t *testing.T) {
 
 	web.Backend = dns.Backend
 	web.Expires = time.Time{}
-	want, err = direct.Retarget(web)
+	want, err = direct.Publish(ctx, nat.PublishOptions{Replace: true}, web)
 	require.NoError(t, err)
-	got, err = s.Retarget(ctx, web)
+	got, err = s.Publish(ctx, nat.PublishOptions{Replace: true}, web)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
 	for _, apply := range []struct {
-		direct func(...nat.Mapping) ([]nat.Change, error)
-		client func(context.Context, ...nat.Mapping) ([]nat.Change, error)
+		direct, client func(context.Context, ...nat.Mapping) ([]nat.Change, error)
 	}{{direct.Diff, s.Diff}, {direct.Apply, s.Apply}, {direct.Apply, s.Apply}} {
 		rng2 := rng
 		rng2.Name = "changed"
 		slices.SortFunc(want, nat.Compare)
-		want, err := apply.direct(dns, rng2, parse(t, "1-9->172.17.0.2:1-9"))
+		want, err := apply.direct(ctx, dns, rng2, parse(t, "1-9->172.17.0.2:1-9"))
 		require.NoError(t, err)
 		got, err := apply.client(ctx, dns, rng2, parse(t, "1-9->172.17.0.2:1-9"))
 		require.NoError(t, err)
@@ -82,17 +81,17 @@ func TestClientMirrorsEngine(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, direct.list(), all)
 
-	want, err = direct.Unpublish(rng)
+	want, err = direct.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{rng}})
 	require.NoError(t, err)
-	got, err = s.Unpublish(ctx, rng)
+	got, err = s.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{rng}})
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Len(t, got, 1)
 	require.Len(t, single(got[0]), 10)
 
-	want, err = direct.Kill(dns)
+	want, err = direct.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{dns}, Kill: true})
 	require.NoError(t, err)
-	got, err = s.Kill(ctx, dns)
+	got, err = s.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{dns}, Kill: true})
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Equal(t, "killed", got[0].Name)
@@ -146,7 +145,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.err.Error(), func(t *testing.T) {
 			fake.err = tt.err
-			_, err := s.Publish(t.Context(), parse(t, "8080->172.17.0.2:80"))
+			_, err := s.Publish(t.Context(), nat.PublishOptions{}, parse(t, "8080->172.17.0.2:80"))
 			require.EqualError(t, err, strings.ReplaceAll(tt.err.Error(), "\n", "; "))
 			for _, sentinel := range sentinels {
 				require.Equal(t, slices.Contains(tt.is, sentinel), errors.Is(err, sentinel), "%v", sentinel)
@@ -282,7 +281,7 @@ func TestClientStrangeServer(t *testing.T) {
 // 16 clients at once: no port ever has two owners, and in the end all is as it was.
 func TestConcurrentUse(t *testing.T) {
 	fake := newFake()
-	s := start(t, Options{Engine: fake, Status: func() (Status, error) { return Status{PID: 1}, nil }}, defaultLimits())
+	s := start(t, Options{Engine: fake, Status: func(context.Context) (Status, error) { return Status{PID: 1}, nil }}, defaultLimits())
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	held := map[uint16]bool{}
@@ -295,7 +294,7 @@ func TestConcurrentUse(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					_, err = s.Publish(t.Context(), m)
+					_, err = s.Publish(t.Context(), nat.PublishOptions{}, m)
 					if errors.Is(err, nat.ErrConflict) {
 						continue
 					}
@@ -318,7 +317,7 @@ func TestConcurrentUse(t *testing.T) {
 					mu.Lock()
 					held[port] = false
 					mu.Unlock()
-					if _, err := s.Unpublish(t.Context(), m); err != nil {
+					if _, err := s.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}}); err != nil {
 						return err
 					}
 				}

@@ -64,7 +64,7 @@ func TestContractWords(t *testing.T) {
 	for schema, document := range map[string]any{
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
 		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
-		"Endpoint": endpointDocument{}, "Attachment": attachRequest{}, "State": state{}, "StateRequest": state{},
+		"Endpoint": Endpoint{}, "Attachment": attachRequest{}, "State": state{}, "StateRequest": state{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
 		properties := d.properties(t, at(d.root, "components", "schemas", schema))
@@ -133,7 +133,7 @@ func TestContractExamples(t *testing.T) {
 		each(at(op.def, "requestBody", "content"), func(mediaType, body string) {
 			require.Empty(t, d.faultsOf(httpRequest(t, op.method, target, mediaType, body), 0, nil, ""), body)
 			fake := newFake()
-			_, err := fake.CreateNetwork(inside(t))
+			_, err := fake.CreateNetwork(t.Context(), inside(t))
 			require.NoError(t, err)
 			s := start(t, Options{Engine: fake, Decode: decodeNothing}, defaultLimits())
 			resp, text := s.do(t, op.method, op.path, mediaType, body)
@@ -279,7 +279,7 @@ func exchanges() []exchange {
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) { o.Status = nil }, want: 404},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) {
-			o.Status = func() (Status, error) { return Status{}, broken }
+			o.Status = func(context.Context) (Status, error) { return Status{}, broken }
 		}, want: 500},
 		{method: "GET", path: "/v1/progress", want: 200},
 		{method: "GET", path: "/v1/progress", url: "/v1/progress?x", want: 400},
@@ -390,7 +390,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	fake.networks["empty"] = complete(nat.Network{Name: "empty", Prefix: netip.MustParsePrefix("10.9.0.0/24"), NoGuard: true})
 	dns, err := nat.ParseEndpointSpec("dns", "inside", "172.30.0.9", "53:53/udp", "192.0.2.1:5353:53/udp")
 	require.NoError(t, err)
-	_, err = fake.Attach(dns)
+	_, err = fake.Attach(t.Context(), dns)
 	require.NoError(t, err)
 	fake.changes = 0
 	return Options{
@@ -400,10 +400,10 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 			_, err := io.WriteString(w, "mappings: []\n")
 			return err
 		},
-		Status: func() (Status, error) {
+		Status: func(context.Context) (Status, error) {
 			return Status{
 				PID: os.Getpid(), NetNS: 4026531840, Version: "devel", Started: time.Now(), Table: TableStatus{Name: "nftnat", Owned: true},
-				Mappings: CountMappings(fake.Mappings()), Conntrack: &Conntrack{Count: 1, Max: 2},
+				Mappings: MappingCounts{TCP: FamilyCounts{IPv4: len(fake.list())}}, Conntrack: &Conntrack{Count: 1, Max: 2},
 				Forwarding:  Forwarding{ForwardingOn, ForwardingPartly},
 				Confinement: &Confinement{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivileges: true, Landlock: 2, SystemCalls: 85, Missing: []string{"none"}},
 			}, nil

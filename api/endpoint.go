@@ -4,77 +4,15 @@
 package api
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Endpoint is what an [engine.Endpoint] was when it was asked about. In JSON it is a
-// document of GET /v1/endpoints, whose mappings are told a port at a time.
+// Endpoint is a document of GET /v1/endpoints. Its mappings are one a port.
 type Endpoint struct {
-	Name string
-	// Network is the name of the network that Address is of, and Prefix is where that
-	// network's addresses are.
-	Network string
-	Address netip.Addr
-	Prefix  netip.Prefix
-	// Gateway is the host's address on the network.
-	Gateway netip.Addr
-	// Mappings are what is published of it, in the order of nat.Compare, ranges as
-	// one. Nil: nothing.
-	Mappings []nat.Mapping
-}
-
-// EndpointOf asks an endpoint.
-func EndpointOf(ep *engine.Endpoint) Endpoint {
-	address := ep.Address()
-	return Endpoint{
-		Name: ep.Name(), Network: ep.Network(), Address: address.Addr(), Prefix: address.Masked(),
-		Gateway: ep.Gateway(), Mappings: nat.Collapse(slices.Collect(ep.Mappings())),
-	}
-}
-
-// EndpointsOf are the endpoints of a state that an engine has told, in its order.
-func EndpointsOf(s nat.State) []Endpoint {
-	networks := make(map[string]nat.Network, len(s.Networks))
-	for _, n := range s.Networks {
-		networks[n.Name] = n
-	}
-	// Their ports are not all that is published of them: a mapping says more than a
-	// port spec can.
-	others := map[string][]nat.Mapping{}
-	for _, m := range s.Mappings {
-		if m.Name != "" {
-			others[m.Name] = append(others[m.Name], m)
-		}
-	}
-	all := make([]Endpoint, len(s.Endpoints))
-	for i, a := range s.Endpoints {
-		n := networks[a.Network]
-		ep := Endpoint{Name: a.Name, Network: a.Network, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
-		for _, spec := range a.Ports {
-			ep.Mappings = append(ep.Mappings, nat.Mapping{
-				Proto: spec.Proto, Frontend: spec.Frontend, Backend: netip.AddrPortFrom(a.Address, spec.Backend),
-				More: spec.More, Name: a.Name,
-			})
-		}
-		for _, m := range others[a.Name] {
-			if m.Backend.Addr() == a.Address {
-				ep.Mappings = append(ep.Mappings, m)
-			}
-		}
-		ep.Mappings = nat.Collapse(ep.Mappings)
-		all[i] = ep
-	}
-	return all
-}
-
-// endpointDocument is an Endpoint in JSON.
-type endpointDocument struct {
 	Name     string    `json:"name"`
 	Network  string    `json:"network"`
 	Address  string    `json:"address"`
@@ -83,38 +21,36 @@ type endpointDocument struct {
 	Mappings []Mapping `json:"mappings"`
 }
 
-// MarshalJSON returns the endpoint's document.
-func (ep Endpoint) MarshalJSON() ([]byte, error) {
-	return json.Marshal(endpointDocument{
+// EndpointOf returns the document of an endpoint.
+func EndpointOf(ep nat.Endpoint) Endpoint {
+	return Endpoint{
 		Name: ep.Name, Network: ep.Network, Address: ep.Address.String(), Prefix: ep.Prefix.String(),
-		Gateway: ep.Gateway.String(), Mappings: Mappings(slices.Values(ep.Mappings)),
-	})
+		Gateway: ep.Gateway.String(), Mappings: Mappings(ep.Mappings),
+	}
 }
 
-// UnmarshalJSON reads an endpoint's document.
-func (ep *Endpoint) UnmarshalJSON(text []byte) error {
-	var doc endpointDocument
-	if err := json.Unmarshal(text, &doc); err != nil {
-		return err
+// Endpoints returns the documents of endpoints.
+func Endpoints(eps []nat.Endpoint) []Endpoint {
+	docs := make([]Endpoint, len(eps)) // never nil: an empty array, not null
+	for i, ep := range eps {
+		docs[i] = EndpointOf(ep)
 	}
-	read := Endpoint{Name: doc.Name, Network: doc.Network}
-	var err error
-	if read.Address, err = netip.ParseAddr(doc.Address); err != nil {
-		return fmt.Errorf("read endpoint: %w", err)
-	}
-	if read.Prefix, err = netip.ParsePrefix(doc.Prefix); err != nil {
-		return fmt.Errorf("read endpoint: %w", err)
-	}
-	if read.Gateway, err = netip.ParseAddr(doc.Gateway); err != nil {
-		return fmt.Errorf("read endpoint: %w", err)
-	}
+	return docs
+}
+
+// endpoint reads the document back.
+func (doc *Endpoint) endpoint() (ep nat.Endpoint, err error) {
+	ep.Name, ep.Network = doc.Name, doc.Network
+	var errs [4]error
+	ep.Address, errs[0] = netip.ParseAddr(doc.Address)
+	ep.Prefix, errs[1] = netip.ParsePrefix(doc.Prefix)
+	ep.Gateway, errs[2] = netip.ParseAddr(doc.Gateway)
 	ms, err := singles(doc.Mappings)
-	if err != nil {
-		return err
+	ep.Mappings, errs[3] = nat.Collapse(ms), err
+	if err := errors.Join(errs[:]...); err != nil {
+		return nat.Endpoint{}, fmt.Errorf("read endpoint: %w", err)
 	}
-	read.Mappings = nat.Collapse(ms)
-	*ep = read
-	return nil
+	return ep, nil
 }
 
 // attachRequest is the document of an endpoint that is asked for.

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -16,9 +17,9 @@ import (
 )
 
 // webEndpoint is an endpoint with ports of every kind.
-func webEndpoint(t *testing.T, ms ...string) Endpoint {
+func webEndpoint(t *testing.T, ms ...string) nat.Endpoint {
 	t.Helper()
-	ep := Endpoint{
+	ep := nat.Endpoint{
 		Name: "web", Network: "bridge", Address: netip.MustParseAddr("172.17.0.2"),
 		Prefix: netip.MustParsePrefix("172.17.0.0/16"), Gateway: netip.MustParseAddr("172.17.0.1"),
 	}
@@ -49,21 +50,24 @@ func TestInspect(t *testing.T) {
 
 func TestEndpointDocument(t *testing.T) {
 	ep := webEndpoint(t, "8000-8001->172.17.0.2:80-81")
-	text := encode(t, ep)
+	text := encode(t, EndpointOf(ep))
 	require.JSONEq(t, `{"name":"web","network":"bridge","address":"172.17.0.2","prefix":"172.17.0.0/16","gateway":"172.17.0.1","mappings":[
 		{"proto":"tcp","host":"","port":8000,"backend":"172.17.0.2:80","name":"web","proxy":true},
 		{"proto":"tcp","host":"","port":8001,"backend":"172.17.0.2:81","name":"web","proxy":true}]}`, text)
-	var read Endpoint
-	require.NoError(t, json.Unmarshal([]byte(text), &read))
+	var doc Endpoint
+	require.NoError(t, json.Unmarshal([]byte(text), &doc))
+	read, err := doc.endpoint()
+	require.NoError(t, err)
 	require.Equal(t, ep, read)
-	require.Contains(t, encode(t, webEndpoint(t)), `"mappings":[]`)
+	require.Contains(t, encode(t, EndpointOf(webEndpoint(t))), `"mappings":[]`)
 	for _, bad := range []string{
-		`5`, `{}`, `{"address":"1.2.3.4"}`, `{"address":"1.2.3.4","prefix":"1.2.3.0/24"}`,
+		`{}`, `{"address":"1.2.3.4"}`, `{"address":"1.2.3.4","prefix":"1.2.3.0/24"}`,
 		`{"address":"1.2.3.4","prefix":"1.2.3.0/24","gateway":"1.2.3.1","mappings":[{}]}`,
 	} {
-		untouched := ep
-		require.Error(t, json.Unmarshal([]byte(bad), &untouched), bad)
-		require.Equal(t, ep, untouched)
+		var doc Endpoint
+		require.NoError(t, json.Unmarshal([]byte(bad), &doc), bad)
+		_, err := doc.endpoint()
+		require.Error(t, err, bad)
 	}
 }
 
@@ -78,9 +82,9 @@ func TestEndpointsOf(t *testing.T) {
 	elsewhere := parse(t, "92->172.30.0.3:92")
 	elsewhere.Name = "web"
 	s.Mappings = append(s.Mappings, more, until, elsewhere, parse(t, "93->172.30.0.2:93"))
-	eps := EndpointsOf(s)
+	eps := nat.EndpointsOf(s)
 	require.Len(t, eps, 2)
-	require.Equal(t, Endpoint{
+	require.Equal(t, nat.Endpoint{
 		Name: "bare", Network: "six", Address: netip.MustParseAddr("fd00:30::7"),
 		Prefix: netip.MustParsePrefix("fd00:30::/64"), Gateway: netip.MustParseAddr("fd00:30::1"),
 	}, eps[0])
@@ -92,8 +96,8 @@ func TestEndpointsOf(t *testing.T) {
 	require.Equal(t, []string{
 		"90->172.30.0.2:90", "91->172.30.0.2:91", "8000-8009->172.30.0.2:9000-9009", "8080->172.30.0.2:80", "192.0.2.1:53->172.30.0.2:53/udp",
 	}, texts)
-	require.Empty(t, EndpointsOf(nat.State{}))
-	require.Equal(t, "[]", encode(t, EndpointsOf(nat.State{})))
+	require.Empty(t, nat.EndpointsOf(nat.State{}))
+	require.Equal(t, "[]", encode(t, Endpoints(nil)))
 }
 
 func TestNetworkDocuments(t *testing.T) {
@@ -134,7 +138,7 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 	}
 	six := nat.Network{Name: "six", Prefix: netip.MustParsePrefix("fd00::/64"), NoMasquerade: true, NoGuard: true, Next: netip.MustParseAddr("fd00::9")}
 	for _, n := range []nat.Network{inside(t), six, six, {Name: "a b", Prefix: six.Prefix}} {
-		want, wantErr := direct.CreateNetwork(n)
+		want, wantErr := direct.CreateNetwork(ctx, n)
 		got, gotErr := s.CreateNetwork(ctx, n)
 		same(want, got, wantErr, gotErr)
 	}
@@ -145,51 +149,47 @@ func TestClientMirrorsEndpoints(t *testing.T) {
 	again, nowhere := dns, dns
 	again.Name, nowhere.Name, nowhere.Network = "again", "nowhere", "nowhere"
 	for _, a := range []nat.EndpointSpec{web, dns, dns, again, nowhere} {
-		want, wantErr := direct.Attach(a)
+		want, wantErr := direct.Attach(ctx, a)
 		got, gotErr := s.Attach(ctx, a)
 		same(want, got, wantErr, gotErr)
 	}
-	want, err := direct.State()
+	want, err := direct.State(ctx)
 	require.NoError(t, err)
 	got, gotErr := s.State(ctx)
 	same(want, got, nil, gotErr)
 	eps, gotErr := s.Endpoints(ctx)
-	same(EndpointsOf(want), eps, nil, gotErr)
+	same(nat.EndpointsOf(want), eps, nil, gotErr)
 	networks, gotErr := s.Networks(ctx)
 	same(want.Networks, networks, nil, gotErr)
 	for _, name := range []string{"web", "dns", "nobody", "six"} {
-		ep, wantErr := direct.Endpoint(name)
+		ep, wantErr := direct.Endpoint(ctx, name)
 		gotEp, gotErr := s.Endpoint(ctx, name)
 		same(ep, gotEp, wantErr, gotErr)
 		doc, gotErr := s.Inspect(ctx, name)
 		same(Inspect(ep), doc, wantErr, gotErr)
-		n, wantErr := direct.Network(name)
+		n, wantErr := direct.Network(ctx, name)
 		gotN, gotErr := s.Network(ctx, name)
 		same(n, gotN, wantErr, gotErr)
 	}
 	for _, apply := range []struct {
-		direct func(nat.State) ([]nat.Change, error)
-		client func(nat.State) ([]nat.Change, error)
-	}{
-		{direct.DiffState, func(w nat.State) ([]nat.Change, error) { return s.DiffState(ctx, w) }},
-		{direct.ApplyState, func(w nat.State) ([]nat.Change, error) { return s.ApplyState(ctx, w) }},
-	} {
-		want, wantErr := apply.direct(wholeState(t))
+		direct, client func(context.Context, nat.State) ([]nat.Change, error)
+	}{{direct.DiffState, s.DiffState}, {direct.ApplyState, s.ApplyState}} {
+		want, wantErr := apply.direct(ctx, wholeState(t))
 		require.NoError(t, wantErr)
-		got, gotErr := apply.client(wholeState(t))
+		got, gotErr := apply.client(ctx, wholeState(t))
 		require.NoError(t, gotErr)
 		require.ElementsMatch(t, want, got)
 	}
 	for _, name := range []string{"web", "web", "bare"} {
-		want, wantErr := direct.Detach(name)
+		want, wantErr := direct.Detach(ctx, name)
 		got, gotErr := s.Detach(ctx, name)
 		same(want, got, wantErr, gotErr)
 	}
 	for _, name := range []string{"six", "six", "nowhere"} {
-		same(nil, nil, direct.RemoveNetwork(name), s.RemoveNetwork(ctx, name))
+		same(nil, nil, direct.RemoveNetwork(ctx, name), s.RemoveNetwork(ctx, name))
 	}
 	got, gotErr = s.State(ctx)
-	want, err = direct.State()
+	want, err = direct.State(ctx)
 	require.NoError(t, err)
 	same(want, got, nil, gotErr)
 

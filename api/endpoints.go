@@ -5,7 +5,6 @@ package api
 
 import (
 	"net/http"
-	"slices"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -14,11 +13,11 @@ func (h *handler) getEndpoints(w http.ResponseWriter, c *call) error {
 	if _, err := c.flags(); err != nil {
 		return err
 	}
-	s, err := h.Engine.State()
+	s, err := h.Engine.State(c.ctx)
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusOK, EndpointsOf(s))
+	h.writeJSON(w, c, http.StatusOK, Endpoints(nat.EndpointsOf(s)))
 	return nil
 }
 
@@ -42,12 +41,12 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 		return tooMany(maxPorts, "ports")
 	}
 	ep, err := change(h, c, Outcome{Operation: OpAttach, Name: wanted.Name},
-		func() (Endpoint, error) { return h.changer(c).Attach(wanted) },
-		func(o *Outcome, ep Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
+		func() (nat.Endpoint, error) { return h.Engine.Attach(c.ctx, wanted) },
+		func(o *Outcome, ep nat.Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, c.madeStatus(), ep)
+	h.writeJSON(w, c, c.madeStatus(), EndpointOf(ep))
 	return nil
 }
 
@@ -56,7 +55,7 @@ func (h *handler) getEndpoint(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	ep, err := h.Engine.Endpoint(name)
+	ep, err := h.Engine.Endpoint(c.ctx, name)
 	if err != nil {
 		return err
 	}
@@ -70,11 +69,11 @@ func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	gone, err := change(h, c, Outcome{Operation: OpDetach, Name: name},
-		func() ([]nat.Mapping, error) { return h.changer(c).Detach(name) }, tellMappings)
+		func() ([]nat.Mapping, error) { return h.Engine.Detach(c.ctx, name) }, tellMappings)
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusOK, Mappings(slices.Values(gone)))
+	h.writeJSON(w, c, http.StatusOK, Mappings(gone))
 	return nil
 }
 

@@ -7,14 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -25,19 +22,9 @@ type shelf struct {
 	has nat.Mapping
 }
 
-func (s shelf) Mappings() iter.Seq[nat.Mapping] {
-	return slices.Values([]nat.Mapping{s.has})
-}
+func (s shelf) Mappings(context.Context) ([]nat.Mapping, error) { return []nat.Mapping{s.has}, nil }
 
-func (s shelf) Reporting(*engine.Report) api.Changer { return fullShelf{has: s.has} }
-
-// fullShelf is what changes a shelf.
-type fullShelf struct {
-	api.Changer
-	has nat.Mapping
-}
-
-func (s fullShelf) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
+func (s shelf) Publish(_ context.Context, _ nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &nat.ConflictError{Want: ms[0], Have: s.has})
 }
 
@@ -65,7 +52,7 @@ func Example() {
 	c := api.NewClient(filepath.Join(dir, "nftnat.sock"))
 	ms, err := c.Mappings(context.Background())
 	fmt.Println(ms, err)
-	_, err = c.Publish(context.Background(), web)
+	_, err = c.Publish(context.Background(), nat.PublishOptions{}, web)
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, nat.ErrConflict))
 

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -27,7 +28,15 @@ func (e *fakeMissing) Error() string { return e.text }
 
 func (e *fakeMissing) Unwrap() error { return nat.ErrNotFound }
 
-func (f *fakeEngine) CreateNetwork(n nat.Network) (nat.Network, error) {
+func (f *fakeEngine) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
+	f.mu.Lock()
+	have, ok := f.networks[n.Name]
+	same := f.repeats && f.err == nil && ok && have.Prefix == n.Prefix
+	f.mu.Unlock()
+	if same {
+		reportFrom(ctx).Unchanged = true
+		return have, nil
+	}
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -54,7 +63,8 @@ func complete(n nat.Network) nat.Network {
 	return n
 }
 
-func (f *fakeEngine) RemoveNetwork(name string) error {
+func (f *fakeEngine) RemoveNetwork(ctx context.Context, name string) error {
+	reportFrom(ctx).Notes = f.notes
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -73,7 +83,7 @@ func (f *fakeEngine) RemoveNetwork(name string) error {
 	return nil
 }
 
-func (f *fakeEngine) Network(name string) (nat.Network, error) {
+func (f *fakeEngine) Network(_ context.Context, name string) (nat.Network, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, ok := f.networks[name]
@@ -83,9 +93,13 @@ func (f *fakeEngine) Network(name string) (nat.Network, error) {
 	return n, f.err
 }
 
-func (f *fakeEngine) Attach(a nat.EndpointSpec) (Endpoint, error) {
+func (f *fakeEngine) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
+	if have, err := f.Endpoint(ctx, a.Name); f.repeats && err == nil {
+		reportFrom(ctx).Unchanged = true
+		return have, nil
+	}
 	if err := a.Validate(); err != nil {
-		return Endpoint{}, err
+		return nat.Endpoint{}, err
 	}
 	f.mu.Lock()
 	n, ok := f.networks[a.Network]
@@ -93,22 +107,22 @@ func (f *fakeEngine) Attach(a nat.EndpointSpec) (Endpoint, error) {
 	f.mu.Unlock()
 	switch {
 	case !ok:
-		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, missing("network", a.Network))
+		return nat.Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, missing("network", a.Network))
 	case taken:
-		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Address)})
+		return nat.Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Address)})
 	}
 	if !a.Address.IsValid() {
 		a.Address = n.Next
 	}
-	ms, err := f.Publish(mappingsOf(a)...)
+	ms, err := f.publish(mappingsOf(a), false)
 	if err != nil {
-		return Endpoint{}, err
+		return nat.Endpoint{}, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n.Next = a.Address.Next()
 	f.networks[n.Name] = n
-	ep := Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
+	ep := nat.Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
 	f.endpoints[a.Name] = ep
 	ep.Mappings = nat.Collapse(ms)
 	return ep, nil
@@ -122,12 +136,12 @@ func mappingsOf(a nat.EndpointSpec) []nat.Mapping {
 	return ms
 }
 
-func (f *fakeEngine) Detach(name string) ([]nat.Mapping, error) {
-	ep, err := f.Endpoint(name)
+func (f *fakeEngine) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
+	ep, err := f.Endpoint(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("detach %s: %w", name, err)
 	}
-	gone, err := f.Unpublish(ep.Mappings...)
+	gone, err := f.unpublish(ep.Mappings...)
 	if err != nil {
 		return nil, err
 	}
@@ -137,12 +151,12 @@ func (f *fakeEngine) Detach(name string) ([]nat.Mapping, error) {
 	return gone, nil
 }
 
-func (f *fakeEngine) Endpoint(name string) (Endpoint, error) {
+func (f *fakeEngine) Endpoint(_ context.Context, name string) (nat.Endpoint, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	ep, ok := f.endpoints[name]
 	if !ok {
-		return Endpoint{}, missing("endpoint", name)
+		return nat.Endpoint{}, missing("endpoint", name)
 	}
 	for _, m := range f.ports {
 		if m.Name == name && m.Backend.Addr() == ep.Address {
@@ -153,7 +167,7 @@ func (f *fakeEngine) Endpoint(name string) (Endpoint, error) {
 	return ep, f.err
 }
 
-func (f *fakeEngine) State() (nat.State, error) {
+func (f *fakeEngine) State(context.Context) (nat.State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var s nat.State
@@ -181,8 +195,8 @@ func (f *fakeEngine) State() (nat.State, error) {
 	return s, f.err
 }
 
-func (f *fakeEngine) DiffState(s nat.State) ([]nat.Change, error) {
-	lines, err := f.Diff(allOf(s)...)
+func (f *fakeEngine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	lines, err := f.Diff(ctx, allOf(s)...)
 	if err != nil {
 		return nil, err
 	}
@@ -209,8 +223,8 @@ func allOf(s nat.State) []nat.Mapping {
 	return ms
 }
 
-func (f *fakeEngine) ApplyState(s nat.State) ([]nat.Change, error) {
-	lines, err := f.DiffState(s)
+func (f *fakeEngine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	lines, err := f.DiffState(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -225,13 +239,13 @@ func (f *fakeEngine) ApplyState(s nat.State) ([]nat.Change, error) {
 	}
 	for _, a := range s.Endpoints {
 		n := f.networks[a.Network]
-		f.endpoints[a.Name] = Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
+		f.endpoints[a.Name] = nat.Endpoint{Name: a.Name, Network: n.Name, Address: a.Address, Prefix: n.Prefix, Gateway: n.Gateway}
 	}
 	return lines, nil
 }
 
 // all is everything that the fake has, to compare.
-func (f *fakeEngine) all() (ports map[nat.Mapping]nat.Mapping, networks map[string]nat.Network, endpoints map[string]Endpoint) {
+func (f *fakeEngine) all() (ports map[nat.Mapping]nat.Mapping, networks map[string]nat.Network, endpoints map[string]nat.Endpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.ports), maps.Clone(f.networks), maps.Clone(f.endpoints)

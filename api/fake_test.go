@@ -4,14 +4,13 @@
 package api
 
 import (
+	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -22,7 +21,7 @@ type fakeEngine struct {
 	next  uint16                      // the next free port
 
 	networks  map[string]nat.Network
-	endpoints map[string]Endpoint // without their mappings
+	endpoints map[string]nat.Endpoint // without their mappings
 	// changes counts the calls that changed something or could have.
 	changes int
 	// repeats is whether what is there already is done; else it is a conflict.
@@ -39,7 +38,7 @@ type fakeEngine struct {
 func newFake(ms ...nat.Mapping) *fakeEngine {
 	f := &fakeEngine{
 		ports: map[nat.Mapping]nat.Mapping{}, next: 49153,
-		networks: map[string]nat.Network{}, endpoints: map[string]Endpoint{},
+		networks: map[string]nat.Network{}, endpoints: map[string]nat.Endpoint{},
 	}
 	for _, m := range ms {
 		for single := range nat.Expand(m) {
@@ -62,20 +61,40 @@ func (f *fakeEngine) begin() error {
 	return f.err
 }
 
-func (f *fakeEngine) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return f.publish(ms, false)
-}
-
-func (f *fakeEngine) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return f.publish(ms, true)
-}
-
-func (f *fakeEngine) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	done, err := f.publish(ms, true)
-	for i := range done {
-		done[i].Name = "killed"
+// Publish fills the report with the fake's notes, and with what is there already. What it
+// killed is told by the name.
+func (f *fakeEngine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
+	f.mu.Lock()
+	same := f.repeats && f.err == nil && !how.Replace && len(ms) > 0
+	for _, m := range ms {
+		for single := range nat.Expand(m) {
+			same = same && f.ports[keyOf(single)] == single
+		}
+	}
+	f.mu.Unlock()
+	report := reportFrom(ctx)
+	if same {
+		report.Unchanged = true
+		return ms, nil
+	}
+	if !how.Replace {
+		report.Notes = f.notes
+	}
+	done, err := f.publish(ms, how.Replace)
+	if how.Kill {
+		for i := range done {
+			done[i].Name = "killed"
+		}
 	}
 	return done, err
+}
+
+// reportFrom is nat.ReportFrom, and never nil.
+func reportFrom(ctx context.Context) *nat.Report {
+	if r := nat.ReportFrom(ctx); r != nil {
+		return r
+	}
+	return &nat.Report{}
 }
 
 func (f *fakeEngine) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
@@ -109,7 +128,7 @@ func (f *fakeEngine) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, err
 	return done, nil
 }
 
-func (f *fakeEngine) Unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
+func (f *fakeEngine) unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -133,57 +152,8 @@ func (f *fakeEngine) Unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return nat.Collapse(done), nil
 }
 
-// Reporting fills a report with the fake's notes, and with what is there already.
-func (f *fakeEngine) Reporting(r *engine.Report) Changer { return fakeReporter{f, r} }
-
-type fakeReporter struct {
-	*fakeEngine
-	r *engine.Report
-}
-
-func (f fakeReporter) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	f.mu.Lock()
-	same := f.repeats && f.err == nil && len(ms) > 0
-	for _, m := range ms {
-		for single := range nat.Expand(m) {
-			same = same && f.ports[keyOf(single)] == single
-		}
-	}
-	f.mu.Unlock()
-	if same {
-		f.r.Unchanged = true
-		return ms, nil
-	}
-	f.r.Notes = f.notes
-	return f.fakeEngine.Publish(ms...)
-}
-
-func (f fakeReporter) CreateNetwork(n nat.Network) (nat.Network, error) {
-	f.mu.Lock()
-	have, ok := f.networks[n.Name]
-	same := f.repeats && f.err == nil && ok && have.Prefix == n.Prefix
-	f.mu.Unlock()
-	if same {
-		f.r.Unchanged = true
-		return have, nil
-	}
-	return f.fakeEngine.CreateNetwork(n)
-}
-
-func (f fakeReporter) Attach(a nat.EndpointSpec) (Endpoint, error) {
-	if have, err := f.Endpoint(a.Name); f.repeats && err == nil {
-		f.r.Unchanged = true
-		return have, nil
-	}
-	return f.fakeEngine.Attach(a)
-}
-
-func (f fakeReporter) RemoveNetwork(name string) error {
-	f.r.Notes = f.notes
-	return f.fakeEngine.RemoveNetwork(name)
-}
-
-func (f fakeReporter) Remove(r engine.Removal) ([]nat.Mapping, error) {
+// Remove tells what it killed by the name.
+func (f *fakeEngine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	ms := r.Mappings
 	for _, have := range f.list() {
 		if r.Name != "" && have.Name == r.Name {
@@ -196,22 +166,16 @@ func (f fakeReporter) Remove(r engine.Removal) ([]nat.Mapping, error) {
 	if len(ms) == 0 {
 		return nil, fmt.Errorf("unpublish all of %q: it is %w", r.Name, nat.ErrNotFound)
 	}
+	done, err := f.unpublish(ms...)
 	if r.Kill {
-		return f.Kill(ms...)
-	}
-	return f.Unpublish(ms...)
-}
-
-// Kill is told from Unpublish by the name of what it returns.
-func (f *fakeEngine) Kill(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	done, err := f.Unpublish(ms...)
-	for i := range done {
-		done[i].Name = "killed"
+		for i := range done {
+			done[i].Name = "killed"
+		}
 	}
 	return done, err
 }
 
-func (f *fakeEngine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
+func (f *fakeEngine) Diff(_ context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	err := f.begin()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -223,8 +187,8 @@ func (f *fakeEngine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 	return f.difference(ms), nil
 }
 
-func (f *fakeEngine) Apply(ms ...nat.Mapping) ([]nat.Change, error) {
-	changes, err := f.Diff(ms...)
+func (f *fakeEngine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
+	changes, err := f.Diff(ctx, ms...)
 	if err != nil {
 		return nil, err
 	}
@@ -262,14 +226,14 @@ func (f *fakeEngine) difference(ms []nat.Mapping) []nat.Change {
 	return changes
 }
 
-func (f *fakeEngine) Mappings() iter.Seq[nat.Mapping] {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Values(slices.SortedFunc(maps.Values(f.ports), nat.Compare))
-}
+func (f *fakeEngine) Mappings(context.Context) ([]nat.Mapping, error) { return f.list(), nil }
 
 // list is what is published.
-func (f *fakeEngine) list() []nat.Mapping { return slices.Collect(f.Mappings()) }
+func (f *fakeEngine) list() []nat.Mapping {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.SortedFunc(maps.Values(f.ports), nat.Compare)
+}
 
 // changed is how often something was changed.
 func (f *fakeEngine) changed() int {

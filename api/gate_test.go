@@ -52,7 +52,7 @@ func TestHalfOpen(t *testing.T) {
 			for port := range 10 {
 				m, err := nat.NewMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
 				if err == nil {
-					_, err = s.Publish(t.Context(), m)
+					_, err = s.Publish(t.Context(), nat.PublishOptions{}, m)
 				}
 				if err != nil {
 					failures <- err
@@ -123,7 +123,7 @@ func TestWorkIsNotInterrupted(t *testing.T) {
 	m := parse(t, "8080->172.17.0.2:80")
 	published := make(chan error)
 	go func() {
-		_, err := s.Publish(context.Background(), m)
+		_, err := s.Publish(context.Background(), nat.PublishOptions{}, m)
 		published <- err
 	}()
 	<-fake.entered
@@ -133,7 +133,7 @@ func TestWorkIsNotInterrupted(t *testing.T) {
 	}
 	// Now there is none: with both places at work the third waits.
 	go func() {
-		_, err := s.Unpublish(context.Background(), m)
+		_, err := s.Remove(context.Background(), nat.Removal{Mappings: []nat.Mapping{m}})
 		published <- err
 	}()
 	<-fake.entered
@@ -164,7 +164,7 @@ func fill(t *testing.T, s *service, fake *fakeEngine, places int) (answers chan 
 	for i := range places {
 		m := parse(t, fmt.Sprintf("%d->172.17.0.2:80", 1+i))
 		go func() {
-			_, err := s.Publish(context.Background(), m)
+			_, err := s.Publish(context.Background(), nat.PublishOptions{}, m)
 			answers <- err
 		}()
 		<-fake.entered
@@ -186,7 +186,7 @@ func TestEachIsAnswered(t *testing.T) {
 	answers := make(chan error, clients)
 	for range clients {
 		go func() {
-			_, err := s.Publish(context.Background(), m)
+			_, err := s.Publish(context.Background(), nat.PublishOptions{}, m)
 			answers <- err
 		}()
 	}

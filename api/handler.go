@@ -5,6 +5,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // handler answers requests.
@@ -79,12 +80,16 @@ type call struct {
 	conn     *conn    // nil: it did not come by way of Server.Serve
 	told     bool     // its outcome was told, or it has none
 	// report is what its change did beyond what the answer's body says.
-	report engine.Report
+	report nat.Report
+	// ctx is for the engine: it fills report, and goes on when the client has gone or the
+	// server stops. A client that has closed its side for writing may wait for the answer.
+	ctx context.Context
 }
 
 // ServeHTTP makes every refusal a problem document.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
+	c.ctx = nat.WithReport(context.WithoutCancel(r.Context()), &c.report)
 	refusal := c.conn.begin()
 	if errors.Is(refusal, errGone) {
 		return

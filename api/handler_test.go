@@ -267,7 +267,7 @@ func TestPublishDocuments(t *testing.T) {
 	// What GET tells, POST takes.
 	told := ask(h, httptest.NewRequestWithContext(t.Context(), "GET", "/v1/mappings", nil)).Body.String()
 	for _, m := range fake.list() {
-		_, err := fake.Unpublish(m)
+		_, err := fake.unpublish(m)
 		require.NoError(t, err)
 	}
 	w = post(told)

@@ -181,7 +181,7 @@ func TestServeUntilSilence(t *testing.T) {
 	close(leave)
 	require.NoError(t, <-served)
 	s := startOn(t, l, Options{Engine: newFake()}, defaultLimits())
-	_, err = s.Publish(t.Context(), []nat.Mapping{parse(t, "8080->172.17.0.2:80")}...)
+	_, err = s.Publish(t.Context(), nat.PublishOptions{}, []nat.Mapping{parse(t, "8080->172.17.0.2:80")}...)
 	require.NoError(t, err)
 	require.NoError(t, s.stop())
 }

@@ -35,7 +35,7 @@ type PortMapping struct {
 }
 
 // Inspect makes the document of an endpoint.
-func Inspect(ep Endpoint) Inspection {
+func Inspect(ep nat.Endpoint) Inspection {
 	type backend struct {
 		proto nat.Proto
 		port  uint16

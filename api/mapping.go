@@ -4,7 +4,6 @@
 package api
 
 import (
-	"iter"
 	"net/netip"
 	"time"
 
@@ -31,9 +30,9 @@ type Mapping struct {
 }
 
 // Mappings are the documents of the mappings, ranges expanded.
-func Mappings(ms iter.Seq[nat.Mapping]) []Mapping {
-	docs := []Mapping{} // an empty array, never null
-	for m := range ms {
+func Mappings(ms []nat.Mapping) []Mapping {
+	docs := make([]Mapping, 0, len(ms)) // never nil: an empty array, not null
+	for _, m := range ms {
 		for single := range nat.Expand(m) {
 			docs = append(docs, mapping(single))
 		}

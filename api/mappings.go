@@ -7,10 +7,8 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -30,7 +28,11 @@ func (h *handler) getMappings(w http.ResponseWriter, c *call) error {
 	if _, err := c.flags(); err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusOK, Mappings(h.Engine.Mappings()))
+	ms, err := h.Engine.Mappings(c.ctx)
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Mappings(ms))
 	return nil
 }
 
@@ -51,21 +53,19 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	publish, operation := h.changer(c).Publish, OpPublish
+	how, operation := nat.PublishOptions{Replace: flags["replace"], Kill: flags["kill"]}, OpPublish
 	switch {
-	case flags["replace"] && flags["kill"]:
-		publish, operation = h.changer(c).RetargetAndKill, OpReplace
-	case flags["replace"]:
-		publish, operation = h.changer(c).Retarget, OpReplace
-	case flags["kill"]:
+	case how.Replace:
+		operation = OpReplace
+	case how.Kill:
 		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
 	done, err := change(h, c, Outcome{Operation: operation},
-		func() ([]nat.Mapping, error) { return publish(ms...) }, tellMappings)
+		func() ([]nat.Mapping, error) { return h.Engine.Publish(c.ctx, how, ms...) }, tellMappings)
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, c.madeStatus(), Mappings(slices.Values(done)))
+	h.writeJSON(w, c, c.madeStatus(), Mappings(done))
 	return nil
 }
 
@@ -76,9 +76,9 @@ func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
 			return nil, problem(http.StatusUnprocessableEntity, CodeInvalid,
 				"read body: networks and endpoints are no mappings; PUT /v1/state takes all of them")
 		case dryRun:
-			return h.Engine.Diff(s.Mappings...)
+			return h.Engine.Diff(c.ctx, s.Mappings...)
 		}
-		return h.changer(c).Apply(s.Mappings...)
+		return h.Engine.Apply(c.ctx, s.Mappings...)
 	})
 }
 
@@ -168,7 +168,7 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 			return err
 		}
 	}
-	return h.remove(w, c, engine.Removal{Mappings: []nat.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
+	return h.remove(w, c, nat.Removal{Mappings: []nat.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
 }
 
 func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
@@ -182,17 +182,17 @@ func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
 	if err := nat.ValidateName(*name); err != nil {
 		return err
 	}
-	return h.remove(w, c, engine.Removal{Name: *name, Kill: flags["kill"]})
+	return h.remove(w, c, nat.Removal{Name: *name, Kill: flags["kill"]})
 }
 
 // remove has mappings removed, and tells what they were.
-func (h *handler) remove(w http.ResponseWriter, c *call, r engine.Removal) error {
+func (h *handler) remove(w http.ResponseWriter, c *call, r nat.Removal) error {
 	done, err := change(h, c, Outcome{Operation: OpUnpublish},
-		func() ([]nat.Mapping, error) { return h.changer(c).Remove(r) }, tellMappings)
+		func() ([]nat.Mapping, error) { return h.Engine.Remove(c.ctx, r) }, tellMappings)
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusOK, Mappings(slices.Values(done)))
+	h.writeJSON(w, c, http.StatusOK, Mappings(done))
 	return nil
 }
 

@@ -13,7 +13,7 @@ func (h *handler) getNetworks(w http.ResponseWriter, c *call) error {
 	if _, err := c.flags(); err != nil {
 		return err
 	}
-	s, err := h.Engine.State()
+	s, err := h.Engine.State(c.ctx)
 	if err != nil {
 		return err
 	}
@@ -38,14 +38,14 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	made, err := change(h, c, Outcome{Operation: OpCreateNetwork, Name: wanted.Name},
-		func() (nat.Network, error) { return h.changer(c).CreateNetwork(wanted) },
+		func() (nat.Network, error) { return h.Engine.CreateNetwork(c.ctx, wanted) },
 		func(o *Outcome, n nat.Network) { o.Address = n.Prefix.String() })
 	if err != nil {
 		return err
 	}
 	doc := NetworkOf(made, 0)
 	if c.report.Unchanged { // endpoints may be in it
-		if doc, err = h.networkNamed(made.Name); err != nil {
+		if doc, err = h.networkNamed(c, made.Name); err != nil {
 			return err
 		}
 	}
@@ -58,7 +58,7 @@ func (h *handler) getNetwork(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	doc, err := h.networkNamed(name)
+	doc, err := h.networkNamed(c, name)
 	if err != nil {
 		return err
 	}
@@ -67,8 +67,8 @@ func (h *handler) getNetwork(w http.ResponseWriter, c *call) error {
 }
 
 // networkNamed is the document of the network of a name.
-func (h *handler) networkNamed(name string) (Network, error) {
-	s, err := h.Engine.State()
+func (h *handler) networkNamed(c *call, name string) (Network, error) {
+	s, err := h.Engine.State(c.ctx)
 	if err != nil {
 		return Network{}, err
 	}
@@ -77,8 +77,8 @@ func (h *handler) networkNamed(name string) (Network, error) {
 			return doc, nil
 		}
 	}
-	n, err := h.Engine.Network(name) // to say that there is none
-	return NetworkOf(n, 0), err      // or it was made at this moment
+	n, err := h.Engine.Network(c.ctx, name) // to say that there is none
+	return NetworkOf(n, 0), err             // or it was made at this moment
 }
 
 func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
@@ -87,7 +87,7 @@ func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	_, err = change(h, c, Outcome{Operation: OpRemoveNetwork, Name: name},
-		func() (struct{}, error) { return struct{}{}, h.changer(c).RemoveNetwork(name) },
+		func() (struct{}, error) { return struct{}{}, h.Engine.RemoveNetwork(c.ctx, name) },
 		func(*Outcome, struct{}) {})
 	if err != nil {
 		return err

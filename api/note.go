@@ -9,18 +9,15 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // headerNote is the field of an answer that has what a change did beyond what the body
-// says, once for each line: an engine.Report's notes.
+// says, once for each line: an nat.Report's notes.
 const headerNote = "Nftnat-Note"
 
 // maxNotes bounds how many lines an answer has.
 const maxNotes = 32
-
-// changer are the methods of the engine that report to this call.
-func (h *handler) changer(c *call) Changer { return h.Engine.Reporting(&c.report) }
 
 // madeStatus is the status of an answer to what makes something: 200 where that was there
 // already.
@@ -32,7 +29,7 @@ func (c *call) madeStatus() int {
 }
 
 // writeNotes puts the notes on what was done into the header of its answer.
-func writeNotes(header http.Header, r engine.Report) {
+func writeNotes(header http.Header, r nat.Report) {
 	for i, note := range r.Notes {
 		if i == maxNotes {
 			header.Add(headerNote, fmt.Sprintf("%d more lines are in the log", len(r.Notes)-i))

@@ -21,7 +21,7 @@ func TestNotes(t *testing.T) {
 	s.Note = func(line string) { notes = append(notes, line) }
 	publish := func(text string) {
 		notes = nil
-		_, err := s.Publish(t.Context(), parse(t, text))
+		_, err := s.Publish(t.Context(), nat.PublishOptions{}, parse(t, text))
 		require.NoError(t, err)
 	}
 	publish("80->172.17.0.2:80")

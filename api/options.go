@@ -6,64 +6,31 @@ package api
 import (
 	"context"
 	"io"
-	"iter"
 	"log/slog"
 	"net"
 	"net/http"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Engine is what a server asks of an [engine.Engine]; see [Of].
+// Engine is what a server asks of an engine: engine.Values is one.
 type Engine interface {
-	// Reporting returns the methods that change something, which fill r as well.
-	Reporting(r *engine.Report) Changer
-	Diff(ms ...nat.Mapping) ([]nat.Change, error)
-	Mappings() iter.Seq[nat.Mapping]
+	Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error)
+	Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error)
+	Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
+	Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
+	Mappings(ctx context.Context) ([]nat.Mapping, error)
 
-	Network(name string) (nat.Network, error)
-	Endpoint(name string) (Endpoint, error)
-	State() (nat.State, error)
-	DiffState(s nat.State) ([]nat.Change, error)
-}
+	CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error)
+	RemoveNetwork(ctx context.Context, name string) error
+	Network(ctx context.Context, name string) (nat.Network, error)
+	Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error)
+	Detach(ctx context.Context, name string) ([]nat.Mapping, error)
+	Endpoint(ctx context.Context, name string) (nat.Endpoint, error)
 
-// Changer is what a server asks of an [engine.Reporter].
-type Changer interface {
-	Publish(ms ...nat.Mapping) ([]nat.Mapping, error)
-	Retarget(ms ...nat.Mapping) ([]nat.Mapping, error)
-	RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error)
-	Remove(r engine.Removal) ([]nat.Mapping, error)
-	Apply(ms ...nat.Mapping) ([]nat.Change, error)
-	CreateNetwork(n nat.Network) (nat.Network, error)
-	RemoveNetwork(name string) error
-	Attach(a nat.EndpointSpec) (Endpoint, error)
-	Detach(name string) ([]nat.Mapping, error)
-	ApplyState(s nat.State) ([]nat.Change, error)
-}
-
-// Of is an engine as a server asks it.
-func Of(e *engine.Engine) Engine { return asked{e} }
-
-// asked is an engine that tells of its endpoints as values.
-type asked struct{ *engine.Engine }
-
-func (a asked) Reporting(r *engine.Report) Changer { return changer{a.Engine.Reporting(r)} }
-
-// changer is a reporter that tells of its endpoints as values.
-type changer struct{ engine.Reporter }
-
-func (c changer) Attach(wanted nat.EndpointSpec) (Endpoint, error) {
-	return valueOf(c.Reporter.Attach(wanted))
-}
-
-func (a asked) Endpoint(name string) (Endpoint, error) { return valueOf(a.Engine.Endpoint(name)) }
-
-func valueOf(ep *engine.Endpoint, err error) (Endpoint, error) {
-	if err != nil {
-		return Endpoint{}, err
-	}
-	return EndpointOf(ep), nil
+	ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error)
+	DiffState(ctx context.Context, s nat.State) ([]nat.Change, error)
+	State(ctx context.Context) (nat.State, error)
 }
 
 // Options say what a server serves.
@@ -72,7 +39,7 @@ type Options struct {
 	Engine Engine
 	// Status tells how the process is, for GET /v1/status; it may be called at any
 	// time and by several at once. Nil: the route answers 404.
-	Status func() (Status, error)
+	Status func(context.Context) (Status, error)
 	// Progress tells how far the change is that the engine is making, for GET
 	// /v1/progress; unlike Status it has to answer meanwhile. Nil: the route answers 404.
 	Progress func() Progress

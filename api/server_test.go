@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // What is under way at shutdown is answered; what only waits is closed and not waited
@@ -66,7 +68,7 @@ func TestShutdown(t *testing.T) {
 	published := make(chan error)
 	m := parse(t, "8080->172.17.0.2:80")
 	go func() {
-		_, err := s.Publish(context.Background(), m)
+		_, err := s.Publish(context.Background(), nat.PublishOptions{}, m)
 		published <- err
 	}()
 	<-fake.entered
@@ -112,7 +114,7 @@ func TestShutdownWithoutEngine(t *testing.T) {
 	published := make(chan error)
 	m := parse(t, "8080->172.17.0.2:80")
 	go func() {
-		_, err := s.Publish(context.Background(), m)
+		_, err := s.Publish(context.Background(), nat.PublishOptions{}, m)
 		published <- err
 	}()
 	<-fake.entered

@@ -90,7 +90,7 @@ func (h *handler) getState(w http.ResponseWriter, c *call) error {
 	if _, err := c.flags(); err != nil {
 		return err
 	}
-	s, err := h.Engine.State()
+	s, err := h.Engine.State(c.ctx)
 	if err != nil {
 		return err
 	}
@@ -109,9 +109,9 @@ func (h *handler) getState(w http.ResponseWriter, c *call) error {
 func (h *handler) putState(w http.ResponseWriter, c *call) error {
 	return h.apply(w, c, decodeState, func(s nat.State, dryRun bool) ([]nat.Change, error) {
 		if dryRun {
-			return h.Engine.DiffState(s)
+			return h.Engine.DiffState(c.ctx, s)
 		}
-		return h.changer(c).ApplyState(s)
+		return h.Engine.ApplyState(c.ctx, s)
 	})
 }
 

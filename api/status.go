@@ -4,10 +4,7 @@
 package api
 
 import (
-	"iter"
 	"time"
-
-	"github.com/nftnat/nftnat/nat"
 )
 
 // Status is how a daemon is and what it has to do.
@@ -140,22 +137,4 @@ type Lack struct {
 	Feature string `json:"feature"`
 	// Instead is what the daemon does without it, and what that means.
 	Instead string `json:"instead"`
-}
-
-// CountMappings counts ports for a [Status].
-func CountMappings(ms iter.Seq[nat.Mapping]) MappingCounts {
-	var n MappingCounts
-	for m := range ms {
-		family := &n.TCP
-		if m.Proto == nat.UDP {
-			family = &n.UDP
-		}
-		ports := int(m.More) + 1
-		if m.Backend.Addr().Is4() {
-			family.IPv4 += ports
-		} else {
-			family.IPv6 += ports
-		}
-	}
-	return n
 }

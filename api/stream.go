@@ -88,7 +88,7 @@ func (h *handler) getStatus(w http.ResponseWriter, c *call) error {
 	if h.Status == nil {
 		return absent("status")
 	}
-	status, err := h.Status()
+	status, err := h.Status(c.ctx)
 	if err != nil {
 		return err
 	}

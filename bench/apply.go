@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,7 +48,7 @@ func (rep *report) apply(t *tools, s settings, count int) error {
 		func(ns *lab.NS) error {
 			return withEngine(ns, func(e *engine.Engine) error {
 				return timed(took, "engine.Apply, in process", func() error {
-					_, err := e.Apply(ms...)
+					_, err := e.Apply(context.Background(), ms...)
 					return err
 				})
 			})

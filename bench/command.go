@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -78,7 +79,7 @@ func addOnce(t *tools, d *daemon, theirs *lab.NS, port int, took, memory *table)
 
 // applied fills a table with so many mappings.
 func applied(e *engine.Engine, count int) error {
-	_, err := e.Apply(mappings(firstPort, count)...)
+	_, err := e.Apply(context.Background(), mappings(firstPort, count)...)
 	return err
 }
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -77,7 +78,7 @@ func withRaw(ns *lab.NS, f func(*rawSocket) error) error {
 
 // withEngine opens an engine in the namespace.
 func withEngine(ns *lab.NS, f func(*engine.Engine) error) error {
-	e, err := engine.Open(engine.Options{NetNS: ns.Path(), NoProxies: true})
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true})
 	if err != nil {
 		return err
 	}

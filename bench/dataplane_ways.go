@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -102,7 +103,7 @@ func ruleByHand() string {
 // mapped publishes so many TCP ports by an engine, and the first and the last one's
 // numbers for UDP.
 func mapped(ns *lab.NS, count int) (undo func() error, err error) {
-	e, err := engine.Open(engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true})
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true})
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +115,7 @@ func mapped(ns *lab.NS, count int) (undo func() error, err error) {
 	for _, i := range slices.Compact([]int{0, count - 1}) {
 		ms = append(ms, nat.Mapping{Proto: nat.UDP, Frontend: ms[i].Frontend, Backend: to})
 	}
-	if _, err := e.Apply(ms...); err != nil {
+	if _, err := e.Apply(context.Background(), ms...); err != nil {
 		_ = e.Close()
 		return nil, err
 	}

@@ -4,10 +4,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // benchPublish adds one mapping at a time.
@@ -49,12 +51,12 @@ func publishRaw(r *table, ns *lab.NS, into string, fill, singles int) error {
 
 func publishEngine(r *table, ns *lab.NS, into string, fill, singles int) error {
 	return withEngine(ns, func(e *engine.Engine) error {
-		if _, err := e.Apply(mappings(firstPort-1, fill+1)...); err != nil {
+		if _, err := e.Apply(context.Background(), mappings(firstPort-1, fill+1)...); err != nil {
 			return err
 		}
 		for _, m := range mappings(1, singles) {
 			err := timed(r, "engine.Publish "+into, func() error {
-				_, err := e.Publish(m)
+				_, err := e.Publish(context.Background(), nat.PublishOptions{}, m)
 				return err
 			})
 			if err != nil {
@@ -70,7 +72,7 @@ func publishNft(r *table, ns *lab.NS, into string, fill, singles int) error {
 		return nil
 	}
 	err := withEngine(ns, func(e *engine.Engine) error {
-		_, err := e.Apply(mappings(firstPort-1, fill+1)...)
+		_, err := e.Apply(context.Background(), mappings(firstPort-1, fill+1)...)
 		return err
 	})
 	if err != nil {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -74,7 +75,7 @@ func readRaw(ns *lab.NS, took *table, count int) error {
 func readEngine(ns *lab.NS, took *table) error {
 	var e *engine.Engine
 	err := timed(took, openEngine, func() (err error) {
-		e, err = engine.Open(engine.Options{NetNS: ns.Path(), NoProxies: true})
+		e, err = engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true})
 		return err
 	})
 	if err != nil {
@@ -120,7 +121,7 @@ func childRead() error {
 			return fmt.Errorf("%d elements of %d", n, count)
 		}
 	case openEngine:
-		e, err := engine.Open(engine.Options{NoProxies: true})
+		e, err := engine.Open(context.Background(), engine.Options{NoProxies: true})
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"net/netip"
@@ -17,10 +19,10 @@ import (
 // adopt takes over what the kernel holds: the table is the only record of what is
 // published. An engine starts with it, and calls it when the kernel turns out to hold
 // something else than the engine knows.
-func (e *Engine) adopt() error {
+func (e *Engine) adopt(ctx context.Context) error {
 	e.opts.Trace("adopt")
 	defer e.opts.Progress(Progress{})
-	return e.table.Retry(e.adoptOnce)
+	return e.table.Retry(ctx, e.adoptOnce)
 }
 
 // adoptOnce is one attempt. The error matches nft.ErrStale if the table changed meanwhile.

@@ -52,7 +52,7 @@ func TestAdopt(t *testing.T) {
 	lease.NoProxy = true
 	named := nattest.Mapping(t, "[::]:53->[fd00:30::2]:53/udp")
 	named.Name, named.NoProxy = "dns ∂ #1", true
-	_, err := e.Publish(append(mapAll(t, "80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", local4+":82->10.9.0.2:82",
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, append(mapAll(t, "80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", local4+":82->10.9.0.2:82",
 		"127.0.0.1:83->172.30.0.2:83", "["+local6+"]:80->[fd00:30::3]:80/udp"), lease, named)...)
 	require.NoError(t, err)
 	want, dump := publishedBy(e), b.kernel.Dump()
@@ -64,9 +64,9 @@ func TestAdopt(t *testing.T) {
 		requireConsistent(t, b, e)
 	}
 	// What was adopted is owned: in the way of others, and removable.
-	_, err = e.Publish(nattest.Mapping(t, local4+":80->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, local4+":80->172.30.0.2:80"))
 	require.ErrorIs(t, err, nat.ErrConflict)
-	_, err = e.Apply()
+	_, err = e.Apply(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, elementsIn(b.kernel.Dump()))
 }
@@ -140,7 +140,7 @@ func TestAdoptForeignElements(t *testing.T) {
 			for range 5 { // the kernel promises no order
 				e, b := openFake(t)
 				publish(t, e, "79->172.30.0.2:80")
-				_, err := e.Unpublish(nattest.Mapping(t, "79->172.30.0.2:80"))
+				_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "79->172.30.0.2:80")}})
 				require.NoError(t, err)
 				empty := b.kernel.Dump()
 				b.write(t, test.es...)
@@ -152,13 +152,13 @@ func TestAdoptForeignElements(t *testing.T) {
 				require.Equal(t, want, b.kernel.Dump())
 				require.Equal(t, test.want, publishedBy(e))
 				requireConsistent(t, b, e)
-				for m := range e.Mappings() {
+				for _, m := range must(e.Mappings(t.Context())) {
 					require.NoError(t, m.Validate(), "it can be exported and applied")
 				}
 				// One after the other they can be removed, and each gives back what
 				// no other has.
-				for _, m := range slices.Collect(e.Mappings()) {
-					_, err := e.Unpublish(m)
+				for _, m := range must(e.Mappings(t.Context())) {
+					_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})
 					require.NoError(t, err)
 					requireReserved(t, e)
 				}
@@ -198,7 +198,7 @@ func TestAdoptStrangeElements(t *testing.T) {
 // kernel holds what conflicts, the next engine may see it otherwise.
 func requireReserved(tb testing.TB, e *Engine) {
 	tb.Helper()
-	require.Empty(tb, misreserved(e, slices.Collect(e.Mappings())))
+	require.Empty(tb, misreserved(e, must(e.Mappings(tb.Context()))))
 }
 
 // What conflicts with a mapping that was found is refused, however it was found.
@@ -210,18 +210,18 @@ func TestAdoptedConflictsHold(t *testing.T) {
 		e = b.open(t)
 		for range 2 {
 			for _, text := range []string{"80->172.30.0.9:80", local4 + ":80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"} {
-				_, err := e.Publish(nattest.Mapping(t, text))
+				_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, text))
 				require.ErrorIs(t, err, nat.ErrConflict, text)
 				var conflict *nat.ConflictError
 				require.ErrorAs(t, err, &conflict, text)
 			}
 			if len(publishedBy(e)) == 3 {
-				_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+				_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 				require.NoError(t, err)
 			}
 		}
 		publish(t, e, otherLocal4+":80->172.30.0.2:80")
-		_, err := e.Apply(nattest.Mapping(t, "80->172.30.0.9:80"))
+		_, err := e.Apply(t.Context(), nattest.Mapping(t, "80->172.30.0.9:80"))
 		require.NoError(t, err)
 		requireConsistent(t, b, e)
 	}
@@ -237,14 +237,14 @@ func TestAdoptedConflictsAndApply(t *testing.T) {
 		before := b.kernel.Dump()
 		cause := errors.New("no")
 		b.flows.hook = func(string) error { return cause }
-		_, err := e.Apply(nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
+		_, err := e.Apply(t.Context(), nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
 		b.flows.hook = nil
 		require.ErrorIs(t, err, cause)
 		require.NotContains(t, err.Error(), "undo")
 		require.Equal(t, before, b.kernel.Dump())
 		requireConsistent(t, b, e)
 	}
-	_, err := e.Apply(nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
+	_, err := e.Apply(t.Context(), nattest.Mapping(t, "0.0.0.0:80->172.30.0.4:80/udp"))
 	require.NoError(t, err)
 	requireConsistent(t, b, e)
 }
@@ -256,7 +256,7 @@ func TestAdoptedConflictHasThePlace(t *testing.T) {
 	publish(t, e, "79->172.30.0.2:80")
 	b.write(t, foreign("tcp6", "80", "[fd00:30::2]:80", ""), foreign("tcp4", "80", "172.30.0.2:80", "four [one-family]"))
 	e = b.open(t)
-	_, err := e.Retarget(nattest.Mapping(t, "80->172.30.0.3:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "80->172.30.0.3:80"))
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "four", conflict.Have.Name)
@@ -322,10 +322,11 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 			tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: "mine"}}
 		})
 		before := b.kernel.Dump()
-		_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:80"))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.2:80"))
 		require.ErrorIs(t, err, nat.ErrForeign)
 		require.Equal(t, before, b.kernel.Dump())
-		require.Empty(t, publishedBy(e))
+		_, err = e.Mappings(t.Context())
+		require.ErrorIs(t, err, nat.ErrForeign)
 	})
 	t.Run("at the last moment", func(t *testing.T) {
 		e, b := openFake(t)
@@ -347,9 +348,18 @@ func TestFirstChangeMeetsATable(t *testing.T) {
 // What others delete, all of it or only the table, comes back with the next change.
 func TestTableComesBack(t *testing.T) {
 	for name, call := range map[string]func(*Engine) error{
-		"publish":   func(e *Engine) error { _, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81")); return err },
-		"retarget":  func(e *Engine) error { _, err := e.Retarget(nattest.Mapping(t, "80->172.30.0.3:81")); return err },
-		"unpublish": func(e *Engine) error { _, err := e.Unpublish(nattest.Mapping(t, "90->172.30.0.2:81")); return err },
+		"publish": func(e *Engine) error {
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.2:81"))
+			return err
+		},
+		"retarget": func(e *Engine) error {
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "80->172.30.0.3:81"))
+			return err
+		},
+		"unpublish": func(e *Engine) error {
+			_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "90->172.30.0.2:81")}})
+			return err
+		},
 	} {
 		e, b := openFake(t)
 		publish(t, e, "80->172.30.0.2:80", local4+":82->10.9.0.2:82", "90->172.30.0.2:90")
@@ -370,17 +380,17 @@ func TestElementsChangedByOthers(t *testing.T) {
 		t.Elements = slices.DeleteFunc(t.Elements, func(e nft.Element) bool { return e.Key == nft.PortKey(80) })
 		t.Elements = append(t.Elements, foreign("tcp4", "90", "172.30.0.9:90", "theirs"))
 	})
-	_, err := e.Unpublish(mapAll(t, "81->172.30.0.2:81", "80->172.30.0.2:80")...)
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "81->172.30.0.2:81", "80->172.30.0.2:80")})
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.Equal(t, []string{"81-82->172.30.0.2:81-82", "90->172.30.0.9:90 theirs"}, publishedBy(e))
 	b.write(t, foreign("tcp4", "91", "172.30.0.9:91", "theirs"))
-	_, err = e.Publish(mapAll(t, "80->172.30.0.2:80", "91->172.30.0.2:91")...)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "80->172.30.0.2:80", "91->172.30.0.2:91")...)
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "theirs", conflict.Have.Name)
 	requireConsistent(t, b, e)
 	b.write(t, foreign("tcp4", "92", "172.30.0.9:92", "theirs"))
-	_, err = e.Retarget(nattest.Mapping(t, "92->172.30.0.2:92"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "92->172.30.0.2:92"))
 	require.NoError(t, err, "as it is for the engine to give")
 	requireConsistent(t, b, e)
 }
@@ -395,7 +405,7 @@ func TestDecidingGivesUp(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.2:81"))
 	require.ErrorIs(t, err, fs.ErrExist)
 	require.ErrorContains(t, err, "publish tcp 81: the table was changed by somebody else")
 	b.kernel.Hook(nil)
@@ -443,7 +453,7 @@ func TestAdoptOutdone(t *testing.T) {
 			for range 5 { // the kernel promises no order
 				e, b := openFake(t)
 				publish(t, e, "79->172.30.0.2:80")
-				_, err := e.Unpublish(nattest.Mapping(t, "79->172.30.0.2:80"))
+				_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "79->172.30.0.2:80")}})
 				require.NoError(t, err)
 				b.write(t, test.es...)
 				require.Equal(t, test.want, publishedBy(b.openWith(t, Options{ReadOnly: true})))

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -15,21 +17,14 @@ import (
 )
 
 // Diff tells what Apply would change, and changes nothing.
-func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nil, nat.ErrClosed
-	}
-	if err := e.resync(); err != nil {
-		return nil, err
-	}
-	e.forget(e.now())
-	c, err := e.difference(ms)
-	if err != nil {
-		return nil, err
-	}
-	return c.Lines(), nil
+func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
+	return view(ctx, e, func() ([]nat.Change, error) {
+		c, err := e.difference(ms)
+		if err != nil {
+			return nil, err
+		}
+		return c.Lines(), nil
+	})
 }
 
 // Apply makes what is published exactly the given mappings, in one transaction, and
@@ -37,10 +32,12 @@ func (e *Engine) Diff(ms ...nat.Mapping) ([]nat.Change, error) {
 // again changes nothing; a mapping whose time is over counts as not given.
 //
 // Errors are those of Publish; on any error nothing has changed.
-func (e *Engine) Apply(ms ...nat.Mapping) ([]nat.Change, error) { return e.Reporting(nil).Apply(ms...) }
+func (e *Engine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
+	return update(ctx, e, func() ([]nat.Change, error) { return e.apply(ctx, ms) })
+}
 
-func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
-	err = e.retryOnConflict(func() error {
+func (e *Engine) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change, err error) {
+	err = e.retryOnConflict(ctx, func() error {
 		c, err := e.difference(ms)
 		if err != nil {
 			return err
@@ -50,7 +47,7 @@ func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 			e.unchanged(true)
 			return nil
 		}
-		return e.applyOnce(c)
+		return e.applyOnce(ctx, c)
 	})
 	switch {
 	case errors.Is(err, nat.ErrInvalid): // as Publish and Diff say it
@@ -63,13 +60,13 @@ func (e *Engine) apply(ms []nat.Mapping) (lines []nat.Change, err error) {
 
 // applyOnce reserves and commits a difference. What it removes has to be released
 // before what it adds can be reserved, and is reserved again if the commit fails.
-func (e *Engine) applyOnce(c change) error {
+func (e *Engine) applyOnce(ctx context.Context, c change) error {
 	e.opts.Trace("reserve")
 	e.reserved.Release(c.Removed)
 	if n, err := e.reserved.ReserveAll(c.Added); err != nil {
 		return e.unreserve(c.Added[:n], c.Removed, e.conflict(c.Added[n].Mapping(), err))
 	}
-	if err := e.commit(c); err != nil {
+	if err := e.commit(ctx, c); err != nil {
 		return e.unreserve(c.Added, c.Removed, err)
 	}
 	return nil

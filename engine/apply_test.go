@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -25,7 +24,7 @@ func linesOf(changes []nat.Change) []string {
 func TestApply(t *testing.T) {
 	e, b := openFake(t)
 	first := mapAll(t, "80-89->172.30.0.2:80-89", "53->172.30.0.2:53/udp", "53->172.30.0.2:53", "0.0.0.0:90->10.9.0.2:90")
-	changes, err := e.Apply(first...)
+	changes, err := e.Apply(t.Context(), first...)
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"+ 53->172.30.0.2:53", "+ 80-89->172.30.0.2:80-89", "+ 0.0.0.0:90->10.9.0.2:90", "+ 53->172.30.0.2:53/udp",
@@ -39,7 +38,7 @@ func TestApply(t *testing.T) {
 		}
 		return nil
 	})
-	changes, err = e.Apply(first...)
+	changes, err = e.Apply(t.Context(), first...)
 	require.NoError(t, err)
 	require.Empty(t, changes)
 	require.Zero(t, updates, "the same again touches nothing")
@@ -56,18 +55,18 @@ func TestApply(t *testing.T) {
 		"+ 90->10.9.0.2:90", "+ 192.0.2.1:80->172.30.0.2:80",
 	}
 	before := b.kernel.Dump()
-	changes, err = e.Diff(second...)
+	changes, err = e.Diff(t.Context(), second...)
 	require.NoError(t, err)
 	require.Equal(t, want, linesOf(changes))
 	require.Equal(t, before, b.kernel.Dump(), "Diff changes nothing")
-	changes, err = e.Apply(second...)
+	changes, err = e.Apply(t.Context(), second...)
 	require.NoError(t, err)
 	require.Equal(t, want, linesOf(changes))
 	require.Equal(t, 1, updates, "one transaction")
-	require.Equal(t, nat.Collapse(second), nat.Collapse(slices.Collect(e.Mappings())))
+	require.Equal(t, nat.Collapse(second), nat.Collapse(must(e.Mappings(t.Context()))))
 	requireConsistent(t, b, e)
 
-	changes, err = e.Apply()
+	changes, err = e.Apply(t.Context())
 	require.NoError(t, err)
 	require.Len(t, changes, 5)
 	require.Empty(t, elementsIn(b.kernel.Dump()))
@@ -76,7 +75,7 @@ func TestApply(t *testing.T) {
 
 func TestApplyNothingMakesNoTable(t *testing.T) {
 	e, b := openFake(t)
-	changes, err := e.Apply()
+	changes, err := e.Apply(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, changes)
 	require.Empty(t, b.kernel.Dump())
@@ -89,24 +88,24 @@ func TestApplyExpiry(t *testing.T) {
 		m.Expires = b.clock.Now().Add(d)
 		return m
 	}
-	_, err := e.Apply(lease(time.Minute))
+	_, err := e.Apply(t.Context(), lease(time.Minute))
 	require.NoError(t, err)
-	changes, err := e.Diff(lease(time.Minute + time.Second))
+	changes, err := e.Diff(t.Context(), lease(time.Minute+time.Second))
 	require.NoError(t, err)
 	require.Empty(t, changes, "as near as the kernel can tell")
 	for name, m := range map[string]nat.Mapping{
 		"longer": lease(time.Minute + 1001*time.Millisecond), "shorter": lease(time.Minute - 1001*time.Millisecond),
 		"for ever": nattest.Mapping(t, "80->172.30.0.2:80"),
 	} {
-		changes, err = e.Diff(m)
+		changes, err = e.Diff(t.Context(), m)
 		require.NoError(t, err)
 		require.Len(t, changes, 1, name)
 	}
 	// What is over counts as not given.
-	changes, err = e.Diff(lease(0))
+	changes, err = e.Diff(t.Context(), lease(0))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80"}, linesOf(changes))
-	changes, err = e.Apply(lease(-time.Hour), nattest.Mapping(t, "81->172.30.0.2:80"))
+	changes, err = e.Apply(t.Context(), lease(-time.Hour), nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80", "+ 81->172.30.0.2:80"}, linesOf(changes))
 	requireConsistent(t, b, e)
@@ -123,10 +122,10 @@ func TestApplyRefuses(t *testing.T) {
 		"not an address of this host": mapAll(t, "172.30.0.9:80->172.30.0.2:80"),
 	} {
 		ms = append(mapAll(t, "71->172.30.0.2:71"), ms...)
-		_, err := e.Apply(ms...)
+		_, err := e.Apply(t.Context(), ms...)
 		require.ErrorIs(t, err, nat.ErrInvalid, reason)
 		require.ErrorContains(t, err, reason)
-		_, err = e.Diff(ms...)
+		_, err = e.Diff(t.Context(), ms...)
 		require.ErrorIs(t, err, nat.ErrInvalid, reason)
 	}
 	require.Equal(t, before, b.kernel.Dump())
@@ -139,10 +138,10 @@ func TestApplyRefuses(t *testing.T) {
 func TestApplyKeepsWhatTheHostHasLost(t *testing.T) {
 	e, b := openFake(t)
 	keep := nattest.Mapping(t, local4+":80->172.30.0.2:80")
-	_, err := e.Apply(keep)
+	_, err := e.Apply(t.Context(), keep)
 	require.NoError(t, err)
 	clear(b.host.routes)
-	_, err = e.Apply(keep, nattest.Mapping(t, "81->172.30.0.2:80"))
+	_, err = e.Apply(t.Context(), keep, nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Len(t, publishedBy(e), 2)
 }

@@ -56,7 +56,7 @@ func BenchmarkPublish(b *testing.B) {
 						bed.host.onLink("tap", netip.PrefixFrom(a, 32).String())
 					}
 				}
-				_, err := e.Apply(ms...)
+				_, err := e.Apply(b.Context(), ms...)
 				require.NoError(b, err)
 				publishOver(b, e)
 			})
@@ -70,10 +70,10 @@ func publishOver(b *testing.B, e *Engine) {
 	m := nattest.Mapping(b, "65000->172.30.0.2:80")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := e.Publish(m); err != nil {
+		if _, err := e.Publish(b.Context(), nat.PublishOptions{}, m); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := e.Unpublish(m); err != nil {
+		if _, err := e.Remove(b.Context(), nat.Removal{Mappings: []nat.Mapping{m}}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -86,7 +86,7 @@ func BenchmarkExpire(b *testing.B) {
 	for i := range ms {
 		ms[i].Expires = bed.clock.Now().Add(time.Hour)
 	}
-	_, err := e.Apply(ms...)
+	_, err := e.Apply(b.Context(), ms...)
 	require.NoError(b, err)
 	m := nattest.Mapping(b, "65000->172.30.0.2:80")
 	now := bed.clock.Now()
@@ -107,7 +107,7 @@ func BenchmarkApply60000(b *testing.B) {
 		b.StopTimer()
 		e, _ := openFake(b)
 		b.StartTimer()
-		if _, err := e.Apply(ms...); err != nil {
+		if _, err := e.Apply(b.Context(), ms...); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -117,11 +117,11 @@ func BenchmarkApply60000(b *testing.B) {
 func BenchmarkApplyAgain60000(b *testing.B) {
 	ms := manyMappings(crowd)
 	e, _ := openFake(b)
-	_, err := e.Apply(ms...)
+	_, err := e.Apply(b.Context(), ms...)
 	require.NoError(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := e.Apply(ms...); err != nil {
+		if _, err := e.Apply(b.Context(), ms...); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -131,7 +131,7 @@ func BenchmarkApplyAgain60000(b *testing.B) {
 // what each keeps on the heap.
 func BenchmarkAdopt60000(b *testing.B) {
 	e, bed := openFake(b)
-	_, err := e.Apply(manyMappings(crowd)...)
+	_, err := e.Apply(b.Context(), manyMappings(crowd)...)
 	require.NoError(b, err)
 	e = nil
 	before := heapInUse()

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -57,13 +60,15 @@ type change struct {
 const changeAttempts = 5
 
 // retryOnConflict calls f, again as long as it finds that the kernel has changed.
-func (e *Engine) retryOnConflict(f func() error) error {
+func (e *Engine) retryOnConflict(ctx context.Context, f func() error) error {
 	defer e.opts.Progress(Progress{})
 	e.table.SetCurrent(false)
 	var err error
 	for attempt := range changeAttempts {
-		time.Sleep(time.Duration(attempt) * table.Pause)
-		switch resyncErr := e.resync(); {
+		if err := sleep.For(ctx, time.Duration(attempt)*table.Pause); err != nil {
+			return err
+		}
+		switch resyncErr := e.resync(ctx); {
 		case resyncErr != nil && err != nil:
 			return fmt.Errorf("%w: %w", err, resyncErr)
 		case resyncErr != nil:
@@ -78,11 +83,11 @@ func (e *Engine) retryOnConflict(f func() error) error {
 }
 
 // resync loads the table if the kernel may hold something else than the engine knows.
-func (e *Engine) resync() error {
+func (e *Engine) resync(ctx context.Context) error {
 	if !e.table.Stale() {
 		return nil
 	}
-	if err := e.adopt(); err != nil {
+	if err := e.adopt(ctx); err != nil {
 		return err
 	}
 	e.table.SetCurrent(true)
@@ -96,8 +101,12 @@ func (e *Engine) resync() error {
 // backend needs in hairpin mode are put back before the table changes, others switched
 // after it. If one of them fails, those before it are undone, the last first, and the
 // errors of undoing are joined to the cause. What the change adds has been reserved
-// already; what it removes is released here.
-func (e *Engine) commit(c change) error {
+// already; what it removes is released here. A context that is done is heeded until the
+// table changes.
+func (e *Engine) commit(ctx context.Context, c change) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	e.unchanged(false)
 	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
@@ -123,7 +132,7 @@ func (e *Engine) commit(c change) error {
 			return undo.after(err)
 		}
 	}
-	if c.hairpins = e.hairpinChange(c); c.hairpins != nil {
+	if c.hairpins = e.hairpinChange(ctx, c); c.hairpins != nil {
 		c.hairpins.putBack()
 		undo.add(c.hairpins.undoPutBack)
 	}
@@ -131,6 +140,9 @@ func (e *Engine) commit(c change) error {
 	segments := e.segmentChange(c)
 	notes := c.notes()
 	c.records.come = append(slices.Clip(c.records.come), notes...)
+	if err := ctx.Err(); err != nil {
+		return undo.after(err)
+	}
 	if err := e.commitTable(c, segments, &undo); err != nil {
 		return undo.after(err)
 	}
@@ -318,7 +330,7 @@ func (e *Engine) note(c change, s segmentChange) {
 		maps.Copy(e.segments, fresh)
 	}
 	for _, p := range c.Removed {
-		e.remove(p)
+		e.removePort(p)
 	}
 	for p := range c.After {
 		e.put(p)

@@ -5,7 +5,6 @@ package engine
 
 import (
 	"errors"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,17 +21,19 @@ func calls(t *testing.T, e *Engine) map[string]func() error {
 	m := nattest.Mapping(t, "80->172.30.0.2:80")
 	second := func(_ any, err error) error { return err }
 	return map[string]func() error{
-		"Publish":   func() error { return second(e.Publish(m)) },
-		"Retarget":  func() error { return second(e.Retarget(m)) },
-		"Unpublish": func() error { return second(e.Unpublish(m)) },
-		"Kill":      func() error { return second(e.Kill(m)) },
-		"Apply":     func() error { return second(e.Apply()) },
-		"Purge":     e.Purge,
+		"Publish":   func() error { return second(e.Publish(t.Context(), nat.PublishOptions{}, m)) },
+		"Retarget":  func() error { return second(e.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)) },
+		"Unpublish": func() error { return second(e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})) },
+		"Kill": func() error {
+			return second(e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}, Kill: true}))
+		},
+		"Apply": func() error { return second(e.Apply(t.Context())) },
+		"Purge": func() error { return e.Purge(t.Context()) },
 	}
 }
 
 func TestClosed(t *testing.T) {
-	for name, end := range map[string]func(*Engine) error{"close": (*Engine).Close, "purge": (*Engine).Purge} {
+	for name, end := range map[string]func(*Engine) error{"close": (*Engine).Close, "purge": func(e *Engine) error { return e.Purge(t.Context()) }} {
 		e, b := openFake(t)
 		publish(t, e, "80->172.30.0.2:80")
 		before := b.kernel.Dump()
@@ -46,10 +47,11 @@ func TestClosed(t *testing.T) {
 		for method, call := range calls(t, e) {
 			require.ErrorIs(t, call(), nat.ErrClosed, "%s after %s", method, name)
 		}
-		_, err := e.Diff()
+		_, err := e.Diff(t.Context())
 		require.ErrorIs(t, err, nat.ErrClosed)
 		require.ErrorIs(t, e.Close(), nat.ErrClosed)
-		require.Empty(t, slices.Collect(e.Mappings()))
+		_, err = e.Mappings(t.Context())
+		require.ErrorIs(t, err, nat.ErrClosed)
 		require.Equal(t, before, b.kernel.Dump())
 		require.Equal(t, 1, b.flows.closed)
 	}
@@ -64,7 +66,7 @@ func TestReadOnly(t *testing.T) {
 		require.ErrorIs(t, call(), nat.ErrReadOnly, method)
 	}
 	require.Equal(t, []string{"80->172.30.0.2:80"}, publishedBy(r))
-	changes, err := r.Diff(nattest.Mapping(t, "81->172.30.0.2:80"))
+	changes, err := r.Diff(t.Context(), nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"- 80->172.30.0.2:80", "+ 81->172.30.0.2:80"}, linesOf(changes))
 	require.Equal(t, before, b.kernel.Dump())
@@ -86,32 +88,32 @@ func TestReadOnlyWithoutTable(t *testing.T) {
 func TestPurge(t *testing.T) {
 	t.Run("of nothing", func(t *testing.T) {
 		e, b := openFake(t)
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.Empty(t, b.kernel.Dump())
 	})
 	t.Run("of what is gone already", func(t *testing.T) {
 		e, b := openFake(t)
 		publish(t, e, "80->172.30.0.2:80")
 		b.kernel.Flush()
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 	})
 	t.Run("of one table of several", func(t *testing.T) {
 		e, b := openFake(t)
 		other := b.openWith(t, Options{Table: "other", NoSysctl: true})
 		publish(t, e, "80->172.30.0.2:80")
 		publish(t, other, "80->172.30.0.3:80")
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.Equal(t, []string{"80->172.30.0.3:80"}, publishedBy(b.openWith(t, Options{Table: "other"})))
 	})
 	t.Run("refused", func(t *testing.T) {
 		e, b := openFake(t)
 		publish(t, e, "80->172.30.0.2:80")
 		b.kernel.FailNext("DeleteTable", &nft.OpError{Op: "delete table", Object: "inet nftnat", Err: unix.EPERM})
-		require.ErrorIs(t, e.Purge(), unix.EPERM)
+		require.ErrorIs(t, e.Purge(t.Context()), unix.EPERM)
 		require.Equal(t, []string{"80->172.30.0.2:80"}, publishedBy(e), "it is still open")
 		publish(t, e, "81->172.30.0.2:80")
 		requireConsistent(t, b, e)
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.Empty(t, b.kernel.Dump())
 	})
 	t.Run("without flows", func(t *testing.T) {
@@ -119,9 +121,9 @@ func TestPurge(t *testing.T) {
 		publish(t, e, "53->172.30.0.2:53/udp")
 		cause := errors.New("no conntrack here")
 		b.flows.hook = func(string) error { return cause }
-		require.ErrorIs(t, e.Purge(), cause)
+		require.ErrorIs(t, e.Purge(t.Context()), cause)
 		require.Empty(t, b.kernel.Dump(), "the table is gone all the same")
-		_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80"))
 		require.ErrorIs(t, err, nat.ErrClosed, "and does not come back")
 	})
 }

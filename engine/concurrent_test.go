@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -84,7 +85,7 @@ func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, las
 			m.Frontend = netip.AddrPortFrom(host, 0)
 			m.More = uint16(r.IntN(3))
 		}
-		done, err := e.Publish(m)
+		done, err := e.Publish(context.Background(), nat.PublishOptions{}, m)
 		switch {
 		case err == nil && slices.Contains(mine, slices.Collect(nat.Expand(done[0]))[0]): // its own again
 		case err == nil:
@@ -96,7 +97,7 @@ func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, las
 			return err
 		}
 		if r.IntN(10) == 0 {
-			for range e.Mappings() { // while others change them
+			for range must(e.Mappings(context.Background())) { // while others change them
 				break
 			}
 		}
@@ -119,6 +120,6 @@ func giveBack(e *Engine, o *owners, mine *[]nat.Mapping) error {
 	m := (*mine)[last]
 	*mine = (*mine)[:last]
 	o.giveBack(m)
-	_, err := e.Unpublish(m)
+	_, err := e.Remove(context.Background(), nat.Removal{Mappings: []nat.Mapping{m}})
 	return err
 }

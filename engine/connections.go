@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"net/netip"
@@ -35,18 +37,22 @@ type Connections struct {
 //
 // It reads all TCP and UDP flows of the namespace's connection tracking table, which takes
 // time in proportion to their number. Changes that have to end flows wait meanwhile.
-func (e *Engine) Connections() ([]Connections, error) {
-	e.mu.Lock()
+func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
+	if err := e.mu.lockContext(ctx); err != nil {
+		return nil, err
+	}
 	flows, closed := e.flows, e.closed
 	e.mu.Unlock()
 	if closed {
 		return nil, nat.ErrClosed
 	}
-	counts, err := countFlows(flows)
+	counts, err := countFlows(ctx, flows)
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
+	if err := e.mu.lockContext(ctx); err != nil {
+		return nil, err
+	}
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, nat.ErrClosed
@@ -62,14 +68,14 @@ type translation struct {
 }
 
 // countFlows counts the flows of each translation.
-func countFlows(flows flowTable) (map[translation]int, error) {
+func countFlows(ctx context.Context, flows flowTable) (map[translation]int, error) {
 	counts := map[translation]int{}
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
 			if f.DNAT() {
 				counts[translation{portset.Frontend{Proto: proto, AddrPort: f.Dst}, f.ReplySrc}]++
 			}
-			return nil
+			return ctx.Err()
 		})
 		if err != nil {
 			return nil, err

@@ -37,17 +37,17 @@ func TestConnections(t *testing.T) {
 		{Mapping: nattest.Mapping(t, local4+":82->172.30.0.3:82"), Translated: 1},
 		{Mapping: nattest.Mapping(t, "0.0.0.0:53->172.30.0.2:53/udp"), Translated: 1},
 	}
-	have, err := e.Connections()
+	have, err := e.Connections(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, want, have)
 
 	failure := errors.New("no")
 	b.flows.hook = func(string) error { return failure }
-	_, err = e.Connections()
+	_, err = e.Connections(t.Context())
 	require.ErrorIs(t, err, failure)
 	b.flows.hook = nil
 	require.NoError(t, e.Close())
-	_, err = e.Connections()
+	_, err = e.Connections(t.Context())
 	require.ErrorIs(t, err, nat.ErrClosed)
 }
 
@@ -56,7 +56,7 @@ func BenchmarkConnections(b *testing.B) {
 	bed := newTestbed()
 	e := bed.openWith(b, Options{NoSysctl: true})
 	m := nattest.Mapping(b, "1-60000->172.30.0.2:1-60000")
-	_, err := e.Publish(m)
+	_, err := e.Publish(b.Context(), nat.PublishOptions{}, m)
 	require.NoError(b, err)
 	for port := range 60000 {
 		f := conntrack.Flow{Proto: uint8(nat.TCP), Status: conntrack.StatusDNAT}
@@ -65,7 +65,7 @@ func BenchmarkConnections(b *testing.B) {
 		bed.flows.flows = append(bed.flows.flows, f)
 	}
 	for b.Loop() {
-		if _, err := e.Connections(); err != nil {
+		if _, err := e.Connections(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

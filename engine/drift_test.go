@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/internal/nfttest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -41,7 +42,7 @@ func TestDriftIsPutRight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, b := openFake(t)
 			publish(t, e, "0.0.0.0:80->172.30.0.2:80", local4+":81->10.9.0.2:81")
-			_, err := e.Publish(leaseFor(t, b, "90->172.30.0.2:90", time.Minute))
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "90->172.30.0.2:90", time.Minute))
 			require.NoError(t, err)
 			want, whole := publishedBy(e), b.kernel.Dump()
 			b.clock.advance(time.Second)

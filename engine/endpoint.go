@@ -7,9 +7,9 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -40,22 +40,16 @@ func (ep *Endpoint) Address() netip.Prefix { return netip.PrefixFrom(ep.addr, ep
 // Gateway is the host's address on the network.
 func (ep *Endpoint) Gateway() netip.Addr { return ep.gateway }
 
-// Mappings are what is published of the endpoint now, in the order of Compare, each of
-// a single port: those that have its name and lead to its address. None after Release.
-func (ep *Endpoint) Mappings() iter.Seq[nat.Mapping] {
+// Mappings returns what is published of the endpoint now, in the order of Compare, each of
+// a single port: mappings that have its name and lead to its address. None after Release.
+func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	e := ep.engine
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || e.endpoints[ep.name] != ep {
-		return slices.Values[[]nat.Mapping](nil)
-	}
-	e.forget(e.now())
-	var ms []nat.Mapping
-	for _, p := range e.portsOf(ep) {
-		ms = append(ms, p.Mapping())
-	}
-	slices.SortFunc(ms, nat.Compare)
-	return slices.Values(ms)
+	return view(ctx, e, func() ([]nat.Mapping, error) {
+		if e.endpoints[ep.name] != ep {
+			return nil, nil
+		}
+		return sortedMappings(slices.Values(e.portsOf(ep))), nil
+	})
 }
 
 // portsOf are the published ports of an endpoint.
@@ -80,15 +74,17 @@ func (e *Engine) portsOf(ep *Endpoint) (ports []portset.Port) {
 // lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
 // for a name or an address in use; alloc.ErrExhausted if the network is full. On any
 // error nothing has changed.
-func (e *Engine) Attach(a nat.EndpointSpec) (*Endpoint, error) { return e.Reporting(nil).Attach(a) }
+func (e *Engine) Attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
+	return update(ctx, e, func() (*Endpoint, error) { return e.attach(ctx, a) })
+}
 
-func (e *Engine) attach(a nat.EndpointSpec) (*Endpoint, error) {
+func (e *Engine) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
 	var ep *Endpoint
-	err := e.retryOnConflict(func() (err error) {
-		ep, err = e.attachOnce(a)
+	err := e.retryOnConflict(ctx, func() (err error) {
+		ep, err = e.attachOnce(ctx, a)
 		return err
 	})
 	switch {
@@ -100,7 +96,7 @@ func (e *Engine) attach(a nat.EndpointSpec) (*Endpoint, error) {
 	return ep, nil
 }
 
-func (e *Engine) attachOnce(a nat.EndpointSpec) (_ *Endpoint, err error) {
+func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint, err error) {
 	if have := e.endpoints[a.Name]; have != nil {
 		if e.attachedAs(have, a) {
 			e.unchanged(true)
@@ -140,7 +136,7 @@ func (e *Engine) attachOnce(a nat.EndpointSpec) (_ *Endpoint, err error) {
 		n.cursor = n.addrs.Cursor()
 		e.endpoints[a.Name] = ep
 	}
-	if _, err := e.publishOnce(ms, base, publishing{}); err != nil {
+	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err
 	}
 	return ep, nil
@@ -315,38 +311,38 @@ func (e *Engine) holderOf(a netip.Addr) string {
 // ends the connections to it: its address may be somebody else's next. Releasing again,
 // or what is gone already, does nothing. On an error nothing has changed, and Release
 // can be called again.
-func (ep *Endpoint) Release() error {
+func (ep *Endpoint) Release(ctx context.Context) error {
 	e := ep.engine
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return err
-	}
-	err := e.retryOnConflict(func() error {
-		if e.endpoints[ep.name] != ep {
-			return nil
+	_, err := update(ctx, e, func() (struct{}, error) {
+		err := e.retryOnConflict(ctx, func() error {
+			if e.endpoints[ep.name] != ep {
+				return nil
+			}
+			return e.detachOnce(ctx, ep)
+		})
+		if err != nil {
+			err = fmt.Errorf("detach %s: %w", ep.name, err)
 		}
-		return e.detachOnce(ep)
+		return struct{}{}, err
 	})
-	if err != nil {
-		return fmt.Errorf("detach %s: %w", ep.name, err)
-	}
-	return nil
+	return err
 }
 
 // Detach releases the endpoint of a name, and returns what was published of it. The
 // error is ErrNotFound if there is none.
-func (e *Engine) Detach(name string) ([]nat.Mapping, error) { return e.Reporting(nil).Detach(name) }
+func (e *Engine) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
+	return update(ctx, e, func() ([]nat.Mapping, error) { return e.detach(ctx, name) })
+}
 
-func (e *Engine) detach(name string) (done []nat.Mapping, err error) {
-	err = e.retryOnConflict(func() error {
+func (e *Engine) detach(ctx context.Context, name string) (done []nat.Mapping, err error) {
+	err = e.retryOnConflict(ctx, func() error {
 		ep := e.endpoints[name]
 		if ep == nil {
 			return &missingError{nat.WhatEndpoint, name}
 		}
 		ports := e.portsOf(ep)
 		done = portset.Collapse(ports)
-		return e.detachOnce(ep)
+		return e.detachOnce(ctx, ep)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("detach %s: %w", name, err)
@@ -354,7 +350,7 @@ func (e *Engine) detach(name string) (done []nat.Mapping, err error) {
 	return done, nil
 }
 
-func (e *Engine) detachOnce(ep *Endpoint) error {
+func (e *Engine) detachOnce(ctx context.Context, ep *Endpoint) error {
 	n := e.networks[ep.network]
 	before := n.addrs.Cursor()
 	n.addrs.Release(ep.addr)
@@ -364,40 +360,26 @@ func (e *Engine) detachOnce(ep *Endpoint) error {
 		n.cursor = n.addrs.Cursor()
 		delete(e.endpoints, ep.name)
 	}
-	if err := e.commit(c); err != nil {
+	if err := e.commit(ctx, c); err != nil {
 		return errors.Join(err, n.addrs.Reserve(ep.addr), n.addrs.SetCursor(before))
 	}
 	return nil
 }
 
 // Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.
-func (e *Engine) Endpoint(name string) (*Endpoint, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nil, nat.ErrClosed
-	}
-	if err := e.resync(); err != nil {
-		return nil, err
-	}
-	ep := e.endpoints[name]
-	if ep == nil {
-		return nil, &missingError{nat.WhatEndpoint, name}
-	}
-	return ep, nil
+func (e *Engine) Endpoint(ctx context.Context, name string) (*Endpoint, error) {
+	return view(ctx, e, func() (*Endpoint, error) {
+		ep := e.endpoints[name]
+		if ep == nil {
+			return nil, &missingError{nat.WhatEndpoint, name}
+		}
+		return ep, nil
+	})
 }
 
-// Endpoints are all endpoints, by name. Of a closed engine there are none.
-func (e *Engine) Endpoints() iter.Seq[*Endpoint] {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return slices.Values[[]*Endpoint](nil)
-	}
-	if err := e.resync(); err != nil {
-		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
-	}
-	return slices.Values(e.sortedEndpoints())
+// Endpoints returns all endpoints, by name.
+func (e *Engine) Endpoints(ctx context.Context) ([]*Endpoint, error) {
+	return view(ctx, e, func() ([]*Endpoint, error) { return e.sortedEndpoints(), nil })
 }
 
 func (b book) sortedEndpoints() []*Endpoint {

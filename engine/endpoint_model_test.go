@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -84,7 +85,7 @@ var (
 func (m *tenants) open() {
 	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
 	m.handles = map[string]*Endpoint{}
-	for ep := range m.engine.Endpoints() {
+	for _, ep := range must(m.engine.Endpoints(context.Background())) {
 		m.handles[ep.Name()] = ep
 	}
 }
@@ -111,9 +112,9 @@ func (m *tenants) play() {
 		m.call = "flush"
 		m.bed.kernel.Flush()
 		// What is known comes back with a change, so one is made.
-		_, err := m.engine.Publish(nattest.Mapping(m.T, "999->10.9.0.2:1"))
+		_, err := m.engine.Publish(context.Background(), nat.PublishOptions{}, nattest.Mapping(m.T, "999->10.9.0.2:1"))
 		require.NoError(m, err)
-		_, err = m.engine.Unpublish(nattest.Mapping(m.T, "999->10.9.0.2:1"))
+		_, err = m.engine.Remove(context.Background(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(m.T, "999->10.9.0.2:1")}})
 		require.NoError(m, err)
 	case 12:
 		m.call = "reboot"
@@ -162,7 +163,7 @@ func (m *tenants) create() {
 	if again != nil {
 		want = isDone
 	}
-	made, err := m.engine.CreateNetwork(n)
+	made, err := m.engine.CreateNetwork(context.Background(), n)
 	require.Equal(m, want, m.outcomeOf(err), "%s: %v", m.call, err)
 	m.seen["network "+want]++
 	if err != nil {
@@ -203,7 +204,7 @@ func (m *tenants) removeNetwork() {
 			want = isConflict
 		}
 	}
-	err := m.engine.RemoveNetwork(name)
+	err := m.engine.RemoveNetwork(context.Background(), name)
 	require.Equal(m, want, m.outcomeOf(err), "%s: %v", m.call, err)
 	m.seen["remove "+want]++
 	if err == nil {
@@ -229,7 +230,7 @@ func (m *tenants) attach() {
 	}
 	m.call = fmt.Sprintf("attach %v", a)
 	want, addr := m.judge(a, n)
-	ep, err := m.engine.Attach(a)
+	ep, err := m.engine.Attach(context.Background(), a)
 	got := m.outcomeOf(err)
 	m.seen["attach "+got]++
 	if want == isDone && got == isExhausted && slices.ContainsFunc(a.Ports, func(s nat.PortSpec) bool { return s.Frontend.Port() == 0 }) {
@@ -251,7 +252,7 @@ func (m *tenants) attach() {
 		m.seek(n, addr)
 	}
 	// What had the endpoint's name and led to its address before, is of it as well.
-	published := slices.DeleteFunc(slices.Collect(ep.Mappings()), func(have nat.Mapping) bool { return slices.Contains(m.mappings, have) })
+	published := slices.DeleteFunc(must(ep.Mappings(context.Background())), func(have nat.Mapping) bool { return slices.Contains(m.mappings, have) })
 	fresh := slices.DeleteFunc(singles(a.Mappings(addr)), func(one nat.Mapping) bool { return slices.Contains(m.mappings, one) })
 	require.Len(m, published, len(fresh)+chosen(a.Ports), m.call)
 	m.mappings = append(m.mappings, published...)
@@ -369,9 +370,9 @@ func (m *tenants) detach() {
 	ep, there := m.endpoints[name]
 	m.call = "detach " + name
 	if handle := m.handles[name]; handle != nil && m.random.IntN(2) == 0 {
-		require.NoError(m, handle.Release(), m.call)
+		require.NoError(m, handle.Release(context.Background()), m.call)
 	} else {
-		_, err := m.engine.Detach(name)
+		_, err := m.engine.Detach(context.Background(), name)
 		want := isDone
 		if !there {
 			want = isNotFound
@@ -396,7 +397,7 @@ func (m *tenants) publish() {
 	if len(m.mappings) > 0 && m.random.IntN(3) == 0 {
 		i := m.random.IntN(len(m.mappings))
 		m.call = "unpublish " + m.mappings[i].String()
-		_, err := m.engine.Unpublish(m.mappings[i])
+		_, err := m.engine.Remove(context.Background(), nat.Removal{Mappings: []nat.Mapping{m.mappings[i]}})
 		require.NoError(m, err)
 		m.mappings = slices.Delete(m.mappings, i, i+1)
 		return
@@ -408,7 +409,7 @@ func (m *tenants) publish() {
 	if !again && slices.ContainsFunc(m.mappings, func(have nat.Mapping) bool { return excludes(have, one) }) {
 		want = isConflict
 	}
-	_, err := m.engine.Publish(one)
+	_, err := m.engine.Publish(context.Background(), nat.PublishOptions{}, one)
 	require.Equal(m, want, m.outcomeOf(err), m.call)
 	if err == nil && !again {
 		m.mappings = append(m.mappings, one)
@@ -418,8 +419,8 @@ func (m *tenants) publish() {
 func (m *tenants) check() {
 	m.Helper()
 	slices.SortFunc(m.mappings, nat.Compare)
-	require.Equal(m, inAllWords(m.mappings), inAllWords(slices.Collect(m.engine.Mappings())), m.call)
-	s, err := m.engine.State()
+	require.Equal(m, inAllWords(m.mappings), inAllWords(must(m.engine.Mappings(context.Background()))), m.call)
+	s, err := m.engine.State(context.Background())
 	require.NoError(m, err)
 	require.Len(m, s.Networks, len(m.networks), m.call)
 	for _, n := range s.Networks {
@@ -437,7 +438,7 @@ func (m *tenants) check() {
 	// The same state is the same table, whatever the history.
 	fresh := newTestbed()
 	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
-	_, err = other.ApplyState(s)
+	_, err = other.ApplyState(context.Background(), s)
 	require.NoError(m, err, m.call)
 	if fresh.kernel.Dump() != "" {
 		require.Equal(m, fresh.kernel.Dump(), m.bed.kernel.Dump(), m.call)

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +34,7 @@ func netOf(tb testing.TB, name, prefix string) nat.Network {
 
 func create(tb testing.TB, e *Engine, name, prefix string) nat.Network {
 	tb.Helper()
-	n, err := e.CreateNetwork(netOf(tb, name, prefix))
+	n, err := e.CreateNetwork(tb.Context(), netOf(tb, name, prefix))
 	require.NoError(tb, err)
 	return n
 }
@@ -52,13 +53,13 @@ func attachment(tb testing.TB, name, network string, specs ...string) nat.Endpoi
 
 func attach(tb testing.TB, e *Engine, name, network string, specs ...string) *Endpoint {
 	tb.Helper()
-	ep, err := e.Attach(attachment(tb, name, network, specs...))
+	ep, err := e.Attach(tb.Context(), attachment(tb, name, network, specs...))
 	require.NoError(tb, err)
 	return ep
 }
 
 func portsOfEndpoint(ep *Endpoint) []string {
-	return inAllWords(nat.Collapse(slices.Collect(ep.Mappings())))
+	return inAllWords(nat.Collapse(must(ep.Mappings(context.Background()))))
 }
 
 // recordsIn are the elements of a dump that are of networks and endpoints.
@@ -77,7 +78,7 @@ func TestNetworkOnRecord(t *testing.T) {
 	n := create(t, e, "inside", inside4)
 	require.Equal(t, "172.30.0.1", n.Gateway.String())
 	require.Equal(t, "172.30.0.2", n.Next.String())
-	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), Gateway: netip.MustParseAddr("fd00:30::ff"), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(t.Context(), nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), Gateway: netip.MustParseAddr("fd00:30::ff"), NoGuard: true, NoMasquerade: true})
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		`cursors4 { 172.30.0.2 comment "inside" }`,
@@ -90,9 +91,9 @@ func TestNetworkOnRecord(t *testing.T) {
 	require.Equal(t, []string{inside4, inside6}, segmentsIn(b.kernel.Dump()), "each is a segment")
 	requireConsistent(t, b, e)
 
-	require.ErrorIs(t, e.RemoveNetwork("none"), fs.ErrNotExist)
-	require.NoError(t, e.RemoveNetwork("inside"))
-	require.NoError(t, e.RemoveNetwork("six"))
+	require.ErrorIs(t, e.RemoveNetwork(t.Context(), "none"), fs.ErrNotExist)
+	require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
+	require.NoError(t, e.RemoveNetwork(t.Context(), "six"))
 	require.Empty(t, elementsIn(b.kernel.Dump()))
 	requireConsistent(t, b, e)
 }
@@ -110,14 +111,14 @@ func TestNetworkRefused(t *testing.T) {
 		{"other", "10.0.0.0/8", "is taken by the route 10.9.0.0/16"},
 		{"other", "192.0.2.0/24", "is taken by the route 192.0.2."},
 	} {
-		_, err := e.CreateNetwork(netOf(t, test.name, test.prefix))
+		_, err := e.CreateNetwork(t.Context(), netOf(t, test.name, test.prefix))
 		require.ErrorIs(t, err, nat.ErrConflict)
 		require.ErrorContains(t, err, "create network "+test.name+": ")
 		require.ErrorContains(t, err, test.want)
 	}
-	_, err := e.CreateNetwork(nat.Network{Name: "x"})
+	_, err := e.CreateNetwork(t.Context(), nat.Network{Name: "x"})
 	require.ErrorIs(t, err, nat.ErrInvalid)
-	err = e.RemoveNetwork("inside")
+	err = e.RemoveNetwork(t.Context(), "inside")
 	require.EqualError(t, err, "remove network inside: network inside is taken by endpoint web")
 	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Equal(t, before, b.kernel.Dump())
@@ -149,39 +150,39 @@ func TestAttach(t *testing.T) {
 	require.Empty(t, portsOfEndpoint(other))
 	requireConsistent(t, b, e)
 
-	found, err := e.Endpoint("web")
+	found, err := e.Endpoint(t.Context(), "web")
 	require.NoError(t, err)
 	require.Same(t, ep, found)
-	require.Equal(t, []*Endpoint{other, ep}, slices.Collect(e.Endpoints()))
+	require.Equal(t, []*Endpoint{other, ep}, must(e.Endpoints(t.Context())))
 
 	// What is named as the endpoint and leads to it is of it, whoever published it.
 	m := nattest.Mapping(t, "81->172.30.0.2:81")
 	m.Name = "web"
-	_, err = e.Publish(m)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, m)
 	require.NoError(t, err)
 	publish(t, e, "82->172.30.0.2:82")
 	require.Contains(t, portsOfEndpoint(ep), "81->172.30.0.2:81 web")
 
 	changes = 0
-	require.NoError(t, ep.Release())
+	require.NoError(t, ep.Release(t.Context()))
 	require.Equal(t, 2, changes, "all of it, and then the note that UDP flows are to end")
-	require.NoError(t, ep.Release(), "once is enough")
+	require.NoError(t, ep.Release(t.Context()), "once is enough")
 	require.Empty(t, portsOfEndpoint(ep))
 	require.Equal(t, []string{"82->172.30.0.2:82"}, publishedBy(e), "it was not the endpoint's")
-	_, err = e.Endpoint("web")
+	_, err = e.Endpoint(t.Context(), "web")
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	requireConsistent(t, b, e)
 
 	// Its address comes round last.
 	require.Equal(t, "172.30.0.4/24", attach(t, e, "web", "").Address().String())
-	require.NoError(t, ep.Release(), "it is another one's name by now")
-	_, err = e.Endpoint("web")
+	require.NoError(t, ep.Release(t.Context()), "it is another one's name by now")
+	_, err = e.Endpoint(t.Context(), "web")
 	require.NoError(t, err)
 }
 
 func TestAttachRefused(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Attach(attachment(t, "web", ""))
+	_, err := e.Attach(t.Context(), attachment(t, "web", ""))
 	require.EqualError(t, err, "attach web: there is no network yet")
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	create(t, e, "inside", "172.30.0.0/29")
@@ -219,7 +220,7 @@ func TestAttachRefused(t *testing.T) {
 		{attachment(t, "x", "inside", "81:81", "81:82"), nat.ErrInvalid, "overlap"},
 		{attachment(t, "x", "inside", "203.0.113.5:81:81"), nat.ErrInvalid, "not an address of this host"},
 	} {
-		_, err := e.Attach(test.a)
+		_, err := e.Attach(t.Context(), test.a)
 		require.ErrorIs(t, err, test.is, "%v", test.a)
 		require.ErrorContains(t, err, test.want, "%v", test.a)
 		require.Equal(t, before, b.kernel.Dump(), "%v", test.a)
@@ -228,7 +229,7 @@ func TestAttachRefused(t *testing.T) {
 	for i := range 3 {
 		attach(t, e, fmt.Sprint("e", i), "inside")
 	}
-	_, err = e.Attach(attachment(t, "x", "inside"))
+	_, err = e.Attach(t.Context(), attachment(t, "x", "inside"))
 	require.ErrorIs(t, err, alloc.ErrExhausted, "172.30.0.6 is the host's")
 	require.ErrorContains(t, err, "attach x: network inside 172.30.0.0/29")
 	requireConsistent(t, b, e)
@@ -250,17 +251,17 @@ func TestAttachFails(t *testing.T) {
 			}
 		}
 		fail()
-		_, err := e.Attach(attachment(t, "web", "inside", "80/udp", "81"))
+		_, err := e.Attach(t.Context(), attachment(t, "web", "inside", "80/udp", "81"))
 		require.ErrorIs(t, err, cause, op)
 		require.Equal(t, before, b.kernel.Dump(), op)
 		requireConsistent(t, b, e)
 		fail()
-		require.ErrorIs(t, kept.Release(), cause, op)
+		require.ErrorIs(t, kept.Release(t.Context()), cause, op)
 		require.Equal(t, before, b.kernel.Dump(), op)
 		requireConsistent(t, b, e)
 		require.Len(t, portsOfEndpoint(kept), 2)
 	}
-	require.NoError(t, kept.Release())
+	require.NoError(t, kept.Release(t.Context()))
 	require.Equal(t, "172.30.0.3/24", attach(t, e, "web", "inside").Address().String())
 	requireConsistent(t, b, e)
 }
@@ -273,16 +274,16 @@ func TestNetworkComesRound(t *testing.T) {
 	for i := range 5 {
 		eps = append(eps, attach(t, e, fmt.Sprint("e", i), ""))
 	}
-	_, err := e.Attach(attachment(t, "more", ""))
+	_, err := e.Attach(t.Context(), attachment(t, "more", ""))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
-	require.NoError(t, eps[3].Release())
-	require.NoError(t, eps[1].Release())
+	require.NoError(t, eps[3].Release(t.Context()))
+	require.NoError(t, eps[1].Release(t.Context()))
 	for _, want := range []string{"172.30.0.5/29", "172.30.0.3/29"} {
 		e = b.open(t) // the engine before was killed
 		requireConsistent(t, b, e)
 		require.Equal(t, want, attach(t, e, "x"+want[len(want)-4:len(want)-3], "").Address().String())
 	}
-	_, err = e.Attach(attachment(t, "more", ""))
+	_, err = e.Attach(t.Context(), attachment(t, "more", ""))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 }
 
@@ -299,7 +300,7 @@ func TestReleaseEndsFlows(t *testing.T) {
 		}
 	}
 	b.flows.flows = []conntrack.Flow{flow(80), flow(81)}
-	require.NoError(t, ep.Release())
+	require.NoError(t, ep.Release(t.Context()))
 	require.Equal(t, []conntrack.Flow{flow(81)}, b.flows.flows)
 }
 
@@ -313,13 +314,13 @@ func TestNetworkAmongSegments(t *testing.T) {
 	create(t, e, "inside", inside4)
 	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()))
 	requireConsistent(t, b, e)
-	_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 	require.NoError(t, err)
-	_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:80"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:80")}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()), "the network's own stays")
 	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
-	require.NoError(t, e.RemoveNetwork("inside"))
+	require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
 	require.Equal(t, before, segmentsIn(b.kernel.Dump()))
 	requireConsistent(t, b, e)
 	// A route that has become wider does not open the network's guard.
@@ -368,7 +369,7 @@ func TestAdoptRecords(t *testing.T) {
 		b.write(t, es...)
 		before := b.kernel.Dump()
 		r := b.openWith(t, Options{ReadOnly: true})
-		require.Len(t, slices.Collect(r.Endpoints()), 1, name)
+		require.Len(t, must(r.Endpoints(t.Context())), 1, name)
 		require.Equal(t, before, b.kernel.Dump())
 		e = b.open(t)
 		require.Equal(t, whole, b.kernel.Dump(), name)
@@ -385,7 +386,7 @@ func TestAdoptRecords(t *testing.T) {
 		e = b.open(t)
 		require.Equal(t, whole, b.kernel.Dump(), missing)
 		attach(t, e, "db", "inside")
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 	}
 }
 
@@ -395,12 +396,12 @@ func TestEndpointOutlivesDoubt(t *testing.T) {
 	create(t, e, "inside", inside4)
 	ep := attach(t, e, "web", "inside", "80:80")
 	b.kernel.FailNext("Update", unix.ENOBUFS)
-	_, err := e.Publish(nattest.Mapping(t, "81->172.30.0.2:81"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.2:81"))
 	require.Error(t, err)
 	publish(t, e, "82->172.30.0.2:82")
 	require.Len(t, portsOfEndpoint(ep), 1)
-	require.NoError(t, ep.Release())
-	require.Empty(t, slices.Collect(e.Endpoints()))
+	require.NoError(t, ep.Release(t.Context()))
+	require.Empty(t, must(e.Endpoints(t.Context())))
 	requireConsistent(t, b, e)
 }
 
@@ -412,11 +413,11 @@ func TestRecordsComeBack(t *testing.T) {
 	ep := attach(t, e, "web", "inside", "80:80")
 	attach(t, e, "db", "other", "81:81/udp")
 	b.kernel.Flush()
-	require.NoError(t, ep.Release())
+	require.NoError(t, ep.Release(t.Context()))
 	requireConsistent(t, b, e)
 	require.Equal(t, []string{"81->10.77.0.2:81/udp db"}, publishedBy(b.open(t)))
 	b.kernel.Flush()
-	require.NoError(t, e.RemoveNetwork("inside"))
+	require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
 	requireConsistent(t, b, e)
 	require.Len(t, recordsIn(b.kernel.Dump()), 5)
 }
@@ -428,7 +429,7 @@ func TestAttachConcurrently(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for j := range 20 {
-				ep, err := e.Attach(attachment(t, fmt.Sprintf("e%d-%d", i, j), "inside", "80", "53/udp"))
+				ep, err := e.Attach(t.Context(), attachment(t, fmt.Sprintf("e%d-%d", i, j), "inside", "80", "53/udp"))
 				if !errors.Is(err, nil) {
 					t.Error(err)
 					return
@@ -436,7 +437,7 @@ func TestAttachConcurrently(t *testing.T) {
 				var both sync.WaitGroup
 				for range 2 {
 					both.Go(func() {
-						if err := ep.Release(); err != nil {
+						if err := ep.Release(t.Context()); err != nil {
 							t.Error(err)
 						}
 					})
@@ -447,7 +448,7 @@ func TestAttachConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 	require.Empty(t, publishedBy(e))
-	require.Empty(t, slices.Collect(e.Endpoints()))
+	require.Empty(t, must(e.Endpoints(t.Context())))
 	requireConsistent(t, b, e)
 }
 
@@ -457,20 +458,23 @@ func TestEndpointsOfClosed(t *testing.T) {
 	create(t, e, "inside", inside4)
 	ep := attach(t, e, "web", "", "80")
 	r := b.openWith(t, Options{ReadOnly: true})
-	_, err := r.Attach(attachment(t, "x", ""))
+	_, err := r.Attach(t.Context(), attachment(t, "x", ""))
 	require.ErrorIs(t, err, nat.ErrReadOnly)
-	_, err = r.CreateNetwork(netOf(t, "x", "10.1.0.0/24"))
+	_, err = r.CreateNetwork(t.Context(), netOf(t, "x", "10.1.0.0/24"))
 	require.ErrorIs(t, err, nat.ErrReadOnly)
-	require.ErrorIs(t, r.RemoveNetwork("inside"), nat.ErrReadOnly)
+	require.ErrorIs(t, r.RemoveNetwork(t.Context(), "inside"), nat.ErrReadOnly)
 	require.NoError(t, e.Close())
-	require.ErrorIs(t, ep.Release(), nat.ErrClosed)
-	require.Empty(t, portsOfEndpoint(ep))
-	_, err = e.Endpoint("web")
+	require.ErrorIs(t, ep.Release(t.Context()), nat.ErrClosed)
+	_, err = ep.Mappings(t.Context())
 	require.ErrorIs(t, err, nat.ErrClosed)
-	_, err = e.Network("inside")
+	_, err = e.Endpoint(t.Context(), "web")
 	require.ErrorIs(t, err, nat.ErrClosed)
-	_, err = e.State()
+	_, err = e.Network(t.Context(), "inside")
 	require.ErrorIs(t, err, nat.ErrClosed)
-	require.Empty(t, slices.Collect(e.Endpoints()))
-	require.Empty(t, slices.Collect(e.Networks()))
+	_, err = e.State(t.Context())
+	require.ErrorIs(t, err, nat.ErrClosed)
+	_, err = e.Endpoints(t.Context())
+	require.ErrorIs(t, err, nat.ErrClosed)
+	_, err = e.Networks(t.Context())
+	require.ErrorIs(t, err, nat.ErrClosed)
 }

@@ -4,13 +4,14 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
 	"iter"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,14 +38,14 @@ type Engine struct {
 	proxies    *proxies // nil: none are wanted
 	now        func() time.Time
 
-	mu      sync.Mutex // held by every method to its end: the order of changes is theirs
+	mu      mutex // held by every method to its end: the order of changes is theirs
 	closed  bool
 	closing chan struct{} // closed when closed is set
 	// suspended is whether another process's engine may have the table: see Suspend. It
 	// is closed then too.
 	suspended bool
 	// noted is the report of the call that is under way; nil: there is none.
-	noted atomic.Pointer[Report]
+	noted atomic.Pointer[nat.Report]
 	// failedRepairs counts checks of the table that failed.
 	failedRepairs int
 	published
@@ -71,7 +72,9 @@ type Engine struct {
 // Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
 // cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
 // there is no such network namespace; those of the Store.
-func Open(opts Options) (*Engine, error) {
+//
+// The context is for opening alone: when it is done, Open stops waiting.
+func Open(ctx context.Context, opts Options) (*Engine, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
 		return nil, errors.Join(err, closeSockets(opts.Sockets))
@@ -83,10 +86,10 @@ func Open(opts Options) (*Engine, error) {
 	e := newEngine(opts)
 	e.namespace = ns
 	e.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}}
-	if err := e.connect(); err != nil {
+	if err := e.connect(ctx); err != nil {
 		return nil, errors.Join(err, e.disconnect())
 	}
-	if err := e.start(); err != nil {
+	if err := e.start(ctx); err != nil {
 		return nil, errors.Join(err, e.disconnect())
 	}
 	return e, nil
@@ -94,6 +97,7 @@ func Open(opts Options) (*Engine, error) {
 
 func newEngine(opts Options) *Engine {
 	e := &Engine{
+		mu:   newMutex(),
 		opts: opts, now: time.Now,
 		published: newPublished(nil), sooner: make(chan struct{}, 1),
 		closing: make(chan struct{}), book: newBook(),
@@ -110,11 +114,11 @@ func newEngine(opts Options) *Engine {
 }
 
 // connect takes the lock and opens the sockets.
-func (e *Engine) connect() error {
+func (e *Engine) connect(ctx context.Context) error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
 		e.proxies = newProxies(e.namespace, e.log)
 	}
-	if err := e.takeSockets(); err != nil {
+	if err := e.takeSockets(ctx); err != nil {
 		return err
 	}
 	if err := e.table.Open(); err != nil {
@@ -147,7 +151,7 @@ func (e *Engine) openSockets() error {
 }
 
 // start reads what there is to know before the first change.
-func (e *Engine) start() error {
+func (e *Engine) start(ctx context.Context) error {
 	reserved, err := e.forwarding.Sysctls.ReservedPorts()
 	if err != nil {
 		return err
@@ -168,10 +172,10 @@ func (e *Engine) start() error {
 	if err := e.load(); err != nil {
 		return err
 	}
-	if err := e.adopt(); err != nil || e.opts.ReadOnly {
+	if err := e.adopt(ctx); err != nil || e.opts.ReadOnly {
 		return err
 	}
-	if err := e.reconcile(); err != nil {
+	if err := e.reconcile(ctx); err != nil {
 		return err
 	}
 	// The engine before this one may have been killed between its last transaction
@@ -242,13 +246,13 @@ func (e *Engine) end() {
 //
 // If the table cannot be deleted, nothing has changed and the engine stays open. If
 // the flows cannot be ended, the table is gone and the engine closed all the same.
-func (e *Engine) Purge() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return err
-	}
-	if err := e.resync(); err != nil {
+func (e *Engine) Purge(ctx context.Context) error {
+	_, err := update(ctx, e, func() (struct{}, error) { return struct{}{}, e.purge(ctx) })
+	return err
+}
+
+func (e *Engine) purge(ctx context.Context) error {
+	if err := e.resync(ctx); err != nil {
 		return err
 	}
 	undo := undoList{e.purgeHairpins()}
@@ -279,24 +283,20 @@ func (e *Engine) writable() error {
 	return nil
 }
 
-// Mappings are all mappings that are published now, in the order of Compare, each
-// of a single port; Collapse makes ranges of them. Of a closed engine there are none.
-func (e *Engine) Mappings() iter.Seq[nat.Mapping] {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return slices.Values[[]nat.Mapping](nil)
-	}
-	if err := e.resync(); err != nil {
-		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
-	}
-	e.forget(e.now())
-	all := make([]nat.Mapping, 0, e.mappings.Len())
-	for p := range e.mappings.All {
+// Mappings returns all mappings that are published now, in the order of Compare, each of
+// a single port; Collapse makes ranges of them.
+func (e *Engine) Mappings(ctx context.Context) ([]nat.Mapping, error) {
+	return view(ctx, e, func() ([]nat.Mapping, error) { return sortedMappings(e.mappings.All), nil })
+}
+
+// sortedMappings are the mappings of ports, in the order of Compare.
+func sortedMappings(ports iter.Seq[portset.Port]) []nat.Mapping {
+	var all []nat.Mapping
+	for p := range ports {
 		all = append(all, p.Mapping())
 	}
 	slices.SortFunc(all, nat.Compare)
-	return slices.Values(all)
+	return all
 }
 
 // put notes that a port is published.
@@ -306,8 +306,8 @@ func (e *Engine) put(p portset.Port) {
 	}
 }
 
-// remove notes that a port is no longer published, and releases it.
-func (e *Engine) remove(p portset.Port) {
+// removePort notes that a port is no longer published, and releases it.
+func (e *Engine) removePort(p portset.Port) {
 	e.published.remove(p)
 	e.retireProxy(p.Frontend)
 }
@@ -321,7 +321,7 @@ func (e *Engine) forget(now time.Time) {
 		if !ok {
 			break
 		}
-		e.remove(p)
+		e.removePort(p)
 		e.countPort(p, -1)
 		over = append(over, p)
 	}

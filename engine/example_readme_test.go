@@ -16,7 +16,7 @@ import (
 // The example of README.md. It takes CAP_NET_ADMIN, so this one is compiled and not run.
 func Example() {
 	_ = func(ctx context.Context) error {
-		e, err := engine.Open(engine.Options{})
+		e, err := engine.Open(ctx, engine.Options{})
 		if err != nil {
 			return err // another engine has the table: *nat.OwnedError names its pid
 		}
@@ -34,7 +34,7 @@ func Example() {
 		if err != nil {
 			return err
 		}
-		done, err := e.Publish(m) // all or none, with the ports that were chosen
+		done, err := e.Publish(ctx, nat.PublishOptions{}, m) // all or none, with the ports that were chosen
 		if err != nil {
 			return err // *nat.ConflictError names the mapping in the way
 		}

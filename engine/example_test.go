@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +22,8 @@ import (
 
 // What an error is about can be told from it.
 func ExampleEngine_Publish() {
-	e, err := engine.Open(engine.Options{Table: "example_publish", LockWait: time.Second})
+	ctx := context.Background()
+	e, err := engine.Open(ctx, engine.Options{Table: "example_publish", LockWait: time.Second})
 	var owned *nat.OwnedError
 	if errors.As(err, &owned) {
 		log.Fatalf("process %d has the table", owned.PID)
@@ -37,7 +37,7 @@ func ExampleEngine_Publish() {
 			log.Fatal(err)
 		}
 		m.Name = "web"
-		done, err := e.Publish(m) // port 0 is the next free one
+		done, err := e.Publish(ctx, nat.PublishOptions{}, m) // port 0 is the next free one
 		var conflict *nat.ConflictError
 		switch {
 		case errors.As(err, &conflict):
@@ -51,7 +51,7 @@ func ExampleEngine_Publish() {
 		}
 	}
 	// Close would leave the mappings at work, for whoever opens the table next.
-	if err := e.Purge(); err != nil {
+	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
@@ -62,7 +62,8 @@ func ExampleEngine_Publish() {
 
 // Apply makes the mappings exactly those that are given.
 func ExampleEngine_Apply() {
-	e, err := engine.Open(engine.Options{Table: "example_apply"})
+	ctx := context.Background()
+	e, err := engine.Open(ctx, engine.Options{Table: "example_apply"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -79,7 +80,7 @@ func ExampleEngine_Apply() {
 			}
 			ms = append(ms, m)
 		}
-		changes, err := e.Apply(ms...)
+		changes, err := e.Apply(ctx, ms...)
 		if err != nil {
 			log.Fatal(err) // nothing has changed
 		}
@@ -89,7 +90,7 @@ func ExampleEngine_Apply() {
 		}
 	}
 	// Close would leave the mappings at work, for whoever opens the table next.
-	if err := e.Purge(); err != nil {
+	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
@@ -104,50 +105,57 @@ func ExampleEngine_Apply() {
 
 // An endpoint is an address of a network with what is published of it.
 func ExampleEngine_Attach() {
-	e, err := engine.Open(engine.Options{Table: "example_attach"})
+	ctx := context.Background()
+	e, err := engine.Open(ctx, engine.Options{Table: "example_attach"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := e.CreateNetwork(nat.Network{Name: "inside", Prefix: netip.MustParsePrefix("172.30.0.0/24")}); err != nil {
+	if _, err := e.CreateNetwork(ctx, nat.Network{Name: "inside", Prefix: netip.MustParsePrefix("172.30.0.0/24")}); err != nil {
 		log.Fatal(err)
 	}
 	http, err := nat.ParsePortSpec("8080:80")
 	if err != nil {
 		log.Fatal(err)
 	}
-	web, err := e.Attach(nat.EndpointSpec{Name: "web", Network: "inside", Ports: []nat.PortSpec{http}})
+	web, err := e.Attach(ctx, nat.EndpointSpec{Name: "web", Network: "inside", Ports: []nat.PortSpec{http}})
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(web.Address())
-	for m := range web.Mappings() {
-		fmt.Println(m)
-	}
-	if err := web.Release(); err != nil { // the address and its mappings
+	ms, err := web.Mappings(ctx)
+	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(slices.Collect(e.Mappings()))
+	fmt.Println(ms)
+	if err := web.Release(ctx); err != nil { // the address and its mappings
+		log.Fatal(err)
+	}
+	if ms, err = e.Mappings(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ms)
 	// Close would leave the mappings at work, for whoever opens the table next.
-	if err := e.Purge(); err != nil {
+	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
 	// 172.30.0.2/24
-	// 8080->172.30.0.2:80
+	// [8080->172.30.0.2:80]
 	// []
 }
 
 // Run repairs the table, follows the host's changes, and ends what expires, until the engine is
 // closed or the context is done.
 func ExampleEngine_Run() {
-	e, err := engine.Open(engine.Options{Table: "example_run"})
+	ctx := context.Background()
+	e, err := engine.Open(ctx, engine.Options{Table: "example_run"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	runCtx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := e.Run(ctx); err != nil {
+		if err := e.Run(runCtx); err != nil {
 			log.Print(err)
 		}
 	})
@@ -156,14 +164,18 @@ func ExampleEngine_Run() {
 		log.Fatal(err)
 	}
 	m.Expires = time.Now().Add(time.Hour) // in any time zone
-	if _, err := e.Publish(m); err != nil {
+	if _, err := e.Publish(ctx, nat.PublishOptions{}, m); err != nil {
 		log.Fatal(err)
 	}
 	cancel()
 	running.Wait() // the mapping stays at work
-	fmt.Println(len(slices.Collect(e.Mappings())))
+	ms, err := e.Mappings(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(ms))
 	// Close would leave the mappings at work, for whoever opens the table next.
-	if err := e.Purge(); err != nil {
+	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
 	// Output: 1
@@ -171,8 +183,9 @@ func ExampleEngine_Run() {
 
 // Notify is told what happens to mappings, by callers and by itself. It must not call the engine.
 func ExampleOptions_notify() {
+	ctx := context.Background()
 	events := make(chan engine.Event, 16)
-	e, err := engine.Open(engine.Options{
+	e, err := engine.Open(ctx, engine.Options{
 		Table:  "example_notify",
 		Notify: func(ev engine.Event) { events <- ev },
 	})
@@ -183,13 +196,13 @@ func ExampleOptions_notify() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := e.Publish(m); err != nil {
+	if _, err := e.Publish(ctx, nat.PublishOptions{}, m); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := e.Unpublish(m); err != nil {
+	if _, err := e.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{m}}); err != nil {
 		log.Fatal(err)
 	}
-	if err := e.Purge(); err != nil {
+	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
 	close(events)

@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -22,31 +21,31 @@ func TestExpiresInAnyZone(t *testing.T) {
 	elsewhere := want
 	elsewhere.Expires = want.Expires.In(time.FixedZone("elsewhere", -9*3600))
 	require.NoError(t, elsewhere.Validate())
-	done, err := e.Publish(elsewhere)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, elsewhere)
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{want}, done)
-	require.Equal(t, []nat.Mapping{want}, slices.Collect(e.Mappings()))
+	require.Equal(t, []nat.Mapping{want}, must(e.Mappings(t.Context())))
 	for _, m := range []nat.Mapping{want, elsewhere} {
-		changes, err := e.Apply(m)
+		changes, err := e.Apply(t.Context(), m)
 		require.NoError(t, err)
 		require.Empty(t, changes)
-		state, err := e.State()
+		state, err := e.State(t.Context())
 		require.NoError(t, err)
 		state.Mappings = []nat.Mapping{m}
-		changes, err = e.ApplyState(state)
+		changes, err = e.ApplyState(t.Context(), state)
 		require.NoError(t, err)
 		require.Empty(t, changes)
 	}
 	elsewhere.Expires = elsewhere.Expires.Add(time.Hour)
 	want.Expires = want.Expires.Add(time.Hour)
-	done, err = e.Retarget(elsewhere)
+	done, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, elsewhere)
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{want}, done)
 	requireConsistent(t, b, e)
 
 	never := nattest.Mapping(t, "81->172.30.0.2:81")
 	never.Expires = time.Time{}.In(time.FixedZone("elsewhere", 3600))
-	done, err = e.Publish(never)
+	done, err = e.Publish(t.Context(), nat.PublishOptions{}, never)
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:81")}, done)
 

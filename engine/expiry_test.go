@@ -27,18 +27,18 @@ func leaseFor(tb testing.TB, b *testbed, text string, d time.Duration) nat.Mappi
 
 func TestExpiry(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Publish(leaseFor(t, b, "80-81->172.30.0.2:80-81", time.Second),
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80-81->172.30.0.2:80-81", time.Second),
 		leaseFor(t, b, local4+":90->10.9.0.2:90", 2*time.Second), nattest.Mapping(t, "99->172.30.0.2:99"))
 	require.NoError(t, err)
 	b.clock.advance(time.Second - time.Millisecond)
-	require.Len(t, slices.Collect(e.Mappings()), 4)
-	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	require.Len(t, must(e.Mappings(t.Context())), 4)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.3:80"))
 	require.ErrorIs(t, err, nat.ErrConflict, "not yet")
 
 	b.clock.advance(time.Millisecond)
 	require.Equal(t, []string{"99->172.30.0.2:99", "192.0.2.1:90->10.9.0.2:90 until 00:00:02"}, publishedBy(e))
 	require.Equal(t, []string{"99->172.30.0.2:99", "192.0.2.1:90->10.9.0.2:90 until 00:00:02"}, publishedBy(b.open(t)))
-	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	publish(t, e, "80->172.30.0.3:80")
 	requireConsistent(t, b, e)
@@ -54,15 +54,15 @@ func TestExpiry(t *testing.T) {
 // The end of a mapping that has gone otherwise is not that of the one after it.
 func TestExpiryOfWhatHasChanged(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second), leaseFor(t, b, "81->172.30.0.2:80", time.Second),
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", time.Second), leaseFor(t, b, "81->172.30.0.2:80", time.Second),
 		leaseFor(t, b, "82->172.30.0.2:80", time.Second), leaseFor(t, b, "83->172.30.0.2:80", time.Second))
 	require.NoError(t, err)
-	_, err = e.Unpublish(nattest.Mapping(t, "80-81->172.30.0.2:80-81"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80-81->172.30.0.2:80-81")}})
 	require.NoError(t, err)
 	publish(t, e, "80->172.30.0.2:80")
-	_, err = e.Publish(leaseFor(t, b, "81->172.30.0.2:80", 3*time.Second))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "81->172.30.0.2:80", 3*time.Second))
 	require.NoError(t, err)
-	_, err = e.Retarget(leaseFor(t, b, "82->172.30.0.3:80", 2*time.Second))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, leaseFor(t, b, "82->172.30.0.3:80", 2*time.Second))
 	require.NoError(t, err)
 	for at, want := range [][]string{
 		{"80->172.30.0.2:80", "81->172.30.0.2:80 until 00:00:03", "82->172.30.0.3:80 until 00:00:02"},
@@ -81,7 +81,7 @@ func TestRenewal(t *testing.T) {
 	e, b := openFake(t)
 	lease := leaseFor(t, b, "80-82->172.30.0.2:80-82", time.Minute)
 	lease.Name = "web"
-	_, err := e.Publish(lease)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
 	var events []Event
 	e.opts.Notify = func(event Event) { events = append(events, event) }
@@ -97,7 +97,7 @@ func TestRenewal(t *testing.T) {
 	b.clock.advance(30 * time.Second)
 	longer := leaseFor(t, b, "80-82->172.30.0.2:80-82", time.Hour)
 	longer.Name = "web"
-	done, err := e.Publish(longer, nattest.Mapping(t, "90->172.30.0.2:90"))
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, longer, nattest.Mapping(t, "90->172.30.0.2:90"))
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{longer, nattest.Mapping(t, "90->172.30.0.2:90")}, done)
 	require.Equal(t, 1, updates)
@@ -118,7 +118,7 @@ func TestRenewal(t *testing.T) {
 		m := longer
 		other(&m)
 		before := b.kernel.Dump()
-		_, err := e.Publish(m)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
 		require.ErrorIs(t, err, nat.ErrConflict, "%s", m)
 		require.Equal(t, before, b.kernel.Dump())
 	}
@@ -127,18 +127,18 @@ func TestRenewal(t *testing.T) {
 	b.edit(t, func(table *nfttest.Table) {
 		table.Elements = slices.DeleteFunc(table.Elements, func(el nft.Element) bool { return el.Timeout != 0 })
 	})
-	_, err = e.Publish(longer)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, longer)
 	require.NoError(t, err)
 	requireConsistent(t, b, e)
 
 	// Without an end it stays.
 	forever := longer
 	forever.Expires = time.Time{}
-	_, err = e.Publish(forever)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, forever)
 	require.NoError(t, err)
 	b.clock.advance(24 * time.Hour)
 	require.Equal(t, []string{"80-82->172.30.0.2:80-82 web", "90->172.30.0.2:90"}, publishedBy(e))
-	_, err = e.Publish(longer)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, longer)
 	require.ErrorIs(t, err, nat.ErrInvalid, "its time is over")
 	requireConsistent(t, b, e)
 }
@@ -147,15 +147,15 @@ func TestRenewal(t *testing.T) {
 func TestRenewedLeases(t *testing.T) {
 	e, b := openFake(t)
 	for i := range 5000 {
-		_, err := e.Retarget(leaseFor(t, b, fmt.Sprintf("%d->172.30.0.2:80", 80+i%10), time.Hour))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, leaseFor(t, b, fmt.Sprintf("%d->172.30.0.2:80", 80+i%10), time.Hour))
 		require.NoError(t, err)
 		b.clock.advance(time.Second)
 	}
-	require.Len(t, slices.Collect(e.Mappings()), 10)
+	require.Len(t, must(e.Mappings(t.Context())), 10)
 	b.clock.advance(time.Hour - 5*time.Second)
-	require.Len(t, slices.Collect(e.Mappings()), 4)
+	require.Len(t, must(e.Mappings(t.Context())), 4)
 	b.clock.advance(time.Hour)
-	require.Empty(t, slices.Collect(e.Mappings()))
+	require.Empty(t, must(e.Mappings(t.Context())))
 	requireConsistent(t, b, e)
 }
 
@@ -163,11 +163,11 @@ func TestRenewedLeases(t *testing.T) {
 // the kernel still: it is in the way, and named, until it has gone.
 func TestExpiryKernelLate(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", time.Second))
 	require.NoError(t, err)
 	b.clock.advance(time.Second)
 	b.kernel.Advance(-2 * time.Millisecond)
-	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.3:80"))
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	b.clock.advance(2 * time.Millisecond)
@@ -178,11 +178,11 @@ func TestExpiryKernelLate(t *testing.T) {
 // And the other way round: what the kernel has ended already is no more.
 func TestExpiryKernelEarly(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second), nattest.Mapping(t, "81->172.30.0.2:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", time.Second), nattest.Mapping(t, "81->172.30.0.2:80"))
 	require.NoError(t, err)
 	b.clock.advance(time.Second - time.Millisecond)
 	b.kernel.Advance(2 * time.Millisecond)
-	_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:80"), nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:80"), nattest.Mapping(t, "80->172.30.0.2:80")}})
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.Equal(t, []string{"81->172.30.0.2:80"}, publishedBy(e))
 	requireConsistent(t, b, e)

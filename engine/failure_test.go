@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,7 +88,7 @@ func publishAll(t *testing.T, b *testbed, e *Engine) {
 	t.Helper()
 	publish(t, e, "100->172.30.0.2:80", "101->[fd00:30::2]:80/udp", "0.0.0.0:102->172.30.0.3:80/udp",
 		local4+":103->172.30.0.3:80", "[::1]:104->[fd00:30::2]:80")
-	_, err := e.Publish(leaseFor(t, b, "105->172.30.0.4:80/udp", time.Hour))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "105->172.30.0.4:80/udp", time.Hour))
 	require.NoError(t, err)
 }
 
@@ -107,32 +108,32 @@ func scenarios() map[string]scenario {
 	// Each touches segments, UDP, and ports that are chosen, where it can.
 	publishes := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Publish(mapAll(t, "0->10.9.0.2:80-81/udp", "107->172.30.0.2:80", local4+":108->172.30.0.2:80/udp")...)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "0->10.9.0.2:80-81/udp", "107->172.30.0.2:80", local4+":108->172.30.0.2:80/udp")...)
 		return err
 	}
 	retargets := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Retarget(mapAll(t, "100->[fd00:30::3]:80", "102->172.30.0.2:80", "101->10.9.0.2:80/udp", "0->172.30.0.2:80/udp")...)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "100->[fd00:30::3]:80", "102->172.30.0.2:80", "101->10.9.0.2:80/udp", "0->172.30.0.2:80/udp")...)
 		return err
 	}
 	unpublishes := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Unpublish(mapAll(t, "101->1.1.1.1:80/udp", "105->1.1.1.1:80/udp", "[::1]:104->[fd00:30::2]:80")...)
+		_, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "101->1.1.1.1:80/udp", "105->1.1.1.1:80/udp", "[::1]:104->[fd00:30::2]:80")})
 		return err
 	}
 	kills := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Kill(mapAll(t, "0.0.0.0:102->1.1.1.1:80/udp", local4+":103->1.1.1.1:80", "100->1.1.1.1:80")...)
+		_, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "0.0.0.0:102->1.1.1.1:80/udp", local4+":103->1.1.1.1:80", "100->1.1.1.1:80"), Kill: true})
 		return err
 	}
 	applies := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Apply(mapAll(t, "100->10.9.0.2:80", "101->172.30.0.2:80/udp", local4+":102->172.30.0.3:80/udp", "110-112->172.30.0.3:80-82")...)
+		_, err := e.Apply(t.Context(), mapAll(t, "100->10.9.0.2:80", "101->172.30.0.2:80/udp", local4+":102->172.30.0.3:80/udp", "110-112->172.30.0.3:80-82")...)
 		return err
 	}
 	meets := func(t *testing.T, e *Engine) error {
 		t.Helper()
-		_, err := e.Retarget(mapAll(t, "106->172.30.0.2:80/udp", "100->172.30.0.3:80")...)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "106->172.30.0.2:80/udp", "100->172.30.0.3:80")...)
 		return err
 	}
 	return map[string]scenario{
@@ -148,8 +149,8 @@ func scenarios() map[string]scenario {
 		"apply":              {published, applies, false},
 		"apply to nothing":   {func(*testing.T, *testbed, *Engine) {}, applies, false},
 		"apply, flushed":     {flushed, applies, true},
-		"purge":              {published, func(_ *testing.T, e *Engine) error { return e.Purge() }, false},
-		"purge, flushed":     {flushed, func(_ *testing.T, e *Engine) error { return e.Purge() }, true},
+		"purge":              {published, func(_ *testing.T, e *Engine) error { return e.Purge(context.Background()) }, false},
+		"purge, flushed":     {flushed, func(_ *testing.T, e *Engine) error { return e.Purge(context.Background()) }, true},
 	}
 }
 
@@ -197,7 +198,7 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 		s.segments = append(s.segments, fmt.Sprint(p, " ", n))
 	}
 	slices.Sort(s.segments)
-	s.wrong = misreserved(e, slices.Collect(e.Mappings()))
+	s.wrong = misreserved(e, must(e.Mappings(context.Background())))
 	return s
 }
 
@@ -334,13 +335,13 @@ func (s scenario) recovers(t *testing.T, after snapshot, spoiler *saboteur) {
 		require.Equal(t, before, now, what)
 	}
 	// A change of something else settles what was left.
-	_, err = e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.NoError(t, err, what)
 	if !s.damaged { // which it may not have noticed
 		require.Equal(t, publishedBy(b.open(t)), publishedBy(e), what)
 		requireConsistent(t, b, e)
 	}
-	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 	require.NoError(t, err, what)
 	require.Contains(t, [][]string{before.withoutChoice().mappings, after.withoutChoice().mappings}, b.snapshot(e).withoutChoice().mappings,
 		"%s: neither done nor undone", what)

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path"
@@ -106,7 +108,7 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 		Sysctls:    hostnet.Sysctls{Namespace: e.namespace, Root: b.sysctl},
 		Interfaces: func() ([]hostnet.Interface, error) { return b.host.interfaces, nil },
 	}
-	return e, e.start()
+	return e, e.start(context.Background())
 }
 
 // open opens an engine that leaves sysctls alone. It is for the test to close or to
@@ -130,10 +132,15 @@ func openFake(tb testing.TB) (*Engine, *testbed) {
 	return b.open(tb), b
 }
 
-// published lists the mappings as text, ranges as one, names after a space.
+// publishedBy lists the mappings as text, ranges as one, names after a space: none of an
+// engine that is closed.
 func publishedBy(e *Engine) []string {
+	ms, err := e.Mappings(context.Background())
+	if err != nil && !errors.Is(err, nat.ErrClosed) {
+		panic(err)
+	}
 	var lines []string
-	for _, m := range nat.Collapse(slices.Collect(e.Mappings())) {
+	for _, m := range nat.Collapse(ms) {
 		lines = append(lines, inWords(m))
 	}
 	return lines
@@ -156,7 +163,7 @@ func inWords(m nat.Mapping) string {
 // publish publishes mappings given as text.
 func publish(tb testing.TB, e *Engine, texts ...string) []nat.Mapping {
 	tb.Helper()
-	done, err := e.Publish(mapAll(tb, texts...)...)
+	done, err := e.Publish(tb.Context(), nat.PublishOptions{}, mapAll(tb, texts...)...)
 	require.NoError(tb, err)
 	return done
 }

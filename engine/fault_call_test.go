@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,19 +40,25 @@ func (f *faulty) call(s nat.State, tag string) (name string, call func(*Engine) 
 	switch choice {
 	case 3:
 		ms := few()
-		return "unpublish " + describeAll(ms), func(e *Engine) error { _, err := e.Unpublish(ms...); return err }
+		return "unpublish " + describeAll(ms), func(e *Engine) error { _, err := e.Remove(context.Background(), nat.Removal{Mappings: ms}); return err }
 	case 4:
 		ms := few()
-		return "kill " + describeAll(ms), func(e *Engine) error { _, err := e.Kill(ms...); return err }
+		return "kill " + describeAll(ms), func(e *Engine) error {
+			_, err := e.Remove(context.Background(), nat.Removal{Mappings: ms, Kill: true})
+			return err
+		}
 	case 5:
 		next := f.applied(s)
-		return "apply", func(e *Engine) error { _, err := e.ApplyState(next); return err }
+		return "apply", func(e *Engine) error { _, err := e.ApplyState(context.Background(), next); return err }
 	case 6:
 		ms := few()
 		for i := range ms {
 			ms[i].Name, ms[i].Backend = tag, f.backend(ms[i].Backend.Addr().Is6())
 		}
-		return fmt.Sprint("retarget ", ms), func(e *Engine) error { _, err := e.Retarget(ms...); return err }
+		return fmt.Sprint("retarget ", ms), func(e *Engine) error {
+			_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, ms...)
+			return err
+		}
 	case 7:
 		return f.network(s, tag)
 	case 8, 9:
@@ -61,7 +68,10 @@ func (f *faulty) call(s nat.State, tag string) (name string, call func(*Engine) 
 	for range f.IntN(3) {
 		ms = append(ms, f.mapping())
 	}
-	return fmt.Sprint("publish ", ms), func(e *Engine) error { _, err := e.Publish(ms...); return err }
+	return fmt.Sprint("publish ", ms), func(e *Engine) error {
+		_, err := e.Publish(context.Background(), nat.PublishOptions{}, ms...)
+		return err
+	}
 }
 
 func (f *faulty) mapping() nat.Mapping {
@@ -111,18 +121,18 @@ func (f *faulty) applied(s nat.State) nat.State {
 func (f *faulty) network(s nat.State, tag string) (string, func(*Engine) error) {
 	if len(s.Networks) > 1 && f.IntN(2) == 0 {
 		name := anyOf(f, s.Networks).Name
-		return "remove network " + name, func(e *Engine) error { return e.RemoveNetwork(name) }
+		return "remove network " + name, func(e *Engine) error { return e.RemoveNetwork(context.Background(), name) }
 	}
 	prefix := netip.MustParsePrefix(anyOf(f, []string{inside4, "10.71.0.0/30", "10.72.0.0/29", inside6, "fd00:71::/126"}))
 	n := nat.Network{Name: tag, Prefix: prefix, NoGuard: f.IntN(2) == 0, NoMasquerade: f.IntN(2) == 0}
-	return "create network " + n.String(), func(e *Engine) error { _, err := e.CreateNetwork(n); return err }
+	return "create network " + n.String(), func(e *Engine) error { _, err := e.CreateNetwork(context.Background(), n); return err }
 }
 
 // endpoint attaches one or detaches one.
 func (f *faulty) endpoint(s nat.State, tag string) (string, func(*Engine) error) {
 	if len(s.Endpoints) > 0 && f.IntN(3) == 0 {
 		name := anyOf(f, s.Endpoints).Name
-		return "detach " + name, func(e *Engine) error { _, err := e.Detach(name); return err }
+		return "detach " + name, func(e *Engine) error { _, err := e.Detach(context.Background(), name); return err }
 	}
 	if len(s.Networks) == 0 {
 		return f.network(s, tag)
@@ -134,5 +144,5 @@ func (f *faulty) endpoint(s nat.State, tag string) (string, func(*Engine) error)
 			Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(faultFirstPort+f.IntN(faultPorts))),
 		})
 	}
-	return fmt.Sprintf("attach %+v", a), func(e *Engine) error { _, err := e.Attach(a); return err }
+	return fmt.Sprintf("attach %+v", a), func(e *Engine) error { _, err := e.Attach(context.Background(), a); return err }
 }

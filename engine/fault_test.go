@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -147,7 +149,7 @@ type condition struct {
 
 func (f *faulty) condition(b *testbed, e *Engine) condition {
 	f.Helper()
-	s, err := e.State()
+	s, err := e.State(context.Background())
 	require.NoError(f, err, f.what)
 	c := condition{snapshot: b.snapshot(e), book: s, stored: b.store.record.State}
 	if len(c.kernel) == 1 {
@@ -192,7 +194,7 @@ func (f *faulty) play(i int) {
 	twin := newTestbed()
 	twin.store = &memoryStore{}
 	other := f.open(twin)
-	_, err := other.ApplyState(before.book)
+	_, err := other.ApplyState(context.Background(), before.book)
 	require.NoError(f, err, f.what)
 	twin.flows.flows = slices.Clone(f.bed.flows.flows)
 	count := &schedule{}

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -100,7 +101,7 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 		"apply, narrower, to the host":     {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, second4, false},
 		"apply, narrower, what lost it":    {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, web, true},
 		"apply, narrower, what has moved":  {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), here4, web, true},
-		"purge":                            {[]string{"8080->" + web + "/udp"}, (*Engine).Purge, here4, web, true},
+		"purge":                            {[]string{"8080->" + web + "/udp"}, func(e *Engine) error { return e.Purge(t.Context()) }, here4, web, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -136,19 +137,28 @@ func all(call func(*Engine, ...nat.Mapping) error, texts []string) func(*Engine)
 }
 
 func publishes(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Publish(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error {
+		_, err := e.Publish(context.Background(), nat.PublishOptions{}, ms...)
+		return err
+	}, texts)
 }
 
 func retargets(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Retarget(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error {
+		_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, ms...)
+		return err
+	}, texts)
 }
 
 func unpublishes(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Unpublish(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error {
+		_, err := e.Remove(context.Background(), nat.Removal{Mappings: ms})
+		return err
+	}, texts)
 }
 
 func applies(texts ...string) func(*Engine) error {
-	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Apply(ms...); return err }, texts)
+	return all(func(e *Engine, ms ...nat.Mapping) error { _, err := e.Apply(context.Background(), ms...); return err }, texts)
 }
 
 func TestKillEndsTCP(t *testing.T) {
@@ -163,10 +173,10 @@ func TestKillEndsTCP(t *testing.T) {
 		flow(nat.UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
 	}
 	b.flows.flows = append(b.flows.flows, flows...)
-	_, err := e.Kill(nattest.Mapping(t, "8080->172.30.0.2:80"))
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "8080->172.30.0.2:80")}, Kill: true})
 	require.NoError(t, err)
 	require.Equal(t, flows[1:], b.flows.flows)
-	_, err = e.Kill(nattest.Mapping(t, "8080->172.30.0.2:80/udp"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "8080->172.30.0.2:80/udp")}, Kill: true})
 	require.NoError(t, err)
 	require.Equal(t, flows[1:5], b.flows.flows)
 }
@@ -184,12 +194,12 @@ func TestRetargetAndKill(t *testing.T) {
 		flow(nat.UDP, local4+":8080", "172.30.0.2:80"),      // another protocol's
 	}
 	b.flows.flows = slices.Clone(flows)
-	_, err := e.Retarget(nattest.Mapping(t, "8080->172.30.0.3:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "8080->172.30.0.3:80"))
 	require.NoError(t, err)
 	require.Equal(t, flows, b.flows.flows)
-	_, err = e.Retarget(nattest.Mapping(t, "8080->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "8080->172.30.0.2:80"))
 	require.NoError(t, err)
-	_, err = e.RetargetAndKill(nattest.Mapping(t, "8080->172.30.0.3:80"), nattest.Mapping(t, "8082->172.30.0.3:82"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true, Kill: true}, nattest.Mapping(t, "8080->172.30.0.3:80"), nattest.Mapping(t, "8082->172.30.0.3:82"))
 	require.NoError(t, err)
 	require.Equal(t, flows[1:], b.flows.flows)
 	requireConsistent(t, b, e)
@@ -204,7 +214,7 @@ func TestFlowsOfTheNarrower(t *testing.T) {
 	e = b.open(t)
 	f := flow(nat.UDP, local4+":80", "172.30.0.2:80")
 	b.flows.flows = []conntrack.Flow{f, flow(nat.UDP, otherLocal4+":80", "172.30.0.2:80")}
-	_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80/udp")}})
 	require.NoError(t, err)
 	require.Equal(t, []conntrack.Flow{f}, b.flows.flows)
 }
@@ -253,7 +263,7 @@ func TestFlowsWithoutRoutes(t *testing.T) {
 		return nil
 	}
 	b.host.asked = 1
-	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 	require.ErrorIs(t, err, cause)
 	require.Len(t, b.flows.flows, 2)
 	require.Equal(t, before, b.kernel.Dump())

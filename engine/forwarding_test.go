@@ -83,9 +83,9 @@ func TestForwarding(t *testing.T) {
 			e := b.openWith(t, Options{})
 			publish(t, e, test.texts...)
 			require.Equal(t, test.want, b.on(t))
-			_, err := e.Apply()
+			_, err := e.Apply(t.Context())
 			require.NoError(t, err)
-			require.NoError(t, e.Purge())
+			require.NoError(t, e.Purge(t.Context()))
 			require.Equal(t, test.want, b.on(t), "others may rely on it by then")
 		})
 	}
@@ -126,7 +126,7 @@ func TestForwardingIsLeftAlone(t *testing.T) {
 		b := newTestbed()
 		b.kernelWith(t, false)
 		e := b.openWith(t, Options{})
-		_, err := e.Publish(nattest.Mapping(t, "80->"+local4+":80"))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->"+local4+":80"))
 		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Empty(t, b.on(t))
 	})
@@ -172,12 +172,12 @@ func TestForwardingIsRestored(t *testing.T) {
 			ms := mapAll(t, "80->[fd00:30::2]:80/udp", "81->172.30.0.2:80/udp")
 			spoil(b, cause)
 			for range 2 {
-				_, err := e.Publish(ms...)
+				_, err := e.Publish(t.Context(), nat.PublishOptions{}, ms...)
 				require.ErrorIs(t, err, cause, name)
 				require.Empty(t, b.on(t), name)
 			}
 			spoil(b, nil)
-			_, err := e.Publish(ms...)
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, ms...)
 			require.NoError(t, err)
 			require.Len(t, b.on(t), map[bool]int{false: 2, true: 3}[force], "what was restored is not taken for on")
 		}
@@ -191,7 +191,7 @@ func TestForwardingRestoresTheValue(t *testing.T) {
 	b.writeSysctl(t, forwarding6, "2")
 	e := b.openWith(t, Options{})
 	b.flows.hook = func(string) error { return errors.New("no") }
-	_, err := e.Publish(nattest.Mapping(t, "80->[fd00:30::2]:80/udp"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->[fd00:30::2]:80/udp"))
 	require.Error(t, err)
 	require.Equal(t, "2", b.readSysctl(t, forwarding6))
 }
@@ -212,7 +212,7 @@ func TestForwardingFails(t *testing.T) {
 		test.spoil(b)
 		e := b.openWith(t, Options{})
 		// The one that works is put back when the other does not.
-		_, err := e.Publish(mapAll(t, "80->172.30.0.2:80", "81->[fd00:30::2]:80")...)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "80->172.30.0.2:80", "81->[fd00:30::2]:80")...)
 		require.Error(t, err, name)
 		if test.is != nil {
 			require.ErrorIs(t, err, test.is, name)

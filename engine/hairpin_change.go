@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,7 +15,7 @@ import (
 // hairpinChange works out which ports get hairpin mode, and which are put back, with a
 // change of what is published. Nil: nothing has to do with it. That it cannot be told is
 // no reason to refuse the change.
-func (e *Engine) hairpinChange(c change) *hairpinDraft {
+func (e *Engine) hairpinChange(ctx context.Context, c change) *hairpinDraft {
 	h := e.hairpins
 	if h.bridges == nil {
 		return nil
@@ -27,7 +28,7 @@ func (e *Engine) hairpinChange(c change) *hairpinDraft {
 	for _, a := range e.leavers(c) {
 		d.leave(a)
 	}
-	e.search(d, search, true)
+	e.search(ctx, d, search, true)
 	return d
 }
 
@@ -68,8 +69,8 @@ func (e *Engine) leavers(c change) []netip.Addr {
 }
 
 // search looks for backends and makes what it finds part of the draft.
-func (e *Engine) search(d *hairpinDraft, backends map[netip.Addr]int, wait bool) {
-	found, err := d.of.find(backends, wait)
+func (e *Engine) search(ctx context.Context, d *hairpinDraft, backends map[netip.Addr]int, wait bool) {
+	found, err := d.of.find(ctx, backends, wait)
 	if err != nil {
 		e.log.Warn("backends could not be looked for on their bridge", "error", err)
 	}
@@ -128,7 +129,7 @@ func (e *Engine) adoptHairpins() {
 			e.searchFor(search, a)
 		}
 	}
-	e.search(d, search, false)
+	e.search(context.Background(), d, search, false)
 	e.applyHairpins(d)
 }
 

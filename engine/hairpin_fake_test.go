@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // fakeBridges are the bridges of a machine. Hosts that are behind their ports answer
@@ -262,6 +264,6 @@ func recordsOf(tb testing.TB, b *testbed, e *Engine) []string {
 
 func unpublish(tb testing.TB, e *Engine, texts ...string) {
 	tb.Helper()
-	_, err := e.Unpublish(mapAll(tb, texts...)...)
+	_, err := e.Remove(tb.Context(), nat.Removal{Mappings: mapAll(tb, texts...)})
 	require.NoError(tb, err)
 }

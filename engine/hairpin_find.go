@@ -4,11 +4,14 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/nftnat/nftnat/engine/internal/sleep"
 )
 
 // foundBackend is where a backend is, and its port as it is now.
@@ -45,7 +48,7 @@ type search struct {
 // on. Those on bridges whose frames pass no hooks are not among what is found; those
 // that could not be found are, without a port. It asks for these, and waits for answers
 // if it is to.
-func (h *hairpins) find(backends map[netip.Addr]int, wait bool) (map[netip.Addr]foundBackend, error) {
+func (h *hairpins) find(ctx context.Context, backends map[netip.Addr]int, wait bool) (map[netip.Addr]foundBackend, error) {
 	if len(backends) == 0 {
 		return nil, nil
 	}
@@ -69,7 +72,9 @@ func (h *hairpins) find(backends map[netip.Addr]int, wait bool) (map[netip.Addr]
 		if err != nil || len(s.missing) == 0 {
 			break
 		}
-		time.Sleep(searchPause << n)
+		if sleep.For(ctx, searchPause<<n) != nil {
+			break // the change does not come to pass
+		}
 		err = s.look()
 	}
 	return s.found, err

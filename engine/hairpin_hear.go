@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -236,7 +237,7 @@ func (e *Engine) attend(look attention) {
 			d.leave(a)
 		}
 	}
-	e.search(d, search, false)
+	e.search(context.Background(), d, search, false)
 	e.applyHairpins(d)
 }
 

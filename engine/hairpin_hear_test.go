@@ -72,7 +72,7 @@ func TestHearBridgesOfAnotherPort(t *testing.T) {
 	b.bridges.seen[hardwareAddr{2, fakePort1}] = 14
 	e.hearBridges([]bridgeEvent{{kind: portChanged, link: fakePort1}})
 	require.Empty(t, recordsOf(t, b, e))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Equal(t, []string{"port1"}, b.bridges.on())
 }
 
@@ -92,7 +92,7 @@ func TestHearBridgesOfPortThatIsBack(t *testing.T) {
 	b.bridges.change(fakePort1, off)
 	e.hearBridges([]bridgeEvent{{kind: portChanged, link: fakePort1}})
 	require.Empty(t, b.bridges.on())
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Empty(t, b.bridges.on())
 }
 

@@ -118,19 +118,19 @@ func TestHairpinIsShared(t *testing.T) {
 	require.Equal(t, []string{"port1", "port2"}, b.bridges.on())
 	unpublish(t, e, "80->172.30.0.2:80", "83->172.30.0.3:80")
 	require.Equal(t, []string{"port1"}, b.bridges.on())
-	_, err := e.Retarget(mapAll(t, "81->172.30.0.3:80")...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "81->172.30.0.3:80")...)
 	require.NoError(t, err)
 	require.Equal(t, []string{"port1", "port2"}, b.bridges.on())
 	require.Equal(t, []string{"172.30.0.3 port2", "fd00:30::2 port1"}, recordsOf(t, b, e))
-	_, err = e.Apply(mapAll(t, "127.0.0.1:82->172.30.0.2:80", "81->172.30.0.3:80")...)
+	_, err = e.Apply(t.Context(), mapAll(t, "127.0.0.1:82->172.30.0.2:80", "81->172.30.0.3:80")...)
 	require.NoError(t, err)
 	require.Equal(t, []string{"port2"}, b.bridges.on())
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Empty(t, b.bridges.on())
 
 	// By itself: the mapping that has ended is let go of at the next call.
 	e = b.open(t)
-	_, err = e.Publish(leaseFor(t, b, "80->172.30.0.2:80", 1e9))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", 1e9))
 	require.NoError(t, err)
 	require.Equal(t, []string{"port1"}, b.bridges.on())
 	b.clock.advance(1e9)
@@ -164,7 +164,7 @@ func TestHairpinIsRestored(t *testing.T) {
 	publish(t, e, "79->10.9.0.2:80")
 	for _, op := range []string{"Update", "flows"} {
 		spoil(op)
-		_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80/udp"))
 		require.ErrorIs(t, err, cause)
 		require.Empty(t, b.bridges.on(), op)
 		spoil()
@@ -173,14 +173,14 @@ func TestHairpinIsRestored(t *testing.T) {
 	publish(t, e, "80->172.30.0.2:80/udp")
 	for _, op := range []string{"Update", "flows"} {
 		spoil(op)
-		_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80/udp"))
+		_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80/udp")}})
 		require.ErrorIs(t, err, cause)
 		require.Equal(t, []string{"port1"}, b.bridges.on(), op)
 		spoil()
 		require.Equal(t, []string{"172.30.0.2 port1"}, recordsOf(t, b, e))
 	}
 	spoil("DeleteTable")
-	require.ErrorIs(t, e.Purge(), cause)
+	require.ErrorIs(t, e.Purge(t.Context()), cause)
 	require.Equal(t, []string{"port1"}, b.bridges.on())
 	spoil()
 
@@ -244,7 +244,7 @@ func TestHairpinTableMadeAgain(t *testing.T) {
 	require.NoError(t, b.kernel.Conn().DeleteTable(DefaultTable))
 	publish(t, e, "81->172.30.0.3:80")
 	require.Equal(t, []string{"172.30.0.2 port1", "172.30.0.3 port2"}, recordsOf(t, b, e))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Empty(t, b.bridges.on())
 }
 
@@ -343,20 +343,20 @@ func TestHairpinRandom(t *testing.T) {
 			text := fmt.Sprintf("%d->%s:80", port, backends[r.IntN(len(backends))])
 			switch r.IntN(8) {
 			case 0, 1, 2, 3:
-				_, err := e.Retarget(nattest.Mapping(t, text))
+				_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, text))
 				require.NoError(t, err)
 			case 4, 5:
-				if _, err := e.Unpublish(nattest.Mapping(t, text)); err != nil {
+				if _, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, text)}}); err != nil {
 					require.ErrorIs(t, err, nat.ErrNotFound)
 				}
 			case 6:
-				_, err := e.Apply(nattest.Mapping(t, text))
+				_, err := e.Apply(t.Context(), nattest.Mapping(t, text))
 				require.NoError(t, err)
 			case 7:
 				e = b.open(t)
 			}
 			want := map[string]bool{}
-			for m := range e.Mappings() {
+			for _, m := range must(e.Mappings(t.Context())) {
 				switch m.Backend.Addr().String() {
 				case "172.30.0.2", "fd00:30::2":
 					want["port1"] = true

@@ -55,12 +55,11 @@ type PortSocket struct {
 //
 // Whoever takes over may change the table, and the Store: if that has a lock, the caller
 // has to give it up.
-func (e *Engine) Suspend() (Sockets, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.writable(); err != nil {
-		return Sockets{}, err
-	}
+func (e *Engine) Suspend(ctx context.Context) (Sockets, error) {
+	return update(ctx, e, e.suspend)
+}
+
+func (e *Engine) suspend() (Sockets, error) {
 	lock, err := e.lock.FD()
 	if err != nil {
 		return Sockets{}, fmt.Errorf("lend lock of table %s: %w", e.opts.Table, err)
@@ -75,20 +74,22 @@ func (e *Engine) Suspend() (Sockets, error) {
 
 // Resume takes the table up again after a Suspend: it adopts what it finds, as Open does.
 // After an error the engine is suspended as before, and Resume can be called again.
-func (e *Engine) Resume() error {
-	e.mu.Lock()
+func (e *Engine) Resume(ctx context.Context) error {
+	if err := e.mu.lockContext(ctx); err != nil {
+		return err
+	}
 	defer e.mu.Unlock()
 	if !e.suspended {
 		return nat.ErrClosed
 	}
-	if err := e.takeUp(); err != nil {
+	if err := e.takeUp(ctx); err != nil {
 		return errors.Join(fmt.Errorf("resume: %w", err), e.closeKernelSockets())
 	}
 	e.closed, e.suspended = false, false
 	return nil
 }
 
-func (e *Engine) takeUp() error {
+func (e *Engine) takeUp(ctx context.Context) error {
 	// Whoever asks the lock is to be told of this process again.
 	if err := e.lock.Sign(); err != nil {
 		return err
@@ -103,10 +104,10 @@ func (e *Engine) takeUp() error {
 	if err := e.load(); err != nil {
 		return err
 	}
-	if err := e.adopt(); err != nil {
+	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	return e.reconcile()
+	return e.reconcile(ctx)
 }
 
 // Leave gives up what a suspended engine has lent, for another process has it now: ports
@@ -240,7 +241,7 @@ func (e *Engine) shutdownProxies(ctx context.Context) {
 
 // takeSockets takes the lock of the table and, if there are any, the sockets that another
 // process has lent.
-func (e *Engine) takeSockets() (err error) {
+func (e *Engine) takeSockets(ctx context.Context) (err error) {
 	lent := e.opts.Sockets
 	e.opts.Sockets = nil // each is this engine's now, or closed
 	if e.opts.ReadOnly {
@@ -253,7 +254,7 @@ func (e *Engine) takeSockets() (err error) {
 		lent = &Sockets{Lock: lent.Lock}
 	}
 	if lent == nil || lent.Lock == 0 {
-		e.lock, err = hostnet.LockTable(e.namespace, e.opts.Table, e.opts.LockWait)
+		e.lock, err = hostnet.LockTable(ctx, e.namespace, e.opts.Table, e.opts.LockWait)
 		return errors.Join(err, closeSockets(lent))
 	}
 	e.lock, err = hostnet.TakeLock(lent.Lock)

@@ -6,25 +6,17 @@ package engine
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/nftnat/nftnat/nat"
 )
-
-// healthPause is how long Health waits between two attempts to get hold of the engine.
-const healthPause = time.Millisecond
 
 // Health returns why the engine cannot do its work, or nil: ErrClosed, what the kernel
 // answers, fs.ErrNotExist if the table is not in the kernel although something is
 // published, or, if a change takes until the context is done, the context's error. It asks
 // the kernel for the table alone, and changes nothing.
 func (e *Engine) Health(ctx context.Context) error {
-	for !e.mu.TryLock() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("a change has been going on: %w", ctx.Err())
-		case <-time.After(healthPause):
-		}
+	if err := e.mu.lockContext(ctx); err != nil {
+		return fmt.Errorf("a change has been going on: %w", err)
 	}
 	defer e.mu.Unlock()
 	if e.closed {

@@ -51,7 +51,7 @@ func TestHealth(t *testing.T) {
 func TestFailures(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80->172.30.0.2:80")
-	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.3:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.3:80"))
 	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Zero(t, failuresOf(e), "a conflict is the caller's")
 	b.kernel.Hook(func(op string) error {
@@ -60,7 +60,7 @@ func TestFailures(t *testing.T) {
 		}
 		return nil
 	})
-	_, err = e.Publish(nattest.Mapping(t, "81->172.30.0.3:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.3:80"))
 	require.Error(t, err)
 	require.Equal(t, Failures{Changes: 1}, failuresOf(e))
 	b.kernel.Hook(func(string) error { return errors.New("no") })
@@ -74,6 +74,6 @@ func TestFailures(t *testing.T) {
 
 // failuresOf is what Status says of failures, on a host that has no sysctls.
 func failuresOf(e *Engine) Failures {
-	st, _ := e.Status()
+	st, _ := e.Status(context.Background())
 	return st.Failures
 }

@@ -22,7 +22,7 @@ func openKernel(b *testing.B) (*Engine, Options) {
 	b.Helper()
 	ns := labtest.NewNS(b, "host")
 	opts := Options{NetNS: ns.Path(), NoProxies: true}
-	e, err := Open(opts)
+	e, err := Open(b.Context(), opts)
 	require.NoError(b, err)
 	return e, opts
 }
@@ -35,10 +35,10 @@ func BenchmarkKernelApply60000(b *testing.B) {
 		b.StopTimer()
 		e, _ := openKernel(b)
 		b.StartTimer()
-		_, err := e.Apply(ms...)
+		_, err := e.Apply(b.Context(), ms...)
 		b.StopTimer()
 		require.NoError(b, err)
-		require.NoError(b, e.Purge())
+		require.NoError(b, e.Purge(b.Context()))
 		b.StartTimer()
 	}
 }
@@ -48,7 +48,7 @@ func BenchmarkKernelPublish(b *testing.B) {
 	for _, beside := range []int{0, crowd} {
 		b.Run(fmt.Sprintf("beside=%d", beside), func(b *testing.B) {
 			e, _ := openKernel(b)
-			_, err := e.Apply(manyMappings(beside + 1)...)
+			_, err := e.Apply(b.Context(), manyMappings(beside+1)...)
 			require.NoError(b, err)
 			publishOver(b, e)
 			require.NoError(b, e.Close())
@@ -59,12 +59,12 @@ func BenchmarkKernelPublish(b *testing.B) {
 // BenchmarkKernelAdopt60000 opens an engine on a full table of the real kernel.
 func BenchmarkKernelAdopt60000(b *testing.B) {
 	e, opts := openKernel(b)
-	_, err := e.Apply(manyMappings(crowd)...)
+	_, err := e.Apply(b.Context(), manyMappings(crowd)...)
 	require.NoError(b, err)
 	require.NoError(b, e.Close())
 	b.ReportAllocs()
 	for b.Loop() {
-		e, err := Open(opts)
+		e, err := Open(b.Context(), opts)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -77,7 +77,7 @@ func BenchmarkKernelAdopt60000(b *testing.B) {
 // BenchmarkKernelConnections60000 counts the connections of as many mappings, a flow each.
 func BenchmarkKernelConnections60000(b *testing.B) {
 	top := labtest.NewTopology(b, lab.Options{Parts: lab.PartBackend1})
-	e, err := Open(Options{NetNS: top.Host.Path(), NoProxies: true})
+	e, err := Open(b.Context(), Options{NetNS: top.Host.Path(), NoProxies: true})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, e.Close()) }()
 	ms := manyMappings(crowd)
@@ -85,7 +85,7 @@ func BenchmarkKernelConnections60000(b *testing.B) {
 		ms[i].Proto = nat.UDP
 		ms[i].Backend = netip.MustParseAddrPort("172.30.0.2:80") // one that answers ARP
 	}
-	_, err = e.Apply(ms...)
+	_, err = e.Apply(b.Context(), ms...)
 	require.NoError(b, err)
 	c, err := top.Host.ListenPacket("udp", "192.0.2.1:0")
 	require.NoError(b, err)
@@ -98,7 +98,7 @@ func BenchmarkKernelConnections60000(b *testing.B) {
 	}
 	var all []Connections
 	for b.Loop() {
-		if all, err = e.Connections(); err != nil {
+		if all, err = e.Connections(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -20,7 +20,7 @@ func (olderKernel) CountsElements(nft.Table) (bool, error) { return false, nil }
 // features are what an engine says that its kernel lacks.
 func features(t *testing.T, e *Engine) []string {
 	t.Helper()
-	s, err := e.Status()
+	s, err := e.Status(t.Context())
 	require.NoError(t, err)
 	var names []string
 	for _, l := range s.Lacks {

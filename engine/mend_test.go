@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/internal/nfttest"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -34,7 +35,7 @@ func (b *testbed) changes() map[string]int {
 func TestMendWritesWhatDiffers(t *testing.T) {
 	e, b := openFake(t)
 	fillTable(t, b, e)
-	_, err := e.Publish(leaseFor(t, b, "90->172.30.0.2:90", time.Hour))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "90->172.30.0.2:90", time.Hour))
 	require.NoError(t, err)
 	want, info := b.kernel.Dump(), b.table(t)
 	b.clock.advance(time.Minute)
@@ -47,7 +48,7 @@ func TestMendWritesWhatDiffers(t *testing.T) {
 	})
 	count := b.changes()
 	e.table.MarkStale()
-	_, err = e.State()
+	_, err = e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"Repair": 1}, count)
 	require.Equal(t, want, b.kernel.Dump())
@@ -102,7 +103,7 @@ func TestMadeAgain(t *testing.T) {
 			want, info := b.kernel.Dump(), b.table(t)
 			b.edit(t, func(table *nfttest.Table) { damage(b, table) })
 			e.table.MarkStale()
-			_, err := e.State()
+			_, err := e.State(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, want, b.kernel.Dump())
 			require.NotEqual(t, info.Handle, b.table(t).Handle)

@@ -264,17 +264,17 @@ const (
 )
 
 // publish is one attempt; frontends of port 0 have been chosen by the engine.
-func (m *model) publish(ms []nat.Mapping, how publishing) string {
+func (m *model) publish(ms []nat.Mapping, how nat.PublishOptions) string {
 	var removed, added []nat.Mapping
 	m.done = m.named(ms, how)
 	for _, one := range singles(m.done) {
 		have, ok := m.find(one)
-		if ok && have == one && !how.kill {
+		if ok && have == one && !how.Kill {
 			continue // it is there already
 		}
 		renewed := have
 		renewed.Expires = one.Expires
-		if ok && (how.retarget || !have.Expires.IsZero() && renewed == one) {
+		if ok && (how.Replace || !have.Expires.IsZero() && renewed == one) {
 			// Others may have written the element that it would need.
 			if _, known := m.knownAt(placeOf(one)); known && placeOf(have) != placeOf(one) {
 				return isConflict
@@ -302,9 +302,9 @@ func (m *model) publish(ms []nat.Mapping, how publishing) string {
 }
 
 // named are the mappings with the names that they keep.
-func (m *model) named(ms []nat.Mapping, how publishing) (all []nat.Mapping) {
+func (m *model) named(ms []nat.Mapping, how nat.PublishOptions) (all []nat.Mapping) {
 	for _, one := range ms {
-		if !how.retarget || one.Name != "" || one.Frontend.Port() == 0 {
+		if !how.Replace || one.Name != "" || one.Frontend.Port() == 0 {
 			all = append(all, one)
 			continue
 		}

@@ -4,8 +4,8 @@
 package engine
 
 import (
+	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -23,16 +23,16 @@ import (
 // Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is another of that name,
 // or the prefix overlaps another network or a route that leads elsewhere than to the
 // interface that has the gateway's address. On any error nothing has changed.
-func (e *Engine) CreateNetwork(n nat.Network) (nat.Network, error) {
-	return e.Reporting(nil).CreateNetwork(n)
+func (e *Engine) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
+	return update(ctx, e, func() (nat.Network, error) { return e.createNetwork(ctx, n) })
 }
 
-func (e *Engine) createNetwork(n nat.Network) (nat.Network, error) {
+func (e *Engine) createNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
 	if err := n.Validate(); err != nil {
 		return nat.Network{}, err
 	}
 	var made *network
-	err := e.retryOnConflict(func() error {
+	err := e.retryOnConflict(ctx, func() error {
 		var err error
 		if have := e.networks[n.Name]; have != nil && have.declaredAs(n) {
 			made = have
@@ -42,7 +42,7 @@ func (e *Engine) createNetwork(n nat.Network) (nat.Network, error) {
 		if made, err = e.checkNetwork(n, e.networks); err != nil {
 			return err
 		}
-		return e.rearrange(func(c *change) {
+		return e.rearrange(ctx, func(c *change) {
 			c.records.come = append(made.declared(), made.cursorElement(made.addrs.Cursor()))
 			c.apply = func() {
 				made.cursor = made.addrs.Cursor()
@@ -100,10 +100,13 @@ func (e *Engine) checkNetwork(n nat.Network, others map[string]*network) (*netwo
 //
 // Errors: ErrNotFound; *TakenError, which is ErrConflict, while endpoints are in it. On
 // any error nothing has changed.
-func (e *Engine) RemoveNetwork(name string) error { return e.Reporting(nil).RemoveNetwork(name) }
+func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
+	_, err := update(ctx, e, func() (struct{}, error) { return struct{}{}, e.removeNetwork(ctx, name) })
+	return err
+}
 
-func (e *Engine) removeNetwork(name string) error {
-	err := e.retryOnConflict(func() error {
+func (e *Engine) removeNetwork(ctx context.Context, name string) error {
+	err := e.retryOnConflict(ctx, func() error {
 		n := e.networks[name]
 		if n == nil {
 			return &missingError{nat.WhatNetwork, name}
@@ -111,7 +114,7 @@ func (e *Engine) removeNetwork(name string) error {
 		if inside := e.endpointsIn(name); len(inside) != 0 {
 			return &nat.TakenError{What: "network " + name, Holder: "endpoint " + strings.Join(inside, ", ")}
 		}
-		return e.rearrange(func(c *change) {
+		return e.rearrange(ctx, func(c *change) {
 			c.records.gone = n.recorded()
 			c.apply = func() { delete(e.networks, name) }
 		}, nil, n)
@@ -138,33 +141,19 @@ func (e *Engine) endpointsIn(network string) (names []string) {
 }
 
 // Network finds the network of a name. The error is ErrNotFound if there is none.
-func (e *Engine) Network(name string) (nat.Network, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nat.Network{}, nat.ErrClosed
-	}
-	if err := e.resync(); err != nil {
-		return nat.Network{}, err
-	}
-	n := e.networks[name]
-	if n == nil {
-		return nat.Network{}, &missingError{nat.WhatNetwork, name}
-	}
-	return n.now(), nil
+func (e *Engine) Network(ctx context.Context, name string) (nat.Network, error) {
+	return view(ctx, e, func() (nat.Network, error) {
+		n := e.networks[name]
+		if n == nil {
+			return nat.Network{}, &missingError{nat.WhatNetwork, name}
+		}
+		return n.now(), nil
+	})
 }
 
-// Networks are all networks, by name. Of a closed engine there are none.
-func (e *Engine) Networks() iter.Seq[nat.Network] {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return slices.Values[[]nat.Network](nil)
-	}
-	if err := e.resync(); err != nil {
-		e.log.Warn("table could not be read again", "table", e.opts.Table, "error", err)
-	}
-	return slices.Values(e.sortedNetworks())
+// Networks returns all networks, by name.
+func (e *Engine) Networks(ctx context.Context) ([]nat.Network, error) {
+	return view(ctx, e, func() ([]nat.Network, error) { return e.sortedNetworks(), nil })
 }
 
 func (b book) sortedNetworks() []nat.Network {
@@ -178,7 +167,7 @@ func (b book) sortedNetworks() []nat.Network {
 
 // rearrange commits a change of what networks there are, one that comes or one that
 // goes: with it the segments are worked out anew, from all that is published.
-func (e *Engine) rearrange(fill func(*change), come, gone *network) error {
+func (e *Engine) rearrange(ctx context.Context, fill func(*change), come, gone *network) error {
 	c := change{networks: maps.Clone(e.networks), rearranged: true}
 	if gone != nil {
 		delete(c.networks, gone.Name)
@@ -193,5 +182,5 @@ func (e *Engine) rearrange(fill func(*change), come, gone *network) error {
 	}
 	c.routes = routes.Routes()
 	fill(&c)
-	return e.commit(c)
+	return e.commit(ctx, c)
 }

@@ -34,7 +34,7 @@ func (b *testbed) table(tb testing.TB) nft.TableInfo {
 // statusOf is what an engine tells of its table.
 func statusOf(tb testing.TB, e *Engine) Status {
 	tb.Helper()
-	st, _ := e.Status() // of a host that has no sysctls
+	st, _ := e.Status(tb.Context()) // of a host that has no sysctls
 	require.NotEmpty(tb, st.Table)
 	return Status{Present: st.Present, Owned: st.Owned, Repaired: st.Repaired}
 }
@@ -81,7 +81,7 @@ func TestOwnershipChanges(t *testing.T) {
 	b := newTestbed()
 	e := b.open(t)
 	publishAll(t, b, e)
-	_, err := e.CreateNetwork(networkOf(t, "inside", "172.31.0.0/24"))
+	_, err := e.CreateNetwork(t.Context(), networkOf(t, "inside", "172.31.0.0/24"))
 	require.NoError(t, err)
 	want, plain := publishedBy(e), b.kernel.Dump()
 	for range 2 {
@@ -179,7 +179,7 @@ func TestSocketFails(t *testing.T) {
 			meanwhile(b)
 			publish(t, e, "80->172.30.0.2:80")
 			require.Equal(t, nft.TableOwned, b.table(t).Flags)
-			_, err := e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+			_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 			require.NoError(t, err)
 			require.Equal(t, before, b.kernel.Dump())
 			requireConsistent(t, b, e)
@@ -190,7 +190,7 @@ func TestSocketFails(t *testing.T) {
 // The same with the kernel's own.
 func TestKernelSocketFails(t *testing.T) {
 	ns := labtest.NewNS(t, "host")
-	e, err := Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
+	e, err := Open(t.Context(), Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	publish(t, e, "80->172.30.0.2:80")
@@ -209,9 +209,9 @@ func TestKernelSocketFails(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, drift)
 		require.Equal(t, []string{"80-81->172.30.0.2:80-81"}, publishedBy(e))
-		_, err = e.Unpublish(nattest.Mapping(t, "81->172.30.0.2:81"))
+		_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:81")}})
 		require.NoError(t, err)
 	}
-	_, err = Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
+	_, err = Open(t.Context(), Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
 	require.ErrorIs(t, err, nat.ErrOwned)
 }

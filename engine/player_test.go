@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -64,9 +66,9 @@ func (p *player) play() {
 	p.model.expire()
 	switch p.choose(20) {
 	case 0, 1, 2, 3, 4:
-		p.publish(publishing{})
+		p.publish(nat.PublishOptions{})
 	case 5, 6, 7:
-		p.publish(publishing{retarget: true})
+		p.publish(nat.PublishOptions{Replace: true})
 	case 8, 9, 10:
 		p.unpublish()
 	case 11, 12:
@@ -92,7 +94,7 @@ func (p *player) play() {
 	case 19:
 		p.call = "purge"
 		if p.choose(10) == 0 {
-			require.NoError(p, p.engine.Purge())
+			require.NoError(p, p.engine.Purge(context.Background()))
 			p.model.flush()
 			p.open()
 		}
@@ -135,7 +137,7 @@ func (p *player) decide(attempt func() string) string {
 	return got
 }
 
-func (p *player) publish(how publishing) {
+func (p *player) publish(how nat.PublishOptions) {
 	ms := p.mappings(1 + p.choose(3))
 	if known := p.model.known; len(known) > 0 && p.choose(6) == 0 {
 		ms[0] = known[p.choose(len(known))]
@@ -147,12 +149,8 @@ func (p *player) publish(how publishing) {
 		ms[0] = lease
 	}
 	p.call = "publish " + describeAll(ms)
-	call := p.engine.Publish
-	if how.retarget {
-		p.call, call = "retarget "+describeAll(ms), p.engine.Retarget
-		if how.kill = p.choose(3) == 0; how.kill {
-			call = p.engine.RetargetAndKill
-		}
+	if how.Replace {
+		p.call, how.Kill = "retarget "+describeAll(ms), p.choose(3) == 0
 	}
 	chooses := p.choose(5) == 0
 	if chooses { // the last of them, which then is chosen a port after the others
@@ -160,7 +158,7 @@ func (p *player) publish(how publishing) {
 		last.Frontend = netip.AddrPortFrom(last.Frontend.Addr(), 0)
 	}
 	looked := p.looked
-	got, err := call(ms...)
+	got, err := p.engine.Publish(context.Background(), how, ms...)
 	if overlapping(ms) {
 		require.ErrorIs(p, err, nat.ErrInvalid, p.call)
 		p.seen[isInvalid]++
@@ -239,12 +237,9 @@ func (p *player) unpublish() {
 		}
 	}
 	p.call = "unpublish " + describeAll(ms)
-	call := p.engine.Unpublish
-	if p.choose(3) == 0 {
-		call = p.engine.Kill
-	}
+	kill := p.choose(3) == 0
 	looked := p.looked
-	_, err := call(ms...)
+	_, err := p.engine.Remove(context.Background(), nat.Removal{Mappings: ms, Kill: kill})
 	want := p.decide(func() string { return p.model.unpublish(ms) })
 	p.seen[want]++
 	require.Equal(p, want, p.outcome(err), "%s: %v (looked %d times)", p.call, err, p.looked-looked)
@@ -259,8 +254,8 @@ func (p *player) apply() {
 	}
 	ms = append(ms, p.mappings(p.choose(4))...)
 	p.call = "apply " + describeAll(ms)
-	diff, diffErr := p.engine.Diff(ms...)
-	changes, err := p.engine.Apply(ms...)
+	diff, diffErr := p.engine.Diff(context.Background(), ms...)
+	changes, err := p.engine.Apply(context.Background(), ms...)
 	want := isInvalid
 	if !overlapping(ms) {
 		before := p.looked
@@ -271,7 +266,7 @@ func (p *player) apply() {
 	}
 	require.Equal(p, want, p.outcome(err), "%s: %v", p.call, err)
 	if err == nil && slices.Equal(diff, changes) {
-		again, err := p.engine.Apply(ms...)
+		again, err := p.engine.Apply(context.Background(), ms...)
 		require.NoError(p, err)
 		require.Empty(p, again, "%s: once more", p.call)
 	}
@@ -316,7 +311,7 @@ func (p *player) foreign() {
 func (p *player) check() {
 	p.Helper()
 	e, m := p.engine, p.model
-	have := slices.Collect(e.Mappings())
+	have := must(e.Mappings(context.Background()))
 	require.Equal(p, inAllWords(m.known), inAllWords(have), "step %d: %s", p.step, p.call)
 	dump := p.bed.kernel.Dump()
 	require.Equal(p, m.present, dump != "", "step %d: %s", p.step, p.call)
@@ -332,7 +327,7 @@ func (p *player) check() {
 	// The same state is the same table, whatever the history.
 	fresh := newTestbed()
 	fresh.clock.now = m.now()
-	_, err := fresh.open(p.T).Apply(have...)
+	_, err := fresh.open(p.T).Apply(context.Background(), have...)
 	require.NoError(p, err)
 	p.seen[isSame]++
 	require.Equal(p, withoutTimeouts(fresh.kernel.Dump()), withoutTimeouts(dump), "step %d: %s", p.step, p.call)

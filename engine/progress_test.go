@@ -35,7 +35,7 @@ func TestProgress(t *testing.T) {
 	}, told)
 
 	told = nil
-	_, err := e.Unpublish(nattest.Mapping(t, "127.0.0.1:21000-21599->172.30.0.2:80-679"))
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "127.0.0.1:21000-21599->172.30.0.2:80-679")}})
 	require.NoError(t, err)
 	require.Equal(t, []Progress{{Step: "bind"}, {Step: "commit"}, {Step: "flows"}, {Step: "open"}, {Step: "done"}, {}}, told)
 
@@ -43,7 +43,7 @@ func TestProgress(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, other.Close()) }()
 	told = nil
-	_, err = e.Publish(nattest.Mapping(t, other.Addr().String()+"->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, other.Addr().String()+"->172.30.0.2:80"))
 	require.ErrorIs(t, err, nat.ErrConflict)
 	require.Equal(t, []Progress{{Step: "reserve"}, {Step: "bind"}, {"bind", 0, 1}, {}}, told)
 }

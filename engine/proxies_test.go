@@ -29,7 +29,7 @@ func TestRetargetOfProxiesUndone(t *testing.T) {
 	require.NoError(t, second.Close())
 	before := b.kernel.Dump()
 
-	_, err := e.Retarget(mapAll(t, "127.0.0.1:18080->172.30.0.3:80", "127.0.0.1:18081->172.30.0.3:81")...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "127.0.0.1:18080->172.30.0.3:80", "127.0.0.1:18081->172.30.0.3:81")...)
 	require.ErrorIs(t, err, proxy.ErrClosed)
 	require.Equal(t, before, b.kernel.Dump())
 	require.Equal(t, "172.30.0.2:80", first.BackendAddr().String())

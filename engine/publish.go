@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -19,41 +21,23 @@ import (
 // were chosen for frontends of port 0. When it returns, packets follow them, and so
 // do the UDP flows that were there before.
 //
-// A mapping that is published already just like that is left as it is. One that ends by
-// itself and is published already, with the same frontend, backend and name, is a lease
-// that is renewed: it ends when the new one does, or never, and nothing else changes.
+// A mapping that is published already just like that is left as it is. One that expires
+// and is published already, with the same frontend, backend and name, is a lease that is
+// renewed: it ends when the new one does, or never, and nothing else changes. Any other
+// frontend that is published is a conflict, unless how.Replace is set; then, of a range
+// without a name whose ports have different names, a mapping for each name is returned.
 //
 // Errors: ErrInvalid (nothing was touched); *ConflictError if a frontend is taken;
-// alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission. On any
-// error nothing has changed.
-func (e *Engine) Publish(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return e.Reporting(nil).Publish(ms...)
+// alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission; the context's,
+// if it was done before the transaction. On any error nothing has changed.
+func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return update(ctx, e, func() ([]nat.Mapping, error) { return e.publish(ctx, how, ms) })
 }
 
-// Retarget publishes the mappings as Publish does, and where a frontend is published
-// already it gives that one the new backend, name and time-out: in one transaction,
-// with no moment without a target. A mapping without a name keeps the name that the port
-// has; what it returns of a range whose ports differ in that is a mapping for each name.
-// A frontend is the same if its address is; one
-// for any address and one for a single address are in conflict as ever.
-// Established TCP connections stay with the old backend; UDP flows follow at once.
-func (e *Engine) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return e.Reporting(nil).Retarget(ms...)
-}
-
-// RetargetAndKill is Retarget, and ends established TCP connections to the old
-// backends as well.
-func (e *Engine) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return e.Reporting(nil).RetargetAndKill(ms...)
-}
-
-// publishing is how mappings are published.
-type publishing struct {
-	retarget bool // also where the frontend is published already
-	kill     bool // and what goes to another backend than the new one ends, TCP too
-}
-
-func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, err error) {
+func (e *Engine) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Mapping) (done []nat.Mapping, err error) {
+	if err := how.Validate(); err != nil {
+		return nil, err
+	}
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
@@ -64,8 +48,8 @@ func (e *Engine) publish(ms []nat.Mapping, how publishing) (done []nat.Mapping, 
 		}
 	}
 	e.warnUnreachable(hosts)
-	err = e.retryOnConflict(func() (err error) {
-		done, err = e.publishOnce(ms, change{routes: hosts.Routes(), killTCP: how.kill}, how)
+	err = e.retryOnConflict(ctx, func() (err error) {
+		done, err = e.publishOnce(ctx, ms, change{routes: hosts.Routes(), killTCP: how.Kill}, how)
 		return err
 	})
 	if err != nil {
@@ -88,12 +72,12 @@ func (e *takenError) Error() string {
 
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
-func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]nat.Mapping, error) {
+func (e *Engine) publishOnce(ctx context.Context, ms []nat.Mapping, base change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []portset.Port
 	defer func() { e.reserved.Release(held) }()
 	for {
-		done, err := e.publishChosen(ms, base, how)
+		done, err := e.publishChosen(ctx, ms, base, how)
 		var taken *takenError
 		if !errors.As(err, &taken) {
 			return done, err
@@ -109,7 +93,7 @@ func (e *Engine) publishOnce(ms []nat.Mapping, base change, how publishing) ([]n
 }
 
 // publishChosen chooses ports once.
-func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]nat.Mapping, error) {
+func (e *Engine) publishChosen(ctx context.Context, ms []nat.Mapping, c change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	e.opts.Trace("reserve")
 	done, err := e.reserve(ms, &c, how)
 	switch {
@@ -118,7 +102,7 @@ func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]na
 		e.unchanged(true)
 		err = e.confirm()
 	default:
-		err = e.commit(c)
+		err = e.commit(ctx, c)
 	}
 	if err != nil {
 		e.reserved.Release(c.Added)
@@ -130,7 +114,7 @@ func (e *Engine) publishChosen(ms []nat.Mapping, c change, how publishing) ([]na
 // reserve reserves the frontends of the mappings, and makes of them what the change
 // adds and moves; what is published just like that is neither. What was reserved before an
 // error is among what it adds.
-func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Mapping, error) {
+func (e *Engine) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	done := make([]nat.Mapping, 0, len(ms))
 	var choose []int // the positions in done of those whose ports are chosen
 	for _, m := range ms {
@@ -140,7 +124,7 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 			choose, done = append(choose, len(done)), append(done, m)
 			continue
 		}
-		keepNames := how.retarget && m.Name == ""
+		keepNames := how.Replace && m.Name == ""
 		var named []nat.Mapping
 		for single := range nat.Expand(m) {
 			f := portset.FrontendOf(single)
@@ -179,12 +163,12 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how publishing) ([]nat.Map
 
 // reservePort makes one port part of the change, beside what is published at its frontend
 // now, if it is taken.
-func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how publishing) error {
+func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
 	p := portset.Of(single)
 	switch {
-	case taken && have == p.Target && !how.kill: // else connections to another backend end
+	case taken && have == p.Target && !how.Kill: // else connections to another backend end
 		return nil
-	case taken && (how.retarget || have.RenewedBy(p.Target)):
+	case taken && (how.Replace || have.RenewedBy(p.Target)):
 		if other, ok := e.elementTaken(p, have); ok {
 			return &nat.ConflictError{Want: single, Have: other.Mapping()}
 		}
@@ -228,42 +212,17 @@ func (e *Engine) conflict(want nat.Mapping, err error) error {
 	return &nat.ConflictError{Want: want, Have: f.Mapping(have)}
 }
 
-// Removal says what to unpublish: mappings, or all of a name.
-type Removal struct {
-	// Mappings are removed by their protocol, frontend and number of ports; nothing else
-	// of them counts, unless Exact is set.
-	Mappings []nat.Mapping
-	// Exact removes the mappings only if each leads to its Backend. Zero: wherever they
-	// lead.
-	Exact bool
-	// Name, if it is not empty, removes all mappings of that name; then there are no
-	// Mappings.
-	Name string
-	// Kill ends established TCP connections to the backends as well, except those that
-	// the proxy of an earlier mapping of the port still carries. Zero: they go on,
-	// whether netfilter or a proxy carries them.
-	Kill bool
-}
-
 // Remove removes mappings, all or none, in one transaction, and returns what they were.
 // When it returns, new connections are refused, and UDP flows have ended.
 //
 // Errors: ErrNotFound if one of the ports is not published with just this frontend, or
-// leads elsewhere than an exact removal says, or if there is nothing of the name;
-// ErrInvalid for what no name can be. On any error nothing has changed.
-func (e *Engine) Remove(r Removal) ([]nat.Mapping, error) { return e.Reporting(nil).Remove(r) }
-
-// Unpublish is Remove of mappings by their frontends.
-func (e *Engine) Unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return e.Remove(Removal{Mappings: ms})
+// leads elsewhere than an exact removal says, or if no mapping has the name; ErrInvalid
+// for what cannot be a name. On any error nothing has changed.
+func (e *Engine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
+	return update(ctx, e, func() ([]nat.Mapping, error) { return e.remove(ctx, r) })
 }
 
-// Kill is Unpublish, and ends established TCP connections to the backends as well.
-func (e *Engine) Kill(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return e.Remove(Removal{Mappings: ms, Kill: true})
-}
-
-func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
+func (e *Engine) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, err error) {
 	what := describeAll(r.Mappings)
 	if r.Name != "" {
 		if what = fmt.Sprintf("all of %q", r.Name); len(r.Mappings) != 0 {
@@ -273,13 +232,13 @@ func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 			return nil, err
 		}
 	}
-	err = e.retryOnConflict(func() error {
+	err = e.retryOnConflict(ctx, func() error {
 		c := change{killTCP: r.Kill}
 		if c.Removed, err = e.removed(r); err != nil || len(c.Removed) == 0 {
 			return err
 		}
 		done = portset.Collapse(c.Removed)
-		return e.commit(c)
+		return e.commit(ctx, c)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("unpublish %s: %w", what, err)
@@ -288,7 +247,7 @@ func (e *Engine) removeAll(r Removal) (done []nat.Mapping, err error) {
 }
 
 // removed are the ports that a removal removes, each once.
-func (e *Engine) removed(r Removal) (ports []portset.Port, err error) {
+func (e *Engine) removed(r nat.Removal) (ports []portset.Port, err error) {
 	if r.Name != "" {
 		for p := range e.mappings.All {
 			if p.Name == r.Name {

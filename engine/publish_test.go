@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +46,7 @@ func TestPublishWritesElements(t *testing.T) {
 	other.Name = "six"
 	all6 := nattest.Mapping(t, "[::]:82->172.30.0.2:80")
 	want := []nat.Mapping{web, all4, other, lease, all6, loop, four, six}
-	done, err := e.Publish(want...)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, want...)
 	require.NoError(t, err)
 	require.Equal(t, want, done)
 	require.Equal(t, []string{
@@ -63,14 +62,21 @@ func TestPublishWritesElements(t *testing.T) {
 		`inside4 { 172.30.0.0/24 . 172.30.0.0/24 comment "on-link" }`,
 		`inside6 { fd00:30::/64 . fd00:30::/64 comment "on-link" }`,
 	}, elementsIn(b.kernel.Dump()))
-	require.Equal(t, want, slices.SortedFunc(e.Mappings(), nat.Compare))
+	require.Equal(t, want, must(e.Mappings(t.Context())))
 	requireConsistent(t, b, e)
+}
+
+func TestStatusCountsPorts(t *testing.T) {
+	e, _ := openFake(t)
+	publish(t, e, "1-10->172.30.0.2:1-10", "[::1]:11->[fd00:30::2]:1", "1->172.30.0.2:1/udp", "2-3->[fd00:30::2]:2-3/udp")
+	status, _ := e.Status(t.Context()) // the fake has no sysctls
+	require.Equal(t, PortCounts{TCP4: 10, TCP6: 1, UDP4: 1, UDP6: 2}, status.Ports)
 }
 
 func TestPublishAndUnpublishLeaveNothing(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8000-8009->172.30.0.2:9000-9009", "53->[fd00:30::2]:53/udp")
-	done, err := e.Unpublish(mapAll(t, "8000-8009->1.1.1.1:1-10", "53->1.1.1.1:1/udp")...)
+	done, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "8000-8009->1.1.1.1:1-10", "53->1.1.1.1:1/udp")})
 	require.NoError(t, err)
 	require.Equal(t, mapAll(t, "8000-8009->172.30.0.2:9000-9009", "53->[fd00:30::2]:53/udp"), done,
 		"what they were, not what was said of them")
@@ -82,10 +88,10 @@ func TestPublishAndUnpublishLeaveNothing(t *testing.T) {
 
 func TestPublishNothing(t *testing.T) {
 	e, b := openFake(t)
-	done, err := e.Publish()
+	done, err := e.Publish(t.Context(), nat.PublishOptions{})
 	require.NoError(t, err)
 	require.Empty(t, done)
-	done, err = e.Unpublish()
+	done, err = e.Remove(t.Context(), nat.Removal{})
 	require.NoError(t, err)
 	require.Empty(t, done)
 	require.Empty(t, b.kernel.Dump(), "no table for nothing")
@@ -96,11 +102,11 @@ func TestPublishReturnsWhatMappingsTells(t *testing.T) {
 	e, b := openFake(t)
 	m := nattest.Mapping(t, "0->172.30.0.2:80-82")
 	m.Expires = b.clock.Now().Add(time.Hour + 1234567*time.Nanosecond)
-	done, err := e.Publish(m)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
 	require.NoError(t, err)
-	require.Equal(t, done, nat.Collapse(slices.Collect(e.Mappings())))
+	require.Equal(t, done, nat.Collapse(must(e.Mappings(t.Context()))))
 	b.clock.advance(time.Second)
-	require.Equal(t, done, nat.Collapse(slices.Collect(b.open(t).Mappings())), "and so does the next engine")
+	require.Equal(t, done, nat.Collapse(must(b.open(t).Mappings(t.Context()))), "and so does the next engine")
 }
 
 func TestPublishOutOfRange(t *testing.T) {
@@ -120,9 +126,9 @@ func TestPublishOutOfRange(t *testing.T) {
 		"only 16383 ports":            mapAll(t, "0->172.30.0.2:1-20000"),
 	}
 	for reason, ms := range tests {
-		for name, call := range map[string]func(...nat.Mapping) ([]nat.Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
+		for name, how := range map[string]nat.PublishOptions{"publish": {}, "retarget": {Replace: true}} {
 			// The last of several is bad: the others must not have been published.
-			_, err := call(append(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80"), ms...)...)
+			_, err := e.Publish(t.Context(), how, append(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80"), ms...)...)
 			require.ErrorIs(t, err, nat.ErrInvalid, "%s: %s", name, reason)
 			require.ErrorContains(t, err, reason, name)
 			require.NotContains(t, err.Error(), "\n")
@@ -158,8 +164,8 @@ func TestUnpublishNotFound(t *testing.T) {
 		"127.0.0.1:80->172.30.0.2:80":  "; tcp 80 is",
 		otherLocal4 + ":81->1.1.1.1:1": "tcp 192.0.2.9:81 is not published",
 	} {
-		for _, call := range []func(...nat.Mapping) ([]nat.Mapping, error){e.Unpublish, e.Kill} {
-			_, err := call(nattest.Mapping(t, "82->1.1.1.1:1"), nattest.Mapping(t, text))
+		for _, kill := range []bool{false, true} {
+			_, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "82->1.1.1.1:1", text), Kill: kill})
 			require.ErrorIs(t, err, nat.ErrNotFound, text)
 			require.ErrorIs(t, err, fs.ErrNotExist, text)
 			require.ErrorContains(t, err, hint)
@@ -173,7 +179,7 @@ func TestUnpublishNotFound(t *testing.T) {
 func TestUnpublishTwiceNamed(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80-83->172.30.0.2:80-83")
-	done, err := e.Unpublish(mapAll(t, "80-82->172.30.0.2:80-82", "81->172.30.0.2:80", "80-82->172.30.0.2:80-82")...)
+	done, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "80-82->172.30.0.2:80-82", "81->172.30.0.2:80", "80-82->172.30.0.2:80-82")})
 	require.NoError(t, err)
 	require.Equal(t, mapAll(t, "80-82->172.30.0.2:80-82"), done)
 	require.Equal(t, []string{"83->172.30.0.2:83"}, publishedBy(e))
@@ -190,17 +196,17 @@ func TestPublishChoosesPorts(t *testing.T) {
 	done = publish(t, e, "0->172.30.0.2:80/udp") // another space
 	require.Equal(t, mapAll(t, "50000->172.30.0.2:80/udp"), done)
 
-	_, err := e.Publish(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80-81")...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80-81")...)
 	require.ErrorIs(t, err, alloc.ErrExhausted, "two in a row are not to be had: 50004 and 50008 are left")
 	done = publish(t, e, "7000->172.30.0.2:80", local4+":0->172.30.0.2:80", "[::]:0->[fd00:30::2]:80")
 	require.Equal(t, mapAll(t, "7000->172.30.0.2:80", local4+":50004->172.30.0.2:80", "[::]:50008->[fd00:30::2]:80"), done)
-	_, err = e.Publish(nattest.Mapping(t, "0->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	require.ErrorContains(t, err, "publish tcp 0: choose a port for 0->172.30.0.2:80")
 	// What is kept from being chosen may be named.
 	publish(t, e, "50003->172.30.0.2:80", "50006->172.30.0.2:80")
 
-	_, err = e.Unpublish(nattest.Mapping(t, "50000-50002->172.30.0.2:80-82"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "50000-50002->172.30.0.2:80-82")}})
 	require.NoError(t, err)
 	require.Equal(t, mapAll(t, "50000-50002->172.30.0.2:90-92"), publish(t, e, "0->172.30.0.2:90-92"))
 	requireConsistent(t, b, e)
@@ -218,9 +224,9 @@ func TestPublishChoosesPerAddress(t *testing.T) {
 		}
 		require.Equal(t, mapAll(t, host+":50000->"+backend), publish(t, e, host+":0->"+backend))
 	}
-	_, err := e.Publish(nattest.Mapping(t, local4+":0->172.30.0.2:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, local4+":0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
-	_, err = e.Publish(nattest.Mapping(t, "0->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 }
 
@@ -229,25 +235,25 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 		{Table: "1st"}, {Table: "table"}, {Table: "a b"}, {FirstPort: 5, LastPort: 4},
 		{NetNS: "/proc/self/comm"},
 	} {
-		_, err := Open(o)
+		_, err := Open(t.Context(), o)
 		require.ErrorIs(t, err, nat.ErrInvalid, "%+v", o)
 	}
-	_, err := Open(Options{NetNS: "/run/netns/nosuch"})
+	_, err := Open(t.Context(), Options{NetNS: "/run/netns/nosuch"})
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
 func TestPublishNotPermitted(t *testing.T) {
 	e, b := openFake(t)
 	b.kernel.FailNext("Restore", unix.EPERM)
-	_, err := e.Publish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80"))
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "publish tcp 80: ")
 	publish(t, e, "80->172.30.0.2:80")
 	b.kernel.FailNext("Update", unix.EPERM)
-	_, err = e.Publish(mapAll(t, "81->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")...)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "81->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")...)
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "publish tcp 81 and 2 more: ")
-	_, err = e.Unpublish(nattest.Mapping(t, "80->172.30.0.2:80"))
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
 	require.NoError(t, err)
 }
 
@@ -266,7 +272,7 @@ func TestUndoErrorsAreJoined(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := e.Publish(nattest.Mapping(t, "53->172.30.0.2:53/udp"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "53->172.30.0.2:53/udp"))
 	require.ErrorIs(t, err, cause)
 	require.ErrorIs(t, err, undoing)
 	require.NotContains(t, err.Error(), "\n")

@@ -21,12 +21,12 @@ func BenchmarkRepairTransaction(b *testing.B) {
 	for _, count := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("mappings=%d", count), func(b *testing.B) {
 			ns := labtest.NewNS(b, "host")
-			e, err := Open(Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true, NoOwner: true})
+			e, err := Open(b.Context(), Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true, NoOwner: true})
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, e.Close()) })
 			m, err := nat.ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
 			require.NoError(b, err)
-			_, err = e.Publish(m)
+			_, err = e.Publish(b.Context(), nat.PublishOptions{}, m)
 			require.NoError(b, err)
 			var foreign *nft.Conn
 			require.NoError(b, ns.Do(func() (err error) {

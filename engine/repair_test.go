@@ -69,15 +69,15 @@ func (w *watched) await(t *testing.T, kind EventKind) Event {
 func fillTable(t *testing.T, b *testbed, e *Engine) {
 	t.Helper()
 	publishAll(t, b, e)
-	_, err := e.CreateNetwork(networkOf(t, "inside", "172.31.0.0/24"))
+	_, err := e.CreateNetwork(t.Context(), networkOf(t, "inside", "172.31.0.0/24"))
 	require.NoError(t, err)
 	for _, name := range []string{"web", "dns", "gone"} {
 		a, err := nat.ParseEndpointSpec(name, "inside", "")
 		require.NoError(t, err)
-		_, err = e.Attach(a)
+		_, err = e.Attach(t.Context(), a)
 		require.NoError(t, err)
 	}
-	_, err = e.Detach("gone")
+	_, err = e.Detach(t.Context(), "gone")
 	require.NoError(t, err)
 }
 
@@ -184,7 +184,7 @@ func TestNothingToRepair(t *testing.T) {
 	w.b.kernel.Flush()
 	w.b.kernel.Overrun()
 	publish(t, w.Engine, "80->172.30.0.2:80")
-	require.NoError(t, w.Purge())
+	require.NoError(t, w.Purge(t.Context()))
 	require.Empty(t, w.b.kernel.Dump())
 }
 

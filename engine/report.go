@@ -14,99 +14,6 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Report is what a call did beyond what it returns. After an error it is empty.
-type Report struct {
-	// Unchanged is whether all that was asked for was there already, so that nothing
-	// was done.
-	Unchanged bool
-	// Notes are what Options.Log was told meanwhile, from [slog.LevelInfo] on, a line
-	// each: what was changed on the host beside the table, and what could not be done
-	// and is no error. "turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1".
-	Notes []string
-}
-
-// Reporter has the methods of an engine that change something. They are those of
-// [Engine], and fill a Report as well.
-type Reporter struct {
-	e *Engine
-	r *Report
-}
-
-// Reporting returns methods that fill r, one call at a time. Nil: nothing is reported.
-func (e *Engine) Reporting(r *Report) Reporter { return Reporter{e, r} }
-
-// Publish is [Engine.Publish].
-func (r Reporter) Publish(ms ...nat.Mapping) (done []nat.Mapping, err error) {
-	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{}) })
-}
-
-// Retarget is [Engine.Retarget].
-func (r Reporter) Retarget(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{retarget: true}) })
-}
-
-// RetargetAndKill is [Engine.RetargetAndKill].
-func (r Reporter) RetargetAndKill(ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return reported(r, func() ([]nat.Mapping, error) { return r.e.publish(ms, publishing{retarget: true, kill: true}) })
-}
-
-// Remove is [Engine.Remove].
-func (r Reporter) Remove(what Removal) ([]nat.Mapping, error) {
-	return reported(r, func() ([]nat.Mapping, error) { return r.e.removeAll(what) })
-}
-
-// Apply is [Engine.Apply].
-func (r Reporter) Apply(ms ...nat.Mapping) ([]nat.Change, error) {
-	return reported(r, func() ([]nat.Change, error) { return r.e.apply(ms) })
-}
-
-// ApplyState is [Engine.ApplyState].
-func (r Reporter) ApplyState(s nat.State) ([]nat.Change, error) {
-	return reported(r, func() ([]nat.Change, error) { return r.e.applyState(s) })
-}
-
-// CreateNetwork is [Engine.CreateNetwork].
-func (r Reporter) CreateNetwork(n nat.Network) (nat.Network, error) {
-	return reported(r, func() (nat.Network, error) { return r.e.createNetwork(n) })
-}
-
-// RemoveNetwork is [Engine.RemoveNetwork].
-func (r Reporter) RemoveNetwork(name string) error {
-	_, err := reported(r, func() (struct{}, error) { return struct{}{}, r.e.removeNetwork(name) })
-	return err
-}
-
-// Attach is [Engine.Attach].
-func (r Reporter) Attach(a nat.EndpointSpec) (*Endpoint, error) {
-	return reported(r, func() (*Endpoint, error) { return r.e.attach(a) })
-}
-
-// Detach is [Engine.Detach].
-func (r Reporter) Detach(name string) ([]nat.Mapping, error) {
-	return reported(r, func() ([]nat.Mapping, error) { return r.e.detach(name) })
-}
-
-// reported calls f with the engine locked and writable, while what it does is reported.
-func reported[T any](r Reporter, f func() (T, error)) (result T, err error) {
-	e := r.e
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	report := r.r
-	if report == nil {
-		report = &Report{}
-	}
-	*report = Report{}
-	e.noted.Store(report)
-	defer e.noted.Store(nil)
-	if err = e.writable(); err == nil {
-		result, err = f()
-	}
-	if err != nil {
-		*report = Report{}
-	}
-	return result, err
-}
-
 // unchanged reports that what was asked for was there already, or that it was not.
 func (e *Engine) unchanged(is bool) {
 	if r := e.noted.Load(); r != nil {
@@ -127,7 +34,7 @@ func (e *Engine) confirm() error {
 // is logged with the engine locked goes through it.
 type noteHandler struct {
 	slog.Handler
-	report *atomic.Pointer[Report]
+	report *atomic.Pointer[nat.Report]
 }
 
 func (h noteHandler) Enabled(ctx context.Context, l slog.Level) bool {

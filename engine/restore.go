@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"fmt"
@@ -61,7 +63,7 @@ func (e *Engine) keepThrough() {
 
 // reconcile restores what was kept and the kernel has lost, and has the store keep what
 // there is then.
-func (e *Engine) reconcile() error {
+func (e *Engine) reconcile(ctx context.Context) error {
 	switch {
 	case e.opts.Store == nil:
 		return nil
@@ -70,7 +72,7 @@ func (e *Engine) reconcile() error {
 		e.reconciled = true
 		return e.save(change{})
 	}
-	if err := e.retryOnConflict(func() error { return e.restore(*e.kept) }); err != nil {
+	if err := e.retryOnConflict(ctx, func() error { return e.restore(ctx, *e.kept) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
 	}
 	e.reconciled, e.kept = true, nil
@@ -79,7 +81,7 @@ func (e *Engine) reconcile() error {
 }
 
 // restore puts into the kernel what it has lost.
-func (e *Engine) restore(kept nat.StoredState) error {
+func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	u := e.unite(kept.State)
 	e.reserved.Release(u.ports)
 	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
@@ -107,10 +109,10 @@ func (e *Engine) restore(kept nat.StoredState) error {
 	}
 	// As if it had been found there: what another process holds, or what is yet to come
 	// up, is in the way of a proxy and not of the mapping.
-	if err := e.adopt(); err != nil {
+	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	if d := e.hairpinChange(c); d != nil {
+	if d := e.hairpinChange(ctx, c); d != nil {
 		e.applyHairpins(d)
 	}
 	e.log.Info("restored the stored state", "networks", len(u.networks), "endpoints", u.endpoints, "ports", len(u.ports))

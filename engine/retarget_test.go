@@ -29,7 +29,7 @@ func TestRetarget(t *testing.T) {
 	web := nattest.Mapping(t, "81-83->10.9.0.2:1081-1083")
 	web.Name, web.Expires = "web", b.clock.Now().Add(time.Minute)
 	want := []nat.Mapping{web, nattest.Mapping(t, "100->[fd00:30::2]:100"), nattest.Mapping(t, "0.0.0.0:90->172.30.0.3:90")}
-	done, err := e.Retarget(want...)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, want...)
 	require.NoError(t, err)
 	require.Equal(t, want, done)
 	require.Equal(t, 1, updates, "one transaction: no moment without a target")
@@ -41,12 +41,12 @@ func TestRetarget(t *testing.T) {
 	}, publishedBy(e))
 	requireConsistent(t, b, e)
 
-	_, err = e.Retarget(nattest.Mapping(t, "0->172.30.0.2:7"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "0->172.30.0.2:7"))
 	require.NoError(t, err)
 	require.Contains(t, publishedBy(e), "49153->172.30.0.2:7")
 	// The time-out is the new one.
 	again := nattest.Mapping(t, "81->10.9.0.2:1081")
-	_, err = e.Retarget(again)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, again)
 	require.NoError(t, err)
 	b.clock.advance(time.Hour)
 	require.Contains(t, publishedBy(e), "81->10.9.0.2:1081 web", "a name that is not given stays")
@@ -59,7 +59,7 @@ func TestRetargetToTheSame(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.2:80")
 	before := b.kernel.Dump()
-	_, err := e.Retarget(mapAll(t, "80->172.30.0.2:80", "81->172.30.0.2:80")...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "80->172.30.0.2:80", "81->172.30.0.2:80")...)
 	require.NoError(t, err)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)
@@ -79,7 +79,7 @@ func TestRetargetToTheOtherFamily(t *testing.T) {
 		return nil
 	})
 	there := mapAll(t, local4+":80->[fd00:30::3]:80", "0.0.0.0:81->[fd00:30::3]:81", "[::]:81->172.30.0.3:81", "127.0.0.1:82->172.30.0.3:82/udp")
-	_, err := e.Retarget(there...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, there...)
 	require.NoError(t, err)
 	require.Equal(t, 1, updates)
 	require.Equal(t, []string{
@@ -90,7 +90,7 @@ func TestRetargetToTheOtherFamily(t *testing.T) {
 	}, elementsIn(b.kernel.Dump()))
 	requireConsistent(t, b, e)
 	back := mapAll(t, local4+":80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", "[::]:81->[fd00:30::2]:81", "127.0.0.1:82->[fd00:30::2]:82/udp")
-	_, err = e.Apply(back...)
+	_, err = e.Apply(t.Context(), back...)
 	require.NoError(t, err)
 	require.Equal(t, 2, updates)
 	require.Equal(t, before, b.kernel.Dump())
@@ -98,7 +98,7 @@ func TestRetargetToTheOtherFamily(t *testing.T) {
 
 	// What fails leaves it where it was.
 	b.flows.hook = func(string) error { return errors.New("no flows today") }
-	_, err = e.Retarget(nattest.Mapping(t, "127.0.0.1:82->172.30.0.3:82/udp"), nattest.Mapping(t, "[::]:81->172.30.0.3:81"), nattest.Mapping(t, "83->172.30.0.2:83/udp"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "127.0.0.1:82->172.30.0.3:82/udp"), nattest.Mapping(t, "[::]:81->172.30.0.3:81"), nattest.Mapping(t, "83->172.30.0.2:83/udp"))
 	require.Error(t, err)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)
@@ -112,17 +112,17 @@ func TestRetargetMeetsTheCrowded(t *testing.T) {
 	b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""),
 		foreign("tcp6_to4", "[::]:80", "172.30.0.2:80", ""))
 	e = b.open(t)
-	_, err := e.Retarget(nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, nattest.Mapping(t, "80->172.30.0.2:80"), conflict.Have)
-	_, err = e.Retarget(nattest.Mapping(t, "80->[fd00:30::3]:80")) // which nothing has
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "80->[fd00:30::3]:80")) // which nothing has
 	require.NoError(t, err)
 	requireConsistent(t, b, e)
-	_, err = e.Retarget(nattest.Mapping(t, "[::]:80->[fd00:30::4]:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "[::]:80->[fd00:30::4]:80"))
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, nattest.Mapping(t, "80->[fd00:30::3]:80"), conflict.Have)
-	_, err = e.Retarget(nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "0.0.0.0:80->172.30.0.3:80"))
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"79->172.30.0.2:80", "80->[fd00:30::3]:80", "0.0.0.0:80->172.30.0.3:80", "[::]:80->172.30.0.2:80",
@@ -161,17 +161,17 @@ func TestConflictsNameTheHolder(t *testing.T) {
 		for _, second := range all {
 			e, b := openFake(t)
 			have, want := mapping(first, "holder"), mapping(second, "newcomer")
-			_, err := e.Publish(have)
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, have)
 			require.NoError(t, err)
 			before := b.kernel.Dump()
-			for name, call := range map[string]func(...nat.Mapping) ([]nat.Mapping, error){"publish": e.Publish, "retarget": e.Retarget} {
+			for name, how := range map[string]nat.PublishOptions{"publish": {}, "retarget": {Replace: true}} {
 				if name == "retarget" && first == second {
 					continue // which gives it to the newcomer
 				}
-				_, err = call(mapping("7000", ""), want)
+				_, err = e.Publish(t.Context(), how, mapping("7000", ""), want)
 				if !slices.Contains(excluded[first], second) {
 					require.NoError(t, err, "%s beside %s", second, first)
-					_, err = e.Unpublish(mapping("7000", ""), want)
+					_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{mapping("7000", ""), want}})
 					require.NoError(t, err)
 					require.Equal(t, elementsIn(before), elementsIn(b.kernel.Dump()))
 					continue
@@ -185,7 +185,7 @@ func TestConflictsNameTheHolder(t *testing.T) {
 			}
 			udp := want
 			udp.Proto = nat.UDP
-			_, err = e.Publish(udp)
+			_, err = e.Publish(t.Context(), nat.PublishOptions{}, udp)
 			require.NoError(t, err, "another protocol is another world")
 			requireConsistent(t, b, e)
 		}
@@ -196,7 +196,7 @@ func TestConflictsNameTheHolder(t *testing.T) {
 func TestConflictWithinRange(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8005->172.30.0.2:80")
-	_, err := e.Publish(nattest.Mapping(t, "8000-8009->172.30.0.3:8000-8009"))
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "8000-8009->172.30.0.3:8000-8009"))
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, nat.ConflictError{Want: nattest.Mapping(t, "8005->172.30.0.3:8005"), Have: nattest.Mapping(t, "8005->172.30.0.2:80")}, *conflict)

@@ -124,7 +124,7 @@ func requireCovers(tb testing.TB, b *testbed, e *Engine) {
 	tb.Helper()
 	segments := segmentsIn(b.kernel.Dump())
 	needed := map[string]bool{}
-	for m := range e.Mappings() {
+	for _, m := range must(e.Mappings(tb.Context())) {
 		r, err := b.host.Lookup(m.Backend.Addr())
 		require.NoError(tb, err)
 		if !r.OnLink.IsValid() || m.Frontend.Addr().IsLoopback() || crosses(m) {
@@ -149,7 +149,7 @@ func TestForeignSegments(t *testing.T) {
 	publish(t, e, "82->172.30.0.3:80", "83->[fd00:30::2]:80")
 	require.NotContains(t, segmentsIn(b.kernel.Dump()), "203.0.113.0/24")
 	require.Contains(t, segmentsIn(b.kernel.Dump()), inside6)
-	_, err := e.Unpublish(mapAll(t, "80->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")...)
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: mapAll(t, "80->172.30.0.2:80", "82->172.30.0.2:80", "83->172.30.0.2:80")})
 	require.NoError(t, err)
 	require.Equal(t, []string{farther4}, segmentsIn(b.kernel.Dump()))
 	require.NoError(t, unpublishes("81->10.9.0.2:80")(e))
@@ -161,7 +161,7 @@ func TestForeignSegments(t *testing.T) {
 func TestSegmentsOfExpired(t *testing.T) {
 	for _, reopened := range []bool{false, true} {
 		e, b := openFake(t)
-		_, err := e.Publish(leaseFor(t, b, "80->172.30.0.2:80", time.Second))
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", time.Second))
 		require.NoError(t, err)
 		publish(t, e, "81->10.9.0.2:80")
 		b.clock.advance(time.Second)
@@ -193,11 +193,11 @@ func TestSegmentsAtRandom(t *testing.T) {
 			continue
 		}
 		if r.IntN(2) == 0 {
-			_, err := e.Retarget(ms...)
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, ms...)
 			require.NoError(t, err, step)
 		} else {
 			for _, m := range ms {
-				if _, err := e.Unpublish(m); err != nil {
+				if _, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}}); err != nil {
 					require.ErrorIs(t, err, nat.ErrNotFound, step)
 				}
 			}

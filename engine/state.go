@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/nftnat/nftnat/engine/internal/portset"
 
 	"errors"
@@ -20,17 +22,8 @@ import (
 
 // State is all that is there now: networks and endpoints by name, mappings in the order
 // of Compare, ranges as one.
-func (e *Engine) State() (nat.State, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nat.State{}, nat.ErrClosed
-	}
-	if err := e.resync(); err != nil {
-		return nat.State{}, err
-	}
-	e.forget(e.now())
-	return stateOf(e.book, e.mappings.All), nil
+func (e *Engine) State(ctx context.Context) (nat.State, error) {
+	return view(ctx, e, func() (nat.State, error) { return stateOf(e.book, e.mappings.All), nil })
 }
 
 // stateOf is the state that a book and ports make.
@@ -80,18 +73,11 @@ func allMappings(s nat.State) []nat.Mapping {
 }
 
 // DiffState tells what ApplyState would change, and changes nothing.
-func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nil, nat.ErrClosed
-	}
-	if err := e.resync(); err != nil {
-		return nil, err
-	}
-	e.forget(e.now())
-	_, lines, err := e.stateDifference(s)
-	return lines, err
+func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	return view(ctx, e, func() ([]nat.Change, error) {
+		_, lines, err := e.stateDifference(s)
+		return lines, err
+	})
 }
 
 // ApplyState makes networks, endpoints and mappings exactly these, in one transaction,
@@ -100,16 +86,18 @@ func (e *Engine) DiffState(s nat.State) ([]nat.Change, error) {
 //
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
-func (e *Engine) ApplyState(s nat.State) ([]nat.Change, error) { return e.Reporting(nil).ApplyState(s) }
+func (e *Engine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	return update(ctx, e, func() ([]nat.Change, error) { return e.applyState(ctx, s) })
+}
 
-func (e *Engine) applyState(s nat.State) (lines []nat.Change, err error) {
-	err = e.retryOnConflict(func() error {
+func (e *Engine) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
+	err = e.retryOnConflict(ctx, func() error {
 		var c change
 		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.records.empty() {
 			e.unchanged(err == nil)
 			return err
 		}
-		return e.applyOnce(c)
+		return e.applyOnce(ctx, c)
 	})
 	switch {
 	case errors.Is(err, nat.ErrInvalid):

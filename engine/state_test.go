@@ -26,34 +26,34 @@ func changeLines(cs []nat.Change) (lines []string) {
 func TestStateApplies(t *testing.T) {
 	e, b := openFake(t)
 	create(t, e, "inside", inside4)
-	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(t.Context(), nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
 	require.NoError(t, err)
 	attach(t, e, "web", "inside", "80", "8000-8009:9000-9009/udp", local4+":443:443")
 	attach(t, e, "gone", "inside")
 	attach(t, e, "db", "six", "53:53/udp")
-	_, err = e.Detach("gone")
+	_, err = e.Detach(t.Context(), "gone")
 	require.NoError(t, err)
 	lease := leaseFor(t, b, "90->172.30.0.2:90", time.Minute)
 	lease.Name = "web"
-	_, err = e.Publish(lease, nattest.Mapping(t, "100->10.9.0.2:100"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, lease, nattest.Mapping(t, "100->10.9.0.2:100"))
 	require.NoError(t, err)
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{nattest.Mapping(t, "100->10.9.0.2:100"), lease}, []nat.Mapping{s.Mappings[1], s.Mappings[0]}, "what a spec cannot say is a mapping")
 	require.Equal(t, "172.30.0.4", s.Networks[0].Next.String())
 
-	lines, err := e.DiffState(s)
+	lines, err := e.DiffState(t.Context(), s)
 	require.NoError(t, err)
 	require.Empty(t, lines)
 	before := b.kernel.Dump()
-	lines, err = e.ApplyState(s)
+	lines, err = e.ApplyState(t.Context(), s)
 	require.NoError(t, err)
 	require.Empty(t, lines)
 	require.Equal(t, before, b.kernel.Dump())
 
 	fresh := newTestbed()
 	other := fresh.open(t)
-	lines, err = other.ApplyState(s)
+	lines, err = other.ApplyState(t.Context(), s)
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"+ network inside 172.30.0.0/24 gateway 172.30.0.1",
@@ -70,7 +70,7 @@ func TestStateApplies(t *testing.T) {
 	require.Equal(t, withoutTimeouts(before), withoutTimeouts(fresh.kernel.Dump()))
 	requireConsistent(t, fresh, other)
 
-	lines, err = other.ApplyState(nat.State{})
+	lines, err = other.ApplyState(t.Context(), nat.State{})
 	require.NoError(t, err)
 	require.Len(t, lines, 10)
 	require.Empty(t, elementsIn(fresh.kernel.Dump()))
@@ -84,14 +84,14 @@ func TestStateChanges(t *testing.T) {
 	web := attach(t, e, "web", "inside", "80:80", "81:91")
 	attach(t, e, "moves", "inside", "82:82")
 	attach(t, e, "goes", "old", "83:83")
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	s.Networks = []nat.Network{{Name: "inside", Prefix: netip.MustParsePrefix(inside4), NoGuard: true}, netOf(t, "new", "10.77.0.0/24")}
 	moves := attachment(t, "moves", "new", "82:82")
 	moves.Address = netip.MustParseAddr("10.77.0.9")
 	s.Endpoints = []nat.EndpointSpec{moves, s.Endpoints[2]}
 	s.Endpoints[1].Ports = s.Endpoints[1].Ports[:1]
-	lines, err := e.DiffState(s)
+	lines, err := e.DiffState(t.Context(), s)
 	require.NoError(t, err)
 	want := []string{
 		"~ network inside 172.30.0.0/24 gateway 172.30.0.1 => network inside 172.30.0.0/24 gateway 172.30.0.1 no-guard",
@@ -104,7 +104,7 @@ func TestStateChanges(t *testing.T) {
 		"- 83->10.78.0.2:83",
 	}
 	require.Equal(t, want, changeLines(lines))
-	lines, err = e.ApplyState(s)
+	lines, err = e.ApplyState(t.Context(), s)
 	require.NoError(t, err)
 	require.Equal(t, want, changeLines(lines))
 	requireConsistent(t, b, e)
@@ -128,10 +128,10 @@ func TestStateChanges(t *testing.T) {
 func TestStateSetsCursor(t *testing.T) {
 	e, b := openFake(t)
 	create(t, e, "inside", inside4)
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	s.Networks[0].Next = netip.MustParseAddr("172.30.0.77")
-	lines, err := e.ApplyState(s)
+	lines, err := e.ApplyState(t.Context(), s)
 	require.NoError(t, err)
 	require.Empty(t, lines)
 	requireConsistent(t, b, e)
@@ -165,19 +165,19 @@ func TestStateRefused(t *testing.T) {
 		"needs a frontend port, and 80 has none":        {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2", "80")}},
 		"overlap: both claim tcp port 80":               {Networks: []nat.Network{inside}, Endpoints: []nat.EndpointSpec{at("a", "", "172.30.0.2", "80:80")}, Mappings: mapAll(t, "80->10.9.0.2:80")},
 	} {
-		_, err := e.ApplyState(s)
+		_, err := e.ApplyState(t.Context(), s)
 		require.ErrorIs(t, err, nat.ErrInvalid, want)
 		require.ErrorContains(t, err, want)
-		_, err = e.DiffState(s)
+		_, err = e.DiffState(t.Context(), s)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, before, b.kernel.Dump(), want)
 		requireConsistent(t, b, e)
 	}
-	_, err := e.ApplyState(nat.State{Networks: []nat.Network{inside, netOf(t, "b", "10.9.1.0/24")}})
+	_, err := e.ApplyState(t.Context(), nat.State{Networks: []nat.Network{inside, netOf(t, "b", "10.9.1.0/24")}})
 	require.ErrorIs(t, err, nat.ErrConflict)
 	cause := errors.New("no")
 	b.kernel.FailNext("Update", cause)
-	_, err = e.ApplyState(nat.State{Networks: []nat.Network{netOf(t, "b", "10.1.0.0/24")}, Mappings: mapAll(t, "80->10.9.0.2:80")})
+	_, err = e.ApplyState(t.Context(), nat.State{Networks: []nat.Network{netOf(t, "b", "10.1.0.0/24")}, Mappings: mapAll(t, "80->10.9.0.2:80")})
 	require.ErrorIs(t, err, cause)
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)

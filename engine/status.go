@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
@@ -24,6 +25,8 @@ type Status struct {
 	Repaired int
 	// Failures counts what has failed since the engine was opened.
 	Failures Failures
+	// Ports are how many ports are published.
+	Ports PortCounts
 	// Networks and Endpoints are how many there are.
 	Networks, Endpoints int
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
@@ -46,6 +49,21 @@ type Status struct {
 	// Lacks is what the kernel has not of what the engine would use, in an order that
 	// is always the same. Nil: nothing, as far as is known.
 	Lacks []Lack
+}
+
+// PortCounts are numbers of published ports by protocol and family of the backend.
+type PortCounts struct{ TCP4, TCP6, UDP4, UDP6 int }
+
+func (n *PortCounts) count(p portset.Port) {
+	four, six := &n.TCP4, &n.TCP6
+	if p.Proto == nat.UDP {
+		four, six = &n.UDP4, &n.UDP6
+	}
+	if p.Backend.Addr().Is4() {
+		*four++
+	} else {
+		*six++
+	}
 }
 
 // Failures are numbers of attempts that failed for reasons that are not the caller's.
@@ -80,8 +98,10 @@ func (s ForwardingState) String() string {
 
 // Status reads how the engine is. What cannot be read is an error, and the rest is
 // told all the same.
-func (e *Engine) Status() (Status, error) {
-	e.mu.Lock()
+func (e *Engine) Status(ctx context.Context) (Status, error) {
+	if err := e.mu.lockContext(ctx); err != nil {
+		return Status{}, err
+	}
 	defer e.mu.Unlock()
 	if e.closed {
 		return Status{}, nat.ErrClosed
@@ -95,10 +115,11 @@ func (e *Engine) Status() (Status, error) {
 	}
 	if e.proxies != nil {
 		e.proxies.count(&s)
-		for p := range e.mappings.All {
-			if e.proxies.open[p.Frontend] == nil && !p.NoProxy {
-				s.Unserved++
-			}
+	}
+	for p := range e.mappings.All {
+		s.Ports.count(p)
+		if e.proxies != nil && e.proxies.open[p.Frontend] == nil && !p.NoProxy {
+			s.Unserved++
 		}
 	}
 	var errs [3]error

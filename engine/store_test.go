@@ -56,7 +56,7 @@ func (s *memoryStore) Save(r nat.StoredState) error {
 // requireKept checks that the store has all that the engine has.
 func requireKept(tb testing.TB, b *testbed, e *Engine) {
 	tb.Helper()
-	s, err := e.State()
+	s, err := e.State(tb.Context())
 	require.NoError(tb, err)
 	require.Equal(tb, s, b.store.record.State)
 	mark, err := e.tableMark()
@@ -93,16 +93,16 @@ func (b *testbed) openDirect(tb testing.TB) *Engine {
 func furnish(tb testing.TB, e *Engine, b *testbed) {
 	tb.Helper()
 	create(tb, e, "inside", inside4)
-	_, err := e.CreateNetwork(nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
+	_, err := e.CreateNetwork(tb.Context(), nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
 	require.NoError(tb, err)
 	attach(tb, e, "web", "inside", "80", "8000-8009:9000-9009/udp", local4+":443:443")
 	attach(tb, e, "gone", "inside")
 	attach(tb, e, "db", "six", "53:53/udp")
-	_, err = e.Detach("gone")
+	_, err = e.Detach(tb.Context(), "gone")
 	require.NoError(tb, err)
 	lease := leaseFor(tb, b, "90->172.30.0.2:90", time.Hour)
 	lease.Name, lease.NoProxy = "web", true
-	_, err = e.Publish(lease, leaseFor(tb, b, "91->10.9.0.2:91/udp", time.Minute), nattest.Mapping(tb, "100->10.9.0.2:100"), nattest.Mapping(tb, local4+":101->[fd00:30::9]:1"))
+	_, err = e.Publish(tb.Context(), nat.PublishOptions{}, lease, leaseFor(tb, b, "91->10.9.0.2:91/udp", time.Minute), nattest.Mapping(tb, "100->10.9.0.2:100"), nattest.Mapping(tb, local4+":101->[fd00:30::9]:1"))
 	require.NoError(tb, err)
 }
 
@@ -117,7 +117,7 @@ func TestRestore(t *testing.T) {
 
 	e, log := b.reopen(t)
 	require.Contains(t, log, `msg="restored the stored state" networks=2 endpoints=2 ports=17`)
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, before, s)
 	require.Equal(t, dump, b.kernel.Dump())
@@ -132,7 +132,7 @@ func TestRestore(t *testing.T) {
 	e, log = b.reopen(t)
 	require.Contains(t, log, "networks=2 endpoints=3 ports=16", "one has ended")
 	left := time.Duration(0)
-	for m := range e.Mappings() {
+	for _, m := range must(e.Mappings(t.Context())) {
 		require.NotEqual(t, uint16(91), m.Frontend.Port())
 		if m.Frontend.Port() == 90 {
 			left = m.Expires.Sub(b.clock.Now())
@@ -168,27 +168,27 @@ func TestSaves(t *testing.T) {
 	publish(t, e, "8000-8999->172.30.0.2:9000-9999")
 	require.Equal(t, append([]string{"reserve"}, order...), steps)
 	steps = nil
-	_, err := e.Unpublish(nattest.Mapping(t, "8000-8998->172.30.0.2:9000-9998"))
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "8000-8998->172.30.0.2:9000-9998")}})
 	require.NoError(t, err)
 	require.Equal(t, order, steps)
 	requireKept(t, b, e)
 
 	saves := b.store.saves
-	_, err = e.Publish(nattest.Mapping(t, "8999->172.30.0.3:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "8999->172.30.0.3:80"))
 	require.ErrorIs(t, err, nat.ErrConflict)
-	_, err = e.Apply(nattest.Mapping(t, "8999->172.30.0.2:9999"))
+	_, err = e.Apply(t.Context(), nattest.Mapping(t, "8999->172.30.0.2:9999"))
 	require.NoError(t, err)
 	require.Equal(t, saves, b.store.saves, "what changes nothing")
 	lease := leaseFor(t, b, "80->172.30.0.2:80", time.Second)
-	_, err = e.Publish(lease)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
 	lease.Expires = lease.Expires.Add(time.Second)
-	_, err = e.Publish(lease)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
 	require.Equal(t, saves+2, b.store.saves, "renewing is a change")
 	requireKept(t, b, e)
 	b.clock.advance(time.Hour)
-	require.Len(t, slices.Collect(e.Mappings()), 1)
+	require.Len(t, must(e.Mappings(t.Context())), 1)
 	require.Equal(t, saves+2, b.store.saves, "what ends by itself is no change: the file says when")
 }
 
@@ -199,20 +199,20 @@ func TestRestoreKernelWins(t *testing.T) {
 	furnish(t, e, b)
 	// A command without the daemon has no store.
 	direct := b.openDirect(t)
-	_, err := direct.Detach("db")
+	_, err := direct.Detach(t.Context(), "db")
 	require.NoError(t, err)
-	require.NoError(t, direct.RemoveNetwork("six"))
-	_, err = direct.Retarget(nattest.Mapping(t, "100->10.9.0.3:100"))
+	require.NoError(t, direct.RemoveNetwork(t.Context(), "six"))
+	_, err = direct.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "100->10.9.0.3:100"))
 	require.NoError(t, err)
-	_, err = direct.Unpublish(nattest.Mapping(t, "8000-8003->172.30.0.2:9000-9003/udp"))
+	_, err = direct.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "8000-8003->172.30.0.2:9000-9003/udp")}})
 	require.NoError(t, err)
 	publish(t, direct, "7->172.30.0.2:7")
-	want, err := direct.State()
+	want, err := direct.State(t.Context())
 	require.NoError(t, err)
 	dump := b.kernel.Dump()
 
 	e, log := b.reopen(t)
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, want, s)
 	require.Equal(t, dump, b.kernel.Dump())
@@ -251,7 +251,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, b := openKept(t)
 			publish(t, e, "7->172.30.0.2:7", "8->172.30.0.2:8")
-			_, err := b.openDirect(t).Unpublish(nattest.Mapping(t, "7->172.30.0.2:7"))
+			_, err := b.openDirect(t).Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "7->172.30.0.2:7")}})
 			require.NoError(t, err)
 			damage(t, b)
 			e, log := b.reopen(t)
@@ -264,7 +264,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 				return
 			}
 			// The same if all that could be saved before a kill is that it is made again.
-			_, err = b.openDirect(t).Unpublish(nattest.Mapping(t, "8->172.30.0.2:8"))
+			_, err = b.openDirect(t).Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "8->172.30.0.2:8")}})
 			require.NoError(t, err)
 			b.edit(t, func(table *nfttest.Table) { table.Comment = "nftnat schema 1" })
 			saves := b.store.saves
@@ -310,7 +310,7 @@ func TestRestoreBeside(t *testing.T) {
 	} {
 		require.Contains(t, log, line)
 	}
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	names := []string{}
 	for _, n := range s.Networks {
@@ -335,7 +335,7 @@ func TestRestoreEarly(t *testing.T) {
 	b.kernel.Flush()
 	b.host.routes = map[netip.Prefix]hostnet.Route{}
 	e, _ = b.reopen(t)
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, before, s)
 	require.Equal(t, map[netip.Prefix]int{netip.MustParsePrefix(inside4): 14, netip.MustParsePrefix(inside6): 2}, e.segments)
@@ -344,7 +344,7 @@ func TestRestoreEarly(t *testing.T) {
 	b.host.hook = func(string) error { return unix.ENOBUFS }
 	e, log := b.reopen(t)
 	require.Contains(t, log, "route to a backend could not be looked up")
-	s, err = e.State()
+	s, err = e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, before, s)
 	requireConsistent(t, b, e)
@@ -392,11 +392,11 @@ func TestSaveFails(t *testing.T) {
 		require.ErrorIs(t, err, full, name)
 		require.Equal(t, before, b.snapshot(e), name)
 	}
-	_, err := e.Detach("web")
+	_, err := e.Detach(t.Context(), "web")
 	require.ErrorIs(t, err, full)
-	_, err = e.Attach(nat.EndpointSpec{Name: "more", Network: "inside"})
+	_, err = e.Attach(t.Context(), nat.EndpointSpec{Name: "more", Network: "inside"})
 	require.ErrorIs(t, err, full)
-	_, err = e.CreateNetwork(netOf(t, "more", "10.79.0.0/24"))
+	_, err = e.CreateNetwork(t.Context(), netOf(t, "more", "10.79.0.0/24"))
 	require.ErrorIs(t, err, full)
 	require.Equal(t, before, b.snapshot(e))
 	require.Equal(t, slices.Sorted(slices.Values(elementsIn(dump))), slices.Sorted(slices.Values(elementsIn(b.kernel.Dump()))))
@@ -420,14 +420,14 @@ func TestPurgeIsKept(t *testing.T) {
 		}
 		return nil
 	})
-	require.ErrorIs(t, e.Purge(), unix.EPERM)
+	require.ErrorIs(t, e.Purge(t.Context()), unix.EPERM)
 	requireKept(t, b, e)
 	b.kernel.Hook(nil)
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Equal(t, nat.StoredState{}, *b.store.record)
 	e = b.open(t)
 	require.Empty(t, b.kernel.Dump())
-	s, err := e.State()
+	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, nat.State{Networks: []nat.Network{}}, s)
 }
@@ -438,7 +438,7 @@ func TestSaveLeavesOutCrowded(t *testing.T) {
 	publish(t, e, "80->172.30.0.2:80")
 	b.write(t, foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""))
 	e = b.open(t)
-	require.Len(t, slices.Collect(e.Mappings()), 2)
+	require.Len(t, must(e.Mappings(t.Context())), 2)
 	publish(t, e, "81->172.30.0.2:81")
 	require.NoError(t, nat.ValidateAll(b.store.record.Mappings...))
 	require.Len(t, b.store.record.Mappings, 1)

@@ -24,7 +24,7 @@ func (e *Engine) checkTable() (repaired bool, err error) {
 	}
 	before := e.table.Counts().Repaired
 	e.table.MarkStale()
-	if err = e.resync(); err != nil {
+	if err = e.resync(context.Background()); err != nil {
 		e.failedRepairs++
 	}
 	return e.table.Counts().Repaired != before, err

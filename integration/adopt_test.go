@@ -39,7 +39,7 @@ func TestTableNotOurs(t *testing.T) {
 			load(t, top.Host, "flush ruleset; table inet nftnat { "+c.table+"}")
 			before := takeSnapshot(t, top.Host)
 			for _, readOnly := range []bool{false, true} {
-				_, err := engine.Open(engine.Options{NetNS: top.Host.Path(), ReadOnly: readOnly})
+				_, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), ReadOnly: readOnly})
 				require.ErrorIs(t, err, c.err)
 			}
 			for _, args := range [][]string{
@@ -65,7 +65,7 @@ func TestRepairAtOpen(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	first := open(t, top.Host, engine.Options{})
 	every := everyKind(t)
-	_, err := first.Publish(every...)
+	_, err := first.Publish(t.Context(), nat.PublishOptions{}, every...)
 	require.NoError(t, err)
 	require.NoError(t, first.Close())
 	intact := listed(t, top.Host)

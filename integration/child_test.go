@@ -5,6 +5,7 @@ package integration
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,7 +63,7 @@ func child(t *testing.T, role, netns string, args ...string) *exec.Cmd {
 
 // childHold opens an engine, says so, and keeps it until standard input ends.
 func childHold() error {
-	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true})
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: os.Getenv(envChildNetNS), NoProxies: true, NoOwner: true})
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func TestForeignChurn(t *testing.T) {
 			}
 			require.Greater(t, s.commits.Load(), before, "nothing was committed meanwhile")
 			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
-			require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
+			require.NoError(t, open(t, top.Host, engine.Options{}).Purge(t.Context()))
 		})
 	}
 }
@@ -115,7 +115,7 @@ func TestEveryPort(t *testing.T) {
 	}
 	all := []nat.Mapping{mapping(t, "1-65535->172.30.0.2:1-65535"), mapping(t, "1-65535->172.30.0.2:1-65535/udp")}
 	e := open(t, top.Host, engine.Options{NoProxies: true})
-	done, err := e.Publish(all...)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, all...)
 	require.NoError(t, err)
 	require.Equal(t, all, done)
 	require.NoError(t, e.Close())
@@ -123,15 +123,15 @@ func TestEveryPort(t *testing.T) {
 	e = open(t, top.Host, engine.Options{NoProxies: true})
 	require.Len(t, collect(e), 2*65535)
 	require.ElementsMatch(t, all, nat.Collapse(collect(e)))
-	_, err = e.Publish(mapping(t, "0->172.30.0.2:80"))
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	for _, network := range []string{"tcp", "udp"} {
 		for _, port := range []string{":1", ":65535"} {
 			labtest.Reaches(t, top.Client, network, "192.0.2.1"+port, network+port)
 		}
 	}
-	_, err = e.Unpublish(all...)
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: all})
 	require.NoError(t, err)
 	require.Empty(t, sortedElements(t, top.Host))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }

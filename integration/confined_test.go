@@ -171,7 +171,7 @@ func TestDaemonConfinedConflict(t *testing.T) {
 	holder, err := occupy(top.Host, "tcp", "0.0.0.0:80")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, holder.Close()) }()
-	_, err = s.api.Publish(t.Context(), m)
+	_, err = s.api.Publish(t.Context(), nat.PublishOptions{}, m)
 	var held *nat.HeldError
 	require.ErrorAs(t, err, &held)
 	require.Equal(t, netip.MustParseAddrPort("0.0.0.0:80"), held.Address)

@@ -74,7 +74,7 @@ func TestConflict(t *testing.T) {
 			}
 			t.Run(have+" "+want, func(t *testing.T) {
 				publish(t, e, have)
-				_, err := e.Publish(mapping(t, want))
+				_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapping(t, want))
 				if c.free {
 					require.NoError(t, err)
 					unpublish(t, e, want)
@@ -132,7 +132,7 @@ func TestOwned(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	holder := hold(t, top.Host)
 	for _, wait := range []time.Duration{0, 10 * time.Millisecond} {
-		_, err := engine.Open(engine.Options{NetNS: top.Host.Path(), LockWait: wait})
+		_, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), LockWait: wait})
 		var owned *nat.OwnedError
 		require.ErrorAs(t, err, &owned)
 		require.Equal(t, nat.OwnedError{Table: "nftnat", PID: holder.Pid, UID: os.Geteuid()}, *owned)
@@ -146,9 +146,9 @@ func TestOwned(t *testing.T) {
 
 	opened := make(chan error, 1)
 	go func() {
-		e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), LockWait: time.Minute, NoProxies: true})
+		e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), LockWait: time.Minute, NoProxies: true})
 		if err == nil {
-			_, err = e.Publish(parsed([]string{"8081->172.30.0.2:80"})...)
+			_, err = e.Publish(t.Context(), nat.PublishOptions{}, parsed([]string{"8081->172.30.0.2:80"})...)
 			err = errors.Join(err, e.Close())
 		}
 		opened <- err

@@ -70,13 +70,7 @@ func TestDaemonOwnersRace(t *testing.T) {
 	require.Equal(t, want, got)
 	require.Equal(t, len(got), s.status(t).Proxies)
 	// As the kernel has it.
-	require.Equal(t, texts(func(yield func(nat.Mapping) bool) {
-		for _, m := range ms {
-			if !yield(m) {
-				return
-			}
-		}
-	}), published(open(t, top.Host, engine.Options{ReadOnly: true})))
+	require.Equal(t, texts(ms), published(open(t, top.Host, engine.Options{ReadOnly: true})))
 }
 
 // childRace is one of the processes.
@@ -116,7 +110,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 	if rand.N(2) == 0 {
 		m.Frontend = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(port))
 	}
-	switch _, err := c.Publish(ctx, m); {
+	switch _, err := c.Publish(ctx, nat.PublishOptions{}, m); {
 	case errors.Is(err, nat.ErrConflict):
 		return nil
 	case err != nil:
@@ -132,7 +126,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 	if err := os.Remove(claim); err != nil {
 		return err
 	}
-	_, err := c.Unpublish(ctx, m)
+	_, err := c.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{m}})
 	return err
 }
 

@@ -5,7 +5,6 @@ package integration
 
 import (
 	"os"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,7 +23,7 @@ func declare(t *testing.T, e *engine.Engine, top *lab.Topology) {
 		{Name: "inside", Prefix: top.Inside4, Gateway: top.Gateway4},
 		{Name: "inside6", Prefix: top.Inside6, Gateway: top.Gateway6},
 	} {
-		_, err := e.CreateNetwork(n)
+		_, err := e.CreateNetwork(t.Context(), n)
 		require.NoError(t, err)
 	}
 }
@@ -38,7 +37,7 @@ func attachAt(t *testing.T, e *engine.Engine, name string, ns *lab.NS, specs ...
 		require.NoError(t, err)
 		a.Ports = append(a.Ports, s)
 	}
-	ep, err := e.Attach(a)
+	ep, err := e.Attach(t.Context(), a)
 	require.NoError(t, err)
 	return ep
 }
@@ -54,7 +53,7 @@ func TestDeclaredNetwork(t *testing.T) {
 	declare(t, e, top)
 	ep := attachAt(t, e, "web", top.Backend1, "8080:80", ":53/udp")
 	require.Equal(t, top.Gateway4, ep.Gateway())
-	_, err := e.Attach(nat.EndpointSpec{Name: "next", Network: "inside6"})
+	_, err := e.Attach(t.Context(), nat.EndpointSpec{Name: "next", Network: "inside6"})
 	require.NoError(t, err)
 
 	labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8080), "web")
@@ -71,11 +70,11 @@ func TestDeclaredNetwork(t *testing.T) {
 	} {
 		require.Contains(t, listing, line)
 	}
-	state, err := e.State()
+	state, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, e.Close())
 	e = open(t, top.Host, engine.Options{})
-	again, err := e.State()
+	again, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, state, again)
 	require.Equal(t, listing, nft(t, top.Host, "list", "table", "inet", "nftnat"), "adopting changes nothing")
@@ -86,20 +85,20 @@ func TestDeclaredNetwork(t *testing.T) {
 	load(t, top.Host, "flush ruleset")
 	load(t, top.Host, saved)
 	e = open(t, top.Host, engine.Options{})
-	again, err = e.State()
+	again, err = e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, state, again)
 
-	for found := range e.Endpoints() {
-		require.NoError(t, found.Release())
+	for _, found := range must(e.Endpoints(t.Context())) {
+		require.NoError(t, found.Release(t.Context()))
 	}
-	require.Empty(t, slices.Collect(e.Mappings()))
+	require.Empty(t, must(e.Mappings(t.Context())))
 	require.ErrorIs(t, labtest.NoAnswer(t, top.Client, "tcp", at(top.Host.V4, 8080)), unix.ECONNREFUSED)
-	require.NoError(t, e.RemoveNetwork("inside"))
-	require.NoError(t, e.RemoveNetwork("inside6"))
+	require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
+	require.NoError(t, e.RemoveNetwork(t.Context(), "inside6"))
 	require.Empty(t, sortedElements(t, top.Host))
 	labtest.Reaches(t, top.Neighbour, "tcp", at(top.Backend1.V4, 80), "web")
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }
 
 // Prefixes that others have a route to are refused, with the route.
@@ -120,7 +119,7 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 	} {
 		n, err := nat.ParseNetwork("x", prefix, "")
 		require.NoError(t, err)
-		_, err = e.CreateNetwork(n)
+		_, err = e.CreateNetwork(t.Context(), n)
 		require.ErrorIs(t, err, nat.ErrConflict, prefix)
 		require.ErrorContains(t, err, want)
 	}
@@ -128,9 +127,9 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 	for name, prefix := range map[string]string{"a": "10.62.0.0/24", "b": "fd00:62::/64"} {
 		n, err := nat.ParseNetwork(name, prefix, "")
 		require.NoError(t, err)
-		_, err = e.CreateNetwork(n) // its bridge may come later
+		_, err = e.CreateNetwork(t.Context(), n) // its bridge may come later
 		require.NoError(t, err)
 	}
 	declare(t, e, top)
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }

@@ -6,7 +6,6 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -127,9 +126,9 @@ func spell(v any) string {
 
 // elementsOf are the lines that sortedElements gives if the kernel holds exactly these
 // mappings and segments: worked out here, from what the formats promise.
-func elementsOf(ms iter.Seq[nat.Mapping], segments ...string) []string {
+func elementsOf(ms []nat.Mapping, segments ...string) []string {
 	lines := []string{}
-	for m := range ms {
+	for _, m := range ms {
 		for one := range nat.Expand(m) {
 			lines = append(lines, elementOf(one))
 		}

@@ -75,7 +75,7 @@ func TestForwarding(t *testing.T) {
 	log = logBuffer{}
 	publish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
 	unpublish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.Empty(t, changed(with6, sysctls(t, top.Host)))
 	require.Empty(t, log.String())
 }
@@ -127,7 +127,7 @@ func TestForwardingUndone(t *testing.T) {
 			nft(t, top.Host, "add", "element", "inet", "nftnat", `tcp4 { 8080 comment "faster" : 172.30.0.3 . 80 }`)
 		}
 	}})
-	_, err := e.Publish(mappings(t, "8080->172.30.0.2:80", "8081->[fd00:30::2]:80")...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, mappings(t, "8080->172.30.0.2:80", "8081->[fd00:30::2]:80")...)
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "faster", conflict.Have.Name)

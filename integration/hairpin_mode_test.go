@@ -17,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // inHairpinMode asks bridge(8) for the mode of a bridge port.
@@ -163,11 +164,11 @@ func TestHairpinModeNotes(t *testing.T) {
 func hairpinKillCases() []killCase {
 	return []killCase{
 		{name: "hairpin on", do: func(e *engine.Engine) error {
-			_, err := e.Publish(parsed([]string{"8080->172.30.0.2:80"})...)
+			_, err := e.Publish(context.Background(), nat.PublishOptions{}, parsed([]string{"8080->172.30.0.2:80"})...)
 			return err
 		}},
 		{name: "hairpin off", do: func(e *engine.Engine) error {
-			_, err := e.Unpublish(parsed([]string{"8080->172.30.0.2:80"})...)
+			_, err := e.Remove(context.Background(), nat.Removal{Mappings: parsed([]string{"8080->172.30.0.2:80"})})
 			return err
 		}},
 	}
@@ -189,7 +190,7 @@ func TestHairpinModeKilled(t *testing.T) {
 		labtest.Reaches(t, top.Backend1, "tcp", "192.0.2.1:8080", "web")
 		unpublish(t, e, "8080->172.30.0.2:80")
 		require.False(t, on())
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 	})
 	t.Run("before it has switched", func(t *testing.T) {
 		e := open(t, top.Host, engine.Options{})
@@ -199,7 +200,7 @@ func TestHairpinModeKilled(t *testing.T) {
 		e = open(t, top.Host, engine.Options{})
 		require.True(t, on())
 		labtest.Reaches(t, top.Backend1, "tcp", "192.0.2.1:8080", "web")
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.False(t, on())
 	})
 	t.Run("when it has put back and not unpublished", func(t *testing.T) {
@@ -212,7 +213,7 @@ func TestHairpinModeKilled(t *testing.T) {
 		e = open(t, top.Host, engine.Options{})
 		require.True(t, on())
 		labtest.Reaches(t, top.Backend1, "tcp", "192.0.2.1:8080", "web")
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.False(t, on())
 	})
 	t.Run("and nothing is published any more", func(t *testing.T) {
@@ -224,7 +225,7 @@ func TestHairpinModeKilled(t *testing.T) {
 		e = open(t, top.Host, engine.Options{})
 		require.False(t, on())
 		require.Empty(t, hairpinRecords(t, top.Host))
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 	})
 }
 
@@ -235,7 +236,7 @@ func TestHairpinModeOfOthers(t *testing.T) {
 	e := open(t, top.Host, engine.Options{})
 	publish(t, e, "8080->172.30.0.2:80", "8081->172.30.0.3:80")
 	require.Equal(t, []string{"172.30.0.3 port2"}, hairpinRecords(t, top.Host))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort2))
 
@@ -253,7 +254,7 @@ func TestHairpinModeOfOthers(t *testing.T) {
 	require.True(t, inHairpinMode(t, top.Host, "vxlan1"), "no engine has given it that")
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort2))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort2))
 }
 
@@ -272,7 +273,7 @@ func TestHairpinModeOfUplink(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "uplink0"), "it is said once")
 	require.False(t, inHairpinMode(t, top.Host, "uplink0"))
 	require.Empty(t, hairpinRecords(t, top.Host))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }
 
 // The mode is for the families whose frames pass the hooks, by the switch of the

@@ -66,7 +66,7 @@ func TestHairpinModeOfLateBackend(t *testing.T) {
 		}
 		awaitHairpin(t, top.Host, "late0", true)
 		labtest.Reaches(t, top.Backend1, "tcp", "192.0.2.1:8080", "web")
-		require.NoError(t, e.Purge())
+		require.NoError(t, e.Purge(t.Context()))
 		require.False(t, inHairpinMode(t, top.Host, "late0"))
 	}
 }
@@ -127,7 +127,7 @@ func TestHairpinModeFollows(t *testing.T) {
 		awaitHairpin(t, top.Host, "port4", true)
 	}
 	records("port4")
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.False(t, inHairpinMode(t, top.Host, "port4"))
 }
 
@@ -144,7 +144,7 @@ func TestHairpinModeSwitchedByOthers(t *testing.T) {
 	unpublish(t, e, "8080->172.30.0.2:80", "8082->172.30.0.2:80")
 	publish(t, e, "8080->172.30.0.2:80")
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1), "published anew")
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 
 	// The bridge's own switch is told to whoever listens, that of the namespace is not.
 	require.NoError(t, top.SetBridgeNF(false))
@@ -155,7 +155,7 @@ func TestHairpinModeSwitchedByOthers(t *testing.T) {
 	labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "nf_call_iptables", "1")
 	awaitHairpin(t, top.Host, lab.HostPort1, true)
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort1))
 }
 
@@ -174,7 +174,7 @@ func TestHairpinModeOfFirstBridge(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
 	awaitHairpin(t, top.Host, "first0", true)
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }
 
 // Leases end by themselves, and the mode with the last.

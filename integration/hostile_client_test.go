@@ -172,9 +172,12 @@ func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 			for turn := 0; turn < turns && err == nil; turn++ {
 				for _, ask := range []func(*api.Client) error{
 					func(c *api.Client) error { _, err := c.Status(ctx); return err },
-					func(c *api.Client) error { _, err := c.Publish(ctx, m); return err },
+					func(c *api.Client) error { _, err := c.Publish(ctx, nat.PublishOptions{}, m); return err },
 					func(c *api.Client) error { _, err := c.Mappings(ctx); return err },
-					func(c *api.Client) error { _, err := c.Unpublish(ctx, m); return err },
+					func(c *api.Client) error {
+						_, err := c.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{m}})
+						return err
+					},
 				} {
 					begin := time.Now()
 					err = errors.Join(err, ask(api.NewClient(s.socket)))

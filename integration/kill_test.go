@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -37,14 +38,14 @@ func mappingKillCases() []mappingKillCase {
 	with := func(more ...string) []string { return append(kept(), more...) }
 	publishAll := func(texts ...string) func(*engine.Engine) error {
 		return func(e *engine.Engine) error {
-			_, err := e.Publish(parsed(texts)...)
+			_, err := e.Publish(context.Background(), nat.PublishOptions{}, parsed(texts)...)
 			return err
 		}
 	}
 	all := append(slices.Clone(stepsUndone), stepsDone...)
 	replace := func(texts ...string) func(*engine.Engine) error {
 		return func(e *engine.Engine) error {
-			_, err := e.Retarget(parsed(texts)...)
+			_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, parsed(texts)...)
 			return err
 		}
 	}
@@ -59,7 +60,7 @@ func mappingKillCases() []mappingKillCase {
 		},
 		{
 			killCase: killCase{"unpublish", all[1:], func(e *engine.Engine) error {
-				_, err := e.Unpublish(parsed([]string{"8000-8001->172.30.0.3:9000-9001", "192.0.2.9:53->172.30.0.3:53/udp"})...)
+				_, err := e.Remove(context.Background(), nat.Removal{Mappings: parsed([]string{"8000-8001->172.30.0.3:9000-9001", "192.0.2.9:53->172.30.0.3:53/udp"})})
 				return err
 			}},
 			before: with("8000-8002->172.30.0.3:9000-9002", "192.0.2.9:53->172.30.0.3:53/udp"),
@@ -77,7 +78,7 @@ func mappingKillCases() []mappingKillCase {
 		},
 		{
 			killCase: killCase{"apply", all, func(e *engine.Engine) error {
-				_, err := e.Apply(parsed(with("8000->172.30.0.3:9000", "8001->172.30.0.2:9001", "192.0.2.9:53->172.30.0.3:53/udp"))...)
+				_, err := e.Apply(context.Background(), parsed(with("8000->172.30.0.3:9000", "8001->172.30.0.2:9001", "192.0.2.9:53->172.30.0.3:53/udp"))...)
 				return err
 			}},
 			before: with("8000-8002->172.30.0.3:9000-9002"),
@@ -90,11 +91,11 @@ func mappingKillCases() []mappingKillCase {
 func flowKillCases() []killCase {
 	return []killCase{
 		{name: "replace udp", do: func(e *engine.Engine) error {
-			_, err := e.Retarget(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
+			_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, parsed([]string{"8001->172.30.0.3:9001/udp"})...)
 			return err
 		}},
 		{name: "unpublish udp", do: func(e *engine.Engine) error {
-			_, err := e.Unpublish(parsed([]string{"8001->172.30.0.3:9001/udp"})...)
+			_, err := e.Remove(context.Background(), nat.Removal{Mappings: parsed([]string{"8001->172.30.0.3:9001/udp"})})
 			return err
 		}},
 	}
@@ -134,7 +135,7 @@ func TestKill(t *testing.T) {
 
 func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 	t.Helper()
-	require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
+	require.NoError(t, open(t, top.Host, engine.Options{}).Purge(t.Context()))
 	if len(c.before) > 0 {
 		first := open(t, top.Host, engine.Options{})
 		publish(t, first, c.before...)
@@ -151,7 +152,7 @@ func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 	}
 	require.Equal(t, canonical(t, want), published(e))
 	if len(want) > 0 {
-		require.Equal(t, elementsOf(e.Mappings(), segmentsOf(top, want)...), sortedElements(t, top.Host))
+		require.Equal(t, elementsOf(must(e.Mappings(t.Context())), segmentsOf(top, want)...), sortedElements(t, top.Host))
 	}
 	c.works(t, top, want)
 
@@ -161,7 +162,7 @@ func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 		require.NoError(t, c.do(e))
 	}
 	require.Equal(t, canonical(t, c.after), published(e))
-	require.Equal(t, elementsOf(e.Mappings(), segmentsOf(top, c.after)...), sortedElements(t, top.Host))
+	require.Equal(t, elementsOf(must(e.Mappings(t.Context())), segmentsOf(top, c.after)...), sortedElements(t, top.Host))
 	c.works(t, top, c.after)
 }
 
@@ -193,7 +194,7 @@ func TestKillBeforeFlows(t *testing.T) {
 	e = open(t, top.Host, engine.Options{})
 	require.Empty(t, sortedElements(t, top.Host))
 	require.ErrorIs(t, f.refused(t), unix.ECONNREFUSED)
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }
 
 // works sees to it that what is published leads to its backends, and that what was or
@@ -255,7 +256,7 @@ func clientAddr(top *lab.Topology, m nat.Mapping) string {
 // canonical is what published returns if these are published.
 func canonical(t *testing.T, want []string) []string {
 	t.Helper()
-	return texts(slices.Values(mappings(t, want...)))
+	return texts(mappings(t, want...))
 }
 
 // segmentsOf are the segments of the topology that backends of the mappings lie on.

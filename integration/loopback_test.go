@@ -30,7 +30,7 @@ func TestLoopbackFrontends(t *testing.T) {
 	e := open(t, top.Host, engine.Options{})
 	publish(t, e, loopback...)
 	require.Equal(t, canonical(t, loopback), published(e))
-	require.Equal(t, elementsOf(e.Mappings()), sortedElements(t, top.Host))
+	require.Equal(t, elementsOf(must(e.Mappings(t.Context()))), sortedElements(t, top.Host))
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4_host"), "127.0.0.1 . 8080 : 172.30.0.2 . 80")
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "udp6_host"), "::1 . 8080 : fd00:30::2 . 80")
 

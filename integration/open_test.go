@@ -5,10 +5,9 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"errors"
-	"iter"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 
@@ -26,7 +25,7 @@ func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
 	o.NetNS = ns.Path()
 	o.NoProxies = true
 	o.NoOwner = true
-	e, err := engine.Open(o)
+	e, err := engine.Open(tb.Context(), o)
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		if err := e.Close(); err != nil && !errors.Is(err, nat.ErrClosed) {
@@ -56,26 +55,26 @@ func mappings(t *testing.T, texts ...string) []nat.Mapping {
 // publish publishes mappings by their text form.
 func publish(t *testing.T, e *engine.Engine, texts ...string) []nat.Mapping {
 	t.Helper()
-	done, err := e.Publish(mappings(t, texts...)...)
+	done, err := e.Publish(t.Context(), nat.PublishOptions{}, mappings(t, texts...)...)
 	require.NoError(t, err)
 	return done
 }
 
 func unpublish(t *testing.T, e *engine.Engine, texts ...string) {
 	t.Helper()
-	_, err := e.Unpublish(mappings(t, texts...)...)
+	_, err := e.Remove(t.Context(), nat.Removal{Mappings: mappings(t, texts...)})
 	require.NoError(t, err)
 }
 
 // published is the text form of all that an engine has published, ranges as one.
-func published(e *engine.Engine) []string { return texts(e.Mappings()) }
+func published(e *engine.Engine) []string { return texts(must(e.Mappings(context.Background()))) }
 
 // collect is all that an engine has published, a mapping each port.
-func collect(e *engine.Engine) []nat.Mapping { return slices.Collect(e.Mappings()) }
+func collect(e *engine.Engine) []nat.Mapping { return must(e.Mappings(context.Background())) }
 
-func texts(ms iter.Seq[nat.Mapping]) []string {
+func texts(ms []nat.Mapping) []string {
 	lines := []string{}
-	for _, m := range nat.Collapse(slices.Collect(ms)) {
+	for _, m := range nat.Collapse(ms) {
 		lines = append(lines, m.String())
 	}
 	return lines

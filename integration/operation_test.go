@@ -232,34 +232,38 @@ func (c chooser) state(s nat.State, tag string) *nat.State {
 }
 
 // caller makes the calls: to an engine, or to a daemon through its API.
-type caller interface {
-	publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error)
-	unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error)
-	attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error)
-	detach(name string, byHandle bool) error
-	create(n nat.Network) error
-	remove(name string) error
-	apply(s nat.State) error
+type caller struct {
+	api.Engine
+	handles *engine.Engine // that releases endpoints by their handles; nil: of a daemon
 }
+
+func engineCaller(e *engine.Engine) caller { return caller{engine.Values{Engine: e}, e} }
+
+func daemonCaller(c *api.Client) caller { return caller{Engine: c} }
 
 // do makes the call.
 func (d operation) do(with caller) (r result) {
+	ctx := context.Background()
 	var err error
 	switch d.Verb {
 	case verbPublish, verbReplace:
-		r.Mappings, err = with.publish(d.Mappings, d.Verb == verbReplace)
+		r.Mappings, err = with.Publish(ctx, nat.PublishOptions{Replace: d.Verb == verbReplace}, d.Mappings...)
 	case verbUnpublish, verbKill:
-		r.Mappings, err = with.unpublish(d.Mappings, d.Verb == verbKill)
+		r.Mappings, err = with.Remove(ctx, nat.Removal{Mappings: d.Mappings, Kill: d.Verb == verbKill})
 	case verbAttach:
-		r.Address, r.Mappings, err = with.attach(*d.Attach)
-	case verbDetach, verbRelease:
-		err = with.detach(d.Name, d.Verb == verbRelease)
+		var ep nat.Endpoint
+		ep, err = with.Attach(ctx, *d.Attach)
+		r.Address, r.Mappings = ep.Address, ep.Mappings
+	case verbDetach:
+		_, err = with.Detach(ctx, d.Name)
+	case verbRelease:
+		err = with.release(ctx, d.Name)
 	case verbCreate:
-		err = with.create(*d.Network)
+		_, err = with.CreateNetwork(ctx, *d.Network)
 	case verbRemove:
-		err = with.remove(d.Name)
+		err = with.RemoveNetwork(ctx, d.Name)
 	case verbApply:
-		err = with.apply(*d.State)
+		_, err = with.ApplyState(ctx, *d.State)
 	default:
 		err = fmt.Errorf("there is no verb %q", d.Verb)
 	}
@@ -269,90 +273,15 @@ func (d operation) do(with caller) (r result) {
 	return r
 }
 
-// engineCaller calls an engine.
-type engineCaller struct{ *engine.Engine }
-
-func (e engineCaller) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
-	if replace {
-		return e.Retarget(ms...)
-	}
-	return e.Publish(ms...)
-}
-
-func (e engineCaller) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
-	if kill {
-		return e.Kill(ms...)
-	}
-	return e.Unpublish(ms...)
-}
-
-func (e engineCaller) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
-	ep, err := e.Attach(a)
-	if err != nil {
-		return netip.Addr{}, nil, err
-	}
-	return ep.Address().Addr(), slices.Collect(ep.Mappings()), nil
-}
-
-func (e engineCaller) detach(name string, byHandle bool) error {
-	if !byHandle {
-		_, err := e.Detach(name)
+// release releases an endpoint by its handle, if it has one.
+func (c caller) release(ctx context.Context, name string) error {
+	if c.handles == nil {
+		_, err := c.Detach(ctx, name)
 		return err
 	}
-	ep, err := e.Endpoint(name)
+	ep, err := c.handles.Endpoint(ctx, name)
 	if err != nil {
 		return err
 	}
-	return ep.Release()
-}
-
-func (e engineCaller) create(n nat.Network) error {
-	_, err := e.CreateNetwork(n)
-	return err
-}
-
-func (e engineCaller) remove(name string) error { return e.RemoveNetwork(name) }
-
-func (e engineCaller) apply(s nat.State) error {
-	_, err := e.ApplyState(s)
-	return err
-}
-
-// daemonCaller calls the API, which unpublishes one mapping at a time.
-type daemonCaller struct{ *api.Client }
-
-func (c daemonCaller) publish(ms []nat.Mapping, replace bool) ([]nat.Mapping, error) {
-	if replace {
-		return c.Retarget(context.Background(), ms...)
-	}
-	return c.Publish(context.Background(), ms...)
-}
-
-func (c daemonCaller) unpublish(ms []nat.Mapping, kill bool) ([]nat.Mapping, error) {
-	if kill {
-		return c.Kill(context.Background(), ms[0])
-	}
-	return c.Unpublish(context.Background(), ms[0])
-}
-
-func (c daemonCaller) attach(a nat.EndpointSpec) (netip.Addr, []nat.Mapping, error) {
-	ep, err := c.Attach(context.Background(), a)
-	return ep.Address, ep.Mappings, err
-}
-
-func (c daemonCaller) detach(name string, _ bool) error {
-	_, err := c.Detach(context.Background(), name)
-	return err
-}
-
-func (c daemonCaller) create(n nat.Network) error {
-	_, err := c.CreateNetwork(context.Background(), n)
-	return err
-}
-
-func (c daemonCaller) remove(name string) error { return c.RemoveNetwork(context.Background(), name) }
-
-func (c daemonCaller) apply(s nat.State) error {
-	_, err := c.ApplyState(context.Background(), s)
-	return err
+	return ep.Release(ctx)
 }

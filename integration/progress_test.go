@@ -6,9 +6,7 @@ package integration
 import (
 	"bytes"
 	"context"
-	"iter"
 	"os"
-	"slices"
 	"sync"
 	"testing"
 
@@ -16,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -69,19 +66,16 @@ func (t *terminal) shown() string {
 // slowEngine publishes nothing, and takes its time to.
 type slowEngine struct {
 	api.Engine
-	api.Changer
 	entered, leave chan struct{}
 }
 
-func (e *slowEngine) Reporting(*engine.Report) api.Changer { return e }
-
-func (e *slowEngine) ApplyState(nat.State) ([]nat.Change, error) {
+func (e *slowEngine) ApplyState(context.Context, nat.State) ([]nat.Change, error) {
 	e.entered <- struct{}{}
 	<-e.leave
 	return nil, nil
 }
 
-func (e *slowEngine) Mappings() iter.Seq[nat.Mapping] { return slices.Values([]nat.Mapping(nil)) }
+func (e *slowEngine) Mappings(context.Context) ([]nat.Mapping, error) { return nil, nil }
 
 // serveSlowly answers in place of a daemon.
 func (s *testbed) serveSlowly(t *testing.T) *slowEngine {
@@ -93,7 +87,7 @@ func (s *testbed) serveSlowly(t *testing.T) *slowEngine {
 	var serving sync.WaitGroup
 	server := api.NewServer(api.Options{
 		Engine:   e,
-		Status:   func() (api.Status, error) { return api.Status{}, nil },
+		Status:   func(context.Context) (api.Status, error) { return api.Status{}, nil },
 		Progress: func() api.Progress { return api.Progress{Step: "bind", Done: 256, Total: 600} },
 	})
 	serving.Go(func() { _ = server.Serve(ctx, listener) })

@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,9 +40,9 @@ func (w *killRun) damage() bool {
 // read returns what the kernel holds, read by an engine that changes nothing.
 func (w *killRun) read() model {
 	w.Helper()
-	e, err := engine.Open(engine.Options{NetNS: w.top.Host.Path(), ReadOnly: true})
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: w.top.Host.Path(), ReadOnly: true})
 	require.NoError(w, err, w.what)
-	s, err := e.State()
+	s, err := e.State(context.Background())
 	require.NoError(w, err, w.what)
 	require.NoError(w, e.Close())
 	return modelOf(s)
@@ -87,13 +88,13 @@ func (w *killRun) requireTable(notes []string) {
 			mapped = append(mapped, line)
 		}
 	}
-	require.Equal(w, elementsOf(slices.Values(w.model.mappings)), mapped, w.what)
+	require.Equal(w, elementsOf(w.model.mappings), mapped, w.what)
 	if len(w.notes) != 0 {
 		require.Equal(w, notes, w.notes, "%s: notes of what has ended", w.what)
 	}
 	// The same state is the same table, whatever the history.
 	if w.cut || w.IntN(3) == 0 {
-		_, err := w.mirror.ApplyState(w.model.state())
+		_, err := w.mirror.ApplyState(context.Background(), w.model.state())
 		require.NoError(w, err, w.what)
 		require.Equal(w, sortedElements(w.T, w.mirrorTop.Host), rest, "%s: same state, another table", w.what)
 	}

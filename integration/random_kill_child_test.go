@@ -5,6 +5,7 @@ package integration
 
 import (
 	"bufio"
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -54,11 +55,11 @@ func childWork(tag, seed, step, count, file string) error {
 			killSelf()
 		}
 	}
-	e, err := engine.Open(engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace})
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace})
 	if err != nil {
 		return err
 	}
-	s, err := e.State()
+	s, err := e.State(context.Background())
 	if err != nil {
 		return err
 	}
@@ -70,14 +71,14 @@ func childWork(tag, seed, step, count, file string) error {
 	}
 	source := chooser{rand.New(rand.NewPCG(n, 0))}
 	for i := range operationsPerWorker {
-		if s, err = e.State(); err != nil {
+		if s, err = e.State(context.Background()); err != nil {
 			return err
 		}
 		d := source.operation(s, fmt.Sprintf("%s.%d", tag, i))
 		if err := notices.Encode(notice{Begin: &d}); err != nil {
 			return err
 		}
-		r := d.do(engineCaller{e})
+		r := d.do(engineCaller(e))
 		if err := notices.Encode(notice{End: &r}); err != nil {
 			return err
 		}

@@ -103,7 +103,7 @@ func (c *operationClient) work(tag string) {
 			d.Mappings = d.Mappings[:1] // the API unpublishes one at a time
 		}
 		c.log.begun, c.log.step = &d, "begin"
-		r := d.do(daemonCaller{c.api})
+		r := d.do(daemonCaller(c.api))
 		if r.Err != "" && c.killing.Load() {
 			return // the answer may be of a daemon that is dying
 		}

@@ -37,7 +37,7 @@ const (
 	byGateway  asked = "gateway address"
 	byLoopback asked = "loopback address"
 	byBackend  asked = "the backend's address"
-	byFar    asked = "a server far away"
+	byFar      asked = "a server far away"
 )
 
 // target is the port that a source asks for.

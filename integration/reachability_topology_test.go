@@ -78,7 +78,7 @@ func newReach(t *testing.T) *reach {
 func (r *reach) publish(t *testing.T) {
 	t.Helper()
 	top := r.top
-	e, err := engine.Open(engine.Options{NetNS: top.Host.Path(), NoOwner: true})
+	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil && !errors.Is(err, nat.ErrClosed) {
@@ -91,7 +91,7 @@ func (r *reach) publish(t *testing.T) {
 		prefixes [2]netip.Prefix
 	}{{"inside", [2]netip.Prefix{top.Inside4, top.Inside6}}, {"other", [2]netip.Prefix{top.OtherNet4, top.OtherNet6}}} {
 		for i, family := range []string{"4", "6"} {
-			_, err := e.CreateNetwork(nat.Network{Name: n.name + family, Prefix: n.prefixes[i]})
+			_, err := e.CreateNetwork(t.Context(), nat.Network{Name: n.name + family, Prefix: n.prefixes[i]})
 			require.NoError(t, err)
 		}
 	}
@@ -102,7 +102,7 @@ func (r *reach) publish(t *testing.T) {
 			require.NoError(t, err)
 			a.Ports = append(a.Ports, s)
 		}
-		_, err := e.Attach(a)
+		_, err := e.Attach(t.Context(), a)
 		require.NoError(t, err)
 	}
 	attach("backend4", "inside4", top.Backend1.V4,

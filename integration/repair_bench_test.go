@@ -26,7 +26,7 @@ func BenchmarkRepair(b *testing.B) {
 			e, _ := runEngine(b, ns, engine.Options{NoSysctl: true})
 			m, err := nat.ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
 			require.NoError(b, err)
-			_, err = e.Publish(m)
+			_, err = e.Publish(b.Context(), nat.PublishOptions{}, m)
 			require.NoError(b, err)
 			var foreign *nftables.Conn
 			require.NoError(b, ns.Do(func() (err error) {

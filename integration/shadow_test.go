@@ -90,7 +90,7 @@ func newShadow(t *testing.T) *shadow {
 	s := &shadow{top: newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2}), next: 20000}
 	e := open(t, s.top.Host, engine.Options{})
 	for _, n := range []nat.Network{{Name: "inside4", Prefix: s.top.Inside4}, {Name: "inside6", Prefix: s.top.Inside6}} {
-		_, err := e.CreateNetwork(n)
+		_, err := e.CreateNetwork(t.Context(), n)
 		require.NoError(t, err)
 	}
 	for _, network := range []string{"tcp", "udp"} {

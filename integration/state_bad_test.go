@@ -133,7 +133,7 @@ func TestStateDiskFull(t *testing.T) {
 
 	for name, w := range map[string]struct {
 		spoil, repair func(t *testing.T)
-		says        string
+		says          string
 	}{
 		"full": {
 			func(t *testing.T) {

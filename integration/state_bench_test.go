@@ -30,7 +30,7 @@ func BenchmarkKept(b *testing.B) {
 					b.Cleanup(func() { require.NoError(b, file.Close()) })
 					o.Store = file
 				}
-				e, err := engine.Open(o)
+				e, err := engine.Open(b.Context(), o)
 				require.NoError(b, err)
 				b.Cleanup(func() { require.NoError(b, e.Close()) })
 				mapping := func(i int) nat.Mapping {
@@ -44,12 +44,12 @@ func BenchmarkKept(b *testing.B) {
 				for i := range ms {
 					ms[i] = mapping(i)
 				}
-				_, err = e.Publish(ms...)
+				_, err = e.Publish(b.Context(), nat.PublishOptions{}, ms...)
 				require.NoError(b, err)
 				for b.Loop() {
-					_, err = e.Publish(mapping(count))
+					_, err = e.Publish(b.Context(), nat.PublishOptions{}, mapping(count))
 					require.NoError(b, err)
-					_, err = e.Unpublish(mapping(count))
+					_, err = e.Remove(b.Context(), nat.Removal{Mappings: []nat.Mapping{mapping(count)}})
 					require.NoError(b, err)
 				}
 			})

@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -26,7 +27,7 @@ func openStored(netns, path string, o engine.Options, do func(e *engine.Engine) 
 		defer func() { err = errors.Join(err, file.Close()) }()
 		o.Store = file
 	}
-	e, err := engine.Open(o)
+	e, err := engine.Open(context.Background(), o)
 	if err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ func openStored(netns, path string, o engine.Options, do func(e *engine.Engine) 
 func storedState(t *testing.T, ns *lab.NS, path string) (s nat.State) {
 	t.Helper()
 	require.NoError(t, openStored(ns.Path(), path, engine.Options{}, func(e *engine.Engine) (err error) {
-		s, err = e.State()
+		s, err = e.State(t.Context())
 		return err
 	}))
 	return s
@@ -59,7 +60,7 @@ func TestStateKill(t *testing.T) {
 			if err = c.do(e); err != nil {
 				return err
 			}
-			after, err = e.State()
+			after, err = e.State(t.Context())
 			return err
 		}))
 		for _, step := range steps {
@@ -70,7 +71,7 @@ func TestStateKill(t *testing.T) {
 				}
 				t.Run(name, func(t *testing.T) {
 					path := stateFile(t)
-					require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
+					require.NoError(t, open(t, top.Host, engine.Options{}).Purge(t.Context()))
 					require.NoError(t, openStored(top.Host.Path(), path, engine.Options{}, func(e *engine.Engine) error {
 						require.Equal(t, before, declareEndpoints(t, e, top))
 						return nil
@@ -92,6 +93,6 @@ func TestStateKill(t *testing.T) {
 				})
 			}
 		}
-		require.NoError(t, open(t, top.Host, engine.Options{}).Purge())
+		require.NoError(t, open(t, top.Host, engine.Options{}).Purge(t.Context()))
 	}
 }

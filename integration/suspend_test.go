@@ -56,31 +56,31 @@ func TestSuspend(t *testing.T) {
 		}
 	}
 	opts := engine.Options{NetNS: top.Host.Path()}
-	first, err := engine.Open(opts)
+	first, err := engine.Open(t.Context(), opts)
 	require.NoError(t, err)
 	publish(t, first, "8080->172.30.0.2:80", "8080->172.30.0.2:80/udp", "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
-	require.ErrorIs(t, first.Resume(), nat.ErrClosed)
+	require.ErrorIs(t, first.Resume(t.Context()), nat.ErrClosed)
 	require.ErrorIs(t, first.Leave(), nat.ErrClosed)
 	for range 3 {
-		sockets, err := first.Suspend()
+		sockets, err := first.Suspend(t.Context())
 		require.NoError(t, err)
 		require.Len(t, sockets.Ports, 4)
 		require.NotZero(t, sockets.Lock)
-		_, err = first.Suspend()
+		_, err = first.Suspend(t.Context())
 		require.ErrorIs(t, err, nat.ErrClosed)
-		_, err = first.Publish(mapping(t, "9000->172.30.0.2:80"))
+		_, err = first.Publish(t.Context(), nat.PublishOptions{}, mapping(t, "9000->172.30.0.2:80"))
 		require.ErrorIs(t, err, nat.ErrClosed)
-		_, err = engine.Open(opts)
+		_, err = engine.Open(t.Context(), opts)
 		require.ErrorIs(t, err, nat.ErrOwned)
 		require.ErrorContains(t, err, "pid")
 		served(8080)
 		// Whoever has the sockets may open, change something, and give up.
-		other, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
+		other, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
 		require.NoError(t, err)
 		publish(t, other, "9000->172.30.0.2:80", "9000->172.30.0.2:80/udp")
 		unpublish(t, other, "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
 		require.NoError(t, other.Close())
-		require.NoError(t, first.Resume())
+		require.NoError(t, first.Resume(t.Context()))
 		require.Equal(t, []string{"8080->172.30.0.2:80", "9000->172.30.0.2:80", "8080->172.30.0.2:80/udp", "9000->172.30.0.2:80/udp"}, published(first))
 		served(8080)
 		served(9000)
@@ -93,9 +93,9 @@ func TestSuspend(t *testing.T) {
 		publish(t, first, "8081->172.30.0.2:80", "8081->172.30.0.2:80/udp")
 	}
 
-	sockets, err := first.Suspend()
+	sockets, err := first.Suspend(t.Context())
 	require.NoError(t, err)
-	second, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
+	second, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
 	require.NoError(t, err)
 	require.NoError(t, second.Begin())
 	require.NoError(t, first.Leave())
@@ -105,7 +105,7 @@ func TestSuspend(t *testing.T) {
 	served(8081)
 
 	// Suspended and then told to end.
-	_, err = second.Suspend()
+	_, err = second.Suspend(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, second.Close())
 	for _, network := range []string{"tcp", "udp"} {
@@ -123,10 +123,10 @@ func TestSuspend(t *testing.T) {
 func TestStrangeSockets(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.LeakCheck(t)
-	first, err := engine.Open(engine.Options{NetNS: top.Host.Path()})
+	first, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path()})
 	require.NoError(t, err)
 	publish(t, first, "8080->172.30.0.2:80", "8081->172.30.0.2:80", "8082->172.30.0.2:80", "127.0.0.1:8083->172.30.0.2:80/udp")
-	sockets, err := first.Suspend()
+	sockets, err := first.Suspend(t.Context())
 	require.NoError(t, err)
 
 	null, err := os.Open(os.DevNull)
@@ -143,10 +143,10 @@ func TestStrangeSockets(t *testing.T) {
 	}
 	require.NoError(t, null.Close())
 	var log logBuffer
-	second, err := engine.Open(engine.Options{NetNS: top.Host.Path(), Sockets: strange, Log: log.logger()})
+	second, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), Sockets: strange, Log: log.logger()})
 	require.NoError(t, err)
 	require.Contains(t, log.String(), "not all sockets could be taken over")
-	st, err := second.Status()
+	st, err := second.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 2, st.Unserved, "the first one has them still")
 	require.NoError(t, second.Begin())
@@ -156,12 +156,12 @@ func TestStrangeSockets(t *testing.T) {
 		{NetNS: "/nowhere"}, {Table: "-"}, {NetNS: top.Host.Path(), ReadOnly: true}, {NetNS: top.Host.Path(), NoProxies: true},
 	} {
 		opts.Sockets = lent(t, sockets)
-		e, err := engine.Open(opts)
+		e, err := engine.Open(t.Context(), opts)
 		if err == nil {
 			require.NoError(t, e.Begin())
 			require.NoError(t, e.Close())
 		}
 	}
-	require.NoError(t, first.Resume())
+	require.NoError(t, first.Resume(t.Context()))
 	require.NoError(t, first.Close())
 }

@@ -81,7 +81,7 @@ func TestSaveAndLoad(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	want := everyKind(t)
 	e := open(t, top.Host, engine.Options{})
-	_, err := e.Publish(want...)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, want...)
 	require.NoError(t, err)
 	require.NoError(t, e.Close())
 
@@ -124,19 +124,19 @@ func TestRestored(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	changes := map[string]func(e *engine.Engine) error{
 		"publish": func(e *engine.Engine) error {
-			_, err := e.Publish(mapping(t, "5000->172.30.0.3:80"))
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapping(t, "5000->172.30.0.3:80"))
 			return err
 		},
 		"unpublish": func(e *engine.Engine) error {
-			_, err := e.Unpublish(mapping(t, "8000-8001->172.30.0.2:9000-9001"))
+			_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{mapping(t, "8000-8001->172.30.0.2:9000-9001")}})
 			return err
 		},
 		"replace": func(e *engine.Engine) error {
-			_, err := e.Retarget(mapping(t, "8000-8002->172.30.0.3:9000-9002"))
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapping(t, "8000-8002->172.30.0.3:9000-9002"))
 			return err
 		},
 		"apply": func(e *engine.Engine) error {
-			_, err := e.Apply(append(everyKind(t)[:3], mapping(t, "5000->172.30.0.3:80"))...)
+			_, err := e.Apply(t.Context(), append(everyKind(t)[:3], mapping(t, "5000->172.30.0.3:80"))...)
 			return err
 		},
 	}
@@ -146,7 +146,7 @@ func TestRestored(t *testing.T) {
 			t.Run(disaster+" before "+change, func(t *testing.T) {
 				var log logBuffer
 				e := open(t, top.Host, engine.Options{Log: log.logger()})
-				_, err := e.Publish(everyKind(t)...)
+				_, err := e.Publish(t.Context(), nat.PublishOptions{}, everyKind(t)...)
 				require.NoError(t, err)
 				terse := nft(t, top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
 				nft(t, top.Host, strings.Fields(disaster)...)
@@ -163,9 +163,9 @@ func TestRestored(t *testing.T) {
 				if change == "apply" {
 					segments = segments[:1]
 				}
-				require.Equal(t, elementsOf(e.Mappings(), segments...), sortedElements(t, top.Host))
+				require.Equal(t, elementsOf(must(e.Mappings(t.Context())), segments...), sortedElements(t, top.Host))
 				labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
-				require.NoError(t, e.Purge())
+				require.NoError(t, e.Purge(t.Context()))
 			})
 		}
 	}
@@ -191,12 +191,12 @@ func TestConstantRules(t *testing.T) {
 
 	// One call, one transaction.
 	before := generation(t, top.Host)
-	changes, err := e.Apply(mapping(t, "1-60000->172.30.0.2:1-60000"))
+	changes, err := e.Apply(t.Context(), mapping(t, "1-60000->172.30.0.2:1-60000"))
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	require.Equal(t, before+1, generation(t, top.Host))
 	require.Equal(t, empty, terse())
 	require.Equal(t, 60000, strings.Count(nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4"), " : 172.30.0.2 . "))
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:60000", "last")
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }

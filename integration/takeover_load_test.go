@@ -260,7 +260,7 @@ func startAPIUsers(t *testing.T, s *testbed) *task {
 	return startTask(t, func(i int64) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*answerTimeout)
 		defer cancel()
-		if _, err := s.api.Publish(ctx, m); err != nil {
+		if _, err := s.api.Publish(ctx, nat.PublishOptions{}, m); err != nil {
 			return err
 		}
 		ms, err := s.api.Mappings(ctx)
@@ -270,7 +270,7 @@ func startAPIUsers(t *testing.T, s *testbed) *task {
 		if n := len(nat.Collapse(ms)); n != others+1 {
 			return fmt.Errorf("round %d: there are %d mappings beside %d", i, n, others)
 		}
-		_, err = s.api.Unpublish(ctx, m)
+		_, err = s.api.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{m}})
 		return err
 	})
 }

@@ -51,7 +51,7 @@ func (r *relay) serve(t *testing.T, handovers chan<- *net.UnixConn) {
 	l, err := api.Listen(r.socket, -1)
 	require.NoError(t, err)
 	server := api.NewServer(api.Options{
-		Status:    func() (api.Status, error) { return r.to.api.Status(context.Background()) },
+		Status:    func(context.Context) (api.Status, error) { return r.to.api.Status(context.Background()) },
 		Handovers: handovers,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

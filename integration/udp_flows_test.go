@@ -41,11 +41,11 @@ func TestFlowsFollow(t *testing.T) {
 					publish(t, e, first)
 					require.Equal(t, "one", before.name(t), "it was refused, and conntrack knows it as such")
 					require.Equal(t, "one", own.name(t))
-					_, err := e.Retarget(mapping(t, second))
+					_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapping(t, second))
 					require.NoError(t, err)
 					require.Equal(t, "two", before.name(t))
 					require.Equal(t, "two", own.name(t))
-					_, err = e.Apply(mapping(t, first))
+					_, err = e.Apply(t.Context(), mapping(t, first))
 					require.NoError(t, err)
 					require.Equal(t, "one", before.name(t))
 
@@ -74,7 +74,7 @@ func TestFlowsOfHostService(t *testing.T) {
 	require.Equal(t, "backend", f.name(t))
 	unpublish(t, e, "53->172.30.0.2:53/udp")
 	require.Equal(t, "host", f.name(t))
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 }
 
 // A change ends the flows that it is about and no others: not those of other
@@ -133,15 +133,23 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 	before := otherFlows(t, top, f, concerned)
 	require.Len(t, before, len(others))
 
+	publishing := func(how nat.PublishOptions) func(nat.Mapping) ([]nat.Mapping, error) {
+		return func(m nat.Mapping) ([]nat.Mapping, error) { return e.Publish(t.Context(), how, m) }
+	}
+	removing := func(kill bool) func(nat.Mapping) ([]nat.Mapping, error) {
+		return func(m nat.Mapping) ([]nat.Mapping, error) {
+			return e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}, Kill: kill})
+		}
+	}
 	for _, step := range []struct {
-		change func(...nat.Mapping) ([]nat.Mapping, error)
+		change func(nat.Mapping) ([]nat.Mapping, error)
 		to     string
 		name   string // who answers then; empty: refused
 	}{
-		{e.Retarget, second, "two:5353"},
-		{e.Unpublish, second, ""},
-		{e.Publish, first, "one:5353"},
-		{e.Kill, first, ""},
+		{publishing(nat.PublishOptions{Replace: true}), second, "two:5353"},
+		{removing(false), second, ""},
+		{publishing(nat.PublishOptions{}), first, "one:5353"},
+		{removing(true), first, ""},
 	} {
 		_, err := step.change(mapping(t, step.to))
 		require.NoError(t, err)
@@ -155,7 +163,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 	// What goes where the mapping leads already stays as well.
 	same := mapping(t, toward(f.host, 54, 54)+"->"+at(f.backend1, 53)+"/udp")
 	same.Name = "renamed"
-	_, err := e.Retarget(same)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, same)
 	require.NoError(t, err)
 	require.Equal(t, before, otherFlows(t, top, f, concerned))
 
@@ -165,7 +173,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 		}
 		require.Equal(t, name, flow.name(t))
 	}
-	require.NoError(t, e.Purge())
+	require.NoError(t, e.Purge(t.Context()))
 	labtest.Exec(t, top.Host, "conntrack", "-F")
 }
 
@@ -201,7 +209,7 @@ func TestEstablishedTCP(t *testing.T) {
 			require.Equal(t, "one", staying.name(t))
 
 			// Another backend is for new connections.
-			_, err := e.Retarget(mapping(t, toward(f.host, 8081, 8081)+"->"+at(f.backend2, 80)))
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapping(t, toward(f.host, 8081, 8081)+"->"+at(f.backend2, 80)))
 			require.NoError(t, err)
 			staying.name(t)
 			labtest.Reaches(t, top.Client, "tcp", at(f.host, 8081), "two")
@@ -209,7 +217,7 @@ func TestEstablishedTCP(t *testing.T) {
 			staying.name(t)
 			require.ErrorIs(t, labtest.NoAnswer(t, top.Client, "tcp", at(f.host, 8081)), unix.ECONNREFUSED)
 
-			_, err = e.Kill(mapping(t, killed))
+			_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{mapping(t, killed)}, Kill: true})
 			require.NoError(t, err)
 			require.ErrorIs(t, ending.refused(t), unix.ECONNRESET)
 			staying.name(t)

@@ -6,7 +6,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,15 +57,8 @@ func newAdd(g *global) *cobra.Command {
 				return err
 			}
 			return g.with(cmd.Context(), writing, func(p publisher) error {
-				publish := p.Publish
-				switch {
-				case kill:
-					publish = p.RetargetAndKill
-				case replace:
-					publish = p.Retarget
-				}
 				stop := g.showProgress(cmd.Context(), p)
-				done, err := publish(cmd.Context(), m)
+				done, err := p.Publish(cmd.Context(), nat.PublishOptions{Replace: replace, Kill: kill}, m)
 				stop()
 				if err != nil {
 					return err
@@ -96,7 +88,7 @@ func newAdd(g *global) *cobra.Command {
 // array of JSON documents, ranges expanded.
 func (g *global) printMappings(cmd *cobra.Command, ms []nat.Mapping) error {
 	if g.json {
-		return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
+		return printJSON(cmd.OutOrStdout(), api.Mappings(ms))
 	}
 	for _, m := range ms {
 		if _, err := fmt.Fprintln(cmd.OutOrStdout(), m); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -41,7 +42,7 @@ func newAttach(g *global) *cobra.Command {
 					return err
 				}
 				if g.json {
-					return printJSON(cmd.OutOrStdout(), ep)
+					return printJSON(cmd.OutOrStdout(), api.EndpointOf(ep))
 				}
 				if _, err := fmt.Fprintln(cmd.OutOrStdout(), ep.Address); err != nil {
 					return err

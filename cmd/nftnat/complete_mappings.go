@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -79,7 +78,7 @@ func (g *global) completePort(cmd *cobra.Command, args []string, given string) (
 // allMappings are the mappings of a state, those of its endpoints with them.
 func allMappings(s nat.State) []nat.Mapping {
 	ms := slices.Clone(s.Mappings)
-	for _, ep := range api.EndpointsOf(nat.State{Networks: s.Networks, Endpoints: s.Endpoints}) {
+	for _, ep := range nat.EndpointsOf(nat.State{Networks: s.Networks, Endpoints: s.Endpoints}) {
 		ms = append(ms, ep.Mappings...)
 	}
 	return ms

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -14,9 +15,17 @@ import (
 	"github.com/nftnat/nftnat/internal/buildinfo"
 )
 
+// mappingCounts is the part of a status that counts ports.
+func mappingCounts(st engine.Status) api.MappingCounts {
+	n := st.Ports
+	return api.MappingCounts{
+		TCP: api.FamilyCounts{IPv4: n.TCP4, IPv6: n.TCP6}, UDP: api.FamilyCounts{IPv4: n.UDP4, IPv6: n.UDP6},
+	}
+}
+
 // status is the document of GET /v1/status.
-func (s *server) status() (api.Status, error) {
-	st, err := s.engine.Status()
+func (s *server) status(ctx context.Context) (api.Status, error) {
+	st, err := s.engine.Status(ctx)
 	if err != nil && st.Table == "" {
 		return api.Status{}, err
 	}
@@ -27,7 +36,7 @@ func (s *server) status() (api.Status, error) {
 		Started:     s.started.UTC(),
 		Uptime:      int64(time.Since(s.started).Seconds()),
 		Table:       api.TableStatus{Name: st.Table, Owned: st.Owned, Repaired: st.Repaired},
-		Mappings:    api.CountMappings(s.engine.Mappings()),
+		Mappings:    mappingCounts(st),
 		Networks:    st.Networks,
 		Endpoints:   st.Endpoints,
 		Proxies:     st.Proxies,

@@ -14,6 +14,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/handover"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
@@ -24,7 +25,7 @@ import (
 func (s *server) serveAndHandOver(ctx context.Context, g *global, announce func()) error {
 	handler := s.metrics()
 	server := api.NewServer(api.Options{
-		Engine: api.Of(s.engine), Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
+		Engine: engine.Values{Engine: s.engine}, Status: s.status, Events: &s.feed, Metrics: handler, Log: g.logger(),
 		Health: s.engine.Health, Changed: s.changes.outcome,
 		Progress: func() api.Progress { return progressOf(*s.progress.Load()) },
 		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
@@ -86,7 +87,7 @@ func (s *server) handOver(ctx context.Context, to *handover.Conn) error {
 	stop := context.AfterFunc(ctx, to.Interrupt)
 	defer stop()
 	s.log.Info("another process takes over", "pid", to.PID())
-	err := s.lend(to)
+	err := s.lend(ctx, to)
 	if err == nil {
 		if err = to.Yield(); err == nil || ctx.Err() != nil {
 			return s.leave(to) // in the end it is the other one's, also if this one is told to end
@@ -98,8 +99,8 @@ func (s *server) handOver(ctx context.Context, to *handover.Conn) error {
 }
 
 // lend gives the other process all that there is, and waits until it could serve.
-func (s *server) lend(to *handover.Conn) error {
-	lent, err := s.engine.Suspend()
+func (s *server) lend(ctx context.Context, to *handover.Conn) error {
+	lent, err := s.engine.Suspend(ctx)
 	if err == nil && s.file != nil {
 		err = s.file.Close() // and with it the lock
 	}
@@ -123,7 +124,7 @@ const (
 // resume goes on after a handover that came to nothing, as soon as that is possible.
 func (s *server) resume(ctx context.Context) error {
 	for pause := firstResume; ; pause = min(2*pause, longestResume) {
-		err := s.engine.Resume()
+		err := s.engine.Resume(ctx)
 		switch {
 		case err == nil:
 			s.log.Info("this process goes on")

@@ -38,7 +38,7 @@ func newLs(g *global) *cobra.Command {
 				}
 				ms = slices.DeleteFunc(ms, func(m nat.Mapping) bool { return !wanted(m) })
 				if g.json {
-					return printJSON(cmd.OutOrStdout(), api.Mappings(slices.Values(ms)))
+					return printJSON(cmd.OutOrStdout(), api.Mappings(ms))
 				}
 				return list(cmd, nat.Collapse(ms))
 			})

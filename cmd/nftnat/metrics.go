@@ -14,21 +14,21 @@ import (
 // metrics answers in the Prometheus text format. What cannot be told of connection
 // tracking is left out.
 func (s *server) metrics() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		st, err := s.engine.Status()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.engine.Status(r.Context())
 		if err != nil && st.Table == "" {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		var e exposition
 		tellBuild(&e, buildinfo.Read())
-		tellMappings(&e, api.CountMappings(s.engine.Mappings()), st)
+		tellMappings(&e, mappingCounts(st), st)
 		tellTable(&e, st)
 		tellForwarding(&e, st)
 		tellProxies(&e, st)
 		s.changes.tell(&e)
 		if s.measured > 0 {
-			if connections, err := s.engine.Connections(); err == nil {
+			if connections, err := s.engine.Connections(r.Context()); err == nil {
 				tellConnections(&e, connections, s.measured)
 			} else {
 				s.log.Warn("connections could not be counted", "error", err)

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,74 +16,16 @@ import (
 
 // publisher is what the verbs work with: a daemon, or an engine of this process.
 type publisher interface {
-	Publish(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
-	Retarget(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
-	RetargetAndKill(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error)
-	Remove(ctx context.Context, r engine.Removal) ([]nat.Mapping, error)
-	Mappings(ctx context.Context) ([]nat.Mapping, error)
-	CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error)
-	RemoveNetwork(ctx context.Context, name string) error
-	Attach(ctx context.Context, a nat.EndpointSpec) (api.Endpoint, error)
-	Detach(ctx context.Context, name string) ([]nat.Mapping, error)
-	Endpoint(ctx context.Context, name string) (api.Endpoint, error)
-	Endpoints(ctx context.Context) ([]api.Endpoint, error)
+	api.Engine
+	Endpoints(ctx context.Context) ([]nat.Endpoint, error)
 	Inspect(ctx context.Context, name string) (api.Inspection, error)
-	State(ctx context.Context) (nat.State, error)
-	ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error)
-	DiffState(ctx context.Context, s nat.State) ([]nat.Change, error)
 	Progress(ctx context.Context) (api.Progress, error)
 }
 
-// direct is an engine of this process. It does not wait for anything that a context
-// could cut short.
+// direct is an engine of this process.
 type direct struct {
-	*engine.Engine
+	engine.Values
 	progress *atomic.Pointer[engine.Progress]
-}
-
-func (d direct) Publish(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return d.Engine.Publish(ms...)
-}
-
-func (d direct) Retarget(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return d.Engine.Retarget(ms...)
-}
-
-func (d direct) RetargetAndKill(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return d.Engine.RetargetAndKill(ms...)
-}
-
-func (d direct) Remove(_ context.Context, r engine.Removal) ([]nat.Mapping, error) {
-	return d.Engine.Remove(r)
-}
-
-func (d direct) Mappings(context.Context) ([]nat.Mapping, error) {
-	return slices.Collect(d.Engine.Mappings()), nil
-}
-
-func (d direct) CreateNetwork(_ context.Context, n nat.Network) (nat.Network, error) {
-	return d.Engine.CreateNetwork(n)
-}
-
-func (d direct) RemoveNetwork(_ context.Context, name string) error {
-	return d.Engine.RemoveNetwork(name)
-}
-
-func (d direct) Attach(_ context.Context, a nat.EndpointSpec) (api.Endpoint, error) {
-	return api.Of(d.Engine).Reporting(nil).Attach(a)
-}
-
-func (d direct) Detach(_ context.Context, name string) ([]nat.Mapping, error) {
-	return d.Engine.Detach(name)
-}
-
-func (d direct) Endpoint(_ context.Context, name string) (api.Endpoint, error) {
-	return api.Of(d.Engine).Endpoint(name)
-}
-
-func (d direct) Endpoints(context.Context) ([]api.Endpoint, error) {
-	s, err := d.Engine.State()
-	return api.EndpointsOf(s), err
 }
 
 func (d direct) Inspect(ctx context.Context, name string) (api.Inspection, error) {
@@ -93,16 +34,6 @@ func (d direct) Inspect(ctx context.Context, name string) (api.Inspection, error
 		return api.Inspection{}, err
 	}
 	return api.Inspect(ep), nil
-}
-
-func (d direct) State(context.Context) (nat.State, error) { return d.Engine.State() }
-
-func (d direct) ApplyState(_ context.Context, s nat.State) ([]nat.Change, error) {
-	return d.Engine.ApplyState(s)
-}
-
-func (d direct) DiffState(_ context.Context, s nat.State) ([]nat.Change, error) {
-	return d.Engine.DiffState(s)
 }
 
 func (d direct) Progress(context.Context) (api.Progress, error) {
@@ -135,8 +66,8 @@ func (g *global) with(ctx context.Context, a access, f func(publisher) error) er
 	}
 	var progress atomic.Pointer[engine.Progress]
 	progress.Store(&engine.Progress{})
-	return g.withEngine(a == reading, func(p engine.Progress) { progress.Store(&p) },
-		func(e *engine.Engine) error { return f(direct{e, &progress}) })
+	return g.withEngine(ctx, a == reading, func(p engine.Progress) { progress.Store(&p) },
+		func(e *engine.Engine) error { return f(direct{engine.Values{Engine: e}, &progress}) })
 }
 
 // withDaemon hands a daemon to f. It is not done if f only reads and the daemon does not answer.
@@ -164,14 +95,14 @@ func (g *global) withDaemon(ctx context.Context, a access, f func(publisher) err
 
 // withEngine opens an engine in this process, hands it to f and closes it. A reader
 // takes no lock and changes nothing. How far a change is, progress is told; nil: nobody.
-func (g *global) withEngine(reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
+func (g *global) withEngine(ctx context.Context, reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
 	opts, err := g.engineOptions()
 	if err != nil {
 		return err
 	}
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
 	opts.AsFound = true // whose the table is, is for daemons to say
-	e, err := engine.Open(opts)
+	e, err := engine.Open(ctx, opts)
 	if g.direct && errors.Is(err, nat.ErrOwned) {
 		return hintedError{err, "leave out --direct to ask its daemon"}
 	}

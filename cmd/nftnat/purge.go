@@ -31,7 +31,7 @@ func newPurge(g *global) *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if g.direct {
-				return g.purge()
+				return g.purge(cmd.Context())
 			}
 			return g.purgeAndStop(cmd.Context())
 		},
@@ -39,10 +39,10 @@ func newPurge(g *global) *cobra.Command {
 }
 
 // purge deletes the table.
-func (g *global) purge() error {
-	return g.withEngine(false, nil, func(e *engine.Engine) error {
-		status, err := e.Status()
-		if err := e.Purge(); err != nil {
+func (g *global) purge(ctx context.Context) error {
+	return g.withEngine(ctx, false, nil, func(e *engine.Engine) error {
+		status, err := e.Status(ctx)
+		if err := e.Purge(ctx); err != nil {
 			return err
 		}
 		if f := forwardingOf(status); err == nil && (f.IPv4 != api.ForwardingOff || f.IPv6 != api.ForwardingOff) {
@@ -75,7 +75,7 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 	if err := g.stop(ctx); err != nil {
 		return err
 	}
-	if err := g.purge(); err != nil {
+	if err := g.purge(ctx); err != nil {
 		if errors.Is(err, nat.ErrOwned) {
 			err = hintedError{err, unansweredHint(path)}
 		}

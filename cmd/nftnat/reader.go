@@ -57,7 +57,7 @@ func (r *reader) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	return ask(ctx, r, r.publisher.Mappings)
 }
 
-func (r *reader) Endpoints(ctx context.Context) ([]api.Endpoint, error) {
+func (r *reader) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
 	return ask(ctx, r, r.publisher.Endpoints)
 }
 
@@ -65,8 +65,8 @@ func (r *reader) State(ctx context.Context) (nat.State, error) {
 	return ask(ctx, r, r.publisher.State)
 }
 
-func (r *reader) Endpoint(ctx context.Context, name string) (api.Endpoint, error) {
-	return ask(ctx, r, func(ctx context.Context) (api.Endpoint, error) { return r.publisher.Endpoint(ctx, name) })
+func (r *reader) Endpoint(ctx context.Context, name string) (nat.Endpoint, error) {
+	return ask(ctx, r, func(ctx context.Context) (nat.Endpoint, error) { return r.publisher.Endpoint(ctx, name) })
 }
 
 func (r *reader) Inspect(ctx context.Context, name string) (api.Inspection, error) {

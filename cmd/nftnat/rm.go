@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -64,22 +63,22 @@ func newRm(g *global) *cobra.Command {
 
 // removal reads what is to be unpublished: PROTO FRONTEND, FRONTEND[/PROTO] or the text of
 // a mapping, or nothing where a name is given.
-func removal(args []string, name string, named bool) (engine.Removal, error) {
+func removal(args []string, name string, named bool) (nat.Removal, error) {
 	switch {
 	case named:
-		return engine.Removal{Name: name}, nat.ValidateName(name)
+		return nat.Removal{Name: name}, nat.ValidateName(name)
 	case len(args) == 1:
 		return parseRemoved(args[0])
 	}
 	proto, err := nat.ParseProto(args[0])
 	if err != nil {
-		return engine.Removal{}, err
+		return nat.Removal{}, err
 	}
 	return removalOf(proto, args[1])
 }
 
 // parseRemoved reads FRONTEND[/PROTO] or the text of a mapping.
-func parseRemoved(text string) (engine.Removal, error) {
+func parseRemoved(text string) (nat.Removal, error) {
 	if strings.Contains(text, "->") {
 		m, err := nat.ParseMapping(text)
 		if err == nil && m.Frontend.Port() == 0 {
@@ -89,28 +88,28 @@ func parseRemoved(text string) (engine.Removal, error) {
 			err = m.Validate()
 		}
 		if err != nil {
-			return engine.Removal{}, err
+			return nat.Removal{}, err
 		}
-		return engine.Removal{Mappings: []nat.Mapping{m}, Exact: true}, nil
+		return nat.Removal{Mappings: []nat.Mapping{m}, Exact: true}, nil
 	}
 	frontend, word, given := strings.Cut(text, "/")
 	proto := nat.TCP
 	if given {
 		var err error
 		if proto, err = nat.ParseProto(word); err != nil {
-			return engine.Removal{}, err
+			return nat.Removal{}, err
 		}
 	}
 	if strings.HasSuffix(frontend, "-") { // 8080->172.17.0.2:80 without quotes
-		return engine.Removal{}, usageError{fmt.Errorf(`invalid frontend %q: a mapping is quoted, as in '8080->172.17.0.2:80', for a shell takes ">" for itself`, frontend)}
+		return nat.Removal{}, usageError{fmt.Errorf(`invalid frontend %q: a mapping is quoted, as in '8080->172.17.0.2:80', for a shell takes ">" for itself`, frontend)}
 	}
 	return removalOf(proto, frontend)
 }
 
-func removalOf(proto nat.Proto, text string) (engine.Removal, error) {
+func removalOf(proto nat.Proto, text string) (nat.Removal, error) {
 	frontend, more, err := nat.ParseFrontend(text)
 	if err != nil {
-		return engine.Removal{}, err
+		return nat.Removal{}, err
 	}
-	return engine.Removal{Mappings: []nat.Mapping{{Proto: proto, Frontend: frontend, More: more}}}, nil
+	return nat.Removal{Mappings: []nat.Mapping{{Proto: proto, Frontend: frontend, More: more}}}, nil
 }

@@ -266,7 +266,7 @@ func serve(ctx context.Context, g *global, flags serveFlags, told *os.File) (err
 		}
 	}
 	visits := enter(&opts)
-	s.engine, err = engine.Open(opts)
+	s.engine, err = engine.Open(ctx, opts)
 	if errors.Is(err, nat.ErrOwned) && !flags.takeover {
 		err = hintedError{err, "--takeover takes it over from a daemon"}
 	}

@@ -52,14 +52,14 @@ func (g *global) readStatus(ctx context.Context) (st api.Status, err error) {
 			g.logger().Warn("the daemon does not answer: this is what the kernel holds", "error", err)
 		}
 	}
-	err = g.withEngine(true, nil, func(e *engine.Engine) error {
-		now, err := e.Status()
+	err = g.withEngine(ctx, true, nil, func(e *engine.Engine) error {
+		now, err := e.Status(ctx)
 		if err != nil && now.Table == "" {
 			return err
 		}
 		st = api.Status{
 			Table:    api.TableStatus{Name: now.Table, Owned: now.Owned},
-			Mappings: api.CountMappings(e.Mappings()), Networks: now.Networks, Endpoints: now.Endpoints,
+			Mappings: mappingCounts(now), Networks: now.Networks, Endpoints: now.Endpoints,
 			Forwarding: forwardingOf(now), Warnings: []string{},
 		}
 		if err != nil {

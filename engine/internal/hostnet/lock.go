@@ -4,6 +4,7 @@
 package hostnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/internal/peercred"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -30,9 +32,9 @@ const (
 	lockPause    = time.Millisecond
 )
 
-// LockTable takes the lock, or waits for it that long. The error is a *nat.OwnedError if
+// LockTable takes the lock, or waits for it that long, or until the context is done. The error is a *nat.OwnedError if
 // another process keeps it.
-func LockTable(ns *Namespace, table string, wait time.Duration) (*Lock, error) {
+func LockTable(ctx context.Context, ns *Namespace, table string, wait time.Duration) (*Lock, error) {
 	name := &net.UnixAddr{Name: "@nftnat/" + table, Net: "unix"}
 	deadline := time.Now().Add(wait)
 	for attempt := 1; ; attempt++ {
@@ -47,7 +49,7 @@ func LockTable(ns *Namespace, table string, wait time.Duration) (*Lock, error) {
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("lock table %s: %w", table, err)
 		}
-		holder, err := awaitHolder(ns, name, deadline)
+		holder, err := awaitHolder(ctx, ns, name, deadline)
 		if err != nil {
 			return nil, fmt.Errorf("lock table %s: %w", table, err)
 		}
@@ -58,15 +60,17 @@ func LockTable(ns *Namespace, table string, wait time.Duration) (*Lock, error) {
 		case late && attempt >= lockAttempts:
 			return nil, &nat.OwnedError{Table: table}
 		}
-		time.Sleep(lockPause)
+		if err := sleep.For(ctx, lockPause); err != nil {
+			return nil, fmt.Errorf("lock table %s: %w", table, err)
+		}
 	}
 }
 
 // awaitHolder connects to the lock's holder, asks the kernel who it is, and waits until
-// it closes the lock or the deadline is over. The holder never accepts: the kernel resets
+// it closes the lock or the deadline or the context is over. The holder never accepts: the kernel resets
 // the waiting connection when the listening socket is closed. A nil holder means that the
 // lock was released before it could be asked.
-func awaitHolder(ns *Namespace, name *net.UnixAddr, deadline time.Time) (*unix.Ucred, error) {
+func awaitHolder(ctx context.Context, ns *Namespace, name *net.UnixAddr, deadline time.Time) (*unix.Ucred, error) {
 	var c *net.UnixConn
 	err := ns.Do(func() (err error) {
 		c, err = net.DialUnix("unix", nil, name)
@@ -83,6 +87,8 @@ func awaitHolder(ns *Namespace, name *net.UnixAddr, deadline time.Time) (*unix.U
 	holder, err := peercred.Get(c)
 	if err == nil && time.Now().Before(deadline) {
 		err = c.SetReadDeadline(deadline)
+		stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
 		// However the read ends: try again, or the time is up.
 		_, _ = c.Read(make([]byte, 1))
 	}

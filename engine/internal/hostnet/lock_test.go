@@ -5,6 +5,7 @@ package hostnet
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,7 @@ const envHold = "NFTNAT_TEST_HOLD"
 // holdLock says what came of taking the lock, and keeps it until its standard input
 // ends.
 func holdLock(table string) int {
-	l, err := LockTable(here(), table, 0)
+	l, err := LockTable(context.Background(), here(), table, 0)
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -71,20 +72,20 @@ func holder(t *testing.T, table string) (pid int, release func(kill bool)) {
 
 func TestLockNamesItsHolder(t *testing.T) {
 	labtest.Require(t)
-	l, err := LockTable(here(), "own", 0)
+	l, err := LockTable(t.Context(), here(), "own", 0)
 	require.NoError(t, err)
-	_, err = LockTable(here(), "own", 0)
+	_, err = LockTable(t.Context(), here(), "own", 0)
 	var owned *nat.OwnedError
 	require.ErrorAs(t, err, &owned)
 	require.Equal(t, nat.OwnedError{Table: "own", PID: os.Getpid(), UID: os.Getuid()}, *owned)
 	require.ErrorIs(t, err, nat.ErrOwned)
-	other, err := LockTable(here(), "other", 0)
+	other, err := LockTable(t.Context(), here(), "other", 0)
 	require.NoError(t, err, "another table")
 	require.NoError(t, other.Close())
 	require.NoError(t, l.Close())
 
 	pid, _ := holder(t, "theirs")
-	_, err = LockTable(here(), "theirs", 10*time.Millisecond)
+	_, err = LockTable(t.Context(), here(), "theirs", 10*time.Millisecond)
 	require.ErrorAs(t, err, &owned)
 	require.Equal(t, pid, owned.PID)
 	require.EqualError(t, err, fmt.Sprintf("table theirs is owned by pid %d (uid %d)", pid, os.Getuid()))
@@ -95,7 +96,7 @@ func TestLockOfTheDead(t *testing.T) {
 	for _, kill := range []bool{false, true} {
 		_, release := holder(t, "dead")
 		release(kill)
-		l, err := LockTable(here(), "dead", 0)
+		l, err := LockTable(t.Context(), here(), "dead", 0)
 		require.NoError(t, err)
 		require.NoError(t, l.Close())
 	}
@@ -111,7 +112,7 @@ func TestLockServesItsWaiters(t *testing.T) {
 		held := 0
 		for range waiters {
 			go func() {
-				l, err := LockTable(here(), "waited", time.Minute)
+				l, err := LockTable(t.Context(), here(), "waited", time.Minute)
 				if err == nil {
 					mu.Lock()
 					held++
@@ -143,11 +144,11 @@ func TestLockBoundAndNotListened(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: "@nftnat/bound"}))
 	for _, wait := range []time.Duration{0, 20 * time.Millisecond} {
-		_, err = LockTable(here(), "bound", wait)
+		_, err = LockTable(t.Context(), here(), "bound", wait)
 		require.ErrorIs(t, err, nat.ErrOwned)
 	}
 	require.NoError(t, unix.Close(fd))
-	l, err := LockTable(here(), "bound", 0)
+	l, err := LockTable(t.Context(), here(), "bound", 0)
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }
@@ -157,11 +158,11 @@ func TestLockOfANamespace(t *testing.T) {
 	ns := labtest.NewNS(t, "other")
 	there, err := OpenNamespace(ns.Path())
 	require.NoError(t, err)
-	outer, err := LockTable(here(), "nftnat", 0)
+	outer, err := LockTable(t.Context(), here(), "nftnat", 0)
 	require.NoError(t, err)
-	inner, err := LockTable(there, "nftnat", 0)
+	inner, err := LockTable(t.Context(), there, "nftnat", 0)
 	require.NoError(t, err)
-	_, err = LockTable(there, "nftnat", 0)
+	_, err = LockTable(t.Context(), there, "nftnat", 0)
 	require.ErrorIs(t, err, nat.ErrOwned)
 	require.NoError(t, errors.Join(outer.Close(), inner.Close(), there.Close()))
 }

@@ -4,10 +4,12 @@
 package table
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -45,11 +47,14 @@ func (d *Damage) Add(format string, args ...any) {
 }
 
 // Retry calls f, which loads the table and takes it over. It calls f again if the table
-// changed meanwhile or the netlink socket failed.
-func (t *Table) Retry(f func() error) error {
+// changed meanwhile or the netlink socket failed, until the context is done.
+func (t *Table) Retry(ctx context.Context, f func() error) error {
 	var err error
 	for attempt := range loadAttempts {
-		time.Sleep(time.Duration(attempt) * Pause)
+		if sleepErr := sleep.For(ctx, time.Duration(attempt)*Pause); sleepErr != nil {
+			err = sleepErr
+			break
+		}
 		if err = t.reconnect(); err != nil {
 			continue
 		}

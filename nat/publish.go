@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+// PublishOptions say how mappings are published.
+type PublishOptions struct {
+	// Replace gives a frontend that is published already the new backend, name and
+	// expiry, in one transaction, with no moment without a backend. A mapping without a
+	// name keeps the name of the port. The frontend must have the same address: one for
+	// any address and one for a single address are in conflict as ever. Established TCP
+	// connections stay with the old backend; UDP flows follow at once. Zero: a frontend
+	// that is published already is a conflict.
+	Replace bool
+	// Kill ends established TCP connections to the old backends as well. It requires
+	// Replace.
+	Kill bool
+}
+
+// Validate refuses Kill without Replace. The error is an [*InvalidError].
+func (o PublishOptions) Validate() error {
+	if o.Kill && !o.Replace {
+		return &InvalidError{What: "options", Input: "Kill", Reason: "it is for what Replace replaces"}
+	}
+	return nil
+}
+
+// Removal says which mappings to remove: those listed, or all of a name.
+type Removal struct {
+	// Mappings are removed by their protocol, frontend and number of ports; their other
+	// fields do not count, unless Exact is set.
+	Mappings []Mapping
+	// Exact removes the mappings only if each leads to its Backend. Zero: wherever they
+	// lead.
+	Exact bool
+	// Name, if it is not empty, removes all mappings of that name; Mappings must be empty
+	// then.
+	Name string
+	// Kill ends established TCP connections to the backends as well, except those that
+	// the proxy of an earlier mapping of the port still carries. Zero: they go on,
+	// whether netfilter or a proxy carries them.
+	Kill bool
+}
