@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH
 COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
+.PHONY: build install uninstall packages version help check test race cover integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -112,6 +112,16 @@ check: lint cross test integration ## what .ci/run does, without installing its 
 
 test: ## all tests, the long ones shortened; lists what was left out
 	$(GO) run ./internal/testrun
+
+race: ## the tests of some packages with the race detector: TEST='./engine/... ./nft'
+	$(GO) test -race -count=1 $(TEST)
+
+cover: ## how much of each function the tests of some packages reach: TEST=./nat
+	mkdir -p dist
+	$(GO) test -count=1 -coverprofile dist/cover.out $(TEST)
+	$(GO) tool cover -func dist/cover.out
+
+TEST ?= ./...
 
 # The tests whole: none shortened, none skipped.
 TESTS := NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require $(GO) test -race -shuffle=on -count=1 -timeout 18m
