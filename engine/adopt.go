@@ -5,13 +5,12 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -153,10 +152,8 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 			}
 			continue
 		}
-		segment, ok := el.Key.Segment()
-		if _, inner := nested[segment]; inner {
-			ok = false
-		}
+		p, ok := el.Key.Segment()
+		ok = ok && !nested[p]
 		if kind, isMap := kinds[el.Set]; isMap {
 			var p portset.Port
 			p, ok = readPort(el, kind, now)
@@ -178,38 +175,15 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 	return ours, strange
 }
 
-// nestedSegments are the segments that lie within others, or around a network that is
-// one of its own. An engine never makes such.
-func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]struct{} {
+// nestedSegments returns the segments that no engine makes.
+func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]bool {
 	var all []netip.Prefix
-	outer, nested := map[netip.Prefix]int{}, map[netip.Prefix]struct{}{}
-	for _, n := range b.networks {
-		outer[n.Prefix] = 0
-	}
 	for _, el := range behindMappings(elements) {
-		segment, ok := el.Key.Segment()
-		if _, own := outer[segment]; !ok || own {
-			continue
-		}
-		all = append(all, segment)
-	}
-	for _, n := range b.networks {
-		for _, p := range all {
-			if within(n.Prefix, p) {
-				nested[p] = struct{}{}
-			}
+		if p, ok := el.Key.Segment(); ok {
+			all = append(all, p)
 		}
 	}
-	// The widest first: it is the others that lie within.
-	slices.SortFunc(all, func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
-	for _, p := range all {
-		if _, around := nested[p]; around || covered(outer, p) {
-			nested[p] = struct{}{}
-		} else {
-			outer[p] = 0
-		}
-	}
-	return nested
+	return segment.Nested(all, networkPrefixesOf(b.networks))
 }
 
 // outdone are the frontends that have an element in a map that no rule looks up and
@@ -256,8 +230,8 @@ func (e *Engine) take(elements []nft.Element, b book) {
 	e.hairpins.records = map[netip.Addr]string{}
 	e.open(b)
 	for _, el := range behindMappings(elements) {
-		if segment, ok := el.Key.Segment(); ok {
-			e.segments[segment] = 0
+		if p, ok := el.Key.Segment(); ok {
+			e.segments[p] = 0
 		}
 		if backend, port, ok := hairpinRecord(el); ok {
 			e.hairpins.records[backend] = port
@@ -285,7 +259,8 @@ func (e *Engine) take(elements []nft.Element, b book) {
 		}
 		e.put(p)
 	}
-	e.count(portset.Count(e.mappings.All), 1)
+	e.backends.AddAll(portset.Count(e.mappings.All), 1)
+	e.segments.Count(e.backends, 1)
 	e.reserved.Add(e.mappings.All, func(p portset.Port, err error) {
 		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
 			"mapping", p.Mapping().String(), "conflict", err)

@@ -4,8 +4,6 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )

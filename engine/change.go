@@ -5,9 +5,6 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"fmt"
 	"iter"
@@ -17,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
@@ -137,7 +136,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 		undo.add(c.hairpins.undoPutBack)
 	}
 	e.opts.Trace("commit")
-	segments := e.segmentChange(c)
+	segments := e.segmentsAfter(c)
 	notes := c.notes()
 	c.records.come = append(slices.Clip(c.records.come), notes...)
 	if err := ctx.Err(); err != nil {
@@ -233,13 +232,14 @@ func (e *Engine) forward(c change, undo *undoList) error {
 
 // commitTable brings the change into the kernel: as a change of elements, or, where
 // there is no table, as the whole of it.
-func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
+func (e *Engine) commitTable(c change, after segment.Counts, undo *undoList) error {
 	if !e.table.Present() {
-		return e.makeTable(c, s, undo)
+		return e.makeTable(c, after, undo)
 	}
+	removed, added := segment.Diff(e.segments, after)
 	ch := nft.Change{
-		Delete: append(e.elements(c.Before, c.LenBefore(), s.removed, c.records.gone), c.hairpins.removed()...),
-		Add:    append(e.elements(c.After, c.LenAfter(), s.added, c.records.come), c.hairpins.added()...),
+		Delete: append(e.elements(c.Before, c.LenBefore(), removed, c.records.gone), c.hairpins.removed()...),
+		Add:    append(e.elements(c.After, c.LenAfter(), added, c.records.come), c.hairpins.added()...),
 	}
 	if err := e.table.Update(ch); err != nil {
 		return err
@@ -250,25 +250,29 @@ func (e *Engine) commitTable(c change, s segmentChange, undo *undoList) error {
 
 // makeTable makes the table with all its elements as the change will have left them.
 // One that somebody else has made meanwhile it does not touch.
-func (e *Engine) makeTable(c change, s segmentChange, undo *undoList) error {
+func (e *Engine) makeTable(c change, segments segment.Counts, undo *undoList) error {
 	all, count := iter.Seq[portset.Port](c.After), c.LenAfter()
 	if e.mappings.Len() != 0 { // else what comes is all there is
 		after := e.mappingsAfter(c)
 		all, count = after.All, after.Len()
 	}
-	segments := slices.Clone(s.added)
-	for p := range e.segments {
-		if !slices.Contains(s.removed, p) {
-			segments = append(segments, p)
-		}
-	}
-	es := e.elements(all, count, segments, c.records.appliedTo(e.book.elements()))
+	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), c.records.appliedTo(e.book.elements()))
 	es = append(es, e.hairpins.all(c.hairpins)...)
 	if err := e.table.Create(es); err != nil {
 		return err
 	}
 	undo.add(e.table.UndoCreate)
 	return nil
+}
+
+// segmentsAfter returns the segments after a change.
+func (e *Engine) segmentsAfter(c change) segment.Counts {
+	onLink := func(backend netip.Addr) netip.Prefix { return c.routes[backend].OnLink }
+	if !c.rearranged {
+		return e.segments.Changed(e.backends, c.countsBefore, c.countsAfter, networkPrefixesOf(e.networks), onLink)
+	}
+	after := e.mappingsAfter(c)
+	return segment.Of(networkPrefixesOf(c.networks), portset.Count(after.All), onLink)
 }
 
 // mappingsAfter are all that is published after a change.
@@ -316,30 +320,16 @@ func bySet(a, b nft.Element) int {
 }
 
 // note makes the change in what the engine knows.
-func (e *Engine) note(c change, s segmentChange) {
-	for _, p := range s.removed {
-		delete(e.segments, p)
-	}
-	if len(s.added) != 0 && !c.rearranged {
-		fresh := make(map[netip.Prefix]int, len(s.added))
-		for _, p := range s.added {
-			fresh[p] = 0
-		}
-		// Ports that were on a segment within one of these, or on none.
-		countOn(fresh, e.backends, 1)
-		maps.Copy(e.segments, fresh)
-	}
+func (e *Engine) note(c change, segments segment.Counts) {
 	for _, p := range c.Removed {
 		e.removePort(p)
 	}
 	for p := range c.After {
 		e.put(p)
 	}
-	e.count(c.countsBefore, -1)
-	e.count(c.countsAfter, 1)
-	if c.rearranged {
-		e.segments = s.counts
-	}
+	e.backends.AddAll(c.countsBefore, -1)
+	e.backends.AddAll(c.countsAfter, 1)
+	e.segments = segments
 	if c.apply != nil {
 		c.apply()
 	}

@@ -5,13 +5,11 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"net/netip"
 	"slices"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -5,9 +5,6 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"iter"
 	"log/slog"
@@ -17,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"

@@ -10,6 +10,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/flows"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -34,7 +35,7 @@ func (e *Engine) deleteOutageFlows() error {
 		return nil
 	}
 	return e.flowDeleter().Outage(func(a netip.Addr) (nat.Network, bool) {
-		p, ok := around(prefixes, a)
+		p, ok := segment.Around(prefixes, a)
 		if !ok {
 			return nat.Network{}, false
 		}

@@ -4,8 +4,6 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )

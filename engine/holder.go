@@ -4,8 +4,6 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -4,12 +4,12 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
 // A port that another process holds when its mapping is adopted is published all the

@@ -5,9 +5,6 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"maps"
 	"net/netip"
@@ -18,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -344,7 +343,7 @@ func (p *player) segments() []string {
 		}
 	}
 	var texts []string
-	for _, prefix := range slices.SortedFunc(maps.Keys(found), comparePrefixes) {
+	for _, prefix := range slices.SortedFunc(maps.Keys(found), segment.Compare) {
 		texts = append(texts, prefix.String())
 	}
 	return texts

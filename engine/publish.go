@@ -5,15 +5,13 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -4,9 +4,8 @@
 package engine
 
 import (
-	"net/netip"
-
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 )
 
 // published is what an engine has published. The kernel holds the same.
@@ -18,14 +17,14 @@ type published struct {
 	reserved *portset.Reservations
 	// segments are the on-link prefixes in the inside sets, and how many ports are
 	// published to backends on each.
-	segments map[netip.Prefix]int
+	segments segment.Counts
 	backends portset.Counts
 }
 
 func newPublished(reserved *portset.Reservations) published {
 	return published{
 		mappings: portset.NewSet(), reserved: reserved,
-		segments: map[netip.Prefix]int{}, backends: portset.Counts{},
+		segments: segment.Counts{}, backends: portset.Counts{},
 	}
 }
 
@@ -49,13 +48,7 @@ func (l *published) countPort(p portset.Port, by int) {
 	}
 	a := p.Backend.Addr()
 	l.backends.Add(a, by)
-	if s, ok := around(l.segments, a); ok {
-		l.segments[s] += by
+	if p, ok := segment.Around(l.segments, a); ok {
+		l.segments[p] += by
 	}
-}
-
-// count counts ports in or out, as by says: 1 or -1.
-func (l *published) count(ports portset.Counts, by int) {
-	countOn(l.segments, ports, by)
-	l.backends.AddAll(ports, by)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -218,7 +219,7 @@ func readBook(elements []nft.Element) (b book, strange []nft.Element) {
 	}
 	for _, el := range slices.SortedFunc(slices.Values(by[setCursors]), byAddr) {
 		at, _ := el.Key.Addr()
-		n, ok := around(prefixes, at)
+		n, ok := segment.Around(prefixes, at)
 		network := prefixes[n]
 		if !ok || network.Name != el.Comment || network.cursor.IsValid() || network.addrs.SetCursor(at) != nil {
 			strange = append(strange, el)
@@ -254,7 +255,7 @@ func inOrder(networks, cursors []nft.Element) []nft.Element {
 	return slices.SortedFunc(slices.Values(networks), func(a, b nft.Element) int {
 		x, _ := a.Key.Prefix()
 		y, _ := b.Key.Prefix()
-		return cmp.Or(lacksCursor(a)-lacksCursor(b), x.Bits()-y.Bits(), comparePrefixes(x, y), strings.Compare(a.Comment, b.Comment))
+		return cmp.Or(lacksCursor(a)-lacksCursor(b), x.Bits()-y.Bits(), segment.Compare(x, y), strings.Compare(a.Comment, b.Comment))
 	})
 }
 
@@ -287,7 +288,7 @@ func (b book) readNetwork(el nft.Element) bool {
 
 func (b book) readLease(el nft.Element, prefixes networkPrefixes) bool {
 	at, ok := el.Key.Addr()
-	p, found := around(prefixes, at)
+	p, found := segment.Around(prefixes, at)
 	if _, twice := b.endpoints[el.Comment]; !ok || !found || twice || nat.ValidateEndpointName(el.Comment) != nil {
 		return false
 	}
@@ -340,6 +341,19 @@ func (b book) prefixes() networkPrefixes {
 		by[n.Prefix] = n
 	}
 	return by
+}
+
+// networkPrefixesOf returns the prefixes of networks.
+func networkPrefixesOf(networks map[string]*network) (ps []netip.Prefix) {
+	for _, n := range networks {
+		ps = append(ps, n.Prefix)
+	}
+	return ps
+}
+
+// segmentElement is the element of a segment.
+func segmentElement(p netip.Prefix) nft.Element {
+	return nft.Element{Set: insideSet(p.Addr().Is4()), Key: nft.SegmentKey(p), Comment: "on-link"}
 }
 
 // own is the network that the element is about, or nil.

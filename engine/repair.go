@@ -4,13 +4,12 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"

@@ -5,14 +5,12 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -104,7 +102,7 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 			return undo.after(err)
 		}
 	}
-	if err := e.commitTable(c, e.segmentChange(c), &undo); err != nil {
+	if err := e.commitTable(c, e.segmentsAfter(c), &undo); err != nil {
 		return undo.after(err)
 	}
 	// As if it had been found there: what another process holds, or what is yet to come

@@ -4,12 +4,11 @@
 package engine
 
 import (
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"iter"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -130,7 +131,7 @@ func requireCovers(tb testing.TB, b *testbed, e *Engine) {
 		if !r.OnLink.IsValid() || m.Frontend.Addr().IsLoopback() || crosses(m) {
 			continue
 		}
-		i := slices.IndexFunc(segments, func(s string) bool { return within(r.OnLink, netip.MustParsePrefix(s)) })
+		i := slices.IndexFunc(segments, func(s string) bool { return segment.Within(r.OnLink, netip.MustParsePrefix(s)) })
 		require.GreaterOrEqual(tb, i, 0, "%s has no segment among %v", m, segments)
 		needed[segments[i]] = true
 	}

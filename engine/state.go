@@ -5,9 +5,6 @@ package engine
 
 import (
 	"context"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
-
 	"errors"
 	"fmt"
 	"iter"
@@ -16,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -188,7 +187,7 @@ func (e *Engine) wantedBook(s nat.State) (book, error) {
 func checkApart(ns []nat.Network) error {
 	// Of two prefixes that overlap one lies within the other, and comes right after it or
 	// after others that do.
-	ns = slices.SortedFunc(slices.Values(ns), func(a, b nat.Network) int { return comparePrefixes(a.Prefix.Masked(), b.Prefix.Masked()) })
+	ns = slices.SortedFunc(slices.Values(ns), func(a, b nat.Network) int { return segment.Compare(a.Prefix.Masked(), b.Prefix.Masked()) })
 	for i := 1; i < len(ns); i++ {
 		if ns[i-1].Prefix.Overlaps(ns[i].Prefix) {
 			return &nat.InvalidError{What: nat.WhatNetwork, Input: ns[i].String(), Reason: "it overlaps network " + ns[i-1].String()}
@@ -213,7 +212,7 @@ func (e *Engine) wantEndpoint(b book, prefixes networkPrefixes, a nat.EndpointSp
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	p, found := around(prefixes, a.Address)
+	p, found := segment.Around(prefixes, a.Address)
 	switch {
 	case b.endpoints[a.Name] != nil:
 		return bad("there are two of that name")

@@ -71,3 +71,13 @@ func (c Counts) AddAll(other Counts, by int) {
 		c.Add(backend, by*n)
 	}
 }
+
+// In returns how many ports lead to backends in a prefix.
+func (c Counts) In(p netip.Prefix) (sum int) {
+	for backend, n := range c {
+		if p.Contains(backend) {
+			sum += n
+		}
+	}
+	return sum
+}
