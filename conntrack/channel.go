@@ -5,17 +5,49 @@ package conntrack
 
 import (
 	"encoding/binary"
+	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
+
+const (
+	// readSize is the size of a receive buffer. The kernel builds dumps in
+	// pieces as large as the reader's buffer, but never above 32 KiB
+	// (netlink_recvmsg and netlink_dump in net/netlink/af_netlink.c).
+	readSize = 64 << 10
+
+	// socketBuffer is the receive buffer of a socket: many times what a dump's
+	// pieces or a chunk of deletions can fill. A smaller one costs retries.
+	socketBuffer = 1 << 20
+
+	// answerTime is how long a missing answer is waited for. The kernel answers
+	// within the system call that asks, so an answer that has to be waited for is
+	// lost, or the machine is under great load.
+	answerTime = 10 * time.Second
+
+	// overruns bounds how often draining a socket goes on after the kernel
+	// said that it had to drop something.
+	overruns = 32
+)
+
+// socket is a *nlwire.Socket, or that of a test.
+type socket interface {
+	Send(b []byte) error
+	Receive(b []byte, wait bool) (int, error)
+	SetReadDeadline(t time.Time) error
+	Close() error
+}
 
 // channel is a conversation with the kernel: one request at a time, its
 // answers told from older ones by their sequence numbers. One receive buffer
 // serves all of it.
 type channel struct {
-	t   transport
-	buf []byte
-	seq uint32
+	socket socket
+	buf    []byte
+	seq    uint32
 
 	// dirty: the end of the last exchange was not seen, so that some of it
 	// may be left on the socket. It is read and dropped before the next one:
@@ -25,61 +57,80 @@ type channel struct {
 	dirty bool
 }
 
-func newChannel(t transport) *channel { return &channel{t: t, buf: make([]byte, readSize)} }
+func newChannel(s socket) *channel { return &channel{socket: s, buf: make([]byte, readSize)} }
 
-// exchange sends one datagram and hands each message that comes back to fn,
-// until fn says that it has seen the last one, or fails.
-func (ch *channel) exchange(req []byte, fn func(m message) (last bool, err error)) error {
+// exchange sends one datagram and calls fn with each message that comes back,
+// until fn says that it was the last one, or fails.
+func (ch *channel) exchange(req []byte, fn func(m nlwire.Message) (last bool, err error)) error {
 	if ch.dirty {
-		if err := ch.t.drain(ch.buf); err != nil {
+		if err := ch.drain(); err != nil {
 			return err
 		}
 	}
 	ch.dirty = true // stays so if fn panics
-	if err := ch.t.send(req); err != nil {
+	if err := ch.socket.Send(req); err != nil {
 		return err
 	}
 	for {
-		n, err := ch.t.recv(ch.buf)
+		if err := ch.socket.SetReadDeadline(time.Now().Add(answerTime)); err != nil {
+			return err
+		}
+		n, err := ch.socket.Receive(ch.buf, true)
 		if err != nil {
 			return err
 		}
-		for b := ch.buf[:n]; len(b) > 0; {
-			var m message
-			if m, b, err = nextMessage(b); err != nil {
-				return err
-			}
-			last, err := fn(m)
+		m := nlwire.Messages{Rest: ch.buf[:n]}
+		for m.Next() {
+			last, err := fn(m.Message)
 			ch.dirty = !last
 			if last || err != nil {
 				return err
 			}
 		}
+		if m.Err != nil {
+			return m.Err
+		}
 	}
 }
 
-// dump sends a dump request and hands each entry's payload to fn, whose error
+// drain reads and drops everything up to the end of a running dump, of which the
+// kernel makes the next piece while one is read (netlink_recvmsg).
+func (ch *channel) drain() error {
+	for faults := 0; faults < overruns; {
+		switch _, err := ch.socket.Receive(ch.buf, false); {
+		case err == nil, errors.Is(err, nlwire.ErrMalformed):
+		case errors.Is(err, unix.ENOBUFS):
+			faults++
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		default:
+			return err
+		}
+	}
+	return unix.ENOBUFS
+}
+
+// dump sends a dump request and calls fn with each entry's payload. An error of fn
 // ends it.
 func (ch *channel) dump(req []byte, fn func(payload []byte) error) error {
 	ch.seq++
-	binary.NativeEndian.PutUint32(req[8:], ch.seq)
+	setSequence(req, ch.seq, false)
 	interrupted := false
-	err := ch.exchange(req, func(m message) (bool, error) {
-		if m.seq != ch.seq {
+	err := ch.exchange(req, func(m nlwire.Message) (bool, error) {
+		if m.Seq != ch.seq {
 			return false, nil
 		}
-		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-		switch m.typ {
+		interrupted = interrupted || m.Flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.Type {
 		case msgNew:
-			return false, fn(m.data)
-		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
-			// Both begin with an errno (netlink_dump_done).
-			errno, err := ackErrno(m)
-			if errno != 0 {
-				err = newKernelError(errno, m)
+			return false, fn(m.Payload)
+		case unix.NLMSG_ERROR, unix.NLMSG_DONE: // both begin with an error number (netlink_dump_done)
+			a, err := m.Answer()
+			if err == nil {
+				err = a.Err()
 			}
 			// Refused for an older dump: that one is still to be read.
-			return errno != unix.EBUSY, err
+			return a.Errno != unix.EBUSY, err
 		}
 		return false, nil
 	})
@@ -94,55 +145,54 @@ func (ch *channel) dump(req []byte, fn func(payload []byte) error) error {
 func (ch *channel) query(req []byte, typ uint16) (payload []byte, err error) {
 	ch.seq++
 	setSequence(req, ch.seq, false)
-	err = ch.exchange(req, func(m message) (bool, error) {
-		if m.seq != ch.seq {
+	err = ch.exchange(req, func(m nlwire.Message) (bool, error) {
+		switch {
+		case m.Seq != ch.seq:
+			return false, nil
+		case m.Type == typ:
+			payload = m.Payload
+			return true, nil
+		case m.Type != unix.NLMSG_ERROR:
 			return false, nil
 		}
-		switch m.typ {
-		case typ:
-			payload = m.data
-			return true, nil
-		case unix.NLMSG_ERROR:
-			errno, err := ackErrno(m)
-			if err == nil && errno == 0 {
-				err = errMalformed // no acknowledgement was asked for
-			} else if err == nil {
-				err = newKernelError(errno, m)
-			}
-			return true, err
+		a, err := m.Answer()
+		if err == nil {
+			err = a.Err()
 		}
-		return false, nil
+		if err == nil {
+			err = nlwire.ErrMalformed // no acknowledgement was asked for
+		}
+		return true, err
 	})
 	return payload, err
 }
 
 // batch sends n messages that stand in b back to back, in one datagram, and
-// hands each error among their answers to fn. Only the last one asks for an
+// calls fn with each error among their answers. Only the last one asks for an
 // acknowledgement; the kernel works through them in order, so that this one's
 // answer ends the exchange.
-func (ch *channel) batch(b []byte, n int, fn func(errno unix.Errno, m message)) error {
+func (ch *channel) batch(b []byte, n int, fn func(nlwire.Answer)) error {
 	first := ch.seq + 1
 	ch.seq += uint32(n)
 	for i, rest := 0, b; i < n; i++ {
 		setSequence(rest, first+uint32(i), i == n-1)
 		rest = rest[binary.NativeEndian.Uint32(rest):]
 	}
-	return ch.exchange(b, func(m message) (bool, error) {
-		i := m.seq - first // wraps above n for what is older
-		if i >= uint32(n) || m.typ != unix.NLMSG_ERROR {
+	return ch.exchange(b, func(m nlwire.Message) (bool, error) {
+		i := m.Seq - first // wraps above n for older answers
+		if i >= uint32(n) || m.Type != unix.NLMSG_ERROR {
 			return false, nil
 		}
-		errno, err := ackErrno(m)
-		if err != nil {
+		a, err := m.Answer()
+		switch {
+		case err != nil:
 			return true, err
-		}
-		if errno == unix.EPERM {
+		case a.Errno == unix.EPERM:
 			// The datagram is refused as a whole, on its first message:
 			// no other answer will come (nfnetlink_rcv).
-			return true, newKernelError(errno, m)
-		}
-		if errno != 0 {
-			fn(errno, m)
+			return true, a.Err()
+		case a.Errno != 0:
+			fn(a)
 		}
 		return i == uint32(n)-1, nil
 	})

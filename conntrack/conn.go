@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 const (
@@ -48,18 +50,19 @@ func Dial(cfg *Config) (*Conn, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	reader, err := newSocket(cfg.NetNS)
+	wire := nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: cfg.NetNS, ReceiveBuffer: socketBuffer}
+	reader, err := nlwire.Dial(wire)
 	if err != nil {
 		return nil, &OpError{Op: "dial ctnetlink", Err: err}
 	}
-	deleter, err := newSocket(cfg.NetNS)
+	deleter, err := nlwire.Dial(wire)
 	if err != nil {
-		return nil, &OpError{Op: "dial ctnetlink", Err: errors.Join(err, reader.close())}
+		return nil, &OpError{Op: "dial ctnetlink", Err: errors.Join(err, reader.Close())}
 	}
 	return newConn(reader, deleter), nil
 }
 
-func newConn(reader, deleter transport) *Conn {
+func newConn(reader, deleter socket) *Conn {
 	return &Conn{reader: newChannel(reader), deleter: newChannel(deleter)}
 }
 
@@ -69,7 +72,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return errors.Join(c.reader.t.close(), c.deleter.t.close())
+	return errors.Join(c.reader.socket.Close(), c.deleter.socket.Close())
 }
 
 // Count returns the number of entries in the namespace's table, and the limit

@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 var errStop = errors.New("enough")
@@ -39,12 +41,12 @@ func TestFilterUnknown(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, reader, deleter := fakeConn(t, 30)
-			reader.hook = func(m message) bool {
-				if m.typ != msgGet || len(m.data) == nfgenHeaderLen || tt.refuse == nil {
+			reader.hook = func(m nlwire.Message) bool {
+				if m.Type != msgGet || len(m.Payload) == nlwire.NetfilterHeader || tt.refuse == nil {
 					return false
 				}
 				b := slices.Clone(tt.refuse)
-				binary.NativeEndian.PutUint32(b[8:], m.seq)
+				binary.NativeEndian.PutUint32(b[8:], m.Seq)
 				reader.queue = append(reader.queue, b)
 				return true
 			}
@@ -64,8 +66,8 @@ func TestFilterUnknown(t *testing.T) {
 // Where not even a bare dump is understood, there is no ctnetlink.
 func TestNoCtnetlink(t *testing.T) {
 	c, reader, _ := fakeConn(t, 1)
-	reader.hook = func(m message) bool {
-		reader.queue = append(reader.queue, ack(m.seq, unix.EINVAL))
+	reader.hook = func(m nlwire.Message) bool {
+		reader.queue = append(reader.queue, ack(m.Seq, unix.EINVAL))
 		return true
 	}
 	_, _, err := c.Count()
@@ -79,43 +81,43 @@ func TestNoCtnetlink(t *testing.T) {
 // Faults in passing are got over: every flow is deleted, nothing else is, and
 // the waiting is bounded.
 func TestDumpRetries(t *testing.T) {
-	type fault func(k *fakeKernel, m message) (answered bool)
+	type fault func(k *fakeKernel, m nlwire.Message) (answered bool)
 	for _, tt := range []struct {
 		name  string
 		fault fault
 	}{
-		{"interrupted", func(k *fakeKernel, m message) bool {
+		{"interrupted", func(k *fakeKernel, m nlwire.Message) bool {
 			k.dump(m, unix.NLM_F_DUMP_INTR)
 			return true
 		}},
-		{"interrupted at the end", func(k *fakeKernel, m message) bool {
-			k.queue = append(k.queue, done(m.seq, 0, unix.NLM_F_DUMP_INTR))
+		{"interrupted at the end", func(k *fakeKernel, m nlwire.Message) bool {
+			k.queue = append(k.queue, done(m.Seq, 0, unix.NLM_F_DUMP_INTR))
 			return true
 		}},
-		{"overrun", func(k *fakeKernel, _ message) bool {
+		{"overrun", func(k *fakeKernel, _ nlwire.Message) bool {
 			k.queue = append(k.queue, error(unix.ENOBUFS))
 			return false
 		}},
-		{"overrun in mid-dump", func(k *fakeKernel, m message) bool {
+		{"overrun in mid-dump", func(k *fakeKernel, m nlwire.Message) bool {
 			k.dump(m, 0)
 			if len(k.queue) == 0 {
 				k.running = slices.Insert(k.running, 20, any(error(unix.ENOBUFS)))
 			}
 			return true
 		}},
-		{"busy", func(k *fakeKernel, m message) bool {
+		{"busy", func(k *fakeKernel, m nlwire.Message) bool {
 			for range 20 {
-				k.running = append(k.running, datagram(m.seq-1, msgNew, 0, entryPayload(k.table[0])))
+				k.running = append(k.running, datagram(m.Seq-1, msgNew, 0, entryPayload(k.table[0])))
 			}
-			k.running = append(k.running, done(m.seq-1, 0, 0))
+			k.running = append(k.running, done(m.Seq-1, 0, 0))
 			return false
 		}},
-		{"interrupted call", func(k *fakeKernel, m message) bool {
+		{"interrupted call", func(k *fakeKernel, m nlwire.Message) bool {
 			k.queue = append(k.queue, error(unix.EINTR))
 			return false
 		}},
-		{"failed in the kernel", func(k *fakeKernel, m message) bool {
-			k.queue = append(k.queue, done(m.seq, unix.ENOBUFS, 0))
+		{"failed in the kernel", func(k *fakeKernel, m nlwire.Message) bool {
+			k.queue = append(k.queue, done(m.Seq, unix.ENOBUFS, 0))
 			return true
 		}},
 	} {
@@ -123,8 +125,8 @@ func TestDumpRetries(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, reader, deleter := fakeConn(t, 300)
 				faults := attempts - 1
-				reader.hook = func(m message) bool {
-					if m.typ != msgGet || faults == 0 {
+				reader.hook = func(m nlwire.Message) bool {
+					if m.Type != msgGet || faults == 0 {
 						return false
 					}
 					faults--
@@ -141,7 +143,7 @@ func TestDumpRetries(t *testing.T) {
 				// One fault more, and it gives up.
 				c, reader, _ = fakeConn(t, 300)
 				faults = -1
-				reader.hook = func(m message) bool { return m.typ == msgGet && tt.fault(reader, m) }
+				reader.hook = func(m nlwire.Message) bool { return m.Type == msgGet && tt.fault(reader, m) }
 				_, err = c.Delete(dnsFilter(), nil)
 				require.Error(t, err)
 				require.True(t, transient(err))
@@ -166,19 +168,19 @@ func TestDumpFails(t *testing.T) {
 			"list flows udp 192.0.2.1:53: operation not permitted (no)"},
 		{"failed at its end", func(seq uint32) any { return done(seq, unix.ENOMEM, 0) }, unix.ENOMEM,
 			"list flows udp 192.0.2.1:53: cannot allocate memory"},
-		{"no header", func(uint32) any { return []byte{1, 2, 3} }, errMalformed, "list flows udp 192.0.2.1:53: malformed netlink message"},
-		{"length beyond the end", func(seq uint32) any { return done(seq, 0, 0)[:18] }, errMalformed, ""},
-		{"errno out of range", func(seq uint32) any { return ack(seq, 5000) }, errMalformed, ""},
-		{"entry cut short", func(seq uint32) any { return datagram(seq, msgNew, 0, []byte{2, 0, 0, 0, 9}) }, errMalformed, ""},
+		{"no header", func(uint32) any { return []byte{1, 2, 3} }, nlwire.ErrMalformed, "list flows udp 192.0.2.1:53: malformed netlink message"},
+		{"length beyond the end", func(seq uint32) any { return done(seq, 0, 0)[:18] }, nlwire.ErrMalformed, ""},
+		{"errno out of range", func(seq uint32) any { return ack(seq, 5000) }, nlwire.ErrMalformed, ""},
+		{"entry cut short", func(seq uint32) any { return datagram(seq, msgNew, 0, []byte{2, 0, 0, 0, 9}) }, nlwire.ErrMalformed, ""},
 		{"no answer", func(uint32) any { return error(unix.EBADF) }, unix.EBADF, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, reader, _ := fakeConn(t, 1)
-			reader.hook = func(m message) bool {
-				if m.typ != msgGet {
+			reader.hook = func(m nlwire.Message) bool {
+				if m.Type != msgGet {
 					return false
 				}
-				reader.queue = append(reader.queue, tt.answer(m.seq), done(m.seq, 0, 0))
+				reader.queue = append(reader.queue, tt.answer(m.Seq), done(m.Seq, 0, 0))
 				return true
 			}
 			err := c.Each(dnsFilter(), func(Flow) error { return nil })
@@ -264,7 +266,7 @@ func TestStopEarly(t *testing.T) {
 func TestNeverAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, reader, _ := fakeConn(t, 3)
-		reader.hook = func(m message) bool { return m.typ == msgGet }
+		reader.hook = func(m nlwire.Message) bool { return m.Type == msgGet }
 		start := time.Now()
 		err := c.Each(dnsFilter(), func(Flow) error { return nil })
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // tuple is one direction of a flow.
@@ -36,15 +38,15 @@ type entry struct {
 //
 // The result is false for an entry of a family that is not IP.
 func decodeEntry(b []byte, e *entry) (bool, error) {
-	if len(b) < nfgenHeaderLen {
-		return false, errMalformed
+	if len(b) < nlwire.NetfilterHeader {
+		return false, nlwire.ErrMalformed
 	}
 	*e = entry{family: b[0]}
 	if e.family != unix.AF_INET && e.family != unix.AF_INET6 {
 		return false, nil
 	}
-	for b = b[nfgenHeaderLen:]; len(b) > 0; {
-		typ, data, rest, err := nextAttr(b)
+	for b = b[nlwire.NetfilterHeader:]; len(b) > 0; {
+		typ, data, rest, err := nlwire.CutAttr(b)
 		if err != nil {
 			return false, err
 		}
@@ -63,13 +65,11 @@ func decodeEntry(b []byte, e *entry) (bool, error) {
 		b = rest
 	}
 	if len(e.id) != 4 || len(e.status) != 4 || (e.zone != nil && len(e.zone) != 2) {
-		return false, errMalformed
+		return false, nlwire.ErrMalformed
 	}
 	var err error
-	if e.origTuple, err = decodeTuple(e.family, e.orig); err != nil {
-		return false, err
-	}
-	return true, nil
+	e.origTuple, err = decodeTuple(e.family, e.orig)
+	return err == nil, err
 }
 
 // flow completes the decoding.
@@ -96,18 +96,11 @@ func (e *entry) flow() (Flow, error) {
 	return f, nil
 }
 
-func decodeTuple(family uint8, b []byte) (tuple, error) {
-	var (
-		t          tuple
-		src, dst   netip.Addr
-		ports      [2]uint16
-		ip, proto  []byte
-		err        error
-		data, rest []byte
-		typ        uint16
-	)
-	for ; len(b) > 0; b = rest {
-		if typ, data, rest, err = nextAttr(b); err != nil {
+func decodeTuple(family uint8, b []byte) (t tuple, err error) {
+	var ip, proto []byte
+	for len(b) > 0 {
+		typ, data, rest, err := nlwire.CutAttr(b)
+		if err != nil {
 			return tuple{}, err
 		}
 		switch typ {
@@ -117,14 +110,17 @@ func decodeTuple(family uint8, b []byte) (tuple, error) {
 			proto = data
 		case ctaTupleZone:
 			if len(data) != 2 {
-				return tuple{}, errMalformed
+				return tuple{}, nlwire.ErrMalformed
 			}
 			t.zone = binary.BigEndian.Uint16(data)
 		}
+		b = rest
 	}
-	if src, dst, err = decodeAddrs(family, ip); err != nil {
+	src, dst, err := decodeAddrs(family, ip)
+	if err != nil {
 		return tuple{}, err
 	}
+	var ports [2]uint16
 	if t.proto, ports, err = decodeProto(proto); err != nil {
 		return tuple{}, err
 	}
@@ -135,7 +131,7 @@ func decodeTuple(family uint8, b []byte) (tuple, error) {
 
 func decodeAddrs(family uint8, b []byte) (src, dst netip.Addr, err error) {
 	for len(b) > 0 {
-		typ, data, rest, err := nextAttr(b)
+		typ, data, rest, err := nlwire.CutAttr(b)
 		if err != nil {
 			return src, dst, err
 		}
@@ -152,36 +148,32 @@ func decodeAddrs(family uint8, b []byte) (src, dst netip.Addr, err error) {
 		b = rest
 	}
 	if !src.IsValid() || !dst.IsValid() {
-		return src, dst, errMalformed
+		return src, dst, nlwire.ErrMalformed
 	}
 	return src, dst, nil
 }
 
-// decodeProto reads CTA_TUPLE_PROTO. Ports stay 0 for protocols that have
-// none; what ICMP has instead (id, type, code) is of no use to this package.
+// decodeProto reads CTA_TUPLE_PROTO. Ports stay 0 for protocols that have none; the id,
+// type and code that ICMP has instead are of no use to this package.
 func decodeProto(b []byte) (proto uint8, ports [2]uint16, err error) {
 	found := false
 	for len(b) > 0 {
-		typ, data, rest, err := nextAttr(b)
+		typ, data, rest, err := nlwire.CutAttr(b)
 		if err != nil {
 			return 0, ports, err
 		}
-		switch typ {
-		case ctaProtoNum:
-			if len(data) != 1 {
-				return 0, ports, errMalformed
-			}
+		switch {
+		case typ == ctaProtoNum && len(data) == 1:
 			proto, found = data[0], true
-		case ctaProtoSrcPort, ctaProtoDstPort:
-			if len(data) != 2 {
-				return 0, ports, errMalformed
-			}
+		case (typ == ctaProtoSrcPort || typ == ctaProtoDstPort) && len(data) == 2:
 			ports[typ-ctaProtoSrcPort] = binary.BigEndian.Uint16(data)
+		case typ == ctaProtoNum, typ == ctaProtoSrcPort, typ == ctaProtoDstPort:
+			return 0, ports, nlwire.ErrMalformed
 		}
 		b = rest
 	}
 	if !found {
-		return 0, ports, errMalformed
+		return 0, ports, nlwire.ErrMalformed
 	}
 	return proto, ports, nil
 }
@@ -189,30 +181,18 @@ func decodeProto(b []byte) (proto uint8, ports [2]uint16, err error) {
 // decodeStats reads the answer to IPCTNL_MSG_CT_GET_STATS. The limit is 0
 // where the kernel does not send it (before 4.18).
 func decodeStats(b []byte) (entries, limit uint32, err error) {
-	if len(b) < nfgenHeaderLen {
-		return 0, 0, errMalformed
-	}
 	found := false
-	for b = b[nfgenHeaderLen:]; len(b) > 0; {
-		typ, data, rest, err := nextAttr(b)
-		if err != nil {
-			return 0, 0, err
+	a := nlwire.Message{Payload: b}.Attrs(nlwire.NetfilterHeader)
+	for a.Next() {
+		switch a.Type {
+		case ctaStatsGlobalEntries:
+			entries, found = a.BE32(), true
+		case ctaStatsGlobalMaxEntries:
+			limit = a.BE32()
 		}
-		switch typ {
-		case ctaStatsGlobalEntries, ctaStatsGlobalMaxEntries:
-			if len(data) != 4 {
-				return 0, 0, errMalformed
-			}
-			if typ == ctaStatsGlobalEntries {
-				entries, found = binary.BigEndian.Uint32(data), true
-			} else {
-				limit = binary.BigEndian.Uint32(data)
-			}
-		}
-		b = rest
 	}
-	if !found {
-		return 0, 0, errMalformed
+	if a.Err != nil || !found {
+		return 0, 0, nlwire.ErrMalformed
 	}
 	return entries, limit, nil
 }

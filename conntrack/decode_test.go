@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 func decode(b []byte) (Flow, bool, error) {
@@ -66,23 +68,23 @@ func icmpEntry() []byte {
 		b = beginNest(b, typ)
 		ip := len(b)
 		b = beginNest(b, ctaTupleIP)
-		b = appendAttr(b, ctaIPv4Src, 192, 0, 2, 9)
-		b = appendAttr(b, ctaIPv4Dst, 192, 0, 2, 1)
-		b = endNest(b, ip)
+		b = nlwire.AppendAttr(b, ctaIPv4Src, 192, 0, 2, 9)
+		b = nlwire.AppendAttr(b, ctaIPv4Dst, 192, 0, 2, 1)
+		b = nlwire.CloseAttr(b, ip)
 		proto := len(b)
 		b = beginNest(b, ctaTupleProto)
-		b = appendAttr(b, ctaProtoNum, unix.IPPROTO_ICMP)
-		b = appendAttr(b, 4, 0x12, 0x34) // CTA_PROTO_ICMP_ID
-		b = appendAttr(b, 5, 8)          // CTA_PROTO_ICMP_TYPE
-		b = appendAttr(b, 6, 0)          // CTA_PROTO_ICMP_CODE
-		b = endNest(b, proto)
-		b = appendAttr(b, ctaTupleZone, 0, 9)
-		return endNest(b, nest)
+		b = nlwire.AppendAttr(b, ctaProtoNum, unix.IPPROTO_ICMP)
+		b = nlwire.AppendAttr(b, 4, 0x12, 0x34) // CTA_PROTO_ICMP_ID
+		b = nlwire.AppendAttr(b, 5, 8)          // CTA_PROTO_ICMP_TYPE
+		b = nlwire.AppendAttr(b, 6, 0)          // CTA_PROTO_ICMP_CODE
+		b = nlwire.CloseAttr(b, proto)
+		b = nlwire.AppendAttr(b, ctaTupleZone, 0, 9)
+		return nlwire.CloseAttr(b, nest)
 	}
 	b := []byte{unix.AF_INET, 0, 0, 0}
 	b = tuple(tuple(b, ctaTupleOrig), ctaTupleReply)
-	b = appendAttr(b, ctaStatus, 0, 0, 0, 8)
-	return appendAttr(b, ctaID, 0, 0, 0, 1)
+	b = nlwire.AppendAttr(b, ctaStatus, 0, 0, 0, 8)
+	return nlwire.AppendAttr(b, ctaID, 0, 0, 0, 1)
 }
 
 func TestDecodeOther(t *testing.T) {
@@ -103,21 +105,21 @@ func TestDecodeMalformed(t *testing.T) {
 	good := entryPayload(dnatted())
 	// attr rebuilds the entry with one top-level attribute changed; nil drops it.
 	attr := func(typ uint16, data []byte) []byte {
-		b := slices.Clone(good[:nfgenHeaderLen])
-		for rest := good[nfgenHeaderLen:]; len(rest) > 0; {
+		b := slices.Clone(good[:nlwire.NetfilterHeader])
+		for rest := good[nlwire.NetfilterHeader:]; len(rest) > 0; {
 			at, old, next, err := nextAttr(rest)
 			require.NoError(t, err)
 			switch {
 			case at != typ:
-				b = appendAttr(b, at, old...)
+				b = nlwire.AppendAttr(b, at, old...)
 			case data != nil:
-				b = appendAttr(b, at, data...)
+				b = nlwire.AppendAttr(b, at, data...)
 			}
 			rest = next
 		}
 		return b
 	}
-	nest := func(typ uint16, data ...byte) []byte { return appendAttr(nil, typ, data...) }
+	nest := func(typ uint16, data ...byte) []byte { return nlwire.AppendAttr(nil, typ, data...) }
 	ip := nest(ctaTupleIP, append(nest(ctaIPv4Src, 1, 2, 3, 4), nest(ctaIPv4Dst, 1, 2, 3, 4)...)...)
 	proto := nest(ctaTupleProto, nest(ctaProtoNum, 6)...)
 	for name, b := range map[string][]byte{
@@ -149,7 +151,7 @@ func TestDecodeMalformed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := decode(b)
-			require.ErrorIs(t, err, errMalformed)
+			require.ErrorIs(t, err, nlwire.ErrMalformed)
 		})
 	}
 	_, ok, err := decode(attr(ctaTupleOrig, append(slices.Clone(ip), proto...)))
@@ -161,46 +163,54 @@ func TestDecodeStats(t *testing.T) {
 	n, limit, err := decodeStats(statsPayload(7, 262144))
 	require.NoError(t, err)
 	require.Equal(t, []uint32{7, 262144}, []uint32{n, limit})
-	_, limit, err = decodeStats(appendAttr(make([]byte, nfgenHeaderLen), ctaStatsGlobalEntries, 0, 0, 0, 7))
+	_, limit, err = decodeStats(nlwire.AppendAttr(make([]byte, nlwire.NetfilterHeader), ctaStatsGlobalEntries, 0, 0, 0, 7))
 	require.NoError(t, err) // before 4.18
 	require.Zero(t, limit)
 	for _, b := range [][]byte{
 		nil,
-		make([]byte, nfgenHeaderLen),
+		make([]byte, nlwire.NetfilterHeader),
 		append(statsPayload(7, 9), 1),
-		appendAttr(make([]byte, nfgenHeaderLen), ctaStatsGlobalEntries, 0, 7),
+		nlwire.AppendAttr(make([]byte, nlwire.NetfilterHeader), ctaStatsGlobalEntries, 0, 7),
 	} {
 		_, _, err := decodeStats(b)
-		require.ErrorIs(t, err, errMalformed)
+		require.ErrorIs(t, err, nlwire.ErrMalformed)
 	}
 }
 
+// text is that of an answer.
+func text(t *testing.T, m nlwire.Message) string {
+	t.Helper()
+	a, err := m.Answer()
+	require.NoError(t, err)
+	return a.Text
+}
+
 func TestAckText(t *testing.T) {
-	parse := func(b []byte) message {
+	parse := func(b []byte) nlwire.Message {
 		m, _, err := nextMessage(b)
 		require.NoError(t, err)
 		return m
 	}
 	m := parse(ackWithText(1, unix.EINVAL, "what is wrong"))
-	require.Equal(t, "what is wrong", ackText(m))
+	require.Equal(t, "what is wrong", text(t, m))
 
 	// The request in full comes before the text, where it is not capped.
 	b := errnoPayload(unix.EINVAL)
 	req := filteredDumpRequest(unix.AF_INET, Filter{Proto: 17, FirstPort: 5, LastPort: 5})
 	b = append(b, req...)
-	b = appendAttr(b, unix.NLMSGERR_ATTR_OFFS, 0, 0, 0, 4)
-	b = appendAttr(b, unix.NLMSGERR_ATTR_MSG, []byte("there\x00")...)
-	full := parse(datagram(1, unix.NLMSG_ERROR, flagAckTLVs, b))
-	require.Equal(t, "there", ackText(full))
+	b = nlwire.AppendAttr(b, unix.NLMSGERR_ATTR_OFFS, 0, 0, 0, 4)
+	b = nlwire.AppendAttr(b, unix.NLMSGERR_ATTR_MSG, []byte("there\x00")...)
+	full := parse(datagram(1, unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, b))
+	require.Equal(t, "there", text(t, full))
 
 	// None, or none that can be read: no text, and no harm.
-	require.Empty(t, ackText(parse(ack(1, unix.EINVAL))))
-	m.data = m.data[:len(m.data)-9]
-	require.Empty(t, ackText(m))
-	m.data = m.data[:6]
-	require.Empty(t, ackText(m))
-	binary.NativeEndian.PutUint32(full.data[4:], 0xffff_ffff)
-	require.Empty(t, ackText(full))
+	require.Empty(t, text(t, parse(ack(1, unix.EINVAL))))
+	m.Payload = m.Payload[:len(m.Payload)-9]
+	require.Empty(t, text(t, m))
+	m.Payload = m.Payload[:6]
+	require.Empty(t, text(t, m))
+	binary.NativeEndian.PutUint32(full.Payload[4:], 0xffff_ffff)
+	require.Empty(t, text(t, full))
 }
 
 // Decoding makes no garbage: a table of any size costs the same memory.
@@ -239,8 +249,7 @@ func FuzzDecode(f *testing.F) {
 				break
 			}
 			require.Less(t, len(next), len(rest))
-			_, _ = ackErrno(m)
-			_ = ackText(m)
+			_, _ = m.Answer()
 			rest = next
 		}
 		var e entry
@@ -258,7 +267,7 @@ func FuzzDecode(f *testing.F) {
 		require.NoError(t, err)
 		require.Empty(t, rest)
 		var again entry
-		ok, err = decodeEntry(appendAttr(slices.Clone(m.data), ctaStatus, 0, 0, 0, 0), &again)
+		ok, err = decodeEntry(nlwire.AppendAttr(slices.Clone(m.Payload), ctaStatus, 0, 0, 0, 0), &again)
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.Equal(t, e.origTuple, again.origTuple)

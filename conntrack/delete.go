@@ -9,6 +9,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // chunk is how many deletions go to the kernel in one datagram. If every one
@@ -108,11 +110,11 @@ func (q *deletions) flush() error {
 func (q *deletions) send(b []byte, n int) error {
 	deleted := n
 	var failed error
-	err := q.conn.deleter.batch(b, n, func(errno unix.Errno, m message) {
+	err := q.conn.deleter.batch(b, n, func(a nlwire.Answer) {
 		deleted--
 		// ENOENT: the entry has timed out, or somebody else deleted it.
-		if errno != unix.ENOENT && failed == nil {
-			failed = newKernelError(errno, m)
+		if a.Errno != unix.ENOENT && failed == nil {
+			failed = a.Err()
 		}
 	})
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Deletions whose answers are lost are done again, one at a time.
@@ -20,8 +22,8 @@ func TestDeleteAnswersLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _, deleter := fakeConn(t, 300)
 		lost := 0
-		deleter.hook = func(m message) bool {
-			if lost < 3 && m.flags&unix.NLM_F_ACK != 0 {
+		deleter.hook = func(m nlwire.Message) bool {
+			if lost < 3 && m.Flags&unix.NLM_F_ACK != 0 {
 				lost++
 				deleter.answer(m)
 				deleter.queue = []any{error(unix.ENOBUFS)}
@@ -38,7 +40,7 @@ func TestDeleteAnswersLost(t *testing.T) {
 
 		// Never answered: it gives up.
 		c, _, deleter = fakeConn(t, 3)
-		deleter.hook = func(message) bool {
+		deleter.hook = func(nlwire.Message) bool {
 			deleter.queue = []any{error(unix.ENOBUFS)}
 			return true
 		}
@@ -62,11 +64,11 @@ func TestDeleteErrors(t *testing.T) {
 	})
 	t.Run("one refused", func(t *testing.T) {
 		c, _, deleter := fakeConn(t, 5)
-		deleter.hook = func(m message) bool {
+		deleter.hook = func(m nlwire.Message) bool {
 			if deleter.count(msgDelete) != 2 {
 				return false
 			}
-			deleter.queue = append(deleter.queue, ackWithText(m.seq, unix.EROFS, "not this one"))
+			deleter.queue = append(deleter.queue, ackWithText(m.Seq, unix.EROFS, "not this one"))
 			return true
 		}
 		n, err := c.Delete(dnsFilter(), nil)
@@ -77,9 +79,9 @@ func TestDeleteErrors(t *testing.T) {
 	})
 	t.Run("all refused at once", func(t *testing.T) {
 		c, _, deleter := fakeConn(t, 5)
-		deleter.hook = func(m message) bool {
+		deleter.hook = func(m nlwire.Message) bool {
 			if deleter.count(msgDelete) == 1 { // the kernel stops reading there
-				deleter.queue = append(deleter.queue, ack(m.seq, unix.EPERM))
+				deleter.queue = append(deleter.queue, ack(m.Seq, unix.EPERM))
 			}
 			return true
 		}
@@ -90,8 +92,8 @@ func TestDeleteErrors(t *testing.T) {
 	})
 	t.Run("an error that looks like a missing filter", func(t *testing.T) {
 		c, reader, deleter := fakeConn(t, chunk)
-		deleter.hook = func(m message) bool {
-			deleter.queue = append(deleter.queue, ack(m.seq, unix.EINVAL))
+		deleter.hook = func(m nlwire.Message) bool {
+			deleter.queue = append(deleter.queue, ack(m.Seq, unix.EINVAL))
 			return true
 		}
 		_, err := c.Delete(dnsFilter(), nil)
@@ -102,11 +104,11 @@ func TestDeleteErrors(t *testing.T) {
 	})
 	t.Run("dump fails in the middle", func(t *testing.T) {
 		c, reader, deleter := fakeConn(t, 5)
-		reader.hook = func(m message) bool {
-			if m.typ != msgGet {
+		reader.hook = func(m nlwire.Message) bool {
+			if m.Type != msgGet {
 				return false
 			}
-			reader.queue = append(reader.queue, datagram(m.seq, msgNew, 0, entryPayload(reader.table[0])), done(m.seq, unix.ENOMEM, 0))
+			reader.queue = append(reader.queue, datagram(m.Seq, msgNew, 0, entryPayload(reader.table[0])), done(m.Seq, unix.ENOMEM, 0))
 			return true
 		}
 		n, err := c.Delete(dnsFilter(), nil)
@@ -126,16 +128,16 @@ func TestDeleteRequests(t *testing.T) {
 	require.Equal(t, 600, deleter.count(msgDelete))
 	acks := 0
 	for _, m := range deleter.requests {
-		require.Greater(t, len(m.data), nfgenHeaderLen)
-		typ, data, rest, err := nextAttr(m.data[nfgenHeaderLen:])
+		require.Greater(t, len(m.Payload), nlwire.NetfilterHeader)
+		typ, data, rest, err := nextAttr(m.Payload[nlwire.NetfilterHeader:])
 		require.NoError(t, err)
 		require.Equal(t, uint16(ctaTupleOrig), typ)
-		_, err = decodeTuple(m.data[0], data)
+		_, err = decodeTuple(m.Payload[0], data)
 		require.NoError(t, err)
 		typ, _, _, err = nextAttr(rest)
 		require.NoError(t, err)
 		require.Equal(t, uint16(ctaID), typ)
-		if m.flags&unix.NLM_F_ACK != 0 {
+		if m.Flags&unix.NLM_F_ACK != 0 {
 			acks++
 		}
 	}

@@ -7,13 +7,31 @@ import (
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
+
+// request begins a request of ctnetlink at the end of b.
+func request(b []byte, typ, flags uint16, family uint8) ([]byte, int) {
+	return nlwire.OpenNetfilter(b, typ, flags, family, 0, 0)
+}
+
+// setSequence numbers the message at the head of b, and asks for an
+// acknowledgement or not. Errors are answered either way.
+func setSequence(b []byte, seq uint32, ack bool) {
+	flags := binary.NativeEndian.Uint16(b[6:]) &^ unix.NLM_F_ACK
+	if ack {
+		flags |= unix.NLM_F_ACK
+	}
+	binary.NativeEndian.PutUint16(b[6:], flags)
+	binary.NativeEndian.PutUint32(b[8:], seq)
+}
 
 // dumpRequest returns the request for a dump of one family's entries, of both
 // for AF_UNSPEC. The kernel has looked at the family for longer than it has
 // had filters, so that alone is no filter to fall back from.
 func dumpRequest(family uint8) []byte {
-	return endMessage(appendMessage(nil, msgGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, family), 0)
+	return nlwire.CloseMessage(request(nil, msgGet, unix.NLM_F_DUMP, family))
 }
 
 // filteredDumpRequest returns the request for a dump of those entries of one
@@ -30,29 +48,26 @@ func dumpRequest(family uint8) []byte {
 //     address is therefore never given to the kernel.
 func filteredDumpRequest(family uint8, f Filter) []byte {
 	flags := uint32(filterProtoNum)
-	b := appendMessage(nil, msgGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, family)
-	nest := len(b)
-	b = beginNest(b, ctaTupleOrig)
+	b, _ := request(nil, msgGet, unix.NLM_F_DUMP, family)
+	b, orig := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleOrig)
 	if f.exactDst() && f.Dst.Is4() {
 		flags |= filterIPDst
-		ip, addr := len(b), f.Dst.As4()
-		b = beginNest(b, ctaTupleIP)
-		b = appendAttr(b, ctaIPv4Dst, addr[:]...)
-		b = endNest(b, ip)
+		addr := f.Dst.As4()
+		var ip int
+		b, ip = nlwire.OpenAttr(b, nlwire.Nested|ctaTupleIP)
+		b = nlwire.CloseAttr(nlwire.AppendAttr(b, ctaIPv4Dst, addr[:]...), ip)
 	}
-	proto := len(b)
-	b = beginNest(b, ctaTupleProto)
-	b = appendAttr(b, ctaProtoNum, f.Proto)
+	b, proto := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleProto)
+	b = nlwire.AppendAttr(b, ctaProtoNum, f.Proto)
 	if f.exactPort() && (f.Proto == unix.IPPROTO_TCP || f.Proto == unix.IPPROTO_UDP) {
 		flags |= filterProtoDstPort
-		b = appendAttr(b, ctaProtoDstPort, byte(f.FirstPort>>8), byte(f.FirstPort))
+		b = nlwire.AppendAttr(b, ctaProtoDstPort, byte(f.FirstPort>>8), byte(f.FirstPort))
 	}
-	b = endNest(b, proto)
-	b = endNest(b, nest)
-	nest = len(b)
-	b = beginNest(b, ctaFilter)
-	b = appendAttr(b, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)
-	return endMessage(endNest(b, nest), 0)
+	b = nlwire.CloseAttr(nlwire.CloseAttr(b, proto), orig)
+	// CTA_FILTER is refused without the flag (nla_parse_nested, unlike the older nests).
+	b, filter := nlwire.OpenAttr(b, nlwire.Nested|ctaFilter)
+	b = nlwire.AppendAttr(b, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)
+	return nlwire.CloseMessage(nlwire.CloseAttr(b, filter), 0)
 }
 
 // appendDelete appends the request to delete exactly this entry. Tuple and
@@ -62,17 +77,16 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 // A delete request without a tuple flushes the table
 // (ctnetlink_del_conntrack); decodeEntry lets no entry through without one.
 func appendDelete(b []byte, e *entry) []byte {
-	start := len(b)
-	b = appendMessage(b, msgDelete, unix.NLM_F_REQUEST, e.family)
-	b = appendAttr(b, ctaTupleOrig|nlaNested, e.orig...)
+	b, at := request(b, msgDelete, 0, e.family)
+	b = nlwire.AppendAttr(b, nlwire.Nested|ctaTupleOrig, e.orig...)
 	if e.zone != nil {
-		b = appendAttr(b, ctaZone, e.zone...)
+		b = nlwire.AppendAttr(b, ctaZone, e.zone...)
 	}
-	b = appendAttr(b, ctaID, e.id...)
-	return endMessage(b, start)
+	b = nlwire.AppendAttr(b, ctaID, e.id...)
+	return nlwire.CloseMessage(b, at)
 }
 
 // statsRequest returns the request for the number of entries.
 func statsRequest() []byte {
-	return endMessage(appendMessage(nil, msgGetStats, unix.NLM_F_REQUEST, unix.AF_UNSPEC), 0)
+	return nlwire.CloseMessage(request(nil, msgGetStats, 0, unix.AF_UNSPEC))
 }

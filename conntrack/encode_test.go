@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // attrs reads a list of attributes into a map, and checks that it is whole and
@@ -18,8 +20,8 @@ func attrs(t *testing.T, b []byte) map[uint16][]byte {
 	t.Helper()
 	all := make(map[uint16][]byte)
 	for len(b) > 0 {
-		require.Zero(t, len(b)%nlAlign)
-		nested := binary.NativeEndian.Uint16(b[2:])&nlaNested != 0
+		require.Zero(t, len(b)%unix.NLA_ALIGNTO)
+		nested := binary.NativeEndian.Uint16(b[2:])&nlwire.Nested != 0
 		typ, data, rest, err := nextAttr(b)
 		require.NoError(t, err)
 		require.NotContains(t, all, typ)
@@ -63,11 +65,11 @@ func TestFilteredDump(t *testing.T) {
 			m, rest, err := nextMessage(filteredDumpRequest(tt.family, f))
 			require.NoError(t, err)
 			require.Empty(t, rest)
-			require.Equal(t, uint16(msgGet), m.typ)
-			require.Equal(t, uint16(unix.NLM_F_REQUEST|unix.NLM_F_DUMP), m.flags)
-			require.Equal(t, []byte{tt.family, 0, 0, 0}, m.data[:nfgenHeaderLen])
+			require.Equal(t, uint16(msgGet), m.Type)
+			require.Equal(t, uint16(unix.NLM_F_REQUEST|unix.NLM_F_DUMP), m.Flags)
+			require.Equal(t, []byte{tt.family, 0, 0, 0}, m.Payload[:nlwire.NetfilterHeader])
 
-			all := attrs(t, m.data[nfgenHeaderLen:])
+			all := attrs(t, m.Payload[nlwire.NetfilterHeader:])
 			require.Len(t, all, 2)
 			flags := binary.NativeEndian.Uint32(attrs(t, all[ctaFilter])[ctaFilterOrigFlags])
 			orig := attrs(t, all[ctaTupleOrig])
@@ -125,12 +127,12 @@ func TestDeleteRequest(t *testing.T) {
 	m, rest, err := nextMessage(appendDelete(nil, &e))
 	require.NoError(t, err)
 	require.Empty(t, rest)
-	require.Equal(t, uint16(msgDelete), m.typ)
-	require.Equal(t, []byte{unix.AF_INET6, 0, 0, 0}, m.data[:nfgenHeaderLen])
-	want := attrs(t, entryPayload(f)[nfgenHeaderLen:])
+	require.Equal(t, uint16(msgDelete), m.Type)
+	require.Equal(t, []byte{unix.AF_INET6, 0, 0, 0}, m.Payload[:nlwire.NetfilterHeader])
+	want := attrs(t, entryPayload(f)[nlwire.NetfilterHeader:])
 	require.Equal(t, map[uint16][]byte{
 		ctaTupleOrig: want[ctaTupleOrig],
 		ctaZone:      {0, 7},
 		ctaID:        {0xde, 0xad, 0xbe, 0xef},
-	}, attrs(t, m.data[nfgenHeaderLen:]))
+	}, attrs(t, m.Payload[nlwire.NetfilterHeader:]))
 }

@@ -41,10 +41,6 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 var (
-	// errMalformed: what was received is not ctnetlink as the kernel speaks
-	// it. Not exported: there is nothing a caller could do about it.
-	errMalformed = errors.New("malformed netlink message")
-
 	// errInterrupted: the kernel says that a dump missed entries
 	// (NLM_F_DUMP_INTR).
 	errInterrupted = errors.New("dump interrupted")
@@ -52,23 +48,6 @@ var (
 	// errStopped: the function that entries are handed to wants no more.
 	errStopped = errors.New("stopped")
 )
-
-// kernelError is an errno with the text of its extended acknowledgement.
-type kernelError struct {
-	errno unix.Errno
-	text  string
-}
-
-func newKernelError(errno unix.Errno, m message) error {
-	if text := ackText(m); text != "" {
-		return &kernelError{errno, text}
-	}
-	return errno
-}
-
-func (e *kernelError) Error() string { return e.errno.Error() + " (" + e.text + ")" }
-
-func (e *kernelError) Unwrap() error { return e.errno }
 
 // transient reports whether an exchange with the kernel is worth another try:
 // answers were lost for want of buffer space (ENOBUFS, also where memory is

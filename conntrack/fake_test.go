@@ -13,9 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// fakeKernel is a transport with the kernel's manners and a table of flows,
+// fakeKernel is a socket with the kernel's manners and a table of flows,
 // for what the true kernel cannot be brought to do.
 type fakeKernel struct {
 	t     *testing.T
@@ -23,28 +25,28 @@ type fakeKernel struct {
 
 	// hook, when set, sees each request first; it may queue what it wants,
 	// and returns true when that is all the answer.
-	hook func(m message) bool
+	hook func(m nlwire.Message) bool
 	// sendErr, when set, fails that many sends to come.
 	sendErr []error
 
 	queue    []any // []byte datagrams and errors, in order
 	running  []any // what is left of a dump, made when the queue is empty
-	requests []message
+	requests []nlwire.Message
 	closed   bool
 }
 
-func (k *fakeKernel) send(b []byte) error {
+func (k *fakeKernel) Send(b []byte) error {
 	if len(k.sendErr) > 0 {
 		err := k.sendErr[0]
 		k.sendErr = k.sendErr[1:]
 		return err
 	}
 	for len(b) > 0 {
-		var m message
+		var m nlwire.Message
 		var err error
 		m, b, err = nextMessage(b)
 		require.NoError(k.t, err)
-		m.data = slices.Clone(m.data)
+		m.Payload = slices.Clone(m.Payload)
 		k.requests = append(k.requests, m)
 		if k.hook == nil || !k.hook(m) {
 			k.answer(m)
@@ -53,7 +55,7 @@ func (k *fakeKernel) send(b []byte) error {
 	return nil
 }
 
-func (k *fakeKernel) recv(b []byte) (int, error) {
+func (k *fakeKernel) Receive(b []byte, wait bool) (int, error) {
 	if k.closed {
 		return 0, os.ErrClosed
 	}
@@ -62,6 +64,9 @@ func (k *fakeKernel) recv(b []byte) (int, error) {
 		from = &k.running
 	}
 	if len(*from) == 0 {
+		if !wait {
+			return 0, unix.EAGAIN
+		}
 		time.Sleep(answerTime) // in a synctest bubble, where it costs nothing
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -73,28 +78,25 @@ func (k *fakeKernel) recv(b []byte) (int, error) {
 	return copy(b, next.([]byte)), nil
 }
 
-func (k *fakeKernel) drain([]byte) error {
-	k.queue, k.running = nil, nil
-	return nil
-}
+func (k *fakeKernel) SetReadDeadline(time.Time) error { return nil }
 
-func (k *fakeKernel) close() error {
+func (k *fakeKernel) Close() error {
 	k.closed = true
 	return nil
 }
 
 // answer does what the kernel does.
-func (k *fakeKernel) answer(m message) {
-	switch m.typ {
+func (k *fakeKernel) answer(m nlwire.Message) {
+	switch m.Type {
 	case msgGetStats:
-		k.queue = append(k.queue, datagram(m.seq, msgGetStats, 0, statsPayload(uint32(len(k.table)), 1000)))
+		k.queue = append(k.queue, datagram(m.Seq, msgGetStats, 0, statsPayload(uint32(len(k.table)), 1000)))
 	case msgGet:
 		k.dump(m, 0)
 	case msgDelete:
 		errno := unix.ENOENT
 		var e entry
 		// A delete request is an entry without what its deletion does not need.
-		ok, err := decodeEntry(appendAttr(slices.Clone(m.data), ctaStatus, 0, 0, 0, 0), &e)
+		ok, err := decodeEntry(nlwire.AppendAttr(slices.Clone(m.Payload), ctaStatus, 0, 0, 0, 0), &e)
 		require.NoError(k.t, err)
 		require.True(k.t, ok)
 		for i, f := range k.table {
@@ -105,39 +107,39 @@ func (k *fakeKernel) answer(m message) {
 				break
 			}
 		}
-		if errno != 0 || m.flags&unix.NLM_F_ACK != 0 {
-			k.queue = append(k.queue, ack(m.seq, errno))
+		if errno != 0 || m.Flags&unix.NLM_F_ACK != 0 {
+			k.queue = append(k.queue, ack(m.Seq, errno))
 		}
 	default:
-		k.t.Errorf("request of type %#x", m.typ)
+		k.t.Errorf("request of type %#x", m.Type)
 	}
 }
 
 // dump answers with the whole table, ten entries a datagram, as kernels without
 // a filter do. There can be one dump only at a time.
-func (k *fakeKernel) dump(m message, flags uint16) {
+func (k *fakeKernel) dump(m nlwire.Message, flags uint16) {
 	if len(k.running) > 0 {
-		k.queue = append(k.queue, ack(m.seq, unix.EBUSY))
+		k.queue = append(k.queue, ack(m.Seq, unix.EBUSY))
 		return
 	}
 	for part := range slices.Chunk(k.table, 10) {
 		var b []byte
 		for _, f := range part {
-			b = append(b, datagram(m.seq, msgNew, unix.NLM_F_MULTI|flags, entryPayload(f))...)
+			b = append(b, datagram(m.Seq, msgNew, unix.NLM_F_MULTI|flags, entryPayload(f))...)
 		}
 		k.running = append(k.running, b)
 	}
-	k.running = append(k.running, done(m.seq, 0, flags))
+	k.running = append(k.running, done(m.Seq, 0, flags))
 }
 
 func datagram(seq uint32, typ, flags uint16, payload []byte) []byte {
-	b := binary.NativeEndian.AppendUint32(nil, uint32(nlmsgHeaderLen+len(payload)))
+	b := binary.NativeEndian.AppendUint32(nil, uint32(nlwire.MessageHeader+len(payload)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, seq)
 	b = binary.NativeEndian.AppendUint32(b, 4711) // the receiver's port id
 	b = append(b, payload...)
-	return append(b, make([]byte, align(len(b))-len(b))...)
+	return append(b, make([]byte, nlwire.Align(len(b))-len(b))...)
 }
 
 func errnoPayload(errno unix.Errno) []byte {
@@ -149,20 +151,20 @@ func done(seq uint32, errno unix.Errno, flags uint16) []byte {
 }
 
 func ack(seq uint32, errno unix.Errno) []byte {
-	return datagram(seq, unix.NLMSG_ERROR, flagCapped, append(errnoPayload(errno), make([]byte, nlmsgHeaderLen)...))
+	return datagram(seq, unix.NLMSG_ERROR, unix.NLM_F_CAPPED, append(errnoPayload(errno), make([]byte, nlwire.MessageHeader)...))
 }
 
 // ackWithText is an extended acknowledgement.
 func ackWithText(seq uint32, errno unix.Errno, text string) []byte {
-	b := append(errnoPayload(errno), make([]byte, nlmsgHeaderLen)...)
-	b = appendAttr(b, unix.NLMSGERR_ATTR_MSG, append([]byte(text), 0)...)
-	return datagram(seq, unix.NLMSG_ERROR, flagCapped|flagAckTLVs, b)
+	b := append(errnoPayload(errno), make([]byte, nlwire.MessageHeader)...)
+	b = nlwire.AppendAttr(b, unix.NLMSGERR_ATTR_MSG, append([]byte(text), 0)...)
+	return datagram(seq, unix.NLMSG_ERROR, unix.NLM_F_CAPPED|unix.NLM_F_ACK_TLVS, b)
 }
 
 func statsPayload(entries, limit uint32) []byte {
 	b := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}
-	b = appendAttr(b, ctaStatsGlobalEntries, binary.BigEndian.AppendUint32(nil, entries)...)
-	return appendAttr(b, ctaStatsGlobalMaxEntries, binary.BigEndian.AppendUint32(nil, limit)...)
+	b = nlwire.AppendAttr(b, ctaStatsGlobalEntries, binary.BigEndian.AppendUint32(nil, entries)...)
+	return nlwire.AppendAttr(b, ctaStatsGlobalMaxEntries, binary.BigEndian.AppendUint32(nil, limit)...)
 }
 
 // entryPayload is a flow as the kernel sends it, with attributes in it that
@@ -173,14 +175,14 @@ func entryPayload(f Flow) []byte {
 	b = appendTuple(b, ctaTupleOrig, f.Proto, f.Src, f.Dst)
 	b = appendTuple(b, ctaTupleReply, f.Proto, f.ReplySrc, f.ReplyDst)
 	if f.Zone != 0 {
-		b = appendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, f.Zone)...)
+		b = nlwire.AppendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, f.Zone)...)
 	}
-	b = appendAttr(b, unknown, 1, 2, 3)
-	b = appendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(f.Status))...)
-	b = appendAttr(b, ctaMark, 0, 0, 0, 0)
-	b = appendAttr(b, ctaID, binary.BigEndian.AppendUint32(nil, f.ID)...)
-	b = appendAttr(b, ctaUse, 0, 0, 0, 2)
-	return appendAttr(b, ctaTimeout, 0, 0, 0, 29)
+	b = nlwire.AppendAttr(b, unknown, 1, 2, 3)
+	b = nlwire.AppendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(f.Status))...)
+	b = nlwire.AppendAttr(b, ctaMark, 0, 0, 0, 0)
+	b = nlwire.AppendAttr(b, ctaID, binary.BigEndian.AppendUint32(nil, f.ID)...)
+	b = nlwire.AppendAttr(b, ctaUse, 0, 0, 0, 2)
+	return nlwire.AppendAttr(b, ctaTimeout, 0, 0, 0, 29)
 }
 
 // fakeConn returns a connection to two sockets of a kernel that holds n flows
@@ -203,9 +205,33 @@ func fakeConn(t *testing.T, n int) (c *Conn, reader, deleter *fakeKernel) {
 func (k *fakeKernel) count(typ uint16) int {
 	n := 0
 	for _, m := range k.requests {
-		if m.typ == typ {
+		if m.Type == typ {
 			n++
 		}
 	}
 	return n
+}
+
+// nextMessage cuts the first message off a datagram.
+func nextMessage(b []byte) (m nlwire.Message, rest []byte, err error) {
+	ms := nlwire.Messages{Rest: b}
+	if !ms.Next() {
+		return nlwire.Message{}, nil, nlwire.ErrMalformed
+	}
+	return ms.Message, ms.Rest, nil
+}
+
+// nextAttr cuts the first attribute off a list of attributes.
+func nextAttr(b []byte) (typ uint16, data, rest []byte, err error) {
+	a := nlwire.Attrs{Rest: b}
+	if !a.Next() {
+		return 0, nil, nil, nlwire.ErrMalformed
+	}
+	return a.Type, a.Payload, a.Rest, nil
+}
+
+// beginNest begins an attribute that holds attributes.
+func beginNest(b []byte, typ uint16) []byte {
+	b, _ = nlwire.OpenAttr(b, nlwire.Nested|typ)
+	return b
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
@@ -94,20 +95,20 @@ func appendTuple(b []byte, typ uint16, proto uint8, src, dst netip.AddrPort) []b
 	ip := len(b)
 	b = beginNest(b, ctaTupleIP)
 	if src.Addr().Is4() {
-		b = appendAttr(b, ctaIPv4Src, src.Addr().AsSlice()...)
-		b = appendAttr(b, ctaIPv4Dst, dst.Addr().AsSlice()...)
+		b = nlwire.AppendAttr(b, ctaIPv4Src, src.Addr().AsSlice()...)
+		b = nlwire.AppendAttr(b, ctaIPv4Dst, dst.Addr().AsSlice()...)
 	} else {
-		b = appendAttr(b, ctaIPv6Src, src.Addr().AsSlice()...)
-		b = appendAttr(b, ctaIPv6Dst, dst.Addr().AsSlice()...)
+		b = nlwire.AppendAttr(b, ctaIPv6Src, src.Addr().AsSlice()...)
+		b = nlwire.AppendAttr(b, ctaIPv6Dst, dst.Addr().AsSlice()...)
 	}
-	b = endNest(b, ip)
+	b = nlwire.CloseAttr(b, ip)
 	p := len(b)
 	b = beginNest(b, ctaTupleProto)
-	b = appendAttr(b, ctaProtoNum, proto)
-	b = appendAttr(b, ctaProtoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port())...)
-	b = appendAttr(b, ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port())...)
-	b = endNest(b, p)
-	return endNest(b, nest)
+	b = nlwire.AppendAttr(b, ctaProtoNum, proto)
+	b = nlwire.AppendAttr(b, ctaProtoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port())...)
+	b = nlwire.AppendAttr(b, ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port())...)
+	b = nlwire.CloseAttr(b, p)
+	return nlwire.CloseAttr(b, nest)
 }
 
 func familyOf(a netip.Addr) uint8 {
@@ -122,15 +123,15 @@ func familyOf(a netip.Addr) uint8 {
 func appendNew(b []byte, f Flow) []byte {
 	const ctaTimeout = 7
 	start := len(b)
-	b = appendMessage(b, msgNew, unix.NLM_F_REQUEST|unix.NLM_F_CREATE|unix.NLM_F_EXCL, familyOf(f.Src.Addr()))
+	b, _ = request(b, msgNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, familyOf(f.Src.Addr()))
 	b = appendTuple(b, ctaTupleOrig, f.Proto, f.Src, f.Dst)
 	b = appendTuple(b, ctaTupleReply, f.Proto, f.ReplySrc, f.ReplyDst)
-	b = appendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(f.Status|StatusConfirmed))...)
-	b = appendAttr(b, ctaTimeout, binary.BigEndian.AppendUint32(nil, 3600)...)
+	b = nlwire.AppendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(f.Status|StatusConfirmed))...)
+	b = nlwire.AppendAttr(b, ctaTimeout, binary.BigEndian.AppendUint32(nil, 3600)...)
 	if f.Zone != 0 {
-		b = appendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, f.Zone)...)
+		b = nlwire.AppendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, f.Zone)...)
 	}
-	return endMessage(b, start)
+	return nlwire.CloseMessage(b, start)
 }
 
 // fill creates flows in a namespace.
@@ -139,9 +140,9 @@ func fill(tb testing.TB, ns *lab.NS, n int, flow func(i int) Flow) {
 	f, err := os.Open(ns.Path())
 	require.NoError(tb, err)
 	defer f.Close()
-	s, err := newSocket(int(f.Fd()))
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: int(f.Fd()), ReceiveBuffer: socketBuffer})
 	require.NoError(tb, err)
-	defer func() { require.NoError(tb, s.close()) }()
+	defer func() { require.NoError(tb, s.Close()) }()
 	ch := newChannel(s)
 	var b []byte
 	for i := 0; i < n; {
@@ -150,8 +151,8 @@ func fill(tb testing.TB, ns *lab.NS, n int, flow func(i int) Flow) {
 			b = appendNew(b, flow(i))
 			i++
 		}
-		require.NoError(tb, ch.batch(b, count, func(errno unix.Errno, m message) {
-			tb.Errorf("create a flow among the %d up to %v: %v", count, flow(i-1), newKernelError(errno, m))
+		require.NoError(tb, ch.batch(b, count, func(a nlwire.Answer) {
+			tb.Errorf("create a flow among the %d up to %v: %v", count, flow(i-1), a.Err())
 		}))
 	}
 }

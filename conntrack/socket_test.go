@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Many goroutines share a connection, and none sees another's answers.
@@ -137,13 +138,16 @@ func TestForgedAnswer(t *testing.T) {
 	flows := crowd()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	c, forger := dial(t, ns), dial(t, ns)
-	victim, ok := c.reader.t.(*socket)
+	victim, ok := c.reader.socket.(*nlwire.Socket)
 	require.True(t, ok)
-	s, ok := forger.reader.t.(*socket)
+	s, ok := forger.reader.socket.(*nlwire.Socket)
 	require.True(t, ok)
-	s.kernel.Pid = victim.conn.PID()
-	require.NoError(t, s.send(datagram(1, msgGetStats, 0, statsPayload(4711, 4711))))
-	require.NoError(t, s.send(datagram(2, msgGetStats, 0, statsPayload(4711, 4711))))
+	to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: victim.Port()}
+	for seq := range uint32(2) {
+		require.NoError(t, s.Control(func(fd int) error {
+			return unix.Sendto(fd, datagram(1+seq, msgGetStats, 0, statsPayload(4711, 4711)), 0, to)
+		}))
+	}
 	n, limit, err := c.Count()
 	require.NoError(t, err)
 	require.Equal(t, len(flows), n)
@@ -173,9 +177,9 @@ func TestDeleteOverrun(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
 	fill(t, ns, chunk, func(i int) Flow { return plain(unix.IPPROTO_UDP, fmt.Sprintf("10.0.0.%d:4000", i), "192.0.2.1:53") })
 	c, rival := dial(t, ns), dial(t, ns)
-	s, ok := c.deleter.t.(*socket)
+	s, ok := c.deleter.socket.(*nlwire.Socket)
 	require.True(t, ok)
-	require.NoError(t, s.conn.SetReadBuffer(1)) // the kernel makes that its minimum, 2,304
+	require.NoError(t, s.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })) // the kernel makes that its minimum, 2,304
 	filter := Filter{Proto: unix.IPPROTO_UDP, FirstPort: 53}
 	seen := 0
 	n, err := c.Delete(filter, func(Flow) bool {
@@ -201,21 +205,21 @@ func TestTruncated(t *testing.T) {
 	require.NoError(t, c.Each(Filter{}, func(Flow) error { return nil }))
 	size := 0
 	require.NoError(t, c.reader.dump(dumpRequest(unix.AF_UNSPEC), func(payload []byte) error {
-		size = nlmsgHeaderLen + len(payload)
+		size = nlwire.MessageHeader + len(payload)
 		return nil
 	}))
 	for _, cut := range []int{100, size, 2 * size} {
 		c.reader.buf = make([]byte, cut)
-		require.ErrorIs(t, c.Each(Filter{}, func(Flow) error { return nil }), errMalformed, cut)
+		require.ErrorIs(t, c.Each(Filter{}, func(Flow) error { return nil }), nlwire.ErrMalformed, cut)
 	}
 	c.reader.buf = make([]byte, readSize)
 	require.Len(t, listed(t, c), 20)
 }
 
 // mute never asks, and so waits for ever.
-type mute struct{ transport }
+type mute struct{ socket }
 
-func (mute) send([]byte) error { return nil }
+func (mute) Send([]byte) error { return nil }
 
 // Close interrupts whoever waits for the kernel.
 func TestClose(t *testing.T) {
@@ -228,7 +232,7 @@ func TestClose(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrClosed)
 
 	c = dial(t, ns)
-	c.reader.t = mute{c.reader.t}
+	c.reader.socket = mute{c.reader.socket}
 	result := make(chan error)
 	go func() {
 		_, _, err := c.Count()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // crowd is a table in which every flow differs from what the tests delete in
@@ -126,15 +127,15 @@ func TestDelete(t *testing.T) {
 
 // entriesOf counts the entries that a transport delivers.
 type entriesOf struct {
-	transport
+	socket
 	n int
 }
 
-func (e *entriesOf) recv(b []byte) (int, error) {
-	n, err := e.transport.recv(b)
+func (e *entriesOf) Receive(b []byte, wait bool) (int, error) {
+	n, err := e.socket.Receive(b, wait)
 	for rest := b[:max(n, 0)]; err == nil && len(rest) > 0; {
-		var m message
-		if m, rest, err = nextMessage(rest); err == nil && m.typ == msgNew {
+		var m nlwire.Message
+		if m, rest, err = nextMessage(rest); err == nil && m.Type == msgNew {
 			e.n++
 		}
 	}
@@ -148,8 +149,8 @@ func TestKernelFilters(t *testing.T) {
 	flows := crowd()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	c := dial(t, ns)
-	counter := &entriesOf{transport: c.reader.t}
-	c.reader.t = counter
+	counter := &entriesOf{socket: c.reader.socket}
+	c.reader.socket = counter
 	for _, tt := range []struct {
 		filter Filter
 		sent   int
@@ -183,8 +184,8 @@ func TestDeleteMany(t *testing.T) {
 			})
 			c := dial(t, ns)
 			c.noFilter = off
-			dumps := &dumpsOf{transport: c.reader.t}
-			c.reader.t = dumps
+			dumps := &dumpsOf{socket: c.reader.socket}
+			c.reader.socket = dumps
 			deleted, err := c.Delete(Filter{Proto: unix.IPPROTO_UDP, Dst: netip.MustParseAddr("192.0.2.1"), FirstPort: 20_000, LastPort: 29_999}, nil)
 			require.NoError(t, err)
 			require.Equal(t, n, deleted)
@@ -203,15 +204,15 @@ func TestDeleteMany(t *testing.T) {
 
 // dumpsOf counts the dumps that are asked for.
 type dumpsOf struct {
-	transport
+	socket
 	n int
 }
 
-func (d *dumpsOf) send(b []byte) error {
-	if m, _, err := nextMessage(b); err == nil && m.typ == msgGet {
+func (d *dumpsOf) Send(b []byte) error {
+	if m, _, err := nextMessage(b); err == nil && m.Type == msgGet {
 		d.n++
 	}
-	return d.transport.send(b)
+	return d.socket.Send(b)
 }
 
 // Entries that vanish between dump and deletion are a success, and not counted.

@@ -57,27 +57,3 @@ const (
 	filterProtoNum     = 1 << 3
 	filterProtoDstPort = 1 << 5
 )
-
-// Sizes and alignment: NLMSG_HDRLEN, sizeof(struct nfgenmsg), NLA_HDRLEN,
-// NLMSG_ALIGNTO = NLA_ALIGNTO.
-const (
-	nlmsgHeaderLen = unix.SizeofNlMsghdr
-	nfgenHeaderLen = 4
-	nlaHeaderLen   = 4
-	nlAlign        = 4
-)
-
-// nlaNested marks an attribute that holds attributes (NLA_F_NESTED). CTA_FILTER
-// is refused without it (nla_parse_nested, unlike the older nests around it).
-const nlaNested = 1 << 15
-
-// nlaTypeMask leaves the type of an attribute without its flag bits
-// (NLA_TYPE_MASK).
-const nlaTypeMask = 1<<14 - 1
-
-// nlmsgError flags: the request's payload is left out of the acknowledgement
-// (NLM_F_CAPPED), attributes follow (NLM_F_ACK_TLVS).
-const (
-	flagCapped  = 0x100
-	flagAckTLVs = 0x200
-)

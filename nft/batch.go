@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // batch is one transaction as a value: the bytes to send, and what each message of
@@ -42,22 +44,22 @@ const smallBatch = 512
 // net/netfilter/nfnetlink.c).
 func newBatch(seq, generation uint32) *batch {
 	b := &batch{seq: seq}
-	buf, at := openMessage(make([]byte, 0, smallBatch), batchBegin, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
+	buf, at := nlwire.OpenNetfilter(make([]byte, 0, smallBatch), unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
 	if generation != 0 {
-		buf = appendBE32(buf, unix.NFNL_BATCH_GENID, generation)
+		buf = nlwire.AppendBE32(buf, unix.NFNL_BATCH_GENID, generation)
 	}
-	b.buf = closeMessage(buf, at)
+	b.buf = nlwire.CloseMessage(buf, at)
 	return b
 }
 
 // open begins the message of an operation. done ends it.
 func (b *batch) open(msg, flags uint16, o op) {
 	seq := b.seq + uint32(len(b.ops)) + 1
-	b.buf, o.at = openMessage(b.buf, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
+	b.buf, o.at = nlwire.OpenNetfilter(b.buf, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
 	b.ops = append(b.ops, o)
 }
 
-func (b *batch) done() { closeMessage(b.buf, b.ops[len(b.ops)-1].at) }
+func (b *batch) done() { nlwire.CloseMessage(b.buf, b.ops[len(b.ops)-1].at) }
 
 // finish ends the transaction and asks for the one acknowledgement that tells its
 // outcome: that of the last operation. One for each would overflow the receive
@@ -67,8 +69,8 @@ func (b *batch) finish() {
 	last := b.buf[b.ops[len(b.ops)-1].at:]
 	flags := binary.NativeEndian.Uint16(last[6:])
 	binary.NativeEndian.PutUint16(last[6:], flags|unix.NLM_F_ACK)
-	buf, at := openMessage(b.buf, batchEnd, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, b.lastSeq()+1)
-	b.buf = closeMessage(buf, at)
+	buf, at := nlwire.OpenNetfilter(b.buf, unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, b.lastSeq()+1)
+	b.buf = nlwire.CloseMessage(buf, at)
 }
 
 func (b *batch) lastSeq() uint32 { return b.seq + uint32(len(b.ops)) }
@@ -83,10 +85,10 @@ func (b *batch) op(seq uint32) (op, bool) {
 }
 
 // failure is the error of an operation that the kernel refused.
-func (b *batch) failure(o op, a answer) error {
-	e := &OpError{Op: o.verb, Object: o.object, Err: a.err()}
+func (b *batch) failure(o op, a nlwire.Answer) error {
+	e := &OpError{Op: o.verb, Object: o.object, Err: a.Err()}
 	if o.collection != nil {
-		e.Object = b.refusedElement(o, a.offset)
+		e.Object = b.refusedElement(o, a.Offset)
 	}
 	return e
 }
@@ -95,7 +97,7 @@ func (b *batch) failure(o op, a answer) error {
 func (b *batch) refusedElement(o op, offset uint32) string {
 	msg := b.buf[o.at:]
 	msg = msg[:binary.NativeEndian.Uint32(msg)]
-	list := find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	list := nlwire.Find(msg[nlwire.MessageHeader+nlwire.NetfilterHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	if list == nil {
 		return o.object
 	}
@@ -104,13 +106,13 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 		return o.object // it is the table or the set that is not there
 	}
 	count := 0
-	for a := (attrs{rest: list}); ; count++ {
+	for a := (nlwire.Attrs{Rest: list}); ; count++ {
 		key, end := o.collection.next(&a)
 		if key == nil {
 			break
 		}
-		behind := len(msg) - len(a.rest)
-		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.rest) == 0 {
+		behind := len(msg) - len(a.Rest)
+		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.Rest) == 0 {
 			return o.collection.describe(key, end)
 		}
 		begin = behind
@@ -120,7 +122,7 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 
 // describe spells an element of a request, of which a deletion carries the key alone.
 func (c collection) describe(key, end []byte) string {
-	if find(key, unix.NFTA_SET_ELEM_DATA) == nil {
+	if nlwire.Find(key, unix.NFTA_SET_ELEM_DATA) == nil {
 		c.value = nil
 	}
 	var e Element
@@ -136,7 +138,7 @@ func (c collection) describe(key, end []byte) string {
 // its flags, which a message that names any would have to name all.
 func (b *batch) ensureTable(name string) {
 	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{verb: "add table", object: "inet " + name})
-	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
 	b.done()
 }
 
@@ -144,7 +146,7 @@ func (b *batch) ensureTable(name string) {
 func (b *batch) addTable(name, comment string, flags TableFlags) {
 	b.openTable(name, flags, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	if comment != "" {
-		b.buf = appendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment))
+		b.buf = nlwire.AppendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment)...)
 	}
 	b.done()
 }
@@ -158,16 +160,16 @@ func (b *batch) claimTable(name string, flags TableFlags) {
 
 func (b *batch) openTable(name string, flags TableFlags, how uint16) {
 	b.open(unix.NFT_MSG_NEWTABLE, how, op{verb: "add table", object: "inet " + name})
-	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
-	b.buf = appendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
 }
 
 // deleteTable deletes the table of a name, or only the one that has the handle too.
 func (b *batch) deleteTable(name string, handle uint64) {
 	b.open(unix.NFT_MSG_DELTABLE, 0, op{verb: "delete table", object: "inet " + name})
-	b.buf = appendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
 	if handle != 0 {
-		b.buf = appendBE64(b.buf, nftaTableHandle, handle)
+		b.buf = nlwire.AppendBE64(b.buf, nftaTableHandle, handle)
 	}
 	b.done()
 }
@@ -175,19 +177,19 @@ func (b *batch) deleteTable(name string, handle uint64) {
 func (b *batch) addCollection(table string, c collection) {
 	b.sets++
 	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.kind(), object: c.name})
-	b.buf = appendString(b.buf, unix.NFTA_SET_TABLE, table)
-	b.buf = appendString(b.buf, unix.NFTA_SET_NAME, c.name)
-	b.buf = appendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
-	b.buf = appendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.key.id())
-	b.buf = appendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.key.size()))
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, c.name)
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.key.id())
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.key.size()))
 	if c.value != nil {
-		b.buf = appendBE32(b.buf, unix.NFTA_SET_DATA_TYPE, c.value.id())
-		b.buf = appendBE32(b.buf, unix.NFTA_SET_DATA_LEN, uint32(c.value.size()))
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_TYPE, c.value.id())
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_LEN, uint32(c.value.size()))
 	}
-	b.buf = appendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
 	b.buf = c.appendDescription(b.buf)
 	if c.key.isInterface() {
-		b.buf = appendAttr(b.buf, unix.NFTA_SET_USERDATA, appendHostOrder(nil))
+		b.buf = nlwire.AppendAttr(b.buf, unix.NFTA_SET_USERDATA, appendHostOrder(nil)...)
 	}
 	b.done()
 }
@@ -218,22 +220,22 @@ func (c collection) appendDescription(b []byte) []byte {
 	if c.size == 0 && !concat {
 		return b
 	}
-	b, at := openAttr(b, nested|unix.NFTA_SET_DESC)
+	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_DESC)
 	if c.size != 0 {
-		b = appendBE32(b, unix.NFTA_SET_DESC_SIZE, c.size)
+		b = nlwire.AppendBE32(b, unix.NFTA_SET_DESC_SIZE, c.size)
 	}
 	if concat {
 		var fields int
-		b, fields = openAttr(b, nested|nftaSetDescConcat)
+		b, fields = nlwire.OpenAttr(b, nlwire.Nested|nftaSetDescConcat)
 		for _, d := range c.key {
 			var field int
-			b, field = openAttr(b, nested|unix.NFTA_LIST_ELEM)
-			b = appendBE32(b, nftaSetFieldLen, uint32(dataTypes[d].size))
-			b = closeAttr(b, field)
+			b, field = nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
+			b = nlwire.AppendBE32(b, nftaSetFieldLen, uint32(dataTypes[d].size))
+			b = nlwire.CloseAttr(b, field)
 		}
-		b = closeAttr(b, fields)
+		b = nlwire.CloseAttr(b, fields)
 	}
-	return closeAttr(b, at)
+	return nlwire.CloseAttr(b, at)
 }
 
 // appendHostOrder appends what tells nft(8) that the key's bytes are in the order of
@@ -246,20 +248,20 @@ func appendHostOrder(b []byte) []byte {
 
 func (b *batch) addChain(table string, c Chain) {
 	b.open(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, op{verb: "add chain", object: c.Name})
-	b.buf = appendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
-	b.buf = appendString(b.buf, unix.NFTA_CHAIN_NAME, c.Name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != (Hook{}) {
 		number, _ := hookNumber(c.Hook.Point)
 		var at int
-		b.buf, at = openAttr(b.buf, nested|unix.NFTA_CHAIN_HOOK)
-		b.buf = appendBE32(b.buf, unix.NFTA_HOOK_HOOKNUM, number)
-		b.buf = appendBE32(b.buf, unix.NFTA_HOOK_PRIORITY, uint32(c.Hook.Priority))
-		b.buf = closeAttr(b.buf, at)
-		b.buf = appendBE32(b.buf, unix.NFTA_CHAIN_POLICY, nfAccept)
-		b.buf = appendString(b.buf, unix.NFTA_CHAIN_TYPE, c.Hook.Type)
+		b.buf, at = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_CHAIN_HOOK)
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_HOOK_HOOKNUM, number)
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_HOOK_PRIORITY, uint32(c.Hook.Priority))
+		b.buf = nlwire.CloseAttr(b.buf, at)
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_CHAIN_POLICY, nfAccept)
+		b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_TYPE, c.Hook.Type)
 	}
 	if c.Comment != "" {
-		b.buf = appendAttr(b.buf, nftaChainUserdata, appendComment(nil, c.Comment))
+		b.buf = nlwire.AppendAttr(b.buf, nftaChainUserdata, appendComment(nil, c.Comment)...)
 	}
 	b.done()
 }
@@ -274,9 +276,9 @@ func (b *batch) addRule(table, chain string, r Rule) error {
 	}
 	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND,
 		op{verb: "add rule", object: fmt.Sprintf("%s { %s }", chain, r)})
-	b.buf = appendString(b.buf, unix.NFTA_RULE_TABLE, table)
-	b.buf = appendString(b.buf, unix.NFTA_RULE_CHAIN, chain)
-	b.buf = appendAttr(b.buf, nested|unix.NFTA_RULE_EXPRESSIONS, exprs)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_CHAIN, chain)
+	b.buf = nlwire.AppendAttr(b.buf, nlwire.Nested|unix.NFTA_RULE_EXPRESSIONS, exprs...)
 	b.done()
 	return nil
 }
@@ -289,7 +291,7 @@ func encodeRule(r Rule) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode rule %s: %w", r, err)
 		}
-		list = appendAttr(list, nested|unix.NFTA_LIST_ELEM, data)
+		list = nlwire.AppendAttr(list, nlwire.Nested|unix.NFTA_LIST_ELEM, data...)
 	}
 	return list, nil
 }
@@ -303,10 +305,10 @@ func encodeExpr(e expr.Any) ([]byte, error) {
 	if !ok || !m.ToPorts {
 		return expr.Marshal(unix.NFPROTO_INET, e)
 	}
-	data := appendBE32(nil, unix.NFTA_MASQ_FLAGS, natProtoSpecified|natProtoRandomFully)
-	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
-	data = appendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
-	return appendAttr(appendString(nil, unix.NFTA_EXPR_NAME, "masq"), nested|unix.NFTA_EXPR_DATA, data), nil
+	data := nlwire.AppendBE32(nil, unix.NFTA_MASQ_FLAGS, natProtoSpecified|natProtoRandomFully)
+	data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
+	data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
+	return nlwire.AppendAttr(nlwire.AppendString(nil, unix.NFTA_EXPR_NAME, "masq"), nlwire.Nested|unix.NFTA_EXPR_DATA, data...), nil
 }
 
 // addElements appends the elements, which must not be there yet, in as many
@@ -334,7 +336,7 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 	list := 0 // where the open list begins; zero: none is open
 	for i := range es {
 		e := &es[i]
-		if list != 0 && (c.name != e.Set || len(b.buf)-list > maxAttr-largestElement) {
+		if list != 0 && (c.name != e.Set || len(b.buf)-list > nlwire.MaxAttr-largestElement) {
 			b.closeElements(list)
 			list = 0
 		}
@@ -344,9 +346,9 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 		}
 		if list == 0 {
 			b.open(msg, flags, op{verb: verb, object: c.name, collection: c})
-			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-			b.buf = appendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
-			b.buf, list = openAttr(b.buf, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
+			b.buf, list = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		}
 		from := len(b.buf)
 		b.buf = c.appendMember(b.buf, e, appendOne)
@@ -362,6 +364,6 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 }
 
 func (b *batch) closeElements(list int) {
-	b.buf = closeAttr(b.buf, list)
+	b.buf = nlwire.CloseAttr(b.buf, list)
 	b.done()
 }

@@ -12,41 +12,43 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // read takes a batch apart, as the kernel does.
-func read(tb testing.TB, b []byte) []message {
+func read(tb testing.TB, b []byte) []nlwire.Message {
 	tb.Helper()
-	var ms []message
-	w := messages{rest: b}
-	for w.next() {
-		ms = append(ms, w.message)
+	var ms []nlwire.Message
+	w := nlwire.Messages{Rest: b}
+	for w.Next() {
+		ms = append(ms, w.Message)
 	}
-	require.NoError(tb, w.err)
+	require.NoError(tb, w.Err)
 	return ms
 }
 
 // requireFramed holds what is true of every batch: it begins and ends, its sequence
 // numbers follow on, and the last operation alone asks for an answer.
-func requireFramed(t *testing.T, b *batch) []message {
+func requireFramed(t *testing.T, b *batch) []nlwire.Message {
 	t.Helper()
 	ms := read(t, b.buf)
 	require.Len(t, ms, len(b.ops)+2)
 	last := len(ms) - 1
-	require.Equal(t, uint16(unix.NFNL_MSG_BATCH_BEGIN), ms[0].typ)
-	require.Equal(t, uint16(unix.NFNL_MSG_BATCH_END), ms[last].typ)
+	require.Equal(t, uint16(unix.NFNL_MSG_BATCH_BEGIN), ms[0].Type)
+	require.Equal(t, uint16(unix.NFNL_MSG_BATCH_END), ms[last].Type)
 	for i, m := range ms {
-		require.Equal(t, b.seq+uint32(i), m.seq)
-		require.NotZero(t, m.flags&unix.NLM_F_REQUEST)
-		require.Equal(t, i == last-1, m.flags&unix.NLM_F_ACK != 0, "message %d of %d", i, last)
+		require.Equal(t, b.seq+uint32(i), m.Seq)
+		require.NotZero(t, m.Flags&unix.NLM_F_REQUEST)
+		require.Equal(t, i == last-1, m.Flags&unix.NLM_F_ACK != 0, "nlwire.Message %d of %d", i, last)
 		if i != 0 && i != last {
-			o, ok := b.op(m.seq)
+			o, ok := b.op(m.Seq)
 			require.True(t, ok)
 			require.Equal(t, b.ops[i-1].object, o.object)
-			require.Equal(t, uint16(unix.NFNL_SUBSYS_NFTABLES), m.typ>>8)
-			require.Equal(t, byte(unix.NFPROTO_INET), m.payload[0])
+			require.Equal(t, uint16(unix.NFNL_SUBSYS_NFTABLES), m.Type>>8)
+			require.Equal(t, byte(unix.NFPROTO_INET), m.Payload[0])
 		} else {
-			require.Equal(t, uint16(unix.NFNL_SUBSYS_NFTABLES), binary.BigEndian.Uint16(m.payload[2:]))
+			require.Equal(t, uint16(unix.NFNL_SUBSYS_NFTABLES), binary.BigEndian.Uint16(m.Payload[2:]))
 		}
 	}
 	for _, seq := range []uint32{0, b.seq - 1, b.seq, b.lastSeq() + 1, b.lastSeq() + 2, 1<<32 - 1} {
@@ -57,28 +59,28 @@ func requireFramed(t *testing.T, b *batch) []message {
 }
 
 // elementsOf decodes all elements in a batch, and holds the bounds of attributes.
-func elementsOf(t *testing.T, table Table, ms []message) []Element {
+func elementsOf(t *testing.T, table Table, ms []nlwire.Message) []Element {
 	t.Helper()
 	var es []Element
 	for _, m := range ms {
-		if m.typ != nftType(unix.NFT_MSG_NEWSETELEM) && m.typ != nftType(unix.NFT_MSG_DELSETELEM) {
+		if m.Type != nftType(unix.NFT_MSG_NEWSETELEM) && m.Type != nftType(unix.NFT_MSG_DELSETELEM) {
 			continue
 		}
-		a := m.attributes()
-		set := named(table, cString(find(a.rest, unix.NFTA_SET_ELEM_LIST_SET)))
-		require.Equal(t, table.Name, cString(find(a.rest, unix.NFTA_SET_ELEM_LIST_TABLE)))
-		if m.typ == nftType(unix.NFT_MSG_DELSETELEM) {
+		a := m.Attrs(nlwire.NetfilterHeader)
+		set := named(table, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_SET)))
+		require.Equal(t, table.Name, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_TABLE)))
+		if m.Type == nftType(unix.NFT_MSG_DELSETELEM) {
 			set.value = nil
 		}
-		list := attrs{rest: find(a.rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
-		require.NotEmpty(t, list.rest)
-		require.LessOrEqual(t, len(list.rest)+attrHeader, maxAttr)
+		list := nlwire.Attrs{Rest: nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
+		require.NotEmpty(t, list.Rest)
+		require.LessOrEqual(t, len(list.Rest)+nlwire.AttrHeader, nlwire.MaxAttr)
 		for key, end := set.next(&list); key != nil; key, end = set.next(&list) {
 			var e Element
 			require.NoError(t, set.decodeNext(&e, key, end))
 			es = append(es, e)
 		}
-		require.NoError(t, list.err)
+		require.NoError(t, list.Err)
 	}
 	return es
 }
@@ -93,14 +95,14 @@ func TestBatchOfManyElements(t *testing.T) {
 	b.finish()
 	ms := requireFramed(t, b)
 	require.Equal(t, es, elementsOf(t, table, ms))
-	// Lists are filled: each message costs the kernel a look-up of its own.
+	// Lists are filled: each nlwire.Message costs the kernel a look-up of its own.
 	total := 0
 	for _, m := range ms {
-		total += len(m.payload)
+		total += len(m.Payload)
 	}
-	require.Less(t, len(ms), 2+total/(maxAttr-2*largestElement)+1)
+	require.Less(t, len(ms), 2+total/(nlwire.MaxAttr-2*largestElement)+1)
 	for _, m := range ms[1 : len(ms)-1] {
-		require.Equal(t, uint16(unix.NLM_F_CREATE|unix.NLM_F_EXCL), m.flags&^(unix.NLM_F_REQUEST|unix.NLM_F_ACK))
+		require.Equal(t, uint16(unix.NLM_F_CREATE|unix.NLM_F_EXCL), m.Flags&^(unix.NLM_F_REQUEST|unix.NLM_F_ACK))
 	}
 }
 
@@ -137,7 +139,7 @@ func TestBatchGeneration(t *testing.T) {
 		b := newBatch(1, generation)
 		b.deleteTable("t", 0)
 		b.finish()
-		id := find(requireFramed(t, b)[0].attributes().rest, unix.NFNL_BATCH_GENID)
+		id := nlwire.Find(requireFramed(t, b)[0].Attrs(nlwire.NetfilterHeader).Rest, unix.NFNL_BATCH_GENID)
 		if generation == 0 {
 			require.Nil(t, id)
 			continue
@@ -155,8 +157,8 @@ func TestBatchSetIdentifiers(t *testing.T) {
 	}
 	b.finish()
 	for _, m := range requireFramed(t, b) {
-		if m.typ == nftType(unix.NFT_MSG_NEWSET) {
-			id := binary.BigEndian.Uint32(find(m.attributes().rest, unix.NFTA_SET_ID))
+		if m.Type == nftType(unix.NFT_MSG_NEWSET) {
+			id := binary.BigEndian.Uint32(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ID))
 			require.False(t, seen[id])
 			seen[id] = true
 		}
@@ -177,7 +179,7 @@ func TestCulprit(t *testing.T) {
 		o := b.ops[i]
 		msg := b.buf[o.at:]
 		msg = msg[:binary.NativeEndian.Uint32(msg)]
-		begin := uint32(len(msg) - len(find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
+		begin := uint32(len(msg) - len(nlwire.Find(msg[(nlwire.MessageHeader+nlwire.NetfilterHeader):], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
 		named := map[string]int{}
 		for offset := begin; offset < uint32(len(msg)); offset++ {
 			named[b.refusedElement(o, offset)]++
@@ -191,15 +193,15 @@ func TestCulprit(t *testing.T) {
 		require.Equal(t, "tcp4: one of 100 elements", b.refusedElement(o, uint32(len(msg))))
 		require.Equal(t, "tcp4: one of 100 elements", b.refusedElement(o, 1<<32-1))
 		// The table or the set is the refusedElement.
-		require.Equal(t, "tcp4", b.refusedElement(o, messageHeader))
-		require.Equal(t, "tcp4", b.refusedElement(o, begin-attrHeader-1))
+		require.Equal(t, "tcp4", b.refusedElement(o, (nlwire.MessageHeader+nlwire.NetfilterHeader)))
+		require.Equal(t, "tcp4", b.refusedElement(o, begin-nlwire.AttrHeader-1))
 	}
 	// A lone element is the refusedElement also where the kernel tells nothing.
 	b = newBatch(1, 0)
 	b.addElements(table, es[:1])
 	b.finish()
 	require.Equal(t, es[0].String(), b.refusedElement(b.ops[0], 0))
-	require.EqualError(t, b.failure(b.ops[0], answer{errno: unix.EEXIST, text: "twice"}),
+	require.EqualError(t, b.failure(b.ops[0], nlwire.Answer{Errno: unix.EEXIST, Text: "twice"}),
 		`add element tcp4 { 1 comment "web" : 172.17.0.2 . 80 }: file exists (twice)`)
 }
 
@@ -224,7 +226,7 @@ func TestBatchObjects(t *testing.T) {
 	requireFramed(t, b)
 	var got []string
 	for _, o := range b.ops {
-		got = append(got, b.failure(o, answer{errno: unix.EPERM}).Error())
+		got = append(got, b.failure(o, nlwire.Answer{Errno: unix.EPERM}).Error())
 	}
 	require.Equal(t, []string{
 		"add table inet nftnat: operation not permitted",

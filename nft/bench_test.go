@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // many is as many mappings as one map is meant for.
@@ -37,9 +39,9 @@ func BenchmarkDecodeElements(b *testing.B) {
 	for b.Loop() {
 		got := make([]Element, 0, many)
 		var e Element
-		for m := (messages{rest: batch.buf}); m.next(); {
-			for list := (attrs{rest: find(m.attributes().rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}); list.next(); {
-				if err := set.decodeElement(&e, list.payload); err != nil {
+		for m := (nlwire.Messages{Rest: batch.buf}); m.Next(); {
+			for list := (nlwire.Attrs{Rest: nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}); list.Next(); {
+				if err := set.decodeElement(&e, list.Payload); err != nil {
 					b.Fatal(err)
 				}
 				got = append(got, e)
@@ -98,16 +100,16 @@ func BenchmarkRawDump(b *testing.B) {
 	for b.Loop() {
 		all := map[uint16]netip.AddrPort{}
 		seq, err := c.sendRequest(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, func(b []byte) []byte {
-			b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, "nftnat")
-			return appendString(b, unix.NFTA_SET_ELEM_LIST_SET, "tcp4")
+			b = nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, "nftnat")
+			return nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, "tcp4")
 		})
 		require.NoError(b, err)
 		for done := false; !done; {
-			n, err := c.socket.receive(c.buf)
+			n, err := c.socket.Receive(c.buf, false)
 			require.NoError(b, err)
-			for m := (messages{rest: c.buf[:n]}); m.next(); {
-				done = done || m.seq == seq && m.typ == unix.NLMSG_DONE
-				rawElements(all, find(m.payload[4:], unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+			for m := (nlwire.Messages{Rest: c.buf[:n]}); m.Next(); {
+				done = done || m.Seq == seq && m.Type == unix.NLMSG_DONE
+				rawElements(all, nlwire.Find(m.Payload[4:], unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 			}
 		}
 		require.Len(b, all, many)
@@ -118,7 +120,7 @@ func BenchmarkRawDump(b *testing.B) {
 func rawElements(all map[uint16]netip.AddrPort, list []byte) {
 	for len(list) > 0 {
 		n := int(binary.NativeEndian.Uint16(list))
-		e := list[attrHeader:n]
+		e := list[nlwire.AttrHeader:n]
 		addr := netip.AddrFrom4([4]byte(e[20:24]))
 		all[binary.BigEndian.Uint16(e[8:])] = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(e[24:]))
 		list = list[padded(n):]

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Config says where Dial connects.
@@ -27,35 +29,44 @@ type Conn struct {
 	port   uint32 // the socket's address, by which the kernel knows the owner of a table
 	netNS  bool   // whether it is in another namespace than the process
 	seq    uint32
-	buf    []byte // what receive reads into
-	// hearing is whether a watcher tells of all changes while something is read.
-	hearing bool
+	buf    []byte // Receive reads into it
+	// followed is set while a follower checks the changes that others make.
+	followed bool
 }
+
+// socket is a *nlwire.Socket, or that of a test.
+type socket interface {
+	Send(b []byte) error
+	Receive(b []byte, wait bool) (int, error)
+	Close() error
+}
+
+// receiveBuffer has room for the answers to a batch of which every message fails. Without
+// CAP_NET_ADMIN it is smaller, and the loss of an answer is noticed.
+const receiveBuffer = 1 << 20
 
 // readBuffer takes the largest datagram of a dump: the kernel makes them as large
 // as the reader's buffer, up to 32 KiB (netlink_recvmsg in net/netlink/af_netlink.c).
 // Larger ones mean fewer walks over a hash table, each of which starts anew.
 const readBuffer = 64 << 10
 
-// Dial opens a netlink socket in a network namespace. A nil config is a zero one.
-// It takes no privilege; what the Conn is then asked to do takes CAP_NET_ADMIN in
-// the user namespace that owns the network namespace, else it fails with an error
-// that is fs.ErrPermission.
+// Dial opens a netlink socket in a network namespace. A nil config means the zero Config.
+// Dial needs no privilege; the methods of the Conn need CAP_NET_ADMIN in the user namespace
+// that owns the network namespace, else their error is fs.ErrPermission.
 func Dial(cfg *Config) (*Conn, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	s, err := dial(cfg.NetNS)
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: cfg.NetNS, ReceiveBuffer: receiveBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{socket: s, port: s.PID(), netNS: cfg.NetNS != 0, buf: make([]byte, readBuffer)}, nil
+	return &Conn{socket: s, port: s.Port(), netNS: cfg.NetNS != 0, buf: make([]byte, readBuffer)}, nil
 }
 
 // Close closes the socket. It leaves the kernel's tables as they are; those that the
-// Conn owned are open to everybody from then on. After it every
-// method fails with an error that is os.ErrClosed, but for a further Close, which
-// does nothing.
+// Conn owned are orphans from then on. Closing again does nothing; the error of the other
+// methods is os.ErrClosed then.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,15 +78,18 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// closedSocket is what is left of a socket that was closed.
+// closedSocket takes the place of a socket that was closed.
 type closedSocket struct{}
 
-func (closedSocket) send([]byte) error           { return os.ErrClosed }
-func (closedSocket) receive([]byte) (int, error) { return 0, os.ErrClosed }
-func (closedSocket) Close() error                { return nil }
+func (closedSocket) Send([]byte) error                 { return os.ErrClosed }
+func (closedSocket) Receive([]byte, bool) (int, error) { return 0, os.ErrClosed }
+func (closedSocket) Close() error                      { return nil }
 
-// nextSeq reserves n sequence numbers and returns the first. They are never zero,
-// which is that of notifications.
+// nftType is a message type of the nf_tables subsystem.
+func nftType(msg uint16) uint16 { return unix.NFNL_SUBSYS_NFTABLES<<8 | msg }
+
+// nextSeq reserves n sequence numbers and returns the first. None is zero, which
+// notifications have.
 func (c *Conn) nextSeq(n int) uint32 {
 	if c.seq > 1<<31 {
 		c.seq = 0
@@ -90,11 +104,11 @@ func (c *Conn) nextSeq(n int) uint32 {
 var errNoAnswer = errors.New("the kernel's answer was lost")
 
 // receiveEach reads datagrams and calls f with each message, until f reports that
-// the answer is complete. Messages that f does not know are its to ignore. overrun
+// the answer is complete. f ignores messages that it does not know. overrun
 // means that some message before the last was dropped.
-func (c *Conn) receiveEach(f func(message) (complete bool, err error)) (overrun bool, err error) {
+func (c *Conn) receiveEach(f func(nlwire.Message) (complete bool, err error)) (overrun bool, err error) {
 	for {
-		n, err := c.socket.receive(c.buf)
+		n, err := c.socket.Receive(c.buf, false)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			// Some answer did not fit; those behind it may have. It is reported once.
@@ -108,17 +122,15 @@ func (c *Conn) receiveEach(f func(message) (complete bool, err error)) (overrun 
 		case err != nil:
 			return overrun, err
 		}
-		for m := (messages{rest: c.buf[:n]}); ; {
-			if !m.next() {
-				if m.err != nil {
-					return overrun, m.err
-				}
-				break
-			}
-			complete, err := f(m.message)
+		m := nlwire.Messages{Rest: c.buf[:n]}
+		for m.Next() {
+			complete, err := f(m.Message)
 			if complete || err != nil {
 				return overrun, err
 			}
+		}
+		if m.Err != nil {
+			return overrun, m.Err
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Part tells what of a table a Difference is in.
@@ -108,9 +110,9 @@ func (c *Conn) driftOfCollections(t Table) ([]Difference, error) {
 		missing[s.name] = s
 	}
 	err := c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_SET_TABLE, t.Name) },
-		func(a attrs) error {
-			name := cString(find(a.rest, unix.NFTA_SET_NAME))
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_SET_TABLE, t.Name) },
+		func(a nlwire.Attrs) error {
+			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_NAME))
 			want, ok := missing[name]
 			if !ok {
 				lines = append(lines, differs(PartSets, "map or set %s should not be there", shown(name)))
@@ -141,32 +143,32 @@ func shown(name string) string {
 // matches reports whether the kernel's set is this one. The identifiers of the
 // types decide as well as the lengths do: nft(8) lists by them. A time-out of the set
 // would be that of each element which has none of its own.
-func (c collection) matches(a attrs) bool {
+func (c collection) matches(a nlwire.Attrs) bool {
 	var flags, key, keyLen, value, valueLen, size uint32
 	var timeout uint64
-	for a.next() {
-		switch a.typ {
+	for a.Next() {
+		switch a.Type {
 		case unix.NFTA_SET_FLAGS:
-			flags = a.be32()
+			flags = a.BE32()
 		case unix.NFTA_SET_KEY_TYPE:
-			key = a.be32()
+			key = a.BE32()
 		case unix.NFTA_SET_KEY_LEN:
-			keyLen = a.be32()
+			keyLen = a.BE32()
 		case unix.NFTA_SET_DATA_TYPE:
-			value = a.be32()
+			value = a.BE32()
 		case unix.NFTA_SET_DATA_LEN:
-			valueLen = a.be32()
+			valueLen = a.BE32()
 		case unix.NFTA_SET_TIMEOUT:
-			timeout = a.be64()
+			timeout = a.BE64()
 		case unix.NFTA_SET_DESC:
-			for d := (attrs{rest: a.payload}); d.next(); {
-				if d.typ == unix.NFTA_SET_DESC_SIZE {
-					size = d.be32()
+			for d := (nlwire.Attrs{Rest: a.Payload}); d.Next(); {
+				if d.Type == unix.NFTA_SET_DESC_SIZE {
+					size = d.BE32()
 				}
 			}
 		}
 	}
-	same := a.err == nil && timeout == 0 && flags == c.flags() && size == c.size && key == c.key.id() && keyLen == uint32(c.key.size())
+	same := a.Err == nil && timeout == 0 && flags == c.flags() && size == c.size && key == c.key.id() && keyLen == uint32(c.key.size())
 	if c.value == nil {
 		return same
 	}
@@ -181,12 +183,12 @@ func (c *Conn) driftOfChains(t Table) ([]Difference, error) {
 	}
 	// Before 6.12 the kernel knows no filter by table here.
 	err := c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
-		func(a attrs) error {
-			if cString(find(a.rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
+		func(a nlwire.Attrs) error {
+			if unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
 				return nil
 			}
-			name := cString(find(a.rest, unix.NFTA_CHAIN_NAME))
+			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_NAME))
 			want, ok := missing[name]
 			if !ok {
 				lines = append(lines, differs(PartChains, "chain %s should not be there", shown(name)))
@@ -206,31 +208,31 @@ func (c *Conn) driftOfChains(t Table) ([]Difference, error) {
 	return lines, err
 }
 
-func (c Chain) matches(a attrs) bool {
-	policy := attrs{payload: find(a.rest, unix.NFTA_CHAIN_POLICY)}
-	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy.be32() == nfAccept)
+func (c Chain) matches(a nlwire.Attrs) bool {
+	policy := nlwire.Attrs{Payload: nlwire.Find(a.Rest, unix.NFTA_CHAIN_POLICY)}
+	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy.BE32() == nfAccept)
 }
 
 // hookMatches is matches but for the policy, which a chain that is hooked can change.
-func (c Chain) hookMatches(a attrs) bool {
-	hook := find(a.rest, unix.NFTA_CHAIN_HOOK)
+func (c Chain) hookMatches(a nlwire.Attrs) bool {
+	hook := nlwire.Find(a.Rest, unix.NFTA_CHAIN_HOOK)
 	if c.Hook == (Hook{}) {
 		return hook == nil
 	}
 	number, _ := hookNumber(c.Hook.Point)
-	at := attrs{payload: find(hook, unix.NFTA_HOOK_HOOKNUM)}
-	priority := attrs{payload: find(hook, unix.NFTA_HOOK_PRIORITY)}
-	return cString(find(a.rest, unix.NFTA_CHAIN_TYPE)) == c.Hook.Type &&
-		at.be32() == number && int32(priority.be32()) == c.Hook.Priority
+	at := nlwire.Attrs{Payload: nlwire.Find(hook, unix.NFTA_HOOK_HOOKNUM)}
+	priority := nlwire.Attrs{Payload: nlwire.Find(hook, unix.NFTA_HOOK_PRIORITY)}
+	return unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TYPE)) == c.Hook.Type &&
+		at.BE32() == number && int32(priority.BE32()) == c.Hook.Priority
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
 	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_RULE_TABLE, t.Name) },
-		func(a attrs) error {
-			chain := cString(find(a.rest, unix.NFTA_RULE_CHAIN))
-			exprs := bytes.Clone(find(a.rest, unix.NFTA_RULE_EXPRESSIONS))
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_RULE_TABLE, t.Name) },
+		func(a nlwire.Attrs) error {
+			chain := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_RULE_CHAIN))
+			exprs := bytes.Clone(nlwire.Find(a.Rest, unix.NFTA_RULE_EXPRESSIONS))
 			have[chain] = append(have[chain], exprs)
 			return nil
 		})
@@ -259,39 +261,39 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 // sameExpressions reports whether the kernel lists the expressions that were asked
 // for: the same, in the same order.
 func sameExpressions(want, have []byte) bool {
-	w, h := attrs{rest: want}, attrs{rest: have}
+	w, h := nlwire.Attrs{Rest: want}, nlwire.Attrs{Rest: have}
 	afterPresence := false // the expression before is a fib that asks for presence
-	for w.next() {
-		if !h.next() {
+	for w.Next() {
+		if !h.Next() {
 			return false
 		}
-		name := cString(find(w.payload, unix.NFTA_EXPR_NAME))
-		if name != cString(find(h.payload, unix.NFTA_EXPR_NAME)) {
+		name := unix.ByteSliceToString(nlwire.Find(w.Payload, unix.NFTA_EXPR_NAME))
+		if name != unix.ByteSliceToString(nlwire.Find(h.Payload, unix.NFTA_EXPR_NAME)) {
 			return false
 		}
-		asked, listed := find(w.payload, unix.NFTA_EXPR_DATA), find(h.payload, unix.NFTA_EXPR_DATA)
+		asked, listed := nlwire.Find(w.Payload, unix.NFTA_EXPR_DATA), nlwire.Find(h.Payload, unix.NFTA_EXPR_DATA)
 		if !sameExpression(name, asked, listed) && (!afterPresence || !sameAbsence(name, asked, listed)) {
 			return false
 		}
 		afterPresence = asksPresence(name, asked)
 	}
-	return !h.next()
+	return !h.Next()
 }
 
 // sameExpression compares the attributes of one expression. The kernel lists some
 // that were left to their defaults, and newer kernels may list more: those that were
 // sent must be there, and such as were not must not change the meaning.
 func sameExpression(name string, want, have []byte) bool {
-	for sent := (attrs{rest: want}); sent.next(); {
-		if name == "lookup" && sent.typ == unix.NFTA_LOOKUP_SET_ID {
+	for sent := (nlwire.Attrs{Rest: want}); sent.Next(); {
+		if name == "lookup" && sent.Type == unix.NFTA_LOOKUP_SET_ID {
 			continue // means something only in the batch that makes the set
 		}
-		if !sameAttribute(carriesData(name, sent.typ), sent.payload, find(have, sent.typ)) {
+		if !sameAttribute(carriesData(name, sent.Type), sent.Payload, nlwire.Find(have, sent.Type)) {
 			return false
 		}
 	}
-	for listed := (attrs{rest: have}); listed.next(); {
-		if find(want, listed.typ) == nil && !isDefault(name, listed, have) {
+	for listed := (nlwire.Attrs{Rest: have}); listed.Next(); {
+		if nlwire.Find(want, listed.Type) == nil && !isDefault(name, listed, have) {
 			return false
 		}
 	}
@@ -300,22 +302,22 @@ func sameExpression(name string, want, have []byte) bool {
 
 // isDefault reports whether an attribute that was not sent says what leaving it out
 // says.
-func isDefault(expression string, a attrs, all []byte) bool {
+func isDefault(expression string, a nlwire.Attrs, all []byte) bool {
 	switch expression {
 	case "bitwise":
-		return a.typ != nftaBitwiseOp || a.be32() == 0 // NFT_BITWISE_MASK_XOR
+		return a.Type != nftaBitwiseOp || a.BE32() == 0 // NFT_BITWISE_MASK_XOR
 	case "lookup":
-		return a.typ != unix.NFTA_LOOKUP_FLAGS || a.be32() == 0 // not NFT_LOOKUP_F_INV
+		return a.Type != unix.NFTA_LOOKUP_FLAGS || a.BE32() == 0 // not NFT_LOOKUP_F_INV
 	case "masq":
-		return a.typ != unix.NFTA_MASQ_FLAGS && a.typ != unix.NFTA_MASQ_REG_PROTO_MIN
+		return a.Type != unix.NFTA_MASQ_FLAGS && a.Type != unix.NFTA_MASQ_REG_PROTO_MIN
 	case "nat":
-		switch a.typ {
+		switch a.Type {
 		case unix.NFTA_NAT_REG_ADDR_MAX:
-			return bytes.Equal(a.payload, find(all, unix.NFTA_NAT_REG_ADDR_MIN))
+			return bytes.Equal(a.Payload, nlwire.Find(all, unix.NFTA_NAT_REG_ADDR_MIN))
 		case unix.NFTA_NAT_REG_PROTO_MAX:
-			return bytes.Equal(a.payload, find(all, unix.NFTA_NAT_REG_PROTO_MIN))
+			return bytes.Equal(a.Payload, nlwire.Find(all, unix.NFTA_NAT_REG_PROTO_MIN))
 		case unix.NFTA_NAT_FLAGS:
-			return a.be32()&^(natMapIPs|natProtoSpecified) == 0
+			return a.BE32()&^(natMapIPs|natProtoSpecified) == 0
 		}
 	}
 	return true
@@ -350,11 +352,11 @@ func sameAttribute(data bool, want, have []byte) bool {
 	if !data {
 		return bytes.Equal(want, have)
 	}
-	verdict := find(want, unix.NFTA_DATA_VERDICT)
+	verdict := nlwire.Find(want, unix.NFTA_DATA_VERDICT)
 	if verdict == nil {
-		return bytes.Equal(find(want, unix.NFTA_DATA_VALUE), find(have, unix.NFTA_DATA_VALUE))
+		return bytes.Equal(nlwire.Find(want, unix.NFTA_DATA_VALUE), nlwire.Find(have, unix.NFTA_DATA_VALUE))
 	}
-	have = find(have, unix.NFTA_DATA_VERDICT)
-	return bytes.Equal(find(verdict, unix.NFTA_VERDICT_CODE), find(have, unix.NFTA_VERDICT_CODE)) &&
-		cString(find(verdict, unix.NFTA_VERDICT_CHAIN)) == cString(find(have, unix.NFTA_VERDICT_CHAIN))
+	have = nlwire.Find(have, unix.NFTA_DATA_VERDICT)
+	return bytes.Equal(nlwire.Find(verdict, unix.NFTA_VERDICT_CODE), nlwire.Find(have, unix.NFTA_VERDICT_CODE)) &&
+		unix.ByteSliceToString(nlwire.Find(verdict, unix.NFTA_VERDICT_CHAIN)) == unix.ByteSliceToString(nlwire.Find(have, unix.NFTA_VERDICT_CHAIN))
 }

@@ -7,6 +7,8 @@ import (
 	"bytes"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // "fib ... missing" is loaded in two ways: nft(8) 1.1.3 and earlier compare the whole
@@ -16,8 +18,8 @@ import (
 
 // asksPresence reports whether the expression stores only whether there is a result.
 func asksPresence(name string, data []byte) bool {
-	flags := attrs{payload: find(data, unix.NFTA_FIB_FLAGS)}
-	return name == "fib" && flags.be32()&unix.NFTA_FIB_F_PRESENT != 0
+	flags := nlwire.Attrs{Payload: nlwire.Find(data, unix.NFTA_FIB_FLAGS)}
+	return name == "fib" && flags.BE32()&unix.NFTA_FIB_F_PRESENT != 0
 }
 
 // sameAbsence reports whether both expressions compare the same register with zero, in
@@ -27,7 +29,7 @@ func sameAbsence(name string, want, have []byte) bool {
 		return false
 	}
 	for _, typ := range []uint16{unix.NFTA_CMP_SREG, unix.NFTA_CMP_OP} {
-		if !bytes.Equal(find(want, typ), find(have, typ)) {
+		if !bytes.Equal(nlwire.Find(want, typ), nlwire.Find(have, typ)) {
 			return false
 		}
 	}
@@ -35,6 +37,6 @@ func sameAbsence(name string, want, have []byte) bool {
 }
 
 func comparesWithZero(cmp []byte) bool {
-	value := find(find(cmp, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
+	value := nlwire.Find(nlwire.Find(cmp, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
 	return (len(value) == 1 || len(value) == 4) && bytes.Count(value, []byte{0}) == len(value)
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // TestInterruptedDumps are read again, for a while. The bubble's clock makes the
@@ -20,25 +22,25 @@ func TestInterruptedDumps(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		// spoil is called with the answers to each dump, and their number.
-		spoil func(p *peer, m message, answer []delivery) []delivery
+		spoil func(p *peer, m nlwire.Message, answer []delivery) []delivery
 	}{
-		{"flag", func(_ *peer, _ message, answer []delivery) []delivery {
+		{"flag", func(_ *peer, _ nlwire.Message, answer []delivery) []delivery {
 			answer[0] = interrupted(answer[0])
 			return answer
 		}},
-		{"flag at the end", func(_ *peer, _ message, answer []delivery) []delivery {
+		{"flag at the end", func(_ *peer, _ nlwire.Message, answer []delivery) []delivery {
 			last := len(answer) - 1
 			answer[last] = interrupted(answer[last])
 			return answer
 		}},
-		{"other generation", func(p *peer, _ message, answer []delivery) []delivery {
+		{"other generation", func(p *peer, _ nlwire.Message, answer []delivery) []delivery {
 			p.generation++
 			return answer
 		}},
-		{"dropped", func(_ *peer, _ message, answer []delivery) []delivery {
+		{"dropped", func(_ *peer, _ nlwire.Message, answer []delivery) []delivery {
 			return append([]delivery{{err: unix.ENOBUFS}}, answer[1:]...)
 		}},
-		{"never ended", func(_ *peer, _ message, answer []delivery) []delivery {
+		{"never ended", func(_ *peer, _ nlwire.Message, answer []delivery) []delivery {
 			return answer[:len(answer)-1]
 		}},
 	} {
@@ -48,7 +50,7 @@ func TestInterruptedDumps(t *testing.T) {
 					c, p := connect(t, sample(), es)
 					p.parts = 3
 					left := times
-					p.onDump = func(m message, answer []delivery) []delivery {
+					p.onDump = func(m nlwire.Message, answer []delivery) []delivery {
 						if left--; left < 0 {
 							return answer
 						}
@@ -79,11 +81,11 @@ func TestInterruptedDumps(t *testing.T) {
 func TestIncompleteDumps(t *testing.T) {
 	es := ports(12, "web")
 	es[11].Timeout = time.Hour
-	omit := func(p *peer, m message, answer []delivery) []delivery {
+	omit := func(p *peer, m nlwire.Message, answer []delivery) []delivery {
 		answer[1] = delivery{data: p.part(m, named(sample(), "tcp4"), es[4:7])}
 		return answer
 	}
-	repeat := func(p *peer, m message, answer []delivery) []delivery {
+	repeat := func(p *peer, m nlwire.Message, answer []delivery) []delivery {
 		answer[1] = delivery{data: p.part(m, named(sample(), "tcp4"), es[3:7])}
 		return answer
 	}
@@ -91,22 +93,22 @@ func TestIncompleteDumps(t *testing.T) {
 		name  string
 		count int // what the kernel tells; negative: the truth
 		// spoil says what is wrong with each dump, in order; nil: nothing.
-		spoil []func(*peer, message, []delivery) []delivery
+		spoil []func(*peer, nlwire.Message, []delivery) []delivery
 		dumps int // that it takes
 	}{
 		{"complete", -1, nil, 1},
-		{"passed over", -1, []func(*peer, message, []delivery) []delivery{omit}, 3},
-		{"passed over in the proof", 13, []func(*peer, message, []delivery) []delivery{nil, omit}, 2},
+		{"passed over", -1, []func(*peer, nlwire.Message, []delivery) []delivery{omit}, 3},
+		{"passed over in the proof", 13, []func(*peer, nlwire.Message, []delivery) []delivery{nil, omit}, 2},
 		{"ended ones counted", 13, nil, 2},
-		{"repeated", -1, []func(*peer, message, []delivery) []delivery{repeat}, 2},
-		{"repeated in the proof", 13, []func(*peer, message, []delivery) []delivery{nil, repeat}, 4},
-		{"again and again", 13, []func(*peer, message, []delivery) []delivery{omit, nil, omit, nil, repeat}, 7},
+		{"repeated", -1, []func(*peer, nlwire.Message, []delivery) []delivery{repeat}, 2},
+		{"repeated in the proof", 13, []func(*peer, nlwire.Message, []delivery) []delivery{nil, repeat}, 4},
+		{"again and again", 13, []func(*peer, nlwire.Message, []delivery) []delivery{omit, nil, omit, nil, repeat}, 7},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, p := connect(t, sample(), es)
 				p.parts, p.count = 3, tt.count
-				p.onDump = func(m message, answer []delivery) []delivery {
+				p.onDump = func(m nlwire.Message, answer []delivery) []delivery {
 					if i := p.dumps - 1; i < len(tt.spoil) && tt.spoil[i] != nil {
 						return tt.spoil[i](p, m, answer)
 					}
@@ -134,7 +136,7 @@ func TestIncompleteDumpOfPrefixes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, p := connect(t, sample(), es)
 		p.parts = 2
-		p.onDump = func(m message, answer []delivery) []delivery {
+		p.onDump = func(m nlwire.Message, answer []delivery) []delivery {
 			if p.dumps == 1 { // the first passes half of them over
 				answer[1] = delivery{data: p.part(m, named(sample(), "away4"), nil)}
 			}
@@ -151,7 +153,7 @@ func TestIncompleteDumpOfPrefixes(t *testing.T) {
 func TestUnreadableDump(t *testing.T) {
 	c, p := connect(t, sample(), ports(10, ""))
 	p.parts = 3
-	p.onDump = func(m message, answer []delivery) []delivery {
+	p.onDump = func(m nlwire.Message, answer []delivery) []delivery {
 		answer[0] = delivery{data: p.part(m, named(sample(), "ports"), []Element{{Key: PortKey(1)}})}
 		return answer
 	}
@@ -159,8 +161,8 @@ func TestUnreadableDump(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, got[0].Foreign, "a value of 0 bytes is no")
 
-	p.onDump = func(m message, answer []delivery) []delivery {
-		return append(answer[:1], delivery{data: errorMessage(m.seq, unix.ENOMEM, 0)})
+	p.onDump = func(m nlwire.Message, answer []delivery) []delivery {
+		return append(answer[:1], delivery{data: errorMessage(m.Seq, unix.ENOMEM, 0)})
 	}
 	_, _, err = c.Elements(sample(), "tcp4")
 	require.ErrorIs(t, err, unix.ENOMEM)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Attributes that x/sys does not name: enum nft_set_elem_attributes,
@@ -39,12 +41,12 @@ const (
 func (c *collection) appendElement(b []byte, e *Element) []byte {
 	b = c.openElement(b, &e.Key)
 	if c.value != nil {
-		b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_DATA)
-		b, value := openAttr(b, unix.NFTA_DATA_VALUE)
+		b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_DATA)
+		b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 		b = appendAddr(b, e.Value.Addr())
 		b = appendPort(b, e.Value.Port(), true)
-		b = closeAttr(b, value)
-		return appendLife(closeAttr(b, at), e)
+		b = nlwire.CloseAttr(b, value)
+		return appendLife(nlwire.CloseAttr(b, at), e)
 	}
 	return appendLife(b, e)
 }
@@ -52,13 +54,13 @@ func (c *collection) appendElement(b []byte, e *Element) []byte {
 // appendLife appends what maps and sets have alike behind key and value.
 func appendLife(b []byte, e *Element) []byte {
 	if e.Timeout != 0 {
-		b = appendBE64(b, unix.NFTA_SET_ELEM_TIMEOUT, milliseconds(e.Timeout))
+		b = nlwire.AppendBE64(b, unix.NFTA_SET_ELEM_TIMEOUT, milliseconds(e.Timeout))
 	}
 	if e.Expires != 0 {
-		b = appendBE64(b, unix.NFTA_SET_ELEM_EXPIRATION, milliseconds(e.Expires))
+		b = nlwire.AppendBE64(b, unix.NFTA_SET_ELEM_EXPIRATION, milliseconds(e.Expires))
 	}
 	if e.Comment != "" {
-		b = appendAttr(b, unix.NFTA_SET_ELEM_USERDATA, appendComment(nil, e.Comment))
+		b = nlwire.AppendAttr(b, unix.NFTA_SET_ELEM_USERDATA, appendComment(nil, e.Comment)...)
 	}
 	return b
 }
@@ -89,7 +91,7 @@ func comment(udata []byte) string {
 			return ""
 		}
 		if udata[0] == udataComment {
-			return cString(udata[udataHeader : udataHeader+n])
+			return unix.ByteSliceToString(udata[udataHeader : udataHeader+n])
 		}
 		udata = udata[udataHeader+n:]
 	}
@@ -99,8 +101,8 @@ func comment(udata []byte) string {
 // openElement appends the key of an element: all that deleting it takes, but for the
 // end of a range.
 func (c *collection) openElement(b []byte, k *Key) []byte {
-	b, at := openAttr(b, nested|unix.NFTA_SET_ELEM_KEY)
-	b, value := openAttr(b, unix.NFTA_DATA_VALUE)
+	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_KEY)
+	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind {
 	case portKey:
 		b = appendPort(b, k.port, false)
@@ -112,16 +114,16 @@ func (c *collection) openElement(b []byte, k *Key) []byte {
 		b = appendAddr(b, k.addr)
 	case noKey: // has not passed check
 	}
-	b = closeAttr(closeAttr(b, value), at)
+	b = nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
 	if k.kind != segmentKey {
 		return b
 	}
 	segment, _ := k.Segment()
 	last := lastAddr(segment)
-	b, at = openAttr(b, nested|nftaSetElemKeyEnd)
-	b, value = openAttr(b, unix.NFTA_DATA_VALUE)
+	b, at = nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
+	b, value = nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	b = appendAddr(appendAddr(b, last), last)
-	return closeAttr(closeAttr(b, value), at)
+	return nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
 }
 
 func appendAddr(b []byte, a netip.Addr) []byte {
@@ -163,28 +165,28 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 	*e = Element{Set: c.name}
 	var key, end, value []byte
 	var flags uint32
-	a := attrs{rest: b}
-	for a.next() {
-		switch a.typ {
+	a := nlwire.Attrs{Rest: b}
+	for a.Next() {
+		switch a.Type {
 		case unix.NFTA_SET_ELEM_KEY:
-			key = find(a.payload, unix.NFTA_DATA_VALUE)
+			key = nlwire.Find(a.Payload, unix.NFTA_DATA_VALUE)
 		case nftaSetElemKeyEnd:
-			end = find(a.payload, unix.NFTA_DATA_VALUE)
+			end = nlwire.Find(a.Payload, unix.NFTA_DATA_VALUE)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			flags = a.be32()
+			flags = a.BE32()
 		case unix.NFTA_SET_ELEM_DATA:
-			value = find(a.payload, unix.NFTA_DATA_VALUE)
+			value = nlwire.Find(a.Payload, unix.NFTA_DATA_VALUE)
 		case unix.NFTA_SET_ELEM_TIMEOUT:
-			e.Timeout = life(a.be64())
+			e.Timeout = life(a.BE64())
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			// Zero would be the whole time-out when the element is added again.
-			e.Expires = max(life(a.be64()), time.Millisecond)
+			e.Expires = max(life(a.BE64()), time.Millisecond)
 		case unix.NFTA_SET_ELEM_USERDATA:
-			e.Comment = comment(a.payload)
+			e.Comment = comment(a.Payload)
 		}
 	}
-	if a.err != nil {
-		return a.err
+	if a.Err != nil {
+		return a.Err
 	}
 	var err error
 	if e.Key, err = c.decodeKey(key, end, flags); err != nil {
@@ -233,7 +235,7 @@ func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
 
 // decodeInterface reads the name of an interface. Others can write what is none.
 func decodeInterface(b []byte) (Key, error) {
-	name := cString(b)
+	name := unix.ByteSliceToString(b)
 	if k := InterfaceKey(name); k != (Key{}) && len(bytes.TrimRight(b[len(name):], "\x00")) == 0 {
 		return k, nil
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // TestElementRoundTrip encodes and decodes random elements of every type.
@@ -25,9 +27,9 @@ func TestElementRoundTrip(t *testing.T) {
 			require.NoError(t, c.check(&e))
 			b := c.appendMember(nil, &e, (*collection).appendElement)
 			require.Less(t, len(b), largestElement)
-			list := attrs{rest: b}
+			list := nlwire.Attrs{Rest: b}
 			key, end := c.next(&list)
-			require.Empty(t, list.rest)
+			require.Empty(t, list.Rest)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end), e)
 			require.Equal(t, e, got)
@@ -70,7 +72,7 @@ func TestTimeouts(t *testing.T) {
 	}
 	// Others can set what no Duration holds: it must not become negative, or short.
 	e.Timeout, e.Expires = 0, 0
-	b := appendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_TIMEOUT, math.MaxUint64)
+	b := nlwire.AppendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_TIMEOUT, math.MaxUint64)
 	got, err := c.decode(b)
 	require.NoError(t, err)
 	require.Equal(t, time.Duration(math.MaxInt64).Truncate(time.Millisecond), got.Timeout)
@@ -82,7 +84,7 @@ func TestTimeouts(t *testing.T) {
 func TestLastMoment(t *testing.T) {
 	c := named(sample(), "tcp4")
 	e := Element{Set: "tcp4", Key: PortKey(1), Value: netip.MustParseAddrPort("192.0.2.1:1"), Timeout: time.Hour}
-	got, err := c.decode(appendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_EXPIRATION, 0))
+	got, err := c.decode(nlwire.AppendBE64(c.appendElement(nil, &e), unix.NFTA_SET_ELEM_EXPIRATION, 0))
 	require.NoError(t, err)
 	require.Equal(t, time.Millisecond, got.Expires)
 }
@@ -124,7 +126,7 @@ func TestComment(t *testing.T) {
 
 func TestDecodeElementRefuses(t *testing.T) {
 	value := func(typ uint16, payload ...byte) []byte {
-		return appendAttr(nil, nested|typ, appendAttr(nil, unix.NFTA_DATA_VALUE, payload))
+		return nlwire.AppendAttr(nil, nlwire.Nested|typ, nlwire.AppendAttr(nil, unix.NFTA_DATA_VALUE, payload...)...)
 	}
 	join := func(parts ...[]byte) (all []byte) {
 		for _, p := range parts {
@@ -134,7 +136,7 @@ func TestDecodeElementRefuses(t *testing.T) {
 	}
 	port := value(unix.NFTA_SET_ELEM_KEY, 0, 80)
 	addr := value(unix.NFTA_SET_ELEM_DATA, 192, 0, 2, 1, 0, 80, 0, 0)
-	verdict := appendAttr(nil, nested|unix.NFTA_SET_ELEM_DATA, appendAttr(nil, nested|unix.NFTA_DATA_VERDICT, appendBE32(nil, 1, 1)))
+	verdict := nlwire.AppendAttr(nil, nlwire.Nested|unix.NFTA_SET_ELEM_DATA, nlwire.AppendAttr(nil, nlwire.Nested|unix.NFTA_DATA_VERDICT, nlwire.AppendBE32(nil, 1, 1)...)...)
 	key := func(b ...byte) []byte { return value(unix.NFTA_SET_ELEM_KEY, b...) }
 	end := func(b ...byte) []byte { return value(nftaSetElemKeyEnd, b...) }
 	mixed := collection{name: "mixed", key: Type{InetService, InetService}, value: Type{InetService}}
@@ -163,11 +165,11 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"no name", named(sample(), "links"), key(make([]byte, 16)...), "is no interface name"},
 		{"name with more behind it", named(sample(), "links"), key([]byte("lo\x00o\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"lo\x00o\x00\x00\x00\x00`},
 		{"hostile name", named(sample(), "links"), key([]byte("a\"\n\x1b[2J\x00\x00\x00\x00\x00\x00\x00\x00\x00")...), `"a\"\n\x1b[2J\x00`},
-		{"end of a range", named(sample(), "leases4"), join(appendBE32(nil, unix.NFTA_SET_ELEM_FLAGS, 1), key(10, 0, 0, 0)), "the end of a range is no ipv4_addr"},
-		{"short flags", named(sample(), "leases4"), join(appendAttr(nil, unix.NFTA_SET_ELEM_FLAGS, nil), key(10, 0, 0, 0)), errShort.Error()},
+		{"end of a range", named(sample(), "leases4"), join(nlwire.AppendBE32(nil, unix.NFTA_SET_ELEM_FLAGS, 1), key(10, 0, 0, 0)), "the end of a range is no ipv4_addr"},
+		{"short flags", named(sample(), "leases4"), join(nlwire.AppendAttr(nil, unix.NFTA_SET_ELEM_FLAGS, nil...), key(10, 0, 0, 0)), nlwire.ErrMalformed.Error()},
 		{"other keys", mixed, key(0, 1, 0, 0, 0, 2, 0, 0), "there are no keys of type inet_service . inet_service"},
-		{"short time-out", named(sample(), "tcp4"), join(port, addr, appendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), errShort.Error()},
-		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], errShort.Error()},
+		{"short time-out", named(sample(), "tcp4"), join(port, addr, nlwire.AppendBE32(nil, unix.NFTA_SET_ELEM_TIMEOUT, 1)), nlwire.ErrMalformed.Error()},
+		{"cut short", named(sample(), "tcp4"), join(port, addr)[:30], nlwire.ErrMalformed.Error()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.set.decode(tt.b)
@@ -267,6 +269,6 @@ func TestPortsAreBigEndian(t *testing.T) {
 	ports := named(sample(), "ports")
 	key := PortKey(0x1234)
 	b := ports.openElement(nil, &key)
-	require.Equal(t, []byte{0x12, 0x34}, find(find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE))
-	require.Equal(t, uint16(nested|unix.NFTA_SET_ELEM_KEY), binary.NativeEndian.Uint16(b[2:]))
+	require.Equal(t, []byte{0x12, 0x34}, nlwire.Find(nlwire.Find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE))
+	require.Equal(t, uint16(nlwire.Nested|unix.NFTA_SET_ELEM_KEY), binary.NativeEndian.Uint16(b[2:]))
 }

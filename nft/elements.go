@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Elements reads the elements of the named maps and sets of the table, in no
@@ -104,19 +106,19 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 	var e Element
 	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.kind()+" "+set.name,
 		func(b []byte) []byte {
-			b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, table)
-			return appendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.name)
+			b = nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, table)
+			return nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.name)
 		},
-		func(a attrs) error {
-			for a.next() {
-				if a.typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+		func(a nlwire.Attrs) error {
+			for a.Next() {
+				if a.Type != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 					continue
 				}
 				parts++
-				list := attrs{rest: a.payload}
-				for list.next() {
-					switch err := set.decodeElement(&e, list.payload); {
-					case errors.Is(err, errShort):
+				list := nlwire.Attrs{Rest: a.Payload}
+				for list.Next() {
+					switch err := set.decodeElement(&e, list.Payload); {
+					case errors.Is(err, nlwire.ErrMalformed):
 						return err
 					case err != nil:
 						e = Element{Set: set.name, Foreign: err.Error()}
@@ -125,11 +127,11 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 						return errChanged
 					}
 				}
-				if list.err != nil {
-					return list.err
+				if list.Err != nil {
+					return list.Err
 				}
 			}
-			return a.err
+			return a.Err
 		})
 	return parts, err
 }
@@ -140,16 +142,16 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 func (c *Conn) count(table string, set collection) (count uint32, ok bool, err error) {
 	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.kind()+" "+set.name,
 		func(b []byte) []byte {
-			b = appendString(b, unix.NFTA_SET_TABLE, table)
-			return appendString(b, unix.NFTA_SET_NAME, set.name)
+			b = nlwire.AppendString(b, unix.NFTA_SET_TABLE, table)
+			return nlwire.AppendString(b, unix.NFTA_SET_NAME, set.name)
 		},
-		func(a attrs) error {
-			for a.next() {
-				if a.typ == nftaSetCount {
-					count, ok = a.be32(), true
+		func(a nlwire.Attrs) error {
+			for a.Next() {
+				if a.Type == nftaSetCount {
+					count, ok = a.BE32(), true
 				}
 			}
-			return a.err
+			return a.Err
 		})
 	return count, ok, err
 }

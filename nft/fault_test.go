@@ -64,19 +64,19 @@ func (u *unlucky) note(what string, err error) {
 }
 
 // send fails before the kernel has seen anything: it does not otherwise.
-func (u *unlucky) send(b []byte) error {
+func (u *unlucky) Send(b []byte) error {
 	if _, ok := u.next(); ok {
 		err := u.errno()
 		u.note("send", err)
 		return err
 	}
-	return u.socket.send(b)
+	return u.socket.Send(b)
 }
 
-func (u *unlucky) receive(b []byte) (int, error) {
+func (u *unlucky) Receive(b []byte, _ bool) (int, error) {
 	m, ok := u.next()
 	if !ok {
-		return u.socket.receive(b)
+		return u.socket.Receive(b, false)
 	}
 	switch m {
 	case fails:
@@ -89,7 +89,7 @@ func (u *unlucky) receive(b []byte) (int, error) {
 		return copy(b, errorMessage(0, unix.EPERM, unix.NLM_F_CAPPED)), nil
 	case overruns, loses, cuts, interrupts: // happens to a datagram
 	}
-	n, err := u.socket.receive(b)
+	n, err := u.socket.Receive(b, false)
 	if err != nil {
 		return n, err
 	}
@@ -104,7 +104,7 @@ func (u *unlucky) receive(b []byte) (int, error) {
 			break
 		}
 		u.note("lost", nil)
-		return u.socket.receive(b)
+		return u.socket.Receive(b, false)
 	case cuts:
 		u.note("cut", nil)
 		return withinMessage(b[:n], 1+u.IntN(n-1)), nil

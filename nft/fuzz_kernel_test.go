@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // liar is a socket that answers every request with the datagrams it was given, one for
@@ -33,7 +35,7 @@ func newLiar(script []byte) *liar {
 	return l
 }
 
-func (l *liar) send(b []byte) error {
+func (l *liar) Send(b []byte) error {
 	l.seq = binary.NativeEndian.Uint32(b[8:])
 	if len(l.answers) > 0 {
 		l.queue, l.answers = l.answers[0], l.answers[1:]
@@ -41,7 +43,7 @@ func (l *liar) send(b []byte) error {
 	return nil
 }
 
-func (l *liar) receive(b []byte) (int, error) {
+func (l *liar) Receive(b []byte, _ bool) (int, error) {
 	if len(l.queue) == 0 {
 		return 0, unix.EAGAIN
 	}
@@ -76,8 +78,8 @@ func FuzzKernel(f *testing.F) {
 	p := &peer{t: f, generation: 5, handle: 3, count: -1}
 	known := sample()
 	p.table, p.elements = &known, ports(3, "web")
-	request := message{typ: nftType(unix.NFT_MSG_GETTABLE)}
-	generation := p.one(request, unix.NFT_MSG_NEWGEN, appendBE32(nil, unix.NFTA_GEN_ID, 5))[0].data
+	request := nlwire.Message{Type: nftType(unix.NFT_MSG_GETTABLE)}
+	generation := p.one(request, unix.NFT_MSG_NEWGEN, nlwire.AppendBE32(nil, unix.NFTA_GEN_ID, 5))[0].data
 	table := p.answer(request)[0].data
 	sets, chains, rules := p.objects(request, unix.NFT_MSG_NEWSET)[0].data, p.objects(request, unix.NFT_MSG_NEWCHAIN)[0].data,
 		p.objects(request, unix.NFT_MSG_NEWRULE)[0].data
@@ -86,7 +88,7 @@ func FuzzKernel(f *testing.F) {
 	forged := datagrams(generation, table, p.objects(request, unix.NFT_MSG_NEWSET)[0].data,
 		p.objects(request, unix.NFT_MSG_NEWCHAIN)[0].data, rules, generation)
 	elements := append(p.part(request, named(known, "tcp4"), p.elements), done(request)...)
-	count := p.one(request, unix.NFT_MSG_NEWSET, appendBE32(nil, nftaSetCount, 1<<32-1))[0].data
+	count := p.one(request, unix.NFT_MSG_NEWSET, nlwire.AppendBE32(nil, nftaSetCount, 1<<32-1))[0].data
 	f.Add(uint8(0), datagrams(table))
 	f.Add(uint8(1), datagrams(generation))
 	f.Add(uint8(2), datagrams(generation, table, sets, chains, rules, generation))
@@ -148,9 +150,9 @@ func FuzzNotifications(f *testing.F) {
 	p := &peer{t: f, generation: 7, handle: 3}
 	known := sample()
 	p.table = &known
-	request := message{typ: nftType(unix.NFT_MSG_GETTABLE)}
+	request := nlwire.Message{Type: nftType(unix.NFT_MSG_GETTABLE)}
 	about := p.answer(request)[0].data
-	end := p.one(request, unix.NFT_MSG_NEWGEN, appendBE32(nil, unix.NFTA_GEN_ID, 7))[0].data
+	end := p.one(request, unix.NFT_MSG_NEWGEN, nlwire.AppendBE32(nil, unix.NFTA_GEN_ID, 7))[0].data
 	f.Add(about)
 	f.Add(append(slices.Clip(about), end...))
 	f.Add(end)
@@ -162,10 +164,10 @@ func FuzzNotifications(f *testing.F) {
 		require.Equal(t, generation, same)
 		found, _ := concerns(append(slices.Clip(about), b...), "nftnat")
 		require.True(t, found)
-		whole := messages{rest: b}
-		for whole.next() {
+		whole := nlwire.Messages{Rest: b}
+		for whole.Next() {
 		}
-		if whole.err == nil && len(b)%4 == 0 {
+		if whole.Err == nil && len(b)%4 == 0 {
 			found, _ = concerns(append(slices.Clip(b), about...), "nftnat")
 			require.True(t, found)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // fuzzed are the collections that FuzzElement decodes for.
@@ -74,8 +76,8 @@ func FuzzPrefixes(f *testing.F) {
 	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*collection).appendElement))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var es []Element
-		for list := (attrs{rest: b}); list.next(); {
-			if e, err := c.decode(list.payload); err == nil {
+		for list := (nlwire.Attrs{Rest: b}); list.Next(); {
+			if e, err := c.decode(list.Payload); err == nil {
 				es = append(es, e)
 			}
 		}
@@ -96,13 +98,13 @@ func FuzzPrefixes(f *testing.F) {
 			p, _ := e.Key.Prefix()
 			require.LessOrEqual(t, before.Compare(p.Addr()), 0, "%s overlaps with one before", p)
 			before = p.Addr()
-			for list := (attrs{rest: c.appendMember(nil, &Element{Set: c.name, Key: e.Key}, (*collection).appendElement)}); list.next(); {
-				bound, err := c.decode(list.payload)
+			for list := (nlwire.Attrs{Rest: c.appendMember(nil, &Element{Set: c.name, Key: e.Key}, (*collection).appendElement)}); list.Next(); {
+				bound, err := c.decode(list.Payload)
 				require.NoError(t, err)
 				again = append(again, bound)
 			}
 			// As one by one in a request.
-			list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
+			list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
 			key, end := c.next(&list)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end))
@@ -147,24 +149,24 @@ func FuzzMessages(f *testing.F) {
 	f.Add(b.buf)
 	f.Add(errorMessage(1, unix.EEXIST, explainedFlags, explanation("twice", 84)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := messages{rest: b}
+		m := nlwire.Messages{Rest: b}
 		read := 0
-		for m.next() {
-			n := unix.SizeofNlMsghdr + len(m.payload)
+		for m.Next() {
+			n := unix.SizeofNlMsghdr + len(m.Payload)
 			read += n
-			require.LessOrEqual(t, len(m.rest)+n, len(b))
-			for a := m.attributes(); a.next(); {
-				require.LessOrEqual(t, len(a.payload), len(m.payload))
-				if a.typ == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-					for list := (attrs{rest: a.payload}); list.next(); {
-						_ = list.be32()
+			require.LessOrEqual(t, len(m.Rest)+n, len(b))
+			for a := m.Attrs(nlwire.NetfilterHeader); a.Next(); {
+				require.LessOrEqual(t, len(a.Payload), len(m.Payload))
+				if a.Type == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					for list := (nlwire.Attrs{Rest: a.Payload}); list.Next(); {
+						_ = list.BE32()
 					}
 				}
 			}
 		}
 		require.LessOrEqual(t, read, len(b))
-		if m.err == nil {
-			require.Empty(t, m.rest)
+		if m.Err == nil {
+			require.Empty(t, m.Rest)
 		}
 	})
 }
@@ -175,13 +177,13 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(uint16(unix.NLMSG_DONE), uint16(unix.NLM_F_MULTI), []byte{0, 0, 0, 0})
 	f.Add(uint16(unix.NLMSG_ERROR), uint16(unix.NLM_F_ACK_TLVS), errorMessage(1, unix.EPERM, 0)[16:])
 	f.Fuzz(func(t *testing.T, typ, flags uint16, payload []byte) {
-		a, err := decodeAnswer(message{typ: typ, flags: flags, payload: payload})
+		a, err := nlwire.Message{Type: typ, Flags: flags, Payload: payload}.Answer()
 		if err != nil {
 			return
 		}
-		require.LessOrEqual(t, a.errno, unix.Errno(4095))
-		require.Equal(t, a.errno == 0, a.err() == nil)
-		require.NotContains(t, a.text, "\x00")
+		require.LessOrEqual(t, a.Errno, unix.Errno(4095))
+		require.Equal(t, a.Errno == 0, a.Err() == nil)
+		require.NotContains(t, a.Text, "\x00")
 		// Whatever the offset, some object is named.
 		b := newBatch(1, 0)
 		b.addElements(sample(), ports(2, ""))

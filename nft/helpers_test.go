@@ -4,6 +4,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // sample is a table with every kind of map, set, chain and statement.
@@ -287,3 +289,25 @@ func overlap(a, b Key) bool {
 	}
 	return a == b
 }
+
+// errorMessage is an answer as the kernel sends it: the error number, the header of
+// the request and, with extended acknowledgement, attributes.
+func errorMessage(seq uint32, errno unix.Errno, flags uint16, behind ...byte) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, 0)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLMSG_ERROR)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = binary.NativeEndian.AppendUint32(b, uint32(-int32(errno)))
+	b = binary.NativeEndian.AppendUint32(b, unix.SizeofNlMsghdr)
+	b = append(b, make([]byte, unix.SizeofNlMsghdr-4)...)
+	return nlwire.CloseMessage(append(b, behind...), 0)
+}
+
+// explanation is the kernel's own words and where they point to.
+func explanation(text string, offset uint32) []byte {
+	b := nlwire.AppendString(nil, unix.NLMSGERR_ATTR_MSG, text)
+	return nlwire.AppendAttr(b, unix.NLMSGERR_ATTR_OFFS, binary.NativeEndian.AppendUint32(nil, offset)...)
+}
+
+const explainedFlags = unix.NLM_F_CAPPED | unix.NLM_F_ACK_TLVS

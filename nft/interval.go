@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // An interval set of one field is a tree of the places where ranges begin and end
@@ -23,8 +25,8 @@ func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
 // appendMember appends the element to a list of elements: as one member, or as two
 // that follow each other, which newer kernels take for one range by that alone.
 func (c *collection) appendMember(b []byte, e *Element, appendOne func(*collection, []byte, *Element) []byte) []byte {
-	b, at := openAttr(b, nested|unix.NFTA_LIST_ELEM)
-	b = closeAttr(appendOne(c, b, e), at)
+	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
+	b = nlwire.CloseAttr(appendOne(c, b, e), at)
 	if e.Key.kind != prefixKey {
 		return b
 	}
@@ -32,23 +34,23 @@ func (c *collection) appendMember(b []byte, e *Element, appendOne func(*collecti
 	if !endAddr(p).IsValid() {
 		return b
 	}
-	b, at = openAttr(b, nested|unix.NFTA_LIST_ELEM)
-	b = appendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-	return closeAttr(c.openElement(b, &Key{kind: endKey, addr: endAddr(p)}), at)
+	b, at = nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
+	b = nlwire.AppendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	return nlwire.CloseAttr(c.openElement(b, &Key{kind: endKey, addr: endAddr(p)}), at)
 }
 
 // next reads the next element of a list that appendMember made: its one member, or the
 // two of a range. key is nil at the end.
-func (c collection) next(a *attrs) (key, end []byte) {
-	if !a.next() {
+func (c collection) next(a *nlwire.Attrs) (key, end []byte) {
+	if !a.Next() {
 		return nil, nil
 	}
-	key = a.payload
+	key = a.Payload
 	if c.holds() != prefixKey {
 		return key, nil
 	}
-	if second := *a; second.next() && find(second.payload, unix.NFTA_SET_ELEM_FLAGS) != nil {
-		*a, end = second, second.payload
+	if second := *a; second.Next() && nlwire.Find(second.Payload, unix.NFTA_SET_ELEM_FLAGS) != nil {
+		*a, end = second, second.Payload
 	}
 	return key, end
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // bounds are elements of a set as a dump has them: "+" begins a range, "-" ends one.
@@ -99,26 +101,28 @@ func TestPair(t *testing.T) {
 func TestMembers(t *testing.T) {
 	c := named(sample(), "networks4")
 	e := Element{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "web"}
-	list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
+	list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
 	key, end := c.next(&list)
-	address := func(b []byte) []byte { return find(find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE) }
+	address := func(b []byte) []byte {
+		return nlwire.Find(nlwire.Find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
+	}
 	require.Equal(t, []byte{10, 0, 0, 0}, address(key))
-	require.Equal(t, "web", comment(find(key, unix.NFTA_SET_ELEM_USERDATA)))
-	require.Nil(t, find(key, unix.NFTA_SET_ELEM_FLAGS))
+	require.Equal(t, "web", comment(nlwire.Find(key, unix.NFTA_SET_ELEM_USERDATA)))
+	require.Nil(t, nlwire.Find(key, unix.NFTA_SET_ELEM_FLAGS))
 	require.Equal(t, []byte{11, 0, 0, 0}, address(end))
-	require.Equal(t, uint32(unix.NFT_SET_ELEM_INTERVAL_END), binary.BigEndian.Uint32(find(end, unix.NFTA_SET_ELEM_FLAGS)))
-	require.Nil(t, find(end, unix.NFTA_SET_ELEM_USERDATA), "the kernel takes no comment with an end")
+	require.Equal(t, uint32(unix.NFT_SET_ELEM_INTERVAL_END), binary.BigEndian.Uint32(nlwire.Find(end, unix.NFTA_SET_ELEM_FLAGS)))
+	require.Nil(t, nlwire.Find(end, unix.NFTA_SET_ELEM_USERDATA), "the kernel takes no comment with an end")
 	key, end = c.next(&list)
 	require.Nil(t, key)
 	require.Nil(t, end)
 
 	for _, p := range []string{"0.0.0.0/0", "128.0.0.0/1", "255.255.255.255/32"} {
 		e.Key = PrefixKey(netip.MustParsePrefix(p))
-		list := attrs{rest: c.appendMember(nil, &e, (*collection).appendElement)}
+		list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
 		key, end := c.next(&list)
 		require.NotNil(t, key)
 		require.Nil(t, end, "there is no address behind %s", p)
-		require.Empty(t, list.rest)
+		require.Empty(t, list.Rest)
 	}
 }
 
@@ -134,7 +138,7 @@ func TestCulpritPrefix(t *testing.T) {
 		o := b.ops[i]
 		msg := b.buf[o.at:]
 		msg = msg[:binary.NativeEndian.Uint32(msg)]
-		begin := uint32(len(msg) - len(find(msg[messageHeader:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
+		begin := uint32(len(msg) - len(nlwire.Find(msg[(nlwire.MessageHeader+nlwire.NetfilterHeader):], unix.NFTA_SET_ELEM_LIST_ELEMENTS)))
 		found := map[string]int{}
 		for offset := begin; offset < uint32(len(msg)); offset++ {
 			found[b.refusedElement(o, offset)]++

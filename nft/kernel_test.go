@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // The tests of this file ask a real kernel for transactions.
@@ -308,10 +309,18 @@ func dropNetAdmin() error {
 	return unix.Capset(&header, &data[0])
 }
 
+// smallestReceiveBuffer gives the socket the least that the kernel lets it have.
+func smallestReceiveBuffer(t *testing.T, c *Conn) {
+	t.Helper()
+	require.NoError(t, c.socket.(*nlwire.Socket).Control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	}))
+}
+
 // clog fills the receive buffer with answers that nobody reads.
 func clog(t *testing.T, c *Conn) {
 	t.Helper()
-	require.NoError(t, c.socket.(*kernelSocket).SetReadBuffer(1)) // as little as there is
+	smallestReceiveBuffer(t, c)
 	for range 50 {
 		_, err := c.sendRequest(unix.NFT_MSG_GETGEN, 0, nil)
 		require.NoError(t, err)
@@ -347,7 +356,7 @@ func TestReceiveBufferFull(t *testing.T) {
 	t.Run("many refusals", func(t *testing.T) {
 		c, _ := kernel(t)
 		require.NoError(t, c.Replace(table, nil, 0))
-		require.NoError(t, c.socket.(*kernelSocket).SetReadBuffer(1))
+		smallestReceiveBuffer(t, c)
 		var es []Element
 		for i := range 1000 {
 			es = append(es, Element{Set: []string{"tcp4", "tcp6"}[i%2], Key: PortKey(uint16(i + 1))})
@@ -367,7 +376,7 @@ func TestForgedAnswer(t *testing.T) {
 			return err
 		}
 		defer func() { require.NoError(t, unix.Close(fd)) }()
-		to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: c.socket.(*kernelSocket).PID()}
+		to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: c.socket.(*nlwire.Socket).Port()}
 		forged := errorMessage(c.seq+2, unix.EEXIST, unix.NLM_F_CAPPED)
 		return unix.Sendto(fd, forged, 0, to)
 	})

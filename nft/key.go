@@ -113,7 +113,7 @@ func (k Key) Interface() (string, bool) {
 		return "", false
 	}
 	b := k.addr.As16()
-	return cString(b[:]), true
+	return unix.ByteSliceToString(b[:]), true
 }
 
 // Prefix returns the prefix of a PrefixKey, and whether it is one.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // delivery is one datagram that a socket receives, or the error it meets instead.
@@ -33,9 +35,9 @@ type peer struct {
 	count int
 
 	// onBatch answers a transaction. The messages are those between begin and end.
-	onBatch func(begin message, ops []message) []delivery
+	onBatch func(begin nlwire.Message, ops []nlwire.Message) []delivery
 	// onDump, if set, may change the answer to a dump.
-	onDump func(request message, answer []delivery) []delivery
+	onDump func(request nlwire.Message, answer []delivery) []delivery
 
 	queue []delivery
 	dumps int // of elements
@@ -52,7 +54,7 @@ func connect(t *testing.T, table Table, es []Element) (*Conn, *peer) {
 
 func (p *peer) Close() error { return nil }
 
-func (p *peer) receive(b []byte) (int, error) {
+func (p *peer) Receive(b []byte, _ bool) (int, error) {
 	if len(p.queue) == 0 {
 		return 0, unix.EAGAIN
 	}
@@ -61,35 +63,35 @@ func (p *peer) receive(b []byte) (int, error) {
 	return copy(b, d.data), d.err
 }
 
-func (p *peer) send(b []byte) error {
+func (p *peer) Send(b []byte) error {
 	ms := read(p.t, b)
-	if ms[0].typ == batchBegin {
+	if ms[0].Type == unix.NFNL_MSG_BATCH_BEGIN {
 		p.queue = append(p.queue, p.onBatch(ms[0], ms[1:len(ms)-1])...)
 		return nil
 	}
 	require.Len(p.t, ms, 1)
 	answer := p.answer(ms[0])
-	if p.onDump != nil && ms[0].flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+	if p.onDump != nil && ms[0].Flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
 		answer = p.onDump(ms[0], answer)
 	}
 	p.queue = append(p.queue, answer...)
 	return nil
 }
 
-func (p *peer) answer(m message) []delivery {
-	if m.typ == nftType(unix.NFT_MSG_GETGEN) {
-		return p.one(m, unix.NFT_MSG_NEWGEN, appendBE32(nil, unix.NFTA_GEN_ID, p.generation))
+func (p *peer) answer(m nlwire.Message) []delivery {
+	if m.Type == nftType(unix.NFT_MSG_GETGEN) {
+		return p.one(m, unix.NFT_MSG_NEWGEN, nlwire.AppendBE32(nil, unix.NFTA_GEN_ID, p.generation))
 	}
 	if p.table == nil {
 		return refuse(m, unix.ENOENT)
 	}
-	switch m.typ {
+	switch m.Type {
 	case nftType(unix.NFT_MSG_GETTABLE):
-		b := appendString(nil, unix.NFTA_TABLE_NAME, p.table.Name)
-		b = appendAttr(b, nftaTableUserdata, appendComment(nil, p.table.Comment))
-		return p.one(m, unix.NFT_MSG_NEWTABLE, appendBE64(b, nftaTableHandle, p.handle))
+		b := nlwire.AppendString(nil, unix.NFTA_TABLE_NAME, p.table.Name)
+		b = nlwire.AppendAttr(b, nftaTableUserdata, appendComment(nil, p.table.Comment)...)
+		return p.one(m, unix.NFT_MSG_NEWTABLE, nlwire.AppendBE64(b, nftaTableHandle, p.handle))
 	case nftType(unix.NFT_MSG_GETSET):
-		if m.flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+		if m.Flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
 			return p.objects(m, unix.NFT_MSG_NEWSET)
 		}
 		return p.set(m)
@@ -100,31 +102,31 @@ func (p *peer) answer(m message) []delivery {
 	case nftType(unix.NFT_MSG_GETSETELEM):
 		return p.dump(m)
 	}
-	p.t.Fatalf("request of type %#x", m.typ)
+	p.t.Fatalf("request of type %#x", m.Type)
 	return nil
 }
 
-func refuse(m message, errno unix.Errno) []delivery {
-	return []delivery{{data: errorMessage(m.seq, errno, unix.NLM_F_CAPPED)}}
+func refuse(m nlwire.Message, errno unix.Errno) []delivery {
+	return []delivery{{data: errorMessage(m.Seq, errno, unix.NLM_F_CAPPED)}}
 }
 
-func (p *peer) message(m message, msg, flags uint16, attributes []byte) []byte {
-	b, at := openMessage(nil, nftType(msg), flags, unix.NFPROTO_INET, uint16(p.generation), m.seq)
-	return closeMessage(append(b, attributes...), at)
+func (p *peer) message(m nlwire.Message, msg, flags uint16, attributes []byte) []byte {
+	b, at := nlwire.OpenNetfilter(nil, nftType(msg), flags, unix.NFPROTO_INET, uint16(p.generation), m.Seq)
+	return nlwire.CloseMessage(append(b, attributes...), at)
 }
 
-func (p *peer) one(m message, msg uint16, attributes []byte) []delivery {
+func (p *peer) one(m nlwire.Message, msg uint16, attributes []byte) []delivery {
 	return []delivery{{data: p.message(m, msg, 0, attributes)}}
 }
 
 // done ends a dump.
-func done(m message) []byte {
-	b, at := openMessage(nil, unix.NLMSG_DONE, unix.NLM_F_MULTI, 0, 0, m.seq)
-	return closeMessage(b[:at+unix.SizeofNlMsghdr+4], at)
+func done(m nlwire.Message) []byte {
+	b, at := nlwire.OpenNetfilter(nil, unix.NLMSG_DONE, unix.NLM_F_MULTI, 0, 0, m.Seq)
+	return nlwire.CloseMessage(b[:at+unix.SizeofNlMsghdr+4], at)
 }
 
-func (p *peer) set(m message) []delivery {
-	name := cString(find(m.attributes().rest, unix.NFTA_SET_NAME))
+func (p *peer) set(m nlwire.Message) []delivery {
+	name := unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_NAME))
 	set, ok := p.table.collection(name)
 	if !ok {
 		return refuse(m, unix.ENOENT)
@@ -133,7 +135,7 @@ func (p *peer) set(m message) []delivery {
 	if count < 0 {
 		count = len(p.of(set))
 	}
-	return p.one(m, unix.NFT_MSG_NEWSET, appendBE32(nil, nftaSetCount, uint32(count)))
+	return p.one(m, unix.NFT_MSG_NEWSET, nlwire.AppendBE32(nil, nftaSetCount, uint32(count)))
 }
 
 func (p *peer) of(set collection) []Element {
@@ -141,7 +143,7 @@ func (p *peer) of(set collection) []Element {
 }
 
 // objects lists what a transaction that makes the table would make.
-func (p *peer) objects(m message, msg uint16) []delivery {
+func (p *peer) objects(m nlwire.Message, msg uint16) []delivery {
 	b := newBatch(1, 0)
 	for _, s := range p.table.collections() {
 		b.addCollection(p.table.Name, s)
@@ -155,16 +157,16 @@ func (p *peer) objects(m message, msg uint16) []delivery {
 	b.finish()
 	var all []byte
 	for _, made := range read(p.t, b.buf) {
-		if made.typ == nftType(msg) {
-			all = append(all, p.message(m, msg, unix.NLM_F_MULTI, made.payload[4:])...)
+		if made.Type == nftType(msg) {
+			all = append(all, p.message(m, msg, unix.NLM_F_MULTI, made.Payload[4:])...)
 		}
 	}
 	return []delivery{{data: append(all, done(m)...)}}
 }
 
-func (p *peer) dump(m message) []delivery {
+func (p *peer) dump(m nlwire.Message) []delivery {
 	p.dumps++
-	set, ok := p.table.collection(cString(find(m.attributes().rest, unix.NFTA_SET_ELEM_LIST_SET)))
+	set, ok := p.table.collection(unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_SET)))
 	if !ok {
 		return refuse(m, unix.ENOENT)
 	}
@@ -178,15 +180,15 @@ func (p *peer) dump(m message) []delivery {
 	return append(out, delivery{data: done(m)})
 }
 
-func (p *peer) part(m message, set collection, es []Element) []byte {
-	b, list := openAttr(nil, nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+func (p *peer) part(m nlwire.Message, set collection, es []Element) []byte {
+	b, list := nlwire.OpenAttr(nil, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range es {
 		b = set.appendMember(b, &e, (*collection).appendElement)
 	}
-	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, closeAttr(b, list))
+	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, nlwire.CloseAttr(b, list))
 }
 
-// interrupted sets NLM_F_DUMP_INTR in the first message of a datagram.
+// interrupted sets NLM_F_DUMP_INTR in the first nlwire.Message of a datagram.
 func interrupted(d delivery) delivery {
 	d.data = slices.Clone(d.data)
 	binary.NativeEndian.PutUint16(d.data[6:], binary.NativeEndian.Uint16(d.data[6:])|unix.NLM_F_DUMP_INTR)

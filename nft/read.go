@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // TableInfo is what the kernel knows of a table beside its contents.
@@ -37,21 +39,21 @@ func (c *Conn) table(name string) (TableInfo, error) {
 	var info TableInfo
 	var owner uint32
 	err := c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, name) },
-		func(a attrs) error {
-			for a.next() {
-				switch a.typ {
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_TABLE_NAME, name) },
+		func(a nlwire.Attrs) error {
+			for a.Next() {
+				switch a.Type {
 				case unix.NFTA_TABLE_FLAGS:
-					info.Flags = TableFlags(a.be32())
+					info.Flags = TableFlags(a.BE32())
 				case nftaTableOwner:
-					owner = a.be32()
+					owner = a.BE32()
 				case nftaTableHandle:
-					info.Handle = a.be64()
+					info.Handle = a.BE64()
 				case nftaTableUserdata:
-					info.Comment = comment(a.payload)
+					info.Comment = comment(a.Payload)
 				}
 			}
-			return a.err
+			return a.Err
 		})
 	info.Mine = info.Flags&TableOwner != 0 && owner == c.port
 	return info, err
@@ -72,13 +74,13 @@ func (c *Conn) Generation() (uint32, error) {
 
 func (c *Conn) generation() (uint32, error) {
 	var generation uint32
-	err := c.request(unix.NFT_MSG_GETGEN, "read generation", nil, func(a attrs) error {
-		for a.next() {
-			if a.typ == unix.NFTA_GEN_ID {
-				generation = a.be32()
+	err := c.request(unix.NFT_MSG_GETGEN, "read generation", nil, func(a nlwire.Attrs) error {
+		for a.Next() {
+			if a.Type == unix.NFTA_GEN_ID {
+				generation = a.BE32()
 			}
 		}
-		return a.err
+		return a.Err
 	})
 	return generation, err
 }
@@ -107,7 +109,7 @@ func (c *Conn) readConsistent(what, table string, read func() error) (uint32, er
 		}
 		once := c.readOnce
 		if attempt >= calmAttempts {
-			once = func(read func() error) (uint32, error) { return c.readHearing(table, read) }
+			once = func(read func() error) (uint32, error) { return c.readFollowed(table, read) }
 		}
 		generation, err := once(read)
 		if !errors.Is(err, errChanged) && !errors.Is(err, errNoAnswer) {
@@ -136,18 +138,18 @@ func (c *Conn) readOnce(read func() error) (uint32, error) {
 }
 
 // request asks for one object. The answer is one message, or an error.
-func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
+func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read func(nlwire.Attrs) error) error {
 	seq, err := c.sendRequest(msg, 0, fill)
 	if err == nil {
-		_, err = c.receiveEach(func(m message) (bool, error) {
-			if m.seq != seq {
+		_, err = c.receiveEach(func(m nlwire.Message) (bool, error) {
+			if m.Seq != seq {
 				return false, nil
 			}
-			if m.typ == unix.NLMSG_ERROR {
-				a, err := decodeAnswer(m)
-				return true, errors.Join(err, a.err())
+			if m.Type == unix.NLMSG_ERROR {
+				a, err := m.Answer()
+				return true, errors.Join(err, a.Err())
 			}
-			return true, read(m.attributes())
+			return true, read(m.Attrs(nlwire.NetfilterHeader))
 		})
 	}
 	return opError(what, err)
@@ -155,34 +157,34 @@ func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read f
 
 // dump asks for all objects of a kind and reads all of the answer, one object in each
 // call of read. The error is errChanged if the ruleset changed meanwhile.
-func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func(attrs) error) error {
+func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func(nlwire.Attrs) error) error {
 	seq, err := c.sendRequest(msg, unix.NLM_F_DUMP, fill)
 	if err != nil {
 		return opError(what, err)
 	}
 	var readErr error
 	interrupted := false
-	overrun, err := c.receiveEach(func(m message) (bool, error) {
-		if m.seq != seq {
+	overrun, err := c.receiveEach(func(m nlwire.Message) (bool, error) {
+		if m.Seq != seq {
 			return false, nil
 		}
-		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-		switch m.typ {
+		interrupted = interrupted || m.Flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.Type {
 		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
-			if m.typ == unix.NLMSG_DONE && len(m.payload) < 4 {
+			if m.Type == unix.NLMSG_DONE && len(m.Payload) < 4 {
 				return true, nil
 			}
-			a, err := decodeAnswer(m)
-			return true, errors.Join(err, a.err())
+			a, err := m.Answer()
+			return true, errors.Join(err, a.Err())
 		}
 		// What cannot be read is remembered: a dump has to be read to its end, or
 		// the socket refuses the next one with EBUSY (__netlink_dump_start).
 		if readErr == nil {
-			readErr = read(m.attributes())
+			readErr = read(m.Attrs(nlwire.NetfilterHeader))
 		}
 		return false, nil
 	})
-	if interrupted && c.hearing && msg == unix.NFT_MSG_GETSETELEM {
+	if interrupted && c.followed && msg == unix.NFT_MSG_GETSETELEM {
 		// The elements of one set, which is not what has changed. Other dumps go through
 		// the objects of all tables, and may miss some of ours for others that go.
 		interrupted = false
@@ -199,11 +201,11 @@ func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func
 // sendRequest sends a request and returns its sequence number.
 func (c *Conn) sendRequest(msg, flags uint16, fill func([]byte) []byte) (uint32, error) {
 	seq := c.nextSeq(1)
-	b, at := openMessage(nil, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
+	b, at := nlwire.OpenNetfilter(nil, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
 	if fill != nil {
 		b = fill(b)
 	}
-	return seq, c.socket.send(closeMessage(b, at))
+	return seq, c.socket.Send(nlwire.CloseMessage(b, at))
 }
 
 func opError(what string, err error) error {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // ErrNotRepairable means that a table has to be recreated to become what it should be, as
@@ -119,14 +121,14 @@ func (c *Conn) findTable(t Table, handle uint64) (foundTable, error) {
 func (c *Conn) findSets(t Table, found *foundTable) (right bool, err error) {
 	right = true
 	err = c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_SET_TABLE, t.Name) },
-		func(a attrs) error {
-			flags := attrs{payload: find(a.rest, unix.NFTA_SET_FLAGS)}
-			if flags.be32()&unix.NFT_SET_ANONYMOUS != 0 {
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_SET_TABLE, t.Name) },
+		func(a nlwire.Attrs) error {
+			flags := nlwire.Attrs{Payload: nlwire.Find(a.Rest, unix.NFTA_SET_FLAGS)}
+			if flags.BE32()&unix.NFT_SET_ANONYMOUS != 0 {
 				return nil // it goes with its rule, and the table's use does not count it
 			}
 			found.count++
-			name := cString(find(a.rest, unix.NFTA_SET_NAME))
+			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_NAME))
 			if want, ok := t.collection(name); ok {
 				found.sets[name] = struct{}{}
 				right = right && want.matches(a)
@@ -144,21 +146,21 @@ func (c *Conn) findChains(t Table, found *foundTable) error {
 		chains[ch.Name] = ch
 	}
 	return c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
-		func(a attrs) error {
-			if cString(find(a.rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
+		func(a nlwire.Attrs) error {
+			if unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
 				return nil
 			}
 			found.count++
-			name := cString(find(a.rest, unix.NFTA_CHAIN_NAME))
+			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_NAME))
 			want, ok := chains[name]
-			flags := attrs{payload: find(a.rest, nftaChainFlags)}
+			flags := nlwire.Attrs{Payload: nlwire.Find(a.Rest, nftaChainFlags)}
 			switch {
-			case ok && want.hookMatches(a) && comment(find(a.rest, nftaChainUserdata)) == want.Comment:
+			case ok && want.hookMatches(a) && comment(nlwire.Find(a.Rest, nftaChainUserdata)) == want.Comment:
 				if want.matches(a) {
 					found.chains[name] = struct{}{}
 				} // else it stays, and adding it changes its policy
-			case flags.be32()&nftChainBinding == 0:
+			case flags.BE32()&nftChainBinding == 0:
 				found.foreignChains = append(found.foreignChains, name)
 			}
 			return nil
@@ -175,14 +177,14 @@ const (
 // tableUse is how many sets with a name, chains, objects and flow tables the table has.
 func (c *Conn) tableUse(name string) (use uint32, err error) {
 	err = c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name,
-		func(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, name) },
-		func(a attrs) error {
-			for a.next() {
-				if a.typ == unix.NFTA_TABLE_USE {
-					use = a.be32()
+		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_TABLE_NAME, name) },
+		func(a nlwire.Attrs) error {
+			for a.Next() {
+				if a.Type == unix.NFTA_TABLE_USE {
+					use = a.BE32()
 				}
 			}
-			return a.err
+			return a.Err
 		})
 	return use, err
 }
@@ -220,20 +222,20 @@ func (b *batch) repair(t Table, found foundTable) error {
 // deleteRules deletes the rules of all chains.
 func (b *batch) deleteRules(table string) {
 	b.open(unix.NFT_MSG_DELRULE, 0, op{verb: "delete rules", object: "inet " + table})
-	b.buf = appendString(b.buf, unix.NFTA_RULE_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_TABLE, table)
 	b.done()
 }
 
 func (b *batch) deleteSet(table, name string) {
 	b.open(unix.NFT_MSG_DELSET, 0, op{verb: "delete set", object: shown(name)})
-	b.buf = appendString(b.buf, unix.NFTA_SET_TABLE, table)
-	b.buf = appendString(b.buf, unix.NFTA_SET_NAME, name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, name)
 	b.done()
 }
 
 func (b *batch) deleteChain(table, name string) {
 	b.open(unix.NFT_MSG_DELCHAIN, 0, op{verb: "delete chain", object: shown(name)})
-	b.buf = appendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
-	b.buf = appendString(b.buf, unix.NFTA_CHAIN_NAME, name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, name)
 	b.done()
 }

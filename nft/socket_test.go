@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // How an answer can be lost: dropped when the receive buffer was full, or never sent.
@@ -61,7 +63,7 @@ func TestLostAnswer(t *testing.T) {
 			t.Run(tt.name+"/"+how, func(t *testing.T) {
 				for _, applied := range []bool{true, false} {
 					c, p := connect(t, sample(), es)
-					p.onBatch = func(message, []message) []delivery {
+					p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery {
 						if applied {
 							p.generation++
 							if tt.apply != nil {
@@ -96,7 +98,7 @@ func TestUnreadableAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, applied := range []bool{true, false} {
 				c, p := connect(t, sample(), nil)
-				p.onBatch = func(message, []message) []delivery {
+				p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery {
 					if applied {
 						p.elements = ports(1, "web")
 					}
@@ -120,7 +122,7 @@ func TestLostAnswerOfGuardedChange(t *testing.T) {
 	same := Change{Delete: es[9:], Add: es[9:], Generation: 5}
 	for _, after := range []uint32{5, 6} {
 		c, p := connect(t, sample(), es)
-		p.onBatch = func(message, []message) []delivery {
+		p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery {
 			p.generation = after
 			return nil
 		}
@@ -148,7 +150,7 @@ func TestLostAnswerOverwritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, p := connect(t, sample(), nil)
-			p.onBatch = func(message, []message) []delivery {
+			p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery {
 				p.generation, p.handle = p.generation+1, p.handle+1
 				overwrite(p)
 				return nil
@@ -163,7 +165,7 @@ func TestLostAnswerExpired(t *testing.T) {
 	e := ports(1, "")[0]
 	e.Timeout = time.Millisecond
 	c, p := connect(t, sample(), nil)
-	p.onBatch = func(message, []message) []delivery { return nil }
+	p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery { return nil }
 	require.NoError(t, c.Update(sample(), Change{Add: []Element{e}}))
 }
 
@@ -171,7 +173,7 @@ func TestLostAnswerExpired(t *testing.T) {
 // and that is what the error says.
 func TestLostAnswerUnreadable(t *testing.T) {
 	c, p := connect(t, sample(), nil)
-	p.onBatch = func(message, []message) []delivery {
+	p.onBatch = func(nlwire.Message, []nlwire.Message) []delivery {
 		p.table = nil
 		return nil
 	}
@@ -199,8 +201,8 @@ func TestAnswers(t *testing.T) {
 		return all
 	}
 	notification := func() delivery {
-		b, at := openMessage(nil, nftType(unix.NFT_MSG_NEWSETELEM), 0, unix.NFPROTO_INET, 0, 0)
-		return delivery{data: closeMessage(b, at)}
+		b, at := nlwire.OpenNetfilter(nil, nftType(unix.NFT_MSG_NEWSETELEM), 0, unix.NFPROTO_INET, 0, 0)
+		return delivery{data: nlwire.CloseMessage(b, at)}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -237,15 +239,15 @@ func TestAnswers(t *testing.T) {
 		{"out of memory", func(begin, _ uint32) []delivery { return []delivery{one(begin, unix.ENOMEM)} },
 			"commit transaction: cannot allocate memory", unix.ENOMEM},
 		{"nonsense", func(_, last uint32) []delivery { return []delivery{{data: errorMessage(last, 0, 0)[:18]}} },
-			errShort.Error(), errShort},
+			nlwire.ErrMalformed.Error(), nlwire.ErrMalformed},
 		{"socket broken", func(uint32, uint32) []delivery { return []delivery{{err: unix.EBADF}} },
 			"bad file descriptor", unix.EBADF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, p := connect(t, sample(), nil)
-			p.onBatch = func(begin message, ops []message) []delivery {
+			p.onBatch = func(begin nlwire.Message, ops []nlwire.Message) []delivery {
 				require.Len(t, ops, 2)
-				return tt.answer(begin.seq, ops[1].seq)
+				return tt.answer(begin.Seq, ops[1].Seq)
 			}
 			// Sequence numbers are not all those of a first request.
 			_, err := c.Generation()
@@ -265,9 +267,9 @@ func TestAnswers(t *testing.T) {
 // failing is a socket that cannot send.
 type failing struct{ err error }
 
-func (f failing) send([]byte) error           { return f.err }
-func (f failing) receive([]byte) (int, error) { return 0, unix.EAGAIN }
-func (f failing) Close() error                { return f.err }
+func (f failing) Send([]byte) error                 { return f.err }
+func (f failing) Receive([]byte, bool) (int, error) { return 0, unix.EAGAIN }
+func (f failing) Close() error                      { return f.err }
 
 func TestSendFails(t *testing.T) {
 	c := &Conn{socket: failing{unix.EMSGSIZE}, buf: make([]byte, readBuffer)}
@@ -293,29 +295,6 @@ func TestClosed(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrClosed)
 	_, err = c.Generation()
 	require.EqualError(t, err, "read generation: file already closed")
-	_, err = closedSocket{}.receive(nil)
+	_, err = closedSocket{}.Receive(nil, false)
 	require.ErrorIs(t, err, os.ErrClosed)
-}
-
-func TestIgnoringEINTR(t *testing.T) {
-	for _, tt := range []struct {
-		interrupts int
-		last, want error
-	}{
-		{0, nil, nil},
-		{3, nil, nil},
-		{3, unix.EPERM, unix.EPERM},
-		{maxInterrupts, nil, unix.EINTR},
-	} {
-		calls := 0
-		err := ignoringEINTR(func() error {
-			calls++
-			if calls <= tt.interrupts {
-				return unix.EINTR
-			}
-			return tt.last
-		})
-		require.Equal(t, tt.want, err)
-		require.LessOrEqual(t, calls, maxInterrupts)
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Change is a change of elements, made in one transaction. It deletes before it adds, so
@@ -192,7 +194,7 @@ func (c *Conn) DeleteTable(name string) error {
 func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 	b.finish()
 	c.nextSeq(len(b.ops) + 2)
-	if err := c.socket.send(b.buf); err != nil {
+	if err := c.socket.Send(b.buf); err != nil {
 		// EMSGSIZE: without CAP_NET_ADMIN the send buffer is no larger than
 		// net.core.wmem_max.
 		return &OpError{Op: "send", Object: fmt.Sprintf("transaction of %d bytes", len(b.buf)), Err: err}
@@ -217,23 +219,23 @@ func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 // knows what the kernel has made of the batch.
 func (c *Conn) outcome(b *batch) (answered bool, err error) {
 	var failed error
-	_, err = c.receiveEach(func(m message) (bool, error) {
-		if m.typ != unix.NLMSG_ERROR || m.seq < b.seq || m.seq > b.lastSeq() {
+	_, err = c.receiveEach(func(m nlwire.Message) (bool, error) {
+		if m.Type != unix.NLMSG_ERROR || m.Seq < b.seq || m.Seq > b.lastSeq() {
 			return false, nil // an answer to an earlier request, or a notification
 		}
-		a, err := decodeAnswer(m)
+		a, err := m.Answer()
 		if err != nil {
 			return false, err
 		}
-		if m.seq == b.seq {
+		if m.Seq == b.seq {
 			failed = batchFailure(a)
 			return true, nil
 		}
-		if a.errno != 0 && failed == nil {
-			o, _ := b.op(m.seq)
+		if a.Errno != 0 && failed == nil {
+			o, _ := b.op(m.Seq)
 			failed = b.failure(o, a)
 		}
-		return m.seq == b.lastSeq(), nil
+		return m.Seq == b.lastSeq(), nil
 	})
 	if failed != nil {
 		return true, failed
@@ -242,11 +244,11 @@ func (c *Conn) outcome(b *batch) (answered bool, err error) {
 }
 
 // batchFailure is the error of a transaction that the kernel refused as a whole.
-func batchFailure(a answer) error {
-	if a.errno == unix.ERESTART {
+func batchFailure(a nlwire.Answer) error {
+	if a.Errno == unix.ERESTART {
 		return ErrStale
 	}
-	return &OpError{Op: "commit", Object: "transaction", Err: a.err()}
+	return &OpError{Op: "commit", Object: "transaction", Err: a.Err()}
 }
 
 // shows reports whether the ruleset is as the change would have left it. A

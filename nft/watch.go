@@ -9,20 +9,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
+	"sync/atomic"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Watch calls changed at once, and again whenever somebody else may have changed the
-// table: when another socket than this Conn's has committed a change of it, and when
-// word of changes was lost because there were too many. It goes on until the context
-// is done, which is no error.
+// Watch calls changed at once, and again whenever another socket may have changed the
+// table: after each commit of such a change, and after notifications were lost because
+// there were too many. It returns when the context is done, which is no error.
 //
-// What changed does takes its time from the hearing of further changes; a few dozen
-// are kept meanwhile, and are told of as one.
+// Notifications wait while changed runs; several become one call.
 func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
 	w, err := c.listen(watchBuffer)
 	if err != nil {
@@ -40,15 +39,11 @@ func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
 	return nil
 }
 
-// watchBuffer is the receive buffer of a watcher, for a few thousand notifications.
-// More than net.core.rmem_max takes CAP_NET_ADMIN.
+// watchBuffer is the receive buffer of a watcher: for a few thousand notifications.
 const watchBuffer = 4 << 20
 
-// watcher is a socket that hears of the changes that other sockets make.
-type watcher struct {
-	*netlink.Conn
-	raw syscall.RawConn
-}
+// watcher is a socket that receives notifications of what other sockets change.
+type watcher struct{ *nlwire.Socket }
 
 // nftablesGroup is the multicast group of nf_tables, as bind(2) takes it.
 const nftablesGroup = 1 << (unix.NFNLGRP_NFTABLES - 1)
@@ -61,62 +56,48 @@ func (c *Conn) listen(buffer int) (*watcher, error) {
 }
 
 func (c *Conn) openWatcher(buffer int) (*watcher, error) {
-	cfg := netlink.Config{Groups: nftablesGroup}
-	s, ok := c.socket.(*kernelSocket)
+	cfg := nlwire.Config{Protocol: unix.NETLINK_NETFILTER, Groups: nftablesGroup, ReceiveBuffer: buffer}
+	s, ok := c.socket.(*nlwire.Socket)
 	if !ok {
 		return nil, os.ErrClosed
 	}
 	if c.netNS {
-		fd, err := s.namespace()
+		err := s.Control(func(fd int) (err error) {
+			cfg.NetNS, err = unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+			return err
+		})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("open the socket's network namespace: %w", err)
 		}
-		defer func() { _ = unix.Close(fd) }() // nothing was written
-		cfg.NetNS = fd
+		defer func() { _ = unix.Close(cfg.NetNS) }() // nothing was written
 	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &cfg)
+	opened, err := nlwire.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{Conn: conn}
-	if w.raw, err = conn.SyscallConn(); err == nil {
-		err = w.deafen(c.port)
+	w := &watcher{opened}
+	if err := w.ignore(c.port); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	// Best effort: what is lost for it is noticed.
-	_ = conn.SetReadBuffer(buffer)
 	return w, nil
 }
 
-// namespace opens the network namespace of the socket.
-func (s *kernelSocket) namespace() (ns int, err error) {
-	control := s.raw.Control(func(fd uintptr) { ns, err = unix.IoctlRetInt(int(fd), unix.SIOCGSKNS) })
-	if err := errors.Join(control, err); err != nil {
-		return 0, fmt.Errorf("open the socket's network namespace: %w", err)
-	}
-	return ns, nil
-}
-
-// deafen keeps what the changes of one socket cause out of the receive buffer, where
+// ignore keeps notifications of what one socket changes out of the receive buffer, where
 // those of tens of thousands of elements would find no room. The messages of one
-// datagram are of one transaction, and carry the address of who made it
+// datagram are of one transaction, and carry the address of the socket that made it
 // (nf_tables_fill_setelem_info and nft_commit_notify in net/netfilter/nf_tables_api.c).
-func (w *watcher) deafen(port uint32) error {
+func (w *watcher) ignore(port uint32) error {
 	const nlmsgPid = 12 // its offset in struct nlmsghdr, in host byte order; the filter loads in network order
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nlmsgPid},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: binary.BigEndian.Uint32(host32(port))},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	var err error
-	control := w.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	return w.Control(func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
 	})
-	return errors.Join(control, err)
 }
 
 // run calls changed until reading fails.
@@ -124,20 +105,20 @@ func (w *watcher) run(table string, changed func()) error {
 	buf := make([]byte, readBuffer)
 	changed()
 	for pending := false; ; {
-		n, err := w.read(buf, pending)
+		n, err := w.Receive(buf, !pending)
 		switch {
-		case errors.Is(err, unix.EAGAIN): // that was all there is
+		case errors.Is(err, unix.EAGAIN): // no more notifications wait
 			pending = false
 			changed()
 			continue
-		case errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, nlwire.ErrMalformed):
 			pending = true
 			continue
 		case err != nil:
 			return err
 		}
-		about, generation := concerns(buf[:n], table)
-		pending = pending || about
+		concerned, generation := concerns(buf[:n], table)
+		pending = pending || concerned
 		if pending && generation != 0 {
 			pending = false
 			changed()
@@ -145,45 +126,130 @@ func (w *watcher) run(table string, changed func()) error {
 	}
 }
 
-// read reads a datagram of the kernel's. It waits for one, unless the caller has
-// something to do.
-func (w *watcher) read(buf []byte, busy bool) (n int, err error) {
-	var from unix.Sockaddr
-	control := w.raw.Read(func(fd uintptr) bool {
-		err = ignoringEINTR(func() (err error) {
-			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
-			return err
-		})
-		return busy || !errors.Is(err, unix.EAGAIN)
-	})
-	if err := errors.Join(control, err); err != nil {
-		return 0, err
-	}
-	if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-		return 0, nil // another process's
-	}
-	return n, nil
-}
-
 // concerns reports whether one of the notifications is about the table, and the
-// generation that they end with; zero, which none is: what is said of a transaction goes
-// on. What cannot be read may be about anything.
-func concerns(datagram []byte, table string) (about bool, generation uint32) {
-	m := messages{rest: datagram}
-	for m.next() {
-		if m.typ == nftType(unix.NFT_MSG_NEWGEN) {
-			for a := m.attributes(); a.next(); {
-				if a.typ == unix.NFTA_GEN_ID {
-					generation = a.be32()
+// generation that they end with. That is zero, which no generation is, if more of the
+// transaction follows. Notifications that cannot be read may be about anything.
+func concerns(datagram []byte, table string) (concerned bool, generation uint32) {
+	m := nlwire.Messages{Rest: datagram}
+	for m.Next() {
+		attrs := m.Attrs(nlwire.NetfilterHeader)
+		switch {
+		case m.Type == nftType(unix.NFT_MSG_NEWGEN):
+			for attrs.Next() {
+				if attrs.Type == unix.NFTA_GEN_ID {
+					generation = attrs.BE32()
 				}
 			}
-			continue
+		case len(m.Payload) >= nlwire.NetfilterHeader && m.Payload[0] == unix.NFPROTO_INET:
+			// The name of the table is the attribute 1 of all objects.
+			concerned = concerned || unix.ByteSliceToString(nlwire.Find(attrs.Rest, unix.NFTA_TABLE_NAME)) == table
 		}
-		if len(m.payload) < 4 || m.payload[0] != unix.NFPROTO_INET {
-			continue
-		}
-		// The name of the table is the attribute 1 of all objects.
-		about = about || cString(find(m.payload[4:], unix.NFTA_TABLE_NAME)) == table
 	}
-	return about || m.err != nil, generation
+	return concerned || m.Err != nil, generation
+}
+
+// A commit of anybody, to whatever table, is a new generation and interrupts all dumps.
+// Where another program commits all the time, as a kube-proxy may, no read fits between two
+// of its commits. But a read is consistent all the same if none of them was about the table
+// that was read, and notifications say what each was about.
+
+// readFollowed is readOnce while others may change tables of their own.
+func (c *Conn) readFollowed(table string, read func() error) (uint32, error) {
+	if _, ok := c.socket.(*nlwire.Socket); !ok {
+		return c.readOnce(read) // without a kernel there are no notifications
+	}
+	w, err := c.openWatcher(watchBuffer)
+	if err != nil {
+		return 0, err
+	}
+	generation, err := c.readBetween(w, table, read)
+	return generation, errors.Join(err, w.Close())
+}
+
+func (c *Conn) readBetween(w *watcher, table string, read func() error) (uint32, error) {
+	before, err := c.generation()
+	if err != nil {
+		return 0, err
+	}
+	f := w.follow(table)
+	c.followed = true
+	err = read()
+	c.followed = false
+	var after uint32
+	if err == nil {
+		after, err = c.generation()
+	}
+	if err != nil || after == before {
+		_ = f.end(0) // no notification matters
+		return after, err
+	}
+	return after, f.end(after)
+}
+
+// notifyTimeout is how long the notification of a commit is waited for. The kernel sends it
+// within the commit, moments after the generation can be read (nf_tables_commit in
+// net/netfilter/nf_tables_api.c).
+const notifyTimeout = time.Second
+
+// follower reads notifications while something else runs, so that the buffer has room
+// however long that takes.
+type follower struct {
+	w     *watcher
+	table string
+	// last is the generation of the last notification, and target that at which to end;
+	// zero, which no generation is: none.
+	last, target atomic.Uint32
+	ended        chan error
+}
+
+// follow starts a follower. end has to be called.
+func (w *watcher) follow(table string) *follower {
+	f := &follower{w: w, table: table, ended: make(chan error, 1)}
+	go func() { f.ended <- f.run() }()
+	return f
+}
+
+// end ends the follower when it has seen all changes up to the generation, or at once if
+// that is zero. The error is errChanged if one of them was, or may have been, about the
+// table.
+func (f *follower) end(generation uint32) error {
+	f.target.Store(generation)
+	deadline := time.Now().Add(notifyTimeout)
+	if generation == 0 || f.reached() {
+		deadline = time.Unix(1, 0) // it may wait for a notification that does not come
+	}
+	err := f.w.SetReadDeadline(deadline)
+	if err != nil {
+		_ = f.w.Close() // ends it in any case; the error says why
+	}
+	return errors.Join(err, <-f.ended)
+}
+
+// reached reports whether the target was seen. Generations wrap.
+func (f *follower) reached() bool {
+	last, target := f.last.Load(), f.target.Load()
+	return last != 0 && target != 0 && int32(last-target) >= 0
+}
+
+func (f *follower) run() error {
+	buf := make([]byte, readBuffer)
+	for !f.reached() {
+		n, err := f.w.Receive(buf, true)
+		switch {
+		case f.reached() && errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, nlwire.ErrMalformed), errors.Is(err, os.ErrDeadlineExceeded):
+			return errChanged
+		case err != nil:
+			return err
+		}
+		concerned, generation := concerns(buf[:n], f.table)
+		if concerned {
+			return errChanged
+		}
+		if generation != 0 {
+			f.last.Store(generation)
+		}
+	}
+	return nil
 }
