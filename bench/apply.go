@@ -90,18 +90,22 @@ func writeFiles(dir string, count int) (files, error) {
 	if err != nil {
 		return files{}, err
 	}
-	y, n, i := bytes.NewBufferString("mappings:\n"), bytes.NewBufferString(plan), bytes.NewBufferString("*nat\n")
+	j, n, i := bytes.NewBufferString(`{"mappings":[`), bytes.NewBufferString(plan), bytes.NewBufferString("*nat\n")
 	n.WriteString("add element inet nftnat tcp4 {\n")
-	for _, m := range mappings(firstPort, count) {
+	for k, m := range mappings(firstPort, count) {
+		if k > 0 {
+			j.WriteByte(',')
+		}
 		port, to, toPort := m.Frontend.Port(), m.Backend.Addr(), m.Backend.Port()
-		fmt.Fprintf(y, "  - %s\n", m)
+		fmt.Fprintf(j, "\n%q", m)
 		fmt.Fprintf(n, "%d : %s . %d,\n", port, to, toPort)
 		fmt.Fprintf(i, "-A PREROUTING -p tcp --dport %d -j DNAT --to-destination %s:%d\n", port, to, toPort)
 	}
+	j.WriteString("]}\n")
 	n.WriteString("}\n")
 	i.WriteString("COMMIT\n")
-	f := files{filepath.Join(dir, "ports.yaml"), filepath.Join(dir, "ports.nft"), filepath.Join(dir, "ports.iptables")}
-	for path, text := range map[string][]byte{f.nftnat: y.Bytes(), f.nft: n.Bytes(), f.iptables: i.Bytes()} {
+	f := files{filepath.Join(dir, "ports.json"), filepath.Join(dir, "ports.nft"), filepath.Join(dir, "ports.iptables")}
+	for path, text := range map[string][]byte{f.nftnat: j.Bytes(), f.nft: n.Bytes(), f.iptables: i.Bytes()} {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			return files{}, err
 		}

@@ -38,14 +38,14 @@ func TestStateBadFiles(t *testing.T) {
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
 	text := string(good)
-	_, edited, _ := strings.Cut(strings.Replace(text, "8080:80", "808O:80", 1), "\n")
+	edited := regexp.MustCompile(`"checksum".*\n`).ReplaceAllString(strings.Replace(text, "8080:80", "808O:80", 1), "")
 	bad := map[string]struct{ text, says string }{
-		"torn at half":            {text[:len(text)/2], `:1: invalid checksum "`},
-		"a byte short":            {text[:len(text)-1], `:1: invalid checksum "`},
-		"torn in the first line":  {text[:40], `:1: `},
+		"torn at half":            {text[:len(text)/2], `:2: invalid checksum "`},
+		"a byte short":            {text[:len(text)-1], `:2: invalid checksum "`},
+		"torn in the checksum":    {text[:40], `:2: `},
 		"empty":                   {"", ":1: invalid file"},
 		"edited under the sum":    {strings.Replace(text, "8080:80", "8081:80", 1), "delete this line"},
-		"broken by hand":          {edited, `:9: Invalid port format: "808O:80"`},
+		"broken by hand":          {edited, `:10: Invalid port format: "808O:80"`},
 		"not YAML":                {"mappings:\n  - [80\n", ":"},
 		"binary":                  {"\x7fELF\x00\x01", ":1: "},
 		"two claim a port":        {"mappings:\n  - 80->172.30.0.2:80\n  - 80->172.30.0.2:81\n", ":3: "},

@@ -31,20 +31,19 @@ func (e *LineError) Unwrap() error { return e.Err }
 const byteOrderMark = "\ufeff"
 
 const (
-	// maxFile bounds what a file can make us hold: some 100 bytes of memory
-	// for each 10 of it.
+	// maxFile bounds the memory that a file can take: some 100 bytes for each 10 of it.
 	maxFile = 64 << 20
-	// maxYAML is the same for the library, which was measured to take 100
-	// bytes for each byte of a file of objects.
+	// maxYAML is the bound of YAML that was not written here: the YAML library was
+	// measured to take 100 bytes for each byte of a file of objects.
 	maxYAML = 8 << 20
 )
 
-// Decode reads a file to its end. The name is for errors only. A file without any of the
-// three lists is refused, and so is one of Encode that was cut short. What it lists is in
-// the order of the file; of what it does not have, there is nothing. Errors of r are wrapped; every other error is a
-// [*LineError], or, for a file too large, an [*nat.InvalidError].
+// Decode reads a file to its end: YAML, or the JSON of a [File]. The name is for errors
+// only. A file without any of the three lists is refused, and so is one of Encode or File
+// that was cut off. What it lists is in the order of the file. Errors of r are wrapped;
+// every other error is a [*LineError], or, for a file too large, an [*nat.InvalidError].
 func Decode(r io.Reader, name string) (nat.State, error) {
-	text, err := read(r)
+	file, err := read(r)
 	if err != nil {
 		var of *fs.PathError // of a file it has the name, too
 		if errors.As(err, &of) {
@@ -52,30 +51,48 @@ func Decode(r io.Reader, name string) (nat.State, error) {
 		}
 		return nat.State{}, fmt.Errorf("read %s: %w", name, err)
 	}
-	text = strings.TrimPrefix(text, byteOrderMark)
-	if len(text) > maxFile {
-		return nat.State{}, tooLarge(name, maxFile)
+	s, err := decode(file, name)
+	return s.State, err
+}
+
+// decode reads a file, with the table if it has one.
+func decode(file, name string) (nat.StoredState, error) {
+	file = strings.TrimPrefix(file, byteOrderMark)
+	if len(file) > maxFile {
+		return nat.StoredState{}, tooLarge(name, maxFile)
 	}
-	if fault := checkSum(text); fault != nil {
-		fault.File = name
-		return nat.State{}, fault
+	var s nat.StoredState
+	var fault *LineError
+	ok := strings.HasPrefix(strings.TrimLeft(file, " \t\r\n"), "{")
+	if ok {
+		s, ok, fault = decodeJSON(file)
 	}
-	if fault := checkWhole(text); fault != nil {
-		fault.File = name
-		return nat.State{}, fault
+	if !ok {
+		var m marks
+		if m, fault = readMarks(file); fault == nil {
+			if len(file) > maxYAML && m.sum == "" && !m.whole {
+				return nat.StoredState{}, tooLarge(name, maxYAML)
+			}
+			s.Table = m.table
+			s.State, fault = decodeYAML(file)
+		}
 	}
-	if s, ok := decodePlain(text); ok {
-		return s, nil
-	}
-	if len(text) > maxYAML {
-		return nat.State{}, tooLarge(name, maxYAML)
-	}
-	s, fault := decodeYAML(text)
 	if fault != nil {
 		fault.File = name
-		return nat.State{}, fault
+		return nat.StoredState{}, fault
 	}
 	return s, nil
+}
+
+// decodeFile reads the text of a [File]. One that was emptied is not meant to say that there
+// is nothing.
+func decodeFile(text, name string) (nat.StoredState, error) {
+	if !saysSomething(strings.TrimPrefix(text, byteOrderMark)) {
+		err := fault(1, "file", "", "it says nothing; one of no mappings says \"mappings: []\", and to begin anew delete it")
+		err.File = name
+		return nat.StoredState{}, err
+	}
+	return decode(text, name)
 }
 
 func tooLarge(name string, limit int) error {

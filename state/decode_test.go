@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,8 +224,11 @@ func TestDecodeSize(t *testing.T) {
 	require.ErrorIs(t, err, nat.ErrInvalid)
 
 	comment := "# " + strings.Repeat("x", maxYAML) + "\n"
-	f, err := Decode(strings.NewReader(comment+"mappings:\n  - 8080->172.17.0.2:80\n"), "f")
-	require.NoError(t, err, "large but plain")
+	f, err := Decode(strings.NewReader(endPromise+"\n"+comment+"mappings:\n  - 8080->172.17.0.2:80\n...\n"), "f")
+	require.NoError(t, err, "large, but from Encode")
+	require.Len(t, f.Mappings, 1)
+	f, err = Decode(strings.NewReader(`{"mappings":[`+strings.Repeat(" ", maxYAML)+`"8080->172.17.0.2:80"]}`), "f")
+	require.NoError(t, err, "large, but JSON")
 	require.Len(t, f.Mappings, 1)
 	_, err = Decode(strings.NewReader(comment+"mappings: [8080->172.17.0.2:80]\n"), "f")
 	require.EqualError(t, err, `invalid file "f": it is larger than 8 MiB`)
@@ -254,4 +258,48 @@ func (spaces) Read(p []byte) (int, error) {
 		p[i] = ' '
 	}
 	return len(p), nil
+}
+
+func TestDecodeJSON(t *testing.T) {
+	stored, err := decodeFile(" {\"version\": 1, \"table\": \"7 of x\",\n\"networks\": [{\"guard\": true, \"name\": \"\\u0061\", \"prefix\": \"10.0.0.0/8\"}], \"endpoints\": [], \"mappings\":\n[\"80->1.2.3.4:80\" , {\"mapping\": \"81->1.2.3.4:81\", \"proxy\": true}]\t}\r\n", "f")
+	require.NoError(t, err)
+	require.Empty(t, stored.Table, "a table counts with a checksum only")
+	require.Equal(t, nat.State{
+		Networks: []nat.Network{{Name: "a", Prefix: netip.MustParsePrefix("10.0.0.0/8")}},
+		Mappings: []nat.Mapping{mapped(t, "80->1.2.3.4:80"), mapped(t, "81->1.2.3.4:81")},
+	}, stored.State)
+
+	for _, tt := range []struct{ text, want string }{
+		{`{"version": 1}`, `f:1: invalid file "{": ` + noLists},
+		{`{"version": 2, "mappings": []}`, `f:1: invalid version "2": this program reads version 1`},
+		{`{"version": "1", "mappings": []}`, `f:1: invalid version "1": it must be the number 1`},
+		{`{"version": 1.0, "mappings": []}`, `f:1: invalid version "1.0": it must be the number 1`},
+		{"{\n\"mappings\": null}", `f:2: invalid key "mappings": ` + noList},
+		{"{\"mappings\":\n5}", `f:2: invalid mappings "5": not a list`},
+		{`{"mappings": [], "mappings": []}`, `f:1: invalid key "mappings": it is given twice`},
+		{`{"Mappings": []}`, `f:1: invalid key "Mappings": a file has the keys version, networks, endpoints and mappings`},
+		{"{\"mappings\": [\n\n{\"mapping\": \"80->1.2.3.4\", \"host\": 1}]}", `f:3: invalid key "host": a mapping has the keys mapping, name, proxy and expires`},
+		{`{"mappings": [{"mapping": "80->1.2.3.4", "name": "a", "name": "b"}]}`, `f:1: invalid key "name": it is given twice`},
+		{`{"mappings": [{"mapping": "80->1.2.3.4", "proxy": "false"}]}`, `f:1: invalid proxy "false": true or false`},
+		{`{"mappings": [["80->1.2.3.4"]]}`, `f:1: invalid mapping "[": neither a text like 8080->172.17.0.2:80 nor an object; a text that begins with a bracket is quoted`},
+		{"{\"mappings\": [\"80->1.2.3.4\",\n\"80->1.2.3.4\"]}", `f:2: mappings 80->1.2.3.4:80 and 80->1.2.3.4:80 overlap: both claim tcp port 80 (the first is in line 1)`},
+		{`{"networks": [{"name": "a", "prefix": 5}]}`, `f:1: invalid prefix "5": not a text; quote it`},
+		{"{\"networks\": [{\"name\": \"a\", \"prefix\": \"10.0.0.0/8\"}], \"endpoints\": [{\"name\": \"web\", \"address\": \"10.0.0.2\",\n\"ports\": [80]}]}", `f:2: invalid ports "80": not a text; quote it`},
+		// With a checksum it is no YAML, whatever it is.
+		{"{\"checksum\": \"\"}", `f:1: invalid checksum "": what follows has `},
+		{`{"checksum": 5, "mappings": []}`, `f:1: invalid key "checksum": a file has the keys `},
+		{`{"checksum": "dda2f1e38ee9d2ebb9e9bd64ff46a1bc2c93f6a4ae2b9d63e8ac6aac5f3fb03b", `, `f:1: invalid checksum "`},
+		// Neither JSON nor YAML.
+		{"{\"mappings\": [\"80->1.2.3.4\"]} x", `f:1: invalid YAML "`},
+		{"{\"mappings\": [\"80->1.2.3.4\"", `f:1: invalid YAML "`},
+	} {
+		_, err := decodeFile(tt.text, "f")
+		require.ErrorIs(t, err, nat.ErrInvalid, "%q", tt.text)
+		require.True(t, strings.HasPrefix(err.Error(), tt.want), "%q: %s", tt.text, err)
+	}
+	for _, bad := range []string{"{", `{"a"`, `{"a":`, `{"mappings":[`, `{"mappings":["` + "\x01" + `"]}`, "{\"mappings\":[\"\xff\"]}", `{"mappings":["\q"]}`, `{"mappings":[]}` + "\x00", `{"mappings":[tru]}`, `{"mappings":[01]}`, "{\"mappings\":[\"80->1.2.3.4\"]\x00}"} {
+		_, ok, err := decodeJSON(bad)
+		require.False(t, ok, "%q", bad)
+		require.NotNil(t, err, "%q", bad)
+	}
 }

@@ -5,6 +5,9 @@ package state
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
@@ -16,29 +19,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// The pieces of an item that has more to say than its text. decodePlain knows
-// them in this spelling and order.
-const (
-	objectStart   = `{mapping: "`
-	objectName    = `, name: `
-	objectNoProxy = `, proxy: false`
-	objectExpires = `, expires: `
-
-	namedStart         = `{name: `
-	objectPrefix       = `, prefix: `
-	objectGateway      = `, gateway: `
-	objectNext         = `, next: `
-	objectNoMasquerade = `, masquerade: false`
-	objectNoGuard      = `, guard: false`
-
-	objectNetwork = `, network: `
-	objectAddress = `, address: `
-	objectPorts   = `, ports: [`
-	portSeparator = `, `
-)
-
-// Encode writes s so that [Decode] reads the same: in canonical order, which is by
-// name for networks and endpoints, and with ranges collapsed ([nat.Collapse]). A file
+// Encode writes s as YAML so that [Decode] reads the same: in canonical order, which is
+// by name for networks and endpoints, and with ranges collapsed ([nat.Collapse]). A file
 // that Decode would refuse is not begun: the error is that of [nat.ValidateAll], or an
 // [*nat.InvalidError]. Errors of w are wrapped; what was written by then is of no use.
 func Encode(w io.Writer, s nat.State) error {
@@ -46,30 +28,8 @@ func Encode(w io.Writer, s nat.State) error {
 		return fmt.Errorf("encode state: %w", f.err)
 	}
 	e := &encoder{w: bufio.NewWriterSize(w, 32<<10)}
-	e.print(endPromise + "\n" + versionLine + "\n")
-	if len(s.Networks) != 0 {
-		e.print(keyNetworks + ":\n")
-	}
-	for _, n := range slices.SortedFunc(slices.Values(s.Networks), byNetworkName) {
-		e.item(func(b []byte) []byte { return appendNetwork(b, n) })
-	}
-	if len(s.Endpoints) != 0 {
-		e.print(keyEndpoints + ":\n")
-	}
-	for _, a := range slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName) {
-		e.item(func(b []byte) []byte { return appendEndpoint(b, a) })
-	}
-	if len(s.Mappings) != 0 {
-		e.print(keyMappings + ":\n")
-	} else {
-		e.print(noMappings + "\n")
-	}
-	for _, m := range nat.Collapse(s.Mappings) {
-		if e.err != nil {
-			break
-		}
-		e.item(func(b []byte) []byte { return appendItem(b, m) })
-	}
+	e.print(endPromise + "\nversion: " + fileVersion + "\n")
+	e.sections(s)
 	e.print(endMark + "\n")
 	if e.err == nil {
 		e.err = e.w.Flush()
@@ -80,19 +40,41 @@ func Encode(w io.Writer, s nat.State) error {
 	return nil
 }
 
-// versionLine says which version of files this is.
-const versionLine = keyVersion + ": " + fileVersion
-
-// noMappings says that there are none. It is always said something of them, for
-// without the key somebody might think that it was forgotten.
-const noMappings = keyMappings + ": []"
+// encodeFile returns the text of a [File]: JSON, an item a line, and before all else the
+// checksum of what follows it. It has about size bytes.
+func encodeFile(s nat.StoredState, size int) ([]byte, error) {
+	if f := validate(s.State); f != nil {
+		return nil, fmt.Errorf("encode state: %w", f.err)
+	}
+	var b bytes.Buffer
+	b.Grow(max(size, 32*len(s.Mappings)) + 1<<10)
+	e := &encoder{json: true, w: bufio.NewWriter(&b)}
+	e.print("{\n\"checksum\":\"")
+	start := e.w.Buffered()
+	end := start + hex.EncodedLen(sha256.Size) + len(`"`)
+	e.print(strings.Repeat("0", end-start-1) + `"`)
+	if s.Table != "" {
+		e.print(",\n" + string(e.text(e.key(nil, "table"), s.Table, false)))
+	}
+	e.print(",\n\"version\":" + fileVersion)
+	e.sections(s.State)
+	e.print("\n}\n")
+	_ = e.w.Flush() // a bytes.Buffer takes everything
+	if b.Len() > maxFile {
+		return nil, tooLarge("state", maxFile)
+	}
+	sum := sha256.Sum256(b.Bytes()[end:])
+	hex.Encode(b.Bytes()[start:], sum[:])
+	return b.Bytes(), nil
+}
 
 func byNetworkName(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) }
 
 func byEndpointName(a, b nat.EndpointSpec) int { return strings.Compare(a.Name, b.Name) }
 
-// encoder writes lines until one fails.
+// encoder writes YAML or JSON until a write fails.
 type encoder struct {
+	json bool
 	w    *bufio.Writer
 	line []byte
 	err  error
@@ -104,104 +86,146 @@ func (e *encoder) print(text string) {
 	}
 }
 
-func (e *encoder) item(appendTo func([]byte) []byte) {
-	if e.err == nil {
-		e.line = append(appendTo(append(e.line[:0], "  - "...)), '\n')
-		_, e.err = e.w.Write(e.line)
-	}
+func (e *encoder) sections(s nat.State) {
+	ns := slices.SortedFunc(slices.Values(s.Networks), byNetworkName)
+	e.list(networks, len(ns), func(b []byte, i int) []byte { return e.network(b, ns[i]) })
+	as := slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName)
+	e.list(endpoints, len(as), func(b []byte, i int) []byte { return e.endpoint(b, as[i]) })
+	ms := nat.Collapse(s.Mappings)
+	e.list(mappings, len(ms), func(b []byte, i int) []byte { return e.mapping(b, ms[i]) })
 }
 
-func appendNetwork(b []byte, n nat.Network) []byte {
-	b = appendName(append(b, namedStart...), n.Name)
-	b = appendAddr(append(b, objectPrefix...), n.Prefix.String())
+// list writes a section of n items. That there are no mappings is written too, or somebody
+// might think that they were forgotten.
+func (e *encoder) list(s section, n int, appendItem func(b []byte, i int) []byte) {
+	if n == 0 && s != mappings {
+		return
+	}
+	begin, item, separator, end := sectionKeys[s]+":", "\n  - ", "", "\n"
+	if n == 0 {
+		begin += " []"
+	}
+	if e.json {
+		begin, item, separator, end = ",\n\""+sectionKeys[s]+`":[`, "\n", ",", "]"
+		if n > 0 {
+			end = "\n]"
+		}
+	}
+	e.print(begin)
+	for i := 0; i < n && e.err == nil; i++ {
+		e.line = e.line[:0]
+		if i > 0 {
+			e.line = append(e.line, separator...)
+		}
+		e.line = appendItem(append(e.line, item...), i)
+		_, e.err = e.w.Write(e.line)
+	}
+	e.print(end)
+}
+
+func (e *encoder) network(b []byte, n nat.Network) []byte {
+	b = e.name(e.key(append(b, '{'), "name"), n.Name)
+	b = e.addr(e.key(b, "prefix"), n.Prefix.String())
 	if n.Gateway.IsValid() {
-		b = appendAddr(append(b, objectGateway...), n.Gateway.String())
+		b = e.addr(e.key(b, "gateway"), n.Gateway.String())
 	}
 	if n.Next.IsValid() {
-		b = appendAddr(append(b, objectNext...), n.Next.String())
+		b = e.addr(e.key(b, "next"), n.Next.String())
 	}
 	if n.NoMasquerade {
-		b = append(b, objectNoMasquerade...)
+		b = append(e.key(b, "masquerade"), "false"...)
 	}
 	if n.NoGuard {
-		b = append(b, objectNoGuard...)
+		b = append(e.key(b, "guard"), "false"...)
 	}
 	return append(b, '}')
 }
 
-func appendEndpoint(b []byte, a nat.EndpointSpec) []byte {
-	b = appendName(append(b, namedStart...), a.Name)
+func (e *encoder) endpoint(b []byte, a nat.EndpointSpec) []byte {
+	b = e.name(e.key(append(b, '{'), "name"), a.Name)
 	if a.Network != "" {
-		b = appendName(append(b, objectNetwork...), a.Network)
+		b = e.name(e.key(b, "network"), a.Network)
 	}
-	b = appendAddr(append(b, objectAddress...), a.Address.String())
+	b = e.addr(e.key(b, "address"), a.Address.String())
 	if len(a.Ports) == 0 {
 		return append(b, '}')
 	}
-	ms := make([]nat.Mapping, len(a.Ports))
-	for i, spec := range a.Ports {
-		ms[i] = mappingOf(a, spec)
-	}
-	b = append(b, objectPorts...)
-	for i, m := range nat.Collapse(ms) {
+	b = append(e.key(b, "ports"), '[')
+	for i, m := range nat.Collapse(a.Mappings(a.Address)) {
 		if i > 0 {
-			b = append(b, portSeparator...)
+			b = e.comma(b)
 		}
 		spec := nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
 		// Quoted, for YAML 1.1 has numbers to the base of 60 (tag:yaml.org,2002:int).
-		b = append(append(append(b, '"'), spec.String()...), '"')
+		b = e.text(b, spec.String(), false)
 	}
 	return append(b, "]}"...)
 }
 
-// appendAddr writes an address or a prefix. An IPv6 one is quoted, since a colon at the
-// end of a plain scalar, as in fd00::, would make a key of it.
-func appendAddr(b []byte, text string) []byte {
-	if strings.Contains(text, ":") {
-		return append(append(append(b, '"'), text...), '"')
-	}
-	return append(b, text...)
-}
-
-func appendItem(b []byte, m nat.Mapping) []byte {
-	if m.Name == "" && !m.NoProxy && m.Expires.IsZero() {
-		if m.Frontend.Addr().Is6() { // an opening bracket would begin a flow sequence
-			b = append(b, '"')
-			return append(m.AppendTo(b), '"')
+func (e *encoder) mapping(b []byte, m nat.Mapping) []byte {
+	said := func(b []byte, plain bool) []byte {
+		if plain {
+			return m.AppendTo(b)
 		}
-		return m.AppendTo(b)
+		return append(m.AppendTo(append(b, '"')), '"')
 	}
-	// In a flow mapping a bracket ends a plain scalar, so the text is quoted
-	// always.
-	b = append(b, objectStart...)
-	b = append(m.AppendTo(b), '"')
+	if m.Name == "" && !m.NoProxy && m.Expires.IsZero() {
+		// In YAML an opening bracket would begin a list.
+		return said(b, !e.json && !m.Frontend.Addr().Is6())
+	}
+	// In a flow mapping a bracket ends a plain scalar, so the text is quoted always.
+	b = said(e.key(append(b, '{'), "mapping"), false)
 	if m.Name != "" {
-		b = append(b, objectName...)
-		b = appendName(b, m.Name)
+		b = e.name(e.key(b, "name"), m.Name)
 	}
 	if m.NoProxy {
-		b = append(b, objectNoProxy...)
+		b = append(e.key(b, "proxy"), "false"...)
 	}
 	if !m.Expires.IsZero() {
-		b = append(b, objectExpires...)
-		b = m.Expires.UTC().AppendFormat(b, time.RFC3339Nano)
+		b = e.text(e.key(b, "expires"), m.Expires.UTC().Format(time.RFC3339Nano), true)
 	}
 	return append(b, '}')
 }
 
-// appendName writes a bare word where that is safe, else a double-quoted
-// scalar (YAML 1.2 section 7.3.1), with everything escaped that might not
-// survive. Valid names have no double quotes.
-func appendName(b []byte, name string) []byte {
-	if isWord(name) {
-		return append(b, name...)
+func (e *encoder) comma(b []byte) []byte {
+	if e.json {
+		return append(b, ',')
+	}
+	return append(b, ", "...)
+}
+
+// key writes a key of an object and its colon.
+func (e *encoder) key(b []byte, key string) []byte {
+	if len(b) > 0 && b[len(b)-1] != '{' {
+		b = e.comma(b)
+	}
+	if e.json {
+		return append(append(append(b, '"'), key...), `":`...)
+	}
+	return append(append(b, key...), ": "...)
+}
+
+func (e *encoder) name(b []byte, name string) []byte { return e.text(b, name, isWord(name)) }
+
+// addr writes an address or a prefix. In YAML a colon at the end of a plain scalar, as in
+// fd00::, would make a key of it.
+func (e *encoder) addr(b []byte, text string) []byte {
+	return e.text(b, text, !strings.Contains(text, ":"))
+}
+
+// text writes a text between double quotes, unless this is YAML and the text is plain:
+// it escapes everything that might not survive (YAML 1.2 section 7.3.1, RFC 8259 section
+// 7).
+func (e *encoder) text(b []byte, text string, plain bool) []byte {
+	if plain && !e.json {
+		return append(b, text...)
 	}
 	b = append(b, '"')
-	for _, r := range name {
+	for _, r := range text {
 		switch {
-		case r == '\\':
-			b = append(b, `\\`...)
-		case unicode.IsPrint(r):
+		case r == '\\', r == '"':
+			b = append(b, '\\', byte(r))
+		case unicode.IsPrint(r) || e.json && r > 0xffff: // for which JSON has no escape of its own
 			b = utf8.AppendRune(b, r)
 		case r <= 0xffff:
 			b = fmt.Appendf(b, `\u%04X`, r)
@@ -210,4 +234,23 @@ func appendName(b []byte, name string) []byte {
 		}
 	}
 	return append(b, '"')
+}
+
+// isWord reports whether YAML of any version reads s, unquoted and in an
+// object, as just that string: letters, digits, - and _ after a letter, and
+// none of the words that are or once were booleans and null (YAML 1.1 has
+// "yes", "on" and "n").
+func isWord(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20 // lower case, for letters
+		letter := c >= 'a' && c <= 'z'
+		if !letter && (i == 0 || s[i] != '-' && s[i] != '_' && (s[i] < '0' || s[i] > '9')) {
+			return false
+		}
+	}
+	switch strings.ToLower(s) {
+	case "", "null", "true", "false", "yes", "no", "on", "off", "y", "n":
+		return false
+	}
+	return true
 }

@@ -181,20 +181,15 @@ func TestDecodeUndoesEncode(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, nat.Collapse(ms), f.Mappings, text)
 		require.Equal(t, text, encode(t, f.Mappings...), "equal contents make equal files")
-		slow, fault := decodeYAML(text)
-		require.Nil(t, fault, text)
-		require.Equal(t, f, slow, "the library reads the same")
-		if len(ms) > 0 && !strings.Contains(text, `\`) {
-			_, taken := decodePlain(text)
-			require.True(t, taken, "what Encode writes is read fast: %s", text)
-		}
 	}
 }
 
 func FuzzDecode(f *testing.F) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for range 30 {
-		f.Add(randomFile(r))
+		text, err := encodeFile(nat.StoredState{State: randomState(r)}, 0)
+		require.NoError(f, err)
+		f.Add(string(text))
 		f.Add(encode(f, randomMappings(r)...))
 		f.Add(encodeState(f, randomState(r)))
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,12 +71,12 @@ func (f *File) Load() (nat.StoredState, bool, error) {
 	if err != nil {
 		return nat.StoredState{}, false, fmt.Errorf("read state: %w", err)
 	}
-	r, err := decodeRecord(text, f.path)
+	s, err := decodeFile(text, f.path)
 	if err != nil {
 		return nat.StoredState{}, false, err
 	}
 	f.kept = []byte(text)
-	return r, true, nil
+	return s, true, nil
 }
 
 func (f *File) invalid(reason string) error {
@@ -133,15 +132,15 @@ func holder(lock *os.File) string {
 	return "another process"
 }
 
-// Save writes the record and returns when it is on the disk: under another name, which
+// Save writes the state and returns when it is on the disk: under another name, which
 // it then takes the file's place with. On an error the file is as it was.
-func (f *File) Save(r nat.StoredState) error {
-	text, err := encodeRecord(r)
+func (f *File) Save(s nat.StoredState) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	text, err := encodeFile(s, len(f.kept))
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if bytes.Equal(text, f.kept) {
 		return nil
 	}
@@ -205,6 +204,46 @@ func syncDirectory(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// Restore looks for the file and for that of the lock between Load and Close. If others have
+// removed one of them it is made anew, as it was saved last, and restored is true: else a reboot
+// before the next change would lose everything, and another process could keep its state in the
+// same file. A file that somebody has replaced is left to the next Save. Otherwise it does
+// nothing.
+//
+// Errors: [*nat.TakenError] if another process has taken the lock by then; those of Save.
+func (f *File) Restore() (restored bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lock == nil {
+		return false, nil
+	}
+	if !f.lockIsThere() {
+		before := f.lock
+		if err := f.takeWithin(1); err != nil {
+			return false, err
+		}
+		_ = before.Close() // nobody can find it
+		restored = true
+	}
+	if _, err := os.Lstat(f.path); f.kept == nil || !errors.Is(err, fs.ErrNotExist) {
+		return restored, nil
+	}
+	if err := f.replace(f.kept); err != nil {
+		return restored, fmt.Errorf("restore state: %w", err)
+	}
+	return true, nil
+}
+
+// lockIsThere reports whether the file that is locked is still the one that others would lock.
+func (f *File) lockIsThere() bool {
+	mine, err := f.lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(f.path + lockSuffix)
+	return err == nil && os.SameFile(mine, there)
+}
+
 // Close gives the lock back. The file stays.
 func (f *File) Close() error {
 	f.mu.Lock()
@@ -215,14 +254,4 @@ func (f *File) Close() error {
 	lock := f.lock
 	f.lock = nil
 	return lock.Close()
-}
-
-// saysSomething reports whether there is more in a text than blank lines and comments.
-func saysSomething(text string) bool {
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-			return true
-		}
-	}
-	return false
 }

@@ -4,12 +4,15 @@
 package state
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,17 +22,17 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// theRecord is one of some of everything.
-func theRecord(tb testing.TB) nat.StoredState {
+// theState has one of everything.
+func theState(tb testing.TB) nat.StoredState {
 	tb.Helper()
 	_, s := designFile(tb)
 	return nat.StoredState{State: s, Table: "12 of namespace 1 of boot 5d1c"}
 }
 
-// written is the text of a file of a record.
+// written is the text of a file.
 func written(tb testing.TB, r nat.StoredState) string {
 	tb.Helper()
-	text, err := encodeRecord(r)
+	text, err := encodeFile(r, 0)
 	require.NoError(tb, err)
 	return string(text)
 }
@@ -47,7 +50,7 @@ func opened(tb testing.TB, text string) (*File, nat.StoredState, error) {
 }
 
 func TestFile(t *testing.T) {
-	want := theRecord(t)
+	want := theState(t)
 	path := filepath.Join(t.TempDir(), "state.yaml")
 	f := NewFile(path)
 	_, found, err := f.Load()
@@ -57,12 +60,13 @@ func TestFile(t *testing.T) {
 	require.NoError(t, f.Save(want))
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Regexp(t, `^# nftnat state, sha256 [0-9a-f]{64} of what follows; delete this line if you edit the file
-# of table 12 of namespace 1 of boot 5d1c
-# nftnat, complete with "\.\.\." as its last line
-version: 1
-networks:
-  - \{name: inside`, string(text))
+	require.Regexp(t, `^\{
+"checksum":"[0-9a-f]{64}",
+"table":"12 of namespace 1 of boot 5d1c",
+"version":1,
+"networks":\[
+\{"name":"inside"`, string(text))
+	require.True(t, json.Valid(text))
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o600), info.Mode())
@@ -103,14 +107,38 @@ networks:
 	require.Equal(t, want.State, s)
 }
 
-// A file that is torn at whatever byte is refused; and so is one of which a byte is
-// another, unless what it says is the same.
+// yamlFile is a file that was written before files were JSON.
+func yamlFile(tb testing.TB) (string, nat.StoredState) {
+	tb.Helper()
+	text, err := os.ReadFile("testdata/yaml.state")
+	require.NoError(tb, err)
+	_, body, _ := strings.Cut(string(text), "version: 1\n")
+	s, err := Decode(strings.NewReader(body), "f")
+	require.NoError(tb, err)
+	require.Len(tb, s.Networks, 2)
+	require.Len(tb, s.Endpoints, 2)
+	require.Len(tb, s.Mappings, 3)
+	return string(text), nat.StoredState{State: s, Table: "12 of namespace 1 of boot 5d1c"}
+}
+
+// A file that is cut off anywhere is refused, and so is one with a byte changed, unless it
+// says the same.
 func TestTornFile(t *testing.T) {
-	want := theRecord(t)
-	text := written(t, want)
-	require.Less(t, len(text), 1000)
+	want := theState(t)
+	requireTorn(t, written(t, want), want, len("{\n"))
+	text, want := yamlFile(t)
+	requireTorn(t, text, want, len(sumStart))
+}
+
+// requireTorn damages a file in each byte. Those before start can be something else.
+func requireTorn(t *testing.T, text string, want nat.StoredState, start int) {
+	t.Helper()
+	require.Less(t, len(text), 1100)
 	for end := range len(text) {
-		_, err := decodeRecord(text[:end], "f")
+		_, err := decodeFile(text[:end], "f")
+		if end == len(text)-1 && text[end-1] == '}' { // all is there but the checksum
+			require.ErrorContains(t, err, "checksum")
+		}
 		var line *LineError
 		require.ErrorAs(t, err, &line, "%q", text[:end])
 		require.ErrorIs(t, err, nat.ErrInvalid)
@@ -120,44 +148,70 @@ func TestTornFile(t *testing.T) {
 		for _, bit := range []byte{1, 2, 4, 8, 16, 32, 64, 128} {
 			damaged := []byte(text)
 			damaged[at] ^= bit
-			r, err := decodeRecord(string(damaged), "f")
+			s, err := decodeFile(string(damaged), "f")
 			if err == nil {
-				require.Less(t, at, len(sumStart), "%q", damaged)
-				require.Equal(t, want.State, r.State)
+				require.Less(t, at, start, "%q", damaged)
+				require.Equal(t, want.State, s.State)
 			}
 		}
 	}
 	// What follows is another file, or was lost in the middle.
-	for _, other := range []string{text + text, text + "  - 80->1.2.3.4:80\n", strings.Replace(text, "  - 8081->172.17.0.2:80\n", "", 1), strings.ReplaceAll(text, "\n", "\r\n")} {
-		_, err := decodeRecord(other, "f")
+	lines := strings.SplitAfter(text, "\n")
+	middle := len(lines) - 4
+	for _, other := range []string{
+		text + text, text + "  - 80->1.2.3.4:80\n", strings.Join(append(slices.Clone(lines[:middle]), lines[middle+1:]...), ""), strings.ReplaceAll(text, "\n", "\r\n"),
+	} {
+		_, err := decodeFile(other, "f")
 		require.ErrorIs(t, err, nat.ErrInvalid, other)
 	}
 }
 
-// One that was edited is taken when the line of the checksum is deleted, and then is
-// nobody's: of which table it was is not believed.
+// A file that was edited is taken when the line of the checksum is deleted. Of which table
+// it was is not believed then.
 func TestEditedFile(t *testing.T) {
-	text := strings.Replace(written(t, theRecord(t)), "8081->", "8082->", 1)
-	_, err := decodeRecord(text, "f")
-	require.ErrorContains(t, err, `f:1: invalid checksum "`)
-	require.ErrorContains(t, err, "if it is as you want it, delete this line")
-	_, err = decodeRecord("# mine\n\n"+text, "f")
-	require.ErrorContains(t, err, `f:3: invalid checksum "`)
-	_, err = Decode(strings.NewReader(text), "f")
-	require.ErrorContains(t, err, "delete this line", "nor does apply take it")
+	for name, line := range map[string]string{"JSON": "2", "YAML": "1"} {
+		text, want := written(t, theState(t)), theState(t)
+		if name == "YAML" {
+			text, want = yamlFile(t)
+		}
+		good := text
+		text = strings.Replace(text, "8081->", "8082->", 1)
+		_, err := decodeFile(text, "f")
+		require.ErrorContains(t, err, "f:"+line+`: invalid checksum "`)
+		require.ErrorContains(t, err, "if it is as you want it, delete this line")
+		_, err = Decode(strings.NewReader(text), "f")
+		require.ErrorContains(t, err, "delete this line", "nor does apply take it")
 
-	_, rest, _ := strings.Cut(text, "\n")
-	r, err := decodeRecord(rest, "f")
-	require.NoError(t, err)
-	require.Empty(t, r.Table)
-	require.Equal(t, "8082->172.17.0.2:80", r.Mappings[0].String())
-	r, err = decodeRecord("# mine\n"+written(t, theRecord(t)), "f")
-	require.NoError(t, err)
-	require.Equal(t, theRecord(t), r)
+		r, err := decodeFile(regexp.MustCompile(`(?m)^.*(checksum|sha256).*\n`).ReplaceAllString(text, ""), "f")
+		require.NoError(t, err)
+		require.Empty(t, r.Table)
+		require.Equal(t, "8082->172.17.0.2:80", r.Mappings[0].String())
+		if name == "YAML" {
+			_, err = decodeFile("# mine\n\n"+text, "f")
+			require.ErrorContains(t, err, `f:3: invalid checksum "`)
+			good = "# mine\n" + good
+		}
+		r, err = decodeFile(good, "f")
+		require.NoError(t, err)
+		require.Equal(t, want, r)
+	}
 	// In a later place it is a comment like any other.
-	r, err = decodeRecord("mappings:\n  - 80->1.2.3.4:80\n"+sumStart+"00"+sumEnd+"\n", "f")
+	r, err := decodeFile("mappings:\n  - 80->1.2.3.4:80\n"+sumStart+"00"+sumEnd+"\n", "f")
 	require.NoError(t, err)
 	require.Len(t, r.Mappings, 1)
+}
+
+// A file of YAML is JSON from the next Save on.
+func TestFileFromYAML(t *testing.T) {
+	text, want := yamlFile(t)
+	f, got, err := opened(t, text)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.NoError(t, f.Save(got))
+	after, err := os.ReadFile(f.path)
+	require.NoError(t, err)
+	require.Equal(t, written(t, want), string(after))
+	require.True(t, json.Valid(after))
 }
 
 func TestFileRefuses(t *testing.T) {
@@ -177,7 +231,7 @@ func TestFileRefuses(t *testing.T) {
 	require.NoError(t, f.Save(r))
 	text, err := os.ReadFile(f.path)
 	require.NoError(t, err)
-	require.Contains(t, string(text), sumStart)
+	require.Contains(t, string(text), `"checksum":`)
 
 	dir := t.TempDir()
 	real := filepath.Join(dir, "real")
@@ -205,7 +259,7 @@ func TestFileRefuses(t *testing.T) {
 
 // What cannot be written leaves the file as it was, and nothing beside it.
 func TestFileSaveFails(t *testing.T) {
-	f, _, err := opened(t, written(t, theRecord(t)))
+	f, _, err := opened(t, written(t, theState(t)))
 	require.NoError(t, err)
 	before, err := os.ReadFile(f.path)
 	require.NoError(t, err)
@@ -266,23 +320,22 @@ func TestFileUndoesSave(t *testing.T) {
 			want.Table = "7 of boot x"
 		}
 		text := written(t, want)
-		got, err := decodeRecord(text, "f")
+		got, err := decodeFile(text, "f")
 		require.NoError(t, err, text)
 		require.Equal(t, want.Table, got.Table)
 		require.Equal(t, text, written(t, got))
 	}
 }
 
-func FuzzDecodeRecord(f *testing.F) {
+func FuzzDecodeFile(f *testing.F) {
 	r := rand.New(rand.NewPCG(11, 12))
 	for range 20 {
 		text := written(f, nat.StoredState{State: randomState(r), Table: "1 of boot x"})
 		f.Add(text)
 		f.Add(text[:r.IntN(len(text))])
-		f.Add(randomFile(r))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := decodeRecord(text, "f")
+		got, err := decodeFile(text, "f")
 		var line *LineError
 		switch {
 		case err == nil:
@@ -291,11 +344,11 @@ func FuzzDecodeRecord(f *testing.F) {
 		default:
 			return
 		}
-		again, err := encodeRecord(got)
+		again, err := encodeFile(got, 0)
 		if err != nil {
 			t.Fatalf("%q cannot be written again: %v", text, err)
 		}
-		twice, err := decodeRecord(string(again), "f")
+		twice, err := decodeFile(string(again), "f")
 		if err != nil || twice.Table != got.Table {
 			t.Fatalf("%q became %q: %v", text, again, err)
 		}

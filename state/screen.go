@@ -66,13 +66,13 @@ func screen(tokens token.Tokens) *LineError {
 				return fault(line, "item", t.Value, noValue)
 			}
 		case isType(t, token.MappingValueType): // the colon after a key
-			if !known(last.Value) {
+			if !slices.Contains(keys[:], last.Value) {
 				return fault(line, "key", last.Value, "not known")
 			}
 			if empty(last, next, len(open) > 0) {
-				switch last.Value {
-				case keyPorts: // an empty list is often written so, and is one
-				case keyMappings, keyNetworks, keyEndpoints:
+				switch {
+				case last.Value == "ports": // an empty list is often written so, and is one
+				case sectionOf(last.Value) >= 0:
 					return fault(line, "key", last.Value, noList)
 				default:
 					return fault(line, "key", last.Value, noValue)
@@ -82,19 +82,6 @@ func screen(tokens token.Tokens) *LineError {
 		}
 	}
 	return nil
-}
-
-const noValue = "it has no value"
-
-// known reports whether a file can have that key somewhere. With so few names,
-// the parser soon meets one twice in a mapping, however many there are.
-func known(key string) bool {
-	switch key {
-	case keyVersion, keyMappings, keyNetworks, keyEndpoints, keyMapping, keyName, keyProxy, keyExpires,
-		keyPrefix, keyGateway, keyNext, keyMasquerade, keyGuard, keyNetwork, keyAddress, keyPorts:
-		return true
-	}
-	return false
 }
 
 // empty reports whether no value stands between a key and the token after its

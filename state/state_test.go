@@ -217,7 +217,7 @@ func randomState(r *rand.Rand) nat.State {
 	for i, a := range s.Endpoints {
 		ms := make([]nat.Mapping, len(a.Ports))
 		for j, spec := range a.Ports {
-			ms[j] = mappingOf(a, spec)
+			ms[j] = spec.Mapping(a.Name, a.Address)
 		}
 		s.Endpoints[i].Ports = nil
 		for _, m := range nat.Collapse(ms) {
@@ -244,13 +244,12 @@ func TestDecodeUndoesEncodeSections(t *testing.T) {
 		got, err := Decode(strings.NewReader(text), "f")
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
-		slow, fault := decodeYAML(text)
-		require.Nil(t, fault, text)
+		stored, err := decodeFile(written(t, nat.StoredState{State: want}), "f")
+		require.NoError(t, err, text)
+		require.Equal(t, want, stored.State, text)
+		slow, fault := decodeYAML(strings.Replace(written(t, nat.StoredState{State: want}), "\"checksum\"", "#", 1))
+		require.Nil(t, fault, "JSON is YAML: %s", text)
 		require.Equal(t, want, slow, text)
-		if len(want.Networks)+len(want.Mappings) > 0 && !strings.Contains(text, `\`) {
-			_, taken := decodePlain(text)
-			require.True(t, taken, "what Encode writes is read fast: %s", text)
-		}
 	}
 	require.Greater(t, endpoints, 1000)
 }

@@ -15,7 +15,7 @@ import (
 // place is where in a state something stands: the item of a section, and of an
 // endpoint's ports which, -1 for none.
 type place struct {
-	section string
+	section section
 	item    int
 	port    int
 }
@@ -38,7 +38,7 @@ func validate(s nat.State) *flaw {
 	}
 	for i := range s.Mappings {
 		if m := &s.Mappings[i]; m.Frontend.Port() == 0 {
-			return &flaw{at: place{keyMappings, i, -1}, err: &nat.InvalidError{What: keyMapping, Input: m.String(), Reason: noFrontend}}
+			return &flaw{at: place{mappings, i, -1}, err: &nat.InvalidError{What: "mapping", Input: m.String(), Reason: noFrontend}}
 		}
 	}
 	ms, places := all(s)
@@ -59,47 +59,38 @@ func validate(s nat.State) *flaw {
 	return &flaw{at: places(0), err: err}
 }
 
-const noFrontend = "frontend 0 asks for a free port, and a file says which"
-
 // all are all mappings of a state, those of the endpoints' ports first, and where each
 // of them stands.
 func all(s nat.State) (ms []nat.Mapping, places func(int) place) {
 	if len(s.Endpoints) == 0 { // which there may be very many of
-		return s.Mappings, func(i int) place { return place{keyMappings, i, -1} }
+		return s.Mappings, func(i int) place { return place{mappings, i, -1} }
 	}
 	var ports []place
 	for i, a := range s.Endpoints {
-		for j, spec := range a.Ports {
-			ms = append(ms, mappingOf(a, spec))
-			ports = append(ports, place{keyEndpoints, i, j})
+		for j, m := range a.Mappings(a.Address) {
+			ms, ports = append(ms, m), append(ports, place{endpoints, i, j})
 		}
 	}
 	return append(ms, s.Mappings...), func(i int) place {
 		if i < len(ports) {
 			return ports[i]
 		}
-		return place{keyMappings, i - len(ports), -1}
-	}
-}
-
-func mappingOf(a nat.EndpointSpec, s nat.PortSpec) nat.Mapping {
-	return nat.Mapping{
-		Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(a.Address, s.Backend), More: s.More, Name: a.Name,
+		return place{mappings, i - len(ports), -1}
 	}
 }
 
 func validateNetworks(ns []nat.Network) *flaw {
 	bad := func(i int, reason string, first int) *flaw {
-		f := &flaw{at: place{keyNetworks, i, -1}, err: &nat.InvalidError{What: "network", Input: ns[i].String(), Reason: reason}}
+		f := &flaw{at: place{networks, i, -1}, err: &nat.InvalidError{What: "network", Input: ns[i].String(), Reason: reason}}
 		if first >= 0 {
-			f.first = &place{keyNetworks, first, -1}
+			f.first = &place{networks, first, -1}
 		}
 		return f
 	}
 	names := make(map[string]int, len(ns))
 	for i, n := range ns {
 		if err := n.Validate(); err != nil {
-			return &flaw{at: place{keyNetworks, i, -1}, err: err}
+			return &flaw{at: place{networks, i, -1}, err: err}
 		}
 		if first, twice := names[n.Name]; twice {
 			return bad(i, "there are two of that name", first)
@@ -138,22 +129,22 @@ func validateEndpoints(s nat.State) *flaw {
 	names, addresses := make(map[string]int, len(s.Endpoints)), make(map[netip.Addr]int, len(s.Endpoints))
 	for i, a := range s.Endpoints {
 		bad := func(reason string) *flaw {
-			return &flaw{at: place{keyEndpoints, i, -1}, err: &nat.InvalidError{What: "endpoint", Input: a.Name, Reason: reason}}
+			return &flaw{at: place{endpoints, i, -1}, err: &nat.InvalidError{What: "endpoint", Input: a.Name, Reason: reason}}
 		}
 		if err := a.Validate(); err != nil {
-			return &flaw{at: place{keyEndpoints, i, -1}, err: err}
+			return &flaw{at: place{endpoints, i, -1}, err: err}
 		}
 		if !a.Address.IsValid() {
 			return bad("it has no address, and a file says which")
 		}
 		if first, twice := names[a.Name]; twice {
 			f := bad("there are two of that name")
-			f.first = &place{keyEndpoints, first, -1}
+			f.first = &place{endpoints, first, -1}
 			return f
 		}
 		if first, twice := addresses[a.Address]; twice {
 			f := bad(fmt.Sprintf("address %s is that of endpoint %s", a.Address, s.Endpoints[first].Name))
-			f.first = &place{keyEndpoints, first, -1}
+			f.first = &place{endpoints, first, -1}
 			return f
 		}
 		names[a.Name], addresses[a.Address] = i, i
@@ -162,7 +153,7 @@ func validateEndpoints(s nat.State) *flaw {
 		}
 		for j, spec := range a.Ports {
 			if spec.Frontend.Port() == 0 {
-				return &flaw{at: place{keyEndpoints, i, j}, err: &nat.InvalidError{What: "port", Input: spec.String(), Reason: noFrontend}}
+				return &flaw{at: place{endpoints, i, j}, err: &nat.InvalidError{What: "port", Input: spec.String(), Reason: noFrontend}}
 			}
 		}
 	}
@@ -181,20 +172,14 @@ func misplaced(a nat.EndpointSpec, ns []nat.Network, order []int) string {
 	if after == 0 || !ns[order[after-1]].Prefix.Contains(a.Address) {
 		return fmt.Sprintf("address %s is in no network of the file", a.Address)
 	}
-	n := ns[order[after-1]]
+	n := ns[order[after-1]].WithDefaults()
 	first := n.Prefix.Addr()
 	// Of two addresses there is none of the network's own (RFC 3021, RFC 6164).
 	two := first.BitLen()-n.Prefix.Bits() == 1
-	gateway := n.Gateway
-	if !gateway.IsValid() {
-		if gateway = first; !two {
-			gateway = first.Next()
-		}
-	}
 	switch {
 	case a.Network != "" && a.Network != n.Name:
 		return fmt.Sprintf("address %s is in network %s, and not in %s", a.Address, n, a.Network)
-	case a.Address == gateway:
+	case a.Address == n.Gateway:
 		return fmt.Sprintf("address %s is the gateway of network %s", a.Address, n)
 	case !two && a.Address == first:
 		return fmt.Sprintf("address %s is the first of network %s, which no host has", a.Address, n)

@@ -1,0 +1,310 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// keys are all keys that a file can have somewhere.
+var keys = [...]string{
+	"version", "networks", "endpoints", "mappings",
+	"mapping", "name", "proxy", "expires", "prefix", "gateway", "next", "masquerade", "guard",
+	"network", "address", "ports",
+}
+
+// section is one of the lists of a file.
+type section int
+
+const (
+	networks section = iota
+	endpoints
+	mappings
+)
+
+// sectionKeys are the keys of the sections.
+var sectionKeys = [...]string{networks: "networks", endpoints: "endpoints", mappings: "mappings"}
+
+// sectionOf returns the section of a key, or -1.
+func sectionOf(key string) section {
+	for s, k := range sectionKeys {
+		if k == key {
+			return section(s)
+		}
+	}
+	return -1
+}
+
+// fileVersion is the version of files that is read and written.
+const fileVersion = "1"
+
+// Reasons that a file is refused for.
+const (
+	noValue = "it has no value"
+	// A file may have been cut off there.
+	noList = noValue + `; "[]" says that there are none`
+	// The file would unpublish everything.
+	noLists    = `it lists no networks, endpoints or mappings; "mappings: []" says that there are none`
+	notText    = "not a text; quote it"
+	noFrontend = "frontend 0 asks for a free port, and a file says which"
+)
+
+func fault(line int, what, input, reason string) *LineError {
+	return &LineError{Line: line, Err: &nat.InvalidError{What: what, Input: input, Reason: reason}}
+}
+
+// value is one value of a file, read from YAML or JSON.
+type value struct {
+	line   int
+	kind   kind
+	text   string // of a text; of other kinds what an error quotes
+	yes    bool   // of a boolean
+	list   []value
+	fields []field
+}
+
+type kind uint8
+
+const (
+	other kind = iota
+	null
+	text
+	boolean
+	integer
+	list
+	object
+)
+
+type field struct {
+	key   string
+	line  int
+	value value
+}
+
+// document is what was read of a file.
+type document struct {
+	state nat.State
+	lines [len(sectionKeys)][]int // of the items
+	ports [][]int                 // lines of the endpoints' ports
+	lists int                     // keys of sections
+	// size is that of the file in bytes, and texts how many texts of lists were read.
+	size, texts int
+}
+
+// field reads a key of the file and its value.
+func (d *document) field(f *field) *LineError {
+	s, v := sectionOf(f.key), &f.value
+	switch {
+	case f.key == "version" && v.kind != integer:
+		return fault(v.line, f.key, v.text, "it must be the number "+fileVersion)
+	case f.key == "version" && v.text != fileVersion:
+		return fault(v.line, f.key, v.text, "this program reads version "+fileVersion)
+	case f.key == "version":
+		return nil
+	case s < 0:
+		return fault(f.line, "key", f.key, "a file has the keys version, networks, endpoints and mappings")
+	case v.kind == null:
+		return fault(v.line, "key", f.key, noList)
+	case v.kind != list:
+		return fault(v.line, f.key, v.text, "not a list")
+	}
+	d.lists++
+	for i := range v.list {
+		if err := d.item(s, &v.list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// item reads an item of a section.
+func (d *document) item(s section, v *value) (err *LineError) {
+	switch s {
+	case networks:
+		err = d.network(v)
+	case endpoints:
+		err = d.endpoint(v)
+	case mappings:
+		err = d.mapping(v)
+	}
+	d.lines[s] = append(d.lines[s], v.line)
+	return err
+}
+
+// end checks the file as a whole. top is the line of its first key, and text what
+// an error quotes of it.
+func (d *document) end(line int, text string) *LineError {
+	if d.lists == 0 {
+		return fault(line, "file", text, noLists)
+	}
+	f := validate(d.state)
+	if f == nil {
+		return nil
+	}
+	err := f.err
+	if f.first != nil {
+		err = fmt.Errorf("%w (the first is in line %d)", err, d.lineOf(*f.first))
+	}
+	return &LineError{Line: d.lineOf(f.at), Err: err}
+}
+
+// lineOf is the line of an item or of an endpoint's port.
+func (d *document) lineOf(p place) int {
+	if p.port >= 0 {
+		return d.ports[p.item][p.port]
+	}
+	return d.lines[p.section][p.item]
+}
+
+// read stores the fields of an object in the variables of their keys, each a *string,
+// *bool or *value.
+func (v *value) read(what, keys string, variables map[string]any) *LineError {
+	if v.kind != object {
+		return fault(v.line, what, v.text, "not an object")
+	}
+	for i := range v.fields {
+		f := &v.fields[i]
+		switch to := variables[f.key].(type) {
+		case *string:
+			if f.value.kind != text {
+				return fault(f.value.line, f.key, f.value.text, notText)
+			}
+			*to = f.value.text
+		case *bool:
+			if f.value.kind != boolean {
+				return fault(f.value.line, f.key, f.value.text, "true or false")
+			}
+			*to = f.value.yes
+		case *value:
+			*to = f.value
+		default:
+			return fault(f.line, "key", f.key, keys)
+		}
+	}
+	return nil
+}
+
+func (d *document) network(v *value) *LineError {
+	var name, prefix, gateway, next string
+	masquerade, guard := true, true
+	err := v.read("network", "an item of networks has the keys name, prefix, gateway, next, masquerade and guard", map[string]any{
+		"name": &name, "prefix": &prefix, "gateway": &gateway, "next": &next, "masquerade": &masquerade, "guard": &guard,
+	})
+	if err != nil {
+		return err
+	}
+	n, invalid := nat.ParseNetwork(name, prefix, gateway)
+	if invalid == nil && next != "" {
+		if n.Next, invalid = netip.ParseAddr(next); invalid != nil {
+			invalid = &nat.InvalidError{What: "next address", Input: next, Reason: "it is not an IP address"}
+		}
+	}
+	if invalid != nil {
+		return &LineError{Line: v.line, Err: invalid}
+	}
+	n.NoMasquerade, n.NoGuard = !masquerade, !guard
+	d.state.Networks = append(d.state.Networks, n)
+	return nil
+}
+
+func (d *document) endpoint(v *value) *LineError {
+	var (
+		name, network, address string
+		ports                  value
+	)
+	err := v.read("endpoint", "an item of endpoints has the keys name, network, address and ports", map[string]any{
+		"name": &name, "network": &network, "address": &address, "ports": &ports,
+	})
+	switch {
+	case err != nil:
+		return err
+	case ports.kind != list && ports.kind != null && ports.line != 0:
+		return fault(ports.line, "ports", ports.text, "not a list")
+	}
+	a, invalid := nat.ParseEndpointSpec(name, network, address)
+	if invalid != nil {
+		return &LineError{Line: v.line, Err: invalid}
+	}
+	// Without aliases there cannot be as many as the file has bytes.
+	if d.texts += len(ports.list); d.texts > d.size {
+		return fault(ports.line, "ports", "", "aliases make more of it than there can be")
+	}
+	lines := make([]int, len(ports.list))
+	for i, p := range ports.list {
+		if p.kind != text {
+			return fault(p.line, "ports", p.text, notText)
+		}
+		spec, err := nat.ParsePortSpec(p.text)
+		if err != nil {
+			return &LineError{Line: p.line, Err: err}
+		}
+		a.Ports, lines[i] = append(a.Ports, spec), p.line
+	}
+	d.state.Endpoints, d.ports = append(d.state.Endpoints, a), append(d.ports, lines)
+	return nil
+}
+
+// mapping reads a mapping, of which there are many: so it does without value.read.
+func (d *document) mapping(v *value) *LineError {
+	said, rest := v, nat.Mapping{}
+	if v.kind == object {
+		said = nil
+		for i := range v.fields {
+			f := &v.fields[i]
+			switch isText := f.value.kind == text; f.key {
+			case "mapping":
+				said = &f.value
+			case "name":
+				if !isText {
+					return fault(f.value.line, f.key, f.value.text, notText)
+				}
+				rest.Name = f.value.text
+			case "proxy":
+				if f.value.kind != boolean {
+					return fault(f.value.line, f.key, f.value.text, "true or false")
+				}
+				rest.NoProxy = !f.value.yes
+			case "expires":
+				var ok bool
+				if rest.Expires, ok = parseExpires(f.value.text); !ok || !isText {
+					return fault(f.value.line, f.key, f.value.text, "not a time like 2027-01-01T00:00:00Z")
+				}
+			default:
+				return fault(f.line, "key", f.key, "a mapping has the keys mapping, name, proxy and expires")
+			}
+		}
+		if said == nil {
+			return fault(v.line, "mapping", "", `the object has no key "mapping"`)
+		}
+	}
+	if said.kind != text {
+		reason := "neither a text like 8080->172.17.0.2:80 nor an object"
+		if said.kind == list {
+			reason += "; a text that begins with a bracket is quoted"
+		}
+		return fault(said.line, "mapping", said.text, reason)
+	}
+	m, err := nat.ParseMapping(said.text)
+	if err != nil {
+		return &LineError{Line: said.line, Err: err}
+	}
+	m.Name, m.NoProxy, m.Expires = rest.Name, rest.NoProxy, rest.Expires
+	d.state.Mappings = append(d.state.Mappings, m)
+	return nil
+}
+
+// parseExpires reads a time of RFC 3339. The zero time is refused, as it would
+// mean never.
+func parseExpires(s string) (time.Time, bool) {
+	var t time.Time
+	// Unlike time.Parse, UnmarshalText takes nothing but RFC 3339.
+	if err := t.UnmarshalText([]byte(s)); err != nil || t.IsZero() {
+		return time.Time{}, false
+	}
+	return t.UTC(), true
+}
