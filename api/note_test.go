@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -43,15 +42,15 @@ func TestClientRemoves(t *testing.T) {
 	s := start(t, Options{Engine: newFake(ms...)}, defaultLimits())
 	other := ms[2]
 	other.Backend = ms[0].Backend
-	_, err := s.Remove(t.Context(), engine.Removal{Mappings: []nat.Mapping{other}, Exact: true})
+	_, err := s.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{other}, Exact: true})
 	require.ErrorIs(t, err, nat.ErrNotFound)
-	done, err := s.Remove(t.Context(), engine.Removal{Mappings: ms[2:], Exact: true})
+	done, err := s.Remove(t.Context(), nat.Removal{Mappings: ms[2:], Exact: true})
 	require.NoError(t, err)
 	require.Equal(t, ms[2:], done)
-	done, err = s.Remove(t.Context(), engine.Removal{Name: "a & b"})
+	done, err = s.Remove(t.Context(), nat.Removal{Name: "a & b"})
 	require.NoError(t, err)
 	require.Equal(t, ms[:2], done)
-	for _, r := range []engine.Removal{{}, {Mappings: ms}, {Name: "x", Mappings: ms[:1]}} {
+	for _, r := range []nat.Removal{{}, {Mappings: ms}, {Name: "x", Mappings: ms[:1]}} {
 		_, err := s.Remove(t.Context(), r)
 		require.ErrorIs(t, err, nat.ErrInvalid)
 	}

@@ -5,18 +5,28 @@ package engine
 
 import "github.com/nftnat/nftnat/nat"
 
-// These names stay for one release after the values have moved to package nat.
+// These names stay for one release, now that the values are in package nat.
 //
 // Deprecated: use those of package nat.
 type (
-	Mapping       = nat.Mapping       // Mapping is [nat.Mapping].
-	Network       = nat.Network       // Network is [nat.Network].
-	State         = nat.State         // State is [nat.State].
-	Change        = nat.Change        // Change is [nat.Change].
-	Removal       = nat.Removal       // Removal is [nat.Removal].
-	Report        = nat.Report        // Report is [nat.Report].
-	InvalidError  = nat.InvalidError  // InvalidError is [nat.InvalidError].
-	ConflictError = nat.ConflictError // ConflictError is [nat.ConflictError].
-	TakenError    = nat.TakenError    // TakenError is [nat.TakenError].
-	OwnedError    = nat.OwnedError    // OwnedError is [nat.OwnedError].
+	// Mapping is [nat.Mapping].
+	Mapping = nat.Mapping
+	// Network is [nat.Network].
+	Network = nat.Network
+	// State is [nat.State].
+	State = nat.State
+	// Change is [nat.Change].
+	Change = nat.Change
+	// Removal is [nat.Removal].
+	Removal = nat.Removal
+	// Report is [nat.Report].
+	Report = nat.Report
+	// InvalidError is [nat.InvalidError].
+	InvalidError = nat.InvalidError
+	// ConflictError is [nat.ConflictError].
+	ConflictError = nat.ConflictError
+	// TakenError is [nat.TakenError].
+	TakenError = nat.TakenError
+	// OwnedError is [nat.OwnedError].
+	OwnedError = nat.OwnedError
 )
