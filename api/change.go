@@ -10,17 +10,17 @@ import "github.com/nftnat/nftnat/nat"
 type Change struct {
 	Old []Mapping `json:"old,omitempty"`
 	New []Mapping `json:"new,omitempty"`
-	// Was and Is say the same of a network or an endpoint, in words; then Old and New
-	// are absent.
-	Was string `json:"was,omitempty"`
-	Is  string `json:"is,omitempty"`
+	// Before and After say the same of a network or an endpoint, in words; then Old and
+	// New are absent.
+	Before string `json:"was,omitempty"`
+	After  string `json:"is,omitempty"`
 }
 
 // Changes are the documents of the changes.
 func Changes(cs []nat.Change) []Change {
 	docs := make([]Change, 0, len(cs))
 	for _, c := range cs {
-		doc := Change{Was: c.Was, Is: c.Is}
+		doc := Change{Before: c.Before, After: c.After}
 		if c.Old != (nat.Mapping{}) {
 			doc.Old = Mappings([]nat.Mapping{c.Old})
 		}

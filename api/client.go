@@ -251,7 +251,7 @@ func (c *Change) change() (nat.Change, error) {
 		return nat.Change{}, err
 	}
 	after, err := whole(c.New)
-	return nat.Change{Old: before, New: after, Was: c.Was, Is: c.Is}, err
+	return nat.Change{Old: before, New: after, Before: c.Before, After: c.After}, err
 }
 
 // whole is the mapping that was told a port at a time; of nothing, the zero Mapping.

@@ -290,7 +290,7 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			failures <- func() error {
 				for port := uint16(1); port <= 20; port++ {
-					m, err := nat.NewMapping("tcp", fmt.Sprint(port), "172.17.0.2:80")
+					m, err := nat.ParseMapping("tcp", fmt.Sprint(port), "172.17.0.2:80")
 					if err != nil {
 						return err
 					}

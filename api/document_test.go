@@ -55,7 +55,7 @@ func TestChanges(t *testing.T) {
 		encode(t, Changes([]nat.Change{{New: a}, {Old: a}, {Old: a, New: b}})))
 	require.Equal(t, "[]", encode(t, Changes(nil)))
 	require.JSONEq(t, `[{"is":"network b"},{"was":"endpoint a"},{"was":"network a","is":"network A"}]`,
-		encode(t, Changes([]nat.Change{{Is: "network b"}, {Was: "endpoint a"}, {Was: "network a", Is: "network A"}})))
+		encode(t, Changes([]nat.Change{{After: "network b"}, {Before: "endpoint a"}, {Before: "network a", After: "network A"}})))
 }
 
 func TestProblemUnwrapsUnknownCode(t *testing.T) {

@@ -34,7 +34,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	web, err := nat.NewMapping("tcp", "8080", "172.17.0.2:80")
+	web, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 	if err != nil {
 		log.Fatal(err)
 	}

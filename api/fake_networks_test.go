@@ -204,12 +204,12 @@ func (f *fakeEngine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, 
 	defer f.mu.Unlock()
 	for _, n := range s.Networks {
 		if _, ok := f.networks[n.Name]; !ok {
-			lines = append(lines, nat.Change{Is: "network " + n.String()})
+			lines = append(lines, nat.Change{After: "network " + n.String()})
 		}
 	}
 	for name, n := range f.networks {
 		if !slices.ContainsFunc(s.Networks, func(w nat.Network) bool { return w.Name == name }) {
-			lines = append(lines, nat.Change{Was: "network " + n.String()})
+			lines = append(lines, nat.Change{Before: "network " + n.String()})
 		}
 	}
 	return lines, nil

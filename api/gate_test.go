@@ -50,7 +50,7 @@ func TestHalfOpen(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for port := range 10 {
-				m, err := nat.NewMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
+				m, err := nat.ParseMapping("tcp", fmt.Sprint(1+10*i+port), "172.17.0.2:80")
 				if err == nil {
 					_, err = s.Publish(t.Context(), nat.PublishOptions{}, m)
 				}

@@ -319,7 +319,7 @@ func FuzzUnpublishPath(f *testing.F) {
 			return // net/http refuses it
 		}
 		have := nat.Mapping{Proto: nat.TCP}
-		m, err := nat.NewMapping("tcp", "8080", "172.17.0.2:80")
+		m, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 		require.NoError(t, err)
 		fake := newFake(m)
 		w := ask(newHandler(Options{Engine: fake}.withDefaults(), defaultLimits()), r)

@@ -164,7 +164,7 @@ func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
 	}
 	m := nat.Mapping{Proto: proto, Frontend: frontend, More: more}
 	if backend != nil {
-		if m, err = nat.NewMapping(c.segments[0], c.segments[1], *backend); err != nil {
+		if m, err = nat.ParseMapping(c.segments[0], c.segments[1], *backend); err != nil {
 			return err
 		}
 	}

@@ -66,7 +66,7 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	if r.Host != "" {
 		frontend = joinHostPort(r.Host, frontend)
 	}
-	m, err := nat.NewMapping(r.Proto, frontend, r.Backend)
+	m, err := nat.ParseMapping(r.Proto, frontend, r.Backend)
 	if err != nil {
 		return nat.Mapping{}, err
 	}

@@ -134,7 +134,7 @@ func (s *service) do(t *testing.T, method, path, contentType, body string, accep
 // parse reads the text form of a mapping.
 func parse(t *testing.T, s string) nat.Mapping {
 	t.Helper()
-	m, err := nat.ParseMapping(s)
+	m, err := nat.ParseMappingText(s)
 	require.NoError(t, err)
 	return m
 }

@@ -39,9 +39,9 @@ type Status struct {
 	// Confinement is what the daemon has left itself of its privileges; nil: it is not
 	// known.
 	Confinement *Confinement `json:"confinement,omitempty"`
-	// Lacks are features of the kernel that the daemon would use and that are not there,
+	// MissingFeatures are features of the kernel that the daemon would use and that are not there,
 	// or not allowed to it; nil: none is missing, as far as is known.
-	Lacks []Lack `json:"lacks,omitempty"`
+	MissingFeatures []MissingFeature `json:"lacks,omitempty"`
 	// Warnings are what somebody should look into, a line each. Nil is sent as an
 	// empty array.
 	Warnings []string `json:"warnings"`
@@ -131,10 +131,10 @@ type Confinement struct {
 	Missing []string `json:"missing,omitempty"`
 }
 
-// Lack is a feature of the kernel that is missing.
-type Lack struct {
-	// Feature is what it is called in the kernel.
-	Feature string `json:"feature"`
-	// Instead is what the daemon does without it, and what that means.
-	Instead string `json:"instead"`
+// MissingFeature is a feature that the kernel does not have.
+type MissingFeature struct {
+	// Name is the kernel's name for it.
+	Name string `json:"feature"`
+	// Fallback is what the daemon does without it, and what that costs.
+	Fallback string `json:"instead"`
 }

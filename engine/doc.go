@@ -9,7 +9,7 @@
 //
 //	e, err := engine.Open(engine.Options{})
 //	...
-//	m, err := nat.NewMapping("tcp", "8080", "172.17.0.2:80")
+//	m, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 //	...
 //	done, err := e.Publish(m)
 //

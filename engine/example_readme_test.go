@@ -30,7 +30,7 @@ func Example() {
 			}
 		})
 
-		m, err := nat.NewMapping("tcp", "0", "172.17.0.2:80")
+		m, err := nat.ParseMapping("tcp", "0", "172.17.0.2:80")
 		if err != nil {
 			return err
 		}

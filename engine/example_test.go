@@ -32,7 +32,7 @@ func ExampleEngine_Publish() {
 	}
 
 	for _, text := range []string{"8080->172.30.0.2:80", "8080->172.30.0.3:80", "0->172.30.0.2:443"} {
-		m, err := nat.ParseMapping(text)
+		m, err := nat.ParseMappingText(text)
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -74,7 +74,7 @@ func ExampleEngine_Apply() {
 	} {
 		var ms []nat.Mapping
 		for _, text := range wanted {
-			m, err := nat.ParseMapping(text)
+			m, err := nat.ParseMappingText(text)
 			if err != nil {
 				log.Fatal(err)
 			}
@@ -159,7 +159,7 @@ func ExampleEngine_Run() {
 			log.Print(err)
 		}
 	})
-	m, err := nat.NewMapping("tcp", "8080", "172.30.0.2:80")
+	m, err := nat.ParseMapping("tcp", "8080", "172.30.0.2:80")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func ExampleOptions_notify() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	m, err := nat.NewMapping("udp", "53", "172.30.0.2:53")
+	m, err := nat.ParseMapping("udp", "53", "172.30.0.2:53")
 	if err != nil {
 		log.Fatal(err)
 	}

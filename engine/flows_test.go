@@ -126,7 +126,7 @@ func all(call func(*Engine, ...nat.Mapping) error, texts []string) func(*Engine)
 	return func(e *Engine) error {
 		ms := make([]nat.Mapping, len(texts))
 		for i, text := range texts {
-			m, err := nat.ParseMapping(text)
+			m, err := nat.ParseMappingText(text)
 			if err != nil {
 				return err
 			}

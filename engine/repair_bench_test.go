@@ -24,7 +24,7 @@ func BenchmarkRepairTransaction(b *testing.B) {
 			e, err := Open(b.Context(), Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true, NoOwner: true})
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, e.Close()) })
-			m, err := nat.ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
+			m, err := nat.ParseMappingText(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
 			require.NoError(b, err)
 			_, err = e.Publish(b.Context(), nat.PublishOptions{}, m)
 			require.NoError(b, err)

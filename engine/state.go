@@ -268,12 +268,12 @@ func (b book) differences(after book) (lines []nat.Change) {
 	was, is := describe(b), describe(after)
 	for key, old := range was {
 		if is[key] != old {
-			lines = append(lines, nat.Change{Was: old, Is: is[key]})
+			lines = append(lines, nat.Change{Before: old, After: is[key]})
 		}
 	}
 	for key, now := range is {
 		if was[key] == "" {
-			lines = append(lines, nat.Change{Is: now})
+			lines = append(lines, nat.Change{After: now})
 		}
 	}
 	slices.SortFunc(lines, func(a, b nat.Change) int { return strings.Compare(changeOrder(a), changeOrder(b)) })
@@ -282,9 +282,9 @@ func (b book) differences(after book) (lines []nat.Change) {
 
 // changeOrder puts networks before endpoints, and each by name.
 func changeOrder(c nat.Change) string {
-	words := c.Was
+	words := c.Before
 	if words == "" {
-		words = c.Is
+		words = c.After
 	}
 	if strings.HasPrefix(words, nat.WhatNetwork) {
 		return "0" + words

@@ -46,9 +46,9 @@ type Status struct {
 	// is for some interfaces only.
 	Forwarding4 bool
 	Forwarding6 ForwardingState
-	// Lacks is what the kernel has not of what the engine would use, in an order that
-	// is always the same. Nil: nothing, as far as is known.
-	Lacks []Lack
+	// MissingFeatures are what the kernel does not have of what the engine would use,
+	// always in the same order. Nil: nothing, as far as is known.
+	MissingFeatures []MissingFeature
 }
 
 // PortCounts are numbers of published ports by protocol and family of the backend.
@@ -125,7 +125,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
 	s.Forwarding4, s.Forwarding6, errs[1] = e.forwardingState()
-	s.Lacks, errs[2] = e.lacks()
+	s.MissingFeatures, errs[2] = e.missingFeatures()
 	return s, errors.Join(errs[:]...)
 }
 

@@ -166,7 +166,7 @@ func TestDaemonConfinedConflict(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	s := newTestbed(t, top.Host)
 	s.serve(t)
-	m, err := nat.ParseMapping("80->172.30.0.2:80")
+	m, err := nat.ParseMappingText("80->172.30.0.2:80")
 	require.NoError(t, err)
 	holder, err := occupy(top.Host, "tcp", "0.0.0.0:80")
 	require.NoError(t, err)

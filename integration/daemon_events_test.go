@@ -296,12 +296,12 @@ func TestDaemonStatus(t *testing.T) {
 	require.NotEqual(t, api.ForwardingOff, st.Forwarding.IPv6)
 	require.Equal(t, []string{}, st.Warnings)
 	text := s.succeed(t, "status")
-	for _, l := range st.Lacks {
-		require.Regexp(t, `(?m)^no `+l.Feature+` +`+regexp.QuoteMeta(l.Instead)+`$`, text)
+	for _, l := range st.MissingFeatures {
+		require.Regexp(t, `(?m)^no `+l.Name+` +`+regexp.QuoteMeta(l.Fallback)+`$`, text)
 	}
-	require.Len(t, st.Lacks, strings.Count(text, "\nno "))
+	require.Len(t, st.MissingFeatures, strings.Count(text, "\nno "))
 	_, single := sysctls(t, top.Host)["ipv6/conf/all/force_forwarding"]
-	require.Equal(t, !single, slices.ContainsFunc(st.Lacks, func(l api.Lack) bool { return l.Feature == "force_forwarding" }))
+	require.Equal(t, !single, slices.ContainsFunc(st.MissingFeatures, func(l api.MissingFeature) bool { return l.Name == "force_forwarding" }))
 	for _, want := range []string{
 		"inet nftnat", "tcp 4 ipv4, 1 ipv6; udp 0 ipv4, 1 ipv6", "5, carrying 2 connections and 1 UDP flows", "ipv4 on",
 	} {

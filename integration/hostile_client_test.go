@@ -167,7 +167,7 @@ func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 	failures := make([]error, clients)
 	for i := range clients {
 		running.Go(func() {
-			m, err := nat.NewMapping("tcp", strconv.Itoa(2000+i), "172.30.0.2:80")
+			m, err := nat.ParseMapping("tcp", strconv.Itoa(2000+i), "172.30.0.2:80")
 			ctx := context.Background()
 			for turn := 0; turn < turns && err == nil; turn++ {
 				for _, ask := range []func(*api.Client) error{

@@ -105,7 +105,7 @@ func flowKillCases() []killCase {
 func parsed(texts []string) []nat.Mapping {
 	ms := make([]nat.Mapping, len(texts))
 	for i, text := range texts {
-		m, err := nat.ParseMapping(text)
+		m, err := nat.ParseMappingText(text)
 		if err != nil {
 			panic(err)
 		}

@@ -38,7 +38,7 @@ func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
 // mapping reads the text form of a mapping.
 func mapping(t *testing.T, text string) nat.Mapping {
 	t.Helper()
-	m, err := nat.ParseMapping(text)
+	m, err := nat.ParseMappingText(text)
 	require.NoError(t, err)
 	return m
 }

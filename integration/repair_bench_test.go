@@ -24,7 +24,7 @@ func BenchmarkRepair(b *testing.B) {
 		b.Run(fmt.Sprintf("mappings=%d", count), func(b *testing.B) {
 			ns := labtest.NewNS(b, "host")
 			e, _ := runEngine(b, ns, engine.Options{NoSysctl: true})
-			m, err := nat.ParseMapping(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
+			m, err := nat.ParseMappingText(fmt.Sprintf("1-%d->10.9.0.2:1-%d", count, count))
 			require.NoError(b, err)
 			_, err = e.Publish(b.Context(), nat.PublishOptions{}, m)
 			require.NoError(b, err)

@@ -11,25 +11,25 @@ type Change struct {
 	Old Mapping
 	// New is what comes; its zero value: nothing.
 	New Mapping
-	// Was and Is say the same of a network or an endpoint, in words; then Old and New
+	// Before and After say the same of a network or an endpoint, in words; then Old and New
 	// are zero. Empty: it was not, or is not, there.
-	Was, Is string
+	Before, After string
 }
 
 // String returns a line for the change: "+ new", "- old", or "~ old => new".
 func (c Change) String() string {
-	was, is := c.Was, c.Is
+	before, after := c.Before, c.After
 	if c.Old != (Mapping{}) {
-		was = c.Old.String()
+		before = c.Old.String()
 	}
 	if c.New != (Mapping{}) {
-		is = c.New.String()
+		after = c.New.String()
 	}
 	switch {
-	case was == "":
-		return "+ " + is
-	case is == "":
-		return "- " + was
+	case before == "":
+		return "+ " + after
+	case after == "":
+		return "- " + before
 	}
-	return fmt.Sprintf("~ %s => %s", was, is)
+	return fmt.Sprintf("~ %s => %s", before, after)
 }

@@ -13,7 +13,7 @@ import (
 
 // Where two mappings have the same text and name, the error says what else is different.
 func TestConflictErrorDifference(t *testing.T) {
-	web, err := NewMapping("tcp", "8080", "172.17.0.2:80")
+	web, err := ParseMapping("tcp", "8080", "172.17.0.2:80")
 	require.NoError(t, err)
 	with := func(change func(*Mapping)) Mapping {
 		m := web

@@ -5,7 +5,7 @@
 // errors that say what is wrong with them. It parses, prints and validates them, and uses
 // the standard library alone: a client of the HTTP API needs no netlink.
 //
-//	m, err := nat.ParseMapping("8080->172.17.0.2:80")
+//	m, err := nat.ParseMappingText("8080->172.17.0.2:80")
 //	...
 //	fmt.Println(m.Proto, m.FrontendText(), m.BackendText()) // tcp 8080 172.17.0.2:80
 //

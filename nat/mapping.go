@@ -39,7 +39,7 @@ type Mapping struct {
 // arrow stands between frontend and backend, as it has in "docker ps" since 2013.
 const arrow = "->"
 
-// String returns the text form, which [ParseMapping] reads back:
+// String returns the text form, which [ParseMappingText] reads back:
 //
 //	8080->172.17.0.2:80
 //	53->172.17.0.2:53/udp

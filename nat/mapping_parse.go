@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// ParseMapping reads the text form that [Mapping.String] prints:
+// ParseMappingText reads the text form that [Mapping.String] prints:
 // FRONTEND->BACKEND for TCP and FRONTEND->BACKEND/udp for UDP, each side in
-// any form that [NewMapping] takes. It checks the form only: see
+// any form that [ParseMapping] takes. It checks the form only: see
 // [Mapping.Validate]. Errors are [*InvalidError].
-func ParseMapping(s string) (Mapping, error) {
+func ParseMappingText(s string) (Mapping, error) {
 	rest, proto := s, TCP
 	if i := strings.LastIndexByte(s, '/'); i >= 0 {
 		p, err := ParseProto(s[i+1:])
@@ -29,7 +29,7 @@ func ParseMapping(s string) (Mapping, error) {
 	return parseSides(proto, frontend, backend)
 }
 
-// NewMapping reads the three words of a command line.
+// ParseMapping reads the three words of a command line.
 //
 //	proto     tcp | udp
 //	frontend  PORT | FIRST-LAST | ADDR:PORT | ADDR:FIRST-LAST   0 as PORT: the next free one
@@ -42,7 +42,7 @@ func ParseMapping(s string) (Mapping, error) {
 // frontend 0. An IPv4 address mapped into IPv6 is taken as the IPv4 address
 // (RFC 4291 section 2.5.5.2), since that is the one packets carry.
 // It checks the form only: see [Mapping.Validate]. Errors are [*InvalidError].
-func NewMapping(proto, frontend, backend string) (Mapping, error) {
+func ParseMapping(proto, frontend, backend string) (Mapping, error) {
 	p, err := ParseProto(proto)
 	if err != nil {
 		return Mapping{}, err
@@ -50,7 +50,7 @@ func NewMapping(proto, frontend, backend string) (Mapping, error) {
 	return parseSides(p, frontend, backend)
 }
 
-// ParseFrontend reads a frontend in any form that [NewMapping] takes except
+// ParseFrontend reads a frontend in any form that [ParseMapping] takes except
 // port 0, which names no mapping. It returns the address and the first port,
 // and how many more consecutive ports follow. Errors are [*InvalidError].
 func ParseFrontend(s string) (frontend netip.AddrPort, more uint16, err error) {

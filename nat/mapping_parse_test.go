@@ -16,7 +16,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-func TestNewMapping(t *testing.T) {
+func TestParseMapping(t *testing.T) {
 	for _, tt := range []struct{ proto, frontend, backend, want string }{
 		{"tcp", "8080", "172.17.0.2:80", "8080->172.17.0.2:80"},
 		{"tcp", "8080", "172.17.0.2", "8080->172.17.0.2:8080"},
@@ -44,14 +44,14 @@ func TestNewMapping(t *testing.T) {
 		{"tcp", "80", "fd00:17::2:0080", "80->[fd00:17::2:80]:80"},
 		{"tcp", "80", "fd00:17::2:0", "80->[fd00:17::2:0]:80"},
 	} {
-		m, err := nat.NewMapping(tt.proto, tt.frontend, tt.backend)
+		m, err := nat.ParseMapping(tt.proto, tt.frontend, tt.backend)
 		require.NoError(t, err)
 		require.Equal(t, tt.want, m.String())
 		require.Equal(t, nat.Mapping{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend, More: m.More}, m)
 	}
 }
 
-func TestNewMappingErrors(t *testing.T) {
+func TestParseMappingErrors(t *testing.T) {
 	const back = "172.17.0.2:80"
 	for _, tt := range []struct{ proto, frontend, backend, want string }{
 		{"sctp", "80", back, `unknown protocol "sctp": tcp or udp`},
@@ -109,7 +109,7 @@ func TestNewMappingErrors(t *testing.T) {
 		{"tcp", "0", "172.17.0.2", `invalid backend "172.17.0.2": give it a port, since frontend 0 has none to share`},
 		{"tcp", "192.0.2.1:0", "172.17.0.2", `invalid backend "172.17.0.2": give it a port, since frontend 0 has none to share`},
 	} {
-		m, err := nat.NewMapping(tt.proto, tt.frontend, tt.backend)
+		m, err := nat.ParseMapping(tt.proto, tt.frontend, tt.backend)
 		require.EqualError(t, err, tt.want)
 		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, m)
@@ -119,7 +119,7 @@ func TestNewMappingErrors(t *testing.T) {
 	}
 }
 
-func TestParseMappingErrors(t *testing.T) {
+func TestParseMappingTextErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                        `invalid mapping "": no "->" between frontend and backend`,
 		"8080":                    `invalid mapping "8080": no "->" between frontend and backend`,
@@ -136,7 +136,7 @@ func TestParseMappingErrors(t *testing.T) {
 		"8000-->1.2.3.4:80":       `invalid frontend "8000-": a range is written FIRST-LAST`,
 		"0-9->1.2.3.4:80-89":      `invalid frontend "0-9": ports begin at 1`,
 	} {
-		m, err := nat.ParseMapping(in)
+		m, err := nat.ParseMappingText(in)
 		require.EqualError(t, err, want)
 		require.ErrorIs(t, err, nat.ErrInvalid)
 		require.Zero(t, m)
@@ -175,7 +175,7 @@ func TestParseMappingRoundTrips(t *testing.T) {
 	}
 }
 
-func FuzzParseMapping(f *testing.F) {
+func FuzzParseMappingText(f *testing.F) {
 	for _, s := range []string{
 		"8080->172.17.0.2:80", "53->172.17.0.2:53/udp", "[2001:db8::1]:8080->[fd00::2]:80",
 		"8000-8009->172.17.0.2:9000-9009", "0->172.17.0.2:80-89", "80->fd00::", "80->[::ffff:1.2.3.4]/tcp",
@@ -184,18 +184,18 @@ func FuzzParseMapping(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := nat.ParseMapping(s)
+		m, err := nat.ParseMappingText(s)
 		if err != nil {
 			var typed *nat.InvalidError
 			if !errors.As(err, &typed) || !errors.Is(err, nat.ErrInvalid) || m != (nat.Mapping{}) {
-				t.Fatalf("ParseMapping(%q) = %v, %v", s, m, err)
+				t.Fatalf("ParseMappingText(%q) = %v, %v", s, m, err)
 			}
 			if strings.ContainsAny(err.Error(), "\n\r") {
 				t.Fatalf("error of more than one line: %q", err)
 			}
 			return
 		}
-		again, err := nat.ParseMapping(m.String())
+		again, err := nat.ParseMappingText(m.String())
 		if err != nil || again != m {
 			t.Fatalf("%q is %v, printed and read again %v, %v", s, m, again, err)
 		}
@@ -209,10 +209,10 @@ func FuzzParseMapping(f *testing.F) {
 	})
 }
 
-func BenchmarkParseMapping(b *testing.B) {
+func BenchmarkParseMappingText(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := nat.ParseMapping("8080->172.17.0.2:80"); err != nil {
+		if _, err := nat.ParseMappingText("8080->172.17.0.2:80"); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -24,7 +24,7 @@ import (
 // mapped parses text that the test knows to be good.
 func mapped(tb testing.TB, text string) nat.Mapping {
 	tb.Helper()
-	m, err := nat.ParseMapping(text)
+	m, err := nat.ParseMappingText(text)
 	require.NoError(tb, err)
 	return m
 }

@@ -289,7 +289,7 @@ func (d *document) mapping(v *value) *LineError {
 		}
 		return fault(said.line, "mapping", said.text, reason)
 	}
-	m, err := nat.ParseMapping(said.text)
+	m, err := nat.ParseMappingText(said.text)
 	if err != nil {
 		return &LineError{Line: said.line, Err: err}
 	}

@@ -27,7 +27,7 @@ func TestRestore(t *testing.T) {
 	require.False(t, restored, "nothing was saved")
 	require.NoFileExists(t, path)
 
-	m, err := nat.ParseMapping("8080->172.30.0.2:80")
+	m, err := nat.ParseMappingText("8080->172.30.0.2:80")
 	require.NoError(t, err)
 	require.NoError(t, f.Save(nat.StoredState{State: nat.State{Mappings: []nat.Mapping{m}}}))
 	saved, err := os.ReadFile(path)

@@ -38,7 +38,7 @@ func newAdd(g *global) *cobra.Command {
 			"  nftnat add tcp 0 '[fd00::2]:80' --ttl 1h",
 		Args: usage(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := nat.NewMapping(args[0], args[1], args[2])
+			m, err := nat.ParseMapping(args[0], args[1], args[2])
 			if err != nil {
 				return err
 			}

@@ -126,11 +126,11 @@ func logChanges(log *slog.Logger, cs []nat.Change) {
 		if c.New.Proto != 0 {
 			attrs = append(attrs, "new", c.New.String())
 		}
-		if c.Was != "" {
-			attrs = append(attrs, "was", c.Was)
+		if c.Before != "" {
+			attrs = append(attrs, "was", c.Before)
 		}
-		if c.Is != "" {
-			attrs = append(attrs, "is", c.Is)
+		if c.After != "" {
+			attrs = append(attrs, "is", c.After)
 		}
 		return attrs
 	})

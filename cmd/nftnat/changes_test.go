@@ -19,7 +19,7 @@ import (
 
 func mapped(t *testing.T, name, text string) nat.Mapping {
 	t.Helper()
-	m, err := nat.ParseMapping(text)
+	m, err := nat.ParseMappingText(text)
 	require.NoError(t, err)
 	m.Name = name
 	return m
@@ -39,7 +39,7 @@ func TestChangeLog(t *testing.T) {
 		{Operation: api.OpRemoveNetwork, Name: "inside"},
 		{Operation: api.OpApply, Changes: []nat.Change{
 			{Old: web[0]}, {New: web[1]}, {Old: web[0], New: mapped(t, "api", "8080->172.17.0.4:80")},
-			{Was: "network a 10.0.0.0/24"}, {Is: "endpoint b 10.0.0.2"},
+			{Before: "network a 10.0.0.0/24"}, {After: "endpoint b 10.0.0.2"},
 		}},
 		{Operation: api.OpPublish, Code: api.CodeConflict, Err: errors.New("it is taken")},
 	} {

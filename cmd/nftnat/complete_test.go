@@ -55,7 +55,7 @@ func TestCompletionIsBounded(t *testing.T) {
 }
 
 func TestMappingWords(t *testing.T) {
-	m, err := nat.ParseMapping("53->172.17.0.2:53/udp")
+	m, err := nat.ParseMappingText("53->172.17.0.2:53/udp")
 	require.NoError(t, err)
 	m.Name = "dns"
 	again := m

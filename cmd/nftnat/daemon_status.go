@@ -45,8 +45,8 @@ func (s *server) status(ctx context.Context) (api.Status, error) {
 		Confinement: confinementOf(s.confinement),
 		Warnings:    []string{},
 	}
-	for _, l := range st.Lacks {
-		doc.Lacks = append(doc.Lacks, api.Lack(l))
+	for _, l := range st.MissingFeatures {
+		doc.MissingFeatures = append(doc.MissingFeatures, api.MissingFeature(l))
 	}
 	if err == nil {
 		doc.Conntrack = &api.Conntrack{Count: st.Tracked, Max: st.TrackedMax}

@@ -80,7 +80,7 @@ func removal(args []string, name string, named bool) (nat.Removal, error) {
 // parseRemoved reads FRONTEND[/PROTO] or the text of a mapping.
 func parseRemoved(text string) (nat.Removal, error) {
 	if strings.Contains(text, "->") {
-		m, err := nat.ParseMapping(text)
+		m, err := nat.ParseMappingText(text)
 		if err == nil && m.Frontend.Port() == 0 {
 			err = &nat.InvalidError{What: "mapping", Input: text, Reason: "port 0 names no mapping"}
 		}

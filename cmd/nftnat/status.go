@@ -110,8 +110,8 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 			fmt.Fprintf(w, "not confined\t%s\n", line)
 		}
 	}
-	for _, l := range st.Lacks {
-		fmt.Fprintf(w, "no %s\t%s\n", printable(l.Feature), printable(l.Instead))
+	for _, l := range st.MissingFeatures {
+		fmt.Fprintf(w, "no %s\t%s\n", printable(l.Name), printable(l.Fallback))
 	}
 	for _, line := range st.Warnings {
 		fmt.Fprintf(w, "warning\t%s\n", printable(line))

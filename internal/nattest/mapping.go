@@ -18,7 +18,7 @@ import (
 // Mapping parses text that the test knows to be valid.
 func Mapping(tb testing.TB, text string) nat.Mapping {
 	tb.Helper()
-	m, err := nat.ParseMapping(text)
+	m, err := nat.ParseMappingText(text)
 	require.NoError(tb, err)
 	return m
 }

@@ -23,15 +23,15 @@ func features(t *testing.T, e *Engine) []string {
 	s, err := e.Status(t.Context())
 	require.NoError(t, err)
 	var names []string
-	for _, l := range s.Lacks {
-		require.NotEmpty(t, l.Instead)
-		names = append(names, l.Feature)
+	for _, l := range s.MissingFeatures {
+		require.NotEmpty(t, l.Fallback)
+		names = append(names, l.Name)
 	}
 	return names
 }
 
 // What a kernel lacks is found by trying, and not before there is something to try.
-func TestLacks(t *testing.T) {
+func TestMissingFeatures(t *testing.T) {
 	for name, test := range map[string]struct {
 		force, older bool
 		early, late  []string
@@ -59,7 +59,7 @@ func TestLacks(t *testing.T) {
 
 // What is not used is not missed: by an engine that leaves forwarding alone, and by a
 // host that has no IPv6.
-func TestLacksUnused(t *testing.T) {
+func TestMissingFeaturesUnused(t *testing.T) {
 	b := newTestbed()
 	b.kernelWith(t, false)
 	require.Empty(t, features(t, b.openWith(t, Options{NoSysctl: true})))

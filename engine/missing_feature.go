@@ -1,0 +1,45 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+)
+
+// MissingFeature is a feature that the engine uses where it can, and that this kernel does
+// not have or does not let this process use.
+type MissingFeature struct {
+	// Name is the kernel's name for it.
+	Name string
+	// Fallback is what the engine does without it, and what that costs.
+	Fallback string
+}
+
+// missingFeatures tries what the kernel has. What is not known yet does not count as missing.
+func (e *Engine) missingFeatures() ([]MissingFeature, error) {
+	var found []MissingFeature
+	single, err := e.forwarding.PerInterface()
+	if err == nil && !single && !e.opts.NoSysctl {
+		found = append(found, MissingFeature{
+			Name:     "force_forwarding",
+			Fallback: "IPv6 forwarding is switched for all interfaces at once, and those with accept_ra=1 ignore router advertisements from then on",
+		})
+	}
+	if e.proxies != nil {
+		if pipeErr := e.proxies.group.PipeError(); pipeErr != nil {
+			found = append(found, MissingFeature{
+				Name:     "splice",
+				Fallback: "proxies copy bulk data through user memory, at two to three times the processor time (" + pipeErr.Error() + ")",
+			})
+		}
+	}
+	counts, countErr := e.table.CountsElements()
+	if countErr == nil && !counts {
+		found = append(found, MissingFeature{
+			Name:     "NFTA_SET_COUNT",
+			Fallback: "large maps are read twice, to see that nothing is missing",
+		})
+	}
+	return found, errors.Join(err, countErr)
+}
