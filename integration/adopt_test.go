@@ -14,8 +14,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// A table of the same name that no engine made, or a later one, is refused by every
-// verb and left as it is.
+// A table of the same name that no engine made, or a later version made, is refused by
+// every command and not changed.
 func TestTableNotOurs(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	const rest = "map tcp4 { type inet_service : ipv4_addr . inet_service; elements = { 8080 : 10.1.1.1 . 80 }; }; chain publish { accept; }; "
@@ -58,8 +58,8 @@ func TestTableNotOurs(t *testing.T) {
 	}
 }
 
-// What others have changed of the rules is put right when an engine opens, and told;
-// what is published stays. An engine that only reads leaves it.
+// Rules that others have changed are repaired and reported when an engine opens; what is
+// published stays. An engine that only reads changes nothing.
 func TestRepairAtOpen(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")

@@ -10,11 +10,11 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// awaitAttempts bounds await: with pauses that double up to 100 ms, half a minute on
-// an idle machine.
+// awaitAttempts bounds await to half a minute on an idle machine: pauses double up to
+// 100 ms.
 var awaitAttempts = 300 * labtest.Slowdown()
 
-// await waits for something that other processes do.
+// await waits until done returns true.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	pause := time.Millisecond

@@ -16,8 +16,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// Bad input exits with its status and one line that says what is wrong, and leaves
-// no trace: not in any table, on any port, in any sysctl.
+// Bad input makes a command exit with its status and one line that says what is wrong. No
+// table, port or sysctl changes.
 func TestBadInput(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -36,7 +36,7 @@ func TestBadInput(t *testing.T) {
 				require.Equal(t, before.sockets, sockets(t, top.Host))
 			})
 		}
-		// For all of them, as reading a thousand files takes its time.
+		// Once for all of them, because it reads a thousand files.
 		require.Equal(t, before.sysctls, sysctls(t, top.Host))
 	})
 }
@@ -46,7 +46,7 @@ type badInput struct {
 	args  []string
 	stdin string
 	code  int
-	says  string // behind "nftnat: "
+	says  string // after "nftnat: "
 }
 
 func (c badInput) name() string {
@@ -60,8 +60,8 @@ func (c badInput) name() string {
 	return strings.ToValidUTF8(name, "?")
 }
 
-// badInputs are all of them. In a row, %IN stands for the argument that is wrong, as
-// the message quotes it.
+// badInputs are all bad inputs. %IN stands for the wrong argument as the message quotes
+// it.
 func badInputs(t *testing.T, m mode) []badInput {
 	t.Helper()
 	var all []badInput
@@ -164,7 +164,7 @@ func badBackends() [][3]string {
 	}
 }
 
-// badHosts are mappings that read well and cannot be.
+// badHosts are well-formed mappings that this host cannot have.
 func badHosts() [][3]string {
 	return [][3]string{
 		{"192.0.2.77:8080", "172.30.0.2:80", "the frontend 192.0.2.77 is not an address of this host"},
@@ -245,8 +245,8 @@ func badFiles() [][2]string {
 	}
 }
 
-// conflicts are what cannot be because of what is published, and what cannot go
-// because it is not.
+// conflicts are mappings that conflict with what is published, and mappings to unpublish
+// that are not published.
 func conflicts() []badInput {
 	const holder = `tcp 7000 is published as 7000->172.30.0.2:70 by "holder"`
 	add := func(says string, args ...string) badInput {
@@ -280,14 +280,14 @@ func conflicts() []badInput {
 	}
 }
 
-// badUsage are command lines that are wrong as such.
+// badUsage are command lines with wrong arguments or options.
 func badUsage(t *testing.T, m mode) []badInput {
 	t.Helper()
 	const help = ` (see "nftnat help")`
 	refused := func(says string, args ...string) badInput {
 		return badInput{args: args, code: 2, says: says}
 	}
-	// What is no network namespace is not that of a daemon.
+	// A file that is no network namespace is refused.
 	elsewhere := func(path string, args ...string) badInput {
 		if m.testbed != nil {
 			return refused("the daemon at "+m.testbed.socket+" is in another network namespace than "+path+helpOf(args[2]), args...)

@@ -12,16 +12,16 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What docs/beside.md says of dockerd, with its lines.
+// TestBesideDocker checks what docs/beside.md says about dockerd, with its lines.
 func TestBesideDocker(t *testing.T) {
 	h := newBesideHost(t, "docker", "dockerd")
-	// The image and its layers are not of interest, and the machine's files are an overlay.
+	// The storage driver does not matter; the machine's own files are an overlay.
 	h.machine.Write("/etc/docker/daemon.json", `{"storage-driver": "vfs"}`, 0o644)
 	h.shell("systemctl start docker")
 	require.Equal(t, "-P FORWARD DROP", h.forwardPolicy())
 	daemon := h.publish()
 	table := h.table()
-	// Its rules are for IPv4 alone.
+	// Docker has rules for IPv4 only.
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)
 
 	h.recipe("docker published")
@@ -36,7 +36,7 @@ func TestBesideDocker(t *testing.T) {
 	h.recipe("docker undo")
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)
 
-	// A port is whose it was first. The container's files are the machine's own.
+	// A port belongs to the program that took it first. The container has the machine's files.
 	const container = "docker run --detach --volume /usr:/usr --volume /lib64:/lib64 --publish "
 	h.shell("tar --create --files-from=/dev/null | docker import - empty")
 	r := h.machine.Run("sh", "-euc", container+"8080:80 empty /usr/bin/sleep 1000")
@@ -58,7 +58,7 @@ func TestBesideDocker(t *testing.T) {
 	h.allOpen()
 	require.Equal(t, table, h.table(), "a table that is owned is not flushed")
 
-	// Forwarding is on already, as it is when nftnat was first: the policy is left alone.
+	// Forwarding is on already, as if nftnat had been first. So Docker leaves the policy.
 	h.shell("systemctl restart docker")
 	require.Equal(t, "-P FORWARD ACCEPT", h.forwardPolicy())
 	h.shell("iptables -F DOCKER-USER")
@@ -68,7 +68,7 @@ func TestBesideDocker(t *testing.T) {
 	require.Zero(t, h.testbed.status(t).Table.Repaired)
 }
 
-// forwardPolicy is what iptables does with a packet that no rule of FORWARD takes.
+// forwardPolicy is the policy of the chain FORWARD.
 func (h *besideHost) forwardPolicy() string {
 	h.Helper()
 	policy, _, _ := strings.Cut(labtest.Exec(h.T, h.top.Host, "iptables", "-S", "FORWARD"), "\n")

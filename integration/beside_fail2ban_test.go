@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// besideJail is a jail as Debian's defaults have it.
+// besideJail is a jail with Debian's defaults.
 const besideJail = `[sshd]
 enabled = false
 [web]
@@ -19,7 +19,7 @@ logpath = /var/log/web.log
 port = 8080
 `
 
-// What docs/beside.md says of fail2ban, with its lines.
+// TestBesideFail2ban checks what docs/beside.md says about fail2ban, with its lines.
 func TestBesideFail2ban(t *testing.T) {
 	h := newBesideHost(t, "fail2ban", "fail2ban-client")
 	h.publish()
@@ -28,7 +28,7 @@ func TestBesideFail2ban(t *testing.T) {
 	h.machine.Write("/etc/fail2ban/jail.local", besideJail, 0o644)
 	const ban = "fail2ban-client start; fail2ban-client set web banip 192.0.2.2 2001:db8:1::2"
 	h.shell(ban)
-	// Its chain is in the input hook, which does not see what is forwarded.
+	// Its chain is at the input hook, which does not see forwarded packets.
 	await(t, "fail2ban to ban", func() bool { return strings.Contains(h.machine.Exec("ip6tables", "-S"), "2001:db8:1::2") })
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin, pathOut)
 	h.shell("fail2ban-client stop")

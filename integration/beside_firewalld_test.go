@@ -10,18 +10,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// startFirewalld starts firewalld and waits until it answers: systemd takes it for started
+// startFirewalld starts firewalld and waits until it answers: for systemd it has started
 // when it has its name on the bus, which is before it loads its rules.
 const startFirewalld = "systemctl start firewalld; firewall-cmd --state"
 
-// What docs/beside.md says of firewalld, with its lines.
+// TestBesideFirewalld checks what docs/beside.md says about firewalld, with its lines.
 func TestBesideFirewalld(t *testing.T) {
 	h := newBesideHost(t, "firewalld", "firewall-cmd")
 	daemon := h.publish()
 	h.allOpen()
 	table := h.table()
 	h.shell(startFirewalld)
-	// By itself it accepts what has been translated, whoever did that.
+	// By default it accepts translated connections, whichever program translated them.
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
 	h.shell("firewall-cmd --set-default-zone=drop")
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
@@ -43,7 +43,7 @@ func TestBesideFirewalld(t *testing.T) {
 	h.allOpen()
 	require.Equal(t, table, h.table(), "firewalld leaves the table alone")
 
-	// Either ends the other, and nftables.service flushes when it ends.
+	// Each stops the other, and nftables.service flushes the ruleset when it stops.
 	h.shell("systemctl start nftables; " + startFirewalld)
 	require.Equal(t, "inactive", h.machine.Property("nftables", "ActiveState"))
 	require.Equal(t, table, h.table(), "a table that is owned is not flushed")

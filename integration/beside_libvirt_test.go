@@ -14,11 +14,11 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What docs/beside.md says of libvirt, with its lines.
+// TestBesideLibvirt checks what docs/beside.md says about libvirt, with its lines.
 func TestBesideLibvirt(t *testing.T) {
 	h := newBesideHost(t, "libvirt", "libvirtd")
 	h.publish()
-	// Learning to forward takes a bridge seconds; a bridge without the protocol does it at once.
+	// With the spanning tree protocol, a bridge forwards only after some seconds.
 	h.shell(`sed -i "s/<bridge [^>]*>/<bridge name='virbr0' stp='off'\/>/" /etc/libvirt/qemu/networks/default.xml`)
 	h.shell("systemctl start libvirtd; virsh net-start default")
 	const to = "192.0.2.1:8083"
@@ -63,7 +63,7 @@ func TestBesideLibvirt(t *testing.T) {
 	h.recipe("libvirt undo")
 	refused()
 
-	// A rule that is there before libvirt's is behind them.
+	// Rules that were there before libvirt's are after them.
 	h.shell("systemctl stop libvirtd; nft flush ruleset")
 	h.shell(h.text("libvirt published") + "systemctl start libvirtd; virsh net-list")
 	refused()

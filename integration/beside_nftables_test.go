@@ -13,12 +13,13 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// besideOurs are the lines of the page's /etc/nftables.conf that are there for nftnat.
+// besideOurs are the lines for nftnat in the page's /etc/nftables.conf.
 var besideOurs = regexp.MustCompile(`(?m)^.*# nftnat: .*\n`)
 
 const nftablesConf = "/etc/nftables.conf"
 
-// What docs/beside.md says of nftables.service, with its lines and with Debian's file.
+// TestBesideNftables checks what docs/beside.md says about nftables.service, with its lines
+// and with Debian's file.
 func TestBesideNftables(t *testing.T) {
 	h := newBesideHost(t, "nftables", "nft")
 	daemon := h.publish()
@@ -43,21 +44,21 @@ func TestBesideNftables(t *testing.T) {
 	require.Equal(t, table, h.table())
 	require.Zero(t, h.testbed.status(t).Table.Repaired)
 
-	// A table that is open to others is flushed, and repaired.
+	// A table without an owner is flushed, and repaired.
 	daemon = h.restart(daemon, "--no-owner")
 	for i, verb := range []string{"reload", "stop", "start"} {
 		h.shell("systemctl " + verb + " nftables")
 		await(t, "the daemon to repair", func() bool { return h.testbed.status(t).Table.Repaired == i+1 })
 		h.allOpen()
 	}
-	// Nobody repairs what nobody serves.
+	// Without a daemon nothing is repaired.
 	require.NoError(t, daemon.Signal(unix.SIGTERM))
 	require.Zero(t, daemon.Wait())
 	h.shell("systemctl reload nftables")
 	h.onlyOpen(pathOut)
 }
 
-// What docs/beside.md says of rulesets that are saved by nft list ruleset.
+// TestBesideSavedRuleset checks what docs/beside.md says about rulesets that nft list ruleset saved.
 func TestBesideSavedRuleset(t *testing.T) {
 	h := newBesideHost(t, "saved", "nft")
 	daemon := h.publish()
@@ -68,7 +69,7 @@ func TestBesideSavedRuleset(t *testing.T) {
 		return h.machine.Run("systemctl", "start", "nftables")
 	}
 
-	// Saved while a daemon owns the table: as long as it does, nobody can load it.
+	// Saved while a daemon owns the table: it cannot be loaded until the daemon ends.
 	table := h.table()
 	h.shell(all)
 	r := h.machine.Run("nft", "-f", nftablesConf)
@@ -77,7 +78,7 @@ func TestBesideSavedRuleset(t *testing.T) {
 	require.Equal(t, table, h.table())
 	require.Contains(t, h.machine.Exec("nft", "list", "tables"), "table inet filter")
 
-	// Without the table of nftnat it loads whoever runs.
+	// Without nftnat's table it can always be loaded.
 	h.recipe("saved tables")
 	saved := h.machine.Exec("cat", nftablesConf)
 	require.Contains(t, saved, "table inet filter")

@@ -14,7 +14,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What docs/beside.md says of settings, with its lines.
+// TestBesideSysctl checks what docs/beside.md says about settings, with its lines.
 func TestBesideSysctl(t *testing.T) {
 	h := newBesideHost(t, "sysctl", "sysctl")
 	daemon := h.publish()
@@ -24,7 +24,7 @@ func TestBesideSysctl(t *testing.T) {
 	h.shell(systemSysctl)
 	h.onlyOpen(pathLocal, pathProxied)
 	require.Contains(t, h.testbed.succeed(t, "status"), "forwarding  ipv4 off, ipv6 off\n")
-	// Nothing turns it on again by itself, as docs/beside.md says.
+	// Nothing turns it on again, as docs/beside.md says.
 	h.testbed.succeed(t, "add tcp 8082 172.30.0.2:80")
 	h.restart(daemon)
 	h.onlyOpen(pathLocal, pathProxied)
@@ -41,15 +41,16 @@ func TestBesideSysctl(t *testing.T) {
 	h.allOpen()
 }
 
-// systemSysctl is sysctl --system, which fails for settings that the machine cannot
-// change: those of Debian that are not about the network.
+// systemSysctl runs sysctl --system, which fails for Debian's settings that are not about
+// the network, because the machine cannot change them.
 const systemSysctl = "sysctl --system || true"
 
-// Strict reverse path filtering drops what comes in by another link than answers go out by.
+// Strict reverse path filtering drops packets that come in by another link than the answers
+// would go out by.
 func TestBesideReversePath(t *testing.T) {
 	h := newBesideHost(t, "rp_filter", "sysctl")
 	h.publish()
-	// The client's second link: it asks by this one and is answered by the first.
+	// The client's second link: it sends by this one, and answers go to the first one.
 	require.NoError(t, lab.Wire(
 		lab.End{NS: h.top.Client, Link: "eth1", Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24")}},
 		lab.End{NS: h.top.Host, Link: "lan1", Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}},
@@ -64,8 +65,8 @@ func TestBesideReversePath(t *testing.T) {
 	labtest.Reaches(t, h.top.Client, "tcp", to, "web")
 }
 
-// With route_localnet, which others turn on for their own sake, 127.0.0.1 stays closed to
-// the network as long as the table is there.
+// With route_localnet, which other programs turn on, 127.0.0.1 stays closed to the network
+// as long as there is nftnat's table.
 func TestBesideRouteLocalnet(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
 	labtest.EchoTCP(t, top.Host, "private", "127.0.0.1:9999")
@@ -75,7 +76,7 @@ func TestBesideRouteLocalnet(t *testing.T) {
 	labtest.Reaches(t, top.Neighbour, "tcp", to, "private")
 	s := newTestbed(t, top.Host)
 	s.serve(t)
-	s.succeed(t, "add tcp 8080 172.30.0.2:80") // with which the table comes
+	s.succeed(t, "add tcp 8080 172.30.0.2:80") // makes the table
 	require.ErrorIs(t, labtest.NoAnswer(t, top.Neighbour, "tcp", to), os.ErrDeadlineExceeded)
 	labtest.Reaches(t, top.Host, "tcp", to, "private")
 }

@@ -23,10 +23,10 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// besidePage is the page whose lines the tests run as they stand there.
+// besidePage is the page whose lines the tests run unchanged.
 const besidePage = "../docs/beside.md"
 
-// besideBlock is a fenced block of the page. The name behind its language is not shown.
+// besideBlock is a fenced block of the page. Readers do not see the name after its language.
 var besideBlock = regexp.MustCompile("(?ms)^```(\\w+) (\\w[^\n]*)\n(.*?)^```$")
 
 // recipes are the blocks of the page about one program, by name.
@@ -36,8 +36,8 @@ type recipes struct {
 	used   map[string]bool
 }
 
-// readRecipes reads the blocks whose names begin with the name of the program. A test
-// that passes has used all of them.
+// readRecipes reads the blocks whose names begin with the name of the program. It fails the
+// test at the end if one was not used.
 func readRecipes(t *testing.T, about string) *recipes {
 	t.Helper()
 	text, err := os.ReadFile(besidePage)
@@ -68,7 +68,7 @@ func (r *recipes) text(name string) string {
 	return r.blocks[name]
 }
 
-// Each fenced block of the page is one that a test looks for.
+// Each fenced block of the page is run by a test.
 func TestBesidePage(t *testing.T) {
 	text, err := os.ReadFile(besidePage)
 	require.NoError(t, err)
@@ -81,7 +81,7 @@ func TestBesidePage(t *testing.T) {
 }
 
 // besideHost is a host that runs nftnat and, under a real systemd, another program that
-// has a say in its packets.
+// filters packets.
 type besideHost struct {
 	*testing.T
 	*recipes
@@ -106,7 +106,7 @@ func newBesideHost(t *testing.T, about, program string) *besideHost {
 	}
 }
 
-// publish publishes what the page says is published, by the daemon, which it starts.
+// publish starts the daemon, and publishes what the page says is published.
 func (h *besideHost) publish() *labtest.Process {
 	h.Helper()
 	p := h.testbed.serve(h.T)
@@ -116,7 +116,7 @@ func (h *besideHost) publish() *labtest.Process {
 	return p
 }
 
-// restart ends the daemon and starts another: it now starts after the other program.
+// restart ends the daemon and starts one after the other program has started.
 func (h *besideHost) restart(p *labtest.Process, args ...string) *labtest.Process {
 	h.Helper()
 	require.NoError(h, p.Signal(unix.SIGTERM))
@@ -133,19 +133,19 @@ func (h *besideHost) recipe(name string) {
 // besidePath is a way that packets take.
 type besidePath int
 
-// The ways that the page tells apart.
+// The ways that the page distinguishes.
 const (
 	pathIn4     besidePath = iota // a client, by netfilter, IPv4
 	pathIn6                       // the same, IPv6
 	pathProxied                   // a client of the other family, by a proxy
 	pathLocal                     // the host itself, by a proxy on 127.0.0.1
 	pathHairpin                   // a backend, to a published port of its host
-	pathOut                       // a backend, to somebody outside
+	pathOut                       // a backend, to a server outside
 )
 
 var besidePaths = []besidePath{pathIn4, pathIn6, pathProxied, pathLocal, pathHairpin, pathOut}
 
-// from is who sends, to which address, and who answers.
+// from returns the sender, the address, and the name that answers.
 func (h *besideHost) from(p besidePath) (from *lab.NS, to, name string) {
 	switch p {
 	case pathIn4:
@@ -164,11 +164,11 @@ func (h *besideHost) from(p besidePath) (from *lab.NS, to, name string) {
 	panic(fmt.Sprint("no such path: ", p))
 }
 
-// besideSilence is how long a closed path is asked: what is dropped never answers.
+// besideSilence is how long an answer is waited for on a path where packets are dropped.
 const besideSilence = 400 * time.Millisecond
 
-// onlyOpen checks that these paths are open and all others closed: dropped or rejected.
-// It asks all at once.
+// onlyOpen checks that these paths are open and all others closed (dropped or rejected), all
+// at the same time.
 func (h *besideHost) onlyOpen(open ...besidePath) {
 	h.Helper()
 	var asked sync.WaitGroup
@@ -193,17 +193,17 @@ func (h *besideHost) onlyOpen(open ...besidePath) {
 	require.Empty(h.T, strings.Join(slices.DeleteFunc(failures, func(s string) bool { return s == "" }), "\n"))
 }
 
-// allOpen sees to it that everything passes.
+// allOpen checks that all paths are open.
 func (h *besideHost) allOpen() {
 	h.Helper()
 	h.onlyOpen(besidePaths...)
 }
 
-// table is nftnat's table, with the handles by which one that was made anew differs.
+// table lists nftnat's table with handles, which differ if it was recreated.
 func (h *besideHost) table() string {
 	h.Helper()
 	return labtest.Exec(h.T, h.top.Host, "nft", "-a", "list", "table", "inet", "nftnat")
 }
 
-// shell runs lines that are not the page's in the host.
+// shell runs other lines in the host.
 func (h *besideHost) shell(lines string) { h.Helper(); h.machine.Exec("sh", "-euc", lines) }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What docs/beside.md says of ufw, with its lines.
+// TestBesideUfw checks what docs/beside.md says about ufw, with its lines.
 func TestBesideUfw(t *testing.T) {
 	h := newBesideHost(t, "ufw", "ufw")
 	daemon := h.publish()
@@ -17,7 +17,7 @@ func TestBesideUfw(t *testing.T) {
 	table := h.table()
 	h.shell("ufw --force enable")
 	h.onlyOpen(pathLocal)
-	// The frontend's port is not what ufw sees of what is forwarded.
+	// In forwarded packets ufw does not see the frontend's port.
 	h.shell("ufw route allow proto tcp to any port 8080")
 	h.onlyOpen(pathLocal)
 	h.shell("ufw route delete allow proto tcp to any port 8080")

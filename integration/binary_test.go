@@ -19,11 +19,11 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// envProgram names a program that has been built already, for where there is no Go.
+// envProgram is the path of a program that has been built already, for machines without Go.
 const envProgram = "NFTNAT_TEST_PROGRAM"
 
-// program builds the program that the tests of the command line run: static, as it is
-// released.
+// program builds the program that the tests of the command line run, static as in a
+// release.
 var program = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(envProgram); path != "" {
 		return path, nil
@@ -37,9 +37,8 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// nftnat prepares a command line of the program that acts by itself, without a daemon;
-// for one with a daemon see testbed. Its environment is empty, and with it PATH: it
-// must not need other programs.
+// nftnat prepares a command line that uses no daemon; for one with a daemon see testbed.
+// Its environment is empty, PATH included, because it must not need other programs.
 func nftnat(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	if !slices.ContainsFunc(args, func(word string) bool { return slices.Contains(neverDirect, word) }) {
@@ -51,7 +50,7 @@ func nftnat(t *testing.T, args ...string) *exec.Cmd {
 // neverDirect are commands that have nothing to do with a daemon, or are one.
 var neverDirect = []string{"plan", "demo", "version", "--version", "completion", "help", "--help", "serve", "events", "__complete"}
 
-// bare prepares a command line as it is.
+// bare prepares a command line without adding options.
 func bare(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	if os.Getenv(envProgram) == "" {
@@ -70,7 +69,7 @@ func run(t *testing.T, ns *lab.NS, args ...string) labtest.Result {
 	return labtest.Run(t, ns, nftnat(t, args...))
 }
 
-// runInput is run with something on standard input.
+// runInput is run with standard input.
 func runInput(t *testing.T, ns *lab.NS, input string, args ...string) labtest.Result {
 	t.Helper()
 	cmd := nftnat(t, args...)

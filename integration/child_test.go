@@ -17,13 +17,13 @@ import (
 	"github.com/nftnat/nftnat/engine"
 )
 
-// A child is this test binary once more, as a process of its own that does one thing
-// instead of the tests.
+// A child is another process of this test binary, which does one thing instead of the
+// tests.
 
 const (
-	envChild      = "NFTNAT_TEST_CHILD"       // what it does: a key of runChild
-	envChildNetNS = "NFTNAT_TEST_CHILD_NETNS" // where
-	envChildArgs  = "NFTNAT_TEST_CHILD_ARGS"  // and with what, separated by newlines
+	envChild      = "NFTNAT_TEST_CHILD"       // what it does: a case of runChild
+	envChildNetNS = "NFTNAT_TEST_CHILD_NETNS" // in which namespace
+	envChildArgs  = "NFTNAT_TEST_CHILD_ARGS"  // its arguments, separated by newlines
 )
 
 // runChild is the child's main; it returns the exit status.

@@ -23,15 +23,14 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What the verbs print, one after another on one table. All of them run with PATH
-// empty; see nftnat.
+// What commands print, one after another on one table.
 func TestVerbs(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, step := range []struct {
 		args   string
 		prints string
-		says   string // on standard error, behind "nftnat: "
-		logs   string // what says begins with, where the rest is for people
+		says   string // on standard error, after "nftnat: "
+		logs   string // the beginning of says, if the rest may change
 		code   int
 	}{
 		{args: "ls", prints: "PROTO  FRONTEND  BACKEND  NAME  PROXY  EXPIRES\n"},
@@ -108,7 +107,7 @@ func TestVerbs(t *testing.T) {
 	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
 }
 
-// The JSON documents have exactly the keys that were promised.
+// The JSON documents have exactly the promised keys.
 func TestJSON(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	const web = `{"proto":"tcp","host":"","port":8080,"backend":"172.30.0.2:80","name":"web","proxy":true}`
@@ -164,13 +163,13 @@ func TestJSON(t *testing.T) {
 			}
 		}
 	})
-	keys = slices.DeleteFunc(keys, func(k string) bool { return k == "commit" }) // where the program was built in a checkout
+	keys = slices.DeleteFunc(keys, func(k string) bool { return k == "commit" }) // only in a build from a checkout
 	require.Equal(t, []string{"arch", "go", "os", "version"}, keys)
 	require.Equal(t, buildinfo.Version, version["version"])
 }
 
-// apply makes the table what the file says and tells what it changed; with --dry-run
-// it only tells.
+// apply makes the table what the file says and prints what it changed; with --dry-run it
+// only prints.
 func TestApply(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, args := range []string{
@@ -219,12 +218,12 @@ func TestApply(t *testing.T) {
 	require.Equal(t, exportOf("mappings: []\n"), succeed(t, top.Host, "export"))
 }
 
-// withoutClocks takes what is left of time-outs out of a listing.
+// withoutClocks removes the remaining time of time-outs from a listing.
 func withoutClocks(listing string) string {
 	return regexp.MustCompile(` expires [0-9a-z]+`).ReplaceAllString(listing, "")
 }
 
-// Another host is made the same by export | apply.
+// export | apply makes another host the same.
 func TestExportApply(t *testing.T) {
 	one := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	two := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -246,8 +245,8 @@ func TestExportApply(t *testing.T) {
 	require.Equal(t, sortedElements(t, one.Host), sortedElements(t, two.Host))
 }
 
-// withoutExpiry takes the times out of an export: engines work them out from what the
-// kernel says is left, which is known to the tick of its clock.
+// withoutExpiry removes the times from an export: an engine computes them from the remaining
+// time, which the kernel knows only to a tick.
 func withoutExpiry(export string) string {
 	return regexp.MustCompile(`, expires: [^,}]*`).ReplaceAllString(export, ", expires")
 }
@@ -262,8 +261,7 @@ func expiry(t *testing.T, ns *lab.NS) time.Time {
 	return at
 }
 
-// Engines with different tables, and in different namespaces, do not know of each
-// other.
+// Engines with different tables, or in different namespaces, do not affect each other.
 func TestTablesAndNamespaces(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	other := labtest.NewNS(t, "other")
@@ -283,7 +281,7 @@ func TestTablesAndNamespaces(t *testing.T) {
 	require.Contains(t, succeed(t, top.Host, "ls"), "8080")
 }
 
-// The ports that the administrator has reserved are not chosen, and none left is a
+// Ports that the administrator has reserved are not chosen. If none is left, that is a
 // conflict.
 func TestReservedPorts(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -299,7 +297,7 @@ func TestReservedPorts(t *testing.T) {
 	require.Equal(t, 1, strings.Count(r.Stderr, "\n"))
 }
 
-// A mapping with a time to live ends by itself, in the kernel as everywhere.
+// A mapping with a time-out ends by itself, in the kernel and in the engine.
 func TestTimeToLive(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -311,7 +309,7 @@ func TestTimeToLive(t *testing.T) {
 	require.Equal(t, "8080->172.30.0.2:80\n", succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80"))
 }
 
-// Who may not is told so and what to do. What needs no privilege needs none.
+// A user without privilege is told what to do. Commands that need no privilege work.
 func TestNotRoot(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	succeed(t, top.Host, "add", "tcp", "7000", "172.30.0.2:70")
@@ -331,7 +329,7 @@ func TestNotRoot(t *testing.T) {
 		require.Regexp(t, `^nftnat: [^\n]*: operation not permitted \(run it as root, or give it CAP_NET_ADMIN\)\n$`, r.Stderr, args)
 		require.Empty(t, r.Stdout, args)
 	}
-	// Nor may root without CAP_SETFCAP be root of a user namespace (user_namespaces(7)).
+	// Without CAP_SETFCAP, root cannot be mapped in a user namespace (user_namespaces(7)).
 	r := unprivileged("demo")
 	require.Equal(t, 5, r.Code)
 	require.Regexp(t, `^nftnat: create user namespace: operation not permitted \(run it as root, [^\n]*\)\n$`, r.Stderr)

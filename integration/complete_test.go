@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A shell completes what there is, in words that it takes without quotes.
+// A shell completes names that exist, in words that need no quotes.
 func TestCompletionOfMappings(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	s := newTestbed(t, top.Host)

@@ -24,10 +24,11 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// What an intruder in a confined process cannot do is tried in package confine, from
-// inside. Here is what the kernel says of the daemon, and that all of its work goes on.
+// Package confine tests from inside what an intruder in a confined process cannot do. The
+// tests here check what the kernel reports about the daemon, and that the daemon can do all
+// of its work.
 
-// requireConfined looks at each thread of a process.
+// requireConfined checks each thread of a process.
 func requireConfined(t *testing.T, pid int, kept ...confine.Capability) {
 	t.Helper()
 	var bits uint64
@@ -55,14 +56,14 @@ func requireConfined(t *testing.T, pid int, kept ...confine.Capability) {
 	require.Positive(t, seen)
 }
 
-// hasLandlock reports whether this kernel has it.
+// hasLandlock reports whether this kernel has Landlock.
 func hasLandlock() bool {
 	_, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	return e == 0
 }
 
-// A daemon keeps two capabilities and what its work takes of files and calls, in its own
-// namespace and in another, and does all of its work so.
+// A daemon keeps two capabilities, and the files and system calls that it needs, in its own
+// namespace and in another, and can do all of its work.
 func TestDaemonConfined(t *testing.T) {
 	for name, elsewhere := range map[string]bool{"own namespace": false, "another namespace": true} {
 		t.Run(name, func(t *testing.T) {
@@ -106,7 +107,7 @@ func TestDaemonConfined(t *testing.T) {
 			inOrder()
 			requireKept(t, s, path)
 
-			// What it carries comes to an end.
+			// Its connections go on until they end.
 			live := dialFlow(t, top.Host, "tcp", "127.0.0.1:80")
 			require.Equal(t, "web", live.name(t))
 			require.NoError(t, p.Signal(unix.SIGTERM))
@@ -123,7 +124,7 @@ func TestDaemonConfined(t *testing.T) {
 	}
 }
 
-// work has a daemon do all that a daemon does.
+// work makes a daemon do everything that a daemon does.
 func (s *testbed) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
 	t.Helper()
 	events := s.follow(t)
@@ -132,7 +133,7 @@ func (s *testbed) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
 		labtest.Reaches(t, top.Host, network, "127.0.0.1:80", "web")
 		labtest.Reaches(t, top.Client, network, at(top.Host.V4, 80), "web")
 		labtest.Reaches(t, top.Client, network, "[2001:db8:1::1]:80", "web") // by a proxy
-		// The bridge port is given the mode that this takes.
+		// This needs hairpin mode of the bridge port.
 		labtest.Reaches(t, top.Backend1, network, at(top.Host.V4, 80), "web")
 		holder, err := occupy(top.Host, network, "0.0.0.0:443")
 		require.NoError(t, err)
@@ -153,15 +154,15 @@ func (s *testbed) work(t *testing.T, top *lab.Topology, metrics *lab.NS) {
 	}
 }
 
-// requireKept looks whether a file has what is published.
+// requireKept checks that a file has what is published.
 func requireKept(t *testing.T, s *testbed, path string) {
 	t.Helper()
 	require.Empty(t, s.succeed(t, "apply --dry-run -f "+path))
 	require.Contains(t, s.succeed(t, "export"), "name: db")
 }
 
-// A daemon that is confined knows which socket is in the way, and whose it is. The command
-// names the process, if it may look into it.
+// A confined daemon reports the socket that has a port, and its user. The command names the
+// process, if it has the right to.
 func TestDaemonConfinedConflict(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	s := newTestbed(t, top.Host)
@@ -194,7 +195,8 @@ func TestDaemonConfinedConflict(t *testing.T) {
 	}
 }
 
-// Whoever has been left few capabilities serves with those, and drops the rest of them.
+// A daemon that is started with few capabilities serves with them, and drops those that it
+// does not need.
 func TestDaemonConfinedBefore(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -234,7 +236,7 @@ func TestDaemonConfinedBefore(t *testing.T) {
 	}
 }
 
-// A directory that the daemon may change by a privilege only keeps it that one.
+// If the daemon may change a directory by CAP_DAC_OVERRIDE only, it keeps that.
 func TestDaemonConfinedForeignDirectory(t *testing.T) {
 	requireUsers(t)
 	top := newTopology(t, lab.Options{})

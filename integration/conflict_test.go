@@ -21,8 +21,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// A port has one holder. Who comes second is told whose it is, and the first goes on
-// as if nothing had happened.
+// A port has one holder. A second call is refused with the name of the holder, and the first
+// mapping is not affected.
 func TestConflict(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, network := range []string{"tcp", "udp"} {
@@ -92,7 +92,7 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// requireConflict sees to it that the error names the one port that both want.
+// requireConflict checks that the error names the one port that both want.
 func requireConflict(t *testing.T, err error, have, want nat.Mapping) {
 	t.Helper()
 	require.ErrorIs(t, err, nat.ErrConflict)
@@ -107,7 +107,7 @@ func requireConflict(t *testing.T, err error, have, want nat.Mapping) {
 	require.Contains(t, err.Error(), holder.String())
 }
 
-// hold starts a child that has the table, and returns when it has.
+// hold starts a child that owns the table, and returns when it does.
 func hold(t *testing.T, ns *lab.NS) *labtest.Process {
 	t.Helper()
 	cmd := child(t, "hold", ns.Path())
@@ -126,8 +126,8 @@ func hold(t *testing.T, ns *lab.NS) *labtest.Process {
 	return p
 }
 
-// A table has one engine. Another one is told the process that has it, may wait for
-// it, and needs nothing to be cleaned up after it was killed.
+// A table has one engine. The error of another one names its process. It can wait for the
+// table, and nothing has to be cleaned up after the first one was killed.
 func TestOwned(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	holder := hold(t, top.Host)
@@ -139,7 +139,7 @@ func TestOwned(t *testing.T) {
 		require.ErrorIs(t, err, nat.ErrOwned)
 		require.EqualError(t, err, fmt.Sprintf("table nftnat is owned by pid %d (uid %d)", holder.Pid, os.Geteuid()))
 	}
-	// Reading takes no lock; another table and another namespace have their own.
+	// Reading takes no lock. Another table or namespace has a lock of its own.
 	require.Empty(t, published(open(t, top.Host, engine.Options{ReadOnly: true})))
 	publish(t, open(t, top.Host, engine.Options{Table: "other"}), "8080->172.30.0.2:80")
 	publish(t, open(t, labtest.NewNS(t, "elsewhere"), engine.Options{}), "8080->172.30.0.2:80")
@@ -160,8 +160,8 @@ func TestOwned(t *testing.T) {
 	require.Equal(t, []string{"8081->172.30.0.2:80"}, published(open(t, top.Host, engine.Options{})))
 }
 
-// Commands that run at the same time wait for one another: each gets what it asked
-// for, or is told who was first.
+// Commands that run at the same time wait for one another. Each succeeds, or names the
+// mapping in the way.
 func TestRacingCommands(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	const racers = 10
@@ -189,7 +189,7 @@ func TestRacingCommands(t *testing.T) {
 	}
 	require.Len(t, granted, racers)
 
-	// Ten for one port: one has it, and nine are told who.
+	// Ten for one port: one gets it, and the others name it.
 	var winner string
 	results := race(func(i int) []string {
 		return []string{"add", "--quiet", "tcp", "8080", "172.30.0.2:80", "--name", fmt.Sprint("racer", i)}
@@ -208,7 +208,7 @@ func TestRacingCommands(t *testing.T) {
 		}
 	}
 
-	// Ten ranges side by side, and all removed again.
+	// Ten adjacent ranges, and all removed again.
 	for i, r := range race(func(i int) []string {
 		return []string{"add", "--quiet", "udp", ports(100*i+100, 100*i+199), "172.30.0.2"}
 	}) {

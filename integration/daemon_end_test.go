@@ -21,8 +21,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A daemon that is killed takes the proxies along and nothing else. The next command
-// starts one that adopts what is published, and serves all of it.
+// If a daemon is killed, only its proxies end. The next command starts a daemon that adopts
+// what is published, and serves all of it.
 func TestDaemonKilled(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -61,7 +61,7 @@ func TestDaemonKilled(t *testing.T) {
 		for _, f := range flows {
 			require.NoError(t, f.conn.Close())
 		}
-		// A reader is content with what the kernel holds.
+		// A command that only reads prints what the kernel holds.
 		require.Equal(t, published, s.succeed(t, "export"))
 		require.Empty(t, daemons(t, filepath.Dir(s.socket)))
 
@@ -85,8 +85,8 @@ func TestDaemonKilled(t *testing.T) {
 	}
 }
 
-// The connections that a proxy has ended itself are in TIME_WAIT on its port, and
-// do not keep the next daemon from it.
+// Connections that a proxy has closed first are in TIME_WAIT on its port. The next daemon
+// can use the port nevertheless.
 func TestDaemonTimeWait(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
@@ -100,7 +100,7 @@ func TestDaemonTimeWait(t *testing.T) {
 			f := dialFlow(t, top.Host, "tcp", address)
 			require.Equal(t, "backend", f.name(t))
 			pid := s.daemon(t)
-			// Killed, it closes first; with nothing unread, by a FIN.
+			// When it is killed, it closes first, by a FIN because nothing is unread.
 			kill(t, pid, unix.SIGKILL)
 			require.NoError(t, f.conn.Close())
 			await(t, "TIME_WAIT", func() bool { return waiting() != "" })
@@ -112,8 +112,8 @@ func TestDaemonTimeWait(t *testing.T) {
 	}
 }
 
-// Told to end, a daemon takes no new connections, lets those that its proxies carry
-// come to their end, leaves the table, and exits 0.
+// On SIGTERM a daemon accepts no new connections, lets those of its proxies end, leaves the
+// table, and exits 0.
 func TestDaemonTerminated(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
@@ -142,7 +142,7 @@ func TestDaemonTerminated(t *testing.T) {
 	if labtest.LeaveOut(t, "the 10 s in which a daemon that ends lets connections end") {
 		return
 	}
-	// It does not wait for ever, and whoever starts the next one waits for it.
+	// It does not wait for ever, and a command that starts the next daemon waits for it.
 	first := s.serve(t)
 	live := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
 	require.Equal(t, "backend", live.name(t))
@@ -197,8 +197,8 @@ func TestDaemonPurge(t *testing.T) {
 	}
 }
 
-// What cannot be served, because its port was taken while no daemon ran, is published
-// all the same, and status says so. It is served when the port is free.
+// A mapping whose port was taken while no daemon ran stays published without a proxy, and
+// status says so. It is served when the port is free.
 func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -220,12 +220,12 @@ func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	require.Contains(t, p.Output(), fmt.Sprintf("held by socat (pid %d)", other.Pid))
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "backend")
 
-	// By itself, after a while.
+	// After a while, without a change.
 	require.NoError(t, holder.Close())
 	await(t, "the port that is free to be served", func() bool { return s.status(t).Proxies == 3 })
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "backend")
 	require.Len(t, s.status(t).Warnings, 1)
-	// And by the next change, without a wait that can be seen.
+	// And at once after a change.
 	other.Kill()
 	s.succeed(t, "add --quiet tcp 9000 172.30.0.2:80")
 	await(t, "the other port to be served", func() bool { return s.status(t).Proxies == 5 })
@@ -235,7 +235,7 @@ func TestDaemonAdoptsWhatIsTaken(t *testing.T) {
 	require.Equal(t, 2, strings.Count(p.Output(), "mapping has no proxy"), p.Output())
 }
 
-// With --direct nothing is started and nothing is asked; who has the table is named.
+// With --direct no daemon is started or contacted. The error names the owner of the table.
 func TestDaemonAndDirect(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -251,7 +251,7 @@ func TestDaemonAndDirect(t *testing.T) {
 	require.Len(t, ms, 2)
 }
 
-// goesOn sees to it that a connection is answered as before.
+// goesOn checks that a connection still works.
 func goesOn(t *testing.T, f *flow) {
 	t.Helper()
 	t.Helper()

@@ -24,8 +24,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// follow starts the events verb and returns, when it follows, what reads the lines it
-// has printed since.
+// follow starts nftnat events, and returns a function that returns the lines printed since
+// the last call.
 func (s *testbed) follow(t *testing.T) func() []api.Event {
 	t.Helper()
 	p := labtest.StartCmd(t, s.ns, s.command(t, "events"))
@@ -45,7 +45,7 @@ func (s *testbed) follow(t *testing.T) func() []api.Event {
 		var events []api.Event
 		for line := range strings.Lines(p.Output()[skip:]) {
 			if !strings.HasSuffix(line, "\n") {
-				break // the rest is still to come
+				break // the line is not complete yet
 			}
 			var ev api.Event
 			require.NoError(t, json.Unmarshal([]byte(line), &ev), line)
@@ -55,7 +55,7 @@ func (s *testbed) follow(t *testing.T) func() []api.Event {
 	}
 }
 
-// What happens is told in the order in which it happens, a port a line.
+// Events come in the order of the changes, one line a port.
 func TestDaemonEvents(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	s := newTestbed(t, top.Host)
@@ -64,7 +64,7 @@ func TestDaemonEvents(t *testing.T) {
 	s.succeed(t, "add --quiet tcp 8080-8081 172.30.0.2:80-81 --name web")
 	s.succeed(t, "add --quiet --replace tcp 8081 172.30.0.3:80")
 	s.succeed(t, "add --quiet udp 53 172.30.0.2 --ttl 500ms")
-	// What is refused is no event.
+	// A refused change is no event.
 	require.Equal(t, 3, s.run(t, "add tcp 8080 172.30.0.2:80").Code)
 	await(t, "the end of the mapping", func() bool { return len(events()) >= 5 })
 	s.succeed(t, "rm tcp 8080-8081")
@@ -97,7 +97,7 @@ func TestDaemonEvents(t *testing.T) {
 	}, got)
 }
 
-// A mapping ends at its time, and its proxy with it, without anybody's asking.
+// A mapping ends at its time by itself, and with it its proxy.
 func TestDaemonTimeToLive(t *testing.T) {
 	labtest.LongOnly(t, "4 s in which mappings with a time to live end")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -118,7 +118,7 @@ func TestDaemonTimeToLive(t *testing.T) {
 				return errors.Is(err, unix.ECONNREFUSED)
 			})
 		}
-		// The port is free for others.
+		// Other programs can bind the port.
 		holder, err := occupy(top.Host, network, "0.0.0.0:8080")
 		require.NoError(t, err)
 		require.NoError(t, holder.Close())
@@ -127,8 +127,8 @@ func TestDaemonTimeToLive(t *testing.T) {
 	require.Equal(t, 2, s.status(t).Proxies)
 }
 
-// With --replace what comes goes to the new backend: the datagrams of flows that are
-// there, and new connections. A connection that is there stays where it is.
+// After --replace, new connections and the datagrams of existing flows go to the new backend.
+// An existing connection stays at the old one.
 func TestDaemonReplace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, network := range []string{"tcp", "udp"} {
@@ -173,7 +173,7 @@ func TestDaemonReplace(t *testing.T) {
 	}
 }
 
-// With --kill the connections that are there end as well, and no others do.
+// With --kill the existing connections end as well, and no others do.
 func TestDaemonReplaceKill(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
@@ -211,7 +211,7 @@ func TestDaemonReplaceKill(t *testing.T) {
 		}
 		was = b.name
 	}
-	// What goes where it should already does not end.
+	// Connections to the new backend do not end.
 	stays := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")
 	require.Equal(t, "two", stays.name(t))
 	s.succeed(t, "add --quiet --replace --kill tcp 8080 172.30.0.3:80 --name other")
@@ -223,8 +223,8 @@ func TestDaemonReplaceKill(t *testing.T) {
 	require.Contains(t, r.Stderr, "nftnat: --kill ends connections to what --replace replaces")
 }
 
-// The same where netfilter translates for one of the backends and a proxy alone serves
-// the other, as the frontend is of one family.
+// The same if netfilter serves one of the backends, and a proxy the other one because it has
+// the other family.
 func TestDaemonReplaceFamily(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, network := range []string{"tcp", "udp"} {
@@ -257,7 +257,7 @@ func TestDaemonReplaceFamily(t *testing.T) {
 	}
 }
 
-// status and metrics tell what there is.
+// status and metrics describe the daemon.
 func TestDaemonStatus(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -328,7 +328,7 @@ func TestDaemonStatus(t *testing.T) {
 		require.Regexp(t, `\nnftnat_proxy_bytes_total\{to="backend"\} [1-9]`, metrics)
 		require.Regexp(t, `\nnftnat_proxy_bytes_total\{to="client"\} [1-9]`, metrics)
 	}
-	// There is nothing else over TCP: it asks nobody who he is.
+	// Nothing else is served over TCP, because there is no authentication.
 	r := labtest.Run(t, top.Host, command(t, "curl", "--silent", "--fail", "--max-time", "10", "http://127.0.0.1:9100/v1/mappings"))
 	require.NotZero(t, r.Code)
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// requireUsers skips a test where this process cannot become other users, as in a
-// namespace with only the one that it was given.
+// requireUsers skips a test if this process cannot become other users, as in a user
+// namespace with one user.
 func requireUsers(t *testing.T) {
 	t.Helper()
 	ids, err := os.ReadFile("/proc/self/uid_map")
@@ -31,7 +31,7 @@ func requireUsers(t *testing.T) {
 	}
 }
 
-// in gives the testbed a directory that does not exist yet.
+// in moves the testbed's socket to a directory that does not exist yet.
 func (s *testbed) in(t *testing.T) {
 	t.Helper()
 	require.NoError(t, os.Chmod(filepath.Dir(s.socket), 0o755))
@@ -39,8 +39,8 @@ func (s *testbed) in(t *testing.T) {
 	s.args, s.api = []string{"--socket", s.socket}, api.NewClient(s.socket)
 }
 
-// With --group the socket and the directory that is made for it are the group's, and
-// its members can do everything; others cannot even connect.
+// With --group the socket and the directory that is made for it belong to the group. Its
+// members can do everything; other users cannot connect.
 func TestDaemonGroup(t *testing.T) {
 	requireUsers(t)
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -69,13 +69,13 @@ func TestDaemonGroup(t *testing.T) {
 	require.NoError(t, p.Signal(syscall.SIGTERM))
 	require.Zero(t, p.Wait(), p.Output())
 
-	// A directory that was there is not changed, and it is said what that means.
+	// An existing directory is not changed, and the log says what that means.
 	p = s.serve(t, "--group", "nogroup")
 	require.Contains(t, p.Output(), "members of the group cannot reach the socket")
 	require.NoError(t, p.Signal(syscall.SIGTERM))
 	require.Zero(t, p.Wait(), p.Output())
 
-	// As now: the group of the process.
+	// The group of the process, as here.
 	p = s.serve(t)
 	info, err := os.Stat(s.socket)
 	require.NoError(t, err)

@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A daemon is healthy from its start to its end, asked either way.
+// A daemon is healthy from its start to its end, on the socket and over TCP.
 func TestDaemonHealth(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	s := newTestbed(t, top.Host)
@@ -33,8 +33,8 @@ func TestDaemonHealth(t *testing.T) {
 	require.ErrorIs(t, s.api.Health(t.Context()), api.ErrNoServer)
 }
 
-// The metrics tell of the program, of forwarding, of changes, and on request of the
-// connections of mappings.
+// The metrics describe the program, forwarding, changes and, on request, the connections of
+// mappings.
 func TestDaemonMetrics(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")

@@ -20,9 +20,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// burden is a shell script that runs its arguments as a process that has everything from its
-// caller that a process can have: ignored and blocked signals, a umask, low limits, a low
-// priority of every kind, one processor, a directory and a descriptor.
+// burden is a shell script that runs its arguments with everything that a process can
+// inherit: ignored and blocked signals, a umask, low limits, low priorities, one processor, a
+// directory and a descriptor.
 const burden = `
 trap '' HUP INT TERM
 cd "$1"; shift
@@ -33,7 +33,7 @@ ulimit -S -t 600 -f 100000
 exec choom -n 300 -- nice -n 7 ionice -c 3 taskset -c 0 env --block-signal=TERM,USR1 "$@"
 `
 
-// burdened prepares a command line of the program, in a directory, with what burden gives it.
+// burdened prepares a command line that burden runs in a directory.
 func (s *testbed) burdened(t *testing.T, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	for _, tool := range []string{"flock", "choom", "nice", "ionice", "taskset", "env"} {
@@ -45,7 +45,7 @@ func (s *testbed) burdened(t *testing.T, dir string, args ...string) *exec.Cmd {
 	return heavy
 }
 
-// requireUnburdened looks at a daemon in the background.
+// requireUnburdened checks that a daemon in the background has inherited nothing.
 func requireUnburdened(t *testing.T, pid int) {
 	t.Helper()
 	proc := fmt.Sprintf("/proc/%d/", pid)
@@ -63,24 +63,24 @@ func requireUnburdened(t *testing.T, pid int) {
 	require.Equal(t, "/dev/null", link("fd/0"))
 	require.Contains(t, link("fd/1"), "/") // and not a pipe of the caller's
 	require.Contains(t, link("fd/2"), "nftnat.log")
-	// Those of /sys/fs/cgroup are the Go runtime's, which asks how many processors there are.
+	// The Go runtime opens files of /sys/fs/cgroup for the number of processors.
 	descriptors, err := os.ReadDir(proc + "fd")
 	require.NoError(t, err)
 	for _, d := range descriptors {
 		target, err := os.Readlink(proc + "fd/" + d.Name())
-		if err == nil { // else it has just been closed
+		if err == nil { // otherwise it has just been closed
 			require.Regexp(t, `^(/sys/fs/cgroup/(.*/)?cpu\.[a-z_]+|/dev/null|/.*\.log|socket:.*|pipe:.*|anon_inode:.*|/proc/sys/net|/proc/\d+|/run/[^/]+|/run/testbed-\d+/run)$`, target)
 		}
 	}
 	require.NotRegexp(t, `(^|\x00)(JUNK|HOME|PATH|LISTEN_FDS|NOTIFY_SOCKET)=`, read("environ"))
 	require.Contains(t, read("environ"), "GOTRACEBACK=single\x00")
-	// The first thread may be one that waits for signals. The newest has what all are given.
+	// The first thread may be the one that waits for signals, so look at the newest.
 	tasks, err := filepath.Glob(proc + "task/*/status")
 	require.NoError(t, err)
 	status, err := os.ReadFile(tasks[len(tasks)-1])
 	require.NoError(t, err)
 	require.Contains(t, string(status), "\nSigBlk:\t0000000000000000\n")
-	// The C library's own signals, 32 and 33, are ignored in all that make has started
+	// The C library's signals 32 and 33 are ignored in processes that make has started
 	// (findings/make-children-ignore-signal-32.sh). The Go runtime leaves them alone.
 	ignored := regexp.MustCompile(`\nSigIgn:\t([0-9a-f]{16})\n`).FindStringSubmatch(string(status))
 	require.NotNil(t, ignored)
@@ -108,14 +108,14 @@ func requireUnburdened(t *testing.T, pid int) {
 	require.Regexp(t, `Max file size +unlimited`, read("limits"))
 }
 
-// The daemon that a command starts, and the one of serve --detach, have nothing of whoever
-// runs the command, and it ends as ever when it is told to.
+// The daemon that a command starts, and that of serve --detach, inherit nothing from the
+// caller, and end on SIGTERM as usual.
 func TestDaemonInheritsNothing(t *testing.T) {
 	for name, line := range map[string]string{
 		"started by a command": "add tcp 8080 172.30.0.2:80", "serve --detach": "serve --detach", "takeover": "serve --takeover --detach",
 	} {
 		t.Run(name, func(t *testing.T) {
-			requireUsers(t) // else no process may be put back to a normal priority
+			requireUsers(t) // otherwise the priority cannot be set back
 			top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 			s := newTestbed(t, top.Host)
 			s.in(t)
@@ -144,7 +144,7 @@ func TestDaemonInheritsNothing(t *testing.T) {
 	}
 }
 
-// Paths on a command line are relative to where that is, and not to where the daemon goes.
+// Paths on a command line are relative to the command's directory, not to the daemon's.
 func TestDaemonRelativePaths(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -162,13 +162,13 @@ func TestDaemonRelativePaths(t *testing.T) {
 	}
 }
 
-// The log of a daemon in the background is the command's standard error only where nobody
-// waits for the end of that.
+// A daemon in the background logs to the command's standard error only if that is a file or
+// the journal: a reader of a pipe would wait for the daemon to end.
 func TestDetachLog(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
 	log := filepath.Join(filepath.Dir(s.socket), "nftnat.log")
-	r := s.run(t, "serve --detach") // by a pipe
+	r := s.run(t, "serve --detach") // standard error is a pipe
 	require.Zero(t, r.Code, r.Stderr)
 	require.Equal(t, "nftnat: the daemon's log is "+log+"\n", r.Stderr)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
@@ -190,8 +190,8 @@ func TestDetachLog(t *testing.T) {
 	require.Equal(t, file.Name(), target)
 }
 
-// A daemon leaves the control group of the command that starts it, which is killed with a
-// unit or a session. A successor that a service manager starts stays in that of its unit.
+// A daemon leaves the control group of the command that starts it, which may be killed with
+// a unit or a session. A successor that a service manager starts stays in its unit's.
 func TestDaemonLeavesControlGroup(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -222,7 +222,7 @@ func TestDaemonLeavesControlGroup(t *testing.T) {
 		pid := s.daemon(t)
 		require.Equal(t, "/nftnat", of(pid))
 		require.Empty(t, s.status(t).Warnings)
-		// What a service manager does with a unit.
+		// As a service manager does with a unit.
 		require.NoError(t, os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0))
 		require.Equal(t, pid, s.status(t).PID)
 		s.succeed(t, "purge")
@@ -232,7 +232,7 @@ func TestDaemonLeavesControlGroup(t *testing.T) {
 	require.Equal(t, "/nftnat-test.service", of(s.daemon(t)))
 	kill(t, s.daemon(t), unix.SIGTERM)
 
-	// Where it may not, it says so once, and serves all the same.
+	// If it may not, it says so once, and serves.
 	cmd := s.command(t, "add", "tcp", "8081", "172.30.0.2:80")
 	bounded := append([]string{"--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"}, cmd.Args...)
 	inGroup := command(t, "sh", append([]string{"-c", move, "sh", group, labtest.Tool(t, "setpriv")}, bounded...)...)
@@ -248,8 +248,8 @@ func TestDaemonLeavesControlGroup(t *testing.T) {
 	require.Equal(t, 1, strings.Count(string(log), "ends with the unit or session"), string(log))
 }
 
-// mountControlGroups is where control groups of version 2 are to be seen and changed: mounted
-// by the test, for machines with both versions do it each in their own way.
+// mountControlGroups mounts control groups of version 2, because machines that have both
+// versions mount them at different places.
 func mountControlGroups(t *testing.T) string {
 	t.Helper()
 	requireUsers(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// The log says who changed what, a line each, and what ended by itself.
+// The log has a line for each change, with its author, and for each mapping that expired.
 func TestDaemonLogsChanges(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)

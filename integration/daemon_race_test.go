@@ -25,19 +25,18 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// How many race, and for what. Every other frontend is one address's, so that the
-// conflicts are also those of an address with any.
+// Every other frontend is for one address, so that it can also conflict with any address.
 const (
 	raceProcesses = 8
 	raceClients   = 64 // of each process
 	racePorts     = 500
 	raceTurns     = 6 // of each client
 	raceFirstPort = 20000
-	raceAtOnce    = 24 // calls of each process: a server that is full closes what is slow
+	raceAtOnce    = 24 // calls of each process at a time: a full server closes slow connections
 )
 
-// Whoever races for a port with however many others: it has one owner at a time, as
-// they know it themselves, and in the end the kernel holds what they have.
+// If many processes race for ports, a port has one owner at a time, and in the end the
+// kernel holds what they own.
 func TestDaemonOwnersRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -85,8 +84,8 @@ func childRace(socket, owners, name string) error {
 	return errors.Join(failures...)
 }
 
-// raceClient asks for ports, and notes in a file of each one's name that it has it:
-// the file must not be there already. Half of them it gives back.
+// raceClient publishes ports and makes a file for each, which must not exist. It unpublishes
+// half of them.
 func raceClient(c *api.Client, turns chan struct{}, owners, name string) error {
 	for range raceTurns {
 		turns <- struct{}{}
@@ -130,7 +129,7 @@ func raceTurn(c *api.Client, owners, name string) error {
 	return err
 }
 
-// note writes a file that must not be there.
+// note makes a file that must not exist.
 func note(path, text string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrExist) {

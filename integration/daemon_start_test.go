@@ -21,8 +21,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A command that finds no daemon starts one, and what it has published is served on
-// localhost too when it returns.
+// A command that finds no daemon starts one. When it returns, its mapping is served on
+// localhost too.
 func TestDaemonStartsByItself(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -59,7 +59,7 @@ func TestDaemonStartsByItself(t *testing.T) {
 	require.Equal(t, pid, s.daemon(t))
 }
 
-// racers is how many commands run at a time.
+// racers is the number of commands that run at a time.
 const racers = 10
 
 // race runs command lines at the same time and returns how each of them ended.
@@ -80,7 +80,7 @@ func (s *testbed) race(t *testing.T, line func(i int) string) []labtest.Result {
 	return results
 }
 
-// Commands that race to start a daemon start one, and all of them are served by it.
+// Commands that race to start a daemon start one, and all of them use it.
 func TestDaemonStartRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -96,13 +96,13 @@ func TestDaemonStartRace(t *testing.T) {
 			labtest.Reaches(t, top.Host, "tcp", at(loopback4, 8000+i), "web")
 		}
 		s.succeed(t, fmt.Sprintf("rm tcp %d-%d", 8000, 8000+racers-1))
-		// The next ones find a socket that nobody serves.
+		// The next commands find a socket without a server.
 		kill(t, pid, unix.SIGKILL)
 	}
 }
 
-// Of those that race for one port, also while the daemon is yet to be started, one
-// has it, and the others are told who.
+// Of commands that race for one port, one gets it, also while the daemon is being started,
+// and the others name it.
 func TestDaemonPortRace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -130,7 +130,7 @@ func TestDaemonPortRace(t *testing.T) {
 	}
 }
 
-// Why a daemon cannot be had is what the command says, and exits with.
+// If no daemon can be started, the command prints the reason and exits with its status.
 func TestDaemonCannotStart(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -145,7 +145,7 @@ func TestDaemonCannotStart(t *testing.T) {
 	require.NoFileExists(t, s.socket)
 	labtest.Exec(t, top.Host, "nft", "delete", "table", "inet", "nftnat")
 
-	// Where its directory cannot be made, or its socket.
+	// If its directory or its socket cannot be made.
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for _, socket := range []string{file, filepath.Join(file, "socket"), filepath.Join(t.TempDir(), "a", "b", "socket")} {
@@ -157,7 +157,7 @@ func TestDaemonCannotStart(t *testing.T) {
 	}
 	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
 
-	// Who may not is told so and what to do.
+	// A user without the right is told what to do.
 	cmd := s.command(t, "add", "tcp", "8080", "172.30.0.2:80")
 	drop := []string{"--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"}
 	r := labtest.Run(t, top.Host, command(t, "setpriv", slices.Concat(drop, cmd.Args)...))
@@ -165,18 +165,18 @@ func TestDaemonCannotStart(t *testing.T) {
 	require.Regexp(t, `^nftnat: [^\n]*: operation not permitted \(run it as root, or give it CAP_NET_ADMIN\)\n$`, r.Stderr)
 	require.Empty(t, daemons(t, filepath.Dir(s.socket)))
 
-	// And after all that one can be had.
+	// After all that, a daemon can be started.
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
 }
 
-// A second daemon is told of the first, and leaves it and its socket alone.
+// The error of a second daemon names the first one, which is not affected.
 func TestDaemonTwice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newTestbed(t, top.Host)
 	first := s.serve(t)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
-	// Another table, so that it is the socket which is in the way.
+	// Another table, so that only the socket is in use.
 	r := s.run(t, "serve --table other")
 	require.Equal(t, 1, r.Code)
 	require.Contains(t, r.Stderr, "another server answers")
@@ -192,8 +192,8 @@ func TestDaemonTwice(t *testing.T) {
 	require.NoFileExists(t, second.socket)
 }
 
-// Namespaces share the files of /run, but not daemons: each has its own, and commands
-// find that of theirs.
+// Namespaces share the files of /run, but each has a daemon of its own, which commands
+// find.
 func TestDaemonNamespaces(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	host := newDefaultTestbed(t, top.Host)
@@ -227,7 +227,7 @@ func TestDaemonNamespaces(t *testing.T) {
 	require.FileExists(t, filepath.Join(defaultDirectory, fmt.Sprintf("mine-%d.sock", inode(t, top.Host))))
 	require.Len(t, daemons(t, defaultDirectory), 3)
 
-	// The default socket becomes free, and who has another one keeps it.
+	// The default socket becomes free. A daemon with another socket keeps it.
 	host.succeed(t, "purge")
 	require.Equal(t, exportOf("mappings:\n  - 8081->172.30.0.2:80\n  - 8082->172.30.0.2:80\n"), other.succeed(t, "export"))
 	other.succeed(t, "rm tcp 8082")

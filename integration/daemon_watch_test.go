@@ -22,8 +22,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A socket that others have removed is there again, with its mode and group, and commands
-// find the daemon, confined as it is.
+// A socket that others have removed is made again, with its mode and group, also by a
+// confined daemon, and commands find the daemon.
 func TestDaemonSocketRemoved(t *testing.T) {
 	for name, group := range map[string]int{"own group": -1, "another group": 4242} {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +57,7 @@ func TestDaemonSocketRemoved(t *testing.T) {
 			}
 			require.Equal(t, 3, strings.Count(p.Output(), "others removed the socket"), p.Output())
 
-			// A successor has it, and makes it anew too.
+			// A successor makes it again too.
 			next := s.serve(t, append(args, "--takeover")...)
 			require.NoError(t, os.Remove(s.socket))
 			await(t, "the successor's socket to be there again", func() bool {
@@ -73,7 +73,7 @@ func TestDaemonSocketRemoved(t *testing.T) {
 	}
 }
 
-// Where the daemon cannot make it anew it says so once, and commands say how to end it.
+// If the daemon cannot make it again, it says so once, and commands say how to end it.
 func TestDaemonSocketLost(t *testing.T) {
 	labtest.LongOnly(t, "24 s in which a daemon makes its lost socket anew")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -92,7 +92,7 @@ func TestDaemonSocketLost(t *testing.T) {
 	await(t, "the daemon to say so", func() bool { return strings.Contains(fromStart(t, log), said) })
 	require.Equal(t, 1, strings.Count(fromStart(t, log), said), fromStart(t, log))
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
-	// What is published is listed all the same, and the way out is named.
+	// What is published is still listed, and the message says what to do.
 	require.Contains(t, s.succeed(t, "ls"), "8080")
 	lines := []string{"add tcp 8081 172.30.0.2:80", "purge"} // each waits for the owner to end
 	for _, line := range lines {
@@ -131,8 +131,8 @@ func TestDaemonSocketLost(t *testing.T) {
 	require.NoFileExists(t, given.socket)
 }
 
-// A daemon whose path another server has taken ends if that one waits for its table, as the
-// one that systemd starts does. It stays if that one serves another table.
+// If another server has taken a daemon's path, the daemon ends if that server waits for its
+// table, as one that systemd starts does. It stays if that server has another table.
 func TestDaemonSocketSuperseded(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -175,7 +175,7 @@ func TestDaemonSocketSuperseded(t *testing.T) {
 	s.succeed(t, "purge")
 }
 
-// read is what a file has now.
+// read returns a file.
 func read(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -183,7 +183,7 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// fromStart is all that a file has.
+// fromStart reads a file from its beginning.
 func fromStart(t *testing.T, f *os.File) string {
 	t.Helper()
 	text := make([]byte, 64<<10)
@@ -192,9 +192,8 @@ func fromStart(t *testing.T, f *os.File) string {
 	return string(text[:n])
 }
 
-// A network namespace that is deleted by its name ends its daemon, and with it the namespace:
-// one of ip(8), one of a path, and one that the daemon was started in without being told its
-// name.
+// If a network namespace is deleted by its name, its daemon ends, and with it the namespace:
+// for a name of ip(8), a path, and a daemon that was not told the name.
 func TestDaemonNamespaceDeleted(t *testing.T) {
 	for name, where := range map[string]struct {
 		dir   string
@@ -242,7 +241,7 @@ func TestDaemonNamespaceDeleted(t *testing.T) {
 	}
 }
 
-// inNamespace are the processes in a network namespace.
+// inNamespace returns the processes in a network namespace.
 func inNamespace(t *testing.T, inode uint64) []string {
 	t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/ns/net")
@@ -269,8 +268,8 @@ func nameFor(t *testing.T, ns *lab.NS, path string) (remove func()) {
 	}
 }
 
-// A daemon that was not told the name of its namespace goes on while one is left; one that was
-// told a name, until that is removed.
+// A daemon that was not told the name of its namespace goes on while a name is left. One that
+// was told a name goes on until that is removed.
 func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 	labtest.LongOnly(t, "5 s in which a daemon looks for the other name of its namespace")
 	for _, told := range []bool{false, true} {
@@ -288,7 +287,7 @@ func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 		} else {
 			removeFirst()
 		}
-		time.Sleep(2 * time.Second) // it looks twice a second
+		time.Sleep(2 * time.Second) // it checks twice a second
 		require.Equal(t, pid, s.status(t).PID)
 		if told {
 			removeFirst()
@@ -299,8 +298,8 @@ func TestDaemonNamespaceOfTwoNames(t *testing.T) {
 	}
 }
 
-// A state file that others remove is there again without a change, so that a reboot loses
-// nothing; so is its lock.
+// A state file that others remove is written again without a change, so that a reboot loses
+// nothing, and so is its lock.
 func TestDaemonStateFileRemoved(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -324,22 +323,22 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
 	require.Contains(t, withoutComments(t, path), "8081->172.30.0.2:80")
 
-	// Its directory is gone: it says so once.
+	// If its directory is gone, it says so once.
 	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
 	await(t, "the daemon to say so", func() bool { return len(s.status(t).Warnings) == 1 })
 	require.Contains(t, s.status(t).Warnings[0], "the state file is not kept: ")
 	require.Equal(t, 1, strings.Count(p.Output(), "the state file is not kept"), p.Output())
 }
 
-// A daemon that cannot start because another one has the table leaves nothing at the socket that
-// was meant for it.
+// A daemon that cannot start because another one has the table leaves no file at the path of
+// its socket.
 func TestDaemonConflictLeavesNothing(t *testing.T) {
 	labtest.LongOnly(t, "13 s for which commands wait for a table that has an owner")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	first := newTestbed(t, top.Host)
 	first.serve(t)
 	lines := []string{"serve", "serve --detach", "add tcp 8080 172.30.0.2:80"}
-	// All at a time: each waits for the first daemon to end.
+	// All at the same time, because each waits for the first daemon to end.
 	second, homes := make([]*testbed, len(lines)), make([]string, len(lines))
 	for i := range lines {
 		second[i] = newTestbed(t, top.Host)

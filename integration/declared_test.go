@@ -42,8 +42,8 @@ func attachAt(t *testing.T, e *engine.Engine, name string, ns *lab.NS, specs ...
 	return ep
 }
 
-// What an endpoint publishes answers, and nothing else of its network does; nft(8)
-// names both; and a new engine finds all of it.
+// Only the published ports of an endpoint answer. nft(8) lists both, and a new engine finds
+// both.
 func TestDeclaredNetwork(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartNeighbour, Forwarding: true})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -101,7 +101,7 @@ func TestDeclaredNetwork(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 }
 
-// Prefixes that others have a route to are refused, with the route.
+// Prefixes to which another route leads are refused, with the route.
 func TestNetworkOverlapsRoutes(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	e := open(t, top.Host, engine.Options{})
@@ -127,7 +127,7 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 	for name, prefix := range map[string]string{"a": "10.62.0.0/24", "b": "fd00:62::/64"} {
 		n, err := nat.ParseNetwork(name, prefix, "")
 		require.NoError(t, err)
-		_, err = e.CreateNetwork(t.Context(), n) // its bridge may come later
+		_, err = e.CreateNetwork(t.Context(), n) // its bridge may be made later
 		require.NoError(t, err)
 	}
 	declare(t, e, top)

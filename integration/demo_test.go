@@ -14,7 +14,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// The demonstration works, and leaves the place it was run in alone.
+// The demonstration works, and changes nothing in the namespace in which it runs.
 func TestDemo(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
 	before := takeSnapshot(t, ns)
@@ -30,7 +30,7 @@ func TestDemoWithoutRoot(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
 	before := takeSnapshot(t, ns)
 	cmd := bare(t, "demo")
-	// The directory of the program is root's alone.
+	// Other users cannot read the program's directory.
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
 	path := filepath.Join(dir, "nftnat")
@@ -45,7 +45,7 @@ func TestDemoWithoutRoot(t *testing.T) {
 	before.unchanged(t, ns)
 }
 
-// Without the privilege, and where no user namespace can be made, it says so in one line.
+// Without privilege and user namespaces, it says so in one line.
 func TestDemoWithoutNamespaces(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
 	demo := bare(t, "demo")

@@ -19,7 +19,7 @@ import (
 type docBlock struct {
 	page  string // the file, from the root of the repository
 	line  int    // where the fence begins, from 1
-	lang  string // the word behind the fence
+	lang  string // the word after the fence
 	runBy string // what a comment above the fence names: a test, or .ci/run; empty: TestDocs runs it
 	text  string
 }
@@ -32,8 +32,8 @@ type docCommand struct {
 	output string
 }
 
-// commands are the block's commands. In a console block they begin with "$ " and what
-// they print follows. An sh block is commands alone.
+// commands returns the block's commands. In a console block they begin with "$ ", and their
+// output follows. An sh block has only commands.
 func (b docBlock) commands() []docCommand {
 	var done []docCommand
 	continued := false
@@ -94,8 +94,8 @@ func docBlocks(t *testing.T, page string) []docBlock {
 	return blocks
 }
 
-// docPages are the pages whose blocks TestDocs runs: all but README.md, which TestReadme
-// runs, and docs/beside.md, whose blocks have names and tests of their own
+// docPages returns the pages whose blocks TestDocs runs: all except README.md, which
+// TestReadme runs, and docs/beside.md, whose blocks have names and tests of their own
 // (TestBesidePage).
 func docPages(t *testing.T) []string {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 // decisionHead is what a decision begins with.
 var decisionHead = regexp.MustCompile(`^# \d+\. (.+)\n\nStatus: (.+?), (\d{4}-\d{2}-\d{2})(; amended)?\.( .+)?\n\n`)
 
-// The table in docs/adr/README.md is what the decisions say of themselves.
+// The table in docs/adr/README.md agrees with the decisions.
 func TestDecisions(t *testing.T) {
 	const heading = "| | decision | status | date |\n|---|---|---|---|\n"
 	page := filepath.Join("..", "docs", "adr", "README.md")

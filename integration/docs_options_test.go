@@ -18,8 +18,8 @@ import (
 // helpOption is an option as help lists it.
 var helpOption = regexp.MustCompile(`(?m)^ +(?:(-\w), +)?(--[a-z-]+)`)
 
-// Every command, and every option of it, is in docs/commands.md, or in docs/daemon.md
-// for the daemon's.
+// Every command and every option is in docs/commands.md, or in docs/daemon.md for those of
+// the daemon.
 func TestDocsOptions(t *testing.T) {
 	ns := labtest.NewNS(t, "host")
 	help := func(args ...string) string {
@@ -33,7 +33,7 @@ func TestDocsOptions(t *testing.T) {
 		if !strings.Contains(pages, "`"+name) {
 			t.Errorf("no page describes %s", name)
 		}
-		// What is below "Global Flags" is of every command.
+		// Options below "Global Flags" are those of every command.
 		for _, option := range helpOption.FindAllStringSubmatch(help(command...), -1) {
 			short, long := option[1], option[2]
 			described := regexp.MustCompile(long+`\b`).MatchString(pages) || short != "" && strings.Contains(pages, short+" ")
@@ -44,7 +44,7 @@ func TestDocsOptions(t *testing.T) {
 	}
 }
 
-// commandNames are the commands that completion offers, those below others as well.
+// commandNames returns the commands that completion offers, subcommands included.
 func commandNames(t *testing.T, ns *lab.NS, above ...string) [][]string {
 	t.Helper()
 	r := labtest.Run(t, ns, bare(t, append([]string{"__complete"}, append(above, "")...)...))

@@ -25,10 +25,9 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// Every command in the documentation works as the page says, in the order of the page,
-// on a host whose backends are those of the examples. A block that cannot run here
-// names the test that runs it, and that test reads it from the page; or .ci/run, which
-// has the same lines.
+// Every command in the documentation works as the page says, in the order of the page, on
+// a host with the backends of the examples. A block that cannot run here names a test that
+// reads the page and runs the block, or .ci/run, which has the same lines.
 func TestDocs(t *testing.T) {
 	tests := testSources(t)
 	ci := textOf(t, "../.ci/run")
@@ -73,8 +72,8 @@ func checkBlock(t *testing.T, block docBlock) {
 	}
 }
 
-// A docShell is where a page's commands run: a host whose neighbour has the addresses
-// 172.17.0.2, 172.17.0.3 and 172.30.0.2, and answers HTTP on port 80 of each.
+// A docShell runs a page's commands on a host whose neighbour answers HTTP on port 80 of
+// 172.17.0.2, 172.17.0.3 and 172.30.0.2.
 type docShell struct {
 	ns      *lab.NS
 	command func(line string) *exec.Cmd // prepares a line for bash(1)
@@ -94,14 +93,14 @@ func newDocHost(t *testing.T) *lab.NS {
 }
 
 const (
-	// sudoScript stands for sudo(8): tests are root, if only of a user namespace, but
-	// have another PATH than sudo gives, which is Debian's secure_path.
+	// sudoScript stands for sudo(8). Tests are root already, perhaps of a user namespace;
+	// it sets the PATH of Debian's secure_path.
 	sudoScript = "#!/bin/sh\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec \"$@\"\n"
-	// curlConfig has curl(1) fail with HTTP errors, and print nothing but answers.
+	// curlConfig makes curl(1) fail with HTTP errors, and print only answers.
 	curlConfig = "silent\nshow-error\nfail-with-body\n"
 )
 
-// newDocShell is for pages that take nftnat for installed.
+// newDocShell returns a shell in which nftnat is installed.
 func newDocShell(t *testing.T) *docShell {
 	t.Helper()
 	host := newDefaultTestbed(t, newDocHost(t)).ns
@@ -114,7 +113,7 @@ func newDocShell(t *testing.T) *docShell {
 	sudo := strings.Replace(sudoScript, "PATH=", "PATH="+bin+":", 1)
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "sudo"), []byte(sudo), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".curlrc"), []byte(curlConfig), 0o644))
-	// Else go(1) leaves a process behind that writes there while the directory is removed.
+	// Otherwise go(1) starts a process that writes there while the directory is removed.
 	telemetry := filepath.Join(dir, ".config", "go", "telemetry")
 	require.NoError(t, os.MkdirAll(telemetry, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o644))
@@ -128,7 +127,7 @@ func newDocShell(t *testing.T) *docShell {
 	}}
 }
 
-// serveHello answers HTTP on port 80 with the address that was asked.
+// serveHello answers HTTP on port 80 with the address to which the client connected.
 func serveHello(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	server := &http.Server{
@@ -148,8 +147,8 @@ func serveHello(t *testing.T, ns *lab.NS) {
 	})
 }
 
-// run runs a block's commands one after another. Those whose output ends with a message
-// of nftnat's must fail, and all others must not.
+// run runs a block's commands one after another. Commands whose output ends with a message
+// of nftnat must fail, and all others must succeed.
 func (s *docShell) run(t *testing.T, block docBlock) {
 	t.Helper()
 	for _, c := range block.commands() {
@@ -172,7 +171,7 @@ func (s *docShell) run(t *testing.T, block docBlock) {
 
 var testFunction = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
 
-// testSources are the files of all tests, by the tests' names.
+// testSources returns the source of the file of each test, by the test's name.
 func testSources(t *testing.T) map[string]string {
 	t.Helper()
 	sources := map[string]string{}
@@ -192,7 +191,7 @@ func testSources(t *testing.T) map[string]string {
 	return sources
 }
 
-// goExamples are the engine's examples, without indentation.
+// goExamples returns the engine's examples, without indentation.
 func goExamples(t *testing.T) string {
 	t.Helper()
 	paths, err := filepath.Glob("../engine/example*_test.go")
@@ -205,7 +204,7 @@ func goExamples(t *testing.T) string {
 	return all.String()
 }
 
-// unindented is text without the white space that lines begin with.
+// unindented removes the white space at the beginning of lines.
 func unindented(text string) string {
 	var done strings.Builder
 	for line := range strings.Lines(text) {
@@ -223,7 +222,7 @@ func textOf(t *testing.T, path string) string {
 
 var testNameInText = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*\\*?)`")
 
-// Every test that the documentation names is there.
+// Every test that the documentation names exists.
 func TestDocsNameTests(t *testing.T) {
 	tests := testSources(t)
 	pages, err := filepath.Glob("../docs/*.md")
@@ -242,8 +241,8 @@ func TestDocsNameTests(t *testing.T) {
 
 var linkInText = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 
-// Links in the documentation that are not to other hosts lead to a file that is there,
-// and to a heading of it.
+// Links of the documentation to files of this repository lead to an existing file and
+// heading.
 func TestDocsLinks(t *testing.T) {
 	pages, err := filepath.Glob("../docs/*.md")
 	require.NoError(t, err)
@@ -266,7 +265,7 @@ func TestDocsLinks(t *testing.T) {
 	}
 }
 
-// anchors are the names of a page's headings in links.
+// anchors returns the names of a page's headings in links.
 func anchors(text string) []string {
 	var names []string
 	for line := range strings.Lines(text) {

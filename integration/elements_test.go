@@ -18,14 +18,13 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// sortedElements are the elements of nftnat's maps and sets as nft(8) reads them out
-// of the kernel, a line each: "tcp4 8080 : 172.30.0.2 . 80 web". Time-outs are told
-// by a "~" alone, since they run.
+// sortedElements returns the elements of nftnat's maps and sets as nft(8) lists them, one
+// line each: "tcp4 8080 : 172.30.0.2 . 80 web". A time-out is shown as "~", because it
+// changes.
 func sortedElements(t *testing.T, ns *lab.NS) []string {
 	t.Helper()
 	lines := listedElements(t, ns)
-	// Who lists a map while the kernel moves it to a larger table can be told of an
-	// element twice (rhashtable_walk_next in lib/rhashtable.c).
+	// While the kernel moves a map to a larger table, an element can be listed twice (rhashtable_walk_next in lib/rhashtable.c).
 	for range 10 {
 		if len(slices.Compact(slices.Clone(lines))) == len(lines) {
 			break
@@ -75,7 +74,7 @@ func (s *listedSet) lines(t *testing.T) []string {
 			require.NoError(t, json.Unmarshal(raw, &pair))
 			key, value = pair[0], " : "+listedValue(t, pair[1])
 		}
-		// An element that has nothing but a key is listed as the key.
+		// An element with only a key is listed as the key.
 		var full struct {
 			Elem *struct {
 				Val     json.RawMessage
@@ -124,8 +123,8 @@ func spell(v any) string {
 	return fmt.Sprint(v)
 }
 
-// elementsOf are the lines that sortedElements gives if the kernel holds exactly these
-// mappings and segments: worked out here, from what the formats promise.
+// elementsOf returns the lines of sortedElements if the kernel holds exactly these mappings
+// and segments. It computes them from the documented format.
 func elementsOf(ms []nat.Mapping, segments ...string) []string {
 	lines := []string{}
 	for _, m := range ms {
@@ -156,7 +155,7 @@ func elementOf(m nat.Mapping) string {
 		set, key = set+"_host", host.String()+" . "+key
 	}
 	if host.IsValid() && host.Is4() == m.Backend.Addr().Is6() {
-		wildcard = false // which the key says by itself
+		wildcard = false // the key shows it
 		set, key = m.Proto.String()+map[bool]string{true: "4_to6", false: "6_to4"}[host.Is4()], m.Frontend.Addr().String()+" . "+fmt.Sprint(m.Frontend.Port())
 	}
 	line := fmt.Sprintf("%s %s : %s . %d", set, key, m.Backend.Addr(), m.Backend.Port())

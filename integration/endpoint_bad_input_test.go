@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// badSpecs are port specs of every wrong shape: those of 2013, and more.
+// badSpecs are malformed port specs: those of 2013, and more.
 func badSpecs() []string {
 	return []string{
 		"4503/tcp/udp", "4503/", "/", "/udp", ":/udp", "", ":", "::", ":::", "x", "80x", "80/tcp ", " 80", "+80", "0x50", "080", "٨٠",
@@ -25,8 +25,8 @@ func badSpecs() []string {
 	}
 }
 
-// Bad input is one line and the right exit status, and leaves no trace: no lease, no
-// port, no cursor that has moved, in no table.
+// Bad input is one line and the right exit status, and changes nothing: no lease, port,
+// cursor or table.
 func TestEndpointBadInput(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -85,7 +85,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("attach a --ip fd00:30::"), 2, `invalid address "fd00:30::": it is the first address of network six fd00:30::/64, which no host has`},
 			{words("attach a --ip 172.30.0.2"), 3, "attach a: address 172.30.0.2 is taken by endpoint web"},
 			{words("attach a --network small"), 3, "attach a: network small 10.7.0.0/30 is full: lease from 10.7.0.0/30: exhausted"},
-			// Ports that are taken, the last of them too.
+			// Ports that are in use, also the last one of a range.
 			{words("attach a --network inside -p 8080:81"), 3, `attach a: tcp 8080 is published as 8080->172.30.0.2:80 by "web"`},
 			{words("attach a --network inside -p 80 -p 81 -p 192.0.2.1:8080:80"), 3, `attach a: tcp 8080 is published as 8080->172.30.0.2:80 by "web"`},
 			{words("attach a --network inside -p 53:53/udp"), 3, `attach a: udp 192.0.2.1:53 is published as 192.0.2.1:53->172.30.0.2:53/udp by "web"`},
@@ -114,7 +114,7 @@ func TestEndpointBadInput(t *testing.T) {
 		}
 		for _, spec := range badSpecs() {
 			if m.testbed != nil {
-				break // specs are read before anybody is asked, and there are many
+				break // there are many, and all are checked before anything is contacted
 			}
 			r := m.ask(t, "", "attach", "a", "--network", "inside", "-p", "8081:80", "-p", spec)
 			require.Equal(t, 2, r.Code, "%q: %s", spec, r.Stdout)

@@ -14,8 +14,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// apply makes networks, endpoints and mappings what the file says, tells what it
-// changed, and with --dry-run only tells.
+// apply makes networks, endpoints and mappings what the file says, and prints what it
+// changed; with --dry-run it only prints.
 func TestEndpointApply(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -52,7 +52,7 @@ mappings:
 		require.Empty(t, m.do(t, "apply --dry-run -f -", m.do(t, "export")))
 		require.Equal(t, same, ruleset(t, top.Host), "what is the same is not touched")
 
-		// Without a word of where the network has left off, it goes on there.
+		// Without "next" the network goes on from where it was.
 		require.Empty(t, m.do(t, "apply -f -", strings.Replace(file, ", next: 172.30.0.9", "", 1)))
 		require.Equal(t, exportOf(canonical), m.do(t, "export"))
 
@@ -70,7 +70,7 @@ mappings:
 		require.JSONEq(t, `{"was":"network inside 172.30.0.0/24 gateway 172.30.0.1"}`, spelled(t, docs[0]))
 		require.JSONEq(t, `{"was":"endpoint bare 10.7.0.200"}`, spelled(t, docs[2]))
 
-		// A file with mappings alone is exactly that.
+		// A file with only mappings leaves no network and no endpoint.
 		m.do(t, "apply -f -", "mappings: [90->172.30.0.3:90]")
 		require.Equal(t, exportOf("mappings:\n  - 90->172.30.0.3:90\n"), m.do(t, "export"))
 		m.do(t, "apply -f -", "mappings: []")
@@ -86,8 +86,8 @@ func spelled(t *testing.T, doc map[string]json.RawMessage) string {
 	return string(text)
 }
 
-// A broken file is refused whole, with line and reason, and so is one that this host
-// cannot have.
+// A broken file, or one that is not possible on this host, is refused as a whole, with line
+// and reason.
 func TestEndpointBadFiles(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartFar, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -127,7 +127,7 @@ func TestEndpointBadFiles(t *testing.T) {
 	})
 }
 
-// Another host is made the same by export | apply, to the address that is leased next.
+// export | apply makes another host the same, down to the address that is leased next.
 func TestEndpointExportApply(t *testing.T) {
 	one := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	two := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})

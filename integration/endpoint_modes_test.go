@@ -15,14 +15,14 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// mode is a way in which the verbs work: by a daemon, or by themselves.
+// mode is how commands work: with a daemon, or with --direct.
 type mode struct {
 	ns      *lab.NS
-	testbed *testbed // nil: by themselves
+	testbed *testbed // nil: with --direct
 }
 
-// inEachMode runs a test of the verbs in both, each time on a topology of its own. It
-// forwards already, so that nobody says that it does from now on.
+// inEachMode runs a test in both modes, each with a topology of its own. Forwarding is on
+// already, so that no command reports turning it on.
 func inEachMode(t *testing.T, parts lab.Parts, test func(t *testing.T, top *lab.Topology, m mode)) {
 	t.Helper()
 	t.Run("daemon", func(t *testing.T) {
@@ -35,7 +35,7 @@ func inEachMode(t *testing.T, parts lab.Parts, test func(t *testing.T, top *lab.
 	})
 }
 
-// ask runs a command line, given as words, with something on standard input.
+// ask runs a command line, given as words, with standard input.
 func (m mode) ask(t *testing.T, input string, args ...string) labtest.Result {
 	t.Helper()
 	if m.testbed == nil {
@@ -46,7 +46,7 @@ func (m mode) ask(t *testing.T, input string, args ...string) labtest.Result {
 	return labtest.Run(t, m.ns, cmd)
 }
 
-// do runs a command line that must exit 0 and say nothing, and returns what it printed.
+// do runs a command line that must exit 0 without a message, and returns what it printed.
 func (m mode) do(t *testing.T, line string, input ...string) string {
 	t.Helper()
 	r := m.ask(t, strings.Join(input, ""), strings.Fields(line)...)
@@ -66,8 +66,8 @@ func (m mode) refuse(t *testing.T, line string, code int, says string) {
 	require.Equal(t, before, ruleset(t, m.ns), "nftnat %s", line)
 }
 
-// crash kills the daemon, if there is one: the next command starts another. Where each
-// command works by itself there is nothing between them to kill.
+// crash kills the daemon, if there is one; the next command starts another. With --direct
+// nothing runs between commands.
 func (m mode) crash(t *testing.T) {
 	t.Helper()
 	if m.testbed == nil {

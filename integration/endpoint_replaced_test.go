@@ -14,8 +14,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// An endpoint goes with its connections, proxied ones too, whatever its frontend becomes
-// in the same apply; and what becomes of it is served.
+// When an endpoint is removed, its connections end, proxied ones too, even if its frontend is
+// published again in the same apply; and that mapping is served.
 func TestEndpointReplaced(t *testing.T) {
 	const (
 		network  = "networks: [{name: inside, prefix: 172.30.0.0/24, gateway: 172.30.0.1}]\n"
@@ -54,7 +54,7 @@ func TestEndpointReplaced(t *testing.T) {
 		} else {
 			labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", c.answers)
 		}
-		// What Reaches asked by has ended as well, and is counted for a moment more.
+		// The connection of Reaches has ended too, and is counted for a moment more.
 		await(t, "no connection to be carried: "+c.mappings, func() bool { return s.status(t).Flows.TCP == 0 })
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What the verbs of endpoints print, one after another.
+// What the commands for endpoints print, one after another.
 func TestEndpointVerbs(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -47,7 +47,7 @@ func TestEndpointVerbs(t *testing.T) {
 			{"port web 80", "49153\n"},
 			{"port web 53/udp", "53\n"},
 			{"port chosen 80/tcp", "192.0.2.1:8080\n"},
-			// Whoever publishes a port of an endpoint in its name adds to it.
+			// A mapping with the endpoint's name and address belongs to the endpoint.
 			{"add tcp 9 172.30.0.2:80 --name web --no-proxy", "9->172.30.0.2:80\n"},
 			{"port web 80", "9\n49153\n"},
 			{"inspect web", `{"Name":"web","NetworkSettings":{"IPAddress":"172.30.0.2","IPPrefixLen":24,"Gateway":"172.30.0.1","Bridge":"",` +
@@ -90,8 +90,8 @@ func TestEndpointVerbs(t *testing.T) {
 	})
 }
 
-// What an endpoint publishes is reached from where it should be, and no longer when it
-// is detached: with curl and with datagrams.
+// The ports of an endpoint can be reached until it is detached: with curl and with
+// datagrams.
 func TestEndpointTraffic(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartBackend2, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -138,8 +138,8 @@ func TestEndpointTraffic(t *testing.T) {
 	})
 }
 
-// The daemon is killed between any two commands: leases, ports, names and where each
-// network has left off are in the table, and a released address comes round last.
+// The daemon is killed between commands. Leases, ports, names and cursors are in the table,
+// and a released address is leased again last.
 func TestEndpointSurvivesKill(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -177,7 +177,7 @@ func TestEndpointSurvivesKill(t *testing.T) {
 	})
 }
 
-// A name is completed if a daemon tells it, and a TAB starts none.
+// A daemon completes names; TAB starts none.
 func TestEndpointCompletion(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	s := newTestbed(t, top.Host)
@@ -204,7 +204,7 @@ func TestEndpointCompletion(t *testing.T) {
 	require.Equal(t, ":4\n", complete("detach web"), "one is all it takes")
 }
 
-// second is the second of the objects in an array of JSON, on a line.
+// second returns the second object in a JSON array, on one line.
 func second(t *testing.T, array string) string {
 	t.Helper()
 	objects := strings.SplitAfter(strings.Trim(array, "[]\n"), `]}`)
@@ -212,7 +212,7 @@ func second(t *testing.T, array string) string {
 	return strings.TrimPrefix(objects[1], ",")
 }
 
-// What curl is told over the socket is what the verbs print.
+// The API answers what the commands print.
 func TestEndpointHTTP(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	s := newTestbed(t, top.Host)

@@ -15,8 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every exported type of integers that has constants prints as words: in logs, errors and tests
-// of those who use it.
+// Every exported integer type with constants has a String method.
 func TestEnumsAreStringers(t *testing.T) {
 	integers := map[string]bool{
 		"int": true, "int8": true, "int16": true, "int32": true, "int64": true, "byte": true, "rune": true,
@@ -70,7 +69,7 @@ func TestEnumsAreStringers(t *testing.T) {
 	require.Greater(t, found, 10)
 }
 
-// nameOf is the name of a type, also of that which a pointer leads to; empty: it has none.
+// nameOf returns the name of a type or of the type that a pointer points to, or "".
 func nameOf(e ast.Expr) string {
 	if star, ok := e.(*ast.StarExpr); ok {
 		e = star.X

@@ -5,13 +5,13 @@ package integration
 
 import "strings"
 
-// exportOf is what export prints of lists.
+// exportOf returns what export prints for lists.
 func exportOf(lists string) string {
 	return "# nftnat, complete with \"...\" as its last line\nversion: 1\n" + lists + "...\n"
 }
 
-// misused is what a command says whose arguments are too few or too many: how it is
-// used, with an example if there is one.
+// misused returns the message of a command with too few or too many arguments: its usage,
+// with an example if there is one.
 func misused(use, example string) string {
 	if example != "" {
 		example = ", as in: nftnat " + example
@@ -19,7 +19,7 @@ func misused(use, example string) string {
 	return `wrong number of arguments: use "nftnat ` + use + `"` + example + helpOf(use)
 }
 
-// helpOf is what follows a misuse of a command: where its help is.
+// helpOf returns the end of that message, which names the help.
 func helpOf(line string) string {
 	words := strings.Fields(line)
 	if group := words[0] == "network" || words[0] == "completion"; !group || len(words) == 1 {

@@ -22,25 +22,25 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// command prepares a program of others.
+// command prepares to run another program.
 func command(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	return exec.Command(labtest.Tool(t, name), args...)
 }
 
-// flow is a client that keeps its source port: to a DNS resolver or a VPN peer that
-// does so, a change of the rules alone means nothing.
+// flow is a client that keeps its source port, like a DNS resolver or a VPN peer. A change of
+// the rules alone does not affect it.
 type flow struct {
 	network string
 	conn    net.Conn
 	lines   *bufio.Reader // TCP
-	greeted bool          // TCP: the server has said who it is
+	greeted bool          // TCP: the server has sent its name
 }
 
-// answerTimeout bounds how long a flow waits for an answer, and for a refusal.
+// answerTimeout bounds the wait for an answer or a refusal.
 var answerTimeout = labtest.Stretch(15 * time.Second)
 
-// silence is how long a flow waits to see that nobody answers.
+// silence is how long a flow waits to show that nothing answers.
 var silence = labtest.Stretch(300 * time.Millisecond)
 
 // dialFlow connects from inside ns.
@@ -65,7 +65,7 @@ func (f *flow) local() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// ask sends something and returns who answers.
+// ask sends something and returns the name of the server that answers.
 func (f *flow) ask() (name string, err error) {
 	if err := f.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return "", err
@@ -87,11 +87,11 @@ func (f *flow) ask() (name string, err error) {
 		if strings.TrimSpace(echo) == token {
 			name, _, _ = strings.Cut(who, " ")
 			return name, nil
-		} // else the late answer to an earlier datagram
+		} // otherwise it is the late answer to an earlier datagram
 	}
 }
 
-// askStream has a line echoed. Only the first answer says whose it is.
+// askStream sends a line, which is echoed. Only the first answer has the server's name.
 func (f *flow) askStream(token string) (name string, err error) {
 	if !f.greeted {
 		who, err := f.lines.ReadString('\n')
@@ -108,7 +108,7 @@ func (f *flow) askStream(token string) (name string, err error) {
 	return name, err
 }
 
-// name is who answers. One datagram has to be enough.
+// name returns the name of the server that answers one datagram.
 func (f *flow) name(t *testing.T) string {
 	t.Helper()
 	name, err := f.ask()
@@ -116,7 +116,7 @@ func (f *flow) name(t *testing.T) string {
 	return name
 }
 
-// refused is why nobody answers.
+// refused returns the error if nothing answers.
 func (f *flow) refused(t *testing.T) error {
 	t.Helper()
 	name, err := f.ask()

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// foreignRuleset is what others keep on a host: tables like those of Docker,
-// firewalld and kube-proxy, and some that are like nftnat's own in every name.
+// foreignRuleset has tables like those of Docker, firewalld and kube-proxy, and some whose
+// names are all those of nftnat's table.
 func foreignRuleset(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", "foreign.nft"))

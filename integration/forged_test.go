@@ -18,10 +18,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What others write into the table in our own format claims no endpoint that is not
-// there, and takes nothing from one that is: a mapping is an endpoint's only if it has
-// its name and leads to its address. Nor does a name or a comment of theirs, of any
-// bytes, do anything to a terminal or to a reader of JSON.
+// Elements that others write in nftnat's format make no endpoint, and take nothing from one:
+// a mapping belongs to an endpoint only if it has its name and leads to its address. Names
+// and comments of any bytes are harmless to terminals and readers of JSON.
 func TestForgedRecords(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -45,7 +44,7 @@ func TestForgedRecords(t *testing.T) {
 		writeChain(t, top.Host, escape)
 		writeChain(t, top.Host, strings.Repeat("\xff\x9b", 100))
 
-		// Readers first, who leave it as it is; then whoever writes puts it right.
+		// First commands that only read. The next change removes what is wrong.
 		for _, when := range []string{"found", "put right"} {
 			after := m.shown(t)
 			require.Equal(t, before["ps"], after["ps"], when)
@@ -70,7 +69,7 @@ func TestForgedRecords(t *testing.T) {
 	})
 }
 
-// forge writes a mapping of our own making, in our own format, with any comment.
+// forge writes a mapping in nftnat's format, with any comment.
 func forge(t *testing.T, ns *lab.NS, set string, port uint16, backend, comment string) {
 	t.Helper()
 	writeElement(t, ns, rawElement{
@@ -80,8 +79,8 @@ func forge(t *testing.T, ns *lab.NS, set string, port uint16, backend, comment s
 	})
 }
 
-// shown is what the verbs that read show. All of it is text, and JSON where that was
-// asked for.
+// shown returns what commands that read print. All of it is text, or JSON where that was
+// requested.
 func (m mode) shown(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -89,11 +88,11 @@ func (m mode) shown(t *testing.T) map[string]string {
 		"ls", "ls --json", "ps", "ps --json", "network ls", "network ls --json", "inspect web", "port web 80", "export", "status", "status --json",
 	} {
 		if m.testbed == nil && strings.HasPrefix(line, "status") {
-			continue // which only a daemon answers
+			continue // needs a daemon
 		}
 		r := m.ask(t, "", strings.Fields(line)...)
 		if strings.HasPrefix(line, "status") && r.Code != 0 {
-			continue // nobody has started it yet
+			continue // no daemon runs yet
 		}
 		require.Zero(t, r.Code, "%s: %s", line, r.Stderr)
 		requireShown(t, r.Stdout)
@@ -106,7 +105,7 @@ func (m mode) shown(t *testing.T) map[string]string {
 	return all
 }
 
-// requireShown: nothing but text and the ends of lines.
+// requireShown checks that there is only printable text and newlines.
 func requireShown(t *testing.T, text string) {
 	t.Helper()
 	require.True(t, utf8.ValidString(text), "%q", text)

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// changed are the sysctls that are not as they were: "key: old new".
+// changed lists the sysctls that have changed: "key: old new".
 func changed(before, now map[string]string) []string {
 	lines := []string{}
 	for _, key := range slices.Sorted(maps.Keys(before)) {
@@ -37,8 +37,8 @@ func byForwarding4(lines []string) []string {
 	})
 }
 
-// The first mapping of a family turns its forwarding on, and nothing else in
-// /proc/sys. The interfaces of an IPv6 host keep listening to router advertisements.
+// The first mapping of a family turns on its forwarding, and changes nothing else in
+// /proc/sys. The interfaces of an IPv6 host still accept router advertisements.
 func TestForwarding(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -71,7 +71,7 @@ func TestForwarding(t *testing.T) {
 		require.Contains(t, log.String(), "router advertisements")
 	}
 
-	// They stay: others may rely on them by now.
+	// They stay, because other programs may need them by now.
 	log = logBuffer{}
 	publish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
 	unpublish(t, e, "8082->172.30.0.2:80", "8083->[fd00:30::2]:80")
@@ -80,7 +80,7 @@ func TestForwarding(t *testing.T) {
 	require.Empty(t, log.String())
 }
 
-// Forwarding that is on already is nobody's doing.
+// Forwarding that is on already is not changed or reported.
 func TestForwardingOnAlready(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	before := sysctls(t, top.Host)
@@ -91,8 +91,8 @@ func TestForwardingOnAlready(t *testing.T) {
 	require.Empty(t, log.String())
 }
 
-// With NoSysctl forwarding is the administrator's business: only this host's own
-// clients reach what is published.
+// With NoSysctl forwarding is not turned on, and only the host's own clients reach what is
+// published.
 func TestNoSysctl(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -123,7 +123,7 @@ func TestForwardingUndone(t *testing.T) {
 	e := open(t, top.Host, engine.Options{Trace: func(step string) {
 		if steps = append(steps, step); step == "commit" && during == nil {
 			during = sysctls(t, top.Host)
-			// Somebody else is faster, and has one of the ports.
+			// Another program already has one of the ports.
 			nft(t, top.Host, "add", "element", "inet", "nftnat", `tcp4 { 8080 comment "faster" : 172.30.0.3 . 80 }`)
 		}
 	}})

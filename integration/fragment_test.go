@@ -26,7 +26,7 @@ import (
 // largestDatagram is the largest payload of UDP over IPv4 (RFC 768, RFC 791).
 const largestDatagram = 65507
 
-// Datagrams in fragments go through a mapping whole, both ways, up to the largest.
+// Fragmented datagrams pass a mapping in both directions, up to the largest.
 func TestFragments(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	e := open(t, top.Host, engine.Options{})
@@ -38,7 +38,7 @@ func TestFragments(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%s/%d", f.name, from, size), func(t *testing.T) {
 					there, back := counter(t, top.Backend1, f, "ReasmOKs"), counter(t, top.Backend1, f, "FragOKs")
 					echoDatagram(t, from, at(f.host, 8080), "backend1", size)
-					if size > 1472 { // whichever the family, or else the test would show nothing
+					if size > 1472 { // a fragmented one in either family
 						require.Equal(t, there+1, counter(t, top.Backend1, f, "ReasmOKs"), "put together")
 						require.Equal(t, back+1, counter(t, top.Backend1, f, "FragOKs"), "cut")
 					}
@@ -48,8 +48,8 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-// Fragments that fit the client's wire and not the backend's: over IPv4 the host makes
-// smaller ones, over IPv6 it is the client's part (RFC 8200 section 5).
+// Fragments fit the client's wire and not the backend's: over IPv4 the host makes smaller
+// ones, over IPv6 the client has to (RFC 8200 section 5).
 func TestFragmentsOfNarrowPath(t *testing.T) {
 	for _, mtu := range []int{576, minMTU6} {
 		n := newNarrow(t, mtu)
@@ -66,8 +66,8 @@ func TestFragmentsOfNarrowPath(t *testing.T) {
 	}
 }
 
-// echoDatagram has a datagram echoed. The first ones may teach the path's MTU, to the
-// client and to the backend, and be lost by that.
+// echoDatagram sends a datagram until it is echoed. The first ones may be lost, and client
+// and backend learn the path's MTU from that.
 func echoDatagram(t *testing.T, from *lab.NS, addr, name string, size int) {
 	t.Helper()
 	c, err := from.Dial(t.Context(), "udp", addr)
@@ -83,7 +83,7 @@ func echoDatagram(t *testing.T, from *lab.NS, addr, name string, size int) {
 	require.True(t, bytes.Equal(sent[:len(got)], got))
 }
 
-// exchange sends a datagram, and again if need be, until an answer comes.
+// exchange sends a datagram again and again until an answer comes.
 func exchange(t *testing.T, c net.Conn, datagram []byte) (answer []byte) {
 	t.Helper()
 	answer = make([]byte, largestDatagram+1)
@@ -101,7 +101,7 @@ func exchange(t *testing.T, c net.Conn, datagram []byte) (answer []byte) {
 	return nil
 }
 
-// counter is one of the kernel's counters of IP in a machine (RFC 4293).
+// counter returns one of the kernel's IP counters of a machine (RFC 4293).
 func counter(t *testing.T, ns *lab.NS, f family, name string) int {
 	t.Helper()
 	name = map[int]string{32: "Ip", 128: "Ip6"}[f.bits] + name

@@ -18,9 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/ruleset.nft anew, if its witnesses agree, and docs/reachability.md")
 
-// The ruleset is what testdata/ruleset.nft says, by three witnesses: what the engine
-// says it would make, what nft(8) finds in the kernel that it has made, and that
-// nft(8) can read the file.
+// The ruleset equals testdata/ruleset.nft: as the engine prints it, and as nft(8) lists the
+// engine's table. And nft(8) can load the file.
 func TestGoldenRuleset(t *testing.T) {
 	ns := labtest.NewNS(t, "host")
 	plan, err := engine.Plan("")
@@ -42,8 +41,8 @@ func TestGoldenRuleset(t *testing.T) {
 	require.Equal(t, string(golden), listed(t, ns))
 }
 
-// A plan that the nft(8) which is here has loaded is as good as our own: nothing of it
-// is reported as drift, or repaired.
+// A plan that the installed nft(8) has loaded equals the engine's table: no drift is
+// reported, and nothing is repaired.
 func TestPlanLoadedByNFT(t *testing.T) {
 	ns := labtest.NewNS(t, "host")
 	load(t, ns, succeed(t, ns, "plan"))
@@ -63,7 +62,7 @@ func kernelRuleset(t *testing.T, ns *lab.NS) string {
 	return listed(t, ns)
 }
 
-// listed is nftnat's table without elements and counters.
+// listed returns nftnat's table without elements and counters.
 func listed(t *testing.T, ns *lab.NS) string {
 	t.Helper()
 	return nft(t, ns, "-s", "-t", "list", "table", "inet", "nftnat")

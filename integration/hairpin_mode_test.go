@@ -20,7 +20,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// inHairpinMode asks bridge(8) for the mode of a bridge port.
+// inHairpinMode reads the mode of a bridge port with bridge(8).
 func inHairpinMode(t *testing.T, ns *lab.NS, port string) bool {
 	t.Helper()
 	out := labtest.Exec(t, ns, "bridge", "-d", "link", "show", "dev", port)
@@ -34,8 +34,7 @@ func setHairpin(t *testing.T, ns *lab.NS, port string, on bool) {
 	labtest.Exec(t, ns, "bridge", "link", "set", "dev", port, "hairpin", mode)
 }
 
-// hairpinRecords are the ports that the table says were switched, behind the backends
-// they were switched for.
+// hairpinRecords lists the ports that the table records as changed, each after its backend.
 func hairpinRecords(t *testing.T, ns *lab.NS) []string {
 	t.Helper()
 	var found []string
@@ -47,7 +46,7 @@ func hairpinRecords(t *testing.T, ns *lab.NS) []string {
 	return found
 }
 
-// runEngine is open, and has the engine run until the test ends or stop is called.
+// runEngine is open, and runs the engine until the test ends or stop is called.
 func runEngine(tb testing.TB, ns *lab.NS, o engine.Options) (e *engine.Engine, stop func()) {
 	tb.Helper()
 	e = open(tb, ns, o)
@@ -66,8 +65,8 @@ func runEngine(tb testing.TB, ns *lab.NS, o engine.Options) (e *engine.Engine, s
 	return e, stop
 }
 
-// reachesItself is for a backend that asks for a frontend which leads to it, by the
-// host's address and by its gateway's.
+// reachesItself checks that a backend reaches itself by its frontend, at the host's address
+// and at the gateway's.
 func reachesItself(t *testing.T, top *lab.Topology, networks ...string) {
 	t.Helper()
 	for _, network := range networks {
@@ -82,7 +81,7 @@ func reachesItself(t *testing.T, top *lab.Topology, networks ...string) {
 	}
 }
 
-// Without a daemon, each command does its part and the next knows of it.
+// Without a daemon, a command knows from the table what earlier commands did.
 func TestHairpinModeDirect(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 	on := func() bool { return inHairpinMode(t, top.Host, lab.HostPort1) }
@@ -109,7 +108,7 @@ func TestHairpinModeDirect(t *testing.T) {
 	}
 }
 
-// The daemon that follows one that was killed knows which ports to put back.
+// After a daemon was killed, the next one knows which ports to change back.
 func TestHairpinModeDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 	on := func() bool { return inHairpinMode(t, top.Host, lab.HostPort1) }
@@ -142,7 +141,7 @@ func TestHairpinModeDaemon(t *testing.T) {
 	}
 }
 
-// A command says on stderr that it switched hairpin mode, with a daemon as without.
+// A command reports on stderr that it changed hairpin mode, with or without a daemon.
 func TestHairpinModeNotes(t *testing.T) {
 	for _, daemon := range []bool{false, true} {
 		top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
@@ -229,7 +228,7 @@ func TestHairpinModeKilled(t *testing.T) {
 	})
 }
 
-// A port that had the mode before is not ours to put back.
+// A port that had the mode before is not changed back.
 func TestHairpinModeOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 	setHairpin(t, top.Host, lab.HostPort1, true)
@@ -240,7 +239,7 @@ func TestHairpinModeOfOthers(t *testing.T) {
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1))
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort2))
 
-	// What is written into the record is done once, and nothing more than it says.
+	// A forged record is acted on once, and has no other effect.
 	labtest.Exec(t, top.Host, "ip", "link", "add", "vxlan1", "type", "vxlan", "id", "1", "dstport", "4789")
 	labtest.Exec(t, top.Host, "ip", "link", "set", "vxlan1", "master", lab.HostBridge)
 	setHairpin(t, top.Host, "vxlan1", true)
@@ -258,7 +257,7 @@ func TestHairpinModeOfOthers(t *testing.T) {
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort2))
 }
 
-// A port that leads to a segment with others on it is left alone, and that is said.
+// A port behind which are other machines too is not changed, and the log says so.
 func TestHairpinModeOfUplink(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "nomaster")
@@ -276,8 +275,8 @@ func TestHairpinModeOfUplink(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 }
 
-// The mode is for the families whose frames pass the hooks, by the switch of the
-// namespace or by that of the bridge.
+// The mode is set for families whose frames pass the hooks, by the setting of the namespace
+// or of the bridge.
 func TestHairpinModeByFamily(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -313,8 +312,8 @@ func TestHairpinModeByFamily(t *testing.T) {
 	}
 }
 
-// A port with the mode sends a machine's own solicitations back to it. It must not take
-// that for somebody with its address.
+// A port with the mode sends a machine's own neighbour solicitations back to it. The machine
+// must not treat them as a duplicate address.
 func TestHairpinModeDuplicateAddressDetection(t *testing.T) {
 	labtest.LongOnly(t, "2 s of duplicate address detection")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})

@@ -13,14 +13,14 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// awaitHairpin waits until a port has the mode, or has it no more.
+// awaitHairpin waits until a port has the mode, or does not have it.
 func awaitHairpin(t *testing.T, ns *lab.NS, port string, on bool) {
 	t.Helper()
 	await(t, "the hairpin mode of "+port, func() bool { return inHairpinMode(t, ns, port) == on })
 }
 
-// plug makes a port of the host's bridge that leads to backend 1, whose interface gets
-// a name, and what the first one had: link layer address, addresses, routes.
+// plug makes a port of the host's bridge that leads to a new interface of backend 1, with the
+// link layer address, addresses and routes of the first one.
 func plug(t *testing.T, top *lab.Topology, port, link string, mac string) {
 	t.Helper()
 	ip := func(ns *lab.NS, args ...string) { labtest.Exec(t, ns, "ip", args...) }
@@ -35,7 +35,7 @@ func plug(t *testing.T, top *lab.Topology, port, link string, mac string) {
 	ip(top.Backend1, "route", "add", "default", "via", top.Gateway6.String())
 }
 
-// unplug takes backend 1's interface away, and with it the bridge's port.
+// unplug deletes backend 1's interface, and with it the bridge's port.
 func unplug(t *testing.T, top *lab.Topology, link string) {
 	t.Helper()
 	labtest.Exec(t, top.Backend1, "ip", "link", "del", link)
@@ -43,8 +43,8 @@ func unplug(t *testing.T, top *lab.Topology, link string) {
 
 const otherMAC = "02:00:00:00:30:02"
 
-// A backend that is not there when it is published is found when it comes: by itself
-// where an engine runs, and by the next change where none does.
+// A backend that does not exist when it is published is found when it comes: at once if an
+// engine runs, and otherwise with the next change.
 func TestHairpinModeOfLateBackend(t *testing.T) {
 	labtest.LongOnly(t, "backends that come later")
 	for _, running := range []bool{true, false} {
@@ -59,7 +59,7 @@ func TestHairpinModeOfLateBackend(t *testing.T) {
 		plug(t, top, "late0", lab.MachineLink, otherMAC)
 		labtest.EchoTCP(t, top.Backend1, "web", ":80")
 		if !running {
-			// A bridge whose first port comes up takes its time to send.
+			// A bridge needs some time after its first port has come up.
 			labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
 			require.False(t, inHairpinMode(t, top.Host, "late0"))
 			publish(t, e, "0.0.0.0:8081->172.30.0.2:80")
@@ -71,7 +71,7 @@ func TestHairpinModeOfLateBackend(t *testing.T) {
 	}
 }
 
-// A backend that moves to another port takes the mode with it.
+// When a backend moves to another port, the mode moves with it.
 func TestHairpinModeFollows(t *testing.T) {
 	labtest.LongOnly(t, "ports of bridges that go, come back and change names")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
@@ -85,7 +85,7 @@ func TestHairpinModeFollows(t *testing.T) {
 	publish(t, e, "0.0.0.0:8080->172.30.0.2:80", "[::]:8080->[fd00:30::2]:80")
 	records(lab.HostPort1)
 
-	// Another link with the same address: only the bridge sees that.
+	// Another link with the same address. Only the bridge can notice it.
 	h, err := top.Backend1.Handle()
 	require.NoError(t, err)
 	defer h.Close()
@@ -99,7 +99,7 @@ func TestHairpinModeFollows(t *testing.T) {
 	require.True(t, inHairpinMode(t, top.Host, "port3"))
 	unplug(t, top, lab.MachineLink)
 
-	// A port that goes and comes back under its name, which has then forgotten.
+	// A port that is deleted and made again with the same name has lost the mode.
 	unplug(t, top, "eth3")
 	await(t, "the records to go", func() bool { return len(hairpinRecords(t, top.Host)) == 0 })
 	plug(t, top, "port3", "eth3", otherMAC)
@@ -120,7 +120,7 @@ func TestHairpinModeFollows(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "link", "set", "port4", "master", lab.HostBridge)
 	labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
 	awaitHairpin(t, top.Host, "port4", true)
-	// Before anybody can have looked.
+	// Both between two checks of the engine.
 	for range 10 {
 		labtest.ExecInput(t, top.Host, "link set port4 nomaster\nlink set port4 master "+lab.HostBridge+"\n", "ip", "-batch", "-")
 		labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:80", "web")
@@ -131,8 +131,8 @@ func TestHairpinModeFollows(t *testing.T) {
 	require.False(t, inHairpinMode(t, top.Host, "port4"))
 }
 
-// What somebody else switches off stays off, and what somebody else does to the bridge
-// is followed.
+// If another program turns the mode off, it stays off. Changes of the bridge by others are
+// followed.
 func TestHairpinModeSwitchedByOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 	e, _ := runEngine(t, top.Host, engine.Options{})
@@ -146,7 +146,7 @@ func TestHairpinModeSwitchedByOthers(t *testing.T) {
 	require.True(t, inHairpinMode(t, top.Host, lab.HostPort1), "published anew")
 	require.NoError(t, e.Purge(t.Context()))
 
-	// The bridge's own switch is told to whoever listens, that of the namespace is not.
+	// The kernel sends notifications about the bridge's setting, but not about the namespace's.
 	require.NoError(t, top.SetBridgeNF(false))
 	e, _ = runEngine(t, top.Host, engine.Options{})
 	publish(t, e, "8080->172.30.0.2:80")
@@ -159,7 +159,7 @@ func TestHairpinModeSwitchedByOthers(t *testing.T) {
 	require.False(t, inHairpinMode(t, top.Host, lab.HostPort1))
 }
 
-// An engine that runs where there was no bridge hears of the first.
+// An engine that runs without a bridge notices the first one.
 func TestHairpinModeOfFirstBridge(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	unplug(t, top, lab.MachineLink)
@@ -177,7 +177,7 @@ func TestHairpinModeOfFirstBridge(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 }
 
-// Leases end by themselves, and the mode with the last.
+// Mappings with a time-out end by themselves, and with the last one the mode.
 func TestHairpinModeOfLease(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	s := newTestbed(t, top.Host)

@@ -14,10 +14,10 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A backend reaches itself and its siblings by a frontend, whichever of the host's
-// addresses it asks: with frames of the bridge passing the IP hooks or not. With
-// them, the bridge answers a backend itself only by its own port, which is given
-// hairpin mode for that, and is as it was when nothing is published any more.
+// A backend reaches itself and its siblings by a frontend, at each of the host's addresses,
+// whether bridged frames pass the IP hooks or not. If they do, the bridge sends a backend's
+// packets to itself only if its port has hairpin mode. The engine sets the mode, and removes
+// it when nothing is published any more.
 func TestHairpin(t *testing.T) {
 	for _, o := range []lab.Options{
 		{BridgeNF: false, Hairpin: false},
@@ -40,13 +40,12 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 		for _, f := range families(top) {
 			publish(t, e, toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80)+suffix(network))
 			for _, host := range []string{at(f.host, 8080), at(f.second, 8080), at(f.gateway, 8080)} {
-				// Masqueraded: or else the answer would come from an address that
-				// the sibling has not asked.
+				// Masqueraded, or the answer would come from another address.
 				peer := labtest.Reaches(t, top.Backend2, network, host, "web")
 				require.Equal(t, f.gateway, peer.Addr())
 				peer = labtest.Reaches(t, top.Backend1, network, host, "web")
 				require.Equal(t, f.gateway, peer.Addr())
-				// Clients elsewhere keep their address all the same.
+				// The addresses of other clients are kept.
 				if host != at(f.gateway, 8080) {
 					peer = labtest.Reaches(t, top.Client, network, host, "web")
 					require.Equal(t, f.client, peer.Addr())
@@ -55,7 +54,7 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 			require.Equal(t, o.BridgeNF || o.Hairpin, inHairpinMode(t, top.Host, lab.HostPort1))
 			if o.BridgeNF && !o.Hairpin {
 				require.Equal(t, []string{f.backend1.String() + " " + lab.HostPort1}, hairpinRecords(t, top.Host))
-				// Or the case above would show nothing.
+				// Otherwise the case above would show nothing.
 				setHairpin(t, top.Host, lab.HostPort1, false)
 				require.Error(t, labtest.NoAnswer(t, top.Backend1, network, at(f.host, 8080)))
 			} else {
@@ -63,7 +62,7 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 			}
 			// The port of somebody who has published nothing.
 			require.Equal(t, o.Hairpin, inHairpinMode(t, top.Host, lab.HostPort2))
-			// What is not published is not answered by anybody's detour.
+			// Ports that are not published do not answer.
 			require.Error(t, labtest.NoAnswer(t, top.Backend2, network, at(f.host, 8081)))
 			unpublish(t, e, toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80)+suffix(network))
 			require.Error(t, labtest.NoAnswer(t, top.Backend2, network, at(f.host, 8080)))
@@ -73,8 +72,8 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 	}
 }
 
-// The segment that a backend lies on is in the inside sets from the first mapping to
-// the last, and only once.
+// The segment of a backend is in the inside sets from the first mapping to the last, and only
+// once.
 func TestSegments(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartFar})
 	segments := func() []string {

@@ -25,10 +25,10 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// nuisance is what a hostile client does on each of its connections.
+// nuisance is what a hostile client does with each of its connections.
 type nuisance struct {
 	conns int
-	again bool // whether it makes another when one is closed, until it is ended
+	again bool // it replaces a connection that is closed
 	// annoy uses a connection until that fails.
 	annoy func(nc net.Conn) error
 }
@@ -39,7 +39,7 @@ func nuisances() map[string]nuisance {
 	post := func(body string) func(net.Conn) error {
 		text := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", postHead, len(body), body)
 		return func(nc net.Conn) error {
-			go func() { _, _ = io.WriteString(nc, text) }() // it may be refused before it is read
+			go func() { _, _ = io.WriteString(nc, text) }() // the answer may come before all is sent
 			_, err := io.ReadAtLeast(nc, make([]byte, 64<<10), 1)
 			return errors.Join(err, nc.Close())
 		}
@@ -88,7 +88,7 @@ func nuisances() map[string]nuisance {
 	}
 }
 
-// childHostile is a hostile client. It says when all of its connections were made.
+// childHostile is a hostile client. It reports when all of its connections are made.
 func childHostile(socket, kind string) error {
 	n, ok := nuisances()[kind]
 	if !ok {
@@ -121,9 +121,9 @@ func childHostile(socket, kind string) error {
 	select {} // until it is ended
 }
 
-// A hostile client who may use the socket does not keep others from it for good: whatever
-// they ask is done, and the daemon bounds what it keeps of connections and memory for the
-// other. How long it takes is measured, and told in docs/reliability.md.
+// A hostile client that may use the socket does not keep others from it: their requests are
+// served, and the daemon bounds the connections and memory of the hostile one. The times are
+// measured; see docs/reliability.md.
 func TestHostileClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -148,7 +148,7 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// latencies are how long requests took.
+// latencies are the durations of requests.
 type latencies []time.Duration
 
 func (l latencies) String() string {
@@ -157,7 +157,7 @@ func (l latencies) String() string {
 	return fmt.Sprintf("%d requests, p50 %v, p99 %v, slowest %v", len(l), at(50), at(99), at(100))
 }
 
-// wellBehaved asks as commands do, each of which makes a connection of its own.
+// wellBehaved makes requests as commands do, with a connection for each.
 func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 	t.Helper()
 	const clients = 4
@@ -195,7 +195,7 @@ func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 	return all
 }
 
-// peakMemory is the most memory that a process has had at a time (proc(5), VmHWM).
+// peakMemory is the peak resident memory of a process (proc(5), VmHWM).
 func peakMemory(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

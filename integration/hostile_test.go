@@ -18,9 +18,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// What others write as the comment of an element is a name at most: one that could
-// have been given on the command line, with their text as it is but for what no name can
-// have. The mapping itself stays what it is.
+// The comment of an element that others wrote becomes a valid name at most: their text
+// without the characters that no name can have. It does not change the mapping.
 func TestHostileComments(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -60,7 +59,7 @@ func TestHostileComments(t *testing.T) {
 	backend := []byte{172, 30, 0, 2, 0, 80, 0, 0}
 	var want []nat.Mapping
 	for i, c := range cases {
-		port := uint16(9000 + 2*i) // not consecutive: ranges are not the matter here
+		port := uint16(9000 + 2*i) // not consecutive, so that there are no ranges
 		writeElement(t, top.Host, rawElement{
 			set: "tcp4", key: binary.BigEndian.AppendUint16(nil, port), value: backend, userdata: c.userdata,
 		})
@@ -92,7 +91,7 @@ func TestHostileComments(t *testing.T) {
 	require.Empty(t, r.Stdout+r.Stderr, "what is exported is what is there")
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:9010", "web")
 
-	// Nor do they keep a damaged table from being put right.
+	// A damaged table with them can be repaired.
 	nft(t, top.Host, "flush", "chain", "inet", "nftnat", "publish")
 	e = open(t, top.Host, engine.Options{})
 	require.Equal(t, want, collect(e))
@@ -102,13 +101,13 @@ func TestHostileComments(t *testing.T) {
 	require.Equal(t, plan, listed(t, top.Host))
 	require.Equal(t, export, succeed(t, top.Host, "export"))
 
-	// They can be taken away and given anew like any other.
+	// They can be unpublished and published like any other.
 	succeed(t, top.Host, "purge")
 	r = runInput(t, top.Host, export, "apply", "-f", "-")
 	require.Zero(t, r.Code, r.Stderr)
 	require.Equal(t, export, succeed(t, top.Host, "export"))
 
-	// And kept in a file.
+	// And stored in a file.
 	path := stateFile(t)
 	storedState(t, top.Host, path)
 	load(t, top.Host, "flush ruleset")
@@ -116,8 +115,8 @@ func TestHostileComments(t *testing.T) {
 	require.Equal(t, export, succeed(t, top.Host, "export"))
 }
 
-// Elements that no engine would write are not taken for mappings where they cannot be
-// any, and can be listed and removed where they can. None keeps an engine from work.
+// Elements that no engine would write are ignored if they cannot be mappings, and can be
+// listed and removed if they can. None of them stops an engine.
 func TestHostileElements(t *testing.T) {
 	labtest.LongOnly(t, "elements that others write to the table")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})

@@ -19,9 +19,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// An error about a packet that was translated comes back to who sent it as one about
-// the packet that he sent: to the frontend, from the frontend, whoever on the way
-// behind it found the fault. Otherwise his own kernel would not know whose it is.
+// An ICMP error about a translated packet reaches the sender as an error about the packet
+// that he sent to the frontend, whichever machine behind it sent the error. Otherwise the
+// sender's kernel could not find the connection.
 func TestICMPErrors(t *testing.T) {
 	n := newNarrow(t, minMTU6)
 	e := open(t, n.Host, engine.Options{})
@@ -43,7 +43,7 @@ func TestICMPErrors(t *testing.T) {
 		name    string
 		network string
 		port    uint16
-		ttl     bool // the packet is not let as far as the backend
+		ttl     bool // the packet's TTL ends before the backend
 		want    errorKind
 	}{
 		{"closed", "udp", portClosed, false, portUnreachable},
@@ -77,8 +77,8 @@ func TestICMPErrors(t *testing.T) {
 	}
 }
 
-// sendOne sends a packet from inside ns and returns the port that it came from. hops is
-// how many routers and machines it may see, if that is not zero.
+// sendOne sends a packet from inside ns and returns its source port. If hops is not zero, it
+// is the packet's TTL.
 func sendOne(t *testing.T, ns *lab.NS, network string, to netip.AddrPort, hops int) (source uint16) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), silence)
@@ -88,7 +88,7 @@ func sendOne(t *testing.T, ns *lab.NS, network string, to netip.AddrPort, hops i
 			var set error
 			err := rc.Control(func(fd uintptr) {
 				if set = limitHops(int(fd), to.Addr(), hops); set == nil && network == "tcp" {
-					// The error ends the connection before there is one.
+					// The error ends the attempt to connect.
 					source, set = bindAny(int(fd), to.Addr())
 				}
 			})
@@ -123,7 +123,7 @@ func limitHops(fd int, to netip.Addr, hops int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_UNICAST_HOPS, hops)
 }
 
-// bindAny has the kernel choose a port before it connects.
+// bindAny lets the kernel choose a port before the socket connects.
 func bindAny(fd int, to netip.Addr) (port uint16, err error) {
 	var any unix.Sockaddr = &unix.SockaddrInet6{}
 	if to.Is4() {
@@ -142,8 +142,8 @@ func bindAny(fd int, to netip.Addr) (port uint16, err error) {
 	return 0, err
 }
 
-// The same the other way round: an answer that nobody waits for any more. The backend
-// is told that the client refuses its own packets, not those of the host.
+// The same for an answer that the client no longer accepts. The error that the backend gets
+// is about the backend's packet.
 func TestICMPErrorsOfClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	e := open(t, top.Host, engine.Options{})
@@ -168,7 +168,7 @@ func TestICMPErrorsOfClients(t *testing.T) {
 	}
 }
 
-// And to a client's own program it is what it would be without translation.
+// A client program gets the error that it would get without translation.
 func TestICMPErrorsReachSockets(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	e := open(t, top.Host, engine.Options{})

@@ -16,12 +16,12 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// icmpError is an ICMP error as a machine has received it, with what it says of the
-// packet that it is about.
+// icmpError is an ICMP error as a machine received it, with the addresses of the packet that
+// it is about.
 type icmpError struct {
 	from       netip.Addr
 	kind, code int
-	mtu        int // of the next hop, where the error is about that
+	mtu        int // of the next hop, if the error is about the size
 	proto      int
 	src, dst   netip.AddrPort // of the packet
 }

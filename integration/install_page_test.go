@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// pageBlocks are the blocks of docs/install.md that a test has to run.
+// pageBlocks returns the blocks of docs/install.md that a test has to run.
 func pageBlocks(t *testing.T) []docBlock {
 	t.Helper()
 	var blocks []docBlock
@@ -30,10 +30,10 @@ func pageBlocks(t *testing.T) []docBlock {
 	return blocks
 }
 
-// packageDir is where packages are downloaded to.
+// packageDir is the directory of downloaded packages.
 const packageDir = "/root/Downloads"
 
-// namesakes are the files and directories of a machine that are named after nftnat.
+// namesakes returns the files and directories of a machine with nftnat in their names.
 func namesakes(m *boottest.Machine) string {
 	return m.Exec("find", "/etc", "/opt", "/run", "/usr", "/var", "-xdev", "-name", "*nftnat*")
 }
@@ -46,7 +46,7 @@ func bootInstaller(t *testing.T, dir string) (*boottest.Machine, *docShell) {
 	m.Write("/usr/local/bin/sudo", sudoScript, 0o755)
 	// Its questions cannot be answered here.
 	m.Write("/etc/apt/apt.conf.d/99yes", "APT::Get::Assume-Yes \"true\";\n", 0o644)
-	// In Debian rpm has no packages, not even one with a shell.
+	// In Debian, rpm's database has no packages, so that one with a shell is missing.
 	m.Write("/usr/local/bin/rpm", "#!/bin/sh\nexec /usr/bin/rpm --nodeps \"$@\"\n", 0o755)
 	m.Exec("useradd", "alice")
 	m.Exec("mkdir", "-p", dir)
@@ -57,7 +57,7 @@ func bootInstaller(t *testing.T, dir string) (*boottest.Machine, *docShell) {
 	}}
 }
 
-// download puts one release where the packages are.
+// download puts the packages of a release into packageDir.
 func download(m *boottest.Machine, r release, file string) {
 	m.Exec("find", packageDir, "-type", "f", "-delete")
 	for _, path := range []string{file, filepath.Join(r.dir, "SHA256SUMS")} {
@@ -116,8 +116,8 @@ func TestInstallSource(t *testing.T) {
 	require.Contains(t, unit, "\nExecStart=/usr/bin/nftnat ")
 }
 
-// Each place of the installation follows its variable, and nothing else is installed or
-// removed.
+// Each directory of the installation is that of its variable, and nothing else is installed
+// or removed.
 func TestMakeInstall(t *testing.T) {
 	dir := filepath.Join(packagesOf(t, thisVersion).dir, "../..")
 	root := t.TempDir()
@@ -144,7 +144,7 @@ func TestMakeInstall(t *testing.T) {
 	}))
 	require.Equal(t, others, left)
 
-	// Nothing is installed before it is built.
+	// make install fails before make.
 	cmd := exec.Command("make", "install", "DESTDIR="+root, "PROGRAM=missing")
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
@@ -153,7 +153,7 @@ func TestMakeInstall(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(root, "usr"))
 }
 
-// The commands by which a release is made work, in a repository of their own.
+// The commands for a release work, in a repository of their own.
 func TestReleasePage(t *testing.T) {
 	requireNFPM(t)
 	dir := filepath.Join(t.TempDir(), "nftnat")

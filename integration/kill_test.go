@@ -19,7 +19,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// kept is what was acknowledged long before, and must be there whatever happens.
+// kept was published before each change, and must still be there afterwards.
 func kept() []string {
 	return []string{
 		"7000->172.30.0.2:80", "192.0.2.1:53->172.30.0.2:53/udp",
@@ -87,7 +87,7 @@ func mappingKillCases() []mappingKillCase {
 	}
 }
 
-// flowKillCases are changes of a mapping that a UDP flow follows.
+// flowKillCases are changes of a mapping with a UDP flow.
 func flowKillCases() []killCase {
 	return []killCase{
 		{name: "replace udp", do: func(e *engine.Engine) error {
@@ -101,7 +101,7 @@ func flowKillCases() []killCase {
 	}
 }
 
-// parsed is mappings where there is no test to fail.
+// parsed returns mappings. It panics because a child has no test to fail.
 func parsed(texts []string) []nat.Mapping {
 	ms := make([]nat.Mapping, len(texts))
 	for i, text := range texts {
@@ -114,9 +114,9 @@ func parsed(texts []string) []nat.Mapping {
 	return ms
 }
 
-// A process that is killed at any step of any change leaves a table that the next
-// engine takes over: with the change wholly done or wholly undone, with everything
-// that was acknowledged before, and with the lock free.
+// If a process is killed at any step of any change, the next engine adopts the table: the
+// change is wholly done or undone, what was acknowledged before is there, and the lock is
+// free.
 func TestKill(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, backend := range []*lab.NS{top.Backend1, top.Backend2} {
@@ -144,7 +144,7 @@ func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 
 	c.kill(t, top.Host, step, "")
 
-	// Without waiting: the lock has ended with its process.
+	// No wait is needed: the lock has ended with its process.
 	e := open(t, top.Host, engine.Options{})
 	want := c.before
 	if slices.Contains(stepsDone, step) {
@@ -156,8 +156,7 @@ func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 	}
 	c.works(t, top, want)
 
-	// The next engine can do the same, or what is left to do, and it is the same as
-	// if nobody had been killed.
+	// The next engine can make the change, and the result is the same as without the kill.
 	if !slices.Contains(stepsDone, step) {
 		require.NoError(t, c.do(e))
 	}
@@ -166,8 +165,8 @@ func (c mappingKillCase) killAt(t *testing.T, top *lab.Topology, step string) {
 	c.works(t, top, c.after)
 }
 
-// A change is not wholly done while flows over UDP contradict it: a client that keeps
-// its source port would go on for ever as it did before.
+// A change is not wholly done while UDP flows contradict it: a client that keeps its source
+// port would stay at the old backend for ever.
 func TestKillBeforeFlows(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoUDP(t, top.Backend1, "one", ":9001")
@@ -184,7 +183,7 @@ func TestKillBeforeFlows(t *testing.T) {
 	require.Equal(t, "two", f.name(t))
 	require.NoError(t, e.Close())
 
-	// What was unpublished is noted in the table until its flows have ended.
+	// Until its flows have ended, the table has a note of what was unpublished.
 	remove.kill(t, top.Host, "flows", "")
 	require.Equal(t, "two", f.name(t), "the flow goes on")
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "udp4_ended"), "0.0.0.0 . 8001 : 172.30.0.3 . 9001")
@@ -197,15 +196,15 @@ func TestKillBeforeFlows(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 }
 
-// works sees to it that what is published leads to its backends, and that what was or
-// will be is refused.
+// works checks that what is published leads to its backends, and that the case's other
+// mappings are refused.
 func (c mappingKillCase) works(t *testing.T, top *lab.Topology, want []string) {
 	t.Helper()
 	there := map[nat.Mapping]bool{}
 	for m := range singles(t, want) {
 		there[m] = true
 		if host := m.Frontend.Addr(); host.IsValid() && host.Is4() != m.Backend.Addr().Is4() {
-			// It waits for a proxy, and these engines have none.
+			// It needs a proxy, and these engines have none.
 			require.ErrorIs(t, labtest.NoAnswer(t, top.Client, m.Proto.String(), clientAddr(top, m)), unix.ECONNREFUSED)
 			continue
 		}
@@ -241,7 +240,7 @@ func singles(t *testing.T, texts []string) func(func(nat.Mapping) bool) {
 	}
 }
 
-// clientAddr is where a client asks for what is published.
+// clientAddr is the address to which a client connects for a mapping.
 func clientAddr(top *lab.Topology, m nat.Mapping) string {
 	host := m.Frontend.Addr()
 	if !host.IsValid() || host.IsUnspecified() {
@@ -253,13 +252,13 @@ func clientAddr(top *lab.Topology, m nat.Mapping) string {
 	return netip.AddrPortFrom(host, m.Frontend.Port()).String()
 }
 
-// canonical is what published returns if these are published.
+// canonical returns what published returns for these mappings.
 func canonical(t *testing.T, want []string) []string {
 	t.Helper()
 	return texts(mappings(t, want...))
 }
 
-// segmentsOf are the segments of the topology that backends of the mappings lie on.
+// segmentsOf returns the segments of the topology with backends of the mappings.
 func segmentsOf(top *lab.Topology, texts []string) []string {
 	var found []string
 	for _, p := range []netip.Prefix{top.Inside4, top.Inside6} {

@@ -17,21 +17,21 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// expires is how long the kernel says that the elements of a map live on, by port.
+// expires returns the remaining time of the elements of a map, by port.
 func expires(t *testing.T, ns *lab.NS, set string) map[string]time.Duration {
 	t.Helper()
 	left := map[string]time.Duration{}
 	for _, found := range regexp.MustCompile(`(\d+) timeout \w+ expires (\w+)`).FindAllStringSubmatch(
 		nft(t, ns, "list", "map", "inet", "nftnat", set), -1) {
-		d, err := time.ParseDuration(found[2]) // nobody here lives for days
+		d, err := time.ParseDuration(found[2]) // never days here
 		require.NoError(t, err)
 		left[found[1]] = d
 	}
 	return left
 }
 
-// The same command again gives a mapping that ends by itself its time anew: in the
-// kernel, which keeps it, and without a word of it to the clients.
+// The same command again renews a mapping with a time-out in the kernel, and its clients do
+// not notice.
 func TestLeaseRenewed(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -56,7 +56,7 @@ func TestLeaseRenewed(t *testing.T) {
 		require.Less(t, expires(t, top.Host, network+"4")["8080"], 11*time.Minute)
 		require.Equal(t, "8080->172.30.0.2:80"+suffix(network)+"\n", s.succeed(t, "add "+network+" 8080 172.30.0.2:80 --ttl 1h --name web"))
 		require.Greater(t, expires(t, top.Host, network+"4")["8080"], 50*time.Minute)
-		// It is no other mapping.
+		// It is the same mapping.
 		require.Equal(t, 3, s.run(t, "add "+network+" 8080 172.30.0.2:80 --ttl 1h").Code)
 		require.Equal(t, 3, s.run(t, "add "+network+" 8080 172.30.0.2:81 --ttl 1h --name web").Code)
 	}
@@ -70,7 +70,7 @@ func TestLeaseRenewed(t *testing.T) {
 		require.Equal(t, api.EventPublished, event.Type)
 	}
 
-	// Shorter is a renewal as well; then it ends, proxy and all, and is told once.
+	// It can get a shorter time. When it ends, its proxy does, and there is one event.
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80 --ttl 500ms --name web")
 	await(t, "the end", func() bool { return len(events()) == 6 })
 	require.Equal(t, api.EventExpired, events()[5].Type)
@@ -79,15 +79,14 @@ func TestLeaseRenewed(t *testing.T) {
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 	require.NotContains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4"), "8080")
 
-	// Without a time it stays for ever, and is no lease any more.
+	// Without a time-out it stays for ever.
 	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80 --name web")
 	require.Empty(t, expires(t, top.Host, "udp4"))
 	require.Equal(t, 3, s.run(t, "add udp 8080 172.30.0.2:80 --ttl 1h --name web").Code)
 	require.Zero(t, s.run(t, "add udp 8080 172.30.0.2:80 --name web").Code, "it is there already")
 }
 
-// The kernel ends what was renewed though no process lives, and no earlier than it was
-// renewed to.
+// The kernel ends a renewed mapping at the new time, also if no process runs.
 func TestLeaseOutlivesTheDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":81")
@@ -103,7 +102,7 @@ func TestLeaseOutlivesTheDaemon(t *testing.T) {
 	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
 	require.Greater(t, expires(t, top.Host, "tcp4")["8081"], 50*time.Minute)
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8081", "backend")
-	// Who adopts it renews it.
+	// An engine that adopts it can renew it.
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:81 --ttl 2h")
 	require.Greater(t, expires(t, top.Host, "tcp4")["8081"], 110*time.Minute)
 	require.Equal(t, 1, s.status(t).Proxies)

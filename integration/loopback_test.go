@@ -17,9 +17,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A frontend on a loopback address is kept like any other, and never translated: not
-// for the host itself, and above all not for a neighbour who sends the host what is
-// for 127.0.0.1, not even if the host is careless about such packets.
+// A frontend on a loopback address is stored like any other, and never translated: neither
+// for the host itself nor for a neighbour that routes 127.0.0.1 to the host, even with
+// route_localnet.
 func TestLoopbackFrontends(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	require.NoError(t, top.RouteLoopback(top.Neighbour))
@@ -34,11 +34,11 @@ func TestLoopbackFrontends(t *testing.T) {
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4_host"), "127.0.0.1 . 8080 : 172.30.0.2 . 80")
 	require.Contains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "udp6_host"), "::1 . 8080 : fd00:30::2 . 80")
 
-	// Forwarding is on, by others' will: nothing but the guards is in the way.
+	// Forwarding is on, so that only the guards stop packets.
 	require.NoError(t, top.SetForwarding(true))
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
-		// A service of the host's own, which is nobody else's business either.
+		// A service of the host on a loopback address, which must not be reached either.
 		labtest.Echo(t, top.Host, network, "host", "127.0.0.2:8080")
 		publish(t, e, "192.0.2.1:8080->172.30.0.2:80"+suffix(network))
 	}
@@ -50,7 +50,7 @@ func TestLoopbackFrontends(t *testing.T) {
 			noAnswers(t, top.Neighbour, network, "127.0.0.1:8080", "127.1.2.3:9000", "127.0.0.2:8080", "[::1]:8080")
 		}
 	}
-	// Whatever becomes of what the host says to itself, it is not translated.
+	// What the host sends to itself is not translated.
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Reaches(t, top.Host, network, "127.0.0.2:8080", "host")
 		for _, a := range []netip.Addr{loopback4, loopback6} {
@@ -65,7 +65,7 @@ func TestLoopbackFrontends(t *testing.T) {
 	}
 }
 
-// noAnswers asks several addresses at a time, and wants no answer of any.
+// noAnswers checks that none of several addresses answers.
 func noAnswers(t *testing.T, ns *lab.NS, network string, addrs ...string) {
 	t.Helper()
 	failures := make([]error, len(addrs))

@@ -16,10 +16,10 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// mutation is one harm done to the ruleset in the kernel, and the probe that notices.
+// mutation is one change of the ruleset in the kernel, and the probe that has to notice it.
 type mutation struct {
 	chain, rule string // as the plan has them
-	// becomes is what the rule is replaced by. Empty: nothing, it is removed.
+	// becomes replaces the rule. Empty: the rule is removed.
 	becomes string
 	// networks are declared for the probe, by hand.
 	networks []string
@@ -34,7 +34,7 @@ func (m mutation) name() string {
 	return m.chain + ": " + m.becomes + " instead of " + m.rule
 }
 
-// notProbed are rules that no probe of these tells from their absence, and why.
+// notProbed are rules whose absence no probe notices, and why.
 func notProbed() map[string]string {
 	const counted = "it takes a count of what comes unanswered: TestReachabilityMutations"
 	return map[string]string{
@@ -45,7 +45,7 @@ func notProbed() map[string]string {
 	}
 }
 
-// Each rule is there for something that goes wrong without it.
+// Without any one of the rules, a probe fails.
 func TestMutations(t *testing.T) {
 	top := newTopology(t, lab.Options{Hairpin: true, Forwarding: true})
 	p := newProber(t, top)
@@ -59,7 +59,7 @@ func TestMutations(t *testing.T) {
 func (m mutation) test(t *testing.T, p *prober) {
 	t.Helper()
 	host := p.top.Host
-	// Putting the table right is the engine's part: see TestRepairAtOpen.
+	// TestRepairAtOpen tests that an engine repairs this.
 	e := open(t, host, engine.Options{})
 	require.NoError(t, p.top.SetBridgeNF(m.bridgeNF))
 	for _, n := range m.networks {
@@ -79,7 +79,7 @@ func (m mutation) test(t *testing.T, p *prober) {
 
 	require.NoError(t, e.Close())
 	require.NoError(t, open(t, host, engine.Options{}).Close())
-	for _, n := range m.networks { // unless they went with the table that was replaced
+	for _, n := range m.networks { // unless they were in the table that was replaced
 		labtest.Run(t, host, command(t, "nft", "delete", "element", "inet", "nftnat", n))
 	}
 }
@@ -93,7 +93,7 @@ func ruleHandle(t *testing.T, ns *lab.NS, chain, rule string) string {
 	return found[0][1]
 }
 
-// requireAllRules sees to it that every rule of the plan has a probe or a reason.
+// requireAllRules checks that every rule of the plan has a probe or a reason.
 func requireAllRules(t *testing.T, all []mutation) {
 	t.Helper()
 	covered := map[string]bool{}
@@ -132,8 +132,7 @@ func rulesOf(plan string) []string {
 	return rules
 }
 
-// mutations are all of them. Of a rule with several conditions some lose one at a
-// time.
+// mutations returns all mutations. Some remove one condition of a rule.
 func mutations(p *prober) []mutation {
 	return slices.Concat(publishMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
 }
@@ -226,15 +225,15 @@ func postroutingMutations(p *prober) []mutation {
 		two := declared(digit, inside, far)
 		hostFar := map[string]string{"4": "198.51.100.1", "6": "2001:db8:2::1"}[digit]
 		ms = append(ms, []mutation{
-			{ // a sibling is answered from an address that it has not asked
+			{ // a sibling is answered from another address than the one that it called
 				chain: chain, rule: hairpin,
 				probe: reaches(top.Backend2, "tcp", at(f.host, portOfAny), "backend1", f.gateway),
 			},
-			{ // everybody's source address is lost
+			{ // all source addresses are lost
 				chain: chain, rule: hairpin, becomes: "meta nfproto ipv" + digit + " ct status dnat masquerade",
 				probe: reaches(top.Client, "tcp", at(f.host, portOfAny), "backend1", f.client),
 			},
-			{ // and that of siblings who ask one another directly
+			{ // and those between siblings
 				chain: chain, rule: hairpin, becomes: ip + " saddr . " + ip + " daddr @inside" + digit + " masquerade", bridgeNF: true,
 				probe: reaches(top.Backend2, "tcp", at(f.backend1, 80), "backend1", f.backend2),
 			},
@@ -246,7 +245,7 @@ func postroutingMutations(p *prober) []mutation {
 				chain: chain, rule: wayOut, becomes: strings.Replace(wayOut, "jump way-out", "masquerade", 1), networks: one,
 				probe: otherPort(top.Backend1, "tcp", at(f.far, portOfAny), f.backend1),
 			},
-			{ // networks do not see one another's addresses
+			{ // addresses are masqueraded between networks
 				chain: chain, rule: wayOut, becomes: ip + " saddr @masqueraded" + digit + " masquerade", networks: two,
 				probe: reaches(top.Far, "tcp", at(f.host, portOfAny), "backend1", f.far),
 			},
@@ -274,11 +273,11 @@ func forwardMutations(p *prober) []mutation {
 			chain: chain, rule: "ct state established,related accept", networks: both,
 			probe: reaches(top.Backend1, "tcp", at(v4.far, portOfAny), "far", anybody),
 		},
-		{ // what is published is guarded away
+		{ // published ports are dropped by the guard
 			chain: chain, rule: "ct status dnat accept", networks: both,
 			probe: reaches(top.Client, "udp", at(v6.host, portOfAny), "backend1", v6.client),
 		},
-		{ // siblings are strangers
+		{ // siblings are dropped by the guard
 			chain: chain, rule: "ip saddr . ip daddr @inside4 accept", networks: both, bridgeNF: true,
 			probe: reaches(top.Backend2, "tcp", at(v4.backend1, 80), "backend1", v4.backend2),
 		},
@@ -286,7 +285,7 @@ func forwardMutations(p *prober) []mutation {
 			chain: chain, rule: "ip6 saddr . ip6 daddr @inside6 accept", networks: both, bridgeNF: true,
 			probe: reaches(top.Backend2, "tcp", at(v6.backend1, 80), "backend1", v6.backend2),
 		},
-		{ // every port of a backend is open to who knows its address
+		{ // all ports of a backend can be reached by routing
 			chain: chain, rule: "ip daddr @guarded4 drop", networks: both,
 			probe: silent(top.Neighbour, "tcp", at(v4.backend1, 80)),
 		},
@@ -305,7 +304,7 @@ func rawMutations(p *prober) []mutation {
 	)
 	top := p.top
 	return []mutation{
-		{ // a neighbour is served by what is for this host alone
+		{ // a neighbour reaches services on loopback addresses
 			chain: chain, rule: drop4,
 			probe: silent(top.Neighbour, "tcp", at(loopback4, portOfLoopback)),
 		},
@@ -313,8 +312,8 @@ func rawMutations(p *prober) []mutation {
 			chain: chain, rule: drop4, becomes: "ip daddr 127.0.0.0/8 drop",
 			probe: reaches(top.Host, "udp", at(loopback4, portOfAny), "host", loopback4),
 		},
-		{ // The kernel takes no ::1 off a wire, but a bridge with bridge-nf shows it to
-			// netfilter before IPv6 has looked at it: a sibling reaches the backend.
+		{ // The kernel accepts no ::1 from a wire, but a bridge with bridge-nf passes it to
+			// netfilter before IPv6 checks it, so that a sibling reaches the backend.
 			chain: chain, rule: drop6, bridgeNF: true,
 			probe: p.reachesNotByLoopback6(),
 		},

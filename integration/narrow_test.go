@@ -14,28 +14,28 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// narrow is a topology with a backend two routers away from the host, the wire
-// between them being narrower than all others:
+// narrow is a topology with a backend two routers away from the host. The wire between the
+// routers has a smaller MTU than all others:
 //
 //	client ─ host ─ far ─(mtu)─ router ─ deep
 //
-// Neither of the two at the ends sees the MTU of that wire, so each has to be told by
-// the router before it, the one on its side of the NAT.
+// Client and backend do not see the MTU of that wire. Each learns it from the router on its
+// side of the wire.
 type narrow struct {
 	*lab.Topology
 	deep     *lab.NS
 	mtu      int
-	families []deepFamily // IPv4 and, unless the wire is too narrow for it, IPv6
+	families []deepFamily // IPv4 and, unless the MTU is too small for it, IPv6
 }
 
-// deepFamily is a family with the addresses that only narrow has.
+// deepFamily is a family with the additional addresses of narrow.
 type deepFamily struct {
 	family
 	deep      netip.Addr
-	forbidden netip.Addr // behind far as well, which passes nothing on to it
+	forbidden netip.Addr // behind far as well, which refuses to forward to it
 }
 
-// minMTU6 is what every link of IPv6 carries (RFC 8200 section 5).
+// minMTU6 is the smallest MTU of IPv6 (RFC 8200 section 5).
 const minMTU6 = 1280
 
 func newNarrow(t *testing.T, mtu int) *narrow {

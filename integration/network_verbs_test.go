@@ -12,7 +12,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What the verbs of networks print, one after another.
+// What the commands for networks print, one after another.
 func TestNetworkVerbs(t *testing.T) {
 	inEachMode(t, lab.PartBackend1|lab.PartFar, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -48,7 +48,7 @@ func TestNetworkVerbs(t *testing.T) {
 		} {
 			m.refuse(t, c.line, c.code, c.says)
 		}
-		// A route that leads elsewhere; by which link is for the message to say.
+		// A route that leads elsewhere. The message names its link.
 		r := m.ask(t, "", "network", "create", "far", top.FarNet4.String(), "--gateway", "198.51.100.77")
 		require.Equal(t, 3, r.Code, r.Stderr)
 		require.Regexp(t, `^nftnat: create network far: prefix 198\.51\.100\.0/24 is taken by [^\n]*far0[^\n]*\n$`, r.Stderr)
@@ -67,7 +67,7 @@ func TestNetworkVerbs(t *testing.T) {
 	})
 }
 
-// Refused before anybody is asked: no daemon is started, and no table read.
+// Refused before a daemon is started or a table is read.
 func TestNetworkBadInput(t *testing.T) {
 	cases := [][2]string{
 		{"create a", misused("network create NAME PREFIX", "network create inside 172.30.0.0/24")},
@@ -103,7 +103,7 @@ func TestNetworkBadInput(t *testing.T) {
 	})
 }
 
-// The plan is read by nft(8), and what it makes of it is what an engine would.
+// nft(8) loads the plan, and makes the table that an engine makes.
 func TestNetworkPlanLoads(t *testing.T) {
 	ns := labtest.NewNS(t, "nowhere")
 	plan := succeed(t, ns, "plan")

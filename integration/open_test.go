@@ -35,7 +35,7 @@ func open(tb testing.TB, ns *lab.NS, o engine.Options) *engine.Engine {
 	return e
 }
 
-// mapping reads the text form of a mapping.
+// mapping parses the text of a mapping.
 func mapping(t *testing.T, text string) nat.Mapping {
 	t.Helper()
 	m, err := nat.ParseMappingText(text)
@@ -66,10 +66,10 @@ func unpublish(t *testing.T, e *engine.Engine, texts ...string) {
 	require.NoError(t, err)
 }
 
-// published is the text form of all that an engine has published, ranges as one.
+// published returns the text of all mappings of an engine, with ranges collapsed.
 func published(e *engine.Engine) []string { return texts(must(e.Mappings(context.Background()))) }
 
-// collect is all that an engine has published, a mapping each port.
+// collect returns all mappings of an engine, one for each port.
 func collect(e *engine.Engine) []nat.Mapping { return must(e.Mappings(context.Background())) }
 
 func texts(ms []nat.Mapping) []string {

@@ -19,14 +19,14 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// The number of foreign flushes that connections are made under, and how many
-// connections a second there shall be.
+// The number of flushes by others during which connections are made, and the number of
+// connections a second.
 const (
 	envFlushes, defaultFlushes       = "NFTNAT_FLUSHES", 30
 	envConnections, defaultPerSecond = "NFTNAT_CONNECTIONS_PER_SECOND", 1000
 )
 
-// traffic are clients that connect all the time, and ask.
+// traffic is a number of clients that connect all the time.
 type traffic struct {
 	made   atomic.Int64
 	begin  time.Time
@@ -36,14 +36,14 @@ type traffic struct {
 	failed []error
 }
 
-// trafficWorkers is how many clients there are at a time.
+// trafficWorkers is the number of clients at a time.
 const trafficWorkers = 40
 
-// startTraffic has clients in a namespace connect to an address, so many times a second.
+// startTraffic starts clients in a namespace that connect to an address at a given rate.
 func startTraffic(t *testing.T, ns *lab.NS, addr, server string, perSecond int) *traffic {
 	t.Helper()
-	// 28,000 ports would last for half a minute, for each is a minute in TIME_WAIT. So it
-	// is one second (tcp_tw_reuse in ip-sysctl.rst).
+	// A port is in TIME_WAIT for a minute, so 28,000 of them are enough for half a minute.
+	// tcp_tw_reuse makes it one second (ip-sysctl.rst).
 	require.NoError(t, ns.Sysctl("net.ipv4.tcp_tw_reuse", "1"))
 	tr := &traffic{begin: time.Now(), stop: make(chan struct{})}
 	turns := make(chan struct{}, trafficWorkers)
@@ -85,7 +85,7 @@ func (tr *traffic) connect(ns *lab.NS, addr, server string) {
 	}
 }
 
-// end ends the traffic, and returns what has failed of it.
+// end stops the traffic, and returns the failures.
 func (tr *traffic) end(t *testing.T) []error {
 	t.Helper()
 	close(tr.stop)
@@ -106,7 +106,7 @@ func ownedTestbed(t *testing.T, top *lab.Topology) (*testbed, *labtest.Process) 
 	return s, p
 }
 
-// assaults are what others may do to a table, as nft(8) takes it.
+// assaults are commands of nft(8) by which others may change the table.
 func assaults() []string {
 	return []string{
 		"delete table inet nftnat", "flush table inet nftnat", "flush chain inet nftnat publish",
@@ -115,8 +115,8 @@ func assaults() []string {
 	}
 }
 
-// While the daemon is up nobody else can touch the table, whatever they try: nothing
-// fails of that, nothing has to be repaired, and nothing changes.
+// While the daemon runs, nobody else can change the table: no connection fails, nothing has
+// to be repaired, and nothing changes.
 func TestForeignFlushes(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -140,8 +140,8 @@ func TestForeignFlushes(t *testing.T) {
 	require.NotContains(t, nft(t, top.Host, "list", "tables"), "other", "a flush that does nothing")
 }
 
-// What a killed daemon leaves goes on, and the next daemon has it, the very same table,
-// from then on as safe as before.
+// The table of a killed daemon keeps working, and the next daemon becomes the owner of the
+// same table.
 func TestOrphanIsClaimed(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -165,7 +165,7 @@ func TestOrphanIsClaimed(t *testing.T) {
 		require.Zero(t, s.status(t).Table.Repaired)
 		require.NotZero(t, labtest.Run(t, top.Host, command(t, "nft", "delete table inet nftnat")).Code)
 	}
-	// A command that works by itself has it for a moment.
+	// A command with --direct owns it for a moment.
 	require.NoError(t, p.Signal(unix.SIGTERM))
 	require.Zero(t, p.Wait())
 	s.succeed(t, "--direct add --quiet tcp 8081 172.30.0.2:80")
@@ -180,8 +180,8 @@ func TestOrphanIsClaimed(t *testing.T) {
 	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
 }
 
-// A table from before, which others can change, is made one that they cannot, and back,
-// with all that it holds and nobody noticing.
+// A table without an owner becomes an owned one, and the reverse, with all that it holds and
+// without a failing connection.
 func TestOwnershipChanges(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -216,7 +216,7 @@ func TestOwnershipChanges(t *testing.T) {
 		stop()
 	}
 	require.Empty(t, tr.end(t))
-	// What nft(8) lists of a table that is open it can also read.
+	// nft(8) can load what it lists of a table without an owner.
 	load(t, top.Host, "flush ruleset\n"+plain)
 	require.Equal(t, plain, nft(t, top.Host, "list", "table", "inet", "nftnat"))
 }
