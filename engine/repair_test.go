@@ -131,8 +131,7 @@ func TestDamageIsRepaired(t *testing.T) {
 }
 
 func hasSet(table *nfttest.Table, name string) bool {
-	return slices.ContainsFunc(table.Maps, isMap(name)) ||
-		slices.ContainsFunc(table.Sets, func(s nft.Set) bool { return s.Name == name })
+	return slices.ContainsFunc(table.Sets, func(s nft.Set) bool { return s.Name == name })
 }
 
 // settled waits until the engine is through with what it does.

@@ -13,7 +13,7 @@ import (
 // that a later version knows what it finds, and an earlier one leaves it alone.
 const schema = 2
 
-// portMapSize makes room for every port at once. See nft.Map.Size for what it buys.
+// portMapSize makes room for every port at once. See nft.Set.Size for what it buys.
 const portMapSize = 65535
 
 // ruleset is the whole ruleset as a value: the same rules and chains whatever is
@@ -26,7 +26,7 @@ func ruleset(name string) nft.Table {
 	return nft.Table{
 		Name:    name,
 		Comment: tableComment(schema),
-		Maps: []nft.Map{
+		Sets: []nft.Set{
 			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr, nft.IPv4Addr),
 			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr, nft.IPv4Addr),
 			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr, nft.IPv6Addr),
@@ -34,8 +34,6 @@ func ruleset(name string) nft.Table {
 			hostMap("tcp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("tcp6_to4", nft.IPv6Addr, nft.IPv4Addr),
 			hostMap("udp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("udp6_to4", nft.IPv6Addr, nft.IPv4Addr),
 			endedMap("udp4_ended", nft.IPv4Addr), endedMap("udp6_ended", nft.IPv6Addr),
-		},
-		Sets: []nft.Set{
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
 			addrSet("cursors4", nft.IPv4Addr), addrSet("leases4", nft.IPv4Addr),
@@ -52,23 +50,23 @@ func ruleset(name string) nft.Table {
 	}
 }
 
-func anyMap(name string, addr nft.DataType) nft.Map {
-	return nft.Map{
+func anyMap(name string, addr nft.DataType) nft.Set {
+	return nft.Set{
 		Name: name, Key: nft.Type{nft.InetService}, Value: nft.Type{addr, nft.InetService},
 		Timeout: true, Size: portMapSize,
 	}
 }
 
-func hostMap(name string, frontend, backend nft.DataType) nft.Map {
-	return nft.Map{
+func hostMap(name string, frontend, backend nft.DataType) nft.Set {
+	return nft.Set{
 		Name: name, Key: nft.Type{frontend, nft.InetService}, Value: nft.Type{backend, nft.InetService},
 		Timeout: true,
 	}
 }
 
 // endedMap holds what no rule looks up: see ended.go.
-func endedMap(name string, addr nft.DataType) nft.Map {
-	return nft.Map{Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService}}
+func endedMap(name string, addr nft.DataType) nft.Set {
+	return nft.Set{Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService}}
 }
 
 // networkSet is a set of prefixes, addrSet one of single addresses.

@@ -39,7 +39,7 @@ func startChurn(t *testing.T, ns *lab.NS) *churn {
 	t.Helper()
 	s := &churn{stop: make(chan struct{}), table: nftables.Table{
 		Name: "churn", Comment: "another program's",
-		Maps: []nftables.Map{{Name: "tcp4", Key: nftables.Type{nftables.InetService}, Value: nftables.Type{nftables.IPv4Addr, nftables.InetService}}},
+		Sets: []nftables.Set{{Name: "tcp4", Key: nftables.Type{nftables.InetService}, Value: nftables.Type{nftables.IPv4Addr, nftables.InetService}}},
 	}}
 	require.NoError(t, ns.Do(func() (err error) {
 		s.conn, err = nftables.Dial(nil)

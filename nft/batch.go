@@ -31,9 +31,9 @@ type op struct {
 	at     int // where the message begins in the batch
 	verb   string
 	object string
-	// collection is set where the message carries elements, which are then found
+	// set is there where the message carries elements, which are then found
 	// in the message itself.
-	collection *collection
+	set *Set
 }
 
 // smallBatch has room for a change of one element.
@@ -87,7 +87,7 @@ func (b *batch) op(seq uint32) (op, bool) {
 // failure is the error of an operation that the kernel refused.
 func (b *batch) failure(o op, a nlwire.Answer) error {
 	e := &OpError{Op: o.verb, Object: o.object, Err: a.Err()}
-	if o.collection != nil {
+	if o.set != nil {
 		e.Object = b.refusedElement(o, a.Offset)
 	}
 	return e
@@ -107,13 +107,13 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 	}
 	count := 0
 	for a := (nlwire.Attrs{Rest: list}); ; count++ {
-		key, end := o.collection.next(&a)
+		key, end := o.set.next(&a)
 		if key == nil {
 			break
 		}
 		behind := len(msg) - len(a.Rest)
 		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.Rest) == 0 {
-			return o.collection.describe(key, end)
+			return o.set.describe(key, end)
 		}
 		begin = behind
 	}
@@ -121,13 +121,13 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 }
 
 // describe spells an element of a request, of which a deletion carries the key alone.
-func (c collection) describe(key, end []byte) string {
+func (c Set) describe(key, end []byte) string {
 	if nlwire.Find(key, unix.NFTA_SET_ELEM_DATA) == nil {
-		c.value = nil
+		c.Value = nil
 	}
 	var e Element
 	if err := c.decodeNext(&e, key, end); err != nil {
-		return c.name
+		return c.Name
 	}
 	return e.String()
 }
@@ -174,38 +174,38 @@ func (b *batch) deleteTable(name string, handle uint64) {
 	b.done()
 }
 
-func (b *batch) addCollection(table string, c collection) {
+func (b *batch) addCollection(table string, c Set) {
 	b.sets++
-	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.kind(), object: c.name})
+	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.Kind(), object: c.Name})
 	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_TABLE, table)
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, c.name)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, c.Name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
-	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.key.id())
-	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.key.size()))
-	if c.value != nil {
-		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_TYPE, c.value.id())
-		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_LEN, uint32(c.value.size()))
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.Key.id())
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.Key.size()))
+	if c.Value != nil {
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_TYPE, c.Value.id())
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_DATA_LEN, uint32(c.Value.size()))
 	}
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
 	b.buf = c.appendDescription(b.buf)
-	if c.key.isInterface() {
+	if c.Key.isInterface() {
 		b.buf = nlwire.AppendAttr(b.buf, unix.NFTA_SET_USERDATA, appendHostOrder(nil)...)
 	}
 	b.done()
 }
 
 // flags are those of enum nft_set_flags.
-func (c collection) flags() uint32 {
+func (c Set) flags() uint32 {
 	var f uint32
-	if c.value != nil {
+	if c.Value != nil {
 		f |= unix.NFT_SET_MAP
 	}
-	if c.timeout {
+	if c.Timeout {
 		f |= unix.NFT_SET_TIMEOUT
 	}
-	if c.interval {
+	if c.Interval {
 		f |= unix.NFT_SET_INTERVAL
-		if len(c.key) > 1 {
+		if len(c.Key) > 1 {
 			f |= nftSetConcat
 		}
 	}
@@ -215,19 +215,19 @@ func (c collection) flags() uint32 {
 // appendDescription appends what the kernel chooses the set's data structure by:
 // its size, and for ranges of a concatenation the length of each field
 // (nft_pipapo_init in net/netfilter/nft_set_pipapo.c).
-func (c collection) appendDescription(b []byte) []byte {
-	concat := c.interval && len(c.key) > 1
-	if c.size == 0 && !concat {
+func (c Set) appendDescription(b []byte) []byte {
+	concat := c.Interval && len(c.Key) > 1
+	if c.Size == 0 && !concat {
 		return b
 	}
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_DESC)
-	if c.size != 0 {
-		b = nlwire.AppendBE32(b, unix.NFTA_SET_DESC_SIZE, c.size)
+	if c.Size != 0 {
+		b = nlwire.AppendBE32(b, unix.NFTA_SET_DESC_SIZE, c.Size)
 	}
 	if concat {
 		var fields int
 		b, fields = nlwire.OpenAttr(b, nlwire.Nested|nftaSetDescConcat)
-		for _, d := range c.key {
+		for _, d := range c.Key {
 			var field int
 			b, field = nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
 			b = nlwire.AppendBE32(b, nftaSetFieldLen, uint32(dataTypes[d].size))
@@ -315,14 +315,14 @@ func encodeExpr(e expr.Any) ([]byte, error) {
 // messages as it takes: a list of elements is one attribute. They have passed
 // Change.Validate.
 func (b *batch) addElements(t Table, es []Element) {
-	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", (*collection).appendElement)
+	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", (*Set).appendElement)
 }
 
 // deleteElements appends the deletion of the elements, which must be there. They
 // have passed Change.Validate.
 func (b *batch) deleteElements(t Table, es []Element) {
 	b.elements(t, es, unix.NFT_MSG_DELSETELEM, 0, "delete element",
-		func(c *collection, buf []byte, e *Element) []byte { return c.openElement(buf, &e.Key) })
+		func(c *Set, buf []byte, e *Element) []byte { return c.openElement(buf, &e.Key) })
 }
 
 // largestElement bounds what one element takes in a list: two keys of two IPv6
@@ -330,24 +330,24 @@ func (b *batch) deleteElements(t Table, es []Element) {
 const largestElement = 512
 
 func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
-	appendOne func(*collection, []byte, *Element) []byte,
+	appendOne func(*Set, []byte, *Element) []byte,
 ) {
-	var c *collection
+	var c *Set
 	list := 0 // where the open list begins; zero: none is open
 	for i := range es {
 		e := &es[i]
-		if list != 0 && (c.name != e.Set || len(b.buf)-list > nlwire.MaxAttr-largestElement) {
+		if list != 0 && (c.Name != e.Set || len(b.buf)-list > nlwire.MaxAttr-largestElement) {
 			b.closeElements(list)
 			list = 0
 		}
-		if c == nil || c.name != e.Set {
-			found, _ := t.collection(e.Set)
+		if c == nil || c.Name != e.Set {
+			found, _ := t.Set(e.Set)
 			c = &found
 		}
 		if list == 0 {
-			b.open(msg, flags, op{verb: verb, object: c.name, collection: c})
+			b.open(msg, flags, op{verb: verb, object: c.Name, set: c})
 			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.name)
+			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.Name)
 			b.buf, list = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		}
 		from := len(b.buf)

@@ -70,7 +70,7 @@ func elementsOf(t *testing.T, table Table, ms []nlwire.Message) []Element {
 		set := named(table, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_SET)))
 		require.Equal(t, table.Name, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_TABLE)))
 		if m.Type == nftType(unix.NFT_MSG_DELSETELEM) {
-			set.value = nil
+			set.Value = nil
 		}
 		list := nlwire.Attrs{Rest: nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
 		require.NotEmpty(t, list.Rest)
@@ -152,7 +152,7 @@ func TestBatchGeneration(t *testing.T) {
 func TestBatchSetIdentifiers(t *testing.T) {
 	b := newBatch(1, 0)
 	seen := map[uint32]bool{0: true}
-	for _, c := range sample().collections() {
+	for _, c := range sample().Sets {
 		b.addCollection("t", c)
 	}
 	b.finish()
@@ -163,7 +163,7 @@ func TestBatchSetIdentifiers(t *testing.T) {
 			seen[id] = true
 		}
 	}
-	require.Len(t, seen, len(sample().collections())+1)
+	require.Len(t, seen, len(sample().Sets)+1)
 }
 
 // TestCulprit points at each byte of messages as the kernel's offsets do.
@@ -217,7 +217,7 @@ func TestBatchObjects(t *testing.T) {
 	table := sample()
 	b := newBatch(1, 0)
 	b.addTable(table.Name, table.Comment, 0)
-	b.addCollection(table.Name, table.collections()[0])
+	b.addCollection(table.Name, table.Sets[0])
 	b.addCollection(table.Name, named(table, "inside4"))
 	b.addChain(table.Name, table.Chains[0])
 	require.NoError(t, b.addRule(table.Name, "publish", table.Chains[0].Rules[0]))

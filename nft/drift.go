@@ -105,9 +105,9 @@ func (c *Conn) driftOfTable(t Table) ([]Difference, error) {
 
 func (c *Conn) driftOfCollections(t Table) ([]Difference, error) {
 	var lines []Difference
-	missing := map[string]collection{}
-	for _, s := range t.collections() {
-		missing[s.name] = s
+	missing := map[string]Set{}
+	for _, s := range t.Sets {
+		missing[s.Name] = s
 	}
 	err := c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
 		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_SET_TABLE, t.Name) },
@@ -120,13 +120,13 @@ func (c *Conn) driftOfCollections(t Table) ([]Difference, error) {
 			}
 			delete(missing, name)
 			if !want.matches(a) {
-				lines = append(lines, differs(PartTypes, "%s %s is of another type", want.kind(), name))
+				lines = append(lines, differs(PartTypes, "%s %s is of another type", want.Kind(), name))
 			}
 			return nil
 		})
-	for _, s := range t.collections() {
-		if _, ok := missing[s.name]; ok {
-			lines = append(lines, differs(PartSets, "%s %s is missing", s.kind(), s.name))
+	for _, s := range t.Sets {
+		if _, ok := missing[s.Name]; ok {
+			lines = append(lines, differs(PartSets, "%s %s is missing", s.Kind(), s.Name))
 		}
 	}
 	return lines, err
@@ -143,7 +143,7 @@ func shown(name string) string {
 // matches reports whether the kernel's set is this one. The identifiers of the
 // types decide as well as the lengths do: nft(8) lists by them. A time-out of the set
 // would be that of each element which has none of its own.
-func (c collection) matches(a nlwire.Attrs) bool {
+func (c Set) matches(a nlwire.Attrs) bool {
 	var flags, key, keyLen, value, valueLen, size uint32
 	var timeout uint64
 	for a.Next() {
@@ -168,11 +168,11 @@ func (c collection) matches(a nlwire.Attrs) bool {
 			}
 		}
 	}
-	same := a.Err == nil && timeout == 0 && flags == c.flags() && size == c.size && key == c.key.id() && keyLen == uint32(c.key.size())
-	if c.value == nil {
+	same := a.Err == nil && timeout == 0 && flags == c.flags() && size == c.Size && key == c.Key.id() && keyLen == uint32(c.Key.size())
+	if c.Value == nil {
 		return same
 	}
-	return same && value == c.value.id() && valueLen == uint32(c.value.size())
+	return same && value == c.Value.id() && valueLen == uint32(c.Value.size())
 }
 
 func (c *Conn) driftOfChains(t Table) ([]Difference, error) {

@@ -102,7 +102,7 @@ func checkComment(s string) error {
 }
 
 // check reports why the element cannot be one of the collection.
-func (c *collection) check(e *Element) error {
+func (c *Set) check(e *Element) error {
 	if err := c.checkKey(&e.Key); err != nil {
 		return err
 	}
@@ -110,12 +110,12 @@ func (c *collection) check(e *Element) error {
 		return err
 	}
 	switch {
-	case c.value == nil && e.Value.IsValid():
+	case c.Value == nil && e.Value.IsValid():
 		return fmt.Errorf("a set has no values")
-	case c.value != nil && (!c.value.isAddrPort() || !fits(c.value[0], e.Value.Addr())):
-		return fmt.Errorf("the value is no %s", c.value)
-	case e.Timeout != 0 && !c.timeout:
-		return fmt.Errorf("%s %s has no time-outs", c.kind(), c.name)
+	case c.Value != nil && (!c.Value.isAddrPort() || !fits(c.Value[0], e.Value.Addr())):
+		return fmt.Errorf("the value is no %s", c.Value)
+	case e.Timeout != 0 && !c.Timeout:
+		return fmt.Errorf("%s %s has no time-outs", c.Kind(), c.Name)
 	case e.Timeout < 0 || e.Expires < 0 || e.Expires > e.Timeout:
 		return fmt.Errorf("time-out %s with %s left", e.Timeout, e.Expires)
 	}

@@ -38,9 +38,9 @@ const (
 
 // appendElement appends the element as one member of a list of elements. The
 // element has passed check.
-func (c *collection) appendElement(b []byte, e *Element) []byte {
+func (c *Set) appendElement(b []byte, e *Element) []byte {
 	b = c.openElement(b, &e.Key)
-	if c.value != nil {
+	if c.Value != nil {
 		b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_DATA)
 		b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 		b = appendAddr(b, e.Value.Addr())
@@ -100,7 +100,7 @@ func comment(udata []byte) string {
 
 // openElement appends the key of an element: all that deleting it takes, but for the
 // end of a range.
-func (c *collection) openElement(b []byte, k *Key) []byte {
+func (c *Set) openElement(b []byte, k *Key) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_KEY)
 	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind {
@@ -161,8 +161,8 @@ func life(ms uint64) time.Duration {
 }
 
 // decodeElement reads one member of a list of elements into e.
-func (c *collection) decodeElement(e *Element, b []byte) error {
-	*e = Element{Set: c.name}
+func (c *Set) decodeElement(e *Element, b []byte) error {
+	*e = Element{Set: c.Name}
 	var key, end, value []byte
 	var flags uint32
 	a := nlwire.Attrs{Rest: b}
@@ -192,23 +192,23 @@ func (c *collection) decodeElement(e *Element, b []byte) error {
 	if e.Key, err = c.decodeKey(key, end, flags); err != nil {
 		return err
 	}
-	if c.value != nil {
-		if !c.value.isAddrPort() || len(value) != c.value.size() {
-			return fmt.Errorf("a value of %d bytes is no %s", len(value), c.value)
+	if c.Value != nil {
+		if !c.Value.isAddrPort() || len(value) != c.Value.size() {
+			return fmt.Errorf("a value of %d bytes is no %s", len(value), c.Value)
 		}
 		e.Value = decodeAddrPort(value)
 	}
 	return nil
 }
 
-func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
-	if len(key) != c.key.size() {
-		return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.key)
+func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
+	if len(key) != c.Key.size() {
+		return Key{}, fmt.Errorf("a key of %d bytes is no %s", len(key), c.Key)
 	}
 	kind := c.holds()
 	isEnd := flags&unix.NFT_SET_ELEM_INTERVAL_END != 0
 	if isEnd && kind != prefixKey {
-		return Key{}, fmt.Errorf("the end of a range is no %s", c.key)
+		return Key{}, fmt.Errorf("the end of a range is no %s", c.Key)
 	}
 	switch kind {
 	case portKey:
@@ -230,7 +230,7 @@ func (c *collection) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return Key{kind: startKey, addr: addr}, nil
 	case noKey:
 	}
-	return Key{}, fmt.Errorf("there are no keys of type %s", c.key)
+	return Key{}, fmt.Errorf("there are no keys of type %s", c.Key)
 }
 
 // decodeInterface reads the name of an interface. Others can write what is none.

@@ -25,7 +25,7 @@ func TestElementRoundTrip(t *testing.T) {
 		for range 300 {
 			e := randomElement(r, c)
 			require.NoError(t, c.check(&e))
-			b := c.appendMember(nil, &e, (*collection).appendElement)
+			b := c.appendMember(nil, &e, (*Set).appendElement)
 			require.Less(t, len(b), largestElement)
 			list := nlwire.Attrs{Rest: b}
 			key, end := c.next(&list)
@@ -41,17 +41,17 @@ func TestElementRoundTrip(t *testing.T) {
 
 // TestLargestElement holds the bound that keeps a list of elements within its attribute.
 func TestLargestElement(t *testing.T) {
-	c := collection{name: "m", key: Type{IPv6Addr, IPv6Addr}, value: Type{IPv6Addr, InetService}, interval: true, timeout: true}
+	c := Set{Name: "m", Key: Type{IPv6Addr, IPv6Addr}, Value: Type{IPv6Addr, InetService}, Interval: true, Timeout: true}
 	e := Element{
 		Key: SegmentKey(netip.MustParsePrefix("2001:db8::/32")), Value: netip.MustParseAddrPort("[fd00::1]:80"),
 		Timeout: math.MaxInt64, Expires: math.MaxInt64, Comment: strings.Repeat("x", maxComment),
 	}
 	require.NoError(t, c.check(&e))
-	require.Less(t, len(c.appendMember(nil, &e, (*collection).appendElement)), largestElement)
-	c.key, c.value = Type{IPv6Addr}, nil
+	require.Less(t, len(c.appendMember(nil, &e, (*Set).appendElement)), largestElement)
+	c.Key, c.Value = Type{IPv6Addr}, nil
 	e.Key, e.Value = PrefixKey(netip.MustParsePrefix("2001:db8::/32")), netip.AddrPort{}
 	require.NoError(t, c.check(&e))
-	require.Less(t, len(c.appendMember(nil, &e, (*collection).appendElement)), largestElement)
+	require.Less(t, len(c.appendMember(nil, &e, (*Set).appendElement)), largestElement)
 }
 
 func TestTimeouts(t *testing.T) {
@@ -139,10 +139,10 @@ func TestDecodeElementRefuses(t *testing.T) {
 	verdict := nlwire.AppendAttr(nil, nlwire.Nested|unix.NFTA_SET_ELEM_DATA, nlwire.AppendAttr(nil, nlwire.Nested|unix.NFTA_DATA_VERDICT, nlwire.AppendBE32(nil, 1, 1)...)...)
 	key := func(b ...byte) []byte { return value(unix.NFTA_SET_ELEM_KEY, b...) }
 	end := func(b ...byte) []byte { return value(nftaSetElemKeyEnd, b...) }
-	mixed := collection{name: "mixed", key: Type{InetService, InetService}, value: Type{InetService}}
+	mixed := Set{Name: "mixed", Key: Type{InetService, InetService}, Value: Type{InetService}}
 	for _, tt := range []struct {
 		name string
-		set  collection
+		set  Set
 		b    []byte
 		want string
 	}{
@@ -157,7 +157,7 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"range of two prefixes", named(sample(), "inside4"), join(key(10, 0, 0, 0, 11, 0, 0, 0), end(10, 0, 0, 255, 11, 0, 0, 255)), "is no pair of one prefix"},
 		{"range backwards", named(sample(), "inside4"), join(key(10, 0, 0, 255, 10, 0, 0, 255), end(10, 0, 0, 0, 10, 0, 0, 0)), "is no pair of one prefix"},
 		{"short end", named(sample(), "inside4"), join(key(10, 0, 0, 0, 10, 0, 0, 0), end(10, 0, 0, 0)), "is no pair of one prefix"},
-		{"other intervals", collection{name: "odd", key: Type{InetService}, interval: true}, key(0, 80), "there are no keys of type inet_service"},
+		{"other intervals", Set{Name: "odd", Key: Type{InetService}, Interval: true}, key(0, 80), "there are no keys of type inet_service"},
 		{"address of the other family", named(sample(), "leases4"), key(make([]byte, 16)...), "a key of 16 bytes is no ipv4_addr"},
 		{"range of the other family", named(sample(), "networks6"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv6_addr"},
 		{"short name", named(sample(), "links"), key('l', 'o', 0, 0), "a key of 4 bytes is no ifname"},

@@ -32,7 +32,7 @@ func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 	generation, err := c.readConsistent("list elements of table inet "+t.Name, t.Name, func() error {
 		es = es[:0]
 		for _, name := range sets {
-			set, ok := t.collection(name)
+			set, ok := t.Set(name)
 			if !ok {
 				return fmt.Errorf("list elements: table %s has no map or set %s", t.Name, name)
 			}
@@ -57,7 +57,7 @@ func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 // makes it skip others than those, without a word: growing or shrinking, which goes on
 // after the commit that was the cause, and collecting the elements that have ended,
 // which is not a change of the ruleset. So a dump in parts has to be proven complete.
-func (c *Conn) appendElements(es []Element, table string, set collection) ([]Element, error) {
+func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, error) {
 	count, counted, err := c.count(table, set)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (c *Conn) appendElements(es []Element, table string, set collection) ([]Ele
 	}
 	switch n := len(es) - from; {
 	case parts <= 1:
-	case !set.timeout:
+	case !set.Timeout:
 		// Nothing ends. Another order of the same elements shows some of them twice.
 	case counted && n == int(count) && set.holds() != prefixKey:
 		// As many as there were before the dump, counting those that had ended. Of
@@ -102,12 +102,12 @@ const maxGrow = 1 << 17
 
 // dumpElements calls f with each element of the set and returns in how many parts
 // they came. The error is errChanged if f reports that an element cannot be there.
-func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool) (parts int, err error) {
+func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts int, err error) {
 	var e Element
-	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.kind()+" "+set.name,
+	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.Kind()+" "+set.Name,
 		func(b []byte) []byte {
 			b = nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, table)
-			return nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.name)
+			return nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.Name)
 		},
 		func(a nlwire.Attrs) error {
 			for a.Next() {
@@ -121,7 +121,7 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 					case errors.Is(err, nlwire.ErrMalformed):
 						return err
 					case err != nil:
-						e = Element{Set: set.name, Foreign: err.Error()}
+						e = Element{Set: set.Name, Foreign: err.Error()}
 					}
 					if !f(&e) {
 						return errChanged
@@ -139,11 +139,11 @@ func (c *Conn) dumpElements(table string, set collection, f func(*Element) bool)
 // count reads how many elements the kernel counts in the set: no fewer than it holds,
 // for those that have ended count until they are freed. Not every kernel tells
 // (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
-func (c *Conn) count(table string, set collection) (count uint32, ok bool, err error) {
-	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.kind()+" "+set.name,
+func (c *Conn) count(table string, set Set) (count uint32, ok bool, err error) {
+	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.Kind()+" "+set.Name,
 		func(b []byte) []byte {
 			b = nlwire.AppendString(b, unix.NFTA_SET_TABLE, table)
-			return nlwire.AppendString(b, unix.NFTA_SET_NAME, set.name)
+			return nlwire.AppendString(b, unix.NFTA_SET_NAME, set.Name)
 		},
 		func(a nlwire.Attrs) error {
 			for a.Next() {
@@ -160,7 +160,7 @@ func (c *Conn) count(table string, set collection) (count uint32, ok bool, err e
 // not, Elements reads large maps with time-outs twice. The error is fs.ErrNotExist where
 // the table is not there.
 func (c *Conn) CountsElements(t Table) (bool, error) {
-	sets := t.collections()
+	sets := t.Sets
 	if len(sets) == 0 {
 		return false, nil
 	}

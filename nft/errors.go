@@ -6,8 +6,6 @@ package nft
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrStale means that a change guarded by a generation was refused, because some
@@ -38,13 +36,3 @@ type OpError struct {
 func (e *OpError) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Object, e.Err) }
 
 func (e *OpError) Unwrap() error { return e.Err }
-
-// explained is an error number with the kernel's own words (extended acknowledgement).
-type explained struct {
-	errno unix.Errno
-	text  string
-}
-
-func (e explained) Error() string { return fmt.Sprintf("%v (%s)", e.errno, e.text) }
-
-func (e explained) Unwrap() error { return e.errno }

@@ -15,7 +15,7 @@ import (
 func Example() {
 	table := nft.Table{
 		Name: "doorman",
-		Maps: []nft.Map{{
+		Sets: []nft.Set{{
 			Name: "tcp4", Key: nft.Type{nft.InetService}, Value: nft.Type{nft.IPv4Addr, nft.InetService},
 		}},
 		Chains: []nft.Chain{{

@@ -16,11 +16,11 @@ import (
 )
 
 // fuzzed are the collections that FuzzElement decodes for.
-func fuzzed() []collection {
-	cs := sample().collections()
+func fuzzed() []Set {
+	cs := sample().Sets
 	return append(cs,
-		collection{name: "odd", key: Type{InetService, InetService}, value: Type{InetService}},
-		collection{name: "long", key: Type{IPv6Addr, IPv6Addr, IPv6Addr, InetService}, value: Type{IPv6Addr}, interval: true},
+		Set{Name: "odd", Key: Type{InetService, InetService}, Value: Type{InetService}},
+		Set{Name: "long", Key: Type{IPv6Addr, IPv6Addr, IPv6Addr, InetService}, Value: Type{IPv6Addr}, Interval: true},
 	)
 }
 
@@ -29,19 +29,19 @@ func fuzzed() []collection {
 func FuzzElement(f *testing.F) {
 	for i, c := range fuzzed() {
 		f.Add(uint8(i), []byte{})
-		if c.key.isSegment() && c.interval {
+		if c.Key.isSegment() && c.Interval {
 			f.Add(uint8(i), c.appendElement(nil, &Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
-		if c.interval && c.key.isAddr() {
+		if c.Interval && c.Key.isAddr() {
 			f.Add(uint8(i), c.appendElement(nil, &Element{Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
-		if !c.interval && c.key.isAddr() {
+		if !c.Interval && c.Key.isAddr() {
 			f.Add(uint8(i), c.appendElement(nil, &Element{Key: AddrKey(netip.MustParseAddr("2001:db8::1"))}))
 		}
-		if c.key.isInterface() {
+		if c.Key.isInterface() {
 			f.Add(uint8(i), c.appendElement(nil, &Element{Key: InterfaceKey("veth0"), Comment: "x"}))
 		}
-		if c.key.isPort() && c.value != nil {
+		if c.Key.isPort() && c.Value != nil {
 			f.Add(uint8(i), c.appendElement(nil, &Element{
 				Key: PortKey(80), Value: netip.MustParseAddrPort("192.0.2.1:80"), Timeout: time.Hour, Expires: time.Minute, Comment: "web",
 			}))
@@ -70,10 +70,10 @@ func FuzzPrefixes(f *testing.F) {
 	c := named(sample(), "networks4")
 	var all []byte
 	for _, p := range []string{"0.0.0.0/8", "1.0.0.0/8", "10.0.0.1/32", "224.0.0.0/3"} {
-		all = c.appendMember(all, &Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, (*collection).appendElement)
+		all = c.appendMember(all, &Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, (*Set).appendElement)
 	}
 	f.Add(all)
-	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*collection).appendElement))
+	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*Set).appendElement))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var es []Element
 		for list := (nlwire.Attrs{Rest: b}); list.Next(); {
@@ -98,13 +98,13 @@ func FuzzPrefixes(f *testing.F) {
 			p, _ := e.Key.Prefix()
 			require.LessOrEqual(t, before.Compare(p.Addr()), 0, "%s overlaps with one before", p)
 			before = p.Addr()
-			for list := (nlwire.Attrs{Rest: c.appendMember(nil, &Element{Set: c.name, Key: e.Key}, (*collection).appendElement)}); list.Next(); {
+			for list := (nlwire.Attrs{Rest: c.appendMember(nil, &Element{Set: c.Name, Key: e.Key}, (*Set).appendElement)}); list.Next(); {
 				bound, err := c.decode(list.Payload)
 				require.NoError(t, err)
 				again = append(again, bound)
 			}
 			// As one by one in a request.
-			list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
+			list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
 			key, end := c.next(&list)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end))

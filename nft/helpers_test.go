@@ -28,14 +28,12 @@ func sample() Table {
 	return Table{
 		Name:    "nftnat",
 		Comment: "a sample",
-		Maps: []Map{
+		Sets: []Set{
 			{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true, Size: 65535},
 			{Name: "tcp4_host", Key: Type{IPv4Addr, InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true},
 			{Name: "tcp6", Key: Type{InetService}, Value: Type{IPv6Addr, InetService}, Timeout: true},
 			{Name: "tcp6_host", Key: Type{IPv6Addr, InetService}, Value: Type{IPv6Addr, InetService}, Timeout: true},
 			{Name: "udp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}},
-		},
-		Sets: []Set{
 			{Name: "networks4", Key: Type{IPv4Addr}, Interval: true},
 			{Name: "networks6", Key: Type{IPv6Addr}, Interval: true},
 			{Name: "inside4", Key: Type{IPv4Addr, IPv4Addr}, Interval: true},
@@ -141,29 +139,29 @@ func addrOf(r *rand.Rand, d DataType) netip.Addr {
 }
 
 // randomElement is one that the collection can hold.
-func randomElement(r *rand.Rand, c collection) Element {
-	e := Element{Set: c.name}
+func randomElement(r *rand.Rand, c Set) Element {
+	e := Element{Set: c.Name}
 	port := uint16(r.Uint32())
 	switch c.holds() {
 	case portKey:
 		e.Key = PortKey(port)
 	case addrKey:
-		e.Key = AddrKey(addrOf(r, c.key[0]))
+		e.Key = AddrKey(addrOf(r, c.Key[0]))
 	case addrPortKey:
-		e.Key = AddrPortKey(netip.AddrPortFrom(addrOf(r, c.key[0]), port))
+		e.Key = AddrPortKey(netip.AddrPortFrom(addrOf(r, c.Key[0]), port))
 	case interfaceKey:
 		e.Key = InterfaceKey(randomInterface(r))
 	case prefixKey:
-		e.Key = PrefixKey(randomPrefix(r, c.key[0]))
+		e.Key = PrefixKey(randomPrefix(r, c.Key[0]))
 	case segmentKey:
-		e.Key = SegmentKey(randomPrefix(r, c.key[0]))
+		e.Key = SegmentKey(randomPrefix(r, c.Key[0]))
 	case noKey, startKey, endKey:
-		panic("no elements of type " + c.key.String())
+		panic("no elements of type " + c.Key.String())
 	}
-	if c.value != nil {
-		e.Value = netip.AddrPortFrom(addrOf(r, c.value[0]), uint16(r.Uint32()))
+	if c.Value != nil {
+		e.Value = netip.AddrPortFrom(addrOf(r, c.Value[0]), uint16(r.Uint32()))
 	}
-	if c.timeout && r.IntN(2) == 0 {
+	if c.Timeout && r.IntN(2) == 0 {
 		e.Timeout = time.Duration(1+r.IntN(1e9)) * time.Millisecond
 		if r.IntN(2) == 0 {
 			e.Expires = time.Duration(1+r.Int64N(int64(e.Timeout/time.Millisecond))) * time.Millisecond
@@ -207,9 +205,9 @@ func randomComment(r *rand.Rand) string {
 }
 
 // holdable are the collections of the sample whose elements can be keys.
-func holdable(t Table) []collection {
-	var cs []collection
-	for _, c := range t.collections() {
+func holdable(t Table) []Set {
+	var cs []Set
+	for _, c := range t.Sets {
 		if c.holds() != noKey {
 			cs = append(cs, c)
 		}
@@ -241,16 +239,16 @@ func sorted(es []Element) []string {
 }
 
 // decode is decodeElement by value.
-func (c collection) decode(b []byte) (Element, error) {
+func (c Set) decode(b []byte) (Element, error) {
 	var e Element
 	err := c.decodeElement(&e, b)
 	return e, err
 }
 
-func named(t Table, name string) collection {
-	c, ok := t.collection(name)
+func named(t Table, name string) Set {
+	c, ok := t.Set(name)
 	if !ok {
-		panic(fmt.Sprintf("no collection %s", name))
+		panic(fmt.Sprintf("no map or set %s", name))
 	}
 	return c
 }

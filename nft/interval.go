@@ -24,7 +24,7 @@ func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
 
 // appendMember appends the element to a list of elements: as one member, or as two
 // that follow each other, which newer kernels take for one range by that alone.
-func (c *collection) appendMember(b []byte, e *Element, appendOne func(*collection, []byte, *Element) []byte) []byte {
+func (c *Set) appendMember(b []byte, e *Element, appendOne func(*Set, []byte, *Element) []byte) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
 	b = nlwire.CloseAttr(appendOne(c, b, e), at)
 	if e.Key.kind != prefixKey {
@@ -41,7 +41,7 @@ func (c *collection) appendMember(b []byte, e *Element, appendOne func(*collecti
 
 // next reads the next element of a list that appendMember made: its one member, or the
 // two of a range. key is nil at the end.
-func (c collection) next(a *nlwire.Attrs) (key, end []byte) {
+func (c Set) next(a *nlwire.Attrs) (key, end []byte) {
 	if !a.Next() {
 		return nil, nil
 	}
@@ -56,7 +56,7 @@ func (c collection) next(a *nlwire.Attrs) (key, end []byte) {
 }
 
 // decodeNext reads into e the element whose members next has returned.
-func (c collection) decodeNext(e *Element, key, end []byte) error {
+func (c Set) decodeNext(e *Element, key, end []byte) error {
 	if err := c.decodeElement(e, key); err != nil || e.Key.kind != startKey {
 		return err
 	}
@@ -88,7 +88,7 @@ func joined(first, end netip.Addr) (Key, error) {
 
 // pair makes elements of prefixes from all that was read of an interval set of one
 // field, in whatever order it came.
-func (c collection) pair(es []Element) []Element {
+func (c Set) pair(es []Element) []Element {
 	slices.SortStableFunc(es, func(a, b Element) int {
 		// Of two at one place the end belongs to the range before.
 		return cmp.Or(a.Key.addr.Compare(b.Key.addr), -cmp.Compare(a.Key.kind, b.Key.kind))
@@ -96,7 +96,7 @@ func (c collection) pair(es []Element) []Element {
 	var ranges []Element
 	var open *Element
 	addForeign := func(format string, args ...any) {
-		ranges = append(ranges, Element{Set: c.name, Foreign: fmt.Sprintf(format, args...)})
+		ranges = append(ranges, Element{Set: c.Name, Foreign: fmt.Sprintf(format, args...)})
 	}
 	finish := func(end netip.Addr) {
 		key, err := joined(open.Key.addr, end)
@@ -119,7 +119,7 @@ func (c collection) pair(es []Element) []Element {
 			open = e
 		case open != nil:
 			finish(e.Key.addr)
-		case c.timeout || e.Key.addr.IsUnspecified():
+		case c.Timeout || e.Key.addr.IsUnspecified():
 			// The kernel does not list what has ended, but its end; and nft(8) marks the
 			// lowest address as the end of nothing.
 		default:

@@ -15,11 +15,11 @@ import (
 )
 
 // bounds are elements of a set as a dump has them: "+" begins a range, "-" ends one.
-func bounds(t *testing.T, c collection, places ...string) []Element {
+func bounds(t *testing.T, c Set, places ...string) []Element {
 	t.Helper()
 	var es []Element
 	for _, s := range places {
-		e := Element{Set: c.name, Key: Key{kind: startKey, addr: netip.MustParseAddr(s[1:])}}
+		e := Element{Set: c.Name, Key: Key{kind: startKey, addr: netip.MustParseAddr(s[1:])}}
 		if s[0] == '-' {
 			e.Key.kind = endKey
 		} else {
@@ -101,7 +101,7 @@ func TestPair(t *testing.T) {
 func TestMembers(t *testing.T) {
 	c := named(sample(), "networks4")
 	e := Element{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "web"}
-	list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
+	list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
 	key, end := c.next(&list)
 	address := func(b []byte) []byte {
 		return nlwire.Find(nlwire.Find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
@@ -118,7 +118,7 @@ func TestMembers(t *testing.T) {
 
 	for _, p := range []string{"0.0.0.0/0", "128.0.0.0/1", "255.255.255.255/32"} {
 		e.Key = PrefixKey(netip.MustParsePrefix(p))
-		list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*collection).appendElement)}
+		list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
 		key, end := c.next(&list)
 		require.NotNil(t, key)
 		require.Nil(t, end, "there is no address behind %s", p)

@@ -101,7 +101,7 @@ func TestSaveAndLoad(t *testing.T) {
 
 	var sets []string
 	for _, s := range holdable(table) {
-		sets = append(sets, s.name)
+		sets = append(sets, s.Name)
 	}
 	want, _, err := c.Elements(table, sets...)
 	require.NoError(t, err)
@@ -130,7 +130,7 @@ func TestElementStringLoads(t *testing.T) {
 	labtest.ExecInput(t, ns, script, "nft", "-f", "-")
 	var sets []string
 	for _, s := range holdable(table) {
-		sets = append(sets, s.name)
+		sets = append(sets, s.Name)
 	}
 	got, _, err := c.Elements(table, sets...)
 	require.NoError(t, err)

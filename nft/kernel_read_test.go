@@ -29,7 +29,7 @@ func TestElementsReadBack(t *testing.T) {
 	require.NoError(t, c.Replace(table, es, 0))
 	var sets []string
 	for _, s := range holdable(table) {
-		sets = append(sets, s.name)
+		sets = append(sets, s.Name)
 	}
 	got, _, err := c.Elements(table, sets...)
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestCountsElements(t *testing.T) {
 	require.NoError(t, c.Replace(table, ports(3, ""), 0))
 	counts, err := c.CountsElements(table)
 	require.NoError(t, err)
-	set, _ := table.collection("tcp4")
+	set, _ := table.Set("tcp4")
 	count, counted, err := c.count(table.Name, set)
 	require.NoError(t, err)
 	require.Equal(t, counts, counted)
@@ -60,7 +60,7 @@ func TestCountsElements(t *testing.T) {
 
 // commit changes another table until ctx ends, with a pause after each change.
 func commit(ctx context.Context, c *Conn, pause time.Duration) error {
-	table := Table{Name: "other", Maps: sample().Maps}
+	table := Table{Name: "other", Sets: sample().Sets}
 	for i := uint16(0); ctx.Err() == nil; i++ {
 		e := ports(1, "")[0]
 		e.Key = PortKey(i)
@@ -88,7 +88,7 @@ func TestElementsUnderForeignCommits(t *testing.T) {
 			other := dialIn(t, ns)
 			es := ports(3000, "some comment to make it longer")
 			require.NoError(t, c.Replace(sample(), es, 0))
-			require.NoError(t, other.Replace(Table{Name: "other", Maps: sample().Maps}, nil, 0))
+			require.NoError(t, other.Replace(Table{Name: "other", Sets: sample().Sets}, nil, 0))
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- commit(ctx, other, tt.pause) }()
@@ -122,7 +122,7 @@ func TestElementsOfOneState(t *testing.T) {
 		moved[i].Comment = "second"
 	}
 	require.NoError(t, c.Replace(sample(), es, 0))
-	require.NoError(t, other.Replace(Table{Name: "other", Maps: sample().Maps}, nil, 0))
+	require.NoError(t, other.Replace(Table{Name: "other", Sets: sample().Sets}, nil, 0))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
 	go func() { ended <- commit(ctx, other, time.Millisecond) }()
@@ -192,7 +192,7 @@ func TestElementsWhileSomeEnd(t *testing.T) {
 func TestElementsWhileTheTableGrows(t *testing.T) {
 	c, _ := kernel(t)
 	table := sample()
-	table.Maps[0].Size = 0
+	table.Sets[0].Size = 0
 	es := ports(20000, "")
 	require.NoError(t, c.Replace(table, nil, 0))
 	for range 6 {
@@ -239,7 +239,7 @@ func TestElementsOfOthers(t *testing.T) {
 	}
 	// A set of another type is told by its elements.
 	other := sample()
-	other.Maps[0].Key = Type{IPv4Addr, InetService}
+	other.Sets[0].Key = Type{IPv4Addr, InetService}
 	require.NoError(t, c.Update(sample(), Change{Add: ports(1, "")}))
 	strange, _, err := c.Elements(other, "tcp4")
 	require.NoError(t, err)

@@ -53,7 +53,7 @@ func TestInverse(t *testing.T) {
 	r, table := newRand(t), sample()
 	var names []string
 	for _, s := range holdable(table) {
-		names = append(names, s.name)
+		names = append(names, s.Name)
 	}
 	es := randomElements(r, table, 200)
 	require.NoError(t, c.Replace(table, es[:100], 0))
@@ -124,7 +124,7 @@ func TestRefusedElement(t *testing.T) {
 		})
 	}
 	// So does the table itself, whatever Replace wants instead.
-	other := Table{Name: "nftnat", Maps: table.Maps}
+	other := Table{Name: "nftnat", Sets: table.Sets}
 	err := c.Replace(other, clash(59898)[59000:], 0)
 	require.NoError(t, err)
 	require.NoError(t, c.Replace(table, there[:3], 0))
@@ -140,7 +140,7 @@ func TestRefusedElement(t *testing.T) {
 
 func TestFullMap(t *testing.T) {
 	c, _ := kernel(t)
-	table := Table{Name: "t", Maps: []Map{{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Size: 3}}}
+	table := Table{Name: "t", Sets: []Set{{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Size: 3}}}
 	es := ports(4, "")
 	err := c.Replace(table, es, 0)
 	require.ErrorIs(t, err, unix.ENFILE)
@@ -390,7 +390,7 @@ func TestLongNamesAndComments(t *testing.T) {
 	long := func(first string, n int) string { return first + strings.Repeat("x", n-1) }
 	table := Table{
 		Name: long("t", maxName), Comment: long("c", maxComment),
-		Maps:   []Map{{Name: long("m", maxName), Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true}},
+		Sets:   []Set{{Name: long("m", maxName), Key: Type{InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true}},
 		Chains: []Chain{{Name: long("c", maxName), Comment: long("c", maxComment), Rules: []Rule{{DNATv4(long("m", maxName), TCPDport)}}}},
 	}
 	e := Element{

@@ -156,14 +156,14 @@ func (k Key) String() string {
 }
 
 // holds is the kind of the keys that the collection can hold, if there is one.
-func (c *collection) holds() keyKind {
-	t := c.key
+func (c *Set) holds() keyKind {
+	t := c.Key
 	switch {
-	case c.interval && t.isAddr():
+	case c.Interval && t.isAddr():
 		return prefixKey
-	case c.interval && t.isSegment():
+	case c.Interval && t.isSegment():
 		return segmentKey
-	case c.interval:
+	case c.Interval:
 		return noKey
 	case t.isPort():
 		return portKey
@@ -177,13 +177,13 @@ func (c *collection) holds() keyKind {
 	return noKey
 }
 
-func (c *collection) checkKey(k *Key) error {
+func (c *Set) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
 	if ok && k.kind != portKey && k.kind != interfaceKey {
-		ok = fits(c.key[0], k.addr)
+		ok = fits(c.Key[0], k.addr)
 	}
 	if !ok {
-		return fmt.Errorf("the key is no %s", c.key)
+		return fmt.Errorf("the key is no %s", c.Key)
 	}
 	return nil
 }

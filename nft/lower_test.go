@@ -173,12 +173,12 @@ func (m *machine) compare(e *expr.Cmp) error {
 
 // lookup wants each field of the key at the start of a word, behind the one before.
 func (m *machine) lookup(e *expr.Lookup) error {
-	set, ok := m.table.collection(e.SetName)
+	set, ok := m.table.Set(e.SetName)
 	if !ok {
 		return fmt.Errorf("set %s", e.SetName)
 	}
 	word := m.word(e.SourceRegister)
-	for i, d := range set.key {
+	for i, d := range set.Key {
 		what := m.words[word]
 		field := Selector(0)
 		for s := IPSaddr; s.valid(); s++ {
@@ -191,16 +191,16 @@ func (m *machine) lookup(e *expr.Lookup) error {
 		}
 		word += padded(dataTypes[d].size) / 4
 	}
-	if word-m.word(e.SourceRegister) != padded(set.key.size())/4 {
+	if word-m.word(e.SourceRegister) != padded(set.Key.size())/4 {
 		return fmt.Errorf("key of %d words", word)
 	}
-	if set.value == nil {
+	if set.Value == nil {
 		return nil
 	}
 	if !e.IsDestRegSet {
 		return fmt.Errorf("the value goes nowhere")
 	}
-	return m.write(e.DestRegister, set.value.size(), "value")
+	return m.write(e.DestRegister, set.Value.size(), "value")
 }
 
 // TestLowering runs the bytecode of the sample and of many random rules.

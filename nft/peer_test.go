@@ -127,7 +127,7 @@ func done(m nlwire.Message) []byte {
 
 func (p *peer) set(m nlwire.Message) []delivery {
 	name := unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_NAME))
-	set, ok := p.table.collection(name)
+	set, ok := p.table.Set(name)
 	if !ok {
 		return refuse(m, unix.ENOENT)
 	}
@@ -138,14 +138,14 @@ func (p *peer) set(m nlwire.Message) []delivery {
 	return p.one(m, unix.NFT_MSG_NEWSET, nlwire.AppendBE32(nil, nftaSetCount, uint32(count)))
 }
 
-func (p *peer) of(set collection) []Element {
-	return slices.DeleteFunc(slices.Clone(p.elements), func(e Element) bool { return e.Set != set.name })
+func (p *peer) of(set Set) []Element {
+	return slices.DeleteFunc(slices.Clone(p.elements), func(e Element) bool { return e.Set != set.Name })
 }
 
 // objects lists what a transaction that makes the table would make.
 func (p *peer) objects(m nlwire.Message, msg uint16) []delivery {
 	b := newBatch(1, 0)
-	for _, s := range p.table.collections() {
+	for _, s := range p.table.Sets {
 		b.addCollection(p.table.Name, s)
 	}
 	for _, c := range p.table.Chains {
@@ -166,7 +166,7 @@ func (p *peer) objects(m nlwire.Message, msg uint16) []delivery {
 
 func (p *peer) dump(m nlwire.Message) []delivery {
 	p.dumps++
-	set, ok := p.table.collection(unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_SET)))
+	set, ok := p.table.Set(unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_SET)))
 	if !ok {
 		return refuse(m, unix.ENOENT)
 	}
@@ -180,10 +180,10 @@ func (p *peer) dump(m nlwire.Message) []delivery {
 	return append(out, delivery{data: done(m)})
 }
 
-func (p *peer) part(m nlwire.Message, set collection, es []Element) []byte {
+func (p *peer) part(m nlwire.Message, set Set, es []Element) []byte {
 	b, list := nlwire.OpenAttr(nil, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range es {
-		b = set.appendMember(b, &e, (*collection).appendElement)
+		b = set.appendMember(b, &e, (*Set).appendElement)
 	}
 	return p.message(m, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_MULTI, nlwire.CloseAttr(b, list))
 }

@@ -28,7 +28,7 @@ func (t Table) String() string {
 		}
 		first = false
 	}
-	for _, c := range t.collections() {
+	for _, c := range t.Sets {
 		separate()
 		c.print(&b)
 	}
@@ -40,21 +40,21 @@ func (t Table) String() string {
 	return b.String()
 }
 
-func (c collection) print(b *strings.Builder) {
-	fmt.Fprintf(b, "\t%s %s {\n", c.kind(), c.name)
-	if c.value == nil {
-		fmt.Fprintf(b, "\t\ttype %s\n", c.key)
+func (c Set) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\t%s %s {\n", c.Kind(), c.Name)
+	if c.Value == nil {
+		fmt.Fprintf(b, "\t\ttype %s\n", c.Key)
 	} else {
-		fmt.Fprintf(b, "\t\ttype %s : %s\n", c.key, c.value)
+		fmt.Fprintf(b, "\t\ttype %s : %s\n", c.Key, c.Value)
 	}
-	if c.size != 0 {
-		fmt.Fprintf(b, "\t\tsize %d\n", c.size)
+	if c.Size != 0 {
+		fmt.Fprintf(b, "\t\tsize %d\n", c.Size)
 	}
 	var flags []string
-	if c.interval {
+	if c.Interval {
 		flags = append(flags, "interval")
 	}
-	if c.timeout {
+	if c.Timeout {
 		flags = append(flags, "timeout")
 	}
 	if len(flags) != 0 {

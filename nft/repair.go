@@ -129,7 +129,7 @@ func (c *Conn) findSets(t Table, found *foundTable) (right bool, err error) {
 			}
 			found.count++
 			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_NAME))
-			if want, ok := t.collection(name); ok {
+			if want, ok := t.Set(name); ok {
 				found.sets[name] = struct{}{}
 				right = right && want.matches(a)
 			} else {
@@ -204,8 +204,8 @@ func (b *batch) repair(t Table, found foundTable) error {
 	for _, name := range found.foreignChains {
 		b.deleteChain(t.Name, name)
 	}
-	for _, s := range t.collections() {
-		if _, ok := found.sets[s.name]; !ok {
+	for _, s := range t.Sets {
+		if _, ok := found.sets[s.Name]; !ok {
 			b.addCollection(t.Name, s)
 		}
 	}

@@ -31,29 +31,37 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0, Timeout: r.IntN(2) == 0}
 		t.Sets = append(t.Sets, set)
 		lists[set.Name] = list
-		m := Map{Name: fmt.Sprintf("map%d", i), Key: key, Value: Type{IPv4Addr, InetService}, Timeout: r.IntN(2) == 0}
+		m := Set{Name: fmt.Sprintf("map%d", i), Key: key, Value: Type{IPv4Addr, InetService}, Timeout: r.IntN(2) == 0}
 		if r.IntN(2) == 0 {
 			m.Value[0] = IPv6Addr
 		}
 		if r.IntN(2) == 0 {
 			m.Size = 1 + r.Uint32N(1000)
 		}
-		t.Maps = append(t.Maps, m)
+		t.Sets = append(t.Sets, m)
 		lists[m.Name] = list
 	}
 	// No rule looks in these.
 	t.Sets = append(t.Sets,
 		Set{Name: "links", Key: Type{IfName}, Timeout: r.IntN(2) == 0},
 		Set{Name: "places", Key: Type{IfName, IPv4Addr}, Interval: r.IntN(2) == 0})
-	t.Maps = append(t.Maps, Map{Name: "names", Key: Type{IfName}, Value: Type{IPv4Addr, InetService}})
+	t.Sets = append(t.Sets, Set{Name: "names", Key: Type{IfName}, Value: Type{IPv4Addr, InetService}})
+	var sets, maps []Set
+	for _, s := range t.Sets {
+		if s.Kind() == "map" {
+			maps = append(maps, s)
+		} else {
+			sets = append(sets, s)
+		}
+	}
 	regular := Chain{Name: "regular", Comment: randomComment(r)}
 	nat := Chain{Name: "nat", Hook: Hook{"nat", "prerouting", -100}}
 	source := Chain{Name: "source", Hook: Hook{"nat", "postrouting", 100}}
 	filter := Chain{Name: "guard", Hook: Hook{"filter", "forward", int32(r.IntN(700) - 350)}}
 	// CheckName knows "nat" and "source" as good names.
 	for range rules {
-		match := randomMatches(r, t.Sets, lists)
-		nat.Rules = keep(nat.Rules, t, append(match, randomDNAT(r, t.Maps, lists)))
+		match := randomMatches(r, sets, lists)
+		nat.Rules = keep(nat.Rules, t, append(match, randomDNAT(r, maps, lists)))
 		source.Rules = keep(source.Rules, t, append(match, randomMasquerade(r)...))
 		filter.Rules = keep(filter.Rules, t, append(match, []Stmt{Accept(), Drop(), Return(), Jump("regular")}[r.IntN(4)]))
 		regular.Rules = keep(regular.Rules, t, append(match, []Stmt{Accept(), Drop(), Return()}[r.IntN(2)]))
@@ -111,7 +119,7 @@ func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt
 	return stmts
 }
 
-func randomDNAT(r *rand.Rand, maps []Map, lists map[string][]Selector) Stmt {
+func randomDNAT(r *rand.Rand, maps []Set, lists map[string][]Selector) Stmt {
 	if len(maps) == 0 {
 		return Accept()
 	}

@@ -20,28 +20,22 @@ type Table struct {
 	Comment string
 	// Flags are TableOwned or none. Zero: everybody with CAP_NET_ADMIN may change it.
 	Flags TableFlags
-	// Maps, Sets and Chains are created, and listed, in this order.
-	Maps   []Map
+	// Sets are the maps and sets. They are made, and listed, before the Chains, each in their
+	// order.
 	Sets   []Set
 	Chains []Chain
 }
 
-// Set is a named set. Its elements are Members of Elements, not part of the value.
+// Set is a named set, or a named map if it has a Value. Its elements are not part of it:
+// they are Elements that name it.
 type Set struct {
 	Name string
 	Key  Type
-	// Interval makes every field of the key a range, so that a prefix is one
-	// element (nft(8), "flags interval").
-	Interval bool
-	// Timeout allows elements a time-out (nft(8), "flags timeout").
-	Timeout bool
-}
-
-// Map is a named map from a key to a value.
-type Map struct {
-	Name  string
-	Key   Type
+	// Value is the type of what a map holds for a key. Nil: a set.
 	Value Type
+	// Interval makes every field of the key of a set a range, so that a prefix is one
+	// element (nft(8), "flags interval"). A map cannot have it.
+	Interval bool
 	// Timeout allows elements a time-out (nft(8), "flags timeout").
 	Timeout bool
 	// Size bounds the number of elements, and makes the kernel allocate its
@@ -155,52 +149,18 @@ func (t Type) size() int {
 // padded rounds up to the size of a 32-bit register (NFT_REG32_SIZE).
 func padded(n int) int { return (n + 3) &^ 3 }
 
-// collection is what maps and sets have in common, for the code that encodes and
-// checks both.
-type collection struct {
-	name     string
-	key      Type
-	value    Type // nil: a set
-	interval bool
-	timeout  bool
-	size     uint32
-}
-
-func (m Map) collection() collection {
-	return collection{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size}
-}
-
-func (s Set) collection() collection {
-	return collection{name: s.Name, key: s.Key, interval: s.Interval, timeout: s.Timeout}
-}
-
-func (t Table) collections() []collection {
-	cs := make([]collection, 0, len(t.Maps)+len(t.Sets))
-	for _, m := range t.Maps {
-		cs = append(cs, m.collection())
+// Set returns the map or set of a name.
+func (t Table) Set(name string) (Set, bool) {
+	i := slices.IndexFunc(t.Sets, func(s Set) bool { return s.Name == name })
+	if i < 0 {
+		return Set{}, false
 	}
-	for _, s := range t.Sets {
-		cs = append(cs, s.collection())
-	}
-	return cs
+	return t.Sets[i], true
 }
 
-func (t Table) collection(name string) (collection, bool) {
-	for _, m := range t.Maps {
-		if m.Name == name {
-			return m.collection(), true
-		}
-	}
-	for _, s := range t.Sets {
-		if s.Name == name {
-			return s.collection(), true
-		}
-	}
-	return collection{}, false
-}
-
-func (c collection) kind() string {
-	if c.value == nil {
+// Kind returns "map" or "set".
+func (s Set) Kind() string {
+	if s.Value == nil {
 		return "set"
 	}
 	return "map"

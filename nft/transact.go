@@ -57,12 +57,12 @@ func (ch Change) Validate(t Table) error {
 
 // validateElements checks elements, or of those to be deleted the keys alone.
 func (t Table) validateElements(verb string, es []Element, keys bool) error {
-	var c collection
+	var c Set
 	for i := range es {
 		e := &es[i]
-		if i == 0 || c.name != e.Set {
+		if i == 0 || c.Name != e.Set {
 			var ok bool
-			if c, ok = t.collection(e.Set); !ok {
+			if c, ok = t.Set(e.Set); !ok {
 				return fmt.Errorf("%s %s: table %s has no such map or set", verb, e, t.Name)
 			}
 		}
@@ -130,7 +130,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 // addAll makes the table, which is not there, with all that it holds.
 func (b *batch) addAll(t Table, es []Element) error {
 	b.addTable(t.Name, t.Comment, t.Flags)
-	for _, s := range t.collections() {
+	for _, s := range t.Sets {
 		b.addCollection(t.Name, s)
 	}
 	for _, ch := range t.Chains {
@@ -299,8 +299,8 @@ func (c *Conn) holds(t Table, es []Element, handle uint64) (bool, error) {
 		return false, err
 	}
 	var names []string
-	for _, s := range t.collections() {
-		names = append(names, s.name)
+	for _, s := range t.Sets {
+		names = append(names, s.Name)
 	}
 	there, _, err := c.index(t, names)
 	if err != nil {

@@ -41,20 +41,15 @@ func (t Table) validate() error {
 		// A table with the flag owner alone is deleted with its owner.
 		return fmt.Errorf("it has the flags %q; there are %q or none", t.Flags, TableOwned)
 	}
-	for _, m := range t.Maps {
-		if m.Value == nil {
-			return fmt.Errorf("map %s: it has no value type", m.Name)
-		}
-	}
 	seen := map[string]bool{}
-	for _, c := range t.collections() {
+	for _, c := range t.Sets {
 		if err := c.validate(); err != nil {
-			return fmt.Errorf("%s %s: %w", c.kind(), c.name, err)
+			return fmt.Errorf("%s %s: %w", c.Kind(), c.Name, err)
 		}
-		if seen[c.name] {
-			return fmt.Errorf("%s %s: a map or set of that name is there already", c.kind(), c.name)
+		if seen[c.Name] {
+			return fmt.Errorf("%s %s: a map or set of that name is there already", c.Kind(), c.Name)
 		}
-		seen[c.name] = true
+		seen[c.Name] = true
 	}
 	chains := map[string]Chain{}
 	for _, c := range t.Chains {
@@ -76,18 +71,21 @@ func (t Table) validate() error {
 	return nil
 }
 
-func (c collection) validate() error {
-	if err := CheckName(c.name); err != nil {
+func (c Set) validate() error {
+	if err := CheckName(c.Name); err != nil {
 		return err
 	}
-	if err := c.key.validate(); err != nil {
+	if err := c.Key.validate(); err != nil {
 		return fmt.Errorf("key: %w", err)
 	}
-	if c.value == nil {
+	if c.Value == nil {
 		return nil
 	}
-	if err := c.value.validate(); err != nil {
+	if err := c.Value.validate(); err != nil {
 		return fmt.Errorf("value: %w", err)
+	}
+	if c.Interval {
+		return fmt.Errorf("a map has no intervals")
 	}
 	return nil
 }
@@ -286,15 +284,15 @@ func interfaceName(s string) bool {
 }
 
 func (t Table) validateLookup(name string, fields concatenation, value Type) error {
-	c, ok := t.collection(name)
+	c, ok := t.Set(name)
 	if !ok {
 		return fmt.Errorf("there is no map or set %s", name)
 	}
-	if key := fields.keyType(); !key.equal(c.key) {
-		return fmt.Errorf("the fields make a key of type %s, %s %s has %s", key, c.kind(), name, c.key)
+	if key := fields.keyType(); !key.equal(c.Key) {
+		return fmt.Errorf("the fields make a key of type %s, %s %s has %s", key, c.Kind(), name, c.Key)
 	}
-	if !value.equal(c.value) {
-		return fmt.Errorf("it needs a value of type %q, %s %s has %q", value, c.kind(), name, c.value)
+	if !value.equal(c.Value) {
+		return fmt.Errorf("it needs a value of type %q, %s %s has %q", value, c.Kind(), name, c.Value)
 	}
 	return nil
 }

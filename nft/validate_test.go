@@ -24,7 +24,7 @@ func TestValidateRefuses(t *testing.T) {
 		return func(t *Table) { t.Chains[1].Rules = append(t.Chains[1].Rules, Rule(stmts)) }
 	}
 	hook := func(h Hook) func(*Table) { return func(t *Table) { t.Chains[1].Hook = h } }
-	addMap := func(m Map) func(*Table) { return func(t *Table) { t.Maps = append(t.Maps, m) } }
+	addMap := func(m Set) func(*Table) { return func(t *Table) { t.Sets = append(t.Sets, m) } }
 	addSet := func(s Set) func(*Table) { return func(t *Table) { t.Sets = append(t.Sets, s) } }
 	addChain := func(c Chain) func(*Table) { return func(t *Table) { t.Chains = append(t.Chains, c) } }
 	for _, tt := range []struct {
@@ -36,11 +36,11 @@ func TestValidateRefuses(t *testing.T) {
 		{"no name", func(t *Table) { t.Name = "" }, "check name: it is empty"},
 		{"comment", func(t *Table) { t.Comment = `a "b"` }, "byte 3 cannot be written"},
 		{"long comment", func(t *Table) { t.Comment = strings.Repeat("a", 128) }, "it has 128 bytes, nft(8) reads 127"},
-		{"map name", func(t *Table) { t.Maps[0].Name = "a b" }, `map a b: check name "a b"`},
-		{"map twice", addMap(Map{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}}), "map tcp4: a map or set of that name is there already"},
+		{"map name", func(t *Table) { t.Sets[0].Name = "a b" }, `map a b: check name "a b"`},
+		{"map twice", addMap(Set{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}}), "map tcp4: a map or set of that name is there already"},
 		{"set like a map", addSet(Set{Name: "tcp4", Key: Type{InetService}}), "set tcp4: a map or set of that name is there already"},
-		{"map without a value", addMap(Map{Name: "novalue", Key: Type{InetService}}), "map novalue: it has no value type"},
-		{"map with an empty value", addMap(Map{Name: "novalue", Key: Type{InetService}, Value: Type{}}), "value: a type has 1 to 5 fields, not 0"},
+		{"map of intervals", addMap(Set{Name: "odd", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}, Interval: true}), "map odd: a map has no intervals"},
+		{"map with an empty value", addMap(Set{Name: "novalue", Key: Type{InetService}, Value: Type{}}), "value: a type has 1 to 5 fields, not 0"},
 		{"no key", addSet(Set{Name: "nokey"}), "set nokey: key: a type has 1 to 5 fields, not 0"},
 		{"long key", addSet(Set{Name: "long", Key: Type{InetService, InetService, InetService, InetService, InetService, InetService}}), "not 6"},
 		{"wide key", addSet(Set{Name: "wide", Key: Type{IPv6Addr, IPv6Addr, IPv6Addr, IPv6Addr, InetService}}), "needs 68 bytes of registers, the kernel has 64"},
@@ -100,7 +100,7 @@ func TestValidateRefuses(t *testing.T) {
 		}, "no packet has both ip6 daddr and an earlier field"},
 		{"dnat of the other family", rule(Within(IP6Saddr, v6), DNATv4("tcp4", TCPDport)), "the rule matches packets of the other family"},
 		{"dnat without a port", func(t *Table) {
-			t.Maps = append(t.Maps, Map{Name: "noport", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}})
+			t.Sets = append(t.Sets, Set{Name: "noport", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}})
 			t.Chains[1].Rules = []Rule{{DNATv4("noport", IPDaddr)}}
 		}, "a port is translated only behind a match of tcp or udp"},
 	} {

@@ -67,16 +67,16 @@ func dialIn(t *testing.T, ns *lab.NS) *nft.Conn {
 // variants are tables of one name that differ here and there.
 func variants() []nft.Table {
 	whole, fewer, renamed, typed, ruled := sample(), sample(), sample(), sample(), sample()
-	fewer.Maps, fewer.Chains = fewer.Maps[:2], nil
-	renamed.Sets[2].Name, renamed.Chains[2].Name = "hosts", "forward"
-	typed.Sets[2].Key = nft.Type{nft.IPv6Addr, nft.InetService}
-	typed.Maps[2].Timeout, typed.Maps[1].Size = true, 3
-	typed.Sets[0].Interval, typed.Sets[3].Timeout = false, false
+	fewer.Sets, fewer.Chains = slices.Delete(fewer.Sets, 2, 3), nil
+	renamed.Sets[5].Name, renamed.Chains[2].Name = "hosts", "forward"
+	typed.Sets[5].Key = nft.Type{nft.IPv6Addr, nft.InetService}
+	typed.Sets[2].Timeout, typed.Sets[1].Size = true, 3
+	typed.Sets[3].Interval, typed.Sets[6].Timeout = false, false
 	ruled.Chains[0].Rules = []nft.Rule{{nft.DNATv4("udp4", nft.UDPDport)}, {nft.Accept()}, {nft.Drop()}}
 	ruled.Chains[1].Hook.Priority, ruled.Chains[2].Hook = 5, nft.Hook{}
 	bad := sample()
 	bad.Chains[0].Name = "dnat"
-	other := nft.Table{Name: "other", Maps: sample().Maps[:1]}
+	other := nft.Table{Name: "other", Sets: sample().Sets[:1]}
 	return []nft.Table{whole, whole, whole, fewer, renamed, typed, ruled, bad, other}
 }
 

@@ -30,18 +30,18 @@ func differs(part nft.Part, format string, args ...any) nft.Difference {
 
 func driftOfSets(want, have nft.Table) []nft.Difference {
 	var lines []nft.Difference
-	for _, h := range definitions(have) {
-		w, ok := find(want, h.name)
+	for _, h := range have.Sets {
+		w, ok := want.Set(h.Name)
 		switch {
 		case !ok:
-			lines = append(lines, differs(nft.PartSets, "map or set %s should not be there", h.name))
-		case !w.equal(h):
-			lines = append(lines, differs(nft.PartTypes, "%s %s is of another type", w.kind(), w.name))
+			lines = append(lines, differs(nft.PartSets, "map or set %s should not be there", h.Name))
+		case !same(w, h):
+			lines = append(lines, differs(nft.PartTypes, "%s %s is of another type", w.Kind(), w.Name))
 		}
 	}
-	for _, w := range definitions(want) {
-		if _, ok := find(have, w.name); !ok {
-			lines = append(lines, differs(nft.PartSets, "%s %s is missing", w.kind(), w.name))
+	for _, w := range want.Sets {
+		if _, ok := have.Set(w.Name); !ok {
+			lines = append(lines, differs(nft.PartSets, "%s %s is missing", w.Kind(), w.Name))
 		}
 	}
 	return lines

@@ -16,7 +16,7 @@ import (
 
 // A test of what happens to a lease when its time is over while the program is down.
 func Example() {
-	table := nft.Table{Name: "doorman", Maps: []nft.Map{{
+	table := nft.Table{Name: "doorman", Sets: []nft.Set{{
 		Name: "tcp4", Key: nft.Type{nft.InetService}, Value: nft.Type{nft.IPv4Addr, nft.InetService}, Timeout: true,
 	}}}
 	lease := nft.Element{

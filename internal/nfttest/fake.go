@@ -155,19 +155,19 @@ func (f *Fake) Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, err
 }
 
 func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element, error) {
-	want, ok := find(t, name)
+	want, ok := t.Set(name)
 	if !ok {
 		return nil, fmt.Errorf("list elements: table %s has no map or set %s", t.Name, name)
 	}
 	stored, ok := k.set(t.Name, name)
 	if !ok {
-		return nil, fmt.Errorf("list elements of %s %s: %w", want.kind(), name, unix.ENOENT)
+		return nil, fmt.Errorf("list elements of %s %s: %w", want.Kind(), name, unix.ENOENT)
 	}
 	from := len(es)
 	es = stored.list(es, k.now())
-	if len(es) > from && !stored.def.sameType(want) {
+	if len(es) > from && !sameType(stored.def, want) {
 		for i := range es[from:] {
-			es[from+i] = nft.Element{Set: name, Foreign: "an element of another type than " + want.key.String()}
+			es[from+i] = nft.Element{Set: name, Foreign: "an element of another type than " + want.Key.String()}
 		}
 		return es, nil
 	}

@@ -22,12 +22,10 @@ func sample() nft.Table {
 	port, v4 := nft.Type{nft.InetService}, nft.Type{nft.IPv4Addr, nft.InetService}
 	return nft.Table{
 		Name: "nftnat", Comment: "sample",
-		Maps: []nft.Map{
+		Sets: []nft.Set{
 			{Name: "tcp4", Key: port, Value: v4, Timeout: true, Size: 5},
 			{Name: "tcp4_host", Key: v4, Value: v4, Timeout: true, Size: 2},
 			{Name: "udp4", Key: port, Value: v4},
-		},
-		Sets: []nft.Set{
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
 			{Name: "networks4", Key: nft.Type{nft.IPv4Addr}, Interval: true},
 			{Name: "hosts4", Key: v4},
@@ -83,7 +81,7 @@ func TestDump(t *testing.T) {
 	k := New()
 	require.Empty(t, k.Dump())
 	c := k.Conn()
-	small := nft.Table{Name: "b", Maps: sample().Maps[:1], Sets: sample().Sets[:1]}
+	small := nft.Table{Name: "b", Sets: []nft.Set{sample().Sets[0], sample().Sets[3]}}
 	web := port(8080)
 	web.Comment, web.Timeout = "web", time.Hour
 	require.NoError(t, c.Replace(small, []nft.Element{segment("10.1.0.0/16"), port(9), web, port(80), segment("10.0.0.0/16")}, 0))
@@ -154,7 +152,7 @@ func TestTimeoutRefusedBeforeElement(t *testing.T) {
 	e := nft.Element{Set: "hosts4", Key: nft.AddrPortKey(netip.MustParseAddrPort("192.0.2.1:1"))}
 	require.NoError(t, c.Replace(sample(), []nft.Element{e}, 0))
 	other := sample()
-	other.Sets[2].Timeout = true
+	other.Sets[5].Timeout = true
 	require.ErrorIs(t, c.Update(other, add(e)), unix.EEXIST)
 	e.Timeout = time.Hour
 	require.ErrorIs(t, c.Update(other, add(e)), unix.EINVAL)
@@ -311,7 +309,7 @@ func TestEdit(t *testing.T) {
 		table.Elements[1].Comment = "\"\n"
 		table.Elements = append(table.Elements, port(3))
 		table.Chains[0].Rules = nil
-		table.Maps[0].Key[0] = nft.InetService
+		table.Sets[0].Key[0] = nft.InetService
 		tables["other"] = &Table{Table: nft.Table{Name: "other"}}
 	})
 	generation, err := c.Generation()
@@ -353,8 +351,8 @@ func TestValuesAreCopied(t *testing.T) {
 	before := k.Dump()
 	table.Chains[0].Rules[0][0] = nft.Accept()
 	table.Chains[0].Rules = nil
-	table.Maps[0].Key[0] = nft.IPv4Addr
-	table.Sets[0].Key[0] = nft.IPv6Addr
+	table.Sets[0].Key[0] = nft.IPv4Addr
+	table.Sets[3].Key[0] = nft.IPv6Addr
 	require.Equal(t, before, k.Dump())
 }
 
@@ -362,7 +360,7 @@ func TestOtherType(t *testing.T) {
 	k := New()
 	c := k.Conn()
 	other := sample()
-	other.Sets[2].Key = nft.Type{nft.InetService}
+	other.Sets[5].Key = nft.Type{nft.InetService}
 	e := nft.Element{Set: "hosts4", Key: nft.AddrPortKey(netip.MustParseAddrPort("192.0.2.1:1"))}
 	require.NoError(t, c.Replace(other, nil, 0))
 	require.ErrorIs(t, c.Update(sample(), add(e)), unix.EINVAL)

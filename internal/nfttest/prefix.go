@@ -118,11 +118,11 @@ func (s *set) whole(es []nft.Element) []nft.Element {
 		case b.begins && !next.begins:
 			e = byStart[b.addr]
 			e.Key = spanning(b.addr, next.addr)
-		case !b.begins && (i > 0 && s.bounds[i-1].begins || s.def.timeout):
+		case !b.begins && (i > 0 && s.bounds[i-1].begins || s.def.Timeout):
 			continue
 		}
 		if e.Key == (nft.Key{}) {
-			e = nft.Element{Set: s.def.name, Foreign: fmt.Sprintf("a range from or to %s that is no prefix", b.addr)}
+			e = nft.Element{Set: s.def.Name, Foreign: fmt.Sprintf("a range from or to %s that is no prefix", b.addr)}
 		}
 		out = append(out, e)
 	}

@@ -101,7 +101,7 @@ func TestPrefixesEnd(t *testing.T) {
 	k := New()
 	c := k.Conn()
 	table := sample()
-	table.Sets[0].Timeout = true
+	table.Sets[3].Timeout = true
 	short, long, inside := prefixOf("away4", "10.0.0.0/8"), prefixOf("away4", "11.0.0.0/8"), segment("10.0.0.0/8")
 	short.Timeout, long.Timeout, inside.Timeout = time.Minute, time.Hour, time.Minute
 	require.NoError(t, c.Replace(table, []nft.Element{short, long, inside}, 0))

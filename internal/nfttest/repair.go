@@ -56,8 +56,8 @@ func (t *table) repairable(want nft.Table) bool {
 		flags&nft.TableDormant != 0 && want.Flags&nft.TableOwner != 0 {
 		return false
 	}
-	for _, w := range definitions(want) {
-		if s, ok := t.sets[w.name]; ok && !s.def.equal(w) {
+	for _, w := range want.Sets {
+		if s, ok := t.sets[w.Name]; ok && !same(s.def, w) {
 			return false
 		}
 	}
@@ -67,11 +67,11 @@ func (t *table) repairable(want nft.Table) bool {
 // isAs reports whether nothing is to be done that the table becomes the one wanted. Rules
 // are made anew in any case.
 func (t *table) isAs(want nft.Table) bool {
-	if t.flags()&nft.TableDormant != 0 || len(t.sets) != len(definitions(want)) || len(t.def.Chains) != len(want.Chains) {
+	if t.flags()&nft.TableDormant != 0 || len(t.sets) != len(want.Sets) || len(t.def.Chains) != len(want.Chains) {
 		return false
 	}
-	for _, w := range definitions(want) {
-		if _, ok := t.sets[w.name]; !ok {
+	for _, w := range want.Sets {
+		if _, ok := t.sets[w.Name]; !ok {
 			return false
 		}
 	}

@@ -27,7 +27,7 @@ type table struct {
 
 // set is a map or a set.
 type set struct {
-	def definition
+	def nft.Set
 	// elements are by their keys, those of prefixes by where they begin.
 	elements map[nft.Key]element
 	// bounds are where prefixes begin and end, in order.
@@ -38,47 +38,20 @@ type set struct {
 	next time.Time
 }
 
-// definition is what maps and sets have in common.
-type definition struct {
-	name       string
-	key, value nft.Type
-	interval   bool
-	timeout    bool
-	size       uint32
-}
-
-func (d definition) equal(o definition) bool {
-	return d.sameType(o) && d.timeout == o.timeout && d.size == o.size
+func same(a, b nft.Set) bool {
+	return sameType(a, b) && a.Timeout == b.Timeout && a.Size == b.Size
 }
 
 // sameType reports whether an element of one can be an element of the other.
-func (d definition) sameType(o definition) bool {
-	return slices.Equal(d.key, o.key) && slices.Equal(d.value, o.value) && d.interval == o.interval
+func sameType(a, b nft.Set) bool {
+	return slices.Equal(a.Key, b.Key) && slices.Equal(a.Value, b.Value) && a.Interval == b.Interval
 }
 
-// prefixes reports whether the elements are prefixes.
-func (d definition) prefixes() bool { return d.interval && len(d.key) == 1 }
+// holdsPrefixes reports whether the elements are prefixes.
+func holdsPrefixes(s nft.Set) bool { return s.Interval && len(s.Key) == 1 }
 
-// segments reports whether the elements are segments.
-func (d definition) segments() bool { return d.interval && len(d.key) > 1 }
-
-func (d definition) kind() string {
-	if d.value == nil {
-		return "set"
-	}
-	return "map"
-}
-
-func definitions(t nft.Table) []definition {
-	var ds []definition
-	for _, m := range t.Maps {
-		ds = append(ds, definition{name: m.Name, key: m.Key, value: m.Value, timeout: m.Timeout, size: m.Size})
-	}
-	for _, s := range t.Sets {
-		ds = append(ds, definition{name: s.Name, key: s.Key, interval: s.Interval, timeout: s.Timeout})
-	}
-	return ds
-}
+// holdsSegments reports whether the elements are segments.
+func holdsSegments(s nft.Set) bool { return s.Interval && len(s.Key) > 1 }
 
 // element is an element with the moment at which it ends, zero: never.
 type element struct {
@@ -88,23 +61,19 @@ type element struct {
 
 func newTable(def nft.Table, handle uint64) *table {
 	t := &table{def: def, handle: handle, sets: map[string]*set{}}
-	for _, d := range definitions(def) {
-		t.names = append(t.names, d.name)
-		t.sets[d.name] = &set{def: d, elements: map[nft.Key]element{}}
+	for _, d := range def.Sets {
+		t.names = append(t.names, d.Name)
+		t.sets[d.Name] = &set{def: d, elements: map[nft.Key]element{}}
 	}
 	return t
 }
 
 // clone copies a table, so that who gave it may change it. Statements cannot change.
 func clone(t nft.Table) nft.Table {
-	t.Maps = slices.Clone(t.Maps)
-	for i := range t.Maps {
-		t.Maps[i].Key = slices.Clone(t.Maps[i].Key)
-		t.Maps[i].Value = slices.Clone(t.Maps[i].Value)
-	}
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
 		t.Sets[i].Key = slices.Clone(t.Sets[i].Key)
+		t.Sets[i].Value = slices.Clone(t.Sets[i].Value)
 	}
 	t.Chains = slices.Clone(t.Chains)
 	for i := range t.Chains {
@@ -120,13 +89,13 @@ func clone(t nft.Table) nft.Table {
 func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 	s.expire(now)
 	// Checks stand in the order of nft_add_set_elem (net/netfilter/nf_tables_api.c).
-	if e.Timeout != 0 && !s.def.timeout {
+	if e.Timeout != 0 && !s.def.Timeout {
 		return nil, unix.EINVAL
 	}
 	if s.taken(e.Key) {
 		return nil, unix.EEXIST
 	}
-	if s.def.size != 0 && len(s.elements) >= int(s.def.size) {
+	if s.def.Size != 0 && len(s.elements) >= int(s.def.Size) {
 		return nil, unix.ENFILE
 	}
 	order := s.order
@@ -176,7 +145,7 @@ func last(p netip.Prefix) netip.Addr {
 func (s *set) put(e nft.Element, now time.Time) {
 	stored := element{Element: e}
 	stored.Timeout = milliseconds(e.Timeout)
-	if e.Timeout != 0 && s.def.timeout {
+	if e.Timeout != 0 && s.def.Timeout {
 		life := stored.Timeout
 		if e.Expires != 0 {
 			life = milliseconds(e.Expires)
@@ -189,7 +158,7 @@ func (s *set) put(e nft.Element, now time.Time) {
 
 func (s *set) store(e element) {
 	at := place(e.Key)
-	if _, ok := s.elements[at]; !ok && s.def.segments() {
+	if _, ok := s.elements[at]; !ok && holdsSegments(s.def) {
 		s.order = append(s.order, e.Key)
 	}
 	s.elements[at] = e
@@ -287,7 +256,7 @@ func (s *set) list(es []nft.Element, now time.Time) []nft.Element {
 		}
 		es = append(es, listed)
 	}
-	if s.def.prefixes() {
+	if holdsPrefixes(s.def) {
 		return append(es[:from], s.whole(es[from:])...)
 	}
 	return es

@@ -53,7 +53,7 @@ func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Ele
 		return &nft.OpError{Op: verb, Object: e.Set, Err: unix.ENOENT}
 	}
 	// The key and the value are encoded as the caller's table has them.
-	if want, _ := find(tx.table, e.Set); !s.def.sameType(want) {
+	if want, _ := tx.table.Set(e.Set); !sameType(s.def, want) {
 		return &nft.OpError{Op: verb, Object: e.String(), Err: unix.EINVAL}
 	}
 	if err := do(s, e); err != nil {
@@ -95,13 +95,4 @@ func (k *Kernel) set(table, name string) (*set, bool) {
 	}
 	s, ok := t.sets[name]
 	return s, ok
-}
-
-func find(t nft.Table, name string) (definition, bool) {
-	for _, d := range definitions(t) {
-		if d.name == name {
-			return d, true
-		}
-	}
-	return definition{}, false
 }

@@ -130,10 +130,7 @@ func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
 // readElements reads the elements of all sets and maps. A set that is missing from a
 // damaged table has none.
 func (t *Table) readElements() ([]nft.Element, uint32, error) {
-	names := make([]string, 0, len(t.Rules.Maps)+len(t.Rules.Sets))
-	for _, m := range t.Rules.Maps {
-		names = append(names, m.Name)
-	}
+	names := make([]string, 0, len(t.Rules.Sets))
 	for _, s := range t.Rules.Sets {
 		names = append(names, s.Name)
 	}
