@@ -82,24 +82,24 @@ func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labt
 	case <-successor.Done():
 		t.Fatalf("it has not asked: %s", successor.Output())
 	}
-	taker, err := handover.NewConn(nc)
+	receiver, err := handover.NewConn(nc)
 	require.NoError(t, err)
-	defer func() { require.NoError(t, taker.Close()) }()
+	defer func() { require.NoError(t, receiver.Close()) }()
 	nc, err = r.to.api.Handover(context.Background())
 	require.NoError(t, err)
-	giver, err := handover.NewConn(nc)
+	sender, err := handover.NewConn(nc)
 	require.NoError(t, err)
-	defer func() { require.NoError(t, giver.Close()) }()
+	defer func() { require.NoError(t, sender.Close()) }()
 	for _, turn := range []struct {
 		from, to *handover.Conn
 		last     handover.Kind
 	}{
-		{taker, giver, handover.Begin},
-		{giver, taker, handover.All},
-		{taker, giver, handover.Ready},
-		{giver, taker, handover.Yours},
-		{taker, giver, handover.Done},
-		{giver, taker, handover.Left},
+		{receiver, sender, handover.Begin},
+		{sender, receiver, handover.EndOfList},
+		{receiver, sender, handover.Ready},
+		{sender, receiver, handover.Commit},
+		{receiver, sender, handover.Committed},
+		{sender, receiver, handover.Released},
 	} {
 		for kind := handover.Kind(0); kind != turn.last; {
 			m, err := turn.from.Receive(answerTimeout)
@@ -123,7 +123,7 @@ func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labt
 
 // everyKindOfMessage are the steps of a handover.
 var everyKindOfMessage = []handover.Kind{
-	handover.Begin, handover.Lend, handover.All, handover.Ready, handover.Yours, handover.Done, handover.Left,
+	handover.Begin, handover.Lend, handover.EndOfList, handover.Ready, handover.Commit, handover.Committed, handover.Released,
 }
 
 // A successor that is killed at any step leaves the other one at work: nobody is refused,
@@ -154,7 +154,7 @@ func TestTakeoverSuccessorKilled(t *testing.T) {
 			calls.goOn(t)
 			done := calls.end(t)
 			require.Zero(t, calls.refused+calls.lost, done)
-			if step != handover.Done { // when it says so it serves, and takes along what it has taken
+			if step != handover.Committed { // when it says so it serves, and takes along what it has taken
 				require.Zero(t, calls.broken, done)
 			}
 			require.Equal(t, before, withoutClocks(ruleset(t, top.Host)))

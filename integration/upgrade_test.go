@@ -178,7 +178,7 @@ func TestUpgradeByTakeover(t *testing.T) {
 	var before uint32
 	r := relayTo(t, u.s)
 	next := r.succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
-		if k == handover.All { // the daemon has let go of the table, and nobody has it yet
+		if k == handover.EndOfList { // the daemon has let go of the table, and nobody has it yet
 			age(t, u.top.Host)
 			before = generation(t, u.top.Host)
 		}
@@ -202,10 +202,10 @@ func TestUpgradeIsOneWay(t *testing.T) {
 	through := startCallers(t, top.Client, "tcp", "192.0.2.1:8080")
 	newer := strings.ReplaceAll(nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 2", "nftnat schema 3")
 	successor := relayTo(t, s).succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
-		if k == handover.All {
+		if k == handover.EndOfList {
 			load(t, top.Host, "delete table inet nftnat\n"+newer)
 		}
-		return k != handover.All
+		return k != handover.EndOfList
 	})
 	const says = "nftnat: %sopen table nftnat: the table was made by a newer version of nftnat: it has schema 3, this version knows 2\n"
 	require.Equal(t, 1, successor.Wait())

@@ -4,6 +4,7 @@
 package handover
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,18 +26,17 @@ type Conn struct {
 	unix *net.UnixConn
 	peer unix.Ucred
 
-	mu          sync.Mutex
-	interrupted bool // guarded by mu
-	settled     bool // guarded by mu: cannot be interrupted any more
+	mu  sync.Mutex
+	ctx context.Context // guarded by mu: of the step that is under way; nil: none is
 }
 
-// RefusedError is a No of the other end.
-type RefusedError struct{ Reason string }
+// AbortedError is an Abort of the other end.
+type AbortedError struct{ Reason string }
 
-func (e *RefusedError) Error() string { return "the other process says no: " + e.Reason }
+func (e *AbortedError) Error() string { return "the other process says no: " + e.Reason }
 
-// NewConn makes an end of a connected socket, which is the Conn's from then on, and closed
-// if there is an error. fs.ErrPermission: the other end is neither root's nor of this
+// NewConn makes an end of a connected socket. It takes the socket over, and closes it if there
+// is an error. fs.ErrPermission: the process at the other end is neither root's nor of this
 // process's user.
 func NewConn(c *net.UnixConn) (*Conn, error) {
 	peer, err := peercred.Get(c)
@@ -56,31 +56,47 @@ func (c *Conn) PID() int { return int(c.peer.Pid) }
 // Close ends the connection.
 func (c *Conn) Close() error { return c.unix.Close() }
 
-// Interrupt ends what the connection waits for, now and later, with
-// os.ErrDeadlineExceeded. Sending and receiving fail from then on, but for the last words
-// of either side.
-func (c *Conn) Interrupt() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.settled {
-		return
+// Abort tells the other side why the handover is over, closes the connection, and returns the
+// reason.
+func (c *Conn) Abort(reason error) error {
+	c.setStep(nil)
+	var aborted *AbortedError
+	if !errors.As(reason, &aborted) && !errors.Is(reason, io.EOF) {
+		text := strings.ReplaceAll(reason.Error(), "\n", "; ")
+		// If it cannot be sent, the other side finds the connection closed.
+		_ = c.Send(Message{Kind: Abort, Text: text[:min(len(text), maxBody)]}, turn)
 	}
-	c.interrupted = true
-	_ = c.unix.SetDeadline(time.Unix(1, 0)) // an error is that it is closed
+	return errors.Join(reason, c.Close())
 }
 
-// settle ends the time in which the connection can be interrupted.
-func (c *Conn) settle() {
+// interruptOn begins a step, in which nothing is waited for any more when ctx is done. The
+// step ends when the returned function is called.
+func (c *Conn) interruptOn(ctx context.Context) (end func()) {
+	c.setStep(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.ctx == ctx {
+			_ = c.unix.SetDeadline(time.Unix(1, 0)) // an error is that it is closed
+		}
+	})
+	return func() {
+		stop()
+		c.setStep(nil)
+	}
+}
+
+func (c *Conn) setStep(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.interrupted, c.settled = false, true
+	c.ctx = ctx
 }
 
 // within bounds the next call; zero: not at all.
-func (c *Conn) within(d time.Duration, last bool) error {
+func (c *Conn) within(d time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.interrupted && !last {
+	if c.ctx != nil && c.ctx.Err() != nil {
 		return os.ErrDeadlineExceeded
 	}
 	var deadline time.Time
@@ -97,16 +113,12 @@ func (c *Conn) Send(m Message, wait time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := c.within(wait, m.Kind == No || m.Kind == Left); err != nil {
+	if err := c.within(wait); err != nil {
 		return fmt.Errorf("send %s: %w", m.Kind, err)
 	}
 	var rights []byte
 	if len(m.Sockets) != 0 {
-		fds := make([]int, len(m.Sockets))
-		for i, s := range m.Sockets {
-			fds[i] = s.FD
-		}
-		rights = unix.UnixRights(fds...)
+		rights = unix.UnixRights(m.descriptors()...)
 	}
 	n, _, err := c.unix.WriteMsgUnix(b, rights, nil)
 	if err == nil && n < len(b) {
@@ -119,17 +131,17 @@ func (c *Conn) Send(m Message, wait time.Duration) error {
 }
 
 // Receive waits for the next message, at most so long; zero: for ever. The error is io.EOF
-// if the other end is closed, a *RefusedError for a No, and ErrMalformed.
+// if the other end is closed, an *AbortedError for an Abort, and ErrMalformed.
 func (c *Conn) Receive(wait time.Duration) (Message, error) {
-	if err := c.within(wait, false); err != nil {
+	if err := c.within(wait); err != nil {
 		return Message{}, fmt.Errorf("receive: %w", err)
 	}
 	m, err := c.receive()
 	switch {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
 		err = io.EOF // it has ended with something unread
-	case err == nil && m.Kind == No:
-		err = &RefusedError{Reason: m.Text}
+	case err == nil && m.Kind == Abort:
+		err = &AbortedError{Reason: m.Text}
 	}
 	if err != nil {
 		return Message{}, fmt.Errorf("receive: %w", err)
@@ -233,10 +245,4 @@ func closeAll(fds []int) {
 // a word.
 func hasEnded(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE)
-}
-
-// oneLine joins the lines of errors.Join as the command line does.
-func oneLine(s string) string {
-	s = strings.ReplaceAll(s, "\n", "; ")
-	return s[:min(len(s), maxBody)]
 }

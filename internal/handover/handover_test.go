@@ -4,6 +4,7 @@
 package handover
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"fmt"
@@ -37,14 +38,14 @@ func rawPair(t *testing.T) (a, b *net.UnixConn) {
 	return conns[0], conns[1]
 }
 
-func pair(t *testing.T) (giver, taker *Conn) {
+func pair(t *testing.T) (Sender, Receiver) {
 	t.Helper()
 	a, b := rawPair(t)
-	giver, err := NewConn(a)
+	sender, err := NewSender(a)
 	require.NoError(t, err)
-	taker, err = NewConn(b)
+	receiver, err := NewReceiver(b)
 	require.NoError(t, err)
-	return giver, taker
+	return sender, receiver
 }
 
 // pipes are sockets to hand over: the reading ends of pipes, in which their names are.
@@ -65,31 +66,31 @@ func pipes(t *testing.T, n int) []Socket {
 }
 
 // A handover of so many sockets that they are many messages: each arrives under its own
-// name, is closed on exec, and stays the giver's.
+// name, is closed on exec, and stays the sender's.
 func TestHandover(t *testing.T) {
 	for _, n := range []int{0, 1, MaxSockets, MaxSockets + 1, 2000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			labtest.LeakCheck(t)
-			giver, taker := pair(t)
+			sender, receiver := pair(t)
 			sent := pipes(t, n)
 			taken := make(chan error, 1)
-			go func() { taken <- take(t, taker, n) }()
-			require.NoError(t, giver.Await())
-			require.NoError(t, giver.Lend(sent))
-			require.NoError(t, giver.Yield())
-			require.NoError(t, giver.Leave())
+			go func() { taken <- receive(t, receiver, n) }()
+			require.NoError(t, sender.AwaitBegin(t.Context()))
+			require.NoError(t, sender.Lend(t.Context(), sent))
+			require.NoError(t, sender.Commit(t.Context()))
+			require.NoError(t, sender.Release())
 			require.NoError(t, <-taken)
 			for _, s := range sent {
 				_, err := unix.FcntlInt(uintptr(s.FD), unix.F_GETFD, 0)
-				require.NoError(t, err, "it is still the giver's")
+				require.NoError(t, err, "it is still the sender's")
 			}
 		})
 	}
 }
 
-func take(t *testing.T, taker *Conn, n int) error {
+func receive(t *testing.T, receiver Receiver, n int) error {
 	t.Helper()
-	sockets, err := taker.Ask()
+	sockets, err := receiver.Begin(t.Context())
 	if err != nil || len(sockets) != n {
 		return fmt.Errorf("%d sockets: %w", len(sockets), err)
 	}
@@ -104,39 +105,41 @@ func take(t *testing.T, taker *Conn, n int) error {
 			return fmt.Errorf("flags %d: %w", flags, err)
 		}
 	}
-	return errors.Join(taker.Accept(), taker.Finish())
+	return errors.Join(receiver.Ready(t.Context()), receiver.Committed())
 }
 
 // Whoever ends leaves the other one with what it needs to know.
 func TestEnds(t *testing.T) {
+	ctx := t.Context()
+	begin := func(r Receiver) error { _, err := r.Begin(ctx); return err }
 	for _, c := range []struct {
-		name  string
-		taker func(*Conn) error // and then it ends
-		giver error             // what the giver makes of it
+		name     string
+		receiver func(Receiver) error // and then it ends
+		sender   error                // what the sender makes of it
 	}{
-		{"before it asks", func(*Conn) error { return nil }, io.EOF},
-		{"before it is ready", func(c *Conn) error { _, err := c.Ask(); return err }, io.EOF},
-		{"before it serves", func(c *Conn) error { _, err := c.Ask(); return errors.Join(err, c.Accept()) }, io.EOF},
-		{"with a reason", func(c *Conn) error { _, err := c.Ask(); _ = c.Refuse(errors.New("too\nbad")); return err }, &RefusedError{"too; bad"}},
+		{"before it asks", func(Receiver) error { return nil }, io.EOF},
+		{"before it is ready", begin, io.EOF},
+		{"before it serves", func(r Receiver) error { return errors.Join(begin(r), r.Ready(ctx)) }, io.EOF},
+		{"with a reason", func(r Receiver) error { err := begin(r); _ = r.Abort(errors.New("too\nbad")); return err }, &AbortedError{"too; bad"}},
 	} {
-		t.Run("taker "+c.name, func(t *testing.T) {
+		t.Run("receiver "+c.name, func(t *testing.T) {
 			labtest.LeakCheck(t)
-			giver, taker := pair(t)
+			sender, receiver := pair(t)
 			ended := make(chan error, 1)
-			go func() { ended <- errors.Join(c.taker(taker), taker.Close()) }()
-			err := giver.Await()
+			go func() { ended <- errors.Join(c.receiver(receiver), receiver.Close()) }()
+			err := sender.AwaitBegin(ctx)
 			if err == nil {
-				err = giver.Lend(nil)
+				err = sender.Lend(ctx, nil)
 			}
 			if err == nil {
-				err = giver.Yield()
+				err = sender.Commit(ctx)
 			}
-			var refused *RefusedError
-			if errors.As(c.giver, &refused) {
-				require.ErrorAs(t, err, &refused)
-				require.Equal(t, c.giver, refused)
+			var aborted *AbortedError
+			if errors.As(c.sender, &aborted) {
+				require.ErrorAs(t, err, &aborted)
+				require.Equal(t, c.sender, aborted)
 			} else {
-				require.ErrorIs(t, err, c.giver)
+				require.ErrorIs(t, err, c.sender)
 			}
 			if err := <-ended; !errors.Is(err, net.ErrClosed) {
 				require.NoError(t, err)
@@ -144,38 +147,40 @@ func TestEnds(t *testing.T) {
 		})
 	}
 
-	give := func(c *Conn) error { return errors.Join(c.Await(), c.Send(Message{Kind: All, Text: "0"}, 0)) }
-	ready := func(c *Conn) error {
-		err := give(c)
+	lend := func(s Sender) error {
+		return errors.Join(s.AwaitBegin(ctx), s.Send(Message{Kind: EndOfList, Text: "0"}, 0))
+	}
+	ready := func(s Sender) error {
+		err := lend(s)
 		if err == nil {
-			_, err = c.Expect(Ready, 0)
+			_, err = s.Expect(Ready, 0)
 		}
 		return err
 	}
 	for _, c := range []struct {
-		name  string
-		giver func(*Conn) error
-		takes bool // whether the taker has it then
+		name   string
+		sender func(Sender) error
+		has    bool // whether the receiver has the sockets then
 	}{
-		{"before all is lent", (*Conn).Await, false},
-		{"when all is lent", give, true},
-		{"when the taker is ready", ready, true},
-		{"when it has yielded", func(c *Conn) error { return errors.Join(ready(c), c.Send(Message{Kind: Yours}, 0)) }, true},
-		{"with a No", func(c *Conn) error { err := give(c); _ = c.Refuse(errors.New("late")); return err }, false},
-		{"with a late No", func(c *Conn) error { err := ready(c); _ = c.Refuse(errors.New("late")); return err }, false},
+		{"before all is lent", func(s Sender) error { return s.AwaitBegin(ctx) }, false},
+		{"when all is lent", lend, true},
+		{"when the receiver is ready", ready, true},
+		{"when it has committed", func(s Sender) error { return errors.Join(ready(s), s.Send(Message{Kind: Commit}, 0)) }, true},
+		{"with Abort", func(s Sender) error { err := lend(s); _ = s.Abort(errors.New("late")); return err }, false},
+		{"with a late Abort", func(s Sender) error { err := ready(s); _ = s.Abort(errors.New("late")); return err }, false},
 	} {
-		t.Run("giver "+c.name, func(t *testing.T) {
+		t.Run("sender "+c.name, func(t *testing.T) {
 			labtest.LeakCheck(t)
-			giver, taker := pair(t)
+			sender, receiver := pair(t)
 			ended := make(chan error, 1)
-			go func() { ended <- errors.Join(c.giver(giver), giver.Close()) }()
-			_, err := taker.Ask()
+			go func() { ended <- errors.Join(c.sender(sender), sender.Close()) }()
+			_, err := receiver.Begin(ctx)
 			if err == nil {
-				err = taker.Accept()
+				err = receiver.Ready(ctx)
 			}
-			if c.takes {
+			if c.has {
 				require.NoError(t, err)
-				require.NoError(t, taker.Finish())
+				require.NoError(t, receiver.Committed())
 			} else {
 				require.Error(t, err)
 			}
@@ -186,37 +191,51 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// What is interrupted ends at once, says No, and cannot be when it is decided.
+// A step that is interrupted ends at once, and so does one that has not begun. The other side
+// gets an Abort. After Commit the receiver cannot be interrupted.
 func TestInterrupt(t *testing.T) {
 	labtest.LeakCheck(t)
-	giver, taker := pair(t)
-	heard := make(chan error, 1)
-	go func() {
-		_, err := taker.Ask()
-		heard <- err
-	}()
-	require.NoError(t, giver.Await())
-	giver.Interrupt()
-	require.ErrorIs(t, giver.Lend(nil), os.ErrDeadlineExceeded)
-	var refused *RefusedError
-	require.ErrorAs(t, <-heard, &refused)
+	for _, before := range []bool{true, false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		sender, receiver := pair(t)
+		received := make(chan error, 1)
+		go func() {
+			_, err := receiver.Begin(t.Context())
+			if !before && err == nil {
+				cancel() // the sender waits for Ready
+				_, err = receiver.Receive(0)
+			}
+			received <- err
+		}()
+		require.NoError(t, sender.AwaitBegin(ctx))
+		if before {
+			cancel()
+		}
+		require.ErrorIs(t, sender.Lend(ctx, nil), os.ErrDeadlineExceeded)
+		var aborted *AbortedError
+		require.ErrorAs(t, <-received, &aborted)
+	}
 
-	giver, taker = pair(t)
-	go func() { heard <- errors.Join(giver.Await(), giver.Lend(nil), giver.Yield(), giver.Leave()) }()
-	_, err := taker.Ask()
+	ctx, cancel := context.WithCancel(t.Context())
+	sender, receiver := pair(t)
+	sent := make(chan error, 1)
+	go func() {
+		sent <- errors.Join(sender.AwaitBegin(ctx), sender.Lend(ctx, nil), sender.Commit(t.Context()), sender.Release())
+	}()
+	_, err := receiver.Begin(ctx)
 	require.NoError(t, err)
-	require.NoError(t, taker.Accept())
-	taker.Interrupt()
-	require.NoError(t, taker.Finish())
-	require.NoError(t, <-heard)
+	require.NoError(t, receiver.Ready(ctx))
+	cancel()
+	require.NoError(t, receiver.Committed())
+	require.NoError(t, <-sent)
 }
 
 func TestOtherVersion(t *testing.T) {
-	giver, taker := pair(t)
-	require.NoError(t, taker.Send(Message{Kind: Begin, Text: "nftnat handover 2"}, 0))
-	require.ErrorContains(t, giver.Await(), `speaks "nftnat handover 2", and this one "nftnat handover 1"`)
-	_, err := taker.Receive(0)
-	var refused *RefusedError
+	sender, receiver := pair(t)
+	require.NoError(t, receiver.Send(Message{Kind: Begin, Text: "nftnat handover 2"}, 0))
+	require.ErrorContains(t, sender.AwaitBegin(t.Context()), `speaks "nftnat handover 2", and this one "nftnat handover 1"`)
+	_, err := receiver.Receive(0)
+	var refused *AbortedError
 	require.ErrorAs(t, err, &refused)
 	require.Contains(t, refused.Reason, "nftnat handover 1")
 }
@@ -275,7 +294,7 @@ func TestMalformed(t *testing.T) {
 	}
 	for _, m := range []Message{
 		{Kind: Lend}, {Kind: Lend, Sockets: []Socket{{}}}, {Kind: Lend, Sockets: []Socket{{Name: "a\nb"}}},
-		{Kind: Done, Text: "a\nb"}, {Kind: Done, Sockets: []Socket{{Name: "a"}}}, {Kind: No, Text: strings.Repeat("x", maxBody+1)},
+		{Kind: Committed, Text: "a\nb"}, {Kind: Committed, Sockets: []Socket{{Name: "a"}}}, {Kind: Abort, Text: strings.Repeat("x", maxBody+1)},
 		{Kind: Lend, Sockets: make([]Socket, MaxSockets+1)}, {Kind: Lend, Sockets: []Socket{{Name: strings.Repeat("x", 256)}}},
 	} {
 		_, err := m.encode()
@@ -318,7 +337,7 @@ func TestByteByByte(t *testing.T) {
 // Any header and body is refused or a message that is written as it was read.
 func FuzzDecode(f *testing.F) {
 	for _, m := range []Message{
-		{Kind: Begin, Text: Version}, {Kind: All, Text: "12"}, {Kind: No, Text: "why"},
+		{Kind: Begin, Text: Version}, {Kind: EndOfList, Text: "12"}, {Kind: Abort, Text: "why"},
 		{Kind: Lend, Sockets: []Socket{{Name: "lock"}, {Name: "tcp :80"}}},
 	} {
 		b, err := m.encode()

@@ -13,27 +13,28 @@ import (
 // Kind is what a message is.
 type Kind uint8
 
-// The kinds of messages, in the order of a handover.
+// The kinds of messages, in the order of a handover. Daemons of other versions know them by
+// their numbers.
 const (
-	Begin Kind = iota + 1 // the taker asks; Text is its Version
-	Lend                  // the giver sends Sockets
-	All                   // the giver has sent all; Text is how many
-	Ready                 // the taker could serve
-	Yours                 // the taker may
-	Done                  // the taker does
-	Left                  // the giver does not any more
-	No                    // the handover is over; Text is why
+	Begin     Kind = iota + 1 // the receiver asks for the sockets; Text is its Version
+	Lend                      // the sender sends Sockets
+	EndOfList                 // the sender has sent all; Text is how many
+	Ready                     // the receiver could serve
+	Commit                    // the receiver may serve
+	Committed                 // the receiver serves
+	Released                  // the sender does not serve any more
+	Abort                     // the handover is over; Text is why
 )
 
-// Version is what Begin says. A giver of another one says No.
+// Version is the text of Begin. A sender of another version aborts.
 const Version = "nftnat handover 1"
 
 // Message is one of a handover.
 type Message struct {
 	Kind Kind
 	Text string // one line
-	// Sockets are of Lend alone. Who receives them owns their descriptors; who sends them
-	// keeps them.
+	// Sockets are of Lend alone. The receiver owns their descriptors; the sender keeps its
+	// own.
 	Sockets []Socket
 }
 
@@ -61,7 +62,10 @@ const (
 var ErrMalformed = errors.New("malformed message of a handover")
 
 func (k Kind) String() string {
-	names := [...]string{Begin: "begin", Lend: "lend", All: "all", Ready: "ready", Yours: "yours", Done: "done", Left: "left", No: "no"}
+	names := [...]string{
+		Begin: "begin", Lend: "lend", EndOfList: "end of list", Ready: "ready",
+		Commit: "commit", Committed: "committed", Released: "released", Abort: "abort",
+	}
 	if k == 0 || int(k) >= len(names) {
 		return fmt.Sprintf("Kind(%d)", uint8(k))
 	}
@@ -107,7 +111,7 @@ func decodeHeader(b [headerSize]byte) (header, error) {
 	h := header{kind: Kind(b[0]), sockets: int(b[1])}
 	body := binary.BigEndian.Uint32(b[4:])
 	switch {
-	case h.kind < Begin || h.kind > No:
+	case h.kind < Begin || h.kind > Abort:
 		return header{}, fmt.Errorf("%w: there is no kind %d", ErrMalformed, b[0])
 	case b[2] != 0 || b[3] != 0:
 		return header{}, fmt.Errorf("%w: its header is % x", ErrMalformed, b)
