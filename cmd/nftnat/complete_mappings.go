@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nftnat/nftnat/internal/netns"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -33,7 +35,7 @@ func (g *global) completeRemoved(cmd *cobra.Command, args []string, given string
 	}
 	frontends, directive := g.complete(func(s nat.State) (words []string) {
 		for _, m := range allMappings(s) {
-			beside := "\t" + printable(strings.TrimSpace(m.String()+" "+m.Name))
+			beside := "\t" + printable.Text(strings.TrimSpace(m.String()+" "+m.Name))
 			switch {
 			case len(args) == 0:
 				words = append(words, m.FrontendText()+"/"+m.Proto.String()+beside)
@@ -95,7 +97,7 @@ func mappingNames(s nat.State) (names []string) {
 
 // completeNetns completes the names of network namespaces, and paths.
 func completeNetns(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	entries, err := os.ReadDir(netnsDirectory)
+	entries, err := os.ReadDir(netns.Dir)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveDefault
 	}

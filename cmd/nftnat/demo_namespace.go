@@ -34,7 +34,7 @@ func needsUserNamespace() (bool, error) {
 }
 
 // inUserNamespace runs this command line again as root of new user and network
-// namespaces. The error is a namespaceError if they cannot be made, and a statusError
+// namespaces. The error is a namespaceError if they cannot be made, and a shownError
 // if the command failed there.
 func inUserNamespace(ctx context.Context) error {
 	// The child is ended when the thread that started it ends (prctl(2),
@@ -66,7 +66,7 @@ func inUserNamespace(ctx context.Context) error {
 	case -1:
 		return fmt.Errorf("the demo in a user namespace ended: %s", state)
 	default:
-		return statusError(code)
+		return shownError(code)
 	}
 }
 
@@ -85,8 +85,3 @@ func bare(err error) error {
 type namespaceError struct{ error }
 
 func (e namespaceError) Unwrap() []error { return []error{e.error, fs.ErrPermission} }
-
-// statusError is the exit status of this program run again, which has said why itself.
-type statusError int
-
-func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -30,6 +31,11 @@ const (
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// shownError is the exit status of this program run again, which has said why itself.
+type shownError int
+
+func (e shownError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // usage makes what cobra says of the number of arguments a usageError.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
@@ -69,14 +75,14 @@ func wrongArguments(cmd *cobra.Command, args []string, err error) error {
 func exitStatus(err error) int {
 	var (
 		bad   usageError
-		start startError
-		again statusError
+		start *daemon.StartError
+		shown shownError
 	)
 	switch {
-	case errors.As(err, &again):
-		return int(again)
+	case errors.As(err, &shown):
+		return int(shown)
 	case errors.As(err, &start):
-		return start.status()
+		return start.Status
 	case errors.Is(err, fs.ErrPermission): // a file that may not be read is no bad input
 		return exitNotPermitted
 	case errors.As(err, &bad), errors.Is(err, nat.ErrInvalid):

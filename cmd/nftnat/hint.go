@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/internal/printable"
 )
 
 // hintedError is an error of which it is known what the user can do about it.
@@ -76,7 +77,7 @@ func permissionHint(err error) string {
 // unansweredHint says what to do about the owner of a table that does not answer where its
 // daemon would.
 func unansweredHint(socket string) string {
-	return "it does not answer at " + printable(socket) + ": if that was removed, end the process, and the next command starts a daemon"
+	return "it does not answer at " + printable.Text(socket) + ": if that was removed, end the process, and the next command starts a daemon"
 }
 
 // socketHint says who may use a daemon's socket.

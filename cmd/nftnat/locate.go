@@ -16,6 +16,8 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/netns"
+	"github.com/nftnat/nftnat/internal/printable"
 )
 
 // defaultSocket is where a daemon listens unless it is told otherwise.
@@ -120,7 +122,7 @@ func (g *global) client(path string) *api.Client {
 			if isTerminal(g.stderr) {
 				erase = eraseLine // where progress may stand
 			}
-			_, _ = fmt.Fprintf(g.stderr, "%snftnat: %s\n", erase, oneLine(line))
+			_, _ = fmt.Fprintf(g.stderr, "%snftnat: %s\n", erase, printable.Line(line))
 		}
 	}
 	return c
@@ -145,11 +147,7 @@ func (g *global) ask(ctx context.Context, inode uint64) (*api.Client, string, er
 // namespaceInode is the number by which the kernel knows the network namespace that
 // the command is for (namespaces(7)).
 func (g *global) namespaceInode() (uint64, error) {
-	path := g.namespacePath()
-	if path == "" {
-		path = "/proc/thread-self/ns/net"
-	}
-	inode, err := inodeOf(path)
+	inode, err := netns.Inode(g.namespacePath())
 	if err != nil {
 		return 0, usageError{fmt.Errorf("open network namespace: %w", err)}
 	}
@@ -161,7 +159,7 @@ func (g *global) namespacePath() string {
 	if g.netns == "" || filepath.Base(g.netns) != g.netns {
 		return g.netns
 	}
-	return filepath.Join(netnsDirectory, g.netns)
+	return filepath.Join(netns.Dir, g.netns)
 }
 
 // engineOptions are those of an engine for the table and namespace of the command.

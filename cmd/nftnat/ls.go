@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -92,7 +93,7 @@ func list(cmd *cobra.Command, ms []nat.Mapping) error {
 		if !m.Expires.IsZero() {
 			expires = timeLeft(m.Expires, time.Now())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Proto, m.FrontendText(), m.BackendText(), printable(m.Name), proxy, expires)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Proto, m.FrontendText(), m.BackendText(), printable.Text(m.Name), proxy, expires)
 	}
 	return w.Flush()
 }

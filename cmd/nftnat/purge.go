@@ -17,6 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -45,7 +46,7 @@ func (g *global) purge(ctx context.Context) error {
 		if err := e.Purge(ctx); err != nil {
 			return err
 		}
-		if f := forwardingOf(status); err == nil && (f.IPv4 != api.ForwardingOff || f.IPv6 != api.ForwardingOff) {
+		if f := daemon.StatusOf(status, err).Forwarding; err == nil && (f.IPv4 != api.ForwardingOff || f.IPv6 != api.ForwardingOff) {
 			g.logger().Info("IP forwarding stays as it is", "ipv4", f.IPv4, "ipv6", f.IPv6)
 		}
 		return nil
@@ -55,7 +56,7 @@ func (g *global) purge(ctx context.Context) error {
 // purgeAndStop ends the daemon, deletes the table, and removes what starting daemons has
 // left beside their socket. No command starts another one meanwhile.
 func (g *global) purgeAndStop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout+startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, daemon.DrainTimeout+startTimeout)
 	defer cancel()
 	client, path, err := g.locate(ctx)
 	switch {
@@ -92,7 +93,7 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 // control group if no other daemon is in it.
 func removeLeftovers(files []string, dir string) error {
 	var errs []error
-	removeControlGroup()
+	daemon.RemoveControlGroup()
 	for _, f := range files {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/printable"
 )
 
 // lockWait is how long a command waits for another one to be done with the table.
@@ -48,13 +49,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	var (
-		start startError
-		again statusError
-	)
-	if shown := errors.As(err, &start) && start.shown || errors.As(err, &again); !shown {
+	if !errors.As(err, new(shownError)) {
 		// One line, whatever the error holds.
-		fmt.Fprintf(stderr, "nftnat: %s%s\n", oneLine(nameHolder(err)), hint(cmd, err))
+		fmt.Fprintf(stderr, "nftnat: %s%s\n", printable.Line(nameHolder(err)), hint(cmd, err))
 	}
 	return exitStatus(err)
 }

@@ -4,15 +4,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/internal/daemon"
 )
 
 // startTimeout bounds how long a command waits for a daemon that it has started.
@@ -28,10 +26,6 @@ const startTimeout = 15 * time.Second
 // detachTimeout bounds how long serve --detach waits for the daemon, which may take over
 // from another one that has something to do first.
 const detachTimeout = 3 * time.Minute
-
-// envReady names the descriptor on which a daemon tells whoever started it that it
-// is ready, or why it cannot be.
-const envReady = "NFTNAT_READY_FD"
 
 // start starts a daemon in the background and waits until it is ready. Commands that
 // race to start one go one after another, and all but the first find it there.
@@ -55,8 +49,8 @@ func (g *global) start(ctx context.Context, path string) (client *api.Client, er
 		return client, err
 	}
 	if err = g.spawn(ctx, free); err != nil {
-		var said startError
-		if errors.As(err, &said) && said.status() == exitConflict {
+		var said *daemon.StartError
+		if errors.As(err, &said) && said.Status == exitConflict {
 			err = hintedError{err, unansweredHint(free)}
 		}
 		return nil, err
@@ -138,14 +132,11 @@ func isAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// spawn runs this program again as a daemon, with its log beside the socket, and
-// waits for its word.
-func (g *global) spawn(ctx context.Context, path string) (err error) {
-	self, err := os.Executable()
+// spawn runs this program again as a daemon, with its log beside the socket, and waits until it
+// is ready.
+func (g *global) spawn(ctx context.Context, path string) error {
+	path, err := filepath.Abs(path)
 	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	if path, err = filepath.Abs(path); err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	fresh := missing(logPath(path))
@@ -162,11 +153,8 @@ func (g *global) spawn(ctx context.Context, path string) (err error) {
 		}
 		args = append(args, "--netns", ns)
 	}
-	err = runDaemon(ctx, self, &os.ProcAttr{
-		Dir: "/", Env: keepVariables(os.Environ(), ownVariables()), Files: []*os.File{nil, log, log},
-		Sys: &syscall.SysProcAttr{Setsid: true},
-	}, args)
-	var said startError
+	err = daemon.Start(ctx, args, log, false)
+	var said *daemon.StartError
 	switch {
 	case errors.As(err, &said):
 		removeNew(fresh) // it has the same line
@@ -186,11 +174,7 @@ func openLog(socket string) (*os.File, error) {
 func (g *global) detach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	log, kept := os.Stderr, os.Getenv(envNotify) != "" || keepsErrors(os.Stderr)
+	log, kept := os.Stderr, os.Getenv("NOTIFY_SOCKET") != "" || keepsErrors(os.Stderr)
 	var fresh []string
 	if !kept {
 		path, err := filepath.Abs(g.socketPath())
@@ -209,93 +193,34 @@ func (g *global) detach(ctx context.Context) error {
 		}
 		defer func() { _ = log.Close() }() // the daemon has its own
 	}
-	// When a main process that is not its child is to stop, systemd sends SIGTERM and, without
-	// waiting, SIGKILL. Whose child it is systemd looks up when it is told of the process, and
-	// this command, the parent, may not have ended by then.
-	sys := &syscall.SysProcAttr{Setsid: true}
-	if os.Getenv(envNotify) != "" {
-		sys.Cloneflags = unix.CLONE_PARENT
-	}
-	names := slices.Concat(ownVariables(), serviceVariables())
-	err = runDaemon(ctx, self, &os.ProcAttr{
-		Env: keepVariables(os.Environ(), names), Files: []*os.File{nil, nil, log}, Sys: sys,
-	}, os.Args)
-	var said startError
+	err := daemon.Start(ctx, os.Args, log, true)
+	var said *daemon.StartError
 	switch {
 	case errors.As(err, &said):
 		removeNew(fresh) // the log has the same line
-		said.shown = kept
-		return said
+		if kept {
+			return shownError(said.Status)
+		}
 	case err == nil && !kept:
 		g.logger().Info("the daemon's log is " + log.Name())
 	}
 	return err
 }
 
-// runDaemon runs this program as a daemon and waits for its word. Standard files that are
-// nil are the null device.
-func runDaemon(ctx context.Context, self string, attr *os.ProcAttr, args []string) error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
+// keepsErrors reports whether a daemon in the background may go on to write to the standard
+// error of the command that starts it: a file, a device that is no terminal, or the journal. The
+// process that reads a pipe or another socket waits for its end, and a terminal may be another
+// user's by then.
+func keepsErrors(f *os.File) bool {
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &stat) != nil {
+		return false
 	}
-	defer func() { _ = null.Close() }()
-	for i, f := range attr.Files {
-		if f == nil {
-			attr.Files[i] = null
-		}
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return true
+	case unix.S_IFCHR:
+		return !isTerminal(f)
 	}
-	word, ready, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	defer func() { _ = word.Close() }()
-	if err := closeOnExec(); err != nil {
-		return fmt.Errorf("start daemon: %w", errors.Join(err, ready.Close()))
-	}
-	attr.Files = append(attr.Files, ready)
-	attr.Env = append(attr.Env, envReady+"="+strconv.Itoa(len(attr.Files)-1))
-	process, err := os.StartProcess(self, args, attr)
-	_ = ready.Close() // so that the end of the daemon ends the reading
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = word.SetReadDeadline(deadline)
-	}
-	text, err := bufio.NewReader(word).ReadString('\n')
-	switch {
-	case text == readyWord:
-		return process.Release()
-	case text != "":
-		_, _ = process.Wait()
-		return startError{text: strings.TrimSpace(text)}
-	case errors.Is(err, io.EOF):
-		_, _ = process.Wait()
-		return errors.New("start daemon: it ended and gave no reason")
-	}
-	return fmt.Errorf("start daemon: it is not ready: %w", err)
-}
-
-const readyWord = "ready\n"
-
-// startError is why a daemon could not be started, with its exit status.
-type startError struct {
-	text  string
-	shown bool // by the daemon, where this command has its errors
-}
-
-func (e startError) Error() string {
-	_, text, _ := strings.Cut(e.text, " ")
-	return text
-}
-
-// status is the exit status that the daemon has had.
-func (e startError) status() int {
-	number, _, _ := strings.Cut(e.text, " ")
-	status, err := strconv.Atoi(number)
-	if err != nil {
-		return exitFailed
-	}
-	return status
+	return toJournal(f)
 }

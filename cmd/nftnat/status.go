@@ -15,6 +15,8 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/daemon"
+	"github.com/nftnat/nftnat/internal/printable"
 )
 
 func newStatus(g *global) *cobra.Command {
@@ -57,16 +59,7 @@ func (g *global) readStatus(ctx context.Context) (st api.Status, err error) {
 		if err != nil && now.Table == "" {
 			return err
 		}
-		st = api.Status{
-			Table:    api.TableStatus{Name: now.Table, Owned: now.Owned},
-			Mappings: mappingCounts(now), Networks: now.Networks, Endpoints: now.Endpoints,
-			Forwarding: forwardingOf(now), Warnings: []string{},
-		}
-		if err != nil {
-			st.Warnings = append(st.Warnings, oneLine(err.Error()))
-		} else {
-			st.Conntrack = &api.Conntrack{Count: now.Tracked, Max: now.TrackedMax}
-		}
+		st = daemon.StatusOf(now, err)
 		return nil
 	})
 	return st, err
@@ -87,7 +80,7 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	}
 	switch {
 	case st.PID != 0:
-		fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable(st.Version))
+		fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable.Text(st.Version))
 	case st.Table.Owned:
 		fmt.Fprintln(w, "daemon\tgives no answer, but a process owns the table")
 	default:
@@ -111,10 +104,10 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 		}
 	}
 	for _, l := range st.MissingFeatures {
-		fmt.Fprintf(w, "no %s\t%s\n", printable(l.Name), printable(l.Fallback))
+		fmt.Fprintf(w, "no %s\t%s\n", printable.Text(l.Name), printable.Text(l.Fallback))
 	}
 	for _, line := range st.Warnings {
-		fmt.Fprintf(w, "warning\t%s\n", printable(line))
+		fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
 	}
 	return w.Flush()
 }

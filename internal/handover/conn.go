@@ -27,7 +27,7 @@ type Conn struct {
 	peer unix.Ucred
 
 	mu  sync.Mutex
-	ctx context.Context // guarded by mu: of the step that is under way; nil: none is
+	ctx context.Context // guarded by mu: of the step that is under way
 }
 
 // AbortedError is an Abort of the other end.
@@ -46,7 +46,7 @@ func NewConn(c *net.UnixConn) (*Conn, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("hand over: %w", err), c.Close())
 	}
-	return &Conn{unix: c, peer: peer}, nil
+	return &Conn{unix: c, peer: peer, ctx: context.Background()}, nil
 }
 
 // PID is the process that connected, or listened, at the other end; zero: it is of another
@@ -59,7 +59,7 @@ func (c *Conn) Close() error { return c.unix.Close() }
 // Abort tells the other side why the handover is over, closes the connection, and returns the
 // reason.
 func (c *Conn) Abort(reason error) error {
-	c.setStep(nil)
+	c.setStep(context.Background())
 	var aborted *AbortedError
 	if !errors.As(reason, &aborted) && !errors.Is(reason, io.EOF) {
 		text := strings.ReplaceAll(reason.Error(), "\n", "; ")
@@ -82,7 +82,7 @@ func (c *Conn) interruptOn(ctx context.Context) (end func()) {
 	})
 	return func() {
 		stop()
-		c.setStep(nil)
+		c.setStep(context.Background())
 	}
 }
 
@@ -96,7 +96,7 @@ func (c *Conn) setStep(ctx context.Context) {
 func (c *Conn) within(d time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ctx != nil && c.ctx.Err() != nil {
+	if c.ctx.Err() != nil {
 		return os.ErrDeadlineExceeded
 	}
 	var deadline time.Time

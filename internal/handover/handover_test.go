@@ -4,8 +4,8 @@
 package handover
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"

@@ -5,6 +5,7 @@ package netns
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -40,4 +41,20 @@ func OnThread(f func()) {
 		f()
 	}()
 	<-done
+}
+
+// Dir is where ip-netns(8) keeps the names of network namespaces.
+const Dir = "/run/netns"
+
+// Inode returns the number by which the kernel knows the network namespace at a path
+// (namespaces(7)). Empty: that of the calling thread.
+func Inode(path string) (uint64, error) {
+	if path == "" {
+		path = "/proc/thread-self/ns/net"
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return stat.Ino, nil
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"fmt"
@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMakeRoom: the kernel's table of descriptors is large enough for what it is to be
+// TestGrowFileTable: the kernel's table of descriptors is large enough for what it is to be
 // (FDSize, proc_pid_status(5)), and none of them is left open for it.
-func TestMakeRoom(t *testing.T) {
+func TestGrowFileTable(t *testing.T) {
 	var limit unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
-	if limit.Cur < roomFor {
+	if limit.Cur < fileTableSize {
 		t.Skipf("RLIMIT_NOFILE is %d", limit.Cur)
 	}
 	before, err := openFiles()
 	require.NoError(t, err)
-	makeRoom()
+	growFileTable()
 	after, err := openFiles()
 	require.NoError(t, err)
 	require.Equal(t, before, after)
@@ -34,5 +34,5 @@ func TestMakeRoom(t *testing.T) {
 	var size int
 	_, err = fmt.Sscan(rest, &size)
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, size, roomFor)
+	require.GreaterOrEqual(t, size, fileTableSize)
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"errors"
@@ -10,35 +10,30 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/handover"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// The names that sockets are handed over by: the first word says what one is, and the
-// rest which.
+// Sockets are handed over by name. The first word is the kind; what follows says which one it
+// is: a path, an address, or a frontend, as in "tcp :8080" and "udp [::1]:53". Daemons of other
+// versions know these names.
 const (
 	nameLock    = "lock"    // of the table; nothing follows
 	nameMade    = "made"    // the API's, whose file a daemon made; its path follows
 	nameGiven   = "given"   // the API's, of the service manager; its path follows
 	nameMetrics = "metrics" // that of the metrics; its address follows
-	// "tcp" and "udp" are frontends: "tcp :8080", "udp [::1]:53"
 )
 
-// sockets are all that this daemon has, by name. The descriptors stay its own.
+// sockets are all sockets of this daemon, by name. The descriptors stay its own.
 func (s *server) sockets(lent engine.Sockets) ([]handover.Socket, error) {
 	all := []handover.Socket{{Name: nameLock, FD: lent.Lock}}
 	fd, made, err := api.Lend(s.listener)
 	if err != nil {
 		return nil, err
 	}
-	name := nameGiven
-	if made {
-		name = nameMade
-	}
+	name := map[bool]string{true: nameMade, false: nameGiven}[made]
 	all = append(all, handover.Socket{Name: name + " " + s.listener.Addr().String(), FD: fd})
 	if s.scraped != nil {
 		fd, _, err := api.Lend(s.scraped.TCPListener)
@@ -69,7 +64,7 @@ func parseFrontend(text string) (netip.AddrPort, error) {
 	return netip.ParseAddrPort(text)
 }
 
-// sort finds out what the sockets are. All of them are the inheritance's, or closed.
+// sort keeps the sockets by what they are. After an error all are closed.
 func (i *inheritance) sort(sockets []handover.Socket) error {
 	var errs []error
 	for _, s := range sockets {
@@ -109,13 +104,13 @@ func (i *inheritance) sortPort(kind, rest string, fd int) error {
 	return nil
 }
 
-// closeSockets closes those that were meant for an engine.
+// closeSockets closes those of an engine that no engine has taken over.
 func (i *inheritance) closeSockets() {
 	if i.sockets.Lock != 0 {
-		_ = unix.Close(i.sockets.Lock) // frees it whatever it returns (close(2))
+		closeDescriptor(i.sockets.Lock)
 	}
 	for _, p := range i.sockets.Ports {
-		_ = unix.Close(p.FD)
+		closeDescriptor(p.FD)
 	}
 	i.sockets = engine.Sockets{}
 }

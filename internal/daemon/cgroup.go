@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"errors"
@@ -13,9 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A service manager ends a unit or a session by killing its control group (cgroups(7)). A
-// daemon that a command in one has started is to outlive it, and so moves to a group that
-// belongs to nobody.
+// A service manager ends a unit or a session by killing its control group (cgroups(7)). A daemon
+// that was started by a command in it has to outlive that, and so moves to a group of its own.
 
 // ownGroupName is the control group of daemons in the background, below the root.
 const ownGroupName = "nftnat"
@@ -23,9 +22,9 @@ const ownGroupName = "nftnat"
 // errOldGroups is why a process does not leave a control group.
 var errOldGroups = errors.New("control groups of version 1 are not left")
 
-// staysInControlGroup reports whether a daemon with that environment is one that a service
-// manager is to know.
-func staysInControlGroup(environ []string) bool {
+// ofService reports whether a daemon with that environment is one that a service manager
+// watches.
+func ofService(environ []string) bool {
 	return slices.ContainsFunc(environ, func(entry string) bool {
 		return strings.HasPrefix(entry, envNotify+"=") && entry != envNotify+"="
 	})
@@ -35,8 +34,9 @@ func staysInControlGroup(environ []string) bool {
 // had to. If it could not, the error says which group it is in. A process that is in the root
 // stays there.
 //
-// It is not for the command to start the daemon there (clone3(2), CLONE_INTO_CGROUP): Linux
-// 6.18 kills what is started so from a group that was ever killed, as those of units are.
+// The command does not start the daemon in the group (clone3(2), CLONE_INTO_CGROUP), because
+// Linux 6.18 kills a process that is started so from a group that was ever killed, as those of
+// units are.
 func leaveControlGroup() (moved bool, err error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -60,7 +60,7 @@ func leaveControlGroup() (moved bool, err error) {
 }
 
 // openControlGroups returns a descriptor of the root of the control groups of version 2. It
-// mounts them where nobody sees it: "ip netns exec" hides the mount in /sys.
+// mounts them without a path, since "ip netns exec" hides the mount in /sys.
 func openControlGroups() (int, error) {
 	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -76,7 +76,7 @@ func openControlGroups() (int, error) {
 	return root, nil
 }
 
-// enterOwnGroup makes the daemons' control group, if need be, and moves this process there.
+// enterOwnGroup moves this process to the daemons' control group, which it makes if need be.
 func enterOwnGroup(root int) error {
 	if err := unix.Mkdirat(root, ownGroupName, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return os.NewSyscallError("mkdirat", err)
@@ -89,16 +89,16 @@ func enterOwnGroup(root int) error {
 	return errors.Join(os.NewSyscallError("write", err), unix.Close(fd))
 }
 
-// removeControlGroup removes the daemons' control group, unless a daemon is in it.
-func removeControlGroup() {
+// RemoveControlGroup removes the daemons' control group, unless a daemon is in it.
+func RemoveControlGroup() {
 	if root, err := openControlGroups(); err == nil {
 		_ = unix.Unlinkat(root, ownGroupName, unix.AT_REMOVEDIR)
 		_ = unix.Close(root) // nothing was written
 	}
 }
 
-// controlGroups reads /proc/self/cgroup: the group in the hierarchy of version 2, and, where
-// systemd still has one of version 1, that in it; empty: there is none but the root.
+// controlGroups reads /proc/self/cgroup: the group in the hierarchy of version 2, and in that of
+// version 1 where systemd still has one; empty: none but the root.
 func controlGroups(text string) (group, old string) {
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)

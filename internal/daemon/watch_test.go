@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"os"
@@ -9,18 +9,20 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/netns"
 )
 
 // The names of a namespace are those of the directory that lead to it, but for the namespace of
 // the first process, which does not end with a name.
-func TestNameNamespace(t *testing.T) {
+func TestNamesOf(t *testing.T) {
 	dir := t.TempDir()
 	first := "/proc/self/ns/net"
-	own, err := inodeOf(first)
+	own, err := netns.Inode(first)
 	require.NoError(t, err)
 	if !isFirst(own) {
 		first = "/proc/1/ns/net"
-		if _, err := inodeOf(first); err != nil {
+		if _, err := netns.Inode(first); err != nil {
 			t.Skipf("this process is in another namespace than the first one, and may not look at that: %v", err)
 		}
 	}
@@ -31,11 +33,11 @@ func TestNameNamespace(t *testing.T) {
 		require.NoError(t, os.Symlink(target, filepath.Join(dir, name)))
 	}
 	inode := func(path string) uint64 {
-		i, err := inodeOf(path)
+		i, err := netns.Inode(path)
 		require.NoError(t, err)
 		return i
 	}
-	require.Empty(t, nameNamespace(inode(first), "", dir).names)
+	require.Empty(t, namesOf(inode(first), "", dir).names)
 	n := namedNamespace{inode(file), []string{filepath.Join(dir, "one"), filepath.Join(dir, "two")}}
 	require.False(t, n.deleted())
 	require.NoError(t, os.Remove(n.names[0]))
@@ -45,7 +47,7 @@ func TestNameNamespace(t *testing.T) {
 	require.NoError(t, os.Symlink("/proc/self/ns/net", n.names[1]))
 	require.True(t, n.deleted())
 
-	given := nameNamespace(inode(file), filepath.Join(file, "below"), dir)
+	given := namesOf(inode(file), filepath.Join(file, "below"), dir)
 	require.Equal(t, []string{filepath.Join(file, "below")}, given.names)
 	require.True(t, given.deleted(), "it is below what is no directory")
 	require.False(t, namedNamespace{}.deleted(), "it has no name that could go")

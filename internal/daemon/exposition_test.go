@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"fmt"

@@ -14,23 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestPrintable(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                        "",
-		"web":                     "web",
-		"größe 漢 \ufffd":          "größe 漢 \ufffd",
-		`back\slash "quoted"`:     `back\slash "quoted"`,
-		"\x1b[2J\x07":             `\x1b[2J\a`,
-		"a\r\nb\tc":               `a\r\nb\tc`,
-		"\u009b31m\x7f":           `\u009b31m\x7f`,
-		"\x9b31m\xff\xc3":         `\x9b31m\xff\xc3`,
-		"txt.\u202egpj\u200b":     `txt.\u202egpj\u200b`,
-		"no-break\u00a0\u2028end": `no-break\u00a0\u2028end`,
-	} {
-		require.Equal(t, want, printable(text), "%q", text)
-	}
-}
-
 // What a terminal shows of what others wrote is one line without anything that it acts
 // on, in what the program says and in what it logs.
 func TestShownText(t *testing.T) {
@@ -56,15 +39,4 @@ func requireShown(t *testing.T, text string) {
 	require.True(t, utf8.ValidString(line))
 	require.Equal(t, -1, strings.IndexFunc(line, func(r rune) bool { return !strconv.IsPrint(r) }), "%q", text)
 	require.Contains(t, line, "all is well", "it is shown all the same")
-}
-
-func FuzzPrintable(f *testing.F) {
-	f.Add("\x1b[2J\xff\u202e漢\n")
-	f.Fuzz(func(t *testing.T, s string) {
-		text := printable(s)
-		require.True(t, utf8.ValidString(text))
-		require.Equal(t, -1, strings.IndexFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }), "%q", text)
-		require.Equal(t, text, printable(text))
-		require.GreaterOrEqual(t, len(text), len(s))
-	})
 }

@@ -1,9 +1,11 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -15,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A daemon in the background, started by a command or by serve --detach, must behave the
-// same whoever starts it. What execve(2) hands on from the caller is dropped: by the command
-// what only a parent can drop (descriptors, environment), by the daemon the rest.
+// A daemon in the background must behave the same whoever starts it, so it drops what execve(2)
+// hands on from the caller: Start drops descriptors and the environment, as only a parent can,
+// and Background the rest.
 
 // envFresh marks a daemon that was executed again by reset.
 const envFresh = "NFTNAT_FRESH"
@@ -29,7 +31,7 @@ func ownVariables() []string {
 }
 
 // serviceVariables are those by which a service manager reaches a daemon. They are for the
-// process that it has started, and for a successor of that one (serve --takeover --detach).
+// process that it started, and for one that takes over from that (serve --takeover --detach).
 func serviceVariables() []string { return []string{envNotify, "JOURNAL_STREAM"} }
 
 // envNotify names the socket of the service manager (sd_notify(3)).
@@ -49,21 +51,58 @@ func keepVariables(environ, names []string) []string {
 	return kept
 }
 
-// closeOnExec keeps all descriptors of this process but the standard ones from the programs
-// that it starts, also those that it was itself started with.
-func closeOnExec() error {
-	return os.NewSyscallError("close_range", unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC))
+// Starter is the command that started this process as a daemon in the background, and waits
+// until it is ready.
+type Starter struct {
+	pipe *os.File
+	// stays is why the process is still in the control group of the command; nil: it is not,
+	// or is to be there.
+	stays error
 }
 
-// enterBackground drops what a daemon has from its caller. What needs a privilege that the
-// daemon does not have stays as it is: that is no reason not to start.
+// Background returns the command that started this process as a daemon, after it has dropped
+// what the process has inherited. Nil: the process runs in the foreground.
 //
-// Kept are the identity of the caller (user, groups, capabilities, security label) and what
-// it sees (root directory, namespaces). The daemon of a unit also keeps the limits, the
-// scheduling and the control group, which are those that the unit gives it; a unit may not
-// even let it ask for others.
-func enterBackground() {
-	ofUnit := staysInControlGroup(os.Environ())
+// What takes a privilege that the process does not have stays as it is: that is no reason not to
+// start. Kept are the identity of the caller (user, groups, capabilities, security label) and
+// what it sees (root directory, namespaces). The daemon of a unit also keeps the limits, the
+// scheduling and the control group that the unit gives it; a unit may not even let it ask for
+// others.
+func Background() *Starter {
+	fd, err := strconv.Atoi(os.Getenv(envReady))
+	if err != nil || fd < 3 {
+		return nil
+	}
+	ofUnit := ofService(os.Environ())
+	dropInherited(ofUnit)
+	_ = os.Unsetenv(envReady)
+	unix.CloseOnExec(fd)
+	s := &Starter{pipe: os.NewFile(uintptr(fd), "ready")}
+	if !ofUnit {
+		_, s.stays = leaveControlGroup() // again, for the reason
+	}
+	return s
+}
+
+// ready says that the daemon is ready.
+func (s *Starter) ready() error {
+	if s == nil {
+		return nil
+	}
+	_, err := io.WriteString(s.pipe, readyWord)
+	_ = s.pipe.Close()
+	return err
+}
+
+// Failed says why there is no daemon, in one line, and with which status the process ends. Nil
+// is no command, and is not told.
+func (s *Starter) Failed(status int, reason string) {
+	if s != nil {
+		_, _ = fmt.Fprintf(s.pipe, "%d %s\n", status, reason) // the command may have ended
+	}
+}
+
+func dropInherited(ofUnit bool) {
 	if !ofUnit && os.Getenv(envFresh) == "" {
 		reset()
 	}
@@ -81,11 +120,11 @@ func enterBackground() {
 	}
 }
 
-// oomScore is how much the process is preferred when memory runs out (proc(5)).
+// oomScore is how soon the kernel ends the process when memory runs out (proc(5)).
 const oomScore = "/proc/self/oom_score_adj"
 
-// resetLimits lifts the limits that would end or hinder a daemon after a while, as far as
-// the process may. That of open files is raised by raiseFileLimit.
+// resetLimits lifts the limits that would end or hinder a daemon after a while, as far as the
+// process may. raiseFileLimit raises that of open files.
 func resetLimits() {
 	for _, resource := range []int{
 		unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS,
@@ -104,11 +143,11 @@ func resetLimits() {
 	}
 }
 
-// reset leaves the control group of the caller, and resets what belongs to a thread: the mask
-// of signals, scheduling, I/O priority and processor affinity. Threads get it from the one
-// that starts them, so that the Go runtime has it in several by now; and it follows the limits
-// of the control group in which it has started. If anything had to be changed the program is
-// executed again by the thread that has done so; reset returns only if nothing had to be.
+// reset leaves the control group of the caller, and resets what belongs to a thread: the mask of
+// signals, scheduling, I/O priority and processor affinity. The threads of the Go runtime have
+// inherited them by now, and the runtime has sized itself by the control group in which it
+// started. So if anything had to be changed, the thread that changed it executes the program
+// again; reset returns only if nothing had to be.
 func reset() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -119,13 +158,13 @@ func reset() {
 	if !changed {
 		return
 	}
-	// This very program, also when another one has been installed meanwhile. If it cannot be
-	// executed, this process is as good a daemon as it can be.
+	// The program of this process, even if another one has been installed since. If it cannot
+	// be executed, this process goes on as it is.
 	_ = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), envFresh+"=1"))
 }
 
 func resetControlGroup() (changed bool) {
-	changed, _ = leaveControlGroup() // why it could not, serve says
+	changed, _ = leaveControlGroup() // Background keeps the reason
 	return changed
 }
 
@@ -142,8 +181,8 @@ func resetScheduling() (changed bool) {
 	return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0) == nil
 }
 
-// Of ioprio_set(2): whose priority it is, and the value of a thread of nice 0 that has none
-// of its own, which kernels tell as one of the best-effort class or as none.
+// Of ioprio_set(2): that the priority is of a process, and the value of a thread of nice 0 that
+// has none of its own. Kernels report that as one of the best-effort class, or as none.
 const (
 	ioprioProcess    = 1
 	ioprioBestEffort = 2<<13 | 4
@@ -167,35 +206,4 @@ func resetAffinity() (changed bool) {
 		return false
 	}
 	return before != after
-}
-
-// starter is whoever started this daemon in the background and waits for its word; nil:
-// nobody, for it runs in the foreground.
-func starter() *os.File {
-	fd, err := strconv.Atoi(os.Getenv(envReady))
-	if err != nil || fd < 3 {
-		return nil
-	}
-	enterBackground()
-	_ = os.Unsetenv(envReady)
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "ready")
-}
-
-// keepsErrors reports whether a daemon in the background may go on to write to the standard
-// error of the command that starts it: a file, a device that is no terminal, or the journal.
-// Who reads a pipe or another socket waits for its end, and a terminal is somebody else's
-// by then.
-func keepsErrors(f *os.File) bool {
-	var stat unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &stat) != nil {
-		return false
-	}
-	switch stat.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return true
-	case unix.S_IFCHR:
-		return !isTerminal(f)
-	}
-	return toJournal(f)
 }

@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -25,9 +26,19 @@ func mapped(t *testing.T, name, text string) nat.Mapping {
 	return m
 }
 
+// logTo writes lines without their time and level.
+func logTo(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
 func TestChangeLog(t *testing.T) {
 	var told bytes.Buffer
-	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelDebug, false)))
+	l := newChangeLog(logTo(&told))
 	web := []nat.Mapping{mapped(t, "web", "8080->172.17.0.2:80"), mapped(t, "", "9000-9009->172.17.0.3:9000-9009/udp")}
 	for _, o := range []api.Outcome{
 		{Operation: api.OpPublish, Mappings: web},
@@ -49,24 +60,24 @@ func TestChangeLog(t *testing.T) {
 	l.event(engine.Event{Kind: engine.EventPublished, Mappings: web}) // has been logged with who asked for it
 	l.event(engine.Event{Kind: engine.EventExpired, Mappings: web})
 	l.event(engine.Event{Kind: engine.EventRepaired})
-	require.Equal(t, `nftnat: published: uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
-nftnat: published: uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
-nftnat: replaced: uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
-nftnat: unpublished: uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
-nftnat: attached: uid=1000 pid=4711 name=dns address=172.30.0.2
-nftnat: published: uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
-nftnat: unpublished: uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
-nftnat: detached: uid=1000 pid=4711 name=dns
-nftnat: created network: uid=1000 pid=4711 name=inside prefix=172.30.0.0/24
-nftnat: removed network: uid=1000 pid=4711 name=inside
-nftnat: applied: uid=1000 pid=4711 name=web old=8080->172.17.0.2:80
-nftnat: applied: uid=1000 pid=4711 new=9000-9009->172.17.0.3:9000-9009/udp
-nftnat: applied: uid=1000 pid=4711 name=api old=8080->172.17.0.2:80 new=8080->172.17.0.4:80
-nftnat: applied: uid=1000 pid=4711 was="network a 10.0.0.0/24"
-nftnat: applied: uid=1000 pid=4711 is="endpoint b 10.0.0.2"
-nftnat: refused: uid=1000 pid=4711 operation=publish reason=conflict error="it is taken"
-nftnat: expired: name=web mapping=8080->172.17.0.2:80
-nftnat: expired: mapping=9000-9009->172.17.0.3:9000-9009/udp
+	require.Equal(t, `msg=published uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
+msg=published uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
+msg=replaced uid=1000 pid=4711 name=web mapping=8080->172.17.0.2:80
+msg=unpublished uid=1000 pid=4711 mapping=9000-9009->172.17.0.3:9000-9009/udp
+msg=attached uid=1000 pid=4711 name=dns address=172.30.0.2
+msg=published uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
+msg=unpublished uid=1000 pid=4711 name=dns mapping=53->172.30.0.2:53/udp
+msg=detached uid=1000 pid=4711 name=dns
+msg="created network" uid=1000 pid=4711 name=inside prefix=172.30.0.0/24
+msg="removed network" uid=1000 pid=4711 name=inside
+msg=applied uid=1000 pid=4711 name=web old=8080->172.17.0.2:80
+msg=applied uid=1000 pid=4711 new=9000-9009->172.17.0.3:9000-9009/udp
+msg=applied uid=1000 pid=4711 name=api old=8080->172.17.0.2:80 new=8080->172.17.0.4:80
+msg=applied uid=1000 pid=4711 was="network a 10.0.0.0/24"
+msg=applied uid=1000 pid=4711 is="endpoint b 10.0.0.2"
+msg=refused uid=1000 pid=4711 operation=publish reason=conflict error="it is taken"
+msg=expired name=web mapping=8080->172.17.0.2:80
+msg=expired mapping=9000-9009->172.17.0.3:9000-9009/udp
 `, told.String())
 	require.Equal(t, map[refusal]int{{api.OpPublish, api.CodeConflict}: 1}, l.refused)
 	require.Equal(t, map[engine.EventKind]int{engine.EventPublished: 11, engine.EventExpired: 11, engine.EventRepaired: 0}, l.happened)
@@ -76,7 +87,7 @@ nftnat: expired: mapping=9000-9009->172.17.0.3:9000-9009/udp
 // A change of very many mappings is a bounded number of lines, and the last one counts them.
 func TestChangeLogIsBounded(t *testing.T) {
 	var told bytes.Buffer
-	l := newChangeLog(slog.New(newLineHandler(&told, slog.LevelInfo, false)))
+	l := newChangeLog(logTo(&told))
 	ms := make([]nat.Mapping, 60000)
 	for i := range ms {
 		ms[i] = mapped(t, "", "8080->172.17.0.2:80")
@@ -84,5 +95,5 @@ func TestChangeLogIsBounded(t *testing.T) {
 	l.outcome(api.Outcome{Operation: api.OpPublish, Mappings: ms})
 	lines := strings.Split(strings.TrimSuffix(told.String(), "\n"), "\n")
 	require.Len(t, lines, mostLines+1)
-	require.Equal(t, "nftnat: published: uid=0 pid=0 total=60000 not_listed=59900", lines[mostLines])
+	require.Equal(t, "msg=published uid=0 pid=0 total=60000 not_listed=59900", lines[mostLines])
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func TestHealthOverTCP(t *testing.T) {
 		{errors.New("two\nlines"), http.StatusServiceUnavailable, "check health: two; lines\n"},
 	} {
 		w := httptest.NewRecorder()
-		health(func(context.Context) error { return x.err }).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/healthz", http.NoBody))
+		healthHandler(func(context.Context) error { return x.err }).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/healthz", http.NoBody))
 		require.Equal(t, x.code, w.Code)
 		require.Equal(t, x.body, w.Body.String())
 		require.Equal(t, "text/plain; charset=utf-8", w.Header().Get("Content-Type"))

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package printable makes text safe to show on a terminal or to write in a line of a log.
+// Names, paths and errors may have been made by others, to clear a screen or to forge a line.
+package printable
 
 import (
 	"strconv"
@@ -9,10 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// printable is text as it can be shown on a terminal: what that would act on, what no
-// one can see, and what is no text, is spelled out as Go does. Names, paths and errors
-// may have been made by others, to clear a screen or to forge a line.
-func printable(s string) string {
+// Text spells out, as Go does, what is not printable: control characters, characters that
+// nobody sees, and bytes that are no text.
+func Text(s string) string {
 	if isPrintable(s) {
 		return s
 	}
@@ -42,5 +43,5 @@ func isPrintable(s string) bool {
 	return true
 }
 
-// oneLine is the text of an error, which may be several, as one line, whatever it holds.
-func oneLine(text string) string { return printable(strings.ReplaceAll(text, "\n", "; ")) }
+// Line is Text of an error, whose lines are joined to one.
+func Line(s string) string { return Text(strings.ReplaceAll(s, "\n", "; ")) }

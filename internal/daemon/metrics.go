@@ -1,19 +1,21 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
 )
 
-// metrics answers in the Prometheus text format. What cannot be told of connection
-// tracking is left out.
-func (s *server) metrics() http.Handler {
+// metricsHandler answers in the Prometheus text format. Figures of connection tracking that
+// cannot be read are left out.
+func (s *server) metricsHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.engine.Status(r.Context())
 		if err != nil && st.Table == "" {
@@ -27,9 +29,9 @@ func (s *server) metrics() http.Handler {
 		tellForwarding(&e, st)
 		tellProxies(&e, st)
 		s.changes.tell(&e)
-		if s.measured > 0 {
+		if s.MetricsMappings > 0 {
 			if connections, err := s.engine.Connections(r.Context()); err == nil {
-				tellConnections(&e, connections, s.measured)
+				tellConnections(&e, connections, s.MetricsMappings)
 			} else {
 				s.log.Warn("connections could not be counted", "error", err)
 			}
@@ -40,7 +42,7 @@ func (s *server) metrics() http.Handler {
 		tellRuntime(&e)
 		tellProcess(&e, s.started)
 		w.Header().Set("Content-Type", expositionType)
-		_, _ = w.Write(e.text) // whoever has asked may have gone
+		_, _ = w.Write(e.text) // the client may have ended
 	})
 }
 
@@ -107,3 +109,28 @@ func tellProxies(e *exposition, st engine.Status) {
 	e.sample("nftnat_proxy_bytes_total", `to="client"`, float64(st.Carried.BytesToClient))
 	e.metric("nftnat_proxy_refused_dials_total", counter, "Backends that refused or did not answer.", float64(st.Carried.RefusedDials))
 }
+
+// tellConnections tells the connections of the mappings that have most of them, and all
+// others together.
+func tellConnections(e *exposition, all []engine.Connections, most int) {
+	byCount := slices.Clone(all)
+	slices.SortStableFunc(byCount, func(a, b engine.Connections) int { return cmp.Compare(live(b), live(a)) })
+	listed := min(most, len(byCount))
+	e.family("nftnat_mapping_connections", gauge,
+		"TCP connections and UDP flows of the mappings that have most, translated by netfilter or carried by a proxy.")
+	for _, c := range byCount[:listed] {
+		pairs := []string{"proto", c.Mapping.Proto.String(), "frontend", c.Mapping.FrontendText(), "name", c.Mapping.Name, "via"}
+		e.sample("nftnat_mapping_connections", labels(append(pairs, "netfilter")...), float64(c.Translated))
+		e.sample("nftnat_mapping_connections", labels(append(pairs, "proxy")...), float64(c.Proxied))
+	}
+	var translated, proxied float64
+	for _, c := range byCount[listed:] {
+		translated += float64(c.Translated)
+		proxied += float64(c.Proxied)
+	}
+	e.family("nftnat_other_connections", gauge, "TCP connections and UDP flows of all mappings that nftnat_mapping_connections does not list.")
+	e.sample("nftnat_other_connections", labels("via", "netfilter"), translated)
+	e.sample("nftnat_other_connections", labels("via", "proxy"), proxied)
+}
+
+func live(c engine.Connections) int64 { return int64(c.Translated) + c.Proxied }

@@ -1,0 +1,172 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/handover"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/state"
+)
+
+// serve answers until the context is done or another daemon has taken over.
+func (s *server) serve(ctx context.Context) error {
+	metrics := s.metricsHandler()
+	server := api.NewServer(api.Options{
+		Engine: engine.Values{Engine: s.engine}, Status: s.status, Events: &s.feed, Metrics: metrics, Log: s.log,
+		Health: s.engine.Health, Changed: s.changes.outcome,
+		Progress: func() api.Progress { return api.Progress(*s.progress.Load()) },
+		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
+		Handovers: s.handovers,
+	})
+	for announce := s.announce; ; announce = func() {} {
+		leave := make(chan struct{})
+		tasks := []func(context.Context) error{
+			s.engine.Run, s.watchFiles,
+			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
+		}
+		if s.scraped != nil {
+			tasks = append(tasks, func(ctx context.Context) error {
+				return serveMetrics(ctx, s.scraped, metrics, healthHandler(s.engine.Health))
+			})
+		}
+		served := make(chan error, 1)
+		go func() { served <- runAll(ctx, tasks) }()
+		announce()
+		to, err := s.awaitHandover(ctx, served, leave)
+		if to.Conn == nil {
+			return err
+		}
+		if err := s.handOver(ctx, to); err != nil || s.gone {
+			return err
+		}
+	}
+}
+
+// awaitHandover waits until the tasks have ended, by themselves or because another daemon asks
+// for a handover. Without one the Sender is zero.
+func (s *server) awaitHandover(ctx context.Context, served <-chan error, leave chan<- struct{}) (handover.Sender, error) {
+	for {
+		var nc *net.UnixConn
+		select {
+		case err := <-served:
+			return handover.Sender{}, err
+		case nc = <-s.handovers:
+		}
+		to, err := handover.NewSender(nc)
+		if err == nil {
+			err = to.AwaitBegin(ctx)
+		}
+		if err != nil {
+			s.log.Warn("a handover could not begin", "error", err)
+			continue
+		}
+		close(leave)
+		if err := <-served; err != nil {
+			return handover.Sender{}, to.Abort(err)
+		}
+		return to, nil
+	}
+}
+
+// handOver lends everything to another daemon, and releases it when that serves. After a
+// handover that failed all is as before, unless there is an error.
+func (s *server) handOver(ctx context.Context, to handover.Sender) error {
+	s.log.Info("another process takes over", "pid", to.PID())
+	err := s.lend(ctx, to)
+	if err == nil {
+		if err = to.Commit(ctx); err == nil || ctx.Err() != nil {
+			return s.release(to) // the receiver may serve, also if this process is told to end
+		}
+	}
+	s.log.Warn("another process did not take over", "pid", to.PID(), "error", err)
+	_ = to.Close() // it is already if the other process aborted
+	return s.resume(ctx)
+}
+
+// lend sends everything to the other daemon, and waits until that could serve.
+func (s *server) lend(ctx context.Context, to handover.Sender) error {
+	lent, err := s.engine.Suspend(ctx)
+	if err == nil && s.file != nil {
+		err = s.file.Close() // and with it the lock
+	}
+	var sockets []handover.Socket
+	if err == nil {
+		sockets, err = s.sockets(lent)
+	}
+	if err != nil {
+		return to.Abort(err)
+	}
+	return to.Lend(ctx, sockets)
+}
+
+// Between two attempts to go on is a pause, which doubles up to the longest: the process
+// that did not take over may not have ended yet.
+const (
+	firstResume   = 20 * time.Millisecond
+	longestResume = 5 * time.Second
+)
+
+// resume goes on after a handover that failed, as soon as that is possible.
+func (s *server) resume(ctx context.Context) error {
+	for pause := firstResume; ; pause = min(2*pause, longestResume) {
+		err := s.engine.Resume(ctx)
+		switch {
+		case err == nil:
+			s.log.Info("this process goes on")
+			return nil
+		case errors.Is(err, nat.ErrNewer), errors.Is(err, nat.ErrForeign):
+			return err // the other daemon has changed the table: only that one can go on
+		}
+		s.log.Warn("this process cannot go on yet", "error", err)
+		if s.file != nil {
+			err = s.file.Close() // the next attempt takes its lock
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// release closes everything that the other daemon has now, and tells the service manager and
+// that daemon.
+func (s *server) release(to handover.Sender) error {
+	s.gone = true
+	err := errors.Join(s.engine.Leave(), api.Abandon(s.listener))
+	s.listener = nil
+	if s.scraped != nil {
+		err = errors.Join(err, s.scraped.TCPListener.Close())
+		s.scraped = nil
+	}
+	if pid := to.PID(); pid != 0 {
+		s.notifyManager(fmt.Sprintf("MAINPID=%d", pid))
+	}
+	if releaseErr := to.Release(); releaseErr != nil {
+		s.log.Warn("the other process was not told", "error", releaseErr)
+	}
+	s.log.Info("another process has taken over", "pid", to.PID(), "still_carried", s.engine.Carried())
+	return err
+}
+
+// refuseHandovers closes the connections of processes that ask too late.
+func (s *server) refuseHandovers() {
+	for {
+		select {
+		case nc := <-s.handovers:
+			_ = nc.Close()
+		default:
+			return
+		}
+	}
+}
