@@ -265,7 +265,7 @@ func (e *Engine) take(elements []nft.Element, b book) {
 		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
 			"mapping", p.Mapping().String(), "conflict", err)
 	})
-	e.syncProxies()
+	e.holder.Sync(&e.mappings)
 }
 
 // insideSet is the name of the set of segments of a family.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
@@ -109,21 +110,13 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	e.unchanged(false)
 	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
-	var gone []vacated
-	if e.proxies != nil {
+	ports := e.holder.Switch(portholder.Change{Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released})
+	if e.holder != nil {
 		e.opts.Trace("bind")
-		gone = e.vacate(c)
-		undo.add(func() error {
-			ports := make([]portset.Port, len(gone))
-			for i, v := range gone {
-				ports[i] = v.Port
-			}
-			return e.reoccupy(ports)
-		})
-		if err := e.bindAll(c); err != nil {
+		undo.add(ports.UndoBind)
+		if err := ports.Bind(); err != nil {
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.unbind(c.Added) })
 	}
 	if !e.opts.NoSysctl {
 		e.opts.Trace("forward")
@@ -166,17 +159,17 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	if err != nil {
 		return undo.after(err)
 	}
-	if e.proxies != nil {
+	if e.holder != nil {
 		e.opts.Trace("open")
-		undo.add(func() error { return e.reoccupy(c.MovedFrom()) })
-		if err := e.serveAll(c); err != nil {
+		undo.add(ports.UndoServe)
+		if err := ports.Serve(); err != nil {
 			return undo.after(err)
 		}
+		ports.Finish()
 	}
-	e.killProxies(c, gone)
 	e.note(c, segments)
 	e.forgetEnded(notes)
-	e.hurry()
+	e.holder.RetryNow()
 	e.notifyChange(c)
 	e.opts.Trace("done")
 	return nil

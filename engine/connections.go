@@ -98,13 +98,12 @@ func (e *Engine) connections(counts map[translation]int) []Connections {
 			of(p).Translated += n
 		}
 	}
-	if e.proxies != nil {
-		for f, px := range e.proxies.open {
-			stats := px.Stats()
-			target, ok := e.mappings.Get(f)
-			if !ok || stats.Live == 0 && stats.Total == 0 {
-				continue
-			}
+	for f, px := range e.holder.All {
+		target, ok := e.mappings.Get(f)
+		if !ok || px == nil {
+			continue
+		}
+		if stats := px.Stats(); stats.Total != 0 {
 			c := of(portset.Port{Frontend: f, Target: target})
 			c.Proxied, c.ProxiedEver = stats.Live, stats.Total
 		}

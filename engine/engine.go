@@ -14,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
@@ -33,7 +34,7 @@ type Engine struct {
 	host       host
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpins
-	proxies    *proxies // nil: none are wanted
+	holder     *portholder.Holder // nil: no proxies are wanted
 	now        func() time.Time
 
 	mu      mutex // held by every method to its end: the order of changes is theirs
@@ -55,7 +56,7 @@ type Engine struct {
 	reconciled bool
 	// kept is what a Store has kept, until then. Nil: nothing.
 	kept *nat.StoredState
-	// sooner wakes Run when something ends before all else that does.
+	// sooner wakes Run when a mapping expires before all others.
 	sooner chan struct{}
 }
 
@@ -114,7 +115,7 @@ func newEngine(opts Options) *Engine {
 // connect takes the lock and opens the sockets.
 func (e *Engine) connect(ctx context.Context) error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.proxies = newProxies(e.namespace, e.log)
+		e.holder = newHolder(e)
 	}
 	if err := e.takeSockets(ctx); err != nil {
 		return err
@@ -181,6 +182,13 @@ func (e *Engine) start(ctx context.Context) error {
 	return e.deleteStrayFlows()
 }
 
+func newHolder(e *Engine) *portholder.Holder {
+	return portholder.New(portholder.Options{
+		Namespace: e.namespace, Log: e.log, Now: func() time.Time { return e.now() },
+		Owner: e.findHolder, Progress: e.report,
+	})
+}
+
 // deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the
 // mappings do.
 func (e *Engine) deleteStrayFlows() error {
@@ -194,12 +202,7 @@ func (e *Engine) deleteStrayFlows() error {
 }
 
 func (e *Engine) disconnect() error {
-	var errs []error
-	if e.proxies != nil {
-		errs = append(errs, e.proxies.closeAll())
-	}
-	errs = append(errs, e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
-	return errors.Join(errs...)
+	return errors.Join(e.holder.Close(), e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
 }
 
 // closeKernelSockets closes the sockets by which the kernel is asked, as far as they are open.
@@ -300,14 +303,14 @@ func sortedMappings(ports iter.Seq[portset.Port]) []nat.Mapping {
 // put notes that a port is published.
 func (e *Engine) put(p portset.Port) {
 	if e.published.put(p) {
-		e.wake()
+		e.wakeRun()
 	}
 }
 
 // removePort notes that a port is no longer published, and releases it.
 func (e *Engine) removePort(p portset.Port) {
 	e.published.remove(p)
-	e.retireProxy(p.Frontend)
+	e.holder.Retire(p.Frontend)
 }
 
 // forget drops the mappings whose time is over: the kernel has dropped them by its

@@ -101,6 +101,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-e.closing:
 			return nil
 		case <-e.sooner:
+		case <-e.holder.Sooner():
 		case <-timer:
 		case <-hearing.heard():
 			hearing.hear()
@@ -122,7 +123,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 	}
 	e.forget(e.now())
 	e.releaseHairpins()
-	next, waiting := e.serveMissing(e.now())
+	next, waiting := e.holder.Retry(&e.mappings)
 	at, ok := e.expiries.Next()
 	if !ok {
 		return next, waiting
@@ -132,4 +133,12 @@ func (e *Engine) expire() (time.Duration, bool) {
 		end = min(end, next)
 	}
 	return end, true
+}
+
+// wakeRun has Run work out anew how long it may wait.
+func (e *Engine) wakeRun() {
+	select {
+	case e.sooner <- struct{}{}:
+	default:
+	}
 }

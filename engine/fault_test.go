@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
@@ -98,8 +96,7 @@ func newFaulty(t *testing.T, seed uint64, seen map[string]int) *faulty {
 	f := &faulty{T: t, Rand: rand.New(rand.NewPCG(seed, 3)), bed: newTestbed(), seen: seen}
 	f.bed.store = &memoryStore{}
 	f.engine = f.open(f.bed)
-	f.engine.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { require.NoError(t, f.engine.proxies.closeAll()) })
+	holdPorts(t, f.engine)
 	f.now = f.condition(f.bed, f.engine)
 	return f
 }
@@ -153,15 +150,18 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}
-	if e.proxies == nil {
+	if e.holder == nil {
 		c.proxies = proxiesFor(e)
 		return c
 	}
-	for p := range e.proxies.held {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s held", nat.DescribeFrontend(p.Mapping(portset.Target{}))))
-	}
-	for p, px := range e.proxies.open {
-		c.proxies = append(c.proxies, fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.Mapping(portset.Target{})), px.BackendAddr()))
+	for f, px := range e.holder.All {
+		line := nat.DescribeFrontend(f.Mapping(portset.Target{}))
+		if px == nil {
+			line += " held"
+		} else {
+			line += " to " + px.BackendAddr().String()
+		}
+		c.proxies = append(c.proxies, line)
 	}
 	slices.Sort(c.proxies)
 	return c

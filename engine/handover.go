@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
-	"github.com/nftnat/nftnat/proxy"
 )
 
 // An engine can hand what it holds to one of another process, and nobody notices:
@@ -37,6 +35,14 @@ type Sockets struct {
 	Lock int
 	// Ports are those of frontends, a socket each.
 	Ports []PortSocket
+}
+
+func (s *Sockets) ports(yield func(portset.Frontend, int) bool) {
+	for _, p := range s.Ports {
+		if !yield(portset.Frontend{Proto: p.Proto, AddrPort: p.Frontend}, p.FD) {
+			return
+		}
+	}
 }
 
 // PortSocket is the socket that holds one port of a frontend.
@@ -64,8 +70,8 @@ func (e *Engine) suspend() (Sockets, error) {
 		return Sockets{}, fmt.Errorf("lend lock of table %s: %w", e.opts.Table, err)
 	}
 	s := Sockets{Lock: lock}
-	if e.proxies != nil {
-		s.Ports = e.proxies.lend()
+	for f, fd := range e.holder.Lend {
+		s.Ports = append(s.Ports, PortSocket{f.Proto, f.AddrPort, fd})
 	}
 	e.closed, e.suspended = true, true
 	return s, e.closeKernelSockets()
@@ -119,28 +125,18 @@ func (e *Engine) Leave() error {
 	if !e.suspended {
 		return nat.ErrClosed
 	}
-	if e.proxies != nil {
-		for f, s := range e.proxies.held {
-			_ = s.Close() // closing a descriptor, which has no error
-			delete(e.proxies.held, f)
-		}
-		e.proxies.group.Leave()
-	}
+	e.holder.Leave()
 	err := e.lock.Close()
 	e.lock = nil
 	return err
 }
 
 // Carried is how many connections and UDP flows the proxies of a suspended engine carry.
-func (e *Engine) Carried() (n int64) {
+func (e *Engine) Carried() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.proxies == nil {
-		return 0
-	}
-	var s Status
-	e.proxies.count(&s)
-	return s.Connections + s.Flows
+	s, _, _ := e.holder.Stats()
+	return s.Live
 }
 
 // Begin has the proxies of an engine that was opened with Sockets serve, which they do not
@@ -152,90 +148,7 @@ func (e *Engine) Begin() error {
 	if e.closed {
 		return nat.ErrClosed
 	}
-	if e.proxies == nil {
-		return nil
-	}
-	return e.proxies.begin()
-}
-
-// lend lists the sockets that hold ports.
-func (ps *proxies) lend() []PortSocket {
-	lent := make([]PortSocket, 0, len(ps.held)+len(ps.open))
-	add := func(f portset.Frontend, fd int) {
-		if fd >= 0 {
-			lent = append(lent, PortSocket{f.Proto, f.AddrPort, fd})
-		}
-	}
-	for f, s := range ps.held {
-		add(f, s.Descriptor())
-	}
-	for f, px := range ps.open {
-		add(f, px.Descriptor())
-	}
-	return lent
-}
-
-// inherit takes the sockets that another process has lent. What is not as it is said to
-// be is closed, as if it had not been lent.
-func (ps *proxies) inherit(lent []PortSocket) error {
-	ps.waiting = true
-	ps.inherited = make(map[portset.Frontend]*proxy.Socket, len(lent))
-	var errs []error
-	for _, l := range lent {
-		f := portset.Frontend{Proto: l.Proto, AddrPort: l.Frontend}
-		s, err := proxy.NewSocket(l.FD)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("take %s %s: %w", f.Proto, f.AddrPort, err), os.NewSyscallError("close", unix.Close(l.FD)))
-			continue
-		}
-		if !heldBy(f, s.Addr()) || ps.inherited[f] != nil {
-			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.Proto, f.AddrPort, s.Addr().Network(), s.Addr()), s.Close())
-			continue
-		}
-		ps.inherited[f] = s
-	}
-	return errors.Join(errs...)
-}
-
-// heldBy reports whether a socket of that address is one of the frontend's.
-func heldBy(f portset.Frontend, a net.Addr) bool {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil || a.Network() != f.Proto.String() || ap.Port() != f.AddrPort.Port() {
-		return false
-	}
-	if f.AddrPort.Addr().IsValid() {
-		return ap.Addr() == f.AddrPort.Addr()
-	}
-	return ap.Addr().IsUnspecified() // of either family: a host may have no IPv6
-}
-
-// begin opens the proxies that wait.
-func (ps *proxies) begin() error {
-	ps.waiting = false
-	errs := []error{ps.disown()}
-	for f, px := range ps.open {
-		if err := px.Open(); err != nil {
-			errs = append(errs, fmt.Errorf("open proxy of %s %s: %w", f.Proto, f.AddrPort, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// disown closes what was lent and is no mapping's.
-func (ps *proxies) disown() error {
-	var errs []error
-	for _, s := range ps.inherited {
-		errs = append(errs, s.Close())
-	}
-	ps.inherited = nil
-	return errors.Join(errs...)
-}
-
-// shutdownProxies lets what the proxies carry come to an end.
-func (e *Engine) shutdownProxies(ctx context.Context) {
-	if e.proxies != nil {
-		_ = e.proxies.group.Shutdown(ctx) // what did not end in time is cut short: that is asked for
-	}
+	return e.holder.Begin()
 }
 
 // takeSockets takes the lock of the table and, if there are any, the sockets that another
@@ -246,8 +159,8 @@ func (e *Engine) takeSockets(ctx context.Context) (err error) {
 	if e.opts.ReadOnly {
 		return closeSockets(lent)
 	}
-	if e.proxies != nil && lent != nil {
-		if err := e.proxies.inherit(lent.Ports); err != nil {
+	if e.holder != nil && lent != nil {
+		if err := e.holder.Inherit(lent.ports); err != nil {
 			e.log.Warn("not all sockets could be taken over", "error", err)
 		}
 		lent = &Sockets{Lock: lent.Lock}

@@ -26,13 +26,11 @@ func (e *Engine) missingFeatures() ([]MissingFeature, error) {
 			Fallback: "IPv6 forwarding is switched for all interfaces at once, and those with accept_ra=1 ignore router advertisements from then on",
 		})
 	}
-	if e.proxies != nil {
-		if pipeErr := e.proxies.group.PipeError(); pipeErr != nil {
-			found = append(found, MissingFeature{
-				Name:     "splice",
-				Fallback: "proxies copy bulk data through user memory, at two to three times the processor time (" + pipeErr.Error() + ")",
-			})
-		}
+	if pipeErr := e.holder.PipeError(); pipeErr != nil {
+		found = append(found, MissingFeature{
+			Name:     "splice",
+			Fallback: "proxies copy bulk data through user memory, at two to three times the processor time (" + pipeErr.Error() + ")",
+		})
 	}
 	counts, countErr := e.table.CountsElements()
 	if countErr == nil && !counts {

@@ -4,13 +4,11 @@
 package engine
 
 import (
-	"log/slog"
 	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -21,8 +19,7 @@ func TestProgress(t *testing.T) {
 	b := newTestbed()
 	var told []Progress
 	e := b.openWith(t, Options{NoSysctl: true, Progress: func(p Progress) { told = append(told, p) }})
-	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
+	holdPorts(t, e)
 	require.Equal(t, []Progress{{Step: "adopt"}, {}}, told)
 	told = nil
 	publish(t, e, "127.0.0.1:21000-21599->172.30.0.2:80-679")

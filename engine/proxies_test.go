@@ -4,13 +4,12 @@
 package engine
 
 import (
-	"log/slog"
+	"maps"
 	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
@@ -20,11 +19,10 @@ import (
 // they had.
 func TestRetargetOfProxiesUndone(t *testing.T) {
 	e, b := openFake(t)
-	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
+	holdPorts(t, e)
 	publish(t, e, "127.0.0.1:18080->172.30.0.2:80", "127.0.0.1:18081->172.30.0.2:81")
-	first := e.proxies.open[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18080")}]
-	second := e.proxies.open[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18081")}]
+	first := proxiesOf(e)[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18080")}]
+	second := proxiesOf(e)[portset.Frontend{Proto: nat.TCP, AddrPort: netip.MustParseAddrPort("127.0.0.1:18081")}]
 	require.NoError(t, second.Close())
 	before := b.kernel.Dump()
 
@@ -33,4 +31,18 @@ func TestRetargetOfProxiesUndone(t *testing.T) {
 	require.Equal(t, before, b.kernel.Dump())
 	require.Equal(t, "172.30.0.2:80", first.BackendAddr().String())
 	require.Equal(t, []string{"127.0.0.1:18080-18081->172.30.0.2:80-81"}, publishedBy(e))
+}
+
+// holdPorts has an engine on a testbed, which has no proxies, hold ports of this host.
+func holdPorts(t *testing.T, e *Engine) {
+	t.Helper()
+	e.holder = newHolder(e)
+	t.Cleanup(func() { require.NoError(t, e.holder.Close()) })
+}
+
+// proxiesOf returns the open proxies.
+func proxiesOf(e *Engine) map[portset.Frontend]proxy.Proxy {
+	open := maps.Collect(e.holder.All)
+	maps.DeleteFunc(open, func(_ portset.Frontend, px proxy.Proxy) bool { return px == nil })
+	return open
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -61,13 +62,6 @@ func (e *Engine) publish(ctx context.Context, how nat.PublishOptions, ms []nat.M
 // are clients, whose ports the kernel chooses from much the same range.
 const chooseAttempts = 1000
 
-// takenError says that another process has a port which the engine chose.
-type takenError struct{ port portset.Port }
-
-func (e *takenError) Error() string {
-	return nat.DescribeFrontend(e.port.Mapping()) + " is held by another process"
-}
-
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
 func (e *Engine) publishOnce(ctx context.Context, ms []nat.Mapping, base change, how nat.PublishOptions) ([]nat.Mapping, error) {
@@ -76,17 +70,17 @@ func (e *Engine) publishOnce(ctx context.Context, ms []nat.Mapping, base change,
 	defer func() { e.reserved.Release(held) }()
 	for {
 		done, err := e.publishChosen(ctx, ms, base, how)
-		var taken *takenError
+		var taken *portholder.TakenError
 		if !errors.As(err, &taken) {
 			return done, err
 		}
 		if len(held) == chooseAttempts {
-			return nil, e.findHolder(taken.port)
+			return nil, e.findHolder(taken.Port)
 		}
-		if err := e.reserved.Reserve(taken.port.Frontend); err != nil {
+		if err := e.reserved.Reserve(taken.Port.Frontend); err != nil {
 			return nil, err
 		}
-		held = append(held, taken.port)
+		held = append(held, taken.Port)
 	}
 }
 

@@ -113,14 +113,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		Failures: Failures{Changes: counts.Changes, Repairs: e.failedRepairs, Sockets: counts.Sockets},
 		Networks: len(e.networks), Endpoints: len(e.endpoints),
 	}
-	if e.proxies != nil {
-		e.proxies.count(&s)
-	}
+	s.Carried, s.Flows, s.Proxies = e.holder.Stats()
+	s.Connections = s.Carried.Live - s.Flows
+	s.Unserved = e.holder.Unserved(&e.mappings)
 	for p := range e.mappings.All {
 		s.Ports.count(p)
-		if e.proxies != nil && e.proxies.open[p.Frontend] == nil && !p.NoProxy {
-			s.Unserved++
-		}
 	}
 	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
@@ -140,28 +137,6 @@ func (e *Engine) forwardingState() (four bool, six ForwardingState, err error) {
 	return four, six, err
 }
 
-func (ps *proxies) count(s *Status) {
-	s.Proxies = len(ps.open)
-	s.Carried = ps.group.Former()
-	s.Connections = s.Carried.Live // flows have ended with their proxies
-	for f, px := range ps.open {
-		c := px.Stats()
-		if f.Proto == nat.TCP {
-			s.Connections += c.Live
-		} else {
-			s.Flows += c.Live
-		}
-		s.Carried.Live += c.Live
-		s.Carried.Total += c.Total
-		s.Carried.BytesToBackend += c.BytesToBackend
-		s.Carried.BytesToClient += c.BytesToClient
-		s.Carried.RefusedDials += c.RefusedDials
-		s.Carried.AcceptErrors += c.AcceptErrors
-		s.Carried.Evicted += c.Evicted
-		s.Carried.Dropped += c.Dropped
-	}
-}
-
 // Shutdown is Close, and lets the connections that the proxies carry come to an end
 // first, until the context is done. New ones are refused meanwhile; mappings that
 // netfilter serves work throughout.
@@ -172,6 +147,6 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 		return nat.ErrClosed
 	}
 	e.end()
-	e.shutdownProxies(ctx)
+	e.holder.Shutdown(ctx)
 	return e.disconnect()
 }

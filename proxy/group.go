@@ -145,7 +145,7 @@ func (g *Group) Former() Stats {
 	defer g.mu.Unlock()
 	s := g.former
 	for m := range g.retired {
-		s.add(m.Stats())
+		s.Add(m.Stats())
 	}
 	return s
 }
@@ -196,7 +196,7 @@ func (g *Group) leave(m member) {
 	}
 	delete(g.members, m)
 	delete(g.retired, m)
-	g.former.add(m.Stats())
+	g.former.Add(m.Stats())
 }
 
 // retire notes that m holds no port any more.

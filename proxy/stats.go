@@ -17,8 +17,8 @@ type Stats struct {
 	Dropped        uint64 // UDP datagrams that the kernel would not send on
 }
 
-// add adds the counters of another proxy.
-func (s *Stats) add(t Stats) {
+// Add adds the counters of another proxy.
+func (s *Stats) Add(t Stats) {
 	s.Live += t.Live
 	s.Total += t.Total
 	s.BytesToBackend += t.BytesToBackend

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
@@ -37,9 +37,9 @@ func (l *logged) count(what string) int {
 	return strings.Count(l.text.String(), what)
 }
 
-// crowdedOut opens an engine on a mapping of a loopback port that a socket of somebody
-// else has, which it returns to be closed.
-func crowdedOut(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
+// busyPort opens an engine on a mapping of a loopback port that another socket has, which
+// it returns to be closed.
+func busyPort(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
 	t.Helper()
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -47,22 +47,21 @@ func crowdedOut(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
 	b, log := newTestbed(), &logged{}
 	publish(t, b.open(t), fmt.Sprintf("%s->172.30.0.2:80", other.Addr()))
 	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(log, nil))})
-	e.proxies = newProxies(&hostnet.Namespace{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { require.NoError(t, e.proxies.closeAll()) })
-	e.syncProxies()
+	holdPorts(t, e)
+	e.holder.Sync(&e.mappings)
 	return e, b, log, other
 }
 
 // A port that another process had is tried again after a second, and then ever less
 // often, until it is free.
-func TestMissingIsTriedAgain(t *testing.T) {
-	e, b, log, other := crowdedOut(t)
+func TestUnservedIsRetried(t *testing.T) {
+	e, b, log, other := busyPort(t)
 	require.Equal(t, 1, log.count("mapping has no proxy"))
 	for _, want := range []time.Duration{1, 1, 2, 4, 8, 16, 30, 30} {
 		next, ok := e.expire()
 		require.True(t, ok)
 		require.Equal(t, want*time.Second, next)
-		require.Empty(t, e.proxies.open)
+		require.Empty(t, proxiesOf(e))
 		b.clock.advance(next - time.Millisecond)
 		early, _ := e.expire()
 		require.Equal(t, time.Millisecond, early, "an attempt came too soon")
@@ -71,22 +70,22 @@ func TestMissingIsTriedAgain(t *testing.T) {
 	require.NoError(t, other.Close())
 	_, ok := e.expire()
 	require.False(t, ok, "there is nothing left to try")
-	require.Len(t, e.proxies.open, 1)
+	require.Len(t, proxiesOf(e), 1)
 	require.Equal(t, 1, log.count("mapping is served now"))
 	require.Equal(t, 1, log.count("mapping has no proxy"))
-	e.syncProxies()
+	e.holder.Sync(&e.mappings)
 	require.Equal(t, 1, log.count("mapping is served now"))
 }
 
 // A change of anything has it tried again at once, and by Run.
-func TestMissingIsHurried(t *testing.T) {
-	e, b, _, other := crowdedOut(t)
+func TestUnservedIsRetriedAtOnce(t *testing.T) {
+	e, b, _, other := busyPort(t)
 	for range 6 {
 		next, _ := e.expire()
 		b.clock.advance(next)
 	}
 	next, _ := e.expire()
-	require.Equal(t, longestPause, next)
+	require.Equal(t, 30*time.Second, next)
 	require.NoError(t, other.Close())
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -97,24 +96,23 @@ func TestMissingIsHurried(t *testing.T) {
 	require.Eventually(t, func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return len(e.proxies.open) == 2
+		return len(proxiesOf(e)) == 2
 	}, time.Minute, time.Millisecond)
 }
 
 // What is not published any more is not tried for any more.
-func TestMissingIsUnpublished(t *testing.T) {
+func TestUnservedIsUnpublished(t *testing.T) {
 	for _, end := range []func(*Engine) error{
 		applies(),
 		func(e *Engine) error { e.mappings = portset.NewSet(); return nil }, // as when the table was emptied
 	} {
-		e, b, log, other := crowdedOut(t)
+		e, b, log, other := busyPort(t)
 		require.NoError(t, end(e))
 		require.NoError(t, other.Close())
 		b.clock.advance(time.Hour)
 		_, ok := e.expire()
 		require.False(t, ok)
-		require.Empty(t, e.proxies.open)
-		require.Empty(t, e.proxies.held)
+		require.Empty(t, maps.Collect(e.holder.All))
 		require.Zero(t, log.count("mapping is served now"))
 	}
 }

@@ -1,0 +1,292 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portholder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// Options configure a Holder. None may be nil.
+type Options struct {
+	Namespace *hostnet.Namespace
+	Log       *slog.Logger
+	// Owner returns the error that says which process has a port.
+	Owner func(portset.Port) error
+	// Progress is called for each port of a step.
+	Progress func(step string, done, total int)
+	Now      func() time.Time
+}
+
+// Holder holds ports. It has no lock: the caller makes one call at a time. The methods of
+// a nil Holder do nothing.
+type Holder struct {
+	opts  Options
+	group *proxy.Group
+	ports map[portset.Frontend]held
+	retry retry
+	// inherited are sockets that another process has lent and that no mapping needed so
+	// far; waiting is whether that process still serves. See Begin.
+	inherited map[portset.Frontend]*proxy.Socket
+	waiting   bool
+}
+
+// held is what holds a port: a socket, or the proxy that it became.
+type held struct {
+	socket *proxy.Socket
+	proxy  proxy.Proxy
+}
+
+// New returns a Holder without ports.
+func New(opts Options) *Holder {
+	return &Holder{
+		opts: opts,
+		group: proxy.NewGroup(&proxy.GroupOptions{
+			NetNS:      opts.Namespace.FD(),
+			PipeFailed: func(err error) { opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
+		}),
+		ports: map[portset.Frontend]held{},
+		retry: newRetry(),
+	}
+}
+
+// Close gives all ports back and ends all connections.
+func (h *Holder) Close() error {
+	if h == nil {
+		return nil
+	}
+	errs := []error{h.closeInherited()}
+	for _, p := range h.ports {
+		if p.socket != nil {
+			errs = append(errs, p.socket.Close())
+		}
+	}
+	return errors.Join(append(errs, h.group.Close())...)
+}
+
+// Shutdown waits until ctx is done for the connections of the proxies to end, those of
+// retired ones too. Then it ends them.
+func (h *Holder) Shutdown(ctx context.Context) {
+	if h != nil {
+		_ = h.group.Shutdown(ctx) // the error says that connections were ended
+	}
+}
+
+// All yields the ports that are held, with their proxies, which are nil for ports without.
+// Ports may be released meanwhile.
+func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
+	if h == nil {
+		return
+	}
+	for f, p := range h.ports {
+		if !yield(f, p.proxy) {
+			return
+		}
+	}
+}
+
+// Stats returns the counters of all proxies since New, and how many are open.
+// flows is how many of the live ones are UDP flows and not TCP connections.
+func (h *Holder) Stats() (s proxy.Stats, flows int64, open int) {
+	if h == nil {
+		return s, 0, 0
+	}
+	s = h.group.Former() // has no live flows: they end with their proxies
+	for f, px := range h.All {
+		if px == nil {
+			continue
+		}
+		open++
+		stats := px.Stats()
+		s.Add(stats)
+		if f.Proto == nat.UDP {
+			flows += stats.Live
+		}
+	}
+	return s, flows, open
+}
+
+// Unserved returns how many of the ports that should have a proxy have none.
+func (h *Holder) Unserved(published *portset.Set) (n int) {
+	if h == nil {
+		return 0
+	}
+	for p := range published.All {
+		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
+			n++
+		}
+	}
+	return n
+}
+
+// PipeError is that of the proxies' group.
+func (h *Holder) PipeError() error {
+	if h == nil {
+		return nil
+	}
+	return h.group.PipeError()
+}
+
+// Sync holds the ports of the set, and no others. Ports that cannot be served are
+// published all the same: Retry tries again.
+func (h *Holder) Sync(published *portset.Set) {
+	if h == nil {
+		return
+	}
+	for f := range h.All {
+		if _, ok := published.Get(f); !ok {
+			h.Retire(f)
+		}
+	}
+	for p := range published.All {
+		_, known := h.retry.ports[p.Frontend]
+		switch err := h.hold(p); {
+		case err == nil:
+			delete(h.retry.ports, p.Frontend)
+		case !known:
+			h.scheduleRetry(p.Frontend)
+			h.opts.Log.Warn("mapping has no proxy", "mapping", p.Mapping().String(), "error", h.bindError(p, 1, err))
+		}
+	}
+}
+
+// Retire gives a port back. TCP connections of its proxy go on, as those that netfilter
+// translates do.
+func (h *Holder) Retire(f portset.Frontend) {
+	if h != nil {
+		h.logEnd(f, h.release(f, proxy.Proxy.Retire))
+	}
+}
+
+func (h *Holder) logEnd(f portset.Frontend, err error) {
+	if err != nil {
+		h.opts.Log.Warn("proxy could not be closed cleanly", "frontend", f.AddrPort, "error", err)
+	}
+}
+
+// release gives a port back; end ends its proxy.
+func (h *Holder) release(f portset.Frontend, end func(proxy.Proxy) error) error {
+	delete(h.retry.ports, f)
+	p, ok := h.ports[f]
+	delete(h.ports, f)
+	switch {
+	case !ok:
+		return nil
+	case p.proxy != nil:
+		return end(p.proxy)
+	}
+	return p.socket.Close()
+}
+
+// bind takes a port. Its socket answers nothing until serve.
+func (h *Holder) bind(f portset.Frontend) (err error) {
+	if _, ok := h.ports[f]; ok {
+		return nil
+	}
+	s := h.inherited[f]
+	delete(h.inherited, f)
+	if s == nil {
+		if s, err = proxy.Bind(socketAddr(f.Proto, f.AddrPort), h.options(f)); err != nil {
+			return err
+		}
+	}
+	h.ports[f] = held{socket: s}
+	return nil
+}
+
+func (h *Holder) options(f portset.Frontend) *proxy.Options {
+	return &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified()}
+}
+
+func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
+	if proto == nat.UDP {
+		return net.UDPAddrFromAddrPort(ap)
+	}
+	return net.TCPAddrFromAddrPort(ap)
+}
+
+// serve opens a proxy on a port that was bound, or makes its socket refuse clients if it
+// is to have no proxy.
+func (h *Holder) serve(p portset.Port) error {
+	s := h.ports[p.Frontend].socket
+	if s == nil {
+		return nil
+	}
+	if p.NoProxy {
+		return s.Refuse()
+	}
+	px, err := s.Proxy(socketAddr(p.Proto, p.Backend), h.options(p.Frontend))
+	if err != nil {
+		return err
+	}
+	h.ports[p.Frontend] = held{proxy: px}
+	if h.waiting {
+		return nil
+	}
+	return px.Open()
+}
+
+// hold binds and serves a port as far as it is not.
+func (h *Holder) hold(p portset.Port) error {
+	if px := h.ports[p.Frontend].proxy; px != nil {
+		if px.BackendAddr().String() == p.Backend.String() && !p.NoProxy {
+			return nil
+		}
+		return h.move(portset.Move{Frontend: p.Frontend, To: p.Target}, proxy.Proxy.Retire)
+	}
+	if err := h.bind(p.Frontend); err != nil {
+		return err
+	}
+	return h.serve(p)
+}
+
+// move gives the port of a mapping another backend, and a proxy or none. end ends a proxy
+// that is no longer wanted.
+func (h *Holder) move(m portset.Move, end func(proxy.Proxy) error) error {
+	if px := h.ports[m.Frontend].proxy; px != nil && !m.To.NoProxy {
+		if m.From.Backend == m.To.Backend {
+			return nil // SetBackend would end its flows
+		}
+		return px.SetBackend(socketAddr(m.Proto, m.To.Backend))
+	}
+	if m.From.NoProxy == m.To.NoProxy {
+		return nil
+	}
+	if m.To.NoProxy {
+		// The proxy does not return its socket: the port is free for a moment.
+		if err := h.release(m.Frontend, end); err != nil {
+			return err
+		}
+		if err := h.bind(m.Frontend); err != nil {
+			return err
+		}
+	}
+	return h.serve(m.After())
+}
+
+// bindError explains an error of binding one of so many ports: which process has the
+// port, or which limit to raise.
+func (h *Holder) bindError(p portset.Port, count int, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return h.opts.Owner(p)
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("hold %d ports: %w: raise RLIMIT_NOFILE (LimitNOFILE= of a unit)", count, err)
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("hold %d ports: %w: raise fs.file-max", count, err)
+	}
+	return fmt.Errorf("hold %s: %w", nat.DescribeFrontend(p.Mapping()), err)
+}

@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portholder
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// Lend yields the descriptors of the sockets that hold ports. They still belong to the
+// Holder.
+func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
+	if h == nil {
+		return
+	}
+	for f, p := range h.ports {
+		var fd int
+		if p.proxy != nil {
+			fd = p.proxy.Descriptor()
+		} else {
+			fd = p.socket.Descriptor()
+		}
+		if fd >= 0 && !yield(f, fd) {
+			return
+		}
+	}
+}
+
+// Leave closes what was lent, because another process holds it now. Connections of the
+// proxies go on; Shutdown waits for them. See [proxy.Group.Leave].
+func (h *Holder) Leave() {
+	if h == nil {
+		return
+	}
+	for f, p := range h.ports {
+		if p.socket != nil {
+			_ = p.socket.Close() // closing a descriptor, which has no error
+			delete(h.ports, f)
+		}
+	}
+	h.group.Leave()
+}
+
+// Inherit takes the sockets that another process has lent, to bind their ports with.
+// Proxies do not serve until Begin. The error is about sockets that do not hold the port
+// that they are said to hold; they are closed.
+func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
+	h.waiting = true
+	h.inherited = map[portset.Frontend]*proxy.Socket{}
+	var errs []error
+	for f, fd := range lent {
+		s, err := proxy.NewSocket(fd)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("take %s %s: %w", f.Proto, f.AddrPort, err), os.NewSyscallError("close", unix.Close(fd)))
+			continue
+		}
+		if !isOf(s.Addr(), f) || h.inherited[f] != nil {
+			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.Proto, f.AddrPort, s.Addr().Network(), s.Addr()), s.Close())
+			continue
+		}
+		h.inherited[f] = s
+	}
+	return errors.Join(errs...)
+}
+
+// isOf reports whether the address of a socket is that of a frontend.
+func isOf(a net.Addr, f portset.Frontend) bool {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil || a.Network() != f.Proto.String() || ap.Port() != f.AddrPort.Port() {
+		return false
+	}
+	if f.AddrPort.Addr().IsValid() {
+		return ap.Addr() == f.AddrPort.Addr()
+	}
+	return ap.Addr().IsUnspecified() // of either family: a host may have no IPv6
+}
+
+// Begin opens the proxies that waited, and closes inherited sockets that no mapping needs.
+// The error is about proxies that do not serve; all others do.
+func (h *Holder) Begin() error {
+	if h == nil {
+		return nil
+	}
+	h.waiting = false
+	errs := []error{h.closeInherited()}
+	for f, px := range h.All {
+		if px == nil {
+			continue
+		}
+		if err := px.Open(); err != nil {
+			errs = append(errs, fmt.Errorf("open proxy of %s %s: %w", f.Proto, f.AddrPort, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Holder) closeInherited() error {
+	var errs []error
+	for _, s := range h.inherited {
+		errs = append(errs, s.Close())
+	}
+	h.inherited = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,189 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portholder
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// Change is a change of the published ports.
+type Change struct {
+	*portset.Change
+	// Chosen is how many of Added, at its end, have ports that the engine chose.
+	Chosen int
+	// KillTCP ends the TCP connections that contradict the change.
+	KillTCP bool
+	// Released are ports of endpoints that end: all their connections do.
+	Released []portset.Port
+}
+
+// Switch is a change under way. The steps are Bind, then Serve, then Finish; the first two
+// can be undone, also after an error.
+type Switch struct {
+	h        *Holder
+	c        Change
+	released map[portset.Frontend]struct{}
+	bound    []portset.Port
+	given    []given
+}
+
+// given is a port that was given up for the change, and its proxy, which may still have
+// connections; nil: it had none.
+type given struct {
+	portset.Port
+	proxy proxy.Proxy
+}
+
+// TakenError says that another process has a port that the engine chose.
+type TakenError struct{ Port portset.Port }
+
+func (e *TakenError) Error() string {
+	return nat.DescribeFrontend(e.Port.Mapping()) + " is held by another process"
+}
+
+// Switch prepares a change.
+func (h *Holder) Switch(c Change) *Switch {
+	s := &Switch{h: h, c: c}
+	if len(c.Released) != 0 {
+		s.released = make(map[portset.Frontend]struct{}, len(c.Released))
+	}
+	for _, p := range c.Released {
+		s.released[p.Frontend] = struct{}{}
+	}
+	return s
+}
+
+// Bind binds the added ports, and before that gives up removed ones that overlap with
+// them. The error is a *TakenError if another process has a port that the engine chose.
+func (s *Switch) Bind() error {
+	s.giveUp()
+	for i, p := range s.c.Added {
+		s.h.opts.Progress("bind", i, len(s.c.Added))
+		if err := s.h.bind(p.Frontend); err != nil {
+			if i >= len(s.c.Added)-s.c.Chosen && errors.Is(err, unix.EADDRINUSE) {
+				return &TakenError{p}
+			}
+			return s.h.bindError(p, len(s.c.Added), err)
+		}
+		s.bound = s.c.Added[:i+1]
+	}
+	return nil
+}
+
+// giveUp retires removed ports with the number of an added one.
+func (s *Switch) giveUp() {
+	type number struct {
+		proto nat.Proto
+		port  uint16
+	}
+	added := make(map[number]struct{}, len(s.c.Added))
+	for _, p := range s.c.Added {
+		added[number{p.Proto, p.AddrPort.Port()}] = struct{}{}
+	}
+	for _, p := range s.c.Removed {
+		if _, ok := added[number{p.Proto, p.AddrPort.Port()}]; ok {
+			s.given = append(s.given, given{p, s.h.ports[p.Frontend].proxy})
+			s.h.Retire(p.Frontend)
+		}
+	}
+}
+
+// UndoBind gives the bound ports back and takes those again that were given up.
+func (s *Switch) UndoBind() error {
+	var errs []error
+	for _, p := range s.bound {
+		errs = append(errs, s.h.release(p.Frontend, proxy.Proxy.Close))
+	}
+	for _, g := range s.given {
+		errs = append(errs, s.h.restore(g.Port))
+	}
+	return errors.Join(errs...)
+}
+
+// restore holds a port as before the change.
+func (h *Holder) restore(p portset.Port) error {
+	err := h.hold(p)
+	if err != nil {
+		h.scheduleRetry(p.Frontend)
+		err = h.bindError(p, 1, err)
+	}
+	return err
+}
+
+// Serve opens the proxies of added ports, and gives those of moved ones their new
+// backends.
+func (s *Switch) Serve() error {
+	for i, p := range s.c.Added {
+		s.h.opts.Progress("open", i, s.c.LenAfter())
+		if err := s.h.serve(p); err != nil {
+			return fmt.Errorf("open proxy of %s: %w", p.Mapping(), err)
+		}
+	}
+	for i, m := range s.c.Moved {
+		s.h.opts.Progress("open", len(s.c.Added)+i, s.c.LenAfter())
+		end := proxy.Proxy.Retire
+		if s.killsMoved(m) {
+			end = proxy.Proxy.Close
+		}
+		if err := s.h.move(m, end); err != nil {
+			return fmt.Errorf("move proxy of %s: %w", m.After().Mapping(), err)
+		}
+	}
+	for _, m := range s.c.Moved {
+		if s.killsMoved(m) {
+			s.h.reset(m.Frontend)
+		}
+	}
+	for _, p := range s.c.Released { // one may be published as it was, by itself
+		s.h.reset(p.Frontend)
+	}
+	return nil
+}
+
+// UndoServe gives the proxies of moved ports their old backends.
+func (s *Switch) UndoServe() error {
+	var errs []error
+	for _, m := range s.c.Moved {
+		errs = append(errs, s.h.restore(m.Before()))
+	}
+	return errors.Join(errs...)
+}
+
+// Finish ends the connections of removed ports that the change is to end.
+func (s *Switch) Finish() {
+	for _, p := range s.c.Removed {
+		if s.kills(p.Frontend) {
+			s.h.logEnd(p.Frontend, s.h.release(p.Frontend, proxy.Proxy.Close))
+		}
+	}
+	for _, g := range s.given {
+		if g.proxy != nil && s.kills(g.Frontend) {
+			s.h.logEnd(g.Frontend, g.proxy.Close())
+		}
+	}
+}
+
+func (s *Switch) kills(f portset.Frontend) bool {
+	_, released := s.released[f]
+	return s.c.KillTCP || released
+}
+
+func (s *Switch) killsMoved(m portset.Move) bool {
+	_, released := s.released[m.Frontend]
+	return released || s.c.KillTCP && m.From.Backend != m.To.Backend
+}
+
+// reset ends the connections and flows of a port's proxy.
+func (h *Holder) reset(f portset.Frontend) {
+	if px := h.ports[f].proxy; px != nil {
+		_ = px.Reset() // the only error: it is closed, and so are they
+	}
+}
