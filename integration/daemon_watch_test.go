@@ -321,7 +321,7 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 	require.Equal(t, 2, strings.Count(p.Output(), "others removed the state file or its lock"), p.Output())
 	require.Empty(t, s.status(t).Warnings)
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
-	require.Contains(t, withoutComments(t, path), "8081->172.30.0.2:80")
+	require.Contains(t, fileAsExport(t, path), "8081->172.30.0.2:80")
 
 	// If its directory is gone, it says so once.
 	require.NoError(t, os.RemoveAll(filepath.Dir(path)))

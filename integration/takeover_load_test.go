@@ -14,7 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,6 +25,7 @@ import (
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/state"
 )
 
 // callers ask a server as fast as they can, one connection or datagram after another.
@@ -320,12 +321,14 @@ func notifySocket(t *testing.T) (path string, told <-chan string) {
 	return path, lines
 }
 
-var commentLine = regexp.MustCompile(`(?m)^#.*\n`)
-
-// withoutComments is a state file as export would print it.
-func withoutComments(t *testing.T, path string) string {
+// fileAsExport is what export prints of a state file.
+func fileAsExport(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	return commentLine.ReplaceAllString(string(text), "")
+	kept, err := state.Decode(bytes.NewReader(text), path)
+	require.NoError(t, err)
+	var b strings.Builder
+	require.NoError(t, state.Encode(&b, kept))
+	return b.String()
 }
