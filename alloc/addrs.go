@@ -71,6 +71,17 @@ func NewAddrs(prefix netip.Prefix, reserved ...netip.Addr) (*Addrs, error) {
 	return a, nil
 }
 
+// Clone returns a pool of its own with the same leases and cursor.
+func (a *Addrs) Clone() *Addrs {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &Addrs{
+		prefix: a.prefix, first: a.first, last: a.last,
+		used: a.used.clone(), reserved: a.reserved.clone(), leases: a.leases,
+		cursor: a.cursor, full: a.full,
+	}
+}
+
 // unmap returns the IPv4 prefix that p means, if it is an IPv4-mapped one, and
 // no prefix if it is one too short to mean any.
 func unmap(p netip.Prefix) netip.Prefix {

@@ -48,6 +48,20 @@ func (n *node) covers(k key) bool {
 	return (k.hi^n.base.hi)>>(s-64) == 0
 }
 
+func (t *tree) clone() tree { return tree{root: t.root.clone()} }
+
+func (n *node) clone() *node {
+	if n == nil {
+		return nil
+	}
+	c := &node{base: n.base, level: n.level, block: block{full: n.full, part: n.part}}
+	c.words = append(c.one[:0], n.words...)
+	for _, kid := range n.kids {
+		c.kids = append(c.kids, kid.clone())
+	}
+	return c
+}
+
 // has reports whether k is in the set.
 func (t *tree) has(k key) bool {
 	for n := t.root; n != nil && n.covers(k); {

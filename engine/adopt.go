@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/table"
@@ -48,7 +49,7 @@ func (e *Engine) adoptOnce() error {
 		e.syncExternal(f, len(notes))
 	} else {
 		e.table.SetPresent()
-		e.take(f.elements, f.book)
+		e.take(f.elements, f.ipam)
 		e.adoptHairpins()
 	}
 	if e.opts.ReadOnly {
@@ -76,9 +77,9 @@ const (
 type found struct {
 	outcome  outcome
 	contents table.Contents
-	// elements are those of the table after the outcome, and book what they record.
+	// elements are those of the table after the outcome, and ipam what they record.
 	elements []nft.Element
-	book     book
+	ipam     *ipam.State
 	// foreign are elements that no engine makes; missing are those that the records
 	// ask for.
 	foreign, missing []nft.Element
@@ -100,13 +101,13 @@ func (e *Engine) classify(c table.Contents) found {
 		f.outcome = rewrite
 		return f
 	}
-	f.book, f.foreign = readBook(c.Elements)
-	ours, others := e.sortOut(c.Elements, f.book, f.foreign)
+	f.ipam, f.foreign = readIPAM(c.Elements)
+	ours, others := e.sortOut(c.Elements, f.ipam, f.foreign)
 	f.foreign = append(f.foreign, others...)
 	for _, el := range f.foreign {
 		d.Add("an engine makes no such element: %s", el)
 	}
-	f.missing = f.book.missing(ours)
+	f.missing = missingElements(f.ipam, ours)
 	for _, el := range f.missing {
 		d.Add("an element is missing: %s", el)
 	}
@@ -120,7 +121,7 @@ func (e *Engine) classify(c table.Contents) found {
 // sortOut parts the elements that an engine can have made from those that others must
 // have written. Those cannot stay: nobody would see them, and yet they would be in the
 // way of mappings. Of the records the book has said already which are strange.
-func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.Element) (ours, strange []nft.Element) {
+func (e *Engine) sortOut(elements []nft.Element, b *ipam.State, strangeRecords []nft.Element) (ours, strange []nft.Element) {
 	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements, b)
 	twice := outdone(elements, kinds, now)
 	bad := make(map[nft.Element]struct{}, len(strangeRecords))
@@ -176,14 +177,14 @@ func (e *Engine) sortOut(elements []nft.Element, b book, strangeRecords []nft.El
 }
 
 // nestedSegments returns the segments that no engine makes.
-func nestedSegments(elements []nft.Element, b book) map[netip.Prefix]bool {
+func nestedSegments(elements []nft.Element, b *ipam.State) map[netip.Prefix]bool {
 	var all []netip.Prefix
 	for _, el := range behindMappings(elements) {
 		if p, ok := el.Key.Segment(); ok {
 			all = append(all, p)
 		}
 	}
-	return segment.Nested(all, networkPrefixesOf(b.networks))
+	return segment.Nested(all, b.Prefixes())
 }
 
 // outdone are the frontends that have an element in a map that no rule looks up and
@@ -224,11 +225,12 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 }
 
 // take makes the elements what the engine knows to be published.
-func (e *Engine) take(elements []nft.Element, b book) {
+func (e *Engine) take(elements []nft.Element, b *ipam.State) {
 	e.reserved.RemoveAll(e.mappings.All)
 	e.published = newPublished(e.reserved)
 	e.hairpins.records = map[netip.Addr]string{}
-	e.open(b)
+	b.Adopt(e.ipam)
+	e.ipam = b
 	for _, el := range behindMappings(elements) {
 		if p, ok := el.Key.Segment(); ok {
 			e.segments[p] = 0
@@ -237,8 +239,8 @@ func (e *Engine) take(elements []nft.Element, b book) {
 			e.hairpins.records[backend] = port
 		}
 	}
-	for _, n := range e.networks {
-		e.segments[n.Prefix] = 1 // it stays when nothing is published on it
+	for _, p := range e.ipam.Prefixes() {
+		e.segments[p] = 1 // it stays when nothing is published on it
 	}
 	kinds, now := mapKinds(), e.now()
 	var kind kindOf

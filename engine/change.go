@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
@@ -43,16 +44,17 @@ type change struct {
 	// They are among what it removes, or moves if the frontend is somebody else's then, or
 	// none of both if that leads to the same.
 	released []portset.Port
-	// records are of networks and endpoints, and apply makes in what the engine knows
-	// what they say; nil: nothing.
-	records records
-	apply   func()
-	// forwards are networks whose way out the change is the beginning of.
-	forwards []*network
-	// rearranged is whether it changes what networks there are, to these. The segments
-	// are worked out anew then, and routes are to the backends of all that is published.
-	rearranged bool
-	networks   map[string]*network
+	// ipam is the state of networks and leases after the change, nil: that before it.
+	// ipamDiff is what differs.
+	ipam     *ipam.State
+	ipamDiff ipam.Diff
+	// newNetworks need IP forwarding.
+	newNetworks []nat.Network
+	// allSegments is whether all segments are computed again, because the networks are
+	// others. Then routes has all backends that are published.
+	allSegments bool
+	// notes are elements for UDP ports that the change removes: see ended.go.
+	notes []nft.Element
 }
 
 // changeAttempts bounds how often a call is decided again because somebody else
@@ -130,8 +132,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	}
 	e.opts.Trace("commit")
 	segments := e.segmentsAfter(c)
-	notes := c.notes()
-	c.records.come = append(slices.Clip(c.records.come), notes...)
+	c.notes = endedNotes(c.Removed)
 	if err := ctx.Err(); err != nil {
 		return undo.after(err)
 	}
@@ -168,7 +169,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 		ports.Finish()
 	}
 	e.note(c, segments)
-	e.forgetEnded(notes)
+	e.forgetEnded(c.notes)
 	e.holder.RetryNow()
 	e.notifyChange(c)
 	e.opts.Trace("done")
@@ -208,7 +209,7 @@ func (e *Engine) forward(c change, undo *undoList) error {
 			links = append(links, link)
 		}
 	}
-	for _, n := range c.forwards {
+	for _, n := range c.newNetworks {
 		four, six = four || n.Gateway.Is4(), six || n.Gateway.Is6()
 	}
 	changed, atRisk, err := e.forwarding.TurnOn(four, six, links)
@@ -230,9 +231,10 @@ func (e *Engine) commitTable(c change, after segment.Counts, undo *undoList) err
 		return e.makeTable(c, after, undo)
 	}
 	removed, added := segment.Diff(e.segments, after)
+	gone, come := ipamDiff(c.ipamDiff)
 	ch := nft.Change{
-		Delete: append(e.elements(c.Before, c.LenBefore(), removed, c.records.gone), c.hairpins.removed()...),
-		Add:    append(e.elements(c.After, c.LenAfter(), added, c.records.come), c.hairpins.added()...),
+		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), c.hairpins.removed()...),
+		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), c.hairpins.added()...),
 	}
 	if err := e.table.Update(ch); err != nil {
 		return err
@@ -249,7 +251,8 @@ func (e *Engine) makeTable(c change, segments segment.Counts, undo *undoList) er
 		after := e.mappingsAfter(c)
 		all, count = after.All, after.Len()
 	}
-	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), c.records.appliedTo(e.book.elements()))
+	state := e.ipamAfter(c)
+	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), append(ipamElements(state.Networks(), state.Leases()), c.notes...))
 	es = append(es, e.hairpins.all(c.hairpins)...)
 	if err := e.table.Create(es); err != nil {
 		return err
@@ -261,11 +264,20 @@ func (e *Engine) makeTable(c change, segments segment.Counts, undo *undoList) er
 // segmentsAfter returns the segments after a change.
 func (e *Engine) segmentsAfter(c change) segment.Counts {
 	onLink := func(backend netip.Addr) netip.Prefix { return c.routes[backend].OnLink }
-	if !c.rearranged {
-		return e.segments.Changed(e.backends, c.countsBefore, c.countsAfter, networkPrefixesOf(e.networks), onLink)
+	networks := e.ipamAfter(c).Prefixes()
+	if !c.allSegments {
+		return e.segments.Changed(e.backends, c.countsBefore, c.countsAfter, networks, onLink)
 	}
 	after := e.mappingsAfter(c)
-	return segment.Of(networkPrefixesOf(c.networks), portset.Count(after.All), onLink)
+	return segment.Of(networks, portset.Count(after.All), onLink)
+}
+
+// ipamAfter returns the state of networks and leases after a change.
+func (e *Engine) ipamAfter(c change) *ipam.State {
+	if c.ipam != nil {
+		return c.ipam
+	}
+	return e.ipam
 }
 
 // mappingsAfter are all that is published after a change.
@@ -323,8 +335,9 @@ func (e *Engine) note(c change, segments segment.Counts) {
 	e.backends.AddAll(c.countsBefore, -1)
 	e.backends.AddAll(c.countsAfter, 1)
 	e.segments = segments
-	if c.apply != nil {
-		c.apply()
+	e.ipam = e.ipamAfter(c)
+	for _, l := range c.ipamDiff.RemovedLeases {
+		delete(e.handles, l.Name)
 	}
 	e.hairpins.note(c.hairpins)
 }

@@ -27,10 +27,9 @@ func endedName(backend netip.Addr) string {
 
 func isEnded(e nft.Element) bool { return strings.HasSuffix(e.Set, endedSuffix) }
 
-// notes are those that a change leaves.
-func (c change) notes() []nft.Element {
-	var es []nft.Element
-	for _, p := range c.Removed {
+// endedNotes returns the notes on ports that a change removes.
+func endedNotes(removed []portset.Port) (es []nft.Element) {
+	for _, p := range removed {
 		if p.Proto == nat.UDP && !p.ProxiedOnly() {
 			es = append(es, noteOf(p))
 		}

@@ -10,10 +10,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -21,40 +20,53 @@ import (
 // Endpoint is an address of a network with what is published of it. Its methods may be
 // called at the same time.
 type Endpoint struct {
-	engine        *Engine
-	name, network string
-	prefix        netip.Prefix
-	gateway, addr netip.Addr
+	engine *Engine
+	lease  *ipam.Lease
 }
 
 // Name is the endpoint's name, and Network that of its network.
-func (ep *Endpoint) Name() string { return ep.name }
+func (ep *Endpoint) Name() string { return ep.lease.Name }
 
 // Network is the name of the network that the address is of.
-func (ep *Endpoint) Network() string { return ep.network }
+func (ep *Endpoint) Network() string { return ep.lease.Network }
 
 // Address is the endpoint's address with the length of its network's prefix.
-func (ep *Endpoint) Address() netip.Prefix { return netip.PrefixFrom(ep.addr, ep.prefix.Bits()) }
+func (ep *Endpoint) Address() netip.Prefix {
+	return netip.PrefixFrom(ep.lease.Addr, ep.lease.Prefix.Bits())
+}
 
 // Gateway is the host's address on the network.
-func (ep *Endpoint) Gateway() netip.Addr { return ep.gateway }
+func (ep *Endpoint) Gateway() netip.Addr { return ep.lease.Gateway }
+
+// endpoint returns the handle of a lease: the same one each time.
+func (e *Engine) endpoint(l *ipam.Lease) *Endpoint {
+	if ep := e.handles[l.Name]; ep != nil && ep.lease == l {
+		return ep
+	}
+	ep := &Endpoint{e, l}
+	e.handles[l.Name] = ep
+	return ep
+}
+
+// released reports whether the endpoint is gone.
+func (ep *Endpoint) released() bool { return ep.engine.ipam.Lease(ep.lease.Name) != ep.lease }
 
 // Mappings returns what is published of the endpoint now, in the order of Compare, each of
 // a single port: mappings that have its name and lead to its address. None after Release.
 func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	e := ep.engine
 	return view(ctx, e, func() ([]nat.Mapping, error) {
-		if e.endpoints[ep.name] != ep {
+		if ep.released() {
 			return nil, nil
 		}
-		return sortedMappings(slices.Values(e.portsOf(ep))), nil
+		return sortedMappings(slices.Values(e.portsOf(ep.lease))), nil
 	})
 }
 
-// portsOf are the published ports of an endpoint.
-func (e *Engine) portsOf(ep *Endpoint) (ports []portset.Port) {
+// portsOf returns the published ports of an endpoint.
+func (e *Engine) portsOf(l *ipam.Lease) (ports []portset.Port) {
 	for p := range e.mappings.All {
-		if p.Name == ep.name && p.Backend.Addr() == ep.addr {
+		if p.Name == l.Name && p.Backend.Addr() == l.Addr {
 			ports = append(ports, p)
 		}
 	}
@@ -95,30 +107,22 @@ func (e *Engine) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, err
 	return ep, nil
 }
 
-func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint, err error) {
-	if have := e.endpoints[a.Name]; have != nil {
+func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
+	if have := e.ipam.Lease(a.Name); have != nil {
 		if e.attachedAs(have, a) {
 			e.unchanged(true)
-			return have, e.confirm()
+			return e.endpoint(have), e.confirm()
 		}
-		return nil, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.addr)}
+		return nil, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Addr)}
 	}
-	n, err := e.networkFor(a)
-	if err != nil {
+	after := e.ipam.Clone()
+	lease, err := after.Attach(a, e.isLocal)
+	if errors.Is(err, ipam.ErrNoNetwork) {
+		return nil, &missingError{nat.WhatNetwork, a.Network}
+	} else if err != nil {
 		return nil, err
 	}
-	before := n.addrs.Cursor()
-	addr, err := e.lease(n, a.Address)
-	if err != nil {
-		return nil, errors.Join(err, n.addrs.SetCursor(before))
-	}
-	defer func() {
-		if err != nil {
-			n.addrs.Release(addr)
-			err = errors.Join(err, n.addrs.SetCursor(before))
-		}
-	}()
-	ms := a.Mappings(addr)
+	ms := a.Mappings(lease.Addr)
 	if err := e.validate(ms); err != nil {
 		return nil, err
 	}
@@ -128,32 +132,33 @@ func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoin
 			return nil, err
 		}
 	}
-	ep := &Endpoint{engine: e, name: a.Name, network: n.Name, prefix: n.Prefix, gateway: n.Gateway, addr: addr}
-	base := change{routes: hosts.Routes(), records: n.moveCursor()}
-	base.records.come = append(base.records.come, leaseElement(a.Name, addr))
-	base.apply = func() {
-		n.cursor = n.addrs.Cursor()
-		e.endpoints[a.Name] = ep
-	}
+	base := change{routes: hosts.Routes()}
+	e.changeIPAM(&base, after)
 	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err
 	}
-	return ep, nil
+	return e.endpoint(lease), nil
+}
+
+// isLocal reports whether an address is this host's own.
+func (e *Engine) isLocal(a netip.Addr) (bool, error) {
+	r, err := e.host.Lookup(a)
+	return r.Kind == hostnet.Local, err
 }
 
 // attachedAs reports whether attaching again makes this endpoint.
-func (e *Engine) attachedAs(ep *Endpoint, a nat.EndpointSpec) bool {
-	if a.Network != "" && a.Network != ep.network || a.Address.IsValid() && a.Address != ep.addr {
+func (e *Engine) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
+	if a.Network != "" && a.Network != l.Network || a.Address.IsValid() && a.Address != l.Addr {
 		return false
 	}
 	left := map[portset.Frontend]portset.Target{} // that no spec has asked for yet
-	for _, p := range e.portsOf(ep) {
+	for _, p := range e.portsOf(l) {
 		if _, ok := nat.SpecOf(p.Mapping()); ok {
 			left[p.Frontend] = p.Target
 		}
 	}
 	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
-	for _, m := range a.Mappings(ep.addr) {
+	for _, m := range a.Mappings(l.Addr) {
 		if m.Frontend.Port() == 0 {
 			e.findChosen(&m, left)
 		}
@@ -204,108 +209,6 @@ func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) boo
 	return true
 }
 
-// networkFor finds the network that an endpoint is to be in.
-func (e *Engine) networkFor(a nat.EndpointSpec) (*network, error) {
-	switch {
-	case a.Network != "":
-		n := e.networks[a.Network]
-		if n == nil {
-			return nil, &missingError{nat.WhatNetwork, a.Network}
-		}
-		return n, nil
-	case a.Address.IsValid():
-		for _, n := range e.networks {
-			if n.Prefix.Contains(a.Address) {
-				return n, nil
-			}
-		}
-		return nil, &nat.InvalidError{What: "address", Input: a.Address.String(), Reason: "it is in none of the networks"}
-	case len(e.networks) == 0:
-		return nil, &missingError{nat.WhatNetwork, ""}
-	case len(e.networks) > 1:
-		names := make([]string, 0, len(e.networks))
-		for name := range e.networks {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		return nil, &nat.InvalidError{What: nat.WhatEndpoint, Input: a.Name, Reason: "say which network it is in: " + strings.Join(names, ", ")}
-	}
-	for _, n := range e.networks {
-		return n, nil
-	}
-	return nil, nil
-}
-
-// leaseAttempts bounds how many addresses are passed over because they are this host's
-// own.
-const leaseAttempts = 64
-
-// lease takes an address of the network: this one, or the next.
-func (e *Engine) lease(n *network, want netip.Addr) (netip.Addr, error) {
-	if want.IsValid() {
-		return want, e.leaseThis(n, want)
-	}
-	var own []netip.Addr
-	defer func() {
-		for _, a := range own {
-			n.addrs.Release(a)
-		}
-	}()
-	for range leaseAttempts {
-		a, err := n.addrs.Next()
-		if err != nil {
-			return netip.Addr{}, fmt.Errorf("network %s is full: %w", n, err)
-		}
-		r, err := e.host.Lookup(a)
-		if err != nil || r.Kind != hostnet.Local {
-			if err != nil {
-				own = append(own, a)
-			}
-			return a, err
-		}
-		own = append(own, a)
-	}
-	return netip.Addr{}, fmt.Errorf("network %s: the next %d addresses are this host's own: %w", n, leaseAttempts, alloc.ErrExhausted)
-}
-
-func (e *Engine) leaseThis(n *network, want netip.Addr) error {
-	invalid := func(reason string) error {
-		return &nat.InvalidError{What: "address", Input: want.String(), Reason: reason}
-	}
-	switch err := n.addrs.Reserve(want); {
-	case errors.Is(err, alloc.ErrRange):
-		return invalid(fmt.Sprintf("it is not in network %s", n))
-	case errors.Is(err, alloc.ErrReserved) && want == n.Gateway:
-		return invalid(fmt.Sprintf("it is the gateway of network %s", n))
-	case errors.Is(err, alloc.ErrReserved) && want == n.Prefix.Addr():
-		return invalid(fmt.Sprintf("it is the first address of network %s, which no host has", n))
-	case errors.Is(err, alloc.ErrReserved):
-		return invalid(fmt.Sprintf("it is the broadcast address of network %s", n))
-	case errors.Is(err, alloc.ErrInUse):
-		return &nat.TakenError{What: "address " + want.String(), Holder: e.holderOf(want)}
-	case err != nil:
-		return err
-	}
-	r, err := e.host.Lookup(want)
-	if err == nil && r.Kind == hostnet.Local {
-		err = &nat.TakenError{What: "address " + want.String(), Holder: "this host itself"}
-	}
-	if err != nil {
-		n.addrs.Release(want)
-	}
-	return err
-}
-
-// holderOf names the endpoint that has an address.
-func (e *Engine) holderOf(a netip.Addr) string {
-	for _, ep := range e.endpoints {
-		if ep.addr == a {
-			return "endpoint " + ep.name
-		}
-	}
-	return "an endpoint"
-}
-
 // Release gives the address and all ports of the endpoint back, in one transaction, and
 // ends the connections to it: its address may be somebody else's next. Releasing again,
 // or what is gone already, does nothing. On an error nothing has changed, and Release
@@ -314,13 +217,13 @@ func (ep *Endpoint) Release(ctx context.Context) error {
 	e := ep.engine
 	_, err := update(ctx, e, func() (struct{}, error) {
 		err := e.retryOnConflict(ctx, func() error {
-			if e.endpoints[ep.name] != ep {
+			if ep.released() {
 				return nil
 			}
-			return e.detachOnce(ctx, ep)
+			return e.detachOnce(ctx, ep.lease)
 		})
 		if err != nil {
-			err = fmt.Errorf("detach %s: %w", ep.name, err)
+			err = fmt.Errorf("detach %s: %w", ep.lease.Name, err)
 		}
 		return struct{}{}, err
 	})
@@ -335,13 +238,12 @@ func (e *Engine) Detach(ctx context.Context, name string) ([]nat.Mapping, error)
 
 func (e *Engine) detach(ctx context.Context, name string) (done []nat.Mapping, err error) {
 	err = e.retryOnConflict(ctx, func() error {
-		ep := e.endpoints[name]
-		if ep == nil {
+		lease := e.ipam.Lease(name)
+		if lease == nil {
 			return &missingError{nat.WhatEndpoint, name}
 		}
-		ports := e.portsOf(ep)
-		done = portset.Collapse(ports)
-		return e.detachOnce(ctx, ep)
+		done = portset.Collapse(e.portsOf(lease))
+		return e.detachOnce(ctx, lease)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("detach %s: %w", name, err)
@@ -349,43 +251,33 @@ func (e *Engine) detach(ctx context.Context, name string) (done []nat.Mapping, e
 	return done, nil
 }
 
-func (e *Engine) detachOnce(ctx context.Context, ep *Endpoint) error {
-	n := e.networks[ep.network]
-	before := n.addrs.Cursor()
-	n.addrs.Release(ep.addr)
-	c := change{Change: portset.Change{Removed: e.portsOf(ep)}, killTCP: true, records: n.moveCursor()}
-	c.records.gone = append(c.records.gone, leaseElement(ep.name, ep.addr))
-	c.apply = func() {
-		n.cursor = n.addrs.Cursor()
-		delete(e.endpoints, ep.name)
-	}
-	if err := e.commit(ctx, c); err != nil {
-		return errors.Join(err, n.addrs.Reserve(ep.addr), n.addrs.SetCursor(before))
-	}
-	return nil
+func (e *Engine) detachOnce(ctx context.Context, l *ipam.Lease) error {
+	after := e.ipam.Clone()
+	after.Release(l.Name)
+	c := change{Change: portset.Change{Removed: e.portsOf(l)}, killTCP: true}
+	e.changeIPAM(&c, after)
+	return e.commit(ctx, c)
 }
 
 // Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Endpoint(ctx context.Context, name string) (*Endpoint, error) {
 	return view(ctx, e, func() (*Endpoint, error) {
-		ep := e.endpoints[name]
-		if ep == nil {
+		lease := e.ipam.Lease(name)
+		if lease == nil {
 			return nil, &missingError{nat.WhatEndpoint, name}
 		}
-		return ep, nil
+		return e.endpoint(lease), nil
 	})
 }
 
 // Endpoints returns all endpoints, by name.
 func (e *Engine) Endpoints(ctx context.Context) ([]*Endpoint, error) {
-	return view(ctx, e, func() ([]*Endpoint, error) { return e.sortedEndpoints(), nil })
-}
-
-func (b book) sortedEndpoints() []*Endpoint {
-	all := make([]*Endpoint, 0, len(b.endpoints))
-	for _, ep := range b.endpoints {
-		all = append(all, ep)
-	}
-	slices.SortFunc(all, func(a, b *Endpoint) int { return strings.Compare(a.name, b.name) })
-	return all
+	return view(ctx, e, func() ([]*Endpoint, error) {
+		leases := e.ipam.Leases()
+		all := make([]*Endpoint, len(leases))
+		for i, l := range leases {
+			all[i] = e.endpoint(l)
+		}
+		return all, nil
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
@@ -48,8 +49,10 @@ type Engine struct {
 	// failedRepairs counts checks of the table that failed.
 	failedRepairs int
 	published
-	// networks and endpoints are those on record, by name.
-	book
+	// ipam has the networks and the leases of endpoints, and handles what callers have of
+	// them, by name.
+	ipam    *ipam.State
+	handles map[string]*Endpoint
 	// place is the network namespace, for a Store. Before what was kept and what was found
 	// are reconciled nothing is saved.
 	place      string
@@ -99,7 +102,7 @@ func newEngine(opts Options) *Engine {
 		mu:   newMutex(),
 		opts: opts, now: time.Now,
 		published: newPublished(nil), sooner: make(chan struct{}, 1),
-		closing: make(chan struct{}), book: newBook(),
+		closing: make(chan struct{}), ipam: ipam.New(), handles: map[string]*Endpoint{},
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
 	e.hairpins = newHairpins(e.log)

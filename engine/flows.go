@@ -4,13 +4,9 @@
 package engine
 
 import (
-	"net/netip"
-
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/flows"
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
-	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -30,22 +26,12 @@ func (e *Engine) deleteFlows(proto nat.Proto, c portset.Change) error {
 
 // deleteOutageFlows deletes what networks began or accepted while the table was gone.
 func (e *Engine) deleteOutageFlows() error {
-	prefixes := e.prefixes()
-	if len(prefixes) == 0 {
+	if networks, _ := e.ipam.Len(); networks == 0 {
 		return nil
 	}
-	return e.flowDeleter().Outage(func(a netip.Addr) (nat.Network, bool) {
-		p, ok := segment.Around(prefixes, a)
-		if !ok {
-			return nat.Network{}, false
-		}
-		return prefixes[p].Network, true
-	})
+	return e.flowDeleter().Outage(e.ipam.NetworkOf)
 }
 
 func (e *Engine) flowDeleter() flows.Deleter {
-	return flows.Deleter{Table: e.flows, IsLocal: func(a netip.Addr) (bool, error) {
-		r, err := e.host.Lookup(a)
-		return r.Kind == hostnet.Local, err
-	}}
+	return flows.Deleter{Table: e.flows, IsLocal: e.isLocal}
 }

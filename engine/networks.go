@@ -6,11 +6,10 @@ package engine
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -31,68 +30,34 @@ func (e *Engine) createNetwork(ctx context.Context, n nat.Network) (nat.Network,
 	if err := n.Validate(); err != nil {
 		return nat.Network{}, err
 	}
-	var made *network
 	err := e.retryOnConflict(ctx, func() error {
-		var err error
-		if have := e.networks[n.Name]; have != nil && have.declaredAs(n) {
-			made = have
+		if e.ipam.Has(n) {
 			e.unchanged(true)
 			return e.confirm()
 		}
-		if made, err = e.checkNetwork(n, e.networks); err != nil {
+		after := e.ipam.Clone()
+		if err := after.AddNetwork(n); err != nil {
 			return err
 		}
-		return e.rearrange(ctx, func(c *change) {
-			c.records.come = append(made.declared(), made.cursorElement(made.addrs.Cursor()))
-			c.apply = func() {
-				made.cursor = made.addrs.Cursor()
-				e.networks[made.Name] = made
-			}
-		}, made, nil)
+		if err := e.checkPrefix(n); err != nil {
+			return err
+		}
+		return e.commitNetworks(ctx, after)
 	})
 	if err != nil {
 		return nat.Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
-	return made.now(), nil
+	n, _ = e.ipam.Network(n.Name)
+	return n, nil
 }
 
-// declaredAs reports whether declaring the network makes this one.
-func (n *network) declaredAs(other nat.Network) bool {
-	made, err := newNetwork(other)
-	if err != nil {
-		return false
-	}
-	now := n.now()
-	want := made.now()
-	if !other.Next.IsValid() {
-		want.Next = now.Next
-	}
-	return now == want
-}
-
-// checkNetwork makes the network, unless something is in its way.
-func (e *Engine) checkNetwork(n nat.Network, others map[string]*network) (*network, error) {
-	if others[n.Name] != nil {
-		return nil, &nat.TakenError{What: "network " + others[n.Name].String()}
-	}
-	made, err := newNetwork(n)
-	if err != nil {
-		return nil, err
-	}
-	what := "prefix " + n.Prefix.String()
-	for _, have := range others {
-		if have.Prefix.Overlaps(n.Prefix) {
-			return nil, &nat.TakenError{What: what, Holder: "network " + have.String()}
-		}
-	}
-	other, err := e.host.Overlap(made.Network)
+// checkPrefix refuses a network whose prefix has a route that leads elsewhere.
+func (e *Engine) checkPrefix(n nat.Network) error {
+	other, err := e.host.Overlap(n.WithDefaults())
 	if err == nil && other != "" {
-		err = &nat.TakenError{What: what, Holder: other}
+		err = &nat.TakenError{What: "prefix " + n.Prefix.String(), Holder: other}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return made, nil
+	return err
 }
 
 // RemoveNetwork takes a network back, as long as no endpoint is in it. Mappings to
@@ -107,17 +72,15 @@ func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
 
 func (e *Engine) removeNetwork(ctx context.Context, name string) error {
 	err := e.retryOnConflict(ctx, func() error {
-		n := e.networks[name]
-		if n == nil {
+		if _, ok := e.ipam.Network(name); !ok {
 			return &missingError{nat.WhatNetwork, name}
 		}
 		if inside := e.endpointsIn(name); len(inside) != 0 {
 			return &nat.TakenError{What: "network " + name, Holder: "endpoint " + strings.Join(inside, ", ")}
 		}
-		return e.rearrange(ctx, func(c *change) {
-			c.records.gone = n.recorded()
-			c.apply = func() { delete(e.networks, name) }
-		}, nil, n)
+		after := e.ipam.Clone()
+		after.RemoveNetwork(name)
+		return e.commitNetworks(ctx, after)
 	})
 	if err != nil {
 		return fmt.Errorf("remove network %s: %w", name, err)
@@ -128,14 +91,14 @@ func (e *Engine) removeNetwork(ctx context.Context, name string) error {
 // endpointsIn names the endpoints of a network, in order, the first few of them.
 func (e *Engine) endpointsIn(network string) (names []string) {
 	const few = 3
-	for _, ep := range e.sortedEndpoints() {
-		if ep.network != network {
+	for _, l := range e.ipam.Leases() {
+		if l.Network != network {
 			continue
 		}
 		if len(names) == few {
 			return append(names, "…")
 		}
-		names = append(names, ep.name)
+		names = append(names, l.Name)
 	}
 	return names
 }
@@ -143,44 +106,52 @@ func (e *Engine) endpointsIn(network string) (names []string) {
 // Network finds the network of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Network(ctx context.Context, name string) (nat.Network, error) {
 	return view(ctx, e, func() (nat.Network, error) {
-		n := e.networks[name]
-		if n == nil {
+		n, ok := e.ipam.Network(name)
+		if !ok {
 			return nat.Network{}, &missingError{nat.WhatNetwork, name}
 		}
-		return n.now(), nil
+		return n, nil
 	})
 }
 
 // Networks returns all networks, by name.
 func (e *Engine) Networks(ctx context.Context) ([]nat.Network, error) {
-	return view(ctx, e, func() ([]nat.Network, error) { return e.sortedNetworks(), nil })
+	return view(ctx, e, func() ([]nat.Network, error) { return e.ipam.Networks(), nil })
 }
 
-func (b book) sortedNetworks() []nat.Network {
-	all := make([]nat.Network, 0, len(b.networks))
-	for _, n := range b.networks {
-		all = append(all, n.now())
+// commitNetworks commits a change of networks alone.
+func (e *Engine) commitNetworks(ctx context.Context, after *ipam.State) error {
+	var c change
+	e.changeIPAM(&c, after)
+	if err := e.lookUpAll(&c); err != nil {
+		return err
 	}
-	slices.SortFunc(all, func(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) })
-	return all
+	return e.commit(ctx, c)
 }
 
-// rearrange commits a change of what networks there are, one that comes or one that
-// goes: with it the segments are worked out anew, from all that is published.
-func (e *Engine) rearrange(ctx context.Context, fill func(*change), come, gone *network) error {
-	c := change{networks: maps.Clone(e.networks), rearranged: true}
-	if gone != nil {
-		delete(c.networks, gone.Name)
+// changeIPAM makes networks and leases those of another state, as a part of a change.
+func (e *Engine) changeIPAM(c *change, after *ipam.State) {
+	c.ipam, c.ipamDiff = after, ipam.Compare(e.ipam, after)
+	for _, n := range c.ipamDiff.AddedNetworks {
+		if have, ok := e.ipam.Network(n.Name); !ok || have.Prefix != n.Prefix {
+			c.newNetworks = append(c.newNetworks, n)
+		}
 	}
-	if come != nil {
-		c.networks[come.Name] = come
-		c.forwards = []*network{come}
+	had, _ := e.ipam.Len()
+	has, _ := after.Len()
+	c.allSegments = len(c.newNetworks) != 0 || had != has
+}
+
+// lookUpAll looks up the routes to all backends, if the change needs them.
+func (e *Engine) lookUpAll(c *change) error {
+	if !c.allSegments {
+		return nil
 	}
-	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	if err := lookUpBackends(routes, e.mappings.All); err != nil {
+	routes := hostnet.NewRouteCache(e.host.Lookup, c.routes)
+	after := e.mappingsAfter(*c)
+	if err := lookUpBackends(routes, after.All); err != nil {
 		return err
 	}
 	c.routes = routes.Routes()
-	fill(&c)
-	return e.commit(ctx, c)
+	return nil
 }

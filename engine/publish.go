@@ -90,7 +90,7 @@ func (e *Engine) publishChosen(ctx context.Context, ms []nat.Mapping, c change, 
 	done, err := e.reserve(ms, &c, how)
 	switch {
 	case err != nil:
-	case c.Empty() && c.records.empty():
+	case c.Empty() && c.ipamDiff.Empty():
 		e.unchanged(true)
 		err = e.confirm()
 	default:

@@ -4,14 +4,13 @@
 package engine
 
 import (
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -39,32 +38,29 @@ func FuzzBook(f *testing.F) {
 				es = append(es, e)
 			}
 		}
-		b, strange := readBook(es)
-		require.LessOrEqual(t, len(strange), len(es))
-		for name, n := range b.networks {
-			require.Equal(t, name, n.Name)
+		state, foreign := readIPAM(es)
+		require.LessOrEqual(t, len(foreign), len(es))
+		networks := state.Networks()
+		for _, n := range networks {
 			require.NoError(t, n.Validate())
-			for other, o := range b.networks {
-				require.True(t, other == name || !o.Prefix.Overlaps(n.Prefix), "%s and %s", n, o)
+			for _, o := range networks {
+				require.True(t, o.Name == n.Name || !o.Prefix.Overlaps(n.Prefix), "%s and %s", n, o)
 			}
 		}
 		taken := map[netip.Addr]string{}
-		for name, ep := range b.endpoints {
-			require.NoError(t, nat.ValidateEndpointName(name))
-			n := b.networks[ep.network]
-			require.NotNil(t, n, "an endpoint of no network")
-			require.True(t, n.Prefix.Contains(ep.addr) && ep.addr != n.Gateway)
-			require.Empty(t, taken[ep.addr])
-			taken[ep.addr] = name
-			require.Contains(t, es, leaseElement(name, ep.addr), "nobody leased it")
+		for _, l := range state.Leases() {
+			require.NoError(t, nat.ValidateEndpointName(l.Name))
+			n, ok := state.Network(l.Network)
+			require.True(t, ok, "an endpoint of no network")
+			require.True(t, n.Prefix.Contains(l.Addr) && l.Addr != n.Gateway)
+			require.Empty(t, taken[l.Addr])
+			taken[l.Addr] = l.Name
+			require.Contains(t, es, leaseElement(l), "nobody leased it")
 		}
-		again, nothing := readBook(b.elements())
+		again, nothing := readIPAM(ipamElements(networks, state.Leases()))
 		require.Empty(t, nothing)
-		require.ElementsMatch(t, slices.Collect(maps.Keys(b.networks)), slices.Collect(maps.Keys(again.networks)))
-		for name, n := range b.networks {
-			require.Equal(t, n.now(), again.networks[name].now())
-		}
-		require.Equal(t, b.endpoints, again.endpoints)
+		require.Equal(t, networks, again.Networks())
+		require.Equal(t, state.Leases(), again.Leases())
 	})
 }
 
@@ -107,8 +103,9 @@ func FuzzParseNetwork(f *testing.F) {
 		}
 		requireInvalid(t, attachErr)
 		if err == nil {
-			made, err := newNetwork(n)
-			require.NoError(t, err)
+			state := ipam.New()
+			require.NoError(t, state.AddNetwork(n))
+			made, _ := state.Network(n.Name)
 			require.True(t, made.Prefix.Contains(made.Gateway))
 			again, err := nat.ParseNetwork(n.Name, n.Prefix.String(), made.Gateway.String())
 			require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
@@ -46,7 +47,7 @@ func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
 
 // records are the elements of all that is on record here beside mappings and segments.
 func (e *Engine) records() []nft.Element {
-	return append(e.book.elements(), e.hairpins.all(nil)...)
+	return append(ipamElements(e.ipam.Networks(), e.ipam.Leases()), e.hairpins.all(nil)...)
 }
 
 // rewrite makes the table hold what this engine knows, and ends the flows that others
@@ -104,11 +105,11 @@ func (e *Engine) warnOfFlows(err error) {
 // proxies and flows follow, as if a caller had asked for it. So many of the elements are
 // notes of mappings that have ended.
 func (e *Engine) syncExternal(f found, notes int) {
-	if e.isKnown(f.elements, f.book, notes) {
+	if e.isKnown(f.elements, f.ipam, notes) {
 		return
 	}
 	before := e.mappings
-	e.take(f.elements, f.book)
+	e.take(f.elements, f.ipam)
 	e.adoptHairpins()
 	c := change{Change: portset.Diff(&before, &e.mappings)}
 	e.warnOfFlows(e.deleteFlows(nat.UDP, c.Change))
@@ -117,7 +118,7 @@ func (e *Engine) syncExternal(f found, notes int) {
 
 // isKnown reports whether the elements are those that this engine holds for published,
 // and the records its own.
-func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
+func (e *Engine) isKnown(elements []nft.Element, b *ipam.State, notes int) bool {
 	kinds, now, known := mapKinds(), e.now(), 0
 	var kind kindOf
 	for i := range elements {
@@ -132,6 +133,7 @@ func (e *Engine) isKnown(elements []nft.Element, b book, notes int) bool {
 		known++
 	}
 	// None of the records is missing, so that more of them is all they can be.
-	return known == e.mappings.Len() && len(b.elements()) == len(e.book.elements()) &&
+	d := ipam.Compare(e.ipam, b)
+	return known == e.mappings.Len() && d.Empty() &&
 		len(elements) == known+notes+len(e.segments)+len(e.records())
 }

@@ -5,11 +5,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -90,11 +92,13 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	if same {
 		return nil
 	}
-	c := change{Change: portset.Change{Added: u.ports}, records: recordsBetween(e.book.elements(), u.book.elements())}
-	if c.Empty() && c.records.empty() {
+	c := change{Change: portset.Change{Added: u.ports}}
+	e.changeIPAM(&c, u.ipam)
+	if c.Empty() && c.ipamDiff.Empty() {
 		return nil
 	}
-	e.arrange(&c, u)
+	c.allSegments = true
+	e.lookUpReachable(&c)
 	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
 	if !e.opts.NoSysctl {
@@ -113,14 +117,13 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	if d := e.hairpinChange(ctx, c); d != nil {
 		e.applyHairpins(d)
 	}
-	e.log.Info("restored the stored state", "networks", len(u.networks), "endpoints", u.endpoints, "ports", len(u.ports))
+	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", u.endpoints, "ports", len(u.ports))
 	return nil
 }
 
-// arrange works out the segments of a change that restores. A route that cannot be asked
-// about, or is yet to come, leaves its segment out.
-func (e *Engine) arrange(c *change, u *union) {
-	c.rearranged, c.networks, c.forwards = true, u.book.networks, u.networks
+// lookUpReachable looks up the routes to all backends. A route that cannot be looked up, or
+// is yet to come, leaves its segment out.
+func (e *Engine) lookUpReachable(c *change) {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	after := e.mappingsAfter(*c)
 	for p := range after.All {
@@ -137,10 +140,9 @@ func (e *Engine) arrange(c *change, u *union) {
 
 // union is what the kernel has and what was kept, together.
 type union struct {
-	book book
-	// What the kernel has not: networks, how many endpoints, and ports, which are
-	// reserved.
-	networks  []*network
+	ipam *ipam.State
+	// networks, endpoints and ports are missing in the kernel. The ports are reserved.
+	networks  []nat.Network
 	endpoints int
 	ports     []portset.Port
 	// lost are of what was kept those that are not to be restored.
@@ -157,22 +159,17 @@ type lostLine struct{ what, reason string }
 
 // unite finds out what of the state the kernel does not have.
 func (e *Engine) unite(kept nat.State) *union {
-	u := &union{without: map[string]netip.Addr{}}
-	u.book, _ = readBook(e.book.elements())
+	u := &union{ipam: e.ipam.Clone(), without: map[string]netip.Addr{}}
 	for _, n := range kept.Networks {
-		u.addNetwork(e, n)
+		u.addNetwork(n)
 	}
-	prefixes := u.book.prefixes()
 	for _, a := range kept.Endpoints {
-		u.addEndpoint(e, prefixes, a)
+		u.addEndpoint(a)
 	}
 	for _, n := range u.networks { // last, for it is the first free address from there on
 		if n.Next.IsValid() {
-			_ = n.addrs.SetCursor(n.Next) // newNetwork has set the same
+			_ = u.ipam.SetNext(n.Name, n.Next) // AddNetwork has set the same
 		}
-	}
-	for _, n := range u.book.networks {
-		n.cursor = n.addrs.Cursor()
 	}
 	now := e.now()
 	for _, a := range kept.Endpoints {
@@ -182,41 +179,39 @@ func (e *Engine) unite(kept nat.State) *union {
 	return u
 }
 
-func (u *union) addNetwork(e *Engine, want nat.Network) {
+func (u *union) addNetwork(want nat.Network) {
 	want = want.WithDefaults()
-	lose := func(reason string) { u.lost = append(u.lost, lostLine{describeNetwork(want), reason}) }
-	if have := u.book.networks[want.Name]; have != nil {
-		if describeNetwork(have.Network) != describeNetwork(want) {
-			lose("it is " + describeNetwork(have.Network))
+	what, reason := ipam.DescribeNetwork(want), ""
+	var taken *nat.TakenError
+	if have, ok := u.ipam.Network(want.Name); ok {
+		if is := ipam.DescribeNetwork(have); is != what {
+			u.lost = append(u.lost, lostLine{what, "it is " + is})
 		}
 		return
 	}
-	for _, have := range e.networks { // those that were kept do not overlap
-		if have.Prefix.Overlaps(want.Prefix) {
-			lose("it overlaps network " + have.String())
-			return
-		}
-	}
-	n, err := newNetwork(want)
-	if err != nil {
-		lose(err.Error())
+	switch err := u.ipam.AddNetwork(want); {
+	case errors.As(err, &taken):
+		reason = "it overlaps " + taken.Holder
+	case err != nil:
+		reason = err.Error()
+	default:
+		u.networks = append(u.networks, want)
+		u.absent = append(u.absent, what)
 		return
 	}
-	u.book.networks[n.Name] = n
-	u.networks = append(u.networks, n)
-	u.absent = append(u.absent, describeNetwork(n.Network))
+	u.lost = append(u.lost, lostLine{what, reason})
 }
 
-func (u *union) addEndpoint(e *Engine, prefixes networkPrefixes, a nat.EndpointSpec) {
+func (u *union) addEndpoint(a nat.EndpointSpec) {
 	what := fmt.Sprintf("endpoint %s %s", a.Name, a.Address)
-	have := u.book.endpoints[a.Name]
-	if have != nil && have.addr == a.Address {
+	have := u.ipam.Lease(a.Name)
+	if have != nil && have.Addr == a.Address {
 		return
 	}
 	reason := ""
 	if have != nil {
-		reason = fmt.Sprintf("its address is %s", have.addr)
-	} else if err := e.wantEndpoint(u.book, prefixes, a); err != nil {
+		reason = fmt.Sprintf("its address is %s", have.Addr)
+	} else if err := addEndpoint(u.ipam, a); err != nil {
 		reason = err.Error()
 	}
 	if reason != "" {

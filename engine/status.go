@@ -108,10 +108,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.forget(e.now())
 	counts := e.table.Counts()
+	networks, endpoints := e.ipam.Len()
 	s := Status{
 		Table: e.opts.Table, Present: e.table.Present(), Owned: e.table.Owned(), Repaired: counts.Repaired,
 		Failures: Failures{Changes: counts.Changes, Repairs: e.failedRepairs, Sockets: counts.Sockets},
-		Networks: len(e.networks), Endpoints: len(e.endpoints),
+		Networks: networks, Endpoints: endpoints,
 	}
 	s.Carried, s.Flows, s.Proxies = e.holder.Stats()
 	s.Connections = s.Carried.Live - s.Flows

@@ -66,10 +66,9 @@ func (e *Engine) saveFound() {
 	}
 }
 
-// stateAfter is the state after a change. The records say all of networks and endpoints.
+// stateAfter returns the state after a change.
 func (e *Engine) stateAfter(c change) nat.State {
-	b, _ := readBook(c.records.appliedTo(e.book.elements()))
-	return stateOf(b, e.portsAfter(c))
+	return stateOf(e.ipamAfter(c), e.portsAfter(c))
 }
 
 // portsAfter yields the ports that are published after a change, but for those that only

@@ -39,8 +39,9 @@ func (v Values) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
 
 func (ep *Endpoint) value(ctx context.Context) (nat.Endpoint, error) {
 	ms, err := ep.Mappings(ctx)
+	l := ep.lease
 	return nat.Endpoint{
-		Name: ep.name, Network: ep.network, Address: ep.addr, Prefix: ep.prefix, Gateway: ep.gateway,
+		Name: l.Name, Network: l.Network, Address: l.Addr, Prefix: l.Prefix, Gateway: l.Gateway,
 		Mappings: nat.Collapse(ms),
 	}, err
 }
