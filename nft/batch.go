@@ -59,6 +59,12 @@ func (b *batch) open(msg, flags uint16, o op) {
 	b.ops = append(b.ops, o)
 }
 
+// openNamed is open, with the names that appendNames appends.
+func (b *batch) openNamed(msg, flags uint16, verb, object string, names ...string) {
+	b.open(msg, flags, op{verb: verb, object: object})
+	b.buf = appendNames(b.buf, names)
+}
+
 func (b *batch) done() { nlwire.CloseMessage(b.buf, b.ops[len(b.ops)-1].at) }
 
 // finish ends the transaction and asks for the one acknowledgement that tells its
@@ -134,51 +140,59 @@ func (c Set) describe(key, end []byte) string {
 
 // The operations.
 
-// ensureTable makes sure that there is a table of that name. One that is there keeps
-// its flags, which a message that names any would have to name all.
+// ensureTable makes sure that there is a table of that name. An existing one keeps
+// its flags, which a message that has any would replace.
 func (b *batch) ensureTable(name string) {
-	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{verb: "add table", object: "inet " + name})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.openNamed(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table", "inet "+name, name)
 	b.done()
 }
 
 // addTable makes the table, which must not be there.
 func (b *batch) addTable(name, comment string, flags TableFlags) {
-	b.openTable(name, flags, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	b.openNamed(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add table", "inet "+name, name)
+	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
 	if comment != "" {
 		b.buf = nlwire.AppendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment)...)
 	}
 	b.done()
 }
 
-// claimTable gives a table that is there those flags.
-func (b *batch) claimTable(name string, flags TableFlags) {
-	b.openTable(name, flags, 0)
-	b.ops[len(b.ops)-1].verb = "claim table"
-	b.done()
-}
-
-func (b *batch) openTable(name string, flags TableFlags, how uint16) {
-	b.open(unix.NFT_MSG_NEWTABLE, how, op{verb: "add table", object: "inet " + name})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
+// setFlags gives an existing table those flags.
+func (b *batch) setFlags(verb, name string, flags TableFlags) {
+	b.openNamed(unix.NFT_MSG_NEWTABLE, 0, verb, "inet "+name, name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
+	b.done()
 }
 
 // deleteTable deletes the table of a name, or only the one that has the handle too.
 func (b *batch) deleteTable(name string, handle uint64) {
-	b.open(unix.NFT_MSG_DELTABLE, 0, op{verb: "delete table", object: "inet " + name})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_TABLE_NAME, name)
+	b.openNamed(unix.NFT_MSG_DELTABLE, 0, "delete table", "inet "+name, name)
 	if handle != 0 {
 		b.buf = nlwire.AppendBE64(b.buf, nftaTableHandle, handle)
 	}
 	b.done()
 }
 
-func (b *batch) addCollection(table string, c Set) {
+// deleteRules deletes the rules of all chains.
+func (b *batch) deleteRules(table string) {
+	b.openNamed(unix.NFT_MSG_DELRULE, 0, "delete rules", "inet "+table, table)
+	b.done()
+}
+
+func (b *batch) deleteSet(table, name string) {
+	b.openNamed(unix.NFT_MSG_DELSET, 0, "delete set", shown(name), table, name)
+	b.done()
+}
+
+func (b *batch) deleteChain(table, name string) {
+	b.openNamed(unix.NFT_MSG_DELCHAIN, 0, "delete chain", shown(name), table)
+	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, name)
+	b.done()
+}
+
+func (b *batch) addSet(table string, c Set) {
 	b.sets++
-	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.Kind(), object: c.Name})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_TABLE, table)
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, c.Name)
+	b.openNamed(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "add "+c.Kind(), c.Name, table, c.Name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.Key.id())
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.Key.size()))
@@ -247,8 +261,7 @@ func appendHostOrder(b []byte) []byte {
 }
 
 func (b *batch) addChain(table string, c Chain) {
-	b.open(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, op{verb: "add chain", object: c.Name})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
+	b.openNamed(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "add chain", c.Name, table)
 	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != (Hook{}) {
 		number, _ := hookNumber(c.Hook.Point)
@@ -274,10 +287,7 @@ func (b *batch) addRule(table, chain string, r Rule) error {
 	if err != nil {
 		return err
 	}
-	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND,
-		op{verb: "add rule", object: fmt.Sprintf("%s { %s }", chain, r)})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_TABLE, table)
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_CHAIN, chain)
+	b.openNamed(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "add rule", fmt.Sprintf("%s { %s }", chain, r), table, chain)
 	b.buf = nlwire.AppendAttr(b.buf, nlwire.Nested|unix.NFTA_RULE_EXPRESSIONS, exprs...)
 	b.done()
 	return nil

@@ -153,7 +153,7 @@ func TestBatchSetIdentifiers(t *testing.T) {
 	b := newBatch(1, 0)
 	seen := map[uint32]bool{0: true}
 	for _, c := range sample().Sets {
-		b.addCollection("t", c)
+		b.addSet("t", c)
 	}
 	b.finish()
 	for _, m := range requireFramed(t, b) {
@@ -217,8 +217,8 @@ func TestBatchObjects(t *testing.T) {
 	table := sample()
 	b := newBatch(1, 0)
 	b.addTable(table.Name, table.Comment, 0)
-	b.addCollection(table.Name, table.Sets[0])
-	b.addCollection(table.Name, named(table, "inside4"))
+	b.addSet(table.Name, table.Sets[0])
+	b.addSet(table.Name, named(table, "inside4"))
 	b.addChain(table.Name, table.Chains[0])
 	require.NoError(t, b.addRule(table.Name, "publish", table.Chains[0].Rules[0]))
 	b.deleteTable(table.Name, 0)

@@ -53,13 +53,9 @@ func (d Difference) String() string { return d.Text }
 // its owner when it was turned off.
 func (d Difference) Repairable() bool { return d.Part != PartFlags && d.Part != PartTypes }
 
-func differs(part Part, format string, args ...any) Difference {
-	return Difference{Part: part, Text: fmt.Sprintf(format, args...)}
-}
-
 // Drift reads the table's maps, sets, chains and rules back and tells how they
 // differ from t, a line for each difference; none: the kernel holds exactly t.
-// Elements and comments do not count. The error is fs.ErrNotExist where there is no
+// Elements and comments do not count. The error is fs.ErrNotExist if there is no
 // such table; it is ErrInterrupted if the table kept changing, or, where there are too
 // many chains for one datagram, any ruleset of the namespace.
 func (c *Conn) Drift(t Table) ([]Difference, error) {
@@ -68,68 +64,64 @@ func (c *Conn) Drift(t Table) ([]Difference, error) {
 	return c.drift(t)
 }
 
-func (c *Conn) drift(t Table) ([]Difference, error) {
-	var all []Difference
-	_, err := c.readConsistent("list table inet "+t.Name, t.Name, func() error {
-		all = nil
-		for _, compare := range []func(Table) ([]Difference, error){
-			c.driftOfTable, c.driftOfCollections, c.driftOfChains, c.driftOfRules,
-		} {
-			more, err := compare(t)
-			if err != nil {
-				return err
-			}
-			all = append(all, more...)
+func (c *Conn) drift(t Table) (lines []Difference, err error) {
+	_, err = c.readConsistent("list table inet "+t.Name, t.Name, func() error {
+		found, err := c.load(t)
+		if err != nil {
+			return err
 		}
-		return nil
+		lines = found.drift(t)
+		rules, err := c.driftOfRules(t)
+		lines = append(lines, rules...)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return all, nil
+	return lines, nil
 }
 
-func (c *Conn) driftOfTable(t Table) ([]Difference, error) {
-	info, err := c.table(t.Name)
-	if err != nil {
-		return nil, err
+func (l loaded) drift(t Table) (lines []Difference) {
+	add := func(part Part, format string, args ...any) {
+		lines = append(lines, Difference{Part: part, Text: fmt.Sprintf(format, args...)})
 	}
-	switch {
-	case info.Flags&TableDormant != 0:
-		return []Difference{differs(PartDormancy, "table %s is dormant", t.Name)}, nil
-	case info.Flags != t.Flags:
-		return []Difference{differs(PartFlags, "table %s has the flags %q, not %q", t.Name, info.Flags, t.Flags)}, nil
+	switch flags := l.info.Flags; {
+	case flags&TableDormant != 0:
+		add(PartDormancy, "table %s is dormant", t.Name)
+	case flags != t.Flags:
+		add(PartFlags, "table %s has the flags %q, not %q", t.Name, flags, t.Flags)
 	}
-	return nil, nil
-}
-
-func (c *Conn) driftOfCollections(t Table) ([]Difference, error) {
-	var lines []Difference
-	missing := map[string]Set{}
-	for _, s := range t.Sets {
-		missing[s.Name] = s
-	}
-	err := c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_SET_TABLE, t.Name) },
-		func(a nlwire.Attrs) error {
-			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_NAME))
-			want, ok := missing[name]
-			if !ok {
-				lines = append(lines, differs(PartSets, "map or set %s should not be there", shown(name)))
-				return nil
-			}
-			delete(missing, name)
-			if !want.matches(a) {
-				lines = append(lines, differs(PartTypes, "%s %s is of another type", want.Kind(), name))
-			}
-			return nil
-		})
-	for _, s := range t.Sets {
-		if _, ok := missing[s.Name]; ok {
-			lines = append(lines, differs(PartSets, "%s %s is missing", s.Kind(), s.Name))
+	there := map[string]bool{}
+	for _, s := range l.sets {
+		there[s.name] = true
+		switch want, _ := t.Set(s.name); {
+		case !s.wanted:
+			add(PartSets, "map or set %s should not be there", shown(s.name))
+		case !s.right:
+			add(PartTypes, "%s %s is of another type", want.Kind(), s.name)
 		}
 	}
-	return lines, err
+	for _, s := range t.Sets {
+		if !there[s.Name] {
+			add(PartSets, "%s %s is missing", s.Kind(), s.Name)
+		}
+	}
+	clear(there)
+	for _, ch := range l.chains {
+		there[ch.name] = true
+		switch want, _ := t.chain(ch.name); {
+		case !ch.wanted:
+			add(PartChains, "chain %s should not be there", shown(ch.name))
+		case !ch.right:
+			add(PartChains, "chain %s is not: %s", ch.name, want.Hook)
+		}
+	}
+	for _, ch := range t.Chains {
+		if !there[ch.Name] {
+			add(PartChains, "chain %s is missing", ch.Name)
+		}
+	}
+	return lines
 }
 
 // shown is a name that others may have given, of any bytes, as it can be shown.
@@ -175,42 +167,9 @@ func (c Set) matches(a nlwire.Attrs) bool {
 	return same && value == c.Value.id() && valueLen == uint32(c.Value.size())
 }
 
-func (c *Conn) driftOfChains(t Table) ([]Difference, error) {
-	var lines []Difference
-	missing := map[string]Chain{}
-	for _, ch := range t.Chains {
-		missing[ch.Name] = ch
-	}
-	// Before 6.12 the kernel knows no filter by table here.
-	err := c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
-		func(a nlwire.Attrs) error {
-			if unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
-				return nil
-			}
-			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_NAME))
-			want, ok := missing[name]
-			if !ok {
-				lines = append(lines, differs(PartChains, "chain %s should not be there", shown(name)))
-				return nil
-			}
-			delete(missing, name)
-			if !want.matches(a) {
-				lines = append(lines, differs(PartChains, "chain %s is not: %s", name, want.Hook))
-			}
-			return nil
-		})
-	for _, ch := range t.Chains {
-		if _, ok := missing[ch.Name]; ok {
-			lines = append(lines, differs(PartChains, "chain %s is missing", ch.Name))
-		}
-	}
-	return lines, err
-}
-
 func (c Chain) matches(a nlwire.Attrs) bool {
-	policy := nlwire.Attrs{Payload: nlwire.Find(a.Rest, unix.NFTA_CHAIN_POLICY)}
-	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy.BE32() == nfAccept)
+	policy, _ := nlwire.FindBE32(a.Rest, unix.NFTA_CHAIN_POLICY)
+	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy == nfAccept)
 }
 
 // hookMatches is matches but for the policy, which a chain that is hooked can change.
@@ -219,23 +178,19 @@ func (c Chain) hookMatches(a nlwire.Attrs) bool {
 	if c.Hook == (Hook{}) {
 		return hook == nil
 	}
-	number, _ := hookNumber(c.Hook.Point)
-	at := nlwire.Attrs{Payload: nlwire.Find(hook, unix.NFTA_HOOK_HOOKNUM)}
-	priority := nlwire.Attrs{Payload: nlwire.Find(hook, unix.NFTA_HOOK_PRIORITY)}
-	return unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TYPE)) == c.Hook.Type &&
-		at.BE32() == number && int32(priority.BE32()) == c.Hook.Priority
+	want, _ := hookNumber(c.Hook.Point)
+	number, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_HOOKNUM)
+	priority, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_PRIORITY)
+	return nlwire.FindString(a.Rest, unix.NFTA_CHAIN_TYPE) == c.Hook.Type && number == want && int32(priority) == c.Hook.Priority
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
-	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_RULE_TABLE, t.Name) },
-		func(a nlwire.Attrs) error {
-			chain := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_RULE_CHAIN))
-			exprs := bytes.Clone(nlwire.Find(a.Rest, unix.NFTA_RULE_EXPRESSIONS))
-			have[chain] = append(have[chain], exprs)
-			return nil
-		})
+	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name, func(a nlwire.Attrs) error {
+		chain := nlwire.FindString(a.Rest, unix.NFTA_RULE_CHAIN)
+		have[chain] = append(have[chain], bytes.Clone(nlwire.Find(a.Rest, unix.NFTA_RULE_EXPRESSIONS)))
+		return nil
+	}, t.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -248,11 +203,11 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 				return nil, err
 			}
 			if i >= len(rules) || !sameExpressions(want, rules[i]) {
-				lines = append(lines, differs(PartChains, "chain %s: rule %d is not: %s", ch.Name, i+1, r))
+				lines = append(lines, Difference{PartChains, fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r)})
 			}
 		}
 		for i := len(ch.Rules); i < len(rules); i++ {
-			lines = append(lines, differs(PartChains, "chain %s: rule %d should not be there", ch.Name, i+1))
+			lines = append(lines, Difference{PartChains, fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1)})
 		}
 	}
 	return lines, nil
@@ -267,8 +222,8 @@ func sameExpressions(want, have []byte) bool {
 		if !h.Next() {
 			return false
 		}
-		name := unix.ByteSliceToString(nlwire.Find(w.Payload, unix.NFTA_EXPR_NAME))
-		if name != unix.ByteSliceToString(nlwire.Find(h.Payload, unix.NFTA_EXPR_NAME)) {
+		name := nlwire.FindString(w.Payload, unix.NFTA_EXPR_NAME)
+		if name != nlwire.FindString(h.Payload, unix.NFTA_EXPR_NAME) {
 			return false
 		}
 		asked, listed := nlwire.Find(w.Payload, unix.NFTA_EXPR_DATA), nlwire.Find(h.Payload, unix.NFTA_EXPR_DATA)
@@ -358,5 +313,35 @@ func sameAttribute(data bool, want, have []byte) bool {
 	}
 	have = nlwire.Find(have, unix.NFTA_DATA_VERDICT)
 	return bytes.Equal(nlwire.Find(verdict, unix.NFTA_VERDICT_CODE), nlwire.Find(have, unix.NFTA_VERDICT_CODE)) &&
-		unix.ByteSliceToString(nlwire.Find(verdict, unix.NFTA_VERDICT_CHAIN)) == unix.ByteSliceToString(nlwire.Find(have, unix.NFTA_VERDICT_CHAIN))
+		nlwire.FindString(verdict, unix.NFTA_VERDICT_CHAIN) == nlwire.FindString(have, unix.NFTA_VERDICT_CHAIN)
+}
+
+// "fib ... missing" is loaded in two ways: nft(8) 1.1.3 and earlier compare the whole
+// register with zero, and so do we; nft(8) 1.1.7 compares its first byte. The kernel
+// zeroes the register before it stores 0 or 1 in that byte (nft_reg_store8), so both
+// match the same packets.
+
+// asksPresence reports whether the expression stores only whether there is a result.
+func asksPresence(name string, data []byte) bool {
+	flags, _ := nlwire.FindBE32(data, unix.NFTA_FIB_FLAGS)
+	return name == "fib" && flags&unix.NFTA_FIB_F_PRESENT != 0
+}
+
+// sameAbsence reports whether both expressions compare the same register with zero, in
+// the same way, over one byte or all four.
+func sameAbsence(name string, want, have []byte) bool {
+	if name != "cmp" {
+		return false
+	}
+	for _, typ := range []uint16{unix.NFTA_CMP_SREG, unix.NFTA_CMP_OP} {
+		if !bytes.Equal(nlwire.Find(want, typ), nlwire.Find(have, typ)) {
+			return false
+		}
+	}
+	return comparesWithZero(want) && comparesWithZero(have)
+}
+
+func comparesWithZero(cmp []byte) bool {
+	value := nlwire.Find(nlwire.Find(cmp, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
+	return (len(value) == 1 || len(value) == 4) && bytes.Count(value, []byte{0}) == len(value)
 }

@@ -104,55 +104,41 @@ const maxGrow = 1 << 17
 // they came. The error is errChanged if f reports that an element cannot be there.
 func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts int, err error) {
 	var e Element
-	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.Kind()+" "+set.Name,
-		func(b []byte) []byte {
-			b = nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, table)
-			return nlwire.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set.Name)
-		},
-		func(a nlwire.Attrs) error {
-			for a.Next() {
-				if a.Type != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-					continue
+	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.Kind()+" "+set.Name, func(a nlwire.Attrs) error {
+		for a.Next() {
+			if a.Type != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				continue
+			}
+			parts++
+			list := nlwire.Attrs{Rest: a.Payload}
+			for list.Next() {
+				switch err := set.decodeElement(&e, list.Payload); {
+				case errors.Is(err, nlwire.ErrMalformed):
+					return err
+				case err != nil:
+					e = Element{Set: set.Name, Foreign: err.Error()}
 				}
-				parts++
-				list := nlwire.Attrs{Rest: a.Payload}
-				for list.Next() {
-					switch err := set.decodeElement(&e, list.Payload); {
-					case errors.Is(err, nlwire.ErrMalformed):
-						return err
-					case err != nil:
-						e = Element{Set: set.Name, Foreign: err.Error()}
-					}
-					if !f(&e) {
-						return errChanged
-					}
-				}
-				if list.Err != nil {
-					return list.Err
+				if !f(&e) {
+					return errChanged
 				}
 			}
-			return a.Err
-		})
+			if list.Err != nil {
+				return list.Err
+			}
+		}
+		return a.Err
+	}, table, set.Name)
 	return parts, err
 }
 
-// count reads how many elements the kernel counts in the set: no fewer than it holds,
-// for those that have ended count until they are freed. Not every kernel tells
+// count returns how many elements the kernel counts in the set: no fewer than it holds,
+// for those that have ended count until they are freed. Some kernels do not tell
 // (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
 func (c *Conn) count(table string, set Set) (count uint32, ok bool, err error) {
-	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.Kind()+" "+set.Name,
-		func(b []byte) []byte {
-			b = nlwire.AppendString(b, unix.NFTA_SET_TABLE, table)
-			return nlwire.AppendString(b, unix.NFTA_SET_NAME, set.Name)
-		},
-		func(a nlwire.Attrs) error {
-			for a.Next() {
-				if a.Type == nftaSetCount {
-					count, ok = a.BE32(), true
-				}
-			}
-			return a.Err
-		})
+	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.Kind()+" "+set.Name, func(a nlwire.Attrs) error {
+		count, ok = nlwire.FindBE32(a.Rest, nftaSetCount)
+		return nil
+	}, table, set.Name)
 	return count, ok, err
 }
 

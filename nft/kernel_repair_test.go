@@ -146,8 +146,8 @@ func TestRepairOwned(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, drift)
 	require.True(t, mustTable(t, next).Mine)
-	// As nf_tables_updtable has it, which findTable takes for granted.
+	// As nf_tables_updtable has it, which repairable takes for granted.
 	b := newBatch(next.nextSeq(1), 0)
-	b.claimTable("nftnat", TableOwned|TableDormant)
+	b.setFlags("claim table", "nftnat", TableOwned|TableDormant)
 	require.ErrorIs(t, next.commit(b, nil), errors.ErrUnsupported)
 }

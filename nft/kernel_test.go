@@ -322,7 +322,7 @@ func clog(t *testing.T, c *Conn) {
 	t.Helper()
 	smallestReceiveBuffer(t, c)
 	for range 50 {
-		_, err := c.sendRequest(unix.NFT_MSG_GETGEN, 0, nil)
+		_, err := c.sendRequest(unix.NFT_MSG_GETGEN, 0)
 		require.NoError(t, err)
 	}
 }

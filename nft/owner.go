@@ -78,7 +78,7 @@ func (c *Conn) Claim(name string, generation uint32) error {
 		return err
 	}
 	b := newBatch(c.seq+1, generation)
-	b.claimTable(name, TableOwned)
+	b.setFlags("claim table", name, TableOwned)
 	return c.commit(b, func() (bool, error) {
 		info, err := c.table(name)
 		return info.Mine, err

@@ -146,7 +146,7 @@ func (p *peer) of(set Set) []Element {
 func (p *peer) objects(m nlwire.Message, msg uint16) []delivery {
 	b := newBatch(1, 0)
 	for _, s := range p.table.Sets {
-		b.addCollection(p.table.Name, s)
+		b.addSet(p.table.Name, s)
 	}
 	for _, c := range p.table.Chains {
 		b.addChain(p.table.Name, c)

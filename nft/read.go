@@ -27,8 +27,8 @@ type TableInfo struct {
 	Handle uint64
 }
 
-// Table reads about a table of the inet family. The error is fs.ErrNotExist where
-// there is none.
+// Table returns what the kernel knows of a table of the inet family. The error is
+// fs.ErrNotExist if there is none.
 func (c *Conn) Table(name string) (TableInfo, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,27 +36,33 @@ func (c *Conn) Table(name string) (TableInfo, error) {
 }
 
 func (c *Conn) table(name string) (TableInfo, error) {
-	var info TableInfo
-	var owner uint32
-	err := c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_TABLE_NAME, name) },
-		func(a nlwire.Attrs) error {
-			for a.Next() {
-				switch a.Type {
-				case unix.NFTA_TABLE_FLAGS:
-					info.Flags = TableFlags(a.BE32())
-				case nftaTableOwner:
-					owner = a.BE32()
-				case nftaTableHandle:
-					info.Handle = a.BE64()
-				case nftaTableUserdata:
-					info.Comment = comment(a.Payload)
-				}
-			}
-			return a.Err
-		})
-	info.Mine = info.Flags&TableOwner != 0 && owner == c.port
+	info, _, err := c.tableUse(name)
 	return info, err
+}
+
+// tableUse also returns how many sets with a name, chains, objects and flow tables the
+// table has.
+func (c *Conn) tableUse(name string) (info TableInfo, use uint32, err error) {
+	var owner uint32
+	err = c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name, func(a nlwire.Attrs) error {
+		for a.Next() {
+			switch a.Type {
+			case unix.NFTA_TABLE_FLAGS:
+				info.Flags = TableFlags(a.BE32())
+			case unix.NFTA_TABLE_USE:
+				use = a.BE32()
+			case nftaTableOwner:
+				owner = a.BE32()
+			case nftaTableHandle:
+				info.Handle = a.BE64()
+			case nftaTableUserdata:
+				info.Comment = comment(a.Payload)
+			}
+		}
+		return a.Err
+	}, name)
+	info.Mine = info.Flags&TableOwner != 0 && owner == c.port
+	return info, use, err
 }
 
 // What x/sys does not name of enum nft_table_attributes.
@@ -65,22 +71,20 @@ const (
 	nftaTableOwner  = 7 // the port of the owner's socket
 )
 
-// Generation reads the number of the last change of any ruleset of the namespace.
+// Generation returns the number of the last change of any ruleset of the namespace.
 func (c *Conn) Generation() (uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.generation()
 }
 
-func (c *Conn) generation() (uint32, error) {
-	var generation uint32
-	err := c.request(unix.NFT_MSG_GETGEN, "read generation", nil, func(a nlwire.Attrs) error {
-		for a.Next() {
-			if a.Type == unix.NFTA_GEN_ID {
-				generation = a.BE32()
-			}
+func (c *Conn) generation() (generation uint32, err error) {
+	err = c.request(unix.NFT_MSG_GETGEN, "read generation", func(a nlwire.Attrs) error {
+		generation, _ = nlwire.FindBE32(a.Rest, unix.NFTA_GEN_ID)
+		if generation == 0 {
+			return nlwire.ErrMalformed
 		}
-		return a.Err
+		return nil
 	})
 	return generation, err
 }
@@ -91,15 +95,15 @@ const (
 	readAttempts   = 10
 	firstReadPause = time.Millisecond
 	lastReadPause  = 100 * time.Millisecond
-	// calmAttempts is how many of them hope that nobody changes any ruleset meanwhile.
-	calmAttempts = 2
+	// simpleAttempts is how many of them fail if anybody changes any ruleset meanwhile.
+	simpleAttempts = 2
 )
 
 // errChanged means that the ruleset changed while it was being read.
 var errChanged = errors.New("the ruleset changed")
 
-// readConsistent calls read until the table was the same before and after it, and returns the
-// generation of that state. At last it gives up with ErrInterrupted.
+// readConsistent calls read until the table was the same before and after it, and returns
+// the generation of that state. After the last attempt the error is ErrInterrupted.
 func (c *Conn) readConsistent(what, table string, read func() error) (uint32, error) {
 	pause := firstReadPause
 	for attempt := range readAttempts {
@@ -108,7 +112,7 @@ func (c *Conn) readConsistent(what, table string, read func() error) (uint32, er
 			pause = min(2*pause, lastReadPause)
 		}
 		once := c.readOnce
-		if attempt >= calmAttempts {
+		if attempt >= simpleAttempts {
 			once = func(read func() error) (uint32, error) { return c.readFollowed(table, read) }
 		}
 		generation, err := once(read)
@@ -137,9 +141,9 @@ func (c *Conn) readOnce(read func() error) (uint32, error) {
 	return after, nil
 }
 
-// request asks for one object. The answer is one message, or an error.
-func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read func(nlwire.Attrs) error) error {
-	seq, err := c.sendRequest(msg, 0, fill)
+// request asks for one object and calls read with its attributes.
+func (c *Conn) request(msg uint16, what string, read func(nlwire.Attrs) error, names ...string) error {
+	seq, err := c.sendRequest(msg, 0, names...)
 	if err == nil {
 		_, err = c.receiveEach(func(m nlwire.Message) (bool, error) {
 			if m.Seq != seq {
@@ -155,10 +159,10 @@ func (c *Conn) request(msg uint16, what string, fill func([]byte) []byte, read f
 	return opError(what, err)
 }
 
-// dump asks for all objects of a kind and reads all of the answer, one object in each
-// call of read. The error is errChanged if the ruleset changed meanwhile.
-func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func(nlwire.Attrs) error) error {
-	seq, err := c.sendRequest(msg, unix.NLM_F_DUMP, fill)
+// dump asks for all objects of a kind and calls read with the attributes of each. The error
+// is errChanged if the ruleset changed meanwhile.
+func (c *Conn) dump(msg uint16, what string, read func(nlwire.Attrs) error, names ...string) error {
+	seq, err := c.sendRequest(msg, unix.NLM_F_DUMP, names...)
 	if err != nil {
 		return opError(what, err)
 	}
@@ -177,20 +181,20 @@ func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func
 			a, err := m.Answer()
 			return true, errors.Join(err, a.Err())
 		}
-		// What cannot be read is remembered: a dump has to be read to its end, or
-		// the socket refuses the next one with EBUSY (__netlink_dump_start).
+		// An error is kept: a dump has to be read to its end, or the socket refuses
+		// the next one with EBUSY (__netlink_dump_start).
 		if readErr == nil {
 			readErr = read(m.Attrs(nlwire.NetfilterHeader))
 		}
 		return false, nil
 	})
 	if interrupted && c.followed && msg == unix.NFT_MSG_GETSETELEM {
-		// The elements of one set, which is not what has changed. Other dumps go through
-		// the objects of all tables, and may miss some of ours for others that go.
+		// These are the elements of one set, which has not changed. Other dumps go through
+		// the objects of all tables, and may miss some of this one when those of another go.
 		interrupted = false
 	}
 	if err == nil && (interrupted || overrun) {
-		err = errChanged // what was read is no state that ever was, or not all of it
+		err = errChanged // what was read is of no one state, or incomplete
 	}
 	if err == nil {
 		err = readErr
@@ -198,14 +202,21 @@ func (c *Conn) dump(msg uint16, what string, fill func([]byte) []byte, read func
 	return opError(what, err)
 }
 
-// sendRequest sends a request and returns its sequence number.
-func (c *Conn) sendRequest(msg, flags uint16, fill func([]byte) []byte) (uint32, error) {
+// sendRequest sends a request and returns its sequence number. The names are the attributes
+// 1, of the table in all requests (NFTA_TABLE_NAME, NFTA_SET_TABLE, ...), and 2, of the object
+// (NFTA_SET_NAME, NFTA_SET_ELEM_LIST_SET).
+func (c *Conn) sendRequest(msg, flags uint16, names ...string) (uint32, error) {
 	seq := c.nextSeq(1)
 	b, at := nlwire.OpenNetfilter(nil, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
-	if fill != nil {
-		b = fill(b)
-	}
+	b = appendNames(b, names)
 	return seq, c.socket.Send(nlwire.CloseMessage(b, at))
+}
+
+func appendNames(b []byte, names []string) []byte {
+	for i, name := range names {
+		b = nlwire.AppendString(b, uint16(i+1), name)
+	}
+	return b
 }
 
 func opError(what string, err error) error {

@@ -18,17 +18,16 @@ var ErrNotRepairable = errors.New("it has to be recreated")
 
 // Repair makes the table that has the handle what t says, in one transaction, and leaves
 // what is right as it is: the sets and maps with their elements but for the change, and
-// the chains. All rules are made anew, sets and maps that are missing are added, and those
-// and the chains that should not be there are deleted. A dormant table is woken.
+// the chains. It makes all rules anew, adds missing sets, maps and chains, deletes foreign
+// ones, and wakes a dormant table.
 //
 // Packets meet the rules of before or those of t, and never neither: unlike a set that
 // comes with the table, one that stays is never found empty (see Replace).
 //
 // The error is ErrStale if the table has another handle or is not there, or if a ruleset
-// of the namespace has changed since the generation of the change, or while Repair looked at
+// of the namespace has changed since the generation of the change, or while Repair read
 // the table. It is ErrNotRepairable if the table has other flags or another comment, is
-// dormant and owned, has a map or set of another type, or something that this package does
-// not know.
+// dormant and owned, has a map or set of another type, or holds an object or a flow table.
 func (c *Conn) Repair(t Table, ch Change, handle uint64) error {
 	if err := t.validateWith(ch); err != nil {
 		return err
@@ -44,12 +43,16 @@ func (c *Conn) Repair(t Table, ch Change, handle uint64) error {
 	}
 	// What is read from here on is true if the kernel is at this generation in the end.
 	ch.Generation = generation
-	found, err := c.findTable(t, handle)
+	found, err := c.load(t)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, errChanged):
 		return fmt.Errorf("%w: %w", ErrStale, err)
 	case err != nil:
 		return err
+	case found.info.Handle != handle:
+		return fmt.Errorf("%w: table %s is another by now", ErrStale, t.Name)
+	case !found.repairable(t):
+		return fmt.Errorf("repair table %s: %w", t.Name, ErrNotRepairable)
 	}
 	b := newBatch(c.seq+1, generation)
 	if err := b.repair(t, found); err != nil {
@@ -76,166 +79,126 @@ func (c *Conn) repaired(t Table, ch Change, handle uint64) (bool, error) {
 	return c.shows(t, ch)
 }
 
-// foundTable is what Repair finds of a table.
-type foundTable struct {
-	dormant bool
-	// sets and chains are those that can stay, by name.
-	sets, chains map[string]struct{}
-	// foreignSets and foreignChains are to be deleted.
-	foreignSets, foreignChains []string
-	// count is of what the table is in use by: all sets with a name, and chains.
-	count int
+// loaded is what the kernel has of a table, compared with a Table, but for rules and
+// elements.
+type loaded struct {
+	info   TableInfo
+	use    uint32
+	sets   []loadedSet
+	chains []loadedChain
 }
 
-func (c *Conn) findTable(t Table, handle uint64) (foundTable, error) {
-	found := foundTable{sets: map[string]struct{}{}, chains: map[string]struct{}{}}
-	info, err := c.table(t.Name)
+type loadedSet struct {
+	name      string
+	anonymous bool // it is part of a rule, and the table's use does not count it
+	wanted    bool // the Table has a set or map of that name
+	right     bool // and it is as that says
+}
+
+type loadedChain struct {
+	name    string
+	binding bool // it is part of the rule that jumps to it
+	wanted  bool // the Table has a chain of that name
+	hooked  bool // and it is hooked as that says
+	right   bool // and has its policy, too
+	comment string
+}
+
+// load reads the definitions of the table that t names.
+func (c *Conn) load(t Table) (l loaded, err error) {
+	if l.info, l.use, err = c.tableUse(t.Name); err != nil {
+		return l, err
+	}
+	err = c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name, func(a nlwire.Attrs) error {
+		flags, _ := nlwire.FindBE32(a.Rest, unix.NFTA_SET_FLAGS)
+		s := loadedSet{name: nlwire.FindString(a.Rest, unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0}
+		want, ok := t.Set(s.name)
+		s.wanted, s.right = ok, ok && want.matches(a)
+		l.sets = append(l.sets, s)
+		return nil
+	}, t.Name)
 	if err != nil {
-		return found, err
+		return l, err
 	}
-	if info.Handle != handle {
-		return found, fmt.Errorf("%w: table %s is another by now", ErrStale, t.Name)
-	}
-	notRepairable := fmt.Errorf("repair table %s: %w", t.Name, ErrNotRepairable)
-	found.dormant = info.Flags&TableDormant != 0
-	// The flags of an owned table are its owner's to change only while it becomes that
-	// (nf_tables_updtable in net/netfilter/nf_tables_api.c).
-	if info.Flags&^TableDormant != t.Flags || info.Comment != t.Comment || found.dormant && t.Flags&TableOwner != 0 {
-		return found, notRepairable
-	}
-	right, err := c.findSets(t, &found)
-	if err == nil {
-		err = c.findChains(t, &found)
-	}
-	if err != nil {
-		return found, err
-	}
-	use, err := c.tableUse(t.Name)
-	if err == nil && (!right || use != uint32(found.count)) {
-		err = notRepairable // objects and flow tables count as well
-	}
-	return found, err
-}
-
-// findSets reports whether all that are to stay can.
-func (c *Conn) findSets(t Table, found *foundTable) (right bool, err error) {
-	right = true
-	err = c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_SET_TABLE, t.Name) },
-		func(a nlwire.Attrs) error {
-			flags := nlwire.Attrs{Payload: nlwire.Find(a.Rest, unix.NFTA_SET_FLAGS)}
-			if flags.BE32()&unix.NFT_SET_ANONYMOUS != 0 {
-				return nil // it goes with its rule, and the table's use does not count it
-			}
-			found.count++
-			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_NAME))
-			if want, ok := t.Set(name); ok {
-				found.sets[name] = struct{}{}
-				right = right && want.matches(a)
-			} else {
-				found.foreignSets = append(found.foreignSets, name)
-			}
+	// Before 6.12 the kernel knows no filter by table here.
+	err = c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name, func(a nlwire.Attrs) error {
+		if nlwire.FindString(a.Rest, unix.NFTA_CHAIN_TABLE) != t.Name {
 			return nil
-		})
-	return right, err
+		}
+		flags, _ := nlwire.FindBE32(a.Rest, nftaChainFlags)
+		ch := loadedChain{
+			name: nlwire.FindString(a.Rest, unix.NFTA_CHAIN_NAME), binding: flags&nftChainBinding != 0,
+			comment: comment(nlwire.Find(a.Rest, nftaChainUserdata)),
+		}
+		want, ok := t.chain(ch.name)
+		ch.wanted, ch.hooked, ch.right = ok, ok && want.hookMatches(a), ok && want.matches(a)
+		l.chains = append(l.chains, ch)
+		return nil
+	}, t.Name)
+	return l, err
 }
 
-func (c *Conn) findChains(t Table, found *foundTable) error {
-	chains := make(map[string]Chain, len(t.Chains))
-	for _, ch := range t.Chains {
-		chains[ch.Name] = ch
-	}
-	return c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_CHAIN_TABLE, t.Name) },
-		func(a nlwire.Attrs) error {
-			if unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_TABLE)) != t.Name {
-				return nil
-			}
-			found.count++
-			name := unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_CHAIN_NAME))
-			want, ok := chains[name]
-			flags := nlwire.Attrs{Payload: nlwire.Find(a.Rest, nftaChainFlags)}
-			switch {
-			case ok && want.hookMatches(a) && comment(nlwire.Find(a.Rest, nftaChainUserdata)) == want.Comment:
-				if want.matches(a) {
-					found.chains[name] = struct{}{}
-				} // else it stays, and adding it changes its policy
-			case flags.BE32()&nftChainBinding == 0:
-				found.foreignChains = append(found.foreignChains, name)
-			}
-			return nil
-		})
-}
-
-// What x/sys does not name of enum nft_chain_attributes and enum nft_chain_flags: a chain
-// that is part of the rule which jumps to it.
+// What x/sys does not name of enum nft_chain_attributes and enum nft_chain_flags.
 const (
 	nftaChainFlags  = 10
 	nftChainBinding = 1 << 2
 )
 
-// tableUse is how many sets with a name, chains, objects and flow tables the table has.
-func (c *Conn) tableUse(name string) (use uint32, err error) {
-	err = c.request(unix.NFT_MSG_GETTABLE, "list table inet "+name,
-		func(b []byte) []byte { return nlwire.AppendString(b, unix.NFTA_TABLE_NAME, name) },
-		func(a nlwire.Attrs) error {
-			for a.Next() {
-				if a.Type == unix.NFTA_TABLE_USE {
-					use = a.BE32()
-				}
-			}
-			return a.Err
-		})
-	return use, err
+// repairable reports whether Repair can make the table t.
+func (l loaded) repairable(t Table) bool {
+	// The flags of an owned table are its owner's to change only while it becomes that
+	// (nf_tables_updtable in net/netfilter/nf_tables_api.c).
+	if l.info.Flags&^TableDormant != t.Flags || l.info.Comment != t.Comment ||
+		l.info.Flags&TableDormant != 0 && t.Flags&TableOwner != 0 {
+		return false
+	}
+	known := len(l.chains)
+	for _, s := range l.sets {
+		if s.wanted && !s.right {
+			return false
+		}
+		if !s.anonymous {
+			known++
+		}
+	}
+	return l.use == uint32(known) // objects and flow tables count as well
 }
 
-// repair makes the table t, of which that is found, but for its elements.
-func (b *batch) repair(t Table, found foundTable) error {
-	if found.dormant {
-		// Before chains go, which the kernel unhooks of a table that is awake.
-		b.claimTable(t.Name, t.Flags)
-		b.ops[len(b.ops)-1].verb = "wake table"
+// repair makes the loaded table t, but for its elements.
+func (b *batch) repair(t Table, l loaded) error {
+	if l.info.Flags&TableDormant != 0 {
+		// Before chains are deleted, which the kernel unhooks of a table that is awake.
+		b.setFlags("wake table", t.Name, t.Flags)
 	}
 	b.deleteRules(t.Name)
-	// Maps may lead to chains.
-	for _, name := range found.foreignSets {
-		b.deleteSet(t.Name, name)
+	sets, chains := map[string]bool{}, map[string]bool{}
+	// Maps may lead to chains, and are deleted first.
+	for _, s := range l.sets {
+		sets[s.name] = true
+		if !s.wanted && !s.anonymous {
+			b.deleteSet(t.Name, s.name)
+		}
 	}
-	for _, name := range found.foreignChains {
-		b.deleteChain(t.Name, name)
+	for _, found := range l.chains {
+		want, _ := t.chain(found.name)
+		switch {
+		case found.hooked && found.comment == want.Comment:
+			chains[found.name] = found.right // else adding it changes its policy
+		case !found.binding:
+			b.deleteChain(t.Name, found.name)
+		}
 	}
 	for _, s := range t.Sets {
-		if _, ok := found.sets[s.Name]; !ok {
-			b.addCollection(t.Name, s)
+		if !sets[s.Name] {
+			b.addSet(t.Name, s)
 		}
 	}
 	// A chain that stays is hooked all the time. Of two on one hook, of which one comes
 	// and one goes, a packet could meet the first before and the second after the change.
 	for _, ch := range t.Chains {
-		if _, ok := found.chains[ch.Name]; !ok {
+		if !chains[ch.Name] {
 			b.addChain(t.Name, ch)
 		}
 	}
 	return b.addRules(t)
-}
-
-// deleteRules deletes the rules of all chains.
-func (b *batch) deleteRules(table string) {
-	b.open(unix.NFT_MSG_DELRULE, 0, op{verb: "delete rules", object: "inet " + table})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_RULE_TABLE, table)
-	b.done()
-}
-
-func (b *batch) deleteSet(table, name string) {
-	b.open(unix.NFT_MSG_DELSET, 0, op{verb: "delete set", object: shown(name)})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_TABLE, table)
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_NAME, name)
-	b.done()
-}
-
-func (b *batch) deleteChain(table, name string) {
-	b.open(unix.NFT_MSG_DELCHAIN, 0, op{verb: "delete chain", object: shown(name)})
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_TABLE, table)
-	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, name)
-	b.done()
 }

@@ -158,6 +158,14 @@ func (t Table) Set(name string) (Set, bool) {
 	return t.Sets[i], true
 }
 
+func (t Table) chain(name string) (Chain, bool) {
+	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name })
+	if i < 0 {
+		return Chain{}, false
+	}
+	return t.Chains[i], true
+}
+
 // Kind returns "map" or "set".
 func (s Set) Kind() string {
 	if s.Value == nil {

@@ -131,7 +131,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 func (b *batch) addAll(t Table, es []Element) error {
 	b.addTable(t.Name, t.Comment, t.Flags)
 	for _, s := range t.Sets {
-		b.addCollection(t.Name, s)
+		b.addSet(t.Name, s)
 	}
 	for _, ch := range t.Chains {
 		b.addChain(t.Name, ch)

@@ -142,7 +142,7 @@ func concerns(datagram []byte, table string) (concerned bool, generation uint32)
 			}
 		case len(m.Payload) >= nlwire.NetfilterHeader && m.Payload[0] == unix.NFPROTO_INET:
 			// The name of the table is the attribute 1 of all objects.
-			concerned = concerned || unix.ByteSliceToString(nlwire.Find(attrs.Rest, unix.NFTA_TABLE_NAME)) == table
+			concerned = concerned || nlwire.FindString(attrs.Rest, unix.NFTA_TABLE_NAME) == table
 		}
 	}
 	return concerned || m.Err != nil, generation

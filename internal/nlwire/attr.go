@@ -128,6 +128,20 @@ func (a *Attrs) BE64() uint64 {
 	return binary.BigEndian.Uint64(a.Payload)
 }
 
+// FindBE32 returns the first attribute of the type as a number in network byte order, and
+// whether there is one of 4 bytes.
+func FindBE32(b []byte, typ uint16) (uint32, bool) {
+	payload := Find(b, typ)
+	if len(payload) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(payload), true
+}
+
+// FindString returns the first attribute of the type as a string, up to its NUL. Without
+// one it is empty.
+func FindString(b []byte, typ uint16) string { return unix.ByteSliceToString(Find(b, typ)) }
+
 // Find returns the payload of the first attribute of the type, or nil.
 func Find(b []byte, typ uint16) []byte {
 	for a := (Attrs{Rest: b}); a.Next(); {
