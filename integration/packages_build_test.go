@@ -21,8 +21,7 @@ import (
 // A release is a directory of packages.
 type release struct{ dir, version string }
 
-// The versions that tests install: this one, and the next one, which is the same but for
-// its number.
+// The versions that tests install: this one, and the same with the next number.
 const (
 	thisVersion = buildinfo.Version
 	nextVersion = "99.0.0"
@@ -34,8 +33,8 @@ const sourceDate = "1700000000"
 // built are the releases that have been built for the tests of this run.
 var built = map[string]release{}
 
-// packagesOf builds a release, once for all tests: this version for this machine and
-// another one, others for this machine alone.
+// packagesOf builds a release once for all tests: this version for this machine's and another
+// architecture, other versions for this machine only.
 func packagesOf(t *testing.T, version string) release {
 	t.Helper()
 	if r, found := built[version]; found {
@@ -54,8 +53,8 @@ func packagesOf(t *testing.T, version string) release {
 	return built[version]
 }
 
-// requireNFPM skips the test where nfpm has not been downloaded, for tests have no network,
-// and where long tests are left out.
+// requireNFPM skips the test if long tests are left out, or if nfpm has not been downloaded:
+// tests have no network.
 func requireNFPM(t *testing.T) {
 	t.Helper()
 	labtest.LongOnly(t, "building packages")
@@ -79,7 +78,7 @@ func makeIn(t *testing.T, dir string, args ...string) {
 	require.NoError(t, err, "%s", out)
 }
 
-// copyCheckout copies what git knows of this checkout, or would add, to a new directory.
+// copyCheckout copies the files that git tracks, or would add, to a new directory.
 func copyCheckout(t *testing.T, dir string) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -89,7 +88,7 @@ func copyCheckout(t *testing.T, dir string) {
 	require.NoError(t, err, "%s", out)
 }
 
-// setVersion makes a checkout another version's.
+// setVersion changes the version of a checkout.
 func setVersion(t *testing.T, dir, version string) {
 	t.Helper()
 	path := filepath.Join(dir, "internal/buildinfo/buildinfo.go")

@@ -16,20 +16,20 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A manager is how a kind of package is installed and removed.
+// A manager installs and removes one kind of package.
 type manager struct {
 	name     string
-	install  []string // a package's file follows, of any version
+	install  []string // followed by a package's file
 	remove   []string
-	purge    []string // nil: remove is all there is
+	purge    []string // nil: there is only remove
 	starts   bool     // whether the socket listens when the package has been installed
-	again    []string // install for the version that is installed
+	again    []string // installs the installed version again
 	thisFile string
 	nextFile string
 }
 
-// A package is installed, upgraded under load and removed on a machine that runs: no
-// connection is refused, what is published survives, and nothing is left at the end.
+// A package is installed, upgraded under load and removed on a running machine: no
+// connection is refused, what is published stays, and nothing is left at the end.
 func TestPackagesInstalled(t *testing.T) {
 	requireNFPM(t)
 	labtest.Tool(t, "dpkg")
@@ -41,7 +41,7 @@ func TestPackagesInstalled(t *testing.T) {
 			again: []string{"dpkg", "--install"}, starts: true, thisFile: first.deb(runtime.GOARCH), nextFile: next.deb(runtime.GOARCH),
 		},
 		{
-			// In Debian rpm has no packages, not even one with a shell.
+			// In Debian, rpm's database has no packages, so that one with a shell is missing.
 			name: "rpm", install: []string{"rpm", "--upgrade", "--nodeps"}, remove: []string{"rpm", "--erase", "nftnat"},
 			again: []string{"rpm", "--upgrade", "--nodeps", "--force"}, thisFile: first.rpm(runtime.GOARCH), nextFile: next.rpm(runtime.GOARCH),
 		},
@@ -94,7 +94,7 @@ func (p manager) test(t *testing.T) {
 	require.JSONEq(t, published, m.Exec("nftnat", "ls", "--json"))
 	require.Equal(t, "active", m.Property("nftnat.socket", "ActiveState"))
 
-	// What the administrator has disabled and stopped stays so.
+	// A service that the administrator has disabled and stopped stays disabled and stopped.
 	m.Exec("systemctl", "disable", "--now", "nftnat.service", "nftnat.socket")
 	m.Exec(p.again[0], append(p.again[1:], nextFile)...)
 	require.Equal(t, "disabled\ndisabled\n", m.Run("systemctl", "is-enabled", "nftnat.socket", "nftnat.service").Stdout)

@@ -35,7 +35,7 @@ var systemdFiles = []string{
 	"/usr/lib/tmpfiles.d/nftnat.conf",
 }
 
-// commonFiles are what all packages install, but for the manual pages of commands.
+// commonFiles are the files of all packages, without the manual pages of commands.
 var commonFiles = []string{
 	"/usr/bin/nftnat",
 	"/usr/share/bash-completion/completions/nftnat",
@@ -50,8 +50,8 @@ var openrcFiles = []string{"/etc/init.d/nftnat"}
 
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "s390x": elf.EM_S390, "riscv64": elf.EM_RISCV}
 
-// Packages have the program of their architecture, everything that belongs to it, one
-// version and one date.
+// Packages have the program of their architecture, all files that belong to it, one version
+// and one date.
 func TestPackages(t *testing.T) {
 	arches := []string{runtime.GOARCH, otherArch()}
 	r := packagesOf(t, thisVersion)
@@ -77,7 +77,7 @@ func TestPackages(t *testing.T) {
 	require.Equal(t, 3*len(arches), bytes.Count(out, []byte(": OK\n")), "%s", out)
 }
 
-// The same sources make the same packages: elsewhere, later, and by somebody with another
+// The same sources make the same packages in another directory, later, and with another
 // umask.
 func TestPackagesReproducible(t *testing.T) {
 	first := packagesOf(t, thisVersion)
@@ -93,10 +93,10 @@ func TestPackagesReproducible(t *testing.T) {
 	require.Subset(t, strings.Split(textOf(t, filepath.Join(first.dir, "SHA256SUMS")), "\n"), strings.Split(sums, "\n"))
 }
 
-// pack is what a package holds.
+// pack is the content of a package.
 type pack struct {
 	version string
-	files   map[string]packed // but directories
+	files   map[string]packed // without directories
 	scripts string            // one after another
 }
 
@@ -126,8 +126,7 @@ func checkFiles(t *testing.T, files map[string]packed, want []string) {
 	}
 }
 
-// checkProgram checks that a program is static and for an architecture, and what version
-// it says it is.
+// checkProgram checks that a program is static, and its architecture and version.
 func checkProgram(t *testing.T, content []byte, arch string) {
 	t.Helper()
 	program, err := elf.NewFile(bytes.NewReader(content))
@@ -228,7 +227,7 @@ func readRPM(t *testing.T, path string) pack {
 		_, err := fmt.Sscanf(fields[1], "%o", &mode)
 		require.NoError(t, err)
 		if mode&0o170000 == 0o040000 {
-			// A package that owns a directory of others removes it with its last file.
+			// A package that owns a shared directory removes it with its last file.
 			require.Contains(t, fields[0], "nftnat")
 			continue
 		}

@@ -18,8 +18,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// ping sends an ICMP echo request from inside ns and waits for the reply of just that
-// address.
+// ping sends an ICMP echo request from inside ns and waits for the reply of that address.
 func ping(t *testing.T, ns *lab.NS, to netip.Addr) {
 	t.Helper()
 	network, any, request, reply, proto := "ip4:icmp", "0.0.0.0", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1

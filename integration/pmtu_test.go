@@ -24,9 +24,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A wire on the way to the backend is narrower than either end knows. TCP through the
-// mapping completes in both directions, the client having learned by an error that came
-// through the NAT what the backend has learned directly.
+// A wire on the way to the backend has a smaller MTU than both ends. TCP through the mapping
+// works in both directions: the client learns the MTU from an ICMP error that was
+// translated, and the backend from one that was not.
 func TestPathMTU(t *testing.T) {
 	for _, mtu := range []int{576, minMTU6} {
 		n := newNarrow(t, mtu)
@@ -34,8 +34,7 @@ func TestPathMTU(t *testing.T) {
 		labtest.EchoTCP(t, n.deep, "deep", ":80")
 		labtest.EchoUDP(t, n.deep, "deep", ":80")
 		for _, f := range n.families {
-			// The kernel keeps what it has learned of a path: an address for each
-			// protocol, so that both have to learn it.
+			// Another address for each protocol, because the kernel remembers a path's MTU.
 			tcp, udp := f.host, f.second
 			publish(t, e, toward(tcp, 8080, 8080)+"->"+at(f.deep, 80), toward(udp, 8080, 8080)+"->"+at(f.deep, 80)+"/udp")
 			t.Run(fmt.Sprintf("%d/%s/client", mtu, f.name), func(t *testing.T) {
@@ -43,9 +42,9 @@ func TestPathMTU(t *testing.T) {
 				learnByDatagram(t, n.Client, f.family, netip.AddrPortFrom(udp, 8080), mtu)
 			})
 			t.Run(fmt.Sprintf("%d/%s/host", mtu, f.name), func(t *testing.T) {
-				// Over IPv4 the host keeps no MTU of a path that begins at its own
-				// loopback. It gets the errors, but minds them only when its segments
-				// have timed out, which takes six seconds.
+				// Over IPv4 the host stores no MTU for a path that begins at its
+				// loopback. It acts on the errors only when its segments have timed out,
+				// which takes six seconds.
 				if f.host.Is6() {
 					echoStream(t, n.Host, at(tcp, 8080), "deep", mtu)
 				}
@@ -55,7 +54,7 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
-// The wire of the backend itself is narrow: what most tunnels and overlays are like.
+// The backend's own wire has the small MTU, as with most tunnels and overlays.
 func TestPathMTUOfBackend(t *testing.T) {
 	for _, mtu := range []int{576, minMTU6} {
 		top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -77,7 +76,7 @@ func TestPathMTUOfBackend(t *testing.T) {
 				toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80)+"/udp")
 			for _, from := range []*lab.NS{top.Client, top.Host} {
 				t.Run(fmt.Sprintf("%d/%s/%s", mtu, f.name, from), func(t *testing.T) {
-					// The backend says in its first segment how large the others may be.
+					// The backend announces the size of segments (MSS) in its first one.
 					echoStream(t, from, at(f.host, 8080), "backend1", 0)
 					learnByDatagram(t, from, f, netip.AddrPortFrom(f.second, 8080), mtu)
 				})
@@ -86,8 +85,8 @@ func TestPathMTUOfBackend(t *testing.T) {
 	}
 }
 
-// echoStream has a megabyte echoed. If mtu is not zero, the client is to know then that
-// the path has it.
+// echoStream sends a megabyte, which is echoed. If mtu is not zero, the client's kernel must
+// know it afterwards.
 func echoStream(t *testing.T, from *lab.NS, addr, name string, mtu int) {
 	t.Helper()
 	c, err := from.Dial(t.Context(), "tcp", addr)
@@ -114,9 +113,9 @@ func echoStream(t *testing.T, from *lab.NS, addr, name string, mtu int) {
 	}
 }
 
-// learnByDatagram sends a datagram that must not be fragmented, and is too large. The
-// error names the next hop's MTU and the packet as the client has sent it; so the client
-// knows better from then on.
+// learnByDatagram sends a datagram that is too large and must not be fragmented. The error
+// has the next hop's MTU and the packet as the client has sent it, so that the client learns
+// the MTU.
 func learnByDatagram(t *testing.T, from *lab.NS, f family, to netip.AddrPort, mtu int) {
 	t.Helper()
 	listener := listenICMP(t, from, f)
@@ -128,7 +127,7 @@ func learnByDatagram(t *testing.T, from *lab.NS, f family, to netip.AddrPort, mt
 	source := c.LocalAddr().(*net.UDPAddr).AddrPort()
 	_, err = c.Write(make([]byte, tooLarge))
 	own := source.Addr() == f.host || source.Addr() == f.second
-	if !own { // else the kernel may say so at once
+	if !own { // otherwise the kernel may refuse it at once
 		require.NoError(t, err, "the client knows already")
 	}
 	kind, code := tooBig.of(to.Addr())
@@ -143,14 +142,14 @@ func learnByDatagram(t *testing.T, from *lab.NS, f family, to netip.AddrPort, mt
 		require.ErrorIs(t, err, unix.EMSGSIZE)
 	}
 
-	const headers, line = 48, 100 // the answer is longer than the question by a line
+	const headers, line = 48, 100 // the answer is a line longer
 	_, err = c.Write(make([]byte, mtu-headers-line))
 	require.NoError(t, err)
 	_, err = c.Read(make([]byte, 2048))
 	require.NoError(t, err)
 }
 
-// tooLarge is the size of a datagram that fits the wires, but for the narrow one.
+// tooLarge is the size of a datagram that fits all wires except the narrow one.
 const tooLarge = 1400
 
 func forbidFragments(t *testing.T, c net.Conn, to netip.Addr) {
@@ -163,7 +162,7 @@ func forbidFragments(t *testing.T, c net.Conn, to netip.Addr) {
 	})
 }
 
-// pathMTU is what the kernel knows of a connection's path.
+// pathMTU returns the MTU that the kernel knows for a connection's path.
 func pathMTU(t *testing.T, c net.Conn) (mtu int) {
 	t.Helper()
 	level, option := unix.SOL_IP, unix.IP_MTU

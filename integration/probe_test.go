@@ -21,8 +21,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// probe tries one thing with real packets, and is nil if it is as it should be. What
-// should be answered is waited for no longer than it is told.
+// probe tests one thing with real packets, and returns nil if it is right. It waits for an
+// answer at most for the given time.
 type probe func(wait time.Duration) error
 
 // The ports of a prober's host.
@@ -37,18 +37,17 @@ const (
 var (
 	loopback4 = mustAddr("127.0.0.1")
 	loopback6 = mustAddr("::1")
-	anybody   = netip.Addr{} // whatever peer a server sees
+	anybody   = netip.Addr{} // any peer that a server sees
 )
 
 func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// prober is a topology with everything published and served that probes ask for. The
-// engine that did it has closed.
+// prober is a topology in which everything for the probes is published and served. The
+// engine that published it is closed.
 type prober struct {
 	top *lab.Topology
 	t   *testing.T
-	// arrivals tells of datagrams that reached a socket of backend 1 which never
-	// answers.
+	// arrivals receives the datagrams for a socket of backend 1 that never answers.
 	arrivals net.PacketConn
 }
 
@@ -83,7 +82,7 @@ func newProber(t *testing.T, top *lab.Topology) *prober {
 	return p
 }
 
-// routeLoopback6 makes backend 2 send the host what is for ::1.
+// routeLoopback6 makes backend 2 route ::1 to the host.
 func routeLoopback6(top *lab.Topology) error {
 	h, err := top.Backend2.Handle()
 	if err != nil {
@@ -101,15 +100,15 @@ func routeLoopback6(top *lab.Topology) error {
 	)
 }
 
-// run runs a probe on a host that has forgotten all flows: rules are consulted for
-// new ones only.
+// run deletes all flows and runs a probe: most rules apply to the first packet of a flow
+// only.
 func (p *prober) run(try probe, wait time.Duration) error {
 	p.t.Helper()
 	labtest.Exec(p.t, p.top.Host, "conntrack", "-F")
 	return try(wait)
 }
 
-// reaches asks and wants the answer of that server, who is to see that peer.
+// reaches expects an answer of a server, which must see a given peer.
 func reaches(ns *lab.NS, network, addr, name string, peer netip.Addr) probe {
 	return func(wait time.Duration) error {
 		got, saw, err := askWithin(ns, network, addr, netip.AddrPort{}, wait)
@@ -125,7 +124,7 @@ func reaches(ns *lab.NS, network, addr, name string, peer netip.Addr) probe {
 	}
 }
 
-// silent asks and wants no answer.
+// silent expects no answer.
 func silent(ns *lab.NS, network, addr string) probe {
 	return func(time.Duration) error {
 		name, peer, err := askWithin(ns, network, addr, netip.AddrPort{}, silence)
@@ -136,7 +135,7 @@ func silent(ns *lab.NS, network, addr string) probe {
 	}
 }
 
-// otherPort asks from a port that the server must not see.
+// otherPort connects from a port that the server must not see.
 func otherPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
 	return func(wait time.Duration) error {
 		const port = 20000
@@ -148,7 +147,8 @@ func otherPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
 	}
 }
 
-// highPort asks from a port below 512, which would stay below 512 without a range.
+// highPort connects from a port below 512, which without a range would be masqueraded to one
+// below 512.
 func highPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
 	return func(wait time.Duration) error {
 		_, saw, err := askWithin(ns, network, addr, netip.AddrPortFrom(from, 500), wait)
@@ -159,10 +159,10 @@ func highPort(ns *lab.NS, network, addr string, from netip.Addr) probe {
 	}
 }
 
-// masqueradePort is whether masqueraded flows may have the port.
+// masqueradePort reports whether masqueraded flows may have the port.
 func masqueradePort(port uint16) bool { return port >= 32768 && port <= 49152 }
 
-// linkLocal asks from the client's link-local address.
+// linkLocal connects from the client's link-local address.
 func (p *prober) linkLocal(network, addr, name string) probe {
 	return func(wait time.Duration) error {
 		from, err := linkLocalAddr(p.top.Client)
@@ -199,9 +199,8 @@ func linkLocalAddr(ns *lab.NS) (netip.Addr, error) {
 	return netip.Addr{}, errors.New("no link-local address")
 }
 
-// reachesNotByLoopback6 sends from backend 2 to [::1] by way of the host, and wants
-// backend 1 not to see it. An answer, if there was one, would not be taken off the
-// wire.
+// reachesNotByLoopback6 sends from backend 2 to [::1] by way of the host, and checks that
+// backend 1 receives nothing. Backend 2 could not receive an answer.
 func (p *prober) reachesNotByLoopback6() probe {
 	return func(time.Duration) error {
 		ctx, cancel := context.WithTimeout(context.Background(), silence)

@@ -18,7 +18,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// terminal is a pseudoterminal (pty(7)): what programs write to it is gathered.
+// terminal is a pseudoterminal (pty(7)) that collects what programs write to it.
 type terminal struct {
 	program *os.File // the end for programs
 
@@ -33,7 +33,7 @@ func newTerminal(t *testing.T) *terminal {
 	screen := os.NewFile(uintptr(fd), "screen")
 	t.Cleanup(func() { _ = screen.Close() })
 	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
-	// Not by its name, which may be another one's in this mount namespace (ioctl_tty(2)).
+	// Not by its name, which may be another terminal's in this mount namespace (ioctl_tty(2)).
 	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	require.Zero(t, errno)
 	term := &terminal{program: os.NewFile(peer, "terminal")}
@@ -45,7 +45,7 @@ func newTerminal(t *testing.T) *terminal {
 			term.mu.Lock()
 			term.text.Write(buf[:n])
 			term.mu.Unlock()
-			if err != nil { // EIO, when nobody has the other end open
+			if err != nil { // EIO, when the other end is closed
 				return
 			}
 		}
@@ -63,7 +63,7 @@ func (t *terminal) shown() string {
 	return t.text.String()
 }
 
-// slowEngine publishes nothing, and takes its time to.
+// slowEngine publishes nothing, and takes long.
 type slowEngine struct {
 	api.Engine
 	entered, leave chan struct{}
@@ -77,7 +77,7 @@ func (e *slowEngine) ApplyState(context.Context, nat.State) ([]nat.Change, error
 
 func (e *slowEngine) Mappings(context.Context) ([]nat.Mapping, error) { return nil, nil }
 
-// serveSlowly answers in place of a daemon.
+// serveSlowly answers instead of a daemon.
 func (s *testbed) serveSlowly(t *testing.T) *slowEngine {
 	t.Helper()
 	e := &slowEngine{entered: make(chan struct{}), leave: make(chan struct{})}
@@ -98,8 +98,8 @@ func (s *testbed) serveSlowly(t *testing.T) *slowEngine {
 	return e
 }
 
-// What takes long says on a terminal how far it is, and leaves nothing of it. In a pipe,
-// and where it is told to be quiet or to print JSON, it says nothing.
+// A command that takes long shows its progress on a terminal, and erases it. It shows nothing
+// in a pipe, and with --quiet or --json.
 func TestProgress(t *testing.T) {
 	s := newTestbed(t, labtest.NewNS(t, "host"))
 	e := s.serveSlowly(t)
@@ -121,7 +121,7 @@ func TestProgress(t *testing.T) {
 	silent = append(silent, start(w))
 	require.NoError(t, w.Close())
 
-	// These have been at it for longer when this one shows something.
+	// These have run for longer when this one shows its progress.
 	screen := newTerminal(t)
 	talking := start(screen.program)
 	const erase = "\r\x1b[K"

@@ -16,7 +16,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// echoCase is a published port: what it is for, and where it leads.
+// echoCase is a published port.
 type echoCase struct {
 	network  string
 	frontend netip.Addr // the zero address: any
@@ -45,7 +45,7 @@ func (c echoCase) name() string {
 	return strings.Join([]string{c.network, frontend, c.backend.name}, "/")
 }
 
-// covers is whether clients that ask at an address are served.
+// covers reports whether clients that connect to an address are served.
 func (c echoCase) covers(asked netip.Addr) bool {
 	switch {
 	case !c.frontend.IsValid():
@@ -56,8 +56,8 @@ func (c echoCase) covers(asked netip.Addr) bool {
 	return c.frontend == asked
 }
 
-// seen is the address that the backend sees a client have: its own where netfilter
-// translates, and the host's towards the backend where a proxy stands between.
+// seen returns the client's address as the backend sees it: the client's own if netfilter
+// translates, and the host's if a proxy serves it.
 func (c echoCase) seen(client, asked netip.Addr) netip.Addr {
 	if asked.IsLoopback() || asked.Is4() != c.backend.backend1.Is4() {
 		return c.backend.gateway
@@ -65,9 +65,9 @@ func (c echoCase) seen(client, asked netip.Addr) netip.Addr {
 	return client
 }
 
-// Every kind of frontend with every kind of backend, asked at every address that the
-// host has, by itself and by a client: all that the mapping covers is answered, from
-// the address that was asked, and nothing else is.
+// Every kind of frontend with every kind of backend, at every address of the host, for the
+// host and for a client: all addresses that the mapping covers answer, from the address that
+// was called, and no others do.
 func TestProxiedEcho(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -97,7 +97,7 @@ func (c echoCase) test(t *testing.T, top *lab.Topology, s *testbed, port int) {
 	for _, f := range families(top) {
 		for _, asked := range []netip.Addr{f.host, f.gateway} {
 			ask(top.Client, f.client, asked)
-			ask(top.Host, asked, asked) // the host speaks to its own address from it
+			ask(top.Host, asked, asked) // the host uses an address of its own to connect to it
 		}
 		ask(top.Client, f.client, f.second)
 	}
@@ -115,8 +115,8 @@ func (c echoCase) test(t *testing.T, top *lab.Topology, s *testbed, port int) {
 	}
 }
 
-// What is published on a loopback address is for this host alone, also while a
-// neighbour sends it what is for 127.0.0.1 and ::1.
+// A mapping on a loopback address serves only this host, also while a neighbour routes
+// 127.0.0.1 and ::1 to it.
 func TestProxiedLoopbackIsPrivate(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.RouteLoopback(top.Client))
@@ -139,7 +139,7 @@ func TestProxiedLoopbackIsPrivate(t *testing.T) {
 	}
 }
 
-// The same by clients and servers that others wrote.
+// The same with other programs as clients and servers.
 func TestProxiedOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoHTTP(t, top.Backend1, "web", ":80")

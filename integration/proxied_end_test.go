@@ -17,9 +17,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A port that is published no longer is free at once, and whoever is connected to it
-// stays so, by netfilter or by a proxy, however it ended: rm, its time-out, a replace to
-// no proxy. UDP follows the mapping. What goes on is counted, and rm --kill ends it.
+// When a port is unpublished (rm, its time-out, or a replacement without a proxy), it is free
+// at once, and its TCP connections go on, by netfilter or by a proxy. UDP follows the mapping.
+// Connections that go on are counted, and rm --kill ends them.
 func TestProxiedConnectionsGoOn(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
@@ -63,7 +63,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, holder.Close())
 
-	// A successor and its end are nothing to them.
+	// A takeover, and the end of the new daemon, do not affect them.
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	killed := connect()
 	s.succeed(t, "rm --kill tcp 8080")
@@ -71,7 +71,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 		require.ErrorIs(t, f.refused(t), unix.ECONNRESET)
 	}
 	for i, f := range live {
-		if i%3 != 2 { // those of netfilter were connections to this port as well
+		if i%3 != 2 { // netfilter's were connections to this port as well
 			goesOn(t, f)
 			require.NoError(t, f.conn.Close())
 		}
@@ -86,7 +86,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	require.Equal(t, api.FlowCounts{}, s.status(t).Flows)
 }
 
-// Told to end, a daemon lets connections to ports that are published no longer end too.
+// A daemon that is told to end also waits for connections to unpublished ports.
 func TestProxiedConnectionsEndWithTheDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")

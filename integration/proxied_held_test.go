@@ -22,8 +22,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// occupy binds an address in ns as a service does that shares its port with whoever
-// asks for it: with SO_REUSEADDR, or also with SO_REUSEPORT.
+// occupy binds an address in ns with SO_REUSEADDR, or also with SO_REUSEPORT, like a service
+// that shares its port.
 func occupy(ns *lab.NS, network, address string, options ...int) (io.Closer, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		controlErr := raw.Control(func(fd uintptr) {
@@ -34,7 +34,7 @@ func occupy(ns *lab.NS, network, address string, options ...int) (io.Closer, err
 		return errors.Join(controlErr, err)
 	}}
 	if addr, err := netip.ParseAddrPort(address); err == nil && addr.Addr().Is4() {
-		network += "4" // else package net makes [::] of 0.0.0.0
+		network += "4" // otherwise package net makes [::] of 0.0.0.0
 	}
 	var held io.Closer
 	err := ns.Do(func() (err error) {
@@ -51,7 +51,7 @@ func occupy(ns *lab.NS, network, address string, options ...int) (io.Closer, err
 	return held, nil
 }
 
-// myself is this process as errors name the holder of a port.
+// myself names this process as errors name the holder of a port.
 func myself(t *testing.T) string {
 	t.Helper()
 	comm, err := os.ReadFile("/proc/self/comm")
@@ -59,7 +59,7 @@ func myself(t *testing.T) string {
 	return fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), os.Getpid())
 }
 
-// A port that another process has is not published, and it is told who that is.
+// A port that another process has cannot be published, and the error names the process.
 func TestProxiedPortOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -81,7 +81,7 @@ func TestProxiedPortOfOthers(t *testing.T) {
 		} {
 			t.Run(strings.ReplaceAll(network+" "+c.bound+" "+c.want, "/", " "), func(t *testing.T) {
 				var options []int
-				if network == "udp" { // with it Linux would let others share the port
+				if network == "udp" { // with it, other sockets could share the port
 					options = []int{unix.SO_REUSEADDR}
 				}
 				holder, err := occupy(top.Host, network, c.bound, options...)
@@ -96,10 +96,10 @@ func TestProxiedPortOfOthers(t *testing.T) {
 				require.Equal(t, 1, s.status(t).Proxies)
 			})
 		}
-		// What has not been published can be.
+		// The other ports can still be published.
 		s.succeed(t, "add --quiet "+network+" 8070-8089 172.30.0.2:8070-8089")
 		s.succeed(t, "rm "+network+" 8070-8089")
-		// A port of one address does not keep another from it.
+		// A port that is in use at one address is free at another one.
 		holder, err := occupy(top.Host, network, "192.0.2.9:8080")
 		require.NoError(t, err)
 		s.succeed(t, "add --quiet "+network+" 192.0.2.1:8080 172.30.0.2:80")
@@ -108,8 +108,8 @@ func TestProxiedPortOfOthers(t *testing.T) {
 	}
 }
 
-// What is published is held against every other process, with a proxy or without one,
-// whatever it asks of its socket. When it is not published any more it is free.
+// No other process can bind a published port, with or without a proxy, and with any socket
+// option. When it is unpublished, it is free.
 func TestProxiedPortIsHeld(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -139,7 +139,7 @@ func TestProxiedPortIsHeld(t *testing.T) {
 				require.NoError(t, holder.Close())
 			}
 		}
-		// From one to the other and back.
+		// From proxy to no proxy and back.
 		s.succeed(t, "add --quiet "+network+" 8080 172.30.0.2:80")
 		for range 2 {
 			s.succeed(t, "add --quiet --replace --no-proxy "+network+" 8080 172.30.0.2:80")
@@ -155,7 +155,7 @@ func TestProxiedPortIsHeld(t *testing.T) {
 	}
 }
 
-// A port that is chosen is one that nobody has, of the mappings and of the processes.
+// A chosen port is one that no mapping and no process has.
 func TestProxiedChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -170,20 +170,20 @@ func TestProxiedChoice(t *testing.T) {
 		}
 		require.Equal(t, "49156->172.30.0.2:80"+suffix(network)+"\n", s.succeed(t, "add --quiet "+network+" 0 172.30.0.2:80"))
 		labtest.Reaches(t, top.Host, network, "127.0.0.1:49156", "backend")
-		// 49157 is too few, and then there are 49159 and 49160.
+		// 49157 alone is too few; 49159 and 49160 are next.
 		require.Equal(t, "49159-49160->172.30.0.2:80-81"+suffix(network)+"\n", s.succeed(t, "add --quiet "+network+" 0 172.30.0.2:80-81"))
-		// An address of its own can have the port that is held at another one.
+		// A port that is held at one address can be chosen at another one.
 		s.succeed(t, "add --quiet "+network+" 192.0.2.1:49158 172.30.0.2:80")
 		for _, holder := range holders {
 			require.NoError(t, holder.Close())
 		}
-		// They were not kept.
+		// The others were released.
 		s.succeed(t, "add --quiet "+network+" 49153-49155 172.30.0.2:49153-49155")
 	}
 	require.Equal(t, 2*(1+2+1+3), s.status(t).Proxies)
 }
 
-// Where there is nothing left to choose, nothing is published and nothing is kept.
+// If no port is left to choose, nothing is published and nothing is held.
 func TestProxiedNoChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_local_reserved_ports", "49153-65533"))
@@ -204,7 +204,7 @@ func TestProxiedNoChoice(t *testing.T) {
 	require.Equal(t, "65534->172.30.0.2:80\n", s.succeed(t, "add --quiet tcp 0 172.30.0.2:80"))
 }
 
-// The port of a client is held as well, and for a while after the connection's end.
+// A client's source port is in use as well, and for some time after the connection.
 func TestProxiedPortOfClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)

@@ -22,8 +22,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A range of 10,000 ports is published, with a proxy for each, by one command, within
-// the memory that was promised, and goes without a trace.
+// One command publishes a range of 10,000 ports, with a proxy for each, within the promised
+// memory, and nothing is left of it afterwards.
 func TestProxiedBigRange(t *testing.T) {
 	const first, last, ports = 20000, 29999, 10000
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -36,7 +36,7 @@ func TestProxiedBigRange(t *testing.T) {
 		t.Skipf("the daemon may have %d files at most", limit)
 	}
 	s.succeed(t, "add --quiet udp 53 172.30.0.2")
-	// The loops, at most one for each processor, begin with the first ports and stay.
+	// The loops, at most one for each processor, start with the first ports and stay.
 	s.succeed(t, fmt.Sprintf("add --quiet tcp 30000-%d 172.30.0.2", 30000+runtime.NumCPU()))
 	s.succeed(t, fmt.Sprintf("rm --quiet tcp 30000-%d", 30000+runtime.NumCPU()))
 	before := openFiles(t, p.Pid)
@@ -49,8 +49,8 @@ func TestProxiedBigRange(t *testing.T) {
 			labtest.Reaches(t, top.Host, "tcp", fmt.Sprint(address, ":", port), fmt.Sprint("port", port))
 		}
 	}
-	// One port that somebody has is enough to have none of a range. (These are below
-	// those that clients have, ip_local_port_range in ip-sysctl.rst.)
+	// If one port of a range is in use, none is published. (These are below
+	// ip_local_port_range, the ports of clients.)
 	holder, err := occupy(top.Host, "tcp", "127.0.0.1:14999")
 	require.NoError(t, err)
 	r := s.run(t, "add tcp 10000-14999 172.30.0.2")
@@ -65,8 +65,8 @@ func TestProxiedBigRange(t *testing.T) {
 	await(t, "the files to be closed", func() bool { return openFiles(t, p.Pid) <= before })
 }
 
-// Where there are too few files for a range, it fails whole, and says of what there is
-// too little and where to have more. What was there goes on.
+// If the limit of open files is too low for a range, nothing is published. The error says
+// which limit, and how to raise it. What was published stays.
 func TestProxiedFileLimit(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -107,8 +107,7 @@ func TestProxiedFileLimit(t *testing.T) {
 		s.succeed(t, "add --quiet "+network+" 20000-20009 172.30.0.2")
 	}
 
-	// More clients than there are files: some wait, or are turned away, and when they
-	// have gone everybody is served again.
+	// With more clients than descriptors, some wait or are refused. Then all are served again.
 	var flows []*flow
 	for range 100 {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
@@ -131,7 +130,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	s.succeed(t, "rm --quiet tcp 8080-8089")
 }
 
-// replacePort puts the first port of a range in the place of the one that was too many.
+// replacePort replaces the port that was too many by the first one of a range.
 func replacePort(text string) string {
 	fields := strings.Fields(text)
 	for i, field := range fields {
@@ -142,7 +141,7 @@ func replacePort(text string) string {
 	return strings.Join(fields, " ") + "\n"
 }
 
-// fileLimit is how many files a process may have (proc(5), limits).
+// fileLimit returns the limit of open files of a process (proc(5), limits).
 func fileLimit(t *testing.T, pid int) int {
 	t.Helper()
 	limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "limits"))
@@ -150,7 +149,7 @@ func fileLimit(t *testing.T, pid int) int {
 	return number(t, string(limits), "Max open files")
 }
 
-// residentKiB is how much memory a process has.
+// residentKiB returns the resident memory of a process.
 func residentKiB(t *testing.T, pid int) int {
 	t.Helper()
 	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
@@ -158,7 +157,7 @@ func residentKiB(t *testing.T, pid int) int {
 	return number(t, string(status), "VmRSS:")
 }
 
-// number is the first one behind a name.
+// number returns the first number after a name.
 func number(t *testing.T, text, name string) int {
 	t.Helper()
 	_, rest, found := strings.Cut(text, name)
@@ -168,7 +167,7 @@ func number(t *testing.T, text, name string) int {
 	return n
 }
 
-// openFiles is how many a process has.
+// openFiles returns the number of open files of a process.
 func openFiles(t *testing.T, pid int) int {
 	t.Helper()
 	fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "fd"))

@@ -18,7 +18,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// filesIn are the names of all that there is in a directory.
+// filesIn returns the names in a directory.
 func filesIn(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -30,9 +30,8 @@ func filesIn(t *testing.T, dir string) []string {
 	return names
 }
 
-// Whatever was done by a daemon, the tables of others are the same after every command,
-// and a purge leaves the machine as it was, but for IP forwarding, which it reports, and
-// the state file, in which there is nothing then.
+// The tables of others are the same after every command, and a purge leaves the machine as
+// it was, except for IP forwarding, which it reports, and an empty state file.
 func TestPurgeLeavesNothing(t *testing.T) {
 	for _, start := range []string{"by a command", "with a state file"} {
 		t.Run(start, func(t *testing.T) {
@@ -77,8 +76,8 @@ func TestPurgeLeavesNothing(t *testing.T) {
 	}
 }
 
-// Commands that publish race with purges: each of them succeeds, and after the last
-// purge there is nothing.
+// Commands that publish race with purges. All of them succeed, and after the last purge
+// nothing is left.
 func TestPurgeRaces(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -94,7 +93,7 @@ func TestPurgeRaces(t *testing.T) {
 	}
 	racing.Wait()
 	for _, r := range results {
-		// Whoever asked a daemon that was just told to end has been told so.
+		// A command whose daemon was just told to end says so.
 		if r.Code != 0 {
 			require.Regexp(t, "^nftnat: [^\n]*\n$", r.Stderr)
 			t.Logf("%d: %s", r.Code, r.Stderr)
@@ -109,7 +108,7 @@ func TestPurgeRaces(t *testing.T) {
 	require.True(t, slices.Contains(filesIn(t, filepath.Dir(s.socket)), "nftnat.sock"))
 }
 
-// Quiet, it says nothing of what stays, and a daemon nothing of what it cannot do.
+// With --quiet it does not say what stays, nor does the daemon say what it cannot do.
 func TestPurgeQuiet(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NotEmpty(t, succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80"))

@@ -15,9 +15,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// rawElement is an element of one of nftnat's maps, or without a value sets, with any user data, also such as
-// nft(8) would neither write nor read. It is encoded here and not by package nft,
-// which refuses to.
+// rawElement is an element of one of nftnat's maps, or without a value of a set, with any
+// user data, also such as nft(8) would neither write nor read. It is encoded here because
+// package nft refuses to.
 type rawElement struct {
 	set        string
 	key, value []byte
@@ -35,7 +35,7 @@ func writeElement(t *testing.T, ns *lab.NS, e rawElement) {
 	writeRaw(t, ns, unix.NFT_MSG_NEWSETELEM, attributes)
 }
 
-// writeRaw makes what the attributes say by a transaction of one message.
+// writeRaw sends a transaction of one message with the attributes.
 func writeRaw(t *testing.T, ns *lab.NS, message netlink.HeaderType, attributes []byte) {
 	t.Helper()
 	require.NoError(t, ns.Do(func() error {
@@ -103,6 +103,5 @@ func (e rawElement) encode() ([]byte, error) {
 	return ae.Encode()
 }
 
-// asComment is user data that holds a comment, in libnftnl's form: type, length,
-// value.
+// asComment returns user data with a comment in libnftnl's form: type, length, value.
 func asComment(s string) []byte { return append([]byte{0, byte(len(s))}, s...) }

@@ -5,12 +5,12 @@ package integration
 
 import "fmt"
 
-// source is who asks.
+// source is the machine that sends.
 type source string
 
-// The sources. The client and the neighbour are on the LAN: the one knows the host as
-// its router, the other the way to the networks as well, and sends the host what is for
-// loopback addresses. So does the sibling, from within.
+// The sources. The client and the neighbour are on the LAN. The host is the client's router.
+// The neighbour has routes to the networks and for loopback addresses; the sibling has the
+// latter too.
 const (
 	fromClient    source = "client"
 	fromLinkLocal source = "client, link-local source"
@@ -25,10 +25,10 @@ func sources() []source {
 	return []source{fromClient, fromLinkLocal, fromNeighbour, fromHost, fromBackend, fromSibling, fromOther}
 }
 
-// inNetwork is whether the source is an endpoint.
+// inNetwork reports whether the source is an endpoint.
 func (s source) inNetwork() bool { return s == fromBackend || s == fromSibling || s == fromOther }
 
-// asked is the address that a source asks.
+// asked is the address to which a source connects.
 type asked string
 
 const (
@@ -40,7 +40,7 @@ const (
 	byFar      asked = "a server far away"
 )
 
-// target is the port that a source asks for.
+// target is the port to which a source connects.
 type target string
 
 // The targets at an address of the host, at the backend's own, and far away.
@@ -68,8 +68,8 @@ func targets(by asked) []target {
 	return []target{publishedAny, publishedAcross, publishedOne, publishedLoopback, unpublished}
 }
 
-// addresses are those that a source can ask: another one's loopback address takes an
-// attacker to ask for, and the far server a route.
+// addresses returns those that a source can reach: another machine's loopback address needs
+// an attacker, and the far server a route.
 func addresses(s source) []asked {
 	switch s {
 	case fromLinkLocal:
@@ -83,7 +83,7 @@ func addresses(s source) []asked {
 	return []asked{byLAN, bySecond, byGateway, byBackend, byFar}
 }
 
-// cell is one question.
+// cell is one cell of the page.
 type cell struct {
 	source  source
 	asked   asked
@@ -96,11 +96,11 @@ func (c cell) String() string {
 	return fmt.Sprintf("%s, %s/%d: %s, %s", c.source, c.network, c.bits, c.asked, c.target)
 }
 
-// cells are all questions of a family.
+// cells returns all cells of a family.
 func cells(bits int) (all []cell) {
 	for _, s := range sources() {
 		if s == fromLinkLocal && bits == 32 {
-			continue // no host of today has link-local addresses only
+			continue // no host has link-local addresses only
 		}
 		for _, by := range addresses(s) {
 			for _, to := range targets(by) {
@@ -113,10 +113,10 @@ func cells(bits int) (all []cell) {
 	return all
 }
 
-// outcome is an answer: who answers, whom he sees asking; or why nobody does.
+// outcome is the server that answers and the client's address that it sees, or why none does.
 type outcome struct {
 	server string // "backend:80"; empty: nobody
-	seen   string // as who the client is seen: a machine, or an address of the host's
+	seen   string // the client as the server sees it: a machine, or an address of the host
 	none   string // "refused" or "dropped"
 }
 
@@ -135,11 +135,11 @@ var (
 	dropped = outcome{none: "dropped"}
 )
 
-// The servers, which are called by what they are.
+// The names of the servers.
 const (
-	serverPublished = "backend:80" // which all frontends lead to
-	serverOther     = "backend:81" // but this, which is not published
-	serverLoopback  = "backend:82" // and this, for loopback frontends
+	serverPublished = "backend:80" // the backend of all frontends
+	serverOther     = "backend:81" // not published
+	serverLoopback  = "backend:82" // the backend of loopback frontends
 	serverFar       = "far"
 )
 
@@ -151,7 +151,7 @@ func (c cell) want() outcome {
 	case byBackend:
 		return c.wantDirectly()
 	case byLoopback:
-		if c.source != fromHost { // nobody else asks a host for those
+		if c.source != fromHost { // other sources cannot
 			return dropped
 		}
 	case byLAN, bySecond, byGateway:
@@ -174,11 +174,11 @@ func (c cell) want() outcome {
 	return outcome{server: server, seen: c.seenBehindFrontend()}
 }
 
-// seenBehindFrontend is as whom the backend sees the source that has asked the host.
+// seenBehindFrontend is the source as the backend sees it, if it connects to the host.
 func (c cell) seenBehindFrontend() string {
 	const (
-		proxy   = "gateway" // by whose address the host reaches the backend
-		hairpin = "gateway" // so that the answer comes back the same way
+		proxy   = "gateway" // the host's address towards the backend
+		hairpin = "gateway" // so that the answer returns through the host
 	)
 	switch {
 	case c.asked == byLoopback, c.target == publishedAcross, c.source == fromLinkLocal:
@@ -186,15 +186,15 @@ func (c cell) seenBehindFrontend() string {
 	case c.source == fromBackend, c.source == fromSibling:
 		return hairpin
 	case c.source == fromHost && c.asked == byGateway:
-		return "gateway" // it speaks to an address of its own from the same
+		return "gateway" // the host uses an address of its own to connect to it
 	case c.source == fromHost && c.asked == bySecond && c.bits == 128:
-		return "host (second)" // over IPv4 from the first of the prefix
+		return "host (second)" // over IPv4, from the first address of the prefix
 	}
 	return string(c.source)
 }
 
-// wantDirectly is the outcome at the backend's own address: the guard lets nobody in
-// but siblings, and the host itself is not forwarded.
+// wantDirectly is the outcome at the backend's own address: the guard lets only siblings in;
+// the host's own packets are not forwarded.
 func (c cell) wantDirectly() outcome {
 	server := map[target]string{backendPort: serverPublished, otherPortOf: serverOther}[c.target]
 	switch c.source {

@@ -18,14 +18,13 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// A packet that was dropped is told from one that is late by asking something else
-// after it: what is asked later, and from the same place, is answered later. So many
-// such questions in a row, without an answer to an earlier one between them, are taken
-// for the end.
+// To distinguish a dropped packet from a late one, the test sends other packets after it from
+// the same machine, which are answered later. After so many of them without an answer to the
+// first, it counts as dropped.
 const quietRounds = 5
 
-// measure asks all cells and returns their outcomes, in the same order. Cells of one
-// source are asked at the same time.
+// measure returns the outcomes of cells, in the same order. Cells of one source are measured
+// at the same time.
 func (r *reach) measure(t *testing.T, all []cell) []outcome {
 	t.Helper()
 	labtest.Exec(t, r.top.Host, "conntrack", "-F")
@@ -40,7 +39,7 @@ func (r *reach) measure(t *testing.T, all []cell) []outcome {
 				}
 				to, from := r.address(c)
 				q, err := ask(c, i, to, from)
-				if err != nil { // the kernel does not even send it
+				if err != nil { // the kernel does not send it
 					outcomes[i] = outcome{none: err.Error()}
 					continue
 				}
@@ -64,12 +63,12 @@ func (r *reach) measure(t *testing.T, all []cell) []outcome {
 	return outcomes
 }
 
-// askLater asks the host and, through it, the backend, and waits for the answers.
+// askLater connects to the host and, through it, to the backend, and waits for the answers.
 func (r *reach) askLater(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	for i, f := range families(r.top) {
 		labtest.Reaches(t, ns, "tcp", at(f.host, reachOwn), "host")
-		if !r.mutated { // or it may well be that nobody is let through
+		if !r.mutated { // otherwise nothing may pass
 			labtest.Reaches(t, ns, "tcp", at(f.host, []int{reachAny4, reachAny6}[i]), serverPublished)
 		}
 	}
@@ -80,12 +79,12 @@ type question struct {
 	cell  cell
 	index int
 	fd    int
-	// answer is what has come of it, over TCP.
+	// answer is the result over TCP.
 	answer []byte
 }
 
-// ask sends the first packet of a cell from the calling thread's namespace, or has sent
-// it when it returns, which a connect that blocks would not tell.
+// ask sends the first packet of a cell from the namespace of the calling thread, without
+// blocking.
 func ask(c cell, index int, to netip.AddrPort, from netip.Addr) (*question, error) {
 	domain, kind := unix.AF_INET6, unix.SOCK_STREAM
 	if c.bits == 32 {
@@ -132,7 +131,7 @@ func sockaddrPort(ap netip.AddrPort) unix.Sockaddr {
 	return nil
 }
 
-// collect takes the answers that are there, and returns the questions that have none.
+// collect reads the answers that have come, and returns the questions without one.
 func (r *reach) collect(t *testing.T, open []*question, outcomes []outcome) (left []*question) {
 	t.Helper()
 	for _, q := range open {
@@ -173,7 +172,7 @@ func (r *reach) read(t *testing.T, q *question) (outcome, bool) {
 	return outcome{server, r.seen(q.cell, addr), ""}, true
 }
 
-// confirm asks a cell again, alone, and waits for it. A late answer is no drop.
+// confirm measures a cell again, alone, and waits: a late answer is no drop.
 func (r *reach) confirm(c cell) outcome {
 	to, from := r.address(c)
 	local := netip.AddrPort{}
@@ -196,8 +195,8 @@ func (r *reach) confirm(c cell) outcome {
 	return outcome{server, r.seen(c, peer), ""}
 }
 
-// seen names who a server sees, and the port too if it is none that masqueraded flows
-// may have.
+// seen names the client that a server sees, and its port if masqueraded flows must not have
+// it.
 func (r *reach) seen(c cell, peer netip.AddrPort) string {
 	name, ok := r.names[peer.Addr()]
 	if !ok {
@@ -209,8 +208,8 @@ func (r *reach) seen(c cell, peer netip.AddrPort) string {
 	return name
 }
 
-// deviations are the cells whose outcome is not that of the design, one a line. Of a
-// ruleset that is not the engine's, the first will do.
+// deviations lists the cells whose outcome is not as designed, one a line. For a mutated
+// ruleset it lists the first one only.
 func (r *reach) deviations(t *testing.T, all []cell) (lines []string) {
 	t.Helper()
 	for i, got := range r.measure(t, all) {

@@ -65,7 +65,7 @@ func reachabilityPage() string {
 	return b.String()
 }
 
-// cellText is what families and protocols have in common, or else what each has.
+// cellText is the outcome if it is the same for families and protocols, or each outcome.
 func cellText(s source, by asked, to target) string {
 	var labels, texts []string
 	for _, bits := range []int{32, 128} {

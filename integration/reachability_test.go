@@ -16,9 +16,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// Who reaches what, and as whom he is seen: every cell of docs/reachability.md by real
-// packets, whether the host's bridges call netfilter or not, and whether somebody has
-// let loopback addresses be routed or not. Nothing of that makes a difference.
+// Every cell of docs/reachability.md with real packets: which ports a machine reaches, and
+// with which address the backend sees it. Neither bridge-nf nor route_localnet makes a
+// difference.
 func TestReachability(t *testing.T) {
 	r := newReach(t)
 	for _, bridgeNF := range []bool{false, true} {
@@ -35,7 +35,7 @@ func TestReachability(t *testing.T) {
 	}
 }
 
-// The page shows what the test above has found to be so.
+// The page shows the outcomes that the test above checks.
 func TestReachabilityPage(t *testing.T) {
 	path := filepath.Join("..", "docs", "reachability.md")
 	page := reachabilityPage()
@@ -72,7 +72,7 @@ func TestReachabilityMutations(t *testing.T) {
 	require.Empty(t, r.trespasses(t))
 }
 
-// noticed is the first deviation there is.
+// noticed returns the first deviation.
 func (r *reach) noticed(t *testing.T) string {
 	t.Helper()
 	r.forget(t)
@@ -90,7 +90,7 @@ func (r *reach) noticed(t *testing.T) string {
 	return ""
 }
 
-// chainScript fills a chain anew in one transaction, without one of the rules.
+// chainScript replaces the rules of a chain in one transaction, without one of them.
 func chainScript(chain string, rules []string, without int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "flush chain inet nftnat %s\n", chain)

@@ -16,13 +16,13 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// reach is a topology in which every cell can be asked: two networks, one of them with
-// a backend that publishes ports of every kind, and a sibling.
+// reach is a topology in which every cell can be measured: two networks, one of them with a
+// backend that publishes ports of every kind, and a sibling.
 type reach struct {
 	top      *lab.Topology
 	engine   *engine.Engine
 	machines map[source]*lab.NS
-	names    map[netip.Addr]string // of whom a server can see
+	names    map[netip.Addr]string // of the clients that a server can see
 	link     netip.Addr            // the client's link-local address
 	mutated  bool                  // the ruleset is not the engine's
 }
@@ -73,8 +73,7 @@ func newReach(t *testing.T) *reach {
 	return r
 }
 
-// publish declares the networks and attaches the endpoints. The engine is the daemon's,
-// with proxies.
+// publish declares the networks and attaches the endpoints, with an engine with proxies.
 func (r *reach) publish(t *testing.T) {
 	t.Helper()
 	top := r.top
@@ -115,8 +114,8 @@ func (r *reach) publish(t *testing.T) {
 	attach("other6", "other6", top.Other.V6)
 }
 
-// address is what a cell's source asks, and from where it asks: the zero address leaves
-// that to the kernel.
+// address returns the destination and source address of a cell. If the source is the zero
+// address, the kernel chooses it.
 func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
 	f := families(r.top)[0]
 	loopback, anyPort, acrossPort := loopback4, uint16(reachAny4), uint16(reachAny6)
@@ -135,7 +134,7 @@ func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
 	case c.source == fromLinkLocal:
 		from = r.link
 	case c.asked == byLoopback && c.source != fromHost:
-		// Or the kernel would choose a loopback address, which the attacker has not.
+		// Otherwise the kernel would choose a loopback address, which the attacker does not have.
 		from = map[int]netip.Addr{32: r.machines[c.source].V4, 128: r.machines[c.source].V6}[c.bits]
 	}
 	return netip.AddrPortFrom(host, port), from

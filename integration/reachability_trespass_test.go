@@ -17,18 +17,18 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// Not every packet that gets where it should not is answered to who sent it: one with
-// another's source is answered to him, and one to ::1 with an answer that no machine
-// takes off a wire. The backend counts them.
+// The sender of a packet that passes although it should not does not always get an answer:
+// with a forged source the answer goes to another machine, and no machine accepts an answer
+// from ::1. So the backend counts such packets.
 
-// portOfImpostors is a port of the backend's to which impostors send. Nothing leads to
-// it; siblings could ask it, but none does.
+// portOfImpostors is a port of the backend to which machines with forged addresses send. No
+// other machine uses it.
 const portOfImpostors = 83
 
-// watchForTrespassers has the backend count what may not come to it, and gives two
-// machines outside the network the address of one inside. Of TCP from the host to the
-// loopback frontend's backend it counts only what begins a connection: one that its proxy
-// has had, as it may, can still be ending.
+// watchForTrespassers lets the backend count packets that must not arrive, and gives two
+// machines outside the network the address of one inside. Of TCP from the host to the backend
+// of the loopback frontend it counts only packets that begin a connection, because earlier
+// connections of the proxy may still be ending.
 func (r *reach) watchForTrespassers(t *testing.T) {
 	t.Helper()
 	top := r.top
@@ -72,7 +72,7 @@ func (r *reach) impersonate(t *testing.T) {
 	}
 }
 
-// knock has everybody but the host ask for loopback frontends.
+// knock sends to loopback frontends from all machines except the host.
 func (r *reach) knock(t *testing.T) {
 	t.Helper()
 	nft(t, r.top.Backend1, "reset", "counters")
@@ -87,7 +87,7 @@ func (r *reach) knock(t *testing.T) {
 	r.measure(t, all)
 }
 
-// leave has endpoints send to the far server what has no ports.
+// leave sends packets without ports from endpoints to the far server.
 func (r *reach) leave(t *testing.T) {
 	t.Helper()
 	for _, ns := range []*lab.NS{r.top.Backend1, r.top.Other} {
@@ -96,17 +96,16 @@ func (r *reach) leave(t *testing.T) {
 	}
 }
 
-// solicit has the sibling make sure that the backend is still where it was, which it does
-// from its link-local address (RFC 4861 section 7.2.2). With bridge-nf that comes by the
-// guard.
+// solicit makes the sibling verify the backend's link layer address, which it does from its
+// link-local address (RFC 4861 section 7.2.2). With bridge-nf that passes the guard.
 func (r *reach) solicit(t *testing.T) {
 	t.Helper()
 	labtest.Reaches(t, r.top.Backend2, "udp", at(r.top.Backend1.V6, 80), serverPublished)
 	labtest.Exec(t, r.top.Backend2, "ip", "neighbour", "change", r.top.Backend1.V6.String(), "dev", lab.MachineLink, "nud", "probe")
 }
 
-// trespasses are the packets that came to the backend and should not have, and those
-// that should have and did not, one a line. It forgets them.
+// trespasses lists the packets that arrived at the backend and should not have, and those
+// that should have and did not, one a line, and resets the counters.
 func (r *reach) trespasses(t *testing.T) (lines []string) {
 	t.Helper()
 	r.knock(t)
@@ -115,7 +114,7 @@ func (r *reach) trespasses(t *testing.T) (lines []string) {
 	r.solicit(t)
 	counts := counters(t, r.top.Backend1)
 	for end := time.Now().Add(silence); counts["solicited"] == 0 && time.Now().Before(end); {
-		counts = counters(t, r.top.Backend1) // the kernel sends it a moment later
+		counts = counters(t, r.top.Backend1) // the kernel counts it a moment later
 	}
 	counts["naked"] = counters(t, r.top.Far)["naked"]
 	if counts["solicited"] == 0 {
@@ -133,8 +132,8 @@ func (r *reach) trespasses(t *testing.T) (lines []string) {
 	return lines
 }
 
-// forget sets the counters to zero. The flows go first: what TCP sends again of one that
-// was let through while a rule was missing would be counted.
+// forget deletes the flows and sets the counters to zero. Without the first, retransmissions
+// of a flow that passed while a rule was missing would be counted.
 func (r *reach) forget(t *testing.T) {
 	t.Helper()
 	labtest.Exec(t, r.top.Host, "conntrack", "-F")
@@ -143,7 +142,7 @@ func (r *reach) forget(t *testing.T) {
 	}
 }
 
-// counters are those of a machine, by their names.
+// counters returns the counters of a machine, by their names.
 func counters(t *testing.T, ns *lab.NS) map[string]int {
 	t.Helper()
 	counts := map[string]int{}

@@ -31,7 +31,7 @@ var readers = []string{
 
 const readFromKernel = "nftnat: the daemon does not answer: this is what the kernel holds: error="
 
-// filledTestbed is a host with a daemon that has something to tell, and what readers print of it.
+// filledTestbed is a host with a daemon and mappings, and what readers print about it.
 func filledTestbed(t *testing.T) (s *testbed, lines []string, want map[string]string) {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -50,7 +50,7 @@ func filledTestbed(t *testing.T) (s *testbed, lines []string, want map[string]st
 	return s, lines, want
 }
 
-// With a daemon that is stopped, commands that read say what the kernel holds.
+// If the daemon is stopped, commands that read print what the kernel holds.
 func TestReadersOfStoppedDaemon(t *testing.T) {
 	labtest.LongOnly(t, "5 s for which commands wait for a daemon that is stopped")
 	s, lines, want := filledTestbed(t)
@@ -81,8 +81,8 @@ func TestReadersOfStoppedDaemon(t *testing.T) {
 	require.Equal(t, want["ls"], s.succeed(t, "ls"))
 }
 
-// With a daemon that ends at any point of its answer, commands that read say what the kernel
-// holds, and say it once.
+// If the daemon ends in the middle of its answer, commands that read print what the kernel
+// holds, once.
 func TestReadersOfCutAnswer(t *testing.T) {
 	s, lines, want := filledTestbed(t)
 	behind := s.client()
@@ -127,7 +127,7 @@ func TestReadersOfCutAnswer(t *testing.T) {
 			if err != nil {
 				return
 			}
-			_ = answer(nc) // what is wrong is seen by the command
+			_ = answer(nc) // the command checks for errors
 		}
 	})
 	defer serving.Wait()
@@ -148,14 +148,14 @@ func TestReadersOfCutAnswer(t *testing.T) {
 			require.Regexp(t, "^"+readFromKernel+".*\n$", r.Stderr, "%s of %s", name, line)
 		}
 	}
-	// A refusal is an answer.
+	// An error response is an answer.
 	mu.Lock()
 	cut = func(answer []byte) []byte { return answer }
 	mu.Unlock()
 	r := through.run(t, "inspect nobody")
 	require.Equal(t, 4, r.Code)
 	require.NotContains(t, r.Stderr, readFromKernel)
-	// One who changes something is told, and nothing is done twice.
+	// A command that makes a change fails, and nothing is done twice.
 	mu.Lock()
 	cut = func([]byte) []byte { return nil }
 	mu.Unlock()
@@ -164,7 +164,7 @@ func TestReadersOfCutAnswer(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("nftnat: ask %s: the server closed the connection: EOF\n", path), r.Stderr)
 }
 
-// A daemon that is killed while readers ask it costs none of them an answer.
+// If a daemon is killed, commands that read still get an answer.
 func TestReadersOfKilledDaemon(t *testing.T) {
 	s, _, want := filledTestbed(t)
 	for range 10 {

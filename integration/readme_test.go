@@ -15,9 +15,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// README.md leads from a checkout to an installed, used and removed nftnat: all of its
-// commands work, one after another, on a machine that has been booted for them, and
-// print what it says. Nothing of nftnat's is left.
+// The commands in README.md work, one after another, on a machine that is booted for them, and
+// print what it says: nftnat is built, installed, used and removed, and nothing is left.
 func TestReadme(t *testing.T) {
 	m := boottest.Boot(t, newDocHost(t), nil)
 	m.Write("/usr/local/bin/sudo", sudoScript, 0o755)
@@ -55,7 +54,7 @@ func unpackCheckout(t *testing.T, m *boottest.Machine) {
 	require.Zero(t, r.Code, r.Stderr)
 }
 
-// packCheckout archives the files of this checkout that git knows, or would add.
+// packCheckout archives the files that git tracks, or would add.
 func packCheckout(t *testing.T) []byte {
 	t.Helper()
 	git := exec.Command(labtest.Tool(t, "git"), "ls-files", "-z", "--cached", "--others", "--exclude-standard")

@@ -17,8 +17,8 @@ import (
 	nftables "github.com/nftnat/nftnat/nft"
 )
 
-// BenchmarkRepair is how long the table is away, with so many mappings in it, after
-// somebody has deleted it.
+// BenchmarkRepair measures how long the table is missing after it was deleted, for some
+// numbers of mappings.
 func BenchmarkRepair(b *testing.B) {
 	for _, count := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("mappings=%d", count), func(b *testing.B) {
@@ -36,7 +36,7 @@ func BenchmarkRepair(b *testing.B) {
 			b.Cleanup(func() { require.NoError(b, foreign.Close()) })
 			var away []time.Duration
 			for b.Loop() {
-				peace := time.Now().Add(100 * time.Millisecond) // as who does not fight
+				next := time.Now().Add(100 * time.Millisecond) // so that the repair is not delayed
 				require.NoError(b, foreign.DeleteTable(engine.DefaultTable))
 				begin := time.Now()
 				for {
@@ -45,10 +45,10 @@ func BenchmarkRepair(b *testing.B) {
 						break
 					}
 					require.ErrorIs(b, err, fs.ErrNotExist)
-					time.Sleep(20 * time.Microsecond) // leaves the processors to whom it is about
+					time.Sleep(20 * time.Microsecond) // leaves the processors to the daemon
 				}
 				away = append(away, time.Since(begin))
-				time.Sleep(time.Until(peace))
+				time.Sleep(time.Until(next))
 			}
 			labtest.ReportPercentiles(b, away)
 		})

@@ -18,7 +18,7 @@ import (
 	nftables "github.com/nftnat/nftnat/nft"
 )
 
-// openTestbed runs a daemon whose table others can change, with a network and ports.
+// openTestbed runs a daemon whose table has no owner, with a network and ports.
 func openTestbed(t *testing.T, top *lab.Topology) (*testbed, *labtest.Process) {
 	t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
@@ -35,16 +35,16 @@ func openTestbed(t *testing.T, top *lab.Topology) (*testbed, *labtest.Process) {
 	return s, daemon
 }
 
-// awaitRepair waits until the table was repaired more often than so many times, and
+// awaitRepair waits until the table was repaired more often than a number of times, and
 // nothing is left to do.
 func (s *testbed) awaitRepair(t *testing.T, before int) {
 	t.Helper()
 	await(t, "the repair", func() bool { return s.status(t).Table.Repaired > before })
 }
 
-// A table that others can change is soon what it was, whatever they did to the whole of
-// it, to its rules or to what only nftnat writes: as a daemon makes it that starts with
-// the same state. Flows go on, and who came in meanwhile does not stay.
+// A table without an owner is repaired, whatever others did to the table, its rules or its
+// records. It equals that of a daemon that starts with the same state. Flows go on, and
+// connections that came in meanwhile are ended.
 func TestForeignDamage(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
 	s, daemon := openTestbed(t, top)
@@ -80,7 +80,7 @@ func TestForeignDamage(t *testing.T) {
 		}
 		return n == repairs
 	})
-	// A table of somebody else's in its place is left alone until it goes.
+	// A foreign table with its name is left alone until it is deleted.
 	load(t, top.Host, "delete table inet nftnat\nadd table inet nftnat { comment \"mine\"; }")
 	await(t, "word of it", func() bool { return strings.Contains(daemon.Output(), `not one of nftnat's: its comment is \"mine\"`) })
 	r := s.run(t, "add tcp 9090 172.30.0.2:80")
@@ -90,7 +90,7 @@ func TestForeignDamage(t *testing.T) {
 	load(t, top.Host, "delete table inet nftnat")
 	s.awaitRepair(t, repairs)
 	require.Equal(t, before, listing(top.Host))
-	// What a daemon makes of the same state where there was nothing.
+	// The table that a new daemon makes of the same state.
 	state := s.succeed(t, "export")
 	elsewhere := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	other := newTestbed(t, elsewhere.Host)
@@ -102,13 +102,13 @@ func TestForeignDamage(t *testing.T) {
 	require.Equal(t, before, listing(elsewhere.Host))
 }
 
-// probes are datagrams to a port that the guard keeps closed, one after the other.
+// probes are datagrams to a port that the guard protects, one after the other.
 type probes struct {
 	sent, got atomic.Int64
 	stop      func()
 }
 
-// startProbes has the neighbour, who has a route, try to get in all the time.
+// startProbes starts probes from the neighbour, which has a route.
 func startProbes(t *testing.T, top *lab.Topology) *probes {
 	t.Helper()
 	p := &probes{}
@@ -134,7 +134,7 @@ func startProbes(t *testing.T, top *lab.Topology) *probes {
 				return
 			default:
 			}
-			// A refusal that came back is the next call's error, and says nothing.
+			// The error is that of an earlier datagram, which does not matter.
 			_, _ = source.Write([]byte("knock"))
 			p.sent.Add(1)
 		}
@@ -149,8 +149,7 @@ func startProbes(t *testing.T, top *lab.Topology) *probes {
 	return p
 }
 
-// setHandles are the sets and maps of the table, each with the number by which the kernel
-// knows it.
+// setHandles returns the handles of the table's sets and maps.
 func setHandles(t *testing.T, ns *lab.NS) (lines []string) {
 	t.Helper()
 	for line := range strings.Lines(nft(t, ns, "-a", "-t", "list", "table", "inet", "nftnat")) {
@@ -161,11 +160,10 @@ func setHandles(t *testing.T, ns *lab.NS) (lines []string) {
 	return lines
 }
 
-// While a table is put right in which somebody has damaged something else than the guard,
-// not one packet gets past the guard: the rules come at once, and the sets that they look
-// in are those that were there. (Sets of prefixes and segments that come with a table are
-// found empty for some tens of microseconds after its rules, on 6.18: 347 of 584,000 probes
-// came in during 140 repairs that replaced it.)
+// While a table is repaired, not one packet passes the guard if the guard itself was not
+// damaged: the rules change in one transaction, and their sets are kept. (On 6.18, interval
+// sets that are made with a table are empty for some tens of microseconds after its rules:
+// 347 of 584,000 probes passed during 140 repairs that replaced the table.)
 func TestGuardDuringRepair(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour, Forwarding: true})
 	s, daemon := openTestbed(t, top)
@@ -188,7 +186,7 @@ func TestGuardDuringRepair(t *testing.T) {
 	t.Logf("%d probes in %s, during %d repairs: %d came in", p.sent.Load(), time.Since(begin), repairs, p.got.Load())
 	require.Zero(t, p.got.Load(), "of %d probes", p.sent.Load())
 	require.Equal(t, sets, setHandles(t, top.Host), "those that were there")
-	// A table that is turned off is on again where it stands, and the guard with it.
+	// A table that was turned off (dormant) is turned on again, and with it the guard.
 	before := s.status(t).Table.Repaired
 	load(t, top.Host, "add table inet nftnat { flags dormant; }")
 	s.awaitRepair(t, before)
@@ -197,16 +195,16 @@ func TestGuardDuringRepair(t *testing.T) {
 		await(t, "more probes", func() bool { return p.sent.Load() > sent+1000 })
 		return p.got.Load() == got
 	})
-	// The probes do get in where there is none.
+	// Without a guard the probes arrive.
 	got := p.got.Load()
 	daemon.Kill()
 	load(t, top.Host, "delete table inet nftnat")
 	await(t, "probes", func() bool { return p.got.Load() > got+1000 })
 }
 
-// Somebody who deletes the table over and over is answered ever more seldom, so that
-// neither of them has the machine to itself; the daemon serves meanwhile, and once there
-// is peace all is as it was.
+// If another program deletes the table again and again, it is repaired at growing intervals,
+// so that neither uses the whole machine. The daemon serves meanwhile, and when the deletions
+// stop, everything is as before.
 func TestFighter(t *testing.T) {
 	labtest.LongOnly(t, "3 s of a fight about the table")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -231,7 +229,7 @@ func TestFighter(t *testing.T) {
 	repaired := s.status(t).Table.Repaired
 	t.Logf("deleted %d times, repaired %d times", deleted, repaired)
 	require.Greater(t, deleted, 3, "no fight")
-	// Ten rests make a second, after which there is one repair in each.
+	// Ten delays are a second. After that there is one repair for each delay.
 	require.Less(t, deleted, 30)
 	await(t, "peace", func() bool { return s.status(t).Table.Repaired >= deleted })
 	require.Equal(t, before, sortedElements(t, top.Host))

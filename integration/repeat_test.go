@@ -16,8 +16,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// The same command again is done and changes nothing, and rm takes what is printed, with
-// a daemon and without.
+// The same command again succeeds and changes nothing, and rm accepts what is printed, with a
+// daemon and without.
 func TestRepeatAndRemove(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -48,7 +48,7 @@ func TestRepeatAndRemove(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 3, strings.Count(m.do(t, "ls tcp"), "tcp  "))
 
-		m.do(t, "add tcp 8080 172.30.0.2:80 --replace") // for ever, so that nothing counts down
+		m.do(t, "add tcp 8080 172.30.0.2:80 --replace") // without a time-out, so that nothing changes by itself
 		m.refuse(t, "rm 8080->172.30.0.2:81", 4, `unpublish tcp 8080: 8080->172.30.0.2:81 is not published: tcp 8080 is published as 8080->172.30.0.2:80 by "shop"`)
 		require.Equal(t, "8082->172.30.0.2:80\n", m.do(t, "rm 8082"))
 		require.Equal(t, printed[lines[3]], m.do(t, "rm "+strings.TrimSpace(printed[lines[3]])))
@@ -60,8 +60,7 @@ func TestRepeatAndRemove(t *testing.T) {
 	})
 }
 
-// What a change did beyond what it prints is said in the same words with a daemon and
-// without, and nothing of it with --quiet.
+// Notes about a change are the same with a daemon and without, and not printed with --quiet.
 func TestNotesOfChanges(t *testing.T) {
 	for _, quiet := range []string{"", " --quiet"} {
 		var says []string
@@ -86,7 +85,7 @@ func TestNotesOfChanges(t *testing.T) {
 	}
 }
 
-// The API says by its status whether anything was done.
+// The API's status shows whether anything was changed.
 func TestRepeatStatus(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)

@@ -19,19 +19,17 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// shadowAttempts is how many flows an attacker begins towards one port of a client.
+// shadowAttempts is the number of flows that an attacker begins towards one port of a client.
 const shadowAttempts = 10_000
 
-// shadowed are the frontends that an attacker would like to stand in for: some below
-// 512, where the kernel keeps a random port among those below 512, and where there are
-// so few that a patient attacker gets all of them; some above, and in the range from
-// which frontends are chosen.
+// shadowed are the frontends that an attacker tries to imitate: some below 512, because the
+// kernel replaces a port below 512 by another one below 512, so that an attacker gets each of
+// them sooner or later; some above; and some in the range from which frontends are chosen.
 func shadowed() []int { return []int{53, 80, 123, 443, 500, 8080, 49153, 65535} }
 
-// A backend sends to a client from all kinds of ports, in the hope that one is
-// masqueraded as the very port that another's mapping has: then the client's packets to
-// that port would be answers to the backend (CVE-2021-3773, port shadow). The client
-// always gets whom it asked.
+// Port shadow (CVE-2021-3773): a backend sends to a client from many ports. If one is
+// masqueraded to the port of another mapping, the client's packets to that port are treated as
+// answers to the backend. With nftnat the client always reaches the right backend.
 func TestPortShadow(t *testing.T) {
 	s := newShadow(t)
 	for _, f := range families(s.top) {
@@ -41,9 +39,9 @@ func TestPortShadow(t *testing.T) {
 	}
 }
 
-// Nor does a sibling that calls a frontend of the victim's from all kinds of ports, and
-// is masqueraded for that: what the victim itself then sends to the host, from the port
-// that it serves, is no answer to the sibling.
+// The same with a sibling that calls a frontend of the victim from many ports, and is
+// masqueraded for the hairpin: packets that the victim sends to the host from the port that it
+// serves are not treated as answers to the sibling.
 func TestPortShadowOfSiblings(t *testing.T) {
 	s := newShadow(t)
 	for _, f := range families(s.top) {
@@ -51,9 +49,8 @@ func TestPortShadowOfSiblings(t *testing.T) {
 	}
 }
 
-// With other ways out the attack succeeds: it is no wonder that the test above is
-// passed, and nothing less than what the engine does will do. Ports chosen at random
-// are not enough, for whoever tries often enough meets every one of them.
+// With other masquerade rules the attack succeeds, so that the test above shows something.
+// Random ports of the whole range are not enough, because enough attempts find each port.
 func TestPortShadowSucceeds(t *testing.T) {
 	labtest.LongOnly(t, "attacks that succeed where the rules are not as they should be")
 	s := newShadow(t)
@@ -78,8 +75,8 @@ func TestPortShadowSucceeds(t *testing.T) {
 	}
 }
 
-// shadow is a topology with a victim, backend 1, and an attacker, backend 2, in a
-// network that is masqueraded.
+// shadow is a topology with a victim, backend 1, and an attacker, backend 2, in a masqueraded
+// network.
 type shadow struct {
 	top  *lab.Topology
 	next uint16 // the port that the client uses next
@@ -104,21 +101,21 @@ func newShadow(t *testing.T) *shadow {
 	for _, f := range families(s.top) {
 		publish(t, e, toward(f.wildcard, portOfPeer, portOfPeer)+"->"+at(f.backend1, portOfPeer)+"/udp")
 	}
-	// So that the engine does not put right what is replaced.
+	// Closed, so that the engine does not repair the rules that the test replaces.
 	require.NoError(t, e.Close())
-	// The victim has better things to do than to keep what the attacker sends.
+	// The victim does not store what the attacker sends.
 	load(t, s.top.Backend1, fmt.Sprintf(`table inet firewall { chain input {
 		type filter hook input priority filter;
 		udp dport %d udp length 8 drop; }; }`, portOfPeer))
-	// As most clients do, this one takes no notice of what it has not asked for: a reset
-	// or an ICMP error of its own would end the attacker's flow.
+	// Like most clients behind a firewall, this one does not answer unexpected packets: a
+	// reset or an ICMP error would end the attacker's flow.
 	load(t, s.top.Client, `table inet firewall { chain input {
 		type filter hook input priority filter;
 		meta l4proto { tcp, udp } ct state new drop; }; }`)
 	return s
 }
 
-// attack returns the frontends by which the client was led astray.
+// attack returns the frontends at which the client reached the attacker.
 func (s *shadow) attack(t *testing.T, network string, f family) (captured []int) {
 	t.Helper()
 	labtest.Exec(t, s.top.Host, "conntrack", "-F")
@@ -127,7 +124,7 @@ func (s *shadow) attack(t *testing.T, network string, f family) (captured []int)
 	labtest.Reaches(t, s.top.Client, network, at(f.host, 8080), "victim")
 	require.Equal(t, shadowAttempts, spray(t, s.top.Backend2, network, f.backend2, client, shadowPorts()))
 	for _, port := range shadowed() {
-		// Masquerading takes one of the host's addresses; which one is the kernel's choice.
+		// The kernel chooses to which of the host's addresses it masquerades.
 		for _, host := range []netip.Addr{f.host, f.second} {
 			name, _, err := askWithin(s.top.Client, network, at(host, port), client, answerTimeout)
 			if err != nil || name != "victim" {
@@ -140,11 +137,11 @@ func (s *shadow) attack(t *testing.T, network string, f family) (captured []int)
 	return captured
 }
 
-// portOfPeer is where the victim has a service that sends from its port as well, as NTP
-// and many other protocols between equals do.
+// portOfPeer is a port of the victim from which it also sends, as NTP and other peer-to-peer
+// protocols do.
 const portOfPeer = 85
 
-// attackVictim returns the frontends by which the victim was led astray.
+// attackVictim returns the frontends at which the victim reached the attacker.
 func (s *shadow) attackVictim(t *testing.T, f family) (captured []int) {
 	t.Helper()
 	labtest.Exec(t, s.top.Host, "conntrack", "-F")
@@ -167,7 +164,7 @@ func (s *shadow) attackVictim(t *testing.T, f family) (captured []int) {
 	return captured
 }
 
-// requireAttacked sees to it that the attacker was not just kept from sending.
+// requireAttacked checks that the attacker's packets were sent.
 func (s *shadow) requireAttacked(t *testing.T) {
 	t.Helper()
 	var flows int
@@ -176,8 +173,8 @@ func (s *shadow) requireAttacked(t *testing.T) {
 	require.Greater(t, flows, shadowAttempts*9/10)
 }
 
-// answerTo waits for the answer to one datagram among those of others, and returns who
-// has given it.
+// answerTo waits for the answer to one datagram among other answers, and returns the name of
+// its server.
 func answerTo(t *testing.T, c net.PacketConn, token string) string {
 	t.Helper()
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(silence)))
@@ -194,8 +191,8 @@ func answerTo(t *testing.T, c net.PacketConn, token string) string {
 	}
 }
 
-// shadowPorts are the ports that the attacker sends from: first those it wants to be
-// seen with, then all below 1024, then others.
+// shadowPorts returns the ports from which the attacker sends: first those that it wants to be
+// masqueraded to, then all below 1024, then others.
 func shadowPorts() []int {
 	ports, twice := shadowed(), map[int]bool{}
 	for _, port := range ports {
@@ -209,7 +206,7 @@ func shadowPorts() []int {
 	return ports
 }
 
-// replaceWayOut gives what leaves the networks another masquerade.
+// replaceWayOut replaces the masquerade rules of the networks.
 func replaceWayOut(t *testing.T, host *lab.NS, f family, masquerade string) {
 	t.Helper()
 	ip, digit := "ip", "4"

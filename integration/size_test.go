@@ -14,9 +14,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// mostBytes is what the program may have, as it is released. A dependency that calls
-// methods by names which the linker cannot know takes it beyond that at once
-// (docs/adr/0019-metrics-of-our-own.md).
+// mostBytes bounds the size of a released program. A dependency that calls methods by names
+// that are made at run time exceeds it at once (docs/adr/0019-metrics-of-our-own.md).
 const mostBytes = 14 << 20
 
 func TestBinarySize(t *testing.T) {

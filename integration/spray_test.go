@@ -14,9 +14,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// spray sends a packet that begins a flow, a SYN or a datagram, from each of the ports,
-// and returns how many it has sent. No socket has any of the ports: what comes back is
-// refused.
+// spray sends a packet that begins a flow, a SYN or a datagram, from each of the ports, and
+// returns their number. No socket has the ports, so that answers are refused.
 func spray(t *testing.T, ns *lab.NS, network string, from netip.Addr, to netip.AddrPort, ports []int) (sent int) {
 	t.Helper()
 	require.NoError(t, ns.Do(func() error {
@@ -62,9 +61,9 @@ func sockaddr(a netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.As16()}
 }
 
-// firstSegment is the first thing a flow sends, without its IP header.
+// firstSegment returns the first packet of a flow, without the IP header.
 func firstSegment(network string, from, to netip.AddrPort) []byte {
-	size, sum := 8, 6 // of UDP: the header's size, and where the checksum is (RFC 768)
+	size, sum := 8, 6 // UDP: the header's size and the offset of the checksum (RFC 768)
 	if network == "tcp" {
 		size, sum = 20, 16 // RFC 9293 section 3.1
 	}
@@ -84,8 +83,8 @@ func firstSegment(network string, from, to netip.AddrPort) []byte {
 	return b
 }
 
-// checksum is that of RFC 1071, of an even number of bytes. Zero is sent as its other
-// form, which UDP alone asks for and nobody minds.
+// checksum is that of RFC 1071 for an even number of bytes. Zero is sent as 0xffff, which UDP
+// requires and TCP allows.
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {

@@ -21,14 +21,14 @@ import (
 
 var runsOut = regexp.MustCompile(`expires \w+`)
 
-// fingerprint is the hash of all there is in the kernel, but for time that passes.
+// fingerprint is a hash of the ruleset without remaining times.
 func fingerprint(t *testing.T, ns *lab.NS) string {
 	t.Helper()
 	return fmt.Sprintf("%x", sha256.Sum256(runsOut.ReplaceAll([]byte(ruleset(t, ns)), nil)))
 }
 
-// A file that is torn, damaged or wrong is refused whole, in one line, and the kernel is
-// left as it is: with all there is in it, with rules that should be put right, and empty.
+// A torn, damaged or wrong file is refused as a whole, in one line, and the kernel is not
+// changed: with a whole table, with a damaged one, and with none.
 func TestStateBadFiles(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	s, path := newTestbed(t, top.Host), stateFile(t)
@@ -82,7 +82,7 @@ func TestStateBadFiles(t *testing.T) {
 		}
 	}
 
-	// What is no file, or not ours to replace.
+	// Files that are not regular, or must not be replaced.
 	require.NoError(t, os.Rename(path, path+".real"))
 	require.NoError(t, os.Symlink(path+".real", path))
 	refused(t, 2, "it is a symbolic link")
@@ -94,13 +94,13 @@ func TestStateBadFiles(t *testing.T) {
 	require.Equal(t, 2, r.Code, r.Stderr)
 	require.Contains(t, r.Stderr, "there is no directory "+path)
 
-	// The good one is as good as before.
+	// The good file still works.
 	require.NoError(t, os.WriteFile(path, good, 0o600))
 	daemon = s.serve(t, "--state", path)
 	require.Contains(t, daemon.Output(), "restored the stored state")
 	require.Contains(t, s.succeed(t, "ps"), "web")
 
-	// One file, one daemon.
+	// A file has one daemon.
 	second := newTestbed(t, top.Host)
 	r = second.run(t, "serve --table other --state "+path)
 	require.Equal(t, 3, r.Code, r.Stderr)
@@ -108,13 +108,13 @@ func TestStateBadFiles(t *testing.T) {
 	require.NotContains(t, nft(t, top.Host, "list", "tables"), "other")
 }
 
-// While the file cannot be written, nothing changes, and what is published stays at work.
-// With room for it changes are made again.
+// While the file cannot be written, changes fail, and what is published keeps working. When
+// it can be written, changes succeed again.
 func TestStateDiskFull(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newTestbed(t, top.Host)
-	// The tests' own mount namespace, whose /run is theirs.
+	// In the tests' own mount namespace, whose /run is empty.
 	disk, err := os.MkdirTemp("/run", "disk-")
 	require.NoError(t, err)
 	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=64k"))

@@ -17,8 +17,8 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// BenchmarkKept is one mapping published and one unpublished, two changes, beside others
-// of which none makes a range with another; with a file and without.
+// BenchmarkKept publishes and unpublishes a mapping, which are two changes, in a state with
+// mappings that form no ranges, with a file and without.
 func BenchmarkKept(b *testing.B) {
 	for _, count := range []int{100, 10_000, 60_000} {
 		for _, kept := range []bool{false, true} {

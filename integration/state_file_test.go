@@ -19,7 +19,7 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// stateFile is a path for a daemon's state, in a directory of its own.
+// stateFile returns a path for a state file, in a directory of its own.
 func stateFile(t *testing.T) string {
 	t.Helper()
 	return filepath.Join(t.TempDir(), "state.yaml")
@@ -27,14 +27,14 @@ func stateFile(t *testing.T) string {
 
 var end = regexp.MustCompile(`expires: [-0-9T:.]+Z`)
 
-// export is what is published, with when something ends left to the kernel, which counts
-// it in milliseconds from now.
+// export returns what is published, without the ends of mappings, which the kernel reports
+// as milliseconds from now.
 func (s *testbed) export(t *testing.T) string {
 	t.Helper()
 	return end.ReplaceAllString(s.succeed(t, "export"), "expires: ~")
 }
 
-// reboot ends a daemon with no time for anything, and loses the table.
+// reboot kills a daemon, and deletes the table.
 func (s *testbed) reboot(t *testing.T, daemon *labtest.Process) {
 	t.Helper()
 	daemon.Kill()
@@ -42,7 +42,7 @@ func (s *testbed) reboot(t *testing.T, daemon *labtest.Process) {
 	require.Empty(t, nft(t, s.ns, "list", "ruleset"))
 }
 
-// fill makes some of everything, and two addresses that were released.
+// fill makes networks, endpoints and mappings of all kinds, and releases two addresses.
 func (s *testbed) fill(t *testing.T) {
 	t.Helper()
 	for _, line := range []string{
@@ -62,8 +62,8 @@ func (s *testbed) fill(t *testing.T) {
 	}
 }
 
-// What a reboot takes comes back from the file: mappings, networks, endpoints, names,
-// ends, and where each network looks for its next address.
+// After a reboot, everything is restored from the file: mappings, networks, endpoints, names,
+// ends, and the next address of each network.
 func TestStateReboot(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
@@ -72,7 +72,7 @@ func TestStateReboot(t *testing.T) {
 	s, path := newTestbed(t, top.Host), stateFile(t)
 	daemon := s.serve(t, "--state", path)
 	s.fill(t)
-	// The file is what is published, and that is what apply takes.
+	// The file has what is published, and apply accepts it.
 	exported := s.export(t)
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -101,12 +101,11 @@ func TestStateReboot(t *testing.T) {
 		labtest.Reaches(t, top.Host, "udp", "127.0.0.1:92", "web")
 		require.Contains(t, s.succeed(t, "port web 80"), "8080")
 	}
-	// Addresses that were released before still come round last.
+	// Addresses that were released before are still leased last.
 	require.Contains(t, s.succeed(t, "attach later --network inside"), "172.30.0.4")
 	require.Contains(t, s.succeed(t, "attach later6 --network open"), "fd00:30::4")
 
-	// A file of export is one of state, and what has ended while the machine was off is
-	// left out.
+	// A file from export is a valid state file. What ended meanwhile is not restored.
 	exported = s.succeed(t, "export")
 	ended := end.ReplaceAllString(exported, "expires: 2020-01-01T00:00:00Z")
 	require.NotEqual(t, exported, ended)
@@ -119,15 +118,15 @@ func TestStateReboot(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "lease", "and the file says so by now")
 
-	// What was purged stays away.
+	// After a purge nothing is restored.
 	s.succeed(t, "purge")
 	daemon.Wait()
 	s.serve(t, "--state", path)
 	require.Equal(t, exportOf("mappings: []\n"), s.succeed(t, "export"))
 }
 
-// Where both know something the kernel's word stands, and what was taken out of the
-// table meanwhile stays out.
+// If kernel and file differ, the kernel's state counts, and what was removed from the table
+// meanwhile is not restored.
 func TestStateKernelWins(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
@@ -160,8 +159,7 @@ func TestStateKernelWins(t *testing.T) {
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:7003", "two")
 	s.reboot(t, daemon)
 
-	// A command came before the daemon did: what it has published stands, and beside it
-	// comes back what was lost.
+	// If a command runs before the daemon, its mapping stays, and the others are restored.
 	succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.3:80")
 	daemon = s.serve(t, "--state", path)
 	require.Contains(t, daemon.Output(), `kept=8080->172.30.0.2:80 reason="it is 8080->172.30.0.3:80"`)

@@ -45,10 +45,9 @@ func storedState(t *testing.T, ns *lab.NS, path string) (s nat.State) {
 	return s
 }
 
-// A process that is killed at any step of a change leaves a table and a file that agree
-// again when the next engine opens: with the change wholly done where the kernel made it.
-// If the table is lost as well, what was acknowledged is there, and the change wholly
-// done or wholly undone.
+// If a process is killed at any step of a change, table and file agree when the next engine
+// has opened: the change is done if the kernel had made it. If the table is lost as well,
+// what was acknowledged is restored, and the change is wholly done or undone.
 func TestStateKill(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, c := range labtest.Some(t, "changes killed with a state file", 5, endpointKillCases()) {

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// lent is what an engine of another process would get.
+// lent returns the sockets that an engine of another process would get.
 func lent(t *testing.T, s engine.Sockets) *engine.Sockets {
 	t.Helper()
 	duplicate := func(fd int) int {
@@ -33,9 +33,8 @@ func lent(t *testing.T, s engine.Sockets) *engine.Sockets {
 	return &d
 }
 
-// An engine that is suspended serves and does nothing else, and goes on when it is told
-// to, with what others have done to the table meanwhile; or another one goes on with its
-// sockets.
+// A suspended engine only serves. When it is resumed, it adopts what others have done to the
+// table meanwhile; or another engine continues with its sockets.
 func TestSuspend(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.LeakCheck(t)
@@ -74,7 +73,7 @@ func TestSuspend(t *testing.T) {
 		require.ErrorIs(t, err, nat.ErrOwned)
 		require.ErrorContains(t, err, "pid")
 		served(8080)
-		// Whoever has the sockets may open, change something, and give up.
+		// Another engine with the sockets may open, change something, and close.
 		other, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), Sockets: lent(t, sockets)})
 		require.NoError(t, err)
 		publish(t, other, "9000->172.30.0.2:80", "9000->172.30.0.2:80/udp")
@@ -104,7 +103,7 @@ func TestSuspend(t *testing.T) {
 	served(8080)
 	served(8081)
 
-	// Suspended and then told to end.
+	// Suspended and then closed.
 	_, err = second.Suspend(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, second.Close())
@@ -118,8 +117,8 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
-// Sockets that are not what they are said to be, or that nobody has asked for, are closed,
-// and so are all of them where an engine cannot open; those that are missing are bound.
+// Sockets that are not what they are said to be, or that are not needed, are closed; so are
+// all of them if the engine cannot open. Missing ones are bound.
 func TestStrangeSockets(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.LeakCheck(t)

@@ -20,8 +20,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Others' tables are as they were after every command, to the byte and the handle:
-// whatever they are called and whichever ports they are about.
+// Other tables, of any name and about any port, are the same after every command, down to
+// the handles.
 func TestForeignTables(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	load(t, top.Host, foreignRuleset(t))
@@ -57,7 +57,7 @@ func foreignTables(t *testing.T, ns *lab.NS) string {
 	return b.String()
 }
 
-// everyKind is a mapping of every kind there is.
+// everyKind returns a mapping of every kind.
 func everyKind(t *testing.T) []nat.Mapping {
 	t.Helper()
 	ms := mappings(t,
@@ -74,8 +74,8 @@ func everyKind(t *testing.T) []nat.Mapping {
 	return ms
 }
 
-// An administrator saves the ruleset, loses it, and loads it again: nothing of what
-// was published is lost, to the name and the time that is left.
+// An administrator saves the ruleset, flushes it, and loads it again: all that was published
+// is there, with names and remaining times.
 func TestSaveAndLoad(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -104,8 +104,8 @@ func TestSaveAndLoad(t *testing.T) {
 	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
 }
 
-// requireMappings compares mappings, their ends to the minute: what is left of a
-// time-out is all that the kernel tells.
+// requireMappings compares mappings, and their ends to the minute, because the kernel reports
+// only the remaining time.
 func requireMappings(t *testing.T, want, got []nat.Mapping) {
 	t.Helper()
 	want, got = nat.Collapse(want), nat.Collapse(got)
@@ -117,8 +117,8 @@ func requireMappings(t *testing.T, want, got []nat.Mapping) {
 	require.Equal(t, want, got)
 }
 
-// The table is gone: somebody else has flushed the ruleset. Whatever the next change
-// is, with it comes back all that was published.
+// After others have flushed the ruleset, the next change of any kind restores all that was
+// published.
 func TestRestored(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")

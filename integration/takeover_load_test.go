@@ -28,20 +28,20 @@ import (
 	"github.com/nftnat/nftnat/state"
 )
 
-// callers ask a server as fast as they can, one connection or datagram after another.
+// callers call a server as fast as they can, one connection or datagram after another.
 type callers struct {
 	network, address string
 	stop             chan struct{}
 	running          sync.WaitGroup
 
 	mu sync.Mutex
-	// done are questions, and of them refused those that nobody was there for, lost those
-	// without an answer, and broken those of connections that ended too early.
+	// done counts calls; refused, lost and broken count those that were refused, were not
+	// answered, or whose connection ended too early.
 	done, refused, lost, broken int
-	errs                        []error // the first of them
+	errs                        []error // the first errors
 }
 
-// callersAtATime is how many of them ask at one address.
+// callersAtATime is the number of callers of one address.
 const callersAtATime = 2
 
 func startCallers(t *testing.T, ns *lab.NS, network, address string) *callers {
@@ -57,7 +57,7 @@ func startCallers(t *testing.T, ns *lab.NS, network, address string) *callers {
 func (c *callers) String() string { return c.network + " " + c.address }
 
 func (c *callers) call(ns *lab.NS) {
-	var f *flow // of UDP: clients stay where they are
+	var f *flow // UDP clients keep their source port
 	for !c.halted() {
 		if f == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
@@ -72,7 +72,7 @@ func (c *callers) call(ns *lab.NS) {
 		_, err := f.ask()
 		c.note(err)
 		if tcp, ok := f.conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // or its port would be taken for a minute
+			_ = tcp.SetLinger(0) // otherwise its port would be in use for a minute
 			_ = f.conn.Close()
 			f = nil
 		}
@@ -125,21 +125,21 @@ func (c *callers) end(t *testing.T) error {
 	return errors.Join(c.errs...)
 }
 
-// soFar is how many have been asked.
+// soFar returns the number of calls.
 func (c *callers) soFar() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.done
 }
 
-// goOn waits until some more have been asked.
+// goOn waits for some more calls.
 func (c *callers) goOn(t *testing.T) {
 	t.Helper()
 	before := c.soFar()
 	await(t, "more questions", func() bool { return c.soFar() > before+20 })
 }
 
-// stream is one connection by which bytes go to an echo server and come back.
+// stream is one connection to an echo server.
 type stream struct {
 	conn    *net.TCPConn
 	stop    chan struct{}
@@ -181,7 +181,7 @@ func (s *stream) flow(lines io.Reader) error {
 	}
 }
 
-// end ends the connection, and returns how many bytes went by it.
+// end ends the connection, and returns the number of bytes that it carried.
 func (s *stream) end(t *testing.T) int {
 	t.Helper()
 	close(s.stop)
@@ -191,7 +191,7 @@ func (s *stream) end(t *testing.T) int {
 	return s.sent
 }
 
-// task is what goes on until it is ended.
+// task does something again and again until it is ended.
 type task struct {
 	stop    chan struct{}
 	running sync.WaitGroup
@@ -222,7 +222,7 @@ func (k *task) halt() {
 	k.running.Wait()
 }
 
-// end stops it, and returns how often it went well.
+// end stops it, and returns how often it succeeded.
 func (k *task) end(t *testing.T) int64 {
 	t.Helper()
 	k.halt()
@@ -230,7 +230,7 @@ func (k *task) end(t *testing.T) int64 {
 	return k.rounds.Load()
 }
 
-// startOccupiers tries to take what publishEveryKind has published.
+// startOccupiers starts tasks that try to bind the ports of publishEveryKind.
 func startOccupiers(t *testing.T, ns *lab.NS) *task {
 	t.Helper()
 	return startTask(t, func(i int64) error {
@@ -251,7 +251,7 @@ func startOccupiers(t *testing.T, ns *lab.NS) *task {
 	})
 }
 
-// startAPIUsers has the daemon asked and told all the time.
+// startAPIUsers starts tasks that read and change the state through the API.
 func startAPIUsers(t *testing.T, s *testbed) *task {
 	t.Helper()
 	m := mapping(t, "9000->172.30.0.2:80")
@@ -276,7 +276,7 @@ func startAPIUsers(t *testing.T, s *testbed) *task {
 	})
 }
 
-// startScrapes reads metrics all the time.
+// startScrapes starts a task that reads metrics.
 func startScrapes(t *testing.T, ns *lab.NS, url string) *task {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{
@@ -293,7 +293,7 @@ func startScrapes(t *testing.T, ns *lab.NS, url string) *task {
 	})
 }
 
-// notifySocket is where a service manager would be told how a daemon is (sd_notify(3)).
+// notifySocket is the socket of a service manager (sd_notify(3)).
 func notifySocket(t *testing.T) (path string, told <-chan string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "manager-")

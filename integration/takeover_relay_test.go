@@ -19,8 +19,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// relay stands between a daemon and its successor, which takes it for the daemon, and sees
-// each of their messages before the other one does.
+// relay passes messages between a daemon and its successor, and sees each of them first.
 type relay struct {
 	*testbed
 	to        *testbed
@@ -45,7 +44,7 @@ func relayTo(t *testing.T, s *testbed) *relay {
 	return r
 }
 
-// serve answers in the daemon's place.
+// serve answers instead of the daemon.
 func (r *relay) serve(t *testing.T, handovers chan<- *net.UnixConn) {
 	t.Helper()
 	l, err := api.Listen(r.socket, -1)
@@ -63,16 +62,15 @@ func (r *relay) serve(t *testing.T, handovers chan<- *net.UnixConn) {
 	}
 }
 
-// forgetHandovers makes it a daemon of a version that knows of no handover.
+// forgetHandovers makes it answer like a daemon of a version without handover.
 func (r *relay) forgetHandovers(t *testing.T) {
 	t.Helper()
 	r.end()
 	r.serve(t, nil)
 }
 
-// succeed runs a successor and passes on what the two say, in the order of a handover; seen
-// is called with each message before it is passed on, and ends the relay by returning
-// false: the two are then alone.
+// succeed runs a successor and passes on the messages of a handover. It calls seen with each
+// message before it passes it on; if seen returns false, the relay ends.
 func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labtest.Process) bool) *labtest.Process {
 	t.Helper()
 	successor := labtest.StartCmd(t, r.ns, r.command(t, "serve", "--takeover"))
@@ -121,13 +119,13 @@ func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labt
 	return successor
 }
 
-// everyKindOfMessage are the steps of a handover.
+// everyKindOfMessage returns the messages of a handover.
 var everyKindOfMessage = []handover.Kind{
 	handover.Begin, handover.Lend, handover.EndOfList, handover.Ready, handover.Commit, handover.Committed, handover.Released,
 }
 
-// A successor that is killed at any step leaves the other one at work: nobody is refused,
-// and it can be asked and told as before, and succeeded.
+// If a successor is killed at any step, the old daemon continues to serve: no connection is
+// refused, and changes and the next takeover work.
 func TestTakeoverSuccessorKilled(t *testing.T) {
 	top, s := proxiedHost(t)
 	daemon := s.serve(t)
@@ -154,7 +152,7 @@ func TestTakeoverSuccessorKilled(t *testing.T) {
 			calls.goOn(t)
 			done := calls.end(t)
 			require.Zero(t, calls.refused+calls.lost, done)
-			if step != handover.Committed { // when it says so it serves, and takes along what it has taken
+			if step != handover.Committed { // from then on it serves, and its connections end with it
 				require.Zero(t, calls.broken, done)
 			}
 			require.Equal(t, before, withoutClocks(ruleset(t, top.Host)))
@@ -170,8 +168,8 @@ func TestTakeoverSuccessorKilled(t *testing.T) {
 	require.Equal(t, next.Pid, s.status(t).PID)
 }
 
-// A daemon that is killed when its sockets have been lent is succeeded all the same, and
-// nobody is refused or gets its ports.
+// If a daemon is killed after it has lent its sockets, its successor serves: no connection is
+// refused, and no other process gets the ports.
 func TestTakeoverPredecessorKilled(t *testing.T) {
 	top, s := proxiedHost(t)
 	for _, step := range labtest.Some(t, "messages of a takeover to be killed at", 3, everyKindOfMessage[2:]) {
@@ -188,7 +186,7 @@ func TestTakeoverPredecessorKilled(t *testing.T) {
 				}
 				return k != step
 			})
-			daemon.Kill() // where it has ended well it is drained
+			daemon.Kill() // killed, because otherwise it waits for its connections
 			await(t, "the successor to answer", func() bool {
 				select {
 				case <-successor.Done():

@@ -22,8 +22,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// succeedBy runs a daemon that takes over from the one that serves, and returns when it
-// has.
+// succeedBy runs a daemon that takes over from the running one, and returns when it has.
 func (s *testbed) succeedBy(t *testing.T) *labtest.Process {
 	t.Helper()
 	return s.serve(t, "--takeover")
@@ -53,17 +52,16 @@ func (s *testbed) publishEveryKind(t *testing.T) {
 	}
 }
 
-// everyKindProxied are the addresses at which proxies serve what publishEveryKind has
-// published, to the host itself.
+// everyKindProxied are the addresses of publishEveryKind at which proxies serve the host.
 var everyKindProxied = []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "[::1]:8082"}
 
-// everyKindHeld are addresses that nobody else can have.
+// everyKindHeld are addresses that no other process can bind.
 var everyKindHeld = []string{"0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081", "[::1]:8082", "127.0.0.1:8083", "192.0.2.1:8084"}
 
-// One daemon after another takes over, while clients connect and send datagrams, others
-// try to take the ports, and the API is asked and has changes made: nothing is refused,
-// reset or lost but what is said to be, and a connection that the first has goes on to its
-// end, byte by byte.
+// One daemon after another takes over, while clients connect and send datagrams, other
+// programs try to bind the ports, and clients of the API read and change the state: nothing
+// is refused, reset or lost, and a connection of the first daemon is carried to its end, byte
+// by byte.
 func TestTakeover(t *testing.T) {
 	top, s := proxiedHost(t)
 	daemon := s.serve(t)
@@ -114,7 +112,7 @@ func TestTakeover(t *testing.T) {
 	require.Equal(t, 8, s.status(t).Proxies)
 	require.Empty(t, s.status(t).Warnings)
 
-	// What one has taken over it can give back.
+	// What a daemon has taken over can be unpublished.
 	s.succeed(t, "rm tcp 8080")
 	holder, err := occupy(top.Host, "tcp", "127.0.0.1:8080")
 	require.NoError(t, err)
@@ -124,8 +122,7 @@ func TestTakeover(t *testing.T) {
 	require.NoFileExists(t, s.socket, "the last one removes what the first one made")
 }
 
-// A daemon that has been succeeded, and is told to end, waits for its connections as every
-// one does, and no longer.
+// A daemon that has handed over, and is told to end, waits for its connections as usual.
 func TestTakeoverThenTerminated(t *testing.T) {
 	labtest.LongOnly(t, "the 10 s in which a daemon that has been succeeded lets connections end")
 	top, s := proxiedHost(t)
@@ -143,7 +140,7 @@ func TestTakeoverThenTerminated(t *testing.T) {
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "backend")
 }
 
-// Where no daemon runs it is as without the flag; --detach returns when it is ready.
+// Without a running daemon the flag has no effect; --detach returns when the daemon is ready.
 func TestTakeoverOfNobody(t *testing.T) {
 	labtest.LongOnly(t, "takeovers in the background")
 	top, s := proxiedHost(t)
@@ -163,11 +160,11 @@ func TestTakeoverOfNobody(t *testing.T) {
 	done := calls.end(t)
 	require.Zero(t, calls.refused+calls.broken+calls.lost, done)
 	kill(t, pid, unix.SIGKILL)
-	s.run(t, "serve --takeover --detach") // a socket's file that nobody serves
+	s.run(t, "serve --takeover --detach") // there is a socket file without a server
 	require.Equal(t, s.daemon(t), s.status(t).PID)
 }
 
-// A daemon that does not come up says why, once, and the command ends as it does.
+// A daemon that cannot start says why, once, and the command exits with its status.
 func TestDetachFails(t *testing.T) {
 	_, s := proxiedHost(t)
 	s.serve(t)
@@ -182,8 +179,8 @@ func TestDetachFails(t *testing.T) {
 	require.Equal(t, 1, strings.Count(r.Stderr, "\n"), r.Stderr)
 }
 
-// The listener for metrics and the state file go along, and the service manager is told
-// which process is the main one.
+// The listener for metrics and the state file are handed over, and the service manager is
+// told the main process.
 func TestTakeoverOfEverything(t *testing.T) {
 	top, s := proxiedHost(t)
 	manager, told := notifySocket(t)
@@ -210,16 +207,16 @@ func TestTakeoverOfEverything(t *testing.T) {
 		require.Equal(t, s.succeed(t, "export"), fileAsExport(t, file))
 	}
 	require.NotZero(t, scrapes.end(t))
-	// A path of its own, for what it is to have from now on.
+	// The new daemon's own path.
 	flags = nil
 	start("--takeover")
 	_, _, err := askWithin(top.Host, "tcp", "127.0.0.1:9099", netip.AddrPort{}, silence)
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 }
 
-// Ten thousand ports change hands, while the last of them is called and another one is
-// published over and over: that is always possible, though the daemon before takes a while
-// to give up so many.
+// Ten thousand ports are handed over, while the last of them is called and another one is
+// published again and again, which always succeeds although the old daemon takes some time to
+// close so many.
 func TestTakeoverOfManyPorts(t *testing.T) {
 	labtest.LongOnly(t, "takeovers of 12,000 ports")
 	top, s := proxiedHost(t)
@@ -248,7 +245,7 @@ func TestTakeoverOfManyPorts(t *testing.T) {
 	require.ErrorIs(t, err, unix.EADDRINUSE)
 }
 
-// A change that is being made is made, and the next daemon has it.
+// A change during a takeover is completed, and the next daemon has it.
 func TestTakeoverWhileBusy(t *testing.T) {
 	top, s := proxiedHost(t)
 	daemon := s.serve(t)
@@ -269,8 +266,8 @@ func TestTakeoverWhileBusy(t *testing.T) {
 	}
 }
 
-// A daemon that cannot hand over is named, and nothing has changed; so is one with another
-// table. A successor that cannot start leaves the other one as it was.
+// If the daemon cannot hand over, or has another table, the error names it and nothing
+// changes. A successor that cannot start does not affect the old daemon.
 func TestTakeoverRefused(t *testing.T) {
 	top, s := proxiedHost(t)
 	daemon := s.serve(t)
@@ -313,7 +310,7 @@ func TestTakeoverRefused(t *testing.T) {
 	require.Equal(t, daemon.Pid, s.status(t).PID)
 }
 
-// goroutines is how many the daemon has, by its metrics.
+// goroutines returns the number of the daemon's goroutines, from its metrics.
 func (s *testbed) goroutines(t *testing.T) int {
 	t.Helper()
 	resp, err := s.client().Get("http://nftnat/metrics")
@@ -332,7 +329,7 @@ func (s *testbed) goroutines(t *testing.T) int {
 	return 0
 }
 
-// openBy counts what a process has open.
+// openBy returns the number of a process's open files.
 func openBy(t *testing.T, pid int) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

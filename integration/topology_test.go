@@ -14,8 +14,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// newTopology is labtest.NewTopology with machines that refuse as often as they are
-// asked.
+// newTopology is labtest.NewTopology without rate limits of ICMP errors.
 func newTopology(t *testing.T, o lab.Options) *lab.Topology {
 	t.Helper()
 	top := labtest.NewTopology(t, o)
@@ -25,17 +24,16 @@ func newTopology(t *testing.T, o lab.Options) *lab.Topology {
 	return top
 }
 
-// limitNoErrors has a machine send every ICMP error there is to send: the kernel
-// answers six refused datagrams in a row and then one a second
-// (Documentation/networking/ip-sysctl.rst, icmp_ratelimit), which the tests would
-// take for a dropped packet.
+// limitNoErrors removes a machine's rate limit of ICMP errors. By default the kernel sends six
+// in a row and then one a second (Documentation/networking/ip-sysctl.rst, icmp_ratelimit), so
+// that tests would see packets as dropped.
 func limitNoErrors(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	require.NoError(t, ns.Sysctl("net.ipv4.icmp_ratelimit", "0"))
 	require.NoError(t, ns.Sysctl("net.ipv6.icmp.ratelimit", "0"))
 }
 
-// family is one of the two, with the addresses of the topology in it.
+// family is IPv4 or IPv6, with the topology's addresses.
 type family struct {
 	name               string
 	bits               int
@@ -70,12 +68,12 @@ func families(top *lab.Topology) []family {
 	return []family{v4, v6}
 }
 
-// at is an address with a port, as sockets and mappings take it.
+// at returns an address with a port, in the form of sockets and mappings.
 func at(a netip.Addr, port int) string {
 	return netip.AddrPortFrom(a, uint16(port)).String()
 }
 
-// ports writes a range of ports, or the one.
+// ports returns the text of a range of ports, or of one port.
 func ports(first, last int) string {
 	if first == last {
 		return strconv.Itoa(first)
@@ -83,8 +81,8 @@ func ports(first, last int) string {
 	return strconv.Itoa(first) + "-" + strconv.Itoa(last)
 }
 
-// toward is an address with a range of ports, as mappings take it. The zero address
-// is any, of which only the ports are written.
+// toward returns an address with a range of ports, in the form of mappings. The zero address
+// is any address; then there are only the ports.
 func toward(a netip.Addr, first, last int) string {
 	switch {
 	case !a.IsValid():
@@ -95,7 +93,7 @@ func toward(a netip.Addr, first, last int) string {
 	return a.String() + ":" + ports(first, last)
 }
 
-// suffix is what the text form of a mapping has at its end.
+// suffix returns the protocol at the end of a mapping's text.
 func suffix(network string) string {
 	if network == "udp" {
 		return "/udp"

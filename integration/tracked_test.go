@@ -14,9 +14,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// tracked are the flows of a protocol and of an address's family that ns tracks, as
-// conntrack(8) lists them, a line each: the protocol and both directions' addresses
-// and ports, "udp src=… dst=… sport=… dport=… src=… dst=… sport=… dport=…".
+// tracked returns the flows of a protocol and family that ns tracks, as conntrack(8) lists
+// them, one line each: the protocol, and the addresses and ports of both directions, "udp src=… dst=… sport=… dport=… src=… dst=… sport=… dport=…".
 func tracked(t *testing.T, ns *lab.NS, network string, of netip.Addr) []string {
 	t.Helper()
 	flows := trackedIDs(t, ns, network, of)
@@ -28,8 +27,8 @@ func tracked(t *testing.T, ns *lab.NS, network string, of netip.Addr) []string {
 	return lines
 }
 
-// trackedIDs are the same with the number by which the kernel tells an entry from
-// another that took its place.
+// trackedIDs returns the same with the kernel's number of each entry, which differs if an
+// entry was replaced.
 func trackedIDs(t *testing.T, ns *lab.NS, network string, of netip.Addr) map[string]string {
 	t.Helper()
 	family := "ipv4"

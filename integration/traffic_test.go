@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// Every kind of mapping, by real packets: {tcp, udp} × {IPv4, IPv6} × {any address,
+// Every kind of mapping, with real packets: {tcp, udp} × {IPv4, IPv6} × {any address,
 // one address, any of one family} × {one port, a range}.
 func TestTraffic(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -77,8 +77,7 @@ func (c trafficCase) test(t *testing.T, top *lab.Topology, e *engine.Engine) {
 	publish(t, e, c.mapping())
 
 	c.reached(t, top.Client, c.family.host, c.family.client)
-	// The host's own packets take the output hook; it speaks to its own address
-	// from that same address.
+	// The host's own packets pass the output hook. Their source is the address that they go to.
 	c.reached(t, top.Host, c.family.host, c.family.host)
 	if c.frontend == "one" {
 		c.refused(t, top.Client, c.family.second)
@@ -104,7 +103,7 @@ func (c trafficCase) test(t *testing.T, top *lab.Topology, e *engine.Engine) {
 	}
 }
 
-// samples are the first, the middle and the last port.
+// samples returns the first, a middle and the last port.
 func (c trafficCase) samples() []int {
 	if c.first == c.last {
 		return []int{c.first}
@@ -116,8 +115,8 @@ func (c trafficCase) server(frontendPort int) string {
 	return fmt.Sprint("port", c.backend+frontendPort-c.first)
 }
 
-// reached sees to it that each port leads to the server on its own backend port, and
-// that this sees the client's address.
+// reached checks that each port leads to the server on its backend port, which sees the
+// client's address.
 func (c trafficCase) reached(t *testing.T, from *lab.NS, host, seen netip.Addr) {
 	t.Helper()
 	for _, port := range c.samples() {
@@ -126,8 +125,8 @@ func (c trafficCase) reached(t *testing.T, from *lab.NS, host, seen netip.Addr) 
 	}
 }
 
-// refused sees to it that nobody answers, and that the client is told at once: by a
-// TCP reset or by an ICMP port unreachable.
+// refused checks that the client is refused at once, by a TCP reset or an ICMP port
+// unreachable.
 func (c trafficCase) refused(t *testing.T, from *lab.NS, host netip.Addr) {
 	t.Helper()
 	for _, port := range c.samples() {
@@ -135,7 +134,7 @@ func (c trafficCase) refused(t *testing.T, from *lab.NS, host netip.Addr) {
 	}
 }
 
-// The same by clients and servers that others wrote.
+// The same with other programs as clients and servers.
 func TestTrafficOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	e := open(t, top.Host, engine.Options{})
@@ -172,7 +171,7 @@ func TestTrafficOfOthers(t *testing.T) {
 			require.Contains(t, r.Stdout, "connection refused")
 		})
 	}
-	// What is published takes nothing from the host itself.
+	// Mappings do not affect the host's own services.
 	ping(t, top.Client, top.Host.V4)
 	ping(t, top.Client, top.Host.V6)
 }

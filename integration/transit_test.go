@@ -15,8 +15,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// What passes through the host to another one is left alone, on the very ports that
-// are published: destination, source and source port.
+// Packets that pass through the host to another machine are not changed, even on published
+// ports: neither destination, source nor source port.
 func TestTransit(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartFar, Forwarding: true})
 	e := open(t, top.Host, engine.Options{})
@@ -33,14 +33,14 @@ func TestTransit(t *testing.T) {
 				for j, kind := range kinds {
 					publish(t, e, kind+suffix(network))
 					labtest.Reaches(t, top.Client, network, at(f.host, 8080), "backend")
-					// Both ways, and a backend's own way out.
+					// In both directions, and from a backend to the outside.
 					from := netip.AddrPortFrom(f.client, uint16(20000+10*i+j))
 					untouched(t, top, network, top.Client, from, netip.AddrPortFrom(f.far, 8080), "far")
 					from = netip.AddrPortFrom(f.far, uint16(20000+10*i+j))
 					untouched(t, top, network, top.Far, from, netip.AddrPortFrom(f.client, 8080), "client")
 					from = netip.AddrPortFrom(f.backend1, uint16(20000+10*i+j))
 					untouched(t, top, network, top.Backend1, from, netip.AddrPortFrom(f.far, 8080), "far")
-					// And what the host itself sends to others.
+					// And from the host to others.
 					labtest.Reaches(t, top.Host, network, at(f.far, 8080), "far")
 					unpublish(t, e, kind+suffix(network))
 				}
@@ -51,8 +51,8 @@ func TestTransit(t *testing.T) {
 	ping(t, top.Client, top.Far.V6)
 }
 
-// untouched sends from one machine to another by way of the host, and asks both the
-// server and the host's connection tracking what became of the packets.
+// untouched sends from one machine to another through the host, and checks the addresses at
+// the server and in the host's connection tracking.
 func untouched(t *testing.T, top *lab.Topology, network string, ns *lab.NS, from, to netip.AddrPort, name string) {
 	t.Helper()
 	got, peer, err := lab.Ask(t.Context(), ns, network, to.String(), from)

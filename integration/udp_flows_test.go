@@ -19,9 +19,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// A client over UDP that keeps its source port sees a change with its next datagram:
-// publishing, another backend, and the end; on the port that the backend has too, and
-// on another.
+// For a UDP client that keeps its source port, a change takes effect with its next datagram:
+// publish, replace and unpublish, with the same and with another port at the backend.
 func TestFlowsFollow(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoUDP(t, top.Backend1, "one", ":53")
@@ -61,8 +60,8 @@ func TestFlowsFollow(t *testing.T) {
 	}
 }
 
-// A service of the host's own gives way to what is published on its port, and has the
-// port back afterwards.
+// A mapping takes precedence over a service of the host on the same port, which is reached
+// again afterwards.
 func TestFlowsOfHostService(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoUDP(t, top.Backend1, "backend", ":53")
@@ -77,9 +76,8 @@ func TestFlowsOfHostService(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 }
 
-// A change ends the flows that it is about and no others: not those of other
-// mappings, of the same port elsewhere, of the backend's port number, nor what only
-// passes through.
+// A change ends its own flows and no others: not those of other mappings, of the same port at
+// other addresses, of the backend's port number, or of packets that pass through.
 func TestOtherFlowsStay(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartFar, Forwarding: true})
 	for _, port := range []string{":53", ":5353"} {
@@ -98,7 +96,7 @@ func TestOtherFlowsStay(t *testing.T) {
 	}
 }
 
-// testOtherFlows changes what the frontend 53 of host leads to: the backends' 5353.
+// testOtherFlows changes the backend of the host's frontend 53, which is port 5353.
 func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) {
 	t.Helper()
 	e := open(t, top.Host, engine.Options{})
@@ -144,7 +142,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 	for _, step := range []struct {
 		change func(nat.Mapping) ([]nat.Mapping, error)
 		to     string
-		name   string // who answers then; empty: refused
+		name   string // of the server that answers then; empty: refused
 	}{
 		{publishing(nat.PublishOptions{Replace: true}), second, "two:5353"},
 		{removing(false), second, ""},
@@ -160,7 +158,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 			require.Equal(t, step.name, concerned.name(t))
 		}
 	}
-	// What goes where the mapping leads already stays as well.
+	// Flows that lead to the new backend already stay as well.
 	same := mapping(t, toward(f.host, 54, 54)+"->"+at(f.backend1, 53)+"/udp")
 	same.Name = "renamed"
 	_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, same)
@@ -169,7 +167,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 
 	for flow, name := range others {
 		if flow.network == "tcp" {
-			name = "" // it has said so once
+			name = "" // it has sent its name already
 		}
 		require.Equal(t, name, flow.name(t))
 	}
@@ -177,7 +175,7 @@ func testOtherFlows(t *testing.T, top *lab.Topology, f family, host netip.Addr) 
 	labtest.Exec(t, top.Host, "conntrack", "-F")
 }
 
-// otherFlows are the numbers of all entries but those of one flow's source port.
+// otherFlows returns the numbers of all entries except those of one source port.
 func otherFlows(t *testing.T, top *lab.Topology, f family, not *flow) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -192,7 +190,7 @@ func otherFlows(t *testing.T, top *lab.Topology, f family, not *flow) map[string
 	return found
 }
 
-// Established connections over TCP outlive Unpublish and end with Kill.
+// Established TCP connections go on after Unpublish, and end with Kill.
 func TestEstablishedTCP(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
@@ -208,7 +206,7 @@ func TestEstablishedTCP(t *testing.T) {
 			require.Equal(t, "one", ending.name(t))
 			require.Equal(t, "one", staying.name(t))
 
-			// Another backend is for new connections.
+			// Replace affects new connections only.
 			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapping(t, toward(f.host, 8081, 8081)+"->"+at(f.backend2, 80)))
 			require.NoError(t, err)
 			staying.name(t)
@@ -225,7 +223,7 @@ func TestEstablishedTCP(t *testing.T) {
 	}
 }
 
-// Flows that somebody else's rules translate are theirs to end.
+// Flows that other rules translate are not ended.
 func TestFlowsOfOthersRules(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoUDP(t, top.Backend1, "ours", ":53")

@@ -20,8 +20,8 @@ import (
 
 const units = "../packaging/systemd"
 
-// With the capabilities of the unit a daemon does its work, and a command of root's names who
-// is in the way.
+// A daemon with the capabilities of the unit does its work, and a command of root names the
+// process that has a port.
 func TestUnitsCapabilities(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
@@ -50,7 +50,7 @@ func TestUnitsCapabilities(t *testing.T) {
 	require.Zero(t, p.Wait(), p.Output())
 }
 
-// withOnly are the options of setpriv(1) that leave a process the capabilities of a unit.
+// withOnly returns the options of setpriv(1) for the capabilities of a unit.
 func withOnly(t *testing.T, unit string) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(units, unit))

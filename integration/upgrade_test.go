@@ -22,8 +22,8 @@ import (
 
 var wayOut = regexp.MustCompile(`(?s)\n\tchain way-out \{.*?\n\t\}\n`)
 
-// age makes of the table, in one transaction, what an older version would have left: of
-// an earlier schema, without a map that it did not know, with other rules and a chain less.
+// age changes the table, in one transaction, to one of an older version: with an earlier
+// schema, without one of the maps, with other rules and a chain less.
 func age(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	now := nft(t, ns, "list", "table", "inet", "nftnat")
@@ -35,8 +35,8 @@ func age(t *testing.T, ns *lab.NS) {
 	load(t, ns, "delete table inet nftnat\n"+old)
 }
 
-// trespass sends datagrams to a backend's own port, which is not published, and counts
-// those that get there.
+// trespass sends datagrams to a port of a backend that is not published, and counts those
+// that arrive.
 type trespass struct {
 	*task
 	arrivals net.PacketConn
@@ -59,7 +59,7 @@ func startTrespass(t *testing.T, top *lab.Topology) *trespass {
 	return &trespass{startTask(t, send), arrivals}
 }
 
-// arrived is whether one gets there before the time is over.
+// arrived reports whether one arrives in time.
 func (x *trespass) arrived(t *testing.T, wait time.Duration) bool {
 	t.Helper()
 	require.NoError(t, x.arrivals.SetReadDeadline(time.Now().Add(wait)))
@@ -67,7 +67,7 @@ func (x *trespass) arrived(t *testing.T, wait time.Duration) bool {
 	return err == nil
 }
 
-// drain waits until none gets there any more, and returns how many did.
+// drain waits until none arrives any more, and returns how many did.
 func (x *trespass) drain(t *testing.T) (n int) {
 	t.Helper()
 	for x.arrived(t, silence) {
@@ -76,14 +76,13 @@ func (x *trespass) drain(t *testing.T) (n int) {
 	return n
 }
 
-// A transaction that replaces a table is not one instant for a packet that is between the
-// new chain, which comes first and is empty until then, and the old one, which is empty
-// from then on: with some thousand a second, one gets by in every hundred upgrades. Were
-// the guard open between two transactions, or while a table is loaded, it would be all of
-// those that come in milliseconds.
+// A transaction that replaces a table is not atomic for a packet that is between the new
+// chain, which is empty before the commit, and the old chain, which is empty after it: of
+// some thousand a second, one passes in every hundred upgrades. If the guard were open
+// between two transactions, all packets of some milliseconds would pass.
 const instant = 2
 
-// upgraded is a host with a guarded network and live flows, and what it is compared with.
+// upgraded is a host with a guarded network and live flows.
 type upgraded struct {
 	top      *lab.Topology
 	s        *testbed
@@ -116,7 +115,7 @@ func newUpgraded(t *testing.T) (*upgraded, *labtest.Process) {
 	return u, daemon
 }
 
-// check is after the upgrade: from before to after it was one transaction.
+// check checks that the upgrade was one transaction.
 func (u *upgraded) check(t *testing.T, before uint32) {
 	t.Helper()
 	require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
@@ -136,16 +135,15 @@ func (u *upgraded) check(t *testing.T, before uint32) {
 	require.Regexp(t, `tcp +8090 +172.30.0.2:80 +leased +yes +in (1h|59m)`, u.s.succeed(t, "ls"))
 }
 
-// A table that an older version has left is made this one's in one transaction, under live
-// flows and new ones: none is refused or broken, nothing published is lost, and the guard
-// is not opened.
+// The table of an older version is converted in one transaction, while flows exist and begin:
+// no connection is refused or broken, no mapping is lost, and the guard stays closed.
 func TestUpgrade(t *testing.T) {
 	labtest.LongOnly(t, "upgrades of an older table under load")
 	u, daemon := newUpgraded(t)
 	daemon.Kill()
 	for range 3 {
 		age(t, u.top.Host)
-		u.trespass.drain(t) // nft(8) loads it, not we
+		u.trespass.drain(t) // nft(8) loads this table, in more than one step
 		require.NotEqual(t, u.intact, listed(t, u.top.Host))
 		before := generation(t, u.top.Host)
 		next := u.s.serve(t)
@@ -163,8 +161,7 @@ func TestUpgrade(t *testing.T) {
 	u.check(t, before)
 }
 
-// The same with a daemon before that hands over: those whom its proxies serve notice
-// nothing either.
+// The same with a takeover: clients of the proxies are not affected either.
 func TestUpgradeByTakeover(t *testing.T) {
 	labtest.LongOnly(t, "an upgrade of the table during a takeover")
 	u, daemon := newUpgraded(t)
@@ -178,7 +175,7 @@ func TestUpgradeByTakeover(t *testing.T) {
 	var before uint32
 	r := relayTo(t, u.s)
 	next := r.succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
-		if k == handover.EndOfList { // the daemon has let go of the table, and nobody has it yet
+		if k == handover.EndOfList { // the daemon has released the table, and no other one has it yet
 			age(t, u.top.Host)
 			before = generation(t, u.top.Host)
 		}
@@ -192,9 +189,9 @@ func TestUpgradeByTakeover(t *testing.T) {
 	require.Equal(t, next.Pid, u.s.status(t).PID)
 }
 
-// A daemon of an older version refuses a table of a newer one: neither is there a way back
-// for one whose successor has upgraded the table and then failed. Both say so and end, and
-// leave it as it is, at work.
+// A daemon of an older version refuses a table of a newer one, also if its successor has
+// upgraded the table and then failed. The daemon says so and ends, and the table keeps
+// working.
 func TestUpgradeIsOneWay(t *testing.T) {
 	top, s := proxiedHost(t)
 	daemon := s.serve(t)

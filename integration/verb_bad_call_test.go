@@ -20,10 +20,10 @@ import (
 type badCall struct {
 	line string
 	code int
-	says string // behind "nftnat: "
+	says string // after "nftnat: "
 }
 
-// misusedVerb is what a verb says that is given a word too many.
+// misusedVerb is the message of a command with one argument too many.
 func misusedVerb(verb string) string {
 	if verb == "ls" {
 		return `unknown protocol "more": tcp or udp`
@@ -31,8 +31,8 @@ func misusedVerb(verb string) string {
 	return misused(verb, "")
 }
 
-// badCalls are such of the verbs that no other table has: add, rm and apply are in
-// badInputs, endpoints' verbs in TestEndpointBadInput, networks' in TestNetworkBadInput.
+// badCalls are the bad calls of other commands than add, rm and apply (badInputs), those for
+// endpoints (TestEndpointBadInput) and those for networks (TestNetworkBadInput).
 func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	t.Helper()
 	const table = `invalid table "dnat": check name "dnat": it is a keyword of nft(8)`
@@ -84,15 +84,15 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	if labtest.LeaveOut(t, "two commands that wait 10 s for a table which has an owner") {
 		return all
 	}
-	// All that write wait for the table in the same way, for ten seconds.
+	// All commands that change something wait for the table in the same way, for ten seconds.
 	return append(all, badCall{"apply -f testdata/empty.yaml --direct", 3, owned}, badCall{"purge --direct", 3, owned})
 }
 
-// listedVerb is a verb in what help prints.
+// listedVerb matches a command in the output of help.
 var listedVerb = regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`)
 
-// Every verb refuses what it does not know or cannot do, in one line, with its exit
-// status, and changes nothing: by a daemon and without.
+// Every command refuses unknown arguments and impossible changes in one line, with its exit
+// status, and changes nothing, with a daemon and without.
 func TestBadCalls(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
@@ -104,7 +104,7 @@ func TestBadCalls(t *testing.T) {
 		if m.testbed != nil {
 			daemon = m.testbed.daemon(t)
 		} else {
-			nowhere = "--socket /proc/s " // where nobody can listen, whatever runs on this machine
+			nowhere = "--socket /proc/s " // where no socket can be
 		}
 		before, held := fingerprint(t, top.Host), sockets(t, top.Host)
 		tried := map[string]bool{}

@@ -12,9 +12,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// A daemon that is being killed still lets clients connect, until the kernel has closed its
-// listener, and resets them. A command that changes something asks again, and starts
-// another daemon.
+// While a daemon is being killed, clients can connect until the kernel has closed its
+// listener, and are reset. A command that makes a change tries again, and starts another
+// daemon.
 func TestWriterMeetsDyingDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
@@ -29,7 +29,7 @@ func TestWriterMeetsDyingDaemon(t *testing.T) {
 				dead <- err
 				return
 			}
-			// Closed with a request that nobody has read it is a reset, and else an end.
+			// Closing it with an unread request is a reset, otherwise an end of file.
 			_, err = nc.Read(make([]byte, 1+4096*(i%2)))
 			_ = nc.Close()
 			if err != nil {
