@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
@@ -50,7 +51,7 @@ func (e *Engine) adoptOnce() error {
 	} else {
 		e.table.SetPresent()
 		e.take(f.elements, f.ipam)
-		e.adoptHairpins()
+		e.hairpins.Adopt()
 	}
 	if e.opts.ReadOnly {
 		return nil
@@ -165,7 +166,7 @@ func (e *Engine) sortOut(elements []nft.Element, b *ipam.State, strangeRecords [
 			_, ok = endedPort(el)
 		}
 		if isHairpinSet(el.Set) {
-			_, _, ok = hairpinRecord(el)
+			_, ok = hairpinRecord(el)
 		}
 		if ok && el.Foreign == "" {
 			ours = append(ours, el)
@@ -228,17 +229,18 @@ func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) ma
 func (e *Engine) take(elements []nft.Element, b *ipam.State) {
 	e.reserved.RemoveAll(e.mappings.All)
 	e.published = newPublished(e.reserved)
-	e.hairpins.records = map[netip.Addr]string{}
+	var records []hairpin.Record
 	b.Adopt(e.ipam)
 	e.ipam = b
 	for _, el := range behindMappings(elements) {
 		if p, ok := el.Key.Segment(); ok {
 			e.segments[p] = 0
 		}
-		if backend, port, ok := hairpinRecord(el); ok {
-			e.hairpins.records[backend] = port
+		if r, ok := hairpinRecord(el); ok {
+			records = append(records, r)
 		}
 	}
+	e.hairpins.Load(records)
 	for _, p := range e.ipam.Prefixes() {
 		e.segments[p] = 1 // it stays when nothing is published on it
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
@@ -36,7 +37,7 @@ type change struct {
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]hostnet.Route
 	// hairpins is what becomes of bridge ports with it; nil: nothing.
-	hairpins *hairpinDraft
+	hairpins *hairpin.Draft
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
@@ -126,9 +127,8 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 			return undo.after(err)
 		}
 	}
-	if c.hairpins = e.hairpinChange(ctx, c); c.hairpins != nil {
-		c.hairpins.putBack()
-		undo.add(c.hairpins.undoPutBack)
+	if c.hairpins = e.hairpins.Plan(ctx, c.countsAfter, c.countsBefore, c.routes); c.hairpins != nil {
+		undo.add(c.hairpins.PutBack())
 	}
 	e.opts.Trace("commit")
 	segments := e.segmentsAfter(c)
@@ -140,8 +140,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 		return undo.after(err)
 	}
 	if c.hairpins != nil {
-		c.hairpins.switchOn()
-		undo.add(c.hairpins.undoSwitchOn)
+		undo.add(c.hairpins.SwitchOn())
 	}
 	if e.opts.Store != nil {
 		e.opts.Trace("save")
@@ -233,8 +232,8 @@ func (e *Engine) commitTable(c change, after segment.Counts, undo *undoList) err
 	removed, added := segment.Diff(e.segments, after)
 	gone, come := ipamDiff(c.ipamDiff)
 	ch := nft.Change{
-		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), c.hairpins.removed()...),
-		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), c.hairpins.added()...),
+		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), hairpinElements(c.hairpins.Removed())...),
+		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), hairpinElements(c.hairpins.Added())...),
 	}
 	if err := e.table.Update(ch); err != nil {
 		return err
@@ -253,7 +252,7 @@ func (e *Engine) makeTable(c change, segments segment.Counts, undo *undoList) er
 	}
 	state := e.ipamAfter(c)
 	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), append(ipamElements(state.Networks(), state.Leases()), c.notes...))
-	es = append(es, e.hairpins.all(c.hairpins)...)
+	es = append(es, hairpinElements(e.hairpins.Records(c.hairpins))...)
 	if err := e.table.Create(es); err != nil {
 		return err
 	}
@@ -339,5 +338,5 @@ func (e *Engine) note(c change, segments segment.Counts) {
 	for _, l := range c.ipamDiff.RemovedLeases {
 		delete(e.handles, l.Name)
 	}
-	e.hairpins.note(c.hairpins)
+	e.hairpins.Commit(c.hairpins)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
@@ -34,7 +35,7 @@ type Engine struct {
 	flows      flowTable
 	host       host
 	forwarding *hostnet.Forwarding
-	hairpins   *hairpins
+	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // nil: no proxies are wanted
 	now        func() time.Time
 
@@ -105,7 +106,7 @@ func newEngine(opts Options) *Engine {
 		closing: make(chan struct{}), ipam: ipam.New(), handles: map[string]*Endpoint{},
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
-	e.hairpins = newHairpins(e.log)
+	e.hairpins = hairpin.New(hairpinHost{e}, e.log)
 	e.table = table.New(table.Config{
 		Rules:        ruleset(opts.Table),
 		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.FD()}) },
@@ -141,15 +142,10 @@ func (e *Engine) openSockets() error {
 		return err
 	}
 	e.host = h
-	if !e.opts.ReadOnly {
-		b, err := openBridges(e.namespace, e.forwarding.Sysctls)
-		if err != nil {
-			return err
-		}
-		e.hairpins.bridges = b
-		e.hairpins.watch = func() (*bridgeWatch, error) { return watchBridges(e.namespace) }
+	if e.opts.ReadOnly {
+		return nil
 	}
-	return nil
+	return e.hairpins.Open(e.forwarding.Sysctls)
 }
 
 // start reads what there is to know before the first change.
@@ -219,11 +215,7 @@ func (e *Engine) closeKernelSockets() error {
 		e.host.Close()
 		e.host = nil
 	}
-	if e.hairpins.bridges != nil {
-		e.hairpins.bridges.close()
-		e.hairpins.bridges = nil
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.hairpins.Close())...)
 }
 
 // Close gives the table up and leaves it, with all mappings working, to the next
@@ -259,7 +251,7 @@ func (e *Engine) purge(ctx context.Context) error {
 	if err := e.resync(ctx); err != nil {
 		return err
 	}
-	undo := undoList{e.purgeHairpins()}
+	undo := undoList{e.hairpins.Purge()}
 	if e.opts.Store != nil {
 		// Before the table goes, so that nothing comes back if this is all that happens.
 		if err := e.opts.Store.Save(nat.StoredState{}); err != nil {

@@ -83,8 +83,8 @@ func (e *Engine) notifyChange(c change) {
 // or go are somebody's will: proxies and flows follow. Without Run all that happens at
 // the next call that notices.
 func (e *Engine) Run(ctx context.Context) error {
-	hearing := e.startHearing()
-	defer hearing.stop()
+	follower := e.followBridges()
+	defer e.unfollowBridges(follower)
 	watcher := e.watcher()
 	if !e.opts.ReadOnly {
 		watcher.Start(ctx)
@@ -103,8 +103,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-e.sooner:
 		case <-e.holder.Sooner():
 		case <-timer:
-		case <-hearing.heard():
-			hearing.hear()
+		case c := <-follower.Changes():
+			e.recheckBridges(follower, c)
 		case <-watcher.Changed():
 			watcher.Schedule(time.Now())
 		case <-watcher.Due():
@@ -122,7 +122,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 		return 0, false
 	}
 	e.forget(e.now())
-	e.releaseHairpins()
+	e.hairpins.Release()
 	next, waiting := e.holder.Retry(&e.mappings)
 	at, ok := e.expiries.Next()
 	if !ok {

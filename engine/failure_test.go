@@ -303,7 +303,7 @@ func TestFailureBeyondUndoing(t *testing.T) {
 				} {
 					s.recovers(t, after, &saboteur{at: at, err: err, on: true})
 					// These say that nothing was done; the kernel does not lie.
-					if isNotExist(err) || errors.Is(err, fs.ErrExist) || errors.Is(err, nft.ErrStale) {
+					if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, nft.ErrStale) {
 						continue
 					}
 					s.recovers(t, after, &saboteur{at: at, err: err, after: true})

@@ -93,7 +93,7 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	e.now = b.clock.Now
 	e.flows, e.host = b.flows, b.host
 	if b.bridges != nil && !opts.ReadOnly {
-		e.hairpins.bridges = b.bridges
+		e.hairpins.Use(b.bridges)
 	}
 	e.table.Dial = func() (table.Kernel, error) {
 		if b.older {

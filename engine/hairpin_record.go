@@ -4,8 +4,7 @@
 package engine
 
 import (
-	"net/netip"
-
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -21,15 +20,20 @@ func hairpinSet(is4 bool) string {
 
 func isHairpinSet(name string) bool { return name == hairpinSet(true) || name == hairpinSet(false) }
 
-func recordElement(backend netip.Addr, port string) nft.Element {
-	return nft.Element{Set: hairpinSet(backend.Is4()), Key: nft.AddrKey(backend), Comment: port}
+// hairpinElements are the elements of records.
+func hairpinElements(records []hairpin.Record) []nft.Element {
+	var es []nft.Element
+	for _, r := range records {
+		es = append(es, nft.Element{Set: hairpinSet(r.Backend.Is4()), Key: nft.AddrKey(r.Backend), Comment: r.Port})
+	}
+	return es
 }
 
 // hairpinRecord reads a record back. ok is false if no engine can have made it.
-func hairpinRecord(el nft.Element) (backend netip.Addr, port string, ok bool) {
+func hairpinRecord(el nft.Element) (r hairpin.Record, ok bool) {
 	if !isHairpinSet(el.Set) {
-		return netip.Addr{}, "", false
+		return hairpin.Record{}, false
 	}
-	backend, ok = el.Key.Addr()
-	return backend, el.Comment, ok && recordable(el.Comment)
+	backend, ok := el.Key.Addr()
+	return hairpin.Record{Backend: backend, Port: el.Comment}, ok && hairpin.Recordable(el.Comment)
 }

@@ -4,109 +4,27 @@
 package engine
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
-
-// Which ports get hairpin mode, and which do not.
-func TestHairpinPolicy(t *testing.T) {
-	tests := map[string]struct {
-		world   func(*fakeBridges)
-		texts   []string
-		on      []string
-		records []string
-		log     string
-	}{
-		"veth": {texts: []string{"80->172.30.0.2:80"}, on: []string{"port1"}, records: []string{"172.30.0.2 port1"}},
-		"tap":  {texts: []string{"80->172.30.0.3:80/udp"}, on: []string{"port2"}, records: []string{"172.30.0.3 port2"}},
-		"one port for both families": {
-			texts: []string{"80->172.30.0.2:80", "81->[fd00:30::2]:80"}, on: []string{"port1"},
-			records: []string{"172.30.0.2 port1", "fd00:30::2 port1"},
-		},
-		"physical": {texts: []string{"80->172.30.0.9:80"}, log: "port=eth5"},
-		"a name that no comment can hold": {
-			world: func(f *fakeBridges) { f.change(fakePort1, func(l *bridgeLink) { l.name = "[x]" }) },
-			texts: []string{"80->172.30.0.2:80"}, log: "port=[x]",
-		},
-		"on before": {
-			world: func(f *fakeBridges) { f.change(fakePort1, func(l *bridgeLink) { l.hairpin = true }) },
-			texts: []string{"80->172.30.0.2:80"}, on: []string{"port1"},
-		},
-		"no hooks": {
-			world: func(f *fakeBridges) { f.hooks = hooks{} }, texts: []string{"80->172.30.0.2:80", "81->[fd00:30::2]:80"},
-		},
-		"no br_netfilter": {
-			world: func(f *fakeBridges) {
-				f.noFilter = true
-				f.change(fakeBridge, func(l *bridgeLink) { l.hooks = hooks{true, true} })
-			},
-			texts: []string{"80->172.30.0.2:80"},
-		},
-		"hooks of one family": {
-			world: func(f *fakeBridges) { f.hooks = hooks{six: true} },
-			texts: []string{"80->172.30.0.3:80", "81->[fd00:30::2]:80"}, on: []string{"port1"}, records: []string{"fd00:30::2 port1"},
-		},
-		"hooks of the bridge": {
-			world: func(f *fakeBridges) {
-				f.hooks = hooks{}
-				f.change(fakeBridge, func(l *bridgeLink) { l.hooks = hooks{four: true} })
-			},
-			texts: []string{"80->172.30.0.3:80", "81->[fd00:30::2]:80"}, on: []string{"port2"}, records: []string{"172.30.0.3 port2"},
-		},
-		"loopback": {texts: []string{"127.0.0.1:80->172.30.0.2:80", "[::1]:80->[fd00:30::2]:80"}},
-		"nobody":   {texts: []string{"80->172.30.0.77:80"}},
-		"another segment, a gateway": {
-			texts: []string{"80->10.9.0.2:80", "81->203.0.113.1:80"},
-		},
-		"unknown, for an error": {
-			world: func(f *fakeBridges) {
-				f.fail = func(op string) error { return map[string]error{"neighbour": errors.New("no luck")}[op] }
-			},
-			texts: []string{"80->172.30.0.2:80"}, log: "no luck",
-		},
-		"the port cannot": {
-			world: func(f *fakeBridges) {
-				f.fail = func(op string) error { return map[string]error{"setHairpin": errors.New("no luck")}[op] }
-			},
-			// Recorded for who comes later: what is off is not put back.
-			texts: []string{"80->172.30.0.2:80"}, records: []string{"172.30.0.2 port1"}, log: "no luck",
-		},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			b := withBridges()
-			if test.world != nil {
-				test.world(b.bridges)
-			}
-			before := b.bridges.on()
-			var log bytes.Buffer
-			e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
-			publish(t, e, test.texts...)
-			require.ElementsMatch(t, test.on, b.bridges.on())
-			require.ElementsMatch(t, test.records, recordsOf(t, b, e))
-			require.Contains(t, log.String(), test.log)
-			unpublish(t, e, test.texts...)
-			require.Equal(t, before, b.bridges.on())
-			require.Empty(t, recordsOf(t, b, e))
-		})
-	}
-}
 
 // A port is put back with the last mapping to the last backend behind it, however that
 // goes.
@@ -127,7 +45,7 @@ func TestHairpinIsShared(t *testing.T) {
 	require.NoError(t, e.Purge(t.Context()))
 	require.Empty(t, b.bridges.on())
 
-	// By itself: the mapping that has ended is let go of at the next call.
+	// A mapping that has expired is removed at the next call.
 	e = b.open(t)
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "80->172.30.0.2:80", 1e9))
 	require.NoError(t, err)
@@ -184,12 +102,7 @@ func TestHairpinIsRestored(t *testing.T) {
 	spoil()
 
 	// A port that cannot be put back stays recorded until it can.
-	b.bridges.fail = func(op string) error {
-		if op == "setHairpin" {
-			return cause
-		}
-		return nil
-	}
+	b.bridges.fail = cause
 	unpublish(t, e, "80->172.30.0.2:80/udp")
 	require.Equal(t, []string{"172.30.0.2 port1"}, recordsOf(t, b, e))
 	b.bridges.fail = nil
@@ -198,26 +111,25 @@ func TestHairpinIsRestored(t *testing.T) {
 	require.Empty(t, recordsOf(t, b, e))
 }
 
-// What an engine that was killed has left is put right by the next.
+// The next engine corrects what an engine that was killed has left.
 func TestHairpinIsAdopted(t *testing.T) {
 	b := withBridges()
 	publish(t, b.open(t), "80->172.30.0.2:80", "81->172.30.0.3:80")
-	b.bridges.change(fakePort1, func(l *bridgeLink) { l.hairpin = false })
+	b.bridges.setMode(fakePort1, false)
 	b.open(t)
 	require.Equal(t, []string{"port1", "port2"}, b.bridges.on())
 
 	// The record holds without the neighbour: nobody needs to be found.
-	clear(b.bridges.known)
 	clear(b.bridges.hosts)
 	e := b.open(t)
 	unpublish(t, e, "80->172.30.0.2:80")
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
-	// A port that has gone, and others of its name that are none of ours.
+	// A deleted port, and another interface with its name.
 	delete(b.bridges.links, fakePort2)
 	e = b.open(t)
 	require.Empty(t, recordsOf(t, b, e))
-	b.bridges.links[fakePort2] = bridgeLink{index: fakePort2, name: "port2", kind: "veth", hairpin: true}
+	b.bridges.links[fakePort2] = hairpin.Link{Index: fakePort2, Name: "port2", Kind: "veth", Hairpin: true}
 	unpublish(t, e, "81->172.30.0.3:80")
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
@@ -229,10 +141,10 @@ func TestHairpinIsAdopted(t *testing.T) {
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 
 	// A reader changes nothing.
-	b.bridges.asked = map[string]int{}
+	b.bridges.asked = 0
 	_, err := b.tryOpen(Options{ReadOnly: true})
 	require.NoError(t, err)
-	require.Empty(t, b.bridges.asked)
+	require.Zero(t, b.bridges.asked)
 }
 
 // A table that somebody has deleted is made again with its records.
@@ -247,84 +159,6 @@ func TestHairpinTableMadeAgain(t *testing.T) {
 	require.Empty(t, b.bridges.on())
 }
 
-// How often the kernel is asked does not grow with what is published, and where no
-// bridge calls netfilter it is hardly asked.
-func TestHairpinCost(t *testing.T) {
-	many := func(backend func(int) string) []string {
-		texts := make([]string, 2000)
-		for i := range texts {
-			texts[i] = fmt.Sprintf("%d->%s:80", i+1000, backend(i))
-		}
-		return texts
-	}
-	one := func(int) string { return "172.30.0.2" }
-	t.Run("many to one", func(t *testing.T) {
-		b := withBridges()
-		e := b.open(t)
-		publish(t, e, many(one)...)
-		// Once in vain, once when it was asked; its bridge, and its port.
-		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 2, "solicit": 1, "stations": 1, "setHairpin": 1}, b.bridges.asked)
-		b.bridges.asked = map[string]int{}
-		unpublish(t, e, many(one)...)
-		require.Equal(t, map[string]int{"linkNamed": 1, "setHairpin": 1}, b.bridges.asked)
-	})
-	t.Run("many to many", func(t *testing.T) {
-		b := withBridges()
-		other := func(i int) string { return fmt.Sprintf("172.30.0.%d", 10+i%200) }
-		for i := range 200 {
-			b.bridges.attach(other(i), fakePort1)
-		}
-		publish(t, b.open(t), many(other)...)
-		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 400, "solicit": 200, "stations": 1, "setHairpin": 1}, b.bridges.asked)
-	})
-	t.Run("nobody waits for a crowd", func(t *testing.T) {
-		b := withBridges()
-		other := func(i int) string { return fmt.Sprintf("172.30.0.%d", 2+i%250) }
-		six := func(i int) string { return fmt.Sprintf("[fd00:30::%x]", 2+i%250) }
-		texts := many(other)
-		for i, text := range many(six) {
-			texts = append(texts, strings.Replace(text, fmt.Sprint(i+1000), fmt.Sprint(i+4000), 1))
-		}
-		publish(t, b.open(t), texts...)
-		require.Zero(t, b.bridges.asked["solicit"])
-		require.Equal(t, 500, b.bridges.asked["neighbour"])
-	})
-	t.Run("no hooks", func(t *testing.T) {
-		b := withBridges()
-		b.bridges.hooks = hooks{}
-		e := b.open(t)
-		publish(t, e, many(one)...)
-		unpublish(t, e, many(one)...)
-		require.Equal(t, map[string]int{"hooked": 1, "link": 1}, b.bridges.asked)
-	})
-	t.Run("no bridge", func(t *testing.T) {
-		b := withBridges()
-		e := b.open(t)
-		elsewhere := func(int) string { return "10.9.0.2" }
-		publish(t, e, many(elsewhere)...)
-		unpublish(t, e, many(elsewhere)...)
-		require.Empty(t, b.bridges.asked)
-	})
-}
-
-// What is not there when it is read is no reason to change anything else.
-func TestReadBridgeHooks(t *testing.T) {
-	b := newTestbed()
-	s := func() hostnet.Sysctls { return hostnet.Sysctls{Namespace: &hostnet.Namespace{}, Root: b.sysctl} }
-	_, err := readBridgeHooks(s())
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	b.writeSysctl(t, bridgeHooks4, "1")
-	b.writeSysctl(t, bridgeHooks6, "0")
-	h, err := readBridgeHooks(s())
-	require.NoError(t, err)
-	require.Equal(t, hooks{four: true}, h)
-	require.NoError(t, os.Remove(b.sysctl+"/"+bridgeHooks6))
-	b.writeSysctl(t, bridgeHooks6+"/x", "1")
-	_, err = readBridgeHooks(s())
-	require.Error(t, err)
-	require.NotErrorIs(t, err, fs.ErrNotExist)
-}
-
 // In any order of changes, restarts and moves, a port has hairpin mode if a backend
 // that is published is behind it, or if it had it before.
 func TestHairpinRandom(t *testing.T) {
@@ -333,9 +167,9 @@ func TestHairpinRandom(t *testing.T) {
 		b := withBridges()
 		before := r.IntN(2) == 0
 		if before {
-			b.bridges.change(fakePort2, func(l *bridgeLink) { l.hairpin = true })
+			b.bridges.setMode(fakePort2, true)
 		}
-		backends := []string{"172.30.0.2", "[fd00:30::2]", "172.30.0.3", "172.30.0.9", "10.9.0.2"}
+		backends := []string{"172.30.0.2", "[fd00:30::2]", "172.30.0.3", "10.9.0.2"}
 		e := b.open(t)
 		for range 60 {
 			port := 80 + r.IntN(6)
@@ -364,10 +198,47 @@ func TestHairpinRandom(t *testing.T) {
 				}
 			}
 			want["port2"] = want["port2"] || before
-			for _, name := range []string{"port1", "port2", "eth5"} {
+			for _, name := range []string{"port1", "port2"} {
 				require.Equal(t, want[name], slices.Contains(b.bridges.on(), name), "seed %d: %s", seed, name)
 			}
 			recordsOf(t, b, e)
 		}
+	}
+}
+
+// An engine runs also where it cannot watch bridges, and ignores them when it is closed.
+func TestRunWithBridges(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+	for _, watching := range []bool{true, false} {
+		b := withBridges()
+		e := b.open(t)
+		n, err := hostnet.OpenNamespace(top.Host.Path())
+		require.NoError(t, err)
+		if watching {
+			require.NoError(t, e.hairpins.Open(hostnet.Sysctls{Namespace: n})) // for its watch
+			e.hairpins.Use(b.bridges)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := e.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		publish(t, e, "80->172.30.0.2:80")
+		require.Equal(t, []string{"port1"}, b.bridges.on())
+		if watching {
+			require.Eventually(t, func() bool {
+				b.bridges.mu.Lock()
+				defer b.bridges.mu.Unlock()
+				return b.bridges.listed
+			}, 10*time.Second, time.Millisecond)
+		}
+		require.NoError(t, e.Close())
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "down")
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "up")
+		cancel()
+		running.Wait()
+		require.NoError(t, n.Close())
 	}
 }

@@ -47,7 +47,7 @@ func (e *Engine) missingRecords(elements []nft.Element) (lines []string) {
 
 // records are the elements of all that is on record here beside mappings and segments.
 func (e *Engine) records() []nft.Element {
-	return append(ipamElements(e.ipam.Networks(), e.ipam.Leases()), e.hairpins.all(nil)...)
+	return append(ipamElements(e.ipam.Networks(), e.ipam.Leases()), hairpinElements(e.hairpins.Records(nil))...)
 }
 
 // rewrite makes the table hold what this engine knows, and ends the flows that others
@@ -110,7 +110,7 @@ func (e *Engine) syncExternal(f found, notes int) {
 	}
 	before := e.mappings
 	e.take(f.elements, f.ipam)
-	e.adoptHairpins()
+	e.hairpins.Adopt()
 	c := change{Change: portset.Diff(&before, &e.mappings)}
 	e.warnOfFlows(e.deleteFlows(nat.UDP, c.Change))
 	e.notifyChange(c)

@@ -114,9 +114,7 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	if d := e.hairpinChange(ctx, c); d != nil {
-		e.applyHairpins(d)
-	}
+	e.hairpins.Apply(e.hairpins.Plan(ctx, c.countsAfter, c.countsBefore, c.routes))
 	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", u.endpoints, "ports", len(u.ports))
 	return nil
 }

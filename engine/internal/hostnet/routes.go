@@ -24,7 +24,8 @@ type Route struct {
 	OnLink netip.Prefix
 	// Link is the name of the interface that leads there.
 	Link string
-	// Bridge is the index of that interface if it is a bridge, else zero.
+	// Bridge is the index of that interface if it is a bridge and the address is on link,
+	// else zero.
 	Bridge int
 }
 
@@ -91,6 +92,8 @@ func (r *Routes) unicast(f netlink.Route) (Route, error) {
 	// A default route without a gateway, as tunnels have, is no segment.
 	if dst, ok := prefixOf(f.Dst); ok && isDirect(f) && dst.Bits() > 0 {
 		route.OnLink = dst.Masked()
+	} else {
+		route.Bridge = 0
 	}
 	return route, nil
 }

@@ -37,7 +37,7 @@ func TestRoutes(t *testing.T) {
 	} {
 		got, err := r.Lookup(netip.MustParseAddr(addr))
 		require.NoError(t, err)
-		require.Equal(t, want.Link != "", got.Bridge != 0, addr)
+		require.Equal(t, want.OnLink.IsValid(), got.Bridge != 0, addr)
 		got.Bridge = 0
 		require.Equal(t, want, got, addr)
 	}

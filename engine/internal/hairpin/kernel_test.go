@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package hairpin
 
 import (
 	"io/fs"
@@ -21,14 +21,14 @@ import (
 )
 
 // bridgesOf opens the kernel's bridges in a namespace that is not the test's own.
-func bridgesOf(tb testing.TB, ns *lab.NS) *kernelBridges {
+func bridgesOf(tb testing.TB, ns *lab.NS) *kernel {
 	tb.Helper()
 	n, err := hostnet.OpenNamespace(ns.Path())
 	require.NoError(tb, err)
-	k, err := openBridges(n, hostnet.Sysctls{Namespace: n, Root: ""})
+	k, err := openKernel(hostnet.Sysctls{Namespace: n})
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
-		k.close()
+		require.NoError(tb, k.Close())
 		require.NoError(tb, n.Close())
 	})
 	return k
@@ -45,75 +45,74 @@ func linkNamed(tb testing.TB, ns *lab.NS, name string) netlink.Link {
 	return l
 }
 
-func macOf(l netlink.Link) hardwareAddr { return hardwareAddr(l.Attrs().HardwareAddr) }
+func macOf(l netlink.Link) HardwareAddr { return HardwareAddr(l.Attrs().HardwareAddr) }
 
 func TestKernelBridges(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
 	bridge, port := linkNamed(t, top.Host, lab.HostBridge), linkNamed(t, top.Host, lab.HostPort1)
-	want := bridgeLink{index: port.Attrs().Index, name: lab.HostPort1, kind: "veth", bridge: bridge.Attrs().Index}
+	want := Link{Index: port.Attrs().Index, Name: lab.HostPort1, Kind: "veth", Bridge: bridge.Attrs().Index}
 
-	got, err := k.link(want.index)
+	got, err := k.Link(want.Index)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	for _, on := range []bool{true, false} {
-		require.NoError(t, k.setHairpin(want.index, on))
-		want.hairpin = on
-		got, err = k.link(want.index)
+		require.NoError(t, k.SetHairpin(want.Index, on))
+		want.Hairpin = on
+		got, err = k.Link(want.Index)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 		// The same, as others tell it.
 		require.Equal(t, on, inHairpinMode(t, top.Host, lab.HostPort1))
 	}
-	other, err := k.link(linkNamed(t, top.Host, lab.HostPort2).Attrs().Index)
+	other, err := k.Link(linkNamed(t, top.Host, lab.HostPort2).Attrs().Index)
 	require.NoError(t, err)
-	require.False(t, other.hairpin)
+	require.False(t, other.Hairpin)
 
-	require.NoError(t, k.setHairpin(want.index, true))
-	ports, err := k.ports()
+	require.NoError(t, k.SetHairpin(want.Index, true))
+	ports, err := k.Ports()
 	require.NoError(t, err)
-	want.hairpin, want.kind = true, ""
-	other.kind = ""
-	require.ElementsMatch(t, []bridgeLink{want, other}, ports)
-	for _, more := range []int{0, maxSingle} {
-		named, err := k.portsNamed(append(make([]string, more), want.name, lab.HostLAN, "nosuch"))
-		require.NoError(t, err)
-		require.Len(t, named, 1)
-		require.Equal(t, want.index, named[want.name].index)
-		require.True(t, named[want.name].hairpin)
-	}
+	want.Hairpin, want.Kind = true, ""
+	other.Kind = ""
+	require.ElementsMatch(t, []Link{want, other}, ports)
+	named, err := k.LinkNamed(want.Name)
+	require.NoError(t, err)
+	want.Kind = "veth"
+	require.Equal(t, want, named)
+	_, err = k.LinkNamed("nosuch")
+	require.ErrorIs(t, err, fs.ErrNotExist)
 
 	// An interface that is no port, and one that is not there.
 	lan := linkNamed(t, top.Host, lab.HostLAN).Attrs().Index
-	got, err = k.link(lan)
+	got, err = k.Link(lan)
 	require.NoError(t, err)
-	require.Equal(t, bridgeLink{index: lan, name: lab.HostLAN, kind: "veth"}, got)
-	require.True(t, notThere(k.setHairpin(lan, true)))
-	_, err = k.link(9999)
+	require.Equal(t, Link{Index: lan, Name: lab.HostLAN, Kind: "veth"}, got)
+	require.True(t, isGone(k.SetHairpin(lan, true)))
+	_, err = k.Link(9999)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.True(t, notThere(k.setHairpin(9999, true)))
+	require.True(t, isGone(k.SetHairpin(9999, true)))
 }
 
 func TestKernelBridgeHooks(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
-	for _, h := range []hooks{{true, true}, {false, true}, {true, false}, {}} {
-		require.NoError(t, top.Host.Sysctl(bridgeHooks4, digit(h.four)))
-		require.NoError(t, top.Host.Sysctl(bridgeHooks6, digit(h.six)))
-		got, err := k.hooked()
+	for _, h := range []Hooks{{true, true}, {false, true}, {true, false}, {}} {
+		require.NoError(t, top.Host.Sysctl(bridgeHooks4, digit(h.IPv4)))
+		require.NoError(t, top.Host.Sysctl(bridgeHooks6, digit(h.IPv6)))
+		got, err := k.Hooks()
 		require.NoError(t, err)
 		require.Equal(t, h, got)
 	}
 	labtest.Tool(t, "ip")
-	for _, h := range []hooks{{true, true}, {false, true}, {true, false}, {}} {
+	for _, h := range []Hooks{{true, true}, {false, true}, {true, false}, {}} {
 		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge",
-			"nf_call_iptables", digit(h.four), "nf_call_ip6tables", digit(h.six))
-		got, err := k.link(linkNamed(t, top.Host, lab.HostBridge).Attrs().Index)
+			"nf_call_iptables", digit(h.IPv4), "nf_call_ip6tables", digit(h.IPv6))
+		got, err := k.Link(linkNamed(t, top.Host, lab.HostBridge).Attrs().Index)
 		require.NoError(t, err)
-		require.Equal(t, h, got.hooks)
-		require.Equal(t, kindBridge, got.kind)
+		require.Equal(t, h, got.Hooks)
+		require.Equal(t, kindBridge, got.Kind)
 	}
-	_, err := readBridgeHooks(hostnet.Sysctls{Namespace: &hostnet.Namespace{}, Root: t.TempDir()})
+	_, err := readHooks(hostnet.Sysctls{Namespace: &hostnet.Namespace{}, Root: t.TempDir()})
 	require.ErrorIs(t, err, fs.ErrNotExist, "without br_netfilter")
 }
 
@@ -128,62 +127,60 @@ func TestKernelNeighbours(t *testing.T) {
 	for _, a := range []netip.Addr{top.Backend1.V4, top.Backend1.V6} {
 		labtest.Exec(t, top.Host, "ip", "neigh", "flush", "dev", lab.HostBridge)
 		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
-		_, err := k.neighbour(index, a)
+		_, err := k.Neighbour(index, a)
 		require.ErrorIs(t, err, fs.ErrNotExist)
-		require.NoError(t, k.solicit(index, a, false))
+		require.NoError(t, k.Solicit(index, a, false))
 		mac := macOf(linkNamed(t, top.Backend1, lab.MachineLink))
 		awaitTrue(t, "the neighbour", func() bool {
-			got, err := k.neighbour(index, a)
+			got, err := k.Neighbour(index, a)
 			return err == nil && got == mac
 		})
-		all, err := k.neighbours()
+		all, err := k.Neighbours()
 		require.NoError(t, err)
-		require.Contains(t, all, neighbour{index, a, mac})
-		require.Equal(t, map[hardwareAddr]int{mac: linkNamed(t, top.Host, lab.HostPort1).Attrs().Index}, stationsOf(t, k, index))
+		require.Contains(t, all, Neighbour{index, a, mac})
+		require.Equal(t, map[HardwareAddr]int{mac: linkNamed(t, top.Host, lab.HostPort1).Attrs().Index}, stationsOf(t, k, index))
 
 		// One that is known and has been silent is asked all the same.
 		awaitTrue(t, "it to be silent", func() bool {
 			labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
 			return len(stationsOf(t, k, index)) == 0
 		})
-		require.NoError(t, k.solicit(index, a, true))
+		require.NoError(t, k.Solicit(index, a, true))
 		awaitTrue(t, "the station", func() bool { return len(stationsOf(t, k, index)) == 1 })
 	}
 	// Nobody there: it is asked in vain, and not found.
 	nobody := top.Inside4.Addr().Next().Next().Next().Next().Next()
-	require.NoError(t, k.solicit(index, nobody, false))
-	_, err := k.neighbour(index, nobody)
+	require.NoError(t, k.Solicit(index, nobody, false))
+	_, err := k.Neighbour(index, nobody)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.Error(t, k.solicit(9999, nobody, false))
+	require.Error(t, k.Solicit(9999, nobody, false))
 }
 
-func stationsOf(tb testing.TB, k *kernelBridges, bridge int) map[hardwareAddr]int {
+func stationsOf(tb testing.TB, k *kernel, bridge int) map[HardwareAddr]int {
 	tb.Helper()
-	all, err := k.allStations(bridge)
+	all, err := k.Stations(Link{Index: bridge, VLANs: true}, nil)
 	require.NoError(tb, err)
 	// The same one by one, and none that is not there.
-	macs := append(slices.Collect(maps.Keys(all)), hardwareAddr{2, 9})
-	single, err := k.stations(bridgeLink{index: bridge}, macs)
+	macs := append(slices.Collect(maps.Keys(all)), HardwareAddr{2, 9})
+	single, err := k.Stations(Link{Index: bridge}, macs)
 	require.NoError(tb, err)
 	require.Equal(tb, all, single)
-	if len(all) != 0 {
-		some, err := k.stations(bridgeLink{index: bridge, vlans: true}, macs)
-		require.NoError(tb, err)
-		require.Equal(tb, all, some)
-	}
+	many, err := k.Stations(Link{Index: bridge}, make([]HardwareAddr, maxSingle+1))
+	require.NoError(tb, err)
+	require.Equal(tb, all, many)
 	return all
 }
 
-// What others send is read without trust in its length.
-func TestParseBridgeMessages(t *testing.T) {
+// Messages of any length and content are read without a panic.
+func TestParseMessages(t *testing.T) {
 	for n := range 40 {
 		b := make([]byte, n)
 		for i := range b {
 			b[i] = byte(i * 37)
 		}
 		_, ok := parseNeighbour(b)
-		require.Equal(t, n >= sizeofNdmsg, ok)
-		_, ok = parseBridgeLink(b)
+		require.Equal(t, n >= 12, ok)
+		_, ok = parseLink(b)
 		require.Equal(t, n >= 16, ok)
 	}
 }

@@ -1,0 +1,280 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hairpin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+)
+
+// Host is what a Controller needs of the engine.
+type Host interface {
+	// Published returns how many ports lead to a backend through netfilter.
+	Published(backend netip.Addr) int
+	// BridgeOf returns the bridge that the routing table has a backend on.
+	BridgeOf(backend netip.Addr) (index int, ok bool)
+	// CanRecord reports whether there is a table that can hold records.
+	CanRecord() bool
+	// Record changes the records in the table in one transaction.
+	Record(removed, added []Record) error
+}
+
+// Record says that a bridge port was given hairpin mode for a backend. Ports that had the
+// mode before have none.
+type Record struct {
+	Backend netip.Addr
+	Port    string
+}
+
+// Controller switches the hairpin mode of the ports that published backends are behind.
+type Controller struct {
+	host    Host
+	log     *slog.Logger
+	bridges Bridges // nil: it is closed, and does nothing
+	// watch subscribes to what happens to bridges. Nil: nobody can.
+	watch    func() (*watch, error)
+	follower *Follower
+	// hooks are those of single bridges, by index, as they were last seen.
+	hooks map[int]Hooks
+	state
+}
+
+// state is what a controller knows.
+type state struct {
+	// backends are those that have a record, or that are on a bridge whose frames pass the
+	// hooks.
+	backends map[netip.Addr]backend
+	// ports are those that backends were found behind, by index.
+	ports map[int]port
+}
+
+type backend struct {
+	position
+	record string // the port in its record; "": it has none
+}
+
+type position struct {
+	bridge int          // zero: not known
+	mac    HardwareAddr // zero: not known
+	port   int          // zero: not known
+}
+
+type port struct {
+	name   string
+	bridge int
+	mode   mode
+}
+
+type mode int
+
+const (
+	modeOurs      mode = iota + 1 // switched on by an engine
+	modeOthers                    // was on already
+	modeLeftOff                   // was on, and somebody else has switched it off
+	modeUntouched                 // not to be switched
+)
+
+// New makes a controller. Until Open it does nothing.
+func New(host Host, log *slog.Logger) *Controller {
+	c := &Controller{host: host, log: log, hooks: map[int]Hooks{}}
+	c.state = state{map[netip.Addr]backend{}, map[int]port{}}
+	return c
+}
+
+// Open opens the bridges of the kernel.
+func (c *Controller) Open(s hostnet.Sysctls) error {
+	k, err := openKernel(s)
+	if err != nil {
+		return err
+	}
+	c.Use(k)
+	c.watch = func() (*watch, error) { return openWatch(s.Namespace) }
+	return nil
+}
+
+// Use has the controller work on these bridges.
+func (c *Controller) Use(b Bridges) { c.bridges = b }
+
+// Close closes the bridges, if they are open.
+func (c *Controller) Close() (err error) {
+	if c.bridges != nil {
+		err = c.bridges.Close()
+		c.bridges = nil
+	}
+	return err
+}
+
+// Load makes the records of the table those that the controller knows.
+func (c *Controller) Load(records []Record) {
+	for a, b := range c.backends {
+		b.record = ""
+		c.backends[a] = b
+	}
+	for _, r := range records {
+		b := c.backends[r.Backend]
+		b.record = r.Port
+		c.backends[r.Backend] = b
+	}
+	c.prune()
+}
+
+// Records returns the records as they are after a draft, which may be nil.
+func (c *Controller) Records(d *Draft) []Record {
+	if d != nil {
+		return d.after.records(state{})
+	}
+	return c.records(state{})
+}
+
+// Plan works out which ports get hairpin mode, and which lose it, with a change of what
+// is published: by how many ports to each backend. routes are those to the backends of
+// added ports. Nil: there is nothing to do. An error is no reason to refuse the change,
+// and only logged.
+func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int, routes map[netip.Addr]hostnet.Route) *Draft {
+	if c.bridges == nil {
+		return nil
+	}
+	var search map[netip.Addr]int
+	for a := range added {
+		// While the controller follows backends, it has not to look for those that it knows.
+		bridge, known := routes[a].Bridge, c.follower != nil && c.backends[a].port != 0
+		if bridge != 0 && !known {
+			if search == nil {
+				search = map[netip.Addr]int{}
+			}
+			search[a] = bridge
+		}
+	}
+	if len(search) == 0 && len(c.backends) == 0 {
+		return nil
+	}
+	d := c.draft()
+	maps.DeleteFunc(d.after.backends, func(a netip.Addr, _ backend) bool {
+		return c.host.Published(a)-removed[a]+added[a] <= 0
+	})
+	pauses := searchPauses
+	if c.follower != nil {
+		pauses = searchPausesFollowing
+	}
+	d.search(ctx, search, pauses)
+	return d
+}
+
+// Apply makes a draft that comes with no change of what is published. Without a table
+// nothing can be recorded; the change that makes one plans anew.
+func (c *Controller) Apply(d *Draft) {
+	if d == nil || !c.host.CanRecord() {
+		return
+	}
+	undo := d.PutBack()
+	if removed, added := d.Removed(), d.Added(); len(removed)+len(added) != 0 {
+		if err := c.host.Record(removed, added); err != nil {
+			if undoErr := undo(); undoErr != nil {
+				err = fmt.Errorf("%w; and undo: %w", err, undoErr)
+			}
+			c.log.Warn("hairpin mode of bridge ports could not be recorded, and stays as it was", "error", err)
+			return
+		}
+	}
+	d.SwitchOn()
+	c.Commit(d)
+}
+
+// Commit makes a draft what the controller knows.
+func (c *Controller) Commit(d *Draft) {
+	if d != nil {
+		c.state = d.after
+		c.prune()
+	}
+}
+
+// prune forgets backends of which nothing is known, and ports that no backend needs.
+func (c *Controller) prune() {
+	indices, names := map[int]bool{}, map[string]bool{}
+	for a, b := range c.backends {
+		if b == (backend{}) {
+			delete(c.backends, a)
+			continue
+		}
+		indices[b.port], names[b.record] = true, true
+	}
+	maps.DeleteFunc(c.ports, func(index int, p port) bool { return !indices[index] && !names[p.name] })
+}
+
+// Adopt continues where an engine that was killed has stopped: it puts ports back that
+// no backend needs any more, and looks for backends whose port was recorded and not
+// switched.
+func (c *Controller) Adopt() {
+	if c.bridges == nil || len(c.Records(nil)) == 0 {
+		return
+	}
+	ports, err := c.bridges.Ports()
+	if err != nil {
+		c.log.Warn("recorded bridge ports could not be looked up", "error", err)
+		return
+	}
+	byName := make(map[string]Link, len(ports))
+	for _, l := range ports {
+		byName[l.Name] = l
+	}
+	d := c.draft()
+	search := map[netip.Addr]int{}
+	for a, b := range c.backends {
+		l, exists := byName[b.record]
+		switch {
+		case b.record == "":
+		case c.host.Published(a) == 0:
+			delete(d.after.backends, a)
+		case l.Hairpin:
+			d.after.ports[l.Index] = port{l.Name, l.Bridge, modeOurs}
+		default:
+			if !exists {
+				d.portDeleted(b.record)
+			}
+			if bridge, ok := c.host.BridgeOf(a); ok {
+				search[a] = bridge
+			}
+		}
+	}
+	d.search(context.Background(), search, 0)
+	c.Apply(d)
+}
+
+// Release puts the ports back of backends that are not published any more since mappings
+// have expired.
+func (c *Controller) Release() {
+	for a := range c.backends {
+		if c.host.Published(a) == 0 {
+			c.Apply(c.Plan(context.Background(), nil, nil, nil))
+			return
+		}
+	}
+}
+
+// Purge puts every recorded port back. undo gives them the mode again.
+func (c *Controller) Purge() (undo func() error) {
+	if c.bridges == nil {
+		return func() error { return nil }
+	}
+	d := c.draft()
+	clear(d.after.backends)
+	return d.PutBack()
+}
+
+// setHairpin sets the mode of ports, as far as they exist.
+func (c *Controller) setHairpin(ports []Link, on bool) error {
+	var errs []error
+	for _, l := range ports {
+		if err := c.bridges.SetHairpin(l.Index, on); err != nil && !isGone(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

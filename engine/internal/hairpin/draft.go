@@ -1,0 +1,206 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hairpin
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Draft is a change of hairpin modes. A nil *Draft changes nothing.
+//
+// An engine can be killed between any two steps: so a port is put back before its record
+// is removed, and recorded before it gets the mode. The next engine puts back what is
+// recorded and not needed.
+type Draft struct {
+	c     *Controller
+	after state
+	// on are the ports that get the mode.
+	on []Link
+	// recorded are the names of ports that have the mode as the records say: not those
+	// that have lost it by themselves.
+	recorded map[string]bool
+}
+
+func (c *Controller) draft() *Draft {
+	d := &Draft{c: c, after: state{maps.Clone(c.backends), maps.Clone(c.ports)}, recorded: map[string]bool{}}
+	for _, b := range c.backends {
+		if b.record != "" {
+			d.recorded[b.record] = true
+		}
+	}
+	return d
+}
+
+// portLost is for a port that was deleted or left its bridge: the mode went with it.
+func (d *Draft) portLost(index int) {
+	d.portDeleted(d.after.ports[index].name)
+	delete(d.after.ports, index)
+	for a, b := range d.after.backends {
+		if b.port == index {
+			b.port = 0
+			d.after.backends[a] = b
+		}
+	}
+}
+
+func (d *Draft) portDeleted(name string) {
+	delete(d.recorded, name)
+	d.after.renameRecords(name, "")
+}
+
+func (s state) renameRecords(from, to string) {
+	for a, b := range s.backends {
+		if b.record == from {
+			b.record = to
+			s.backends[a] = b
+		}
+	}
+}
+
+// decide says what happens to a port that a backend is behind.
+func (d *Draft) decide(l Link) mode {
+	before := d.after.ports[l.Index]
+	if before.bridge != l.Bridge { // it left, and came back as another
+		before = port{}
+	}
+	if before.mode == modeOurs && before.name != l.Name {
+		delete(d.recorded, before.name)
+		d.recorded[l.Name] = true
+		d.after.renameRecords(before.name, l.Name)
+	}
+	m := modeOurs
+	switch {
+	case !switchable(l):
+		m = modeUntouched
+		if before.mode != m {
+			d.c.log.Warn("hairpin mode is left as it is: a backend cannot reach itself by its frontend",
+				"port", l.Name, "because", "the port is not a virtual one of a single machine")
+		}
+	case l.Hairpin && !d.recorded[l.Name]:
+		m = modeOthers
+	case l.Hairpin:
+	case before.mode == modeOurs, before.mode == modeOthers:
+		d.c.log.Warn("hairpin mode was switched off by somebody else and stays off", "port", l.Name)
+		m = modeLeftOff
+		d.portDeleted(l.Name)
+	case before.mode == modeLeftOff:
+		m = modeLeftOff
+	default:
+		d.on = append(d.on, l)
+	}
+	d.after.ports[l.Index] = port{l.Name, l.Bridge, m}
+	return m
+}
+
+// switchable reports whether a port may be given hairpin mode. With it, a port sends the
+// broadcasts that it receives back: to a single machine, which drops them, but not into
+// a segment with others on it, whose switches would look for the sender here. A comment
+// must be able to hold its name.
+func switchable(l Link) bool {
+	return slices.Contains([]string{"veth", "tun", "netkit"}, l.Kind) && Recordable(l.Name)
+}
+
+// Recordable reports whether a name can be the comment of a record: it is an interface's,
+// and free of characters that have a meaning in comments or that nft(8) cannot read.
+func Recordable(name string) bool {
+	refused := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"[]\`, r) }
+	return name != "" && len(name) <= maxInterfaceName && !strings.ContainsFunc(name, refused)
+}
+
+// maxInterfaceName is IFNAMSIZ of include/uapi/linux/if.h, without the final NUL.
+const maxInterfaceName = 15
+
+// PutBack takes hairpin mode from the ports that no backend needs any more. Those of
+// which it cannot be taken stay recorded, for the next change to try again. undo gives
+// the ports the mode again.
+func (d *Draft) PutBack() (undo func() error) {
+	needed, failed := map[string]bool{}, map[string]bool{}
+	for _, b := range d.after.backends {
+		needed[b.record] = true
+	}
+	var changed []Link
+	for name := range d.recorded {
+		if needed[name] {
+			continue
+		}
+		l, err := d.putBack(name)
+		if err != nil {
+			d.c.log.Warn("hairpin mode could not be put back", "port", name, "error", err)
+			failed[name] = true
+		} else if l.Index != 0 {
+			changed = append(changed, l)
+		}
+	}
+	for a, b := range d.c.backends {
+		if failed[b.record] {
+			again := d.after.backends[a]
+			again.record = b.record
+			d.after.backends[a] = again
+		}
+	}
+	return func() error { return d.c.setHairpin(changed, true) }
+}
+
+// putBack takes the mode from a port and returns it, or the zero Link if the port is not
+// as an engine has left it.
+func (d *Draft) putBack(name string) (Link, error) {
+	l, err := d.c.bridges.LinkNamed(name)
+	if isGone(err) || err == nil && (l.Bridge == 0 || !l.Hairpin || !switchable(l)) {
+		return Link{}, nil
+	}
+	if err == nil {
+		err = d.c.setHairpin([]Link{l}, false)
+	}
+	if err != nil {
+		return Link{}, err
+	}
+	d.c.log.Info("put hairpin mode back", "port", name)
+	d.after.ports[l.Index] = port{name: name, bridge: l.Bridge}
+	return l, nil
+}
+
+// SwitchOn gives the mode to the ports that are recorded for the first time. A port that
+// cannot have it is no reason to refuse a change. undo takes the mode from them again.
+func (d *Draft) SwitchOn() (undo func() error) {
+	for _, l := range d.on {
+		if err := d.c.bridges.SetHairpin(l.Index, true); err != nil {
+			d.c.log.Warn("hairpin mode could not be switched on: a backend cannot reach itself by its frontend",
+				"port", l.Name, "error", err)
+			delete(d.after.ports, l.Index)
+			continue
+		}
+		d.c.log.Info("switched hairpin mode on, for a backend to reach itself by its frontend", "port", l.Name)
+	}
+	return func() error { return d.c.setHairpin(d.on, false) }
+}
+
+// Removed returns the records that the draft removes.
+func (d *Draft) Removed() []Record {
+	if d == nil {
+		return nil
+	}
+	return d.c.records(d.after)
+}
+
+// Added returns the records that the draft adds.
+func (d *Draft) Added() []Record {
+	if d == nil {
+		return nil
+	}
+	return d.after.records(d.c.state)
+}
+
+// records returns the records that another state does not have, in order.
+func (s state) records(other state) []Record {
+	var rs []Record
+	for a, b := range s.backends {
+		if b.record != "" && b.record != other.backends[a].record {
+			rs = append(rs, Record{a, b.record})
+		}
+	}
+	slices.SortFunc(rs, func(x, y Record) int { return x.Backend.Compare(y.Backend) })
+	return rs
+}
