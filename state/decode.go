@@ -38,10 +38,9 @@ const (
 	maxYAML = 8 << 20
 )
 
-// Decode reads a file to its end: YAML, or the JSON of a [File]. The name is for errors
-// only. A file without any of the three lists is refused, and so is one of Encode or File
-// that was cut off. What it lists is in the order of the file. Errors of r are wrapped;
-// every other error is a [*LineError], or, for a file too large, an [*nat.InvalidError].
+// Decode reads a file to its end: YAML, or JSON with the same keys. The name is for
+// errors. Items are in the order of the file. Errors of r are wrapped; every other error
+// is a [*LineError] or, for a file too large, an [*nat.InvalidError].
 func Decode(r io.Reader, name string) (nat.State, error) {
 	file, err := read(r)
 	if err != nil {
@@ -55,23 +54,22 @@ func Decode(r io.Reader, name string) (nat.State, error) {
 	return s.State, err
 }
 
-// decode reads a file, with the table if it has one.
-func decode(file, name string) (nat.StoredState, error) {
+// decode reads the text of a file, and which table had the state if the file says so.
+func decode(file, name string) (s nat.StoredState, err error) {
 	file = strings.TrimPrefix(file, byteOrderMark)
 	if len(file) > maxFile {
-		return nat.StoredState{}, tooLarge(name, maxFile)
+		return s, tooLarge(name, maxFile)
 	}
-	var s nat.StoredState
 	var fault *LineError
-	ok := strings.HasPrefix(strings.TrimLeft(file, " \t\r\n"), "{")
-	if ok {
-		s, ok, fault = decodeJSON(file)
+	isJSON := strings.HasPrefix(strings.TrimLeft(file, " \t\r\n"), "{")
+	if isJSON {
+		s, isJSON, fault = decodeJSON(file)
 	}
-	if !ok {
+	if !isJSON {
 		var m marks
 		if m, fault = readMarks(file); fault == nil {
 			if len(file) > maxYAML && m.sum == "" && !m.whole {
-				return nat.StoredState{}, tooLarge(name, maxYAML)
+				return s, tooLarge(name, maxYAML)
 			}
 			s.Table = m.table
 			s.State, fault = decodeYAML(file)
@@ -82,17 +80,6 @@ func decode(file, name string) (nat.StoredState, error) {
 		return nat.StoredState{}, fault
 	}
 	return s, nil
-}
-
-// decodeFile reads the text of a [File]. One that was emptied is not meant to say that there
-// is nothing.
-func decodeFile(text, name string) (nat.StoredState, error) {
-	if !saysSomething(strings.TrimPrefix(text, byteOrderMark)) {
-		err := fault(1, "file", "", "it says nothing; one of no mappings says \"mappings: []\", and to begin anew delete it")
-		err.File = name
-		return nat.StoredState{}, err
-	}
-	return decode(text, name)
 }
 
 func tooLarge(name string, limit int) error {

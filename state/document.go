@@ -4,7 +4,6 @@
 package state
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -18,27 +17,8 @@ var keys = [...]string{
 	"network", "address", "ports",
 }
 
-// section is one of the lists of a file.
-type section int
-
-const (
-	networks section = iota
-	endpoints
-	mappings
-)
-
-// sectionKeys are the keys of the sections.
-var sectionKeys = [...]string{networks: "networks", endpoints: "endpoints", mappings: "mappings"}
-
-// sectionOf returns the section of a key, or -1.
-func sectionOf(key string) section {
-	for s, k := range sectionKeys {
-		if k == key {
-			return section(s)
-		}
-	}
-	return -1
-}
+// isSection reports whether a key is that of a list of the file.
+func isSection(key string) bool { return key == "networks" || key == "endpoints" || key == "mappings" }
 
 // fileVersion is the version of files that is read and written.
 const fileVersion = "1"
@@ -89,16 +69,17 @@ type field struct {
 // document is what was read of a file.
 type document struct {
 	state nat.State
-	lines [len(sectionKeys)][]int // of the items
-	ports [][]int                 // lines of the endpoints' ports
-	lists int                     // keys of sections
+	lists int // sections so far
+	// Lines of the items, and of each endpoint's ports.
+	networks, endpoints, mappings []int
+	ports                         [][]int
 	// size is that of the file in bytes, and texts how many texts of lists were read.
 	size, texts int
 }
 
 // field reads a key of the file and its value.
 func (d *document) field(f *field) *LineError {
-	s, v := sectionOf(f.key), &f.value
+	v := &f.value
 	switch {
 	case f.key == "version" && v.kind != integer:
 		return fault(v.line, f.key, v.text, "it must be the number "+fileVersion)
@@ -106,7 +87,7 @@ func (d *document) field(f *field) *LineError {
 		return fault(v.line, f.key, v.text, "this program reads version "+fileVersion)
 	case f.key == "version":
 		return nil
-	case s < 0:
+	case !isSection(f.key):
 		return fault(f.line, "key", f.key, "a file has the keys version, networks, endpoints and mappings")
 	case v.kind == null:
 		return fault(v.line, "key", f.key, noList)
@@ -115,50 +96,33 @@ func (d *document) field(f *field) *LineError {
 	}
 	d.lists++
 	for i := range v.list {
-		if err := d.item(s, &v.list[i]); err != nil {
+		if err := d.item(f.key, &v.list[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// item reads an item of a section.
-func (d *document) item(s section, v *value) (err *LineError) {
-	switch s {
-	case networks:
-		err = d.network(v)
-	case endpoints:
-		err = d.endpoint(v)
-	case mappings:
-		err = d.mapping(v)
-	}
-	d.lines[s] = append(d.lines[s], v.line)
-	return err
-}
-
-// end checks the file as a whole. top is the line of its first key, and text what
-// an error quotes of it.
-func (d *document) end(line int, text string) *LineError {
+// end checks the whole file. Its first line, and the beginning of that, are for the error.
+func (d *document) end(line int, begin string) *LineError {
 	if d.lists == 0 {
-		return fault(line, "file", text, noLists)
+		return fault(line, "file", begin, noLists)
 	}
-	f := validate(d.state)
-	if f == nil {
-		return nil
-	}
-	err := f.err
-	if f.first != nil {
-		err = fmt.Errorf("%w (the first is in line %d)", err, d.lineOf(*f.first))
-	}
-	return &LineError{Line: d.lineOf(f.at), Err: err}
+	return d.validate()
 }
 
-// lineOf is the line of an item or of an endpoint's port.
-func (d *document) lineOf(p place) int {
-	if p.port >= 0 {
-		return d.ports[p.item][p.port]
+// item reads an item of a section.
+func (d *document) item(section string, v *value) *LineError {
+	switch section {
+	case "networks":
+		d.networks = append(d.networks, v.line)
+		return d.network(v)
+	case "endpoints":
+		d.endpoints = append(d.endpoints, v.line)
+		return d.endpoint(v)
 	}
-	return d.lines[p.section][p.item]
+	d.mappings = append(d.mappings, v.line)
+	return d.mapping(v)
 }
 
 // read stores the fields of an object in the variables of their keys, each a *string,

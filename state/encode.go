@@ -4,8 +4,6 @@
 package state
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -20,220 +18,238 @@ import (
 )
 
 // Encode writes s as YAML so that [Decode] reads the same: in canonical order, which is
-// by name for networks and endpoints, and with ranges collapsed ([nat.Collapse]). A file
-// that Decode would refuse is not begun: the error is that of [nat.ValidateAll], or an
-// [*nat.InvalidError]. Errors of w are wrapped; what was written by then is of no use.
+// by name for networks and endpoints, and with ranges collapsed ([nat.Collapse]). Of a
+// state that Decode would refuse it writes nothing: the error is that of
+// [nat.ValidateAll], or an [*nat.InvalidError]. Errors of w are wrapped.
 func Encode(w io.Writer, s nat.State) error {
-	if f := validate(s); f != nil {
-		return fmt.Errorf("encode state: %w", f.err)
+	if bad := (&document{state: s}).validate(); bad != nil {
+		return fmt.Errorf("encode state: %w", bad.Err)
 	}
-	e := &encoder{w: bufio.NewWriterSize(w, 32<<10)}
-	e.print(endPromise + "\nversion: " + fileVersion + "\n")
+	e := newEncoder(s, false)
+	e.add(endPromise + "\nversion: " + fileVersion + "\n")
 	e.sections(s)
-	e.print(endMark + "\n")
-	if e.err == nil {
-		e.err = e.w.Flush()
-	}
-	if e.err != nil {
-		return fmt.Errorf("write state: %w", e.err)
+	e.add(endMark + "\n")
+	if _, err := w.Write(e.b); err != nil {
+		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
 }
 
 // encodeFile returns the text of a [File]: JSON, an item a line, and before all else the
-// checksum of what follows it. It has about size bytes.
-func encodeFile(s nat.StoredState, size int) ([]byte, error) {
-	if f := validate(s.State); f != nil {
-		return nil, fmt.Errorf("encode state: %w", f.err)
+// checksum of what follows it.
+func encodeFile(s nat.StoredState) ([]byte, error) {
+	if bad := (&document{state: s.State}).validate(); bad != nil {
+		return nil, fmt.Errorf("encode state: %w", bad.Err)
 	}
-	var b bytes.Buffer
-	b.Grow(max(size, 32*len(s.Mappings)) + 1<<10)
-	e := &encoder{json: true, w: bufio.NewWriter(&b)}
-	e.print("{\n\"checksum\":\"")
-	start := e.w.Buffered()
+	e := newEncoder(s.State, true)
+	e.add("{\n\"checksum\":\"")
+	start := len(e.b)
 	end := start + hex.EncodedLen(sha256.Size) + len(`"`)
-	e.print(strings.Repeat("0", end-start-1) + `"`)
+	e.b = append(e.b[:end-1], '"')
 	if s.Table != "" {
-		e.print(",\n" + string(e.text(e.key(nil, "table"), s.Table, false)))
+		e.add(",\n\"table\":")
+		e.text(s.Table, false)
 	}
-	e.print(",\n\"version\":" + fileVersion)
+	e.add(",\n\"version\":" + fileVersion)
 	e.sections(s.State)
-	e.print("\n}\n")
-	_ = e.w.Flush() // a bytes.Buffer takes everything
-	if b.Len() > maxFile {
+	e.add("\n}\n")
+	if len(e.b) > maxFile {
 		return nil, tooLarge("state", maxFile)
 	}
-	sum := sha256.Sum256(b.Bytes()[end:])
-	hex.Encode(b.Bytes()[start:], sum[:])
-	return b.Bytes(), nil
+	sum := sha256.Sum256(e.b[end:])
+	hex.Encode(e.b[start:], sum[:])
+	return e.b, nil
+}
+
+// encoder appends YAML or JSON to b.
+type encoder struct {
+	json bool
+	b    []byte
+}
+
+// newEncoder returns an encoder with about the memory that it will need.
+func newEncoder(s nat.State, json bool) *encoder {
+	size := 1<<10 + 32*len(s.Mappings)
+	for i := range s.Mappings {
+		if m := &s.Mappings[i]; m.Name != "" || !m.Expires.IsZero() {
+			size += 32 + len(m.Name)
+		}
+	}
+	return &encoder{json: json, b: make([]byte, 0, size)}
+}
+
+func (e *encoder) add(text string) { e.b = append(e.b, text...) }
+
+func (e *encoder) sections(s nat.State) {
+	ns := slices.SortedFunc(slices.Values(s.Networks), byNetworkName)
+	e.list("networks", len(ns), func(i int) { e.network(ns[i]) })
+	as := slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName)
+	e.list("endpoints", len(as), func(i int) { e.endpoint(as[i]) })
+	ms := nat.Collapse(s.Mappings)
+	e.list("mappings", len(ms), func(i int) { e.mapping(&ms[i]) })
 }
 
 func byNetworkName(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) }
 
 func byEndpointName(a, b nat.EndpointSpec) int { return strings.Compare(a.Name, b.Name) }
 
-// encoder writes YAML or JSON until a write fails.
-type encoder struct {
-	json bool
-	w    *bufio.Writer
-	line []byte
-	err  error
-}
-
-func (e *encoder) print(text string) {
-	if e.err == nil {
-		_, e.err = e.w.WriteString(text)
-	}
-}
-
-func (e *encoder) sections(s nat.State) {
-	ns := slices.SortedFunc(slices.Values(s.Networks), byNetworkName)
-	e.list(networks, len(ns), func(b []byte, i int) []byte { return e.network(b, ns[i]) })
-	as := slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName)
-	e.list(endpoints, len(as), func(b []byte, i int) []byte { return e.endpoint(b, as[i]) })
-	ms := nat.Collapse(s.Mappings)
-	e.list(mappings, len(ms), func(b []byte, i int) []byte { return e.mapping(b, ms[i]) })
-}
-
 // list writes a section of n items. That there are no mappings is written too, or somebody
 // might think that they were forgotten.
-func (e *encoder) list(s section, n int, appendItem func(b []byte, i int) []byte) {
-	if n == 0 && s != mappings {
-		return
-	}
-	begin, item, separator, end := sectionKeys[s]+":", "\n  - ", "", "\n"
-	if n == 0 {
-		begin += " []"
-	}
-	if e.json {
-		begin, item, separator, end = ",\n\""+sectionKeys[s]+`":[`, "\n", ",", "]"
-		if n > 0 {
-			end = "\n]"
+func (e *encoder) list(key string, n int, item func(i int)) {
+	switch {
+	case n == 0 && key != "mappings":
+	case n == 0 && e.json:
+		e.add(",\n\"" + key + `":[]`)
+	case n == 0:
+		e.add(key + ": []\n")
+	case e.json:
+		e.add(",\n\"" + key + `":[`)
+		for i := range n {
+			if i > 0 {
+				e.add(",")
+			}
+			e.add("\n")
+			item(i)
+		}
+		e.add("\n]")
+	default:
+		e.add(key + ":\n")
+		for i := range n {
+			e.add("  - ")
+			item(i)
+			e.add("\n")
 		}
 	}
-	e.print(begin)
-	for i := 0; i < n && e.err == nil; i++ {
-		e.line = e.line[:0]
-		if i > 0 {
-			e.line = append(e.line, separator...)
-		}
-		e.line = appendItem(append(e.line, item...), i)
-		_, e.err = e.w.Write(e.line)
-	}
-	e.print(end)
 }
 
-func (e *encoder) network(b []byte, n nat.Network) []byte {
-	b = e.name(e.key(append(b, '{'), "name"), n.Name)
-	b = e.addr(e.key(b, "prefix"), n.Prefix.String())
+func (e *encoder) network(n nat.Network) {
+	e.add("{")
+	e.name("name", n.Name)
+	e.addr("prefix", n.Prefix.String())
 	if n.Gateway.IsValid() {
-		b = e.addr(e.key(b, "gateway"), n.Gateway.String())
+		e.addr("gateway", n.Gateway.String())
 	}
 	if n.Next.IsValid() {
-		b = e.addr(e.key(b, "next"), n.Next.String())
+		e.addr("next", n.Next.String())
 	}
-	if n.NoMasquerade {
-		b = append(e.key(b, "masquerade"), "false"...)
-	}
-	if n.NoGuard {
-		b = append(e.key(b, "guard"), "false"...)
-	}
-	return append(b, '}')
+	e.not("masquerade", n.NoMasquerade)
+	e.not("guard", n.NoGuard)
+	e.add("}")
 }
 
-func (e *encoder) endpoint(b []byte, a nat.EndpointSpec) []byte {
-	b = e.name(e.key(append(b, '{'), "name"), a.Name)
+func (e *encoder) endpoint(a nat.EndpointSpec) {
+	e.add("{")
+	e.name("name", a.Name)
 	if a.Network != "" {
-		b = e.name(e.key(b, "network"), a.Network)
+		e.name("network", a.Network)
 	}
-	b = e.addr(e.key(b, "address"), a.Address.String())
-	if len(a.Ports) == 0 {
-		return append(b, '}')
-	}
-	b = append(e.key(b, "ports"), '[')
+	e.addr("address", a.Address.String())
 	for i, m := range nat.Collapse(a.Mappings(a.Address)) {
-		if i > 0 {
-			b = e.comma(b)
+		if i == 0 {
+			e.key("ports")
+			e.add("[")
+		} else {
+			e.comma()
 		}
 		spec := nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
 		// Quoted, for YAML 1.1 has numbers to the base of 60 (tag:yaml.org,2002:int).
-		b = e.text(b, spec.String(), false)
+		e.text(spec.String(), false)
 	}
-	return append(b, "]}"...)
+	if len(a.Ports) > 0 {
+		e.add("]")
+	}
+	e.add("}")
 }
 
-func (e *encoder) mapping(b []byte, m nat.Mapping) []byte {
-	said := func(b []byte, plain bool) []byte {
-		if plain {
-			return m.AppendTo(b)
-		}
-		return append(m.AppendTo(append(b, '"')), '"')
+func (e *encoder) mapping(m *nat.Mapping) {
+	object := m.Name != "" || m.NoProxy || !m.Expires.IsZero()
+	if object {
+		e.add("{")
+		e.key("mapping")
 	}
-	if m.Name == "" && !m.NoProxy && m.Expires.IsZero() {
-		// In YAML an opening bracket would begin a list.
-		return said(b, !e.json && !m.Frontend.Addr().Is6())
+	// Where YAML would read a bracket as that of a list, the text is quoted.
+	if quoted := e.json || object || m.Frontend.Addr().Is6(); quoted {
+		e.b = append(m.AppendTo(append(e.b, '"')), '"')
+	} else {
+		e.b = m.AppendTo(e.b)
 	}
-	// In a flow mapping a bracket ends a plain scalar, so the text is quoted always.
-	b = said(e.key(append(b, '{'), "mapping"), false)
+	if !object {
+		return
+	}
 	if m.Name != "" {
-		b = e.name(e.key(b, "name"), m.Name)
+		e.name("name", m.Name)
 	}
-	if m.NoProxy {
-		b = append(e.key(b, "proxy"), "false"...)
-	}
+	e.not("proxy", m.NoProxy)
 	if !m.Expires.IsZero() {
-		b = e.text(e.key(b, "expires"), m.Expires.UTC().Format(time.RFC3339Nano), true)
+		e.key("expires")
+		e.text(m.Expires.UTC().Format(time.RFC3339Nano), true)
 	}
-	return append(b, '}')
+	e.add("}")
 }
 
-func (e *encoder) comma(b []byte) []byte {
-	if e.json {
-		return append(b, ',')
+func (e *encoder) comma() {
+	if e.b = append(e.b, ','); !e.json {
+		e.b = append(e.b, ' ')
 	}
-	return append(b, ", "...)
 }
 
 // key writes a key of an object and its colon.
-func (e *encoder) key(b []byte, key string) []byte {
-	if len(b) > 0 && b[len(b)-1] != '{' {
-		b = e.comma(b)
+func (e *encoder) key(key string) {
+	if e.b[len(e.b)-1] != '{' {
+		e.comma()
 	}
 	if e.json {
-		return append(append(append(b, '"'), key...), `":`...)
+		e.b = append(append(append(e.b, '"'), key...), `":`...)
+	} else {
+		e.b = append(append(e.b, key...), ": "...)
 	}
-	return append(append(b, key...), ": "...)
 }
 
-func (e *encoder) name(b []byte, name string) []byte { return e.text(b, name, isWord(name)) }
+// not writes a field that is true unless a file says that it is false.
+func (e *encoder) not(key string, is bool) {
+	if is {
+		e.key(key)
+		e.add("false")
+	}
+}
+
+func (e *encoder) name(key, name string) {
+	e.key(key)
+	e.text(name, isWord(name))
+}
 
 // addr writes an address or a prefix. In YAML a colon at the end of a plain scalar, as in
 // fd00::, would make a key of it.
-func (e *encoder) addr(b []byte, text string) []byte {
-	return e.text(b, text, !strings.Contains(text, ":"))
+func (e *encoder) addr(key, addr string) {
+	e.key(key)
+	e.text(addr, !strings.Contains(addr, ":"))
 }
 
-// text writes a text between double quotes, unless this is YAML and the text is plain:
-// it escapes everything that might not survive (YAML 1.2 section 7.3.1, RFC 8259 section
-// 7).
-func (e *encoder) text(b []byte, text string, plain bool) []byte {
-	if plain && !e.json {
-		return append(b, text...)
+// text writes a text, in YAML without quotes if it is plain. Between quotes it escapes
+// what might not survive (YAML 1.2 section 7.3.1, RFC 8259 section 7).
+func (e *encoder) text(text string, plain bool) {
+	switch {
+	case plain && e.json:
+		e.b = append(append(append(e.b, '"'), text...), '"')
+		return
+	case plain:
+		e.add(text)
+		return
 	}
-	b = append(b, '"')
+	e.b = append(e.b, '"')
 	for _, r := range text {
 		switch {
 		case r == '\\', r == '"':
-			b = append(b, '\\', byte(r))
+			e.b = append(e.b, '\\', byte(r))
 		case unicode.IsPrint(r) || e.json && r > 0xffff: // for which JSON has no escape of its own
-			b = utf8.AppendRune(b, r)
+			e.b = utf8.AppendRune(e.b, r)
 		case r <= 0xffff:
-			b = fmt.Appendf(b, `\u%04X`, r)
+			e.b = fmt.Appendf(e.b, `\u%04X`, r)
 		default:
-			b = fmt.Appendf(b, `\U%08X`, r)
+			e.b = fmt.Appendf(e.b, `\U%08X`, r)
 		}
 	}
-	return append(b, '"')
+	e.b = append(e.b, '"')
 }
 
 // isWord reports whether YAML of any version reads s, unquoted and in an

@@ -187,7 +187,7 @@ func TestDecodeUndoesEncode(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for range 30 {
-		text, err := encodeFile(nat.StoredState{State: randomState(r)}, 0)
+		text, err := encodeFile(nat.StoredState{State: randomState(r)})
 		require.NoError(f, err)
 		f.Add(string(text))
 		f.Add(encode(f, randomMappings(r)...))

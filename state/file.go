@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,21 +20,20 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// File keeps the state of an engine in a file: a Store of package engine. From Load to Close it
-// holds the lock of it, which is on a file beside it, with ".lock" behind the name; a new
-// state is written to one with ".new" behind it, and takes the name when all of it is on
-// the disk.
+// File stores the state of an engine in a JSON file: it is a Store of package engine. From
+// Load to Close it locks the file FILE.lock. A new state is written to FILE.new, which is
+// renamed when all of it is on the disk.
 //
-// Its methods can be called by several goroutines at once.
+// Several goroutines may call its methods at once.
 type File struct {
 	path string
 
 	mu   sync.Mutex
 	lock *os.File
-	kept []byte // what the file has; nil: there is none
+	kept []byte // the text of the file; nil: there is none
 }
 
-// NewFile makes one, and opens nothing. The directory has to be there.
+// NewFile returns a File and opens nothing. The directory must exist.
 func NewFile(path string) *File { return &File{path: path} }
 
 const (
@@ -41,16 +41,16 @@ const (
 	lockSuffix = ".lock"
 )
 
-// Load locks the file and reads it. What is not there is not found. A file without the
-// line of the checksum is one that somebody wrote by hand, and is taken as it is.
+// Load locks the file and reads it; found is false if there is none. Somebody may have
+// written the file by hand: then it has no checksum.
 //
-// Errors: a [*LineError] for a file that is torn, or wrong, or empty; an
-// [*nat.InvalidError] for a path that cannot be that of a file of ours;
-// [*nat.TakenError] if another process has the file.
-func (f *File) Load() (nat.StoredState, bool, error) {
+// Errors: a [*LineError] for a file that is cut off, wrong or empty; an
+// [*nat.InvalidError] for a path that cannot be that of such a file; a [*nat.TakenError]
+// if another process has locked the file.
+func (f *File) Load() (s nat.StoredState, found bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.take(); err != nil {
+	if err := f.take(takeAttempts); err != nil {
 		return nat.StoredState{}, false, err
 	}
 	// Not blocking, for it could be a pipe.
@@ -71,28 +71,35 @@ func (f *File) Load() (nat.StoredState, bool, error) {
 	if err != nil {
 		return nat.StoredState{}, false, fmt.Errorf("read state: %w", err)
 	}
-	s, err := decodeFile(text, f.path)
-	if err != nil {
+	if s, err = decodeFile(text, f.path); err != nil {
 		return nat.StoredState{}, false, err
 	}
 	f.kept = []byte(text)
 	return s, true, nil
 }
 
+// decodeFile reads the text of a file, but refuses one that was emptied.
+func decodeFile(text, name string) (nat.StoredState, error) {
+	if !saysSomething(strings.TrimPrefix(text, byteOrderMark)) {
+		err := fault(1, "file", "", "it says nothing; one of no mappings says \"mappings: []\", and to begin anew delete it")
+		err.File = name
+		return nat.StoredState{}, err
+	}
+	return decode(text, name)
+}
+
 func (f *File) invalid(reason string) error {
 	return &nat.InvalidError{What: "state file", Input: f.path, Reason: reason}
 }
 
-// takeAttempts and takePause bound how long Load waits for a process that ends.
+// takeAttempts and takePause bound how long Load waits for the end of another process.
 const (
 	takeAttempts = 100
 	takePause    = 10 * time.Millisecond
 )
 
-// take locks the file. The lock is on another one, for the file itself is replaced.
-func (f *File) take() error { return f.takeWithin(takeAttempts) }
-
-func (f *File) takeWithin(attempts int) error {
+// take locks the file: another one beside it, because the file itself is replaced.
+func (f *File) take(attempts int) error {
 	lock, err := os.OpenFile(f.path+lockSuffix, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -107,7 +114,7 @@ func (f *File) takeWithin(attempts int) error {
 		switch {
 		case err == nil:
 			f.lock = lock
-			// For whoever finds it locked. That it could not be written is no harm.
+			// For the error of another process. It does not matter if this fails.
 			_ = lock.Truncate(0)
 			_, _ = lock.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
 			return nil
@@ -132,12 +139,12 @@ func holder(lock *os.File) string {
 	return "another process"
 }
 
-// Save writes the state and returns when it is on the disk: under another name, which
-// it then takes the file's place with. On an error the file is as it was.
+// Save writes the state and returns when it is on the disk. On an error the file is as it
+// was.
 func (f *File) Save(s nat.StoredState) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	text, err := encodeFile(s, len(f.kept))
+	text, err := encodeFile(s)
 	if err != nil {
 		return err
 	}
@@ -152,21 +159,22 @@ func (f *File) Save(s nat.StoredState) error {
 }
 
 func (f *File) replace(text []byte) error {
-	if err := f.write(text); err != nil {
+	err := f.write(text)
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(f.path+newSuffix, f.path); err != nil {
-		return errors.Join(err, os.Remove(f.path+newSuffix))
+	if err = syncDirectory(filepath.Dir(f.path)); err == nil {
+		return nil
 	}
-	if err := syncDirectory(filepath.Dir(f.path)); err != nil {
-		// Which of the two a power failure leaves is not known. What was refused is not
-		// to come back.
-		return errors.Join(err, f.putBack())
+	// Which of the two files a power failure leaves is unknown. What was refused must not
+	// come back.
+	if f.kept == nil {
+		return errors.Join(err, os.Remove(f.path))
 	}
-	return nil
+	return errors.Join(err, f.write(f.kept))
 }
 
-// write writes the new file.
+// write writes a file and gives it the name of this one.
 func (f *File) write(text []byte) error {
 	path := f.path + newSuffix
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -180,20 +188,13 @@ func (f *File) write(text []byte) error {
 	if err == nil {
 		err = out.Sync()
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = os.Rename(path, f.path)
+	}
+	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
-}
-
-func (f *File) putBack() error {
-	if f.kept == nil {
-		return os.Remove(f.path)
-	}
-	if err := f.write(f.kept); err != nil {
-		return err
-	}
-	return os.Rename(f.path+newSuffix, f.path)
 }
 
 func syncDirectory(path string) error {
@@ -204,13 +205,12 @@ func syncDirectory(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Restore looks for the file and for that of the lock between Load and Close. If others have
-// removed one of them it is made anew, as it was saved last, and restored is true: else a reboot
-// before the next change would lose everything, and another process could keep its state in the
-// same file. A file that somebody has replaced is left to the next Save. Otherwise it does
-// nothing.
+// Restore, called between Load and Close, writes the file as it was saved last if others have
+// removed it, and makes and locks the file of the lock if they have removed that. Otherwise a
+// reboot before the next change would lose everything, and another process could use the same
+// file. A file that somebody has replaced is left to the next Save.
 //
-// Errors: [*nat.TakenError] if another process has taken the lock by then; those of Save.
+// Errors: a [*nat.TakenError] if another process has taken the lock; those of Save.
 func (f *File) Restore() (restored bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -219,7 +219,7 @@ func (f *File) Restore() (restored bool, err error) {
 	}
 	if !f.lockIsThere() {
 		before := f.lock
-		if err := f.takeWithin(1); err != nil {
+		if err := f.take(1); err != nil {
 			return false, err
 		}
 		_ = before.Close() // nobody can find it
@@ -234,7 +234,7 @@ func (f *File) Restore() (restored bool, err error) {
 	return true, nil
 }
 
-// lockIsThere reports whether the file that is locked is still the one that others would lock.
+// lockIsThere reports whether others would lock the same file.
 func (f *File) lockIsThere() bool {
 	mine, err := f.lock.Stat()
 	if err != nil {
@@ -244,7 +244,7 @@ func (f *File) lockIsThere() bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// Close gives the lock back. The file stays.
+// Close unlocks the file and leaves it.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

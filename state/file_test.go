@@ -32,7 +32,7 @@ func theState(tb testing.TB) nat.StoredState {
 // written is the text of a file.
 func written(tb testing.TB, r nat.StoredState) string {
 	tb.Helper()
-	text, err := encodeFile(r, 0)
+	text, err := encodeFile(r)
 	require.NoError(tb, err)
 	return string(text)
 }
@@ -344,7 +344,7 @@ func FuzzDecodeFile(f *testing.F) {
 		default:
 			return
 		}
-		again, err := encodeFile(got, 0)
+		again, err := encodeFile(got)
 		if err != nil {
 			t.Fatalf("%q cannot be written again: %v", text, err)
 		}

@@ -26,17 +26,17 @@ func decodeJSON(file string) (stored nat.StoredState, ok bool, err *LineError) {
 	summed, table := false, ""
 	var fields []field
 	err = s.object(&fields, func(f *field) *LineError {
-		if section := sectionOf(f.key); section >= 0 && s.next() == '[' {
+		if isSection(f.key) && s.next() == '[' {
 			d.lists++
 			return s.each('[', ']', func() *LineError {
 				item, err := s.item()
 				if err != nil {
 					return err
 				}
-				if section == mappings && d.state.Mappings == nil {
-					d.state.Mappings, d.lines[mappings] = make([]nat.Mapping, 0, items), make([]int, 0, items)
+				if f.key == "mappings" && d.state.Mappings == nil {
+					d.state.Mappings, d.mappings = make([]nat.Mapping, 0, items), make([]int, 0, items)
 				}
-				return d.item(section, &item)
+				return d.item(f.key, &item)
 			})
 		}
 		if err := s.value(&f.value); err != nil {

@@ -72,7 +72,7 @@ func screen(tokens token.Tokens) *LineError {
 			if empty(last, next, len(open) > 0) {
 				switch {
 				case last.Value == "ports": // an empty list is often written so, and is one
-				case sectionOf(last.Value) >= 0:
+				case isSection(last.Value):
 					return fault(line, "key", last.Value, noList)
 				default:
 					return fault(line, "key", last.Value, noValue)

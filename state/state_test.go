@@ -207,7 +207,7 @@ func randomState(r *rand.Rand) nat.State {
 					Backend: uint16(1 + r.IntN(9)), More: uint16(r.IntN(3)),
 				})
 			}
-			if with := (nat.State{Networks: s.Networks, Endpoints: append(slices.Clone(s.Endpoints), a), Mappings: s.Mappings}); validate(with) == nil {
+			if with := (nat.State{Networks: s.Networks, Endpoints: append(slices.Clone(s.Endpoints), a), Mappings: s.Mappings}); (&document{state: with}).validate() == nil {
 				s.Endpoints = with.Endpoints
 			}
 		}
@@ -238,7 +238,7 @@ func TestDecodeUndoesEncodeSections(t *testing.T) {
 	endpoints := 0
 	for range 2000 {
 		want := randomState(r)
-		require.Nil(t, validate(want), "%v", want)
+		require.Nil(t, (&document{state: want}).validate(), "%v", want)
 		endpoints += len(want.Endpoints)
 		text := encodeState(t, want)
 		got, err := Decode(strings.NewReader(text), "f")

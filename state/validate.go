@@ -4,6 +4,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,155 +13,128 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// place is where in a state something stands: the item of a section, and of an
-// endpoint's ports which, -1 for none.
-type place struct {
-	section section
-	item    int
-	port    int
-}
-
-// flaw is why a state is none that an engine can have had, and where.
-type flaw struct {
-	at    place
-	first *place // the other one, if there are two that cannot be together
-	err   error
-}
-
-// validate finds out whether the state can be that of some engine, as far as it alone
-// tells, and what comes first in its way.
-func validate(s nat.State) *flaw {
-	if f := validateNetworks(s.Networks); f != nil {
-		return f
+// validate returns the first reason why no engine can have the state, as far as the state
+// alone tells. Without lines of its own it is that of a state that is to be written.
+func (d *document) validate() *LineError {
+	if err := d.validateNetworks(); err != nil {
+		return err
 	}
-	if f := validateEndpoints(s); f != nil {
-		return f
+	if err := d.validateEndpoints(); err != nil {
+		return err
 	}
-	for i := range s.Mappings {
-		if m := &s.Mappings[i]; m.Frontend.Port() == 0 {
-			return &flaw{at: place{mappings, i, -1}, err: &nat.InvalidError{What: "mapping", Input: m.String(), Reason: noFrontend}}
+	for i := range d.state.Mappings {
+		if m := &d.state.Mappings[i]; m.Frontend.Port() == 0 {
+			return fault(at(d.mappings, i), "mapping", m.String(), noFrontend)
 		}
 	}
-	ms, places := all(s)
+	ms, lines := d.state.Mappings, d.mappings
+	if len(d.state.Endpoints) > 0 { // with them, their mappings first
+		ms, lines = nil, slices.Concat(append(slices.Clone(d.ports), lines)...)
+		for _, a := range d.state.Endpoints {
+			ms = append(ms, a.Mappings(a.Address)...)
+		}
+		ms = append(ms, d.state.Mappings...)
+	}
 	err := nat.ValidateAll(ms...)
 	var overlap *nat.OverlapError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &overlap):
-		first := places(overlap.I)
-		return &flaw{at: places(overlap.J), first: &first, err: err}
+		return (&LineError{Line: at(lines, overlap.J), Err: err}).after(at(lines, overlap.I))
 	}
-	for i := range ms {
-		if err := ms[i].Validate(); err != nil {
-			return &flaw{at: places(i), err: err}
-		}
-	}
-	return &flaw{at: places(0), err: err}
+	first := slices.IndexFunc(ms, func(m nat.Mapping) bool { return m.Validate() != nil })
+	return &LineError{Line: at(lines, first), Err: ms[first].Validate()}
 }
 
-// all are all mappings of a state, those of the endpoints' ports first, and where each
-// of them stands.
-func all(s nat.State) (ms []nat.Mapping, places func(int) place) {
-	if len(s.Endpoints) == 0 { // which there may be very many of
-		return s.Mappings, func(i int) place { return place{mappings, i, -1} }
+// at returns the line of an item, 0 if there are no lines.
+func at(lines []int, i int) int {
+	if len(lines) == 0 {
+		return 0
 	}
-	var ports []place
-	for i, a := range s.Endpoints {
-		for j, m := range a.Mappings(a.Address) {
-			ms, ports = append(ms, m), append(ports, place{endpoints, i, j})
-		}
-	}
-	return append(ms, s.Mappings...), func(i int) place {
-		if i < len(ports) {
-			return ports[i]
-		}
-		return place{mappings, i - len(ports), -1}
-	}
+	return lines[i]
 }
 
-func validateNetworks(ns []nat.Network) *flaw {
-	bad := func(i int, reason string, first int) *flaw {
-		f := &flaw{at: place{networks, i, -1}, err: &nat.InvalidError{What: "network", Input: ns[i].String(), Reason: reason}}
-		if first >= 0 {
-			f.first = &place{networks, first, -1}
-		}
-		return f
+// after adds the line of the other item, if two cannot be together.
+func (e *LineError) after(first int) *LineError {
+	if first > 0 {
+		e.Err = fmt.Errorf("%w (the first is in line %d)", e.Err, first)
 	}
+	return e
+}
+
+func (d *document) validateNetworks() *LineError {
+	ns, lines := d.state.Networks, d.networks
 	names := make(map[string]int, len(ns))
 	for i, n := range ns {
 		if err := n.Validate(); err != nil {
-			return &flaw{at: place{networks, i, -1}, err: err}
+			return &LineError{Line: at(lines, i), Err: err}
 		}
 		if first, twice := names[n.Name]; twice {
-			return bad(i, "there are two of that name", first)
+			return fault(at(lines, i), nat.WhatNetwork, n.String(), "there are two of that name").after(at(lines, first))
 		}
 		names[n.Name] = i
 	}
-	// Sorted, of any that overlap there are two next to each other.
+	// Sorted, of any that overlap two are next to each other.
 	order := byPrefix(ns)
 	for k := 1; k < len(order); k++ {
 		first, second := min(order[k-1], order[k]), max(order[k-1], order[k])
 		if ns[first].Prefix.Overlaps(ns[second].Prefix) {
-			return bad(second, "it overlaps network "+ns[first].String(), first)
+			return fault(at(lines, second), nat.WhatNetwork, ns[second].String(), "it overlaps network "+ns[first].String()).after(at(lines, first))
 		}
 	}
 	return nil
 }
 
-// byPrefix are the positions of networks in the order of their addresses.
+// byPrefix returns the indices of networks in the order of their addresses.
 func byPrefix(ns []nat.Network) []int {
 	order := make([]int, len(ns))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(a, b int) int {
-		p, q := ns[a].Prefix, ns[b].Prefix
-		if c := p.Addr().Compare(q.Addr()); c != 0 {
-			return c
-		}
-		return p.Bits() - q.Bits()
+		return cmp.Or(ns[a].Prefix.Addr().Compare(ns[b].Prefix.Addr()), ns[a].Prefix.Bits()-ns[b].Prefix.Bits())
 	})
 	return order
 }
 
-func validateEndpoints(s nat.State) *flaw {
-	order := byPrefix(s.Networks)
-	names, addresses := make(map[string]int, len(s.Endpoints)), make(map[netip.Addr]int, len(s.Endpoints))
-	for i, a := range s.Endpoints {
-		bad := func(reason string) *flaw {
-			return &flaw{at: place{endpoints, i, -1}, err: &nat.InvalidError{What: "endpoint", Input: a.Name, Reason: reason}}
-		}
+func (d *document) validateEndpoints() *LineError {
+	as, lines := d.state.Endpoints, d.endpoints
+	order := byPrefix(d.state.Networks)
+	names, addresses := make(map[string]int, len(as)), make(map[netip.Addr]int, len(as))
+	for i, a := range as {
+		bad := func(reason string) *LineError { return fault(at(lines, i), nat.WhatEndpoint, a.Name, reason) }
 		if err := a.Validate(); err != nil {
-			return &flaw{at: place{endpoints, i, -1}, err: err}
+			return &LineError{Line: at(lines, i), Err: err}
 		}
-		if !a.Address.IsValid() {
+		named, twice := names[a.Name]
+		other, taken := addresses[a.Address]
+		switch {
+		case !a.Address.IsValid():
 			return bad("it has no address, and a file says which")
-		}
-		if first, twice := names[a.Name]; twice {
-			f := bad("there are two of that name")
-			f.first = &place{endpoints, first, -1}
-			return f
-		}
-		if first, twice := addresses[a.Address]; twice {
-			f := bad(fmt.Sprintf("address %s is that of endpoint %s", a.Address, s.Endpoints[first].Name))
-			f.first = &place{endpoints, first, -1}
-			return f
+		case twice:
+			return bad("there are two of that name").after(at(lines, named))
+		case taken:
+			return bad(fmt.Sprintf("address %s is that of endpoint %s", a.Address, as[other].Name)).after(at(lines, other))
 		}
 		names[a.Name], addresses[a.Address] = i, i
-		if reason := misplaced(a, s.Networks, order); reason != "" {
+		if reason := misplaced(a, d.state.Networks, order); reason != "" {
 			return bad(reason)
 		}
 		for j, spec := range a.Ports {
 			if spec.Frontend.Port() == 0 {
-				return &flaw{at: place{endpoints, i, j}, err: &nat.InvalidError{What: "port", Input: spec.String(), Reason: noFrontend}}
+				line := 0
+				if len(d.ports) > 0 {
+					line = d.ports[i][j]
+				}
+				return fault(line, "port", spec.String(), noFrontend)
 			}
 		}
 	}
 	return nil
 }
 
-// misplaced says why an endpoint cannot have its address, or is empty. The networks do
+// misplaced returns why an endpoint cannot have its address, or "". The networks do
 // not overlap; order is that of byPrefix.
 func misplaced(a nat.EndpointSpec, ns []nat.Network, order []int) string {
 	after, found := slices.BinarySearchFunc(order, a.Address, func(i int, at netip.Addr) int {
@@ -174,7 +148,7 @@ func misplaced(a nat.EndpointSpec, ns []nat.Network, order []int) string {
 	}
 	n := ns[order[after-1]].WithDefaults()
 	first := n.Prefix.Addr()
-	// Of two addresses there is none of the network's own (RFC 3021, RFC 6164).
+	// A network of two addresses has none of its own (RFC 3021, RFC 6164).
 	two := first.BitLen()-n.Prefix.Bits() == 1
 	switch {
 	case a.Network != "" && a.Network != n.Name:

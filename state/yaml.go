@@ -5,6 +5,7 @@ package state
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -27,9 +28,27 @@ func decodeYAML(file string) (nat.State, *LineError) {
 	if err != nil {
 		return nat.State{}, notYAML(file, err)
 	}
+	docs := slices.DeleteFunc(parsed.Docs, func(d *ast.DocumentNode) bool { return d.Body == nil })
+	switch len(docs) {
+	case 0:
+		return nat.State{}, fault(1, "file", "", noLists)
+	case 1:
+	default:
+		return nat.State{}, fault(lineOf(docs[1].Body), "file", "---", "a second document")
+	}
+	top, bad := anchors{}.value(docs[0].Body)
+	if bad == nil && top.kind != object {
+		bad = fault(top.line, "file", top.text, `it does not begin with a key such as "mappings"`)
+	}
 	d := document{size: len(file)}
-	if err := d.readYAML(parsed); err != nil {
-		return nat.State{}, err
+	for i := 0; bad == nil && i < len(top.fields); i++ {
+		bad = d.field(&top.fields[i])
+	}
+	if bad == nil {
+		bad = d.end(top.line, top.text)
+	}
+	if bad != nil {
+		return nat.State{}, bad
 	}
 	return d.state, nil
 }
@@ -58,35 +77,6 @@ func notYAML(file string, err error) *LineError {
 		source, file, _ = strings.Cut(file, "\n")
 	}
 	return fault(line, "YAML", source, reason)
-}
-
-func (d *document) readYAML(f *ast.File) *LineError {
-	var body ast.Node
-	for _, doc := range f.Docs {
-		switch {
-		case doc.Body == nil:
-		case body != nil:
-			return fault(lineOf(doc.Body), "file", "---", "a second document")
-		default:
-			body = doc.Body
-		}
-	}
-	if body == nil {
-		return fault(1, "file", "", noLists)
-	}
-	top, err := anchors{}.value(body)
-	switch {
-	case err != nil:
-		return err
-	case top.kind != object:
-		return fault(top.line, "file", top.text, `it does not begin with a key such as "mappings"`)
-	}
-	for i := range top.fields {
-		if err := d.field(&top.fields[i]); err != nil {
-			return err
-		}
-	}
-	return d.end(top.line, top.text)
 }
 
 // anchors are the values of a document that have a name.
