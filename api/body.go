@@ -31,8 +31,6 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	switch {
 	case errors.As(err, &large):
 		return nil, "", tooLarge(limit)
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.conn.turnedAway():
-		return nil, "", crowded()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, "", problem(http.StatusRequestTimeout, CodeTimeout,
 			fmt.Sprintf("read body: it did not come within %v", h.limits.bodyTime))
@@ -43,19 +41,6 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	// From here on the deadline would count as the client's going away.
 	_ = rc.SetReadDeadline(time.Time{})
 	return body, mediaType, nil
-}
-
-// decode has read make something of a body. Large ones take turns: what they cost is the
-// processor, which others need for answers that take no time.
-func (h *handler) decode(c *call, body []byte, read func() error) error {
-	if int64(len(body)) > h.limits.large {
-		release, err := h.place(c, h.decodes, h.limits.bodyTime, "decode")
-		if err != nil {
-			return err
-		}
-		defer release()
-	}
-	return read()
 }
 
 func tooLarge(limit int64) error {

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -87,10 +86,8 @@ func TestContractWords(t *testing.T) {
 	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
 	info := at(d.root, "info", "description")
-	require.Contains(t, info, fmt.Sprintf("%d requests under way", l.conns))
-	require.Contains(t, info, fmt.Sprintf("within %.0f s", l.patience.Seconds()))
-	require.Contains(t, info, fmt.Sprintf("up to %d connections besides", l.others))
-	require.Contains(t, info, fmt.Sprintf("more than %d of either", l.share))
+	require.Contains(t, info, fmt.Sprintf("at most %d connections", l.conns))
+	require.Contains(t, info, fmt.Sprintf("%.0f s without a request", l.idleTime.Seconds()))
 	require.Contains(t, info, fmt.Sprintf("%d KiB", l.header>>10))
 	require.Contains(t, info, fmt.Sprintf("header has %.0f s to arrive, a body %.0f s", l.headerTime.Seconds(), l.bodyTime.Seconds()))
 }
@@ -194,6 +191,8 @@ func exchanges() []exchange {
 	xs := []exchange{
 		{method: "GET", path: mappings, want: 200},
 		{method: "GET", path: mappings, url: mappings + "?x", want: 400},
+		{method: "GET", path: mappings, engine: broken, want: 500},
+		{method: "GET", path: mappings, engine: nat.ErrClosed, want: 503},
 		{method: "POST", path: mappings, body: valid, want: 201},
 		{method: "POST", path: mappings, body: "[]", want: 201},
 		{method: "POST", path: mappings, body: there, again: true, want: 200},
@@ -277,6 +276,9 @@ func exchanges() []exchange {
 		{method: "PUT", path: whole, body: file, engine: nat.ErrConflict, want: 409},
 		{method: "GET", path: "/v1/status", want: 200},
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
+		{method: "GET", path: "/v1/status", opts: func(o *Options) {
+			o.Status = func(context.Context) (Status, error) { return Status{}, nat.ErrClosed }
+		}, want: 503},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) { o.Status = nil }, want: 404},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) {
 			o.Status = func(context.Context) (Status, error) { return Status{}, broken }
@@ -362,7 +364,6 @@ func TestContractExchanges(t *testing.T) {
 	t.Run("too slow", c.tooSlow)
 	t.Run("too many", c.tooMany)
 	t.Run("strangers", c.strangers)
-	t.Run("turned away", c.turnedAway)
 	t.Run("handed over", c.handedOver)
 
 	for _, op := range c.operations() {
@@ -497,21 +498,6 @@ func (c *contract) tooMany(t *testing.T) {
 	resp, body := s.do(t, "GET", "/v1/events", "", "")
 	require.Equal(t, 503, resp.StatusCode)
 	c.seen(t, "GET", "/v1/events", resp.StatusCode, resp.Header, body)
-}
-
-func (c *contract) turnedAway(t *testing.T) {
-	t.Helper()
-	opts, fake := wired(t)
-	h := newHandler(opts.withDefaults(), defaultLimits())
-	for _, r := range h.routes {
-		nobody := &conn{gate: newGate(nil, limits{}), state: connRefused}
-		ctx := context.WithValue(t.Context(), connKey{}, nobody)
-		w := ask(h, httptest.NewRequestWithContext(ctx, r.method, concrete(r.path), strings.NewReader("[]")))
-		require.Equal(t, 503, w.Code)
-		require.Equal(t, retryAfter, w.Header().Get("Retry-After"))
-		c.seen(t, r.method, r.path, w.Code, w.Header(), w.Body.String())
-	}
-	require.Zero(t, fake.changed())
 }
 
 func (c *contract) strangers(t *testing.T) {

@@ -30,7 +30,7 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	var r attachRequest
-	if err := h.decode(c, body, func() error { return decodeOne(body, &r, attachFields()) }); err != nil {
+	if err := decodeOne(body, &r, attachFields()); err != nil {
 		return err
 	}
 	wanted, err := r.attachment()

@@ -226,7 +226,12 @@ func (f *fakeEngine) difference(ms []nat.Mapping) []nat.Change {
 	return changes
 }
 
-func (f *fakeEngine) Mappings(context.Context) ([]nat.Mapping, error) { return f.list(), nil }
+func (f *fakeEngine) Mappings(context.Context) ([]nat.Mapping, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.list(), nil
+}
 
 // list is what is published.
 func (f *fakeEngine) list() []nat.Mapping {

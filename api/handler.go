@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,16 +24,16 @@ type handler struct {
 	Options
 	limits limits
 	routes []route
-	// applies and streams have a place for each that may be under way.
-	applies, decodes, streams chan struct{}
-	// handing is held from the look for a place among Options.Handovers to taking it.
+	// applies and streams have an element for each that is under way.
+	applies, streams chan struct{}
+	// handing is held from the check that Options.Handovers has room to sending to it.
 	handing sync.Mutex
 }
 
 func newHandler(opts Options, l limits) *handler {
 	h := &handler{
 		Options: opts, limits: l,
-		applies: make(chan struct{}, l.applies), decodes: make(chan struct{}, l.decodes), streams: make(chan struct{}, l.streams),
+		applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
 		{http.MethodGet, "/v1/mappings", "", h.getMappings},
@@ -90,17 +89,16 @@ type call struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
 	c.ctx = nat.WithReport(context.WithoutCancel(r.Context()), &c.report)
-	refusal := c.conn.begin()
-	if errors.Is(refusal, errGone) {
-		return
+	if c.conn != nil {
+		c.conn.setBusy(true)
 	}
 	if !c.read {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
-		// A refusal does not wait for the body that it makes needless.
+		// A refusal does not wait for a body that it has no use for.
 		_ = rc.EnableFullDuplex()
 	}
-	if err := h.serve(w, c, refusal); err != nil && !errors.Is(err, errGone) {
+	if err := h.serve(w, c); err != nil {
 		p := problemOf(err)
 		if p.Status == http.StatusInternalServerError {
 			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
@@ -110,31 +108,24 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Connection", "close")
 		}
 		if !c.read {
-			// What is left of it must not be taken for another request.
+			// The rest of the body must not be taken for another request.
 			w.Header().Set("Connection", "close")
 		}
 		h.write(w, c, p.Status, typeProblem, p)
-		if c.conn.turnedAway() {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.limits.silence))
-		}
-		// Nor is the connection closed while the client may still be sending: he
-		// would see his writing fail, and not the answer. Whoever has seen it stops.
-		_, _ = io.CopyN(io.Discard, r.Body, h.limits.linger)
+		// The connection is not closed while the client is sending, or the client would see
+		// a failed write and not the answer.
+		_, _ = io.CopyN(io.Discard, r.Body, h.limits.discard)
 	}
 }
 
-// retryAfter is when a client that met a busy server may come again, in seconds: what
-// keeps it busy takes less than one.
+// retryAfter is how long a client waits before it asks a busy server again, in seconds.
 const retryAfter = "1"
 
-// serve answers, if there is no reason to refuse the request in the first place.
-func (h *handler) serve(w http.ResponseWriter, c *call, refusal error) error {
-	if err := c.conn.allowed(); err != nil {
+// serve answers a request.
+func (h *handler) serve(w http.ResponseWriter, c *call) error {
+	if c.conn != nil && c.conn.refusal != nil {
 		w.Header().Set("Connection", "close")
-		return err
-	}
-	if refusal != nil {
-		return refusal
+		return c.conn.refusal
 	}
 	route, err := h.route(w, c)
 	if err != nil {

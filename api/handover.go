@@ -34,14 +34,10 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 		return problem(http.StatusUpgradeRequired, CodeInvalid, "a handover goes on in the protocol "+upgradeHandover)
 	}
 	// Members of the socket's group may change what is published, and no more.
-	p, err := peerOf(c.conn.UnixConn)
-	if err == nil && p.uid != 0 && int64(p.uid) != int64(os.Geteuid()) {
-		err = fmt.Errorf("user %d may not take over: %w", p.uid, fs.ErrPermission)
+	if uid := c.conn.client.uid; uid != 0 && int64(uid) != int64(os.Geteuid()) {
+		return fmt.Errorf("user %d may not take over: %w", uid, fs.ErrPermission)
 	}
-	if err != nil {
-		return err
-	}
-	// Whoever is told that a handover begins has the place: another is told to wait.
+	// One handover at a time: another client is told to wait.
 	h.handing.Lock()
 	defer h.handing.Unlock()
 	if len(h.Handovers) == cap(h.Handovers) {
@@ -51,7 +47,8 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	nc := c.conn.detach()
+	c.conn.release() // it is no server's any more
+	nc := c.conn.UnixConn
 	if err := accept(nc, rw, h.limits.writeTime); err != nil {
 		h.Log.Warn("a handover could not begin", "error", errors.Join(err, nc.Close()))
 		return nil

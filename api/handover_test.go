@@ -26,11 +26,15 @@ import (
 func (c *contract) handedOver(t *testing.T) {
 	t.Helper()
 	opts, _ := wired(t)
+	handovers := make(chan *net.UnixConn, 1)
+	opts.Handovers = handovers
 	s := start(t, opts, defaultLimits())
 	nc, err := s.Handover(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, nc.Close())
-	c.statuses["POST /v1/handover 101"] = true
+	_, err = s.Handover(t.Context())
+	require.ErrorIs(t, err, ErrBusy)
+	require.NoError(t, errors.Join(nc.Close(), (<-handovers).Close()))
+	c.statuses["POST /v1/handover 101"], c.statuses["POST /v1/handover 503"] = true, true
 }
 
 // The connection of a handover is the server's no more: it does not hold the server up,

@@ -7,23 +7,14 @@ import "time"
 
 // limits are what a server allows its clients. Tests have smaller ones.
 type limits struct {
-	conns   int // with a request under way at once
-	others  int // further ones, which have none, or wait for others to be done
-	share   int // of either that a process may have before it has to make room for others
+	conns   int // at once; further clients wait in the kernel's queue
 	streams int // of events at once, so that half of the connections stay for others
 	applies int // bodies of PUT being read or applied at once, for the memory they take
-	decodes int // large bodies being decoded at once, so that there is a core left for others
 
-	header int // bytes
-	body   int64
-	large  int64 // bytes of a body that takes more than a millisecond or so to decode
-	apply  int64 // bytes of a body of PUT: 60,000 mappings are some 8 MiB of JSON
-	linger int64 // bytes of a refused body that are read to no end
-
-	grace    time.Duration // to send a request or read an answer, when others wait for it
-	patience time.Duration // of a request to wait for others, before it is told of it
-	silence  time.Duration // to ask nothing, when there are too many
-	hush     time.Duration // the same for connections of a process that has more than its share
+	header  int // bytes
+	body    int64
+	apply   int64 // bytes of a body of PUT: 60,000 mappings are some 8 MiB of JSON
+	discard int64 // bytes of a refused body that are read and thrown away
 
 	headerTime time.Duration // to send a header, from its first byte or from the connection
 	bodyTime   time.Duration // to send a body, from the end of its header
@@ -38,9 +29,8 @@ type limits struct {
 
 func defaultLimits() limits {
 	return limits{
-		conns: 256, others: 1024, share: 32, streams: 128, applies: 4, decodes: 1,
-		header: 8 << 10, body: 1 << 20, large: 32 << 10, apply: 16 << 20, linger: 64 << 20,
-		grace: time.Second, patience: time.Second, silence: 2 * time.Second, hush: 100 * time.Millisecond,
+		conns: 256, streams: 128, applies: 4,
+		header: 8 << 10, body: 1 << 20, apply: 16 << 20, discard: 64 << 20,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,
 		departure: time.Second, leaveTime: callPatience, healthTime: 5 * time.Second,

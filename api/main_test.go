@@ -21,7 +21,6 @@ const quickExit = "GORACE=atexit_sleep_ms=0"
 func children() map[string]func(args []string) int {
 	return map[string]func([]string) int{
 		"ask":    childAsk,
-		"hold":   childHold,
 		"take":   childTake,
 		"listen": childListen,
 		"serve":  childServe,

@@ -20,10 +20,6 @@ const (
 	typeEvents  = "application/x-ndjson"
 )
 
-// errGone ends a request whose connection was closed to make room before anything
-// was done; nobody is there to be told.
-var errGone = errors.New("the client is gone")
-
 func (h *handler) getMappings(w http.ResponseWriter, c *call) error {
 	if _, err := c.flags(); err != nil {
 		return err
@@ -46,11 +42,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	var ms []nat.Mapping
-	err = h.decode(c, body, func() (err error) {
-		ms, err = decodeRequests(body, time.Now())
-		return err
-	})
-	if err != nil {
+	if ms, err = decodeRequests(body, time.Now()); err != nil {
 		return err
 	}
 	how, operation := nat.PublishOptions{Replace: flags["replace"], Kill: flags["kill"]}, OpPublish
@@ -97,7 +89,7 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 		return err
 	}
 	c.told = flags["dry-run"] // there is nothing to tell of
-	release, err := h.place(c, h.applies, h.limits.bodyTime, "apply")
+	release, err := h.acquire(c, h.applies, h.limits.bodyTime, "apply")
 	if err != nil {
 		return err
 	}
@@ -126,16 +118,10 @@ func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte,
 	if err != nil {
 		return nat.State{}, err
 	}
-	var s nat.State
-	err = h.decode(c, body, func() (err error) {
-		if mediaType == typeJSON {
-			s, err = decode(body, time.Now())
-		} else {
-			s, err = h.decodeYAML(body)
-		}
-		return err
-	})
-	return s, err
+	if mediaType == typeJSON {
+		return decode(body, time.Now())
+	}
+	return h.decodeYAML(body)
 }
 
 func (h *handler) decodeYAML(body []byte) (nat.State, error) {
@@ -196,29 +182,19 @@ func (h *handler) remove(w http.ResponseWriter, c *call, r nat.Removal) error {
 	return nil
 }
 
-// work lets the engine work, while the connection keeps its place. It does not begin for
-// a client that is gone or has none.
-func work[T any](c *call, f func() (T, error)) (result T, err error) {
-	if err := c.conn.work(); err != nil {
-		return result, err
-	}
-	defer c.conn.rest()
-	return f()
-}
-
-// place takes one of the places for something of which only so many may be under
-// way, and returns how to give it back. The error is a [*Problem].
-func (h *handler) place(c *call, places chan struct{}, patience time.Duration, what string) (release func(), err error) {
-	release = func() { <-places }
+// acquire takes one of the slots for something of which only so many may be under way, and
+// returns how to give it back. The error is a [*Problem].
+func (h *handler) acquire(c *call, slots chan struct{}, patience time.Duration, what string) (release func(), err error) {
+	release = func() { <-slots }
 	select {
-	case places <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	default:
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case places <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	case <-timer.C:
 	case <-c.Context().Done():

@@ -30,7 +30,7 @@ func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	var r networkRequest
-	if err := h.decode(c, body, func() error { return decodeOne(body, &r, networkFields()) }); err != nil {
+	if err := decodeOne(body, &r, networkFields()); err != nil {
 		return err
 	}
 	wanted, err := r.network()

@@ -4,8 +4,6 @@
 package api
 
 import (
-	"errors"
-
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -57,12 +55,12 @@ type Outcome struct {
 
 // outcome tells Options.Changed the result of a change, once for each request.
 func (h *handler) outcome(c *call, o Outcome, err error) {
-	if h.Changed == nil || c.told || errors.Is(err, errGone) {
+	if h.Changed == nil || c.told {
 		return
 	}
 	c.told = true
 	if c.conn != nil {
-		o.PID, o.UID = int(c.conn.client), int(c.conn.uid)
+		o.PID, o.UID = int(c.conn.client.pid), int(c.conn.client.uid)
 	}
 	if err != nil {
 		o.Code, o.Err = problemOf(err).Code, err
@@ -73,7 +71,7 @@ func (h *handler) outcome(c *call, o Outcome, err error) {
 // change lets the engine make a change, and tells of it before the client hears of it. If
 // it was made, made adds what it was to the outcome.
 func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made func(*Outcome, T)) (T, error) {
-	result, err := work(c, f)
+	result, err := f()
 	if err == nil {
 		made(&o, result)
 		o.Unchanged = c.report.Unchanged

@@ -14,17 +14,17 @@ import (
 	"github.com/nftnat/nftnat/internal/peercred"
 )
 
-// peer is who called connect on the other end of a socket, as he was at that moment.
+// peer is the process that called connect on the other end of a socket, as it was then.
 type peer struct {
 	pid      int32 // 0: in another PID namespace
 	uid, gid uint32
 	groups   []uint32
 }
 
-// admissible returns the process that has made a connection, and why it may not use the
-// socket at path, or nil: root, the server's own user, and members of the group of the socket's file
-// may. The file's mode says the same, unless somebody has loosened it, or the
-// directory's.
+// admissible returns the process that made a connection, and nil if it may use the socket
+// at path, or why not. Root, the server's own user and members of the group of the socket's
+// file may. The file's mode says the same, unless somebody has loosened it, or that of the
+// directory.
 func admissible(nc *net.UnixConn, path string) (client peer, refusal error) {
 	p, err := peerOf(nc)
 	if err != nil {
@@ -33,8 +33,8 @@ func admissible(nc *net.UnixConn, path string) (client peer, refusal error) {
 	if p.uid == 0 || int64(p.uid) == int64(os.Geteuid()) {
 		return p, nil
 	}
-	// Each time, as its group may be changed while the server runs. A socket
-	// without a file (unix(7), abstract) has no group.
+	// The group may change while the server runs. A socket without a file (unix(7),
+	// abstract) has none.
 	var file syscall.Stat_t
 	if err := syscall.Lstat(path, &file); err == nil && p.member(file.Gid) {
 		return p, nil

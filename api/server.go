@@ -38,9 +38,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return s.ServeUntil(ctx, l, nil)
 }
 
-// ServeUntil is Serve that ends well when leave is closed, too: it then leaves the listener
-// open, and whoever is in its queue to who serves it next, gives those that it has let in up
-// to a second for their requests, and answers these for up to 2 minutes.
+// ServeUntil is Serve that also ends, without an error, when leave is closed: it then leaves
+// the listener open, and the clients in its queue to the process that serves it next. It
+// gives the clients that it has accepted up to a second to send their requests, and answers
+// these for up to 2 minutes.
 func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan struct{}) error {
 	if network := l.Addr().Network(); network != "unix" {
 		return errors.Join(
@@ -50,7 +51,7 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 	// Also when the listener fails the requests have to hear of it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &run{gate: newGate(l, s.handler.limits), served: make(chan error, 1), log: s.handler.Log}
+	r := &run{listener: newConnections(l, s.handler.limits.conns), served: make(chan error, 1), log: s.handler.Log}
 	r.http = s.httpServer(ctx, r.note)
 	go r.serve()
 	var failure error
@@ -60,7 +61,7 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 		serving = false
 	case <-ctx.Done():
 	case <-leave:
-		failure = r.leave(s.handler.limits.departure)
+		failure = r.listener.leave(r.served, s.handler.limits.departure)
 		serving, patience = false, s.handler.limits.leaveTime
 	}
 	cancel()
@@ -88,27 +89,27 @@ func (s *Server) httpServer(ctx context.Context, note func(net.Conn, http.ConnSt
 
 // run is one call of Serve.
 type run struct {
-	gate   *gate
-	http   *http.Server
-	served chan error
-	log    *slog.Logger
-	// conns are the goroutines of connections.
-	conns sync.WaitGroup
+	listener *connections
+	http     *http.Server
+	served   chan error
+	log      *slog.Logger
+	// running are the goroutines of connections.
+	running sync.WaitGroup
 }
 
-func (r *run) serve() { r.served <- r.http.Serve(r.gate) }
+func (r *run) serve() { r.served <- r.http.Serve(r.listener) }
 
 // note follows the states of connections as net/http tells them. It is told of a new
 // one before its goroutine is started, and that it is closed at the goroutine's end.
 func (r *run) note(nc net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		r.conns.Add(1)
+		r.running.Add(1)
 	case http.StateClosed, http.StateHijacked:
-		r.conns.Done()
+		r.running.Done()
 	case http.StateIdle:
 		if c, ok := nc.(*conn); ok {
-			c.idle()
+			c.setBusy(false)
 		}
 	case http.StateActive: // which also half a header is
 	}
@@ -118,7 +119,7 @@ func (r *run) note(nc net.Conn, state http.ConnState) {
 func (r *run) shutdown(patience time.Duration, serving bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := r.gate.Close(); err != nil {
+	if err := r.listener.Close(); err != nil {
 		r.log.Warn("close socket", "error", err)
 	}
 	if serving {
@@ -126,8 +127,7 @@ func (r *run) shutdown(patience time.Duration, serving bool) error {
 			r.log.Warn("serve", "error", err)
 		}
 	}
-	// Those that have sent half a header or nothing; net/http would wait for them.
-	r.gate.closeIdle()
+	r.listener.closeSilent()
 	if err := r.http.Shutdown(ctx); err != nil {
 		r.log.Warn("closed connections with requests under way", "error", err)
 		_ = r.http.Close()
@@ -145,6 +145,6 @@ func (r *run) shutdown(patience time.Duration, serving bool) error {
 }
 
 func (r *run) await(ended chan<- struct{}) {
-	r.conns.Wait()
+	r.running.Wait()
 	close(ended)
 }

@@ -21,7 +21,7 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 	if h.Events == nil {
 		return absent("events")
 	}
-	release, err := h.place(c, h.streams, 0, "stream events")
+	release, err := h.acquire(c, h.streams, 0, "stream events")
 	if err != nil {
 		return err
 	}
@@ -35,10 +35,6 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 	if err := rc.Flush(); err != nil || c.Method == http.MethodHead {
 		return nil
 	}
-	if c.conn.work() != nil {
-		return nil // the stream is over before it begins: the header is out already
-	}
-	defer c.conn.rest()
 	h.stream(c.Context(), w, rc, events)
 	return nil
 }

@@ -1,0 +1,191 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// connections accepts a bounded number of connections at once. Further clients wait in the
+// kernel's queue until one ends.
+type connections struct {
+	net.Listener
+	slots chan struct{} // has an element for each connection
+	ended chan struct{} // closed when no more are accepted
+
+	mu   sync.Mutex
+	open map[*conn]struct{}
+}
+
+func newConnections(l net.Listener, most int) *connections {
+	return &connections{
+		Listener: l, slots: make(chan struct{}, most), ended: make(chan struct{}), open: map[*conn]struct{}{},
+	}
+}
+
+// conn is an accepted connection.
+type conn struct {
+	*net.UnixConn
+	of     *connections
+	client peer
+	// refusal is why the client may not use the socket; nil: it may. It is accepted all the
+	// same, to be told so.
+	refusal error
+
+	// Of of.mu:
+	asked bool // it has had a request, or its first one is being answered
+	busy  bool // a request is being answered
+}
+
+// Accept returns a *conn.
+func (cs *connections) Accept() (net.Conn, error) {
+	select {
+	case cs.slots <- struct{}{}:
+	case <-cs.ended:
+		return nil, net.ErrClosed
+	}
+	c, err := cs.accept()
+	if err != nil {
+		<-cs.slots
+		select {
+		case <-cs.ended:
+			err = net.ErrClosed
+		default:
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+func (cs *connections) accept() (*conn, error) {
+	accepted, err := cs.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	nc, ok := accepted.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("accept: %T is no unix socket", accepted), accepted.Close())
+	}
+	c := &conn{UnixConn: nc, of: cs}
+	c.client, c.refusal = admissible(nc, cs.Addr().String())
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open[c] = struct{}{}
+	return c, nil
+}
+
+// Close closes the connection, and makes room for another one.
+func (c *conn) Close() error {
+	c.release()
+	return c.UnixConn.Close()
+}
+
+// release makes room for another connection. Releasing again does nothing.
+func (c *conn) release() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if _, ok := c.of.open[c]; ok {
+		delete(c.of.open, c)
+		<-c.of.slots
+	}
+}
+
+// setBusy notes that a whole header has come, or that the answer has been sent.
+func (c *conn) setBusy(busy bool) {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.asked, c.busy = true, busy
+}
+
+// Close accepts no more connections, and closes the listener, unless it was left to another
+// process. Closing again does nothing. net/http calls it when it stops serving.
+func (cs *connections) Close() error {
+	if !cs.stop() {
+		return nil
+	}
+	return cs.Listener.Close()
+}
+
+// stop accepts no more connections. It reports whether it is the first to say so.
+func (cs *connections) stop() bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	select {
+	case <-cs.ended:
+		return false
+	default:
+		close(cs.ended)
+		return true
+	}
+}
+
+// closeSilent closes the connections that have sent half a header or nothing; net/http
+// would wait for them.
+func (cs *connections) closeSilent() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c := range cs.open {
+		if !c.busy {
+			_ = c.UnixConn.Close() // net/http calls Close
+		}
+	}
+}
+
+// A listener can be open in two processes at once (unix(7), SCM_RIGHTS), so that a server
+// is succeeded by that of another process and no client is refused: clients that neither
+// has accepted yet wait in the queue, which is the same for both.
+
+// deadliner is a listener that can be told to stop waiting, as those of package net can.
+type deadliner interface{ SetDeadline(t time.Time) error }
+
+// leave accepts no more connections, and leaves the listener open to another process. It
+// waits until the server has stopped, and then for the first request of each connection,
+// up to patience.
+func (cs *connections) leave(served <-chan error, patience time.Duration) error {
+	d, ok := cs.Listener.(deadliner)
+	if !ok {
+		return fmt.Errorf("%T cannot be left to others", cs.Listener)
+	}
+	cs.stop()
+	if err := d.SetDeadline(time.Unix(1, 0)); err != nil {
+		return err
+	}
+	if err := <-served; !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	for late := time.Now().Add(patience); cs.awaitsRequest() && time.Now().Before(late); {
+		time.Sleep(time.Millisecond)
+	}
+	// For who serves it next, also if that is this process.
+	return d.SetDeadline(time.Time{})
+}
+
+func (cs *connections) awaitsRequest() bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c := range cs.open {
+		if !c.asked {
+			return true
+		}
+	}
+	return false
+}
+
+// connKey is the key of a connection in the contexts of its requests.
+type connKey struct{}
+
+func withConn(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, nc)
+}
+
+// connOf returns the connection that a request came by; nil: none of a server's.
+func connOf(ctx context.Context) *conn {
+	c, _ := ctx.Value(connKey{}).(*conn)
+	return c
+}
