@@ -19,37 +19,42 @@ import (
 	"github.com/nftnat/nftnat/internal/printable"
 )
 
-// lineHandler writes records as lines like the program's own messages:
+// handler writes each record as a line, in one piece so that journald takes it for one: as a
+// JSON object, or like the program's own messages:
 //
 //	nftnat: turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1
 //
-// Behind the message are keys and values as slog.TextHandler writes them: values with
-// blanks, quotes, equal signs or control characters are quoted as in Go.
-type lineHandler struct {
+// After the message are keys and values as slog.TextHandler writes them: values with blanks,
+// quotes, equal signs or control characters are quoted as in Go.
+type handler struct {
 	*lineWriter
-	attrs slog.Handler // writes keys and values to the lineWriter's line
+	slog.Handler // writes to the lineWriter's line: a JSON object, or keys and values
 }
 
 // lineWriter is what a handler shares with those that are made of it.
 type lineWriter struct {
-	w     io.Writer
-	level slog.Level
-	// priorities is whether each line begins with its priority, as sd-daemon(3) has it.
+	w    io.Writer
+	json bool
+	// priorities says that each line begins with its priority, as in sd-daemon(3).
 	priorities bool
 
 	mu   sync.Mutex
 	line bytes.Buffer
 }
 
-// newLineHandler returns a handler that leaves out what is below a level.
-func newLineHandler(w io.Writer, level slog.Level, priorities bool) *lineHandler {
-	lw := &lineWriter{w: w, level: level, priorities: priorities}
-	attrs := slog.NewTextHandler(&lw.line, &slog.HandlerOptions{Level: level, ReplaceAttr: dropBuiltIn})
-	return &lineHandler{lw, attrs}
+// newLineHandler returns a handler of text that leaves out records below a level.
+func newLineHandler(w io.Writer, level slog.Level, priorities bool) *handler {
+	lw := &lineWriter{w: w, priorities: priorities}
+	return &handler{lw, slog.NewTextHandler(&lw.line, &slog.HandlerOptions{Level: level, ReplaceAttr: dropBuiltIn})}
 }
 
-// dropBuiltIn leaves out what the line has elsewhere. Keys of the program's own must not be
-// these.
+func newJSONHandler(w io.Writer, level slog.Level, priorities bool) *handler {
+	lw := &lineWriter{w: w, json: true, priorities: priorities}
+	return &handler{lw, slog.NewJSONHandler(&lw.line, &slog.HandlerOptions{Level: level})}
+}
+
+// dropBuiltIn leaves out what the line has before the keys and values. Keys of the program's own
+// must not be these.
 func dropBuiltIn(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && (a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
 		return slog.Attr{}
@@ -57,22 +62,23 @@ func dropBuiltIn(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
-
-func (h *lineHandler) Handle(ctx context.Context, r slog.Record) error {
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.line.Reset()
-	if isTerminal(h.w) {
+	if !h.json && isTerminal(h.w) {
 		h.line.WriteString(eraseLine) // where progress may stand
 	}
 	if h.priorities {
 		h.line.WriteString(priority(r.Level))
 	}
-	h.line.WriteString("nftnat: " + printable.Line(r.Message) + ": ")
-	bare := h.line.Len()
-	r.Time = time.Time{} // then the handler writes none
-	if err := h.attrs.Handle(ctx, r); err != nil {
+	bare := 0
+	if !h.json {
+		h.line.WriteString("nftnat: " + printable.Line(r.Message) + ": ")
+		bare = h.line.Len()
+		r.Time = time.Time{} // the inner handler writes none then
+	}
+	if err := h.Handler.Handle(ctx, r); err != nil {
 		return err
 	}
 	if h.line.Len() == bare+1 { // nothing but the end of the line
@@ -83,12 +89,12 @@ func (h *lineHandler) Handle(ctx context.Context, r slog.Record) error {
 	return err
 }
 
-func (h *lineHandler) WithAttrs(as []slog.Attr) slog.Handler {
-	return &lineHandler{h.lineWriter, h.attrs.WithAttrs(as)}
+func (h *handler) WithAttrs(as []slog.Attr) slog.Handler {
+	return &handler{h.lineWriter, h.Handler.WithAttrs(as)}
 }
 
-func (h *lineHandler) WithGroup(name string) slog.Handler {
-	return &lineHandler{h.lineWriter, h.attrs.WithGroup(name)}
+func (h *handler) WithGroup(name string) slog.Handler {
+	return &handler{h.lineWriter, h.Handler.WithGroup(name)}
 }
 
 // priority is the prefix by which journald knows how urgent a line is (sd-daemon(3)).
@@ -104,48 +110,14 @@ func priority(l slog.Level) string {
 	return "<7>"
 }
 
-// jsonHandler writes each record as a JSON object on a line of its own, behind its priority
-// where one is wanted: in one piece, so that journald takes it for one.
-type jsonHandler struct {
-	*lineWriter
-	slog.Handler // writes to the lineWriter's line
-}
-
-func newJSONHandler(w io.Writer, level slog.Level, priorities bool) *jsonHandler {
-	lw := &lineWriter{w: w, level: level, priorities: priorities}
-	return &jsonHandler{lw, slog.NewJSONHandler(&lw.line, &slog.HandlerOptions{Level: level})}
-}
-
-func (h *jsonHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.line.Reset()
-	if h.priorities {
-		h.line.WriteString(priority(r.Level))
-	}
-	if err := h.Handler.Handle(ctx, r); err != nil {
-		return err
-	}
-	_, err := h.w.Write(h.line.Bytes())
-	return err
-}
-
-func (h *jsonHandler) WithAttrs(as []slog.Attr) slog.Handler {
-	return &jsonHandler{h.lineWriter, h.Handler.WithAttrs(as)}
-}
-
-func (h *jsonHandler) WithGroup(name string) slog.Handler {
-	return &jsonHandler{h.lineWriter, h.Handler.WithGroup(name)}
-}
-
-// The environment stands for --log-format and --log-level where they are not given, so that
-// both reach a daemon that another command starts.
+// The environment is used for --log-format and --log-level if they are not given, so that both
+// reach a daemon that another command starts.
 const (
 	envLogFormat = "NFTNAT_LOG_FORMAT"
 	envLogLevel  = "NFTNAT_LOG_LEVEL"
 )
 
-// logFlags say what the daemon's log is like.
+// logFlags are the options of the daemon's log.
 type logFlags struct{ format, level string }
 
 func (f *logFlags) add(cmd *cobra.Command) {
@@ -155,18 +127,16 @@ func (f *logFlags) add(cmd *cobra.Command) {
 
 // complete takes from the environment what was not given on the command line.
 func (f *logFlags) complete(given func(flag string) bool) {
-	for flag, from := range map[string]struct {
-		env string
-		to  *string
-	}{"log-format": {envLogFormat, &f.format}, "log-level": {envLogLevel, &f.level}} {
-		if text := os.Getenv(from.env); text != "" && !given(flag) {
-			*from.to = text
-		}
+	if text := os.Getenv(envLogFormat); text != "" && !given("log-format") {
+		f.format = text
+	}
+	if text := os.Getenv(envLogLevel); text != "" && !given("log-level") {
+		f.level = text
 	}
 }
 
-// logger returns the log that the flags ask for. Its lines begin with priorities where w
-// goes to the journal.
+// logger returns the log that the flags describe. Its lines begin with priorities if w is the
+// journal.
 func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	levels := map[string]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,

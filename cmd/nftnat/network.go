@@ -4,8 +4,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"text/tabwriter"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -50,15 +51,10 @@ func newNetworkCreate(g *global) *cobra.Command {
 			if err := n.Validate(); err != nil {
 				return err
 			}
-			return g.with(cmd.Context(), writing, func(p publisher) error {
-				made, err := p.CreateNetwork(cmd.Context(), n)
-				if err != nil {
-					return err
-				}
-				if g.json {
-					return printJSON(cmd.OutOrStdout(), api.NetworkOf(made, 0))
-				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), made)
+			return show(g, cmd, writing, func(p publisher, ctx context.Context) (nat.Network, error) {
+				return p.CreateNetwork(ctx, n)
+			}, func(made nat.Network) api.Network { return api.NetworkOf(made, 0) }, func(w io.Writer, made nat.Network) error {
+				_, err := fmt.Fprintln(w, made)
 				return err
 			})
 		},
@@ -77,28 +73,16 @@ func newNetworkLs(g *global) *cobra.Command {
 		Short:   "List the networks",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(cmd.Context(), reading, func(p publisher) error {
-				s, err := p.State(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if g.json {
-					return printJSON(cmd.OutOrStdout(), api.Networks(s))
-				}
-				return listNetworks(cmd, api.Networks(s))
+			return show(g, cmd, reading, publisher.State, api.Networks, func(w io.Writer, s nat.State) error {
+				return printTable(w, func(w io.Writer) {
+					fmt.Fprintln(w, "NAME\tPREFIX\tGATEWAY\tMASQUERADE\tGUARD\tENDPOINTS")
+					for _, n := range api.Networks(s) {
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", n.Name, n.Prefix, n.Gateway, yesOrNo(n.Masquerade), yesOrNo(n.Guard), n.Endpoints)
+					}
+				})
 			})
 		},
 	}, toDaemon+forJSON)
-}
-
-func listNetworks(cmd *cobra.Command, networks []api.Network) error {
-	word := map[bool]string{true: "yes", false: "no"}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tPREFIX\tGATEWAY\tMASQUERADE\tGUARD\tENDPOINTS")
-	for _, n := range networks {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", n.Name, n.Prefix, n.Gateway, word[n.Masquerade], word[n.Guard], n.Endpoints)
-	}
-	return w.Flush()
 }
 
 func newNetworkRm(g *global) *cobra.Command {

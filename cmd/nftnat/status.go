@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/buildinfo"
 	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/internal/printable"
 )
@@ -164,4 +166,44 @@ func newEvents(g *global) *cobra.Command {
 			return errors.New("the daemon has ended")
 		},
 	}, "socket netns table "+forJSON)
+}
+
+func newPlan(g *global) *cobra.Command {
+	return offer(&cobra.Command{
+		Use:   "plan",
+		Short: "Print the ruleset that nftnat keeps in its table",
+		Long: "Print the ruleset that nftnat keeps in its table, as nft(8) lists and reads it, with\n" +
+			"a line on what each chain, map and set is for. It is the same whatever is published:\n" +
+			"mappings, networks and endpoints are elements of the maps and sets. The command\n" +
+			"needs no privilege, and asks neither the daemon nor the kernel.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := engine.ExplainedPlan(g.table)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), text)
+			return err
+		},
+	}, "table")
+}
+
+func newVersion(g *global) *cobra.Command {
+	return offer(&cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.printVersion(cmd)
+		},
+	}, forJSON)
+}
+
+func (g *global) printVersion(cmd *cobra.Command) error {
+	info := buildinfo.Read()
+	if g.json {
+		return printJSON(cmd.OutOrStdout(), info)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "nftnat %s\n", info)
+	return err
 }

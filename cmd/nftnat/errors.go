@@ -7,13 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/daemon"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -109,4 +117,102 @@ func nameHolder(err error) string {
 		return text
 	}
 	return strings.Replace(text, held.Error(), named.Error(), 1)
+}
+
+// hintedError is an error of which it is known what the user can do about it.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+// hint says what can be done about an error of a command, in parentheses after a space; it
+// is empty if that is not known.
+func hint(cmd *cobra.Command, err error) string {
+	var (
+		hinted hintedError
+		bad    usageError
+		file   *fs.PathError
+	)
+	switch {
+	case errors.As(err, &hinted):
+		return " (" + hinted.hint + ")"
+	case exitStatus(err) == exitNotPermitted:
+		return " (" + permissionHint(err) + ")"
+	case errors.As(err, &bad) && !errors.As(err, &file): // no help says which files there are
+		return fmt.Sprintf(" (see %q)", helpLine(cmd))
+	}
+	return ""
+}
+
+// helpLine is the command line that prints the help of a command.
+func helpLine(cmd *cobra.Command) string {
+	if !cmd.HasParent() || cmd.Name() == "help" {
+		return cmd.Root().Name() + " help"
+	}
+	return cmd.CommandPath() + " --help"
+}
+
+// permissionHint says which privilege an operation needs that was not permitted.
+func permissionHint(err error) string {
+	var (
+		space   namespaceError
+		refusal *api.Problem
+		file    *fs.PathError
+	)
+	switch {
+	case errors.As(err, &space):
+		return "run it as root, or allow users to create user namespaces"
+	case errors.As(err, &refusal): // it was the daemon that was not permitted
+		return "the daemon has to run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"
+	case errors.As(err, &file) && !strings.HasPrefix(file.Path, "/proc/"):
+		return "run it as root"
+	}
+	return "run it as root, or give it CAP_NET_ADMIN"
+}
+
+// unansweredHint says what to do about the owner of a table that does not answer where its
+// daemon would.
+func unansweredHint(socket string) string {
+	return "it does not answer at " + printable.Text(socket) + ": if that was removed, end the process, and the next command starts a daemon"
+}
+
+// socketHint says who may use a daemon's socket.
+func socketHint(path string) string {
+	const root = "run it as root"
+	info, err := os.Stat(path)
+	if err != nil { // its directory keeps others out
+		info, err = os.Stat(filepath.Dir(path))
+	}
+	if err != nil {
+		return root
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Gid == 0 {
+		return root
+	}
+	group := strconv.Itoa(int(stat.Gid))
+	if g, err := user.LookupGroupId(group); err == nil {
+		group = g.Name
+	}
+	if awaitsLogin(stat.Gid) {
+		return "log in again: this session is older than your membership in the group " + group
+	}
+	return root + ", or as a member of the group " + group
+}
+
+// awaitsLogin reports whether the user of this process is a member of a group which the
+// process itself does not have. A process gets its groups when its user logs in.
+func awaitsLogin(gid uint32) bool {
+	own, err := os.Getgroups()
+	if err != nil || slices.Contains(own, int(gid)) {
+		return false
+	}
+	u, err := user.Current()
+	if err != nil {
+		return false
+	}
+	groups, err := u.GroupIds()
+	return err == nil && slices.Contains(groups, strconv.FormatUint(uint64(gid), 10))
 }

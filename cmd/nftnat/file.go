@@ -5,7 +5,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -36,23 +38,13 @@ func newApply(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a := writing
+			a, apply := writing, publisher.ApplyState
 			if dryRun {
-				a = reading
+				a, apply = reading, publisher.DiffState
 			}
-			return g.with(cmd.Context(), a, func(p publisher) error {
-				apply := p.ApplyState
-				if dryRun {
-					apply = p.DiffState
-				}
-				stop := g.showProgress(cmd.Context(), p)
-				changes, err := apply(cmd.Context(), want)
-				stop()
-				if err != nil {
-					return err
-				}
-				return g.printChanges(cmd, changes)
-			})
+			return show(g, cmd, a, func(p publisher, ctx context.Context) ([]nat.Change, error) {
+				return apply(p, ctx, want)
+			}, api.Changes, printChanges)
 		},
 	}
 	flags := cmd.Flags()
@@ -73,14 +65,28 @@ func readFile(cmd *cobra.Command, name string) (nat.State, error) {
 	return state.Decode(f, name)
 }
 
-func (g *global) printChanges(cmd *cobra.Command, changes []nat.Change) error {
-	if g.json {
-		return printJSON(cmd.OutOrStdout(), api.Changes(changes))
-	}
-	out := bufio.NewWriter(cmd.OutOrStdout()) // a call for each of many is a tenth of the time
+func printChanges(w io.Writer, changes []nat.Change) error {
+	out := bufio.NewWriter(w) // a call for each of many is a tenth of the time
 	for _, c := range changes {
 		_, _ = out.WriteString(c.String())
 		_ = out.WriteByte('\n')
 	}
 	return out.Flush() // which has the first error
+}
+
+func newExport(g *global) *cobra.Command {
+	return offer(&cobra.Command{
+		Use:   "export",
+		Short: "Print networks, endpoints and mappings as a file for apply",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.with(cmd.Context(), reading, func(p publisher) error {
+				s, err := p.State(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return state.Encode(cmd.OutOrStdout(), s)
+			})
+		},
+	}, toDaemon)
 }
