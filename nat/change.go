@@ -5,11 +5,11 @@ package nat
 
 import "fmt"
 
-// Change is one difference between what is published and what Apply was asked for.
+// Change is one difference between the published state and the one to apply.
 type Change struct {
-	// Old is what is published and goes; its zero value: nothing.
+	// Old is the mapping that is removed or replaced. Zero: none.
 	Old Mapping
-	// New is what comes; its zero value: nothing.
+	// New is the mapping that is added. Zero: none.
 	New Mapping
 	// Before and After say the same of a network or an endpoint, in words; then Old and New
 	// are zero. Empty: it was not, or is not, there.

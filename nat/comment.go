@@ -11,12 +11,12 @@ import (
 	"unicode/utf8"
 )
 
-// CommentAttributes are what the comment of an element says beside the name.
+// CommentAttributes are the attributes in the comment of an element, after the name.
 type CommentAttributes struct {
 	// NoProxy is Mapping.NoProxy.
 	NoProxy bool
-	// OneFamily tells 0.0.0.0 and :: from any address: the key is the same in the maps
-	// that rules look up, and the other family must not be served by a proxy.
+	// OneFamily distinguishes 0.0.0.0 and :: from any address. They have the same key in
+	// the maps, but a proxy must not serve the other family.
 	OneFamily bool
 }
 
@@ -25,8 +25,8 @@ const (
 	wordOneFamily = "one-family"
 )
 
-// CommentText returns the comment that an element has for a mapping of that name:
-// `web [no-proxy]`. nft(8) shows it, and [ParseComment] reads it.
+// CommentText returns the comment of an element for a mapping of that name, such as
+// `web [no-proxy]`. [ParseComment] reads it.
 func CommentText(name string, a CommentAttributes) string {
 	var words []string
 	if a.NoProxy {
@@ -45,10 +45,10 @@ func CommentText(name string, a CommentAttributes) string {
 	return name + " " + attributes
 }
 
-// ParseComment reads a comment, of which others may have written any. What is no
-// attribute is the name, brackets and spaces included.
+// ParseComment reads a comment, which another program may have written. Text that is no
+// attribute belongs to the name, brackets and spaces included.
 func ParseComment(s string) (name string, a CommentAttributes) {
-	if s == "" { // as most are
+	if s == "" { // most are empty
 		return "", a
 	}
 	name = s
@@ -62,9 +62,9 @@ func ParseComment(s string) (name string, a CommentAttributes) {
 	}
 }
 
-// cutAttributes cuts the attributes off the end of a comment: words in brackets, with
-// nothing or a space before them, of which one at least is known. The others may be those
-// of a later version.
+// cutAttributes cuts the attributes off the end of a comment: words in brackets, at the
+// beginning or after a space, of which at least one is known. The others may be those of a
+// later version.
 func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
 	open := strings.LastIndexByte(s, '[')
 	if open < 0 || s[len(s)-1] != ']' || open > 0 && s[open-1] != ' ' {
@@ -84,9 +84,9 @@ func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
 	return s[:max(open-1, 0)], a, true
 }
 
-// HarmlessName makes a name of what others may have written. It keeps the text, but for
-// what no name can have: control characters, double quotes and bytes that are not UTF-8
-// are spelled out as Go does, and what is more than maxName bytes long is cut.
+// HarmlessName makes a valid name of text that another program may have written. Control
+// characters, double quotes and bytes that are not UTF-8 are escaped as in Go, and the rest
+// is cut at maxName bytes.
 func HarmlessName(s string) string {
 	if nameFault(s) == "" {
 		return s

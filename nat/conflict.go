@@ -10,9 +10,9 @@ import (
 )
 
 var (
-	// ErrConflict is what every *ConflictError is: the frontend is taken.
+	// ErrConflict matches every *ConflictError: the frontend is in use.
 	ErrConflict = errors.New("in use")
-	// ErrNotFound means that what was named is not published. It is also
+	// ErrNotFound means that a mapping, network or endpoint does not exist. It is also
 	// fs.ErrNotExist.
 	ErrNotFound error = notFound{}
 )
@@ -23,9 +23,9 @@ func (notFound) Error() string { return "not published" }
 
 func (notFound) Unwrap() error { return fs.ErrNotExist }
 
-// ConflictError says that a frontend is taken, and by what.
+// ConflictError says that a frontend is in use by another mapping.
 type ConflictError struct {
-	// Want is the mapping that was asked for.
+	// Want is the mapping that was to be published.
 	Want Mapping
 	// Have is the published mapping that holds the frontend, or an address of it
 	// if one of the two is for any address.
@@ -40,7 +40,7 @@ func (e *ConflictError) Error() string {
 	return s + e.difference()
 }
 
-// difference says how the two differ where that cannot be seen in their texts.
+// difference says how the two differ if their texts are the same.
 func (e *ConflictError) difference() string {
 	want := e.Want
 	want.Name, want.NoProxy, want.Expires = e.Have.Name, e.Have.NoProxy, e.Have.Expires

@@ -5,29 +5,27 @@ package nat
 
 import "net/netip"
 
-// Endpoint is an address of a network with what is published of it, as it was when it was
-// asked about.
+// Endpoint is an address of a network with its mappings, at the time of the call that
+// returned it.
 type Endpoint struct {
 	Name string
-	// Network is the name of the network that Address belongs to, and Prefix is that
-	// network's.
+	// Network is the name of the network of Address, and Prefix its prefix.
 	Network string
 	Address netip.Addr
 	Prefix  netip.Prefix
 	// Gateway is the host's address on the network.
 	Gateway netip.Addr
-	// Mappings are what is published of it, in the order of Compare, ranges as one. Nil:
-	// nothing.
+	// Mappings are its mappings, in the order of Compare, with ranges collapsed. Nil: none.
 	Mappings []Mapping
 }
 
-// EndpointsOf returns the endpoints of a state that an engine returned, in its order.
+// EndpointsOf returns the endpoints of a state that an engine returned, in the same order.
 func EndpointsOf(s State) []Endpoint {
 	networks := make(map[string]Network, len(s.Networks))
 	for _, n := range s.Networks {
 		networks[n.Name] = n
 	}
-	// A mapping that says more than a port spec can is not among an endpoint's ports.
+	// A mapping that cannot be written as a port spec is not among an endpoint's ports.
 	others := map[string][]Mapping{}
 	for _, m := range s.Mappings {
 		if m.Name != "" {

@@ -5,22 +5,22 @@ package nat
 
 import "net/netip"
 
-// EndpointSpec says what an endpoint is to be.
+// EndpointSpec describes an endpoint that is to be attached.
 type EndpointSpec struct {
-	// Name is as a [Network]'s name; no two endpoints have the same. It is the comment of
-	// the endpoint's address and mappings in the kernel.
+	// Name has the form of a [Network]'s name, and is unique among endpoints. It is the
+	// comment of the endpoint's address and mappings in the kernel.
 	Name string
-	// Network is the name of the network that the address is of. Empty: the one that
-	// Address is in, or the only one there is.
+	// Network is the name of the network of the address. Empty: the one that Address is
+	// in, or the only one.
 	Network string
-	// Address is the endpoint's. Zero: the next free one of the network.
+	// Address is the endpoint's address. Zero: the next free one of the network.
 	Address netip.Addr
-	// Ports are what is published of it. None: nothing.
+	// Ports are the ports to publish. Nil: none.
 	Ports []PortSpec
 }
 
-// Validate reports whether a can be attached to some network, as far as it alone tells.
-// The error is an [*InvalidError] or an [*OverlapError].
+// Validate reports whether a can be attached to some network, as far as that depends on a
+// alone. The error is an [*InvalidError] or an [*OverlapError].
 func (a EndpointSpec) Validate() error {
 	if fault := labelFault(a.Name); fault != "" {
 		return &InvalidError{What: WhatEndpoint, Input: a.Name, Reason: fault}
@@ -38,7 +38,7 @@ func (a EndpointSpec) Validate() error {
 	return nil
 }
 
-// Mappings are those of the specs, to an address.
+// Mappings returns the mappings of the ports, to an address.
 func (a EndpointSpec) Mappings(addr netip.Addr) []Mapping {
 	ms := make([]Mapping, len(a.Ports))
 	for i, s := range a.Ports {

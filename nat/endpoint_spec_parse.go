@@ -3,10 +3,10 @@
 
 package nat
 
-// ParseEndpointSpec reads the words of a command line: an empty network or address is one
-// that is chosen, ports are as [ParsePortSpec] reads them. An IPv4 address mapped into
-// IPv6 is taken as the IPv4 address. It checks the form only: see [Attachment.Validate].
-// Errors are [*InvalidError] and [*PortSpecError].
+// ParseEndpointSpec parses the arguments of a command line. An empty network or address is to
+// be chosen; ports are those of [ParsePortSpec]. An IPv4 address mapped into IPv6 becomes the
+// IPv4 address. It checks the form only: see [EndpointSpec.Validate]. Errors are
+// [*InvalidError] and [*PortSpecError].
 func ParseEndpointSpec(name, network, address string, ports ...string) (EndpointSpec, error) {
 	a := EndpointSpec{Name: name, Network: network}
 	if address != "" {

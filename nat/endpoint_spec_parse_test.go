@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-func TestParseAttachment(t *testing.T) {
+func TestParseEndpointSpec(t *testing.T) {
 	a, err := nat.ParseEndpointSpec("web", "inside", "172.30.0.2", "8080:80", "53/udp")
 	require.NoError(t, err)
 	require.Equal(t, nat.EndpointSpec{

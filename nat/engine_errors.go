@@ -14,9 +14,9 @@ var (
 	// ErrReadOnly is returned by methods that change something if the engine was
 	// opened to read.
 	ErrReadOnly = errors.New("engine is open for reading only")
-	// ErrOwned is what every *OwnedError is: another engine has the table.
+	// ErrOwned matches every *OwnedError: another engine has the table.
 	ErrOwned = errors.New("owned by another engine")
-	// ErrForeign means that a table of that name is there which no engine made.
+	// ErrForeign means that there is a table of that name which no engine made.
 	ErrForeign = errors.New("the table is not one of nftnat's")
 	// ErrNewer means that the table was made by a later version, whose rules this
 	// one does not know.
@@ -26,8 +26,8 @@ var (
 // OwnedError says that another engine has the table.
 type OwnedError struct {
 	Table string
-	// PID and UID are those of the owning process; a PID of zero is one that
-	// cannot be seen, for it is of another PID namespace or does not answer.
+	// PID and UID are those of the owning process. PID is zero if the process is in another
+	// PID namespace or does not answer.
 	PID int
 	UID int
 }

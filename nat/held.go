@@ -10,21 +10,21 @@ import (
 
 // HeldError says that a port is held by a socket of another process.
 type HeldError struct {
-	// Want is the mapping that was asked for.
+	// Want is the mapping that was to be published.
 	Want Mapping
-	// Address is what the other socket is bound to. Zero: the socket was gone when it was
-	// looked for.
+	// Address is the address of the other socket. Zero: the socket was gone when the engine
+	// looked for it.
 	Address netip.AddrPort
-	// Inode is that of the socket, by which a process that may look into others finds the
-	// one that has it; zero: no process has it any more. UID is the user who made it.
+	// Inode identifies the socket, so that a privileged process can find its owner. Zero: no
+	// process has it any more. UID is the user who made it.
 	Inode uint32
 	UID   uint32
-	// PID and Command are of a process that has the socket. A PID of zero is one that
-	// cannot be seen from here.
+	// PID and Command are those of a process that has the socket. PID is zero if it cannot
+	// be seen from here.
 	PID     int
 	Command string
-	// Ended says that the socket is what is left of a connection (TIME_WAIT, RFC 9293
-	// section 3.6.1), for at most a minute (TCP_TIMEWAIT_LEN in include/net/tcp.h).
+	// Ended is true for a connection in TIME_WAIT (RFC 9293 section 3.6.1), which lasts at
+	// most a minute (TCP_TIMEWAIT_LEN in include/net/tcp.h).
 	Ended bool
 }
 

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Mapping says where what arrives at a frontend goes. Two mappings are equal
-// by ==, and a Mapping is a map key, as long as both are valid
-// ([Mapping.Validate]): there is one way only to write each valid mapping.
+// Mapping is a protocol, a frontend, and the backend that it leads to. Valid mappings
+// ([Mapping.Validate]) can be compared with == and be map keys, because each has only one
+// form.
 type Mapping struct {
 	// Proto is [TCP] or [UDP]; zero is refused.
 	Proto Proto
@@ -20,19 +20,19 @@ type Mapping struct {
 	// address, :: any IPv6 address. Port 0 asks for the next free port, or for
 	// the next More+1 consecutive free ports.
 	Frontend netip.AddrPort
-	// Backend is the address and the first port behind; both must be given.
+	// Backend is the address and first port to which the frontend leads; both are required.
 	Backend netip.AddrPort
 	// More is the number of further consecutive ports after the first, on both
 	// sides; zero: a single port.
 	More uint16
-	// Name says whose the mapping is: 0 to 63 bytes of UTF-8. It is kept as
-	// the comment of the mapping's element in the kernel.
+	// Name is the owner's name: 0 to 63 bytes of UTF-8. It is the comment of the mapping's
+	// element in the kernel.
 	Name string
-	// NoProxy leaves the mapping to netfilter alone. Zero: a userland proxy
-	// serves it where netfilter cannot.
+	// NoProxy serves the mapping by netfilter only. Zero: a proxy serves what netfilter
+	// cannot.
 	NoProxy bool
-	// Expires is when the mapping ends by itself, to the millisecond, in any time
-	// zone; what an engine returns is in UTC. Zero: never.
+	// Expires is when the mapping ends by itself, in milliseconds and in any time zone. An
+	// engine returns it in UTC. Zero: never.
 	Expires time.Time
 }
 
@@ -90,8 +90,8 @@ func (m Mapping) appendFrontend(b []byte) []byte {
 		b = append(b, ':')
 	}
 	if m.Frontend.Port() == 0 {
-		// How many free ports are asked for stands at the backend; "0-9"
-		// would read as the ports from 0 to 9.
+		// The backend shows the number of free ports; "0-9" would mean
+		// the ports from 0 to 9.
 		return append(b, '0')
 	}
 	return appendPorts(b, m.Frontend.Port(), m.More)
@@ -107,8 +107,8 @@ func appendHost(b []byte, a netip.Addr) []byte {
 	return append(b, ']')
 }
 
-// appendPorts is wider than a port inside, so that a range past 65535, which
-// Validate refuses, is named as what it is and does not wrap.
+// appendPorts computes with int, so that a range past 65535, which Validate refuses, is
+// printed without wrapping.
 func appendPorts(b []byte, first, more uint16) []byte {
 	b = strconv.AppendUint(b, uint64(first), 10)
 	if more > 0 {

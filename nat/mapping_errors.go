@@ -10,11 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// ErrInvalid is what every refusal of bad input is, by errors.Is: nothing was
-// contacted and nothing has changed.
+// ErrInvalid matches every error about bad input: nothing was contacted, and nothing has
+// changed.
 var ErrInvalid = errors.New("invalid")
 
-// Kinds of input an InvalidError names.
+// Kinds of input in an InvalidError.
 const (
 	whatProto    = "protocol"
 	whatFrontend = "frontend"
@@ -24,7 +24,7 @@ const (
 
 // InvalidError says which input was refused and why.
 type InvalidError struct {
-	What   string // the kind of input: "protocol", "frontend", "backend", "mapping", or another package's word
+	What   string // the kind of input: "protocol", "frontend", "backend", "mapping", or one of another package
 	Input  string // the input as it was given, unquoted
 	Reason string // why it was refused; lower case, no full stop
 }
@@ -37,7 +37,7 @@ const quotedInput = 128
 // "8080-8000": the range ends before it begins`.
 func (e *InvalidError) Error() string {
 	adjective := "invalid"
-	if e.What == whatProto { // sctp is not malformed, it is not known here
+	if e.What == whatProto { // sctp is not malformed, but not supported
 		adjective = "unknown"
 	}
 	input, more := e.Input, ""
@@ -58,7 +58,7 @@ func (e *InvalidError) Unwrap() error { return ErrInvalid }
 // It is bad input, not a conflict with something already published.
 type OverlapError struct {
 	A, B Mapping // the two, in the order they were given
-	I, J int     // their positions among the mappings given, from 0; I < J
+	I, J int     // their positions among the given mappings, from 0; I < J
 }
 
 // Error names both mappings, the protocol and the lowest port both claim.

@@ -29,18 +29,18 @@ func ParseMappingText(s string) (Mapping, error) {
 	return parseSides(proto, frontend, backend)
 }
 
-// ParseMapping reads the three words of a command line.
+// ParseMapping parses the three arguments of a command line.
 //
 //	proto     tcp | udp
 //	frontend  PORT | FIRST-LAST | ADDR:PORT | ADDR:FIRST-LAST   0 as PORT: the next free one
 //	backend   ADDR | ADDR:PORT | ADDR:FIRST-LAST                without ports: the frontend's
 //
-// An IPv6 ADDR stands in brackets; as a backend without ports it may stand
-// bare, unless its last group could be a port: fd00::2:80 is refused, and
-// [fd00::2:80] and [fd00::2]:80 say which is meant. Ports are decimal, 1 to 65535, without sign or leading zero. Ranges
-// have the same length on both sides; the backend's is the one that counts for
-// frontend 0. An IPv4 address mapped into IPv6 is taken as the IPv4 address
-// (RFC 4291 section 2.5.5.2), since that is the one packets carry.
+// An IPv6 ADDR is in brackets. As a backend without ports it may be without them, unless its
+// last group could be a port: fd00::2:80 is refused, in favour of [fd00::2:80] or
+// [fd00::2]:80. Ports are decimal, 1 to 65535, without sign or leading zero. Ranges have the
+// same length on both sides; with frontend 0 the backend's length counts. An IPv4 address
+// mapped into IPv6 (RFC 4291 section 2.5.5.2) becomes the IPv4 address, which is the one in
+// packets.
 // It checks the form only: see [Mapping.Validate]. Errors are [*InvalidError].
 func ParseMapping(proto, frontend, backend string) (Mapping, error) {
 	p, err := ParseProto(proto)
@@ -68,7 +68,7 @@ func ParseFrontend(s string) (frontend netip.AddrPort, more uint16, err error) {
 type side struct {
 	addr        netip.Addr
 	first, last uint16
-	ports       bool // of a backend: its ports are given
+	ports       bool // a backend has ports
 }
 
 func (s side) len() int { return int(s.last) - int(s.first) + 1 }
@@ -107,8 +107,7 @@ func count(ports int) string {
 	return fmt.Sprintf("%d ports", ports)
 }
 
-// The parsers below return the reason why they refuse, or "": the caller knows
-// which whole input to name.
+// The parsers below return the reason of an error, or "". The caller adds the whole input.
 
 func parseFrontend(s string) (f side, reason string) {
 	if s == "" {
@@ -157,9 +156,9 @@ func parseBackend(s string) (b side, reason string) {
 	return b, reason
 }
 
-// bareIPv6WithPort refuses an IPv6 address without brackets whose last group is, or
-// could be, a port: most people who write fd00::2:80 mean port 80 of fd00::2, and not
-// the address fd00::2:80. It returns "" for what cannot be read both ways.
+// bareIPv6WithPort refuses an IPv6 address without brackets whose last group could be a
+// port: most people who write fd00::2:80 mean port 80 of fd00::2, and not the address
+// fd00::2:80. It returns "" for unambiguous text.
 func bareIPv6WithPort(s string) (reason string) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

@@ -11,10 +11,9 @@ import (
 	"strings"
 )
 
-// Expand yields the mappings of single ports that m stands for, in order; they
-// differ from m in their ports and in More, which is zero. A mapping whose
-// frontend port is 0 is yielded as it is: its ports are not known yet, and
-// that they be consecutive is part of what it asks for.
+// Expand yields the mappings of the single ports of m, in order. They differ from m in their
+// ports and in More, which is zero. A mapping with frontend port 0 is yielded unchanged,
+// because its ports are not known yet and have to be consecutive.
 func Expand(m Mapping) iter.Seq[Mapping] {
 	return func(yield func(Mapping) bool) {
 		if m.Frontend.Port() == 0 {
@@ -26,7 +25,7 @@ func Expand(m Mapping) iter.Seq[Mapping] {
 		for i := 0; i <= int(m.More); i++ {
 			front, back := int(m.Frontend.Port())+i, int(m.Backend.Port())+i
 			if front > 65535 || back > 65535 {
-				return // not a valid mapping; wrapped to 0 it would ask for any port
+				return // not a valid mapping; port 0 would mean any port
 			}
 			one.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), uint16(front))
 			one.Backend = netip.AddrPortFrom(m.Backend.Addr(), uint16(back))
@@ -37,17 +36,15 @@ func Expand(m Mapping) iter.Seq[Mapping] {
 	}
 }
 
-// Collapse returns the mappings of ms in canonical order ([Compare]), with
-// each run of consecutive ports made one range where nothing else differs. For
-// mappings that do not overlap ([ValidateAll]) no shorter list says the same.
-// Mappings with frontend port 0 are not joined, since each asks for ports of
-// its own. ms is not changed.
+// Collapse returns the mappings of ms in canonical order ([Compare]). Mappings of consecutive
+// ports that do not differ otherwise become one range. Mappings with frontend port 0 are not
+// joined, because each needs ports of its own. ms is not changed.
 func Collapse(ms []Mapping) []Mapping {
 	if len(ms) == 0 {
 		return nil
 	}
-	// A Mapping has 128 bytes: its index is sorted in its place, and the result
-	// is counted first, so that its memory is asked for once.
+	// A Mapping has 128 bytes, so indices are sorted, and the results are counted first to
+	// allocate memory once.
 	order := make([]int32, len(ms))
 	for i := range order {
 		order[i] = int32(i)
@@ -72,7 +69,7 @@ func Collapse(ms []Mapping) []Mapping {
 	return out
 }
 
-// follows reports whether b goes on where a ends and differs in nothing else.
+// follows reports whether b begins where a ends, and is the same otherwise.
 func follows(a, b *Mapping) bool {
 	next := int(a.More) + 1
 	return a.Frontend.Port() != 0 &&
@@ -88,10 +85,10 @@ func follows(a, b *Mapping) bool {
 
 // Compare orders mappings canonically: tcp before udp; then any address before
 // IPv4 before IPv6 addresses, each by value; then by frontend port; then by
-// the rest of what they say. For valid mappings it is 0 only if a == b.
+// the other fields. For valid mappings it is 0 only if a == b.
 func Compare(a, b Mapping) int { return compare(&a, &b) }
 
-// compare is written out, as cmp.Or would evaluate every part each time.
+// compare does not use cmp.Or, which would evaluate all parts.
 func compare(a, b *Mapping) int {
 	if c := cmp.Compare(a.Proto, b.Proto); c != 0 {
 		return c

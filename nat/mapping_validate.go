@@ -17,12 +17,11 @@ import (
 // for the mapping's attributes.
 const maxName = 63
 
-// Validate reports whether m can be published on some host, as far as m alone
-// tells: the kernel is not asked. The error is an [*InvalidError] that says
-// what is wrong and where.
+// Validate reports whether m can be published on some host, as far as that depends on m
+// alone. The error is an [*InvalidError].
 func (m Mapping) Validate() error { return m.validate() }
 
-// Valid reports whether Validate returns nil, and does not make an error to say so.
+// Valid reports whether Validate returns nil, without making an error.
 func (m *Mapping) Valid() bool { return m.fault() == "" }
 
 func (m *Mapping) validate() error {
@@ -68,7 +67,7 @@ func (m *Mapping) fault() string {
 	return expiryFault(m)
 }
 
-// notBackend says why a packet cannot be sent on to a, or returns "".
+// notBackend returns the reason why a cannot be a backend, or "".
 func notBackend(a netip.Addr) string {
 	switch {
 	case a.Zone() != "":
@@ -95,7 +94,7 @@ func notBackend(a netip.Addr) string {
 	return ""
 }
 
-// notFrontend says why a cannot be an address that clients use, or returns "".
+// notFrontend returns the reason why clients cannot use the address a, or "".
 func notFrontend(a netip.Addr) string {
 	switch {
 	case a.Zone() != "":
@@ -112,7 +111,7 @@ func notFrontend(a netip.Addr) string {
 	return ""
 }
 
-// proxyFrontend says why netfilter cannot lead a frontend to a backend, or returns "".
+// proxyFrontend returns the reason why only a proxy can serve a frontend, or "".
 func proxyFrontend(front, back netip.Addr) string {
 	switch {
 	case front.IsLoopback():
@@ -133,8 +132,8 @@ func family(a netip.Addr) string {
 	return "IPv6"
 }
 
-// ValidateName reports whether mappings can have that name, and it is not empty. The error
-// is an [*InvalidError].
+// ValidateName reports whether a mapping can have that name, which must not be empty. The
+// error is an [*InvalidError].
 func ValidateName(name string) error {
 	fault := nameFault(name)
 	if name == "" {
@@ -146,10 +145,9 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// nameFault keeps names to what can be the comment of an element and come back
-// unharmed: nft(8) prints comments between double quotes and has no way to
-// escape one, and a comment that ends in the mapping's attributes is read as a
-// name with these. Bytes are counted from 1.
+// nameFault refuses names that would not survive as the comment of an element: nft(8) prints
+// comments between double quotes without escaping, and a name that ends like attributes would
+// be read as a name with attributes. Bytes are counted from 1.
 func nameFault(name string) string {
 	if len(name) > maxName {
 		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxName)
@@ -194,8 +192,7 @@ func ValidateAll(ms ...Mapping) error {
 			return err
 		}
 	}
-	// One word a mapping sorts faster than mappings do, and by protocol, then
-	// first port, then position.
+	// Sort one word for each mapping, which is faster: protocol, first port, position.
 	keys := make([]uint64, 0, len(ms))
 	for i := range ms {
 		if port := ms[i].Frontend.Port(); port != 0 {
@@ -219,16 +216,16 @@ func ValidateAll(ms ...Mapping) error {
 	return nil
 }
 
-// claim is the highest port claimed so far by one kind of frontend, and whose
-// position that was. The zero claim is none, as there is no port 0.
+// claim is the highest port claimed so far by one kind of frontend, and the position of its
+// mapping. The zero claim is none, as there is no port 0.
 type claim struct {
 	last uint16
 	by   int32
 }
 
-// claims sweeps over the mappings of one protocol by rising first port: a
-// mapping overlaps an earlier one exactly if that one's last port is not below
-// its first, so the highest last port is all that need be kept.
+// claims checks the mappings of one protocol in the order of their first ports. A mapping
+// overlaps an earlier one if the earlier last port is not below its first one, so it is
+// enough to store the highest last port.
 type claims struct {
 	any            claim
 	wild4, wild6   claim // 0.0.0.0, ::
@@ -236,7 +233,7 @@ type claims struct {
 	hosts          map[netip.Addr]claim
 }
 
-// add enters m, or returns who already has its first port.
+// add adds m, or returns the claim that already has its first port.
 func (c *claims) add(m *Mapping, by int32) (holder int32, ok bool) {
 	host, first := m.Frontend.Addr(), m.Frontend.Port()
 	wild, all := &c.wild4, &c.hosts4

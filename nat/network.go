@@ -8,25 +8,25 @@ import (
 	"net/netip"
 )
 
-// Network is a prefix whose addresses endpoints get. What of it leaves the host is
-// masqueraded, and from outside only published ports of it answer.
+// Network is a prefix from which endpoints get addresses. Packets that leave it are
+// masqueraded, and only its published ports can be reached from outside.
 type Network struct {
 	// Name is 1 to 63 letters, digits, dots, dashes and underscores, the first a
-	// letter or digit. It is kept as a comment in the kernel.
+	// letter or digit. It is a comment in the kernel.
 	Name string
-	// Prefix is where its addresses are, without host bits: of 2 addresses at least.
+	// Prefix has its addresses, at least two, and no host bits.
 	Prefix netip.Prefix
 	// Gateway is the host's own address on the network. It is never leased. Zero:
 	// the first address that can be a host's.
 	Gateway netip.Addr
-	// NoMasquerade leaves the source of what the network sends to the world as it is:
-	// somebody routes the answers back. Zero: it becomes this host's.
+	// NoMasquerade keeps the source address of packets that leave the network, for networks
+	// to which others have a route. Zero: it becomes an address of this host.
 	NoMasquerade bool
-	// NoGuard lets everybody reach every port of the network who has a route to it.
-	// Zero: published ports only.
+	// NoGuard lets others reach all ports of the network by routing. Zero: published ports
+	// only.
 	NoGuard bool
-	// Next is the address from which on the next free one is looked for. Of a network
-	// that is to be created, zero: the first. Others: where the last one left off.
+	// Next is the address at which the search for a free one begins. Zero: the first one in
+	// a new network; otherwise the search goes on from where it was.
 	Next netip.Addr
 }
 
@@ -36,7 +36,7 @@ const (
 	WhatEndpoint = "endpoint"
 )
 
-// ParseNetwork reads the words of a command line; an empty gateway is the first address.
+// ParseNetwork parses the arguments of a command line. An empty gateway is the first address.
 // An IPv4 prefix mapped into IPv6 is refused. It checks the form only: see
 // [Network.Validate]. Errors are [*InvalidError].
 func ParseNetwork(name, prefix, gateway string) (Network, error) {
@@ -58,8 +58,8 @@ func ParseNetwork(name, prefix, gateway string) (Network, error) {
 // String returns name and prefix: `inside 172.30.0.0/24`.
 func (n Network) String() string { return n.Name + " " + n.Prefix.String() }
 
-// Validate reports whether n can be a network on some host, as far as n alone tells.
-// The error is an [*InvalidError].
+// Validate reports whether n can be a network on some host, as far as that depends on n
+// alone. The error is an [*InvalidError].
 func (n Network) Validate() error {
 	if reason := n.fault(); reason != "" {
 		return &InvalidError{What: WhatNetwork, Input: n.String(), Reason: reason}
@@ -105,8 +105,8 @@ func (n Network) fault() string {
 	return ""
 }
 
-// noNetworks are prefixes that no packet between hosts has an address of, or of which
-// the kernel has a use of its own.
+// noNetworks are prefixes whose addresses are not used between hosts, or are special to the
+// kernel.
 var noNetworks = []struct {
 	prefix netip.Prefix
 	what   string
@@ -119,7 +119,7 @@ var noNetworks = []struct {
 	{netip.MustParsePrefix("ff00::/8"), "multicast addresses"},
 }
 
-// WithDefaults fills in what zero means.
+// WithDefaults replaces zero fields by their defaults.
 func (n Network) WithDefaults() Network {
 	if !n.Gateway.IsValid() {
 		n.Gateway = n.Prefix.Addr()
@@ -141,8 +141,8 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return last
 }
 
-// labelFault keeps the names of networks and endpoints to what can stand in a comment,
-// a path of the API, a file and a shell's word alike.
+// labelFault refuses names of networks and endpoints that need quoting in a comment, a path of
+// the API, a file or a shell.
 func labelFault(name string) string {
 	if name == "" {
 		return "no name is given"

@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// PortSpec says which port of an endpoint is published, and where. It is comparable.
+// PortSpec is a port of an endpoint with its frontend. It is comparable.
 type PortSpec struct {
 	// Proto is [TCP] or [UDP].
 	Proto Proto
-	// Frontend is as [Mapping.Frontend]: no Addr means any address, port 0 asks for the
-	// next free one.
+	// Frontend is that of a [Mapping]: a zero Addr means any address, port 0 the next free
+	// port.
 	Frontend netip.AddrPort
 	// Backend is the endpoint's port, the first of them: 1 to 65535.
 	Backend uint16
@@ -22,15 +22,15 @@ type PortSpec struct {
 	More uint16
 }
 
-// PortSpecError says that a port spec is none. It is bad input: ErrInvalid.
+// PortSpecError says that text is no port spec. It is an ErrInvalid.
 type PortSpecError struct {
 	Spec string
-	// UnknownProto is whether it is the protocol, Proto, that nobody knows.
+	// UnknownProto is true if only the protocol, Proto, is wrong.
 	UnknownProto bool
 	Proto        string
 }
 
-// Error returns what has been said of port specs since 2013, in one line.
+// Error returns one line, with the text of 2013.
 func (e *PortSpecError) Error() string {
 	if e.UnknownProto {
 		return "Invalid port format: unknown protocol " + printable(e.Proto) + "."
@@ -41,7 +41,7 @@ func (e *PortSpecError) Error() string {
 // Unwrap returns [ErrInvalid].
 func (e *PortSpecError) Unwrap() error { return ErrInvalid }
 
-// printable is s if it can stand in a line as it is, else quoted.
+// printable returns s, quoted if it has characters that do not print.
 func printable(s string) string {
 	if quoted := strconv.Quote(s); quoted != `"`+s+`"` {
 		return quoted
@@ -101,8 +101,7 @@ func ParsePortSpec(spec string) (PortSpec, error) {
 	return s, nil
 }
 
-// splitSpec takes a spec without its protocol apart. A frontend that is to be chosen
-// is "0".
+// splitSpec splits a spec without its protocol. A frontend that is to be chosen is "0".
 func splitSpec(s string) (host, front, back string, ok bool) {
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
@@ -127,8 +126,7 @@ func splitSpec(s string) (host, front, back string, ok bool) {
 	return "", "", "", false
 }
 
-// String returns the spec as ParsePortSpec reads it, in its shortest form that names
-// both sides.
+// String returns the shortest text for ParsePortSpec that has both sides.
 func (s PortSpec) String() string {
 	var b []byte
 	if host := s.Frontend.Addr(); host.IsValid() {
@@ -147,15 +145,15 @@ func (s PortSpec) String() string {
 	return string(b)
 }
 
-// Mapping is what the spec publishes of an endpoint.
+// Mapping returns the mapping of the spec for an endpoint.
 func (s PortSpec) Mapping(name string, addr netip.Addr) Mapping {
 	return Mapping{
 		Proto: s.Proto, Frontend: s.Frontend, Backend: netip.AddrPortFrom(addr, s.Backend), More: s.More, Name: name,
 	}
 }
 
-// SpecOf is the spec that publishes a mapping of an endpoint. ok is false for one that
-// says more than a spec can.
+// SpecOf returns the spec of a mapping of an endpoint. ok is false if it cannot be written as a
+// spec.
 func SpecOf(m Mapping) (s PortSpec, ok bool) {
 	s = PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
 	return s, !m.NoProxy && m.Expires.IsZero()

@@ -6,8 +6,7 @@ package nat
 import "strconv"
 
 // Proto is a transport protocol by its IANA protocol number: [TCP] or [UDP].
-// The number is what nftables and conntrack carry, so nothing is translated on
-// the way. The zero value is no protocol and is refused.
+// nftables and conntrack use the same numbers. The zero value is no protocol and is refused.
 type Proto uint8
 
 // The protocols that can be published. The numbers are those of IANA's registry
@@ -29,8 +28,7 @@ func (p Proto) String() string {
 	}
 }
 
-// ParseProto reads "tcp" or "udp", in exactly that spelling. Anything else is
-// an [*InvalidError].
+// ParseProto parses "tcp" or "udp", in lower case. Other text is an [*InvalidError].
 func ParseProto(s string) (Proto, error) {
 	switch s {
 	case "tcp":
@@ -51,7 +49,7 @@ func (p Proto) MarshalText() ([]byte, error) {
 	return []byte(p.String()), nil
 }
 
-// UnmarshalText sets p as [ParseProto] reads text; on error p is left alone.
+// UnmarshalText sets p to the result of [ParseProto]. After an error p is unchanged.
 func (p *Proto) UnmarshalText(text []byte) error {
 	q, err := ParseProto(string(text))
 	if err != nil {

@@ -15,7 +15,7 @@ type State struct {
 // StoredState is a state and the table that had it.
 type StoredState struct {
 	State
-	// Table identifies that table: no other one, in this namespace or another, before or
-	// after a reboot, has the same. Empty: not known, as for a file written by hand.
+	// Table identifies that table: no other table, in any namespace and after any reboot,
+	// has the same. Empty: not known, as in a file written by hand.
 	Table string
 }

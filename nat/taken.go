@@ -5,12 +5,11 @@ package nat
 
 import "fmt"
 
-// TakenError says that a name, an address or a prefix is in use, and by what.
+// TakenError says that a name, an address or a prefix is in use.
 type TakenError struct {
-	// What was asked for: `endpoint web`, `address 172.30.0.2`, `network inside
-	// 172.30.0.0/24`.
+	// What is in use: `endpoint web`, `address 172.30.0.2`, `network inside 172.30.0.0/24`.
 	What string
-	// Holder is in the way, said so that it follows a "by": `endpoint web`, `the route
+	// Holder uses it, as text that can follow "by": `endpoint web`, `the route
 	// 172.30.0.0/16 by eth0`. Empty: one of the same name.
 	Holder string
 }

@@ -25,7 +25,7 @@ const (
 	ttlLong = "it is more than 292 years"
 )
 
-// parseTTL returns why it refuses, or "".
+// parseTTL returns the reason of an error, or "".
 func parseTTL(s string) (ttl time.Duration, reason string) {
 	if s == "" {
 		return 0, ttlForm

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package buildinfo says which version a program is, and how it was built.
+// Package buildinfo has the version of a program, and how it was built.
 package buildinfo
 
 import (
@@ -10,20 +10,19 @@ import (
 	"strings"
 )
 
-// Version is the version of this source tree, without a leading v. It is the only place
-// that states it: the program, the packages, the man pages and the metrics read it here,
-// and a test compares CHANGELOG.md and the tag with it. The Makefile reads this line too.
+// Version is the version of this source tree, without a leading v. It stands nowhere else:
+// the program, the packages, the man pages, the metrics and the Makefile read it here, and a
+// test compares CHANGELOG.md and the tag with it.
 const Version = "0.1.0"
 
-// Info is what a program knows about its own build.
+// Info describes the build of a program.
 type Info struct {
 	// Version is the constant of the same name.
 	Version string `json:"version"`
-	// Commit is the hash of the commit that it was built from, with "-dirty" at the end
-	// if there were changes that were not committed. Empty: it was not built in a
-	// checkout, or the toolchain was told not to stamp it (-buildvcs=false).
+	// Commit is the hash of the commit, with "-dirty" at the end if there were uncommitted
+	// changes. Empty: it was not built in a checkout, or with -buildvcs=false.
 	Commit string `json:"commit,omitempty"`
-	// Go, OS and Arch are the toolchain's version and what it was built for.
+	// Go is the toolchain's version; OS and Arch are what the program was built for.
 	Go   string `json:"go"`
 	OS   string `json:"os"`
 	Arch string `json:"arch"`
@@ -49,7 +48,7 @@ func Read() Info {
 
 const dirty = "-dirty"
 
-// String is one line, such as
+// String returns one line, such as
 //
 //	0.1.0 (a3e840935e11-dirty) go1.25.4 linux/amd64
 func (i Info) String() string {

@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Mapping parses text that the test knows to be valid.
+// Mapping parses the text of a valid mapping.
 func Mapping(tb testing.TB, text string) nat.Mapping {
 	tb.Helper()
 	m, err := nat.ParseMappingText(text)

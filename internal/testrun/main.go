@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command testrun runs "go test" for the packages given as arguments, by default
-// all, and prints what go test prints without -v; at the end it lists what the tests
-// left out because it takes long, and what they skipped because something is missing
-// on this machine. The exit status is that of go test.
+// Command testrun runs "go test" for the packages given as arguments, by default all, and
+// prints what go test prints without -v. At the end it lists what the tests left out because
+// it takes long, and what they skipped because something is missing on this machine. The exit
+// status is that of go test.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 func main() {
 	packages := os.Args[1:]
 	if len(packages) == 0 {
-		// The longest first: all others run beside it.
+		// The longest first, so that the others run at the same time.
 		packages = []string{"./integration", "./..."}
 	}
 	status, err := run(packages)
@@ -28,8 +28,7 @@ func main() {
 }
 
 func run(packages []string) (int, error) {
-	// Packages build programs and run those of the system: a result in go's cache may
-	// be of others.
+	// No results from the cache: tests also depend on programs that go does not know of.
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, packages...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// event is one that test2json and go test print (go doc test2json, go help buildjson).
+// event is an event of test2json and go test (go doc test2json, go help buildjson).
 type event struct {
 	Action     string
 	Package    string
@@ -32,20 +32,20 @@ type report struct {
 	skipped unrun
 }
 
-// unrun are the tests of which something was not run, by package and reason.
+// unrun are the tests that were not run as a whole, by package and reason.
 type unrun map[[2]string][]string
 
-// testName is one test of one package; of no name: what belongs to no test.
+// testName is one test of one package. An empty name is for output of no test.
 type testName struct{ pkg, test string }
 
 func newReport(out io.Writer) *report {
 	return &report{out: out, tests: map[testName][]string{}, leftOut: unrun{}, skipped: unrun{}}
 }
 
-// maxLine bounds a line of go test: one is as long as what a test prints at once.
+// maxLine bounds a line of go test.
 const maxLine = 16 << 20
 
-// read takes events up to the end of r. What is not an event is printed as it is.
+// read reads events up to the end of r. Other lines are printed unchanged.
 func (r *report) read(in io.Reader) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
@@ -83,8 +83,7 @@ func (r *report) add(e event) {
 // logged is a line of a test's log.
 var logged = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)\n?$`)
 
-// leftOut is what lines of the log begin with that say what a test leaves out: see
-// package labtest.
+// leftOut begins lines of the log that say what a test leaves out: see package labtest.
 const leftOut = "left out: "
 
 func (r *report) testEnded(e event) {
@@ -112,15 +111,15 @@ func (r *report) testEnded(e event) {
 	}
 }
 
-// ended prints the result of a package. What belongs to none of its tests, such as a
-// panic, is shown if it failed; its last line is go test's own.
+// ended prints the result of a package. If it failed, output of no test, such as a panic, is
+// printed too.
 func (r *report) ended(e event) {
 	output := r.tests[testName{e.Package, ""}]
 	if e.Action != "fail" && len(output) > 0 {
 		output = output[len(output)-1:]
 	}
 	fmt.Fprint(r.out, strings.Join(output, ""))
-	for name, output := range r.tests { // of tests that were cut short
+	for name, output := range r.tests { // of tests that did not end
 		if name.pkg == e.Package && name.test != "" {
 			fmt.Fprint(r.out, strings.Join(output, ""))
 			delete(r.tests, name)
@@ -128,7 +127,7 @@ func (r *report) ended(e event) {
 	}
 }
 
-// summary prints what was not run: a line for each reason in each package.
+// summary prints what was not run, one line for each reason in each package.
 func (r *report) summary() {
 	r.leftOut.print(r.out, `Left out because it takes long ("make integration" runs all of it):`)
 	r.skipped.print(r.out, "Skipped:")
