@@ -114,7 +114,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	c.countsBefore, c.countsAfter = c.Count()
 	var undo undoList
 	ports := e.holder.Switch(portholder.Change{Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released})
-	if e.holder != nil {
+	if e.holder.Enabled() {
 		e.opts.Trace("bind")
 		undo.add(ports.UndoBind)
 		if err := ports.Bind(); err != nil {
@@ -159,7 +159,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	if err != nil {
 		return undo.after(err)
 	}
-	if e.holder != nil {
+	if e.holder.Enabled() {
 		e.opts.Trace("open")
 		undo.add(ports.UndoServe)
 		if err := ports.Serve(); err != nil {

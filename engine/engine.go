@@ -36,7 +36,7 @@ type Engine struct {
 	host       host
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpin.Controller
-	holder     *portholder.Holder // nil: no proxies are wanted
+	holder     *portholder.Holder // disabled if no proxies are wanted
 	now        func() time.Time
 
 	mu      mutex // held by every method to its end: the order of changes is theirs
@@ -107,6 +107,7 @@ func newEngine(opts Options) *Engine {
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
 	e.hairpins = hairpin.New(hairpinHost{e}, e.log)
+	e.holder = portholder.New(portholder.Options{})
 	e.table = table.New(table.Config{
 		Rules:        ruleset(opts.Table),
 		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.FD()}) },

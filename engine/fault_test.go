@@ -150,7 +150,7 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}
-	if e.holder == nil {
+	if !e.holder.Enabled() {
 		c.proxies = proxiesFor(e)
 		return c
 	}

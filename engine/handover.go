@@ -17,23 +17,22 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// An engine can hand what it holds to one of another process, and nobody notices:
+// An engine can pass its sockets to an engine of another process without an interruption:
 //
 //	the old engine                      the new one
 //	Suspend: sockets are lent
 //	                                    Open with Options.Sockets
 //	Leave, Shutdown                     Begin
 //
-// Until Begin the new engine's proxies take nothing, and until Leave the old one's serve.
-// If the new engine comes to nothing, the old one's Resume takes up where Suspend left off.
+// The new engine's proxies serve from Begin on, the old one's until Leave. If the new
+// engine fails, Resume of the old one continues from before Suspend.
 
-// Sockets are what an engine holds against other processes, on their way to an engine of
-// another one. The descriptors stay those of the engine that lends them. The zero value is
-// none at all.
+// Sockets are the sockets that an engine lends to one of another process. The descriptors
+// still belong to the engine that lends them. The zero value has none.
 type Sockets struct {
-	// Lock is the lock of the table; zero: it is not among them.
+	// Lock is the lock of the table; zero: there is none.
 	Lock int
-	// Ports are those of frontends, a socket each.
+	// Ports hold the ports of frontends.
 	Ports []PortSocket
 }
 
@@ -53,13 +52,13 @@ type PortSocket struct {
 	FD       int
 }
 
-// Suspend lends what the engine holds and lets go of the kernel's table, so that the
-// engine of another process can take it over. Its proxies go on to serve, and its methods
-// return ErrClosed, but for Resume, Leave, Shutdown and Close. It waits for the change
-// that is being made; Run has to have returned.
+// Suspend lends the engine's sockets and closes those to the kernel, so that the engine of
+// another process can take the table over. The proxies go on. Methods other than Resume,
+// Leave, Shutdown and Close return ErrClosed. Suspend waits for a change under way; Run
+// must have returned.
 //
-// Whoever takes over may change the table, and the Store: if that has a lock, the caller
-// has to give it up.
+// The other engine may change the table and the Store: a lock that the Store has must be
+// released by the caller.
 func (e *Engine) Suspend(ctx context.Context) (Sockets, error) {
 	return update(ctx, e, e.suspend)
 }
@@ -77,8 +76,8 @@ func (e *Engine) suspend() (Sockets, error) {
 	return s, e.closeKernelSockets()
 }
 
-// Resume takes the table up again after a Suspend: it adopts what it finds, as Open does.
-// After an error the engine is suspended as before, and Resume can be called again.
+// Resume takes the table over again after Suspend, as Open does. After an error the engine
+// is still suspended, and Resume can be called again.
 func (e *Engine) Resume(ctx context.Context) error {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return err
@@ -95,7 +94,7 @@ func (e *Engine) Resume(ctx context.Context) error {
 }
 
 func (e *Engine) takeUp(ctx context.Context) error {
-	// Whoever asks the lock is to be told of this process again.
+	// The lock names the process that signed it last.
 	if err := e.lock.Sign(); err != nil {
 		return err
 	}
@@ -115,10 +114,9 @@ func (e *Engine) takeUp(ctx context.Context) error {
 	return e.reconcile(ctx)
 }
 
-// Leave gives up what a suspended engine has lent, for another process has it now: ports
-// that it holds are held by that one alone when it returns, but for UDP ports, whose
-// proxies pass answers on for another second, and ten at most. Nothing that clients can
-// see happens. Shutdown must follow, and waits for the connections.
+// Leave closes what a suspended engine has lent, because another process holds it now.
+// UDP proxies still pass on answers until there was none for a second, for ten at most.
+// Clients notice nothing. Shutdown must follow, and waits for the connections.
 func (e *Engine) Leave() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -131,7 +129,8 @@ func (e *Engine) Leave() error {
 	return err
 }
 
-// Carried is how many connections and UDP flows the proxies of a suspended engine carry.
+// Carried returns how many connections and UDP flows the proxies of a suspended engine
+// have.
 func (e *Engine) Carried() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -139,9 +138,9 @@ func (e *Engine) Carried() int64 {
 	return s.Live
 }
 
-// Begin has the proxies of an engine that was opened with Sockets serve, which they do not
-// before: the process that lent the sockets does. What it was not lent for any mapping is
-// closed. The error is of proxies that do not serve; all others do.
+// Begin opens the proxies of an engine that was opened with Sockets; before, those of the
+// process that lent the sockets serve. Sockets that no mapping needs are closed. The error
+// is about proxies that do not serve; all others do.
 func (e *Engine) Begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -151,15 +150,15 @@ func (e *Engine) Begin() error {
 	return e.holder.Begin()
 }
 
-// takeSockets takes the lock of the table and, if there are any, the sockets that another
-// process has lent.
+// takeSockets locks the table, or takes the lock and the sockets that another process has
+// lent.
 func (e *Engine) takeSockets(ctx context.Context) (err error) {
 	lent := e.opts.Sockets
-	e.opts.Sockets = nil // each is this engine's now, or closed
+	e.opts.Sockets = nil
 	if e.opts.ReadOnly {
 		return closeSockets(lent)
 	}
-	if e.holder != nil && lent != nil {
+	if e.holder.Enabled() && lent != nil {
 		if err := e.holder.Inherit(lent.ports); err != nil {
 			e.log.Warn("not all sockets could be taken over", "error", err)
 		}
@@ -173,7 +172,7 @@ func (e *Engine) takeSockets(ctx context.Context) (err error) {
 	return errors.Join(err, closeSockets(&Sockets{Ports: lent.Ports}))
 }
 
-// closeSockets closes what nobody takes.
+// closeSockets closes sockets that were lent and are not taken.
 func closeSockets(lent *Sockets) error {
 	if lent == nil {
 		return nil

@@ -32,8 +32,9 @@ type base struct {
 	home     *loop         // guarded by mu until open: where fd is watched
 	ended    chan struct{} // guarded by mu; closed with the proxy; nil until somebody waits
 	shared   bool          // guarded by mu: open in another process too; see Group.Leave
-	drained  chan struct{} // set before draining
+	drained  chan struct{} // set before draining; closed when nothing is live
 	draining atomic.Bool
+	empty    sync.Once // closes drained
 }
 
 type state uint8
@@ -76,19 +77,16 @@ func (b *base) BackendAddr() net.Addr { return b.target.Load().addr }
 
 // SetBackend implements Proxy.
 func (b *base) SetBackend(backend net.Addr) error {
-	network, to, err := encodeBackend(backend)
+	to, err := newDestination(b.frontend.Network(), backend)
 	if err != nil {
 		return fmt.Errorf("proxy %s: %w", b.frontend, err)
-	}
-	if network != b.frontend.Network() {
-		return fmt.Errorf("proxy %s: backend: %w: %s is not %s", b.frontend, ErrAddr, backend, b.frontend.Network())
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.state == closed {
 		return ErrClosed
 	}
-	b.target.Store(&destination{backend, to})
+	b.target.Store(to)
 	if !b.tcp() && b.state != bound {
 		b.proto.reset() // a flow's socket is connected to the old backend
 	}
@@ -109,12 +107,6 @@ func (b *base) Reset() error {
 }
 
 func (b *base) tcp() bool { return b.frontend.Network() == "tcp" }
-
-// destination is a backend.
-type destination struct {
-	addr net.Addr
-	to   *sockaddr // addr, for connect
-}
 
 // Stats implements Proxy.
 func (b *base) Stats() Stats { return b.counters.read() }
@@ -197,7 +189,6 @@ func (b *base) Shutdown(ctx context.Context) error {
 	if draining {
 		select {
 		case <-drained:
-			b.signalDrained() // for another Shutdown that waits
 		case <-b.end():
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -223,17 +214,42 @@ func (b *base) Retire() error {
 	return nil
 }
 
+// Descriptor implements Proxy.
+func (b *base) Descriptor() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state == bound || b.state == open {
+		return b.fd
+	}
+	return -1
+}
+
+// leave implements member. The processes share the socket's queue, its filter, its
+// options and whether it listens: it is only closed, neither shut down nor filtered.
+func (b *base) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch b.state {
+	case bound:
+		_ = b.closeLocked() // closing a descriptor, which has no error
+	case open:
+		b.shared = true
+		b.drainLocked()
+	case drains, closed:
+	}
+}
+
 // drainLocked stops accepting.
 func (b *base) drainLocked() {
 	b.state = drains
-	b.drained = make(chan struct{}, 1)
+	b.drained = make(chan struct{})
 	b.proto.consolidate(true)
 	b.home.with(func() { b.proto.stopAccepting(true) })
 	// Only now: before, the proxy could be found empty while connections wait
 	// in its queue.
 	b.draining.Store(true)
 	if b.counters.live.Load() == 0 {
-		b.drainedEmpty()
+		b.empty.Do(b.endDraining)
 	}
 }
 
@@ -242,22 +258,15 @@ func (b *base) gone() {
 	// drainLocked sets draining and then reads live; here it is the other way
 	// round, so that one of the two finds the proxy empty.
 	if b.counters.live.Add(-1) == 0 && b.draining.Load() {
-		b.drainedEmpty()
+		b.empty.Do(b.endDraining)
 	}
 }
 
-// drainedEmpty is called, on any loop, when a draining proxy has nothing live.
-func (b *base) drainedEmpty() {
-	b.signalDrained()
+// endDraining is called, on any loop, when a draining proxy has nothing live.
+func (b *base) endDraining() {
+	close(b.drained)
 	if b.tcp() { // whose frontend is closed already: nothing is left to close
 		b.group.leave(b.proto)
-	}
-}
-
-func (b *base) signalDrained() {
-	select {
-	case b.drained <- struct{}{}:
-	default:
 	}
 }
 

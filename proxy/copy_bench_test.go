@@ -109,7 +109,7 @@ func benchmarkDatagrams(b *testing.B, size int) {
 				b.Fatalf("%d bytes of %d have arrived", arrived, size*batch)
 			}
 			n := batches.receive(front, batch, true)
-			batches.begin(&to)
+			batches.to = to
 			batches.queue(0, n, nil)
 			batches.send()
 			for i := range receivers.receive(receiver, batch, false) {

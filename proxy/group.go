@@ -130,6 +130,22 @@ func (g *Group) Shutdown(ctx context.Context) error {
 	return errors.Join(append(errs, cut, g.Close())...)
 }
 
+// Leave begins a Shutdown while another process has the frontends too, so that it
+// takes over without a moment in which a port is free (unix(7), SCM_RIGHTS). When it
+// returns, the group takes nothing new from them and has closed its listeners.
+// Datagrams in their queues are left to the other process, and so are connections,
+// except those of which perhaps only this process was notified. Connections go on;
+// answers to UDP flows leave by the frontends until there was none for a second,
+// for 10 s at most. Shutdown or Close must follow.
+func (g *Group) Leave() {
+	for _, m := range g.closeToNew() {
+		m.leave()
+	}
+}
+
+// lastAnswers bounds how long the flows of a UDP proxy go on after Leave.
+const lastAnswers = 10 * time.Second
+
 // closeToNew lets no proxy join any more and returns the members.
 func (g *Group) closeToNew() []member {
 	g.mu.Lock()

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"time"
 )
 
@@ -152,50 +151,39 @@ func New(frontend, backend net.Addr, opts *Options) (Proxy, error) {
 // error the Socket holds its port as before, silently; but ErrClosed means that it
 // is closed or already belongs to a proxy.
 func (s *Socket) Proxy(backend net.Addr, opts *Options) (Proxy, error) {
-	network, to, err := encodeBackend(backend)
+	p, err := s.proxy(backend, opts)
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
 	}
-	if network != s.network {
-		return nil, fmt.Errorf("proxy %s: backend: %w: %s is not %s", s.Addr(), ErrAddr, backend, s.network)
+	return p, nil
+}
+
+func (s *Socket) proxy(backend net.Addr, opts *Options) (Proxy, error) {
+	to, err := newDestination(s.network, backend)
+	if err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd < 0 {
-		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), ErrClosed)
+		return nil, ErrClosed
 	}
 	if s.refusing {
 		if err := listenAgain(s.fd); err != nil {
-			return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
+			return nil, err
 		}
 		s.refusing = false
 	}
-	p, err := start(network, s.fd, s.addr, s.filtered, backend, to, opts)
-	if err != nil {
-		return nil, fmt.Errorf("proxy %s: %w", s.Addr(), err)
-	}
-	s.fd = -1
-	return p, nil
-}
-
-// start makes the proxy for a socket that is bound to local; after an error the
-// socket still belongs to the caller. filtered: a filter drops what arrives.
-func start(network string, fd int, local netip.AddrPort, filtered bool, backend net.Addr, to *sockaddr, opts *Options) (_ Proxy, err error) {
-	b := base{opts: opts.filled(), fd: fd, filtered: filtered, frontend: netAddr(network, local)}
-	b.target.Store(&destination{backend, to})
+	b := base{opts: opts.filled(), fd: s.fd, filtered: s.filtered, frontend: s.Addr()}
+	b.target.Store(to)
 	b.group = b.opts.Group
-	var (
-		p interface {
-			Proxy
-			served
-		}
-	)
-	if network == "tcp" {
-		p = newTCP(&b)
-	} else {
-		p, err = newUDP(&b, local)
+	var p interface {
+		Proxy
+		served
 	}
-	if err != nil {
+	if s.network == "tcp" {
+		p = newTCP(&b)
+	} else if p, err = newUDP(&b, s.addr); err != nil {
 		return nil, err
 	}
 	if b.group != nil {
@@ -203,5 +191,6 @@ func start(network string, fd int, local netip.AddrPort, filtered bool, backend 
 			return nil, err
 		}
 	}
+	s.fd = -1
 	return p, nil
 }

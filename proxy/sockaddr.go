@@ -79,39 +79,31 @@ func (n *rawName) decode() netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
-// addrPort takes a net.Addr of either protocol apart. An absent address is
-// the zero Addr: any address of both families.
+// addrPort converts a net.Addr of either protocol. Without IP the result has the zero
+// Addr: any address of both families.
 func addrPort(a net.Addr) (network string, ap netip.AddrPort, err error) {
-	var (
-		ip   net.IP
-		zone string
-		port int
-	)
+	var t *net.TCPAddr
 	switch a := a.(type) {
 	case *net.TCPAddr:
-		if a == nil {
-			return "", ap, fmt.Errorf("%w: nil TCP address", ErrAddr)
-		}
-		network, ip, zone, port = "tcp", a.IP, a.Zone, a.Port
+		network, t = "tcp", a
 	case *net.UDPAddr:
-		if a == nil {
-			return "", ap, fmt.Errorf("%w: nil UDP address", ErrAddr)
-		}
-		network, ip, zone, port = "udp", a.IP, a.Zone, a.Port
+		network, t = "udp", (*net.TCPAddr)(a)
 	default:
 		return "", ap, fmt.Errorf("%w: %T is neither *net.TCPAddr nor *net.UDPAddr", ErrAddr, a)
 	}
-	if port < 0 || port > 65535 {
-		return "", ap, fmt.Errorf("%w: port %d", ErrAddr, port)
+	switch {
+	case t == nil:
+		return "", ap, fmt.Errorf("%w: nil %s address", ErrAddr, network)
+	case t.Port < 0 || t.Port > 65535:
+		return "", ap, fmt.Errorf("%w: port %d", ErrAddr, t.Port)
+	case len(t.IP) == 0:
+		return network, netip.AddrPortFrom(netip.Addr{}, uint16(t.Port)), nil
 	}
-	if len(ip) == 0 {
-		return network, netip.AddrPortFrom(netip.Addr{}, uint16(port)), nil
-	}
-	addr, ok := netip.AddrFromSlice(ip)
+	addr, ok := netip.AddrFromSlice(t.IP)
 	if !ok {
-		return "", ap, fmt.Errorf("%w: address of %d bytes", ErrAddr, len(ip))
+		return "", ap, fmt.Errorf("%w: address of %d bytes", ErrAddr, len(t.IP))
 	}
-	return network, netip.AddrPortFrom(addr.Unmap().WithZone(zone), uint16(port)), nil
+	return network, netip.AddrPortFrom(addr.Unmap().WithZone(t.Zone), uint16(t.Port)), nil
 }
 
 // netAddr is the reverse of addrPort.
@@ -122,18 +114,26 @@ func netAddr(network string, ap netip.AddrPort) net.Addr {
 	return net.UDPAddrFromAddrPort(ap)
 }
 
-// encodeBackend is addrPort and encode for an address to connect to.
-func encodeBackend(a net.Addr) (string, *sockaddr, error) {
-	network, ap, err := addrPort(a)
-	if err != nil {
-		return "", nil, fmt.Errorf("backend: %w", err)
+// destination is a backend.
+type destination struct {
+	addr net.Addr
+	to   *sockaddr // addr, for connect
+}
+
+// newDestination checks the address of a backend and encodes it.
+func newDestination(network string, backend net.Addr) (*destination, error) {
+	of, ap, err := addrPort(backend)
+	switch addr := ap.Addr(); {
+	case err != nil:
+	case of != network:
+		err = fmt.Errorf("%w: %s is not %s", ErrAddr, backend, network)
+	case ap.Port() == 0 || !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast():
+		err = fmt.Errorf("%w: %s is nothing to connect to", ErrAddr, backend)
+	default:
+		var to *sockaddr
+		if to, err = encode(ap); err == nil {
+			return &destination{backend, to}, nil
+		}
 	}
-	if ap.Port() == 0 || !ap.Addr().IsValid() || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
-		return "", nil, fmt.Errorf("backend: %w: %s is nothing to connect to", ErrAddr, a)
-	}
-	to, err := encode(ap)
-	if err != nil {
-		return "", nil, fmt.Errorf("backend: %w", err)
-	}
-	return network, to, nil
+	return nil, fmt.Errorf("backend: %w", err)
 }

@@ -199,6 +199,83 @@ func localAddr(fd int) (netip.AddrPort, error) {
 	return raw.decode(), nil
 }
 
+// Descriptor returns the descriptor of the socket, to pass to another process; it
+// still belongs to the Socket. -1: it is closed, or belongs to a proxy.
+func (s *Socket) Descriptor() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fd
+}
+
+// NewSocket makes a Socket of a descriptor that is bound already, perhaps passed by
+// another process, and owns it from then on unless it returns an error. Whether the
+// socket listens and receives stays as it is until Refuse, or until its proxy is
+// opened. ErrAddr: a frontend cannot have such a socket, for instance one of MPTCP, as
+// listeners of package net are by default.
+func NewSocket(fd int) (*Socket, error) {
+	s := &Socket{fd: fd}
+	if err := s.inspect(); err != nil {
+		return nil, fmt.Errorf("take socket: %w", err)
+	}
+	return s, nil
+}
+
+// inspect reads what the kernel knows of the socket.
+func (s *Socket) inspect() (err error) {
+	if s.network, err = networkOf(s.fd); err != nil {
+		return err
+	}
+	if s.addr, err = localAddr(s.fd); err != nil {
+		return err
+	}
+	if s.addr.Port() == 0 {
+		return fmt.Errorf("%w: it is not bound", ErrAddr)
+	}
+	if s.network == "tcp" {
+		listens, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		if err != nil {
+			return os.NewSyscallError("getsockopt", err)
+		}
+		s.refusing = listens == 0
+	}
+	s.filtered, err = hasFilter(s.fd)
+	return err
+}
+
+// networkOf returns "tcp" or "udp".
+func networkOf(fd int) (string, error) {
+	var values [3]int
+	for i, option := range []int{unix.SO_DOMAIN, unix.SO_TYPE, unix.SO_PROTOCOL} {
+		var err error
+		if values[i], err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option); err != nil {
+			return "", os.NewSyscallError("getsockopt", err)
+		}
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return "", os.NewSyscallError("fcntl", err)
+	}
+	domain, kind, protocol := values[0], values[1], values[2]
+	switch {
+	case domain != unix.AF_INET && domain != unix.AF_INET6, flags&unix.O_NONBLOCK == 0:
+	case protocol == unix.IPPROTO_TCP && kind == unix.SOCK_STREAM:
+		return "tcp", nil
+	case protocol == unix.IPPROTO_UDP && kind == unix.SOCK_DGRAM:
+		return "udp", nil
+	}
+	return "", fmt.Errorf("%w: family %d, type %d, protocol %d, flags %#x", ErrAddr, domain, kind, protocol, flags)
+}
+
+// hasFilter reports whether a socket has the filter of attachDropAll, the only one
+// that is used here.
+func hasFilter(fd int) (bool, error) {
+	var size uint32 // of the memory for the filter; the kernel makes it the filter's
+	if _, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_GET_FILTER, 0, uintptr(unsafe.Pointer(&size)), 0); e != noErrno {
+		return false, os.NewSyscallError("getsockopt", e)
+	}
+	return size != 0, nil
+}
+
 // Refuse makes the socket refuse clients, while it holds the port as before: a TCP
 // client gets a reset, as from a free port, until Proxy is called. A UDP socket stays
 // silent: while it is bound the kernel sends no ICMP error. ErrClosed: it is closed or

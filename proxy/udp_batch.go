@@ -48,10 +48,15 @@ type udpBatch struct {
 
 	to     outlet
 	out    []mmsghdr
-	outSeg []int // UDP_SEGMENT of each of out; 0: none
-	outLen []int // payload of each of out
+	sizes  []outSize // of each of out
 	outIov []unix.Iovec
 	outCtl []control
+}
+
+// outSize is the size of a message.
+type outSize struct {
+	payload int
+	segment int // UDP_SEGMENT; 0: none
 }
 
 // outlet is where messages go.
@@ -69,8 +74,7 @@ func newUDPBatch() *udpBatch {
 	b := &udpBatch{
 		buf:    make([]byte, batch*bufferSize),
 		out:    make([]mmsghdr, 0, outRoom),
-		outSeg: make([]int, 0, outRoom),
-		outLen: make([]int, 0, outRoom),
+		sizes:  make([]outSize, 0, outRoom),
 		outIov: make([]unix.Iovec, 0, outRoom+batch),
 		outCtl: make([]control, outRoom),
 	}
@@ -151,7 +155,7 @@ func (b *udpBatch) answer(p *udpProxy) {
 	}
 	if b.replying == nil {
 		b.replying = p
-		b.begin(&outlet{fd: p.fd, maxGSO: &p.maxGSO, dropped: &p.counters.dropped, bytes: &p.counters.toClient})
+		b.to = outlet{fd: p.fd, maxGSO: &p.maxGSO, dropped: &p.counters.dropped, bytes: &p.counters.toClient}
 	}
 }
 
@@ -163,9 +167,6 @@ func (b *udpBatch) flush() {
 		b.used = 0
 	}
 }
-
-// begin starts a list of messages for one socket.
-func (b *udpBatch) begin(to *outlet) { b.to = *to }
 
 // queue lists received datagrams first..next-1 of one flow for sending, to its
 // client if key is given. It joins datagrams of one size, the last of which may be
@@ -243,8 +244,7 @@ func (b *udpBatch) addIov(base *byte, n int) {
 func (b *udpBatch) addMsg(at, size, segment int, key *flowKey) {
 	i := len(b.out)
 	b.out = append(b.out, mmsghdr{})
-	b.outSeg = append(b.outSeg, segment)
-	b.outLen = append(b.outLen, size)
+	b.sizes = append(b.sizes, outSize{size, segment})
 	h := &b.out[i].hdr
 	h.Iov = &b.outIov[at]
 	h.SetIovlen(len(b.outIov) - at)
@@ -283,16 +283,16 @@ func (b *udpBatch) send() {
 		}
 		if e == noErrno {
 			for ; n > 0; n-- {
-				sent += b.outLen[i]
+				sent += b.sizes[i].payload
 				i++
 			}
 			retries = 2
 			continue
 		}
-		if b.outSeg[i] != 0 && (e == unix.EINVAL || e == unix.EIO || e == unix.EMSGSIZE) {
+		if b.sizes[i].segment != 0 && (e == unix.EINVAL || e == unix.EIO || e == unix.EMSGSIZE) {
 			// No UDP_SEGMENT: longer than the path MTU (EINVAL, EMSGSIZE), or
 			// the interface has no checksum offload (EIO).
-			if *b.to.maxGSO = b.outSeg[i] - 1; e == unix.EIO {
+			if *b.to.maxGSO = b.sizes[i].segment - 1; e == unix.EIO {
 				*b.to.maxGSO = 0
 			}
 			sent += b.sendApart(i)
@@ -308,13 +308,13 @@ func (b *udpBatch) send() {
 	}
 	b.to.bytes.Add(uint64(sent))
 	clear(b.out) // they point to keys of flows
-	b.out, b.outSeg, b.outLen, b.outIov = b.out[:0], b.outSeg[:0], b.outLen[:0], b.outIov[:0]
+	b.out, b.sizes, b.outIov = b.out[:0], b.sizes[:0], b.outIov[:0]
 }
 
 // datagrams is how many datagrams message i of out stands for.
 func (b *udpBatch) datagrams(i int) int {
-	if s := b.outSeg[i]; s != 0 {
-		return (b.outLen[i] + s - 1) / s
+	if s := b.sizes[i].segment; s != 0 {
+		return (b.sizes[i].payload + s - 1) / s
 	}
 	return 1
 }
@@ -331,7 +331,7 @@ func (b *udpBatch) sendApart(i int) (sent int) {
 		copy(c.b[:n], b.outCtl[i].b[:n])
 		h.Control = &c.b[0]
 	}
-	segment := b.outSeg[i]
+	segment := b.sizes[i].segment
 	for _, v := range iovecs(&b.out[i].hdr) {
 		base := part(&v)
 		for len(base) > 0 {

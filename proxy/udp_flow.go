@@ -69,8 +69,7 @@ func (f *udpFlow) end() {
 
 // forward sends received datagrams first..next-1 to the backend.
 func (f *udpFlow) forward(b *udpBatch, first, next int) {
-	out := outlet{fd: f.fd, maxGSO: &f.maxGSO, dropped: &f.proxy.counters.dropped, bytes: &f.proxy.counters.toBackend}
-	b.begin(&out)
+	b.to = outlet{fd: f.fd, maxGSO: &f.maxGSO, dropped: &f.proxy.counters.dropped, bytes: &f.proxy.counters.toBackend}
 	b.queue(first, next, nil)
 	b.send()
 }

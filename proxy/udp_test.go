@@ -384,7 +384,7 @@ func TestJoinedTakenApart(t *testing.T) {
 	b := newUDPBatch()
 	for _, maxGSO := range []int{0, maxDatagram} {
 		var dropped, sent atomic.Uint64
-		b.begin(&outlet{fd: fd, maxGSO: &maxGSO, dropped: &dropped, bytes: &sent})
+		b.to = outlet{fd: fd, maxGSO: &maxGSO, dropped: &dropped, bytes: &sent}
 		var want []byte
 		for i := range 3 {
 			b.size[i], b.seg[i] = 63*100+50, 100
@@ -411,7 +411,7 @@ func TestJoinedTakenApart(t *testing.T) {
 		require.Zero(t, dropped.Load())
 		require.EqualValues(t, len(want), sent.Load())
 
-		b.begin(&outlet{fd: -1, maxGSO: &maxGSO, dropped: &dropped, bytes: &sent})
+		b.to = outlet{fd: -1, maxGSO: &maxGSO, dropped: &dropped, bytes: &sent}
 		b.queue(0, 3, nil)
 		b.send()
 		require.EqualValues(t, 3*64, dropped.Load())

@@ -20,8 +20,10 @@ import (
 	"github.com/nftnat/nftnat/proxy"
 )
 
-// Options configure a Holder. None may be nil.
+// Options configure a Holder.
 type Options struct {
+	// Namespace is that of the sockets. Nil: the Holder never holds a port, and needs no
+	// other option.
 	Namespace *hostnet.Namespace
 	Log       *slog.Logger
 	// Owner returns the error that says which process has a port.
@@ -31,8 +33,7 @@ type Options struct {
 	Now      func() time.Time
 }
 
-// Holder holds ports. It has no lock: the caller makes one call at a time. The methods of
-// a nil Holder do nothing.
+// Holder holds ports. It has no lock: the caller makes one call at a time.
 type Holder struct {
 	opts  Options
 	group *proxy.Group
@@ -52,22 +53,20 @@ type held struct {
 
 // New returns a Holder without ports.
 func New(opts Options) *Holder {
-	return &Holder{
-		opts: opts,
-		group: proxy.NewGroup(&proxy.GroupOptions{
-			NetNS:      opts.Namespace.FD(),
-			PipeFailed: func(err error) { opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
-		}),
-		ports: map[portset.Frontend]held{},
-		retry: newRetry(),
+	group := &proxy.GroupOptions{
+		PipeFailed: func(err error) { opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
 	}
+	if opts.Namespace != nil {
+		group.NetNS = opts.Namespace.FD()
+	}
+	return &Holder{opts: opts, group: proxy.NewGroup(group), ports: map[portset.Frontend]held{}, retry: newRetry()}
 }
+
+// Enabled reports whether the Holder ever holds a port.
+func (h *Holder) Enabled() bool { return h.opts.Namespace != nil }
 
 // Close gives all ports back and ends all connections.
 func (h *Holder) Close() error {
-	if h == nil {
-		return nil
-	}
 	errs := []error{h.closeInherited()}
 	for _, p := range h.ports {
 		if p.socket != nil {
@@ -80,17 +79,12 @@ func (h *Holder) Close() error {
 // Shutdown waits until ctx is done for the connections of the proxies to end, those of
 // retired ones too. Then it ends them.
 func (h *Holder) Shutdown(ctx context.Context) {
-	if h != nil {
-		_ = h.group.Shutdown(ctx) // the error says that connections were ended
-	}
+	_ = h.group.Shutdown(ctx) // the error says that connections were ended
 }
 
 // All yields the ports that are held, with their proxies, which are nil for ports without.
 // Ports may be released meanwhile.
 func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
-	if h == nil {
-		return
-	}
 	for f, p := range h.ports {
 		if !yield(f, p.proxy) {
 			return
@@ -101,9 +95,6 @@ func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
 // Stats returns the counters of all proxies since New, and how many are open.
 // flows is how many of the live ones are UDP flows and not TCP connections.
 func (h *Holder) Stats() (s proxy.Stats, flows int64, open int) {
-	if h == nil {
-		return s, 0, 0
-	}
 	s = h.group.Former() // has no live flows: they end with their proxies
 	for f, px := range h.All {
 		if px == nil {
@@ -121,7 +112,7 @@ func (h *Holder) Stats() (s proxy.Stats, flows int64, open int) {
 
 // Unserved returns how many of the ports that should have a proxy have none.
 func (h *Holder) Unserved(published *portset.Set) (n int) {
-	if h == nil {
+	if !h.Enabled() {
 		return 0
 	}
 	for p := range published.All {
@@ -134,16 +125,13 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 
 // PipeError is that of the proxies' group.
 func (h *Holder) PipeError() error {
-	if h == nil {
-		return nil
-	}
 	return h.group.PipeError()
 }
 
 // Sync holds the ports of the set, and no others. Ports that cannot be served are
 // published all the same: Retry tries again.
 func (h *Holder) Sync(published *portset.Set) {
-	if h == nil {
+	if !h.Enabled() {
 		return
 	}
 	for f := range h.All {
@@ -166,9 +154,7 @@ func (h *Holder) Sync(published *portset.Set) {
 // Retire gives a port back. TCP connections of its proxy go on, as those that netfilter
 // translates do.
 func (h *Holder) Retire(f portset.Frontend) {
-	if h != nil {
-		h.logEnd(f, h.release(f, proxy.Proxy.Retire))
-	}
+	h.logEnd(f, h.release(f, proxy.Proxy.Retire))
 }
 
 func (h *Holder) logEnd(f portset.Frontend, err error) {

@@ -210,20 +210,15 @@ func TestLend(t *testing.T) {
 	require.ErrorIs(t, unix.Close(fd), unix.EBADF)
 }
 
-func TestNilHolder(t *testing.T) {
-	var h *Holder
+func TestDisabled(t *testing.T) {
+	h := New(Options{})
 	set := portset.NewSet()
+	set.Put(port(t, free(t), "172.30.0.2:80"))
 	h.Sync(&set)
 	h.Retire(portset.Frontend{})
-	h.RetryNow()
+	require.Zero(t, h.Unserved(&set))
+	require.Empty(t, maps.Collect(h.All))
 	h.Leave()
 	h.Shutdown(t.Context())
-	require.Nil(t, h.Sooner())
 	require.NoError(t, errors.Join(h.Begin(), h.PipeError(), h.Close()))
-	require.Empty(t, maps.Collect(h.All))
-	require.Empty(t, maps.Collect(h.Lend))
-	_, ok := h.Retry(&set)
-	require.False(t, ok)
-	_, _, open := h.Stats()
-	require.Zero(t, open+h.Unserved(&set))
 }

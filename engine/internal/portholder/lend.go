@@ -20,9 +20,6 @@ import (
 // Lend yields the descriptors of the sockets that hold ports. They still belong to the
 // Holder.
 func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
-	if h == nil {
-		return
-	}
 	for f, p := range h.ports {
 		var fd int
 		if p.proxy != nil {
@@ -39,9 +36,6 @@ func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
 // Leave closes what was lent, because another process holds it now. Connections of the
 // proxies go on; Shutdown waits for them. See [proxy.Group.Leave].
 func (h *Holder) Leave() {
-	if h == nil {
-		return
-	}
 	for f, p := range h.ports {
 		if p.socket != nil {
 			_ = p.socket.Close() // closing a descriptor, which has no error
@@ -88,9 +82,6 @@ func isOf(a net.Addr, f portset.Frontend) bool {
 // Begin opens the proxies that waited, and closes inherited sockets that no mapping needs.
 // The error is about proxies that do not serve; all others do.
 func (h *Holder) Begin() error {
-	if h == nil {
-		return nil
-	}
 	h.waiting = false
 	errs := []error{h.closeInherited()}
 	for f, px := range h.All {

@@ -50,15 +50,12 @@ func (r *retry) restart(at time.Time) {
 
 // Sooner receives when Retry is to be called before the time that it returned.
 func (h *Holder) Sooner() <-chan struct{} {
-	if h == nil {
-		return nil
-	}
 	return h.retry.sooner
 }
 
 // RetryNow makes the next Retry try at once: a change may have freed a port.
 func (h *Holder) RetryNow() {
-	if h != nil && len(h.retry.ports) != 0 {
+	if len(h.retry.ports) != 0 {
 		h.retry.restart(h.opts.Now())
 	}
 }
@@ -66,7 +63,7 @@ func (h *Holder) RetryNow() {
 // Retry tries to bind and serve the ports that could not be bound, if it is time, and
 // returns how long it is until the next attempt. ok is false if there is none.
 func (h *Holder) Retry(published *portset.Set) (next time.Duration, ok bool) {
-	if h == nil || len(h.retry.ports) == 0 {
+	if len(h.retry.ports) == 0 {
 		return 0, false
 	}
 	r, now := &h.retry, h.opts.Now()
