@@ -16,17 +16,17 @@ import (
 // slash8 is the pool of these measurements.
 func slash8() netip.Prefix { return netip.MustParsePrefix("10.0.0.0/8") }
 
-// slash8Size is how many addresses of it can be leased: not the first and the last.
+// slash8Size is the number of its addresses that can be leased: all but the first and the last.
 const slash8Size = 1<<24 - 2
 
-// pool is what hands out addresses of slash8, in order, wrapping round.
+// pool leases addresses of slash8 in order, and begins again after the last.
 type pool interface {
 	next() (netip.Addr, bool)
 	reserve(netip.Addr) bool
 	release(netip.Addr) bool
 }
 
-// poolKind makes pools that are empty.
+// poolKind makes empty pools.
 type poolKind struct {
 	name string
 	make func() (pool, error)
@@ -43,7 +43,7 @@ func poolKinds() []poolKind {
 	}
 }
 
-// addrsPool is ours.
+// addrsPool is alloc.Addrs.
 type addrsPool struct{ a *alloc.Addrs }
 
 func (p addrsPool) next() (netip.Addr, bool) {
@@ -53,7 +53,7 @@ func (p addrsPool) next() (netip.Addr, bool) {
 func (p addrsPool) reserve(a netip.Addr) bool { return p.a.Reserve(a) == nil }
 func (p addrsPool) release(a netip.Addr) bool { return p.a.Release(a) }
 
-// address is the i'th of slash8 that can be leased.
+// address returns the i'th address of slash8 that can be leased.
 func address(i uint32) netip.Addr {
 	i += 10<<24 + 1
 	return netip.AddrFrom4([4]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})
@@ -99,7 +99,7 @@ func benchAlloc(rep *report, s settings) error {
 	return benchAllocMemory(rep)
 }
 
-// lease brings an empty pool to so many leases at random places.
+// lease leases count random addresses of an empty pool.
 func lease(p pool, count int) error {
 	if count == 0 {
 		return nil
@@ -119,12 +119,12 @@ func lease(p pool, count int) error {
 }
 
 const (
-	operations = 1 << 16 // that are timed in a row
+	operations = 1 << 16 // timed in a row
 	brief      = 0.05    // seconds after which it is enough
 )
 
-// cycles gives back a lease at a random place and takes the next address, over and over,
-// and returns the time of one such pair.
+// cycles repeatedly releases a random address and leases the next one, and returns the
+// time of one pair.
 func cycles(p pool, r *rand.Rand, filled bool) (float64, error) {
 	if !filled {
 		a, ok := p.next()
@@ -138,7 +138,7 @@ func cycles(p pool, r *rand.Rand, filled bool) (float64, error) {
 		p.release(a)
 		return took, nil
 	}
-	// The places are chosen before: the generator should not be measured.
+	// The addresses are chosen before, so that the generator is not measured.
 	var held []netip.Addr
 	for len(held) < operations {
 		if a := anyAddress(r); p.release(a) {
@@ -147,17 +147,17 @@ func cycles(p pool, r *rand.Rand, filled bool) (float64, error) {
 		}
 	}
 	return pairs(func(i int) {
-		// One that is chosen twice may be free the second time: so the number of leases
-		// stays what it was.
+		// An address that is chosen twice may be free the second time. Then it is not leased
+		// twice, so the number of leases stays the same.
 		if p.release(held[i]) {
 			p.next()
 		}
 	}), nil
 }
 
-// changes gives back what is leased at random places and leases it again, or the reverse
-// where nothing is leased, and returns the time of one such pair. A Reserve that fails is
-// not among them: it makes an error, which the others have not.
+// changes releases random addresses and leases them again, or the reverse if they are free,
+// and returns the time of one pair. A Reserve that fails is not counted, because it has to
+// make an error.
 func changes(p pool, r *rand.Rand) float64 {
 	places, leased := make([]netip.Addr, operations), make([]bool, operations)
 	for i := range places {
@@ -177,7 +177,7 @@ func changes(p pool, r *rand.Rand) float64 {
 	})
 }
 
-// pairs is how much processor time each call of f takes, in nanoseconds. It is given the numbers below
+// pairs returns the processor time of a call of f in nanoseconds. f gets the numbers below
 // operations in order.
 func pairs(f func(i int)) float64 {
 	runtime.LockOSThread()
@@ -185,7 +185,7 @@ func pairs(f func(i int)) float64 {
 	done := 0
 	begin := threadTime()
 	for done < operations {
-		// The clock costs more than what is measured, unless that is slow.
+		// Reading the clock costs more than one call, unless the call is slow.
 		for range 64 {
 			f(done)
 			done++

@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// benchApply fills an empty table, with few mappings and with very many.
+// benchApply fills an empty table with few and with many mappings.
 func benchApply(rep *report, s settings) error {
 	return withTools(func(t *tools) error {
 		counts := slices.DeleteFunc([]int{100, 1000, 10000}, func(n int) bool { return n >= s.mappings })
@@ -80,11 +80,11 @@ func (rep *report) apply(t *tools, s settings, count int) error {
 	return rounds(s.rounds, variants)
 }
 
-// files hold the same mappings for each of the programs.
+// files are files of the same mappings, one for each program.
 type files struct{ nftnat, nft, iptables string }
 
-// writeFiles writes them. nft gets nftnat's whole ruleset with them, so that both load
-// the same; iptables a rule for each.
+// writeFiles writes the files. That of nft also has nftnat's ruleset, so that both load the
+// same; that of iptables has a rule for each mapping.
 func writeFiles(dir string, count int) (files, error) {
 	plan, err := engine.Plan("")
 	if err != nil {

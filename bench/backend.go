@@ -11,14 +11,14 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// What the first byte of a connection to the backend asks for, and of a datagram.
+// The first byte of a connection or datagram to the backend says what to do.
 const (
-	askEcho    = 'e' // everything comes back
-	askSwallow = 's' // nothing does
-	askCount   = 'c' // how many swallowed datagrams came since last asked
+	askEcho    = 'e' // send everything back
+	askSwallow = 's' // send nothing back
+	askCount   = 'c' // send the number of datagrams swallowed since the last time
 )
 
-// backendPort is where the backend serves both protocols.
+// backendPort is the port at which the backend serves TCP and UDP.
 const backendPort = 80
 
 // childBackend serves TCP and UDP until standard input ends.
@@ -31,7 +31,7 @@ func childBackend() error {
 	if err != nil {
 		return err
 	}
-	_ = pc.SetReadBuffer(8 << 20) // of no consequence where root may have it
+	_ = pc.SetReadBuffer(8 << 20) // root may set more than the limit; others do without
 	var count atomic.Int64
 	go serveDatagrams(pc, &count)
 	go func() {
@@ -74,7 +74,7 @@ func serveConn(c *net.TCPConn, count *atomic.Int64) {
 	}
 }
 
-// serveDatagrams echoes datagrams, but counts those that are to be swallowed.
+// serveDatagrams echoes datagrams, and counts those that it is to swallow.
 func serveDatagrams(pc *net.UDPConn, count *atomic.Int64) {
 	p := ipv4.NewPacketConn(pc)
 	ms := make([]ipv4.Message, 64)

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// childVariable makes this program another process: the backend or a load.
+// childVariable tells this program which child to be, such as the backend or a load.
 const childVariable = "NFTNAT_BENCH_CHILD"
 
 func runChild(name string) error {
@@ -32,14 +32,14 @@ func runChild(name string) error {
 	return fmt.Errorf("unknown child %q", name)
 }
 
-// child is a process of this program's.
+// child is another process of this program.
 type child struct {
 	cmd *exec.Cmd
 	in  io.Closer
 	out *bufio.Reader
 }
 
-// anyProcessor leaves it to the scheduler where a child runs.
+// anyProcessor lets the scheduler choose where a child runs.
 const anyProcessor = -1
 
 // startChild starts this program as one of its children, inside a namespace and on one

@@ -14,10 +14,10 @@ import (
 	"strings"
 )
 
-// module is what the paths of our packages begin with.
+// module is the prefix of the paths of packages here.
 const module = "github.com/nftnat/nftnat/"
 
-// stripped are the arguments by which a program has no symbols.
+// stripped are the arguments for a program without symbols.
 var stripped = []string{"-ldflags", "-s -w"}
 
 // goBuild builds a static program, as the Makefile does; arguments are for go build.
@@ -31,11 +31,11 @@ func goBuild(program, source string, args ...string) error {
 	return nil
 }
 
-// biggest is how many of a binary's packages are told one by one.
+// biggest is the number of a binary's packages that are listed one by one.
 const biggest = 20
 
-// contents adds the sizes of a program's symbols by package. Names of types and of
-// functions, and where which line is, have no symbols.
+// contents adds the sizes of a program's symbols by package. Names of types and functions,
+// and the table of lines, have no symbols.
 func contents(r *table, program string) error {
 	f, err := elf.Open(program)
 	if err != nil {

@@ -16,11 +16,11 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// backend is what all mappings lead to. The namespaces of these measurements have
-// no network: there is no route to it, which costs a look-up as any other.
+// backend is the backend of all mappings. The namespaces of these measurements have no
+// route to it; looking for one costs the same as finding one.
 func backend() netip.Addr { return netip.AddrFrom4([4]byte{172, 30, 0, 2}) }
 
-// firstPort leaves room below the full table for the single changes.
+// firstPort is the first port of the full table; those below are for single changes.
 const firstPort = 1000
 
 func mappings(first, count int) []nat.Mapping {
@@ -102,7 +102,7 @@ func command(ns *lab.NS, name string, args ...string) error {
 	})
 }
 
-// installed reports whether a peer is there, and notes it if it is not.
+// installed reports whether a peer is installed, and adds a note if not.
 func installed(r *table, name string) bool {
 	_, err := exec.LookPath(name)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// daemon is one of ours that runs.
+// daemon is a running nftnat daemon.
 type daemon struct {
 	ns     *lab.NS
 	socket string
@@ -34,7 +34,7 @@ func withDaemon(t *tools, ns *lab.NS, f func(*daemon) error) error {
 	return f(d)
 }
 
-// startDaemon starts a daemon and waits until it says that it is ready (sd_notify(3)).
+// startDaemon starts a daemon and waits until it is ready (sd_notify(3)).
 func startDaemon(ns *lab.NS, program, socket string) (*daemon, error) {
 	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket + ".notify", Net: "unixgram"})
 	if err != nil {
@@ -57,21 +57,21 @@ func startDaemon(ns *lab.NS, program, socket string) (*daemon, error) {
 		err = fmt.Errorf("it said %q", word[:n])
 	}
 	if err != nil {
-		_ = d.cmd.Process.Signal(unix.SIGQUIT) // it writes what it waits for
+		_ = d.cmd.Process.Signal(unix.SIGQUIT) // it prints its goroutines
 		_ = d.cmd.Wait()
 		return nil, fmt.Errorf("wait for daemon: %w", err)
 	}
 	return d, nil
 }
 
-// end ends the daemon, which is waited for.
+// end ends the daemon and waits for it.
 func (d *daemon) end() {
 	_ = d.cmd.Process.Signal(unix.SIGTERM)
 	_ = d.cmd.Wait()
 }
 
-// settle is how long a daemon is left alone before its memory is looked at, and uses is
-// how often it is asked for something before it is left alone again.
+// settle is the wait before the memory of a daemon is read, and uses the number of requests
+// between two readings.
 const (
 	settle = 2 * time.Second
 	uses   = 50

@@ -20,10 +20,9 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// benchDataplane measures what it costs packets to be forwarded to a backend. Everything
-// runs on one processor: packets then are forwarded in the time of those who send them,
-// nobody waits for anybody, and a rate is the cost of the whole way, wherever else the
-// scheduler would have placed its parts.
+// benchDataplane measures the cost of forwarding packets to a backend. Everything runs on
+// one processor: packets are then forwarded in the time of their sender, nobody waits, and
+// the rate is the cost of the whole path, independent of the scheduler.
 func benchDataplane(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "conns", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1},
@@ -56,15 +55,15 @@ func benchDataplane(rep *report, s settings) error {
 		tables = append(tables, q.rate)
 	}
 	ways := waysThrough(dir, s, tables...)
-	for _, w := range ways { // in this order in the tables, whichever comes first
+	for _, w := range ways { // the order of the tables, whichever way is measured first
 		for _, q := range qs {
 			for _, r := range q.tables() {
 				r.expect(w.name)
 			}
 		}
 	}
-	// Each round in another order: what one leaves behind for the kernel to clear away
-	// should not always cost the same other.
+	// Each round has another order: what the kernel has to clean up after one way should not
+	// always slow down the same other.
 	shuffle := rand.New(rand.NewPCG(1, 2))
 	for range s.dataplaneRounds {
 		for _, i := range shuffle.Perm(len(ways)) {
@@ -76,7 +75,7 @@ func benchDataplane(rep *report, s settings) error {
 	for _, q := range qs {
 		for _, r := range q.tables() {
 			if r == q.p99 {
-				continue // what is rare differs more between rounds than between ways
+				continue // the 99th percentile differs more between rounds than between ways
 			}
 			r.compare(wayOne, wayHand)
 			r.compare(wayFull(s), wayOne)
@@ -85,16 +84,16 @@ func benchDataplane(rep *report, s settings) error {
 	return nil
 }
 
-// tables are those that a question has.
+// tables returns the tables of a question.
 func (q *question) tables() []*table {
 	return slices.DeleteFunc([]*table{q.rate, q.p50, q.p99, q.perUnit}, func(r *table) bool { return r == nil })
 }
 
-// settled is how long namespaces and tables of before get to be cleared away.
+// settled is the time in which the kernel removes earlier namespaces and tables.
 const settled = 100 * time.Millisecond
 
-// measureWay builds the machines anew, for iptables (legacy) leaves hooks in a namespace
-// that nothing takes back, and asks all questions of one way through them.
+// measureWay asks all questions about one way. It builds new namespaces, because nothing
+// removes the hooks that iptables (legacy) leaves in one.
 func measureWay(qs []question, w way, duration float64) (err error) {
 	p := &dataplane{processor: runtime.NumCPU() - 1}
 	p.softirqs, _ = pidOf(fmt.Sprintf("ksoftirqd/%d", p.processor))
@@ -135,8 +134,8 @@ func measureWay(qs []question, w way, duration float64) (err error) {
 // dataplane is the namespaces of these measurements.
 type dataplane struct {
 	top       *lab.Topology
-	processor int // that all is done on
-	softirqs  int // pid of the kernel's thread for what is too much for others' time; 0: not seen
+	processor int // that everything runs on
+	softirqs  int // pid of ksoftirqd of that processor; 0: not visible
 	backend   *child
 	flows     *conntrack.Conn
 }
@@ -155,7 +154,7 @@ func (p *dataplane) close() error {
 	return errors.Join(errs...)
 }
 
-// answers finds out that the way leads to the backend, and has neighbours found.
+// answers waits until the backend answers this way, after which neighbours are known.
 func (p *dataplane) answers(w way) error {
 	for _, proto := range []string{"tcp", "udp"} {
 		err := await(proto+" to "+w.frontend.String(), func() error {
@@ -168,7 +167,7 @@ func (p *dataplane) answers(w way) error {
 	return nil
 }
 
-// echoes has one byte echoed.
+// echoes exchanges one byte.
 func echoes(proto, addr string) error {
 	c, err := net.DialTimeout(proto, addr, time.Second)
 	if err != nil {
@@ -186,7 +185,7 @@ func echoes(proto, addr string) error {
 	return err
 }
 
-// ask makes one measurement, with no flow that the kernel knows of.
+// ask makes one measurement, after deleting all conntrack entries.
 func (p *dataplane) ask(q *question, w way, duration float64) error {
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		if _, err := p.flows.Delete(conntrack.Filter{Proto: proto}, nil); err != nil {
@@ -214,8 +213,7 @@ func (p *dataplane) ask(q *question, w way, duration float64) error {
 	return nil
 }
 
-// cpu is what the backend and the kernel's thread have had of the processor so far, in
-// seconds.
+// cpu is the processor time of the backend and of ksoftirqd so far, in seconds.
 func (p *dataplane) cpu() float64 {
 	total := processorTime(p.backend.cmd.Process.Pid)
 	if p.softirqs != 0 {
@@ -241,11 +239,11 @@ func pidOf(name string) (int, error) {
 	return pid, err
 }
 
-// way is how a client's packets come to the backend.
+// way is a way from a client to the backend.
 type way struct {
 	name     string
 	frontend netip.AddrPort
-	ports    int // of the frontends from there on that connections take in turn; 0: that one
-	// set makes the way in the host's namespace and returns what undoes it.
+	ports    int // connections go to so many ports from frontend on in turn; 0: to frontend
+	// set makes the way in the host's namespace and returns a function that removes it.
 	set func(*lab.NS) (undo func() error, err error)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// The ways that others are compared with.
+// Names of ways that others are compared with.
 const (
 	wayRouting = "routing alone (the limit)"
 	wayHand    = "nft, one rule by hand"
@@ -27,8 +27,8 @@ const (
 
 func wayFull(s settings) string { return fmt.Sprintf("nftnat, %d mappings", s.mappings) }
 
-// waysThrough are the ways to the backend. All mappings and rules lead to its one
-// port; the last one is used, which for rules in a row is the dearest.
+// waysThrough returns the ways to the backend. All mappings and rules have the same backend;
+// clients use the last one, which is the most expensive of a list of rules.
 func waysThrough(dir string, s settings, tables ...*table) []way {
 	host := netip.MustParseAddr("192.0.2.1") // lab's
 	last := func(count int) netip.AddrPort { return netip.AddrPortFrom(host, uint16(firstPort+count-1)) }
@@ -88,7 +88,7 @@ func waysThrough(dir string, s settings, tables ...*table) []way {
 	})
 }
 
-// ruleByHand is the least that publishes a port of both protocols.
+// ruleByHand is the smallest ruleset that publishes a port for TCP and UDP.
 func ruleByHand() string {
 	return fmt.Sprintf(`table ip hand {
 	chain prerouting {
@@ -100,8 +100,7 @@ func ruleByHand() string {
 `, firstPort, backend(), backendPort)
 }
 
-// mapped publishes so many TCP ports by an engine, and the first and the last one's
-// numbers for UDP.
+// mapped publishes count TCP ports with an engine, and the first and the last port for UDP.
 func mapped(ns *lab.NS, count int) (undo func() error, err error) {
 	e, err := engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true})
 	if err != nil {
@@ -122,8 +121,8 @@ func mapped(ns *lab.NS, count int) (undo func() error, err error) {
 	return e.Close, nil
 }
 
-// restored makes a rule for each of so many TCP ports, as Docker does, and one for UDP
-// after them.
+// restored makes a rule for each of count TCP ports, as Docker does, and one for UDP after
+// them.
 func restored(ns *lab.NS, dir, name string, count int) error {
 	file := filepath.Join(dir, fmt.Sprintf("%d.rules", count))
 	if _, err := os.Stat(file); err != nil {

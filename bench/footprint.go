@@ -14,17 +14,16 @@ import (
 	"github.com/nftnat/nftnat/internal/lab"
 )
 
-// idleMappings is how many a daemon has whose memory is measured.
+// idleMappings is the number of mappings of a daemon whose memory is measured.
 const idleMappings = 100
 
-// helloHTTP is a program that has net/http in it and does not use it. It is what ours
-// cannot be less than.
+// helloHTTP is a program that links net/http and does not use it: nftnat cannot be smaller.
 const helloHTTP = "package main\n\nimport (\n\t\"fmt\"\n\t\"net/http\"\n\t\"os\"\n)\n\n" +
 	"func main() {\n\tif len(os.Args) > 2 {\n\t\t_ = new(http.Server).ListenAndServe()\n\t\t_, _ = new(http.Client).Get(os.Args[1])\n\t}\n" +
 	"\tfmt.Println(\"hello\")\n}\n"
 
-// footprint is the programs that are compared: those that do nothing, ours, and another
-// build of ours if one was given.
+// footprint has the programs that are compared: those that do nothing, nftnat, and another
+// build of it if one was given.
 type footprint struct {
 	dir        string
 	idle, ours []variant
@@ -32,8 +31,8 @@ type footprint struct {
 
 type variant struct{ name, path string }
 
-// benchFootprint measures what it costs to have nftnat: on disk, at each command, at the
-// daemon's start and while it has nothing to do.
+// benchFootprint measures what nftnat costs: on disk, for each command, at the start of the
+// daemon, and while the daemon is idle.
 func benchFootprint(rep *report, s settings) error {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
@@ -77,7 +76,7 @@ func (f *footprint) build(also string) error {
 	return nil
 }
 
-// size compares the files, and says what is in ours.
+// size compares the sizes of the files, and lists the contents of nftnat.
 func (f *footprint) size(rep *report) error {
 	r := rep.table("Static binary, stripped", "bytes")
 	r.note("it is to have at most 14 MiB, 14,680,064 bytes, which a test asserts")
@@ -95,7 +94,7 @@ func (f *footprint) size(rep *report) error {
 	return contents(rep.table("What is in it: code and data by package", "bytes"), program)
 }
 
-// version times a command that does nothing, among programs that do nothing.
+// version times a command that does nothing beside programs that do nothing.
 func (f *footprint) version(rep *report, runs int) error {
 	r := rep.table("nftnat version, whole process", seconds)
 	r.note("it is to take at most 1.5 times what a program takes that does nothing")
@@ -109,8 +108,8 @@ func (f *footprint) version(rep *report, runs int) error {
 	return nil
 }
 
-// daemons starts daemons, with nothing to adopt and with much, and looks at the memory of
-// those that have little to do.
+// daemons times the start of daemons that adopt nothing, few and many mappings, and reads the
+// memory of idle ones.
 func (f *footprint) daemons(rep *report, rounds int) error {
 	start := rep.table("The daemon's start, until it is ready", seconds)
 	start.note("it is to take at most 30 ms")
@@ -139,8 +138,7 @@ func (f *footprint) daemons(rep *report, rounds int) error {
 	return nil
 }
 
-// adopting starts a daemon that finds mappings in the kernel, in the table of a daemon
-// before it.
+// adopting starts a daemon that adopts the table of an earlier one.
 func (f *footprint) adopting(ns *lab.NS, v variant, count int, start *table) (*daemon, error) {
 	socket := filepath.Join(f.dir, "nftnat.sock")
 	if count != 0 {

@@ -18,9 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// load is what a child does against an address for some time. It does so with
-// blocking system calls, a thread each worker: what is measured should be what is in
-// between, and not the clients.
+// load is what a child sends to an address for some time. Each worker is a thread with
+// blocking system calls, so that the clients cost little of what is measured.
 type load struct {
 	Kind    string // bulk, conns, handshakes, rr, udp-rr, udp-flood, hold, udp-hold
 	Addr    string // IPv4
@@ -30,18 +29,18 @@ type load struct {
 	Seconds float64
 }
 
-// measured is what came of it.
+// measured is the result of a load.
 type measured struct {
 	Rate     float64 // bytes, connections, requests or datagrams a second
 	P50, P99 float64 // seconds, where single operations were timed
-	CPU      float64 // seconds of processor time that the load itself took
+	CPU      float64 // processor time of the load itself, in seconds
 }
 
-// run is what the workers of a load share.
+// run is shared by the workers of a load.
 type run struct {
 	load
 	to   unix.SockaddrInet4
-	turn atomic.Int64 // connections so far, where they go to several ports
+	turn atomic.Int64 // connections so far, if they go to several ports
 	end  time.Time
 	done atomic.Int64
 	mu   sync.Mutex
@@ -91,7 +90,7 @@ func childLoad() error {
 
 func (r *run) over() bool { return time.Now().After(r.end) }
 
-// timed adds what a worker has timed.
+// timed adds the times of a worker.
 func (r *run) timed(each []time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,8 +99,8 @@ func (r *run) timed(each []time.Duration) {
 }
 
 const (
-	patience = 5 * time.Second        // bounds every call of a load
-	lost     = 200 * time.Millisecond // after which a datagram is taken for lost
+	patience = 5 * time.Second        // the limit of every call of a load
+	lost     = 200 * time.Millisecond // after which a datagram counts as lost
 )
 
 // dial connects a blocking socket.
@@ -134,7 +133,7 @@ func (r *run) dial(kind int) (int, error) {
 	return fd, nil
 }
 
-// exchange sends a message and reads as much back.
+// exchange sends a message and reads as many bytes.
 func exchange(fd int, buf []byte) error {
 	if _, err := unix.Write(fd, buf); err != nil {
 		return err
@@ -152,7 +151,7 @@ func exchange(fd int, buf []byte) error {
 	return nil
 }
 
-// bulk sends as much as it can over one connection.
+// bulk sends as many bytes as possible over one connection.
 func bulk(r *run) error {
 	fd, err := r.dial(unix.SOCK_STREAM)
 	if err != nil {
@@ -171,7 +170,7 @@ func bulk(r *run) error {
 	return nil
 }
 
-// connections connects, exchanges one byte and resets, over and over.
+// connections repeatedly connects, exchanges one byte and resets.
 func connections(r *run) error {
 	var each []time.Duration
 	buf := []byte{askEcho}
@@ -192,8 +191,8 @@ func connections(r *run) error {
 	return nil
 }
 
-// handshakes connects and resets, over and over, and times the connecting, which is the
-// opening of a socket, the first packet of a flow, and the answer of the backend's kernel.
+// handshakes repeatedly connects and resets, and times connecting: opening a socket, the
+// first packet of a flow, and the answer of the backend's kernel.
 func handshakes(r *run) error {
 	var each []time.Duration
 	for !r.over() {
@@ -209,7 +208,7 @@ func handshakes(r *run) error {
 	return nil
 }
 
-// requests sends messages over one connection, each when the last has come back.
+// requests sends messages over one connection, each after the answer to the one before.
 func requests(r *run) error {
 	fd, err := r.dial(unix.SOCK_STREAM)
 	if err != nil {
@@ -219,7 +218,7 @@ func requests(r *run) error {
 	return r.exchanges(fd)
 }
 
-// exchanges is requests and questions. A datagram that is lost costs its time.
+// exchanges is what requests and questions do. A lost datagram costs its time-out.
 func (r *run) exchanges(fd int) error {
 	var each []time.Duration
 	buf := make([]byte, max(r.Size, 1))
@@ -237,7 +236,7 @@ func (r *run) exchanges(fd int) error {
 	return nil
 }
 
-// questions is requests for datagrams.
+// questions is requests with datagrams.
 func questions(r *run) error {
 	fd, err := r.dial(unix.SOCK_DGRAM)
 	if err != nil {
@@ -270,16 +269,16 @@ func flood(r *run) error {
 	for !r.over() {
 		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&ms[0])), uintptr(len(ms)), 0, 0, 0)
 		if e == 0 {
-			r.done.Add(int64(n)) // errors are of datagrams before, and of a full queue
+			r.done.Add(int64(n)) // errors belong to earlier datagrams or a full queue
 		}
 	}
 	return nil
 }
 
-// hold opens connections or flows, has one byte echoed over each, says so, and keeps
+// hold opens connections or flows, exchanges one byte over each, prints a line, and keeps
 // them until standard input ends.
 func hold(r *run, kind int) error {
-	if kind == unix.SOCK_DGRAM { // one that is lost is sent again
+	if kind == unix.SOCK_DGRAM { // a lost one is sent again
 		for i := range r.Workers {
 			if err := r.holdFlow(); err != nil {
 				return fmt.Errorf("flow %d: %w", i, err)
@@ -301,7 +300,7 @@ func hold(r *run, kind int) error {
 	return nil
 }
 
-// holdTries is how often a flow's datagram is sent.
+// holdTries is how often the datagram of a flow is sent.
 const holdTries = 50
 
 func (r *run) holdFlow() error {
@@ -313,7 +312,7 @@ func (r *run) holdFlow() error {
 		if err = exchange(fd, []byte{askEcho}); err == nil {
 			return nil
 		}
-		if errors.Is(err, unix.ECONNREFUSED) { // there is nobody just now
+		if errors.Is(err, unix.ECONNREFUSED) { // nobody listens at the moment
 			time.Sleep(lost)
 		}
 	}

@@ -46,7 +46,7 @@ type part struct {
 	run         func(*report, settings) error
 }
 
-// settings are how much is measured.
+// settings say what is measured and how long.
 type settings struct {
 	rounds   int     // interleaved rounds over all variants; the median of them counts
 	mappings int     // in the full table
@@ -127,7 +127,7 @@ func measure(names []string, s settings, write, note string) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		rep.print(os.Stdout)
-		if write != "" { // what is there so far: a later part may fail
+		if write != "" { // after each part: a later one may fail
 			if err := rep.write(write, note); err != nil {
 				return err
 			}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// benchMemory measures what idle connections, flows and ports cost.
+// benchMemory measures the memory of idle connections, flows and ports.
 func benchMemory(rep *report, s settings) error {
 	if err := rep.idle(s, "tcp", "hold", s.conns, fmt.Sprintf("%d idle TCP connections", s.conns)); err != nil {
 		return err
@@ -24,10 +24,10 @@ func benchMemory(rep *report, s settings) error {
 	return nil
 }
 
-// forkLimit is how many clients a peer gets that has a process for each.
+// forkLimit is the number of clients of a peer that has a process for each.
 const forkLimit = 1000
 
-// idle measures by how much each peer grows with so many clients.
+// idle measures by how much each peer grows with count clients.
 func (rep *report) idle(s settings, proto, kind string, count int, title string) error {
 	each := rep.table(title+", memory (PSS) of each", "bytes")
 	files := rep.table(title+", descriptors of each", "")
@@ -52,8 +52,8 @@ func (rep *report) idle(s settings, proto, kind string, count int, title string)
 	})
 }
 
-// idle measures one peer, which is started anew: what it had for clients before
-// would be used again.
+// idle measures one peer, which is started again, because it would reuse the memory of
+// earlier clients.
 func (g *rig) idle(p *peer, proto, kind string, clients int, each, files *table) error {
 	if err := g.again(p, proto); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (g *rig) idle(p *peer, proto, kind string, clients int, each, files *table)
 	return err
 }
 
-// again starts a peer anew, at another port.
+// again restarts a peer at another port.
 func (g *rig) again(p *peer, proto string) error {
 	g.stop(p)
 	fresh, err := g.startNamed(p.name, proto, g.port(), 1)
@@ -93,7 +93,7 @@ func (g *rig) startNamed(name, proto string, first, count int) (*peer, error) {
 	return g.nftnat(name, proto, first, count)
 }
 
-// published measures what a number of ports costs that nobody uses.
+// published measures the memory of published ports that nobody uses.
 func (rep *report) published(s settings, proto string) error {
 	total := rep.table(fmt.Sprintf("%d published %s ports, memory (PSS) in all", s.ports, proto), "KiB")
 	took := rep.table(fmt.Sprintf("%d published %s ports, time until the last answers", s.ports, proto), seconds)

@@ -16,12 +16,12 @@ import (
 // program is a proxy that can be started.
 type program struct {
 	name    string
-	paths   []string // the binary; the first that exists counts. None: ours
-	udp     bool     // it does UDP too
+	paths   []string // the binary, the first that exists; none: nftnat
+	udp     bool     // it forwards UDP too
 	one     bool     // one process, or a few, for any number of ports and clients
 	version []string // arguments that make it print its version
-	// args starts it for a range of ports of 127.0.0.1 and one protocol, or, if it is
-	// one for each port, for the first of them.
+	// args are its arguments for a range of ports of 127.0.0.1 and one protocol, or for the
+	// first of the ports if each needs a process.
 	args func(dir, proto string, first, count int) ([]string, error)
 }
 
@@ -56,7 +56,7 @@ func programs() []program {
 	}
 }
 
-// path is where the program is; empty: nowhere.
+// path is the path of the program; empty: it is not installed.
 func (p *program) path() string {
 	for _, path := range p.paths {
 		if _, err := os.Stat(path); err == nil {
@@ -66,7 +66,7 @@ func (p *program) path() string {
 	return ""
 }
 
-// pick finds the line that says which version.
+// pick finds the line of the version.
 func (p *program) pick(out string) string {
 	for line := range strings.Lines(out) {
 		if strings.Contains(strings.ToLower(line), "version") {
@@ -76,8 +76,8 @@ func (p *program) pick(out string) string {
 	return strings.TrimSpace(out)
 }
 
-// haproxy writes its configuration: as Debian has it, with a thread a processor and
-// room for the connections of the measurements.
+// haproxy writes a configuration like that of Debian: a thread for each processor, and room
+// for the connections of the measurements.
 func haproxy(dir, _ string, first, count int) ([]string, error) {
 	var c strings.Builder
 	c.WriteString("global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n")
@@ -88,7 +88,7 @@ func haproxy(dir, _ string, first, count int) ([]string, error) {
 	return []string{"-db", "-f", file}, os.WriteFile(file, []byte(c.String()), 0o600)
 }
 
-// nginx writes its configuration: a worker a processor.
+// nginx writes a configuration with a worker for each processor.
 func nginx(dir, proto string, first, count int) ([]string, error) {
 	var c strings.Builder
 	c.WriteString("daemon off;\nworker_processes auto;\nuser root;\nworker_rlimit_nofile 65536;\n")
@@ -99,7 +99,7 @@ func nginx(dir, proto string, first, count int) ([]string, error) {
 	c.WriteString("events { worker_connections 32768; }\nstream {\n  proxy_timeout 1h;\n")
 	option := ""
 	if proto == "udp" {
-		option = " udp reuseport" // or it loses datagrams between its workers
+		option = " udp reuseport" // otherwise it loses datagrams between its workers
 	}
 	for port := first; port < first+count; port++ {
 		fmt.Fprintf(&c, "  server { listen 127.0.0.1:%d%s; proxy_pass %s:%d; }\n", port, option, backend(), backendPort)
@@ -109,14 +109,14 @@ func nginx(dir, proto string, first, count int) ([]string, error) {
 	return []string{"-c", file, "-p", dir}, os.WriteFile(file, []byte(c.String()), 0o600)
 }
 
-// peer is a proxy that runs: its address, and its processes but for their children.
+// peer is a running proxy: its address, and its processes without their children.
 type peer struct {
 	name  string
-	addr  string // empty: it does not do this protocol
+	addr  string // empty: it does not forward this protocol
 	roots []*exec.Cmd
 }
 
-// start starts what a program needs for a range of ports.
+// start starts as many processes as a program needs for a range of ports.
 func (g *rig) start(p program, proto string, first, count int) (*peer, error) {
 	started := &peer{name: p.name, addr: fmt.Sprintf("127.0.0.1:%d", first)}
 	each, processes := count, 1
@@ -137,7 +137,7 @@ func (g *rig) start(p program, proto string, first, count int) (*peer, error) {
 	return started, nil
 }
 
-// nftnat starts a daemon of ours and publishes a range of ports through it.
+// nftnat starts a daemon and publishes a range of ports through it.
 func (g *rig) nftnat(name, proto string, first, count int) (*peer, error) {
 	bin := g.bin
 	if name == otherBuild {
@@ -177,8 +177,8 @@ func (g *rig) stop(p *peer) {
 	}
 }
 
-// peers starts nftnat and what is installed of the others, for one port each, with
-// the way that has no proxy first. What is not installed is noted in the tables.
+// peers starts nftnat and those of the others that are installed, for one port each, after
+// "no proxy". The tables get a note of those that are not installed.
 func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) {
 	g.next = first
 	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
@@ -210,10 +210,10 @@ func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) 
 	return all, nil
 }
 
-// otherBuild is what the other binary of ours is called.
+// otherBuild is the name of the other build in the tables.
 const otherBuild = "nftnat (other)"
 
-// does reports whether a program is there and does a protocol.
+// does reports whether a program is installed and forwards a protocol.
 func (p *program) does(proto string, tables ...*table) bool {
 	why := ""
 	switch {

@@ -16,11 +16,11 @@ import (
 
 // tools are the programs that are built for the measurements of whole processes.
 type tools struct {
-	dir                 string // for files besides
+	dir                 string // for other files
 	nftnat, hello, peak string
 }
 
-// withTools builds them, and removes them again.
+// withTools builds the tools, calls f, and removes them.
 func withTools(f func(*tools) error) error {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
@@ -40,7 +40,7 @@ func withTools(f func(*tools) error) error {
 	return f(&t)
 }
 
-// build makes the binary that whole-process figures are of.
+// build builds nftnat as it is released.
 func build(dir string) (string, error) { return buildPackage(dir, "cmd/nftnat") }
 
 func buildPackage(dir, path string) (string, error) {
@@ -48,8 +48,8 @@ func buildPackage(dir, path string) (string, error) {
 	return bin, goBuild(bin, module+path, stripped...)
 }
 
-// process measures a program from its start to its end, inside the namespace: how long it
-// takes and how much memory it has at most. A nil table is skipped.
+// process measures a program from start to end inside the namespace: the time that it takes
+// and its peak memory. A nil table is skipped.
 func (t *tools) process(ns *lab.NS, took, memory *table, variant, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {

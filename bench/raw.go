@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The limit: a netlink batch built and read by hand, with no checks, no comments, no
-// error handling worth the name. It shares no code with what is measured.
+// The limit: a netlink batch that is built and read by hand, without checks, comments or
+// proper errors. It shares no code with what is measured.
 
 const (
 	rawTable = "raw"

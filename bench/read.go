@@ -84,8 +84,7 @@ func readEngine(ns *lab.NS, took *table) error {
 	return e.Close()
 }
 
-// readingChild has a process that does nothing else read, and tells how much memory it had
-// at most.
+// readingChild reads in a process of its own, and adds the peak memory of that.
 func readingChild(ns *lab.NS, memory *table, what string, count int) error {
 	c, err := startChild(ns, anyProcessor, "read", "READ="+what, "COUNT="+strconv.Itoa(count))
 	if err != nil {
@@ -100,7 +99,7 @@ func readingChild(ns *lab.NS, memory *table, what string, count int) error {
 	return err
 }
 
-// childRead is the process of readingChild, in the namespace that it reads of.
+// childRead is the process of readingChild, inside the namespace.
 func childRead() error {
 	count, err := strconv.Atoi(os.Getenv("COUNT"))
 	if err != nil {

@@ -57,7 +57,7 @@ func titles() map[string]string {
 	}
 }
 
-// preface says how to read docs/benchmarks.md.
+// preface is the beginning of docs/benchmarks.md.
 const preface = `# Benchmarks
 
 Written by the command below; do not edit. Each table is one question. Its first line is what the ratios are to: no proxy
@@ -86,7 +86,7 @@ func (rep *report) write(path, note string) error {
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// machine is what was measured on, and which versions of what.
+// machine describes the machine and the versions of the programs.
 func machine() string {
 	var u unix.Utsname
 	kernel := "unknown"

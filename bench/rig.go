@@ -32,7 +32,7 @@ type rig struct {
 	next    int // the port of the next peer
 }
 
-// withRig runs f with everything built, and takes it down again.
+// withRig builds a rig, calls f, and removes it.
 func withRig(set settings, f func(*rig) error) (err error) {
 	dir, err := os.MkdirTemp("", "nftnat-bench")
 	if err != nil {
@@ -62,12 +62,11 @@ func withRig(set settings, f func(*rig) error) (err error) {
 	return f(g)
 }
 
-// provision makes room for enough ports for all measurements in the namespace of the caller. Ten
-// thousand flows are that many for the clients and for each proxy. Proxies are published
-// below: a port that a client had is nobody's for a minute. So are the ports of proxies
-// that end their connections to the backend in order, and a connection that has to look
-// for a free one takes a hundred times as long: without a bound, whoever comes last in a
-// round is measured with what the others have left.
+// provision gives the namespace of the caller enough ports. Ten thousand flows need as many
+// ports for the clients and for each proxy. Proxies are published on ports below, because the
+// port of a client is in TIME_WAIT for a minute. So are ports of proxies that close their
+// connections to the backend, and finding a free port then takes a hundred times as long;
+// without a bound on TIME_WAIT the last peer of a round would pay for the others.
 func provision() error {
 	return errors.Join(
 		os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("26000 65000"), 0),
@@ -91,7 +90,7 @@ func (g *rig) close() error {
 	return err
 }
 
-// port is one that no peer has had yet.
+// port returns a port that no peer has had.
 func (g *rig) port() int {
 	g.next++
 	return g.next - 1
@@ -145,14 +144,14 @@ func await(what string, try func() error) error {
 	}
 }
 
-// answers waits until a peer serves.
+// answers waits until a peer answers.
 func (g *rig) answers(p *peer, proto string) error {
 	return await(p.name+" to answer", func() error {
 		return g.top.Host.Do(func() error { return echoes(proto, p.addr) })
 	})
 }
 
-// swallowed asks the backend how many datagrams it has swallowed since last asked.
+// swallowed asks the backend for the number of datagrams swallowed since the last time.
 func (g *rig) swallowed() (count float64, err error) {
 	err = g.top.Host.Do(func() error {
 		c, err := net.Dial("tcp", netip.AddrPortFrom(backend(), backendPort).String())
@@ -169,7 +168,7 @@ func (g *rig) swallowed() (count float64, err error) {
 	return count, err
 }
 
-// family is a process and all its descendants, itself first.
+// family returns a process and all its descendants, itself first.
 func family(pid int) []int {
 	children := map[int][]int{}
 	entries, err := os.ReadDir("/proc")
@@ -191,8 +190,8 @@ func family(pid int) []int {
 	return tree
 }
 
-// stat is the fields of /proc/PID/stat after the name: field 3 of proc(5) is the
-// first; nil: there is no such process.
+// stat returns the fields of /proc/PID/stat after the name, from field 3 of proc(5) on; nil
+// if there is no such process.
 func stat(pid int) []string {
 	b := readFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, after, ok := bytes.Cut(b, []byte(") "))
@@ -211,9 +210,8 @@ func (p *peer) pids() []int {
 	return all
 }
 
-// cpu is the processor time that a peer has had so far, in seconds, that of its
-// children that have ended included. proc(5): fields 14 to 17, in ticks that are 10 ms
-// on every Linux (USER_HZ).
+// cpu is the processor time of a peer so far, in seconds, including that of its children
+// that have ended: fields 14 to 17 of proc(5), in ticks of 10 ms (USER_HZ).
 func (p *peer) cpu() float64 {
 	ticks := 0.0
 	for _, pid := range p.pids() {
@@ -229,7 +227,7 @@ func (p *peer) cpu() float64 {
 	return ticks / 100
 }
 
-// pss is a peer's memory in bytes, what processes share divided among them.
+// pss is a peer's proportional set size in bytes: shared pages are divided among processes.
 func (p *peer) pss() float64 {
 	total := 0.0
 	for _, pid := range p.pids() {
@@ -238,7 +236,7 @@ func (p *peer) pss() float64 {
 	return total
 }
 
-// smaps is a kind of a process's memory in bytes, as proc_pid_smaps(5) names it.
+// smaps is a field of proc_pid_smaps(5), in bytes.
 func smaps(pid int, kind string) (bytes float64) {
 	for line := range strings.Lines(string(readFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == kind+":" {

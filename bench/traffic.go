@@ -9,19 +9,19 @@ import (
 	"strings"
 )
 
-// question is a load and what is to be told of it.
+// question is a load and the tables for its results.
 type question struct {
 	name    string
 	load    load
 	rate    *table
 	scale   float64 // of the rate
-	p50     *table  // nil: not told
+	p50     *table  // nil: not asked
 	p99     *table
 	perUnit *table  // processor seconds for each unit
-	unit    float64 // of work, in what the rate counts
+	unit    float64 // of work, in units of the rate
 }
 
-// asked leaves those whose name has a word in it, and says so if there are none.
+// asked returns the questions whose name contains a word.
 func asked(qs []question, only string) []question {
 	var some []question
 	var names []string
@@ -37,7 +37,7 @@ func asked(qs []question, only string) []question {
 	return some
 }
 
-// benchTCP measures what the proxies do to connections.
+// benchTCP measures proxied connections.
 func benchTCP(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "bulk-1", load: load{Kind: "bulk", Workers: 1}, scale: 8e-6, unit: 1e9},
@@ -67,7 +67,7 @@ func benchTCP(rep *report, s settings) error {
 	return rep.traffic(s, "tcp", qs)
 }
 
-// benchUDP measures what the proxies do to datagrams.
+// benchUDP measures proxied datagrams.
 func benchUDP(rep *report, s settings) error {
 	qs := asked([]question{
 		{name: "flood-64", load: load{Kind: "udp-flood", Workers: 1, Size: 64}, scale: 1},
@@ -89,7 +89,7 @@ func benchUDP(rep *report, s settings) error {
 	return rep.traffic(s, "udp", qs)
 }
 
-// firstPeerPort is where the proxies are published; each part has its own.
+// firstPeerPort is the first port of the proxies in each part.
 const firstPeerPort = 8000
 
 // traffic asks all peers all questions, round after round.

@@ -205,8 +205,8 @@ func syncDirectory(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Restore, called between Load and Close, writes the file as it was saved last if others have
-// removed it, and makes and locks the file of the lock if they have removed that. Otherwise a
+// Restore writes the file as it was saved last if others have removed it between Load and
+// Close, and makes and locks the file of the lock if they have removed that. Otherwise a
 // reboot before the next change would lose everything, and another process could use the same
 // file. A file that somebody has replaced is left to the next Save.
 //
