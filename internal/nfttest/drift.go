@@ -11,37 +11,53 @@ import (
 
 // drift tells how the kernel's table differs from the one wanted, in the words and
 // in the order of nft.Conn.
-func drift(want, have nft.Table, flags nft.TableFlags) []nft.Difference {
-	var lines []nft.Difference
+func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) {
+	add := func(part nft.Part, format string, args ...any) {
+		lines = append(lines, nft.Difference{Part: part, Text: fmt.Sprintf(format, args...)})
+	}
 	switch {
 	case flags&nft.TableDormant != 0:
-		lines = append(lines, differs(nft.PartDormancy, "table %s is dormant", want.Name))
+		add(nft.PartDormancy, "table %s is dormant", want.Name)
 	case flags != want.Flags:
-		lines = append(lines, differs(nft.PartFlags, "table %s has the flags %q, not %q", want.Name, flags, want.Flags))
+		add(nft.PartFlags, "table %s has the flags %q, not %q", want.Name, flags, want.Flags)
 	}
-	lines = append(lines, driftOfSets(want, have)...)
-	lines = append(lines, driftOfChains(want, have)...)
-	return append(lines, driftOfRules(want, have)...)
-}
-
-func differs(part nft.Part, format string, args ...any) nft.Difference {
-	return nft.Difference{Part: part, Text: fmt.Sprintf(format, args...)}
-}
-
-func driftOfSets(want, have nft.Table) []nft.Difference {
-	var lines []nft.Difference
 	for _, h := range have.Sets {
 		w, ok := want.Set(h.Name)
 		switch {
 		case !ok:
-			lines = append(lines, differs(nft.PartSets, "map or set %s should not be there", h.Name))
+			add(nft.PartSets, "map or set %s should not be there", h.Name)
 		case !same(w, h):
-			lines = append(lines, differs(nft.PartTypes, "%s %s is of another type", w.Kind(), w.Name))
+			add(nft.PartTypes, "%s %s is of another type", w.Kind(), w.Name)
 		}
 	}
 	for _, w := range want.Sets {
 		if _, ok := have.Set(w.Name); !ok {
-			lines = append(lines, differs(nft.PartSets, "%s %s is missing", w.Kind(), w.Name))
+			add(nft.PartSets, "%s %s is missing", w.Kind(), w.Name)
+		}
+	}
+	for _, h := range have.Chains {
+		w, ok := chain(want, h.Name)
+		switch {
+		case !ok:
+			add(nft.PartChains, "chain %s should not be there", h.Name)
+		case w.Hook != h.Hook:
+			add(nft.PartChains, "chain %s is not: %s", w.Name, w.Hook)
+		}
+	}
+	for _, w := range want.Chains {
+		if _, ok := chain(have, w.Name); !ok {
+			add(nft.PartChains, "chain %s is missing", w.Name)
+		}
+	}
+	for _, w := range want.Chains {
+		h, _ := chain(have, w.Name)
+		for i, r := range w.Rules {
+			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
+				add(nft.PartChains, "chain %s: rule %d is not: %s", w.Name, i+1, r)
+			}
+		}
+		for i := len(w.Rules); i < len(h.Rules); i++ {
+			add(nft.PartChains, "chain %s: rule %d should not be there", w.Name, i+1)
 		}
 	}
 	return lines
@@ -54,39 +70,4 @@ func chain(t nft.Table, name string) (nft.Chain, bool) {
 		}
 	}
 	return nft.Chain{}, false
-}
-
-func driftOfChains(want, have nft.Table) []nft.Difference {
-	var lines []nft.Difference
-	for _, h := range have.Chains {
-		w, ok := chain(want, h.Name)
-		switch {
-		case !ok:
-			lines = append(lines, differs(nft.PartChains, "chain %s should not be there", h.Name))
-		case w.Hook != h.Hook:
-			lines = append(lines, differs(nft.PartChains, "chain %s is not: %s", w.Name, w.Hook))
-		}
-	}
-	for _, w := range want.Chains {
-		if _, ok := chain(have, w.Name); !ok {
-			lines = append(lines, differs(nft.PartChains, "chain %s is missing", w.Name))
-		}
-	}
-	return lines
-}
-
-func driftOfRules(want, have nft.Table) []nft.Difference {
-	var lines []nft.Difference
-	for _, w := range want.Chains {
-		h, _ := chain(have, w.Name)
-		for i, r := range w.Rules {
-			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
-				lines = append(lines, differs(nft.PartChains, "chain %s: rule %d is not: %s", w.Name, i+1, r))
-			}
-		}
-		for i := len(w.Rules); i < len(h.Rules); i++ {
-			lines = append(lines, differs(nft.PartChains, "chain %s: rule %d should not be there", w.Name, i+1))
-		}
-	}
-	return lines
 }

@@ -21,7 +21,7 @@ type Fake struct {
 	closed atomic.Bool
 }
 
-// run does one operation between the hooks. f is called with the kernel locked.
+// run does one operation between the hooks. do is called with the kernel locked.
 func (f *Fake) run(op string, do func(k *Kernel) error) error {
 	if f.closed.Load() {
 		return fmt.Errorf("%s: %w", op, os.ErrClosed)
@@ -35,18 +35,35 @@ func (f *Fake) run(op string, do func(k *Kernel) error) error {
 	return f.kernel.injected.runAfter(op)
 }
 
+// ask is run of an operation with a result, which is zero if there is an error.
+func ask[T any](f *Fake, op string, do func(k *Kernel) (T, error)) (result T, err error) {
+	err = f.run(op, func(k *Kernel) (err error) {
+		result, err = do(k)
+		return err
+	})
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return result, nil
+}
+
 func (f *Fake) locked(do func(k *Kernel) error) error {
 	f.kernel.mu.Lock()
 	defer f.kernel.mu.Unlock()
 	return do(f.kernel)
 }
 
-// Replace is that of nft.Conn.
-func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
+func validate(t nft.Table, ch nft.Change) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
-	if err := (nft.Change{Add: es}).Validate(t); err != nil {
+	return ch.Validate(t)
+}
+
+// Replace is that of nft.Conn.
+func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
+	if err := validate(t, nft.Change{Add: es}); err != nil {
 		return err
 	}
 	return f.run("Replace", func(k *Kernel) error {
@@ -62,19 +79,16 @@ func (f *Fake) Replace(t nft.Table, es []nft.Element, generation uint32) error {
 
 // Restore is that of nft.Conn.
 func (f *Fake) Restore(t nft.Table, es []nft.Element, handle uint64) error {
-	if err := t.Validate(); err != nil {
-		return err
-	}
-	if err := (nft.Change{Add: es}).Validate(t); err != nil {
+	if err := validate(t, nft.Change{Add: es}); err != nil {
 		return err
 	}
 	return f.run("Restore", func(k *Kernel) error {
-		have, verb := uint64(0), "add table"
+		have, verb, refusal := uint64(0), "add table", unix.EEXIST
 		if t, ok := k.tables[t.Name]; ok {
 			have = t.handle
 		}
 		if handle != 0 {
-			verb = "delete table"
+			verb, refusal = "delete table", unix.ENOENT
 		}
 		if have == handle || handle == 0 {
 			if err := k.denied(f, verb, t.Name); err != nil {
@@ -82,11 +96,7 @@ func (f *Fake) Restore(t nft.Table, es []nft.Element, handle uint64) error {
 			}
 		}
 		if have != handle {
-			refused := &nft.OpError{Op: verb, Object: "inet " + t.Name, Err: unix.EEXIST}
-			if handle != 0 {
-				refused.Err = unix.ENOENT
-			}
-			return fmt.Errorf("%w: %w", nft.ErrStale, refused)
+			return fmt.Errorf("%w: %w", nft.ErrStale, &nft.OpError{Op: verb, Object: "inet " + t.Name, Err: refusal})
 		}
 		return k.replace(f, t, es)
 	})
@@ -135,18 +145,15 @@ func (f *Fake) Update(t nft.Table, ch nft.Change) error {
 }
 
 // Elements is that of nft.Conn.
-func (f *Fake) Elements(t nft.Table, sets ...string) ([]nft.Element, uint32, error) {
-	var es []nft.Element
-	var generation uint32
-	err := f.run("Elements", func(k *Kernel) error {
+func (f *Fake) Elements(t nft.Table, sets ...string) (es []nft.Element, generation uint32, err error) {
+	es, err = ask(f, "Elements", func(k *Kernel) (es []nft.Element, err error) {
 		generation = k.generation
 		for _, name := range sets {
-			var err error
 			if es, err = k.list(es, t, name); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		return nil
+		return es, nil
 	})
 	if err != nil {
 		return nil, 0, err
@@ -179,21 +186,25 @@ func (k *Kernel) list(es []nft.Element, t nft.Table, name string) ([]nft.Element
 	return es, nil
 }
 
+// CountsElements is that of nft.Conn.
+func (f *Fake) CountsElements(t nft.Table) (bool, error) {
+	return ask(f, "CountsElements", func(k *Kernel) (bool, error) {
+		if k.tables[t.Name] == nil {
+			return false, noTable(t.Name)
+		}
+		return true, nil
+	})
+}
+
 // Table is that of nft.Conn.
 func (f *Fake) Table(name string) (nft.TableInfo, error) {
-	var info nft.TableInfo
-	err := f.run("Table", func(k *Kernel) error {
+	return ask(f, "Table", func(k *Kernel) (nft.TableInfo, error) {
 		t, ok := k.tables[name]
 		if !ok {
-			return noTable(name)
+			return nft.TableInfo{}, noTable(name)
 		}
-		info = nft.TableInfo{Comment: t.def.Comment, Handle: t.handle, Flags: t.flags(), Mine: t.owner == f}
-		return nil
+		return nft.TableInfo{Comment: t.def.Comment, Handle: t.handle, Flags: t.flags(), Mine: t.owner == f}, nil
 	})
-	if err != nil {
-		return nft.TableInfo{}, err
-	}
-	return info, nil
 }
 
 func noTable(name string) error {
@@ -202,32 +213,18 @@ func noTable(name string) error {
 
 // Generation is that of nft.Conn.
 func (f *Fake) Generation() (uint32, error) {
-	var generation uint32
-	err := f.run("Generation", func(k *Kernel) error {
-		generation = k.generation
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	return generation, nil
+	return ask(f, "Generation", func(k *Kernel) (uint32, error) { return k.generation, nil })
 }
 
 // Drift is that of nft.Conn.
 func (f *Fake) Drift(t nft.Table) ([]nft.Difference, error) {
-	var lines []nft.Difference
-	err := f.run("Drift", func(k *Kernel) error {
+	return ask(f, "Drift", func(k *Kernel) ([]nft.Difference, error) {
 		have, ok := k.tables[t.Name]
 		if !ok {
-			return noTable(t.Name)
+			return nil, noTable(t.Name)
 		}
-		lines = drift(t, have.def, have.flags())
-		return nil
+		return drift(t, have.def, have.flags()), nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return lines, nil
 }
 
 // DeleteTable is that of nft.Conn.

@@ -45,23 +45,23 @@ func (k *Kernel) After(f func(op string) error) {
 
 func (in *injected) runBefore(op string) error {
 	in.mu.Lock()
+	f := in.before
 	if errs := in.next[op]; len(errs) > 0 {
 		in.next[op] = errs[1:]
-		in.mu.Unlock()
-		return errs[0]
+		f = func(string) error { return errs[0] }
 	}
-	f := in.before
 	in.mu.Unlock()
-	if f == nil {
-		return nil
-	}
-	return f(op)
+	return call(f, op)
 }
 
 func (in *injected) runAfter(op string) error {
 	in.mu.Lock()
 	f := in.after
 	in.mu.Unlock()
+	return call(f, op)
+}
+
+func call(f func(op string) error, op string) error {
 	if f == nil {
 		return nil
 	}

@@ -29,20 +29,17 @@ func (k *Kernel) denied(f *Fake, verb, name string) error {
 	return nil
 }
 
-func (k *Kernel) deniedElement(f *Fake, verb, name string, e nft.Element) error {
-	if k.denied(f, verb, name) != nil {
-		return &nft.OpError{Op: verb, Object: e.Set, Err: unix.EPERM}
+// deniedElement is denied for the first of the elements.
+func (k *Kernel) deniedElement(f *Fake, verb, name string, es []nft.Element) error {
+	if len(es) != 0 && k.denied(f, verb, name) != nil {
+		return &nft.OpError{Op: verb, Object: es[0].Set, Err: unix.EPERM}
 	}
 	return nil
 }
 
 // Owns is that of nft.Conn.
-func (f *Fake) Owns() (can bool, err error) {
-	err = f.run("Owns", func(k *Kernel) error {
-		can = !k.NoOwners
-		return nil
-	})
-	return can && err == nil, err
+func (f *Fake) Owns() (bool, error) {
+	return ask(f, "Owns", func(k *Kernel) (bool, error) { return !k.NoOwners, nil })
 }
 
 // Claim is that of nft.Conn.

@@ -12,10 +12,7 @@ import (
 
 // Repair is that of nft.Conn.
 func (f *Fake) Repair(t nft.Table, ch nft.Change, handle uint64) error {
-	if err := t.Validate(); err != nil {
-		return err
-	}
-	if err := ch.Validate(t); err != nil {
+	if err := validate(t, ch); err != nil {
 		return err
 	}
 	return f.run("Repair", func(k *Kernel) error {

@@ -191,7 +191,8 @@ func milliseconds(d time.Duration) time.Duration {
 // remove takes an element out and returns what undoes that, or the kernel's refusal.
 // Of segments it takes the oldest that holds the first address of the key:
 // nft_pipapo_deactivate looks for no more than that.
-func (s *set) remove(k nft.Key, now time.Time) (undo func(), err error) {
+func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
+	k := gone.Key
 	s.expire(now)
 	order := s.order
 	if segment, ok := k.Segment(); ok {

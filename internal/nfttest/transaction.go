@@ -23,31 +23,26 @@ type transaction struct {
 }
 
 func (tx *transaction) change(f *Fake, ch nft.Change) error {
-	for _, e := range ch.Delete[:min(1, len(ch.Delete))] {
-		if err := tx.kernel.deniedElement(f, "delete element", tx.table.Name, e); err != nil {
-			return err
-		}
+	if err := tx.kernel.deniedElement(f, "delete element", tx.table.Name, ch.Delete); err != nil {
+		return err
 	}
-	for _, e := range ch.Add[:min(1, len(ch.Add))] {
-		if err := tx.kernel.deniedElement(f, "add element", tx.table.Name, e); err != nil {
-			return err
-		}
+	if err := tx.kernel.deniedElement(f, "add element", tx.table.Name, ch.Add); err != nil {
+		return err
 	}
 	for _, e := range ch.Delete {
-		key := nft.Element{Set: e.Set, Key: e.Key}
-		if err := tx.operate("delete element", key, tx.remove); err != nil {
+		if err := tx.operate("delete element", nft.Element{Set: e.Set, Key: e.Key}, (*set).remove); err != nil {
 			return err
 		}
 	}
 	for _, e := range ch.Add {
-		if err := tx.operate("add element", e, tx.add); err != nil {
+		if err := tx.operate("add element", e, (*set).add); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Element) error) error {
+func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Element, time.Time) (func(), error)) error {
 	s, ok := tx.kernel.set(tx.table.Name, e.Set)
 	if !ok {
 		return &nft.OpError{Op: verb, Object: e.Set, Err: unix.ENOENT}
@@ -56,25 +51,12 @@ func (tx *transaction) operate(verb string, e nft.Element, do func(*set, nft.Ele
 	if want, _ := tx.table.Set(e.Set); !sameType(s.def, want) {
 		return &nft.OpError{Op: verb, Object: e.String(), Err: unix.EINVAL}
 	}
-	if err := do(s, e); err != nil {
+	undo, err := do(s, e, tx.now)
+	if err != nil {
 		return &nft.OpError{Op: verb, Object: e.String(), Err: err}
 	}
+	tx.undo = append(tx.undo, undo)
 	return nil
-}
-
-func (tx *transaction) remove(s *set, e nft.Element) error {
-	return tx.did(s.remove(e.Key, tx.now))
-}
-
-func (tx *transaction) add(s *set, e nft.Element) error {
-	return tx.did(s.add(e, tx.now))
-}
-
-func (tx *transaction) did(undo func(), err error) error {
-	if err == nil {
-		tx.undo = append(tx.undo, undo)
-	}
-	return err
 }
 
 func (tx *transaction) rollBack() {
