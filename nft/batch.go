@@ -14,15 +14,13 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// batch is one transaction as a value: the bytes to send, and what each message of
-// it is about, so that the kernel's answer to a message can name its object. It is
-// never shared and never kept in a connection.
+// batch is one transaction: the bytes to send, and what each message is about, so that an
+// error can name its object.
 type batch struct {
 	buf []byte
-	seq uint32 // of the message that begins the batch; the operations follow on
+	seq uint32 // of the first message; those of the operations follow
 	ops []op
-	// sets counts the maps and sets created: the kernel wants each to have an
-	// identifier of its own within the batch.
+	// sets counts the maps and sets that were added: each has an identifier of its own.
 	sets uint32
 }
 
@@ -67,10 +65,9 @@ func (b *batch) openNamed(msg, flags uint16, verb, object string, names ...strin
 
 func (b *batch) done() { nlwire.CloseMessage(b.buf, b.ops[len(b.ops)-1].at) }
 
-// finish ends the transaction and asks for the one acknowledgement that tells its
-// outcome: that of the last operation. One for each would overflow the receive
-// buffer of a large batch (nfnl_err_deliver sends them all at once, at the end),
-// and the sender would be left not knowing what became of it.
+// finish ends the transaction and asks for an acknowledgement of the last operation, which
+// tells the outcome. One for each operation of a large batch would overflow the receive
+// buffer (nfnl_err_deliver sends them all at once, at the end).
 func (b *batch) finish() {
 	last := b.buf[b.ops[len(b.ops)-1].at:]
 	flags := binary.NativeEndian.Uint16(last[6:])
@@ -99,7 +96,7 @@ func (b *batch) failure(o op, a nlwire.Answer) error {
 	return e
 }
 
-// refusedElement names the element which the kernel's offset into the message points at.
+// refusedElement names the element at the kernel's offset into the message.
 func (b *batch) refusedElement(o op, offset uint32) string {
 	msg := b.buf[o.at:]
 	msg = msg[:binary.NativeEndian.Uint32(msg)]
@@ -109,7 +106,7 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 	}
 	begin := len(msg) - len(list) // the list is the message's last attribute
 	if offset != 0 && offset < uint32(begin) {
-		return o.object // it is the table or the set that is not there
+		return o.object // the table or the set is not there
 	}
 	count := 0
 	for a := (nlwire.Attrs{Rest: list}); ; count++ {
@@ -126,7 +123,7 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 	return fmt.Sprintf("%s: one of %d elements", o.object, count)
 }
 
-// describe spells an element of a request, of which a deletion carries the key alone.
+// describe prints an element of a request. That of a deletion has the key alone.
 func (c Set) describe(key, end []byte) string {
 	if nlwire.Find(key, unix.NFTA_SET_ELEM_DATA) == nil {
 		c.Value = nil
@@ -137,8 +134,6 @@ func (c Set) describe(key, end []byte) string {
 	}
 	return e.String()
 }
-
-// The operations.
 
 // ensureTable makes sure that there is a table of that name. An existing one keeps
 // its flags, which a message that has any would replace.
@@ -226,9 +221,9 @@ func (c Set) flags() uint32 {
 	return f
 }
 
-// appendDescription appends what the kernel chooses the set's data structure by:
-// its size, and for ranges of a concatenation the length of each field
-// (nft_pipapo_init in net/netfilter/nft_set_pipapo.c).
+// appendDescription appends what decides the set's data structure: its size, and for ranges
+// of a concatenation the length of each field (nft_pipapo_init in
+// net/netfilter/nft_set_pipapo.c).
 func (c Set) appendDescription(b []byte) []byte {
 	concat := c.Interval && len(c.Key) > 1
 	if c.Size == 0 && !concat {
@@ -252,9 +247,9 @@ func (c Set) appendDescription(b []byte) []byte {
 	return nlwire.CloseAttr(b, at)
 }
 
-// appendHostOrder appends what tells nft(8) that the key's bytes are in the order of
-// the host, as those of its strings are: without that it lists them as empty
-// (netlink_delinearize_set in nftables' src/netlink.c).
+// appendHostOrder tells nft(8) that the key's bytes are in the order of the host, as those of
+// its strings are. Without that it lists them as empty (netlink_delinearize_set in nftables'
+// src/netlink.c).
 func appendHostOrder(b []byte) []byte {
 	b = append(b, udataKeyByteOrder, 4)
 	return append(b, host32(byteOrderHost)...)
@@ -321,21 +316,20 @@ func encodeExpr(e expr.Any) ([]byte, error) {
 	return nlwire.AppendAttr(nlwire.AppendString(nil, unix.NFTA_EXPR_NAME, "masq"), nlwire.Nested|unix.NFTA_EXPR_DATA, data...), nil
 }
 
-// addElements appends the elements, which must not be there yet, in as many
-// messages as it takes: a list of elements is one attribute. They have passed
-// Change.Validate.
+// addElements appends the elements, which have passed Change.Validate and must not be there
+// yet, in as many messages as it takes: a list of elements is one attribute.
 func (b *batch) addElements(t Table, es []Element) {
 	b.elements(t, es, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add element", (*Set).appendElement)
 }
 
-// deleteElements appends the deletion of the elements, which must be there. They
-// have passed Change.Validate.
+// deleteElements appends the deletion of the elements, which have passed Change.Validate and
+// must be there.
 func (b *batch) deleteElements(t Table, es []Element) {
 	b.elements(t, es, unix.NFT_MSG_DELSETELEM, 0, "delete element",
 		func(c *Set, buf []byte, e *Element) []byte { return c.openElement(buf, &e.Key) })
 }
 
-// largestElement bounds what one element takes in a list: two keys of two IPv6
+// largestElement bounds the bytes of an element in a list: two keys of two IPv6
 // addresses, a value, two time-outs, a comment, and their headers.
 const largestElement = 512
 
@@ -363,8 +357,8 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 		from := len(b.buf)
 		b.buf = c.appendMember(b.buf, e, appendOne)
 		if i == 0 {
-			// Most of the others take as much, and a byte for their part of the headers
-			// of messages and lists.
+			// Most others take as much, and a byte for their share of the headers of messages
+			// and lists.
 			b.buf = slices.Grow(b.buf, (len(es)-1)*(len(b.buf)-from+1))
 		}
 	}

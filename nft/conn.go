@@ -134,3 +134,26 @@ func (c *Conn) receiveEach(f func(nlwire.Message) (complete bool, err error)) (o
 		}
 	}
 }
+
+// ErrStale means that a change was refused because the ruleset has changed since its
+// generation, or the table has another handle. Nothing was done: read and decide again.
+var ErrStale = errors.New("the ruleset has changed since it was read")
+
+// ErrInterrupted means that the ruleset changed during every attempt to read it.
+var ErrInterrupted = errors.New("the ruleset kept changing while it was read")
+
+// OpError is the error of one operation of a transaction. Nothing of the transaction was
+// done.
+//
+// errors.Is finds the kernel's error: unix.EEXIST for an element whose key is there already,
+// fs.ErrNotExist for a table, chain or element that is not, fs.ErrPermission without
+// CAP_NET_ADMIN or if another process owns the table, unix.ENFILE if a map is full.
+type OpError struct {
+	Op     string // "add element", "delete element", "add table", …
+	Object string // as nft(8) spells it
+	Err    error  // the kernel's error number, with its explanation if it gave one
+}
+
+func (e *OpError) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Object, e.Err) }
+
+func (e *OpError) Unwrap() error { return e.Err }

@@ -16,21 +16,16 @@ import (
 // Part tells what of a table a Difference is in.
 type Part uint8
 
-// The parts of a table, by what it takes to put them right.
+// The parts of a table.
 const (
-	// PartFlags are the table's flags: only replacing it gives it others.
-	PartFlags Part = iota + 1
-	// PartTypes are the definitions of maps and sets: a set keeps its own to its end.
-	PartTypes
-	// PartDormancy is whether the table does anything at all.
-	PartDormancy
-	// PartSets is which maps and sets there are.
-	PartSets
-	// PartChains are the chains, and the rules in them.
-	PartChains
+	PartFlags    Part = iota + 1 // its flags, which only recreating it changes
+	PartTypes                    // the definitions of maps and sets, which only recreating it changes
+	PartDormancy                 // whether its base chains are called
+	PartSets                     // which maps and sets there are
+	PartChains                   // the chains and their rules
 )
 
-// String returns what it is: "chains".
+// String returns the name of the part: "chains".
 func (p Part) String() string {
 	names := [...]string{PartFlags: "flags", PartTypes: "types", PartDormancy: "dormancy", PartSets: "sets", PartChains: "chains"}
 	if p == 0 || int(p) >= len(names) {
@@ -39,25 +34,23 @@ func (p Part) String() string {
 	return names[p]
 }
 
-// Difference is one way in which the kernel's table is not the one that is wanted.
+// Difference is one difference between the kernel's table and the one that is wanted.
 type Difference struct {
 	Part Part
-	// Text is a line for people.
-	Text string
+	Text string // a line for people
 }
 
 // String returns the text.
 func (d Difference) String() string { return d.Text }
 
-// Repairable reports whether Repair puts it right in a table that nobody owns, or that had
-// its owner when it was turned off.
+// Repairable reports whether Repair can correct it, if the table has no owner or was made
+// dormant by its owner.
 func (d Difference) Repairable() bool { return d.Part != PartFlags && d.Part != PartTypes }
 
-// Drift reads the table's maps, sets, chains and rules back and tells how they
-// differ from t, a line for each difference; none: the kernel holds exactly t.
-// Elements and comments do not count. The error is fs.ErrNotExist if there is no
-// such table; it is ErrInterrupted if the table kept changing, or, where there are too
-// many chains for one datagram, any ruleset of the namespace.
+// Drift returns how the kernel's maps, sets, chains and rules differ from t; none: the kernel
+// holds exactly t. Elements and comments do not count. The error is fs.ErrNotExist if there
+// is no such table, and ErrInterrupted if the table kept changing, or, if its chains do not
+// fit one datagram, any ruleset of the namespace.
 func (c *Conn) Drift(t Table) ([]Difference, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +117,7 @@ func (l loaded) drift(t Table) (lines []Difference) {
 	return lines
 }
 
-// shown is a name that others may have given, of any bytes, as it can be shown.
+// shown quotes a name that nft(8) cannot read.
 func shown(name string) string {
 	if CheckName(name) != nil {
 		return strconv.Quote(name)
@@ -132,9 +125,9 @@ func shown(name string) string {
 	return name
 }
 
-// matches reports whether the kernel's set is this one. The identifiers of the
-// types decide as well as the lengths do: nft(8) lists by them. A time-out of the set
-// would be that of each element which has none of its own.
+// matches reports whether the kernel's set is this one, by lengths and by the identifiers of
+// types, by which nft(8) lists. A time-out of the set would be that of elements which have
+// none.
 func (c Set) matches(a nlwire.Attrs) bool {
 	var flags, key, keyLen, value, valueLen, size uint32
 	var timeout uint64
@@ -213,8 +206,7 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 	return lines, nil
 }
 
-// sameExpressions reports whether the kernel lists the expressions that were asked
-// for: the same, in the same order.
+// sameExpressions reports whether the kernel has the wanted expressions in their order.
 func sameExpressions(want, have []byte) bool {
 	w, h := nlwire.Attrs{Rest: want}, nlwire.Attrs{Rest: have}
 	afterPresence := false // the expression before is a fib that asks for presence
@@ -235,9 +227,8 @@ func sameExpressions(want, have []byte) bool {
 	return !h.Next()
 }
 
-// sameExpression compares the attributes of one expression. The kernel lists some
-// that were left to their defaults, and newer kernels may list more: those that were
-// sent must be there, and such as were not must not change the meaning.
+// sameExpression compares the attributes of one expression. The kernel also lists attributes
+// that were not sent, newer kernels more of them: those must have their defaults.
 func sameExpression(name string, want, have []byte) bool {
 	for sent := (nlwire.Attrs{Rest: want}); sent.Next(); {
 		if name == "lookup" && sent.Type == unix.NFTA_LOOKUP_SET_ID {
@@ -255,8 +246,7 @@ func sameExpression(name string, want, have []byte) bool {
 	return true
 }
 
-// isDefault reports whether an attribute that was not sent says what leaving it out
-// says.
+// isDefault reports whether an attribute that was not sent means the same as without it.
 func isDefault(expression string, a nlwire.Attrs, all []byte) bool {
 	switch expression {
 	case "bitwise":
@@ -287,8 +277,8 @@ const (
 	natProtoSpecified = 2
 )
 
-// carriesData reports whether an attribute of an expression is not a number or a
-// name but wraps data: enum nft_data_attributes.
+// carriesData reports whether an attribute of an expression wraps data (enum
+// nft_data_attributes).
 func carriesData(expression string, typ uint16) bool {
 	switch expression {
 	case "cmp":
@@ -301,8 +291,8 @@ func carriesData(expression string, typ uint16) bool {
 	return false
 }
 
-// sameAttribute compares payloads; one that carries data by what it wraps, because the
-// kernel lists that without the flag NLA_F_NESTED with which it may be sent.
+// sameAttribute compares payloads, or the data in them, which the kernel lists without the
+// flag NLA_F_NESTED that was sent.
 func sameAttribute(data bool, want, have []byte) bool {
 	if !data {
 		return bytes.Equal(want, have)

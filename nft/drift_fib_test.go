@@ -14,24 +14,28 @@ import (
 
 // elsewhereAs is SaddrElsewhere with another comparison behind the fib expression.
 type elsewhereAs struct {
-	saddrElsewhere
+	Stmt
 	op   expr.CmpOp
 	data []byte
 }
 
+func (e elsewhereAs) String() string { return SaddrElsewhere().String() }
+
 func (e elsewhereAs) lower(a *assembler) {
-	e.saddrElsewhere.lower(a)
+	SaddrElsewhere().lower(a)
 	a.exprs[len(a.exprs)-1] = &expr.Cmp{Op: e.op, Register: register(0), Data: e.data}
 }
 
 // localAs is DaddrLocal with another comparison: it asks for a type, not for presence.
 type localAs struct {
-	daddrLocal
+	Stmt
 	data []byte
 }
 
+func (l localAs) String() string { return DaddrLocal().String() }
+
 func (l localAs) lower(a *assembler) {
-	l.daddrLocal.lower(a)
+	DaddrLocal().lower(a)
 	a.exprs[len(a.exprs)-1] = equal(l.data)
 }
 

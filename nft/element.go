@@ -18,22 +18,31 @@ type Element struct {
 	// Value is what a map gives for the key: an address and a port. Zero for an
 	// element of a set.
 	Value netip.AddrPort
-	// Comment stands with the element, readable with nft(8): at most 127 bytes,
-	// without control characters and double quotes. What is read back may be
-	// anything, for others can write it. Empty: none.
+	// Comment is what nft(8) shows with the element: at most 127 bytes,
+	// without control characters and double quotes. Other programs may have written
+	// any other. Empty: none.
 	Comment string
-	// Timeout is the element's whole life, from the moment it is added. The kernel
-	// counts it in ticks of 1 to 10 ms (CONFIG_HZ), so that what is read back can be
-	// that much shorter. Zero: for ever.
+	// Timeout is how long the element lives from the moment it is added. The kernel
+	// counts it in ticks of 1 to 10 ms (CONFIG_HZ), by which it may be shorter when it is
+	// read. Zero: for ever.
 	Timeout time.Duration
-	// Expires is how much of the Timeout is left: of what is read back never zero.
-	// Zero when adding: all of it.
+	// Expires is how much of the Timeout is left. It is never zero when it is read; zero when
+	// an element is added: all of it.
 	Expires time.Duration
-	// Foreign says why an element that was read is none that this package can write: a
-	// range that is no prefix, a name that no interface has, or nft(8)'s "*". It then
-	// has no Key. Empty: it is one.
+	// Foreign says why this package cannot write an element that was read: it is a range but
+	// no prefix, a name that no interface can have, or nft(8)'s "*". It has no Key then.
+	// Empty: it can be written.
 	Foreign string
 }
+
+// ElementKey identifies an element in a table.
+type ElementKey struct {
+	Set string
+	Key Key
+}
+
+// ElementKey returns what identifies the element.
+func (e Element) ElementKey() ElementKey { return ElementKey{e.Set, e.Key} }
 
 // String returns the element as nft(8) would spell it behind "add element inet nftnat".
 func (e Element) String() string {
@@ -74,9 +83,9 @@ func duration(d time.Duration) string {
 	return b.String()
 }
 
-// quote puts a comment in quotes. nft(8) knows no escapes, so a backslash stands for
-// itself; a comment that nft(8) cannot write, which only others can have made, is
-// escaped as in Go, so that it cannot mislead who reads it.
+// quote puts a comment in quotes. nft(8) has no escapes, so a backslash stands for
+// itself. A comment that nft(8) cannot write is escaped as in Go, so that it cannot mislead
+// its reader.
 func quote(s string) string {
 	if checkComment(s) != nil {
 		return fmt.Sprintf("%q", s)
@@ -101,7 +110,7 @@ func checkComment(s string) error {
 	return nil
 }
 
-// check reports why the element cannot be one of the collection.
+// check reports why the element cannot be one of the map or set.
 func (c *Set) check(e *Element) error {
 	if err := c.checkKey(&e.Key); err != nil {
 		return err

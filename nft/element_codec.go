@@ -17,11 +17,8 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Attributes that x/sys does not name: enum nft_set_elem_attributes,
-// enum nft_table_attributes, enum nft_chain_attributes, enum nft_set_attributes and
-// enum nft_set_desc_attributes of include/uapi/linux/netfilter/nf_tables.h, and
-// the user data types of libnftnl's include/libnftnl/udata.h, and enum byteorder of
-// nftables' include/datatype.h.
+// What x/sys does not name of include/uapi/linux/netfilter/nf_tables.h, libnftnl's
+// include/libnftnl/udata.h, and nftables' include/datatype.h (enum byteorder).
 const (
 	nftaSetElemKeyEnd = 10
 	nftaTableUserdata = 6
@@ -36,8 +33,7 @@ const (
 	udataHeader       = 2 // a byte for the type, a byte for the length
 )
 
-// appendElement appends the element as one member of a list of elements. The
-// element has passed check.
+// appendElement appends the element, which has passed check, to a list.
 func (c *Set) appendElement(b []byte, e *Element) []byte {
 	b = c.openElement(b, &e.Key)
 	if c.Value != nil {
@@ -51,7 +47,7 @@ func (c *Set) appendElement(b []byte, e *Element) []byte {
 	return appendLife(b, e)
 }
 
-// appendLife appends what maps and sets have alike behind key and value.
+// appendLife appends what follows key and value: time-out and comment.
 func appendLife(b []byte, e *Element) []byte {
 	if e.Timeout != 0 {
 		b = nlwire.AppendBE64(b, unix.NFTA_SET_ELEM_TIMEOUT, milliseconds(e.Timeout))
@@ -65,7 +61,7 @@ func appendLife(b []byte, e *Element) []byte {
 	return b
 }
 
-// milliseconds rounds up: a life that is not zero must not become for ever.
+// milliseconds rounds up, so that a short time-out does not become none.
 func milliseconds(d time.Duration) uint64 {
 	ms := uint64(d / time.Millisecond)
 	if d%time.Millisecond != 0 {
@@ -74,16 +70,14 @@ func milliseconds(d time.Duration) uint64 {
 	return ms
 }
 
-// appendComment appends a comment as user data: what the kernel keeps without
-// looking at it, in the form that nft(8) reads.
+// appendComment appends a comment as user data, which the kernel keeps and nft(8) reads.
 func appendComment(b []byte, comment string) []byte {
 	b = append(b, udataComment, byte(len(comment)+1))
 	b = append(b, comment...)
 	return append(b, 0)
 }
 
-// comment finds the comment in user data. Others can write user data of any form:
-// what is no comment is none.
+// comment finds the comment in user data, of which others can write any.
 func comment(udata []byte) string {
 	for len(udata) >= udataHeader {
 		n := int(udata[1])
@@ -98,8 +92,8 @@ func comment(udata []byte) string {
 	return ""
 }
 
-// openElement appends the key of an element: all that deleting it takes, but for the
-// end of a range.
+// openElement appends the key of an element, which a deletion needs, without the end of a
+// prefix.
 func (c *Set) openElement(b []byte, k *Key) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_KEY)
 	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
@@ -154,8 +148,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// life reads a time-out. The kernel keeps longer ones than a Duration can be, in
-// elements that others made: they become the longest.
+// life converts a time-out. One that is too long for a Duration becomes the longest.
 func life(ms uint64) time.Duration {
 	return time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 }
@@ -233,7 +226,7 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 	return Key{}, fmt.Errorf("there are no keys of type %s", c.Key)
 }
 
-// decodeInterface reads the name of an interface. Others can write what is none.
+// decodeInterface reads the name of an interface.
 func decodeInterface(b []byte) (Key, error) {
 	name := unix.ByteSliceToString(b)
 	if k := InterfaceKey(name); k != (Key{}) && len(bytes.TrimRight(b[len(name):], "\x00")) == 0 {
@@ -248,9 +241,8 @@ func decodeAddrPort(b []byte) netip.AddrPort {
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[len(b)-4:]))
 }
 
-// decodeSegment reads a range of two addresses that is one prefix for both. Another
-// range is not of our making. Without an end it is a range of one address each, as
-// nft(8) sends it.
+// decodeSegment reads a range of two addresses that is one prefix for both. Without an end
+// it is a range of one address each, as nft(8) sends it.
 func decodeSegment(key, end []byte) (Key, error) {
 	if end == nil {
 		end = key

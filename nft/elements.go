@@ -13,14 +13,12 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Elements reads the elements of the named maps and sets of the table, in no
-// particular order, and the generation at which that is what they all held. It
-// never returns a part, or a mixture of two states: if the table changes meanwhile, or
-// anything of which it is not known that it was another, it reads again, and at last
-// gives up with ErrInterrupted.
+// Elements returns the elements of the named maps and sets of the table, in no order, and
+// the generation at which they held these. The result is never a part, or a mixture of two
+// states: if the table may have changed meanwhile, Elements reads again.
 //
-// The error is fs.ErrNotExist if the table or one of its sets is not there. What others
-// have written and no Key can hold comes as a Foreign element.
+// The error is fs.ErrNotExist if the table or one of the sets is not there, and
+// ErrInterrupted if the table kept changing.
 func (c *Conn) Elements(t Table, sets ...string) ([]Element, uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,12 +49,12 @@ func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 
 // appendElements reads the elements of one set, all of them or none.
 //
-// A dump comes in parts of 32 KiB, and the kernel begins each by walking the set anew
+// A dump comes in parts of 32 KiB. The kernel begins each by walking the set anew
 // and skipping as many elements as it has sent (nft_rhash_walk in
-// net/netfilter/nft_set_hash.c). What changes the order of the walk between two parts
-// makes it skip others than those, without a word: growing or shrinking, which goes on
-// after the commit that was the cause, and collecting the elements that have ended,
-// which is not a change of the ruleset. So a dump in parts has to be proven complete.
+// net/netfilter/nft_set_hash.c). It skips others than those if the order of the walk has
+// changed: because the hash table grows or shrinks, which goes on after a commit, or because
+// expired elements were collected, which is no change of the ruleset. So a dump in parts has
+// to be proven complete.
 func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, error) {
 	count, counted, err := c.count(table, set)
 	if err != nil {
@@ -75,14 +73,13 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 	switch n := len(es) - from; {
 	case parts <= 1:
 	case !set.Timeout:
-		// Nothing ends. Another order of the same elements shows some of them twice.
+		// Nothing expires. Another order of the same elements shows some of them twice.
 	case counted && n == int(count) && set.holds() != prefixKey:
-		// As many as there were before the dump, counting those that had ended. Of
-		// prefixes the kernel counts half (nft_rbtree_usize in
-		// net/netfilter/nft_set_rbtree.c).
+		// As many as before the dump, expired ones included. Of prefixes the kernel counts
+		// half (nft_rbtree_usize in net/netfilter/nft_set_rbtree.c).
 	default:
-		// Some have ended of late, or the kernel does not count. A second dump that
-		// skipped others than the first shows what the first has not.
+		// Some expired, or the kernel does not count. A second dump, which would skip
+		// other elements, must not show more than the first.
 		var second keySet
 		_, err = c.dumpElements(table, set, func(e *Element) bool {
 			return e.Foreign != "" || second.add(e.Key) && !first.add(e.Key)
@@ -97,7 +94,7 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 	return es, nil
 }
 
-// maxGrow bounds for how many elements room is made at once on the kernel's word.
+// maxGrow bounds how many elements the kernel's count makes room for.
 const maxGrow = 1 << 17
 
 // dumpElements calls f with each element of the set and returns in how many parts
@@ -131,9 +128,8 @@ func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts
 	return parts, err
 }
 
-// count returns how many elements the kernel counts in the set: no fewer than it holds,
-// for those that have ended count until they are freed. Some kernels do not tell
-// (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
+// count returns how many elements the kernel counts in the set, with expired ones that are
+// not freed yet, and whether it does (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
 func (c *Conn) count(table string, set Set) (count uint32, ok bool, err error) {
 	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.Kind()+" "+set.Name, func(a nlwire.Attrs) error {
 		count, ok = nlwire.FindBE32(a.Rest, nftaSetCount)
@@ -142,9 +138,9 @@ func (c *Conn) count(table string, set Set) (count uint32, ok bool, err error) {
 	return count, ok, err
 }
 
-// CountsElements reports whether the kernel counts the elements of a map. Where it does
-// not, Elements reads large maps with time-outs twice. The error is fs.ErrNotExist where
-// the table is not there.
+// CountsElements reports whether the kernel counts the elements of a map. If not, Elements
+// reads large maps with time-outs twice. The error is fs.ErrNotExist if the table is not
+// there.
 func (c *Conn) CountsElements(t Table) (bool, error) {
 	sets := t.Sets
 	if len(sets) == 0 {
@@ -156,8 +152,8 @@ func (c *Conn) CountsElements(t Table) (bool, error) {
 	return counted, err
 }
 
-// keySet is a set of keys: ports, of which there can be one for each in a map, as
-// bits, others one by one. The zero value is empty.
+// keySet is a set of keys: ports, of which a map may have all, as bits. The zero value is
+// empty.
 type keySet struct {
 	ports  []uint64
 	others map[Key]struct{}

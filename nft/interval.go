@@ -14,16 +14,16 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// An interval set of one field is a tree of the places where ranges begin and end
-// (net/netfilter/nft_set_rbtree.c): a prefix is two elements, the first address and,
-// flagged as an end, the address behind the last. The comment and the time-out stand
-// with the first. There is no second where the prefix reaches to the highest address.
+// An interval set of one field is a tree of the addresses where ranges begin and end
+// (net/netfilter/nft_set_rbtree.c): a prefix is two elements, its first address, with the
+// comment and the time-out, and, flagged as an end, the address behind its last. A prefix
+// that reaches to the highest address has no end.
 
-// endAddr is the address behind a prefix. It is zero where there is none.
+// endAddr is the address behind a prefix; zero: none.
 func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
 
-// appendMember appends the element to a list of elements: as one member, or as two
-// that follow each other, which newer kernels take for one range by that alone.
+// appendMember appends the element to a list of elements: as one member, or as two. Newer
+// kernels take two for one range only if they follow each other.
 func (c *Set) appendMember(b []byte, e *Element, appendOne func(*Set, []byte, *Element) []byte) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
 	b = nlwire.CloseAttr(appendOne(c, b, e), at)
@@ -71,8 +71,8 @@ func (c Set) decodeNext(e *Element, key, end []byte) error {
 	return err
 }
 
-// joined is the key of the range from first up to, but without, end. An end that is
-// zero lies behind the highest address.
+// joined is the key of the range from first up to, but without, end; zero: to the highest
+// address.
 func joined(first, end netip.Addr) (Key, error) {
 	last := lastAddr(netip.PrefixFrom(first, 0))
 	if end.IsValid() {
@@ -86,11 +86,11 @@ func joined(first, end netip.Addr) (Key, error) {
 	return Key{}, fmt.Errorf("the range from %s to %s is no prefix", first, last)
 }
 
-// pair makes elements of prefixes from all that was read of an interval set of one
-// field, in whatever order it came.
+// pair makes elements of prefixes from those of a whole interval set of one field, in any
+// order.
 func (c Set) pair(es []Element) []Element {
 	slices.SortStableFunc(es, func(a, b Element) int {
-		// Of two at one place the end belongs to the range before.
+		// Of two at one address the end belongs to the range before.
 		return cmp.Or(a.Key.addr.Compare(b.Key.addr), -cmp.Compare(a.Key.kind, b.Key.kind))
 	})
 	var ranges []Element
@@ -120,8 +120,8 @@ func (c Set) pair(es []Element) []Element {
 		case open != nil:
 			finish(e.Key.addr)
 		case c.Timeout || e.Key.addr.IsUnspecified():
-			// The kernel does not list what has ended, but its end; and nft(8) marks the
-			// lowest address as the end of nothing.
+			// The kernel lists the end of an expired element, but not the element; and
+			// nft(8) marks the lowest address as an end.
 		default:
 			addForeign("the range up to %s has no beginning", e.Key.addr)
 		}

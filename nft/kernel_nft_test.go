@@ -141,12 +141,12 @@ func TestElementStringLoads(t *testing.T) {
 func requireSame(t *testing.T, want, got []Element) {
 	t.Helper()
 	require.Len(t, got, len(want))
-	have := map[place]Element{}
+	have := map[ElementKey]Element{}
 	for _, e := range got {
-		have[place{e.Set, e.Key}] = e
+		have[e.ElementKey()] = e
 	}
 	for _, e := range want {
-		g, ok := have[place{e.Set, e.Key}]
+		g, ok := have[e.ElementKey()]
 		require.True(t, ok, e)
 		require.InDelta(t, e.Timeout, g.Timeout, float64(longestTick), "%s, got %s", e, g)
 		left := e.Expires

@@ -78,7 +78,7 @@ func TestWatch(t *testing.T) {
 func TestWatchOverrun(t *testing.T) {
 	c, ns := kernel(t)
 	other := dialIn(t, ns)
-	w, err := c.listen(1) // the kernel makes it as small as it can be
+	w, err := c.openWatcher(1) // the kernel makes it as small as it can be
 	require.NoError(t, err)
 	busy, free, ended := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {

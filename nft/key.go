@@ -32,8 +32,8 @@ const (
 	interfaceKey
 	prefixKey
 	segmentKey
-	// The kernel has a prefix as two elements, which are keys only while they are
-	// being read: its first address, and the first one behind it.
+	// The two elements that the kernel has for a prefix: its first address, and the one
+	// behind its last.
 	startKey
 	endKey
 )
@@ -49,9 +49,9 @@ func AddrPortKey(ap netip.AddrPort) Key {
 	return Key{kind: addrPortKey, addr: ap.Addr(), port: ap.Port()}
 }
 
-// InterfaceKey is the key of a set whose type is ifname. A name that no interface can
-// have, or that nft(8) cannot read, makes no key: it has 1 to 15 bytes, and among them
-// no space, no control character and none of / : " * and \.
+// InterfaceKey is the key of a set whose type is ifname. It is zero for a name that no
+// interface can have or that nft(8) cannot read: names have 1 to 15 bytes without spaces,
+// control characters and any of / : " * and \.
 func InterfaceKey(name string) Key {
 	if !interfaceName(name) {
 		return Key{}
@@ -61,25 +61,24 @@ func InterfaceKey(name string) Key {
 	return Key{kind: interfaceKey, addr: netip.AddrFrom16(b)}
 }
 
-// PrefixKey is the key of an interval set whose type is an address. It is matched by
-// every address within the prefix. A prefix that is none makes no key.
+// PrefixKey is the key of an interval set whose type is an address. It matches every address
+// within the prefix. It is zero for an invalid prefix.
 //
-// Prefixes of one set must not overlap. The kernel refuses one that does (unix.EEXIST),
-// unless it reaches to the highest address and lies around others: then it passes, and
-// comes back as Foreign, for it ends where the next begins. A prefix that is not there
-// cannot be deleted (unix.ENOENT), unless it reaches to the highest address and another
-// begins alike, which then loses its beginning; and older kernels than those that ask
-// whether beginning and end belong together take the halves of two prefixes for one
-// (nft_rbtree_deactivate_same_interval in net/netfilter/nft_set_rbtree.c; Linux 6.12
-// does not, 6.18 does).
+// Prefixes of one set must not overlap. The kernel refuses one that does (unix.EEXIST), but
+// not one that reaches to the highest address and contains others: that is read as Foreign,
+// since it ends where the next begins. The kernel refuses to delete a prefix that is not
+// there (unix.ENOENT), but not one that reaches to the highest address if another begins at
+// the same address: that loses its beginning. Up to Linux 6.12 it also takes the beginning
+// and the end of two prefixes for one (nft_rbtree_deactivate_same_interval in
+// net/netfilter/nft_set_rbtree.c).
 func PrefixKey(p netip.Prefix) Key { return prefixed(prefixKey, p) }
 
-// SegmentKey is the key of an interval set whose type is two addresses. It is
-// matched when both lie within the prefix: by a packet that stays on one segment.
+// SegmentKey is the key of an interval set whose type is two addresses. It matches if both
+// lie within the prefix, as those of a packet that stays on one segment.
 //
 // Segments of one set must not overlap. The kernel refuses one whose first or last
-// address lies in another (unix.EEXIST), but not one around others; and asked to delete
-// one, it deletes the oldest that holds its first address, whichever that is
+// address lies in another (unix.EEXIST), but not one that contains others. To delete one, it
+// deletes the oldest that contains its first address
 // (nft_pipapo_insert and nft_pipapo_deactivate in net/netfilter/nft_set_pipapo.c).
 func SegmentKey(p netip.Prefix) Key { return prefixed(segmentKey, p) }
 
@@ -155,7 +154,7 @@ func (k Key) String() string {
 	return "invalid"
 }
 
-// holds is the kind of the keys that the collection can hold, if there is one.
+// holds returns the kind of the keys of the map or set, or noKey.
 func (c *Set) holds() keyKind {
 	t := c.Key
 	switch {

@@ -12,8 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is the only one that knows registers, offsets inside them and padding.
-
 // assembler builds the bytecode of one rule.
 type assembler struct {
 	exprs []expr.Any
@@ -106,20 +104,7 @@ func notEqual(data []byte) expr.Any {
 // host32 is a number that the kernel keeps in host byte order.
 func host32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
-func (daddrLocal) lower(a *assembler) {
-	a.emit(
-		&expr.Fib{Register: register(0), FlagDADDR: true, ResultADDRTYPE: true},
-		equal(host32(unix.RTN_LOCAL)),
-	)
-}
-
-func (saddrElsewhere) lower(a *assembler) {
-	a.emit(
-		&expr.Fib{Register: register(0), FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
-		// The whole register, as nft(8) 1.0.6 and 1.1.3 do; see drift_fib.go for others.
-		equal(host32(0)),
-	)
-}
+func (f fixed) lower(a *assembler) { a.emit(f.exprs...) }
 
 func (w within) lower(a *assembler) {
 	a.depend(w.selector)
@@ -159,30 +144,20 @@ func (n notFromInterface) lower(a *assembler) {
 	a.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(0)}, notEqual(name))
 }
 
-// anyBit emits the test that at least one of the bits is set in register word 0.
-func (a *assembler) anyBit(bits uint32) {
-	a.emit(
+// anyBit tests that at least one of the bits is set in register word 0.
+func anyBit(bits uint32) []expr.Any {
+	return []expr.Any{
 		&expr.Bitwise{
 			SourceRegister: register(0), DestRegister: register(0), Len: 4,
 			Mask: host32(bits), Xor: host32(0),
 		},
 		notEqual(host32(0)),
-	)
+	}
 }
 
 // ipsDstNAT is IPS_DST_NAT of enum ip_conntrack_status
 // (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const ipsDstNAT = 1 << 5
-
-func (ctStatusDNAT) lower(a *assembler) {
-	a.emit(&expr.Ct{Key: expr.CtKeySTATUS, Register: register(0)})
-	a.anyBit(ipsDstNAT)
-}
-
-func (ctStateEstablished) lower(a *assembler) {
-	a.emit(&expr.Ct{Key: expr.CtKeySTATE, Register: register(0)})
-	a.anyBit(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
-}
 
 func (d dnat) lower(a *assembler) {
 	a.load(d.fields)

@@ -13,17 +13,16 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// TableInfo is what the kernel knows of a table beside its contents.
+// TableInfo is what the kernel knows of a table besides its contents.
 type TableInfo struct {
-	// Comment is the table's comment, empty where it has none.
+	// Comment is the table's comment. Empty: none.
 	Comment string
-	// Flags are the table's, as the kernel has them. Of a table whose owner has gone
-	// TablePersist alone is left.
+	// Flags are the table's. An orphan has TablePersist alone.
 	Flags TableFlags
-	// Mine is whether the table is owned by this very Conn.
+	// Mine is whether this Conn owns the table.
 	Mine bool
-	// Handle is the number by which the kernel knows the table; a table that was
-	// deleted and made again has another.
+	// Handle is the kernel's number for the table. A table that is deleted and made again
+	// gets another.
 	Handle uint64
 }
 
@@ -90,7 +89,7 @@ func (c *Conn) generation() (generation uint32, err error) {
 }
 
 // Bounds of reading a ruleset that changes: the pauses double from the first to the
-// last, so that the attempts take up to a third of a second beside the reading.
+// last, a third of a second in all.
 const (
 	readAttempts   = 10
 	firstReadPause = time.Millisecond

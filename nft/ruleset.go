@@ -175,3 +175,33 @@ func (s Set) Kind() string {
 }
 
 func (t Type) equal(o Type) bool { return slices.Equal(t, o) }
+
+// TableFlags are flags of a table (enum nft_table_flags in
+// include/uapi/linux/netfilter/nf_tables.h).
+type TableFlags uint32
+
+const (
+	// TableDormant means that none of the table's base chains is called.
+	TableDormant TableFlags = 1 << iota
+	// TableOwner means that only the Conn that made or claimed the table can change it, until
+	// it is closed (Linux 5.12). Others can read it. Without TablePersist the table is deleted
+	// with the Conn.
+	TableOwner
+	// TablePersist means that the table outlives its owner (Linux 6.9), as an orphan that
+	// anybody can change or claim.
+	TablePersist
+)
+
+// TableOwned are the flags of a table that has an owner and outlives it.
+const TableOwned = TableOwner | TablePersist
+
+// String returns the flags as nft(8) spells them: "owner,persist".
+func (f TableFlags) String() string {
+	var words []string
+	for i, word := range []string{"dormant", "owner", "persist"} {
+		if f&(1<<i) != 0 {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, ",")
+}

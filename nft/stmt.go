@@ -6,7 +6,9 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,22 +19,46 @@ type Stmt interface {
 	lower(*assembler)
 }
 
-// DaddrLocal matches packets to an address of this host: "fib daddr type local".
-// It is what keeps a published port from catching transit traffic to the same port.
-func DaddrLocal() Stmt { return daddrLocal{} }
+// fixed is a statement that always has the same text and bytecode.
+type fixed struct {
+	text  string
+	exprs []expr.Any
+}
 
-type daddrLocal struct{}
+func (f fixed) String() string { return f.text }
 
-func (daddrLocal) String() string { return "fib daddr type local" }
+// DaddrLocal matches packets to an address of this host: "fib daddr type local". It keeps a
+// published port from matching transit traffic to the same port.
+func DaddrLocal() Stmt {
+	return fixed{"fib daddr type local", []expr.Any{
+		&expr.Fib{Register: register(0), FlagDADDR: true, ResultADDRTYPE: true},
+		equal(host32(unix.RTN_LOCAL)),
+	}}
+}
 
 // SaddrElsewhere matches packets whose source is not reached by the interface they came
 // in by: "fib saddr . iif oif missing". On a bridge with netfilter calls that interface
 // is the bridge (net/bridge/br_netfilter_hooks.c, setup_pre_routing).
-func SaddrElsewhere() Stmt { return saddrElsewhere{} }
+func SaddrElsewhere() Stmt {
+	return fixed{"fib saddr . iif oif missing", []expr.Any{
+		&expr.Fib{Register: register(0), FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
+		// The whole register, as nft(8) 1.0.6 and 1.1.3 do; see asksPresence for others.
+		equal(host32(0)),
+	}}
+}
 
-type saddrElsewhere struct{}
+// CTStatusDNAT matches packets of a flow whose destination was translated, in
+// either direction: "ct status dnat".
+func CTStatusDNAT() Stmt {
+	return fixed{"ct status dnat", append([]expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: register(0)}}, anyBit(ipsDstNAT)...)}
+}
 
-func (saddrElsewhere) String() string { return "fib saddr . iif oif missing" }
+// CTStateEstablished matches packets of a flow that was answered, and ICMP errors
+// and the like that belong to one: "ct state established,related".
+func CTStateEstablished() Stmt {
+	return fixed{"ct state established,related", append([]expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: register(0)}},
+		anyBit(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)...)}
+}
 
 // Within matches packets whose address lies in the prefix: "ip daddr 127.0.0.0/8".
 // A prefix of one address prints without its length, as nft(8) does.
@@ -93,22 +119,6 @@ func (o over) String() string {
 	}
 	return "meta l4proto tcp"
 }
-
-// CTStatusDNAT matches packets of a flow whose destination was translated, in
-// either direction: "ct status dnat".
-func CTStatusDNAT() Stmt { return ctStatusDNAT{} }
-
-type ctStatusDNAT struct{}
-
-func (ctStatusDNAT) String() string { return "ct status dnat" }
-
-// CTStateEstablished matches packets of a flow that was answered, and ICMP errors
-// and the like that belong to one: "ct state established,related".
-func CTStateEstablished() Stmt { return ctStateEstablished{} }
-
-type ctStateEstablished struct{}
-
-func (ctStateEstablished) String() string { return "ct state established,related" }
 
 // DNATv4 gives IPv4 packets the destination that the map holds for their fields:
 // "dnat ip to tcp dport map @tcp4". Where the map holds none, the next rule goes on.
@@ -196,4 +206,71 @@ func (v verdict) String() string {
 		return v.word + " " + v.chain
 	}
 	return v.word
+}
+
+// Selector is a field of the packet which a rule compares or looks up.
+type Selector uint8
+
+// The selectors. Their names are those of nft(8), "PAYLOAD EXPRESSIONS".
+const (
+	IPSaddr Selector = iota + 1
+	IPDaddr
+	IP6Saddr
+	IP6Daddr
+	TCPDport
+	UDPDport
+)
+
+// selectors holds, once for the whole package, where each field stands in the
+// packet, and what must be known of the packet before the field may be read there.
+var selectors = [...]struct {
+	name   string
+	typ    DataType
+	base   expr.PayloadBase
+	offset uint32
+	// nfproto and l4proto are the protocols that the packet must have, zero where
+	// the field does not depend on it.
+	nfproto, l4proto byte
+}{
+	// Offsets of source and destination address: RFC 791 section 3.1, RFC 8200 section 3.
+	IPSaddr:  {"ip saddr", IPv4Addr, expr.PayloadBaseNetworkHeader, 12, unix.NFPROTO_IPV4, 0},
+	IPDaddr:  {"ip daddr", IPv4Addr, expr.PayloadBaseNetworkHeader, 16, unix.NFPROTO_IPV4, 0},
+	IP6Saddr: {"ip6 saddr", IPv6Addr, expr.PayloadBaseNetworkHeader, 8, unix.NFPROTO_IPV6, 0},
+	IP6Daddr: {"ip6 daddr", IPv6Addr, expr.PayloadBaseNetworkHeader, 24, unix.NFPROTO_IPV6, 0},
+	// The destination port follows the source port: RFC 9293 section 3.1, RFC 768.
+	TCPDport: {"tcp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_TCP},
+	UDPDport: {"udp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_UDP},
+}
+
+// String returns the selector as nft(8) spells it.
+func (s Selector) String() string {
+	if !s.valid() {
+		return "invalid"
+	}
+	return selectors[s].name
+}
+
+func (s Selector) valid() bool { return s != 0 && int(s) < len(selectors) }
+
+// concatenation is one selector, or several as the fields of one key.
+type concatenation []Selector
+
+func (c concatenation) String() string {
+	names := make([]string, len(c))
+	for i, s := range c {
+		names[i] = s.String()
+	}
+	return strings.Join(names, " . ")
+}
+
+// keyType is the type of the key that the selectors make, so that a rule and the
+// set it looks in can be checked against each other.
+func (c concatenation) keyType() Type {
+	t := make(Type, len(c))
+	for i, s := range c {
+		if s.valid() {
+			t[i] = selectors[s].typ
+		}
+	}
+	return t
 }

@@ -79,33 +79,29 @@ func (t Table) validateElements(verb string, es []Element, keys bool) error {
 	return nil
 }
 
-// Replace makes the table exactly this, with exactly these elements, in one
-// transaction: what stood under its name is gone, and what comes is whole. Packets meet
-// nothing between the two but this: the kernel lets them find the elements of new sets of
-// prefixes and segments some tens of microseconds after all else (tried on Linux 6.18),
-// which Repair avoids. A generation other than zero refuses with ErrStale as in Change. On
-// any error nothing has changed.
+// Replace makes the table exactly t, with exactly these elements, in one transaction: the
+// table that had its name is deleted. Packets meet the one or the other, with an exception
+// that Repair avoids: the kernel shows them the elements of new sets of prefixes and segments
+// some tens of microseconds late (seen on Linux 6.18). A generation other than zero refuses
+// with ErrStale as in Change. On any error nothing has changed.
 func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 	if err := t.validateWith(Change{Add: es}); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Without a table before, or the privilege to see it, the handle is zero: none's.
+	// If there is no table, or it cannot be read, the handle is zero, which no table has.
 	before, _ := c.table(t.Name)
 	b := newBatch(c.seq+1, generation)
 	// To delete a table that may not be there, make sure that it is.
 	b.ensureTable(t.Name)
 	b.deleteTable(t.Name, 0)
-	if err := b.addAll(t, es); err != nil {
-		return err
-	}
-	return c.commit(b, func() (bool, error) { return c.holds(t, es, before.Handle) })
+	return c.commitTable(b, t, es, before.Handle)
 }
 
-// Restore is Replace of the very table that has the handle; zero: there must be none
-// of that name. Else it refuses with ErrStale. Unlike a generation, that does not ask
-// what others do to tables of their own meanwhile.
+// Restore is Replace of the table that has the handle, or of none if that is zero. The error
+// is ErrStale if the table has another handle. Unlike a generation, a handle does not depend
+// on what others do to their tables.
 func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 	if err := t.validateWith(Change{Add: es}); err != nil {
 		return err
@@ -116,10 +112,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 	if handle != 0 {
 		b.deleteTable(t.Name, handle)
 	}
-	if err := b.addAll(t, es); err != nil {
-		return err
-	}
-	err := c.commit(b, func() (bool, error) { return c.holds(t, es, handle) })
+	err := c.commitTable(b, t, es, handle)
 	if op := (*OpError)(nil); errors.As(err, &op) && (op.Op == "add table" && errors.Is(err, unix.EEXIST) ||
 		op.Op == "delete table" && errors.Is(err, unix.ENOENT)) {
 		return fmt.Errorf("%w: %w", ErrStale, err)
@@ -127,8 +120,9 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 	return err
 }
 
-// addAll makes the table, which is not there, with all that it holds.
-func (b *batch) addAll(t Table, es []Element) error {
+// commitTable adds the table with its elements to the batch and commits it. before is the
+// handle of the table that the batch deletes.
+func (c *Conn) commitTable(b *batch, t Table, es []Element, before uint64) error {
 	b.addTable(t.Name, t.Comment, t.Flags)
 	for _, s := range t.Sets {
 		b.addSet(t.Name, s)
@@ -140,7 +134,7 @@ func (b *batch) addAll(t Table, es []Element) error {
 		return err
 	}
 	b.addElements(t, es)
-	return nil
+	return c.commit(b, func() (bool, error) { return c.holds(t, es, before) })
 }
 
 // addRules appends all rules to chains that have none.
@@ -173,7 +167,7 @@ func (c *Conn) Update(t Table, ch Change) error {
 }
 
 // DeleteTable deletes a table of the inet family with all that it holds. The error
-// is fs.ErrNotExist where there is none.
+// is fs.ErrNotExist if there is none.
 func (c *Conn) DeleteTable(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,9 +182,8 @@ func (c *Conn) DeleteTable(name string) error {
 	})
 }
 
-// commit sends the batch and finds out what became of it. Where the kernel's answer
-// was lost or could not be read, applied is asked to look at the ruleset itself: it does
-// not mean that the transaction failed.
+// commit sends the batch and waits for its outcome. If the kernel's answer was lost or
+// cannot be read, the transaction may have succeeded: applied looks at the ruleset.
 func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 	b.finish()
 	c.nextSeq(len(b.ops) + 2)
@@ -213,10 +206,10 @@ func (c *Conn) commit(b *batch, applied func() (bool, error)) error {
 	return nil
 }
 
-// outcome reads the answers to a batch: to the batch as a whole, which stand under
-// the sequence number of its beginning, and to its operations, in their order, the
-// last of which was asked to be acknowledged. Unless answered, the error is why nobody
-// knows what the kernel has made of the batch.
+// outcome reads the answers to a batch: to the batch as a whole, under
+// the sequence number of its first message, and to its operations, in their order, the
+// last of which asks for an acknowledgement. Unless answered, the error is why the outcome
+// is not known.
 func (c *Conn) outcome(b *batch) (answered bool, err error) {
 	var failed error
 	_, err = c.receiveEach(func(m nlwire.Message) (bool, error) {
@@ -251,9 +244,9 @@ func batchFailure(a nlwire.Answer) error {
 	return &OpError{Op: "commit", Object: "transaction", Err: a.Err()}
 }
 
-// shows reports whether the ruleset is as the change would have left it. A
-// transaction is whole or nothing, so one element out of place means nothing. Where
-// the change was for one generation, and that still stands, nothing was done for sure.
+// shows reports whether the change was made. A transaction is whole or nothing, so one
+// element that differs means that it was not; and so does the generation that a change asks
+// for, if the ruleset still has it.
 func (c *Conn) shows(t Table, ch Change) (bool, error) {
 	var names []string
 	for _, list := range [][]Element{ch.Delete, ch.Add} {
@@ -263,21 +256,16 @@ func (c *Conn) shows(t Table, ch Change) (bool, error) {
 			}
 		}
 	}
-	there, generation, err := c.index(t, names)
+	left, generation, err := c.index(t, names)
 	if err != nil {
 		return false, err
 	}
-	if ch.Generation != 0 && ch.Generation == generation {
+	if ch.Generation != 0 && ch.Generation == generation || !left.removeAll(ch.Add) {
 		return false, nil
 	}
-	for _, e := range ch.Add {
-		if !there.take(e) {
-			return false, nil
-		}
-	}
 	for _, e := range ch.Delete {
-		// What was added again under the key has been taken out above.
-		if _, ok := there[place{e.Set, e.Key}]; ok {
+		// Elements that were added again under a deleted key are removed from left.
+		if _, ok := left[e.ElementKey()]; ok {
 			return false, nil
 		}
 	}
@@ -302,51 +290,86 @@ func (c *Conn) holds(t Table, es []Element, handle uint64) (bool, error) {
 	for _, s := range t.Sets {
 		names = append(names, s.Name)
 	}
-	there, _, err := c.index(t, names)
+	left, _, err := c.index(t, names)
 	if err != nil {
 		return false, err
 	}
-	for _, e := range es {
-		if !there.take(e) {
-			return false, nil
-		}
-	}
-	return len(there) == 0, nil
+	return left.removeAll(es) && len(left) == 0, nil
 }
 
-// place is where an element stands.
-type place struct {
-	set string
-	key Key
-}
-
-// contents are elements by where they stand.
-type contents map[place]Element
+// contents are elements by their keys.
+type contents map[ElementKey]Element
 
 func (c *Conn) index(t Table, names []string) (contents, uint32, error) {
 	es, generation, err := c.elements(t, names)
 	if err != nil {
 		return nil, 0, err
 	}
-	there := make(contents, len(es))
+	all := make(contents, len(es))
 	for _, e := range es {
-		there[place{e.Set, e.Key}] = e
+		all[e.ElementKey()] = e
 	}
-	return there, generation, nil
+	return all, generation, nil
 }
 
-// longestTick is how much shorter than asked for a time-out may be read back: a tick
-// of the kernel (CONFIG_HZ=100).
+// longestTick is by how much a time-out that is read back may be shorter: a tick of the
+// kernel (CONFIG_HZ=100).
 const longestTick = 10 * time.Millisecond
 
-// take takes an element out that was added, and reports whether it was there: the
-// same, or none where its time may be over.
-func (there contents) take(e Element) bool {
-	at := place{e.Set, e.Key}
-	have, ok := there[at]
-	delete(there, at)
-	if !ok {
-		return e.Timeout != 0
+// removeAll removes elements that were added, and reports whether all were there; those
+// whose time may be over need not be.
+func (left contents) removeAll(added []Element) bool {
+	for _, e := range added {
+		have, ok := left[e.ElementKey()]
+		delete(left, e.ElementKey())
+		if !ok && e.Timeout == 0 ||
+			ok && (have.Value != e.Value || have.Comment != e.Comment || (have.Timeout-e.Timeout).Abs() > longestTick) {
+			return false
+		}
 	}
-	return have.Value == e.Value && have.Comment == e.Comment && (have.Timeout-e.Timeout).Abs() <= longestTick
+	return true
+}
+
+// probeName is the name of the table that Owns asks with. CheckName and nft(8) refuse it.
+const probeName = "nftnat probe"
+
+// Owns reports whether the kernel knows TableOwned. It asks with a transaction that the
+// kernel refuses in any case: nothing changes.
+func (c *Conn) Owns() (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := newBatch(c.seq+1, 0)
+	b.addTable(probeName, "", TableOwned)
+	b.deleteTable(probeName+"!", 0)
+	err := c.commit(b, func() (bool, error) { return false, nil })
+	var refused *OpError
+	switch {
+	case !errors.As(err, &refused):
+		return false, err
+	case refused.Op == "add table" && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
+		return false, nil
+	case refused.Op == "delete table" && errors.Is(err, unix.ENOENT):
+		return true, nil
+	}
+	return false, err
+}
+
+// Claim makes this Conn the owner of an orphan, a table with TablePersist and without an
+// owner. A generation other than zero refuses with ErrStale as in Change.
+//
+// The error is fs.ErrPermission if the table has another owner, and errors.ErrUnsupported if
+// it was made without TablePersist.
+func (c *Conn) Claim(name string, generation uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// If there is no such table the message would make one.
+	if _, err := c.table(name); err != nil {
+		return err
+	}
+	b := newBatch(c.seq+1, generation)
+	b.setFlags("claim table", name, TableOwned)
+	return c.commit(b, func() (bool, error) {
+		info, err := c.table(name)
+		return info.Mine, err
+	})
 }

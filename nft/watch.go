@@ -23,7 +23,9 @@ import (
 //
 // Notifications wait while changed runs; several become one call.
 func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
-	w, err := c.listen(watchBuffer)
+	c.mu.Lock()
+	w, err := c.openWatcher(watchBuffer)
+	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("watch table %s: %w", table, err)
 	}
@@ -48,13 +50,7 @@ type watcher struct{ *nlwire.Socket }
 // nftablesGroup is the multicast group of nf_tables, as bind(2) takes it.
 const nftablesGroup = 1 << (unix.NFNLGRP_NFTABLES - 1)
 
-// listen opens a watcher with a receive buffer of so many bytes.
-func (c *Conn) listen(buffer int) (*watcher, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.openWatcher(buffer)
-}
-
+// openWatcher opens a watcher with a receive buffer of so many bytes.
 func (c *Conn) openWatcher(buffer int) (*watcher, error) {
 	cfg := nlwire.Config{Protocol: unix.NETLINK_NETFILTER, Groups: nftablesGroup, ReceiveBuffer: buffer}
 	s, ok := c.socket.(*nlwire.Socket)

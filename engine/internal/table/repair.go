@@ -96,25 +96,19 @@ func (t *Table) LogDamage(d Damage) {
 	}
 }
 
-// elementKey identifies an element in the table.
-type elementKey struct {
-	set string
-	key nft.Key
-}
-
 // changeTo returns the change that makes the elements of the table these.
 func (t *Table) changeTo(want []nft.Element) (ch nft.Change, err error) {
 	have, generation, err := t.readElements()
 	if err != nil {
 		return ch, err
 	}
-	missing := make(map[elementKey]nft.Element, len(want))
+	missing := make(map[nft.ElementKey]nft.Element, len(want))
 	for _, el := range want {
-		missing[elementKey{el.Set, el.Key}] = el
+		missing[el.ElementKey()] = el
 	}
 	kept := have[:0]
 	for _, el := range have {
-		at := elementKey{el.Set, el.Key}
+		at := el.ElementKey()
 		if w, ok := missing[at]; ok && sameElement(el, w) {
 			delete(missing, at)
 			kept = append(kept, el)
@@ -123,7 +117,7 @@ func (t *Table) changeTo(want []nft.Element) (ch nft.Change, err error) {
 		}
 	}
 	for _, el := range want {
-		if _, ok := missing[elementKey{el.Set, el.Key}]; ok {
+		if _, ok := missing[el.ElementKey()]; ok {
 			ch.Add = append(ch.Add, el)
 		}
 	}
