@@ -32,6 +32,7 @@ func benchApply(rep *report, s settings) error {
 func (rep *report) apply(t *tools, s settings, count int) error {
 	took := rep.table(fmt.Sprintf("%d mappings in one transaction", count), seconds)
 	memory := rep.table(fmt.Sprintf("%d mappings in one transaction, memory of the process at most", count), "KiB")
+	took.note("the file for nftnat is JSON")
 	f, err := writeFiles(t.dir, count)
 	if err != nil {
 		return err

@@ -37,13 +37,13 @@ func (e *Engine) tableMark() (string, error) {
 	return e.markOf(handle), nil
 }
 
-// anyMark is the mark of whatever table there is in this place.
+// anyMark is a mark of any table in this namespace.
 func (e *Engine) anyMark() string { return "any of " + e.place }
 
 // markOf is the mark of the table with the handle.
 func (e *Engine) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.place) }
 
-// save has the store keep what there is after a change.
+// save stores the state after a change.
 func (e *Engine) save(c change) error {
 	if e.opts.Store == nil {
 		return nil
@@ -55,8 +55,7 @@ func (e *Engine) save(c change) error {
 	return e.opts.Store.Save(nat.StoredState{State: e.stateAfter(c), Table: mark})
 }
 
-// saveFound has the store keep what was found in the kernel. That nothing can be kept is
-// no reason to serve nothing.
+// saveFound stores what was found in the kernel. An engine serves even if that fails.
 func (e *Engine) saveFound() {
 	if !e.reconciled {
 		return
@@ -71,8 +70,8 @@ func (e *Engine) stateAfter(c change) nat.State {
 	return stateOf(e.ipamAfter(c), e.portsAfter(c))
 }
 
-// portsAfter yields the ports that are published after a change, but for those that only
-// others can have written, beside one that excludes them: no file says such.
+// portsAfter yields the ports that are published after a change, without those that others
+// wrote beside a port that excludes them: a file cannot have both.
 func (e *Engine) portsAfter(c change) iter.Seq[portset.Port] {
 	gone := make(map[portset.Frontend]struct{}, c.LenBefore())
 	for p := range c.Before {
