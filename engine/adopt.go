@@ -5,16 +5,10 @@ package engine
 
 import (
 	"context"
-	"net/netip"
-	"slices"
-	"time"
 
-	"github.com/nftnat/nftnat/engine/internal/hairpin"
-	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
-	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
-	"github.com/nftnat/nftnat/nft"
 )
 
 // adopt takes over what the kernel holds: the table is the only record of what is
@@ -37,7 +31,7 @@ func (e *Engine) adoptOnce() error {
 	case absent:
 		return nil
 	case rewrite:
-		return e.rewrite(f.contents)
+		return e.rewrite(f.loaded)
 	case correct:
 		if err := e.correct(f); err != nil {
 			return err
@@ -45,18 +39,17 @@ func (e *Engine) adoptOnce() error {
 	case accept:
 		e.table.Accept(c)
 	}
-	notes := slices.DeleteFunc(slices.Clone(behindMappings(f.elements)), func(el nft.Element) bool { return !isEnded(el) })
 	if e.table.Present() {
-		e.syncExternal(f, len(notes))
+		e.syncExternal(f.Contents)
 	} else {
 		e.table.SetPresent()
-		e.take(f.elements, f.ipam)
+		e.takeOver(f.Contents)
 		e.hairpins.Adopt()
 	}
 	if e.opts.ReadOnly {
 		return nil
 	}
-	return e.endFlows(notes)
+	return e.endFlows(f.Ended)
 }
 
 // outcome is what is to be done with a table that was loaded.
@@ -74,194 +67,60 @@ const (
 	accept
 )
 
-// found is a loaded table with its outcome.
+// found is a loaded table with what its elements say, and its outcome.
 type found struct {
-	outcome  outcome
-	contents table.Contents
-	// elements are those of the table after the outcome, and ipam what they record.
-	elements []nft.Element
-	ipam     *ipam.State
-	// foreign are elements that no engine makes; missing are those that the records
-	// ask for.
-	foreign, missing []nft.Element
+	outcome outcome
+	loaded  table.Contents
+	*schema.Contents
 }
 
 // classify decides what is to be done with a loaded table.
 func (e *Engine) classify(c table.Contents) found {
-	f := found{outcome: accept, contents: c}
-	d := &f.contents.Damage
+	f := found{outcome: accept, loaded: c}
+	d := &f.loaded.Damage
 	known := e.table.Known()
 	if !c.Exists && !known {
 		f.outcome = absent
 		return f
 	}
 	if known && len(d.Lines) == 0 {
-		d.Lines = e.missingRecords(c.Elements)
+		for _, el := range schema.Missing(e.records(), c.Elements) {
+			d.Add("an element is missing: %s", el)
+		}
 	}
 	if known && len(d.Lines) != 0 {
 		f.outcome = rewrite
 		return f
 	}
-	f.ipam, f.foreign = readIPAM(c.Elements)
-	ours, others := e.sortOut(c.Elements, f.ipam, f.foreign)
-	f.foreign = append(f.foreign, others...)
-	for _, el := range f.foreign {
+	f.Contents = schema.Classify(c.Elements, e.now())
+	for _, el := range f.Foreign {
 		d.Add("an engine makes no such element: %s", el)
 	}
-	f.missing = missingElements(f.ipam, ours)
-	for _, el := range f.missing {
+	for _, el := range f.Missing {
 		d.Add("an element is missing: %s", el)
 	}
-	f.elements = append(ours, f.missing...)
 	if len(d.Lines) != 0 || d.Recreate && !e.opts.ReadOnly {
 		f.outcome = correct
 	}
 	return f
 }
 
-// sortOut parts the elements that an engine can have made from those that others must
-// have written. Those cannot stay: nobody would see them, and yet they would be in the
-// way of mappings. Of the records the book has said already which are strange.
-func (e *Engine) sortOut(elements []nft.Element, b *ipam.State, strangeRecords []nft.Element) (ours, strange []nft.Element) {
-	kinds, now, nested := mapKinds(), e.now(), nestedSegments(elements, b)
-	twice := outdone(elements, kinds, now)
-	bad := make(map[nft.Element]struct{}, len(strangeRecords))
-	for _, el := range strangeRecords {
-		bad[el] = struct{}{}
-	}
-	others := behindMappings(elements)
-	ours = elements[:0]
-	var kind kindOf
-	for i := range elements[:len(elements)-len(others)] {
-		el := &elements[i]
-		p, ok := readPort(*el, kind.of(el.Set, kinds), now)
-		if _, lost := twice[p.Frontend]; lost && kind.apart {
-			ok = false
-		}
-		switch {
-		case !ok || el.Foreign != "":
-			strange = append(strange, *el)
-		case len(ours) == i: // it stays where it is
-			ours = elements[:i+1]
-		default:
-			ours = append(ours, *el)
-		}
-	}
-	for _, el := range others {
-		if _, ok := recordOf(el); ok {
-			if _, no := bad[el]; !no {
-				ours = append(ours, el)
-			}
-			continue
-		}
-		p, ok := el.Key.Segment()
-		ok = ok && !nested[p]
-		if kind, isMap := kinds[el.Set]; isMap {
-			var p portset.Port
-			p, ok = readPort(el, kind, now)
-			if _, lost := twice[p.Frontend]; lost && kind.apart {
-				ok = false
-			}
-		} else if isEnded(el) {
-			_, ok = endedPort(el)
-		}
-		if isHairpinSet(el.Set) {
-			_, ok = hairpinRecord(el)
-		}
-		if ok && el.Foreign == "" {
-			ours = append(ours, el)
-		} else {
-			strange = append(strange, el)
-		}
-	}
-	return ours, strange
-}
-
-// nestedSegments returns the segments that no engine makes.
-func nestedSegments(elements []nft.Element, b *ipam.State) map[netip.Prefix]bool {
-	var all []netip.Prefix
-	for _, el := range behindMappings(elements) {
-		if p, ok := el.Key.Segment(); ok {
-			all = append(all, p)
-		}
-	}
-	return segment.Nested(all, b.Prefixes())
-}
-
-// outdone are the frontends that have an element in a map that no rule looks up and
-// another, which packets follow, in one that rules do. An engine never makes such.
-func outdone(elements []nft.Element, kinds map[string]mapKind, now time.Time) map[portset.Frontend]struct{} {
-	apart, twice := map[portset.Frontend]struct{}{}, map[portset.Frontend]struct{}{}
-	var kind kindOf
-	for i := range elements {
-		el := &elements[i]
-		if kind.of(el.Set, kinds).apart {
-			p, _ := readPort(*el, kind.mapKind, now)
-			apart[p.Frontend] = struct{}{}
-		}
-	}
-	if len(apart) == 0 {
-		return nil
-	}
-	note := func(f portset.Frontend) {
-		if _, ok := apart[f]; ok {
-			twice[f] = struct{}{}
-		}
-	}
-	followed := portset.NewSet()
-	for _, el := range elements {
-		kind, isMap := kinds[el.Set]
-		p, ok := readPort(el, kind, now)
-		if !isMap || !ok || kind.apart {
-			continue
-		}
-		if have, both := followed.Get(p.Frontend); both { // see take
-			note(p.OfFamily(have.Backend.Addr()))
-			p.Frontend = p.OfFamily(p.Backend.Addr())
-		}
-		note(p.Frontend)
-		followed.Put(p)
-	}
-	return twice
-}
-
-// take makes the elements what the engine knows to be published.
-func (e *Engine) take(elements []nft.Element, b *ipam.State) {
+// takeOver makes the contents of a table what is published.
+func (e *Engine) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
 	e.published = newPublished(e.reserved)
-	var records []hairpin.Record
-	b.Adopt(e.ipam)
-	e.ipam = b
-	for _, el := range behindMappings(elements) {
-		if p, ok := el.Key.Segment(); ok {
-			e.segments[p] = 0
-		}
-		if r, ok := hairpinRecord(el); ok {
-			records = append(records, r)
-		}
+	e.mappings = c.Ports
+	for p := range e.mappings.All {
+		e.expect(p)
 	}
-	e.hairpins.Load(records)
+	c.IPAM.Adopt(e.ipam)
+	e.ipam = c.IPAM
+	e.hairpins.Load(c.Hairpins)
+	for _, p := range c.Segments {
+		e.segments[p] = 0
+	}
 	for _, p := range e.ipam.Prefixes() {
 		e.segments[p] = 1 // it stays when nothing is published on it
-	}
-	kinds, now := mapKinds(), e.now()
-	var kind kindOf
-	for i := range elements {
-		el := &elements[i]
-		if kind.of(el.Set, kinds); !kind.ok {
-			continue
-		}
-		p := portIn(el, kind.mapKind, now)
-		if have, twice := e.mappings.Get(p.Frontend); twice {
-			// Somebody has written the same port into the maps of both families:
-			// neither can then be for any address of both.
-			other := portset.Port{Frontend: p.Frontend, Target: have}
-			e.mappings.Delete(other.Frontend)
-			other.Frontend = p.OfFamily(have.Backend.Addr())
-			e.put(other)
-			p.Frontend = p.OfFamily(p.Backend.Addr())
-		}
-		e.put(p)
 	}
 	e.backends.AddAll(portset.Count(e.mappings.All), 1)
 	e.segments.Count(e.backends, 1)
@@ -270,12 +129,4 @@ func (e *Engine) take(elements []nft.Element, b *ipam.State) {
 			"mapping", p.Mapping().String(), "conflict", err)
 	})
 	e.holder.Sync(&e.mappings)
-}
-
-// insideSet is the name of the set of segments of a family.
-func insideSet(is4 bool) string {
-	if is4 {
-		return "inside4"
-	}
-	return "inside6"
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
@@ -132,7 +133,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	}
 	e.opts.Trace("commit")
 	segments := e.segmentsAfter(c)
-	c.notes = endedNotes(c.Removed)
+	c.notes = schema.EndedElements(c.Removed)
 	if err := ctx.Err(); err != nil {
 		return undo.after(err)
 	}
@@ -230,10 +231,10 @@ func (e *Engine) commitTable(c change, after segment.Counts, undo *undoList) err
 		return e.makeTable(c, after, undo)
 	}
 	removed, added := segment.Diff(e.segments, after)
-	gone, come := ipamDiff(c.ipamDiff)
+	gone, come := schema.IPAMDiff(c.ipamDiff)
 	ch := nft.Change{
-		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), hairpinElements(c.hairpins.Removed())...),
-		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), hairpinElements(c.hairpins.Added())...),
+		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), schema.HairpinElements(c.hairpins.Removed())...),
+		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), schema.HairpinElements(c.hairpins.Added())...),
 	}
 	if err := e.table.Update(ch); err != nil {
 		return err
@@ -251,8 +252,8 @@ func (e *Engine) makeTable(c change, segments segment.Counts, undo *undoList) er
 		all, count = after.All, after.Len()
 	}
 	state := e.ipamAfter(c)
-	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), append(ipamElements(state.Networks(), state.Leases()), c.notes...))
-	es = append(es, hairpinElements(e.hairpins.Records(c.hairpins))...)
+	es := e.elements(all, count, slices.Collect(maps.Keys(segments)), append(schema.IPAMElements(state.Networks(), state.Leases()), c.notes...))
+	es = append(es, schema.HairpinElements(e.hairpins.Records(c.hairpins))...)
 	if err := e.table.Create(es); err != nil {
 		return err
 	}
@@ -297,10 +298,10 @@ func (e *Engine) elements(ports iter.Seq[portset.Port], count int, segments []ne
 	now := e.now()
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
-		es = append(es, elementOf(p, now))
+		es = append(es, schema.PortElement(p, now))
 	}
 	for _, p := range segments {
-		es = append(es, segmentElement(p))
+		es = append(es, schema.SegmentElement(p))
 	}
 	return inSets(append(es, records...))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -49,7 +50,7 @@ func TestDriftIsPutRight(t *testing.T) {
 			b.edit(t, damage)
 			damaged, info := b.kernel.Dump(), b.table(t)
 			if name == "nothing at all" {
-				want, whole = nil, ruleset(DefaultTable).String()
+				want, whole = nil, schema.Ruleset(DefaultTable).String()
 			}
 			r := b.openWith(t, Options{ReadOnly: true})
 			require.Equal(t, want, publishedBy(r))
@@ -78,7 +79,7 @@ func TestDriftWithHostileComments(t *testing.T) {
 	e = b.open(t)
 	require.Equal(t, []string{"79->172.30.0.2:80", `80->172.30.0.2:80 \x22\n`}, publishedBy(e))
 	requireConsistent(t, b, e)
-	drift, err := b.kernel.Conn().Drift(ruleset(DefaultTable))
+	drift, err := b.kernel.Conn().Drift(schema.Ruleset(DefaultTable))
 	require.NoError(t, err)
 	require.Empty(t, drift)
 }

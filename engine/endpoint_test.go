@@ -62,10 +62,15 @@ func portsOfEndpoint(ep *Endpoint) []string {
 	return inAllWords(nat.Collapse(must(ep.Mappings(context.Background()))))
 }
 
+// isRecordSet reports whether a set has records of networks or endpoints.
+func isRecordSet(set string) bool {
+	return slices.Contains([]string{"networks", "masqueraded", "guarded", "cursors", "leases"}, strings.TrimRight(set, "46"))
+}
+
 // recordsIn are the elements of a dump that are of networks and endpoints.
 func recordsIn(dump string) (lines []string) {
 	for _, line := range elementsIn(dump) {
-		if set, _, _ := strings.Cut(line, " "); slices.Contains(recordSets, strings.TrimRight(set, "46")) {
+		if set, _, _ := strings.Cut(line, " "); isRecordSet(set) {
 			lines = append(lines, line)
 		}
 	}

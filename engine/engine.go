@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -109,9 +110,9 @@ func newEngine(opts Options) *Engine {
 	e.hairpins = hairpin.New(hairpinHost{e}, e.log)
 	e.holder = portholder.New(portholder.Options{})
 	e.table = table.New(table.Config{
-		Rules:        ruleset(opts.Table),
+		Rules:        schema.Ruleset(opts.Table),
 		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.FD()}) },
-		CheckComment: func(comment string) error { return checkSchema(opts.Table, comment) },
+		CheckComment: func(comment string) error { return schema.CheckComment(opts.Table, comment) },
 		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: e.log,
 	})
 	return e
@@ -298,7 +299,13 @@ func sortedMappings(ports iter.Seq[portset.Port]) []nat.Mapping {
 
 // put notes that a port is published.
 func (e *Engine) put(p portset.Port) {
-	if e.published.put(p) {
+	e.mappings.Put(p)
+	e.expect(p)
+}
+
+// expect wakes Run if no port ends sooner than this one.
+func (e *Engine) expect(p portset.Port) {
+	if e.expiries.Add(p, &e.mappings) {
 		e.wakeRun()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -24,7 +25,7 @@ func (h hairpinHost) BridgeOf(backend netip.Addr) (index int, ok bool) {
 func (h hairpinHost) CanRecord() bool { return h.e.table.Present() }
 
 func (h hairpinHost) Record(removed, added []hairpin.Record) error {
-	err := h.e.table.UpdateFinally(nft.Change{Delete: hairpinElements(removed), Add: hairpinElements(added)})
+	err := h.e.table.UpdateFinally(nft.Change{Delete: schema.HairpinElements(removed), Add: schema.HairpinElements(added)})
 	if err != nil {
 		err = fmt.Errorf("table %s: %w", h.e.opts.Table, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/internal/nattest"
@@ -136,7 +137,7 @@ func TestHairpinIsAdopted(t *testing.T) {
 	// A record of a backend that is not published.
 	b = withBridges()
 	publish(t, b.open(t), "80->172.30.0.2:80", "81->172.30.0.3:80")
-	require.NoError(t, b.kernel.Conn().Update(ruleset(DefaultTable), nft.Change{Delete: []nft.Element{elementKey(portset.Of(nattest.Mapping(t, "80->172.30.0.2:80")))}}))
+	require.NoError(t, b.kernel.Conn().Update(schema.Ruleset(DefaultTable), nft.Change{Delete: []nft.Element{schema.PortKey(portset.Of(nattest.Mapping(t, "80->172.30.0.2:80")))}}))
 	require.Equal(t, []string{"172.30.0.3 port2"}, recordsOf(t, b, b.open(t)))
 	require.Equal(t, []string{"port2"}, b.bridges.on())
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -87,10 +88,10 @@ func TestMadeAgain(t *testing.T) {
 		},
 		"a segment around others": func(_ *testbed, table *nfttest.Table) {
 			damages()["no rules"](table)
-			table.Elements = append(table.Elements, segmentElement(wide))
+			table.Elements = append(table.Elements, schema.SegmentElement(wide))
 		},
 		"a segment in another": func(_ *testbed, table *nfttest.Table) {
-			table.Elements = append(table.Elements, segmentElement(inner))
+			table.Elements = append(table.Elements, schema.SegmentElement(inner))
 		},
 		"a refusal": func(b *testbed, table *nfttest.Table) {
 			damages()["no rules"](table)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -79,7 +80,7 @@ const DefaultTable = "nftnat"
 
 // The default range of ports that are chosen: Docker's of 2013, with its last.
 const (
-	defaultFirstPort = 49153
+	defaultFirstPort = schema.LastMasqueradePort + 1
 	defaultLastPort  = 65535
 )
 

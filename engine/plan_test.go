@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -36,7 +37,7 @@ func TestExplainedPlan(t *testing.T) {
 		}
 	}
 	require.Equal(t, plan, rest.String())
-	require.Equal(t, len(ruleset("mine").Sets), strings.Count(explained, "\t# "))
+	require.Equal(t, len(schema.Ruleset("mine").Sets), strings.Count(explained, "\t# "))
 
 	_, err = ExplainedPlan("dnat")
 	require.ErrorIs(t, err, nat.ErrInvalid)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
@@ -300,7 +301,7 @@ func (p *player) foreign() {
 		return
 	}
 	e.comment = []string{e.comment, "", "x [one-family]", "\"\n [no-proxy]", " [ops] "}[p.choose(5)]
-	written := elementOf(portset.Of(one), m.now())
+	written := schema.PortElement(portset.Of(one), m.now())
 	written.Comment = e.comment
 	p.bed.write(p.T, written)
 	m.kernel[at] = e

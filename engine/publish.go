@@ -13,6 +13,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -177,14 +178,14 @@ func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool
 // elementTaken finds the other port whose element a port needs when it moves to a backend
 // of the other family: one of the two is overlapped.
 func (e *Engine) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
-	key := elementKey(p)
-	if key == elementKey(portset.Port{Frontend: p.Frontend, Target: have}) {
+	key := schema.PortKey(p)
+	if key == schema.PortKey(portset.Port{Frontend: p.Frontend, Target: have}) {
 		return portset.Port{}, false
 	}
 	any := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, p.AddrPort.Port())}
 	for _, f := range []portset.Frontend{any, any.OfFamily(p.Backend.Addr())} {
 		t, ok := e.mappings.Get(f)
-		if other := (portset.Port{Frontend: f, Target: t}); ok && f != p.Frontend && elementKey(other) == key {
+		if other := (portset.Port{Frontend: f, Target: t}); ok && f != p.Frontend && schema.PortKey(other) == key {
 			return other, true
 		}
 	}

@@ -28,13 +28,6 @@ func newPublished(reserved *portset.Reservations) published {
 	}
 }
 
-// put notes that a port is published, and reports whether none ends sooner. Its frontend
-// is reserved, and its backend counted, by the caller.
-func (l *published) put(p portset.Port) (first bool) {
-	l.mappings.Put(p)
-	return l.expiries.Add(p, &l.mappings)
-}
-
 // remove notes that a port is no longer published, and releases its frontend.
 func (l *published) remove(p portset.Port) {
 	l.mappings.Delete(p.Frontend)

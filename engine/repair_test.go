@@ -89,7 +89,7 @@ func TestDamageIsRepaired(t *testing.T) {
 	all["an empty table of that name"] = nil
 	all["a record less"] = func(table *nfttest.Table) {
 		for i, el := range table.Elements {
-			if _, ok := recordOf(el); ok {
+			if isRecordSet(el.Set) {
 				table.Elements = append(table.Elements[:i], table.Elements[i+1:]...)
 				return
 			}

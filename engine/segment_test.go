@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
@@ -144,7 +145,7 @@ func requireCovers(tb testing.TB, b *testbed, e *Engine) {
 func TestForeignSegments(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80->172.30.0.2:80", "81->10.9.0.2:80")
-	segment := func(p string) nft.Element { return segmentElement(netip.MustParsePrefix(p)) }
+	segment := func(p string) nft.Element { return schema.SegmentElement(netip.MustParsePrefix(p)) }
 	b.write(t, segment("172.30.0.0/25"), segment("172.30.0.0/16"), segment("203.0.113.0/24"), segment("fd00:30::/64"))
 	e = b.open(t)
 	publish(t, e, "82->172.30.0.3:80", "83->[fd00:30::2]:80")

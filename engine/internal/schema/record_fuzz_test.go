@@ -1,25 +1,26 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package schema
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
-// FuzzBook reads records that others have forged, one a line: set, key, comment. What
+// FuzzRecords reads records that others have forged, one a line: set, key, comment. What
 // is taken for a network or an endpoint is one that could have been declared or
 // attached on the command line; no two are in each other's way; written and read again
 // it is the same; and what is not taken is told of.
-func FuzzBook(f *testing.F) {
+func FuzzRecords(f *testing.F) {
 	const inside = "networks4 172.30.0.0/24 inside [gateway 172.30.0.1]\n"
 	for _, s := range []string{
 		inside + "guarded4 172.30.0.0/24 inside\nmasqueraded4 172.30.0.0/24 inside\ncursors4 172.30.0.7 inside\nleases4 172.30.0.5 web",
@@ -38,7 +39,8 @@ func FuzzBook(f *testing.F) {
 				es = append(es, e)
 			}
 		}
-		state, foreign := readIPAM(es)
+		c := Classify(slices.Clone(es), time.Time{})
+		state, foreign := c.IPAM, c.Foreign
 		require.LessOrEqual(t, len(foreign), len(es))
 		networks := state.Networks()
 		for _, n := range networks {
@@ -57,10 +59,15 @@ func FuzzBook(f *testing.F) {
 			taken[l.Addr] = l.Name
 			require.Contains(t, es, leaseElement(l), "nobody leased it")
 		}
-		again, nothing := readIPAM(ipamElements(networks, state.Leases()))
-		require.Empty(t, nothing)
-		require.Equal(t, networks, again.Networks())
-		require.Equal(t, state.Leases(), again.Leases())
+		again := Classify(IPAMElements(networks, state.Leases()), time.Time{})
+		require.Empty(t, again.Foreign)
+		require.Equal(t, networks, again.IPAM.Networks())
+		require.Equal(t, state.Leases(), again.IPAM.Leases())
+		c.Correction()
+		again = Classify(c.Elements, time.Time{})
+		require.Empty(t, append(again.Foreign, again.Missing...), "what is corrected is right")
+		require.Equal(t, networks, again.IPAM.Networks())
+		require.Equal(t, state.Leases(), again.IPAM.Leases())
 	})
 }
 
@@ -69,7 +76,7 @@ func forgedRecord(line string) (e nft.Element, ok bool) {
 	set, rest, _ := strings.Cut(line, " ")
 	key, comment, _ := strings.Cut(rest, " ")
 	e = nft.Element{Set: set, Comment: comment}
-	if _, ok := recordOf(e); !ok {
+	if set == "" || !isRecord(set[:len(set)-1]) || strings.HasPrefix(set, setHairpin) {
 		return e, false
 	}
 	is4 := strings.HasSuffix(set, "4")
@@ -81,50 +88,4 @@ func forgedRecord(line string) (e nft.Element, ok bool) {
 	isPrefix := strings.HasPrefix(set, setNetworks) || strings.HasPrefix(set, setMasqueraded) || strings.HasPrefix(set, setGuarded)
 	_, prefix := e.Key.Prefix()
 	return e, e.Key != (nft.Key{}) && prefix == isPrefix
-}
-
-// FuzzParseNetwork reads words of a command line as a network and as an endpoint of it.
-// What is taken is written and read again as the same.
-func FuzzParseNetwork(f *testing.F) {
-	f.Add("inside", "172.30.0.0/24", "172.30.0.1")
-	f.Add("six", "fd00:30::/64", "")
-	f.Add("a/b", "::ffff:10.0.0.0/120", "::ffff:10.0.0.1")
-	f.Add("\x1b[2J", "fe80::%lan0/64", "fe80::1%lan0")
-	f.Add("..", "0.0.0.0/0", "256.0.0.1")
-	f.Fuzz(func(t *testing.T, name, prefix, gateway string) {
-		n, err := nat.ParseNetwork(name, prefix, gateway)
-		if err == nil {
-			err = n.Validate()
-		}
-		requireInvalid(t, err)
-		a, attachErr := nat.ParseEndpointSpec(name, name, gateway)
-		if attachErr == nil {
-			attachErr = a.Validate()
-		}
-		requireInvalid(t, attachErr)
-		if err == nil {
-			state := ipam.New()
-			require.NoError(t, state.AddNetwork(n))
-			made, _ := state.Network(n.Name)
-			require.True(t, made.Prefix.Contains(made.Gateway))
-			again, err := nat.ParseNetwork(n.Name, n.Prefix.String(), made.Gateway.String())
-			require.NoError(t, err)
-			require.Equal(t, n.WithDefaults(), again)
-		}
-		if attachErr == nil && a.Address.IsValid() {
-			again, err := nat.ParseEndpointSpec(a.Name, a.Network, a.Address.String())
-			require.NoError(t, err)
-			require.Equal(t, a, again)
-		}
-	})
-}
-
-// requireInvalid: bad input is told in one line that a terminal can show.
-func requireInvalid(t *testing.T, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	require.ErrorIs(t, err, nat.ErrInvalid)
-	require.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }), "%q", err.Error())
 }

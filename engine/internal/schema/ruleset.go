@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package schema
 
 import (
 	"net/netip"
@@ -9,23 +9,19 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// schema is the version of the ruleset below. It stands in the table's comment, so
-// that a later version knows what it finds, and an earlier one leaves it alone.
-const schema = 2
-
 // portMapSize makes room for every port at once. See nft.Set.Size for what it buys.
 const portMapSize = 65535
 
-// ruleset is the whole ruleset as a value: the same rules and chains whatever is
+// Ruleset is the whole ruleset as a value: the same rules and chains whatever is
 // published, for mappings are elements of its maps and never rules. A map for "any
 // local address" and one for "one local address" of each protocol and family: one
 // map with 0.0.0.0 in its keys would need a rule that loads a constant into a
 // concatenation, which nft(8) cannot list. The maps from one family to the other are
 // looked up by no rule: they are the record of what proxies alone serve.
-func ruleset(name string) nft.Table {
+func Ruleset(name string) nft.Table {
 	return nft.Table{
 		Name:    name,
-		Comment: tableComment(schema),
+		Comment: Comment(Version),
 		Sets: []nft.Set{
 			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr, nft.IPv4Addr),
 			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr, nft.IPv4Addr),
@@ -33,7 +29,7 @@ func ruleset(name string) nft.Table {
 			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr, nft.IPv6Addr),
 			hostMap("tcp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("tcp6_to4", nft.IPv6Addr, nft.IPv4Addr),
 			hostMap("udp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("udp6_to4", nft.IPv6Addr, nft.IPv4Addr),
-			endedMap("udp4_ended", nft.IPv4Addr), endedMap("udp6_ended", nft.IPv6Addr),
+			notesMap("udp4_ended", nft.IPv4Addr), notesMap("udp6_ended", nft.IPv6Addr),
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
 			addrSet("cursors4", nft.IPv4Addr), addrSet("leases4", nft.IPv4Addr),
@@ -42,7 +38,7 @@ func ruleset(name string) nft.Table {
 			addrSet("cursors6", nft.IPv6Addr), addrSet("leases6", nft.IPv6Addr),
 			// No rule looks in these: they are the record of bridge ports that were
 			// switched, for whoever has to put them back.
-			addrSet(hairpinSet(true), nft.IPv4Addr), addrSet(hairpinSet(false), nft.IPv6Addr),
+			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
 			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(), rawPrerouting(),
@@ -64,8 +60,8 @@ func hostMap(name string, frontend, backend nft.DataType) nft.Set {
 	}
 }
 
-// endedMap holds what no rule looks up: see ended.go.
-func endedMap(name string, addr nft.DataType) nft.Set {
+// notesMap holds what no rule looks up: see ended.go.
+func notesMap(name string, addr nft.DataType) nft.Set {
 	return nft.Set{Name: name, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{addr, nft.InetService}}
 }
 
@@ -133,8 +129,8 @@ func natOutput() nft.Chain {
 // ports of the kernel's own choice are not, and from those that frontends are chosen
 // from.
 const (
-	firstMasqueradePort = 32768
-	lastMasqueradePort  = defaultFirstPort - 1
+	FirstMasqueradePort = 32768
+	LastMasqueradePort  = 49152
 )
 
 // wayOut gives a flow the host's address. A port chosen at random keeps a backend from
@@ -144,8 +140,8 @@ func wayOut() nft.Chain {
 		Name:    "way-out",
 		Comment: "as this host, by ports that frontends are not chosen from",
 		Rules: []nft.Rule{
-			{nft.OverTCP(), nft.MasqueradeFullyRandomTo(firstMasqueradePort, lastMasqueradePort)},
-			{nft.OverUDP(), nft.MasqueradeFullyRandomTo(firstMasqueradePort, lastMasqueradePort)},
+			{nft.OverTCP(), nft.MasqueradeFullyRandomTo(FirstMasqueradePort, LastMasqueradePort)},
+			{nft.OverUDP(), nft.MasqueradeFullyRandomTo(FirstMasqueradePort, LastMasqueradePort)},
 			{nft.MasqueradeFullyRandom()},
 		},
 	}

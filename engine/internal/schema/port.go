@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package schema
 
 import (
 	"time"
@@ -11,21 +11,21 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// mapKind says what a map is for; the maps that there are differ in it.
+// mapKind says what a map of ports is for.
 type mapKind struct {
 	proto nat.Proto
-	// is4 is whether the addresses of its frontends are of IPv4, also where the map
-	// has only their ports: those of the other family, proxies alone serve.
+	// is4 is whether its frontends are of IPv4, also where the map has only their ports:
+	// proxies alone serve those of the other family.
 	is4 bool
 	// host is whether each frontend in it has an address of its own.
 	host bool
-	// apart is whether the backends are of the other family. No rule looks such a map
-	// up, for netfilter does not translate between families; it is the record of what
-	// a proxy serves. The address of a frontend may be that which is any of its family.
+	// apart is whether the backends are of the other family. No rule looks the map up,
+	// for netfilter does not translate between families; it records what a proxy serves.
+	// A frontend may have the address for any of its family.
 	apart bool
 }
 
-// kindOfPort is that of the map which holds the port.
+// kindOfPort returns the kind of the map that holds the port.
 func kindOfPort(p portset.Port) mapKind {
 	backend := p.Backend.Addr()
 	if p.CrossesFamilies() {
@@ -34,7 +34,7 @@ func kindOfPort(p portset.Port) mapKind {
 	return mapKind{proto: p.Proto, is4: backend.Is4(), host: p.Host().IsValid()}
 }
 
-// mapName is the name of the map of a kind.
+// mapName returns the name of the map of a kind.
 func mapName(k mapKind) string {
 	name, other := "tcp4", "_to6"
 	switch {
@@ -54,7 +54,7 @@ func mapName(k mapKind) string {
 	return name
 }
 
-// mapKinds are the kinds of all maps by name.
+// mapKinds returns the kinds of all maps of ports, by name.
 func mapKinds() map[string]mapKind {
 	kinds := make(map[string]mapKind, 12)
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
@@ -71,21 +71,20 @@ func mapKinds() map[string]mapKind {
 	return kinds
 }
 
-// elementOf is the element that publishes one port, at a time from which its
-// time-out is counted.
-func elementOf(p portset.Port, now time.Time) nft.Element {
-	e := elementKey(p)
+// PortElement returns the element that publishes a port. Its time-out begins now.
+func PortElement(p portset.Port, now time.Time) nft.Element {
+	e := PortKey(p)
 	e.Value = p.Backend
 	e.Comment = elementComment(p)
 	if p.Expires != 0 {
-		// What is over already ends at once.
+		// A port that is over already ends at once.
 		e.Timeout = max(time.UnixMilli(p.Expires).Sub(now), time.Millisecond)
 	}
 	return e
 }
 
-// elementKey is as much of an element as deleting it takes.
-func elementKey(p portset.Port) nft.Element {
+// PortKey returns as much of the element as identifies it.
+func PortKey(p portset.Port) nft.Element {
 	kind := kindOfPort(p)
 	e := nft.Element{Set: mapName(kind)}
 	if kind.host || kind.apart {
@@ -96,22 +95,12 @@ func elementKey(p portset.Port) nft.Element {
 	return e
 }
 
-// readPort reads an element of one of the maps back. ok is false if no engine can
-// have made it: others can write into a table that nobody owns.
-func readPort(e nft.Element, kind mapKind, now time.Time) (p portset.Port, ok bool) {
-	p = portIn(&e, kind, now)
-	strange := e.Key.AddrPort().Port() == 0 || kind.host && e.Key.AddrPort().Addr().IsUnspecified()
-	if strange {
-		return p, false
-	}
-	m := p.Mapping()
-	return p, m.Valid()
-}
-
-// portIn is readPort of what an engine can have made.
-func portIn(e *nft.Element, kind mapKind, now time.Time) (p portset.Port) {
+// readPort decodes an element of a map of ports. ok is false if no engine can have made it:
+// others can write into a table that nobody owns.
+func readPort(e *nft.Element, kind mapKind, now time.Time) (p portset.Port, ok bool) {
+	at := e.Key.AddrPort()
 	name, attributes := nat.ParseComment(e.Comment)
-	p.Frontend = portset.Frontend{Proto: kind.proto, AddrPort: e.Key.AddrPort()}
+	p.Frontend = portset.Frontend{Proto: kind.proto, AddrPort: at}
 	p.Target = portset.Target{Backend: e.Value, Name: name, NoProxy: attributes.NoProxy}
 	if e.Timeout != 0 {
 		p.Expires = now.Add(e.Expires).UnixMilli()
@@ -119,14 +108,17 @@ func portIn(e *nft.Element, kind mapKind, now time.Time) (p portset.Port) {
 	if !kind.host && !kind.apart && attributes.OneFamily {
 		p.Frontend = p.OfFamily(e.Value.Addr())
 	}
-	p.NoProxy = p.NoProxy && !p.ProxiedOnly() // Validate says why
-	return p
+	p.NoProxy = p.NoProxy && !p.ProxiedOnly() // Mapping.Validate says why
+	if at.Port() == 0 || kind.host && at.Addr().IsUnspecified() {
+		return p, false
+	}
+	m := p.Mapping()
+	return p, m.Valid()
 }
 
-// elementComment is the name of the mapping, and what a map has no place for in
-// brackets behind it: `web [no-proxy]`. No name ends like that, so that neither can be
-// taken for the other. In a comment it is there for the administrator to read, and
-// survives nft(8) saving the table and loading it again.
+// elementComment is the name of the mapping, followed by attributes in brackets that a
+// map has no field for: `web [no-proxy]`. No name ends like that. The comment is there for
+// the administrator to read, and survives when nft(8) saves and loads the table.
 func elementComment(p portset.Port) string {
 	return nat.CommentText(p.Name, nat.CommentAttributes{
 		NoProxy:   p.NoProxy,

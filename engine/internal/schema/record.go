@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package schema
 
 import (
 	"cmp"
@@ -33,10 +33,9 @@ const (
 	setGuarded     = "guarded"
 	setCursors     = "cursors"
 	setLeases      = "leases"
+	setInside      = "inside"  // segments
+	setHairpin     = "hairpin" // bridge ports in hairpin mode
 )
-
-// recordSets are the names of the sets of records, without the digit of the family.
-var recordSets = []string{setNetworks, setMasqueraded, setGuarded, setCursors, setLeases}
 
 // familyDigit ends the names of the sets and maps of a family.
 func familyDigit(a netip.Addr) string {
@@ -72,8 +71,8 @@ func leaseElement(l *ipam.Lease) nft.Element {
 	return nft.Element{Set: setLeases + familyDigit(l.Addr), Key: nft.AddrKey(l.Addr), Comment: l.Name}
 }
 
-// ipamElements returns the elements of networks and leases.
-func ipamElements(networks []nat.Network, leases []*ipam.Lease) (es []nft.Element) {
+// IPAMElements returns the elements of networks and leases.
+func IPAMElements(networks []nat.Network, leases []*ipam.Lease) (es []nft.Element) {
 	for _, n := range networks {
 		es = append(es, networkElements(n)...)
 	}
@@ -83,9 +82,9 @@ func ipamElements(networks []nat.Network, leases []*ipam.Lease) (es []nft.Elemen
 	return es
 }
 
-// ipamDiff returns the elements that differ between two states.
-func ipamDiff(d ipam.Diff) (removed, added []nft.Element) {
-	removed, added = ipamElements(d.RemovedNetworks, nil), ipamElements(d.AddedNetworks, nil)
+// IPAMDiff returns the elements that differ between two states.
+func IPAMDiff(d ipam.Diff) (removed, added []nft.Element) {
+	removed, added = IPAMElements(d.RemovedNetworks, nil), IPAMElements(d.AddedNetworks, nil)
 	for i := 0; i < len(removed); {
 		if j := slices.Index(added, removed[i]); j >= 0 { // of a network that is changed
 			removed, added = slices.Delete(removed, i, i+1), slices.Delete(added, j, j+1)
@@ -93,32 +92,11 @@ func ipamDiff(d ipam.Diff) (removed, added []nft.Element) {
 			i++
 		}
 	}
-	return append(removed, ipamElements(nil, d.RemovedLeases)...), append(added, ipamElements(nil, d.AddedLeases)...)
+	return append(removed, IPAMElements(nil, d.RemovedLeases)...), append(added, IPAMElements(nil, d.AddedLeases)...)
 }
 
-// recordOf tells of an element of which set of records it is, if of one.
-func recordOf(e nft.Element) (set string, ok bool) {
-	if e.Set == "" {
-		return "", false
-	}
-	set = e.Set[:len(e.Set)-1]
-	return set, slices.Contains(recordSets, set)
-}
-
-// readIPAM reads the records among elements, and sorts out what no engine can have written.
-func readIPAM(elements []nft.Element) (s *ipam.State, foreign []nft.Element) {
-	s = ipam.New()
-	by := map[string][]nft.Element{}
-	for _, el := range behindMappings(elements) {
-		set, ok := recordOf(el)
-		switch {
-		case !ok:
-		case el.Foreign != "":
-			foreign = append(foreign, el)
-		default:
-			by[set] = append(by[set], el)
-		}
-	}
+// readIPAM decodes the records of networks and leases, which are by their sets.
+func (c *Contents) readIPAM(by map[string][]nft.Element) {
 	prefixes := func(set string) map[netip.Prefix]bool {
 		ps := make(map[netip.Prefix]bool, len(by[set]))
 		for _, el := range by[set] {
@@ -132,39 +110,36 @@ func readIPAM(elements []nft.Element) (s *ipam.State, foreign []nft.Element) {
 	for _, el := range inOrder(by[setNetworks], by[setCursors]) {
 		n, ok := readNetwork(el)
 		n.NoMasquerade, n.NoGuard = !masqueraded[n.Prefix], !guarded[n.Prefix]
-		if !ok || s.AddNetwork(n) != nil {
-			foreign = append(foreign, el)
-			continue
-		}
-		networks[n.Prefix] = true
+		ok = ok && c.IPAM.AddNetwork(n) == nil
+		networks[n.Prefix] = networks[n.Prefix] || ok
+		c.keep(el, ok)
 	}
 	for _, el := range slices.Concat(by[setMasqueraded], by[setGuarded]) {
-		if p, _ := el.Key.Prefix(); !networks[p] {
-			foreign = append(foreign, el)
-		}
+		p, _ := el.Key.Prefix()
+		c.keep(el, networks[p])
 	}
-	// Of what is there twice the lowest address is kept, whatever the kernel's order.
+	// Of two leases of a name the lower address is kept, whatever the kernel's order.
 	for _, el := range slices.SortedFunc(slices.Values(by[setLeases]), byAddr) {
 		at, ok := el.Key.Addr()
-		if !ok || s.Add(nat.EndpointSpec{Name: el.Comment, Address: at}) != nil {
-			foreign = append(foreign, el)
-		}
+		c.keep(el, ok && c.IPAM.Add(nat.EndpointSpec{Name: el.Comment, Address: at}) == nil)
 	}
 	cursors := map[string]bool{}
 	for _, el := range slices.SortedFunc(slices.Values(by[setCursors]), byAddr) {
 		at, _ := el.Key.Addr()
-		n, ok := s.NetworkOf(at)
-		if !ok || n.Name != el.Comment || cursors[n.Name] || s.SetNext(n.Name, at) != nil {
-			foreign = append(foreign, el)
-			continue
+		n, ok := c.IPAM.NetworkOf(at)
+		ok = ok && n.Name == el.Comment && !cursors[n.Name] && c.IPAM.SetNext(n.Name, at) == nil
+		if ok { // else it is not free, and the next one is
+			n, _ = c.IPAM.Network(n.Name)
+			ok = n.Next == at
+			cursors[n.Name] = ok
 		}
-		if n, _ = s.Network(n.Name); n.Next != at { // it is not free
-			foreign = append(foreign, el)
-			continue
-		}
-		cursors[n.Name] = true
+		c.keep(el, ok)
 	}
-	return s, foreign
+	for _, n := range c.IPAM.Networks() {
+		if !cursors[n.Name] {
+			c.Missing = append(c.Missing, cursorElement(n))
+		}
+	}
 }
 
 func byAddr(a, b nft.Element) int {
@@ -210,29 +185,7 @@ func readNetwork(el nft.Element) (n nat.Network, ok bool) {
 	return n, n.Validate() == nil
 }
 
-// missingElements returns the elements that a state asks for and that are missing: each
-// network is a segment and has a cursor.
-func missingElements(s *ipam.State, elements []nft.Element) (es []nft.Element) {
-	found := map[nft.Element]bool{}
-	segments := map[netip.Prefix]bool{}
-	for _, el := range behindMappings(elements) {
-		if p, ok := el.Key.Segment(); ok {
-			segments[p] = true
-		}
-		found[el] = true
-	}
-	for _, n := range s.Networks() {
-		if !segments[n.Prefix] {
-			es = append(es, segmentElement(n.Prefix))
-		}
-		if cursor := cursorElement(n); !found[cursor] {
-			es = append(es, cursor)
-		}
-	}
-	return es
-}
-
-// segmentElement is the element of a segment.
-func segmentElement(p netip.Prefix) nft.Element {
-	return nft.Element{Set: insideSet(p.Addr().Is4()), Key: nft.SegmentKey(p), Comment: "on-link"}
+// SegmentElement returns the element of a segment.
+func SegmentElement(p netip.Prefix) nft.Element {
+	return nft.Element{Set: setInside + familyDigit(p.Addr()), Key: nft.SegmentKey(p), Comment: "on-link"}
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package schema
 
 import (
 	"math/rand/v2"
@@ -23,7 +23,7 @@ func TestElementRoundTrip(t *testing.T) {
 	const seed = 11
 	r := rand.New(rand.NewPCG(seed, seed))
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
-	kinds, table := mapKinds(), ruleset(DefaultTable)
+	kinds, table := mapKinds(), Ruleset("nftnat")
 	seen := map[string]bool{}
 	for range 5000 {
 		m := nattest.Random(r)
@@ -32,16 +32,16 @@ func TestElementRoundTrip(t *testing.T) {
 		}
 		for m := range nat.Expand(m) {
 			m.Expires = m.Expires.Truncate(time.Millisecond)
-			e := elementOf(portset.Of(m), now)
+			e := PortElement(portset.Of(m), now)
 			require.NoError(t, nft.Change{Add: []nft.Element{e}}.Validate(table), "%s", m)
 			seen[e.Set] = true
 			kind, ok := kinds[e.Set]
 			require.True(t, ok)
 			e.Expires = e.Timeout // as it is read back at once
-			p, ok := readPort(e, kind, now)
+			p, ok := readPort(&e, kind, now)
 			require.True(t, ok)
 			require.Equal(t, m, p.Mapping())
-			require.Equal(t, nft.Element{Set: e.Set, Key: e.Key}, elementKey(p))
+			require.Equal(t, nft.Element{Set: e.Set, Key: e.Key}, PortKey(p))
 			require.True(t, p.SameAs(portset.TargetOf(m)))
 		}
 	}
@@ -52,7 +52,7 @@ func TestElementOver(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	m := nattest.Mapping(t, "80->172.30.0.2:80")
 	m.Expires = now.Add(-time.Hour)
-	require.Equal(t, time.Millisecond, elementOf(portset.Of(m), now).Timeout, "zero would be for ever")
+	require.Equal(t, time.Millisecond, PortElement(portset.Of(m), now).Timeout, "zero would be for ever")
 }
 
 // Whatever stands in a comment: what is read of it can be shown, saved, loaded, and
@@ -64,7 +64,7 @@ func FuzzComment(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	table := ruleset(DefaultTable)
+	table := Ruleset("nftnat")
 	f.Fuzz(func(t *testing.T, comment string) {
 		name, a := nat.ParseComment(comment)
 		m := nat.Mapping{Proto: nat.TCP, Frontend: netip.MustParseAddrPort("0.0.0.0:80"), Backend: netip.MustParseAddrPort("172.30.0.2:80"), Name: name}

@@ -1,0 +1,218 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package schema
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// Contents is what the elements of a table say.
+type Contents struct {
+	Ports    portset.Set
+	IPAM     *ipam.State
+	Segments []netip.Prefix // with those that are missing
+	Hairpins []hairpin.Record
+	Ended    []portset.Port // UDP ports whose flows are to be deleted
+
+	// Elements are those that an engine can have made. Foreign ones others have written:
+	// nobody would see them, and yet they would be in the way of mappings. Missing are
+	// those that the networks ask for.
+	Elements, Foreign, Missing []nft.Element
+}
+
+// Classify decodes the elements of a table. It reuses their memory.
+func Classify(elements []nft.Element, now time.Time) *Contents {
+	c := &Contents{
+		Ports: portset.NewSet(), IPAM: ipam.New(),
+		Elements: elements[:0],
+	}
+	kinds := mapKinds()
+	var kind mapKind
+	var set string
+	isPort := false
+	var apart []int // the elements of ports that are
+	var others []nft.Element
+	for i := range elements {
+		el := &elements[i]
+		if el.Set != set { // those of one set are one after the other
+			set = el.Set
+			kind, isPort = kinds[set]
+		}
+		if !isPort {
+			others = append(others, *el)
+			continue
+		}
+		p, ok := readPort(el, kind, now)
+		switch {
+		case !ok || el.Foreign != "":
+			c.Foreign = append(c.Foreign, *el)
+			continue
+		case kind.apart:
+			apart = append(apart, len(c.Elements))
+		default:
+			c.put(p)
+		}
+		if len(c.Elements) == i { // it stays where it is
+			c.Elements = elements[:i+1]
+		} else {
+			c.Elements = append(c.Elements, *el)
+		}
+	}
+	c.putApart(apart, kinds, now)
+	c.readOthers(others)
+	return c
+}
+
+// put adds a port that rules look up.
+func (c *Contents) put(p portset.Port) {
+	if have, twice := c.Ports.Get(p.Frontend); twice {
+		// Others have written the port into the maps of both families. Neither is for any
+		// address of both then.
+		c.Ports.Delete(p.Frontend)
+		c.Ports.Put(portset.Port{Frontend: p.OfFamily(have.Backend.Addr()), Target: have})
+		p.Frontend = p.OfFamily(p.Backend.Addr())
+	}
+	c.Ports.Put(p)
+}
+
+// putApart adds the ports that no rule looks up, by the positions of their elements. One
+// that a rule looks up shadows another of the same frontend: no engine makes both.
+func (c *Contents) putApart(apart []int, kinds map[string]mapKind, now time.Time) {
+	var shadowed []nft.Element
+	for _, i := range slices.Backward(apart) {
+		el := &c.Elements[i]
+		p, _ := readPort(el, kinds[el.Set], now)
+		if _, ok := c.Ports.Get(p.Frontend); ok {
+			shadowed = append(shadowed, *el)
+			c.Elements = slices.Delete(c.Elements, i, i+1)
+		} else {
+			c.Ports.Put(p)
+		}
+	}
+	c.Foreign = append(c.Foreign, shadowed...)
+}
+
+// readOthers decodes the elements that are no ports.
+func (c *Contents) readOthers(elements []nft.Element) {
+	by := map[string][]nft.Element{}
+	for _, el := range elements {
+		name := el.Set[:len(el.Set)-1]
+		if strings.HasSuffix(el.Set, endedSuffix) {
+			name = endedSuffix
+		}
+		if el.Foreign != "" {
+			c.Foreign = append(c.Foreign, el)
+		} else {
+			by[name] = append(by[name], el)
+		}
+	}
+	c.readIPAM(by)
+	c.readSegments(by[setInside])
+	for _, el := range by[endedSuffix] {
+		p, ok := readEnded(el)
+		if c.keep(el, ok) {
+			c.Ended = append(c.Ended, p)
+		}
+	}
+	for _, el := range by[setHairpin] {
+		backend, ok := el.Key.Addr()
+		if c.keep(el, ok && hairpin.Recordable(el.Comment)) {
+			c.Hairpins = append(c.Hairpins, hairpin.Record{Backend: backend, Port: el.Comment})
+		}
+	}
+}
+
+// readSegments decodes the segments. Each network is one.
+func (c *Contents) readSegments(elements []nft.Element) {
+	networks := c.IPAM.Prefixes()
+	var all []netip.Prefix
+	for _, el := range elements {
+		if p, ok := el.Key.Segment(); ok {
+			all = append(all, p)
+		}
+	}
+	nested := segment.Nested(all, networks)
+	for _, el := range elements {
+		p, ok := el.Key.Segment()
+		if c.keep(el, ok && !nested[p]) {
+			c.Segments = append(c.Segments, p)
+		}
+	}
+	for _, p := range networks {
+		if !slices.Contains(c.Segments, p) {
+			c.Segments = append(c.Segments, p)
+			c.Missing = append(c.Missing, SegmentElement(p))
+		}
+	}
+}
+
+// keep adds an element to those of the engine or to the foreign ones.
+func (c *Contents) keep(el nft.Element, ok bool) bool {
+	if ok {
+		c.Elements = append(c.Elements, el)
+	} else {
+		c.Foreign = append(c.Foreign, el)
+	}
+	return ok
+}
+
+// Correction returns the change that makes the table hold the elements without the foreign
+// ones, and with those that are missing and with comments that nft(8) can load. The
+// elements are so afterwards.
+func (c *Contents) Correction() nft.Change {
+	ch := nft.Change{Delete: c.Foreign, Add: c.Missing}
+	for i := range c.Elements {
+		was := c.Elements[i]
+		if set := was.Set[:len(was.Set)-1]; isRecord(set) { // with another comment it is foreign
+			continue
+		}
+		c.Elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))
+		if c.Elements[i].Comment != was.Comment {
+			ch.Delete, ch.Add = append(ch.Delete, was), append(ch.Add, c.Elements[i])
+		}
+	}
+	c.Elements = append(c.Elements, c.Missing...)
+	return ch
+}
+
+// Missing returns which elements of networks, leases, segments and hairpin records are not
+// among those of a table.
+func Missing(want, elements []nft.Element) (missing []nft.Element) {
+	type key struct {
+		set string
+		key nft.Key
+	}
+	found := map[key]nft.Element{}
+	for _, el := range elements {
+		if set := el.Set[:len(el.Set)-1]; isRecord(set) || set == setInside {
+			found[key{el.Set, el.Key}] = el
+		}
+	}
+	for _, el := range want {
+		have, ok := found[key{el.Set, el.Key}]
+		if _, isSegment := el.Key.Segment(); !ok || have != el && !isSegment {
+			missing = append(missing, el)
+		}
+	}
+	return missing
+}
+
+// isRecord reports whether a set has records, by its name without the digit of the family.
+func isRecord(set string) bool {
+	switch set {
+	case setNetworks, setMasqueraded, setGuarded, setCursors, setLeases, setHairpin:
+		return true
+	}
+	return false
+}
