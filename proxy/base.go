@@ -48,7 +48,7 @@ const (
 
 // served is what differs between the protocols.
 type served interface {
-	member
+	Proxy
 	// listen watches the frontend. The caller holds the turn of the home loop.
 	listen() error
 	// consolidate leaves it to the home loop alone to take what is new. It
@@ -208,7 +208,7 @@ func (b *base) Retire() error {
 		return b.closeLocked()
 	}
 	if b.state == open {
-		b.group.retire(b.proto)
+		b.group.retire(b)
 		b.drainLocked()
 	}
 	return nil
@@ -224,8 +224,8 @@ func (b *base) Descriptor() int {
 	return -1
 }
 
-// leave implements member. The processes share the socket's queue, its filter, its
-// options and whether it listens: it is only closed, neither shut down nor filtered.
+// leave is Group.Leave for one proxy. The processes share the socket's queue, its filter,
+// its options and whether it listens: it is only closed, neither shut down nor filtered.
 func (b *base) leave() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -266,7 +266,7 @@ func (b *base) gone() {
 func (b *base) endDraining() {
 	close(b.drained)
 	if b.tcp() { // whose frontend is closed already: nothing is left to close
-		b.group.leave(b.proto)
+		b.group.leave(b)
 	}
 }
 
@@ -296,7 +296,7 @@ func (b *base) closeLocked() error {
 		close(b.ended)
 	}
 	if b.group != nil && !b.private {
-		b.group.leave(b.proto)
+		b.group.leave(b)
 	}
 	if b.private {
 		return b.group.Close()

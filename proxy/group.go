@@ -54,26 +54,17 @@ type Group struct {
 	pipeFailed sync.Once             // calls opts.PipeFailed
 
 	mu      sync.Mutex
-	loops   []*loop             // guarded by mu; nil: not started yet
-	next    int                 // guarded by mu: the loop of the next proxy
-	members map[member]struct{} // guarded by mu
-	retired map[member]struct{} // guarded by mu: those of members that hold no port any more
-	former  Stats               // guarded by mu: the counters of those that left
-	closed  bool                // guarded by mu
-}
-
-// member is a proxy as its group sees it.
-type member interface {
-	Close() error
-	Shutdown(ctx context.Context) error
-	Stats() Stats
-	leave() // see Group.Leave
+	loops   []*loop        // guarded by mu; nil: not started yet
+	next    int            // guarded by mu: the loop of the next proxy
+	members map[*base]bool // guarded by mu: the proxies; true: it holds no port any more
+	former  Stats          // guarded by mu: the counters of those that left
+	closed  bool           // guarded by mu
 }
 
 // NewGroup returns a group. It starts nothing: loops begin with the first
 // proxy that opens. Close ends it.
 func NewGroup(opts *GroupOptions) *Group {
-	g := &Group{lead: leadToShare, heavyAfter: heavyAfter, pipeSize: pipeSize, answering: lastAnswers, start: time.Now(), members: make(map[member]struct{}), retired: make(map[member]struct{})}
+	g := &Group{lead: leadToShare, heavyAfter: heavyAfter, pipeSize: pipeSize, answering: lastAnswers, start: time.Now(), members: map[*base]bool{}}
 	if opts != nil {
 		g.opts = *opts
 	}
@@ -147,7 +138,7 @@ func (g *Group) Leave() {
 const lastAnswers = 10 * time.Second
 
 // closeToNew lets no proxy join any more and returns the members.
-func (g *Group) closeToNew() []member {
+func (g *Group) closeToNew() []*base {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
@@ -160,8 +151,10 @@ func (g *Group) Former() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.former
-	for m := range g.retired {
-		s.Add(m.Stats())
+	for b, retired := range g.members {
+		if retired {
+			s.Add(b.Stats())
+		}
 	}
 	return s
 }
@@ -192,35 +185,33 @@ func (g *Group) notePipe(err error) {
 // clock is the group's time: monotonic nanoseconds.
 func (g *Group) clock() int64 { return int64(time.Since(g.start)) }
 
-// join makes m a member, which Close closes.
-func (g *Group) join(m member) error {
+// join makes a proxy a member, which Close closes.
+func (g *Group) join(b *base) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return ErrClosed
 	}
-	g.members[m] = struct{}{}
+	g.members[b] = false
 	return nil
 }
 
 // leave undoes join. Loops may call it.
-func (g *Group) leave(m member) {
+func (g *Group) leave(b *base) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, ok := g.members[m]; !ok {
-		return
+	if _, ok := g.members[b]; ok {
+		delete(g.members, b)
+		g.former.Add(b.Stats())
 	}
-	delete(g.members, m)
-	delete(g.retired, m)
-	g.former.Add(m.Stats())
 }
 
-// retire notes that m holds no port any more.
-func (g *Group) retire(m member) {
+// retire notes that a member holds no port any more.
+func (g *Group) retire(b *base) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, ok := g.members[m]; ok {
-		g.retired[m] = struct{}{}
+	if _, ok := g.members[b]; ok {
+		g.members[b] = true
 	}
 }
 

@@ -177,17 +177,14 @@ func (s *Socket) proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	b := base{opts: opts.filled(), fd: s.fd, filtered: s.filtered, frontend: s.Addr()}
 	b.target.Store(to)
 	b.group = b.opts.Group
-	var p interface {
-		Proxy
-		served
-	}
+	var p served
 	if s.network == "tcp" {
 		p = newTCP(&b)
 	} else if p, err = newUDP(&b, s.addr); err != nil {
 		return nil, err
 	}
 	if b.group != nil {
-		if err := b.group.join(p); err != nil {
+		if err := b.group.join(&b); err != nil {
 			return nil, err
 		}
 	}

@@ -191,30 +191,24 @@ func (s *tcpShard) wake(when int64) {
 // expire ends the dials that took too long and the connections that were idle too
 // long, sets keep-alive for recent ones, and wakes again for the next.
 func (s *tcpShard) expire() {
-	opts := &s.proxy.opts
-	for n := s.dialing.front; n != nil; n = s.dialing.front {
-		if when := n.item.since + int64(opts.DialTimeout); when > s.loop.now {
-			s.wake(when)
-			break
-		}
+	s.overdue(&s.dialing, s.proxy.opts.DialTimeout, func(c *tcpConn) {
 		s.proxy.counters.refused.Add(1)
-		n.item.abort()
+		c.abort()
+	})
+	s.overdue(&s.recent, keepAfter, (*tcpConn).endRecent)
+	if idle := s.proxy.opts.IdleTimeout; idle > 0 {
+		s.overdue(&s.conns, idle, (*tcpConn).abort)
 	}
-	for n := s.recent.front; n != nil; n = s.recent.front {
-		if when := n.item.since + int64(keepAfter); when > s.loop.now {
+}
+
+// overdue calls f, which removes it, for each connection that has been in the list for
+// longer than a time.
+func (s *tcpShard) overdue(l *list[tcpConn], after time.Duration, f func(*tcpConn)) {
+	for n := l.front; n != nil; n = l.front {
+		if when := n.item.since + int64(after); when > s.loop.now {
 			s.wake(when)
-			break
+			return
 		}
-		n.item.endRecent()
-	}
-	if opts.IdleTimeout <= 0 {
-		return
-	}
-	for n := s.conns.front; n != nil; n = s.conns.front {
-		if when := n.item.since + int64(opts.IdleTimeout); when > s.loop.now {
-			s.wake(when)
-			break
-		}
-		n.item.abort()
+		f(n.item)
 	}
 }
