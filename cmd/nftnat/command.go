@@ -18,24 +18,29 @@ import (
 // show asks a publisher, and prints the answer: with --json as the document that doc makes of
 // it, and else by text. A command that changes something shows its progress meanwhile.
 func show[T, D any](
-	g *global, cmd *cobra.Command, a access, ask func(publisher, context.Context) (T, error), doc func(T) D, text func(io.Writer, T) error,
+	g *global, cmd *cobra.Command, a access, f func(publisher, context.Context) (T, error), doc func(T) D, text func(io.Writer, T) error,
 ) error {
-	return g.with(cmd.Context(), a, func(p publisher) error {
-		stop := func() {}
+	answer, err := ask(cmd.Context(), g, a, func(p publisher, ctx context.Context) (T, error) {
 		if a == writing {
-			stop = g.showProgress(cmd.Context(), p)
+			defer g.showProgress(ctx, p)()
 		}
-		answer, err := ask(p, cmd.Context())
-		stop()
-		if err != nil {
-			return err
-		}
-		if g.json {
-			return printJSON(cmd.OutOrStdout(), doc(answer))
-		}
-		return text(cmd.OutOrStdout(), answer)
+		return f(p, ctx)
 	})
+	if err != nil {
+		return err
+	}
+	return printAnswer(g, cmd, answer, doc, text)
 }
+
+func printAnswer[T, D any](g *global, cmd *cobra.Command, answer T, doc func(T) D, text func(io.Writer, T) error) error {
+	if g.json {
+		return printJSON(cmd.OutOrStdout(), doc(answer))
+	}
+	return text(cmd.OutOrStdout(), answer)
+}
+
+// same is a document that needs no other form.
+func same[T any](doc T) T { return doc }
 
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

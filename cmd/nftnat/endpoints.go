@@ -68,7 +68,7 @@ func newDetach(g *global) *cobra.Command {
 			"address.",
 		Example:           "  nftnat detach web",
 		Args:              usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: g.completeOnly(endpointNames),
+		ValidArgsFunction: first(g.complete(endpointNames)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := nat.ValidateEndpointName(args[0]); err != nil {
 				return err
@@ -132,18 +132,13 @@ func newInspect(g *global) *cobra.Command {
 		Short:             "Print an endpoint as JSON, in the form that Docker had in 2013",
 		Example:           "  nftnat inspect web",
 		Args:              usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: g.completeOnly(endpointNames),
+		ValidArgsFunction: first(g.complete(endpointNames)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nat.ValidateEndpointName(args[0]); err != nil {
+			ep, err := g.endpoint(cmd, args[0])
+			if err != nil {
 				return err
 			}
-			return g.with(cmd.Context(), reading, func(p publisher) error {
-				ep, err := p.Endpoint(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return printJSON(cmd.OutOrStdout(), api.Inspect(ep))
-			})
+			return printJSON(cmd.OutOrStdout(), api.Inspect(ep))
 		},
 	}, toDaemon+forJSON)
 }
@@ -158,21 +153,19 @@ func newPort(g *global) *cobra.Command {
 		Args:              usage(cobra.ExactArgs(2)),
 		ValidArgsFunction: g.completePort,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nat.ValidateEndpointName(args[0]); err != nil {
-				return err
-			}
 			port, err := parsePrivate(args[1])
 			if err != nil {
 				return err
 			}
-			return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
-				ep, err := p.Endpoint(ctx, args[0])
-				found := leadingTo(ep.Mappings, port)
-				if err == nil && len(found) == 0 {
-					err = fmt.Errorf("%s %d of endpoint %s is %w", port.Proto, port.Backend, args[0], nat.ErrNotFound)
-				}
-				return found, err
-			}, api.Mappings, func(w io.Writer, found []nat.Mapping) error {
+			ep, err := g.endpoint(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			found := leadingTo(ep.Mappings, port)
+			if len(found) == 0 {
+				return fmt.Errorf("%s %d of endpoint %s is %w", port.Proto, port.Backend, args[0], nat.ErrNotFound)
+			}
+			return printAnswer(g, cmd, found, api.Mappings, func(w io.Writer, found []nat.Mapping) error {
 				for _, m := range found {
 					if _, err := fmt.Fprintln(w, m.FrontendText()); err != nil {
 						return err
@@ -182,6 +175,16 @@ func newPort(g *global) *cobra.Command {
 			})
 		},
 	}, toDaemon+forJSON)
+}
+
+// endpoint asks for an endpoint.
+func (g *global) endpoint(cmd *cobra.Command, name string) (nat.Endpoint, error) {
+	if err := nat.ValidateEndpointName(name); err != nil {
+		return nat.Endpoint{}, err
+	}
+	return ask(cmd.Context(), g, reading, func(p publisher, ctx context.Context) (nat.Endpoint, error) {
+		return p.Endpoint(ctx, name)
+	})
 }
 
 // parsePrivate reads a port of an endpoint: a port spec that says nothing of a frontend.

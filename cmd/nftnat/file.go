@@ -80,13 +80,11 @@ func newExport(g *global) *cobra.Command {
 		Short: "Print networks, endpoints and mappings as a file for apply",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(cmd.Context(), reading, func(p publisher) error {
-				s, err := p.State(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return state.Encode(cmd.OutOrStdout(), s)
-			})
+			s, err := ask(cmd.Context(), g, reading, publisher.State)
+			if err != nil {
+				return err
+			}
+			return state.Encode(cmd.OutOrStdout(), s)
 		},
 	}, toDaemon)
 }

@@ -69,7 +69,7 @@ func newAdd(g *global) *cobra.Command {
 	flags.BoolVar(&noProxy, "no-proxy", false, "serve only what netfilter translates: not localhost")
 	flags.BoolVar(&replace, "replace", false, "if the frontend is published already, give it this backend")
 	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
-	cmd.ValidArgsFunction = completeFirst("tcp", "udp")
+	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
 	completeFlag(cmd, "ttl", cobra.FixedCompletions([]string{"1h", "1d", "2w"}, cobra.ShellCompDirectiveNoFileComp))
 	return offer(cmd, toDaemon+forJSON)
@@ -193,7 +193,7 @@ func newLs(g *global) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "list only mappings of this name")
-	cmd.ValidArgsFunction = completeFirst("tcp", "udp")
+	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
 	return offer(cmd, toDaemon+forJSON)
 }

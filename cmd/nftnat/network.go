@@ -92,14 +92,15 @@ func newNetworkRm(g *global) *cobra.Command {
 		Short:             "Remove a network that has no endpoint",
 		Example:           "  nftnat network rm inside",
 		Args:              usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: g.completeOnly(networkNames),
+		ValidArgsFunction: first(g.complete(networkNames)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := nat.ValidateNetworkName(args[0]); err != nil {
 				return err
 			}
-			return g.with(cmd.Context(), writing, func(p publisher) error {
-				return p.RemoveNetwork(cmd.Context(), args[0])
+			_, err := ask(cmd.Context(), g, writing, func(p publisher, ctx context.Context) (struct{}, error) {
+				return struct{}{}, p.RemoveNetwork(ctx, args[0])
 			})
+			return err
 		},
 	}, toDaemon)
 }

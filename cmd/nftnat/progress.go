@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 )
 
 const (
@@ -92,9 +91,4 @@ func progressLine(p api.Progress) string {
 		words += fmt.Sprintf(": %d of %d", p.Done, p.Total)
 	}
 	return words
-}
-
-// progressOf is the document of how far an engine is.
-func progressOf(p engine.Progress) api.Progress {
-	return api.Progress{Step: p.Step, Done: p.Done, Total: p.Total}
 }

@@ -6,20 +6,22 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"sync/atomic"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// publisher is what the verbs work with: a daemon, or an engine of this process.
+// publisher is what commands work with: a daemon, or an engine of this process.
 type publisher interface {
 	api.Engine
 	Endpoints(ctx context.Context) ([]nat.Endpoint, error)
-	Inspect(ctx context.Context, name string) (api.Inspection, error)
 	Progress(ctx context.Context) (api.Progress, error)
+	Status(ctx context.Context) (api.Status, error)
 }
 
 // direct is an engine of this process.
@@ -28,80 +30,95 @@ type direct struct {
 	progress *atomic.Pointer[engine.Progress]
 }
 
-func (d direct) Inspect(ctx context.Context, name string) (api.Inspection, error) {
-	ep, err := d.Endpoint(ctx, name)
-	if err != nil {
-		return api.Inspection{}, err
-	}
-	return api.Inspect(ep), nil
-}
-
 func (d direct) Progress(context.Context) (api.Progress, error) {
-	return progressOf(*d.progress.Load()), nil
+	return api.Progress(*d.progress.Load()), nil
 }
 
-// access is what a verb wants of the publisher.
+// Status has no PID, as there is no daemon.
+func (d direct) Status(ctx context.Context) (api.Status, error) {
+	st, err := d.Engine.Status(ctx)
+	if err != nil && st.Table == "" {
+		return api.Status{}, err
+	}
+	return daemon.StatusOf(st, err), nil
+}
+
+// access is what a command wants of the publisher.
 type access int
 
 const (
-	// reading changes nothing: where no daemon runs, or none answers in time, the kernel's
-	// table is read.
+	// reading changes nothing: if no daemon runs, or none answers in time, the kernel's table
+	// is read.
 	reading access = iota
-	// writing changes something: where no daemon runs, one is started, for what is
-	// published has to be served on localhost too.
+	// writing changes something: if no daemon runs, one is started, because localhost has to
+	// be served, too.
 	writing
 )
 
-// with hands a publisher to f. A reader, whose daemon does not answer, is called again with
-// what the kernel holds: it must not print before it has read.
-func (g *global) with(ctx context.Context, a access, f func(publisher) error) error {
+// readTimeout bounds how long a command that only reads waits for the daemon, in all. The
+// kernel knows the same.
+const readTimeout = 5 * time.Second
+
+// ask calls f with a publisher. If it only reads, and the daemon gives no answer, it is called
+// again with what the kernel holds.
+func ask[T any](ctx context.Context, g *global, a access, f func(publisher, context.Context) (T, error)) (answer T, err error) {
 	if !g.direct {
-		done, err := g.withDaemon(ctx, a, f)
-		if done {
-			return err
-		}
-		if !errors.Is(err, api.ErrNoServer) {
+		answer, err = askDaemon(ctx, g, a, f)
+		switch {
+		case a == writing, ctx.Err() != nil, !unanswered(err):
+			return answer, err
+		case !errors.Is(err, api.ErrNoServer):
 			g.logger().Warn("the daemon does not answer: this is what the kernel holds", "error", err)
 		}
 	}
 	var progress atomic.Pointer[engine.Progress]
 	progress.Store(&engine.Progress{})
-	return g.withEngine(ctx, a == reading, func(p engine.Progress) { progress.Store(&p) },
-		func(e *engine.Engine) error { return f(direct{engine.Values{Engine: e}, &progress}) })
+	err = g.withEngine(ctx, a == reading, func(p engine.Progress) { progress.Store(&p) }, func(e *engine.Engine) (err error) {
+		answer, err = f(direct{engine.Values{Engine: e}, &progress}, ctx)
+		return err
+	})
+	return answer, err
 }
 
-// withDaemon hands a daemon to f. It is not done if f only reads and the daemon does not answer.
-func (g *global) withDaemon(ctx context.Context, a access, f func(publisher) error) (done bool, err error) {
-	if a == writing {
-		client, err := g.daemon(ctx, a)
-		if err != nil {
-			return true, err
-		}
-		return true, f(client)
+func askDaemon[T any](ctx context.Context, g *global, a access, f func(publisher, context.Context) (T, error)) (answer T, err error) {
+	if a == reading {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, readTimeout)
+		defer cancel()
 	}
-	r := &reader{deadline: time.Now().Add(readPatience)}
-	finding, cancel := context.WithDeadline(ctx, r.deadline)
-	defer cancel()
-	client, err := g.daemon(finding, a)
+	client, err := g.daemon(ctx, a)
 	if err != nil {
-		return ctx.Err() != nil || !unanswered(err), err
+		return answer, err
 	}
-	r.publisher = client
-	if err = f(r); r.failed != nil && ctx.Err() == nil {
-		return false, r.failed
-	}
-	return true, err
+	return f(client, ctx)
 }
 
-// withEngine opens an engine in this process, hands it to f and closes it. A reader
-// takes no lock and changes nothing. How far a change is, progress is told; nil: nobody.
+// unanswered reports whether an error means that the daemon gave no answer, or a part of one: it
+// was stopped, has just ended, or is too busy. A change may have been made all the same. Which
+// error it is depends on where the answer was cut, so it is any error but the known ones.
+func unanswered(err error) bool {
+	var (
+		refusal *api.Problem
+		bad     usageError
+	)
+	switch {
+	case err == nil, errors.As(err, &bad), errors.Is(err, nat.ErrInvalid), errors.Is(err, fs.ErrPermission):
+		return false
+	case errors.As(err, &refusal):
+		return refusal.Code == api.CodeBusy || refusal.Code == api.CodeClosed
+	}
+	return true
+}
+
+// withEngine opens an engine in this process, calls f with it and closes it. A reader takes no
+// lock and changes nothing. Progress, if not nil, is called with that of a change.
 func (g *global) withEngine(ctx context.Context, reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
 	opts, err := g.engineOptions()
 	if err != nil {
 		return err
 	}
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
-	opts.AsFound = true // whose the table is, is for daemons to say
+	opts.AsFound = true // daemons say who owns the table
 	e, err := engine.Open(ctx, opts)
 	if g.direct && errors.Is(err, nat.ErrOwned) {
 		return hintedError{err, "leave out --direct to ask its daemon"}

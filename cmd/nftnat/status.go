@@ -4,12 +4,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +15,6 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
-	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/internal/printable"
 )
 
@@ -27,48 +24,14 @@ func newStatus(g *global) *cobra.Command {
 		Short: "Print the state of the daemon, or without one what the kernel holds",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, err := g.readStatus(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if g.json {
-				return printJSON(cmd.OutOrStdout(), st)
-			}
-			return printStatus(cmd, st)
+			return show(g, cmd, reading, publisher.Status, same, printStatus)
 		},
 	}, toDaemon+forJSON)
 }
 
-// readStatus asks the daemon, and where none answers, the kernel. Of what only a daemon
-// knows, a pid of 0 among it, there is nothing then.
-func (g *global) readStatus(ctx context.Context) (st api.Status, err error) {
-	if !g.direct {
-		ctx, cancel := context.WithTimeout(ctx, readPatience)
-		defer cancel()
-		client, _, err := g.locate(ctx)
-		if err == nil {
-			st, err = client.Status(ctx)
-		}
-		switch {
-		case err == nil || !unanswered(err):
-			return st, err
-		case !errors.Is(err, api.ErrNoServer):
-			g.logger().Warn("the daemon does not answer: this is what the kernel holds", "error", err)
-		}
-	}
-	err = g.withEngine(ctx, true, nil, func(e *engine.Engine) error {
-		now, err := e.Status(ctx)
-		if err != nil && now.Table == "" {
-			return err
-		}
-		st = daemon.StatusOf(now, err)
-		return nil
-	})
-	return st, err
-}
-
-func printStatus(cmd *cobra.Command, st api.Status) error {
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+// printStatus prints what the daemon says of itself, or without one (PID 0) what the kernel
+// holds.
+func printStatus(w io.Writer, st api.Status) error {
 	owned := "open to others"
 	if st.Table.Owned {
 		owned = "owned"
@@ -80,38 +43,39 @@ func printStatus(cmd *cobra.Command, st api.Status) error {
 	default:
 		owned += fmt.Sprintf(", repaired %d times", st.Table.Repaired)
 	}
-	switch {
-	case st.PID != 0:
-		fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable.Text(st.Version))
-	case st.Table.Owned:
-		fmt.Fprintln(w, "daemon\tgives no answer, but a process owns the table")
-	default:
-		fmt.Fprintln(w, "daemon\tnone answers: localhost is not served, and other programs can take the ports")
-	}
-	fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
-	fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n",
-		st.Mappings.TCP.IPv4, st.Mappings.TCP.IPv6, st.Mappings.UDP.IPv4, st.Mappings.UDP.IPv6)
-	fmt.Fprintf(w, "networks\t%d, with %d endpoints\n", st.Networks, st.Endpoints)
-	if st.PID != 0 {
-		fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
-	}
-	if st.Conntrack != nil {
-		fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
-	}
-	fmt.Fprintf(w, "forwarding\tipv4 %s, ipv6 %s\n", st.Forwarding.IPv4, st.Forwarding.IPv6)
-	if c := st.Confinement; c != nil {
-		fmt.Fprintf(w, "confined\t%s\n", describeConfinement(c))
-		for _, line := range c.Missing {
-			fmt.Fprintf(w, "not confined\t%s\n", line)
+	return printTable(w, func(w io.Writer) {
+		switch {
+		case st.PID != 0:
+			fmt.Fprintf(w, "daemon\tpid %d, up %s, version %s\n", st.PID, time.Duration(st.Uptime)*time.Second, printable.Text(st.Version))
+		case st.Table.Owned:
+			fmt.Fprintln(w, "daemon\tgives no answer, but a process owns the table")
+		default:
+			fmt.Fprintln(w, "daemon\tnone answers: localhost is not served, and other programs can take the ports")
 		}
-	}
-	for _, l := range st.MissingFeatures {
-		fmt.Fprintf(w, "no %s\t%s\n", printable.Text(l.Name), printable.Text(l.Fallback))
-	}
-	for _, line := range st.Warnings {
-		fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
-	}
-	return w.Flush()
+		fmt.Fprintf(w, "table\tinet %s, %s\n", st.Table.Name, owned)
+		n := st.Mappings
+		fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n", n.TCP.IPv4, n.TCP.IPv6, n.UDP.IPv4, n.UDP.IPv6)
+		fmt.Fprintf(w, "networks\t%d, with %d endpoints\n", st.Networks, st.Endpoints)
+		if st.PID != 0 {
+			fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
+		}
+		if st.Conntrack != nil {
+			fmt.Fprintf(w, "conntrack\t%d flows of at most %d\n", st.Conntrack.Count, st.Conntrack.Max)
+		}
+		fmt.Fprintf(w, "forwarding\tipv4 %s, ipv6 %s\n", st.Forwarding.IPv4, st.Forwarding.IPv6)
+		if c := st.Confinement; c != nil {
+			fmt.Fprintf(w, "confined\t%s\n", describeConfinement(c))
+			for _, line := range c.Missing {
+				fmt.Fprintf(w, "not confined\t%s\n", line)
+			}
+		}
+		for _, m := range st.MissingFeatures {
+			fmt.Fprintf(w, "no %s\t%s\n", printable.Text(m.Name), printable.Text(m.Fallback))
+		}
+		for _, line := range st.Warnings {
+			fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
+		}
+	})
 }
 
 // describeConfinement says what is in force.
