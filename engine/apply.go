@@ -120,7 +120,7 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 		c.Removed = e.unwanted(ms, now)
 	}
 	e.warnUnreachable(hosts)
-	c.routes = hosts.Routes()
+	c.routes = hosts.Routes
 	return c, nil
 }
 

@@ -232,9 +232,10 @@ func (e *Engine) commitTable(c change, after segment.Counts, undo *undoList) err
 	}
 	removed, added := segment.Diff(e.segments, after)
 	gone, come := schema.IPAMDiff(c.ipamDiff)
+	goneRecords, comeRecords := e.hairpins.Diff(c.hairpins)
 	ch := nft.Change{
-		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), schema.HairpinElements(c.hairpins.Removed())...),
-		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), schema.HairpinElements(c.hairpins.Added())...),
+		Delete: append(e.elements(c.Before, c.LenBefore(), removed, gone), schema.HairpinElements(goneRecords)...),
+		Add:    append(e.elements(c.After, c.LenAfter(), added, append(come, c.notes...)), schema.HairpinElements(comeRecords)...),
 	}
 	if err := e.table.Update(ch); err != nil {
 		return err

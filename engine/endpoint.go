@@ -132,7 +132,7 @@ func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint,
 			return nil, err
 		}
 	}
-	base := change{routes: hosts.Routes()}
+	base := change{routes: hosts.Routes}
 	e.changeIPAM(&base, after)
 	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	}
 	e := newEngine(opts)
 	e.namespace = ns
-	e.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}}
+	e.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}, Interfaces: hostnet.SystemInterfaces}
 	if err := e.connect(ctx); err != nil {
 		return nil, errors.Join(err, e.disconnect())
 	}

@@ -58,23 +58,14 @@ func withBridges() *testbed {
 }
 
 func (f *fakeBridges) Link(index int) (hairpin.Link, error) {
-	return f.find(func(l hairpin.Link) bool { return l.Index == index })
-}
-
-func (f *fakeBridges) LinkNamed(name string) (hairpin.Link, error) {
-	return f.find(func(l hairpin.Link) bool { return l.Name == name })
-}
-
-func (f *fakeBridges) find(match func(hairpin.Link) bool) (hairpin.Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked++
-	for _, l := range f.links {
-		if match(l) {
-			return l, nil
-		}
+	l, ok := f.links[index]
+	if !ok {
+		return l, fs.ErrNotExist
 	}
-	return hairpin.Link{}, fs.ErrNotExist
+	return l, nil
 }
 
 func (f *fakeBridges) Ports() (ports []hairpin.Link, err error) {

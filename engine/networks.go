@@ -152,6 +152,6 @@ func (e *Engine) lookUpAll(c *change) error {
 	if err := lookUpBackends(routes, after.All); err != nil {
 		return err
 	}
-	c.routes = routes.Routes()
+	c.routes = routes.Routes
 	return nil
 }

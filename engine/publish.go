@@ -49,7 +49,7 @@ func (e *Engine) publish(ctx context.Context, how nat.PublishOptions, ms []nat.M
 	}
 	e.warnUnreachable(hosts)
 	err = e.retryOnConflict(ctx, func() (err error) {
-		done, err = e.publishOnce(ctx, ms, change{routes: hosts.Routes(), killTCP: how.Kill}, how)
+		done, err = e.publishOnce(ctx, ms, change{routes: hosts.Routes, killTCP: how.Kill}, how)
 		return err
 	})
 	if err != nil {

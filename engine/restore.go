@@ -133,7 +133,7 @@ func (e *Engine) lookUpReachable(c *change) {
 		}
 	}
 	e.warnUnreachable(routes)
-	c.routes = routes.Routes()
+	c.routes = routes.Routes
 }
 
 // union is what the kernel has and what was kept, together.

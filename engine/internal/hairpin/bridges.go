@@ -17,7 +17,6 @@ import (
 type Bridges interface {
 	// Link looks up an interface. The error is fs.ErrNotExist if there is none.
 	Link(index int) (Link, error)
-	LinkNamed(name string) (Link, error)
 	// Ports lists the ports of all bridges, without their kinds.
 	Ports() ([]Link, error)
 	// Hooks are those that the frames of every bridge pass. The error is fs.ErrNotExist

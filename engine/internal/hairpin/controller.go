@@ -133,6 +133,14 @@ func (c *Controller) Records(d *Draft) []Record {
 	return c.records(state{})
 }
 
+// Diff returns the records that a draft, which may be nil, removes and adds.
+func (c *Controller) Diff(d *Draft) (removed, added []Record) {
+	if d == nil {
+		return nil, nil
+	}
+	return c.records(d.after), d.after.records(c.state)
+}
+
 // Plan works out which ports get hairpin mode, and which lose it, with a change of what
 // is published: by how many ports to each backend. routes are those to the backends of
 // added ports. Nil: there is nothing to do. An error is no reason to refuse the change,
@@ -174,7 +182,7 @@ func (c *Controller) Apply(d *Draft) {
 		return
 	}
 	undo := d.PutBack()
-	if removed, added := d.Removed(), d.Added(); len(removed)+len(added) != 0 {
+	if removed, added := c.Diff(d); len(removed)+len(added) != 0 {
 		if err := c.host.Record(removed, added); err != nil {
 			if undoErr := undo(); undoErr != nil {
 				err = fmt.Errorf("%w; and undo: %w", err, undoErr)
@@ -227,20 +235,19 @@ func (c *Controller) Adopt() {
 	d := c.draft()
 	search := map[netip.Addr]int{}
 	for a, b := range c.backends {
+		if b.record == "" {
+			continue
+		}
 		l, exists := byName[b.record]
-		switch {
-		case b.record == "":
-		case c.host.Published(a) == 0:
-			delete(d.after.backends, a)
-		case l.Hairpin:
+		if l.Hairpin {
 			d.after.ports[l.Index] = port{l.Name, l.Bridge, modeOurs}
-		default:
-			if !exists {
-				d.portDeleted(b.record)
-			}
-			if bridge, ok := c.host.BridgeOf(a); ok {
-				search[a] = bridge
-			}
+		} else if !exists {
+			d.renameRecords(b.record, "")
+		}
+		if c.host.Published(a) == 0 {
+			delete(d.after.backends, a)
+		} else if bridge, ok := c.host.BridgeOf(a); ok && !l.Hairpin {
+			search[a] = bridge
 		}
 	}
 	d.search(context.Background(), search, 0)

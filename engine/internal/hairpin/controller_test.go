@@ -192,7 +192,7 @@ func TestCost(t *testing.T) {
 		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 2, "solicit": 1, "stations": 1, "setHairpin": 1}, m.bridges.asked)
 		m.bridges.asked = map[string]int{}
 		m.unpublish(t, c, many(one)...)
-		require.Equal(t, map[string]int{"linkNamed": 1, "setHairpin": 1}, m.bridges.asked)
+		require.Equal(t, map[string]int{"link": 1, "setHairpin": 1}, m.bridges.asked)
 	})
 	t.Run("many to many", func(t *testing.T) {
 		m := newMachine()

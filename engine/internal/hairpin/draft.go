@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Draft is a change of hairpin modes. A nil *Draft changes nothing.
+// Draft is a change of hairpin modes.
 //
 // An engine can be killed between any two steps: so a port is put back before its record
 // is removed, and recorded before it gets the mode. The next engine puts back what is
@@ -17,26 +17,16 @@ import (
 type Draft struct {
 	c     *Controller
 	after state
-	// on are the ports that get the mode.
-	on []Link
-	// recorded are the names of ports that have the mode as the records say: not those
-	// that have lost it by themselves.
-	recorded map[string]bool
+	on    []Link // the ports that get the mode
 }
 
 func (c *Controller) draft() *Draft {
-	d := &Draft{c: c, after: state{maps.Clone(c.backends), maps.Clone(c.ports)}, recorded: map[string]bool{}}
-	for _, b := range c.backends {
-		if b.record != "" {
-			d.recorded[b.record] = true
-		}
-	}
-	return d
+	return &Draft{c: c, after: state{maps.Clone(c.backends), maps.Clone(c.ports)}}
 }
 
 // portLost is for a port that was deleted or left its bridge: the mode went with it.
 func (d *Draft) portLost(index int) {
-	d.portDeleted(d.after.ports[index].name)
+	d.renameRecords(d.after.ports[index].name, "")
 	delete(d.after.ports, index)
 	for a, b := range d.after.backends {
 		if b.port == index {
@@ -46,16 +36,11 @@ func (d *Draft) portLost(index int) {
 	}
 }
 
-func (d *Draft) portDeleted(name string) {
-	delete(d.recorded, name)
-	d.after.renameRecords(name, "")
-}
-
-func (s state) renameRecords(from, to string) {
-	for a, b := range s.backends {
+func (d *Draft) renameRecords(from, to string) {
+	for a, b := range d.after.backends {
 		if b.record == from {
 			b.record = to
-			s.backends[a] = b
+			d.after.backends[a] = b
 		}
 	}
 }
@@ -67,9 +52,7 @@ func (d *Draft) decide(l Link) mode {
 		before = port{}
 	}
 	if before.mode == modeOurs && before.name != l.Name {
-		delete(d.recorded, before.name)
-		d.recorded[l.Name] = true
-		d.after.renameRecords(before.name, l.Name)
+		d.renameRecords(before.name, l.Name)
 	}
 	m := modeOurs
 	switch {
@@ -79,13 +62,13 @@ func (d *Draft) decide(l Link) mode {
 			d.c.log.Warn("hairpin mode is left as it is: a backend cannot reach itself by its frontend",
 				"port", l.Name, "because", "the port is not a virtual one of a single machine")
 		}
-	case l.Hairpin && !d.recorded[l.Name]:
+	case l.Hairpin && before.mode != modeOurs:
 		m = modeOthers
 	case l.Hairpin:
 	case before.mode == modeOurs, before.mode == modeOthers:
 		d.c.log.Warn("hairpin mode was switched off by somebody else and stays off", "port", l.Name)
 		m = modeLeftOff
-		d.portDeleted(l.Name)
+		d.renameRecords(l.Name, "")
 	case before.mode == modeLeftOff:
 		m = modeLeftOff
 	default:
@@ -122,17 +105,25 @@ func (d *Draft) PutBack() (undo func() error) {
 		needed[b.record] = true
 	}
 	var changed []Link
-	for name := range d.recorded {
-		if needed[name] {
+	for index, p := range d.after.ports {
+		if p.mode != modeOurs || needed[p.name] {
 			continue
 		}
-		l, err := d.putBack(name)
-		if err != nil {
-			d.c.log.Warn("hairpin mode could not be put back", "port", name, "error", err)
-			failed[name] = true
-		} else if l.Index != 0 {
+		l, err := d.c.bridges.Link(index)
+		asLeft := err == nil && l.Bridge == p.bridge && l.Hairpin && switchable(l)
+		if asLeft {
+			err = d.c.bridges.SetHairpin(index, false)
+		}
+		switch {
+		case err != nil && !isGone(err):
+			d.c.log.Warn("hairpin mode could not be put back", "port", p.name, "error", err)
+			failed[p.name] = true
+			continue
+		case asLeft:
+			d.c.log.Info("put hairpin mode back", "port", p.name)
 			changed = append(changed, l)
 		}
+		delete(d.after.ports, index)
 	}
 	for a, b := range d.c.backends {
 		if failed[b.record] {
@@ -142,24 +133,6 @@ func (d *Draft) PutBack() (undo func() error) {
 		}
 	}
 	return func() error { return d.c.setHairpin(changed, true) }
-}
-
-// putBack takes the mode from a port and returns it, or the zero Link if the port is not
-// as an engine has left it.
-func (d *Draft) putBack(name string) (Link, error) {
-	l, err := d.c.bridges.LinkNamed(name)
-	if isGone(err) || err == nil && (l.Bridge == 0 || !l.Hairpin || !switchable(l)) {
-		return Link{}, nil
-	}
-	if err == nil {
-		err = d.c.setHairpin([]Link{l}, false)
-	}
-	if err != nil {
-		return Link{}, err
-	}
-	d.c.log.Info("put hairpin mode back", "port", name)
-	d.after.ports[l.Index] = port{name: name, bridge: l.Bridge}
-	return l, nil
 }
 
 // SwitchOn gives the mode to the ports that are recorded for the first time. A port that
@@ -175,22 +148,6 @@ func (d *Draft) SwitchOn() (undo func() error) {
 		d.c.log.Info("switched hairpin mode on, for a backend to reach itself by its frontend", "port", l.Name)
 	}
 	return func() error { return d.c.setHairpin(d.on, false) }
-}
-
-// Removed returns the records that the draft removes.
-func (d *Draft) Removed() []Record {
-	if d == nil {
-		return nil
-	}
-	return d.c.records(d.after)
-}
-
-// Added returns the records that the draft adds.
-func (d *Draft) Added() []Record {
-	if d == nil {
-		return nil
-	}
-	return d.after.records(d.c.state)
 }
 
 // records returns the records that another state does not have, in order.

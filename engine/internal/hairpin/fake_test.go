@@ -88,20 +88,6 @@ func (f *fakeBridges) Link(index int) (Link, error) {
 	return l, nil
 }
 
-func (f *fakeBridges) LinkNamed(name string) (Link, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.call("linkNamed"); err != nil {
-		return Link{}, err
-	}
-	for _, l := range f.links {
-		if l.Name == name {
-			return l, nil
-		}
-	}
-	return Link{}, fs.ErrNotExist
-}
-
 func (f *fakeBridges) Ports() ([]Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,7 +282,7 @@ func (m *machine) change(tb testing.TB, c *Controller, publish, unpublish []stri
 	if d != nil {
 		d.PutBack()
 	}
-	require.NoError(tb, m.Record(d.Removed(), d.Added()))
+	require.NoError(tb, m.Record(c.Diff(d)))
 	if d != nil {
 		d.SwitchOn()
 	}

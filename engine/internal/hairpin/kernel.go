@@ -84,26 +84,13 @@ func (k *kernel) exchange(typ, flags uint16, payload []byte, f func([]byte)) (in
 	}
 }
 
-func (k *kernel) Link(index int) (Link, error) {
-	l, err := k.link(linkHeader(unix.AF_UNSPEC, index))
-	if err != nil {
-		err = fmt.Errorf("look up interface %d: %w", index, err)
-	}
-	return l, err
-}
-
-func (k *kernel) LinkNamed(name string) (Link, error) {
-	l, err := k.link(nlwire.AppendString(linkHeader(unix.AF_UNSPEC, 0), unix.IFLA_IFNAME, name))
-	if err != nil {
-		err = fmt.Errorf("look up interface %s: %w", name, err)
-	}
-	return l, err
-}
-
-func (k *kernel) link(request []byte) (l Link, err error) {
-	err = k.ask(unix.RTM_GETLINK, 0, request, func(b []byte) { l, _ = parseLink(b) })
+func (k *kernel) Link(index int) (l Link, err error) {
+	err = k.ask(unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, index), func(b []byte) { l, _ = parseLink(b) })
 	if errors.Is(err, unix.ENODEV) {
 		err = fmt.Errorf("%w: %w", unix.ENOENT, err)
+	}
+	if err != nil {
+		err = fmt.Errorf("look up interface %d: %w", index, err)
 	}
 	return l, err
 }

@@ -75,13 +75,6 @@ func TestKernelBridges(t *testing.T) {
 	want.Hairpin, want.Kind = true, ""
 	other.Kind = ""
 	require.ElementsMatch(t, []Link{want, other}, ports)
-	named, err := k.LinkNamed(want.Name)
-	require.NoError(t, err)
-	want.Kind = "veth"
-	require.Equal(t, want, named)
-	_, err = k.LinkNamed("nosuch")
-	require.ErrorIs(t, err, fs.ErrNotExist)
-
 	// An interface that is no port, and one that is not there.
 	lan := linkNamed(t, top.Host, lab.HostLAN).Attrs().Index
 	got, err = k.Link(lan)

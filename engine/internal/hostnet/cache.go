@@ -13,7 +13,8 @@ import (
 // RouteCache looks up the route to each address once.
 type RouteCache struct {
 	lookup func(netip.Addr) (Route, error)
-	routes map[netip.Addr]Route
+	// Routes are all that were looked up.
+	Routes map[netip.Addr]Route
 	// last is the address of the last look-up, and found its route: many mappings in a
 	// row often have one backend.
 	last  netip.Addr
@@ -25,23 +26,20 @@ func NewRouteCache(lookup func(netip.Addr) (Route, error), routes map[netip.Addr
 	if routes == nil {
 		routes = map[netip.Addr]Route{}
 	}
-	return &RouteCache{lookup: lookup, routes: routes}
+	return &RouteCache{lookup: lookup, Routes: routes}
 }
-
-// Routes returns all that were looked up. The map is the cache's own.
-func (c *RouteCache) Routes() map[netip.Addr]Route { return c.routes }
 
 // Lookup returns the route to an address.
 func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 	if a == c.last {
 		return c.found, nil
 	}
-	r, ok := c.routes[a]
+	r, ok := c.Routes[a]
 	if !ok {
 		if r, err = c.lookup(a); err != nil {
 			return Route{}, err
 		}
-		c.routes[a] = r
+		c.Routes[a] = r
 	}
 	c.last, c.found = a, r
 	return r, nil

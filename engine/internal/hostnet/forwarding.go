@@ -16,8 +16,8 @@ import (
 // Forwarding turns IP forwarding on, so that the kernel passes on what it has translated.
 type Forwarding struct {
 	Sysctls Sysctls
-	// Interfaces lists the interfaces of the calling thread's namespace. Nil:
-	// SystemInterfaces.
+	// Interfaces lists the interfaces of the calling thread's namespace, as
+	// SystemInterfaces does.
 	Interfaces func() ([]Interface, error)
 	// on4 and on6 are whether forwarding was found or turned on.
 	on4, on6 bool
@@ -43,22 +43,18 @@ type Setting struct{ Name, Before, After string }
 // TurnOn turns forwarding on for the families, and returns what it changed, also with an
 // error. links are the interfaces that lead to the IPv6 backends; interfaces at risk
 // ignore router advertisements from now on, and with them their default route.
-func (f *Forwarding) TurnOn(four, six bool, links []string) (changed []Setting, atRisk []string, err error) {
+func (f *Forwarding) TurnOn(four, six bool, links []string) ([]Setting, []string, error) {
 	if (!four || f.on4) && (!six || f.on6) {
 		return nil, nil, nil // entering another namespace takes longer than a transaction
 	}
-	return f.turnOn(four, six, links)
-}
-
-func (f *Forwarding) turnOn(four, six bool, links []string) (changed []Setting, atRisk []string, err error) {
-	err = f.Sysctls.Do(func() error {
+	var changed []Setting
+	var atRisk []string
+	err := f.Sysctls.Do(func() (err error) {
 		if four && !f.on4 {
-			if err := f.set(&changed, forwarding4); err != nil {
-				return err
-			}
-			f.on4 = true
+			err = f.set(&changed, forwarding4)
+			f.on4 = err == nil
 		}
-		if six && !f.on6 {
+		if err == nil && six && !f.on6 {
 			atRisk, err = f.turnOn6(&changed, links)
 		}
 		return err
@@ -83,7 +79,7 @@ func (f *Forwarding) turnOn6(changed *[]Setting, links []string) (atRisk []strin
 		f.on6 = true
 		return nil, nil
 	}
-	interfaces, err := f.interfaces()
+	interfaces, err := f.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -152,7 +148,7 @@ func (f *Forwarding) State() (four, all6, some6 bool, err error) {
 			all6, some6 = true, true
 			return nil
 		}
-		interfaces, err := f.interfaces()
+		interfaces, err := f.Interfaces()
 		for _, i := range interfaces {
 			on, err := f.Sysctls.Read(path.Join(conf6, i.Name, force))
 			some6 = some6 || err == nil && on == "1"
@@ -170,13 +166,6 @@ func (f *Forwarding) PerInterface() (can bool, err error) {
 		return nil
 	})
 	return can, err
-}
-
-func (f *Forwarding) interfaces() ([]Interface, error) {
-	if f.Interfaces != nil {
-		return f.Interfaces()
-	}
-	return SystemInterfaces()
 }
 
 // SystemInterfaces lists the interfaces of the calling thread's namespace.

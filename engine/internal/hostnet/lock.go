@@ -32,8 +32,8 @@ const (
 	lockPause    = time.Millisecond
 )
 
-// LockTable takes the lock, or waits for it that long, or until the context is done. The error is a *nat.OwnedError if
-// another process keeps it.
+// LockTable takes the lock, or waits for it that long, or until the context is done. The
+// error is a *nat.OwnedError if another process keeps it.
 func LockTable(ctx context.Context, ns *Namespace, table string, wait time.Duration) (*Lock, error) {
 	name := &net.UnixAddr{Name: "@nftnat/" + table, Net: "unix"}
 	deadline := time.Now().Add(wait)
@@ -66,10 +66,10 @@ func LockTable(ctx context.Context, ns *Namespace, table string, wait time.Durat
 	}
 }
 
-// awaitHolder connects to the lock's holder, asks the kernel who it is, and waits until
-// it closes the lock or the deadline or the context is over. The holder never accepts: the kernel resets
-// the waiting connection when the listening socket is closed. A nil holder means that the
-// lock was released before it could be asked.
+// awaitHolder connects to the lock's holder, asks the kernel who it is, and waits until it
+// closes the lock, or the deadline or the context is over. The holder never accepts: the
+// kernel resets the waiting connection when the listening socket is closed. A nil holder
+// means that the lock was released before it could be asked.
 func awaitHolder(ctx context.Context, ns *Namespace, name *net.UnixAddr, deadline time.Time) (*unix.Ucred, error) {
 	var c *net.UnixConn
 	err := ns.Do(func() (err error) {

@@ -96,7 +96,7 @@ func TestRouteCache(t *testing.T) {
 			require.ErrorContains(t, c.Check(&m), want, text)
 		}
 	}
-	require.Len(t, c.Routes(), 6)
+	require.Len(t, c.Routes, 6)
 	before := asked
 	_, err := c.Lookup(netip.MustParseAddr("172.30.0.2"))
 	require.NoError(t, err)
