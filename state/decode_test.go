@@ -5,12 +5,15 @@ package state
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -302,4 +305,34 @@ func TestDecodeJSON(t *testing.T) {
 		require.False(t, ok, "%q", bad)
 		require.NotNil(t, err, "%q", bad)
 	}
+}
+
+// What the scanner takes for JSON is JSON.
+func TestDecodeJSONIsStrict(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	const bytes = "{}[]\":,\\ \n\t09-.eu\x00\xff"
+	taken := 0
+	for range 300 {
+		_, good, _ := strings.Cut(written(t, nat.StoredState{State: randomState(r)}), "\",\n")
+		good = "{" + good
+		_, ok, fault := decodeJSON(good)
+		require.True(t, ok)
+		require.Nil(t, fault)
+		for range 100 {
+			text, at := []byte(good), r.IntN(len(good))
+			switch c := bytes[r.IntN(len(bytes))]; r.IntN(3) {
+			case 0:
+				text[at] = c
+			case 1:
+				text = slices.Insert(text, at, c)
+			case 2:
+				text = slices.Delete(text, at, at+1)
+			}
+			if _, ok, fault := decodeJSON(string(text)); ok && fault == nil {
+				require.True(t, json.Valid(text), "%s", text)
+				taken++
+			}
+		}
+	}
+	require.Greater(t, taken, 1000)
 }

@@ -96,30 +96,28 @@ func byEndpointName(a, b nat.EndpointSpec) int { return strings.Compare(a.Name, 
 // list writes a section of n items. That there are no mappings is written too, or somebody
 // might think that they were forgotten.
 func (e *encoder) list(key string, n int, item func(i int)) {
-	switch {
-	case n == 0 && key != "mappings":
-	case n == 0 && e.json:
-		e.add(",\n\"" + key + `":[]`)
-	case n == 0:
-		e.add(key + ": []\n")
-	case e.json:
-		e.add(",\n\"" + key + `":[`)
-		for i := range n {
-			if i > 0 {
-				e.add(",")
-			}
-			e.add("\n")
-			item(i)
-		}
-		e.add("\n]")
-	default:
-		e.add(key + ":\n")
-		for i := range n {
-			e.add("  - ")
-			item(i)
-			e.add("\n")
+	if n == 0 && key != "mappings" {
+		return
+	}
+	begin, before, between, end := key+":", "\n  - ", "", "\n"
+	if n == 0 {
+		begin += " []"
+	}
+	if e.json {
+		begin, before, between, end = ",\n\""+key+`":[`, "\n", ",", "]"
+		if n > 0 {
+			end = "\n]"
 		}
 	}
+	e.add(begin)
+	for i := range n {
+		if i > 0 {
+			e.add(between)
+		}
+		e.add(before)
+		item(i)
+	}
+	e.add(end)
 }
 
 func (e *encoder) network(n nat.Network) {
