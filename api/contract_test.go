@@ -395,7 +395,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	require.NoError(t, err)
 	fake.changes = 0
 	return Options{
-		Engine: fake, Events: &Feed{}, Decode: decodeNothing,
+		Engine: fake, Events: fake.Events, Decode: decodeNothing,
 		Progress: func() Progress { return Progress{Step: "bind", Done: 1, Total: 2} },
 		Encode: func(w io.Writer, _ nat.State) error {
 			_, err := io.WriteString(w, "mappings: []\n")
@@ -436,7 +436,7 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 	}
 	var sending sync.WaitGroup
 	if x.path == "/v1/events" && x.want == 200 {
-		sending.Go(func() { sendAndStop(opts.Events, s) })
+		sending.Go(func() { sendAndStop(fake, s) })
 	}
 	resp, body := s.do(t, x.method, target, x.contentType, x.body, x.accept)
 	sending.Wait()
@@ -455,24 +455,22 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 }
 
 // sendAndStop sends events of every type once there is a reader, and ends the stream.
-func sendAndStop(feed *Feed, s *service) {
-	for {
-		feed.mu.Lock()
-		readers := feed.readers
-		feed.mu.Unlock()
-		if readers > 0 {
-			break
-		}
+func sendAndStop(fake *fakeEngine, s *service) {
+	for !fake.feed.Followed() {
 		time.Sleep(time.Millisecond)
 	}
 	now := time.Now()
-	for range feedLength + 10 {
-		feed.Send(EventPublished, now, numbered(1))
+	many := make([]nat.Mapping, 40_000)
+	for i := range many {
+		many[i] = numbered(i)
 	}
-	for _, what := range []EventType{EventUnpublished, EventExpired, EventRepaired} {
-		feed.Send(what, now, numbered(1))
+	for range 3 { // more than are kept
+		fake.send(nat.EventPublished, now, many...)
 	}
-	feed.Send(EventRepaired, now)
+	for _, kind := range []nat.EventKind{nat.EventUnpublished, nat.EventExpired, nat.EventRepaired} {
+		fake.send(kind, now, numbered(1))
+	}
+	fake.send(nat.EventRepaired, now)
 	time.Sleep(100 * time.Millisecond) // for the stream to say so; less is seen otherwise, and nothing fails
 	s.cancel()
 }

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"iter"
 	"time"
 
 	"github.com/nftnat/nftnat/nat"
@@ -41,19 +42,22 @@ type Event struct {
 	Lost uint64 `json:"lost,omitempty"`
 }
 
-// happening is an event as a feed keeps it, without pointers of its own; documents
-// are made by who reads them.
-type happening struct {
-	what    EventType
-	time    int64 // nanoseconds since 1970
-	mapping nat.Mapping
-}
-
-func (h happening) event() Event {
-	e := Event{Type: h.what, Time: time.Unix(0, h.time).UTC()}
-	if h.mapping != (nat.Mapping{}) {
-		m := mapping(h.mapping)
-		e.Mapping = &m
+// eventsOf returns the documents of an event: one for each port, or one without a mapping.
+func eventsOf(e nat.Event) iter.Seq[Event] {
+	doc := Event{Type: EventType(e.Kind.String()), Time: e.Time.UTC(), Lost: e.Lost}
+	return func(yield func(Event) bool) {
+		if len(e.Mappings) == 0 {
+			yield(doc)
+			return
+		}
+		for _, m := range e.Mappings {
+			for single := range nat.Expand(m) {
+				told := mapping(single)
+				doc.Mapping = &told
+				if !yield(doc) {
+					return
+				}
+			}
+		}
 	}
-	return e
 }

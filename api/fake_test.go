@@ -6,11 +6,15 @@ package api
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
 
+	"github.com/nftnat/nftnat/internal/feed"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -28,6 +32,8 @@ type fakeEngine struct {
 	repeats bool
 	// notes are on each publishing, and on each network that goes.
 	notes []string
+	// feed passes on the events that a test sends.
+	feed feed.Feed
 	// err is what every change fails with.
 	err error
 	// entered, if not nil, is told of each change that begins; it then waits for
@@ -238,6 +244,21 @@ func (f *fakeEngine) list() []nat.Mapping {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.SortedFunc(maps.Values(f.ports), nat.Compare)
+}
+
+func (f *fakeEngine) Events(ctx context.Context) iter.Seq[nat.Event] { return f.feed.Events(ctx, nil) }
+
+// send sends an event about mappings.
+func (f *fakeEngine) send(kind nat.EventKind, at time.Time, ms ...nat.Mapping) {
+	f.feed.Send(nat.Event{Kind: kind, Time: at, Mappings: ms})
+}
+
+// numbered is a mapping that can be told from others.
+func numbered(n int) nat.Mapping {
+	return nat.Mapping{
+		Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, 80),
+		Backend: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1}), 80), Name: strconv.Itoa(n),
+	}
 }
 
 // changed is how often something was changed.

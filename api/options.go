@@ -6,6 +6,7 @@ package api
 import (
 	"context"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -43,8 +44,9 @@ type Options struct {
 	// Progress tells how far the change is that the engine is making, for GET
 	// /v1/progress; unlike Status it has to answer meanwhile. Nil: the route answers 404.
 	Progress func() Progress
-	// Events is what GET /v1/events streams. Nil: the route answers 404.
-	Events *Feed
+	// Events returns what happens from now on until the context is done, for GET /v1/events,
+	// as engine.Engine.Events does. Nil: the route answers 404.
+	Events func(context.Context) iter.Seq[nat.Event]
 	// Handovers takes the connections of processes that ask for the server's place, by POST
 	// /v1/handover, root's and those of the server's own user. Whoever reads them speaks
 	// the rest of it (package handover) and closes them. If one is there that nobody has

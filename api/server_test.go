@@ -25,11 +25,11 @@ func TestShutdown(t *testing.T) {
 	var log bytes.Buffer
 	fake := newFake()
 	fake.entered, fake.leave = make(chan struct{}), make(chan struct{})
-	feed := &Feed{}
+	feed := newFake()
 	l := defaultLimits()
 	l.headerTime = time.Hour
 	l.drainTime, l.lastTime = 4*time.Second, time.Second
-	s := start(t, Options{Engine: fake, Events: feed, Log: slog.New(slog.NewTextHandler(&log, nil))}, l)
+	s := start(t, Options{Engine: fake, Events: feed.Events, Log: slog.New(slog.NewTextHandler(&log, nil))}, l)
 
 	silent := s.dial(t)
 	half := s.dial(t)
@@ -49,7 +49,7 @@ func TestShutdown(t *testing.T) {
 	_, err = io.WriteString(stuck, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.NoError(t, err)
 	for range 5000 {
-		feed.Send(EventPublished, time.Now(), parse(t, "8080->172.17.0.2:80"))
+		feed.send(nat.EventPublished, time.Now(), parse(t, "8080->172.17.0.2:80"))
 	}
 	read := make(chan int)
 	go func() {
@@ -125,15 +125,15 @@ func TestShutdownWithoutEngine(t *testing.T) {
 
 // A listener that fails ends the server, with what is under way.
 func TestListenerFails(t *testing.T) {
-	feed := &Feed{}
-	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
+	feed := newFake()
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, defaultLimits())
 	require.NoError(t, s.stop())
 
 	l, err := Listen(s.path, -1)
 	require.NoError(t, err)
 	done := make(chan error)
 	go func() {
-		done <- NewServer(Options{Engine: newFake(), Events: feed}).Serve(context.Background(), l)
+		done <- NewServer(Options{Engine: newFake(), Events: feed.Events}).Serve(context.Background(), l)
 	}()
 	events, err := NewClient(s.path).Events(t.Context())
 	require.NoError(t, err)

@@ -7,11 +7,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"iter"
 	"net/http"
 	"time"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
-// streamBatch is how many events are written at once if there are so many.
+// streamBatch is how many lines of one event are written at once.
 const streamBatch = 256
 
 func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
@@ -26,8 +30,9 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	defer release()
-	events := h.Events.subscribe()
-	defer events.close()
+	ctx, cancel := context.WithCancel(c.Context())
+	defer cancel()
+	events := h.Events(ctx)
 	w.Header().Set("Content-Type", typeEvents)
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
@@ -35,13 +40,13 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 	if err := rc.Flush(); err != nil || c.Method == http.MethodHead {
 		return nil
 	}
-	h.stream(c.Context(), w, rc, events)
+	h.stream(ctx, w, rc, events)
 	return nil
 }
 
-// stream writes events until the client goes or the server stops. It may wait for a
-// slow client in the middle of a line for as long as that likes, but at shutdown.
-func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, events *reader) {
+// stream writes events until the client goes or the server stops. It may wait for a slow
+// client in the middle of a line for as long as the client likes, except at shutdown.
+func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, events iter.Seq[nat.Event]) {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -52,29 +57,29 @@ func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.Re
 			<-ended
 		}
 	}()
-	buf := make([]happening, streamBatch)
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
 	enc.SetEscapeHTML(false)
-	for {
-		n, lost, err := events.read(ctx, buf)
-		if err != nil {
-			return
+	for event := range events {
+		n := 0
+		for line := range eventsOf(event) {
+			_ = enc.Encode(line)
+			if n++; n%streamBatch == 0 && flush(w, rc, &lines) != nil {
+				return
+			}
 		}
-		lines.Reset()
-		if lost > 0 {
-			_ = enc.Encode(Event{Type: EventLost, Time: time.Now().UTC(), Lost: lost})
-		}
-		for _, event := range buf[:n] {
-			_ = enc.Encode(event.event())
-		}
-		if _, err := w.Write(lines.Bytes()); err != nil {
-			return
-		}
-		if err := rc.Flush(); err != nil {
+		if flush(w, rc, &lines) != nil {
 			return
 		}
 	}
+}
+
+// flush sends lines, and empties the buffer.
+func flush(w io.Writer, rc *http.ResponseController, lines *bytes.Buffer) error {
+	if _, err := lines.WriteTo(w); err != nil {
+		return err
+	}
+	return rc.Flush()
 }
 
 func (h *handler) getStatus(w http.ResponseWriter, c *call) error {

@@ -18,16 +18,16 @@ import (
 
 // Events come at once, in order, also while others read.
 func TestEvents(t *testing.T) {
-	feed := &Feed{}
-	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
+	feed := newFake()
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, defaultLimits())
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
 		events, err := s.Events(ctx)
 		require.NoError(t, err)
 		// What happens once Events has returned is not missed.
 		at := time.Date(2026, 5, 4, 3, 2, 1, 5, time.UTC)
-		feed.Send(EventPublished, at, parse(t, "8080->172.17.0.2:80"))
-		feed.Send(EventRepaired, at)
+		feed.send(nat.EventPublished, at, parse(t, "8080->172.17.0.2:80"))
+		feed.send(nat.EventRepaired, at)
 		var got []Event
 		for e, err := range events {
 			require.NoError(t, err)
@@ -47,8 +47,8 @@ func TestEvents(t *testing.T) {
 // place where it is missing.
 func TestEventsSlowReader(t *testing.T) {
 	const total = 150_000
-	feed := &Feed{}
-	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
+	feed := newFake()
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, defaultLimits())
 	events, err := s.Events(t.Context())
 	require.NoError(t, err)
 	quick, err := s.Events(t.Context())
@@ -70,7 +70,7 @@ func TestEventsSlowReader(t *testing.T) {
 		last <- name
 	}()
 	for n := range total {
-		feed.Send(EventPublished, time.Now(), numbered(n))
+		feed.send(nat.EventPublished, time.Now(), numbered(n))
 	}
 	require.Equal(t, strconv.Itoa(total-1), <-last)
 
@@ -95,10 +95,10 @@ func TestEventsSlowReader(t *testing.T) {
 
 // Streams leave room for other requests, and give their places back.
 func TestEventsAreBounded(t *testing.T) {
-	feed := &Feed{}
+	feed := newFake()
 	l := defaultLimits()
 	l.streams = 2
-	s := start(t, Options{Engine: newFake(), Events: feed}, l)
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, l)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range 2 {
@@ -123,20 +123,20 @@ func TestEventsAreBounded(t *testing.T) {
 
 // HEAD tells that there is a stream and does not begin one.
 func TestEventsHead(t *testing.T) {
-	feed := &Feed{}
-	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
+	feed := newFake()
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, defaultLimits())
 	resp, body := s.do(t, http.MethodHead, "/v1/events", "", "")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, typeEvents, resp.Header.Get("Content-Type"))
 	require.Empty(t, body)
 	require.NoError(t, s.stop())
-	require.Zero(t, feed.readers)
+	require.False(t, feed.feed.Followed())
 }
 
 // A line is written when there is one, each whole.
 func TestEventsAreLines(t *testing.T) {
-	feed := &Feed{}
-	s := start(t, Options{Engine: newFake(), Events: feed}, defaultLimits())
+	feed := newFake()
+	s := start(t, Options{Engine: newFake(), Events: feed.Events}, defaultLimits())
 	nc := s.dial(t)
 	_, err := io.WriteString(nc, "GET /v1/events HTTP/1.0\r\n\r\n")
 	require.NoError(t, err)
@@ -157,8 +157,8 @@ func TestEventsAreLines(t *testing.T) {
 	at := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
 	m := parse(t, "8080->172.17.0.2:80")
 	m.Name = "<&>"
-	feed.Send(EventUnpublished, at, m)
+	feed.send(nat.EventUnpublished, at, m)
 	expect(`{"type":"unpublished","time":"2026-05-04T03:02:01Z","mapping":{"proto":"tcp","host":"","port":8080,"backend":"172.17.0.2:80","name":"<&>","proxy":true}}` + "\n")
-	feed.Send(EventExpired, at, nat.Mapping{})
+	feed.send(nat.EventExpired, at)
 	expect(`{"type":"expired","time":"2026-05-04T03:02:01Z"}` + "\n")
 }

@@ -171,7 +171,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 	e.note(c, segments)
 	e.forgetEnded(c.notes)
 	e.holder.RetryNow()
-	e.notifyChange(c)
+	e.sendChange(c)
 	e.opts.Trace("done")
 	return nil
 }

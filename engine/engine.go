@@ -20,6 +20,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
+	"github.com/nftnat/nftnat/internal/feed"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -46,6 +47,9 @@ type Engine struct {
 	// suspended is whether another process's engine may have the table: see Suspend. It
 	// is closed then too.
 	suspended bool
+	// events passes on what happens to what is published, and eventCounts counts it.
+	events      feed.Feed
+	eventCounts EventCounts
 	// noted is the report of the call that is under way; nil: there is none.
 	noted atomic.Pointer[nat.Report]
 	// failedRepairs counts checks of the table that failed.
@@ -330,6 +334,7 @@ func (e *Engine) forget(now time.Time) {
 		over = append(over, p)
 	}
 	if len(over) != 0 {
-		e.notify(EventExpired, portset.Collapse(over)...)
+		e.eventCounts.Expired += len(over)
+		e.send(nat.EventExpired, portset.Collapse(over)...)
 	}
 }

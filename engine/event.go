@@ -5,67 +5,47 @@ package engine
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Event is something that happened to what is published.
-type Event struct {
-	Kind EventKind
-	Time time.Time
-	// Mappings are what it happened to. None: the table as a whole.
-	Mappings []nat.Mapping
+// EventCounts are how many ports have been published, unpublished by callers, and unpublished
+// because they expired.
+type EventCounts struct{ Published, Unpublished, Expired int }
+
+// Events returns what happens to what is published, from now on: what callers change, what
+// expires, and what others changed and was repaired. They come in the order in which they
+// happen, and are to be iterated over once, until the context is done or the engine is
+// closed. The context has to end. A reader that is more than 65,536 mappings behind loses
+// the oldest events, and gets an EventLost in their place; it holds nobody up, and may call
+// the engine.
+func (e *Engine) Events(ctx context.Context) iter.Seq[nat.Event] {
+	return e.events.Events(ctx, e.closing)
 }
 
-// EventKind says what happened.
-type EventKind int
-
-// The kinds of events.
-const (
-	// EventPublished: the mappings are published from now on, also where others were
-	// at their frontends before.
-	EventPublished EventKind = iota + 1
-	// EventUnpublished: a caller has unpublished the mappings.
-	EventUnpublished
-	// EventExpired: the time of the mappings is over.
-	EventExpired
-	// EventRepaired: the table was changed by somebody else and was put right.
-	EventRepaired
-)
-
-// String returns what happened, as the HTTP API calls it: "published".
-func (k EventKind) String() string {
-	names := [...]string{
-		EventPublished: "published", EventUnpublished: "unpublished", EventExpired: "expired", EventRepaired: "repaired",
-	}
-	if k <= 0 || int(k) >= len(names) {
-		return "invalid"
-	}
-	return names[k]
+func (e *Engine) send(kind nat.EventKind, ms ...nat.Mapping) {
+	e.events.Send(nat.Event{Kind: kind, Time: e.now(), Mappings: ms})
 }
 
-func (e *Engine) notify(kind EventKind, ms ...nat.Mapping) {
-	if e.opts.Notify != nil {
-		e.opts.Notify(Event{Kind: kind, Time: e.now(), Mappings: ms})
-	}
-}
-
-// notifyChange tells of a change that was made.
-func (e *Engine) notifyChange(c change) {
-	if e.opts.Notify == nil {
+// sendChange sends the events of a change that was made.
+func (e *Engine) sendChange(c change) {
+	e.eventCounts.Unpublished += len(c.Removed)
+	e.eventCounts.Published += c.LenAfter()
+	if !e.events.Followed() {
 		return
 	}
 	if len(c.Removed) != 0 {
-		e.notify(EventUnpublished, portset.Collapse(c.Removed)...)
+		e.send(nat.EventUnpublished, portset.Collapse(c.Removed)...)
 	}
 	come := make([]portset.Port, 0, c.LenAfter())
 	for p := range c.After {
 		come = append(come, p)
 	}
 	if len(come) != 0 {
-		e.notify(EventPublished, portset.Collapse(come)...)
+		e.send(nat.EventPublished, portset.Collapse(come)...)
 	}
 }
 

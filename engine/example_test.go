@@ -181,17 +181,14 @@ func ExampleEngine_Run() {
 	// Output: 1
 }
 
-// Notify is told what happens to mappings, by callers and by itself. It must not call the engine.
-func ExampleOptions_notify() {
+// Events tell what happens to mappings, by callers and by itself.
+func ExampleEngine_Events() {
 	ctx := context.Background()
-	events := make(chan engine.Event, 16)
-	e, err := engine.Open(ctx, engine.Options{
-		Table:  "example_notify",
-		Notify: func(ev engine.Event) { events <- ev },
-	})
+	e, err := engine.Open(ctx, engine.Options{Table: "example_events"})
 	if err != nil {
 		log.Fatal(err)
 	}
+	events := e.Events(ctx) // from now on
 	m, err := nat.ParseMapping("udp", "53", "172.30.0.2:53")
 	if err != nil {
 		log.Fatal(err)
@@ -205,8 +202,7 @@ func ExampleOptions_notify() {
 	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
-	close(events)
-	for ev := range events {
+	for ev := range events { // until the engine is closed
 		fmt.Println(ev.Kind, ev.Mappings)
 	}
 	// Output:

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"testing"
@@ -83,8 +84,8 @@ func TestRenewal(t *testing.T) {
 	lease.Name = "web"
 	_, err := e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
-	var events []Event
-	e.opts.Notify = func(event Event) { events = append(events, event) }
+	next, stop := iter.Pull(e.Events(t.Context()))
+	defer stop()
 	updates := 0
 	b.kernel.Hook(func(op string) error {
 		if op == "Update" {
@@ -101,8 +102,9 @@ func TestRenewal(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []nat.Mapping{longer, nattest.Mapping(t, "90->172.30.0.2:90")}, done)
 	require.Equal(t, 1, updates)
-	require.Len(t, events, 1)
-	require.Equal(t, EventPublished, events[0].Kind)
+	event, _ := next()
+	require.Equal(t, nat.EventPublished, event.Kind)
+	require.Equal(t, 4, event.Ports())
 	require.Equal(t, []string{"80-82->172.30.0.2:80-82 web until 01:00:30", "90->172.30.0.2:90"}, publishedBy(e))
 	require.Contains(t, b.kernel.Dump(), "timeout 1h ")
 	requireConsistent(t, b, e)

@@ -58,13 +58,10 @@ type Options struct {
 	// on, bridge ports that were switched, a table that was put right, elements that
 	// are no mappings. Nil: nobody.
 	Log *slog.Logger
-	// Notify, if set, is told of all that happens to what is published, also of what
-	// nobody asked for. It is called in the order in which things happen, while other
-	// calls of the engine wait: it must return at once, and must not call the engine.
-	Notify func(Event)
 	// Progress, if set, is told how far a change is: of each step that Trace is told of,
 	// of steps that are taken a port at a time as they go on, and, with the zero
-	// Progress, when the change is over, well or not. As Notify it must return at once.
+	// Progress, when the change is over, well or not. It must return at once,
+	// and must not call the engine.
 	Progress func(Progress)
 	// Trace, if set, is called with the name of each step of a change before it is
 	// taken: "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",

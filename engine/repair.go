@@ -31,7 +31,7 @@ func (e *Engine) rewrite(c table.Contents) error {
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
-	e.notify(EventRepaired)
+	e.send(nat.EventRepaired)
 	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteOutageFlows()))
 	return nil
 }
@@ -51,7 +51,7 @@ func (e *Engine) correct(f found) error {
 		return err
 	}
 	if len(d.Lines) != 0 {
-		e.notify(EventRepaired)
+		e.send(nat.EventRepaired)
 	}
 	return nil
 }
@@ -74,7 +74,7 @@ func (e *Engine) syncExternal(c *schema.Contents) {
 	e.hairpins.Adopt()
 	ch := change{Change: portset.Diff(&before, &e.mappings)}
 	e.warnOfFlows(e.deleteFlows(nat.UDP, ch.Change))
-	e.notifyChange(ch)
+	e.sendChange(ch)
 }
 
 // isKnown reports whether the contents are those that this engine knows. None of the

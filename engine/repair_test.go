@@ -28,13 +28,13 @@ import (
 type watched struct {
 	*Engine
 	b      *testbed
-	events chan Event
+	events chan nat.Event
 }
 
 func runFake(t *testing.T) *watched {
 	t.Helper()
-	w := &watched{b: newTestbed(), events: make(chan Event, 1000)}
-	w.Engine = w.b.openWith(t, Options{NoSysctl: true, Notify: func(ev Event) { w.events <- ev }})
+	w := &watched{b: newTestbed(), events: make(chan nat.Event, 1000)}
+	w.Engine = w.b.openWith(t, Options{NoSysctl: true})
 	w.run(t)
 	return w
 }
@@ -42,8 +42,14 @@ func runFake(t *testing.T) *watched {
 func (w *watched) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	events := w.Events(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.Run(ctx) })
+	running.Go(func() {
+		for ev := range events {
+			w.events <- ev
+		}
+	})
 	t.Cleanup(func() {
 		cancel()
 		running.Wait()
@@ -51,7 +57,7 @@ func (w *watched) run(t *testing.T) {
 }
 
 // await waits for an event of a kind, and drops those before it.
-func (w *watched) await(t *testing.T, kind EventKind) Event {
+func (w *watched) await(t *testing.T, kind nat.EventKind) nat.Event {
 	t.Helper()
 	for {
 		select {
@@ -114,7 +120,7 @@ func TestDamageIsRepaired(t *testing.T) {
 						table.Elements = slices.DeleteFunc(table.Elements, func(el nft.Element) bool { return !hasSet(table, el.Set) })
 					})
 				}
-				require.Empty(t, w.await(t, EventRepaired).Mappings)
+				require.Empty(t, w.await(t, nat.EventRepaired).Mappings)
 				w.settled(t)
 				require.Equal(t, want, w.b.kernel.Dump())
 				require.Equal(t, Status{Present: true, Repaired: i + 1}, statusOf(t, w.Engine))
@@ -148,9 +154,9 @@ func TestElementsAreFollowed(t *testing.T) {
 	fillTable(t, w.b, w.Engine)
 	w.b.flows.flows = []conntrack.Flow{flow(nat.UDP, local4+":102", "172.30.0.3:80")}
 	w.b.drop(t, "udp4 { 102 ")
-	require.Equal(t, "0.0.0.0:102->172.30.0.3:80/udp", w.await(t, EventUnpublished).Mappings[0].String())
+	require.Equal(t, "0.0.0.0:102->172.30.0.3:80/udp", w.await(t, nat.EventUnpublished).Mappings[0].String())
 	w.b.write(t, foreign("tcp4", "99", "172.30.0.2:99", ""))
-	require.Equal(t, "99->172.30.0.2:99", w.await(t, EventPublished).Mappings[0].String())
+	require.Equal(t, "99->172.30.0.2:99", w.await(t, nat.EventPublished).Mappings[0].String())
 	w.settled(t)
 	require.Empty(t, w.b.flows.flows, "those of what is gone")
 	require.Equal(t, Status{Present: true}, statusOf(t, w.Engine))

@@ -27,6 +27,8 @@ type Status struct {
 	Failures Failures
 	// Ports are how many ports are published.
 	Ports PortCounts
+	// Events count what has happened to ports since the engine was opened.
+	Events EventCounts
 	// Networks and Endpoints are how many there are.
 	Networks, Endpoints int
 	// Proxies is the number of userland proxies, and Unserved that of mappings which
@@ -110,7 +112,8 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	counts := e.table.Counts()
 	networks, endpoints := e.ipam.Len()
 	s := Status{
-		Table: e.opts.Table, Present: e.table.Present(), Owned: e.table.Owned(), Repaired: counts.Repaired,
+		Events: e.eventCounts,
+		Table:  e.opts.Table, Present: e.table.Present(), Owned: e.table.Owned(), Repaired: counts.Repaired,
 		Failures: Failures{Changes: counts.Changes, Repairs: e.failedRepairs, Sockets: counts.Sockets},
 		Networks: networks, Endpoints: endpoints,
 	}

@@ -24,9 +24,8 @@ type changeLog struct {
 	mu sync.Mutex
 	// made and refused count changes that clients asked for, and happened ports by what
 	// happened to them.
-	made     map[api.Operation]int
-	refused  map[refusal]int
-	happened map[engine.EventKind]int
+	made    map[api.Operation]int
+	refused map[refusal]int
 }
 
 // refusal is why a change was not made.
@@ -37,7 +36,7 @@ type refusal struct {
 
 func newChangeLog(log *slog.Logger) *changeLog {
 	return &changeLog{
-		log: log, made: map[api.Operation]int{}, refused: map[refusal]int{}, happened: map[engine.EventKind]int{},
+		log: log, made: map[api.Operation]int{}, refused: map[refusal]int{},
 	}
 }
 
@@ -83,16 +82,9 @@ func (l *changeLog) outcome(o api.Outcome) {
 	}
 }
 
-// event counts what the engine tells of, and logs what no client asked for.
-func (l *changeLog) event(ev engine.Event) {
-	ports := 0
-	for _, m := range ev.Mappings {
-		ports += int(m.More) + 1
-	}
-	l.mu.Lock()
-	l.happened[ev.Kind] += ports
-	l.mu.Unlock()
-	if ev.Kind == engine.EventExpired {
+// event logs an event that no client asked for.
+func (l *changeLog) event(ev nat.Event) {
+	if ev.Kind == nat.EventExpired {
 		logMappings(l.log, "expired", ev.Mappings)
 	}
 }
@@ -155,7 +147,7 @@ func logLines(log *slog.Logger, what string, n int, attrs func(i int) []any) {
 
 // tell tells the counts as metrics, those of what has not happened yet as 0, so that the
 // first time is an increase.
-func (l *changeLog) tell(e *exposition) {
+func (l *changeLog) tell(e *exposition, n engine.EventCounts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.family("nftnat_changes_total", counter, "Changes that clients of the API asked for and that were made.")
@@ -170,10 +162,7 @@ func (l *changeLog) tell(e *exposition) {
 		}
 	}
 	e.family("nftnat_mapping_events_total", counter, "Ports that were published, unpublished, or whose time was over.")
-	for _, kind := range []struct {
-		name string
-		kind engine.EventKind
-	}{{"published", engine.EventPublished}, {"unpublished", engine.EventUnpublished}, {"expired", engine.EventExpired}} {
-		e.sample("nftnat_mapping_events_total", labels("event", kind.name), float64(l.happened[kind.kind]))
-	}
+	e.sample("nftnat_mapping_events_total", `event="published"`, float64(n.Published))
+	e.sample("nftnat_mapping_events_total", `event="unpublished"`, float64(n.Unpublished))
+	e.sample("nftnat_mapping_events_total", `event="expired"`, float64(n.Expired))
 }

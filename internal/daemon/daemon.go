@@ -15,7 +15,6 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/netns"
@@ -37,7 +36,7 @@ const MaxMetricsMappings = 1000
 // Options say what a daemon serves and where.
 type Options struct {
 	// Engine is what the engine is opened with. The daemon sets Sockets, Store, LockWait,
-	// Notify and Progress.
+	// Progress.
 	Engine engine.Options
 	// Socket is the path at which the API listens, unless the service manager hands a
 	// socket over.
@@ -97,7 +96,6 @@ type server struct {
 	Options
 
 	engine  *engine.Engine
-	feed    api.Feed
 	started time.Time
 	group   int
 	netns   uint64
@@ -202,7 +200,7 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 // process had to stay outside, and the engine's threads visit the namespace.
 func (s *server) openEngine(ctx context.Context, from *inheritance) (visits bool, err error) {
 	opts := s.Engine
-	opts.LockWait, opts.Notify, opts.Sockets = successionTimeout, s.notify, from.engine()
+	opts.LockWait, opts.Sockets = successionTimeout, from.engine()
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
 	if s.file != nil {
 		opts.Store = s.file

@@ -28,7 +28,7 @@ func (s *server) metricsHandler() http.Handler {
 		tellTable(&e, st)
 		tellForwarding(&e, st)
 		tellProxies(&e, st)
-		s.changes.tell(&e)
+		s.changes.tell(&e, st.Events)
 		if s.MetricsMappings > 0 {
 			if connections, err := s.engine.Connections(r.Context()); err == nil {
 				tellConnections(&e, connections, s.MetricsMappings)

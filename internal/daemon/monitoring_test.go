@@ -32,7 +32,7 @@ func everything(t *testing.T) exposition {
 	tellForwarding(&e, engine.Status{})
 	tellProxies(&e, engine.Status{})
 	tellConntrack(&e, engine.Status{})
-	newChangeLog(slog.New(slog.DiscardHandler)).tell(&e)
+	newChangeLog(slog.New(slog.DiscardHandler)).tell(&e, engine.EventCounts{})
 	tellConnections(&e, []engine.Connections{{Mapping: mapped(t, "web", "8080->172.17.0.2:80"), Translated: 1}}, 1)
 	tellRuntime(&e)
 	tellProcess(&e, time.Now())

@@ -22,7 +22,7 @@ import (
 func (s *server) serve(ctx context.Context) error {
 	metrics := s.metricsHandler()
 	server := api.NewServer(api.Options{
-		Engine: engine.Values{Engine: s.engine}, Status: s.status, Events: &s.feed, Metrics: metrics, Log: s.log,
+		Engine: engine.Values{Engine: s.engine}, Status: s.status, Events: s.engine.Events, Metrics: metrics, Log: s.log,
 		Health: s.engine.Health, Changed: s.changes.outcome,
 		Progress: func() api.Progress { return api.Progress(*s.progress.Load()) },
 		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
@@ -31,7 +31,7 @@ func (s *server) serve(ctx context.Context) error {
 	for announce := s.announce; ; announce = func() {} {
 		leave := make(chan struct{})
 		tasks := []func(context.Context) error{
-			s.engine.Run, s.watchFiles,
+			s.engine.Run, s.watchFiles, s.logEvents,
 			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
 		}
 		if s.scraped != nil {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
@@ -98,12 +97,10 @@ func warnings(st engine.Status) []string {
 	return lines
 }
 
-// notify is the engine's Notify: it logs an event and sends it to those who follow events.
-func (s *server) notify(ev engine.Event) {
-	kinds := map[engine.EventKind]api.EventType{
-		engine.EventPublished: api.EventPublished, engine.EventUnpublished: api.EventUnpublished,
-		engine.EventExpired: api.EventExpired, engine.EventRepaired: api.EventRepaired,
+// logEvents logs what happens to what is published, until the context is done.
+func (s *server) logEvents(ctx context.Context) error {
+	for ev := range s.engine.Events(ctx) {
+		s.changes.event(ev)
 	}
-	s.changes.event(ev)
-	s.feed.Send(kinds[ev.Kind], ev.Time, slices.Clip(ev.Mappings)...)
+	return nil
 }

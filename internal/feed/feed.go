@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package feed passes events on to any number of readers. The sender never waits. An event
+// is kept until all readers have it; when more than 65,536 mappings are kept, the oldest
+// events go, and readers that have missed them are told how many.
+package feed
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// most is how many mappings are kept for slow readers: every port of a protocol.
+const most = 1 << 16
+
+// Feed passes events on. The zero value is ready to use.
+type Feed struct {
+	mu      sync.Mutex
+	readers map[*reader]struct{}
+	events  []entry       // that not all readers have, the oldest first
+	first   uint64        // number of events[0]
+	ports   uint64        // of all events that were sent
+	kept    int           // mappings in events
+	wake    chan struct{} // closed when there are more events; nil: no reader waits
+}
+
+// entry is an event, and how many ports those before it were about.
+type entry struct {
+	nat.Event
+	before uint64
+}
+
+func (e entry) size() int { return max(len(e.Mappings), 1) }
+
+// Followed reports whether there are readers. Without any, Send does nothing.
+func (f *Feed) Followed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.readers) != 0
+}
+
+// Send passes an event to all readers.
+func (f *Feed) Send(e nat.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.readers) == 0 {
+		return
+	}
+	f.events = append(f.events, entry{e, f.ports})
+	f.ports += uint64(e.Ports())
+	f.kept += f.events[len(f.events)-1].size()
+	for f.kept > most && len(f.events) > 1 {
+		f.drop()
+	}
+	if f.wake != nil {
+		close(f.wake)
+		f.wake = nil
+	}
+}
+
+// drop forgets the oldest event.
+func (f *Feed) drop() {
+	f.kept -= f.events[0].size()
+	f.events[0] = entry{}
+	f.events = f.events[1:]
+	f.first++
+}
+
+// Events returns the events that are sent from now on, to be iterated over once. They end
+// when the context is done, or with ended; it has to end, for until then they are kept.
+func (f *Feed) Events(ctx context.Context, ended <-chan struct{}) iter.Seq[nat.Event] {
+	r := f.subscribe()
+	stop := context.AfterFunc(ctx, r.close)
+	return func(yield func(nat.Event) bool) {
+		defer stop()
+		defer r.close()
+		for ctx.Err() == nil {
+			e, ok, wake := r.take()
+			if ok {
+				if !yield(e) {
+					return
+				}
+				continue
+			}
+			select {
+			case <-wake:
+			case <-ctx.Done():
+			case <-ended:
+				return
+			}
+		}
+	}
+}
+
+// reader is how far one reader is.
+type reader struct {
+	feed *Feed
+	next uint64 // number of its next event
+	seen uint64 // ports of the events before
+}
+
+func (f *Feed) subscribe() *reader {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.readers == nil {
+		f.readers = map[*reader]struct{}{}
+	}
+	r := &reader{feed: f, next: f.first + uint64(len(f.events)), seen: f.ports}
+	f.readers[r] = struct{}{}
+	return r
+}
+
+func (r *reader) close() {
+	f := r.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.readers, r)
+	f.trim()
+}
+
+// take returns the next event; without one, what is closed when there is.
+func (r *reader) take() (e nat.Event, ok bool, wake <-chan struct{}) {
+	f := r.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.next < f.first {
+		oldest := f.events[0].before
+		e = nat.Event{Kind: nat.EventLost, Time: time.Now().UTC(), Lost: oldest - r.seen}
+		r.next, r.seen = f.first, oldest
+		return e, true, nil
+	}
+	i := r.next - f.first
+	if i == uint64(len(f.events)) {
+		if f.wake == nil {
+			f.wake = make(chan struct{})
+		}
+		return nat.Event{}, false, f.wake
+	}
+	e = f.events[i].Event
+	r.next++
+	r.seen += uint64(e.Ports())
+	if i == 0 {
+		f.trim()
+	}
+	return e, true, nil
+}
+
+// trim forgets the events that all readers have.
+func (f *Feed) trim() {
+	next := f.first + uint64(len(f.events))
+	for r := range f.readers {
+		next = min(next, r.next)
+	}
+	for f.first < next {
+		f.drop()
+	}
+}
