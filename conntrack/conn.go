@@ -16,25 +16,23 @@ import (
 )
 
 const (
-	// attempts bounds how often an exchange is tried that fails in passing.
+	// attempts bounds how often an exchange is tried after transient errors.
 	attempts = 6
 
 	// firstWait is how long the second attempt waits; each later one waits
-	// twice as long, so that all of them take 31 ms of waiting at most.
+	// twice as long, 31 ms in all.
 	firstWait = time.Millisecond
 )
 
-// Config says how to reach the conntrack table. The zero Config is ready to
-// use.
+// Config says where Dial connects.
 type Config struct {
-	// NetNS is an open file descriptor of the network namespace whose table
-	// is meant; it may be closed once Dial has returned. 0: the namespace of
-	// the calling thread.
+	// NetNS is an open file descriptor of the network namespace, which may be closed once
+	// Dial has returned. 0: the namespace of the calling thread.
 	NetNS int
 }
 
-// Conn is a connection to the conntrack table of one network namespace. It may
-// be used from many goroutines; operations run one after the other.
+// Conn is a connection to the conntrack table of one network namespace. Its methods may be
+// called at the same time; they run one after the other.
 type Conn struct {
 	closed atomic.Bool
 
@@ -44,8 +42,8 @@ type Conn struct {
 	noFilter bool       // the kernel has no dump filter, or is not to be asked
 }
 
-// Dial connects to the table. A nil cfg means the zero Config. It needs no
-// privilege but that of entering cfg.NetNS; operations do.
+// Dial connects to the table. A nil cfg means the zero Config. Dial needs no
+// privilege but that of entering cfg.NetNS.
 func Dial(cfg *Config) (*Conn, error) {
 	if cfg == nil {
 		cfg = &Config{}
@@ -66,8 +64,8 @@ func newConn(reader, deleter socket) *Conn {
 	return &Conn{reader: newChannel(reader), deleter: newChannel(deleter)}
 }
 
-// Close closes the connection. It takes no lock, so that it can interrupt an
-// operation under way. Closing again does nothing and returns nil.
+// Close closes the connection and interrupts an operation under way. Closing again does
+// nothing and returns nil.
 func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
@@ -102,7 +100,7 @@ func (c *Conn) count() (entries, limit int, err error) {
 
 // Each calls yield for every flow that the filter matches, in no order. It
 // stops at the first error that yield returns, and returns that error as it
-// is. A flow may be handed over more than once: see the package documentation.
+// is. It may call yield for a flow more than once: see the package documentation.
 func (c *Conn) Each(f Filter, yield func(Flow) error) error {
 	const op = "list flows"
 	f, err := f.normal()
@@ -111,60 +109,44 @@ func (c *Conn) Each(f Filter, yield func(Flow) error) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var stop error
-	err = c.walk(f, func(e *entry) error {
+	stop, err := c.walk(f, func(_ *entry, flow Flow) error { return yield(flow) })
+	if stop == nil && err != nil {
+		return c.opError(op, f.String(), err)
+	}
+	return stop
+}
+
+// walk calls fn with every entry that the filter matches, with some of them perhaps
+// again. stop is the error of fn that ended it.
+func (c *Conn) walk(f Filter, fn func(*entry, Flow) error) (stop, err error) {
+	// The hash table is one for all namespaces, and large even when empty:
+	// a namespace without flows, as a new one is, need not pay for it.
+	if n, _, err := c.count(); err != nil || n == 0 {
+		return nil, err
+	}
+	each := func(e *entry) error {
 		flow, err := e.flow()
 		if err != nil {
 			return err
 		}
-		stop = yield(flow)
-		return stop
-	})
-	switch {
-	case stop != nil:
-		return stop
-	case err != nil:
-		return c.opError(op, f.String(), err)
-	}
-	return nil
-}
-
-// walk hands every entry that the filter matches to fn, which may see some of
-// them again. An error of fn ends it.
-func (c *Conn) walk(f Filter, fn func(e *entry) error) error {
-	// An error of fn must not be taken for the kernel's, and tried again.
-	var fnErr error
-	guarded := func(e *entry) error {
-		if fnErr = fn(e); fnErr != nil {
+		// An error of fn must not be taken for the kernel's, and tried again.
+		if stop = fn(e, flow); stop != nil {
 			return errStopped
 		}
 		return nil
 	}
-	err := c.walkTable(f, guarded)
-	if fnErr != nil {
-		return fnErr
-	}
-	return err
-}
-
-func (c *Conn) walkTable(f Filter, fn func(e *entry) error) error {
-	// The hash table is one for all namespaces, and large even when empty:
-	// a namespace without flows, as a new one is, need not pay for it.
-	if n, _, err := c.count(); err != nil || n == 0 {
-		return err
-	}
 	if f.Proto != 0 && !c.noFilter {
-		err := c.walkFiltered(f, fn)
+		err := c.walkFiltered(f, each)
 		if err == nil || !noFilter(err) {
-			return err
+			return stop, err
 		}
 		c.noFilter = true
 	}
-	return explain(c.pass(dumpRequest(f.family()), f, fn))
+	return stop, explain(c.pass(dumpRequest(f.family()), f, each))
 }
 
 // walkFiltered lets the kernel choose. Its filter wants a family, so that both
-// families are two passes; they cost less than sending all entries over would.
+// families are two passes; they cost less than sending all entries would.
 func (c *Conn) walkFiltered(f Filter, fn func(e *entry) error) error {
 	families := []uint8{unix.AF_INET, unix.AF_INET6}
 	if family := f.family(); family != unix.AF_UNSPEC {
@@ -178,11 +160,8 @@ func (c *Conn) walkFiltered(f Filter, fn func(e *entry) error) error {
 	return nil
 }
 
-// pass dumps the table once, or again as long as the kernel says in passing
-// that it could not send all. Trying again is safe because nothing done so far
-// has to be undone: listing promises no uniqueness, and deleting an entry that
-// is gone is nothing. Giving up with an error is right after that, as entries
-// that nobody has seen may be left.
+// pass dumps the table, again if the kernel could not send all of it. That is safe: a
+// listing may repeat flows, and deleting an entry that is gone does nothing.
 func (c *Conn) pass(req []byte, f Filter, fn func(e *entry) error) error {
 	var e entry
 	return c.retry(func() error {
@@ -196,8 +175,7 @@ func (c *Conn) pass(req []byte, f Filter, fn func(e *entry) error) error {
 	})
 }
 
-// retry calls fn until it succeeds, fails for good, or has failed in passing
-// once too often.
+// retry calls fn until it succeeds, fails for good, or fails once too often.
 func (c *Conn) retry(fn func() error) error {
 	wait := firstWait
 	for attempt := 1; ; attempt++ {
@@ -210,8 +188,7 @@ func (c *Conn) retry(fn func() error) error {
 	}
 }
 
-// opError makes an error of this package of a cause. What goes wrong on a
-// closed connection goes wrong because it is closed.
+// opError makes an error of this package. Its cause on a closed connection is that.
 func (c *Conn) opError(op, object string, err error) error {
 	if c.closed.Load() {
 		err = fs.ErrClosed

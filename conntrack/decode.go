@@ -20,7 +20,7 @@ type tuple struct {
 }
 
 // entry is a table entry as the kernel sent it. The slices are views into the
-// receive buffer: whoever wants to keep them copies them.
+// receive buffer.
 type entry struct {
 	family      uint8
 	orig, reply []byte // contents of CTA_TUPLE_ORIG and CTA_TUPLE_REPLY
@@ -31,12 +31,9 @@ type entry struct {
 	origTuple tuple // orig, decoded
 }
 
-// decodeEntry reads the payload of an IPCTNL_MSG_CT_NEW message as far as is
-// needed to tell whether anybody wants the entry; flow reads the rest. Unknown
-// attributes are passed over. What the kernel always sends must be there: an
-// entry without its tuple or id could not be deleted exactly, and is malformed.
-//
-// The result is false for an entry of a family that is not IP.
+// decodeEntry reads the payload of an IPCTNL_MSG_CT_NEW message as far as a filter
+// needs; flow reads the rest. An entry without the attributes that the kernel always sends is
+// malformed: it could not be deleted exactly. The result is false for a family that is not IP.
 func decodeEntry(b []byte, e *entry) (bool, error) {
 	if len(b) < nlwire.NetfilterHeader {
 		return false, nlwire.ErrMalformed
@@ -88,8 +85,7 @@ func (e *entry) flow() (Flow, error) {
 		ReplySrc: reply.src,
 		ReplyDst: reply.dst,
 	}
-	// A zone of both directions is an attribute of the entry, a zone of one
-	// direction an attribute of its tuple (ctnetlink_dump_zone_id).
+	// A zone of one direction is an attribute of its tuple instead (ctnetlink_dump_zone_id).
 	if e.zone != nil {
 		f.Zone = binary.BigEndian.Uint16(e.zone)
 	}

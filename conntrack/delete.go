@@ -4,6 +4,7 @@
 package conntrack
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
@@ -19,12 +20,10 @@ import (
 // (net.core.rmem_default).
 const chunk = 128
 
-// Delete deletes the flows that the filter matches and that match, which may
-// be nil, says yes to. It returns how many entries it removed; those that
-// vanished by themselves in the meantime are a success too, but not counted.
-// With an error some may have been deleted: their number is returned then too.
-// (Should the kernel's answers be lost and a deletion be tried again, the
-// count may come out too low.)
+// Delete deletes the flows that the filter matches and for which match, which may
+// be nil, returns true. It returns how many entries it deleted, also with an error. Those
+// that expired meanwhile do not count. (The count may be too low if the kernel's answers are
+// lost and a deletion is repeated.)
 //
 // The filter must name a protocol. match is called once for each candidate,
 // seldom twice, while the pass over the table is under way; it must not use c.
@@ -42,30 +41,23 @@ func (c *Conn) Delete(f Filter, match func(Flow) bool) (deleted int, err error) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := deletions{conn: c}
-	err = c.walk(f, func(e *entry) error {
-		flow, err := e.flow()
-		if err != nil {
-			return err
-		}
+	stop, err := c.walk(f, func(e *entry, flow Flow) error {
 		if match != nil && !match(flow) {
 			return nil
 		}
 		return q.add(e)
 	})
 	// Also after an error: what is queued was found to match.
-	if flushErr := q.flush(); err == nil {
-		err = flushErr
-	}
-	if err != nil {
+	if err = cmp.Or(stop, err, q.flush()); err != nil {
 		return q.deleted, c.opError(op, f.String(), err)
 	}
 	return q.deleted, nil
 }
 
-// deletions is a queue of delete requests, of one chunk at most. They go out
-// on a socket of their own between two pieces of the dump that finds them.
-// That does not disturb the dump: when the entry at which it paused is gone,
-// it goes over that entry's hash bucket again (ctnetlink_dump_table).
+// deletions is a queue of at most one chunk of delete requests. They are sent on a socket of
+// their own between two pieces of the dump that finds the entries.
+// That does not disturb the dump: if the entry at which it paused is gone,
+// it repeats that entry's hash bucket (ctnetlink_dump_table).
 type deletions struct {
 	conn    *Conn
 	buf     []byte
@@ -81,11 +73,9 @@ func (q *deletions) add(e *entry) error {
 	return q.flush()
 }
 
-// flush sends what is queued, and leaves the queue empty.
-//
-// When answers were lost, the requests are sent again, one at a time: a single
-// answer always finds room. That is safe, as a deletion that was done already
-// answers ENOENT.
+// flush sends the queue and empties it. If answers were lost, it sends the requests again,
+// one at a time, since a single answer always finds room. The answer to a deletion that was
+// done already is ENOENT.
 func (q *deletions) flush() error {
 	b, n := q.buf, q.n
 	q.buf, q.n = q.buf[:0], 0

@@ -5,27 +5,24 @@
 // connection tracking holds, over ctnetlink (NETLINK_NETFILTER, subsystem
 // NFNL_SUBSYS_CTNETLINK).
 //
-// NAT rules are looked at once, by the first packet of a flow; every later
-// packet follows the flow's conntrack entry. A change of rules therefore does
-// nothing to flows that exist already, until their entries are deleted: that
-// is what this package is for. [Conn.Delete] names flows as a published port
-// does: protocol, original destination address, original destination port.
+// The kernel applies NAT rules to the first packet of a flow; later packets follow the
+// flow's conntrack entry. A change of rules does nothing to existing flows until their
+// entries are deleted. [Conn.Delete] names flows as a published port
+// does: by protocol, original destination address and port.
 //
 // # Cost
 //
-// A table can hold hundreds of thousands of flows. Nothing here copies it:
-// entries are decoded one at a time, in place, from one receive buffer, and
-// where the kernel can filter a dump (CTA_FILTER, Linux 5.8) it sends only
-// candidates. A range of ports costs one pass over the table, whatever its
-// size. Memory does not depend on the size of the table.
+// A table can hold hundreds of thousands of flows. Entries are decoded one at a time, in
+// place, in memory that does not depend on their number. If the kernel can filter a dump
+// (CTA_FILTER, Linux 5.8) it sends only
+// candidates. A range of ports costs one pass over the table, whatever its size.
 //
 // # Concurrency
 //
-// A [Conn] may be used from many goroutines: its operations run one after the
-// other, under a lock that is held for the whole pass. The functions handed to
-// [Conn.Each] and [Conn.Delete] run under that lock too, and must not call
-// methods of the same Conn other than [Conn.Close]. Close takes no lock: it
-// interrupts the operation under way, which then reports [io/fs.ErrClosed].
+// The methods of a [Conn] may be called at the same time. They run one after the other, under
+// a lock; the functions passed to [Conn.Each] and [Conn.Delete] run under it too, and must
+// not call methods of the same Conn but [Conn.Close]. Close takes no lock: it
+// interrupts the operation under way, whose error is [io/fs.ErrClosed] then.
 //
 // # Privilege
 //
@@ -42,11 +39,10 @@
 //     (net.netfilter.nf_conntrack_buckets) in mid-pass may hide entries.
 //   - Change the rules first and delete flows after that: then every entry
 //     created during the pass follows the new rules, and missing it is right.
-//   - The entry of a flow's first packet is in no list while that packet is on
-//     its way through the host; it cannot be listed or deleted until then.
+//   - The entry of a flow's first packet cannot be listed or deleted until that packet has
+//     left the host.
 //   - Deleting an entry does not stop a flow. Its next packet makes a new
 //     entry, by the rules of that time.
-//   - Kernels before 5.8 ignore or refuse the dump filter; everything works
-//     there, at the price of a dump of the whole table.
-//   - Nothing stays in the kernel after Close but the deletions.
+//   - Kernels before 5.8 ignore or refuse the dump filter; each pass is a dump of the whole
+//     table there.
 package conntrack

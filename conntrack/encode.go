@@ -81,15 +81,13 @@ func setSequence(b []byte, seq uint32, ack bool) {
 }
 
 // dumpRequest returns the request for a dump of one family's entries, of both
-// for AF_UNSPEC. The kernel has looked at the family for longer than it has
-// had filters, so that alone is no filter to fall back from.
+// for AF_UNSPEC, which kernels without filters know as well.
 func dumpRequest(family uint8) []byte {
 	return nlwire.CloseMessage(request(nil, msgGet, unix.NLM_F_DUMP, family))
 }
 
 // filteredDumpRequest returns the request for a dump of those entries of one
-// family that may match the filter. It narrows as far as the kernel can be
-// trusted to, and no further:
+// family that may match the filter, as far as the kernel filters correctly:
 //
 //   - A filter needs a family and a protocol (ctnetlink_parse_tuple_filter).
 //   - Ports are compared for TCP and UDP only; asked for other protocols, the
@@ -123,12 +121,11 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 	return nlwire.CloseMessage(nlwire.CloseAttr(b, filter), 0)
 }
 
-// appendDelete appends the request to delete exactly this entry. Tuple and
-// zone are what the kernel sent, byte for byte, so that they name the entry to
-// it whatever they hold; the id keeps a later entry of the same tuple safe.
+// appendDelete appends the request to delete exactly this entry, with tuple and
+// zone as the kernel sent them. The id protects a later entry of the same tuple.
 //
-// A delete request without a tuple flushes the table
-// (ctnetlink_del_conntrack); decodeEntry lets no entry through without one.
+// A delete request without a tuple would flush the table
+// (ctnetlink_del_conntrack); decodeEntry refuses entries without one.
 func appendDelete(b []byte, e *entry) []byte {
 	b, at := request(b, msgDelete, 0, e.family)
 	b = nlwire.AppendAttr(b, nlwire.Nested|ctaTupleOrig, e.orig...)

@@ -10,26 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpError is the error of every operation of this package, save that an error
-// returned by the function handed to [Conn.Each] comes back as it is.
+// OpError is the error of every operation of this package, but for that of a
+// function passed to [Conn.Each].
 //
-// Its cause is reached by errors.Is and errors.As: [io/fs.ErrPermission]
+// errors.Is finds its cause: [io/fs.ErrPermission]
 // without CAP_NET_ADMIN, [io/fs.ErrClosed] after Close, [io/fs.ErrInvalid] for
-// a filter that makes no sense, [errors.ErrUnsupported] where the kernel has
-// no ctnetlink, and the kernel's errno where there is one.
+// an invalid filter, [errors.ErrUnsupported] if the kernel has
+// no ctnetlink, or the kernel's error number.
 type OpError struct {
-	// Op is what was tried: "dial ctnetlink", "list flows", "delete flows",
-	// "count flows".
-	Op string
-	// Object is what it was tried on: the filter as text, such as
-	// "udp 0.0.0.0:53". Empty where there is none.
-	Object string
-	// Err is the cause; never nil.
-	Err error
+	Op     string // "dial ctnetlink", "list flows", "delete flows", "count flows"
+	Object string // the filter: "udp 0.0.0.0:53"; may be empty
+	Err    error  // the cause, never nil
 }
 
-// Error returns operation, object and cause: "delete flows udp 0.0.0.0:53:
-// operation not permitted".
+// Error returns "delete flows udp 0.0.0.0:53: operation not permitted".
 func (e *OpError) Error() string {
 	if e.Object == "" {
 		return e.Op + ": " + e.Err.Error()
@@ -41,18 +35,13 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 var (
-	// errInterrupted: the kernel says that a dump missed entries
-	// (NLM_F_DUMP_INTR).
-	errInterrupted = errors.New("dump interrupted")
-
-	// errStopped: the function that entries are handed to wants no more.
-	errStopped = errors.New("stopped")
+	errInterrupted = errors.New("dump interrupted") // it missed entries (NLM_F_DUMP_INTR)
+	errStopped     = errors.New("stopped")          // by the function that is called with entries
 )
 
-// transient reports whether an exchange with the kernel is worth another try:
-// answers were lost for want of buffer space (ENOBUFS, also where memory is
-// short), an earlier dump is still running (EBUSY), a signal came (EINTR), or
-// the kernel says itself that it missed entries.
+// transient reports whether an exchange with the kernel may be tried again:
+// answers were lost for lack of buffer space or memory (ENOBUFS), an earlier dump is still
+// running (EBUSY), a signal came (EINTR), or the dump missed entries.
 func transient(err error) bool {
 	return errors.Is(err, errInterrupted) ||
 		errors.Is(err, unix.ENOBUFS) ||
@@ -61,15 +50,13 @@ func transient(err error) bool {
 		errors.Is(err, unix.EAGAIN)
 }
 
-// noFilter reports whether an error may mean that this kernel does not have
-// the dump filter, or not this part of it (ctnetlink_parse_filter: EOPNOTSUPP
-// for unknown flags, EINVAL for what its policy refuses).
+// noFilter reports whether an error may mean that the kernel lacks the dump filter or a
+// part of it (ctnetlink_parse_filter: EOPNOTSUPP for unknown flags, EINVAL by its policy).
 func noFilter(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }
 
-// explain says what EINVAL means in answer to a request that has nothing in it
-// to be wrong: no subsystem of that number is registered, that is no
+// explain says what EINVAL means as the answer to a plain request: there is no
 // nf_conntrack_netlink (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
 func explain(err error) error {
 	if errors.Is(err, unix.EINVAL) {

@@ -12,26 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Filter says which flows are meant, by their original direction: where the
-// client sent its first packet. The zero Filter means every flow.
+// Filter selects flows by their original direction: where the
+// client sent its first packet. The zero Filter selects every flow.
 type Filter struct {
-	// Proto is the IANA protocol number. 0: any; [Conn.Delete] refuses that,
-	// as it would come near to flushing the table.
+	// Proto is the IANA protocol number. 0: any, which [Conn.Delete] refuses.
 	Proto uint8
 	// Dst is the original destination address. The zero Addr means any
 	// address of both families (which may cost two passes over the table),
-	// 0.0.0.0 any IPv4 address, :: any IPv6 address. An IPv4-mapped IPv6
-	// address means the IPv4 address. An address with a zone is an error:
-	// conntrack knows no interfaces.
+	// 0.0.0.0 any IPv4 address, :: any IPv6 address. An address must not have a zone.
 	Dst netip.Addr
-	// FirstPort and LastPort are the original destination ports, both
-	// included. LastPort 0 means FirstPort alone; both 0 mean any port,
-	// and protocols that have none.
+	// FirstPort and LastPort are the range of original destination ports. LastPort 0 means
+	// FirstPort alone; both 0 mean any port, or none.
 	FirstPort, LastPort uint16
 }
 
 // String returns the filter as errors name it: "udp 0.0.0.0:53",
-// "tcp [2001:db8::1]:8000-8009", and "*" for what may be anything.
+// "tcp [2001:db8::1]:8000-8009", with "*" for any.
 func (f Filter) String() string {
 	proto, addr, port := "*", "*", "*"
 	if f.Proto != 0 {
@@ -71,8 +67,8 @@ func (f Filter) normal() (Filter, error) {
 	return f, nil
 }
 
-// family returns the address family that the filter is confined to, 0 if to
-// none. Values of AF_* and of the kernel's NFPROTO_* are the same here.
+// family returns the address family of the filter, 0: any. AF_* and the kernel's NFPROTO_*
+// have the same values.
 func (f Filter) family() uint8 {
 	switch {
 	case f.Dst.Is4():
@@ -89,8 +85,7 @@ func (f Filter) exactDst() bool { return f.Dst.IsValid() && !f.Dst.IsUnspecified
 // exactPort reports whether the filter asks for one port.
 func (f Filter) exactPort() bool { return f.FirstPort != 0 && f.FirstPort == f.LastPort }
 
-// matches is the last word on every flow, whatever the kernel has filtered
-// before. The filter is normal.
+// matches reports whether a flow passes the filter, which is normal.
 func (f Filter) matches(t tuple) bool {
 	if f.Proto != 0 && t.proto != f.Proto {
 		return false

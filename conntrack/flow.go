@@ -14,10 +14,9 @@ import (
 
 // Flow is one entry of the conntrack table. It is comparable.
 //
-// For a flow that is DNATed, Dst is where the client sent to (the frontend)
-// and ReplySrc is where the packets went (the backend). For one that is
-// masqueraded, Src is the true source and ReplyDst the address it goes out by.
-// Without NAT the reply direction is the original one turned round.
+// With DNAT, Dst is where the client sent to (the frontend) and ReplySrc where the packets
+// went (the backend). With masquerading, Src is the true source and ReplyDst the address that
+// replaced it. Without NAT the reply direction is the original one reversed.
 //
 // Protocols without ports (ICMP, IGMP, ESP...) have ports 0; for GRE they are
 // the keys of the tunnel. Addresses carry no zone: conntrack knows no
@@ -28,9 +27,8 @@ type Flow struct {
 	// Zone is the conntrack zone of the original direction; 0: the default
 	// one, which is where flows are unless a rule says otherwise.
 	Zone uint16
-	// ID tells this entry from others, such as a later one of the same
-	// addresses and ports. The kernel makes it from the entry's place in
-	// memory and keys it by a secret: it has no order, and may come again.
+	// ID distinguishes the entry from others, such as a later one of the same
+	// addresses and ports. It has no order, and may be used again.
 	ID uint32
 	// Status holds the kernel's IPS_* bits.
 	Status Status
@@ -42,12 +40,11 @@ type Flow struct {
 	ReplySrc, ReplyDst netip.AddrPort
 }
 
-// Status is a set of bits that the kernel keeps for each flow: enum
-// ip_conntrack_status in include/uapi/linux/netfilter/nf_conntrack_common.h.
-// Bits without a name here are kept too.
+// Status are the kernel's status bits of a flow: enum ip_conntrack_status in
+// include/uapi/linux/netfilter/nf_conntrack_common.h, those without a name here included.
 type Status uint32
 
-// The status bits that callers have a use for.
+// Status bits.
 const (
 	StatusExpected  Status = 1 << 0  // IPS_EXPECTED: another flow has announced it (RELATED)
 	StatusSeenReply Status = 1 << 1  // IPS_SEEN_REPLY: packets went both ways
@@ -97,15 +94,13 @@ func (f Flow) SNAT() bool { return f.Status&StatusSNAT != 0 }
 // port is.
 func (f Flow) DNAT() bool { return f.Status&StatusDNAT != 0 }
 
-// String returns the flow in both directions: "udp 192.0.2.9:4000->192.0.2.1:53,
-// reply 172.17.0.2:53->192.0.2.9:4000".
+// String returns "udp 192.0.2.9:4000->192.0.2.1:53, reply 172.17.0.2:53->192.0.2.9:4000".
 func (f Flow) String() string {
 	return protoName(f.Proto) + " " + f.Src.String() + "->" + f.Dst.String() +
 		", reply " + f.ReplySrc.String() + "->" + f.ReplyDst.String()
 }
 
-// protoName returns the name that /etc/protocols and nft(8) give a protocol
-// that conntrack treats specially, else its number.
+// protoName returns the name of a protocol in /etc/protocols and nft(8), or its number.
 func protoName(proto uint8) string {
 	switch proto {
 	case unix.IPPROTO_ICMP:
