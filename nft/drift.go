@@ -102,7 +102,7 @@ func (l loaded) drift(t Table) (lines []Difference) {
 	clear(there)
 	for _, ch := range l.chains {
 		there[ch.name] = true
-		switch want, _ := t.chain(ch.name); {
+		switch want, _ := t.Chain(ch.name); {
 		case !ch.wanted:
 			add(PartChains, "chain %s should not be there", shown(ch.name))
 		case !ch.right:

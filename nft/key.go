@@ -4,6 +4,7 @@
 package nft
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -126,6 +127,11 @@ func (k Key) prefix(kind keyKind) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	return netip.PrefixFrom(k.addr, int(k.length)), true
+}
+
+// Compare orders the keys of one map or set: by address, prefix length and port, or by name.
+func (k Key) Compare(o Key) int {
+	return cmp.Or(k.addr.Compare(o.addr), cmp.Compare(k.length, o.length), cmp.Compare(k.port, o.port))
 }
 
 // String returns the key as nft(8) spells it.

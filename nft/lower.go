@@ -15,8 +15,7 @@ import (
 // assembler builds the bytecode of one rule.
 type assembler struct {
 	exprs []expr.Any
-	// nfproto and l4proto are what earlier expressions of the rule have compared
-	// the packet's protocols with; zero: nothing yet. A test is not emitted twice.
+	// nfproto and l4proto are the protocols that the rule tests already; zero: none.
 	nfproto, l4proto byte
 }
 
@@ -34,10 +33,9 @@ func (a *assembler) emit(es ...expr.Any) { a.exprs = append(a.exprs, es...) }
 // The data registers are 16 words of 32 bits (NFT_REG32_COUNT).
 const registerWords = 16
 
-// register is the number by which the kernel names the register that begins at the
-// given 32-bit word: the four old 128-bit registers NFT_REG_1.. where one begins
-// there, else NFT_REG32_00... It is also how the kernel spells it when it lists the
-// rule (nft_dump_register in net/netfilter/nf_tables_api.c).
+// register is the kernel's number of the register that begins at the 32-bit word: that of
+// an old 128-bit register, NFT_REG_1.., if one begins there, else NFT_REG32_00.. The kernel
+// lists rules so (nft_dump_register in net/netfilter/nf_tables_api.c).
 func register(word int) uint32 {
 	if word < 0 || word >= registerWords {
 		//nolint:forbidigo // Validate bounds every type to the registers there are
@@ -49,8 +47,8 @@ func register(word int) uint32 {
 	return unix.NFT_REG32_00 + uint32(word)
 }
 
-// load emits the reading of a key's fields into registers from word 0 on, each
-// field at the start of a word, behind the tests that make the reading safe.
+// load reads a key's fields into registers from word 0 on, each at the start of a word,
+// behind the tests of depend.
 func (a *assembler) load(fields concatenation) {
 	for _, s := range fields {
 		a.depend(s)
@@ -73,8 +71,7 @@ func (a *assembler) loadBytes(s Selector, size, word int) {
 	})
 }
 
-// depend emits the tests of the packet's protocols that a field's place in the
-// packet rests on, once each a rule.
+// depend tests, once in a rule, that the packet has the protocols of a field.
 func (a *assembler) depend(s Selector) {
 	d := selectors[s]
 	if d.nfproto != 0 && a.nfproto != d.nfproto {
@@ -183,10 +180,4 @@ func (m masquerade) lower(a *assembler) {
 	a.emit(masq)
 }
 
-func (v verdict) lower(a *assembler) {
-	kinds := map[string]expr.VerdictKind{
-		"accept": expr.VerdictAccept, "drop": expr.VerdictDrop,
-		"return": expr.VerdictReturn, "jump": expr.VerdictJump,
-	}
-	a.emit(&expr.Verdict{Kind: kinds[v.word], Chain: v.chain})
-}
+func (v verdict) lower(a *assembler) { a.emit(&expr.Verdict{Kind: v.kind, Chain: v.chain}) }

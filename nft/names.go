@@ -12,11 +12,10 @@ import (
 // (NFT_NAME_MAXLEN in include/uapi/linux/netfilter/nf_tables.h).
 const maxName = 255
 
-// CheckName reports why a table, chain, map or set should not have this name, or
-// nil. The kernel takes any name; a listing that nft(8) is to load again must not
-// hold one that its lexer takes for something else. A name here is a letter, then
+// CheckName returns an error if nft(8) cannot read a listing with a table, chain, map or
+// set of this name. A name is a letter, then
 // letters, digits, "_", "-" and "." (within "string" of nftables' src/scanner.l),
-// and none of the keywords of nft(8).
+// and no keyword of nft(8). The kernel takes any name.
 func CheckName(name string) error {
 	if name == "" {
 		return fmt.Errorf("check name: it is empty")
@@ -38,8 +37,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// keywords are the words which the lexer of nft(8), up to 1.1, reads as tokens of
-// its own in the places where a name can stand. Sorted.
+// keywords are the words that the lexer of nft(8), up to 1.1, takes for tokens where a name
+// can be. Sorted.
 var keywords = [...]string{
 	"accept", "add", "addrtype", "ah", "all", "and", "arp", "at", "audit", "auto-merge", "bridge", "burst",
 	"bypass", "bytes", "cgroup", "cgroupv2", "chain", "chains", "cmd", "code", "comment", "comp", "constant",

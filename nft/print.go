@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// String returns the table as `nft -s list table` prints it, without elements.
-// nft(8) reads it back, if it is new enough for the flags. Of a table that is owned it
-// also lists, behind "#", by whom.
+// String returns the table as `nft -s list table` prints it, without elements and, behind
+// "#", the owner. nft(8) reads it back if it is new enough for the flags.
 func (t Table) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", t.Name)
@@ -77,8 +76,8 @@ func (c Chain) print(b *strings.Builder) {
 	b.WriteString("\t}\n")
 }
 
-// String returns the base chain's specification as nft(8) prints it. The policy
-// is always accept: what is to be dropped, a rule says.
+// String returns the base chain's specification as nft(8) prints it. The policy is always
+// accept.
 func (h Hook) String() string {
 	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", h.Type, h.Point, h.priority())
 }
@@ -101,9 +100,9 @@ func (h Hook) priority() string {
 	return strconv.Itoa(int(h.Priority))
 }
 
-// standardPriorities are the names, and the one hook point where a name is known;
-// empty: at all. That of dstnat on the output hook, by which nft(8) lists from 1.0.8
-// on, is left out: before, it cannot read that. Every version reads the number.
+// standardPriorities are the names, with the one hook point that has them; empty: all have.
+// The name dstnat of the output hook is left out: nft(8) lists by it from 1.0.8 on, and before
+// that reads only the number.
 var standardPriorities = [...]struct {
 	name     string
 	priority int32

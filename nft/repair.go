@@ -130,7 +130,7 @@ func (c *Conn) load(t Table) (l loaded, err error) {
 			name: nlwire.FindString(a.Rest, unix.NFTA_CHAIN_NAME), binding: flags&nftChainBinding != 0,
 			comment: comment(nlwire.Find(a.Rest, nftaChainUserdata)),
 		}
-		want, ok := t.chain(ch.name)
+		want, ok := t.Chain(ch.name)
 		ch.wanted, ch.hooked, ch.right = ok, ok && want.hookMatches(a), ok && want.matches(a)
 		l.chains = append(l.chains, ch)
 		return nil
@@ -180,7 +180,7 @@ func (b *batch) repair(t Table, l loaded) error {
 		}
 	}
 	for _, found := range l.chains {
-		want, _ := t.chain(found.name)
+		want, _ := t.Chain(found.name)
 		switch {
 		case found.hooked && found.comment == want.Comment:
 			chains[found.name] = found.right // else adding it changes its policy

@@ -10,38 +10,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table is a whole nftables table of the inet family, as a value: what is to
-// stand in the kernel, without its elements. Its String is what nft(8) lists.
+// Table is a table of the inet family without its elements. It prints as nft(8) lists it.
 type Table struct {
 	// Name is the table's name. It must pass CheckName.
 	Name string
-	// Comment stands in the table itself, for the administrator and for the
-	// program that finds the table again. Empty: none.
+	// Comment is that of the table. Empty: none.
 	Comment string
 	// Flags are TableOwned or none. Zero: everybody with CAP_NET_ADMIN may change it.
 	Flags TableFlags
-	// Sets are the maps and sets. They are made, and listed, before the Chains, each in their
-	// order.
+	// Sets are the maps and sets. They are made, and listed, in this order before the Chains.
 	Sets   []Set
 	Chains []Chain
 }
 
-// Set is a named set, or a named map if it has a Value. Its elements are not part of it:
-// they are Elements that name it.
+// Set is a named set, or a named map if it has a Value, without its elements.
 type Set struct {
 	Name string
 	Key  Type
 	// Value is the type of what a map holds for a key. Nil: a set.
 	Value Type
-	// Interval makes every field of the key of a set a range, so that a prefix is one
-	// element (nft(8), "flags interval"). A map cannot have it.
+	// Interval makes every field of the key a range, so that a prefix is one element
+	// (nft(8), "flags interval"). A map cannot have it.
 	Interval bool
 	// Timeout allows elements a time-out (nft(8), "flags timeout").
 	Timeout bool
-	// Size bounds the number of elements, and makes the kernel allocate its
-	// hash table for that many at once; that halves the time of a bulk load,
-	// because the table need not grow while it is filled
-	// (nft_rhash_init in net/netfilter/nft_set_hash.c). Zero: no bound.
+	// Size bounds the number of elements, and makes the kernel allocate the hash table for
+	// as many, which halves the time of a bulk load (nft_rhash_init in
+	// net/netfilter/nft_set_hash.c). Zero: no bound.
 	Size uint32
 }
 
@@ -90,9 +85,8 @@ const (
 // Type is the type of a key or a value: one field, or several as a concatenation.
 type Type []DataType
 
-// dataTypes holds what the kernel and nft(8) must be told of each data type. The
-// identifiers are those of enum datatypes in nftables' include/datatype.h: the
-// kernel stores them for nft(8) and does not look at them.
+// dataTypes has the identifiers of enum datatypes in nftables' include/datatype.h, which the
+// kernel stores for nft(8), and the sizes.
 var dataTypes = [...]struct {
 	name string
 	id   uint32
@@ -121,8 +115,8 @@ func (t Type) String() string {
 	return strings.Join(names, " . ")
 }
 
-// typeBits is the width of one field's identifier in that of a concatenation
-// (TYPE_BITS in nftables' include/datatype.h).
+// typeBits is the width of an identifier in that of a concatenation (TYPE_BITS in nftables'
+// include/datatype.h).
 const typeBits = 6
 
 func (t Type) id() uint32 {
@@ -133,8 +127,8 @@ func (t Type) id() uint32 {
 	return id
 }
 
-// size is the number of bytes of a key or value of this type. A lone field is not
-// padded; in a concatenation each field fills whole 32-bit registers.
+// size is the number of bytes of a key or value: in a concatenation each field fills whole
+// 32-bit registers.
 func (t Type) size() int {
 	if len(t) == 1 {
 		return dataTypes[t[0]].size
@@ -158,7 +152,8 @@ func (t Table) Set(name string) (Set, bool) {
 	return t.Sets[i], true
 }
 
-func (t Table) chain(name string) (Chain, bool) {
+// Chain returns the chain of a name.
+func (t Table) Chain(name string) (Chain, bool) {
 	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name })
 	if i < 0 {
 		return Chain{}, false
@@ -173,8 +168,6 @@ func (s Set) Kind() string {
 	}
 	return "map"
 }
-
-func (t Type) equal(o Type) bool { return slices.Equal(t, o) }
 
 // TableFlags are flags of a table (enum nft_table_flags in
 // include/uapi/linux/netfilter/nf_tables.h).

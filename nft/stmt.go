@@ -96,9 +96,8 @@ func (i in) String() string {
 }
 
 // NotFromInterface matches packets that did not arrive on the named interface:
-// `iifname != "lo"`. It is the only statement that takes an interface's name; the
-// name is compared with all its padding, for without that the kernel would match
-// every interface whose name begins so (nft_cmp_eval compares the given length only).
+// `iifname != "lo"`. It compares the name with its padding, since the kernel compares only
+// the given length (nft_cmp_eval).
 func NotFromInterface(name string) Stmt { return notFromInterface{name} }
 
 type notFromInterface struct{ name string }
@@ -120,8 +119,8 @@ func (o over) String() string {
 	return "meta l4proto tcp"
 }
 
-// DNATv4 gives IPv4 packets the destination that the map holds for their fields:
-// "dnat ip to tcp dport map @tcp4". Where the map holds none, the next rule goes on.
+// DNATv4 gives IPv4 packets the destination that the map holds for their fields, if any:
+// "dnat ip to tcp dport map @tcp4".
 func DNATv4(m string, fields ...Selector) Stmt { return dnat{m: m, fields: fields, addr: IPv4Addr} }
 
 // DNATv6 is DNATv4 for IPv6 packets.
@@ -158,10 +157,9 @@ func (d dnat) valueType() Type { return Type{d.addr, InetService} }
 func MasqueradeFullyRandom() Stmt { return masquerade{} }
 
 // MasqueradeFullyRandomTo is MasqueradeFullyRandom with the source port chosen from
-// first to last, whatever it was: "masquerade to :32768-49152 fully-random". Without a
-// range a port below 512 stays below 512, of which there are few
-// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c). It stands behind OverTCP
-// or OverUDP.
+// first to last: "masquerade to :32768-49152 fully-random". Without a range a port below 512
+// stays below 512 (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c). It needs
+// OverTCP or OverUDP before it.
 func MasqueradeFullyRandomTo(first, last uint16) Stmt {
 	return masquerade{first, last}
 }
@@ -179,7 +177,7 @@ func (m masquerade) String() string {
 
 func (m masquerade) toPorts() bool { return m.first != 0 || m.last != 0 }
 
-// validate refuses ranges that no port is in, or that nft(8) spells otherwise.
+// validate refuses empty ranges, and those that nft(8) spells otherwise.
 func (m masquerade) validate() error {
 	if m.toPorts() && (m.first == 0 || m.first >= m.last) {
 		return fmt.Errorf("it has no range of ports")
@@ -188,18 +186,22 @@ func (m masquerade) validate() error {
 }
 
 // Accept ends the evaluation of the base chain.
-func Accept() Stmt { return verdict{word: "accept"} }
+func Accept() Stmt { return verdict{"accept", expr.VerdictAccept, ""} }
 
-// Drop ends the packet.
-func Drop() Stmt { return verdict{word: "drop"} }
+// Drop drops the packet.
+func Drop() Stmt { return verdict{"drop", expr.VerdictDrop, ""} }
 
 // Return goes back to the calling chain, or to the policy of a base chain.
-func Return() Stmt { return verdict{word: "return"} }
+func Return() Stmt { return verdict{"return", expr.VerdictReturn, ""} }
 
-// Jump runs a regular chain, and goes on behind it where that chain returns.
-func Jump(chain string) Stmt { return verdict{word: "jump", chain: chain} }
+// Jump runs a regular chain, and goes on behind the jump if that chain returns.
+func Jump(chain string) Stmt { return verdict{"jump", expr.VerdictJump, chain} }
 
-type verdict struct{ word, chain string }
+type verdict struct {
+	word  string
+	kind  expr.VerdictKind
+	chain string
+}
 
 func (v verdict) String() string {
 	if v.chain != "" {

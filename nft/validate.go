@@ -4,17 +4,17 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Validate reports what is wrong with the table as a value: names that nft(8)
-// cannot read back, references to what is not there, a rule whose fields do not
-// make the key of the set it looks in, a base chain that does not exist, a jump
-// that cannot be made. It asks no kernel. A table that Validate accepts may be
-// given to Conn.Replace.
+// Validate returns what Conn.Replace would refuse without asking the kernel: names that
+// nft(8) cannot read back, references to missing objects, rules whose fields do not
+// make the key of their set, base chains that do not exist, impossible jumps.
 func (t Table) Validate() error {
 	if err := t.validate(); err != nil {
 		return fmt.Errorf("validate table %s: %w", t.Name, err)
@@ -64,8 +64,8 @@ func (t Table) validate() error {
 				return fmt.Errorf("chain %s: rule %d: %w", c.Name, i+1, err)
 			}
 		}
-		// Only a chain that stands before its caller may be jumped to: that order
-		// lets one pass create them, and makes a loop impossible.
+		// A chain may jump only to those before it: one pass can create them, and there
+		// can be no loop.
 		chains[c.Name] = c
 	}
 	return nil
@@ -90,8 +90,8 @@ func (c Set) validate() error {
 	return nil
 }
 
-// maxFields is how many fields a concatenation may have: their identifiers share the
-// 32 bits by which nft(8) lists the type (concat_type_alloc in nftables' src/datatype.c).
+// maxFields is how many identifiers of fields fit the 32 bits by which nft(8) lists the type
+// of a concatenation (concat_type_alloc in nftables' src/datatype.c).
 const maxFields = 32 / typeBits
 
 func (t Type) validate() error {
@@ -183,12 +183,14 @@ func terminal(s Stmt) bool {
 	return false
 }
 
-// protocols are those that the fields of a rule rest on. A packet has one of each
-// layer: a rule that asks for two matches nothing, and nft(8) does not load it.
+// protocols are those that a rule asks for. A rule that asks for two of a layer matches
+// nothing, and nft(8) does not load it.
 type protocols struct {
 	nfproto, l4proto byte
 	over             bool // the rule says the latter in a statement of its own
 }
+
+var errNoProtocol = errors.New("a port is translated only behind a match of tcp or udp")
 
 func (p *protocols) add(s Stmt) error {
 	switch s := s.(type) {
@@ -203,14 +205,14 @@ func (p *protocols) add(s Stmt) error {
 		p.l4proto, p.over = s.l4proto, true
 	case masquerade:
 		if s.toPorts() && p.l4proto == 0 {
-			return fmt.Errorf("a port is translated only behind a match of tcp or udp")
+			return errNoProtocol
 		}
 	case dnat:
 		if err := p.addFields(s.fields...); err != nil {
 			return err
 		}
 		if p.l4proto == 0 {
-			return fmt.Errorf("a port is translated only behind a match of tcp or udp")
+			return errNoProtocol
 		}
 		if family := s.family(); p.nfproto != 0 && p.nfproto != family {
 			return fmt.Errorf("the rule matches packets of the other family")
@@ -269,8 +271,7 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 }
 
 // interfaceName reports whether an interface can have the name (dev_valid_name in
-// net/core/dev.c) and nft(8) can read it: it ends a name at a quote, takes a "*" for a
-// wildcard, and a "\" before one for an escape.
+// net/core/dev.c) and nft(8) can read it, where " * and \ have a meaning.
 func interfaceName(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) >= unix.IFNAMSIZ {
 		return false
@@ -288,10 +289,10 @@ func (t Table) validateLookup(name string, fields concatenation, value Type) err
 	if !ok {
 		return fmt.Errorf("there is no map or set %s", name)
 	}
-	if key := fields.keyType(); !key.equal(c.Key) {
+	if key := fields.keyType(); !slices.Equal(key, c.Key) {
 		return fmt.Errorf("the fields make a key of type %s, %s %s has %s", key, c.Kind(), name, c.Key)
 	}
-	if !value.equal(c.Value) {
+	if !slices.Equal(value, c.Value) {
 		return fmt.Errorf("it needs a value of type %q, %s %s has %q", value, c.Kind(), name, c.Value)
 	}
 	return nil

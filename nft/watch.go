@@ -150,7 +150,7 @@ func concerns(datagram []byte, table string) (concerned bool, generation uint32)
 // that was read, and notifications say what each was about.
 
 // readFollowed is readOnce while others may change tables of their own.
-func (c *Conn) readFollowed(table string, read func() error) (uint32, error) {
+func (c *Conn) readFollowed(table string, read func() error) (after uint32, err error) {
 	if _, ok := c.socket.(*nlwire.Socket); !ok {
 		return c.readOnce(read) // without a kernel there are no notifications
 	}
@@ -158,11 +158,7 @@ func (c *Conn) readFollowed(table string, read func() error) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	generation, err := c.readBetween(w, table, read)
-	return generation, errors.Join(err, w.Close())
-}
-
-func (c *Conn) readBetween(w *watcher, table string, read func() error) (uint32, error) {
+	defer func() { err = errors.Join(err, w.Close()) }()
 	before, err := c.generation()
 	if err != nil {
 		return 0, err
@@ -171,7 +167,6 @@ func (c *Conn) readBetween(w *watcher, table string, read func() error) (uint32,
 	c.followed = true
 	err = read()
 	c.followed = false
-	var after uint32
 	if err == nil {
 		after, err = c.generation()
 	}

@@ -243,8 +243,8 @@ func (f *Fake) DeleteTable(name string) error {
 	})
 }
 
-// Close is that of nft.Conn: the Kernel stays as it is, but for what the Fake owned,
-// which is an orphan from then on. No hook is called.
+// Close is that of nft.Conn. The Kernel stays, and tables that the Fake owned are orphans. No
+// hook is called.
 func (f *Fake) Close() error {
 	f.closed.Store(true)
 	return f.locked(func(k *Kernel) error {
@@ -257,9 +257,8 @@ func (f *Fake) Close() error {
 	})
 }
 
-// transaction is a change of elements under way. What it has done is undone if one
-// operation is refused; copying the tables would make each change as dear as all
-// their elements.
+// transaction is a change of elements, which is undone if one operation fails. Copying the
+// tables would make each change as expensive as all their elements.
 type transaction struct {
 	kernel *Kernel
 	table  nft.Table
@@ -310,7 +309,7 @@ func (tx *transaction) rollBack() {
 	}
 }
 
-// stale reports whether a change guarded by the generation comes too late.
+// stale reports whether the generation is over.
 func (k *Kernel) stale(generation uint32) bool {
 	return generation != 0 && generation != k.generation
 }

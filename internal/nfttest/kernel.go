@@ -15,11 +15,10 @@ import (
 
 // Kernel holds the tables of one network namespace. Make one with New.
 type Kernel struct {
-	// Now is the clock by which elements end. Nil: time.Now. Set it before the
-	// Kernel is used.
+	// Now is the clock by which elements expire. Nil: time.Now. Set it before use.
 	Now func() time.Time
-	// NoOwners makes it a kernel that does not know nft.TableOwned, as Linux before
-	// 6.9. Set it before the Kernel is used.
+	// NoOwners makes it a kernel without nft.TableOwned, as Linux before 6.9. Set it before
+	// use.
 	NoOwners bool
 
 	mu         sync.Mutex
@@ -68,12 +67,10 @@ type Table struct {
 	Elements []nft.Element
 }
 
-// Edit changes the tables as another process would, in one transaction. f gets them
-// by name and may change, add and delete as it likes: nothing is checked, except
-// that an element of a map or set which the table has not makes Edit panic. A *Table
-// that f puts in place of another is a new table with a handle of its own. Tables that
-// are owned f is not shown, and they stay; to make another of that name panics. f must
-// not use the Kernel.
+// Edit changes the tables as another process would, in one transaction. f gets those without
+// an owner by name and may change, add and delete them. Nothing is checked, but Edit panics if
+// an element names a map or set that its table has not, or a table has the name of an owned
+// one. A *Table that replaces another gets a handle of its own. f must not use the Kernel.
 func (k *Kernel) Edit(f func(tables map[string]*Table)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -119,7 +116,7 @@ func edited(t *Table, handle uint64, now time.Time) *table {
 	return stored
 }
 
-// commit ends a transaction of somebody's that changed those tables.
+// commit ends a transaction that changed those tables.
 func (k *Kernel) commit(by *Fake, tables ...string) {
 	for w := range k.watchers {
 		if w.conn != by && slices.Contains(tables, w.table) {
@@ -132,17 +129,15 @@ func (k *Kernel) commit(by *Fake, tables ...string) {
 	}
 }
 
-// injected are the failures a test asked for.
+// injected are the failures that a test set.
 type injected struct {
 	mu            sync.Mutex
 	next          map[string][]error
 	before, after func(op string) error
 }
 
-// FailNext makes the next call of a method of any connection do nothing but return
-// the error. The method is named as in Go: "Replace", "Restore", "Repair", "Update",
-// "Elements", "Table", "Generation", "Drift", "DeleteTable", "Owns", "Claim". Further calls
-// of FailNext are for the calls that follow.
+// FailNext makes the next call of the method, such as "Replace", of any connection do nothing
+// but return the error. Further calls of FailNext are for the calls that follow.
 func (k *Kernel) FailNext(method string, err error) {
 	k.injected.mu.Lock()
 	defer k.injected.mu.Unlock()
@@ -152,8 +147,8 @@ func (k *Kernel) FailNext(method string, err error) {
 	k.injected.next[method] = append(k.injected.next[method], err)
 }
 
-// Hook sets what is called before each operation, with the method's name; nil
-// removes it. An error is the operation's, which is then not done. f may use the
+// Hook sets a function that is called before each operation, with the method's name; nil:
+// none. If it returns an error, the operation does nothing but return that. f may use the
 // Kernel, to change it just before a commit.
 func (k *Kernel) Hook(f func(op string) error) {
 	k.injected.mu.Lock()
@@ -161,9 +156,9 @@ func (k *Kernel) Hook(f func(op string) error) {
 	k.injected.before = f
 }
 
-// After sets what is called after each operation that succeeded, with the method's
-// name; nil removes it. An error is given as the operation's although it was done:
-// an answer that went wrong. f may use the Kernel.
+// After sets a function that is called after each operation that succeeded, with the method's
+// name; nil: none. The operation returns its error, as if the answer was lost. f may use the
+// Kernel.
 func (k *Kernel) After(f func(op string) error) {
 	k.injected.mu.Lock()
 	defer k.injected.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// flags are the table's as they can be read: without its owner it is an orphan.
+// flags are the table's as Conn reads them. A table that has lost its owner is an orphan.
 func (t *table) flags() nft.TableFlags {
 	if t.owner == nil {
 		return t.def.Flags &^ nft.TableOwner
@@ -21,7 +21,7 @@ func (t *table) flags() nft.TableFlags {
 	return t.def.Flags
 }
 
-// denied is the kernel's refusal to let a table be changed by another than its owner.
+// denied is the error if f is not the owner of a table that has one.
 func (k *Kernel) denied(f *Fake, verb, name string) error {
 	if t, ok := k.tables[name]; ok && t.owner != nil && t.owner != f {
 		return &nft.OpError{Op: verb, Object: "inet " + name, Err: unix.EPERM}
@@ -74,15 +74,15 @@ type watcher struct {
 	word  chan struct{}
 }
 
-// wake tells of a change, or of several as one.
+// wake reports a change, or several as one.
 func (w *watcher) wake() {
 	select {
 	case w.word <- struct{}{}:
-	default: // it has not heard of the one before yet
+	default: // the one before was not read yet
 	}
 }
 
-// Watch is that of nft.Conn. Overrun makes it believe that it has missed something.
+// Watch is that of nft.Conn.
 func (f *Fake) Watch(ctx context.Context, table string, changed func()) error {
 	if f.closed.Load() {
 		return fmt.Errorf("watch table %s: %w", table, os.ErrClosed)
@@ -107,7 +107,7 @@ func (f *Fake) Watch(ctx context.Context, table string, changed func()) error {
 	}
 }
 
-// Overrun makes all watchers believe that they have missed something.
+// Overrun makes all watchers lose notifications.
 func (k *Kernel) Overrun() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 )
 
 // The kernel keeps a prefix as two elements, one where it begins and one where it ends,
-// and tells by the nearest of others whether there is room for it
-// (net/netfilter/nft_set_rbtree.c). This file does so too, and is deceived alike.
+// and compares them with the nearest of others only (net/netfilter/nft_set_rbtree.c). So does
+// this file.
 
 // bound is where a prefix begins, or the address behind it.
 type bound struct {
@@ -32,7 +32,7 @@ func (b bound) compare(o bound) int {
 	return 1
 }
 
-// bounds are those of a prefix: one where it reaches to the highest address. Other keys
+// bounds are the bounds of a prefix, one if it reaches to the highest address. Other keys
 // have none.
 func bounds(k nft.Key) []bound {
 	p, ok := k.Prefix()
@@ -45,8 +45,8 @@ func bounds(k nft.Key) []bound {
 	return []bound{{p.Addr(), true}}
 }
 
-// place is the key by which an element is kept: a prefix by where it begins.
-func place(k nft.Key) nft.Key {
+// storedKey is the key of an element in the map: for a prefix the address where it begins.
+func storedKey(k nft.Key) nft.Key {
 	if p, ok := k.Prefix(); ok {
 		return nft.AddrKey(p.Addr())
 	}
@@ -69,9 +69,9 @@ func (s *set) dropBound(b bound) {
 	}
 }
 
-// takenPrefix reports whether there is no room: one bound is there already or lies
-// within another prefix, or the prefix lies around others, which shows at its end
-// alone. One that has no end passes around others (__nft_rbtree_insert).
+// takenPrefix reports whether one bound is there already or lies within another prefix, or
+// the prefix contains others, which only its end shows: one without an end may contain others
+// (__nft_rbtree_insert).
 func (s *set) takenPrefix(k nft.Key) bool {
 	own := bounds(k)
 	i, found := s.bound(own[0])
@@ -96,8 +96,8 @@ func (s *set) endsAlone(k nft.Key) bool {
 	return !found || i == 0 || s.bounds[i-1] != own[0]
 }
 
-// whole are the elements of a set of prefixes as nft.Conn reads them: each with the end
-// that follows its beginning, whichever that is.
+// whole returns the elements of a set of prefixes as nft.Conn reads them: each with the next
+// end behind its beginning.
 func (s *set) whole(es []nft.Element) []nft.Element {
 	byStart := map[netip.Addr]nft.Element{}
 	var out []nft.Element

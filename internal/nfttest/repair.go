@@ -32,7 +32,7 @@ func (f *Fake) Repair(t nft.Table, ch nft.Change, handle uint64) error {
 			return err
 		}
 		if len(ch.Add)+len(ch.Delete) == 0 && have.isAs(t) {
-			return nil // of a transaction without a part the kernel makes no generation
+			return nil // an empty transaction is no generation
 		}
 		k.tables[t.Name] = have.repaired(t)
 		tx := transaction{kernel: k, table: t, now: k.now()}
@@ -61,8 +61,8 @@ func (t *table) repairable(want nft.Table) bool {
 	return true
 }
 
-// isAs reports whether nothing is to be done that the table becomes the one wanted. Rules
-// are made anew in any case.
+// isAs reports whether the table is the one wanted, and has no rules, which Repair always
+// makes anew.
 func (t *table) isAs(want nft.Table) bool {
 	if t.flags()&nft.TableDormant != 0 || len(t.sets) != len(want.Sets) || len(t.def.Chains) != len(want.Chains) {
 		return false
@@ -95,8 +95,7 @@ func (t *table) repaired(want nft.Table) *table {
 	return made
 }
 
-// drift tells how the kernel's table differs from the one wanted, in the words and
-// in the order of nft.Conn.
+// drift returns how the table differs from the one wanted, as nft.Conn does.
 func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) {
 	add := func(part nft.Part, format string, args ...any) {
 		lines = append(lines, nft.Difference{Part: part, Text: fmt.Sprintf(format, args...)})
@@ -122,7 +121,7 @@ func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) 
 		}
 	}
 	for _, h := range have.Chains {
-		w, ok := chain(want, h.Name)
+		w, ok := want.Chain(h.Name)
 		switch {
 		case !ok:
 			add(nft.PartChains, "chain %s should not be there", h.Name)
@@ -131,12 +130,12 @@ func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) 
 		}
 	}
 	for _, w := range want.Chains {
-		if _, ok := chain(have, w.Name); !ok {
+		if _, ok := have.Chain(w.Name); !ok {
 			add(nft.PartChains, "chain %s is missing", w.Name)
 		}
 	}
 	for _, w := range want.Chains {
-		h, _ := chain(have, w.Name)
+		h, _ := have.Chain(w.Name)
 		for i, r := range w.Rules {
 			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
 				add(nft.PartChains, "chain %s: rule %d is not: %s", w.Name, i+1, r)
@@ -147,13 +146,4 @@ func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) 
 		}
 	}
 	return lines
-}
-
-func chain(t nft.Table, name string) (nft.Chain, bool) {
-	for _, c := range t.Chains {
-		if c.Name == name {
-			return c, true
-		}
-	}
-	return nft.Chain{}, false
 }

@@ -4,7 +4,6 @@
 package nfttest
 
 import (
-	"cmp"
 	"math"
 	"net/netip"
 	"slices"
@@ -20,21 +19,20 @@ import (
 type table struct {
 	def    nft.Table
 	handle uint64
-	owner  *Fake    // nil: none, or none any more
-	names  []string // of its maps and sets, in their order
+	owner  *Fake // nil: none
 	sets   map[string]*set
 }
 
 // set is a map or a set.
 type set struct {
 	def nft.Set
-	// elements are by their keys, those of prefixes by where they begin.
+	// elements are by storedKey.
 	elements map[nft.Key]element
 	// bounds are where prefixes begin and end, in order.
 	bounds []bound
-	// order is that in which segments came: the kernel asks the oldest first.
+	// order has the segments, the oldest first, as the kernel searches them.
 	order []nft.Key
-	// next is no later than the first end of an element; zero: none ends.
+	// next is no later than the first element expires; zero: none does.
 	next time.Time
 }
 
@@ -53,7 +51,7 @@ func holdsPrefixes(s nft.Set) bool { return s.Interval && len(s.Key) == 1 }
 // holdsSegments reports whether the elements are segments.
 func holdsSegments(s nft.Set) bool { return s.Interval && len(s.Key) > 1 }
 
-// element is an element with the moment at which it ends, zero: never.
+// element is an element with the moment at which it expires; zero: never.
 type element struct {
 	nft.Element
 	end time.Time
@@ -62,13 +60,12 @@ type element struct {
 func newTable(def nft.Table, handle uint64) *table {
 	t := &table{def: def, handle: handle, sets: map[string]*set{}}
 	for _, d := range def.Sets {
-		t.names = append(t.names, d.Name)
 		t.sets[d.Name] = &set{def: d, elements: map[nft.Key]element{}}
 	}
 	return t
 }
 
-// clone copies a table, so that who gave it may change it. Statements cannot change.
+// clone copies a table, which its caller may change. Statements cannot change.
 func clone(t nft.Table) nft.Table {
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
@@ -85,10 +82,10 @@ func clone(t nft.Table) nft.Table {
 	return t
 }
 
-// add puts an element in and returns what undoes that, or the kernel's refusal.
+// add adds an element and returns what undoes that, or the kernel's error.
 func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 	s.expire(now)
-	// Checks stand in the order of nft_add_set_elem (net/netfilter/nf_tables_api.c).
+	// In the order of nft_add_set_elem (net/netfilter/nf_tables_api.c).
 	if e.Timeout != 0 && !s.def.Timeout {
 		return nil, unix.EINVAL
 	}
@@ -106,7 +103,7 @@ func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 	}, nil
 }
 
-// taken reports whether the kernel refuses the key for what is there already.
+// taken reports whether the kernel refuses the key because of those it has.
 func (s *set) taken(k nft.Key) bool {
 	if _, ok := k.Prefix(); ok {
 		return s.takenPrefix(k)
@@ -118,9 +115,8 @@ func (s *set) taken(k nft.Key) bool {
 	return found
 }
 
-// takenSegment reports whether the first or the last address of a segment lies in one
-// that is there: nft_pipapo_insert in net/netfilter/nft_set_pipapo.c asks no more, so
-// that one around others passes.
+// takenSegment reports whether the first or the last address of a segment lies in another,
+// as nft_pipapo_insert in net/netfilter/nft_set_pipapo.c does: one around others passes.
 func (s *set) takenSegment(segment netip.Prefix) bool {
 	for _, have := range s.order {
 		p, _ := have.Segment()
@@ -141,7 +137,7 @@ func last(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// put stores an element without a question.
+// put stores an element without checks.
 func (s *set) put(e nft.Element, now time.Time) {
 	stored := element{Element: e}
 	stored.Timeout = milliseconds(e.Timeout)
@@ -157,7 +153,7 @@ func (s *set) put(e nft.Element, now time.Time) {
 }
 
 func (s *set) store(e element) {
-	at := place(e.Key)
+	at := storedKey(e.Key)
 	if _, ok := s.elements[at]; !ok && holdsSegments(s.def) {
 		s.order = append(s.order, e.Key)
 	}
@@ -170,16 +166,15 @@ func (s *set) store(e element) {
 	}
 }
 
-// drop takes an element out without a question.
+// drop removes an element without checks.
 func (s *set) drop(k nft.Key) {
-	delete(s.elements, place(k))
+	delete(s.elements, storedKey(k))
 	for _, b := range bounds(k) {
 		s.dropBound(b)
 	}
 }
 
-// milliseconds rounds up, as a time-out is given to the kernel, but for the very
-// longest.
+// milliseconds rounds up, as package nft does, but for the very longest.
 func milliseconds(d time.Duration) time.Duration {
 	ms := d.Truncate(time.Millisecond)
 	if ms < d && ms <= math.MaxInt64-time.Millisecond {
@@ -188,9 +183,9 @@ func milliseconds(d time.Duration) time.Duration {
 	return ms
 }
 
-// remove takes an element out and returns what undoes that, or the kernel's refusal.
-// Of segments it takes the oldest that holds the first address of the key:
-// nft_pipapo_deactivate looks for no more than that.
+// remove removes an element and returns what undoes that, or the kernel's error. Of segments
+// it removes the oldest that contains the first address of the key, as
+// nft_pipapo_deactivate does.
 func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
 	k := gone.Key
 	s.expire(now)
@@ -204,10 +199,10 @@ func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
 			return nil, unix.ENOENT
 		}
 		k = s.order[i]
-		// The old slice may be what an undo goes back to.
+		// An undo may need the old slice.
 		s.order = slices.Delete(slices.Clone(s.order), i, i+1)
 	}
-	e, ok := s.elements[place(k)]
+	e, ok := s.elements[storedKey(k)]
 	if !ok || s.endsAlone(k) {
 		return nil, unix.ENOENT
 	}
@@ -218,14 +213,14 @@ func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
 	}, nil
 }
 
-// endsBy makes sure that expire looks again at that moment.
+// endsBy makes expire look again at that moment.
 func (s *set) endsBy(end time.Time) {
 	if s.next.IsZero() || end.Before(s.next) {
 		s.next = end
 	}
 }
 
-// expire drops what has ended.
+// expire removes expired elements.
 func (s *set) expire(now time.Time) {
 	if s.next.IsZero() || now.Before(s.next) {
 		return
@@ -246,7 +241,7 @@ func (s *set) expire(now time.Time) {
 	})
 }
 
-// list appends the elements, in no order, with what is left of their lives.
+// list appends the elements, in no order, with what is left of their time-outs.
 func (s *set) list(es []nft.Element, now time.Time) []nft.Element {
 	s.expire(now)
 	from := len(es)
@@ -266,34 +261,12 @@ func (s *set) list(es []nft.Element, now time.Time) []nft.Element {
 // sorted lists all elements by their set and key.
 func (t *table) sorted(now time.Time) []nft.Element {
 	var es []nft.Element
-	for _, name := range t.names {
+	for _, s := range t.def.Sets {
 		from := len(es)
-		es = t.sets[name].list(es, now)
-		slices.SortFunc(es[from:], func(a, b nft.Element) int { return compareKeys(a.Key, b.Key) })
+		es = t.sets[s.Name].list(es, now)
+		slices.SortFunc(es[from:], func(a, b nft.Element) int { return a.Key.Compare(b.Key) })
 	}
 	return es
-}
-
-func compareKeys(a, b nft.Key) int {
-	addrA, _ := a.Addr()
-	addrB, _ := b.Addr()
-	nameA, _ := a.Interface()
-	nameB, _ := b.Interface()
-	return cmp.Or(comparePrefixes(prefix(a), prefix(b)), addrA.Compare(addrB), cmp.Compare(nameA, nameB),
-		a.AddrPort().Compare(b.AddrPort()))
-}
-
-// prefix is that of a prefix or a segment, else none.
-func prefix(k nft.Key) netip.Prefix {
-	if p, ok := k.Prefix(); ok {
-		return p
-	}
-	p, _ := k.Segment()
-	return p
-}
-
-func comparePrefixes(p, q netip.Prefix) int {
-	return cmp.Or(p.Addr().Compare(q.Addr()), cmp.Compare(p.Bits(), q.Bits()))
 }
 
 // Dump returns everything that the kernel holds, as text that nft(8) can load: the
