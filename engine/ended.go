@@ -10,9 +10,9 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// forgetEnded takes notes out of the table whose flows have gone. If that fails they ask
-// for what is done already.
-func (e *Engine) forgetEnded(notes []nft.Element) {
+// removeNotes removes notes whose flows are deleted from the table. Should that fail they
+// ask for what is done already.
+func (e *Engine) removeNotes(notes []nft.Element) {
 	if len(notes) == 0 {
 		return
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
-	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
@@ -55,9 +54,7 @@ type Engine struct {
 	// failedRepairs counts checks of the table that failed.
 	failedRepairs int
 	published
-	// ipam has the networks and the leases of endpoints, and handles what callers have of
-	// them, by name.
-	ipam    *ipam.State
+	// handles are the endpoints that callers have, by name.
 	handles map[string]*Endpoint
 	// place is the network namespace, for a Store. Before what was kept and what was found
 	// are reconciled nothing is saved.
@@ -108,7 +105,7 @@ func newEngine(opts Options) *Engine {
 		mu:   newMutex(),
 		opts: opts, now: time.Now,
 		published: newPublished(nil), sooner: make(chan struct{}, 1),
-		closing: make(chan struct{}), ipam: ipam.New(), handles: map[string]*Endpoint{},
+		closing: make(chan struct{}), handles: map[string]*Endpoint{},
 	}
 	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
 	e.hairpins = hairpin.New(hairpinHost{e}, e.log)
@@ -263,7 +260,7 @@ func (e *Engine) purge(ctx context.Context) error {
 		if err := e.opts.Store.Save(nat.StoredState{}); err != nil {
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.save(change{}) })
+		undo.add(func() error { return e.save(e.state()) })
 	}
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)

@@ -31,21 +31,14 @@ func (e *Engine) send(kind nat.EventKind, ms ...nat.Mapping) {
 }
 
 // sendChange sends the events of a change that was made.
-func (e *Engine) sendChange(c change) {
+func (e *Engine) sendChange(c *portset.Change) {
 	e.eventCounts.Unpublished += len(c.Removed)
 	e.eventCounts.Published += c.LenAfter()
 	if !e.events.Followed() {
 		return
 	}
-	if len(c.Removed) != 0 {
-		e.send(nat.EventUnpublished, portset.Collapse(c.Removed)...)
-	}
-	come := make([]portset.Port, 0, c.LenAfter())
-	for p := range c.After {
-		come = append(come, p)
-	}
-	if len(come) != 0 {
-		e.send(nat.EventPublished, portset.Collapse(come)...)
+	for _, event := range eventsOf(c, e.now()) {
+		e.events.Send(event)
 	}
 }
 

@@ -148,7 +148,7 @@ func (e *Engine) lookUpAll(c *change) error {
 		return nil
 	}
 	routes := hostnet.NewRouteCache(e.host.Lookup, c.routes)
-	after := e.mappingsAfter(*c)
+	after := e.mappingsAfter(&c.Change)
 	if err := lookUpBackends(routes, after.All); err != nil {
 		return err
 	}

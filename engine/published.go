@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 )
@@ -19,12 +20,13 @@ type published struct {
 	// published to backends on each.
 	segments segment.Counts
 	backends portset.Counts
+	ipam     *ipam.State // networks and leases
 }
 
 func newPublished(reserved *portset.Reservations) published {
 	return published{
 		mappings: portset.NewSet(), reserved: reserved,
-		segments: segment.Counts{}, backends: portset.Counts{},
+		segments: segment.Counts{}, backends: portset.Counts{}, ipam: ipam.New(),
 	}
 }
 

@@ -27,7 +27,7 @@ func (e *Engine) records() []nft.Element {
 // began meanwhile and that lead elsewhere.
 func (e *Engine) rewrite(c table.Contents) error {
 	e.forget(e.now())
-	es := e.elements(e.mappings.All, e.mappings.Len(), nil, e.records())
+	es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, e.records())
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
@@ -72,9 +72,9 @@ func (e *Engine) syncExternal(c *schema.Contents) {
 	before := e.mappings
 	e.takeOver(c)
 	e.hairpins.Adopt()
-	ch := change{Change: portset.Diff(&before, &e.mappings)}
-	e.warnOfFlows(e.deleteFlows(nat.UDP, ch.Change))
-	e.sendChange(ch)
+	ch := portset.Diff(&before, &e.mappings)
+	e.warnOfFlows(e.deleteFlows(nat.UDP, ch))
+	e.sendChange(&ch)
 }
 
 // isKnown reports whether the contents are those that this engine knows. None of the

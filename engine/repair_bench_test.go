@@ -34,7 +34,7 @@ func BenchmarkRepairTransaction(b *testing.B) {
 				return err
 			}))
 			b.Cleanup(func() { require.NoError(b, foreign.Close()) })
-			es := e.elements(e.mappings.All, e.mappings.Len(), nil, nil)
+			es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, nil)
 			var took []time.Duration
 			for b.Loop() {
 				peace := time.Now().Add(100 * time.Millisecond)

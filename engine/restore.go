@@ -70,7 +70,7 @@ func (e *Engine) reconcile(ctx context.Context) error {
 	case e.kept == nil:
 		// Whoever has just said where it is to be kept wants to know that it cannot be.
 		e.reconciled = true
-		return e.save(change{})
+		return e.save(e.state())
 	}
 	if err := e.retryOnConflict(ctx, func() error { return e.restore(ctx, *e.kept) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
@@ -99,14 +99,12 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	}
 	c.allSegments = true
 	e.lookUpReachable(&c)
-	c.countsBefore, c.countsAfter = c.Count()
+	p := e.plan(c)
 	var undo undoList
-	if !e.opts.NoSysctl {
-		if err := e.forward(c, &undo); err != nil {
-			return undo.after(err)
-		}
+	if err := e.forward(p, &undo); err != nil {
+		return undo.after(err)
 	}
-	if err := e.commitTable(c, e.segmentsAfter(c), &undo); err != nil {
+	if err := e.commitTable(p, &undo); err != nil {
 		return undo.after(err)
 	}
 	// As if it had been found there: what another process holds, or what is yet to come
@@ -114,7 +112,7 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	e.hairpins.Apply(e.hairpins.Plan(ctx, c.countsAfter, c.countsBefore, c.routes))
+	e.hairpins.Apply(e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes))
 	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", u.endpoints, "ports", len(u.ports))
 	return nil
 }
@@ -123,7 +121,7 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 // is yet to come, leaves its segment out.
 func (e *Engine) lookUpReachable(c *change) {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	after := e.mappingsAfter(*c)
+	after := e.mappingsAfter(&c.Change)
 	for p := range after.All {
 		if p.ProxiedOnly() {
 			continue

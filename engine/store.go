@@ -5,9 +5,7 @@ package engine
 
 import (
 	"fmt"
-	"iter"
 
-	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -43,8 +41,8 @@ func (e *Engine) anyMark() string { return "any of " + e.place }
 // markOf is the mark of the table with the handle.
 func (e *Engine) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.place) }
 
-// save stores the state after a change.
-func (e *Engine) save(c change) error {
+// save stores a state.
+func (e *Engine) save(s nat.State) error {
 	if e.opts.Store == nil {
 		return nil
 	}
@@ -52,7 +50,7 @@ func (e *Engine) save(c change) error {
 	if err != nil {
 		return err
 	}
-	return e.opts.Store.Save(nat.StoredState{State: e.stateAfter(c), Table: mark})
+	return e.opts.Store.Save(nat.StoredState{State: s, Table: mark})
 }
 
 // saveFound stores what was found in the kernel. An engine serves even if that fails.
@@ -60,33 +58,7 @@ func (e *Engine) saveFound() {
 	if !e.reconciled {
 		return
 	}
-	if err := e.save(change{}); err != nil {
+	if err := e.save(e.state()); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
-	}
-}
-
-// stateAfter returns the state after a change.
-func (e *Engine) stateAfter(c change) nat.State {
-	return stateOf(e.ipamAfter(c), e.portsAfter(c))
-}
-
-// portsAfter yields the ports that are published after a change, without those that others
-// wrote beside a port that excludes them: a file cannot have both.
-func (e *Engine) portsAfter(c change) iter.Seq[portset.Port] {
-	gone := make(map[portset.Frontend]struct{}, c.LenBefore())
-	for p := range c.Before {
-		gone[p.Frontend] = struct{}{}
-	}
-	return func(yield func(portset.Port) bool) {
-		for p := range e.mappings.All {
-			if _, ok := gone[p.Frontend]; !ok && !e.reserved.IsOverlapped(p.Frontend) && !yield(p) {
-				return
-			}
-		}
-		for p := range c.After {
-			if !e.reserved.IsOverlapped(p.Frontend) && !yield(p) {
-				return
-			}
-		}
 	}
 }

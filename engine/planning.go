@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// change is what one call makes of the published ports, in one transaction.
+type change struct {
+	portset.Change
+	// chosen is how many of what is added, the last of it, have ports that the
+	// engine chose and the caller did not ask for.
+	chosen int
+	// routes to the backends of what is added and moved.
+	routes map[netip.Addr]hostnet.Route
+	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
+	// and the connections that the proxies of what it removes carry.
+	killTCP bool
+	// released are ports of endpoints that go: what flows to them ends over TCP as well.
+	// They are among what it removes, or moves if the frontend is somebody else's then, or
+	// none of both if that leads to the same.
+	released []portset.Port
+	// ipam is the state of networks and leases after the change, nil: that before it.
+	// ipamDiff is what differs.
+	ipam     *ipam.State
+	ipamDiff ipam.Diff
+	// newNetworks need IP forwarding.
+	newNetworks []nat.Network
+	// allSegments is whether all segments are computed again, because the networks are
+	// others. Then routes has all backends that are published.
+	allSegments bool
+}
+
+// plan is a change with what follows from it. To plan asks nothing of the kernel and
+// changes nothing.
+type plan struct {
+	change
+	published *published // before the change
+	// countsBefore are the ports that the change removes or moves, by their backends, and
+	// countsAfter those that it adds or moves.
+	countsBefore, countsAfter portset.Counts
+	// segments and ipamAfter are those after the change.
+	segments  segment.Counts
+	ipamAfter *ipam.State
+	// notes are elements for UDP ports that the change removes: see ended.go.
+	notes []nft.Element
+	// hairpins is what the change does to bridge ports; nil: nothing.
+	hairpins *hairpin.Draft
+}
+
+// plan plans a change of what is published.
+func (l *published) plan(c change) *plan {
+	p := &plan{change: c, published: l, ipamAfter: c.ipam, notes: schema.EndedElements(c.Removed)}
+	if p.ipamAfter == nil {
+		p.ipamAfter = l.ipam
+	}
+	p.countsBefore, p.countsAfter = c.Count()
+	onLink := func(backend netip.Addr) netip.Prefix { return c.routes[backend].OnLink }
+	networks := p.ipamAfter.Prefixes()
+	if c.allSegments {
+		after := l.mappingsAfter(&c.Change)
+		p.segments = segment.Of(networks, portset.Count(after.All), onLink)
+	} else {
+		p.segments = l.segments.Changed(l.backends, p.countsBefore, p.countsAfter, networks, onLink)
+	}
+	return p
+}
+
+// mappingsAfter returns all that is published after a change.
+func (l *published) mappingsAfter(c *portset.Change) portset.Set {
+	after := l.mappings.Clone()
+	for p := range c.Before {
+		after.Delete(p.Frontend)
+	}
+	for p := range c.After {
+		after.Put(p)
+	}
+	return after
+}
+
+// transaction returns the change of the table's elements at that time, with records of
+// bridge ports that go and come. Its inverse is the way back.
+func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element) nft.Change {
+	removed, added := segment.Diff(p.published.segments, p.segments)
+	gone, come := schema.IPAMDiff(p.ipamDiff)
+	return nft.Change{
+		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
+		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, append(come, p.notes...)), comeRecords...),
+	}
+}
+
+// tableElements returns all elements after the change, but for the records of bridge
+// ports, at that time.
+func (p *plan) tableElements(now time.Time) []nft.Element {
+	all, count := iter.Seq[portset.Port](p.After), p.LenAfter()
+	if p.published.mappings.Len() != 0 { // else nothing is published but what the change adds
+		after := p.published.mappingsAfter(&p.Change)
+		all, count = after.All, after.Len()
+	}
+	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes...)
+	return elementsOf(now, all, count, slices.Collect(maps.Keys(p.segments)), records)
+}
+
+// forwarding returns for which families the change needs IP forwarding, and for IPv6 the
+// links that backends are on. Backends that only proxies serve need none: nothing is forwarded to
+// them.
+func (p *plan) forwarding() (four, six bool, links []string) {
+	for backend := range p.countsAfter {
+		if backend.Is4() {
+			four = true
+			continue
+		}
+		six = true
+		if link := p.routes[backend].Link; link != "" && !slices.Contains(links, link) {
+			links = append(links, link)
+		}
+	}
+	for _, n := range p.newNetworks {
+		four, six = four || n.Gateway.Is4(), six || n.Gateway.Is6()
+	}
+	return four, six, links
+}
+
+// staleFlows are the flows of a protocol that contradict a change.
+type staleFlows struct {
+	proto  nat.Proto
+	change portset.Change
+}
+
+// staleFlows returns which flows are to be deleted: over UDP those that contradict the
+// change; over TCP those too if they are to be killed, else those to endpoints that go.
+func (p *plan) staleFlows() []staleFlows {
+	tcp := portset.Change{Removed: p.released}
+	if p.killTCP {
+		tcp = p.Change
+	}
+	return []staleFlows{{nat.UDP, p.Change}, {nat.TCP, tcp}}
+}
+
+// state returns the state after the change.
+func (p *plan) state() nat.State { return stateOf(p.ipamAfter, p.storedPorts) }
+
+// state returns the state that is stored for the next boot.
+func (l *published) state() nat.State { return (&plan{published: l, ipamAfter: l.ipam}).state() }
+
+// storedPorts yields the ports that are published after the change, but for those that
+// overlap others: no file can have them, and only another program can have written them.
+func (p *plan) storedPorts(yield func(portset.Port) bool) {
+	gone := make(map[portset.Frontend]struct{}, p.LenBefore())
+	for port := range p.Before {
+		gone[port.Frontend] = struct{}{}
+	}
+	overlapped := p.published.reserved.IsOverlapped
+	for port := range p.published.mappings.All {
+		if _, ok := gone[port.Frontend]; !ok && !overlapped(port.Frontend) && !yield(port) {
+			return
+		}
+	}
+	for port := range p.After {
+		if !overlapped(port.Frontend) && !yield(port) {
+			return
+		}
+	}
+}
+
+// eventsOf returns the events of a change.
+func eventsOf(c *portset.Change, now time.Time) (es []nat.Event) {
+	if len(c.Removed) != 0 {
+		es = append(es, nat.Event{Kind: nat.EventUnpublished, Time: now, Mappings: portset.Collapse(c.Removed)})
+	}
+	if added := slices.AppendSeq(make([]portset.Port, 0, c.LenAfter()), c.After); len(added) != 0 {
+		es = append(es, nat.Event{Kind: nat.EventPublished, Time: now, Mappings: portset.Collapse(added)})
+	}
+	return es
+}
+
+// elementsOf returns the elements of ports, segments and records, those of one set
+// together, since they go in one message; count is how many ports there are.
+func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
+	es := make([]nft.Element, 0, count+len(segments)+len(records))
+	for p := range ports {
+		es = append(es, schema.PortElement(p, now))
+	}
+	for _, p := range segments {
+		es = append(es, schema.SegmentElement(p))
+	}
+	return inSets(append(es, records...))
+}
+
+// inSets puts the elements of one set together.
+func inSets(es []nft.Element) []nft.Element {
+	if !slices.IsSortedFunc(es, bySet) { // many are often all of one
+		slices.SortStableFunc(es, bySet)
+	}
+	return es
+}
+
+func bySet(a, b nft.Element) int {
+	switch {
+	case a.Set < b.Set:
+		return -1
+	case a.Set > b.Set:
+		return 1
+	}
+	return 0
+}
