@@ -63,7 +63,7 @@ func TestContractWords(t *testing.T) {
 	for schema, document := range map[string]any{
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
 		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
-		"Endpoint": Endpoint{}, "Attachment": attachRequest{}, "State": state{}, "StateRequest": state{},
+		"Endpoint": Endpoint{}, "EndpointSpec": attachRequest{}, "State": state{}, "StateRequest": state{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
 		properties := d.properties(t, at(d.root, "components", "schemas", schema))

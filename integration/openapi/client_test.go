@@ -112,7 +112,7 @@ func TestGeneratedClient(t *testing.T) {
 	network, err := c.CreateNetworkWithResponse(ctx, NetworkRequest{Name: "inside", Prefix: "172.30.0.0/24"})
 	require.NoError(t, err)
 	require.Equal(t, 201, network.StatusCode(), "%s", network.Body)
-	endpoint, err := c.AttachEndpointWithResponse(ctx, Attachment{Name: "dns", Ports: ptr([]string{"53:53/udp"})})
+	endpoint, err := c.AttachEndpointWithResponse(ctx, EndpointSpec{Name: "dns", Ports: ptr([]string{"53:53/udp"})})
 	require.NoError(t, err)
 	require.Equal(t, 201, endpoint.StatusCode(), "%s", endpoint.Body)
 	require.Equal(t, "172.30.0.2", endpoint.JSON201.Address)
