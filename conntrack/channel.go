@@ -79,7 +79,7 @@ func (ch *channel) exchange(req []byte, fn func(m nlwire.Message) (last bool, er
 		if err != nil {
 			return err
 		}
-		m := nlwire.Messages{Rest: ch.buf[:n]}
+		m := nlwire.Messages{Data: ch.buf[:n]}
 		for m.Next() {
 			last, err := fn(m.Message)
 			ch.dirty = !last

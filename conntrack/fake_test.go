@@ -214,20 +214,20 @@ func (k *fakeKernel) count(typ uint16) int {
 
 // nextMessage cuts the first message off a datagram.
 func nextMessage(b []byte) (m nlwire.Message, rest []byte, err error) {
-	ms := nlwire.Messages{Rest: b}
+	ms := nlwire.Messages{Data: b}
 	if !ms.Next() {
 		return nlwire.Message{}, nil, nlwire.ErrMalformed
 	}
-	return ms.Message, ms.Rest, nil
+	return ms.Message, ms.Data, nil
 }
 
 // nextAttr cuts the first attribute off a list of attributes.
 func nextAttr(b []byte) (typ uint16, data, rest []byte, err error) {
-	a := nlwire.Attrs{Rest: b}
+	a := nlwire.Attrs{Data: b}
 	if !a.Next() {
 		return 0, nil, nil, nlwire.ErrMalformed
 	}
-	return a.Type, a.Payload, a.Rest, nil
+	return a.Type, a.Payload, a.Data, nil
 }
 
 // beginNest begins an attribute that holds attributes.

@@ -78,7 +78,7 @@ func TestEachRealFlows(t *testing.T) {
 		"udp 192.0.2.9:4001->192.0.2.3:53, reply 192.0.2.3:53->192.0.2.9:4001",
 		"udp [2001:db8::9]:4002->[2001:db8::2]:9, reply [2001:db8::2]:9->[2001:db8::9]:4002",
 	}
-	require.Equal(t, want, witness(t, ns))
+	require.Equal(t, want, oracle(t, ns))
 	require.Equal(t, want, listed(t, c))
 
 	flows := make(map[uint16]Flow)
@@ -107,7 +107,7 @@ func TestEachRealFlows(t *testing.T) {
 	n, err := c.Delete(Filter{Proto: unix.IPPROTO_ICMP, Dst: netip.MustParseAddr("192.0.2.2")}, nil)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Equal(t, want, witness(t, ns))
+	require.Equal(t, want, oracle(t, ns))
 }
 
 // ping leaves an ICMP entry.
@@ -214,5 +214,5 @@ func TestZones(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, total, n)
 	require.Empty(t, zones())
-	require.Empty(t, witness(t, ns))
+	require.Empty(t, oracle(t, ns))
 }

@@ -39,9 +39,9 @@ func dial(tb testing.TB, ns *lab.NS) *Conn {
 // tupleLine is what `conntrack -L` prints of a flow, for protocols with ports.
 var tupleLine = regexp.MustCompile(`src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)`)
 
-// witness lists the flows of TCP and UDP as conntrack(8) sees them, in the form
+// oracle lists the flows of TCP and UDP as conntrack(8) sees them, in the form
 // of Flow.String, sorted.
-func witness(tb testing.TB, ns *lab.NS) []string {
+func oracle(tb testing.TB, ns *lab.NS) []string {
 	tb.Helper()
 	var flows []string
 	for _, family := range []string{"ipv4", "ipv6"} {

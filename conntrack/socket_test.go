@@ -57,7 +57,7 @@ func TestConcurrent(t *testing.T) {
 		require.NoError(t, errs[i])
 		require.Equal(t, each, deleted[i])
 	}
-	require.Empty(t, witness(t, ns))
+	require.Empty(t, oracle(t, ns))
 }
 
 // Deleting while the table is being dumped, and while packets make new
@@ -92,7 +92,7 @@ func TestDeleteUnderTraffic(t *testing.T) {
 // Without CAP_NET_ADMIN everything but Dial is refused, as such.
 func TestPermission(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
-	flows := crowd()
+	flows := variousFlows()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	var entries []entry
 	for _, f := range flows {
@@ -128,14 +128,14 @@ func TestPermission(t *testing.T) {
 		require.Zero(t, q.deleted)
 		return nil
 	}))
-	require.Len(t, witness(t, ns), len(flows))
+	require.Len(t, oracle(t, ns), len(flows))
 }
 
 // Only the kernel is listened to. Others of enough privilege can write to the
 // socket, and know or guess all that they need to look like it.
 func TestForgedAnswer(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
-	flows := crowd()
+	flows := variousFlows()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	c, forger := dial(t, ns), dial(t, ns)
 	victim, ok := c.reader.socket.(*nlwire.Socket)
@@ -193,7 +193,7 @@ func TestDeleteOverrun(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 	require.Equal(t, uint32(2*chunk), c.deleter.seq) // all at once, then one by one
-	require.Empty(t, witness(t, ns))
+	require.Empty(t, oracle(t, ns))
 }
 
 // What does not fit the buffer is an error, also where it is cut between two

@@ -17,9 +17,9 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// crowd is a table in which every flow differs from what the tests delete in
+// variousFlows is a table in which every flow differs from what the tests delete in
 // one thing at least.
-func crowd() []Flow {
+func variousFlows() []Flow {
 	const tcp, udp, sctp = unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP
 	flows := []Flow{
 		plain(udp, "10.0.0.1:4000", "192.0.2.1:53"),
@@ -88,7 +88,7 @@ func TestDelete(t *testing.T) {
 		for _, off := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/kernel filter off=%t", tt.name, off), func(t *testing.T) {
 				ns := labtest.NewNS(t, "table")
-				flows := crowd()
+				flows := variousFlows()
 				fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 				c := dial(t, ns)
 				c.noFilter = off
@@ -118,7 +118,7 @@ func TestDelete(t *testing.T) {
 				n, err := c.Delete(tt.filter, tt.match)
 				require.NoError(t, err)
 				require.Equal(t, len(tt.want), n)
-				require.Equal(t, want, witness(t, ns))
+				require.Equal(t, want, oracle(t, ns))
 				require.Equal(t, off, c.noFilter)
 			})
 		}
@@ -146,7 +146,7 @@ func (e *entriesOf) Receive(b []byte, wait bool) (int, error) {
 // a pass over a large table cheap. Every kernel that this is tested on can.
 func TestKernelFilters(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
-	flows := crowd()
+	flows := variousFlows()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	c := dial(t, ns)
 	counter := &entriesOf{socket: c.reader.socket}
@@ -197,7 +197,7 @@ func TestDeleteMany(t *testing.T) {
 				return nil
 			}))
 			require.Equal(t, others, left)
-			require.Len(t, witness(t, ns), others)
+			require.Len(t, oracle(t, ns), others)
 		})
 	}
 }
@@ -218,7 +218,7 @@ func (d *dumpsOf) Send(b []byte) error {
 // Entries that vanish between dump and deletion are a success, and not counted.
 func TestDeleteVanished(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
-	flows := crowd()
+	flows := variousFlows()
 	fill(t, ns, len(flows), func(i int) Flow { return flows[i] })
 	c, rival := dial(t, ns), dial(t, ns)
 	victim := netip.MustParseAddrPort("10.0.0.2:4000")
@@ -235,7 +235,7 @@ func TestDeleteVanished(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Len(t, witness(t, ns), len(flows)-2)
+	require.Len(t, oracle(t, ns), len(flows)-2)
 }
 
 // An entry that has taken the place of the one that was found, with the same
@@ -261,6 +261,6 @@ func TestDeleteSparesSuccessor(t *testing.T) {
 		require.NoError(t, q.add(&e))
 		require.NoError(t, q.flush())
 		require.Equal(t, tt.gone, q.deleted)
-		require.Len(t, witness(t, ns), 1-tt.gone)
+		require.Len(t, oracle(t, ns), 1-tt.gone)
 	}
 }

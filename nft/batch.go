@@ -109,13 +109,13 @@ func (b *batch) refusedElement(o op, offset uint32) string {
 		return o.object // the table or the set is not there
 	}
 	count := 0
-	for a := (nlwire.Attrs{Rest: list}); ; count++ {
+	for a := (nlwire.Attrs{Data: list}); ; count++ {
 		key, end := o.set.next(&a)
 		if key == nil {
 			break
 		}
-		behind := len(msg) - len(a.Rest)
-		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.Rest) == 0 {
+		behind := len(msg) - len(a.Data)
+		if offset >= uint32(begin) && offset < uint32(behind) || count == 0 && len(a.Data) == 0 {
 			return o.set.describe(key, end)
 		}
 		begin = behind

@@ -20,7 +20,7 @@ import (
 func read(tb testing.TB, b []byte) []nlwire.Message {
 	tb.Helper()
 	var ms []nlwire.Message
-	w := nlwire.Messages{Rest: b}
+	w := nlwire.Messages{Data: b}
 	for w.Next() {
 		ms = append(ms, w.Message)
 	}
@@ -67,14 +67,14 @@ func elementsOf(t *testing.T, table Table, ms []nlwire.Message) []Element {
 			continue
 		}
 		a := m.Attrs(nlwire.NetfilterHeader)
-		set := named(table, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_SET)))
-		require.Equal(t, table.Name, unix.ByteSliceToString(nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_TABLE)))
+		set := named(table, unix.ByteSliceToString(nlwire.Find(a.Data, unix.NFTA_SET_ELEM_LIST_SET)))
+		require.Equal(t, table.Name, unix.ByteSliceToString(nlwire.Find(a.Data, unix.NFTA_SET_ELEM_LIST_TABLE)))
 		if m.Type == nftType(unix.NFT_MSG_DELSETELEM) {
 			set.Value = nil
 		}
-		list := nlwire.Attrs{Rest: nlwire.Find(a.Rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
-		require.NotEmpty(t, list.Rest)
-		require.LessOrEqual(t, len(list.Rest)+nlwire.AttrHeader, nlwire.MaxAttr)
+		list := nlwire.Attrs{Data: nlwire.Find(a.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
+		require.NotEmpty(t, list.Data)
+		require.LessOrEqual(t, len(list.Data)+nlwire.AttrHeader, nlwire.MaxAttr)
 		for key, end := set.next(&list); key != nil; key, end = set.next(&list) {
 			var e Element
 			require.NoError(t, set.decodeNext(&e, key, end))
@@ -139,7 +139,7 @@ func TestBatchGeneration(t *testing.T) {
 		b := newBatch(1, generation)
 		b.deleteTable("t", 0)
 		b.finish()
-		id := nlwire.Find(requireFramed(t, b)[0].Attrs(nlwire.NetfilterHeader).Rest, unix.NFNL_BATCH_GENID)
+		id := nlwire.Find(requireFramed(t, b)[0].Attrs(nlwire.NetfilterHeader).Data, unix.NFNL_BATCH_GENID)
 		if generation == 0 {
 			require.Nil(t, id)
 			continue
@@ -158,7 +158,7 @@ func TestBatchSetIdentifiers(t *testing.T) {
 	b.finish()
 	for _, m := range requireFramed(t, b) {
 		if m.Type == nftType(unix.NFT_MSG_NEWSET) {
-			id := binary.BigEndian.Uint32(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ID))
+			id := binary.BigEndian.Uint32(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Data, unix.NFTA_SET_ID))
 			require.False(t, seen[id])
 			seen[id] = true
 		}
@@ -166,8 +166,8 @@ func TestBatchSetIdentifiers(t *testing.T) {
 	require.Len(t, seen, len(sample().Sets)+1)
 }
 
-// TestCulprit points at each byte of messages as the kernel's offsets do.
-func TestCulprit(t *testing.T) {
+// TestElementAtOffset points at each byte of messages as the kernel's offsets do.
+func TestElementAtOffset(t *testing.T) {
 	table := sample()
 	es := ports(100, "web")
 	es[50].Timeout = time.Hour

@@ -39,8 +39,8 @@ func BenchmarkDecodeElements(b *testing.B) {
 	for b.Loop() {
 		got := make([]Element, 0, many)
 		var e Element
-		for m := (nlwire.Messages{Rest: batch.buf}); m.Next(); {
-			for list := (nlwire.Attrs{Rest: nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}); list.Next(); {
+		for m := (nlwire.Messages{Data: batch.buf}); m.Next(); {
+			for list := (nlwire.Attrs{Data: nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}); list.Next(); {
 				if err := set.decodeElement(&e, list.Payload); err != nil {
 					b.Fatal(err)
 				}
@@ -104,7 +104,7 @@ func BenchmarkRawDump(b *testing.B) {
 		for done := false; !done; {
 			n, err := c.socket.Receive(c.buf, false)
 			require.NoError(b, err)
-			for m := (nlwire.Messages{Rest: c.buf[:n]}); m.Next(); {
+			for m := (nlwire.Messages{Data: c.buf[:n]}); m.Next(); {
 				done = done || m.Seq == seq && m.Type == unix.NLMSG_DONE
 				rawElements(all, nlwire.Find(m.Payload[4:], unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 			}

@@ -122,7 +122,7 @@ func (c *Conn) receiveEach(f func(nlwire.Message) (complete bool, err error)) (o
 		case err != nil:
 			return overrun, err
 		}
-		m := nlwire.Messages{Rest: c.buf[:n]}
+		m := nlwire.Messages{Data: c.buf[:n]}
 		for m.Next() {
 			complete, err := f(m.Message)
 			if complete || err != nil {

@@ -146,7 +146,7 @@ func (c Set) matches(a nlwire.Attrs) bool {
 		case unix.NFTA_SET_TIMEOUT:
 			timeout = a.BE64()
 		case unix.NFTA_SET_DESC:
-			for d := (nlwire.Attrs{Rest: a.Payload}); d.Next(); {
+			for d := (nlwire.Attrs{Data: a.Payload}); d.Next(); {
 				if d.Type == unix.NFTA_SET_DESC_SIZE {
 					size = d.BE32()
 				}
@@ -161,27 +161,27 @@ func (c Set) matches(a nlwire.Attrs) bool {
 }
 
 func (c Chain) matches(a nlwire.Attrs) bool {
-	policy, _ := nlwire.FindBE32(a.Rest, unix.NFTA_CHAIN_POLICY)
+	policy, _ := nlwire.FindBE32(a.Data, unix.NFTA_CHAIN_POLICY)
 	return c.hookMatches(a) && (c.Hook == (Hook{}) || policy == nfAccept)
 }
 
 // hookMatches is matches but for the policy, which a chain that is hooked can change.
 func (c Chain) hookMatches(a nlwire.Attrs) bool {
-	hook := nlwire.Find(a.Rest, unix.NFTA_CHAIN_HOOK)
+	hook := nlwire.Find(a.Data, unix.NFTA_CHAIN_HOOK)
 	if c.Hook == (Hook{}) {
 		return hook == nil
 	}
 	want, _ := hookNumber(c.Hook.Point)
 	number, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_HOOKNUM)
 	priority, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_PRIORITY)
-	return nlwire.FindString(a.Rest, unix.NFTA_CHAIN_TYPE) == c.Hook.Type && number == want && int32(priority) == c.Hook.Priority
+	return nlwire.FindString(a.Data, unix.NFTA_CHAIN_TYPE) == c.Hook.Type && number == want && int32(priority) == c.Hook.Priority
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
 	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name, func(a nlwire.Attrs) error {
-		chain := nlwire.FindString(a.Rest, unix.NFTA_RULE_CHAIN)
-		have[chain] = append(have[chain], bytes.Clone(nlwire.Find(a.Rest, unix.NFTA_RULE_EXPRESSIONS)))
+		chain := nlwire.FindString(a.Data, unix.NFTA_RULE_CHAIN)
+		have[chain] = append(have[chain], bytes.Clone(nlwire.Find(a.Data, unix.NFTA_RULE_EXPRESSIONS)))
 		return nil
 	}, t.Name)
 	if err != nil {
@@ -208,7 +208,7 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 
 // sameExpressions reports whether the kernel has the wanted expressions in their order.
 func sameExpressions(want, have []byte) bool {
-	w, h := nlwire.Attrs{Rest: want}, nlwire.Attrs{Rest: have}
+	w, h := nlwire.Attrs{Data: want}, nlwire.Attrs{Data: have}
 	afterPresence := false // the expression before is a fib that asks for presence
 	for w.Next() {
 		if !h.Next() {
@@ -230,7 +230,7 @@ func sameExpressions(want, have []byte) bool {
 // sameExpression compares the attributes of one expression. The kernel also lists attributes
 // that were not sent, newer kernels more of them: those must have their defaults.
 func sameExpression(name string, want, have []byte) bool {
-	for sent := (nlwire.Attrs{Rest: want}); sent.Next(); {
+	for sent := (nlwire.Attrs{Data: want}); sent.Next(); {
 		if name == "lookup" && sent.Type == unix.NFTA_LOOKUP_SET_ID {
 			continue // means something only in the batch that makes the set
 		}
@@ -238,7 +238,7 @@ func sameExpression(name string, want, have []byte) bool {
 			return false
 		}
 	}
-	for listed := (nlwire.Attrs{Rest: have}); listed.Next(); {
+	for listed := (nlwire.Attrs{Data: have}); listed.Next(); {
 		if nlwire.Find(want, listed.Type) == nil && !isDefault(name, listed, have) {
 			return false
 		}

@@ -158,7 +158,7 @@ func (c *Set) decodeElement(e *Element, b []byte) error {
 	*e = Element{Set: c.Name}
 	var key, end, value []byte
 	var flags uint32
-	a := nlwire.Attrs{Rest: b}
+	a := nlwire.Attrs{Data: b}
 	for a.Next() {
 		switch a.Type {
 		case unix.NFTA_SET_ELEM_KEY:

@@ -27,9 +27,9 @@ func TestElementRoundTrip(t *testing.T) {
 			require.NoError(t, c.check(&e))
 			b := c.appendMember(nil, &e, (*Set).appendElement)
 			require.Less(t, len(b), largestElement)
-			list := nlwire.Attrs{Rest: b}
+			list := nlwire.Attrs{Data: b}
 			key, end := c.next(&list)
-			require.Empty(t, list.Rest)
+			require.Empty(t, list.Data)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end), e)
 			require.Equal(t, e, got)

@@ -107,7 +107,7 @@ func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts
 				continue
 			}
 			parts++
-			list := nlwire.Attrs{Rest: a.Payload}
+			list := nlwire.Attrs{Data: a.Payload}
 			for list.Next() {
 				switch err := set.decodeElement(&e, list.Payload); {
 				case errors.Is(err, nlwire.ErrMalformed):
@@ -132,7 +132,7 @@ func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts
 // not freed yet, and whether it does (NFTA_SET_COUNT; Linux 6.18 does, 6.12 does not).
 func (c *Conn) count(table string, set Set) (count uint32, ok bool, err error) {
 	err = c.request(unix.NFT_MSG_GETSET, "list elements of "+set.Kind()+" "+set.Name, func(a nlwire.Attrs) error {
-		count, ok = nlwire.FindBE32(a.Rest, nftaSetCount)
+		count, ok = nlwire.FindBE32(a.Data, nftaSetCount)
 		return nil
 	}, table, set.Name)
 	return count, ok, err

@@ -133,13 +133,13 @@ func withinMessage(b []byte, at int) int {
 type unfortunate struct {
 	*testing.T
 	*rand.Rand
-	conn    *Conn
-	unlucky *unlucky
-	witness *Conn
-	table   Table
-	there   []string // the elements, as text
-	seen    map[string]int
-	what    string
+	conn     *Conn
+	unlucky  *unlucky
+	observer *Conn
+	table    Table
+	there    []string // the elements, as text
+	seen     map[string]int
+	what     string
 }
 
 // Random requests and transactions meet random faults of the socket: errors of its calls,
@@ -174,7 +174,7 @@ func newUnfortunate(t *testing.T, seed uint64, seen map[string]int) *unfortunate
 	t.Helper()
 	conn, ns := kernel(t)
 	source := rand.New(rand.NewPCG(seed, 4))
-	u := &unfortunate{T: t, Rand: source, conn: conn, witness: dialIn(t, ns), table: sample(), seen: seen}
+	u := &unfortunate{T: t, Rand: source, conn: conn, observer: dialIn(t, ns), table: sample(), seen: seen}
 	u.unlucky = &unlucky{socket: conn.socket, Rand: source}
 	conn.socket = u.unlucky
 	var es []Element
@@ -189,7 +189,7 @@ func newUnfortunate(t *testing.T, seed uint64, seen map[string]int) *unfortunate
 // truth is what the kernel holds, as a socket without faults tells.
 func (u *unfortunate) truth() []string {
 	u.Helper()
-	es, _, err := u.witness.Elements(u.table, "tcp4", "networks4")
+	es, _, err := u.observer.Elements(u.table, "tcp4", "networks4")
 	require.NoError(u, err, u.what)
 	return sortedTexts(es)
 }
@@ -212,7 +212,7 @@ func (u *unfortunate) play(i int) {
 	}
 	u.what = fmt.Sprintf("step %d", i)
 	if u.IntN(3) == 0 {
-		u.look()
+		u.read()
 	} else {
 		u.change()
 	}
@@ -226,8 +226,8 @@ func (u *unfortunate) did(what string, err error) {
 	u.what += fmt.Sprintf(": %s\nfaults %v; struck: %q\nit returned: %v", what, u.unlucky.faults, u.unlucky.struck, err)
 }
 
-// look reads.
-func (u *unfortunate) look() {
+// read reads the table.
+func (u *unfortunate) read() {
 	u.Helper()
 	if u.IntN(3) == 0 {
 		drift, err := u.conn.Drift(u.table)
@@ -257,7 +257,7 @@ func (u *unfortunate) looked(err error) {
 // change makes a transaction.
 func (u *unfortunate) change() {
 	u.Helper()
-	es, _, err := u.witness.Elements(u.table, "tcp4", "networks4")
+	es, _, err := u.observer.Elements(u.table, "tcp4", "networks4")
 	require.NoError(u, err)
 	change := u.chooseChange(es)
 	after := slices.Clone(u.there)
@@ -274,7 +274,7 @@ func (u *unfortunate) change() {
 		if u.IntN(4) == 0 { // it looks before it sends
 			u.unlucky.faults[6+u.IntN(10)] = mishap(u.IntN(mishapCount))
 		}
-		err = u.conn.Repair(u.table, change, mustTable(u.T, u.witness).Handle)
+		err = u.conn.Repair(u.table, change, mustTable(u.T, u.observer).Handle)
 		u.did(fmt.Sprint("repair ", change), err)
 	case 1:
 		whole := slices.DeleteFunc(es, func(e Element) bool {

@@ -164,7 +164,7 @@ func FuzzNotifications(f *testing.F) {
 		require.Equal(t, generation, same)
 		found, _ := concerns(append(slices.Clip(about), b...), "nftnat")
 		require.True(t, found)
-		whole := nlwire.Messages{Rest: b}
+		whole := nlwire.Messages{Data: b}
 		for whole.Next() {
 		}
 		if whole.Err == nil && len(b)%4 == 0 {

@@ -76,7 +76,7 @@ func FuzzPrefixes(f *testing.F) {
 	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*Set).appendElement))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var es []Element
-		for list := (nlwire.Attrs{Rest: b}); list.Next(); {
+		for list := (nlwire.Attrs{Data: b}); list.Next(); {
 			if e, err := c.decode(list.Payload); err == nil {
 				es = append(es, e)
 			}
@@ -98,13 +98,13 @@ func FuzzPrefixes(f *testing.F) {
 			p, _ := e.Key.Prefix()
 			require.LessOrEqual(t, before.Compare(p.Addr()), 0, "%s overlaps with one before", p)
 			before = p.Addr()
-			for list := (nlwire.Attrs{Rest: c.appendMember(nil, &Element{Set: c.Name, Key: e.Key}, (*Set).appendElement)}); list.Next(); {
+			for list := (nlwire.Attrs{Data: c.appendMember(nil, &Element{Set: c.Name, Key: e.Key}, (*Set).appendElement)}); list.Next(); {
 				bound, err := c.decode(list.Payload)
 				require.NoError(t, err)
 				again = append(again, bound)
 			}
 			// As one by one in a request.
-			list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
+			list := nlwire.Attrs{Data: c.appendMember(nil, &e, (*Set).appendElement)}
 			key, end := c.next(&list)
 			var got Element
 			require.NoError(t, c.decodeNext(&got, key, end))
@@ -149,16 +149,16 @@ func FuzzMessages(f *testing.F) {
 	f.Add(b.buf)
 	f.Add(errorMessage(1, unix.EEXIST, explainedFlags, explanation("twice", 84)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := nlwire.Messages{Rest: b}
+		m := nlwire.Messages{Data: b}
 		read := 0
 		for m.Next() {
 			n := unix.SizeofNlMsghdr + len(m.Payload)
 			read += n
-			require.LessOrEqual(t, len(m.Rest)+n, len(b))
+			require.LessOrEqual(t, len(m.Data)+n, len(b))
 			for a := m.Attrs(nlwire.NetfilterHeader); a.Next(); {
 				require.LessOrEqual(t, len(a.Payload), len(m.Payload))
 				if a.Type == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-					for list := (nlwire.Attrs{Rest: a.Payload}); list.Next(); {
+					for list := (nlwire.Attrs{Data: a.Payload}); list.Next(); {
 						_ = list.BE32()
 					}
 				}
@@ -166,7 +166,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		require.LessOrEqual(t, read, len(b))
 		if m.Err == nil {
-			require.Empty(t, m.Rest)
+			require.Empty(t, m.Data)
 		}
 	})
 }

@@ -101,7 +101,7 @@ func TestPair(t *testing.T) {
 func TestMembers(t *testing.T) {
 	c := named(sample(), "networks4")
 	e := Element{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "web"}
-	list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
+	list := nlwire.Attrs{Data: c.appendMember(nil, &e, (*Set).appendElement)}
 	key, end := c.next(&list)
 	address := func(b []byte) []byte {
 		return nlwire.Find(nlwire.Find(b, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
@@ -118,16 +118,16 @@ func TestMembers(t *testing.T) {
 
 	for _, p := range []string{"0.0.0.0/0", "128.0.0.0/1", "255.255.255.255/32"} {
 		e.Key = PrefixKey(netip.MustParsePrefix(p))
-		list := nlwire.Attrs{Rest: c.appendMember(nil, &e, (*Set).appendElement)}
+		list := nlwire.Attrs{Data: c.appendMember(nil, &e, (*Set).appendElement)}
 		key, end := c.next(&list)
 		require.NotNil(t, key)
 		require.Nil(t, end, "there is no address behind %s", p)
-		require.Empty(t, list.Rest)
+		require.Empty(t, list.Data)
 	}
 }
 
-// TestCulpritPrefix points at each byte of messages of which a prefix has two members.
-func TestCulpritPrefix(t *testing.T) {
+// TestPrefixAtOffset points at each byte of messages of which a prefix has two members.
+func TestPrefixAtOffset(t *testing.T) {
 	table := sample()
 	es := networks("networks4", "0.0.0.0/8", "10.0.0.0/8", "11.0.0.0/16", "192.0.2.1/32", "224.0.0.0/3")
 	b := newBatch(1, 0)

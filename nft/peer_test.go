@@ -126,7 +126,7 @@ func done(m nlwire.Message) []byte {
 }
 
 func (p *peer) set(m nlwire.Message) []delivery {
-	name := unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_NAME))
+	name := unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Data, unix.NFTA_SET_NAME))
 	set, ok := p.table.Set(name)
 	if !ok {
 		return refuse(m, unix.ENOENT)
@@ -166,7 +166,7 @@ func (p *peer) objects(m nlwire.Message, msg uint16) []delivery {
 
 func (p *peer) dump(m nlwire.Message) []delivery {
 	p.dumps++
-	set, ok := p.table.Set(unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Rest, unix.NFTA_SET_ELEM_LIST_SET)))
+	set, ok := p.table.Set(unix.ByteSliceToString(nlwire.Find(m.Attrs(nlwire.NetfilterHeader).Data, unix.NFTA_SET_ELEM_LIST_SET)))
 	if !ok {
 		return refuse(m, unix.ENOENT)
 	}

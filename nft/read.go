@@ -79,7 +79,7 @@ func (c *Conn) Generation() (uint32, error) {
 
 func (c *Conn) generation() (generation uint32, err error) {
 	err = c.request(unix.NFT_MSG_GETGEN, "read generation", func(a nlwire.Attrs) error {
-		generation, _ = nlwire.FindBE32(a.Rest, unix.NFTA_GEN_ID)
+		generation, _ = nlwire.FindBE32(a.Data, unix.NFTA_GEN_ID)
 		if generation == 0 {
 			return nlwire.ErrMalformed
 		}

@@ -110,8 +110,8 @@ func (c *Conn) load(t Table) (l loaded, err error) {
 		return l, err
 	}
 	err = c.dump(unix.NFT_MSG_GETSET, "list sets of table inet "+t.Name, func(a nlwire.Attrs) error {
-		flags, _ := nlwire.FindBE32(a.Rest, unix.NFTA_SET_FLAGS)
-		s := loadedSet{name: nlwire.FindString(a.Rest, unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0}
+		flags, _ := nlwire.FindBE32(a.Data, unix.NFTA_SET_FLAGS)
+		s := loadedSet{name: nlwire.FindString(a.Data, unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0}
 		want, ok := t.Set(s.name)
 		s.wanted, s.right = ok, ok && want.matches(a)
 		l.sets = append(l.sets, s)
@@ -122,13 +122,13 @@ func (c *Conn) load(t Table) (l loaded, err error) {
 	}
 	// Before 6.12 the kernel knows no filter by table here.
 	err = c.dump(unix.NFT_MSG_GETCHAIN, "list chains of table inet "+t.Name, func(a nlwire.Attrs) error {
-		if nlwire.FindString(a.Rest, unix.NFTA_CHAIN_TABLE) != t.Name {
+		if nlwire.FindString(a.Data, unix.NFTA_CHAIN_TABLE) != t.Name {
 			return nil
 		}
-		flags, _ := nlwire.FindBE32(a.Rest, nftaChainFlags)
+		flags, _ := nlwire.FindBE32(a.Data, nftaChainFlags)
 		ch := loadedChain{
-			name: nlwire.FindString(a.Rest, unix.NFTA_CHAIN_NAME), binding: flags&nftChainBinding != 0,
-			comment: comment(nlwire.Find(a.Rest, nftaChainUserdata)),
+			name: nlwire.FindString(a.Data, unix.NFTA_CHAIN_NAME), binding: flags&nftChainBinding != 0,
+			comment: comment(nlwire.Find(a.Data, nftaChainUserdata)),
 		}
 		want, ok := t.Chain(ch.name)
 		ch.wanted, ch.hooked, ch.right = ok, ok && want.hookMatches(a), ok && want.matches(a)

@@ -23,7 +23,7 @@ var lost = map[string][]delivery{
 	"another's":     {{data: errorMessage(0, 0, 0)}, {err: unix.ENOBUFS}},
 }
 
-func retarget(e Element, comment string, timeout time.Duration) Change {
+func replace(e Element, comment string, timeout time.Duration) Change {
 	to := e
 	to.Comment, to.Timeout = comment, timeout
 	return Change{Delete: []Element{e}, Add: []Element{to}}
@@ -45,11 +45,11 @@ func TestLostAnswer(t *testing.T) {
 			func(p *peer) { p.elements = ports(12, "web") }},
 		{"delete", func(c *Conn) error { return c.Update(sample(), Change{Delete: es[8:]}) },
 			func(p *peer) { p.elements = es[:8] }},
-		{"retarget", func(c *Conn) error { return c.Update(sample(), retarget(es[9], "other", 0)) },
-			func(p *peer) { p.elements = append(ports(9, "web"), retarget(es[9], "other", 0).Add[0]) }},
-		{"give a time-out", func(c *Conn) error { return c.Update(sample(), retarget(es[9], "web", time.Hour)) },
+		{"replace", func(c *Conn) error { return c.Update(sample(), replace(es[9], "other", 0)) },
+			func(p *peer) { p.elements = append(ports(9, "web"), replace(es[9], "other", 0).Add[0]) }},
+		{"give a time-out", func(c *Conn) error { return c.Update(sample(), replace(es[9], "web", time.Hour)) },
 			func(p *peer) {
-				p.elements = append(ports(9, "web"), retarget(es[9], "web", time.Hour-3*time.Millisecond).Add[0])
+				p.elements = append(ports(9, "web"), replace(es[9], "web", time.Hour-3*time.Millisecond).Add[0])
 			}},
 		{"replace by the same", func(c *Conn) error { return c.Replace(sample(), es, 0) }, nil},
 		{"replace elements", func(c *Conn) error { return c.Replace(sample(), es[:3], 0) },

@@ -126,7 +126,7 @@ func (w *watcher) run(table string, changed func()) error {
 // generation that they end with. That is zero, which no generation is, if more of the
 // transaction follows. Notifications that cannot be read may be about anything.
 func concerns(datagram []byte, table string) (concerned bool, generation uint32) {
-	m := nlwire.Messages{Rest: datagram}
+	m := nlwire.Messages{Data: datagram}
 	for m.Next() {
 		attrs := m.Attrs(nlwire.NetfilterHeader)
 		switch {
@@ -138,7 +138,7 @@ func concerns(datagram []byte, table string) (concerned bool, generation uint32)
 			}
 		case len(m.Payload) >= nlwire.NetfilterHeader && m.Payload[0] == unix.NFPROTO_INET:
 			// The name of the table is the attribute 1 of all objects.
-			concerned = concerned || nlwire.FindString(attrs.Rest, unix.NFTA_TABLE_NAME) == table
+			concerned = concerned || nlwire.FindString(attrs.Data, unix.NFTA_TABLE_NAME) == table
 		}
 	}
 	return concerned || m.Err != nil, generation

@@ -81,25 +81,25 @@ func CutAttr(b []byte) (typ uint16, payload, rest []byte, err error) {
 	return typ, b[AttrHeader:n], b[min(Align(n), len(b)):], nil // the last one need not be padded
 }
 
-// Attrs walks over the attributes in Rest.
+// Attrs walks over the attributes in Data.
 type Attrs struct {
-	Rest    []byte
+	Data    []byte
 	Type    uint16 // of the current attribute, without its flags
 	Payload []byte // of the current attribute
-	Err     error  // set if Rest is cut short, or a Payload has another length than was asked for
+	Err     error  // set if Data is cut short, or a Payload has another length than was asked for
 }
 
 // Next moves to the next attribute. It returns false at the end, and if Err is set.
 func (a *Attrs) Next() bool {
-	if len(a.Rest) == 0 || a.Err != nil {
+	if len(a.Data) == 0 || a.Err != nil {
 		return false
 	}
-	typ, payload, rest, err := CutAttr(a.Rest)
+	typ, payload, rest, err := CutAttr(a.Data)
 	if err != nil {
 		a.Err = err
 		return false
 	}
-	a.Type, a.Payload, a.Rest = typ, payload, rest
+	a.Type, a.Payload, a.Data = typ, payload, rest
 	return true
 }
 
@@ -144,7 +144,7 @@ func FindString(b []byte, typ uint16) string { return unix.ByteSliceToString(Fin
 
 // Find returns the payload of the first attribute of the type, or nil.
 func Find(b []byte, typ uint16) []byte {
-	for a := (Attrs{Rest: b}); a.Next(); {
+	for a := (Attrs{Data: b}); a.Next(); {
 		if a.Type == typ {
 			return a.Payload
 		}

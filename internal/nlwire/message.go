@@ -53,37 +53,37 @@ func (m Message) Attrs(header int) Attrs {
 	if len(m.Payload) < header {
 		return Attrs{Err: ErrMalformed}
 	}
-	return Attrs{Rest: m.Payload[header:]}
+	return Attrs{Data: m.Payload[header:]}
 }
 
-// Messages walks over the messages in Rest.
+// Messages walks over the messages in Data.
 type Messages struct {
-	Rest []byte
+	Data []byte
 	Message
 	Err error
 }
 
 // Next moves to the next message. It returns false at the end, and if Err is set.
 func (m *Messages) Next() bool {
-	if len(m.Rest) == 0 || m.Err != nil {
+	if len(m.Data) == 0 || m.Err != nil {
 		return false
 	}
-	if len(m.Rest) < MessageHeader {
+	if len(m.Data) < MessageHeader {
 		m.Err = ErrMalformed
 		return false
 	}
-	n := binary.NativeEndian.Uint32(m.Rest)
-	if n < MessageHeader || uint64(n) > uint64(len(m.Rest)) {
+	n := binary.NativeEndian.Uint32(m.Data)
+	if n < MessageHeader || uint64(n) > uint64(len(m.Data)) {
 		m.Err = ErrMalformed
 		return false
 	}
 	m.Message = Message{
-		Type:    binary.NativeEndian.Uint16(m.Rest[4:]),
-		Flags:   binary.NativeEndian.Uint16(m.Rest[6:]),
-		Seq:     binary.NativeEndian.Uint32(m.Rest[8:]),
-		Payload: m.Rest[MessageHeader:n],
+		Type:    binary.NativeEndian.Uint16(m.Data[4:]),
+		Flags:   binary.NativeEndian.Uint16(m.Data[6:]),
+		Seq:     binary.NativeEndian.Uint32(m.Data[8:]),
+		Payload: m.Data[MessageHeader:n],
 	}
-	m.Rest = m.Rest[min(Align(int(n)), len(m.Rest)):]
+	m.Data = m.Data[min(Align(int(n)), len(m.Data)):]
 	return true
 }
 
@@ -143,7 +143,7 @@ func (m Message) Answer() (Answer, error) {
 	if behind > len(m.Payload) {
 		return a, nil
 	}
-	for tlv := (Attrs{Rest: m.Payload[behind:]}); tlv.Next(); {
+	for tlv := (Attrs{Data: m.Payload[behind:]}); tlv.Next(); {
 		switch tlv.Type {
 		case unix.NLMSGERR_ATTR_MSG:
 			a.Text = unix.ByteSliceToString(tlv.Payload)

@@ -35,9 +35,9 @@ const explainedFlags = unix.NLM_F_CAPPED | unix.NLM_F_ACK_TLVS
 
 func only(t *testing.T, b []byte) Message {
 	t.Helper()
-	m := Messages{Rest: b}
+	m := Messages{Data: b}
 	require.True(t, m.Next())
-	require.Empty(t, m.Rest)
+	require.Empty(t, m.Data)
 	return m.Message
 }
 
@@ -93,7 +93,7 @@ func TestAnswerError(t *testing.T) {
 func TestMessagesCutShort(t *testing.T) {
 	b := append(errorMessage(1, unix.EPERM, 0), errorMessage(2, 0, 0)...)
 	for n := range len(b) {
-		m := Messages{Rest: b[:n]}
+		m := Messages{Data: b[:n]}
 		count := 0
 		for m.Next() {
 			count++
@@ -102,8 +102,8 @@ func TestMessagesCutShort(t *testing.T) {
 		require.Equal(t, whole, m.Err == nil, n)
 		require.Equal(t, n/(len(b)/2), count)
 	}
-	m := Messages{Rest: errorMessage(1, 0, 0)}
-	binary.NativeEndian.PutUint32(m.Rest, 15) // shorter than its header
+	m := Messages{Data: errorMessage(1, 0, 0)}
+	binary.NativeEndian.PutUint32(m.Data, 15) // shorter than its header
 	require.False(t, m.Next())
 	require.ErrorIs(t, m.Err, ErrMalformed)
 	require.False(t, m.Next(), "it stays where it is")
@@ -113,7 +113,7 @@ func TestMessagesCutShort(t *testing.T) {
 func TestAttrsCutShort(t *testing.T) {
 	b := AppendString(AppendBE64(nil, 1, 7), 2, "abc")
 	for n := range len(b) + 1 {
-		a := Attrs{Rest: b[:n]}
+		a := Attrs{Data: b[:n]}
 		for a.Next() {
 			require.LessOrEqual(t, len(a.Payload), 8)
 		}

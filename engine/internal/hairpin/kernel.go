@@ -63,7 +63,7 @@ func (k *kernel) exchange(typ, flags uint16, payload []byte, f func([]byte)) (in
 		if err != nil {
 			return false, err
 		}
-		m := nlwire.Messages{Rest: k.buf[:n]}
+		m := nlwire.Messages{Data: k.buf[:n]}
 		for m.Next() {
 			if m.Seq != k.seq {
 				continue

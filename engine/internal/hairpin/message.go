@@ -43,7 +43,7 @@ const brportMode = 4
 
 // decode reads attributes. What cannot be read is left out.
 func decode(b []byte) (as attributes) {
-	for a := (nlwire.Attrs{Rest: b}); a.Next(); {
+	for a := (nlwire.Attrs{Data: b}); a.Next(); {
 		if int(a.Type) < len(as) {
 			as[a.Type] = a.Payload
 		}

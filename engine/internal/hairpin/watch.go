@@ -103,7 +103,7 @@ func (w *watch) listen() {
 			return // closed: there is no other error of a socket that only listens
 		}
 		var events []event
-		m := nlwire.Messages{Rest: buf[:n]}
+		m := nlwire.Messages{Data: buf[:n]}
 		for m.Next() {
 			if ev := parseEvent(m.Message); ev.kind != 0 {
 				events = append(events, ev)
