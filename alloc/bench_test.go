@@ -18,8 +18,8 @@ var fills = []struct {
 	share float64
 }{{"0%", 0}, {"50%", 0.5}, {"99%", 0.99}, {"all-but-one", 1}}
 
-// batch is how many operations are timed between two that put things back. A
-// pool with fewer free or leased is measured by the cycle only.
+// batch is how many operations are timed before they are undone. A pool with fewer free
+// or leased addresses is measured by the cycle only.
 const batch = 64
 
 // BenchmarkAddrs measures pools with holes at random places.
@@ -208,7 +208,7 @@ func BenchmarkPorts(b *testing.B) {
 			b.Run(fmt.Sprintf("%v/%s", host, fill.name), func(b *testing.B) { benchmarkPorts(b, p, host, used, free) })
 		}
 	}
-	// The worst there is: all that two sets have free, the other one has not.
+	// The worst case: of two sets, each has what the other one has free.
 	b.Run("192.0.2.1/interleaved", func(b *testing.B) {
 		p := newPorts(b, 1, maxPort)
 		host := addr("192.0.2.1")

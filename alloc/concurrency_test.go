@@ -76,7 +76,7 @@ func TestAddrsConcurrent(t *testing.T) {
 	require.Empty(t, leases(a))
 }
 
-// No two of 64 goroutines ever hold ports that exclude each other.
+// No two of 64 goroutines ever hold ports that conflict.
 func TestPortsConcurrent(t *testing.T) {
 	const goroutines, rounds = 64, 300
 	p := newPorts(t, 60001, 60100) // fewer than are wanted: exhausted at times

@@ -12,7 +12,7 @@ import (
 )
 
 func Example() {
-	// A network with a gateway that is nobody's lease.
+	// A network with a gateway, which is never leased.
 	addrs, err := alloc.NewAddrs(netip.MustParsePrefix("192.0.2.0/30"), netip.MustParseAddr("192.0.2.1"))
 	if err != nil {
 		fmt.Println(err)
@@ -37,7 +37,7 @@ func Example() {
 	// 49153 <nil>
 }
 
-// What was released comes last, until there is nothing else.
+// A released address comes last.
 func ExampleAddrs_Release() {
 	addrs, err := alloc.NewAddrs(netip.MustParsePrefix("2001:db8::/125"))
 	if err != nil {
@@ -95,7 +95,7 @@ func ExampleAddrs_SetCursor() {
 	// 192.0.2.4 <nil>
 }
 
-// A conflict names the reservation that stands in the way.
+// An error names the existing reservation.
 func ExampleInUseError() {
 	udp, err := alloc.NewPorts(49153, 65535)
 	if err != nil {
@@ -114,7 +114,7 @@ func ExampleInUseError() {
 	// [::]:53
 }
 
-// 0.0.0.0 and every IPv6 address are apart, as two sockets would be.
+// 0.0.0.0 and every IPv6 address do not conflict, like two sockets.
 func ExampleIPv6Only() {
 	tcp, err := alloc.NewPorts(49153, 65535)
 	if err != nil {

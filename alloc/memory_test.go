@@ -16,10 +16,9 @@ import (
 
 const kib = 1 << 10
 
-// heap returns by how many bytes the heap grows for each of n calls of build,
-// counting what it returns and what it leaves to others, and not what is
-// garbage. The runtime's own comings and goings are some kilobytes: n is to be
-// large where the result is small.
+// heap returns by how many bytes the heap grows for each of n calls of build, garbage
+// not counted. The runtime itself varies by some kilobytes: n must be large where the
+// result is small.
 func heap[T any](tb testing.TB, n int, build func() T) int {
 	tb.Helper()
 	var before, after runtime.MemStats
@@ -39,8 +38,7 @@ func heap[T any](tb testing.TB, n int, build func() T) int {
 	return bytes
 }
 
-// requireGivenBack checks that release frees what bytes were taken for, but for
-// a tenth at most.
+// requireGivenBack checks that release frees nine tenths of the bytes at least.
 func requireGivenBack[T any](t *testing.T, bytes int, release func() T) {
 	t.Helper()
 	require.Greater(t, -heap(t, 1, release), bytes-bytes/10, "given back")
@@ -96,8 +94,7 @@ func TestAddrsFillSlash8(t *testing.T) {
 	requireExhausted(t, a)
 }
 
-// The one free address of a /8 is found by a glance at one node a level,
-// wherever it is, and nothing is left over.
+// The only free address of a /8 is found by looking at one node a level.
 func TestAddrsAllButOneOfSlash8(t *testing.T) {
 	r := newRand(t)
 	a := fullSlash8(t)
@@ -154,8 +151,8 @@ func TestAddrsMemory(t *testing.T) {
 	t.Run("full /8", func(t *testing.T) {
 		require.Less(t, heap(t, 100, func() *Addrs { return fullSlash8(t) }), 2*kib)
 	})
-	// The worst there is for a bitmap: neither a full nor an empty word. That a
-	// full /8 stays below 4 MiB on the way, too, is measured on a sixteenth.
+	// The worst case for a bitmap: no word is full or empty. That a /8 stays below
+	// 4 MiB while it fills is measured on a sixteenth.
 	t.Run("every other of a /12, in any order", func(t *testing.T) {
 		r := newRand(t)
 		a := newAddrs(t, "10.16.0.0/12")
@@ -203,7 +200,7 @@ func TestAddrsMemory(t *testing.T) {
 	})
 }
 
-// What a lease costs depends on the leases and not on the prefix.
+// The cost of a lease depends on the leases and not on the prefix.
 func TestAddrsWidthIsFree(t *testing.T) {
 	for _, n := range []int{1, 200, 5000, 300_000} {
 		four, six := newAddrs(t, "10.0.0.0/8"), newAddrs(t, "::/0")

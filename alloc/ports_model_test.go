@@ -22,8 +22,8 @@ func portsHosts() []netip.Addr {
 	}
 }
 
-// naiveOverlap is whether a socket on one host gets packets that one on the
-// other gets, by the definition: look at every address there is.
+// naiveOverlap reports by definition whether two sockets can get the same packets: by
+// looking at every address.
 func naiveOverlap(a, b netip.Addr) bool {
 	gets := func(host, packet netip.Addr) bool {
 		switch host {

@@ -43,7 +43,7 @@ func nextPorts(tb testing.TB, p *Ports, host netip.Addr, n int) []uint16 {
 	return got
 }
 
-// What was first specified of port allocation, and was not kept everywhere.
+// The first specification of port allocation.
 func TestPortsSequenceOf2013(t *testing.T) {
 	p := newPorts(t, dynamicFirst, dynamicLast)
 	require.NoError(t, p.Reserve(hostPort("0.0.0.0", 80)))
@@ -62,8 +62,8 @@ func TestPortsSequenceOf2013(t *testing.T) {
 	require.Equal(t, []uint16{49156}, nextPorts(t, p, anyIPv4(), 1))
 }
 
-// All of the dynamic range, its last port included, and then an error, for any
-// kind of host; what was released comes last.
+// Next returns all of the dynamic range, its last port included, and then an error, for
+// any kind of host; a released port comes last.
 func TestPortsExhausted(t *testing.T) {
 	for _, host := range []netip.Addr{anyIPv4(), anyBoth(), IPv6Only(), addr("192.0.2.1"), addr("2001:db8::1")} {
 		t.Run(host.String(), func(t *testing.T) {
@@ -97,8 +97,7 @@ func TestPortsExhausted(t *testing.T) {
 
 func TestPortsConflicts(t *testing.T) {
 	hosts := []string{"0.0.0.0", "::", "v6", "192.0.2.1", "192.0.2.2", "127.0.0.1", "2001:db8::1", "2001:db8::2", "::1"}
-	// What excludes what, by hand: each line is a host and those of the others
-	// that it excludes besides itself.
+	// Written by hand: a host, and the others that it conflicts with.
 	excludes := map[string][]string{
 		"0.0.0.0":     {"::", "192.0.2.1", "192.0.2.2", "127.0.0.1"},
 		"::":          {"0.0.0.0", "v6", "192.0.2.1", "192.0.2.2", "127.0.0.1", "2001:db8::1", "2001:db8::2", "::1"},
@@ -156,7 +155,7 @@ func requireHeldBy(tb testing.TB, have netip.AddrPort, err error) {
 	require.ErrorContains(tb, err, "in use by "+have.String())
 }
 
-// Of several in the way: the lowest port, a wildcard first, the lowest address.
+// Of several conflicts the lowest port, then a wildcard, then the lowest address.
 func TestInUseErrorIsDeterministic(t *testing.T) {
 	p := newPorts(t, 1, 65535)
 	for _, ap := range []netip.AddrPort{
@@ -174,7 +173,7 @@ func TestInUseErrorIsDeterministic(t *testing.T) {
 	requireHeldBy(t, hostPort("::", 84), p.Reserve(hostPort("192.0.2.2", 84)))
 }
 
-// A specific address among many must go before a wildcard fits.
+// Each of many specific addresses conflicts with a wildcard.
 func TestPortsWildcardWaitsForAll(t *testing.T) {
 	p := newPorts(t, 1, 65535)
 	const n = 300

@@ -261,8 +261,8 @@ func TestTreeEnds(t *testing.T) {
 	require.False(t, ok)
 }
 
-// 2^30 keys and more, as nobody could set them one by one, all set but for one:
-// found in one step a level and given back in as many.
+// Of 2^30 keys and more, all set but one, that one is found and cleared in one step a
+// level.
 func TestTreeFullLevels(t *testing.T) {
 	for level := uint(2); level <= 20; level++ {
 		var tr tree

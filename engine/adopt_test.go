@@ -261,9 +261,9 @@ func TestAdoptedConflictHasThePlace(t *testing.T) {
 	var conflict *nat.ConflictError
 	require.ErrorAs(t, err, &conflict)
 	require.Equal(t, "four", conflict.Have.Name)
-	require.NoError(t, retargets("80->[fd00:30::3]:80")(e))
+	require.NoError(t, replaces("80->[fd00:30::3]:80")(e))
 	require.NoError(t, unpublishes("0.0.0.0:80->172.30.0.2:80")(e))
-	require.NoError(t, retargets("80->172.30.0.3:80")(e))
+	require.NoError(t, replaces("80->172.30.0.3:80")(e))
 	requireConsistent(t, b, e)
 }
 

@@ -35,8 +35,7 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 		dst, from string // of a flow over UDP
 		deleted   bool
 	}{
-		// What is published takes over the flows that the host had itself, and
-		// those of an earlier backend.
+		// A publish ends the flows to the host itself and to an earlier backend.
 		"publish, to the host itself":        {nil, publishes("8080->" + web + "/udp"), here4, here4, true},
 		"publish, to its second address":     {nil, publishes("8080->" + web + "/udp"), second4, second4, true},
 		"publish, to an earlier backend":     {nil, publishes("8080->" + web + "/udp"), here4, other, true},
@@ -64,7 +63,7 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 		"publish both families, to IPv6":     {nil, publishes("0.0.0.0:8080->"+web+"/udp", "[::]:8080->"+web6+"/udp"), here6, here6, true},
 		"publish many, to one":               {nil, publishes(here4+"->"+web+"/udp", second4+"->"+web+"/udp"), second4, second4, true},
 
-		// What is unpublished ends its own, and no other.
+		// An unpublish ends its own flows, and no others.
 		"unpublish, its own":            {[]string{"8080->" + web + "/udp"}, unpublishes("8080->" + web + "/udp"), here4, web, true},
 		"unpublish, the host's":         {[]string{"8080->" + web + "/udp"}, unpublishes("8080->" + web + "/udp"), here4, here4, false},
 		"unpublish, of another backend": {[]string{"8080->" + web + "/udp"}, unpublishes("8080->" + web + "/udp"), here4, other, false},
@@ -81,27 +80,27 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 		"unpublish of the other family": {[]string{here4 + "->" + web6 + "/udp"}, unpublishes(here4 + "->" + web6 + "/udp"), here4, here4, false},
 		"unpublish tcp":                 {[]string{"8080->" + web}, unpublishes("8080->" + web), here4, web, false},
 
-		// What is retargeted follows.
-		"retarget, to the old":             {[]string{"8080->" + web + "/udp"}, retargets("8080->" + other + "/udp"), here4, web, true},
-		"retarget, to the new":             {[]string{"8080->" + web + "/udp"}, retargets("8080->" + other + "/udp"), here4, other, false},
-		"retarget, in transit":             {[]string{"8080->" + web + "/udp"}, retargets("8080->" + other + "/udp"), elsewhere, web, false},
-		"retarget, same backend":           {[]string{"8080->" + web + "/udp"}, retargets("8080->" + web + "/udp"), here4, web, false},
-		"retarget to IPv6, to the old":     {[]string{"8080->" + web + "/udp"}, retargets("8080->" + web6 + "/udp"), here4, web, true},
-		"retarget to IPv6, to the host":    {[]string{"8080->" + web + "/udp"}, retargets("8080->" + web6 + "/udp"), here6, here6, true},
-		"retarget to IPv6, to another":     {[]string{"8080->" + web + "/udp"}, retargets("8080->" + web6 + "/udp"), here6, other6, true},
-		"retarget to IPv4, to the old":     {[]string{"8080->" + web6 + "/udp"}, retargets("8080->" + web + "/udp"), here6, web6, true},
-		"retarget to IPv4, to the host":    {[]string{"8080->" + web6 + "/udp"}, retargets("8080->" + web + "/udp"), here4, here4, true},
-		"retarget one to IPv6, to the old": {[]string{here4 + "->" + web + "/udp"}, retargets(here4 + "->" + web6 + "/udp"), here4, web, true},
-		"retarget one to IPv6, to a proxy": {[]string{here4 + "->" + web + "/udp"}, retargets(here4 + "->" + web6 + "/udp"), here4, here4, false},
-		"retarget one back, to a proxy":    {[]string{here4 + "->" + web6 + "/udp"}, retargets(here4 + "->" + web + "/udp"), here4, here4, true},
-		"retarget all back, to a proxy":    {[]string{"0.0.0.0:8080->" + web6 + "/udp"}, retargets("0.0.0.0:8080->" + web + "/udp"), second4, second4, true},
-		"apply, what goes":                 {[]string{"8080->" + web + "/udp"}, applies("8081->" + web + "/udp"), here4, web, true},
-		"apply, what comes":                {[]string{"8081->" + web + "/udp"}, applies("8080->" + web + "/udp"), here4, here4, true},
-		"apply, what stays":                {[]string{"8080->" + web + "/udp"}, applies("8080->"+web+"/udp", "8081->"+web+"/udp"), here4, other, false},
-		"apply, narrower, to the host":     {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, second4, false},
-		"apply, narrower, what lost it":    {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, web, true},
-		"apply, narrower, what has moved":  {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), here4, web, true},
-		"purge":                            {[]string{"8080->" + web + "/udp"}, func(e *Engine) error { return e.Purge(t.Context()) }, here4, web, true},
+		// A replacement ends those to the old backend.
+		"replace, to the old":             {[]string{"8080->" + web + "/udp"}, replaces("8080->" + other + "/udp"), here4, web, true},
+		"replace, to the new":             {[]string{"8080->" + web + "/udp"}, replaces("8080->" + other + "/udp"), here4, other, false},
+		"replace, in transit":             {[]string{"8080->" + web + "/udp"}, replaces("8080->" + other + "/udp"), elsewhere, web, false},
+		"replace, same backend":           {[]string{"8080->" + web + "/udp"}, replaces("8080->" + web + "/udp"), here4, web, false},
+		"replace to IPv6, to the old":     {[]string{"8080->" + web + "/udp"}, replaces("8080->" + web6 + "/udp"), here4, web, true},
+		"replace to IPv6, to the host":    {[]string{"8080->" + web + "/udp"}, replaces("8080->" + web6 + "/udp"), here6, here6, true},
+		"replace to IPv6, to another":     {[]string{"8080->" + web + "/udp"}, replaces("8080->" + web6 + "/udp"), here6, other6, true},
+		"replace to IPv4, to the old":     {[]string{"8080->" + web6 + "/udp"}, replaces("8080->" + web + "/udp"), here6, web6, true},
+		"replace to IPv4, to the host":    {[]string{"8080->" + web6 + "/udp"}, replaces("8080->" + web + "/udp"), here4, here4, true},
+		"replace one to IPv6, to the old": {[]string{here4 + "->" + web + "/udp"}, replaces(here4 + "->" + web6 + "/udp"), here4, web, true},
+		"replace one to IPv6, to a proxy": {[]string{here4 + "->" + web + "/udp"}, replaces(here4 + "->" + web6 + "/udp"), here4, here4, false},
+		"replace one back, to a proxy":    {[]string{here4 + "->" + web6 + "/udp"}, replaces(here4 + "->" + web + "/udp"), here4, here4, true},
+		"replace all back, to a proxy":    {[]string{"0.0.0.0:8080->" + web6 + "/udp"}, replaces("0.0.0.0:8080->" + web + "/udp"), second4, second4, true},
+		"apply, what goes":                {[]string{"8080->" + web + "/udp"}, applies("8081->" + web + "/udp"), here4, web, true},
+		"apply, what comes":               {[]string{"8081->" + web + "/udp"}, applies("8080->" + web + "/udp"), here4, here4, true},
+		"apply, what stays":               {[]string{"8080->" + web + "/udp"}, applies("8080->"+web+"/udp", "8081->"+web+"/udp"), here4, other, false},
+		"apply, narrower, to the host":    {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, second4, false},
+		"apply, narrower, what lost it":   {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), second4, web, true},
+		"apply, narrower, what has moved": {[]string{"8080->" + web + "/udp"}, applies(here4 + "->" + other + "/udp"), here4, web, true},
+		"purge":                           {[]string{"8080->" + web + "/udp"}, func(e *Engine) error { return e.Purge(t.Context()) }, here4, web, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +142,7 @@ func publishes(texts ...string) func(*Engine) error {
 	}, texts)
 }
 
-func retargets(texts ...string) func(*Engine) error {
+func replaces(texts ...string) func(*Engine) error {
 	return all(func(e *Engine, ms ...nat.Mapping) error {
 		_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, ms...)
 		return err
@@ -181,9 +180,8 @@ func TestKillEndsTCP(t *testing.T) {
 	require.Equal(t, flows[1:5], b.flows.flows)
 }
 
-// With a retarget that kills, what goes elsewhere than to the new backend ends, over TCP
-// as over UDP, and nothing else does.
-func TestRetargetAndKill(t *testing.T) {
+// A replacement that kills ends the flows to other backends than the new one, TCP and UDP.
+func TestReplaceAndKill(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8080->172.30.0.2:80", "8081->172.30.0.2:81", "8080->172.30.0.2:80/udp")
 	flows := []conntrack.Flow{
@@ -205,8 +203,8 @@ func TestRetargetAndKill(t *testing.T) {
 	requireConsistent(t, b, e)
 }
 
-// A mapping for one address has its flows, whatever becomes of one for any address
-// that others wrote beside it.
+// A mapping for one address keeps its flows, whatever happens to one for any address that
+// others added.
 func TestFlowsOfTheNarrower(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "79->172.30.0.2:80")
@@ -219,7 +217,7 @@ func TestFlowsOfTheNarrower(t *testing.T) {
 	require.Equal(t, []conntrack.Flow{f}, b.flows.flows)
 }
 
-// The filter is what the kernel can use to send no more than candidates.
+// The filter lets the kernel send only flows that may match.
 func TestFlowFilter(t *testing.T) {
 	tests := map[string]struct {
 		texts []string
@@ -249,7 +247,7 @@ func any4() netip.Addr { return netip.IPv4Unspecified() }
 
 func any6() netip.Addr { return netip.IPv6Unspecified() }
 
-// If it cannot be told whose flow it is, it stays, and so does what was before.
+// Without routes nothing is deleted, and the change is undone.
 func TestFlowsWithoutRoutes(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "79->172.30.0.2:80")

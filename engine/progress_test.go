@@ -13,8 +13,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Each step is told, those that are taken a port at a time as they go on, and the end
-// of the whole, also where it fails.
+// Each step is reported, with its progress if it is taken port by port, and the end, also
+// after an error.
 func TestProgress(t *testing.T) {
 	b := newTestbed()
 	var told []Progress

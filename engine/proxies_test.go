@@ -15,9 +15,8 @@ import (
 	"github.com/nftnat/nftnat/proxy"
 )
 
-// A retarget that fails at one proxy leaves those before it with the backends that
-// they had.
-func TestRetargetOfProxiesUndone(t *testing.T) {
+// A replacement that fails at one proxy leaves those before it with their old backends.
+func TestReplaceOfProxiesUndone(t *testing.T) {
 	e, b := openFake(t)
 	holdPorts(t, e)
 	publish(t, e, "127.0.0.1:18080->172.30.0.2:80", "127.0.0.1:18081->172.30.0.2:81")
@@ -33,7 +32,7 @@ func TestRetargetOfProxiesUndone(t *testing.T) {
 	require.Equal(t, []string{"127.0.0.1:18080-18081->172.30.0.2:80-81"}, publishedBy(e))
 }
 
-// holdPorts has an engine on a testbed, which has no proxies, hold ports of this host.
+// holdPorts makes an engine on a testbed, whose holder is disabled, hold ports.
 func holdPorts(t *testing.T, e *Engine) {
 	t.Helper()
 	e.holder = newHolder(e)

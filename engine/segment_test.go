@@ -45,15 +45,15 @@ func TestSegments(t *testing.T) {
 		{publishes("83->172.30.0.3:80", local4+":84->172.30.0.4:80"), []string{inside4}},
 		{publishes("85->[fd00:30::2]:80/udp"), []string{inside4, inside6}},
 		{unpublishes("82->172.30.0.2:80"), []string{inside4, inside6}},
-		{retargets("83->10.9.0.2:80"), []string{farther4, inside4, inside6}},
+		{replaces("83->10.9.0.2:80"), []string{farther4, inside4, inside6}},
 		{unpublishes(local4 + ":84->172.30.0.4:80"), []string{farther4, inside6}},
-		{retargets("83->172.30.0.2:80", "85->10.9.1.1:80/udp"), []string{farther4, inside4}},
+		{replaces("83->172.30.0.2:80", "85->10.9.1.1:80/udp"), []string{farther4, inside4}},
 		{applies("127.0.0.1:80->172.30.0.2:80", "90->[fd00:30::9]:90"), []string{inside6}},
 		{unpublishes("90->[fd00:30::9]:90", "127.0.0.1:80->172.30.0.2:80"), nil},
 		// A frontend whose backend goes to the other family and comes back.
 		{publishes(local4 + ":80->172.30.0.2:80"), []string{inside4}},
-		{retargets(local4 + ":80->[fd00:30::2]:80"), nil},
-		{retargets(local4 + ":80->10.9.0.2:80"), []string{farther4}},
+		{replaces(local4 + ":80->[fd00:30::2]:80"), nil},
+		{replaces(local4 + ":80->10.9.0.2:80"), []string{farther4}},
 	}
 	for i, step := range steps {
 		require.NoError(t, step.call(e), i)

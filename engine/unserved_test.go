@@ -19,7 +19,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
-// logged gathers what is logged.
+// logged collects a log.
 type logged struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -52,7 +52,7 @@ func busyPort(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
 	return e, b, log, other
 }
 
-// A port that another process had is tried again after a second, and then ever less
+// A port that another process has is tried again after a second, and then less and less
 // often, until it is free.
 func TestUnservedIsRetried(t *testing.T) {
 	e, b, log, other := busyPort(t)
@@ -77,7 +77,7 @@ func TestUnservedIsRetried(t *testing.T) {
 	require.Equal(t, 1, log.count("mapping is served now"))
 }
 
-// A change of anything has it tried again at once, and by Run.
+// After any change Run tries again at once.
 func TestUnservedIsRetriedAtOnce(t *testing.T) {
 	e, b, _, other := busyPort(t)
 	for range 6 {
@@ -100,7 +100,7 @@ func TestUnservedIsRetriedAtOnce(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 }
 
-// What is not published any more is not tried for any more.
+// A port that is no longer published is not tried again.
 func TestUnservedIsUnpublished(t *testing.T) {
 	for _, end := range []func(*Engine) error{
 		applies(),

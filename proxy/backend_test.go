@@ -31,8 +31,7 @@ func expectGreeting(tb testing.TB, c net.Conn, name string) {
 	require.Equal(tb, name, string(buf))
 }
 
-// Connections that are there stay with the backend that they have; new ones go to the
-// new one.
+// Live connections keep their backend, and new ones get the new one.
 func TestSetBackendTCP(t *testing.T) {
 	noLeak(t)
 	p, err := New(mustTCP(t, "127.0.0.1:0"), nameTCP(t, "one"), nil)
@@ -48,7 +47,7 @@ func TestSetBackendTCP(t *testing.T) {
 }
 
 // A client that keeps its socket is served by the new backend from its next datagram
-// on, and the frontend goes on answering others.
+// on, and so are others.
 func TestSetBackendUDP(t *testing.T) {
 	noLeak(t)
 	first := udpEcho(t, "127.0.0.1:0")
@@ -74,7 +73,7 @@ func TestSetBackendUDP(t *testing.T) {
 	roundTrip(t, dial(t, "udp", p.FrontendAddr().String()), "others")
 }
 
-// Reset ends what there is, of all loops, and nothing that comes after it.
+// Reset ends the connections of all loops, and no later ones.
 func TestReset(t *testing.T) {
 	noLeak(t)
 	p, err := New(mustTCP(t, "127.0.0.1:0"), nameTCP(t, "one"), nil)

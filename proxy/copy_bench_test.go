@@ -11,12 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These take the loops' inner parts alone, on one thread: what they cost, the kernel's
-// share included, and not what processes at both ends make of it, which is for
-// BenchmarkTCP and BenchmarkUDP.
+// These benchmarks measure the inner parts of a loop alone, on one thread, including the
+// kernel's share. BenchmarkTCP and BenchmarkUDP measure with processes at both ends.
 
-// maxTries is how often what was sent is looked for: the kernel delivers on loopback at
-// once, or when a thread of its own has its turn.
+// maxTries bounds the attempts to receive what was sent: on loopback the kernel delivers
+// at once, or when one of its threads runs.
 const maxTries = 1 << 22
 
 // BenchmarkCopy carries messages that go through user memory.
@@ -26,7 +25,7 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
-// BenchmarkSplice carries what does not.
+// BenchmarkSplice carries messages that do not.
 func BenchmarkSplice(b *testing.B) {
 	for _, size := range []int{64 << 10, 1 << 20} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) { benchmarkMove(b, size, true) })
@@ -58,7 +57,7 @@ func benchmarkMove(b *testing.B, size int, bulk bool) {
 			if e == noErrno {
 				sent += n
 			}
-			// What an edge of epoll would say.
+			// As an edge of epoll reports it.
 			c.side[client].readable, c.side[backend].writable = true, true
 			c.side[client].bulk = bulk
 			if _, ok := c.move(client); !ok {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A TCP client that comes between New and Open is served: its SYN is sent again.
+// A TCP client that connects between New and Open is served: it sends its SYN again.
 func TestEarlyConnection(t *testing.T) {
 	noLeak(t)
 	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), nil)
@@ -35,8 +35,8 @@ func TestEarlyConnection(t *testing.T) {
 	require.NoError(t, <-connected)
 }
 
-// A UDP datagram that comes between New and Open is lost, without an error; the next one of the
-// same client is served, and nothing comes late.
+// A UDP datagram sent between New and Open is lost without an error, and not delivered
+// later. The next one of the same client is served.
 func TestEarlyDatagram(t *testing.T) {
 	noLeak(t)
 	backend, err := net.ListenUDP("udp", mustUDP(t, "127.0.0.1:0"))

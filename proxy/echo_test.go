@@ -101,13 +101,13 @@ func dial(tb testing.TB, network, addr string) net.Conn {
 	return c
 }
 
-// roundTrip has an echo answer.
+// roundTrip sends a message to an echo and reads it back.
 func roundTrip(tb testing.TB, c net.Conn, msg string) {
 	tb.Helper()
 	carries(tb, c, c, msg)
 }
 
-// carries is for what goes in at one place and comes out at another.
+// carries checks that what is written to one connection arrives at another.
 func carries(tb testing.TB, in io.Writer, out io.Reader, msg string) {
 	tb.Helper()
 	_, err := io.WriteString(in, msg)

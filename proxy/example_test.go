@@ -37,7 +37,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	// ... the port is ours; prepare what else there is to prepare ...
+	// ... the port is held; prepare everything else ...
 	if err := p.Open(); err != nil {
 		fmt.Println(err)
 		return

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is a child process that has nothing but proxies: its memory and its
-// descriptors are theirs.
+// host is a child process with nothing but proxies, whose memory and descriptors can
+// be counted.
 type host struct {
 	t   testing.TB
 	pid int
@@ -72,7 +72,7 @@ func (h *host) number(command string) int {
 
 // childHost obeys commands, one a line, each answered by one line.
 func childHost() error {
-	// The runtime's poller would want descriptors when there are none.
+	// Else the runtime's poller needs descriptors when there are none.
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		_ = l.Close()
 	}
@@ -110,8 +110,8 @@ func childHost() error {
 		case "many": // as many listeners as said; answers the milliseconds
 			n, err := strconv.Atoi(words[1])
 			begin := time.Now()
-			// Given ports: with port 0 the time would be the kernel's, which
-			// searches longer the more are taken.
+			// Given ports: with port 0 the kernel searches longer the more are
+			// in use.
 			for port := 20000; err == nil && n > 0 && port < 65536; port++ {
 				err = add(&net.TCPAddr{Port: port}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
 				if errors.Is(err, unix.EADDRINUSE) {
@@ -284,8 +284,8 @@ func TestServesAgainAfterEMFILE(t *testing.T) {
 		roundTrip(t, c, phrase)
 		served = append(served, c)
 	}
-	// Those beyond the limit wait in the queue and are then reset, whether the
-	// last descriptor lacks at accept or at the dial.
+	// Clients beyond the limit wait in the queue and are then reset, whether accept
+	// or the dial finds no descriptor.
 	for _, left := range []int{1, 0} {
 		h.ask("hog %d", left)
 		for range 4 {
@@ -293,7 +293,7 @@ func TestServesAgainAfterEMFILE(t *testing.T) {
 		}
 	}
 	require.Positive(t, h.number("accept-errors"))
-	// Starved, with clients knocking, it sleeps most of the time.
+	// Without descriptors and with waiting clients it sleeps most of the time.
 	knock, err := net.Dial("tcp", front)
 	before, errors, begin := h.number("cpu"), h.number("accept-errors"), time.Now()
 	time.Sleep(time.Second)

@@ -12,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlives are the seconds of silence after which the client's and the backend's side
-// of the proxy's only connection are asked whether they live, 0: never; and whether it is
-// a recent one.
+// keepAlives returns the seconds of silence after which the client and the backend of the
+// proxy's only connection are probed, 0: never; and whether the connection is recent.
 func keepAlives(t *testing.T, p Proxy) (seconds [2]int, recent bool) {
 	t.Helper()
 	tp := p.(*tcpProxy)
@@ -37,7 +36,7 @@ func keepAlives(t *testing.T, p Proxy) (seconds [2]int, recent bool) {
 	return seconds, recent
 }
 
-// TestKeepAlive: both sides of a connection that lasts are asked whether they live.
+// TestKeepAlive: both sides of a connection that lasts are probed.
 func TestKeepAlive(t *testing.T) {
 	noLeak(t)
 	for name, test := range map[string]struct {

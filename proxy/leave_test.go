@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lend is a descriptor as another process would get it.
+// lend duplicates a descriptor, as passing it to another process does.
 func lend(tb testing.TB, fd int) int {
 	tb.Helper()
 	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -25,7 +25,7 @@ func lend(tb testing.TB, fd int) int {
 	return n
 }
 
-// successor makes the proxy that a group goes on with for another group's, still shut.
+// successor makes a proxy of another group's frontend in a group, not open yet.
 func successor(tb testing.TB, p Proxy, g *Group) Proxy {
 	tb.Helper()
 	s, err := NewSocket(lend(tb, p.Descriptor()))
@@ -99,8 +99,8 @@ func askOnce(front string) error {
 	return err
 }
 
-// TestLeaveKeepsConnections: what the group carries goes on for as long as it likes, and
-// who waits in the queue is the successor's.
+// TestLeaveKeepsConnections: connections of the group go on, and those in the queue are
+// left to the successor.
 func TestLeaveKeepsConnections(t *testing.T) {
 	noLeak(t)
 	g, next := NewGroup(nil), newGroup(t, nil)
@@ -121,9 +121,9 @@ func TestLeaveKeepsConnections(t *testing.T) {
 	require.NoError(t, successor.Close())
 }
 
-// TestLeaveTakesWhoWaits: a group whose loops shared a listener takes those who wait there
-// when it leaves, for they may have woken it, and nobody who comes later.
-func TestLeaveTakesWhoWaits(t *testing.T) {
+// TestLeaveTakesTheQueue: a group whose loops shared a listener serves the connections in
+// the queue when it leaves, which may have woken it, and no later ones.
+func TestLeaveTakesTheQueue(t *testing.T) {
 	noLeak(t)
 	g := NewGroup(&GroupOptions{Loops: 1})
 	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", echoTCP), &Options{Group: g})
@@ -174,8 +174,8 @@ func TestLeaveTakesWhoWaits(t *testing.T) {
 	require.NoError(t, g.Shutdown(t.Context()))
 }
 
-// TestLeaveUDP: every datagram is one process's or the other's; answers that are on their
-// way when a proxy leaves arrive.
+// TestLeaveUDP: one of the two processes gets each datagram, and answers under way when a
+// proxy leaves arrive.
 func TestLeaveUDP(t *testing.T) {
 	noLeak(t)
 	backend, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -215,7 +215,7 @@ func TestLeaveUDP(t *testing.T) {
 	require.NoError(t, successor.Close())
 }
 
-// TestLeaveUDPEnds: a backend that goes on to send does not keep a proxy that has left.
+// TestLeaveUDPEnds: a backend that keeps sending does not keep a proxy that has left.
 func TestLeaveUDPEnds(t *testing.T) {
 	noLeak(t)
 	backend, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -244,7 +244,7 @@ func TestLeaveUDPEnds(t *testing.T) {
 	require.NoError(t, <-sent)
 }
 
-// TestNewSocket: a socket is what it was with the process that lends it.
+// TestNewSocket: the socket is as the process that lends it left it.
 func TestNewSocket(t *testing.T) {
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
@@ -269,7 +269,7 @@ func TestNewSocket(t *testing.T) {
 		serve(t, p, err)
 		roundTrip(t, dial(t, "tcp", p.FrontendAddr().String()), phrase)
 	}
-	// One that a proxy has served takes packets, until it is to be silent.
+	// One that a proxy has served receives packets until Refuse.
 	p, err := New(mustUDP(t, "127.0.0.1:0"), udpEcho(t, "127.0.0.1:0"), nil)
 	serve(t, p, err)
 	s, err := NewSocket(lend(t, p.Descriptor()))
@@ -287,8 +287,8 @@ func TestNewSocket(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// TestTakeNothing: what could not be a frontend's is refused, and stays the caller's.
-func TestTakeNothing(t *testing.T) {
+// TestNewSocketRefuses: a descriptor that no frontend could have stays the caller's.
+func TestNewSocketRefuses(t *testing.T) {
 	noLeak(t)
 	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)

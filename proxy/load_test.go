@@ -31,7 +31,7 @@ type load struct {
 	Seconds float64
 }
 
-// measured is what came of it.
+// measured is the result.
 type measured struct {
 	Rate     float64 // bytes, connections, requests or datagrams each second
 	P50, P99 float64 // microseconds, where single operations were timed

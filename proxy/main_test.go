@@ -32,8 +32,7 @@ func TestMain(m *testing.M) {
 	// Package os raised the soft limit to the hard one already; where that
 	// may be raised too, the tests of thousands of sockets can run.
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
-	// In a namespace of their own they have all of its ports: thousands of UDP flows take
-	// most of those that there are.
+	// In a namespace of their own: thousands of UDP flows take most of its ports.
 	os.Exit(labtest.Main(m))
 }
 
@@ -46,7 +45,7 @@ func openFDs() int {
 	return len(entries)
 }
 
-// settled waits until nothing but what was there before is left.
+// settled waits until there are no more goroutines and descriptors than before.
 func settled(goroutines, fds int) bool {
 	for range 500 {
 		if runtime.NumGoroutine() <= goroutines && openFDs() <= fds {

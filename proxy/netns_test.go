@@ -120,8 +120,8 @@ func TestOtherNamespace(t *testing.T) {
 	})
 }
 
-// TestSegmentsAboveMTU: datagrams longer than the MTU cannot leave by
-// UDP_SEGMENT; they must not be lost for that.
+// TestSegmentsAboveMTU: datagrams longer than the MTU cannot leave by UDP_SEGMENT, and
+// arrive all the same.
 func TestSegmentsAboveMTU(t *testing.T) {
 	inNetNS(t, 1500, func(ns int) {
 		backend, err := net.ListenUDP("udp", mustUDP(t, "127.0.0.1:0"))
@@ -136,8 +136,8 @@ func TestSegmentsAboveMTU(t *testing.T) {
 		buf := make([]byte, 1<<16)
 		for _, size := range []int{1000, 3000, 1400, 2000} {
 			msg := []byte(strings.Repeat("m", size))
-			// Queued while the loop is kept from reading, so that it gets
-			// them as one batch, and joins them.
+			// Queued while the loop cannot read, so that it gets them as one
+			// batch and joins them.
 			g.started()[0].with(func() {
 				for range 10 {
 					_, err = c.Write(msg)

@@ -120,8 +120,8 @@ func FuzzSockaddr(f *testing.F) {
 	})
 }
 
-// TestHeldWithoutRoom: what a pipe does not take is kept in memory, behind what
-// it took.
+// TestHeldWithoutRoom: data that do not fit into a pipe are kept in memory and follow
+// those in it.
 func TestHeldWithoutRoom(t *testing.T) {
 	noLeak(t)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)

@@ -49,8 +49,8 @@ func refuseCall(call uint32) error {
 	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0)
 }
 
-// A group that may not make pipes, or not splice, says so once, at its first loop, and
-// does not try again for each piece of data; it recovers.
+// A group that may not make pipes, or not splice, reports it once, at its first loop. It
+// does not try again for each piece of data, and recovers.
 func TestPipesRefused(t *testing.T) {
 	for name, call := range map[string]uint32{"pipe2": unix.SYS_PIPE2, "splice": unix.SYS_SPLICE} {
 		t.Run(name, func(t *testing.T) {

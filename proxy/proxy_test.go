@@ -50,8 +50,7 @@ func rudeListen(network, addr string, options ...int) error {
 	return err
 }
 
-// TestPortIsHeld: whatever others try, they do not get a port that is held, in
-// either state and by whichever of its addresses.
+// TestPortIsHeld: others cannot bind a held port, open or not, at any of its addresses.
 func TestPortIsHeld(t *testing.T) {
 	noLeak(t)
 	for _, c := range []struct {
@@ -148,8 +147,8 @@ func TestHeldPortAnswersNothing(t *testing.T) {
 	require.EqualValues(t, len(phrase), up.Stats().BytesToBackend)
 }
 
-// TestRebindUnderTimeWait: the proxy ended connections first, so TIME_WAIT is on
-// its port; that must not keep its successor out.
+// TestRebindUnderTimeWait: connections in TIME_WAIT, which the proxy ended first, do not
+// keep a later proxy from the port.
 func TestRebindUnderTimeWait(t *testing.T) {
 	backend := tcpBackend(t, "127.0.0.1:0", func(net.Conn) {}) // closes at once
 	p, err := New(mustTCP(t, "127.0.0.1:0"), backend, nil)
@@ -168,7 +167,7 @@ func TestRebindUnderTimeWait(t *testing.T) {
 	require.NoError(t, p.Close())
 }
 
-// requireTimeWait wants a connection in TIME_WAIT on a port of 127.0.0.1.
+// requireTimeWait requires a connection in TIME_WAIT on a port of 127.0.0.1.
 func requireTimeWait(t *testing.T, front string) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(front)
@@ -409,8 +408,7 @@ func TestManyProxiesComeAndGo(t *testing.T) {
 	}
 }
 
-// TestConnectionsSpread: connections that live at once are shared out among the
-// loops.
+// TestConnectionsSpread: live connections are divided among the loops.
 func TestConnectionsSpread(t *testing.T) {
 	noLeak(t)
 	g := NewGroup(&GroupOptions{Loops: 3})

@@ -26,8 +26,8 @@ func newGroup(tb testing.TB, opts *GroupOptions) *Group {
 	return g
 }
 
-// TestRetire: the port is free for others when Retire returns, connections go
-// on until they end by themselves, and count as long as they do.
+// TestRetire: the port is free when Retire returns; connections go on until they end,
+// and are counted.
 func TestRetire(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, nil)
@@ -66,8 +66,8 @@ func TestRetire(t *testing.T) {
 	require.EqualValues(t, 1, g.Former().Total, "counted once")
 }
 
-// TestFilterIsNotInherited: a connection that has copied the filter of a listener that is
-// given up is not dead for that.
+// TestFilterIsNotInherited: a connection that has a copy of the listener's filter receives
+// data all the same.
 func TestFilterIsNotInherited(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, &GroupOptions{Loops: 1})
@@ -87,8 +87,7 @@ func TestFilterIsNotInherited(t *testing.T) {
 	require.NoError(t, c.Close())
 }
 
-// TestRetireIdle: a proxy that carries nothing leaves nothing behind, whatever
-// state it is in.
+// TestRetireIdle: a proxy without connections leaves nothing behind, in any state.
 func TestRetireIdle(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, nil)
@@ -115,7 +114,7 @@ func TestRetireIdle(t *testing.T) {
 	require.Empty(t, g.members)
 }
 
-// TestRetireUDP: flows end at once, for datagrams follow the mapping.
+// TestRetireUDP: flows end at once.
 func TestRetireUDP(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, nil)
@@ -133,9 +132,8 @@ func TestRetireUDP(t *testing.T) {
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 }
 
-// TestRetireTakesTheQueue: connections that the kernel has let in and nobody has
-// accepted yet are live to their clients, and are served; also where the
-// group's sockets are of another namespace than the caller's thread.
+// TestRetireTakesTheQueue: connections in the queue are served, also if the group's
+// sockets are of another namespace than the caller's thread.
 func TestRetireTakesTheQueue(t *testing.T) {
 	noLeak(t)
 	inNetNS(t, 65536, func(ns int) {
@@ -160,7 +158,7 @@ func TestRetireTakesTheQueue(t *testing.T) {
 		require.NoError(t, p.Open())
 		const waiting = 100
 		conns := make([]net.Conn, waiting)
-		// While the loop is kept from accepting.
+		// While the loop cannot accept.
 		home := g.started()[0]
 		home.turn.Lock()
 		for i := range conns {
@@ -187,8 +185,8 @@ func TestRetireTakesTheQueue(t *testing.T) {
 	})
 }
 
-// TestRetiredIsEnded: what a retired proxy still carries ends with it, with the
-// group, and with either's Shutdown when its time is over.
+// TestRetiredIsEnded: connections of a retired proxy end when it or the group is closed,
+// or when the context of a Shutdown of either is done.
 func TestRetiredIsEnded(t *testing.T) {
 	noLeak(t)
 	over, cancel := context.WithCancel(context.Background())
@@ -250,9 +248,8 @@ func TestGroupShutdown(t *testing.T) {
 	require.NoError(t, g.Shutdown(context.Background()), "nothing left to do")
 }
 
-// TestRetireWhileServing: proxies retire, over and over, while clients come and
-// go; every connection that was let in is served to its end, and none is lost
-// from the counts.
+// TestRetireWhileServing: proxies retire again and again while clients connect. Each
+// connection is served to its end and counted.
 func TestRetireWhileServing(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, &GroupOptions{Loops: 2})

@@ -16,9 +16,8 @@ import (
 
 // play runs a script on a connection through a proxy. Each byte is one step of
 // one end (its lowest bit): a write of one of many sizes, a FIN, a reset, a
-// pause. Whatever the script: what arrives is a prefix of what was sent, all of
-// it and an EOF where there was a FIN and no reset, and in the end the proxy
-// has forgotten the connection.
+// pause. For any script a prefix of what was sent arrives, all of it and an EOF
+// after a FIN without a reset, and in the end the proxy has no connection.
 func play(t *testing.T, g *Group, script []byte) {
 	t.Helper()
 	pair := newTCPPair(t, &Options{Group: g})

@@ -22,8 +22,8 @@ func rudeBind(tb testing.TB, addr string) (fd int, err error) {
 	return fd, unix.Bind(fd, &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().Unmap().As4()})
 }
 
-// TestRefuse: a held port refuses at every address that it is held at, and
-// nobody gets it, whatever socket options they try.
+// TestRefuse: a port refuses clients at each address that it is held at, and others
+// cannot bind it with any socket options.
 func TestRefuse(t *testing.T) {
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
@@ -38,8 +38,8 @@ func TestRefuse(t *testing.T) {
 		{held: "::1", ask: []string{"::1"}, taken: []string{"::1", "::"}, free: []string{"127.0.0.1"}},
 		{held: "0.0.0.0", ask: []string{"127.0.0.1"}, taken: []string{"127.0.0.1", "0.0.0.0", "::"}, free: []string{"::1"}},
 		{held: "", ask: []string{"127.0.0.1", "::1"}, taken: []string{"127.0.0.1", "127.0.0.9", "::1", "0.0.0.0", "::"}},
-		// Not [::] here: where others share port and 0.0.0.0 by SO_REUSEPORT, Linux
-		// lets a dual-stack one in among them, whoever has the IPv6 half.
+		// Not [::]: if others share the port at 0.0.0.0 by SO_REUSEPORT, Linux lets
+		// a dual-stack socket join, whichever socket has the IPv6 half.
 		{held: "::", v6only: true, ask: []string{"::1"}, taken: []string{"::1"}, free: []string{"127.0.0.1", "0.0.0.0"}},
 	} {
 		t.Run(c.held, func(t *testing.T) {
@@ -85,8 +85,8 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestRefuseAgainstBound: another process has bound the port and not listened
-// yet, which SO_REUSEADDR allows both: it does not get to listen.
+// TestRefuseAgainstBound: another process that has bound the port too, as SO_REUSEADDR
+// allows, cannot listen.
 func TestRefuseAgainstBound(t *testing.T) {
 	noLeak(t)
 	for _, before := range []bool{true, false} {
@@ -116,9 +116,8 @@ func TestRefuseAgainstBound(t *testing.T) {
 	}
 }
 
-// TestRefuseUnderTimeWait: connections of an earlier proxy are in TIME_WAIT on
-// the port, and others live; it is held against everybody all the same, and can
-// be served again.
+// TestRefuseUnderTimeWait: the port is held, and can be served again, while connections
+// of an earlier proxy on it live or are in TIME_WAIT.
 func TestRefuseUnderTimeWait(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, nil)
@@ -164,7 +163,7 @@ func roundTripBetween(t *testing.T, pair *tcpPair) {
 	require.Equal(t, phrase, string(got))
 }
 
-// TestRefuseLife: what Refuse does to sockets that cannot refuse.
+// TestRefuseLife: Refuse of sockets that cannot refuse.
 func TestRefuseLife(t *testing.T) {
 	noLeak(t)
 	s, err := Bind(mustTCP(t, "127.0.0.1:0"), nil)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// spreading is a group in which one loop takes all connections of a proxy, and two
-// more are there for bulk transfers, which connections are soon.
+// spreading makes a group in which one loop accepts all connections of a proxy and two
+// more serve bulk transfers, which connections become after a few bytes.
 func spreading(tb testing.TB) *Group {
 	tb.Helper()
 	g := newGroup(tb, &GroupOptions{Loops: 3})
@@ -24,8 +24,8 @@ func spreading(tb testing.TB) *Group {
 	return g
 }
 
-// TestBulkSpreads: connections that move much are shared out among all loops,
-// those that do not stay where they began, and no byte is lost on the way.
+// TestBulkSpreads: bulk transfers are divided among all loops, other connections stay
+// where they began, and no byte is lost.
 func TestBulkSpreads(t *testing.T) {
 	noLeak(t)
 	g := spreading(t)
@@ -76,8 +76,7 @@ func TestBulkSpreads(t *testing.T) {
 		}
 		return true
 	}
-	// Two loops may give a third too many at the same moment. That is put right as more
-	// is moved.
+	// Two loops may move too many to a third at the same time. Later moves correct that.
 	eventually(t, "an even spread", func() bool {
 		if spread() {
 			return true
@@ -101,8 +100,7 @@ func TestBulkSpreads(t *testing.T) {
 	}
 }
 
-// TestCloseWhileSpreading: connections that are on their way from one loop to
-// another end with their proxy like all others.
+// TestCloseWhileSpreading: connections between two loops end with their proxy too.
 func TestCloseWhileSpreading(t *testing.T) {
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLoopsSleepBoundedly: a loop never waits for ever, for the whole process may have
-// to wait for it (see minSleep); longer and longer while nothing happens, and shortly
-// again after something has.
+// TestLoopsSleepBoundedly: a loop never waits without a bound, because the whole process
+// may have to wait for it (see minSleep). It sleeps longer while nothing happens, and
+// short again after an event.
 func TestLoopsSleepBoundedly(t *testing.T) {
 	p, err := New(mustTCP(t, "127.0.0.1:0"), tcpBackend(t, "127.0.0.1:0", func(net.Conn) {}), nil)
 	serve(t, p, err)
@@ -30,9 +30,9 @@ func TestLoopsSleepBoundedly(t *testing.T) {
 	eventually(t, "it sleeps shortly", func() bool { return sleep() < maxSleep })
 }
 
-// TestArrangeWakes: a loop that sleeps longer than until a timer that others have armed is
-// woken, and is not for one that it wakes before.
-func TestArrangeWakes(t *testing.T) {
+// TestWithWakes: a loop is woken if with armed a timer before the end of its sleep, and
+// only then.
+func TestWithWakes(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, nil)
 	l, err := g.home()

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// accepting counts the loops that take connections of a proxy from its listener.
+// accepting counts the loops that accept connections of a proxy.
 func accepting(p Proxy) int {
 	n := 0
 	for i := range p.(*tcpProxy).shards {
@@ -24,8 +24,8 @@ func accepting(p Proxy) int {
 	return n
 }
 
-// askAtOnce has clients ask at the same time, each over and over with a new
-// connection, until done. Their first error ends them; with nil they end without one.
+// askAtOnce has clients connect and ask at the same time, again and again until done.
+// The first error of a client ends it.
 func askAtOnce(front string, clients int, done func() bool) error {
 	errs := make([]error, clients)
 	var wg sync.WaitGroup
@@ -45,9 +45,8 @@ func askAtOnce(front string, clients int, done func() bool) error {
 	return nil
 }
 
-// TestListenerIsShared: loops begin to take from a listener when there are clients for
-// them, and stop when clients come one after another; but home stays, and who waits
-// when a loop stops is served.
+// TestListenerIsShared: more loops accept when there are clients for them, and all but the
+// home loop stop when clients come one after another. Those in the queue then are served.
 func TestListenerIsShared(t *testing.T) {
 	noLeak(t)
 	g := newGroup(t, &GroupOptions{Loops: 3})
@@ -89,8 +88,8 @@ func TestListenerIsShared(t *testing.T) {
 	require.Zero(t, p.Stats().AcceptErrors)
 }
 
-// TestEndWhileShared: a proxy whose listener several loops watch ends in each of the
-// ways it can, under load, and nothing of it is left.
+// TestEndWhileShared: a proxy whose listener several loops watch can end in each way under
+// load, and leaves nothing behind.
 func TestEndWhileShared(t *testing.T) {
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)

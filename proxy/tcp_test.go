@@ -65,7 +65,7 @@ func (p *tcpProxy) onlyConn() *tcpConn {
 	return s.conns.front.item
 }
 
-// exchange has each end hear from the other.
+// exchange sends a message from each end to the other.
 func (p *tcpPair) exchange(tb testing.TB) {
 	tb.Helper()
 	carries(tb, p.client, p.backend, phrase)
@@ -87,7 +87,7 @@ func TestHalfClose(t *testing.T) {
 			got, err := io.ReadAll(far)
 			require.NoError(t, err)
 			require.Equal(t, "question", string(got))
-			// The other direction is open for as long as it likes.
+			// The other direction stays open.
 			require.EqualValues(t, 1, pair.proxy.Stats().Live)
 			_, err = io.WriteString(far, "answer")
 			require.NoError(t, err)
@@ -152,8 +152,7 @@ func TestResetAfterFIN(t *testing.T) {
 	}
 }
 
-// TestResetGoesPastStalledData: the far end reads nothing, and still learns
-// that the near end is gone.
+// TestResetGoesPastStalledData: a far end that reads nothing is reset with the near end.
 func TestResetGoesPastStalledData(t *testing.T) {
 	for side, fromClient := range bothSides() {
 		t.Run(side, func(t *testing.T) {
@@ -167,7 +166,7 @@ func TestResetGoesPastStalledData(t *testing.T) {
 	}
 }
 
-// fillUp writes until nothing moves any more and returns how much went in.
+// fillUp writes until nothing moves any more and returns how much it wrote.
 func fillUp(tb testing.TB, c net.Conn) int {
 	tb.Helper()
 	total, still := 0, 0
@@ -187,7 +186,7 @@ func fillUp(tb testing.TB, c net.Conn) int {
 	return total
 }
 
-// wantReset connects and wants to be reset.
+// wantReset connects and expects a reset.
 func wantReset(t *testing.T, addr string) {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", addr, deadline)
@@ -227,7 +226,7 @@ func TestBlackholedDialTimesOut(t *testing.T) {
 	require.ErrorIs(t, err, unix.ECONNRESET)
 	eventually(t, "counted", func() bool { s := p.Stats(); return s.Live == 0 && s.RefusedDials == 1 })
 
-	// A client that gives up while the dial lasts takes it along.
+	// A client that gives up ends the dial.
 	p2, err := New(mustTCP(t, "127.0.0.1:0"), hole.Addr(), &Options{DialTimeout: time.Hour})
 	serve(t, p2, err)
 	c = dial(t, "tcp", p2.FrontendAddr().String())
@@ -258,8 +257,8 @@ func TestDataBeforeConnect(t *testing.T) {
 	require.Equal(t, phrase, string(got))
 }
 
-// TestBackpressure: a backend that accepts and never reads must not make the
-// proxy take data without end; and nothing is lost when it reads at last.
+// TestBackpressure: the proxy stops reading for a backend that does not, and nothing is
+// lost when the backend reads at last.
 func TestBackpressure(t *testing.T) {
 	noLeak(t)
 	for _, pipes := range []int{0, 1, -1} {
@@ -347,8 +346,8 @@ func TestUrgentData(t *testing.T) {
 	}
 }
 
-// TestUrgentDataAndEnd: splice returns 0 before urgent data that the end
-// follows, which is not the end; here the loop has not heard of them yet.
+// TestUrgentDataAndEnd: splice returns 0 before urgent data that the end follows, which is
+// not the end. Here the loop has no event of them yet.
 func TestUrgentDataAndEnd(t *testing.T) {
 	for side, fromClient := range bothSides() {
 		t.Run(side, func(t *testing.T) {
@@ -445,8 +444,8 @@ func sendRandom(t *testing.T, c *net.TCPConn, r *rand.Rand, n int) (sum [32]byte
 	return [32]byte(h.Sum(nil))
 }
 
-// slow is a reader that takes different amounts, and a nap now and then, so
-// that the proxy's way out fills up.
+// slow is a reader that takes different amounts and sleeps now and then, so that the
+// proxy's send buffer fills up.
 type slow struct {
 	r    io.Reader
 	rand *rand.Rand

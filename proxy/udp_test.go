@@ -94,7 +94,7 @@ func TestBurstsKeepTheirBoundaries(t *testing.T) {
 			require.True(t, bytes.Equal(msg, buf[:n]), "datagram %d of %d: %d bytes, sent %d", i, len(want), n, len(msg))
 			answerTo = from
 		}
-		// The way back, from a backend that answers all at once.
+		// Back, from a backend that answers all at once.
 		for _, msg := range want {
 			_, err := sink.WriteTo(msg, answerTo)
 			require.NoError(t, err)
@@ -136,8 +136,8 @@ func TestReplySource(t *testing.T) {
 	}
 }
 
-// TestStaleRefusal: two datagrams meet no backend; the ICMP errors they bring
-// must not take the third, which meets one.
+// TestStaleRefusal: ICMP errors of two datagrams without a backend do not lose the third,
+// which has one.
 func TestStaleRefusal(t *testing.T) {
 	noLeak(t)
 	for round := range 50 {
@@ -169,8 +169,7 @@ func TestStaleRefusal(t *testing.T) {
 	}
 }
 
-// TestStaleRefusalAhead is the same at its worst: the error is still pending on
-// the flow's socket when the next datagram is sent.
+// TestStaleRefusalAhead: the same while the error is still pending on the flow's socket.
 func TestStaleRefusalAhead(t *testing.T) {
 	noLeak(t)
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -200,8 +199,8 @@ func TestStaleRefusalAhead(t *testing.T) {
 	require.Zero(t, p.Stats().Dropped)
 }
 
-// TestFlood: more sources than flows. The table stays bounded, the oldest go,
-// and who comes next is served.
+// TestFlood: with more sources than flows the table stays bounded, the oldest flows end,
+// and new clients are served.
 func TestFlood(t *testing.T) {
 	noLeak(t)
 	backend := udpEcho(t, "127.0.0.1:0")
@@ -285,7 +284,7 @@ func TestUDPShutdownDrains(t *testing.T) {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- p.Shutdown(context.Background()) }()
-	// The answer to what came before still arrives; a newcomer has no flow.
+	// The answer to an earlier datagram arrives; a new client gets no flow.
 	time.Sleep(50 * time.Millisecond)
 	_, err = dial(t, "udp", p.FrontendAddr().String()).Write([]byte("late"))
 	require.NoError(t, err)
@@ -327,8 +326,8 @@ func TestManyClientsAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// FuzzControlMessages: what is put can be parsed, and nothing that can stand in
-// a control buffer makes the parser read outside it.
+// FuzzControlMessages: messages that were put can be parsed, and no content makes the
+// parser read outside of the buffer.
 func FuzzControlMessages(f *testing.F) {
 	var c control
 	n := c.putLocal(0, &pktinfo{n: unix.SizeofInet6Pktinfo})
@@ -366,9 +365,8 @@ func TestControlMessagesRoundTrip(t *testing.T) {
 	require.Zero(t, multicast.n)
 }
 
-// TestJoinedTakenApart: what UDP_GRO joined leaves as single datagrams where
-// UDP_SEGMENT cannot be had, more of them than one call takes, and those that
-// cannot leave are counted.
+// TestJoinedTakenApart: without UDP_SEGMENT, datagrams that UDP_GRO joined leave one by
+// one, more of them than one call takes, and failures are counted.
 func TestJoinedTakenApart(t *testing.T) {
 	sink, err := net.ListenUDP("udp", mustUDP(t, "127.0.0.1:0"))
 	require.NoError(t, err)
