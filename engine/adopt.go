@@ -108,13 +108,12 @@ func (e *Engine) classify(c table.Contents) found {
 // takeOver makes the contents of a table what is published.
 func (e *Engine) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
+	c.IPAM.Adopt(e.ipam) // so that handles of endpoints stay valid
 	e.published = newPublished(e.reserved)
-	e.mappings = c.Ports
+	e.mappings, e.ipam = c.Ports, c.IPAM
 	for p := range e.mappings.All {
 		e.expect(p)
 	}
-	c.IPAM.Adopt(e.ipam)
-	e.ipam = c.IPAM
 	e.hairpins.Load(c.Hairpins)
 	for _, p := range c.Segments {
 		e.segments[p] = 0

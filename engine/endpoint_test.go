@@ -483,3 +483,24 @@ func TestEndpointsOfClosed(t *testing.T) {
 	_, err = e.Networks(t.Context())
 	require.ErrorIs(t, err, nat.ErrClosed)
 }
+
+// The handle of an endpoint is the same after the table was loaded again, and ends with the
+// lease.
+func TestHandles(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", "172.30.0.0/24")
+	ep := attach(t, e, "web", "inside", "80", "81")
+	b.drop(t, "tcp4 { 49153 ") // by another program
+	e.table.MarkStale()
+	require.Equal(t, []string{"49154->172.30.0.2:81 web"}, portsOfEndpoint(ep))
+	found, err := e.Endpoint(t.Context(), "web")
+	require.NoError(t, err)
+	require.Same(t, ep, found)
+	require.NoError(t, ep.Release(t.Context()))
+	again := attach(t, e, "web", "inside")
+	require.NotSame(t, ep, again)
+	require.NoError(t, ep.Release(t.Context()), "it is released")
+	found, err = e.Endpoint(t.Context(), "web")
+	require.NoError(t, err)
+	require.Same(t, again, found)
+}
