@@ -38,9 +38,9 @@ type Controller struct {
 	host    Host
 	log     *slog.Logger
 	bridges Bridges // nil: it is closed, and does nothing
-	// watch subscribes to what happens to bridges. Nil: nobody can.
-	watch    func() (*watch, error)
-	follower *Follower
+	// namespace is where a follower watches bridges. Nil: nobody can.
+	namespace *hostnet.Namespace
+	follower  *Follower
 	// hooks are those of single bridges, by index, as they were last seen.
 	hooks map[int]Hooks
 	state
@@ -91,12 +91,11 @@ func New(host Host, log *slog.Logger) *Controller {
 // Open opens the bridges of the kernel.
 func (c *Controller) Open(s hostnet.Sysctls) error {
 	k, err := openKernel(s)
-	if err != nil {
-		return err
+	if err == nil {
+		c.namespace = s.Namespace
+		c.Use(k)
 	}
-	c.Use(k)
-	c.watch = func() (*watch, error) { return openWatch(s.Namespace) }
-	return nil
+	return err
 }
 
 // Use has the controller work on these bridges.
@@ -149,14 +148,11 @@ func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int
 	if c.bridges == nil {
 		return nil
 	}
-	var search map[netip.Addr]int
+	search := map[netip.Addr]int{}
 	for a := range added {
-		// While the controller follows backends, it has not to look for those that it knows.
+		// A follower knows when a backend moves.
 		bridge, known := routes[a].Bridge, c.follower != nil && c.backends[a].port != 0
 		if bridge != 0 && !known {
-			if search == nil {
-				search = map[netip.Addr]int{}
-			}
 			search[a] = bridge
 		}
 	}
@@ -240,7 +236,8 @@ func (c *Controller) Adopt() {
 		}
 		l, exists := byName[b.record]
 		if l.Hairpin {
-			d.after.ports[l.Index] = port{l.Name, l.Bridge, modeOurs}
+			c.ports[l.Index] = port{l.Name, l.Bridge, modeOurs} // whether or not the draft can be applied
+			d.after.ports[l.Index] = c.ports[l.Index]
 		} else if !exists {
 			d.renameRecords(b.record, "")
 		}

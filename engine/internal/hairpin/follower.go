@@ -4,33 +4,85 @@
 package hairpin
 
 import (
-	"context"
-	"maps"
+	"errors"
+	"fmt"
 	"net/netip"
-	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Follower follows backends to the ports that they are behind. A nil *Follower does
-// nothing.
+// Follower follows backends to the ports that they are behind: it watches what can move
+// a backend to another port. A nil *Follower does nothing.
 type Follower struct {
-	c     *Controller
-	watch *watch
+	c         *Controller
+	socket    *nlwire.Socket
+	listening sync.WaitGroup
+	// changes holds the changes that nobody has received yet, if there are any.
+	changes chan Changes
+	// joined is whether it has subscribed to neighbours and stations.
+	joined bool
 }
+
+// Changes are what happened since the last time.
+type Changes struct {
+	events []event
+	lost   bool // events are missing
+}
+
+// event is what happened to an interface or to a neighbour. It only says where to look:
+// everything may be different by the time that it is read.
+type event struct {
+	kind   eventKind
+	link   int          // the interface, or the port behind which a station is
+	hooks  Hooks        // of a bridge
+	bridge int          // that has seen a station
+	addr   netip.Addr   // of a neighbour
+	mac    HardwareAddr // of a neighbour or a station
+}
+
+type eventKind int
+
+const (
+	bridgeChanged    eventKind = iota + 1 // a bridge is new, or was changed
+	portChanged                           // a port is new, or was changed
+	portLeft                              // a port left its bridge or was deleted (sent for other interfaces too)
+	neighbourChanged                      // a link layer address is known
+	stationSeen                           // a bridge has seen a station behind a port
+)
+
+// maxEvents bounds how many events are kept until somebody reads them. More of them are
+// dropped, and everything is looked up again.
+const maxEvents = 4096
+
+// followerBuffer is the size of the socket's buffer, for as many events.
+const followerBuffer = 1 << 20
 
 // Follow begins to follow backends, and rechecks them all. Nil: bridges cannot be watched.
 func (c *Controller) Follow() *Follower {
-	if c.watch == nil {
+	if c.namespace == nil {
 		return nil
 	}
-	w, err := c.watch()
+	s, err := nlwire.Dial(nlwire.Config{
+		Protocol: unix.NETLINK_ROUTE, NetNS: c.namespace.FD(),
+		Groups: 1 << (unix.RTNLGRP_LINK - 1), ReceiveBuffer: followerBuffer,
+	})
 	if err != nil {
 		c.log.Warn("bridges are not watched: backends that appear later or move may not reach themselves by their frontends",
 			"error", err)
 		return nil
 	}
-	c.follower = &Follower{c, w}
-	c.follower.recheckAll()
+	c.follower = newFollower(c, s)
+	c.recheckAll(c.follower.join)
 	return c.follower
+}
+
+func newFollower(c *Controller, s *nlwire.Socket) *Follower {
+	f := &Follower{c: c, socket: s, changes: make(chan Changes, 1)}
+	f.listening.Go(f.listen)
+	return f
 }
 
 // Changes receives what Recheck is to be called with.
@@ -38,24 +90,15 @@ func (f *Follower) Changes() <-chan Changes {
 	if f == nil {
 		return nil
 	}
-	return f.watch.changes
-}
-
-// Recheck looks up what the changes are about, and acts on it.
-func (f *Follower) Recheck(ch Changes) {
-	isAboutBridges := func(ev event) bool { return ev.kind != neighbourChanged }
-	if ch.lost || !f.watch.joined && slices.ContainsFunc(ch.events, isAboutBridges) {
-		f.recheckAll()
-		return
-	}
-	f.c.handle(ch.events)
+	return f.changes
 }
 
 // Close ends the watch and waits for it, which takes no lock of the caller's. Stop is to
 // be called next, with the lock.
 func (f *Follower) Close() {
 	if f != nil {
-		f.watch.close()
+		_ = f.socket.Close() // nothing is written
+		f.listening.Wait()
 	}
 }
 
@@ -66,152 +109,53 @@ func (f *Follower) Stop() {
 	}
 }
 
-// recheckAll rechecks all backends if there is a bridge with a port, and watches neighbours
-// and stations from then on.
-func (f *Follower) recheckAll() {
-	ports, err := f.c.bridges.Ports()
-	if err == nil && len(ports) != 0 {
-		if err = f.watch.join(); err == nil {
-			err = f.c.recheckAll(ports)
-		}
+// join subscribes to neighbours and to stations of bridges, once. A host without bridges
+// has no use for them, and they can be many.
+func (f *Follower) join() error {
+	if f.joined {
+		return nil
 	}
+	err := f.socket.Control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_NEIGH)
+	})
 	if err != nil {
-		f.c.log.Warn("bridges could not be looked at", "error", err)
+		return fmt.Errorf("watch neighbours: %w", err)
 	}
+	f.joined = true
+	return nil
 }
 
-// recheckSet is what is to be looked up again.
-type recheckSet struct {
-	backends map[netip.Addr]bool
-	// ports by index, and whether they have left their bridges, as an event says.
-	ports map[int]bool
-}
-
-func newRecheckSet() recheckSet { return recheckSet{map[netip.Addr]bool{}, map[int]bool{}} }
-
-// recheckAll rechecks all backends of which something is known, and those that are
-// neighbours on a bridge.
-func (c *Controller) recheckAll(ports []Link) error {
-	set := newRecheckSet()
-	bridges := map[int]bool{}
-	for _, p := range ports {
-		bridges[p.Bridge] = true
-	}
-	err := c.addNeighbours(set, bridges)
-	for a := range c.backends {
-		set.backends[a] = true
-	}
-	for index := range c.ports {
-		set.ports[index] = false
-	}
-	c.recheck(set)
-	return err
-}
-
-// addNeighbours adds the backends that are neighbours on the bridges.
-func (c *Controller) addNeighbours(set recheckSet, bridges map[int]bool) error {
-	neighbours, err := c.bridges.Neighbours()
-	for _, n := range neighbours {
-		if bridges[n.Link] && c.host.Published(n.Addr) > 0 {
-			set.backends[n.Addr] = true
+// listen receives until the socket is closed.
+func (f *Follower) listen() {
+	buf := make([]byte, bufferSize)
+	for {
+		n, err := f.socket.Receive(buf, true)
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return // closed: there is no other error of a socket that only listens
 		}
-	}
-	return err
-}
-
-// handle rechecks what the events are about, as far as it matters.
-func (c *Controller) handle(events []event) {
-	set := newRecheckSet()
-	var stations map[HardwareAddr][]netip.Addr // made when it is needed
-	for _, ev := range events {
-		switch ev.kind {
-		case bridgeChanged:
-			if c.hooks[ev.link] != ev.hooks {
-				c.hooks[ev.link] = ev.hooks
-				if err := c.addNeighbours(set, map[int]bool{ev.link: true}); err != nil {
-					c.log.Warn("bridges could not be looked at", "error", err)
-				}
-			}
-		case portChanged, portLeft:
-			if _, known := c.ports[ev.link]; known {
-				set.ports[ev.link] = set.ports[ev.link] || ev.kind == portLeft
-			}
-		case neighbourChanged:
-			b := c.backends[ev.addr]
-			same := b.port != 0 && b.bridge == ev.link && b.mac == ev.mac
-			if !same && c.host.Published(ev.addr) > 0 {
-				set.backends[ev.addr] = true
-			}
-		case stationSeen:
-			if stations == nil {
-				stations = map[HardwareAddr][]netip.Addr{}
-				for a, b := range c.backends {
-					stations[b.mac] = append(stations[b.mac], a)
-				}
-			}
-			c.addSeen(set, ev, stations)
-		}
-	}
-	c.recheck(set)
-}
-
-// addSeen adds the backends that a station at a port may be. Those at that port already
-// need no recheck.
-func (c *Controller) addSeen(set recheckSet, ev event, stations map[HardwareAddr][]netip.Addr) {
-	known := false
-	for _, a := range stations[ev.mac] {
-		if b := c.backends[a]; b.bridge == ev.bridge {
-			known = known || b.port == ev.link
-			if b.port != ev.link {
-				set.backends[a] = true
+		var events []event
+		m := nlwire.Messages{Data: buf[:n]}
+		for m.Next() {
+			if ev := parseEvent(m.Message); ev.kind != 0 {
+				events = append(events, ev)
 			}
 		}
+		f.add(events, err != nil)
 	}
-	if known {
+}
+
+// add is called by listen alone, so that there is room when it has emptied the channel.
+func (f *Follower) add(events []event, lost bool) {
+	if len(events) == 0 && !lost {
 		return
 	}
-	// It may be a missing backend: these have no link layer address yet.
-	for _, a := range stations[HardwareAddr{}] {
-		if c.backends[a].bridge == ev.bridge {
-			set.backends[a] = true
-		}
+	select {
+	case c := <-f.changes:
+		events, lost = append(c.events, events...), lost || c.lost
+	default:
 	}
-}
-
-// recheck looks up ports that may have been deleted or changed, and backends that may be
-// behind another port.
-func (c *Controller) recheck(set recheckSet) {
-	if c.bridges == nil || len(set.backends)+len(set.ports) == 0 {
-		return
+	if len(events) > maxEvents {
+		events, lost = nil, true
 	}
-	d := c.draft()
-	for _, index := range slices.Sorted(maps.Keys(set.ports)) {
-		l, err := c.bridges.Link(index)
-		switch {
-		case isGone(err), err == nil && l.Bridge != c.ports[index].bridge,
-			// It has left and is back, as another port: its mode was lost, and nobody has
-			// switched it off. If it has the mode, it was rechecked after that.
-			err == nil && set.ports[index] && !l.Hairpin:
-			d.portLost(index)
-		case err != nil:
-			c.log.Warn("a bridge port could not be looked at", "port", c.ports[index].name, "error", err)
-			continue
-		}
-		for a, b := range c.backends {
-			if b.port == index {
-				set.backends[a] = true
-			}
-		}
-	}
-	search := map[netip.Addr]int{}
-	for a := range set.backends {
-		bridge, ok := c.host.BridgeOf(a)
-		if ok = ok && c.host.Published(a) > 0; ok {
-			search[a] = bridge
-		} else {
-			delete(d.after.backends, a)
-		}
-	}
-	d.search(context.Background(), search, 0)
-	c.Apply(d)
+	f.changes <- Changes{events, lost}
 }

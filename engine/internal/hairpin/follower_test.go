@@ -4,114 +4,109 @@
 package hairpin
 
 import (
-	"errors"
-	"net/netip"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// eventsOf are the events of a host's link layer address.
-func eventsOf(addr string, port int) []event {
-	mac := HardwareAddr{2, byte(port)}
-	return []event{
-		{kind: stationSeen, bridge: fakeBridge, link: port, mac: mac},
-		{kind: neighbourChanged, link: fakeBridge, addr: netip.MustParseAddr(addr), mac: mac},
+// A follower receives changes of bridges, their ports and, from joining on, of neighbours and stations.
+func TestFollower(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+	k := bridgesOf(t, top.Host)
+	m := newMachine()
+	clear(m.bridges.links) // so that it does not join yet
+	c := m.open()
+	c.namespace = k.sysctls.Namespace
+	f := c.Follow()
+	require.NotNil(t, f)
+	require.Same(t, f, c.follower)
+	defer f.Stop()
+	defer f.Close()
+	bridge := linkNamed(t, top.Host, lab.HostBridge).Attrs().Index
+	port := linkNamed(t, top.Host, lab.HostPort1).Attrs().Index
+	mac := macOf(linkNamed(t, top.Backend1, lab.MachineLink))
+	var all []event
+	receives := func(want event) {
+		t.Helper()
+		awaitTrue(t, fmt.Sprintf("%+v", want), func() bool {
+			ch := takeChanges(f)
+			require.False(t, ch.lost)
+			all = append(all, ch.events...)
+			return slices.Contains(all, want)
+		})
 	}
+	require.NoError(t, k.Solicit(bridge, top.Backend1.V4, false))
+	require.NoError(t, k.SetHairpin(port, true))
+	receives(event{kind: portChanged, link: port})
+	require.False(t, slices.ContainsFunc(all, func(ev event) bool { return ev.kind >= neighbourChanged }), "%+v", all)
+
+	require.NoError(t, f.join())
+	labtest.Exec(t, top.Host, "ip", "neigh", "flush", "dev", lab.HostBridge)
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
+	require.NoError(t, k.Solicit(bridge, top.Backend1.V4, false))
+	receives(event{kind: neighbourChanged, link: bridge, addr: top.Backend1.V4, mac: mac})
+	receives(event{kind: stationSeen, link: port, bridge: bridge, mac: mac})
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "nf_call_ip6tables", "1")
+	receives(event{kind: bridgeChanged, link: bridge, hooks: Hooks{IPv6: true}})
+	all = nil
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "nomaster")
+	receives(event{kind: portLeft, link: port})
+	all = nil
+	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "master", lab.HostBridge)
+	receives(event{kind: portChanged, link: port})
+	all = nil
+	labtest.Exec(t, top.Backend1, "ip", "link", "del", lab.MachineLink)
+	receives(event{kind: portLeft, link: port})
 }
 
-// An event about what is known costs nothing; what is not known is looked up.
-func TestFollow(t *testing.T) {
-	m := newMachine()
-	c := m.open()
-	m.publish(t, c, "172.30.0.2", "172.30.0.77")
-	m.bridges.asked = map[string]int{}
-	c.handle(slices.Concat(eventsOf("172.30.0.3", fakePort2)[1:], []event{
-		{kind: portChanged, link: fakePort2}, {kind: bridgeChanged, link: fakeBridge}, {kind: bridgeChanged, link: 99},
-	}, eventsOf("172.30.0.2", fakePort1)))
-	require.Empty(t, m.bridges.asked)
-
-	// The missing backend: a station is new, and is asked.
-	m.bridges.attach("172.30.0.77", fakePort2)
-	c.handle(eventsOf("172.30.0.77", fakePort2)[:1])
-	require.Equal(t, 1, m.bridges.asked["solicit"])
-	require.Equal(t, []string{"port1"}, m.bridges.on())
-	c.handle(eventsOf("172.30.0.77", fakePort2)[1:])
-	require.Equal(t, []string{"port1", "port2"}, m.bridges.on())
-
-	// Moved, renamed, gone.
-	m.bridges.seen[HardwareAddr{2, fakePort1}] = fakePort2
-	c.handle([]event{{kind: stationSeen, bridge: fakeBridge, link: fakePort2, mac: HardwareAddr{2, fakePort1}}})
-	require.Equal(t, []string{"port2"}, m.bridges.on())
-	m.bridges.change(fakePort2, func(l *Link) { l.Name = "tap2" })
-	c.handle([]event{{kind: portChanged, link: fakePort2}})
-	require.Equal(t, []string{"172.30.0.2 tap2", "172.30.0.77 tap2"}, m.recordsOf(t, c))
-	require.Equal(t, []string{"tap2"}, m.bridges.on())
-	delete(m.bridges.links, fakePort2)
-	c.handle([]event{{kind: portChanged, link: fakePort2}})
-	require.Empty(t, m.recordsOf(t, c))
-
-	// Everything after events were lost.
-	m.bridges.links[14] = Link{Index: 14, Name: "port9", Kind: "veth", Bridge: fakeBridge}
-	m.bridges.seen[HardwareAddr{2, fakePort1}], m.bridges.seen[HardwareAddr{2, fakePort2}] = 14, fakePort1
-	ports, err := m.bridges.Ports()
+// A follower does not keep events for ever, and knows that some are missing, also those that
+// were too many for the socket.
+func TestFollowerLoses(t *testing.T) {
+	ns := labtest.NewNS(t, "bridges")
+	n, err := hostnet.OpenNamespace(ns.Path())
 	require.NoError(t, err)
-	require.NoError(t, c.recheckAll(ports))
-	require.Equal(t, []string{"172.30.0.2 port9", "172.30.0.77 port1"}, m.recordsOf(t, c))
-	require.Equal(t, []string{"port1", "port9"}, m.bridges.on())
+	defer func() { require.NoError(t, n.Close()) }()
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_ROUTE, NetNS: n.FD(), Groups: 1, ReceiveBuffer: 4096})
+	require.NoError(t, err)
+	var many strings.Builder
+	for i := range 50 {
+		fmt.Fprintf(&many, "link add br%d type bridge\n", i)
+	}
+	labtest.ExecInput(t, ns, many.String(), "ip", "-batch", "-")
+	f := newFollower(nil, s)
+	awaitTrue(t, "the loss", func() bool { return takeChanges(f).lost })
+	labtest.Exec(t, ns, "ip", "link", "del", "br0")
+	awaitTrue(t, "more events", func() bool { return len(takeChanges(f).events) != 0 })
+	f.Close()
+
+	for range maxEvents {
+		f.add(make([]event, 1), false)
+	}
+	ch := takeChanges(f)
+	require.False(t, ch.lost)
+	require.Len(t, ch.events, maxEvents)
+	f.add(make([]event, maxEvents+1), false)
+	f.add(make([]event, 1), false)
+	ch = takeChanges(f)
+	require.True(t, ch.lost)
+	require.Len(t, ch.events, 1)
 }
 
-// A port that takes the name of a deleted one is another: its mode is somebody else's.
-func TestFollowAnotherPort(t *testing.T) {
-	m := newMachine()
-	c := m.open()
-	m.publish(t, c, "172.30.0.2")
-	delete(m.bridges.links, fakePort1)
-	m.bridges.links[14] = Link{Index: 14, Name: "port1", Kind: "veth", Bridge: fakeBridge, Hairpin: true}
-	m.bridges.seen[HardwareAddr{2, fakePort1}] = 14
-	c.handle([]event{{kind: portChanged, link: fakePort1}})
-	require.Empty(t, m.recordsOf(t, c))
-	c.Purge()
-	require.Equal(t, []string{"port1"}, m.bridges.on())
-}
-
-// A port that has left its bridge and is back before the recheck gets its mode again; one
-// that somebody switched off stays off.
-func TestFollowPortThatIsBack(t *testing.T) {
-	m := newMachine()
-	c := m.open()
-	m.publish(t, c, "172.30.0.2")
-	off := func(l *Link) { l.Hairpin = false }
-	m.bridges.change(fakePort1, off)
-	c.handle([]event{{kind: portLeft, link: fakePort1}, {kind: portChanged, link: fakePort1}})
-	require.Equal(t, []string{"port1"}, m.bridges.on())
-	require.Equal(t, []string{"172.30.0.2 port1"}, m.recordsOf(t, c))
-	c.handle([]event{{kind: portLeft, link: fakePort1}})
-	require.Equal(t, []string{"172.30.0.2 port1"}, m.recordsOf(t, c), "it has the mode from after that")
-	m.bridges.change(fakePort1, off)
-	c.handle([]event{{kind: portChanged, link: fakePort1}})
-	require.Empty(t, m.bridges.on())
-	c.Purge()
-	require.Empty(t, m.bridges.on())
-}
-
-// While no record can be written no port is switched.
-func TestFollowWithoutRecord(t *testing.T) {
-	m := newMachine()
-	c := m.open()
-	delete(m.bridges.hosts, netip.MustParseAddr("172.30.0.2"))
-	m.publish(t, c, "172.30.0.2")
-	m.bridges.attach("172.30.0.2", fakePort1)
-	require.NoError(t, m.bridges.Solicit(fakeBridge, netip.MustParseAddr("172.30.0.2"), false))
-	m.noTable = true
-	c.handle(eventsOf("172.30.0.2", fakePort1))
-	require.Empty(t, m.bridges.on())
-	m.noTable, m.refused = false, errors.New("no")
-	c.handle(eventsOf("172.30.0.2", fakePort1))
-	require.Empty(t, m.bridges.on())
-	m.refused = nil
-	m.publish(t, c, "172.30.0.2")
-	require.Equal(t, []string{"port1"}, m.bridges.on())
-	require.Equal(t, []string{"172.30.0.2 port1"}, m.recordsOf(t, c))
+// takeChanges returns what there is, without waiting.
+func takeChanges(f *Follower) Changes {
+	select {
+	case ch := <-f.changes:
+		return ch
+	default:
+		return Changes{}
+	}
 }

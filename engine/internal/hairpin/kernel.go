@@ -109,8 +109,7 @@ func (k *kernel) Ports() (ports []Link, err error) {
 
 func (k *kernel) Neighbour(link int, a netip.Addr) (HardwareAddr, error) {
 	var n neighbour
-	request := nlwire.AppendAttr(neighbourHeader(a, link, 0, 0), unix.NDA_DST, a.AsSlice()...)
-	err := k.ask(unix.RTM_GETNEIGH, 0, request, func(b []byte) { n, _ = parseNeighbour(b) })
+	err := k.ask(unix.RTM_GETNEIGH, 0, neighbourRequest(a, link, 0, 0), func(b []byte) { n, _ = parseNeighbour(b) })
 	if err == nil && !n.hasMAC {
 		err = unix.ENOENT
 	}
@@ -121,8 +120,7 @@ func (k *kernel) Neighbour(link int, a netip.Addr) (HardwareAddr, error) {
 }
 
 func (k *kernel) Neighbours() (all []Neighbour, err error) {
-	request := neighbourHeader(netip.Addr{}, 0, 0, 0)
-	err = k.ask(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, request, func(b []byte) {
+	err = k.ask(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, neighbourHeader(unix.AF_UNSPEC, 0, 0, 0), func(b []byte) {
 		if n, ok := parseNeighbour(b); ok && n.hasMAC && n.Addr.IsValid() {
 			all = append(all, n.Neighbour)
 		}
@@ -137,16 +135,14 @@ func (k *kernel) Neighbours() (all []Neighbour, err error) {
 // neighbour that it knows and has not used for some time, that is to wait for five
 // seconds (delay_first_probe_time); one in the state NUD_PROBE is asked at once.
 func (k *kernel) Solicit(link int, a netip.Addr, known bool) error {
-	header := neighbourHeader(a, link, 0, unix.NTF_USE)
+	request := neighbourRequest(a, link, 0, unix.NTF_USE)
 	if known {
-		header = neighbourHeader(a, link, unix.NUD_PROBE, 0)
+		request = neighbourRequest(a, link, unix.NUD_PROBE, 0)
 	}
-	err := k.ask(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK,
-		nlwire.AppendAttr(header, unix.NDA_DST, a.AsSlice()...), nil)
-	if err != nil {
-		err = fmt.Errorf("solicit neighbour %s: %w", a, err)
+	if err := k.ask(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, request, nil); err != nil {
+		return fmt.Errorf("solicit neighbour %s: %w", a, err)
 	}
-	return err
+	return nil
 }
 
 // maxSingle is up to how many stations are looked up one by one and not in a list: that
@@ -169,9 +165,7 @@ func (k *kernel) Stations(bridge Link, macs []HardwareAddr) (map[HardwareAddr]in
 		err, macs = k.ask(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, request, add), nil
 	}
 	for _, mac := range macs {
-		request := neighbourHeader(netip.Addr{}, 0, 0, 0)
-		request[0] = unix.AF_BRIDGE
-		request = nlwire.AppendAttr(request, unix.NDA_MASTER, master...)
+		request := nlwire.AppendAttr(neighbourHeader(unix.AF_BRIDGE, 0, 0, 0), unix.NDA_MASTER, master...)
 		err = k.ask(unix.RTM_GETNEIGH, 0, nlwire.AppendAttr(request, unix.NDA_LLADDR, mac[:]...), add)
 		if err != nil && !isGone(err) {
 			break

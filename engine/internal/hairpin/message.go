@@ -20,19 +20,23 @@ func linkHeader(family uint8, index int) []byte {
 	return b
 }
 
-// neighbourHeader is a struct ndmsg of an address's family, if it is valid
-// (include/uapi/linux/neighbour.h).
-func neighbourHeader(a netip.Addr, link int, state uint16, flags uint8) []byte {
+// neighbourHeader is a struct ndmsg (include/uapi/linux/neighbour.h).
+func neighbourHeader(family uint8, link int, state uint16, flags uint8) []byte {
 	b := make([]byte, unix.SizeofNdMsg, 64)
-	if a.Is4() {
-		b[0] = unix.AF_INET
-	} else if a.Is6() {
-		b[0] = unix.AF_INET6
-	}
+	b[0] = family
 	binary.NativeEndian.PutUint32(b[4:], uint32(link))
 	binary.NativeEndian.PutUint16(b[8:], state)
 	b[10] = flags
 	return b
+}
+
+// neighbourRequest asks for, or sets, the neighbour with an address.
+func neighbourRequest(a netip.Addr, link int, state uint16, flags uint8) []byte {
+	family := uint8(unix.AF_INET6)
+	if a.Is4() {
+		family = unix.AF_INET
+	}
+	return nlwire.AppendAttr(neighbourHeader(family, link, state, flags), unix.NDA_DST, a.AsSlice()...)
 }
 
 // attributes are the payloads of attributes, by type.

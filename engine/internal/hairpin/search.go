@@ -75,7 +75,14 @@ func (s *search) run(ctx context.Context, backends map[netip.Addr]int, pauses in
 	if err != nil || s.missing == 0 || s.missing > maxSolicited {
 		return err
 	}
-	err = s.solicit()
+	for a, at := range s.found {
+		if at.port == 0 && err == nil {
+			err = s.c.bridges.Solicit(at.bridge, a, at.mac != HardwareAddr{})
+		}
+		if isGone(err) {
+			err = nil
+		}
+	}
 	for n := 0; n < pauses && err == nil && s.missing != 0; n++ {
 		if sleep.For(ctx, searchPause<<n) != nil {
 			break // the caller does not make the change
@@ -159,19 +166,6 @@ func (s *search) lookUp() error {
 			}
 			s.found[a] = position{bridge, at.mac, port}
 			s.missing--
-		}
-	}
-	return nil
-}
-
-// solicit asks the missing backends where they are.
-func (s *search) solicit() error {
-	for a, at := range s.found {
-		if at.port != 0 {
-			continue
-		}
-		if err := s.c.bridges.Solicit(at.bridge, a, at.mac != HardwareAddr{}); err != nil && !isGone(err) {
-			return err
 		}
 	}
 	return nil

@@ -1,0 +1,163 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hairpin
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Recheck looks up what the changes are about, and acts on it.
+func (f *Follower) Recheck(ch Changes) {
+	isAboutBridges := func(ev event) bool { return ev.kind != neighbourChanged }
+	if ch.lost || !f.joined && slices.ContainsFunc(ch.events, isAboutBridges) {
+		f.c.recheckAll(f.join)
+		return
+	}
+	f.c.handle(ch.events)
+}
+
+// recheckSet is what is to be looked up again.
+type recheckSet struct {
+	backends map[netip.Addr]bool
+	// ports by index, and whether they have left their bridges, as an event says.
+	ports map[int]bool
+}
+
+// recheckAll rechecks all backends of which something is known, and those that are
+// neighbours on a bridge. join is called first, and nothing done if no bridge has a port.
+func (c *Controller) recheckAll(join func() error) {
+	ports, err := c.bridges.Ports()
+	if err == nil && len(ports) != 0 {
+		err = join()
+	}
+	if err != nil {
+		c.log.Warn("bridges could not be looked at", "error", err)
+	}
+	if err != nil || len(ports) == 0 {
+		return
+	}
+	set := recheckSet{map[netip.Addr]bool{}, map[int]bool{}}
+	bridges := map[int]bool{}
+	for _, p := range ports {
+		bridges[p.Bridge] = true
+	}
+	c.addNeighbours(set, bridges)
+	for a := range c.backends {
+		set.backends[a] = true
+	}
+	for index := range c.ports {
+		set.ports[index] = false
+	}
+	c.recheck(set)
+}
+
+// addNeighbours adds the backends that are neighbours on the bridges.
+func (c *Controller) addNeighbours(set recheckSet, bridges map[int]bool) {
+	neighbours, err := c.bridges.Neighbours()
+	if err != nil {
+		c.log.Warn("bridges could not be looked at", "error", err)
+	}
+	for _, n := range neighbours {
+		if bridges[n.Link] && c.host.Published(n.Addr) > 0 {
+			set.backends[n.Addr] = true
+		}
+	}
+}
+
+// handle rechecks what the events are about, as far as it matters.
+func (c *Controller) handle(events []event) {
+	set := recheckSet{map[netip.Addr]bool{}, map[int]bool{}}
+	var stations map[HardwareAddr][]netip.Addr // made when it is needed
+	for _, ev := range events {
+		switch ev.kind {
+		case bridgeChanged:
+			if c.hooks[ev.link] != ev.hooks {
+				c.hooks[ev.link] = ev.hooks
+				c.addNeighbours(set, map[int]bool{ev.link: true})
+			}
+		case portChanged, portLeft:
+			if _, known := c.ports[ev.link]; known {
+				set.ports[ev.link] = set.ports[ev.link] || ev.kind == portLeft
+			}
+		case neighbourChanged:
+			b := c.backends[ev.addr]
+			same := b.port != 0 && b.bridge == ev.link && b.mac == ev.mac
+			if !same && c.host.Published(ev.addr) > 0 {
+				set.backends[ev.addr] = true
+			}
+		case stationSeen:
+			if stations == nil {
+				stations = map[HardwareAddr][]netip.Addr{}
+				for a, b := range c.backends {
+					stations[b.mac] = append(stations[b.mac], a)
+				}
+			}
+			c.addSeen(set, ev, stations)
+		}
+	}
+	c.recheck(set)
+}
+
+// addSeen adds the backends that a station at a port may be. Those at that port already
+// need no recheck.
+func (c *Controller) addSeen(set recheckSet, ev event, stations map[HardwareAddr][]netip.Addr) {
+	known := false
+	for _, a := range stations[ev.mac] {
+		if b := c.backends[a]; b.bridge == ev.bridge {
+			known = known || b.port == ev.link
+			if b.port != ev.link {
+				set.backends[a] = true
+			}
+		}
+	}
+	if known {
+		return
+	}
+	// It may be a missing backend: these have no link layer address yet.
+	for _, a := range stations[HardwareAddr{}] {
+		if c.backends[a].bridge == ev.bridge {
+			set.backends[a] = true
+		}
+	}
+}
+
+// recheck looks up ports that may have been deleted or changed, and backends that may be
+// behind another port.
+func (c *Controller) recheck(set recheckSet) {
+	if c.bridges == nil || len(set.backends)+len(set.ports) == 0 {
+		return
+	}
+	d := c.draft()
+	for _, index := range slices.Sorted(maps.Keys(set.ports)) {
+		l, err := c.bridges.Link(index)
+		switch {
+		case isGone(err), err == nil && l.Bridge != c.ports[index].bridge,
+			// It has left and is back, as another port: its mode was lost, and nobody has
+			// switched it off. If it has the mode, it was rechecked after that.
+			err == nil && set.ports[index] && !l.Hairpin:
+			d.portLost(index)
+		case err != nil:
+			c.log.Warn("a bridge port could not be looked at", "port", c.ports[index].name, "error", err)
+			continue
+		}
+		for a, b := range c.backends {
+			if b.port == index {
+				set.backends[a] = true
+			}
+		}
+	}
+	search := map[netip.Addr]int{}
+	for a := range set.backends {
+		if bridge, ok := c.host.BridgeOf(a); ok && c.host.Published(a) > 0 {
+			search[a] = bridge
+		} else {
+			delete(d.after.backends, a)
+		}
+	}
+	d.search(context.Background(), search, 0)
+	c.Apply(d)
+}
