@@ -14,14 +14,14 @@ import (
 // adopt takes over what the kernel holds: the table is the only record of what is
 // published. An engine starts with it, and calls it when the kernel turns out to hold
 // something else than the engine knows.
-func (e *Engine) adopt(ctx context.Context) error {
+func (e *core) adopt(ctx context.Context) error {
 	e.opts.Trace("adopt")
 	defer e.opts.Progress(Progress{})
 	return e.table.Retry(ctx, e.adoptOnce)
 }
 
 // adoptOnce is one attempt. The error matches nft.ErrStale if the table changed meanwhile.
-func (e *Engine) adoptOnce() error {
+func (e *core) adoptOnce() error {
 	c, err := e.table.Load()
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ type found struct {
 }
 
 // classify decides what is to be done with a loaded table.
-func (e *Engine) classify(c table.Contents) found {
+func (e *core) classify(c table.Contents) found {
 	f := found{outcome: accept, loaded: c}
 	d := &f.loaded.Damage
 	known := e.table.Known()
@@ -106,7 +106,7 @@ func (e *Engine) classify(c table.Contents) found {
 }
 
 // takeOver makes the contents of a table what is published.
-func (e *Engine) takeOver(c *schema.Contents) {
+func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
 	c.IPAM.Adopt(e.ipam) // so that handles of endpoints stay valid
 	e.published = newPublished(e.reserved)

@@ -16,12 +16,12 @@ import (
 
 // Diff tells what Apply would change, and changes nothing.
 func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
-	return view(ctx, e, func() ([]nat.Change, error) {
-		c, err := e.difference(ms)
+	return view(ctx, e, func(c *core) ([]nat.Change, error) {
+		ch, err := c.difference(ms)
 		if err != nil {
 			return nil, err
 		}
-		return c.Lines(), nil
+		return ch.Lines(), nil
 	})
 }
 
@@ -31,10 +31,10 @@ func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, err
 //
 // Errors are those of Publish; on any error nothing has changed.
 func (e *Engine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
-	return update(ctx, e, func() ([]nat.Change, error) { return e.apply(ctx, ms) })
+	return update(ctx, e, func(c *core) ([]nat.Change, error) { return c.apply(ctx, ms) })
 }
 
-func (e *Engine) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change, err error) {
+func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change, err error) {
 	err = e.retryOnConflict(ctx, func() error {
 		c, err := e.difference(ms)
 		if err != nil {
@@ -58,7 +58,7 @@ func (e *Engine) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Chang
 
 // applyOnce reserves and commits a difference. What it removes has to be released
 // before what it adds can be reserved, and is reserved again if the commit fails.
-func (e *Engine) applyOnce(ctx context.Context, c change) error {
+func (e *core) applyOnce(ctx context.Context, c change) error {
 	e.opts.Trace("reserve")
 	e.reserved.Release(c.Removed)
 	if n, err := e.reserved.ReserveAll(c.Added); err != nil {
@@ -72,7 +72,7 @@ func (e *Engine) applyOnce(ctx context.Context, c change) error {
 
 // unreserve takes reservations back because of an error: what was to come is
 // released, what was to go is reserved again.
-func (e *Engine) unreserve(come, gone []portset.Port, cause error) error {
+func (e *core) unreserve(come, gone []portset.Port, cause error) error {
 	e.reserved.Release(come)
 	for _, err := range e.reserved.Restore(gone) {
 		cause = undone(cause, err)
@@ -81,7 +81,7 @@ func (e *Engine) unreserve(come, gone []portset.Port, cause error) error {
 }
 
 // difference is the change that makes what is published these mappings.
-func (e *Engine) difference(ms []nat.Mapping) (change, error) {
+func (e *core) difference(ms []nat.Mapping) (change, error) {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
 	}
@@ -125,7 +125,7 @@ func (e *Engine) difference(ms []nat.Mapping) (change, error) {
 }
 
 // unwanted are the published ports that are not among the mappings.
-func (e *Engine) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
+func (e *core) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	wanted := portset.NewSet()
 	for i := range ms {
 		if over(&ms[i], now) {

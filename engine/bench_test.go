@@ -93,9 +93,9 @@ func BenchmarkExpire(b *testing.B) {
 	for b.Loop() {
 		m.Expires = now
 		p := portset.Of(m)
-		e.put(p)
-		e.countPort(p, 1)
-		e.forget(now)
+		e.core.put(p)
+		e.core.countPort(p, 1)
+		e.core.forget(now)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 const changeAttempts = 5
 
 // retryOnConflict calls f, again as long as it finds that the kernel has changed.
-func (e *Engine) retryOnConflict(ctx context.Context, f func() error) error {
+func (e *core) retryOnConflict(ctx context.Context, f func() error) error {
 	defer e.opts.Progress(Progress{})
 	e.table.SetCurrent(false)
 	var err error
@@ -44,7 +44,7 @@ func (e *Engine) retryOnConflict(ctx context.Context, f func() error) error {
 }
 
 // resync loads the table if the kernel may hold something else than the engine knows.
-func (e *Engine) resync(ctx context.Context) error {
+func (e *core) resync(ctx context.Context) error {
 	if !e.table.Stale() {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (e *Engine) resync(ctx context.Context) error {
 // errors of undoing are joined to the cause. What the change adds has been reserved
 // already; what it removes is released here. A context that is done is heeded until the
 // table changes.
-func (e *Engine) commit(ctx context.Context, c change) error {
+func (e *core) commit(ctx context.Context, c change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (e *Engine) commit(ctx context.Context, c change) error {
 // commitTable makes the planned change in the kernel: of the table's elements, or, if there
 // is no table, by creating it. A table that somebody else has created meanwhile stays as
 // it is.
-func (e *Engine) commitTable(p *plan, undo *undoList) error {
+func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
 		es := append(p.tableElements(e.now()), schema.HairpinElements(e.hairpins.Records(p.hairpins))...)
 		if err := e.table.Create(inSets(es)); err != nil {
@@ -149,7 +149,7 @@ func (e *Engine) commitTable(p *plan, undo *undoList) error {
 }
 
 // forward turns on IP forwarding as far as the plan needs it.
-func (e *Engine) forward(p *plan, undo *undoList) error {
+func (e *core) forward(p *plan, undo *undoList) error {
 	if e.opts.NoSysctl {
 		return nil
 	}
@@ -167,7 +167,7 @@ func (e *Engine) forward(p *plan, undo *undoList) error {
 }
 
 // note makes the planned change in what the engine knows.
-func (e *Engine) note(p *plan) {
+func (e *core) note(p *plan) {
 	for _, port := range p.Removed {
 		e.removePort(port)
 	}
@@ -178,7 +178,7 @@ func (e *Engine) note(p *plan) {
 	e.backends.AddAll(p.countsAfter, 1)
 	e.segments, e.ipam = p.segments, p.ipamAfter
 	for _, l := range p.ipamDiff.RemovedLeases {
-		delete(e.handles, l.Name)
+		delete(e.handles.byName, l.Name)
 	}
 	e.hairpins.Commit(p.hairpins)
 }

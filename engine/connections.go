@@ -39,7 +39,7 @@ func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return nil, err
 	}
-	flows, closed := e.flows, e.closed
+	flows, closed := e.core.flows, e.core.closed
 	e.mu.Unlock()
 	if closed {
 		return nil, nat.ErrClosed
@@ -52,11 +52,11 @@ func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
 		return nil, err
 	}
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.core.closed {
 		return nil, nat.ErrClosed
 	}
-	e.forget(e.now())
-	return e.connections(counts), nil
+	e.core.forget(e.core.now())
+	return e.core.connections(counts), nil
 }
 
 // translation is what netfilter makes of a flow's destination.
@@ -83,7 +83,7 @@ func countFlows(ctx context.Context, flows flowTable) (map[translation]int, erro
 }
 
 // connections adds up what belongs to each port.
-func (e *Engine) connections(counts map[translation]int) []Connections {
+func (e *core) connections(counts map[translation]int) []Connections {
 	all := map[portset.Frontend]*Connections{}
 	of := func(p portset.Port) *Connections {
 		c := all[p.Frontend]
@@ -119,7 +119,7 @@ func (e *Engine) connections(counts map[translation]int) []Connections {
 // translated finds the port that a translation is of: one for the address, or for any of
 // its family, or for any. It leads to the same backend; flows to a former one, or that
 // another table has translated, are of none.
-func (e *Engine) translated(t translation) (portset.Port, bool) {
+func (e *core) translated(t translation) (portset.Port, bool) {
 	any := portset.Frontend{Proto: t.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, t.AddrPort.Port())}
 	for _, f := range []portset.Frontend{t.Frontend, any.OfFamily(t.AddrPort.Addr()), any} {
 		if target, ok := e.mappings.Get(f); ok && target.Backend == t.backend {

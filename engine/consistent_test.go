@@ -23,21 +23,21 @@ import (
 // this one knows, and every port is reserved by who has it, and no other.
 func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	tb.Helper()
-	next, err := b.tryOpen(Options{ReadOnly: true, FirstPort: e.opts.FirstPort, LastPort: e.opts.LastPort})
+	next, err := b.tryOpen(Options{ReadOnly: true, FirstPort: e.core.opts.FirstPort, LastPort: e.core.opts.LastPort})
 	require.NoError(tb, err)
 	have := must(e.Mappings(tb.Context()))
 	require.Equal(tb, publishedBy(next), publishedBy(e), "what is in the kernel, and what is known")
-	require.Equal(tb, next.segments, e.segments)
+	require.Equal(tb, next.core.segments, e.core.segments)
 	theirs, err := next.State(tb.Context())
 	require.NoError(tb, err)
 	ours, err := e.State(tb.Context())
 	require.NoError(tb, err)
 	require.Equal(tb, theirs, ours, "networks, endpoints and cursors")
-	require.Equal(tb, next.backends, e.backends)
-	require.Equal(tb, next.hairpins.Records(nil), e.hairpins.Records(nil))
+	require.Equal(tb, next.core.backends, e.core.backends)
+	require.Equal(tb, next.core.hairpins.Records(nil), e.core.hairpins.Records(nil))
 	require.Empty(tb, misreserved(e, have))
-	for p := range e.segments {
-		for q := range e.segments {
+	for p := range e.core.segments {
+		for q := range e.core.segments {
 			require.False(tb, p != q && p.Overlaps(q), "segments %s and %s overlap", p, q)
 		}
 	}
@@ -47,7 +47,7 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 // to 112, 80, and some that are published.
 func probes(e *Engine) []portset.Frontend {
 	ports := []uint16{80, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112}
-	for p := range e.mappings.All {
+	for p := range e.core.mappings.All {
 		if len(ports) < 20 && !slices.Contains(ports, p.AddrPort.Port()) {
 			ports = append(ports, p.AddrPort.Port())
 		}
@@ -70,9 +70,9 @@ func misreserved(e *Engine, ms []nat.Mapping) (wrong []string) {
 		taken := slices.ContainsFunc(ms, func(m nat.Mapping) bool {
 			return m.Proto == f.Proto && m.Frontend.Port() == f.AddrPort.Port() && exclude(m.Frontend.Addr(), f.AddrPort.Addr())
 		})
-		err := e.reserved.Reserve(f)
+		err := e.core.reserved.Reserve(f)
 		if err == nil {
-			e.reserved.Release([]portset.Port{{Frontend: f}})
+			e.core.reserved.Release([]portset.Port{{Frontend: f}})
 		}
 		if taken != (err != nil) {
 			wrong = append(wrong, fmt.Sprintf("%s taken: %t, but reserving it: %v", nat.DescribeFrontend(f.Mapping(portset.Target{})), taken, err))

@@ -84,7 +84,7 @@ func TestContextDoneDuringChange(t *testing.T) {
 			before := b.snapshot(e)
 			ctx, cancel := context.WithCancel(t.Context())
 			seen := false
-			e.opts.Trace = func(s string) {
+			e.core.opts.Trace = func(s string) {
 				if s == step {
 					seen = true
 					cancel()
@@ -92,7 +92,7 @@ func TestContextDoneDuringChange(t *testing.T) {
 			}
 			err := withContext(t, e, ep)[name](ctx)
 			cancel()
-			e.opts.Trace = func(string) {}
+			e.core.opts.Trace = func(string) {}
 			if !seen || step == "flows" {
 				require.NoError(t, err, "%s at %s", name, step)
 				continue

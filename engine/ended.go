@@ -12,7 +12,7 @@ import (
 
 // removeNotes removes notes whose flows are deleted from the table. Should that fail they
 // ask for what is done already.
-func (e *Engine) removeNotes(notes []nft.Element) {
+func (e *core) removeNotes(notes []nft.Element) {
 	if len(notes) == 0 {
 		return
 	}
@@ -22,7 +22,7 @@ func (e *Engine) removeNotes(notes []nft.Element) {
 }
 
 // endFlows deletes the flows to UDP ports that ended, and then their notes.
-func (e *Engine) endFlows(ended []portset.Port) error {
+func (e *core) endFlows(ended []portset.Port) error {
 	if len(ended) == 0 {
 		return nil
 	}

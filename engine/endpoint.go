@@ -38,33 +38,39 @@ func (ep *Endpoint) Address() netip.Prefix {
 // Gateway is the host's address on the network.
 func (ep *Endpoint) Gateway() netip.Addr { return ep.lease.Gateway }
 
-// endpoint returns the handle of a lease: the same one each time.
-func (e *Engine) endpoint(l *ipam.Lease) *Endpoint {
-	if ep := e.handles[l.Name]; ep != nil && ep.lease == l {
+// handles are the endpoints that callers have, one for each lease.
+type handles struct {
+	owner  *Engine // whose lock the endpoints take
+	byName map[string]*Endpoint
+}
+
+// of returns the handle of a lease: the same one each time.
+func (h handles) of(l *ipam.Lease) *Endpoint {
+	if ep := h.byName[l.Name]; ep != nil && ep.lease == l {
 		return ep
 	}
-	ep := &Endpoint{e, l}
-	e.handles[l.Name] = ep
+	ep := &Endpoint{h.owner, l}
+	h.byName[l.Name] = ep
 	return ep
 }
 
 // released reports whether the endpoint is gone.
-func (ep *Endpoint) released() bool { return ep.engine.ipam.Lease(ep.lease.Name) != ep.lease }
+func (ep *Endpoint) released() bool { return ep.engine.core.ipam.Lease(ep.lease.Name) != ep.lease }
 
 // Mappings returns what is published of the endpoint now, in the order of Compare, each of
 // a single port: mappings that have its name and lead to its address. None after Release.
 func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	e := ep.engine
-	return view(ctx, e, func() ([]nat.Mapping, error) {
+	return view(ctx, e, func(c *core) ([]nat.Mapping, error) {
 		if ep.released() {
 			return nil, nil
 		}
-		return sortedMappings(slices.Values(e.portsOf(ep.lease))), nil
+		return sortedMappings(slices.Values(c.portsOf(ep.lease))), nil
 	})
 }
 
 // portsOf returns the published ports of an endpoint.
-func (e *Engine) portsOf(l *ipam.Lease) (ports []portset.Port) {
+func (e *core) portsOf(l *ipam.Lease) (ports []portset.Port) {
 	for p := range e.mappings.All {
 		if p.Name == l.Name && p.Backend.Addr() == l.Addr {
 			ports = append(ports, p)
@@ -86,10 +92,10 @@ func (e *Engine) portsOf(l *ipam.Lease) (ports []portset.Port) {
 // for a name or an address in use; alloc.ErrExhausted if the network is full. On any
 // error nothing has changed.
 func (e *Engine) Attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
-	return update(ctx, e, func() (*Endpoint, error) { return e.attach(ctx, a) })
+	return update(ctx, e, func(c *core) (*Endpoint, error) { return c.attach(ctx, a) })
 }
 
-func (e *Engine) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
+func (e *core) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
@@ -107,11 +113,11 @@ func (e *Engine) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, err
 	return ep, nil
 }
 
-func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
+func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
 	if have := e.ipam.Lease(a.Name); have != nil {
 		if e.attachedAs(have, a) {
 			e.unchanged(true)
-			return e.endpoint(have), e.confirm()
+			return e.handles.of(have), e.confirm()
 		}
 		return nil, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Addr)}
 	}
@@ -137,17 +143,17 @@ func (e *Engine) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint,
 	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err
 	}
-	return e.endpoint(lease), nil
+	return e.handles.of(lease), nil
 }
 
 // isLocal reports whether an address is this host's own.
-func (e *Engine) isLocal(a netip.Addr) (bool, error) {
+func (e *core) isLocal(a netip.Addr) (bool, error) {
 	r, err := e.host.Lookup(a)
 	return r.Kind == hostnet.Local, err
 }
 
 // attachedAs reports whether attaching again makes this endpoint.
-func (e *Engine) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
+func (e *core) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
 	if a.Network != "" && a.Network != l.Network || a.Address.IsValid() && a.Address != l.Addr {
 		return false
 	}
@@ -176,7 +182,7 @@ func givenFirst(a, b nat.PortSpec) int {
 }
 
 // findChosen gives a mapping whose ports are chosen a frontend of those that were.
-func (e *Engine) findChosen(m *nat.Mapping, published map[portset.Frontend]portset.Target) {
+func (e *core) findChosen(m *nat.Mapping, published map[portset.Frontend]portset.Target) {
 	for f := range published {
 		found := *m
 		found.Frontend = f.AddrPort
@@ -215,12 +221,12 @@ func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) boo
 // can be called again.
 func (ep *Endpoint) Release(ctx context.Context) error {
 	e := ep.engine
-	_, err := update(ctx, e, func() (struct{}, error) {
-		err := e.retryOnConflict(ctx, func() error {
+	_, err := update(ctx, e, func(c *core) (struct{}, error) {
+		err := c.retryOnConflict(ctx, func() error {
 			if ep.released() {
 				return nil
 			}
-			return e.detachOnce(ctx, ep.lease)
+			return c.detachOnce(ctx, ep.lease)
 		})
 		if err != nil {
 			err = fmt.Errorf("detach %s: %w", ep.lease.Name, err)
@@ -233,10 +239,10 @@ func (ep *Endpoint) Release(ctx context.Context) error {
 // Detach releases the endpoint of a name, and returns what was published of it. The
 // error is ErrNotFound if there is none.
 func (e *Engine) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
-	return update(ctx, e, func() ([]nat.Mapping, error) { return e.detach(ctx, name) })
+	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.detach(ctx, name) })
 }
 
-func (e *Engine) detach(ctx context.Context, name string) (done []nat.Mapping, err error) {
+func (e *core) detach(ctx context.Context, name string) (done []nat.Mapping, err error) {
 	err = e.retryOnConflict(ctx, func() error {
 		lease := e.ipam.Lease(name)
 		if lease == nil {
@@ -251,7 +257,7 @@ func (e *Engine) detach(ctx context.Context, name string) (done []nat.Mapping, e
 	return done, nil
 }
 
-func (e *Engine) detachOnce(ctx context.Context, l *ipam.Lease) error {
+func (e *core) detachOnce(ctx context.Context, l *ipam.Lease) error {
 	after := e.ipam.Clone()
 	after.Release(l.Name)
 	c := change{Change: portset.Change{Removed: e.portsOf(l)}, killTCP: true}
@@ -261,22 +267,22 @@ func (e *Engine) detachOnce(ctx context.Context, l *ipam.Lease) error {
 
 // Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Endpoint(ctx context.Context, name string) (*Endpoint, error) {
-	return view(ctx, e, func() (*Endpoint, error) {
-		lease := e.ipam.Lease(name)
+	return view(ctx, e, func(c *core) (*Endpoint, error) {
+		lease := c.ipam.Lease(name)
 		if lease == nil {
 			return nil, &missingError{nat.WhatEndpoint, name}
 		}
-		return e.endpoint(lease), nil
+		return c.handles.of(lease), nil
 	})
 }
 
 // Endpoints returns all endpoints, by name.
 func (e *Engine) Endpoints(ctx context.Context) ([]*Endpoint, error) {
-	return view(ctx, e, func() ([]*Endpoint, error) {
-		leases := e.ipam.Leases()
+	return view(ctx, e, func(c *core) ([]*Endpoint, error) {
+		leases := c.ipam.Leases()
 		all := make([]*Endpoint, len(leases))
 		for i, l := range leases {
-			all[i] = e.endpoint(l)
+			all[i] = c.handles.of(l)
 		}
 		return all, nil
 	})

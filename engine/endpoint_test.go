@@ -491,7 +491,7 @@ func TestHandles(t *testing.T) {
 	create(t, e, "inside", "172.30.0.0/24")
 	ep := attach(t, e, "web", "inside", "80", "81")
 	b.drop(t, "tcp4 { 49153 ") // by another program
-	e.table.MarkStale()
+	e.core.table.MarkStale()
 	require.Equal(t, []string{"49154->172.30.0.2:81 web"}, portsOfEndpoint(ep))
 	found, err := e.Endpoint(t.Context(), "web")
 	require.NoError(t, err)

@@ -19,7 +19,6 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
-	"github.com/nftnat/nftnat/internal/feed"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -27,6 +26,13 @@ import (
 // Engine owns one nftables table and publishes mappings in it. Its methods may be
 // called at the same time; changes are made one after another.
 type Engine struct {
+	mu   mutex
+	core *core
+}
+
+// core is an engine without a lock. The methods of Engine, and no others, lock mu, and call
+// those of core while they hold it.
+type core struct {
 	opts  Options
 	log   *slog.Logger
 	table *table.Table
@@ -40,28 +46,17 @@ type Engine struct {
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	now        func() time.Time
 
-	mu      mutex // held by every method to its end: the order of changes is theirs
 	closed  bool
 	closing chan struct{} // closed when closed is set
 	// suspended is whether another process's engine may have the table: see Suspend. It
 	// is closed then too.
 	suspended bool
-	// events passes on what happens to what is published, and eventCounts counts it.
-	events      feed.Feed
-	eventCounts EventCounts
+	events    events
 	// noted is the report of the call that is under way; nil: there is none.
 	noted atomic.Pointer[nat.Report]
-	// failedRepairs counts checks of the table that failed.
-	failedRepairs int
 	published
-	// handles are the endpoints that callers have, by name.
-	handles map[string]*Endpoint
-	// place is the network namespace, for a Store. Before what was kept and what was found
-	// are reconciled nothing is saved.
-	place      string
-	reconciled bool
-	// kept is what a Store has kept, until then. Nil: nothing.
-	kept *nat.StoredState
+	handles handles
+	stored  stored
 	// sooner wakes Run when a mapping expires before all others.
 	sooner chan struct{}
 }
@@ -89,38 +84,39 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		return nil, errors.Join(err, closeSockets(opts.Sockets))
 	}
 	e := newEngine(opts)
-	e.namespace = ns
-	e.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}, Interfaces: hostnet.SystemInterfaces}
-	if err := e.connect(ctx); err != nil {
-		return nil, errors.Join(err, e.disconnect())
+	c := e.core
+	c.namespace = ns
+	c.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}, Interfaces: hostnet.SystemInterfaces}
+	if err := c.connect(ctx); err != nil {
+		return nil, errors.Join(err, c.disconnect())
 	}
-	if err := e.start(ctx); err != nil {
-		return nil, errors.Join(err, e.disconnect())
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(err, c.disconnect())
 	}
 	return e, nil
 }
 
 func newEngine(opts Options) *Engine {
-	e := &Engine{
-		mu:   newMutex(),
+	e := &Engine{mu: newMutex(), core: &core{
 		opts: opts, now: time.Now,
-		published: newPublished(nil), sooner: make(chan struct{}, 1),
-		closing: make(chan struct{}), handles: map[string]*Endpoint{},
-	}
-	e.log = slog.New(noteHandler{opts.Log.Handler(), &e.noted})
-	e.hairpins = hairpin.New(hairpinHost{e}, e.log)
-	e.holder = portholder.New(portholder.Options{})
-	e.table = table.New(table.Config{
+		published: newPublished(nil), sooner: make(chan struct{}, 1), closing: make(chan struct{}),
+	}}
+	c := e.core
+	c.handles = handles{owner: e, byName: map[string]*Endpoint{}}
+	c.log = slog.New(noteHandler{opts.Log.Handler(), &c.noted})
+	c.hairpins = hairpin.New(hairpinHost{c}, c.log)
+	c.holder = portholder.New(portholder.Options{})
+	c.table = table.New(table.Config{
 		Rules:        schema.Ruleset(opts.Table),
-		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: e.namespace.FD()}) },
+		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: c.namespace.FD()}) },
 		CheckComment: func(comment string) error { return schema.CheckComment(opts.Table, comment) },
-		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: e.log,
+		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: c.log,
 	})
 	return e
 }
 
 // connect takes the lock and opens the sockets.
-func (e *Engine) connect(ctx context.Context) error {
+func (e *core) connect(ctx context.Context) error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
 		e.holder = newHolder(e)
 	}
@@ -134,7 +130,7 @@ func (e *Engine) connect(ctx context.Context) error {
 }
 
 // openSockets opens the sockets by which the kernel is asked, but for that of the table.
-func (e *Engine) openSockets() error {
+func (e *core) openSockets() error {
 	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.FD()})
 	if err != nil {
 		return err
@@ -152,7 +148,7 @@ func (e *Engine) openSockets() error {
 }
 
 // start reads what there is to know before the first change.
-func (e *Engine) start(ctx context.Context) error {
+func (e *core) start(ctx context.Context) error {
 	reserved, err := e.forwarding.Sysctls.ReservedPorts()
 	if err != nil {
 		return err
@@ -184,7 +180,7 @@ func (e *Engine) start(ctx context.Context) error {
 	return e.deleteStrayFlows()
 }
 
-func newHolder(e *Engine) *portholder.Holder {
+func newHolder(e *core) *portholder.Holder {
 	return portholder.New(portholder.Options{
 		Namespace: e.namespace, Log: e.log, Now: func() time.Time { return e.now() },
 		Owner: e.findHolder, Progress: e.report,
@@ -193,7 +189,7 @@ func newHolder(e *Engine) *portholder.Holder {
 
 // deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the
 // mappings do.
-func (e *Engine) deleteStrayFlows() error {
+func (e *core) deleteStrayFlows() error {
 	var live portset.Change
 	for p := range e.mappings.All {
 		if p.Proto == nat.UDP {
@@ -203,12 +199,12 @@ func (e *Engine) deleteStrayFlows() error {
 	return e.deleteFlows(nat.UDP, live)
 }
 
-func (e *Engine) disconnect() error {
+func (e *core) disconnect() error {
 	return errors.Join(e.holder.Close(), e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
 }
 
 // closeKernelSockets closes the sockets by which the kernel is asked, as far as they are open.
-func (e *Engine) closeKernelSockets() error {
+func (e *core) closeKernelSockets() error {
 	errs := []error{e.table.Close()}
 	if e.flows != nil {
 		errs = append(errs, e.flows.Close())
@@ -226,14 +222,15 @@ func (e *Engine) closeKernelSockets() error {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed && !e.suspended {
+	c := e.core
+	if c.closed && !c.suspended {
 		return nat.ErrClosed
 	}
-	e.end()
-	return e.disconnect()
+	c.end()
+	return c.disconnect()
 }
 
-func (e *Engine) end() {
+func (e *core) end() {
 	e.closed, e.suspended = true, false
 	close(e.closing)
 }
@@ -246,11 +243,11 @@ func (e *Engine) end() {
 // If the table cannot be deleted, nothing has changed and the engine stays open. If
 // the flows cannot be ended, the table is gone and the engine closed all the same.
 func (e *Engine) Purge(ctx context.Context) error {
-	_, err := update(ctx, e, func() (struct{}, error) { return struct{}{}, e.purge(ctx) })
+	_, err := update(ctx, e, func(c *core) (struct{}, error) { return struct{}{}, c.purge(ctx) })
 	return err
 }
 
-func (e *Engine) purge(ctx context.Context) error {
+func (e *core) purge(ctx context.Context) error {
 	if err := e.resync(ctx); err != nil {
 		return err
 	}
@@ -271,7 +268,7 @@ func (e *Engine) purge(ctx context.Context) error {
 }
 
 // writable reports why nothing can be changed, if so, and lets go of what has ended.
-func (e *Engine) writable() error {
+func (e *core) writable() error {
 	if e.closed {
 		return nat.ErrClosed
 	}
@@ -285,7 +282,7 @@ func (e *Engine) writable() error {
 // Mappings returns all mappings that are published now, in the order of Compare, each of
 // a single port; Collapse makes ranges of them.
 func (e *Engine) Mappings(ctx context.Context) ([]nat.Mapping, error) {
-	return view(ctx, e, func() ([]nat.Mapping, error) { return sortedMappings(e.mappings.All), nil })
+	return view(ctx, e, func(c *core) ([]nat.Mapping, error) { return sortedMappings(c.mappings.All), nil })
 }
 
 // sortedMappings are the mappings of ports, in the order of Compare.
@@ -299,27 +296,27 @@ func sortedMappings(ports iter.Seq[portset.Port]) []nat.Mapping {
 }
 
 // put notes that a port is published.
-func (e *Engine) put(p portset.Port) {
+func (e *core) put(p portset.Port) {
 	e.mappings.Put(p)
 	e.expect(p)
 }
 
 // expect wakes Run if no port ends sooner than this one.
-func (e *Engine) expect(p portset.Port) {
+func (e *core) expect(p portset.Port) {
 	if e.expiries.Add(p, &e.mappings) {
 		e.wakeRun()
 	}
 }
 
 // removePort notes that a port is no longer published, and releases it.
-func (e *Engine) removePort(p portset.Port) {
+func (e *core) removePort(p portset.Port) {
 	e.published.remove(p)
 	e.holder.Retire(p.Frontend)
 }
 
 // forget drops the mappings whose time is over: the kernel has dropped them by its
 // own clock.
-func (e *Engine) forget(now time.Time) {
+func (e *core) forget(now time.Time) {
 	var over []portset.Port
 	for {
 		p, ok := e.expiries.Pop(now, &e.mappings)
@@ -331,7 +328,7 @@ func (e *Engine) forget(now time.Time) {
 		over = append(over, p)
 	}
 	if len(over) != 0 {
-		e.eventCounts.Expired += len(over)
+		e.events.counts.Expired += len(over)
 		e.send(nat.EventExpired, portset.Collapse(over)...)
 	}
 }

@@ -9,12 +9,19 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/feed"
 	"github.com/nftnat/nftnat/nat"
 )
 
 // EventCounts are how many ports have been published, unpublished by callers, and unpublished
 // because they expired.
 type EventCounts struct{ Published, Unpublished, Expired int }
+
+// events passes on what happens to what is published, and counts it.
+type events struct {
+	feed.Feed
+	counts EventCounts
+}
 
 // Events returns what happens to what is published, from now on: what callers change, what
 // expires, and what others changed and was repaired. They come in the order in which they
@@ -23,17 +30,17 @@ type EventCounts struct{ Published, Unpublished, Expired int }
 // the oldest events, and gets an EventLost in their place; it holds nobody up, and may call
 // the engine.
 func (e *Engine) Events(ctx context.Context) iter.Seq[nat.Event] {
-	return e.events.Events(ctx, e.closing)
+	return e.core.events.Events(ctx, e.core.closing)
 }
 
-func (e *Engine) send(kind nat.EventKind, ms ...nat.Mapping) {
+func (e *core) send(kind nat.EventKind, ms ...nat.Mapping) {
 	e.events.Send(nat.Event{Kind: kind, Time: e.now(), Mappings: ms})
 }
 
 // sendChange sends the events of a change that was made.
-func (e *Engine) sendChange(c *portset.Change) {
-	e.eventCounts.Unpublished += len(c.Removed)
-	e.eventCounts.Published += c.LenAfter()
+func (e *core) sendChange(c *portset.Change) {
+	e.events.counts.Unpublished += len(c.Removed)
+	e.events.counts.Published += c.LenAfter()
 	if !e.events.Followed() {
 		return
 	}
@@ -59,7 +66,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	follower := e.followBridges()
 	defer e.unfollowBridges(follower)
 	watcher := e.watcher()
-	if !e.opts.ReadOnly {
+	if !e.core.opts.ReadOnly {
 		watcher.Start(ctx)
 		defer watcher.Stop()
 	}
@@ -71,10 +78,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-e.closing:
+		case <-e.core.closing:
 			return nil
-		case <-e.sooner:
-		case <-e.holder.Sooner():
+		case <-e.core.sooner:
+		case <-e.core.holder.Sooner():
 		case <-timer:
 		case c := <-follower.Changes():
 			e.recheckBridges(follower, c)
@@ -91,17 +98,18 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) expire() (time.Duration, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	c := e.core
+	if c.closed {
 		return 0, false
 	}
-	e.forget(e.now())
-	e.hairpins.Release()
-	next, waiting := e.holder.Retry(&e.mappings)
-	at, ok := e.expiries.Next()
+	c.forget(c.now())
+	c.hairpins.Release()
+	next, waiting := c.holder.Retry(&c.mappings)
+	at, ok := c.expiries.Next()
 	if !ok {
 		return next, waiting
 	}
-	end := max(at.Sub(e.now()), time.Millisecond)
+	end := max(at.Sub(c.now()), time.Millisecond)
 	if waiting {
 		end = min(end, next)
 	}
@@ -109,7 +117,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 }
 
 // wakeRun has Run work out anew how long it may wait.
-func (e *Engine) wakeRun() {
+func (e *core) wakeRun() {
 	select {
 	case e.sooner <- struct{}{}:
 	default:

@@ -184,17 +184,17 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 	switch {
 	case dump == "":
 		rules = "no table"
-	case strings.HasPrefix(dump, e.table.Rules.String()):
+	case strings.HasPrefix(dump, e.core.table.Rules.String()):
 		rules = "rules as they should be"
 	}
 	s := snapshot{kernel: append([]string{rules}, elementsIn(dump)...), mappings: publishedBy(e)}
 	if b.store != nil {
 		s.kept = inAllWords(b.store.record.Mappings)
 	}
-	if e.closed {
+	if e.core.closed {
 		return s
 	}
-	for p, n := range e.segments {
+	for p, n := range e.core.segments {
 		s.segments = append(s.segments, fmt.Sprint(p, " ", n))
 	}
 	slices.Sort(s.segments)
@@ -256,7 +256,7 @@ func (s scenario) failsCleanly(t *testing.T, after snapshot, spoiler *saboteur) 
 	what := fmt.Sprintf("call %d of %q failed with %q; the method: %v", spoiler.at, spoiler.calls, spoiler.err, err)
 	require.True(t, spoiler.upset, what)
 	if err == nil {
-		if e.closed && errors.Is(spoiler.err, unix.ENOENT) {
+		if e.core.closed && errors.Is(spoiler.err, unix.ENOENT) {
 			return // a purge that was told that there is no table
 		}
 		publishedBy(e) // where notes of what has ended were left, they go by looking again
@@ -264,7 +264,7 @@ func (s scenario) failsCleanly(t *testing.T, after snapshot, spoiler *saboteur) 
 		return
 	}
 	require.ErrorIs(t, err, spoiler.err, what)
-	if e.closed {
+	if e.core.closed {
 		require.Contains(t, spoiler.calls, "Delete", "%s; only the flows may be left", what)
 		return
 	}
@@ -323,7 +323,7 @@ func (s scenario) recovers(t *testing.T, after snapshot, spoiler *saboteur) {
 	b.infiltrate(nil)
 	what := fmt.Sprintf("from call %d of %q (done: %t, on: %t) %q; the method: %v",
 		spoiler.at, spoiler.calls, spoiler.after, spoiler.on, spoiler.err, err)
-	if e.closed {
+	if e.core.closed {
 		return
 	}
 	now := b.snapshot(e)

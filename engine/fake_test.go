@@ -89,26 +89,26 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 		opts.Store = b.store
 	}
 	e := newEngine(opts.withDefaults())
-	e.namespace = &hostnet.Namespace{}
-	e.now = b.clock.Now
-	e.flows, e.host = b.flows, b.host
+	e.core.namespace = &hostnet.Namespace{}
+	e.core.now = b.clock.Now
+	e.core.flows, e.core.host = b.flows, b.host
 	if b.bridges != nil && !opts.ReadOnly {
-		e.hairpins.Use(b.bridges)
+		e.core.hairpins.Use(b.bridges)
 	}
-	e.table.Dial = func() (table.Kernel, error) {
+	e.core.table.Dial = func() (table.Kernel, error) {
 		if b.older {
 			return olderKernel{b.kernel.Conn()}, nil
 		}
 		return b.kernel.Conn(), nil
 	}
-	if err := e.table.Open(); err != nil {
+	if err := e.core.table.Open(); err != nil {
 		return e, err
 	}
-	e.forwarding = &hostnet.Forwarding{
-		Sysctls:    hostnet.Sysctls{Namespace: e.namespace, Root: b.sysctl},
+	e.core.forwarding = &hostnet.Forwarding{
+		Sysctls:    hostnet.Sysctls{Namespace: e.core.namespace, Root: b.sysctl},
 		Interfaces: func() ([]hostnet.Interface, error) { return b.host.interfaces, nil },
 	}
-	return e, e.start(context.Background())
+	return e, e.core.start(context.Background())
 }
 
 // open opens an engine that leaves sysctls alone. It is for the test to close or to

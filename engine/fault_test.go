@@ -150,11 +150,11 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}
-	if !e.holder.Enabled() {
+	if !e.core.holder.Enabled() {
 		c.proxies = proxiesFor(e)
 		return c
 	}
-	for f, px := range e.holder.All {
+	for f, px := range e.core.holder.All {
 		line := nat.DescribeFrontend(f.Mapping(portset.Target{}))
 		if px == nil {
 			line += " held"
@@ -169,7 +169,7 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 
 // proxiesFor are the proxies that an engine would have.
 func proxiesFor(e *Engine) (lines []string) {
-	for p := range e.mappings.All {
+	for p := range e.core.mappings.All {
 		line := nat.DescribeFrontend(p.Frontend.Mapping(portset.Target{})) + " held"
 		if !p.NoProxy {
 			line = fmt.Sprintf("%s to %s", nat.DescribeFrontend(p.Frontend.Mapping(portset.Target{})), p.Backend)

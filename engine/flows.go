@@ -20,18 +20,18 @@ type flowTable interface {
 }
 
 // deleteFlows deletes the flows of one protocol that contradict a change.
-func (e *Engine) deleteFlows(proto nat.Proto, c portset.Change) error {
+func (e *core) deleteFlows(proto nat.Proto, c portset.Change) error {
 	return e.flowDeleter().Stale(proto, &c, &e.mappings)
 }
 
 // deleteOutageFlows deletes what networks began or accepted while the table was gone.
-func (e *Engine) deleteOutageFlows() error {
+func (e *core) deleteOutageFlows() error {
 	if networks, _ := e.ipam.Len(); networks == 0 {
 		return nil
 	}
 	return e.flowDeleter().Outage(e.ipam.NetworkOf)
 }
 
-func (e *Engine) flowDeleter() flows.Deleter {
+func (e *core) flowDeleter() flows.Deleter {
 	return flows.Deleter{Table: e.flows, IsLocal: e.isLocal}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // hairpinHost is the engine for its hairpin.Controller, which is called with e.mu held.
-type hairpinHost struct{ e *Engine }
+type hairpinHost struct{ e *core }
 
 func (h hairpinHost) Published(backend netip.Addr) int { return h.e.backends[backend] }
 
@@ -36,16 +36,16 @@ func (h hairpinHost) Record(removed, added []hairpin.Record) error {
 func (e *Engine) followBridges() *hairpin.Follower {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.core.closed {
 		return nil
 	}
-	return e.hairpins.Follow()
+	return e.core.hairpins.Follow()
 }
 
 func (e *Engine) recheckBridges(f *hairpin.Follower, c hairpin.Changes) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.closed {
+	if !e.core.closed {
 		f.Recheck(c)
 	}
 }

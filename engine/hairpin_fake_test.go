@@ -146,7 +146,7 @@ func (f *fakeBridges) setMode(index int, on bool) {
 func recordsOf(tb testing.TB, b *testbed, e *Engine) []string {
 	tb.Helper()
 	lines := []string{}
-	for _, r := range e.hairpins.Records(nil) {
+	for _, r := range e.core.hairpins.Records(nil) {
 		lines = append(lines, r.Backend.String()+" "+r.Port)
 	}
 	requireConsistent(tb, b, e)

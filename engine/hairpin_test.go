@@ -216,8 +216,8 @@ func TestRunWithBridges(t *testing.T) {
 		n, err := hostnet.OpenNamespace(top.Host.Path())
 		require.NoError(t, err)
 		if watching {
-			require.NoError(t, e.hairpins.Open(hostnet.Sysctls{Namespace: n})) // for its watch
-			e.hairpins.Use(b.bridges)
+			require.NoError(t, e.core.hairpins.Open(hostnet.Sysctls{Namespace: n})) // for its watch
+			e.core.hairpins.Use(b.bridges)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup

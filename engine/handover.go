@@ -60,10 +60,10 @@ type PortSocket struct {
 // The other engine may change the table and the Store: a lock that the Store has must be
 // released by the caller.
 func (e *Engine) Suspend(ctx context.Context) (Sockets, error) {
-	return update(ctx, e, e.suspend)
+	return update(ctx, e, (*core).suspend)
 }
 
-func (e *Engine) suspend() (Sockets, error) {
+func (e *core) suspend() (Sockets, error) {
 	lock, err := e.lock.FD()
 	if err != nil {
 		return Sockets{}, fmt.Errorf("lend lock of table %s: %w", e.opts.Table, err)
@@ -83,17 +83,18 @@ func (e *Engine) Resume(ctx context.Context) error {
 		return err
 	}
 	defer e.mu.Unlock()
-	if !e.suspended {
+	c := e.core
+	if !c.suspended {
 		return nat.ErrClosed
 	}
-	if err := e.takeUp(ctx); err != nil {
-		return errors.Join(fmt.Errorf("resume: %w", err), e.closeKernelSockets())
+	if err := c.takeUp(ctx); err != nil {
+		return errors.Join(fmt.Errorf("resume: %w", err), c.closeKernelSockets())
 	}
-	e.closed, e.suspended = false, false
+	c.closed, c.suspended = false, false
 	return nil
 }
 
-func (e *Engine) takeUp(ctx context.Context) error {
+func (e *core) takeUp(ctx context.Context) error {
 	// The lock names the process that signed it last.
 	if err := e.lock.Sign(); err != nil {
 		return err
@@ -104,7 +105,7 @@ func (e *Engine) takeUp(ctx context.Context) error {
 	if err := e.openSockets(); err != nil {
 		return err
 	}
-	e.reconciled = false
+	e.stored.reconciled = false
 	if err := e.load(); err != nil {
 		return err
 	}
@@ -120,12 +121,13 @@ func (e *Engine) takeUp(ctx context.Context) error {
 func (e *Engine) Leave() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.suspended {
+	c := e.core
+	if !c.suspended {
 		return nat.ErrClosed
 	}
-	e.holder.Leave()
-	err := e.lock.Close()
-	e.lock = nil
+	c.holder.Leave()
+	err := c.lock.Close()
+	c.lock = nil
 	return err
 }
 
@@ -134,7 +136,7 @@ func (e *Engine) Leave() error {
 func (e *Engine) Carried() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s, _, _ := e.holder.Stats()
+	s, _, _ := e.core.holder.Stats()
 	return s.Live
 }
 
@@ -144,15 +146,15 @@ func (e *Engine) Carried() int64 {
 func (e *Engine) Begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.core.closed {
 		return nat.ErrClosed
 	}
-	return e.holder.Begin()
+	return e.core.holder.Begin()
 }
 
 // takeSockets locks the table, or takes the lock and the sockets that another process has
 // lent.
-func (e *Engine) takeSockets(ctx context.Context) (err error) {
+func (e *core) takeSockets(ctx context.Context) (err error) {
 	lent := e.opts.Sockets
 	e.opts.Sockets = nil
 	if e.opts.ReadOnly {

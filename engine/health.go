@@ -19,8 +19,8 @@ func (e *Engine) Health(ctx context.Context) error {
 		return fmt.Errorf("a change has been going on: %w", err)
 	}
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.core.closed {
 		return nat.ErrClosed
 	}
-	return e.table.Check()
+	return e.core.table.Check()
 }

@@ -18,7 +18,7 @@ import (
 
 // findHolder returns the error for a port that could not be bound: it looks up the socket
 // that holds the port, which may be closed by now, and its process.
-func (e *Engine) findHolder(p portset.Port) error {
+func (e *core) findHolder(p portset.Port) error {
 	held := &nat.HeldError{Want: p.Mapping()}
 	s, err := hostnet.FindSocket(e.namespace, p.Proto, func(at netip.AddrPort) bool { return blockedBy(p.Frontend, at) })
 	if err != nil {

@@ -34,36 +34,38 @@ func (m mutex) lockContext(ctx context.Context) error {
 }
 
 // view calls f with the engine locked and up to date, for a method that changes nothing.
-func view[T any](ctx context.Context, e *Engine, f func() (T, error)) (result T, err error) {
+func view[T any](ctx context.Context, e *Engine, f func(*core) (T, error)) (result T, err error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return result, err
 	}
 	defer e.mu.Unlock()
-	if e.closed {
+	c := e.core
+	if c.closed {
 		return result, nat.ErrClosed
 	}
-	if err := e.resync(ctx); err != nil {
+	if err := c.resync(ctx); err != nil {
 		return result, err
 	}
-	e.forget(e.now())
-	return f()
+	c.forget(c.now())
+	return f(c)
 }
 
 // update calls f with the engine locked and writable, and fills the report of the context.
-func update[T any](ctx context.Context, e *Engine, f func() (T, error)) (result T, err error) {
+func update[T any](ctx context.Context, e *Engine, f func(*core) (T, error)) (result T, err error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return result, err
 	}
 	defer e.mu.Unlock()
+	c := e.core
 	report := nat.ReportFrom(ctx)
 	if report == nil {
 		report = &nat.Report{}
 	}
 	*report = nat.Report{}
-	e.noted.Store(report)
-	defer e.noted.Store(nil)
-	if err = e.writable(); err == nil {
-		result, err = f()
+	c.noted.Store(report)
+	defer c.noted.Store(nil)
+	if err = c.writable(); err == nil {
+		result, err = f(c)
 	}
 	if err != nil {
 		*report = nat.Report{}

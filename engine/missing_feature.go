@@ -17,7 +17,7 @@ type MissingFeature struct {
 }
 
 // missingFeatures tries what the kernel has. What is not known yet does not count as missing.
-func (e *Engine) missingFeatures() ([]MissingFeature, error) {
+func (e *core) missingFeatures() ([]MissingFeature, error) {
 	var found []MissingFeature
 	single, err := e.forwarding.PerInterface()
 	if err == nil && !single && !e.opts.NoSysctl {

@@ -23,10 +23,10 @@ import (
 // or the prefix overlaps another network or a route that leads elsewhere than to the
 // interface that has the gateway's address. On any error nothing has changed.
 func (e *Engine) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
-	return update(ctx, e, func() (nat.Network, error) { return e.createNetwork(ctx, n) })
+	return update(ctx, e, func(c *core) (nat.Network, error) { return c.createNetwork(ctx, n) })
 }
 
-func (e *Engine) createNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
+func (e *core) createNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
 	if err := n.Validate(); err != nil {
 		return nat.Network{}, err
 	}
@@ -52,7 +52,7 @@ func (e *Engine) createNetwork(ctx context.Context, n nat.Network) (nat.Network,
 }
 
 // checkPrefix refuses a network whose prefix has a route that leads elsewhere.
-func (e *Engine) checkPrefix(n nat.Network) error {
+func (e *core) checkPrefix(n nat.Network) error {
 	other, err := e.host.Overlap(n.WithDefaults())
 	if err == nil && other != "" {
 		err = &nat.TakenError{What: "prefix " + n.Prefix.String(), Holder: other}
@@ -66,11 +66,11 @@ func (e *Engine) checkPrefix(n nat.Network) error {
 // Errors: ErrNotFound; *TakenError, which is ErrConflict, while endpoints are in it. On
 // any error nothing has changed.
 func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
-	_, err := update(ctx, e, func() (struct{}, error) { return struct{}{}, e.removeNetwork(ctx, name) })
+	_, err := update(ctx, e, func(c *core) (struct{}, error) { return struct{}{}, c.removeNetwork(ctx, name) })
 	return err
 }
 
-func (e *Engine) removeNetwork(ctx context.Context, name string) error {
+func (e *core) removeNetwork(ctx context.Context, name string) error {
 	err := e.retryOnConflict(ctx, func() error {
 		if _, ok := e.ipam.Network(name); !ok {
 			return &missingError{nat.WhatNetwork, name}
@@ -89,7 +89,7 @@ func (e *Engine) removeNetwork(ctx context.Context, name string) error {
 }
 
 // endpointsIn names the endpoints of a network, in order, the first few of them.
-func (e *Engine) endpointsIn(network string) (names []string) {
+func (e *core) endpointsIn(network string) (names []string) {
 	const few = 3
 	for _, l := range e.ipam.Leases() {
 		if l.Network != network {
@@ -105,8 +105,8 @@ func (e *Engine) endpointsIn(network string) (names []string) {
 
 // Network finds the network of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Network(ctx context.Context, name string) (nat.Network, error) {
-	return view(ctx, e, func() (nat.Network, error) {
-		n, ok := e.ipam.Network(name)
+	return view(ctx, e, func(c *core) (nat.Network, error) {
+		n, ok := c.ipam.Network(name)
 		if !ok {
 			return nat.Network{}, &missingError{nat.WhatNetwork, name}
 		}
@@ -116,11 +116,11 @@ func (e *Engine) Network(ctx context.Context, name string) (nat.Network, error) 
 
 // Networks returns all networks, by name.
 func (e *Engine) Networks(ctx context.Context) ([]nat.Network, error) {
-	return view(ctx, e, func() ([]nat.Network, error) { return e.ipam.Networks(), nil })
+	return view(ctx, e, func(c *core) ([]nat.Network, error) { return c.ipam.Networks(), nil })
 }
 
 // commitNetworks commits a change of networks alone.
-func (e *Engine) commitNetworks(ctx context.Context, after *ipam.State) error {
+func (e *core) commitNetworks(ctx context.Context, after *ipam.State) error {
 	var c change
 	e.changeIPAM(&c, after)
 	if err := e.lookUpAll(&c); err != nil {
@@ -130,7 +130,7 @@ func (e *Engine) commitNetworks(ctx context.Context, after *ipam.State) error {
 }
 
 // changeIPAM makes networks and leases those of another state, as a part of a change.
-func (e *Engine) changeIPAM(c *change, after *ipam.State) {
+func (e *core) changeIPAM(c *change, after *ipam.State) {
 	c.ipam, c.ipamDiff = after, ipam.Compare(e.ipam, after)
 	for _, n := range c.ipamDiff.AddedNetworks {
 		if have, ok := e.ipam.Network(n.Name); !ok || have.Prefix != n.Prefix {
@@ -143,7 +143,7 @@ func (e *Engine) changeIPAM(c *change, after *ipam.State) {
 }
 
 // lookUpAll looks up the routes to all backends, if the change needs them.
-func (e *Engine) lookUpAll(c *change) error {
+func (e *core) lookUpAll(c *change) error {
 	if !c.allSegments {
 		return nil
 	}

@@ -17,7 +17,7 @@ type Progress struct {
 const progressEvery = 256
 
 // report tells of a step that is taken a port at a time.
-func (e *Engine) report(step string, done, total int) {
+func (e *core) report(step string, done, total int) {
 	if done%progressEvery == 0 {
 		e.opts.Progress(Progress{step, done, total})
 	}

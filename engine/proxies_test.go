@@ -35,13 +35,13 @@ func TestReplaceOfProxiesUndone(t *testing.T) {
 // holdPorts makes an engine on a testbed, whose holder is disabled, hold ports.
 func holdPorts(t *testing.T, e *Engine) {
 	t.Helper()
-	e.holder = newHolder(e)
-	t.Cleanup(func() { require.NoError(t, e.holder.Close()) })
+	e.core.holder = newHolder(e.core)
+	t.Cleanup(func() { require.NoError(t, e.core.holder.Close()) })
 }
 
 // proxiesOf returns the open proxies.
 func proxiesOf(e *Engine) map[portset.Frontend]proxy.Proxy {
-	open := maps.Collect(e.holder.All)
+	open := maps.Collect(e.core.holder.All)
 	maps.DeleteFunc(open, func(_ portset.Frontend, px proxy.Proxy) bool { return px == nil })
 	return open
 }

@@ -31,10 +31,10 @@ import (
 // alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission; the context's,
 // if it was done before the transaction. On any error nothing has changed.
 func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
-	return update(ctx, e, func() ([]nat.Mapping, error) { return e.publish(ctx, how, ms) })
+	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.publish(ctx, how, ms) })
 }
 
-func (e *Engine) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Mapping) (done []nat.Mapping, err error) {
+func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Mapping) (done []nat.Mapping, err error) {
 	if err := how.Validate(); err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ const chooseAttempts = 1000
 
 // publishOnce reserves and commits, with what else there is to the change; where other
 // processes hold what it chose, it chooses anew.
-func (e *Engine) publishOnce(ctx context.Context, ms []nat.Mapping, base change, how nat.PublishOptions) ([]nat.Mapping, error) {
+func (e *core) publishOnce(ctx context.Context, ms []nat.Mapping, base change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	// What others hold stays reserved meanwhile, so that it is not chosen again.
 	var held []portset.Port
 	defer func() { e.reserved.Release(held) }()
@@ -86,7 +86,7 @@ func (e *Engine) publishOnce(ctx context.Context, ms []nat.Mapping, base change,
 }
 
 // publishChosen chooses ports once.
-func (e *Engine) publishChosen(ctx context.Context, ms []nat.Mapping, c change, how nat.PublishOptions) ([]nat.Mapping, error) {
+func (e *core) publishChosen(ctx context.Context, ms []nat.Mapping, c change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	e.opts.Trace("reserve")
 	done, err := e.reserve(ms, &c, how)
 	switch {
@@ -107,7 +107,7 @@ func (e *Engine) publishChosen(ctx context.Context, ms []nat.Mapping, c change, 
 // reserve reserves the frontends of the mappings, and makes of them what the change
 // adds and moves; what is published just like that is neither. What was reserved before an
 // error is among what it adds.
-func (e *Engine) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]nat.Mapping, error) {
+func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	done := make([]nat.Mapping, 0, len(ms))
 	var choose []int // the positions in done of those whose ports are chosen
 	for _, m := range ms {
@@ -156,7 +156,7 @@ func (e *Engine) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([
 
 // reservePort makes one port part of the change, beside what is published at its frontend
 // now, if it is taken.
-func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
+func (e *core) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
 	p := portset.Of(single)
 	switch {
 	case taken && have == p.Target && !how.Kill: // else connections to another backend end
@@ -177,7 +177,7 @@ func (e *Engine) reservePort(single nat.Mapping, have portset.Target, taken bool
 
 // elementTaken finds the other port whose element a port needs when it moves to a backend
 // of the other family: one of the two is overlapped.
-func (e *Engine) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
+func (e *core) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
 	key := schema.PortKey(p)
 	if key == schema.PortKey(portset.Port{Frontend: p.Frontend, Target: have}) {
 		return portset.Port{}, false
@@ -193,7 +193,7 @@ func (e *Engine) elementTaken(p portset.Port, have portset.Target) (portset.Port
 }
 
 // conflict finds out which mapping stands behind a refused reservation.
-func (e *Engine) conflict(want nat.Mapping, err error) error {
+func (e *core) conflict(want nat.Mapping, err error) error {
 	f, ok := portset.Holder(want.Proto, err)
 	if !ok {
 		return err
@@ -212,10 +212,10 @@ func (e *Engine) conflict(want nat.Mapping, err error) error {
 // leads elsewhere than an exact removal says, or if no mapping has the name; ErrInvalid
 // for what cannot be a name. On any error nothing has changed.
 func (e *Engine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
-	return update(ctx, e, func() ([]nat.Mapping, error) { return e.remove(ctx, r) })
+	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.remove(ctx, r) })
 }
 
-func (e *Engine) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, err error) {
+func (e *core) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, err error) {
 	what := describeAll(r.Mappings)
 	if r.Name != "" {
 		if what = fmt.Sprintf("all of %q", r.Name); len(r.Mappings) != 0 {
@@ -240,7 +240,7 @@ func (e *Engine) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping,
 }
 
 // removed are the ports that a removal removes, each once.
-func (e *Engine) removed(r nat.Removal) (ports []portset.Port, err error) {
+func (e *core) removed(r nat.Removal) (ports []portset.Port, err error) {
 	if r.Name != "" {
 		for p := range e.mappings.All {
 			if p.Name == r.Name {
@@ -275,7 +275,7 @@ func (e *Engine) removed(r nat.Removal) (ports []portset.Port, err error) {
 
 // notPublished says what is published instead, where the port is but the address
 // differs.
-func (e *Engine) notPublished(f portset.Frontend) error {
+func (e *core) notPublished(f portset.Frontend) error {
 	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.Mapping(portset.Target{})), nat.ErrNotFound)
 	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		near := portset.Frontend{Proto: f.Proto, AddrPort: netip.AddrPortFrom(a, f.AddrPort.Port())}
@@ -299,7 +299,7 @@ func describeAll(ms []nat.Mapping) string {
 }
 
 // validate refuses what no host could publish.
-func (e *Engine) validate(ms []nat.Mapping) error {
+func (e *core) validate(ms []nat.Mapping) error {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return err
 	}

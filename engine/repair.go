@@ -15,7 +15,7 @@ import (
 )
 
 // records returns the elements of all that is published but the ports.
-func (e *Engine) records() []nft.Element {
+func (e *core) records() []nft.Element {
 	es := append(schema.IPAMElements(e.ipam.Networks(), e.ipam.Leases()), schema.HairpinElements(e.hairpins.Records(nil))...)
 	for p := range e.segments {
 		es = append(es, schema.SegmentElement(p))
@@ -25,7 +25,7 @@ func (e *Engine) records() []nft.Element {
 
 // rewrite makes the table hold what this engine knows, and ends the flows that others
 // began meanwhile and that lead elsewhere.
-func (e *Engine) rewrite(c table.Contents) error {
+func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, e.records())
 	if err := e.table.Rewrite(c, es); err != nil {
@@ -38,7 +38,7 @@ func (e *Engine) rewrite(c table.Contents) error {
 
 // correct removes from the table what no engine makes and adds what is missing. A table
 // that is only read stays as it is.
-func (e *Engine) correct(f found) error {
+func (e *core) correct(f found) error {
 	d := f.loaded.Damage
 	e.table.LogDamage(d)
 	if e.opts.ReadOnly {
@@ -57,7 +57,7 @@ func (e *Engine) correct(f found) error {
 }
 
 // warnOfFlows is for what nobody waits for the outcome of.
-func (e *Engine) warnOfFlows(err error) {
+func (e *core) warnOfFlows(err error) {
 	if err != nil {
 		e.log.Warn("flows could not be ended", "table", e.opts.Table, "error", err)
 	}
@@ -65,7 +65,7 @@ func (e *Engine) warnOfFlows(err error) {
 
 // syncExternal takes over what others have made of the mappings while the engine was open:
 // proxies and flows follow, as if a caller had asked for it.
-func (e *Engine) syncExternal(c *schema.Contents) {
+func (e *core) syncExternal(c *schema.Contents) {
 	if e.isKnown(c) {
 		return
 	}
@@ -79,7 +79,7 @@ func (e *Engine) syncExternal(c *schema.Contents) {
 
 // isKnown reports whether the contents are those that this engine knows. None of the
 // records is missing, so that there can only be more of them.
-func (e *Engine) isKnown(c *schema.Contents) bool {
+func (e *core) isKnown(c *schema.Contents) bool {
 	for p := range c.Ports.All {
 		if have, ok := e.mappings.Get(p.Frontend); !ok || !have.SameAs(p.Target) {
 			return false

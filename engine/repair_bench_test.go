@@ -34,13 +34,13 @@ func BenchmarkRepairTransaction(b *testing.B) {
 				return err
 			}))
 			b.Cleanup(func() { require.NoError(b, foreign.Close()) })
-			es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, nil)
+			es := elementsOf(e.core.now(), e.core.mappings.All, e.core.mappings.Len(), nil, nil)
 			var took []time.Duration
 			for b.Loop() {
 				peace := time.Now().Add(100 * time.Millisecond)
 				require.NoError(b, foreign.DeleteTable(DefaultTable))
 				begin := time.Now()
-				require.NoError(b, e.table.Kernel().Restore(e.table.Rules, es, 0))
+				require.NoError(b, e.core.table.Kernel().Restore(e.core.table.Rules, es, 0))
 				took = append(took, time.Since(begin))
 				time.Sleep(time.Until(peace))
 			}

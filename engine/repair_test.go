@@ -112,7 +112,7 @@ func TestDamageIsRepaired(t *testing.T) {
 					w.b.kernel.Flush()
 				case "an empty table of that name":
 					w.b.kernel.Edit(func(tables map[string]*nfttest.Table) {
-						tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: w.table.Rules.Comment}}
+						tables[DefaultTable] = &nfttest.Table{Table: nft.Table{Name: DefaultTable, Comment: w.core.table.Rules.Comment}}
 					})
 				default:
 					w.b.edit(t, func(table *nfttest.Table) {
@@ -145,7 +145,7 @@ func (w *watched) settled(t *testing.T) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	require.False(t, w.table.Stale())
+	require.False(t, w.core.table.Stale())
 }
 
 // What somebody takes out of a map, or adds to it, is their will: it is taken over.

@@ -15,7 +15,7 @@ import (
 )
 
 // unchanged reports that what was asked for was there already, or that it was not.
-func (e *Engine) unchanged(is bool) {
+func (e *core) unchanged(is bool) {
 	if r := e.noted.Load(); r != nil {
 		r.Unchanged = is
 	}
@@ -23,7 +23,7 @@ func (e *Engine) unchanged(is bool) {
 
 // confirm returns table.ErrConflict if others may have changed the table since it was read, for
 // a call that changes nothing itself and so would not notice.
-func (e *Engine) confirm() error {
+func (e *core) confirm() error {
 	if e.table.Current() {
 		return nil
 	}

@@ -30,14 +30,14 @@ import (
 // Where both know a frontend, an endpoint or a network, the kernel's word stands.
 
 // load reads what was kept, if anything is to keep it.
-func (e *Engine) load() error {
-	e.kept = nil
+func (e *core) load() error {
+	e.stored.record = nil
 	if e.opts.Store == nil {
 		return nil
 	}
-	if e.place == "" {
+	if e.stored.place == "" {
 		var err error
-		if e.place, err = e.namespace.ID(); err != nil {
+		if e.stored.place, err = e.namespace.ID(); err != nil {
 			return err
 		}
 	}
@@ -45,43 +45,43 @@ func (e *Engine) load() error {
 	if err != nil || !found {
 		return err
 	}
-	e.kept = &r
+	e.stored.record = &r
 	return nil
 }
 
 // keepThrough has the store know that the table which it is of, and which is about to be
 // made again, will be another one of the same content: should this process be killed
 // before the new one is on record, nothing that is not in it was lost.
-func (e *Engine) keepThrough() {
-	if e.kept == nil || e.kept.Table != e.markOf(e.table.LoadedHandle()) {
+func (e *core) keepThrough() {
+	if e.stored.record == nil || e.stored.record.Table != e.markOf(e.table.LoadedHandle()) {
 		return
 	}
-	if err := e.opts.Store.Save(nat.StoredState{State: e.kept.State, Table: e.anyMark()}); err != nil {
+	if err := e.opts.Store.Save(nat.StoredState{State: e.stored.record.State, Table: e.anyMark()}); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
 
 // reconcile restores what was kept and the kernel has lost, and has the store keep what
 // there is then.
-func (e *Engine) reconcile(ctx context.Context) error {
+func (e *core) reconcile(ctx context.Context) error {
 	switch {
 	case e.opts.Store == nil:
 		return nil
-	case e.kept == nil:
+	case e.stored.record == nil:
 		// Whoever has just said where it is to be kept wants to know that it cannot be.
-		e.reconciled = true
+		e.stored.reconciled = true
 		return e.save(e.state())
 	}
-	if err := e.retryOnConflict(ctx, func() error { return e.restore(ctx, *e.kept) }); err != nil {
+	if err := e.retryOnConflict(ctx, func() error { return e.restore(ctx, *e.stored.record) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
 	}
-	e.reconciled, e.kept = true, nil
+	e.stored.reconciled, e.stored.record = true, nil
 	e.saveFound()
 	return nil
 }
 
 // restore puts into the kernel what it has lost.
-func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
+func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	u := e.unite(kept.State)
 	e.reserved.Release(u.ports)
 	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
@@ -119,7 +119,7 @@ func (e *Engine) restore(ctx context.Context, kept nat.StoredState) error {
 
 // lookUpReachable looks up the routes to all backends. A route that cannot be looked up, or
 // is yet to come, leaves its segment out.
-func (e *Engine) lookUpReachable(c *change) {
+func (e *core) lookUpReachable(c *change) {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	after := e.mappingsAfter(&c.Change)
 	for p := range after.All {
@@ -154,7 +154,7 @@ type union struct {
 type lostLine struct{ what, reason string }
 
 // unite finds out what of the state the kernel does not have.
-func (e *Engine) unite(kept nat.State) *union {
+func (e *core) unite(kept nat.State) *union {
 	u := &union{ipam: e.ipam.Clone(), without: map[string]netip.Addr{}}
 	for _, n := range kept.Networks {
 		u.addNetwork(n)
@@ -220,7 +220,7 @@ func (u *union) addEndpoint(a nat.EndpointSpec) {
 }
 
 // addPorts adds those of the mappings whose time is not over and whose ports are free.
-func (u *union) addPorts(e *Engine, ms []nat.Mapping, now time.Time) {
+func (u *union) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	for _, m := range ms {
 		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
 			continue
@@ -256,7 +256,7 @@ func (u *union) leaveOut(reason string) {
 // toldAtMost bounds how many lines the log has of what is not restored.
 const toldAtMost = 32
 
-func (e *Engine) tell(lost []lostLine) {
+func (e *core) tell(lost []lostLine) {
 	for i, line := range lost {
 		if i == toldAtMost {
 			e.log.Warn("more of the stored state is not restored", "count", len(lost)-i)

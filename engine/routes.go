@@ -34,7 +34,7 @@ func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[portset.Port]) er
 }
 
 // warnUnreachable logs backends without a route.
-func (e *Engine) warnUnreachable(routes *hostnet.RouteCache) {
+func (e *core) warnUnreachable(routes *hostnet.RouteCache) {
 	for a, r := range routes.Routes {
 		if r.Kind == hostnet.Unreachable {
 			e.log.Warn("there is no route to the backend yet", "backend", a)

@@ -18,7 +18,7 @@ import (
 // State is all that is there now: networks and endpoints by name, mappings in the order
 // of Compare, ranges as one.
 func (e *Engine) State(ctx context.Context) (nat.State, error) {
-	return view(ctx, e, func() (nat.State, error) { return stateOf(e.ipam, e.mappings.All), nil })
+	return view(ctx, e, func(c *core) (nat.State, error) { return stateOf(c.ipam, c.mappings.All), nil })
 }
 
 // stateOf returns the state that networks, leases and ports make.
@@ -69,8 +69,8 @@ func allMappings(s nat.State) []nat.Mapping {
 
 // DiffState tells what ApplyState would change, and changes nothing.
 func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
-	return view(ctx, e, func() ([]nat.Change, error) {
-		_, lines, err := e.stateDifference(s)
+	return view(ctx, e, func(c *core) ([]nat.Change, error) {
+		_, lines, err := c.stateDifference(s)
 		return lines, err
 	})
 }
@@ -82,10 +82,10 @@ func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, erro
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
 func (e *Engine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
-	return update(ctx, e, func() ([]nat.Change, error) { return e.applyState(ctx, s) })
+	return update(ctx, e, func(c *core) ([]nat.Change, error) { return c.applyState(ctx, s) })
 }
 
-func (e *Engine) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
+func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
 	err = e.retryOnConflict(ctx, func() error {
 		var c change
 		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.ipamDiff.Empty() {
@@ -104,7 +104,7 @@ func (e *Engine) applyState(ctx context.Context, s nat.State) (lines []nat.Chang
 	return lines, nil
 }
 
-func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
+func (e *core) stateDifference(s nat.State) (change, []nat.Change, error) {
 	after, err := e.wantedIPAM(s)
 	if err != nil {
 		return change{}, nil, err
@@ -124,7 +124,7 @@ func (e *Engine) stateDifference(s nat.State) (change, []nat.Change, error) {
 }
 
 // wantedIPAM returns the networks and leases of a state, unless they cannot be.
-func (e *Engine) wantedIPAM(s nat.State) (*ipam.State, error) {
+func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 	names := map[string]bool{}
 	for _, n := range s.Networks {
 		if err := n.Validate(); err != nil {

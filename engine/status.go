@@ -105,32 +105,33 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer e.mu.Unlock()
-	if e.closed {
+	c := e.core
+	if c.closed {
 		return Status{}, nat.ErrClosed
 	}
-	e.forget(e.now())
-	counts := e.table.Counts()
-	networks, endpoints := e.ipam.Len()
+	c.forget(c.now())
+	counts := c.table.Counts()
+	networks, endpoints := c.ipam.Len()
 	s := Status{
-		Events: e.eventCounts,
-		Table:  e.opts.Table, Present: e.table.Present(), Owned: e.table.Owned(), Repaired: counts.Repaired,
-		Failures: Failures{Changes: counts.Changes, Repairs: e.failedRepairs, Sockets: counts.Sockets},
+		Events: c.events.counts,
+		Table:  c.opts.Table, Present: c.table.Present(), Owned: c.table.Owned(), Repaired: counts.Repaired,
+		Failures: Failures{Changes: counts.Changes, Repairs: counts.FailedChecks, Sockets: counts.Sockets},
 		Networks: networks, Endpoints: endpoints,
 	}
-	s.Carried, s.Flows, s.Proxies = e.holder.Stats()
+	s.Carried, s.Flows, s.Proxies = c.holder.Stats()
 	s.Connections = s.Carried.Live - s.Flows
-	s.Unserved = e.holder.Unserved(&e.mappings)
-	for p := range e.mappings.All {
+	s.Unserved = c.holder.Unserved(&c.mappings)
+	for p := range c.mappings.All {
 		s.Ports.count(p)
 	}
 	var errs [3]error
-	s.Tracked, s.TrackedMax, errs[0] = e.flows.Count()
-	s.Forwarding4, s.Forwarding6, errs[1] = e.forwardingState()
-	s.MissingFeatures, errs[2] = e.missingFeatures()
+	s.Tracked, s.TrackedMax, errs[0] = c.flows.Count()
+	s.Forwarding4, s.Forwarding6, errs[1] = c.forwardingState()
+	s.MissingFeatures, errs[2] = c.missingFeatures()
 	return s, errors.Join(errs[:]...)
 }
 
-func (e *Engine) forwardingState() (four bool, six ForwardingState, err error) {
+func (e *core) forwardingState() (four bool, six ForwardingState, err error) {
 	four, all6, some6, err := e.forwarding.State()
 	switch {
 	case all6:
@@ -147,10 +148,11 @@ func (e *Engine) forwardingState() (four bool, six ForwardingState, err error) {
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed && !e.suspended {
+	c := e.core
+	if c.closed && !c.suspended {
 		return nat.ErrClosed
 	}
-	e.end()
-	e.holder.Shutdown(ctx)
-	return e.disconnect()
+	c.end()
+	c.holder.Shutdown(ctx)
+	return c.disconnect()
 }

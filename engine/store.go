@@ -25,9 +25,20 @@ type Store interface {
 	Save(s nat.StoredState) error
 }
 
+// stored is what an engine knows of its Store.
+type stored struct {
+	// place identifies the network namespace.
+	place string
+	// reconciled is whether the stored state and the kernel's have been merged. Before that
+	// nothing is saved.
+	reconciled bool
+	// record is what was loaded, until then; nil: nothing was.
+	record *nat.StoredState
+}
+
 // tableMark identifies the present table in a [nat.StoredState]; empty: there is none.
 // The kernel counts the tables of a namespace, and gives no number twice.
-func (e *Engine) tableMark() (string, error) {
+func (e *core) tableMark() (string, error) {
 	handle, err := e.table.KernelHandle()
 	if err != nil || handle == 0 {
 		return "", err
@@ -36,13 +47,13 @@ func (e *Engine) tableMark() (string, error) {
 }
 
 // anyMark is a mark of any table in this namespace.
-func (e *Engine) anyMark() string { return "any of " + e.place }
+func (e *core) anyMark() string { return "any of " + e.stored.place }
 
 // markOf is the mark of the table with the handle.
-func (e *Engine) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.place) }
+func (e *core) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.stored.place) }
 
 // save stores a state.
-func (e *Engine) save(s nat.State) error {
+func (e *core) save(s nat.State) error {
 	if e.opts.Store == nil {
 		return nil
 	}
@@ -54,8 +65,8 @@ func (e *Engine) save(s nat.State) error {
 }
 
 // saveFound stores what was found in the kernel. An engine serves even if that fails.
-func (e *Engine) saveFound() {
-	if !e.reconciled {
+func (e *core) saveFound() {
+	if !e.stored.reconciled {
 		return
 	}
 	if err := e.save(e.state()); err != nil {

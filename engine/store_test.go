@@ -60,7 +60,7 @@ func requireKept(tb testing.TB, b *testbed, e *Engine) {
 	s, err := e.State(tb.Context())
 	require.NoError(tb, err)
 	require.Equal(tb, s, b.store.record.State)
-	mark, err := e.tableMark()
+	mark, err := e.core.tableMark()
 	require.NoError(tb, err)
 	require.Equal(tb, mark, b.store.record.Table)
 }
@@ -339,7 +339,7 @@ func TestRestoreEarly(t *testing.T) {
 	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, before, s)
-	require.Equal(t, segment.Counts{netip.MustParsePrefix(inside4): 14, netip.MustParsePrefix(inside6): 2}, e.segments)
+	require.Equal(t, segment.Counts{netip.MustParsePrefix(inside4): 14, netip.MustParsePrefix(inside6): 2}, e.core.segments)
 
 	b.kernel.Flush()
 	b.host.hook = func(string) error { return unix.ENOBUFS }

@@ -48,7 +48,7 @@ func busyPort(t *testing.T) (*Engine, *testbed, *logged, net.Listener) {
 	publish(t, b.open(t), fmt.Sprintf("%s->172.30.0.2:80", other.Addr()))
 	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(log, nil))})
 	holdPorts(t, e)
-	e.holder.Sync(&e.mappings)
+	e.core.holder.Sync(&e.core.mappings)
 	return e, b, log, other
 }
 
@@ -73,7 +73,7 @@ func TestUnservedIsRetried(t *testing.T) {
 	require.Len(t, proxiesOf(e), 1)
 	require.Equal(t, 1, log.count("mapping is served now"))
 	require.Equal(t, 1, log.count("mapping has no proxy"))
-	e.holder.Sync(&e.mappings)
+	e.core.holder.Sync(&e.core.mappings)
 	require.Equal(t, 1, log.count("mapping is served now"))
 }
 
@@ -104,7 +104,7 @@ func TestUnservedIsRetriedAtOnce(t *testing.T) {
 func TestUnservedIsUnpublished(t *testing.T) {
 	for _, end := range []func(*Engine) error{
 		applies(),
-		func(e *Engine) error { e.mappings = portset.NewSet(); return nil }, // as when the table was emptied
+		func(e *Engine) error { e.core.mappings = portset.NewSet(); return nil }, // as when the table was emptied
 	} {
 		e, b, log, other := busyPort(t)
 		require.NoError(t, end(e))
@@ -112,7 +112,7 @@ func TestUnservedIsUnpublished(t *testing.T) {
 		b.clock.advance(time.Hour)
 		_, ok := e.expire()
 		require.False(t, ok)
-		require.Empty(t, maps.Collect(e.holder.All))
+		require.Empty(t, maps.Collect(e.core.holder.All))
 		require.Zero(t, log.count("mapping is served now"))
 	}
 }

@@ -74,9 +74,9 @@ type Table struct {
 
 // Counts is how often something happened to a table.
 type Counts struct {
-	// Repaired counts repairs; Changes, changes that the kernel refused or did not
+	// Repaired counts repairs; FailedChecks, checks by a Watcher that failed; Changes, changes that the kernel refused or did not
 	// acknowledge; Sockets, netlink sockets that failed and were replaced.
-	Repaired, Changes, Sockets int
+	Repaired, FailedChecks, Changes, Sockets int
 }
 
 // New returns a table without a socket.
@@ -134,6 +134,9 @@ func (t *Table) SetCurrent(is bool) {
 
 // Counts returns how often the table was repaired, and the like.
 func (t *Table) Counts() Counts { return t.counts }
+
+// NoteFailedCheck counts a check that failed.
+func (t *Table) NoteFailedCheck() { t.counts.FailedChecks++ }
 
 // Handle returns the kernel's handle of the table that was created or loaded last; zero
 // if it is not known.
