@@ -11,6 +11,7 @@
 package main
 
 import (
+	"bytes"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -52,76 +53,48 @@ func writeDocuments(dir string) error {
 	if err != nil {
 		return err
 	}
-	root := newRoot(io.Discard, nil)
-	if err := writePages(root, filepath.Join(dir, "man"), date); err != nil {
+	man, completions := filepath.Join(dir, "man"), filepath.Join(dir, "completions")
+	if err := errors.Join(os.MkdirAll(man, 0o755), os.MkdirAll(completions, 0o755)); err != nil {
 		return err
 	}
-	return writeCompletions(root, filepath.Join(dir, "completions"))
+	root := newRoot(io.Discard, nil)
+	root.DisableAutoGenTag = true
+	header := doc.GenManHeader{Section: "8", Date: &date, Source: "nftnat " + buildinfo.Version, Manual: "nftnat"}
+	return errors.Join(
+		writePages(root, man, header),
+		root.GenBashCompletionFileV2(filepath.Join(completions, "nftnat.bash"), true),
+		root.GenZshCompletionFile(filepath.Join(completions, "_nftnat")),
+		root.GenFishCompletionFile(filepath.Join(completions, "nftnat.fish"), true),
+	)
 }
 
-// writePagesOf writes the page of a command and those below it, each with the global flags
-// that do something there.
-func writePagesOf(cmd *cobra.Command, dir string, header doc.GenManHeader) error {
+// writePages writes the page of a command and those of its subcommands, each with the global
+// flags that do something there.
+func writePages(cmd *cobra.Command, dir string, header doc.GenManHeader) error {
 	for _, sub := range cmd.Commands() {
 		if !sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
 			continue
 		}
-		if err := writePagesOf(sub, dir, header); err != nil {
+		if err := writePages(sub, dir, header); err != nil {
 			return err
 		}
 	}
 	hideGlobals(cmd)
 	name := strings.ReplaceAll(cmd.CommandPath(), " ", "-")
 	header.Title = strings.ToUpper(name) // each page has a copy
-	f, err := os.Create(filepath.Join(dir, name+"."+header.Section))
-	if err != nil {
+	var page bytes.Buffer
+	if err := doc.GenMan(cmd, &header, &page); err != nil {
 		return err
 	}
-	return errors.Join(doc.GenMan(cmd, &header, f), f.Close())
-}
-
-func writePages(root *cobra.Command, dir string, date time.Time) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	text := page.String()
+	if !cmd.HasParent() { // sections that are not about a command stand before the last one
+		const last = ".SH SEE ALSO\n"
+		if !strings.Contains(text, last) {
+			return fmt.Errorf("add sections to %s: it has no line %q", name, last)
+		}
+		text = strings.Replace(text, last, sections+last, 1)
 	}
-	root.DisableAutoGenTag = true
-	header := doc.GenManHeader{
-		Section: "8",
-		Date:    &date,
-		Source:  "nftnat " + buildinfo.Version,
-		Manual:  "nftnat",
-	}
-	if err := writePagesOf(root, dir, header); err != nil {
-		return err
-	}
-	return addSections(filepath.Join(dir, root.Name()+".8"))
-}
-
-// addSections adds what is not about a command or an option, where manual pages have it:
-// before the last section.
-func addSections(path string) error {
-	page, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, after, found := strings.Cut(string(page), seeAlso)
-	if !found {
-		return fmt.Errorf("add sections to %s: it has no line %q", path, seeAlso)
-	}
-	return os.WriteFile(path, []byte(before+sections+seeAlso+after), 0o644)
-}
-
-const seeAlso = ".SH SEE ALSO\n"
-
-func writeCompletions(root *cobra.Command, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return errors.Join(
-		root.GenBashCompletionFileV2(filepath.Join(dir, "nftnat.bash"), true),
-		root.GenZshCompletionFile(filepath.Join(dir, "_nftnat")),
-		root.GenFishCompletionFile(filepath.Join(dir, "nftnat.fish"), true),
-	)
+	return os.WriteFile(filepath.Join(dir, name+"."+header.Section), []byte(text), 0o644)
 }
 
 // sourceDate is the date of the sources, which the pages bear, and not that of the build.

@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"cmp"
 	"log/slog"
 	"sync"
 
@@ -12,18 +13,17 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// mostLines bounds how many lines the log has of one change. One that is of more mappings
-// has a last line that counts them.
+// mostLines bounds how many lines the log has for one change. A change of more mappings has a
+// last line that counts them.
 const mostLines = 100
 
-// changeLog logs and counts what happens to what is published. Its methods may be called
+// changeLog logs and counts changes of mappings, endpoints and networks. Its methods may be called
 // at the same time.
 type changeLog struct {
 	log *slog.Logger
 
 	mu sync.Mutex
-	// made and refused count changes that clients asked for, and happened ports by what
-	// happened to them.
+	// made and refused count changes that clients asked for.
 	made    map[api.Operation]int
 	refused map[refusal]int
 }
@@ -52,28 +52,25 @@ func (l *changeLog) outcome(o api.Outcome) {
 		l.refused[refusal{o.Operation, o.Code}]++
 	}
 	l.mu.Unlock()
-	log := l.log.With("uid", o.UID, "pid", o.PID)
-	if o.Name != "" {
-		log = log.With("name", o.Name)
-	}
+	log := l.log.With(addText([]any{"uid", o.UID, "pid", o.PID}, "name", o.Name)...)
 	if o.Err != nil {
 		log.Debug("refused", "operation", o.Operation, "reason", o.Code, "error", o.Err)
 		return
 	}
 	switch o.Operation {
 	case api.OpPublish:
-		logMappings(log, "published", o.Mappings)
+		logMappings(log, "published", o.Mappings, true)
 	case api.OpReplace:
-		logMappings(log, "replaced", o.Mappings)
+		logMappings(log, "replaced", o.Mappings, true)
 	case api.OpUnpublish:
-		logMappings(log, "unpublished", o.Mappings)
+		logMappings(log, "unpublished", o.Mappings, true)
 	case api.OpApply:
 		logChanges(log, o.Changes)
 	case api.OpAttach:
 		log.Info("attached", "address", o.Address)
-		logPorts(log, "published", o.Mappings)
+		logMappings(log, "published", o.Mappings, false)
 	case api.OpDetach:
-		logPorts(log, "unpublished", o.Mappings)
+		logMappings(log, "unpublished", o.Mappings, false)
 		log.Info("detached")
 	case api.OpCreateNetwork:
 		log.Info("created network", "prefix", o.Address)
@@ -82,60 +79,48 @@ func (l *changeLog) outcome(o api.Outcome) {
 	}
 }
 
-// event logs an event that no client asked for.
+// event logs an expiry, which no client asked for.
 func (l *changeLog) event(ev nat.Event) {
 	if ev.Kind == nat.EventExpired {
-		logMappings(l.log, "expired", ev.Mappings)
+		logMappings(l.log, "expired", ev.Mappings, true)
 	}
 }
 
-// logMappings logs a line for each mapping, ranges as one, with its name.
-func logMappings(log *slog.Logger, what string, ms []nat.Mapping) {
-	logLines(log, what, len(ms), func(i int) []any {
-		if ms[i].Name == "" {
-			return []any{"mapping", ms[i].String()}
+// logMappings logs a line for each mapping, a range as one. Names are left out if the log has
+// that of an endpoint.
+func logMappings(log *slog.Logger, what string, ms []nat.Mapping, named bool) {
+	logLines(log, what, len(ms), func(i int) (attrs []any) {
+		if named {
+			attrs = addText(attrs, "name", ms[i].Name)
 		}
-		return []any{"name", ms[i].Name, "mapping", ms[i].String()}
+		return append(attrs, "mapping", ms[i].String())
 	})
-}
-
-// logPorts is logMappings of the ports of an endpoint, whose name log has already.
-func logPorts(log *slog.Logger, what string, ms []nat.Mapping) {
-	logLines(log, what, len(ms), func(i int) []any { return []any{"mapping", ms[i].String()} })
 }
 
 // logChanges logs a line for each change that was applied.
 func logChanges(log *slog.Logger, cs []nat.Change) {
 	logLines(log, "applied", len(cs), func(i int) []any {
-		var attrs []any
 		c := cs[i]
-		if name := nameOf(c); name != "" {
-			attrs = append(attrs, "name", name)
-		}
+		attrs := addText(nil, "name", cmp.Or(c.New.Name, c.Old.Name))
 		if c.Old.Proto != 0 {
 			attrs = append(attrs, "old", c.Old.String())
 		}
 		if c.New.Proto != 0 {
 			attrs = append(attrs, "new", c.New.String())
 		}
-		if c.Before != "" {
-			attrs = append(attrs, "was", c.Before)
-		}
-		if c.After != "" {
-			attrs = append(attrs, "is", c.After)
-		}
-		return attrs
+		return addText(addText(attrs, "was", c.Before), "is", c.After)
 	})
 }
 
-func nameOf(c nat.Change) string {
-	if c.New.Name != "" {
-		return c.New.Name
+// addText adds an attribute unless its text is empty.
+func addText(attrs []any, key, text string) []any {
+	if text == "" {
+		return attrs
 	}
-	return c.Old.Name
+	return append(attrs, key, text)
 }
 
-// logLines logs a line for each of n things, and where there are too many, how many.
+// logLines logs n lines, or if there are too many, how many.
 func logLines(log *slog.Logger, what string, n int, attrs func(i int) []any) {
 	for i := range min(n, mostLines) {
 		log.Info(what, attrs(i)...)
@@ -145,9 +130,8 @@ func logLines(log *slog.Logger, what string, n int, attrs func(i int) []any) {
 	}
 }
 
-// tell tells the counts as metrics, those of what has not happened yet as 0, so that the
-// first time is an increase.
-func (l *changeLog) tell(e *exposition, n engine.EventCounts) {
+// writeMetrics writes the counts, also those that are 0, so that the first time is an increase.
+func (l *changeLog) writeMetrics(e *exposition, n engine.EventCounts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.family("nftnat_changes_total", counter, "Changes that clients of the API asked for and that were made.")

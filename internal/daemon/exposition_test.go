@@ -54,10 +54,10 @@ b_total{x="2",y="1"} 0
 func TestMetricsOfTheEngine(t *testing.T) {
 	var e exposition
 	n := api.MappingCounts{TCP: api.FamilyCounts{IPv4: 1, IPv6: 2}, UDP: api.FamilyCounts{IPv4: 3, IPv6: 4}}
-	tellMappings(&e, n, engine.Status{})
-	tellTable(&e, engine.Status{Owned: true, Failures: engine.Failures{Changes: 1, Repairs: 2, Sockets: 3}})
-	tellForwarding(&e, engine.Status{Forwarding4: true, Forwarding6: engine.ForwardingPartly})
-	tellProxies(&e, engine.Status{Proxies: 5})
+	writeMappings(&e, n, engine.Status{})
+	writeTable(&e, engine.Status{Owned: true, Failures: engine.Failures{Changes: 1, Repairs: 2, Sockets: 3}})
+	writeForwarding(&e, engine.Status{Forwarding4: true, Forwarding6: engine.ForwardingPartly})
+	writeProxies(&e, engine.Status{Proxies: 5})
 	families := read(t, e)
 	counts := map[string]float64{}
 	for _, m := range families["nftnat_mappings"].GetMetric() {
@@ -79,8 +79,8 @@ func TestMetricsOfTheEngine(t *testing.T) {
 func TestMetricsOfTheProcess(t *testing.T) {
 	var e exposition
 	started := time.Now()
-	tellRuntime(&e)
-	tellProcess(&e, started)
+	writeRuntime(&e)
+	writeProcess(&e, started)
 	families := read(t, e)
 	value := func(name string) float64 {
 		require.Contains(t, families, name)
@@ -132,7 +132,7 @@ func TestMetricsOfConnections(t *testing.T) {
 		all = append(all, engine.Connections{Mapping: mapped(t, "web", fmt.Sprintf("%d->172.17.0.2:80", i+1)), Translated: i, Proxied: 1})
 	}
 	var e exposition
-	tellConnections(&e, all, 10)
+	writeConnections(&e, all, 10)
 	families := read(t, e)
 	listed := families["nftnat_mapping_connections"].GetMetric()
 	require.Len(t, listed, 2*10)
@@ -150,6 +150,6 @@ func TestMetricsOfConnections(t *testing.T) {
 	require.Equal(t, map[string]string{"proto": "tcp", "frontend": "100", "name": "web", "via": "netfilter"}, first)
 
 	var none exposition
-	tellConnections(&none, nil, 10)
+	writeConnections(&none, nil, 10)
 	read(t, none)
 }

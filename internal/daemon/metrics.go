@@ -23,30 +23,30 @@ func (s *server) metricsHandler() http.Handler {
 			return
 		}
 		var e exposition
-		tellBuild(&e, buildinfo.Read())
-		tellMappings(&e, mappingCounts(st), st)
-		tellTable(&e, st)
-		tellForwarding(&e, st)
-		tellProxies(&e, st)
-		s.changes.tell(&e, st.Events)
+		writeBuild(&e, buildinfo.Read())
+		writeMappings(&e, mappingCounts(st), st)
+		writeTable(&e, st)
+		writeForwarding(&e, st)
+		writeProxies(&e, st)
+		s.changes.writeMetrics(&e, st.Events)
 		if s.MetricsMappings > 0 {
 			if connections, err := s.engine.Connections(r.Context()); err == nil {
-				tellConnections(&e, connections, s.MetricsMappings)
+				writeConnections(&e, connections, s.MetricsMappings)
 			} else {
 				s.log.Warn("connections could not be counted", "error", err)
 			}
 		}
 		if err == nil {
-			tellConntrack(&e, st)
+			writeConntrack(&e, st)
 		}
-		tellRuntime(&e)
-		tellProcess(&e, s.started)
+		writeRuntime(&e)
+		writeProcess(&e, s.started)
 		w.Header().Set("Content-Type", expositionType)
 		_, _ = w.Write(e.text) // the client may have ended
 	})
 }
 
-func tellMappings(e *exposition, n api.MappingCounts, st engine.Status) {
+func writeMappings(e *exposition, n api.MappingCounts, st engine.Status) {
 	e.family("nftnat_mappings", gauge, "Published ports.")
 	e.sample("nftnat_mappings", `family="ipv4",proto="tcp"`, float64(n.TCP.IPv4))
 	e.sample("nftnat_mappings", `family="ipv6",proto="tcp"`, float64(n.TCP.IPv6))
@@ -56,13 +56,13 @@ func tellMappings(e *exposition, n api.MappingCounts, st engine.Status) {
 	e.metric("nftnat_endpoints", gauge, "Endpoints, each with an address of a network.", float64(st.Endpoints))
 }
 
-// tellBuild tells what program this is, in labels of a figure that is always 1.
-func tellBuild(e *exposition, b buildinfo.Info) {
+// writeBuild writes what program this is, in labels of a figure that is always 1.
+func writeBuild(e *exposition, b buildinfo.Info) {
 	e.family("nftnat_build_info", gauge, "The program: its version, the commit it was built from, and the version of Go.")
 	e.sample("nftnat_build_info", labels("version", b.Version, "commit", b.Commit, "goversion", b.Go), 1)
 }
 
-func tellTable(e *exposition, st engine.Status) {
+func writeTable(e *exposition, st engine.Status) {
 	e.metric("nftnat_table_owned", gauge, "Whether the kernel refuses changes of the table to others.", oneIf(st.Owned))
 	e.metric("nftnat_table_repairs_total", counter, "Times that the table was repaired after others had changed it.", float64(st.Repaired))
 	e.family("nftnat_table_failures_total", counter, "Changes of the kernel's table, and repairs of it, that failed and not because of the caller.")
@@ -71,17 +71,16 @@ func tellTable(e *exposition, st engine.Status) {
 	e.metric("nftnat_netlink_sockets_replaced_total", counter, "Netlink sockets that failed and were replaced.", float64(st.Failures.Sockets))
 }
 
-// tellForwarding tells the state of each family as a set of which one is 1.
-func tellForwarding(e *exposition, st engine.Status) {
+// writeForwarding writes the state of each family as a set of figures of which one is 1.
+func writeForwarding(e *exposition, st engine.Status) {
 	e.family("nftnat_forwarding", gauge, "Whether the kernel forwards packets: on, off, or partly, which is for some interfaces only.")
 	f := forwardingOf(st)
-	for _, family := range []struct {
-		name string
-		is   api.ForwardingState
-	}{{"ipv4", f.IPv4}, {"ipv6", f.IPv6}} {
-		for _, state := range []api.ForwardingState{api.ForwardingOn, api.ForwardingOff, api.ForwardingPartly} {
-			e.sample("nftnat_forwarding", labels("family", family.name, "state", string(state)), oneIf(family.is == state))
-		}
+	states := []api.ForwardingState{api.ForwardingOn, api.ForwardingOff, api.ForwardingPartly}
+	for _, state := range states {
+		e.sample("nftnat_forwarding", labels("family", "ipv4", "state", string(state)), oneIf(f.IPv4 == state))
+	}
+	for _, state := range states {
+		e.sample("nftnat_forwarding", labels("family", "ipv6", "state", string(state)), oneIf(f.IPv6 == state))
 	}
 }
 
@@ -92,12 +91,12 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-func tellConntrack(e *exposition, st engine.Status) {
+func writeConntrack(e *exposition, st engine.Status) {
 	e.metric("nftnat_conntrack_entries", gauge, "Flows in the connection tracking table.", float64(st.Tracked))
 	e.metric("nftnat_conntrack_entries_limit", gauge, "Flows from which the kernel drops new ones; 0: it never does.", float64(st.TrackedMax))
 }
 
-func tellProxies(e *exposition, st engine.Status) {
+func writeProxies(e *exposition, st engine.Status) {
 	e.metric("nftnat_proxies", gauge, "Userland proxies.", float64(st.Proxies))
 	e.metric("nftnat_mappings_without_proxy", gauge, "Mappings whose port is held by another process.", float64(st.Unserved))
 	e.family("nftnat_proxy_flows", gauge, "TCP connections and UDP flows that the proxies carry.")
@@ -110,9 +109,9 @@ func tellProxies(e *exposition, st engine.Status) {
 	e.metric("nftnat_proxy_refused_dials_total", counter, "Backends that refused or did not answer.", float64(st.Carried.RefusedDials))
 }
 
-// tellConnections tells the connections of the mappings that have most of them, and all
-// others together.
-func tellConnections(e *exposition, all []engine.Connections, most int) {
+// writeConnections writes the connections of the mappings that have most of them, and the sum of
+// all others.
+func writeConnections(e *exposition, all []engine.Connections, most int) {
 	byCount := slices.Clone(all)
 	slices.SortStableFunc(byCount, func(a, b engine.Connections) int { return cmp.Compare(live(b), live(a)) })
 	listed := min(most, len(byCount))

@@ -26,16 +26,16 @@ import (
 func everything(t *testing.T) exposition {
 	t.Helper()
 	var e exposition
-	tellBuild(&e, buildinfo.Info{Version: "0.1.0", Commit: "a", Go: "go1"})
-	tellMappings(&e, api.MappingCounts{}, engine.Status{})
-	tellTable(&e, engine.Status{})
-	tellForwarding(&e, engine.Status{})
-	tellProxies(&e, engine.Status{})
-	tellConntrack(&e, engine.Status{})
-	newChangeLog(slog.New(slog.DiscardHandler)).tell(&e, engine.EventCounts{})
-	tellConnections(&e, []engine.Connections{{Mapping: mapped(t, "web", "8080->172.17.0.2:80"), Translated: 1}}, 1)
-	tellRuntime(&e)
-	tellProcess(&e, time.Now())
+	writeBuild(&e, buildinfo.Info{Version: "0.1.0", Commit: "a", Go: "go1"})
+	writeMappings(&e, api.MappingCounts{}, engine.Status{})
+	writeTable(&e, engine.Status{})
+	writeForwarding(&e, engine.Status{})
+	writeProxies(&e, engine.Status{})
+	writeConntrack(&e, engine.Status{})
+	newChangeLog(slog.New(slog.DiscardHandler)).writeMetrics(&e, engine.EventCounts{})
+	writeConnections(&e, []engine.Connections{{Mapping: mapped(t, "web", "8080->172.17.0.2:80"), Translated: 1}}, 1)
+	writeRuntime(&e)
+	writeProcess(&e, time.Now())
 	return e
 }
 

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tellRuntime tells of Go's runtime, by the names that Prometheus' own library for Go has
-// given these figures.
-func tellRuntime(e *exposition) {
+// writeRuntime writes figures of Go's runtime, by the names that Prometheus' own library for Go
+// gives them.
+func writeRuntime(e *exposition) {
 	e.family("go_info", gauge, "The version of Go that the program is built with.")
 	e.sample("go_info", fmt.Sprintf("version=%q", runtime.Version()), 1)
 	e.metric("go_goroutines", gauge, "Goroutines that exist.", float64(runtime.NumGoroutine()))
@@ -40,10 +40,10 @@ func tellRuntime(e *exposition) {
 	e.metric("go_memstats_last_gc_time_seconds", gauge, "When the last collection ended, in seconds since 1970.", float64(m.LastGC)/1e9)
 }
 
-// tellProcess tells what any program tells
-// (https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics). What
-// the kernel does not tell is left out.
-func tellProcess(e *exposition, started time.Time) {
+// writeProcess writes the figures of any process
+// (https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics), as far as the
+// kernel has them.
+func writeProcess(e *exposition, started time.Time) {
 	var used unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used) == nil {
 		e.metric("process_cpu_seconds_total", counter, "Processor time, of user and system.", time.Duration(used.Nano()).Seconds())
@@ -61,9 +61,8 @@ func tellProcess(e *exposition, started time.Time) {
 	e.metric("process_start_time_seconds", gauge, "When the process started, in seconds since 1970.", float64(started.UnixMilli())/1e3)
 }
 
-// openFiles counts the descriptors. Linux tells their number as the size of the directory
-// since 6.2: a daemon may have a hundred thousand of them, and their names would be read
-// for each scrape.
+// openFiles counts the descriptors. A daemon may have a hundred thousand of them; since Linux 6.2
+// their number is the size of the directory, and their names need not be read.
 func openFiles() (int, error) {
 	info, err := os.Stat("/proc/self/fd")
 	if err != nil {
@@ -81,8 +80,8 @@ func openFiles() (int, error) {
 	return len(names) - 1, err // without the one that reads
 }
 
-// mostFiles is the limit that is in force. It is read and not asked for, because prlimit
-// is a call that the daemon has given up.
+// mostFiles is the limit that is in force. It is read from a file because a confined daemon may
+// not call prlimit.
 func mostFiles() (n uint64, err error) {
 	limits, err := os.ReadFile("/proc/self/limits")
 	if err != nil {
@@ -93,8 +92,8 @@ func mostFiles() (n uint64, err error) {
 	return n, err
 }
 
-// memory is the size of the process and what of it is resident, in bytes
-// (/proc/PID/statm, proc_pid_statm(5), which has pages).
+// memory is the size of the process, and how much of it is resident, in bytes
+// (proc_pid_statm(5)).
 func memory() (virtual, resident int, err error) {
 	pages, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
