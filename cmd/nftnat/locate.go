@@ -34,8 +34,8 @@ func (g *global) socketPath() string {
 	return g.socket
 }
 
-// daemon finds the daemon that has this table of this network namespace, or starts
-// it for a writer. The error is api.ErrNoServer if none runs and none was started.
+// daemon finds the daemon that has this table of this network namespace, or starts it for a
+// writer. The error is api.ErrNoServer if none runs and none was started.
 func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
 	client, free, err := g.locate(ctx)
 	if a == reading {
@@ -55,21 +55,20 @@ func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
 	return client, err
 }
 
-// longestPause is the last before a writer gives up asking a daemon that hangs up; all
-// of them take 2 seconds.
+// longestPause is the last one before a writer gives up asking a daemon that hangs up. All pauses
+// take 2 seconds.
 const longestPause = 1024 * time.Millisecond
 
-// hungUp reports whether a daemon closed the connection before it answered. So does one
-// that is being killed, until the kernel has closed its listener too; the more sockets it
-// has, the longer that takes.
+// hungUp reports whether a daemon closed the connection before it answered. So does a daemon that
+// is killed, until the kernel has closed its listener, which takes longer the more sockets it has.
 func hungUp(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
-// locate asks at the sockets where the daemon can be. With the error that there is
-// none comes the socket at which one can be started.
+// locate asks at the sockets where the daemon can be. With api.ErrNoServer it returns the socket
+// at which one can be started.
 func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err error) {
-	// Before anybody is asked: it is a part of a socket's path, too.
+	// First, since it is a part of a socket's path.
 	if err := engine.ValidateTableName(g.table); err != nil {
 		return nil, "", err
 	}
@@ -78,10 +77,10 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 		return nil, "", err
 	}
 	if g.socket != "" {
-		return g.ask(ctx, inode)
+		return g.askGiven(ctx, inode)
 	}
-	// The daemon of the first namespace that has one is at the default socket, for
-	// namespaces share the files of /run. Those of others are beside it.
+	// Network namespaces share the files of /run: the first daemon has the default socket, and
+	// those of other tables and namespaces are beside it.
 	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
 	for _, path := range []string{defaultSocket, own} {
 		client := g.client(path)
@@ -103,8 +102,8 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	return nil, free, api.ErrNoServer
 }
 
-// askStatus asks for the status, for which a daemon needs no privilege: what is not
-// permitted is to use its socket.
+// askStatus asks for the status. The daemon needs no privilege for that, so if it is not permitted
+// the caller may not use the socket.
 func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
 	status, err := client.Status(ctx)
 	if errors.Is(err, fs.ErrPermission) {
@@ -113,7 +112,7 @@ func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
 	return status, err
 }
 
-// client is one that says what a change did beyond what the command prints.
+// client returns a client that prints what a change did beyond the command's output.
 func (g *global) client(path string) *api.Client {
 	c := api.NewClient(path)
 	if !g.quiet {
@@ -128,9 +127,9 @@ func (g *global) client(path string) *api.Client {
 	return c
 }
 
-// ask asks at the socket that was given. Whoever also says which table or namespace is
-// meant does not mean another one.
-func (g *global) ask(ctx context.Context, inode uint64) (*api.Client, string, error) {
+// askGiven asks at the socket that was given. If a table or namespace was given too, the daemon
+// has to have that one.
+func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, string, error) {
 	client := g.client(g.socket)
 	status, err := askStatus(ctx, client)
 	switch {

@@ -17,18 +17,17 @@ import (
 )
 
 const (
-	// progressDelay is how long work takes before somebody might wonder about it.
+	// progressDelay is how long work takes before its progress is shown.
 	progressDelay = 300 * time.Millisecond
-	// progressPause is between two looks.
+	// progressPause is between two updates.
 	progressPause = 200 * time.Millisecond
 )
 
-// eraseLine is how a terminal is told to begin the line anew and to wipe it (ECMA-48,
-// CR and EL). Every terminal of this century understands it.
+// eraseLine goes to the begin of a line of a terminal and erases it (ECMA-48, CR and EL).
 const eraseLine = "\r\x1b[K"
 
-// showProgress shows on a terminal how far the publisher's work is, until it is told to
-// stop: then it is wiped. Where standard error is none, nothing is shown.
+// showProgress shows on a terminal how far the publisher's work is, and erases it when stop is
+// called. Nothing is shown if standard error is no terminal.
 func (g *global) showProgress(ctx context.Context, p publisher) (stop func()) {
 	if g.quiet || g.json || !isTerminal(g.stderr) {
 		return func() {}
@@ -42,7 +41,7 @@ func (g *global) showProgress(ctx context.Context, p publisher) (stop func()) {
 	}
 }
 
-// isTerminal reports whether what is written there is seen by somebody (tcgetattr(3)).
+// isTerminal reports whether w is a terminal (tcgetattr(3)).
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -53,7 +52,7 @@ func isTerminal(w io.Writer) bool {
 }
 
 // follow writes how far the work is, on one line, until the context is done.
-func follow(ctx context.Context, w io.Writer, look func(context.Context) (api.Progress, error)) {
+func follow(ctx context.Context, w io.Writer, progress func(context.Context) (api.Progress, error)) {
 	timer := time.NewTimer(progressDelay)
 	defer timer.Stop()
 	shown := ""
@@ -67,8 +66,8 @@ func follow(ctx context.Context, w io.Writer, look func(context.Context) (api.Pr
 		case <-timer.C:
 		}
 		line := "waiting for the daemon"
-		if progress, err := look(ctx); err == nil && progress.Step != "" {
-			line = progressLine(progress)
+		if p, err := progress(ctx); err == nil && p.Step != "" {
+			line = progressLine(p)
 		}
 		if line != shown && ctx.Err() == nil {
 			shown = line
@@ -85,7 +84,7 @@ func progressLine(p api.Progress) string {
 		"flows": "looking for flows", "open": "opening proxies", "done": "done",
 	}[p.Step]
 	if words == "" {
-		words = p.Step // of a daemon that knows more
+		words = p.Step // of a newer daemon
 	}
 	if p.Total != 0 {
 		words += fmt.Sprintf(": %d of %d", p.Done, p.Total)

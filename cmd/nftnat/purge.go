@@ -53,16 +53,15 @@ func (g *global) purge(ctx context.Context) error {
 	})
 }
 
-// purgeAndStop ends the daemon, deletes the table, and removes what starting daemons has
-// left beside their socket. No command starts another one meanwhile.
+// purgeAndStop ends the daemon, deletes the table, and removes the files that were made beside
+// the socket to start daemons. No command starts another daemon meanwhile.
 func (g *global) purgeAndStop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, daemon.DrainTimeout+startTimeout)
 	defer cancel()
 	client, path, err := g.locate(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		path = client.Path()
-	case !errors.Is(err, api.ErrNoServer):
+	} else if !errors.Is(err, api.ErrNoServer) {
 		return err
 	}
 	lock := path + lockSuffix
@@ -89,23 +88,20 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 	return removeLeftovers(leftovers, filepath.Dir(path))
 }
 
-// removeLeftovers removes files, their directory if it is the daemon's and empty, and the
-// control group if no other daemon is in it.
+// removeLeftovers removes files, the control group if no other daemon is in it, and the directory
+// if it is the default one and empty.
 func removeLeftovers(files []string, dir string) error {
-	var errs []error
 	daemon.RemoveControlGroup()
+	var errs []error
 	for _, f := range files {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, os.Remove(f))
 	}
 	if dir == filepath.Dir(defaultSocket) {
-		err := os.Remove(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, os.Remove(dir))
 	}
-	return errors.Join(errs...)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool {
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY)
+	})...)
 }
 
 // stop ends the daemon, if there is one, and waits until it has.
@@ -121,25 +117,25 @@ func (g *global) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A descriptor of the process, and not its number: whoever has that number later
-	// is not meant.
+	// A descriptor of the process, since another process may have its number later.
 	process, err := unix.PidfdOpen(st.PID, 0)
 	if err != nil {
 		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
 	}
 	defer func() { _ = unix.Close(process) }() // nothing was written
-	// The daemon knows its number in its own PID namespace, which may not be ours.
+	// The daemon knows its number in its own PID namespace, which may be another one.
 	if !isDaemon(st.PID) {
 		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
 	}
-	// Nothing is left for it to drain, nor in its state file.
+	// So that it has nothing to drain, and its state file is empty.
 	if _, err := client.ApplyState(ctx, nat.State{}); err != nil {
 		return err
 	}
-	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
+	err = unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0)
+	if err == nil || errors.Is(err, unix.ESRCH) {
+		err = awaitEnd(ctx, process)
 	}
-	if err := awaitEnd(ctx, process); err != nil {
+	if err != nil {
 		return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
 	}
 	return nil
@@ -151,13 +147,12 @@ func isDaemon(pid int) bool {
 	return err == nil && slices.Contains(strings.Split(string(line), "\x00"), "serve")
 }
 
-// awaitEnd waits until a process has ended, also one that its parent has not waited
-// for: a container's first process may never do so (pidfd_open(2)).
+// awaitEnd waits until a process has ended, also if its parent does not wait for it, as the first
+// process of a container may not (pidfd_open(2)).
 func awaitEnd(ctx context.Context, process int) error {
 	for ctx.Err() == nil {
 		fds := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
-		// Not for longer, to see that the context is done.
-		n, err := unix.Poll(fds, 100)
+		n, err := unix.Poll(fds, 100) // ms; then the context is checked
 		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}

@@ -39,7 +39,7 @@ type global struct {
 	log *slog.Logger
 }
 
-// run is the whole program: it returns the exit status.
+// run runs a command line and returns its exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot(stderr, asked(args))
 	root.SetArgs(args)
@@ -57,67 +57,35 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitStatus(err)
 }
 
-// verb is a command, and how it is made.
+// verb is a command of the first level: its name, how it is made, and its group in the help;
+// empty: it is in none.
 type verb struct {
 	name  string
 	make  func(*global) *cobra.Command
-	group string // of the help; empty: what is left
+	group string
 }
 
-// The groups of the help.
-const (
-	groupPublish  = "publish"
-	groupNetworks = "networks"
-	groupLook     = "look"
-	groupDaemon   = "daemon"
-)
-
-// groups are those of the help, in its order.
-func groups() []*cobra.Group {
-	return []*cobra.Group{
-		{ID: groupPublish, Title: "Publish:"},
-		{ID: groupNetworks, Title: "Networks and endpoints:"},
-		{ID: groupLook, Title: "Look:"},
-		{ID: groupDaemon, Title: "Daemon:"},
-	}
-}
-
-// command makes the verb's command.
-func (v verb) command(g *global) *cobra.Command {
-	cmd := v.make(g)
-	cmd.GroupID = v.group
-	return cmd
-}
-
-// verbs are all that there are, but for those of cobra.
+// verbs are all but those of cobra, in the order of their groups.
 func verbs() []verb {
+	const publish, networks, look, daemon = "Publish:", "Networks and endpoints:", "Look:", "Daemon:"
 	return []verb{
-		{"add", newAdd, groupPublish}, {"rm", newRm, groupPublish}, {"ls", newLs, groupPublish},
-		{"apply", newApply, groupPublish}, {"export", newExport, groupPublish},
-		{"network", newNetwork, groupNetworks}, {"attach", newAttach, groupNetworks}, {"detach", newDetach, groupNetworks},
-		{"ps", newPs, groupNetworks}, {"inspect", newInspect, groupNetworks}, {"port", newPort, groupNetworks},
-		{"status", newStatus, groupLook}, {"events", newEvents, groupLook}, {"plan", newPlan, groupLook}, {"demo", newDemo, groupLook},
-		{"serve", newServe, groupDaemon}, {"purge", newPurge, groupDaemon},
+		{"add", newAdd, publish}, {"rm", newRm, publish}, {"ls", newLs, publish}, {"apply", newApply, publish}, {"export", newExport, publish},
+		{"network", newNetwork, networks}, {"attach", newAttach, networks}, {"detach", newDetach, networks},
+		{"ps", newPs, networks}, {"inspect", newInspect, networks}, {"port", newPort, networks},
+		{"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},
+		{"serve", newServe, daemon}, {"purge", newPurge, daemon},
 		{"version", newVersion, ""},
 	}
 }
 
-// asked is the verb that a command line begins with, by itself. Nil: it does not begin
-// with one, and what it is takes to know them all.
+// asked is the verb that a command line begins with, alone. Nil: it does not begin with one, and
+// all are needed to understand it.
 func asked(args []string) []verb {
-	if len(args) != 0 {
-		for _, v := range verbs() {
-			if v.name == args[0] {
-				return []verb{v}
-			}
-		}
-	}
-	return nil
+	return slices.DeleteFunc(verbs(), func(v verb) bool { return len(args) == 0 || v.name != args[0] })
 }
 
-// newRoot makes the root of the verbs that are given, or of all, with the help and the
-// completion that there are for them. To make all of them takes as long as the
-// system takes to start the program.
+// newRoot makes the root command with some verbs, or with all if there are none, and with help and
+// completion. Making all verbs takes as long as the system takes to start the program.
 func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	g := &global{stderr: stderr}
 	root := &cobra.Command{
@@ -154,7 +122,6 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 		return cmd.Help()
 	}
 	root.Flags().BoolVar(&printVersion, "version", false, "print the version")
-	root.AddGroup(groups()...)
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.socket, "socket", os.Getenv(envSocket), "ask the daemon at the socket `PATH` (default "+defaultSocket+")")
 	flags.BoolVar(&g.direct, "direct", false, "act without a daemon: localhost is not served")
@@ -162,24 +129,28 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	flags.StringVar(&g.table, "table", engine.DefaultTable, "keep the mappings in the nftables table of this `NAME`")
 	flags.BoolVar(&g.quiet, "quiet", false, "print nothing but errors and what was asked for")
 	flags.BoolVar(&g.json, "json", false, "print JSON")
-	_ = root.RegisterFlagCompletionFunc("netns", completeNetns) // the flag is there, which is the only error
+	completeFlag(root, "netns", completeNetns)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	if only != nil {
-		root.CompletionOptions.DisableDefaultCmd = true
-		for _, v := range only {
-			root.AddCommand(v.command(g))
+	all := len(only) == 0
+	if all {
+		only = verbs()
+	}
+	root.CompletionOptions.DisableDefaultCmd = !all
+	for _, v := range only {
+		cmd := v.make(g)
+		if cmd.GroupID = v.group; v.group != "" && !root.ContainsGroup(v.group) {
+			root.AddGroup(&cobra.Group{ID: v.group, Title: v.group})
 		}
-		return root
+		root.AddCommand(cmd)
 	}
-	for _, v := range verbs() {
-		root.AddCommand(v.command(g))
+	if all {
+		refuseUnknown(root)
 	}
-	refuseUnknown(root)
 	return root
 }
 
-// refuseUnknown makes the verbs that cobra adds by itself refuse what they do not
-// know, where they would print help and exit 0.
+// refuseUnknown makes the verbs of cobra refuse arguments that they do not know. By themselves
+// they print help and exit 0.
 func refuseUnknown(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
@@ -202,7 +173,7 @@ func refuseUnknown(root *cobra.Command) {
 	}
 }
 
-// logger is never nil: not only libraries, which take nil for none, log by it.
+// logger is where this process logs. It is never nil.
 func (g *global) logger() *slog.Logger {
 	if g.quiet {
 		return slog.New(slog.DiscardHandler)
@@ -225,10 +196,7 @@ const (
 
 // offer names the global flags that do something with a command.
 func offer(cmd *cobra.Command, globals string) *cobra.Command {
-	if cmd.Annotations == nil {
-		cmd.Annotations = map[string]string{}
-	}
-	cmd.Annotations[annotationGlobals] = globals
+	cmd.Annotations = map[string]string{annotationGlobals: globals}
 	return cmd
 }
 

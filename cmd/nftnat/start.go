@@ -23,27 +23,20 @@ import (
 // startTimeout bounds how long a command waits for a daemon that it has started.
 const startTimeout = 15 * time.Second
 
-// detachTimeout bounds how long serve --detach waits for the daemon, which may take over
-// from another one that has something to do first.
+// detachTimeout bounds how long serve --detach waits for the daemon, which may take over from one
+// that has to finish something first.
 const detachTimeout = 3 * time.Minute
 
-// start starts a daemon in the background and waits until it is ready. Commands that
-// race to start one go one after another, and all but the first find it there.
+// start starts a daemon in the background and waits until it is ready. Of commands that start one
+// at the same time all but the first find it there.
 func (g *global) start(ctx context.Context, path string) (client *api.Client, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	defer unix.Umask(unix.Umask(0o022)) // what is made beside the socket has modes of its own
-	fresh := missing(filepath.Dir(path), path+lockSuffix)
-	turn, err := takeTurnIn(ctx, path)
+	done, err := prepare(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("start daemon: %w", err)
 	}
-	defer func() { _ = turn.Close() }() // its lock goes with it
-	defer func() {
-		if err != nil {
-			removeNew(fresh)
-		}
-	}()
+	defer func() { done(err) }()
 	client, free, err := g.locate(ctx)
 	if !errors.Is(err, api.ErrNoServer) {
 		return client, err
@@ -59,7 +52,92 @@ func (g *global) start(ctx context.Context, path string) (client *api.Client, er
 	return client, err
 }
 
-// missing returns those of the paths at which nothing is.
+// spawn runs this program again as a daemon, with its log beside the socket, and waits until it
+// is ready.
+func (g *global) spawn(ctx context.Context, path string) (err error) {
+	args := []string{"nftnat", "serve", "--socket", "", "--table", g.table}
+	if args[3], err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	if g.netns != "" {
+		ns, err := filepath.Abs(g.namespacePath())
+		if err != nil {
+			return fmt.Errorf("start daemon: %w", err)
+		}
+		args = append(args, "--netns", ns)
+	}
+	return startLogged(ctx, args, args[3], false)
+}
+
+// detach runs this very command line again as a daemon. Its log goes where this command has its
+// errors, if that is a file or the journal, and else beside the socket.
+func (g *global) detach(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	if os.Getenv("NOTIFY_SOCKET") != "" || keepsErrors(os.Stderr) {
+		err := daemon.Start(ctx, os.Args, os.Stderr, true)
+		var said *daemon.StartError
+		if errors.As(err, &said) {
+			return shownError(said.Status) // the daemon has printed it
+		}
+		return err
+	}
+	path, err := filepath.Abs(g.socketPath())
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	done, err := prepare(ctx, path)
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { done(err) }()
+	if err = startLogged(ctx, os.Args, path, true); err == nil {
+		g.logger().Info("the daemon's log is " + logPath(path))
+	}
+	return err
+}
+
+// prepare makes the directory of a socket, and locks a file in it: the caller's turn to start a
+// daemon or to purge one. The turn ends with done, which removes what was made if the daemon did
+// not start.
+func prepare(ctx context.Context, socket string) (done func(error), err error) {
+	umask := unix.Umask(0o022) // the modes are as given
+	fresh := missing(filepath.Dir(socket), socket+lockSuffix)
+	turn, err := takeTurnIn(ctx, socket)
+	if err != nil {
+		unix.Umask(umask)
+		return nil, err
+	}
+	return func(err error) {
+		if err != nil {
+			removeNew(fresh)
+		}
+		_ = turn.Close() // with it the lock
+		unix.Umask(umask)
+	}, nil
+}
+
+// startLogged starts a daemon with its log beside a socket.
+func startLogged(ctx context.Context, args []string, socket string, service bool) error {
+	path := logPath(socket)
+	fresh := missing(path)
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer func() { _ = log.Close() }() // the daemon has its own
+	err = daemon.Start(ctx, args, log, service)
+	var said *daemon.StartError
+	switch {
+	case errors.As(err, &said):
+		removeNew(fresh) // it has the same line
+	case err != nil:
+		err = fmt.Errorf("%w; see %s", err, path)
+	}
+	return err
+}
+
+// missing returns the paths at which nothing exists.
 func missing(paths ...string) []string {
 	return slices.DeleteFunc(paths, func(path string) bool {
 		_, err := os.Lstat(path)
@@ -67,22 +145,22 @@ func missing(paths ...string) []string {
 	})
 }
 
-// removeNew removes what a command has made for a daemon that did not start, the last first.
-// A directory in which somebody else has put something stays.
+// removeNew removes what a command made for a daemon that did not start, the last first. A
+// directory with files of others stays.
 func removeNew(paths []string) {
 	for _, path := range slices.Backward(paths) {
 		_ = os.Remove(path)
 	}
 }
 
-// Beside a socket are the file that is locked by those who are about to start or to purge
-// its daemon, and the log of one that was started by a command.
+// Beside a socket are the file that commands lock to start or to purge its daemon, and the log of a
+// daemon that a command started.
 const lockSuffix = ".lock"
 
 func logPath(socket string) string { return strings.TrimSuffix(socket, ".sock") + ".log" }
 
-// dirAttempts bounds how often the directory of a socket is made because somebody else
-// has just purged it.
+// dirAttempts bounds how often the directory of a socket is made because another command has just
+// purged it.
 const dirAttempts = 5
 
 // takeTurnIn is takeTurn for a socket, whose directory it makes.
@@ -98,8 +176,8 @@ func takeTurnIn(ctx context.Context, socket string) (turn *os.File, err error) {
 	return turn, err
 }
 
-// takeTurn locks a file that everybody locks who is about to start a daemon, or to purge
-// one: that removes the file.
+// takeTurn locks the file that commands lock to start a daemon or to purge one, which removes the
+// file.
 func takeTurn(ctx context.Context, path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
@@ -130,81 +208,6 @@ func isAt(f *os.File, path string) bool {
 	}
 	there, err := os.Lstat(path)
 	return err == nil && os.SameFile(mine, there)
-}
-
-// spawn runs this program again as a daemon, with its log beside the socket, and waits until it
-// is ready.
-func (g *global) spawn(ctx context.Context, path string) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	fresh := missing(logPath(path))
-	log, err := openLog(path)
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	defer func() { _ = log.Close() }() // the daemon has its own
-	args := []string{"nftnat", "serve", "--socket", path, "--table", g.table}
-	if g.netns != "" {
-		ns, err := filepath.Abs(g.namespacePath())
-		if err != nil {
-			return fmt.Errorf("start daemon: %w", err)
-		}
-		args = append(args, "--netns", ns)
-	}
-	err = daemon.Start(ctx, args, log, false)
-	var said *daemon.StartError
-	switch {
-	case errors.As(err, &said):
-		removeNew(fresh) // it has the same line
-	case err != nil:
-		err = fmt.Errorf("%w; see %s", err, log.Name())
-	}
-	return err
-}
-
-// openLog opens the log of a daemon in the background, beside its socket.
-func openLog(socket string) (*os.File, error) {
-	return os.OpenFile(logPath(socket), os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o640)
-}
-
-// detach runs this very command line again, as a daemon that has its log where this
-// command has its errors, if that is a file or the journal, and beside its socket if not.
-func (g *global) detach(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
-	defer cancel()
-	log, kept := os.Stderr, os.Getenv("NOTIFY_SOCKET") != "" || keepsErrors(os.Stderr)
-	var fresh []string
-	if !kept {
-		path, err := filepath.Abs(g.socketPath())
-		if err != nil {
-			return fmt.Errorf("start daemon: %w", err)
-		}
-		defer unix.Umask(unix.Umask(0o022)) // the modes are as given
-		fresh = missing(filepath.Dir(path), path+lockSuffix, logPath(path))
-		turn, err := takeTurnIn(ctx, path)
-		if err != nil {
-			return fmt.Errorf("start daemon: %w", err)
-		}
-		defer func() { _ = turn.Close() }() // its lock goes with it
-		if log, err = openLog(path); err != nil {
-			return fmt.Errorf("start daemon: %w", err)
-		}
-		defer func() { _ = log.Close() }() // the daemon has its own
-	}
-	err := daemon.Start(ctx, os.Args, log, true)
-	var said *daemon.StartError
-	switch {
-	case errors.As(err, &said):
-		removeNew(fresh) // the log has the same line
-		if kept {
-			return shownError(said.Status)
-		}
-	case err == nil && !kept:
-		g.logger().Info("the daemon's log is " + log.Name())
-	}
-	return err
 }
 
 // keepsErrors reports whether a daemon in the background may go on to write to the standard

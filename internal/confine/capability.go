@@ -59,7 +59,8 @@ func keepCapabilities(keep []Capability) ([]Capability, error) {
 		return nil, err
 	}
 	// What is not inheritable leaves the ambient set as well (capabilities(7)).
-	if err := setCapabilities(&header, &want); err != nil {
+	err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&want)))
+	if err != nil {
 		return nil, err
 	}
 	slices.Sort(left)
@@ -88,9 +89,4 @@ func boundCapabilities(keep []Capability) error {
 			return err
 		}
 	}
-}
-
-// setCapabilities is capset(2) for all threads.
-func setCapabilities(header *unix.CapUserHeader, sets *capabilitySets) error {
-	return allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(sets)))
 }

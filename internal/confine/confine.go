@@ -96,6 +96,8 @@ func (cgoError) Error() string {
 func (cgoError) Unwrap() error { return errors.ErrUnsupported }
 
 // allThreads makes a system call on every thread of the process.
+//
+//go:uintptrescapes
 func allThreads(trap, a1, a2 uintptr) error {
 	_, _, e := syscall.AllThreadsSyscall(trap, a1, a2, 0)
 	if e == syscall.ENOTSUP { // of the runtime: threads that are not its own may be there

@@ -18,44 +18,28 @@ type PathRule struct {
 	Access Access
 }
 
-// Access is what can be done with files. Reading of attributes (stat(2)) always can.
-type Access uint8
+// Access is what can be done with files, as rights of Landlock. Attributes can always be read
+// (stat(2)). A right that is newer than the kernel's Landlock is not restricted.
+type Access uint64
 
 // The kinds of access, to be combined.
 const (
 	// Read opens files for reading.
-	Read Access = 1 << iota
+	Read Access = unix.LANDLOCK_ACCESS_FS_READ_FILE
 	// List opens directories.
-	List
-	// Write opens files that are there for writing.
-	Write
+	List Access = unix.LANDLOCK_ACCESS_FS_READ_DIR
+	// Write opens existing files for writing.
+	Write Access = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	// Create makes regular files.
-	Create
-	// Remove removes whatever is no directory. With Create, files are renamed within
-	// their directory.
-	Remove
+	Create Access = unix.LANDLOCK_ACCESS_FS_MAKE_REG
+	// Remove removes all but directories. With Create, files are renamed within their
+	// directory.
+	Remove Access = unix.LANDLOCK_ACCESS_FS_REMOVE_FILE
 	// MakeSocket binds unix sockets to names.
-	MakeSocket
+	MakeSocket Access = unix.LANDLOCK_ACCESS_FS_MAKE_SOCK
 )
 
-// rights are what Landlock calls an access. A right that needs a newer interface than
-// the kernel's is not restricted there, and so not asked for.
-func (a Access) rights() uint64 {
-	var r uint64
-	for bit, right := range map[Access]uint64{
-		Read: unix.LANDLOCK_ACCESS_FS_READ_FILE, List: unix.LANDLOCK_ACCESS_FS_READ_DIR,
-		Write:  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
-		Create: unix.LANDLOCK_ACCESS_FS_MAKE_REG, Remove: unix.LANDLOCK_ACCESS_FS_REMOVE_FILE,
-		MakeSocket: unix.LANDLOCK_ACCESS_FS_MAKE_SOCK,
-	} {
-		if a&bit != 0 {
-			r |= right
-		}
-	}
-	return r
-}
-
-// forFiles are the rights that can be given to what is no directory.
+// forFiles are the rights that a rule for a file, and not a directory, can have.
 const forFiles = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
 	unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 
@@ -108,10 +92,11 @@ func restrictFiles(files []PathRule) (abi int, err error) {
 	}
 	abi = int(version)
 	attr := rulesetOf(abi)
-	ruleset, err := createRuleset(attr)
-	if err != nil {
-		return 0, fmt.Errorf("make Landlock ruleset: %w", err)
+	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), attr.size(), 0)
+	if e != 0 {
+		return 0, fmt.Errorf("make Landlock ruleset: %w", e)
 	}
+	ruleset := int(fd)
 	for _, f := range files {
 		if err = allow(ruleset, f, attr.files); err != nil {
 			break
@@ -137,7 +122,7 @@ func allow(ruleset int, r PathRule, handled uint64) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", r.Path, err)
 	}
-	rights := r.Access.rights() & handled
+	rights := uint64(r.Access) & handled
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return fmt.Errorf("open %s: %w", r.Path, err)
@@ -145,27 +130,11 @@ func allow(ruleset int, r PathRule, handled uint64) error {
 	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 		rights &= forFiles
 	}
-	if err := addPath(ruleset, &unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(fd)}); err != nil {
-		return fmt.Errorf("allow %s: %w", r.Path, err)
-	}
-	return nil
-}
-
-// createRuleset is landlock_create_ruleset(2).
-func createRuleset(attr *rulesetAttr) (int, error) {
-	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), attr.size(), 0)
-	if e != 0 {
-		return -1, e
-	}
-	return int(fd), nil
-}
-
-// addPath is landlock_add_rule(2).
-func addPath(ruleset int, attr *unix.LandlockPathBeneathAttr) error {
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(fd)}
 	_, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
-		uintptr(unsafe.Pointer(attr)), 0, 0, 0)
+		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if e != 0 {
-		return e
+		return fmt.Errorf("allow %s: %w", r.Path, e)
 	}
 	return nil
 }

@@ -72,31 +72,27 @@ func (k Kind) String() string {
 	return names[k]
 }
 
-// encode returns a message but for its descriptors.
+// encode returns a message without its descriptors.
 func (m Message) encode() ([]byte, error) {
-	lines := make([]string, 0, len(m.Sockets)+1)
+	body := m.Text
 	if m.Kind == Lend {
-		for _, s := range m.Sockets {
-			if s.Name == "" || len(s.Name) > maxName {
-				return nil, fmt.Errorf("send %s: the name of a socket has %d bytes", m.Kind, len(s.Name))
-			}
-			lines = append(lines, s.Name)
+		names := make([]string, len(m.Sockets))
+		for i, s := range m.Sockets {
+			names[i] = s.Name
 		}
-	} else {
-		lines = append(lines, m.Text)
-	}
-	body := strings.Join(lines, "\n")
-	switch {
-	case m.Kind == Lend && strings.Count(body, "\n") != len(m.Sockets)-1, m.Kind != Lend && strings.Contains(body, "\n"):
-		return nil, fmt.Errorf("send %s: a text has several lines", m.Kind)
-	case len(m.Sockets) > MaxSockets || m.Kind != Lend && len(m.Sockets) != 0:
-		return nil, fmt.Errorf("send %s: it has %d sockets", m.Kind, len(m.Sockets))
-	case len(body) > maxBody:
-		return nil, fmt.Errorf("send %s: it has %d bytes", m.Kind, len(body))
+		body = strings.Join(names, "\n")
 	}
 	b := make([]byte, headerSize, headerSize+len(body))
-	b[0], b[1] = byte(m.Kind), byte(len(m.Sockets))
+	b[0], b[1] = byte(m.Kind), byte(min(len(m.Sockets), 255))
 	binary.BigEndian.PutUint32(b[4:], uint32(len(body)))
+	// The receiver's checks, so that nothing is sent that it would refuse.
+	h, err := decodeHeader([headerSize]byte(b))
+	if err == nil {
+		_, err = h.decode([]byte(body), make([]int, len(m.Sockets)))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("send %s: %w", m.Kind, err)
+	}
 	return append(b, body...), nil
 }
 
