@@ -318,7 +318,9 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(saved), string(text))
-	require.Equal(t, 2, strings.Count(p.Output(), "others removed the state file or its lock"), p.Output())
+	await(t, "the daemon to say so of both", func() bool {
+		return strings.Count(p.Output(), "others removed the state file or its lock") == 2
+	})
 	require.Empty(t, s.status(t).Warnings)
 	s.succeed(t, "add --quiet tcp 8081 172.30.0.2:80")
 	require.Contains(t, fileAsExport(t, path), "8081->172.30.0.2:80")

@@ -50,7 +50,7 @@ func newDemo(g *global) *cobra.Command {
 // demoTimeout bounds the whole demonstration, which takes well under a second.
 const demoTimeout = 30 * time.Second
 
-// demonstration is the laboratory and where it is told about.
+// demonstration is the topology and where its output goes.
 type demonstration struct {
 	*lab.Topology
 	out, errs io.Writer
@@ -145,7 +145,7 @@ func (d *demonstration) answered(want, name string, peer netip.AddrPort) error {
 	return nil
 }
 
-// refused sees to it that nobody answers any more.
+// refused checks that the port does not answer any more.
 func (d *demonstration) refused(ctx context.Context, addr string) error {
 	fmt.Fprintf(d.out, "client$ curl http://%s/\n", addr)
 	_, _, err := lab.AskHTTP(ctx, d.Client, addr)

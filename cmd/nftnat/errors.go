@@ -45,7 +45,7 @@ type shownError int
 
 func (e shownError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// usage makes what cobra says of the number of arguments a usageError.
+// usage makes cobra's error about the number of arguments a usageError.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
@@ -119,7 +119,7 @@ func nameHolder(err error) string {
 	return strings.Replace(text, held.Error(), named.Error(), 1)
 }
 
-// hintedError is an error of which it is known what the user can do about it.
+// hintedError is an error with a hint of what the user can do about it.
 type hintedError struct {
 	error
 	hint string
@@ -127,8 +127,8 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
-// hint says what can be done about an error of a command, in parentheses after a space; it
-// is empty if that is not known.
+// hint says what the user can do about an error of a command, in parentheses after a space; it is
+// empty if that is not known.
 func hint(cmd *cobra.Command, err error) string {
 	var (
 		hinted hintedError
@@ -154,7 +154,7 @@ func helpLine(cmd *cobra.Command) string {
 	return cmd.CommandPath() + " --help"
 }
 
-// permissionHint says which privilege an operation needs that was not permitted.
+// permissionHint says which privilege is missing.
 func permissionHint(err error) string {
 	var (
 		space   namespaceError
@@ -164,7 +164,7 @@ func permissionHint(err error) string {
 	switch {
 	case errors.As(err, &space):
 		return "run it as root, or allow users to create user namespaces"
-	case errors.As(err, &refusal): // it was the daemon that was not permitted
+	case errors.As(err, &refusal): // the daemon lacks the privilege
 		return "the daemon has to run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"
 	case errors.As(err, &file) && !strings.HasPrefix(file.Path, "/proc/"):
 		return "run it as root"
@@ -172,8 +172,7 @@ func permissionHint(err error) string {
 	return "run it as root, or give it CAP_NET_ADMIN"
 }
 
-// unansweredHint says what to do about the owner of a table that does not answer where its
-// daemon would.
+// unansweredHint says what to do if the owner of the table does not answer at the daemon's socket.
 func unansweredHint(socket string) string {
 	return "it does not answer at " + printable.Text(socket) + ": if that was removed, end the process, and the next command starts a daemon"
 }
@@ -182,7 +181,7 @@ func unansweredHint(socket string) string {
 func socketHint(path string) string {
 	const root = "run it as root"
 	info, err := os.Stat(path)
-	if err != nil { // its directory keeps others out
+	if err != nil { // the directory cannot be searched
 		info, err = os.Stat(filepath.Dir(path))
 	}
 	if err != nil {
@@ -202,8 +201,8 @@ func socketHint(path string) string {
 	return root + ", or as a member of the group " + group
 }
 
-// awaitsLogin reports whether the user of this process is a member of a group which the
-// process itself does not have. A process gets its groups when its user logs in.
+// awaitsLogin reports whether the user of this process is a member of a group that the process does
+// not have. A process gets its groups when its user logs in.
 func awaitsLogin(gid uint32) bool {
 	own, err := os.Getgroups()
 	if err != nil || slices.Contains(own, int(gid)) {

@@ -20,7 +20,7 @@ import (
 	"github.com/nftnat/nftnat/internal/printable"
 )
 
-// defaultSocket is where a daemon listens unless it is told otherwise.
+// defaultSocket is where a daemon listens without --socket.
 const defaultSocket = "/run/nftnat/nftnat.sock"
 
 // envSocket names another socket, as --socket does.

@@ -31,7 +31,7 @@ type handler struct {
 	slog.Handler // writes to the lineWriter's line: a JSON object, or keys and values
 }
 
-// lineWriter is what a handler shares with those that are made of it.
+// lineWriter is shared by a handler and those that are made from it.
 type lineWriter struct {
 	w    io.Writer
 	json bool

@@ -215,7 +215,7 @@ func filterOf(args []string, name string, named bool) (func(nat.Mapping) bool, e
 	return func(m nat.Mapping) bool { return (proto == 0 || m.Proto == proto) && (!named || m.Name == name) }, nil
 }
 
-// timeLeft is how long it is until a time, in the largest unit of which there are two.
+// timeLeft is the time until at, in the largest unit that has at least two.
 func timeLeft(at, now time.Time) string {
 	left := at.Sub(now)
 	switch {

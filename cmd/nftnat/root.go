@@ -31,11 +31,11 @@ type global struct {
 	table  string
 	quiet  bool
 	json   bool
-	// tableGiven is whether the table was named on the command line.
+	// tableGiven says that the table was named on the command line.
 	tableGiven bool
 
 	stderr io.Writer
-	// log is what a daemon logs by, unless it is quiet. Nil: lines on stderr.
+	// log is that of a daemon, unless it is quiet. Nil: lines on stderr.
 	log *slog.Logger
 }
 
@@ -184,14 +184,14 @@ func (g *global) logger() *slog.Logger {
 	return slog.New(newLineHandler(g.stderr, slog.LevelInfo, false))
 }
 
-// annotationGlobals is the annotation of a command that names the global flags which do
-// something there. Others are refused, and not shown in its help.
+// annotationGlobals is the annotation of a command with the global flags that do something there.
+// The others are refused, and not shown in its help.
 const annotationGlobals = "globals"
 
 // Sets of global flags, as the annotation has them.
 const (
-	toDaemon = "socket netns table direct quiet " // of what a daemon or an engine of the process does
-	forJSON  = "json "                            // of what prints JSON, if it is told to or always
+	toDaemon = "socket netns table direct quiet " // for commands of a daemon or of an engine in the process
+	forJSON  = "json "                            // for commands that can print JSON
 )
 
 // offer names the global flags that do something with a command.

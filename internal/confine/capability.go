@@ -54,11 +54,11 @@ func keepCapabilities(keep []Capability) ([]Capability, error) {
 			left = append(left, c)
 		}
 	}
-	// First, for it takes a capability (CAP_SETPCAP).
+	// First, since it needs a capability (CAP_SETPCAP).
 	if err := boundCapabilities(keep); err != nil {
 		return nil, err
 	}
-	// What is not inheritable leaves the ambient set as well (capabilities(7)).
+	// Capabilities that are not inheritable leave the ambient set as well (capabilities(7)).
 	err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&want)))
 	if err != nil {
 		return nil, err
@@ -67,8 +67,8 @@ func keepCapabilities(keep []Capability) ([]Capability, error) {
 	return left, nil
 }
 
-// boundCapabilities takes from the bounding set what is not kept. Who may not do so
-// keeps the set: nothing can be executed that would gain from it.
+// boundCapabilities drops the other capabilities from the bounding set. A process that may not do
+// that keeps the set: it can execute nothing that would gain from it.
 func boundCapabilities(keep []Capability) error {
 	for c := Capability(0); ; c++ {
 		is, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)

@@ -33,7 +33,7 @@ func obey(o order) (answer, error) {
 		}
 	}
 	r := Apply(o.Options)
-	a := answer{NoNewPrivileges: r.NoNewPrivileges, Landlock: r.Landlock, SystemCalls: r.SystemCalls, Deeds: map[string]string{}}
+	a := answer{NoNewPrivileges: r.NoNewPrivileges, Landlock: r.Landlock, SystemCalls: r.SystemCalls, Operations: map[string]string{}}
 	for _, c := range r.Capabilities {
 		a.Capabilities = append(a.Capabilities, c.String())
 	}
@@ -43,13 +43,13 @@ func obey(o order) (answer, error) {
 	// From more threads than it had before, each of them new or not.
 	var trying sync.WaitGroup
 	var mu sync.Mutex
-	for name, args := range o.Deeds {
+	for name, args := range o.Operations {
 		trying.Go(func() {
 			runtime.LockOSThread()
-			result := outcome(deed(name, args))
+			result := outcome(operate(name, args))
 			mu.Lock()
 			defer mu.Unlock()
-			a.Deeds[name] = result
+			a.Operations[name] = result
 		})
 	}
 	trying.Wait()
@@ -131,7 +131,7 @@ func lookAtThreads() ([]thread, error) {
 	return all, nil
 }
 
-// outcome names what became of a deed.
+// outcome names what became of an operation.
 func outcome(err error) string {
 	if err == nil {
 		return "ok"

@@ -11,13 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say what a process keeps. The zero value is next to nothing: what it has open,
-// its memory, and new sockets without privilege.
+// Options say what a process keeps. With the zero value it keeps its open files, its memory, and new
+// sockets without privilege.
 type Options struct {
-	// Capabilities are those that are kept, of those that the process has. Nil: none.
+	// Capabilities are kept, if the process has them. Nil: none.
 	Capabilities []Capability
-	// Files are those that can still be opened. Nil: none. Paths that do not exist are left
-	// out.
+	// Files can still be opened. Nil: none. Paths that do not exist are left out.
 	Files []PathRule
 	// Namespaces keeps the call by which a thread enters another network namespace,
 	// setns(2), which needs CAP_SYS_ADMIN as well.
@@ -51,8 +50,8 @@ func Apply(o Options) Report {
 		}
 		return err == nil
 	}
-	// Without it Landlock and the filter would need CAP_SYS_ADMIN. Where it cannot be had
-	// for all threads at once, the filter hands it on to them.
+	// Landlock and the filter would need CAP_SYS_ADMIN without it. If it cannot be set for all
+	// threads, the filter sets it.
 	alone := noNewPrivileges()
 	r.NoNewPrivileges = alone == nil
 	abi, err := 0, alone
@@ -73,8 +72,8 @@ func Apply(o Options) Report {
 	return r
 }
 
-// noNewPrivileges sets the flag for all threads, or, with an error, for one, which is
-// then that from which the filter goes out.
+// noNewPrivileges sets the flag for all threads, or, with an error, for the calling one, which then
+// installs the filter.
 func noNewPrivileges() error {
 	err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	if err == nil {
@@ -86,7 +85,7 @@ func noNewPrivileges() error {
 // ErrCgo is why a part needs another build. It is errors.ErrUnsupported.
 var ErrCgo error = cgoError{}
 
-// cgoError is a type, for package fmt takes time at each start of the program.
+// cgoError is a type, since fmt.Errorf would take time at each start of the program.
 type cgoError struct{}
 
 func (cgoError) Error() string {
@@ -100,7 +99,7 @@ func (cgoError) Unwrap() error { return errors.ErrUnsupported }
 //go:uintptrescapes
 func allThreads(trap, a1, a2 uintptr) error {
 	_, _, e := syscall.AllThreadsSyscall(trap, a1, a2, 0)
-	if e == syscall.ENOTSUP { // of the runtime: threads that are not its own may be there
+	if e == syscall.ENOTSUP { // the runtime may not know all threads
 		return ErrCgo
 	}
 	if e != 0 {
@@ -109,12 +108,10 @@ func allThreads(trap, a1, a2 uintptr) error {
 	return nil
 }
 
-// Enter moves the whole process into the network namespace at path, where it is at home
-// from then on: unlike one whose threads visit a namespace it needs no privilege for it
-// later. Sockets that are open stay where they are.
+// Enter moves the whole process into the network namespace at path. Unlike a process whose threads
+// visit a namespace, it needs no privilege for that later. Open sockets stay where they are.
 //
-// Errors: fs.ErrPermission without CAP_SYS_ADMIN; fs.ErrNotExist; ErrCgo. Nothing has
-// changed then.
+// Errors: fs.ErrPermission without CAP_SYS_ADMIN; fs.ErrNotExist; ErrCgo. Nothing has changed then.
 func Enter(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {

@@ -96,13 +96,13 @@ func TestApply(t *testing.T) {
 				{filepath.Join(foreign, "nothing"), Read},
 			},
 		},
-		Deeds: forbidden(),
+		Operations: forbidden(),
 	}
 	want := map[string]string{}
-	for name := range o.Deeds {
+	for name := range o.Operations {
 		want[name] = "EPERM"
 	}
-	add := func(result, name string, args ...string) { o.Deeds[name], want[name] = args, result }
+	add := func(result, name string, args ...string) { o.Operations[name], want[name] = args, result }
 	add("EPERM", "start")
 	add("EPERM", "map executable")
 	add("EPERM", "protect executable")
@@ -144,7 +144,7 @@ func TestApply(t *testing.T) {
 	}
 	a := run(t, o, nil)
 
-	require.Equal(t, want, a.Deeds)
+	require.Equal(t, want, a.Operations)
 	require.Equal(t, landlock(), a.Landlock)
 	if landlock() > 0 {
 		require.Empty(t, a.Missing)
@@ -192,9 +192,9 @@ func TestApplyOtherKernels(t *testing.T) {
 				c.foreign = "ok"
 			}
 			a := run(t, order{
-				Before:  c.failing,
-				Options: Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
-				Deeds:   map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
+				Before:     c.failing,
+				Options:    Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
+				Operations: map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
 			}, nil)
 			require.Condition(t, func() bool {
 				for _, m := range a.Missing {
@@ -204,9 +204,9 @@ func TestApplyOtherKernels(t *testing.T) {
 				}
 				return false
 			}, "%q in %q", c.missing, a.Missing)
-			require.Equal(t, c.foreign, a.Deeds["open"])
+			require.Equal(t, c.foreign, a.Operations["open"])
 			if landlock() > 0 || c.exec == "EPERM" {
-				require.Equal(t, c.exec, a.Deeds["start"])
+				require.Equal(t, c.exec, a.Operations["start"])
 			}
 			require.True(t, a.NoNewPrivileges)
 		})
@@ -221,8 +221,8 @@ func TestApplyWithoutPrivilege(t *testing.T) {
 		t.Skip("there are no other users in this user namespace")
 	}
 	a := run(t, order{
-		Options: Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
-		Deeds:   map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
+		Options:    Options{Capabilities: []Capability{NetAdmin}, Files: []PathRule{{"/proc/self", Read | List}}},
+		Operations: map[string][]string{"open": {"read", "/etc/passwd"}, "start": nil},
 	}, func(cmd *exec.Cmd) {
 		// Found by its descriptor: nobody can go where it is.
 		file, err := os.Open(cmd.Path)
@@ -232,11 +232,11 @@ func TestApplyWithoutPrivilege(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	})
 	require.Empty(t, a.Capabilities)
-	require.Equal(t, "EPERM", a.Deeds["start"])
+	require.Equal(t, "EPERM", a.Operations["start"])
 	require.True(t, a.NoNewPrivileges)
 	if landlock() > 0 {
 		require.Empty(t, a.Missing)
-		require.Equal(t, "EACCES", a.Deeds["open"])
+		require.Equal(t, "EACCES", a.Operations["open"])
 	}
 }
 

@@ -43,14 +43,13 @@ const (
 const forFiles = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
 	unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 
-// rulesetAttr is struct landlock_ruleset_attr as far as all versions up to the sixth
-// know it; older kernels take a shorter one.
+// rulesetAttr is struct landlock_ruleset_attr of the sixth version; older kernels take a shorter one.
 type rulesetAttr struct {
 	files, net, scoped uint64
 	abi                int
 }
 
-// size is how much of it the kernel knows.
+// size is the length of the structure that the kernel knows.
 func (a *rulesetAttr) size() uintptr {
 	switch {
 	case a.abi >= 6:
@@ -61,11 +60,10 @@ func (a *rulesetAttr) size() uintptr {
 	return unsafe.Sizeof(a.files)
 }
 
-// rulesetOf is all that a version of the interface can refuse, but for TCP ports: which
-// those are is what the process is for; sockets with abstract names that others listen on
-// are out of reach. Signals are left to the filter of calls: kernels from 6.12 on refuse
-// them between threads that were restricted one by one, until they had an erratum fixed,
-// and Go's runtime sends them.
+// rulesetOf restricts all that a version of the interface can, except TCP ports, which are the
+// process's work, and signals, which the filter of calls restricts: from 6.12 until an erratum was
+// fixed, kernels refused them between threads that were restricted one by one, and Go's runtime
+// sends such signals. Abstract unix sockets of others are out of reach.
 func rulesetOf(abi int) *rulesetAttr {
 	a := &rulesetAttr{abi: abi, files: unix.LANDLOCK_ACCESS_FS_MAKE_SYM<<1 - 1} // the first version's
 	if abi >= 2 {

@@ -36,8 +36,8 @@ type order struct {
 	Before map[int]unix.Errno
 	// Enter is the namespace that it enters first.
 	Enter string
-	// Deeds are those that it tries when it is confined.
-	Deeds map[string][]string
+	// Operations are those that it tries when it is confined.
+	Operations map[string][]string
 }
 
 // answer is what a child has found.
@@ -47,8 +47,8 @@ type answer struct {
 	Landlock        int
 	SystemCalls     int
 	Missing         []string
-	// Deeds are what became of them: "ok" or the name of an errno.
-	Deeds map[string]string
+	// Operations are what became of them: "ok" or the name of an errno.
+	Operations map[string]string
 	// Threads are the status and the network namespace of each thread.
 	Threads []thread
 }

@@ -77,7 +77,7 @@ func openFiles() (int, error) {
 	}
 	defer func() { _ = dir.Close() }()
 	names, err := dir.Readdirnames(-1)
-	return len(names) - 1, err // without the one that reads
+	return len(names) - 1, err // without dir
 }
 
 // mostFiles is the limit that is in force. It is read from a file because a confined daemon may

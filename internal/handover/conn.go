@@ -106,8 +106,7 @@ func (c *Conn) within(d time.Duration) error {
 	return c.unix.SetDeadline(deadline)
 }
 
-// Send sends a message, and waits as long as it may for the other end to take what was
-// sent before.
+// Send sends a message. It waits, up to a bound, until the other end has read earlier messages.
 func (c *Conn) Send(m Message, wait time.Duration) error {
 	b, err := m.encode()
 	if err != nil {

@@ -38,7 +38,7 @@ type Message struct {
 	Sockets []Socket
 }
 
-// Socket is a descriptor and what it is for.
+// Socket is a descriptor and its purpose.
 type Socket struct {
 	Name string // one line, not empty
 	FD   int

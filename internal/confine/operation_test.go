@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deed does what an intruder, or the process itself, might want to. What is named before
+// operate does what an intruder, or the process itself, might want to. What is named before
 // a colon is done, what comes after it is to tell one from another.
-func deed(name string, args []string) error {
+func operate(name string, args []string) error {
 	switch name {
 	case "start":
 		p, err := os.StartProcess("/proc/self/exe", []string{"true"}, &os.ProcAttr{Env: []string{envChild + "=?"}})
@@ -63,11 +63,11 @@ func deed(name string, args []string) error {
 		_, err := os.Readlink("/proc/" + args[0] + "/fd/0")
 		return err
 	}
-	return deedByKind(name, args)
+	return operateByKind(name, args)
 }
 
-// deedByKind is for those of which there are several.
-func deedByKind(name string, args []string) error {
+// operateByKind is for those of which there are several.
+func operateByKind(name string, args []string) error {
 	kind := args[0]
 	switch kind {
 	case "read", "write", "create", "list":
@@ -112,5 +112,5 @@ func deedByKind(name string, args []string) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("there is no deed %q", name)
+	return fmt.Errorf("there is no operation %q", name)
 }
