@@ -353,7 +353,7 @@ func TestTableComesBack(t *testing.T) {
 			_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "81->172.30.0.2:81"))
 			return err
 		},
-		"retarget": func(e *Engine) error {
+		"replace": func(e *Engine) error {
 			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "80->172.30.0.3:81"))
 			return err
 		},
@@ -427,7 +427,7 @@ func TestOpenFails(t *testing.T) {
 
 // What packets follow goes before what no rule looks up: of two elements of one
 // frontend the one that leads to the other family goes.
-func TestAdoptOutdone(t *testing.T) {
+func TestAdoptShadowed(t *testing.T) {
 	tests := map[string]struct {
 		es   []nft.Element
 		want []string

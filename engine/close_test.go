@@ -22,7 +22,7 @@ func calls(t *testing.T, e *Engine) map[string]func() error {
 	second := func(_ any, err error) error { return err }
 	return map[string]func() error{
 		"Publish":   func() error { return second(e.Publish(t.Context(), nat.PublishOptions{}, m)) },
-		"Retarget":  func() error { return second(e.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)) },
+		"Replace":   func() error { return second(e.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)) },
 		"Unpublish": func() error { return second(e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})) },
 		"Kill": func() error {
 			return second(e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}, Kill: true}))

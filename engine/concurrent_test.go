@@ -28,7 +28,7 @@ type owners struct {
 
 func key(m nat.Mapping) uint32 { return uint32(m.Proto)<<16 | uint32(m.Frontend.Port()) }
 
-func (o *owners) grant(m nat.Mapping) {
+func (o *owners) add(m nat.Mapping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, a := range o.grants[key(m)] {
@@ -90,7 +90,7 @@ func contend(e *Engine, o *owners, name string, r *rand.Rand, rounds, first, las
 		case err == nil && slices.Contains(mine, slices.Collect(nat.Expand(done[0]))[0]): // its own again
 		case err == nil:
 			for one := range nat.Expand(done[0]) {
-				o.grant(one)
+				o.add(one)
 				mine = append(mine, one)
 			}
 		case !errors.Is(err, nat.ErrConflict) && !errors.Is(err, alloc.ErrExhausted):

@@ -118,10 +118,10 @@ func mapElementsIn(dump string) []string {
 	return lines
 }
 
-func isAt(at place) func(nft.Element) bool {
+func isAt(at elementKey) func(nft.Element) bool {
 	return func(e nft.Element) bool { return e.Set == at.set && e.Key.AddrPort() == at.key }
 }
 
-func comparePlaces(a, b place) int {
+func compareKeys(a, b elementKey) int {
 	return cmp.Or(strings.Compare(a.set, b.set), a.key.Compare(b.key))
 }

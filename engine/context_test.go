@@ -28,7 +28,7 @@ func withContext(t *testing.T, e *Engine, ep *Endpoint) map[string]func(context.
 		"ApplyState":    func(ctx context.Context) error { return err(e.ApplyState(ctx, nat.State{})) },
 		"CreateNetwork": func(ctx context.Context) error { return err(e.CreateNetwork(ctx, n)) },
 		"RemoveNetwork": func(ctx context.Context) error { return e.RemoveNetwork(ctx, "empty") },
-		"Attach":        func(ctx context.Context) error { return err(e.Attach(ctx, attachment(t, "dns", "inside", "53"))) },
+		"Attach":        func(ctx context.Context) error { return err(e.Attach(ctx, endpointSpec(t, "dns", "inside", "53"))) },
 		"Detach":        func(ctx context.Context) error { return err(e.Detach(ctx, "web")) },
 		"Release":       ep.Release,
 		"Purge":         e.Purge,
@@ -46,7 +46,7 @@ func withContext(t *testing.T, e *Engine, ep *Endpoint) map[string]func(context.
 		"Health":        e.Health,
 		"Resume":        e.Resume,
 		"values Attach": func(ctx context.Context) error {
-			return err(Values{e}.Attach(ctx, attachment(t, "dns", "inside", "53")))
+			return err(Values{e}.Attach(ctx, endpointSpec(t, "dns", "inside", "53")))
 		},
 	}
 }

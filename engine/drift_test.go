@@ -38,7 +38,7 @@ func damages() map[string]func(*nfttest.Table) {
 
 func isMap(name string) func(nft.Set) bool { return func(m nft.Set) bool { return m.Name == name } }
 
-func TestDriftIsPutRight(t *testing.T) {
+func TestDriftIsRepaired(t *testing.T) {
 	for name, damage := range damages() {
 		t.Run(name, func(t *testing.T) {
 			e, b := openFake(t)
@@ -149,7 +149,7 @@ func TestReadWhileOthersChange(t *testing.T) {
 		if op == "Elements" {
 			if reads++; reads == 3 { // all, then the first alone
 				b.edit(t, func(t *nfttest.Table) {
-					t.Elements = slices.DeleteFunc(t.Elements, isAt(place{"tcp4", netip.AddrPortFrom(netip.Addr{}, 80)}))
+					t.Elements = slices.DeleteFunc(t.Elements, isAt(elementKey{"tcp4", netip.AddrPortFrom(netip.Addr{}, 80)}))
 					t.Elements = append(t.Elements, foreign("tcp4_host", local4+":80", "172.30.0.2:80", ""))
 				})
 			}

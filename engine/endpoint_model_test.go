@@ -33,8 +33,8 @@ type plainEndpoint struct {
 	addr    netip.Addr
 }
 
-// tenants is the model of networks and endpoints: lists that are searched from end to end.
-type tenants struct {
+// endpointModel is the model of networks and endpoints: lists that are searched from end to end.
+type endpointModel struct {
 	*testing.T
 	random    *rand.Rand
 	bed       *testbed
@@ -47,7 +47,7 @@ type tenants struct {
 	call      string
 }
 
-func (m *tenants) taken(a netip.Addr) bool {
+func (m *endpointModel) taken(a netip.Addr) bool {
 	for _, ep := range m.endpoints {
 		if ep.addr == a {
 			return true
@@ -57,7 +57,7 @@ func (m *tenants) taken(a netip.Addr) bool {
 }
 
 // seek puts the cursor on the first free address from one on.
-func (m *tenants) seek(n *plainNetwork, from netip.Addr) {
+func (m *endpointModel) seek(n *plainNetwork, from netip.Addr) {
 	n.Next = from
 	start := slices.Index(n.hosts, from)
 	for i := range n.hosts {
@@ -68,29 +68,29 @@ func (m *tenants) seek(n *plainNetwork, from netip.Addr) {
 	}
 }
 
-func (m *tenants) full(n *plainNetwork) bool {
+func (m *endpointModel) full(n *plainNetwork) bool {
 	return !slices.ContainsFunc(n.hosts, func(a netip.Addr) bool { return !m.taken(a) })
 }
 
 // The ports that are chosen from.
-const tenantFirst, tenantLast = 200, 205
+const modelFirst, modelLast = 200, 205
 
 // The space in which they meet.
 var (
-	tenantNetworks  = []string{"a 172.30.0.0/29", "b 172.30.0.0/30", "c 10.77.0.0/31", "d fd00:77::/126", "a 10.78.0.0/30", "e 10.9.3.0/24", "f 172.30.0.8/29"}
-	tenantEndpoints = []string{"web", "db", "dns", "x", "y", "z"}
-	tenantPorts     = []string{"80", "53/udp", "100:80", "101:81", "101:82/udp", local4 + ":102:80", "103-104:80-81", "127.0.0.1:105:80"}
+	modelNetworks  = []string{"a 172.30.0.0/29", "b 172.30.0.0/30", "c 10.77.0.0/31", "d fd00:77::/126", "a 10.78.0.0/30", "e 10.9.3.0/24", "f 172.30.0.8/29"}
+	modelEndpoints = []string{"web", "db", "dns", "x", "y", "z"}
+	modelPorts     = []string{"80", "53/udp", "100:80", "101:81", "101:82/udp", local4 + ":102:80", "103-104:80-81", "127.0.0.1:105:80"}
 )
 
-func (m *tenants) open() {
-	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
+func (m *endpointModel) open() {
+	m.engine = m.bed.openWith(m.T, Options{NoSysctl: true, FirstPort: modelFirst, LastPort: modelLast})
 	m.handles = map[string]*Endpoint{}
 	for _, ep := range must(m.engine.Endpoints(context.Background())) {
 		m.handles[ep.Name()] = ep
 	}
 }
 
-func (m *tenants) play() {
+func (m *endpointModel) play() {
 	switch m.random.IntN(13) {
 	case 0, 1:
 		m.create()
@@ -125,7 +125,7 @@ func (m *tenants) play() {
 }
 
 // outcomeOf puts an error into the model's words.
-func (m *tenants) outcomeOf(err error) string {
+func (m *endpointModel) outcomeOf(err error) string {
 	switch {
 	case err == nil:
 		return isDone
@@ -142,8 +142,8 @@ func (m *tenants) outcomeOf(err error) string {
 	return ""
 }
 
-func (m *tenants) create() {
-	name, prefix, _ := strings.Cut(tenantNetworks[m.random.IntN(len(tenantNetworks))], " ")
+func (m *endpointModel) create() {
+	name, prefix, _ := strings.Cut(modelNetworks[m.random.IntN(len(modelNetworks))], " ")
 	n := netOf(m.T, name, prefix)
 	n.NoGuard, n.NoMasquerade = m.random.IntN(2) == 0, m.random.IntN(2) == 0
 	m.call = "create " + n.String()
@@ -192,7 +192,7 @@ func (m *tenants) create() {
 	m.networks[name] = plain
 }
 
-func (m *tenants) removeNetwork() {
+func (m *endpointModel) removeNetwork() {
 	name := []string{"a", "b", "c", "d", "f", "none"}[m.random.IntN(6)]
 	m.call = "remove network " + name
 	want := isDone
@@ -213,10 +213,10 @@ func (m *tenants) removeNetwork() {
 }
 
 // attach predicts everything but which ports are chosen.
-func (m *tenants) attach() {
-	a := nat.EndpointSpec{Name: tenantEndpoints[m.random.IntN(len(tenantEndpoints))], Network: []string{"a", "b", "c", "d", "f"}[m.random.IntN(5)]}
+func (m *endpointModel) attach() {
+	a := nat.EndpointSpec{Name: modelEndpoints[m.random.IntN(len(modelEndpoints))], Network: []string{"a", "b", "c", "d", "f"}[m.random.IntN(5)]}
 	for range m.random.IntN(3) {
-		s, err := nat.ParsePortSpec(tenantPorts[m.random.IntN(len(tenantPorts))])
+		s, err := nat.ParsePortSpec(modelPorts[m.random.IntN(len(modelPorts))])
 		require.NoError(m, err)
 		a.Ports = append(a.Ports, s)
 	}
@@ -267,8 +267,8 @@ func chosen(specs []nat.PortSpec) (n int) {
 	return n
 }
 
-// judge says what must come of an attachment, in the order in which an engine looks.
-func (m *tenants) judge(a nat.EndpointSpec, n *plainNetwork) (outcome string, addr netip.Addr) {
+// judge says what must come of an endpoint spec, in the order in which an engine looks.
+func (m *endpointModel) judge(a nat.EndpointSpec, n *plainNetwork) (outcome string, addr netip.Addr) {
 	addr = a.Address
 	switch {
 	case m.isAttached(a):
@@ -304,7 +304,7 @@ func (m *tenants) judge(a nat.EndpointSpec, n *plainNetwork) (outcome string, ad
 }
 
 // portsOf are what is published of an endpoint.
-func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []nat.Mapping) {
+func (m *endpointModel) portsOf(name string, ep plainEndpoint) (ms []nat.Mapping) {
 	for _, have := range m.mappings {
 		if have.Name == name && have.Backend.Addr() == ep.addr {
 			ms = append(ms, have)
@@ -314,7 +314,7 @@ func (m *tenants) portsOf(name string, ep plainEndpoint) (ms []nat.Mapping) {
 }
 
 // sameAgain asks for what there is, some of it in other words or left to be chosen.
-func (m *tenants) sameAgain(name string, ep plainEndpoint) nat.EndpointSpec {
+func (m *endpointModel) sameAgain(name string, ep plainEndpoint) nat.EndpointSpec {
 	a := nat.EndpointSpec{Name: name, Network: ep.network}
 	ports := m.portsOf(name, ep)
 	if m.random.IntN(2) == 0 {
@@ -332,7 +332,7 @@ func (m *tenants) sameAgain(name string, ep plainEndpoint) nat.EndpointSpec {
 
 // isAttached reports whether an endpoint is there just like that, trying whatever may have
 // been chosen for ports that are.
-func (m *tenants) isAttached(a nat.EndpointSpec) bool {
+func (m *endpointModel) isAttached(a nat.EndpointSpec) bool {
 	ep := m.endpoints[a.Name]
 	if ep == (plainEndpoint{}) || ep.network != a.Network || a.Address.IsValid() && a.Address != ep.addr {
 		return false
@@ -340,7 +340,7 @@ func (m *tenants) isAttached(a nat.EndpointSpec) bool {
 	return m.covers(a.Mappings(ep.addr), m.portsOf(a.Name, ep))
 }
 
-func (m *tenants) covers(asked, published []nat.Mapping) bool {
+func (m *endpointModel) covers(asked, published []nat.Mapping) bool {
 	if len(asked) == 0 {
 		return len(published) == 0
 	}
@@ -350,7 +350,7 @@ func (m *tenants) covers(asked, published []nat.Mapping) bool {
 		for _, p := range published {
 			one := asked[0]
 			one.Frontend = p.Frontend
-			if first := int(p.Frontend.Port()); first >= tenantFirst && first+int(one.More) <= tenantLast {
+			if first := int(p.Frontend.Port()); first >= modelFirst && first+int(one.More) <= modelLast {
 				candidates = append(candidates, one)
 			}
 		}
@@ -365,8 +365,8 @@ func (m *tenants) covers(asked, published []nat.Mapping) bool {
 	return false
 }
 
-func (m *tenants) detach() {
-	name := tenantEndpoints[m.random.IntN(len(tenantEndpoints))]
+func (m *endpointModel) detach() {
+	name := modelEndpoints[m.random.IntN(len(modelEndpoints))]
 	ep, there := m.endpoints[name]
 	m.call = "detach " + name
 	if handle := m.handles[name]; handle != nil && m.random.IntN(2) == 0 {
@@ -393,7 +393,7 @@ func (m *tenants) detach() {
 }
 
 // publish adds or removes a mapping, to an endpoint or past all of them.
-func (m *tenants) publish() {
+func (m *endpointModel) publish() {
 	if len(m.mappings) > 0 && m.random.IntN(3) == 0 {
 		i := m.random.IntN(len(m.mappings))
 		m.call = "unpublish " + m.mappings[i].String()
@@ -416,7 +416,7 @@ func (m *tenants) publish() {
 	}
 }
 
-func (m *tenants) check() {
+func (m *endpointModel) check() {
 	m.Helper()
 	slices.SortFunc(m.mappings, nat.Compare)
 	require.Equal(m, inAllWords(m.mappings), inAllWords(must(m.engine.Mappings(context.Background()))), m.call)
@@ -437,7 +437,7 @@ func (m *tenants) check() {
 	}
 	// The same state is the same table, whatever the history.
 	fresh := newTestbed()
-	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: tenantFirst, LastPort: tenantLast})
+	other := fresh.openWith(m.T, Options{NoSysctl: true, FirstPort: modelFirst, LastPort: modelLast})
 	_, err = other.ApplyState(context.Background(), s)
 	require.NoError(m, err, m.call)
 	if fresh.kernel.Dump() != "" {
@@ -446,11 +446,11 @@ func (m *tenants) check() {
 }
 
 // Networks and endpoints against the model of them, in thousands of random steps.
-func TestRandomTenants(t *testing.T) {
+func TestRandomEndpoints(t *testing.T) {
 	seen := map[string]int{}
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			m := &tenants{
+			m := &endpointModel{
 				T: t, random: rand.New(rand.NewPCG(seed, 7)), bed: newTestbed(), seen: seen,
 				networks: map[string]*plainNetwork{}, endpoints: map[string]plainEndpoint{},
 			}

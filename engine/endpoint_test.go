@@ -39,8 +39,8 @@ func create(tb testing.TB, e *Engine, name, prefix string) nat.Network {
 	return n
 }
 
-// attachment is NAME [NETWORK] with port specs.
-func attachment(tb testing.TB, name, network string, specs ...string) nat.EndpointSpec {
+// endpointSpec is NAME [NETWORK] with port specs.
+func endpointSpec(tb testing.TB, name, network string, specs ...string) nat.EndpointSpec {
 	tb.Helper()
 	a := nat.EndpointSpec{Name: name, Network: network}
 	for _, spec := range specs {
@@ -53,7 +53,7 @@ func attachment(tb testing.TB, name, network string, specs ...string) nat.Endpoi
 
 func attach(tb testing.TB, e *Engine, name, network string, specs ...string) *Endpoint {
 	tb.Helper()
-	ep, err := e.Attach(tb.Context(), attachment(tb, name, network, specs...))
+	ep, err := e.Attach(tb.Context(), endpointSpec(tb, name, network, specs...))
 	require.NoError(tb, err)
 	return ep
 }
@@ -187,7 +187,7 @@ func TestAttach(t *testing.T) {
 
 func TestAttachRefused(t *testing.T) {
 	e, b := openFake(t)
-	_, err := e.Attach(t.Context(), attachment(t, "web", ""))
+	_, err := e.Attach(t.Context(), endpointSpec(t, "web", ""))
 	require.EqualError(t, err, "attach web: there is no network yet")
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	create(t, e, "inside", "172.30.0.0/29")
@@ -205,25 +205,25 @@ func TestAttachRefused(t *testing.T) {
 		is   error
 		want string
 	}{
-		{attachment(t, "web", "inside"), nat.ErrConflict, "attach web: endpoint web (172.30.0.2) exists already"},
-		{attachment(t, "x", "none"), nat.ErrNotFound, `there is no network "none"`},
-		{attachment(t, "x", ""), nat.ErrInvalid, "say which network it is in: inside, six"},
-		{attachment(t, "x y", "inside"), nat.ErrInvalid, "letters"},
-		{attachment(t, "", "inside"), nat.ErrInvalid, "no name"},
-		{attachment(t, "x", "a b"), nat.ErrInvalid, "letters"},
-		{at(attachment(t, "x", "inside"), "172.30.0.2"), nat.ErrConflict, "address 172.30.0.2 is taken by endpoint web"},
-		{at(attachment(t, "x", "inside"), "172.30.0.1"), nat.ErrInvalid, "it is the gateway of network inside"},
-		{at(attachment(t, "x", "inside"), "172.30.0.0"), nat.ErrInvalid, "it is the first address"},
-		{at(attachment(t, "x", "inside"), "172.30.0.7"), nat.ErrInvalid, "it is the broadcast address"},
-		{at(attachment(t, "x", "inside"), "172.30.0.6"), nat.ErrConflict, "taken by this host itself"},
-		{at(attachment(t, "x", "inside"), "172.30.0.8"), nat.ErrInvalid, "it is not in network inside"},
-		{at(attachment(t, "x", "inside"), "fd00:30::2"), nat.ErrInvalid, "it is not in network inside"},
-		{at(attachment(t, "x", ""), "10.0.0.1"), nat.ErrInvalid, "it is in none of the networks"},
-		{at(attachment(t, "x", ""), "127.0.0.1"), nat.ErrInvalid, "loopback"},
-		{attachment(t, "x", "inside", "80:81"), nat.ErrConflict, `tcp 80 is published as 80->172.30.0.2:80 by "web"`},
-		{attachment(t, "x", "inside", "81:81", "90:90"), nat.ErrConflict, "tcp 90 is published as"},
-		{attachment(t, "x", "inside", "81:81", "81:82"), nat.ErrInvalid, "overlap"},
-		{attachment(t, "x", "inside", "203.0.113.5:81:81"), nat.ErrInvalid, "not an address of this host"},
+		{endpointSpec(t, "web", "inside"), nat.ErrConflict, "attach web: endpoint web (172.30.0.2) exists already"},
+		{endpointSpec(t, "x", "none"), nat.ErrNotFound, `there is no network "none"`},
+		{endpointSpec(t, "x", ""), nat.ErrInvalid, "say which network it is in: inside, six"},
+		{endpointSpec(t, "x y", "inside"), nat.ErrInvalid, "letters"},
+		{endpointSpec(t, "", "inside"), nat.ErrInvalid, "no name"},
+		{endpointSpec(t, "x", "a b"), nat.ErrInvalid, "letters"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.2"), nat.ErrConflict, "address 172.30.0.2 is taken by endpoint web"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.1"), nat.ErrInvalid, "it is the gateway of network inside"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.0"), nat.ErrInvalid, "it is the first address"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.7"), nat.ErrInvalid, "it is the broadcast address"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.6"), nat.ErrConflict, "taken by this host itself"},
+		{at(endpointSpec(t, "x", "inside"), "172.30.0.8"), nat.ErrInvalid, "it is not in network inside"},
+		{at(endpointSpec(t, "x", "inside"), "fd00:30::2"), nat.ErrInvalid, "it is not in network inside"},
+		{at(endpointSpec(t, "x", ""), "10.0.0.1"), nat.ErrInvalid, "it is in none of the networks"},
+		{at(endpointSpec(t, "x", ""), "127.0.0.1"), nat.ErrInvalid, "loopback"},
+		{endpointSpec(t, "x", "inside", "80:81"), nat.ErrConflict, `tcp 80 is published as 80->172.30.0.2:80 by "web"`},
+		{endpointSpec(t, "x", "inside", "81:81", "90:90"), nat.ErrConflict, "tcp 90 is published as"},
+		{endpointSpec(t, "x", "inside", "81:81", "81:82"), nat.ErrInvalid, "overlap"},
+		{endpointSpec(t, "x", "inside", "203.0.113.5:81:81"), nat.ErrInvalid, "not an address of this host"},
 	} {
 		_, err := e.Attach(t.Context(), test.a)
 		require.ErrorIs(t, err, test.is, "%v", test.a)
@@ -234,7 +234,7 @@ func TestAttachRefused(t *testing.T) {
 	for i := range 3 {
 		attach(t, e, fmt.Sprint("e", i), "inside")
 	}
-	_, err = e.Attach(t.Context(), attachment(t, "x", "inside"))
+	_, err = e.Attach(t.Context(), endpointSpec(t, "x", "inside"))
 	require.ErrorIs(t, err, alloc.ErrExhausted, "172.30.0.6 is the host's")
 	require.ErrorContains(t, err, "attach x: network inside 172.30.0.0/29")
 	requireConsistent(t, b, e)
@@ -256,7 +256,7 @@ func TestAttachFails(t *testing.T) {
 			}
 		}
 		fail()
-		_, err := e.Attach(t.Context(), attachment(t, "web", "inside", "80/udp", "81"))
+		_, err := e.Attach(t.Context(), endpointSpec(t, "web", "inside", "80/udp", "81"))
 		require.ErrorIs(t, err, cause, op)
 		require.Equal(t, before, b.kernel.Dump(), op)
 		requireConsistent(t, b, e)
@@ -279,7 +279,7 @@ func TestNetworkComesRound(t *testing.T) {
 	for i := range 5 {
 		eps = append(eps, attach(t, e, fmt.Sprint("e", i), ""))
 	}
-	_, err := e.Attach(t.Context(), attachment(t, "more", ""))
+	_, err := e.Attach(t.Context(), endpointSpec(t, "more", ""))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	require.NoError(t, eps[3].Release(t.Context()))
 	require.NoError(t, eps[1].Release(t.Context()))
@@ -288,7 +288,7 @@ func TestNetworkComesRound(t *testing.T) {
 		requireConsistent(t, b, e)
 		require.Equal(t, want, attach(t, e, "x"+want[len(want)-4:len(want)-3], "").Address().String())
 	}
-	_, err = e.Attach(t.Context(), attachment(t, "more", ""))
+	_, err = e.Attach(t.Context(), endpointSpec(t, "more", ""))
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 }
 
@@ -434,7 +434,7 @@ func TestAttachConcurrently(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for j := range 20 {
-				ep, err := e.Attach(t.Context(), attachment(t, fmt.Sprintf("e%d-%d", i, j), "inside", "80", "53/udp"))
+				ep, err := e.Attach(t.Context(), endpointSpec(t, fmt.Sprintf("e%d-%d", i, j), "inside", "80", "53/udp"))
 				if !errors.Is(err, nil) {
 					t.Error(err)
 					return
@@ -463,7 +463,7 @@ func TestEndpointsOfClosed(t *testing.T) {
 	create(t, e, "inside", inside4)
 	ep := attach(t, e, "web", "", "80")
 	r := b.openWith(t, Options{ReadOnly: true})
-	_, err := r.Attach(t.Context(), attachment(t, "x", ""))
+	_, err := r.Attach(t.Context(), endpointSpec(t, "x", ""))
 	require.ErrorIs(t, err, nat.ErrReadOnly)
 	_, err = r.CreateNetwork(t.Context(), netOf(t, "x", "10.1.0.0/24"))
 	require.ErrorIs(t, err, nat.ErrReadOnly)

@@ -111,7 +111,7 @@ func scenarios() map[string]scenario {
 		_, err := e.Publish(t.Context(), nat.PublishOptions{}, mapAll(t, "0->10.9.0.2:80-81/udp", "107->172.30.0.2:80", local4+":108->172.30.0.2:80/udp")...)
 		return err
 	}
-	retargets := func(t *testing.T, e *Engine) error {
+	replaces := func(t *testing.T, e *Engine) error {
 		t.Helper()
 		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, mapAll(t, "100->[fd00:30::3]:80", "102->172.30.0.2:80", "101->10.9.0.2:80/udp", "0->172.30.0.2:80/udp")...)
 		return err
@@ -140,9 +140,9 @@ func scenarios() map[string]scenario {
 		"first publish":      {func(*testing.T, *testbed, *Engine) {}, publishes, false},
 		"publish":            {published, publishes, false},
 		"publish, flushed":   {flushed, publishes, true},
-		"retarget":           {published, retargets, false},
-		"retarget, flushed":  {flushed, retargets, true},
-		"retarget, changed":  {changed, meets, true},
+		"replace":            {published, replaces, false},
+		"replace, flushed":   {flushed, replaces, true},
+		"replace, changed":   {changed, meets, true},
 		"unpublish":          {published, unpublishes, false},
 		"unpublish, flushed": {flushed, unpublishes, true},
 		"kill":               {published, kills, false},

@@ -15,7 +15,7 @@ import (
 // The space in which random calls meet: few ports, whose sockets any machine has.
 const (
 	faultFirstPort, faultPorts = 18000, 12
-	faultCrowd                 = 14 // how many ports are enough
+	faultMappings              = 14 // how many ports are enough
 )
 
 func anyOf[T any](f *faulty, from []T) T { return from[f.IntN(len(from))] }
@@ -34,7 +34,7 @@ func (f *faulty) call(s nat.State, tag string) (name string, call func(*Engine) 
 		return ms
 	}
 	choice := f.IntN(10)
-	if len(published) > faultCrowd {
+	if len(published) > faultMappings {
 		choice = 3 + f.IntN(3)
 	}
 	switch choice {
@@ -55,7 +55,7 @@ func (f *faulty) call(s nat.State, tag string) (name string, call func(*Engine) 
 		for i := range ms {
 			ms[i].Name, ms[i].Backend = tag, f.backend(ms[i].Backend.Addr().Is6())
 		}
-		return fmt.Sprint("retarget ", ms), func(e *Engine) error {
+		return fmt.Sprint("replace ", ms), func(e *Engine) error {
 			_, err := e.Publish(context.Background(), nat.PublishOptions{Replace: true}, ms...)
 			return err
 		}

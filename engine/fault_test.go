@@ -137,7 +137,7 @@ func TestFaultSchedules(t *testing.T) {
 // condition is all that must be as before or as after.
 type condition struct {
 	snapshot
-	book    nat.State
+	state   nat.State
 	stored  nat.State
 	proxies []string
 }
@@ -146,7 +146,7 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	f.Helper()
 	s, err := e.State(context.Background())
 	require.NoError(f, err, f.what)
-	c := condition{snapshot: b.snapshot(e), book: s, stored: b.store.record.State}
+	c := condition{snapshot: b.snapshot(e), state: s, stored: b.store.record.State}
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}
@@ -184,7 +184,7 @@ func proxiesFor(e *Engine) (lines []string) {
 func (f *faulty) play(i int) {
 	f.Helper()
 	before := f.now
-	name, call := f.call(before.book, fmt.Sprint("t", i))
+	name, call := f.call(before.state, fmt.Sprint("t", i))
 	f.what = fmt.Sprintf("step %d: %s", i, name)
 	f.flowTo()
 
@@ -192,7 +192,7 @@ func (f *faulty) play(i int) {
 	twin := newTestbed()
 	twin.store = &memoryStore{}
 	other := f.open(twin)
-	_, err := other.ApplyState(context.Background(), before.book)
+	_, err := other.ApplyState(context.Background(), before.state)
 	require.NoError(f, err, f.what)
 	twin.flows.flows = slices.Clone(f.bed.flows.flows)
 	count := &schedule{}

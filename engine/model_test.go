@@ -24,11 +24,11 @@ type model struct {
 	sure bool
 
 	now     func() time.Time
-	present bool              // the table
-	known   []nat.Mapping     // what the engine knows to be published, a port each
-	kernel  map[place]element // what is
+	present bool                   // the table
+	known   []nat.Mapping          // what the engine knows to be published, a port each
+	kernel  map[elementKey]element // what is
 	// foreign are elements that no engine wrote.
-	foreign map[place]bool
+	foreign map[elementKey]bool
 	// adopted are mappings that were found in such elements. The routing table was not
 	// asked about their backends.
 	adopted map[nat.Mapping]bool
@@ -37,8 +37,8 @@ type model struct {
 	settled bool
 }
 
-// place is where an element stands.
-type place struct {
+// elementKey is the set and the key of an element.
+type elementKey struct {
 	set string
 	key netip.AddrPort
 }
@@ -51,23 +51,23 @@ type element struct {
 }
 
 func newModel(now func() time.Time) *model {
-	return &model{now: now, kernel: map[place]element{}, foreign: map[place]bool{}, adopted: map[nat.Mapping]bool{}}
+	return &model{now: now, kernel: map[elementKey]element{}, foreign: map[elementKey]bool{}, adopted: map[nat.Mapping]bool{}}
 }
 
-// placeOf and elementAt are how a mapping is written.
-func placeOf(m nat.Mapping) place {
+// keyOf and elementAt are how a mapping is written.
+func keyOf(m nat.Mapping) elementKey {
 	set := m.Proto.String() + "4"
 	if m.Backend.Addr().Is6() {
 		set = m.Proto.String() + "6"
 	}
 	host := m.Frontend.Addr()
 	if crosses(m) {
-		return place{map[bool]string{true: m.Proto.String() + "4_to6", false: m.Proto.String() + "6_to4"}[host.Is4()], m.Frontend}
+		return elementKey{map[bool]string{true: m.Proto.String() + "4_to6", false: m.Proto.String() + "6_to4"}[host.Is4()], m.Frontend}
 	}
 	if !host.IsValid() || host.IsUnspecified() {
-		return place{set, netip.AddrPortFrom(netip.Addr{}, m.Frontend.Port())}
+		return elementKey{set, netip.AddrPortFrom(netip.Addr{}, m.Frontend.Port())}
 	}
-	return place{set + "_host", m.Frontend}
+	return elementKey{set + "_host", m.Frontend}
 }
 
 // crosses reports whether the mapping leads from one family to the other.
@@ -116,15 +116,15 @@ func (m *model) adopt() {
 	before := m.known
 	m.known = nil
 	// What leads to the other family goes where packets follow another.
-	putRight := false
+	repaired := false
 	for p, e := range maps.Clone(m.kernel) {
 		if k := m.read(p, e); crosses(k) && m.isFollowed(k.Proto, k.Frontend) {
 			delete(m.kernel, p)
 			delete(m.foreign, p)
-			putRight = true
+			repaired = true
 		}
 	}
-	if putRight { // and with it the comments that others wrote
+	if repaired { // and with it the comments that others wrote
 		for p, e := range m.kernel {
 			e.comment = nat.CommentText(nat.ParseComment(e.comment))
 			m.kernel[p] = e
@@ -151,7 +151,7 @@ func (m *model) isFollowed(proto nat.Proto, frontend netip.AddrPort) bool {
 	return false
 }
 
-func (m *model) read(p place, e element) nat.Mapping {
+func (m *model) read(p elementKey, e element) nat.Mapping {
 	name, a := nat.ParseComment(e.comment)
 	got := nat.Mapping{Proto: nat.TCP, Frontend: p.key, Backend: e.backend, Name: name, NoProxy: a.NoProxy, Expires: e.expires}
 	if p.set[0] == 'u' {
@@ -194,24 +194,24 @@ func (m *model) write(removed, added []nat.Mapping) (drift bool) {
 		return slices.ContainsFunc(removed, func(r nat.Mapping) bool { return r.Proto == k.Proto && r.Frontend == k.Frontend })
 	})
 	after = append(after, added...)
-	kernel := map[place]element{}
+	kernel := map[elementKey]element{}
 	if m.present {
 		kernel = maps.Clone(m.kernel)
 		for _, r := range removed {
-			if _, ok := kernel[placeOf(r)]; !ok {
+			if _, ok := kernel[keyOf(r)]; !ok {
 				return true
 			}
-			delete(kernel, placeOf(r))
+			delete(kernel, keyOf(r))
 		}
 		for _, a := range added {
-			if _, ok := kernel[placeOf(a)]; ok {
+			if _, ok := kernel[keyOf(a)]; ok {
 				return true
 			}
-			kernel[placeOf(a)] = elementAt(a)
+			kernel[keyOf(a)] = elementAt(a)
 		}
 	} else {
 		for _, k := range after {
-			kernel[placeOf(k)] = elementAt(k)
+			kernel[keyOf(k)] = elementAt(k)
 		}
 	}
 	for p := range m.foreign {
@@ -244,8 +244,8 @@ func (m *model) find(f nat.Mapping) (nat.Mapping, bool) {
 	return m.known[i], true
 }
 
-func (m *model) knownAt(p place) (nat.Mapping, bool) {
-	i := slices.IndexFunc(m.known, func(k nat.Mapping) bool { return placeOf(k) == p })
+func (m *model) knownAt(p elementKey) (nat.Mapping, bool) {
+	i := slices.IndexFunc(m.known, func(k nat.Mapping) bool { return keyOf(k) == p })
 	if i < 0 {
 		return nat.Mapping{}, false
 	}
@@ -276,7 +276,7 @@ func (m *model) publish(ms []nat.Mapping, how nat.PublishOptions) string {
 		renewed.Expires = one.Expires
 		if ok && (how.Replace || !have.Expires.IsZero() && renewed == one) {
 			// Others may have written the element that it would need.
-			if _, known := m.knownAt(placeOf(one)); known && placeOf(have) != placeOf(one) {
+			if _, known := m.knownAt(keyOf(one)); known && keyOf(have) != keyOf(one) {
 				return isConflict
 			}
 			removed = append(removed, have)
@@ -418,9 +418,9 @@ func (m *model) isPlain() bool {
 
 // isKnown reports whether the kernel holds what is known, written as engines do.
 func (m *model) isKnown() bool {
-	written := map[place]element{}
+	written := map[elementKey]element{}
 	for _, k := range m.known {
-		written[placeOf(k)] = elementAt(k)
+		written[keyOf(k)] = elementAt(k)
 	}
 	return maps.Equal(written, m.kernel)
 }

@@ -150,7 +150,7 @@ func (p *player) publish(how nat.PublishOptions) {
 	}
 	p.call = "publish " + describeAll(ms)
 	if how.Replace {
-		p.call, how.Kill = "retarget "+describeAll(ms), p.choose(3) == 0
+		p.call, how.Kill = "replace "+describeAll(ms), p.choose(3) == 0
 	}
 	chooses := p.choose(5) == 0
 	if chooses { // the last of them, which then is chosen a port after the others
@@ -279,9 +279,9 @@ func (p *player) foreign() {
 	if !m.present {
 		return
 	}
-	places := slices.SortedFunc(maps.Keys(m.kernel), comparePlaces)
-	if len(places) > 0 && p.choose(2) == 0 {
-		at := places[p.choose(len(places))]
+	keys := slices.SortedFunc(maps.Keys(m.kernel), compareKeys)
+	if len(keys) > 0 && p.choose(2) == 0 {
+		at := keys[p.choose(len(keys))]
 		p.bed.edit(p.T, func(t *nfttest.Table) {
 			t.Elements = slices.DeleteFunc(t.Elements, isAt(at))
 		})
@@ -296,7 +296,7 @@ func (p *player) foreign() {
 		one.Proto, one.Frontend = have.Proto, have.Frontend
 		one.NoProxy = one.NoProxy && !one.Frontend.Addr().IsLoopback() && !crosses(one)
 	}
-	at, e := placeOf(one), elementAt(one)
+	at, e := keyOf(one), elementAt(one)
 	if _, ok := m.kernel[at]; ok {
 		return
 	}

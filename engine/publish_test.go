@@ -126,7 +126,7 @@ func TestPublishOutOfRange(t *testing.T) {
 		"only 16383 ports":            mapAll(t, "0->172.30.0.2:1-20000"),
 	}
 	for reason, ms := range tests {
-		for name, how := range map[string]nat.PublishOptions{"publish": {}, "retarget": {Replace: true}} {
+		for name, how := range map[string]nat.PublishOptions{"publish": {}, "replace": {Replace: true}} {
 			// The last of several is bad: the others must not have been published.
 			_, err := e.Publish(t.Context(), how, append(mapAll(t, "7000->172.30.0.2:80", "0->172.30.0.2:80"), ms...)...)
 			require.ErrorIs(t, err, nat.ErrInvalid, "%s: %s", name, reason)

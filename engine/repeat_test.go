@@ -104,7 +104,7 @@ func TestPublishAgainAfterOthers(t *testing.T) {
 }
 
 // A mapping without a name keeps the names that there are, port by port.
-func TestRetargetKeepsNames(t *testing.T) {
+func TestReplaceKeepsNames(t *testing.T) {
 	e, b := openFake(t)
 	ms := mapAll(t, "80-81->172.30.0.2:80-81", "82->172.30.0.2:82")
 	ms[0].Name, ms[1].Name = "web", "api"
@@ -199,12 +199,12 @@ func TestAttachAgain(t *testing.T) {
 	n := netOf(t, "inside", "172.30.0.0/24")
 	made, err := e.CreateNetwork(t.Context(), n)
 	require.NoError(t, err)
-	attachment := func(network, address string, specs ...string) nat.EndpointSpec {
+	asks := func(network, address string, specs ...string) nat.EndpointSpec {
 		a, err := nat.ParseEndpointSpec("web", network, address, specs...)
 		require.NoError(t, err)
 		return a
 	}
-	ep, err := e.Attach(t.Context(), attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"))
+	ep, err := e.Attach(t.Context(), asks("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"))
 	require.NoError(t, err)
 	other := nattest.Mapping(t, "99->172.30.0.2:99")
 	other.Name, other.NoProxy = "web", true // which no spec says
@@ -214,9 +214,9 @@ func TestAttachAgain(t *testing.T) {
 	before, transactions := b.kernel.Dump(), b.counted()
 	var r nat.Report
 	for _, a := range []nat.EndpointSpec{
-		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
-		attachment("", "", "443", "70-72", "8080:80", "8000:9000", "8001:9001", "53/udp"),
-		attachment("", "172.30.0.2", "49153:443", "70", "71-72", "8080:80", "8000-8001:9000-9001", "49153:53/udp"),
+		asks("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		asks("", "", "443", "70-72", "8080:80", "8000:9000", "8001:9001", "53/udp"),
+		asks("", "172.30.0.2", "49153:443", "70", "71-72", "8080:80", "8000-8001:9000-9001", "49153:53/udp"),
 	} {
 		again, err := e.Attach(nat.WithReport(t.Context(), &r), a)
 		require.NoError(t, err, a)
@@ -224,14 +224,14 @@ func TestAttachAgain(t *testing.T) {
 		require.True(t, r.Unchanged)
 	}
 	for _, a := range []nat.EndpointSpec{
-		attachment("inside", "", "8080:80", "443", "53/udp", "70-72"),
-		attachment("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001", "1"),
-		attachment("inside", "", "8081:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
-		attachment("inside", "", "80", "443", "53/udp", "70-72", "8000-8001:9000-9001"), // 8080 is none that is chosen
-		attachment("inside", "", "8080:80", "443", "53", "70-72", "8000-8001:9000-9001"),
-		attachment("inside", "172.30.0.3", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
-		attachment("outside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
-		attachment("inside", ""),
+		asks("inside", "", "8080:80", "443", "53/udp", "70-72"),
+		asks("inside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001", "1"),
+		asks("inside", "", "8081:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		asks("inside", "", "80", "443", "53/udp", "70-72", "8000-8001:9000-9001"), // 8080 is none that is chosen
+		asks("inside", "", "8080:80", "443", "53", "70-72", "8000-8001:9000-9001"),
+		asks("inside", "172.30.0.3", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		asks("outside", "", "8080:80", "443", "53/udp", "70-72", "8000-8001:9000-9001"),
+		asks("inside", ""),
 	} {
 		_, err := e.Attach(nat.WithReport(t.Context(), &r), a)
 		require.ErrorIs(t, err, nat.ErrConflict, a)

@@ -87,7 +87,7 @@ func TestStateChanges(t *testing.T) {
 	s, err := e.State(t.Context())
 	require.NoError(t, err)
 	s.Networks = []nat.Network{{Name: "inside", Prefix: netip.MustParsePrefix(inside4), NoGuard: true}, netOf(t, "new", "10.77.0.0/24")}
-	moves := attachment(t, "moves", "new", "82:82")
+	moves := endpointSpec(t, "moves", "new", "82:82")
 	moves.Address = netip.MustParseAddr("10.77.0.9")
 	s.Endpoints = []nat.EndpointSpec{moves, s.Endpoints[2]}
 	s.Endpoints[1].Ports = s.Endpoints[1].Ports[:1]
@@ -145,7 +145,7 @@ func TestStateRefused(t *testing.T) {
 	before := b.kernel.Dump()
 	inside := netOf(t, "inside", inside4)
 	at := func(name, network, addr string, specs ...string) nat.EndpointSpec {
-		a := attachment(t, name, network, specs...)
+		a := endpointSpec(t, name, network, specs...)
 		if addr != "" {
 			a.Address = netip.MustParseAddr(addr)
 		}

@@ -90,8 +90,8 @@ func (b *testbed) openDirect(tb testing.TB) *Engine {
 	return b.open(tb)
 }
 
-// furnish makes some of everything.
-func furnish(tb testing.TB, e *Engine, b *testbed) {
+// fill makes some of everything.
+func fill(tb testing.TB, e *Engine, b *testbed) {
 	tb.Helper()
 	create(tb, e, "inside", inside4)
 	_, err := e.CreateNetwork(tb.Context(), nat.Network{Name: "six", Prefix: netip.MustParsePrefix(inside6), NoGuard: true, NoMasquerade: true})
@@ -111,7 +111,7 @@ func furnish(tb testing.TB, e *Engine, b *testbed) {
 // what has ended meanwhile.
 func TestRestore(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	requireKept(t, b, e)
 	before, dump := b.store.record.State, b.kernel.Dump()
 	b.kernel.Flush()
@@ -197,7 +197,7 @@ func TestSaves(t *testing.T) {
 // taken out of it.
 func TestRestoreKernelWins(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	// A command without the daemon has no store.
 	direct := b.openDirect(t)
 	_, err := direct.Detach(t.Context(), "db")
@@ -290,7 +290,7 @@ func TestRestoreAfterRepair(t *testing.T) {
 // since, and gets what was lost, as far as there is room for it.
 func TestRestoreBeside(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	create(t, e, "old", "10.78.0.0/24")
 	attach(t, e, "left", "old", "70:70")
 	b.kernel.Flush()
@@ -331,7 +331,7 @@ func TestRestoreBeside(t *testing.T) {
 // changed: only proxies and segments wait for it.
 func TestRestoreEarly(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	before := b.store.record.State
 	b.kernel.Flush()
 	b.host.routes = map[netip.Prefix]hostnet.Route{}
@@ -354,7 +354,7 @@ func TestRestoreEarly(t *testing.T) {
 // What cannot be read is refused, and the kernel left as it is, damaged or not.
 func TestRestoreRefuses(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	b.edit(t, damages()["no rules"])
 	dump := b.kernel.Dump()
 	refusal := errors.New("state.yaml:7: no such thing")
@@ -375,7 +375,7 @@ func TestRestoreRefuses(t *testing.T) {
 // Whoever has just said where it is to be kept is told at once.
 func TestSaveFails(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	full := unix.ENOSPC
 	b.store.hook = func(op string) error {
 		if op == "Save" {
@@ -414,7 +414,7 @@ func TestSaveFails(t *testing.T) {
 // After a purge nothing comes back, also if that is all that was done of it.
 func TestPurgeIsKept(t *testing.T) {
 	e, b := openKept(t)
-	furnish(t, e, b)
+	fill(t, e, b)
 	b.kernel.Hook(func(op string) error {
 		if op == "DeleteTable" {
 			return unix.EPERM
@@ -434,7 +434,7 @@ func TestPurgeIsKept(t *testing.T) {
 }
 
 // Mappings that only others can have written, one in the other's way, are in no file.
-func TestSaveLeavesOutCrowded(t *testing.T) {
+func TestSaveLeavesOutOverlapped(t *testing.T) {
 	e, b := openKept(t)
 	publish(t, e, "80->172.30.0.2:80")
 	b.write(t, foreign("tcp4_host", local4+":80", "172.30.0.3:80", ""))

@@ -80,7 +80,7 @@ func (f *Feed) Events(ctx context.Context, ended <-chan struct{}) iter.Seq[nat.E
 		defer stop()
 		defer r.close()
 		for ctx.Err() == nil {
-			e, ok, wake := r.take()
+			e, ok, wake := r.read()
 			if ok {
 				if !yield(e) {
 					return
@@ -123,8 +123,8 @@ func (r *reader) close() {
 	f.trim()
 }
 
-// take returns the next event; without one, what is closed when there is.
-func (r *reader) take() (e nat.Event, ok bool, wake <-chan struct{}) {
+// read returns the next event; without one, what is closed when there is.
+func (r *reader) read() (e nat.Event, ok bool, wake <-chan struct{}) {
 	f := r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()

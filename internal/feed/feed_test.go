@@ -60,7 +60,7 @@ func TestModel(t *testing.T) {
 		default:
 			for _, r := range readers {
 				for range rnd.IntN(4) {
-					e, ok, wake := r.take()
+					e, ok, wake := r.read()
 					if r.want == len(sent) {
 						require.False(t, ok)
 						require.NotNil(t, wake)

@@ -45,7 +45,6 @@ var unfinished = []string{
 	"api",
 	"bench",
 	"engine",
-	"integration",
 	"state",
 }
 

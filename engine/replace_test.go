@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-func TestRetarget(t *testing.T) {
+func TestReplace(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80-82->172.30.0.2:80-82", "0.0.0.0:90->172.30.0.2:90", "100->172.30.0.2:100")
 	updates := 0
@@ -55,7 +55,7 @@ func TestRetarget(t *testing.T) {
 }
 
 // Giving a mapping what it has changes nothing but the time it has left.
-func TestRetargetToTheSame(t *testing.T) {
+func TestReplaceToTheSame(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.2:80")
 	before := b.kernel.Dump()
@@ -67,7 +67,7 @@ func TestRetargetToTheSame(t *testing.T) {
 
 // A frontend of one family whose backend goes to the other and comes back: its element
 // goes from one map to another, in one transaction.
-func TestRetargetToTheOtherFamily(t *testing.T) {
+func TestReplaceToTheOtherFamily(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, local4+":80->172.30.0.2:80", "0.0.0.0:81->172.30.0.2:81", "[::]:81->[fd00:30::2]:81", "127.0.0.1:82->[fd00:30::2]:82/udp")
 	before := b.kernel.Dump()
@@ -106,7 +106,7 @@ func TestRetargetToTheOtherFamily(t *testing.T) {
 
 // One that others wrote beside a mapping for any address has the element that the
 // mapping would need, or the other way round.
-func TestRetargetMeetsTheCrowded(t *testing.T) {
+func TestReplaceMeetsOverlapped(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "79->172.30.0.2:80")
 	b.write(t, foreign("tcp4", "80", "172.30.0.2:80", ""), foreign("tcp4_to6", "0.0.0.0:80", "[fd00:30::2]:80", ""),
@@ -164,8 +164,8 @@ func TestConflictsNameTheHolder(t *testing.T) {
 			_, err := e.Publish(t.Context(), nat.PublishOptions{}, have)
 			require.NoError(t, err)
 			before := b.kernel.Dump()
-			for name, how := range map[string]nat.PublishOptions{"publish": {}, "retarget": {Replace: true}} {
-				if name == "retarget" && first == second {
+			for name, how := range map[string]nat.PublishOptions{"publish": {}, "replace": {Replace: true}} {
+				if name == "replace" && first == second {
 					continue // which gives it to the newcomer
 				}
 				_, err = e.Publish(t.Context(), how, mapping("7000", ""), want)

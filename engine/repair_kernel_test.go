@@ -33,7 +33,7 @@ func (b *testbed) changes() map[string]int {
 
 // What differs, and nothing else, is written: whatever is wrong at once, in one
 // transaction, and a time-out goes on as it was.
-func TestMendWritesWhatDiffers(t *testing.T) {
+func TestRepairWritesWhatDiffers(t *testing.T) {
 	e, b := openFake(t)
 	fillTable(t, b, e)
 	_, err := e.Publish(t.Context(), nat.PublishOptions{}, leaseFor(t, b, "90->172.30.0.2:90", time.Hour))
@@ -59,7 +59,7 @@ func TestMendWritesWhatDiffers(t *testing.T) {
 
 // Another version of the same schema gives a table its own rules and sets, and leaves
 // what is in it.
-func TestMendOfAnotherVersion(t *testing.T) {
+func TestRepairOfAnotherVersion(t *testing.T) {
 	e, b := openFake(t)
 	fillTable(t, b, e)
 	want, info := b.kernel.Dump(), b.table(t)
