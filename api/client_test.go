@@ -22,7 +22,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -108,7 +107,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 	conflict.Have.Name = "web"
 	sentinels := []error{
 		fs.ErrPermission, fs.ErrNotExist, nat.ErrInvalid, nat.ErrConflict, nat.ErrOwned, nat.ErrNotFound,
-		nat.ErrClosed, alloc.ErrExhausted, errors.ErrUnsupported, os.ErrDeadlineExceeded, ErrBusy,
+		nat.ErrClosed, nat.ErrExhausted, errors.ErrUnsupported, os.ErrDeadlineExceeded, ErrBusy,
 	}
 	tests := []struct {
 		err    error
@@ -126,7 +125,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 			Want: nat.Mapping{Proto: nat.UDP}, Address: netip.MustParseAddrPort("0.0.0.0:80"), Inode: 4711, UID: 33, PID: 812, Command: "nginx",
 		}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{&nat.PortSpecError{Spec: "4503/tcp/udp"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
-		{fmt.Errorf("publish tcp 0: %w", alloc.ErrExhausted), []error{alloc.ErrExhausted}, 409, CodeExhausted},
+		{fmt.Errorf("publish tcp 0: %w", nat.ErrExhausted), []error{nat.ErrExhausted}, 409, CodeExhausted},
 		{&nat.OwnedError{Table: "nftnat", PID: 812}, []error{nat.ErrOwned}, 409, CodeOwned},
 		{fmt.Errorf("tcp 8080 is %w", nat.ErrNotFound), []error{nat.ErrNotFound, fs.ErrNotExist}, 404, CodeNotFound},
 		{&nat.InvalidError{What: "mapping", Input: "a\nb", Reason: "it is\nnot"}, []error{nat.ErrInvalid}, 422, CodeInvalid},

@@ -25,7 +25,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -199,7 +198,7 @@ func exchanges() []exchange {
 		{method: "POST", path: mappings, url: mappings + "?replace=true&kill=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, url: mappings + "?replace=true", body: strings.ReplaceAll(valid, "81", "8080"), want: 201},
 		{method: "POST", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 409},
-		{method: "POST", path: mappings, body: valid, engine: alloc.ErrExhausted, want: 409},
+		{method: "POST", path: mappings, body: valid, engine: nat.ErrExhausted, want: 409},
 		{method: "PUT", path: mappings, body: valid, want: 200},
 		{method: "PUT", path: mappings, body: strings.ReplaceAll(valid, "81", "8080"), want: 200},
 		{method: "PUT", path: mappings, url: mappings + "?dry-run=true", body: valid, want: 200},

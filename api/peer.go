@@ -10,8 +10,6 @@ import (
 	"os"
 	"slices"
 	"syscall"
-
-	"github.com/nftnat/nftnat/internal/peercred"
 )
 
 // peer is the process that called connect on the other end of a socket, as it was then.
@@ -52,13 +50,3 @@ func (e *notAllowedError) Error() string {
 }
 
 func (e *notAllowedError) Unwrap() error { return fs.ErrPermission }
-
-// peerOf asks the kernel who the client is.
-func peerOf(nc *net.UnixConn) (p peer, err error) {
-	cred, err := peercred.Get(nc)
-	if err != nil {
-		return peer{}, err
-	}
-	groups, err := peercred.Groups(nc)
-	return peer{pid: cred.Pid, uid: cred.Uid, gid: cred.Gid, groups: groups}, err
-}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -24,7 +23,7 @@ const (
 	CodeInvalid     Code = "invalid"     // nat.ErrInvalid: nothing has changed
 	CodeConflict    Code = "conflict"    // nat.ErrConflict: a frontend, a name or an address is taken
 	CodeOwned       Code = "owned"       // nat.ErrOwned: another engine has the table
-	CodeExhausted   Code = "exhausted"   // alloc.ErrExhausted: no free port or address is left
+	CodeExhausted   Code = "exhausted"   // nat.ErrExhausted: no free port or address is left
 	CodeNotFound    Code = "not-found"   // nat.ErrNotFound: it is not published, or not there
 	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
 	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
@@ -145,7 +144,7 @@ func kinds() []kind {
 		{nat.ErrInvalid, CodeInvalid, http.StatusUnprocessableEntity},
 		{nat.ErrConflict, CodeConflict, http.StatusConflict},
 		{nat.ErrOwned, CodeOwned, http.StatusConflict},
-		{alloc.ErrExhausted, CodeExhausted, http.StatusConflict},
+		{nat.ErrExhausted, CodeExhausted, http.StatusConflict},
 		{nat.ErrNotFound, CodeNotFound, http.StatusNotFound},
 		{nat.ErrClosed, CodeClosed, http.StatusServiceUnavailable},
 		{errors.ErrUnsupported, CodeUnsupported, 0},

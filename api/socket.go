@@ -10,8 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // socket is a listener whose file was made by Listen, and can be made anew: its listening
@@ -65,24 +63,6 @@ func (s *socket) acceptBefore() net.Conn {
 		s.before = s.before[1:]
 	}
 	return nil
-}
-
-// takeQueued lets in who is in the queue of a listener, whatever its deadline. It does not wait.
-func takeQueued(l *net.UnixListener) (net.Conn, error) {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	fd := -1
-	controlErr := raw.Control(func(listening uintptr) {
-		fd, _, err = unix.Accept4(int(listening), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	})
-	if err = errors.Join(controlErr, err); err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "")
-	c, err := net.FileConn(f)
-	return c, errors.Join(err, f.Close())
 }
 
 // Addr returns where the socket is now; the kernel tells where it was bound.

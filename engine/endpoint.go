@@ -89,7 +89,7 @@ func (e *core) portsOf(l *ipam.Lease) (ports []portset.Port) {
 //
 // Errors: those of Publish, and ErrInvalid for an address that the network does not
 // lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
-// for a name or an address in use; alloc.ErrExhausted if the network is full. On any
+// for a name or an address in use; ErrExhausted if the network is full. On any
 // error nothing has changed.
 func (e *Engine) Attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
 	return update(ctx, e, func(c *core) (*Endpoint, error) { return c.attach(ctx, a) })

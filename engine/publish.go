@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -28,7 +29,7 @@ import (
 // without a name whose ports have different names, a mapping for each name is returned.
 //
 // Errors: ErrInvalid (nothing was touched); *ConflictError if a frontend is taken;
-// alloc.ErrExhausted if no free port is left to choose; fs.ErrPermission; the context's,
+// ErrExhausted if no free port is left to choose; fs.ErrPermission; the context's,
 // if it was done before the transaction. On any error nothing has changed.
 func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.publish(ctx, how, ms) })
@@ -143,7 +144,11 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 		m := &done[i]
 		first, err := e.reserved.Choose(portset.FrontendOf(*m), int(m.More)+1)
 		if err != nil {
-			return nil, fmt.Errorf("choose a port for %s: %w", *m, err)
+			err = fmt.Errorf("choose a port for %s: %w", *m, err)
+			if errors.Is(err, alloc.ErrExhausted) {
+				err = &nat.ExhaustedError{Err: err}
+			}
+			return nil, err
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
 		for single := range nat.Expand(*m) {

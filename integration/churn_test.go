@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -124,7 +123,7 @@ func TestEveryPort(t *testing.T) {
 	require.Len(t, collect(e), 2*65535)
 	require.ElementsMatch(t, all, nat.Collapse(collect(e)))
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, mapping(t, "0->172.30.0.2:80"))
-	require.ErrorIs(t, err, alloc.ErrExhausted)
+	require.ErrorIs(t, err, nat.ErrExhausted)
 	for _, network := range []string{"tcp", "udp"} {
 		for _, port := range []string{":1", ":65535"} {
 			labtest.Reaches(t, top.Client, network, "192.0.2.1"+port, network+port)

@@ -16,12 +16,22 @@ var (
 	ErrReadOnly = errors.New("engine is open for reading only")
 	// ErrOwned matches every *OwnedError: another engine has the table.
 	ErrOwned = errors.New("owned by another engine")
+	// ErrExhausted matches every *ExhaustedError: no free port or address is left.
+	ErrExhausted = errors.New("exhausted")
 	// ErrForeign means that there is a table of that name which no engine made.
 	ErrForeign = errors.New("the table is not one of nftnat's")
 	// ErrNewer means that the table was made by a later version, whose rules this
 	// one does not know.
 	ErrNewer = errors.New("the table was made by a newer version of nftnat")
 )
+
+// ExhaustedError says that no free port or address is left to choose. It matches
+// [ErrExhausted], and what Err does.
+type ExhaustedError struct{ Err error }
+
+func (e *ExhaustedError) Error() string { return e.Err.Error() }
+
+func (e *ExhaustedError) Unwrap() []error { return []error{ErrExhausted, e.Err} }
 
 // OwnedError says that another engine has the table.
 type OwnedError struct {

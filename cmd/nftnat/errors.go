@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/daemon"
@@ -95,7 +94,7 @@ func exitStatus(err error) int {
 		return exitNotPermitted
 	case errors.As(err, &bad), errors.Is(err, nat.ErrInvalid):
 		return exitBadInput
-	case errors.Is(err, nat.ErrConflict), errors.Is(err, nat.ErrOwned), errors.Is(err, alloc.ErrExhausted):
+	case errors.Is(err, nat.ErrConflict), errors.Is(err, nat.ErrOwned), errors.Is(err, nat.ErrExhausted):
 		return exitConflict
 	case errors.Is(err, nat.ErrNotFound):
 		return exitNotFound

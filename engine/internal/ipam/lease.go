@@ -26,7 +26,7 @@ const leaseAttempts = 64
 // next of its network. IsLocal reports whether an address is this host's own.
 //
 // The error is [ErrNoNetwork], a *[nat.InvalidError] or *[nat.TakenError],
-// [alloc.ErrExhausted] if the network is full, or one of isLocal. The state may have
+// [nat.ErrExhausted] if the network is full, or one of isLocal. The state may have
 // changed then.
 func (s *State) Attach(a nat.EndpointSpec, isLocal func(netip.Addr) (bool, error)) (*Lease, error) {
 	n, err := s.networkFor(a)
@@ -85,14 +85,15 @@ func (n *network) next(isLocal func(netip.Addr) (bool, error)) (netip.Addr, erro
 	for range leaseAttempts {
 		a, err := n.addrs.Next()
 		if err != nil {
-			return netip.Addr{}, fmt.Errorf("network %s is full: %w", n, err)
+			return netip.Addr{}, &nat.ExhaustedError{Err: fmt.Errorf("network %s is full: %w", n, err)}
 		}
 		if local, err := isLocal(a); err != nil || !local {
 			return a, err
 		}
 		own = append(own, a)
 	}
-	return netip.Addr{}, fmt.Errorf("network %s: the next %d addresses are this host's own: %w", n, leaseAttempts, alloc.ErrExhausted)
+	return netip.Addr{}, &nat.ExhaustedError{Err: fmt.Errorf("network %s: the next %d addresses are this host's own: %w",
+		n, leaseAttempts, alloc.ErrExhausted)}
 }
 
 // reserve reserves the address that an endpoint asks for.
