@@ -76,11 +76,16 @@ func (c *Change) LenAfter() int { return len(c.Added) + len(c.Moved) }
 // Count counts the ports that Before yields, and those that After does.
 func (c *Change) Count() (before, after Counts) {
 	var b, a counter
-	for p := range c.Before {
-		b.add(&p)
+	for i := range c.Removed { // by index: a port has some 100 bytes
+		b.add(&c.Removed[i])
 	}
-	for p := range c.After {
-		a.add(&p)
+	for i := range c.Added {
+		a.add(&c.Added[i])
+	}
+	for i := range c.Moved {
+		before, after := c.Moved[i].Before(), c.Moved[i].After()
+		b.add(&before)
+		a.add(&after)
 	}
 	return b.done(), a.done()
 }

@@ -189,18 +189,14 @@ func (c *Contents) Correction() nft.Change {
 // Missing returns which elements of networks, leases, segments and hairpin records are not
 // among those of a table.
 func Missing(want, elements []nft.Element) (missing []nft.Element) {
-	type key struct {
-		set string
-		key nft.Key
-	}
-	found := map[key]nft.Element{}
+	found := map[nft.ElementKey]nft.Element{}
 	for _, el := range elements {
 		if set := el.Set[:len(el.Set)-1]; isRecord(set) || set == setInside {
-			found[key{el.Set, el.Key}] = el
+			found[el.ElementKey()] = el
 		}
 	}
 	for _, el := range want {
-		have, ok := found[key{el.Set, el.Key}]
+		have, ok := found[el.ElementKey()]
 		if _, isSegment := el.Key.Segment(); !ok || have != el && !isSegment {
 			missing = append(missing, el)
 		}

@@ -1,0 +1,105 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portset
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// A set does what a map does; a clone changes without it, and what differs leads from the
+// one to the other.
+func TestSet(t *testing.T) {
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		s, m := NewSet(), map[Frontend]Target{}
+		before := s.Clone()
+		for range 200 {
+			p := somePort(r)
+			if r.IntN(2) == 0 {
+				s.Put(p)
+				m[p.Frontend] = p.Target
+			} else {
+				s.Delete(p.Frontend)
+				delete(m, p.Frontend)
+			}
+			got, ok := s.Get(p.Frontend)
+			want, known := m[p.Frontend]
+			require.Equal(t, known, ok)
+			require.Equal(t, want, got)
+			require.Equal(t, len(m), s.Len())
+			if r.IntN(20) != 0 {
+				continue
+			}
+			all := map[Frontend]Target{}
+			for p := range s.All {
+				all[p.Frontend] = p.Target
+			}
+			require.Equal(t, m, all)
+			requireDiff(t, &before, &s)
+			before = s.Clone()
+		}
+	}
+}
+
+// requireDiff checks that the difference of two sets leads from the one to the other.
+func requireDiff(t *testing.T, before, after *Set) {
+	t.Helper()
+	c, s := Diff(before, after), before.Clone()
+	for p := range c.Before {
+		have, ok := s.Get(p.Frontend)
+		require.True(t, ok)
+		require.Equal(t, p.Target, have)
+		s.Delete(p.Frontend)
+	}
+	for p := range c.After {
+		s.Put(p)
+	}
+	require.Equal(t, after.Len(), s.Len())
+	for p := range after.All {
+		have, ok := s.Get(p.Frontend)
+		require.True(t, ok)
+		require.True(t, have.SameAs(p.Target))
+	}
+	require.Len(t, slices.Collect(c.Before), c.LenBefore())
+	require.Len(t, slices.Collect(c.After), c.LenAfter())
+	require.Equal(t, c.LenBefore()+c.LenAfter() == 0, c.Empty())
+	require.Len(t, c.Lines(), len(Collapse(c.Removed))+len(Collapse(c.Added))+len(c.Moved))
+	less, more := c.Count()
+	require.Equal(t, Count(c.Before), less)
+	require.Equal(t, Count(c.After), more)
+	counts := Count(before.All)
+	if counts == nil {
+		counts = Counts{}
+	}
+	counts.AddAll(less, -1)
+	counts.AddAll(more, 1)
+	if want := Count(after.All); want != nil {
+		require.Equal(t, want, counts)
+	} else {
+		require.Empty(t, counts)
+	}
+}
+
+// A page is left by a yield that has enough, and All may change the set.
+func TestAllStops(t *testing.T) {
+	s := NewSet()
+	for i := range 100 {
+		s.Put(Port{Frontend{nat.UDP, netip.AddrPortFrom(netip.Addr{}, uint16(1+i))}, Target{Backend: netip.MustParseAddrPort("10.0.0.1:1")}})
+	}
+	n := 0
+	for p := range s.All {
+		s.Delete(p.Frontend)
+		if n++; n == 70 {
+			break
+		}
+	}
+	require.Equal(t, 30, s.Len())
+}
