@@ -72,9 +72,9 @@ func (e *core) applyOnce(ctx context.Context, c change) error {
 
 // unreserve takes reservations back because of an error: what was to come is
 // released, what was to go is reserved again.
-func (e *core) unreserve(come, gone []portset.Port, cause error) error {
-	e.reserved.Release(come)
-	for _, err := range e.reserved.Restore(gone) {
+func (l *published) unreserve(come, gone []portset.Port, cause error) error {
+	l.reserved.Release(come)
+	for _, err := range l.reserved.Restore(gone) {
 		cause = undone(cause, err)
 	}
 	return cause
@@ -119,13 +119,13 @@ func (e *core) difference(ms []nat.Mapping) (change, error) {
 	if kept != e.mappings.Len() {
 		c.Removed = e.unwanted(ms, now)
 	}
-	e.warnUnreachable(hosts)
+	warnUnreachable(e.log, hosts)
 	c.routes = hosts.Routes
 	return c, nil
 }
 
 // unwanted are the published ports that are not among the mappings.
-func (e *core) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
+func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	wanted := portset.NewSet()
 	for i := range ms {
 		if over(&ms[i], now) {
@@ -136,7 +136,7 @@ func (e *core) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 		}
 	}
 	var gone []portset.Port
-	for p := range e.mappings.All {
+	for p := range l.mappings.All {
 		if _, ok := wanted.Get(p.Frontend); !ok {
 			gone = append(gone, p)
 		}

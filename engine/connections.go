@@ -119,10 +119,10 @@ func (e *core) connections(counts map[translation]int) []Connections {
 // translated finds the port that a translation is of: one for the address, or for any of
 // its family, or for any. It leads to the same backend; flows to a former one, or that
 // another table has translated, are of none.
-func (e *core) translated(t translation) (portset.Port, bool) {
+func (l *published) translated(t translation) (portset.Port, bool) {
 	any := portset.Frontend{Proto: t.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, t.AddrPort.Port())}
 	for _, f := range []portset.Frontend{t.Frontend, any.OfFamily(t.AddrPort.Addr()), any} {
-		if target, ok := e.mappings.Get(f); ok && target.Backend == t.backend {
+		if target, ok := l.mappings.Get(f); ok && target.Backend == t.backend {
 			return portset.Port{Frontend: f, Target: target}, true
 		}
 	}

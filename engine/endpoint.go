@@ -70,8 +70,8 @@ func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 }
 
 // portsOf returns the published ports of an endpoint.
-func (e *core) portsOf(l *ipam.Lease) (ports []portset.Port) {
-	for p := range e.mappings.All {
+func (all *published) portsOf(l *ipam.Lease) (ports []portset.Port) {
+	for p := range all.mappings.All {
 		if p.Name == l.Name && p.Backend.Addr() == l.Addr {
 			ports = append(ports, p)
 		}

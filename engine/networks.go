@@ -39,7 +39,7 @@ func (e *core) createNetwork(ctx context.Context, n nat.Network) (nat.Network, e
 		if err := after.AddNetwork(n); err != nil {
 			return err
 		}
-		if err := e.checkPrefix(n); err != nil {
+		if err := checkPrefix(e.host, n); err != nil {
 			return err
 		}
 		return e.commitNetworks(ctx, after)
@@ -52,8 +52,8 @@ func (e *core) createNetwork(ctx context.Context, n nat.Network) (nat.Network, e
 }
 
 // checkPrefix refuses a network whose prefix has a route that leads elsewhere.
-func (e *core) checkPrefix(n nat.Network) error {
-	other, err := e.host.Overlap(n.WithDefaults())
+func checkPrefix(h host, n nat.Network) error {
+	other, err := h.Overlap(n.WithDefaults())
 	if err == nil && other != "" {
 		err = &nat.TakenError{What: "prefix " + n.Prefix.String(), Holder: other}
 	}
@@ -89,9 +89,9 @@ func (e *core) removeNetwork(ctx context.Context, name string) error {
 }
 
 // endpointsIn names the endpoints of a network, in order, the first few of them.
-func (e *core) endpointsIn(network string) (names []string) {
+func (l *published) endpointsIn(network string) (names []string) {
 	const few = 3
-	for _, l := range e.ipam.Leases() {
+	for _, l := range l.ipam.Leases() {
 		if l.Network != network {
 			continue
 		}
@@ -130,14 +130,14 @@ func (e *core) commitNetworks(ctx context.Context, after *ipam.State) error {
 }
 
 // changeIPAM makes networks and leases those of another state, as a part of a change.
-func (e *core) changeIPAM(c *change, after *ipam.State) {
-	c.ipam, c.ipamDiff = after, ipam.Compare(e.ipam, after)
+func (l *published) changeIPAM(c *change, after *ipam.State) {
+	c.ipam, c.ipamDiff = after, ipam.Compare(l.ipam, after)
 	for _, n := range c.ipamDiff.AddedNetworks {
-		if have, ok := e.ipam.Network(n.Name); !ok || have.Prefix != n.Prefix {
+		if have, ok := l.ipam.Network(n.Name); !ok || have.Prefix != n.Prefix {
 			c.newNetworks = append(c.newNetworks, n)
 		}
 	}
-	had, _ := e.ipam.Len()
+	had, _ := l.ipam.Len()
 	has, _ := after.Len()
 	c.allSegments = len(c.newNetworks) != 0 || had != has
 }

@@ -48,7 +48,7 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 			return nil, err
 		}
 	}
-	e.warnUnreachable(hosts)
+	warnUnreachable(e.log, hosts)
 	err = e.retryOnConflict(ctx, func() (err error) {
 		done, err = e.publishOnce(ctx, ms, change{routes: hosts.Routes, killTCP: how.Kill}, how)
 		return err
@@ -182,14 +182,14 @@ func (e *core) reservePort(single nat.Mapping, have portset.Target, taken bool, 
 
 // elementTaken finds the other port whose element a port needs when it moves to a backend
 // of the other family: one of the two is overlapped.
-func (e *core) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
+func (l *published) elementTaken(p portset.Port, have portset.Target) (portset.Port, bool) {
 	key := schema.PortKey(p)
 	if key == schema.PortKey(portset.Port{Frontend: p.Frontend, Target: have}) {
 		return portset.Port{}, false
 	}
 	any := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, p.AddrPort.Port())}
 	for _, f := range []portset.Frontend{any, any.OfFamily(p.Backend.Addr())} {
-		t, ok := e.mappings.Get(f)
+		t, ok := l.mappings.Get(f)
 		if other := (portset.Port{Frontend: f, Target: t}); ok && f != p.Frontend && schema.PortKey(other) == key {
 			return other, true
 		}
@@ -198,12 +198,12 @@ func (e *core) elementTaken(p portset.Port, have portset.Target) (portset.Port, 
 }
 
 // conflict finds out which mapping stands behind a refused reservation.
-func (e *core) conflict(want nat.Mapping, err error) error {
+func (l *published) conflict(want nat.Mapping, err error) error {
 	f, ok := portset.Holder(want.Proto, err)
 	if !ok {
 		return err
 	}
-	have, ok := e.mappings.Get(f)
+	have, ok := l.mappings.Get(f)
 	if !ok {
 		return fmt.Errorf("%w: %w", nat.ErrConflict, err)
 	}
@@ -245,9 +245,9 @@ func (e *core) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, e
 }
 
 // removed are the ports that a removal removes, each once.
-func (e *core) removed(r nat.Removal) (ports []portset.Port, err error) {
+func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
 	if r.Name != "" {
-		for p := range e.mappings.All {
+		for p := range l.mappings.All {
 			if p.Name == r.Name {
 				ports = append(ports, p)
 			}
@@ -261,10 +261,10 @@ func (e *core) removed(r nat.Removal) (ports []portset.Port, err error) {
 	for _, m := range r.Mappings {
 		for single := range nat.Expand(m) {
 			f := portset.FrontendOf(single)
-			t, ok := e.mappings.Get(f)
+			t, ok := l.mappings.Get(f)
 			switch {
 			case !ok:
-				return nil, e.notPublished(f)
+				return nil, l.notPublished(f)
 			case r.Exact && t.Backend != single.Backend:
 				// What was named is not there, so that it is no conflict.
 				have := nat.ConflictError{Have: f.Mapping(t)}
@@ -280,11 +280,11 @@ func (e *core) removed(r nat.Removal) (ports []portset.Port, err error) {
 
 // notPublished says what is published instead, where the port is but the address
 // differs.
-func (e *core) notPublished(f portset.Frontend) error {
+func (l *published) notPublished(f portset.Frontend) error {
 	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.Mapping(portset.Target{})), nat.ErrNotFound)
 	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		near := portset.Frontend{Proto: f.Proto, AddrPort: netip.AddrPortFrom(a, f.AddrPort.Port())}
-		if t, ok := e.mappings.Get(near); ok {
+		if t, ok := l.mappings.Get(near); ok {
 			return fmt.Errorf("%w; %s is", err, nat.DescribeFrontend(near.Mapping(t)))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -53,10 +54,10 @@ func (e *core) load() error {
 // made again, will be another one of the same content: should this process be killed
 // before the new one is on record, nothing that is not in it was lost.
 func (e *core) keepThrough() {
-	if e.stored.record == nil || e.stored.record.Table != e.markOf(e.table.LoadedHandle()) {
+	if e.stored.record == nil || e.stored.record.Table != e.stored.markOf(e.table.LoadedHandle()) {
 		return
 	}
-	if err := e.opts.Store.Save(nat.StoredState{State: e.stored.record.State, Table: e.anyMark()}); err != nil {
+	if err := e.opts.Store.Save(nat.StoredState{State: e.stored.record.State, Table: e.stored.anyMark()}); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
@@ -84,11 +85,11 @@ func (e *core) reconcile(ctx context.Context) error {
 func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	u := e.unite(kept.State)
 	e.reserved.Release(u.ports)
-	same := e.table.LoadedHandle() != 0 && (kept.Table == e.markOf(e.table.LoadedHandle()) || kept.Table == e.anyMark())
+	same := e.table.LoadedHandle() != 0 && (kept.Table == e.stored.markOf(e.table.LoadedHandle()) || kept.Table == e.stored.anyMark())
 	if same {
 		u.leaveOut("it was taken out of the table meanwhile")
 	}
-	e.tell(u.lost)
+	logLost(e.log, u.lost)
 	if same {
 		return nil
 	}
@@ -130,7 +131,7 @@ func (e *core) lookUpReachable(c *change) {
 			e.log.Warn("route to a backend could not be looked up", "backend", p.Backend.Addr(), "error", err)
 		}
 	}
-	e.warnUnreachable(routes)
+	warnUnreachable(e.log, routes)
 	c.routes = routes.Routes
 }
 
@@ -253,15 +254,16 @@ func (u *union) leaveOut(reason string) {
 	}
 }
 
-// toldAtMost bounds how many lines the log has of what is not restored.
-const toldAtMost = 32
+// maxLostLines bounds how many lines the log has of what is not restored.
+const maxLostLines = 32
 
-func (e *core) tell(lost []lostLine) {
+// logLost logs what is not restored.
+func logLost(log *slog.Logger, lost []lostLine) {
 	for i, line := range lost {
-		if i == toldAtMost {
-			e.log.Warn("more of the stored state is not restored", "count", len(lost)-i)
+		if i == maxLostLines {
+			log.Warn("more of the stored state is not restored", "count", len(lost)-i)
 			return
 		}
-		e.log.Warn("part of the stored state is not restored", "kept", line.what, "reason", line.reason)
+		log.Warn("part of the stored state is not restored", "kept", line.what, "reason", line.reason)
 	}
 }

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"iter"
+	"log/slog"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -34,10 +35,10 @@ func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[portset.Port]) er
 }
 
 // warnUnreachable logs backends without a route.
-func (e *core) warnUnreachable(routes *hostnet.RouteCache) {
+func warnUnreachable(log *slog.Logger, routes *hostnet.RouteCache) {
 	for a, r := range routes.Routes {
 		if r.Kind == hostnet.Unreachable {
-			e.log.Warn("there is no route to the backend yet", "backend", a)
+			log.Warn("there is no route to the backend yet", "backend", a)
 		}
 	}
 }

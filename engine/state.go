@@ -137,7 +137,7 @@ func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 		if have, ok := e.ipam.Network(n.Name); ok && have.Prefix == n.Prefix {
 			continue
 		}
-		if err := e.checkPrefix(n); err != nil {
+		if err := checkPrefix(e.host, n); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
@@ -126,13 +127,13 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = c.flows.Count()
-	s.Forwarding4, s.Forwarding6, errs[1] = c.forwardingState()
+	s.Forwarding4, s.Forwarding6, errs[1] = forwardingState(c.forwarding)
 	s.MissingFeatures, errs[2] = c.missingFeatures()
 	return s, errors.Join(errs[:]...)
 }
 
-func (e *core) forwardingState() (four bool, six ForwardingState, err error) {
-	four, all6, some6, err := e.forwarding.State()
+func forwardingState(f *hostnet.Forwarding) (four bool, six ForwardingState, err error) {
+	four, all6, some6, err := f.State()
 	switch {
 	case all6:
 		six = ForwardingOn

@@ -43,14 +43,14 @@ func (e *core) tableMark() (string, error) {
 	if err != nil || handle == 0 {
 		return "", err
 	}
-	return e.markOf(handle), nil
+	return e.stored.markOf(handle), nil
 }
 
 // anyMark is a mark of any table in this namespace.
-func (e *core) anyMark() string { return "any of " + e.stored.place }
+func (s *stored) anyMark() string { return "any of " + s.place }
 
 // markOf is the mark of the table with the handle.
-func (e *core) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, e.stored.place) }
+func (s *stored) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, s.place) }
 
 // save stores a state.
 func (e *core) save(s nat.State) error {
