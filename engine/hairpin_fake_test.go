@@ -96,7 +96,7 @@ func (f *fakeBridges) Neighbours() ([]hairpin.Neighbour, error) { return nil, ni
 
 func (f *fakeBridges) Solicit(int, netip.Addr, bool) error { return nil }
 
-func (f *fakeBridges) Stations(_ hairpin.Link, macs []hairpin.HardwareAddr) (map[hairpin.HardwareAddr]int, error) {
+func (f *fakeBridges) FDB(_ hairpin.Link, macs []hairpin.HardwareAddr) (map[hairpin.HardwareAddr]int, error) {
 	found := map[hairpin.HardwareAddr]int{}
 	for _, mac := range macs {
 		found[mac] = int(mac[1])

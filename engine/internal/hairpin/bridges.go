@@ -31,9 +31,9 @@ type Bridges interface {
 	// known, whether it is still there: the bridge sees the answer and learns the port.
 	// Solicit does not wait for it.
 	Solicit(link int, a netip.Addr, known bool) error
-	// Stations returns the ports of a bridge behind which link layer addresses were seen:
-	// of these, and perhaps of others.
-	Stations(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error)
+	// FDB looks link layer addresses, and perhaps others, up in the forwarding database of a
+	// bridge, and returns the ports that they are behind.
+	FDB(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error)
 	// SetHairpin sets the hairpin mode of a port.
 	SetHairpin(port int, on bool) error
 	Close() error
@@ -64,7 +64,7 @@ type Link struct {
 	// Hooks are those that the frames of this one bridge pass, besides those of every
 	// bridge (nf_call_iptables and nf_call_ip6tables of ip-link(8)).
 	Hooks Hooks
-	// VLANs is whether a bridge has a table of stations for each VLAN.
+	// VLANs is whether a bridge has a forwarding database for each VLAN.
 	VLANs bool
 }
 
@@ -100,7 +100,7 @@ func readHooks(s hostnet.Sysctls) (h Hooks, err error) {
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-// isGone reports whether a port, or what it was asked for, does not exist any more.
+// isGone reports whether an interface was deleted, or is a bridge port no longer.
 func isGone(err error) bool {
 	return isNotExist(err) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)
 }

@@ -46,7 +46,7 @@ type Controller struct {
 	state
 }
 
-// state is what a controller knows.
+// state is all that a controller knows of backends and ports.
 type state struct {
 	// backends are those that have a record, or that are on a bridge whose frames pass the
 	// hooks.
@@ -110,7 +110,7 @@ func (c *Controller) Close() (err error) {
 	return err
 }
 
-// Load makes the records of the table those that the controller knows.
+// Load replaces the records by those of the table.
 func (c *Controller) Load(records []Record) {
 	for a, b := range c.backends {
 		b.record = ""
@@ -140,10 +140,10 @@ func (c *Controller) Diff(d *Draft) (removed, added []Record) {
 	return c.records(d.after), d.after.records(c.state)
 }
 
-// Plan works out which ports get hairpin mode, and which lose it, with a change of what
-// is published: by how many ports to each backend. routes are those to the backends of
-// added ports. Nil: there is nothing to do. An error is no reason to refuse the change,
-// and only logged.
+// Plan decides which ports get hairpin mode, and which lose it, with a change that
+// publishes and unpublishes so many ports to each backend. routes lead to the backends of
+// the added ports. Nil: no port changes. Errors are logged: they are no reason to refuse
+// the change.
 func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int, routes map[netip.Addr]hostnet.Route) *Draft {
 	if c.bridges == nil {
 		return nil
@@ -171,8 +171,8 @@ func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int
 	return d
 }
 
-// Apply makes a draft that comes with no change of what is published. Without a table
-// nothing can be recorded; the change that makes one plans anew.
+// Apply switches the ports of a draft, and records them in a transaction of its own. It
+// does nothing without a table: the change that creates one makes another plan.
 func (c *Controller) Apply(d *Draft) {
 	if d == nil || !c.host.CanRecord() {
 		return
@@ -191,7 +191,7 @@ func (c *Controller) Apply(d *Draft) {
 	c.Commit(d)
 }
 
-// Commit makes a draft what the controller knows.
+// Commit makes the state after a draft the present one.
 func (c *Controller) Commit(d *Draft) {
 	if d != nil {
 		c.state = d.after

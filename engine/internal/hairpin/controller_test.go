@@ -24,7 +24,7 @@ import (
 // Which ports get hairpin mode, and which do not.
 func TestPolicy(t *testing.T) {
 	tests := map[string]struct {
-		world    func(*fakeBridges)
+		prepare  func(*fakeBridges)
 		backends []string
 		on       []string
 		records  []string
@@ -38,29 +38,29 @@ func TestPolicy(t *testing.T) {
 		},
 		"physical": {backends: []string{"172.30.0.9"}, log: "port=eth5"},
 		"a name that no comment can hold": {
-			world:    func(f *fakeBridges) { f.change(fakePort1, func(l *Link) { l.Name = "[x]" }) },
+			prepare:  func(f *fakeBridges) { f.change(fakePort1, func(l *Link) { l.Name = "[x]" }) },
 			backends: []string{"172.30.0.2"}, log: "port=[x]",
 		},
 		"on before": {
-			world:    func(f *fakeBridges) { f.change(fakePort1, func(l *Link) { l.Hairpin = true }) },
+			prepare:  func(f *fakeBridges) { f.change(fakePort1, func(l *Link) { l.Hairpin = true }) },
 			backends: []string{"172.30.0.2"}, on: []string{"port1"},
 		},
 		"no hooks": {
-			world: func(f *fakeBridges) { f.hooks = Hooks{} }, backends: []string{"172.30.0.2", "fd00:30::2"},
+			prepare: func(f *fakeBridges) { f.hooks = Hooks{} }, backends: []string{"172.30.0.2", "fd00:30::2"},
 		},
 		"no br_netfilter": {
-			world: func(f *fakeBridges) {
+			prepare: func(f *fakeBridges) {
 				f.noFilter = true
 				f.change(fakeBridge, func(l *Link) { l.Hooks = Hooks{true, true} })
 			},
 			backends: []string{"172.30.0.2"},
 		},
 		"hooks of one family": {
-			world:    func(f *fakeBridges) { f.hooks = Hooks{IPv6: true} },
+			prepare:  func(f *fakeBridges) { f.hooks = Hooks{IPv6: true} },
 			backends: []string{"172.30.0.3", "fd00:30::2"}, on: []string{"port1"}, records: []string{"fd00:30::2 port1"},
 		},
 		"hooks of the bridge": {
-			world: func(f *fakeBridges) {
+			prepare: func(f *fakeBridges) {
 				f.hooks = Hooks{}
 				f.change(fakeBridge, func(l *Link) { l.Hooks = Hooks{IPv4: true} })
 			},
@@ -71,13 +71,13 @@ func TestPolicy(t *testing.T) {
 			backends: []string{"10.9.0.2", "203.0.113.1"},
 		},
 		"unknown, for an error": {
-			world: func(f *fakeBridges) {
+			prepare: func(f *fakeBridges) {
 				f.fail = func(op string) error { return map[string]error{"neighbour": errors.New("no luck")}[op] }
 			},
 			backends: []string{"172.30.0.2"}, log: "no luck",
 		},
 		"the port cannot": {
-			world: func(f *fakeBridges) {
+			prepare: func(f *fakeBridges) {
 				f.fail = func(op string) error { return map[string]error{"setHairpin": errors.New("no luck")}[op] }
 			},
 			// Recorded for who comes later: what is off is not put back.
@@ -87,8 +87,8 @@ func TestPolicy(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine()
-			if test.world != nil {
-				test.world(m.bridges)
+			if test.prepare != nil {
+				test.prepare(m.bridges)
 			}
 			before := m.bridges.on()
 			var log bytes.Buffer
@@ -189,7 +189,7 @@ func TestCost(t *testing.T) {
 		c := m.open()
 		m.publish(t, c, many(one)...)
 		// Once in vain, once when it was asked; its bridge, and its port.
-		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 2, "solicit": 1, "stations": 1, "setHairpin": 1}, m.bridges.asked)
+		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 2, "solicit": 1, "fdb": 1, "setHairpin": 1}, m.bridges.asked)
 		m.bridges.asked = map[string]int{}
 		m.unpublish(t, c, many(one)...)
 		require.Equal(t, map[string]int{"link": 1, "setHairpin": 1}, m.bridges.asked)
@@ -201,7 +201,7 @@ func TestCost(t *testing.T) {
 			m.bridges.attach(other(i), fakePort1)
 		}
 		m.publish(t, m.open(), many(other)...)
-		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 400, "solicit": 200, "stations": 1, "setHairpin": 1}, m.bridges.asked)
+		require.Equal(t, map[string]int{"hooked": 1, "link": 2, "neighbour": 400, "solicit": 200, "fdb": 1, "setHairpin": 1}, m.bridges.asked)
 	})
 	t.Run("nobody waits for a crowd", func(t *testing.T) {
 		m := newMachine()

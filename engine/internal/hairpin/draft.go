@@ -45,7 +45,7 @@ func (d *Draft) renameRecords(from, to string) {
 	}
 }
 
-// decide says what happens to a port that a backend is behind.
+// decide decides on the mode of a port that a backend is behind.
 func (d *Draft) decide(l Link) mode {
 	before := d.after.ports[l.Index]
 	if before.bridge != l.Bridge { // it left, and came back as another

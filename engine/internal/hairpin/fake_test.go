@@ -21,7 +21,7 @@ import (
 type fakeBridges struct {
 	mu       sync.Mutex
 	links    map[int]Link
-	hosts    map[netip.Addr]fakeStation // that answer
+	hosts    map[netip.Addr]fakeHost // that answer
 	known    map[netip.Addr]HardwareAddr
 	seen     map[HardwareAddr]int
 	hooks    Hooks
@@ -31,7 +31,7 @@ type fakeBridges struct {
 	setting  func(port string, on bool) // called before a mode is set
 }
 
-type fakeStation struct {
+type fakeHost struct {
 	mac  HardwareAddr
 	port int
 }
@@ -52,7 +52,7 @@ func newFakeBridges() *fakeBridges {
 			fakePort2:  {Index: fakePort2, Name: "port2", Kind: "tun", Bridge: fakeBridge},
 			fakeNIC:    {Index: fakeNIC, Name: "eth5", Bridge: fakeBridge},
 		},
-		hosts: map[netip.Addr]fakeStation{}, known: map[netip.Addr]HardwareAddr{}, seen: map[HardwareAddr]int{},
+		hosts: map[netip.Addr]fakeHost{}, known: map[netip.Addr]HardwareAddr{}, seen: map[HardwareAddr]int{},
 		hooks: Hooks{true, true}, asked: map[string]int{},
 	}
 	f.attach("172.30.0.2", fakePort1)
@@ -64,7 +64,7 @@ func newFakeBridges() *fakeBridges {
 
 // attach puts a host behind a port.
 func (f *fakeBridges) attach(addr string, port int) {
-	f.hosts[netip.MustParseAddr(addr)] = fakeStation{HardwareAddr{2, byte(port)}, port}
+	f.hosts[netip.MustParseAddr(addr)] = fakeHost{HardwareAddr{2, byte(port)}, port}
 }
 
 func (f *fakeBridges) call(op string) error {
@@ -154,10 +154,10 @@ func (f *fakeBridges) Solicit(_ int, a netip.Addr, _ bool) error {
 	return nil
 }
 
-func (f *fakeBridges) Stations(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error) {
+func (f *fakeBridges) FDB(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.call("stations"); err != nil {
+	if err := f.call("fdb"); err != nil {
 		return nil, err
 	}
 	found := map[HardwareAddr]int{}

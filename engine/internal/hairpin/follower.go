@@ -22,7 +22,7 @@ type Follower struct {
 	listening sync.WaitGroup
 	// changes holds the changes that nobody has received yet, if there are any.
 	changes chan Changes
-	// joined is whether it has subscribed to neighbours and stations.
+	// joined is whether it has subscribed to neighbours and forwarding databases.
 	joined bool
 }
 
@@ -36,11 +36,11 @@ type Changes struct {
 // everything may be different by the time that it is read.
 type event struct {
 	kind   eventKind
-	link   int          // the interface, or the port behind which a station is
+	link   int          // the interface, or the port that an address is behind
 	hooks  Hooks        // of a bridge
-	bridge int          // that has seen a station
+	bridge int          // that has learned an address
 	addr   netip.Addr   // of a neighbour
-	mac    HardwareAddr // of a neighbour or a station
+	mac    HardwareAddr // of a neighbour, or learned by a bridge
 }
 
 type eventKind int
@@ -50,7 +50,7 @@ const (
 	portChanged                           // a port is new, or was changed
 	portLeft                              // a port left its bridge or was deleted (sent for other interfaces too)
 	neighbourChanged                      // a link layer address is known
-	stationSeen                           // a bridge has seen a station behind a port
+	addressLearned                        // a bridge has learned which port an address is behind
 )
 
 // maxEvents bounds how many events are kept until somebody reads them. More of them are
@@ -109,8 +109,8 @@ func (f *Follower) Stop() {
 	}
 }
 
-// join subscribes to neighbours and to stations of bridges, once. A host without bridges
-// has no use for them, and they can be many.
+// join subscribes to neighbours and forwarding databases, once. A host without bridges has
+// no use for their events, which can be many.
 func (f *Follower) join() error {
 	if f.joined {
 		return nil

@@ -18,7 +18,8 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// A follower receives changes of bridges, their ports and, from joining on, of neighbours and stations.
+// A follower receives changes of bridges, their ports and, from joining on, of neighbours
+// and forwarding databases.
 func TestFollower(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
@@ -54,7 +55,7 @@ func TestFollower(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
 	require.NoError(t, k.Solicit(bridge, top.Backend1.V4, false))
 	receives(event{kind: neighbourChanged, link: bridge, addr: top.Backend1.V4, mac: mac})
-	receives(event{kind: stationSeen, link: port, bridge: bridge, mac: mac})
+	receives(event{kind: addressLearned, link: port, bridge: bridge, mac: mac})
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "nf_call_ip6tables", "1")
 	receives(event{kind: bridgeChanged, link: bridge, hooks: Hooks{IPv6: true}})
 	all = nil

@@ -39,8 +39,8 @@ func (k *kernel) Close() error { return k.socket.Close() }
 
 func (k *kernel) Hooks() (Hooks, error) { return readHooks(k.sysctls) }
 
-// dumpAttempts bounds how often a list is read again because it changed meanwhile. The
-// watch tells what is missing from the last.
+// dumpAttempts bounds how often a list is read again because it changed meanwhile. If the
+// last one is incomplete too, a follower receives the events of that change.
 const dumpAttempts = 3
 
 // ask sends a request and calls f with each answer, and with those of further attempts.
@@ -145,14 +145,14 @@ func (k *kernel) Solicit(link int, a netip.Addr, known bool) error {
 	return nil
 }
 
-// maxSingle is up to how many stations are looked up one by one and not in a list: that
-// contains everything, and takes milliseconds where a bridge has hundreds of ports.
+// maxSingle is up to how many addresses are looked up one by one and not in a list: that
+// contains all, and takes milliseconds where a bridge has hundreds of ports.
 const maxSingle = 64
 
-func (k *kernel) Stations(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error) {
+func (k *kernel) FDB(bridge Link, macs []HardwareAddr) (map[HardwareAddr]int, error) {
 	found := make(map[HardwareAddr]int, len(macs))
 	add := func(b []byte) {
-		if n, ok := parseNeighbour(b); ok && n.isStation && n.master == bridge.Index {
+		if n, ok := parseNeighbour(b); ok && n.learned && n.master == bridge.Index {
 			found[n.MAC] = n.Link
 		}
 	}
@@ -173,7 +173,7 @@ func (k *kernel) Stations(bridge Link, macs []HardwareAddr) (map[HardwareAddr]in
 		err = nil
 	}
 	if err != nil {
-		err = fmt.Errorf("look up stations of bridge %d: %w", bridge.Index, err)
+		err = fmt.Errorf("look up addresses of bridge %d: %w", bridge.Index, err)
 	}
 	return found, err
 }

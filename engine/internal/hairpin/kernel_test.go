@@ -110,7 +110,7 @@ func TestKernelBridgeHooks(t *testing.T) {
 }
 
 // A host on the bridge is found by asking it: its address first, then its port. A
-// table of stations is that of one bridge, and holds no address of a port.
+// forwarding database is that of one bridge, and holds no address of a port.
 func TestKernelNeighbours(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
@@ -131,15 +131,15 @@ func TestKernelNeighbours(t *testing.T) {
 		all, err := k.Neighbours()
 		require.NoError(t, err)
 		require.Contains(t, all, Neighbour{index, a, mac})
-		require.Equal(t, map[HardwareAddr]int{mac: linkNamed(t, top.Host, lab.HostPort1).Attrs().Index}, stationsOf(t, k, index))
+		require.Equal(t, map[HardwareAddr]int{mac: linkNamed(t, top.Host, lab.HostPort1).Attrs().Index}, fdbOf(t, k, index))
 
 		// One that is known and has been silent is asked all the same.
 		awaitTrue(t, "it to be silent", func() bool {
 			labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
-			return len(stationsOf(t, k, index)) == 0
+			return len(fdbOf(t, k, index)) == 0
 		})
 		require.NoError(t, k.Solicit(index, a, true))
-		awaitTrue(t, "the station", func() bool { return len(stationsOf(t, k, index)) == 1 })
+		awaitTrue(t, "the entry", func() bool { return len(fdbOf(t, k, index)) == 1 })
 	}
 	// Nobody there: it is asked in vain, and not found.
 	nobody := top.Inside4.Addr().Next().Next().Next().Next().Next()
@@ -149,16 +149,16 @@ func TestKernelNeighbours(t *testing.T) {
 	require.Error(t, k.Solicit(9999, nobody, false))
 }
 
-func stationsOf(tb testing.TB, k *kernel, bridge int) map[HardwareAddr]int {
+func fdbOf(tb testing.TB, k *kernel, bridge int) map[HardwareAddr]int {
 	tb.Helper()
-	all, err := k.Stations(Link{Index: bridge, VLANs: true}, nil)
+	all, err := k.FDB(Link{Index: bridge, VLANs: true}, nil)
 	require.NoError(tb, err)
 	// The same one by one, and none that is not there.
 	macs := append(slices.Collect(maps.Keys(all)), HardwareAddr{2, 9})
-	single, err := k.Stations(Link{Index: bridge}, macs)
+	single, err := k.FDB(Link{Index: bridge}, macs)
 	require.NoError(tb, err)
 	require.Equal(tb, all, single)
-	many, err := k.Stations(Link{Index: bridge}, make([]HardwareAddr, maxSingle+1))
+	many, err := k.FDB(Link{Index: bridge}, make([]HardwareAddr, maxSingle+1))
 	require.NoError(tb, err)
 	require.Equal(tb, all, many)
 	return all

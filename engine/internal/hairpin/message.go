@@ -91,12 +91,12 @@ func parseLink(b []byte) (l Link, ok bool) {
 	return l, true
 }
 
-// neighbour is a neighbour, or a station of a bridge.
+// neighbour is a neighbour, or an entry of a forwarding database.
 type neighbour struct {
 	Neighbour
-	hasMAC    bool
-	master    int
-	isStation bool // that the bridge has learned or was told of, not an address of a port itself
+	hasMAC  bool
+	master  int
+	learned bool // by a bridge, or told to it: not an address of a port itself
 }
 
 func parseNeighbour(b []byte) (n neighbour, ok bool) {
@@ -109,7 +109,7 @@ func parseNeighbour(b []byte) (n neighbour, ok bool) {
 	n.hasMAC = len(as[unix.NDA_LLADDR]) == len(n.MAC)
 	copy(n.MAC[:], as[unix.NDA_LLADDR])
 	state, flags := binary.NativeEndian.Uint16(b[8:]), b[10]
-	n.isStation = b[0] == unix.AF_BRIDGE && n.hasMAC && n.Link != n.master &&
+	n.learned = b[0] == unix.AF_BRIDGE && n.hasMAC && n.Link != n.master &&
 		state&unix.NUD_PERMANENT == 0 && flags&unix.NTF_SELF == 0
 	return n, true
 }
@@ -132,8 +132,8 @@ func parseEvent(m nlwire.Message) event {
 		n, ok := parseNeighbour(m.Payload)
 		switch {
 		case !ok, !n.hasMAC:
-		case n.isStation:
-			return event{kind: stationSeen, link: n.Link, bridge: n.master, mac: n.MAC}
+		case n.learned:
+			return event{kind: addressLearned, link: n.Link, bridge: n.master, mac: n.MAC}
 		case n.Addr.IsValid():
 			return event{kind: neighbourChanged, link: n.Link, addr: n.Addr, mac: n.MAC}
 		}

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// Recheck looks up what the changes are about, and acts on it.
+// Recheck looks up the ports and backends that have changed, and switches ports.
 func (f *Follower) Recheck(ch Changes) {
 	isAboutBridges := func(ev event) bool { return ev.kind != neighbourChanged }
 	if ch.lost || !f.joined && slices.ContainsFunc(ch.events, isAboutBridges) {
@@ -20,7 +20,7 @@ func (f *Follower) Recheck(ch Changes) {
 	f.c.handle(ch.events)
 }
 
-// recheckSet is what is to be looked up again.
+// recheckSet are the ports and backends to look up again.
 type recheckSet struct {
 	backends map[netip.Addr]bool
 	// ports by index, and whether they have left their bridges, as an event says.
@@ -68,10 +68,11 @@ func (c *Controller) addNeighbours(set recheckSet, bridges map[int]bool) {
 	}
 }
 
-// handle rechecks what the events are about, as far as it matters.
+// handle rechecks the ports and backends of the events, but for known ones that have not
+// changed.
 func (c *Controller) handle(events []event) {
 	set := recheckSet{map[netip.Addr]bool{}, map[int]bool{}}
-	var stations map[HardwareAddr][]netip.Addr // made when it is needed
+	var byMAC map[HardwareAddr][]netip.Addr // made when it is needed
 	for _, ev := range events {
 		switch ev.kind {
 		case bridgeChanged:
@@ -89,24 +90,24 @@ func (c *Controller) handle(events []event) {
 			if !same && c.host.Published(ev.addr) > 0 {
 				set.backends[ev.addr] = true
 			}
-		case stationSeen:
-			if stations == nil {
-				stations = map[HardwareAddr][]netip.Addr{}
+		case addressLearned:
+			if byMAC == nil {
+				byMAC = map[HardwareAddr][]netip.Addr{}
 				for a, b := range c.backends {
-					stations[b.mac] = append(stations[b.mac], a)
+					byMAC[b.mac] = append(byMAC[b.mac], a)
 				}
 			}
-			c.addSeen(set, ev, stations)
+			c.addLearned(set, ev, byMAC)
 		}
 	}
 	c.recheck(set)
 }
 
-// addSeen adds the backends that a station at a port may be. Those at that port already
-// need no recheck.
-func (c *Controller) addSeen(set recheckSet, ev event, stations map[HardwareAddr][]netip.Addr) {
+// addLearned adds the backends that may have an address which a bridge has learned at a
+// port. Those behind that port already need no recheck.
+func (c *Controller) addLearned(set recheckSet, ev event, byMAC map[HardwareAddr][]netip.Addr) {
 	known := false
-	for _, a := range stations[ev.mac] {
+	for _, a := range byMAC[ev.mac] {
 		if b := c.backends[a]; b.bridge == ev.bridge {
 			known = known || b.port == ev.link
 			if b.port != ev.link {
@@ -118,7 +119,7 @@ func (c *Controller) addSeen(set recheckSet, ev event, stations map[HardwareAddr
 		return
 	}
 	// It may be a missing backend: these have no link layer address yet.
-	for _, a := range stations[HardwareAddr{}] {
+	for _, a := range byMAC[HardwareAddr{}] {
 		if c.backends[a].bridge == ev.bridge {
 			set.backends[a] = true
 		}

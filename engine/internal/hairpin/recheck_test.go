@@ -16,7 +16,7 @@ import (
 func eventsOf(addr string, port int) []event {
 	mac := HardwareAddr{2, byte(port)}
 	return []event{
-		{kind: stationSeen, bridge: fakeBridge, link: port, mac: mac},
+		{kind: addressLearned, bridge: fakeBridge, link: port, mac: mac},
 		{kind: neighbourChanged, link: fakeBridge, addr: netip.MustParseAddr(addr), mac: mac},
 	}
 }
@@ -32,7 +32,7 @@ func TestFollow(t *testing.T) {
 	}, eventsOf("172.30.0.2", fakePort1)))
 	require.Empty(t, m.bridges.asked)
 
-	// The missing backend: a station is new, and is asked.
+	// The missing backend: an address is new there, and it is asked.
 	m.bridges.attach("172.30.0.77", fakePort2)
 	c.handle(eventsOf("172.30.0.77", fakePort2)[:1])
 	require.Equal(t, 1, m.bridges.asked["solicit"])
@@ -42,7 +42,7 @@ func TestFollow(t *testing.T) {
 
 	// Moved, renamed, gone.
 	m.bridges.seen[HardwareAddr{2, fakePort1}] = fakePort2
-	c.handle([]event{{kind: stationSeen, bridge: fakeBridge, link: fakePort2, mac: HardwareAddr{2, fakePort1}}})
+	c.handle([]event{{kind: addressLearned, bridge: fakeBridge, link: fakePort2, mac: HardwareAddr{2, fakePort1}}})
 	require.Equal(t, []string{"port2"}, m.bridges.on())
 	m.bridges.change(fakePort2, func(l *Link) { l.Name = "tap2" })
 	c.handle([]event{{kind: portChanged, link: fakePort2}})

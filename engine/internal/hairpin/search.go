@@ -37,8 +37,8 @@ type search struct {
 	links   map[int]Link // that were looked up, by index
 }
 
-// search looks for backends, given with their bridges, and notes what it finds. It asks
-// those that it does not find, and waits that often for their answers.
+// search looks for backends on their bridges, and notes their positions. It asks those
+// that it does not find where they are, and waits that often for answers.
 func (d *Draft) search(ctx context.Context, backends map[netip.Addr]int, pauses int) {
 	if len(backends) == 0 {
 		return
@@ -130,7 +130,7 @@ func (s *search) link(index int) (Link, error) {
 	return l, err
 }
 
-// lookUp looks up each missing backend once, and the stations of each bridge once.
+// lookUp looks up each missing backend once, and the forwarding database of each bridge once.
 func (s *search) lookUp() error {
 	macs := map[int][]HardwareAddr{}
 	for a, at := range s.found {
@@ -148,12 +148,12 @@ func (s *search) lookUp() error {
 		macs[at.bridge] = append(macs[at.bridge], mac)
 	}
 	for bridge, macs := range macs {
-		stations, err := s.c.bridges.Stations(s.links[bridge], macs)
+		fdb, err := s.c.bridges.FDB(s.links[bridge], macs)
 		if err != nil {
 			return err
 		}
 		for a, at := range s.found {
-			port, ok := stations[at.mac]
+			port, ok := fdb[at.mac]
 			if !ok || at.port != 0 || at.bridge != bridge {
 				continue
 			}
