@@ -8,10 +8,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -68,4 +73,80 @@ func printTable(w io.Writer, lines func(io.Writer)) error {
 // completeFlag completes the values of a flag that the command has.
 func completeFlag(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // it fails for unknown flags only
+}
+
+const (
+	// progressDelay is how long work takes before its progress is shown.
+	progressDelay = 300 * time.Millisecond
+	// progressPause is between two updates.
+	progressPause = 200 * time.Millisecond
+)
+
+// eraseLine goes to the begin of a line of a terminal and erases it (ECMA-48, CR and EL).
+const eraseLine = "\r\x1b[K"
+
+// showProgress shows on a terminal how far the publisher's work is, and erases it when stop is
+// called. Nothing is shown if standard error is no terminal.
+func (g *global) showProgress(ctx context.Context, p publisher) (stop func()) {
+	if g.quiet || g.json || !isTerminal(g.stderr) {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var showing sync.WaitGroup
+	showing.Go(func() { follow(ctx, g.stderr, p.Progress) })
+	return func() {
+		cancel()
+		showing.Wait()
+	}
+}
+
+// isTerminal reports whether w is a terminal (tcgetattr(3)).
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// follow writes how far the work is, on one line, until the context is done.
+func follow(ctx context.Context, w io.Writer, progress func(context.Context) (api.Progress, error)) {
+	timer := time.NewTimer(progressDelay)
+	defer timer.Stop()
+	shown := ""
+	for {
+		select {
+		case <-ctx.Done():
+			if shown != "" {
+				_, _ = io.WriteString(w, eraseLine)
+			}
+			return
+		case <-timer.C:
+		}
+		line := "waiting for the daemon"
+		if p, err := progress(ctx); err == nil && p.Step != "" {
+			line = progressLine(p)
+		}
+		if line != shown && ctx.Err() == nil {
+			shown = line
+			_, _ = io.WriteString(w, eraseLine+"nftnat: "+line)
+		}
+		timer.Reset(progressPause)
+	}
+}
+
+func progressLine(p api.Progress) string {
+	words := map[string]string{
+		"reserve": "reserving ports", "bind": "binding ports", "forward": "turning on forwarding",
+		"commit": "changing the table", "save": "writing the state file",
+		"flows": "looking for flows", "open": "opening proxies", "done": "done",
+	}[p.Step]
+	if words == "" {
+		words = p.Step // of a newer daemon
+	}
+	if p.Total != 0 {
+		words += fmt.Sprintf(": %d of %d", p.Done, p.Total)
+	}
+	return words
 }

@@ -10,13 +10,17 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/handover"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // inheritance is what the predecessor has lent. Nil: there is no predecessor.
@@ -188,4 +192,63 @@ func (i *inheritance) closeListener(l net.Listener) error {
 		return api.Abandon(l)
 	}
 	return l.Close()
+}
+
+func parseFrontend(text string) (netip.AddrPort, error) {
+	if port, ok := strings.CutPrefix(text, ":"); ok {
+		n, err := strconv.ParseUint(port, 10, 16)
+		return netip.AddrPortFrom(netip.Addr{}, uint16(n)), err
+	}
+	return netip.ParseAddrPort(text)
+}
+
+// sort keeps the sockets by what they are. After an error all are closed.
+func (i *inheritance) sort(sockets []handover.Socket) error {
+	var errs []error
+	for _, s := range sockets {
+		kind, rest, _ := strings.Cut(s.Name, " ")
+		listener := &lentListener{fd: s.FD, address: rest, made: kind == nameMade}
+		switch {
+		case kind == nameLock && i.sockets.Lock == 0:
+			i.sockets.Lock = s.FD
+		case (kind == nameMade || kind == nameGiven) && i.api == nil:
+			i.api = listener
+		case kind == nameMetrics && i.scraped == nil:
+			i.scraped = listener
+		default:
+			if err := i.sortPort(kind, rest, s.FD); err != nil {
+				listener.close()
+				errs = append(errs, fmt.Errorf("%w: socket %q: %w", handover.ErrMalformed, s.Name, err))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		i.closeSockets()
+		return err
+	}
+	return nil
+}
+
+func (i *inheritance) sortPort(kind, rest string, fd int) error {
+	proto, err := nat.ParseProto(kind)
+	if err != nil {
+		return err
+	}
+	frontend, err := parseFrontend(rest)
+	if err != nil {
+		return err
+	}
+	i.sockets.Ports = append(i.sockets.Ports, engine.PortSocket{Proto: proto, Frontend: frontend, FD: fd})
+	return nil
+}
+
+// closeSockets closes those of an engine that no engine has taken over.
+func (i *inheritance) closeSockets() {
+	if i.sockets.Lock != 0 {
+		closeDescriptor(i.sockets.Lock)
+	}
+	for _, p := range i.sockets.Ports {
+		closeDescriptor(p.FD)
+	}
+	i.sockets = engine.Sockets{}
 }

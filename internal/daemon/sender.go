@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
@@ -169,4 +171,44 @@ func (s *server) refuseHandovers() {
 			return
 		}
 	}
+}
+
+// Sockets are handed over by name. The first word is the kind; what follows says which one it
+// is: a path, an address, or a frontend, as in "tcp :8080" and "udp [::1]:53". Daemons of other
+// versions know these names.
+const (
+	nameLock    = "lock"    // of the table; nothing follows
+	nameMade    = "made"    // the API's, whose file a daemon made; its path follows
+	nameGiven   = "given"   // the API's, of the service manager; its path follows
+	nameMetrics = "metrics" // that of the metrics; its address follows
+)
+
+// sockets are all sockets of this daemon, by name. The descriptors stay its own.
+func (s *server) sockets(lent engine.Sockets) ([]handover.Socket, error) {
+	all := []handover.Socket{{Name: nameLock, FD: lent.Lock}}
+	fd, made, err := api.Lend(s.listener)
+	if err != nil {
+		return nil, err
+	}
+	name := map[bool]string{true: nameMade, false: nameGiven}[made]
+	all = append(all, handover.Socket{Name: name + " " + s.listener.Addr().String(), FD: fd})
+	if s.scraped != nil {
+		fd, _, err := api.Lend(s.scraped.TCPListener)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, handover.Socket{Name: nameMetrics + " " + s.scraped.Addr().String(), FD: fd})
+	}
+	for _, p := range lent.Ports {
+		all = append(all, handover.Socket{Name: p.Proto.String() + " " + frontendText(p.Frontend), FD: p.FD})
+	}
+	return all, nil
+}
+
+// frontendText is a frontend as net.Listen has it: without an address for any.
+func frontendText(ap netip.AddrPort) string {
+	if !ap.Addr().IsValid() {
+		return ":" + strconv.Itoa(int(ap.Port()))
+	}
+	return ap.String()
 }
