@@ -221,7 +221,7 @@ func (c *Controller) Adopt() {
 	}
 	ports, err := c.bridges.Ports()
 	if err != nil {
-		c.log.Warn("recorded bridge ports could not be looked up", "error", err)
+		c.log.Warn("recorded bridge ports could not be looked at", "error", err)
 		return
 	}
 	byName := make(map[string]Link, len(ports))
