@@ -26,10 +26,10 @@ import (
 var ErrNoServer = errors.New("no server answers")
 
 const (
-	// dialPatience bounds the wait for a place in a server's queue.
-	dialPatience = 5 * time.Second
-	// callPatience bounds a whole call; the largest take some seconds.
-	callPatience = 2 * time.Minute
+	// dialTimeout bounds the wait for a place in a server's queue.
+	dialTimeout = 5 * time.Second
+	// callTimeout bounds a whole call; the largest take some seconds.
+	callTimeout = 2 * time.Minute
 )
 
 // Client asks a server. Its methods do what those of [Engine] do, return the
@@ -66,7 +66,7 @@ func (c *Client) Path() string { return c.path }
 // dial connects, and waits while the server's queue is full, which connect(2) does
 // not do by itself on a socket that does not block.
 func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var d net.Dialer
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
@@ -270,7 +270,7 @@ func whole(docs []Mapping) (nat.Mapping, error) {
 // call sends a document, unless it is nil, and reads the answer's into answer, unless
 // that is nil.
 func (c *Client) call(ctx context.Context, method, path string, doc, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := c.send(ctx, method, path, doc)
 	if err != nil {

@@ -146,8 +146,8 @@ type deadliner interface{ SetDeadline(t time.Time) error }
 
 // leave accepts no more connections, and leaves the listener open to another process. It
 // waits until the server has stopped, and then for the first request of each connection,
-// up to patience.
-func (cs *connections) leave(served <-chan error, patience time.Duration) error {
+// up to timeout.
+func (cs *connections) leave(served <-chan error, timeout time.Duration) error {
 	d, ok := cs.Listener.(deadliner)
 	if !ok {
 		return fmt.Errorf("%T cannot be left to others", cs.Listener)
@@ -159,7 +159,7 @@ func (cs *connections) leave(served <-chan error, patience time.Duration) error 
 	if err := <-served; !errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	for late := time.Now().Add(patience); cs.awaitsRequest() && time.Now().Before(late); {
+	for late := time.Now().Add(timeout); cs.awaitsRequest() && time.Now().Before(late); {
 		time.Sleep(time.Millisecond)
 	}
 	// For who serves it next, also if that is this process.

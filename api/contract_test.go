@@ -173,9 +173,9 @@ func exchanges() []exchange {
 		mappings = "/v1/mappings"
 		mapping  = "/v1/mappings/{proto}/{frontend}"
 
-		endpoints  = "/v1/endpoints"
-		endpoint   = "/v1/endpoints/{name}"
-		attachment = `{"name":"web","network":"inside","ports":["8081:80","53/udp"]}`
+		endpoints = "/v1/endpoints"
+		endpoint  = "/v1/endpoints/{name}"
+		spec      = `{"name":"web","network":"inside","ports":["8081:80","53/udp"]}`
 
 		networks = "/v1/networks"
 		aNetwork = "/v1/networks/{name}"
@@ -228,10 +228,10 @@ func exchanges() []exchange {
 		{method: "GET", path: endpoints, url: endpoints + "?x", want: 400},
 		{method: "GET", path: endpoints, engine: broken, want: 500},
 		{method: "GET", path: endpoints, engine: nat.ErrClosed, want: 503},
-		{method: "POST", path: endpoints, body: attachment, want: 201},
-		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "web", "dns"), again: true, want: 200},
-		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "web", "dns"), want: 409},
-		{method: "POST", path: endpoints, body: strings.ReplaceAll(attachment, "inside", "outside"), want: 404},
+		{method: "POST", path: endpoints, body: spec, want: 201},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(spec, "web", "dns"), again: true, want: 200},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(spec, "web", "dns"), want: 409},
+		{method: "POST", path: endpoints, body: strings.ReplaceAll(spec, "inside", "outside"), want: 404},
 		{method: "GET", path: endpoint, url: endpoints + "/dns", want: 200},
 		{method: "GET", path: endpoint, url: endpoints + "/dns?x", want: 400},
 		{method: "GET", path: endpoint, url: endpoints + "/web", want: 404},
@@ -305,7 +305,7 @@ func exchanges() []exchange {
 	for _, x := range []struct{ method, path, valid, invalid string }{
 		{"POST", mappings, valid, "[{}]"},
 		{"PUT", mappings, valid, "[{}]"},
-		{"POST", endpoints, attachment, "{}"},
+		{"POST", endpoints, spec, "{}"},
 		{"POST", networks, network, "{}"},
 		{"PUT", whole, file, `{"networks":[{}]}`},
 	} {

@@ -155,7 +155,7 @@ func (d *decoder) networks() error {
 
 func (d *decoder) endpoints() error {
 	return decodeArray(d, "endpoint", attachFields(), func(r *attachRequest) error {
-		a, err := r.attachment()
+		a, err := r.spec()
 		if err != nil {
 			return err
 		}

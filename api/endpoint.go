@@ -75,6 +75,6 @@ func attachRequestOf(a nat.EndpointSpec) attachRequest {
 	return r
 }
 
-func (r *attachRequest) attachment() (nat.EndpointSpec, error) {
+func (r *attachRequest) spec() (nat.EndpointSpec, error) {
 	return nat.ParseEndpointSpec(r.Name, r.Network, r.Address, r.Ports...)
 }

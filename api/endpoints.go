@@ -33,7 +33,7 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
 	if err := decodeOne(body, &r, attachFields()); err != nil {
 		return err
 	}
-	wanted, err := r.attachment()
+	wanted, err := r.spec()
 	if err != nil {
 		return err
 	}

@@ -15,16 +15,18 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// shelf stands in for an *engine.Engine, which needs a kernel: it has one mapping and
+// memoryEngine stands in for an *engine.Engine, which needs a kernel: it has one mapping and
 // no room.
-type shelf struct {
+type memoryEngine struct {
 	api.Engine
 	has nat.Mapping
 }
 
-func (s shelf) Mappings(context.Context) ([]nat.Mapping, error) { return []nat.Mapping{s.has}, nil }
+func (s memoryEngine) Mappings(context.Context) ([]nat.Mapping, error) {
+	return []nat.Mapping{s.has}, nil
+}
 
-func (s shelf) Publish(_ context.Context, _ nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
+func (s memoryEngine) Publish(_ context.Context, _ nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return nil, fmt.Errorf("publish tcp %s: %w", ms[0].FrontendText(), &nat.ConflictError{Want: ms[0], Have: s.has})
 }
 
@@ -46,7 +48,7 @@ func Example() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error)
-	go func() { served <- api.NewServer(api.Options{Engine: shelf{has: web}}).Serve(ctx, l) }()
+	go func() { served <- api.NewServer(api.Options{Engine: memoryEngine{has: web}}).Serve(ctx, l) }()
 
 	// The command line:
 	c := api.NewClient(filepath.Join(dir, "nftnat.sock"))

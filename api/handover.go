@@ -58,11 +58,11 @@ func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
 }
 
 // accept writes the answer after which a connection carries a handover.
-func accept(nc *net.UnixConn, rw *bufio.ReadWriter, patience time.Duration) error {
+func accept(nc *net.UnixConn, rw *bufio.ReadWriter, timeout time.Duration) error {
 	if rw.Reader.Buffered() != 0 {
 		return errors.New("the client has sent more than its request")
 	}
-	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if _, err := rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeHandover + "\r\n\r\n"); err != nil {
@@ -78,7 +78,7 @@ func accept(nc *net.UnixConn, rw *bufio.ReadWriter, patience time.Duration) erro
 // which that goes on: the client speaks next. An error that is errors.ErrUnsupported is of
 // a server of a version that cannot.
 func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	nc, err := c.dial(ctx, "", "")
 	if err != nil {

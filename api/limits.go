@@ -33,6 +33,6 @@ func defaultLimits() limits {
 		header: 8 << 10, body: 1 << 20, apply: 16 << 20, discard: 64 << 20,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,
-		departure: time.Second, leaveTime: callPatience, healthTime: 5 * time.Second,
+		departure: time.Second, leaveTime: callTimeout, healthTime: 5 * time.Second,
 	}
 }

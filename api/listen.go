@@ -25,8 +25,8 @@ const (
 	// lockAttempts bounds how often a directory that somebody else has locked is
 	// tried, with growing pauses: 2 s in all. A lock is held for microseconds.
 	lockAttempts = 15
-	// answerPatience bounds the wait for the queue of a server that is there.
-	answerPatience = time.Second
+	// answerTimeout bounds the wait for the queue of a server that is there.
+	answerTimeout = time.Second
 )
 
 // Listen makes the socket of a server: a file of mode 0660 and the given group; a
@@ -147,7 +147,7 @@ func checkStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("what is there is no socket: %w", fs.ErrExist)
 	}
-	nc, err := net.DialTimeout("unix", path, answerPatience)
+	nc, err := net.DialTimeout("unix", path, answerTimeout)
 	switch {
 	case err == nil:
 		return errors.Join(errInUse(), nc.Close())

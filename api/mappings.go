@@ -184,14 +184,14 @@ func (h *handler) remove(w http.ResponseWriter, c *call, r nat.Removal) error {
 
 // acquire takes one of the slots for something of which only so many may be under way, and
 // returns how to give it back. The error is a [*Problem].
-func (h *handler) acquire(c *call, slots chan struct{}, patience time.Duration, what string) (release func(), err error) {
+func (h *handler) acquire(c *call, slots chan struct{}, timeout time.Duration, what string) (release func(), err error) {
 	release = func() { <-slots }
 	select {
 	case slots <- struct{}{}:
 		return release, nil
 	default:
 	}
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case slots <- struct{}{}:

@@ -55,17 +55,17 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 	r.http = s.httpServer(ctx, r.note)
 	go r.serve()
 	var failure error
-	serving, patience := true, s.handler.limits.drainTime
+	serving, timeout := true, s.handler.limits.drainTime
 	select {
 	case failure = <-r.served:
 		serving = false
 	case <-ctx.Done():
 	case <-leave:
 		failure = r.listener.leave(r.served, s.handler.limits.departure)
-		serving, patience = false, s.handler.limits.leaveTime
+		serving, timeout = false, s.handler.limits.leaveTime
 	}
 	cancel()
-	if err := r.shutdown(patience, serving); err != nil || failure != nil {
+	if err := r.shutdown(timeout, serving); err != nil || failure != nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), errors.Join(failure, err))
 	}
 	return nil
@@ -116,8 +116,8 @@ func (r *run) note(nc net.Conn, state http.ConnState) {
 }
 
 // shutdown ends everything that Serve has started and waits for it.
-func (r *run) shutdown(patience time.Duration, serving bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (r *run) shutdown(timeout time.Duration, serving bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if err := r.listener.Close(); err != nil {
 		r.log.Warn("close socket", "error", err)
@@ -134,7 +134,7 @@ func (r *run) shutdown(patience time.Duration, serving bool) error {
 	}
 	ended := make(chan struct{})
 	go r.await(ended)
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-ended:

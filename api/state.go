@@ -47,7 +47,7 @@ func (doc *state) state() (s nat.State, err error) {
 		s.Networks = append(s.Networks, n)
 	}
 	for i := range doc.Endpoints {
-		a, err := doc.Endpoints[i].attachment()
+		a, err := doc.Endpoints[i].spec()
 		if err != nil {
 			return nat.State{}, fmt.Errorf("read endpoint: %w", err)
 		}

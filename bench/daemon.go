@@ -70,16 +70,16 @@ func (d *daemon) end() {
 	_ = d.cmd.Wait()
 }
 
-// settle is the wait before the memory of a daemon is read, and uses the number of requests
+// settleTime is the wait before the memory of a daemon is read, and uses the number of requests
 // between two readings.
 const (
-	settle = 2 * time.Second
-	uses   = 50
+	settleTime = 2 * time.Second
+	uses       = 50
 )
 
 // idle notes the memory of a daemon when it has started, and when it has been used.
 func (d *daemon) idle(name string, r *table) error {
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	d.memory(name, "started", r)
 	for range uses {
 		for _, args := range [][]string{
@@ -90,7 +90,7 @@ func (d *daemon) idle(name string, r *table) error {
 			}
 		}
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	d.memory(name, "used", r)
 	return nil
 }

@@ -99,8 +99,8 @@ func (r *run) timed(each []time.Duration) {
 }
 
 const (
-	patience = 5 * time.Second        // the limit of every call of a load
-	lost     = 200 * time.Millisecond // after which a datagram counts as lost
+	callTimeout = 5 * time.Second        // the limit of every call of a load
+	lost        = 200 * time.Millisecond // after which a datagram counts as lost
 )
 
 // dial connects a blocking socket.
@@ -113,7 +113,7 @@ func (r *run) dial(kind int) (int, error) {
 	if r.Ports > 1 {
 		to.Port += int(r.turn.Add(1)-1) % r.Ports
 	}
-	wait := unix.NsecToTimeval(patience.Nanoseconds())
+	wait := unix.NsecToTimeval(callTimeout.Nanoseconds())
 	if kind == unix.SOCK_DGRAM {
 		wait = unix.NsecToTimeval(lost.Nanoseconds())
 	}

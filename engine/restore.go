@@ -36,9 +36,9 @@ func (e *core) load() error {
 	if e.opts.Store == nil {
 		return nil
 	}
-	if e.stored.place == "" {
+	if e.stored.namespace == "" {
 		var err error
-		if e.stored.place, err = e.namespace.ID(); err != nil {
+		if e.stored.namespace, err = e.namespace.ID(); err != nil {
 			return err
 		}
 	}
@@ -83,13 +83,13 @@ func (e *core) reconcile(ctx context.Context) error {
 
 // restore puts into the kernel what it has lost.
 func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
-	u := e.unite(kept.State)
+	u := e.merge(kept.State)
 	e.reserved.Release(u.ports)
 	same := e.table.LoadedHandle() != 0 && (kept.Table == e.stored.markOf(e.table.LoadedHandle()) || kept.Table == e.stored.anyMark())
 	if same {
-		u.leaveOut("it was taken out of the table meanwhile")
+		u.skipMissing("it was taken out of the table meanwhile")
 	}
-	logLost(e.log, u.lost)
+	logLost(e.log, u.skipped)
 	if same {
 		return nil
 	}
@@ -135,28 +135,28 @@ func (e *core) lookUpReachable(c *change) {
 	c.routes = routes.Routes
 }
 
-// union is what the kernel has and what was kept, together.
-type union struct {
+// merged is the kernel's state together with the stored one.
+type merged struct {
 	ipam *ipam.State
 	// networks, endpoints and ports are missing in the kernel. The ports are reserved.
 	networks  []nat.Network
 	endpoints int
 	ports     []portset.Port
-	// lost are of what was kept those that are not to be restored.
-	lost []lostLine
-	// absent names networks and endpoints that the kernel has not.
+	// skipped is what is in the store and not to be restored.
+	skipped []skippedLine
+	// absent names networks and endpoints that are missing in the kernel.
 	absent []string
-	// without are endpoints that are among the lost, with what leads to their addresses:
-	// those may be others' by now.
+	// without are skipped endpoints with their addresses, to which no mapping is restored
+	// either: the addresses may be in use by others now.
 	without map[string]netip.Addr
 }
 
-// lostLine is something that was kept and is not restored.
-type lostLine struct{ what, reason string }
+// skippedLine is something in the store that is not restored.
+type skippedLine struct{ what, reason string }
 
-// unite finds out what of the state the kernel does not have.
-func (e *core) unite(kept nat.State) *union {
-	u := &union{ipam: e.ipam.Clone(), without: map[string]netip.Addr{}}
+// merge finds what the kernel lacks of the stored state, and reserves it.
+func (e *core) merge(kept nat.State) *merged {
+	u := &merged{ipam: e.ipam.Clone(), without: map[string]netip.Addr{}}
 	for _, n := range kept.Networks {
 		u.addNetwork(n)
 	}
@@ -176,13 +176,13 @@ func (e *core) unite(kept nat.State) *union {
 	return u
 }
 
-func (u *union) addNetwork(want nat.Network) {
+func (u *merged) addNetwork(want nat.Network) {
 	want = want.WithDefaults()
 	what, reason := ipam.DescribeNetwork(want), ""
 	var taken *nat.TakenError
 	if have, ok := u.ipam.Network(want.Name); ok {
 		if is := ipam.DescribeNetwork(have); is != what {
-			u.lost = append(u.lost, lostLine{what, "it is " + is})
+			u.skipped = append(u.skipped, skippedLine{what, "it is " + is})
 		}
 		return
 	}
@@ -196,10 +196,10 @@ func (u *union) addNetwork(want nat.Network) {
 		u.absent = append(u.absent, what)
 		return
 	}
-	u.lost = append(u.lost, lostLine{what, reason})
+	u.skipped = append(u.skipped, skippedLine{what, reason})
 }
 
-func (u *union) addEndpoint(a nat.EndpointSpec) {
+func (u *merged) addEndpoint(a nat.EndpointSpec) {
 	what := fmt.Sprintf("endpoint %s %s", a.Name, a.Address)
 	have := u.ipam.Lease(a.Name)
 	if have != nil && have.Addr == a.Address {
@@ -212,7 +212,7 @@ func (u *union) addEndpoint(a nat.EndpointSpec) {
 		reason = err.Error()
 	}
 	if reason != "" {
-		u.lost = append(u.lost, lostLine{what, reason})
+		u.skipped = append(u.skipped, skippedLine{what, reason})
 		u.without[a.Name] = a.Address
 		return
 	}
@@ -221,7 +221,7 @@ func (u *union) addEndpoint(a nat.EndpointSpec) {
 }
 
 // addPorts adds those of the mappings whose time is not over and whose ports are free.
-func (u *union) addPorts(e *core, ms []nat.Mapping, now time.Time) {
+func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	for _, m := range ms {
 		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
 			continue
@@ -232,10 +232,10 @@ func (u *union) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 			switch {
 			case known && have.SameAs(p.Target):
 			case known:
-				u.lost = append(u.lost, lostLine{single.String(), "it is " + p.Frontend.Mapping(have).String()})
+				u.skipped = append(u.skipped, skippedLine{single.String(), "it is " + p.Frontend.Mapping(have).String()})
 			default:
 				if err := e.reserved.Reserve(p.Frontend); err != nil {
-					u.lost = append(u.lost, lostLine{single.String(), e.conflict(single, err).Error()})
+					u.skipped = append(u.skipped, skippedLine{single.String(), e.conflict(single, err).Error()})
 					continue
 				}
 				u.ports = append(u.ports, p)
@@ -244,13 +244,13 @@ func (u *union) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	}
 }
 
-// leaveOut makes what the kernel does not have part of what is not to be restored.
-func (u *union) leaveOut(reason string) {
+// skipMissing makes everything that is missing in the kernel skipped.
+func (u *merged) skipMissing(reason string) {
 	for _, what := range u.absent {
-		u.lost = append(u.lost, lostLine{what, reason})
+		u.skipped = append(u.skipped, skippedLine{what, reason})
 	}
 	for _, m := range portset.Collapse(u.ports) {
-		u.lost = append(u.lost, lostLine{m.String(), reason})
+		u.skipped = append(u.skipped, skippedLine{m.String(), reason})
 	}
 }
 
@@ -258,10 +258,10 @@ func (u *union) leaveOut(reason string) {
 const maxLostLines = 32
 
 // logLost logs what is not restored.
-func logLost(log *slog.Logger, lost []lostLine) {
-	for i, line := range lost {
+func logLost(log *slog.Logger, skipped []skippedLine) {
+	for i, line := range skipped {
 		if i == maxLostLines {
-			log.Warn("more of the stored state is not restored", "count", len(lost)-i)
+			log.Warn("more of the stored state is not restored", "count", len(skipped)-i)
 			return
 		}
 		log.Warn("part of the stored state is not restored", "kept", line.what, "reason", line.reason)

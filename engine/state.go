@@ -45,7 +45,7 @@ func stateOf(leases *ipam.State, all iter.Seq[portset.Port]) nat.State {
 	return s
 }
 
-// collapseSpecs are the attachment's ports in order, with ranges as one.
+// collapseSpecs returns the ports of a spec in order, with ranges collapsed.
 func collapseSpecs(a nat.EndpointSpec) []nat.PortSpec {
 	ms := nat.Collapse(a.Mappings(a.Address))
 	specs := make([]nat.PortSpec, len(ms))

@@ -27,8 +27,8 @@ type Store interface {
 
 // stored is what an engine knows of its Store.
 type stored struct {
-	// place identifies the network namespace.
-	place string
+	// namespace identifies the network namespace.
+	namespace string
 	// reconciled is whether the stored state and the kernel's have been merged. Before that
 	// nothing is saved.
 	reconciled bool
@@ -47,10 +47,10 @@ func (e *core) tableMark() (string, error) {
 }
 
 // anyMark is a mark of any table in this namespace.
-func (s *stored) anyMark() string { return "any of " + s.place }
+func (s *stored) anyMark() string { return "any of " + s.namespace }
 
 // markOf is the mark of the table with the handle.
-func (s *stored) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, s.place) }
+func (s *stored) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, s.namespace) }
 
 // save stores a state.
 func (e *core) save(s nat.State) error {

@@ -50,7 +50,7 @@ const (
 func (f *File) Load() (s nat.StoredState, found bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.take(takeAttempts); err != nil {
+	if err := f.acquire(lockAttempts); err != nil {
 		return nat.StoredState{}, false, err
 	}
 	// Not blocking, for it could be a pipe.
@@ -92,14 +92,14 @@ func (f *File) invalid(reason string) error {
 	return &nat.InvalidError{What: "state file", Input: f.path, Reason: reason}
 }
 
-// takeAttempts and takePause bound how long Load waits for the end of another process.
+// lockAttempts and lockPause bound how long Load waits for the end of another process.
 const (
-	takeAttempts = 100
-	takePause    = 10 * time.Millisecond
+	lockAttempts = 100
+	lockPause    = 10 * time.Millisecond
 )
 
-// take locks the file: another one beside it, because the file itself is replaced.
-func (f *File) take(attempts int) error {
+// acquire locks the file: another one beside it, because the file itself is replaced.
+func (f *File) acquire(attempts int) error {
 	lock, err := os.OpenFile(f.path+lockSuffix, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -121,7 +121,7 @@ func (f *File) take(attempts int) error {
 		case attempt == attempts && errors.Is(err, syscall.EWOULDBLOCK):
 			err = &nat.TakenError{What: "state file " + f.path, Holder: holder(lock)}
 		case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, syscall.EINTR):
-			time.Sleep(takePause)
+			time.Sleep(lockPause)
 			continue
 		default:
 			err = fmt.Errorf("lock state: %w", &os.PathError{Op: "lock", Path: lock.Name(), Err: err})
@@ -219,7 +219,7 @@ func (f *File) Restore() (restored bool, err error) {
 	}
 	if !f.lockIsThere() {
 		before := f.lock
-		if err := f.take(1); err != nil {
+		if err := f.acquire(1); err != nil {
 			return false, err
 		}
 		_ = before.Close() // nobody can find it

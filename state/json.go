@@ -99,8 +99,8 @@ func (s *scanner) next() byte {
 	return 0
 }
 
-// take skips c if it is next.
-func (s *scanner) take(c byte) bool {
+// skip skips c if it is next.
+func (s *scanner) skip(c byte) bool {
 	if s.next() != c {
 		return false
 	}
@@ -110,14 +110,14 @@ func (s *scanner) take(c byte) bool {
 
 // each calls read at each of the values between two brackets.
 func (s *scanner) each(begin, end byte, read func() *LineError) *LineError {
-	if !s.take(begin) {
+	if !s.skip(begin) {
 		return s.bad(fmt.Sprintf("not a %q", begin))
 	}
-	for again := !s.take(end); again; {
+	for again := !s.skip(end); again; {
 		if err := read(); err != nil {
 			return err
 		}
-		if again = !s.take(end); again && !s.take(',') {
+		if again = !s.skip(end); again && !s.skip(',') {
 			return s.bad(fmt.Sprintf("not a comma or a %q", end))
 		}
 	}
@@ -133,7 +133,7 @@ func (s *scanner) object(fields *[]field, read func(*field) *LineError) *LineErr
 		s.next()
 		f.line = s.line
 		var ok bool
-		if f.key, ok = s.string(); !ok || !s.take(':') {
+		if f.key, ok = s.string(); !ok || !s.skip(':') {
 			return s.bad("not a key and a colon")
 		}
 		if len(before) > len(keys) || slices.ContainsFunc(before, func(b field) bool { return b.key == f.key }) {
@@ -200,7 +200,7 @@ func (s *scanner) scalar(v *value) *LineError {
 
 // string reads a string.
 func (s *scanner) string() (text string, ok bool) {
-	if !s.take('"') {
+	if !s.skip('"') {
 		return "", false
 	}
 	start, escaped := s.at, false

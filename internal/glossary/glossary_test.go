@@ -14,7 +14,6 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -36,16 +35,6 @@ var excepted = map[string]string{
 	"engine/aliases.go": "has the old names, for one release",
 	"dist":              "is made by make",
 	".git":              "is not of the sources",
-}
-
-// unfinished are directories, with all that is below them, whose names are still being
-// changed. The list may only get shorter.
-var unfinished = []string{
-	"docs",
-	"api",
-	"bench",
-	"engine",
-	"state",
 }
 
 // words are those of the glossary's last column, each as the words that it consists of.
@@ -205,7 +194,6 @@ func TestGlossary(t *testing.T) {
 	require.NotEmpty(t, w.everywhere)
 	require.NotEmpty(t, w.named)
 	require.NotEmpty(t, w.alone)
-	remaining := map[string]int{}
 	require.NoError(t, fs.WalkDir(os.DirFS(root), ".", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -223,24 +211,11 @@ func TestGlossary(t *testing.T) {
 		if err != nil || bytes.IndexByte(content, 0) >= 0 {
 			return err // a program, or another file that is not text
 		}
-		complaints := w.check(file, content)
-		if i := slices.IndexFunc(unfinished, func(dir string) bool { return file == dir || strings.HasPrefix(file, dir+"/") }); i >= 0 {
-			remaining[unfinished[i]] += len(complaints)
-			if testing.Verbose() && len(complaints) > 0 {
-				t.Log(strings.Join(complaints, "\n"))
-			}
-			return nil
-		}
-		for _, complaint := range complaints {
+		for _, complaint := range w.check(file, content) {
 			t.Errorf("%s: see %s", complaint, page)
 		}
 		return nil
 	}))
-	for _, dir := range unfinished {
-		if remaining[dir] == 0 {
-			t.Logf("%s has no old word any more: remove it from the list", dir)
-		}
-	}
 }
 
 func TestSplit(t *testing.T) {
