@@ -14,22 +14,15 @@ import (
 )
 
 const (
-	// readSize is the size of a receive buffer. The kernel builds dumps in
-	// pieces as large as the reader's buffer, but never above 32 KiB
-	// (netlink_recvmsg and netlink_dump in net/netlink/af_netlink.c).
-	readSize = 64 << 10
-
 	// socketBuffer is the receive buffer of a socket: many times what a dump's
 	// pieces or a chunk of deletions can fill. A smaller one costs retries.
 	socketBuffer = 1 << 20
 
-	// answerTime is how long a missing answer is waited for. The kernel answers
-	// within the system call that asks, so an answer that has to be waited for is
-	// lost, or the machine is under great load.
+	// answerTime is how long an answer is waited for. The kernel answers within the system
+	// call that asks, so it is lost by then, or the machine is under great load.
 	answerTime = 10 * time.Second
 
-	// overruns bounds how often draining a socket goes on after the kernel
-	// said that it had to drop something.
+	// overruns bounds how often draining a socket goes on after the kernel dropped a message.
 	overruns = 32
 )
 
@@ -41,9 +34,8 @@ type socket interface {
 	Close() error
 }
 
-// channel is a conversation with the kernel: one request at a time, its
-// answers told from older ones by their sequence numbers. One receive buffer
-// serves all of it.
+// channel exchanges one request at a time with the kernel. Sequence numbers distinguish its
+// answers from older ones.
 type channel struct {
 	socket socket
 	buf    []byte
@@ -57,7 +49,9 @@ type channel struct {
 	dirty bool
 }
 
-func newChannel(s socket) *channel { return &channel{socket: s, buf: make([]byte, readSize)} }
+func newChannel(s socket) *channel {
+	return &channel{socket: s, buf: make([]byte, nlwire.LargestDatagram)}
+}
 
 // exchange sends one datagram and calls fn with each message that comes back,
 // until fn says that it was the last one, or fails.

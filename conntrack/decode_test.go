@@ -51,14 +51,6 @@ func TestDecodeFlow(t *testing.T) {
 		require.Equal(t, want, got)
 	}
 	require.Equal(t, "tcp 198.51.100.7:51000->192.0.2.1:8080, reply 172.17.0.2:80->198.51.100.7:51000", dnatted().String())
-	require.True(t, dnatted().DNAT())
-	require.True(t, dnatted().SeenReply())
-	require.False(t, dnatted().SNAT())
-	require.False(t, dnatted().Assured())
-	require.True(t, Flow{Status: StatusSNAT}.SNAT())
-	require.True(t, Flow{Status: StatusAssured}.Assured())
-	require.False(t, Flow{Status: ^StatusDNAT}.DNAT())
-	require.False(t, Flow{Status: ^StatusSeenReply}.SeenReply())
 }
 
 // icmpEntry is an entry of a protocol without ports.

@@ -14,10 +14,9 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// chunk is how many deletions go to the kernel in one datagram. If every one
-// of them failed, their answers (some 830 bytes each, as the kernel accounts
-// them) would fill half of a receive buffer of the default size, 212,992 bytes
-// (net.core.rmem_default).
+// chunk is how many deletions go to the kernel in one datagram. If all failed, their answers,
+// some 830 bytes each as the kernel accounts them, would fill half of a receive buffer of the
+// default size (net.core.rmem_default, 212,992 bytes).
 const chunk = 128
 
 // Delete deletes the flows that the filter matches and for which match, which may

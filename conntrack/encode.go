@@ -55,16 +55,14 @@ const (
 	ctaStatsGlobalMaxEntries = 2
 )
 
-// Which fields of the tuple the dump filter compares: CTA_FILTER_F_CTA_* in
-// net/netfilter/nf_internals.h. No uapi header has them, but libnetfilter_conntrack
-// relies on their values, so they are fixed.
+// The fields of the tuple that the dump filter compares: CTA_FILTER_F_CTA_* in
+// net/netfilter/nf_internals.h, on whose values libnetfilter_conntrack relies.
 const (
 	filterIPDst        = 1 << 1
 	filterProtoNum     = 1 << 3
 	filterProtoDstPort = 1 << 5
 )
 
-// request begins a request of ctnetlink at the end of b.
 func request(b []byte, typ, flags uint16, family uint8) ([]byte, int) {
 	return nlwire.OpenNetfilter(b, typ, flags, family, 0, 0)
 }

@@ -35,8 +35,7 @@ type Flow struct {
 	// Src and Dst are source and destination of the original direction, as
 	// the first packet had them before any NAT.
 	Src, Dst netip.AddrPort
-	// ReplySrc and ReplyDst are source and destination of the packets that
-	// the kernel expects in answer, before NAT is undone on them.
+	// ReplySrc and ReplyDst are those of the answers, before NAT is undone on them.
 	ReplySrc, ReplyDst netip.AddrPort
 }
 
@@ -81,44 +80,22 @@ func (s Status) String() string {
 	return strings.Join(words, ",")
 }
 
-// SeenReply reports whether packets went both ways.
-func (f Flow) SeenReply() bool { return f.Status&StatusSeenReply != 0 }
-
-// Assured reports whether the flow is never evicted early to make room.
-func (f Flow) Assured() bool { return f.Status&StatusAssured != 0 }
-
-// SNAT reports whether the source is translated, masquerading included.
-func (f Flow) SNAT() bool { return f.Status&StatusSNAT != 0 }
-
-// DNAT reports whether the destination is translated, as that of a published
-// port is.
-func (f Flow) DNAT() bool { return f.Status&StatusDNAT != 0 }
-
 // String returns "udp 192.0.2.9:4000->192.0.2.1:53, reply 172.17.0.2:53->192.0.2.9:4000".
 func (f Flow) String() string {
 	return protoName(f.Proto) + " " + f.Src.String() + "->" + f.Dst.String() +
 		", reply " + f.ReplySrc.String() + "->" + f.ReplyDst.String()
 }
 
-// protoName returns the name of a protocol in /etc/protocols and nft(8), or its number.
+// protoNames are the names of /etc/protocols and nft(8).
+var protoNames = map[uint8]string{
+	unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_DCCP: "dccp",
+	unix.IPPROTO_GRE: "gre", unix.IPPROTO_ICMPV6: "ipv6-icmp", unix.IPPROTO_SCTP: "sctp", unix.IPPROTO_UDPLITE: "udplite",
+}
+
+// protoName returns the name of a protocol, or its number.
 func protoName(proto uint8) string {
-	switch proto {
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_DCCP:
-		return "dccp"
-	case unix.IPPROTO_GRE:
-		return "gre"
-	case unix.IPPROTO_ICMPV6:
-		return "ipv6-icmp"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	case unix.IPPROTO_UDPLITE:
-		return "udplite"
+	if name, ok := protoNames[proto]; ok {
+		return name
 	}
 	return strconv.Itoa(int(proto))
 }

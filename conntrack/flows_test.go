@@ -93,10 +93,10 @@ func TestEachRealFlows(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, 1, icmp)
-	require.True(t, flows[4000].DNAT() && flows[4000].SeenReply() && !flows[4000].SNAT())
-	require.True(t, !flows[4001].DNAT() && flows[4001].SeenReply())
-	require.True(t, !flows[4002].DNAT() && !flows[4002].SeenReply())
-	require.True(t, flows[4003].DNAT() && flows[4003].Assured())
+	require.True(t, flows[4000].Status&StatusDNAT != 0 && flows[4000].Status&StatusSeenReply != 0 && flows[4000].Status&StatusSNAT == 0)
+	require.True(t, flows[4001].Status&StatusDNAT == 0 && flows[4001].Status&StatusSeenReply != 0)
+	require.True(t, flows[4002].Status&StatusDNAT == 0 && flows[4002].Status&StatusSeenReply == 0)
+	require.True(t, flows[4003].Status&StatusDNAT != 0 && flows[4003].Status&StatusAssured != 0)
 
 	entries, limit, err := c.Count()
 	require.NoError(t, err)

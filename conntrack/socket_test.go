@@ -212,7 +212,7 @@ func TestTruncated(t *testing.T) {
 		c.reader.buf = make([]byte, cut)
 		require.ErrorIs(t, c.Each(Filter{}, func(Flow) error { return nil }), nlwire.ErrMalformed, cut)
 	}
-	c.reader.buf = make([]byte, readSize)
+	c.reader.buf = make([]byte, nlwire.LargestDatagram)
 	require.Len(t, listed(t, c), 20)
 }
 

@@ -70,7 +70,7 @@ func countFlows(ctx context.Context, flows flowTable) (map[translation]int, erro
 	counts := map[translation]int{}
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
-			if f.DNAT() {
+			if f.Status&conntrack.StatusDNAT != 0 {
 				counts[translation{portset.Frontend{Proto: proto, AddrPort: f.Dst}, f.ReplySrc}]++
 			}
 			return ctx.Err()

@@ -37,9 +37,8 @@ type op struct {
 // smallBatch has room for a change of one element.
 const smallBatch = 512
 
-// newBatch begins a transaction. A generation other than zero makes the kernel
-// refuse it with ERESTART if its ruleset is at another one (valid_genid in
-// net/netfilter/nfnetlink.c).
+// newBatch begins a transaction. The kernel refuses it with ERESTART if its ruleset is at
+// another generation; zero: at any (valid_genid in net/netfilter/nfnetlink.c).
 func newBatch(seq, generation uint32) *batch {
 	b := &batch{seq: seq}
 	buf, at := nlwire.OpenNetfilter(make([]byte, 0, smallBatch), unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, seq)
@@ -50,17 +49,13 @@ func newBatch(seq, generation uint32) *batch {
 	return b
 }
 
-// open begins the message of an operation. done ends it.
-func (b *batch) open(msg, flags uint16, o op) {
+// open begins the message of an operation with the names that appendNames appends. done
+// ends it.
+func (b *batch) open(msg, flags uint16, o op, names ...string) {
 	seq := b.seq + uint32(len(b.ops)) + 1
 	b.buf, o.at = nlwire.OpenNetfilter(b.buf, nftType(msg), flags, unix.NFPROTO_INET, 0, seq)
-	b.ops = append(b.ops, o)
-}
-
-// openNamed is open, with the names that appendNames appends.
-func (b *batch) openNamed(msg, flags uint16, verb, object string, names ...string) {
-	b.open(msg, flags, op{verb: verb, object: object})
 	b.buf = appendNames(b.buf, names)
+	b.ops = append(b.ops, o)
 }
 
 func (b *batch) done() { nlwire.CloseMessage(b.buf, b.ops[len(b.ops)-1].at) }
@@ -138,13 +133,13 @@ func (c Set) describe(key, end []byte) string {
 // ensureTable makes sure that there is a table of that name. An existing one keeps
 // its flags, which a message that has any would replace.
 func (b *batch) ensureTable(name string) {
-	b.openNamed(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table", "inet "+name, name)
+	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{verb: "add table", object: "inet " + name}, name)
 	b.done()
 }
 
 // addTable makes the table, which must not be there.
 func (b *batch) addTable(name, comment string, flags TableFlags) {
-	b.openNamed(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add table", "inet "+name, name)
+	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, op{verb: "add table", object: "inet " + name}, name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
 	if comment != "" {
 		b.buf = nlwire.AppendAttr(b.buf, nftaTableUserdata, appendComment(nil, comment)...)
@@ -154,14 +149,14 @@ func (b *batch) addTable(name, comment string, flags TableFlags) {
 
 // setFlags gives an existing table those flags.
 func (b *batch) setFlags(verb, name string, flags TableFlags) {
-	b.openNamed(unix.NFT_MSG_NEWTABLE, 0, verb, "inet "+name, name)
+	b.open(unix.NFT_MSG_NEWTABLE, 0, op{verb: verb, object: "inet " + name}, name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
 	b.done()
 }
 
 // deleteTable deletes the table of a name, or only the one that has the handle too.
 func (b *batch) deleteTable(name string, handle uint64) {
-	b.openNamed(unix.NFT_MSG_DELTABLE, 0, "delete table", "inet "+name, name)
+	b.open(unix.NFT_MSG_DELTABLE, 0, op{verb: "delete table", object: "inet " + name}, name)
 	if handle != 0 {
 		b.buf = nlwire.AppendBE64(b.buf, nftaTableHandle, handle)
 	}
@@ -170,24 +165,24 @@ func (b *batch) deleteTable(name string, handle uint64) {
 
 // deleteRules deletes the rules of all chains.
 func (b *batch) deleteRules(table string) {
-	b.openNamed(unix.NFT_MSG_DELRULE, 0, "delete rules", "inet "+table, table)
+	b.open(unix.NFT_MSG_DELRULE, 0, op{verb: "delete rules", object: "inet " + table}, table)
 	b.done()
 }
 
 func (b *batch) deleteSet(table, name string) {
-	b.openNamed(unix.NFT_MSG_DELSET, 0, "delete set", shown(name), table, name)
+	b.open(unix.NFT_MSG_DELSET, 0, op{verb: "delete set", object: shown(name)}, table, name)
 	b.done()
 }
 
 func (b *batch) deleteChain(table, name string) {
-	b.openNamed(unix.NFT_MSG_DELCHAIN, 0, "delete chain", shown(name), table)
+	b.open(unix.NFT_MSG_DELCHAIN, 0, op{verb: "delete chain", object: shown(name)}, table)
 	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, name)
 	b.done()
 }
 
 func (b *batch) addSet(table string, c Set) {
 	b.sets++
-	b.openNamed(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "add "+c.Kind(), c.Name, table, c.Name)
+	b.open(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, op{verb: "add " + c.Kind(), object: c.Name}, table, c.Name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_FLAGS, c.flags())
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_TYPE, c.Key.id())
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_KEY_LEN, uint32(c.Key.size()))
@@ -256,13 +251,12 @@ func appendHostOrder(b []byte) []byte {
 }
 
 func (b *batch) addChain(table string, c Chain) {
-	b.openNamed(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "add chain", c.Name, table)
+	b.open(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, op{verb: "add chain", object: c.Name}, table)
 	b.buf = nlwire.AppendString(b.buf, unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != (Hook{}) {
-		number, _ := hookNumber(c.Hook.Point)
 		var at int
 		b.buf, at = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_CHAIN_HOOK)
-		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_HOOK_HOOKNUM, number)
+		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_HOOK_HOOKNUM, hookNumbers[c.Hook.Point])
 		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_HOOK_PRIORITY, uint32(c.Hook.Priority))
 		b.buf = nlwire.CloseAttr(b.buf, at)
 		b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_CHAIN_POLICY, nfAccept)
@@ -282,7 +276,7 @@ func (b *batch) addRule(table, chain string, r Rule) error {
 	if err != nil {
 		return err
 	}
-	b.openNamed(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "add rule", fmt.Sprintf("%s { %s }", chain, r), table, chain)
+	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, op{verb: "add rule", object: fmt.Sprintf("%s { %s }", chain, r)}, table, chain)
 	b.buf = nlwire.AppendAttr(b.buf, nlwire.Nested|unix.NFTA_RULE_EXPRESSIONS, exprs...)
 	b.done()
 	return nil
@@ -300,9 +294,6 @@ func encodeRule(r Rule) ([]byte, error) {
 	}
 	return list, nil
 }
-
-// natProtoRandomFully is NF_NAT_RANGE_PROTO_RANDOM_FULLY (include/uapi/linux/netfilter/nf_nat.h).
-const natProtoRandomFully = 1 << 4
 
 // encodeExpr is expr.Marshal, which leaves the flags of a masquerade to ports out.
 func encodeExpr(e expr.Any) ([]byte, error) {
@@ -349,9 +340,7 @@ func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 			c = &found
 		}
 		if list == 0 {
-			b.open(msg, flags, op{verb: verb, object: c.Name, set: c})
-			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
-			b.buf = nlwire.AppendString(b.buf, unix.NFTA_SET_ELEM_LIST_SET, c.Name)
+			b.open(msg, flags, op{verb: verb, object: c.Name, set: c}, t.Name, c.Name)
 			b.buf, list = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		}
 		from := len(b.buf)

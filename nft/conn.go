@@ -22,7 +22,7 @@ type Config struct {
 }
 
 // Conn reads and changes the nftables of one network namespace. Its methods may be
-// called at the same time; each is one request or transaction after another.
+// called at the same time; they run one after the other.
 type Conn struct {
 	mu     sync.Mutex // one request at a time: answers are matched by sequence number
 	socket socket
@@ -45,11 +45,6 @@ type socket interface {
 // CAP_NET_ADMIN it is smaller, and the loss of an answer is noticed.
 const receiveBuffer = 1 << 20
 
-// readBuffer takes the largest datagram of a dump: the kernel makes them as large
-// as the reader's buffer, up to 32 KiB (netlink_recvmsg in net/netlink/af_netlink.c).
-// Larger ones mean fewer walks over a hash table, each of which starts anew.
-const readBuffer = 64 << 10
-
 // Dial opens a netlink socket in a network namespace. A nil config means the zero Config.
 // Dial needs no privilege; the methods of the Conn need CAP_NET_ADMIN in the user namespace
 // that owns the network namespace, else their error is fs.ErrPermission.
@@ -61,7 +56,7 @@ func Dial(cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{socket: s, port: s.Port(), netNS: cfg.NetNS != 0, buf: make([]byte, readBuffer)}, nil
+	return &Conn{socket: s, port: s.Port(), netNS: cfg.NetNS != 0, buf: make([]byte, nlwire.LargestDatagram)}, nil
 }
 
 // Close closes the socket. It leaves the kernel's tables as they are; those that the

@@ -15,7 +15,7 @@
 // kernel's table differs from the value (Drift). Each [Change] is one transaction, whole or
 // nothing, whatever its size. An error names the element or rule that the kernel refused.
 //
-// Only the named table is touched. Closing a Conn leaves it as it is.
+// Only the named table is changed. Closing a Conn leaves it as it is.
 //
 // # Be aware
 //

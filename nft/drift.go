@@ -13,39 +13,17 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Part tells what of a table a Difference is in.
-type Part uint8
-
-// The parts of a table.
-const (
-	PartFlags    Part = iota + 1 // its flags, which only recreating it changes
-	PartTypes                    // the definitions of maps and sets, which only recreating it changes
-	PartDormancy                 // whether its base chains are called
-	PartSets                     // which maps and sets there are
-	PartChains                   // the chains and their rules
-)
-
-// String returns the name of the part: "chains".
-func (p Part) String() string {
-	names := [...]string{PartFlags: "flags", PartTypes: "types", PartDormancy: "dormancy", PartSets: "sets", PartChains: "chains"}
-	if p == 0 || int(p) >= len(names) {
-		return "invalid"
-	}
-	return names[p]
-}
-
 // Difference is one difference between the kernel's table and the one that is wanted.
 type Difference struct {
-	Part Part
 	Text string // a line for people
+	// Recreate is whether only another table in its place corrects it: the flags of a table and
+	// the types of its sets and maps cannot be changed. Repair corrects the others if the table
+	// has no owner or was made dormant by its owner.
+	Recreate bool
 }
 
 // String returns the text.
 func (d Difference) String() string { return d.Text }
-
-// Repairable reports whether Repair can correct it, if the table has no owner or was made
-// dormant by its owner.
-func (d Difference) Repairable() bool { return d.Part != PartFlags && d.Part != PartTypes }
 
 // Drift returns how the kernel's maps, sets, chains and rules differ from t; none: the kernel
 // holds exactly t. Elements and comments do not count. The error is fs.ErrNotExist if there
@@ -75,28 +53,28 @@ func (c *Conn) drift(t Table) (lines []Difference, err error) {
 }
 
 func (l loaded) drift(t Table) (lines []Difference) {
-	add := func(part Part, format string, args ...any) {
-		lines = append(lines, Difference{Part: part, Text: fmt.Sprintf(format, args...)})
+	add := func(recreate bool, format string, args ...any) {
+		lines = append(lines, Difference{fmt.Sprintf(format, args...), recreate})
 	}
 	switch flags := l.info.Flags; {
 	case flags&TableDormant != 0:
-		add(PartDormancy, "table %s is dormant", t.Name)
+		add(false, "table %s is dormant", t.Name)
 	case flags != t.Flags:
-		add(PartFlags, "table %s has the flags %q, not %q", t.Name, flags, t.Flags)
+		add(true, "table %s has the flags %q, not %q", t.Name, flags, t.Flags)
 	}
 	there := map[string]bool{}
 	for _, s := range l.sets {
 		there[s.name] = true
 		switch want, _ := t.Set(s.name); {
 		case !s.wanted:
-			add(PartSets, "map or set %s should not be there", shown(s.name))
+			add(false, "map or set %s should not be there", shown(s.name))
 		case !s.right:
-			add(PartTypes, "%s %s is of another type", want.Kind(), s.name)
+			add(true, "%s %s is of another type", want.Kind(), s.name)
 		}
 	}
 	for _, s := range t.Sets {
 		if !there[s.Name] {
-			add(PartSets, "%s %s is missing", s.Kind(), s.Name)
+			add(false, "%s %s is missing", s.Kind(), s.Name)
 		}
 	}
 	clear(there)
@@ -104,14 +82,14 @@ func (l loaded) drift(t Table) (lines []Difference) {
 		there[ch.name] = true
 		switch want, _ := t.Chain(ch.name); {
 		case !ch.wanted:
-			add(PartChains, "chain %s should not be there", shown(ch.name))
+			add(false, "chain %s should not be there", shown(ch.name))
 		case !ch.right:
-			add(PartChains, "chain %s is not: %s", ch.name, want.Hook)
+			add(false, "chain %s is not: %s", ch.name, want.Hook)
 		}
 	}
 	for _, ch := range t.Chains {
 		if !there[ch.Name] {
-			add(PartChains, "chain %s is missing", ch.Name)
+			add(false, "chain %s is missing", ch.Name)
 		}
 	}
 	return lines
@@ -171,10 +149,9 @@ func (c Chain) hookMatches(a nlwire.Attrs) bool {
 	if c.Hook == (Hook{}) {
 		return hook == nil
 	}
-	want, _ := hookNumber(c.Hook.Point)
 	number, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_HOOKNUM)
 	priority, _ := nlwire.FindBE32(hook, unix.NFTA_HOOK_PRIORITY)
-	return nlwire.FindString(a.Data, unix.NFTA_CHAIN_TYPE) == c.Hook.Type && number == want && int32(priority) == c.Hook.Priority
+	return nlwire.FindString(a.Data, unix.NFTA_CHAIN_TYPE) == c.Hook.Type && number == hookNumbers[c.Hook.Point] && int32(priority) == c.Hook.Priority
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
@@ -196,11 +173,11 @@ func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
 				return nil, err
 			}
 			if i >= len(rules) || !sameExpressions(want, rules[i]) {
-				lines = append(lines, Difference{PartChains, fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r)})
+				lines = append(lines, Difference{Text: fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r)})
 			}
 		}
 		for i := len(ch.Rules); i < len(rules); i++ {
-			lines = append(lines, Difference{PartChains, fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1)})
+			lines = append(lines, Difference{Text: fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1)})
 		}
 	}
 	return lines, nil
@@ -272,9 +249,10 @@ func isDefault(expression string, a nlwire.Attrs, all []byte) bool {
 // and the flags of include/uapi/linux/netfilter/nf_nat.h that the kernel sets by itself
 // where there are an address and a port.
 const (
-	nftaBitwiseOp     = 6
-	natMapIPs         = 1
-	natProtoSpecified = 2
+	nftaBitwiseOp       = 6
+	natMapIPs           = 1
+	natProtoSpecified   = 2
+	natProtoRandomFully = 16
 )
 
 // carriesData reports whether an attribute of an expression wraps data (enum

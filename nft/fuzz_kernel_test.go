@@ -99,7 +99,7 @@ func FuzzKernel(f *testing.F) {
 	f.Add(uint8(6), datagrams(generation, table, sets, chains, table, errorMessage(1, unix.ERESTART, unix.NLM_F_CAPPED)))
 	f.Fuzz(func(t *testing.T, what uint8, script []byte) {
 		synctest.Test(t, func(t *testing.T) { // where pauses take no time
-			askLiar(t, &Conn{socket: newLiar(script), buf: make([]byte, readBuffer)}, what)
+			askLiar(t, &Conn{socket: newLiar(script), buf: make([]byte, nlwire.LargestDatagram)}, what)
 		})
 	})
 }

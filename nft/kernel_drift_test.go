@@ -23,7 +23,7 @@ func texts(drift []Difference) (lines []string) {
 // again, or nothing was changed.
 func requireRepairs(t *testing.T, c *Conn, drift []Difference) {
 	t.Helper()
-	repairable := !slices.ContainsFunc(drift, func(d Difference) bool { return !d.Repairable() })
+	repairable := !slices.ContainsFunc(drift, func(d Difference) bool { return d.Recreate })
 	before, err := c.Generation()
 	require.NoError(t, err)
 	info := mustTable(t, c)

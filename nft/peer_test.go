@@ -47,7 +47,7 @@ type peer struct {
 func connect(t *testing.T, table Table, es []Element) (*Conn, *peer) {
 	t.Helper()
 	p := &peer{t: t, generation: 5, table: &table, handle: 3, elements: es, count: -1}
-	c := &Conn{socket: p, buf: make([]byte, readBuffer)}
+	c := &Conn{socket: p, buf: make([]byte, nlwire.LargestDatagram)}
 	t.Cleanup(func() { require.Empty(t, p.queue, "answers were left unread") })
 	return c, p
 }

@@ -272,7 +272,7 @@ func (f failing) Receive([]byte, bool) (int, error) { return 0, unix.EAGAIN }
 func (f failing) Close() error                      { return f.err }
 
 func TestSendFails(t *testing.T) {
-	c := &Conn{socket: failing{unix.EMSGSIZE}, buf: make([]byte, readBuffer)}
+	c := &Conn{socket: failing{unix.EMSGSIZE}, buf: make([]byte, nlwire.LargestDatagram)}
 	err := c.Update(sample(), Change{Add: ports(1, "")})
 	require.ErrorIs(t, err, unix.EMSGSIZE)
 	require.Regexp(t, "^send transaction of [0-9]+ bytes: message too long$", err.Error())

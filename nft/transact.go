@@ -45,9 +45,9 @@ func (ch Change) String() string {
 	return b.String()
 }
 
-// Validate reports what Conn.Update refuses before it asks the kernel: elements of a
-// map or set that t has not, and such whose key, value, comment or time-out cannot
-// be there. The error names the first.
+// Validate returns what Conn.Update refuses before it asks the kernel: elements whose map or
+// set is not in t or cannot hold their key, value, comment or time-out. The error names the
+// first.
 func (ch Change) Validate(t Table) error {
 	if err := t.validateElements("delete element", ch.Delete, true); err != nil {
 		return err
@@ -149,8 +149,9 @@ func (b *batch) addRules(t Table) error {
 	return nil
 }
 
-// Update changes elements of the table in one transaction. On any error nothing
-// has changed. A change of nothing does nothing.
+// Update changes elements of the table in one transaction. The error is ErrStale if the
+// ruleset has changed since the generation of the change, unix.EEXIST or fs.ErrNotExist for
+// an element that is there or is not. On any error nothing has changed.
 func (c *Conn) Update(t Table, ch Change) error {
 	if len(ch.Add) == 0 && len(ch.Delete) == 0 {
 		return nil
@@ -249,11 +250,9 @@ func batchFailure(a nlwire.Answer) error {
 // for, if the ruleset still has it.
 func (c *Conn) shows(t Table, ch Change) (bool, error) {
 	var names []string
-	for _, list := range [][]Element{ch.Delete, ch.Add} {
-		for _, e := range list {
-			if !slices.Contains(names, e.Set) {
-				names = append(names, e.Set)
-			}
+	for _, e := range slices.Concat(ch.Delete, ch.Add) {
+		if !slices.Contains(names, e.Set) {
+			names = append(names, e.Set)
 		}
 	}
 	left, generation, err := c.index(t, names)

@@ -119,7 +119,7 @@ func (c Chain) validate() error {
 	if c.Hook == (Hook{}) {
 		return nil
 	}
-	if _, ok := hookNumber(c.Hook.Point); !ok {
+	if _, ok := hookNumbers[c.Hook.Point]; !ok {
 		return fmt.Errorf("there is no hook %q", c.Hook.Point)
 	}
 	switch c.Hook.Type {
@@ -136,20 +136,11 @@ func (c Chain) validate() error {
 	return nil
 }
 
-// hookNumber is the kernel's number of a hook point of the inet family
-// (enum nf_inet_hooks in include/uapi/linux/netfilter.h).
-func hookNumber(point string) (uint32, bool) {
-	switch point {
-	case "prerouting":
-		return unix.NF_INET_PRE_ROUTING, true
-	case "forward":
-		return unix.NF_INET_FORWARD, true
-	case "output":
-		return unix.NF_INET_LOCAL_OUT, true
-	case "postrouting":
-		return unix.NF_INET_POST_ROUTING, true
-	}
-	return 0, false
+// hookNumbers are the hook points of the inet family (enum nf_inet_hooks in
+// include/uapi/linux/netfilter.h).
+var hookNumbers = map[string]uint32{
+	"prerouting": unix.NF_INET_PRE_ROUTING, "forward": unix.NF_INET_FORWARD,
+	"output": unix.NF_INET_LOCAL_OUT, "postrouting": unix.NF_INET_POST_ROUTING,
 }
 
 func (t Table) validateRule(r Rule, chains map[string]Chain) error {

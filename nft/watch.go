@@ -98,7 +98,7 @@ func (w *watcher) ignore(port uint32) error {
 
 // run calls changed until reading fails.
 func (w *watcher) run(table string, changed func()) error {
-	buf := make([]byte, readBuffer)
+	buf := make([]byte, nlwire.LargestDatagram)
 	changed()
 	for pending := false; ; {
 		n, err := w.Receive(buf, !pending)
@@ -144,12 +144,10 @@ func concerns(datagram []byte, table string) (concerned bool, generation uint32)
 	return concerned || m.Err != nil, generation
 }
 
-// A commit of anybody, to whatever table, is a new generation and interrupts all dumps.
-// Where another program commits all the time, as a kube-proxy may, no read fits between two
-// of its commits. But a read is consistent all the same if none of them was about the table
-// that was read, and notifications say what each was about.
-
-// readFollowed is readOnce while others may change tables of their own.
+// readFollowed is readOnce while others may change tables of their own. A commit to any table
+// is a new generation and interrupts all dumps. If a program commits all the time, as
+// kube-proxy may, no read fits between two commits. But a read is consistent if none of them
+// was about its table, which notifications tell.
 func (c *Conn) readFollowed(table string, read func() error) (after uint32, err error) {
 	if _, ok := c.socket.(*nlwire.Socket); !ok {
 		return c.readOnce(read) // without a kernel there are no notifications
@@ -223,7 +221,7 @@ func (f *follower) reached() bool {
 }
 
 func (f *follower) run() error {
-	buf := make([]byte, readBuffer)
+	buf := make([]byte, nlwire.LargestDatagram)
 	for !f.reached() {
 		n, err := f.w.Receive(buf, true)
 		switch {

@@ -16,14 +16,12 @@
 // # Be aware
 //
 //   - It does not filter packets, and knows nothing of privilege. Tables have owners.
-//   - What it answers is what Linux 6.18 answers, with which it is compared. Others
-//     differ where two things are wrong with one element: before 6.14 a full map
-//     refuses an element that it holds with ENFILE, not with EEXIST. And 6.12 deletes a
-//     prefix that begins as one and ends as another, where there is none such.
-//   - Time-outs are kept to the millisecond. The kernel counts them in ticks of 1 to
-//     10 ms, and lets an element that has ended count against the size of its map
-//     until it has collected it.
-//   - A map, set or chain that Repair adds stands where the wanted table has it; the kernel
-//     lists it behind those that were there.
+//   - It answers as Linux 6.18, with which it is compared. Before 6.14 a full map
+//     refuses an element that it holds with ENFILE, not with EEXIST; and 6.12 deletes a
+//     prefix that begins as one and ends as another.
+//   - Time-outs are exact to the millisecond. The kernel counts them in ticks of 1 to
+//     10 ms, and counts an expired element against the size of its map until it has
+//     collected it.
+//   - The kernel lists maps, sets and chains that Repair adds behind the others.
 //   - Elements come in another order each time, for the kernel promises none.
 package nfttest

@@ -321,8 +321,8 @@ func TestEdit(t *testing.T) {
 	drift, err := c.Drift(sample())
 	require.NoError(t, err)
 	require.Equal(t, []nft.Difference{
-		{Part: nft.PartChains, Text: "chain publish: rule 1 is not: dnat ip to tcp dport map @tcp4"},
-		{Part: nft.PartChains, Text: "chain publish: rule 2 is not: dnat ip to udp dport map @udp4"},
+		{Text: "chain publish: rule 1 is not: dnat ip to tcp dport map @tcp4"},
+		{Text: "chain publish: rule 2 is not: dnat ip to udp dport map @udp4"},
 	}, drift)
 	k.Advance(time.Minute)
 	es, _, err := c.Elements(sample(), "tcp4")

@@ -31,8 +31,7 @@ type Kernel struct {
 	injected injected
 }
 
-// New returns a kernel without tables, at the generation at which a network
-// namespace begins.
+// New returns a kernel without tables, as that of a new network namespace.
 func New() *Kernel {
 	return &Kernel{generation: 1, tables: map[string]*table{}, watchers: map[*watcher]struct{}{}}
 }
@@ -148,8 +147,7 @@ func (k *Kernel) FailNext(method string, err error) {
 }
 
 // Hook sets a function that is called before each operation, with the method's name; nil:
-// none. If it returns an error, the operation does nothing but return that. f may use the
-// Kernel, to change it just before a commit.
+// none. The operation fails with its error. f may use the Kernel, to change it before a commit.
 func (k *Kernel) Hook(f func(op string) error) {
 	k.injected.mu.Lock()
 	defer k.injected.mu.Unlock()

@@ -97,52 +97,52 @@ func (t *table) repaired(want nft.Table) *table {
 
 // drift returns how the table differs from the one wanted, as nft.Conn does.
 func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) {
-	add := func(part nft.Part, format string, args ...any) {
-		lines = append(lines, nft.Difference{Part: part, Text: fmt.Sprintf(format, args...)})
+	add := func(recreate bool, format string, args ...any) {
+		lines = append(lines, nft.Difference{Text: fmt.Sprintf(format, args...), Recreate: recreate})
 	}
 	switch {
 	case flags&nft.TableDormant != 0:
-		add(nft.PartDormancy, "table %s is dormant", want.Name)
+		add(false, "table %s is dormant", want.Name)
 	case flags != want.Flags:
-		add(nft.PartFlags, "table %s has the flags %q, not %q", want.Name, flags, want.Flags)
+		add(true, "table %s has the flags %q, not %q", want.Name, flags, want.Flags)
 	}
 	for _, h := range have.Sets {
 		w, ok := want.Set(h.Name)
 		switch {
 		case !ok:
-			add(nft.PartSets, "map or set %s should not be there", h.Name)
+			add(false, "map or set %s should not be there", h.Name)
 		case !same(w, h):
-			add(nft.PartTypes, "%s %s is of another type", w.Kind(), w.Name)
+			add(true, "%s %s is of another type", w.Kind(), w.Name)
 		}
 	}
 	for _, w := range want.Sets {
 		if _, ok := have.Set(w.Name); !ok {
-			add(nft.PartSets, "%s %s is missing", w.Kind(), w.Name)
+			add(false, "%s %s is missing", w.Kind(), w.Name)
 		}
 	}
 	for _, h := range have.Chains {
 		w, ok := want.Chain(h.Name)
 		switch {
 		case !ok:
-			add(nft.PartChains, "chain %s should not be there", h.Name)
+			add(false, "chain %s should not be there", h.Name)
 		case w.Hook != h.Hook:
-			add(nft.PartChains, "chain %s is not: %s", w.Name, w.Hook)
+			add(false, "chain %s is not: %s", w.Name, w.Hook)
 		}
 	}
 	for _, w := range want.Chains {
 		if _, ok := have.Chain(w.Name); !ok {
-			add(nft.PartChains, "chain %s is missing", w.Name)
+			add(false, "chain %s is missing", w.Name)
 		}
 	}
 	for _, w := range want.Chains {
 		h, _ := have.Chain(w.Name)
 		for i, r := range w.Rules {
 			if i >= len(h.Rules) || h.Rules[i].String() != r.String() {
-				add(nft.PartChains, "chain %s: rule %d is not: %s", w.Name, i+1, r)
+				add(false, "chain %s: rule %d is not: %s", w.Name, i+1, r)
 			}
 		}
 		for i := len(w.Rules); i < len(h.Rules); i++ {
-			add(nft.PartChains, "chain %s: rule %d should not be there", w.Name, i+1)
+			add(false, "chain %s: rule %d should not be there", w.Name, i+1)
 		}
 	}
 	return lines

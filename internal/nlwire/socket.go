@@ -13,6 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// LargestDatagram is the size of a buffer that any datagram fits. The kernel makes those of a
+// dump as large as the reader's buffer, up to 32 KiB (netlink_recvmsg in
+// net/netlink/af_netlink.c).
+const LargestDatagram = 64 << 10
+
 // Config says what Dial opens.
 type Config struct {
 	// Protocol is that of netlink(7): unix.NETLINK_NETFILTER.
@@ -22,9 +27,8 @@ type Config struct {
 	NetNS int
 	// Groups are the multicast groups to join, as bind(2) takes them. Zero: none.
 	Groups uint32
-	// ReceiveBuffer is how many bytes of messages the kernel keeps. More than
-	// net.core.rmem_max takes CAP_NET_ADMIN; without that the buffer is smaller.
-	// Zero: net.core.rmem_default.
+	// ReceiveBuffer is how many bytes the kernel keeps: no more than net.core.rmem_max without
+	// CAP_NET_ADMIN. Zero: net.core.rmem_default.
 	ReceiveBuffer int
 }
 
@@ -55,7 +59,7 @@ func Dial(c Config) (*Socket, error) {
 	return s, nil
 }
 
-// Close closes the socket and ends a Receive that waits.
+// Close closes the socket and ends a waiting Receive.
 func (s *Socket) Close() error { return s.conn.Close() }
 
 // Port returns the address by which the kernel knows the socket.

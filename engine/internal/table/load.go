@@ -111,7 +111,7 @@ func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
 	}
 	for _, difference := range drift {
 		d.Lines = append(d.Lines, difference.String())
-		d.Recreate = d.Recreate || !difference.Repairable()
+		d.Recreate = d.Recreate || difference.Recreate
 	}
 	if info.Flags&^nft.TableDormant != t.Rules.Flags {
 		d.Recreate = true
