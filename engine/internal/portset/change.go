@@ -92,17 +92,17 @@ func (c *Change) Count() (before, after Counts) {
 
 // Lines returns the change as users see it: with ranges, in order.
 func (c *Change) Lines() []nat.Change {
-	removed, added := runsOf(c.Removed), runsOf(c.Added)
+	removed, added := Collapse(c.Removed), Collapse(c.Added)
 	lines := make([]nat.Change, 0, len(c.Moved)+len(removed)+len(added))
 	for _, m := range c.Moved {
 		lines = append(lines, nat.Change{Old: m.Before().Mapping(), New: m.After().Mapping()})
 	}
 	slices.SortFunc(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
-	for _, r := range removed {
-		lines = append(lines, nat.Change{Old: r.mapping()})
+	for _, m := range removed {
+		lines = append(lines, nat.Change{Old: m})
 	}
-	for _, r := range added {
-		lines = append(lines, nat.Change{New: r.mapping()})
+	for _, m := range added {
+		lines = append(lines, nat.Change{New: m})
 	}
 	return lines
 }

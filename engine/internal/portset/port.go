@@ -124,3 +124,12 @@ func (t Target) RenewedBy(o Target) bool {
 	t.Expires = o.Expires
 	return leased && t == o
 }
+
+// Collapse is [nat.Collapse] of ports.
+func Collapse(ports []Port) []nat.Mapping {
+	ms := make([]nat.Mapping, len(ports))
+	for i := range ports {
+		ms[i] = ports[i].Mapping()
+	}
+	return nat.Collapse(ms)
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -102,4 +103,33 @@ func TestAllStops(t *testing.T) {
 		}
 	}
 	require.Equal(t, 30, s.Len())
+}
+
+// somePort returns one of few ports, of which many are consecutive.
+func somePort(r *rand.Rand) Port {
+	number := uint16(80 + r.IntN(12))
+	hosts := []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
+	backends := []netip.Addr{netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00:30::2")}
+	p := Port{
+		Frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
+		Target{Backend: netip.AddrPortFrom(backends[r.IntN(2)], number), NoProxy: r.IntN(8) == 0},
+	}
+	if r.IntN(8) == 0 {
+		p.Name = "web"
+	}
+	if r.IntN(4) == 0 {
+		p.Expires = 1_800_000_000_000 + int64(r.IntN(2))*60_000
+	}
+	return p
+}
+
+// Ports collapse to what their mappings collapse to, and stay as they are.
+func TestCollapse(t *testing.T) {
+	m := nattest.Mapping(t, "80-89->172.30.0.2:80-89")
+	ports := slices.Collect(Expand(&m))
+	slices.Reverse(ports)
+	before := slices.Clone(ports)
+	require.Equal(t, []nat.Mapping{m}, Collapse(ports))
+	require.Equal(t, before, ports)
+	require.Nil(t, Collapse(nil))
 }
