@@ -96,7 +96,8 @@ func (cgoError) Error() string {
 
 func (cgoError) Unwrap() error { return errors.ErrUnsupported }
 
-// allThreads makes a system call on every thread of the process.
+// allThreads makes a system call on every thread of the process. Variables whose addresses it is
+// given must be on the heap, since a stack may move before the call.
 //
 //go:uintptrescapes
 func allThreads(trap, a1, a2 uintptr) error {

@@ -200,7 +200,7 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 // process had to stay outside, and the engine's threads visit the namespace.
 func (s *server) openEngine(ctx context.Context, from *inheritance) (visits bool, err error) {
 	opts := s.Engine
-	opts.LockWait, opts.Sockets = successionTimeout, from.engine()
+	opts.LockWait = successionTimeout
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
 	if s.file != nil {
 		opts.Store = s.file
@@ -216,6 +216,7 @@ func (s *server) openEngine(ctx context.Context, from *inheritance) (visits bool
 			opts.NetNS = ""
 		}
 	}
+	opts.Sockets = from.engine()
 	s.engine, err = engine.Open(ctx, opts)
 	return visits, err
 }
