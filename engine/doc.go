@@ -11,7 +11,7 @@
 //	...
 //	m, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 //	...
-//	done, err := e.Publish(m)
+//	done, err := e.Publish(ctx, nat.PublishOptions{}, m)
 //
 // # Guarantees
 //
