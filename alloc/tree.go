@@ -3,10 +3,7 @@
 
 package alloc
 
-import (
-	"math/bits"
-	"slices"
-)
+import "math/bits"
 
 // A tree is a set of keys: a bitmap of 2^128 bits, stored sparsely. The zero tree
 // is empty and ready to use.
@@ -110,7 +107,7 @@ func (t *tree) setIn(n *node, k key) bool {
 	switch {
 	case n.part>>i&1 == 0:
 		n.part |= 1 << i
-		n.kids = slices.Insert(n.kids, r, t.node(k, 1))
+		n.kids = insert(n.kids, r, t.node(k, 1))
 	case !n.kids[r].covers(k):
 		n.kids[r] = t.join(n.kids[r], k)
 	}
@@ -153,7 +150,7 @@ func (t *tree) clearIn(n *node, k key) bool {
 		kid.full = allOnes
 		n.full &^= 1 << i
 		n.part |= 1 << i
-		n.kids = slices.Insert(n.kids, r, kid)
+		n.kids = insert(n.kids, r, kid)
 	case n.part>>i&1 == 0 || !n.kids[r].covers(k):
 		return false
 	}

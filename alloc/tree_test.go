@@ -6,7 +6,6 @@ package alloc
 import (
 	"math/bits"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -310,7 +309,7 @@ func height(n *node) int {
 func TestSliceShrinks(t *testing.T) {
 	var s []int
 	for i := range 64 {
-		s = slices.Insert(s, rand.IntN(len(s)+1), i)
+		s = insert(s, rand.IntN(len(s)+1), i)
 	}
 	require.Len(t, s, 64)
 	for len(s) > 0 {
