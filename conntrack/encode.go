@@ -97,7 +97,7 @@ func dumpRequest(family uint8) []byte {
 //     address is therefore never given to the kernel.
 func filteredDumpRequest(family uint8, f Filter) []byte {
 	flags := uint32(filterProtoNum)
-	b, _ := request(nil, msgGet, unix.NLM_F_DUMP, family)
+	b, _ := request(make([]byte, 0, 128), msgGet, unix.NLM_F_DUMP, family)
 	b, orig := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleOrig)
 	if f.exactDst() && f.Dst.Is4() {
 		flags |= filterIPDst
