@@ -46,14 +46,11 @@ func TargetOf(m nat.Mapping) Target {
 	return t
 }
 
-// Expand yields the ports of a valid mapping whose frontend port is known.
+// Expand is [nat.Expand] to ports.
 func Expand(m *nat.Mapping) iter.Seq[Port] {
 	return func(yield func(Port) bool) {
-		p := Of(*m)
-		for i := range int(m.More) + 1 {
-			p.AddrPort = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(i))
-			p.Backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i))
-			if !yield(p) {
+		for single := range nat.Expand(*m) {
+			if !yield(Of(single)) {
 				return
 			}
 		}
