@@ -196,8 +196,8 @@ func (e *core) findChosen(m *nat.Mapping, published map[portset.Frontend]portset
 
 // hasPorts reports whether all ports of a mapping are among the published.
 func hasPorts(m nat.Mapping, published map[portset.Frontend]portset.Target) bool {
-	for single := range nat.Expand(m) {
-		if t, ok := published[portset.FrontendOf(single)]; !ok || t != portset.TargetOf(single) {
+	for p := range portset.Expand(&m) {
+		if published[p.Frontend] != p.Target {
 			return false
 		}
 	}
@@ -209,8 +209,8 @@ func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) boo
 	if !hasPorts(m, published) {
 		return false
 	}
-	for single := range nat.Expand(m) {
-		delete(published, portset.FrontendOf(single))
+	for p := range portset.Expand(&m) {
+		delete(published, p.Frontend)
 	}
 	return true
 }

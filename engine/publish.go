@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/alloc"
@@ -119,22 +120,21 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 			continue
 		}
 		keepNames := how.Replace && m.Name == ""
-		var named []nat.Mapping
-		for single := range nat.Expand(m) {
-			f := portset.FrontendOf(single)
-			have, taken := e.mappings.Get(f)
+		var named []portset.Port
+		for p := range portset.Expand(&m) {
+			have, taken := e.mappings.Get(p.Frontend)
 			if taken && keepNames {
-				single.Name = have.Name
+				p.Name = have.Name
 			}
 			if keepNames {
-				named = append(named, single)
+				named = append(named, p)
 			}
-			if err := e.reservePort(single, have, taken, c, how); err != nil {
+			if err := e.reservePort(p, have, taken, c, how); err != nil {
 				return nil, err
 			}
 		}
 		if keepNames {
-			done = append(done, nat.Collapse(named)...)
+			done = append(done, portset.Collapse(named)...)
 		} else {
 			done = append(done, m)
 		}
@@ -151,30 +151,27 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 			return nil, err
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
-		for single := range nat.Expand(*m) {
-			c.Added = append(c.Added, portset.Of(single))
-			c.chosen++
-		}
+		c.Added = slices.AppendSeq(c.Added, portset.Expand(m))
+		c.chosen += int(m.More) + 1
 	}
 	return done, nil
 }
 
 // reservePort makes one port part of the change, beside what is published at its frontend
 // now, if it is taken.
-func (e *core) reservePort(single nat.Mapping, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
-	p := portset.Of(single)
+func (e *core) reservePort(p portset.Port, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
 	switch {
 	case taken && have == p.Target && !how.Kill: // else connections to another backend end
 		return nil
 	case taken && (how.Replace || have.RenewedBy(p.Target)):
 		if other, ok := e.elementTaken(p, have); ok {
-			return &nat.ConflictError{Want: single, Have: other.Mapping()}
+			return &nat.ConflictError{Want: p.Mapping(), Have: other.Mapping()}
 		}
 		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
 		return nil
 	}
 	if err := e.reserved.Reserve(p.Frontend); err != nil {
-		return e.conflict(single, err)
+		return e.conflict(p.Mapping(), err)
 	}
 	c.Added = append(c.Added, p)
 	return nil
@@ -259,16 +256,16 @@ func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
 	}
 	seen := map[portset.Frontend]bool{}
 	for _, m := range r.Mappings {
-		for single := range nat.Expand(m) {
-			f := portset.FrontendOf(single)
+		for p := range portset.Expand(&m) {
+			f := p.Frontend
 			t, ok := l.mappings.Get(f)
 			switch {
 			case !ok:
 				return nil, l.notPublished(f)
-			case r.Exact && t.Backend != single.Backend:
+			case r.Exact && t.Backend != p.Backend:
 				// What was named is not there, so that it is no conflict.
 				have := nat.ConflictError{Have: f.Mapping(t)}
-				return nil, fmt.Errorf("%s is %w: %s", single, nat.ErrNotFound, have.Error())
+				return nil, fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, have.Error())
 			case !seen[f]:
 				seen[f] = true
 				ports = append(ports, portset.Port{Frontend: f, Target: t})

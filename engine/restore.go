@@ -226,16 +226,15 @@ func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
 			continue
 		}
-		for single := range nat.Expand(m) {
-			p := portset.Of(single)
+		for p := range portset.Expand(&m) {
 			have, known := e.mappings.Get(p.Frontend)
 			switch {
 			case known && have.SameAs(p.Target):
 			case known:
-				u.skipped = append(u.skipped, skippedLine{single.String(), "it is " + p.Frontend.Mapping(have).String()})
+				u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), "it is " + p.Frontend.Mapping(have).String()})
 			default:
 				if err := e.reserved.Reserve(p.Frontend); err != nil {
-					u.skipped = append(u.skipped, skippedLine{single.String(), e.conflict(single, err).Error()})
+					u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), e.conflict(p.Mapping(), err).Error()})
 					continue
 				}
 				u.ports = append(u.ports, p)

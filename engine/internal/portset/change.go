@@ -27,15 +27,6 @@ func (m Move) Before() Port { return Port{m.Frontend, m.From} }
 // After returns the port as it will be.
 func (m Move) After() Port { return Port{m.Frontend, m.To} }
 
-// MovedFrom returns the ports that the change moves, as they were.
-func (c *Change) MovedFrom() []Port {
-	ports := make([]Port, len(c.Moved))
-	for i, m := range c.Moved {
-		ports[i] = m.Before()
-	}
-	return ports
-}
-
 // Empty reports whether nothing changes.
 func (c *Change) Empty() bool { return len(c.Removed)+len(c.Added)+len(c.Moved) == 0 }
 
