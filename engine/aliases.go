@@ -11,6 +11,12 @@ import "github.com/nftnat/nftnat/nat"
 type (
 	// Mapping is [nat.Mapping].
 	Mapping = nat.Mapping
+	// Proto is [nat.Proto].
+	Proto = nat.Proto
+	// PortSpec is [nat.PortSpec].
+	PortSpec = nat.PortSpec
+	// Attachment is [nat.EndpointSpec].
+	Attachment = nat.EndpointSpec
 	// Network is [nat.Network].
 	Network = nat.Network
 	// State is [nat.State].
@@ -29,4 +35,32 @@ type (
 	TakenError = nat.TakenError
 	// OwnedError is [nat.OwnedError].
 	OwnedError = nat.OwnedError
+)
+
+// Deprecated: use those of package nat.
+const (
+	// TCP is [nat.TCP].
+	TCP = nat.TCP
+	// UDP is [nat.UDP].
+	UDP = nat.UDP
+)
+
+// Deprecated: use those of package nat.
+var (
+	// ErrInvalid is [nat.ErrInvalid].
+	ErrInvalid = nat.ErrInvalid
+	// ErrConflict is [nat.ErrConflict].
+	ErrConflict = nat.ErrConflict
+	// ErrNotFound is [nat.ErrNotFound].
+	ErrNotFound = nat.ErrNotFound
+	// ErrClosed is [nat.ErrClosed].
+	ErrClosed = nat.ErrClosed
+	// ErrReadOnly is [nat.ErrReadOnly].
+	ErrReadOnly = nat.ErrReadOnly
+	// ErrOwned is [nat.ErrOwned].
+	ErrOwned = nat.ErrOwned
+	// ErrForeign is [nat.ErrForeign].
+	ErrForeign = nat.ErrForeign
+	// ErrNewer is [nat.ErrNewer].
+	ErrNewer = nat.ErrNewer
 )

@@ -7,7 +7,7 @@
 // An [Engine] is opened on a table, adopts what the table holds, and publishes and
 // unpublishes mappings:
 //
-//	e, err := engine.Open(engine.Options{})
+//	e, err := engine.Open(ctx, engine.Options{})
 //	...
 //	m, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 //	...
