@@ -111,9 +111,25 @@ func cause(err error) error {
 // Mappings returns all mappings that are published, in the order of nat.Compare,
 // each of a single port.
 func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
-	var docs []Mapping
-	if err := c.call(ctx, http.MethodGet, "/v1/mappings", nil, &docs); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, http.MethodGet, "/v1/mappings", nil)
+	if err != nil {
 		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // was only read
+	// The largest answer there is: it is not read by way of documents.
+	body := bytes.NewBuffer(make([]byte, 0, max(resp.ContentLength+bytes.MinRead, 0)))
+	_, err = body.ReadFrom(resp.Body)
+	if ms, ok := scanMappings(body.String()); ok && err == nil {
+		return ms, nil
+	}
+	var docs []Mapping
+	if err == nil {
+		err = json.Unmarshal(body.Bytes(), &docs)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read answer of %s: %w", c.path, cause(err))
 	}
 	return singles(docs)
 }

@@ -28,7 +28,8 @@ func (h *handler) getMappings(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	h.writeJSON(w, c, http.StatusOK, Mappings(ms))
+	body := append(appendMappings(make([]byte, 0, 100*len(ms)+3), ms), '\n')
+	h.send(w, http.StatusOK, typeJSON, bytes.NewBuffer(body))
 	return nil
 }
 

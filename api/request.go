@@ -62,13 +62,16 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	if r.Port < 0 || r.Port > math.MaxUint16 {
 		return nat.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
 	}
-	frontend := strconv.FormatInt(r.Port, 10)
-	if r.Host != "" {
-		frontend = joinHostPort(r.Host, frontend)
-	}
-	m, err := nat.ParseMapping(r.Proto, frontend, r.Backend)
-	if err != nil {
-		return nat.Mapping{}, err
+	m, ok := r.plain()
+	if !ok {
+		frontend := strconv.FormatInt(r.Port, 10)
+		if r.Host != "" {
+			frontend = joinHostPort(r.Host, frontend)
+		}
+		var err error
+		if m, err = nat.ParseMapping(r.Proto, frontend, r.Backend); err != nil {
+			return nat.Mapping{}, err
+		}
 	}
 	if m.More != 0 {
 		return nat.Mapping{}, invalid("backend", r.Backend, "a range is asked for by count")
@@ -81,8 +84,29 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	}
 	m.Name = r.Name
 	m.NoProxy = r.Proxy != nil && !*r.Proxy
+	var err error
 	m.Expires, err = r.expires(now)
 	return m, err
+}
+
+// plain is mapping for the form in which answers are written. It is not ok for any other
+// form, and for what is wrong: the parsers of package nat say what that is.
+func (r *request) plain() (m nat.Mapping, ok bool) {
+	backend, err := netip.ParseAddrPort(r.Backend)
+	if err != nil || backend.Addr().Zone() != "" || r.Backend[strings.LastIndexByte(r.Backend, ':')+1] == '0' {
+		return nat.Mapping{}, false
+	}
+	var host netip.Addr
+	if r.Host != "" {
+		if host, err = netip.ParseAddr(r.Host); err != nil || host.Zone() != "" {
+			return nat.Mapping{}, false
+		}
+	}
+	proto, err := nat.ParseProto(r.Proto)
+	return nat.Mapping{
+		Proto: proto, Frontend: netip.AddrPortFrom(host.Unmap(), uint16(r.Port)),
+		Backend: netip.AddrPortFrom(backend.Addr().Unmap(), backend.Port()),
+	}, err == nil
 }
 
 // expires returns when it is to end: in milliseconds, like the engine, so that the
@@ -125,15 +149,21 @@ func joinHostPort(host, port string) string {
 }
 
 // single reads a mapping's document back.
-func (m *Mapping) single() (nat.Mapping, error) {
-	r := request{Proto: m.Proto, Host: m.Host, Port: int64(m.Port), Backend: m.Backend, Name: m.Name, Proxy: &m.Proxy}
-	if m.Expires != nil {
-		at := m.Expires.Format(time.RFC3339Nano)
-		r.Expires = &at
+func (m *Mapping) single() (e nat.Mapping, err error) {
+	var host netip.Addr
+	e.Proto, err = nat.ParseProto(m.Proto)
+	if err == nil && m.Host != "" {
+		host, err = netip.ParseAddr(m.Host)
 	}
-	e, err := r.mapping(time.Time{})
+	if err == nil {
+		e.Backend, err = netip.ParseAddrPort(m.Backend)
+	}
 	if err != nil {
 		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
+	}
+	e.Frontend, e.Name, e.NoProxy = netip.AddrPortFrom(host, m.Port), m.Name, !m.Proxy
+	if m.Expires != nil {
+		e.Expires = m.Expires.UTC()
 	}
 	return e, nil
 }

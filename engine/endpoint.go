@@ -65,7 +65,8 @@ func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 		if ep.released() {
 			return nil, nil
 		}
-		return sortedMappings(slices.Values(c.portsOf(ep.lease))), nil
+		ports := c.portsOf(ep.lease)
+		return sortedMappings(slices.Values(ports), len(ports)), nil
 	})
 }
 

@@ -282,12 +282,12 @@ func (e *core) writable() error {
 // Mappings returns all mappings that are published now, in the order of Compare, each of
 // a single port; Collapse makes ranges of them.
 func (e *Engine) Mappings(ctx context.Context) ([]nat.Mapping, error) {
-	return view(ctx, e, func(c *core) ([]nat.Mapping, error) { return sortedMappings(c.mappings.All), nil })
+	return view(ctx, e, func(c *core) ([]nat.Mapping, error) { return sortedMappings(c.mappings.All, c.mappings.Len()), nil })
 }
 
-// sortedMappings are the mappings of ports, in the order of Compare.
-func sortedMappings(ports iter.Seq[portset.Port]) []nat.Mapping {
-	var all []nat.Mapping
+// sortedMappings are the mappings of up to so many ports, in the order of Compare.
+func sortedMappings(ports iter.Seq[portset.Port], count int) []nat.Mapping {
+	all := make([]nat.Mapping, 0, count)
 	for p := range ports {
 		all = append(all, p.Mapping())
 	}
