@@ -4,8 +4,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,9 +67,10 @@ func printMappings(w io.Writer, ms []nat.Mapping) error {
 
 // printTable prints lines of cells that are separated by tabs, in columns.
 func printTable(w io.Writer, lines func(io.Writer)) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	b := bufio.NewWriterSize(w, 64<<10) // a tabwriter writes each cell by itself
+	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
 	lines(t) // Flush returns the first error
-	return t.Flush()
+	return errors.Join(t.Flush(), b.Flush())
 }
 
 // completeFlag completes the values of a flag that the command has.
