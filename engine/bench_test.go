@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -151,4 +152,28 @@ func heapInUse() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// One endpoint comes and goes beside others: the cost must not grow with their number.
+func BenchmarkAttach(b *testing.B) {
+	for _, others := range []int{0, 1000, 10000} {
+		b.Run(strconv.Itoa(others), func(b *testing.B) {
+			e, _ := openFake(b)
+			_, err := e.CreateNetwork(b.Context(), nat.Network{Name: "wide", Prefix: netip.MustParsePrefix("10.128.0.0/16")})
+			require.NoError(b, err)
+			for i := range others {
+				_, err := e.Attach(b.Context(), nat.EndpointSpec{Name: "other" + strconv.Itoa(i), Network: "wide"})
+				require.NoError(b, err)
+			}
+			for b.Loop() {
+				ep, err := e.Attach(b.Context(), nat.EndpointSpec{Name: "one", Network: "wide"})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := ep.Release(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -103,7 +103,10 @@ func (e *core) commit(ctx context.Context, c change) error {
 		if err := e.save(p.state()); err != nil {
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.table.Uncertain(e.save(e.state())) })
+		undo.add(func() error {
+			c.edit.Revert()
+			return e.table.Uncertain(e.save(e.state()))
+		})
 	}
 	e.opts.Trace("flows")
 	for _, f := range p.staleFlows() {

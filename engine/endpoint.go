@@ -114,7 +114,7 @@ func (e *core) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error
 	return ep, nil
 }
 
-func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error) {
+func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint, err error) {
 	if have := e.ipam.Lease(a.Name); have != nil {
 		if e.attachedAs(have, a) {
 			e.unchanged(true)
@@ -122,13 +122,17 @@ func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, e
 		}
 		return nil, &nat.TakenError{What: fmt.Sprintf("endpoint %s (%s)", a.Name, have.Addr)}
 	}
-	after := e.ipam.Clone()
-	lease, err := after.Attach(a, e.isLocal)
+	lease, edit, err := e.ipam.Attach(a, e.isLocal)
 	if errors.Is(err, ipam.ErrNoNetwork) {
 		return nil, &missingError{nat.WhatNetwork, a.Network}
 	} else if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			edit.Revert()
+		}
+	}()
 	ms := a.Mappings(lease.Addr)
 	if err := e.validate(ms); err != nil {
 		return nil, err
@@ -139,8 +143,7 @@ func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (*Endpoint, e
 			return nil, err
 		}
 	}
-	base := change{routes: hosts.Routes}
-	e.changeIPAM(&base, after)
+	base := change{routes: hosts.Routes, edit: edit, ipamDiff: edit.Diff}
 	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err
 	}
@@ -259,11 +262,13 @@ func (e *core) detach(ctx context.Context, name string) (done []nat.Mapping, err
 }
 
 func (e *core) detachOnce(ctx context.Context, l *ipam.Lease) error {
-	after := e.ipam.Clone()
-	after.Release(l.Name)
-	c := change{Change: portset.Change{Removed: e.portsOf(l)}, killTCP: true}
-	e.changeIPAM(&c, after)
-	return e.commit(ctx, c)
+	edit := e.ipam.Release(l.Name)
+	c := change{Change: portset.Change{Removed: e.portsOf(l)}, killTCP: true, edit: edit, ipamDiff: edit.Diff}
+	err := e.commit(ctx, c)
+	if err != nil {
+		edit.Revert()
+	}
+	return err
 }
 
 // Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.

@@ -39,6 +39,9 @@ type change struct {
 	// ipamDiff is what differs.
 	ipam     *ipam.State
 	ipamDiff ipam.Diff
+	// edit is the change of one lease, which is made in the present state. The caller reverts
+	// it after an error; nil: there is none.
+	edit *ipam.Edit
 	// newNetworks need IP forwarding.
 	newNetworks []nat.Network
 	// allSegments is whether all segments are computed again, because the networks are

@@ -83,6 +83,45 @@ func TestCloneAndCompare(t *testing.T) {
 	}
 }
 
+// An edit has the difference that it makes, and reverting it makes the state what it was,
+// the next address included. One that fails changes nothing.
+func TestEditReverts(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		s := New()
+		for range 30 {
+			step(t, r, s)
+		}
+		for range 30 {
+			before, was := plainOf(s), s.Clone()
+			var e *Edit
+			if all := s.Leases(); len(all) != 0 && r.IntN(2) == 0 {
+				e = s.Release(all[r.IntN(len(all))].Name)
+			} else {
+				a := nat.EndpointSpec{Name: fmt.Sprint("f", r.IntN(1000)), Network: fmt.Sprint("n", r.IntN(3))}
+				if s.Lease(a.Name) != nil {
+					continue
+				}
+				var err error
+				if _, e, err = s.Attach(a, func(netip.Addr) (bool, error) { return r.IntN(4) == 0, nil }); err != nil {
+					require.Equal(t, before, plainOf(s), "%v", err)
+					continue
+				}
+			}
+			require.Equal(t, plainOf(s), before.apply(e.Diff))
+			compared := Compare(was, s)
+			require.ElementsMatch(t, compared.AddedLeases, e.Diff.AddedLeases)
+			require.ElementsMatch(t, compared.RemovedLeases, e.Diff.RemovedLeases)
+			if r.IntN(2) == 0 {
+				e.Revert()
+				e.Revert()
+				require.Equal(t, before, plainOf(s))
+			}
+		}
+	}
+	(*Edit)(nil).Revert()
+}
+
 // step changes a state, or fails.
 func step(t *testing.T, r *rand.Rand, s *State) {
 	t.Helper()
@@ -111,7 +150,7 @@ func step(t *testing.T, r *rand.Rand, s *State) {
 			a.Address = netip.AddrFrom4([4]byte{10, 0, byte(r.IntN(3)), byte(r.IntN(8))})
 		}
 		taken := slices.Collect(maps.Values(plainOf(s).leases))
-		l, err := s.Attach(a, noLocal)
+		l, _, err := s.Attach(a, noLocal)
 		if err != nil {
 			known := errors.Is(err, ErrNoNetwork) || errors.Is(err, nat.ErrInvalid) || errors.Is(err, nat.ErrConflict) || errors.Is(err, alloc.ErrExhausted)
 			require.True(t, known, "%v", err)
@@ -127,7 +166,7 @@ func step(t *testing.T, r *rand.Rand, s *State) {
 
 func TestAttachErrors(t *testing.T) {
 	s := New()
-	_, err := s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
+	_, _, err := s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
 	require.ErrorIs(t, err, ErrNoNetwork)
 	require.NoError(t, s.AddNetwork(declare("one", "10.0.0.0/29")))
 	require.NoError(t, s.Add(nat.EndpointSpec{Name: "held", Address: netip.MustParseAddr("10.0.0.3")}))
@@ -140,21 +179,21 @@ func TestAttachErrors(t *testing.T) {
 		"10.0.0.4": "this host itself",
 	} {
 		own := func(a netip.Addr) (bool, error) { return a == netip.MustParseAddr("10.0.0.4"), nil }
-		_, err := s.Clone().Attach(nat.EndpointSpec{Name: "a", Address: netip.MustParseAddr(addr)}, own)
+		_, _, err := s.Clone().Attach(nat.EndpointSpec{Name: "a", Address: netip.MustParseAddr(addr)}, own)
 		require.ErrorContains(t, err, text, addr)
 	}
 	all := func(netip.Addr) (bool, error) { return true, nil }
-	_, err = s.Clone().Attach(nat.EndpointSpec{Name: "a"}, all)
+	_, _, err = s.Clone().Attach(nat.EndpointSpec{Name: "a"}, all)
 	require.ErrorIs(t, err, alloc.ErrExhausted)
 	require.NoError(t, s.AddNetwork(declare("two", "10.0.1.0/29")))
-	_, err = s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
+	_, _, err = s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
 	require.ErrorContains(t, err, "say which network it is in: one, two")
 }
 
 func TestAdopt(t *testing.T) {
 	s := New()
 	require.NoError(t, s.AddNetwork(declare("one", "10.0.0.0/24")))
-	a, err := s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
+	a, _, err := s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
 	require.NoError(t, err)
 	other := New()
 	require.NoError(t, other.AddNetwork(declare("one", "10.0.0.0/24")))

@@ -22,27 +22,68 @@ var ErrNoNetwork = errors.New("no such network")
 // own.
 const leaseAttempts = 64
 
+// Edit is a change of one lease that was made in a state. Its cost does not grow with the
+// number of leases.
+type Edit struct {
+	Diff   Diff
+	revert func()
+}
+
+// Revert undoes the edit, which is the last one that was made. Again, or for no edit, it does
+// nothing.
+func (e *Edit) Revert() {
+	if e != nil && e.revert != nil {
+		e.revert()
+		e.revert = nil
+	}
+}
+
+// edit changes the leases of a network by f, and records what f does. undo is for f alone.
+func (s *State) edit(n *network, f func(), undo func()) *Edit {
+	before := n.now()
+	f()
+	e := &Edit{revert: func() {
+		undo()
+		_ = n.addrs.SetCursor(before.Next) // free again, and of the network
+	}}
+	if after := n.now(); after != before {
+		e.Diff.RemovedNetworks, e.Diff.AddedNetworks = []nat.Network{before}, []nat.Network{after}
+	}
+	return e
+}
+
 // Attach leases an address to an endpoint that has none: the one that it asks for, or the
 // next of its network. IsLocal reports whether an address is this host's own.
 //
 // The error is [ErrNoNetwork], a *[nat.InvalidError] or *[nat.TakenError],
-// [nat.ErrExhausted] if the network is full, or one of isLocal. The state may have
-// changed then.
-func (s *State) Attach(a nat.EndpointSpec, isLocal func(netip.Addr) (bool, error)) (*Lease, error) {
+// [nat.ErrExhausted] if the network is full, or one of isLocal. Then nothing has changed.
+func (s *State) Attach(a nat.EndpointSpec, isLocal func(netip.Addr) (bool, error)) (l *Lease, e *Edit, err error) {
 	n, err := s.networkFor(a)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	addr := a.Address
-	if addr.IsValid() {
-		err = s.reserve(n, addr, isLocal)
-	} else {
-		addr, err = n.next(isLocal)
-	}
+	e = s.edit(n, func() {
+		if addr.IsValid() {
+			err = s.reserve(n, addr, isLocal)
+		} else {
+			addr, err = n.next(isLocal)
+		}
+		if err == nil {
+			l = s.lease(n, a.Name, addr)
+		}
+	}, func() {
+		if l != nil {
+			n.addrs.Release(addr)
+			delete(s.leases, a.Name)
+		}
+	})
 	if err != nil {
-		return nil, err
+		e.Revert()
+		return nil, nil, err
 	}
-	return s.lease(n, a.Name, addr), nil
+	e.Diff.AddedLeases = []*Lease{l}
+	return l, e, nil
 }
 
 func (s *State) lease(n *network, name string, addr netip.Addr) *Lease {
@@ -87,10 +128,14 @@ func (n *network) next(isLocal func(netip.Addr) (bool, error)) (netip.Addr, erro
 		if err != nil {
 			return netip.Addr{}, &nat.ExhaustedError{Err: fmt.Errorf("network %s is full: %w", n, err)}
 		}
-		if local, err := isLocal(a); err != nil || !local {
-			return a, err
+		local, err := isLocal(a)
+		if err == nil && !local {
+			return a, nil
 		}
 		own = append(own, a)
+		if err != nil {
+			return netip.Addr{}, err
+		}
 	}
 	return netip.Addr{}, &nat.ExhaustedError{Err: fmt.Errorf("network %s: the next %d addresses are this host's own: %w",
 		n, leaseAttempts, alloc.ErrExhausted)}
@@ -119,6 +164,9 @@ func (s *State) reserve(n *network, a netip.Addr, isLocal func(netip.Addr) (bool
 	local, err := isLocal(a)
 	if err == nil && local {
 		err = &nat.TakenError{What: what, Holder: "this host itself"}
+	}
+	if err != nil {
+		n.addrs.Release(a)
 	}
 	return err
 }
@@ -159,8 +207,16 @@ func (s *State) Add(a nat.EndpointSpec) error {
 }
 
 // Release ends the lease of a name.
-func (s *State) Release(name string) {
+func (s *State) Release(name string) *Edit {
 	l := s.leases[name]
-	s.networks[l.Network].addrs.Release(l.Addr)
-	delete(s.leases, name)
+	n := s.networks[l.Network]
+	e := s.edit(n, func() {
+		n.addrs.Release(l.Addr)
+		delete(s.leases, name)
+	}, func() {
+		_ = n.addrs.Reserve(l.Addr) // which was released
+		s.leases[name] = l
+	})
+	e.Diff.RemovedLeases = []*Lease{l}
+	return e
 }
