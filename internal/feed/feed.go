@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package feed passes events on to any number of readers. The sender never waits. An event
-// is kept until all readers have it; when more than 65,536 mappings are kept, the oldest
-// events go, and readers that have missed them are told how many.
+// is kept until all readers have read it. When more than 65,536 mappings are kept, the oldest
+// events are dropped, and a reader that missed them gets an event with their number.
 package feed
 
 import (
@@ -22,17 +22,17 @@ const most = 1 << 16
 type Feed struct {
 	mu      sync.Mutex
 	readers map[*reader]struct{}
-	events  []entry       // that not all readers have, the oldest first
+	events  []entry       // not yet read by all readers, the oldest first
 	first   uint64        // number of events[0]
-	ports   uint64        // of all events that were sent
+	ports   uint64        // in all events that were sent
 	kept    int           // mappings in events
-	wake    chan struct{} // closed when there are more events; nil: no reader waits
+	wake    chan struct{} // closed by the next event; nil: no reader waits
 }
 
-// entry is an event, and how many ports those before it were about.
+// entry is a kept event.
 type entry struct {
 	nat.Event
-	before uint64
+	before uint64 // ports in all earlier events
 }
 
 func (e entry) size() int { return max(len(e.Mappings), 1) }
@@ -63,7 +63,7 @@ func (f *Feed) Send(e nat.Event) {
 	}
 }
 
-// drop forgets the oldest event.
+// drop drops the oldest event.
 func (f *Feed) drop() {
 	f.kept -= f.events[0].size()
 	f.events[0] = entry{}
@@ -71,8 +71,9 @@ func (f *Feed) drop() {
 	f.first++
 }
 
-// Events returns the events that are sent from now on, to be iterated over once. They end
-// when the context is done, or with ended; it has to end, for until then they are kept.
+// Events returns the events that are sent from now on, to be iterated over once. The
+// iteration ends when the context is done or ended is closed. Events are kept for the reader
+// until it stops or the context is done, so the context must end.
 func (f *Feed) Events(ctx context.Context, ended <-chan struct{}) iter.Seq[nat.Event] {
 	r := f.subscribe()
 	stop := context.AfterFunc(ctx, r.close)
@@ -81,11 +82,14 @@ func (f *Feed) Events(ctx context.Context, ended <-chan struct{}) iter.Seq[nat.E
 		defer r.close()
 		for ctx.Err() == nil {
 			e, ok, wake := r.read()
-			if ok {
+			switch {
+			case ok:
 				if !yield(e) {
 					return
 				}
 				continue
+			case wake == nil:
+				return
 			}
 			select {
 			case <-wake:
@@ -97,11 +101,12 @@ func (f *Feed) Events(ctx context.Context, ended <-chan struct{}) iter.Seq[nat.E
 	}
 }
 
-// reader is how far one reader is.
+// reader is the position of one reader.
 type reader struct {
-	feed *Feed
-	next uint64 // number of its next event
-	seen uint64 // ports of the events before
+	feed   *Feed
+	next   uint64 // number of its next event
+	seen   uint64 // ports of the events before
+	closed bool
 }
 
 func (f *Feed) subscribe() *reader {
@@ -119,15 +124,20 @@ func (r *reader) close() {
 	f := r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	r.closed = true
 	delete(f.readers, r)
 	f.trim()
 }
 
-// read returns the next event; without one, what is closed when there is.
+// read returns the next event; without one, a channel that is closed when there is one, or
+// nil if the reader is closed.
 func (r *reader) read() (e nat.Event, ok bool, wake <-chan struct{}) {
 	f := r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if r.closed {
+		return nat.Event{}, false, nil
+	}
 	if r.next < f.first {
 		oldest := f.events[0].before
 		e = nat.Event{Kind: nat.EventLost, Time: time.Now().UTC(), Lost: oldest - r.seen}
@@ -150,7 +160,7 @@ func (r *reader) read() (e nat.Event, ok bool, wake <-chan struct{}) {
 	return e, true, nil
 }
 
-// trim forgets the events that all readers have.
+// trim drops the events that all readers have read.
 func (f *Feed) trim() {
 	next := f.first + uint64(len(f.events))
 	for r := range f.readers {

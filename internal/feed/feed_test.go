@@ -163,3 +163,33 @@ func BenchmarkSend(b *testing.B) {
 		f.Send(e)
 	}
 }
+
+// A reader can be closed by its context just before it reads, while others are served.
+func TestReadAfterClose(t *testing.T) {
+	f := &Feed{}
+	r := f.subscribe()
+	f.Send(numbered(0, 1))
+	r.close() // nobody needs the event any more, and it goes
+	_, ok, wake := r.read()
+	require.False(t, ok)
+	require.Nil(t, wake)
+
+	other := f.subscribe()
+	defer other.close()
+	f.Send(numbered(1, 1))
+	_, ok, _ = r.read()
+	require.False(t, ok, "an event that was sent later")
+}
+
+// What is iterated over a second time is over.
+func TestIterateTwice(t *testing.T) {
+	f := &Feed{}
+	events := f.Events(t.Context(), nil)
+	f.Send(numbered(0, 1))
+	for range events {
+		break
+	}
+	for e := range events {
+		t.Fatal(e)
+	}
+}
