@@ -43,7 +43,7 @@ func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change,
 		lines = c.Lines()
 		if c.Empty() {
 			e.unchanged(true)
-			return nil
+			return e.confirm()
 		}
 		return e.applyOnce(ctx, c)
 	})

@@ -145,3 +145,41 @@ func TestApplyKeepsWhatTheHostHasLost(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, publishedBy(e), 2)
 }
+
+// Applying again restores a table that others have deleted, also if nobody watches it.
+func TestApplyAgainAfterFlush(t *testing.T) {
+	for name, apply := range map[string]func(*Engine) error{
+		"Apply": func(e *Engine) error {
+			_, err := e.Apply(t.Context(), nattest.Mapping(t, "80->172.30.0.2:80"))
+			return err
+		},
+		"ApplyState": func(e *Engine) error {
+			_, err := e.ApplyState(t.Context(), nat.State{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openFake(t)
+			require.NoError(t, apply(e))
+			b.kernel.Flush()
+			require.NoError(t, apply(e))
+			requireConsistent(t, b, e)
+			require.True(t, e.core.table.Present())
+			reads := 0
+			b.kernel.Hook(func(op string) error {
+				if op == "Elements" {
+					reads++
+				}
+				return nil
+			})
+			require.NoError(t, apply(e))
+			require.NoError(t, apply(e))
+			require.NoError(t, apply(e))
+			require.LessOrEqual(t, reads, 1, "nobody has changed the ruleset")
+			require.NoError(t, b.kernel.Conn().DeleteTable(DefaultTable))
+			require.NoError(t, apply(e))
+			b.kernel.Hook(nil)
+			requireConsistent(t, b, e)
+		})
+	}
+}

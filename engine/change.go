@@ -147,7 +147,10 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 	if err := e.table.Update(ch); err != nil {
 		return err
 	}
-	undo.add(func() error { return e.table.UpdateFinally(ch.Inverse()) })
+	undo.add(func() error { // what expires has less time left than before
+		back := p.transaction(e.now(), schema.HairpinElements(gone), schema.HairpinElements(come)).Inverse()
+		return e.table.UpdateFinally(back)
+	})
 	return nil
 }
 

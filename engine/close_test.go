@@ -127,3 +127,15 @@ func TestPurge(t *testing.T) {
 		require.ErrorIs(t, err, nat.ErrClosed, "and does not come back")
 	})
 }
+
+// Another process has the lock after Leave: the engine cannot go on.
+func TestResumeAfterLeave(t *testing.T) {
+	e, _ := openFake(t)
+	_, err := e.Suspend(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, e.Leave())
+	require.ErrorIs(t, e.Leave(), nat.ErrClosed)
+	require.ErrorIs(t, e.Resume(t.Context()), nat.ErrClosed)
+	require.NoError(t, e.Shutdown(t.Context()))
+	require.ErrorIs(t, e.Shutdown(t.Context()), nat.ErrClosed)
+}

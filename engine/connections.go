@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -45,15 +46,15 @@ func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
 		return nil, nat.ErrClosed
 	}
 	counts, err := countFlows(ctx, flows)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.mu.lockContext(ctx); err != nil {
-		return nil, err
+	if lockErr := e.mu.lockContext(ctx); lockErr != nil {
+		return nil, errors.Join(err, lockErr)
 	}
 	defer e.mu.Unlock()
 	if e.core.closed {
-		return nil, nat.ErrClosed
+		return nil, nat.ErrClosed // which also closed the flow table
+	}
+	if err != nil {
+		return nil, err
 	}
 	e.core.forget(e.core.now())
 	return e.core.connections(counts), nil

@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -69,4 +70,12 @@ func BenchmarkConnections(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// An engine that is closed while the flows are read says so.
+func TestConnectionsWhileClosing(t *testing.T) {
+	e, b := openFake(t)
+	b.flows.hook = func(string) error { return errors.Join(os.ErrClosed, e.Close()) }
+	_, err := e.Connections(t.Context())
+	require.ErrorIs(t, err, nat.ErrClosed)
 }

@@ -141,3 +141,31 @@ func TestReportOfAContext(t *testing.T) {
 	require.ErrorIs(t, err, nat.ErrInvalid)
 	require.Equal(t, nat.Report{}, r, "empty after an error")
 }
+
+// An endpoint that is attached is returned, also if the context was done after the
+// transaction.
+func TestAttachedValue(t *testing.T) {
+	e, _ := openFake(t)
+	create(t, e, "inside", inside4)
+	ctx, cancel := context.WithCancel(t.Context())
+	e.core.opts.Trace = func(s string) {
+		if s == "flows" {
+			cancel()
+		}
+	}
+	ep, err := Values{e}.Attach(ctx, endpointSpec(t, "web", "inside", "80"))
+	require.NoError(t, err)
+	require.Equal(t, "web", ep.Name)
+	require.Len(t, ep.Mappings, 1)
+}
+
+// What proxies log in goroutines of their own is in no report: nothing orders it with
+// the calls.
+func TestProxiesAreNotReported(t *testing.T) {
+	e, _ := openFake(t)
+	var report nat.Report
+	e.core.noted.Store(&report)
+	holderOptions(e.core).PipeFailed(context.Canceled)
+	e.core.noted.Store(nil)
+	require.Empty(t, report.Notes)
+}

@@ -273,13 +273,15 @@ func (e *core) detachOnce(ctx context.Context, l *ipam.Lease) error {
 
 // Endpoint finds the endpoint of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Endpoint(ctx context.Context, name string) (*Endpoint, error) {
-	return view(ctx, e, func(c *core) (*Endpoint, error) {
-		lease := c.ipam.Lease(name)
-		if lease == nil {
-			return nil, &missingError{nat.WhatEndpoint, name}
-		}
-		return c.handles.of(lease), nil
-	})
+	return view(ctx, e, func(c *core) (*Endpoint, error) { return c.endpoint(name) })
+}
+
+func (e *core) endpoint(name string) (*Endpoint, error) {
+	lease := e.ipam.Lease(name)
+	if lease == nil {
+		return nil, &missingError{nat.WhatEndpoint, name}
+	}
+	return e.handles.of(lease), nil
 }
 
 // Endpoints returns all endpoints, by name.

@@ -48,10 +48,10 @@ type core struct {
 
 	closed  bool
 	closing chan struct{} // closed when closed is set
-	// suspended is whether another process's engine may have the table: see Suspend. It
-	// is closed then too.
-	suspended bool
-	events    events
+	// suspended is set between Suspend and Resume; closed is set then too. left is set by
+	// Leave.
+	suspended, left bool
+	events          events
 	// noted is the report of the call that is under way; nil: there is none.
 	noted atomic.Pointer[nat.Report]
 	published
@@ -118,7 +118,7 @@ func newEngine(opts Options) *Engine {
 // connect takes the lock and opens the sockets.
 func (e *core) connect(ctx context.Context) error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.holder = newHolder(e)
+		e.holder = portholder.New(holderOptions(e))
 	}
 	if err := e.takeSockets(ctx); err != nil {
 		return err
@@ -180,11 +180,12 @@ func (e *core) start(ctx context.Context) error {
 	return e.deleteStrayFlows()
 }
 
-func newHolder(e *core) *portholder.Holder {
-	return portholder.New(portholder.Options{
+func holderOptions(e *core) portholder.Options {
+	return portholder.Options{
 		Namespace: e.namespace, Log: e.log, Now: func() time.Time { return e.now() },
 		Owner: e.findHolder, Progress: e.report,
-	})
+		PipeFailed: func(err error) { e.opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
+	}
 }
 
 // deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the

@@ -54,7 +54,7 @@ type PortSocket struct {
 
 // Suspend lends the engine's sockets and closes those to the kernel, so that the engine of
 // another process can take the table over. The proxies go on. Methods other than Resume,
-// Leave, Shutdown and Close return ErrClosed. Suspend waits for a change under way; Run
+// Leave, Carried, Shutdown and Close return ErrClosed. Suspend waits for a change under way; Run
 // must have returned.
 //
 // The other engine may change the table and the Store: a lock that the Store has must be
@@ -77,14 +77,14 @@ func (e *core) suspend() (Sockets, error) {
 }
 
 // Resume takes the table over again after Suspend, as Open does. After an error the engine
-// is still suspended, and Resume can be called again.
+// is still suspended, and Resume can be called again. After Leave it returns ErrClosed.
 func (e *Engine) Resume(ctx context.Context) error {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return err
 	}
 	defer e.mu.Unlock()
 	c := e.core
-	if !c.suspended {
+	if !c.suspended || c.left {
 		return nat.ErrClosed
 	}
 	if err := c.takeUp(ctx); err != nil {
@@ -122,9 +122,10 @@ func (e *Engine) Leave() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.core
-	if !c.suspended {
+	if !c.suspended || c.left {
 		return nat.ErrClosed
 	}
+	c.left = true
 	c.holder.Leave()
 	err := c.lock.Close()
 	c.lock = nil

@@ -25,6 +25,7 @@ type model struct {
 
 	now     func() time.Time
 	present bool                   // the table
+	made    bool                   // whether the engine knows of a table
 	known   []nat.Mapping          // what the engine knows to be published, a port each
 	kernel  map[elementKey]element // what is
 	// foreign are elements that no engine wrote.
@@ -182,7 +183,7 @@ func (m *model) flush() {
 
 // reopen is a new engine, the old one being dead.
 func (m *model) reopen() {
-	if !m.present {
+	if m.made = m.present; !m.made {
 		m.known, m.settled = nil, true
 	}
 	m.adopt()
@@ -222,7 +223,7 @@ func (m *model) write(removed, added []nat.Mapping) (drift bool) {
 	for _, a := range added {
 		delete(m.adopted, a)
 	}
-	m.known, m.kernel, m.present, m.settled = after, kernel, true, true
+	m.known, m.kernel, m.present, m.made, m.settled = after, kernel, true, true, true
 	slices.SortFunc(m.known, nat.Compare)
 	return false
 }
@@ -357,8 +358,15 @@ func (m *model) apply(ms []nat.Mapping) string {
 			removed, added = append(removed, have), append(added, w)
 		}
 	}
-	if len(removed)+len(added) == 0 {
+	switch {
+	case len(removed)+len(added) != 0:
+	case m.sure:
+		if !m.present && m.made {
+			m.write(nil, nil) // it was made again
+		}
 		return isDone
+	default:
+		return hasDrifted
 	}
 	if m.write(removed, added) {
 		return hasDrifted

@@ -215,3 +215,23 @@ func TestKernelSocketFails(t *testing.T) {
 	_, err = Open(t.Context(), Options{NetNS: ns.Path(), NoSysctl: true, NoProxies: true})
 	require.ErrorIs(t, err, nat.ErrOwned)
 }
+
+// A table that appears after the engine was opened stays as it is found, too.
+func TestTableAsFoundLater(t *testing.T) {
+	for _, noOwner := range []bool{false, true} {
+		b := newTestbed()
+		b.owning = !noOwner
+		e := b.openWith(t, Options{NoSysctl: true, AsFound: true})
+		b.owning = true
+		other := b.open(t)
+		publish(t, other, "80->172.30.0.2:80")
+		require.NoError(t, other.Close())
+		handle := b.table(t).Handle
+
+		publish(t, e, "81->172.30.0.2:81")
+		require.Equal(t, nft.TableOwned, b.table(t).Flags, "NoOwner is %v", noOwner)
+		require.Equal(t, handle, b.table(t).Handle)
+		require.NoError(t, e.Close())
+		require.Equal(t, nft.TablePersist, b.table(t).Flags)
+	}
+}

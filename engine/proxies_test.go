@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
@@ -35,7 +36,7 @@ func TestReplaceOfProxiesUndone(t *testing.T) {
 // holdPorts makes an engine on a testbed, whose holder is disabled, hold ports.
 func holdPorts(t *testing.T, e *Engine) {
 	t.Helper()
-	e.core.holder = newHolder(e.core)
+	e.core.holder = portholder.New(holderOptions(e.core))
 	t.Cleanup(func() { require.NoError(t, e.core.holder.Close()) })
 }
 

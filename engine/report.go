@@ -24,8 +24,8 @@ func (e *core) unchanged(is bool) {
 // confirm returns table.ErrConflict if others may have changed the table since it was read, for
 // a call that changes nothing itself and so would not notice.
 func (e *core) confirm() error {
-	if e.table.Current() {
-		return nil
+	if current, err := e.table.Current(); err != nil || current {
+		return err
 	}
 	return table.ErrConflict
 }

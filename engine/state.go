@@ -88,9 +88,12 @@ func (e *Engine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, err
 func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
 	err = e.retryOnConflict(ctx, func() error {
 		var c change
-		if c, lines, err = e.stateDifference(s); err != nil || len(lines) == 0 && c.ipamDiff.Empty() {
-			e.unchanged(err == nil)
+		if c, lines, err = e.stateDifference(s); err != nil {
 			return err
+		}
+		if len(lines) == 0 && c.ipamDiff.Empty() {
+			e.unchanged(true)
+			return e.confirm()
 		}
 		return e.applyOnce(ctx, c)
 	})

@@ -6,6 +6,7 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -177,20 +178,23 @@ func TestSaves(t *testing.T) {
 	saves := b.store.saves
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "8999->172.30.0.3:80"))
 	require.ErrorIs(t, err, nat.ErrConflict)
-	_, err = e.Apply(t.Context(), nattest.Mapping(t, "8999->172.30.0.2:9999"))
-	require.NoError(t, err)
 	require.Equal(t, saves, b.store.saves, "what changes nothing")
+	for range 3 {
+		_, err = e.Apply(t.Context(), nattest.Mapping(t, "8999->172.30.0.2:9999"))
+		require.NoError(t, err)
+	}
+	require.Equal(t, saves+1, b.store.saves, "what was found when the table was read again")
 	lease := leaseFor(t, b, "80->172.30.0.2:80", time.Second)
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
 	lease.Expires = lease.Expires.Add(time.Second)
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, lease)
 	require.NoError(t, err)
-	require.Equal(t, saves+2, b.store.saves, "renewing is a change")
+	require.Equal(t, saves+3, b.store.saves, "renewing is a change")
 	requireKept(t, b, e)
 	b.clock.advance(time.Hour)
 	require.Len(t, must(e.Mappings(t.Context())), 1)
-	require.Equal(t, saves+2, b.store.saves, "what ends by itself is no change: the file says when")
+	require.Equal(t, saves+3, b.store.saves, "what ends by itself is no change: the file says when")
 }
 
 // Where both know, the kernel's word stands; what the very table that was kept lacks was
@@ -443,4 +447,26 @@ func TestSaveLeavesOutOverlapped(t *testing.T) {
 	publish(t, e, "81->172.30.0.2:81")
 	require.NoError(t, nat.ValidateAll(b.store.record.Mappings...))
 	require.Len(t, b.store.record.Mappings, 1)
+}
+
+// A mapping that is put back because the state could not be stored expires when it should.
+func TestUndoKeepsExpiry(t *testing.T) {
+	b := newTestbed()
+	b.store = &memoryStore{}
+	e := b.open(t)
+	m := nattest.Mapping(t, "80->172.30.0.2:80")
+	m.Expires = b.clock.Now().Add(time.Minute)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
+	require.NoError(t, err)
+	b.store.hook = func(string) error {
+		b.clock.advance(10 * time.Second) // a slow disk
+		return io.ErrShortWrite
+	}
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})
+	require.ErrorIs(t, err, io.ErrShortWrite)
+	b.store = nil
+	again, err := b.open(t).Mappings(t.Context())
+	require.NoError(t, err)
+	require.Len(t, again, 1)
+	require.WithinDuration(t, m.Expires, again[0].Expires, time.Second)
 }

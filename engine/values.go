@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -15,20 +16,12 @@ type Values struct{ *Engine }
 
 // Attach is [Engine.Attach].
 func (v Values) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
-	ep, err := v.Engine.Attach(ctx, a)
-	if err != nil {
-		return nat.Endpoint{}, err
-	}
-	return ep.value(ctx)
+	return update(ctx, v.Engine, func(c *core) (nat.Endpoint, error) { return c.valueOf(c.attach(ctx, a)) })
 }
 
 // Endpoint is [Engine.Endpoint].
 func (v Values) Endpoint(ctx context.Context, name string) (nat.Endpoint, error) {
-	ep, err := v.Engine.Endpoint(ctx, name)
-	if err != nil {
-		return nat.Endpoint{}, err
-	}
-	return ep.value(ctx)
+	return view(ctx, v.Engine, func(c *core) (nat.Endpoint, error) { return c.valueOf(c.endpoint(name)) })
 }
 
 // Endpoints is [Engine.Endpoints].
@@ -37,11 +30,13 @@ func (v Values) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
 	return nat.EndpointsOf(s), err
 }
 
-func (ep *Endpoint) value(ctx context.Context) (nat.Endpoint, error) {
-	ms, err := ep.Mappings(ctx)
+func (e *core) valueOf(ep *Endpoint, err error) (nat.Endpoint, error) {
+	if err != nil {
+		return nat.Endpoint{}, err
+	}
 	l := ep.lease
 	return nat.Endpoint{
 		Name: l.Name, Network: l.Network, Address: l.Addr, Prefix: l.Prefix, Gateway: l.Gateway,
-		Mappings: nat.Collapse(ms),
-	}, err
+		Mappings: portset.Collapse(e.portsOf(l)),
+	}, nil
 }

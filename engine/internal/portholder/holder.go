@@ -31,6 +31,9 @@ type Options struct {
 	// Progress is called for each port of a step.
 	Progress func(step string, done, total int)
 	Now      func() time.Time
+	// PipeFailed is that of the proxies' group, which calls it in a goroutine of its own.
+	// Nil: nothing is called.
+	PipeFailed func(error)
 }
 
 // Holder holds ports. It has no lock: the caller makes one call at a time.
@@ -53,9 +56,7 @@ type held struct {
 
 // New returns a Holder without ports.
 func New(opts Options) *Holder {
-	group := &proxy.GroupOptions{
-		PipeFailed: func(err error) { opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
-	}
+	group := &proxy.GroupOptions{PipeFailed: opts.PipeFailed}
 	if opts.Namespace != nil {
 		group.NetNS = opts.Namespace.FD()
 	}

@@ -69,6 +69,11 @@ func (t *Table) Retry(ctx context.Context, f func() error) error {
 // nft.ErrStale if the table changed meanwhile; it is a *nat.OwnedError if another process
 // owns the table.
 func (t *Table) Load() (c Contents, err error) {
+	t.generation = 0
+	before, err := t.kernel.Generation()
+	if err != nil {
+		return c, err
+	}
 	info, err := t.kernel.Table(t.Rules.Name)
 	if !t.present {
 		t.loaded = info.Handle
@@ -98,6 +103,9 @@ func (t *Table) Load() (c Contents, err error) {
 		return c, nil
 	}
 	c.Elements, c.Generation, err = t.readElements()
+	if err == nil && c.Generation == before {
+		t.generation = before
+	}
 	return c, err
 }
 

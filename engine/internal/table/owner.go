@@ -12,9 +12,9 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// ChooseOwner decides whether the table is to be owned.
+// ChooseOwner decides whether the table is to be owned. With AsFound, Load does.
 func (t *Table) ChooseOwner() error {
-	if t.ReadOnly || t.NoOwner {
+	if t.ReadOnly || t.NoOwner || t.AsFound {
 		return nil
 	}
 	can, err := t.kernelOwns()
@@ -56,8 +56,11 @@ func (t *Table) claim(info nft.TableInfo) (nft.TableInfo, error) {
 	if info.Flags&nft.TableOwner != 0 {
 		return info, &nat.OwnedError{Table: t.Rules.Name}
 	}
-	if info.Flags&nft.TablePersist == 0 && t.AsFound && !t.present {
+	if t.AsFound && !t.present {
 		t.Rules.Flags = 0
+		if info.Flags&nft.TablePersist != 0 {
+			t.Rules.Flags = nft.TableOwned
+		}
 	}
 	if t.Rules.Flags == 0 || info.Flags&nft.TablePersist == 0 {
 		return info, nil

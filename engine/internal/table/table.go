@@ -63,6 +63,9 @@ type Table struct {
 	stale bool
 	// current is whether the call that is under way has loaded the table.
 	current bool
+	// generation is that of the ruleset in which the table was loaded last; zero: it
+	// changed meanwhile.
+	generation uint32
 	// ownedByOther is whether another process owns a table that is only read.
 	ownedByOther bool
 	// watched is whether a Watcher listens; unwatch ends that, to begin again on another
@@ -116,7 +119,16 @@ func (t *Table) Known() bool { return t.present && !t.ReadOnly }
 func (t *Table) Owned() bool { return t.Rules.Flags != 0 || t.ownedByOther }
 
 // Current reports whether nobody can have changed the table unnoticed since it was loaded.
-func (t *Table) Current() bool { return t.Rules.Flags != 0 || t.watched || t.current }
+func (t *Table) Current() (bool, error) {
+	if t.Rules.Flags != 0 || t.watched || t.current {
+		return true, nil
+	}
+	now, err := t.kernel.Generation()
+	if t.socketFailed(err) {
+		return false, nil
+	}
+	return now == t.generation && now != 0, err
+}
 
 // Stale reports whether the table must be loaded before anything is decided.
 func (t *Table) Stale() bool { return t.stale }
