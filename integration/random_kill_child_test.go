@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/nat"
@@ -55,7 +56,11 @@ func childWork(tag, seed, step, count, file string) error {
 			killSelf()
 		}
 	}
-	e, err := engine.Open(context.Background(), engine.Options{NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace})
+	// A process that the test is just starting may still have a copy of the lock that an
+	// engine of the test has closed: it closes the copy when it executes its program.
+	e, err := engine.Open(context.Background(), engine.Options{
+		NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace, LockWait: 10 * time.Second,
+	})
 	if err != nil {
 		return err
 	}
