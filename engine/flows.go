@@ -21,6 +21,9 @@ type flowTable interface {
 
 // deleteFlows deletes the flows of one protocol that contradict a change.
 func (e *core) deleteFlows(proto nat.Proto, c portset.Change) error {
+	if c.Empty() {
+		return nil
+	}
 	return e.flowDeleter().Stale(proto, &c, &e.mappings)
 }
 

@@ -57,18 +57,18 @@ func update[T any](ctx context.Context, e *Engine, f func(*core) (T, error)) (re
 	}
 	defer e.mu.Unlock()
 	c := e.core
-	report := nat.ReportFrom(ctx)
-	if report == nil {
-		report = &nat.Report{}
+	if report := nat.ReportFrom(ctx); report != nil {
+		*report = nat.Report{}
+		c.noted.Store(report)
+		defer func() {
+			c.noted.Store(nil)
+			if err != nil {
+				*report = nat.Report{}
+			}
+		}()
 	}
-	*report = nat.Report{}
-	c.noted.Store(report)
-	defer c.noted.Store(nil)
 	if err = c.writable(); err == nil {
 		result, err = f(c)
-	}
-	if err != nil {
-		*report = nat.Report{}
 	}
 	return result, err
 }
