@@ -108,9 +108,9 @@ func (e *core) classify(c table.Contents) found {
 // takeOver makes the contents of a table what is published.
 func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
-	c.IPAM.Adopt(e.ipam) // so that handles of endpoints stay valid
 	e.published = newPublished(e.reserved)
 	e.mappings, e.ipam = c.Ports, c.IPAM
+	e.handles.update(e.ipam)
 	for p := range e.mappings.All {
 		e.expect(p)
 	}

@@ -182,7 +182,11 @@ func (e *core) note(p *plan) {
 	}
 	e.backends.AddAll(p.countsBefore, -1)
 	e.backends.AddAll(p.countsAfter, 1)
-	e.segments, e.ipam = p.segments, p.ipamAfter
+	e.segments = p.segments
+	if e.ipam != p.ipamAfter {
+		e.ipam = p.ipamAfter
+		e.handles.update(e.ipam)
+	}
 	for _, l := range p.ipamDiff.RemovedLeases {
 		delete(e.handles.byName, l.Name)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
@@ -21,22 +22,24 @@ import (
 // called at the same time.
 type Endpoint struct {
 	engine *Engine
-	lease  *ipam.Lease
+	// lease is replaced by one of the same name and address when the network changes.
+	lease atomic.Pointer[ipam.Lease]
 }
 
-// Name is the endpoint's name, and Network that of its network.
-func (ep *Endpoint) Name() string { return ep.lease.Name }
+// Name is the endpoint's name.
+func (ep *Endpoint) Name() string { return ep.lease.Load().Name }
 
-// Network is the name of the network that the address is of.
-func (ep *Endpoint) Network() string { return ep.lease.Network }
+// Network is the name of the network that the address belongs to.
+func (ep *Endpoint) Network() string { return ep.lease.Load().Network }
 
 // Address is the endpoint's address with the length of its network's prefix.
 func (ep *Endpoint) Address() netip.Prefix {
-	return netip.PrefixFrom(ep.lease.Addr, ep.lease.Prefix.Bits())
+	l := ep.lease.Load()
+	return netip.PrefixFrom(l.Addr, l.Prefix.Bits())
 }
 
 // Gateway is the host's address on the network.
-func (ep *Endpoint) Gateway() netip.Addr { return ep.lease.Gateway }
+func (ep *Endpoint) Gateway() netip.Addr { return ep.lease.Load().Gateway }
 
 // handles are the endpoints that callers have, one for each lease.
 type handles struct {
@@ -46,16 +49,29 @@ type handles struct {
 
 // of returns the handle of a lease: the same one each time.
 func (h handles) of(l *ipam.Lease) *Endpoint {
-	if ep := h.byName[l.Name]; ep != nil && ep.lease == l {
-		return ep
+	ep := h.byName[l.Name]
+	if ep == nil {
+		ep = &Endpoint{engine: h.owner}
+		ep.lease.Store(l)
+		h.byName[l.Name] = ep
 	}
-	ep := &Endpoint{h.owner, l}
-	h.byName[l.Name] = ep
 	return ep
 }
 
+// update makes the handles those of other leases. Handles of addresses that are not leased
+// any more are released.
+func (h handles) update(leases *ipam.State) {
+	for name, ep := range h.byName {
+		if l := leases.Lease(name); l != nil && l.Addr == ep.lease.Load().Addr {
+			ep.lease.Store(l)
+		} else {
+			delete(h.byName, name)
+		}
+	}
+}
+
 // released reports whether the endpoint is gone.
-func (ep *Endpoint) released() bool { return ep.engine.core.ipam.Lease(ep.lease.Name) != ep.lease }
+func (ep *Endpoint) released() bool { return ep.engine.core.handles.byName[ep.Name()] != ep }
 
 // Mappings returns what is published of the endpoint now, in the order of Compare, each of
 // a single port: mappings that have its name and lead to its address. None after Release.
@@ -65,7 +81,7 @@ func (ep *Endpoint) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 		if ep.released() {
 			return nil, nil
 		}
-		ports := c.portsOf(ep.lease)
+		ports := c.portsOf(ep.lease.Load())
 		return sortedMappings(slices.Values(ports), len(ports)), nil
 	})
 }
@@ -230,10 +246,10 @@ func (ep *Endpoint) Release(ctx context.Context) error {
 			if ep.released() {
 				return nil
 			}
-			return c.detachOnce(ctx, ep.lease)
+			return c.detachOnce(ctx, ep.lease.Load())
 		})
 		if err != nil {
-			err = fmt.Errorf("detach %s: %w", ep.lease.Name, err)
+			err = fmt.Errorf("detach %s: %w", ep.Name(), err)
 		}
 		return struct{}{}, err
 	})

@@ -504,3 +504,27 @@ func TestHandles(t *testing.T) {
 	require.NoError(t, err)
 	require.Same(t, again, found)
 }
+
+// The handle of an endpoint stays valid when its network changes around it.
+func TestHandleAfterNetworkChange(t *testing.T) {
+	e, b := openFake(t)
+	create(t, e, "inside", "172.30.0.0/24")
+	ep := attach(t, e, "web", "inside", "80")
+	s, err := e.State(t.Context())
+	require.NoError(t, err)
+	s.Networks = []nat.Network{netOf(t, "wider", "172.30.0.0/16")}
+	s.Endpoints[0].Network = "wider"
+	_, err = e.ApplyState(t.Context(), s)
+	require.NoError(t, err)
+
+	require.Equal(t, "wider", ep.Network())
+	require.Equal(t, "172.30.0.2/16", ep.Address().String())
+	found, err := e.Endpoint(t.Context(), "web")
+	require.NoError(t, err)
+	require.Same(t, ep, found)
+	require.Len(t, portsOfEndpoint(ep), 1)
+	require.NoError(t, ep.Release(t.Context()))
+	_, err = e.Endpoint(t.Context(), "web")
+	require.ErrorIs(t, err, nat.ErrNotFound)
+	requireConsistent(t, b, e)
+}

@@ -171,7 +171,6 @@ func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 			return nil, err
 		}
 	}
-	after.Adopt(e.ipam)
 	return after, nil
 }
 

@@ -34,7 +34,7 @@ func (e *core) valueOf(ep *Endpoint, err error) (nat.Endpoint, error) {
 	if err != nil {
 		return nat.Endpoint{}, err
 	}
-	l := ep.lease
+	l := ep.lease.Load()
 	return nat.Endpoint{
 		Name: l.Name, Network: l.Network, Address: l.Addr, Prefix: l.Prefix, Gateway: l.Gateway,
 		Mappings: portset.Collapse(e.portsOf(l)),

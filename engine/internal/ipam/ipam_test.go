@@ -190,19 +190,6 @@ func TestAttachErrors(t *testing.T) {
 	require.ErrorContains(t, err, "say which network it is in: one, two")
 }
 
-func TestAdopt(t *testing.T) {
-	s := New()
-	require.NoError(t, s.AddNetwork(declare("one", "10.0.0.0/24")))
-	a, _, err := s.Attach(nat.EndpointSpec{Name: "a"}, noLocal)
-	require.NoError(t, err)
-	other := New()
-	require.NoError(t, other.AddNetwork(declare("one", "10.0.0.0/24")))
-	require.NoError(t, other.Add(nat.EndpointSpec{Name: "a", Address: a.Addr}))
-	require.NotSame(t, a, other.Lease("a"))
-	other.Adopt(s)
-	require.Same(t, a, other.Lease("a"))
-}
-
 func TestCheckApart(t *testing.T) {
 	require.NoError(t, CheckApart([]nat.Network{declare("a", "10.0.1.0/24"), declare("b", "10.0.0.0/24")}))
 	err := CheckApart([]nat.Network{declare("a", "10.0.1.0/24"), declare("c", "fd00::/64"), declare("b", "10.0.0.0/16")})

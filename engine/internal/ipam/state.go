@@ -27,8 +27,7 @@ type network struct {
 	addrs *alloc.Addrs
 }
 
-// Lease is an address that an endpoint has. It is never changed: two leases of a name are
-// the same one if their pointers are equal.
+// Lease is an address that an endpoint has. It is never changed.
 type Lease struct {
 	Name, Network string
 	Prefix        netip.Prefix // of the network
@@ -52,15 +51,6 @@ func (s *State) Clone() *State {
 }
 
 func (s *State) put(n *network) { s.networks[n.Name], s.byPrefix[n.Prefix] = n, n }
-
-// Adopt replaces leases by those of an earlier state that are equal.
-func (s *State) Adopt(earlier *State) {
-	for name, l := range s.leases {
-		if have := earlier.leases[name]; have != nil && *have == *l {
-			s.leases[name] = have
-		}
-	}
-}
 
 // Len returns the numbers of networks and of leases.
 func (s *State) Len() (networks, leases int) { return len(s.networks), len(s.leases) }
