@@ -32,15 +32,13 @@ const (
 	callTimeout = 2 * time.Minute
 )
 
-// Client asks a server. Its methods do what those of [Engine] do, return the
-// same, and their errors are by errors.Is the same, with the same texts; so they are by
-// errors.As, if they are [*nat.ConflictError] or [*nat.TakenError]. See [Problem]. Without a deadline of its own a call ends after 2 minutes. What a call
-// has begun when its context is done may happen or not.
+// Client calls a server. Its methods do what those of [Engine] do, return the same, and
+// fill the report of their context ([nat.WithReport]). Their errors are the same by
+// errors.Is, with the same texts, and by errors.As if they are [*nat.ConflictError],
+// [*nat.TakenError] or [*nat.HeldError]; see [Problem]. A call whose context has no
+// deadline ends after 2 minutes. A change that has been sent when its context is done may
+// be made or not.
 type Client struct {
-	// Note, if set, is told what a change did beyond what is returned, a line each: a
-	// [nat.Report]'s notes. Nil: nobody.
-	Note func(line string)
-
 	path string
 	http *http.Client
 }
@@ -222,6 +220,9 @@ func (c *Client) put(ctx context.Context, path string, doc any) ([]nat.Change, e
 		}
 		changes = append(changes, change)
 	}
+	if report := nat.ReportFrom(ctx); report != nil {
+		report.Unchanged = len(changes) == 0
+	}
 	return changes, nil
 }
 
@@ -284,8 +285,14 @@ func whole(docs []Mapping) (nat.Mapping, error) {
 }
 
 // call sends a document, unless it is nil, and reads the answer's into answer, unless
-// that is nil.
+// that is nil. A change fills the report of its context.
 func (c *Client) call(ctx context.Context, method, path string, doc, answer any) error {
+	var report *nat.Report
+	if method != http.MethodGet {
+		if report = nat.ReportFrom(ctx); report != nil {
+			*report = nat.Report{}
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := c.send(ctx, method, path, doc)
@@ -293,11 +300,16 @@ func (c *Client) call(ctx context.Context, method, path string, doc, answer any)
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read
-	if answer == nil {
-		return nil
+	if answer != nil {
+		if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+			return fmt.Errorf("read answer of %s: %w", c.path, cause(err))
+		}
 	}
-	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
-		return fmt.Errorf("read answer of %s: %w", c.path, cause(err))
+	if report != nil {
+		report.Unchanged = method == http.MethodPost && resp.StatusCode == http.StatusOK
+		for _, text := range resp.Header.Values(headerNote) {
+			report.Notes = append(report.Notes, readNote(text))
+		}
 	}
 	return nil
 }
@@ -325,11 +337,6 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}
 	if resp.StatusCode/100 == 2 {
-		if c.Note != nil {
-			for _, text := range resp.Header.Values(headerNote) {
-				c.Note(readNote(text))
-			}
-		}
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read

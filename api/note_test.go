@@ -12,28 +12,38 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// A client hears what a change did beyond its answer, in the words of the engine.
+// A client fills the report of a call, in the words of the engine.
 func TestNotes(t *testing.T) {
 	fake := newFake()
 	s := start(t, Options{Engine: fake}, defaultLimits())
-	var notes []string
-	s.Note = func(line string) { notes = append(notes, line) }
+	report := nat.Report{Notes: []string{"of a call before"}}
 	publish := func(text string) {
-		notes = nil
-		_, err := s.Publish(t.Context(), nat.PublishOptions{}, parse(t, text))
+		_, err := s.Publish(nat.WithReport(t.Context(), &report), nat.PublishOptions{}, parse(t, text))
 		require.NoError(t, err)
 	}
 	publish("80->172.17.0.2:80")
-	require.Empty(t, notes)
+	require.Equal(t, nat.Report{}, report)
+	fake.repeats = true
+	publish("80->172.17.0.2:80")
+	require.Equal(t, nat.Report{Unchanged: true}, report)
+	_, err := s.Apply(nat.WithReport(t.Context(), &report), parse(t, "80->172.17.0.2:80"))
+	require.NoError(t, err)
+	require.Equal(t, nat.Report{Unchanged: true}, report)
+	_, err = s.Apply(nat.WithReport(t.Context(), &report))
+	require.NoError(t, err)
+	require.Equal(t, nat.Report{}, report)
 	fake.notes = []string{"turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1", "100 % of größe\x1b\r\nX: y"}
 	publish("81->172.17.0.2:80")
-	require.Equal(t, fake.notes, notes)
+	require.Equal(t, nat.Report{Notes: fake.notes}, report)
+	_, err = s.Remove(nat.WithReport(t.Context(), &report), nat.Removal{Name: "nobody"})
+	require.ErrorIs(t, err, nat.ErrNotFound)
+	require.Equal(t, nat.Report{}, report, "empty after an error")
 	fake.notes = nil
 	for i := range maxNotes + 2 {
 		fake.notes = append(fake.notes, fmt.Sprint("line ", i))
 	}
 	publish("82->172.17.0.2:80")
-	require.Equal(t, append(fake.notes[:maxNotes:maxNotes], "2 more lines are in the log"), notes)
+	require.Equal(t, append(fake.notes[:maxNotes:maxNotes], "2 more lines are in the log"), report.Notes)
 }
 
 func TestClientRemoves(t *testing.T) {

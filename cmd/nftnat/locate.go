@@ -17,7 +17,6 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/netns"
-	"github.com/nftnat/nftnat/internal/printable"
 )
 
 // defaultSocket is where a daemon listens without --socket.
@@ -83,7 +82,7 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	// those of other tables and namespaces are beside it.
 	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
 	for _, path := range []string{defaultSocket, own} {
-		client := g.client(path)
+		client := api.NewClient(path)
 		status, err := askStatus(ctx, client)
 		switch {
 		case errors.Is(err, api.ErrNoServer):
@@ -112,25 +111,10 @@ func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
 	return status, err
 }
 
-// client returns a client that prints what a change did beyond the command's output.
-func (g *global) client(path string) *api.Client {
-	c := api.NewClient(path)
-	if !g.quiet {
-		c.Note = func(line string) {
-			erase := ""
-			if isTerminal(g.stderr) {
-				erase = eraseLine // where progress may stand
-			}
-			_, _ = fmt.Fprintf(g.stderr, "%snftnat: %s\n", erase, printable.Line(line))
-		}
-	}
-	return c
-}
-
 // askGiven asks at the socket that was given. If a table or namespace was given too, the daemon
 // has to have that one.
 func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, string, error) {
-	client := g.client(g.socket)
+	client := api.NewClient(g.socket)
 	status, err := askStatus(ctx, client)
 	switch {
 	case err != nil:

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/daemon"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -90,7 +92,22 @@ func askDaemon[T any](ctx context.Context, g *global, a access, f func(publisher
 	if err != nil {
 		return answer, err
 	}
+	ctx, printNotes := g.withNotes(ctx)
+	defer printNotes()
 	return f(client, ctx)
+}
+
+// withNotes returns a context for a change that a daemon makes, and a function that prints the
+// notes on it.
+func (g *global) withNotes(ctx context.Context) (_ context.Context, printNotes func()) {
+	var report nat.Report
+	return nat.WithReport(ctx, &report), func() {
+		for _, line := range report.Notes {
+			if !g.quiet {
+				_, _ = fmt.Fprintf(g.stderr, "nftnat: %s\n", printable.Line(line))
+			}
+		}
+	}
 }
 
 // unanswered reports whether an error means that the daemon gave no answer, or a part of one: it

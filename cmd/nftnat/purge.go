@@ -128,7 +128,10 @@ func (g *global) stop(ctx context.Context) error {
 		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
 	}
 	// So that it has nothing to drain, and its state file is empty.
-	if _, err := client.ApplyState(ctx, nat.State{}); err != nil {
+	noted, printNotes := g.withNotes(ctx)
+	_, err = client.ApplyState(noted, nat.State{})
+	printNotes()
+	if err != nil {
 		return err
 	}
 	err = unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0)
