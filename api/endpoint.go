@@ -6,7 +6,9 @@ package api
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"strconv"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -77,4 +79,136 @@ func attachRequestOf(a nat.EndpointSpec) attachRequest {
 
 func (r *attachRequest) spec() (nat.EndpointSpec, error) {
 	return nat.ParseEndpointSpec(r.Name, r.Network, r.Address, r.Ports...)
+}
+
+// Inspection is the document of `nftnat inspect` and GET /v1/endpoints/{name}. Its shape
+// is that of `docker inspect` in 2013, for those who read that.
+type Inspection struct {
+	Name            string          `json:"Name"`
+	NetworkSettings NetworkSettings `json:"NetworkSettings"`
+}
+
+// NetworkSettings are an endpoint's addresses and ports.
+type NetworkSettings struct {
+	IPAddress string `json:"IPAddress"`
+	// IPPrefixLen is the length of the network's prefix.
+	IPPrefixLen int    `json:"IPPrefixLen"`
+	Gateway     string `json:"Gateway"`
+	// Bridge is always empty: what carries the network is not known here.
+	Bridge      string      `json:"Bridge"`
+	PortMapping PortMapping `json:"PortMapping"`
+}
+
+// PortMapping has the frontend's port by the backend's, both decimal; the lowest one,
+// where several lead to the same backend port. Neither part is ever nil.
+type PortMapping struct {
+	TCP map[string]string `json:"Tcp"`
+	UDP map[string]string `json:"Udp"`
+}
+
+// Inspect makes the document of an endpoint.
+func Inspect(ep nat.Endpoint) Inspection {
+	type backend struct {
+		proto nat.Proto
+		port  uint16
+	}
+	lowest := map[backend]uint16{}
+	for _, m := range ep.Mappings {
+		for single := range nat.Expand(m) {
+			at, port := backend{single.Proto, single.Backend.Port()}, single.Frontend.Port()
+			if have, ok := lowest[at]; !ok || port < have {
+				lowest[at] = port
+			}
+		}
+	}
+	ports := PortMapping{TCP: map[string]string{}, UDP: map[string]string{}}
+	for at, port := range lowest {
+		of := ports.TCP
+		if at.proto == nat.UDP {
+			of = ports.UDP
+		}
+		of[strconv.Itoa(int(at.port))] = strconv.Itoa(int(port))
+	}
+	return Inspection{
+		Name: ep.Name,
+		NetworkSettings: NetworkSettings{
+			IPAddress: ep.Address.String(), IPPrefixLen: ep.Prefix.Bits(), Gateway: ep.Gateway.String(), PortMapping: ports,
+		},
+	}
+}
+
+func (h *handler) getEndpoints(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	s, err := h.Engine.State(c.ctx)
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Endpoints(nat.EndpointsOf(s)))
+	return nil
+}
+
+func (h *handler) postEndpoints(w http.ResponseWriter, c *call) error {
+	if _, err := c.flags(); err != nil {
+		return err
+	}
+	body, _, err := h.readBody(w, c, h.limits.body, typeJSON)
+	if err != nil {
+		return err
+	}
+	var r attachRequest
+	if err := decodeOne(body, &r, attachFields()); err != nil {
+		return err
+	}
+	wanted, err := r.spec()
+	if err != nil {
+		return err
+	}
+	if specPorts(wanted) > maxPorts {
+		return tooMany(maxPorts, "ports")
+	}
+	ep, err := change(h, c, Outcome{Operation: OpAttach, Name: wanted.Name},
+		func() (nat.Endpoint, error) { return h.Engine.Attach(c.ctx, wanted) },
+		func(o *Outcome, ep nat.Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, c.madeStatus(), EndpointOf(ep))
+	return nil
+}
+
+func (h *handler) getEndpoint(w http.ResponseWriter, c *call) error {
+	name, err := c.name(nat.ValidateEndpointName)
+	if err != nil {
+		return err
+	}
+	ep, err := h.Engine.Endpoint(c.ctx, name)
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Inspect(ep))
+	return nil
+}
+
+func (h *handler) deleteEndpoint(w http.ResponseWriter, c *call) error {
+	name, err := c.name(nat.ValidateEndpointName)
+	if err != nil {
+		return err
+	}
+	gone, err := change(h, c, Outcome{Operation: OpDetach, Name: name},
+		func() ([]nat.Mapping, error) { return h.Engine.Detach(c.ctx, name) }, tellMappings)
+	if err != nil {
+		return err
+	}
+	h.writeJSON(w, c, http.StatusOK, Mappings(gone))
+	return nil
+}
+
+// name is what a path without parameters ends with, if it can be a name.
+func (c *call) name(validate func(string) error) (string, error) {
+	if _, err := c.flags(); err != nil {
+		return "", err
+	}
+	return c.segments[0], validate(c.segments[0])
 }
