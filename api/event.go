@@ -72,16 +72,13 @@ func eventsOf(e nat.Event) iter.Seq[Event] {
 // streamBatch is how many lines of one event are written at once.
 const streamBatch = 256
 
-func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
+func (h *handler) getEvents(w http.ResponseWriter, c *call) (any, error) {
 	if h.Events == nil {
-		return absent("events")
+		return nil, absent("events")
 	}
 	release, err := h.acquire(c, h.streams, 0, "stream events")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
 	ctx, cancel := context.WithCancel(c.Context())
@@ -91,11 +88,10 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) error {
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	// The header tells the client that from here on it misses nothing.
-	if err := rc.Flush(); err != nil || c.Method == http.MethodHead {
-		return nil
+	if err := rc.Flush(); err == nil && c.Method != http.MethodHead {
+		h.stream(ctx, w, rc, events)
 	}
-	h.stream(ctx, w, rc, events)
-	return nil
+	return nil, nil
 }
 
 // stream writes events until the client goes or the server stops. It may wait for a slow
@@ -134,48 +130,6 @@ func flush(w io.Writer, rc *http.ResponseController, lines *bytes.Buffer) error 
 		return err
 	}
 	return rc.Flush()
-}
-
-func (h *handler) getStatus(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
-	if h.Status == nil {
-		return absent("status")
-	}
-	status, err := h.Status(c.ctx)
-	if err != nil {
-		return err
-	}
-	if status.Warnings == nil {
-		status.Warnings = []string{}
-	}
-	h.writeJSON(w, c, http.StatusOK, status)
-	return nil
-}
-
-func (h *handler) getProgress(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
-	if h.Progress == nil {
-		return absent("progress")
-	}
-	h.writeJSON(w, c, http.StatusOK, h.Progress())
-	return nil
-}
-
-func (h *handler) getMetrics(w http.ResponseWriter, c *call) error {
-	if h.Metrics == nil {
-		return absent("metrics")
-	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.limits.writeTime))
-	h.Metrics.ServeHTTP(w, c.Request)
-	return nil
-}
-
-func absent(what string) error {
-	return problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
 }
 
 // maxEvent bounds the line of an event, in bytes; the longest has some 400.

@@ -39,54 +39,61 @@ func newHandler(opts Options, l limits) *handler {
 		applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
-		{http.MethodGet, "/v1/mappings", "", h.getMappings},
-		{http.MethodPost, "/v1/mappings", OpPublish, h.postMappings},
-		{http.MethodPut, "/v1/mappings", OpApply, h.putMappings},
-		{http.MethodDelete, "/v1/mappings", OpUnpublish, h.deleteMappings},
-		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", OpUnpublish, h.deleteMapping},
-		{http.MethodGet, "/v1/endpoints", "", h.getEndpoints},
-		{http.MethodPost, "/v1/endpoints", OpAttach, h.postEndpoints},
-		{http.MethodGet, "/v1/endpoints/{name}", "", h.getEndpoint},
-		{http.MethodDelete, "/v1/endpoints/{name}", OpDetach, h.deleteEndpoint},
-		{http.MethodGet, "/v1/networks", "", h.getNetworks},
-		{http.MethodPost, "/v1/networks", OpCreateNetwork, h.postNetworks},
-		{http.MethodGet, "/v1/networks/{name}", "", h.getNetwork},
-		{http.MethodDelete, "/v1/networks/{name}", OpRemoveNetwork, h.deleteNetwork},
-		{http.MethodGet, "/v1/state", "", h.getState},
-		{http.MethodPut, "/v1/state", OpApply, h.putState},
-		{http.MethodGet, "/v1/status", "", h.getStatus},
-		{http.MethodGet, "/v1/progress", "", h.getProgress},
-		{http.MethodGet, "/v1/events", "", h.getEvents},
-		{http.MethodPost, "/v1/handover", "", h.postHandover},
-		{http.MethodGet, "/healthz", "", h.getHealth},
-		{http.MethodGet, "/metrics", "", h.getMetrics},
+		{http.MethodGet, "/v1/mappings", "", "", h.getMappings},
+		{http.MethodPost, "/v1/mappings", "replace kill", OpPublish, h.postMappings},
+		{http.MethodPut, "/v1/mappings", "dry-run", OpApply, h.putMappings},
+		{http.MethodDelete, "/v1/mappings", "name= kill", OpUnpublish, h.deleteMappings},
+		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= kill", OpUnpublish, h.deleteMapping},
+		{http.MethodGet, "/v1/endpoints", "", "", h.getEndpoints},
+		{http.MethodPost, "/v1/endpoints", "", OpAttach, h.postEndpoints},
+		{http.MethodGet, "/v1/endpoints/{name}", "", "", h.getEndpoint},
+		{http.MethodDelete, "/v1/endpoints/{name}", "", OpDetach, h.deleteEndpoint},
+		{http.MethodGet, "/v1/networks", "", "", h.getNetworks},
+		{http.MethodPost, "/v1/networks", "", OpCreateNetwork, h.postNetworks},
+		{http.MethodGet, "/v1/networks/{name}", "", "", h.getNetwork},
+		{http.MethodDelete, "/v1/networks/{name}", "", OpRemoveNetwork, h.deleteNetwork},
+		{http.MethodGet, "/v1/state", "", "", h.getState},
+		{http.MethodPut, "/v1/state", "dry-run", OpApply, h.putState},
+		{http.MethodGet, "/v1/status", "", "", h.getStatus},
+		{http.MethodGet, "/v1/progress", "", "", h.getProgress},
+		{http.MethodGet, "/v1/events", "", "", h.getEvents},
+		{http.MethodPost, "/v1/handover", "", "", h.postHandover},
+		{http.MethodGet, "/healthz", "", "", h.getHealth},
+		{http.MethodGet, "/metrics", "*", "", h.getMetrics},
 	}
 	return h
 }
 
-// route is a method of a path. A segment in braces stands for any; the server's
-// ServeMux is not used because it answers in plain text and with redirections.
+// route is a method of a path. A segment in braces matches any; http.ServeMux is not used
+// because it answers in plain text and with redirections.
 type route struct {
 	method, path string
-	// operation is what it changes; empty: nothing that is told of.
+	// params are the names of the parameters that the query may have: flags, which are "true"
+	// or "false", and with "=" at their end, texts. "*": the query is not checked.
+	params string
+	// operation is the change that the route makes; empty: none that is reported.
 	operation Operation
-	// serve answers, or returns an error to tell of before it has written anything.
-	serve func(http.ResponseWriter, *call) error
+	// serve returns the document of the answer; nil: it has written the answer itself. With
+	// an error it has written nothing.
+	serve func(http.ResponseWriter, *call) (any, error)
 }
 
-// call is a request and what it was taken apart into.
+// call is a request and its parts.
 type call struct {
 	*http.Request
-	segments []string // what stands for those in braces, unescaped
-	read     bool     // its body, if it has one, has been read to its end
-	conn     *conn    // nil: it did not come by way of Server.Serve
-	told     bool     // its outcome was told, or it has none
-	// report is what its change did beyond what the answer's body says.
+	segments []string          // the path's segments in the place of those in braces, unescaped
+	query    map[string]string // the parameters that the query has
+	read     bool              // its body, if it has one, has been read to its end
+	conn     *conn             // nil: it did not come by way of Server.Serve
+	reported bool              // its outcome was reported, or it has none
+	// report is what the engine did in addition to its result.
 	report nat.Report
-	// ctx is for the engine: it fills report, and goes on when the client has gone or the
-	// server stops. A client that has closed its side for writing may wait for the answer.
+	// ctx is for the engine: it fills report, and is not done when the client disconnects or
+	// the server stops. A client that has closed its side for writing may wait for the answer.
 	ctx context.Context
 }
+
+func (c *call) flag(name string) bool { return c.query[name] == "true" }
 
 // ServeHTTP makes every refusal a problem document.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -138,11 +145,24 @@ func (h *handler) serve(w http.ResponseWriter, c *call) error {
 	if bodiless && c.ContentLength != 0 {
 		return problem(http.StatusBadRequest, CodeInvalid, c.Method+" has no body")
 	}
-	err = route.serve(w, c)
-	if err != nil && route.operation != "" {
-		h.outcome(c, Outcome{Operation: route.operation}, err) // if it got no further than its body
+	var doc any
+	if err = c.parseQuery(route.params); err == nil {
+		doc, err = route.serve(w, c)
 	}
-	return err
+	switch {
+	case err != nil && route.operation != "":
+		h.outcome(c, Outcome{Operation: route.operation}, err) // unless the engine was called
+		return err
+	case err != nil || doc == nil:
+		return err
+	}
+	writeNotes(w.Header(), c.report)
+	status := http.StatusOK
+	if c.Method == http.MethodPost && !c.report.Unchanged {
+		status = http.StatusCreated
+	}
+	h.write(w, c, status, typeJSON, doc)
+	return nil
 }
 
 // route finds who answers, and sets c.segments.
@@ -197,39 +217,30 @@ func match(pattern string, path []string) (segments []string, ok bool) {
 	return segments, true
 }
 
-// flags reads the query: the named flags, each "true" or "false" if it is there.
-// Without a query they are false.
-func (c *call) flags(names ...string) (values map[string]bool, err error) {
-	_, values, err = c.textAndFlags("", names...)
-	return values, err
-}
-
-// textAndFlags is flags of a query that can have another parameter, a text, as well; nil:
-// it is not there.
-func (c *call) textAndFlags(text string, names ...string) (value *string, values map[string]bool, err error) {
+// parseQuery sets c.query.
+func (c *call) parseQuery(params string) error {
+	if params == "*" {
+		return nil
+	}
 	query, err := url.ParseQuery(c.URL.RawQuery)
 	if err != nil {
-		return nil, nil, problem(http.StatusBadRequest, CodeInvalid, err.Error())
+		return problem(http.StatusBadRequest, CodeInvalid, err.Error())
 	}
-	values = map[string]bool{}
+	c.query = map[string]string{}
+	known := strings.Fields(params)
 	for name, given := range query {
-		if name == text && text != "" {
-			if len(given) != 1 {
-				return nil, nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is there twice", name))
-			}
-			value = &given[0]
-			continue
+		isText := slices.Contains(known, name+"=")
+		switch {
+		case !isText && !slices.Contains(known, name):
+			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
+		case isText && len(given) != 1:
+			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is there twice", name))
+		case !isText && (len(given) != 1 || given[0] != "true" && given[0] != "false"):
+			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is not once true or false", name))
 		}
-		if !slices.Contains(names, name) {
-			return nil, nil, problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
-		}
-		if len(given) != 1 || given[0] != "true" && given[0] != "false" {
-			return nil, nil, problem(http.StatusBadRequest, CodeInvalid,
-				fmt.Sprintf("parameter %q is not once true or false", name))
-		}
-		values[name] = given[0] == "true"
+		c.query[name] = given[0]
 	}
-	return value, values, nil
+	return nil
 }
 
 // write sends a document in JSON.
@@ -256,11 +267,6 @@ func (h *handler) send(w http.ResponseWriter, status int, contentType string, bo
 	// A client that is gone does not get its answer.
 	_, _ = io.Copy(w, body)
 	_ = rc.Flush()
-}
-
-func (h *handler) writeJSON(w http.ResponseWriter, c *call, status int, doc any) {
-	writeNotes(w.Header(), c.report)
-	h.write(w, c, status, typeJSON, doc)
 }
 
 // readBody reads a body of one of the given media types. Errors are [*Problem].
@@ -290,6 +296,15 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	// From here on the deadline would count as the client's going away.
 	_ = rc.SetReadDeadline(time.Time{})
 	return body, mediaType, nil
+}
+
+// readOne reads a body that is an object with these fields.
+func (h *handler) readOne(w http.ResponseWriter, c *call, doc any, fields []string) error {
+	body, _, err := h.readBody(w, c, h.limits.body, typeJSON)
+	if err != nil {
+		return err
+	}
+	return decodeOne(body, doc, fields)
 }
 
 func tooLarge(limit int64) error {

@@ -15,46 +15,43 @@ import (
 	"time"
 )
 
-// upgradeHandover is the protocol that a handover goes on in (RFC 9110 section 7.8).
+// upgradeHandover is the protocol to which the connection switches (RFC 9110 section 7.8).
 const upgradeHandover = "nftnat-handover"
 
-// postHandover turns a connection over to who hands over. From its answer on it carries
-// another protocol, in which the client speaks first.
-func (h *handler) postHandover(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
+// postHandover sends the connection to Options.Handovers. After its answer the connection
+// carries another protocol, in which the client sends first.
+func (h *handler) postHandover(w http.ResponseWriter, c *call) (any, error) {
 	switch {
 	case h.Handovers == nil || c.conn == nil:
-		return absent("handover")
+		return nil, absent("handover")
 	case c.ContentLength != 0:
-		return problem(http.StatusBadRequest, CodeInvalid, "a handover has no body")
+		return nil, problem(http.StatusBadRequest, CodeInvalid, "a handover has no body")
 	case c.Header.Get("Upgrade") != upgradeHandover:
 		w.Header().Set("Upgrade", upgradeHandover)
-		return problem(http.StatusUpgradeRequired, CodeInvalid, "a handover goes on in the protocol "+upgradeHandover)
+		return nil, problem(http.StatusUpgradeRequired, CodeInvalid, "a handover goes on in the protocol "+upgradeHandover)
 	}
 	// Members of the socket's group may change what is published, and no more.
 	if uid := c.conn.client.uid; uid != 0 && int64(uid) != int64(os.Geteuid()) {
-		return fmt.Errorf("user %d may not take over: %w", uid, fs.ErrPermission)
+		return nil, fmt.Errorf("user %d may not take over: %w", uid, fs.ErrPermission)
 	}
 	// One handover at a time: another client is told to wait.
 	h.handing.Lock()
 	defer h.handing.Unlock()
 	if len(h.Handovers) == cap(h.Handovers) {
-		return problem(http.StatusServiceUnavailable, CodeBusy, "the server is handing over already")
+		return nil, problem(http.StatusServiceUnavailable, CodeBusy, "the server is handing over already")
 	}
 	_, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.conn.release() // it is no server's any more
+	c.conn.release()
 	nc := c.conn.UnixConn
 	if err := accept(nc, rw, h.limits.writeTime); err != nil {
 		h.Log.Warn("a handover could not begin", "error", errors.Join(err, nc.Close()))
-		return nil
+		return nil, nil
 	}
 	h.Handovers <- nc
-	return nil
+	return nil, nil
 }
 
 // accept writes the answer after which a connection carries a handover.

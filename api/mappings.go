@@ -20,55 +20,43 @@ const (
 	typeEvents  = "application/x-ndjson"
 )
 
-func (h *handler) getMappings(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
+func (h *handler) getMappings(w http.ResponseWriter, c *call) (any, error) {
 	ms, err := h.Engine.Mappings(c.ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	body := append(appendMappings(make([]byte, 0, 100*len(ms)+3), ms), '\n')
 	h.send(w, http.StatusOK, typeJSON, bytes.NewBuffer(body))
-	return nil
+	return nil, nil
 }
 
-func (h *handler) postMappings(w http.ResponseWriter, c *call) error {
-	flags, err := c.flags("replace", "kill")
-	if err != nil {
-		return err
-	}
+func (h *handler) postMappings(w http.ResponseWriter, c *call) (any, error) {
 	body, _, err := h.readBody(w, c, h.limits.body, typeJSON)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var ms []nat.Mapping
-	if ms, err = decodeRequests(body, time.Now()); err != nil {
-		return err
+	ms, err := decodeRequests(body, time.Now())
+	if err != nil {
+		return nil, err
 	}
-	how, operation := nat.PublishOptions{Replace: flags["replace"], Kill: flags["kill"]}, OpPublish
+	how, operation := nat.PublishOptions{Replace: c.flag("replace"), Kill: c.flag("kill")}, OpPublish
 	switch {
 	case how.Replace:
 		operation = OpReplace
 	case how.Kill:
-		return problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
+		return nil, problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
 	}
-	done, err := change(h, c, Outcome{Operation: operation},
-		func() ([]nat.Mapping, error) { return h.Engine.Publish(c.ctx, how, ms...) }, tellMappings)
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, c.madeStatus(), Mappings(done))
-	return nil
+	return h.changeMappings(c, Outcome{Operation: operation},
+		func() ([]nat.Mapping, error) { return h.Engine.Publish(c.ctx, how, ms...) })
 }
 
-func (h *handler) putMappings(w http.ResponseWriter, c *call) error {
-	return h.apply(w, c, decodeMappings, func(s nat.State, dryRun bool) ([]nat.Change, error) {
+func (h *handler) putMappings(w http.ResponseWriter, c *call) (any, error) {
+	return h.apply(w, c, decodeMappings, func(s nat.State) ([]nat.Change, error) {
 		switch {
 		case len(s.Networks)+len(s.Endpoints) != 0:
 			return nil, problem(http.StatusUnprocessableEntity, CodeInvalid,
 				"read body: networks and endpoints are no mappings; PUT /v1/state takes all of them")
-		case dryRun:
+		case c.flag("dry-run"):
 			return h.Engine.Diff(c.ctx, s.Mappings...)
 		}
 		return h.Engine.Apply(c.ctx, s.Mappings...)
@@ -80,49 +68,37 @@ func decodeMappings(body []byte, now time.Time) (nat.State, error) {
 	return nat.State{Mappings: ms}, err
 }
 
-// apply answers a PUT: it reads what is to be, of which decode reads the JSON form, and
-// has it made so.
+// apply answers a PUT: it reads the body, of which decode reads the JSON form, and calls do.
 func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (nat.State, error),
-	do func(s nat.State, dryRun bool) ([]nat.Change, error),
-) error {
-	flags, err := c.flags("dry-run")
-	if err != nil {
-		return err
-	}
-	c.told = flags["dry-run"] // there is nothing to tell of
+	do func(nat.State) ([]nat.Change, error),
+) (any, error) {
+	c.reported = c.flag("dry-run") // it has no outcome
 	release, err := h.acquire(c, h.applies, h.limits.bodyTime, "apply")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
-	wanted, err := h.readWanted(w, c, decode)
-	if err != nil {
-		return err
-	}
-	changes, err := change(h, c, Outcome{Operation: OpApply},
-		func() ([]nat.Change, error) { return do(wanted, flags["dry-run"]) },
-		func(o *Outcome, changes []nat.Change) { o.Changes = changes })
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, http.StatusOK, Changes(changes))
-	return nil
-}
-
-// readWanted reads what is to be applied, in either form.
-func (h *handler) readWanted(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (nat.State, error)) (nat.State, error) {
 	types := []string{typeJSON}
 	if h.Decode != nil {
 		types = append(types, typeYAML)
 	}
 	body, mediaType, err := h.readBody(w, c, h.limits.apply, types...)
 	if err != nil {
-		return nat.State{}, err
+		return nil, err
 	}
+	var wanted nat.State
 	if mediaType == typeJSON {
-		return decode(body, time.Now())
+		wanted, err = decode(body, time.Now())
+	} else {
+		wanted, err = h.decodeYAML(body)
 	}
-	return h.decodeYAML(body)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := change(h, c, Outcome{Operation: OpApply},
+		func() ([]nat.Change, error) { return do(wanted) },
+		func(o *Outcome, changes []nat.Change) { o.Changes = changes })
+	return Changes(changes), err
 }
 
 func (h *handler) decodeYAML(body []byte) (nat.State, error) {
@@ -136,55 +112,49 @@ func (h *handler) decodeYAML(body []byte) (nat.State, error) {
 	return s, withinBounds(s)
 }
 
-func (h *handler) deleteMapping(w http.ResponseWriter, c *call) error {
-	backend, flags, err := c.textAndFlags("backend", "kill")
-	if err != nil {
-		return err
-	}
+func (h *handler) deleteMapping(_ http.ResponseWriter, c *call) (any, error) {
 	proto, err := nat.ParseProto(c.segments[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	frontend, more, err := nat.ParseFrontend(c.segments[1])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m := nat.Mapping{Proto: proto, Frontend: frontend, More: more}
-	if backend != nil {
-		if m, err = nat.ParseMapping(c.segments[0], c.segments[1], *backend); err != nil {
-			return err
+	backend, exact := c.query["backend"]
+	if exact {
+		if m, err = nat.ParseMapping(c.segments[0], c.segments[1], backend); err != nil {
+			return nil, err
 		}
 	}
-	return h.remove(w, c, nat.Removal{Mappings: []nat.Mapping{m}, Exact: backend != nil, Kill: flags["kill"]})
+	return h.remove(c, nat.Removal{Mappings: []nat.Mapping{m}, Exact: exact, Kill: c.flag("kill")})
 }
 
-func (h *handler) deleteMappings(w http.ResponseWriter, c *call) error {
-	name, flags, err := c.textAndFlags("name", "kill")
-	switch {
-	case err != nil:
-		return err
-	case name == nil:
-		return problem(http.StatusBadRequest, CodeInvalid, `parameter "name" is missing: it says whose mappings go`)
+func (h *handler) deleteMappings(_ http.ResponseWriter, c *call) (any, error) {
+	name, ok := c.query["name"]
+	if !ok {
+		return nil, problem(http.StatusBadRequest, CodeInvalid, `parameter "name" is missing: it says whose mappings go`)
 	}
-	if err := nat.ValidateName(*name); err != nil {
-		return err
+	if err := nat.ValidateName(name); err != nil {
+		return nil, err
 	}
-	return h.remove(w, c, nat.Removal{Name: *name, Kill: flags["kill"]})
+	return h.remove(c, nat.Removal{Name: name, Kill: c.flag("kill")})
 }
 
-// remove has mappings removed, and tells what they were.
-func (h *handler) remove(w http.ResponseWriter, c *call, r nat.Removal) error {
-	done, err := change(h, c, Outcome{Operation: OpUnpublish},
-		func() ([]nat.Mapping, error) { return h.Engine.Remove(c.ctx, r) }, tellMappings)
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, http.StatusOK, Mappings(done))
-	return nil
+func (h *handler) remove(c *call, r nat.Removal) (any, error) {
+	return h.changeMappings(c, Outcome{Operation: OpUnpublish},
+		func() ([]nat.Mapping, error) { return h.Engine.Remove(c.ctx, r) })
 }
 
-// acquire takes one of the slots for something of which only so many may be under way, and
-// returns how to give it back. The error is a [*Problem].
+// changeMappings is change for what changes mappings; the answer has them.
+func (h *handler) changeMappings(c *call, o Outcome, f func() ([]nat.Mapping, error)) (any, error) {
+	ms, err := change(h, c, o, f, func(o *Outcome, ms []nat.Mapping) { o.Mappings = ms })
+	return Mappings(ms), err
+}
+
+// acquire takes one of the slots, and returns a function that gives it back. The error is a
+// [*Problem].
 func (h *handler) acquire(c *call, slots chan struct{}, timeout time.Duration, what string) (release func(), err error) {
 	release = func() { <-slots }
 	select {

@@ -106,90 +106,62 @@ func (r *networkRequest) network() (nat.Network, error) {
 	return n, nil
 }
 
-func (h *handler) getNetworks(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
+func (h *handler) getNetworks(_ http.ResponseWriter, c *call) (any, error) {
 	s, err := h.Engine.State(c.ctx)
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, http.StatusOK, Networks(s))
-	return nil
+	return Networks(s), err
 }
 
-func (h *handler) postNetworks(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
-	body, _, err := h.readBody(w, c, h.limits.body, typeJSON)
-	if err != nil {
-		return err
-	}
+func (h *handler) postNetworks(w http.ResponseWriter, c *call) (any, error) {
 	var r networkRequest
-	if err := decodeOne(body, &r, networkFields()); err != nil {
-		return err
+	if err := h.readOne(w, c, &r, networkFields()); err != nil {
+		return nil, err
 	}
 	wanted, err := r.network()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	made, err := change(h, c, Outcome{Operation: OpCreateNetwork, Name: wanted.Name},
 		func() (nat.Network, error) { return h.Engine.CreateNetwork(c.ctx, wanted) },
 		func(o *Outcome, n nat.Network) { o.Address = n.Prefix.String() })
-	if err != nil {
-		return err
+	if err == nil && c.report.Unchanged { // it may have endpoints
+		return h.networkNamed(c, made.Name)
 	}
-	doc := NetworkOf(made, 0)
-	if c.report.Unchanged { // endpoints may be in it
-		if doc, err = h.networkNamed(c, made.Name); err != nil {
-			return err
-		}
-	}
-	h.writeJSON(w, c, c.madeStatus(), doc)
-	return nil
+	return NetworkOf(made, 0), err
 }
 
-func (h *handler) getNetwork(w http.ResponseWriter, c *call) error {
-	name, err := c.name(nat.ValidateNetworkName)
-	if err != nil {
-		return err
+func (h *handler) getNetwork(_ http.ResponseWriter, c *call) (any, error) {
+	if err := nat.ValidateNetworkName(c.segments[0]); err != nil {
+		return nil, err
 	}
-	doc, err := h.networkNamed(c, name)
-	if err != nil {
-		return err
-	}
-	h.writeJSON(w, c, http.StatusOK, doc)
-	return nil
+	return h.networkNamed(c, c.segments[0])
 }
 
 // networkNamed is the document of the network of a name.
-func (h *handler) networkNamed(c *call, name string) (Network, error) {
+func (h *handler) networkNamed(c *call, name string) (any, error) {
 	s, err := h.Engine.State(c.ctx)
 	if err != nil {
-		return Network{}, err
+		return nil, err
 	}
 	for _, doc := range Networks(s) {
 		if doc.Name == name {
 			return doc, nil
 		}
 	}
-	n, err := h.Engine.Network(c.ctx, name) // to say that there is none
-	return NetworkOf(n, 0), err             // or it was made at this moment
+	n, err := h.Engine.Network(c.ctx, name) // for its error, unless it has just been made
+	return NetworkOf(n, 0), err
 }
 
-func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) error {
-	name, err := c.name(nat.ValidateNetworkName)
-	if err != nil {
-		return err
+func (h *handler) deleteNetwork(w http.ResponseWriter, c *call) (any, error) {
+	name := c.segments[0]
+	if err := nat.ValidateNetworkName(name); err != nil {
+		return nil, err
 	}
-	_, err = change(h, c, Outcome{Operation: OpRemoveNetwork, Name: name},
+	_, err := change(h, c, Outcome{Operation: OpRemoveNetwork, Name: name},
 		func() (struct{}, error) { return struct{}{}, h.Engine.RemoveNetwork(c.ctx, name) },
 		func(*Outcome, struct{}) {})
-	if err != nil {
-		return err
+	if err == nil {
+		writeNotes(w.Header(), c.report)
+		w.WriteHeader(http.StatusNoContent)
 	}
-	writeNotes(w.Header(), c.report)
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return nil, err
 }

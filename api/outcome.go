@@ -60,10 +60,10 @@ type Outcome struct {
 
 // outcome tells Options.Changed the result of a change, once for each request.
 func (h *handler) outcome(c *call, o Outcome, err error) {
-	if h.Changed == nil || c.told {
+	if h.Changed == nil || c.reported {
 		return
 	}
-	c.told = true
+	c.reported = true
 	if c.conn != nil {
 		o.PID, o.UID = int(c.conn.client.pid), int(c.conn.client.uid)
 	}
@@ -85,23 +85,12 @@ func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made fun
 	return result, err
 }
 
-func tellMappings(o *Outcome, ms []nat.Mapping) { o.Mappings = ms }
-
 // headerNote is the field of an answer that has what a change did beyond what the body
 // says, once for each line: an nat.Report's notes.
 const headerNote = "Nftnat-Note"
 
 // maxNotes bounds how many lines an answer has.
 const maxNotes = 32
-
-// madeStatus is the status of an answer to what makes something: 200 where that was there
-// already.
-func (c *call) madeStatus() int {
-	if c.report.Unchanged {
-		return http.StatusOK
-	}
-	return http.StatusCreated
-}
 
 // writeNotes puts the notes on what was done into the header of its answer.
 func writeNotes(header http.Header, r nat.Report) {

@@ -14,14 +14,14 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// state is the document of all that an engine keeps: as it is told it can be asked for.
+// state is the document of networks, endpoints and mappings, of GET and PUT /v1/state.
 type state struct {
 	Networks  []networkRequest `json:"networks"`
 	Endpoints []attachRequest  `json:"endpoints"`
 	Mappings  []request        `json:"mappings"`
 }
 
-// stateOf tells of a state, or asks for it; ranges are one item, with a count.
+// stateOf is the document of a state; a range is one item, with a count.
 func stateOf(s nat.State) state {
 	// Never nil: empty arrays, not null.
 	doc := state{
@@ -37,7 +37,7 @@ func stateOf(s nat.State) state {
 	return doc
 }
 
-// state reads the document of a state back.
+// state returns the state that the document describes.
 func (doc *state) state() (s nat.State, err error) {
 	for i := range doc.Networks {
 		n, err := doc.Networks[i].network()
@@ -63,7 +63,7 @@ func (doc *state) state() (s nat.State, err error) {
 	return s, nil
 }
 
-// ports is how many ports a state is about.
+// ports is the number of ports of a state.
 func ports(s nat.State) int {
 	n := countPorts(s.Mappings)
 	for _, a := range s.Endpoints {
@@ -86,37 +86,30 @@ func specPorts(a nat.EndpointSpec) (n int) {
 	return n
 }
 
-func (h *handler) getState(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
-	}
+func (h *handler) getState(w http.ResponseWriter, c *call) (any, error) {
 	s, err := h.Engine.State(c.ctx)
-	if err != nil {
-		return err
-	}
-	if h.Encode == nil || !c.prefersYAML() {
-		h.writeJSON(w, c, http.StatusOK, stateOf(s))
-		return nil
+	if err != nil || h.Encode == nil || !c.prefersYAML() {
+		return stateOf(s), err
 	}
 	var body bytes.Buffer
 	if err := h.Encode(&body, s); err != nil {
-		return err
+		return nil, err
 	}
 	h.send(w, http.StatusOK, typeYAML, &body)
-	return nil
+	return nil, nil
 }
 
-func (h *handler) putState(w http.ResponseWriter, c *call) error {
-	return h.apply(w, c, decodeState, func(s nat.State, dryRun bool) ([]nat.Change, error) {
-		if dryRun {
+func (h *handler) putState(w http.ResponseWriter, c *call) (any, error) {
+	return h.apply(w, c, decodeState, func(s nat.State) ([]nat.Change, error) {
+		if c.flag("dry-run") {
 			return h.Engine.DiffState(c.ctx, s)
 		}
 		return h.Engine.ApplyState(c.ctx, s)
 	})
 }
 
-// prefersYAML reports whether of the types that a client accepts YAML comes first
-// (RFC 9110 section 12.5.1; weights are not looked at). Who says nothing gets JSON.
+// prefersYAML reports whether the client accepts YAML, and names it before JSON (RFC 9110
+// section 12.5.1; weights are ignored).
 func (c *call) prefersYAML() bool {
 	for accept := range strings.SplitSeq(strings.Join(c.Header.Values("Accept"), ","), ",") {
 		switch mediaType, _, err := mime.ParseMediaType(accept); {

@@ -142,24 +142,49 @@ type MissingFeature struct {
 	Fallback string `json:"instead"`
 }
 
-func (h *handler) getHealth(w http.ResponseWriter, c *call) error {
-	if _, err := c.flags(); err != nil {
-		return err
+func (h *handler) getStatus(_ http.ResponseWriter, c *call) (any, error) {
+	if h.Status == nil {
+		return nil, absent("status")
 	}
+	status, err := h.Status(c.ctx)
+	if status.Warnings == nil {
+		status.Warnings = []string{}
+	}
+	return status, err
+}
+
+func (h *handler) getProgress(http.ResponseWriter, *call) (any, error) {
+	if h.Progress == nil {
+		return nil, absent("progress")
+	}
+	return h.Progress(), nil
+}
+
+func (h *handler) getMetrics(w http.ResponseWriter, c *call) (any, error) {
+	if h.Metrics == nil {
+		return nil, absent("metrics")
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.limits.writeTime))
+	h.Metrics.ServeHTTP(w, c.Request)
+	return nil, nil
+}
+
+func (h *handler) getHealth(w http.ResponseWriter, c *call) (any, error) {
 	if h.Health == nil {
-		return absent("health check")
+		return nil, absent("health check")
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), h.limits.healthTime)
 	defer cancel()
 	if err := h.Health(ctx); err != nil {
-		return problem(http.StatusServiceUnavailable, problemOf(err).Code, "check health: "+err.Error())
+		return nil, problem(http.StatusServiceUnavailable, problemOf(err).Code, "check health: "+err.Error())
 	}
-	h.send(w, http.StatusOK, "text/plain; charset=utf-8", bytes.NewBufferString(healthy))
-	return nil
+	h.send(w, http.StatusOK, "text/plain; charset=utf-8", bytes.NewBufferString("ok\n"))
+	return nil, nil
 }
 
-// healthy is the body of an answer that says that all is well.
-const healthy = "ok\n"
+func absent(what string) error {
+	return problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
+}
 
 // Health asks whether the server can do its work: whether its engine answers within 5 s and
 // its table is in the kernel. Nil: yes. Otherwise the error is a [*Problem] that says what is
