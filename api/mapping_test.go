@@ -42,7 +42,7 @@ func TestMappingsInJSON(t *testing.T) {
 		read, ok := scanMappings(got)
 		require.Equal(t, plain, ok, got)
 		if ok {
-			require.Equal(t, len(all), len(read))
+			require.Len(t, read, len(all))
 			for i := range all {
 				all[i].More = 0
 				require.Equal(t, all[i], read[i])
