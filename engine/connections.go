@@ -5,7 +5,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 
@@ -47,7 +46,7 @@ func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
 	}
 	counts, err := countFlows(ctx, flows)
 	if lockErr := e.mu.lockContext(ctx); lockErr != nil {
-		return nil, errors.Join(err, lockErr)
+		return nil, lockErr
 	}
 	defer e.mu.Unlock()
 	if e.core.closed {

@@ -470,3 +470,20 @@ func TestUndoKeepsExpiry(t *testing.T) {
 	require.Len(t, again, 1)
 	require.WithinDuration(t, m.Expires, again[0].Expires, time.Second)
 }
+
+// A new table that others delete while the state is stored is no error of the undo.
+func TestUndoCreateOfADeletedTable(t *testing.T) {
+	b := newTestbed()
+	b.store = &memoryStore{}
+	e := b.open(t)
+	b.store.hook = func(string) error {
+		b.kernel.Flush()
+		return io.ErrShortWrite
+	}
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "80->172.30.0.2:80"))
+	require.ErrorIs(t, err, io.ErrShortWrite)
+	require.NotContains(t, err.Error(), "undo")
+	b.store.hook = nil
+	publish(t, e, "81->172.30.0.2:81")
+	requireConsistent(t, b, e)
+}

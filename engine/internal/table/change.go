@@ -52,6 +52,10 @@ func (t *Table) Delete() error {
 	if !t.present {
 		return nil
 	}
+	return t.delete()
+}
+
+func (t *Table) delete() error {
 	err := t.kernel.DeleteTable(t.Rules.Name)
 	if isNotExist(err) {
 		err = nil
@@ -59,10 +63,10 @@ func (t *Table) Delete() error {
 	return t.Uncertain(err)
 }
 
-// UndoCreate deletes a table that Create has created.
+// UndoCreate deletes the table that Create has created, unless another program has.
 func (t *Table) UndoCreate() error {
 	t.present = false
-	return t.Uncertain(t.kernel.DeleteTable(t.Rules.Name))
+	return t.delete()
 }
 
 // Uncertain marks the table stale after an error. Most errors mean that nothing changed;
