@@ -11,9 +11,8 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/table"
 )
 
-// adopt takes over what the kernel holds: the table is the only record of what is
-// published. An engine starts with it, and calls it when the kernel turns out to hold
-// something else than the engine knows.
+// adopt loads the table, the only record of what is published, and takes over or repairs
+// what it holds. Open calls it, and each call that finds that the table has changed.
 func (e *core) adopt(ctx context.Context) error {
 	e.opts.Trace("adopt")
 	defer e.opts.Progress(Progress{})

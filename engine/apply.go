@@ -14,7 +14,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Diff tells what Apply would change, and changes nothing.
+// Diff returns what Apply would change, and changes nothing.
 func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return view(ctx, e, func(c *core) ([]nat.Change, error) {
 		ch, err := c.difference(ms)
@@ -25,9 +25,9 @@ func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, err
 	})
 }
 
-// Apply makes what is published exactly the given mappings, in one transaction, and
-// returns what it changed. What is the same already is not touched, so that applying
-// again changes nothing; a mapping whose time is over counts as not given.
+// Apply publishes exactly the given mappings and unpublishes all others, in one
+// transaction, and returns what it changed. Mappings that are published already are not
+// touched; expired ones are ignored.
 //
 // Errors are those of Publish; on any error nothing has changed.
 func (e *Engine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
@@ -56,8 +56,8 @@ func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change,
 	return lines, nil
 }
 
-// applyOnce reserves and commits a difference. What it removes has to be released
-// before what it adds can be reserved, and is reserved again if the commit fails.
+// applyOnce reserves and commits a difference. Removed ports are released first, because
+// added ones may conflict with them, and reserved again if the commit fails.
 func (e *core) applyOnce(ctx context.Context, c change) error {
 	e.opts.Trace("reserve")
 	e.reserved.Release(c.Removed)
@@ -70,8 +70,8 @@ func (e *core) applyOnce(ctx context.Context, c change) error {
 	return nil
 }
 
-// unreserve takes reservations back because of an error: what was to come is
-// released, what was to go is reserved again.
+// unreserve undoes reservations after an error: added ports are released, removed ones
+// reserved again.
 func (l *published) unreserve(come, gone []portset.Port, cause error) error {
 	l.reserved.Release(come)
 	for _, err := range l.reserved.Restore(gone) {
@@ -80,7 +80,7 @@ func (l *published) unreserve(come, gone []portset.Port, cause error) error {
 	return cause
 }
 
-// difference is the change that makes what is published these mappings.
+// difference returns the change to exactly these mappings.
 func (e *core) difference(ms []nat.Mapping) (change, error) {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
@@ -124,7 +124,7 @@ func (e *core) difference(ms []nat.Mapping) (change, error) {
 	return c, nil
 }
 
-// unwanted are the published ports that are not among the mappings.
+// unwanted returns the published ports that the mappings do not have.
 func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	wanted := portset.NewSet()
 	for i := range ms {
@@ -144,5 +144,5 @@ func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	return gone
 }
 
-// over reports whether the mapping's time is over.
+// over reports whether the mapping has expired.
 func over(m *nat.Mapping, now time.Time) bool { return !m.Expires.IsZero() && !m.Expires.After(now) }

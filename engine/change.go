@@ -16,11 +16,12 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/table"
 )
 
-// changeAttempts bounds how often a call is decided again because somebody else
-// keeps changing the table.
+// changeAttempts bounds how often a call is tried again because another program keeps
+// changing the table.
 const changeAttempts = 5
 
-// retryOnConflict calls f, again as long as it finds that the kernel has changed.
+// retryOnConflict calls f until its error is not table.ErrConflict. Between attempts it
+// loads the table.
 func (e *core) retryOnConflict(ctx context.Context, f func() error) error {
 	defer e.opts.Progress(Progress{})
 	e.table.SetCurrent(false)
@@ -43,7 +44,7 @@ func (e *core) retryOnConflict(ctx context.Context, f func() error) error {
 	return err
 }
 
-// resync loads the table if the kernel may hold something else than the engine knows.
+// resync loads the table if it may differ from what the engine knows.
 func (e *core) resync(ctx context.Context) error {
 	if !e.table.Stale() {
 		return nil
@@ -56,14 +57,14 @@ func (e *core) resync(ctx context.Context) error {
 	return nil
 }
 
-// commit makes the change: it binds the sockets that hold the ports against other
-// processes, turns on forwarding, changes the kernel's table, has the store keep it,
-// deletes the flows that contradict it, and opens the proxies. Bridge ports that no
-// backend needs in hairpin mode are put back before the table changes, others switched
-// after it. If one of them fails, those before it are undone, the last first, and the
-// errors of undoing are joined to the cause. What the change adds has been reserved
-// already; what it removes is released here. A context that is done is heeded until the
-// table changes.
+// commit makes a change. Its steps: bind sockets that hold the added ports; turn on
+// forwarding; take hairpin mode from bridge ports that do not need it any more; change the
+// table; give hairpin mode to other bridge ports; save the state; delete the flows that
+// contradict the change; open the proxies. If a step fails, the earlier ones are undone,
+// the last first, and errors of undoing are joined to the cause. A context that is done
+// stops the change only before the table changes.
+//
+// The caller has reserved the added ports; commit releases the removed ones.
 func (e *core) commit(ctx context.Context, c change) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -130,9 +131,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 	return nil
 }
 
-// commitTable makes the planned change in the kernel: of the table's elements, or, if there
-// is no table, by creating it. A table that somebody else has created meanwhile stays as
-// it is.
+// commitTable changes the elements of the table, or creates the table if there is none. If
+// another program has created one meanwhile, the error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
 		es := append(p.tableElements(e.now()), schema.HairpinElements(e.hairpins.Records(p.hairpins))...)
@@ -147,14 +147,14 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 	if err := e.table.Update(ch); err != nil {
 		return err
 	}
-	undo.add(func() error { // what expires has less time left than before
+	undo.add(func() error { // by now, leases have less time left
 		back := p.transaction(e.now(), schema.HairpinElements(gone), schema.HairpinElements(come)).Inverse()
 		return e.table.UpdateFinally(back)
 	})
 	return nil
 }
 
-// forward turns on IP forwarding as far as the plan needs it.
+// forward turns on the IP forwarding that the plan needs.
 func (e *core) forward(p *plan, undo *undoList) error {
 	if e.opts.NoSysctl {
 		return nil
@@ -172,7 +172,7 @@ func (e *core) forward(p *plan, undo *undoList) error {
 	return err
 }
 
-// note makes the planned change in what the engine knows.
+// note records that the planned change was made.
 func (e *core) note(p *plan) {
 	for _, port := range p.Removed {
 		e.removePort(port)

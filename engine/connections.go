@@ -82,7 +82,7 @@ func countFlows(ctx context.Context, flows flowTable) (map[translation]int, erro
 	return counts, nil
 }
 
-// connections adds up what belongs to each port.
+// connections sums the counts for each port.
 func (e *core) connections(counts map[translation]int) []Connections {
 	all := map[portset.Frontend]*Connections{}
 	of := func(p portset.Port) *Connections {
@@ -116,9 +116,9 @@ func (e *core) connections(counts map[translation]int) []Connections {
 	return list
 }
 
-// translated finds the port that a translation is of: one for the address, or for any of
-// its family, or for any. It leads to the same backend; flows to a former one, or that
-// another table has translated, are of none.
+// translated returns the port that a translation belongs to: one for its address, for any
+// address of its family, or for any address, with the same backend. Flows to former
+// backends and flows that another table has translated belong to none.
 func (l *published) translated(t translation) (portset.Port, bool) {
 	any := portset.Frontend{Proto: t.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, t.AddrPort.Port())}
 	for _, f := range []portset.Frontend{t.Frontend, any.OfFamily(t.AddrPort.Addr()), any} {

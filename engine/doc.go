@@ -47,10 +47,9 @@
 //
 // Where the kernel can do it (Linux 6.9), the table is owned by the engine: other
 // programs can read it and not change it. Elsewhere, and with [Options.NoOwner], which leaves the
-// table open, whoever has CAP_NET_ADMIN can change it. While Run runs, the engine
-// notices at once; otherwise at the next call. It repairs what nobody can have wanted,
-// such as a missing table, rule or record, and follows mappings that were added or
-// deleted.
+// table open, any program with CAP_NET_ADMIN can change it. While Run runs, the engine
+// notices at once; otherwise at the next call that changes something. It repairs damage,
+// such as a missing table, rule or record, and follows mappings that were added or deleted.
 //
 // # Be aware
 //

@@ -10,8 +10,8 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// removeNotes removes notes whose flows are deleted from the table. Should that fail they
-// ask for what is done already.
+// removeNotes removes notes from the table after their flows were deleted. If that fails,
+// the flows are deleted once more later.
 func (e *core) removeNotes(notes []nft.Element) {
 	if len(notes) == 0 {
 		return

@@ -58,8 +58,8 @@ func (h handles) of(l *ipam.Lease) *Endpoint {
 	return ep
 }
 
-// update makes the handles those of other leases. Handles of addresses that are not leased
-// any more are released.
+// update replaces the leases of the handles. A handle whose address is not leased to its
+// name any more is released.
 func (h handles) update(leases *ipam.State) {
 	for name, ep := range h.byName {
 		if l := leases.Lease(name); l != nil && l.Addr == ep.lease.Load().Addr {
@@ -99,10 +99,10 @@ func (all *published) portsOf(l *ipam.Lease) (ports []portset.Port) {
 // Attach leases an address and publishes the ports of it, all or nothing, in one
 // transaction. When it returns, packets follow.
 //
-// Attaching again what is there just like that changes nothing: the network and the address
-// are those that were given, if they were, and of the ports each is published, and no other
-// but those that say more than a port spec can. A frontend that is not given may be any of
-// those that are chosen.
+// Attaching an endpoint again with the same spec changes nothing. The spec is the same if
+// its network and address, where given, are those of the endpoint, and its ports are those
+// that are published. A port without a frontend matches any frontend that the engine chose.
+// Mappings that no port spec can express are ignored.
 //
 // Errors: those of Publish, and ErrInvalid for an address that the network does not
 // lease; ErrNotFound if there is no such network; *TakenError, which is ErrConflict,
@@ -172,7 +172,7 @@ func (e *core) isLocal(a netip.Addr) (bool, error) {
 	return r.Kind == hostnet.Local, err
 }
 
-// attachedAs reports whether attaching again makes this endpoint.
+// attachedAs reports whether a spec describes the endpoint as it is.
 func (e *core) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
 	if a.Network != "" && a.Network != l.Network || a.Address.IsValid() && a.Address != l.Addr {
 		return false
@@ -195,13 +195,13 @@ func (e *core) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
 	return len(left) == 0
 }
 
-// givenFirst puts specs that say their frontend before those that do not, and of these
-// ranges before single ports, which could be a part of one.
+// givenFirst sorts specs with a frontend first, then ranges, then single ports, which could
+// match a part of a range.
 func givenFirst(a, b nat.PortSpec) int {
 	return cmp.Or(cmp.Compare(b.Frontend.Port(), a.Frontend.Port()), cmp.Compare(b.More, a.More))
 }
 
-// findChosen gives a mapping whose ports are chosen a frontend of those that were.
+// findChosen gives a mapping without a frontend one that the engine chose before.
 func (e *core) findChosen(m *nat.Mapping, published map[portset.Frontend]portset.Target) {
 	for f := range published {
 		found := *m
@@ -236,9 +236,9 @@ func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) boo
 }
 
 // Release gives the address and all ports of the endpoint back, in one transaction, and
-// ends the connections to it: its address may be somebody else's next. Releasing again,
-// or what is gone already, does nothing. On an error nothing has changed, and Release
-// can be called again.
+// ends the connections to it, because another endpoint may get the address. Releasing an
+// endpoint that is released does nothing. On an error nothing has changed, and Release can
+// be called again.
 func (ep *Endpoint) Release(ctx context.Context) error {
 	e := ep.engine
 	_, err := update(ctx, e, func(c *core) (struct{}, error) {

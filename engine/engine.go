@@ -30,8 +30,8 @@ type Engine struct {
 	core *core
 }
 
-// core is an engine without a lock. The methods of Engine, and no others, lock mu, and call
-// those of core while they hold it.
+// core is an engine without a lock. Methods of Engine lock mu and call methods of core,
+// which never lock.
 type core struct {
 	opts  Options
 	log   *slog.Logger
@@ -52,7 +52,7 @@ type core struct {
 	// Leave.
 	suspended, left bool
 	events          events
-	// noted is the report of the call that is under way; nil: there is none.
+	// noted is the report of the call under way; nil: none is wanted.
 	noted atomic.Pointer[nat.Report]
 	published
 	handles handles
@@ -61,19 +61,18 @@ type core struct {
 	sooner chan struct{}
 }
 
-// Open takes a table for this engine and adopts what it holds. The table need not
-// exist; the first change makes it. Open changes nothing in the kernel, unless the
-// rules of a table that is there are not what they should be, or the engine before was
-// killed while it changed the hairpin mode of a bridge port: then it puts that right and
-// says so in the log; or unless a Store has what the kernel has lost. Where the kernel
-// can, the engine becomes the table's owner: nobody else can change the table then, as
-// long as the engine is open.
+// Open locks a table for this engine and adopts its contents. The table need not exist;
+// the first change creates it. Open changes the kernel in three cases, which it logs: the
+// table is damaged; an engine was killed while it changed the hairpin mode of a bridge
+// port or ended flows; or a Store has mappings that the kernel has lost. It also deletes
+// UDP flows that contradict the mappings. Where the kernel can, the engine becomes the
+// owner of the table, which other programs cannot change then.
 //
 // Errors: *OwnedError if another engine has the table; ErrForeign and ErrNewer if it
 // cannot be taken over; fs.ErrPermission without CAP_NET_ADMIN; fs.ErrNotExist if
 // there is no such network namespace; those of the Store.
 //
-// The context is for opening alone: when it is done, Open stops waiting.
+// The context is only for the opening: when it is done, Open stops waiting.
 func Open(ctx context.Context, opts Options) (*Engine, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
@@ -129,7 +128,7 @@ func (e *core) connect(ctx context.Context) error {
 	return e.openSockets()
 }
 
-// openSockets opens the sockets by which the kernel is asked, but for that of the table.
+// openSockets opens the sockets to the kernel other than that of the table.
 func (e *core) openSockets() error {
 	f, err := conntrack.Dial(&conntrack.Config{NetNS: e.namespace.FD()})
 	if err != nil {
@@ -147,7 +146,7 @@ func (e *core) openSockets() error {
 	return e.hairpins.Open(e.forwarding.Sysctls)
 }
 
-// start reads what there is to know before the first change.
+// start loads the table, and restores from the store.
 func (e *core) start(ctx context.Context) error {
 	reserved, err := e.forwarding.Sysctls.ReservedPorts()
 	if err != nil {
@@ -188,8 +187,8 @@ func holderOptions(e *core) portholder.Options {
 	}
 }
 
-// deleteStrayFlows ends all UDP flows to frontends that lead elsewhere than the
-// mappings do.
+// deleteStrayFlows deletes UDP flows that lead elsewhere than the mapping of their
+// frontend.
 func (e *core) deleteStrayFlows() error {
 	var live portset.Change
 	for p := range e.mappings.All {
@@ -204,7 +203,7 @@ func (e *core) disconnect() error {
 	return errors.Join(e.holder.Close(), e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
 }
 
-// closeKernelSockets closes the sockets by which the kernel is asked, as far as they are open.
+// closeKernelSockets closes the sockets to the kernel that are open.
 func (e *core) closeKernelSockets() error {
 	errs := []error{e.table.Close()}
 	if e.flows != nil {
@@ -218,8 +217,8 @@ func (e *core) closeKernelSockets() error {
 	return errors.Join(append(errs, e.hairpins.Close())...)
 }
 
-// Close gives the table up and leaves it, with all mappings working, to the next
-// engine. Closing again returns ErrClosed.
+// Close ends the engine. The table stays, and its mappings work. Closing again returns
+// ErrClosed.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -236,10 +235,9 @@ func (e *core) end() {
 	close(e.closing)
 }
 
-// Purge deletes the table with all mappings, ends the flows to their backends over
-// UDP, puts bridge ports back that were given hairpin mode, and closes the engine. A
-// table that is not there is no error. What else of the host was changed, IP forwarding,
-// stays: others may need it by now.
+// Purge deletes the table with all mappings, deletes their UDP flows, takes hairpin mode
+// from the bridge ports that the engine gave it, and closes the engine. It is no error if
+// there is no table. IP forwarding stays on, because other programs may need it.
 //
 // If the table cannot be deleted, nothing has changed and the engine stays open. If
 // the flows cannot be ended, the table is gone and the engine closed all the same.
@@ -254,7 +252,7 @@ func (e *core) purge(ctx context.Context) error {
 	}
 	undo := undoList{e.hairpins.Purge()}
 	if e.opts.Store != nil {
-		// Before the table goes, so that nothing comes back if this is all that happens.
+		// First: nothing must be restored if the process is killed after this.
 		if err := e.opts.Store.Save(nat.StoredState{}); err != nil {
 			return undo.after(err)
 		}
@@ -268,7 +266,8 @@ func (e *core) purge(ctx context.Context) error {
 	return errors.Join(err, e.disconnect())
 }
 
-// writable reports why nothing can be changed, if so, and lets go of what has ended.
+// writable returns the error if the engine cannot make changes, and removes what has
+// expired.
 func (e *core) writable() error {
 	if e.closed {
 		return nat.ErrClosed
@@ -296,7 +295,7 @@ func sortedMappings(ports iter.Seq[portset.Port], count int) []nat.Mapping {
 	return all
 }
 
-// put notes that a port is published.
+// put records that a port is published.
 func (e *core) put(p portset.Port) {
 	e.mappings.Put(p)
 	e.expect(p)
@@ -309,14 +308,13 @@ func (e *core) expect(p portset.Port) {
 	}
 }
 
-// removePort notes that a port is no longer published, and releases it.
+// removePort records that a port is not published any more, and releases it.
 func (e *core) removePort(p portset.Port) {
 	e.published.remove(p)
 	e.holder.Retire(p.Frontend)
 }
 
-// forget drops the mappings whose time is over: the kernel has dropped them by its
-// own clock.
+// forget removes expired mappings. The kernel has removed their elements by its own clock.
 func (e *core) forget(now time.Time) {
 	var over []portset.Port
 	for {

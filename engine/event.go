@@ -17,18 +17,17 @@ import (
 // because they expired.
 type EventCounts struct{ Published, Unpublished, Expired int }
 
-// events passes on what happens to what is published, and counts it.
+// events passes events on to readers, and counts ports.
 type events struct {
 	feed.Feed
 	counts EventCounts
 }
 
-// Events returns what happens to what is published, from now on: what callers change, what
-// expires, and what others changed and was repaired. They come in the order in which they
-// happen, and are to be iterated over once, until the context is done or the engine is
-// closed. The context has to end. A reader that is more than 65,536 mappings behind loses
-// the oldest events, and gets an EventLost in their place; it holds nobody up, and may call
-// the engine.
+// Events returns the events from now on, in order: changes by callers, expired mappings,
+// changes by other programs, and repairs. They can be iterated over once, and end when the
+// context is done or the engine is closed. The context must end. A reader that is more than
+// 65,536 mappings behind loses the oldest events and gets an EventLost in their place. A
+// slow reader delays neither calls nor other readers. A reader may call the engine.
 func (e *Engine) Events(ctx context.Context) iter.Seq[nat.Event] {
 	return e.core.events.Events(ctx, e.core.closing)
 }
@@ -49,19 +48,18 @@ func (e *core) sendChange(c *portset.Change) {
 	}
 }
 
-// Run ends what expires at its time: it closes the proxies of mappings that the
-// kernel has dropped by its own clock, and tells of them. Without it that happens at
-// the next call. It serves, once they are free, the ports that other processes held
-// when their mappings were adopted. And it follows backends on bridges to the ports that
-// they are behind, where these need hairpin mode; without it that is looked at once, when
-// they are published. It returns nil when the context is done or the engine is closed.
+// Run does what must happen between calls, until the context is done or the engine is
+// closed; it returns nil. Run is called once at a time. It closes the proxies of mappings
+// that expire, and sends their events; without Run the next call does. It serves ports that
+// other processes held when their mappings were adopted, as soon as they are free. It
+// follows backends on bridges from port to port, where these need hairpin mode; without Run
+// the port is looked up once, when the mapping is published.
 //
-// It also hears of what others do to the table, wherever they can, and puts it right or
-// takes it over. A table that is gone, or another in its place, rules that are not as
-// they should be, and records of networks and endpoints that are missing, are damage: all
-// is restored as this engine knows it, in one transaction. Elements of the maps that come
-// or go are somebody's will: proxies and flows follow. Without Run all that happens at
-// the next call that notices.
+// Run also watches for changes of the table by other programs. A table that is missing or
+// was replaced, changed rules, and missing records of networks and endpoints are damage,
+// which Run repairs in one transaction. Elements that were added to or deleted from the
+// maps are accepted as changes of what is published: proxies and flows follow. Without Run
+// the next call that notices does this.
 func (e *Engine) Run(ctx context.Context) error {
 	follower := e.followBridges()
 	defer e.unfollowBridges(follower)
@@ -93,8 +91,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// expire lets go of what has ended, serves what was missing, and returns how long it is
-// until there is something to do again.
+// expire removes expired mappings, tries to serve unserved ports, and returns how long Run
+// can wait; false: until it is woken.
 func (e *Engine) expire() (time.Duration, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -116,7 +114,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 	return end, true
 }
 
-// wakeRun has Run work out anew how long it may wait.
+// wakeRun makes Run call expire.
 func (e *core) wakeRun() {
 	select {
 	case e.sooner <- struct{}{}:

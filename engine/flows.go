@@ -10,8 +10,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// flowTable is the table of connection tracking, as *conntrack.Conn: tests put one of
-// their own in its place.
+// flowTable is the connection tracking table, a *conntrack.Conn outside of tests.
 type flowTable interface {
 	flows.Table
 	Each(conntrack.Filter, func(conntrack.Flow) error) error
@@ -27,7 +26,8 @@ func (e *core) deleteFlows(proto nat.Proto, c portset.Change) error {
 	return e.flowDeleter().Stale(proto, &c, &e.mappings)
 }
 
-// deleteOutageFlows deletes what networks began or accepted while the table was gone.
+// deleteOutageFlows deletes flows that networks began or accepted while the table was
+// missing.
 func (e *core) deleteOutageFlows() error {
 	if networks, _ := e.ipam.Len(); networks == 0 {
 		return nil

@@ -12,7 +12,8 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// hairpinHost is the engine for its hairpin.Controller, which is called with e.mu held.
+// hairpinHost is what a hairpin.Controller needs of the engine. The controller is called
+// with the engine locked.
 type hairpinHost struct{ e *core }
 
 func (h hairpinHost) Published(backend netip.Addr) int { return h.e.backends[backend] }
@@ -32,7 +33,7 @@ func (h hairpinHost) Record(removed, added []hairpin.Record) error {
 	return err
 }
 
-// followBridges begins to follow backends on bridges. Nil: nobody can.
+// followBridges begins to follow backends on bridges. Nil: bridges cannot be watched.
 func (e *Engine) followBridges() *hairpin.Follower {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -51,7 +52,7 @@ func (e *Engine) recheckBridges(f *hairpin.Follower, c hairpin.Changes) {
 }
 
 func (e *Engine) unfollowBridges(f *hairpin.Follower) {
-	f.Close() // which waits, and so before the lock
+	f.Close() // it waits, so it is called without the lock
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f.Stop()

@@ -115,9 +115,10 @@ func (e *core) takeUp(ctx context.Context) error {
 	return e.reconcile(ctx)
 }
 
-// Leave closes what a suspended engine has lent, because another process holds it now.
-// UDP proxies still pass on answers until there was none for a second, for ten at most.
-// Clients notice nothing. Shutdown must follow, and waits for the connections.
+// Leave closes the sockets that a suspended engine has lent, because another process holds
+// them now. UDP proxies still pass on answers until there was none for a second, for ten
+// seconds at most. Clients notice nothing. Shutdown must follow, and waits for the
+// connections.
 func (e *Engine) Leave() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -141,9 +142,9 @@ func (e *Engine) Carried() int64 {
 	return s.Live
 }
 
-// Begin opens the proxies of an engine that was opened with Sockets; before, those of the
-// process that lent the sockets serve. Sockets that no mapping needs are closed. The error
-// is about proxies that do not serve; all others do.
+// Begin opens the proxies of an engine that was opened with Sockets. Until then, the
+// proxies of the process that lent the sockets serve. Begin closes sockets that no mapping
+// needs. The error is about proxies that do not serve; the others do.
 func (e *Engine) Begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

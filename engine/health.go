@@ -10,10 +10,9 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Health returns why the engine cannot do its work, or nil: ErrClosed, what the kernel
-// answers, fs.ErrNotExist if the table is not in the kernel although something is
-// published, or, if a change takes until the context is done, the context's error. It asks
-// the kernel for the table alone, and changes nothing.
+// Health returns nil if the engine works. Errors: ErrClosed; those of the kernel;
+// fs.ErrNotExist if the table is missing; that of the context if a change takes longer. It
+// asks the kernel for the table only, and changes nothing.
 func (e *Engine) Health(ctx context.Context) error {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return fmt.Errorf("a change has been going on: %w", err)

@@ -32,7 +32,7 @@ func (e *core) findHolder(p portset.Port) error {
 	return held
 }
 
-// blockedBy reports whether a socket at the address is in the frontend's way.
+// blockedBy reports whether a socket at the address prevents binding the frontend.
 func blockedBy(f portset.Frontend, at netip.AddrPort) bool {
 	mine, theirs := f.AddrPort.Addr(), at.Addr()
 	switch {

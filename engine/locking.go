@@ -51,6 +51,7 @@ func view[T any](ctx context.Context, e *Engine, f func(*core) (T, error)) (resu
 }
 
 // update calls f with the engine locked and writable, and fills the report of the context.
+// After an error the report is empty.
 func update[T any](ctx context.Context, e *Engine, f func(*core) (T, error)) (result T, err error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return result, err

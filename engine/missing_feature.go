@@ -7,8 +7,8 @@ import (
 	"errors"
 )
 
-// MissingFeature is a feature that the engine uses where it can, and that this kernel does
-// not have or does not let this process use.
+// MissingFeature is an optional feature that this kernel does not have or does not let this
+// process use.
 type MissingFeature struct {
 	// Name is the kernel's name for it.
 	Name string
@@ -16,7 +16,7 @@ type MissingFeature struct {
 	Fallback string
 }
 
-// missingFeatures tries what the kernel has. What is not known yet does not count as missing.
+// missingFeatures probes the kernel. A feature that is not known to be missing is left out.
 func (e *core) missingFeatures() ([]MissingFeature, error) {
 	var found []MissingFeature
 	single, err := e.forwarding.PerInterface()

@@ -13,11 +13,11 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// CreateNetwork declares a network, and turns on IP forwarding if nobody has. Its
-// bridge, or whatever carries it, is the caller's; it may come later.
+// CreateNetwork declares a network, and turns on IP forwarding if it is off. The caller
+// creates its bridge or other link, before or after.
 //
-// Declaring one again that is there just like that changes nothing; where its Next is not
-// given, whatever it is by now is right.
+// Declaring a network that exists, with equal fields, changes nothing. Next is compared
+// only if it is given.
 //
 // Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is another of that name,
 // or the prefix overlaps another network or a route that leads elsewhere than to the
@@ -60,8 +60,7 @@ func checkPrefix(h host, n nat.Network) error {
 	return err
 }
 
-// RemoveNetwork takes a network back, as long as no endpoint is in it. Mappings to
-// addresses of it that are no endpoint's stay.
+// RemoveNetwork removes a network that has no endpoints. Mappings to its addresses stay.
 //
 // Errors: ErrNotFound; *TakenError, which is ErrConflict, while endpoints are in it. On
 // any error nothing has changed.
@@ -129,7 +128,7 @@ func (e *core) commitNetworks(ctx context.Context, after *ipam.State) error {
 	return e.commit(ctx, c)
 }
 
-// changeIPAM makes networks and leases those of another state, as a part of a change.
+// changeIPAM adds to a change that networks and leases become those of another state.
 func (l *published) changeIPAM(c *change, after *ipam.State) {
 	c.ipam, c.ipamDiff = after, ipam.Compare(l.ipam, after)
 	for _, n := range c.ipamDiff.AddedNetworks {

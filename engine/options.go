@@ -25,49 +25,47 @@ type Options struct {
 	// LockWait is how long Open waits for another engine to close the table. Zero:
 	// not at all.
 	LockWait time.Duration
-	// ReadOnly reads the table once and owns nothing: every method that changes
-	// something returns ErrReadOnly.
+	// ReadOnly reads the table once and takes no lock. Methods that change something return
+	// ErrReadOnly.
 	ReadOnly bool
-	// NoOwner leaves the table open to everybody with CAP_NET_ADMIN, as it is in any
-	// case where the kernel cannot keep it (Linux before 6.9). What others do to it is
-	// put right, or taken over, as Run says.
+	// NoOwner lets every program with CAP_NET_ADMIN change the table, as kernels before
+	// Linux 6.9 always do. What other programs change is repaired or accepted: see Run.
 	NoOwner bool
-	// AsFound is for engines that are open for a moment: the table stays one that can be
-	// owned, or one that cannot, as it is found; one that is not there is made open to
-	// everybody. Zero: it is made what NoOwner says.
+	// AsFound is for engines that are open for a moment. A table that can be owned stays
+	// so, and is owned while the engine is open; one that cannot stays so, and a new table
+	// is one that cannot. NoOwner is ignored. Zero: NoOwner decides.
 	AsFound bool
 	// NoSysctl leaves IP forwarding as it is. Without forwarding only clients on
 	// this host reach a backend.
 	NoSysctl bool
-	// NoProxies leaves out the userland proxies: clients on this host's loopback
-	// addresses and of another family than the backend's are not served, and other
-	// processes can take the ports.
+	// NoProxies leaves out the userland proxies: clients on loopback addresses and clients
+	// of another family than the backend's are not served, and other processes can bind the
+	// ports.
 	NoProxies bool
 	// FirstPort and LastPort are the range from which frontends of port 0 are
 	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
 	// for the first.
 	FirstPort, LastPort uint16
-	// Sockets are those that a suspended engine has lent, of another process: see
-	// Engine.Suspend. Open takes them over, also if it fails, and the proxies serve from
-	// when Begin is called. Nil: the ports are bound, and the proxies serve, at once.
+	// Sockets are those that a suspended engine of another process has lent: see
+	// Engine.Suspend. Open takes them over, and closes them if it fails. The proxies serve
+	// once Begin is called. Nil: Open binds the ports, and the proxies serve at once.
 	Sockets *Sockets
-	// Store, if set, keeps what there is for a reboot, and Open restores from it what the
-	// kernel has lost. An engine that is only read does without.
+	// Store, if set, keeps the state for a reboot, and Open restores from it what the
+	// kernel has lost. With ReadOnly it is not used.
 	Store Store
-	// Log is told what an error is not returned for: forwarding that was turned
-	// on, bridge ports that were switched, a table that was put right, elements that
-	// are no mappings. Nil: nobody.
+	// Log gets what no error is returned for: forwarding that was turned on, bridge ports
+	// that were switched, a repaired table, elements that are no mappings. Nil: nothing is
+	// logged.
 	Log *slog.Logger
-	// Progress, if set, is told how far a change is: of each step that Trace is told of,
-	// of steps that are taken a port at a time as they go on, and, with the zero
-	// Progress, when the change is over, well or not. It must return at once,
-	// and must not call the engine.
+	// Progress, if set, is called for each step that Trace is called for, repeatedly during
+	// steps that take one port at a time, and with the zero Progress at the end of a
+	// change, also of one that failed. It must return at once, and must not call the
+	// engine.
 	Progress func(Progress)
-	// Trace, if set, is called with the name of each step of a change before it is
-	// taken: "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",
-	// "open", "done"; and of taking over what the kernel holds: "adopt", "repair" where
-	// the table is made anew, "ended" where it has notes of what ended. It is for following
-	// what the engine does and for tests that stop it at any of them; it must not call the
+	// Trace, if set, is called with the name of each step before it is taken. The steps of
+	// a change are "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",
+	// "open" and "done". Those of loading the table are "adopt"; "repair", if it is
+	// damaged; and "ended", if it has records of expired mappings. Trace must not call the
 	// engine.
 	Trace func(step string)
 }

@@ -31,9 +31,9 @@ func ValidateTableName(name string) error {
 	return nil
 }
 
-// ExplainedPlan is Plan with a line before each map and set that says what it is for;
-// of the chains their comments say it, which are in the kernel too. nft(8) reads it as it
-// reads Plan: the lines are comments of its own (nft(8), "LEXICAL CONVENTIONS").
+// ExplainedPlan is Plan with a comment line before each map and set that says what it is
+// for. Chains have such comments in Plan. nft(8) reads both (nft(8), "LEXICAL
+// CONVENTIONS").
 func ExplainedPlan(table string) (string, error) {
 	plan, err := Plan(table)
 	if err != nil {

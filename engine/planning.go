@@ -20,23 +20,22 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// change is what one call makes of the published ports, in one transaction.
+// change is a change of what is published, in one transaction.
 type change struct {
 	portset.Change
-	// chosen is how many of what is added, the last of it, have ports that the
-	// engine chose and the caller did not ask for.
+	// The engine chose the ports of the last so many of Added.
 	chosen int
 	// routes to the backends of what is added and moved.
 	routes map[netip.Addr]hostnet.Route
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
-	// released are ports of endpoints that go: what flows to them ends over TCP as well.
-	// They are among what it removes, or moves if the frontend is somebody else's then, or
-	// none of both if that leads to the same.
+	// released are the ports of removed endpoints, whose TCP flows end too. Each is also in
+	// Removed; or in Moved, if another mapping gets the frontend; or in neither, if that
+	// mapping is equal.
 	released []portset.Port
-	// ipam is the state of networks and leases after the change, nil: that before it.
-	// ipamDiff is what differs.
+	// ipam is the state of networks and leases after the change; nil: the present one.
+	// ipamDiff is the difference.
 	ipam     *ipam.State
 	ipamDiff ipam.Diff
 	// edit is the change of one lease, which is made in the present state. The caller reverts
@@ -44,13 +43,13 @@ type change struct {
 	edit *ipam.Edit
 	// newNetworks need IP forwarding.
 	newNetworks []nat.Network
-	// allSegments is whether all segments are computed again, because the networks are
-	// others. Then routes has all backends that are published.
+	// allSegments is whether all segments are computed again, because networks change. Then
+	// routes has the backends of all published ports.
 	allSegments bool
 }
 
-// plan is a change with what follows from it. To plan asks nothing of the kernel and
-// changes nothing.
+// plan is a change with its consequences. Planning asks the kernel for nothing and changes
+// nothing.
 type plan struct {
 	change
 	published *published // before the change
@@ -107,8 +106,8 @@ func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element
 	}
 }
 
-// tableElements returns all elements after the change, but for the records of bridge
-// ports, at that time.
+// tableElements returns all elements after the change, except the records of bridge ports,
+// at that time.
 func (p *plan) tableElements(now time.Time) []nft.Element {
 	all, count := iter.Seq[portset.Port](p.After), p.LenAfter()
 	if p.published.mappings.Len() != 0 { // else nothing is published but what the change adds
@@ -119,9 +118,8 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 	return elementsOf(now, all, count, slices.Collect(maps.Keys(p.segments)), records)
 }
 
-// forwarding returns for which families the change needs IP forwarding, and for IPv6 the
-// links that backends are on. Backends that only proxies serve need none: nothing is forwarded to
-// them.
+// forwarding returns for which families the change needs IP forwarding, and the links of
+// IPv6 backends. Backends that only proxies serve need none.
 func (p *plan) forwarding() (four, six bool, links []string) {
 	for backend := range p.countsAfter {
 		if backend.Is4() {
@@ -161,8 +159,8 @@ func (p *plan) state() nat.State { return stateOf(p.ipamAfter, p.storedPorts) }
 // state returns the state that is stored for the next boot.
 func (l *published) state() nat.State { return (&plan{published: l, ipamAfter: l.ipam}).state() }
 
-// storedPorts yields the ports that are published after the change, but for those that
-// overlap others: no file can have them, and only another program can have written them.
+// storedPorts yields the ports that are published after the change, except overlapped ones,
+// which another program has added and a file cannot have.
 func (p *plan) storedPorts(yield func(portset.Port) bool) {
 	gone := make(map[portset.Frontend]struct{}, p.LenBefore())
 	for port := range p.Before {
@@ -192,8 +190,8 @@ func eventsOf(c *portset.Change, now time.Time) (es []nat.Event) {
 	return es
 }
 
-// elementsOf returns the elements of ports, segments and records, those of one set
-// together, since they go in one message; count is how many ports there are.
+// elementsOf returns the elements of ports, segments and records, grouped by set, because
+// the elements of a set go in one message. count is the number of ports.
 func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
@@ -205,7 +203,7 @@ func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments
 	return inSets(append(es, records...))
 }
 
-// inSets puts the elements of one set together.
+// inSets groups elements by set.
 func inSets(es []nft.Element) []nft.Element {
 	if !slices.IsSortedFunc(es, bySet) { // many are often all of one
 		slices.SortStableFunc(es, bySet)

@@ -3,27 +3,25 @@
 
 package engine
 
-// Progress is how far a change is.
+// Progress says how far a change has come.
 type Progress struct {
-	// Step is the step that is being taken, in the words of Options.Trace. Empty:
-	// none, for nothing is being changed.
+	// Step is the present step, as Options.Trace gets it. Empty: no change is under way.
 	Step string
-	// Done and Total are how many ports the step is through with, and how many it is
-	// about. A Total of zero: the step is taken for all of them at once.
+	// Of Total ports the step has taken Done. A Total of zero: it takes all ports at once.
 	Done, Total int
 }
 
-// progressEvery is how many ports a step is through with between two reports.
+// progressEvery is the number of ports between two reports.
 const progressEvery = 256
 
-// report tells of a step that is taken a port at a time.
+// report reports the progress of a step that takes one port at a time.
 func (e *core) report(step string, done, total int) {
 	if done%progressEvery == 0 {
 		e.opts.Progress(Progress{step, done, total})
 	}
 }
 
-// traceProgress has every step told to both of them.
+// traceProgress returns a trace function that calls both.
 func traceProgress(trace func(string), progress func(Progress)) func(string) {
 	return func(step string) {
 		progress(Progress{Step: step})

@@ -23,9 +23,8 @@ import (
 // were chosen for frontends of port 0. When it returns, packets follow them, and so
 // do the UDP flows that were there before.
 //
-// A mapping that is published already just like that is left as it is. One that expires
-// and is published already, with the same frontend, backend and name, is a lease that is
-// renewed: it ends when the new one does, or never, and nothing else changes. Any other
+// A mapping that is published already with equal fields is left as it is. If a published
+// mapping expires and differs only in its expiry, it is a lease that is renewed. Any other
 // frontend that is published is a conflict, unless how.Replace is set; then, of a range
 // without a name whose ports have different names, a mapping for each name is returned.
 //
@@ -60,15 +59,15 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 	return done, nil
 }
 
-// chooseAttempts bounds how many ports, or ranges, are chosen in vain because other
-// processes hold one of them. Each costs microseconds; besides those that listen there
-// are clients, whose ports the kernel chooses from much the same range.
+// chooseAttempts bounds how often other ports are chosen because another process holds one.
+// An attempt costs microseconds. Listeners hold ports, and so do clients, for which the
+// kernel chooses from much the same range.
 const chooseAttempts = 1000
 
-// publishOnce reserves and commits, with what else there is to the change; where other
-// processes hold what it chose, it chooses anew.
+// publishOnce reserves and commits, together with a base change. If another process holds a
+// port that it chose, it chooses others.
 func (e *core) publishOnce(ctx context.Context, ms []nat.Mapping, base change, how nat.PublishOptions) ([]nat.Mapping, error) {
-	// What others hold stays reserved meanwhile, so that it is not chosen again.
+	// Held ports stay reserved until the end, so that they are not chosen again.
 	var held []portset.Port
 	defer func() { e.reserved.Release(held) }()
 	for {
@@ -106,14 +105,14 @@ func (e *core) publishChosen(ctx context.Context, ms []nat.Mapping, c change, ho
 	return done, nil
 }
 
-// reserve reserves the frontends of the mappings, and makes of them what the change
-// adds and moves; what is published just like that is neither. What was reserved before an
-// error is among what it adds.
+// reserve reserves the frontends of the mappings and adds them to the change: to Added, or
+// to Moved if they are published differently. After an error, Added has those that were
+// reserved.
 func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]nat.Mapping, error) {
 	done := make([]nat.Mapping, 0, len(ms))
 	var choose []int // the positions in done of those whose ports are chosen
 	for _, m := range ms {
-		// As the kernel keeps it, so that it equals what Mappings tells.
+		// The kernel counts milliseconds; so Mappings returns the same.
 		m.Expires = m.Expires.Truncate(time.Millisecond).UTC()
 		if m.Frontend.Port() == 0 {
 			choose, done = append(choose, len(done)), append(done, m)
@@ -157,8 +156,8 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 	return done, nil
 }
 
-// reservePort makes one port part of the change, beside what is published at its frontend
-// now, if it is taken.
+// reservePort adds one port to the change. have is what is published at its frontend, if
+// taken.
 func (e *core) reservePort(p portset.Port, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
 	switch {
 	case taken && have == p.Target && !how.Kill: // else connections to another backend end
@@ -275,8 +274,8 @@ func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
 	return ports, nil
 }
 
-// notPublished says what is published instead, where the port is but the address
-// differs.
+// notPublished returns the error for a frontend that is not published. It names the
+// published frontend that differs only in the address.
 func (l *published) notPublished(f portset.Frontend) error {
 	err := fmt.Errorf("%s is %w", nat.DescribeFrontend(f.Mapping(portset.Target{})), nat.ErrNotFound)
 	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {

@@ -9,7 +9,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/segment"
 )
 
-// published is what an engine has published. The kernel holds the same.
+// published is what an engine has published, as the table holds it.
 type published struct {
 	// mappings has a port for each. What the kernel ends by itself, the next call ends
 	// here.

@@ -23,8 +23,8 @@ func (e *core) records() []nft.Element {
 	return es
 }
 
-// rewrite makes the table hold what this engine knows, and ends the flows that others
-// began meanwhile and that lead elsewhere.
+// rewrite makes the table hold what this engine knows, and deletes flows that began while
+// it was damaged and that contradict it.
 func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, e.records())
@@ -56,15 +56,15 @@ func (e *core) correct(f found) error {
 	return nil
 }
 
-// warnOfFlows is for what nobody waits for the outcome of.
+// warnOfFlows logs an error of deleting flows that no caller waits for.
 func (e *core) warnOfFlows(err error) {
 	if err != nil {
 		e.log.Warn("flows could not be ended", "table", e.opts.Table, "error", err)
 	}
 }
 
-// syncExternal takes over what others have made of the mappings while the engine was open:
-// proxies and flows follow, as if a caller had asked for it.
+// syncExternal accepts what other programs have changed in the maps: proxies and flows
+// follow, as for a call.
 func (e *core) syncExternal(c *schema.Contents) {
 	if e.isKnown(c) {
 		return
@@ -77,8 +77,8 @@ func (e *core) syncExternal(c *schema.Contents) {
 	e.sendChange(&ch)
 }
 
-// isKnown reports whether the contents are those that this engine knows. None of the
-// records is missing, so that there can only be more of them.
+// isKnown reports whether the contents are what this engine knows. No record is missing, so
+// it is enough to count them.
 func (e *core) isKnown(c *schema.Contents) bool {
 	for p := range c.Ports.All {
 		if have, ok := e.mappings.Get(p.Frontend); !ok || !have.SameAs(p.Target) {

@@ -14,15 +14,15 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// unchanged reports that what was asked for was there already, or that it was not.
+// unchanged notes in the report whether a call changes nothing.
 func (e *core) unchanged(is bool) {
 	if r := e.noted.Load(); r != nil {
 		r.Unchanged = is
 	}
 }
 
-// confirm returns table.ErrConflict if others may have changed the table since it was read, for
-// a call that changes nothing itself and so would not notice.
+// confirm returns table.ErrConflict if other programs may have changed the table since it
+// was loaded. A call that changes nothing would not notice otherwise.
 func (e *core) confirm() error {
 	if current, err := e.table.Current(); err != nil || current {
 		return err
@@ -30,8 +30,8 @@ func (e *core) confirm() error {
 	return table.ErrConflict
 }
 
-// noteHandler has what an engine logs reported to the call that is under way. Only what
-// is logged with the engine locked goes through it.
+// noteHandler adds what an engine logs to the report of the call under way. It must only be
+// used with the engine locked.
 type noteHandler struct {
 	slog.Handler
 	report *atomic.Pointer[nat.Report]
@@ -51,8 +51,8 @@ func (h noteHandler) Handle(ctx context.Context, rec slog.Record) error {
 	return h.Handler.Handle(ctx, rec)
 }
 
-// noteText is a record as a line: the message, a colon, and what belongs to it as
-// [slog.TextHandler] writes it.
+// noteText returns a record as one line: the message, a colon, and the attributes as
+// [slog.TextHandler] writes them.
 func noteText(rec slog.Record) string {
 	var b strings.Builder
 	message := rec.Message

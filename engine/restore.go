@@ -17,20 +17,20 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// An engine that opens has up to two records: the kernel's table, and what a Store kept.
-// They differ by the change at which a process was killed, by what others did to the
-// table while no engine with the store was open, and where the table was lost.
+// An engine that opens has up to two records: the kernel's table, and the stored state.
+// They differ by the change during which a process was killed, by what other programs did
+// to the table while no engine with the store was open, and if the table was lost.
 //
-//   - There is no table: the machine was started anew, or the ruleset flushed. What was
-//     kept is restored.
-//   - The table is the one of which the record was kept. What it lacks was taken out of
-//     it, by a command without the daemon or by hand, and stays out.
-//   - The table is another one. The first was lost, and somebody has published since:
-//     what it lacks is restored.
+//   - There is no table: the machine was rebooted, or the ruleset flushed. The stored
+//     state is restored.
+//   - The table is the one that was stored. What it lacks was removed from it, by a command
+//     without the daemon or by hand, and is not restored.
+//   - The table is another one: the stored one was lost, and mappings were published
+//     since. What it lacks is restored.
 //
-// Where both know a frontend, an endpoint or a network, the kernel's word stands.
+// Where both have a frontend, an endpoint or a network, the kernel's counts.
 
-// load reads what was kept, if anything is to keep it.
+// load loads the stored state, if there is a store.
 func (e *core) load() error {
 	e.stored.record = nil
 	if e.opts.Store == nil {
@@ -50,9 +50,9 @@ func (e *core) load() error {
 	return nil
 }
 
-// keepThrough has the store know that the table which it is of, and which is about to be
-// made again, will be another one of the same content: should this process be killed
-// before the new one is on record, nothing that is not in it was lost.
+// keepThrough stores that the table, which is about to be recreated with equal contents,
+// may be any table. If this process is killed before the new table is stored, the next
+// engine does not take what the table lacks for lost.
 func (e *core) keepThrough() {
 	if e.stored.record == nil || e.stored.record.Table != e.stored.markOf(e.table.LoadedHandle()) {
 		return
@@ -62,14 +62,13 @@ func (e *core) keepThrough() {
 	}
 }
 
-// reconcile restores what was kept and the kernel has lost, and has the store keep what
-// there is then.
+// reconcile restores what the kernel has lost of the stored state, and stores the result.
 func (e *core) reconcile(ctx context.Context) error {
 	switch {
 	case e.opts.Store == nil:
 		return nil
 	case e.stored.record == nil:
-		// Whoever has just said where it is to be kept wants to know that it cannot be.
+		// The store is new: an error is one of its configuration.
 		e.stored.reconciled = true
 		return e.save(e.state())
 	}
@@ -81,7 +80,7 @@ func (e *core) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// restore puts into the kernel what it has lost.
+// restore adds to the table what it has lost.
 func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	u := e.merge(kept.State)
 	e.reserved.Release(u.ports)
@@ -108,8 +107,8 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.commitTable(p, &undo); err != nil {
 		return undo.after(err)
 	}
-	// As if it had been found there: what another process holds, or what is yet to come
-	// up, is in the way of a proxy and not of the mapping.
+	// As if it had been in the table: a port that another process holds prevents a proxy,
+	// not the mapping.
 	if err := e.adopt(ctx); err != nil {
 		return err
 	}
@@ -118,8 +117,8 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	return nil
 }
 
-// lookUpReachable looks up the routes to all backends. A route that cannot be looked up, or
-// is yet to come, leaves its segment out.
+// lookUpReachable looks up the routes to all backends. A backend without a route gets no
+// segment.
 func (e *core) lookUpReachable(c *change) {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	after := e.mappingsAfter(&c.Change)
@@ -138,16 +137,17 @@ func (e *core) lookUpReachable(c *change) {
 // merged is the kernel's state together with the stored one.
 type merged struct {
 	ipam *ipam.State
-	// networks, endpoints and ports are missing in the kernel. The ports are reserved.
+	// networks, endpoints and ports are those that the kernel lacks. The ports are
+	// reserved.
 	networks  []nat.Network
 	endpoints int
 	ports     []portset.Port
-	// skipped is what is in the store and not to be restored.
+	// skipped describes what is not restored.
 	skipped []skippedLine
 	// absent names networks and endpoints that are missing in the kernel.
 	absent []string
-	// without are skipped endpoints with their addresses, to which no mapping is restored
-	// either: the addresses may be in use by others now.
+	// without are the addresses of skipped endpoints, by name. Mappings to them are not
+	// restored either, because the addresses may be in use by others.
 	without map[string]netip.Addr
 }
 
@@ -163,7 +163,7 @@ func (e *core) merge(kept nat.State) *merged {
 	for _, a := range kept.Endpoints {
 		u.addEndpoint(a)
 	}
-	for _, n := range u.networks { // last, for it is the first free address from there on
+	for _, n := range u.networks { // last, because SetNext skips addresses in use
 		if n.Next.IsValid() {
 			_ = u.ipam.SetNext(n.Name, n.Next) // AddNetwork has set the same
 		}
@@ -220,7 +220,7 @@ func (u *merged) addEndpoint(a nat.EndpointSpec) {
 	u.absent = append(u.absent, what)
 }
 
-// addPorts adds those of the mappings whose time is not over and whose ports are free.
+// addPorts adds the mappings that have not expired and whose ports are free.
 func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	for _, m := range ms {
 		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
@@ -243,7 +243,7 @@ func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	}
 }
 
-// skipMissing makes everything that is missing in the kernel skipped.
+// skipMissing skips all that the kernel lacks.
 func (u *merged) skipMissing(reason string) {
 	for _, what := range u.absent {
 		u.skipped = append(u.skipped, skippedLine{what, reason})

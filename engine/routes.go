@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// host is the routing table, as *hostnet.Routes: tests put one of their own in its place.
+// host is the routing table, a *hostnet.Routes outside of tests.
 type host interface {
 	Lookup(netip.Addr) (hostnet.Route, error)
 	Overlap(nat.Network) (string, error)

@@ -15,8 +15,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// State is all that is there now: networks and endpoints by name, mappings in the order
-// of Compare, ranges as one.
+// State returns networks and endpoints by name, and mappings in the order of Compare,
+// collapsed to ranges.
 func (e *Engine) State(ctx context.Context) (nat.State, error) {
 	return view(ctx, e, func(c *core) (nat.State, error) { return stateOf(c.ipam, c.mappings.All), nil })
 }
@@ -67,7 +67,7 @@ func allMappings(s nat.State) []nat.Mapping {
 	return ms
 }
 
-// DiffState tells what ApplyState would change, and changes nothing.
+// DiffState returns what ApplyState would change, and changes nothing.
 func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
 	return view(ctx, e, func(c *core) ([]nat.Change, error) {
 		_, lines, err := c.stateDifference(s)
@@ -75,9 +75,9 @@ func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, erro
 	})
 }
 
-// ApplyState makes networks, endpoints and mappings exactly these, in one transaction,
-// and returns what it changed. What is the same already is not touched. TCP connections
-// to endpoints that go end, as with Release.
+// ApplyState makes networks, endpoints and mappings exactly those of a state, in one
+// transaction, and returns what it changed. What is equal already is not touched. TCP
+// connections to removed endpoints end, as with Release.
 //
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
@@ -126,7 +126,8 @@ func (e *core) stateDifference(s nat.State) (change, []nat.Change, error) {
 	return c, append(c.ipamDiff.Lines(), c.Lines()...), nil
 }
 
-// wantedIPAM returns the networks and leases of a state, unless they cannot be.
+// wantedIPAM returns the networks and leases of a state, or an error if they are invalid or
+// conflict with routes.
 func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 	names := map[string]bool{}
 	for _, n := range s.Networks {
@@ -158,7 +159,7 @@ func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 			return nil, err
 		}
 	}
-	// Last, for it is the first free address from there on.
+	// Last, because SetNext skips addresses in use.
 	for _, n := range s.Networks {
 		next := n.Next
 		if have, ok := e.ipam.Network(n.Name); !next.IsValid() && ok && have.Prefix == n.Prefix {

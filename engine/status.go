@@ -13,16 +13,16 @@ import (
 	"github.com/nftnat/nftnat/proxy"
 )
 
-// Status is how an engine and the host around it are.
+// Status describes an engine and the state of its host.
 type Status struct {
-	// Table is the table's name, and Present whether it is in the kernel: it is made
-	// by the first mapping.
+	// Table is the table's name, and Present whether it exists: the first mapping or
+	// network creates it.
 	Table   string
 	Present bool
-	// Owned is whether the kernel refuses changes of the table to everybody else, from
-	// the moment it is there; of a reader, whether somebody owned it when it was read.
+	// Owned is whether the kernel refuses changes by other programs, once the table exists.
+	// With ReadOnly: whether a process owned it when it was read.
 	Owned bool
-	// Repaired is how often the table was repaired after others had changed it.
+	// Repaired is how often the table was repaired.
 	Repaired int
 	// Failures counts what has failed since the engine was opened.
 	Failures Failures
@@ -32,25 +32,23 @@ type Status struct {
 	Events EventCounts
 	// Networks and Endpoints are how many there are.
 	Networks, Endpoints int
-	// Proxies is the number of userland proxies, and Unserved that of mappings which
-	// should have one and have not, because their port could not be bound; see
-	// [Engine.Run].
+	// Proxies is the number of userland proxies. Unserved is the number of ports without
+	// the proxy that they should have, because they could not be bound; see [Engine.Run].
 	Proxies, Unserved int
-	// Connections and Flows are what the proxies carry now, over TCP and UDP: also
-	// connections to ports that are published no longer.
+	// Connections and Flows are the TCP connections and UDP flows of the proxies now,
+	// including connections to ports that are not published any more.
 	Connections, Flows int64
-	// Carried is what all the proxies have counted, together, since the engine was
-	// opened.
+	// Carried are the counters of all proxies since the engine was opened.
 	Carried proxy.Stats
-	// Tracked is the number of flows that the kernel's connection tracking holds,
-	// and TrackedMax that from which it drops packets of new ones; zero: never.
+	// Tracked is the number of flows in the connection tracking table. From TrackedMax on,
+	// the kernel drops packets of new flows; zero: never.
 	Tracked, TrackedMax int
-	// Forwarding4 and Forwarding6 are whether the kernel forwards; for IPv6, partly
-	// is for some interfaces only.
+	// Forwarding4 and Forwarding6 say whether the kernel forwards. ForwardingPartly is for
+	// some interfaces only.
 	Forwarding4 bool
 	Forwarding6 ForwardingState
-	// MissingFeatures are what the kernel does not have of what the engine would use,
-	// always in the same order. Nil: nothing, as far as is known.
+	// MissingFeatures are the features that the engine would use and that the kernel lacks,
+	// always in the same order. Nil: none are known to be missing.
 	MissingFeatures []MissingFeature
 }
 
@@ -69,12 +67,12 @@ func (n *PortCounts) count(p portset.Port) {
 	}
 }
 
-// Failures are numbers of attempts that failed for reasons that are not the caller's.
+// Failures counts failures that are not the fault of a caller.
 type Failures struct {
-	// Changes are changes of the kernel's table that it refused or did not acknowledge.
+	// Changes are changes of the table that the kernel refused or did not acknowledge.
 	Changes int
-	// Repairs are attempts to look at the table, or to put it right, after a change by
-	// somebody else. The engine tries again until one succeeds.
+	// Repairs are failed attempts to load or repair the table after a change by another
+	// program. The engine tries again until one succeeds.
 	Repairs int
 	// Sockets are netlink sockets that failed and were replaced.
 	Sockets int
@@ -99,8 +97,8 @@ func (s ForwardingState) String() string {
 	return names[s]
 }
 
-// Status reads how the engine is. What cannot be read is an error, and the rest is
-// told all the same.
+// Status returns the status. If a part of it cannot be read, it returns an error together
+// with the rest.
 func (e *Engine) Status(ctx context.Context) (Status, error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return Status{}, err
@@ -143,8 +141,8 @@ func forwardingState(f *hostnet.Forwarding) (four bool, six ForwardingState, err
 	return four, six, err
 }
 
-// Shutdown is Close, and lets the connections that the proxies carry come to an end
-// first, until the context is done. New ones are refused meanwhile; mappings that
+// Shutdown closes the engine after the connections of the proxies have ended or the context
+// is done. Meanwhile proxies refuse new connections, and other methods wait. Mappings that
 // netfilter serves work throughout.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()

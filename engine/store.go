@@ -14,9 +14,9 @@ import (
 //
 // An engine calls one method at a time.
 type Store interface {
-	// Load returns what was saved last, or what somebody has put in its place and
-	// ApplyState would take; found is false if there is nothing. Open calls it once,
-	// before it reads the table: on an error nothing has changed.
+	// Load returns the state that was saved last, or another valid one that has replaced
+	// it; found is false if there is none. Open and Resume call it once, before they read
+	// the table; after an error nothing has changed.
 	Load() (s nat.StoredState, found bool, err error)
 	// Save stores s so that it survives a power failure once Save has returned. On an
 	// error what was saved before is still stored. An engine calls it for every change,

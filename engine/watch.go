@@ -9,19 +9,19 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/table"
 )
 
-// watcher returns a watcher of the table. A table that is owned cannot be changed, unless
-// the ownership is lost; that shows in what others do then.
+// watcher returns a watcher of the table. An owned table is watched too: the ownership can
+// be lost.
 func (e *Engine) watcher() *table.Watcher {
 	return &table.Watcher{Name: e.core.opts.Table, Log: e.core.opts.Log, Watch: e.watchTable, Check: e.checkTable, Stopped: e.core.closing}
 }
 
-// checkTable repairs, or takes over, what others have done to the table.
+// checkTable loads the table, and repairs it or accepts changes by other programs.
 func (e *Engine) checkTable() (repaired bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.core
 	if c.closed || !c.table.Present() && !c.table.Stale() {
-		return false, nil // nobody can have changed what is not there
+		return false, nil // there is no table to check
 	}
 	before := c.table.Counts().Repaired
 	c.table.MarkStale()
@@ -31,8 +31,9 @@ func (e *Engine) checkTable() (repaired bool, err error) {
 	return c.table.Counts().Repaired != before, err
 }
 
-// watchTable calls changed when others may have changed the table, until the context is
-// done or the engine has another socket. The error is table.ErrStopped if it has none.
+// watchTable calls changed when other programs may have changed the table, until the
+// context is done or the netlink socket is replaced. The error is table.ErrStopped if the
+// engine is closed.
 func (e *Engine) watchTable(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
