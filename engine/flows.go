@@ -7,7 +7,9 @@ import (
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/flows"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/nft"
 )
 
 // flowTable is the connection tracking table, a *conntrack.Conn outside of tests.
@@ -37,4 +39,33 @@ func (e *core) deleteOutageFlows() error {
 
 func (e *core) flowDeleter() flows.Deleter {
 	return flows.Deleter{Table: e.flows, IsLocal: e.isLocal}
+}
+
+// removeNotes removes notes from the table after their flows were deleted. If that fails,
+// the flows are deleted once more later.
+func (e *core) removeNotes(notes []nft.Element) {
+	if len(notes) == 0 {
+		return
+	}
+	if err := e.table.UpdateFinally(nft.Change{Delete: notes}); err != nil {
+		e.log.Warn("records of expired mappings could not be removed from the table", "table", e.opts.Table, "error", err)
+	}
+}
+
+// endFlows deletes the flows to UDP ports that ended, and then their notes.
+func (e *core) endFlows(ended []portset.Port) error {
+	if len(ended) == 0 {
+		return nil
+	}
+	var c portset.Change
+	for _, p := range ended {
+		if _, again := e.mappings.Get(p.Frontend); !again {
+			c.Removed = append(c.Removed, p)
+		}
+	}
+	if err := e.deleteFlows(nat.UDP, c); err != nil {
+		return err
+	}
+	e.opts.Trace("ended")
+	return e.table.UpdateFinally(nft.Change{Delete: schema.EndedElements(ended)})
 }

@@ -154,3 +154,15 @@ func (e *core) lookUpAll(c *change) error {
 	c.routes = routes.Routes
 	return nil
 }
+
+// missingError says that there is no network or endpoint of a name. It is ErrNotFound.
+type missingError struct{ what, name string }
+
+func (e *missingError) Error() string {
+	if e.name == "" {
+		return "there is no " + e.what + " yet"
+	}
+	return fmt.Sprintf("there is no %s %q", e.what, e.name)
+}
+
+func (e *missingError) Unwrap() error { return nat.ErrNotFound }

@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -154,4 +155,18 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	c.end()
 	c.holder.Shutdown(ctx)
 	return c.disconnect()
+}
+
+// Health returns nil if the engine works. Errors: ErrClosed; those of the kernel;
+// fs.ErrNotExist if the table is missing; that of the context if a change takes longer. It
+// asks the kernel for the table only, and changes nothing.
+func (e *Engine) Health(ctx context.Context) error {
+	if err := e.mu.lockContext(ctx); err != nil {
+		return fmt.Errorf("a change has been going on: %w", err)
+	}
+	defer e.mu.Unlock()
+	if e.core.closed {
+		return nat.ErrClosed
+	}
+	return e.core.table.Check()
 }

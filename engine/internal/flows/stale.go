@@ -45,9 +45,9 @@ func (d Deleter) Stale(proto nat.Proto, c *portset.Change, published *portset.Se
 // backends are those of a frontend before and after a change. The zero AddrPort is none.
 type backends struct{ before, after netip.AddrPort }
 
-// contradictedBy reports whether a flow to the frontend must end: after a publish those
-// to any other backend and to this host itself, after an unpublish those to the old
-// backend alone, for a service of the host on that port keeps its flows.
+// contradictedBy reports whether a flow to the frontend must end: after a publish, if it
+// leads to another backend or to this host itself; after an unpublish, if it leads to the
+// old backend. Flows to a service of the host on that port go on then.
 func (b backends) contradictedBy(f conntrack.Flow) bool {
 	if b.after.IsValid() {
 		return f.ReplySrc != b.after
@@ -72,9 +72,9 @@ func replacedBackends(proto nat.Proto, c *portset.Change) map[portset.Frontend]b
 	return replaced
 }
 
-// filter returns the narrowest filter that flows to all the frontends pass. One for both
-// families costs a pass over the table for each, so that it names the family if all
-// backends are of one.
+// filter returns the narrowest filter that flows to all the frontends pass. It names the
+// family if all backends are of one, because a filter for both costs two passes over the
+// table.
 func filter(proto nat.Proto, replaced map[portset.Frontend]backends) conntrack.Filter {
 	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: math.MaxUint16}
 	first := true
@@ -96,8 +96,8 @@ func filter(proto nat.Proto, replaced map[portset.Frontend]backends) conntrack.F
 	return filter
 }
 
-// union returns the narrowest destination that covers two, or the second alone if first
-// is set: one address, any of a family, or any at all, which is the zero Addr.
+// union returns the narrowest destination that covers a and b, or b if first is set: one
+// address, any of a family, or any at all, which is the zero Addr.
 func union(a, b netip.Addr, first bool) netip.Addr {
 	switch {
 	case first || a == b:

@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
-// Bridges are the bridges of a host. Tests put others in the place of the kernel's.
+// Bridges are the bridges of a host. Tests use a fake.
 type Bridges interface {
 	// Link looks up an interface. The error is fs.ErrNotExist if there is none.
 	Link(index int) (Link, error)
@@ -84,7 +84,7 @@ const (
 	bridgeHooks6 = "net/bridge/bridge-nf-call-ip6tables"
 )
 
-// readHooks reads them. The error is fs.ErrNotExist without br_netfilter.
+// readHooks reads the sysctls. The error is fs.ErrNotExist without br_netfilter.
 func readHooks(s hostnet.Sysctls) (h Hooks, err error) {
 	err = s.Do(func() error {
 		four, err4 := s.Read(bridgeHooks4)
@@ -100,7 +100,7 @@ func readHooks(s hostnet.Sysctls) (h Hooks, err error) {
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-// isGone reports whether an interface was deleted, or is a bridge port no longer.
+// isGone reports whether an interface was deleted or is not a bridge port any more.
 func isGone(err error) bool {
 	return isNotExist(err) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)
 }

@@ -38,7 +38,7 @@ type Controller struct {
 	host    Host
 	log     *slog.Logger
 	bridges Bridges // nil: it is closed, and does nothing
-	// namespace is where a follower watches bridges. Nil: nobody can.
+	// namespace is where a follower watches bridges. Nil: they cannot be watched.
 	namespace *hostnet.Namespace
 	follower  *Follower
 	// hooks are those of single bridges, by index, as they were last seen.
@@ -140,10 +140,10 @@ func (c *Controller) Diff(d *Draft) (removed, added []Record) {
 	return c.records(d.after), d.after.records(c.state)
 }
 
-// Plan decides which ports get hairpin mode, and which lose it, with a change that
-// publishes and unpublishes so many ports to each backend. routes lead to the backends of
-// the added ports. Nil: no port changes. Errors are logged: they are no reason to refuse
-// the change.
+// Plan decides which bridge ports get hairpin mode, and which lose it. added and removed
+// are the numbers of ports that a change publishes and unpublishes for each backend; routes
+// lead to the backends of added. Nil: no bridge port changes. Errors are logged, because
+// they are no reason to refuse the change.
 func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int, routes map[netip.Addr]hostnet.Route) *Draft {
 	if c.bridges == nil {
 		return nil
@@ -199,7 +199,7 @@ func (c *Controller) Commit(d *Draft) {
 	}
 }
 
-// prune forgets backends of which nothing is known, and ports that no backend needs.
+// prune forgets backends without a position and a record, and ports that no backend needs.
 func (c *Controller) prune() {
 	indices, names := map[int]bool{}, map[string]bool{}
 	for a, b := range c.backends {
@@ -212,9 +212,9 @@ func (c *Controller) prune() {
 	maps.DeleteFunc(c.ports, func(index int, p port) bool { return !indices[index] && !names[p.name] })
 }
 
-// Adopt continues where an engine that was killed has stopped: it puts ports back that
-// no backend needs any more, and looks for backends whose port was recorded and not
-// switched.
+// Adopt completes what an engine that was killed has begun: it takes hairpin mode from
+// recorded ports that no backend needs, and looks for backends whose port was recorded but
+// not switched.
 func (c *Controller) Adopt() {
 	if c.bridges == nil || len(c.Records(nil)) == 0 {
 		return
@@ -251,8 +251,7 @@ func (c *Controller) Adopt() {
 	c.Apply(d)
 }
 
-// Release puts the ports back of backends that are not published any more since mappings
-// have expired.
+// Release takes hairpin mode from ports whose backends have no mappings since some expired.
 func (c *Controller) Release() {
 	for a := range c.backends {
 		if c.host.Published(a) == 0 {
@@ -262,7 +261,7 @@ func (c *Controller) Release() {
 	}
 }
 
-// Purge puts every recorded port back. undo gives them the mode again.
+// Purge takes the mode from every recorded port. undo gives it back.
 func (c *Controller) Purge() (undo func() error) {
 	if c.bridges == nil {
 		return func() error { return nil }
@@ -272,7 +271,7 @@ func (c *Controller) Purge() (undo func() error) {
 	return d.PutBack()
 }
 
-// setHairpin sets the mode of ports, as far as they exist.
+// setHairpin sets the mode of those ports that exist.
 func (c *Controller) setHairpin(ports []Link, on bool) error {
 	var errs []error
 	for _, l := range ports {

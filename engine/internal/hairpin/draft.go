@@ -78,10 +78,10 @@ func (d *Draft) decide(l Link) mode {
 	return m
 }
 
-// switchable reports whether a port may be given hairpin mode. With it, a port sends the
-// broadcasts that it receives back: to a single machine, which drops them, but not into
-// a segment with others on it, whose switches would look for the sender here. A comment
-// must be able to hold its name.
+// switchable reports whether a port may be given hairpin mode. With it, a port sends back
+// the broadcasts that it receives. A single machine drops them; in a segment with several
+// machines, switches would take this port for that of the sender. The name must be usable
+// as a comment.
 func switchable(l Link) bool {
 	return slices.Contains([]string{"veth", "tun", "netkit"}, l.Kind) && Recordable(l.Name)
 }
@@ -96,9 +96,8 @@ func Recordable(name string) bool {
 // maxInterfaceName is IFNAMSIZ of include/uapi/linux/if.h, without the final NUL.
 const maxInterfaceName = 15
 
-// PutBack takes hairpin mode from the ports that no backend needs any more. Those of
-// which it cannot be taken stay recorded, for the next change to try again. undo gives
-// the ports the mode again.
+// PutBack takes hairpin mode from the ports that no backend needs any more. If that fails
+// the port stays recorded, and the next change tries again. undo gives the mode back.
 func (d *Draft) PutBack() (undo func() error) {
 	needed, failed := map[string]bool{}, map[string]bool{}
 	for _, b := range d.after.backends {

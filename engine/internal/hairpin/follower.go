@@ -20,7 +20,7 @@ type Follower struct {
 	c         *Controller
 	socket    *nlwire.Socket
 	listening sync.WaitGroup
-	// changes holds the changes that nobody has received yet, if there are any.
+	// changes holds the changes that were not received yet, if any.
 	changes chan Changes
 	// joined is whether it has subscribed to neighbours and forwarding databases.
 	joined bool
@@ -53,7 +53,7 @@ const (
 	addressLearned                        // a bridge has learned which port an address is behind
 )
 
-// maxEvents bounds how many events are kept until somebody reads them. More of them are
+// maxEvents bounds how many events are kept until they are received. Beyond it, all are
 // dropped, and everything is looked up again.
 const maxEvents = 4096
 
@@ -93,8 +93,8 @@ func (f *Follower) Changes() <-chan Changes {
 	return f.changes
 }
 
-// Close ends the watch and waits for it, which takes no lock of the caller's. Stop is to
-// be called next, with the lock.
+// Close ends the watch and waits for it. It is called without the engine's lock; then Stop
+// is called with it.
 func (f *Follower) Close() {
 	if f != nil {
 		_ = f.socket.Close() // nothing is written
@@ -102,7 +102,7 @@ func (f *Follower) Close() {
 	}
 }
 
-// Stop makes it known that backends are followed no longer.
+// Stop tells the controller that backends are not followed any more.
 func (f *Follower) Stop() {
 	if f != nil {
 		f.c.follower = nil
@@ -144,7 +144,7 @@ func (f *Follower) listen() {
 	}
 }
 
-// add is called by listen alone, so that there is room when it has emptied the channel.
+// add is called only by listen, so the channel has room after it was emptied.
 func (f *Follower) add(events []event, lost bool) {
 	if len(events) == 0 && !lost {
 		return

@@ -160,7 +160,7 @@ func (s *State) SetNext(network string, a netip.Addr) error {
 	return s.networks[network].addrs.SetCursor(a)
 }
 
-// CheckApart refuses networks of which two overlap.
+// CheckApart returns an error if two networks overlap.
 func CheckApart(ns []nat.Network) error {
 	// Of two prefixes that overlap one lies within the other, and comes right after it or
 	// after others that do.

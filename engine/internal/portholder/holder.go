@@ -152,8 +152,8 @@ func (h *Holder) Sync(published *portset.Set) {
 	}
 }
 
-// Retire gives a port back. TCP connections of its proxy go on, as those that netfilter
-// translates do.
+// Retire gives a port back. TCP connections of its proxy go on, like those that netfilter
+// translates.
 func (h *Holder) Retire(f portset.Frontend) {
 	h.logEnd(f, h.release(f, proxy.Proxy.Retire))
 }
@@ -205,8 +205,8 @@ func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
 	return net.TCPAddrFromAddrPort(ap)
 }
 
-// serve opens a proxy on a port that was bound, or makes its socket refuse clients if it
-// is to have no proxy.
+// serve opens a proxy on a port that was bound, or makes its socket refuse clients if the
+// mapping has no proxy.
 func (h *Holder) serve(p portset.Port) error {
 	s := h.ports[p.Frontend].socket
 	if s == nil {
@@ -226,7 +226,7 @@ func (h *Holder) serve(p portset.Port) error {
 	return px.Open()
 }
 
-// hold binds and serves a port as far as it is not.
+// hold binds and serves a port, if it is not bound or served already.
 func (h *Holder) hold(p portset.Port) error {
 	if px := h.ports[p.Frontend].proxy; px != nil {
 		if px.BackendAddr().String() == p.Backend.String() && !p.NoProxy {

@@ -33,8 +33,8 @@ func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
 	}
 }
 
-// Leave closes what was lent, because another process holds it now. Connections of the
-// proxies go on; Shutdown waits for them. See [proxy.Group.Leave].
+// Leave closes the sockets that were lent, because another process holds them now.
+// Connections of the proxies go on; Shutdown waits for them. See [proxy.Group.Leave].
 func (h *Holder) Leave() {
 	for f, p := range h.ports {
 		if p.socket != nil {

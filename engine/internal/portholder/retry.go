@@ -12,12 +12,12 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
-// Between two attempts is a pause, which doubles up to the longest: an attempt costs a few
+// The pause between two attempts doubles up to the longest, because an attempt costs a few
 // system calls for each port.
 const (
 	firstPause   = time.Second
 	longestPause = 30 * time.Second
-	// retryPorts is the most ports of one attempt, for which other calls wait.
+	// retryPorts bounds the ports of one attempt, because other calls wait for it.
 	retryPorts = 1024
 )
 

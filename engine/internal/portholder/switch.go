@@ -78,7 +78,7 @@ func (s *Switch) Bind() error {
 	return nil
 }
 
-// giveUp retires removed ports with the number of an added one.
+// giveUp retires removed ports that have the number of an added one.
 func (s *Switch) giveUp() {
 	type number struct {
 		proto nat.Proto

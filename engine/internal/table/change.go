@@ -25,8 +25,8 @@ func (t *Table) Update(ch nft.Change) error {
 	return t.Uncertain(err)
 }
 
-// UpdateFinally makes a change of elements that is not decided again: one that undoes another, or
-// follows one. After any error the table is stale.
+// UpdateFinally makes a change of elements that is not retried: one that undoes another or
+// follows it. After any error the table is stale.
 func (t *Table) UpdateFinally(ch nft.Change) error {
 	return t.Uncertain(t.kernel.Update(t.Rules, ch))
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// loadAttempts bounds how often the table is loaded again because others change it all the
-// time; each attempt waits by Pause longer than the one before.
+// loadAttempts bounds how often the table is loaded because other programs keep changing
+// it. Each pause is longer by Pause than the one before.
 const loadAttempts = 5
 
 // Pause is the unit of the waits between attempts.
@@ -27,8 +27,8 @@ type Contents struct {
 	Handle uint64
 	// Damage is what differs from the rules as they should be.
 	Damage Damage
-	// Elements are those of all sets of the table. A table that is damaged, and of which
-	// the caller knows what it has to hold, has none: they are not read.
+	// Elements are those of all sets of the table. They are not read if the table is
+	// damaged and the caller knows what it must hold.
 	Elements   []nft.Element
 	Generation uint32
 }
@@ -65,9 +65,9 @@ func (t *Table) Retry(ctx context.Context, f func() error) error {
 	return fmt.Errorf("read table %s: %w", t.Rules.Name, err)
 }
 
-// Load reads the table, and claims it if it has no owner and should have. The error matches
-// nft.ErrStale if the table changed meanwhile; it is a *nat.OwnedError if another process
-// owns the table.
+// Load reads the table, and claims it if it should have an owner and has none. The error
+// matches nft.ErrStale if the table changed meanwhile; it is a *nat.OwnedError if another
+// process owns the table.
 func (t *Table) Load() (c Contents, err error) {
 	t.generation = 0
 	before, err := t.kernel.Generation()
@@ -162,7 +162,7 @@ func (t *Table) readPresentSets(names []string) (all []nft.Element, generation u
 		}
 		all = append(all, some...)
 	}
-	// The sets may be missing because the table is, by now.
+	// Sets are also missing if the table was deleted meanwhile.
 	if _, err := t.kernel.Table(t.Rules.Name); err != nil {
 		return nil, 0, staleIfGone(err)
 	}

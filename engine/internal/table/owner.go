@@ -27,10 +27,10 @@ func (t *Table) ChooseOwner() error {
 	return nil
 }
 
-// kernelOwns reports whether the kernel knows tables that are owned and outlive their
-// owners. A table that has the flag shows it. To ask the kernel takes a transaction that it
-// refuses, after which it waits until nobody reads what was refused (synchronize_rcu in
-// __nf_tables_abort, net/netfilter/nf_tables_api.c): ten milliseconds and more.
+// kernelOwns reports whether the kernel has tables that are owned and outlive their owners.
+// A table with the flag proves it. Asking the kernel takes a transaction that it refuses,
+// and ten milliseconds and more, because it waits for readers then (synchronize_rcu in
+// __nf_tables_abort, net/netfilter/nf_tables_api.c).
 func (t *Table) kernelOwns() (bool, error) {
 	info, err := t.kernel.Table(t.Rules.Name)
 	switch {
@@ -42,9 +42,9 @@ func (t *Table) kernelOwns() (bool, error) {
 	return t.kernel.Owns()
 }
 
-// claim makes this process the owner of the table that info describes, if it is to be owned
-// and has no owner. It returns the description of the table as it is then. The error is a
-// *nat.OwnedError if another process owns it, unless it is only read.
+// claim makes this process the owner of the table that info describes, if it should have an
+// owner and has none. It returns the new description of the table. The error is a
+// *nat.OwnedError if another process owns it, except with ReadOnly.
 func (t *Table) claim(info nft.TableInfo) (nft.TableInfo, error) {
 	if t.ReadOnly {
 		t.ownedByOther = info.Flags&nft.TableOwner != 0
@@ -72,7 +72,7 @@ func (t *Table) claim(info nft.TableInfo) (nft.TableInfo, error) {
 	switch err := t.kernel.Claim(t.Rules.Name, generation); {
 	case errors.Is(err, fs.ErrPermission):
 		return info, &nat.OwnedError{Table: t.Rules.Name}
-	case errors.Is(err, errors.ErrUnsupported): // by now it is another table
+	case errors.Is(err, errors.ErrUnsupported): // it was replaced by another table
 		return info, fmt.Errorf("%w: %w", nft.ErrStale, err)
 	case err != nil:
 		return info, staleIfGone(err)

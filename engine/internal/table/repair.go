@@ -12,12 +12,12 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// A damaged table is repaired in place if that is possible. A table that is recreated has a
-// moment in which packets find its rules and not yet the elements of its interval sets, and the
-// guard of the networks is open as long.
+// A damaged table is repaired in place if possible. In a recreated table, packets find the
+// rules a moment before the elements of interval sets, and the guard of the networks is
+// open during it.
 
-// Rewrite makes the table hold exactly these elements, in one transaction: in place if
-// the damage allows, else by another table, which may also be one where there is none.
+// Rewrite makes the table hold exactly these elements, in one transaction: in place if the
+// damage allows, else by recreating it, also if there is no table.
 func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 	t.LogDamage(c.Damage)
 	repaired := t.repair(c, func() (nft.Change, error) { return t.changeTo(want) })
@@ -31,16 +31,16 @@ func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 	return nil
 }
 
-// Correct repairs a table that holds what it holds: it makes the change, after which its
-// elements are those that are given. Else it recreates the table with these elements, and
-// calls before just before that.
+// Correct repairs a table and keeps the elements that are right. It makes the change in
+// place, or calls before and recreates the table with the given elements, which are those
+// after the change.
 func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, before func()) error {
 	repaired := t.repair(c, func() (nft.Change, error) { return ch, deletable(ch.Delete, elements) })
 	if !repaired {
-		// What ends at this moment would begin anew.
+		// Elements that expire now would get their whole time-out again.
 		elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
 		before()
-		// The guards may be among what is missing: all of it or nothing.
+		// Elements of the guards may be missing: add all or none.
 		if err := t.kernel.Replace(t.Rules, elements, ch.Generation); err != nil {
 			return err
 		}
@@ -54,13 +54,13 @@ func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, befor
 	return nil
 }
 
-// Accept notes that the loaded table is as it should be.
+// Accept records that the loaded table is as it should be.
 func (t *Table) Accept(c Contents) { t.handle = c.Handle }
 
-// SetPresent notes that the caller has taken over what the loaded table holds.
+// SetPresent records that the caller has adopted the loaded table.
 func (t *Table) SetPresent() { t.present = true }
 
-// repair changes the table in place, if that is all it takes.
+// repair repairs the table in place, if that is possible.
 func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool) {
 	if c.Damage.Recreate {
 		return false
@@ -82,11 +82,10 @@ func (t *Table) noteRepair() {
 	t.Log.Warn("table was repaired", "table", t.Rules.Name)
 }
 
-// maxDamageLines bounds how much is logged of a table of which next to nothing is as it
-// was.
+// maxDamageLines bounds how many differences are logged.
 const maxDamageLines = 20
 
-// LogDamage logs what is wrong.
+// LogDamage logs the differences.
 func (t *Table) LogDamage(d Damage) {
 	for _, line := range d.Lines[:min(len(d.Lines), maxDamageLines)] {
 		t.Log.Warn("table differs from what it should be", "table", t.Rules.Name, "drift", line)
@@ -139,9 +138,8 @@ func sameElement(have, want nft.Element) bool {
 		(have.Timeout == 0) == (want.Timeout == 0) && (have.Expires-left).Abs() <= ExpiryTolerance
 }
 
-// deletable returns an error if one of the elements cannot be deleted for sure: an
-// element without a key, or a range that overlaps another, which the kernel may delete in
-// its place.
+// deletable returns an error if one of the elements cannot be deleted reliably: an element
+// without a key, or a range that overlaps another, which the kernel may delete instead.
 func deletable(gone, kept []nft.Element) error {
 	for i, el := range gone {
 		if el.Key == (nft.Key{}) {

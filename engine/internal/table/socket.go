@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketFailed reports whether an error means that the netlink socket is lost. That does
-// not happen by itself; but a table that was owned has no owner then.
+// socketFailed reports whether an error means that the netlink socket is lost, and with it
+// the ownership of the table.
 func (t *Table) socketFailed(err error) bool {
 	for _, failure := range []error{os.ErrClosed, unix.EBADF, unix.ENOTSOCK} {
 		t.socketLost = t.socketLost || errors.Is(err, failure)
@@ -33,7 +33,7 @@ func (t *Table) reconnect() error {
 	t.kernel, t.socketLost = k, false
 	t.counts.Sockets++
 	if t.unwatch != nil {
-		t.unwatch() // the watch would take what the new socket does for another program's change
+		t.unwatch() // the watch would report changes by the new socket as those of another program
 	}
 	t.Log.Warn("netlink socket has failed and was replaced", "table", t.Rules.Name)
 	return nil

@@ -13,8 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// Kernel is what a table asks of nftables: the seam at which tests put a kernel that
-// fails.
+// Kernel is the part of nft.Conn that a table needs. Tests use a fake.
 type Kernel interface {
 	Table(name string) (nft.TableInfo, error)
 	Drift(nft.Table) ([]nft.Difference, error)
@@ -58,18 +57,17 @@ type Table struct {
 	loaded uint64
 	// socketLost is whether the netlink socket has failed, and the ownership with it.
 	socketLost bool
-	// stale is whether the kernel may hold something else than the caller knows, because
-	// an answer was lost or an undo failed.
+	// stale is whether the table may differ from what the caller knows, because an answer
+	// was lost or an undo failed.
 	stale bool
 	// current is whether the call that is under way has loaded the table.
 	current bool
-	// generation is that of the ruleset in which the table was loaded last; zero: it
-	// changed meanwhile.
+	// generation is that of the ruleset when the table was loaded last; zero: the ruleset
+	// changed during it.
 	generation uint32
 	// ownedByOther is whether another process owns a table that is only read.
 	ownedByOther bool
-	// watched is whether a Watcher listens; unwatch ends that, to begin again on another
-	// socket.
+	// watched is whether a Watcher watches the socket; unwatch makes it watch another one.
 	watched bool
 	unwatch context.CancelFunc
 	counts  Counts
@@ -77,8 +75,9 @@ type Table struct {
 
 // Counts is how often something happened to a table.
 type Counts struct {
-	// Repaired counts repairs; FailedChecks, checks by a Watcher that failed; Changes, changes that the kernel refused or did not
-	// acknowledge; Sockets, netlink sockets that failed and were replaced.
+	// Repaired counts repairs; FailedChecks, checks by a Watcher that failed; Changes,
+	// changes that the kernel refused or did not acknowledge; Sockets, netlink sockets that
+	// failed and were replaced.
 	Repaired, FailedChecks, Changes, Sockets int
 }
 
@@ -108,17 +107,18 @@ func (t *Table) Close() error {
 	return err
 }
 
-// Present reports whether the table is in the kernel, as far as is known.
+// Present reports whether the table existed when it was last created or loaded.
 func (t *Table) Present() bool { return t.present }
 
-// Known reports whether the caller knows what the table has to hold: a table that is met
-// for the first time holds what it holds.
+// Known reports whether the caller knows what the table must hold. It does not before it
+// has adopted the table.
 func (t *Table) Known() bool { return t.present && !t.ReadOnly }
 
 // Owned reports whether the table has an owner.
 func (t *Table) Owned() bool { return t.Rules.Flags != 0 || t.ownedByOther }
 
-// Current reports whether nobody can have changed the table unnoticed since it was loaded.
+// Current reports whether no other program can have changed the table unnoticed since it
+// was loaded.
 func (t *Table) Current() (bool, error) {
 	if t.Rules.Flags != 0 || t.watched || t.current {
 		return true, nil
@@ -144,7 +144,7 @@ func (t *Table) SetCurrent(is bool) {
 	}
 }
 
-// Counts returns how often the table was repaired, and the like.
+// Counts returns the counters.
 func (t *Table) Counts() Counts { return t.counts }
 
 // NoteFailedCheck counts a check that failed.
@@ -154,8 +154,8 @@ func (t *Table) NoteFailedCheck() { t.counts.FailedChecks++ }
 // if it is not known.
 func (t *Table) Handle() uint64 { return t.handle }
 
-// LoadedHandle returns the handle of the table that was there before this one created or
-// recreated it; zero if there was none.
+// LoadedHandle returns the handle that the table had before it was recreated or created;
+// zero if there was none.
 func (t *Table) LoadedHandle() uint64 { return t.loaded }
 
 // Reopen opens the socket again after the table was lent to another process.
@@ -173,8 +173,8 @@ func (t *Table) KernelHandle() (uint64, error) {
 	return info.Handle, err
 }
 
-// Check asks the kernel for the table. The error matches fs.ErrNotExist if it is not
-// there, unless the first change is still to create it.
+// Check asks the kernel for the table. The error matches fs.ErrNotExist if the table should
+// exist and does not.
 func (t *Table) Check() error {
 	_, err := t.kernel.Table(t.Rules.Name)
 	if isNotExist(err) && !t.present {
@@ -183,8 +183,8 @@ func (t *Table) Check() error {
 	return err
 }
 
-// CountsElements reports whether the kernel says how many elements a set has. A table
-// that is not there says nothing: then it is assumed.
+// CountsElements reports whether the kernel says how many elements a set has. Without a
+// table it assumes so.
 func (t *Table) CountsElements() (bool, error) {
 	if !t.present {
 		return true, nil
@@ -196,8 +196,8 @@ func (t *Table) CountsElements() (bool, error) {
 	return counts || err != nil, err
 }
 
-// readHandle notes the handle of a table that was just created. If that fails it is not
-// known whose table the next one is; what it holds will be.
+// readHandle reads the handle of a table that was just created. If that fails, a replaced
+// table is not noticed by its handle, only by its contents.
 func (t *Table) readHandle() {
 	info, err := t.kernel.Table(t.Rules.Name)
 	t.handle = info.Handle
@@ -208,8 +208,8 @@ func (t *Table) readHandle() {
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-// staleIfGone returns an error that matches nft.ErrStale if err says that the table is not there,
-// which it was a moment ago.
+// staleIfGone returns an error that matches nft.ErrStale if err says that the table, which
+// existed a moment ago, does not exist.
 func staleIfGone(err error) error {
 	if isNotExist(err) {
 		return fmt.Errorf("%w: %w", nft.ErrStale, err)

@@ -11,30 +11,31 @@ import (
 	"time"
 )
 
-// Bounds of how a Watcher answers programs that change the table over and over.
+// Delays of checks while a program keeps changing the table.
 const (
-	// firstDelay is how long it waits before it answers a program that undoes a repair
-	// at once, doubled each time up to maxDelay.
+	// firstDelay is the delay after a repair was undone at once. It doubles each time up to
+	// maxDelay.
 	firstDelay = time.Millisecond
 	maxDelay   = time.Second
-	// stableAfter is what a repair has to last, beside the time that it took, not to
-	// have been undone at once. A program that damages the table less often is answered
-	// without a delay; half of the time at most goes into repairs.
+	// A repair was undone at once if it lasted less than stableAfter and the time that it
+	// took. So repairs take half of the time at most, and rare damage is repaired without a
+	// delay.
 	stableAfter = 5 * time.Millisecond
 )
 
-// ErrStopped means that there is no table to watch any more.
+// ErrStopped means that the table is not watched any more.
 var ErrStopped = errors.New("the table is watched no longer")
 
-// Watcher tells when others may have changed a table, and has it checked then. Its fields
-// are set before Start.
+// Watcher watches for changes of a table by other programs, and schedules checks. Its
+// fields are set before Start.
 type Watcher struct {
 	Name string
 	Log  *slog.Logger
-	// Watch calls changed when others may have changed the table, until the context is
-	// done or the table has another socket. The error is ErrStopped if it has none.
+	// Watch calls changed when other programs may have changed the table, until the context
+	// is done or the netlink socket is replaced. The error is ErrStopped if there is no
+	// socket.
 	Watch func(ctx context.Context, changed func()) error
-	// Check loads the table and repairs it, or takes over what others have made of it.
+	// Check loads the table, and repairs it or accepts changes by other programs.
 	Check func() (repaired bool, err error)
 	// Stopped is closed when the table is not watched any more.
 	Stopped <-chan struct{}
@@ -67,10 +68,11 @@ func (w *Watcher) Stop() {
 	}
 }
 
-// Changed receives when others may have changed the table; Schedule is to be called then.
+// Changed receives when other programs may have changed the table. Then Schedule must be
+// called.
 func (w *Watcher) Changed() <-chan struct{} { return w.changed }
 
-// Due receives when RunCheck is to be called.
+// Due receives when RunCheck must be called.
 func (w *Watcher) Due() <-chan time.Time { return w.due }
 
 // Schedule schedules a check: now, or later if the last repair was undone at once.
@@ -136,17 +138,17 @@ func (w *Watcher) watch(ctx context.Context) {
 func (w *Watcher) notify() {
 	select {
 	case w.changed <- struct{}{}:
-	default: // the change before has not been received yet
+	default: // an earlier change was not received yet
 	}
 }
 
-// BeginWatch returns a function that watches the table on the socket that is open now, and
-// has cancel called when that is replaced. EndWatch follows.
+// BeginWatch returns a function that watches the table on the present socket. cancel is
+// called when the socket is replaced. EndWatch must follow.
 func (t *Table) BeginWatch(cancel context.CancelFunc) func(ctx context.Context, changed func()) error {
 	t.unwatch, t.watched = cancel, true
 	k, name := t.kernel, t.Rules.Name
 	return func(ctx context.Context, changed func()) error { return k.Watch(ctx, name, changed) }
 }
 
-// EndWatch notes that the function which BeginWatch returned has returned.
+// EndWatch records that the function from BeginWatch has returned.
 func (t *Table) EndWatch() { t.watched = false }
