@@ -1,58 +1,52 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package api is nftnat over HTTP on a unix socket: the daemon's side, a [Server]
-// on a socket of [Listen], and the command line's side, a [Client].
+// Package api serves an engine over HTTP on a unix socket. The daemon has the [Server],
+// on a socket of [Listen]; commands and other programs use the [Client].
 //
-// It also holds the JSON documents in which nftnat tells of itself, such as
-// [Mapping]: what the server sends is what `nftnat ls --json` prints. Their fields
-// are a contract with their readers. docs/openapi.yaml describes all of it.
+// It also holds the JSON documents, such as [Mapping]: the server sends what
+// `nftnat ls --json` prints. Their fields are a contract. docs/openapi.yaml describes the
+// routes and the documents.
 //
 // # Who may use it
 //
-// The socket is created with mode 0660 in a directory of mode 0750. Whoever gets
-// past that is looked at once more: the kernel says whose a connection is
-// (SO_PEERCRED, unix(7)), and those of root, of the server's own user and of members
-// of the socket file's group are served. All others get a problem document.
-// Everybody who is let in may do everything.
+// [Listen] creates the socket with mode 0660 in a directory of mode 0750. In addition, the
+// server asks the kernel who has connected (SO_PEERCRED, unix(7)), and serves root, its own
+// user and members of the socket file's group. All others get a problem document. There
+// are no further distinctions: a client may do everything, except that only root and the
+// server's own user may ask for a handover.
 //
-// A server can be succeeded by that of another process on the same listener, with nobody
-// refused ([Server.ServeUntil], [Lend], [Inherit]); who asks for that, by POST
-// /v1/handover, has to be root or of the server's own user.
+// By a handover (POST /v1/handover), a server of another process takes over the listener,
+// and no client is refused: see [Server.ServeUntil], [Lend] and [Inherit].
 //
 // # Errors
 //
-// Every refusal is a problem document (RFC 9457). A [Client] returns it as a
-// [*Problem], which is by errors.Is what the error was on the other side and has the
-// same text: whoever calls an engine through a server branches on the same errors
-// and prints the same lines as without. By errors.As it is the same
-// [*nat.ConflictError] or [*nat.TakenError].
+// Every refusal is a problem document (RFC 9457), which a [Client] returns as a [*Problem].
+// It has the text of the engine's error, and errors.Is finds the same errors in it. Where the
+// document has the details, errors.As finds the same [*nat.ConflictError], [*nat.TakenError]
+// or [*nat.HeldError].
 //
 // # Limits
 //
-// A server has at most 256 requests under way, and at most 1,024 connections besides.
-// When there is another one, the process that has most gives way if that is more than
-// 32, then whoever has been silent, sending a request or reading an answer for longest:
-// clients that are slow, many or do nothing cannot keep the others out. A request that
-// finds no place within a second is told to come again ([ErrBusy]). Bodies of more than
-// 32 KiB are decoded one at a time. A request's header may take 5 s and 8 KiB,
-// its body 10 s and 1 MiB, or 16 MiB where everything there is to publish is given
-// at once, and be about 262,144 ports, 65,536 endpoints and 4,096 networks. Bodies are
-// read strictly: what is not known, said twice or left over is refused before anything
-// is done.
+// A server has at most 256 connections at once, 128 of them streams of events; further
+// clients wait in the listener's queue until a connection ends. A connection ends after
+// 60 s without a request. A header may take 5 s and 8 KiB. A body may take 10 s, and 1 MiB,
+// or 16 MiB in a PUT, of which at most four are read at a time. A request may have about
+// 262,144 ports, 65,536 endpoints and 4,096 networks. Unknown fields, repeated fields and
+// anything after the document are refused before anything is changed.
 //
 // # Concurrency
 //
-// Servers, clients and feeds may be used from any number of goroutines. A server has
+// Servers and clients may be used from any number of goroutines. A server has
 // a goroutine for each connection, and [Server.Serve] waits for them before it
 // returns. A client keeps no connection and has no goroutines between calls.
 //
 // # Be aware
 //
-//   - Linux only.
-//   - What net/http refuses before a handler sees it (a malformed request line,
-//     header fields that are too large) is answered in plain text.
-//   - A change that has been handed to the engine goes on when its client goes away.
-//     A client that did not wait for the answer has to look what is published.
+//   - A server needs Linux; a client does not.
+//   - What net/http refuses before a handler sees it (a malformed request line, a late
+//     header, header fields that are too large) is answered in plain text.
+//   - A change that the engine has begun goes on when its client closes the connection.
+//     A client that did not wait for the answer does not know whether it succeeded.
 //   - A large array of mappings is one answer, held in memory while it is written.
 package api
