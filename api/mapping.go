@@ -125,7 +125,7 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 	}
 	ms = make([]nat.Mapping, 0, len(rest)/80) // one has some 90 bytes
 	for rest != "]" {
-		s := scanner{rest: rest}
+		s := scanner{text: rest}
 		doc := Mapping{Proto: s.field(`{"proto":"`, '"'), Host: s.field(`,"host":"`, '"')}
 		port := s.field(`,"port":`, ',')
 		doc.Backend, doc.Name = s.field(`"backend":"`, '"'), s.field(`,"name":"`, '"')
@@ -139,7 +139,7 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 		doc.Port = uint16(n)
 		m, singleErr := doc.single()
 		more := s.skip(",")
-		if rest = s.rest; s.failed || err != nil || len(port) > 1 && port[0] == '0' || singleErr != nil || more == (rest == "]") {
+		if rest = s.text; s.failed || err != nil || len(port) > 1 && port[0] == '0' || singleErr != nil || more == (rest == "]") {
 			return nil, false
 		}
 		ms = append(ms, m)
@@ -149,12 +149,12 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 
 // scanner takes a text apart from its beginning.
 type scanner struct {
-	rest   string
+	text   string
 	failed bool
 }
 
 func (s *scanner) skip(prefix string) (ok bool) {
-	s.rest, ok = strings.CutPrefix(s.rest, prefix)
+	s.text, ok = strings.CutPrefix(s.text, prefix)
 	return ok
 }
 
@@ -167,12 +167,12 @@ func (s *scanner) must(prefix string) bool {
 // field returns what is between the prefix and the byte, in which nothing is escaped.
 func (s *scanner) field(prefix string, end byte) (value string) {
 	s.must(prefix)
-	i := strings.IndexByte(s.rest, end)
+	i := strings.IndexByte(s.text, end)
 	if i < 0 {
 		s.failed = true
 		return ""
 	}
-	value, s.rest = s.rest[:i], s.rest[i+1:]
+	value, s.text = s.text[:i], s.text[i+1:]
 	for j := range len(value) {
 		s.failed = s.failed || value[j] < ' ' || value[j] > '~' || value[j] == '\\'
 	}
