@@ -27,8 +27,8 @@ type recheckSet struct {
 	ports map[int]bool
 }
 
-// recheckAll rechecks all backends of which something is known, and those that are
-// neighbours on a bridge. join is called first, and nothing done if no bridge has a port.
+// recheckAll rechecks all known backends, and those that are neighbours on a bridge. It
+// calls join first. If no bridge has a port it does nothing.
 func (c *Controller) recheckAll(join func() error) {
 	ports, err := c.bridges.Ports()
 	if err == nil && len(ports) != 0 {
@@ -68,8 +68,7 @@ func (c *Controller) addNeighbours(set recheckSet, bridges map[int]bool) {
 	}
 }
 
-// handle rechecks the ports and backends of the events, but for known ones that have not
-// changed.
+// handle rechecks the ports and backends of the events, except those that have not changed.
 func (c *Controller) handle(events []event) {
 	set := recheckSet{map[netip.Addr]bool{}, map[int]bool{}}
 	var byMAC map[HardwareAddr][]netip.Addr // made when it is needed
@@ -137,8 +136,8 @@ func (c *Controller) recheck(set recheckSet) {
 		l, err := c.bridges.Link(index)
 		switch {
 		case isGone(err), err == nil && l.Bridge != c.ports[index].bridge,
-			// It has left and is back, as another port: its mode was lost, and nobody has
-			// switched it off. If it has the mode, it was rechecked after that.
+			// It left its bridge and came back as another port, so its mode was lost and
+			// not switched off. If it has the mode, it was rechecked after that.
 			err == nil && set.ports[index] && !l.Hairpin:
 			d.portLost(index)
 		case err != nil:

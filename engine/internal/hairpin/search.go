@@ -13,18 +13,18 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 )
 
-// A backend that is asked where it is answers within less than a millisecond; for one
-// that does not exist, nobody should wait longer than a person notices. A follower
-// learns of later answers.
+// A backend answers a solicitation within less than a millisecond. For one that does not
+// exist, a call should not wait longer than a person notices. A follower receives later
+// answers.
 const (
 	searchPause           = time.Millisecond // the first; each is twice as long as the one before
 	searchPauses          = 5
 	searchPausesFollowing = 3
 )
 
-// maxSolicited bounds how many backends are asked where they are at a time. Many backends
-// are found when they send something; to ask them all would push other hosts out of the
-// neighbour table (gc_thresh3 of arp(7) is 1024).
+// maxSolicited bounds how many backends are solicited at a time. More would push other
+// hosts out of the neighbour table (gc_thresh3 of arp(7) is 1024). The others are found
+// when they send something.
 const maxSolicited = 256
 
 // search looks for backends on bridges.
@@ -37,8 +37,8 @@ type search struct {
 	links   map[int]Link // that were looked up, by index
 }
 
-// search looks for backends on their bridges, and notes their positions. It asks those
-// that it does not find where they are, and waits that often for answers.
+// search looks for backends on their bridges, and records their positions. It solicits
+// those that it does not find, and waits for answers for so many pauses.
 func (d *Draft) search(ctx context.Context, backends map[netip.Addr]int, pauses int) {
 	if len(backends) == 0 {
 		return
@@ -92,7 +92,7 @@ func (s *search) run(ctx context.Context, backends map[netip.Addr]int, pauses in
 	return err
 }
 
-// selectHooked makes those backends missing whose frames pass hooks of their family.
+// selectHooked adds to missing the backends whose frames pass hooks of their family.
 func (s *search) selectHooked(backends map[netip.Addr]int) error {
 	everywhere, err := s.c.bridges.Hooks()
 	if isNotExist(err) {

@@ -23,7 +23,7 @@ type Forwarding struct {
 	on4, on6 bool
 }
 
-// Interface is a network interface, as far as forwarding depends on it.
+// Interface has the properties of a network interface on which forwarding depends.
 type Interface struct {
 	Name     string
 	Loopback bool

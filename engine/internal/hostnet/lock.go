@@ -18,22 +18,22 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Lock holds a table for one engine: a listening socket whose abstract name contains the
-// table's (unix(7)). The name belongs to the network namespace, as the table does; it
-// ends with its process, however that ends; and the kernel tells others who holds it. A
-// nil *Lock holds nothing.
+// Lock reserves a table for one engine: a listening unix socket with an abstract name that
+// contains the table's (unix(7)). Like the table, the name belongs to the network
+// namespace. It ends with its process, and the kernel can name the process. A nil *Lock
+// holds nothing.
 type Lock struct{ listener *net.UnixListener }
 
-// lockAttempts bounds how often an engine that does not wait asks for a lock whose holder
-// does not answer: the lock was released at that moment, or a process has bound the name
-// and does not listen. lockPause is between two attempts, also of those who wait.
+// lockAttempts bounds the attempts of an engine that does not wait, if the holder cannot be
+// identified: the lock was just released, or a process has bound the name and does not
+// listen. lockPause is the pause between attempts.
 const (
 	lockAttempts = 50
 	lockPause    = time.Millisecond
 )
 
-// LockTable takes the lock, or waits for it that long, or until the context is done. The
-// error is a *nat.OwnedError if another process keeps it.
+// LockTable takes the lock. It waits for it until the context is done, but not longer than
+// wait; then the error is a *nat.OwnedError.
 func LockTable(ctx context.Context, ns *Namespace, table string, wait time.Duration) (*Lock, error) {
 	name := &net.UnixAddr{Name: "@nftnat/" + table, Net: "unix"}
 	deadline := time.Now().Add(wait)
@@ -89,7 +89,7 @@ func awaitHolder(ctx context.Context, ns *Namespace, name *net.UnixAddr, deadlin
 		err = c.SetReadDeadline(deadline)
 		stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
-		// However the read ends: try again, or the time is up.
+		// The result does not matter: the lock is tried again, or the time is up.
 		_, _ = c.Read(make([]byte, 1))
 	}
 	return &holder, errors.Join(err, c.Close())

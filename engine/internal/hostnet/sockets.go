@@ -17,13 +17,13 @@ import (
 type Socket struct {
 	Addr       netip.AddrPort // what it is bound to
 	Inode, UID uint32         // UID is the user who made it
-	// Ended says that it is what is left of a connection (TIME_WAIT, RFC 9293 section
-	// 3.6.1), without a process.
+	// Ended is whether it belongs to an ended connection (TIME_WAIT, RFC 9293 section
+	// 3.6.1), and so to no process.
 	Ended bool
 }
 
-// FindSocket finds a socket whose address blocks a port, one without a peer before
-// others. The zero Socket means that there is none.
+// FindSocket finds a socket whose address blocks a port. It prefers one without a peer. The
+// zero Socket means that there is none.
 func FindSocket(ns *Namespace, proto nat.Proto, blocks func(netip.AddrPort) bool) (found Socket, err error) {
 	diag, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_INET_DIAG)
 	if err != nil {

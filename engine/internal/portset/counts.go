@@ -8,9 +8,9 @@ import (
 	"net/netip"
 )
 
-// Counts is how many ports netfilter translates to each backend. What proxies alone
-// serve is not counted. There are far fewer backends than ports: what depends on the
-// backend alone is looked up once for each.
+// Counts has the number of ports that netfilter translates to each backend. Ports that only
+// proxies serve are not counted. Backends are far fewer than ports, so facts about a
+// backend are looked up once for each.
 type Counts map[netip.Addr]int
 
 // counter counts ports one after the other.

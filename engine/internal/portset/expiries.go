@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// expiry is when a mapping ends, or was to end before it was changed.
+// expiry is when a port expires, or would have before it was changed.
 type expiry struct {
 	at       int64 // milliseconds since 1970
 	frontend Frontend
@@ -36,15 +36,14 @@ func (x *expiryHeap) Pop() any {
 	return last
 }
 
-// Expiries tell which mappings are over without a look at all the others. The zero value
-// has none.
+// Expiries finds expired ports without visiting the others. The zero value is empty.
 type Expiries struct{ heap expiryHeap }
 
-// minExpiries is how many are not worth throwing away.
+// minExpiries is the number of expiries that are kept even if most are stale.
 const minExpiries = 1024
 
-// Add notes when a port of the set ends, and reports whether none ends sooner. Leases that
-// are renewed leave an expiry each time; where most are stale, all are noted anew.
+// Add adds the expiry of a port of the set, and reports whether it is the first. Each
+// renewal of a lease leaves a stale expiry; when most are stale, the heap is built again.
 func (x *Expiries) Add(p Port, all *Set) (first bool) {
 	if p.Expires == 0 {
 		return false
@@ -64,7 +63,7 @@ func (x *Expiries) Add(p Port, all *Set) (first bool) {
 	return first
 }
 
-// Next returns when the first port ends, or was to end.
+// Next returns the first expiry, which may be stale.
 func (x *Expiries) Next() (at time.Time, ok bool) {
 	if len(x.heap) == 0 {
 		return time.Time{}, false
@@ -72,7 +71,7 @@ func (x *Expiries) Next() (at time.Time, ok bool) {
 	return time.UnixMilli(x.heap[0].at), true
 }
 
-// Pop returns a port of the set that is over. The caller takes it out of the registry.
+// Pop returns an expired port of the set. The caller removes it from the set.
 func (x *Expiries) Pop(now time.Time, all *Set) (p Port, ok bool) {
 	for ms := now.UnixMilli(); len(x.heap) > 0 && x.heap[0].at <= ms; {
 		first := heap.Pop(&x.heap).(expiry)

@@ -23,7 +23,7 @@ type Frontend struct {
 	AddrPort netip.AddrPort // as in [nat.Mapping]
 }
 
-// Target is what a port has beside its frontend.
+// Target is what a port has besides its frontend.
 type Target struct {
 	Backend netip.AddrPort
 	Name    string
@@ -103,19 +103,19 @@ func (p Port) CrossesFamilies() bool {
 // mapping is in the table, and its proxy alone serves it.
 func (p Port) ProxiedOnly() bool { return p.AddrPort.Addr().IsLoopback() || p.CrossesFamilies() }
 
-// ExpiryTolerance is by how much the expiry of a mapping may differ and count as the same.
-// The kernel tells how much time is left, and each engine that adopts the table computes
-// the expiry from that.
+// ExpiryTolerance is the difference up to which expiries are equal. The kernel returns the
+// time that is left, from which each engine that adopts the table computes the expiry.
 const ExpiryTolerance = time.Second
 
-// SameAs reports whether two targets are the same, as far as the kernel can tell.
+// SameAs reports whether two targets are equal, within the ExpiryTolerance.
 func (t Target) SameAs(o Target) bool {
 	apart := time.Duration(t.Expires-o.Expires) * time.Millisecond
 	expiry := (t.Expires == 0) == (o.Expires == 0) && apart.Abs() <= ExpiryTolerance
 	return expiry && t.Backend == o.Backend && t.Name == o.Name && t.NoProxy == o.NoProxy
 }
 
-// RenewedBy reports whether the target is a lease, and o the same but for its expiry.
+// RenewedBy reports whether the target is a lease, and o differs from it only in the
+// expiry.
 func (t Target) RenewedBy(o Target) bool {
 	leased := t.Expires != 0
 	t.Expires = o.Expires

@@ -55,7 +55,7 @@ func (r *Reservations) Choose(f Frontend, n int) (first uint16, err error) {
 	return r.ports[f.Proto].NextRun(reservation(f.AddrPort).Addr(), n)
 }
 
-// Reserve reserves a frontend. [Holder] tells from the error what is in its way.
+// Reserve reserves a frontend. [Holder] returns the conflicting frontend of its error.
 func (r *Reservations) Reserve(f Frontend) error {
 	return r.ports[f.Proto].Reserve(reservation(f.AddrPort))
 }
@@ -83,7 +83,7 @@ func (r *Reservations) ReserveAll(ports []Port) (n int, err error) {
 	return n, nil
 }
 
-// Restore reserves again what was released, but for what is overlapped.
+// Restore reserves released ports again, except overlapped ones.
 func (r *Reservations) Restore(ports []Port) (errs []error) {
 	for _, p := range ports {
 		if r.IsOverlapped(p.Frontend) {
@@ -96,15 +96,15 @@ func (r *Reservations) Restore(ports []Port) (errs []error) {
 	return errs
 }
 
-// Release releases ports. It leaves those that are overlapped so.
+// Release releases ports. Overlapped ones stay overlapped.
 func (r *Reservations) Release(ports []Port) {
 	for _, p := range ports {
 		r.ports[p.Proto].Release(reservation(p.AddrPort))
 	}
 }
 
-// Remove releases the frontend of a port that is no longer published, and reserves what it
-// overlapped.
+// Remove releases the frontend of a port that is not published any more, and reserves the
+// frontends that it overlapped.
 func (r *Reservations) Remove(f Frontend) {
 	if r.IsOverlapped(f) {
 		delete(r.overlapped, f)
@@ -147,8 +147,8 @@ func (r *Reservations) IsOverlapped(f Frontend) bool {
 // longestRun is how many consecutive ports Add reserves at once, at most.
 const longestRun = 256
 
-// Add reserves the frontends of what was found published. It calls conflict for each that
-// is overlapped.
+// Add reserves the frontends of ports that were found in the table. It calls conflict for
+// each overlapped one.
 func (r *Reservations) Add(all iter.Seq[Port], conflict func(Port, error)) {
 	var narrow, run []Port
 	one := func(p Port) {
@@ -198,8 +198,8 @@ func Holder(proto nat.Proto, err error) (f Frontend, ok bool) {
 	return Frontend{proto, netip.AddrPortFrom(host, inUse.Have.Port())}, true
 }
 
-// reservation is the frontend as the port allocators know it: a mapping for any
-// address is served over both families, if need be by a proxy, and so takes both.
+// reservation returns the frontend for the port allocators. A mapping for any address is
+// served over both families, one by a proxy, and so takes both.
 func reservation(ap netip.AddrPort) netip.AddrPort {
 	switch a := ap.Addr(); {
 	case !a.IsValid():

@@ -25,9 +25,9 @@ type Contents struct {
 	Hairpins []hairpin.Record
 	Ended    []portset.Port // UDP ports whose flows are to be deleted
 
-	// Elements are those that an engine can have made. Foreign ones others have written:
-	// nobody would see them, and yet they would be in the way of mappings. Missing are
-	// those that the networks ask for.
+	// Elements are those that an engine can have made. Foreign ones were added by other
+	// programs: they are no mappings that could be listed, but would conflict with some.
+	// Missing ones are needed by the networks.
 	Elements, Foreign, Missing []nft.Element
 }
 

@@ -14,8 +14,8 @@ import (
 // mapKind says what a map of ports is for.
 type mapKind struct {
 	proto nat.Proto
-	// is4 is whether its frontends are of IPv4, also where the map has only their ports:
-	// proxies alone serve those of the other family.
+	// is4 is whether its frontends are of IPv4, also where the map has only their ports,
+	// since only proxies serve the other family.
 	is4 bool
 	// host is whether each frontend in it has an address of its own.
 	host bool
@@ -96,7 +96,7 @@ func PortKey(p portset.Port) nft.Element {
 }
 
 // readPort decodes an element of a map of ports. ok is false if no engine can have made it:
-// others can write into a table that nobody owns.
+// other programs can change a table that is not owned.
 func readPort(e *nft.Element, kind mapKind, now time.Time) (p portset.Port, ok bool) {
 	at := e.Key.AddrPort()
 	name, attributes := nat.ParseComment(e.Comment)

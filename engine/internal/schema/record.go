@@ -148,8 +148,8 @@ func byAddr(a, b nft.Element) int {
 	return x.Compare(y)
 }
 
-// inOrder orders networks so that of two of which there can be but one the right one is
-// kept: that which has a cursor, as all that an engine made have, else the wider.
+// inOrder orders networks so that of two conflicting ones the first is right: the one with
+// a cursor, which all networks of an engine have, else the wider one.
 func inOrder(networks, cursors []nft.Element) []nft.Element {
 	byName := make(map[string][]netip.Addr, len(cursors))
 	for _, c := range cursors {

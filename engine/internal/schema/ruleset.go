@@ -12,12 +12,12 @@ import (
 // portMapSize makes room for every port at once. See nft.Set.Size for what it buys.
 const portMapSize = 65535
 
-// Ruleset is the whole ruleset as a value: the same rules and chains whatever is
-// published, for mappings are elements of its maps and never rules. A map for "any
-// local address" and one for "one local address" of each protocol and family: one
-// map with 0.0.0.0 in its keys would need a rule that loads a constant into a
-// concatenation, which nft(8) cannot list. The maps from one family to the other are
-// looked up by no rule: they are the record of what proxies alone serve.
+// Ruleset returns the whole ruleset. Its rules and chains never change, because mappings
+// are elements of maps. Each protocol and family has a map for frontends of any local
+// address and one for frontends of one address: a single map with 0.0.0.0 in its keys would
+// need a rule that loads a constant into a concatenation, which nft(8) cannot list. No rule
+// uses the maps from one family to the other: they record the mappings that only proxies
+// serve.
 func Ruleset(name string) nft.Table {
 	return nft.Table{
 		Name:    name,
@@ -36,8 +36,8 @@ func Ruleset(name string) nft.Table {
 			networkSet("networks6", nft.IPv6Addr), networkSet("masqueraded6", nft.IPv6Addr), networkSet("guarded6", nft.IPv6Addr),
 			{Name: "inside6", Key: nft.Type{nft.IPv6Addr, nft.IPv6Addr}, Interval: true},
 			addrSet("cursors6", nft.IPv6Addr), addrSet("leases6", nft.IPv6Addr),
-			// No rule looks in these: they are the record of bridge ports that were
-			// switched, for whoever has to put them back.
+			// No rule uses these: they record bridge ports that were given hairpin mode, so
+			// that the next engine can take it back.
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
@@ -122,19 +122,18 @@ func natOutput() nft.Chain {
 	}
 }
 
-// The ports that masqueraded flows have on the outside. A backend that begins enough
-// flows towards one port of a client has all of them, and what the client then sends to
-// one of them is taken for an answer (CVE-2021-3773, port shadow): so none of them may be
-// a port that clients come to. They are apart from the well-known ones, which random
-// ports of the kernel's own choice are not, and from those that frontends are chosen
-// from.
+// The source ports of masqueraded flows. A backend that opens enough flows to one port of a
+// client occupies all of them, and packets of the client to one of them are then taken for
+// answers (CVE-2021-3773, port shadow). So no service should have a port in this range. It
+// excludes the well-known ports, unlike the range of the kernel, and the ports that are
+// chosen for frontends.
 const (
 	FirstMasqueradePort = 32768
 	LastMasqueradePort  = 49152
 )
 
-// wayOut gives a flow the host's address. A port chosen at random keeps a backend from
-// foreseeing it where somebody publishes one of the range after all.
+// wayOut gives a flow the host's address. Ports are random so that a backend cannot foresee
+// them if one of the range is published after all.
 func wayOut() nft.Chain {
 	return nft.Chain{
 		Name:    "way-out",

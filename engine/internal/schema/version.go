@@ -11,8 +11,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Version is the version of the ruleset. The table's comment has it, so that a later
-// version knows what it finds, and an earlier one leaves it alone.
+// Version is the version of the ruleset. It is in the table's comment: a later version of
+// this program converts the table, and an earlier one does not touch it.
 const Version = 2
 
 // versionPrefix begins the comment of every table of nftnat.

@@ -11,8 +11,8 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
-// Counts are the segments, and how many ports are published to backends on each, and one
-// more where the segment is a declared network.
+// Counts has the segments with the number of ports whose backends are on each, plus one if
+// the segment is a declared network.
 type Counts map[netip.Prefix]int
 
 // OnLink returns the on-link prefix of a backend. It is not valid if there is none.
@@ -101,8 +101,8 @@ func without(c, other Counts) (ps []netip.Prefix) {
 	return ps
 }
 
-// few is up to how many segments it is faster to look at each than to look for one of each
-// length that a prefix can have.
+// few is the number of segments up to which trying each is faster than a look-up for each
+// prefix length.
 const few = 16
 
 // Around returns the prefix that an address lies in. The prefixes do not overlap.
@@ -124,7 +124,7 @@ func Around[V any](prefixes map[netip.Prefix]V, a netip.Addr) (netip.Prefix, boo
 	return netip.Prefix{}, false
 }
 
-// Nested returns those of the prefixes that cannot be segments beside the others: they lie
+// Nested returns the prefixes that overlap another one and must be left out: they lie
 // within another or around a network.
 func Nested(prefixes, networks []netip.Prefix) map[netip.Prefix]bool {
 	outer, nested := Counts{}, map[netip.Prefix]bool{}
