@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"syscall"
 	"time"
 
@@ -144,11 +143,11 @@ func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 	if how.Kill {
 		path += "&kill=true"
 	}
-	var docs []Mapping
-	if err := c.call(ctx, http.MethodPost, path, requests(ms), &docs); err != nil {
+	docs, err := fetch[[]Mapping](ctx, c, http.MethodPost, path, requests(ms))
+	if err != nil {
 		return nil, err
 	}
-	// Ranges come back a port at a time, in the order in which they were asked for.
+	// The answer has a mapping for each port, in the order of the request.
 	done := make([]nat.Mapping, 0, len(ms))
 	for _, m := range ms {
 		n := int(m.More) + 1
@@ -165,8 +164,8 @@ func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 	return done, nil
 }
 
-// Remove removes a mapping, or all of a name, as [Engine].Remove does. Of mappings
-// it takes one at a time; the error is nat.ErrInvalid for any other number.
+// Remove removes one mapping, or all of a name, as [Engine].Remove does. The error is
+// nat.ErrInvalid for any other number of mappings.
 func (c *Client) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	path, query := "/v1/mappings", url.Values{}
 	switch {
@@ -187,101 +186,162 @@ func (c *Client) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, erro
 	if len(query) != 0 {
 		path += "?" + query.Encode()
 	}
-	var docs []Mapping
-	if err := c.call(ctx, http.MethodDelete, path, nil, &docs); err != nil {
-		return nil, err
-	}
-	done, err := singles(docs)
-	return nat.Collapse(done), err
+	return c.removed(ctx, path)
 }
 
-// Apply makes what is published exactly the given mappings, as [Engine].Apply
-// does, and returns what that changed.
+// removed sends a DELETE, and returns the mappings of the answer.
+func (c *Client) removed(ctx context.Context, path string) ([]nat.Mapping, error) {
+	docs, err := fetch[[]Mapping](ctx, c, http.MethodDelete, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	ms, err := singles(docs)
+	return nat.Collapse(ms), err
+}
+
+// Apply makes what is published exactly the given mappings, as [Engine].Apply does, and
+// returns the changes.
 func (c *Client) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/mappings", requests(ms))
 }
 
-// Diff tells what Apply would change.
+// Diff returns the changes that Apply would make.
 func (c *Client) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/mappings?dry-run=true", requests(ms))
 }
 
-// put has something applied, and returns what that changed.
 func (c *Client) put(ctx context.Context, path string, doc any) ([]nat.Change, error) {
-	var docs []Change
-	if err := c.call(ctx, http.MethodPut, path, doc, &docs); err != nil {
+	docs, err := fetch[[]Change](ctx, c, http.MethodPut, path, doc)
+	if err != nil {
 		return nil, err
 	}
-	changes := make([]nat.Change, 0, len(docs))
-	for _, doc := range docs {
-		change, err := doc.change()
-		if err != nil {
-			return nil, err
-		}
-		changes = append(changes, change)
-	}
 	if report := nat.ReportFrom(ctx); report != nil {
-		report.Unchanged = len(changes) == 0
+		report.Unchanged = len(docs) == 0
 	}
-	return changes, nil
+	return parseAll(docs, (*Change).change)
 }
 
-// Status tells how the server is.
+// Status returns the status of the server.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	var status Status
-	err := c.call(ctx, http.MethodGet, "/v1/status", nil, &status)
-	return status, err
+	return fetch[Status](ctx, c, http.MethodGet, "/v1/status", nil)
 }
 
-// Progress tells how far the change is that the server is making. It answers while
-// other calls wait for that.
+// Progress returns the progress of the change that the server is making. It answers while
+// other calls wait for that change.
 func (c *Client) Progress(ctx context.Context) (Progress, error) {
-	var progress Progress
-	err := c.call(ctx, http.MethodGet, "/v1/progress", nil, &progress)
-	return progress, err
+	return fetch[Progress](ctx, c, http.MethodGet, "/v1/progress", nil)
 }
 
-func requests(ms []nat.Mapping) []request {
-	rs := make([]request, len(ms)) // never nil: an empty array, not null
-	for i, m := range ms {
-		rs[i] = requestOf(m)
-	}
-	return rs
+// Health asks whether the server can do its work: whether its engine answers within 5 s and
+// its table is in the kernel. Nil: yes. Otherwise the error is a [*Problem] that says what is
+// wrong, or says that no server answers.
+func (c *Client) Health(ctx context.Context) error {
+	return c.call(ctx, http.MethodGet, "/healthz", nil, nil)
 }
 
-func singles(docs []Mapping) ([]nat.Mapping, error) {
-	ms := make([]nat.Mapping, 0, len(docs))
-	for i := range docs {
-		m, err := docs[i].single()
-		if err != nil {
-			return nil, err
-		}
-		ms = append(ms, m)
-	}
-	return ms, nil
-}
-
-// change reads a change's document back.
-func (c *Change) change() (nat.Change, error) {
-	before, err := whole(c.Old)
+// Attach attaches an endpoint as [Engine].Attach does.
+func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
+	doc, err := fetch[Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", attachRequestOf(a))
 	if err != nil {
-		return nat.Change{}, err
+		return nat.Endpoint{}, err
 	}
-	after, err := whole(c.New)
-	return nat.Change{Old: before, New: after, Before: c.Before, After: c.After}, err
+	return doc.endpoint()
 }
 
-// whole is the mapping that was told a port at a time; of nothing, the zero Mapping.
-func whole(docs []Mapping) (nat.Mapping, error) {
-	ms, err := singles(docs)
-	if err != nil || len(ms) == 0 {
-		return nat.Mapping{}, err
+// Detach releases an endpoint as [Engine].Detach does, and returns its mappings.
+func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
+	return c.removed(ctx, "/v1/endpoints/"+url.PathEscape(name))
+}
+
+// Endpoints returns all endpoints, by name.
+func (c *Client) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
+	docs, err := fetch[[]Endpoint](ctx, c, http.MethodGet, "/v1/endpoints", nil)
+	if err != nil {
+		return nil, err
 	}
-	ms = slices.Clip(nat.Collapse(ms))
-	if len(ms) != 1 {
-		return nat.Mapping{}, fmt.Errorf("read change: %s and %s are one side of it", ms[0], ms[1])
+	return parseAll(docs, (*Endpoint).endpoint)
+}
+
+// Endpoint finds the endpoint of a name. The error is nat.ErrNotFound if there is
+// none.
+func (c *Client) Endpoint(ctx context.Context, name string) (nat.Endpoint, error) {
+	all, err := c.Endpoints(ctx)
+	if err != nil {
+		return nat.Endpoint{}, err
 	}
-	return ms[0], nil
+	for _, ep := range all {
+		if ep.Name == name {
+			return ep, nil
+		}
+	}
+	if _, err := c.Inspect(ctx, name); err != nil { // for the server's error
+		return nat.Endpoint{}, err
+	}
+	return nat.Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
+}
+
+// Inspect returns the `inspect` document of an endpoint. The error is nat.ErrNotFound
+// if there is none.
+func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
+	return fetch[Inspection](ctx, c, http.MethodGet, "/v1/endpoints/"+url.PathEscape(name), nil)
+}
+
+// CreateNetwork creates a network as [Engine].CreateNetwork does.
+func (c *Client) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
+	doc, err := fetch[Network](ctx, c, http.MethodPost, "/v1/networks", networkRequestOf(n))
+	if err != nil {
+		return nat.Network{}, err
+	}
+	return doc.network()
+}
+
+// RemoveNetwork removes a network as [Engine].RemoveNetwork does.
+func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/networks/"+url.PathEscape(name), nil, nil)
+}
+
+// Network finds the network of a name. The error is nat.ErrNotFound if there is none.
+func (c *Client) Network(ctx context.Context, name string) (nat.Network, error) {
+	doc, err := fetch[Network](ctx, c, http.MethodGet, "/v1/networks/"+url.PathEscape(name), nil)
+	if err != nil {
+		return nat.Network{}, err
+	}
+	return doc.network()
+}
+
+// Networks returns all networks, by name.
+func (c *Client) Networks(ctx context.Context) ([]nat.Network, error) {
+	docs, err := fetch[[]Network](ctx, c, http.MethodGet, "/v1/networks", nil)
+	if err != nil {
+		return nil, err
+	}
+	return parseAll(docs, (*Network).network)
+}
+
+// State returns networks, endpoints and mappings, as [Engine].State does.
+func (c *Client) State(ctx context.Context) (nat.State, error) {
+	doc, err := fetch[state](ctx, c, http.MethodGet, "/v1/state", nil)
+	if err != nil {
+		return nat.State{}, err
+	}
+	return doc.state()
+}
+
+// ApplyState makes networks, endpoints and mappings exactly these, as
+// [Engine].ApplyState does, and returns the changes.
+func (c *Client) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	return c.put(ctx, "/v1/state", stateOf(s))
+}
+
+// DiffState returns the changes that ApplyState would make.
+func (c *Client) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
+	return c.put(ctx, "/v1/state?dry-run=true", stateOf(s))
+}
+
+// fetch is Client.call that returns the document of the answer.
+func fetch[D any](ctx context.Context, c *Client, method, path string, doc any) (answer D, err error) {
+	err = c.call(ctx, method, path, doc, &answer)
+	return answer, err
 }
 
 // call sends a document, unless it is nil, and reads the answer's into answer, unless
@@ -356,126 +416,4 @@ func readProblem(resp *http.Response) error {
 		}
 	}
 	return problem(resp.StatusCode, CodeInternal, "the server answered "+resp.Status)
-}
-
-// Attach attaches an endpoint as [Engine].Attach does.
-func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
-	var doc Endpoint
-	if err := c.call(ctx, http.MethodPost, "/v1/endpoints", attachRequestOf(a), &doc); err != nil {
-		return nat.Endpoint{}, err
-	}
-	return doc.endpoint()
-}
-
-// Detach releases an endpoint as [Engine].Detach does, and returns what was
-// published of it.
-func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error) {
-	var docs []Mapping
-	if err := c.call(ctx, http.MethodDelete, "/v1/endpoints/"+url.PathEscape(name), nil, &docs); err != nil {
-		return nil, err
-	}
-	gone, err := singles(docs)
-	return nat.Collapse(gone), err
-}
-
-// Endpoints returns all endpoints, by name.
-func (c *Client) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
-	var docs []Endpoint
-	if err := c.call(ctx, http.MethodGet, "/v1/endpoints", nil, &docs); err != nil {
-		return nil, err
-	}
-	all := make([]nat.Endpoint, len(docs))
-	for i := range docs {
-		var err error
-		if all[i], err = docs[i].endpoint(); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// Endpoint finds the endpoint of a name. The error is nat.ErrNotFound if there is
-// none.
-func (c *Client) Endpoint(ctx context.Context, name string) (nat.Endpoint, error) {
-	all, err := c.Endpoints(ctx)
-	if err != nil {
-		return nat.Endpoint{}, err
-	}
-	for _, ep := range all {
-		if ep.Name == name {
-			return ep, nil
-		}
-	}
-	if _, err := c.Inspect(ctx, name); err != nil { // which says that there is none
-		return nat.Endpoint{}, err
-	}
-	return nat.Endpoint{}, fmt.Errorf("endpoint %s was attached at this moment", name)
-}
-
-// Inspect returns the `inspect` document of an endpoint. The error is nat.ErrNotFound
-// if there is none.
-func (c *Client) Inspect(ctx context.Context, name string) (Inspection, error) {
-	var doc Inspection
-	err := c.call(ctx, http.MethodGet, "/v1/endpoints/"+url.PathEscape(name), nil, &doc)
-	return doc, err
-}
-
-// CreateNetwork declares a network as [Engine].CreateNetwork does.
-func (c *Client) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
-	var doc Network
-	if err := c.call(ctx, http.MethodPost, "/v1/networks", networkRequestOf(n), &doc); err != nil {
-		return nat.Network{}, err
-	}
-	return doc.network()
-}
-
-// RemoveNetwork takes a network back as [Engine].RemoveNetwork does.
-func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
-	return c.call(ctx, http.MethodDelete, "/v1/networks/"+url.PathEscape(name), nil, nil)
-}
-
-// Network finds the network of a name. The error is nat.ErrNotFound if there is none.
-func (c *Client) Network(ctx context.Context, name string) (nat.Network, error) {
-	var doc Network
-	if err := c.call(ctx, http.MethodGet, "/v1/networks/"+url.PathEscape(name), nil, &doc); err != nil {
-		return nat.Network{}, err
-	}
-	return doc.network()
-}
-
-// Networks returns all networks, by name.
-func (c *Client) Networks(ctx context.Context) ([]nat.Network, error) {
-	var docs []Network
-	if err := c.call(ctx, http.MethodGet, "/v1/networks", nil, &docs); err != nil {
-		return nil, err
-	}
-	all := make([]nat.Network, 0, len(docs))
-	for i := range docs {
-		n, err := docs[i].network()
-		if err != nil {
-			return nil, fmt.Errorf("read network: %w", err)
-		}
-		all = append(all, n)
-	}
-	return all, nil
-}
-
-// State returns all that there is, as [Engine].State does.
-func (c *Client) State(ctx context.Context) (nat.State, error) {
-	var doc state
-	if err := c.call(ctx, http.MethodGet, "/v1/state", nil, &doc); err != nil {
-		return nat.State{}, err
-	}
-	return doc.state()
-}
-
-// ApplyState makes networks, endpoints and mappings exactly these, as
-// [Engine].ApplyState does, and returns what that changed.
-func (c *Client) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
-	return c.put(ctx, "/v1/state", stateOf(s))
-}
-
-// DiffState tells what ApplyState would change.
-func (c *Client) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
-	return c.put(ctx, "/v1/state?dry-run=true", stateOf(s))
 }

@@ -33,11 +33,7 @@ func EndpointOf(ep nat.Endpoint) Endpoint {
 
 // Endpoints returns the documents of endpoints.
 func Endpoints(eps []nat.Endpoint) []Endpoint {
-	docs := make([]Endpoint, len(eps)) // never nil: an empty array, not null
-	for i, ep := range eps {
-		docs[i] = EndpointOf(ep)
-	}
-	return docs
+	return documents(eps, EndpointOf)
 }
 
 // endpoint reads the document back.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,14 +49,8 @@ func Mappings(ms []nat.Mapping) []Mapping {
 
 func mapping(m nat.Mapping) Mapping {
 	doc := Mapping{
-		Proto:   m.Proto.String(),
-		Port:    m.Frontend.Port(),
-		Backend: m.Backend.String(),
-		Name:    m.Name,
-		Proxy:   !m.NoProxy,
-	}
-	if host := m.Frontend.Addr(); host != (netip.Addr{}) {
-		doc.Host = host.String()
+		Proto: m.Proto.String(), Host: addrText(m.Frontend.Addr()), Port: m.Frontend.Port(),
+		Backend: m.Backend.String(), Name: m.Name, Proxy: !m.NoProxy,
 	}
 	if !m.Expires.IsZero() {
 		doc.Expires = &m.Expires
@@ -198,14 +193,12 @@ func requestFields() []string {
 	return []string{"proto", "host", "port", "backend", "name", "proxy", "expires", "count", "ttl"}
 }
 
-// requestOf asks for a mapping.
+func requests(ms []nat.Mapping) []request { return documents(ms, requestOf) }
+
 func requestOf(m nat.Mapping) request {
 	r := request{
-		Proto: m.Proto.String(), Port: int64(m.Frontend.Port()),
+		Proto: m.Proto.String(), Host: addrText(m.Frontend.Addr()), Port: int64(m.Frontend.Port()),
 		Backend: m.Backend.String(), Name: m.Name,
-	}
-	if host := m.Frontend.Addr(); host != (netip.Addr{}) {
-		r.Host = host.String()
 	}
 	if m.NoProxy {
 		r.Proxy = new(bool)
@@ -227,13 +220,12 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	if r.Port < 0 || r.Port > math.MaxUint16 {
 		return nat.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
 	}
-	m, ok := r.plain()
-	if !ok {
+	m, err := parsePlain(r.Proto, r.Host, uint16(r.Port), r.Backend)
+	if err != nil {
 		frontend := strconv.FormatInt(r.Port, 10)
 		if r.Host != "" {
 			frontend = joinHostPort(r.Host, frontend)
 		}
-		var err error
 		if m, err = nat.ParseMapping(r.Proto, frontend, r.Backend); err != nil {
 			return nat.Mapping{}, err
 		}
@@ -249,29 +241,34 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	}
 	m.Name = r.Name
 	m.NoProxy = r.Proxy != nil && !*r.Proxy
-	var err error
 	m.Expires, err = r.expires(now)
 	return m, err
 }
 
-// plain is mapping for the form in which answers are written. It is not ok for any other
-// form, and for what is wrong: the parsers of package nat say what that is.
-func (r *request) plain() (m nat.Mapping, ok bool) {
-	backend, err := netip.ParseAddrPort(r.Backend)
-	if err != nil || backend.Addr().Zone() != "" || r.Backend[strings.LastIndexByte(r.Backend, ':')+1] == '0' {
-		return nat.Mapping{}, false
+// parsePlain reads a mapping in the form in which this package writes it. It fails for other
+// forms that are valid; the parsers of package nat read those, and explain what is invalid.
+func parsePlain(protoText, host string, port uint16, backendText string) (m nat.Mapping, err error) {
+	proto, err := nat.ParseProto(protoText)
+	if err != nil {
+		return m, err
 	}
-	var host netip.Addr
-	if r.Host != "" {
-		if host, err = netip.ParseAddr(r.Host); err != nil || host.Zone() != "" {
-			return nat.Mapping{}, false
+	backend, err := netip.ParseAddrPort(backendText)
+	if err != nil {
+		return m, err
+	}
+	var addr netip.Addr
+	if host != "" {
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return m, err
 		}
 	}
-	proto, err := nat.ParseProto(r.Proto)
+	if backend.Addr().Zone() != "" || addr.Zone() != "" || backendText[strings.LastIndexByte(backendText, ':')+1] == '0' {
+		return m, invalid("backend", backendText, "it has a zone or its port begins with 0")
+	}
 	return nat.Mapping{
-		Proto: proto, Frontend: netip.AddrPortFrom(host.Unmap(), uint16(r.Port)),
+		Proto: proto, Frontend: netip.AddrPortFrom(addr.Unmap(), port),
 		Backend: netip.AddrPortFrom(backend.Addr().Unmap(), backend.Port()),
-	}, err == nil
+	}, nil
 }
 
 // expires returns when it is to end: in milliseconds, like the engine, so that the
@@ -313,24 +310,41 @@ func joinHostPort(host, port string) string {
 	return host + ":" + port
 }
 
-// single reads a mapping's document back.
-func (m *Mapping) single() (e nat.Mapping, err error) {
-	var host netip.Addr
-	e.Proto, err = nat.ParseProto(m.Proto)
-	if err == nil && m.Host != "" {
-		host, err = netip.ParseAddr(m.Host)
-	}
-	if err == nil {
-		e.Backend, err = netip.ParseAddrPort(m.Backend)
-	}
+// single returns the mapping of one port that the document describes.
+func (m *Mapping) single() (nat.Mapping, error) {
+	s, err := parsePlain(m.Proto, m.Host, m.Port, m.Backend)
 	if err != nil {
 		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
 	}
-	e.Frontend, e.Name, e.NoProxy = netip.AddrPortFrom(host, m.Port), m.Name, !m.Proxy
+	s.Name, s.NoProxy = m.Name, !m.Proxy
 	if m.Expires != nil {
-		e.Expires = m.Expires.UTC()
+		s.Expires = m.Expires.UTC()
 	}
-	return e, nil
+	return s, nil
+}
+
+func singles(docs []Mapping) ([]nat.Mapping, error) { return parseAll(docs, (*Mapping).single) }
+
+// documents returns the documents of values; an empty array, not null, if there are none.
+func documents[T, D any](values []T, document func(T) D) []D {
+	docs := make([]D, len(values))
+	for i, v := range values {
+		docs[i] = document(v)
+	}
+	return docs
+}
+
+// parseAll returns the values that documents describe; nil if there are none.
+func parseAll[D, T any](docs []D, parse func(*D) (T, error)) ([]T, error) {
+	values := slices.Grow([]T(nil), len(docs))
+	for i := range docs {
+		v, err := parse(&docs[i])
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, v)
+	}
+	return values, nil
 }
 
 // Change is one difference that `apply` made. Either part is absent where there was
@@ -358,4 +372,27 @@ func Changes(cs []nat.Change) []Change {
 		docs = append(docs, doc)
 	}
 	return docs
+}
+
+// change returns the change that the document describes.
+func (c *Change) change() (nat.Change, error) {
+	before, err := whole(c.Old)
+	if err != nil {
+		return nat.Change{}, err
+	}
+	after, err := whole(c.New)
+	return nat.Change{Old: before, New: after, Before: c.Before, After: c.After}, err
+}
+
+// whole returns the mapping whose ports have these documents; of none, the zero Mapping.
+func whole(docs []Mapping) (nat.Mapping, error) {
+	ms, err := singles(docs)
+	if err != nil || len(ms) == 0 {
+		return nat.Mapping{}, err
+	}
+	ms = slices.Clip(nat.Collapse(ms))
+	if len(ms) != 1 {
+		return nat.Mapping{}, fmt.Errorf("read change: %s and %s are one side of it", ms[0], ms[1])
+	}
+	return ms[0], nil
 }

@@ -5,7 +5,6 @@ package api
 
 import (
 	"bytes"
-	"fmt"
 	"mime"
 	"net/http"
 	"strings"
@@ -23,44 +22,21 @@ type state struct {
 
 // stateOf is the document of a state; a range is one item, with a count.
 func stateOf(s nat.State) state {
-	// Never nil: empty arrays, not null.
-	doc := state{
-		Networks: make([]networkRequest, len(s.Networks)), Endpoints: make([]attachRequest, len(s.Endpoints)),
-		Mappings: requests(s.Mappings),
-	}
-	for i, n := range s.Networks {
-		doc.Networks[i] = networkRequestOf(n)
-	}
-	for i, a := range s.Endpoints {
-		doc.Endpoints[i] = attachRequestOf(a)
-	}
-	return doc
+	return state{documents(s.Networks, networkRequestOf), documents(s.Endpoints, attachRequestOf), requests(s.Mappings)}
 }
 
 // state returns the state that the document describes.
-func (doc *state) state() (s nat.State, err error) {
-	for i := range doc.Networks {
-		n, err := doc.Networks[i].network()
-		if err != nil {
-			return nat.State{}, fmt.Errorf("read network: %w", err)
-		}
-		s.Networks = append(s.Networks, n)
+func (doc *state) state() (nat.State, error) {
+	networks, err := parseAll(doc.Networks, (*networkRequest).network)
+	if err != nil {
+		return nat.State{}, err
 	}
-	for i := range doc.Endpoints {
-		a, err := doc.Endpoints[i].spec()
-		if err != nil {
-			return nat.State{}, fmt.Errorf("read endpoint: %w", err)
-		}
-		s.Endpoints = append(s.Endpoints, a)
+	endpoints, err := parseAll(doc.Endpoints, (*attachRequest).spec)
+	if err != nil {
+		return nat.State{}, err
 	}
-	for i := range doc.Mappings {
-		m, err := doc.Mappings[i].mapping(time.Time{})
-		if err != nil {
-			return nat.State{}, fmt.Errorf("read mapping: %w", err)
-		}
-		s.Mappings = append(s.Mappings, m)
-	}
-	return s, nil
+	mappings, err := parseAll(doc.Mappings, func(r *request) (nat.Mapping, error) { return r.mapping(time.Time{}) })
+	return nat.State{Networks: networks, Endpoints: endpoints, Mappings: mappings}, err
 }
 
 // ports is the number of ports of a state.

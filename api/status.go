@@ -185,10 +185,3 @@ func (h *handler) getHealth(w http.ResponseWriter, c *call) (any, error) {
 func absent(what string) error {
 	return problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
 }
-
-// Health asks whether the server can do its work: whether its engine answers within 5 s and
-// its table is in the kernel. Nil: yes. Otherwise the error is a [*Problem] that says what is
-// wrong, or tells that no server answers.
-func (c *Client) Health(ctx context.Context) error {
-	return c.call(ctx, http.MethodGet, "/healthz", nil, nil)
-}
