@@ -21,7 +21,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// ErrNoServer means that nothing answers on a socket, or that there is none.
+// ErrNoServer means that there is no socket, or that nothing listens on it.
 var ErrNoServer = errors.New("no server answers")
 
 const (
@@ -35,22 +35,22 @@ const (
 // fill the report of their context ([nat.WithReport]). Their errors are the same by
 // errors.Is, with the same texts, and by errors.As if they are [*nat.ConflictError],
 // [*nat.TakenError] or [*nat.HeldError]; see [Problem]. A call whose context has no
-// deadline ends after 2 minutes. A change that has been sent when its context is done may
-// be made or not.
+// deadline ends after 2 minutes. If the context is done after the request was sent, the
+// change may have been made or not.
 type Client struct {
 	path string
 	http *http.Client
 }
 
 // NewClient returns a client of the server whose socket is at path. It connects with
-// each call, and the errors of that are ErrNoServer if nothing is there to answer
-// and fs.ErrPermission if the socket may not be used.
+// each call; the call returns ErrNoServer if no server listens there, and
+// fs.ErrPermission if the client may not use the socket.
 func NewClient(path string) *Client {
 	c := &Client{path: path}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext: c.dial,
-		// Whether a request was carried out that was sent just when the server
-		// closed the connection, nobody can tell. A new one costs microseconds.
+		// If the server closes an idle connection while a request is being sent, it is
+		// unknown whether the request was carried out. A new one costs microseconds.
 		DisableKeepAlives:  true,
 		DisableCompression: true,
 	}}
@@ -384,7 +384,7 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 		}
 		body = bytes.NewReader(text)
 	}
-	// There is no host; HTTP wants to be told one.
+	// HTTP requires a host.
 	req, err := http.NewRequestWithContext(ctx, method, "http://nftnat"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, err)

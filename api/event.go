@@ -22,30 +22,28 @@ type EventType string
 
 // The types of events. Others may be added: a reader skips those it does not know.
 const (
-	// EventPublished: the mapping is published from now on, also where another one
-	// was at its frontend before.
+	// EventPublished: the mapping is published, or has replaced another one.
 	EventPublished EventType = "published"
-	// EventUnpublished: somebody has unpublished the mapping.
+	// EventUnpublished: the mapping was removed.
 	EventUnpublished EventType = "unpublished"
-	// EventExpired: the mapping's time is over.
+	// EventExpired: the mapping's time-out ended.
 	EventExpired EventType = "expired"
-	// EventRepaired: the mapping, or without one the table, was changed by somebody
-	// else and has been put back.
+	// EventRepaired: another program changed the mapping, or the table if there is no
+	// mapping, and that was undone.
 	EventRepaired EventType = "repaired"
-	// EventLost: the reader was too slow, and events were lost here. It should look
-	// what is published now.
+	// EventLost: the reader was too slow, and missed events. It should list the mappings
+	// again.
 	EventLost EventType = "lost"
 )
 
-// Event is something that happened to what is published: a line of GET /v1/events.
+// Event is a line of GET /v1/events.
 type Event struct {
 	Type EventType `json:"type"`
 	// Time is when it happened.
 	Time time.Time `json:"time"`
-	// Mapping is what it happened to, a single port; nil: the table as a whole, or
-	// nothing, in an EventLost.
+	// Mapping is a single port; nil in an EventLost, and if the event is about the table.
 	Mapping *Mapping `json:"mapping,omitempty"`
-	// Lost is the number of events that an EventLost stands for; else it is zero.
+	// Lost is how many events were missed, in an EventLost.
 	Lost uint64 `json:"lost,omitempty"`
 }
 
@@ -87,7 +85,7 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) (any, error) {
 	w.Header().Set("Content-Type", typeEvents)
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
-	// The header tells the client that from here on it misses nothing.
+	// After the header, the client misses no event.
 	if err := rc.Flush(); err == nil && c.Method != http.MethodHead {
 		h.stream(ctx, w, rc, events)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Mapping is one published port. A range is told as one Mapping a port.
+// Mapping is one published port. A range is one Mapping for each port.
 type Mapping struct {
 	// Proto is "tcp" or "udp".
 	Proto string `json:"proto"`

@@ -10,7 +10,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Network is a network as it is told.
+// Network is the document of a network.
 type Network struct {
 	Name string `json:"name"`
 	// Prefix is where its addresses are, Gateway which of them is the host's.

@@ -37,38 +37,38 @@ type Engine interface {
 
 // Options say what a server serves.
 type Options struct {
-	// Engine publishes. It has to be there, and is not closed by the server.
+	// Engine is required. The server does not close it.
 	Engine Engine
-	// Status tells how the process is, for GET /v1/status; it may be called at any
-	// time and by several at once. Nil: the route answers 404.
+	// Status returns the process's status, for GET /v1/status. It may be called from
+	// several goroutines. Nil: the route answers 404.
 	Status func(context.Context) (Status, error)
-	// Progress tells how far the change is that the engine is making, for GET
-	// /v1/progress; unlike Status it has to answer meanwhile. Nil: the route answers 404.
+	// Progress returns the progress of the change that the engine is making, for GET
+	// /v1/progress; unlike Status, it must not wait for the change. Nil: the route answers 404.
 	Progress func() Progress
-	// Events returns what happens from now on until the context is done, for GET /v1/events,
+	// Events returns the events from now on until the context is done, for GET /v1/events,
 	// as engine.Engine.Events does. Nil: the route answers 404.
 	Events func(context.Context) iter.Seq[nat.Event]
-	// Handovers takes the connections of processes that ask for the server's place, by POST
-	// /v1/handover, root's and those of the server's own user. Whoever reads them speaks
-	// the rest of it (package handover) and closes them. If one is there that nobody has
-	// read, the next is told that the server is busy. Nil: the route answers 404.
+	// Handovers gets the connections on which root or the server's own user asked for a
+	// handover, by POST /v1/handover. Its receiver goes on with the protocol of package
+	// handover, and closes them. While one has not been received, further requests get
+	// ErrBusy. Nil: the route answers 404.
 	Handovers chan<- *net.UnixConn
 	// Health returns why the server cannot do its work, or nil, for GET /healthz; it must
 	// return soon after its context is done. Nil: the route answers 404.
 	Health func(context.Context) error
-	// Changed is told of each change that a client asked for, also if it was refused, before
-	// the client has its answer. It may be called by several requests at once, and what it
-	// is given must not be changed. Nil: nobody is told.
+	// Changed is called for each change that a client requested, also if it was refused,
+	// before the answer is sent. It may be called from several goroutines, and must not
+	// modify its arguments. Nil: it is not called.
 	Changed func(Outcome)
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
 	// Decode reads the YAML form of PUT /v1/mappings and PUT /v1/state. Its errors are
 	// the client's fault: 422 if they are nat.ErrInvalid, else 400. Nil: only JSON is
-	// taken.
+	// accepted.
 	Decode func(io.Reader) (nat.State, error)
-	// Encode writes the YAML form of GET /v1/state. Nil: it is told in JSON only.
+	// Encode writes the YAML form of GET /v1/state. Nil: the answer is always JSON.
 	Encode func(io.Writer, nat.State) error
-	// Log is told what no client can be. Nil: nobody.
+	// Log gets what cannot be returned to a client. Nil: nothing is logged.
 	Log *slog.Logger
 }
 

@@ -14,10 +14,10 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Code says in one word what is wrong, for programs.
+// Code is the cause of a refusal, for programs.
 type Code string
 
-// The codes. Others may be added.
+// The codes. A later version may add more.
 const (
 	CodePermission  Code = "permission"  // fs.ErrPermission
 	CodeInvalid     Code = "invalid"     // nat.ErrInvalid: nothing has changed
@@ -32,13 +32,13 @@ const (
 	CodeInternal    Code = "internal"    // anything else
 )
 
-// ErrBusy means that a server does as much of this as it may at once.
+// ErrBusy means that a server is at its limit for such requests.
 var ErrBusy = errors.New("the server is busy")
 
 // Problem is the document of a refusal, as RFC 9457 has it. It is also the error
 // that a [Client] returns for it.
 type Problem struct {
-	// Type is always "about:blank": status and code say it all.
+	// Type is always "about:blank": the problem is told by status and code.
 	Type string `json:"type"`
 	// Title is the HTTP status in words.
 	Title string `json:"title"`
@@ -48,11 +48,11 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// Code is what to branch on.
 	Code Code `json:"code"`
-	// Have is the mapping in the way, if Code is CodeConflict and it is known, and Want
-	// the one that it is in the way of, of which Port may be zero.
+	// Have is the mapping in the way, if Code is CodeConflict and it is known. Want is the
+	// mapping that conflicts with it; its Port may be zero.
 	Have *Mapping `json:"have,omitempty"`
 	Want *Mapping `json:"want,omitempty"`
-	// Taken is what is in use, if Code is CodeConflict and it is no frontend.
+	// Taken is what is in use, if Code is CodeConflict and it is not a frontend.
 	Taken *Taken `json:"taken,omitempty"`
 	// Held is the socket in the way, if Code is CodeConflict and another process holds the
 	// port.
@@ -61,9 +61,9 @@ type Problem struct {
 
 // Taken says that a name, an address or a prefix is in use: an [nat.TakenError].
 type Taken struct {
-	// What was asked for.
+	// What was requested.
 	What string `json:"what"`
-	// Holder is in the way; empty: one of the same name.
+	// Holder has it; empty: something of the same name.
 	Holder string `json:"holder"`
 }
 
@@ -81,8 +81,8 @@ type Held struct {
 	Command string `json:"command,omitempty"`
 }
 
-// error is the error that the document is of, as far as the document says so much; nil: it
-// is none.
+// error returns the error that the document is about, or nil if the document does not have
+// its details.
 func (h *Held) error() error {
 	proto, err := nat.ParseProto(h.Proto)
 	if err != nil {
@@ -101,8 +101,8 @@ func (h *Held) error() error {
 func (p *Problem) Error() string { return p.Detail }
 
 // Unwrap returns the error that the code stands for, an [*nat.ConflictError],
-// [*nat.TakenError] or [*nat.HeldError] if the document says so much; nil for CodeInternal and codes that
-// are not known here.
+// [*nat.TakenError] or [*nat.HeldError] if the document has the details; nil for CodeInternal and
+// unknown codes.
 func (p *Problem) Unwrap() error {
 	if p.Code == CodeConflict && p.Taken != nil {
 		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
@@ -127,17 +127,17 @@ func (p *Problem) Unwrap() error {
 	return nil
 }
 
-// kind ties together how one kind of error is told.
+// kind is how one kind of error is sent.
 type kind struct {
 	err  error
 	code Code
-	// status is the HTTP status for an error of the engine; zero: it does not mean
-	// this there, and only the server itself tells of it.
+	// status is the HTTP status for an error of the engine; zero: only the server itself
+	// returns this kind.
 	status int
 }
 
-// kinds are all of them, in the order in which an error that is several is told:
-// that of the command line's exit status.
+// kinds are all of them. An error of several kinds is sent as the first, which is also the
+// order of the command line's exit status.
 func kinds() []kind {
 	return []kind{
 		{fs.ErrPermission, CodePermission, http.StatusForbidden},
@@ -153,7 +153,7 @@ func kinds() []kind {
 	}
 }
 
-// Codes returns all codes that there are.
+// Codes returns all codes.
 func Codes() []Code {
 	var codes []Code
 	for _, k := range kinds() {
@@ -170,7 +170,7 @@ func problem(status int, code Code, detail string) *Problem {
 	}
 }
 
-// problemOf tells of an error.
+// problemOf returns the document of an error.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {

@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// Server answers what comes over a unix socket.
+// Server answers requests over a unix socket.
 type Server struct {
 	handler *handler
 }
 
-// NewServer returns a server of an engine; opts.Engine has to be there.
+// NewServer returns a server of an engine. opts.Engine is required.
 func NewServer(opts Options) *Server { return newServer(opts, defaultLimits()) }
 
 func newServer(opts Options, l limits) *Server {
@@ -27,28 +27,27 @@ func newServer(opts Options, l limits) *Server {
 }
 
 // Serve answers on a listener, of [Listen] or handed over by systemd, until ctx is
-// done or the listener fails. It closes the listener, which has to accept
+// done or the listener fails. It closes the listener, which must accept
 // [*net.UnixConn]s.
 //
-// When ctx is done, streams of events end, requests that are under way are answered
-// for up to 5 s, and connections that are still there then are closed. The error is
-// nil unless the listener failed, or the engine did not come back to a request for 5 s
-// more.
+// When ctx is done, streams of events end, and requests that have begun are answered for
+// up to 5 s; then their connections are closed. The error is nil unless the listener
+// failed, or the engine did not return from a request within another 5 s.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return s.ServeUntil(ctx, l, nil)
 }
 
-// ServeUntil is Serve that also ends, without an error, when leave is closed: it then leaves
-// the listener open, and the clients in its queue to the process that serves it next. It
-// gives the clients that it has accepted up to a second to send their requests, and answers
-// these for up to 2 minutes.
+// ServeUntil is like Serve, but also ends, without an error, when leave is closed. It then
+// leaves the listener open, so that another process serves the clients in its queue.
+// Clients that were accepted have a second to send their requests, and these are
+// answered for up to 2 minutes.
 func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan struct{}) error {
 	if network := l.Addr().Network(); network != "unix" {
 		return errors.Join(
 			fmt.Errorf("serve %s: who a client is can only be asked of a unix socket, and this is %s", l.Addr(), network),
 			l.Close())
 	}
-	// Also when the listener fails the requests have to hear of it.
+	// If the listener fails, the requests must end too.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &run{listener: newConnections(l, s.handler.limits.conns), served: make(chan error, 1), log: s.handler.Log}
@@ -99,8 +98,8 @@ type run struct {
 
 func (r *run) serve() { r.served <- r.http.Serve(r.listener) }
 
-// note follows the states of connections as net/http tells them. It is told of a new
-// one before its goroutine is started, and that it is closed at the goroutine's end.
+// note follows the states of connections. net/http calls it for a new one before it
+// starts its goroutine, and for a closed one at the end of the goroutine.
 func (r *run) note(nc net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:

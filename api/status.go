@@ -50,7 +50,7 @@ type Status struct {
 	Warnings []string `json:"warnings"`
 }
 
-// Progress is how far the change is that a daemon is making, whoever asked for it.
+// Progress is the progress of the change that a daemon is making for any client.
 type Progress struct {
 	// Step is what it is at: "reserve", "bind", "forward", "commit", "save", "flows",
 	// "open", "done". Others may be added. Empty: it is changing nothing.
