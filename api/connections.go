@@ -38,12 +38,12 @@ type conn struct {
 	*net.UnixConn
 	of     *connections
 	client peer
-	// refusal is why the client may not use the socket; nil: it may. It is accepted all the
-	// same, to be told so.
+	// refusal is why the client may not use the socket; nil: it may. The connection is
+	// accepted so that the client gets an answer.
 	refusal error
 
-	// Of of.mu:
-	asked bool // it has had a request, or its first one is being answered
+	// Guarded by of.mu:
+	asked bool // its first request has come
 	busy  bool // a request is being answered
 }
 
@@ -54,7 +54,11 @@ func (cs *connections) Accept() (net.Conn, error) {
 	case <-cs.ended:
 		return nil, net.ErrClosed
 	}
-	c, err := cs.accept()
+	accepted, err := cs.Listener.Accept()
+	nc, ok := accepted.(*net.UnixConn)
+	if err == nil && !ok {
+		err = errors.Join(fmt.Errorf("accept: %T is no unix socket", accepted), accepted.Close())
+	}
 	if err != nil {
 		<-cs.slots
 		select {
@@ -63,18 +67,6 @@ func (cs *connections) Accept() (net.Conn, error) {
 		default:
 		}
 		return nil, err
-	}
-	return c, nil
-}
-
-func (cs *connections) accept() (*conn, error) {
-	accepted, err := cs.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	nc, ok := accepted.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("accept: %T is no unix socket", accepted), accepted.Close())
 	}
 	c := &conn{UnixConn: nc, of: cs}
 	c.client, c.refusal = admissible(nc, cs.Addr().String())
@@ -100,7 +92,7 @@ func (c *conn) release() {
 	}
 }
 
-// setBusy notes that a whole header has come, or that the answer has been sent.
+// setBusy is called when a whole header has come, and when the answer has been sent.
 func (c *conn) setBusy(busy bool) {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
@@ -116,7 +108,7 @@ func (cs *connections) Close() error {
 	return cs.Listener.Close()
 }
 
-// stop accepts no more connections. It reports whether it is the first to say so.
+// stop accepts no more connections. It reports whether it is the first call.
 func (cs *connections) stop() bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -141,18 +133,13 @@ func (cs *connections) closeSilent() {
 	}
 }
 
-// A listener can be open in two processes at once (unix(7), SCM_RIGHTS), so that a server
-// is succeeded by that of another process and no client is refused: clients that neither
-// has accepted yet wait in the queue, which is the same for both.
-
-// deadliner is a listener that can be told to stop waiting, as those of package net can.
-type deadliner interface{ SetDeadline(t time.Time) error }
-
-// leave accepts no more connections, and leaves the listener open to another process. It
-// waits until the server has stopped, and then for the first request of each connection,
-// up to timeout.
+// leave accepts no more connections, and leaves the listener open. It waits until the server
+// has stopped, and then for the first request of each connection, up to timeout.
+//
+// A listener can be open in two processes at once (unix(7), SCM_RIGHTS). They share the queue
+// of connections that neither has accepted, so that no client is refused.
 func (cs *connections) leave(served <-chan error, timeout time.Duration) error {
-	d, ok := cs.Listener.(deadliner)
+	d, ok := cs.Listener.(interface{ SetDeadline(t time.Time) error })
 	if !ok {
 		return fmt.Errorf("%T cannot be left to others", cs.Listener)
 	}
@@ -166,7 +153,7 @@ func (cs *connections) leave(served <-chan error, timeout time.Duration) error {
 	for late := time.Now().Add(timeout); cs.awaitsRequest() && time.Now().Before(late); {
 		time.Sleep(time.Millisecond)
 	}
-	// For who serves it next, also if that is this process.
+	// This process may serve it again.
 	return d.SetDeadline(time.Time{})
 }
 
@@ -188,7 +175,7 @@ func withConn(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, nc)
 }
 
-// connOf returns the connection that a request came by; nil: none of a server's.
+// connOf returns the connection of a request; nil: it did not come by way of Server.Serve.
 func connOf(ctx context.Context) *conn {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	return c
@@ -201,10 +188,9 @@ type peer struct {
 	groups   []uint32
 }
 
-// admissible returns the process that made a connection, and nil if it may use the socket
-// at path, or why not. Root, the server's own user and members of the group of the socket's
-// file may. The file's mode says the same, unless somebody has loosened it, or that of the
-// directory.
+// admissible returns the process that made a connection, and an error if it may not use the
+// socket at path. Root, the server's own user and members of the group of the socket's file
+// may. The modes of the file and its directory say the same, unless somebody has changed them.
 func admissible(nc *net.UnixConn, path string) (client peer, refusal error) {
 	p, err := peerOf(nc)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Endpoint is a document of GET /v1/endpoints. Its mappings are one a port.
+// Endpoint is a document of GET /v1/endpoints. It has a mapping for each port.
 type Endpoint struct {
 	Name     string    `json:"name"`
 	Network  string    `json:"network"`
@@ -36,7 +36,7 @@ func Endpoints(eps []nat.Endpoint) []Endpoint {
 	return documents(eps, EndpointOf)
 }
 
-// endpoint reads the document back.
+// endpoint returns the endpoint that the document describes.
 func (doc *Endpoint) endpoint() (ep nat.Endpoint, err error) {
 	ep.Name, ep.Network = doc.Name, doc.Network
 	var errs [4]error
@@ -51,7 +51,7 @@ func (doc *Endpoint) endpoint() (ep nat.Endpoint, err error) {
 	return ep, nil
 }
 
-// attachRequest is the document of an endpoint that is asked for.
+// attachRequest is the document of an endpoint that a client asks for.
 type attachRequest struct {
 	Name    string   `json:"name"`
 	Network string   `json:"network,omitempty"` // that of the address, or the only one there is
@@ -61,7 +61,6 @@ type attachRequest struct {
 
 func attachFields() []string { return []string{"name", "network", "address", "ports"} }
 
-// attachRequestOf asks for an endpoint.
 func attachRequestOf(a nat.EndpointSpec) attachRequest {
 	r := attachRequest{Name: a.Name, Network: a.Network}
 	if a.Address.IsValid() {
@@ -77,8 +76,8 @@ func (r *attachRequest) spec() (nat.EndpointSpec, error) {
 	return nat.ParseEndpointSpec(r.Name, r.Network, r.Address, r.Ports...)
 }
 
-// Inspection is the document of `nftnat inspect` and GET /v1/endpoints/{name}. Its shape
-// is that of `docker inspect` in 2013, for those who read that.
+// Inspection is the document of `nftnat inspect` and GET /v1/endpoints/{name}. It has the
+// fields of `docker inspect` in 2013, for programs that read those.
 type Inspection struct {
 	Name            string          `json:"Name"`
 	NetworkSettings NetworkSettings `json:"NetworkSettings"`
@@ -90,13 +89,13 @@ type NetworkSettings struct {
 	// IPPrefixLen is the length of the network's prefix.
 	IPPrefixLen int    `json:"IPPrefixLen"`
 	Gateway     string `json:"Gateway"`
-	// Bridge is always empty: what carries the network is not known here.
+	// Bridge is always empty: it is not known here.
 	Bridge      string      `json:"Bridge"`
 	PortMapping PortMapping `json:"PortMapping"`
 }
 
-// PortMapping has the frontend's port by the backend's, both decimal; the lowest one,
-// where several lead to the same backend port. Neither part is ever nil.
+// PortMapping has the lowest frontend port of each backend port, both decimal. Neither map is
+// nil.
 type PortMapping struct {
 	TCP map[string]string `json:"Tcp"`
 	UDP map[string]string `json:"Udp"`

@@ -17,7 +17,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Mapping is one published port. A range is one Mapping for each port.
+// Mapping is one published port. A range has one Mapping for each port.
 type Mapping struct {
 	// Proto is "tcp" or "udp".
 	Proto string `json:"proto"`
@@ -28,7 +28,7 @@ type Mapping struct {
 	Port uint16 `json:"port"`
 	// Backend is address and port, an IPv6 address in brackets.
 	Backend string `json:"backend"`
-	// Name is whose the mapping is; empty: nobody has said.
+	// Name is that of the owner; empty: none was given.
 	Name string `json:"name"`
 	// Proxy is whether a userland proxy serves it where netfilter cannot.
 	Proxy bool `json:"proxy"`
@@ -111,8 +111,8 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// scanMappings reads what appendMappings has written. It is not ok for the same in another
-// form, or with other fields, which encoding/json reads.
+// scanMappings reads what appendMappings has written. It is not ok for any other form, or with
+// other fields; encoding/json reads those.
 func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 	rest = strings.TrimSuffix(rest, "\n")
 	if rest, ok = strings.CutPrefix(rest, "["); !ok {
@@ -142,7 +142,7 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 	return ms, true
 }
 
-// scanner takes a text apart from its beginning.
+// scanner reads a text from its beginning.
 type scanner struct {
 	text   string
 	failed bool
@@ -159,7 +159,7 @@ func (s *scanner) must(prefix string) bool {
 	return ok
 }
 
-// field returns what is between the prefix and the byte, in which nothing is escaped.
+// field returns the text between the prefix and the byte; it has no escapes.
 func (s *scanner) field(prefix string, end byte) (value string) {
 	s.must(prefix)
 	i := strings.IndexByte(s.text, end)
@@ -174,15 +174,15 @@ func (s *scanner) field(prefix string, end byte) (value string) {
 	return value
 }
 
-// request is the document of a mapping that is asked for: a [Mapping], of which more
-// can be left out, or a range of them. Numbers are wider than they may be, so that one
-// out of range is told as such and not as something that is no number.
+// request is the document of a mapping that a client asks for: a [Mapping] with more optional
+// fields, or a range of them. Numbers are wider than their limits, so that the error for one
+// out of range says so.
 type request struct {
 	Proto   string  `json:"proto"`
 	Host    string  `json:"host,omitempty"`
-	Port    int64   `json:"port,omitempty"`  // 0: the next free one
-	Backend string  `json:"backend"`         // without a port: that of the frontend
-	Name    string  `json:"name,omitempty"`  //
+	Port    int64   `json:"port,omitempty"` // 0: the next free one
+	Backend string  `json:"backend"`        // without a port: that of the frontend
+	Name    string  `json:"name,omitempty"`
 	Proxy   *bool   `json:"proxy,omitempty"` // nil: true
 	Expires *string `json:"expires,omitempty"`
 	Count   *int64  `json:"count,omitempty"` // of consecutive ports; nil: 1
@@ -214,8 +214,8 @@ func requestOf(m nat.Mapping) request {
 	return r
 }
 
-// mapping returns what is asked for. It checks the form only, as the parsers of
-// package engine do; its errors are nat.ErrInvalid.
+// mapping returns the mapping that the document asks for. It checks the form only, as the
+// parsers of package nat do; its errors are nat.ErrInvalid.
 func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	if r.Port < 0 || r.Port > math.MaxUint16 {
 		return nat.Mapping{}, invalid("port", strconv.FormatInt(r.Port, 10), "it is not 0 to 65535")
@@ -271,8 +271,8 @@ func parsePlain(protoText, host string, port uint16, backendText string) (m nat.
 	}, nil
 }
 
-// expires returns when it is to end: in milliseconds, like the engine, so that the
-// answer says what will be said later.
+// expires returns the end of the mapping in milliseconds, like the engine, so that all answers
+// are the same.
 func (r *request) expires(now time.Time) (time.Time, error) {
 	switch {
 	case r.TTL != nil && r.Expires != nil:
@@ -289,7 +289,7 @@ func (r *request) expires(now time.Time) (time.Time, error) {
 			return time.Time{}, invalid("expires", *r.Expires, "it is no time of RFC 3339")
 		}
 		at = at.UTC().Truncate(time.Millisecond)
-		if at.IsZero() { // which would be never
+		if at.IsZero() { // which means never
 			return time.Time{}, invalid("expires", *r.Expires, "it is over")
 		}
 		return at, nil
@@ -301,8 +301,7 @@ func invalid(what, input, reason string) error {
 	return &nat.InvalidError{What: what, Input: input, Reason: reason}
 }
 
-// joinHostPort writes a frontend as the engine's parsers read it, which say what is
-// wrong with the address if it is none.
+// joinHostPort is net.JoinHostPort for text that may be no address: the parser explains it.
 func joinHostPort(host, port string) string {
 	if strings.Contains(host, ":") {
 		return "[" + host + "]:" + port
@@ -347,13 +346,13 @@ func parseAll[D, T any](docs []D, parse func(*D) (T, error)) ([]T, error) {
 	return values, nil
 }
 
-// Change is one difference that `apply` made. Either part is absent where there was
-// nothing before or is nothing after.
+// Change is one difference that `apply` made. Old is absent for an addition, New for a
+// removal.
 type Change struct {
 	Old []Mapping `json:"old,omitempty"`
 	New []Mapping `json:"new,omitempty"`
-	// Before and After say the same of a network or an endpoint, in words; then Old and
-	// New are absent.
+	// Before and After are the same for a network or an endpoint, in words; then Old and New
+	// are absent.
 	Before string `json:"was,omitempty"`
 	After  string `json:"is,omitempty"`
 }

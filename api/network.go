@@ -13,16 +13,16 @@ import (
 // Network is the document of a network.
 type Network struct {
 	Name string `json:"name"`
-	// Prefix is where its addresses are, Gateway which of them is the host's.
+	// Prefix has its addresses; Gateway is the host's.
 	Prefix  string `json:"prefix"`
 	Gateway string `json:"gateway"`
-	// Masquerade is whether what it sends to the world has this host's address, and
-	// Guard whether only published ports of it answer from outside.
+	// Masquerade is whether packets that leave the host get its address as source, and Guard
+	// whether only published ports can be reached from outside.
 	Masquerade bool `json:"masquerade"`
 	Guard      bool `json:"guard"`
-	// Next is the address that the next endpoint gets, if it is free then.
+	// Next is the address for the next endpoint, if it is free then.
 	Next string `json:"next"`
-	// Endpoints is how many endpoints are in it.
+	// Endpoints is the number of endpoints in it.
 	Endpoints int `json:"endpoints"`
 }
 
@@ -39,7 +39,7 @@ func Networks(s nat.State) []Network {
 	return docs
 }
 
-// NetworkOf is the document of a network with so many endpoints.
+// NetworkOf is the document of a network with this number of endpoints.
 func NetworkOf(n nat.Network, endpoints int) Network {
 	return Network{
 		Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway),
@@ -55,7 +55,7 @@ func addrText(a netip.Addr) string {
 	return a.String()
 }
 
-// network reads a network's document back.
+// network returns the network that the document describes.
 func (n *Network) network() (nat.Network, error) {
 	r := networkRequest{
 		Name: n.Name, Prefix: n.Prefix, Gateway: n.Gateway, Masquerade: &n.Masquerade, Guard: &n.Guard, Next: n.Next,
@@ -63,7 +63,7 @@ func (n *Network) network() (nat.Network, error) {
 	return r.network()
 }
 
-// networkRequest is the document of a network that is asked for.
+// networkRequest is the document of a network that a client asks for.
 type networkRequest struct {
 	Name       string `json:"name"`
 	Prefix     string `json:"prefix"`
@@ -77,7 +77,6 @@ func networkFields() []string {
 	return []string{"name", "prefix", "gateway", "masquerade", "guard", "next"}
 }
 
-// networkRequestOf asks for a network.
 func networkRequestOf(n nat.Network) networkRequest {
 	r := networkRequest{Name: n.Name, Prefix: n.Prefix.String(), Gateway: addrText(n.Gateway), Next: addrText(n.Next)}
 	if n.NoMasquerade {
@@ -89,8 +88,8 @@ func networkRequestOf(n nat.Network) networkRequest {
 	return r
 }
 
-// network returns what is asked for. It checks the form only, as the parsers of package
-// engine do; its errors are nat.ErrInvalid.
+// network returns the network that the document asks for. It checks the form only, as the
+// parsers of package nat do; its errors are nat.ErrInvalid.
 func (r *networkRequest) network() (nat.Network, error) {
 	n, err := nat.ParseNetwork(r.Name, r.Prefix, r.Gateway)
 	if err != nil {

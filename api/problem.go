@@ -14,7 +14,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Code is the cause of a refusal, for programs.
+// Code is the kind of an error, for programs.
 type Code string
 
 // The codes. A later version may add more.
@@ -25,18 +25,18 @@ const (
 	CodeOwned       Code = "owned"       // nat.ErrOwned: another engine has the table
 	CodeExhausted   Code = "exhausted"   // nat.ErrExhausted: no free port or address is left
 	CodeNotFound    Code = "not-found"   // nat.ErrNotFound: it is not published, or not there
-	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server has no such thing
+	CodeUnsupported Code = "unsupported" // errors.ErrUnsupported: the server does not have this
 	CodeTimeout     Code = "timeout"     // os.ErrDeadlineExceeded: the request came too slowly
 	CodeBusy        Code = "busy"        // ErrBusy: try again later
 	CodeClosed      Code = "closed"      // nat.ErrClosed: the server is stopping
 	CodeInternal    Code = "internal"    // anything else
 )
 
-// ErrBusy means that a server is at its limit for such requests.
+// ErrBusy means that a server has reached a limit.
 var ErrBusy = errors.New("the server is busy")
 
-// Problem is the document of a refusal, as RFC 9457 has it. It is also the error
-// that a [Client] returns for it.
+// Problem is the document of an error (RFC 9457). It is also the error that a [Client]
+// returns for it.
 type Problem struct {
 	// Type is always "about:blank": the problem is told by status and code.
 	Type string `json:"type"`
@@ -48,8 +48,8 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// Code is what to branch on.
 	Code Code `json:"code"`
-	// Have is the mapping in the way, if Code is CodeConflict and it is known. Want is the
-	// mapping that conflicts with it; its Port may be zero.
+	// Have is the published mapping that conflicts, if Code is CodeConflict and it is known,
+	// and Want the one that was asked for, whose Port may be zero.
 	Have *Mapping `json:"have,omitempty"`
 	Want *Mapping `json:"want,omitempty"`
 	// Taken is what is in use, if Code is CodeConflict and it is not a frontend.
@@ -72,8 +72,8 @@ type Held struct {
 	// Proto is "tcp" or "udp", and Address what the socket is bound to.
 	Proto   string `json:"proto"`
 	Address string `json:"address"`
-	// Inode is that of the socket: who may look into other processes finds the one that has
-	// it by the links "socket:[INODE]" in /proc/PID/fd. UID is the user who made it.
+	// Inode is that of the socket; links "socket:[INODE]" in /proc/PID/fd show which processes
+	// have it. UID is the user who made it.
 	Inode uint32 `json:"inode"`
 	UID   uint32 `json:"uid"`
 	// PID and Command are of a process that has the socket. Absent: the server may not look.
@@ -81,42 +81,15 @@ type Held struct {
 	Command string `json:"command,omitempty"`
 }
 
-// error returns the error that the document is about, or nil if the document does not have
-// its details.
-func (h *Held) error() error {
-	proto, err := nat.ParseProto(h.Proto)
-	if err != nil {
-		return nil
-	}
-	at, err := netip.ParseAddrPort(h.Address)
-	if err != nil {
-		return nil
-	}
-	return &nat.HeldError{
-		Want: nat.Mapping{Proto: proto}, Address: at, Inode: h.Inode, UID: h.UID, PID: h.PID, Command: h.Command,
-	}
-}
-
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
 
-// Unwrap returns the error that the code stands for, an [*nat.ConflictError],
-// [*nat.TakenError] or [*nat.HeldError] if the document has the details; nil for CodeInternal and
-// unknown codes.
+// Unwrap returns the error of the code: an [*nat.ConflictError], [*nat.TakenError] or
+// [*nat.HeldError] if the document has its fields; nil for CodeInternal and unknown codes.
 func (p *Problem) Unwrap() error {
-	if p.Code == CodeConflict && p.Taken != nil {
-		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
-	}
-	if p.Code == CodeConflict && p.Held != nil {
-		if err := p.Held.error(); err != nil {
+	if p.Code == CodeConflict {
+		if err := p.conflict(); err != nil {
 			return err
-		}
-	}
-	if p.Code == CodeConflict && p.Have != nil && p.Want != nil {
-		have, haveErr := p.Have.single()
-		want, wantErr := p.Want.single()
-		if haveErr == nil && wantErr == nil {
-			return &nat.ConflictError{Have: have, Want: want}
 		}
 	}
 	for _, k := range kinds() {
@@ -127,17 +100,41 @@ func (p *Problem) Unwrap() error {
 	return nil
 }
 
-// kind is how one kind of error is sent.
+// conflict returns the error that Taken, Held, or Have and Want describe; nil: none.
+func (p *Problem) conflict() error {
+	if p.Taken != nil {
+		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
+	}
+	if h := p.Held; h != nil {
+		proto, protoErr := nat.ParseProto(h.Proto)
+		at, addrErr := netip.ParseAddrPort(h.Address)
+		if protoErr == nil && addrErr == nil {
+			return &nat.HeldError{
+				Want: nat.Mapping{Proto: proto}, Address: at, Inode: h.Inode, UID: h.UID, PID: h.PID, Command: h.Command,
+			}
+		}
+	}
+	if p.Have != nil && p.Want != nil {
+		have, haveErr := p.Have.single()
+		want, wantErr := p.Want.single()
+		if haveErr == nil && wantErr == nil {
+			return &nat.ConflictError{Have: have, Want: want}
+		}
+	}
+	return nil
+}
+
+// kind is an error with its code and status.
 type kind struct {
 	err  error
 	code Code
-	// status is the HTTP status for an error of the engine; zero: only the server itself
-	// returns this kind.
+	// status is the HTTP status for an error of the engine; zero: an error of the engine that
+	// is err has no code of its own, and only the server itself uses this one.
 	status int
 }
 
-// kinds are all of them. An error of several kinds is sent as the first, which is also the
-// order of the command line's exit status.
+// kinds are all kinds. For an error of several kinds the first is used, as for the exit status
+// of the command line.
 func kinds() []kind {
 	return []kind{
 		{fs.ErrPermission, CodePermission, http.StatusForbidden},
@@ -162,15 +159,15 @@ func Codes() []Code {
 	return append(codes, CodeInternal)
 }
 
-// problem is a refusal of a request itself.
+// problem is an error of the request itself.
 func problem(status int, code Code, detail string) *Problem {
 	return &Problem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
-		Detail: oneLine(detail), Code: code,
+		Detail: strings.ReplaceAll(detail, "\n", "; "), Code: code, // the lines of errors.Join
 	}
 }
 
-// problemOf returns the document of an error.
+// problemOf is the document of an error.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -183,17 +180,22 @@ func problemOf(err error) *Problem {
 			break
 		}
 	}
-	var conflict *nat.ConflictError
-	if p.Code == CodeConflict && errors.As(err, &conflict) {
+	if p.Code != CodeConflict {
+		return p
+	}
+	var (
+		conflict *nat.ConflictError
+		taken    *nat.TakenError
+		held     *nat.HeldError
+	)
+	if errors.As(err, &conflict) {
 		have, want := mapping(conflict.Have), mapping(conflict.Want)
 		p.Have, p.Want = &have, &want
 	}
-	var taken *nat.TakenError
-	if p.Code == CodeConflict && errors.As(err, &taken) {
+	if errors.As(err, &taken) {
 		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}
 	}
-	var held *nat.HeldError
-	if p.Code == CodeConflict && errors.As(err, &held) && held.Inode != 0 {
+	if errors.As(err, &held) && held.Inode != 0 {
 		p.Held = &Held{
 			Proto: held.Want.Proto.String(), Address: held.Address.String(),
 			Inode: held.Inode, UID: held.UID, PID: held.PID, Command: held.Command,
@@ -201,6 +203,3 @@ func problemOf(err error) *Problem {
 	}
 	return p
 }
-
-// oneLine joins the lines of errors.Join as the command line does.
-func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

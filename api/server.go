@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Server answers requests over a unix socket.
+// Server answers requests on a unix socket.
 type Server struct {
 	handler *handler
 }
@@ -30,9 +30,9 @@ func newServer(opts Options, l limits) *Server {
 // done or the listener fails. It closes the listener, which must accept
 // [*net.UnixConn]s.
 //
-// When ctx is done, streams of events end, and requests that have begun are answered for
-// up to 5 s; then their connections are closed. The error is nil unless the listener
-// failed, or the engine did not return from a request within another 5 s.
+// When ctx is done, streams of events end, requests that are under way are answered for up
+// to 5 s, and then all connections are closed. The error is nil unless the listener failed,
+// or the engine did not return from a request for 5 s more.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return s.ServeUntil(ctx, l, nil)
 }
@@ -47,12 +47,23 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 			fmt.Errorf("serve %s: who a client is can only be asked of a unix socket, and this is %s", l.Addr(), network),
 			l.Close())
 	}
-	// If the listener fails, the requests must end too.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) // for the requests, also when the listener fails
 	defer cancel()
 	r := &run{listener: newConnections(l, s.handler.limits.conns), served: make(chan error, 1), log: s.handler.Log}
-	r.http = s.httpServer(ctx, r.note)
-	go r.serve()
+	h := s.handler
+	r.http = &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: h.limits.headerTime,
+		IdleTimeout:       h.limits.idleTime,
+		MaxHeaderBytes:    h.limits.header,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withConn,
+		ConnState:         r.follow,
+		ErrorLog:          slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
+		// "OPTIONS *" is refused like every unknown path.
+		DisableGeneralOptionsHandler: true,
+	}
+	go func() { r.served <- r.http.Serve(r.listener) }()
 	var failure error
 	serving, timeout := true, s.handler.limits.drainTime
 	select {
@@ -70,22 +81,6 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 	return nil
 }
 
-func (s *Server) httpServer(ctx context.Context, note func(net.Conn, http.ConnState)) *http.Server {
-	h := s.handler
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: h.limits.headerTime,
-		IdleTimeout:       h.limits.idleTime,
-		MaxHeaderBytes:    h.limits.header,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext:       withConn,
-		ConnState:         note,
-		ErrorLog:          slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
-		// "OPTIONS *" is refused like everything that is not there.
-		DisableGeneralOptionsHandler: true,
-	}
-}
-
 // run is one call of Serve.
 type run struct {
 	listener *connections
@@ -96,11 +91,9 @@ type run struct {
 	running sync.WaitGroup
 }
 
-func (r *run) serve() { r.served <- r.http.Serve(r.listener) }
-
-// note follows the states of connections. net/http calls it for a new one before it
-// starts its goroutine, and for a closed one at the end of the goroutine.
-func (r *run) note(nc net.Conn, state http.ConnState) {
+// follow is http.Server.ConnState. It is called for a new connection before its goroutine
+// starts, and for a closed one at the goroutine's end.
+func (r *run) follow(nc net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		r.running.Add(1)
@@ -110,7 +103,7 @@ func (r *run) note(nc net.Conn, state http.ConnState) {
 		if c, ok := nc.(*conn); ok {
 			c.setBusy(false)
 		}
-	case http.StateActive: // which also half a header is
+	case http.StateActive: // also after half a header
 	}
 }
 
@@ -132,7 +125,10 @@ func (r *run) shutdown(timeout time.Duration, serving bool) error {
 		_ = r.http.Close()
 	}
 	ended := make(chan struct{})
-	go r.await(ended)
+	go func() {
+		r.running.Wait()
+		close(ended)
+	}()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -141,9 +137,4 @@ func (r *run) shutdown(timeout time.Duration, serving bool) error {
 	case <-timer.C:
 		return errors.New("requests are still under way")
 	}
-}
-
-func (r *run) await(ended chan<- struct{}) {
-	r.running.Wait()
-	close(ended)
 }
