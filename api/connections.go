@@ -205,16 +205,11 @@ func admissible(nc *net.UnixConn, path string) (client peer, refusal error) {
 	if err := syscall.Lstat(path, &file); err == nil && p.member(file.Gid) {
 		return p, nil
 	}
-	return p, &notAllowedError{uid: p.uid}
+	return p, errNotAllowed(p.uid)
 }
 
 func (p peer) member(group uint32) bool { return p.gid == group || slices.Contains(p.groups, group) }
 
-// notAllowedError tells a client that it may not use the socket.
-type notAllowedError struct{ uid uint32 }
-
-func (e *notAllowedError) Error() string {
-	return fmt.Sprintf("user %d may not use this socket: permission denied", e.uid)
+func errNotAllowed(uid uint32) error {
+	return fmt.Errorf("user %d may not use this socket: %w", uid, fs.ErrPermission)
 }
-
-func (e *notAllowedError) Unwrap() error { return fs.ErrPermission }

@@ -39,7 +39,7 @@ func TestContractRoutes(t *testing.T) {
 		ids[op.def["operationId"]] = true
 		require.NotNil(t, at(op.def, "responses", "default"))
 	}
-	for _, r := range newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits()).routes {
+	for _, r := range newHandler(Options{Engine: newFake()}, defaultLimits()).routes {
 		registered = append(registered, r.method+" "+r.path)
 	}
 	require.ElementsMatch(t, registered, described)
@@ -500,7 +500,7 @@ func (c *contract) tooMany(t *testing.T) {
 func (c *contract) strangers(t *testing.T) {
 	t.Helper()
 	opts, fake := wired(t)
-	h := newHandler(opts.withDefaults(), defaultLimits())
+	h := newHandler(opts, defaultLimits())
 	for _, r := range h.routes {
 		w := strangerAsks(t, h, r.method, concrete(r.path))
 		require.Equal(t, 403, w.Code)

@@ -18,12 +18,9 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// decoder reads a body strictly: what encoding/json would make something of by guessing
-// is refused. Errors are [*Problem], 400 for what is not such a document and 422 for
-// what is no mapping, network or endpoint.
-//
-// Each is checked as it is read, so that memory is taken for them and not for whatever
-// else fits into the body.
+// decoder reads a body more strictly than encoding/json. Errors are [*Problem]: 400 if the
+// document is malformed, 422 if a mapping, network or endpoint is invalid. Each is checked as
+// it is read, so that a body of anything else takes no memory.
 type decoder struct {
 	*json.Decoder
 	body []byte
@@ -43,7 +40,7 @@ func newDecoder(body []byte, now time.Time) (*decoder, error) {
 	return d, nil
 }
 
-// decodeRequests reads an array of mappings that are asked for.
+// decodeRequests reads an array of mappings.
 func decodeRequests(body []byte, now time.Time) ([]nat.Mapping, error) {
 	d, err := newDecoder(body, now)
 	if err != nil {
@@ -56,7 +53,7 @@ func decodeRequests(body []byte, now time.Time) ([]nat.Mapping, error) {
 	return d.state.Mappings, d.end("array")
 }
 
-// decodeState reads the document of all that is to be there.
+// decodeState reads the document of a state.
 func decodeState(body []byte, now time.Time) (nat.State, error) {
 	d, err := newDecoder(body, now)
 	if err != nil {
@@ -74,7 +71,7 @@ func decodeState(body []byte, now time.Time) (nat.State, error) {
 		if _, err := d.Token(); err != nil {
 			return nat.State{}, malformed(describe(err))
 		}
-		// As it is spelled, without what stands before it.
+		// The raw text: a name with escapes is unknown.
 		name := strings.Trim(string(body[start:d.InputOffset()]), " \t\r\n,\"")
 		if seen[name] {
 			return nat.State{}, malformed(fmt.Sprintf("field %q is given twice", name))
@@ -100,7 +97,7 @@ func decodeState(body []byte, now time.Time) (nat.State, error) {
 	if err := d.end("object"); err != nil {
 		return nat.State{}, err
 	}
-	if len(seen) == 0 { // which would unpublish everything without a word
+	if len(seen) == 0 { // which would unpublish everything
 		return nat.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
 	}
 	return d.state, nil

@@ -4,10 +4,12 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/nftnat/nftnat/nat"
@@ -103,26 +105,18 @@ type PortMapping struct {
 
 // Inspect makes the document of an endpoint.
 func Inspect(ep nat.Endpoint) Inspection {
-	type backend struct {
-		proto nat.Proto
-		port  uint16
-	}
-	lowest := map[backend]uint16{}
+	var singles []nat.Mapping
 	for _, m := range ep.Mappings {
-		for single := range nat.Expand(m) {
-			at, port := backend{single.Proto, single.Backend.Port()}, single.Frontend.Port()
-			if have, ok := lowest[at]; !ok || port < have {
-				lowest[at] = port
-			}
-		}
+		singles = slices.AppendSeq(singles, nat.Expand(m))
 	}
+	slices.SortFunc(singles, func(a, b nat.Mapping) int { return cmp.Compare(b.Frontend.Port(), a.Frontend.Port()) })
 	ports := PortMapping{TCP: map[string]string{}, UDP: map[string]string{}}
-	for at, port := range lowest {
+	for _, m := range singles { // of each backend port the lowest frontend port comes last
 		of := ports.TCP
-		if at.proto == nat.UDP {
+		if m.Proto == nat.UDP {
 			of = ports.UDP
 		}
-		of[strconv.Itoa(int(at.port))] = strconv.Itoa(int(port))
+		of[strconv.Itoa(int(m.Backend.Port()))] = strconv.Itoa(int(m.Frontend.Port()))
 	}
 	return Inspection{
 		Name: ep.Name,

@@ -17,31 +17,31 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// EventType says what happened.
+// EventType is the kind of an event.
 type EventType string
 
 // The types of events. Others may be added: a reader skips those it does not know.
 const (
-	// EventPublished: the mapping is published, or has replaced another one.
+	// EventPublished: the mapping was published, or has replaced another one.
 	EventPublished EventType = "published"
 	// EventUnpublished: the mapping was removed.
 	EventUnpublished EventType = "unpublished"
-	// EventExpired: the mapping's time-out ended.
+	// EventExpired: the mapping has reached its expiry.
 	EventExpired EventType = "expired"
-	// EventRepaired: another program changed the mapping, or the table if there is no
-	// mapping, and that was undone.
+	// EventRepaired: another program had changed the mapping, or without one the table, and it
+	// was repaired.
 	EventRepaired EventType = "repaired"
-	// EventLost: the reader was too slow, and missed events. It should list the mappings
-	// again.
+	// EventLost: the reader was too slow, and events were lost here. It should read the
+	// mappings again.
 	EventLost EventType = "lost"
 )
 
-// Event is a line of GET /v1/events.
+// Event is a change of the published mappings: a line of GET /v1/events.
 type Event struct {
 	Type EventType `json:"type"`
 	// Time is when it happened.
 	Time time.Time `json:"time"`
-	// Mapping is a single port; nil in an EventLost, and if the event is about the table.
+	// Mapping is a single port; nil: the event is about the table as a whole, or an EventLost.
 	Mapping *Mapping `json:"mapping,omitempty"`
 	// Lost is how many events were missed, in an EventLost.
 	Lost uint64 `json:"lost,omitempty"`
@@ -57,8 +57,8 @@ func eventsOf(e nat.Event) iter.Seq[Event] {
 		}
 		for _, m := range e.Mappings {
 			for single := range nat.Expand(m) {
-				told := mapping(single)
-				doc.Mapping = &told
+				m := mapping(single)
+				doc.Mapping = &m
 				if !yield(doc) {
 					return
 				}
@@ -71,9 +71,6 @@ func eventsOf(e nat.Event) iter.Seq[Event] {
 const streamBatch = 256
 
 func (h *handler) getEvents(w http.ResponseWriter, c *call) (any, error) {
-	if h.Events == nil {
-		return nil, absent("events")
-	}
 	release, err := h.acquire(c, h.streams, 0, "stream events")
 	if err != nil {
 		return nil, err
@@ -85,7 +82,7 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) (any, error) {
 	w.Header().Set("Content-Type", typeEvents)
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
-	// After the header, the client misses no event.
+	// From here on the client misses no event.
 	if err := rc.Flush(); err == nil && c.Method != http.MethodHead {
 		h.stream(ctx, w, rc, events)
 	}

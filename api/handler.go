@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"net/url"
@@ -34,6 +35,9 @@ type handler struct {
 }
 
 func newHandler(opts Options, l limits) *handler {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
 	h := &handler{
 		Options: opts, limits: l,
 		applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
@@ -54,12 +58,12 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodDelete, "/v1/networks/{name}", "", OpRemoveNetwork, h.deleteNetwork},
 		{http.MethodGet, "/v1/state", "", "", h.getState},
 		{http.MethodPut, "/v1/state", "dry-run", OpApply, h.putState},
-		{http.MethodGet, "/v1/status", "", "", h.getStatus},
-		{http.MethodGet, "/v1/progress", "", "", h.getProgress},
-		{http.MethodGet, "/v1/events", "", "", h.getEvents},
-		{http.MethodPost, "/v1/handover", "", "", h.postHandover},
-		{http.MethodGet, "/healthz", "", "", h.getHealth},
-		{http.MethodGet, "/metrics", "*", "", h.getMetrics},
+		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
+		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},
+		{http.MethodGet, "/v1/events", "", "", optional(opts.Events != nil, "events", h.getEvents)},
+		{http.MethodPost, "/v1/handover", "", "", optional(opts.Handovers != nil, "handover", h.postHandover)},
+		{http.MethodGet, "/healthz", "", "", optional(opts.Health != nil, "health check", h.getHealth)},
+		{http.MethodGet, "/metrics", "*", "", optional(opts.Metrics != nil, "metrics", h.getMetrics)},
 	}
 	return h
 }
@@ -73,9 +77,21 @@ type route struct {
 	params string
 	// operation is the change that the route makes; empty: none that is reported.
 	operation Operation
-	// serve returns the document of the answer; nil: it has written the answer itself. With
-	// an error it has written nothing.
-	serve func(http.ResponseWriter, *call) (any, error)
+	serve     serveFunc
+}
+
+// serveFunc returns the document of the answer; nil: it has written the answer itself. With an
+// error it has written nothing.
+type serveFunc func(http.ResponseWriter, *call) (any, error)
+
+// optional is serve, or an error if the server does not have what it serves.
+func optional(has bool, what string, serve serveFunc) serveFunc {
+	if has {
+		return serve
+	}
+	return func(http.ResponseWriter, *call) (any, error) {
+		return nil, problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
+	}
 }
 
 // call is a request and its parts.
@@ -95,7 +111,7 @@ type call struct {
 
 func (c *call) flag(name string) bool { return c.query[name] == "true" }
 
-// ServeHTTP makes every refusal a problem document.
+// ServeHTTP answers every error with a problem document.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
 	c.ctx = nat.WithReport(context.WithoutCancel(r.Context()), &c.report)
@@ -105,7 +121,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.read {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
-		// A refusal does not wait for a body that it has no use for.
+		// An error is answered without waiting for the body.
 		_ = rc.EnableFullDuplex()
 	}
 	if err := h.serve(w, c); err != nil {
@@ -165,7 +181,7 @@ func (h *handler) serve(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// route finds who answers, and sets c.segments.
+// route finds the route of a request, and sets c.segments.
 func (h *handler) route(w http.ResponseWriter, c *call) (*route, error) {
 	path := strings.Split(c.URL.EscapedPath(), "/")
 	for i, s := range path {
@@ -199,8 +215,8 @@ func (h *handler) route(w http.ResponseWriter, c *call) (*route, error) {
 		fmt.Sprintf("%s is not a method of %q", c.Method, c.URL.Path))
 }
 
-// match compares a path with that of a route, and returns what stands for the
-// segments in braces.
+// match compares a path with that of a route, and returns the segments in the place of those
+// in braces.
 func match(pattern string, path []string) (segments []string, ok bool) {
 	want := strings.Split(pattern, "/")
 	if len(want) != len(path) {
@@ -249,22 +265,21 @@ func (h *handler) write(w http.ResponseWriter, c *call, status int, contentType 
 	enc := json.NewEncoder(&body)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(doc); err != nil {
-		// No document of this package has anything that JSON cannot say.
+		// All documents of this package can be encoded.
 		h.Log.Error("encode answer", "path", c.URL.Path, "error", err)
 		status = http.StatusInternalServerError
 	}
 	h.send(w, status, contentType, &body)
 }
 
-// send sends an answer. Until its last byte is on its way the request counts as being
-// answered, hence the flush.
+// send sends an answer. The request is under way until the last byte is sent, hence the flush.
 func (h *handler) send(w http.ResponseWriter, status int, contentType string, body *bytes.Buffer) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Now().Add(h.limits.writeTime))
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", fmt.Sprint(body.Len()))
 	w.WriteHeader(status)
-	// A client that is gone does not get its answer.
+	// The client may have disconnected.
 	_, _ = io.Copy(w, body)
 	_ = rc.Flush()
 }
@@ -280,7 +295,7 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))
-	// Memory is taken as the body comes and not as its header promises.
+	// Memory is allocated as the body comes, not by its Content-Length.
 	body, err = io.ReadAll(http.MaxBytesReader(w, c.Body, limit))
 	var large *http.MaxBytesError
 	switch {
@@ -293,7 +308,7 @@ func (h *handler) readBody(w http.ResponseWriter, c *call, limit int64, types ..
 		return nil, "", malformed(err.Error())
 	}
 	c.read = true
-	// From here on the deadline would count as the client's going away.
+	// Otherwise net/http takes the deadline for a disconnect.
 	_ = rc.SetReadDeadline(time.Time{})
 	return body, mediaType, nil
 }

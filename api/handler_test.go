@@ -32,7 +32,7 @@ func ask(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 // strangerAsks sends a request by a connection whose client may not do anything.
 func strangerAsks(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRecorder {
 	t.Helper()
-	c := &conn{of: newConnections(nil, 1), refusal: &notAllowedError{uid: 1000}}
+	c := &conn{of: newConnections(nil, 1), refusal: errNotAllowed(1000)}
 	ctx := context.WithValue(t.Context(), connKey{}, c)
 	return ask(h, httptest.NewRequestWithContext(ctx, method, path, strings.NewReader("[]")))
 }
@@ -140,7 +140,7 @@ func TestRouting(t *testing.T) {
 		{"DELETE", "/v1/mappings/tcp/1-65535", "", "", 404, "tcp 1 is not published"},
 	}
 	fake := newFake()
-	h := newHandler(Options{Engine: fake, Decode: decodeFake}.withDefaults(), defaultLimits())
+	h := newHandler(Options{Engine: fake, Decode: decodeFake}, defaultLimits())
 	for _, tt := range tests {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
 			before := fake.changed()
@@ -217,13 +217,13 @@ func TestCompressedBody(t *testing.T) {
 	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/mappings", strings.NewReader("[]"))
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Content-Encoding", "gzip")
-	w := ask(newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits()), r)
+	w := ask(newHandler(Options{Engine: newFake()}, defaultLimits()), r)
 	require.Equal(t, 415, w.Code)
 	require.Contains(t, problemIn(t, w).Detail, "in gzip")
 }
 
 func TestAllow(t *testing.T) {
-	h := newHandler(Options{Engine: newFake()}.withDefaults(), defaultLimits())
+	h := newHandler(Options{Engine: newFake()}, defaultLimits())
 	for path, want := range map[string]string{
 		"/v1/mappings":          "GET, HEAD, POST, PUT, DELETE",
 		"/v1/mappings/tcp/8080": "DELETE",
@@ -241,7 +241,7 @@ func TestAllow(t *testing.T) {
 // The whole of a conversation: the engine gets what the body says.
 func TestPublishDocuments(t *testing.T) {
 	fake := newFake()
-	h := newHandler(Options{Engine: fake}.withDefaults(), defaultLimits())
+	h := newHandler(Options{Engine: fake}, defaultLimits())
 	post := func(body string) *httptest.ResponseRecorder {
 		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/mappings", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
@@ -288,7 +288,7 @@ func FuzzPublishBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, method := range []string{"POST", "PUT"} {
 			fake := newFake(nat.Mapping{})
-			h := newHandler(Options{Engine: fake}.withDefaults(), defaultLimits())
+			h := newHandler(Options{Engine: fake}, defaultLimits())
 			r := httptest.NewRequestWithContext(t.Context(), method, "/v1/mappings", strings.NewReader(string(body)))
 			r.Header.Set("Content-Type", "application/json")
 			w := ask(h, r)
@@ -322,7 +322,7 @@ func FuzzUnpublishPath(f *testing.F) {
 		m, err := nat.ParseMapping("tcp", "8080", "172.17.0.2:80")
 		require.NoError(t, err)
 		fake := newFake(m)
-		w := ask(newHandler(Options{Engine: fake}.withDefaults(), defaultLimits()), r)
+		w := ask(newHandler(Options{Engine: fake}, defaultLimits()), r)
 		require.Less(t, w.Code, 500)
 		if w.Code >= 400 {
 			problemIn(t, w)

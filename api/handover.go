@@ -22,8 +22,8 @@ const upgradeHandover = "nftnat-handover"
 // carries another protocol, in which the client sends first.
 func (h *handler) postHandover(w http.ResponseWriter, c *call) (any, error) {
 	switch {
-	case h.Handovers == nil || c.conn == nil:
-		return nil, absent("handover")
+	case c.conn == nil:
+		return nil, problem(http.StatusNotFound, CodeUnsupported, "this server has no handover")
 	case c.ContentLength != 0:
 		return nil, problem(http.StatusBadRequest, CodeInvalid, "a handover has no body")
 	case c.Header.Get("Upgrade") != upgradeHandover:
@@ -71,9 +71,9 @@ func accept(nc *net.UnixConn, rw *bufio.ReadWriter, timeout time.Duration) error
 	return nc.SetDeadline(time.Time{})
 }
 
-// Handover asks the server to hand over to this process, and returns the connection on
-// which that goes on: the client speaks next. An error that is errors.ErrUnsupported is of
-// a server of a version that cannot.
+// Handover asks the server to hand over to this process, and returns the connection for the
+// handover protocol, in which the client sends first. The error is errors.ErrUnsupported if
+// the server is of a version without handovers.
 func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -97,8 +97,8 @@ func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// upgrade sends the request and reads the answer. What follows it follows only when the
-// client has spoken, so that nothing is left behind in a buffer.
+// upgrade sends the request and reads the answer. The server sends no more before the client
+// does, so that nothing stays in the buffer.
 func (c *Client) upgrade(ctx context.Context, nc net.Conn) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://nftnat/v1/handover", http.NoBody)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Engine is what a server asks of an engine: engine.Values is one.
+// Engine has the methods of an engine that a server calls: engine.Values has them.
 type Engine interface {
 	Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error)
 	Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error)
@@ -37,7 +37,7 @@ type Engine interface {
 
 // Options say what a server serves.
 type Options struct {
-	// Engine is required. The server does not close it.
+	// Engine is required, and is not closed by the server.
 	Engine Engine
 	// Status returns the process's status, for GET /v1/status. It may be called from
 	// several goroutines. Nil: the route answers 404.
@@ -48,17 +48,17 @@ type Options struct {
 	// Events returns the events from now on until the context is done, for GET /v1/events,
 	// as engine.Engine.Events does. Nil: the route answers 404.
 	Events func(context.Context) iter.Seq[nat.Event]
-	// Handovers gets the connections on which root or the server's own user asked for a
-	// handover, by POST /v1/handover. Its receiver goes on with the protocol of package
-	// handover, and closes them. While one has not been received, further requests get
-	// ErrBusy. Nil: the route answers 404.
+	// Handovers gets the connections on which root or the server's own user asks for a handover
+	// by POST /v1/handover. The receiver speaks the protocol of package handover and closes
+	// them. While the channel is full, the next client is told that the server is busy. Nil:
+	// the route answers 404.
 	Handovers chan<- *net.UnixConn
 	// Health returns why the server cannot do its work, or nil, for GET /healthz; it must
 	// return soon after its context is done. Nil: the route answers 404.
 	Health func(context.Context) error
-	// Changed is called for each change that a client requested, also if it was refused,
-	// before the answer is sent. It may be called from several goroutines, and must not
-	// modify its arguments. Nil: it is not called.
+	// Changed is called for each change that a client asked for, also if it was refused, before
+	// the client gets its answer. Several requests may call it at once, and it must not modify
+	// its argument. Nil: it is not called.
 	Changed func(Outcome)
 	// Metrics answers GET /metrics. Nil: the route answers 404.
 	Metrics http.Handler
@@ -68,15 +68,8 @@ type Options struct {
 	Decode func(io.Reader) (nat.State, error)
 	// Encode writes the YAML form of GET /v1/state. Nil: the answer is always JSON.
 	Encode func(io.Writer, nat.State) error
-	// Log gets what cannot be returned to a client. Nil: nothing is logged.
+	// Log gets what no client is told. Nil: nothing is logged.
 	Log *slog.Logger
-}
-
-func (o Options) withDefaults() Options {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return o
 }
 
 // limits are what a server allows its clients. Tests have smaller ones.

@@ -190,7 +190,7 @@ func TestPeersOfOrdinaryUser(t *testing.T) {
 // Nothing that a stranger says reaches the engine, and he is not kept.
 func TestStrangerIsRefusedEverything(t *testing.T) {
 	fake := newFake(parse(t, "8080->172.17.0.2:80"))
-	h := newHandler(Options{Engine: fake}.withDefaults(), defaultLimits())
+	h := newHandler(Options{Engine: fake}, defaultLimits())
 	for _, r := range h.routes {
 		resp := strangerAsks(t, h, r.method, strings.NewReplacer("{proto}", "tcp", "{frontend}", "8080").Replace(r.path))
 		require.Equal(t, 403, resp.Code)

@@ -19,11 +19,11 @@ type Server struct {
 	handler *handler
 }
 
-// NewServer returns a server of an engine. opts.Engine is required.
+// NewServer returns a server of an engine; opts.Engine is required.
 func NewServer(opts Options) *Server { return newServer(opts, defaultLimits()) }
 
 func newServer(opts Options, l limits) *Server {
-	return &Server{handler: newHandler(opts.withDefaults(), l)}
+	return &Server{handler: newHandler(opts, l)}
 }
 
 // Serve answers on a listener, of [Listen] or handed over by systemd, until ctx is

@@ -15,16 +15,16 @@ import (
 	"time"
 )
 
-// socket is a listener whose file was made by Listen, and can be made anew: its listening
-// socket is another one then.
+// socket is a listener whose file was made by Listen. Restore can replace file and listening
+// socket.
 type socket struct {
 	path string
 
 	mu       sync.Mutex
 	listener *net.UnixListener
-	// before are listening sockets that had the path, and may have clients in their queues.
+	// before are replaced listening sockets, which may have clients in their queues.
 	before []*net.UnixListener
-	// file is what was made at path; nil: it was gone when the listener was inherited.
+	// file is the file at path; nil: it had been removed when the listener was inherited.
 	file     os.FileInfo
 	deadline time.Time
 	closed   bool
@@ -36,7 +36,7 @@ func (s *socket) current() *net.UnixListener {
 	return s.listener
 }
 
-// Accept goes on with another listening socket when that has taken the place of this one.
+// Accept goes on with the new listening socket when the socket was replaced.
 func (s *socket) Accept() (net.Conn, error) {
 	for {
 		if c := s.acceptBefore(); c != nil {
@@ -53,8 +53,8 @@ func (s *socket) Accept() (net.Conn, error) {
 	}
 }
 
-// acceptBefore lets in who is in the queue of a socket that had the path before. When nobody
-// is, nobody will come: it is closed.
+// acceptBefore accepts from the queues of replaced sockets, and closes those that are empty: no
+// more clients come to them.
 func (s *socket) acceptBefore() net.Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,7 @@ func (s *socket) acceptBefore() net.Conn {
 	return nil
 }
 
-// Addr returns where the socket is now; the kernel tells where it was bound.
+// Addr returns the path; the kernel knows the path at which it was bound.
 func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
 func (s *socket) SetDeadline(t time.Time) error {
@@ -80,9 +80,8 @@ func (s *socket) SetDeadline(t time.Time) error {
 
 func (s *socket) SyscallConn() (syscall.RawConn, error) { return s.current().SyscallConn() }
 
-// Close removes the file, if it is still the socket's own, and closes the socket. In
-// this order: as long as the socket listens, no server takes the file for stale, and
-// so none replaces it between the look and the removal.
+// Close removes the file, if it is still the socket's own, and then closes the socket: while
+// the socket listens, no other server replaces the file between the check and the removal.
 func (s *socket) Close() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,13 +93,6 @@ func (s *socket) Close() (err error) {
 	return errors.Join(err, s.close())
 }
 
-// abandon closes the socket and leaves the file.
-func (s *socket) abandon() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.close()
-}
-
 func (s *socket) close() error {
 	s.closed = true
 	for _, l := range s.before {
@@ -110,13 +102,13 @@ func (s *socket) close() error {
 	return s.listener.Close()
 }
 
-// Restore looks for the file of a listener. If others have removed it, one that was made by
-// [Listen] is made anew, with what the process's umask leaves of mode 0777 and the process's
-// group, and restored is true; clients that were in the queue are let in. The directory has
-// to be the one that it was. It does nothing to a listener that is closed.
+// Restore checks the file of a listener. If it was removed and [Listen] had made it, Restore
+// makes it again, with the process's group and mode 0777 less the umask, and returns true;
+// clients in the queue are still accepted. The directory has to be the same. Restore does
+// nothing if the listener is closed.
 //
-// Errors: fs.ErrNotExist if the file is gone and is somebody else's to make, or its directory
-// is gone too; fs.ErrExist if something else is at its path: that is never replaced.
+// Errors: fs.ErrNotExist if the file was removed and Listen had not made it, or the directory
+// was removed; fs.ErrExist if another file is at the path: it is never replaced.
 func Restore(l net.Listener) (restored bool, err error) {
 	path := l.Addr().String()
 	s, made := l.(*socket)
@@ -138,11 +130,14 @@ func (s *socket) restore() (bool, error) {
 	if s.closed {
 		return false, nil
 	}
-	err := s.find()
-	if !errors.Is(err, fs.ErrNotExist) {
+	file, err := os.Lstat(s.path)
+	switch {
+	case err == nil && (s.file == nil || !os.SameFile(file, s.file)):
+		return false, fmt.Errorf("something else is there: %w", fs.ErrExist)
+	case !errors.Is(err, fs.ErrNotExist):
 		return false, err
 	}
-	// Whoever starts a server at the path meanwhile takes turns with this one.
+	// Another process may be starting a server at the path.
 	lock, err := lockDirectory(filepath.Dir(s.path))
 	if err != nil {
 		return false, err
@@ -151,18 +146,9 @@ func (s *socket) restore() (bool, error) {
 	return err == nil, errors.Join(err, lock.Close())
 }
 
-// find looks for the file.
-func (s *socket) find() error {
-	there, err := os.Lstat(s.path)
-	if err == nil && (s.file == nil || !os.SameFile(there, s.file)) {
-		err = fmt.Errorf("something else is there: %w", fs.ErrExist)
-	}
-	return err
-}
-
-// bind makes a socket where there is none, under its name at once: a directory beside it,
-// as in Listen, may not be to be had any more. Until it listens, some microseconds, it looks
-// like one of a dead server, but for those who lock the directory.
+// bind makes the socket at its path, and not in a directory beside it as Listen does: the
+// process may no longer be allowed to make that. Until the socket listens, some microseconds, it
+// looks like that of a dead server to processes that do not lock the directory.
 func (s *socket) bind() error {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.path, Net: "unix"})
 	if err != nil {
@@ -182,9 +168,9 @@ func (s *socket) bind() error {
 	return before.SetDeadline(time.Unix(1, 0)) // wakes Accept
 }
 
-// Lend returns the descriptor of a server's listener, for another process to have it too;
-// it stays the listener's. made is whether its file was made by Listen, and so has to be
-// removed by whoever closes it.
+// Lend returns the descriptor of a server's listener, to be sent to another process; the
+// listener still owns it. made is whether Listen made the file, which then has to be removed by
+// the process that closes the listener.
 func Lend(l net.Listener) (fd int, made bool, err error) {
 	sc, ok := l.(syscall.Conn)
 	if !ok {
@@ -198,9 +184,9 @@ func Lend(l net.Listener) (fd int, made bool, err error) {
 	return fd, made, raw.Control(func(n uintptr) { fd = int(n) })
 }
 
-// Inherit makes a listener of what another process has lent, with the path that its Addr
-// had; it owns the descriptor, also if there is an error. Close removes the file if it was
-// made by Listen. A group that is not negative becomes that of the file.
+// Inherit makes a listener from a descriptor that another process has lent, and the path of its
+// Addr. It owns the descriptor, also after an error. Close removes the file if Listen made it.
+// The file gets the group, unless it is negative.
 func Inherit(fd int, path string, made bool, group int) (net.Listener, error) {
 	f := os.NewFile(uintptr(fd), path)
 	l, err := net.FileListener(f)
@@ -223,17 +209,20 @@ func Inherit(fd int, path string, made bool, group int) (net.Listener, error) {
 	if err == nil {
 		s.file, err = os.Lstat(path)
 	}
-	// If others have just removed it, it is made anew when this process serves.
+	// A removed file is made again when this process serves.
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(fmt.Errorf("take over %s: %w", path, err), u.Close())
 	}
 	return s, nil
 }
 
-// Abandon closes a listener that another process has now, and leaves its file.
+// Abandon closes a listener that another process has too, and leaves its file.
 func Abandon(l net.Listener) error {
-	if s, ok := l.(*socket); ok {
-		return s.abandon()
+	s, ok := l.(*socket)
+	if !ok {
+		return l.Close()
 	}
-	return l.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.close()
 }

@@ -126,7 +126,7 @@ func TestStateForms(t *testing.T) {
 		for _, a := range accept {
 			r.Header.Add("Accept", a)
 		}
-		return ask(newHandler(opts.withDefaults(), defaultLimits()), r)
+		return ask(newHandler(opts, defaultLimits()), r)
 	}
 	for _, accept := range [][]string{{"application/yaml"}, {"text/html, application/yaml;q=0.5, */*"}, {"text/html", "Application/YAML"}} {
 		w := get(accept...)
@@ -165,7 +165,7 @@ func FuzzStateBody(f *testing.F) {
 			fake := newFake()
 			fake.networks["inside"] = complete(inside(t))
 			before, networks, endpoints := fake.all()
-			h := newHandler(Options{Engine: fake}.withDefaults(), defaultLimits())
+			h := newHandler(Options{Engine: fake}, defaultLimits())
 			r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(string(body)))
 			r.Header.Set("Content-Type", "application/json")
 			w := ask(h, r)

@@ -143,9 +143,6 @@ type MissingFeature struct {
 }
 
 func (h *handler) getStatus(_ http.ResponseWriter, c *call) (any, error) {
-	if h.Status == nil {
-		return nil, absent("status")
-	}
 	status, err := h.Status(c.ctx)
 	if status.Warnings == nil {
 		status.Warnings = []string{}
@@ -154,25 +151,16 @@ func (h *handler) getStatus(_ http.ResponseWriter, c *call) (any, error) {
 }
 
 func (h *handler) getProgress(http.ResponseWriter, *call) (any, error) {
-	if h.Progress == nil {
-		return nil, absent("progress")
-	}
 	return h.Progress(), nil
 }
 
 func (h *handler) getMetrics(w http.ResponseWriter, c *call) (any, error) {
-	if h.Metrics == nil {
-		return nil, absent("metrics")
-	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.limits.writeTime))
 	h.Metrics.ServeHTTP(w, c.Request)
 	return nil, nil
 }
 
 func (h *handler) getHealth(w http.ResponseWriter, c *call) (any, error) {
-	if h.Health == nil {
-		return nil, absent("health check")
-	}
 	ctx, cancel := context.WithTimeout(c.Context(), h.limits.healthTime)
 	defer cancel()
 	if err := h.Health(ctx); err != nil {
@@ -180,8 +168,4 @@ func (h *handler) getHealth(w http.ResponseWriter, c *call) (any, error) {
 	}
 	h.send(w, http.StatusOK, "text/plain; charset=utf-8", bytes.NewBufferString("ok\n"))
 	return nil, nil
-}
-
-func absent(what string) error {
-	return problem(http.StatusNotFound, CodeUnsupported, "this server has no "+what)
 }
