@@ -82,8 +82,8 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// cause takes off what net and net/http put around an error: the method, an invented
-// host, and the path, which is told once.
+// cause removes what net and net/http put around an error: the method, an invented host, and
+// the path, which the caller adds.
 func cause(err error) error {
 	var (
 		op  *net.OpError
@@ -115,7 +115,7 @@ func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read
-	// The largest answer there is: it is not read by way of documents.
+	// The largest answer: it is parsed without documents in between.
 	body := bytes.NewBuffer(make([]byte, 0, max(resp.ContentLength+bytes.MinRead, 0)))
 	_, err = body.ReadFrom(resp.Body)
 	if ms, ok := scanMappings(body.String()); ok && err == nil {

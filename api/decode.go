@@ -171,7 +171,7 @@ func (d *decoder) count(ports int) error {
 	return nil
 }
 
-// decodeArray reads an array of objects with these fields, and has each taken.
+// decodeArray reads an array of objects with these fields, and calls take with each.
 func decodeArray[R any](d *decoder, what string, fields []string, take func(*R) error) error {
 	switch begin, err := d.Token(); {
 	case err != nil:
@@ -198,12 +198,12 @@ func decodeArray[R any](d *decoder, what string, fields []string, take func(*R) 
 	return nil
 }
 
-// maxPorts bounds how many ports a body may be about. Its size does not: a range of
-// all ports takes 60 bytes, and there are millions of loopback addresses.
+// maxPorts bounds the ports of a body. Its size does not: a range of all ports takes 60 bytes,
+// and there are millions of loopback addresses.
 const maxPorts = 1 << 18
 
-// maxNetworks and maxEndpoints bound how many of each a body may be about: of the
-// smallest there is room for half a million.
+// maxNetworks and maxEndpoints bound the networks and endpoints of a body, whose size allows
+// half a million of them.
 const (
 	maxNetworks  = 1 << 12
 	maxEndpoints = 1 << 16
@@ -214,7 +214,7 @@ func tooMany(most int, of string) error {
 		fmt.Sprintf("read body: it is about more than %d %s", most, of))
 }
 
-// withinBounds refuses a state that is about too much.
+// withinBounds returns an error for a state that is too large.
 func withinBounds(s nat.State) error {
 	switch {
 	case len(s.Networks) > maxNetworks:
@@ -245,10 +245,10 @@ func describe(err error) string {
 	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
-// exactFields finds what encoding/json takes for a known field although it is
-// spelled differently, and fields that are given twice, of which it would take the
-// last. The text is a document that was decoded without error, and whatever stands
-// before it; so it has no objects inside, and no arrays but of strings.
+// exactFields finds fields that encoding/json accepts although their case differs, and fields
+// that are given twice, whose last value it uses. The text is a document that was decoded
+// without error, and separators before it; so it has no objects inside, and only arrays of
+// strings.
 func exactFields(object []byte, fields []string) (fault string) {
 	var seen uint16
 	inArray := false

@@ -61,7 +61,7 @@ func listen(path string, group int) (*socket, error) {
 	if err := makeDirectory(dir, group); err != nil {
 		return nil, err
 	}
-	// Among those who start at the same time, one looks and replaces at a time.
+	// Of several servers that start, one at a time checks and replaces the file.
 	lock, err := lockDirectory(dir)
 	if err != nil {
 		return nil, err
@@ -70,8 +70,7 @@ func listen(path string, group int) (*socket, error) {
 	return s, errors.Join(err, lock.Close())
 }
 
-// makeDirectory makes a directory, whatever the umask, without its ever being more
-// open than it is to be.
+// makeDirectory makes a directory with its mode whatever the umask, and never a wider one.
 func makeDirectory(dir string, group int) error {
 	err := os.Mkdir(dir, 0o700)
 	switch {
@@ -120,7 +119,7 @@ func lockFile(f *os.File) error {
 	return err
 }
 
-// replace puts a new socket at path, where there may be one of a dead server.
+// replace makes a socket at path, also if one of a dead server is there.
 func replace(path string, group int) (*socket, error) {
 	if err := checkStale(path); err != nil {
 		return nil, err
@@ -136,7 +135,7 @@ func replace(path string, group int) (*socket, error) {
 	return s, errors.Join(err, os.RemoveAll(private))
 }
 
-// checkStale reports why what is at path must not be replaced, if so.
+// checkStale returns an error if the file at path must not be replaced.
 func checkStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -161,8 +160,8 @@ func checkStale(path string) error {
 
 func errInUse() error { return fmt.Errorf("another server answers: %w", syscall.EADDRINUSE) }
 
-// bindAndMove makes a socket that listens, and moves it to where it is looked for. A
-// socket's file is only a name for it: connect(2) finds it under the new one.
+// bindAndMove makes a listening socket, and then renames its file: connect(2) finds the socket by
+// the new name.
 func bindAndMove(from, to string, group int) (*socket, error) {
 	for _, path := range []string{from, to} {
 		if len(path) > maxSocketPath {

@@ -58,7 +58,7 @@ type Outcome struct {
 	Err  error
 }
 
-// outcome tells Options.Changed the result of a change, once for each request.
+// outcome passes the result of a change to Options.Changed, once for each request.
 func (h *handler) outcome(c *call, o Outcome, err error) {
 	if h.Changed == nil || c.reported {
 		return
@@ -73,8 +73,8 @@ func (h *handler) outcome(c *call, o Outcome, err error) {
 	h.Changed(o)
 }
 
-// change lets the engine make a change, and tells of it before the client hears of it. If
-// it was made, made adds what it was to the outcome.
+// change calls f, which makes a change, and reports the outcome. After a success, made adds
+// details to it.
 func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made func(*Outcome, T)) (T, error) {
 	result, err := f()
 	if err == nil {
