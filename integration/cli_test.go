@@ -326,7 +326,7 @@ func TestNotRoot(t *testing.T) {
 	} {
 		r := unprivileged(strings.Fields(args)...)
 		require.Equal(t, 5, r.Code, args)
-		require.Regexp(t, `^nftnat: [^\n]*: operation not permitted \(run it as root, or give it CAP_NET_ADMIN\)\n$`, r.Stderr, args)
+		require.Regexp(t, `^nftnat: [^\n]*list table inet nftnat: operation not permitted \(run it as root, or give it CAP_NET_ADMIN\)\n$`, r.Stderr, args)
 		require.Empty(t, r.Stdout, args)
 	}
 	// Without CAP_SETFCAP, root cannot be mapped in a user namespace (user_namespaces(7)).

@@ -4,6 +4,7 @@
 package table
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,10 +71,7 @@ func (t *Table) Retry(ctx context.Context, f func() error) error {
 // process owns the table.
 func (t *Table) Load() (c Contents, err error) {
 	t.generation = 0
-	before, err := t.kernel.Generation()
-	if err != nil {
-		return c, err
-	}
+	before, generationErr := t.kernel.Generation()
 	info, err := t.kernel.Table(t.Rules.Name)
 	if !t.present {
 		t.loaded = info.Handle
@@ -86,7 +84,7 @@ func (t *Table) Load() (c Contents, err error) {
 		}
 		return c, nil
 	}
-	if err != nil {
+	if err = cmp.Or(err, generationErr); err != nil { // the first names the table
 		return c, err
 	}
 	if err := t.CheckComment(info.Comment); err != nil {
