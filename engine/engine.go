@@ -46,12 +46,8 @@ type core struct {
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	now        func() time.Time
 
-	closed  bool
-	closing chan struct{} // closed when closed is set
-	// suspended is set between Suspend and Resume; closed is set then too. left is set by
-	// Leave.
-	suspended, left bool
-	events          events
+	lifecycle
+	events events
 	// noted is the report of the call under way; nil: none is wanted.
 	noted atomic.Pointer[nat.Report]
 	published
@@ -59,6 +55,15 @@ type core struct {
 	stored  stored
 	// sooner wakes Run when a mapping expires before all others.
 	sooner chan struct{}
+}
+
+// lifecycle is whether an engine can be used.
+type lifecycle struct {
+	closed  bool
+	closing chan struct{} // closed when closed is set for good
+	// suspended is set between Suspend and Resume; closed is set then too. left is set by
+	// Leave.
+	suspended, left bool
 }
 
 // Open locks a table for this engine and adopts its contents. The table need not exist;
@@ -98,7 +103,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 func newEngine(opts Options) *Engine {
 	e := &Engine{mu: newMutex(), core: &core{
 		opts: opts, now: time.Now,
-		published: newPublished(nil), sooner: make(chan struct{}, 1), closing: make(chan struct{}),
+		published: newPublished(nil), sooner: make(chan struct{}, 1), lifecycle: lifecycle{closing: make(chan struct{})},
 	}}
 	c := e.core
 	c.handles = handles{owner: e, byName: map[string]*Endpoint{}}
@@ -230,9 +235,10 @@ func (e *Engine) Close() error {
 	return c.disconnect()
 }
 
-func (e *core) end() {
-	e.closed, e.suspended = true, false
-	close(e.closing)
+// end closes for good.
+func (l *lifecycle) end() {
+	l.closed, l.suspended = true, false
+	close(l.closing)
 }
 
 // Purge deletes the table with all mappings, deletes their UDP flows, takes hairpin mode
