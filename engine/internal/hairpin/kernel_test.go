@@ -149,18 +149,22 @@ func TestKernelNeighbours(t *testing.T) {
 	require.Error(t, k.Solicit(9999, nobody, false))
 }
 
-func fdbOf(tb testing.TB, k *kernel, bridge int) map[HardwareAddr]int {
+// fdbOf reads the forwarding database in each way, again if the bridge learns an address
+// meanwhile.
+func fdbOf(tb testing.TB, k *kernel, bridge int) (all map[HardwareAddr]int) {
 	tb.Helper()
-	all, err := k.FDB(Link{Index: bridge, VLANs: true}, nil)
-	require.NoError(tb, err)
-	// The same one by one, and none that is not there.
-	macs := append(slices.Collect(maps.Keys(all)), HardwareAddr{2, 9})
-	single, err := k.FDB(Link{Index: bridge}, macs)
-	require.NoError(tb, err)
-	require.Equal(tb, all, single)
-	many, err := k.FDB(Link{Index: bridge}, make([]HardwareAddr, maxSingle+1))
-	require.NoError(tb, err)
-	require.Equal(tb, all, many)
+	awaitTrue(tb, "the forwarding database to stay the same", func() bool {
+		var err error
+		all, err = k.FDB(Link{Index: bridge, VLANs: true}, nil)
+		require.NoError(tb, err)
+		// The same one by one, and none that is not there.
+		macs := append(slices.Collect(maps.Keys(all)), HardwareAddr{2, 9})
+		single, err := k.FDB(Link{Index: bridge}, macs)
+		require.NoError(tb, err)
+		many, err := k.FDB(Link{Index: bridge}, make([]HardwareAddr, maxSingle+1))
+		require.NoError(tb, err)
+		return maps.Equal(all, single) && maps.Equal(all, many)
+	})
 	return all
 }
 
