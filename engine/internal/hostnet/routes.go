@@ -43,6 +43,17 @@ const (
 	Other     // multicast, anycast, prohibited and more
 )
 
+// String returns the kind in words: "local".
+func (k RouteKind) String() string {
+	names := [...]string{
+		Unreachable: "unreachable", Unicast: "unicast", Local: "local", Broadcast: "broadcast", Other: "other",
+	}
+	if k < 0 || int(k) >= len(names) {
+		return "invalid"
+	}
+	return names[k]
+}
+
 // OpenRoutes opens the routing table of a namespace.
 func OpenRoutes(ns *Namespace) (*Routes, error) {
 	h, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_ROUTE)

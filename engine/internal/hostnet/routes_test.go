@@ -118,3 +118,9 @@ func TestFindSocket(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, s)
 }
+
+func TestRouteKindString(t *testing.T) {
+	require.Equal(t, "unreachable", Unreachable.String())
+	require.Equal(t, "other", Other.String())
+	require.Equal(t, "invalid", (Other + 1).String())
+}
