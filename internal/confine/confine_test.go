@@ -253,3 +253,8 @@ func TestEnter(t *testing.T) {
 	}
 	require.ErrorIs(t, Enter(filepath.Join(t.TempDir(), "nothing")), os.ErrNotExist)
 }
+
+func TestAccessString(t *testing.T) {
+	require.Equal(t, "read, write", (Read | Write).String())
+	require.Empty(t, Access(0).String())
+}

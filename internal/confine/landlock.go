@@ -6,6 +6,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,20 @@ const (
 	// MakeSocket binds unix sockets to names.
 	MakeSocket Access = unix.LANDLOCK_ACCESS_FS_MAKE_SOCK
 )
+
+// String returns the rights by their names, as in "read, write".
+func (a Access) String() string {
+	var names []string
+	for _, r := range []struct {
+		right Access
+		name  string
+	}{{Read, "read"}, {List, "list"}, {Write, "write"}, {Create, "create"}, {Remove, "remove"}, {MakeSocket, "make sockets"}} {
+		if a&r.right == r.right {
+			names = append(names, r.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
 
 // forFiles are the rights that a rule for a file, and not a directory, can have.
 const forFiles = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
