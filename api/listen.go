@@ -33,9 +33,9 @@ const (
 // negative group leaves it that of the process. Its directory is made if it is
 // missing, with mode 0750 and the same group; the directory above has to be there.
 //
-// The file appears under its name only when it is complete, and whoever finds it is
-// answered. A socket that a dead server has left behind is replaced. When the
-// listener is closed the file goes. If others remove it, [Restore] makes it anew.
+// The file appears under its name only when it is complete, so a client that finds it
+// is answered. A socket that a dead server has left behind is replaced. Closing the
+// listener removes the file. If another program removes it, [Restore] creates it again.
 //
 // Errors: syscall.EADDRINUSE if another server answers there; fs.ErrExist if there is
 // something else, symbolic links included; fs.ErrPermission, also for a directory in

@@ -221,7 +221,7 @@ type mute struct{ socket }
 
 func (mute) Send([]byte) error { return nil }
 
-// Close interrupts whoever waits for the kernel.
+// Close interrupts calls that wait for the kernel.
 func TestClose(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
 	c := dial(t, ns)

@@ -313,7 +313,8 @@ func (m *endpointModel) portsOf(name string, ep plainEndpoint) (ms []nat.Mapping
 	return ms
 }
 
-// sameAgain asks for what there is, some of it in other words or left to be chosen.
+// sameAgain returns a spec of an endpoint that exists, with parts written differently or
+// left to be chosen.
 func (m *endpointModel) sameAgain(name string, ep plainEndpoint) nat.EndpointSpec {
 	a := nat.EndpointSpec{Name: name, Network: ep.network}
 	ports := m.portsOf(name, ep)

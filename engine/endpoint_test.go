@@ -160,7 +160,7 @@ func TestAttach(t *testing.T) {
 	require.Same(t, ep, found)
 	require.Equal(t, []*Endpoint{other, ep}, must(e.Endpoints(t.Context())))
 
-	// What is named as the endpoint and leads to it is of it, whoever published it.
+	// A mapping with the endpoint's name and address belongs to it, whichever call published it.
 	m := nattest.Mapping(t, "81->172.30.0.2:81")
 	m.Name = "web"
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, m)

@@ -50,7 +50,7 @@ func ExampleEngine_Publish() {
 			fmt.Println(done[0])
 		}
 	}
-	// Close would leave the mappings at work, for whoever opens the table next.
+	// Close would leave the mappings at work, for the engine that opens the table next.
 	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func ExampleEngine_Apply() {
 			fmt.Println(c)
 		}
 	}
-	// Close would leave the mappings at work, for whoever opens the table next.
+	// Close would leave the mappings at work, for the engine that opens the table next.
 	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func ExampleEngine_Attach() {
 		log.Fatal(err)
 	}
 	fmt.Println(ms)
-	// Close would leave the mappings at work, for whoever opens the table next.
+	// Close would leave the mappings at work, for the engine that opens the table next.
 	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func ExampleEngine_Run() {
 		log.Fatal(err)
 	}
 	fmt.Println(len(ms))
-	// Close would leave the mappings at work, for whoever opens the table next.
+	// Close would leave the mappings at work, for the engine that opens the table next.
 	if err := e.Purge(ctx); err != nil {
 		log.Fatal(err)
 	}

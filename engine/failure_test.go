@@ -287,8 +287,8 @@ func restored(t *testing.T) []string {
 }
 
 // Everything fails from one call on, undoing too; or a call is done and answered
-// with an error. Then it may not be possible to change nothing, but the engine finds
-// out by itself what there is.
+// with an error. Then it may not be possible to change nothing, but the engine
+// loads the table and finds out itself.
 func TestFailureBeyondUndoing(t *testing.T) {
 	for name, s := range scenarios() {
 		t.Run(name, func(t *testing.T) {

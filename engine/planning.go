@@ -49,7 +49,7 @@ type change struct {
 }
 
 // plan is a change with its consequences. Planning asks the kernel for nothing and changes
-// nothing.
+// nothing. (The exported [Plan] is another thing: the ruleset as text.)
 type plan struct {
 	change
 	published *published // before the change

@@ -232,8 +232,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// TestOverlappingPrefixes pins what the kernel says, which whoever keeps prefixes has
-// to know.
+// TestOverlappingPrefixes pins what the kernel answers. Callers that keep prefixes
+// depend on it.
 func TestOverlappingPrefixes(t *testing.T) {
 	c, _ := kernel(t)
 	read := func() []string {

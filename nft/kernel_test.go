@@ -150,8 +150,8 @@ func TestFullMap(t *testing.T) {
 	require.NoError(t, c.Update(table, Change{Delete: es[:1], Add: es[3:]}), "room is made in the same transaction")
 }
 
-// TestOverlappingSegments pins what the kernel says, which whoever keeps segments has
-// to know.
+// TestOverlappingSegments pins what the kernel answers. Callers that keep segments
+// depend on it.
 func TestOverlappingSegments(t *testing.T) {
 	c, _ := kernel(t)
 	segment := func(p string) []Element {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A daemon in the background must behave the same whoever starts it, so it drops what execve(2)
+// A daemon in the background must behave the same, whichever process starts it, so it drops what execve(2)
 // hands on from the caller: Start drops descriptors and the environment, as only a parent can,
 // and Background the rest.
 

@@ -16,8 +16,8 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
-// fakeBridges are the bridges of a machine. Hosts that are behind their ports answer
-// whoever asks them.
+// fakeBridges are the bridges of a machine. Hosts behind their ports answer every
+// solicitation.
 type fakeBridges struct {
 	mu       sync.Mutex
 	links    map[int]Link

@@ -102,7 +102,7 @@ func TestFollowerLoses(t *testing.T) {
 	require.Len(t, ch.events, 1)
 }
 
-// takeChanges returns what there is, without waiting.
+// takeChanges returns the changes that are queued, without waiting.
 func takeChanges(f *Follower) Changes {
 	select {
 	case ch := <-f.changes:
