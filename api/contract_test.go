@@ -54,7 +54,7 @@ func TestContractWords(t *testing.T) {
 	}
 	require.ElementsMatch(t, codes, at(d.root, "components", "schemas", "Problem", "properties", "code", "enum"))
 	require.ElementsMatch(t, []any{
-		string(EventPublished), string(EventUnpublished), string(EventExpired), string(EventRepaired), string(EventLost),
+		string(EventPublished), string(EventUnpublished), string(EventExpired), string(EventRepaired), string(EventLost), string(EventHost),
 	}, at(d.root, "components", "schemas", "Event", "properties", "type", "enum"))
 	require.ElementsMatch(t, []any{string(ForwardingOn), string(ForwardingOff), string(ForwardingPartly)},
 		at(d.root, "components", "schemas", "ForwardingState", "enum"))
@@ -470,6 +470,7 @@ func sendAndStop(fake *fakeEngine, s *service) {
 		fake.send(kind, now, numbered(1))
 	}
 	fake.send(nat.EventRepaired, now)
+	fake.feed.Send(nat.Event{Kind: nat.EventHost, Time: now, Message: "net/ipv4/ip_forward was 0, and is 1 again"})
 	time.Sleep(100 * time.Millisecond) // for the stream to say so; less is seen otherwise, and nothing fails
 	s.cancel()
 }

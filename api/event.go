@@ -34,6 +34,8 @@ const (
 	// EventLost: the reader was too slow, and events were lost here. It should read the
 	// mappings again.
 	EventLost EventType = "lost"
+	// EventHost: the host has changed, as Message says.
+	EventHost EventType = "host"
 )
 
 // Event is a change of the published mappings: a line of GET /v1/events.
@@ -41,15 +43,18 @@ type Event struct {
 	Type EventType `json:"type"`
 	// Time is when it happened.
 	Time time.Time `json:"time"`
-	// Mapping is a single port; nil: the event is about the table as a whole, or an EventLost.
+	// Mapping is a single port; nil: the event is about the table as a whole, or an EventLost or
+	// EventHost.
 	Mapping *Mapping `json:"mapping,omitempty"`
+	// Message says what has changed on the host and what was done about it, in an EventHost.
+	Message string `json:"message,omitempty"`
 	// Lost is how many events were missed, in an EventLost.
 	Lost uint64 `json:"lost,omitempty"`
 }
 
 // eventsOf returns the documents of an event: one for each port, or one without a mapping.
 func eventsOf(e nat.Event) iter.Seq[Event] {
-	doc := Event{Type: EventType(e.Kind.String()), Time: e.Time.UTC(), Lost: e.Lost}
+	doc := Event{Type: EventType(e.Kind.String()), Time: e.Time.UTC(), Message: e.Message, Lost: e.Lost}
 	return func(yield func(Event) bool) {
 		if len(e.Mappings) == 0 {
 			yield(doc)

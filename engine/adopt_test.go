@@ -281,7 +281,8 @@ func TestSchema(t *testing.T) {
 	tests := map[string]error{
 		"nftnat schema 1":   nil,
 		"nftnat schema 2":   nil,
-		"nftnat schema 3":   nat.ErrNewer,
+		"nftnat schema 3":   nil,
+		"nftnat schema 4":   nat.ErrNewer,
 		"nftnat schema 999": nat.ErrNewer,
 		"nftnat schema 0":   nat.ErrForeign,
 		"nftnat schema -1":  nat.ErrForeign,

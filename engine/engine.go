@@ -181,7 +181,10 @@ func (e *core) start(ctx context.Context) error {
 	}
 	// The engine before this one may have been killed between its last transaction
 	// and the flows.
-	return e.deleteStrayFlows()
+	if err := e.deleteStrayFlows(); err != nil {
+		return err
+	}
+	return e.follow(ctx)
 }
 
 func holderOptions(e *core) portholder.Options {

@@ -36,6 +36,12 @@ func (e *core) send(kind nat.EventKind, ms ...nat.Mapping) {
 	e.events.Send(nat.Event{Kind: kind, Time: e.now(), Mappings: ms})
 }
 
+// sendHost logs that the host has changed and what the engine did about it, and sends an event.
+func (e *core) sendHost(message string) {
+	e.log.Info(message)
+	e.events.Send(nat.Event{Kind: nat.EventHost, Time: e.now(), Message: message})
+}
+
 // sendChange sends the events of a change that was made.
 func (e *core) sendChange(c *portset.Change) {
 	e.events.counts.Unpublished += len(c.Removed)

@@ -51,6 +51,9 @@ type Status struct {
 	// MissingFeatures are the features that the engine would use and that the kernel lacks,
 	// always in the same order. Nil: none are known to be missing.
 	MissingFeatures []MissingFeature
+	// Warnings say what keeps published ports from working as far as the engine knows, a
+	// line each. Nil: nothing is known.
+	Warnings []string
 }
 
 // PortCounts are numbers of published ports by protocol and family of the backend.
@@ -128,6 +131,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	s.Tracked, s.TrackedMax, errs[0] = c.flows.Count()
 	s.Forwarding4, s.Forwarding6, errs[1] = forwardingState(c.forwarding)
 	s.MissingFeatures, errs[2] = c.missingFeatures()
+	s.Warnings = c.warnings()
 	return s, errors.Join(errs[:]...)
 }
 

@@ -29,7 +29,7 @@ func age(t *testing.T, ns *lab.NS) {
 	now := nft(t, ns, "list", "table", "inet", "nftnat")
 	old := wayOut.ReplaceAllString(now, "")
 	old = strings.ReplaceAll(old, "jump way-out", "masquerade")
-	old = strings.ReplaceAll(old, "nftnat schema 2", "nftnat schema 1")
+	old = strings.ReplaceAll(old, "nftnat schema 3", "nftnat schema 2")
 	old = regexp.MustCompile(`(?s)\n\tmap udp6_to4 \{.*?\n\t\}\n`).ReplaceAllString(old, "")
 	require.Greater(t, len(now)-len(old), 300, "it is not older: %s", old)
 	load(t, ns, "delete table inet nftnat\n"+old)
@@ -197,14 +197,14 @@ func TestUpgradeIsOneWay(t *testing.T) {
 	daemon := s.serve(t)
 	s.publishEveryKind(t)
 	through := startCallers(t, top.Client, "tcp", "192.0.2.1:8080")
-	newer := strings.ReplaceAll(nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 2", "nftnat schema 3")
+	newer := strings.ReplaceAll(nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 3", "nftnat schema 4")
 	successor := relayTo(t, s).succeed(t, func(k handover.Kind, _ *labtest.Process) bool {
 		if k == handover.EndOfList {
 			load(t, top.Host, "delete table inet nftnat\n"+newer)
 		}
 		return k != handover.EndOfList
 	})
-	const says = "nftnat: %sopen table nftnat: the table was made by a newer version of nftnat: it has schema 3, this version knows 2\n"
+	const says = "nftnat: %sopen table nftnat: the table was made by a newer version of nftnat: it has schema 4, this version knows 3\n"
 	require.Equal(t, 1, successor.Wait())
 	require.Contains(t, successor.Output(), fmt.Sprintf(says, ""))
 	require.Equal(t, 1, daemon.Wait())
@@ -212,5 +212,5 @@ func TestUpgradeIsOneWay(t *testing.T) {
 	through.goOn(t)
 	done := through.end(t)
 	require.Zero(t, through.refused+through.broken+through.lost, done)
-	require.Contains(t, nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 3")
+	require.Contains(t, nft(t, top.Host, "list", "table", "inet", "nftnat"), "nftnat schema 4")
 }

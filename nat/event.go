@@ -9,8 +9,11 @@ import "time"
 type Event struct {
 	Kind EventKind
 	Time time.Time
-	// Mappings are what it happened to, ranges as one. None: the table as a whole.
+	// Mappings are what it happened to, ranges as one. None: the table as a whole, or the
+	// host.
 	Mappings []Mapping
+	// Message says what happened, in an EventHost; of other events it is empty.
+	Message string
 	// Lost is how many ports' events an EventLost stands for; of other events it is zero.
 	Lost uint64
 }
@@ -31,13 +34,16 @@ const (
 	EventRepaired
 	// EventLost: the reader was too slow, and events were lost.
 	EventLost
+	// EventHost: the host has changed, and the engine has followed or cannot; Message says
+	// what and how.
+	EventHost
 )
 
 // String returns what happened, as the HTTP API calls it: "published".
 func (k EventKind) String() string {
 	names := [...]string{
 		EventPublished: "published", EventUnpublished: "unpublished", EventExpired: "expired",
-		EventRepaired: "repaired", EventLost: "lost",
+		EventRepaired: "repaired", EventLost: "lost", EventHost: "host",
 	}
 	if k <= 0 || int(k) >= len(names) {
 		return "invalid"
@@ -45,7 +51,7 @@ func (k EventKind) String() string {
 	return names[k]
 }
 
-// Ports returns how many ports the event is about; 1 if it is about the table.
+// Ports returns how many ports the event is about; 1 if it is about the table or the host.
 func (e Event) Ports() int {
 	if len(e.Mappings) == 0 {
 		return 1

@@ -79,7 +79,8 @@ func (l *changeLog) outcome(o api.Outcome) {
 	}
 }
 
-// event logs an expiry, which no client asked for.
+// event logs an expiry, which no client asked for. The engine logs what it does to follow the
+// host.
 func (l *changeLog) event(ev nat.Event) {
 	if ev.Kind == nat.EventExpired {
 		logMappings(l.log, "expired", ev.Mappings, true)
