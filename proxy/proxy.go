@@ -94,6 +94,11 @@ type Options struct {
 	// false: it serves both families. Only Bind uses it.
 	V6Only bool
 
+	// FreeBind binds also an address that the host does not have, or has not
+	// finished to configure (ip(7), IP_FREEBIND): clients reach it as soon as
+	// the host has it. false: such an address is an error. Only Bind uses it.
+	FreeBind bool
+
 	// DialTimeout bounds connecting to a TCP backend; the client then gets a
 	// reset. 0: DefaultDialTimeout.
 	DialTimeout time.Duration

@@ -43,10 +43,11 @@ type Socket struct {
 // *net.UDPAddr. Port 0 asks the kernel for a free one. An address without IP, or
 // [::], is every local address of both families (one dual-stack socket), unless
 // opts.V6Only is set; 0.0.0.0 is every IPv4 address. Without IPv6 on the host, no
-// IP means 0.0.0.0. Of opts, which may be nil, only Group and V6Only count.
+// IP means 0.0.0.0. Of opts, which may be nil, only Group, V6Only and FreeBind count.
 //
 // The error is unix.EADDRINUSE for a port in use, fs.ErrPermission for a missing
-// privilege, unix.EADDRNOTAVAIL for an address that is not local.
+// privilege, unix.EADDRNOTAVAIL for an address that is not local, unless opts.FreeBind is
+// set.
 func Bind(frontend net.Addr, opts *Options) (*Socket, error) {
 	network, ap, err := addrPort(frontend)
 	if err != nil {
@@ -56,7 +57,7 @@ func Bind(frontend net.Addr, opts *Options) (*Socket, error) {
 		opts = &Options{}
 	}
 	s := &Socket{network: network, fd: -1}
-	bind := func() { err = s.bind(ap, opts.V6Only) }
+	bind := func() { err = s.bind(ap, opts) }
 	if g := opts.Group; g != nil && g.opts.NetNS != 0 {
 		l, lerr := g.home()
 		if lerr != nil {
@@ -75,23 +76,23 @@ func Bind(frontend net.Addr, opts *Options) (*Socket, error) {
 }
 
 // bind opens the socket, in the namespace of the calling thread.
-func (s *Socket) bind(ap netip.AddrPort, v6only bool) error {
+func (s *Socket) bind(ap netip.AddrPort, opts *Options) error {
 	if ap.Addr().IsValid() {
-		return s.open(ap, v6only)
+		return s.open(ap, opts)
 	}
-	err := s.open(netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port()), v6only)
-	if v6only || !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+	err := s.open(netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port()), opts)
+	if opts.V6Only || !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return err
 	}
-	return s.open(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), false)
+	return s.open(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), opts)
 }
 
-func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
+func (s *Socket) open(ap netip.AddrPort, opts *Options) error {
 	kind := unix.SOCK_STREAM
 	if s.network == "udp" {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err := bindSocket(kind, ap, v6only)
+	fd, err := bindSocket(kind, ap, opts)
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
 			// Bound again by number, the socket keeps its port when it stops
 			// listening (see refuse).
 			chosen := fd
-			fd, err = bindSocket(kind, addr, v6only)
+			fd, err = bindSocket(kind, addr, opts)
 			closeFD(chosen)
 			if err != nil {
 				return err
@@ -118,7 +119,7 @@ func (s *Socket) open(ap netip.AddrPort, v6only bool) error {
 }
 
 // bindSocket opens a socket that receives nothing and binds it.
-func bindSocket(kind int, ap netip.AddrPort, v6only bool) (int, error) {
+func bindSocket(kind int, ap netip.AddrPort, opts *Options) (int, error) {
 	sa, err := encode(ap)
 	if err != nil {
 		return -1, err
@@ -127,7 +128,7 @@ func bindSocket(kind int, ap netip.AddrPort, v6only bool) (int, error) {
 	if e != noErrno {
 		return -1, os.NewSyscallError("socket", e)
 	}
-	if err := prepare(fd, sa, kind, v6only); err != nil {
+	if err := prepare(fd, sa, kind, opts); err != nil {
 		closeFD(fd)
 		return -1, err
 	}
@@ -135,14 +136,14 @@ func bindSocket(kind int, ap netip.AddrPort, v6only bool) (int, error) {
 }
 
 // prepare sets the options of a new socket and binds it.
-func prepare(fd int, sa *sockaddr, kind int, v6only bool) error {
+func prepare(fd int, sa *sockaddr, kind int, opts *Options) error {
 	// Before bind: no packet may slip in between.
 	if err := attachDropAll(fd); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
 	if sa.family == unix.AF_INET6 {
 		only := int32(0)
-		if v6only {
+		if opts.V6Only {
 			only = 1
 		}
 		if e := setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); e != noErrno {
@@ -154,10 +155,23 @@ func prepare(fd int, sa *sockaddr, kind int, v6only bool) error {
 			return os.NewSyscallError("setsockopt", e)
 		}
 	}
+	if opts.FreeBind {
+		if e := setFreeBind(fd, sa.family); e != noErrno {
+			return os.NewSyscallError("setsockopt", e)
+		}
+	}
 	if _, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.size)); e != noErrno {
 		return os.NewSyscallError("bind", e)
 	}
 	return nil
+}
+
+// setFreeBind lets a socket bind, and send from, an address that no interface has.
+func setFreeBind(fd, family int) unix.Errno {
+	if family == unix.AF_INET6 {
+		return setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+	}
+	return setInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 }
 
 // Addr is the address held, with the port that the kernel chose if 0 was asked for.

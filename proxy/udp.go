@@ -54,6 +54,12 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 		if e := setInt(b.fd, level, option, 1); e != noErrno {
 			return nil, os.NewSyscallError("setsockopt", e)
 		}
+		if local.Addr().Is6() {
+			// Without it no answer leaves from an address of a prefix that is
+			// routed to this host as local (ip6_datagram_send_ctl in
+			// net/ipv6/datagram.c). An old kernel answers from the others.
+			setFreeBind(b.fd, unix.AF_INET6)
+		}
 	}
 	p.offload = setInt(b.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == noErrno
 	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {

@@ -195,7 +195,7 @@ func (h *Holder) bind(f portset.Frontend) (err error) {
 }
 
 func (h *Holder) options(f portset.Frontend) *proxy.Options {
-	return &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified()}
+	return &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified(), FreeBind: true}
 }
 
 func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {

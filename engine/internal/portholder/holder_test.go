@@ -176,6 +176,17 @@ func TestRetry(t *testing.T) {
 	require.Empty(t, b.held())
 }
 
+// A port is held also at an address that the host does not have.
+func TestAbsentAddress(t *testing.T) {
+	b := newTestbed(t)
+	for _, front := range []string{"192.0.2.77:7000", "[2001:db8::77]:7000"} {
+		set := portset.NewSet()
+		set.Put(port(t, front, "172.30.0.2:80"))
+		b.Sync(&set)
+		require.Zero(t, b.Unserved(&set), b.log.String())
+	}
+}
+
 func TestLend(t *testing.T) {
 	old, b := newTestbed(t), newTestbed(t)
 	name := backend(t, "served")
