@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,8 +62,21 @@ type served interface {
 	// drop ends everything of the proxy that l serves, whose turn the caller
 	// holds.
 	drop(l *loop)
-	// reset ends what has been taken so far. The caller holds no turn.
-	reset()
+	// reset ends what has been taken so far and has a local address that matches,
+	// towards the client or the backend. The caller holds no turn.
+	reset(local match)
+}
+
+// match is a condition on a local address. nil: each matches.
+type match func(netip.Addr) bool
+
+// socket reports whether the local address of a socket matches.
+func (m match) socket(fd int) bool {
+	if m == nil {
+		return true
+	}
+	ap, err := localAddr(fd)
+	return err == nil && m(ap.Addr())
 }
 
 // drainIdle is how long a UDP flow must be silent to count as ended when its
@@ -88,7 +102,7 @@ func (b *base) SetBackend(backend net.Addr) error {
 	}
 	b.target.Store(to)
 	if !b.tcp() && b.state != bound {
-		b.proto.reset() // a flow's socket is connected to the old backend
+		b.proto.reset(nil) // a flow's socket is connected to the old backend
 	}
 	return nil
 }
@@ -101,8 +115,28 @@ func (b *base) Reset() error {
 		return ErrClosed
 	}
 	if b.state != bound {
-		b.proto.reset()
+		b.proto.reset(nil)
 	}
+	return nil
+}
+
+// ResetAddr implements Proxy.
+func (b *base) ResetAddr(gone netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state == closed {
+		return ErrClosed
+	}
+	if b.state == bound || b.counters.live.Load() == 0 {
+		return nil
+	}
+	gone = gone.Unmap()
+	b.proto.reset(func(a netip.Addr) bool {
+		if gone.Zone() == "" {
+			a = a.WithZone("")
+		}
+		return a.Unmap() == gone
+	})
 	return nil
 }
 

@@ -49,6 +49,13 @@ func TestFreeBind(t *testing.T) {
 			require.NoError(t, refused.Refuse())
 			for range 2 {
 				ip(t, "addr add "+a.ip+a.prefix+" dev lo nodad")
+				eventually(t, "the address is there", func() bool { // IPv6 makes its route later
+					c, err := net.Dial("udp", front)
+					if err == nil {
+						err = c.Close()
+					}
+					return err == nil
+				})
 				echoed(t, "tcp", front)
 				echoed(t, "udp", front)
 				_, err = net.DialTimeout("tcp", refused.Addr().String(), deadline)

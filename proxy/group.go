@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -143,6 +144,17 @@ func (g *Group) closeToNew() []*base {
 	defer g.mu.Unlock()
 	g.closed = true
 	return slices.Collect(maps.Keys(g.members))
+}
+
+// ResetAddr calls ResetAddr of the group's proxies, those that are retired or shutting
+// down included.
+func (g *Group) ResetAddr(a netip.Addr) {
+	g.mu.Lock()
+	members := slices.Collect(maps.Keys(g.members))
+	g.mu.Unlock()
+	for _, m := range members {
+		_ = m.ResetAddr(a) // the only error: it is closed
+	}
 }
 
 // Former returns the sum of the counters of the group's closed and retired

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -71,6 +72,13 @@ type Proxy interface {
 	// Reset ends the live connections, by a reset on both sides, and flows, and
 	// goes on serving. ErrClosed: the proxy is closed.
 	Reset() error
+
+	// ResetAddr is Reset for those connections and flows alone that have the
+	// address as a local one, towards the client or the backend: it is for an
+	// address that the host no longer has. An IPv6 zone is a number, as in
+	// FrontendAddr; without one those of each zone end. ErrClosed: the proxy is
+	// closed, and so are they.
+	ResetAddr(netip.Addr) error
 
 	// Stats reads the counters, also of a closed proxy.
 	Stats() Stats

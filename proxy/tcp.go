@@ -156,29 +156,39 @@ func (p *tcpProxy) drop(l *loop) {
 		return
 	}
 	if s := p.shards[l.index].Load(); s != nil {
-		s.rejectHanded()
-		s.abortAll()
+		s.rejectHanded(nil)
+		s.abort(nil)
 	}
 }
 
-// reset implements served. Connections that were handed over and not yet taken
-// have no backend yet.
-func (p *tcpProxy) reset() {
+// reset implements served.
+func (p *tcpProxy) reset(local match) {
 	for i := range p.shards {
 		if s := p.shards[i].Load(); s != nil {
-			s.loop.with(s.abortAll)
+			s.loop.with(func() {
+				if local != nil {
+					s.rejectHanded(local)
+				} // else those that were just accepted have no backend yet
+				s.abort(local)
+			})
 		}
 	}
 }
 
-// abortAll resets all connections that the shard has.
-func (s *tcpShard) abortAll() {
-	for _, all := range []*list[tcpConn]{&s.dialing, &s.recent, &s.conns} {
-		for all.front != nil {
-			all.front.item.abort()
+// abort resets the connections that the shard has.
+func (s *tcpShard) abort(local match) {
+	for _, l := range []*list[tcpConn]{&s.dialing, &s.recent, &s.conns} {
+		for n := l.front; n != nil; {
+			c := n.item
+			n = n.next
+			if c.isAt(local) {
+				c.abort()
+			}
 		}
 	}
-	s.loop.disarm(&s.timer)
+	if local == nil {
+		s.loop.disarm(&s.timer)
+	}
 }
 
 // wake arms the shard's timer for when, unless it is armed for an earlier time.

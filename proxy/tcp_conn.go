@@ -177,6 +177,11 @@ func (c *tcpConn) dialed(events uint32) bool {
 	return true
 }
 
+// isAt reports whether the local address of one side matches.
+func (c *tcpConn) isAt(local match) bool {
+	return local.socket(c.side[client].fd) || local.socket(c.side[backend].fd)
+}
+
 // abort resets both sides. For a side that is closed already this does nothing.
 func (c *tcpConn) abort() { c.end(reset) }
 

@@ -3,6 +3,8 @@
 
 package proxy
 
+import "slices"
+
 // heavyAfter is after how many bytes a connection is a bulk transfer, and how many
 // it moves before loops are compared again.
 const heavyAfter = 8 << 20
@@ -64,22 +66,32 @@ func (s *tcpShard) handOver(h handed) {
 	first := len(s.handed) == 1
 	s.mu.Unlock()
 	if first && !s.loop.post(s.takeHanded) {
-		s.rejectHanded()
+		s.rejectHanded(nil)
 	}
 }
 
-func (s *tcpShard) swapHanded() []handed {
+// removeHanded returns connections that were handed over, which are not any more.
+func (s *tcpShard) removeHanded(local match) (removed []handed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := s.handed
-	s.handed = nil
-	return all
+	if local == nil {
+		removed, s.handed = s.handed, nil
+		return removed
+	}
+	s.handed = slices.DeleteFunc(s.handed, func(h handed) bool {
+		if h.conn == nil && !local.socket(h.fd) || h.conn != nil && !h.conn.isAt(local) {
+			return false
+		}
+		removed = append(removed, h)
+		return true
+	})
+	return removed
 }
 
 // takeHanded serves the connections that were handed over. To watch a descriptor
 // anew reports all that it is ready for, so that no edge is lost.
 func (s *tcpShard) takeHanded() {
-	for _, h := range s.swapHanded() {
+	for _, h := range s.removeHanded(nil) {
 		c := h.conn
 		if c == nil {
 			if s.loop != s.proxy.home {
@@ -103,9 +115,9 @@ func (s *tcpShard) takeHanded() {
 	}
 }
 
-// rejectHanded resets the connections that were handed over.
-func (s *tcpShard) rejectHanded() {
-	for _, h := range s.swapHanded() {
+// rejectHanded resets connections that were handed over.
+func (s *tcpShard) rejectHanded(local match) {
+	for _, h := range s.removeHanded(local) {
 		if h.conn == nil {
 			s.reject(h.fd)
 			continue

@@ -122,19 +122,24 @@ func (p *udpProxy) drop(l *loop) {
 		return
 	}
 	p.closeFrontend()
-	p.endFlows()
+	p.endFlows(nil)
 	l.disarm(&p.timer)
 }
 
-// endFlows ends all flows, on the home loop; new ones can begin.
-func (p *udpProxy) endFlows() {
-	for p.order.front != nil {
-		p.order.front.item.end()
+// endFlows ends flows, on the home loop; new ones can begin.
+func (p *udpProxy) endFlows(local match) {
+	all := local == nil || !p.pktinfo && local.socket(p.fd)
+	for n := p.order.front; n != nil; {
+		f := n.item
+		n = n.next
+		if all || p.pktinfo && local(f.key.local.addr()) || local.socket(f.fd) {
+			f.end()
+		}
 	}
 }
 
 // reset implements served.
-func (p *udpProxy) reset() { p.home.with(p.endFlows) }
+func (p *udpProxy) reset(local match) { p.home.with(func() { p.endFlows(local) }) }
 
 // readTurn bounds the batches read from one socket in one turn.
 const readTurn = 4

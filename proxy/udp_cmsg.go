@@ -5,6 +5,8 @@ package proxy
 
 import (
 	"encoding/binary"
+	"net/netip"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +85,21 @@ func (c *control) parse(n int, local *pktinfo) (segment int) {
 		}
 	})
 	return segment
+}
+
+// addr is the address; the zero Addr if there is none.
+func (p *pktinfo) addr() netip.Addr {
+	switch p.n {
+	case unix.SizeofInet4Pktinfo:
+		return netip.AddrFrom4([4]byte(p.data[4:8]))
+	case unix.SizeofInet6Pktinfo:
+		a := netip.AddrFrom16([16]byte(p.data[:16]))
+		if zone := binary.NativeEndian.Uint32(p.data[16:]); zone != 0 {
+			a = a.WithZone(strconv.FormatUint(uint64(zone), 10))
+		}
+		return a
+	}
+	return netip.Addr{}
 }
 
 // set4 takes struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr }.

@@ -93,6 +93,12 @@ func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
 	}
 }
 
+// ResetAddr ends the connections and flows of the proxies, those of retired ones too, that
+// have an address of this host as their local one: the host no longer has it.
+func (h *Holder) ResetAddr(a netip.Addr) {
+	h.group.ResetAddr(a)
+}
+
 // Stats returns the counters of all proxies since New, and how many are open.
 // flows is how many of the live ones are UDP flows and not TCP connections.
 func (h *Holder) Stats() (s proxy.Stats, flows int64, open int) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -185,6 +186,24 @@ func TestAbsentAddress(t *testing.T) {
 		b.Sync(&set)
 		require.Zero(t, b.Unserved(&set), b.log.String())
 	}
+}
+
+func TestResetAddr(t *testing.T) {
+	b := newTestbed(t)
+	quiet := listen(t, "127.0.0.1:0")
+	p := port(t, free(t), quiet.Addr().String())
+	require.NoError(t, b.hold(p))
+	c, err := net.Dial("tcp", p.AddrPort.String())
+	require.NoError(t, err)
+	defer func() { _ = c.Close() }()
+	_, err = quiet.Accept()
+	require.NoError(t, err)
+	b.ResetAddr(netip.MustParseAddr("127.0.0.2"))
+	stats, _, _ := b.Stats()
+	require.EqualValues(t, 1, stats.Live)
+	b.ResetAddr(netip.MustParseAddr("127.0.0.1"))
+	_, err = c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, unix.ECONNRESET)
 }
 
 func TestLend(t *testing.T) {
