@@ -44,6 +44,7 @@ func (e *ConflictError) Error() string {
 func (e *ConflictError) difference() string {
 	want := e.Want
 	want.Name, want.NoProxy, want.Expires = e.Have.Name, e.Have.NoProxy, e.Have.Expires
+	want.ProxyOnly, want.Masquerade, want.From = e.Have.ProxyOnly, e.Have.Masquerade, e.Have.From
 	switch {
 	case want != e.Have:
 		return ""
@@ -57,6 +58,21 @@ func (e *ConflictError) difference() string {
 			return " without a proxy"
 		}
 		return " with a proxy"
+	case e.Want.ProxyOnly != e.Have.ProxyOnly:
+		if e.Have.ProxyOnly {
+			return " for its proxy only"
+		}
+		return " for others than its proxy too"
+	case e.Want.Masquerade != e.Have.Masquerade:
+		if e.Have.Masquerade {
+			return " with masquerade"
+		}
+		return " without masquerade"
+	case e.Want.From != e.Have.From:
+		if e.Have.From.IsZero() {
+			return " for clients from anywhere"
+		}
+		return " for clients from " + e.Have.From.String()
 	case e.Have.Expires.IsZero() && !e.Want.Expires.IsZero():
 		return " without an expiry time"
 	}

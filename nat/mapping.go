@@ -31,6 +31,18 @@ type Mapping struct {
 	// NoProxy serves the mapping by netfilter only. Zero: a proxy serves what netfilter
 	// cannot.
 	NoProxy bool
+	// ProxyOnly serves the mapping by a proxy only, so that the backend sees the host as the
+	// client. Zero: netfilter serves what it can. It contradicts NoProxy.
+	ProxyOnly bool
+	// Masquerade gives clients of netfilter the host's address towards the backend, for
+	// backends that have no route back to the clients. Zero: the backend sees the client's
+	// address. Mappings to one port of a backend that share frontend addresses have to agree
+	// on it. A proxy does it anyway: it contradicts ProxyOnly, and frontends that only a
+	// proxy serves cannot have it.
+	Masquerade bool
+	// From are the addresses from which clients may reach the mapping, of the frontend's
+	// family. Clients on this host always may. Zero: anyone.
+	From Sources
 	// Expires is when the mapping ends by itself, in milliseconds and in any time zone. An
 	// engine returns it in UTC. Zero: never.
 	Expires time.Time
@@ -46,7 +58,7 @@ const arrow = "->"
 //	[2001:db8::1]:8000-8009->[fd00::2]:9000-9009
 //	0->172.17.0.2:80-89
 //
-// Name, NoProxy and Expires are not part of it.
+// The fields after More are not part of it.
 func (m Mapping) String() string {
 	var buf [112]byte // the longest, of two IPv6 ranges and /udp, has 109 bytes
 	return string(m.AppendTo(buf[:0]))

@@ -43,7 +43,7 @@ func Collapse(ms []Mapping) []Mapping {
 	if len(ms) == 0 {
 		return nil
 	}
-	// A Mapping has 128 bytes, so indices are sorted, and the results are counted first to
+	// A Mapping has 136 bytes, so indices are sorted, and the results are counted first to
 	// allocate memory once.
 	order := make([]int32, len(ms))
 	for i := range order {
@@ -80,6 +80,9 @@ func follows(a, b *Mapping) bool {
 		a.Backend.Addr() == b.Backend.Addr() &&
 		a.Name == b.Name &&
 		a.NoProxy == b.NoProxy &&
+		a.ProxyOnly == b.ProxyOnly &&
+		a.Masquerade == b.Masquerade &&
+		a.From == b.From &&
 		a.Expires.Equal(b.Expires)
 }
 
@@ -109,11 +112,18 @@ func compare(a, b *Mapping) int {
 	if c := strings.Compare(a.Name, b.Name); c != 0 {
 		return c
 	}
-	if a.NoProxy != b.NoProxy {
-		if b.NoProxy {
-			return -1
+	for _, differ := range [...]struct{ a, b bool }{
+		{a.NoProxy, b.NoProxy}, {a.ProxyOnly, b.ProxyOnly}, {a.Masquerade, b.Masquerade},
+	} {
+		if differ.a != differ.b {
+			if differ.b {
+				return -1
+			}
+			return 1
 		}
-		return 1
+	}
+	if a.From != b.From {
+		return strings.Compare(a.From.String(), b.From.String())
 	}
 	return a.Expires.Compare(b.Expires)
 }

@@ -39,6 +39,7 @@ func disjoint(r *rand.Rand, n int) []nat.Mapping {
 func TestExpand(t *testing.T) {
 	m := nattest.Mapping(t, "192.0.2.1:8000-8002->172.17.0.2:80-82/udp")
 	m.Name, m.NoProxy, m.Expires = "web", true, time.Unix(1<<31, 0).UTC()
+	m.Masquerade, m.From = true, nattest.Sources(t, "10.0.0.0/8")
 	var got []string
 	for one := range nat.Expand(m) {
 		require.Zero(t, one.More)
@@ -105,6 +106,9 @@ func TestCollapseKeepsWhatDiffers(t *testing.T) {
 	for name, change := range map[string]func(*nat.Mapping){
 		"name":    func(m *nat.Mapping) { m.Name = "web" },
 		"proxy":   func(m *nat.Mapping) { m.NoProxy = true },
+		"only":    func(m *nat.Mapping) { m.ProxyOnly = true },
+		"masq":    func(m *nat.Mapping) { m.Masquerade = true },
+		"from":    func(m *nat.Mapping) { m.From = nattest.Sources(t, "192.0.2.0/24") },
 		"expires": func(m *nat.Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
 	} {
 		a, b := nattest.Mapping(t, "80->1.2.3.4:80"), nattest.Mapping(t, "81->1.2.3.4:81")
@@ -169,6 +173,9 @@ func TestCompareParts(t *testing.T) {
 	high := low
 	for _, raise := range []func(*nat.Mapping){
 		func(m *nat.Mapping) { m.Expires = time.Unix(1<<31, 0).UTC() },
+		func(m *nat.Mapping) { m.From = nattest.Sources(t, "192.0.2.0/24") },
+		func(m *nat.Mapping) { m.Masquerade = true },
+		func(m *nat.Mapping) { m.ProxyOnly = true },
 		func(m *nat.Mapping) { m.NoProxy = true },
 		func(m *nat.Mapping) { m.Name = "web" },
 		func(m *nat.Mapping) { m.More = 1 },

@@ -55,11 +55,12 @@ func (m *Mapping) fault() string {
 		if kind := notFrontend(front); kind != "" {
 			return "the frontend is " + kind
 		}
-		if m.NoProxy {
-			if kind := proxyFrontend(front, back); kind != "" {
-				return "the frontend is " + kind + ", which only a proxy serves, and the mapping has none"
-			}
-		}
+	}
+	if fault := waysFault(m); fault != "" {
+		return fault
+	}
+	if fault := fromFault(m); fault != "" {
+		return fault
 	}
 	if fault := nameFault(m.Name); fault != "" {
 		return fault
@@ -107,6 +108,46 @@ func notFrontend(a netip.Addr) string {
 		return "the broadcast address"
 	case a.Is6() && a.IsLinkLocalUnicast():
 		return "an IPv6 link-local address, which needs a zone"
+	}
+	return ""
+}
+
+// waysFault refuses what contradicts how the mapping can be served.
+func waysFault(m *Mapping) string {
+	if m.ProxyOnly {
+		switch {
+		case m.NoProxy:
+			return "it is for a proxy only, and has no proxy"
+		case m.Masquerade:
+			return "it is for a proxy only, whose backend sees this host as the client without masquerade too"
+		}
+	}
+	if !m.NoProxy && !m.Masquerade || !m.Frontend.Addr().IsValid() {
+		return ""
+	}
+	switch kind := proxyFrontend(m.Frontend.Addr(), m.Backend.Addr()); {
+	case kind == "":
+		return ""
+	case m.NoProxy:
+		return "the frontend is " + kind + ", which only a proxy serves, and the mapping has none"
+	default:
+		return "the frontend is " + kind + ", which only a proxy serves: the backend sees this host as the client without masquerade too"
+	}
+}
+
+// fromFault refuses sources that cannot be those of clients of the frontend.
+func fromFault(m *Mapping) string {
+	front := m.Frontend.Addr()
+	if m.From.IsZero() || !front.IsValid() {
+		return ""
+	}
+	if front.IsLoopback() {
+		return "the frontend is a loopback address, which only this host reaches, from wherever others may come"
+	}
+	for _, p := range m.From.Prefixes() {
+		if p.Addr().Is4() != front.Is4() {
+			return "the frontend is of " + family(front) + ", and no client from " + p.String() + " can reach it"
+		}
 	}
 	return ""
 }

@@ -23,6 +23,29 @@ func Mapping(tb testing.TB, text string) nat.Mapping {
 	return m
 }
 
+// Sources parses valid sources.
+func Sources(tb testing.TB, texts ...string) nat.Sources {
+	tb.Helper()
+	s, err := nat.ParseSources(texts...)
+	require.NoError(tb, err)
+	return s
+}
+
+// Options gives a valid mapping some of the options that its fields allow.
+func Options(r *rand.Rand, m *nat.Mapping) {
+	with := *m
+	with.NoProxy, with.ProxyOnly, with.Masquerade = r.IntN(4) == 0, r.IntN(4) == 0, r.IntN(4) == 0
+	if r.IntN(4) == 0 {
+		four := []string{"192.0.2.0/24", "198.51.100.7/32", "0.0.0.0/0"}[r.IntN(3)]
+		six := []string{"2001:db8::/32", "fd00::7/128", "::/0"}[r.IntN(3)]
+		texts := [][]string{{four}, {six}, {four, six}}[r.IntN(3)]
+		with.From, _ = nat.ParseSources(texts...)
+	}
+	if with.Valid() {
+		*m = with
+	}
+}
+
 // Random returns a valid mapping from a space small enough for
 // neighbours and overlaps to be common.
 func Random(r *rand.Rand) nat.Mapping {
