@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -17,7 +18,7 @@ import (
 // Diff returns what Apply would change, and changes nothing.
 func (e *Engine) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return view(ctx, e, func(c *core) ([]nat.Change, error) {
-		ch, err := c.difference(ms)
+		ch, err := c.difference(ms, c.ipam)
 		if err != nil {
 			return nil, err
 		}
@@ -36,7 +37,7 @@ func (e *Engine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, er
 
 func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change, err error) {
 	err = e.retryOnConflict(ctx, func() error {
-		c, err := e.difference(ms)
+		c, err := e.difference(ms, e.ipam)
 		if err != nil {
 			return err
 		}
@@ -80,13 +81,14 @@ func (l *published) unreserve(come, gone []portset.Port, cause error) error {
 	return cause
 }
 
-// difference returns the change to exactly these mappings.
-func (e *core) difference(ms []nat.Mapping) (change, error) {
+// difference returns the change to exactly these mappings, with these networks.
+func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error) {
 	if err := nat.ValidateAll(ms...); err != nil {
 		return change{}, err
 	}
 	c := change{Change: portset.Change{Added: make([]portset.Port, 0, max(len(ms)-e.mappings.Len(), 0))}}
 	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts.InNetwork = networks.Contains
 	now := e.now()
 	kept := 0
 	for i := range ms {

@@ -154,6 +154,7 @@ func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint,
 		return nil, err
 	}
 	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts.InNetwork = e.ipam.Contains
 	for i := range ms {
 		if err := hosts.Check(&ms[i]); err != nil {
 			return nil, err

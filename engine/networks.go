@@ -20,8 +20,9 @@ import (
 // only if it is given.
 //
 // Errors: ErrInvalid; *TakenError, which is ErrConflict, if there is another of that name,
-// or the prefix overlaps another network or a route that leads elsewhere than to the
-// interface that has the gateway's address. On any error nothing has changed.
+// or the prefix overlaps another network, or something else on this host has addresses of
+// it: another interface, or a route to a part of it. A wider route is no conflict. On any
+// error nothing has changed.
 func (e *Engine) CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error) {
 	return update(ctx, e, func(c *core) (nat.Network, error) { return c.createNetwork(ctx, n) })
 }
@@ -51,7 +52,7 @@ func (e *core) createNetwork(ctx context.Context, n nat.Network) (nat.Network, e
 	return n, nil
 }
 
-// checkPrefix refuses a network whose prefix has a route that leads elsewhere.
+// checkPrefix refuses a network whose addresses something else on this host has.
 func checkPrefix(h host, n nat.Network) error {
 	other, err := h.Overlap(n.WithDefaults())
 	if err == nil && other != "" {

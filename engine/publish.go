@@ -43,6 +43,7 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 		return nil, err
 	}
 	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts.InNetwork = e.ipam.Contains
 	for i := range ms {
 		if err := hosts.Check(&ms[i]); err != nil {
 			return nil, err

@@ -112,7 +112,7 @@ func (e *core) stateDifference(s nat.State) (change, []nat.Change, error) {
 	if err != nil {
 		return change{}, nil, err
 	}
-	c, err := e.difference(allMappings(s))
+	c, err := e.difference(allMappings(s), after)
 	if err != nil {
 		return change{}, nil, err
 	}

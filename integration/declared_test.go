@@ -109,12 +109,12 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 	labtest.Exec(t, top.Host, "ip", "addr", "add", "10.61.0.7/32", "dev", "lo")
 	before := ruleset(t, top.Host)
 	for prefix, want := range map[string]string{
-		"10.60.1.0/24":  "prefix 10.60.1.0/24 is taken by the route 10.60.0.0/16 by 172.30.0.2",
+		"10.60.0.0/16":  "prefix 10.60.0.0/16 is taken by the route 10.60.0.0/16 by 172.30.0.2: delete it, or choose another prefix",
 		"10.0.0.0/8":    "prefix 10.0.0.0/8 is taken by the address 10.61.0.7 of lo",
 		"10.61.0.0/24":  "prefix 10.61.0.0/24 is taken by the address 10.61.0.7 of lo",
 		"192.0.2.0/25":  "prefix 192.0.2.0/25 is taken by the ",
-		"172.30.0.0/25": "prefix 172.30.0.0/25 is taken by the route 172.30.0.0/24 by ",
-		"fd00:30::/65":  "prefix fd00:30::/65 is taken by the route fd00:30::/64 by ",
+		"172.30.0.0/25": "prefix 172.30.0.0/25 is taken by the subnet 172.30.0.0/24 of ",
+		"fd00:30::/65":  "prefix fd00:30::/65 is taken by the subnet fd00:30::/64 of ",
 		"2001:db8::/32": "prefix 2001:db8::/32 is taken by the ",
 	} {
 		n, err := nat.ParseNetwork("x", prefix, "")
@@ -124,7 +124,7 @@ func TestNetworkOverlapsRoutes(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	require.Equal(t, before, ruleset(t, top.Host))
-	for name, prefix := range map[string]string{"a": "10.62.0.0/24", "b": "fd00:62::/64"} {
+	for name, prefix := range map[string]string{"a": "10.62.0.0/24", "wide": "10.60.1.0/24", "b": "fd00:62::/64"} {
 		n, err := nat.ParseNetwork(name, prefix, "")
 		require.NoError(t, err)
 		_, err = e.CreateNetwork(t.Context(), n) // its bridge may be made later

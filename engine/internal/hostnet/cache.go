@@ -15,6 +15,9 @@ type RouteCache struct {
 	lookup func(netip.Addr) (Route, error)
 	// Routes are all that were looked up.
 	Routes map[netip.Addr]Route
+	// InNetwork reports whether an address is of a declared network, to which a route may be
+	// added later that is more specific than one that forbids it. Nil: none is.
+	InNetwork func(netip.Addr) bool
 	// last is the address of the last look-up, and found its route: many mappings in a
 	// row often have one backend.
 	last  netip.Addr
@@ -67,7 +70,9 @@ func (c *RouteCache) Check(m *nat.Mapping) error {
 	case Broadcast:
 		return invalid(m, "the backend %s is a broadcast address", a)
 	case Other:
-		return invalid(m, "the routing table forbids the backend %s", a)
+		if c.InNetwork == nil || !c.InNetwork(a) {
+			return invalid(m, "the routing table forbids the backend %s", a)
+		}
 	case Unreachable, Unicast: // a route may be added later
 	}
 	return nil

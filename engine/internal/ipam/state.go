@@ -93,6 +93,16 @@ func (s *State) Networks() []nat.Network {
 // Prefixes returns the prefixes of the networks, in no order.
 func (s *State) Prefixes() []netip.Prefix { return slices.Collect(maps.Keys(s.byPrefix)) }
 
+// Contains reports whether an address is of a network.
+func (s *State) Contains(a netip.Addr) bool {
+	for p := range s.byPrefix {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // Lease returns the lease of a name, or nil.
 func (s *State) Lease(name string) *Lease { return s.leases[name] }
 
