@@ -73,7 +73,7 @@ func TestOverlap(t *testing.T) {
 			if six {
 				own = "2001:db8::1/64"
 			}
-			for _, command := range strings.SplitSeq("link add br0 type bridge; link add br1 type bridge; link set lo up; link set br0 up; link set br1 up; addr add "+own+" dev br0; "+c.with, "; ") {
+			for command := range strings.SplitSeq("link add br0 type bridge; link add br1 type bridge; link set lo up; link set br0 up; link set br1 up; addr add "+own+" dev br0; "+c.with, "; ") {
 				if six {
 					command = "-6 " + command
 				}
