@@ -192,8 +192,8 @@ func (b *batch) addSet(table string, c Set) {
 	}
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_SET_ID, b.sets)
 	b.buf = c.appendDescription(b.buf)
-	if c.Key.isInterface() {
-		b.buf = nlwire.AppendAttr(b.buf, unix.NFTA_SET_USERDATA, appendHostOrder(nil)...)
+	if udata := c.hostOrder(); len(udata) != 0 {
+		b.buf = nlwire.AppendAttr(b.buf, unix.NFTA_SET_USERDATA, udata...)
 	}
 	b.done()
 }
@@ -242,12 +242,20 @@ func (c Set) appendDescription(b []byte) []byte {
 	return nlwire.CloseAttr(b, at)
 }
 
-// appendHostOrder tells nft(8) that the key's bytes are in the order of the host, as those of
-// its strings are. Without that it lists them as empty (netlink_delinearize_set in nftables'
+// hostOrder tells nft(8) which bytes are in the order of the host, as those of its strings and
+// marks are: those of the keys, of the values, or none. Without that it lists strings as empty,
+// and the bytes of marks in the wrong order (netlink_delinearize_set in nftables'
 // src/netlink.c).
-func appendHostOrder(b []byte) []byte {
-	b = append(b, udataKeyByteOrder, 4)
-	return append(b, host32(byteOrderHost)...)
+func (c Set) hostOrder() (udata []byte) {
+	if c.Key.isInterface() || c.Key.isMark() {
+		udata = append(udata, udataKeyByteOrder, 4)
+		udata = append(udata, host32(byteOrderHost)...)
+	}
+	if c.Value.isMark() {
+		udata = append(udata, udataDataByteOrder, 4)
+		udata = append(udata, host32(byteOrderHost)...)
+	}
+	return udata
 }
 
 func (b *batch) addChain(table string, c Chain) {

@@ -23,7 +23,7 @@
 //   - Names and comments are limited to those that nft(8) can list and load again.
 //   - The kernel does not tell which of the elements in one message it refused before
 //     Linux 5.18; the error then says how many there were.
-//   - There are keys for ports, addresses, addresses with ports, interface names,
+//   - There are keys for ports, addresses, addresses with ports, interface names, marks,
 //     prefixes and segments. Elements of sets of other types can neither be added nor read.
 //   - Prefixes of one set must not overlap, nor must segments; see [PrefixKey] and
 //     [SegmentKey].

@@ -16,8 +16,10 @@ type Element struct {
 	Set string
 	Key Key
 	// Value is what a map gives for the key: an address and a port. Zero for an
-	// element of a set.
+	// element of a set, or of a map of marks.
 	Value netip.AddrPort
+	// Mark is what a map of marks gives for the key. Zero for other elements.
+	Mark uint32
 	// Comment is what nft(8) shows with the element: at most 127 bytes,
 	// without control characters and double quotes. Other programs may have written
 	// any other. Empty: none.
@@ -61,10 +63,15 @@ func (e Element) String() string {
 	}
 	if e.Value.IsValid() {
 		fmt.Fprintf(&b, " : %s . %d", e.Value.Addr(), e.Value.Port())
+	} else if e.Mark != 0 {
+		b.WriteString(" : " + markText(e.Mark))
 	}
 	b.WriteString(" }")
 	return b.String()
 }
+
+// markText spells a mark as nft(8) lists it.
+func markText(mark uint32) string { return fmt.Sprintf("0x%08x", mark) }
 
 // duration spells a time-out as nft(8) reads it, in whole milliseconds (timestring of
 // nftables' src/scanner.l).
@@ -119,9 +126,11 @@ func (c *Set) check(e *Element) error {
 		return err
 	}
 	switch {
-	case c.Value == nil && e.Value.IsValid():
+	case c.Value == nil && (e.Value.IsValid() || e.Mark != 0):
 		return fmt.Errorf("a set has no values")
-	case c.Value != nil && (!c.Value.isAddrPort() || !fits(c.Value[0], e.Value.Addr())):
+	case c.Value.isMark() && (e.Mark == 0 || e.Value.IsValid()), !c.Value.isMark() && e.Mark != 0:
+		return fmt.Errorf("the value is no %s", c.Value)
+	case c.Value != nil && !c.Value.isMark() && (!c.Value.isAddrPort() || !fits(c.Value[0], e.Value.Addr())):
 		return fmt.Errorf("the value is no %s", c.Value)
 	case e.Timeout != 0 && !c.Timeout:
 		return fmt.Errorf("%s %s has no time-outs", c.Kind(), c.Name)

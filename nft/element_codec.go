@@ -20,17 +20,18 @@ import (
 // What x/sys does not name of include/uapi/linux/netfilter/nf_tables.h, libnftnl's
 // include/libnftnl/udata.h, and nftables' include/datatype.h (enum byteorder).
 const (
-	nftaSetElemKeyEnd = 10
-	nftaTableUserdata = 6
-	nftaChainUserdata = 12
-	nftaSetDescConcat = 2
-	nftaSetFieldLen   = 1
-	nftSetConcat      = 0x80
-	nftaSetCount      = 20
-	udataComment      = 0 // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
-	udataKeyByteOrder = 0 // NFTNL_UDATA_SET_KEYBYTEORDER
-	byteOrderHost     = 1 // BYTEORDER_HOST_ENDIAN
-	udataHeader       = 2 // a byte for the type, a byte for the length
+	nftaSetElemKeyEnd  = 10
+	nftaTableUserdata  = 6
+	nftaChainUserdata  = 12
+	nftaSetDescConcat  = 2
+	nftaSetFieldLen    = 1
+	nftSetConcat       = 0x80
+	nftaSetCount       = 20
+	udataComment       = 0 // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
+	udataKeyByteOrder  = 0 // NFTNL_UDATA_SET_KEYBYTEORDER
+	udataDataByteOrder = 1 // NFTNL_UDATA_SET_DATABYTEORDER
+	byteOrderHost      = 1 // BYTEORDER_HOST_ENDIAN
+	udataHeader        = 2 // a byte for the type, a byte for the length
 )
 
 // appendElement appends the element, which has passed check, to a list.
@@ -39,8 +40,11 @@ func (c *Set) appendElement(b []byte, e *Element) []byte {
 	if c.Value != nil {
 		b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_DATA)
 		b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
-		b = appendAddr(b, e.Value.Addr())
-		b = appendPort(b, e.Value.Port(), true)
+		if c.Value.isMark() {
+			b = binary.NativeEndian.AppendUint32(b, e.Mark)
+		} else {
+			b = appendPort(appendAddr(b, e.Value.Addr()), e.Value.Port(), true)
+		}
 		b = nlwire.CloseAttr(b, value)
 		return appendLife(nlwire.CloseAttr(b, at), e)
 	}
@@ -106,6 +110,9 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 		b = appendAddr(appendAddr(b, k.addr), k.addr)
 	case addrKey, interfaceKey, prefixKey, startKey, endKey:
 		b = appendAddr(b, k.addr)
+	case markKey:
+		mark, _ := k.Mark()
+		b = binary.NativeEndian.AppendUint32(b, mark)
 	case noKey: // has not passed check
 	}
 	b = nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
@@ -185,11 +192,20 @@ func (c *Set) decodeElement(e *Element, b []byte) error {
 	if e.Key, err = c.decodeKey(key, end, flags); err != nil {
 		return err
 	}
-	if c.Value != nil {
-		if !c.Value.isAddrPort() || len(value) != c.Value.size() {
-			return fmt.Errorf("a value of %d bytes is no %s", len(value), c.Value)
-		}
+	return c.decodeValue(e, value)
+}
+
+func (c *Set) decodeValue(e *Element, value []byte) error {
+	switch {
+	case c.Value == nil:
+	case len(value) != c.Value.size():
+		return fmt.Errorf("a value of %d bytes is no %s", len(value), c.Value)
+	case c.Value.isAddrPort():
 		e.Value = decodeAddrPort(value)
+	case c.Value.isMark():
+		e.Mark = binary.NativeEndian.Uint32(value)
+	default:
+		return fmt.Errorf("there are no values of type %s", c.Value)
 	}
 	return nil
 }
@@ -212,6 +228,8 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return decodeSegment(key, end)
 	case interfaceKey:
 		return decodeInterface(key)
+	case markKey:
+		return MarkKey(binary.NativeEndian.Uint32(key)), nil
 	case addrKey, prefixKey, startKey, endKey:
 		addr, _ := netip.AddrFromSlice(key)
 		switch {

@@ -46,6 +46,9 @@ func sample() Table {
 			{Name: "away4", Key: Type{IPv4Addr}, Interval: true, Timeout: true},
 			{Name: "away6", Key: Type{IPv6Addr, IPv6Addr}, Interval: true, Timeout: true},
 			{Name: "links", Key: Type{IfName}},
+			{Name: "marks", Key: Type{Mark}},
+			{Name: "marks4", Key: Type{IPv4Addr}, Value: Type{Mark}},
+			{Name: "marks6", Key: Type{IPv6Addr}, Value: Type{Mark}},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -73,6 +76,11 @@ func sample() Table {
 			}},
 			{Name: "raw-prerouting", Hook: Hook{"filter", "prerouting", PriorityRaw}, Rules: []Rule{
 				{NotFromInterface("lo"), Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), Drop()},
+			}},
+			{Name: "mangle-prerouting", Hook: Hook{"filter", "prerouting", PriorityMangle}, Rules: []Rule{
+				{CTDirectionReply(), CTStatusDNAT(), MarkIs(0), SetMarkFrom("marks4", CTOriginalIPDaddr)},
+				{CTDirectionReply(), CTStatusDNAT(), MarkIs(0), SetMarkFrom("marks6", CTOriginalIP6Daddr)},
+				{NotIn("marks", MetaMark), In("networks4", CTOriginalIPDaddr), SetMark(0x1234abcd)},
 			}},
 			{Name: "strangers", Rules: []Rule{{In("networks4", IPSaddr), SaddrElsewhere(), Drop()}}},
 		},
@@ -155,10 +163,14 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Key = PrefixKey(randomPrefix(r, c.Key[0]))
 	case segmentKey:
 		e.Key = SegmentKey(randomPrefix(r, c.Key[0]))
+	case markKey:
+		e.Key = MarkKey(r.Uint32())
 	case noKey, startKey, endKey:
 		panic("no elements of type " + c.Key.String())
 	}
-	if c.Value != nil {
+	if c.Value.isMark() {
+		e.Mark = 1 + r.Uint32N(1<<31)
+	} else if c.Value != nil {
 		e.Value = netip.AddrPortFrom(addrOf(r, c.Value[0]), uint16(r.Uint32()))
 	}
 	if c.Timeout && r.IntN(2) == 0 {

@@ -60,6 +60,9 @@ func TestDrift(t *testing.T) {
 		{"flush the table", `flush table inet nftnat`, []string{
 			"chain filter-forward: rule 1 is not: ct state established,related accept",
 			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+			"chain mangle-prerouting: rule 1 is not: ct direction reply ct status dnat meta mark 0x00000000 meta mark set ct original ip daddr map @marks4",
+			"chain mangle-prerouting: rule 2 is not: ct direction reply ct status dnat meta mark 0x00000000 meta mark set ct original ip6 daddr map @marks6",
+			"chain mangle-prerouting: rule 3 is not: meta mark != @marks ct original ip daddr @networks4 meta mark set 0x1234abcd",
 			"chain nat-output: rule 1 is not: ip daddr 127.0.0.0/8 return",
 			"chain nat-output: rule 2 is not: ip6 daddr ::1 return",
 			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random",

@@ -5,6 +5,7 @@ package nft
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -13,8 +14,8 @@ import (
 
 // Key is the key of an element. It is comparable. Its zero value is no key.
 type Key struct {
-	// addr holds an address, the first of a prefix, or the name of an interface as the
-	// kernel has it: 16 bytes.
+	// addr holds an address, the first of a prefix, a mark as four bytes with the highest
+	// first, or the name of an interface as the kernel has it: 16 bytes.
 	addr netip.Addr
 	port uint16
 	// length is the prefix length of a segment or a prefix.
@@ -33,6 +34,7 @@ const (
 	interfaceKey
 	prefixKey
 	segmentKey
+	markKey
 	// The two elements that the kernel has for a prefix: its first address, and the one
 	// behind its last.
 	startKey
@@ -60,6 +62,13 @@ func InterfaceKey(name string) Key {
 	var b [unix.IFNAMSIZ]byte
 	copy(b[:], name)
 	return Key{kind: interfaceKey, addr: netip.AddrFrom16(b)}
+}
+
+// MarkKey is the key of a set whose type is mark.
+func MarkKey(mark uint32) Key {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], mark)
+	return Key{kind: markKey, addr: netip.AddrFrom4(b)}
 }
 
 // PrefixKey is the key of an interval set whose type is an address. It matches every address
@@ -116,6 +125,15 @@ func (k Key) Interface() (string, bool) {
 	return unix.ByteSliceToString(b[:]), true
 }
 
+// Mark returns the mark of a MarkKey, and whether it is one.
+func (k Key) Mark() (uint32, bool) {
+	if k.kind != markKey {
+		return 0, false
+	}
+	b := k.addr.As4()
+	return binary.BigEndian.Uint32(b[:]), true
+}
+
 // Prefix returns the prefix of a PrefixKey, and whether it is one.
 func (k Key) Prefix() (netip.Prefix, bool) { return k.prefix(prefixKey) }
 
@@ -153,6 +171,9 @@ func (k Key) String() string {
 	case segmentKey:
 		p, _ := k.Segment()
 		return fmt.Sprintf("%s . %s", p, p)
+	case markKey:
+		mark, _ := k.Mark()
+		return markText(mark)
 	case addrKey, startKey, endKey:
 		return k.addr.String()
 	case noKey:
@@ -178,13 +199,15 @@ func (c *Set) holds() keyKind {
 		return addrPortKey
 	case t.isInterface():
 		return interfaceKey
+	case t.isMark():
+		return markKey
 	}
 	return noKey
 }
 
 func (c *Set) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
-	if ok && k.kind != portKey && k.kind != interfaceKey {
+	if ok && k.kind != portKey && k.kind != interfaceKey && k.kind != markKey {
 		ok = fits(c.Key[0], k.addr)
 	}
 	if !ok {
@@ -202,6 +225,8 @@ func (t Type) isPort() bool { return len(t) == 1 && t[0] == InetService }
 func (t Type) isAddr() bool { return len(t) == 1 && t[0].isAddr() }
 
 func (t Type) isInterface() bool { return len(t) == 1 && t[0] == IfName }
+
+func (t Type) isMark() bool { return len(t) == 1 && t[0] == Mark }
 
 func (t Type) isAddrPort() bool { return len(t) == 2 && t[0].isAddr() && t[1] == InetService }
 

@@ -62,6 +62,17 @@ func (a *assembler) load(fields concatenation) {
 }
 
 func (a *assembler) loadBytes(s Selector, size, word int) {
+	switch s {
+	case MetaMark:
+		a.emit(&expr.Meta{Key: expr.MetaKeyMARK, Register: register(word)})
+		return
+	case CTOriginalIPDaddr:
+		a.emit(&expr.Ct{Key: expr.CtKeyDSTIP, Register: register(word)}) // of the original direction
+		return
+	case CTOriginalIP6Daddr:
+		a.emit(&expr.Ct{Key: expr.CtKeyDSTIP6, Register: register(word)})
+		return
+	}
 	a.emit(&expr.Payload{
 		OperationType: expr.PayloadLoad,
 		DestRegister:  register(word),
@@ -152,6 +163,10 @@ func anyBit(bits uint32) []expr.Any {
 	}
 }
 
+// ipCTDirReply is IP_CT_DIR_REPLY of enum ip_conntrack_dir
+// (include/uapi/linux/netfilter/nf_conntrack_tuple_common.h).
+const ipCTDirReply = 1
+
 // ipsDstNAT is IPS_DST_NAT of enum ip_conntrack_status
 // (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const ipsDstNAT = 1 << 5
@@ -164,6 +179,14 @@ func (d dnat) lower(a *assembler) {
 		// A packet of the other family passes: nft_nat_inet_eval translates only
 		// where the family fits.
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(d.family()), RegAddrMin: register(0), RegProtoMin: register(port)},
+	)
+}
+
+func (s markFrom) lower(a *assembler) {
+	a.load(s.fields)
+	a.emit(
+		&expr.Lookup{SourceRegister: register(0), SetName: s.m, DestRegister: register(0), IsDestRegSet: true},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register(0), SourceRegister: true},
 	)
 }
 

@@ -71,10 +71,23 @@ func (m *machine) run(es []expr.Any) error {
 func (m *machine) step(e expr.Any) error {
 	switch e := e.(type) {
 	case *expr.Meta:
+		if e.SourceRegister {
+			_, err := m.read(e.Register, metaSize(e.Key))
+			return err
+		}
+		if e.Key == expr.MetaKeyMARK {
+			return m.write(e.Register, 4, MetaMark.String())
+		}
 		return m.write(e.Register, metaSize(e.Key), fmt.Sprintf("meta %d", e.Key))
 	case *expr.Fib:
 		return m.write(e.Register, 4, "fib")
 	case *expr.Ct:
+		switch e.Key {
+		case expr.CtKeyDSTIP:
+			return m.write(e.Register, 4, CTOriginalIPDaddr.String())
+		case expr.CtKeyDSTIP6:
+			return m.write(e.Register, 16, CTOriginalIP6Daddr.String())
+		}
 		return m.write(e.Register, 4, "ct")
 	case *expr.Payload:
 		return m.payload(e)
@@ -102,7 +115,11 @@ func (m *machine) step(e expr.Any) error {
 			return fmt.Errorf("port from %q: %w", what, err)
 		}
 	case *expr.Immediate:
-		return m.write(e.Register, len(e.Data), fmt.Sprint("port ", binary.BigEndian.Uint16(e.Data)))
+		what := "mark"
+		if len(e.Data) == 2 {
+			what = fmt.Sprint("port ", binary.BigEndian.Uint16(e.Data))
+		}
+		return m.write(e.Register, len(e.Data), what)
 	case *expr.Masq:
 		if !e.ToPorts {
 			break
@@ -120,15 +137,18 @@ func (m *machine) step(e expr.Any) error {
 }
 
 func metaSize(k expr.MetaKey) int {
-	if k == expr.MetaKeyIIFNAME {
+	switch k {
+	case expr.MetaKeyIIFNAME:
 		return unix.IFNAMSIZ
+	case expr.MetaKeyMARK:
+		return 4
 	}
 	return 1
 }
 
 func (m *machine) payload(e *expr.Payload) error {
 	what := fmt.Sprintf("base %d at %d", e.Base, e.Offset)
-	for s := IPSaddr; s.valid(); s++ {
+	for s := IPSaddr; s.inPacket(); s++ {
 		d := selectors[s]
 		if d.base != e.Base || d.offset != e.Offset || !m.knows(d.nfproto, d.l4proto) {
 			continue

@@ -109,7 +109,7 @@ var standardPriorities = [...]struct {
 	point    string
 }{
 	{"raw", PriorityRaw, ""},
-	{"mangle", -150, ""},
+	{"mangle", PriorityMangle, ""},
 	{"dstnat", PriorityDstNAT, "prerouting"},
 	{"filter", PriorityFilter, ""},
 	{"security", 50, ""},

@@ -91,7 +91,7 @@ func keep(rules []Rule, t Table, stmts []Stmt) []Rule {
 func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt {
 	var stmts []Stmt
 	for range r.IntN(4) {
-		switch r.IntN(7) {
+		switch r.IntN(9) {
 		case 0:
 			stmts = append(stmts, DaddrLocal())
 		case 1:
@@ -105,6 +105,10 @@ func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt
 		case 5:
 			stmts = append(stmts, CTStateEstablished())
 		case 6:
+			stmts = append(stmts, CTDirectionReply())
+		case 7:
+			stmts = append(stmts, MarkIs(r.Uint32()))
+		case 8:
 			if len(sets) == 0 {
 				continue
 			}

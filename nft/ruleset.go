@@ -63,6 +63,7 @@ type Hook struct {
 // Priorities of include/uapi/linux/netfilter_ipv4.h by their names in nft(8).
 const (
 	PriorityRaw    int32 = -300
+	PriorityMangle int32 = -150
 	PriorityDstNAT int32 = -100
 	PriorityFilter int32 = 0
 	PrioritySrcNAT int32 = 100
@@ -80,6 +81,7 @@ const (
 	IPv4Addr
 	IPv6Addr
 	IfName
+	Mark
 )
 
 // Type is the type of a key or a value: one field, or several as a concatenation.
@@ -96,6 +98,7 @@ var dataTypes = [...]struct {
 	IPv4Addr:    {"ipv4_addr", 7, 4},
 	IPv6Addr:    {"ipv6_addr", 8, 16},
 	IfName:      {"ifname", 41, unix.IFNAMSIZ},
+	Mark:        {"mark", 19, 4},
 }
 
 // String returns the name of the data type in nft(8).

@@ -60,6 +60,36 @@ func CTStateEstablished() Stmt {
 		anyBit(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)...)}
 }
 
+// CTDirectionReply matches packets of a flow that go the way of its answers:
+// "ct direction reply".
+func CTDirectionReply() Stmt {
+	return fixed{"ct direction reply", []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register(0)}, equal([]byte{ipCTDirReply})}}
+}
+
+// MarkIs matches packets with the mark: "meta mark 0x00000000".
+func MarkIs(mark uint32) Stmt {
+	return fixed{"meta mark " + markText(mark), []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: register(0)}, equal(host32(mark))}}
+}
+
+// SetMark gives packets the mark: "meta mark set 0x00000000".
+func SetMark(mark uint32) Stmt {
+	return fixed{"meta mark set " + markText(mark), []expr.Any{
+		&expr.Immediate{Register: register(0), Data: host32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register(0), SourceRegister: true},
+	}}
+}
+
+// SetMarkFrom gives packets the mark that the map holds for their fields; those for which
+// it holds none do not match: "meta mark set ct original ip daddr map @answers4".
+func SetMarkFrom(m string, fields ...Selector) Stmt { return markFrom{m, fields} }
+
+type markFrom struct {
+	m      string
+	fields concatenation
+}
+
+func (s markFrom) String() string { return fmt.Sprintf("meta mark set %s map @%s", s.fields, s.m) }
+
 // Within matches packets whose address lies in the prefix: "ip daddr 127.0.0.0/8".
 // A prefix of one address prints without its length, as nft(8) does.
 func Within(s Selector, p netip.Prefix) Stmt { return within{s, p.Masked()} }
@@ -221,10 +251,16 @@ const (
 	IP6Daddr
 	TCPDport
 	UDPDport
+	// MetaMark is the mark of the packet, and CTOriginalIPDaddr and CTOriginalIP6Daddr the
+	// address that the first packet of its flow was sent to.
+	MetaMark
+	CTOriginalIPDaddr
+	CTOriginalIP6Daddr
 )
 
 // selectors holds, once for the whole package, where each field stands in the
-// packet, and what must be known of the packet before the field may be read there.
+// packet, and what must be known of the packet before the field may be read there. Those
+// from MetaMark on do not stand in the packet.
 var selectors = [...]struct {
 	name   string
 	typ    DataType
@@ -242,6 +278,10 @@ var selectors = [...]struct {
 	// The destination port follows the source port: RFC 9293 section 3.1, RFC 768.
 	TCPDport: {"tcp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_TCP},
 	UDPDport: {"udp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_UDP},
+	// A flow of the other family has no such address: the rule does not match its packets.
+	MetaMark:           {name: "meta mark", typ: Mark},
+	CTOriginalIPDaddr:  {name: "ct original ip daddr", typ: IPv4Addr},
+	CTOriginalIP6Daddr: {name: "ct original ip6 daddr", typ: IPv6Addr},
 }
 
 // String returns the selector as nft(8) spells it.
@@ -251,6 +291,9 @@ func (s Selector) String() string {
 	}
 	return selectors[s].name
 }
+
+// inPacket reports whether the field stands in the packet.
+func (s Selector) inPacket() bool { return s < MetaMark }
 
 func (s Selector) valid() bool { return s != 0 && int(s) < len(selectors) }
 

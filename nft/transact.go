@@ -322,7 +322,7 @@ func (left contents) removeAll(added []Element) bool {
 		have, ok := left[e.ElementKey()]
 		delete(left, e.ElementKey())
 		if !ok && e.Timeout == 0 ||
-			ok && (have.Value != e.Value || have.Comment != e.Comment || (have.Timeout-e.Timeout).Abs() > longestTick) {
+			ok && (have.Value != e.Value || have.Mark != e.Mark || have.Comment != e.Comment || (have.Timeout-e.Timeout).Abs() > longestTick) {
 			return false
 		}
 	}

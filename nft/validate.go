@@ -189,6 +189,8 @@ func (p *protocols) add(s Stmt) error {
 		return p.addFields(s.selector)
 	case in:
 		return p.addFields(s.fields...)
+	case markFrom:
+		return p.addFields(s.fields...)
 	case over:
 		if p.l4proto != 0 {
 			return fmt.Errorf("the rule says already which protocol it is about")
@@ -230,7 +232,7 @@ func (p *protocols) addFields(fields ...Selector) error {
 func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 	switch s := s.(type) {
 	case within:
-		if !s.selector.valid() || !s.prefix.IsValid() {
+		if !s.selector.valid() || !s.selector.inPacket() || !s.prefix.IsValid() {
 			return fmt.Errorf("it lacks a selector or a prefix")
 		}
 		if want := dataTypes[selectors[s.selector].typ].size * 8; s.prefix.Addr().BitLen() != want {
@@ -240,6 +242,8 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 		return t.validateLookup(s.set, s.fields, nil)
 	case dnat:
 		return t.validateLookup(s.m, s.fields, s.valueType())
+	case markFrom:
+		return t.validateLookup(s.m, s.fields, Type{Mark})
 	case masquerade:
 		return s.validate()
 	case notFromInterface:

@@ -134,7 +134,7 @@ func sameElement(have, want nft.Element) bool {
 	if left == 0 {
 		left = want.Timeout
 	}
-	return have.Value == want.Value && have.Comment == want.Comment && have.Foreign == "" &&
+	return have.Value == want.Value && have.Mark == want.Mark && have.Comment == want.Comment && have.Foreign == "" &&
 		(have.Timeout == 0) == (want.Timeout == 0) && (have.Expires-left).Abs() <= ExpiryTolerance
 }
 
