@@ -24,9 +24,10 @@
 //   - The kernel does not tell which of the elements in one message it refused before
 //     Linux 5.18; the error then says how many there were.
 //   - There are keys for ports, addresses, addresses with ports, interface names, marks,
-//     prefixes and segments. Elements of sets of other types can neither be added nor read.
-//   - Prefixes of one set must not overlap, nor must segments; see [PrefixKey] and
-//     [SegmentKey].
+//     prefixes, pairs and segments. Elements of sets of other types can neither be added nor
+//     read.
+//   - Prefixes of one set must not overlap, nor must pairs or the segments of a link; see
+//     [PrefixKey] and [PairKey].
 //   - While elements expire, the kernel may list a large map incompletely, without a word.
 //     Elements notices, and reads again. Up to Linux 6.12, which does not count elements, it
 //     always reads maps with time-outs twice if they need more than one datagram.

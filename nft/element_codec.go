@@ -106,8 +106,11 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 		b = appendPort(b, k.port, false)
 	case addrPortKey:
 		b = appendPort(appendAddr(b, k.addr), k.port, true)
-	case segmentKey:
+	case pairKey:
 		b = appendAddr(appendAddr(b, k.addr), k.addr)
+	case segmentKey:
+		link, p, _ := k.Segment()
+		b = appendSegment(b, link, p.Addr())
 	case addrKey, interfaceKey, prefixKey, startKey, endKey:
 		b = appendAddr(b, k.addr)
 	case markKey:
@@ -116,15 +119,25 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 	case noKey: // has not passed check
 	}
 	b = nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
-	if k.kind != segmentKey {
+	if k.kind != pairKey && k.kind != segmentKey {
 		return b
 	}
-	segment, _ := k.Segment()
-	last := lastAddr(segment)
 	b, at = nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
 	b, value = nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
-	b = appendAddr(appendAddr(b, last), last)
+	if p, ok := k.Pair(); ok {
+		b = appendAddr(appendAddr(b, lastAddr(p)), lastAddr(p))
+	} else {
+		link, p, _ := k.Segment()
+		b = appendSegment(b, link, lastAddr(p))
+	}
 	return nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
+}
+
+// appendSegment appends one end of a segment: the name of its link twice, and an address.
+func appendSegment(b []byte, link string, a netip.Addr) []byte {
+	var name [unix.IFNAMSIZ]byte
+	copy(name[:], link)
+	return appendAddr(append(append(b, name[:]...), name[:]...), a)
 }
 
 func appendAddr(b []byte, a netip.Addr) []byte {
@@ -224,6 +237,8 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return PortKey(binary.BigEndian.Uint16(key)), nil
 	case addrPortKey:
 		return AddrPortKey(decodeAddrPort(key)), nil
+	case pairKey:
+		return decodePair(key, end)
 	case segmentKey:
 		return decodeSegment(key, end)
 	case interfaceKey:
@@ -259,19 +274,40 @@ func decodeAddrPort(b []byte) netip.AddrPort {
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[len(b)-4:]))
 }
 
-// decodeSegment reads a range of two addresses that is one prefix for both. Without an end
+// decodePair reads a range of two addresses that is one prefix for both. Without an end
 // it is a range of one address each, as nft(8) sends it.
-func decodeSegment(key, end []byte) (Key, error) {
+func decodePair(key, end []byte) (Key, error) {
 	if end == nil {
 		end = key
 	}
 	half := len(key) / 2
 	if len(end) == len(key) && bytes.Equal(key[:half], key[half:]) && bytes.Equal(end[:half], end[half:]) {
 		if p, ok := prefixOf(key[:half], end[:half]); ok {
-			return SegmentKey(p), nil
+			return PairKey(p), nil
 		}
 	}
 	return Key{}, fmt.Errorf("the range from %x to %x is no pair of one prefix", key, end)
+}
+
+// decodeSegment reads a range that is one link, twice, and one prefix.
+func decodeSegment(key, end []byte) (Key, error) {
+	if end == nil {
+		end = key
+	}
+	const names = 2 * unix.IFNAMSIZ
+	if len(end) == len(key) && bytes.Equal(key[:names], end[:names]) && bytes.Equal(key[:names/2], key[names/2:names]) {
+		link, err := decodeInterface(key[:names/2])
+		if err != nil {
+			return Key{}, err
+		}
+		name, _ := link.Interface()
+		if p, ok := prefixOf(key[names:], end[names:]); ok {
+			if k := SegmentKey(name, p); k != (Key{}) {
+				return k, nil
+			}
+		}
+	}
+	return Key{}, fmt.Errorf("the range from %x to %x is no prefix of one link", key, end)
 }
 
 // prefixOf returns the prefix that begins and ends with the addresses, if there is one.

@@ -4,9 +4,11 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +45,7 @@ func TestElementRoundTrip(t *testing.T) {
 func TestLargestElement(t *testing.T) {
 	c := Set{Name: "m", Key: Type{IPv6Addr, IPv6Addr}, Value: Type{IPv6Addr, InetService}, Interval: true, Timeout: true}
 	e := Element{
-		Key: SegmentKey(netip.MustParsePrefix("2001:db8::/32")), Value: netip.MustParseAddrPort("[fd00::1]:80"),
+		Key: PairKey(netip.MustParsePrefix("2001:db8::/32")), Value: netip.MustParseAddrPort("[fd00::1]:80"),
 		Timeout: math.MaxInt64, Expires: math.MaxInt64, Comment: strings.Repeat("x", maxComment),
 	}
 	require.NoError(t, c.check(&e))
@@ -176,24 +178,65 @@ func TestDecodeElementRefuses(t *testing.T) {
 			require.ErrorContains(t, err, tt.want)
 		})
 	}
-	one, err := named(sample(), "inside4").decode(key(10, 0, 0, 1, 10, 0, 0, 1))
+	link := append([]byte("br0"), make([]byte, 13)...)
+	ends := func(first, second []byte, a ...byte) []byte { return slices.Concat(first, second, a) }
+	segments := named(sample(), "segments4")
+	for name, b := range map[string][]byte{
+		"two links":   key(ends(link, append([]byte("br1"), link[3:]...), 10, 0, 0, 1)...),
+		"no prefix":   join(key(ends(link, link, 10, 0, 0, 1)...), end(ends(link, link, 10, 0, 0, 9)...)),
+		"links":       join(key(ends(link, link, 10, 0, 0, 0)...), end(ends(bytes.Repeat([]byte{0xff}, 16), link, 10, 0, 0, 255)...)),
+		"short end":   join(key(ends(link, link, 10, 0, 0, 0)...), end(10, 0, 0, 255)),
+		"no name":     key(ends(make([]byte, 16), make([]byte, 16), 10, 0, 0, 0)...),
+		"short":       key(ends(link, link)...),
+		"bad of name": key(ends(append([]byte(`a"b`), link[3:]...), append([]byte(`a"b`), link[3:]...), 10, 0, 0, 0)...),
+	} {
+		_, err := segments.decode(b)
+		require.Error(t, err, name)
+	}
+	mapped := append([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, 10, 0, 0, 1)
+	_, err := named(sample(), "segments6").decode(key(ends(link, link, mapped...)...))
+	require.ErrorContains(t, err, "is no prefix of one link")
+	one, err := segments.decode(key(ends(link, link, 10, 0, 0, 1)...))
 	require.NoError(t, err)
-	require.Equal(t, SegmentKey(netip.MustParsePrefix("10.0.0.1/32")), one.Key)
+	require.Equal(t, SegmentKey("br0", netip.MustParsePrefix("10.0.0.1/32")), one.Key)
+	one, err = named(sample(), "inside4").decode(key(10, 0, 0, 1, 10, 0, 0, 1))
+	require.NoError(t, err)
+	require.Equal(t, PairKey(netip.MustParsePrefix("10.0.0.1/32")), one.Key)
 }
 
 func TestKey(t *testing.T) {
 	ap := netip.MustParseAddrPort("192.0.2.1:80")
 	require.Equal(t, ap, AddrPortKey(ap).AddrPort())
 	require.Equal(t, netip.AddrPortFrom(netip.Addr{}, 80), PortKey(80).AddrPort())
-	require.Zero(t, SegmentKey(netip.MustParsePrefix("10.0.0.0/8")).AddrPort())
-	require.Equal(t, SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), SegmentKey(netip.MustParsePrefix("10.1.2.3/8")))
-	p, ok := SegmentKey(netip.MustParsePrefix("0.0.0.0/0")).Segment()
+	require.Zero(t, PairKey(netip.MustParsePrefix("10.0.0.0/8")).AddrPort())
+	require.Equal(t, PairKey(netip.MustParsePrefix("10.0.0.0/8")), PairKey(netip.MustParsePrefix("10.1.2.3/8")))
+	p, ok := PairKey(netip.MustParsePrefix("0.0.0.0/0")).Pair()
 	require.True(t, ok)
 	require.Equal(t, netip.MustParsePrefix("0.0.0.0/0"), p)
-	_, ok = PortKey(80).Segment()
+	_, ok = PortKey(80).Pair()
 	require.False(t, ok)
-	_, ok = SegmentKey(netip.Prefix{}).Segment()
+	_, ok = PairKey(netip.Prefix{}).Pair()
 	require.False(t, ok, "a prefix that is none makes no key")
+}
+
+func TestSegmentKey(t *testing.T) {
+	for _, prefix := range []string{"0.0.0.0/0", "10.1.2.3/8", "172.30.0.2/32", "::/0", "fd00::1/64", "fe80::1/128"} {
+		p := netip.MustParsePrefix(prefix)
+		link, got, ok := SegmentKey("br0", p).Segment()
+		require.True(t, ok)
+		require.Equal(t, "br0", link)
+		require.Equal(t, p.Masked(), got)
+		require.NotEqual(t, SegmentKey("br1", p), SegmentKey("br0", p))
+		require.Negative(t, SegmentKey("br0", p).Compare(SegmentKey("br1", p)))
+		e := Element{Set: "segments4", Key: SegmentKey("br0", p)}
+		require.Equal(t, `segments4 { "br0" . "br0" . `+strings.TrimSuffix(strings.TrimSuffix(p.Masked().String(), "/128"), "/32")+" }", e.String())
+	}
+	p := netip.MustParsePrefix("10.0.0.0/8")
+	for _, name := range []string{"", "a b", `a"b`, "eth*", `a\b`, "abcdefghijklmnop"} {
+		require.Zero(t, SegmentKey(name, p), name)
+	}
+	require.Zero(t, SegmentKey("br0", netip.Prefix{}))
+	require.Zero(t, SegmentKey("br0", netip.MustParsePrefix("::ffff:10.0.0.0/104")))
 }
 
 // TestKinds: each accessor tells of one kind of key and of no other.
@@ -201,7 +244,8 @@ func TestKinds(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParseAddr("10.0.0.0")
 	keys := map[string]Key{
 		"port": PortKey(0), "addr": AddrKey(addr), "addrport": AddrPortKey(netip.AddrPortFrom(addr, 0)),
-		"interface": InterfaceKey("veth0"), "prefix": PrefixKey(prefix), "segment": SegmentKey(prefix), "none": {},
+		"interface": InterfaceKey("veth0"), "prefix": PrefixKey(prefix), "pair": PairKey(prefix),
+		"segment": SegmentKey("veth0", prefix), "none": {},
 	}
 	seen := map[Key]string{}
 	for kind, k := range keys {
@@ -213,7 +257,10 @@ func TestKinds(t *testing.T) {
 		p, ok := k.Prefix()
 		require.Equal(t, kind == "prefix", ok)
 		require.Equal(t, kind == "prefix", p == prefix)
-		p, ok = k.Segment()
+		p, ok = k.Pair()
+		require.Equal(t, kind == "pair", ok)
+		require.Equal(t, kind == "pair", p == prefix)
+		_, p, ok = k.Segment()
 		require.Equal(t, kind == "segment", ok)
 		require.Equal(t, kind == "segment", p == prefix)
 		name, ok := k.Interface()

@@ -29,8 +29,11 @@ func fuzzed() []Set {
 func FuzzElement(f *testing.F) {
 	for i, c := range fuzzed() {
 		f.Add(uint8(i), []byte{})
-		if c.Key.isSegment() && c.Interval {
-			f.Add(uint8(i), c.appendElement(nil, &Element{Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+		if c.Key.isPair() && c.Interval {
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: PairKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
+		}
+		if c.Interval && c.Key.isSegment() {
+			f.Add(uint8(i), c.appendElement(nil, &Element{Key: SegmentKey("br0", netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))
 		}
 		if c.Interval && c.Key.isAddr() {
 			f.Add(uint8(i), c.appendElement(nil, &Element{Key: PrefixKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"}))

@@ -49,6 +49,8 @@ func sample() Table {
 			{Name: "marks", Key: Type{Mark}},
 			{Name: "marks4", Key: Type{IPv4Addr}, Value: Type{Mark}},
 			{Name: "marks6", Key: Type{IPv6Addr}, Value: Type{Mark}},
+			{Name: "segments4", Key: Type{IfName, IfName, IPv4Addr}, Interval: true},
+			{Name: "segments6", Key: Type{IfName, IfName, IPv6Addr}, Interval: true, Timeout: true},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -81,6 +83,10 @@ func sample() Table {
 				{CTDirectionReply(), CTStatusDNAT(), MarkIs(0), SetMarkFrom("marks4", CTOriginalIPDaddr)},
 				{CTDirectionReply(), CTStatusDNAT(), MarkIs(0), SetMarkFrom("marks6", CTOriginalIP6Daddr)},
 				{NotIn("marks", MetaMark), In("networks4", CTOriginalIPDaddr), SetMark(0x1234abcd)},
+			}},
+			{Name: "hairpin", Hook: Hook{"nat", "postrouting", PrioritySrcNAT}, Rules: []Rule{
+				{CTStatusDNAT(), In("segments4", IIFName, OIFName, IPSaddr), MasqueradeFullyRandom()},
+				{CTStatusDNAT(), FromNoInterface(), In("segments6", OIFName, OIFName, IP6Saddr), SaddrNotLocal(), MasqueradeFullyRandom()},
 			}},
 			{Name: "strangers", Rules: []Rule{{In("networks4", IPSaddr), SaddrElsewhere(), Drop()}}},
 		},
@@ -161,8 +167,10 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Key = InterfaceKey(randomInterface(r))
 	case prefixKey:
 		e.Key = PrefixKey(randomPrefix(r, c.Key[0]))
+	case pairKey:
+		e.Key = PairKey(randomPrefix(r, c.Key[0]))
 	case segmentKey:
-		e.Key = SegmentKey(randomPrefix(r, c.Key[0]))
+		e.Key = SegmentKey(randomInterface(r), randomPrefix(r, c.Key[2]))
 	case markKey:
 		e.Key = MarkKey(r.Uint32())
 	case noKey, startKey, endKey:
@@ -291,13 +299,15 @@ func randomElements(r *rand.Rand, t Table, n int) []Element {
 }
 
 func overlap(a, b Key) bool {
-	for _, kind := range []keyKind{prefixKey, segmentKey} {
+	for _, kind := range []keyKind{prefixKey, pairKey} {
 		p, isOne := a.prefix(kind)
 		if q, _ := b.prefix(kind); isOne && p.Overlaps(q) {
 			return true
 		}
 	}
-	return a == b
+	aLink, p, isOne := a.Segment()
+	bLink, q, _ := b.Segment()
+	return a == b || isOne && aLink == bLink && p.Overlaps(q)
 }
 
 // errorMessage is an answer as the kernel sends it: the error number, the header of

@@ -60,6 +60,8 @@ func TestDrift(t *testing.T) {
 		{"flush the table", `flush table inet nftnat`, []string{
 			"chain filter-forward: rule 1 is not: ct state established,related accept",
 			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
+			"chain hairpin: rule 1 is not: ct status dnat iifname . oifname . ip saddr @segments4 masquerade fully-random",
+			"chain hairpin: rule 2 is not: ct status dnat iif 0 oifname . oifname . ip6 saddr @segments6 fib saddr type != local masquerade fully-random",
 			"chain mangle-prerouting: rule 1 is not: ct direction reply ct status dnat meta mark 0x00000000 meta mark set ct original ip daddr map @marks4",
 			"chain mangle-prerouting: rule 2 is not: ct direction reply ct status dnat meta mark 0x00000000 meta mark set ct original ip6 daddr map @marks6",
 			"chain mangle-prerouting: rule 3 is not: meta mark != @marks ct original ip daddr @networks4 meta mark set 0x1234abcd",
@@ -112,6 +114,21 @@ func TestDrift(t *testing.T) {
 			add rule inet nftnat nat-postrouting ip saddr @networks4 ip daddr != @networks4 masquerade`, []string{
 			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random",
 			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
+		}},
+		{"segments as listed", `flush chain inet nftnat hairpin
+			add rule inet nftnat hairpin ct status dnat iifname . oifname . ip saddr @segments4 masquerade fully-random
+			add rule inet nftnat hairpin ct status dnat iif 0 oifname . oifname . ip6 saddr @segments6 fib saddr type != local masquerade fully-random`, nil},
+		{"other interfaces", `flush chain inet nftnat hairpin
+			add rule inet nftnat hairpin ct status dnat oifname . iifname . ip saddr @segments4 masquerade fully-random
+			add rule inet nftnat hairpin ct status dnat iif != 0 oifname . oifname . ip6 saddr @segments6 fib saddr type != local masquerade fully-random`, []string{
+			"chain hairpin: rule 1 is not: ct status dnat iifname . oifname . ip saddr @segments4 masquerade fully-random",
+			"chain hairpin: rule 2 is not: ct status dnat iif 0 oifname . oifname . ip6 saddr @segments6 fib saddr type != local masquerade fully-random",
+		}},
+		{"other local addresses", `flush chain inet nftnat hairpin
+			add rule inet nftnat hairpin ct status dnat iifname . oifname . ip daddr @segments4 masquerade fully-random
+			add rule inet nftnat hairpin ct status dnat iif 0 oifname . oifname . ip6 saddr @segments6 fib saddr type local masquerade fully-random`, []string{
+			"chain hairpin: rule 1 is not: ct status dnat iifname . oifname . ip saddr @segments4 masquerade fully-random",
+			"chain hairpin: rule 2 is not: ct status dnat iif 0 oifname . oifname . ip6 saddr @segments6 fib saddr type != local masquerade fully-random",
 		}},
 		{"inverted look-up", `flush chain inet nftnat filter-forward
 			add rule inet nftnat filter-forward ct state established,related accept

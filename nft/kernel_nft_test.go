@@ -78,12 +78,15 @@ func TestSaveAndLoad(t *testing.T) {
 	there := dialIn(t, elsewhere)
 	table, r := sample(), newRand(t)
 	es := []Element{
-		{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("240.0.0.1/32"))},
-		{Set: "inside6", Key: SegmentKey(netip.MustParsePrefix("ff02::1/128"))},
+		{Set: "inside4", Key: PairKey(netip.MustParsePrefix("240.0.0.1/32"))},
+		{Set: "inside6", Key: PairKey(netip.MustParsePrefix("ff02::1/128"))},
 		{Set: "ports", Key: PortKey(0), Comment: `back\slash`},
 		{Set: "leases4", Key: AddrKey(netip.IPv4Unspecified()), Comment: "web"},
 		{Set: "leases6", Key: AddrKey(netip.MustParseAddr("2001:db8::1")), Comment: "web", Timeout: time.Hour},
 		{Set: "links", Key: InterfaceKey("veth0"), Comment: "web"},
+		{Set: "segments4", Key: SegmentKey("br0", netip.MustParsePrefix("172.17.0.0/16")), Comment: "on-link"},
+		{Set: "segments4", Key: SegmentKey("br-0123456789ab", netip.MustParsePrefix("172.17.0.2/32")), Comment: "on-link"},
+		{Set: "segments6", Key: SegmentKey("eth0.10@x", netip.MustParsePrefix("2001:db8::/64"))},
 		{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("0.0.0.0/8")), Comment: "the lowest"},
 		{Set: "networks4", Key: PrefixKey(netip.MustParsePrefix("255.255.255.255/32")), Comment: "the highest"},
 		{Set: "networks6", Key: PrefixKey(netip.MustParsePrefix("::/0")), Comment: "all"},

@@ -42,7 +42,7 @@ func handles(tb testing.TB, ns *lab.NS) (lines []string) {
 func TestRepairKeeps(t *testing.T) {
 	c, ns := kernel(t)
 	es := append(ports(3000, "web"), prefixIn("networks4", "10.0.0.0/8"), prefixIn("networks6", "fd00::/8"),
-		Element{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))},
+		Element{Set: "inside4", Key: PairKey(netip.MustParsePrefix("10.0.0.0/8"))},
 		Element{Set: "leases6", Key: AddrKey(netip.MustParseAddr("fd00::2")), Timeout: time.Hour})
 	require.NoError(t, c.Replace(sample(), es, 0))
 	info, clean, before := mustTable(t, c), list(t, ns, "nftnat"), handles(t, ns)
@@ -82,7 +82,7 @@ func TestRepairAddsSets(t *testing.T) {
 	c, ns := kernel(t)
 	require.NoError(t, c.Replace(sample(), ports(5, "web"), 0))
 	labtest.ExecInput(t, ns, "flush table inet nftnat; delete map inet nftnat tcp4; delete set inet nftnat inside4", "nft", "-f", "-")
-	inside := Element{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("10.0.0.0/8"))}
+	inside := Element{Set: "inside4", Key: PairKey(netip.MustParsePrefix("10.0.0.0/8"))}
 	require.NoError(t, c.Repair(sample(), Change{Add: append(ports(9, "new"), inside)}, mustTable(t, c).Handle))
 	drift, err := c.Drift(sample())
 	require.NoError(t, err)

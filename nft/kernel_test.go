@@ -28,7 +28,7 @@ func TestUpdate(t *testing.T) {
 
 	to := es[0]
 	to.Value = netip.MustParseAddrPort("172.17.0.3:81")
-	added := Element{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix("10.1.0.0/16")), Comment: "on-link"}
+	added := Element{Set: "inside4", Key: PairKey(netip.MustParsePrefix("10.1.0.0/16")), Comment: "on-link"}
 	require.NoError(t, c.Update(table, Change{Delete: es[:2], Add: []Element{to, added}}))
 	got, _, err := c.Elements(table, "tcp4", "inside4", "tcp6")
 	require.NoError(t, err)
@@ -150,22 +150,48 @@ func TestFullMap(t *testing.T) {
 	require.NoError(t, c.Update(table, Change{Delete: es[:1], Add: es[3:]}), "room is made in the same transaction")
 }
 
-// TestOverlappingSegments pins what the kernel answers. Callers that keep segments
+// TestOverlappingPairs pins what the kernel answers. Callers that keep pairs
 // depend on it.
-func TestOverlappingSegments(t *testing.T) {
+func TestOverlappingPairs(t *testing.T) {
 	c, _ := kernel(t)
-	segment := func(p string) []Element {
-		return []Element{{Set: "inside4", Key: SegmentKey(netip.MustParsePrefix(p))}}
+	pair := func(p string) []Element {
+		return []Element{{Set: "inside4", Key: PairKey(netip.MustParsePrefix(p))}}
 	}
-	require.NoError(t, c.Replace(sample(), segment("10.1.0.0/16"), 0))
+	require.NoError(t, c.Replace(sample(), pair("10.1.0.0/16"), 0))
 	for _, p := range []string{"10.1.0.0/16", "10.1.1.0/24", "10.1.0.0/15", "10.0.0.0/15"} {
-		require.ErrorIs(t, c.Update(sample(), Change{Add: segment(p)}), unix.EEXIST, p)
+		require.ErrorIs(t, c.Update(sample(), Change{Add: pair(p)}), unix.EEXIST, p)
 	}
-	require.NoError(t, c.Update(sample(), Change{Add: segment("10.0.0.0/8")}), "one around others passes")
-	require.NoError(t, c.Update(sample(), Change{Delete: segment("10.1.1.0/24")}), "the one that holds it is deleted")
+	require.NoError(t, c.Update(sample(), Change{Add: pair("10.0.0.0/8")}), "one around others passes")
+	require.NoError(t, c.Update(sample(), Change{Delete: pair("10.1.1.0/24")}), "the one that holds it is deleted")
 	got, _, err := c.Elements(sample(), "inside4")
 	require.NoError(t, err)
-	require.Equal(t, segment("10.0.0.0/8"), got)
+	require.Equal(t, pair("10.0.0.0/8"), got)
+}
+
+// TestOverlappingSegments: those of different links may overlap, and each is deleted by its own.
+func TestOverlappingSegments(t *testing.T) {
+	c, _ := kernel(t)
+	segment := func(link, p string) Element {
+		return Element{Set: "segments4", Key: SegmentKey(link, netip.MustParsePrefix(p)), Comment: link + " " + p}
+	}
+	es := []Element{segment("br0", "10.1.0.0/16"), segment("br1", "10.1.0.0/16"), segment("br10", "10.0.0.0/8"), segment("b", "10.1.1.1/32")}
+	require.NoError(t, c.Replace(sample(), es, 0))
+	for _, e := range []Element{es[0], segment("br0", "10.1.1.0/24"), segment("br1", "10.0.0.0/15")} {
+		require.ErrorIs(t, c.Update(sample(), Change{Add: []Element{e}}), unix.EEXIST, e)
+	}
+	// A wider one takes the place of one within, and the other way round, in one transaction.
+	wide := segment("br0", "10.0.0.0/8")
+	require.NoError(t, c.Update(sample(), Change{Delete: es[:1], Add: []Element{wide}}))
+	require.NoError(t, c.Update(sample(), Change{Delete: []Element{wide}, Add: es[:1]}))
+	got, _, err := c.Elements(sample(), "segments4")
+	require.NoError(t, err)
+	require.ElementsMatch(t, es, got)
+	for i := range es {
+		require.NoError(t, c.Update(sample(), Change{Delete: es[i : i+1]}))
+		got, _, err = c.Elements(sample(), "segments4")
+		require.NoError(t, err)
+		require.ElementsMatch(t, es[i+1:], got)
+	}
 }
 
 func TestGeneration(t *testing.T) {

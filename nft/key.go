@@ -15,10 +15,11 @@ import (
 // Key is the key of an element. It is comparable. Its zero value is no key.
 type Key struct {
 	// addr holds an address, the first of a prefix, a mark as four bytes with the highest
-	// first, or the name of an interface as the kernel has it: 16 bytes.
+	// first, or the name of an interface as the kernel has it: 16 bytes. For a segment it is
+	// of 16 bytes too, with the interface's name as its zone.
 	addr netip.Addr
 	port uint16
-	// length is the prefix length of a segment or a prefix.
+	// length is the length of a prefix, which that of a segment is too.
 	length uint8
 	kind   keyKind
 }
@@ -33,6 +34,7 @@ const (
 	addrPortKey
 	interfaceKey
 	prefixKey
+	pairKey
 	segmentKey
 	markKey
 	// The two elements that the kernel has for a prefix: its first address, and the one
@@ -83,14 +85,29 @@ func MarkKey(mark uint32) Key {
 // net/netfilter/nft_set_rbtree.c).
 func PrefixKey(p netip.Prefix) Key { return prefixed(prefixKey, p) }
 
-// SegmentKey is the key of an interval set whose type is two addresses. It matches if both
-// lie within the prefix, as those of a packet that stays on one segment.
+// PairKey is the key of an interval set whose type is two addresses. It matches if both
+// lie within the prefix.
 //
-// Segments of one set must not overlap. The kernel refuses one whose first or last
+// Pairs of one set must not overlap. The kernel refuses one whose first or last
 // address lies in another (unix.EEXIST), but not one that contains others. To delete one, it
 // deletes the oldest that contains its first address
 // (nft_pipapo_insert and nft_pipapo_deactivate in net/netfilter/nft_set_pipapo.c).
-func SegmentKey(p netip.Prefix) Key { return prefixed(segmentKey, p) }
+func PairKey(p netip.Prefix) Key { return prefixed(pairKey, p) }
+
+// SegmentKey is the key of an interval set whose type is two ifnames and an address. It
+// matches if both interfaces are the link and the address lies within the prefix, as those
+// of a packet from a machine on the link that leaves by that link again. It is zero for a
+// name of which there is no InterfaceKey, for an invalid prefix, and for one of IPv4
+// addresses mapped to IPv6.
+//
+// Segments of one set and one link must not overlap: see PairKey.
+func SegmentKey(link string, p netip.Prefix) Key {
+	if !interfaceName(link) || !p.IsValid() || p.Addr().Is4In6() {
+		return Key{}
+	}
+	p = p.Masked()
+	return Key{kind: segmentKey, addr: netip.AddrFrom16(p.Addr().As16()).WithZone(link), length: uint8(p.Bits())}
+}
 
 func prefixed(kind keyKind, p netip.Prefix) Key {
 	if !p.IsValid() {
@@ -137,8 +154,16 @@ func (k Key) Mark() (uint32, bool) {
 // Prefix returns the prefix of a PrefixKey, and whether it is one.
 func (k Key) Prefix() (netip.Prefix, bool) { return k.prefix(prefixKey) }
 
-// Segment returns the prefix of a SegmentKey, and whether it is one.
-func (k Key) Segment() (netip.Prefix, bool) { return k.prefix(segmentKey) }
+// Pair returns the prefix of a PairKey, and whether it is one.
+func (k Key) Pair() (netip.Prefix, bool) { return k.prefix(pairKey) }
+
+// Segment returns the link and the prefix of a SegmentKey, and whether it is one.
+func (k Key) Segment() (link string, p netip.Prefix, ok bool) {
+	if k.kind != segmentKey {
+		return "", netip.Prefix{}, false
+	}
+	return k.addr.Zone(), netip.PrefixFrom(k.addr.WithZone("").Unmap(), int(k.length)), true
+}
 
 func (k Key) prefix(kind keyKind) (netip.Prefix, bool) {
 	if k.kind != kind {
@@ -148,6 +173,7 @@ func (k Key) prefix(kind keyKind) (netip.Prefix, bool) {
 }
 
 // Compare orders the keys of one map or set: by address, prefix length and port, or by name.
+// Segments are in the order of their addresses, those of one address in that of their links.
 func (k Key) Compare(o Key) int {
 	return cmp.Or(k.addr.Compare(o.addr), cmp.Compare(k.length, o.length), cmp.Compare(k.port, o.port))
 }
@@ -164,13 +190,13 @@ func (k Key) String() string {
 		return `"` + name + `"`
 	case prefixKey:
 		p, _ := k.Prefix()
-		if p.IsSingleIP() {
-			return k.addr.String()
-		}
-		return p.String()
-	case segmentKey:
-		p, _ := k.Segment()
+		return prefixText(p)
+	case pairKey:
+		p, _ := k.Pair()
 		return fmt.Sprintf("%s . %s", p, p)
+	case segmentKey:
+		link, p, _ := k.Segment()
+		return fmt.Sprintf(`"%s" . "%s" . %s`, link, link, prefixText(p))
 	case markKey:
 		mark, _ := k.Mark()
 		return markText(mark)
@@ -181,12 +207,22 @@ func (k Key) String() string {
 	return "invalid"
 }
 
+// prefixText spells a prefix as nft(8) lists it.
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
 // holds returns the kind of the keys of the map or set, or noKey.
 func (c *Set) holds() keyKind {
 	t := c.Key
 	switch {
 	case c.Interval && t.isAddr():
 		return prefixKey
+	case c.Interval && t.isPair():
+		return pairKey
 	case c.Interval && t.isSegment():
 		return segmentKey
 	case c.Interval:
@@ -207,7 +243,12 @@ func (c *Set) holds() keyKind {
 
 func (c *Set) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
-	if ok && k.kind != portKey && k.kind != interfaceKey && k.kind != markKey {
+	switch {
+	case !ok || k.kind == portKey || k.kind == interfaceKey || k.kind == markKey:
+	case k.kind == segmentKey:
+		_, p, _ := k.Segment()
+		ok = fits(c.Key[2], p.Addr())
+	default:
 		ok = fits(c.Key[0], k.addr)
 	}
 	if !ok {
@@ -230,7 +271,11 @@ func (t Type) isMark() bool { return len(t) == 1 && t[0] == Mark }
 
 func (t Type) isAddrPort() bool { return len(t) == 2 && t[0].isAddr() && t[1] == InetService }
 
-func (t Type) isSegment() bool { return len(t) == 2 && t[0].isAddr() && t[0] == t[1] }
+func (t Type) isPair() bool { return len(t) == 2 && t[0].isAddr() && t[0] == t[1] }
+
+func (t Type) isSegment() bool {
+	return len(t) == 3 && t[0] == IfName && t[1] == IfName && t[2].isAddr()
+}
 
 // fits reports whether the address is one of the data type.
 func fits(d DataType, a netip.Addr) bool {

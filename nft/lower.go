@@ -63,6 +63,12 @@ func (a *assembler) load(fields concatenation) {
 
 func (a *assembler) loadBytes(s Selector, size, word int) {
 	switch s {
+	case IIFName:
+		a.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(word)})
+		return
+	case OIFName:
+		a.emit(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register(word)})
+		return
 	case MetaMark:
 		a.emit(&expr.Meta{Key: expr.MetaKeyMARK, Register: register(word)})
 		return

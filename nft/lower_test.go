@@ -75,8 +75,13 @@ func (m *machine) step(e expr.Any) error {
 			_, err := m.read(e.Register, metaSize(e.Key))
 			return err
 		}
-		if e.Key == expr.MetaKeyMARK {
+		switch e.Key {
+		case expr.MetaKeyMARK:
 			return m.write(e.Register, 4, MetaMark.String())
+		case expr.MetaKeyIIFNAME:
+			return m.write(e.Register, unix.IFNAMSIZ, IIFName.String())
+		case expr.MetaKeyOIFNAME:
+			return m.write(e.Register, unix.IFNAMSIZ, OIFName.String())
 		}
 		return m.write(e.Register, metaSize(e.Key), fmt.Sprintf("meta %d", e.Key))
 	case *expr.Fib:
@@ -138,9 +143,9 @@ func (m *machine) step(e expr.Any) error {
 
 func metaSize(k expr.MetaKey) int {
 	switch k {
-	case expr.MetaKeyIIFNAME:
+	case expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME:
 		return unix.IFNAMSIZ
-	case expr.MetaKeyMARK:
+	case expr.MetaKeyIIF, expr.MetaKeyMARK:
 		return 4
 	}
 	return 1
@@ -176,7 +181,7 @@ func (m *machine) compare(e *expr.Cmp) error {
 		m.tests = append(m.tests, fmt.Sprint("nfproto ", e.Data[0]))
 	case fmt.Sprintf("meta %d+0", expr.MetaKeyL4PROTO):
 		m.tests = append(m.tests, fmt.Sprint("l4proto ", e.Data[0]))
-	case fmt.Sprintf("meta %d+0", expr.MetaKeyIIFNAME):
+	case IIFName.String() + "+0":
 		if len(e.Data) != unix.IFNAMSIZ {
 			return fmt.Errorf("an interface name is compared by %d bytes", len(e.Data))
 		}

@@ -89,7 +89,7 @@ func TestElementString(t *testing.T) {
 		{Element{Set: "m", Key: PortKey(8080), Value: web}, `m { 8080 : 172.17.0.2 . 80 }`},
 		{Element{Set: "m", Key: PortKey(0), Value: web}, `m { 0 : 172.17.0.2 . 80 }`},
 		{Element{Set: "s", Key: AddrPortKey(netip.MustParseAddrPort("[2001:db8::1]:53"))}, `s { 2001:db8::1 . 53 }`},
-		{Element{Set: "s", Key: SegmentKey(netip.MustParsePrefix("10.1.2.3/16"))}, `s { 10.1.0.0/16 . 10.1.0.0/16 }`},
+		{Element{Set: "s", Key: PairKey(netip.MustParsePrefix("10.1.2.3/16"))}, `s { 10.1.0.0/16 . 10.1.0.0/16 }`},
 		{Element{Set: "s", Key: AddrKey(netip.MustParseAddr("10.0.0.1"))}, `s { 10.0.0.1 }`},
 		{Element{Set: "s", Key: AddrKey(netip.MustParseAddr("2001:db8::1")), Comment: "x"}, `s { 2001:db8::1 comment "x" }`},
 		{Element{Set: "s", Key: InterfaceKey("veth0"), Comment: "x"}, `s { "veth0" comment "x" }`},

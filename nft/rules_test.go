@@ -13,7 +13,7 @@ import (
 // chains of random rules. Its chains have no side effects beyond the namespace.
 func randomTable(r *rand.Rand, name string, rules int) Table {
 	t := Table{Name: name}
-	fields := []Selector{IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, TCPDport, UDPDport}
+	fields := []Selector{IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, TCPDport, UDPDport, IIFName, OIFName}
 	// A map and a set for each of some lists of fields, named after their numbers.
 	lists := map[string][]Selector{}
 	for i := range 12 {
@@ -91,7 +91,11 @@ func keep(rules []Rule, t Table, stmts []Stmt) []Rule {
 func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt {
 	var stmts []Stmt
 	for range r.IntN(4) {
-		switch r.IntN(9) {
+		switch r.IntN(11) {
+		case 9:
+			stmts = append(stmts, SaddrNotLocal())
+		case 10:
+			stmts = append(stmts, FromNoInterface())
 		case 0:
 			stmts = append(stmts, DaddrLocal())
 		case 1:

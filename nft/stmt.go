@@ -47,6 +47,22 @@ func SaddrElsewhere() Stmt {
 	}}
 }
 
+// SaddrNotLocal matches packets that no address of this host has sent:
+// "fib saddr type != local".
+func SaddrNotLocal() Stmt {
+	return fixed{"fib saddr type != local", []expr.Any{
+		&expr.Fib{Register: register(0), FlagSADDR: true, ResultADDRTYPE: true},
+		notEqual(host32(unix.RTN_LOCAL)),
+	}}
+}
+
+// FromNoInterface matches packets of which the hook does not know the interface that they
+// came in by: "iif 0". At postrouting those are what this host sends, and frames that a
+// bridge has netfilter look at (br_nf_post_routing in net/bridge/br_netfilter_hooks.c).
+func FromNoInterface() Stmt {
+	return fixed{"iif 0", []expr.Any{&expr.Meta{Key: expr.MetaKeyIIF, Register: register(0)}, equal(host32(0))}}
+}
+
 // CTStatusDNAT matches packets of a flow whose destination was translated, in
 // either direction: "ct status dnat".
 func CTStatusDNAT() Stmt {
@@ -256,6 +272,10 @@ const (
 	MetaMark
 	CTOriginalIPDaddr
 	CTOriginalIP6Daddr
+	// IIFName and OIFName are the names of the interfaces that the packet came in by and
+	// leaves by. The first is known at postrouting since Linux 5.7.
+	IIFName
+	OIFName
 )
 
 // selectors holds, once for the whole package, where each field stands in the
@@ -282,6 +302,8 @@ var selectors = [...]struct {
 	MetaMark:           {name: "meta mark", typ: Mark},
 	CTOriginalIPDaddr:  {name: "ct original ip daddr", typ: IPv4Addr},
 	CTOriginalIP6Daddr: {name: "ct original ip6 daddr", typ: IPv6Addr},
+	IIFName:            {name: "iifname", typ: IfName},
+	OIFName:            {name: "oifname", typ: IfName},
 }
 
 // String returns the selector as nft(8) spells it.

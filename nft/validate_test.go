@@ -66,6 +66,8 @@ func TestValidateRefuses(t *testing.T) {
 		{"IPv6 prefix of IPv4", rule(Within(IPDaddr, v6)), "ip daddr has 32 bits, not 128"},
 		{"IPv4 prefix of IPv6", rule(Within(IP6Daddr, v4)), "ip6 daddr has 128 bits, not 32"},
 		{"prefix of a port", rule(Within(TCPDport, v4)), "tcp dport has 16 bits, not 32"},
+		{"prefix of a name", rule(Within(IIFName, v6)), "it lacks a selector or a prefix"},
+		{"names as an address", rule(In("segments4", IIFName, OIFName, IP6Saddr)), "the fields make a key of type ifname . ifname . ipv6_addr"},
 		{"no such set", rule(In("nosuch", IPDaddr)), "there is no map or set nosuch"},
 		{"no such map", rule(DNATv4("nosuch", TCPDport)), "there is no map or set nosuch"},
 		{"other key", rule(In("networks4", IP6Daddr)), "the fields make a key of type ipv6_addr, set networks4 has ipv4_addr"},
@@ -122,7 +124,7 @@ func TestChangeValidateRefuses(t *testing.T) {
 	host, host6 := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:80")
 	mapped := netip.MustParseAddrPort("[::ffff:192.0.2.1]:80")
 	zoned := netip.MustParseAddrPort("[fe80::1%eth0]:80")
-	segment, prefix := SegmentKey(netip.MustParsePrefix("10.0.0.0/8")), PrefixKey(netip.MustParsePrefix("10.0.0.0/8"))
+	pair, prefix := PairKey(netip.MustParsePrefix("10.0.0.0/8")), PrefixKey(netip.MustParsePrefix("10.0.0.0/8"))
 	for _, tt := range []struct {
 		name string
 		e    Element
@@ -138,11 +140,16 @@ func TestChangeValidateRefuses(t *testing.T) {
 		{"port in a host map", Element{Set: "tcp4_host", Key: PortKey(1), Value: web}, "the key is no ipv4_addr . inet_service"},
 		{"key of the other family", Element{Set: "tcp4_host", Key: AddrPortKey(host6), Value: web}, "the key is no ipv4_addr"},
 		{"mapped key", Element{Set: "hosts6", Key: AddrPortKey(mapped)}, "the key is no ipv6_addr"},
-		{"segment in a host set", Element{Set: "hosts4", Key: segment}, "the key is no ipv4_addr"},
-		{"host in a segment set", Element{Set: "inside4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
-		{"segment of the other family", Element{Set: "inside6", Key: segment}, "the key is no ipv6_addr"},
-		{"segment in a network set", Element{Set: "networks4", Key: segment}, "the key is no ipv4_addr"},
-		{"prefix in a segment set", Element{Set: "inside4", Key: prefix}, "the key is no ipv4_addr . ipv4_addr"},
+		{"pair in a host set", Element{Set: "hosts4", Key: pair}, "the key is no ipv4_addr"},
+		{"host in a pair set", Element{Set: "inside4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
+		{"pair of the other family", Element{Set: "inside6", Key: pair}, "the key is no ipv6_addr"},
+		{"pair in a network set", Element{Set: "networks4", Key: pair}, "the key is no ipv4_addr"},
+		{"prefix in a pair set", Element{Set: "inside4", Key: prefix}, "the key is no ipv4_addr . ipv4_addr"},
+		{"pair in a segment set", Element{Set: "segments4", Key: pair}, "the key is no ifname . ifname . ipv4_addr"},
+		{"segment in a pair set", Element{Set: "inside4", Key: SegmentKey("br0", netip.MustParsePrefix("10.0.0.0/8"))}, "the key is no ipv4_addr . ipv4_addr"},
+		{"IPv4 segment of IPv6", Element{Set: "segments6", Key: SegmentKey("br0", netip.MustParsePrefix("10.0.0.0/8"))}, "the key is no ifname . ifname . ipv6_addr"},
+		{"IPv6 segment of IPv4", Element{Set: "segments4", Key: SegmentKey("br0", netip.MustParsePrefix("fd00::/64"))}, "the key is no ifname . ifname . ipv4_addr"},
+		{"segment of a bad name", Element{Set: "segments4", Key: SegmentKey("eth*", netip.MustParsePrefix("10.0.0.0/8"))}, "the key is no ifname . ifname . ipv4_addr"},
 		{"prefix in an address set", Element{Set: "leases4", Key: prefix}, "the key is no ipv4_addr"},
 		{"address in a network set", Element{Set: "networks4", Key: AddrKey(host.Addr())}, "the key is no ipv4_addr"},
 		{"prefix of the other family", Element{Set: "networks6", Key: prefix}, "the key is no ipv6_addr"},

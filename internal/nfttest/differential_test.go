@@ -83,7 +83,7 @@ func variants() []nft.Table {
 // randomElement is of a universe so small that elements meet.
 func randomElement(r *rand.Rand) nft.Element {
 	pick := func(words ...string) string { return words[r.IntN(len(words))] }
-	e := nft.Element{Set: pick("tcp4", "tcp4", "tcp4_host", "tcp4_host", "udp4", "inside4", "inside4", "inside4", "hosts4",
+	e := nft.Element{Set: pick("tcp4", "tcp4", "tcp4_host", "tcp4_host", "udp4", "inside4", "inside4", "segments4", "segments4", "hosts4",
 		"networks4", "networks4", "networks4", "away4", "away4", "leases4", "links")}
 	if r.IntN(100) == 0 {
 		e.Set = pick("hosts", "nosuch")
@@ -94,7 +94,10 @@ func randomElement(r *rand.Rand) nft.Element {
 		e.Key = nft.PortKey(uint16(r.IntN(9)))
 	case "inside4":
 		addr := netip.AddrFrom4([4]byte{10, byte(r.IntN(4)), byte(r.IntN(2)) * 128, 0})
-		e.Key = nft.SegmentKey(netip.PrefixFrom(addr, 13+r.IntN(6)))
+		e.Key = nft.PairKey(netip.PrefixFrom(addr, 13+r.IntN(6)))
+	case "segments4":
+		addr := netip.AddrFrom4([4]byte{10, byte(r.IntN(4)), byte(r.IntN(2)) * 128, 0})
+		e.Key = nft.SegmentKey(pick("br0", "br0", "br1", "b"), netip.PrefixFrom(addr, 13+r.IntN(6)))
 	case "networks4", "away4":
 		e.Key = nft.PrefixKey(randomPrefix(r))
 	case "leases4":
@@ -255,7 +258,7 @@ func (p *pair) deletions() []nft.Element {
 	if p.r.IntN(4) == 0 {
 		return randomElements(p.r, 2)
 	}
-	es, _, err := p.fake.Elements(sample(), "tcp4", "tcp4_host", "inside4", "networks4", "away4", "leases4", "links")
+	es, _, err := p.fake.Elements(sample(), "tcp4", "tcp4_host", "inside4", "segments4", "networks4", "away4", "leases4", "links")
 	if err != nil || len(es) == 0 {
 		return nil
 	}
@@ -275,7 +278,7 @@ func (p *pair) compareState(tables ...nft.Table) {
 		p.same("table", wantErr, gotErr)
 		require.Equal(p.t, wantInfo.Comment, gotInfo.Comment)
 		require.Equal(p.t, wantInfo.Flags, gotInfo.Flags)
-		for _, set := range []string{"tcp4", "tcp4_host", "udp4", "inside4", "hosts4", "networks4", "away4", "leases4", "links", "nosuch"} {
+		for _, set := range []string{"tcp4", "tcp4_host", "udp4", "inside4", "segments4", "hosts4", "networks4", "away4", "leases4", "links", "nosuch"} {
 			want, wantAt, wantErr := p.real.Elements(t, set)
 			got, gotAt, gotErr := p.fake.Elements(t, set)
 			if wantErr != nil || gotErr != nil {
@@ -370,7 +373,7 @@ func TestDumpLoads(t *testing.T) {
 	require.NoError(t, c.Replace(sample(), nil, 0))
 	for range 100 {
 		e := randomElement(r)
-		if p, ok := e.Key.Segment(); ok && p.Bits() != 16 {
+		if r, ok := rangeOf(e.Key); ok && r.prefix.Bits() != 16 {
 			continue // those around others load only behind them
 		}
 		_ = c.Update(sample(), add(e)) // some meet

@@ -31,6 +31,7 @@ func sample() nft.Table {
 			{Name: "hosts4", Key: v4},
 			{Name: "leases4", Key: nft.Type{nft.IPv4Addr}, Timeout: true},
 			{Name: "links", Key: nft.Type{nft.IfName}},
+			{Name: "segments4", Key: nft.Type{nft.IfName, nft.IfName, nft.IPv4Addr}, Interval: true},
 			{Name: "away4", Key: nft.Type{nft.IPv4Addr}, Interval: true, Timeout: true},
 		},
 		Chains: []nft.Chain{
@@ -51,8 +52,8 @@ func port(n uint16) nft.Element {
 	return nft.Element{Set: "tcp4", Key: nft.PortKey(n), Value: netip.MustParseAddrPort("172.17.0.2:80")}
 }
 
-func segment(p string) nft.Element {
-	return nft.Element{Set: "inside4", Key: nft.SegmentKey(netip.MustParsePrefix(p))}
+func pairOf(p string) nft.Element {
+	return nft.Element{Set: "inside4", Key: nft.PairKey(netip.MustParsePrefix(p))}
 }
 
 func prefixOf(set, p string) nft.Element {
@@ -84,7 +85,7 @@ func TestDump(t *testing.T) {
 	small := nft.Table{Name: "b", Sets: []nft.Set{sample().Sets[0], sample().Sets[3]}}
 	web := port(8080)
 	web.Comment, web.Timeout = "web", time.Hour
-	require.NoError(t, c.Replace(small, []nft.Element{segment("10.1.0.0/16"), port(9), web, port(80), segment("10.0.0.0/16")}, 0))
+	require.NoError(t, c.Replace(small, []nft.Element{pairOf("10.1.0.0/16"), port(9), web, port(80), pairOf("10.0.0.0/16")}, 0))
 	require.NoError(t, c.Replace(nft.Table{Name: "a"}, nil, 0))
 	k.Advance(time.Minute)
 	require.Equal(t, `table inet a {
@@ -179,11 +180,11 @@ func TestInverse(t *testing.T) {
 	timed, other := port(1), port(1)
 	timed.Timeout = time.Hour
 	other.Comment = "other"
-	require.NoError(t, c.Replace(sample(), []nft.Element{timed, port(2), segment("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")}, 0))
+	require.NoError(t, c.Replace(sample(), []nft.Element{timed, port(2), pairOf("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")}, 0))
 	before := k.Dump()
 	change := nft.Change{
-		Delete: []nft.Element{timed, segment("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")},
-		Add:    []nft.Element{other, port(3), segment("10.1.2.0/24")},
+		Delete: []nft.Element{timed, pairOf("10.1.0.0/16"), prefixOf("networks4", "10.0.0.0/8")},
+		Add:    []nft.Element{other, port(3), pairOf("10.1.2.0/24")},
 	}
 	require.NoError(t, c.Update(sample(), change))
 	require.NotEqual(t, before, k.Dump())
@@ -196,17 +197,17 @@ func TestRollBackKeepsOrderAndTimeouts(t *testing.T) {
 	c := k.Conn()
 	e := port(1)
 	e.Timeout = time.Hour
-	require.NoError(t, c.Replace(sample(), []nft.Element{e, segment("10.1.0.0/16")}, 0))
-	require.NoError(t, c.Update(sample(), add(segment("10.0.0.0/8"))))
+	require.NoError(t, c.Replace(sample(), []nft.Element{e, pairOf("10.1.0.0/16")}, 0))
+	require.NoError(t, c.Update(sample(), add(pairOf("10.0.0.0/8"))))
 	before := k.Dump()
 	err := c.Update(sample(), nft.Change{
-		Delete: []nft.Element{e, segment("10.1.0.0/16")},
-		Add:    []nft.Element{port(2), segment("192.168.0.0/16"), port(2)},
+		Delete: []nft.Element{e, pairOf("10.1.0.0/16")},
+		Add:    []nft.Element{port(2), pairOf("192.168.0.0/16"), port(2)},
 	})
 	require.EqualError(t, err, "add element tcp4 { 2 : 172.17.0.2 . 80 }: file exists")
 	require.Equal(t, before, k.Dump())
-	// The older of the two segments is still asked first.
-	require.NoError(t, c.Update(sample(), nft.Change{Delete: []nft.Element{segment("10.1.1.0/24")}}))
+	// The older of the two pairs is still asked first.
+	require.NoError(t, c.Update(sample(), nft.Change{Delete: []nft.Element{pairOf("10.1.1.0/24")}}))
 	require.NotContains(t, k.Dump(), "10.1.0.0/16")
 	k.Advance(time.Hour)
 	require.NotContains(t, k.Dump(), "tcp4 { 1 ")

@@ -96,16 +96,16 @@ func TestHalves(t *testing.T) {
 	require.Equal(t, lines(there), read(t, c, "networks4"))
 }
 
-// TestPrefixesEnd: what has ended leaves room, for prefixes and for segments.
+// TestPrefixesEnd: what has ended leaves room, for prefixes and for pairs.
 func TestPrefixesEnd(t *testing.T) {
 	k := New()
 	c := k.Conn()
 	table := sample()
 	table.Sets[3].Timeout = true
-	short, long, inside := prefixOf("away4", "10.0.0.0/8"), prefixOf("away4", "11.0.0.0/8"), segment("10.0.0.0/8")
+	short, long, inside := prefixOf("away4", "10.0.0.0/8"), prefixOf("away4", "11.0.0.0/8"), pairOf("10.0.0.0/8")
 	short.Timeout, long.Timeout, inside.Timeout = time.Minute, time.Hour, time.Minute
 	require.NoError(t, c.Replace(table, []nft.Element{short, long, inside}, 0))
-	around, wide := prefixOf("away4", "10.0.0.0/9"), segment("10.0.0.0/9")
+	around, wide := prefixOf("away4", "10.0.0.0/9"), pairOf("10.0.0.0/9")
 	require.ErrorIs(t, c.Update(table, add(around)), unix.EEXIST)
 	require.ErrorIs(t, c.Update(table, add(wide)), unix.EEXIST)
 	k.Advance(time.Minute)

@@ -30,7 +30,7 @@ type set struct {
 	elements map[nft.Key]element
 	// bounds are where prefixes begin and end, in order.
 	bounds []bound
-	// order has the segments, the oldest first, as the kernel searches them.
+	// order has the pairs and segments, the oldest first, as the kernel searches them.
 	order []nft.Key
 	// next is no later than the first element expires; zero: none does.
 	next time.Time
@@ -48,8 +48,8 @@ func sameType(a, b nft.Set) bool {
 // holdsPrefixes reports whether the elements are prefixes.
 func holdsPrefixes(s nft.Set) bool { return s.Interval && len(s.Key) == 1 }
 
-// holdsSegments reports whether the elements are segments.
-func holdsSegments(s nft.Set) bool { return s.Interval && len(s.Key) > 1 }
+// holdsRanges reports whether the elements are pairs or segments.
+func holdsRanges(s nft.Set) bool { return s.Interval && len(s.Key) > 1 }
 
 // element is an element with the moment at which it expires; zero: never.
 type element struct {
@@ -108,23 +108,31 @@ func (s *set) taken(k nft.Key) bool {
 	if _, ok := k.Prefix(); ok {
 		return s.takenPrefix(k)
 	}
-	if p, ok := k.Segment(); ok {
-		return s.takenSegment(p)
+	if r, ok := rangeOf(k); ok {
+		return slices.ContainsFunc(s.order, func(have nft.Key) bool { return r.touches(have) })
 	}
 	_, found := s.elements[k]
 	return found
 }
 
-// takenSegment reports whether the first or the last address of a segment lies in another,
-// as nft_pipapo_insert in net/netfilter/nft_set_pipapo.c does: one around others passes.
-func (s *set) takenSegment(segment netip.Prefix) bool {
-	for _, have := range s.order {
-		p, _ := have.Segment()
-		if p.Contains(segment.Addr()) || p.Contains(last(segment)) {
-			return true
-		}
+// keyRange is a pair, or a segment with its link.
+type keyRange struct {
+	link   string
+	prefix netip.Prefix
+}
+
+func rangeOf(k nft.Key) (r keyRange, ok bool) {
+	if r.link, r.prefix, ok = k.Segment(); !ok {
+		r.prefix, ok = k.Pair()
 	}
-	return false
+	return r, ok
+}
+
+// touches reports whether the first or the last address lies in another range, as
+// nft_pipapo_insert in net/netfilter/nft_set_pipapo.c does: one around others passes.
+func (r keyRange) touches(k nft.Key) bool {
+	have, _ := rangeOf(k)
+	return have.link == r.link && (have.prefix.Contains(r.prefix.Addr()) || have.prefix.Contains(last(r.prefix)))
 }
 
 // last is the highest address of a prefix.
@@ -154,7 +162,7 @@ func (s *set) put(e nft.Element, now time.Time) {
 
 func (s *set) store(e element) {
 	at := storedKey(e.Key)
-	if _, ok := s.elements[at]; !ok && holdsSegments(s.def) {
+	if _, ok := s.elements[at]; !ok && holdsRanges(s.def) {
 		s.order = append(s.order, e.Key)
 	}
 	s.elements[at] = e
@@ -183,18 +191,16 @@ func milliseconds(d time.Duration) time.Duration {
 	return ms
 }
 
-// remove removes an element and returns what undoes that, or the kernel's error. Of segments
-// it removes the oldest that contains the first address of the key, as
+// remove removes an element and returns what undoes that, or the kernel's error. Of pairs and
+// segments it removes the oldest that contains the first address of the key, as
 // nft_pipapo_deactivate does.
 func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
 	k := gone.Key
 	s.expire(now)
 	order := s.order
-	if segment, ok := k.Segment(); ok {
-		i := slices.IndexFunc(s.order, func(have nft.Key) bool {
-			p, _ := have.Segment()
-			return p.Contains(segment.Addr())
-		})
+	if r, ok := rangeOf(k); ok {
+		r.prefix = netip.PrefixFrom(r.prefix.Addr(), r.prefix.Addr().BitLen())
+		i := slices.IndexFunc(s.order, r.touches)
 		if i < 0 {
 			return nil, unix.ENOENT
 		}

@@ -138,13 +138,13 @@ func (c *Contents) readSegments(elements []nft.Element) {
 	networks := c.IPAM.Prefixes()
 	var all []netip.Prefix
 	for _, el := range elements {
-		if p, ok := el.Key.Segment(); ok {
+		if p, ok := el.Key.Pair(); ok {
 			all = append(all, p)
 		}
 	}
 	nested := segment.Nested(all, networks)
 	for _, el := range elements {
-		p, ok := el.Key.Segment()
+		p, ok := el.Key.Pair()
 		if c.keep(el, ok && !nested[p]) {
 			c.Segments = append(c.Segments, p)
 		}
@@ -197,7 +197,7 @@ func Missing(want, elements []nft.Element) (missing []nft.Element) {
 	}
 	for _, el := range want {
 		have, ok := found[el.ElementKey()]
-		if _, isSegment := el.Key.Segment(); !ok || have != el && !isSegment {
+		if _, isSegment := el.Key.Pair(); !ok || have != el && !isSegment {
 			missing = append(missing, el)
 		}
 	}

@@ -187,5 +187,5 @@ func readNetwork(el nft.Element) (n nat.Network, ok bool) {
 
 // SegmentElement returns the element of a segment.
 func SegmentElement(p netip.Prefix) nft.Element {
-	return nft.Element{Set: setInside + familyDigit(p.Addr()), Key: nft.SegmentKey(p), Comment: "on-link"}
+	return nft.Element{Set: setInside + familyDigit(p.Addr()), Key: nft.PairKey(p), Comment: "on-link"}
 }

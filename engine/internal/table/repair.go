@@ -145,14 +145,14 @@ func deletable(gone, kept []nft.Element) error {
 		if el.Key == (nft.Key{}) {
 			return fmt.Errorf("delete element %s: it has no key", el)
 		}
-		p, ok := rangeOf(el)
+		link, p, ok := rangeOf(el)
 		if !ok {
 			continue
 		}
 		for _, others := range [][]nft.Element{kept, gone[:i]} {
 			j := slices.IndexFunc(others, func(o nft.Element) bool {
-				q, ok := rangeOf(o)
-				return ok && o.Set == el.Set && p.Overlaps(q)
+				other, q, ok := rangeOf(o)
+				return ok && o.Set == el.Set && other == link && p.Overlaps(q)
 			})
 			if j >= 0 {
 				return fmt.Errorf("delete element %s: it overlaps with %s", el, others[j])
@@ -162,10 +162,14 @@ func deletable(gone, kept []nft.Element) error {
 	return nil
 }
 
-// rangeOf returns the prefix of an element of an interval set.
-func rangeOf(el nft.Element) (netip.Prefix, bool) {
-	if p, ok := el.Key.Segment(); ok {
-		return p, true
+// rangeOf returns the prefix of an element of an interval set, and the link of a segment.
+func rangeOf(el nft.Element) (link string, p netip.Prefix, ok bool) {
+	if link, p, ok = el.Key.Segment(); ok {
+		return link, p, true
 	}
-	return el.Key.Prefix()
+	if p, ok = el.Key.Pair(); ok {
+		return "", p, true
+	}
+	p, ok = el.Key.Prefix()
+	return "", p, ok
 }
