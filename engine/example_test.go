@@ -227,6 +227,7 @@ func ExamplePlan() {
 	// type nat hook output priority -100; policy accept;
 	// type nat hook postrouting priority srcnat; policy accept;
 	// type filter hook forward priority filter; policy accept;
+	// type filter hook prerouting priority mangle; policy accept;
 	// type filter hook prerouting priority raw; policy accept;
 	// true
 }

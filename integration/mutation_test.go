@@ -37,11 +37,15 @@ func (m mutation) name() string {
 // notProbed are rules whose absence no probe notices, and why.
 func notProbed() map[string]string {
 	const counted = "it takes a count of what comes unanswered: TestReachabilityMutations"
+	const sideway = "it takes a backend on two networks: TestTwoNetworks"
 	return map[string]string{
-		"way-out: masquerade fully-random":                                     counted,
-		"raw-prerouting: ip saddr @guarded4 fib saddr . iif oif missing drop":  counted,
-		"raw-prerouting: ip6 saddr @guarded6 fib saddr . iif oif missing drop": counted,
-		"filter-forward: ip6 saddr fe80::/10 accept":                           counted,
+		"way-out: masquerade fully-random": counted,
+		"mangle-prerouting: ip saddr @guarded4 fib saddr . iif oif missing jump from-elsewhere":  counted,
+		"mangle-prerouting: ip6 saddr @guarded6 fib saddr . iif oif missing jump from-elsewhere": counted,
+		"from-elsewhere: drop": counted,
+		"from-elsewhere: ct direction reply ct status dnat return":       sideway,
+		"from-elsewhere: ct direction reply fib daddr type local return": sideway,
+		"filter-forward: ip6 saddr fe80::/10 accept":                     counted,
 	}
 }
 
@@ -105,7 +109,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 31)
+	require.Len(t, rules, 34)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)

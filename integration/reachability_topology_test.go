@@ -67,6 +67,7 @@ func newReach(t *testing.T) *reach {
 		}
 		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachFar))
 	}
+	wireSideway(t, top)
 	labtest.EchoTCP(t, top.Host, "host", at(netip.IPv6Unspecified(), reachOwn))
 	r.publish(t)
 	r.watchForTrespassers(t)
@@ -105,9 +106,11 @@ func (r *reach) publish(t *testing.T) {
 		require.NoError(t, err)
 	}
 	attach("backend4", "inside4", top.Backend1.V4,
-		"8080:80", "8080:80/udp", "192.0.2.1:8081:80", "192.0.2.1:8081:80/udp", "127.0.0.1:8082:82", "127.0.0.1:8082:82/udp")
+		"8080:80", "8080:80/udp", "192.0.2.1:8081:80", "192.0.2.1:8081:80/udp", "127.0.0.1:8082:82", "127.0.0.1:8082:82/udp",
+		"192.0.2.1:8086:84", "192.0.2.1:8086:84/udp")
 	attach("backend6", "inside6", top.Backend1.V6,
-		"8090:80", "8090:80/udp", "[2001:db8:1::1]:8081:80", "[2001:db8:1::1]:8081:80/udp", "[::1]:8082:82", "[::1]:8082:82/udp")
+		"8090:80", "8090:80/udp", "[2001:db8:1::1]:8081:80", "[2001:db8:1::1]:8081:80/udp", "[::1]:8082:82", "[::1]:8082:82/udp",
+		"[2001:db8:1::1]:8086:84", "[2001:db8:1::1]:8086:84/udp")
 	attach("sibling4", "inside4", top.Backend2.V4)
 	attach("sibling6", "inside6", top.Backend2.V6)
 	attach("other4", "other4", top.Other.V4)

@@ -104,6 +104,19 @@ func (r *reach) solicit(t *testing.T) {
 	labtest.Exec(t, r.top.Backend2, "ip", "neighbour", "change", r.top.Backend1.V6.String(), "dev", lab.MachineLink, "nud", "probe")
 }
 
+// sideways lists the answers of the backend that do not arrive if they come by its other link.
+func (r *reach) sideways(t *testing.T) (lines []string) {
+	t.Helper()
+	for _, f := range families(r.top) {
+		for name, probe := range sidewayProbes(t, r.top, f) {
+			if err := probe(silence); err != nil {
+				lines = append(lines, fmt.Sprintf("%s %s: no answer by the backend's other link: %v", f.name, name, err))
+			}
+		}
+	}
+	return lines
+}
+
 // trespasses lists the packets that arrived at the backend and should not have, and those
 // that should have and did not, one a line, and resets the counters.
 func (r *reach) trespasses(t *testing.T) (lines []string) {
@@ -112,6 +125,7 @@ func (r *reach) trespasses(t *testing.T) (lines []string) {
 	r.impersonate(t)
 	r.leave(t)
 	r.solicit(t)
+	lines = append(lines, r.sideways(t)...)
 	counts := counters(t, r.top.Backend1)
 	for end := time.Now().Add(silence); counts["solicited"] == 0 && time.Now().Before(end); {
 		counts = counters(t, r.top.Backend1) // the kernel counts it a moment later

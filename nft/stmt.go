@@ -77,7 +77,7 @@ func CTStateEstablished() Stmt {
 }
 
 // CTDirectionReply matches packets of a flow that go the way of its answers:
-// "ct direction reply".
+// "ct direction reply". A packet that is not tracked, or INVALID, does not match.
 func CTDirectionReply() Stmt {
 	return fixed{"ct direction reply", []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register(0)}, equal([]byte{ipCTDirReply})}}
 }

@@ -41,7 +41,8 @@ func Ruleset(name string) nft.Table {
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 		},
 		Chains: []nft.Chain{
-			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(), rawPrerouting(),
+			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(),
+			fromElsewhere(), manglePrerouting(), rawPrerouting(),
 		},
 	}
 }
@@ -190,22 +191,48 @@ func filterForward() nft.Chain {
 
 // rawPrerouting drops packets to loopback addresses from the network before
 // anything else sees them: DNAT happens before the kernel's own check for them, so
-// that a mapping of 127.0.0.1 would answer a neighbour. And it drops what comes from
-// outside with the source of a guarded network, which the guard would take for a
-// sibling's (RFC 2827).
+// that a mapping of 127.0.0.1 would answer a neighbour.
 //
 // Every packet of the host comes here. So the address is looked at first, which nearly
 // none has; the name of an interface is 16 bytes to copy and compare.
 func rawPrerouting() nft.Chain {
 	return nft.Chain{
 		Name:    "raw-prerouting",
-		Comment: "loopback addresses answer this host alone, and siblings are not impersonated",
+		Comment: "loopback addresses answer this host alone",
 		Hook:    nft.Hook{Type: "filter", Point: "prerouting", Priority: nft.PriorityRaw},
 		Rules: []nft.Rule{
 			{nft.Within(nft.IPDaddr, loopback4()), nft.NotFromInterface("lo"), nft.Drop()},
 			{nft.Within(nft.IP6Daddr, loopback6()), nft.NotFromInterface("lo"), nft.Drop()},
-			{nft.In("guarded4", nft.IPSaddr), nft.SaddrElsewhere(), nft.Drop()},
-			{nft.In("guarded6", nft.IP6Saddr), nft.SaddrElsewhere(), nft.Drop()},
+		},
+	}
+}
+
+// manglePrerouting checks sources: what comes from elsewhere with the source of a guarded
+// network would be taken for a sibling's by the guard (RFC 2827). It runs behind connection
+// tracking, since a backend on two networks may answer by either, and before DNAT.
+func manglePrerouting() nft.Chain {
+	return nft.Chain{
+		Name:    "mangle-prerouting",
+		Comment: "siblings are not impersonated",
+		Hook:    nft.Hook{Type: "filter", Point: "prerouting", Priority: nft.PriorityMangle},
+		Rules: []nft.Rule{
+			{nft.In("guarded4", nft.IPSaddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
+			{nft.In("guarded6", nft.IP6Saddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
+		},
+	}
+}
+
+// fromElsewhere lets in answers of published ports and answers to this host, and nothing
+// else. The last rule has no condition because packets that are not tracked match none about
+// tracking.
+func fromElsewhere() nft.Chain {
+	return nft.Chain{
+		Name:    "from-elsewhere",
+		Comment: "a source of a network, by another link: only answers pass",
+		Rules: []nft.Rule{
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.Return()},
+			{nft.CTDirectionReply(), nft.DaddrLocal(), nft.Return()},
+			{nft.Drop()},
 		},
 	}
 }
