@@ -116,10 +116,10 @@ func TestApplyRefuses(t *testing.T) {
 	publish(t, e, "70->172.30.0.2:70")
 	before := b.kernel.Dump()
 	for reason, ms := range map[string][]nat.Mapping{
-		"needs a frontend port":       mapAll(t, "0->172.30.0.2:80"),
-		"overlap":                     mapAll(t, "80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"),
-		"this host itself":            mapAll(t, "80->"+local4+":80"),
-		"not an address of this host": mapAll(t, "172.30.0.9:80->172.30.0.2:80"),
+		"needs a frontend port": mapAll(t, "0->172.30.0.2:80"),
+		"overlap":               mapAll(t, "80->172.30.0.2:80", "0.0.0.0:80->172.30.0.2:80"),
+		"this host itself":      mapAll(t, "80->"+local4+":80"),
+		"have one address":      mapAll(t, "172.30.0.9:80->172.30.0.9:81"),
 	} {
 		ms = append(mapAll(t, "71->172.30.0.2:71"), ms...)
 		_, err := e.Apply(t.Context(), ms...)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
@@ -159,17 +160,25 @@ func (e *core) forward(p *plan, undo *undoList) error {
 	if e.opts.NoSysctl {
 		return nil
 	}
-	four, six, links := p.forwarding()
-	changed, atRisk, err := e.forwarding.TurnOn(four, six, links)
+	if !e.watching {
+		e.forwarding.Forget()
+	}
+	changed, err := e.turnOnForwarding(p.forwarding())
 	undo.add(func() error { return e.forwarding.Restore(changed) })
 	for _, s := range changed {
 		e.log.Info("turned on forwarding", "sysctl", s.Name, "was", s.Before, "is", s.After)
 	}
+	return err
+}
+
+// turnOnForwarding turns on IP forwarding, and returns what it changed, also with an error.
+func (e *core) turnOnForwarding(n hostnet.ForwardingNeeds) ([]hostnet.Setting, error) {
+	changed, atRisk, err := e.forwarding.TurnOn(n)
 	if len(atRisk) != 0 {
 		e.log.Warn("IPv6 forwarding makes these interfaces ignore router advertisements, "+
 			"and with them their default route; accept_ra=2 keeps them", "interfaces", atRisk)
 	}
-	return err
+	return changed, err
 }
 
 // note records that the planned change was made.

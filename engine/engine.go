@@ -53,6 +53,10 @@ type core struct {
 	published
 	handles handles
 	stored  stored
+	// local are the addresses of the host when it was looked at last; nil: it was not.
+	local addresses
+	// watching is whether Run watches the host.
+	watching bool
 	// sooner wakes Run when a mapping expires before all others.
 	sooner chan struct{}
 }
@@ -90,7 +94,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	e := newEngine(opts)
 	c := e.core
 	c.namespace = ns
-	c.forwarding = &hostnet.Forwarding{Sysctls: hostnet.Sysctls{Namespace: ns}, Interfaces: hostnet.SystemInterfaces}
+	c.forwarding = c.newForwarding(hostnet.Sysctls{Namespace: ns})
 	if err := c.connect(ctx); err != nil {
 		return nil, errors.Join(err, c.disconnect())
 	}
@@ -117,6 +121,10 @@ func newEngine(opts Options) *Engine {
 		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: c.log,
 	})
 	return e
+}
+
+func (e *core) newForwarding(s hostnet.Sysctls) *hostnet.Forwarding {
+	return &hostnet.Forwarding{Sysctls: s, Interfaces: func() ([]hostnet.Interface, error) { return e.host.Interfaces() }}
 }
 
 // connect takes the lock and opens the sockets.
@@ -184,7 +192,8 @@ func (e *core) start(ctx context.Context) error {
 	if err := e.deleteStrayFlows(); err != nil {
 		return err
 	}
-	return e.follow(ctx)
+	e.followAtOpen(ctx)
+	return nil
 }
 
 func holderOptions(e *core) portholder.Options {

@@ -57,9 +57,12 @@ func (e *core) sendChange(c *portset.Change) {
 // Run does what must happen between calls, until the context is done or the engine is
 // closed; it returns nil. Run is called once at a time. It closes the proxies of mappings
 // that expire, and sends their events; without Run the next call does. It serves ports that
-// other processes held when their mappings were adopted, as soon as they are free. It
-// follows backends on bridges from port to port, where these need hairpin mode; without Run
-// the port is looked up once, when the mapping is published.
+// other processes held when their mappings were adopted, as soon as they are free.
+//
+// Run follows the host. Links, addresses, routes, rules and IP forwarding may change, and
+// backends move from one bridge port to another: within a second the mappings work as if
+// they had been published after that. An EventHost says what was done. Without Run the host
+// is looked at when the engine is opened, and for what a call publishes.
 //
 // Run also watches for changes of the table by other programs. A table that is missing or
 // was replaced, changed rules, and missing records of networks and endpoints are damage,
@@ -67,8 +70,8 @@ func (e *core) sendChange(c *portset.Change) {
 // maps are accepted as changes of what is published: proxies and flows follow. Without Run
 // the next call that notices does this.
 func (e *Engine) Run(ctx context.Context) error {
-	follower := e.followBridges()
-	defer e.unfollowBridges(follower)
+	host := e.watchHost()
+	defer host.stop()
 	watcher := e.watcher()
 	if !e.core.opts.ReadOnly {
 		watcher.Start(ctx)
@@ -87,8 +90,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-e.core.sooner:
 		case <-e.core.holder.Sooner():
 		case <-timer:
-		case c := <-follower.Changes():
-			e.recheckBridges(follower, c)
+		case ch := <-host.watcher.Changes():
+			host.changed(ch)
+		case <-host.due:
+			host.follow(ctx)
 		case <-watcher.Changed():
 			watcher.Schedule(time.Now())
 		case <-watcher.Due():

@@ -104,10 +104,7 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	if err := e.core.table.Open(); err != nil {
 		return e, err
 	}
-	e.core.forwarding = &hostnet.Forwarding{
-		Sysctls:    hostnet.Sysctls{Namespace: e.core.namespace, Root: b.sysctl},
-		Interfaces: func() ([]hostnet.Interface, error) { return b.host.interfaces, nil },
-	}
+	e.core.forwarding = e.core.newForwarding(hostnet.Sysctls{Namespace: e.core.namespace, Root: b.sysctl})
 	return e, e.core.start(context.Background())
 }
 
@@ -323,6 +320,8 @@ func (h *fakeHost) Overlap(n nat.Network) (string, error) {
 	}
 	return "", nil
 }
+
+func (h *fakeHost) Interfaces() ([]hostnet.Interface, error) { return h.interfaces, nil }
 
 func (h *fakeHost) Close() {}
 

@@ -6,6 +6,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // follow looks at the host anew and brings about what the published mappings need of it:
@@ -20,5 +26,132 @@ func (e *core) follow(ctx context.Context) error {
 	if err := e.resync(ctx); err != nil {
 		return err
 	}
-	return errors.Join()
+	routes, err := e.routesToBackends()
+	return errors.Join(err,
+		e.followForwarding(routes),
+		e.followAddresses(),
+	)
+}
+
+// followAtOpen follows the host. If that fails the mappings are published all the same, and
+// Run tries again.
+func (e *core) followAtOpen(ctx context.Context) {
+	if err := e.follow(ctx); err != nil {
+		e.log.Warn("the host could not be looked at, which will be tried again", "error", err)
+	}
+}
+
+// routesToBackends looks up the routes to all backends that netfilter translates to.
+func (e *core) routesToBackends() (map[netip.Addr]hostnet.Route, error) {
+	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
+	for a := range e.backends {
+		if _, err := routes.Lookup(a); err != nil {
+			return routes.Routes, err
+		}
+	}
+	return routes.Routes, nil
+}
+
+// followForwarding turns IP forwarding on where somebody else has turned it off, and on
+// interfaces that are new.
+func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
+	if e.opts.NoSysctl {
+		return nil
+	}
+	e.forwarding.Forget()
+	changed, err := e.turnOnForwarding(forwardingNeeds(e.backends, routes, e.ipam.Networks()))
+	for _, s := range changed {
+		e.sendHost(fmt.Sprintf("turned on forwarding: %s, and is %s now", s, s.After))
+	}
+	return err
+}
+
+// Pauses between two calls of follow.
+const (
+	// followPause is the shortest: each change is followed by several others.
+	followPause = 100 * time.Millisecond
+	// A pause lasts followShare times as long as the call before it, so that a storm of
+	// changes takes a bounded share of a processor.
+	followShare = 25
+	// longestFollowPause is the longest: changes are followed within a second.
+	longestFollowPause = time.Second
+)
+
+// hostWatch watches the host for Run.
+type hostWatch struct {
+	e        *Engine
+	watcher  *hostnet.Watcher[hairpin.Event] // nil: the host is not watched
+	follower *hairpin.Follower
+	due      <-chan time.Time // nil: nothing is to be followed
+	rested   time.Time        // from when on follow may be called
+	failed   bool             // the last call has failed, and the log says so
+}
+
+// watchHost begins to watch the host, and follows what has changed since Open.
+func (e *Engine) watchHost() *hostWatch {
+	w := &hostWatch{e: e}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.core
+	if c.closed || c.opts.ReadOnly {
+		return w
+	}
+	watcher, err := hostnet.Watch(c.namespace, hairpin.ParseEvent)
+	if err != nil {
+		c.log.Warn("the host is not watched: what changes on it is followed with the next start", "error", err)
+		return w
+	}
+	w.watcher, w.follower, c.watching = watcher, c.hairpins.Follow(watcher.WatchNeighbours), true
+	w.schedule(time.Now())
+	return w
+}
+
+// stop ends the watch.
+func (w *hostWatch) stop() {
+	w.watcher.Close() // it waits, so it is called without the lock
+	w.e.mu.Lock()
+	defer w.e.mu.Unlock()
+	w.follower.Stop()
+	w.e.core.watching = false
+}
+
+// changed takes changes in, and schedules follow if they may need it.
+func (w *hostWatch) changed(ch hostnet.Changes[hairpin.Event]) {
+	w.e.mu.Lock()
+	if !w.e.core.closed {
+		w.follower.Recheck(ch.Events, ch.Lost)
+		if ch.Host || ch.Lost {
+			w.e.core.forwarding.Forget()
+		}
+	}
+	w.e.mu.Unlock()
+	if ch.Host || ch.Lost {
+		w.schedule(time.Now())
+	}
+}
+
+func (w *hostWatch) schedule(now time.Time) {
+	if w.due == nil {
+		w.due = time.After(w.rested.Sub(now))
+	}
+}
+
+// follow follows the host. If that fails it is tried again after the longest pause.
+func (w *hostWatch) follow(ctx context.Context) {
+	w.due = nil
+	w.e.mu.Lock()
+	begin := time.Now()
+	err := w.e.core.follow(ctx)
+	now := time.Now()
+	if err != nil && !w.failed && ctx.Err() == nil {
+		w.e.core.log.Warn("the host has changed and could not be followed, which will be tried again", "error", err)
+	}
+	w.e.mu.Unlock()
+	w.failed = err != nil
+	if w.failed {
+		w.rested = now.Add(longestFollowPause)
+		w.schedule(now)
+		return
+	}
+	w.rested = now.Add(min(max(followShare*now.Sub(begin), followPause), longestFollowPause))
 }

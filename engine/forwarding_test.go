@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path"
 	"testing"
@@ -31,7 +32,8 @@ const (
 func (b *testbed) kernelWith(tb testing.TB, force bool) {
 	tb.Helper()
 	b.host.interfaces = []hostnet.Interface{
-		{Name: "lo", Loopback: true, Global6: true}, {Name: "eth0", Global6: true}, {Name: "br0"}, {Name: "wlan0.7"},
+		{Name: "lo", Loopback: true, Addrs: []netip.Addr{netip.MustParseAddr("2001:db8::99")}},
+		{Name: "eth0", Addrs: []netip.Addr{netip.MustParseAddr(local6)}}, {Name: "br0"}, {Name: "wlan0.7"},
 	}
 	b.writeSysctl(tb, forwarding4, "0")
 	b.writeSysctl(tb, forwarding6, "0")

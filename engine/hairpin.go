@@ -32,28 +32,3 @@ func (h hairpinHost) Record(removed, added []hairpin.Record) error {
 	}
 	return err
 }
-
-// followBridges begins to follow backends on bridges. Nil: bridges cannot be watched.
-func (e *Engine) followBridges() *hairpin.Follower {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.core.closed {
-		return nil
-	}
-	return e.core.hairpins.Follow()
-}
-
-func (e *Engine) recheckBridges(f *hairpin.Follower, c hairpin.Changes) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.core.closed {
-		f.Recheck(c)
-	}
-}
-
-func (e *Engine) unfollowBridges(f *hairpin.Follower) {
-	f.Close() // it waits, so it is called without the lock
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	f.Stop()
-}

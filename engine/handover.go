@@ -112,7 +112,11 @@ func (e *core) takeUp(ctx context.Context) error {
 	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	return e.reconcile(ctx)
+	if err := e.reconcile(ctx); err != nil {
+		return err
+	}
+	e.followAtOpen(ctx)
+	return nil
 }
 
 // Leave closes the sockets that a suspended engine has lent, because another process holds

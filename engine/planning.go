@@ -118,23 +118,21 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 	return elementsOf(now, all, count, slices.Collect(maps.Keys(p.segments)), records)
 }
 
-// forwarding returns for which families the change needs IP forwarding, and the links of
-// IPv6 backends. Backends that only proxies serve need none.
-func (p *plan) forwarding() (four, six bool, links []string) {
-	for backend := range p.countsAfter {
-		if backend.Is4() {
-			four = true
-			continue
-		}
-		six = true
-		if link := p.routes[backend].Link; link != "" && !slices.Contains(links, link) {
-			links = append(links, link)
-		}
+// forwarding returns what the change needs IP forwarding for. Backends that only proxies
+// serve need none.
+func (p *plan) forwarding() hostnet.ForwardingNeeds {
+	return forwardingNeeds(p.countsAfter, p.routes, p.newNetworks)
+}
+
+// forwardingNeeds returns what backends and networks need IP forwarding for.
+func forwardingNeeds(backends portset.Counts, routes map[netip.Addr]hostnet.Route, networks []nat.Network) (n hostnet.ForwardingNeeds) {
+	for backend := range backends {
+		n.AddLink(routes[backend].Link, backend.Is4())
 	}
-	for _, n := range p.newNetworks {
-		four, six = four || n.Gateway.Is4(), six || n.Gateway.Is6()
+	for _, network := range networks {
+		n.AddLink("", network.Gateway.Is4())
 	}
-	return four, six, links
+	return n
 }
 
 // staleFlows are the flows of a protocol that contradict a change.

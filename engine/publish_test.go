@@ -116,14 +116,15 @@ func TestPublishOutOfRange(t *testing.T) {
 	b.host.routes[netip.MustParsePrefix("172.30.0.255/32")] = hostnet.Route{Kind: hostnet.Broadcast}
 	b.host.routes[netip.MustParsePrefix("198.18.0.0/15")] = hostnet.Route{Kind: hostnet.Other}
 	tests := map[string][]nat.Mapping{
-		"this host itself":            mapAll(t, "80->"+local4+":80"),
-		"is a broadcast address":      mapAll(t, "80->172.30.0.255:80"),
-		"forbids":                     mapAll(t, "80->198.18.0.1:80"),
-		"not an address of this host": mapAll(t, "172.30.0.2:80->172.30.0.3:80"),
-		"it expired at 2027-01":       {past},
-		"overlap":                     mapAll(t, "80->172.30.0.2:80", local4+":80->172.30.0.2:80"),
-		"no backend address":          {{Proto: nat.TCP}},
-		"only 16383 ports":            mapAll(t, "0->172.30.0.2:1-20000"),
+		"this host itself":                     mapAll(t, "80->"+local4+":80"),
+		"is a broadcast address":               mapAll(t, "80->172.30.0.255:80"),
+		"frontend 172.30.0.255 is a broadcast": mapAll(t, "172.30.0.255:80->172.30.0.2:80"),
+		"forbids":                              mapAll(t, "80->198.18.0.1:80"),
+		"have one address":                     mapAll(t, "172.30.0.2:80->172.30.0.2:81"),
+		"it expired at 2027-01":                {past},
+		"overlap":                              mapAll(t, "80->172.30.0.2:80", local4+":80->172.30.0.2:80"),
+		"no backend address":                   {{Proto: nat.TCP}},
+		"only 16383 ports":                     mapAll(t, "0->172.30.0.2:1-20000"),
 	}
 	for reason, ms := range tests {
 		for name, how := range map[string]nat.PublishOptions{"publish": {}, "replace": {Replace: true}} {

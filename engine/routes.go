@@ -17,6 +17,7 @@ import (
 type host interface {
 	Lookup(netip.Addr) (hostnet.Route, error)
 	Overlap(nat.Network) (string, error)
+	Interfaces() ([]hostnet.Interface, error)
 	Close()
 }
 
@@ -34,10 +35,14 @@ func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[portset.Port]) er
 	return nil
 }
 
-// warnUnreachable logs backends without a route.
+// warnUnreachable logs backends without a route, and frontends whose addresses this host does
+// not have.
 func warnUnreachable(log *slog.Logger, routes *hostnet.RouteCache) {
+	for a := range routes.Absent {
+		log.Warn("the frontend is no address of this host yet: the mapping works once it is", "frontend", a)
+	}
 	for a, r := range routes.Routes {
-		if r.Kind == hostnet.Unreachable {
+		if r.Kind == hostnet.Unreachable && !routes.Absent[a] {
 			log.Warn("there is no route to the backend yet", "backend", a)
 		}
 	}

@@ -44,10 +44,8 @@ type Status struct {
 	// Tracked is the number of flows in the connection tracking table. From TrackedMax on,
 	// the kernel drops packets of new flows; zero: never.
 	Tracked, TrackedMax int
-	// Forwarding4 and Forwarding6 say whether the kernel forwards. ForwardingPartly is for
-	// some interfaces only.
-	Forwarding4 bool
-	Forwarding6 ForwardingState
+	// Forwarding4 and Forwarding6 say whether the kernel forwards.
+	Forwarding4, Forwarding6 ForwardingState
 	// MissingFeatures are the features that the engine would use and that the kernel lacks,
 	// always in the same order. Nil: none are known to be missing.
 	MissingFeatures []MissingFeature
@@ -82,24 +80,16 @@ type Failures struct {
 	Sockets int
 }
 
-// ForwardingState says for which interfaces the kernel forwards.
-type ForwardingState int
+// ForwardingState says on which interfaces the kernel forwards: of those that have an
+// address.
+type ForwardingState = hostnet.ForwardingState
 
 // The states of forwarding.
 const (
-	ForwardingOff ForwardingState = iota
-	ForwardingPartly
-	ForwardingOn
+	ForwardingOff    = hostnet.ForwardingOff
+	ForwardingPartly = hostnet.ForwardingPartly
+	ForwardingOn     = hostnet.ForwardingOn
 )
-
-// String returns "off", "partly" or "on".
-func (s ForwardingState) String() string {
-	names := [...]string{ForwardingOff: "off", ForwardingPartly: "partly", ForwardingOn: "on"}
-	if s < 0 || int(s) >= len(names) {
-		return "invalid"
-	}
-	return names[s]
-}
 
 // Status returns the status. If a part of it cannot be read, it returns an error together
 // with the rest.
@@ -129,21 +119,10 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	var errs [3]error
 	s.Tracked, s.TrackedMax, errs[0] = c.flows.Count()
-	s.Forwarding4, s.Forwarding6, errs[1] = forwardingState(c.forwarding)
+	s.Forwarding4, s.Forwarding6, errs[1] = c.forwarding.State()
 	s.MissingFeatures, errs[2] = c.missingFeatures()
 	s.Warnings = c.warnings()
 	return s, errors.Join(errs[:]...)
-}
-
-func forwardingState(f *hostnet.Forwarding) (four bool, six ForwardingState, err error) {
-	four, all6, some6, err := f.State()
-	switch {
-	case all6:
-		six = ForwardingOn
-	case some6:
-		six = ForwardingPartly
-	}
-	return four, six, err
 }
 
 // Shutdown closes the engine after the connections of the proxies have ended or the context

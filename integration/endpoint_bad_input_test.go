@@ -91,7 +91,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("attach a --network inside -p 53:53/udp"), 3, `attach a: udp 192.0.2.1:53 is published as 192.0.2.1:53->172.30.0.2:53/udp by "web"`},
 			{words("attach a --network inside -p 9000:80 -p 6990-7005:90-105"), 3, `attach a: tcp 7000 is published as 7000->172.30.0.2:70 by "holder"`},
 			{words("attach a --network inside -p 90:80 -p 90:81"), 2, "mappings 90->172.30.0.3:80 and 90->172.30.0.3:81 overlap: both claim tcp port 90"},
-			{words("attach a --network inside -p 192.0.2.77:90:80"), 2, `invalid mapping "192.0.2.77:90->172.30.0.3:80": the frontend 192.0.2.77 is not an address of this host`},
+			{words("attach a --network inside -p 192.0.2.255:90:80"), 2, `invalid mapping "192.0.2.255:90->172.30.0.3:80": the frontend 192.0.2.255 is a broadcast address`},
 			// Specs.
 			{words("attach a --network inside -p 80/tcpgarbage"), 2, "Invalid port format: unknown protocol tcpgarbage."},
 			{words("attach a --network inside -p 4502:4503/UDP"), 2, "Invalid port format: unknown protocol UDP."},

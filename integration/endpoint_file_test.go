@@ -109,8 +109,8 @@ func TestEndpointBadFiles(t *testing.T) {
 				"standard input:5: mappings 80->10.7.0.2:80 and 80->10.7.0.3:80 overlap: both claim tcp port 80 (the first is in line 4)"},
 			{"networks: {}\n", 2, `standard input:1: invalid networks "{": not a list`},
 			{"networks: [{name: far, prefix: 198.51.100.0/24, gateway: 198.51.100.77}]\n", 3, ""},
-			{"networks: [{name: a, prefix: 10.7.0.0/24}]\nmappings: [\"192.0.2.77:80->10.7.0.2\"]\n", 2,
-				`invalid mapping "192.0.2.77:80->10.7.0.2:80": the frontend 192.0.2.77 is not an address of this host`},
+			{"networks: [{name: a, prefix: 10.7.0.0/24}]\nmappings: [\"192.0.2.255:80->10.7.0.2\"]\n", 2,
+				`invalid mapping "192.0.2.255:80->10.7.0.2:80": the frontend 192.0.2.255 is a broadcast address`},
 		} {
 			for _, args := range []string{"apply -f -", "apply --dry-run -f -"} {
 				r := m.ask(t, c.file, strings.Fields(args)...)

@@ -56,7 +56,7 @@ func TestMetricsOfTheEngine(t *testing.T) {
 	n := api.MappingCounts{TCP: api.FamilyCounts{IPv4: 1, IPv6: 2}, UDP: api.FamilyCounts{IPv4: 3, IPv6: 4}}
 	writeMappings(&e, n, engine.Status{})
 	writeTable(&e, engine.Status{Owned: true, Failures: engine.Failures{Changes: 1, Repairs: 2, Sockets: 3}})
-	writeForwarding(&e, engine.Status{Forwarding4: true, Forwarding6: engine.ForwardingPartly})
+	writeForwarding(&e, engine.Status{Forwarding4: engine.ForwardingOn, Forwarding6: engine.ForwardingPartly})
 	writeProxies(&e, engine.Status{Proxies: 5})
 	families := read(t, e)
 	counts := map[string]float64{}

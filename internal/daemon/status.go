@@ -44,16 +44,7 @@ func mappingCounts(st engine.Status) api.MappingCounts {
 }
 
 func forwardingOf(st engine.Status) api.Forwarding {
-	f := api.Forwarding{
-		IPv4: api.ForwardingOff,
-		IPv6: map[engine.ForwardingState]api.ForwardingState{
-			engine.ForwardingOff: api.ForwardingOff, engine.ForwardingPartly: api.ForwardingPartly, engine.ForwardingOn: api.ForwardingOn,
-		}[st.Forwarding6],
-	}
-	if st.Forwarding4 {
-		f.IPv4 = api.ForwardingOn
-	}
-	return f
+	return api.Forwarding{IPv4: api.ForwardingState(st.Forwarding4.String()), IPv6: api.ForwardingState(st.Forwarding6.String())}
 }
 
 // status is the document of GET /v1/status.

@@ -35,12 +35,10 @@ type Record struct {
 
 // Controller switches the hairpin mode of the ports that published backends are behind.
 type Controller struct {
-	host    Host
-	log     *slog.Logger
-	bridges Bridges // nil: it is closed, and does nothing
-	// namespace is where a follower watches bridges. Nil: they cannot be watched.
-	namespace *hostnet.Namespace
-	follower  *Follower
+	host     Host
+	log      *slog.Logger
+	bridges  Bridges // nil: it is closed, and does nothing
+	follower *Follower
 	// hooks are those of single bridges, by index, as they were last seen.
 	hooks map[int]Hooks
 	state
@@ -92,7 +90,6 @@ func New(host Host, log *slog.Logger) *Controller {
 func (c *Controller) Open(s hostnet.Sysctls) error {
 	k, err := openKernel(s)
 	if err == nil {
-		c.namespace = s.Namespace
 		c.Use(k)
 	}
 	return err

@@ -6,108 +6,81 @@ package hairpin
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
-	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// A follower receives changes of bridges, their ports and, from joining on, of neighbours
-// and forwarding databases.
-func TestFollower(t *testing.T) {
+// A watch of the host yields events of bridges, their ports and, once it was asked for them,
+// of neighbours and forwarding databases.
+func TestEvents(t *testing.T) {
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
 	k := bridgesOf(t, top.Host)
-	m := newMachine()
-	clear(m.bridges.links) // so that it does not join yet
-	c := m.open()
-	c.namespace = k.sysctls.Namespace
-	f := c.Follow()
-	require.NotNil(t, f)
-	require.Same(t, f, c.follower)
-	defer f.Stop()
-	defer f.Close()
+	w, err := hostnet.Watch(k.sysctls.Namespace, ParseEvent)
+	require.NoError(t, err)
+	defer w.Close()
 	bridge := linkNamed(t, top.Host, lab.HostBridge).Attrs().Index
 	port := linkNamed(t, top.Host, lab.HostPort1).Attrs().Index
 	mac := macOf(linkNamed(t, top.Backend1, lab.MachineLink))
-	var all []event
-	receives := func(want event) {
+	var all []Event
+	receives := func(want Event) {
 		t.Helper()
 		awaitTrue(t, fmt.Sprintf("%+v", want), func() bool {
-			ch := takeChanges(f)
-			require.False(t, ch.lost)
-			all = append(all, ch.events...)
+			select {
+			case ch := <-w.Changes():
+				require.False(t, ch.Lost)
+				all = append(all, ch.Events...)
+			default:
+			}
 			return slices.Contains(all, want)
 		})
 	}
 	require.NoError(t, k.Solicit(bridge, top.Backend1.V4, false))
 	require.NoError(t, k.SetHairpin(port, true))
-	receives(event{kind: portChanged, link: port})
-	require.False(t, slices.ContainsFunc(all, func(ev event) bool { return ev.kind >= neighbourChanged }), "%+v", all)
+	receives(Event{kind: portChanged, link: port})
+	require.False(t, slices.ContainsFunc(all, func(ev Event) bool { return ev.kind >= neighbourChanged }), "%+v", all)
 
-	require.NoError(t, f.join())
+	require.NoError(t, w.WatchNeighbours())
 	labtest.Exec(t, top.Host, "ip", "neigh", "flush", "dev", lab.HostBridge)
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
 	require.NoError(t, k.Solicit(bridge, top.Backend1.V4, false))
-	receives(event{kind: neighbourChanged, link: bridge, addr: top.Backend1.V4, mac: mac})
-	receives(event{kind: addressLearned, link: port, bridge: bridge, mac: mac})
+	receives(Event{kind: neighbourChanged, link: bridge, addr: top.Backend1.V4, mac: mac})
+	receives(Event{kind: addressLearned, link: port, bridge: bridge, mac: mac})
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "nf_call_ip6tables", "1")
-	receives(event{kind: bridgeChanged, link: bridge, hooks: Hooks{IPv6: true}})
+	receives(Event{kind: bridgeChanged, link: bridge, hooks: Hooks{IPv6: true}})
 	all = nil
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "nomaster")
-	receives(event{kind: portLeft, link: port})
+	receives(Event{kind: portLeft, link: port})
 	all = nil
 	labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostPort1, "master", lab.HostBridge)
-	receives(event{kind: portChanged, link: port})
+	receives(Event{kind: portChanged, link: port})
 	all = nil
 	labtest.Exec(t, top.Backend1, "ip", "link", "del", lab.MachineLink)
-	receives(event{kind: portLeft, link: port})
+	receives(Event{kind: portLeft, link: port})
 }
 
-// A follower does not keep events for ever, and knows that some are missing, also those that
-// were too many for the socket.
-func TestFollowerLoses(t *testing.T) {
-	ns := labtest.NewNS(t, "bridges")
-	n, err := hostnet.OpenNamespace(ns.Path())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, n.Close()) }()
-	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_ROUTE, NetNS: n.FD(), Groups: 1, ReceiveBuffer: 4096})
-	require.NoError(t, err)
-	var many strings.Builder
-	for i := range 50 {
-		fmt.Fprintf(&many, "link add br%d type bridge\n", i)
-	}
-	labtest.ExecInput(t, ns, many.String(), "ip", "-batch", "-")
-	f := newFollower(nil, s)
-	awaitTrue(t, "the loss", func() bool { return takeChanges(f).lost })
-	labtest.Exec(t, ns, "ip", "link", "del", "br0")
-	awaitTrue(t, "more events", func() bool { return len(takeChanges(f).events) != 0 })
-	f.Close()
-
-	for range maxEvents {
-		f.add(make([]event, 1), false)
-	}
-	ch := takeChanges(f)
-	require.False(t, ch.lost)
-	require.Len(t, ch.events, maxEvents)
-	f.add(make([]event, maxEvents+1), false)
-	f.add(make([]event, 1), false)
-	ch = takeChanges(f)
-	require.True(t, ch.lost)
-	require.Len(t, ch.events, 1)
-}
-
-// takeChanges returns the changes that are queued, without waiting.
-func takeChanges(f *Follower) Changes {
-	select {
-	case ch := <-f.changes:
-		return ch
-	default:
-		return Changes{}
-	}
+// A follower subscribes to neighbours once there is a bridge with a port, and looks at all
+// bridges again when events are lost.
+func TestFollower(t *testing.T) {
+	m := newMachine()
+	clear(m.bridges.links)
+	c := m.open()
+	joined := 0
+	f := c.Follow(func() error { joined++; return nil })
+	require.Same(t, f, c.follower)
+	require.Zero(t, joined)
+	f.Recheck([]Event{{kind: neighbourChanged}}, false)
+	require.Zero(t, joined)
+	m.bridges.links = newMachine().bridges.links
+	f.Recheck(nil, true)
+	require.Equal(t, 1, joined)
+	f.Recheck([]Event{{kind: portChanged}}, false)
+	f.Recheck(nil, true)
+	require.Equal(t, 1, joined)
+	f.Stop()
+	require.Nil(t, c.follower)
 }

@@ -114,29 +114,34 @@ func parseNeighbour(b []byte) (n neighbour, ok bool) {
 	return n, true
 }
 
-// parseEvent reads a notification. One that does not matter is the zero event.
-func parseEvent(m nlwire.Message) event {
+// ParseEvent reads a notification of a link or a neighbour; false: it does not matter.
+func ParseEvent(m nlwire.Message) (Event, bool) {
+	ev := parseEvent(m)
+	return ev, ev.kind != 0
+}
+
+func parseEvent(m nlwire.Message) Event {
 	switch m.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		l, ok := parseLink(m.Payload)
 		switch {
 		case !ok:
 		case l.Kind == kindBridge:
-			return event{kind: bridgeChanged, link: l.Index, hooks: l.Hooks}
+			return Event{kind: bridgeChanged, link: l.Index, hooks: l.Hooks}
 		case m.Type == unix.RTM_DELLINK: // also of family AF_BRIDGE (br_del_if in net/bridge/br_if.c)
-			return event{kind: portLeft, link: l.Index}
+			return Event{kind: portLeft, link: l.Index}
 		case l.Bridge != 0:
-			return event{kind: portChanged, link: l.Index}
+			return Event{kind: portChanged, link: l.Index}
 		}
 	case unix.RTM_NEWNEIGH:
 		n, ok := parseNeighbour(m.Payload)
 		switch {
 		case !ok, !n.hasMAC:
 		case n.learned:
-			return event{kind: addressLearned, link: n.Link, bridge: n.master, mac: n.MAC}
+			return Event{kind: addressLearned, link: n.Link, bridge: n.master, mac: n.MAC}
 		case n.Addr.IsValid():
-			return event{kind: neighbourChanged, link: n.Link, addr: n.Addr, mac: n.MAC}
+			return Event{kind: neighbourChanged, link: n.Link, addr: n.Addr, mac: n.MAC}
 		}
 	}
-	return event{}
+	return Event{}
 }

@@ -11,13 +11,17 @@ import (
 )
 
 // Recheck looks up the ports and backends that have changed, and switches ports.
-func (f *Follower) Recheck(ch Changes) {
-	isAboutBridges := func(ev event) bool { return ev.kind != neighbourChanged }
-	if ch.lost || !f.joined && slices.ContainsFunc(ch.events, isAboutBridges) {
+// lost is whether events are missing: then all are looked up.
+func (f *Follower) Recheck(events []Event, lost bool) {
+	if f == nil || !lost && len(events) == 0 {
+		return
+	}
+	isAboutBridges := func(ev Event) bool { return ev.kind != neighbourChanged }
+	if lost || !f.joined && slices.ContainsFunc(events, isAboutBridges) {
 		f.c.recheckAll(f.join)
 		return
 	}
-	f.c.handle(ch.events)
+	f.c.handle(events)
 }
 
 // recheckSet are the ports and backends to look up again.
@@ -69,7 +73,7 @@ func (c *Controller) addNeighbours(set recheckSet, bridges map[int]bool) {
 }
 
 // handle rechecks the ports and backends of the events, except those that have not changed.
-func (c *Controller) handle(events []event) {
+func (c *Controller) handle(events []Event) {
 	set := recheckSet{map[netip.Addr]bool{}, map[int]bool{}}
 	var byMAC map[HardwareAddr][]netip.Addr // made when it is needed
 	for _, ev := range events {
@@ -104,7 +108,7 @@ func (c *Controller) handle(events []event) {
 
 // addLearned adds the backends that may have an address which a bridge has learned at a
 // port. Those behind that port already need no recheck.
-func (c *Controller) addLearned(set recheckSet, ev event, byMAC map[HardwareAddr][]netip.Addr) {
+func (c *Controller) addLearned(set recheckSet, ev Event, byMAC map[HardwareAddr][]netip.Addr) {
 	known := false
 	for _, a := range byMAC[ev.mac] {
 		if b := c.backends[a]; b.bridge == ev.bridge {

@@ -13,9 +13,9 @@ import (
 )
 
 // eventsOf are the events of a host's link layer address.
-func eventsOf(addr string, port int) []event {
+func eventsOf(addr string, port int) []Event {
 	mac := HardwareAddr{2, byte(port)}
-	return []event{
+	return []Event{
 		{kind: addressLearned, bridge: fakeBridge, link: port, mac: mac},
 		{kind: neighbourChanged, link: fakeBridge, addr: netip.MustParseAddr(addr), mac: mac},
 	}
@@ -27,7 +27,7 @@ func TestFollow(t *testing.T) {
 	c := m.open()
 	m.publish(t, c, "172.30.0.2", "172.30.0.77")
 	m.bridges.asked = map[string]int{}
-	c.handle(slices.Concat(eventsOf("172.30.0.3", fakePort2)[1:], []event{
+	c.handle(slices.Concat(eventsOf("172.30.0.3", fakePort2)[1:], []Event{
 		{kind: portChanged, link: fakePort2}, {kind: bridgeChanged, link: fakeBridge}, {kind: bridgeChanged, link: 99},
 	}, eventsOf("172.30.0.2", fakePort1)))
 	require.Empty(t, m.bridges.asked)
@@ -42,14 +42,14 @@ func TestFollow(t *testing.T) {
 
 	// Moved, renamed, gone.
 	m.bridges.seen[HardwareAddr{2, fakePort1}] = fakePort2
-	c.handle([]event{{kind: addressLearned, bridge: fakeBridge, link: fakePort2, mac: HardwareAddr{2, fakePort1}}})
+	c.handle([]Event{{kind: addressLearned, bridge: fakeBridge, link: fakePort2, mac: HardwareAddr{2, fakePort1}}})
 	require.Equal(t, []string{"port2"}, m.bridges.on())
 	m.bridges.change(fakePort2, func(l *Link) { l.Name = "tap2" })
-	c.handle([]event{{kind: portChanged, link: fakePort2}})
+	c.handle([]Event{{kind: portChanged, link: fakePort2}})
 	require.Equal(t, []string{"172.30.0.2 tap2", "172.30.0.77 tap2"}, m.recordsOf(t, c))
 	require.Equal(t, []string{"tap2"}, m.bridges.on())
 	delete(m.bridges.links, fakePort2)
-	c.handle([]event{{kind: portChanged, link: fakePort2}})
+	c.handle([]Event{{kind: portChanged, link: fakePort2}})
 	require.Empty(t, m.recordsOf(t, c))
 
 	// Everything after events were lost.
@@ -68,7 +68,7 @@ func TestFollowAnotherPort(t *testing.T) {
 	delete(m.bridges.links, fakePort1)
 	m.bridges.links[14] = Link{Index: 14, Name: "port1", Kind: "veth", Bridge: fakeBridge, Hairpin: true}
 	m.bridges.seen[HardwareAddr{2, fakePort1}] = 14
-	c.handle([]event{{kind: portChanged, link: fakePort1}})
+	c.handle([]Event{{kind: portChanged, link: fakePort1}})
 	require.Empty(t, m.recordsOf(t, c))
 	c.Purge()
 	require.Equal(t, []string{"port1"}, m.bridges.on())
@@ -82,13 +82,13 @@ func TestFollowPortThatIsBack(t *testing.T) {
 	m.publish(t, c, "172.30.0.2")
 	off := func(l *Link) { l.Hairpin = false }
 	m.bridges.change(fakePort1, off)
-	c.handle([]event{{kind: portLeft, link: fakePort1}, {kind: portChanged, link: fakePort1}})
+	c.handle([]Event{{kind: portLeft, link: fakePort1}, {kind: portChanged, link: fakePort1}})
 	require.Equal(t, []string{"port1"}, m.bridges.on())
 	require.Equal(t, []string{"172.30.0.2 port1"}, m.recordsOf(t, c))
-	c.handle([]event{{kind: portLeft, link: fakePort1}})
+	c.handle([]Event{{kind: portLeft, link: fakePort1}})
 	require.Equal(t, []string{"172.30.0.2 port1"}, m.recordsOf(t, c), "it has the mode from after that")
 	m.bridges.change(fakePort1, off)
-	c.handle([]event{{kind: portChanged, link: fakePort1}})
+	c.handle([]Event{{kind: portChanged, link: fakePort1}})
 	require.Empty(t, m.bridges.on())
 	c.Purge()
 	require.Empty(t, m.bridges.on())

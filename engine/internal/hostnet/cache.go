@@ -18,6 +18,8 @@ type RouteCache struct {
 	// InNetwork reports whether an address is of a declared network, to which a route may be
 	// added later that is more specific than one that forbids it. Nil: none is.
 	InNetwork func(netip.Addr) bool
+	// Absent are the frontends' addresses that Check has found not to be this host's.
+	Absent map[netip.Addr]bool
 	// last is the address of the last look-up, and found its route: many mappings in a
 	// row often have one backend.
 	last  netip.Addr
@@ -29,7 +31,7 @@ func NewRouteCache(lookup func(netip.Addr) (Route, error), routes map[netip.Addr
 	if routes == nil {
 		routes = map[netip.Addr]Route{}
 	}
-	return &RouteCache{lookup: lookup, Routes: routes}
+	return &RouteCache{lookup: lookup, Routes: routes, Absent: map[netip.Addr]bool{}}
 }
 
 // Lookup returns the route to an address.
@@ -48,15 +50,23 @@ func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 	return r, nil
 }
 
-// Check refuses a mapping that this host cannot publish.
+// Check refuses a mapping that this host cannot publish. The address of a frontend may come
+// to the host later.
 func (c *RouteCache) Check(m *nat.Mapping) error {
 	if a := m.Frontend.Addr(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() {
 		r, err := c.Lookup(a)
 		if err != nil {
 			return err
 		}
-		if r.Kind != Local {
-			return invalid(m, "the frontend %s is not an address of this host", a)
+		switch r.Kind {
+		case Local:
+		case Broadcast:
+			return invalid(m, "the frontend %s is a broadcast address", a)
+		default:
+			if a == m.Backend.Addr() {
+				return invalid(m, "frontend and backend have one address, %s", a)
+			}
+			c.Absent[a] = true
 		}
 	}
 	a := m.Backend.Addr()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"path"
 	"slices"
@@ -16,109 +15,203 @@ import (
 // Forwarding turns IP forwarding on, so that the kernel passes on what it has translated.
 type Forwarding struct {
 	Sysctls Sysctls
-	// Interfaces lists the interfaces of the calling thread's namespace, as
-	// SystemInterfaces does.
+	// Interfaces lists the interfaces of the namespace, as Routes.Interfaces does.
 	Interfaces func() ([]Interface, error)
-	// on4 and on6 are whether forwarding was found or turned on.
-	on4, on6 bool
+	// met are the needs that were found to be met, or were met, since Forget.
+	met ForwardingNeeds
 }
 
-// Interface has the properties of a network interface on which forwarding depends.
+// Interface is a network interface.
 type Interface struct {
 	Name     string
 	Loopback bool
-	Global6  bool // it has an IPv6 address that is valid beyond its link
+	Addrs    []netip.Addr // those without a zone
+}
+
+func (i *Interface) hasIPv4() bool { return slices.ContainsFunc(i.Addrs, netip.Addr.Is4) }
+
+// hasGlobal6 reports whether it has an IPv6 address that is valid beyond its link.
+func (i *Interface) hasGlobal6() bool {
+	return slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() })
 }
 
 const (
 	forwarding4 = "net/ipv4/ip_forward"
 	forwarding6 = "net/ipv6/conf/all/forwarding"
+	conf4       = "net/ipv4/conf"
 	conf6       = "net/ipv6/conf"
-	force       = "force_forwarding" // below an interface in conf6
+	single4     = "forwarding"       // below an interface in conf4
+	single6     = "force_forwarding" // below an interface in conf6
 )
 
-// Setting is a changed sysctl.
+// ForwardingNeeds is what forwarding is needed for.
+type ForwardingNeeds struct {
+	IPv4, IPv6 bool
+	// Links4 and Links6 are the interfaces that lead to the backends of each family.
+	Links4, Links6 []string
+}
+
+// Add adds other needs.
+func (n *ForwardingNeeds) Add(other ForwardingNeeds) {
+	n.IPv4, n.IPv6 = n.IPv4 || other.IPv4, n.IPv6 || other.IPv6
+	n.Links4, n.Links6 = union(n.Links4, other.Links4), union(n.Links6, other.Links6)
+}
+
+// AddLink adds the interface that leads to a backend; "": there is none.
+func (n *ForwardingNeeds) AddLink(link string, four bool) {
+	if four {
+		n.Add(ForwardingNeeds{IPv4: true, Links4: []string{link}})
+	} else {
+		n.Add(ForwardingNeeds{IPv6: true, Links6: []string{link}})
+	}
+}
+
+// covers reports whether all of other is in n.
+func (n *ForwardingNeeds) covers(other ForwardingNeeds) bool {
+	after := ForwardingNeeds{n.IPv4, n.IPv6, n.Links4, n.Links6}
+	after.Add(other)
+	return after.IPv4 == n.IPv4 && after.IPv6 == n.IPv6 && len(after.Links4) == len(n.Links4) && len(after.Links6) == len(n.Links6)
+}
+
+func union(a, b []string) []string {
+	for _, link := range b {
+		if link != "" && !slices.Contains(a, link) {
+			a = append(a[:len(a):len(a)], link)
+		}
+	}
+	return a
+}
+
+// Setting is a sysctl that is to be changed, or was.
 type Setting struct{ Name, Before, After string }
 
-// TurnOn turns forwarding on for the families, and returns what it changed, also with an
-// error. links are the interfaces that lead to the IPv6 backends; interfaces at risk
-// ignore router advertisements from now on, and with them their default route.
-func (f *Forwarding) TurnOn(four, six bool, links []string) ([]Setting, []string, error) {
-	if (!four || f.on4) && (!six || f.on6) {
-		return nil, nil, nil // entering another namespace takes longer than a transaction
+// String returns the sysctl with its value: "net/ipv4/ip_forward is 0".
+func (s Setting) String() string { return s.Name + " is " + s.Before }
+
+// Forget forgets which needs are met: others may have changed the settings.
+func (f *Forwarding) Forget() { f.met = ForwardingNeeds{} }
+
+// TurnOn turns forwarding on, and returns what it changed, also with an error. Interfaces at
+// risk ignore router advertisements from now on, and with them their default route. It does
+// nothing if the needs were met since Forget: looking takes longer than a transaction.
+func (f *Forwarding) TurnOn(n ForwardingNeeds) (changed []Setting, atRisk []string, err error) {
+	if f.met.covers(n) {
+		return nil, nil, nil
 	}
-	var changed []Setting
-	var atRisk []string
-	err := f.Sysctls.Do(func() (err error) {
-		if four && !f.on4 {
-			err = f.set(&changed, forwarding4)
-			f.on4 = err == nil
-		}
-		if err == nil && six && !f.on6 {
-			atRisk, err = f.turnOn6(&changed, links)
+	err = f.Sysctls.Do(func() error {
+		var missing []Setting
+		missing, atRisk, err = f.missing(n)
+		for _, s := range missing {
+			if err != nil {
+				break
+			}
+			err = f.Sysctls.Write(s.Name, s.After)
+			switch {
+			case err == nil:
+				changed = append(changed, s)
+			case errors.Is(err, fs.ErrNotExist): // the interface was deleted since it was listed
+				err = nil
+			}
 		}
 		return err
 	})
+	if err == nil {
+		f.met.Add(n)
+	}
 	return changed, atRisk, err
 }
 
-// turnOn6 turns IPv6 forwarding on. Forwarding on all interfaces makes those with
-// accept_ra=1 ignore router advertisements, and the host may lose its own default route
-// by that (Documentation/networking/ip-sysctl.rst, accept_ra and forwarding). Since
-// Linux 6.17 force_forwarding switches single interfaces without that effect: those that
-// lead to the backends, and those with an address that a client can be routed to.
-func (f *Forwarding) turnOn6(changed *[]Setting, links []string) (atRisk []string, err error) {
-	all, err := f.Sysctls.Read(forwarding6)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("turn on IPv6 forwarding: the kernel has no IPv6: %w", errors.ErrUnsupported)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if all == "1" {
-		f.on6 = true
-		return nil, nil
+// Missing returns the settings that keep the kernel from forwarding what is needed.
+func (f *Forwarding) Missing(n ForwardingNeeds) (missing []Setting, err error) {
+	err = f.Sysctls.Do(func() error {
+		missing, _, err = f.missing(n)
+		return err
+	})
+	return missing, err
+}
+
+// missing returns the settings to change, also with an error: those that were found by then.
+func (f *Forwarding) missing(n ForwardingNeeds) (missing []Setting, atRisk []string, err error) {
+	if !n.IPv4 && !n.IPv6 {
+		return nil, nil, nil
 	}
 	interfaces, err := f.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
+		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	if f.Sysctls.Exists(path.Join(conf6, "all", force)) {
-		for _, i := range interfaces {
-			if i.Loopback || !i.Global6 && !slices.Contains(links, i.Name) {
-				continue
-			}
-			err := f.set(changed, path.Join(conf6, i.Name, force))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // deleted since it was listed
-				return nil, err
-			}
-		}
-		return nil, nil // on6 stays false: another mapping may need another interface
-	}
-	for _, i := range interfaces {
-		ra, err := f.Sysctls.Read(path.Join(conf6, i.Name, "accept_ra"))
-		if err == nil && ra == "1" && !i.Loopback {
-			atRisk = append(atRisk, i.Name)
+	if n.IPv4 {
+		if missing, err = f.missing4(interfaces, n.Links4); err != nil {
+			return missing, nil, err
 		}
 	}
-	if err := f.set(changed, forwarding6); err != nil {
-		return nil, err
+	if n.IPv6 {
+		var six []Setting
+		six, atRisk, err = f.missing6(interfaces, n.Links6)
+		missing = append(missing, six...)
 	}
-	f.on6 = true
-	return atRisk, nil
+	return missing, atRisk, err
 }
 
-// set writes "1" if the sysctl has another value, and notes the change.
-func (f *Forwarding) set(changed *[]Setting, name string) error {
-	before, err := f.Sysctls.Read(name)
-	if err != nil || before == "1" {
-		return err
+// missing4 looks at IPv4. The kernel asks the interface by which a packet came in
+// (ip_route_input_slow in net/ipv4/route.c). Writing ip_forward sets all of them; each can
+// be changed again.
+func (f *Forwarding) missing4(interfaces []Interface, links []string) (missing []Setting, err error) {
+	all, err := f.Sysctls.Read(forwarding4)
+	switch {
+	case err != nil:
+		return nil, err
+	case all != "1":
+		return []Setting{{forwarding4, all, "1"}}, nil
 	}
-	if err := f.Sysctls.Write(name, "1"); err != nil {
-		return err
+	for _, i := range interfaces {
+		if i.Loopback || !i.hasIPv4() && !slices.Contains(links, i.Name) {
+			continue
+		}
+		name := path.Join(conf4, i.Name, single4)
+		if value, err := f.Sysctls.Read(name); err == nil && value == "0" {
+			missing = append(missing, Setting{name, value, "1"})
+		}
 	}
-	*changed = append(*changed, Setting{name, before, "1"})
-	return nil
+	return missing, nil
+}
+
+// missing6 looks at IPv6. Forwarding on all interfaces makes those with accept_ra=1 ignore
+// router advertisements, and the host may lose its own default route by that
+// (Documentation/networking/ip-sysctl.rst, accept_ra and forwarding). Since Linux 6.17
+// force_forwarding switches single interfaces without that effect: those that lead to the
+// backends, and those with an address that a client can be routed to.
+func (f *Forwarding) missing6(interfaces []Interface, links []string) (missing []Setting, atRisk []string, err error) {
+	all, err := f.Sysctls.Read(forwarding6)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, fmt.Errorf("turn on IPv6 forwarding: the kernel has no IPv6: %w", errors.ErrUnsupported)
+	case err != nil, all == "1":
+		return nil, nil, err
+	}
+	if !f.Sysctls.Exists(path.Join(conf6, "all", single6)) {
+		for _, i := range interfaces {
+			ra, err := f.Sysctls.Read(path.Join(conf6, i.Name, "accept_ra"))
+			if err == nil && ra == "1" && !i.Loopback {
+				atRisk = append(atRisk, i.Name)
+			}
+		}
+		return []Setting{{forwarding6, all, "1"}}, atRisk, nil
+	}
+	for _, i := range interfaces {
+		if i.Loopback || !i.hasGlobal6() && !slices.Contains(links, i.Name) {
+			continue
+		}
+		name := path.Join(conf6, i.Name, single6)
+		value, err := f.Sysctls.Read(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the interface was deleted since it was listed
+		case err != nil:
+			return missing, nil, err
+		case value != "1":
+			missing = append(missing, Setting{name, value, "1"})
+		}
+	}
+	return missing, nil, nil
 }
 
 // Restore undoes changes, the last first.
@@ -126,7 +219,7 @@ func (f *Forwarding) Restore(changed []Setting) error {
 	if len(changed) == 0 {
 		return nil
 	}
-	f.on4, f.on6 = false, false
+	f.Forget()
 	return f.Sysctls.Do(func() error {
 		var errs []error
 		for _, s := range slices.Backward(changed) {
@@ -136,53 +229,62 @@ func (f *Forwarding) Restore(changed []Setting) error {
 	})
 }
 
-// State reads whether the kernel forwards IPv4, IPv6 on all interfaces, and IPv6 on some.
-func (f *Forwarding) State() (four, all6, some6 bool, err error) {
+// State reads whether the kernel forwards each family: on no interface, on all that Missing
+// would look at, or on some.
+func (f *Forwarding) State() (four, six ForwardingState, err error) {
 	err = f.Sysctls.Do(func() error {
-		value, err := f.Sysctls.Read(forwarding4)
+		interfaces, err := f.Interfaces()
 		if err != nil {
-			return err
+			return fmt.Errorf("list interfaces: %w", err)
 		}
-		four = value == "1"
+		missing, err := f.missing4(interfaces, nil)
+		switch {
+		case err != nil:
+			return err
+		case len(missing) == 0:
+			four = ForwardingOn
+		case missing[0].Name != forwarding4:
+			four = ForwardingPartly
+		}
 		if all, err := f.Sysctls.Read(forwarding6); err == nil && all == "1" {
-			all6, some6 = true, true
+			six = ForwardingOn
 			return nil
 		}
-		interfaces, err := f.Interfaces()
 		for _, i := range interfaces {
-			on, err := f.Sysctls.Read(path.Join(conf6, i.Name, force))
-			some6 = some6 || err == nil && on == "1"
+			if on, err := f.Sysctls.Read(path.Join(conf6, i.Name, single6)); err == nil && on == "1" {
+				six = ForwardingPartly
+			}
 		}
-		return err
+		return nil
 	})
-	return four, all6, some6, err
+	return four, six, err
+}
+
+// ForwardingState says on which interfaces the kernel forwards.
+type ForwardingState int
+
+// The states of forwarding.
+const (
+	ForwardingOff ForwardingState = iota
+	ForwardingPartly
+	ForwardingOn
+)
+
+// String returns "off", "partly" or "on".
+func (s ForwardingState) String() string {
+	names := [...]string{ForwardingOff: "off", ForwardingPartly: "partly", ForwardingOn: "on"}
+	if s < 0 || int(s) >= len(names) {
+		return "invalid"
+	}
+	return names[s]
 }
 
 // PerInterface reports whether the kernel can forward IPv6 on single interfaces; true
 // without IPv6.
 func (f *Forwarding) PerInterface() (can bool, err error) {
 	err = f.Sysctls.Do(func() error {
-		can = !f.Sysctls.Exists(conf6) || f.Sysctls.Exists(path.Join(conf6, "all", force))
+		can = !f.Sysctls.Exists(conf6) || f.Sysctls.Exists(path.Join(conf6, "all", single6))
 		return nil
 	})
 	return can, err
-}
-
-// SystemInterfaces lists the interfaces of the calling thread's namespace.
-func SystemInterfaces() ([]Interface, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, err
-	}
-	is := make([]Interface, len(all))
-	for n, i := range all {
-		addrs, _ := i.Addrs() // none if the interface was deleted meanwhile
-		is[n] = Interface{i.Name, i.Flags&net.FlagLoopback != 0, slices.ContainsFunc(addrs, isGlobal6)}
-	}
-	return is, nil
-}
-
-func isGlobal6(a net.Addr) bool {
-	p, err := netip.ParsePrefix(a.String())
-	return err == nil && p.Addr().Is6() && p.Addr().IsGlobalUnicast()
 }

@@ -4,6 +4,7 @@
 package hostnet
 
 import (
+	"net/netip"
 	"os"
 	"path"
 	"testing"
@@ -14,11 +15,16 @@ import (
 // The tests of package engine show what a publish turns on; here are the answers of a
 // kernel, and the state of each kind of host.
 
-// SystemInterfaces is asked of the namespace that the tests have to themselves.
-func TestSystemInterfaces(t *testing.T) {
-	is, err := SystemInterfaces()
+// Interfaces are asked of the namespace that the tests have to themselves.
+func TestInterfaces(t *testing.T) {
+	r, err := OpenRoutes(&Namespace{})
 	require.NoError(t, err)
-	require.Contains(t, is, Interface{Name: "lo", Loopback: true, Global6: false})
+	defer r.Close()
+	is, err := r.Interfaces()
+	require.NoError(t, err)
+	require.NotEmpty(t, is)
+	require.Equal(t, "lo", is[0].Name)
+	require.True(t, is[0].Loopback)
 }
 
 // A setting is written once and restored to its old value.
@@ -32,25 +38,50 @@ func TestForwarding(t *testing.T) {
 	write(forwarding4, "0")
 	write(forwarding6, "2")
 	f := &Forwarding{
-		Sysctls:    Sysctls{Namespace: &Namespace{}, Root: root},
-		Interfaces: func() ([]Interface, error) { return []Interface{{Name: "eth0", Global6: true}}, nil },
+		Sysctls: Sysctls{Namespace: &Namespace{}, Root: root},
+		Interfaces: func() ([]Interface, error) {
+			return []Interface{{Name: "eth0", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}}, nil
+		},
 	}
-	state := func() [3]bool {
-		four, all6, some6, err := f.State()
+	state := func() [2]ForwardingState {
+		four, six, err := f.State()
 		require.NoError(t, err)
-		return [3]bool{four, all6, some6}
+		return [2]ForwardingState{four, six}
 	}
-	require.Equal(t, [3]bool{}, state())
-	changed, atRisk, err := f.TurnOn(true, true, nil)
+	both := ForwardingNeeds{IPv4: true, IPv6: true}
+	require.Equal(t, [2]ForwardingState{}, state())
+	changed, atRisk, err := f.TurnOn(both)
 	require.NoError(t, err)
 	require.Empty(t, atRisk, "no interface accepts router advertisements")
 	require.Equal(t, []Setting{{forwarding4, "0", "1"}, {forwarding6, "2", "1"}}, changed)
-	require.Equal(t, [3]bool{true, true, true}, state())
-	again, _, err := f.TurnOn(true, true, nil)
+	require.Equal(t, [2]ForwardingState{ForwardingOn, ForwardingOn}, state())
+	again, _, err := f.TurnOn(both)
 	require.NoError(t, err)
 	require.Empty(t, again)
+
+	// What others change is noticed once the engine looks again.
+	write(forwarding4, "0")
+	again, _, err = f.TurnOn(both)
+	require.NoError(t, err)
+	require.Empty(t, again)
+	f.Forget()
+	missing, err := f.Missing(both)
+	require.NoError(t, err)
+	require.Equal(t, []Setting{{forwarding4, "0", "1"}}, missing)
+	again, _, err = f.TurnOn(both)
+	require.NoError(t, err)
+	require.Equal(t, missing, again)
+	// The switch of a single interface counts, if packets come or go by it.
+	write("net/ipv4/conf/eth0/forwarding", "0")
+	write("net/ipv4/conf/eth1/forwarding", "0")
+	f.Forget()
+	require.Equal(t, [2]ForwardingState{ForwardingPartly, ForwardingOn}, state())
+	again, _, err = f.TurnOn(both)
+	require.NoError(t, err)
+	require.Equal(t, []Setting{{"net/ipv4/conf/eth0/forwarding", "0", "1"}}, again)
+
 	require.NoError(t, f.Restore(changed))
-	require.Equal(t, [3]bool{}, state())
+	require.Equal(t, [2]ForwardingState{}, state())
 
 	can, err := f.PerInterface()
 	require.NoError(t, err)
@@ -60,8 +91,8 @@ func TestForwarding(t *testing.T) {
 	can, err = f.PerInterface()
 	require.NoError(t, err)
 	require.True(t, can)
-	changed, _, err = f.TurnOn(false, true, nil)
+	changed, _, err = f.TurnOn(ForwardingNeeds{IPv6: true})
 	require.NoError(t, err)
 	require.Equal(t, []Setting{{"net/ipv6/conf/eth0/force_forwarding", "0", "1"}}, changed)
-	require.Equal(t, [3]bool{false, false, true}, state())
+	require.Equal(t, [2]ForwardingState{ForwardingOff, ForwardingPartly}, state())
 }

@@ -123,6 +123,44 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr.Unmap(), ones), ok
 }
 
+// dumpAttempts bounds how often a list is read again because it has changed meanwhile.
+const dumpAttempts = 10
+
+// dump reads a list of the kernel until it has not changed while it was read.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumpAttempts {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
+// Interfaces lists the interfaces of the namespace.
+func (r *Routes) Interfaces() ([]Interface, error) {
+	links, err := dump(r.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return r.handle.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	is := make([]Interface, len(links))
+	at := make(map[int]int, len(links)) // by the index of the link
+	for n, l := range links {
+		is[n] = Interface{Name: l.Attrs().Name, Loopback: l.Attrs().Flags&net.FlagLoopback != 0}
+		at[l.Attrs().Index] = n
+	}
+	for _, a := range addrs {
+		n, ok := at[a.LinkIndex]
+		if ip, valid := netip.AddrFromSlice(a.IP); ok && valid {
+			is[n].Addrs = append(is[n].Addrs, ip.Unmap())
+		}
+	}
+	return is, nil
+}
+
 // linkName is for messages: an interface that was deleted meanwhile has a number.
 func (r *Routes) linkName(index int) string {
 	link, err := r.handle.LinkByIndex(index)

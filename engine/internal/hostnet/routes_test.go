@@ -69,16 +69,18 @@ func TestRouteCache(t *testing.T) {
 		return Route{Kind: kinds[a.String()]}, nil
 	}, nil)
 	for text, want := range map[string]string{
-		"192.0.2.1:80->172.30.0.2:80":  "",
-		"80->172.30.0.3:80":            "", // unreachable, until a route is added
-		"192.0.2.2:80->172.30.0.2:80":  "the frontend 192.0.2.2 is not an address of this host",
-		"80->192.0.2.1:80":             "the backend 192.0.2.1 is this host itself",
-		"80->172.30.0.255:80":          "the backend 172.30.0.255 is a broadcast address",
-		"80->198.18.0.1:80":            "the routing table forbids the backend 198.18.0.1",
-		"80->[fd00::1]:80":             "no luck",
-		"127.0.0.1:80->198.18.0.1:80":  "the routing table forbids the backend 198.18.0.1",
-		"0.0.0.0:80->172.30.0.255:80":  "the backend 172.30.0.255 is a broadcast address",
-		"[2001:db8::1]:80->[::2]:8080": "no luck",
+		"192.0.2.1:80->172.30.0.2:80":    "",
+		"80->172.30.0.3:80":              "", // unreachable, until a route is added
+		"192.0.2.2:80->172.30.0.2:80":    "", // absent, until the address comes
+		"192.0.2.2:80->192.0.2.2:81":     "frontend and backend have one address, 192.0.2.2",
+		"172.30.0.255:80->172.30.0.2:80": "the frontend 172.30.0.255 is a broadcast address",
+		"80->192.0.2.1:80":               "the backend 192.0.2.1 is this host itself",
+		"80->172.30.0.255:80":            "the backend 172.30.0.255 is a broadcast address",
+		"80->198.18.0.1:80":              "the routing table forbids the backend 198.18.0.1",
+		"80->[fd00::1]:80":               "no luck",
+		"127.0.0.1:80->198.18.0.1:80":    "the routing table forbids the backend 198.18.0.1",
+		"0.0.0.0:80->172.30.0.255:80":    "the backend 172.30.0.255 is a broadcast address",
+		"[2001:db8::1]:80->[::2]:8080":   "no luck",
 	} {
 		m := nattest.Mapping(t, text)
 		if want == "" {
@@ -91,6 +93,7 @@ func TestRouteCache(t *testing.T) {
 	forbidden := nattest.Mapping(t, "80->198.18.0.1:80")
 	c.InNetwork = func(a netip.Addr) bool { return a == forbidden.Backend.Addr() }
 	require.NoError(t, c.Check(&forbidden))
+	require.Equal(t, map[netip.Addr]bool{netip.MustParseAddr("192.0.2.2"): true}, c.Absent)
 	before := asked
 	_, err := c.Lookup(netip.MustParseAddr("172.30.0.2"))
 	require.NoError(t, err)

@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/nftnat/nftnat/engine/internal/flows"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// addresses are which addresses this host has: all that matter to a frontend.
+type addresses map[netip.Addr]bool
+
+// followAddresses ends flows to addresses that have left the host, and flows that began to
+// an address before it came.
+func (e *core) followAddresses() error {
+	local, err := e.localAddresses()
+	if err != nil {
+		return err
+	}
+	before := e.local
+	e.local = local
+	if before == nil { // Open: nothing is known of what was there
+		return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
+	}
+	var came, gone []netip.Addr
+	for a := range local {
+		if !before[a] {
+			came = append(came, a)
+		}
+	}
+	for a := range before {
+		if !local[a] {
+			gone = append(gone, a)
+		}
+	}
+	hosts := e.frontendAddrs()
+	for a := range hosts {
+		switch {
+		case local[a] && !before[a]:
+			e.sendHost(fmt.Sprintf("%s is an address of this host now: what is published on it works", a))
+		case before[a] && !local[a]:
+			e.sendHost(fmt.Sprintf("%s is no address of this host any more: what is published on it waits for it", a))
+		}
+	}
+	return errors.Join(e.endDeparted(gone), e.endArrived(came))
+}
+
+// localAddresses returns the addresses of the host's interfaces, and those of frontends that
+// are local by a route alone.
+func (e *core) localAddresses() (addresses, error) {
+	interfaces, err := e.host.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	local := addresses{}
+	for _, i := range interfaces {
+		for _, a := range i.Addrs {
+			local[a] = true
+		}
+	}
+	for a := range e.frontendAddrs() {
+		if local[a] {
+			continue
+		}
+		r, err := e.host.Lookup(a)
+		if err != nil {
+			return nil, err
+		}
+		if r.Kind == hostnet.Local {
+			local[a] = true
+		}
+	}
+	return local, nil
+}
+
+// frontendAddrs returns the addresses that single ones of the frontends have, with the
+// number of ports on each. Those of loopback are left out: every host has them.
+func (l *published) frontendAddrs() map[netip.Addr]int {
+	hosts := map[netip.Addr]int{}
+	for p := range l.mappings.All {
+		if a := p.Host(); a.IsValid() && !a.IsLoopback() {
+			hosts[a]++
+		}
+	}
+	return hosts
+}
+
+// endDeparted ends the flows to published ports of addresses that are gone.
+func (e *core) endDeparted(gone []netip.Addr) error {
+	if len(gone) == 0 || e.mappings.Len() == 0 {
+		return nil
+	}
+	return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return slices.Contains(gone, a) })
+}
+
+// endArrived ends the flows to published ports of addresses that have come, except those that
+// lead to the backend: they began while the address was elsewhere.
+func (e *core) endArrived(came []netip.Addr) error {
+	if len(came) == 0 {
+		return nil
+	}
+	var live portset.Change
+	for p := range e.mappings.All {
+		if a := p.Host(); !a.IsValid() || slices.Contains(came, a) {
+			live.Added = append(live.Added, p)
+		}
+	}
+	if live.Empty() {
+		return nil
+	}
+	d := flows.Deleter{Table: e.flows, IsLocal: func(a netip.Addr) (bool, error) { return slices.Contains(came, a), nil }}
+	return d.Stale(nat.UDP, &live, &e.mappings)
+}
+
+// absentWarnings returns a line for each address of frontends that the host does not have.
+func (e *core) absentWarnings() (lines []string) {
+	for a, n := range e.frontendAddrs() {
+		if r, err := e.host.Lookup(a); err == nil && r.Kind != hostnet.Local {
+			lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(n)))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func waiting(ports int) string {
+	if ports == 1 {
+		return "1 published port waits for it"
+	}
+	return fmt.Sprintf("%d published ports wait for it", ports)
+}
