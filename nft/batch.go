@@ -309,9 +309,15 @@ func encodeExpr(e expr.Any) ([]byte, error) {
 	if !ok || !m.ToPorts {
 		return expr.Marshal(unix.NFPROTO_INET, e)
 	}
-	data := nlwire.AppendBE32(nil, unix.NFTA_MASQ_FLAGS, natProtoSpecified|natProtoRandomFully)
+	flags := uint32(natProtoSpecified)
+	if m.FullyRandom {
+		flags |= natProtoRandomFully
+	}
+	data := nlwire.AppendBE32(nil, unix.NFTA_MASQ_FLAGS, flags)
 	data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
-	data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
+	if m.RegProtoMax != 0 {
+		data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
+	}
 	return nlwire.AppendAttr(nlwire.AppendString(nil, unix.NFTA_EXPR_NAME, "masq"), nlwire.Nested|unix.NFTA_EXPR_DATA, data...), nil
 }
 

@@ -23,9 +23,9 @@
 //   - Names and comments are limited to those that nft(8) can list and load again.
 //   - The kernel does not tell which of the elements in one message it refused before
 //     Linux 5.18; the error then says how many there were.
-//   - There are keys for ports, addresses, addresses with ports, interface names, marks,
-//     prefixes, pairs and segments. Elements of sets of other types can neither be added nor
-//     read.
+//   - There are keys for ports, addresses, addresses with ports, both behind an interface name,
+//     interface names, marks, prefixes, pairs and segments. Elements of sets of other types can
+//     neither be added nor read.
 //   - Prefixes of one set must not overlap, nor must pairs or the segments of a link; see
 //     [PrefixKey] and [PairKey].
 //   - While elements expire, the kernel may list a large map incompletely, without a word.

@@ -231,7 +231,12 @@ func isDefault(expression string, a nlwire.Attrs, all []byte) bool {
 	case "lookup":
 		return a.Type != unix.NFTA_LOOKUP_FLAGS || a.BE32() == 0 // not NFT_LOOKUP_F_INV
 	case "masq":
-		return a.Type != unix.NFTA_MASQ_FLAGS && a.Type != unix.NFTA_MASQ_REG_PROTO_MIN
+		switch a.Type {
+		case unix.NFTA_MASQ_FLAGS, unix.NFTA_MASQ_REG_PROTO_MIN:
+			return false
+		case unix.NFTA_MASQ_REG_PROTO_MAX:
+			return bytes.Equal(a.Payload, nlwire.Find(all, unix.NFTA_MASQ_REG_PROTO_MIN))
+		}
 	case "nat":
 		switch a.Type {
 		case unix.NFTA_NAT_REG_ADDR_MAX:

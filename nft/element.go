@@ -15,8 +15,8 @@ type Element struct {
 	// Set is the name of the map or set that holds it.
 	Set string
 	Key Key
-	// Value is what a map gives for the key: an address and a port. Zero for an
-	// element of a set, or of a map of marks.
+	// Value is what a map gives for the key: an address and a port, or a port alone, which is
+	// not zero. Zero for an element of a set, or of a map of marks.
 	Value netip.AddrPort
 	// Mark is what a map of marks gives for the key. Zero for other elements.
 	Mark uint32
@@ -61,9 +61,12 @@ func (e Element) String() string {
 		b.WriteString(" comment ")
 		b.WriteString(quote(e.Comment))
 	}
-	if e.Value.IsValid() {
+	switch {
+	case e.Value.IsValid():
 		fmt.Fprintf(&b, " : %s . %d", e.Value.Addr(), e.Value.Port())
-	} else if e.Mark != 0 {
+	case e.Value.Port() != 0:
+		fmt.Fprintf(&b, " : %d", e.Value.Port())
+	case e.Mark != 0:
 		b.WriteString(" : " + markText(e.Mark))
 	}
 	b.WriteString(" }")
@@ -126,11 +129,9 @@ func (c *Set) check(e *Element) error {
 		return err
 	}
 	switch {
-	case c.Value == nil && (e.Value.IsValid() || e.Mark != 0):
+	case c.Value == nil && (e.Value != netip.AddrPort{} || e.Mark != 0):
 		return fmt.Errorf("a set has no values")
-	case c.Value.isMark() && (e.Mark == 0 || e.Value.IsValid()), !c.Value.isMark() && e.Mark != 0:
-		return fmt.Errorf("the value is no %s", c.Value)
-	case c.Value != nil && !c.Value.isMark() && (!c.Value.isAddrPort() || !fits(c.Value[0], e.Value.Addr())):
+	case c.Value != nil && !c.takes(e):
 		return fmt.Errorf("the value is no %s", c.Value)
 	case e.Timeout != 0 && !c.Timeout:
 		return fmt.Errorf("%s %s has no time-outs", c.Kind(), c.Name)
@@ -138,4 +139,17 @@ func (c *Set) check(e *Element) error {
 		return fmt.Errorf("time-out %s with %s left", e.Timeout, e.Expires)
 	}
 	return nil
+}
+
+// takes reports whether the map can hold the value of the element.
+func (c *Set) takes(e *Element) bool {
+	switch {
+	case c.Value.isMark():
+		return e.Mark != 0 && e.Value == netip.AddrPort{}
+	case e.Mark != 0:
+		return false
+	case c.Value.isPort():
+		return !e.Value.Addr().IsValid() && e.Value.Port() != 0
+	}
+	return c.Value.isAddrPort() && fits(c.Value[0], e.Value.Addr())
 }

@@ -40,9 +40,12 @@ func (c *Set) appendElement(b []byte, e *Element) []byte {
 	if c.Value != nil {
 		b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_DATA)
 		b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
-		if c.Value.isMark() {
+		switch {
+		case c.Value.isMark():
 			b = binary.NativeEndian.AppendUint32(b, e.Mark)
-		} else {
+		case c.Value.isPort():
+			b = appendPort(b, e.Value.Port(), false)
+		default:
 			b = appendPort(appendAddr(b, e.Value.Addr()), e.Value.Port(), true)
 		}
 		b = nlwire.CloseAttr(b, value)
@@ -106,6 +109,10 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 		b = appendPort(b, k.port, false)
 	case addrPortKey:
 		b = appendPort(appendAddr(b, k.addr), k.port, true)
+	case linkKey:
+		var name [unix.IFNAMSIZ]byte
+		copy(name[:], k.addr.Zone())
+		b = appendPort(appendAddr(append(b, name[:]...), k.linkAddr()), k.port, true)
 	case pairKey:
 		b = appendAddr(appendAddr(b, k.addr), k.addr)
 	case segmentKey:
@@ -217,6 +224,8 @@ func (c *Set) decodeValue(e *Element, value []byte) error {
 		e.Value = decodeAddrPort(value)
 	case c.Value.isMark():
 		e.Mark = binary.NativeEndian.Uint32(value)
+	case c.Value.isPort():
+		e.Value = netip.AddrPortFrom(netip.Addr{}, binary.BigEndian.Uint16(value))
 	default:
 		return fmt.Errorf("there are no values of type %s", c.Value)
 	}
@@ -243,6 +252,17 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return decodeSegment(key, end)
 	case interfaceKey:
 		return decodeInterface(key)
+	case linkKey:
+		link, err := decodeInterface(key[:unix.IFNAMSIZ])
+		at := decodeAddrPort(key[unix.IFNAMSIZ:])
+		if err == nil && at.Addr().Is4In6() {
+			err = fmt.Errorf("%s is no address of IPv6", at.Addr())
+		}
+		if err != nil {
+			return Key{}, err
+		}
+		name, _ := link.Interface()
+		return LinkKey(name, at), nil
 	case markKey:
 		return MarkKey(binary.NativeEndian.Uint32(key)), nil
 	case addrKey, prefixKey, startKey, endKey:

@@ -46,6 +46,10 @@ func sample() Table {
 			{Name: "away4", Key: Type{IPv4Addr}, Interval: true, Timeout: true},
 			{Name: "away6", Key: Type{IPv6Addr, IPv6Addr}, Interval: true, Timeout: true},
 			{Name: "links", Key: Type{IfName}},
+			{Name: "udp4_out", Key: Type{IPv4Addr, InetService}, Value: Type{InetService}, Timeout: true},
+			{Name: "tcp6_out", Key: Type{IPv6Addr, InetService}, Value: Type{InetService}},
+			{Name: "udp4_link_out", Key: Type{IfName, IPv4Addr, InetService}, Value: Type{IPv4Addr, InetService}, Timeout: true},
+			{Name: "tcp6_link_out", Key: Type{IfName, IPv6Addr, InetService}, Value: Type{IPv6Addr, InetService}},
 			{Name: "marks", Key: Type{Mark}},
 			{Name: "marks4", Key: Type{IPv4Addr}, Value: Type{Mark}},
 			{Name: "marks6", Key: Type{IPv6Addr}, Value: Type{Mark}},
@@ -71,6 +75,13 @@ func sample() Table {
 			{Name: "nat-postrouting", Hook: Hook{"nat", "postrouting", PrioritySrcNAT}, Rules: []Rule{
 				{CTStatusDNAT(), In("inside4", IPSaddr, IPDaddr), MasqueradeFullyRandom()},
 				{In("networks4", IPSaddr), NotIn("networks4", IPDaddr), MasqueradeFullyRandom()},
+			}},
+			{Name: "way-out", Rules: []Rule{
+				{OverUDP(), OverIPv4(), MasqueradeTo("udp4_out", IPSaddr, UDPSport)},
+				{OverTCP(), OverIPv6(), MasqueradeTo("tcp6_out", IP6Saddr, TCPSport)},
+				{SNATv4("udp4_link_out", OIFName, IPSaddr, UDPSport)},
+				{SNATv6("tcp6_link_out", OIFName, IP6Saddr, TCPSport)},
+				{SNATv4("tcp4_host", IPSaddr, TCPSport)},
 			}},
 			{Name: "filter-forward", Hook: Hook{"filter", "forward", PriorityFilter}, Rules: []Rule{
 				{CTStateEstablished(), Accept()},
@@ -173,12 +184,17 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Key = SegmentKey(randomInterface(r), randomPrefix(r, c.Key[2]))
 	case markKey:
 		e.Key = MarkKey(r.Uint32())
+	case linkKey:
+		e.Key = LinkKey(randomInterface(r), netip.AddrPortFrom(addrOf(r, c.Key[1]), port))
 	case noKey, startKey, endKey:
 		panic("no elements of type " + c.Key.String())
 	}
-	if c.Value.isMark() {
+	switch {
+	case c.Value.isMark():
 		e.Mark = 1 + r.Uint32N(1<<31)
-	} else if c.Value != nil {
+	case c.Value.isPort():
+		e.Value = netip.AddrPortFrom(netip.Addr{}, uint16(1+r.IntN(65535)))
+	case c.Value != nil:
 		e.Value = netip.AddrPortFrom(addrOf(r, c.Value[0]), uint16(r.Uint32()))
 	}
 	if c.Timeout && r.IntN(2) == 0 {

@@ -15,8 +15,8 @@ import (
 // Key is the key of an element. It is comparable. Its zero value is no key.
 type Key struct {
 	// addr holds an address, the first of a prefix, a mark as four bytes with the highest
-	// first, or the name of an interface as the kernel has it: 16 bytes. For a segment it is
-	// of 16 bytes too, with the interface's name as its zone.
+	// first, or the name of an interface as the kernel has it: 16 bytes. For a segment and a
+	// link it is of 16 bytes too, with the interface's name as its zone.
 	addr netip.Addr
 	port uint16
 	// length is the length of a prefix, which that of a segment is too.
@@ -37,6 +37,7 @@ const (
 	pairKey
 	segmentKey
 	markKey
+	linkKey
 	// The two elements that the kernel has for a prefix: its first address, and the one
 	// behind its last.
 	startKey
@@ -65,6 +66,18 @@ func InterfaceKey(name string) Key {
 	copy(b[:], name)
 	return Key{kind: interfaceKey, addr: netip.AddrFrom16(b)}
 }
+
+// LinkKey is the key of a set whose type is ifname, an address and an inet_service. It is zero
+// for a name for which InterfaceKey is.
+func LinkKey(name string, ap netip.AddrPort) Key {
+	if !interfaceName(name) || !ap.Addr().IsValid() {
+		return Key{}
+	}
+	return Key{kind: linkKey, addr: netip.AddrFrom16(ap.Addr().As16()).WithZone(name), port: ap.Port()}
+}
+
+// linkAddr is the address of a linkKey.
+func (k *Key) linkAddr() netip.Addr { return k.addr.WithZone("").Unmap() }
 
 // MarkKey is the key of a set whose type is mark.
 func MarkKey(mark uint32) Key {
@@ -116,9 +129,12 @@ func prefixed(kind keyKind, p netip.Prefix) Key {
 	return Key{kind: kind, addr: p.Masked().Addr(), length: uint8(p.Bits())}
 }
 
-// AddrPort returns the address of an AddrPortKey, which is zero for a PortKey, and the
-// port. Both are zero for other keys.
+// AddrPort returns the address of an AddrPortKey or a LinkKey, which is zero for a PortKey,
+// and the port. Both are zero for other keys.
 func (k Key) AddrPort() netip.AddrPort {
+	if k.kind == linkKey {
+		return netip.AddrPortFrom(k.linkAddr(), k.port)
+	}
 	if k.kind != portKey && k.kind != addrPortKey {
 		return netip.AddrPort{}
 	}
@@ -133,8 +149,11 @@ func (k Key) Addr() (netip.Addr, bool) {
 	return k.addr, true
 }
 
-// Interface returns the name of an InterfaceKey, and whether it is one.
+// Interface returns the name of an InterfaceKey or a LinkKey, and whether it is one.
 func (k Key) Interface() (string, bool) {
+	if k.kind == linkKey {
+		return k.addr.Zone(), true
+	}
 	if k.kind != interfaceKey {
 		return "", false
 	}
@@ -185,6 +204,8 @@ func (k Key) String() string {
 		return fmt.Sprint(k.port)
 	case addrPortKey:
 		return fmt.Sprintf("%s . %d", k.addr, k.port)
+	case linkKey:
+		return fmt.Sprintf(`"%s" . %s . %d`, k.addr.Zone(), k.linkAddr(), k.port)
 	case interfaceKey:
 		name, _ := k.Interface()
 		return `"` + name + `"`
@@ -237,6 +258,8 @@ func (c *Set) holds() keyKind {
 		return interfaceKey
 	case t.isMark():
 		return markKey
+	case t.isLink():
+		return linkKey
 	}
 	return noKey
 }
@@ -248,6 +271,8 @@ func (c *Set) checkKey(k *Key) error {
 	case k.kind == segmentKey:
 		_, p, _ := k.Segment()
 		ok = fits(c.Key[2], p.Addr())
+	case k.kind == linkKey:
+		ok = fits(c.Key[1], k.linkAddr())
 	default:
 		ok = fits(c.Key[0], k.addr)
 	}
@@ -270,6 +295,8 @@ func (t Type) isInterface() bool { return len(t) == 1 && t[0] == IfName }
 func (t Type) isMark() bool { return len(t) == 1 && t[0] == Mark }
 
 func (t Type) isAddrPort() bool { return len(t) == 2 && t[0].isAddr() && t[1] == InetService }
+
+func (t Type) isLink() bool { return len(t) == 3 && t[0] == IfName && t[1:].isAddrPort() }
 
 func (t Type) isPair() bool { return len(t) == 2 && t[0].isAddr() && t[0] == t[1] }
 

@@ -91,12 +91,18 @@ func (a *assembler) loadBytes(s Selector, size, word int) {
 // depend tests, once in a rule, that the packet has the protocols of a field.
 func (a *assembler) depend(s Selector) {
 	d := selectors[s]
-	if d.nfproto != 0 && a.nfproto != d.nfproto {
-		a.nfproto = d.nfproto
-		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(0)}, equal([]byte{d.nfproto}))
+	if d.nfproto != 0 {
+		overFamily{d.nfproto}.lower(a)
 	}
 	if d.l4proto != 0 {
 		over{d.l4proto}.lower(a)
+	}
+}
+
+func (o overFamily) lower(a *assembler) {
+	if a.nfproto != o.nfproto {
+		a.nfproto = o.nfproto
+		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(0)}, equal([]byte{o.nfproto}))
 	}
 }
 
@@ -177,14 +183,18 @@ const ipCTDirReply = 1
 // (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const ipsDstNAT = 1 << 5
 
-func (d dnat) lower(a *assembler) {
+func (d translation) lower(a *assembler) {
 	a.load(d.fields)
+	kind := expr.NATTypeDestNAT
+	if d.source {
+		kind = expr.NATTypeSourceNAT
+	}
 	port := padded(dataTypes[d.addr].size) / 4 // the value's second field
 	a.emit(
 		&expr.Lookup{SourceRegister: register(0), SetName: d.m, DestRegister: register(0), IsDestRegSet: true},
 		// A packet of the other family passes: nft_nat_inet_eval translates only
 		// where the family fits.
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(d.family()), RegAddrMin: register(0), RegProtoMin: register(port)},
+		&expr.NAT{Type: kind, Family: uint32(d.family()), RegAddrMin: register(0), RegProtoMin: register(port)},
 	)
 }
 
@@ -207,6 +217,14 @@ func (m masquerade) lower(a *assembler) {
 		)
 	}
 	a.emit(masq)
+}
+
+func (m masqueradeTo) lower(a *assembler) {
+	a.load(m.fields)
+	a.emit(
+		&expr.Lookup{SourceRegister: register(0), SetName: m.m, DestRegister: register(0), IsDestRegSet: true},
+		&expr.Masq{ToPorts: true, RegProtoMin: register(0)},
+	)
 }
 
 func (v verdict) lower(a *assembler) { a.emit(&expr.Verdict{Kind: v.kind, Chain: v.chain}) }

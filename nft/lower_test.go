@@ -129,6 +129,12 @@ func (m *machine) step(e expr.Any) error {
 		if !e.ToPorts {
 			break
 		}
+		if e.RegProtoMax == 0 { // one port, of a map
+			if what, err := m.read(e.RegProtoMin, 2); err != nil || what != "value+0" {
+				return fmt.Errorf("port from %q: %w", what, err)
+			}
+			break
+		}
 		for _, register := range []uint32{e.RegProtoMin, e.RegProtoMax} {
 			if what, err := m.read(register, 2); err != nil || !strings.HasPrefix(what, "port ") {
 				return fmt.Errorf("port from %q: %w", what, err)

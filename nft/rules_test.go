@@ -56,6 +56,14 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 	}
 	regular := Chain{Name: "regular", Comment: randomComment(r)}
 	nat := Chain{Name: "nat", Hook: Hook{"nat", "prerouting", -100}}
+	// nft(8) lists the protocols before a masquerade to ports of a map.
+	outs := []Set{
+		{Name: "out4", Key: Type{IPv4Addr, InetService}, Value: Type{InetService}, Timeout: r.IntN(2) == 0},
+		{Name: "out6", Key: Type{IPv6Addr, InetService}, Value: Type{InetService}},
+		{Name: "link4", Key: Type{IfName, IPv4Addr, InetService}, Value: Type{IPv4Addr, InetService}},
+		{Name: "link6", Key: Type{IfName, IPv6Addr, InetService}, Value: Type{IPv6Addr, InetService}, Timeout: r.IntN(2) == 0},
+	}
+	t.Sets = append(t.Sets, outs...)
 	source := Chain{Name: "source", Hook: Hook{"nat", "postrouting", 100}}
 	filter := Chain{Name: "guard", Hook: Hook{"filter", "forward", int32(r.IntN(700) - 350)}}
 	// CheckName knows "nat" and "source" as good names.
@@ -63,6 +71,7 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		match := randomMatches(r, sets, lists)
 		nat.Rules = keep(nat.Rules, t, append(match, randomDNAT(r, maps, lists)))
 		source.Rules = keep(source.Rules, t, append(match, randomMasquerade(r)...))
+		source.Rules = keep(source.Rules, t, append(match, randomSNAT(r)))
 		filter.Rules = keep(filter.Rules, t, append(match, []Stmt{Accept(), Drop(), Return(), Jump("regular")}[r.IntN(4)]))
 		regular.Rules = keep(regular.Rules, t, append(match, []Stmt{Accept(), Drop(), Return()}[r.IntN(2)]))
 	}
@@ -75,8 +84,17 @@ func randomMasquerade(r *rand.Rand) []Stmt {
 	last := first + 1 + r.IntN(65535-first)
 	return [][]Stmt{
 		{MasqueradeFullyRandom()},
+		{OverTCP(), OverIPv4(), MasqueradeTo("out4", IPSaddr, TCPSport)},
+		{OverUDP(), OverIPv6(), MasqueradeTo("out6", IP6Saddr, UDPSport)},
 		{[]Stmt{OverTCP(), OverUDP()}[r.IntN(2)], MasqueradeFullyRandomTo(uint16(first), uint16(last))},
-	}[r.IntN(2)]
+	}[r.IntN(4)]
+}
+
+func randomSNAT(r *rand.Rand) Stmt {
+	return []Stmt{
+		SNATv4("link4", OIFName, IPSaddr, UDPSport), SNATv4("link4", OIFName, IPDaddr, TCPDport),
+		SNATv6("link6", OIFName, IP6Saddr, TCPSport),
+	}[r.IntN(3)]
 }
 
 // keep appends the rule if it is valid.

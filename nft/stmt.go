@@ -158,6 +158,21 @@ func OverUDP() Stmt { return over{unix.IPPROTO_UDP} }
 
 type over struct{ l4proto byte }
 
+// OverIPv4 matches packets of IPv4: "meta nfproto ipv4".
+func OverIPv4() Stmt { return overFamily{unix.NFPROTO_IPV4} }
+
+// OverIPv6 matches packets of IPv6: "meta nfproto ipv6".
+func OverIPv6() Stmt { return overFamily{unix.NFPROTO_IPV6} }
+
+type overFamily struct{ nfproto byte }
+
+func (o overFamily) String() string {
+	if o.nfproto == unix.NFPROTO_IPV6 {
+		return "meta nfproto ipv6"
+	}
+	return "meta nfproto ipv4"
+}
+
 func (o over) String() string {
 	if o.l4proto == unix.IPPROTO_UDP {
 		return "meta l4proto udp"
@@ -167,27 +182,48 @@ func (o over) String() string {
 
 // DNATv4 gives IPv4 packets the destination that the map holds for their fields, if any:
 // "dnat ip to tcp dport map @tcp4".
-func DNATv4(m string, fields ...Selector) Stmt { return dnat{m: m, fields: fields, addr: IPv4Addr} }
+func DNATv4(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv4Addr}
+}
 
 // DNATv6 is DNATv4 for IPv6 packets.
-func DNATv6(m string, fields ...Selector) Stmt { return dnat{m: m, fields: fields, addr: IPv6Addr} }
+func DNATv6(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv6Addr}
+}
 
-type dnat struct {
+// SNATv4 gives IPv4 packets the source that the map holds for their fields, if any:
+// "snat ip to ip saddr . udp sport map @udp4_host_out". If another flow has the reply tuple
+// already, the kernel drops the packet.
+func SNATv4(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv4Addr, source: true}
+}
+
+// SNATv6 is SNATv4 for IPv6 packets.
+func SNATv6(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv6Addr, source: true}
+}
+
+// translation gives packets another destination, or another source.
+type translation struct {
 	m      string
 	fields concatenation
 	addr   DataType
+	source bool
 }
 
-func (d dnat) String() string {
-	family := "ip"
+func (d translation) String() string {
+	verb, family := "dnat", "ip"
+	if d.source {
+		verb = "snat"
+	}
 	if d.addr == IPv6Addr {
 		family = "ip6"
 	}
-	return fmt.Sprintf("dnat %s to %s map @%s", family, d.fields, d.m)
+	return fmt.Sprintf("%s %s to %s map @%s", verb, family, d.fields, d.m)
 }
 
 // family is the protocol family of the packets that are translated.
-func (d dnat) family() byte {
+func (d translation) family() byte {
 	if d.addr == IPv6Addr {
 		return unix.NFPROTO_IPV6
 	}
@@ -195,7 +231,7 @@ func (d dnat) family() byte {
 }
 
 // valueType is the type of the value that the map must hold.
-func (d dnat) valueType() Type { return Type{d.addr, InetService} }
+func (d translation) valueType() Type { return Type{d.addr, InetService} }
 
 // MasqueradeFullyRandom gives the packet the address of the interface it leaves by as its
 // source, and a source port chosen at random, which a backend cannot foresee
@@ -230,6 +266,20 @@ func (m masquerade) validate() error {
 	}
 	return nil
 }
+
+// MasqueradeTo gives the packet the address of the interface it leaves by, and the source port
+// that the map holds for its fields, if any: "masquerade to :ip saddr . udp sport map
+// @udp4_out". If another flow has the reply tuple already, the kernel drops the packet. It
+// needs the protocols of its fields before it, as OverUDP and OverIPv4 in this order, because
+// nft(8) lists both.
+func MasqueradeTo(m string, fields ...Selector) Stmt { return masqueradeTo{m, fields} }
+
+type masqueradeTo struct {
+	m      string
+	fields concatenation
+}
+
+func (m masqueradeTo) String() string { return fmt.Sprintf("masquerade to :%s map @%s", m.fields, m.m) }
 
 // Accept ends the evaluation of the base chain.
 func Accept() Stmt { return verdict{"accept", expr.VerdictAccept, ""} }
@@ -267,6 +317,8 @@ const (
 	IP6Daddr
 	TCPDport
 	UDPDport
+	TCPSport
+	UDPSport
 	// MetaMark is the mark of the packet, and CTOriginalIPDaddr and CTOriginalIP6Daddr the
 	// address that the first packet of its flow was sent to.
 	MetaMark
@@ -298,6 +350,8 @@ var selectors = [...]struct {
 	// The destination port follows the source port: RFC 9293 section 3.1, RFC 768.
 	TCPDport: {"tcp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_TCP},
 	UDPDport: {"udp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_UDP},
+	TCPSport: {"tcp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_TCP},
+	UDPSport: {"udp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_UDP},
 	// A flow of the other family has no such address: the rule does not match its packets.
 	MetaMark:           {name: "meta mark", typ: Mark},
 	CTOriginalIPDaddr:  {name: "ct original ip daddr", typ: IPv4Addr},

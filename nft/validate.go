@@ -168,7 +168,7 @@ func (t Table) validateRule(r Rule, chains map[string]Chain) error {
 // terminal reports whether nft(8) takes no statement behind this one.
 func terminal(s Stmt) bool {
 	switch s.(type) {
-	case dnat, masquerade, verdict:
+	case translation, masquerade, masqueradeTo, verdict:
 		return true
 	}
 	return false
@@ -178,7 +178,8 @@ func terminal(s Stmt) bool {
 // nothing, and nft(8) does not load it.
 type protocols struct {
 	nfproto, l4proto byte
-	over             bool // the rule says the latter in a statement of its own
+	// family and over are whether the rule says which they are in statements of their own.
+	family, over bool
 }
 
 var errNoProtocol = errors.New("a port is translated only behind a match of tcp or udp")
@@ -196,11 +197,24 @@ func (p *protocols) add(s Stmt) error {
 			return fmt.Errorf("the rule says already which protocol it is about")
 		}
 		p.l4proto, p.over = s.l4proto, true
+	case overFamily:
+		if p.nfproto != 0 {
+			return fmt.Errorf("the rule says already which family it is about")
+		}
+		p.nfproto, p.family = s.nfproto, true
 	case masquerade:
 		if s.toPorts() && p.l4proto == 0 {
 			return errNoProtocol
 		}
-	case dnat:
+	case masqueradeTo:
+		var fields protocols
+		if err := fields.addFields(s.fields...); err != nil {
+			return err
+		}
+		if !p.family || !p.over || fields.nfproto != p.nfproto || fields.l4proto != p.l4proto {
+			return fmt.Errorf("the rule must say first which protocols its fields are of")
+		}
+	case translation:
 		if err := p.addFields(s.fields...); err != nil {
 			return err
 		}
@@ -224,6 +238,9 @@ func (p *protocols) addFields(fields ...Selector) error {
 		if d.l4proto != 0 && p.over {
 			return fmt.Errorf("%s says which protocol it is about, and nft(8) says it once", f)
 		}
+		if d.nfproto != 0 && p.family {
+			return fmt.Errorf("%s says which family it is about, and nft(8) says it once", f)
+		}
 		p.nfproto, p.l4proto = max(p.nfproto, d.nfproto), max(p.l4proto, d.l4proto)
 	}
 	return nil
@@ -240,8 +257,10 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 		}
 	case in:
 		return t.validateLookup(s.set, s.fields, nil)
-	case dnat:
+	case translation:
 		return t.validateLookup(s.m, s.fields, s.valueType())
+	case masqueradeTo:
+		return t.validateLookup(s.m, s.fields, Type{InetService})
 	case markFrom:
 		return t.validateLookup(s.m, s.fields, Type{Mark})
 	case masquerade:

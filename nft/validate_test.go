@@ -96,6 +96,14 @@ func TestValidateRefuses(t *testing.T) {
 		{"protocol said twice", rule(OverTCP(), In("ports", TCPDport)), "nft(8) says it once"},
 		{"protocol of a field", rule(In("ports", TCPDport), OverTCP()), "the rule says already"},
 		{"two protocols", rule(OverTCP(), OverUDP(), Drop()), "the rule says already"},
+		{"masquerade to a map of any family", rule(OverTCP(), MasqueradeTo("udp4_out", IPSaddr, TCPSport)), "the rule must say first which protocols its fields are of"},
+		{"masquerade to a map of any protocol", rule(OverIPv4(), MasqueradeTo("udp4_out", IPSaddr, TCPSport)), "the rule must say first which protocols its fields are of"},
+		{"masquerade to a map of another protocol", rule(OverUDP(), OverIPv4(), MasqueradeTo("udp4_out", IPSaddr, TCPSport)), "the rule must say first which protocols its fields are of"},
+		{"masquerade to a map of addresses", rule(OverTCP(), OverIPv4(), MasqueradeTo("tcp4_host", IPSaddr, TCPSport)), `it needs a value of type "inet_service"`},
+		{"two families", rule(OverIPv4(), OverIPv6()), "the rule says already which family it is about"},
+		{"family said twice", rule(OverIPv4(), Within(IPSaddr, v4)), "ip saddr says which family it is about, and nft(8) says it once"},
+		{"prefix of a name", rule(Within(OIFName, v6)), "it lacks a selector or a prefix"},
+		{"snat of the other family", rule(Within(IP6Saddr, v6), SNATv4("tcp4", TCPDport)), "the rule matches packets of the other family"},
 		{"behind dnat", rule(DNATv4("tcp4", TCPDport), Return()), "nothing behind it would be run"},
 		{"two families", rule(Within(IPSaddr, v4), Within(IP6Daddr, v6)), "no packet has both ip6 daddr and an earlier field"},
 		{"two transports", rule(In("ports", TCPDport), In("ports", UDPDport)), "no packet has both udp dport and an earlier field"},
@@ -120,6 +128,7 @@ func TestValidateRefuses(t *testing.T) {
 }
 
 func TestChangeValidateRefuses(t *testing.T) {
+	port := netip.AddrPortFrom(netip.Addr{}, 80)
 	web, web6 := netip.MustParseAddrPort("172.17.0.2:80"), netip.MustParseAddrPort("[fd00::2]:80")
 	host, host6 := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:80")
 	mapped := netip.MustParseAddrPort("[::ffff:192.0.2.1]:80")
@@ -162,6 +171,17 @@ func TestChangeValidateRefuses(t *testing.T) {
 		{"host in an address set", Element{Set: "leases4", Key: AddrPortKey(host)}, "the key is no ipv4_addr"},
 		{"address in a host set", Element{Set: "hosts4", Key: AddrKey(host.Addr())}, "the key is no ipv4_addr . inet_service"},
 		{"name in an address set", Element{Set: "leases6", Key: InterfaceKey("lo")}, "the key is no ipv6_addr"},
+		{"link in a host map", Element{Set: "udp4_out", Key: LinkKey("lan0", host), Value: port}, "the key is no ipv4_addr . inet_service"},
+		{"host in a link map", Element{Set: "udp4_link_out", Key: AddrPortKey(host), Value: web}, "the key is no ifname . ipv4_addr . inet_service"},
+		{"link of the other family", Element{Set: "udp4_link_out", Key: LinkKey("lan0", host6), Value: web}, "the key is no ifname"},
+		{"mapped link", Element{Set: "tcp6_link_out", Key: LinkKey("lan0", mapped), Value: web6}, "the key is no ifname"},
+		{"bad name of a link", Element{Set: "udp4_link_out", Key: LinkKey("a/b", host), Value: web}, "the key is no ifname"},
+		{"link without an address", Element{Set: "udp4_link_out", Key: LinkKey("lan0", netip.AddrPort{}), Value: web}, "the key is no ifname"},
+		{"address in a map of ports", Element{Set: "udp4_out", Key: AddrPortKey(host), Value: web}, "the value is no inet_service"},
+		{"no port", Element{Set: "udp4_out", Key: AddrPortKey(host)}, "the value is no inet_service"},
+		{"port in a map of addresses", Element{Set: "tcp4", Key: PortKey(1), Value: port}, "the value is no ipv4_addr . inet_service"},
+		{"port of a set", Element{Set: "ports", Key: PortKey(1), Value: port}, "a set has no values"},
+		{"mark in a map of ports", Element{Set: "udp4_out", Key: AddrPortKey(host), Value: port, Mark: 1}, "the value is no inet_service"},
 		{"address in a set of names", Element{Set: "links", Key: AddrKey(host6.Addr())}, "the key is no ifname"},
 		{"bad name", Element{Set: "links", Key: InterfaceKey("eth*")}, "the key is no ifname"},
 		{"value of a set of names", Element{Set: "links", Key: InterfaceKey("lo"), Value: web}, "a set has no values"},
