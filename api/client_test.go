@@ -124,6 +124,15 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{fmt.Errorf("publish udp 80: %w", &nat.HeldError{
 			Want: nat.Mapping{Proto: nat.UDP}, Address: netip.MustParseAddrPort("0.0.0.0:80"), Inode: 4711, UID: 33, PID: 812, Command: "nginx",
 		}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish udp 4789: %w", &nat.HeldError{
+			Want: nat.Mapping{Proto: nat.UDP}, Address: netip.MustParseAddrPort("0.0.0.0:4789"), Inode: 4711, Kernel: true, Purpose: "vxlan interface vx0",
+		}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish tcp 40000: %w", &nat.HeldError{
+			Want: nat.Mapping{Proto: nat.TCP}, Address: netip.MustParseAddrPort("192.0.2.1:40000"), Peer: netip.MustParseAddrPort("192.0.2.2:80"), Ended: true, Ephemeral: true,
+		}), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish udp 53: %w", &nat.HeldError{
+			Want: nat.Mapping{Proto: nat.UDP}, Address: netip.MustParseAddrPort("127.0.0.53:53"), Inode: 4711, UID: 33, Free: netip.MustParseAddr("192.0.2.1"),
+		}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{&nat.PortSpecError{Spec: "4503/tcp/udp"}, []error{nat.ErrInvalid}, 422, CodeInvalid},
 		{fmt.Errorf("publish tcp 0: %w", nat.ErrExhausted), []error{nat.ErrExhausted}, 409, CodeExhausted},
 		{&nat.OwnedError{Table: "nftnat", PID: 812}, []error{nat.ErrOwned}, 409, CodeOwned},

@@ -54,8 +54,8 @@ type Problem struct {
 	Want *Mapping `json:"want,omitempty"`
 	// Taken is what is in use, if Code is CodeConflict and it is not a frontend.
 	Taken *Taken `json:"taken,omitempty"`
-	// Held is the socket in the way, if Code is CodeConflict and another process holds the
-	// port.
+	// Held is the socket in the way, if Code is CodeConflict and another process, or the kernel,
+	// holds the port.
 	Held *Held `json:"held,omitempty"`
 }
 
@@ -67,18 +67,30 @@ type Taken struct {
 	Holder string `json:"holder"`
 }
 
-// Held is the socket of another process that holds a port: an [nat.HeldError].
+// Held is the socket of another process, or of the kernel, that holds a port: an [nat.HeldError].
 type Held struct {
-	// Proto is "tcp" or "udp", and Address what the socket is bound to.
+	// Proto is "tcp" or "udp", Address what the socket is bound to, and Peer what it is
+	// connected to, if it is.
 	Proto   string `json:"proto"`
 	Address string `json:"address"`
+	Peer    string `json:"peer,omitempty"`
 	// Inode is that of the socket; links "socket:[INODE]" in /proc/PID/fd show which processes
-	// have it. UID is the user who made it.
+	// have it. Zero: none has it any more. UID is the user who made it.
 	Inode uint32 `json:"inode"`
 	UID   uint32 `json:"uid"`
 	// PID and Command are of a process that has the socket. Absent: the server may not look.
 	PID     int    `json:"pid,omitempty"`
 	Command string `json:"command,omitempty"`
+	// Kernel is true if the kernel itself has the socket, and Purpose what for, as far as it is
+	// known; a guess begins with "perhaps".
+	Kernel  bool   `json:"kernel,omitempty"`
+	Purpose string `json:"purpose,omitempty"`
+	// Ended is true for a connection that ended less than a minute ago, and Ephemeral for a
+	// port that the kernel gave to a client: it is soon free again.
+	Ended     bool `json:"ended,omitempty"`
+	Ephemeral bool `json:"ephemeral,omitempty"`
+	// Free is an address of this host where the port is free, if it is that of resolvers, 53.
+	Free string `json:"free,omitempty"`
 }
 
 // Error returns the detail.
@@ -109,8 +121,12 @@ func (p *Problem) conflict() error {
 		proto, protoErr := nat.ParseProto(h.Proto)
 		at, addrErr := netip.ParseAddrPort(h.Address)
 		if protoErr == nil && addrErr == nil {
+			// Those that are absent, or wrong, stay zero.
+			peer, _ := netip.ParseAddrPort(h.Peer)
+			free, _ := netip.ParseAddr(h.Free)
 			return &nat.HeldError{
-				Want: nat.Mapping{Proto: proto}, Address: at, Inode: h.Inode, UID: h.UID, PID: h.PID, Command: h.Command,
+				Want: nat.Mapping{Proto: proto}, Address: at, Peer: peer, Inode: h.Inode, UID: h.UID, PID: h.PID, Command: h.Command,
+				Kernel: h.Kernel, Purpose: h.Purpose, Ended: h.Ended, Ephemeral: h.Ephemeral, Free: free,
 			}
 		}
 	}
@@ -195,10 +211,17 @@ func problemOf(err error) *Problem {
 	if errors.As(err, &taken) {
 		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}
 	}
-	if errors.As(err, &held) && held.Inode != 0 {
+	if errors.As(err, &held) && held.Address.IsValid() {
 		p.Held = &Held{
 			Proto: held.Want.Proto.String(), Address: held.Address.String(),
 			Inode: held.Inode, UID: held.UID, PID: held.PID, Command: held.Command,
+			Kernel: held.Kernel, Purpose: held.Purpose, Ended: held.Ended, Ephemeral: held.Ephemeral,
+		}
+		if held.Peer.IsValid() {
+			p.Held.Peer = held.Peer.String()
+		}
+		if held.Free.IsValid() {
+			p.Held.Free = held.Free.String()
 		}
 	}
 	return p

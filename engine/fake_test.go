@@ -323,6 +323,9 @@ func (h *fakeHost) Overlap(n nat.Network) (string, error) {
 
 func (h *fakeHost) Interfaces() ([]hostnet.Interface, error) { return h.interfaces, nil }
 
+// Addresses are none.
+func (h *fakeHost) Addresses(bool) ([]netip.Addr, error) { return nil, nil }
+
 func (h *fakeHost) Close() {}
 
 // drop deletes the element whose text begins so, as another process would.

@@ -18,6 +18,7 @@ type host interface {
 	Lookup(netip.Addr) (hostnet.Route, error)
 	Overlap(nat.Network) (string, error)
 	Interfaces() ([]hostnet.Interface, error)
+	Addresses(six bool) ([]netip.Addr, error)
 	Close()
 }
 

@@ -216,7 +216,7 @@ func TestProxiedPortOfClients(t *testing.T) {
 		add := fmt.Sprintf("add %s %d 172.30.0.2:80", network, client.local().Port())
 		r := s.run(t, add)
 		require.Equal(t, 3, r.Code, r.Stderr)
-		require.Contains(t, r.Stderr, fmt.Sprintf(": %s %s is held by %s\n", network, client.local(), myself(t)))
+		require.Contains(t, r.Stderr, fmt.Sprintf(": %s %s is held by %s as a client of 172.30.0.2:80: try again\n", network, client.local(), myself(t)))
 		require.NoError(t, client.conn.Close())
 		if network == "udp" {
 			s.succeed(t, add)
@@ -225,7 +225,7 @@ func TestProxiedPortOfClients(t *testing.T) {
 		await(t, "TIME_WAIT", func() bool {
 			r = s.run(t, add)
 			require.Equal(t, 3, r.Code, r.Stderr)
-			return strings.HasSuffix(r.Stderr, fmt.Sprintf(": tcp %s is held by a connection that ended less than a minute ago\n", client.local()))
+			return strings.HasSuffix(r.Stderr, fmt.Sprintf(": tcp %s is held by a connection with 172.30.0.2:80 that ended less than a minute ago: try again\n", client.local()))
 		})
 	}
 }

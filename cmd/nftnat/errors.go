@@ -104,17 +104,15 @@ func exitStatus(err error) int {
 
 // nameHolder is the text of an error. Where a daemon knows of a held port only which socket
 // holds it, because it may not look into other processes, the text names the process if this
-// command may.
-func nameHolder(err error) string {
+// command may. netNS is the path of the namespace in which the command works, if it was given.
+func nameHolder(netNS string, err error) string {
 	text := err.Error()
 	var held *nat.HeldError
 	if !errors.As(err, &held) || held.PID != 0 {
 		return text
 	}
 	named := *held
-	if named.PID, named.Command = engine.ProcessOf(held.Inode); named.PID == 0 {
-		return text
-	}
+	_ = engine.NameHolder(netNS, &named) // the text then says what is known
 	return strings.Replace(text, held.Error(), named.Error(), 1)
 }
 

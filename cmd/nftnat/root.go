@@ -52,9 +52,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if !errors.As(err, new(shownError)) {
 		// One line, whatever the error holds.
-		fmt.Fprintf(stderr, "nftnat: %s%s\n", printable.Line(nameHolder(err)), hint(cmd, err))
+		fmt.Fprintf(stderr, "nftnat: %s%s\n", printable.Line(nameHolder(workplace(cmd), err)), hint(cmd, err))
 	}
 	return exitStatus(err)
+}
+
+// workplace is the path of the network namespace that was given to a command; empty: none was.
+func workplace(cmd *cobra.Command) string {
+	flag := cmd.Flag("netns")
+	if flag == nil {
+		return ""
+	}
+	g := global{netns: flag.Value.String()}
+	return g.namespacePath()
 }
 
 // verb is a command of the first level: its name, how it is made, and its group in the help;

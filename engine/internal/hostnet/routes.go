@@ -161,6 +161,41 @@ func (r *Routes) Interfaces() ([]Interface, error) {
 	return is, nil
 }
 
+// Addresses returns the global addresses of a family that this host has, except on loopback:
+// those of the interface of the default route first.
+func (r *Routes) Addresses(six bool) ([]netip.Addr, error) {
+	family := netlink.FAMILY_V4
+	if six {
+		family = netlink.FAMILY_V6
+	}
+	list, err := r.handle.AddrList(nil, family)
+	if isFatal(err) {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	routes, err := r.handle.RouteList(nil, family)
+	if isFatal(err) {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	uplinks := map[int]bool{}
+	for _, route := range routes {
+		if dst, ok := prefixOf(route.Dst); !ok || dst.Bits() == 0 {
+			uplinks[route.LinkIndex] = true
+		}
+	}
+	var first, others []netip.Addr
+	for _, a := range list {
+		p, ok := prefixOf(a.IPNet)
+		switch {
+		case !ok || a.Scope != unix.RT_SCOPE_UNIVERSE || p.Addr().IsLoopback():
+		case uplinks[a.LinkIndex]:
+			first = append(first, p.Addr())
+		default:
+			others = append(others, p.Addr())
+		}
+	}
+	return append(first, others...), nil
+}
+
 // linkName is for messages: an interface that was deleted meanwhile has a number.
 func (r *Routes) linkName(index int) string {
 	link, err := r.handle.LinkByIndex(index)

@@ -6,7 +6,6 @@ package hostnet
 import (
 	"errors"
 	"io/fs"
-	"net"
 	"net/netip"
 	"testing"
 
@@ -98,22 +97,6 @@ func TestRouteCache(t *testing.T) {
 	_, err := c.Lookup(netip.MustParseAddr("172.30.0.2"))
 	require.NoError(t, err)
 	require.Equal(t, before, asked)
-}
-
-// The socket of a listener is found, one of another port is not.
-func TestFindSocket(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	at := netip.MustParseAddrPort(l.Addr().String())
-	s, err := FindSocket(&Namespace{}, nat.TCP, func(a netip.AddrPort) bool { return a == at })
-	require.NoError(t, err)
-	require.Equal(t, at, s.Addr)
-	require.NotZero(t, s.Inode)
-	require.False(t, s.Ended)
-	s, err = FindSocket(&Namespace{}, nat.UDP, func(a netip.AddrPort) bool { return a == at })
-	require.NoError(t, err)
-	require.Zero(t, s)
 }
 
 func TestRouteKindString(t *testing.T) {

@@ -5,6 +5,7 @@ package hostnet
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -13,21 +14,22 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Socket is a TCP or UDP socket of some process.
+// Socket is a TCP or UDP socket of some process, or of the kernel.
 type Socket struct {
-	Addr       netip.AddrPort // what it is bound to
-	Inode, UID uint32         // UID is the user who made it
+	Addr netip.AddrPort // what it is bound to
+	// Peer is what it is connected to. Zero: nothing.
+	Peer       netip.AddrPort
+	Inode, UID uint32 // UID is the user who made it
 	// Ended is whether it belongs to an ended connection (TIME_WAIT, RFC 9293 section
 	// 3.6.1), and so to no process.
 	Ended bool
 }
 
-// FindSocket finds a socket whose address blocks a port. It prefers one without a peer. The
-// zero Socket means that there is none.
-func FindSocket(ns *Namespace, proto nat.Proto, blocks func(netip.AddrPort) bool) (found Socket, err error) {
+// SocketsAt returns the sockets that have a port at any address.
+func SocketsAt(ns *Namespace, proto nat.Proto, port uint16) (found []Socket, err error) {
 	diag, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return Socket{}, err
+		return nil, err
 	}
 	defer diag.Close()
 	list := diag.SocketDiagTCP
@@ -36,30 +38,41 @@ func FindSocket(ns *Namespace, proto nat.Proto, blocks func(netip.AddrPort) bool
 	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := list(family)
-		if err != nil && !errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
-			return Socket{}, err
+		if isFatal(err) && !errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
+			return nil, err
 		}
 		for _, s := range sockets {
 			addr, ok := netip.AddrFromSlice(s.ID.Source)
-			at := netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort)
-			if !ok || !blocks(at) {
+			if !ok || s.ID.SourcePort != port {
 				continue
 			}
-			// The kernel gives clients their ports without SO_REUSEADDR, and so they too
-			// keep others from these ports.
-			found = Socket{at, s.INode, s.UID, s.State == tcpTimeWait}
-			if s.State == tcpListen || s.State == tcpClose {
-				return found, nil
+			at := Socket{Addr: netip.AddrPortFrom(addr.Unmap(), port), Inode: s.INode, UID: s.UID, Ended: s.State == tcpTimeWait}
+			if peer, ok := netip.AddrFromSlice(s.ID.Destination); ok && s.ID.DestinationPort != 0 {
+				at.Peer = netip.AddrPortFrom(peer.Unmap(), s.ID.DestinationPort)
 			}
+			found = append(found, at)
 		}
 	}
 	return found, nil
 }
 
-// TCP states of include/net/tcp_states.h. A UDP socket without a peer is in TCP_CLOSE,
-// and so is a TCP socket that was bound and does not listen.
-const (
-	tcpTimeWait = 6
-	tcpClose    = 7
-	tcpListen   = 10
-)
+// tcpTimeWait is a state of include/net/tcp_states.h.
+const tcpTimeWait = 6
+
+// GivesToClients reports whether a port is one that the kernel chooses for clients
+// (Documentation/networking/ip-sysctl.rst, ip_local_port_range).
+func (s Sysctls) GivesToClients(port uint16) (bool, error) {
+	var text string
+	err := s.Do(func() (err error) {
+		text, err = s.Read("net/ipv4/ip_local_port_range")
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	var r PortRange
+	if _, err := fmt.Sscan(text, &r.First, &r.Last); err != nil {
+		return false, fmt.Errorf("read sysctl: ip_local_port_range: %w", err)
+	}
+	return r.First <= port && port <= r.Last, nil
+}

@@ -1,0 +1,152 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hostnet
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// The socket of a listener is found, one of another protocol is not; one of a connection has
+// a peer.
+func TestSocketsAt(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	at := netip.MustParseAddrPort(l.Addr().String())
+	found, err := SocketsAt(&Namespace{}, nat.TCP, at.Port())
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, at, found[0].Addr)
+	require.NotZero(t, found[0].Inode)
+	require.False(t, found[0].Ended)
+	require.False(t, found[0].Peer.IsValid())
+	found, err = SocketsAt(&Namespace{}, nat.UDP, at.Port())
+	require.NoError(t, err)
+	require.Empty(t, found)
+
+	c, err := net.Dial("tcp4", at.String())
+	require.NoError(t, err)
+	defer func() { _ = c.Close() }()
+	client := netip.MustParseAddrPort(c.LocalAddr().String())
+	found, err = SocketsAt(&Namespace{}, nat.TCP, client.Port())
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, at, found[0].Peer)
+	pid, command, none := FindProcess(found[0].Inode)
+	require.Equal(t, os.Getpid(), pid)
+	require.NotEmpty(t, command)
+	require.False(t, none)
+
+	for port, want := range map[uint16]bool{client.Port(): true, 80: false} {
+		gives, err := Sysctls{Namespace: &Namespace{}}.GivesToClients(port)
+		require.NoError(t, err)
+		require.Equal(t, want, gives)
+	}
+	_, err = Sysctls{Namespace: &Namespace{}, Root: t.TempDir()}.GivesToClients(80)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// An interface tells that the kernel has a port only if it is up, and for the families and
+// addresses of its socket.
+func TestTunnelOf(t *testing.T) {
+	up := func(name string) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Name: name, Flags: net.FlagUp, NetNsID: -1}
+	}
+	down, away := up("down"), up("away")
+	down.Flags, away.NetNsID = 0, 0
+	bound := &netlink.Vxlan{LinkAttrs: up("vx4"), Port: 4792, SrcAddr: net.IPv4(192, 0, 2, 1)}
+	links := []netlink.Link{
+		&netlink.Device{LinkAttrs: up("eth0")},
+		&netlink.Vxlan{LinkAttrs: down, Port: 4789}, &netlink.Vxlan{LinkAttrs: away, Port: 4789},
+		&netlink.Vxlan{LinkAttrs: up("vx0"), Port: 4790}, &netlink.Vxlan{LinkAttrs: up("vx1"), Port: 4791, FlowBased: true},
+		bound, &netlink.Vxlan{LinkAttrs: up("vx6"), Port: 4793, Group: net.ParseIP("ff05::1")},
+		&netlink.Geneve{LinkAttrs: up("gen0"), Dport: 6081, Remote: net.IPv4(192, 0, 2, 2)},
+		&netlink.BareUDP{LinkAttrs: up("bare0"), Port: 6635},
+	}
+	for at, want := range map[string]string{
+		"0.0.0.0:4789": "", "0.0.0.0:4790": "vxlan interface vx0", "[::]:4790": "",
+		"0.0.0.0:4791": "vxlan interface vx1", "[::]:4791": "vxlan interface vx1",
+		"0.0.0.0:4792": "vxlan interface vx4", "192.0.2.1:4792": "vxlan interface vx4", "192.0.2.9:4792": "",
+		"[::]:4793": "vxlan interface vx6", "0.0.0.0:4793": "",
+		"0.0.0.0:6081": "geneve interface gen0", "[::]:6081": "", "[::]:6635": "bareudp interface bare0",
+	} {
+		name, certain := tunnelOf(links, netip.MustParseAddrPort(at))
+		require.Equal(t, want, name, at)
+		require.Equal(t, want != "", certain, at)
+	}
+	links = append(links, &netlink.Wireguard{LinkAttrs: up("wg0")}, &netlink.Wireguard{LinkAttrs: up("wg1")})
+	name, certain := tunnelOf(links, netip.MustParseAddrPort("0.0.0.0:51820"))
+	require.Equal(t, "perhaps wireguard interface wg0 or wireguard interface wg1", name)
+	require.False(t, certain)
+	name, _ = tunnelOf(links, netip.MustParseAddrPort("192.0.2.1:51820"))
+	require.Empty(t, name)
+}
+
+// The kernel's socket has an inode and a user, as one of a process.
+func TestTunnelAt(t *testing.T) {
+	ns := labtest.NewNS(t, "tunnel")
+	labtest.Exec(t, ns, "ip", "link", "add", "vx0", "type", "vxlan", "dstport", "4789", "external")
+	labtest.Exec(t, ns, "ip", "link", "set", "vx0", "up")
+	opened, err := OpenNamespace(ns.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, opened.Close()) }()
+	found, err := SocketsAt(opened, nat.UDP, 4789)
+	require.NoError(t, err)
+	require.Len(t, found, 2)
+	for _, s := range found {
+		require.NotZero(t, s.Inode)
+		name, certain, err := TunnelAt(opened, s.Addr)
+		require.NoError(t, err)
+		require.Equal(t, "vxlan interface vx0", name)
+		require.True(t, certain)
+		pid, _, none := FindProcess(s.Inode)
+		require.Zero(t, pid)
+		_, err = os.Readlink("/proc/1/exe") // some machines keep it even from root
+		require.Equal(t, seesAll("/proc") && err == nil, none)
+	}
+}
+
+// A search is whole if no files are hidden from it, and finds sockets that only one thread or
+// an io_uring has.
+func TestSearch(t *testing.T) {
+	root := t.TempDir()
+	fd := func(path, to string) {
+		path = filepath.Join(root, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.Symlink(to, path))
+	}
+	fd("7/fd/3", "socket:[1]")
+	fd("8/fd/3", "/dev/null")
+	fd("8/task/8/fd/3", "/dev/null")
+	fd("8/task/9/fd/3", "socket:[2]")
+	fd("8/task/9/fd/4", "anon_inode:[io_uring]")
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "8/task/9/fdinfo"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "8/task/9/fdinfo/4"), []byte("UserFiles:\t1\n    0: socket:[3]\n"), 0o644))
+	for _, c := range []struct {
+		socket   string
+		thorough bool
+		want     int
+	}{{"socket:[1]", false, 7}, {"socket:[2]", false, 0}, {"socket:[2]", true, 8}, {"socket:[3]", true, 8}, {"socket:[4]", true, 0}} {
+		s := search{root: root, socket: c.socket}
+		require.Equal(t, c.want, s.run(c.thorough), c.socket)
+		require.True(t, s.whole)
+	}
+	fd("9/fd/3/4", "/dev/null") // what cannot be read as a link
+	s := search{root: root, socket: "socket:[4]"}
+	require.Zero(t, s.run(false))
+	require.False(t, s.whole)
+	require.False(t, seesAll(root))
+	_, _, none := FindProcess(0)
+	require.False(t, none)
+}
