@@ -234,8 +234,10 @@ func (e *core) closeKernelSockets() error {
 	return errors.Join(append(errs, e.hairpins.Close())...)
 }
 
-// Close ends the engine. The table stays, and its mappings work. Closing again returns
-// ErrClosed.
+// Close ends the engine. The table stays, and its mappings work. If the engine owned the
+// table, it is recreated as one that nobody owns, in one transaction, so that nft(8) can save
+// and load it; the engine's Store gets the new mark. If that fails, the log says so. Closing
+// again returns ErrClosed.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -243,8 +245,19 @@ func (e *Engine) Close() error {
 	if c.closed && !c.suspended {
 		return nat.ErrClosed
 	}
-	c.end()
+	c.closeForGood(func() {})
 	return c.disconnect()
+}
+
+// closeForGood ends the engine, calls drain, and releases the table unless another process
+// has it.
+func (e *core) closeForGood(drain func()) {
+	lent := e.suspended
+	e.end()
+	drain()
+	if !lent && !e.opts.ReadOnly {
+		e.release()
+	}
 }
 
 // end closes for good.

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/internal/nattest"
@@ -60,12 +62,18 @@ func TestTableIsOwned(t *testing.T) {
 	requireConsistent(t, b, e)
 }
 
-// An engine that ends leaves an orphan, and the next has it, the very same.
+// kill closes the socket of the table, as the kernel does for an engine that is killed.
+func kill(tb testing.TB, e *Engine) {
+	tb.Helper()
+	require.NoError(tb, e.core.table.Kernel().Close())
+}
+
+// An engine that is killed leaves an orphan, and the next has it, the very same.
 func TestOrphanIsClaimed(t *testing.T) {
 	e, b := openOwner(t)
 	publishAll(t, b, e)
 	want, owned, handle := publishedBy(e), b.kernel.Dump(), b.table(t).Handle
-	require.NoError(t, e.Close())
+	kill(t, e)
 	require.Equal(t, nft.TablePersist, b.table(t).Flags)
 	next := b.open(t)
 	require.Equal(t, want, publishedBy(next))
@@ -73,6 +81,51 @@ func TestOrphanIsClaimed(t *testing.T) {
 	require.Equal(t, handle, b.table(t).Handle)
 	require.Equal(t, Status{Present: true, Owned: true}, statusOf(t, next))
 	requireConsistent(t, b, next)
+}
+
+// An engine that ends leaves a table without flags, which every nft(8) can list and load, with
+// the same contents; the next engine owns it again. One that has lent the table leaves it.
+func TestTableIsReleased(t *testing.T) {
+	e, b := openOwner(t)
+	b.store = &memoryStore{}
+	require.NoError(t, e.Close())
+	e = b.open(t)
+	publishAll(t, b, e)
+	lease := nattest.Mapping(t, "82->172.30.0.2:82")
+	lease.Expires = b.clock.Now().Add(time.Hour)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, lease)
+	require.NoError(t, err)
+	b.clock.advance(10 * time.Minute)
+	want, err := e.Mappings(t.Context())
+	require.NoError(t, err)
+	owned := b.kernel.Dump()
+	for _, end := range []func(*Engine) error{(*Engine).Close, func(e *Engine) error { return e.Shutdown(t.Context()) }} {
+		require.NoError(t, end(e))
+		require.Zero(t, b.table(t).Flags)
+		require.Equal(t, apart(owned), apart(b.kernel.Dump()))
+		require.Equal(t, e.core.stored.markOf(b.table(t).Handle), b.store.record.Table, "it is the one that was stored")
+		e = b.open(t)
+		have, err := e.Mappings(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, have, "with their ends")
+		require.Equal(t, owned, b.kernel.Dump())
+	}
+	_, err = e.Suspend(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	require.Equal(t, nft.TablePersist, b.table(t).Flags)
+}
+
+// A release that fails is logged, and the engine ends all the same.
+func TestReleaseFails(t *testing.T) {
+	for _, call := range []string{"Table", "Elements", "Restore"} {
+		e, b := openOwner(t)
+		publishAll(t, b, e)
+		b.kernel.FailNext(call, unix.ENOBUFS)
+		require.NoError(t, e.Close())
+		require.Equal(t, nft.TablePersist, b.table(t).Flags, call)
+		require.NotEmpty(t, publishedBy(b.open(t)))
+	}
 }
 
 // A table changes from one that others can change to one that they cannot, and back, as
@@ -118,7 +171,7 @@ func TestOwnedBySomebodyElse(t *testing.T) {
 	e, b := openOwner(t)
 	publishAll(t, b, e)
 	want := publishedBy(e)
-	require.NoError(t, e.Close())
+	kill(t, e)
 	other := b.kernel.Conn()
 	require.NoError(t, other.Claim(DefaultTable, 0))
 	_, err := b.tryOpen(Options{NoSysctl: true})
@@ -138,11 +191,10 @@ func TestTableAsFound(t *testing.T) {
 		owning bool
 		texts  []string
 		during nft.TableFlags
-		after  nft.TableFlags
 	}{
-		"none":   {during: 0, after: 0},
+		"none":   {during: 0},
 		"plain":  {texts: []string{"80->172.30.0.2:80"}},
-		"orphan": {owning: true, texts: []string{"80->172.30.0.2:80"}, during: nft.TableOwned, after: nft.TablePersist},
+		"orphan": {owning: true, texts: []string{"80->172.30.0.2:80"}, during: nft.TableOwned},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newTestbed()
@@ -150,7 +202,7 @@ func TestTableAsFound(t *testing.T) {
 			if prepare.texts != nil {
 				e := b.open(t)
 				publish(t, e, prepare.texts...)
-				require.NoError(t, e.Close())
+				kill(t, e)
 			}
 			b.owning = true
 			e := b.openWith(t, Options{NoSysctl: true, AsFound: true})
@@ -159,7 +211,7 @@ func TestTableAsFound(t *testing.T) {
 			require.Equal(t, Status{Present: true, Owned: prepare.during != 0}, statusOf(t, e))
 			requireConsistent(t, b, e)
 			require.NoError(t, e.Close())
-			require.Equal(t, prepare.after, b.table(t).Flags)
+			require.Zero(t, b.table(t).Flags)
 		})
 	}
 }
@@ -225,13 +277,13 @@ func TestTableAsFoundLater(t *testing.T) {
 		b.owning = true
 		other := b.open(t)
 		publish(t, other, "80->172.30.0.2:80")
-		require.NoError(t, other.Close())
+		kill(t, other)
 		handle := b.table(t).Handle
 
 		publish(t, e, "81->172.30.0.2:81")
 		require.Equal(t, nft.TableOwned, b.table(t).Flags, "NoOwner is %v", noOwner)
 		require.Equal(t, handle, b.table(t).Handle)
 		require.NoError(t, e.Close())
-		require.Equal(t, nft.TablePersist, b.table(t).Flags)
+		require.Zero(t, b.table(t).Flags)
 	}
 }

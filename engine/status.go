@@ -127,7 +127,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 
 // Shutdown closes the engine after the connections of the proxies have ended or the context
 // is done. Meanwhile proxies refuse new connections, and other methods wait. Mappings that
-// netfilter serves work throughout.
+// netfilter serves work throughout. The table stays as after Close.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -135,8 +135,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	if c.closed && !c.suspended {
 		return nat.ErrClosed
 	}
-	c.end()
-	c.holder.Shutdown(ctx)
+	c.closeForGood(func() { c.holder.Shutdown(ctx) })
 	return c.disconnect()
 }
 

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/nftnat/nftnat/nat"
@@ -71,5 +72,45 @@ func (e *core) saveFound() {
 	}
 	if err := e.save(e.state()); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
+	}
+}
+
+// release leaves a table that this engine owned as one that nobody owns. If the process is
+// killed before the Store has the new mark, any table of the namespace counts as the one that
+// was stored, as in keepThrough.
+func (e *core) release() {
+	if !e.table.Known() || !e.table.Owned() {
+		return
+	}
+	e.opts.Trace("release")
+	if err := e.resync(context.Background()); err != nil {
+		e.warnNotReleased(err)
+		return
+	}
+	e.storeMark(e.stored.anyMark())
+	released, err := e.table.Release()
+	if err != nil {
+		e.warnNotReleased(err)
+	}
+	if released {
+		e.log.Debug("table was released", "table", e.opts.Table)
+	}
+	if mark, err := e.tableMark(); err == nil {
+		e.storeMark(mark)
+	}
+}
+
+func (e *core) warnNotReleased(err error) {
+	e.log.Warn("table stays as that of an owner; some versions of nft cannot load what they list of it",
+		"table", e.opts.Table, "error", err)
+}
+
+// storeMark stores the present state as that of the table with the mark.
+func (e *core) storeMark(mark string) {
+	if e.opts.Store == nil || !e.stored.reconciled {
+		return
+	}
+	if err := e.opts.Store.Save(nat.StoredState{State: e.state(), Table: mark}); err != nil {
+		e.log.Warn("state could not be stored for a reboot", "error", err)
 	}
 }

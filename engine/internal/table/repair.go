@@ -37,11 +37,9 @@ func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, before func()) error {
 	repaired := t.repair(c, func() (nft.Change, error) { return ch, deletable(ch.Delete, elements) })
 	if !repaired {
-		// Elements that expire now would get their whole time-out again.
-		elements = slices.DeleteFunc(elements, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
 		before()
 		// Elements of the guards may be missing: add all or none.
-		if err := t.kernel.Replace(t.Rules, elements, ch.Generation); err != nil {
+		if err := t.kernel.Replace(t.Rules, keepTime(elements), ch.Generation); err != nil {
 			return err
 		}
 		t.readHandle()
@@ -52,6 +50,36 @@ func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, befor
 	}
 	t.noteRepair()
 	return nil
+}
+
+// Release recreates a table that this process owns as one without flags, with the same
+// elements. After its owner has ended, a table with the flag persist could not be loaded from
+// what nft(8) before 1.1.0 lists, and flags cannot be changed in place. It reports whether it
+// did: not if the table has no owner, or another one.
+func (t *Table) Release() (released bool, err error) {
+	if !t.present || t.Rules.Flags == 0 {
+		return false, nil
+	}
+	info, err := t.kernel.Table(t.Rules.Name)
+	if err != nil || !info.Mine {
+		return false, err
+	}
+	es, _, err := t.readElements()
+	if err != nil {
+		return false, err
+	}
+	rules := t.Rules
+	rules.Flags = 0
+	if err := t.kernel.Restore(rules, keepTime(es), info.Handle); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// keepTime returns the elements without those that expire now, which would get their whole
+// time-out again.
+func keepTime(es []nft.Element) []nft.Element {
+	return slices.DeleteFunc(es, func(el nft.Element) bool { return el.Timeout != 0 && el.Expires == 0 })
 }
 
 // Accept records that the loaded table is as it should be.
