@@ -487,3 +487,36 @@ func TestUndoCreateOfADeletedTable(t *testing.T) {
 	publish(t, e, "81->172.30.0.2:81")
 	requireConsistent(t, b, e)
 }
+
+// A process that is killed while it releases its table leaves the old table or the new one,
+// and the next engine takes either for the one that was stored: what a command without the
+// daemon removes then stays removed.
+func TestReleaseKilled(t *testing.T) {
+	for _, released := range []bool{false, true} {
+		b := newTestbed()
+		b.store, b.owning = &memoryStore{}, true
+		e := b.open(t)
+		publish(t, e, "80->172.30.0.2:80")
+		publish(t, e, "81->172.30.0.2:81")
+		saves := 0
+		b.store.hook = func(op string) error {
+			if saves++; saves == 2 {
+				return errors.New("killed")
+			}
+			return nil
+		}
+		if !released {
+			b.kernel.FailNext("Restore", errors.New("killed"))
+		}
+		require.NoError(t, e.Close())
+		b.store.hook = nil
+		require.Equal(t, released, b.table(t).Flags == 0)
+		require.Equal(t, e.core.stored.anyMark(), b.store.record.Table)
+
+		direct := b.openDirect(t)
+		_, err := direct.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:81")}})
+		require.NoError(t, err)
+		require.NoError(t, direct.Close())
+		require.Equal(t, []string{"80->172.30.0.2:80"}, publishedBy(b.open(t)))
+	}
+}
