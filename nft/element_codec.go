@@ -108,43 +108,67 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 	case portKey:
 		b = appendPort(b, k.port, false)
 	case addrPortKey:
-		b = appendPort(appendAddr(b, k.addr), k.port, true)
+		b = appendPort(appendAddr(b, k.addr()), k.port, true)
 	case linkKey:
-		var name [unix.IFNAMSIZ]byte
-		copy(name[:], k.addr.Zone())
-		b = appendPort(appendAddr(append(b, name[:]...), k.linkAddr()), k.port, true)
+		b = appendPort(appendAddr(append(b, k.bytes[:]...), k.linkAddr()), k.port, true)
 	case pairKey:
-		b = appendAddr(appendAddr(b, k.addr), k.addr)
+		b = appendAddr(appendAddr(b, k.addr()), k.addr())
 	case segmentKey:
-		link, p, _ := k.Segment()
-		b = appendSegment(b, link, p.Addr())
-	case addrKey, interfaceKey, prefixKey, startKey, endKey:
-		b = appendAddr(b, k.addr)
+		b = k.appendSegment(b, k.second.Value().Addr())
+	case interfaceKey:
+		b = append(b, k.bytes[:]...)
 	case markKey:
 		mark, _ := k.Mark()
 		b = binary.NativeEndian.AppendUint32(b, mark)
+	case addrKey, prefixKey, startKey, endKey:
+		b = appendAddr(b, k.addr())
+	case familyServiceKey:
+		b = append(b, k.nfproto(), 0, 0, 0, k.l4proto, 0, 0, 0)
+		b = appendPort(b, k.port, true)
+	case serviceKey:
+		b = k.appendService(b)
+	case calledKey:
+		b = appendAddr(k.appendService(b), k.second.Value().Addr())
+	case clientsKey:
+		b = appendAddr(appendPort(appendAddr(b, k.addr()), k.port, true), k.second.Value().Addr())
 	case noKey: // has not passed check
 	}
 	b = nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
-	if k.kind != pairKey && k.kind != segmentKey {
+	if k.kind != pairKey && k.kind != segmentKey && k.kind != clientsKey {
 		return b
 	}
 	b, at = nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
 	b, value = nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
-	if p, ok := k.Pair(); ok {
-		b = appendAddr(appendAddr(b, lastAddr(p)), lastAddr(p))
-	} else {
-		link, p, _ := k.Segment()
-		b = appendSegment(b, link, lastAddr(p))
+	switch k.kind {
+	case clientsKey:
+		b = appendPort(appendAddr(b, lastAddr(k.frontends())), k.port, true)
+		b = appendAddr(b, lastAddr(k.second.Value()))
+	case segmentKey:
+		b = k.appendSegment(b, lastAddr(k.second.Value()))
+	default:
+		pair, _ := k.Pair()
+		last := lastAddr(pair)
+		b = appendAddr(appendAddr(b, last), last)
 	}
 	return nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
 }
 
 // appendSegment appends one end of a segment: the name of its link twice, and an address.
-func appendSegment(b []byte, link string, a netip.Addr) []byte {
-	var name [unix.IFNAMSIZ]byte
-	copy(name[:], link)
-	return appendAddr(append(append(b, name[:]...), name[:]...), a)
+func (k *Key) appendSegment(b []byte, a netip.Addr) []byte {
+	return appendAddr(append(append(b, k.bytes[:]...), k.bytes[:]...), a)
+}
+
+// appendService appends protocol, address and port, each in registers of its own.
+func (k *Key) appendService(b []byte) []byte {
+	return appendPort(appendAddr(append(b, k.l4proto, 0, 0, 0), k.addr()), k.port, true)
+}
+
+// nfproto is the number of the family of the key's address.
+func (k *Key) nfproto() byte {
+	if k.family == 4 {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_IPV6
 }
 
 func appendAddr(b []byte, a netip.Addr) []byte {
@@ -268,15 +292,63 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 	case addrKey, prefixKey, startKey, endKey:
 		addr, _ := netip.AddrFromSlice(key)
 		switch {
-		case kind == addrKey:
-			return AddrKey(addr), nil
 		case isEnd:
-			return Key{kind: endKey, addr: addr}, nil
+			kind = endKey
+		case kind != addrKey:
+			kind = startKey
 		}
-		return Key{kind: startKey, addr: addr}, nil
+		return keyOf(kind, addr, 0), nil
+	case familyServiceKey, serviceKey, calledKey:
+		return c.decodeService(kind, key)
+	case clientsKey:
+		return decodeClients(key, end)
 	case noKey:
 	}
 	return Key{}, fmt.Errorf("there are no keys of type %s", c.Key)
+}
+
+// decodeService reads a protocol and a port with an address, or with the family of any, and
+// behind them the address that was called, if the kind has one.
+func (c *Set) decodeService(kind keyKind, b []byte) (Key, error) {
+	if kind == familyServiceKey {
+		any := netip.IPv6Unspecified()
+		if b[0] == unix.NFPROTO_IPV4 {
+			any = netip.IPv4Unspecified()
+		} else if b[0] != unix.NFPROTO_IPV6 {
+			return Key{}, fmt.Errorf("protocol family %d is neither IPv4 nor IPv6", b[0])
+		}
+		return ServiceKey(b[4], netip.AddrPortFrom(any, binary.BigEndian.Uint16(b[8:]))), nil
+	}
+	size := dataTypes[c.Key[1]].size
+	at := decodeAddrPort(b[4 : 8+size])
+	k := ServiceKey(b[0], at)
+	if kind == calledKey {
+		called, _ := netip.AddrFromSlice(b[8+size:])
+		k = CalledKey(b[0], at, called)
+	}
+	if k.kind != kind {
+		return Key{}, fmt.Errorf("a key of %x is no %s", b, c.Key)
+	}
+	return k, nil
+}
+
+// decodeClients reads the range of one address or any, a port, and the clients of a prefix.
+func decodeClients(first, last []byte) (Key, error) {
+	if last == nil {
+		last = first
+	}
+	size := (len(first) - 4) / 2
+	if len(last) == len(first) {
+		front, back := decodeAddrPort(first[:size+4]), decodeAddrPort(last[:size+4])
+		at, ok := prefixOf(first[:size], last[:size])
+		clients, ok2 := prefixOf(first[size+4:], last[size+4:])
+		if ok && ok2 && front.Port() == back.Port() {
+			if k := ClientsKey(front, clients); k != (Key{}) && k.frontends() == at {
+				return k, nil
+			}
+		}
+	}
+	return Key{}, fmt.Errorf("the range from %x to %x is no port with a prefix", first, last)
 }
 
 // decodeInterface reads the name of an interface.

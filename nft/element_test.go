@@ -246,6 +246,8 @@ func TestKinds(t *testing.T) {
 		"port": PortKey(0), "addr": AddrKey(addr), "addrport": AddrPortKey(netip.AddrPortFrom(addr, 0)),
 		"interface": InterfaceKey("veth0"), "prefix": PrefixKey(prefix), "pair": PairKey(prefix),
 		"segment": SegmentKey("veth0", prefix), "none": {},
+		"service": ServiceKey(0, netip.AddrPortFrom(addr, 0)), "any": ServiceKey(0, netip.AddrPortFrom(netip.IPv4Unspecified(), 0)),
+		"called": CalledKey(0, netip.AddrPortFrom(addr, 0), addr), "clients": ClientsKey(netip.AddrPortFrom(addr, 0), prefix),
 	}
 	seen := map[Key]string{}
 	for kind, k := range keys {
@@ -267,6 +269,14 @@ func TestKinds(t *testing.T) {
 		require.Equal(t, kind == "interface", ok)
 		require.Equal(t, kind == "interface", name == "veth0")
 		require.Equal(t, kind == "addrport", k.AddrPort().Addr().IsValid())
+		_, _, ok = k.Service()
+		require.Equal(t, kind == "service" || kind == "any", ok)
+		_, _, called, ok := k.Called()
+		require.Equal(t, kind == "called", ok)
+		require.Equal(t, kind == "called", called == addr)
+		_, clients, ok := k.Clients()
+		require.Equal(t, kind == "clients", ok)
+		require.Equal(t, kind == "clients", clients == prefix)
 	}
 	// A table of 60,000 elements is held in memory.
 	require.Equal(t, uintptr(32), unsafe.Sizeof(Key{}))

@@ -76,7 +76,7 @@ func FuzzPrefixes(f *testing.F) {
 		all = c.appendMember(all, &Element{Key: PrefixKey(netip.MustParsePrefix(p)), Comment: p}, (*Set).appendElement)
 	}
 	f.Add(all)
-	f.Add(c.appendMember(nil, &Element{Key: Key{kind: startKey, addr: netip.IPv4Unspecified()}}, (*Set).appendElement))
+	f.Add(c.appendMember(nil, &Element{Key: keyOf(startKey, netip.IPv4Unspecified(), 0)}, (*Set).appendElement))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var es []Element
 		for list := (nlwire.Attrs{Data: b}); list.Next(); {

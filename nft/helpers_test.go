@@ -55,6 +55,13 @@ func sample() Table {
 			{Name: "marks6", Key: Type{IPv6Addr}, Value: Type{Mark}},
 			{Name: "segments4", Key: Type{IfName, IfName, IPv4Addr}, Interval: true},
 			{Name: "segments6", Key: Type{IfName, IfName, IPv6Addr}, Interval: true, Timeout: true},
+			{Name: "limited", Key: Type{NfProto, InetProto, InetService}, Timeout: true},
+			{Name: "limited4_host", Key: Type{InetProto, IPv4Addr, InetService}, Timeout: true},
+			{Name: "limited6_host", Key: Type{InetProto, IPv6Addr, InetService}},
+			{Name: "called4", Key: Type{InetProto, IPv4Addr, InetService, IPv4Addr}},
+			{Name: "called6", Key: Type{InetProto, IPv6Addr, InetService, IPv6Addr}, Timeout: true},
+			{Name: "tcp4_from", Key: Type{IPv4Addr, InetService, IPv4Addr}, Interval: true},
+			{Name: "tcp6_from", Key: Type{IPv6Addr, InetService, IPv6Addr}, Interval: true, Timeout: true},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -86,6 +93,15 @@ func sample() Table {
 			{Name: "filter-forward", Hook: Hook{"filter", "forward", PriorityFilter}, Rules: []Rule{
 				{CTStateEstablished(), Accept()},
 				{In("networks6", IP6Daddr), Drop()},
+			}},
+			{Name: "admit", Rules: []Rule{
+				{NotIn("tcp4_from", IPDaddr, TCPDport, IPSaddr), Drop()},
+				{NotIn("tcp6_from", IP6Daddr, TCPDport, IP6Saddr), Drop()},
+				{In("limited", NFProto, L4Proto, THDport), Return()},
+				{In("limited4_host", L4Proto, IPDaddr, THDport), Return()},
+				{In("limited6_host", L4Proto, IP6Daddr, THDport), Return()},
+				{In("called4", L4Proto, IPDaddr, THDport, CTOriginalIPDaddr), Return()},
+				{In("called6", L4Proto, IP6Daddr, THDport, CTOriginalIP6Daddr), Return()},
 			}},
 			{Name: "raw-prerouting", Hook: Hook{"filter", "prerouting", PriorityRaw}, Rules: []Rule{
 				{NotFromInterface("lo"), Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), Drop()},
@@ -163,6 +179,9 @@ func addrOf(r *rand.Rand, d DataType) netip.Addr {
 	return addr6(r)
 }
 
+// randomProto is mostly one that nft(8) has a name for.
+func randomProto(r *rand.Rand) uint8 { return []uint8{6, 17, 17, 200}[r.IntN(4)] }
+
 // randomElement is one that the collection can hold.
 func randomElement(r *rand.Rand, c Set) Element {
 	e := Element{Set: c.Name}
@@ -186,6 +205,18 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Key = MarkKey(r.Uint32())
 	case linkKey:
 		e.Key = LinkKey(randomInterface(r), netip.AddrPortFrom(addrOf(r, c.Key[1]), port))
+	case familyServiceKey:
+		e.Key = ServiceKey(randomProto(r), netip.AddrPortFrom([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[r.IntN(2)], port))
+	case serviceKey:
+		e.Key = ServiceKey(randomProto(r), netip.AddrPortFrom(addrOf(r, c.Key[1]), port))
+	case calledKey:
+		e.Key = CalledKey(randomProto(r), netip.AddrPortFrom(addrOf(r, c.Key[1]), port), addrOf(r, c.Key[1]))
+	case clientsKey:
+		front := addrOf(r, c.Key[0])
+		if r.IntN(2) == 0 {
+			front = netip.PrefixFrom(front, 0).Masked().Addr()
+		}
+		e.Key = ClientsKey(netip.AddrPortFrom(front, port), randomPrefix(r, c.Key[0]))
 	case noKey, startKey, endKey:
 		panic("no elements of type " + c.Key.String())
 	}

@@ -36,7 +36,8 @@ func (c *Set) appendMember(b []byte, e *Element, appendOne func(*Set, []byte, *E
 	}
 	b, at = nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
 	b = nlwire.AppendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-	return nlwire.CloseAttr(c.openElement(b, &Key{kind: endKey, addr: endAddr(p)}), at)
+	end := keyOf(endKey, endAddr(p), 0)
+	return nlwire.CloseAttr(c.openElement(b, &end), at)
 }
 
 // next reads the next element of a list that appendMember made: its one member, or the
@@ -67,7 +68,7 @@ func (c Set) decodeNext(e *Element, key, end []byte) error {
 		}
 	}
 	var err error
-	e.Key, err = joined(e.Key.addr, behind.Key.addr)
+	e.Key, err = joined(e.Key.addr(), behind.Key.addr())
 	return err
 }
 
@@ -91,7 +92,7 @@ func joined(first, end netip.Addr) (Key, error) {
 func (c Set) pair(es []Element) []Element {
 	slices.SortStableFunc(es, func(a, b Element) int {
 		// Of two at one address the end belongs to the range before.
-		return cmp.Or(a.Key.addr.Compare(b.Key.addr), -cmp.Compare(a.Key.kind, b.Key.kind))
+		return cmp.Or(a.Key.addr().Compare(b.Key.addr()), -cmp.Compare(a.Key.kind, b.Key.kind))
 	})
 	var ranges []Element
 	var open *Element
@@ -99,7 +100,7 @@ func (c Set) pair(es []Element) []Element {
 		ranges = append(ranges, Element{Set: c.Name, Foreign: fmt.Sprintf(format, args...)})
 	}
 	finish := func(end netip.Addr) {
-		key, err := joined(open.Key.addr, end)
+		key, err := joined(open.Key.addr(), end)
 		if err != nil {
 			addForeign("%s", err)
 		} else {
@@ -114,16 +115,16 @@ func (c Set) pair(es []Element) []Element {
 			ranges = append(ranges, *e)
 		case e.Key.kind == startKey:
 			if open != nil {
-				addForeign("the range from %s has no end before that from %s", open.Key.addr, e.Key.addr)
+				addForeign("the range from %s has no end before that from %s", open.Key.addr(), e.Key.addr())
 			}
 			open = e
 		case open != nil:
-			finish(e.Key.addr)
-		case c.Timeout || e.Key.addr.IsUnspecified():
+			finish(e.Key.addr())
+		case c.Timeout || e.Key.addr().IsUnspecified():
 			// The kernel lists the end of an expired element, but not the element; and
 			// nft(8) marks the lowest address as an end.
 		default:
-			addForeign("the range up to %s has no beginning", e.Key.addr)
+			addForeign("the range up to %s has no beginning", e.Key.addr())
 		}
 	}
 	if open != nil {

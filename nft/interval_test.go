@@ -19,7 +19,7 @@ func bounds(t *testing.T, c Set, places ...string) []Element {
 	t.Helper()
 	var es []Element
 	for _, s := range places {
-		e := Element{Set: c.Name, Key: Key{kind: startKey, addr: netip.MustParseAddr(s[1:])}}
+		e := Element{Set: c.Name, Key: keyOf(startKey, netip.MustParseAddr(s[1:]), 0)}
 		if s[0] == '-' {
 			e.Key.kind = endKey
 		} else {

@@ -58,6 +58,13 @@ func TestDrift(t *testing.T) {
 			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
 		}},
 		{"flush the table", `flush table inet nftnat`, []string{
+			"chain admit: rule 1 is not: ip daddr . tcp dport . ip saddr != @tcp4_from drop",
+			"chain admit: rule 2 is not: ip6 daddr . tcp dport . ip6 saddr != @tcp6_from drop",
+			"chain admit: rule 3 is not: meta nfproto . meta l4proto . th dport @limited return",
+			"chain admit: rule 4 is not: meta l4proto . ip daddr . th dport @limited4_host return",
+			"chain admit: rule 5 is not: meta l4proto . ip6 daddr . th dport @limited6_host return",
+			"chain admit: rule 6 is not: meta l4proto . ip daddr . th dport . ct original ip daddr @called4 return",
+			"chain admit: rule 7 is not: meta l4proto . ip6 daddr . th dport . ct original ip6 daddr @called6 return",
 			"chain filter-forward: rule 1 is not: ct state established,related accept",
 			"chain filter-forward: rule 2 is not: ip6 daddr @networks6 drop",
 			"chain hairpin: rule 1 is not: ct status dnat iifname . oifname . ip saddr @segments4 masquerade fully-random",

@@ -4,24 +4,59 @@
 package nft
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"unique"
 
 	"golang.org/x/sys/unix"
 )
 
 // Key is the key of an element. It is comparable. Its zero value is no key.
 type Key struct {
-	// addr holds an address, the first of a prefix, a mark as four bytes with the highest
-	// first, or the name of an interface as the kernel has it: 16 bytes. For a segment and a
-	// link it is of 16 bytes too, with the interface's name as its zone.
-	addr netip.Addr
-	port uint16
-	// length is the length of a prefix, which that of a segment is too.
+	// bytes holds an address, the first of a prefix, a mark as four bytes with the highest
+	// first, or the name of an interface as the kernel has it.
+	bytes [16]byte
+	// second is the other address of a calledKey, as a prefix, the prefix of a clientsKey or
+	// a segmentKey, or the address of a linkKey. The latter two have the name of an interface in
+	// bytes.
+	second unique.Handle[netip.Prefix]
+	port   uint16
+	// length is the length of a prefix.
 	length uint8
 	kind   keyKind
+	// family is that of the address in bytes: 4 or 6; zero: there is none.
+	family uint8
+	// l4proto is the number of the protocol of a serviceKey or calledKey.
+	l4proto uint8
+}
+
+// keyOf returns a key of an address; it is zero if the address has a zone.
+func keyOf(kind keyKind, a netip.Addr, port uint16) Key {
+	switch {
+	case a.Is4():
+		k := Key{kind: kind, port: port, family: 4}
+		v := a.As4()
+		copy(k.bytes[:], v[:])
+		return k
+	case a.Is6() && a.Zone() == "":
+		return Key{kind: kind, port: port, family: 6, bytes: a.As16()}
+	}
+	return Key{}
+}
+
+// addr returns the address in the key; zero: there is none.
+func (k *Key) addr() netip.Addr {
+	switch k.family {
+	case 4:
+		return netip.AddrFrom4([4]byte(k.bytes[:4]))
+	case 6:
+		return netip.AddrFrom16(k.bytes)
+	}
+	return netip.Addr{}
 }
 
 // keyKind says what a key is made of.
@@ -42,17 +77,22 @@ const (
 	// behind its last.
 	startKey
 	endKey
+	// familyServiceKey is a serviceKey of any address of the family.
+	familyServiceKey
+	serviceKey
+	calledKey
+	clientsKey
 )
 
 // PortKey is the key of a set whose type is inet_service.
 func PortKey(port uint16) Key { return Key{kind: portKey, port: port} }
 
 // AddrKey is the key of a set whose type is an address.
-func AddrKey(a netip.Addr) Key { return Key{kind: addrKey, addr: a} }
+func AddrKey(a netip.Addr) Key { return keyOf(addrKey, a, 0) }
 
 // AddrPortKey is the key of a set whose type is an address and an inet_service.
 func AddrPortKey(ap netip.AddrPort) Key {
-	return Key{kind: addrPortKey, addr: ap.Addr(), port: ap.Port()}
+	return keyOf(addrPortKey, ap.Addr(), ap.Port())
 }
 
 // InterfaceKey is the key of a set whose type is ifname. It is zero for a name that no
@@ -64,7 +104,7 @@ func InterfaceKey(name string) Key {
 	}
 	var b [unix.IFNAMSIZ]byte
 	copy(b[:], name)
-	return Key{kind: interfaceKey, addr: netip.AddrFrom16(b)}
+	return Key{kind: interfaceKey, bytes: b}
 }
 
 // LinkKey is the key of a set whose type is ifname, an address and an inet_service. It is zero
@@ -73,17 +113,19 @@ func LinkKey(name string, ap netip.AddrPort) Key {
 	if !interfaceName(name) || !ap.Addr().IsValid() {
 		return Key{}
 	}
-	return Key{kind: linkKey, addr: netip.AddrFrom16(ap.Addr().As16()).WithZone(name), port: ap.Port()}
+	k := Key{kind: linkKey, second: unique.Make(netip.PrefixFrom(ap.Addr(), ap.Addr().BitLen())), port: ap.Port()}
+	copy(k.bytes[:], name)
+	return k
 }
 
 // linkAddr is the address of a linkKey.
-func (k *Key) linkAddr() netip.Addr { return k.addr.WithZone("").Unmap() }
+func (k *Key) linkAddr() netip.Addr { return k.second.Value().Addr() }
 
 // MarkKey is the key of a set whose type is mark.
 func MarkKey(mark uint32) Key {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], mark)
-	return Key{kind: markKey, addr: netip.AddrFrom4(b)}
+	k := Key{kind: markKey}
+	binary.BigEndian.PutUint32(k.bytes[:], mark)
+	return k
 }
 
 // PrefixKey is the key of an interval set whose type is an address. It matches every address
@@ -118,15 +160,61 @@ func SegmentKey(link string, p netip.Prefix) Key {
 	if !interfaceName(link) || !p.IsValid() || p.Addr().Is4In6() {
 		return Key{}
 	}
-	p = p.Masked()
-	return Key{kind: segmentKey, addr: netip.AddrFrom16(p.Addr().As16()).WithZone(link), length: uint8(p.Bits())}
+	k := Key{kind: segmentKey, second: unique.Make(p.Masked())}
+	copy(k.bytes[:], link)
+	return k
 }
 
 func prefixed(kind keyKind, p netip.Prefix) Key {
 	if !p.IsValid() {
 		return Key{}
 	}
-	return Key{kind: kind, addr: p.Masked().Addr(), length: uint8(p.Bits())}
+	k := keyOf(kind, p.Masked().Addr(), 0)
+	if k != (Key{}) {
+		k.length = uint8(p.Bits())
+	}
+	return k
+}
+
+// ServiceKey is the key of a set whose type is an inet_proto, an address and an
+// inet_service. The unspecified address is that of a set whose type is a nf_proto, an
+// inet_proto and an inet_service, and stands for its family.
+func ServiceKey(l4proto uint8, ap netip.AddrPort) Key {
+	k := keyOf(serviceKey, ap.Addr(), ap.Port())
+	if k == (Key{}) {
+		return k
+	}
+	k.l4proto = l4proto
+	if ap.Addr().IsUnspecified() {
+		k.kind = familyServiceKey
+	}
+	return k
+}
+
+// CalledKey is the key of a set whose type is an inet_proto, an address, an inet_service and
+// the address that a client called. Both addresses are of one family.
+func CalledKey(l4proto uint8, ap netip.AddrPort, called netip.Addr) Key {
+	k, other := keyOf(calledKey, ap.Addr(), ap.Port()), keyOf(calledKey, called, 0)
+	if k == (Key{}) || k.family != other.family {
+		return Key{}
+	}
+	k.l4proto, k.second = l4proto, unique.Make(netip.PrefixFrom(called, called.BitLen()))
+	return k
+}
+
+// ClientsKey is the key of an interval set whose type is an address, an inet_service, and an
+// address of a client. The unspecified address matches any. Address and prefix are of one
+// family.
+//
+// Keys of one set must not overlap: the kernel refuses one that is within another
+// (unix.EEXIST).
+func ClientsKey(ap netip.AddrPort, clients netip.Prefix) Key {
+	k, other := keyOf(clientsKey, ap.Addr(), ap.Port()), prefixed(clientsKey, clients)
+	if k == (Key{}) || k.family != other.family {
+		return Key{}
+	}
+	k.second = unique.Make(clients.Masked())
+	return k
 }
 
 // AddrPort returns the address of an AddrPortKey or a LinkKey, which is zero for a PortKey,
@@ -138,7 +226,7 @@ func (k Key) AddrPort() netip.AddrPort {
 	if k.kind != portKey && k.kind != addrPortKey {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(k.addr, k.port)
+	return netip.AddrPortFrom(k.addr(), k.port)
 }
 
 // Addr returns the address of an AddrKey, and whether it is one.
@@ -146,19 +234,15 @@ func (k Key) Addr() (netip.Addr, bool) {
 	if k.kind != addrKey {
 		return netip.Addr{}, false
 	}
-	return k.addr, true
+	return k.addr(), true
 }
 
 // Interface returns the name of an InterfaceKey or a LinkKey, and whether it is one.
 func (k Key) Interface() (string, bool) {
-	if k.kind == linkKey {
-		return k.addr.Zone(), true
-	}
-	if k.kind != interfaceKey {
+	if k.kind != interfaceKey && k.kind != linkKey {
 		return "", false
 	}
-	b := k.addr.As16()
-	return unix.ByteSliceToString(b[:]), true
+	return unix.ByteSliceToString(k.bytes[:]), true
 }
 
 // Mark returns the mark of a MarkKey, and whether it is one.
@@ -166,8 +250,7 @@ func (k Key) Mark() (uint32, bool) {
 	if k.kind != markKey {
 		return 0, false
 	}
-	b := k.addr.As4()
-	return binary.BigEndian.Uint32(b[:]), true
+	return binary.BigEndian.Uint32(k.bytes[:]), true
 }
 
 // Prefix returns the prefix of a PrefixKey, and whether it is one.
@@ -181,20 +264,64 @@ func (k Key) Segment() (link string, p netip.Prefix, ok bool) {
 	if k.kind != segmentKey {
 		return "", netip.Prefix{}, false
 	}
-	return k.addr.Zone(), netip.PrefixFrom(k.addr.WithZone("").Unmap(), int(k.length)), true
+	return unix.ByteSliceToString(k.bytes[:]), k.second.Value(), true
 }
 
 func (k Key) prefix(kind keyKind) (netip.Prefix, bool) {
 	if k.kind != kind {
 		return netip.Prefix{}, false
 	}
-	return netip.PrefixFrom(k.addr, int(k.length)), true
+	return netip.PrefixFrom(k.addr(), int(k.length)), true
 }
 
-// Compare orders the keys of one map or set: by address, prefix length and port, or by name.
-// Segments are in the order of their addresses, those of one address in that of their links.
+// Service returns the protocol, address and port of a ServiceKey, and whether it is one.
+func (k Key) Service() (l4proto uint8, ap netip.AddrPort, ok bool) {
+	if k.kind != serviceKey && k.kind != familyServiceKey {
+		return 0, netip.AddrPort{}, false
+	}
+	return k.l4proto, netip.AddrPortFrom(k.addr(), k.port), true
+}
+
+// Called returns the protocol, the address and port, and the address that was called of a
+// CalledKey, and whether it is one.
+func (k Key) Called() (l4proto uint8, ap netip.AddrPort, called netip.Addr, ok bool) {
+	if k.kind != calledKey {
+		return 0, netip.AddrPort{}, netip.Addr{}, false
+	}
+	return k.l4proto, netip.AddrPortFrom(k.addr(), k.port), k.second.Value().Addr(), true
+}
+
+// Clients returns the address and port and the clients of a ClientsKey, and whether it is
+// one.
+func (k Key) Clients() (ap netip.AddrPort, clients netip.Prefix, ok bool) {
+	if k.kind != clientsKey {
+		return netip.AddrPort{}, netip.Prefix{}, false
+	}
+	return netip.AddrPortFrom(k.addr(), k.port), k.second.Value(), true
+}
+
+// Compare orders the keys of one map or set: by address, prefix length and port, or by name;
+// then by the other fields. Segments are in the order of their addresses, those of one address
+// in that of their links.
 func (k Key) Compare(o Key) int {
-	return cmp.Or(k.addr.Compare(o.addr), cmp.Compare(k.length, o.length), cmp.Compare(k.port, o.port))
+	if k.kind == segmentKey && o.kind == segmentKey {
+		a, b := k.second.Value(), o.second.Value()
+		return cmp.Or(a.Addr().Compare(b.Addr()), bytes.Compare(k.bytes[:], o.bytes[:]), cmp.Compare(a.Bits(), b.Bits()))
+	}
+	if c := cmp.Or(cmp.Compare(k.family, o.family), bytes.Compare(k.bytes[:], o.bytes[:]), cmp.Compare(k.length, o.length),
+		cmp.Compare(k.port, o.port), cmp.Compare(k.l4proto, o.l4proto)); c != 0 || k.second == o.second {
+		return c
+	}
+	a, b := k.otherPrefix(), o.otherPrefix()
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// otherPrefix is the second prefix of the key, if it has one.
+func (k *Key) otherPrefix() netip.Prefix {
+	if k.second == (unique.Handle[netip.Prefix]{}) {
+		return netip.Prefix{}
+	}
+	return k.second.Value()
 }
 
 // String returns the key as nft(8) spells it.
@@ -203,9 +330,10 @@ func (k Key) String() string {
 	case portKey:
 		return fmt.Sprint(k.port)
 	case addrPortKey:
-		return fmt.Sprintf("%s . %d", k.addr, k.port)
+		return fmt.Sprintf("%s . %d", k.addr(), k.port)
 	case linkKey:
-		return fmt.Sprintf(`"%s" . %s . %d`, k.addr.Zone(), k.linkAddr(), k.port)
+		name := unix.ByteSliceToString(k.bytes[:])
+		return fmt.Sprintf(`"%s" . %s . %d`, name, k.linkAddr(), k.port)
 	case interfaceKey:
 		name, _ := k.Interface()
 		return `"` + name + `"`
@@ -222,18 +350,47 @@ func (k Key) String() string {
 		mark, _ := k.Mark()
 		return markText(mark)
 	case addrKey, startKey, endKey:
-		return k.addr.String()
+		return k.addr().String()
+	case familyServiceKey:
+		return fmt.Sprintf("ipv%d . %s . %d", k.family, protoText(k.l4proto), k.port)
+	case serviceKey:
+		return fmt.Sprintf("%s . %s . %d", protoText(k.l4proto), k.addr(), k.port)
+	case calledKey:
+		return fmt.Sprintf("%s . %s . %d . %s", protoText(k.l4proto), k.addr(), k.port, k.second.Value().Addr())
+	case clientsKey:
+		return fmt.Sprintf("%s . %d . %s", prefixText(k.frontends()), k.port, prefixText(k.second.Value()))
 	case noKey:
 	}
 	return "invalid"
 }
 
-// prefixText spells a prefix as nft(8) lists it.
+// frontends is the prefix of the address of a clientsKey.
+func (k *Key) frontends() netip.Prefix {
+	a := k.addr()
+	if a.IsUnspecified() {
+		return netip.PrefixFrom(a, 0)
+	}
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+// prefixText spells a prefix as nft(8) does: that of one address without its length.
 func prefixText(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
 	}
 	return p.String()
+}
+
+// protoText spells a protocol as nft(8) does, of which it knows the names from a table of its
+// own.
+func protoText(l4proto uint8) string {
+	switch l4proto {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	}
+	return strconv.Itoa(int(l4proto))
 }
 
 // holds returns the kind of the keys of the map or set, or noKey.
@@ -246,6 +403,8 @@ func (c *Set) holds() keyKind {
 		return pairKey
 	case c.Interval && t.isSegment():
 		return segmentKey
+	case c.Interval && t.isClients():
+		return clientsKey
 	case c.Interval:
 		return noKey
 	case t.isPort():
@@ -260,21 +419,28 @@ func (c *Set) holds() keyKind {
 		return markKey
 	case t.isLink():
 		return linkKey
+	case t.isFamilyService():
+		return familyServiceKey
+	case t.isService():
+		return serviceKey
+	case t.isCalled():
+		return calledKey
 	}
 	return noKey
 }
 
 func (c *Set) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
-	switch {
-	case !ok || k.kind == portKey || k.kind == interfaceKey || k.kind == markKey:
-	case k.kind == segmentKey:
-		_, p, _ := k.Segment()
-		ok = fits(c.Key[2], p.Addr())
-	case k.kind == linkKey:
-		ok = fits(c.Key[1], k.linkAddr())
+	switch k.kind {
+	case portKey, interfaceKey, markKey, familyServiceKey:
+	case segmentKey:
+		ok = ok && fits(c.Key[2], k.second.Value().Addr())
+	case linkKey:
+		ok = ok && fits(c.Key[1], k.linkAddr())
+	case serviceKey, calledKey:
+		ok = ok && fits(c.Key[1], k.addr())
 	default:
-		ok = fits(c.Key[0], k.addr)
+		ok = ok && fits(c.Key[0], k.addr())
 	}
 	if !ok {
 		return fmt.Errorf("the key is no %s", c.Key)
@@ -303,6 +469,16 @@ func (t Type) isPair() bool { return len(t) == 2 && t[0].isAddr() && t[0] == t[1
 func (t Type) isSegment() bool {
 	return len(t) == 3 && t[0] == IfName && t[1] == IfName && t[2].isAddr()
 }
+
+func (t Type) isFamilyService() bool {
+	return len(t) == 3 && t[0] == NfProto && t[1] == InetProto && t[2] == InetService
+}
+
+func (t Type) isService() bool { return len(t) == 3 && t[0] == InetProto && t[1:].isAddrPort() }
+
+func (t Type) isCalled() bool { return len(t) == 4 && t[:3].isService() && t[3] == t[1] }
+
+func (t Type) isClients() bool { return len(t) == 3 && t[:2].isAddrPort() && t[2] == t[0] }
 
 // fits reports whether the address is one of the data type.
 func fits(d DataType, a netip.Addr) bool {

@@ -69,6 +69,12 @@ func (a *assembler) loadBytes(s Selector, size, word int) {
 	case OIFName:
 		a.emit(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register(word)})
 		return
+	case NFProto:
+		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(word)})
+		return
+	case L4Proto:
+		a.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(word)})
+		return
 	case MetaMark:
 		a.emit(&expr.Meta{Key: expr.MetaKeyMARK, Register: register(word)})
 		return

@@ -83,7 +83,7 @@ func (m *machine) step(e expr.Any) error {
 		case expr.MetaKeyOIFNAME:
 			return m.write(e.Register, unix.IFNAMSIZ, OIFName.String())
 		}
-		return m.write(e.Register, metaSize(e.Key), fmt.Sprintf("meta %d", e.Key))
+		return m.write(e.Register, metaSize(e.Key), metaName(e.Key))
 	case *expr.Fib:
 		return m.write(e.Register, 4, "fib")
 	case *expr.Ct:
@@ -147,6 +147,16 @@ func (m *machine) step(e expr.Any) error {
 	return nil
 }
 
+func metaName(k expr.MetaKey) string {
+	if k == expr.MetaKeyNFPROTO {
+		return NFProto.String()
+	}
+	if k == expr.MetaKeyL4PROTO {
+		return L4Proto.String()
+	}
+	return fmt.Sprintf("meta %d", k)
+}
+
 func metaSize(k expr.MetaKey) int {
 	switch k {
 	case expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME:
@@ -183,9 +193,9 @@ func (m *machine) compare(e *expr.Cmp) error {
 		return err
 	}
 	switch what {
-	case fmt.Sprintf("meta %d+0", expr.MetaKeyNFPROTO):
+	case NFProto.String() + "+0":
 		m.tests = append(m.tests, fmt.Sprint("nfproto ", e.Data[0]))
-	case fmt.Sprintf("meta %d+0", expr.MetaKeyL4PROTO):
+	case L4Proto.String() + "+0":
 		m.tests = append(m.tests, fmt.Sprint("l4proto ", e.Data[0]))
 	case IIFName.String() + "+0":
 		if len(e.Data) != unix.IFNAMSIZ {

@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 )
 
 // randomTable is a table that Validate accepts, with maps and sets of many types and
 // chains of random rules. Its chains have no side effects beyond the namespace.
 func randomTable(r *rand.Rand, name string, rules int) Table {
 	t := Table{Name: name}
-	fields := []Selector{IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, TCPDport, UDPDport, IIFName, OIFName}
+	fields := []Selector{IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, TCPDport, UDPDport, IIFName, OIFName, NFProto, L4Proto, THDport, CTOriginalIPDaddr, CTOriginalIP6Daddr}
 	// A map and a set for each of some lists of fields, named after their numbers.
 	lists := map[string][]Selector{}
 	for i := range 12 {
@@ -29,6 +30,9 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 			continue
 		}
 		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0, Timeout: r.IntN(2) == 0}
+		if slices.Contains(key, InetProto) || slices.Contains(key, NfProto) {
+			set.Interval = false // nft(8) would convert the byte order, which it has none of
+		}
 		t.Sets = append(t.Sets, set)
 		lists[set.Name] = list
 		m := Set{Name: fmt.Sprintf("map%d", i), Key: key, Value: Type{IPv4Addr, InetService}, Timeout: r.IntN(2) == 0}

@@ -82,6 +82,8 @@ const (
 	IPv6Addr
 	IfName
 	Mark
+	NfProto
+	InetProto
 )
 
 // Type is the type of a key or a value: one field, or several as a concatenation.
@@ -99,6 +101,8 @@ var dataTypes = [...]struct {
 	IPv6Addr:    {"ipv6_addr", 8, 16},
 	IfName:      {"ifname", 41, unix.IFNAMSIZ},
 	Mark:        {"mark", 19, 4},
+	NfProto:     {"nf_proto", 2, 1},
+	InetProto:   {"inet_proto", 12, 1},
 }
 
 // String returns the name of the data type in nft(8).

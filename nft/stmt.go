@@ -319,6 +319,13 @@ const (
 	UDPDport
 	TCPSport
 	UDPSport
+	// THDport is the destination port of a packet of any protocol.
+	THDport
+	// NFProto and L4Proto are the protocols of a packet. A rule with NFProto, L4Proto or THDport
+	// has no field of a certain protocol of that layer before it, and for the latter two none
+	// after it: nft(8) would list it otherwise.
+	NFProto
+	L4Proto
 	// MetaMark is the mark of the packet, and CTOriginalIPDaddr and CTOriginalIP6Daddr the
 	// address that the first packet of its flow was sent to.
 	MetaMark
@@ -332,7 +339,7 @@ const (
 
 // selectors holds, once for the whole package, where each field stands in the
 // packet, and what must be known of the packet before the field may be read there. Those
-// from MetaMark on do not stand in the packet.
+// from NFProto on do not stand in the packet.
 var selectors = [...]struct {
 	name   string
 	typ    DataType
@@ -352,6 +359,9 @@ var selectors = [...]struct {
 	UDPDport: {"udp dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, unix.IPPROTO_UDP},
 	TCPSport: {"tcp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_TCP},
 	UDPSport: {"udp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_UDP},
+	THDport:  {"th dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, 0},
+	NFProto:  {name: "meta nfproto", typ: NfProto},
+	L4Proto:  {name: "meta l4proto", typ: InetProto},
 	// A flow of the other family has no such address: the rule does not match its packets.
 	MetaMark:           {name: "meta mark", typ: Mark},
 	CTOriginalIPDaddr:  {name: "ct original ip daddr", typ: IPv4Addr},
@@ -369,7 +379,7 @@ func (s Selector) String() string {
 }
 
 // inPacket reports whether the field stands in the packet.
-func (s Selector) inPacket() bool { return s < MetaMark }
+func (s Selector) inPacket() bool { return s < NFProto }
 
 func (s Selector) valid() bool { return s != 0 && int(s) < len(selectors) }
 

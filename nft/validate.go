@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -180,6 +181,7 @@ type protocols struct {
 	nfproto, l4proto byte
 	// family and over are whether the rule says which they are in statements of their own.
 	family, over bool
+	anyL4        bool // the rule has fields of whichever protocol of that layer
 }
 
 var errNoProtocol = errors.New("a port is translated only behind a match of tcp or udp")
@@ -193,7 +195,7 @@ func (p *protocols) add(s Stmt) error {
 	case markFrom:
 		return p.addFields(s.fields...)
 	case over:
-		if p.l4proto != 0 {
+		if p.l4proto != 0 || p.anyL4 {
 			return fmt.Errorf("the rule says already which protocol it is about")
 		}
 		p.l4proto, p.over = s.l4proto, true
@@ -231,10 +233,21 @@ func (p *protocols) add(s Stmt) error {
 func (p *protocols) addFields(fields ...Selector) error {
 	for _, f := range fields {
 		d := selectors[f]
+		// The kernel needs no test for these, but nft(8) infers the family.
+		if f == CTOriginalIPDaddr {
+			d.nfproto = unix.NFPROTO_IPV4
+		} else if f == CTOriginalIP6Daddr {
+			d.nfproto = unix.NFPROTO_IPV6
+		}
 		if d.nfproto != 0 && p.nfproto != 0 && d.nfproto != p.nfproto ||
 			d.l4proto != 0 && p.l4proto != 0 && d.l4proto != p.l4proto {
 			return fmt.Errorf("no packet has both %s and an earlier field of the rule", f)
 		}
+		anyL4 := f == L4Proto || f == THDport
+		if anyL4 && p.l4proto != 0 || d.l4proto != 0 && p.anyL4 || f == NFProto && p.nfproto != 0 {
+			return fmt.Errorf("%s is not for a rule that says which protocol it is about", f)
+		}
+		p.anyL4 = p.anyL4 || anyL4
 		if d.l4proto != 0 && p.over {
 			return fmt.Errorf("%s says which protocol it is about, and nft(8) says it once", f)
 		}
@@ -254,6 +267,9 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 		}
 		if want := dataTypes[selectors[s.selector].typ].size * 8; s.prefix.Addr().BitLen() != want {
 			return fmt.Errorf("%s has %d bits, not %d", s.selector, want, s.prefix.Addr().BitLen())
+		}
+		if selectors[s.selector].base != expr.PayloadBaseNetworkHeader {
+			return fmt.Errorf("%s is not compared with a prefix", s.selector)
 		}
 	case in:
 		return t.validateLookup(s.set, s.fields, nil)

@@ -111,6 +111,9 @@ func (s *set) taken(k nft.Key) bool {
 	if r, ok := rangeOf(k); ok {
 		return slices.ContainsFunc(s.order, func(have nft.Key) bool { return r.touches(have) })
 	}
+	if _, _, ok := k.Clients(); ok {
+		return s.takenClients(k)
+	}
 	_, found := s.elements[k]
 	return found
 }
@@ -133,6 +136,19 @@ func rangeOf(k nft.Key) (r keyRange, ok bool) {
 func (r keyRange) touches(k nft.Key) bool {
 	have, _ := rangeOf(k)
 	return have.link == r.link && (have.prefix.Contains(r.prefix.Addr()) || have.prefix.Contains(last(r.prefix)))
+}
+
+// takenClients reports whether one key is within another. Prefixes that overlap are so.
+func (s *set) takenClients(k nft.Key) bool {
+	at, clients, _ := k.Clients()
+	for have := range s.elements {
+		other, p, _ := have.Clients()
+		front := at.Addr() == other.Addr() || at.Addr().IsUnspecified() || other.Addr().IsUnspecified()
+		if front && at.Port() == other.Port() && clients.Overlaps(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // last is the highest address of a prefix.
