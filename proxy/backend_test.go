@@ -8,6 +8,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -44,6 +45,44 @@ func TestSetBackendTCP(t *testing.T) {
 	require.Equal(t, next.String(), p.BackendAddr().String())
 	expectGreeting(t, dial(t, "tcp", p.FrontendAddr().String()), "two")
 	roundTrip(t, old, phrase)
+}
+
+// A client that waits for the old backend gets the new one, and one that waits for it when
+// the proxy is retired is reset.
+func TestLeaveBackend(t *testing.T) {
+	noLeak(t)
+	hole, err := Bind(mustTCP(t, "127.0.0.1:0"), nil) // drops every SYN
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, hole.Close()) })
+	g := newGroup(t, &GroupOptions{Loops: 2})
+	p, err := New(mustTCP(t, "127.0.0.1:0"), hole.Addr(), &Options{Group: g, DialTimeout: time.Hour})
+	serve(t, p, err)
+	var waiting []net.Conn
+	for range 16 {
+		c := dial(t, "tcp", p.FrontendAddr().String())
+		_, err := io.WriteString(c, phrase)
+		require.NoError(t, err)
+		waiting = append(waiting, c)
+	}
+	eventually(t, "dialing", func() bool { return p.Stats().Live == 16 })
+	require.NoError(t, p.SetBackend(tcpBackend(t, "127.0.0.1:0", echoTCP)))
+	for _, c := range waiting {
+		got := make([]byte, len(phrase))
+		_, err := io.ReadFull(c, got)
+		require.NoError(t, err)
+		require.Equal(t, phrase, string(got))
+	}
+	require.EqualValues(t, 16, p.Stats().Live)
+
+	require.NoError(t, p.SetBackend(hole.Addr()))
+	late := dial(t, "tcp", p.FrontendAddr().String())
+	eventually(t, "dialing", func() bool { return p.Stats().Live == 17 })
+	require.NoError(t, p.Retire())
+	_, err = late.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	roundTrip(t, waiting[0], phrase)
+	require.EqualValues(t, 16, p.Stats().Live)
+	require.EqualValues(t, 17, p.Stats().Total)
 }
 
 // A client that keeps its socket is served by the new backend from its next datagram

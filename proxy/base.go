@@ -65,6 +65,10 @@ type served interface {
 	// reset ends what has been taken so far and has a local address that matches,
 	// towards the client or the backend. The caller holds no turn.
 	reset(local match)
+	// leaveBackend ends what waits for the backend: dials, and the flows of UDP, whose
+	// sockets are connected to it. again: clients that wait are led to the present
+	// backend. The caller holds no turn.
+	leaveBackend(again bool)
 }
 
 // match is a condition on a local address. nil: each matches.
@@ -101,8 +105,8 @@ func (b *base) SetBackend(backend net.Addr) error {
 		return ErrClosed
 	}
 	b.target.Store(to)
-	if !b.tcp() && b.state != bound {
-		b.proto.reset(nil) // a flow's socket is connected to the old backend
+	if b.state != bound {
+		b.proto.leaveBackend(true)
 	}
 	return nil
 }
@@ -242,6 +246,7 @@ func (b *base) Retire() error {
 		return b.closeLocked()
 	}
 	if b.state == open {
+		b.proto.leaveBackend(false)
 		b.group.retire(b)
 		b.drainLocked()
 	}

@@ -41,7 +41,7 @@ type Proxy interface {
 
 	// Retire gives the port back at once and does not wait, but live TCP
 	// connections, and those in the queue, go on until they end. UDP flows
-	// end. The proxy then counts as a former one (Group.Former), and Close and
+	// end, and so do connections that the backend has not answered. The proxy then counts as a former one (Group.Former), and Close and
 	// Shutdown still end it; Close must follow if its group is its own.
 	// Another program that binds the port while connections live needs
 	// SO_REUSEADDR, as package net sets it. A proxy that was never opened is
@@ -65,7 +65,8 @@ type Proxy interface {
 	BackendAddr() net.Addr
 
 	// SetBackend changes that address. Connections keep the backend that they
-	// have; UDP flows begin again with the next datagram. ErrAddr: the address
+	// have; those that it has not answered get the new one. UDP flows begin again
+	// with the next datagram. ErrAddr: the address
 	// is not of the frontend's protocol; ErrClosed: the proxy is closed.
 	SetBackend(net.Addr) error
 

@@ -175,6 +175,26 @@ func (p *tcpProxy) reset(local match) {
 	}
 }
 
+// leaveBackend implements served.
+func (p *tcpProxy) leaveBackend(again bool) {
+	for i := range p.shards {
+		if s := p.shards[i].Load(); s != nil {
+			s.loop.with(func() { s.endDials(again) })
+		}
+	}
+}
+
+// endDials ends the dials, and dials once more for their clients or resets these.
+func (s *tcpShard) endDials(again bool) {
+	for n := s.dialing.front; n != nil; n = s.dialing.front {
+		if again {
+			n.item.redial()
+			continue
+		}
+		n.item.abort()
+	}
+}
+
 // abort resets the connections that the shard has.
 func (s *tcpShard) abort(local match) {
 	for _, l := range []*list[tcpConn]{&s.dialing, &s.recent, &s.conns} {

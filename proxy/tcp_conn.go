@@ -177,6 +177,17 @@ func (c *tcpConn) dialed(events uint32) bool {
 	return true
 }
 
+// redial makes the client one that was just accepted. Nothing has been read from it.
+func (c *tcpConn) redial() {
+	s := c.shard
+	c.closed = true
+	c.list().remove(&c.node)
+	s.loop.unwatch(c.side[client].fd)
+	s.loop.forget(c.side[backend].fd)
+	reset(c.side[backend].fd)
+	s.handOver(handed{fd: c.side[client].fd}) // to open a socket is the loop's
+}
+
 // isAt reports whether the local address of one side matches.
 func (c *tcpConn) isAt(local match) bool {
 	return local.socket(c.side[client].fd) || local.socket(c.side[backend].fd)

@@ -141,6 +141,9 @@ func (p *udpProxy) endFlows(local match) {
 // reset implements served.
 func (p *udpProxy) reset(local match) { p.home.with(func() { p.endFlows(local) }) }
 
+// leaveBackend implements served.
+func (p *udpProxy) leaveBackend(bool) { p.reset(nil) }
+
 // readTurn bounds the batches read from one socket in one turn.
 const readTurn = 4
 
