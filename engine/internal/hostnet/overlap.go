@@ -37,10 +37,10 @@ func (r *Routes) Overlap(n nat.Network) (string, error) {
 	if isFatal(err) {
 		return "", fmt.Errorf("list addresses: %w", err)
 	}
-	o := overlap{network: n, linkName: r.linkName, own: map[int]bool{}, local: map[netip.Addr]bool{}}
+	o := overlap{network: n, linkName: r.linkName, links: map[int]bool{}, local: map[netip.Addr]bool{}}
 	for _, a := range addrs {
 		if ip, _ := prefixOf(a.IPNet); ip.Addr() == n.Gateway {
-			o.own[a.LinkIndex] = true
+			o.links[a.LinkIndex] = true
 		}
 	}
 	if other := o.byAddresses(addrs); other != "" {
@@ -68,8 +68,8 @@ func isFatal(err error) bool { return err != nil && !errors.Is(err, netlink.ErrD
 // overlap looks for what has addresses of a network.
 type overlap struct {
 	network nat.Network
-	// own are the interfaces of the network, local the addresses of this host.
-	own      map[int]bool
+	// links are the interfaces of the network, local the addresses of this host.
+	links    map[int]bool
 	local    map[netip.Addr]bool
 	linkName func(index int) string
 }
@@ -79,7 +79,7 @@ func (o *overlap) byAddresses(addrs []netlink.Addr) string {
 	for _, a := range addrs {
 		ip, ok := prefixOf(a.IPNet)
 		o.local[ip.Addr()] = true
-		if ok && prefix.Contains(ip.Addr()) && !o.own[a.LinkIndex] {
+		if ok && prefix.Contains(ip.Addr()) && !o.links[a.LinkIndex] {
 			return fmt.Sprintf("the address %s of %s: choose another prefix, or give the network's own interface the address %s",
 				ip.Addr(), o.linkName(a.LinkIndex), o.network.Gateway)
 		}
@@ -116,7 +116,7 @@ func (o *overlap) byMain(routes []netlink.Route) string {
 		}
 		switch {
 		case dst.Bits() >= o.network.Prefix.Bits():
-			if isDirect(*route) && o.own[route.LinkIndex] || o.isFallback(route, routes) {
+			if isDirect(*route) && o.links[route.LinkIndex] || o.isFallback(route, routes) {
 				continue
 			}
 			return o.describe(route, "delete it, or choose another prefix")
@@ -151,10 +151,10 @@ func (o *overlap) isFallback(r *netlink.Route, routes []netlink.Route) bool {
 	}
 	to, _ := prefixOf(r.Dst)
 	for i := range routes {
-		own := &routes[i]
-		dst, ok := prefixOf(own.Dst)
-		if ok && dst == to && own.Table == r.Table && own.Type == unix.RTN_UNICAST && isDirect(*own) &&
-			o.own[own.LinkIndex] && own.Priority < r.Priority {
+		other := &routes[i]
+		dst, ok := prefixOf(other.Dst)
+		if ok && dst == to && other.Table == r.Table && other.Type == unix.RTN_UNICAST && isDirect(*other) &&
+			o.links[other.LinkIndex] && other.Priority < r.Priority {
 			return true
 		}
 	}
@@ -203,7 +203,7 @@ func (o *overlap) claim(rule *netlink.Rule, routes []netlink.Route) (found *netl
 		if !ok || route.Table != rule.Table || dst.Bits() <= rule.SuppressPrefixlen || !dst.Overlaps(prefix) {
 			continue
 		}
-		mine := isDirect(*route) && o.own[route.LinkIndex] || route.Type == unix.RTN_LOCAL && dst.IsSingleIP() && o.local[dst.Addr()]
+		mine := isDirect(*route) && o.links[route.LinkIndex] || route.Type == unix.RTN_LOCAL && dst.IsSingleIP() && o.local[dst.Addr()]
 		switch {
 		case dst.Bits() > prefix.Bits():
 			if isClaim(route) && !mine {
