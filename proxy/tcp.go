@@ -187,11 +187,15 @@ func (p *tcpProxy) leaveBackend(again bool) {
 // endDials ends the dials, and dials once more for their clients or resets these.
 func (s *tcpShard) endDials(again bool) {
 	for n := s.dialing.front; n != nil; n = s.dialing.front {
-		if again {
-			n.item.redial()
-			continue
+		switch c := n.item; {
+		case c.answered():
+			s.dialing.remove(n)
+			s.established(c) // the event that says so is under way
+		case again:
+			c.redial()
+		default:
+			c.abort()
 		}
-		n.item.abort()
 	}
 }
 

@@ -177,6 +177,12 @@ func (c *tcpConn) dialed(events uint32) bool {
 	return true
 }
 
+// answered reports whether the backend has accepted the connection.
+func (c *tcpConn) answered() bool {
+	_, err := unix.Getpeername(c.side[backend].fd)
+	return err == nil
+}
+
 // redial makes the client one that was just accepted. Nothing has been read from it.
 func (c *tcpConn) redial() {
 	s := c.shard
