@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -93,10 +94,14 @@ func (l *published) frontendAddrs() map[netip.Addr]int {
 	return hosts
 }
 
-// endDeparted ends the flows to published ports of addresses that are gone.
+// endDeparted ends the flows to published ports of addresses that are gone, and those of
+// their proxies.
 func (e *core) endDeparted(gone []netip.Addr) error {
-	if len(gone) == 0 || e.mappings.Len() == 0 {
+	if len(gone) == 0 {
 		return nil
+	}
+	for _, a := range gone {
+		e.holder.ResetAddr(a)
 	}
 	return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return slices.Contains(gone, a) })
 }
@@ -120,20 +125,13 @@ func (e *core) endArrived(came []netip.Addr) error {
 	return d.Stale(nat.UDP, &live, &e.mappings)
 }
 
-// absentWarnings returns a line for each address of frontends that the host does not have.
-func (e *core) absentWarnings() (lines []string) {
-	for a, n := range e.frontendAddrs() {
-		if r, err := e.host.Lookup(a); err == nil && r.Kind != hostnet.Local {
-			lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(n)))
-		}
-	}
-	slices.Sort(lines)
-	return lines
-}
-
-func waiting(ports int) string {
-	if ports == 1 {
-		return "1 published port waits for it"
-	}
-	return fmt.Sprintf("%d published ports wait for it", ports)
+// absent returns the addresses of frontends that the host does not have, with the number of
+// ports on each. One that cannot be looked up is left out.
+func (e *core) absent() map[netip.Addr]int {
+	hosts := e.frontendAddrs()
+	maps.DeleteFunc(hosts, func(a netip.Addr, _ int) bool {
+		local, err := e.isLocal(a)
+		return local || err != nil
+	})
+	return hosts
 }

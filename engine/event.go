@@ -14,8 +14,8 @@ import (
 )
 
 // EventCounts are how many ports have been published, unpublished by callers, and unpublished
-// because they expired.
-type EventCounts struct{ Published, Unpublished, Expired int }
+// because they expired. Host are the events of the host.
+type EventCounts struct{ Published, Unpublished, Expired, Host int }
 
 // events passes events on to readers, and counts ports.
 type events struct {
@@ -39,6 +39,7 @@ func (e *core) send(kind nat.EventKind, ms ...nat.Mapping) {
 // sendHost logs that the host has changed and what the engine did about it, and sends an event.
 func (e *core) sendHost(message string) {
 	e.log.Info(message)
+	e.events.counts.Host++
 	e.events.Send(nat.Event{Kind: nat.EventHost, Time: e.now(), Message: message})
 }
 

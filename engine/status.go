@@ -36,6 +36,8 @@ type Status struct {
 	// Proxies is the number of userland proxies. Unserved is the number of ports without
 	// the proxy that they should have, because they could not be bound; see [Engine.Run].
 	Proxies, Unserved int
+	// Absent is the number of ports whose frontend's address is not one of this host's.
+	Absent int
 	// Connections and Flows are the TCP connections and UDP flows of the proxies now,
 	// including connections to ports that are not published any more.
 	Connections, Flows int64
@@ -121,7 +123,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	s.Tracked, s.TrackedMax, errs[0] = c.flows.Count()
 	s.Forwarding4, s.Forwarding6, errs[1] = c.forwarding.State()
 	s.MissingFeatures, errs[2] = c.missingFeatures()
-	s.Warnings = c.warnings()
+	absent := c.absent()
+	for _, n := range absent {
+		s.Absent += n
+	}
+	s.Warnings = c.warnings(absent)
 	return s, errors.Join(errs[:]...)
 }
 

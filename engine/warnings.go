@@ -3,10 +3,16 @@
 
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
 
-// warnings returns what keeps published ports from working, a line each.
-func (e *core) warnings() (lines []string) {
+// warnings returns what keeps published ports from working, a line each. absent are the
+// numbers of ports on addresses that the host does not have.
+func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 	routes, err := e.routesToBackends()
 	if err != nil {
 		lines = append(lines, err.Error())
@@ -18,5 +24,15 @@ func (e *core) warnings() (lines []string) {
 	for _, s := range missing {
 		lines = append(lines, fmt.Sprintf("forwarding is off, and what it keeps back does not reach backends: %s", s))
 	}
-	return append(lines, e.absentWarnings()...)
+	for _, a := range slices.SortedFunc(maps.Keys(absent), netip.Addr.Compare) {
+		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))
+	}
+	return lines
+}
+
+func waiting(ports int) string {
+	if ports == 1 {
+		return "1 published port waits for it"
+	}
+	return fmt.Sprintf("%d published ports wait for it", ports)
 }

@@ -57,7 +57,8 @@ func TestMetricsOfTheEngine(t *testing.T) {
 	writeMappings(&e, n, engine.Status{})
 	writeTable(&e, engine.Status{Owned: true, Failures: engine.Failures{Changes: 1, Repairs: 2, Sockets: 3}})
 	writeForwarding(&e, engine.Status{Forwarding4: engine.ForwardingOn, Forwarding6: engine.ForwardingPartly})
-	writeProxies(&e, engine.Status{Proxies: 5})
+	writeProxies(&e, engine.Status{Proxies: 5, Absent: 6})
+	writeHost(&e, engine.Status{Events: engine.EventCounts{Host: 7}, Warnings: []string{"a", "b"}})
 	families := read(t, e)
 	counts := map[string]float64{}
 	for _, m := range families["nftnat_mappings"].GetMetric() {
@@ -73,6 +74,9 @@ func TestMetricsOfTheEngine(t *testing.T) {
 		"ipv4 on": 1, "ipv4 off": 0, "ipv4 partly": 0, "ipv6 on": 0, "ipv6 off": 0, "ipv6 partly": 1,
 	}, states)
 	require.InDelta(t, 2, families["nftnat_table_failures_total"].GetMetric()[1].GetCounter().GetValue(), 0)
+	require.InDelta(t, 6, families["nftnat_mappings_without_address"].GetMetric()[0].GetGauge().GetValue(), 0)
+	require.InDelta(t, 7, families["nftnat_host_events_total"].GetMetric()[0].GetCounter().GetValue(), 0)
+	require.InDelta(t, 2, families["nftnat_warnings"].GetMetric()[0].GetGauge().GetValue(), 0)
 	require.InDelta(t, 5, families["nftnat_proxies"].GetMetric()[0].GetGauge().GetValue(), 0)
 }
 

@@ -35,6 +35,7 @@ func (s *server) metricsHandler() http.Handler {
 		writeMappings(&e, mappingCounts(st), st)
 		writeTable(&e, st)
 		writeForwarding(&e, st)
+	writeHost(&e, st)
 		writeProxies(&e, st)
 		s.changes.writeMetrics(&e, st.Events)
 		if s.MetricsMappings > 0 {
@@ -79,6 +80,12 @@ func writeTable(e *exposition, st engine.Status) {
 	e.metric("nftnat_netlink_sockets_replaced_total", counter, "Netlink sockets that failed and were replaced.", float64(st.Failures.Sockets))
 }
 
+// writeHost writes how the host is followed.
+func writeHost(e *exposition, st engine.Status) {
+	e.metric("nftnat_host_events_total", counter, "Changes of the host that the daemon has followed, as events tell.", float64(st.Events.Host))
+	e.metric("nftnat_warnings", gauge, "What keeps published ports from working, as the status says.", float64(len(st.Warnings)))
+}
+
 // writeForwarding writes the state of each family as a set of figures of which one is 1.
 func writeForwarding(e *exposition, st engine.Status) {
 	e.family("nftnat_forwarding", gauge, "Whether the kernel forwards packets: on, off, or partly, which is for some interfaces only.")
@@ -107,6 +114,7 @@ func writeConntrack(e *exposition, st engine.Status) {
 func writeProxies(e *exposition, st engine.Status) {
 	e.metric("nftnat_proxies", gauge, "Userland proxies.", float64(st.Proxies))
 	e.metric("nftnat_mappings_without_proxy", gauge, "Mappings whose port is held by another process.", float64(st.Unserved))
+	e.metric("nftnat_mappings_without_address", gauge, "Mappings whose frontend's address is not one of this host's.", float64(st.Absent))
 	e.family("nftnat_proxy_flows", gauge, "TCP connections and UDP flows that the proxies carry.")
 	e.sample("nftnat_proxy_flows", `proto="tcp"`, float64(st.Connections))
 	e.sample("nftnat_proxy_flows", `proto="udp"`, float64(st.Flows))
