@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/flows"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -26,28 +25,33 @@ func (e *core) followAddresses() error {
 	if err != nil {
 		return err
 	}
-	before := e.local
-	e.local = local
-	if before == nil { // Open: nothing is known of what was there
-		return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
+	before, touched := e.local, e.touched
+	e.local, e.touched = local, nil
+	if before == nil { // nothing is known of what has come and gone
+		err := e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
+		if e.watching { // else the engine is being opened, and has done it
+			err = errors.Join(err, e.deleteStrayFlows())
+		}
+		return err
 	}
-	var came, gone []netip.Addr
+	came, gone := addresses{}, addresses{}
 	for a := range local {
-		if !before[a] {
-			came = append(came, a)
+		if !before[a] || touched[a] {
+			came[a] = true
 		}
 	}
-	for a := range before {
-		if !local[a] {
-			gone = append(gone, a)
+	for _, as := range []addresses{before, touched} {
+		for a := range as {
+			if !local[a] {
+				gone[a] = true
+			}
 		}
 	}
-	hosts := e.frontendAddrs()
-	for a := range hosts {
+	for a := range e.frontendAddrs() {
 		switch {
-		case local[a] && !before[a]:
+		case came[a]:
 			e.sendHost(fmt.Sprintf("%s is an address of this host now: what is published on it works", a))
-		case before[a] && !local[a]:
+		case gone[a]:
 			e.sendHost(fmt.Sprintf("%s is no address of this host any more: what is published on it waits for it", a))
 		}
 	}
@@ -96,32 +100,32 @@ func (l *published) frontendAddrs() map[netip.Addr]int {
 
 // endDeparted ends the flows to published ports of addresses that are gone, and those of
 // their proxies.
-func (e *core) endDeparted(gone []netip.Addr) error {
+func (e *core) endDeparted(gone addresses) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	for _, a := range gone {
+	for a := range gone {
 		e.holder.ResetAddr(a)
 	}
-	return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return slices.Contains(gone, a) })
+	return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return gone[a] })
 }
 
 // endArrived ends the flows to published ports of addresses that have come, except those that
 // lead to the backend: they began while the address was elsewhere.
-func (e *core) endArrived(came []netip.Addr) error {
+func (e *core) endArrived(came addresses) error {
 	if len(came) == 0 {
 		return nil
 	}
 	var live portset.Change
 	for p := range e.mappings.All {
-		if a := p.Host(); !a.IsValid() || slices.Contains(came, a) {
+		if a := p.Host(); !a.IsValid() || came[a] {
 			live.Added = append(live.Added, p)
 		}
 	}
 	if live.Empty() {
 		return nil
 	}
-	d := flows.Deleter{Table: e.flows, IsLocal: func(a netip.Addr) (bool, error) { return slices.Contains(came, a), nil }}
+	d := flows.Deleter{Table: e.flows, IsLocal: func(a netip.Addr) (bool, error) { return came[a], nil }}
 	return d.Stale(nat.UDP, &live, &e.mappings)
 }
 

@@ -53,8 +53,9 @@ type core struct {
 	published
 	handles handles
 	stored  stored
-	// local are the addresses of the host when it was looked at last; nil: it was not.
-	local addresses
+	// local are the addresses of the host when it was looked at last; nil: it was not, or
+	// what has happened since is not known. touched are those that came or went since then.
+	local, touched addresses
 	// watching is whether Run watches the host.
 	watching bool
 	// sooner wakes Run when a mapping expires before all others.

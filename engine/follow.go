@@ -120,13 +120,27 @@ func (w *hostWatch) changed(ch hostnet.Changes[hairpin.Event]) {
 	w.e.mu.Lock()
 	if !w.e.core.closed {
 		w.follower.Recheck(ch.Events, ch.Lost)
-		if ch.Host || ch.Lost {
-			w.e.core.forwarding.Forget()
-		}
+		w.e.core.noteChanges(ch)
 	}
 	w.e.mu.Unlock()
 	if ch.Host || ch.Lost {
 		w.schedule(time.Now())
+	}
+}
+
+// noteChanges records what follow has to know of changes.
+func (e *core) noteChanges(ch hostnet.Changes[hairpin.Event]) {
+	if ch.Host || ch.Lost {
+		e.forwarding.Forget()
+	}
+	if ch.Lost {
+		e.local = nil
+	}
+	for _, a := range ch.Addrs {
+		if e.touched == nil {
+			e.touched = addresses{}
+		}
+		e.touched[a] = true
 	}
 }
 

@@ -114,7 +114,7 @@ func TestNoSysctl(t *testing.T) {
 func TestForwardingUndone(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	first := open(t, top.Host, engine.Options{NoSysctl: true})
-	publish(t, first, "7000->172.30.0.2:70", "[2001:db8:1::1]:7001->[fd00:30::2]:70")
+	publish(t, first, "127.0.0.1:7000->172.30.0.2:70", "[::1]:7001->[fd00:30::2]:70")
 	require.NoError(t, first.Close())
 	before := takeSnapshot(t, top.Host)
 
@@ -136,5 +136,5 @@ func TestForwardingUndone(t *testing.T) {
 	require.Empty(t, changed(before.sysctls, sysctls(t, top.Host)))
 	nft(t, top.Host, "delete", "element", "inet", "nftnat", "tcp4 { 8080 }")
 	before.unchanged(t, top.Host)
-	require.Equal(t, []string{"7000->172.30.0.2:70", "[2001:db8:1::1]:7001->[fd00:30::2]:70"}, published(open(t, top.Host, engine.Options{ReadOnly: true})))
+	require.Equal(t, []string{"127.0.0.1:7000->172.30.0.2:70", "[::1]:7001->[fd00:30::2]:70"}, published(open(t, top.Host, engine.Options{ReadOnly: true})))
 }

@@ -6,6 +6,7 @@ package hostnet
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -33,14 +34,16 @@ type Changes[E any] struct {
 	// Host is whether links, addresses, routes, rules or settings have changed. What has
 	// changed is to be looked up: it may be different again by the time it is read.
 	Host bool
+	// Addrs are addresses that came or went, or both.
+	Addrs []netip.Addr
 	// Events are what was made of messages, in order.
 	Events []E
 	// Lost is whether changes are missing, so that everything may have changed.
 	Lost bool
 }
 
-// maxEvents bounds how many events are kept until they are received. Beyond it all are
-// dropped, and Lost is set.
+// maxEvents bounds how many events and addresses are kept until they are received. Beyond it
+// all are dropped, and Lost is set.
 const maxEvents = 4096
 
 // watchBuffer is the size in bytes of the socket's buffer: enough for about as many events.
@@ -140,6 +143,11 @@ func (w *Watcher[E]) read(datagram []byte, lost bool) (c Changes[E]) {
 			if ev, ok := w.parse(m.Message); ok {
 				c.Events = append(c.Events, ev)
 			}
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			c.Host = true
+			if a, ok := addrOf(m.Message); ok {
+				c.Addrs = append(c.Addrs, a)
+			}
 		default:
 			c.Host = true
 		}
@@ -147,18 +155,29 @@ func (w *Watcher[E]) read(datagram []byte, lost bool) (c Changes[E]) {
 	return c
 }
 
+// addrOf returns the address of a message about one: IFA_LOCAL, or IFA_ADDRESS, which is that
+// of the peer if both are there (include/uapi/linux/if_addr.h).
+func addrOf(m nlwire.Message) (a netip.Addr, ok bool) {
+	for attrs := m.Attrs(unix.SizeofIfAddrmsg); attrs.Next(); {
+		if attrs.Type == unix.IFA_LOCAL || attrs.Type == unix.IFA_ADDRESS && !ok {
+			a, ok = netip.AddrFromSlice(attrs.Payload)
+		}
+	}
+	return a, ok
+}
+
 // add is called only by listen, so the channel has room after it was emptied.
 func (w *Watcher[E]) add(c Changes[E]) {
-	if len(c.Events) == 0 && !c.Host && !c.Lost {
+	if len(c.Events) == 0 && !c.Host && !c.Lost { // Host is set with Addrs
 		return
 	}
 	select {
 	case before := <-w.changes:
-		c = Changes[E]{before.Host || c.Host, append(before.Events, c.Events...), before.Lost || c.Lost}
+		c = Changes[E]{before.Host || c.Host, append(before.Addrs, c.Addrs...), append(before.Events, c.Events...), before.Lost || c.Lost}
 	default:
 	}
-	if len(c.Events) > maxEvents {
-		c.Events, c.Lost = nil, true
+	if len(c.Events)+len(c.Addrs) > maxEvents {
+		c.Addrs, c.Events, c.Lost = nil, nil, true
 	}
 	w.changes <- c
 }

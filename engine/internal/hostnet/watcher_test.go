@@ -4,6 +4,8 @@
 package hostnet
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,8 +53,11 @@ func TestWatcher(t *testing.T) {
 	host := func(ch Changes[uint16]) bool { return ch.Host }
 	receives("link", func(ch Changes[uint16]) bool { return ch.Host && len(ch.Events) != 0 }, "ip", "link", "add", "d0", "type", "bridge")
 	receives("up", host, "ip", "link", "set", "d0", "up")
-	receives("address", host, "ip", "addr", "add", "192.0.2.1/24", "dev", "d0")
-	receives("IPv6 address", host, "ip", "addr", "add", "2001:db8::1/64", "dev", "d0", "nodad")
+	addr := func(a string) func(Changes[uint16]) bool {
+		return func(ch Changes[uint16]) bool { return ch.Host && slices.Contains(ch.Addrs, netip.MustParseAddr(a)) }
+	}
+	receives("address", addr("192.0.2.1"), "ip", "addr", "add", "192.0.2.1/24", "dev", "d0")
+	receives("IPv6 address", addr("2001:db8::1"), "ip", "addr", "add", "2001:db8::1/64", "dev", "d0", "nodad")
 	receives("route", host, "ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
 	receives("IPv6 route", host, "ip", "route", "add", "2001:db8:1::/64", "via", "2001:db8::2")
 	receives("rule", host, "ip", "rule", "add", "from", "192.0.2.1", "lookup", "100")
