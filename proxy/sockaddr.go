@@ -27,6 +27,16 @@ type sockaddr struct {
 	family int
 }
 
+func (s *sockaddr) port() uint16 { return binary.BigEndian.Uint16(s.raw[2:]) }
+
+// host is the IP address, as bytes.
+func (n *rawName) host() []byte {
+	if n.family() == unix.AF_INET {
+		return n[4:8]
+	}
+	return n[8:24]
+}
+
 // encode lays ap out as sockaddr_in or sockaddr_in6. An IPv4-mapped IPv6
 // address is an IPv4 one here.
 func encode(ap netip.AddrPort) (*sockaddr, error) {

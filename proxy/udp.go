@@ -20,6 +20,7 @@ const udpSocketBuffer = 4 << 20
 // udpProxy is a Proxy for UDP. One loop serves all of it.
 type udpProxy struct {
 	*base
+	port     uint16        // of the frontend
 	pktinfo  bool          // the frontend is a wildcard: flows differ by local address too
 	offload  bool          // UDP_GRO is on at the frontend and tried on flows
 	maxGSO   int           // the longest segment that may leave the frontend by UDP_SEGMENT
@@ -35,7 +36,7 @@ type udpProxy struct {
 
 // newUDP makes the proxy; b.fd is bound to local.
 func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
-	p := &udpProxy{base: b, pktinfo: local.Addr().IsUnspecified(), maxGSO: maxDatagram}
+	p := &udpProxy{base: b, port: local.Port(), pktinfo: local.Addr().IsUnspecified(), maxGSO: maxDatagram}
 	b.proto = p
 	switch idle := b.opts.IdleTimeout; {
 	case idle == 0:
@@ -45,20 +46,8 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 	}
 	p.timer.expire = p.expire
 	if p.pktinfo {
-		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
-		if local.Addr().Is6() {
-			// Reports IPv4 addresses too, mapped (net/ipv6/datagram.c,
-			// ip6_datagram_recv_common_ctl).
-			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
-		}
-		if e := setInt(b.fd, level, option, 1); e != noErrno {
-			return nil, os.NewSyscallError("setsockopt", e)
-		}
-		if local.Addr().Is6() {
-			// Without it no answer leaves from an address of a prefix that is
-			// routed to this host as local (ip6_datagram_send_ctl in
-			// net/ipv6/datagram.c). An old kernel answers from the others.
-			setFreeBind(b.fd, unix.AF_INET6)
+		if err := tellLocal(b.fd, local.Addr()); err != nil {
+			return nil, err
 		}
 	}
 	p.offload = setInt(b.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == noErrno
@@ -69,6 +58,31 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 		}
 	}
 	return p, nil
+}
+
+// tellLocal has a socket of a wildcard address report to which address each datagram came,
+// and receive no multicast: one datagram to ff02::1 would have every host of the link
+// answer.
+func tellLocal(fd int, wildcard netip.Addr) error {
+	options := [][3]int{
+		// Without it no answer leaves from an address of a prefix that is routed to
+		// this host as local (ip6_datagram_send_ctl in net/ipv6/datagram.c).
+		{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
+		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
+		{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0},
+		// For the IPv4 datagrams of a dual-stack socket too.
+		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
+		{unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0},
+	}
+	if wildcard.Is4() {
+		options = options[3:]
+	}
+	for _, o := range options {
+		if e := setInt(fd, o[0], o[1], int32(o[2])); e != noErrno {
+			return os.NewSyscallError("setsockopt", e)
+		}
+	}
+	return nil
 }
 
 // listen implements served.
@@ -170,10 +184,15 @@ func (p *udpProxy) distribute(b *udpBatch, n int) {
 		for next < n && b.same(first, next, p.pktinfo) {
 			next++
 		}
-		if f := p.flow(&key); f != nil {
-			f.forward(b, first, next)
-		} else {
+		switch f := p.flow(&key); {
+		case f == nil:
 			p.counters.dropped.Add(uint64(next - first))
+		case p.pktinfo && f.heardByBackend(b.local[first].via):
+			f.end()
+		case f.tftp != nil:
+			f.tftp.forward(b, first, next)
+		default:
+			f.forward(b, first, next)
 		}
 		first = next
 	}
@@ -199,6 +218,9 @@ func (p *udpProxy) flow(key *flowKey) *udpFlow {
 
 // open makes a flow, if necessary in place of the one silent longest.
 func (p *udpProxy) open(key *flowKey) *udpFlow {
+	if key.client.decode().Addr().Unmap().IsUnspecified() {
+		return nil // a broadcast of a client without an address
+	}
 	for len(p.flows) >= p.opts.MaxFlows {
 		p.evict()
 	}

@@ -40,7 +40,7 @@ type udpBatch struct {
 	iov   [batch]unix.Iovec
 	size  [batch]int // bytes received
 	seg   [batch]int // size of the segments joined in them; 0: one datagram
-	local [batch]pktinfo
+	local [batch]arrival
 	buf   []byte // batch times bufferSize
 
 	used     int       // buffers whose contents wait to be sent
@@ -116,9 +116,9 @@ func (b *udpBatch) receive(fd, most int, named bool) int {
 		if m.hdr.Controllen == 0 {
 			continue
 		}
-		var local *pktinfo
+		var local *arrival
 		if named {
-			b.local[i] = pktinfo{}
+			b.local[i] = arrival{}
 			local = &b.local[i]
 		}
 		b.seg[i] = b.ctl[i].parse(int(m.hdr.Controllen), local)
@@ -129,6 +129,9 @@ func (b *udpBatch) receive(fd, most int, named bool) int {
 	return n
 }
 
+// payload is what datagram i holds.
+func (b *udpBatch) payload(i int) []byte { return b.buf[i*bufferSize:][:b.size[i]] }
+
 // key makes the key of datagram i.
 func (b *udpBatch) key(i int, local bool, key *flowKey) {
 	key.client = b.names[i]
@@ -136,7 +139,7 @@ func (b *udpBatch) key(i int, local bool, key *flowKey) {
 	clear(key.client[b.in[i].hdr.Namelen:])
 	key.local = pktinfo{}
 	if local {
-		key.local = b.local[i]
+		key.local = b.local[i].pktinfo
 	}
 }
 
@@ -169,12 +172,12 @@ func (b *udpBatch) flush() {
 }
 
 // queue lists received datagrams first..next-1 of one flow for sending, to its
-// client if key is given. It joins datagrams of one size, the last of which may be
+// client if flow is given. It joins datagrams of one size, the last of which may be
 // shorter, and UDP_SEGMENT splits them again.
-func (b *udpBatch) queue(first, next int, key *flowKey) {
+func (b *udpBatch) queue(first, next int, flow *udpFlow) {
 	for i := first; i < next; {
 		if b.seg[i] != 0 {
-			b.queueJoined(i, key)
+			b.queueJoined(i, flow)
 			i++
 			continue
 		}
@@ -199,23 +202,23 @@ func (b *udpBatch) queue(first, next int, key *flowKey) {
 		if end-i > 1 {
 			segment = size
 		}
-		b.addMsg(at, total, segment, key)
+		b.addMsg(at, total, segment, flow)
 		i = end
 	}
-	if key != nil {
+	if flow != nil {
 		b.used = next
 	}
 }
 
 // queueJoined lists datagrams that UDP_GRO joined, split if the outlet cannot send
 // them as they are.
-func (b *udpBatch) queueJoined(i int, key *flowKey) {
+func (b *udpBatch) queueJoined(i int, flow *udpFlow) {
 	size, segment := b.size[i], b.seg[i]
 	if segment <= *b.to.maxGSO && size <= maxJoined && size <= segment*maxSegments {
 		b.makeRoom(1)
 		at := len(b.outIov)
 		b.addIov(&b.buf[i*bufferSize], size)
-		b.addMsg(at, size, segment, key)
+		b.addMsg(at, size, segment, flow)
 		return
 	}
 	for off := 0; off < size; off += segment {
@@ -223,7 +226,7 @@ func (b *udpBatch) queueJoined(i int, key *flowKey) {
 		at := len(b.outIov)
 		n := min(segment, size-off)
 		b.addIov(&b.buf[i*bufferSize+off], n)
-		b.addMsg(at, n, 0, key)
+		b.addMsg(at, n, 0, flow)
 	}
 }
 
@@ -241,7 +244,7 @@ func (b *udpBatch) addIov(base *byte, n int) {
 }
 
 // addMsg lists a message made of outIov[at:].
-func (b *udpBatch) addMsg(at, size, segment int, key *flowKey) {
+func (b *udpBatch) addMsg(at, size, segment int, flow *udpFlow) {
 	i := len(b.out)
 	b.out = append(b.out, mmsghdr{})
 	b.sizes = append(b.sizes, outSize{size, segment})
@@ -249,13 +252,14 @@ func (b *udpBatch) addMsg(at, size, segment int, key *flowKey) {
 	h.Iov = &b.outIov[at]
 	h.SetIovlen(len(b.outIov) - at)
 	n := 0
-	if key != nil {
+	if flow != nil {
+		key := &flow.key
 		h.Name = &key.client[0]
 		h.Namelen = unix.SizeofSockaddrInet6
 		if key.client.family() == unix.AF_INET {
 			h.Namelen = unix.SizeofSockaddrInet4
 		}
-		n = b.outCtl[i].putLocal(n, &key.local)
+		n = b.outCtl[i].putLocal(n, &key.local, flow.via)
 	}
 	if segment != 0 {
 		n = b.outCtl[i].putSegment(n, segment)

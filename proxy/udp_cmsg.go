@@ -19,8 +19,15 @@ type pktinfo struct {
 	n    uint8 // 0: let routing choose
 }
 
-// controlRoom is enough for the longer pktinfo and UDP_GRO or UDP_SEGMENT:
-// CMSG_SPACE on 64 bit is 40 and 24.
+// arrival is where a datagram has arrived.
+type arrival struct {
+	pktinfo
+	// via is the interface of a broadcast, by which its answer leaves. 0: it was none.
+	via int32
+}
+
+// controlRoom is enough for both kinds of pktinfo and UDP_GRO or UDP_SEGMENT:
+// CMSG_SPACE on 64 bit is 40, 32 and 24.
 const controlRoom = 96
 
 // control is the control buffer of one message, aligned as struct cmsghdr.
@@ -58,10 +65,16 @@ func (c *control) putSegment(at, size int) int {
 	return c.put(at, unix.IPPROTO_UDP, unix.UDP_SEGMENT, v[:])
 }
 
-// putLocal appends the address that the datagram leaves from.
-func (c *control) putLocal(at int, p *pktinfo) int {
+// putLocal appends the address that the datagram leaves from; or, with an interface, that
+// it leaves by it, from the address there that routing chooses.
+func (c *control) putLocal(at int, p *pktinfo, via int32) int {
 	switch p.n {
 	case unix.SizeofInet4Pktinfo:
+		if via != 0 {
+			var by [unix.SizeofInet4Pktinfo]byte
+			binary.NativeEndian.PutUint32(by[:], uint32(via))
+			return c.put(at, unix.IPPROTO_IP, unix.IP_PKTINFO, by[:])
+		}
 		return c.put(at, unix.IPPROTO_IP, unix.IP_PKTINFO, p.data[:p.n])
 	case unix.SizeofInet6Pktinfo:
 		return c.put(at, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, p.data[:p.n])
@@ -72,7 +85,7 @@ func (c *control) putLocal(at int, p *pktinfo) int {
 // parse reads the control messages of a received datagram: into local, unless nil,
 // the local address that it was sent to; and the size of the segments that UDP_GRO
 // joined, 0 for a single one.
-func (c *control) parse(n int, local *pktinfo) (segment int) {
+func (c *control) parse(n int, local *arrival) (segment int) {
 	cmsgs(c.b[:min(n, len(c.b))], func(level, kind int32, data []byte) {
 		switch {
 		case level == unix.IPPROTO_UDP && kind == unix.UDP_GRO && len(data) >= 4:
@@ -103,21 +116,25 @@ func (p *pktinfo) addr() netip.Addr {
 }
 
 // set4 takes struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr }.
-// spec_dst is the local address even if addr is a broadcast one (ip(7)). The answer
-// names no interface: routing chooses.
-func (p *pktinfo) set4(data []byte) {
-	copy(p.data[4:8], data[4:8])
-	p.n = unix.SizeofInet4Pktinfo
+// spec_dst is the local address even if addr is a broadcast one (ip(7)). Only the answer
+// to a broadcast names an interface; for others routing chooses.
+func (a *arrival) set4(data []byte) {
+	copy(a.data[4:8], data[4:8])
+	a.n = unix.SizeofInet4Pktinfo
+	if string(data[4:8]) != string(data[8:12]) {
+		a.via = int32(binary.NativeEndian.Uint32(data))
+	}
 }
 
-// set6 takes struct in6_pktinfo { in6_addr addr; int ifindex }.
-func (p *pktinfo) set6(data []byte) {
-	if data[0] == 0xff {
-		return // multicast is no source address (RFC 4291 section 2.7)
+// set6 takes struct in6_pktinfo { in6_addr addr; int ifindex }. That of an IPv4 datagram
+// is left to set4: its addr may be a broadcast one.
+func (a *arrival) set6(data []byte) {
+	if netip.AddrFrom16([16]byte(data)).Is4In6() {
+		return
 	}
-	copy(p.data[:16], data[:16])
+	copy(a.data[:16], data[:16])
 	if data[0] == 0xfe && data[1]&0xc0 == 0x80 {
-		copy(p.data[16:20], data[16:20]) // link-local means nothing without its link
+		copy(a.data[16:20], data[16:20]) // link-local means nothing without its link
 	}
-	p.n = unix.SizeofInet6Pktinfo
+	a.n = unix.SizeofInet6Pktinfo
 }

@@ -19,8 +19,10 @@ type udpFlow struct {
 	proxy  *udpProxy
 	key    flowKey
 	fd     int
-	maxGSO int   // the longest segment that the path to the backend takes by UDP_SEGMENT
-	since  int64 // loop time of the last datagram in either direction
+	tftp   *tftpFlow // nil: the backend answers from the port that it was asked at
+	via    int32     // the interface of the client's last datagram if that was a broadcast, or 0
+	maxGSO int       // the longest segment that the path to the backend takes by UDP_SEGMENT
+	since  int64     // loop time of the last datagram in either direction
 }
 
 // dial opens the socket. A connected one receives from the backend alone, and
@@ -32,10 +34,12 @@ func (f *udpFlow) dial() unix.Errno {
 	if e != noErrno {
 		return e
 	}
-	if e = connect(fd, to); e == noErrno {
-		if p.offload {
-			setInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-		}
+	if to.port() == tftpPort {
+		f.tftp = &tftpFlow{flow: f, server: *to}
+	} else if e = connect(fd, to); e == noErrno && p.offload {
+		setInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	}
+	if e == noErrno {
 		// Level-triggered: recvmmsg also returns early for a pending error, so
 		// that a short batch does not mean an empty queue.
 		e = p.home.watch(fd, f, evIn)
@@ -67,6 +71,18 @@ func (f *udpFlow) end() {
 	p.gone()
 }
 
+// heardByBackend reports whether the backend has heard itself what the client has sent
+// last, on the client's link. via is the interface of a broadcast, or 0.
+func (f *udpFlow) heardByBackend(via int32) bool {
+	f.via = via
+	if via == 0 || f.proxy.target.Load().to.port() != f.proxy.port {
+		return false
+	}
+	// The host speaks to both from one address.
+	local, err := localAddr(f.fd)
+	return err == nil && local.Addr() == f.key.local.addr()
+}
+
 // forward sends received datagrams first..next-1 to the backend.
 func (f *udpFlow) forward(b *udpBatch, first, next int) {
 	b.to = outlet{fd: f.fd, maxGSO: &f.maxGSO, dropped: &f.proxy.counters.dropped, bytes: &f.proxy.counters.toBackend}
@@ -81,10 +97,14 @@ func (f *udpFlow) ready(fd int, _ uint32) {
 	b := p.home.udp
 	b.answer(p)
 	first := b.used
-	n := b.receive(fd, batch-first, false)
+	n := b.receive(fd, batch-first, f.tftp != nil)
 	if n == 0 {
 		return
 	}
+	if f.tftp != nil {
+		f.tftp.queue(b, first, first+n)
+		return
+	}
 	f.touch()
-	b.queue(first, first+n, &f.key)
+	b.queue(first, first+n, f)
 }

@@ -330,39 +330,36 @@ func TestManyClientsAtOnce(t *testing.T) {
 // parser read outside of the buffer.
 func FuzzControlMessages(f *testing.F) {
 	var c control
-	n := c.putLocal(0, &pktinfo{n: unix.SizeofInet6Pktinfo})
+	n := c.putLocal(0, &pktinfo{n: unix.SizeofInet6Pktinfo}, 0)
 	n = c.putSegment(n, 1400)
 	f.Add(c.b[:n])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var c control
 		n := copy(c.b[:], b)
-		var local pktinfo
+		var local arrival
 		c.parse(n, &local)
 		require.Contains(t, []uint8{0, unix.SizeofInet4Pktinfo, unix.SizeofInet6Pktinfo}, local.n)
 	})
 }
 
 func TestControlMessagesRoundTrip(t *testing.T) {
-	for _, want := range []pktinfo{
+	for _, want := range []arrival{
 		{},
-		{n: unix.SizeofInet4Pktinfo, data: [20]byte{4: 127, 7: 2}},
-		{n: unix.SizeofInet6Pktinfo, data: [20]byte{0: 0x20, 15: 1}},
-		{n: unix.SizeofInet6Pktinfo, data: [20]byte{0: 0xfe, 1: 0x80, 15: 1, 16: 7}},
+		{pktinfo: pktinfo{n: unix.SizeofInet4Pktinfo, data: [20]byte{4: 127, 7: 2}}},
+		{pktinfo: pktinfo{n: unix.SizeofInet6Pktinfo, data: [20]byte{0: 0x20, 15: 1}}},
+		{pktinfo: pktinfo{n: unix.SizeofInet6Pktinfo, data: [20]byte{0: 0xfe, 1: 0x80, 15: 1, 16: 7}}},
 	} {
 		var c control
-		n := c.putLocal(0, &want)
+		n := c.putLocal(0, &want.pktinfo, 0)
 		var size [4]byte
 		binary.NativeEndian.PutUint32(size[:], 1200)
 		n = c.put(n, unix.IPPROTO_UDP, unix.UDP_GRO, size[:])
 		require.LessOrEqual(t, n, controlRoom)
-		var got pktinfo
+		var got arrival
 		require.Equal(t, 1200, c.parse(n, &got))
 		require.Equal(t, want, got)
 	}
-	var multicast pktinfo
-	multicast.set6(bytes.Repeat([]byte{0xff}, 20))
-	require.Zero(t, multicast.n)
 }
 
 // TestJoinedTakenApart: without UDP_SEGMENT, datagrams that UDP_GRO joined leave one by
