@@ -108,7 +108,7 @@ func (e *core) classify(c table.Contents) found {
 func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
 	e.published = newPublished(e.reserved)
-	e.mappings, e.ipam = c.Ports, c.IPAM
+	e.mappings, e.ipam, e.answers = c.Ports, c.IPAM, c.Answers
 	e.handles.update(e.ipam)
 	for p := range e.mappings.All {
 		e.expect(p)

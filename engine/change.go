@@ -128,6 +128,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 	e.removeNotes(p.notes)
 	e.holder.RetryNow()
 	e.sendChange(&p.Change)
+	if e.sourced { // else the first rule to come has Run call it
+		e.warnOfRules(e.followRules())
+	}
 	e.opts.Trace("done")
 	return nil
 }

@@ -37,10 +37,13 @@ type core struct {
 	log   *slog.Logger
 	table *table.Table
 
-	namespace  *hostnet.Namespace
-	lock       *hostnet.Lock
-	flows      flowTable
-	host       host
+	namespace *hostnet.Namespace
+	lock      *hostnet.Lock
+	flows     flowTable
+	host      host
+	policy    policy // nil: it is not looked at
+	// sourced is whether there are rules for some sources, when they were looked at last.
+	sourced    bool
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
@@ -157,6 +160,11 @@ func (e *core) openSockets() error {
 	if e.opts.ReadOnly {
 		return nil
 	}
+	p, err := hostnet.OpenPolicy(e.namespace)
+	if err != nil {
+		return err
+	}
+	e.policy = p
 	return e.hairpins.Open(e.forwarding.Sysctls)
 }
 
@@ -232,6 +240,10 @@ func (e *core) closeKernelSockets() error {
 		e.host.Close()
 		e.host = nil
 	}
+	if e.policy != nil {
+		e.policy.Close()
+		e.policy = nil
+	}
 	return errors.Join(append(errs, e.hairpins.Close())...)
 }
 
@@ -268,7 +280,8 @@ func (l *lifecycle) end() {
 }
 
 // Purge deletes the table with all mappings, deletes their UDP flows, takes hairpin mode
-// from the bridge ports that the engine gave it, and closes the engine. It is no error if
+// from the bridge ports that the engine gave it, removes its rules of policy routing, and
+// closes the engine. It is no error if
 // there is no table. IP forwarding stays on, because other programs may need it.
 //
 // If the table cannot be deleted, nothing has changed and the engine stays open. If
@@ -290,6 +303,10 @@ func (e *core) purge(ctx context.Context) error {
 		}
 		undo.add(func() error { return e.save(e.state()) })
 	}
+	if err := e.removeRules(); err != nil {
+		return undo.after(err)
+	}
+	undo.add(e.followRules)
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}

@@ -30,6 +30,7 @@ func (e *core) follow(ctx context.Context) error {
 	return errors.Join(err,
 		e.followForwarding(routes),
 		e.followAddresses(),
+		e.followRules(),
 	)
 }
 

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
@@ -21,12 +22,14 @@ type published struct {
 	segments segment.Counts
 	backends portset.Counts
 	ipam     *ipam.State // networks and leases
+	answers  answers.State
 }
 
 func newPublished(reserved *portset.Reservations) published {
 	return published{
 		mappings: portset.NewSet(), reserved: reserved,
 		segments: segment.Counts{}, backends: portset.Counts{}, ipam: ipam.New(),
+		answers: answers.NewState(),
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // records returns the elements of all that is published but the ports.
 func (e *core) records() []nft.Element {
 	es := append(schema.IPAMElements(e.ipam.Networks(), e.ipam.Leases()), schema.HairpinElements(e.hairpins.Records(nil))...)
+	es = append(es, schema.AnswerElements(e.answers)...)
 	for p := range e.segments {
 		es = append(es, schema.SegmentElement(p))
 	}
@@ -87,5 +88,6 @@ func (e *core) isKnown(c *schema.Contents) bool {
 	}
 	d := ipam.Compare(e.ipam, c.IPAM)
 	return c.Ports.Len() == e.mappings.Len() && d.Empty() &&
-		len(c.Segments) == len(e.segments) && len(c.Hairpins) == len(e.hairpins.Records(nil))
+		len(c.Segments) == len(e.segments) && len(c.Hairpins) == len(e.hairpins.Records(nil)) &&
+		c.Answers.Len() == e.answers.Len()
 }

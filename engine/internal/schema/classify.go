@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -23,6 +24,7 @@ type Contents struct {
 	IPAM     *ipam.State
 	Segments []netip.Prefix // with those that are missing
 	Hairpins []hairpin.Record
+	Answers  answers.State
 	Ended    []portset.Port // UDP ports whose flows are to be deleted
 
 	// Elements are those that an engine can have made. Foreign ones were added by other
@@ -34,7 +36,7 @@ type Contents struct {
 // Classify decodes the elements of a table. It reuses their memory.
 func Classify(elements []nft.Element, now time.Time) *Contents {
 	c := &Contents{
-		Ports: portset.NewSet(), IPAM: ipam.New(),
+		Ports: portset.NewSet(), IPAM: ipam.New(), Answers: answers.NewState(),
 		Elements: elements[:0],
 	}
 	kinds := mapKinds()
@@ -119,6 +121,7 @@ func (c *Contents) readOthers(elements []nft.Element) {
 	}
 	c.readIPAM(by)
 	c.readSegments(by[setInside])
+	c.readAnswers(by)
 	for _, el := range by[endedSuffix] {
 		p, ok := readEnded(el)
 		if c.keep(el, ok) {
@@ -186,7 +189,7 @@ func (c *Contents) Correction() nft.Change {
 	return ch
 }
 
-// Missing returns which elements of networks, leases, segments and hairpin records are not
+// Missing returns which elements of networks, leases, segments and other records are not
 // among those of a table.
 func Missing(want, elements []nft.Element) (missing []nft.Element) {
 	found := map[nft.ElementKey]nft.Element{}
@@ -207,7 +210,7 @@ func Missing(want, elements []nft.Element) (missing []nft.Element) {
 // isRecord reports whether a set has records, by its name without the digit of the family.
 func isRecord(set string) bool {
 	switch set {
-	case setNetworks, setMasqueraded, setGuarded, setCursors, setLeases, setHairpin:
+	case setNetworks, setMasqueraded, setGuarded, setCursors, setLeases, setHairpin, setProxiedSources, setAnswers, setAnswerMarks:
 		return true
 	}
 	return false

@@ -23,8 +23,17 @@ func Explain(ruleset string) string {
 
 // explanation says what a map or set of the ruleset is for.
 func explanation(name string) string {
+	base, digit := name[:len(name)-1], name[len(name)-1:]
+	switch base {
+	case setProxiedSources:
+		return "IPv" + digit + " addresses of this host from which it reaches published ports by proxies alone"
+	case setAnswers:
+		return "the mark of answers, by the IPv" + digit + " address that was called"
+	case setAnswerMarks:
+		return "marks for which there are rules (ip rule)"
+	}
 	base, variant, _ := strings.Cut(name, "_")
-	base, digit := base[:len(base)-1], base[len(base)-1:]
+	base, digit = base[:len(base)-1], base[len(base)-1:]
 	family := "IPv" + digit
 	switch base {
 	case nat.TCP.String(), nat.UDP.String():

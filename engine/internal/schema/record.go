@@ -35,15 +35,14 @@ const (
 	setLeases      = "leases"
 	setInside      = "inside"  // segments
 	setHairpin     = "hairpin" // bridge ports in hairpin mode
+	// see answers.go
+	setProxiedSources = "proxied_sources"
+	setAnswers        = "answers"
+	setAnswerMarks    = "answer_marks"
 )
 
 // familyDigit ends the names of the sets and maps of a family.
-func familyDigit(a netip.Addr) string {
-	if a.Is4() {
-		return "4"
-	}
-	return "6"
-}
+func familyDigit(a netip.Addr) string { return digitOf(a.Is4()) }
 
 // networkElements returns the elements of a network, that of its cursor last.
 func networkElements(n nat.Network) []nft.Element {

@@ -39,6 +39,8 @@ func Ruleset(name string) nft.Table {
 			// No rule uses these: they record bridge ports that were given hairpin mode, so
 			// that the next engine can take it back.
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
+			addrSet(setProxiedSources+"4", nft.IPv4Addr), answersMap("answers4", nft.IPv4Addr), markSet("answer_marks4"),
+			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
 		},
 		Chains: []nft.Chain{
 			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(),
@@ -72,6 +74,13 @@ func networkSet(name string, addr nft.DataType) nft.Set {
 }
 
 func addrSet(name string, addr nft.DataType) nft.Set { return nft.Set{Name: name, Key: nft.Type{addr}} }
+
+// answersMap gives the answers of published ports a mark, by the address that was called.
+func answersMap(name string, addr nft.DataType) nft.Set {
+	return nft.Set{Name: name, Key: nft.Type{addr}, Value: nft.Type{nft.Mark}}
+}
+
+func markSet(name string) nft.Set { return nft.Set{Name: name, Key: nft.Type{nft.Mark}} }
 
 // publishChain looks the packet's destination up. An address of its own goes before
 // any address: a miss falls through to the next rule, a hit ends the chain.
@@ -107,9 +116,11 @@ func natPrerouting() nft.Chain {
 	}
 }
 
-// natOutput publishes to this host. Loopback addresses are left out: a packet from
-// 127.0.0.1 cannot leave by another interface without route_localnet, one from ::1
-// not at all. The proxies serve those.
+// natOutput publishes to this host. Loopback addresses are left out, as destinations and as
+// sources: a packet from 127.0.0.1 cannot leave by another interface without route_localnet,
+// one from ::1 not at all. So are sources that another routing table is for, which leads
+// elsewhere than to the backend: a packet keeps its source when it is translated. The proxies
+// serve those.
 func natOutput() nft.Chain {
 	return nft.Chain{
 		Name:    "nat-output",
@@ -118,6 +129,10 @@ func natOutput() nft.Chain {
 		Rules: []nft.Rule{
 			{nft.Within(nft.IPDaddr, loopback4()), nft.Return()},
 			{nft.Within(nft.IP6Daddr, loopback6()), nft.Return()},
+			{nft.Within(nft.IPSaddr, loopback4()), nft.Return()},
+			{nft.Within(nft.IP6Saddr, loopback6()), nft.Return()},
+			{nft.In(setProxiedSources+"4", nft.IPSaddr), nft.Return()},
+			{nft.In(setProxiedSources+"6", nft.IP6Saddr), nft.Return()},
 			{nft.DaddrLocal(), nft.Jump("publish")},
 		},
 	}
@@ -169,6 +184,9 @@ func natPostrouting() nft.Chain {
 // get in, all else does not. It drops in a base chain of its own, so that no accept
 // of another table can undo it.
 //
+// The marks of answers have done their work when they come here, and are nobody else's
+// business.
+//
 // What has a link-local source is never forwarded (RFC 4291 section 2.5.6); where a
 // bridge calls netfilter, the neighbour discovery of siblings comes by here (RFC 4861
 // section 7.2.2), and no flow is tracked for it.
@@ -178,6 +196,8 @@ func filterForward() nft.Chain {
 		Comment: "guard of the networks: only replies, published ports and siblings get in",
 		Hook:    nft.Hook{Type: "filter", Point: "forward", Priority: nft.PriorityFilter},
 		Rules: []nft.Rule{
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.In(setAnswerMarks+"4", nft.MetaMark), nft.SetMark(0)},
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.In(setAnswerMarks+"6", nft.MetaMark), nft.SetMark(0)},
 			{nft.CTStateEstablished(), nft.Accept()},
 			{nft.CTStatusDNAT(), nft.Accept()},
 			{nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Accept()},
@@ -210,14 +230,20 @@ func rawPrerouting() nft.Chain {
 // manglePrerouting checks sources: what comes from elsewhere with the source of a guarded
 // network would be taken for a sibling's by the guard (RFC 2827). It runs behind connection
 // tracking, since a backend on two networks may answer by either, and before DNAT.
+//
+// It also has answers routed as packets from the address that the client called, by marks and
+// rules that package answers makes. An administrator may have marked them already, according
+// to the flow.
 func manglePrerouting() nft.Chain {
 	return nft.Chain{
 		Name:    "mangle-prerouting",
-		Comment: "siblings are not impersonated",
+		Comment: "siblings are not impersonated, and answers are routed as from the address that was called",
 		Hook:    nft.Hook{Type: "filter", Point: "prerouting", Priority: nft.PriorityMangle},
 		Rules: []nft.Rule{
 			{nft.In("guarded4", nft.IPSaddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
 			{nft.In("guarded6", nft.IP6Saddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.MarkIs(0), nft.SetMarkFrom("answers4", nft.CTOriginalIPDaddr)},
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.MarkIs(0), nft.SetMarkFrom("answers6", nft.CTOriginalIP6Daddr)},
 		},
 	}
 }
