@@ -1,0 +1,291 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+)
+
+// uplinks is a host with two uplinks, a LAN and a backend, without rules. Its default route is
+// by the first uplink. Both providers know the client's address, and are the client.
+type uplinks struct {
+	host, isp1, isp2, lan, backend *lab.NS
+}
+
+// uplinkFamily has the addresses of a family. Those of the links end in 1, and those at the
+// other end in 2.
+type uplinkFamily struct {
+	option                             string // of ip(8)
+	wan1, wan2, lan, backend, client   netip.Prefix
+	wildcard                           netip.Addr
+	gateway1, gateway2, table2, table1 string
+}
+
+func uplinkFamilies() []uplinkFamily {
+	return []uplinkFamily{{
+		option: "-4", wan1: mustPrefix("192.0.2.1/24"), wan2: mustPrefix("198.51.100.1/24"), lan: mustPrefix("10.7.0.1/24"),
+		backend: mustPrefix("172.30.0.1/24"), client: mustPrefix("203.0.113.50/32"), wildcard: netip.IPv4Unspecified(),
+	}, {
+		option: "-6", wan1: mustPrefix("2001:db8:1::1/64"), wan2: mustPrefix("2001:db8:2::1/64"), lan: mustPrefix("fd00:7::1/64"),
+		backend: mustPrefix("fd00:30::1/64"), client: mustPrefix("2001:db8:77::50/128"), wildcard: netip.IPv6Unspecified(),
+	}}
+}
+
+func newUplinks(t *testing.T) *uplinks {
+	t.Helper()
+	u := &uplinks{}
+	for name, ns := range map[string]**lab.NS{"host": &u.host, "isp1": &u.isp1, "isp2": &u.isp2, "lan": &u.lan, "backend": &u.backend} {
+		*ns = labtest.NewNS(t, name)
+	}
+	fs := uplinkFamilies()
+	wire := func(link string, ns *lab.NS, of func(uplinkFamily) netip.Prefix) {
+		host, other := lab.End{NS: u.host, Link: link}, lab.End{NS: ns, Link: lab.MachineLink}
+		for _, f := range fs {
+			p := of(f)
+			host.Addrs = append(host.Addrs, p)
+			other.Addrs = append(other.Addrs, netip.PrefixFrom(p.Addr().Next(), p.Bits()))
+		}
+		require.NoError(t, lab.Wire(host, other))
+		for _, f := range fs {
+			if p := of(f); ns != u.isp1 {
+				labtest.Exec(t, ns, "ip", f.option, "route", "add", "default", "via", p.Addr().String())
+			}
+		}
+	}
+	wire("wan1", u.isp1, func(f uplinkFamily) netip.Prefix { return f.wan1 })
+	wire("wan2", u.isp2, func(f uplinkFamily) netip.Prefix { return f.wan2 })
+	wire("lan0", u.lan, func(f uplinkFamily) netip.Prefix { return f.lan })
+	wire("br0", u.backend, func(f uplinkFamily) netip.Prefix { return f.backend })
+	for _, f := range fs {
+		for _, ns := range []*lab.NS{u.isp1, u.isp2} {
+			labtest.Exec(t, ns, "ip", f.option, "address", "add", f.client.String(), "dev", "lo", "nodad")
+		}
+		labtest.Exec(t, u.isp1, "ip", f.option, "route", "add", "default", "via", f.wan1.Addr().String())
+		ip(t, u.host, f.option+" route add default via "+f.wan1.Addr().Next().String())
+		ip(t, u.host, f.option+" route add default via "+f.wan2.Addr().Next().String()+" table 102")
+		ip(t, u.host, f.option+" route add default via "+f.wan1.Addr().Next().String()+" table 101")
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, u.backend, network, "backend", ":80")
+	}
+	return u
+}
+
+// ip runs ip(8) with words.
+func ip(t *testing.T, ns *lab.NS, line string) string {
+	t.Helper()
+	return labtest.Exec(t, ns, "ip", strings.Fields(line)...)
+}
+
+// publishOn publishes a port of each protocol and family for any address, and one for the
+// address of the second uplink.
+func (u *uplinks) publishOn(t *testing.T, s *testbed, options string) {
+	t.Helper()
+	for _, f := range uplinkFamilies() {
+		for _, network := range []string{"tcp", "udp"} {
+			to := at(f.backend.Addr().Next(), 80)
+			s.succeed(t, fmt.Sprintf("add %s %s %s %s", network, at(f.wildcard, 8080), to, options))
+			s.succeed(t, fmt.Sprintf("add %s %s %s %s", network, at(f.wan2.Addr(), 8081), to, options))
+		}
+	}
+}
+
+// asks has a machine ask the published ports of the second uplink's address, or of another
+// address for any, and requires the backend to see that peer. The source is chosen if it is
+// the zero Addr.
+func (f uplinkFamily) asks(ns *lab.NS, host, from, peer netip.Addr, wait time.Duration) error {
+	for _, network := range []string{"tcp", "udp"} {
+		for _, port := range []int{8080, 8081} {
+			if port == 8081 && host != f.wan2.Addr() {
+				continue
+			}
+			source := netip.AddrPort{}
+			if from.IsValid() {
+				source = netip.AddrPortFrom(from, 0)
+			}
+			name, saw, err := askWithin(ns, network, at(host, port), source, wait)
+			if err == nil && (name != "backend" || peer.IsValid() && saw.Addr() != peer) {
+				err = fmt.Errorf("%s answered to %s", name, saw)
+			}
+			if err != nil {
+				return fmt.Errorf("%s %s asks %s port %d from %s: %w", ns, network, host, port, from, err)
+			}
+		}
+	}
+	return nil
+}
+
+// own lists the rules of engines.
+func ownRules(t *testing.T, ns *lab.NS) (lines []string) {
+	t.Helper()
+	for _, f := range uplinkFamilies() {
+		for line := range strings.Lines(ip(t, ns, f.option+" rule show")) {
+			if strings.Contains(line, "proto 78") {
+				lines = append(lines, f.option+" "+strings.Join(strings.Fields(line), " "))
+			}
+		}
+	}
+	return lines
+}
+
+// Who comes by the second uplink is answered by it while a rule says so for the address, with
+// whatever checks of sources; all others are answered as without it.
+func TestUplinkAnswers(t *testing.T) {
+	u := newUplinks(t)
+	s := newTestbed(t, u.host)
+	s.serve(t)
+	u.publishOn(t, s, "")
+	require.Empty(t, ownRules(t, u.host))
+	others := func(f uplinkFamily) {
+		require.NoError(t, f.asks(u.isp1, f.wan1.Addr(), f.client.Addr(), f.client.Addr(), answerTimeout))
+		require.NoError(t, f.asks(u.lan, f.lan.Addr(), netip.Addr{}, f.lan.Addr().Next(), answerTimeout))
+		require.NoError(t, f.asks(u.lan, f.wan2.Addr(), netip.Addr{}, f.lan.Addr().Next(), answerTimeout), "the LAN has no route in the table")
+		require.NoError(t, f.asks(u.isp2, f.wan2.Addr(), f.wan2.Addr().Next(), f.wan2.Addr().Next(), answerTimeout), "on the link")
+		require.NoError(t, f.asks(u.backend, f.wan2.Addr(), netip.Addr{}, netip.Addr{}, answerTimeout), "hairpin")
+	}
+	for _, f := range uplinkFamilies() {
+		others(f)
+		require.Error(t, f.asks(u.isp2, f.wan2.Addr(), f.client.Addr(), f.client.Addr(), silence), "there is no rule yet")
+		ip(t, u.host, f.option+" rule add from "+f.wan2.Addr().String()+" lookup 102")
+	}
+	load(t, u.host, `table inet watch {
+		counter marked {}
+		chain postrouting { type filter hook postrouting priority mangle; meta mark != 0 counter name marked; }
+		chain strict { type filter hook prerouting priority mangle + 10; iifname "br0" ct direction reply fib saddr . mark . iif oif missing drop; }
+	}`)
+	for _, mode := range []struct{ filter, mark string }{{"0", "0"}, {"1", "0"}, {"1", "1"}, {"2", "1"}} {
+		for _, name := range []string{"all", "br0"} {
+			require.NoError(t, u.host.Sysctl("net.ipv4.conf."+name+".rp_filter", mode.filter))
+			require.NoError(t, u.host.Sysctl("net.ipv4.conf."+name+".src_valid_mark", mode.mark))
+		}
+		for _, link := range []string{"wan1", "wan2", "lan0"} { // the client has two ways
+			require.NoError(t, u.host.Sysctl("net.ipv4.conf."+link+".rp_filter", "0"))
+		}
+		if mode.filter == "1" { // all and the link's own: the higher one counts
+			require.NoError(t, u.host.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
+		}
+		for _, f := range uplinkFamilies() {
+			await(t, "the rule to be followed", func() bool {
+				return f.asks(u.isp2, f.wan2.Addr(), f.client.Addr(), f.client.Addr(), silence) == nil
+			})
+			others(f)
+		}
+	}
+	require.Contains(t, nft(t, u.host, "list", "counter", "inet", "watch", "marked"), "packets 0 ", "the mark is nobody else's")
+
+	// A service that nothing listens at is refused by the same way.
+	for _, f := range uplinkFamilies() {
+		s.succeed(t, fmt.Sprintf("add udp %s %s", at(f.wildcard, 8099), at(f.backend.Addr().Next(), 99)))
+		_, _, err := askWithin(u.isp2, "udp", at(f.wan2.Addr(), 8099), netip.AddrPortFrom(f.client.Addr(), 0), answerTimeout)
+		require.ErrorContains(t, err, "refused")
+	}
+	for _, f := range uplinkFamilies() {
+		ip(t, u.host, f.option+" rule del from "+f.wan2.Addr().String())
+	}
+	await(t, "the rules to be removed", func() bool { return len(ownRules(t, u.host)) == 0 })
+}
+
+// The host reaches its published ports by its own addresses when another table is for one of
+// them, and by those of the LAN when it is bound to a loopback address.
+func TestUplinkOwnAddress(t *testing.T) {
+	u := newUplinks(t)
+	s := newTestbed(t, u.host)
+	s.serve(t)
+	u.publishOn(t, s, "")
+	loopbacks := map[string]netip.Addr{"-4": loopback4, "-6": loopback6}
+	asks := func(f uplinkFamily, wait time.Duration) error {
+		for _, from := range []netip.Addr{{}, f.wan2.Addr(), loopbacks[f.option], f.lan.Addr()} {
+			for _, host := range []netip.Addr{f.wan2.Addr(), f.wan1.Addr(), f.lan.Addr()} {
+				if err := f.asks(u.host, host, from, netip.Addr{}, wait); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	for _, f := range uplinkFamilies() {
+		require.NoError(t, asks(f, answerTimeout))
+		require.NoError(t, f.asks(u.host, f.wan2.Addr(), f.wan2.Addr(), f.wan2.Addr(), answerTimeout), "its source is kept")
+		ip(t, u.host, f.option+" rule add from "+f.wan2.Addr().String()+" lookup 102")
+		await(t, "the rule to be followed", func() bool { return asks(f, silence) == nil })
+		require.NoError(t, asks(f, answerTimeout))
+		require.NoError(t, f.asks(u.host, f.wan1.Addr(), f.wan1.Addr(), f.wan1.Addr(), answerTimeout), "no rule is for this one")
+	}
+	require.Empty(t, s.status(t).Warnings)
+	s.succeed(t, "add tcp 8200 172.30.0.2:80 --no-proxy")
+	require.Len(t, s.status(t).Warnings, 1)
+	require.Contains(t, s.status(t).Warnings[0], "this host does not reach 1 ports by its addresses [198.51.100.1 2001:db8:2::1]")
+
+	// Rules that know the backend lead to it, and nothing is to be done.
+	for _, f := range uplinkFamilies() {
+		ip(t, u.host, f.option+" route add "+f.backend.Masked().String()+" dev br0 table 102")
+		await(t, "the route to be followed", func() bool {
+			return f.asks(u.host, f.wan2.Addr(), f.wan2.Addr(), f.wan2.Addr(), silence) == nil
+		})
+	}
+	require.Empty(t, s.status(t).Warnings)
+}
+
+// Without one of the rules of the table, something is not answered, or a mark is seen by
+// others.
+func TestUplinkMutations(t *testing.T) {
+	u := newUplinks(t)
+	for _, f := range uplinkFamilies() {
+		ip(t, u.host, f.option+" rule add from "+f.wan2.Addr().String()+" lookup 102")
+	}
+	e, err := engine.Open(t.Context(), engine.Options{NetNS: u.host.Path(), NoOwner: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	for _, f := range uplinkFamilies() {
+		for _, network := range []string{"tcp", "udp"} {
+			to := "->" + at(f.backend.Addr().Next(), 80) + suffix(network)
+			publish(t, e, toward(f.wildcard, 8080, 8080)+to, toward(f.wan2.Addr(), 8081, 8081)+to)
+		}
+	}
+	load(t, u.host, `table inet watch {
+		counter marked {}
+		chain postrouting { type filter hook postrouting priority mangle; meta mark != 0 counter name marked; }
+	}`)
+	works := func(wait time.Duration) error {
+		labtest.Exec(t, u.host, "conntrack", "-F")
+		for _, f := range uplinkFamilies() {
+			err := errors.Join(
+				f.asks(u.isp2, f.wan2.Addr(), f.client.Addr(), f.client.Addr(), wait),
+				f.asks(u.host, f.wan2.Addr(), f.wan2.Addr(), netip.Addr{}, wait),
+				f.asks(u.host, f.lan.Addr(), map[string]netip.Addr{"-4": loopback4, "-6": loopback6}[f.option], netip.Addr{}, wait),
+			)
+			if err != nil {
+				return err
+			}
+		}
+		if !strings.Contains(nft(t, u.host, "reset", "counter", "inet", "watch", "marked"), "packets 0 ") {
+			return errors.New("a mark was seen")
+		}
+		return nil
+	}
+	require.NoError(t, works(answerTimeout))
+	rules := rulesOf(nft(t, u.host, "-s", "-t", "list", "table", "inet", "nftnat"))
+	tried := 0
+	for i, rule := range rules {
+		if chain, _, _ := strings.Cut(rule, ": "); notProbed()[rule] == byUplinks {
+			tried++
+			load(t, u.host, chainScript(chain, rules, i))
+			require.Error(t, works(silence), "without %s", rule)
+			load(t, u.host, chainScript(chain, rules, -1))
+		}
+	}
+	require.Equal(t, 8, tried)
+	require.NoError(t, works(answerTimeout))
+}
