@@ -59,6 +59,8 @@ type core struct {
 	// local are the addresses of the host when it was looked at last; nil: it was not, or
 	// what has happened since is not known. touched are those that came or went since then.
 	local, touched addresses
+	// looks is how often follow has looked at the host.
+	looks int
 	// watching is whether Run watches the host.
 	watching bool
 	// sooner wakes Run when a mapping expires before all others.

@@ -26,6 +26,7 @@ func (e *core) follow(ctx context.Context) error {
 	if err := e.resync(ctx); err != nil {
 		return err
 	}
+	e.looks++
 	routes, err := e.routesToBackends()
 	return errors.Join(err,
 		e.followForwarding(routes),

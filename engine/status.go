@@ -36,6 +36,9 @@ type Status struct {
 	// Proxies is the number of userland proxies. Unserved is the number of ports without
 	// the proxy that they should have, because they could not be bound; see [Engine.Run].
 	Proxies, Unserved int
+	// Looks is how often the engine has looked at the host, to follow it: at the start, and
+	// after changes, but ten times a second at most.
+	Looks int
 	// Absent is the number of ports whose frontend's address is not one of this host's.
 	Absent int
 	// Connections and Flows are the TCP connections and UDP flows of the proxies now,
@@ -111,7 +114,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		Events: c.events.counts,
 		Table:  c.opts.Table, Present: c.table.Present(), Owned: c.table.Owned(), Repaired: counts.Repaired,
 		Failures: Failures{Changes: counts.Changes, Repairs: counts.FailedChecks, Sockets: counts.Sockets},
-		Networks: networks, Endpoints: endpoints,
+		Networks: networks, Endpoints: endpoints, Looks: c.looks,
 	}
 	s.Carried, s.Flows, s.Proxies = c.holder.Stats()
 	s.Connections = s.Carried.Live - s.Flows

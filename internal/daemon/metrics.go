@@ -83,6 +83,7 @@ func writeTable(e *exposition, st engine.Status) {
 // writeHost writes how the host is followed.
 func writeHost(e *exposition, st engine.Status) {
 	e.metric("nftnat_host_events_total", counter, "Changes of the host that the daemon has followed, as events tell.", float64(st.Events.Host))
+	e.metric("nftnat_host_looks_total", counter, "Times that the daemon has looked at the host, because something had changed on it.", float64(st.Looks))
 	e.metric("nftnat_warnings", gauge, "What keeps published ports from working, as the status says.", float64(len(st.Warnings)))
 }
 

@@ -19,12 +19,16 @@ import (
 // (NETCONF) of a namespace over rtnetlink, and neighbours once WatchNeighbours was called.
 // E is what the caller makes of messages about links and neighbours.
 type Watcher[E any] struct {
-	socket    *nlwire.Socket
-	parse     func(nlwire.Message) (E, bool)
-	listening sync.WaitGroup
-	closing   chan struct{}
-	// changes holds the changes that were not received yet, if any.
+	// socket receives what is read: messages about links, addresses and neighbours. hints
+	// receives messages of which it only matters that there are some.
+	socket, hints *nlwire.Socket
+	parse         func(nlwire.Message) (E, bool)
+	listening     sync.WaitGroup
+	closing       chan struct{}
+	// changes holds the changes that were not received yet, if any; mu guards putting them
+	// together.
 	changes chan Changes[E]
+	mu      sync.Mutex
 	// neighbours is whether it has subscribed to neighbours and forwarding databases.
 	neighbours bool
 }
@@ -46,12 +50,20 @@ type Changes[E any] struct {
 // all are dropped, and Lost is set.
 const maxEvents = 4096
 
-// watchBuffer is the size in bytes of the socket's buffer: enough for about as many events.
-const watchBuffer = 1 << 20
+// Sizes of the sockets' buffers in bytes. The one is enough for about as many events. The
+// other holds some dozens of messages; under a storm of changes of routes the kernel drops the
+// others, which costs nobody anything.
+const (
+	watchBuffer = 1 << 20
+	hintsBuffer = 16 << 10
+)
 
-// watchPause is the pause after all messages that were there have been read. Under a storm
-// of messages a pass reads many of them, where waking for each would cost more than reading.
-const watchPause = 10 * time.Millisecond
+// Pauses after all messages that were there have been read. Under a storm a pass reads many
+// of them, where waking for each would cost more than reading.
+const (
+	watchPause = 10 * time.Millisecond
+	hintsPause = 100 * time.Millisecond
+)
 
 // group returns the bit of a multicast group of rtnetlink.
 func group(n uint) uint32 { return 1 << (n - 1) }
@@ -65,16 +77,25 @@ func Watch[E any](ns *Namespace, parse func(nlwire.Message) (E, bool)) (*Watcher
 func watch[E any](ns *Namespace, parse func(nlwire.Message) (E, bool), buffer int) (*Watcher[E], error) {
 	s, err := nlwire.Dial(nlwire.Config{
 		Protocol: unix.NETLINK_ROUTE, NetNS: ns.FD(), ReceiveBuffer: buffer,
-		Groups: group(unix.RTNLGRP_LINK) | group(unix.RTNLGRP_IPV4_IFADDR) | group(unix.RTNLGRP_IPV6_IFADDR) |
-			group(unix.RTNLGRP_IPV4_ROUTE) | group(unix.RTNLGRP_IPV6_ROUTE) |
+		Groups: group(unix.RTNLGRP_LINK) | group(unix.RTNLGRP_IPV4_IFADDR) | group(unix.RTNLGRP_IPV6_IFADDR),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch links and addresses: %w", err)
+	}
+	hints, err := nlwire.Dial(nlwire.Config{
+		Protocol: unix.NETLINK_ROUTE, NetNS: ns.FD(), ReceiveBuffer: hintsBuffer,
+		Groups: group(unix.RTNLGRP_IPV4_ROUTE) | group(unix.RTNLGRP_IPV6_ROUTE) |
 			group(unix.RTNLGRP_IPV4_RULE) | group(unix.RTNLGRP_IPV6_RULE) |
 			group(unix.RTNLGRP_IPV4_NETCONF) | group(unix.RTNLGRP_IPV6_NETCONF),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("watch links and routes: %w", err)
+		return nil, errors.Join(fmt.Errorf("watch routes and settings: %w", err), s.Close())
 	}
-	w := &Watcher[E]{socket: s, parse: parse, closing: make(chan struct{}), changes: make(chan Changes[E], 1)}
-	w.listening.Go(w.listen)
+	w := &Watcher[E]{socket: s, hints: hints, parse: parse, closing: make(chan struct{}), changes: make(chan Changes[E], 1)}
+	w.listening.Go(func() { w.listen(s, watchPause, w.read) })
+	w.listening.Go(func() {
+		w.listen(hints, hintsPause, func([]byte, bool) Changes[E] { return Changes[E]{Host: true} })
+	})
 	return w, nil
 }
 
@@ -106,19 +127,20 @@ func (w *Watcher[E]) Changes() <-chan Changes[E] {
 func (w *Watcher[E]) Close() {
 	if w != nil {
 		close(w.closing)
-		_ = w.socket.Close() // nothing is written
+		_, _ = w.socket.Close(), w.hints.Close() // nothing is written
 		w.listening.Wait()
 	}
 }
 
-// listen receives until the socket is closed.
-func (w *Watcher[E]) listen() {
+// listen receives until the socket is closed. read reads a datagram, or learns that some were
+// lost.
+func (w *Watcher[E]) listen(s *nlwire.Socket, pause time.Duration, read func(datagram []byte, lost bool) Changes[E]) {
 	buf := make([]byte, nlwire.LargestDatagram)
 	for {
-		n, err := w.socket.Receive(buf, true)
+		n, err := s.Receive(buf, true)
 		for err == nil || errors.Is(err, unix.ENOBUFS) {
-			w.add(w.read(buf[:n], err != nil))
-			n, err = w.socket.Receive(buf, false)
+			w.add(read(buf[:n], err != nil))
+			n, err = s.Receive(buf, false)
 		}
 		if !errors.Is(err, unix.EAGAIN) {
 			return // closed: there is no other error of a socket that only listens
@@ -126,7 +148,7 @@ func (w *Watcher[E]) listen() {
 		select {
 		case <-w.closing:
 			return
-		case <-time.After(watchPause):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -166,11 +188,13 @@ func addrOf(m nlwire.Message) (a netip.Addr, ok bool) {
 	return a, ok
 }
 
-// add is called only by listen, so the channel has room after it was emptied.
+// add puts changes together with those that were not received yet.
 func (w *Watcher[E]) add(c Changes[E]) {
 	if len(c.Events) == 0 && !c.Host && !c.Lost { // Host is set with Addrs
 		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	select {
 	case before := <-w.changes:
 		c = Changes[E]{before.Host || c.Host, append(before.Addrs, c.Addrs...), append(before.Events, c.Events...), before.Lost || c.Lost}
