@@ -162,7 +162,7 @@ func TestUplinkAnswers(t *testing.T) {
 	}
 	load(t, u.host, `table inet watch {
 		counter marked {}
-		chain postrouting { type filter hook postrouting priority mangle; meta mark != 0 counter name marked; }
+		chain postrouting { type filter hook postrouting priority mangle; meta mark & 0xffffff00 == 0x1000 counter name marked; }
 		chain strict { type filter hook prerouting priority mangle + 10; iifname "br0" ct direction reply fib saddr . mark . iif oif missing drop; }
 	}`)
 	for _, mode := range []struct{ filter, mark string }{{"0", "0"}, {"1", "0"}, {"1", "1"}, {"2", "1"}} {
@@ -256,7 +256,7 @@ func TestUplinkMutations(t *testing.T) {
 	}
 	load(t, u.host, `table inet watch {
 		counter marked {}
-		chain postrouting { type filter hook postrouting priority mangle; meta mark != 0 counter name marked; }
+		chain postrouting { type filter hook postrouting priority mangle; meta mark & 0xffffff00 == 0x1000 counter name marked; }
 	}`)
 	works := func(wait time.Duration) error {
 		labtest.Exec(t, u.host, "conntrack", "-F")
