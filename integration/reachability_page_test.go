@@ -28,6 +28,18 @@ Some packets would get no answer even if they arrived. So the backend and the se
 - packets with a network's own source address at the server far away, also of protocols without ports: none.
 
 With bridge-nf, the sibling's neighbour discovery passes the guard although its source is a link-local address.
+
+## Other ways
+
+| what | reaches the backend | test |
+|---|---|---|
+| a broadcast (192.0.2.255, 255.255.255.255) to a UDP port that is published on any address, or on 0.0.0.0 | once, by the daemon's proxy, as gateway. The answer comes from the host's address on the link of the broadcast. Without the proxy (` + "`--no-proxy`, `--direct`" + `): **dropped** | ` + "`TestBroadcast`" + ` |
+| a broadcast on the backend's own link, to a published port that is the backend's port too | only directly; the proxy leaves it | ` + "`TestBroadcastToOthers`" + ` |
+| multicast (224.0.0.0/4, ff00::/8) | **dropped** | ` + "`TestBroadcastToOthers`" + ` |
+| an address of a prefix that is routed to the host as local (AnyIP, ` + "`ip route add local 203.0.113.0/24 dev lo`" + `) | as by a LAN address, if the port is published on any address or on this one | ` + "`TestAnyIP`" + ` |
+| a client of the other family than the backend's, where an input chain drops | **dropped**, unless the chain accepts the *frontend's* port: a proxy serves the client, so that it is input for the host and not forwarded, and ` + "`ct status dnat`" + ` is not true for it. [beside.md](beside.md#what-other-programs-see) has the lines | ` + "`TestBesideNftables`" + ` |
+
+**TFTP.** A TFTP server answers from a port of its own choice. Where the backend's port is 69, a proxy follows this: clients at 127.0.0.1 and ::1, and those of the other family, get and send files, all by the frontend's port (` + "`TestTFTP`" + `). Clients on the LAN do so by netfilter, if the backend is in a declared network. The host itself does not by another address of its own, such as 192.0.2.1. It must use 127.0.0.1 or ::1, or the server must answer from one port (dnsmasq: ` + "`--tftp-single-port`" + `, without ` + "`--bind-interfaces`" + `). Backends on another port than 69 need that everywhere.
 `
 
 // reachabilityPage is docs/reachability.md.

@@ -33,7 +33,9 @@
 // socket to the backend, and its answers come from that local address. It ends when
 // neither side has sent anything for [Options.IdleTimeout]. There are at most
 // [Options.MaxFlows]; one more replaces the one silent longest. ICMP errors end no
-// flow and lose only the datagram that caused them. Datagrams are read and written
+// flow and lose only the datagram that caused them. The answer to a broadcast leaves by
+// the interface on which it came; multicast is not received. If the backend's port is 69,
+// its flows follow TFTP to the port of each transfer. Datagrams are read and written
 // many at a time, and runs of equal size leave as one by UDP_SEGMENT where the kernel
 // has it.
 //

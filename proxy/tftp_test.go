@@ -27,8 +27,8 @@ func newTFTPServer(t *testing.T, host string) tftpServer {
 	return tftpServer{listen("69"), listen("0"), listen("0")}
 }
 
-// hear reads a datagram and returns from where it is.
-func hear(t *testing.T, c net.PacketConn, want string) net.Addr {
+// receive reads a datagram and returns from where it is.
+func receive(t *testing.T, c net.PacketConn, want string) net.Addr {
 	t.Helper()
 	buf := make([]byte, 1024)
 	n, from, err := c.ReadFrom(buf)
@@ -73,7 +73,7 @@ func TestTFTP(t *testing.T) {
 				require.Equal(t, text, string(got[:n]))
 			}
 			say("no TFTP")
-			flow := hear(t, server.port, "no TFTP")
+			flow := receive(t, server.port, "no TFTP")
 			tell := func(s *net.UDPConn, text string) {
 				_, err := s.WriteTo([]byte(text), mustUDP(t, at(host, flow)))
 				require.NoError(t, err)
@@ -83,14 +83,14 @@ func TestTFTP(t *testing.T) {
 				for _, first := range []string{dataOne, ackZero, oAck, noFile} {
 					for _, s := range [][2]*net.UDPConn{{server.one, server.two}, {server.two, server.one}} {
 						say(request)
-						hear(t, server.port, request)
+						receive(t, server.port, request)
 						tell(s[1], dataTwo) // of the last transfer
 						tell(s[0], first)
 						answered(first)
 						tell(s[1], dataOne) // another port
 						for _, text := range []string{ackOne, dataTwo, noFile} {
 							say(text)
-							hear(t, s[0], text)
+							receive(t, s[0], text)
 						}
 						tell(s[0], dataTwo)
 						answered(dataTwo)
@@ -100,7 +100,7 @@ func TestTFTP(t *testing.T) {
 				}
 			}
 			say(readRequest)
-			hear(t, server.port, readRequest)
+			receive(t, server.port, readRequest)
 			stranger := mustUDP(t, "127.0.0.2:0")
 			if host == "::1" {
 				ip(t, "addr replace fd00::99/128 dev lo nodad")
@@ -116,7 +116,7 @@ func TestTFTP(t *testing.T) {
 			tell(server.port, dataOne) // a server that has one port
 			answered(dataOne)
 			say(ackOne)
-			hear(t, server.port, ackOne)
+			receive(t, server.port, ackOne)
 			require.EqualValues(t, 1, p.Stats().Total)
 			require.Zero(t, p.Stats().Dropped)
 			require.NoError(t, p.Close())
@@ -137,7 +137,7 @@ func TestTFTPUpload(t *testing.T) {
 	c := dial(t, "udp", p.FrontendAddr().String()).(*net.UDPConn)
 	_, err = c.Write([]byte(writeRequest))
 	require.NoError(t, err)
-	flow := hear(t, server.port, writeRequest)
+	flow := receive(t, server.port, writeRequest)
 	_, err = server.one.WriteTo([]byte(oAck), flow)
 	require.NoError(t, err)
 	_, err = c.Read(make([]byte, 64))
@@ -148,8 +148,8 @@ func TestTFTPUpload(t *testing.T) {
 	_, _, err = c.WriteMsgUDP([]byte(dataOne+dataTwo+dataOne+"\x00\x03\x00"), segment, nil)
 	require.NoError(t, err)
 	for _, text := range []string{dataOne, dataTwo, dataOne} {
-		hear(t, server.one, text)
+		receive(t, server.one, text)
 	}
-	hear(t, server.port, "\x00\x03\x00") // too short for TFTP
+	receive(t, server.port, "\x00\x03\x00") // too short for TFTP
 	require.Zero(t, p.Stats().Dropped)
 }

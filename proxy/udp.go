@@ -187,7 +187,7 @@ func (p *udpProxy) distribute(b *udpBatch, n int) {
 		switch f := p.flow(&key); {
 		case f == nil:
 			p.counters.dropped.Add(uint64(next - first))
-		case p.pktinfo && f.heardByBackend(b.local[first].via):
+		case p.pktinfo && f.seenByBackend(b.local[first].via):
 			f.end()
 		case f.tftp != nil:
 			f.tftp.forward(b, first, next)

@@ -71,9 +71,9 @@ func (f *udpFlow) end() {
 	p.gone()
 }
 
-// heardByBackend reports whether the backend has heard itself what the client has sent
+// seenByBackend reports whether the backend itself has received what the client has sent
 // last, on the client's link. via is the interface of a broadcast, or 0.
-func (f *udpFlow) heardByBackend(via int32) bool {
+func (f *udpFlow) seenByBackend(via int32) bool {
 	f.via = via
 	if via == 0 || f.proxy.target.Load().to.port() != f.proxy.port {
 		return false
