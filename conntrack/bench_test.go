@@ -63,6 +63,7 @@ func BenchmarkDelete(b *testing.B) {
 		{"port", Filter{Proto: unix.IPPROTO_UDP, FirstPort: 53}, false},
 		{"addr-range", Filter{Proto: unix.IPPROTO_UDP, Dst: netip.MustParseAddr("198.51.100.1"), FirstPort: 1, LastPort: 10000}, false},
 		{"range", Filter{Proto: unix.IPPROTO_UDP, FirstPort: 1, LastPort: 10000}, false},
+		{"unanswered-port", Filter{Proto: unix.IPPROTO_UDP, FirstPort: 53, Unanswered: true}, false},
 		{"port-no-kernel-filter", Filter{Proto: unix.IPPROTO_UDP, FirstPort: 53}, true},
 	} {
 		b.Run(bc.name, func(b *testing.B) {
@@ -73,7 +74,13 @@ func BenchmarkDelete(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				b.StopTimer()
-				fill(b, ns, benchFlows, victim)
+				fill(b, ns, benchFlows, func(i int) Flow {
+					f := victim(i)
+					if bc.filter.Unanswered {
+						f.Status = 0
+					}
+					return f
+				})
 				b.StartTimer()
 				before := cpu(b)
 				n, err := c.Delete(bc.filter, nil)

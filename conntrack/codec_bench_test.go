@@ -28,7 +28,7 @@ func BenchmarkDecode(b *testing.B) {
 				if _, err := decodeEntry(payload, &e); err != nil {
 					b.Fatal(err)
 				}
-				if !filter.matches(e.origTuple) {
+				if !filter.matches(e.origTuple, e.flags()) {
 					continue
 				}
 				if _, err := e.flow(); err != nil {

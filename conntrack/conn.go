@@ -167,7 +167,7 @@ func (c *Conn) pass(req []byte, f Filter, fn func(e *entry) error) error {
 	return c.retry(func() error {
 		return c.reader.dump(req, func(payload []byte) error {
 			ok, err := decodeEntry(payload, &e)
-			if err != nil || !ok || !f.matches(e.origTuple) {
+			if err != nil || !ok || !f.matches(e.origTuple, e.flags()) {
 				return err
 			}
 			return fn(&e)

@@ -69,6 +69,9 @@ func decodeEntry(b []byte, e *entry) (bool, error) {
 	return err == nil, err
 }
 
+// flags decodes the status.
+func (e *entry) flags() Status { return Status(binary.BigEndian.Uint32(e.status)) }
+
 // flow completes the decoding.
 func (e *entry) flow() (Flow, error) {
 	reply, err := decodeTuple(e.family, e.reply)
@@ -79,7 +82,7 @@ func (e *entry) flow() (Flow, error) {
 		Proto:    e.origTuple.proto,
 		Zone:     e.origTuple.zone,
 		ID:       binary.BigEndian.Uint32(e.id),
-		Status:   Status(binary.BigEndian.Uint32(e.status)),
+		Status:   e.flags(),
 		Src:      e.origTuple.src,
 		Dst:      e.origTuple.dst,
 		ReplySrc: reply.src,

@@ -214,7 +214,7 @@ func TestDecodeAllocates(t *testing.T) {
 	buf := make([]byte, 0, 4096)
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		ok, err := decodeEntry(b, &e)
-		if !ok || err != nil || !filter.matches(e.origTuple) {
+		if !ok || err != nil || !filter.matches(e.origTuple, e.flags()) {
 			panic("no match")
 		}
 		if _, err := e.flow(); err != nil {

@@ -30,6 +30,7 @@ const (
 	ctaID         = 12
 	ctaZone       = 18
 	ctaFilter     = 25
+	ctaStatusMask = 26
 
 	// enum ctattr_tuple
 	ctaTupleIP    = 1
@@ -91,6 +92,8 @@ func dumpRequest(family uint8) []byte {
 //   - Ports are compared for TCP and UDP only; asked for other protocols, the
 //     flag has no effect (ctnetlink_filter_match_tuple).
 //   - Ranges of ports it does not know.
+//   - A status it compares by a mask (ctnetlink_filter_parse_status); kernels that cannot,
+//     ignore it.
 //   - IPv6 addresses are compared the wrong way round: entries that have the
 //     address are left out, others are sent. So it was written in 5.8 and so
 //     it is in 6.18 (ctnetlink_filter_match_tuple: !ipv6_addr_cmp); an IPv6
@@ -116,7 +119,12 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 	// CTA_FILTER is refused without the flag (nla_parse_nested, unlike the older nests).
 	b, filter := nlwire.OpenAttr(b, nlwire.Nested|ctaFilter)
 	b = nlwire.AppendAttr(b, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)
-	return nlwire.CloseMessage(nlwire.CloseAttr(b, filter), 0)
+	b = nlwire.CloseAttr(b, filter)
+	if f.Unanswered {
+		b = nlwire.AppendAttr(b, ctaStatus, 0, 0, 0, 0)
+		b = nlwire.AppendAttr(b, ctaStatusMask, 0, 0, 0, byte(StatusSeenReply))
+	}
+	return nlwire.CloseMessage(b, 0)
 }
 
 // appendDelete appends the request to delete exactly this entry, with tuple and

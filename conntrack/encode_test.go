@@ -57,6 +57,7 @@ func TestFilteredDump(t *testing.T) {
 		{"range", unix.AF_INET, Filter{Proto: 17, Dst: v4, FirstPort: 1, LastPort: 2}, request{17, "192.0.2.1", 0}},
 		{"no port", unix.AF_INET, Filter{Proto: 17, Dst: v4}, request{17, "192.0.2.1", 0}},
 		{"protocol without ports", unix.AF_INET, Filter{Proto: 1}, request{1, "", 0}},
+		{"unanswered", unix.AF_INET, Filter{Proto: 6, FirstPort: 80, Unanswered: true}, request{6, "", 80}},
 		{"protocol whose ports are not compared", unix.AF_INET, Filter{Proto: 132, FirstPort: 7}, request{132, "", 0}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -70,7 +71,13 @@ func TestFilteredDump(t *testing.T) {
 			require.Equal(t, []byte{tt.family, 0, 0, 0}, m.Payload[:nlwire.NetfilterHeader])
 
 			all := attrs(t, m.Payload[nlwire.NetfilterHeader:])
-			require.Len(t, all, 2)
+			if tt.filter.Unanswered {
+				require.Len(t, all, 4)
+				require.Equal(t, []byte{0, 0, 0, 0}, all[ctaStatus])
+				require.Equal(t, []byte{0, 0, 0, 2}, all[ctaStatusMask])
+			} else {
+				require.Len(t, all, 2)
+			}
 			flags := binary.NativeEndian.Uint32(attrs(t, all[ctaFilter])[ctaFilterOrigFlags])
 			orig := attrs(t, all[ctaTupleOrig])
 			proto := attrs(t, orig[ctaTupleProto])

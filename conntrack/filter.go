@@ -24,10 +24,13 @@ type Filter struct {
 	// FirstPort and LastPort are the range of original destination ports. LastPort 0 means
 	// FirstPort alone; both 0 mean any port, or none.
 	FirstPort, LastPort uint16
+	// Unanswered selects those alone of which no answer has been seen
+	// (StatusSeenReply), such as TCP connections that are being opened.
+	Unanswered bool
 }
 
 // String returns the filter as errors name it: "udp 0.0.0.0:53",
-// "tcp [2001:db8::1]:8000-8009", with "*" for any.
+// "tcp [2001:db8::1]:8000-8009", with "*" for any; "unanswered" is before it.
 func (f Filter) String() string {
 	proto, addr, port := "*", "*", "*"
 	if f.Proto != 0 {
@@ -45,7 +48,11 @@ func (f Filter) String() string {
 	if f.LastPort != 0 && f.LastPort != f.FirstPort {
 		port += "-" + strconv.Itoa(int(f.LastPort))
 	}
-	return proto + " " + addr + ":" + port
+	text := proto + " " + addr + ":" + port
+	if f.Unanswered {
+		text = "unanswered " + text
+	}
+	return text
 }
 
 // normal checks the filter and returns it with IPv4-mapped addresses unmapped
@@ -86,7 +93,10 @@ func (f Filter) exactDst() bool { return f.Dst.IsValid() && !f.Dst.IsUnspecified
 func (f Filter) exactPort() bool { return f.FirstPort != 0 && f.FirstPort == f.LastPort }
 
 // matches reports whether a flow passes the filter, which is normal.
-func (f Filter) matches(t tuple) bool {
+func (f Filter) matches(t tuple, s Status) bool {
+	if f.Unanswered && s&StatusSeenReply != 0 {
+		return false
+	}
 	if f.Proto != 0 && t.proto != f.Proto {
 		return false
 	}

@@ -27,6 +27,7 @@ func TestFilterString(t *testing.T) {
 		{Filter{Proto: 33}, "dccp *:*"},
 		{Filter{Proto: 136}, "udplite *:*"},
 		{Filter{Proto: 200}, "200 *:*"},
+		{Filter{Proto: 6, FirstPort: 80, Unanswered: true}, "unanswered tcp *:80"},
 	} {
 		require.Equal(t, tt.want, tt.filter.String())
 	}
@@ -78,10 +79,15 @@ func TestFilterMatches(t *testing.T) {
 			f, err := tt.filter.normal()
 			require.NoError(t, err)
 			for _, tup := range tt.yes {
-				require.True(t, f.matches(tup), "%v", tup)
+				require.True(t, f.matches(tup, StatusSeenReply), "%v", tup)
 			}
 			for _, tup := range tt.no {
-				require.False(t, f.matches(tup), "%v", tup)
+				require.False(t, f.matches(tup, StatusSeenReply), "%v", tup)
+			}
+			f.Unanswered = true
+			for _, tup := range tt.yes {
+				require.True(t, f.matches(tup, StatusConfirmed), "%v", tup)
+				require.False(t, f.matches(tup, StatusSeenReply), "%v", tup)
 			}
 		})
 	}

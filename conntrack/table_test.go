@@ -41,6 +41,10 @@ func variousFlows() []Flow {
 		plain(tcp, "[2001:db8::9]:4000", "[2001:db8::1]:53"),
 		plain(udp, "[2001:db8::9]:4000", "[2001:db8::1]:54"),
 	}
+	// Opening: nobody has answered.
+	opening := plain(tcp, "10.0.0.5:4000", "192.0.2.1:56")
+	opening.Status = 0
+	flows = append(flows, opening)
 	// DNATed: 53 is the backend's port, and appears as source of the replies.
 	f := plain(udp, "10.0.0.3:4000", "192.0.2.1:5300")
 	f.ReplySrc = netip.MustParseAddrPort("172.17.0.2:53")
@@ -80,6 +84,8 @@ func TestDelete(t *testing.T) {
 			"10.0.0.1:4000->192.0.2.1:53", "10.0.0.2:4000->192.0.2.1:53", "10.0.0.1:4000->192.0.2.1:54", "10.0.0.1:4000->192.0.2.1:60"}},
 		{"IPv6 range", Filter{Proto: udp, Dst: v6, FirstPort: 1, LastPort: 1000}, nil, []string{
 			"[2001:db8::9]:4000->[2001:db8::1]:53", "[2001:db8::9]:4001->[2001:db8::1]:53", "[2001:db8::9]:4000->[2001:db8::1]:54"}},
+		{"unanswered", Filter{Proto: tcp, FirstPort: 1, LastPort: 60, Unanswered: true}, nil, []string{"10.0.0.5:4000->192.0.2.1:56"}},
+		{"unanswered, other port", Filter{Proto: tcp, FirstPort: 53, Unanswered: true}, nil, nil},
 		{"no such port", Filter{Proto: udp, FirstPort: 9999}, nil, nil},
 		{"match false", Filter{Proto: udp, FirstPort: 53}, func(Flow) bool { return false }, nil},
 		{"match some", Filter{Proto: udp, FirstPort: 53}, func(f Flow) bool { return f.Src.Port() == 4001 }, []string{
@@ -160,7 +166,8 @@ func TestKernelFilters(t *testing.T) {
 		{Filter{Proto: unix.IPPROTO_UDP, Dst: netip.IPv6Unspecified(), FirstPort: 53}, 3},
 		{Filter{Proto: unix.IPPROTO_UDP, Dst: netip.MustParseAddr("2001:db8::1"), FirstPort: 53}, 3},
 		{Filter{Proto: unix.IPPROTO_UDP, Dst: netip.MustParseAddr("192.0.2.1"), FirstPort: 53, LastPort: 60}, 9},
-		{Filter{Proto: unix.IPPROTO_TCP}, 3},
+		{Filter{Proto: unix.IPPROTO_TCP}, 4},
+		{Filter{Proto: unix.IPPROTO_TCP, Unanswered: true}, 1},
 		{Filter{Dst: netip.IPv6Unspecified()}, 5},
 		{Filter{}, len(flows)},
 	} {
