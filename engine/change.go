@@ -111,10 +111,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 		})
 	}
 	e.opts.Trace("flows")
-	for _, f := range p.staleFlows() {
-		if err := e.deleteFlows(f.proto, f.change); err != nil {
-			return undo.after(err)
-		}
+	if err := e.deleteStale(p); err != nil {
+		return undo.after(err)
 	}
 	if e.holder.Enabled() {
 		e.opts.Trace("open")

@@ -312,7 +312,7 @@ func (e *core) purge(ctx context.Context) error {
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
-	err := e.deleteFlows(nat.UDP, portset.Change{Removed: slices.Collect(e.mappings.All)})
+	err := e.endContradicting(portset.Change{Removed: slices.Collect(e.mappings.All)})
 	e.end()
 	return errors.Join(err, e.disconnect())
 }

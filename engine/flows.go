@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"errors"
+
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/flows"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -26,6 +28,34 @@ func (e *core) deleteFlows(proto nat.Proto, c portset.Change) error {
 		return nil
 	}
 	return e.flowDeleter().Stale(proto, &c, &e.mappings)
+}
+
+// deleteOpening deletes the flows over TCP that contradict a change and that nobody has
+// answered.
+func (e *core) deleteOpening(c *portset.Change) error {
+	return e.flowDeleter().Opening(c, &e.mappings)
+}
+
+// endContradicting deletes the flows that end with a change whatever was asked for: those
+// over UDP that contradict it, and those over TCP that nobody has answered.
+func (e *core) endContradicting(c portset.Change) error {
+	return errors.Join(e.deleteFlows(nat.UDP, c), e.deleteOpening(&c))
+}
+
+// deleteStale deletes the flows that contradict a change: all of them over UDP, and over TCP
+// if they are to be killed; else those to endpoints that go, and those that nobody has
+// answered.
+func (e *core) deleteStale(p *plan) error {
+	if err := e.deleteFlows(nat.UDP, p.Change); err != nil {
+		return err
+	}
+	if p.killTCP {
+		return e.deleteFlows(nat.TCP, p.Change)
+	}
+	if err := e.deleteFlows(nat.TCP, portset.Change{Removed: p.released}); err != nil {
+		return err
+	}
+	return e.deleteOpening(&p.Change)
 }
 
 // deleteOutageFlows deletes flows that networks began or accepted while the table was
@@ -63,7 +93,7 @@ func (e *core) endFlows(ended []portset.Port) error {
 			c.Removed = append(c.Removed, p)
 		}
 	}
-	if err := e.deleteFlows(nat.UDP, c); err != nil {
+	if err := e.endContradicting(c); err != nil {
 		return err
 	}
 	e.opts.Trace("ended")

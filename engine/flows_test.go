@@ -19,7 +19,10 @@ import (
 
 // flow is one of a client elsewhere: it sent to dst, and from is who answers.
 func flow(proto nat.Proto, dst, from string) conntrack.Flow {
-	return conntrack.Flow{Proto: uint8(proto), Dst: netip.MustParseAddrPort(dst), ReplySrc: netip.MustParseAddrPort(from)}
+	return conntrack.Flow{
+		Proto: uint8(proto), Status: conntrack.StatusSeenReply,
+		Dst: netip.MustParseAddrPort(dst), ReplySrc: netip.MustParseAddrPort(from),
+	}
 }
 
 func TestFlowsFollowTheMapping(t *testing.T) {
@@ -117,6 +120,54 @@ func TestFlowsFollowTheMapping(t *testing.T) {
 			}
 			require.Equal(t, want, b.flows.flows)
 			require.LessOrEqual(t, len(b.flows.passes), 1, "one pass over the table")
+		})
+	}
+}
+
+// Connections that nobody has answered end with what leads them to a backend.
+func TestOpeningFlows(t *testing.T) {
+	const web, other, web6 = "172.30.0.2:80", "172.30.0.3:80", "[fd00:30::2]:80"
+	here4, here6 := local4+":8080", "["+local6+"]:8080"
+	for name, test := range map[string]struct {
+		published []string // before
+		call      func(*Engine) error
+		dst, from string
+		deleted   bool
+	}{
+		"publish":                     {nil, publishes("8080->" + web), here4, other, false},
+		"unpublish":                   {[]string{"8080->" + web}, unpublishes("8080->" + web), here4, web, true},
+		"unpublish, IPv6":             {[]string{"[::]:8080->" + web6}, unpublishes("[::]:8080->" + web6), here6, web6, true},
+		"unpublish, another backend":  {[]string{"8080->" + web}, unpublishes("8080->" + web), here4, other, false},
+		"unpublish, to the host":      {[]string{"8080->" + web}, unpublishes("8080->" + web), here4, here4, false},
+		"unpublish, in transit":       {[]string{"8080->" + web}, unpublishes("8080->" + web), "198.51.100.7:8080", web, false},
+		"replace":                     {[]string{"8080->" + web}, replaces("8080->" + other), here4, web, true},
+		"replace, to the new":         {[]string{"8080->" + web}, replaces("8080->" + other), here4, other, false},
+		"replace, to the host":        {[]string{"8080->" + web}, replaces("8080->" + other), here4, here4, true},
+		"replace, the same":           {[]string{"8080->" + web}, replaces("8080->" + web), here4, other, false},
+		"apply, what goes":            {[]string{"8080->" + web}, applies("8081->" + web), here4, web, true},
+		"apply, narrower":             {[]string{"8080->" + web}, applies(here4 + "->" + other), here4, web, true},
+		"apply, what stays":           {[]string{"8080->" + web}, applies("8080->"+web, "8081->"+web), here4, web, false},
+		"purge":                       {[]string{"8080->" + web}, func(e *Engine) error { return e.Purge(t.Context()) }, here4, web, true},
+		"unpublish over UDP":          {[]string{"8080->" + web + "/udp"}, unpublishes("8080->" + web + "/udp"), here4, web, false},
+		"replace one by other family": {[]string{here4 + "->" + web}, replaces(here4 + "->" + web6), here4, web, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openFake(t)
+			publish(t, e, test.published...)
+			answered := flow(nat.TCP, test.dst, test.from)
+			opening := answered
+			opening.Status = conntrack.StatusConfirmed
+			b.flows.flows, b.flows.passes = []conntrack.Flow{answered, opening}, nil
+			require.NoError(t, test.call(e))
+			want := []conntrack.Flow{answered, opening}
+			if test.deleted {
+				want = want[:1]
+			}
+			require.Equal(t, want, b.flows.flows)
+			require.LessOrEqual(t, len(b.flows.passes), 1, "one pass over the table")
+			if name == "publish" || name == "replace, the same" {
+				require.Empty(t, b.flows.passes)
+			}
 		})
 	}
 }

@@ -135,22 +135,6 @@ func forwardingNeeds(backends portset.Counts, routes map[netip.Addr]hostnet.Rout
 	return n
 }
 
-// staleFlows are the flows of a protocol that contradict a change.
-type staleFlows struct {
-	proto  nat.Proto
-	change portset.Change
-}
-
-// staleFlows returns which flows are to be deleted: over UDP those that contradict the
-// change; over TCP those too if they are to be killed, else those to endpoints that go.
-func (p *plan) staleFlows() []staleFlows {
-	tcp := portset.Change{Removed: p.released}
-	if p.killTCP {
-		tcp = p.Change
-	}
-	return []staleFlows{{nat.UDP, p.Change}, {nat.TCP, tcp}}
-}
-
 // state returns the state after the change.
 func (p *plan) state() nat.State { return stateOf(p.ipamAfter, p.storedPorts) }
 

@@ -74,7 +74,7 @@ func (e *core) syncExternal(c *schema.Contents) {
 	e.takeOver(c)
 	e.hairpins.Adopt()
 	ch := portset.Diff(&before, &e.mappings)
-	e.warnOfFlows(e.deleteFlows(nat.UDP, ch))
+	e.warnOfFlows(e.endContradicting(ch))
 	e.sendChange(&ch)
 }
 

@@ -6,6 +6,7 @@ package flows
 import (
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -17,12 +18,29 @@ import (
 // sent to. published is what the change led to: a mapping for one address has its flows,
 // whatever happens to one for any address.
 func (d Deleter) Stale(proto nat.Proto, c *portset.Change, published *portset.Set) error {
+	return d.stale(proto, c, published, false)
+}
+
+// Opening is Stale for those TCP connections alone that nobody has answered: their next SYN
+// begins another flow, by the rules of then. A change that takes no backend away costs no
+// pass over the table.
+func (d Deleter) Opening(c *portset.Change, published *portset.Set) error {
+	leaves := func(m portset.Move) bool { return m.From.Backend != m.To.Backend }
+	if len(c.Removed) == 0 && !slices.ContainsFunc(c.Moved, leaves) {
+		return nil
+	}
+	return d.stale(nat.TCP, c, published, true)
+}
+
+func (d Deleter) stale(proto nat.Proto, c *portset.Change, published *portset.Set, unanswered bool) error {
 	replaced := replacedBackends(proto, c)
 	if len(replaced) == 0 {
 		return nil
 	}
 	local := d.locals()
-	_, err := d.Table.Delete(filter(proto, replaced), func(flow conntrack.Flow) bool {
+	f := filter(proto, replaced)
+	f.Unanswered = unanswered
+	_, err := d.Table.Delete(f, func(flow conntrack.Flow) bool {
 		f := portset.Frontend{Proto: proto, AddrPort: flow.Dst}
 		if b, ok := replaced[f]; ok {
 			return b.contradictedBy(flow)
