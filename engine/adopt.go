@@ -8,6 +8,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/table"
 )
 
@@ -32,6 +33,7 @@ func (e *core) adoptOnce() error {
 	case rewrite:
 		return e.rewrite(f.loaded)
 	case correct:
+		e.renewSegments(f.Contents)
 		if err := e.correct(f); err != nil {
 			return err
 		}
@@ -93,6 +95,9 @@ func (e *core) classify(c table.Contents) found {
 	}
 	f.Contents = schema.Classify(c.Elements, e.now())
 	for _, el := range f.Foreign {
+		if d.Recreate && schema.WasSegment(el) { // of an earlier version
+			continue
+		}
 		d.Add("an engine makes no such element: %s", el)
 	}
 	for _, el := range f.Missing {
@@ -114,14 +119,8 @@ func (e *core) takeOver(c *schema.Contents) {
 		e.expect(p)
 	}
 	e.hairpins.Load(c.Hairpins)
-	for _, p := range c.Segments {
-		e.segments[p] = 0
-	}
-	for _, p := range e.ipam.Prefixes() {
-		e.segments[p] = 1 // it stays when nothing is published on it
-	}
 	e.backends.AddAll(portset.Count(e.mappings.All), 1)
-	e.segments.Count(e.backends, 1)
+	e.segments = segment.New(c.Segments, len(e.backends))
 	e.reserved.Add(e.mappings.All, func(p portset.Port, err error) {
 		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
 			"mapping", p.Mapping().String(), "conflict", err)

@@ -71,6 +71,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 		return err
 	}
 	e.unchanged(false)
+	if err := e.lookUpLinks(&c); err != nil {
+		return err
+	}
 	p := e.plan(c)
 	var undo undoList
 	ports := e.holder.Switch(portholder.Change{Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released})
@@ -192,7 +195,7 @@ func (e *core) note(p *plan) {
 	}
 	e.backends.AddAll(p.countsBefore, -1)
 	e.backends.AddAll(p.countsAfter, 1)
-	e.segments = p.segments
+	e.segments.Apply(p.segments)
 	if e.ipam != p.ipamAfter {
 		e.ipam = p.ipamAfter
 		e.handles.update(e.ipam)

@@ -27,7 +27,7 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	require.NoError(tb, err)
 	have := must(e.Mappings(tb.Context()))
 	require.Equal(tb, publishedBy(next), publishedBy(e), "what is in the kernel, and what is known")
-	require.Equal(tb, next.core.segments, e.core.segments)
+	require.Equal(tb, next.core.segments.Table(), e.core.segments.Table())
 	theirs, err := next.State(tb.Context())
 	require.NoError(tb, err)
 	ours, err := e.State(tb.Context())
@@ -36,9 +36,9 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	require.Equal(tb, next.core.backends, e.core.backends)
 	require.Equal(tb, next.core.hairpins.Records(nil), e.core.hairpins.Records(nil))
 	require.Empty(tb, misreserved(e, have))
-	for p := range e.core.segments {
-		for q := range e.core.segments {
-			require.False(tb, p != q && p.Overlaps(q), "segments %s and %s overlap", p, q)
+	for _, p := range e.core.segments.Table() {
+		for _, q := range e.core.segments.Table() {
+			require.False(tb, p != q && p.Link == q.Link && p.Prefix.Overlaps(q.Prefix), "segments %s and %s overlap", p, q)
 		}
 	}
 }
@@ -110,7 +110,7 @@ func inAllWords(ms []nat.Mapping) []string {
 func mapElementsIn(dump string) []string {
 	var lines []string
 	for _, e := range elementsIn(withoutTimeouts(dump)) {
-		if !strings.HasPrefix(e, "inside") {
+		if !strings.HasPrefix(e, "inside") && !strings.HasPrefix(e, "segments") {
 			lines = append(lines, e)
 		}
 	}

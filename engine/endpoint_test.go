@@ -93,7 +93,8 @@ func TestNetworkOnRecord(t *testing.T) {
 		`networks4 { 172.30.0.0/24 comment "inside [gateway 172.30.0.1]" }`,
 		`networks6 { fd00:30::/64 comment "six [gateway fd00:30::ff]" }`,
 	}, recordsIn(b.kernel.Dump()))
-	require.Equal(t, []string{inside4, inside6}, segmentsIn(b.kernel.Dump()), "each is a segment")
+	require.Equal(t, []string{inside4, inside6}, pairsIn(b.kernel.Dump()))
+	require.Empty(t, segmentsIn(b.kernel.Dump()), "nothing is published there")
 	requireConsistent(t, b, e)
 
 	require.ErrorIs(t, e.RemoveNetwork(t.Context(), "none"), fs.ErrNotExist)
@@ -309,31 +310,26 @@ func TestReleaseEndsFlows(t *testing.T) {
 	require.Equal(t, []conntrack.Flow{flow(81)}, b.flows.flows)
 }
 
-// A segment around or within a network gives way to it, and comes back when it goes.
+// Networks have pairs and links have segments, whatever is there of the other.
 func TestNetworkAmongSegments(t *testing.T) {
 	e, b := openFake(t)
 	b.host.onLink("br0", "172.30.0.0/25")
 	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
-	before := segmentsIn(b.kernel.Dump())
-	require.Equal(t, []string{"172.30.0.0/24"}, before)
-	create(t, e, "inside", inside4)
-	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()))
-	requireConsistent(t, b, e)
-	_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "80->172.30.0.2:80")}})
-	require.NoError(t, err)
-	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "81->172.30.0.2:80")}})
-	require.NoError(t, err)
-	require.Equal(t, []string{"172.30.0.0/24"}, segmentsIn(b.kernel.Dump()), "the network's own stays")
-	publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
-	require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
-	require.Equal(t, before, segmentsIn(b.kernel.Dump()))
-	requireConsistent(t, b, e)
-	// A route that has become wider does not open the network's guard.
-	create(t, e, "inside", "172.30.0.0/25")
-	require.Equal(t, []string{"172.30.0.0/25"}, segmentsIn(b.kernel.Dump()))
-	publish(t, e, "82->172.30.0.201:82")
-	require.Equal(t, []string{"172.30.0.0/25"}, segmentsIn(b.kernel.Dump()))
-	requireConsistent(t, b, e)
+	require.Empty(t, pairsIn(b.kernel.Dump()))
+	for _, network := range []string{inside4, "172.30.0.0/25", "172.30.0.0/16"} {
+		create(t, e, "inside", network)
+		require.Equal(t, []string{network}, pairsIn(b.kernel.Dump()))
+		require.Equal(t, []string{inside4}, segmentsIn(b.kernel.Dump()))
+		require.NoError(t, unpublishes("80->172.30.0.2:80", "81->172.30.0.200:81")(e))
+		require.Equal(t, []string{network}, pairsIn(b.kernel.Dump()))
+		require.Empty(t, segmentsIn(b.kernel.Dump()))
+		requireConsistent(t, b, e)
+		publish(t, e, "80->172.30.0.2:80", "81->172.30.0.200:81")
+		require.NoError(t, e.RemoveNetwork(t.Context(), "inside"))
+		require.Empty(t, pairsIn(b.kernel.Dump()))
+		require.Equal(t, []string{inside4}, segmentsIn(b.kernel.Dump()))
+		requireConsistent(t, b, e)
+	}
 }
 
 // Records that no engine can have written go; what is missing of the others comes.

@@ -194,10 +194,9 @@ func (b *testbed) snapshot(e *Engine) snapshot {
 	if e.core.closed {
 		return s
 	}
-	for p, n := range e.core.segments {
-		s.segments = append(s.segments, fmt.Sprint(p, " ", n))
+	for _, one := range e.core.segments.Table() {
+		s.segments = append(s.segments, fmt.Sprint(one))
 	}
-	slices.Sort(s.segments)
 	s.wrong = misreserved(e, must(e.Mappings(context.Background())))
 	return s
 }

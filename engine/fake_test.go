@@ -283,7 +283,7 @@ func newFakeHost() *fakeHost {
 // onLink puts prefixes on the segment of an interface.
 func (h *fakeHost) onLink(link string, prefixes ...string) {
 	for _, p := range prefixes {
-		h.routes[netip.MustParsePrefix(p)] = hostnet.Route{Kind: hostnet.Unicast, OnLink: netip.MustParsePrefix(p), Link: link}
+		h.routes[netip.MustParsePrefix(p)] = hostnet.Route{Kind: hostnet.Unicast, Link: link}
 	}
 }
 
@@ -302,6 +302,32 @@ func (h *fakeHost) Lookup(a netip.Addr) (hostnet.Route, error) {
 		}
 	}
 	return hostnet.Route{Kind: hostnet.Unicast, Link: "eth0"}, nil
+}
+
+// OnLink returns the prefixes of routes by each link that do not lie within others.
+func (h *fakeHost) OnLink(links []string, is4 bool) (map[string][]netip.Prefix, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hook != nil {
+		if err := h.hook("onLink"); err != nil {
+			return nil, err
+		}
+	}
+	found := map[string][]netip.Prefix{}
+	for _, link := range links {
+		var ps []netip.Prefix
+		for p, r := range h.routes {
+			if p.Addr().Is4() == is4 && (r.Link == link || slices.Contains(r.More, link)) {
+				ps = append(ps, p)
+			}
+		}
+		for _, p := range ps {
+			if !slices.ContainsFunc(ps, func(q netip.Prefix) bool { return q != p && q.Overlaps(p) && q.Bits() < p.Bits() }) {
+				found[link] = append(found[link], p)
+			}
+		}
+	}
+	return found, nil
 }
 
 // Overlap knows one bridge of networks, br0.

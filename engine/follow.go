@@ -28,6 +28,9 @@ func (e *core) follow(ctx context.Context) error {
 	}
 	e.looks++
 	routes, err := e.routesToBackends()
+	if err == nil {
+		err = e.followSegments(routes)
+	}
 	return errors.Join(err,
 		e.followForwarding(routes),
 		e.followAddresses(),

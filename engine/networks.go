@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -123,9 +122,6 @@ func (e *Engine) Networks(ctx context.Context) ([]nat.Network, error) {
 func (e *core) commitNetworks(ctx context.Context, after *ipam.State) error {
 	var c change
 	e.changeIPAM(&c, after)
-	if err := e.lookUpAll(&c); err != nil {
-		return err
-	}
 	return e.commit(ctx, c)
 }
 
@@ -137,23 +133,6 @@ func (l *published) changeIPAM(c *change, after *ipam.State) {
 			c.newNetworks = append(c.newNetworks, n)
 		}
 	}
-	had, _ := l.ipam.Len()
-	has, _ := after.Len()
-	c.allSegments = len(c.newNetworks) != 0 || had != has
-}
-
-// lookUpAll looks up the routes to all backends, if the change needs them.
-func (e *core) lookUpAll(c *change) error {
-	if !c.allSegments {
-		return nil
-	}
-	routes := hostnet.NewRouteCache(e.host.Lookup, c.routes)
-	after := e.mappingsAfter(&c.Change)
-	if err := lookUpBackends(routes, after.All); err != nil {
-		return err
-	}
-	c.routes = routes.Routes
-	return nil
 }
 
 // missingError says that there is no network or endpoint of a name. It is ErrNotFound.

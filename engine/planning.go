@@ -43,9 +43,9 @@ type change struct {
 	edit *ipam.Edit
 	// newNetworks need IP forwarding.
 	newNetworks []nat.Network
-	// allSegments is whether all segments are computed again, because networks change. Then
-	// routes has the backends of all published ports.
-	allSegments bool
+	// onLink is what is on link by the interfaces that lead to the backends of what is added
+	// and moved, if it is not known yet.
+	onLink map[segment.Link][]netip.Prefix
 }
 
 // plan is a change with its consequences. Planning asks the kernel for nothing and changes
@@ -56,9 +56,8 @@ type plan struct {
 	// countsBefore are the ports that the change removes or moves, by their backends, and
 	// countsAfter those that it adds or moves.
 	countsBefore, countsAfter portset.Counts
-	// segments and ipamAfter are those after the change.
-	segments  segment.Counts
-	ipamAfter *ipam.State
+	segments                  *segment.Plan
+	ipamAfter                 *ipam.State // after the change
 	// notes are elements for UDP ports that the change removes: see ended.go.
 	notes []nft.Element
 	// hairpins is what the change does to bridge ports; nil: nothing.
@@ -72,14 +71,11 @@ func (l *published) plan(c change) *plan {
 		p.ipamAfter = l.ipam
 	}
 	p.countsBefore, p.countsAfter = c.Count()
-	onLink := func(backend netip.Addr) netip.Prefix { return c.routes[backend].OnLink }
-	networks := p.ipamAfter.Prefixes()
-	if c.allSegments {
-		after := l.mappingsAfter(&c.Change)
-		p.segments = segment.Of(networks, portset.Count(after.All), onLink)
-	} else {
-		p.segments = l.segments.Changed(l.backends, p.countsBefore, p.countsAfter, networks, onLink)
-	}
+	p.segments = l.segments.Plan(segment.Change{
+		Touched: slices.Collect(maps.Keys(p.countsBefore)),
+		Left:    func(a netip.Addr) int { return l.backends[a] - p.countsBefore[a] + p.countsAfter[a] },
+		Facts:   segment.Facts{Links: linksTo(p.countsAfter, c.routes), OnLink: c.onLink},
+	})
 	return p
 }
 
@@ -98,7 +94,7 @@ func (l *published) mappingsAfter(c *portset.Change) portset.Set {
 // transaction returns the change of the table's elements at that time, with records of
 // bridge ports that go and come. Its inverse is the way back.
 func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element) nft.Change {
-	removed, added := segment.Diff(p.published.segments, p.segments)
+	removed, added := p.segments.Removed, p.segments.Added
 	gone, come := schema.IPAMDiff(p.ipamDiff)
 	return nft.Change{
 		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
@@ -115,7 +111,7 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 		all, count = after.All, after.Len()
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes...)
-	return elementsOf(now, all, count, slices.Collect(maps.Keys(p.segments)), records)
+	return elementsOf(now, all, count, p.published.segments.After(p.segments), records)
 }
 
 // forwarding returns what the change needs IP forwarding for. Backends that only proxies
@@ -174,13 +170,13 @@ func eventsOf(c *portset.Change, now time.Time) (es []nat.Event) {
 
 // elementsOf returns the elements of ports, segments and records, grouped by set, because
 // the elements of a set go in one message. count is the number of ports.
-func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments []netip.Prefix, records []nft.Element) []nft.Element {
+func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments []segment.Segment, records []nft.Element) []nft.Element {
 	es := make([]nft.Element, 0, count+len(segments)+len(records))
 	for p := range ports {
 		es = append(es, schema.PortElement(p, now))
 	}
-	for _, p := range segments {
-		es = append(es, schema.SegmentElement(p))
+	for _, s := range segments {
+		es = append(es, schema.SegmentElement(s))
 	}
 	return inSets(append(es, records...))
 }

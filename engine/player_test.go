@@ -17,7 +17,6 @@ import (
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
-	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -339,19 +338,5 @@ func (p *player) check() {
 	require.Equal(p, withoutTimeouts(fresh.kernel.Dump()), withoutTimeouts(dump), "step %d: %s", p.step, p.call)
 }
 
-// segments are the on-link prefixes of what is known.
-func (p *player) segments() []string {
-	found := map[netip.Prefix]bool{}
-	for _, k := range p.model.known {
-		r, err := p.bed.host.Lookup(k.Backend.Addr())
-		require.NoError(p, err)
-		if r.OnLink.IsValid() && !k.Frontend.Addr().IsLoopback() && !crosses(k) {
-			found[r.OnLink] = true
-		}
-	}
-	var texts []string
-	for _, prefix := range slices.SortedFunc(maps.Keys(found), segment.Compare) {
-		texts = append(texts, prefix.String())
-	}
-	return texts
-}
+// segments are the prefixes on link by the interfaces that lead to what is known.
+func (p *player) segments() []string { return p.bed.wantedSegments(p, p.model.known) }

@@ -17,9 +17,7 @@ type published struct {
 	mappings portset.Set
 	expiries portset.Expiries // of the mappings that end by themselves
 	reserved *portset.Reservations
-	// segments are the on-link prefixes in the inside sets, and how many ports are
-	// published to backends on each.
-	segments segment.Counts
+	segments *segment.State
 	backends portset.Counts
 	ipam     *ipam.State // networks and leases
 	answers  answers.State
@@ -28,7 +26,7 @@ type published struct {
 func newPublished(reserved *portset.Reservations) published {
 	return published{
 		mappings: portset.NewSet(), reserved: reserved,
-		segments: segment.Counts{}, backends: portset.Counts{}, ipam: ipam.New(),
+		segments: segment.New(nil, 0), backends: portset.Counts{}, ipam: ipam.New(),
 		answers: answers.NewState(),
 	}
 }
@@ -46,7 +44,7 @@ func (l *published) countPort(p portset.Port, by int) {
 	}
 	a := p.Backend.Addr()
 	l.backends.Add(a, by)
-	if p, ok := segment.Around(l.segments, a); ok {
-		l.segments[p] += by
+	if l.backends[a] == 0 {
+		l.segments.Expire(a)
 	}
 }

@@ -18,8 +18,8 @@ import (
 func (e *core) records() []nft.Element {
 	es := append(schema.IPAMElements(e.ipam.Networks(), e.ipam.Leases()), schema.HairpinElements(e.hairpins.Records(nil))...)
 	es = append(es, schema.AnswerElements(e.answers)...)
-	for p := range e.segments {
-		es = append(es, schema.SegmentElement(p))
+	for _, s := range e.segments.Table() {
+		es = append(es, schema.SegmentElement(s))
 	}
 	return es
 }
@@ -72,6 +72,13 @@ func (e *core) syncExternal(c *schema.Contents) {
 	}
 	before := e.mappings
 	e.takeOver(c)
+	routes, err := e.routesToBackends()
+	if err == nil {
+		err = e.followSegments(routes)
+	}
+	if err != nil { // the next change tries again
+		e.log.Warn("the host could not be looked at, which will be tried again", "error", err)
+	}
 	e.hairpins.Adopt()
 	ch := portset.Diff(&before, &e.mappings)
 	e.warnOfFlows(e.endContradicting(ch))
@@ -88,6 +95,6 @@ func (e *core) isKnown(c *schema.Contents) bool {
 	}
 	d := ipam.Compare(e.ipam, c.IPAM)
 	return c.Ports.Len() == e.mappings.Len() && d.Empty() &&
-		len(c.Segments) == len(e.segments) && len(c.Hairpins) == len(e.hairpins.Records(nil)) &&
+		len(c.Segments) == e.segments.Len() && len(c.Hairpins) == len(e.hairpins.Records(nil)) &&
 		c.Answers.Len() == e.answers.Len()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nfttest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -80,7 +81,8 @@ func TestRepairOfAnotherVersion(t *testing.T) {
 
 // What cannot be put right in the table is put right by another in its place.
 func TestMadeAgain(t *testing.T) {
-	wide, inner := netip.MustParsePrefix("172.31.0.0/16"), netip.MustParsePrefix("172.31.0.128/25")
+	wide := segment.Segment{Link: "br0", Prefix: netip.MustParsePrefix("172.16.0.0/12")}
+	inner := segment.Segment{Link: "br0", Prefix: netip.MustParsePrefix("172.30.0.128/25")}
 	for name, damage := range map[string]func(*testbed, *nfttest.Table){
 		"a set of another type": func(_ *testbed, table *nfttest.Table) {
 			i := slices.IndexFunc(table.Sets, func(s nft.Set) bool { return s.Name == "leases4" })

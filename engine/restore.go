@@ -97,8 +97,9 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if c.Empty() && c.ipamDiff.Empty() {
 		return nil
 	}
-	c.allSegments = true
-	e.lookUpReachable(&c)
+	if err := e.lookUpReachable(&c); err != nil {
+		return err
+	}
 	p := e.plan(c)
 	var undo undoList
 	if err := e.forward(p, &undo); err != nil {
@@ -117,21 +118,18 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	return nil
 }
 
-// lookUpReachable looks up the routes to all backends. A backend without a route gets no
-// segment.
-func (e *core) lookUpReachable(c *change) {
+// lookUpReachable looks up the routes to the backends of what is restored. One that cannot
+// be looked up has no segment until the host is followed.
+func (e *core) lookUpReachable(c *change) error {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	after := e.mappingsAfter(&c.Change)
-	for p := range after.All {
-		if p.ProxiedOnly() {
-			continue
-		}
-		if _, err := routes.Lookup(p.Backend.Addr()); err != nil {
-			e.log.Warn("route to a backend could not be looked up", "backend", p.Backend.Addr(), "error", err)
+	for a := range portset.Count(c.After) {
+		if _, err := routes.Lookup(a); err != nil {
+			e.log.Warn("route to a backend could not be looked up", "backend", a, "error", err)
 		}
 	}
 	warnUnreachable(e.log, routes)
 	c.routes = routes.Routes
+	return e.lookUpLinks(c)
 }
 
 // merged is the kernel's state together with the stored one.

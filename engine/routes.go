@@ -4,36 +4,21 @@
 package engine
 
 import (
-	"iter"
 	"log/slog"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
-	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
 // host is the routing table, a *hostnet.Routes outside of tests.
 type host interface {
 	Lookup(netip.Addr) (hostnet.Route, error)
+	OnLink(links []string, is4 bool) (map[string][]netip.Prefix, error)
 	Overlap(nat.Network) (string, error)
 	Interfaces() ([]hostnet.Interface, error)
 	Addresses(six bool) ([]netip.Addr, error)
 	Close()
-}
-
-// lookUpBackends looks up the routes to the backends of all ports that netfilter
-// translates.
-func lookUpBackends(routes *hostnet.RouteCache, ports iter.Seq[portset.Port]) error {
-	for p := range ports {
-		if p.ProxiedOnly() {
-			continue
-		}
-		if _, err := routes.Lookup(p.Backend.Addr()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // warnUnreachable logs backends without a route, and frontends whose addresses this host does

@@ -13,7 +13,6 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/schema"
-	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -149,7 +148,7 @@ func (e *core) sampleBackends(is4 bool) []netip.Addr {
 		if a.Is4() != is4 {
 			continue
 		}
-		p, ok := segment.Around(e.segments, a)
+		p, ok := e.segments.Around(a)
 		if !ok {
 			p = netip.PrefixFrom(a, a.BitLen())
 		}

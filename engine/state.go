@@ -120,9 +120,6 @@ func (e *core) stateDifference(s nat.State) (change, []nat.Change, error) {
 	for _, l := range c.ipamDiff.RemovedLeases {
 		c.released = append(c.released, e.portsOf(l)...)
 	}
-	if err := e.lookUpAll(&c); err != nil {
-		return change{}, nil, err
-	}
 	return c, append(c.ipamDiff.Lines(), c.Lines()...), nil
 }
 

@@ -124,7 +124,7 @@ func spell(v any) string {
 }
 
 // elementsOf returns the lines of sortedElements if the kernel holds exactly these mappings
-// and segments. It computes them from the documented format.
+// and segments on the host's bridge. It computes them from the documented format.
 func elementsOf(ms []nat.Mapping, segments ...string) []string {
 	lines := []string{}
 	for _, m := range ms {
@@ -133,11 +133,11 @@ func elementsOf(ms []nat.Mapping, segments ...string) []string {
 		}
 	}
 	for _, s := range segments {
-		set := "inside4 "
+		set := "segments4 "
 		if strings.Contains(s, ":") {
-			set = "inside6 "
+			set = "segments6 "
 		}
-		lines = append(lines, set+s+" . "+s+" on-link")
+		lines = append(lines, set+lab.HostBridge+" . "+lab.HostBridge+" . "+s+" on-link")
 	}
 	slices.Sort(lines)
 	return lines

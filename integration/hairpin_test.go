@@ -5,6 +5,7 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,24 +73,24 @@ func testHairpin(t *testing.T, top *lab.Topology, o lab.Options) {
 	}
 }
 
-// The segment of a backend is in the inside sets from the first mapping to the last, and only
-// once.
+// The segments of a link are in the table from the first mapping that leads to it to the
+// last, and only once.
 func TestSegments(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartFar})
 	segments := func() []string {
 		var found []string
 		for _, line := range sortedElements(t, top.Host) {
-			if line[:len("inside")] == "inside" {
+			if strings.HasPrefix(line, "segments") {
 				found = append(found, line)
 			}
 		}
 		return found
 	}
 	const (
-		inside4 = "inside4 172.30.0.0/24 . 172.30.0.0/24 on-link"
-		lan4    = "inside4 192.0.2.0/24 . 192.0.2.0/24 on-link"
-		far4    = "inside4 198.51.100.0/24 . 198.51.100.0/24 on-link"
-		inside6 = "inside6 fd00:30::/64 . fd00:30::/64 on-link"
+		inside4 = "segments4 br0 . br0 . 172.30.0.0/24 on-link"
+		far4    = "segments4 far0 . far0 . 198.51.100.0/24 on-link"
+		lan4    = "segments4 lan0 . lan0 . 192.0.2.0/24 on-link"
+		inside6 = "segments6 br0 . br0 . fd00:30::/64 on-link"
 	)
 	labtest.Exec(t, top.Host, "ip", "route", "add", "203.0.113.0/24", "via", top.Far.V4.String())
 	e := open(t, top.Host, engine.Options{})
@@ -101,16 +102,18 @@ func TestSegments(t *testing.T) {
 		{publish: "8081->172.30.0.3:80/udp", want: []string{inside4}},
 		{publish: "8082->[fd00:30::2]:80", want: []string{inside4, inside6}},
 		{publish: "8083->198.51.100.2:80", want: []string{inside4, far4, inside6}},
-		{publish: "8084->192.0.2.2:80", want: []string{inside4, lan4, far4, inside6}},
-		// Reached by a gateway, or not at all: on no segment of the host's.
-		{publish: "8085->203.0.113.1:80", want: []string{inside4, lan4, far4, inside6}},
-		{publish: "8087->100.64.0.1:80", want: []string{inside4, lan4, far4, inside6}},
+		{publish: "8084->192.0.2.2:80", want: []string{inside4, far4, lan4, inside6}},
+		// No route leads there.
+		{publish: "8087->100.64.0.1:80", want: []string{inside4, far4, lan4, inside6}},
 		{unpublish: "8084->192.0.2.2:80", want: []string{inside4, far4, inside6}},
 		// A loopback frontend is not DNATed, and has no hairpin.
 		{publish: "127.0.0.1:8086->172.30.0.2:80", want: []string{inside4, far4, inside6}},
 		{unpublish: "8080->172.30.0.2:80", want: []string{inside4, far4, inside6}},
 		{unpublish: "8081->172.30.0.3:80/udp", want: []string{far4, inside6}},
 		{unpublish: "8083->198.51.100.2:80", want: []string{inside6}},
+		// Behind a router on the link: it answers the link's other machines directly too.
+		{publish: "8085->203.0.113.1:80", want: []string{far4, inside6}},
+		{unpublish: "8085->203.0.113.1:80", want: []string{inside6}},
 		{unpublish: "8082->[fd00:30::2]:80"},
 	} {
 		if step.publish != "" {

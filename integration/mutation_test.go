@@ -121,7 +121,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 42)
+	require.Len(t, rules, 46)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
@@ -235,7 +235,10 @@ func postroutingMutations(p *prober) []mutation {
 		if i == 1 {
 			digit, ip, inside, far = "6", "ip6", top.Inside6.String(), top.FarNet6.String()
 		}
-		hairpin := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " jump way-out"
+		hairpin := "ct status dnat iifname . oifname . " + ip + " saddr @segments" + digit + " jump way-out"
+		bridged := "ct status dnat iif 0 oifname . oifname . " + ip + " saddr @segments" + digit + " fib saddr type != local jump way-out"
+		inside2 := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " jump way-out"
+		all := map[string]string{"4": "0.0.0.0/0", "6": "::/0"}[digit]
 		wayOut := ip + " saddr @masqueraded" + digit + " " + ip + " daddr != @networks" + digit + " jump way-out"
 		one := declared(digit, inside)
 		two := declared(digit, inside, far)
@@ -249,9 +252,17 @@ func postroutingMutations(p *prober) []mutation {
 				chain: chain, rule: hairpin, becomes: "meta nfproto ipv" + digit + " ct status dnat masquerade",
 				probe: reaches(top.Client, "tcp", at(f.host, portOfAny), "backend1", f.client),
 			},
-			{ // and those between siblings
-				chain: chain, rule: hairpin, becomes: ip + " saddr . " + ip + " daddr @inside" + digit + " masquerade", bridgeNF: true,
+			{ // a sibling whose frames a bridge has netfilter look at is answered so
+				chain: chain, rule: bridged, bridgeNF: true,
+				probe: reaches(top.Backend2, "tcp", at(f.host, portOfAny), "backend1", f.gateway),
+			},
+			{ // addresses are lost between siblings
+				chain: chain, rule: bridged, becomes: strings.TrimPrefix(strings.Replace(bridged, "jump way-out", "masquerade", 1), "ct status dnat "), bridgeNF: true,
 				probe: reaches(top.Backend2, "tcp", at(f.backend1, 80), "backend1", f.backend2),
+			},
+			{ // both are in one network, and each has a link of its own
+				chain: chain, rule: inside2, networks: []string{"inside" + digit + " { " + all + " . " + all + " }"},
+				probe: reaches(top.Client, "tcp", at(f.host, portOfAny), "backend1", f.gateway),
 			},
 			{ // the networks' addresses are seen outside
 				chain: chain, rule: wayOut, networks: one,
@@ -275,6 +286,9 @@ func declared(digit string, prefixes ...string) []string {
 	var elements []string
 	for _, set := range []string{"networks", "masqueraded", "guarded"} {
 		elements = append(elements, set+digit+" { "+strings.Join(prefixes, ", ")+" }")
+	}
+	for _, p := range prefixes {
+		elements = append(elements, "inside"+digit+" { "+p+" . "+p+" }")
 	}
 	return elements
 }

@@ -52,8 +52,13 @@ func TestReachabilityMutations(t *testing.T) {
 	r := newReach(t)
 	plan := nft(t, r.top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
 	rules := rulesOf(plan)
+	// Here all endpoints of a network are on one link, so that two rules masquerade what is
+	// between them: TestMutations misses each.
+	noticeable := slices.DeleteFunc(slices.Clone(rules), func(rule string) bool {
+		return strings.HasPrefix(rule, "nat-postrouting: ct status dnat") && (strings.Contains(rule, "@inside") || strings.Contains(rule, "@segments"))
+	})
 	r.mutated = true
-	for _, rule := range labtest.Some(t, "rules taken away", 3, rules) {
+	for _, rule := range labtest.Some(t, "rules taken away", 3, noticeable) {
 		i := slices.Index(rules, rule)
 		chain, text, _ := strings.Cut(rule, ": ")
 		t.Run(rule, func(t *testing.T) {

@@ -23,7 +23,8 @@ import (
 var wayOut = regexp.MustCompile(`(?s)\n\tchain way-out \{.*?\n\t\}\n`)
 
 // age changes the table, in one transaction, to one of an older version: with an earlier
-// schema, without one of the maps, with other rules and a chain less.
+// schema, without one of the maps and the segments, with a pair for each link of a backend,
+// with other rules and a chain less.
 func age(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	now := nft(t, ns, "list", "table", "inet", "nftnat")
@@ -31,6 +32,11 @@ func age(t *testing.T, ns *lab.NS) {
 	old = strings.ReplaceAll(old, "jump way-out", "masquerade")
 	old = strings.ReplaceAll(old, "nftnat schema 3", "nftnat schema 2")
 	old = regexp.MustCompile(`(?s)\n\tmap udp6_to4 \{.*?\n\t\}\n`).ReplaceAllString(old, "")
+	old = regexp.MustCompile(`(?s)\n\tset segments[46] \{.*?\n\t\}\n`).ReplaceAllString(old, "")
+	old = regexp.MustCompile(`\n.*@segments[46].*`).ReplaceAllString(old, "")
+	const pairs = "set inside6 {\n\t\ttype ipv6_addr . ipv6_addr\n\t\tflags interval\n"
+	require.Contains(t, old, pairs)
+	old = strings.Replace(old, pairs, pairs+"\t\telements = { fd00:30::/64 . fd00:30::/64 comment \"on-link\" }\n", 1)
 	require.Greater(t, len(now)-len(old), 300, "it is not older: %s", old)
 	load(t, ns, "delete table inet nftnat\n"+old)
 }
@@ -149,7 +155,7 @@ func TestUpgrade(t *testing.T) {
 		next := u.s.serve(t)
 		require.Equal(t, before+1, generation(t, u.top.Host), "it was one transaction")
 		require.LessOrEqual(t, u.trespass.drain(t), instant, "the guard was open")
-		require.Contains(t, next.Output(), `it is of an earlier version: its comment is \"nftnat schema 1\"`)
+		require.Contains(t, next.Output(), `it is of an earlier version: its comment is \"nftnat schema 2\"`)
 		require.Equal(t, u.intact, listed(t, u.top.Host))
 		require.NoError(t, next.Signal(unix.SIGTERM))
 		require.Zero(t, next.Wait(), next.Output())

@@ -8,22 +8,28 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // Routes is the routing table of the kernel.
-type Routes struct{ handle *netlink.Handle }
+type Routes struct {
+	handle *netlink.Handle
+	dumps  *nlwire.Socket // for lists of routes
+	seq    uint32
+}
 
 // Route is the route to an address.
 type Route struct {
 	Kind RouteKind
-	// OnLink is the prefix of the segment on which the address lies; the zero Prefix if
-	// it is reached by a gateway.
-	OnLink netip.Prefix
-	// Link is the name of the interface that leads there.
+	// Link is the name of the interface that leads there. Empty: it is not known.
 	Link string
+	// More are the names of further ones, if the route has several next hops.
+	More []string
 	// Bridge is the index of that interface if it is a bridge and the address is on link,
 	// else zero.
 	Bridge int
@@ -58,11 +64,19 @@ func OpenRoutes(ns *Namespace) (*Routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
-	return &Routes{h}, nil
+	dumps, err := dialDumps(ns)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open routing table: %w", err)
+	}
+	return &Routes{handle: h, dumps: dumps}, nil
 }
 
-// Close closes the socket.
-func (r *Routes) Close() { r.handle.Close() }
+// Close closes the sockets.
+func (r *Routes) Close() {
+	r.handle.Close()
+	_ = r.dumps.Close() // nothing is written
+}
 
 // Lookup returns the route to an address.
 func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
@@ -90,21 +104,29 @@ func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
 
 func (r *Routes) unicast(f netlink.Route) (Route, error) {
 	route := Route{Kind: Unicast}
+	indices := make([]int, 0, 1)
 	if f.LinkIndex != 0 {
-		link, err := r.handle.LinkByIndex(f.LinkIndex)
-		if err != nil {
-			return Route{}, fmt.Errorf("look up interface %d: %w", f.LinkIndex, err)
-		}
-		route.Link = link.Attrs().Name
-		if link.Type() == "bridge" {
-			route.Bridge = f.LinkIndex
+		indices = append(indices, f.LinkIndex)
+	}
+	for _, hop := range f.MultiPath {
+		if !slices.Contains(indices, hop.LinkIndex) {
+			indices = append(indices, hop.LinkIndex)
 		}
 	}
-	// A default route without a gateway, as tunnels have, is no segment.
-	if dst, ok := prefixOf(f.Dst); ok && isDirect(f) && dst.Bits() > 0 {
-		route.OnLink = dst.Masked()
-	} else {
-		route.Bridge = 0
+	for i, index := range indices {
+		link, err := r.handle.LinkByIndex(index)
+		if err != nil {
+			return Route{}, fmt.Errorf("look up interface %d: %w", index, err)
+		}
+		if i != 0 {
+			route.More = append(route.More, link.Attrs().Name)
+			continue
+		}
+		route.Link = link.Attrs().Name
+		// A default route without a gateway, as tunnels have, is on no segment.
+		if dst, ok := prefixOf(f.Dst); ok && isDirect(f) && dst.Bits() > 0 && link.Type() == "bridge" {
+			route.Bridge = index
+		}
 	}
 	return route, nil
 }

@@ -5,8 +5,11 @@ package hostnet
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,17 +30,20 @@ func TestRoutes(t *testing.T) {
 	labtest.Tool(t, "ip")
 	labtest.Exec(t, top.Host, "ip", "route", "add", "prohibit", "198.51.100.0/24")
 	labtest.Exec(t, top.Host, "ip", "route", "add", "192.168.77.0/24", "via", top.Backend1.V4.String())
-	bridge := Route{Kind: Unicast, OnLink: top.Inside4.Masked(), Link: lab.HostBridge}
+	labtest.Exec(t, top.Host, "ip", "link", "add", "dummy1", "up", "type", "bridge")
+	labtest.Exec(t, top.Host, "ip", "route", "add", "192.168.78.0/24",
+		"nexthop", "dev", "dummy1", "nexthop", "dev", lab.HostBridge, "nexthop", "via", top.Backend1.V4.String())
+	link, err := r.handle.LinkByName(lab.HostBridge)
+	require.NoError(t, err)
 	for addr, want := range map[string]Route{
-		top.Backend1.V4.String(): bridge,
+		top.Backend1.V4.String(): {Kind: Unicast, Link: lab.HostBridge, Bridge: link.Attrs().Index},
+		"192.168.78.7":           {Kind: Unicast, Link: "dummy1", More: []string{lab.HostBridge}},
 		"127.0.0.1":              {Kind: Local},
 		"198.51.100.7":           {Kind: Other},
 		"192.168.77.7":           {Kind: Unicast, Link: lab.HostBridge},
 	} {
 		got, err := r.Lookup(netip.MustParseAddr(addr))
 		require.NoError(t, err)
-		require.Equal(t, want.OnLink.IsValid(), got.Bridge != 0, addr)
-		got.Bridge = 0
 		require.Equal(t, want, got, addr)
 	}
 	own, err := (&Namespace{}).ID()
@@ -47,6 +53,87 @@ func TestRoutes(t *testing.T) {
 	require.NotEqual(t, own, there)
 	r.Close()
 	require.NoError(t, ns.Close())
+}
+
+// What is on link by an interface are the outermost destinations of its routes without a
+// gateway, in all tables.
+func TestOnLink(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1})
+	ns, err := OpenNamespace(top.Host.Path())
+	require.NoError(t, err)
+	r, err := OpenRoutes(ns)
+	require.NoError(t, err)
+	labtest.Tool(t, "ip")
+	gateway4, gateway6 := top.Backend1.V4.String(), top.Backend1.V6.String()
+	script := strings.NewReplacer("BR", lab.HostBridge, "GW4", gateway4, "GW6", gateway6).Replace(`
+		link add tun0 up type bridge
+		link add tun1 up type bridge
+		addr add 10.9.0.1/24 dev BR
+		addr add 10.9.0.2/25 dev BR
+		addr add 2001:db8:9::1/64 dev BR nodad
+		route add 10.9.9.0/24 via GW4
+		route add default via GW4
+		route add 10.10.0.0/16 dev tun0
+		route add 10.10.1.0/24 dev tun0 table 99
+		route add 10.11.0.0/16 dev tun0 table 99
+		route add default dev tun0 table 99
+		route add 10.12.0.0/16 nexthop dev tun0 nexthop dev tun1 nexthop via GW4
+		route add unreachable 10.13.0.0/16 dev tun0
+		route add 2001:db8:10::/48 dev tun0
+		route add 2001:db8:11::/48 dev tun0
+		route add 2001:db8:11::/48 dev BR metric 2000
+		route add 2001:db8:12::/48 via GW6
+		route add default dev tun1 table 99`)
+	for line := range strings.Lines(strings.TrimSpace(script)) {
+		words := strings.Fields(line)
+		if strings.Contains(line, "unreachable") {
+			words = slices.DeleteFunc(words, func(w string) bool { return w == "dev" || w == "tun0" })
+		}
+		if strings.Contains(line, "2001:") {
+			words = append([]string{"-6"}, words...)
+		}
+		if line := strings.Join(words, " "); line == "route add default dev tun1 table 99" {
+			words = append([]string{"-6"}, words...)
+		}
+		labtest.Exec(t, top.Host, "ip", words...)
+	}
+	want4 := map[string][]string{
+		lab.HostBridge: {"10.9.0.0/24", top.Inside4.Masked().String()},
+		"tun0":         {"10.10.0.0/16", "10.11.0.0/16", "10.12.0.0/16"},
+		"tun1":         {"10.12.0.0/16"},
+	}
+	want6 := map[string][]string{
+		lab.HostBridge: {"2001:db8:9::/64", "2001:db8:11::/48", top.Inside6.Masked().String()},
+		"tun0":         {"2001:db8:10::/48", "2001:db8:11::/48"},
+	}
+	names := []string{lab.HostBridge, "tun0", "tun1", "nosuch"}
+	for i := range maxSingleLinks { // more are listed at once
+		labtest.Exec(t, top.Host, "ip", "link", "add", fmt.Sprint("more", i), "up", "type", "bridge")
+	}
+	for _, all := range [][]string{names, append(slices.Clone(names), "more0", "more1", "more2", "more3", "more4", "more5", "more6")} {
+		for is4, want := range map[bool]map[string][]string{true: want4, false: want6} {
+			found, err := r.OnLink(all, is4)
+			require.NoError(t, err)
+			got := map[string][]string{}
+			for name, ps := range found {
+				for _, p := range ps {
+					got[name] = append(got[name], p.String())
+				}
+			}
+			require.Equal(t, want, got)
+		}
+	}
+	r.Close()
+	require.NoError(t, ns.Close())
+}
+
+func TestParseNextHops(t *testing.T) {
+	for _, b := range [][]byte{nil, {1}, make([]byte, 8), {200, 0, 0, 0, 1, 0, 0, 0}, {0, 200, 0, 0, 0, 0, 0, 1}} {
+		require.Empty(t, parseNextHops(b), b)
+	}
+	p, links := parseOnLink([]byte{1, 2})
+	require.False(t, p.IsValid())
+	require.Empty(t, links)
 }
 
 func TestOpenNamespace(t *testing.T) {

@@ -4,7 +4,6 @@
 package schema
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ import (
 type Contents struct {
 	Ports    portset.Set
 	IPAM     *ipam.State
-	Segments []netip.Prefix // with those that are missing
+	Segments []segment.Segment
 	Hairpins []hairpin.Record
 	Answers  answers.State
 	Ended    []portset.Port // UDP ports whose flows are to be deleted
@@ -31,6 +30,8 @@ type Contents struct {
 	// programs: they are no mappings that could be listed, but would conflict with some.
 	// Missing ones are needed by the networks.
 	Elements, Foreign, Missing []nft.Element
+	// stale are segments that SetSegments has removed.
+	stale []nft.Element
 }
 
 // Classify decodes the elements of a table. It reuses their memory.
@@ -120,7 +121,7 @@ func (c *Contents) readOthers(elements []nft.Element) {
 		}
 	}
 	c.readIPAM(by)
-	c.readSegments(by[setInside])
+	c.readSegments(by[setSegments])
 	c.readAnswers(by)
 	for _, el := range by[endedSuffix] {
 		p, ok := readEnded(el)
@@ -132,30 +133,6 @@ func (c *Contents) readOthers(elements []nft.Element) {
 		backend, ok := el.Key.Addr()
 		if c.keep(el, ok && hairpin.Recordable(el.Comment)) {
 			c.Hairpins = append(c.Hairpins, hairpin.Record{Backend: backend, Port: el.Comment})
-		}
-	}
-}
-
-// readSegments decodes the segments. Each network is one.
-func (c *Contents) readSegments(elements []nft.Element) {
-	networks := c.IPAM.Prefixes()
-	var all []netip.Prefix
-	for _, el := range elements {
-		if p, ok := el.Key.Pair(); ok {
-			all = append(all, p)
-		}
-	}
-	nested := segment.Nested(all, networks)
-	for _, el := range elements {
-		p, ok := el.Key.Pair()
-		if c.keep(el, ok && !nested[p]) {
-			c.Segments = append(c.Segments, p)
-		}
-	}
-	for _, p := range networks {
-		if !slices.Contains(c.Segments, p) {
-			c.Segments = append(c.Segments, p)
-			c.Missing = append(c.Missing, SegmentElement(p))
 		}
 	}
 }
@@ -174,7 +151,7 @@ func (c *Contents) keep(el nft.Element, ok bool) bool {
 // ones, and with those that are missing and with comments that nft(8) can load. The
 // elements are so afterwards.
 func (c *Contents) Correction() nft.Change {
-	ch := nft.Change{Delete: c.Foreign, Add: c.Missing}
+	ch := nft.Change{Delete: slices.Concat(c.Foreign, c.stale), Add: c.Missing}
 	for i := range c.Elements {
 		was := c.Elements[i]
 		if set := was.Set[:len(was.Set)-1]; isRecord(set) { // with another comment it is foreign
@@ -194,13 +171,12 @@ func (c *Contents) Correction() nft.Change {
 func Missing(want, elements []nft.Element) (missing []nft.Element) {
 	found := map[nft.ElementKey]nft.Element{}
 	for _, el := range elements {
-		if set := el.Set[:len(el.Set)-1]; isRecord(set) || set == setInside {
+		if set := el.Set[:len(el.Set)-1]; isRecord(set) {
 			found[el.ElementKey()] = el
 		}
 	}
 	for _, el := range want {
-		have, ok := found[el.ElementKey()]
-		if _, isSegment := el.Key.Pair(); !ok || have != el && !isSegment {
+		if found[el.ElementKey()] != el {
 			missing = append(missing, el)
 		}
 	}
@@ -210,7 +186,7 @@ func Missing(want, elements []nft.Element) (missing []nft.Element) {
 // isRecord reports whether a set has records, by its name without the digit of the family.
 func isRecord(set string) bool {
 	switch set {
-	case setNetworks, setMasqueraded, setGuarded, setCursors, setLeases, setHairpin, setProxiedSources, setAnswers, setAnswerMarks:
+	case setNetworks, setMasqueraded, setGuarded, setInside, setCursors, setLeases, setSegments, setHairpin, setProxiedSources, setAnswers, setAnswerMarks:
 		return true
 	}
 	return false

@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -41,7 +42,10 @@ func TestClassifyOwn(t *testing.T) {
 		state := ipam.New()
 		require.NoError(t, state.AddNetwork(nat.Network{Name: "one", Prefix: netip.MustParsePrefix("172.30.0.0/24"), NoGuard: seed%2 == 0}))
 		require.NoError(t, state.Add(nat.EndpointSpec{Name: "web", Address: netip.MustParseAddr("172.30.0.9")}))
-		segments := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00::/64")}
+		segments := []segment.Segment{
+			{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Link: "eth0.1", Prefix: netip.MustParsePrefix("10.1.0.0/16")},
+			{Link: "br0", Prefix: netip.MustParsePrefix("fd00::/64")},
+		}
 		hairpins := []hairpin.Record{{Backend: netip.MustParseAddr("fd00::1"), Port: "veth0"}}
 		ended := []portset.Port{portset.Of(nattest.Mapping(t, "0.0.0.0:53->172.30.0.2:53/udp"))}
 		es = append(es, IPAMElements(state.Networks(), state.Leases())...)
@@ -96,10 +100,13 @@ func TestClassifyForeign(t *testing.T) {
 		{Set: "hairpin4", Key: nft.AddrKey(backend.Addr()), Comment: "two words"},
 		{Set: "udp4_ended", Key: nft.AddrPortKey(netip.MustParseAddrPort("0.0.0.0:0")), Value: backend},
 		{Set: "leases4", Key: nft.AddrKey(backend.Addr()), Comment: "web"},
-		SegmentElement(netip.MustParsePrefix("10.1.0.0/16")),
+		SegmentElement(segment.Segment{Link: "br0", Prefix: netip.MustParsePrefix("10.1.0.0/16")}),
+		SegmentElement(segment.Segment{Link: "br1", Prefix: netip.MustParsePrefix("0.0.0.0/0")}),
+		{Set: "segments4", Key: nft.SegmentKey("br2", netip.MustParsePrefix("10.0.0.0/8")), Comment: "theirs"},
+		{Set: "inside4", Key: nft.PairKey(netip.MustParsePrefix("10.0.0.0/8")), Comment: "on-link"},
 		shadowed,
 	}
-	wide := SegmentElement(netip.MustParsePrefix("10.0.0.0/8"))
+	wide := SegmentElement(segment.Segment{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.0/8")})
 	c := Classify(append(slices.Clone(foreign), own, apart, wide), now)
 	require.ElementsMatch(t, foreign, c.Foreign)
 	require.ElementsMatch(t, []nft.Element{own, apart, wide}, c.Elements)
@@ -126,21 +133,21 @@ func TestCorrection(t *testing.T) {
 	n := nat.Network{Name: "one", Prefix: netip.MustParsePrefix("172.30.0.0/24")}.WithDefaults()
 	n.Next = netip.MustParseAddr("172.30.0.2")
 	network := IPAMElements([]nat.Network{n}, nil)
-	c := Classify(append([]nft.Element{odd}, network[:len(network)-1]...), now) // without the cursor
+	c := Classify(append([]nft.Element{odd}, network[:len(network)-2]...), now) // without the pair and the cursor
 	ch := c.Correction()
 	require.Equal(t, []nft.Element{odd}, ch.Delete)
 	require.Len(t, ch.Add, 3)
 	require.Equal(t, network[len(network)-1], ch.Add[0])
-	require.Equal(t, SegmentElement(n.Prefix), ch.Add[1])
+	require.Equal(t, network[len(network)-2], ch.Add[1])
 	require.NoError(t, ch.Validate(Ruleset("nftnat")))
 }
 
 func TestMissing(t *testing.T) {
-	segment, lease := SegmentElement(netip.MustParsePrefix("10.0.0.0/8")), nft.Element{Set: "leases4", Key: nft.AddrKey(netip.MustParseAddr("10.0.0.2")), Comment: "web"}
-	renamed, plain := lease, segment
-	renamed.Comment, plain.Comment = "other", ""
-	require.Empty(t, Missing([]nft.Element{segment, lease}, []nft.Element{plain, lease}))
-	require.Equal(t, []nft.Element{lease}, Missing([]nft.Element{segment, lease}, []nft.Element{segment, renamed}))
+	one, lease := SegmentElement(segment.Segment{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.0/8")}), nft.Element{Set: "leases4", Key: nft.AddrKey(netip.MustParseAddr("10.0.0.2")), Comment: "web"}
+	renamed := lease
+	renamed.Comment = "other"
+	require.Empty(t, Missing([]nft.Element{one, lease}, []nft.Element{lease, one}))
+	require.Equal(t, []nft.Element{lease}, Missing([]nft.Element{one, lease}, []nft.Element{one, renamed}))
 }
 
 // What differs between two states leads from the elements of one to those of the other.
@@ -160,4 +167,23 @@ func TestIPAMDiff(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{"guarded4", "cursors4"}, set(removed))
 	require.ElementsMatch(t, []string{"cursors4", "leases4"}, set(added))
+}
+
+// The segments of a table become others, and nothing else changes.
+func TestSetSegments(t *testing.T) {
+	segmentOf := func(link, p string) segment.Segment {
+		return segment.Segment{Link: link, Prefix: netip.MustParsePrefix(p)}
+	}
+	now := time.Now()
+	port := element(t, "80->172.30.0.2:80", now)
+	stays, goes, comes := segmentOf("br0", "172.30.0.0/24"), segmentOf("br1", "172.30.0.0/24"), segmentOf("br0", "fd00::/64")
+	c := Classify([]nft.Element{port, SegmentElement(stays), SegmentElement(goes)}, now)
+	c.SetSegments([]segment.Segment{stays, comes})
+	require.Equal(t, []segment.Segment{stays, comes}, c.Segments)
+	ch := c.Correction()
+	require.Equal(t, nft.Change{Delete: []nft.Element{SegmentElement(goes)}, Add: []nft.Element{SegmentElement(comes)}}, ch)
+	require.ElementsMatch(t, []nft.Element{port, SegmentElement(stays), SegmentElement(comes)}, c.Elements)
+	require.False(t, CanName("a b"))
+	require.True(t, WasSegment(nft.Element{Set: "inside4", Key: nft.PairKey(stays.Prefix), Comment: "on-link"}))
+	require.False(t, WasSegment(SegmentElement(stays)))
 }

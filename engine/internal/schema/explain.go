@@ -45,7 +45,9 @@ func explanation(name string) string {
 	case setGuarded:
 		return "those of them that only published ports of answer from outside"
 	case setInside:
-		return family + " segments: what has both ends on one is between siblings, or a hairpin"
+		return "each of them twice: what has both ends in one is between siblings"
+	case setSegments:
+		return family + " prefixes that are on link by an interface that leads to a backend: who comes from one by it is answered by this host"
 	case setCursors:
 		return "the address of each network at which the next lease is looked for"
 	case setLeases:

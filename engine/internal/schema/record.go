@@ -21,6 +21,7 @@ import (
 //	networks     the prefixes; the comment is the name, and the gateway in brackets
 //	masqueraded  those of them whose way out is masqueraded
 //	guarded      those of them that are guarded
+//	inside       each, as a pair: what has both ends in one stays in the network
 //	cursors      the address of each at which the next lease is looked for; the comment is
 //	             the network's name
 //	leases       the addresses of the endpoints; the comment is the endpoint's name
@@ -33,8 +34,9 @@ const (
 	setGuarded     = "guarded"
 	setCursors     = "cursors"
 	setLeases      = "leases"
-	setInside      = "inside"  // segments
-	setHairpin     = "hairpin" // bridge ports in hairpin mode
+	setInside      = "inside"
+	setSegments    = "segments" // prefixes on link by the interfaces that lead to backends
+	setHairpin     = "hairpin"  // bridge ports in hairpin mode
 	// see answers.go
 	setProxiedSources = "proxied_sources"
 	setAnswers        = "answers"
@@ -56,8 +58,15 @@ func networkElements(n nat.Network) []nft.Element {
 	if !n.NoGuard {
 		es = append(es, element(setGuarded, n.Name))
 	}
-	return append(es, cursorElement(n))
+	return append(es, insideElement(n), cursorElement(n))
 }
+
+func insideElement(n nat.Network) nft.Element {
+	return nft.Element{Set: setInside + familyDigit(n.Gateway), Key: nft.PairKey(n.Prefix), Comment: commentOnLink}
+}
+
+// commentOnLink is the comment of pairs and segments.
+const commentOnLink = "on-link"
 
 // networkGateway stands between a network's name and its gateway in its comment.
 const networkGateway = " [gateway "
@@ -134,9 +143,17 @@ func (c *Contents) readIPAM(by map[string][]nft.Element) {
 		}
 		c.keep(el, ok)
 	}
+	inside := map[netip.Prefix]bool{}
+	for _, el := range by[setInside] {
+		p, ok := el.Key.Pair()
+		inside[p] = c.keep(el, ok && networks[p] && el.Comment == commentOnLink) || inside[p]
+	}
 	for _, n := range c.IPAM.Networks() {
 		if !cursors[n.Name] {
 			c.Missing = append(c.Missing, cursorElement(n))
+		}
+		if !inside[n.Prefix] {
+			c.Missing = append(c.Missing, insideElement(n))
 		}
 	}
 }
@@ -182,9 +199,4 @@ func readNetwork(el nft.Element) (n nat.Network, ok bool) {
 	}
 	n = nat.Network{Name: name, Prefix: prefix, Gateway: gateway}
 	return n, n.Validate() == nil
-}
-
-// SegmentElement returns the element of a segment.
-func SegmentElement(p netip.Prefix) nft.Element {
-	return nft.Element{Set: setInside + familyDigit(p.Addr()), Key: nft.PairKey(p), Comment: "on-link"}
 }

@@ -32,9 +32,11 @@ func Ruleset(name string) nft.Table {
 			notesMap("udp4_ended", nft.IPv4Addr), notesMap("udp6_ended", nft.IPv6Addr),
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
+			{Name: "segments4", Key: nft.Type{nft.IfName, nft.IfName, nft.IPv4Addr}, Interval: true},
 			addrSet("cursors4", nft.IPv4Addr), addrSet("leases4", nft.IPv4Addr),
 			networkSet("networks6", nft.IPv6Addr), networkSet("masqueraded6", nft.IPv6Addr), networkSet("guarded6", nft.IPv6Addr),
 			{Name: "inside6", Key: nft.Type{nft.IPv6Addr, nft.IPv6Addr}, Interval: true},
+			{Name: "segments6", Key: nft.Type{nft.IfName, nft.IfName, nft.IPv6Addr}, Interval: true},
 			addrSet("cursors6", nft.IPv6Addr), addrSet("leases6", nft.IPv6Addr),
 			// No rule uses these: they record bridge ports that were given hairpin mode, so
 			// that the next engine can take it back.
@@ -162,9 +164,14 @@ func wayOut() nft.Chain {
 	}
 }
 
-// natPostrouting translates sources. The first two rules are the hairpin: client and
-// backend on one segment, where the backend would answer the client directly, from
-// an address the client does not expect. The others are the networks' way out, not
+// natPostrouting translates sources. First is the hairpin: where client and backend are on
+// one link, the backend would answer the client directly, from an address the client does
+// not expect. The client has come in by the link that the packet leaves by, and its address
+// is on link there: one behind a router is answered by way of this host as any other.
+//
+// Frames that a bridge has netfilter look at have no interface that they came in by. Nor
+// has what this host sends, which is answered as it is. The pairs are for networks whose
+// endpoints have an interface each. The last two rules are the networks' way out, not
 // towards each other or themselves.
 func natPostrouting() nft.Chain {
 	return nft.Chain{
@@ -172,6 +179,10 @@ func natPostrouting() nft.Chain {
 		Comment: "hairpin, then the networks' way out",
 		Hook:    nft.Hook{Type: "nat", Point: "postrouting", Priority: nft.PrioritySrcNAT},
 		Rules: []nft.Rule{
+			{nft.CTStatusDNAT(), nft.In("segments4", nft.IIFName, nft.OIFName, nft.IPSaddr), nft.Jump("way-out")},
+			{nft.CTStatusDNAT(), nft.In("segments6", nft.IIFName, nft.OIFName, nft.IP6Saddr), nft.Jump("way-out")},
+			{nft.CTStatusDNAT(), nft.FromNoInterface(), nft.In("segments4", nft.OIFName, nft.OIFName, nft.IPSaddr), nft.SaddrNotLocal(), nft.Jump("way-out")},
+			{nft.CTStatusDNAT(), nft.FromNoInterface(), nft.In("segments6", nft.OIFName, nft.OIFName, nft.IP6Saddr), nft.SaddrNotLocal(), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Jump("way-out")},
 			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.Jump("way-out")},

@@ -1,13 +1,11 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package segment finds the segments: the prefixes on whose link a backend lies. A client
-// on the same segment would get the backend's answer directly, from an address that it did
-// not send to; the rules masquerade its flows (hairpin). A declared network is a segment
-// too, whatever the routing table says of it. Others exist as long as a port is published
-// to a backend on them.
+// Package segment computes the segments: the prefixes that are on link by an interface that
+// leads to a published backend. A client on the link that the backend is on would get the
+// backend's answer directly, from an address that it did not send to; the rules masquerade
+// its flows (hairpin).
 //
-// Segments never overlap. The kernel refuses some that do and, asked to delete one, may
-// delete another that has its first address (nft_pipapo_deactivate): a prefix within
-// another is left out, and a wider one takes the place of those within it.
+// Segments are a function of the published backends and of what the host says of them
+// ([Facts]), whatever the history. A [State] follows changes of either.
 package segment

@@ -7,101 +7,264 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
+	"strings"
 )
 
-// Counts has the segments with the number of ports whose backends are on each, plus one if
-// the segment is a declared network.
-type Counts map[netip.Prefix]int
-
-// OnLink returns the on-link prefix of a backend. It is not valid if there is none.
-type OnLink func(backend netip.Addr) netip.Prefix
-
-// Of returns the segments for networks and ports.
-func Of(networks []netip.Prefix, ports portset.Counts, onLink OnLink) Counts {
-	c := make(Counts, len(networks))
-	for _, n := range networks {
-		c[n] = 1
-	}
-	for backend := range ports {
-		c.add(networks, onLink(backend))
-	}
-	c.Count(ports, 1)
-	return c
+// Segment is a prefix that is on link by an interface.
+type Segment struct {
+	Link   string
+	Prefix netip.Prefix
 }
 
-// Changed returns the segments after a change of ports, by what it counts before and
-// after. All counts the ports before the change.
-func (c Counts) Changed(all, before, after portset.Counts, networks []netip.Prefix, onLink OnLink) Counts {
-	next := maps.Clone(c)
-	next.Count(before, -1)
-	var added []netip.Prefix
-	for backend := range after {
-		if p := onLink(backend); next.add(networks, p) {
-			added = append(added, p)
-		}
+// Compare orders segments by prefix, then by link.
+func (s Segment) Compare(t Segment) int {
+	if c := Compare(s.Prefix, t.Prefix); c != 0 {
+		return c
 	}
-	for _, p := range added {
-		if _, ok := next[p]; ok { // else a wider one was added later
-			next[p] = all.In(p) - before.In(p)
-		}
-	}
-	next.Count(after, 1)
-	maps.DeleteFunc(next, func(_ netip.Prefix, n int) bool { return n <= 0 })
-	return next
+	return strings.Compare(s.Link, t.Link)
 }
 
-// add adds a prefix, in place of the segments within it, and reports whether it did.
-func (c Counts) add(networks []netip.Prefix, p netip.Prefix) bool {
-	if !p.IsValid() || c.covers(p) {
-		return false
-	}
-	if !p.IsSingleIP() { // else nothing lies within it
-		for _, n := range networks {
-			// The guard lets segments pass, so that a network is one of its own.
-			if Within(n, p) {
-				return false
+// Link is an interface that leads to published backends of a family.
+type Link struct {
+	Name string
+	Is4  bool
+}
+
+// Facts are what the host says of published backends.
+type Facts struct {
+	// Links are the names of the interfaces that lead to each backend, with those to which
+	// none leads.
+	Links map[netip.Addr][]string
+	// OnLink are the prefixes on link by each of these. They do not overlap.
+	OnLink map[Link][]netip.Prefix
+}
+
+// Segments returns the segments, in order.
+func (f *Facts) Segments() []Segment {
+	all := map[Segment]struct{}{}
+	for backend, links := range f.Links {
+		for _, name := range links {
+			for _, p := range f.OnLink[Link{name, backend.Is4()}] {
+				all[Segment{name, p}] = struct{}{}
 			}
 		}
-		maps.DeleteFunc(c, func(q netip.Prefix, _ int) bool { return Within(q, p) })
 	}
-	c[p] = 0
-	return true
+	return slices.SortedFunc(maps.Keys(all), Segment.Compare)
 }
 
-// Count adds ports to the segments that their backends lie on, or subtracts them: by is 1
-// or -1.
-func (c Counts) Count(ports portset.Counts, by int) {
-	for backend, n := range ports {
-		if s, ok := Around(c, backend); ok {
-			c[s] += by * n
+// State is what is known of published backends, and which segments the table has.
+type State struct {
+	facts Facts
+	// uses has how many backends each link leads to.
+	uses  map[Link]int
+	table map[Segment]struct{}
+	// current is whether the facts are known.
+	current bool
+	// expired are backends of which no port may be published any more.
+	expired []netip.Addr
+}
+
+// New returns the state for a table with these segments. Facts are unknown until they are
+// set, unless there are no backends.
+func New(table []Segment, backends int) *State {
+	s := &State{
+		facts: Facts{map[netip.Addr][]string{}, map[Link][]netip.Prefix{}},
+		uses:  map[Link]int{}, table: make(map[Segment]struct{}, len(table)),
+		current: len(table)+backends == 0,
+	}
+	for _, one := range table {
+		s.table[one] = struct{}{}
+	}
+	return s
+}
+
+// Current reports whether the facts are known. If not, a plan changes nothing.
+func (s *State) Current() bool { return s.current }
+
+// Table returns the segments that the table has, in order.
+func (s *State) Table() []Segment { return slices.SortedFunc(maps.Keys(s.table), Segment.Compare) }
+
+// Len returns how many segments the table has.
+func (s *State) Len() int { return len(s.table) }
+
+// Knows reports whether it is known what is on link by an interface.
+func (s *State) Knows(l Link) bool { return s.uses[l] != 0 }
+
+// Around returns the prefix that a published backend is in, if it is on link.
+func (s *State) Around(backend netip.Addr) (netip.Prefix, bool) {
+	for _, name := range s.facts.Links[backend] {
+		for _, p := range s.facts.OnLink[Link{name, backend.Is4()}] {
+			if p.Contains(backend) {
+				return p, true
+			}
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// Links returns the interfaces that lead to backends, in order.
+func (s *State) Links() []Link {
+	return slices.SortedFunc(maps.Keys(s.uses), func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Expire notes that a port that led to the backend has expired.
+func (s *State) Expire(backend netip.Addr) { s.expired = append(s.expired, backend) }
+
+// Plan is a change of the segments.
+type Plan struct {
+	// Removed and Added are the segments that differ from those of the table, in order.
+	Removed, Added []Segment
+	links          map[netip.Addr][]string // of backends; nil: it goes
+	onLink         map[Link][]netip.Prefix // of links that come
+	uses           map[Link]int            // the differences
+	facts          *Facts                  // all of them, in place of the others; nil: those stay
+}
+
+// Change is a change of the published backends.
+type Change struct {
+	// Touched are the backends of ports that are unpublished or lead elsewhere, and Left
+	// returns how many ports of a backend are left after the change.
+	Touched []netip.Addr
+	Left    func(netip.Addr) int
+	// Facts are those of the backends that are published, and of the links to them that the
+	// state does not know.
+	Facts
+}
+
+// Plan plans the change of the segments with one of the published backends.
+func (s *State) Plan(c Change) *Plan {
+	p := &Plan{}
+	if !s.current {
+		return p
+	}
+	for _, some := range [][]netip.Addr{s.expired, c.Touched} {
+		for _, a := range some {
+			if _, ok := s.facts.Links[a]; ok && c.Left(a) <= 0 {
+				s.set(p, a, nil)
+			}
+		}
+	}
+	for a, links := range c.Links {
+		if have, ok := s.facts.Links[a]; c.Left(a) > 0 && (!ok || !slices.Equal(have, links)) {
+			if links == nil {
+				links = []string{}
+			}
+			s.set(p, a, links)
+		}
+	}
+	p.onLink = c.OnLink
+	for l, by := range p.uses {
+		switch before, after := s.uses[l], s.uses[l]+by; {
+		case before == 0 && after > 0:
+			p.Added = s.append(p.Added, l, c.OnLink[l], false)
+		case before > 0 && after == 0:
+			p.Removed = s.append(p.Removed, l, s.facts.OnLink[l], true)
+		}
+	}
+	slices.SortFunc(p.Added, Segment.Compare)
+	slices.SortFunc(p.Removed, Segment.Compare)
+	return p
+}
+
+// set plans that other links lead to a backend; nil: it is not published any more.
+func (s *State) set(p *Plan, a netip.Addr, links []string) {
+	if _, twice := p.links[a]; twice {
+		return
+	}
+	if p.links == nil {
+		p.links, p.uses = map[netip.Addr][]string{}, map[Link]int{}
+	}
+	p.links[a] = links
+	for _, name := range s.facts.Links[a] {
+		p.uses[Link{name, a.Is4()}]--
+	}
+	for _, name := range links {
+		p.uses[Link{name, a.Is4()}]++
+	}
+}
+
+// append appends the segments of a link that the table has, or that it lacks.
+func (s *State) append(to []Segment, l Link, ps []netip.Prefix, has bool) []Segment {
+	for _, p := range ps {
+		one := Segment{l.Name, p}
+		if _, ok := s.table[one]; ok == has {
+			to = append(to, one)
+		}
+	}
+	return to
+}
+
+// Replace plans the change to the segments of the facts of all published backends.
+func (s *State) Replace(f Facts) *Plan {
+	p := &Plan{facts: &f}
+	wanted := map[Segment]struct{}{}
+	for _, one := range f.Segments() {
+		wanted[one] = struct{}{}
+		if _, ok := s.table[one]; !ok {
+			p.Added = append(p.Added, one)
+		}
+	}
+	for _, one := range s.Table() {
+		if _, ok := wanted[one]; !ok {
+			p.Removed = append(p.Removed, one)
+		}
+	}
+	return p
+}
+
+// After returns the segments of the table after a plan, in no order.
+func (s *State) After(p *Plan) []Segment {
+	after := make([]Segment, 0, len(s.table)+len(p.Added))
+	for one := range s.table {
+		if !slices.Contains(p.Removed, one) {
+			after = append(after, one)
+		}
+	}
+	return append(after, p.Added...)
+}
+
+// Apply notes that a plan was made.
+func (s *State) Apply(p *Plan) {
+	for _, one := range p.Removed {
+		delete(s.table, one)
+	}
+	for _, one := range p.Added {
+		s.table[one] = struct{}{}
+	}
+	if p.facts != nil {
+		s.facts, s.uses, s.current, s.expired = *p.facts, map[Link]int{}, true, nil
+		if s.facts.OnLink == nil {
+			s.facts.OnLink = map[Link][]netip.Prefix{}
+		}
+		for a, links := range s.facts.Links {
+			for _, name := range links {
+				s.uses[Link{name, a.Is4()}]++
+			}
+		}
+		return
+	}
+	if !s.current {
+		return
+	}
+	s.expired = nil
+	for a, links := range p.links {
+		if links == nil {
+			delete(s.facts.Links, a)
+		} else {
+			s.facts.Links[a] = links
+		}
+	}
+	for l, by := range p.uses {
+		if s.uses[l] += by; s.uses[l] == 0 {
+			delete(s.uses, l)
+			delete(s.facts.OnLink, l)
+		} else if ps, ok := p.onLink[l]; ok {
+			s.facts.OnLink[l] = ps
 		}
 	}
 }
 
-// covers reports whether all of p lies in a segment.
-func (c Counts) covers(p netip.Prefix) bool {
-	q, ok := Around(c, p.Addr())
-	return ok && Within(p, q)
-}
-
-// Diff returns the segments that only one of the two has, in order.
-func Diff(before, after Counts) (removed, added []netip.Prefix) {
-	return without(before, after), without(after, before)
-}
-
-func without(c, other Counts) (ps []netip.Prefix) {
-	for p := range c {
-		if _, both := other[p]; !both {
-			ps = append(ps, p)
-		}
-	}
-	slices.SortFunc(ps, Compare)
-	return ps
-}
-
-// few is the number of segments up to which trying each is faster than a look-up for each
+// few is the number of prefixes up to which trying each is faster than a look-up for each
 // prefix length.
 const few = 16
 
@@ -123,30 +286,6 @@ func Around[V any](prefixes map[netip.Prefix]V, a netip.Addr) (netip.Prefix, boo
 	}
 	return netip.Prefix{}, false
 }
-
-// Nested returns the prefixes that overlap another one and must be left out: they lie
-// within another or around a network.
-func Nested(prefixes, networks []netip.Prefix) map[netip.Prefix]bool {
-	outer, nested := Counts{}, map[netip.Prefix]bool{}
-	for _, n := range networks {
-		outer[n] = 0
-	}
-	others := slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { _, own := outer[p]; return own })
-	// The widest first: the others lie within.
-	slices.SortFunc(others, func(p, q netip.Prefix) int { return p.Bits() - q.Bits() })
-	for _, p := range others {
-		around := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return Within(n, p) })
-		if around || outer.covers(p) {
-			nested[p] = true
-		} else {
-			outer[p] = 0
-		}
-	}
-	return nested
-}
-
-// Within reports whether all of p lies in q.
-func Within(p, q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
 
 // Compare orders prefixes by address, then by length.
 func Compare(a, b netip.Prefix) int {

@@ -4,6 +4,7 @@
 package segment
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -11,73 +12,133 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
-// some returns a prefix of few, of which many lie within others.
-func some(r *rand.Rand) netip.Prefix {
-	a := netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(2)), byte(r.IntN(4))})
-	return netip.PrefixFrom(a, []int{0, 8, 15, 16, 24, 31, 32}[r.IntN(7)]).Masked()
+// host is what a host says, of backends 10.0.0.0 to 10.0.0.9 and fd00:: to fd00::9.
+type host struct {
+	links  map[netip.Addr][]string
+	onLink map[Link][]netip.Prefix
 }
 
-// What Changed returns is what Of does of all ports, if no wider segment has gone: a
-// narrower one comes back only with a port that is published.
-func TestChanged(t *testing.T) {
-	for seed := range uint64(2000) {
-		r := rand.New(rand.NewPCG(seed, 2))
-		routes := map[netip.Addr]netip.Prefix{}
-		onLink := func(a netip.Addr) netip.Prefix { return routes[a] }
-		var networks []netip.Prefix
-		for range r.IntN(2) {
-			networks = append(networks, some(r))
+func backend(r *rand.Rand) netip.Addr {
+	if r.IntN(2) == 0 {
+		return netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(10))})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(r.IntN(10))})
+}
+
+// change changes what the host says.
+func (h *host) change(r *rand.Rand) {
+	a := backend(r)
+	var links []string
+	for range r.IntN(3) {
+		if name := fmt.Sprint("eth", r.IntN(4)); !slices.Contains(links, name) {
+			links = append(links, name)
 		}
-		ports := portset.Counts{}
-		c := Of(networks, ports, onLink)
-		for range 8 {
-			before, after := portset.Counts{}, portset.Counts{}
-			for a, n := range ports {
-				if k := r.IntN(n + 1); k != 0 {
-					before[a] = k
-				}
-			}
-			for range r.IntN(4) {
-				a := netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(2)), byte(r.IntN(4))})
-				if p := netip.PrefixFrom(a, some(r).Bits()).Masked(); !routes[a].IsValid() && r.IntN(4) != 0 {
-					routes[a] = p
-				}
-				after[a]++
-			}
-			c = c.Changed(ports, before, after, networks, onLink)
-			ports.AddAll(before, -1)
-			ports.AddAll(after, 1)
-			requireSegments(t, c, networks, ports, onLink)
-			requireSegments(t, Of(networks, ports, onLink), networks, ports, onLink)
+	}
+	h.links[a] = links
+	l := Link{fmt.Sprint("eth", r.IntN(4)), r.IntN(2) == 0}
+	h.onLink[l] = nil
+	for range r.IntN(3) {
+		p := netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(r.IntN(100))}), 16)
+		if l.Is4 {
+			p = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(100))}), 16)
+		}
+		if !slices.Contains(h.onLink[l], p) {
+			h.onLink[l] = append(h.onLink[l], p)
 		}
 	}
 }
 
-// requireSegments checks what is true of segments, whatever the order they came in.
-func requireSegments(t *testing.T, c Counts, networks []netip.Prefix, ports portset.Counts, onLink OnLink) {
-	t.Helper()
-	all := slices.Collect(maps.Keys(c))
-	for p := range c {
-		for q := range c {
-			require.False(t, p != q && p.Overlaps(q), "%s and %s", p, q)
+// facts are what the host says of these backends, and of links unless they are known.
+func (h *host) facts(backends map[netip.Addr]int, known func(Link) bool) Facts {
+	f := Facts{map[netip.Addr][]string{}, map[Link][]netip.Prefix{}}
+	for a := range backends {
+		f.Links[a] = slices.Clone(h.links[a])
+		for _, name := range h.links[a] {
+			if l := (Link{name, a.Is4()}); !known(l) {
+				f.OnLink[l] = slices.Clone(h.onLink[l])
+			}
 		}
-		want := ports.In(p)
-		if slices.Contains(networks, p) {
-			want++
-		}
-		require.Equal(t, want, c[p], "%s of %v", p, all)
-		require.Positive(t, c[p])
 	}
-	require.Subset(t, all, networks)
-	for backend := range ports {
-		p := onLink(backend)
-		wide := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return p.IsValid() && Within(n, p) })
-		if _, ok := Around(c, backend); !ok && p.IsValid() && !wide {
-			require.Fail(t, "no segment", "%s on %s of %v", backend, p, all)
+	return f
+}
+
+// Whatever the history, the segments are those that the facts have now.
+func TestState(t *testing.T) {
+	none := func(Link) bool { return false }
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 44))
+		h := &host{map[netip.Addr][]string{}, map[Link][]netip.Prefix{}}
+		for range 20 {
+			h.change(r)
+		}
+		ports := map[netip.Addr]int{}
+		s := New(nil, 0)
+		require.True(t, s.Current())
+		table := map[Segment]bool{}
+		made := func(p *Plan) {
+			require.True(t, slices.IsSortedFunc(p.Removed, Segment.Compare) && slices.IsSortedFunc(p.Added, Segment.Compare))
+			after := s.After(p)
+			for _, one := range p.Removed {
+				require.True(t, table[one])
+				delete(table, one)
+			}
+			for _, one := range p.Added {
+				require.False(t, table[one])
+				table[one] = true
+			}
+			require.ElementsMatch(t, slices.Collect(maps.Keys(table)), after)
+			s.Apply(p)
+			require.ElementsMatch(t, after, s.Table())
+			require.Equal(t, len(after), s.Len())
+		}
+		for range 60 {
+			switch r.IntN(8) {
+			case 0: // the host changes, and is followed
+				h.change(r)
+				made(s.Replace(h.facts(ports, none)))
+			case 1: // the next engine
+				s = New(s.Table(), len(ports))
+				require.Equal(t, len(ports)+len(table) == 0, s.Current())
+				if r.IntN(2) == 0 && !s.Current() {
+					made(s.Plan(Change{Left: func(a netip.Addr) int { return ports[a] }}))
+					require.False(t, s.Current())
+				}
+				made(s.Replace(h.facts(ports, none)))
+			case 2: // a port expires
+				for a := range ports {
+					ports[a]--
+					if ports[a] == 0 {
+						delete(ports, a)
+						s.Expire(a)
+					}
+					break
+				}
+				made(s.Plan(Change{Left: func(a netip.Addr) int { return ports[a] }}))
+			default:
+				added := map[netip.Addr]int{}
+				var touched []netip.Addr
+				for a, n := range ports {
+					if r.IntN(3) == 0 {
+						touched = append(touched, a)
+						if ports[a] -= 1 + r.IntN(n); ports[a] == 0 {
+							delete(ports, a)
+						}
+					}
+				}
+				for range r.IntN(3) {
+					a := backend(r)
+					added[a]++
+					ports[a]++
+				}
+				made(s.Plan(Change{Touched: touched, Left: func(a netip.Addr) int { return ports[a] }, Facts: h.facts(added, s.Knows)}))
+			}
+			want := h.facts(ports, none)
+			require.Equal(t, want.Segments(), s.Table())
+			for _, l := range s.Links() {
+				require.True(t, s.Knows(l))
+			}
 		}
 	}
 }
@@ -108,16 +169,9 @@ func TestAround(t *testing.T) {
 	}
 }
 
-func TestNested(t *testing.T) {
+func TestCompare(t *testing.T) {
 	p := netip.MustParsePrefix
-	networks := []netip.Prefix{p("172.30.0.0/24")}
-	nested := Nested([]netip.Prefix{p("10.1.0.0/16"), p("172.30.0.0/24"), p("10.0.0.0/8"), p("172.30.0.8/32"), p("172.16.0.0/12"), p("fd00::/64")}, networks)
-	require.Equal(t, map[netip.Prefix]bool{p("10.1.0.0/16"): true, p("172.30.0.8/32"): true, p("172.16.0.0/12"): true}, nested)
-}
-
-func TestDiff(t *testing.T) {
-	p := netip.MustParsePrefix
-	removed, added := Diff(Counts{p("10.0.0.0/8"): 1, p("10.0.0.0/7"): 2}, Counts{p("10.0.0.0/8"): 3, p("fd00::/64"): 1, p("11.0.0.0/8"): 1})
-	require.Equal(t, []netip.Prefix{p("10.0.0.0/7")}, removed)
-	require.Equal(t, []netip.Prefix{p("11.0.0.0/8"), p("fd00::/64")}, added)
+	ss := []Segment{{"b", p("10.0.0.0/8")}, {"a", p("10.0.0.0/9")}, {"a", p("fd00::/8")}, {"a", p("10.0.0.0/8")}}
+	slices.SortFunc(ss, Segment.Compare)
+	require.Equal(t, []Segment{{"a", p("10.0.0.0/8")}, {"b", p("10.0.0.0/8")}, {"a", p("10.0.0.0/9")}, {"a", p("fd00::/8")}}, ss)
 }
