@@ -228,6 +228,45 @@ func TestHairpinModeKilled(t *testing.T) {
 	})
 }
 
+// A neighbour that the administrator has set stays as it is when a port leads to it. Its
+// bridge port gets the mode as soon as the bridge knows where it is.
+func TestHairpinModeOfSetNeighbours(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "web", ":80")
+	}
+	mac := strings.Fields(labtest.Exec(t, top.Backend1, "ip", "-br", "link", "show", lab.MachineLink))[2]
+	show := func() string {
+		return labtest.Exec(t, top.Host, "ip", "neigh", "show", "dev", lab.HostBridge, "nud", "permanent", "nud", "noarp")
+	}
+	for _, daemon := range []bool{false, true} {
+		for a, state := range map[netip.Addr]string{top.Backend1.V4: "permanent", top.Backend1.V6: "noarp"} {
+			labtest.Exec(t, top.Host, "ip", "neigh", "replace", a.String(), "dev", lab.HostBridge, "lladdr", mac, "nud", state)
+		}
+		labtest.Exec(t, top.Host, "ip", "link", "set", lab.HostBridge, "type", "bridge", "fdb_flush")
+		before := show()
+		require.Contains(t, before, "PERMANENT")
+		require.Contains(t, before, "NOARP")
+		e := open(t, top.Host, engine.Options{})
+		if daemon {
+			require.NoError(t, e.Close())
+			e, _ = runEngine(t, top.Host, engine.Options{})
+		}
+		for _, f := range families(top) {
+			publish(t, e, toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80), toward(f.wildcard, 8080, 8080)+"->"+at(f.backend1, 80)+"/udp")
+		}
+		require.Equal(t, before, show())
+		if daemon {
+			labtest.Reaches(t, top.Client, "udp", at(top.Host.V4, 8080), "web") // and the bridge has seen its answer
+			await(t, "hairpin mode", func() bool { return inHairpinMode(t, top.Host, lab.HostPort1) })
+			reachesItself(t, top, "tcp", "udp")
+			require.Equal(t, before, show())
+			continue
+		}
+		require.NoError(t, e.Purge(t.Context()))
+	}
+}
+
 // A port that had the mode before is not changed back.
 func TestHairpinModeOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, BridgeNF: true})

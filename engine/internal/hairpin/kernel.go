@@ -108,15 +108,19 @@ func (k *kernel) Ports() (ports []Link, err error) {
 }
 
 func (k *kernel) Neighbour(link int, a netip.Addr) (HardwareAddr, error) {
-	var n neighbour
-	err := k.ask(unix.RTM_GETNEIGH, 0, neighbourRequest(a, link, 0, 0), func(b []byte) { n, _ = parseNeighbour(b) })
+	n, err := k.neighbour(link, a)
+	return n.MAC, err
+}
+
+func (k *kernel) neighbour(link int, a netip.Addr) (n neighbour, err error) {
+	err = k.ask(unix.RTM_GETNEIGH, 0, neighbourRequest(a, link, 0, 0), func(b []byte) { n, _ = parseNeighbour(b) })
 	if err == nil && !n.hasMAC {
 		err = unix.ENOENT
 	}
 	if err != nil {
 		err = fmt.Errorf("look up neighbour %s: %w", a, err)
 	}
-	return n.MAC, err
+	return n, err
 }
 
 func (k *kernel) Neighbours() (all []Neighbour, err error) {
@@ -133,11 +137,20 @@ func (k *kernel) Neighbours() (all []Neighbour, err error) {
 
 // Solicit has the kernel do what it does for a packet to the address (NTF_USE). For a
 // neighbour that it knows and has not used for some time, that is to wait for five
-// seconds (delay_first_probe_time); one in the state NUD_PROBE is asked at once.
+// seconds (delay_first_probe_time); one in the state NUD_PROBE is asked at once. An entry
+// that somebody has set stays as it is: either request would make it one that is not
+// permanent (NEIGH_UPDATE_F_USE in __neigh_update of net/core/neighbour.c).
 func (k *kernel) Solicit(link int, a netip.Addr, known bool) error {
+	n, err := k.neighbour(link, a)
+	if err != nil && !isNotExist(err) {
+		return err
+	}
+	if n.set {
+		return nil
+	}
 	request := neighbourRequest(a, link, 0, unix.NTF_USE)
-	if known {
-		request = neighbourRequest(a, link, unix.NUD_PROBE, 0)
+	if known && err == nil { // one that does not say that it is a router unsets that
+		request = neighbourRequest(a, link, unix.NUD_PROBE, n.router)
 	}
 	if err := k.ask(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, request, nil); err != nil {
 		return fmt.Errorf("solicit neighbour %s: %w", a, err)

@@ -6,6 +6,7 @@ package hairpin
 import (
 	"io/fs"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -147,6 +148,33 @@ func TestKernelNeighbours(t *testing.T) {
 	_, err := k.Neighbour(index, nobody)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.Error(t, k.Solicit(9999, nobody, false))
+}
+
+// A neighbour that somebody has set is left as it is; one that the kernel has found out is
+// asked, and stays a router.
+func TestKernelNeighboursThatAreSet(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1, BridgeNF: true})
+	k := bridgesOf(t, top.Host)
+	index := linkNamed(t, top.Host, lab.HostBridge).Attrs().Index
+	mac := macOf(linkNamed(t, top.Backend1, lab.MachineLink))
+	for _, a := range []netip.Addr{top.Backend1.V4, top.Backend1.V6} {
+		for _, set := range []string{"nud permanent", "nud noarp", "nud reachable extern_learn", "managed", "nud stale"} {
+			labtest.Exec(t, top.Host, "ip", "neigh", "flush", "all", "nud", "all")
+			args := append([]string{"neigh", "replace", a.String(), "dev", lab.HostBridge, "lladdr", net.HardwareAddr(mac[:]).String(), "router"}, strings.Fields(set)...)
+			labtest.Exec(t, top.Host, "ip", args...)
+			awaitTrue(t, "its address", func() bool { _, err := k.Neighbour(index, a); return err == nil })
+			before := labtest.Exec(t, top.Host, "ip", "neigh", "show", a.String(), "dev", lab.HostBridge)
+			require.NoError(t, k.Solicit(index, a, true))
+			require.NoError(t, k.Solicit(index, a, false))
+			if set == "nud stale" {
+				awaitTrue(t, "it to be asked", func() bool {
+					return strings.Contains(labtest.Exec(t, top.Host, "ip", "neigh", "show", a.String(), "dev", lab.HostBridge), map[bool]string{true: "router REACHABLE", false: "REACHABLE"}[a.Is4()])
+				}) // an IPv6 host says itself that it is none
+				continue
+			}
+			require.Equal(t, before, labtest.Exec(t, top.Host, "ip", "neigh", "show", a.String(), "dev", lab.HostBridge))
+		}
+	}
 }
 
 // fdbOf reads the forwarding database in each way, again if the bridge learns an address

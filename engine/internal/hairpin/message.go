@@ -97,7 +97,16 @@ type neighbour struct {
 	hasMAC  bool
 	master  int
 	learned bool // by a bridge, or told to it: not an address of a port itself
+	// set is whether somebody has set it, instead of the kernel having found it out.
+	set    bool
+	router byte // NTF_ROUTER, or 0
 }
+
+// From include/uapi/linux/neighbour.h.
+const (
+	ndaFlagsExt   = 15     // NDA_FLAGS_EXT
+	ntfExtManaged = 1 << 0 // NTF_EXT_MANAGED
+)
 
 func parseNeighbour(b []byte) (n neighbour, ok bool) {
 	if len(b) < unix.SizeofNdMsg {
@@ -111,6 +120,9 @@ func parseNeighbour(b []byte) (n neighbour, ok bool) {
 	state, flags := binary.NativeEndian.Uint16(b[8:]), b[10]
 	n.learned = b[0] == unix.AF_BRIDGE && n.hasMAC && n.Link != n.master &&
 		state&unix.NUD_PERMANENT == 0 && flags&unix.NTF_SELF == 0
+	n.set = state&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0 || flags&unix.NTF_EXT_LEARNED != 0 ||
+		as.number(ndaFlagsExt)&ntfExtManaged != 0
+	n.router = flags & unix.NTF_ROUTER
 	return n, true
 }
 
