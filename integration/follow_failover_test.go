@@ -49,7 +49,7 @@ type node struct {
 
 // startNode publishes the same ports as the other node, all before the address has come: by
 // netfilter, and one that proxies alone serve.
-func startNode(t *testing.T, ns *lab.NS, link, backend string) *node {
+func startNode(t *testing.T, ns *lab.NS, backend string) *node {
 	t.Helper()
 	n := &node{testbed: newTestbed(t, ns)}
 	n.serve(t)
@@ -130,8 +130,8 @@ func TestFailover(t *testing.T) {
 	labtest.Echo(t, backend, "tcp", "two", ":80")
 	labtest.Echo(t, backend, "udp", "two", ":80")
 	nodes := []*node{
-		startNode(t, top.Host, lab.HostLAN, "172.30.0.2"),
-		startNode(t, top.Neighbour, lab.MachineLink, "172.29.0.2"),
+		startNode(t, top.Host, "172.30.0.2"),
+		startNode(t, top.Neighbour, "172.29.0.2"),
 	}
 	for _, n := range nodes {
 		labtest.EchoTCP(t, n.ns, "host", ":7777")

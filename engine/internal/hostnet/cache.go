@@ -58,14 +58,13 @@ func (c *RouteCache) Check(m *nat.Mapping) error {
 		if err != nil {
 			return err
 		}
-		switch r.Kind {
-		case Local:
-		case Broadcast:
+		switch {
+		case r.Kind == Local:
+		case r.Kind == Broadcast:
 			return invalid(m, "the frontend %s is a broadcast address", a)
+		case a == m.Backend.Addr():
+			return invalid(m, "frontend and backend have one address, %s", a)
 		default:
-			if a == m.Backend.Addr() {
-				return invalid(m, "frontend and backend have one address, %s", a)
-			}
 			c.Absent[a] = true
 		}
 	}

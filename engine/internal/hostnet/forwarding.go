@@ -76,7 +76,7 @@ func (n *ForwardingNeeds) covers(other ForwardingNeeds) bool {
 func union(a, b []string) []string {
 	for _, link := range b {
 		if link != "" && !slices.Contains(a, link) {
-			a = append(a[:len(a):len(a)], link)
+			a = append(slices.Clip(a), link)
 		}
 	}
 	return a
