@@ -29,6 +29,7 @@ func (e *core) follow(ctx context.Context) error {
 	e.looks++
 	routes, err := e.routesToBackends()
 	if err == nil {
+		e.hairpins.FollowRoutes(routes)
 		err = e.followSegments(routes)
 	}
 	return errors.Join(err,

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // Recheck looks up the ports and backends that have changed, and switches ports.
@@ -22,6 +24,30 @@ func (f *Follower) Recheck(events []Event, lost bool) {
 		return
 	}
 	f.c.handle(events)
+}
+
+// FollowRoutes looks for backends whose routes lead to another bridge than before, or to a
+// bridge on which they were not found. It waits for nothing: answers come as events. Without
+// a follower it does nothing.
+func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
+	if c.bridges == nil || c.follower == nil {
+		return
+	}
+	search := map[netip.Addr]int{}
+	for a, r := range routes {
+		if b := c.backends[a]; r.Bridge != 0 && (b.port == 0 || b.bridge != r.Bridge) {
+			search[a] = r.Bridge
+		}
+	}
+	if len(search) == 0 && len(c.backends) == 0 {
+		return
+	}
+	d := c.draft()
+	maps.DeleteFunc(d.after.backends, func(a netip.Addr, _ backend) bool {
+		return c.host.Published(a) <= 0 || routes[a].Bridge == 0
+	})
+	d.search(context.Background(), search, 0)
+	c.Apply(d)
 }
 
 // recheckSet are the ports and backends to look up again.
