@@ -304,6 +304,18 @@ func (h *fakeHost) Lookup(a netip.Addr) (hostnet.Route, error) {
 	return hostnet.Route{Kind: hostnet.Unicast, Link: "eth0"}, nil
 }
 
+func (h *fakeHost) LookupAll(addrs []netip.Addr) (map[netip.Addr]hostnet.Route, error) {
+	found := map[netip.Addr]hostnet.Route{}
+	for _, a := range addrs {
+		r, err := h.Lookup(a)
+		if err != nil {
+			return nil, err
+		}
+		found[a] = r
+	}
+	return found, nil
+}
+
 // OnLink returns the prefixes of routes by each link that do not lie within others.
 func (h *fakeHost) OnLink(links []string, is4 bool) (map[string][]netip.Prefix, error) {
 	h.mu.Lock()

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
@@ -49,13 +51,7 @@ func (e *core) followAtOpen(ctx context.Context) {
 
 // routesToBackends looks up the routes to all backends that netfilter translates to.
 func (e *core) routesToBackends() (map[netip.Addr]hostnet.Route, error) {
-	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	for a := range e.backends {
-		if _, err := routes.Lookup(a); err != nil {
-			return routes.Routes, err
-		}
-	}
-	return routes.Routes, nil
+	return e.host.LookupAll(slices.Collect(maps.Keys(e.backends)))
 }
 
 // followForwarding turns IP forwarding on where somebody else has turned it off, and on

@@ -14,6 +14,7 @@ import (
 // host is the routing table, a *hostnet.Routes outside of tests.
 type host interface {
 	Lookup(netip.Addr) (hostnet.Route, error)
+	LookupAll([]netip.Addr) (map[netip.Addr]hostnet.Route, error)
 	OnLink(links []string, is4 bool) (map[string][]netip.Prefix, error)
 	Overlap(nat.Network) (string, error)
 	Interfaces() ([]hostnet.Interface, error)

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -138,14 +139,12 @@ func (e *core) renewSegments(c *schema.Contents) {
 	if e.opts.ReadOnly {
 		return
 	}
-	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	backends := portset.Count(c.Ports.All)
-	for a := range backends {
-		if _, err := routes.Lookup(a); err != nil {
-			return
-		}
+	routes, err := e.host.LookupAll(slices.Collect(maps.Keys(backends)))
+	if err != nil {
+		return
 	}
-	if facts, err := e.segmentFacts(backends, routes.Routes); err == nil {
+	if facts, err := e.segmentFacts(backends, routes); err == nil {
 		c.SetSegments(facts.Segments())
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,8 +19,9 @@ import (
 // Routes is the routing table of the kernel.
 type Routes struct {
 	handle *netlink.Handle
-	dumps  *nlwire.Socket // for lists of routes
+	socket *nlwire.Socket
 	seq    uint32
+	buf    []byte
 }
 
 // Route is the route to an address.
@@ -64,71 +65,34 @@ func OpenRoutes(ns *Namespace) (*Routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
-	dumps, err := dialDumps(ns)
+	s, err := dialStrict(ns)
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
-	return &Routes{handle: h, dumps: dumps}, nil
+	return &Routes{handle: h, socket: s, buf: make([]byte, nlwire.LargestDatagram)}, nil
+}
+
+// dialStrict opens a socket that has the kernel heed which routes are asked for in a list
+// (NETLINK_GET_STRICT_CHK), and not send all those of the Internet.
+func dialStrict(ns *Namespace) (*nlwire.Socket, error) {
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_ROUTE, NetNS: ns.FD()})
+	if err != nil {
+		return nil, err
+	}
+	err = s.Control(func(fd int) error {
+		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1))
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // Close closes the sockets.
 func (r *Routes) Close() {
 	r.handle.Close()
-	_ = r.dumps.Close() // nothing is written
-}
-
-// Lookup returns the route to an address.
-func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
-	// FIBMatch answers with the entry of the table and its whole prefix, where a plain
-	// look-up answers for the one address (RTM_F_FIB_MATCH).
-	found, err := r.handle.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), err == nil && len(found) == 0:
-		return Route{Kind: Unreachable}, nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EACCES): // blackhole, prohibit
-		return Route{Kind: Other}, nil
-	case err != nil:
-		return Route{}, fmt.Errorf("look up route to %s: %w", addr, err)
-	}
-	switch found[0].Type {
-	case unix.RTN_LOCAL:
-		return Route{Kind: Local}, nil
-	case unix.RTN_BROADCAST:
-		return Route{Kind: Broadcast}, nil
-	case unix.RTN_UNICAST:
-		return r.unicast(found[0])
-	}
-	return Route{Kind: Other}, nil
-}
-
-func (r *Routes) unicast(f netlink.Route) (Route, error) {
-	route := Route{Kind: Unicast}
-	indices := make([]int, 0, 1)
-	if f.LinkIndex != 0 {
-		indices = append(indices, f.LinkIndex)
-	}
-	for _, hop := range f.MultiPath {
-		if !slices.Contains(indices, hop.LinkIndex) {
-			indices = append(indices, hop.LinkIndex)
-		}
-	}
-	for i, index := range indices {
-		link, err := r.handle.LinkByIndex(index)
-		if err != nil {
-			return Route{}, fmt.Errorf("look up interface %d: %w", index, err)
-		}
-		if i != 0 {
-			route.More = append(route.More, link.Attrs().Name)
-			continue
-		}
-		route.Link = link.Attrs().Name
-		// A default route without a gateway, as tunnels have, is on no segment.
-		if dst, ok := prefixOf(f.Dst); ok && isDirect(f) && dst.Bits() > 0 && link.Type() == "bridge" {
-			route.Bridge = index
-		}
-	}
-	return route, nil
+	_ = r.socket.Close() // nothing is written
 }
 
 // isDirect reports whether a route needs no gateway.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -46,6 +47,30 @@ func TestRoutes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got, addr)
 	}
+	// As many at once as one by one, with those that have no route or are forbidden.
+	labtest.Exec(t, top.Host, "ip", "route", "add", "blackhole", "10.66.0.0/16")
+	labtest.Exec(t, top.Host, "ip", "-6", "route", "add", "prohibit", "2001:db8:66::/48")
+	var all []netip.Addr
+	one := map[netip.Addr]Route{}
+	for i := range 3 * lookupBatch {
+		for _, text := range []string{"172.30.0.%d", "10.66.0.%d", "192.168.77.%d", "192.168.78.%d", "100.64.0.%d", "198.51.100.%d", "fd00:30::%d", "2001:db8:66::%d", "2001:db8:77::%d"} {
+			a := netip.MustParseAddr(fmt.Sprintf(text, i))
+			all = append(all, a)
+			if one[a], err = r.Lookup(a); err != nil {
+				require.NoError(t, err, a)
+			}
+		}
+	}
+	found, err := r.LookupAll(all)
+	require.NoError(t, err)
+	require.Equal(t, one, found)
+	require.Equal(t, Unreachable, found[netip.MustParseAddr("100.64.0.1")].Kind)
+	require.Equal(t, Other, found[netip.MustParseAddr("10.66.0.1")].Kind)
+	require.Equal(t, Other, found[netip.MustParseAddr("2001:db8:66::1")].Kind)
+	require.Equal(t, lab.HostBridge, found[netip.MustParseAddr("fd00:30::2")].Link)
+	last, err := r.Lookup(netip.MustParseAddr("172.30.0.255"))
+	require.NoError(t, err)
+	require.Equal(t, Route{Kind: Broadcast}, last)
 	own, err := (&Namespace{}).ID()
 	require.NoError(t, err)
 	there, err := ns.ID()
@@ -131,9 +156,9 @@ func TestParseNextHops(t *testing.T) {
 	for _, b := range [][]byte{nil, {1}, make([]byte, 8), {200, 0, 0, 0, 1, 0, 0, 0}, {0, 200, 0, 0, 0, 0, 0, 1}} {
 		require.Empty(t, parseNextHops(b), b)
 	}
-	p, links := parseOnLink([]byte{1, 2})
-	require.False(t, p.IsValid())
-	require.Empty(t, links)
+	require.Zero(t, parseRoute([]byte{1, 2}))
+	short := make([]byte, unix.SizeofRtMsg)
+	require.Empty(t, parseRoute(short).hops)
 }
 
 func TestOpenNamespace(t *testing.T) {
