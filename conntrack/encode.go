@@ -59,8 +59,10 @@ const (
 // The fields of the tuple that the dump filter compares: CTA_FILTER_F_CTA_* in
 // net/netfilter/nf_internals.h, on whose values libnetfilter_conntrack relies.
 const (
+	filterIPSrc        = 1 << 0
 	filterIPDst        = 1 << 1
 	filterProtoNum     = 1 << 3
+	filterProtoSrcPort = 1 << 4
 	filterProtoDstPort = 1 << 5
 )
 
@@ -102,16 +104,27 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 	flags := uint32(filterProtoNum)
 	b, _ := request(make([]byte, 0, 128), msgGet, unix.NLM_F_DUMP, family)
 	b, orig := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleOrig)
-	if f.exactDst() && f.Dst.Is4() {
-		flags |= filterIPDst
-		addr := f.Dst.As4()
+	if src, dst := f.Src.Is4(), f.exactDst() && f.Dst.Is4(); src || dst {
 		var ip int
 		b, ip = nlwire.OpenAttr(b, nlwire.Nested|ctaTupleIP)
-		b = nlwire.CloseAttr(nlwire.AppendAttr(b, ctaIPv4Dst, addr[:]...), ip)
+		if src {
+			flags |= filterIPSrc
+			b = nlwire.AppendAttr(b, ctaIPv4Src, f.Src.AsSlice()...)
+		}
+		if dst {
+			flags |= filterIPDst
+			b = nlwire.AppendAttr(b, ctaIPv4Dst, f.Dst.AsSlice()...)
+		}
+		b = nlwire.CloseAttr(b, ip)
 	}
 	b, proto := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleProto)
 	b = nlwire.AppendAttr(b, ctaProtoNum, f.Proto)
-	if f.exactPort() && (f.Proto == unix.IPPROTO_TCP || f.Proto == unix.IPPROTO_UDP) {
+	hasPorts := f.Proto == unix.IPPROTO_TCP || f.Proto == unix.IPPROTO_UDP
+	if hasPorts && f.SrcPort != 0 {
+		flags |= filterProtoSrcPort
+		b = nlwire.AppendAttr(b, ctaProtoSrcPort, byte(f.SrcPort>>8), byte(f.SrcPort))
+	}
+	if hasPorts && f.exactPort() {
 		flags |= filterProtoDstPort
 		b = nlwire.AppendAttr(b, ctaProtoDstPort, byte(f.FirstPort>>8), byte(f.FirstPort))
 	}

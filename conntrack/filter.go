@@ -27,6 +27,10 @@ type Filter struct {
 	// Unanswered selects those alone of which no answer has been seen
 	// (StatusSeenReply), such as TCP connections that are being opened.
 	Unanswered bool
+	// Src is the original source address, and SrcPort its port. The zero Addr means any
+	// address, 0 any port, or none. The address must not have a zone.
+	Src     netip.Addr
+	SrcPort uint16
 }
 
 // String returns the filter as errors name it: "udp 0.0.0.0:53",
@@ -49,6 +53,14 @@ func (f Filter) String() string {
 		port += "-" + strconv.Itoa(int(f.LastPort))
 	}
 	text := proto + " " + addr + ":" + port
+	switch {
+	case f.Src.IsValid() && f.SrcPort != 0:
+		text += " from " + netip.AddrPortFrom(f.Src, f.SrcPort).String()
+	case f.Src.IsValid():
+		text += " from " + f.Src.String()
+	case f.SrcPort != 0:
+		text += " from port " + strconv.Itoa(int(f.SrcPort))
+	}
 	if f.Unanswered {
 		text = "unanswered " + text
 	}
@@ -58,7 +70,7 @@ func (f Filter) String() string {
 // normal checks the filter and returns it with IPv4-mapped addresses unmapped
 // and LastPort filled in.
 func (f Filter) normal() (Filter, error) {
-	if f.Dst.Zone() != "" {
+	if f.Dst.Zone() != "" || f.Src.Zone() != "" {
 		return f, fmt.Errorf("address with a zone: %w", fs.ErrInvalid)
 	}
 	if f.FirstPort == 0 && f.LastPort != 0 {
@@ -70,7 +82,7 @@ func (f Filter) normal() (Filter, error) {
 	if f.LastPort < f.FirstPort {
 		return f, fmt.Errorf("last port below the first: %w", fs.ErrInvalid)
 	}
-	f.Dst = f.Dst.Unmap()
+	f.Dst, f.Src = f.Dst.Unmap(), f.Src.Unmap()
 	return f, nil
 }
 
@@ -78,9 +90,9 @@ func (f Filter) normal() (Filter, error) {
 // have the same values.
 func (f Filter) family() uint8 {
 	switch {
-	case f.Dst.Is4():
+	case f.Dst.Is4() || f.Src.Is4():
 		return unix.AF_INET
-	case f.Dst.Is6():
+	case f.Dst.Is6() || f.Src.Is6():
 		return unix.AF_INET6
 	}
 	return unix.AF_UNSPEC
@@ -101,6 +113,9 @@ func (f Filter) matches(t tuple, s Status) bool {
 		return false
 	}
 	if f.FirstPort != 0 && (t.dst.Port() < f.FirstPort || t.dst.Port() > f.LastPort) {
+		return false
+	}
+	if f.SrcPort != 0 && t.src.Port() != f.SrcPort || f.Src.IsValid() && t.src.Addr() != f.Src {
 		return false
 	}
 	switch dst := t.dst.Addr(); {

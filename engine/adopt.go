@@ -40,7 +40,8 @@ func (e *core) adoptOnce() error {
 	case accept:
 		e.table.Accept(c)
 	}
-	if e.table.Present() {
+	known := e.table.Present()
+	if known {
 		e.syncExternal(f.Contents)
 	} else {
 		e.table.SetPresent()
@@ -49,6 +50,9 @@ func (e *core) adoptOnce() error {
 	}
 	if e.opts.ReadOnly {
 		return nil
+	}
+	if err := e.adoptExits(f.Out, known); err != nil {
+		return err
 	}
 	return e.endFlows(f.Ended)
 }
@@ -112,8 +116,11 @@ func (e *core) classify(c table.Contents) found {
 // takeOver makes the contents of a table what is published.
 func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
+	places := e.exits.places
 	e.published = newPublished(e.reserved)
+	e.exits.places = places
 	e.mappings, e.ipam, e.answers = c.Ports, c.IPAM, c.Answers
+	e.indexExits()
 	e.handles.update(e.ipam)
 	for p := range e.mappings.All {
 		e.expect(p)

@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // changeAttempts bounds how often a call is tried again because another program keeps
@@ -75,6 +76,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 		return err
 	}
 	p := e.plan(c)
+	e.findPlaces(p.exits.Hosts())
 	var undo undoList
 	ports := e.holder.Switch(portholder.Change{Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released})
 	if e.holder.Enabled() {
@@ -100,6 +102,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 	if err := e.commitTable(p, &undo); err != nil {
 		return undo.after(err)
 	}
+	p.exits.Commit()
+	undo.add(p.exits.Revert)
 	if p.hairpins != nil {
 		undo.add(p.hairpins.SwitchOn())
 	}
@@ -116,6 +120,11 @@ func (e *core) commit(ctx context.Context, c change) error {
 	e.opts.Trace("flows")
 	if err := e.deleteStale(p); err != nil {
 		return undo.after(err)
+	}
+	if changesMasquerade(p.ipamDiff) {
+		if err := e.endLeft(nat.UDP, p.exits.Check(e.exits.places)); err != nil {
+			return undo.after(err)
+		}
 	}
 	if e.holder.Enabled() {
 		e.opts.Trace("open")

@@ -19,6 +19,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
+	"github.com/nftnat/nftnat/engine/internal/wayout"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -312,6 +313,7 @@ func (e *core) purge(ctx context.Context) error {
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
+	e.exits.index = wayout.New()
 	err := e.endContradicting(portset.Change{Removed: slices.Collect(e.mappings.All)})
 	e.end()
 	return errors.Join(err, e.disconnect())
@@ -327,6 +329,7 @@ func (e *core) writable() error {
 		return nat.ErrReadOnly
 	}
 	e.forget(e.now())
+	e.addDueExits()
 	return nil
 }
 
@@ -375,6 +378,9 @@ func (e *core) forget(now time.Time) {
 		}
 		e.removePort(p)
 		e.countPort(p, -1)
+		if added := e.exits.index.Delete(p, e.exits.places); len(added) != 0 {
+			e.exits.due = true
+		}
 		over = append(over, p)
 	}
 	if len(over) != 0 {

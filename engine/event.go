@@ -113,8 +113,12 @@ func (e *Engine) expire() (time.Duration, bool) {
 		return 0, false
 	}
 	c.forget(c.now())
+	c.addDueExits()
 	c.hairpins.Release()
 	next, waiting := c.holder.Retry(&c.mappings)
+	if c.exits.due && (!waiting || next > dueExitsPause) {
+		next, waiting = dueExitsPause, true
+	}
 	at, ok := c.expiries.Next()
 	if !ok {
 		return next, waiting

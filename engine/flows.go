@@ -27,7 +27,13 @@ func (e *core) deleteFlows(proto nat.Proto, c portset.Change) error {
 	if c.Empty() {
 		return nil
 	}
-	return e.flowDeleter().Stale(proto, &c, &e.mappings)
+	if err := e.flowDeleter().Stale(proto, &c, &e.mappings); err != nil {
+		return err
+	}
+	if networks, _ := e.ipam.Len(); networks == 0 {
+		return nil
+	}
+	return e.endLeft(proto, e.exits.index.Check(&c, e.ipam.Masquerades, e.exits.places))
 }
 
 // deleteOpening deletes the flows over TCP that contradict a change and that nobody has

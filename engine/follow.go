@@ -38,6 +38,7 @@ func (e *core) follow(ctx context.Context) error {
 		e.followForwarding(routes),
 		e.followAddresses(),
 		e.followRules(),
+		e.followExits(),
 	)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/engine/internal/wayout"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -60,6 +61,8 @@ type plan struct {
 	ipamAfter                 *ipam.State // after the change
 	// notes are elements for UDP ports that the change removes: see ended.go.
 	notes []nft.Element
+	// exits is what the change does to the exits.
+	exits *wayout.Draft
 	// hairpins is what the change does to bridge ports; nil: nothing.
 	hairpins *hairpin.Draft
 }
@@ -70,6 +73,7 @@ func (l *published) plan(c change) *plan {
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam
 	}
+	p.exits = l.planExits(p)
 	p.countsBefore, p.countsAfter = c.Count()
 	p.segments = l.segments.Plan(segment.Change{
 		Touched: slices.Collect(maps.Keys(p.countsBefore)),
@@ -96,6 +100,8 @@ func (l *published) mappingsAfter(c *portset.Change) portset.Set {
 func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element) nft.Change {
 	removed, added := p.segments.Removed, p.segments.Added
 	gone, come := schema.IPAMDiff(p.ipamDiff)
+	goneExits, comeExits := p.exits.Diff(p.published.exits.places)
+	gone, come = append(gone, schema.OutElements(goneExits, now)...), append(come, schema.OutElements(comeExits, now)...)
 	return nft.Change{
 		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
 		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, append(come, p.notes...)), comeRecords...),
@@ -111,6 +117,7 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 		all, count = after.All, after.Len()
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes...)
+	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
 	return elementsOf(now, all, count, p.published.segments.After(p.segments), records)
 }
 

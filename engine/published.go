@@ -8,6 +8,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/engine/internal/wayout"
 )
 
 // published is what an engine has published, as the table holds it.
@@ -21,6 +22,7 @@ type published struct {
 	backends portset.Counts
 	ipam     *ipam.State // networks and leases
 	answers  answers.State
+	exits    exits
 }
 
 func newPublished(reserved *portset.Reservations) published {
@@ -28,6 +30,7 @@ func newPublished(reserved *portset.Reservations) published {
 		mappings: portset.NewSet(), reserved: reserved,
 		segments: segment.New(nil, 0), backends: portset.Counts{}, ipam: ipam.New(),
 		answers: answers.NewState(),
+		exits:   exits{index: wayout.New()},
 	}
 }
 

@@ -28,7 +28,8 @@ func (e *core) records() []nft.Element {
 // it was damaged and that contradict it.
 func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
-	es := elementsOf(e.now(), e.mappings.All, e.mappings.Len(), nil, e.records())
+	now := e.now()
+	es := elementsOf(now, e.mappings.All, e.mappings.Len(), nil, append(e.records(), e.outElements(now)...))
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}

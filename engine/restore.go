@@ -101,6 +101,7 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 		return err
 	}
 	p := e.plan(c)
+	e.findPlaces(p.exits.Hosts())
 	var undo undoList
 	if err := e.forward(p, &undo); err != nil {
 		return undo.after(err)

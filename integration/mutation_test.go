@@ -40,8 +40,10 @@ const byUplinks = "it takes two uplinks: TestUplinkMutations"
 // notProbed are rules whose absence no probe notices, and why.
 func notProbed() map[string]string {
 	const counted = "it takes a count of what comes unanswered: TestReachabilityMutations"
+	const byPort = "it takes what is published of a network: TestReachabilityMutations"
 	const sideway = "it takes a backend on two networks: TestTwoNetworks"
-	return map[string]string{
+	reasons := map[string]string{
+		"by-frontend: jump way-out":        byPort,
 		"way-out: masquerade fully-random": counted,
 		"mangle-prerouting: ip saddr @guarded4 fib saddr . iif oif missing jump from-elsewhere":  counted,
 		"mangle-prerouting: ip6 saddr @guarded6 fib saddr . iif oif missing jump from-elsewhere": counted,
@@ -59,6 +61,15 @@ func notProbed() map[string]string {
 		"filter-forward: ct direction reply ct status dnat meta mark @answer_marks4 meta mark set 0x00000000":                         byUplinks,
 		"filter-forward: ct direction reply ct status dnat meta mark @answer_marks6 meta mark set 0x00000000":                         byUplinks,
 	}
+	for digit, ip := range map[string]string{"4": "ip", "6": "ip6"} {
+		for _, network := range []string{"tcp", "udp"} {
+			source := ip + " saddr . " + network + " sport map @" + network + digit
+			reasons["by-frontend: meta l4proto "+network+" meta nfproto ipv"+digit+" masquerade to :"+source+"_out"] = byPort
+			reasons["by-frontend: snat "+ip+" to oifname . "+source+"_link_out"] = byPort
+			reasons["by-frontend: snat "+ip+" to "+source+"_host_out"] = byPort
+		}
+	}
+	return reasons
 }
 
 // Without any one of the rules, a probe fails.
@@ -121,7 +132,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 46)
+	require.Len(t, rules, 59)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
@@ -239,7 +250,7 @@ func postroutingMutations(p *prober) []mutation {
 		bridged := "ct status dnat iif 0 oifname . oifname . " + ip + " saddr @segments" + digit + " fib saddr type != local jump way-out"
 		inside2 := "ct status dnat " + ip + " saddr . " + ip + " daddr @inside" + digit + " jump way-out"
 		all := map[string]string{"4": "0.0.0.0/0", "6": "::/0"}[digit]
-		wayOut := ip + " saddr @masqueraded" + digit + " " + ip + " daddr != @networks" + digit + " jump way-out"
+		wayOut := ip + " saddr @masqueraded" + digit + " " + ip + " daddr != @networks" + digit + " jump by-frontend"
 		one := declared(digit, inside)
 		two := declared(digit, inside, far)
 		hostFar := map[string]string{"4": "198.51.100.1", "6": "2001:db8:2::1"}[digit]
@@ -269,7 +280,7 @@ func postroutingMutations(p *prober) []mutation {
 				probe: reaches(top.Backend1, "tcp", at(f.far, portOfAny), "far", mustAddr(hostFar)),
 			},
 			{ // and a backend chooses the port it goes out by
-				chain: chain, rule: wayOut, becomes: strings.Replace(wayOut, "jump way-out", "masquerade", 1), networks: one,
+				chain: chain, rule: wayOut, becomes: strings.Replace(wayOut, "jump by-frontend", "masquerade", 1), networks: one,
 				probe: otherPort(top.Backend1, "tcp", at(f.far, portOfAny), f.backend1),
 			},
 			{ // addresses are masqueraded between networks

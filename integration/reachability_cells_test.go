@@ -38,6 +38,7 @@ const (
 	byLoopback asked = "loopback address"
 	byBackend  asked = "the backend's address"
 	byFar      asked = "a server far away"
+	byNear     asked = "a server on the LAN"
 )
 
 // target is the port to which a source connects.
@@ -54,19 +55,26 @@ const (
 	backendPort target = "a published port"
 	otherPortOf target = "another port"
 
-	farPort target = "any port"
+	// The way out: where the port is published that the source sends from.
+	farPort    target = "from any port"
+	fromAny    target = "from a port published on any address"
+	fromOne    target = "from one published on the LAN address"
+	fromNoLink target = "from one published on an address of no link"
 )
 
 func targets(by asked) []target {
 	switch by {
 	case byBackend:
 		return []target{backendPort, otherPortOf}
-	case byFar:
-		return []target{farPort}
+	case byFar, byNear:
+		return []target{farPort, fromAny, fromOne, fromNoLink}
 	case byLAN, bySecond, byGateway, byLoopback:
 	}
 	return []target{publishedAny, publishedAcross, publishedOne, publishedLoopback, unpublished}
 }
+
+// isPublishedSource reports whether the source sends from a published port.
+func (t target) isPublishedSource() bool { return t == fromAny || t == fromOne || t == fromNoLink }
 
 // addresses returns those that a source can reach: another machine's loopback address needs
 // an attacker, and the far server a route.
@@ -78,7 +86,9 @@ func addresses(s source) []asked {
 		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend}
 	case fromHost, fromSibling:
 		return []asked{byLAN, bySecond, byGateway, byLoopback, byBackend, byFar}
-	case fromClient, fromBackend, fromOther:
+	case fromBackend:
+		return []asked{byLAN, bySecond, byGateway, byBackend, byFar, byNear}
+	case fromClient, fromOther:
 	}
 	return []asked{byLAN, bySecond, byGateway, byBackend, byFar}
 }
@@ -104,6 +114,9 @@ func cells(bits int) (all []cell) {
 		}
 		for _, by := range addresses(s) {
 			for _, to := range targets(by) {
+				if to.isPublishedSource() && s != fromBackend {
+					continue // it publishes nothing
+				}
 				for _, network := range []string{"tcp", "udp"} {
 					all = append(all, cell{s, by, to, bits, network})
 				}
@@ -141,12 +154,13 @@ const (
 	serverOther     = "backend:81" // not published
 	serverLoopback  = "backend:82" // the backend of loopback frontends
 	serverFar       = "far"
+	serverNear      = "near"
 )
 
 // want is the outcome by design.
 func (c cell) want() outcome {
 	switch c.asked {
-	case byFar:
+	case byFar, byNear:
 		return c.wantOfFar()
 	case byBackend:
 		return c.wantDirectly()
@@ -168,7 +182,7 @@ func (c cell) want() outcome {
 			return refused
 		}
 		server = serverLoopback
-	case unpublished, backendPort, otherPortOf, farPort:
+	case unpublished, backendPort, otherPortOf, farPort, fromAny, fromOne, fromNoLink:
 		return refused
 	}
 	return outcome{server: server, seen: c.seenBehindFrontend()}
@@ -207,8 +221,29 @@ func (c cell) wantDirectly() outcome {
 	return dropped
 }
 
+// byItsPort is added to a source that is seen with the port of its frontend.
+const byItsPort = ", its port"
+
 // wantOfFar is the outcome far away: networks are masqueraded, the LAN is not.
+// From a published port a backend leaves by the frontend, where the interface has its address.
 func (c cell) wantOfFar() outcome {
+	server, here := serverFar, "host (far)"
+	if c.asked == byNear {
+		server, here = serverNear, "host"
+		if c.bits == 128 {
+			here = "host (second)" // which the kernel chooses for the client's address
+		}
+	}
+	switch {
+	case c.target == fromOne && c.asked == byNear:
+		return outcome{server: server, seen: "host" + byItsPort}
+	case c.target == fromNoLink:
+		return outcome{server: server, seen: "host (no link)" + byItsPort}
+	case c.target == fromAny:
+		return outcome{server: server, seen: here + byItsPort}
+	case c.asked == byNear:
+		return outcome{server: server, seen: here}
+	}
 	if c.source.inNetwork() || c.source == fromHost {
 		return outcome{server: serverFar, seen: "host (far)"}
 	}

@@ -85,7 +85,7 @@ type question struct {
 
 // ask sends the first packet of a cell from the namespace of the calling thread, without
 // blocking.
-func ask(c cell, index int, to netip.AddrPort, from netip.Addr) (*question, error) {
+func ask(c cell, index int, to, from netip.AddrPort) (*question, error) {
 	domain, kind := unix.AF_INET6, unix.SOCK_STREAM
 	if c.bits == 32 {
 		domain = unix.AF_INET
@@ -98,8 +98,12 @@ func ask(c cell, index int, to netip.AddrPort, from netip.Addr) (*question, erro
 		return nil, err
 	}
 	q := &question{cell: c, index: index, fd: fd}
-	if from.IsValid() {
-		err = unix.Bind(fd, sockaddrPort(netip.AddrPortFrom(from, 0)))
+	if from.Port() != 0 { // it is used again, by each run and for other servers
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+	}
+	if err == nil && from.IsValid() {
+		err = unix.Bind(fd, sockaddrPort(from))
 	}
 	if err == nil {
 		if err = unix.Connect(fd, sockaddrPort(to)); errors.Is(err, unix.EINPROGRESS) {
@@ -175,15 +179,11 @@ func (r *reach) read(t *testing.T, q *question) (outcome, bool) {
 // confirm measures a cell again, alone, and waits: a late answer is no drop.
 func (r *reach) confirm(c cell) outcome {
 	to, from := r.address(c)
-	local := netip.AddrPort{}
-	if from.IsValid() {
-		local = netip.AddrPortFrom(from, 0)
-	}
 	wait := answerTimeout
 	if r.mutated {
 		wait = silence
 	}
-	server, peer, err := askWithin(r.machines[c.source], c.network, to.String(), local, wait)
+	server, peer, err := askWithin(r.machines[c.source], c.network, to.String(), from, wait)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return dropped
@@ -195,6 +195,15 @@ func (r *reach) confirm(c cell) outcome {
 	return outcome{server, r.seen(c, peer), ""}
 }
 
+// frontendOfSource is the port of the frontend that leads to the port which the source sends
+// from; zero: none does.
+func (c cell) frontendOfSource() uint16 {
+	if c.target == fromAny && c.bits == 128 {
+		return reachOut + 10
+	}
+	return map[target]uint16{fromAny: reachOut, fromOne: reachOutOne, fromNoLink: reachNoLink}[c.target]
+}
+
 // seen names the client that a server sees, and its port if masqueraded flows must not have
 // it.
 func (r *reach) seen(c cell, peer netip.AddrPort) string {
@@ -202,7 +211,11 @@ func (r *reach) seen(c cell, peer netip.AddrPort) string {
 	if !ok {
 		name = peer.Addr().String()
 	}
-	if c.asked == byFar && c.source.inNetwork() && !masqueradePort(peer.Port()) {
+	switch {
+	case c.asked != byFar && c.asked != byNear || !c.source.inNetwork() || masqueradePort(peer.Port()):
+	case peer.Port() == c.frontendOfSource():
+		name += byItsPort
+	default:
 		name += fmt.Sprint(", port ", peer.Port())
 	}
 	return name

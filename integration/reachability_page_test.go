@@ -13,7 +13,7 @@ const pageHead = `# Who reaches what
 
 There are two networks, each on a bridge of the host. One has an endpoint, *the backend*, which publishes ports of every kind, and a *sibling*, which publishes none. *Another network* has an endpoint too. On the host's LAN are a *client*, whose router is the host, and a *neighbour*. The neighbour has routes by the host to the networks and to 127.0.0.0/8 and ::1; the sibling has routes to the latter two as well.
 
-Each cell says which source address the backend sees (*gateway* is the host's own address on the network: proxies connect from it, and hairpin flows are masqueraded as it). **Refused** means a TCP reset or an ICMP port unreachable; **dropped** means no answer. A cell holds for TCP and UDP, and for IPv4 and IPv6 unless it says otherwise; link-local sources are IPv6. The cells are the same with and without netfilter for bridged frames (bridge-nf-call-iptables; with it, the ports have hairpin mode), and whatever route_localnet is set to.
+Each cell says which source address the backend sees (*gateway* is the host's own address on the network: proxies connect from it, and hairpin flows are masqueraded as it). On the way out, *its port* is that of the frontend; without that, masqueraded flows have a random one. **Refused** means a TCP reset or an ICMP port unreachable; **dropped** means no answer. A cell holds for TCP and UDP, and for IPv4 and IPv6 unless it says otherwise; link-local sources are IPv6. The cells are the same with and without netfilter for bridged frames (bridge-nf-call-iptables; with it, the ports have hairpin mode), and whatever route_localnet is set to.
 
 ` + "`TestReachability` in `integration` checks every cell with real packets, %d in each of four runs. `TestReachabilityMutations` checks that each rule of the ruleset is needed by one of them. `TestReachabilityPage` writes this page." + `
 `
@@ -52,7 +52,7 @@ func reachabilityPage() string {
 	}{
 		{"By an address of the host", []asked{byLAN, bySecond, byGateway, byLoopback}},
 		{"By the backend's own address", []asked{byBackend}},
-		{"The way out", []asked{byFar}},
+		{"The way out", []asked{byFar, byNear}},
 	} {
 		columns := targets(part.by[0])
 		fmt.Fprintf(&b, "\n## %s\n\n| who asks | by |", part.title)
@@ -99,6 +99,9 @@ func cellText(s source, by asked, to target) string {
 			}
 			labels, texts = append(labels, label+": "+text), append(texts, text)
 		}
+	}
+	if len(texts) == 0 {
+		return "–"
 	}
 	if len(slices.Compact(texts)) == 1 {
 		return texts[0]

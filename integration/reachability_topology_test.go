@@ -37,6 +37,9 @@ const (
 	reachNone     = 8083
 	reachFar      = 8084
 	reachOwn      = 8085 // the host's own server
+	reachOut      = 8087 // of ports that the backend sends from; over IPv6 by 10 more if for any address
+	reachOutOne   = 8088
+	reachNoLink   = 8089
 )
 
 func newReach(t *testing.T) *reach {
@@ -66,13 +69,28 @@ func newReach(t *testing.T) *reach {
 			labtest.Echo(t, top.Backend1, network, name, port)
 		}
 		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachFar))
+		labtest.Echo(t, top.Client, network, serverNear, at(netip.IPv6Unspecified(), reachFar))
 	}
 	wireSideway(t, top)
+	r.giveNoLink(t)
 	labtest.EchoTCP(t, top.Host, "host", at(netip.IPv6Unspecified(), reachOwn))
 	r.publish(t)
 	r.watchForTrespassers(t)
 	return r
 }
+
+// giveNoLink gives the host addresses that are on no link, and their servers routes to them.
+func (r *reach) giveNoLink(t *testing.T) {
+	t.Helper()
+	for a, via := range map[string]string{noLink4: "198.51.100.1", noLink6: "2001:db8:2::1"} {
+		labtest.Exec(t, r.top.Host, "ip", "address", "add", a, "dev", "lo", "nodad")
+		labtest.Exec(t, r.top.Far, "ip", "route", "replace", a, "via", via)
+		r.names[mustAddr(a)] = "host (no link)"
+	}
+}
+
+// The addresses of no link.
+const noLink4, noLink6 = "203.0.113.9", "2001:db8:9::9"
 
 // publish declares the networks and attaches the endpoints, with an engine with proxies.
 func (r *reach) publish(t *testing.T) {
@@ -107,19 +125,21 @@ func (r *reach) publish(t *testing.T) {
 	}
 	attach("backend4", "inside4", top.Backend1.V4,
 		"8080:80", "8080:80/udp", "192.0.2.1:8081:80", "192.0.2.1:8081:80/udp", "127.0.0.1:8082:82", "127.0.0.1:8082:82/udp",
-		"192.0.2.1:8086:84", "192.0.2.1:8086:84/udp")
+		"192.0.2.1:8086:84", "192.0.2.1:8086:84/udp",
+		"8087:87", "8087:87/udp", "192.0.2.1:8088:88", "192.0.2.1:8088:88/udp", noLink4+":8089:89", noLink4+":8089:89/udp")
 	attach("backend6", "inside6", top.Backend1.V6,
 		"8090:80", "8090:80/udp", "[2001:db8:1::1]:8081:80", "[2001:db8:1::1]:8081:80/udp", "[::1]:8082:82", "[::1]:8082:82/udp",
-		"[2001:db8:1::1]:8086:84", "[2001:db8:1::1]:8086:84/udp")
+		"[2001:db8:1::1]:8086:84", "[2001:db8:1::1]:8086:84/udp",
+		"8097:87", "8097:87/udp", "[2001:db8:1::1]:8088:88", "[2001:db8:1::1]:8088:88/udp", "["+noLink6+"]:8089:89", "["+noLink6+"]:8089:89/udp")
 	attach("sibling4", "inside4", top.Backend2.V4)
 	attach("sibling6", "inside6", top.Backend2.V6)
 	attach("other4", "other4", top.Other.V4)
 	attach("other6", "other6", top.Other.V6)
 }
 
-// address returns the destination and source address of a cell. If the source is the zero
-// address, the kernel chooses it.
-func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
+// address returns the destination and source of a cell. If the source is zero, the kernel
+// chooses it.
+func (r *reach) address(c cell) (to, from netip.AddrPort) {
 	f := families(r.top)[0]
 	loopback, anyPort, acrossPort := loopback4, uint16(reachAny4), uint16(reachAny6)
 	if c.bits == 128 {
@@ -127,18 +147,21 @@ func (r *reach) address(c cell) (to netip.AddrPort, from netip.Addr) {
 		loopback, anyPort, acrossPort = loopback6, uint16(reachAny6), uint16(reachAny4)
 	}
 	host := map[asked]netip.Addr{
-		byLAN: f.host, bySecond: f.second, byGateway: f.gateway, byLoopback: loopback, byBackend: f.backend1, byFar: f.far,
+		byLAN: f.host, bySecond: f.second, byGateway: f.gateway, byLoopback: loopback, byBackend: f.backend1, byFar: f.far, byNear: f.client,
 	}[c.asked]
 	port := map[target]uint16{
 		publishedAny: anyPort, publishedAcross: acrossPort, publishedOne: reachOne, publishedLoopback: reachLoopback,
 		unpublished: reachNone, backendPort: 80, otherPortOf: 81, farPort: reachFar,
+		fromAny: reachFar, fromOne: reachFar, fromNoLink: reachFar,
 	}[c.target]
 	switch {
 	case c.source == fromLinkLocal:
-		from = r.link
+		from = netip.AddrPortFrom(r.link, 0)
+	case c.target.isPublishedSource():
+		from = netip.AddrPortFrom(f.backend1, map[target]uint16{fromAny: 87, fromOne: 88, fromNoLink: 89}[c.target])
 	case c.asked == byLoopback && c.source != fromHost:
 		// Otherwise the kernel would choose a loopback address, which the attacker does not have.
-		from = map[int]netip.Addr{32: r.machines[c.source].V4, 128: r.machines[c.source].V6}[c.bits]
+		from = netip.AddrPortFrom(map[int]netip.Addr{32: r.machines[c.source].V4, 128: r.machines[c.source].V6}[c.bits], 0)
 	}
 	return netip.AddrPortFrom(host, port), from
 }

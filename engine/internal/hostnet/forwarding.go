@@ -25,7 +25,9 @@ type Forwarding struct {
 type Interface struct {
 	Name     string
 	Loopback bool
-	Addrs    []netip.Addr // those without a zone
+	// Dummy is whether nothing that is sent by it arrives anywhere (dummy in ip-link(8)).
+	Dummy bool
+	Addrs []netip.Addr // those without a zone
 }
 
 func (i *Interface) hasIPv4() bool { return slices.ContainsFunc(i.Addrs, netip.Addr.Is4) }

@@ -135,7 +135,7 @@ func (r *Routes) Interfaces() ([]Interface, error) {
 	is := make([]Interface, len(links))
 	at := make(map[int]int, len(links)) // by the index of the link
 	for n, l := range links {
-		is[n] = Interface{Name: l.Attrs().Name, Loopback: l.Attrs().Flags&net.FlagLoopback != 0}
+		is[n] = Interface{Name: l.Attrs().Name, Loopback: l.Attrs().Flags&net.FlagLoopback != 0, Dummy: l.Type() == "dummy"}
 		at[l.Attrs().Index] = n
 	}
 	for _, a := range addrs {

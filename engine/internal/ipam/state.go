@@ -68,6 +68,12 @@ func (s *State) Network(name string) (nat.Network, bool) { return found(s.networ
 // NetworkOf returns the network that an address is in.
 func (s *State) NetworkOf(a netip.Addr) (nat.Network, bool) { return found(s.around(a)) }
 
+// Masquerades reports whether an address is in a network whose way out is masqueraded.
+func (s *State) Masquerades(a netip.Addr) bool {
+	n := s.around(a)
+	return n != nil && !n.NoMasquerade
+}
+
 func found(n *network) (nat.Network, bool) {
 	if n == nil {
 		return nat.Network{}, false

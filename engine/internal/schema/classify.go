@@ -25,6 +25,7 @@ type Contents struct {
 	Hairpins []hairpin.Record
 	Answers  answers.State
 	Ended    []portset.Port // UDP ports whose flows are to be deleted
+	Out      []nft.Element  // exits, which may be others than they should be; see [OutDifference]
 
 	// Elements are those that an engine can have made. Foreign ones were added by other
 	// programs: they are no mappings that could be listed, but would conflict with some.
@@ -114,12 +115,16 @@ func (c *Contents) readOthers(elements []nft.Element) {
 		if strings.HasSuffix(el.Set, endedSuffix) {
 			name = endedSuffix
 		}
-		if el.Foreign != "" {
+		switch {
+		case el.Foreign != "":
 			c.Foreign = append(c.Foreign, el)
-		} else {
+		case IsOut(el.Set):
+			c.Out = append(c.Out, el)
+		default:
 			by[name] = append(by[name], el)
 		}
 	}
+	c.Elements = append(c.Elements, c.Out...)
 	c.readIPAM(by)
 	c.readSegments(by[setSegments])
 	c.readAnswers(by)

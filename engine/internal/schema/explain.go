@@ -65,6 +65,12 @@ func explainPorts(ports, family, variant string) string {
 		return ports + " published on any " + family + " address, and the backend each leads to"
 	case "host":
 		return ports + " published on one " + family + " address: address and port, and the backend they lead to"
+	case "out":
+		return family + " backends that send from published " + ports + ", and the ports they leave by"
+	case "link_out":
+		return "the same where a port is published on one address, by the interfaces that have it"
+	case "host_out":
+		return "the same where the address is on no interface that leads anywhere"
 	case "ended":
 		return ports + " that led to " + family + " backends and are not published any more, until their flows have ended"
 	}

@@ -29,6 +29,10 @@ func Ruleset(name string) nft.Table {
 			anyMap("udp6", nft.IPv6Addr), hostMap("udp6_host", nft.IPv6Addr, nft.IPv6Addr),
 			hostMap("tcp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("tcp6_to4", nft.IPv6Addr, nft.IPv4Addr),
 			hostMap("udp4_to6", nft.IPv4Addr, nft.IPv6Addr), hostMap("udp6_to4", nft.IPv6Addr, nft.IPv4Addr),
+			outMap("tcp4", nft.IPv4Addr), linkOutMap("tcp4", nft.IPv4Addr), hostOutMap("tcp4", nft.IPv4Addr),
+			outMap("udp4", nft.IPv4Addr), linkOutMap("udp4", nft.IPv4Addr), hostOutMap("udp4", nft.IPv4Addr),
+			outMap("tcp6", nft.IPv6Addr), linkOutMap("tcp6", nft.IPv6Addr), hostOutMap("tcp6", nft.IPv6Addr),
+			outMap("udp6", nft.IPv6Addr), linkOutMap("udp6", nft.IPv6Addr), hostOutMap("udp6", nft.IPv6Addr),
 			notesMap("udp4_ended", nft.IPv4Addr), notesMap("udp6_ended", nft.IPv6Addr),
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
@@ -45,7 +49,7 @@ func Ruleset(name string) nft.Table {
 			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
 		},
 		Chains: []nft.Chain{
-			publishChain(), natPrerouting(), natOutput(), wayOut(), natPostrouting(), filterForward(),
+			publishChain(), natPrerouting(), natOutput(), wayOut(), byFrontend(), natPostrouting(), filterForward(),
 			fromElsewhere(), manglePrerouting(), rawPrerouting(),
 		},
 	}
@@ -63,6 +67,22 @@ func hostMap(name string, frontend, backend nft.DataType) nft.Set {
 		Name: name, Key: nft.Type{frontend, nft.InetService}, Value: nft.Type{backend, nft.InetService},
 		Timeout: true,
 	}
+}
+
+// outMap, linkOutMap and hostOutMap are the maps of exits: see out.go.
+
+func outMap(name string, addr nft.DataType) nft.Set {
+	return nft.Set{Name: name + suffixOut, Key: nft.Type{addr, nft.InetService}, Value: nft.Type{nft.InetService}, Timeout: true}
+}
+
+func linkOutMap(name string, addr nft.DataType) nft.Set {
+	m := hostOutMap(name, addr)
+	m.Name, m.Key = name+suffixLinkOut, append(nft.Type{nft.IfName}, m.Key...)
+	return m
+}
+
+func hostOutMap(name string, addr nft.DataType) nft.Set {
+	return hostMap(name+suffixHostOut, addr, addr)
 }
 
 // notesMap holds what no rule looks up: see ended.go.
@@ -164,6 +184,32 @@ func wayOut() nft.Chain {
 	}
 }
 
+// byFrontend lets what a backend sends from a published port leave by its frontend, so that
+// all peers see the port by which they reach the backend. A backend has no other's frontend, so
+// that it cannot take the answers to another (see FirstMasqueradePort). If a flow with the same
+// peer has the port already, the kernel drops the packet.
+func byFrontend() nft.Chain {
+	return nft.Chain{
+		Name:    "by-frontend",
+		Comment: "from a published port by its frontend, else by the way out",
+		Rules: []nft.Rule{
+			{nft.OverTCP(), nft.OverIPv4(), nft.MasqueradeTo("tcp4_out", nft.IPSaddr, nft.TCPSport)},
+			{nft.SNATv4("tcp4_link_out", nft.OIFName, nft.IPSaddr, nft.TCPSport)},
+			{nft.SNATv4("tcp4_host_out", nft.IPSaddr, nft.TCPSport)},
+			{nft.OverUDP(), nft.OverIPv4(), nft.MasqueradeTo("udp4_out", nft.IPSaddr, nft.UDPSport)},
+			{nft.SNATv4("udp4_link_out", nft.OIFName, nft.IPSaddr, nft.UDPSport)},
+			{nft.SNATv4("udp4_host_out", nft.IPSaddr, nft.UDPSport)},
+			{nft.OverTCP(), nft.OverIPv6(), nft.MasqueradeTo("tcp6_out", nft.IP6Saddr, nft.TCPSport)},
+			{nft.SNATv6("tcp6_link_out", nft.OIFName, nft.IP6Saddr, nft.TCPSport)},
+			{nft.SNATv6("tcp6_host_out", nft.IP6Saddr, nft.TCPSport)},
+			{nft.OverUDP(), nft.OverIPv6(), nft.MasqueradeTo("udp6_out", nft.IP6Saddr, nft.UDPSport)},
+			{nft.SNATv6("udp6_link_out", nft.OIFName, nft.IP6Saddr, nft.UDPSport)},
+			{nft.SNATv6("udp6_host_out", nft.IP6Saddr, nft.UDPSport)},
+			{nft.Jump("way-out")},
+		},
+	}
+}
+
 // natPostrouting translates sources. First is the hairpin: where client and backend are on
 // one link, the backend would answer the client directly, from an address the client does
 // not expect. The client has come in by the link that the packet leaves by, and its address
@@ -185,8 +231,8 @@ func natPostrouting() nft.Chain {
 			{nft.CTStatusDNAT(), nft.FromNoInterface(), nft.In("segments6", nft.OIFName, nft.OIFName, nft.IP6Saddr), nft.SaddrNotLocal(), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Jump("way-out")},
-			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.Jump("way-out")},
-			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.Jump("way-out")},
+			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.Jump("by-frontend")},
+			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.Jump("by-frontend")},
 		},
 	}
 }

@@ -27,7 +27,7 @@ func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 		}
 		t.readHandle()
 	}
-	t.noteRepair()
+	t.NoteRepair()
 	return nil
 }
 
@@ -48,7 +48,7 @@ func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, befor
 		t.Log.Info("table was recreated to change its owner", "table", t.Rules.Name, "owned", t.Rules.Flags != 0)
 		return nil
 	}
-	t.noteRepair()
+	t.NoteRepair()
 	return nil
 }
 
@@ -105,7 +105,8 @@ func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool
 	return true
 }
 
-func (t *Table) noteRepair() {
+// NoteRepair counts and logs a repair.
+func (t *Table) NoteRepair() {
 	t.counts.Repaired++
 	t.Log.Warn("table was repaired", "table", t.Rules.Name)
 }

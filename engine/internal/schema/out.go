@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package schema
+
+import (
+	"strings"
+	"time"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/wayout"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// The maps of exits say by which frontend a backend leaves that sends from a published port.
+// They follow from the published ports, the networks and the addresses of the host, so that
+// they are no record:
+//
+//	out       by a frontend for any address: the port alone
+//	link_out  by a frontend of one address, which is on the interface that the packet leaves by
+//	host_out  the same with an address that is on no such interface, by any
+const (
+	suffixOut     = "_out"
+	suffixLinkOut = "_link_out"
+	suffixHostOut = "_host_out"
+)
+
+// IsOut reports whether a map is one of exits.
+func IsOut(set string) bool { return strings.HasSuffix(set, suffixOut) }
+
+// OutElements returns the elements of exits. Their time-outs begin now.
+func OutElements(exits []wayout.Exit, now time.Time) []nft.Element {
+	es := make([]nft.Element, len(exits))
+	for i, x := range exits {
+		es[i] = outElement(x)
+		if x.Expires != 0 {
+			es[i].Timeout = max(time.UnixMilli(x.Expires).Sub(now), time.Millisecond)
+		}
+	}
+	return es
+}
+
+func outElement(x wayout.Exit) nft.Element {
+	set, key := x.Proto.String()+familyDigit(x.Backend.Addr()), nft.AddrPortKey(x.Backend)
+	switch {
+	case !x.Frontend.Addr().IsValid():
+		set += suffixOut
+	case x.Link != wayout.AnyLink:
+		set += suffixLinkOut
+		key = nft.LinkKey(x.Link, x.Backend)
+	default:
+		set += suffixHostOut
+	}
+	return nft.Element{Set: set, Key: key, Value: x.Frontend}
+}
+
+// OutDifference returns the change that makes the maps of exits hold the wanted elements
+// instead of the ones that were found. Elements that end at this moment are left to do so;
+// later is whether one has the place of another that is wanted.
+func OutDifference(found, want []nft.Element) (ch nft.Change, later bool) {
+	missing := make(map[nft.ElementKey]nft.Element, len(want))
+	for _, el := range want {
+		missing[el.ElementKey()] = el
+	}
+	for _, el := range found {
+		at := el.ElementKey()
+		w, ok := missing[at]
+		if ok && el.Value == w.Value && el.Comment == "" && (el.Timeout == 0) == (w.Timeout == 0) &&
+			(el.Expires-w.Timeout).Abs() <= portset.ExpiryTolerance {
+			delete(missing, at)
+			continue
+		}
+		if el.Timeout != 0 && el.Expires <= portset.ExpiryTolerance {
+			delete(missing, at)
+			later = later || ok
+			continue
+		}
+		ch.Delete = append(ch.Delete, el)
+	}
+	for _, el := range want {
+		if _, ok := missing[el.ElementKey()]; ok && (el.Timeout == 0 || el.Timeout > portset.ExpiryTolerance) {
+			ch.Add = append(ch.Add, el)
+		}
+	}
+	return ch, later
+}
