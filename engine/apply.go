@@ -68,6 +68,7 @@ func (e *core) applyOnce(ctx context.Context, c change) error {
 	if err := e.commit(ctx, c); err != nil {
 		return e.unreserve(c.Added, c.Removed, err)
 	}
+	e.noteRivals(&c.Change)
 	return nil
 }
 

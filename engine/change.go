@@ -154,6 +154,7 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 			return err
 		}
 		undo.add(e.table.UndoCreate)
+		e.rememberRivals()
 		return nil
 	}
 	gone, come := e.hairpins.Diff(p.hairpins)

@@ -17,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/rivals"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/engine/internal/wayout"
@@ -45,6 +46,10 @@ type core struct {
 	policy    policy // nil: it is not looked at
 	// sourced is whether there are rules for some sources, when they were looked at last.
 	sourced    bool
+	// rivals reads what other tables translate. Nil: nothing is read.
+	rivals *rivals.Reader
+	// older are the base chains that were there when this engine created its table.
+	older      olderChains
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
@@ -102,6 +107,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	c := e.core
 	c.namespace = ns
 	c.forwarding = c.newForwarding(hostnet.Sysctls{Namespace: ns})
+	c.rivals = rivals.NewReader(ns.FD(), opts.Table)
 	if err := c.connect(ctx); err != nil {
 		return nil, errors.Join(err, c.disconnect())
 	}
@@ -246,6 +252,9 @@ func (e *core) closeKernelSockets() error {
 	if e.policy != nil {
 		e.policy.Close()
 		e.policy = nil
+	}
+	if e.rivals != nil {
+		errs = append(errs, e.rivals.Close())
 	}
 	return errors.Join(append(errs, e.hairpins.Close())...)
 }

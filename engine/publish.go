@@ -103,6 +103,7 @@ func (e *core) publishChosen(ctx context.Context, ms []nat.Mapping, c change, ho
 		e.reserved.Release(c.Added)
 		return nil, err
 	}
+	e.noteRivals(&c.Change)
 	return done, nil
 }
 

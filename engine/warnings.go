@@ -27,7 +27,8 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 	for _, a := range slices.SortedFunc(maps.Keys(absent), netip.Addr.Compare) {
 		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))
 	}
-	return append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
+	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
+	return append(lines, e.rivalLines(e.mappings.All)...)
 }
 
 func waiting(ports int) string {

@@ -33,6 +33,9 @@ func StatusOf(st engine.Status, err error) api.Status {
 	} else {
 		doc.Warnings = append(doc.Warnings, printable.Line(err.Error()))
 	}
+	for _, line := range st.Warnings {
+		doc.Warnings = append(doc.Warnings, printable.Line(line))
+	}
 	return doc
 }
 
@@ -61,9 +64,6 @@ func (s *server) status(ctx context.Context) (api.Status, error) {
 		doc.MissingFeatures = append(doc.MissingFeatures, api.MissingFeature(l))
 	}
 	doc.Warnings = append(doc.Warnings, warnings(st)...)
-	for _, line := range st.Warnings {
-		doc.Warnings = append(doc.Warnings, printable.Line(line))
-	}
 	if gone := s.socketGone.Load(); gone != nil && *gone != "" {
 		doc.Warnings = append(doc.Warnings, "commands do not find this daemon: "+*gone)
 	}
