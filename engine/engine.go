@@ -45,7 +45,7 @@ type core struct {
 	host      host
 	policy    policy // nil: it is not looked at
 	// sourced is whether there are rules for some sources, when they were looked at last.
-	sourced    bool
+	sourced bool
 	// rivals reads what other tables translate. Nil: nothing is read.
 	rivals *rivals.Reader
 	// older are the base chains that were there when this engine created its table.
