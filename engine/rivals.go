@@ -39,14 +39,14 @@ func (e *core) rememberRivals() {
 		return
 	}
 	if found, err := e.rivals.Read(); err == nil { // else it is not known
-		e.older = olderChains{found.Own, found.Bases}
+		e.older = olderChains{found.Table, found.Bases}
 	}
 }
 
 // orderOf is the order of a claim.
-func (o olderChains) orderOf(c rivals.Claim, own uint64) rivals.Order {
+func (o olderChains) orderOf(c rivals.Claim, table uint64) rivals.Order {
 	switch {
-	case c.Order != rivals.Unsure, own == 0, o.table != own:
+	case c.Order != rivals.Unsure, table == 0, o.table != table:
 		return c.Order
 	case o.chains[c.Base]:
 		return rivals.After
@@ -72,7 +72,7 @@ func (e *core) rivalLines(ports iter.Seq[portset.Port]) (lines []string) {
 		case len(lines) == maxRivalLines:
 			more++
 		default:
-			c.Order = e.older.orderOf(c, found.Own)
+			c.Order = e.older.orderOf(c, found.Table)
 			lines = append(lines, rivalLine(c, p))
 		}
 	}

@@ -76,8 +76,8 @@ type Base struct{ Table, Chain uint64 }
 
 // Rivals are the claims of other tables. The zero value has none.
 type Rivals struct {
-	// Own is the kernel's number of the caller's table; zero: there is none.
-	Own uint64
+	// Table is the kernel's number of the caller's table; zero: there is none.
+	Table uint64
 	// Bases are the base chains of other tables that translate destinations.
 	Bases  map[Base]bool
 	claims []Claim

@@ -29,15 +29,15 @@ var errTooMany = errors.New("there are too many")
 // Reader reads the tables of a network namespace.
 type Reader struct {
 	netNS  int
-	own    string
+	caller string
 	socket *nlwire.Socket
 	seq    uint32
 	buffer []byte
 }
 
-// NewReader returns a Reader of tables other than the caller's, which is of the inet family.
+// NewReader returns a Reader of tables other than the caller's of that name, which is of the inet family.
 // The namespace is an open file descriptor; zero: that of the calling thread.
-func NewReader(netNS int, own string) *Reader { return &Reader{netNS: netNS, own: own} }
+func NewReader(netNS int, table string) *Reader { return &Reader{netNS: netNS, caller: table} }
 
 // Close closes the reader's socket, if it has one. It can be read from again.
 func (r *Reader) Close() error {
@@ -128,8 +128,8 @@ func (r *reading) read() error {
 		n := binary.BigEndian.Uint64(handle)
 		switch family {
 		case unix.NFPROTO_INET, unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
-			if family == unix.NFPROTO_INET && name == r.own {
-				r.found.Own = n
+			if family == unix.NFPROTO_INET && name == r.caller {
+				r.found.Table = n
 			} else {
 				others[tableName{family, name}] = n
 			}
@@ -148,7 +148,7 @@ func (r *reading) read() error {
 		r.found.Bases[base.id] = true
 		order := After
 		switch {
-		case base.priority < ours, base.priority == ours && base.id.Table > r.found.Own:
+		case base.priority < ours, base.priority == ours && base.id.Table > r.found.Table:
 			order = Before
 		case base.priority == ours:
 			order = Unsure
