@@ -93,6 +93,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer:
 		case ch := <-host.watcher.Changes():
 			host.changed(ch)
+		case <-host.polled():
+			host.pollHost()
 		case <-host.due:
 			host.follow(ctx)
 		case <-watcher.Changed():

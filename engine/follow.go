@@ -73,11 +73,14 @@ func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
 const (
 	// followPause is the shortest: each change is followed by several others.
 	followPause = 100 * time.Millisecond
-	// A pause lasts followShare times as long as the call before it, so that a storm of
+	// A pause lasts followShare times as long as the call before it, so that a burst of
 	// changes takes a bounded share of a processor.
 	followShare = 25
 	// longestFollowPause is the longest: changes are followed within a second.
 	longestFollowPause = time.Second
+	// pollPause is between two looks at settings that nothing notifies of: some reads of
+	// files in /proc.
+	pollPause = time.Second
 )
 
 // hostWatch watches the host for Run.
@@ -86,6 +89,7 @@ type hostWatch struct {
 	watcher  *hostnet.Watcher[hairpin.Event] // nil: the host is not watched
 	follower *hairpin.Follower
 	due      <-chan time.Time // nil: nothing is to be followed
+	poll     *time.Ticker     // for what nothing notifies of; nil: the host is not watched
 	rested   time.Time        // from when on follow may be called
 	failed   bool             // the last call has failed, and the log says so
 }
@@ -105,12 +109,34 @@ func (e *Engine) watchHost() *hostWatch {
 		return w
 	}
 	w.watcher, w.follower, c.watching = watcher, c.hairpins.Follow(watcher.WatchNeighbours), true
+	w.poll = time.NewTicker(pollPause)
 	w.schedule(time.Now())
 	return w
 }
 
+// polled receives when the host is to be polled.
+func (w *hostWatch) polled() <-chan time.Time {
+	if w.poll == nil {
+		return nil
+	}
+	return w.poll.C
+}
+
+// pollHost looks at the settings that nothing notifies of.
+func (w *hostWatch) pollHost() {
+	w.e.mu.Lock()
+	changed := !w.e.core.closed && w.follower.Poll()
+	w.e.mu.Unlock()
+	if changed {
+		w.schedule(time.Now())
+	}
+}
+
 // stop ends the watch.
 func (w *hostWatch) stop() {
+	if w.poll != nil {
+		w.poll.Stop()
+	}
 	w.watcher.Close() // it waits, so it is called without the lock
 	w.e.mu.Lock()
 	defer w.e.mu.Unlock()

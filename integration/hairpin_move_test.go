@@ -187,3 +187,21 @@ func TestHairpinModeOfLease(t *testing.T) {
 	awaitHairpin(t, top.Host, lab.HostPort1, false)
 	require.Empty(t, hairpinRecords(t, top.Host))
 }
+
+// Nothing notifies of the sysctl that has bridged frames pass netfilter: it is looked at
+// once a second.
+func TestHairpinModeFollowsHooks(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	e, _ := runEngine(t, top.Host, engine.Options{})
+	publish(t, e, "0.0.0.0:8080->172.30.0.2:80", "[::]:8080->[fd00:30::2]:80")
+	require.False(t, inHairpinMode(t, top.Host, lab.HostPort1))
+	for range 2 {
+		require.NoError(t, top.SetBridgeNF(true))
+		awaitHairpin(t, top.Host, lab.HostPort1, true)
+		reachesItself(t, top, "tcp")
+		require.NoError(t, top.SetBridgeNF(false))
+		awaitHairpin(t, top.Host, lab.HostPort1, false)
+		reachesItself(t, top, "tcp")
+	}
+}

@@ -15,6 +15,10 @@ type Follower struct {
 	watchNeighbours func() error
 	// joined is whether that has succeeded.
 	joined bool
+	// hooks are those of all bridges when FollowRoutes was called last, and onBridges is
+	// whether there were backends on bridges.
+	hooks     Hooks
+	onBridges bool
 }
 
 // Event is what happened to an interface or to a neighbour. It only says where to look:
@@ -46,6 +50,7 @@ func (c *Controller) Follow(watchNeighbours func() error) *Follower {
 		return nil
 	}
 	c.follower = &Follower{c: c, watchNeighbours: watchNeighbours}
+	c.follower.hooksChanged()
 	c.recheckAll(c.follower.join)
 	return c.follower
 }

@@ -30,12 +30,16 @@ func (f *Follower) Recheck(events []Event, lost bool) {
 // bridge on which they were not found. It waits for nothing: answers come as events. Without
 // a follower it does nothing.
 func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
-	if c.bridges == nil || c.follower == nil {
+	f := c.follower
+	if c.bridges == nil || f == nil {
 		return
 	}
+	all := f.hooksChanged()
+	f.onBridges = false
 	search := map[netip.Addr]int{}
 	for a, r := range routes {
-		if b := c.backends[a]; r.Bridge != 0 && (b.port == 0 || b.bridge != r.Bridge) {
+		f.onBridges = f.onBridges || r.Bridge != 0
+		if b := c.backends[a]; r.Bridge != 0 && (all || b.port == 0 || b.bridge != r.Bridge) {
 			search[a] = r.Bridge
 		}
 	}
@@ -43,11 +47,35 @@ func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
 		return
 	}
 	d := c.draft()
+	if all {
+		clear(d.after.backends)
+	}
 	maps.DeleteFunc(d.after.backends, func(a netip.Addr, _ backend) bool {
 		return c.host.Published(a) <= 0 || routes[a].Bridge == 0
 	})
 	d.search(context.Background(), search, 0)
 	c.Apply(d)
+}
+
+// Poll reports whether it was changed since the last FollowRoutes which frames pass
+// netfilter: nothing notifies of that setting (bridge-nf-call-iptables).
+func (f *Follower) Poll() bool {
+	if f == nil || f.c.bridges == nil || !f.onBridges {
+		return false
+	}
+	now, err := f.c.bridges.Hooks()
+	return err == nil && now != f.hooks
+}
+
+// hooksChanged looks up which frames pass netfilter, and reports whether that has changed.
+func (f *Follower) hooksChanged() bool {
+	now, err := f.c.bridges.Hooks()
+	if err != nil {
+		now = Hooks{}
+	}
+	changed := now != f.hooks
+	f.hooks = now
+	return changed
 }
 
 // recheckSet are the ports and backends to look up again.

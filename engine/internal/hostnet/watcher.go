@@ -51,14 +51,14 @@ type Changes[E any] struct {
 const maxEvents = 4096
 
 // Sizes of the sockets' buffers in bytes. The one is enough for about as many events. The
-// other holds some dozens of messages; under a storm of changes of routes the kernel drops the
+// other holds some dozens of messages; under a burst of changes of routes the kernel drops the
 // others, which costs nobody anything.
 const (
 	watchBuffer = 1 << 20
 	hintsBuffer = 16 << 10
 )
 
-// Pauses after all messages that were there have been read. Under a storm a pass reads many
+// Pauses after all messages that were there have been read. Under a burst a pass reads many
 // of them, where waking for each would cost more than reading.
 const (
 	watchPause = 10 * time.Millisecond

@@ -17,8 +17,8 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// routeStorm is a batch for ip(8) that adds and deletes routes.
-func routeStorm(changes int) string {
+// routeBurst is a batch for ip(8) that adds and deletes routes.
+func routeBurst(changes int) string {
 	var batch strings.Builder
 	for i := range changes / 2 {
 		fmt.Fprintf(&batch, "route add 10.%d.%d.0/24 dev %s\nroute del 10.%[1]d.%[2]d.0/24 dev %[3]s\n", i>>8&0xff, i&0xff, lab.HostBridge)
@@ -42,19 +42,19 @@ func (s *testbed) metric(t *testing.T, name string) float64 {
 	return v
 }
 
-// Under a storm of changes of the routing table the daemon looks at the host at most once in
+// Under a burst of changes of the routing table the daemon looks at the host at most once in
 // 100 ms, and follows what matters all the same.
-func TestStorm(t *testing.T) {
+func TestBurst(t *testing.T) {
 	top, s := proxiedHost(t)
 	s.serve(t)
 	s.succeed(t, "add --quiet tcp 192.0.2.77:8080 172.30.0.2:80")
 	const looks, cpu = "nftnat_host_looks_total", "process_cpu_seconds_total"
 	begin, looked, used := time.Now(), s.metric(t, looks), s.metric(t, cpu)
-	storm := labtest.Rounds(t, "changes of routes", 20_000, 200_000)
+	burst := labtest.Rounds(t, "changes of routes", 20_000, 200_000)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		labtest.ExecInput(t, top.Host, routeStorm(storm), "ip", "-batch", "-")
+		labtest.ExecInput(t, top.Host, routeBurst(burst), "ip", "-batch", "-")
 	}()
 	move(t, top.Host, "add", "192.0.2.77/24")
 	answers(t, top.Client, "tcp", "192.0.2.77:8080")
@@ -63,7 +63,7 @@ func TestStorm(t *testing.T) {
 	const pause = 100 * time.Millisecond
 	require.LessOrEqual(t, s.metric(t, looks)-looked, float64(took/pause)+2)
 	t.Logf("%.0f changes a second for %v: %.1f looks a second, %.1f %% of a processor",
-		float64(storm)/took.Seconds(), took, (s.metric(t, looks)-looked)/took.Seconds(), 100*(s.metric(t, cpu)-used)/took.Seconds())
+		float64(burst)/took.Seconds(), took, (s.metric(t, looks)-looked)/took.Seconds(), 100*(s.metric(t, cpu)-used)/took.Seconds())
 	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_forward", "0"))
 	await(t, "forwarding", func() bool {
 		on, err := top.Host.ReadSysctl("net.ipv4.ip_forward")
