@@ -28,6 +28,16 @@ func echoed(t *testing.T, network, addr string) {
 	require.NoError(t, c.Close())
 }
 
+// accepts reports whether a frontend accepts a connection. IPv6 makes and removes the route
+// of an address later than the address.
+func accepts(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, deadline)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
+}
+
 // TestFreeBind: a port of an address that the host does not have is held, listens, and
 // is served when the address comes, goes and comes again.
 func TestFreeBind(t *testing.T) {
@@ -49,18 +59,13 @@ func TestFreeBind(t *testing.T) {
 			require.NoError(t, refused.Refuse())
 			for range 2 {
 				ip(t, "addr add "+a.ip+a.prefix+" dev lo nodad")
-				eventually(t, "the address is there", func() bool { // IPv6 makes its route later
-					c, err := net.Dial("udp", front)
-					if err == nil {
-						err = c.Close()
-					}
-					return err == nil
-				})
+				eventually(t, "the address to be there", func() bool { return accepts(front) })
 				echoed(t, "tcp", front)
 				echoed(t, "udp", front)
 				_, err = net.DialTimeout("tcp", refused.Addr().String(), deadline)
 				require.Error(t, err)
 				ip(t, "addr del "+a.ip+a.prefix+" dev lo")
+				eventually(t, "the address to be gone", func() bool { return !accepts(front) })
 			}
 			require.NoError(t, refused.Close())
 		}
