@@ -286,6 +286,6 @@ func TestUplinkMutations(t *testing.T) {
 			load(t, u.host, chainScript(chain, rules, -1))
 		}
 	}
-	require.Equal(t, 8, tried)
+	require.Equal(t, 10, tried)
 	require.NoError(t, works(answerTimeout))
 }

@@ -38,6 +38,7 @@ func TestStatementString(t *testing.T) {
 		{CTStatusDNAT(), `ct status dnat`},
 		{CTDirectionReply(), `ct direction reply`},
 		{MarkIs(0), `meta mark 0x00000000`},
+		{MarkIsNot(0), `meta mark != 0x00000000`},
 		{SetMark(0x1001), `meta mark set 0x00001001`},
 		{SetMarkFrom("m", CTOriginalIPDaddr), `meta mark set ct original ip daddr map @m`},
 		{SetMarkFrom("m", CTOriginalIP6Daddr), `meta mark set ct original ip6 daddr map @m`},

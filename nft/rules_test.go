@@ -133,7 +133,7 @@ func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt
 		case 6:
 			stmts = append(stmts, CTDirectionReply())
 		case 7:
-			stmts = append(stmts, MarkIs(r.Uint32()))
+			stmts = append(stmts, []Stmt{MarkIs(r.Uint32()), MarkIsNot(r.Uint32())}[r.IntN(2)])
 		case 8:
 			if len(sets) == 0 {
 				continue

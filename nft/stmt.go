@@ -87,6 +87,11 @@ func MarkIs(mark uint32) Stmt {
 	return fixed{"meta mark " + markText(mark), []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: register(0)}, equal(host32(mark))}}
 }
 
+// MarkIsNot matches packets with another mark: "meta mark != 0x00000000".
+func MarkIsNot(mark uint32) Stmt {
+	return fixed{"meta mark != " + markText(mark), []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: register(0)}, notEqual(host32(mark))}}
+}
+
 // SetMark gives packets the mark: "meta mark set 0x00000000".
 func SetMark(mark uint32) Stmt {
 	return fixed{"meta mark set " + markText(mark), []expr.Any{

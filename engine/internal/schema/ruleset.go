@@ -49,8 +49,8 @@ func Ruleset(name string) nft.Table {
 			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
 		},
 		Chains: []nft.Chain{
-			publishChain(), natPrerouting(), natOutput(), wayOut(), byFrontend(), natPostrouting(), filterForward(),
-			fromElsewhere(), manglePrerouting(), rawPrerouting(),
+			publishChain(), natPrerouting(), natOutput(), wayOut(), byFrontend(), natPostrouting(), unmarkAnswers(), filterForward(),
+			fromElsewhere(), markAnswers(), manglePrerouting(), rawPrerouting(),
 		},
 	}
 }
@@ -241,9 +241,6 @@ func natPostrouting() nft.Chain {
 // get in, all else does not. It drops in a base chain of its own, so that no accept
 // of another table can undo it.
 //
-// The marks of answers have done their work when they come here, and are nobody else's
-// business.
-//
 // What has a link-local source is never forwarded (RFC 4291 section 2.5.6); where a
 // bridge calls netfilter, the neighbour discovery of siblings comes by here (RFC 4861
 // section 7.2.2), and no flow is tracked for it.
@@ -253,8 +250,7 @@ func filterForward() nft.Chain {
 		Comment: "guard of the networks: only replies, published ports and siblings get in",
 		Hook:    nft.Hook{Type: "filter", Point: "forward", Priority: nft.PriorityFilter},
 		Rules: []nft.Rule{
-			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.In(setAnswerMarks+"4", nft.MetaMark), nft.SetMark(0)},
-			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.In(setAnswerMarks+"6", nft.MetaMark), nft.SetMark(0)},
+			{nft.MarkIsNot(0), nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.Jump("unmark-answers")},
 			{nft.CTStateEstablished(), nft.Accept()},
 			{nft.CTStatusDNAT(), nft.Accept()},
 			{nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Accept()},
@@ -299,8 +295,31 @@ func manglePrerouting() nft.Chain {
 		Rules: []nft.Rule{
 			{nft.In("guarded4", nft.IPSaddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
 			{nft.In("guarded6", nft.IP6Saddr), nft.SaddrElsewhere(), nft.Jump("from-elsewhere")},
-			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.MarkIs(0), nft.SetMarkFrom("answers4", nft.CTOriginalIPDaddr)},
-			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.MarkIs(0), nft.SetMarkFrom("answers6", nft.CTOriginalIP6Daddr)},
+			{nft.CTDirectionReply(), nft.CTStatusDNAT(), nft.MarkIs(0), nft.Jump("mark-answers")},
+		},
+	}
+}
+
+func markAnswers() nft.Chain {
+	return nft.Chain{
+		Name:    "mark-answers",
+		Comment: "rules (ip rule) for the mark say what those for the address say",
+		Rules: []nft.Rule{
+			{nft.SetMarkFrom(setAnswers+"4", nft.CTOriginalIPDaddr)},
+			{nft.SetMarkFrom(setAnswers+"6", nft.CTOriginalIP6Daddr)},
+		},
+	}
+}
+
+// unmarkAnswers removes the marks when they have done their work, so that others do not see
+// them: rules of the forward chain behind this one, and those who save the marks of flows.
+func unmarkAnswers() nft.Chain {
+	return nft.Chain{
+		Name:    "unmark-answers",
+		Comment: "a mark of ours has done its work",
+		Rules: []nft.Rule{
+			{nft.In(setAnswerMarks+"4", nft.MetaMark), nft.SetMark(0)},
+			{nft.In(setAnswerMarks+"6", nft.MetaMark), nft.SetMark(0)},
 		},
 	}
 }
