@@ -289,3 +289,77 @@ func TestUplinkMutations(t *testing.T) {
 	require.Equal(t, 10, tried)
 	require.NoError(t, works(answerTimeout))
 }
+
+// byWan2 reports whether a client behind the second uplink gets an answer over a protocol.
+func (f uplinkFamily) byWan2(u *uplinks, network string, wait time.Duration) bool {
+	name, saw, err := askWithin(u.isp2, network, at(f.wan2.Addr(), 8080), netip.AddrPortFrom(f.client.Addr(), 0), wait)
+	return err == nil && name == "backend" && saw.Addr() == f.client.Addr()
+}
+
+// Rules of many kinds are followed, and those that are not for an address work as ever.
+func TestUplinkRules(t *testing.T) {
+	u := newUplinks(t)
+	s := newTestbed(t, u.host)
+	s.serve(t)
+	u.publishOn(t, s, "")
+	for name, tt := range map[string]struct {
+		rules []string // in which W is the address of the second uplink, P its prefix, and C the client's address
+		// admin is a chain of the administrator's.
+		admin    string
+		tcp, udp bool
+		own      bool // whether there are rules of the engine
+	}{
+		"prefix":             {rules: []string{"from P lookup 102"}, tcp: true, udp: true, own: true},
+		"destination":        {rules: []string{"from W to C lookup 102 priority 77"}, tcp: true, udp: true, own: true},
+		"elsewhere":          {rules: []string{"from W to 192.0.2.0/24 lookup 102", "from W to 2001:db8:1::/64 lookup 102"}, own: true},
+		"protocol":           {rules: []string{"from W ipproto tcp lookup 102"}, tcp: true, own: true},
+		"port of the client": {rules: []string{"from W dport 1024-65534 ipproto udp lookup 102"}, udp: true, own: true},
+		"port of a service":  {rules: []string{"from W sport 8080 ipproto udp lookup 102"}},
+		"order":              {rules: []string{"from W lookup 102 priority 10", "from W lookup 101 priority 11"}, tcp: true, udp: true, own: true},
+		"prohibited":         {rules: []string{"from W prohibit priority 10", "from W lookup 102 priority 11"}, own: true},
+		"goto":               {rules: []string{"from W goto 20 priority 10", "from W lookup 101 priority 11", "from P lookup 102 priority 20"}, tcp: true, udp: true, own: true},
+		"any but":            {rules: []string{"not from W lookup 101"}},
+		"to":                 {rules: []string{"to C lookup 102"}, tcp: true, udp: true},
+		"interface":          {rules: []string{"iif br0 lookup 102"}, tcp: true, udp: true},
+		"mark": {rules: []string{"fwmark 2 lookup 102"}, tcp: true, udp: true, admin: `chain p { type filter hook prerouting priority mangle;
+			iifname "wan2" ct state new ct mark set 2
+			iifname "br0" meta mark set ct mark
+		}`},
+		"mark before address": {rules: []string{"from W lookup 101", "fwmark 2 lookup 102"}, tcp: true, udp: true, own: true, admin: `chain p {
+			type filter hook prerouting priority mangle - 1;
+			iifname "wan2" ct state new ct mark set 2
+			iifname "br0" meta mark set ct mark
+		}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, f := range uplinkFamilies() {
+				for _, rule := range tt.rules {
+					if strings.Contains(rule, ".") && f.option == "-6" || strings.Contains(rule, ":") && f.option == "-4" {
+						continue
+					}
+					rule = strings.NewReplacer("W", f.wan2.Addr().String(), "P", f.wan2.Masked().String(), "C", f.client.Addr().String()).Replace(rule)
+					ip(t, u.host, f.option+" rule add "+rule)
+					defer ip(t, u.host, f.option+" rule del "+rule)
+				}
+			}
+			if tt.admin != "" {
+				load(t, u.host, "table inet admin {\n"+tt.admin+"\n}")
+				defer nft(t, u.host, "delete", "table", "inet", "admin")
+			}
+			if tt.own {
+				await(t, "rules", func() bool { return len(ownRules(t, u.host)) != 0 })
+			}
+			for _, f := range uplinkFamilies() {
+				for network, want := range map[string]bool{"tcp": tt.tcp, "udp": tt.udp} {
+					if !want {
+						require.False(t, f.byWan2(u, network, silence), "%s %s", f.option, network)
+						continue
+					}
+					await(t, "an answer over "+network, func() bool { return f.byWan2(u, network, silence) })
+				}
+			}
+			require.Equal(t, tt.own, len(ownRules(t, u.host)) != 0)
+		})
+		await(t, "no rules", func() bool { return len(ownRules(t, u.host)) == 0 })
+	}
+}
