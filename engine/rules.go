@@ -100,7 +100,10 @@ func (e *core) planRules(h hostRules) (wantedRules, error) {
 		if len(backends) == 0 {
 			continue
 		}
-		own := e.addressesOf(is4, addrs)
+		own, err := e.addressesOf(is4, addrs)
+		if err != nil {
+			return want, err
+		}
 		p := answers.Plan(e.opts.Table, h.all[is4], own, e.answers)
 		maps.Copy(want.By, p.By)
 		for mark, rules := range p.Rules {
@@ -125,16 +128,26 @@ func (e *core) planRules(h hostRules) (wantedRules, error) {
 
 // addressesOf returns the addresses of a family that clients can call, in order. Those of a
 // wide local route (AnyIP) are not listed by the kernel, but the frontends are known.
-func (e *core) addressesOf(is4 bool, addrs []netip.Addr) []netip.Addr {
+func (e *core) addressesOf(is4 bool, addrs []netip.Addr) ([]netip.Addr, error) {
 	own := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() != is4 })
+	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
 	for p := range e.mappings.All {
-		if a := p.Host(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && a.Is4() == is4 {
-			if i, found := slices.BinarySearchFunc(own, a, netip.Addr.Compare); !found {
-				own = slices.Insert(own, i, a)
-			}
+		a := p.Host()
+		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.Is4() != is4 {
+			continue
+		}
+		i, found := slices.BinarySearchFunc(own, a, netip.Addr.Compare)
+		if found {
+			continue
+		}
+		switch r, err := routes.Lookup(a); {
+		case err != nil:
+			return nil, err
+		case r.Kind == hostnet.Local:
+			own = slices.Insert(own, i, a)
 		}
 	}
-	return own
+	return own, nil
 }
 
 // maxSamples bounds for how many backends the routes are compared.

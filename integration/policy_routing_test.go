@@ -363,3 +363,67 @@ func TestUplinkRules(t *testing.T) {
 		await(t, "no rules", func() bool { return len(ownRules(t, u.host)) == 0 })
 	}
 }
+
+// Rules of an engine go with their reason: also if the daemon was killed when that went, with
+// the table, and with the last mapping. Those of another engine stay.
+func TestUplinkRulesEnd(t *testing.T) {
+	u := newUplinks(t)
+	rule := func(verb string) {
+		for _, f := range uplinkFamilies() {
+			ip(t, u.host, f.option+" rule "+verb+" from "+f.wan2.Addr().String()+" lookup 102")
+		}
+	}
+	rule("add")
+	s, other := newTestbed(t, u.host), newTestbed(t, u.host)
+	daemon := s.serve(t)
+	u.publishOn(t, s, "")
+	first := ownRules(t, u.host)
+	require.Len(t, first, 8, "they are there when the port is published")
+
+	daemon.Kill()
+	rule("del")
+	require.Equal(t, first, ownRules(t, u.host))
+	daemon = s.serve(t)
+	require.Empty(t, ownRules(t, u.host))
+	rule("add")
+	await(t, "the rules", func() bool { return len(ownRules(t, u.host)) == 8 })
+	require.Equal(t, first, ownRules(t, u.host), "the same as before")
+
+	// Others delete some.
+	ip(t, u.host, "rule flush proto 78")
+	await(t, "the rules", func() bool { return len(ownRules(t, u.host)) == 8 })
+	require.ElementsMatch(t, first, ownRules(t, u.host))
+
+	// An address goes and comes.
+	for _, f := range uplinkFamilies() {
+		ip(t, u.host, f.option+" address del "+f.wan2.String()+" dev wan2")
+	}
+	await(t, "no rules", func() bool { return len(ownRules(t, u.host)) == 0 })
+	for _, f := range uplinkFamilies() {
+		ip(t, u.host, f.option+" address add "+f.wan2.String()+" dev wan2")
+		ip(t, u.host, f.option+" route replace default via "+f.wan2.Addr().Next().String()+" table 102")
+	}
+	for _, f := range uplinkFamilies() {
+		await(t, "an answer", func() bool { return f.byWan2(u, "tcp", silence) && f.byWan2(u, "udp", silence) })
+	}
+
+	// Another engine has rules of its own.
+	other.serve(t, "--table", "other")
+	other.succeed(t, "--table other add tcp 8300 172.30.0.2:80")
+	require.Len(t, ownRules(t, u.host), 12)
+	s.succeed(t, "purge")
+	left := ownRules(t, u.host)
+	require.Len(t, left, 4)
+	for _, line := range left {
+		require.NotContains(t, first, line)
+	}
+	other.succeed(t, "--table other rm tcp 8300")
+	require.Empty(t, ownRules(t, u.host), "nothing is published")
+
+	// Without a daemon.
+	s.succeed(t, "--direct add tcp 8080 172.30.0.2:80")
+	require.Len(t, ownRules(t, u.host), 4)
+	await(t, "an answer", func() bool { return uplinkFamilies()[0].byWan2(u, "tcp", silence) })
+	s.succeed(t, "--direct purge")
+	require.Empty(t, ownRules(t, u.host))
+}
