@@ -6,6 +6,7 @@ package engine
 import (
 	"fmt"
 	"iter"
+	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/rivals"
@@ -64,9 +65,17 @@ func (e *core) rivalLines(ports iter.Seq[portset.Port]) (lines []string) {
 	if err != nil || found.Empty() {
 		return nil
 	}
+	interfaces, err := e.host.Interfaces()
+	if err != nil {
+		return nil
+	}
+	var local []netip.Addr
+	for _, i := range interfaces {
+		local = append(local, i.Addrs...)
+	}
 	more := 0
 	for p := range ports {
-		c, ok := found.Of(p.Proto, p.AddrPort.Addr(), p.AddrPort.Port())
+		c, ok := found.Of(p.Proto, p.AddrPort.Addr(), p.AddrPort.Port(), local)
 		switch {
 		case !ok:
 		case len(lines) == maxRivalLines:

@@ -3,7 +3,10 @@
 
 package rivals
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // families and protocols are sets of them.
 type (
@@ -44,16 +47,18 @@ func (b box) isEmpty() bool {
 		b.low.IsValid() && b.low.Compare(b.high) > 0
 }
 
-// isFor reports whether the box has packets to an address; the zero Addr is any, and an
-// unspecified one any of its family.
-func (b box) isFor(a netip.Addr) bool {
+// isFor reports whether the box has packets to an address; the zero Addr is any of the local
+// ones, and an unspecified one any of its family.
+func (b box) isFor(a netip.Addr, local []netip.Addr) bool {
 	switch {
-	case !a.IsValid():
-		return true
 	case a.Is4() && b.families&ipv4 == 0, a.Is6() && b.families&ipv6 == 0:
 		return false
-	case a.IsUnspecified(), !b.low.IsValid():
+	case !b.low.IsValid():
 		return true
+	case !a.IsValid() || a.IsUnspecified():
+		return slices.ContainsFunc(local, func(l netip.Addr) bool {
+			return (!a.IsValid() || l.Is4() == a.Is4()) && b.isFor(l, nil)
+		})
 	}
 	return b.low.Compare(a) <= 0 && a.Compare(b.high) <= 0
 }

@@ -4,7 +4,6 @@
 package rivals
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/nat"
@@ -66,11 +65,6 @@ type Claim struct {
 	box  box
 }
 
-// String names the rule: "table ip nat, chain DOCKER".
-func (c Claim) String() string {
-	return fmt.Sprintf("table %s %s, chain %s", c.Family, c.Table, c.Chain)
-}
-
 // Base is a base chain, by the kernel's numbers of its table and of itself.
 type Base struct{ Table, Chain uint64 }
 
@@ -103,9 +97,10 @@ func (r *Rivals) add(c Claim) {
 	}
 }
 
-// Of returns the claim to a port at an address of this host; the zero Addr is any. Of several
-// it returns one that sees packets first, and of these one for packets of others.
-func (r *Rivals) Of(proto nat.Proto, at netip.Addr, port uint16) (found Claim, ok bool) {
+// Of returns the claim to a port at an address of this host; the zero Addr is any, and the
+// unspecified ones any of a family, of the local ones. Of several it returns one that sees
+// packets first, and of these one for packets of others.
+func (r *Rivals) Of(proto nat.Proto, at netip.Addr, port uint16, local []netip.Addr) (found Claim, ok bool) {
 	i, protos := 0, tcp
 	if proto == nat.UDP {
 		i, protos = 1, udp
@@ -122,7 +117,7 @@ func (r *Rivals) Of(proto nat.Proto, at netip.Addr, port uint16) (found Claim, o
 	}
 	for _, c := range r.claims {
 		switch {
-		case c.box.protos&protos == 0, port < c.box.first, port > c.box.last, !c.box.isFor(at):
+		case c.box.protos&protos == 0, port < c.box.first, port > c.box.last, !c.box.isFor(at, local):
 		case at.IsLoopback() && c.Hook == Prerouting: // nothing to it comes in
 		case !ok || rank(c) > rank(found):
 			found, ok = c, true

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -240,6 +241,9 @@ func (r *reading) rulesOf(c chainName) []rule {
 
 // dump asks for all objects of a kind, and calls each with their attributes.
 func (r *Reader) dump(msg uint16, family uint8, names []byte, each func(family uint8, attrs []byte) error) error {
+	if r.socket == nil {
+		return os.ErrClosed
+	}
 	r.seq++
 	b, at := nlwire.OpenNetfilter(nil, unix.NFNL_SUBSYS_NFTABLES<<8|msg, unix.NLM_F_DUMP, family, 0, r.seq)
 	if err := r.socket.Send(nlwire.CloseMessage(append(b, names...), at)); err != nil {

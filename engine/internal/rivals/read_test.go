@@ -50,7 +50,7 @@ func (r *Rivals) says(t *testing.T, what string) string {
 	if proto == "udp" {
 		p = nat.UDP
 	}
-	c, ok := r.Of(p, at.Addr(), at.Port())
+	c, ok := r.Of(p, at.Addr(), at.Port(), []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")})
 	switch {
 	case !ok:
 		return ""
@@ -87,6 +87,7 @@ func TestRead(t *testing.T) {
 		head + "ip saddr 10.0.0.0/8 ct state new limit rate 5/second tcp dport 80 redirect" + end: {"tcp 80": "pre some"},
 		head + "meta mark 7 tcp sport 1000-2000 tcp dport 80 log counter dnat to 10.0.0.1" + end:  {"tcp 80": "pre some"},
 		head + "tcp dport & 0xff == 80 dnat to 10.0.0.1" + end:                                    {"tcp 80": ""},
+		head + "ip daddr 203.0.113.0/24 tcp dport 80 redirect" + end:                              {"tcp 80": "", "tcp 0.0.0.0:80": "", "tcp 203.0.113.1:80": "pre"},
 		head + "ip daddr 192.0.2.1 dnat to 10.0.0.1" + end:                                        {"tcp 192.0.2.1:80": "pre", "tcp 192.0.2.2:80": "", "udp 99": "pre"},
 		head + "iifname wan dnat to 10.0.0.1" + end:                                               {"tcp 80": ""},
 		head + "tcp dport 80 return; tcp dport 80-81 dnat to 10.0.0.1" + end:                      {"tcp 80": "", "tcp 81": "pre"},
