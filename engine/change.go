@@ -109,10 +109,14 @@ func (e *core) commit(ctx context.Context, c change) error {
 	}
 	if e.opts.Store != nil {
 		e.opts.Trace("save")
+		removed := e.stored.removed
+		e.noteRemoved(&p.Change, &p.ipamDiff)
 		if err := e.save(p.state()); err != nil {
+			e.stored.removed = removed
 			return undo.after(err)
 		}
 		undo.add(func() error {
+			e.stored.removed = removed
 			c.edit.Revert()
 			return e.table.Uncertain(e.save(e.state()))
 		})

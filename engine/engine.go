@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/rivals"
@@ -310,10 +311,17 @@ func (e *core) purge(ctx context.Context) error {
 	undo := undoList{e.hairpins.Purge()}
 	if e.opts.Store != nil {
 		// First: nothing must be restored if the process is killed after this.
-		if err := e.opts.Store.Save(nat.StoredState{}); err != nil {
+		removed := e.stored.removed
+		all := ipam.Compare(e.ipam, ipam.New())
+		e.noteRemoved(&portset.Change{Removed: slices.Collect(e.mappings.All)}, &all)
+		if err := e.store(nat.State{}, ""); err != nil {
+			e.stored.removed = removed
 			return undo.after(err)
 		}
-		undo.add(func() error { return e.save(e.state()) })
+		undo.add(func() error {
+			e.stored.removed = removed
+			return e.save(e.state())
+		})
 	}
 	if err := e.removeRules(); err != nil {
 		return undo.after(err)
@@ -393,6 +401,7 @@ func (e *core) forget(now time.Time) {
 		over = append(over, p)
 	}
 	if len(over) != 0 {
+		e.noteRemoved(&portset.Change{Removed: over}, &ipam.Diff{})
 		e.events.counts.Expired += len(over)
 		e.send(nat.EventExpired, portset.Collapse(over)...)
 	}

@@ -71,7 +71,7 @@ func (e *core) syncExternal(c *schema.Contents) {
 	if e.isKnown(c) {
 		return
 	}
-	before := e.mappings
+	before, leasesBefore := e.mappings, e.ipam
 	e.takeOver(c)
 	routes, err := e.routesToBackends()
 	if err == nil {
@@ -81,7 +81,8 @@ func (e *core) syncExternal(c *schema.Contents) {
 		e.log.Warn("the host could not be looked at, which will be tried again", "error", err)
 	}
 	e.hairpins.Adopt()
-	ch := portset.Diff(&before, &e.mappings)
+	ch, d := portset.Diff(&before, &e.mappings), ipam.Compare(leasesBefore, e.ipam)
+	e.noteRemoved(&ch, &d)
 	e.warnOfFlows(e.endContradicting(ch))
 	e.sendChange(&ch)
 }

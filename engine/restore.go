@@ -26,7 +26,8 @@ import (
 //   - The table is the one that was stored. What it lacks was removed from it, by a command
 //     without the daemon or by hand, and is not restored.
 //   - The table is another one: the stored one was lost, and mappings were published
-//     since. What it lacks is restored.
+//     since. What it lacks is restored. If it was loaded from a ruleset that nft(8) had saved,
+//     what was removed or replaced since is taken out of it first; see removed.go.
 //
 // Where both have a frontend, an endpoint or a network, the kernel's counts.
 
@@ -46,7 +47,7 @@ func (e *core) load() error {
 	if err != nil || !found {
 		return err
 	}
-	e.stored.record = &r
+	e.stored.record, e.stored.removed = &r, r.Removed
 	return nil
 }
 
@@ -57,7 +58,7 @@ func (e *core) keepThrough() {
 	if e.stored.record == nil || e.stored.record.Table != e.stored.markOf(e.table.LoadedHandle()) {
 		return
 	}
-	if err := e.opts.Store.Save(nat.StoredState{State: e.stored.record.State, Table: e.stored.anyMark()}); err != nil {
+	if err := e.store(e.stored.record.State, e.stored.anyMark()); err != nil {
 		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
 	}
 }
@@ -75,19 +76,30 @@ func (e *core) reconcile(ctx context.Context) error {
 	if err := e.retryOnConflict(ctx, func() error { return e.restore(ctx, *e.stored.record) }); err != nil {
 		return fmt.Errorf("restore what was kept: %w", err)
 	}
+	e.noteAllPublished()
 	e.stored.reconciled, e.stored.record = true, nil
 	e.saveFound()
 	return nil
 }
 
-// restore adds to the table what it has lost.
+// restore adds to the table what it has lost, and takes out of it what an older ruleset has
+// brought back.
 func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
+	same := e.table.LoadedHandle() != 0 && (kept.Table == e.stored.markOf(e.table.LoadedHandle()) || kept.Table == e.stored.anyMark())
+	if !same && !e.table.Native() {
+		if err := e.takeOut(ctx, kept); err != nil {
+			return err
+		}
+	}
 	u := e.merge(kept.State)
 	e.reserved.Release(u.ports)
-	same := e.table.LoadedHandle() != 0 && (kept.Table == e.stored.markOf(e.table.LoadedHandle()) || kept.Table == e.stored.anyMark())
+	gone, goneIPAM := portset.Change{Moved: u.replaced}, ipam.Diff{RemovedLeases: u.moved}
 	if same {
+		gone.Removed, goneIPAM.RemovedNetworks = u.ports, u.networks
+		goneIPAM.RemovedLeases = append(u.leases, u.moved...)
 		u.skipMissing("it was taken out of the table meanwhile")
 	}
+	e.noteRemoved(&gone, &goneIPAM)
 	logLost(e.log, u.skipped)
 	if same {
 		return nil
@@ -115,7 +127,7 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 		return err
 	}
 	e.hairpins.Apply(e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes))
-	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", u.endpoints, "ports", len(u.ports))
+	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", len(u.leases), "ports", len(u.ports))
 	return nil
 }
 
@@ -136,11 +148,15 @@ func (e *core) lookUpReachable(c *change) error {
 // merged is the kernel's state together with the stored one.
 type merged struct {
 	ipam *ipam.State
-	// networks, endpoints and ports are those that the kernel lacks. The ports are
+	// networks, leases and ports are those that the kernel lacks. The ports are
 	// reserved.
-	networks  []nat.Network
-	endpoints int
-	ports     []portset.Port
+	networks []nat.Network
+	leases   []*ipam.Lease
+	ports    []portset.Port
+	// replaced are ports to which the kernel gives another target than the store, and moved
+	// are leases of the store that have another address in the kernel.
+	replaced []portset.Move
+	moved    []*ipam.Lease
 	// skipped describes what is not restored.
 	skipped []skippedLine
 	// absent names networks and endpoints that are missing in the kernel.
@@ -207,6 +223,7 @@ func (u *merged) addEndpoint(a nat.EndpointSpec) {
 	reason := ""
 	if have != nil {
 		reason = fmt.Sprintf("its address is %s", have.Addr)
+		u.moved = append(u.moved, &ipam.Lease{Name: a.Name, Network: a.Network, Addr: a.Address})
 	} else if err := addEndpoint(u.ipam, a); err != nil {
 		reason = err.Error()
 	}
@@ -215,7 +232,7 @@ func (u *merged) addEndpoint(a nat.EndpointSpec) {
 		u.without[a.Name] = a.Address
 		return
 	}
-	u.endpoints++
+	u.leases = append(u.leases, u.ipam.Lease(a.Name))
 	u.absent = append(u.absent, what)
 }
 
@@ -230,6 +247,7 @@ func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 			switch {
 			case known && have.SameAs(p.Target):
 			case known:
+				u.replaced = append(u.replaced, portset.Move{Frontend: p.Frontend, From: p.Target, To: have})
 				u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), "it is " + p.Frontend.Mapping(have).String()})
 			default:
 				if err := e.reserved.Reserve(p.Frontend); err != nil {

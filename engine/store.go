@@ -35,6 +35,8 @@ type stored struct {
 	reconciled bool
 	// record is what was loaded, until then; nil: nothing was.
 	record *nat.StoredState
+	// removed is what was published before and is not any more.
+	removed nat.State
 }
 
 // tableMark identifies the present table in a [nat.StoredState]; empty: there is none.
@@ -62,7 +64,12 @@ func (e *core) save(s nat.State) error {
 	if err != nil {
 		return err
 	}
-	return e.opts.Store.Save(nat.StoredState{State: s, Table: mark})
+	return e.store(s, mark)
+}
+
+// store stores a state as that of the table with the mark.
+func (e *core) store(s nat.State, mark string) error {
+	return e.opts.Store.Save(nat.StoredState{State: s, Table: mark, Removed: e.stored.removed})
 }
 
 // saveFound stores what was found in the kernel. An engine serves even if that fails.
@@ -110,7 +117,7 @@ func (e *core) storeMark(mark string) {
 	if e.opts.Store == nil || !e.stored.reconciled {
 		return
 	}
-	if err := e.opts.Store.Save(nat.StoredState{State: e.state(), Table: mark}); err != nil {
+	if err := e.store(e.state(), mark); err != nil {
 		e.log.Warn("state could not be stored for a reboot", "error", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -107,4 +108,84 @@ func tablesOf(t *testing.T, ns *lab.NS) string {
 	t.Helper()
 	lines := slices.Sorted(strings.Lines(nft(t, ns, "list", "tables")))
 	return strings.Join(lines, "")
+}
+
+// An older ruleset is loaded before the daemon, as nftables.service does at boot: what was
+// removed, replaced, detached or purged since does not come back, for packets neither, and a UDP
+// flow that began in between ends. What a command has published in between stays.
+func TestOlderRuleset(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "one", ":80")
+		labtest.Echo(t, top.Backend2, network, "two", ":80")
+	}
+	for _, args := range [][]string{nil, {"--no-owner"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			s, path := newTestbed(t, top.Host), stateFile(t)
+			args := append(args, "--state", path)
+			p := s.serve(t, args...)
+			for _, line := range []string{
+				"add tcp 2222 172.30.0.2:80 --name ssh", "add udp 2222 [fd00:30::2]:80", "add udp 2223 172.30.0.2:80 --no-proxy",
+				"add tcp 192.0.2.1:3000 172.30.0.2:80", "add tcp 4000 172.30.0.2:80", "add tcp 5000-5009 172.30.0.2:6000-6009",
+				"network create gone 10.77.0.0/24", "attach old --network gone -p 7000:80", "add tcp 8080 172.30.0.2:80 --name web",
+				"add tcp 9000 172.30.0.2:80 --ttl 1h",
+			} {
+				s.succeed(t, line)
+			}
+			end := func() {
+				require.NoError(t, p.Signal(unix.SIGTERM))
+				require.Zero(t, p.Wait())
+			}
+			end() // what nft(8) saves of an owned table does not stay
+			saved := labtest.Exec(t, top.Host, "nft", "list", "ruleset")
+			p = s.serve(t, args...)
+			for _, line := range []string{
+				"rm tcp 2222", "rm udp 2222", "rm udp 2223", "rm tcp 192.0.2.1:3000", "add tcp 4000 172.30.0.3:80 --replace",
+				"rm tcp 5003-5005", "detach old", "network rm gone",
+				"add tcp 9000 172.30.0.2:80 --ttl 2h",
+			} {
+				s.succeed(t, line)
+			}
+			want := s.export(t)
+			boot := func() {
+				p.Kill()
+				load(t, top.Host, "flush ruleset\n"+saved)
+			}
+			boot()
+			flow := dialFlow(t, top.Client, "udp", "192.0.2.1:2223")
+			require.Equal(t, "one", flow.name(t))
+			s.succeed(t, "--direct add tcp 8081 172.30.0.3:80")
+			p = s.serve(t, args...)
+			s.succeed(t, "rm tcp 8081")
+			require.Equal(t, want, s.export(t))
+			require.Contains(t, p.Output(), `because it had been removed or replaced: was=2222->172.30.0.2:80`)
+			require.Greater(t, expires(t, top.Host, "tcp4")["9000"], time.Hour, "the file's end")
+			require.ErrorIs(t, flow.refused(t), unix.ECONNREFUSED)
+			for _, gone := range []struct{ network, addr string }{
+				{"tcp", "192.0.2.1:2222"}, {"udp", "[2001:db8::1]:2222"}, {"udp", "192.0.2.1:2223"}, {"tcp", "192.0.2.1:3000"}, {"tcp", "192.0.2.1:7000"},
+			} {
+				require.Error(t, labtest.NoAnswer(t, top.Client, gone.network, gone.addr))
+			}
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:4000", "two")
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "one")
+
+			// What a command publishes again after the table was lost is there, though it was
+			// removed before.
+			p.Kill()
+			load(t, top.Host, "flush ruleset")
+			s.succeed(t, "--direct add tcp 2222 172.30.0.2:80 --name ssh")
+			p = s.serve(t, args...)
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:2222", "one")
+			s.succeed(t, "rm tcp 2222")
+			require.Equal(t, want, s.export(t))
+
+			s.succeed(t, "purge")
+			require.Zero(t, p.Wait())
+			load(t, top.Host, "flush ruleset\n"+saved)
+			p = s.serve(t, args...)
+			require.Equal(t, exportOf("mappings: []\n"), s.succeed(t, "export"))
+			end()
+			load(t, top.Host, "flush ruleset")
+		})
+	}
 }

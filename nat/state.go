@@ -18,4 +18,9 @@ type StoredState struct {
 	// Table identifies that table: no other table, in any namespace and after any reboot,
 	// has the same. Empty: not known, as in a file written by hand.
 	Table string
+	// Removed is what was published before and is not any more, the latest last: mappings,
+	// also those that were replaced, without ends; endpoints without ports; networks. Of a
+	// table that was loaded from an older ruleset it is not published again. Each list is
+	// bounded.
+	Removed State
 }

@@ -27,11 +27,12 @@ const (
 	nftaSetFieldLen    = 1
 	nftSetConcat       = 0x80
 	nftaSetCount       = 20
-	udataComment       = 0 // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
-	udataKeyByteOrder  = 0 // NFTNL_UDATA_SET_KEYBYTEORDER
-	udataDataByteOrder = 1 // NFTNL_UDATA_SET_DATABYTEORDER
-	byteOrderHost      = 1 // BYTEORDER_HOST_ENDIAN
-	udataHeader        = 2 // a byte for the type, a byte for the length
+	udataComment       = 0    // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
+	udataKeyByteOrder  = 0    // NFTNL_UDATA_SET_KEYBYTEORDER
+	udataDataByteOrder = 1    // NFTNL_UDATA_SET_DATABYTEORDER
+	byteOrderHost      = 1    // BYTEORDER_HOST_ENDIAN
+	udataNative        = 0x4e // not one of libnftnl's, which skips what it does not know
+	udataHeader        = 2    // a byte for the type, a byte for the length
 )
 
 // appendElement appends the element, which has passed check, to a list.
@@ -86,17 +87,23 @@ func appendComment(b []byte, comment string) []byte {
 
 // comment finds the comment in user data, of which others can write any.
 func comment(udata []byte) string {
+	text, _ := userdata(udata, udataComment)
+	return unix.ByteSliceToString(text)
+}
+
+// userdata finds the value of a type in user data.
+func userdata(udata []byte, kind byte) (value []byte, ok bool) {
 	for len(udata) >= udataHeader {
 		n := int(udata[1])
 		if len(udata) < udataHeader+n {
-			return ""
+			return nil, false
 		}
-		if udata[0] == udataComment {
-			return unix.ByteSliceToString(udata[udataHeader : udataHeader+n])
+		if udata[0] == kind {
+			return udata[udataHeader : udataHeader+n], true
 		}
 		udata = udata[udataHeader+n:]
 	}
-	return ""
+	return nil, false
 }
 
 // openElement appends the key of an element, which a deletion needs, without the end of a

@@ -162,3 +162,21 @@ func requireSame(t *testing.T, want, got []Element) {
 		require.Equal(t, e, g)
 	}
 }
+
+// nft(8) lists a native table as any other, and what it loads from that is not native.
+func TestNativeIsNotSaved(t *testing.T) {
+	ns := labtest.NewNS(t, "host")
+	c := dialIn(t, ns)
+	require.NoError(t, c.Replace(sample(), nil, 0))
+	plain := labtest.Exec(t, ns, "nft", "list", "ruleset")
+	require.False(t, mustTable(t, c).Native)
+	native := sample()
+	native.Native = true
+	require.NoError(t, c.Replace(native, nil, 0))
+	require.True(t, mustTable(t, c).Native)
+	require.Equal(t, "a sample", mustTable(t, c).Comment)
+	require.Equal(t, plain, labtest.Exec(t, ns, "nft", "list", "ruleset"))
+	require.Equal(t, sample().String(), native.String())
+	labtest.ExecInput(t, ns, "flush ruleset\n"+plain, "nft", "-f", "-")
+	require.False(t, mustTable(t, c).Native)
+}

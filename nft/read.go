@@ -17,6 +17,8 @@ import (
 type TableInfo struct {
 	// Comment is the table's comment. Empty: none.
 	Comment string
+	// Native is whether the table was made with that mark.
+	Native bool
 	// Flags are the table's. An orphan has TablePersist alone.
 	Flags TableFlags
 	// Mine is whether this Conn owns the table.
@@ -56,6 +58,7 @@ func (c *Conn) tableUse(name string) (info TableInfo, use uint32, err error) {
 				info.Handle = a.BE64()
 			case nftaTableUserdata:
 				info.Comment = comment(a.Payload)
+				_, info.Native = userdata(a.Payload, udataNative)
 			}
 		}
 		return a.Err

@@ -38,7 +38,11 @@ func Encode(w io.Writer, s nat.State) error {
 // encodeFile returns the text of a [File]: JSON, an item a line, and before all else the
 // checksum of what follows it.
 func encodeFile(s nat.StoredState) ([]byte, error) {
-	if bad := (&document{state: s.State}).validate(); bad != nil {
+	bad := (&document{state: s.State}).validate()
+	if bad == nil {
+		bad = (&document{state: s.Removed}).validateRemoved()
+	}
+	if bad != nil {
 		return nil, fmt.Errorf("encode state: %w", bad.Err)
 	}
 	e := newEncoder(s.State, true)
@@ -50,6 +54,7 @@ func encodeFile(s nat.StoredState) ([]byte, error) {
 		e.add(",\n\"table\":")
 		e.text(s.Table, false)
 	}
+	e.removed(s.Removed)
 	e.add(",\n\"version\":" + fileVersion)
 	e.sections(s.State)
 	e.add("\n}\n")
@@ -118,6 +123,33 @@ func (e *encoder) list(key string, n int, item func(i int)) {
 		item(i)
 	}
 	e.add(end)
+}
+
+// removed writes what was removed, in the order in which it is, as one line: versions that
+// do not know the key read the file without that line.
+func (e *encoder) removed(s nat.State) {
+	if len(s.Networks)+len(s.Endpoints)+len(s.Mappings) == 0 {
+		return
+	}
+	e.add(",\n\"removed\":{")
+	items := func(key string, n int, item func(i int)) {
+		if n == 0 {
+			return
+		}
+		e.key(key)
+		e.add("[")
+		for i := range n {
+			if i > 0 {
+				e.add(",")
+			}
+			item(i)
+		}
+		e.add("]")
+	}
+	items("networks", len(s.Networks), func(i int) { e.network(s.Networks[i]) })
+	items("endpoints", len(s.Endpoints), func(i int) { e.endpoint(s.Endpoints[i]) })
+	items("mappings", len(s.Mappings), func(i int) { e.mapping(&s.Mappings[i]) })
+	e.add("}")
 }
 
 func (e *encoder) network(n nat.Network) {

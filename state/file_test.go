@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -319,18 +321,72 @@ func TestFileUndoesSave(t *testing.T) {
 		if r.IntN(2) == 0 {
 			want.Table = "7 of boot x"
 		}
+		if r.IntN(2) == 0 {
+			want.Removed = removedState(r)
+		}
 		text := written(t, want)
 		got, err := decodeFile(text, "f")
 		require.NoError(t, err, text)
 		require.Equal(t, want.Table, got.Table)
+		require.Equal(t, want.Removed, got.Removed)
 		require.Equal(t, text, written(t, got))
 	}
+}
+
+// removedState is a state of which each item was removed: any may overlap.
+func removedState(r *rand.Rand) nat.State {
+	a, b := randomState(r), randomState(r)
+	s := nat.State{
+		Networks: append(a.Networks, b.Networks...), Endpoints: append(a.Endpoints, b.Endpoints...),
+		Mappings: append(a.Mappings, b.Mappings...),
+	}
+	for i := range s.Endpoints {
+		s.Endpoints[i].Ports = nil
+	}
+	return s
+}
+
+// What was removed is a line of its own, without which other versions read the file.
+func TestFileRemoved(t *testing.T) {
+	s := theState(t)
+	without := written(t, nat.StoredState{State: s.State})
+	s.Removed = nat.State{
+		Mappings:  []nat.Mapping{mapped(t, "80-89->1.2.3.4:80-89"), mapped(t, "80->1.2.3.5:80")},
+		Endpoints: []nat.EndpointSpec{{Name: "web", Network: "inside", Address: netip.MustParseAddr("172.30.0.9")}},
+	}
+	text := written(t, s)
+	require.Contains(t, text, `
+"removed":{"endpoints":[{"name":"web","network":"inside","address":"172.30.0.9"}],"mappings":["80-89->1.2.3.4:80-89","80->1.2.3.5:80"]},
+`)
+	lines := regexp.MustCompile(`(?m)^"(checksum|table|removed)":.*\n`)
+	require.Equal(t, lines.ReplaceAllString(without, ""), lines.ReplaceAllString(text, ""))
+
+	// An edited file keeps it; the table is not believed.
+	_, got, err := opened(t, regexp.MustCompile(`(?m)^"checksum":.*\n`).ReplaceAllString(text, ""))
+	require.NoError(t, err)
+	require.Equal(t, nat.StoredState{State: s.State, Removed: s.Removed}, got)
+
+	for _, bad := range []struct{ removed, want string }{
+		{`[]`, `f:3: invalid key "removed": a file has the keys version, networks, endpoints and mappings`},
+		{`{"a":[]}`, `f:3: invalid key "a": what was removed has the keys networks, endpoints and mappings`},
+		{`{"mappings":{}}`, `f:3: invalid mappings "": not a list`},
+		{`{"mappings":["0->1.2.3.4:80"]}`, `f:3: invalid mapping "0->1.2.3.4:80": frontend 0 asks for a free port, and a file says which`},
+		{`{"mappings":["80->127.0.0.1"]}`, `f:3: invalid mapping "80->127.0.0.1:80": the backend is a loopback address, which packets from outside cannot be sent to`},
+		{`{"endpoints":[{"name":"a"}]}`, `f:3: invalid endpoint "a": what was removed has an address and no ports`},
+		{`{"networks":[{"name":"a","prefix":"10.0.0.0/33"}]}`, `f:3: invalid prefix "10.0.0.0/33": `},
+		{`{"mappings":[],"mappings":[]}`, `f:3: invalid key "mappings": it is given twice`},
+	} {
+		_, err := decodeFile("{\n\"version\":1,\n\"removed\":"+bad.removed+",\n\"mappings\":[]}", "f")
+		require.ErrorContains(t, err, bad.want)
+	}
+	s.Removed.Mappings[0].Backend = netip.AddrPort{}
+	require.ErrorIs(t, NewFile(filepath.Join(t.TempDir(), "f")).Save(s), nat.ErrInvalid)
 }
 
 func FuzzDecodeFile(f *testing.F) {
 	r := rand.New(rand.NewPCG(11, 12))
 	for range 20 {
-		text := written(f, nat.StoredState{State: randomState(r), Table: "1 of boot x"})
+		text := written(f, nat.StoredState{State: randomState(r), Table: "1 of boot x", Removed: removedState(r)})
 		f.Add(text)
 		f.Add(text[:r.IntN(len(text))])
 	}
@@ -349,7 +405,7 @@ func FuzzDecodeFile(f *testing.F) {
 			t.Fatalf("%q cannot be written again: %v", text, err)
 		}
 		twice, err := decodeFile(string(again), "f")
-		if err != nil || twice.Table != got.Table {
+		if err != nil || twice.Table != got.Table || !reflect.DeepEqual(twice.Removed, got.Removed) {
 			t.Fatalf("%q became %q: %v", text, again, err)
 		}
 	})

@@ -18,7 +18,7 @@ import (
 // of a key that is given twice it takes the last, and it ignores the case of keys. ok is
 // false if the file has no checksum and is no JSON, and so may be YAML.
 func decodeJSON(file string) (stored nat.StoredState, ok bool, err *LineError) {
-	s, d := scanner{text: file, line: 1}, document{size: len(file)}
+	s, d, gone := scanner{text: file, line: 1}, document{size: len(file)}, document{size: len(file)}
 	if !utf8.ValidString(file) {
 		return stored, false, s.bad("it is not UTF-8")
 	}
@@ -38,6 +38,9 @@ func decodeJSON(file string) (stored nat.StoredState, ok bool, err *LineError) {
 				}
 				return d.item(f.key, &item)
 			})
+		}
+		if f.key == "removed" && s.next() == '{' {
+			return s.removed(&gone)
 		}
 		if err := s.value(&f.value); err != nil {
 			return err
@@ -62,10 +65,35 @@ func decodeJSON(file string) (stored nat.StoredState, ok bool, err *LineError) {
 	if err != nil {
 		return stored, summed || !s.isBad, err
 	}
+	stored.Removed = gone.state
 	if stored.State = d.state; summed { // without a checksum the table may be another's
 		stored.Table = table
 	}
 	return stored, true, nil
+}
+
+// removed reads what was removed. Of each item it must be possible that it was published.
+func (s *scanner) removed(gone *document) *LineError {
+	var fields []field
+	err := s.object(&fields, func(f *field) *LineError {
+		if !isSection(f.key) {
+			return fault(f.line, "key", f.key, "what was removed has the keys networks, endpoints and mappings")
+		}
+		if s.next() != '[' {
+			return fault(f.line, f.key, "", "not a list")
+		}
+		return s.each('[', ']', func() *LineError {
+			item, err := s.item()
+			if err != nil {
+				return err
+			}
+			return gone.item(f.key, &item)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return gone.validateRemoved()
 }
 
 // scanner reads JSON. What it returns is valid until the next item.

@@ -47,6 +47,34 @@ func (d *document) validate() *LineError {
 	return &LineError{Line: at(lines, first), Err: ms[first].Validate()}
 }
 
+// validateRemoved checks what was removed: each item alone, since others may have had its
+// port, its address or its name before.
+func (d *document) validateRemoved() *LineError {
+	for i, n := range d.state.Networks {
+		if err := n.Validate(); err != nil {
+			return &LineError{Line: at(d.networks, i), Err: err}
+		}
+	}
+	for i, a := range d.state.Endpoints {
+		if err := a.Validate(); err != nil {
+			return &LineError{Line: at(d.endpoints, i), Err: err}
+		}
+		if !a.Address.IsValid() || len(a.Ports) != 0 {
+			return fault(at(d.endpoints, i), nat.WhatEndpoint, a.Name, "what was removed has an address and no ports")
+		}
+	}
+	for i := range d.state.Mappings {
+		m := &d.state.Mappings[i]
+		if m.Frontend.Port() == 0 {
+			return fault(at(d.mappings, i), "mapping", m.String(), noFrontend)
+		}
+		if err := m.Validate(); err != nil {
+			return &LineError{Line: at(d.mappings, i), Err: err}
+		}
+	}
+	return nil
+}
+
 // at returns the line of an item, 0 if there are no lines.
 func at(lines []int, i int) int {
 	if len(lines) == 0 {

@@ -44,13 +44,24 @@ func (f *Feed) Followed() bool {
 	return len(f.readers) != 0
 }
 
+// SendFirst passes an event to all readers, or to the first one that comes if there has been
+// none.
+func (f *Feed) SendFirst(e nat.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.send(e)
+}
+
 // Send passes an event to all readers.
 func (f *Feed) Send(e nat.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.readers) == 0 {
-		return
+	if len(f.readers) != 0 {
+		f.send(e)
 	}
+}
+
+func (f *Feed) send(e nat.Event) {
 	f.events = append(f.events, entry{e, f.ports})
 	f.ports += uint64(e.Ports())
 	f.kept += f.events[len(f.events)-1].size()
@@ -116,6 +127,9 @@ func (f *Feed) subscribe() *reader {
 		f.readers = map[*reader]struct{}{}
 	}
 	r := &reader{feed: f, next: f.first + uint64(len(f.events)), seen: f.ports}
+	if len(f.readers) == 0 && len(f.events) != 0 { // SendFirst
+		r.next, r.seen = f.first, f.events[0].before
+	}
 	f.readers[r] = struct{}{}
 	return r
 }

@@ -74,6 +74,7 @@ func variants() []nft.Table {
 	typed.Sets[3].Interval, typed.Sets[6].Timeout = false, false
 	ruled.Chains[0].Rules = []nft.Rule{{nft.DNATv4("udp4", nft.UDPDport)}, {nft.Accept()}, {nft.Drop()}}
 	ruled.Chains[1].Hook.Priority, ruled.Chains[2].Hook = 5, nft.Hook{}
+	whole.Native, fewer.Native = true, true
 	bad := sample()
 	bad.Chains[0].Name = "dnat"
 	other := nft.Table{Name: "other", Sets: sample().Sets[:1]}
@@ -278,6 +279,7 @@ func (p *pair) compareState(tables ...nft.Table) {
 		p.same("table", wantErr, gotErr)
 		require.Equal(p.t, wantInfo.Comment, gotInfo.Comment)
 		require.Equal(p.t, wantInfo.Flags, gotInfo.Flags)
+		require.Equal(p.t, wantInfo.Native, gotInfo.Native)
 		for _, set := range []string{"tcp4", "tcp4_host", "udp4", "inside4", "segments4", "hosts4", "networks4", "away4", "leases4", "links", "nosuch"} {
 			want, wantAt, wantErr := p.real.Elements(t, set)
 			got, gotAt, gotErr := p.fake.Elements(t, set)

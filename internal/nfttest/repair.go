@@ -85,7 +85,9 @@ func (t *table) isAs(want nft.Table) bool {
 
 // repaired is the same table as it is wanted, with the sets that it has.
 func (t *table) repaired(want nft.Table) *table {
-	made := newTable(clone(want), t.handle)
+	want = clone(want)
+	want.Native = t.def.Native
+	made := newTable(want, t.handle)
 	made.owner = t.owner
 	for name := range made.sets {
 		if s, ok := t.sets[name]; ok {

@@ -74,7 +74,7 @@ func (t *Table) Load() (c Contents, err error) {
 	before, generationErr := t.kernel.Generation()
 	info, err := t.kernel.Table(t.Rules.Name)
 	if !t.present {
-		t.loaded = info.Handle
+		t.loaded, t.Rules.Native = info.Handle, err != nil || info.Native
 	}
 	if isNotExist(err) {
 		if t.Known() {

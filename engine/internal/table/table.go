@@ -34,7 +34,7 @@ type Kernel interface {
 // Config says which table a [Table] keeps, and how.
 type Config struct {
 	// Rules is the table as it should be, without elements. Its flags are chosen by
-	// ChooseOwner.
+	// ChooseOwner, and Load says whether it is native.
 	Rules nft.Table
 	// Dial opens a netlink socket.
 	Dial func() (Kernel, error)
@@ -157,6 +157,11 @@ func (t *Table) Handle() uint64 { return t.handle }
 // LoadedHandle returns the handle that the table had before it was recreated or created;
 // zero if there was none.
 func (t *Table) LoadedHandle() uint64 { return t.loaded }
+
+// Native reports whether a program made the table that was met, or there was none. If not, it
+// was loaded from a ruleset that nft(8) has saved, at any time before. A table keeps that when
+// it is recreated.
+func (t *Table) Native() bool { return t.Rules.Native }
 
 // Reopen opens the socket again after the table was lent to another process.
 func (t *Table) Reopen() error {
