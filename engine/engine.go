@@ -262,8 +262,7 @@ func (e *core) closeKernelSockets() error {
 
 // Close ends the engine. The table stays, and its mappings work. If the engine owned the
 // table, it is recreated as one that nobody owns, in one transaction, so that nft(8) can save
-// and load it; the engine's Store gets the new mark. If that fails, the log says so. Closing
-// again returns ErrClosed.
+// and load it. If that fails, the log says so. Closing again returns ErrClosed.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

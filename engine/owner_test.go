@@ -103,7 +103,7 @@ func TestTableIsReleased(t *testing.T) {
 		require.NoError(t, end(e))
 		require.Zero(t, b.table(t).Flags)
 		require.Equal(t, apart(owned), apart(b.kernel.Dump()))
-		require.Equal(t, e.core.stored.markOf(b.table(t).Handle), b.store.record.Table, "it is the one that was stored")
+		require.Equal(t, e.core.stored.markOf(b.table(t).Tag), b.store.record.Table, "it is the one that was stored")
 		e = b.open(t)
 		have, err := e.Mappings(t.Context())
 		require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 // command without the daemon, and stays.
 //
 // A table that an engine has made, without the store, is no copy: what it has was published
-// after the table was lost, also if it had been removed before. [nft.Table.Native] says which.
+// after the table was lost, also if it had been removed before ([table.Table.Copied]).
 
 // noteRemoved records what a change removes and replaces, and forgets of that what it
 // publishes again.
@@ -198,4 +198,3 @@ func (e *core) outdatedIPAM(kept nat.StoredState) (after *ipam.State, lines []st
 	}
 	return after, lines
 }
-

@@ -27,7 +27,7 @@ func withoutEnds(ms []nat.Mapping) []nat.Mapping {
 }
 
 // saveRuleset returns what nft(8) would save of the table, and a function that loads it after
-// a reboot: the table is another one, and not native.
+// a reboot: the table is another one, without a tag.
 func (b *testbed) saveRuleset(tb testing.TB) (boot func()) {
 	tb.Helper()
 	var saved nfttest.Table
@@ -35,7 +35,7 @@ func (b *testbed) saveRuleset(tb testing.TB) (boot func()) {
 		saved = *table
 		saved.Elements = slices.Clone(table.Elements)
 	})
-	saved.Native, saved.Flags = false, 0
+	saved.Tag, saved.Flags = "", 0
 	return func() {
 		b.kernel.Edit(func(tables map[string]*nfttest.Table) {
 			loaded := saved
@@ -170,7 +170,7 @@ func TestRemovedAndPublishedWithoutStore(t *testing.T) {
 	require.Equal(t, []nat.Mapping{nattest.Mapping(t, "80->172.30.0.3:80")}, b.store.record.Removed.Mappings)
 }
 
-// The very table that was stored has what counts, also if it is not native: by hand, and by a
+// The very table that was stored has what counts, also if nft(8) has loaded it: by hand, and by a
 // command without the daemon.
 func TestRemovedFromStoredTable(t *testing.T) {
 	e, b := openKept(t)

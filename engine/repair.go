@@ -49,7 +49,7 @@ func (e *core) correct(f found) error {
 	ch := f.Correction()
 	ch.Generation = f.loaded.Generation
 	e.opts.Trace("repair")
-	if err := e.table.Correct(f.loaded, f.Elements, ch, e.keepThrough); err != nil {
+	if err := e.table.Correct(f.loaded, f.Elements, ch); err != nil {
 		return err
 	}
 	if len(d.Lines) != 0 {

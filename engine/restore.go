@@ -51,18 +51,6 @@ func (e *core) load() error {
 	return nil
 }
 
-// keepThrough stores that the table, which is about to be recreated with equal contents,
-// may be any table. If this process is killed before the new table is stored, the next
-// engine does not take what the table lacks for lost.
-func (e *core) keepThrough() {
-	if e.stored.record == nil || e.stored.record.Table != e.stored.markOf(e.table.LoadedHandle()) {
-		return
-	}
-	if err := e.store(e.stored.record.State, e.stored.anyMark()); err != nil {
-		e.log.Warn("state could not be stored for a reboot; changes will be refused", "error", err)
-	}
-}
-
 // reconcile restores what the kernel has lost of the stored state, and stores the result.
 func (e *core) reconcile(ctx context.Context) error {
 	switch {
@@ -85,8 +73,9 @@ func (e *core) reconcile(ctx context.Context) error {
 // restore adds to the table what it has lost, and takes out of it what an older ruleset has
 // brought back.
 func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
-	same := e.table.LoadedHandle() != 0 && (kept.Table == e.stored.markOf(e.table.LoadedHandle()) || kept.Table == e.stored.anyMark())
-	if !same && !e.table.Native() {
+	is := e.table.Loaded()
+	same := is != "" && (kept.Table == e.stored.markOf(is) || kept.Table == e.stored.anyMark())
+	if !same && e.table.Copied() {
 		if err := e.takeOut(ctx, kept); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -42,18 +41,19 @@ type stored struct {
 // tableMark identifies the present table in a [nat.StoredState]; empty: there is none.
 // The kernel counts the tables of a namespace, and gives no number twice.
 func (e *core) tableMark() (string, error) {
-	handle, err := e.table.KernelHandle()
-	if err != nil || handle == 0 {
+	is, err := e.table.Identity()
+	if err != nil || is == "" {
 		return "", err
 	}
-	return e.stored.markOf(handle), nil
+	return e.stored.markOf(is), nil
 }
 
-// anyMark is a mark of any table in this namespace.
+// anyMark is a mark of any table in this namespace, which earlier versions have stored before
+// they recreated a table.
 func (s *stored) anyMark() string { return "any of " + s.namespace }
 
-// markOf is the mark of the table with the handle.
-func (s *stored) markOf(handle uint64) string { return fmt.Sprintf("%d of %s", handle, s.namespace) }
+// markOf is the mark of the table with the identity.
+func (s *stored) markOf(identity string) string { return identity + " of " + s.namespace }
 
 // save stores a state.
 func (e *core) save(s nat.State) error {
@@ -82,42 +82,18 @@ func (e *core) saveFound() {
 	}
 }
 
-// release leaves a table that this engine owned as one that nobody owns. If the process is
-// killed before the Store has the new mark, any table of the namespace counts as the one that
-// was stored, as in keepThrough.
+// release leaves a table that this engine owned as one that nobody owns.
 func (e *core) release() {
 	if !e.table.Known() || !e.table.Owned() {
 		return
 	}
 	e.opts.Trace("release")
-	if err := e.resync(context.Background()); err != nil {
-		e.warnNotReleased(err)
-		return
+	err := e.resync(context.Background())
+	if err == nil {
+		err = e.table.Release()
 	}
-	e.storeMark(e.stored.anyMark())
-	released, err := e.table.Release()
 	if err != nil {
-		e.warnNotReleased(err)
-	}
-	if released {
-		e.log.Debug("table was released", "table", e.opts.Table)
-	}
-	if mark, err := e.tableMark(); err == nil {
-		e.storeMark(mark)
-	}
-}
-
-func (e *core) warnNotReleased(err error) {
-	e.log.Warn("table stays as that of an owner; some versions of nft cannot load what they list of it",
-		"table", e.opts.Table, "error", err)
-}
-
-// storeMark stores the present state as that of the table with the mark.
-func (e *core) storeMark(mark string) {
-	if e.opts.Store == nil || !e.stored.reconciled {
-		return
-	}
-	if err := e.store(e.state(), mark); err != nil {
-		e.log.Warn("state could not be stored for a reboot", "error", err)
+		e.log.Warn("table stays as that of an owner; some versions of nft cannot load what they list of it",
+			"table", e.opts.Table, "error", err)
 	}
 }

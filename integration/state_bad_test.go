@@ -45,7 +45,7 @@ func TestStateBadFiles(t *testing.T) {
 		"torn in the checksum":    {text[:40], `:2: `},
 		"empty":                   {"", ":1: invalid file"},
 		"edited under the sum":    {strings.Replace(text, "8080:80", "8081:80", 1), "delete this line"},
-		"broken by hand":          {edited, `:10: Invalid port format: "808O:80"`},
+		"broken by hand":          {edited, `:11: Invalid port format: "808O:80"`},
 		"not YAML":                {"mappings:\n  - [80\n", ":"},
 		"binary":                  {"\x7fELF\x00\x01", ":1: "},
 		"two claim a port":        {"mappings:\n  - 80->172.30.0.2:80\n  - 80->172.30.0.2:81\n", ":3: "},

@@ -76,7 +76,7 @@ func TestStateReboot(t *testing.T) {
 	exported := s.export(t)
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Regexp(t, `^{\n"checksum":"[0-9a-f]{64}",\n"table":"[^\n]+",\n"version":1,\n`, string(text))
+	require.Regexp(t, `^{\n"checksum":"[0-9a-f]{64}",\n"table":"[^\n]+",\n"removed":{[^\n]+},\n"version":1,\n`, string(text))
 	stored, err := state.Decode(bytes.NewReader(text), path)
 	require.NoError(t, err)
 	var asYAML strings.Builder

@@ -138,15 +138,15 @@ func (b *batch) ensureTable(name string) {
 }
 
 // addTable makes the table, which must not be there.
-func (b *batch) addTable(name, comment string, flags TableFlags, native bool) {
+func (b *batch) addTable(name, comment, tag string, flags TableFlags) {
 	b.open(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, op{verb: "add table", object: "inet " + name}, name)
 	b.buf = nlwire.AppendBE32(b.buf, unix.NFTA_TABLE_FLAGS, uint32(flags))
 	var udata []byte
 	if comment != "" {
 		udata = appendComment(udata, comment)
 	}
-	if native {
-		udata = append(udata, udataNative, 0)
+	if tag != "" {
+		udata = append(append(udata, udataTag, byte(len(tag))), tag...)
 	}
 	if len(udata) != 0 {
 		b.buf = nlwire.AppendAttr(b.buf, nftaTableUserdata, udata...)

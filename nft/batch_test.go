@@ -216,7 +216,7 @@ func keysOnly(es []Element) []string {
 func TestBatchObjects(t *testing.T) {
 	table := sample()
 	b := newBatch(1, 0)
-	b.addTable(table.Name, table.Comment, 0, false)
+	b.addTable(table.Name, table.Comment, "", 0)
 	b.addSet(table.Name, table.Sets[0])
 	b.addSet(table.Name, named(table, "inside4"))
 	b.addChain(table.Name, table.Chains[0])

@@ -31,7 +31,7 @@ const (
 	udataKeyByteOrder  = 0    // NFTNL_UDATA_SET_KEYBYTEORDER
 	udataDataByteOrder = 1    // NFTNL_UDATA_SET_DATABYTEORDER
 	byteOrderHost      = 1    // BYTEORDER_HOST_ENDIAN
-	udataNative        = 0x4e // not one of libnftnl's, which skips what it does not know
+	udataTag           = 0x4e // not one of libnftnl's, which skips what it does not know
 	udataHeader        = 2    // a byte for the type, a byte for the length
 )
 

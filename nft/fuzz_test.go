@@ -146,7 +146,7 @@ func FuzzInterfaceKey(f *testing.F) {
 // Nothing is read twice or skipped but padding.
 func FuzzMessages(f *testing.F) {
 	b := newBatch(7, 3)
-	b.addTable("nftnat", "comment", TableOwned, true)
+	b.addTable("nftnat", "comment", "tag", TableOwned)
 	b.addElements(sample(), ports(3, "web"))
 	b.finish()
 	f.Add(b.buf)

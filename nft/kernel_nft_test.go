@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -163,20 +164,22 @@ func requireSame(t *testing.T, want, got []Element) {
 	}
 }
 
-// nft(8) lists a native table as any other, and what it loads from that is not native.
-func TestNativeIsNotSaved(t *testing.T) {
+// nft(8) lists a table with a tag as any other, and what it loads from that has none.
+func TestTagIsNotSaved(t *testing.T) {
 	ns := labtest.NewNS(t, "host")
 	c := dialIn(t, ns)
 	require.NoError(t, c.Replace(sample(), nil, 0))
 	plain := labtest.Exec(t, ns, "nft", "list", "ruleset")
-	require.False(t, mustTable(t, c).Native)
-	native := sample()
-	native.Native = true
-	require.NoError(t, c.Replace(native, nil, 0))
-	require.True(t, mustTable(t, c).Native)
+	require.Empty(t, mustTable(t, c).Tag)
+	tagged := sample()
+	tagged.Tag = strings.Repeat("x", maxTag)
+	require.NoError(t, c.Replace(tagged, nil, 0))
+	require.Equal(t, tagged.Tag, mustTable(t, c).Tag)
 	require.Equal(t, "a sample", mustTable(t, c).Comment)
 	require.Equal(t, plain, labtest.Exec(t, ns, "nft", "list", "ruleset"))
-	require.Equal(t, sample().String(), native.String())
+	require.Equal(t, sample().String(), tagged.String())
 	labtest.ExecInput(t, ns, "flush ruleset\n"+plain, "nft", "-f", "-")
-	require.False(t, mustTable(t, c).Native)
+	require.Empty(t, mustTable(t, c).Tag)
+	tagged.Tag += "x"
+	require.ErrorContains(t, c.Replace(tagged, nil, 0), "its tag has 65 bytes")
 }

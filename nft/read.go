@@ -17,8 +17,8 @@ import (
 type TableInfo struct {
 	// Comment is the table's comment. Empty: none.
 	Comment string
-	// Native is whether the table was made with that mark.
-	Native bool
+	// Tag is what it was made with. Others may have written any bytes.
+	Tag string
 	// Flags are the table's. An orphan has TablePersist alone.
 	Flags TableFlags
 	// Mine is whether this Conn owns the table.
@@ -58,7 +58,8 @@ func (c *Conn) tableUse(name string) (info TableInfo, use uint32, err error) {
 				info.Handle = a.BE64()
 			case nftaTableUserdata:
 				info.Comment = comment(a.Payload)
-				_, info.Native = userdata(a.Payload, udataNative)
+				tag, _ := userdata(a.Payload, udataTag)
+				info.Tag = string(tag)
 			}
 		}
 		return a.Err

@@ -18,9 +18,9 @@ type Table struct {
 	Comment string
 	// Flags are TableOwned or none. Zero: everybody with CAP_NET_ADMIN may change it.
 	Flags TableFlags
-	// Native marks the table as made by a program, in a way that nft(8) does not list: a table
-	// that it has loaded from a text does not have the mark. The text form has none either.
-	Native bool
+	// Tag is text that the kernel keeps with the table and that nft(8) does not list: a table
+	// that it has loaded has none. At most 64 bytes; empty: none. The text form leaves it out.
+	Tag string
 	// Sets are the maps and sets. They are made, and listed, in this order before the Chains.
 	Sets   []Set
 	Chains []Chain

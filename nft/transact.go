@@ -123,7 +123,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 // commitTable adds the table with its elements to the batch and commits it. before is the
 // handle of the table that the batch deletes.
 func (c *Conn) commitTable(b *batch, t Table, es []Element, before uint64) error {
-	b.addTable(t.Name, t.Comment, t.Flags, t.Native)
+	b.addTable(t.Name, t.Comment, t.Tag, t.Flags)
 	for _, s := range t.Sets {
 		b.addSet(t.Name, s)
 	}
@@ -338,7 +338,7 @@ func (c *Conn) Owns() (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := newBatch(c.seq+1, 0)
-	b.addTable(probeName, "", TableOwned, false)
+	b.addTable(probeName, "", "", TableOwned)
 	b.deleteTable(probeName+"!", 0)
 	err := c.commit(b, func() (bool, error) { return false, nil })
 	var refused *OpError

@@ -31,12 +31,18 @@ func (t Table) validateWith(ch Change) error {
 	return ch.Validate(t)
 }
 
+// maxTag is the longest tag: user data has 256 bytes at most (NFT_USERDATA_MAXLEN).
+const maxTag = 64
+
 func (t Table) validate() error {
 	if err := CheckName(t.Name); err != nil {
 		return err
 	}
 	if err := checkComment(t.Comment); err != nil {
 		return err
+	}
+	if len(t.Tag) > maxTag {
+		return fmt.Errorf("its tag has %d bytes; there may be %d", len(t.Tag), maxTag)
 	}
 	if t.Flags != 0 && t.Flags != TableOwned {
 		// A table with the flag owner alone is deleted with its owner.

@@ -74,7 +74,7 @@ func variants() []nft.Table {
 	typed.Sets[3].Interval, typed.Sets[6].Timeout = false, false
 	ruled.Chains[0].Rules = []nft.Rule{{nft.DNATv4("udp4", nft.UDPDport)}, {nft.Accept()}, {nft.Drop()}}
 	ruled.Chains[1].Hook.Priority, ruled.Chains[2].Hook = 5, nft.Hook{}
-	whole.Native, fewer.Native = true, true
+	whole.Tag, fewer.Tag = "a", "b"
 	bad := sample()
 	bad.Chains[0].Name = "dnat"
 	other := nft.Table{Name: "other", Sets: sample().Sets[:1]}
@@ -279,7 +279,7 @@ func (p *pair) compareState(tables ...nft.Table) {
 		p.same("table", wantErr, gotErr)
 		require.Equal(p.t, wantInfo.Comment, gotInfo.Comment)
 		require.Equal(p.t, wantInfo.Flags, gotInfo.Flags)
-		require.Equal(p.t, wantInfo.Native, gotInfo.Native)
+		require.Equal(p.t, wantInfo.Tag, gotInfo.Tag)
 		for _, set := range []string{"tcp4", "tcp4_host", "udp4", "inside4", "segments4", "hosts4", "networks4", "away4", "leases4", "links", "nosuch"} {
 			want, wantAt, wantErr := p.real.Elements(t, set)
 			got, gotAt, gotErr := p.fake.Elements(t, set)

@@ -204,7 +204,7 @@ func (f *Fake) Table(name string) (nft.TableInfo, error) {
 		if !ok {
 			return nft.TableInfo{}, noTable(name)
 		}
-		return nft.TableInfo{Comment: t.def.Comment, Native: t.def.Native, Handle: t.handle, Flags: t.flags(), Mine: t.owner == f}, nil
+		return nft.TableInfo{Comment: t.def.Comment, Tag: t.def.Tag, Handle: t.handle, Flags: t.flags(), Mine: t.owner == f}, nil
 	})
 }
 

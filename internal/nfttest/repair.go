@@ -86,7 +86,7 @@ func (t *table) isAs(want nft.Table) bool {
 // repaired is the same table as it is wanted, with the sets that it has.
 func (t *table) repaired(want nft.Table) *table {
 	want = clone(want)
-	want.Native = t.def.Native
+	want.Tag = t.def.Tag
 	made := newTable(want, t.handle)
 	made.owner = t.owner
 	for name := range made.sets {

@@ -4,6 +4,7 @@
 package table
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,7 @@ func (t *Table) UpdateFinally(ch nft.Change) error {
 // Create creates the table with its elements. The error matches ErrConflict if there is a
 // table already.
 func (t *Table) Create(es []nft.Element) error {
+	t.Rules.Tag = createdTag + rand.Text()
 	err := t.kernel.Restore(t.Rules, es, 0)
 	if errors.Is(err, nft.ErrStale) || t.socketFailed(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)

@@ -74,7 +74,8 @@ func (t *Table) Load() (c Contents, err error) {
 	before, generationErr := t.kernel.Generation()
 	info, err := t.kernel.Table(t.Rules.Name)
 	if !t.present {
-		t.loaded, t.Rules.Native = info.Handle, err != nil || info.Native
+		t.loaded = identity(info)
+		t.Rules.Tag = t.loaded
 	}
 	if isNotExist(err) {
 		if t.Known() {

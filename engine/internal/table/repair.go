@@ -32,12 +32,10 @@ func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 }
 
 // Correct repairs a table and keeps the elements that are right. It makes the change in
-// place, or calls before and recreates the table with the given elements, which are those
-// after the change.
-func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, before func()) error {
+// place, or recreates the table with the given elements, which are those after the change.
+func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change) error {
 	repaired := t.repair(c, func() (nft.Change, error) { return ch, deletable(ch.Delete, elements) })
 	if !repaired {
-		before()
 		// Elements of the guards may be missing: add all or none.
 		if err := t.kernel.Replace(t.Rules, keepTime(elements), ch.Generation); err != nil {
 			return err
@@ -54,26 +52,22 @@ func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change, befor
 
 // Release recreates a table that this process owns as one without flags, with the same
 // elements. After its owner has ended, a table with the flag persist could not be loaded from
-// what nft(8) before 1.1.0 lists, and flags cannot be changed in place. It reports whether it
-// did: not if the table has no owner, or another one.
-func (t *Table) Release() (released bool, err error) {
-	if !t.present || t.Rules.Flags == 0 {
-		return false, nil
-	}
+// what some versions of nft(8) list, and flags cannot be changed in place.
+func (t *Table) Release() error {
 	info, err := t.kernel.Table(t.Rules.Name)
-	if err != nil || !info.Mine {
-		return false, err
+	if isNotExist(err) || err == nil && !info.Mine {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	es, _, err := t.readElements()
 	if err != nil {
-		return false, err
+		return err
 	}
 	rules := t.Rules
 	rules.Flags = 0
-	if err := t.kernel.Restore(rules, keepTime(es), info.Handle); err != nil {
-		return false, err
-	}
-	return true, nil
+	return t.kernel.Restore(rules, keepTime(es), info.Handle)
 }
 
 // keepTime returns the elements without those that expire now, which would get their whole

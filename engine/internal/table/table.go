@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strconv"
+	"strings"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -34,7 +36,7 @@ type Kernel interface {
 // Config says which table a [Table] keeps, and how.
 type Config struct {
 	// Rules is the table as it should be, without elements. Its flags are chosen by
-	// ChooseOwner, and Load says whether it is native.
+	// ChooseOwner, and its tag by Load and Create.
 	Rules nft.Table
 	// Dial opens a netlink socket.
 	Dial func() (Kernel, error)
@@ -52,9 +54,8 @@ type Table struct {
 	present bool
 	// handle is that of the table which was created or loaded; zero if it is not known.
 	handle uint64
-	// loaded is the handle of the table that was there before this one was created or
-	// recreated; zero if there was none.
-	loaded uint64
+	// loaded identifies the table that was met; empty: there was none.
+	loaded string
 	// socketLost is whether the netlink socket has failed, and the ownership with it.
 	socketLost bool
 	// stale is whether the table may differ from what the caller knows, because an answer
@@ -154,28 +155,44 @@ func (t *Table) NoteFailedCheck() { t.counts.FailedChecks++ }
 // if it is not known.
 func (t *Table) Handle() uint64 { return t.handle }
 
-// LoadedHandle returns the handle that the table had before it was recreated or created;
-// zero if there was none.
-func (t *Table) LoadedHandle() uint64 { return t.loaded }
+// A table keeps its identity when it is recreated. One that is created gets an identity as its
+// tag, which nft(8) does not list. One without a tag, which nft(8) or an earlier version has
+// made, has its handle as identity, and that is its tag once it is recreated.
 
-// Native reports whether a program made the table that was met, or there was none. If not, it
-// was loaded from a ruleset that nft(8) has saved, at any time before. A table keeps that when
-// it is recreated.
-func (t *Table) Native() bool { return t.Rules.Native }
+// createdTag begins the tag of a table that was created. A handle begins with a digit.
+const createdTag = "n"
+
+func identity(info nft.TableInfo) string {
+	switch {
+	case info.Tag != "":
+		return info.Tag
+	case info.Handle != 0:
+		return strconv.FormatUint(info.Handle, 10)
+	}
+	return ""
+}
+
+// Loaded returns the identity of the table that was met when it was loaded first; empty:
+// there was none.
+func (t *Table) Loaded() string { return t.loaded }
+
+// Copied reports whether the table that was met may have been loaded from a ruleset that
+// nft(8) saved some time before: it was not created by this package.
+func (t *Table) Copied() bool { return t.loaded != "" && !strings.HasPrefix(t.loaded, createdTag) }
 
 // Reopen opens the socket again after the table was lent to another process.
 func (t *Table) Reopen() error {
-	t.loaded = t.handle
+	t.loaded = t.Rules.Tag
 	return t.Open()
 }
 
-// KernelHandle asks the kernel for the handle of the table; zero if there is none.
-func (t *Table) KernelHandle() (uint64, error) {
+// Identity asks the kernel for the identity of the table; empty: there is none.
+func (t *Table) Identity() (string, error) {
 	info, err := t.kernel.Table(t.Rules.Name)
 	if isNotExist(err) {
-		return 0, nil
+		return "", nil
 	}
-	return info.Handle, err
+	return identity(info), err
 }
 
 // Check asks the kernel for the table. The error matches fs.ErrNotExist if the table should
