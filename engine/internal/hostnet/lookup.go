@@ -135,8 +135,8 @@ func (r *Routes) routeOf(f fibRoute, answer error, links map[int]link) (route Ro
 	for i, hop := range f.hops {
 		l, ok := links[hop.link]
 		if !ok {
-			if l, err = r.link(hop.link); err != nil {
-				return Route{}, err
+			if l, err = r.link(hop.link, ""); err != nil {
+				return Route{}, fmt.Errorf("look up interface %d: %w", hop.link, err)
 			}
 			links[hop.link] = l
 		}
@@ -159,17 +159,22 @@ const skipStats = 1 << 3
 
 // link is an interface.
 type link struct {
+	index    int
 	name     string
 	isBridge bool
 }
 
-// link looks an interface up.
-func (r *Routes) link(index int) (l link, err error) {
+// link looks an interface up by its index, or, if that is zero, by its name. The error is
+// unix.ENODEV if there is none.
+func (r *Routes) link(index int, name string) (l link, err error) {
 	r.seq++
 	b, at := nlwire.OpenMessage(nil, unix.RTM_GETLINK, 0, r.seq)
 	header := [unix.SizeofIfInfomsg]byte{unix.AF_UNSPEC}
 	binary.NativeEndian.PutUint32(header[4:], uint32(index))
 	b = append(b, header[:]...)
+	if index == 0 {
+		b = nlwire.AppendString(b, unix.IFLA_IFNAME, name)
+	}
 	b = nlwire.AppendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, skipStats)...)
 	err = r.exchange(nlwire.CloseMessage(b, at), 1, func(m nlwire.Message) (bool, error) {
 		if m.Seq != r.seq {
@@ -182,6 +187,7 @@ func (r *Routes) link(index int) (l link, err error) {
 		if len(m.Payload) < unix.SizeofIfInfomsg {
 			return false, nlwire.ErrMalformed
 		}
+		l.index = int(binary.NativeEndian.Uint32(m.Payload[4:]))
 		for a := m.Attrs(unix.SizeofIfInfomsg); a.Next(); {
 			switch a.Type {
 			case unix.IFLA_IFNAME:
@@ -192,9 +198,6 @@ func (r *Routes) link(index int) (l link, err error) {
 		}
 		return true, nil
 	})
-	if err != nil {
-		err = fmt.Errorf("look up interface %d: %w", index, err)
-	}
 	return l, err
 }
 

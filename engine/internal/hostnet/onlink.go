@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
@@ -28,14 +27,14 @@ const maxSingleLinks = 8
 func (r *Routes) OnLink(links []string, is4 bool) (map[string][]netip.Prefix, error) {
 	names := make(map[int]string, len(links)) // by index
 	for _, name := range links {
-		link, err := r.handle.LinkByName(name)
-		if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
+		l, err := r.link(0, name)
+		if errors.Is(err, unix.ENODEV) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("look up interface %s: %w", name, err)
 		}
-		names[link.Attrs().Index] = name
+		names[l.index] = name
 	}
 	found := make(map[string][]netip.Prefix, len(links))
 	add := func(f fibRoute) {
