@@ -10,18 +10,18 @@ import (
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/flows"
-	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// addresses are which addresses this host has: all that matter to a frontend.
+// addresses are which addresses this host has: true for those of its interfaces and those of
+// frontends that are local by a route alone, false for other addresses of frontends.
 type addresses map[netip.Addr]bool
 
 // followAddresses ends flows to addresses that have left the host, and flows that began to
 // an address before it came.
 func (e *core) followAddresses() error {
-	local, err := e.localAddresses()
+	local, routed, err := e.localAddresses()
 	if err != nil {
 		return err
 	}
@@ -35,14 +35,18 @@ func (e *core) followAddresses() error {
 		return err
 	}
 	came, gone := addresses{}, addresses{}
-	for a := range local {
-		if !before[a] || touched[a] {
+	for a, is := range local {
+		was, known := before[a]
+		if routed[a] && !known { // it may have been there before it was published
+			continue
+		}
+		if is && (!was || touched[a]) {
 			came[a] = true
 		}
 	}
 	for _, as := range []addresses{before, touched} {
-		for a := range as {
-			if !local[a] {
+		for a, was := range as {
+			if was && !local[a] {
 				gone[a] = true
 			}
 		}
@@ -58,14 +62,14 @@ func (e *core) followAddresses() error {
 	return errors.Join(e.endDeparted(gone), e.endArrived(came))
 }
 
-// localAddresses returns the addresses of the host's interfaces, and those of frontends that
-// are local by a route alone.
-func (e *core) localAddresses() (addresses, error) {
+// localAddresses returns the addresses of the host's interfaces and of frontends. Of those
+// that it has, routed are the ones that no interface has.
+func (e *core) localAddresses() (local, routed addresses, err error) {
 	interfaces, err := e.host.Interfaces()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	local := addresses{}
+	local, routed = addresses{}, addresses{}
 	for _, i := range interfaces {
 		for _, a := range i.Addrs {
 			local[a] = true
@@ -75,15 +79,13 @@ func (e *core) localAddresses() (addresses, error) {
 		if local[a] {
 			continue
 		}
-		r, err := e.host.Lookup(a)
+		is, err := e.isLocal(a)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if r.Kind == hostnet.Local {
-			local[a] = true
-		}
+		local[a], routed[a] = is, is
 	}
-	return local, nil
+	return local, routed, nil
 }
 
 // frontendAddrs returns the addresses that single ones of the frontends have, with the

@@ -122,7 +122,7 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 	if kept != e.mappings.Len() {
 		c.Removed = e.unwanted(ms, now)
 	}
-	warnUnreachable(e.log, hosts)
+	e.warnUnreachable(hosts)
 	c.routes = hosts.Routes
 	return c, nil
 }

@@ -160,7 +160,7 @@ func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint,
 			return nil, err
 		}
 	}
-	warnUnreachable(e.log, hosts)
+	e.warnUnreachable(hosts)
 	base := change{routes: hosts.Routes, edit: edit, ipamDiff: edit.Diff}
 	if _, err := e.publishOnce(ctx, ms, base, nat.PublishOptions{}); err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 			return nil, err
 		}
 	}
-	warnUnreachable(e.log, hosts)
+	e.warnUnreachable(hosts)
 	err = e.retryOnConflict(ctx, func() (err error) {
 		done, err = e.publishOnce(ctx, ms, change{routes: hosts.Routes, killTCP: how.Kill}, how)
 		return err

@@ -129,7 +129,7 @@ func (e *core) lookUpReachable(c *change) error {
 			e.log.Warn("route to a backend could not be looked up", "backend", a, "error", err)
 		}
 	}
-	warnUnreachable(e.log, routes)
+	e.warnUnreachable(routes)
 	c.routes = routes.Routes
 	return e.lookUpLinks(c)
 }

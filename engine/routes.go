@@ -4,7 +4,6 @@
 package engine
 
 import (
-	"log/slog"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -24,13 +23,16 @@ type host interface {
 
 // warnUnreachable logs backends without a route, and frontends whose addresses this host does
 // not have.
-func warnUnreachable(log *slog.Logger, routes *hostnet.RouteCache) {
+func (e *core) warnUnreachable(routes *hostnet.RouteCache) {
 	for a := range routes.Absent {
-		log.Warn("the frontend is no address of this host yet: the mapping works once it is", "frontend", a)
+		if e.local != nil {
+			e.local[a] = false
+		}
+		e.log.Warn("the frontend is no address of this host yet: the mapping works once it is", "frontend", a)
 	}
 	for a, r := range routes.Routes {
 		if r.Kind == hostnet.Unreachable && !routes.Absent[a] {
-			log.Warn("there is no route to the backend yet", "backend", a)
+			e.log.Warn("there is no route to the backend yet", "backend", a)
 		}
 	}
 }

@@ -5,6 +5,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -141,28 +142,37 @@ func TestAbsentAddressOfEveryVerb(t *testing.T) {
 }
 
 // A UDP flow that began while the address was elsewhere follows the mapping when the address
-// has come, as a client that never pauses needs.
+// has come, as a client that never pauses needs. An address may also come by a route (AnyIP).
 func TestFlowsBegunWithoutAddress(t *testing.T) {
 	top, s := proxiedHost(t)
 	s.serve(t)
 	s.succeed(t, "add --quiet udp 8080 172.30.0.2:80")
 	s.succeed(t, "add --quiet --no-proxy udp 192.0.2.77:8081 172.30.0.2:80")
 	s.succeed(t, "add --quiet udp [2001:db8:1::77]:8082 [fd00:30::2]:80")
+	s.succeed(t, "add --quiet udp 203.0.113.9:8083 172.30.0.2:80")
 	mac := strings.Fields(labtest.Exec(t, top.Host, "ip", "-br", "link", "show", lab.HostLAN))[2]
-	addresses := map[string]string{"192.0.2.77:8080": "/24", "192.0.2.77:8081": "/24", "[2001:db8:1::77]:8082": "/64"}
-	for address, bits := range addresses {
+	// Elsewhere is behind the client.
+	labtest.Exec(t, top.Host, "ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.2")
+	for address, added := range map[string]string{
+		"192.0.2.77:8080": "addr %s 192.0.2.77/24 dev lan0", "192.0.2.77:8081": "addr %s 192.0.2.77/24 dev lan0",
+		"[2001:db8:1::77]:8082": "-6 addr %s 2001:db8:1::77/64 dev lan0 nodad",
+		"203.0.113.9:8083":      "route %s local 203.0.113.9/32 dev lo",
+	} {
 		to := netip.MustParseAddrPort(address)
-		labtest.Exec(t, top.Client, "ip", "neigh", "replace", to.Addr().String(), "lladdr", mac, "dev", lab.MachineLink)
+		if !strings.HasPrefix(added, "route") {
+			labtest.Exec(t, top.Client, "ip", "neigh", "replace", to.Addr().String(), "lladdr", mac, "dev", lab.MachineLink)
+		}
 		f := dialFlow(t, top.Client, "udp", address)
 		for range 3 {
 			_, err := f.conn.Write([]byte("hello"))
 			_ = err // ICMP errors of the ones before
 		}
-		move(t, top.Host, "add", to.Addr().String()+bits)
+		how := func(verb string) { labtest.Exec(t, top.Host, "ip", strings.Fields(fmt.Sprintf(added, verb))...) }
+		how("add")
 		await(t, address, func() bool {
 			name, err := f.ask()
 			return err == nil && name == "backend"
 		})
-		move(t, top.Host, "del", to.Addr().String()+bits)
+		how("del")
 	}
 }

@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
+)
+
+// follows calls follow, and returns the messages of its events and the number of its
+// transactions.
+func follows(t *testing.T, e *Engine, b *testbed) (messages []string, transactions int) {
+	t.Helper()
+	b.kernel.Hook(func(op string) error {
+		if op == "Update" || op == "Restore" {
+			transactions++
+		}
+		return nil
+	})
+	defer b.kernel.Hook(nil)
+	before := e.core.log
+	defer func() { e.core.log = before }()
+	var log bytes.Buffer
+	e.core.log = slog.New(slog.NewTextHandler(&log, nil))
+	require.NoError(t, e.core.follow(t.Context()))
+	for line := range bytes.Lines(log.Bytes()) {
+		messages = append(messages, string(line))
+	}
+	return messages, transactions
+}
+
+// Following a host that has not changed does nothing.
+func TestFollowNothing(t *testing.T) {
+	b := newTestbed()
+	b.kernelWith(t, true)
+	e := b.openWith(t, Options{})
+	publish(t, e, "80->172.30.0.2:80", "81->[fd00:30::2]:80", local4+":82->172.30.0.2:80/udp")
+	before := b.kernel.Dump()
+	for range 2 {
+		messages, transactions := follows(t, e, b)
+		require.Empty(t, messages)
+		require.Zero(t, transactions)
+	}
+	require.Equal(t, before, b.kernel.Dump())
+}
+
+// What others turn off is turned on, and said once.
+func TestFollowForwarding(t *testing.T) {
+	b := newTestbed()
+	b.kernelWith(t, true)
+	e := b.openWith(t, Options{})
+	publish(t, e, "80->172.30.0.2:80")
+	b.writeSysctl(t, forwarding4, "0")
+	require.Len(t, e.core.warnings(nil), 1)
+	messages, _ := follows(t, e, b)
+	require.Len(t, messages, 1)
+	require.Contains(t, messages[0], forwarding4+" is 0, and is 1 now")
+	require.Empty(t, e.core.warnings(nil))
+	messages, _ = follows(t, e, b)
+	require.Empty(t, messages)
+	require.Equal(t, 1, e.core.events.counts.Host)
+}
+
+// An engine opens although the host cannot be looked at, and says so.
+func TestFollowFails(t *testing.T) {
+	b := newTestbed()
+	publish(t, b.open(t), "80->172.30.0.2:80")
+	cause := errors.New("no luck")
+	b.host.hook = func(string) error { return cause }
+	var log bytes.Buffer
+	e := b.openWith(t, Options{NoSysctl: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	require.Contains(t, log.String(), "no luck")
+	require.ErrorIs(t, e.core.follow(t.Context()), cause)
+	b.host.hook = nil
+	require.NoError(t, e.core.follow(t.Context()))
+}
+
+// The pause after a look is at least followPause, and at most the longest, however long the
+// look took.
+func TestFollowPauses(t *testing.T) {
+	b := newTestbed()
+	e := b.open(t)
+	w := &hostWatch{e: e}
+	begin := time.Now()
+	w.follow(t.Context())
+	require.GreaterOrEqual(t, w.rested.Sub(begin), followPause)
+	require.Nil(t, w.due)
+	w.schedule(begin)
+	require.NotNil(t, w.due)
+	due := w.due
+	w.schedule(begin)
+	require.Equal(t, due, w.due, "one look for all changes until then")
+
+	publish(t, e, "80->172.30.0.2:80")
+	b.host.hook = func(string) error { return errors.New("no luck") }
+	begin = time.Now()
+	w.follow(t.Context())
+	require.GreaterOrEqual(t, w.rested.Sub(begin), longestFollowPause)
+	require.NotNil(t, w.due, "it is tried again")
+	require.True(t, w.failed)
+}
+
+// A closed or reading engine follows nothing.
+func TestFollowClosed(t *testing.T) {
+	b := newTestbed()
+	b.kernelWith(t, true)
+	publish(t, b.openWith(t, Options{}), "80->172.30.0.2:80")
+	b.writeSysctl(t, forwarding4, "0")
+	reader := b.openWith(t, Options{ReadOnly: true})
+	require.NoError(t, reader.core.follow(t.Context()))
+	require.Len(t, reader.core.warnings(nil), 1)
+	closed := b.openWith(t, Options{NoSysctl: true})
+	require.NoError(t, closed.Close())
+	require.NoError(t, closed.core.follow(t.Context()))
+	require.Equal(t, "0", b.readSysctl(t, forwarding4))
+	_, err := closed.Status(t.Context())
+	require.ErrorIs(t, err, nat.ErrClosed)
+}
