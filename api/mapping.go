@@ -32,6 +32,12 @@ type Mapping struct {
 	Name string `json:"name"`
 	// Proxy is whether a userland proxy serves it where netfilter cannot.
 	Proxy bool `json:"proxy"`
+	// ProxyOnly is whether the proxy alone serves it, and Masquerade whether netfilter gives
+	// clients the host's address towards the backend. Absent: false.
+	ProxyOnly  bool `json:"proxy_only,omitempty"`
+	Masquerade bool `json:"masquerade,omitempty"`
+	// From are the prefixes from which clients may reach it. Absent: anyone may.
+	From []string `json:"from,omitempty"`
 	// Expires is when it ends by itself. Absent: never.
 	Expires *time.Time `json:"expires,omitempty"`
 }
@@ -51,6 +57,7 @@ func mapping(m nat.Mapping) Mapping {
 	doc := Mapping{
 		Proto: m.Proto.String(), Host: addrText(m.Frontend.Addr()), Port: m.Frontend.Port(),
 		Backend: m.Backend.String(), Name: m.Name, Proxy: !m.NoProxy,
+		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, From: m.From.Texts(),
 	}
 	if !m.Expires.IsZero() {
 		doc.Expires = &m.Expires
@@ -88,6 +95,17 @@ func appendMapping(b []byte, m *nat.Mapping) []byte {
 	b = appendString(b, m.Name)
 	b = append(b, `,"proxy":`...)
 	b = strconv.AppendBool(b, !m.NoProxy)
+	if m.ProxyOnly {
+		b = append(b, `,"proxy_only":true`...)
+	}
+	if m.Masquerade {
+		b = append(b, `,"masquerade":true`...)
+	}
+	if !m.From.IsZero() {
+		b = append(b, `,"from":["`...)
+		b = append(b, strings.Join(m.From.Texts(), `","`)...)
+		b = append(b, `"]`...)
+	}
 	if !m.Expires.IsZero() {
 		b = append(b, `,"expires":"`...)
 		b = append(m.Expires.AppendFormat(b, time.RFC3339Nano), '"')
@@ -125,6 +143,14 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 		port := s.field(`,"port":`, ',')
 		doc.Backend, doc.Name = s.field(`"backend":"`, '"'), s.field(`,"name":"`, '"')
 		doc.Proxy = !s.skip(`,"proxy":false`) && s.must(`,"proxy":true`)
+		doc.ProxyOnly, doc.Masquerade = s.skip(`,"proxy_only":true`), s.skip(`,"masquerade":true`)
+		if s.skip(`,"from":["`) {
+			doc.From = append(doc.From, s.field("", '"'))
+			for s.skip(`,"`) {
+				doc.From = append(doc.From, s.field("", '"'))
+			}
+			s.must("]")
+		}
 		if s.skip(`,"expires":"`) {
 			at, err := time.Parse(time.RFC3339, s.field("", '"'))
 			doc.Expires, s.failed = &at, s.failed || err != nil
@@ -178,19 +204,22 @@ func (s *scanner) field(prefix string, end byte) (value string) {
 // fields, or a range of them. Numbers are wider than their limits, so that the error for one
 // out of range says so.
 type request struct {
-	Proto   string  `json:"proto"`
-	Host    string  `json:"host,omitempty"`
-	Port    int64   `json:"port,omitempty"` // 0: the next free one
-	Backend string  `json:"backend"`        // without a port: that of the frontend
-	Name    string  `json:"name,omitempty"`
-	Proxy   *bool   `json:"proxy,omitempty"` // nil: true
-	Expires *string `json:"expires,omitempty"`
-	Count   *int64  `json:"count,omitempty"` // of consecutive ports; nil: 1
-	TTL     *string `json:"ttl,omitempty"`   // as nat.ParseTTL reads it, in place of expires
+	Proto      string    `json:"proto"`
+	Host       string    `json:"host,omitempty"`
+	Port       int64     `json:"port,omitempty"` // 0: the next free one
+	Backend    string    `json:"backend"`        // without a port: that of the frontend
+	Name       string    `json:"name,omitempty"`
+	Proxy      *bool     `json:"proxy,omitempty"`      // nil: true
+	ProxyOnly  *bool     `json:"proxy_only,omitempty"` // nil: false
+	Masquerade *bool     `json:"masquerade,omitempty"` // nil: false
+	From       *[]string `json:"from,omitempty"`       // nil: anyone
+	Expires    *string   `json:"expires,omitempty"`
+	Count      *int64    `json:"count,omitempty"` // of consecutive ports; nil: 1
+	TTL        *string   `json:"ttl,omitempty"`   // as nat.ParseTTL reads it, in place of expires
 }
 
 func requestFields() []string {
-	return []string{"proto", "host", "port", "backend", "name", "proxy", "expires", "count", "ttl"}
+	return []string{"proto", "host", "port", "backend", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "count", "ttl"}
 }
 
 func requests(ms []nat.Mapping) []request { return documents(ms, requestOf) }
@@ -202,6 +231,16 @@ func requestOf(m nat.Mapping) request {
 	}
 	if m.NoProxy {
 		r.Proxy = new(bool)
+	}
+	yes := true
+	if m.ProxyOnly {
+		r.ProxyOnly = &yes
+	}
+	if m.Masquerade {
+		r.Masquerade = &yes
+	}
+	if texts := m.From.Texts(); texts != nil {
+		r.From = &texts
 	}
 	if !m.Expires.IsZero() {
 		at := m.Expires.UTC().Format(time.RFC3339Nano)
@@ -241,6 +280,16 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 	}
 	m.Name = r.Name
 	m.NoProxy = r.Proxy != nil && !*r.Proxy
+	m.ProxyOnly = r.ProxyOnly != nil && *r.ProxyOnly
+	m.Masquerade = r.Masquerade != nil && *r.Masquerade
+	if r.From != nil {
+		if len(*r.From) == 0 {
+			return nat.Mapping{}, invalid("from", "[]", "it names nobody; without it anyone may reach the mapping")
+		}
+		if m.From, err = nat.ParseSources(*r.From...); err != nil {
+			return nat.Mapping{}, err
+		}
+	}
 	m.Expires, err = r.expires(now)
 	return m, err
 }
@@ -315,7 +364,10 @@ func (m *Mapping) single() (nat.Mapping, error) {
 	if err != nil {
 		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
 	}
-	s.Name, s.NoProxy = m.Name, !m.Proxy
+	s.Name, s.NoProxy, s.ProxyOnly, s.Masquerade = m.Name, !m.Proxy, m.ProxyOnly, m.Masquerade
+	if s.From, err = nat.ParseSources(m.From...); err != nil {
+		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
+	}
 	if m.Expires != nil {
 		s.Expires = m.Expires.UTC()
 	}

@@ -37,6 +37,7 @@ func (e *core) adoptOnce() error {
 		if err := e.correct(f); err != nil {
 			return err
 		}
+		f.Orphans = nil
 	case accept:
 		e.table.Accept(c)
 	}
@@ -54,6 +55,7 @@ func (e *core) adoptOnce() error {
 	if err := e.adoptExits(f.Out, known); err != nil {
 		return err
 	}
+	e.removeOrphans(f.Orphans)
 	return e.endFlows(f.Ended)
 }
 
@@ -89,7 +91,7 @@ func (e *core) classify(c table.Contents) found {
 		return f
 	}
 	if known && len(d.Lines) == 0 {
-		for _, el := range schema.Missing(e.records(), c.Elements) {
+		for _, el := range schema.Missing(append(e.records(), e.optionElements()...), c.Elements) {
 			d.Add("an element is missing: %s", el)
 		}
 	}
@@ -124,6 +126,7 @@ func (e *core) takeOver(c *schema.Contents) {
 	e.handles.update(e.ipam)
 	for p := range e.mappings.All {
 		e.expect(p)
+		e.options.Count(&p, 1)
 	}
 	e.hairpins.Load(c.Hairpins)
 	e.backends.AddAll(portset.Count(e.mappings.All), 1)

@@ -72,13 +72,18 @@ func (e *core) commit(ctx context.Context, c change) error {
 		return err
 	}
 	e.unchanged(false)
+	if err := e.checkMasquerade(&c.Change); err != nil {
+		return err
+	}
 	if err := e.lookUpLinks(&c); err != nil {
 		return err
 	}
 	p := e.plan(c)
 	e.findPlaces(p.exits.Hosts())
 	var undo undoList
-	ports := e.holder.Switch(portholder.Change{Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released})
+	ports := e.holder.Switch(portholder.Change{
+		Change: &c.Change, Chosen: c.chosen, KillTCP: c.killTCP, Released: c.released, Denied: e.denied,
+	})
 	if e.holder.Enabled() {
 		e.opts.Trace("bind")
 		undo.add(ports.UndoBind)
@@ -130,6 +135,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 			return undo.after(err)
 		}
 	}
+	if err := e.deleteOptionFlows(&c.Change, c.killTCP); err != nil {
+		return undo.after(err)
+	}
 	if e.holder.Enabled() {
 		e.opts.Trace("open")
 		undo.add(ports.UndoServe)
@@ -139,7 +147,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 		ports.Finish()
 	}
 	e.note(p)
-	e.removeNotes(p.notes)
+	e.removeNotes(append(p.notes, p.limitsOfRemoved()...))
 	e.holder.RetryNow()
 	e.sendChange(&p.Change)
 	if e.sourced { // else the first rule to come has Run call it
@@ -206,6 +214,12 @@ func (e *core) note(p *plan) {
 	}
 	for port := range p.After {
 		e.put(port)
+	}
+	for port := range p.Before {
+		e.options.Count(&port, -1)
+	}
+	for port := range p.After {
+		e.options.Count(&port, 1)
 	}
 	e.backends.AddAll(p.countsBefore, -1)
 	e.backends.AddAll(p.countsAfter, 1)

@@ -224,7 +224,7 @@ func holderOptions(e *core) portholder.Options {
 }
 
 // deleteStrayFlows deletes UDP flows that lead elsewhere than the mapping of their
-// frontend.
+// frontend, and flows that contradict its options.
 func (e *core) deleteStrayFlows() error {
 	var live portset.Change
 	for p := range e.mappings.All {
@@ -232,7 +232,8 @@ func (e *core) deleteStrayFlows() error {
 			live.Added = append(live.Added, p)
 		}
 	}
-	return e.deleteFlows(nat.UDP, live)
+	options := e.withOptions()
+	return errors.Join(e.deleteFlows(nat.UDP, live), e.deleteOptionFlows(&options, false))
 }
 
 func (e *core) disconnect() error {
@@ -326,6 +327,14 @@ func (e *core) purge(ctx context.Context) error {
 		return undo.after(err)
 	}
 	undo.add(e.followRules)
+	if e.options.Limited != 0 { // without the table anyone would reach their proxies
+		for p := range e.mappings.All {
+			if !p.From.IsZero() {
+				e.holder.Retire(p.Frontend)
+			}
+		}
+		undo.add(func() error { e.holder.Sync(&e.mappings); return nil })
+	}
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
@@ -399,6 +408,7 @@ func (e *core) forget(now time.Time) {
 		}
 		over = append(over, p)
 	}
+	e.removeOptions(over)
 	if len(over) != 0 {
 		e.noteRemoved(&portset.Change{Removed: over}, &ipam.Diff{})
 		e.events.counts.Expired += len(over)

@@ -102,10 +102,48 @@ func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element
 	gone, come := schema.IPAMDiff(p.ipamDiff)
 	goneExits, comeExits := p.exits.Diff(p.published.exits.places)
 	gone, come = append(gone, schema.OutElements(goneExits, now)...), append(come, schema.OutElements(comeExits, now)...)
+	limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
+	masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
+	gone, come = slices.Concat(gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, p.notes, limitsCome, masqueradesCome)
 	return nft.Change{
 		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
-		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, append(come, p.notes...)), comeRecords...),
+		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, come), comeRecords...),
 	}
+}
+
+// limitsOfRemoved returns the limits of ports that the change removes, unless it adds them for
+// others. They are removed last: until its proxy is closed, a port that nobody may reach has to
+// be limited.
+func (p *plan) limitsOfRemoved() (es []nft.Element) {
+	added := map[nft.ElementKey]bool{}
+	for _, port := range p.Removed {
+		for _, el := range schema.LimitElements(port, time.Time{}) {
+			if schema.LimitsPort(el) {
+				es = append(es, el)
+			}
+		}
+	}
+	if len(es) == 0 {
+		return nil
+	}
+	for _, port := range p.Added {
+		for _, el := range schema.LimitElements(port, time.Time{}) {
+			added[el.ElementKey()] = true
+		}
+	}
+	return slices.DeleteFunc(es, func(el nft.Element) bool { return added[el.ElementKey()] })
+}
+
+// early returns the elements without those that are removed last.
+func (p *plan) early(gone []nft.Element) []nft.Element {
+	if len(gone) == 0 {
+		return nil
+	}
+	late := map[nft.ElementKey]bool{}
+	for _, el := range p.limitsOfRemoved() {
+		late[el.ElementKey()] = true
+	}
+	return slices.DeleteFunc(gone, func(el nft.Element) bool { return late[el.ElementKey()] })
 }
 
 // tableElements returns all elements after the change, except the records of bridge ports,
@@ -118,6 +156,7 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes...)
 	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
+	records = append(records, schema.OptionElements(all, now)...)
 	return elementsOf(now, all, count, p.published.segments.After(p.segments), records)
 }
 

@@ -23,6 +23,7 @@ type published struct {
 	ipam     *ipam.State // networks and leases
 	answers  answers.State
 	exits    exits
+	options  portset.Options
 }
 
 func newPublished(reserved *portset.Reservations) published {
@@ -31,6 +32,7 @@ func newPublished(reserved *portset.Reservations) published {
 		segments: segment.New(nil, 0), backends: portset.Counts{}, ipam: ipam.New(),
 		answers: answers.NewState(),
 		exits:   exits{index: wayout.New()},
+		options: portset.NewOptions(),
 	}
 }
 

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -29,12 +30,13 @@ func (e *core) records() []nft.Element {
 func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	now := e.now()
-	es := elementsOf(now, e.mappings.All, e.mappings.Len(), nil, append(e.records(), e.outElements(now)...))
+	records := slices.Concat(e.records(), e.outElements(now), e.optionElements())
+	es := elementsOf(now, e.mappings.All, e.mappings.Len(), nil, records)
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
 	e.send(nat.EventRepaired)
-	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteOutageFlows()))
+	e.warnOfFlows(errors.Join(e.deleteStrayFlows(), e.deleteOutageFlows(), e.endDenied()))
 	return nil
 }
 
@@ -83,7 +85,7 @@ func (e *core) syncExternal(c *schema.Contents) {
 	e.hairpins.Adopt()
 	ch, d := portset.Diff(&before, &e.mappings), ipam.Compare(leasesBefore, e.ipam)
 	e.noteRemoved(&ch, &d)
-	e.warnOfFlows(e.endContradicting(ch))
+	e.warnOfFlows(errors.Join(e.endContradicting(ch), e.deleteOptionFlows(&ch, false)))
 	e.sendChange(&ch)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -177,6 +178,7 @@ func (e *core) merge(kept nat.State) *merged {
 		u.addPorts(e, a.Mappings(a.Address), now)
 	}
 	u.addPorts(e, kept.Mappings, now)
+	u.skipDisagreeing(e)
 	return u
 }
 
@@ -247,6 +249,24 @@ func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 			}
 		}
 	}
+}
+
+// skipDisagreeing skips ports that would disagree with others about masquerade.
+func (u *merged) skipDisagreeing(e *core) {
+	if e.checkMasquerade(&portset.Change{Added: u.ports}) == nil {
+		return
+	}
+	kept := map[portset.Called][]portset.Port{}
+	u.ports = slices.DeleteFunc(u.ports, func(p portset.Port) bool {
+		err := e.checkMasquerade(&portset.Change{Added: append(slices.Clip(kept[backendOf(p)]), p)})
+		if err == nil {
+			kept[backendOf(p)] = append(kept[backendOf(p)], p)
+			return false
+		}
+		u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), err.Error()})
+		e.reserved.Release([]portset.Port{p})
+		return true
+	})
 }
 
 // skipMissing skips all that the kernel lacks.

@@ -15,6 +15,9 @@ import (
 type CommentAttributes struct {
 	// NoProxy is Mapping.NoProxy.
 	NoProxy bool
+	// ProxyOnly is Mapping.ProxyOnly where the map does not show it: it has only mappings that
+	// proxies alone serve anyway.
+	ProxyOnly bool
 	// OneFamily distinguishes 0.0.0.0 and :: from any address. They have the same key in
 	// the maps, but a proxy must not serve the other family.
 	OneFamily bool
@@ -22,6 +25,7 @@ type CommentAttributes struct {
 
 const (
 	wordNoProxy   = "no-proxy"
+	wordProxyOnly = "proxy-only"
 	wordOneFamily = "one-family"
 )
 
@@ -31,6 +35,9 @@ func CommentText(name string, a CommentAttributes) string {
 	var words []string
 	if a.NoProxy {
 		words = append(words, wordNoProxy)
+	}
+	if a.ProxyOnly {
+		words = append(words, wordProxyOnly)
 	}
 	if a.OneFamily {
 		words = append(words, wordOneFamily)
@@ -58,7 +65,7 @@ func ParseComment(s string) (name string, a CommentAttributes) {
 			return HarmlessName(name), a
 		}
 		name = before
-		a.NoProxy, a.OneFamily = a.NoProxy || words.NoProxy, a.OneFamily || words.OneFamily
+		a.NoProxy, a.ProxyOnly, a.OneFamily = a.NoProxy || words.NoProxy, a.ProxyOnly || words.ProxyOnly, a.OneFamily || words.OneFamily
 	}
 }
 
@@ -74,6 +81,8 @@ func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
 		switch word {
 		case wordNoProxy:
 			a.NoProxy = true
+		case wordProxyOnly:
+			a.ProxyOnly = true
 		case wordOneFamily:
 			a.OneFamily = true
 		}

@@ -33,11 +33,30 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
+	if e.ofMasquerade() {
+		word := "is"
+		if !e.Have.Masquerade {
+			word = "is not"
+		}
+		return fmt.Sprintf("%s leads to the same port of the backend and %s masqueraded; both have to be, or neither", e.holder(), word)
+	}
+	return e.holder() + e.difference()
+}
+
+// ofMasquerade reports whether the two have frontends that could both be published, and are in
+// conflict because only one is masqueraded.
+func (e *ConflictError) ofMasquerade() bool {
+	return e.Want.Proto == e.Have.Proto && e.Want.Backend == e.Have.Backend && e.Want.Masquerade != e.Have.Masquerade &&
+		e.Want.Frontend.Port() != e.Have.Frontend.Port()
+}
+
+// holder says what is published.
+func (e *ConflictError) holder() string {
 	s := fmt.Sprintf("%s is published as %s", DescribeFrontend(e.Have), e.Have)
 	if e.Have.Name != "" {
 		s += fmt.Sprintf(" by %q", e.Have.Name)
 	}
-	return s + e.difference()
+	return s
 }
 
 // difference says how the two differ if their texts are the same.

@@ -156,5 +156,5 @@ func (s PortSpec) Mapping(name string, addr netip.Addr) Mapping {
 // spec.
 func SpecOf(m Mapping) (s PortSpec, ok bool) {
 	s = PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port(), More: m.More}
-	return s, !m.NoProxy && m.Expires.IsZero()
+	return s, m == s.Mapping(m.Name, m.Backend.Addr())
 }

@@ -39,7 +39,7 @@ func TestParseSources(t *testing.T) {
 		require.Equal(t, tt.want == "", s.IsZero())
 		again, err := nat.ParseSources(s.Texts()...)
 		require.NoError(t, err)
-		require.True(t, s == again, "%s", s)
+		require.Equal(t, s, again)
 	}
 	for _, in := range []string{"", "/", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/08", "10.0.0.0/8,10.0.0.1", "::ffff:10.0.0.0/104",
 		"::ffff:10.0.0.1", "fe80::1%eth0", "fe80::%eth0/64", "web", " 10.0.0.1", "any", "::/129", "010.0.0.1"} {
@@ -85,7 +85,7 @@ func TestSourcesAllow(t *testing.T) {
 		r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 		same, err := nat.SourcesOf(shuffled...)
 		require.NoError(t, err)
-		require.True(t, s == same)
+		require.Equal(t, s, same)
 		for range 50 {
 			a := addr()
 			want := slices.ContainsFunc(given, func(p netip.Prefix) bool { return p.Masked().Contains(a) })

@@ -62,25 +62,38 @@ type served interface {
 	// drop ends everything of the proxy that l serves, whose turn the caller
 	// holds.
 	drop(l *loop)
-	// reset ends what has been taken so far and has a local address that matches,
-	// towards the client or the backend. The caller holds no turn.
-	reset(local match)
+	// reset ends what has been taken so far and matches. The caller holds no turn.
+	reset(which *match)
 	// leaveBackend ends what waits for the backend: dials, and the flows of UDP, whose
 	// sockets are connected to it. again: clients that wait are led to the present
 	// backend. The caller holds no turn.
 	leaveBackend(again bool)
 }
 
-// match is a condition on a local address. nil: each matches.
-type match func(netip.Addr) bool
+// match is a condition on connections and flows. nil: each matches.
+type match struct {
+	addr func(netip.Addr) bool
+	// client is whether addr is about the client's address. Zero: it is about a local one,
+	// towards the client or the backend.
+	client bool
+}
 
-// socket reports whether the local address of a socket matches.
-func (m match) socket(fd int) bool {
-	if m == nil {
-		return true
+// frontend reports whether a client's socket matches.
+func (m *match) frontend(fd int) bool {
+	if m == nil || !m.client {
+		return m.backend(fd)
+	}
+	ap, err := peerAddr(fd)
+	return err == nil && m.addr(ap.Addr())
+}
+
+// backend reports whether a socket to the backend matches.
+func (m *match) backend(fd int) bool {
+	if m == nil || m.client {
+		return m == nil
 	}
 	ap, err := localAddr(fd)
-	return err == nil && m(ap.Addr())
+	return err == nil && m.addr(ap.Addr())
 }
 
 // drainIdle is how long a UDP flow must be silent to count as ended when its
@@ -126,21 +139,29 @@ func (b *base) Reset() error {
 
 // ResetAddr implements Proxy.
 func (b *base) ResetAddr(gone netip.Addr) error {
+	gone = gone.Unmap()
+	return b.resetSome(&match{addr: func(a netip.Addr) bool {
+		if gone.Zone() == "" {
+			a = a.WithZone("")
+		}
+		return a.Unmap() == gone
+	}})
+}
+
+// ResetClients implements Proxy.
+func (b *base) ResetClients(which func(netip.Addr) bool) error {
+	return b.resetSome(&match{addr: func(a netip.Addr) bool { return which(a.WithZone("").Unmap()) }, client: true})
+}
+
+func (b *base) resetSome(which *match) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.state == closed {
 		return ErrClosed
 	}
-	if b.state == bound || b.counters.live.Load() == 0 {
-		return nil
+	if b.state != bound && b.counters.live.Load() != 0 {
+		b.proto.reset(which)
 	}
-	gone = gone.Unmap()
-	b.proto.reset(func(a netip.Addr) bool {
-		if gone.Zone() == "" {
-			a = a.WithZone("")
-		}
-		return a.Unmap() == gone
-	})
 	return nil
 }
 

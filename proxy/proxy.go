@@ -81,6 +81,12 @@ type Proxy interface {
 	// closed, and so are they.
 	ResetAddr(netip.Addr) error
 
+	// ResetClients is Reset for those connections and flows alone whose client has an
+	// address that matches. Addresses are without zones, and IPv4 ones not mapped. The
+	// function is called on other goroutines, one call at a time. ErrClosed: the proxy is
+	// closed, and so are they.
+	ResetClients(func(netip.Addr) bool) error
+
 	// Stats reads the counters, also of a closed proxy.
 	Stats() Stats
 }

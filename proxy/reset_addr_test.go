@@ -96,7 +96,7 @@ func TestResetAddrHandedOver(t *testing.T) {
 				return
 			}
 			conn.moveTo(shard)
-			shard.rejectHanded(match(func(a netip.Addr) bool { return a.String() == gone }))
+			shard.rejectHanded(&match{addr: func(a netip.Addr) bool { return a.String() == gone }})
 		})
 		if gone == "127.0.0.2" {
 			roundTrip(t, c, phrase)

@@ -213,6 +213,16 @@ func localAddr(fd int) (netip.AddrPort, error) {
 	return raw.decode(), nil
 }
 
+// peerAddr is what a socket is connected to.
+func peerAddr(fd int) (netip.AddrPort, error) {
+	var raw rawName
+	size := uint32(len(raw))
+	if _, _, e := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size))); e != noErrno {
+		return netip.AddrPort{}, os.NewSyscallError("getpeername", e)
+	}
+	return raw.decode(), nil
+}
+
 // Descriptor returns the descriptor of the socket, to pass to another process; it
 // still belongs to the Socket. -1: it is closed, or belongs to a proxy.
 func (s *Socket) Descriptor() int {

@@ -162,14 +162,14 @@ func (p *tcpProxy) drop(l *loop) {
 }
 
 // reset implements served.
-func (p *tcpProxy) reset(local match) {
+func (p *tcpProxy) reset(which *match) {
 	for i := range p.shards {
 		if s := p.shards[i].Load(); s != nil {
 			s.loop.with(func() {
-				if local != nil {
-					s.rejectHanded(local)
+				if which != nil {
+					s.rejectHanded(which)
 				} // else those that were just accepted have no backend yet
-				s.abort(local)
+				s.abort(which)
 			})
 		}
 	}
@@ -200,17 +200,17 @@ func (s *tcpShard) endDials(again bool) {
 }
 
 // abort resets the connections that the shard has.
-func (s *tcpShard) abort(local match) {
+func (s *tcpShard) abort(which *match) {
 	for _, l := range []*list[tcpConn]{&s.dialing, &s.recent, &s.conns} {
 		for n := l.front; n != nil; {
 			c := n.item
 			n = n.next
-			if c.isAt(local) {
+			if c.matches(which) {
 				c.abort()
 			}
 		}
 	}
-	if local == nil {
+	if which == nil {
 		s.loop.disarm(&s.timer)
 	}
 }

@@ -194,9 +194,9 @@ func (c *tcpConn) redial() {
 	s.handOver(handed{fd: c.side[client].fd}) // to open a socket is the loop's
 }
 
-// isAt reports whether the local address of one side matches.
-func (c *tcpConn) isAt(local match) bool {
-	return local.socket(c.side[client].fd) || local.socket(c.side[backend].fd)
+// matches reports whether the connection matches.
+func (c *tcpConn) matches(which *match) bool {
+	return which.frontend(c.side[client].fd) || which.backend(c.side[backend].fd)
 }
 
 // abort resets both sides. For a side that is closed already this does nothing.

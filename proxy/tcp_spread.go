@@ -71,15 +71,15 @@ func (s *tcpShard) handOver(h handed) {
 }
 
 // removeHanded returns connections that were handed over, which are not any more.
-func (s *tcpShard) removeHanded(local match) (removed []handed) {
+func (s *tcpShard) removeHanded(which *match) (removed []handed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if local == nil {
+	if which == nil {
 		removed, s.handed = s.handed, nil
 		return removed
 	}
 	s.handed = slices.DeleteFunc(s.handed, func(h handed) bool {
-		if h.conn == nil && !local.socket(h.fd) || h.conn != nil && !h.conn.isAt(local) {
+		if h.conn == nil && !which.frontend(h.fd) || h.conn != nil && !h.conn.matches(which) {
 			return false
 		}
 		removed = append(removed, h)
@@ -116,8 +116,8 @@ func (s *tcpShard) takeHanded() {
 }
 
 // rejectHanded resets connections that were handed over.
-func (s *tcpShard) rejectHanded(local match) {
-	for _, h := range s.removeHanded(local) {
+func (s *tcpShard) rejectHanded(which *match) {
+	for _, h := range s.removeHanded(which) {
 		if h.conn == nil {
 			s.reject(h.fd)
 			continue

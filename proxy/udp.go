@@ -31,6 +31,7 @@ type udpProxy struct {
 	timer    timer         // the front of order
 	watched  bool          // by home
 	draining bool          // takes no new flows
+	refused  *match        // these clients get no flows, while refuse runs
 	deadline int64         // loop time at which all flows end; 0: none
 }
 
@@ -141,19 +142,53 @@ func (p *udpProxy) drop(l *loop) {
 }
 
 // endFlows ends flows, on the home loop; new ones can begin.
-func (p *udpProxy) endFlows(local match) {
-	all := local == nil || !p.pktinfo && local.socket(p.fd)
+func (p *udpProxy) endFlows(which *match) {
+	all := which == nil || !p.pktinfo && which.backend(p.fd)
 	for n := p.order.front; n != nil; {
 		f := n.item
 		n = n.next
-		if all || p.pktinfo && local(f.key.local.addr()) || local.socket(f.fd) {
+		if all || which.matches(f) {
 			f.end()
 		}
 	}
 }
 
+// matches reports whether a flow matches, but for the address of a frontend that has one.
+func (m *match) matches(f *udpFlow) bool {
+	if m.client {
+		return m.addr(f.key.client.decode().Addr())
+	}
+	return f.proxy.pktinfo && m.addr(f.key.local.addr()) || m.backend(f.fd)
+}
+
 // reset implements served.
-func (p *udpProxy) reset(local match) { p.home.with(func() { p.endFlows(local) }) }
+func (p *udpProxy) reset(which *match) {
+	p.home.with(func() {
+		p.endFlows(which)
+		if which != nil && which.client && p.watched && !p.draining {
+			p.refuse(which)
+		}
+	})
+}
+
+// refuse reads what has arrived by now, without flows for clients that match.
+func (p *udpProxy) refuse(which *match) {
+	p.refused = which
+	defer func() { p.refused = nil }()
+	b := p.home.udp
+	for range mostWaiting {
+		b.flush()
+		n := b.receive(p.fd, batch, true)
+		p.distribute(b, n)
+		if n < batch {
+			return
+		}
+	}
+}
+
+// mostWaiting bounds the batches that can wait at a socket: a datagram takes at least 768 bytes
+// of its buffer, which is twice as large as it was asked to be.
+const mostWaiting = 2 * udpSocketBuffer / 768 / batch
 
 // leaveBackend implements served.
 func (p *udpProxy) leaveBackend(bool) { p.reset(nil) }
@@ -218,8 +253,12 @@ func (p *udpProxy) flow(key *flowKey) *udpFlow {
 
 // open makes a flow, if necessary in place of the one silent longest.
 func (p *udpProxy) open(key *flowKey) *udpFlow {
-	if key.client.decode().Addr().Unmap().IsUnspecified() {
+	client := key.client.decode().Addr()
+	if client.Unmap().IsUnspecified() {
 		return nil // a broadcast of a client without an address
+	}
+	if p.refused != nil && p.refused.addr(client) {
+		return nil
 	}
 	for len(p.flows) >= p.opts.MaxFlows {
 		p.evict()

@@ -18,7 +18,7 @@
 // A file lists everything: one with mappings alone has no networks and no endpoints. One
 // with none of the three lists is refused; "mappings: []" says that there are none.
 // Defaults: version 1; gateway the first address; next where the network of that name has
-// left off; masquerade, guard and proxy true; network that of the address; no name; expires
+// left off; guard, proxy and masquerade of a network true; network that of the address; no name; expires
 // never. ports are port specs ([nat.ParsePortSpec]), expires is a time of RFC 3339. In YAML
 // a text that begins with a bracket has to be quoted.
 //

@@ -13,7 +13,7 @@ import (
 // keys are all keys that a file can have somewhere.
 var keys = [...]string{
 	"version", "networks", "endpoints", "mappings",
-	"mapping", "name", "proxy", "expires", "prefix", "gateway", "next", "masquerade", "guard",
+	"mapping", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "prefix", "gateway", "next", "masquerade", "guard",
 	"network", "address", "ports",
 }
 
@@ -233,13 +233,27 @@ func (d *document) mapping(v *value) *LineError {
 					return fault(f.value.line, f.key, f.value.text, "true or false")
 				}
 				rest.NoProxy = !f.value.yes
+			case "proxy_only", "masquerade":
+				if f.value.kind != boolean {
+					return fault(f.value.line, f.key, f.value.text, "true or false")
+				}
+				if f.key == "masquerade" {
+					rest.Masquerade = f.value.yes
+				} else {
+					rest.ProxyOnly = f.value.yes
+				}
+			case "from":
+				var err *LineError
+				if rest.From, err = d.sources(&f.value); err != nil {
+					return err
+				}
 			case "expires":
 				var ok bool
 				if rest.Expires, ok = parseExpires(f.value.text); !ok || !isText {
 					return fault(f.value.line, f.key, f.value.text, "not a time like 2027-01-01T00:00:00Z")
 				}
 			default:
-				return fault(f.line, "key", f.key, "a mapping has the keys mapping, name, proxy and expires")
+				return fault(f.line, "key", f.key, "a mapping has the keys mapping, name, proxy, proxy_only, masquerade, from and expires")
 			}
 		}
 		if said == nil {
@@ -257,9 +271,37 @@ func (d *document) mapping(v *value) *LineError {
 	if err != nil {
 		return &LineError{Line: said.line, Err: err}
 	}
-	m.Name, m.NoProxy, m.Expires = rest.Name, rest.NoProxy, rest.Expires
+	rest.Proto, rest.Frontend, rest.Backend, rest.More = m.Proto, m.Frontend, m.Backend, m.More
+	m = rest
 	d.state.Mappings = append(d.state.Mappings, m)
 	return nil
+}
+
+// sources reads the clients of a mapping: a list of prefixes and addresses.
+func (d *document) sources(v *value) (s nat.Sources, fail *LineError) {
+	const form = "not a list like [192.0.2.0/24]"
+	if v.kind != list || len(v.list) == 0 {
+		return s, fault(v.line, "from", v.text, form)
+	}
+	// Without aliases there cannot be as many as the file has bytes.
+	if d.texts += len(v.list); d.texts > d.size {
+		return s, fault(v.line, "from", "", "aliases make more of it than there can be")
+	}
+	texts := make([]string, len(v.list))
+	for i, item := range v.list {
+		if item.kind != text {
+			return s, fault(item.line, "from", item.text, notText)
+		}
+		texts[i] = item.text
+		if _, err := nat.ParseSources(item.text); err != nil {
+			return s, &LineError{Line: item.line, Err: err}
+		}
+	}
+	s, err := nat.ParseSources(texts...)
+	if err != nil {
+		return s, &LineError{Line: v.line, Err: err}
+	}
+	return s, nil
 }
 
 // parseExpires reads a time of RFC 3339. The zero time is refused, as it would

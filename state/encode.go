@@ -192,7 +192,7 @@ func (e *encoder) endpoint(a nat.EndpointSpec) {
 }
 
 func (e *encoder) mapping(m *nat.Mapping) {
-	object := m.Name != "" || m.NoProxy || !m.Expires.IsZero()
+	object := m.Name != "" || m.NoProxy || m.ProxyOnly || m.Masquerade || !m.From.IsZero() || !m.Expires.IsZero()
 	if object {
 		e.add("{")
 		e.key("mapping")
@@ -210,6 +210,9 @@ func (e *encoder) mapping(m *nat.Mapping) {
 		e.name("name", m.Name)
 	}
 	e.not("proxy", m.NoProxy)
+	e.is("proxy_only", m.ProxyOnly)
+	e.is("masquerade", m.Masquerade)
+	e.sources(m.From)
 	if !m.Expires.IsZero() {
 		e.key("expires")
 		e.text(m.Expires.UTC().Format(time.RFC3339Nano), true)
@@ -240,6 +243,29 @@ func (e *encoder) not(key string, is bool) {
 	if is {
 		e.key(key)
 		e.add("false")
+	}
+}
+
+// is writes a field that is false unless a file says that it is true.
+func (e *encoder) is(key string, is bool) {
+	if is {
+		e.key(key)
+		e.add("true")
+	}
+}
+
+func (e *encoder) sources(from nat.Sources) {
+	for i, text := range from.Texts() {
+		if i == 0 {
+			e.key("from")
+			e.add("[")
+		} else {
+			e.comma()
+		}
+		e.text(text, false)
+	}
+	if !from.IsZero() {
+		e.add("]")
 	}
 }
 

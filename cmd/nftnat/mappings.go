@@ -21,8 +21,10 @@ import (
 
 func newAdd(g *global) *cobra.Command {
 	var (
-		name, ttl              string
-		noProxy, replace, kill bool
+		name, ttl                      string
+		noProxy, proxyOnly, masquerade bool
+		replace, kill                  bool
+		from                           []string
 	)
 	cmd := &cobra.Command{
 		Use:   "add PROTO FRONTEND BACKEND",
@@ -33,18 +35,25 @@ func newAdd(g *global) *cobra.Command {
 			"ADDR:FIRST-LAST; without ports it has those of the frontend.\n\n" +
 			"Repeating a command changes nothing, except that the time of --ttl starts again. A\n" +
 			"repeat without --ttl removes the time limit. With --replace, the mapping keeps its\n" +
-			"name unless --name gives another one.",
+			"name unless --name gives another one.\n\n" +
+			"With --masquerade or --proxy-only the backend sees this host as the client: for\n" +
+			"backends that have no route back to the clients. --from, which can be repeated,\n" +
+			"says who may reach the port; clients on this host always may.",
 		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
 			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
 			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
-			"  nftnat add tcp 0 '[fd00::2]:80' --ttl 1h",
+			"  nftnat add tcp 0 '[fd00::2]:80' --ttl 1h\n" +
+			"  nftnat add tcp 25565 10.8.0.2 --masquerade --from 192.0.2.0/24",
 		Args: usage(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := nat.ParseMapping(args[0], args[1], args[2])
 			if err != nil {
 				return err
 			}
-			m.Name, m.NoProxy = name, noProxy
+			m.Name, m.NoProxy, m.ProxyOnly, m.Masquerade = name, noProxy, proxyOnly, masquerade
+			if m.From, err = nat.ParseSources(from...); err != nil {
+				return err
+			}
 			if cmd.Flags().Changed("ttl") {
 				left, err := nat.ParseTTL(ttl)
 				if err != nil {
@@ -67,6 +76,9 @@ func newAdd(g *global) *cobra.Command {
 	flags.StringVar(&name, "name", "", "`NAME` of the owner, at most 63 bytes")
 	flags.StringVar(&ttl, "ttl", "", "unpublish automatically after this `TIME`, such as 90s, 1h30m, 1d or 2w")
 	flags.BoolVar(&noProxy, "no-proxy", false, "serve only what netfilter translates: not localhost")
+	flags.BoolVar(&proxyOnly, "proxy-only", false, "serve by a proxy only: the backend sees this host as the client")
+	flags.BoolVar(&masquerade, "masquerade", false, "give clients this host's address towards the backend")
+	flags.StringArrayVar(&from, "from", nil, "let only clients from this `CIDR` or address reach the port")
 	flags.BoolVar(&replace, "replace", false, "if the frontend is published already, give it this backend")
 	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
 	cmd.ValidArgsFunction = completeProto()
@@ -230,17 +242,46 @@ func timeLeft(at, now time.Time) string {
 }
 
 func listMappings(w io.Writer, ms []nat.Mapping) error {
+	ms = nat.Collapse(ms)
+	options := slices.ContainsFunc(ms, func(m nat.Mapping) bool { return optionText(m) != "" })
 	return printTable(w, func(w io.Writer) {
-		fmt.Fprintln(w, "PROTO\tFRONTEND\tBACKEND\tNAME\tPROXY\tEXPIRES")
-		for _, m := range nat.Collapse(ms) {
+		head := "PROTO\tFRONTEND\tBACKEND\tNAME\tPROXY\tEXPIRES"
+		if options {
+			head += "\tOPTIONS"
+		}
+		fmt.Fprintln(w, head)
+		for _, m := range ms {
 			expires := "never"
 			if !m.Expires.IsZero() {
 				expires = timeLeft(m.Expires, time.Now())
 			}
+			if options {
+				expires += "\t" + optionText(m)
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n",
-				m.Proto, m.FrontendText(), m.BackendText(), printable.Text(m.Name), yesOrNo(!m.NoProxy), expires)
+				m.Proto, m.FrontendText(), m.BackendText(), printable.Text(m.Name), proxyText(m), expires)
 		}
 	})
+}
+
+// proxyText says what a proxy does for a mapping.
+func proxyText(m nat.Mapping) string {
+	if m.ProxyOnly {
+		return "only"
+	}
+	return yesOrNo(!m.NoProxy)
+}
+
+// optionText says what few mappings have; "" for the others.
+func optionText(m nat.Mapping) string {
+	var words []string
+	if m.Masquerade {
+		words = append(words, "masquerade")
+	}
+	if !m.From.IsZero() {
+		words = append(words, "from "+m.From.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 func yesOrNo(b bool) string {

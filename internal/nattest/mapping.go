@@ -55,7 +55,7 @@ func Random(r *rand.Rand) nat.Mapping {
 		}
 		return netip.Addr{}
 	}
-	m := nat.Mapping{Proto: nat.TCP, Name: []string{"", "", "web", "db 1"}[r.IntN(4)], NoProxy: r.IntN(4) == 0}
+	m := nat.Mapping{Proto: nat.TCP, Name: []string{"", "", "web", "db 1"}[r.IntN(4)]}
 	if r.IntN(2) == 0 {
 		m.Proto = nat.UDP
 	}
@@ -72,7 +72,6 @@ func Random(r *rand.Rand) nat.Mapping {
 	if host.IsValid() && r.IntN(4) == 0 {
 		back = pick(map[bool]string{true: "fd00::2", false: "172.17.0.2"}[host.Is4()])
 	}
-	m.NoProxy = m.NoProxy && (!host.IsValid() || host.Is4() == back.Is4())
 	port := uint16(8000 + r.IntN(40))
 	switch r.IntN(12) {
 	case 0:
@@ -82,5 +81,6 @@ func Random(r *rand.Rand) nat.Mapping {
 	}
 	m.Frontend = netip.AddrPortFrom(host, port)
 	m.Backend = netip.AddrPortFrom(back, uint16(80+r.IntN(3)))
+	Options(r, &m)
 	return m
 }

@@ -6,6 +6,7 @@ package portholder
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ type Change struct {
 	KillTCP bool
 	// Released are ports of endpoints that end: all their connections do.
 	Released []portset.Port
+	// Denied returns a condition on clients that may not reach a port; nil: there are none.
+	Denied func(nat.Sources) func(netip.Addr) bool
 }
 
 // Switch is a change under way. The steps are Bind, then Serve, then Finish; the first two
@@ -142,6 +145,12 @@ func (s *Switch) Serve() error {
 			s.h.reset(m.Frontend)
 		}
 	}
+	for _, m := range s.c.Moved {
+		// The flows of UDP end in any case, as those of netfilter do.
+		if m.From.From != m.To.From && s.c.Denied != nil && (m.Proto == nat.UDP || s.c.KillTCP) {
+			s.h.ResetClients(m.Frontend, s.c.Denied(m.To.From))
+		}
+	}
 	for _, p := range s.c.Released { // one may be published as it was, by itself
 		s.h.reset(p.Frontend)
 	}
@@ -179,6 +188,13 @@ func (s *Switch) kills(f portset.Frontend) bool {
 func (s *Switch) killsMoved(m portset.Move) bool {
 	_, released := s.released[m.Frontend]
 	return released || s.c.KillTCP && m.From.Backend != m.To.Backend
+}
+
+// ResetClients ends the connections and flows of a port's proxy whose clients match. nil: none.
+func (h *Holder) ResetClients(f portset.Frontend, which func(netip.Addr) bool) {
+	if px := h.ports[f].proxy; px != nil && which != nil {
+		_ = px.ResetClients(which) // the only error: it is closed, and so are they
+	}
 }
 
 // reset ends the connections and flows of a port's proxy.

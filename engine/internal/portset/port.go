@@ -29,6 +29,9 @@ type Target struct {
 	Name    string
 	Expires int64 // milliseconds since 1970; zero: never
 	NoProxy bool
+	// These are as in [nat.Mapping].
+	ProxyOnly, Masquerade bool
+	From                  nat.Sources
 }
 
 // Of returns the first port of a mapping.
@@ -39,7 +42,10 @@ func FrontendOf(m nat.Mapping) Frontend { return Frontend{m.Proto, m.Frontend} }
 
 // TargetOf returns the target of the first port of a mapping.
 func TargetOf(m nat.Mapping) Target {
-	t := Target{Backend: m.Backend, Name: m.Name, NoProxy: m.NoProxy}
+	t := Target{
+		Backend: m.Backend, Name: m.Name, NoProxy: m.NoProxy,
+		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, From: m.From,
+	}
 	if !m.Expires.IsZero() {
 		t.Expires = m.Expires.UnixMilli()
 	}
@@ -62,7 +68,10 @@ func (p Port) Mapping() nat.Mapping { return p.Frontend.Mapping(p.Target) }
 
 // Mapping returns the mapping of the frontend to a target.
 func (f Frontend) Mapping(t Target) nat.Mapping {
-	m := nat.Mapping{Proto: f.Proto, Frontend: f.AddrPort, Backend: t.Backend, Name: t.Name, NoProxy: t.NoProxy}
+	m := nat.Mapping{
+		Proto: f.Proto, Frontend: f.AddrPort, Backend: t.Backend, Name: t.Name, NoProxy: t.NoProxy,
+		ProxyOnly: t.ProxyOnly, Masquerade: t.Masquerade, From: t.From,
+	}
 	if t.Expires != 0 {
 		m.Expires = time.UnixMilli(t.Expires).UTC()
 	}
@@ -101,7 +110,9 @@ func (p Port) CrossesFamilies() bool {
 
 // ProxiedOnly reports whether netfilter never translates packets to the frontend: the
 // mapping is in the table, and its proxy alone serves it.
-func (p Port) ProxiedOnly() bool { return p.AddrPort.Addr().IsLoopback() || p.CrossesFamilies() }
+func (p Port) ProxiedOnly() bool {
+	return p.ProxyOnly || p.AddrPort.Addr().IsLoopback() || p.CrossesFamilies()
+}
 
 // ExpiryTolerance is the difference up to which expiries are equal. The kernel returns the
 // time that is left, from which each engine that adopts the table computes the expiry.
@@ -111,7 +122,8 @@ const ExpiryTolerance = time.Second
 func (t Target) SameAs(o Target) bool {
 	apart := time.Duration(t.Expires-o.Expires) * time.Millisecond
 	expiry := (t.Expires == 0) == (o.Expires == 0) && apart.Abs() <= ExpiryTolerance
-	return expiry && t.Backend == o.Backend && t.Name == o.Name && t.NoProxy == o.NoProxy
+	t.Expires = o.Expires
+	return expiry && t == o
 }
 
 // RenewedBy reports whether the target is a lease, and o differs from it only in the

@@ -20,7 +20,30 @@ type Set struct {
 
 // page is a run of ports. A target without a backend is none. An empty page stays: a set
 // of one port often changes between none and one.
-type page [pagePorts]Target
+type page [pagePorts]packed
+
+// packed is a Target in 64 bytes: what is small is where an address and a port leave room.
+type packed struct {
+	backend                        netip.Addr
+	port                           uint16
+	noProxy, proxyOnly, masquerade bool
+	name                           string
+	expires                        int64
+	from                           nat.Sources
+}
+
+func pack(t Target) packed {
+	return packed{
+		t.Backend.Addr(), t.Backend.Port(), t.NoProxy, t.ProxyOnly, t.Masquerade, t.Name, t.Expires, t.From,
+	}
+}
+
+func (p *packed) target() Target {
+	return Target{
+		Backend: netip.AddrPortFrom(p.backend, p.port), Name: p.name, Expires: p.expires,
+		NoProxy: p.noProxy, ProxyOnly: p.proxyOnly, Masquerade: p.masquerade, From: p.from,
+	}
+}
 
 const (
 	pagePorts = 64
@@ -56,7 +79,7 @@ func (s *Set) Get(f Frontend) (t Target, ok bool) {
 	if *p == nil {
 		return Target{}, false
 	}
-	t = (*p)[f.AddrPort.Port()%pagePorts]
+	t = (*p)[f.AddrPort.Port()%pagePorts].target()
 	return t, t.Backend.IsValid()
 }
 
@@ -71,10 +94,10 @@ func (s *Set) Put(added Port) {
 		*p = new(page)
 	}
 	t := &(*p)[added.AddrPort.Port()%pagePorts]
-	if !t.Backend.IsValid() {
+	if !t.backend.IsValid() {
 		s.count++
 	}
-	*t = added.Target
+	*t = pack(added.Target)
 }
 
 // Delete removes the port of a frontend, if there is one.
@@ -87,8 +110,8 @@ func (s *Set) Delete(f Frontend) {
 	if *p == nil {
 		return
 	}
-	if t := &(*p)[f.AddrPort.Port()%pagePorts]; t.Backend.IsValid() {
-		*t = Target{}
+	if t := &(*p)[f.AddrPort.Port()%pagePorts]; t.backend.IsValid() {
+		*t = packed{}
 		s.count--
 	}
 }
@@ -132,7 +155,7 @@ func (s *Set) paged(yield func(Port) bool) bool {
 			proto = nat.UDP
 		}
 		for j := range p {
-			t := p[j]
+			t := p[j].target()
 			if !t.Backend.IsValid() {
 				continue
 			}

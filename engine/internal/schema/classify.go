@@ -33,6 +33,8 @@ type Contents struct {
 	Elements, Foreign, Missing []nft.Element
 	// stale are segments that SetSegments has removed.
 	stale []nft.Element
+	// Orphans are left from ports that have expired.
+	Orphans []nft.Element
 }
 
 // Classify decodes the elements of a table. It reuses their memory.
@@ -74,7 +76,7 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 		}
 	}
 	c.putApart(apart, kinds, now)
-	c.readOthers(others)
+	c.readOthers(others, now)
 	return c
 }
 
@@ -108,9 +110,14 @@ func (c *Contents) putApart(apart []int, kinds map[string]mapKind, now time.Time
 }
 
 // readOthers decodes the elements that are no ports.
-func (c *Contents) readOthers(elements []nft.Element) {
+func (c *Contents) readOthers(elements []nft.Element, now time.Time) {
 	by := map[string][]nft.Element{}
+	var options []nft.Element
 	for _, el := range elements {
+		if isOption(el.Set) && el.Foreign == "" {
+			options = append(options, el)
+			continue
+		}
 		name := el.Set[:len(el.Set)-1]
 		if strings.HasSuffix(el.Set, endedSuffix) {
 			name = endedSuffix
@@ -125,6 +132,7 @@ func (c *Contents) readOthers(elements []nft.Element) {
 		}
 	}
 	c.Elements = append(c.Elements, c.Out...)
+	c.readOptions(options, now)
 	c.readIPAM(by)
 	c.readSegments(by[setSegments])
 	c.readAnswers(by)
@@ -156,10 +164,10 @@ func (c *Contents) keep(el nft.Element, ok bool) bool {
 // ones, and with those that are missing and with comments that nft(8) can load. The
 // elements are so afterwards.
 func (c *Contents) Correction() nft.Change {
-	ch := nft.Change{Delete: slices.Concat(c.Foreign, c.stale), Add: c.Missing}
+	ch := nft.Change{Delete: slices.Concat(c.Foreign, c.stale, c.Orphans), Add: c.Missing}
 	for i := range c.Elements {
 		was := c.Elements[i]
-		if set := was.Set[:len(was.Set)-1]; isRecord(set) { // with another comment it is foreign
+		if set := was.Set[:len(was.Set)-1]; isRecord(set) || isOption(was.Set) { // with another comment it is foreign
 			continue
 		}
 		c.Elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))
@@ -171,17 +179,17 @@ func (c *Contents) Correction() nft.Change {
 	return ch
 }
 
-// Missing returns which elements of networks, leases, segments and other records are not
-// among those of a table.
+// Missing returns which elements of networks, leases, segments, options and other records are
+// not among those of a table.
 func Missing(want, elements []nft.Element) (missing []nft.Element) {
 	found := map[nft.ElementKey]nft.Element{}
 	for _, el := range elements {
-		if set := el.Set[:len(el.Set)-1]; isRecord(set) {
+		if set := el.Set[:len(el.Set)-1]; isRecord(set) || isOption(el.Set) {
 			found[el.ElementKey()] = el
 		}
 	}
 	for _, el := range want {
-		if found[el.ElementKey()] != el {
+		if have, ok := found[el.ElementKey()]; !ok || have != el && !isOption(el.Set) {
 			missing = append(missing, el)
 		}
 	}

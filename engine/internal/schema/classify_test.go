@@ -33,12 +33,13 @@ func TestClassifyOwn(t *testing.T) {
 			m := nattest.Random(r)
 			m.More, m.Expires = 0, time.Time{}
 			p := portset.Of(m)
-			if m.Validate() != nil || p.AddrPort.Port() == 0 || overlaps(&ports, p) {
+			if m.Validate() != nil || p.AddrPort.Port() == 0 || overlaps(&ports, p) || disagrees(&ports, p) {
 				continue
 			}
 			ports.Put(p)
 			es = append(es, PortElement(p, now))
 		}
+		es = append(es, OptionElements(ports.All, now)...)
 		state := ipam.New()
 		require.NoError(t, state.AddNetwork(nat.Network{Name: "one", Prefix: netip.MustParsePrefix("172.30.0.0/24"), NoGuard: seed%2 == 0}))
 		require.NoError(t, state.Add(nat.EndpointSpec{Name: "web", Address: netip.MustParseAddr("172.30.0.9")}))
@@ -69,6 +70,17 @@ func TestClassifyOwn(t *testing.T) {
 		require.Equal(t, ended, c.Ended)
 		require.Empty(t, c.Correction())
 	}
+}
+
+// disagrees reports whether netfilter could not tell the port from one that is masqueraded
+// otherwise.
+func disagrees(ports *portset.Set, p portset.Port) bool {
+	for have := range ports.All {
+		if !have.ProxiedOnly() && !p.ProxiedOnly() && have.Masquerade != p.Masquerade && have.Called().Meets(p.Called()) {
+			return true
+		}
+	}
+	return false
 }
 
 // overlaps reports whether a port would conflict with one of the set, or have its element.

@@ -23,21 +23,21 @@ func Explain(ruleset string) string {
 
 // explanation says what a map or set of the ruleset is for.
 func explanation(name string) string {
-	base, digit := name[:len(name)-1], name[len(name)-1:]
-	switch base {
-	case setProxiedSources:
-		return "IPv" + digit + " addresses of this host from which it reaches published ports by proxies alone"
-	case setAnswers:
-		return "the mark of answers, by the IPv" + digit + " address that was called"
-	case setAnswerMarks:
-		return "marks for which there are rules (ip rule)"
+	if name == setLimited {
+		return "ports of any address that are for some clients only, by the family of the address"
 	}
-	base, variant, _ := strings.Cut(name, "_")
-	base, digit = base[:len(base)-1], base[len(base)-1:]
+	i := strings.IndexAny(name, "46")
+	base, digit, variant := name[:i], name[i:i+1], strings.TrimPrefix(name[i+1:], "_")
 	family := "IPv" + digit
 	switch base {
 	case nat.TCP.String(), nat.UDP.String():
 		return explainPorts(strings.ToUpper(base)+" ports", family, variant)
+	case setProxiedSources:
+		return family + " addresses of this host from which it reaches published ports by proxies alone"
+	case setAnswers:
+		return "the mark of answers, by the " + family + " address that was called"
+	case setAnswerMarks:
+		return "marks for which there are rules (ip rule)"
 	case setNetworks:
 		return family + " networks; the comment is the name, and the gateway in brackets"
 	case setMasqueraded:
@@ -52,6 +52,13 @@ func explanation(name string) string {
 		return "the address of each network at which the next lease is looked for"
 	case setLeases:
 		return "the addresses of endpoints; the comment is the endpoint's name"
+	case setLimited:
+		return "ports of one " + family + " address that are for some clients only"
+	case setMasquerade:
+		if variant == "" {
+			return family + " backends that see this host as the client, whichever of its addresses the client called"
+		}
+		return family + " backends that see this host as the client, if the client called the last address"
 	case setHairpin:
 		return family + " backends for which a bridge port has hairpin mode; the comment is the port"
 	}
@@ -71,6 +78,12 @@ func explainPorts(ports, family, variant string) string {
 		return "the same where a port is published on one address, by the interfaces that have it"
 	case "host_out":
 		return "the same where the address is on no interface that leads anywhere"
+	case "from":
+		return "the " + family + " clients of limited " + ports
+	case "to4", "to6":
+		if family == "IPv"+variant[2:] {
+			return ports + " published on " + family + " addresses, by proxies alone because the mapping says so"
+		}
 	case "ended":
 		return ports + " that led to " + family + " backends and are not published any more, until their flows have ended"
 	}

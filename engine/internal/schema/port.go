@@ -4,6 +4,7 @@
 package schema
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -23,6 +24,9 @@ type mapKind struct {
 	// for netfilter does not translate between families; it records what a proxy serves.
 	// A frontend may have the address for any of its family.
 	apart bool
+	// only is whether the backends of an apart map are of the same family, and the mappings
+	// ProxyOnly.
+	only bool
 }
 
 // kindOfPort returns the kind of the map that holds the port.
@@ -31,38 +35,48 @@ func kindOfPort(p portset.Port) mapKind {
 	if p.CrossesFamilies() {
 		return mapKind{proto: p.Proto, is4: backend.Is6(), apart: true}
 	}
+	if p.ProxyOnly {
+		return mapKind{proto: p.Proto, is4: backend.Is4(), apart: true, only: true}
+	}
 	return mapKind{proto: p.Proto, is4: backend.Is4(), host: p.Host().IsValid()}
 }
 
 // mapName returns the name of the map of a kind.
 func mapName(k mapKind) string {
-	name, other := "tcp4", "_to6"
+	variant, proto, family := 0, 0, 0
 	switch {
-	case k.proto == nat.UDP && k.is4:
-		name = "udp4"
-	case k.proto == nat.TCP && !k.is4:
-		name, other = "tcp6", "_to4"
-	case k.proto == nat.UDP:
-		name, other = "udp6", "_to4"
-	}
-	switch {
+	case k.only:
+		variant = 3
 	case k.apart:
-		name += other
+		variant = 2
 	case k.host:
-		name += "_host"
+		variant = 1
 	}
-	return name
+	if k.proto == nat.UDP {
+		proto = 1
+	}
+	if !k.is4 {
+		family = 1
+	}
+	return mapNames[proto][family][variant]
+}
+
+// mapNames are the names of the maps, of both protocols and families, in the order of mapName.
+var mapNames = [2][2][4]string{
+	{{"tcp4", "tcp4_host", "tcp4_to6", "tcp4_to4"}, {"tcp6", "tcp6_host", "tcp6_to4", "tcp6_to6"}},
+	{{"udp4", "udp4_host", "udp4_to6", "udp4_to4"}, {"udp6", "udp6_host", "udp6_to4", "udp6_to6"}},
 }
 
 // mapKinds returns the kinds of all maps of ports, by name.
 func mapKinds() map[string]mapKind {
-	kinds := make(map[string]mapKind, 12)
+	kinds := make(map[string]mapKind, 16)
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		for _, is4 := range []bool{true, false} {
 			for _, k := range []mapKind{
 				{proto: proto, is4: is4},
 				{proto: proto, is4: is4, host: true},
 				{proto: proto, is4: is4, apart: true},
+				{proto: proto, is4: is4, apart: true, only: true},
 			} {
 				kinds[mapName(k)] = k
 			}
@@ -76,20 +90,29 @@ func PortElement(p portset.Port, now time.Time) nft.Element {
 	e := PortKey(p)
 	e.Value = p.Backend
 	e.Comment = elementComment(p)
-	if p.Expires != 0 {
-		// A port that is over already ends at once.
-		e.Timeout = max(time.UnixMilli(p.Expires).Sub(now), time.Millisecond)
-	}
+	e.Timeout = timeout(p, now)
 	return e
+}
+
+// timeout returns the time-out of a port's elements; zero: none.
+func timeout(p portset.Port, now time.Time) time.Duration {
+	if p.Expires == 0 {
+		return 0
+	}
+	// A port that is over already ends at once.
+	return max(time.UnixMilli(p.Expires).Sub(now), time.Millisecond)
 }
 
 // PortKey returns as much of the element as identifies it.
 func PortKey(p portset.Port) nft.Element {
 	kind := kindOfPort(p)
 	e := nft.Element{Set: mapName(kind)}
-	if kind.host || kind.apart {
+	switch {
+	case kind.only && !p.AddrPort.Addr().IsValid():
+		e.Key = nft.AddrPortKey(p.OfFamily(p.Backend.Addr()).AddrPort)
+	case kind.host || kind.apart:
 		e.Key = nft.AddrPortKey(p.AddrPort)
-	} else {
+	default:
 		e.Key = nft.PortKey(p.AddrPort.Port())
 	}
 	return e
@@ -105,7 +128,15 @@ func readPort(e *nft.Element, kind mapKind, now time.Time) (p portset.Port, ok b
 	if e.Timeout != 0 {
 		p.Expires = now.Add(e.Expires).UnixMilli()
 	}
-	if !kind.host && !kind.apart && attributes.OneFamily {
+	switch {
+	case kind.only:
+		p.ProxyOnly = true
+		if at.Addr().IsUnspecified() && !attributes.OneFamily {
+			p.AddrPort = netip.AddrPortFrom(netip.Addr{}, at.Port())
+		}
+	case kind.apart:
+		p.ProxyOnly = attributes.ProxyOnly
+	case !kind.host && attributes.OneFamily:
 		p.Frontend = p.OfFamily(e.Value.Addr())
 	}
 	p.NoProxy = p.NoProxy && !p.ProxiedOnly() // Mapping.Validate says why
@@ -122,6 +153,7 @@ func readPort(e *nft.Element, kind mapKind, now time.Time) (p portset.Port, ok b
 func elementComment(p portset.Port) string {
 	return nat.CommentText(p.Name, nat.CommentAttributes{
 		NoProxy:   p.NoProxy,
+		ProxyOnly: p.ProxyOnly && p.CrossesFamilies(),
 		OneFamily: p.AddrPort.Addr().IsValid() && p.AddrPort.Addr().IsUnspecified() && !p.CrossesFamilies(),
 	})
 }

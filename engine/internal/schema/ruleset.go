@@ -16,13 +16,13 @@ const portMapSize = 65535
 // are elements of maps. Each protocol and family has a map for frontends of any local
 // address and one for frontends of one address: a single map with 0.0.0.0 in its keys would
 // need a rule that loads a constant into a concatenation, which nft(8) cannot list. No rule
-// uses the maps from one family to the other: they record the mappings that only proxies
-// serve.
+// uses the maps from one family to the other, and those to the same family: they record the
+// mappings that only proxies serve.
 func Ruleset(name string) nft.Table {
 	return nft.Table{
 		Name:    name,
 		Comment: Comment(Version),
-		Sets: []nft.Set{
+		Sets: append([]nft.Set{
 			anyMap("tcp4", nft.IPv4Addr), hostMap("tcp4_host", nft.IPv4Addr, nft.IPv4Addr),
 			anyMap("udp4", nft.IPv4Addr), hostMap("udp4_host", nft.IPv4Addr, nft.IPv4Addr),
 			anyMap("tcp6", nft.IPv6Addr), hostMap("tcp6_host", nft.IPv6Addr, nft.IPv6Addr),
@@ -33,6 +33,8 @@ func Ruleset(name string) nft.Table {
 			outMap("udp4", nft.IPv4Addr), linkOutMap("udp4", nft.IPv4Addr), hostOutMap("udp4", nft.IPv4Addr),
 			outMap("tcp6", nft.IPv6Addr), linkOutMap("tcp6", nft.IPv6Addr), hostOutMap("tcp6", nft.IPv6Addr),
 			outMap("udp6", nft.IPv6Addr), linkOutMap("udp6", nft.IPv6Addr), hostOutMap("udp6", nft.IPv6Addr),
+			hostMap("tcp4_to4", nft.IPv4Addr, nft.IPv4Addr), hostMap("tcp6_to6", nft.IPv6Addr, nft.IPv6Addr),
+			hostMap("udp4_to4", nft.IPv4Addr, nft.IPv4Addr), hostMap("udp6_to6", nft.IPv6Addr, nft.IPv6Addr),
 			notesMap("udp4_ended", nft.IPv4Addr), notesMap("udp6_ended", nft.IPv6Addr),
 			networkSet("networks4", nft.IPv4Addr), networkSet("masqueraded4", nft.IPv4Addr), networkSet("guarded4", nft.IPv4Addr),
 			{Name: "inside4", Key: nft.Type{nft.IPv4Addr, nft.IPv4Addr}, Interval: true},
@@ -47,10 +49,10 @@ func Ruleset(name string) nft.Table {
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 			addrSet(setProxiedSources+"4", nft.IPv4Addr), answersMap("answers4", nft.IPv4Addr), markSet("answer_marks4"),
 			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
-		},
+		}, optionSets()...),
 		Chains: []nft.Chain{
-			publishChain(), natPrerouting(), natOutput(), wayOut(), byFrontend(), natPostrouting(), unmarkAnswers(), filterForward(),
-			fromElsewhere(), markAnswers(), manglePrerouting(), rawPrerouting(),
+			publishChain(), onlyFrom(), admit(), natPrerouting(), natOutput(), wayOut(), byFrontend(), toBackends(), natPostrouting(),
+			unmarkAnswers(), filterForward(), fromElsewhere(), markAnswers(), manglePrerouting(), rawPrerouting(),
 		},
 	}
 }
@@ -126,6 +128,36 @@ func publishChain() nft.Chain {
 	}
 }
 
+// onlyFrom drops what does not come from a client of a port that is for some only. A chain of
+// nat sees the first packet of a flow, so it costs the others nothing. What a proxy serves
+// comes by here as well.
+func onlyFrom() nft.Chain {
+	return nft.Chain{
+		Name:    "only-from",
+		Comment: "ports for some clients only",
+		Rules: []nft.Rule{
+			{nft.NotIn("tcp4_from", nft.IPDaddr, nft.TCPDport, nft.IPSaddr), nft.Drop()},
+			{nft.NotIn("udp4_from", nft.IPDaddr, nft.UDPDport, nft.IPSaddr), nft.Drop()},
+			{nft.NotIn("tcp6_from", nft.IP6Daddr, nft.TCPDport, nft.IP6Saddr), nft.Drop()},
+			{nft.NotIn("udp6_from", nft.IP6Daddr, nft.UDPDport, nft.IP6Saddr), nft.Drop()},
+		},
+	}
+}
+
+// admit asks who may reach a port before it asks what the port leads to.
+func admit() nft.Chain {
+	return nft.Chain{
+		Name:    "admit",
+		Comment: "who may reach a published port, then what it leads to",
+		Rules: []nft.Rule{
+			{nft.In(setLimited, nft.NFProto, nft.L4Proto, nft.THDport), nft.Jump("only-from")},
+			{nft.In("limited4_host", nft.L4Proto, nft.IPDaddr, nft.THDport), nft.Jump("only-from")},
+			{nft.In("limited6_host", nft.L4Proto, nft.IP6Daddr, nft.THDport), nft.Jump("only-from")},
+			{nft.Jump("publish")},
+		},
+	}
+}
+
 // natPrerouting publishes to the network. Only packets to an address of this host
 // are looked up: without that, transit traffic to the same port number would be
 // caught (CVE-2025-67499).
@@ -134,7 +166,7 @@ func natPrerouting() nft.Chain {
 		Name:    "nat-prerouting",
 		Comment: "clients elsewhere",
 		Hook:    nft.Hook{Type: "nat", Point: "prerouting", Priority: nft.PriorityDstNAT},
-		Rules:   []nft.Rule{{nft.DaddrLocal(), nft.Jump("publish")}},
+		Rules:   []nft.Rule{{nft.DaddrLocal(), nft.Jump("admit")}},
 	}
 }
 
@@ -210,6 +242,20 @@ func byFrontend() nft.Chain {
 	}
 }
 
+// toBackends masquerades what clients send to backends that have no way back to them.
+func toBackends() nft.Chain {
+	return nft.Chain{
+		Name:    "to-backends",
+		Comment: "backends that see this host as the client",
+		Rules: []nft.Rule{
+			{nft.In("masquerade_to4", nft.L4Proto, nft.IPDaddr, nft.THDport), nft.Jump("way-out")},
+			{nft.In("masquerade_to4_host", nft.L4Proto, nft.IPDaddr, nft.THDport, nft.CTOriginalIPDaddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to6", nft.L4Proto, nft.IP6Daddr, nft.THDport), nft.Jump("way-out")},
+			{nft.In("masquerade_to6_host", nft.L4Proto, nft.IP6Daddr, nft.THDport, nft.CTOriginalIP6Daddr), nft.Jump("way-out")},
+		},
+	}
+}
+
 // natPostrouting translates sources. First is the hairpin: where client and backend are on
 // one link, the backend would answer the client directly, from an address the client does
 // not expect. The client has come in by the link that the packet leaves by, and its address
@@ -231,6 +277,7 @@ func natPostrouting() nft.Chain {
 			{nft.CTStatusDNAT(), nft.FromNoInterface(), nft.In("segments6", nft.OIFName, nft.OIFName, nft.IP6Saddr), nft.SaddrNotLocal(), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside4", nft.IPSaddr, nft.IPDaddr), nft.Jump("way-out")},
 			{nft.CTStatusDNAT(), nft.In("inside6", nft.IP6Saddr, nft.IP6Daddr), nft.Jump("way-out")},
+			{nft.CTStatusDNAT(), nft.Jump("to-backends")},
 			{nft.In("masqueraded4", nft.IPSaddr), nft.NotIn("networks4", nft.IPDaddr), nft.Jump("by-frontend")},
 			{nft.In("masqueraded6", nft.IP6Saddr), nft.NotIn("networks6", nft.IP6Daddr), nft.Jump("by-frontend")},
 		},

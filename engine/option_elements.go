@@ -1,0 +1,48 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/nft"
+)
+
+// optionElements returns the elements of the options of all that is published.
+func (e *core) optionElements() []nft.Element {
+	if !e.options.Any() {
+		return nil
+	}
+	return schema.OptionElements(e.mappings.All, e.now())
+}
+
+// removeOptions removes what the table still says of ports that have expired.
+func (e *core) removeOptions(over []portset.Port) {
+	c := portset.Change{Removed: over}
+	gone, _ := schema.MasqueradesDiff(&c, e.options.Masqueraded)
+	for i := range over {
+		e.options.Count(&over[i], -1)
+		gone = append(gone, schema.LimitElements(over[i], e.now())...)
+	}
+	if !e.opts.ReadOnly {
+		e.removeOrphans(gone)
+	}
+}
+
+// removeOrphans removes elements that mean nothing without their ports. If that fails, the
+// next engine that reads the table removes them.
+func (e *core) removeOrphans(gone []nft.Element) {
+	if len(gone) == 0 || !e.table.Present() {
+		return
+	}
+	if err := e.table.UpdateFinally(nft.Change{Delete: inSets(gone)}); err != nil {
+		e.table.MarkStale()
+		if !errors.Is(err, fs.ErrNotExist) { // else they are gone, or the table is
+			e.log.Warn("records of expired mappings could not be removed from the table", "table", e.opts.Table, "error", err)
+		}
+	}
+}
