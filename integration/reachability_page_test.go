@@ -29,6 +29,19 @@ Some packets would get no answer even if they arrived. So the backend and the se
 
 With bridge-nf, the sibling's neighbour discovery passes the guard although its source is a link-local address.
 
+## Client and backend on one link
+
+| who asks | the backend | is seen as | test |
+|---|---|---|---|
+| a machine on the backend's link, from whatever prefix the link has: a second one of IPv4, a ULA, a global one | on the link, by whatever prefix, or by a route to it alone | the host's address on the link | ` + "`TestSiblingsOfOneLink`" + ` |
+| the host, by any of its addresses there | the same | itself | ` + "`TestSiblingsOfOneLink`" + ` |
+| a machine behind a router on the link | on the link | itself | ` + "`TestRoutersOnALink`" + ` |
+| a machine on the link | behind a router on the link | the host's address on the link | ` + "`TestRoutersOnALink`" + ` |
+| a machine on the LAN | behind a tunnel, by a route that is so wide that it has the LAN in it | itself | ` + "`TestWideRoute`" + ` |
+| a machine behind the tunnel | behind the tunnel | the host's address there | ` + "`TestWideRoute`" + ` |
+
+Each row holds for TCP and UDP, IPv4 and IPv6, with and without netfilter for bridged frames, whether the port was published before or after the host had its addresses and routes (` + "`TestSegmentsFollow`" + `). [ADR 44](adr/0044-segments-are-of-links.md) says how. A link whose name nft(8) cannot write (quotes, spaces, a final ` + "`*`" + `) is left out, and ` + "`status`" + ` says so.
+
 ## Other ways
 
 | what | reaches the backend | test |

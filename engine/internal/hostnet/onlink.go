@@ -114,7 +114,7 @@ func (r *Routes) dumpRoutesOnce(link int, is4 bool, add func(fibRoute)) (interru
 func (f *fibRoute) isSegment() bool {
 	a := f.dst.Addr()
 	return f.kind == unix.RTN_UNICAST && f.dst.IsValid() && f.dst.Bits() != 0 &&
-		!a.IsMulticast() && !(a.Is6() && a.IsLinkLocalUnicast())
+		!a.IsMulticast() && (a.Is4() || !a.IsLinkLocalUnicast())
 }
 
 // outermost returns the prefixes that do not lie within another, in order, each once.
