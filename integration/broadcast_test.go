@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -165,7 +166,7 @@ func TestBroadcastFromElsewhere(t *testing.T) {
 // What is not for a proxy: multicast, broadcasts to a mapping without one, and those that
 // the backend hears itself.
 func TestBroadcastToOthers(t *testing.T) {
-	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartNeighbour})
 	backend := record(t, top.Backend1, ":53")
 	s := newTestbed(t, top.Host)
 	s.serve(t)
@@ -203,8 +204,21 @@ func TestBroadcastToOthers(t *testing.T) {
 		require.Empty(t, backend.senders(text), "%s:%d", c.to, c.port)
 	}
 
+	// A client without an address, whom no answer reaches.
+	labtest.Exec(t, top.Neighbour, "ip", "-4", "addr", "flush", "dev", lab.MachineLink)
+	nobody := seek(t, top.Neighbour, "0.0.0.0:0")
+	raw, err := nobody.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		require.NoError(t, unix.BindToDevice(int(fd), lab.MachineLink))
+	}))
+	text := nobody.send(t, "255.255.255.255:53")
+	next := seek(t, top.Client, "192.0.2.2:0")
+	next.expect(t, next.send(t, "192.0.2.255:53"))
+	require.Empty(t, backend.senders(text))
+
 	sibling := seek(t, top.Backend2, "172.30.0.3:0")
-	text := sibling.send(t, "172.30.0.255:53")
+	text = sibling.send(t, "172.30.0.255:53")
 	from, seen := sibling.expect(t, text)
 	require.Equal(t, "172.30.0.2:53", from.String())
 	proxied(53, "127.0.0.1")
