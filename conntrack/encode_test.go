@@ -42,6 +42,9 @@ func TestFilteredDump(t *testing.T) {
 		proto uint8
 		addr  string // empty: not asked for
 		port  uint16 // 0: not asked for
+		// src and srcPort are the same of the source.
+		src     string
+		srcPort uint16
 	}
 	for _, tt := range []struct {
 		name   string
@@ -49,16 +52,20 @@ func TestFilteredDump(t *testing.T) {
 		filter Filter
 		want   request
 	}{
-		{"port", unix.AF_INET, Filter{Proto: 17, FirstPort: 53}, request{17, "", 53}},
-		{"port, IPv6", unix.AF_INET6, Filter{Proto: 6, FirstPort: 443, LastPort: 443}, request{6, "", 443}},
-		{"address and port", unix.AF_INET, Filter{Proto: 6, Dst: v4, FirstPort: 8080}, request{6, "192.0.2.1", 8080}},
-		{"IPv6 addresses are compared wrongly", unix.AF_INET6, Filter{Proto: 6, Dst: v6, FirstPort: 8080}, request{6, "", 8080}},
-		{"any address", unix.AF_INET, Filter{Proto: 6, Dst: netip.IPv4Unspecified(), FirstPort: 8080}, request{6, "", 8080}},
-		{"range", unix.AF_INET, Filter{Proto: 17, Dst: v4, FirstPort: 1, LastPort: 2}, request{17, "192.0.2.1", 0}},
-		{"no port", unix.AF_INET, Filter{Proto: 17, Dst: v4}, request{17, "192.0.2.1", 0}},
-		{"protocol without ports", unix.AF_INET, Filter{Proto: 1}, request{1, "", 0}},
-		{"unanswered", unix.AF_INET, Filter{Proto: 6, FirstPort: 80, Unanswered: true}, request{6, "", 80}},
-		{"protocol whose ports are not compared", unix.AF_INET, Filter{Proto: 132, FirstPort: 7}, request{132, "", 0}},
+		{"port", unix.AF_INET, Filter{Proto: 17, FirstPort: 53}, request{proto: 17, addr: "", port: 53}},
+		{"port, IPv6", unix.AF_INET6, Filter{Proto: 6, FirstPort: 443, LastPort: 443}, request{proto: 6, addr: "", port: 443}},
+		{"address and port", unix.AF_INET, Filter{Proto: 6, Dst: v4, FirstPort: 8080}, request{proto: 6, addr: "192.0.2.1", port: 8080}},
+		{"IPv6 addresses are compared wrongly", unix.AF_INET6, Filter{Proto: 6, Dst: v6, FirstPort: 8080}, request{proto: 6, addr: "", port: 8080}},
+		{"any address", unix.AF_INET, Filter{Proto: 6, Dst: netip.IPv4Unspecified(), FirstPort: 8080}, request{proto: 6, addr: "", port: 8080}},
+		{"range", unix.AF_INET, Filter{Proto: 17, Dst: v4, FirstPort: 1, LastPort: 2}, request{proto: 17, addr: "192.0.2.1", port: 0}},
+		{"no port", unix.AF_INET, Filter{Proto: 17, Dst: v4}, request{proto: 17, addr: "192.0.2.1", port: 0}},
+		{"protocol without ports", unix.AF_INET, Filter{Proto: 1}, request{proto: 1, addr: "", port: 0}},
+		{"source", unix.AF_INET, Filter{Proto: 17, Src: v4, SrcPort: 53}, request{proto: 17, src: "192.0.2.1", srcPort: 53}},
+		{"source and address", unix.AF_INET, Filter{Proto: 6, Dst: v4, FirstPort: 80, Src: v4, SrcPort: 53}, request{6, "192.0.2.1", 80, "192.0.2.1", 53}},
+		{"IPv6 source", unix.AF_INET6, Filter{Proto: 17, Src: v6, SrcPort: 53}, request{proto: 17, srcPort: 53}},
+		{"source of a protocol without ports", unix.AF_INET, Filter{Proto: 1, Src: v4, SrcPort: 53}, request{proto: 1, src: "192.0.2.1"}},
+		{"unanswered", unix.AF_INET, Filter{Proto: 6, FirstPort: 80, Unanswered: true}, request{proto: 6, addr: "", port: 80}},
+		{"protocol whose ports are not compared", unix.AF_INET, Filter{Proto: 132, FirstPort: 7}, request{proto: 132, addr: "", port: 0}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := tt.filter.normal()
@@ -83,9 +90,18 @@ func TestFilteredDump(t *testing.T) {
 			proto := attrs(t, orig[ctaTupleProto])
 			got := request{proto: proto[ctaProtoNum][0]}
 			want := uint32(1 << 3)
-			if ip, ok := orig[ctaTupleIP]; ok {
+			ip := attrs(t, orig[ctaTupleIP])
+			if dst, ok := ip[ctaIPv4Dst]; ok {
 				want |= 1 << 1
-				got.addr = netip.AddrFrom4([4]byte(attrs(t, ip)[ctaIPv4Dst])).String()
+				got.addr = netip.AddrFrom4([4]byte(dst)).String()
+			}
+			if src, ok := ip[ctaIPv4Src]; ok {
+				want |= 1 << 0
+				got.src = netip.AddrFrom4([4]byte(src)).String()
+			}
+			if port, ok := proto[ctaProtoSrcPort]; ok {
+				want |= 1 << 4
+				got.srcPort = binary.BigEndian.Uint16(port)
 			}
 			if port, ok := proto[ctaProtoDstPort]; ok {
 				want |= 1 << 5

@@ -27,6 +27,9 @@ func TestFilterString(t *testing.T) {
 		{Filter{Proto: 33}, "dccp *:*"},
 		{Filter{Proto: 136}, "udplite *:*"},
 		{Filter{Proto: 200}, "200 *:*"},
+		{Filter{Proto: 17, Src: netip.MustParseAddr("10.0.0.2"), SrcPort: 53}, "udp *:* from 10.0.0.2:53"},
+		{Filter{Proto: 17, FirstPort: 80, Src: netip.MustParseAddr("fd00::2")}, "udp *:80 from fd00::2"},
+		{Filter{Proto: 17, SrcPort: 53}, "udp *:* from port 53"},
 		{Filter{Proto: 6, FirstPort: 80, Unanswered: true}, "unanswered tcp *:80"},
 	} {
 		require.Equal(t, tt.want, tt.filter.String())
@@ -72,6 +75,12 @@ func TestFilterMatches(t *testing.T) {
 			[]tuple{tup(6, "192.0.2.1:80"), tup(6, "198.51.100.1:80")}, []tuple{tup(6, "[2001:db8::1]:80")}},
 		{"any IPv6", Filter{Proto: 6, Dst: netip.IPv6Unspecified(), FirstPort: 80},
 			[]tuple{tup(6, "[2001:db8::1]:80")}, []tuple{tup(6, "192.0.2.1:80")}},
+		{"source", Filter{Proto: 17, Src: v4, SrcPort: 53},
+			[]tuple{tup(17, "192.0.2.2:80")}, []tuple{tup(17, "[2001:db8::2]:80"), tup(6, "192.0.2.2:80")}},
+		{"mapped source", Filter{Proto: 17, Src: mapped}, []tuple{tup(17, "192.0.2.2:80")}, []tuple{tup(17, "[2001:db8::2]:80")}},
+		{"other source", Filter{Proto: 17, Src: netip.MustParseAddr("192.0.2.3")}, nil, []tuple{tup(17, "192.0.2.2:80")}},
+		{"source port", Filter{Proto: 17, SrcPort: 53}, []tuple{tup(17, "192.0.2.2:80"), tup(17, "[2001:db8::2]:80")}, nil},
+		{"other source port", Filter{Proto: 17, SrcPort: 54}, nil, []tuple{tup(17, "192.0.2.2:53")}},
 		{"address, any port", Filter{Proto: 1, Dst: v4},
 			[]tuple{tup(1, "192.0.2.1:0")}, []tuple{tup(1, "192.0.2.2:0")}},
 	} {

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/engine/internal/wayout"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -36,11 +38,34 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	require.Equal(tb, next.core.backends, e.core.backends)
 	require.Equal(tb, next.core.hairpins.Records(nil), e.core.hairpins.Records(nil))
 	require.Empty(tb, misreserved(e, have))
+	requireExits(tb, b, e)
 	for _, p := range e.core.segments.Table() {
 		for _, q := range e.core.segments.Table() {
 			require.False(tb, p != q && p.Link == q.Link && p.Prefix.Overlaps(q.Prefix), "segments %s and %s overlap", p, q)
 		}
 	}
+}
+
+// requireExits checks that the maps of exits follow from what is published.
+func requireExits(tb testing.TB, b *testbed, e *Engine) {
+	tb.Helper()
+	e.core.addDueExits()
+	index := wayout.Of(e.core.mappings.All, e.core.ipam.Masquerades)
+	require.Equal(tb, index, e.core.exits.index)
+	var want, have []string
+	for _, el := range schema.OutElements(index.Exits(e.core.exits.places), b.clock.Now()) {
+		want = append(want, withoutTimeout(el.String()))
+	}
+	for _, el := range elementsIn(b.kernel.Dump()) {
+		if set, _, _ := strings.Cut(el, " "); schema.IsOut(set) {
+			have = append(have, withoutTimeout(el))
+		}
+	}
+	require.ElementsMatch(tb, want, have)
+}
+
+func withoutTimeout(element string) string {
+	return regexp.MustCompile(` timeout \S+`).ReplaceAllString(element, "")
 }
 
 // probes are frontends whose state tells that of all that the tests use: ports 100

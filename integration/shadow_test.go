@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,7 @@ func TestPortShadowSucceeds(t *testing.T) {
 			load(t, s.top.Host, fmt.Sprintf("insert rule inet nftnat nat-postrouting ct status dnat %s saddr %s masquerade\n", ip, f.backend2))
 			require.Equal(t, shadowed(), s.attackVictim(t, f))
 		})
+		s.anyMasquerade = true
 		replaceWayOut(t, s.top.Host, f, "masquerade")
 		for _, network := range []string{"tcp", "udp"} {
 			t.Run("masquerade/"+network+"/"+f.name, func(t *testing.T) {
@@ -80,6 +82,8 @@ func TestPortShadowSucceeds(t *testing.T) {
 type shadow struct {
 	top  *lab.Topology
 	next uint16 // the port that the client uses next
+	// anyMasquerade is whether the way out is not that of an engine.
+	anyMasquerade bool
 }
 
 func newShadow(t *testing.T) *shadow {
@@ -100,6 +104,11 @@ func newShadow(t *testing.T) *shadow {
 	}
 	for _, f := range families(s.top) {
 		publish(t, e, toward(f.wildcard, portOfPeer, portOfPeer)+"->"+at(f.backend1, portOfPeer)+"/udp")
+		for port, front := range attackersFrontends() {
+			for _, network := range []string{"tcp", "udp"} {
+				publish(t, e, toward(f.wildcard, front, front)+"->"+at(f.backend2, port)+suffix(network))
+			}
+		}
 	}
 	// Closed, so that the engine does not repair the rules that the test replaces.
 	require.NoError(t, e.Close())
@@ -134,8 +143,40 @@ func (s *shadow) attack(t *testing.T, network string, f family) (captured []int)
 		}
 	}
 	s.requireAttacked(t)
+	s.requireOwnPorts(t, network, f)
 	return captured
 }
+
+// attackersFrontends are what the attacker publishes, by its own ports: some that the victim has
+// as frontends. What it sends from there leaves by its frontends.
+func attackersFrontends() map[int]int {
+	return map[int]int{53: 9053, 80: 9080, 8080: 9088, 500: 501, 40000: 65000}
+}
+
+// requireOwnPorts checks that the attacker left by its own frontends, and by ports of the range
+// that is not for publishing.
+func (s *shadow) requireOwnPorts(t *testing.T, network string, f family) {
+	t.Helper()
+	family := map[int]string{32: "ipv4", 128: "ipv6"}[f.bits]
+	listing := labtest.Exec(t, s.top.Host, "conntrack", "-L", "-f", family, "-p", network, "-s", f.backend2.String())
+	frontends := attackersFrontends()
+	found := 0
+	for _, flow := range attackersFlow.FindAllStringSubmatch(listing, -1) {
+		var from, by int
+		_, err := fmt.Sscan(flow[1]+" "+flow[2], &from, &by)
+		require.NoError(t, err)
+		if front, ok := frontends[from]; ok {
+			require.True(t, s.anyMasquerade || by == front, "from %d by %d", from, by)
+			found++
+		} else {
+			require.True(t, s.anyMasquerade || masqueradePort(uint16(by)), "from %d by %d", from, by)
+		}
+	}
+	require.GreaterOrEqual(t, found, len(frontends)-1) // 40000 is not among the ports of the attack
+}
+
+// attackersFlow finds the source port of a flow, and the port by which it left.
+var attackersFlow = regexp.MustCompile(`sport=(\d+) dport=\d+ .*dport=(\d+) `)
 
 // portOfPeer is a port of the victim from which it also sends, as NTP and other peer-to-peer
 // protocols do.

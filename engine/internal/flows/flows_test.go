@@ -76,6 +76,38 @@ func TestStale(t *testing.T) {
 	require.Equal(t, 1, asked)
 }
 
+func TestLeft(t *testing.T) {
+	left := func(src, replyDst string) conntrack.Flow {
+		return conntrack.Flow{Proto: uint8(nat.UDP), Src: netip.MustParseAddrPort(src), ReplyDst: netip.MustParseAddrPort(replyDst)}
+	}
+	const one, two, six = "172.30.0.2:80", "172.30.0.3:81", "[fd00::2]:80"
+	kept := []conntrack.Flow{
+		left(one, "192.0.2.1:9"),    // not by the port in question
+		left(one, one),              // not translated
+		left(two, "192.0.2.1:8080"), // of another
+	}
+	table := fakeTable{flows: append(slices.Clone(kept), left(one, "192.0.2.1:8080"))}
+	d := Deleter{&table, isHere}
+	contradicts := func(backend, left netip.AddrPort) bool { return left.Port() == 8080 || left == backend }
+	backends := func(texts ...string) (all []netip.AddrPort) {
+		for _, text := range texts {
+			all = append(all, netip.MustParseAddrPort(text))
+		}
+		return all
+	}
+	require.NoError(t, d.Left(nat.UDP, backends(one), contradicts))
+	require.Equal(t, kept, table.flows)
+	require.NoError(t, d.Left(nat.UDP, nil, contradicts))
+	require.NoError(t, d.Left(nat.UDP, backends(one, two), contradicts))
+	require.Equal(t, kept[:2], table.flows)
+	require.NoError(t, d.Left(nat.TCP, backends(one, six), contradicts))
+	require.Equal(t, []conntrack.Filter{
+		{Proto: uint8(nat.UDP), Dst: netip.IPv4Unspecified(), Src: netip.MustParseAddr("172.30.0.2"), SrcPort: 80},
+		{Proto: uint8(nat.UDP), Dst: netip.IPv4Unspecified()},
+		{Proto: uint8(nat.TCP), SrcPort: 80},
+	}, table.filters)
+}
+
 // The family is in the filter if there is one, for a pass less over the table.
 func TestFilterOfBothFamilies(t *testing.T) {
 	v4, v6 := portOf(t, "53->172.30.0.2:53/udp"), portOf(t, "53->[fd00::2]:53/udp")
