@@ -21,7 +21,14 @@ func (e *core) noteRivals(c *portset.Change) {
 	if c.LenAfter() == 0 {
 		return
 	}
-	for _, line := range e.rivalLines(c.After) {
+	if e.rivals == nil {
+		return
+	}
+	found, err := e.rivals.ReadAfter(e.table.Updates())
+	if err != nil {
+		return
+	}
+	for _, line := range e.rivalLines(found, c.After) {
 		e.log.Warn(line)
 	}
 }
@@ -39,7 +46,7 @@ func (e *core) rememberRivals() {
 	if e.rivals == nil {
 		return
 	}
-	if found, err := e.rivals.Read(); err == nil { // else it is not known
+	if found, err := e.rivals.Read(e.table.Updates()); err == nil { // else it is not known
 		e.older = olderChains{found.Table, found.Bases}
 	}
 }
@@ -55,14 +62,21 @@ func (o olderChains) orderOf(c rivals.Claim, table uint64) rivals.Order {
 	return rivals.Before
 }
 
-// rivalLines says which ports other tables translate too, a line each. What cannot be read
-// says nothing.
-func (e *core) rivalLines(ports iter.Seq[portset.Port]) (lines []string) {
+// rivalWarnings says which published ports other tables translate too.
+func (e *core) rivalWarnings() []string {
 	if e.rivals == nil {
 		return nil
 	}
-	found, err := e.rivals.Read()
-	if err != nil || found.Empty() {
+	found, err := e.rivals.Read(e.table.Updates())
+	if err != nil {
+		return nil // what cannot be read says nothing
+	}
+	return e.rivalLines(found, e.mappings.All)
+}
+
+// rivalLines says which ports other tables translate too, a line each.
+func (e *core) rivalLines(found *rivals.Rivals, ports iter.Seq[portset.Port]) (lines []string) {
+	if found.Empty() {
 		return nil
 	}
 	interfaces, err := e.host.Interfaces()

@@ -28,7 +28,7 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))
 	}
 	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
-	return append(lines, e.rivalLines(e.mappings.All)...)
+	return append(lines, e.rivalWarnings()...)
 }
 
 func waiting(ports int) string {

@@ -57,6 +57,9 @@ func TestRivals(t *testing.T) {
 				require.NotContains(t, r.Stderr, "cni_hostport")
 				require.Empty(t, s.status(t).Warnings)
 				load(t, top.Host, rival)
+				s.succeed(t, "rm tcp 8080")
+				r := s.run(t, "add tcp 8080 "+at(top.Backend1.V4, 80))
+				require.Equal(t, "nftnat: "+line+says+"\n", r.Stderr)
 			}
 			require.Equal(t, []string{line + says}, s.status(t).Warnings)
 			labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8080), winner)

@@ -27,7 +27,7 @@ func BenchmarkRead(b *testing.B) {
 			r := NewReader(int(f.Fd()), "nftnat")
 			defer func() { _ = r.Close() }()
 			for b.Loop() {
-				_, err := r.Read()
+				_, err := r.ReadAfter(0)
 				require.NoError(b, err)
 			}
 		})

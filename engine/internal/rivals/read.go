@@ -34,6 +34,15 @@ type Reader struct {
 	socket *nlwire.Socket
 	seq    uint32
 	buffer []byte
+	last   last
+}
+
+// last is what was read last, at that generation of the ruleset, and after so many changes by
+// the caller.
+type last struct {
+	found      *Rivals
+	generation uint32
+	changes    uint64
 }
 
 // NewReader returns a Reader of tables other than the caller's of that name, which is of the inet family.
@@ -50,8 +59,22 @@ func (r *Reader) Close() error {
 	return s.Close()
 }
 
-// Read reads what the other tables translate.
-func (r *Reader) Read() (found *Rivals, err error) {
+// ReadAfter returns what was read last, if nobody but the caller has changed a ruleset since:
+// the generation has gone on by the number of changes that the caller has made. Else it reads.
+func (r *Reader) ReadAfter(changes uint64) (*Rivals, error) {
+	if r.last.found != nil && r.socket != nil {
+		now, err := r.generation()
+		if err == nil && uint64(now-r.last.generation) == changes-r.last.changes {
+			return r.last.found, nil
+		}
+	}
+	return r.Read(changes)
+}
+
+// Read reads what the other tables translate. The caller has changed its own table so many
+// times, which only ReadAfter needs.
+func (r *Reader) Read(changes uint64) (found *Rivals, err error) {
+	r.last = last{}
 	if r.socket == nil { // it is kept, since to make one takes longer than to read
 		r.socket, err = nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: r.netNS})
 		if err != nil {
@@ -60,14 +83,29 @@ func (r *Reader) Read() (found *Rivals, err error) {
 		r.buffer = make([]byte, nlwire.LargestDatagram)
 	}
 	reading := reading{Reader: r, found: &Rivals{}, rules: map[chainName][]rule{}, sets: map[setName]*set{}}
-	err = r.socket.SetReadDeadline(time.Now().Add(readTime))
+	// Before the tables: what changes meanwhile is read again the next time.
+	generation, err := r.generation()
 	if err == nil {
 		err = reading.read()
 	}
 	if err != nil { // what the socket still has to say would disturb
 		return nil, errors.Join(fmt.Errorf("read other tables: %w", err), r.Close())
 	}
+	r.last = last{reading.found, generation, changes}
 	return reading.found, nil
+}
+
+// generation returns the number of the last change of any ruleset of the namespace. It begins
+// the time in which all has to be read.
+func (r *Reader) generation() (generation uint32, err error) {
+	if err := r.socket.SetReadDeadline(time.Now().Add(readTime)); err != nil {
+		return 0, err
+	}
+	err = r.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(_ uint8, attrs []byte) error {
+		generation, _ = nlwire.FindBE32(attrs, unix.NFTA_GEN_ID)
+		return nil
+	})
+	return generation, err
 }
 
 // reading is one time that tables are read.
@@ -241,11 +279,16 @@ func (r *reading) rulesOf(c chainName) []rule {
 
 // dump asks for all objects of a kind, and calls each with their attributes.
 func (r *Reader) dump(msg uint16, family uint8, names []byte, each func(family uint8, attrs []byte) error) error {
+	return r.ask(msg, unix.NLM_F_DUMP, family, names, each)
+}
+
+// ask sends a request with flags. Without NLM_F_DUMP there is one answer.
+func (r *Reader) ask(msg, flags uint16, family uint8, names []byte, each func(family uint8, attrs []byte) error) error {
 	if r.socket == nil {
 		return os.ErrClosed
 	}
 	r.seq++
-	b, at := nlwire.OpenNetfilter(nil, unix.NFNL_SUBSYS_NFTABLES<<8|msg, unix.NLM_F_DUMP, family, 0, r.seq)
+	b, at := nlwire.OpenNetfilter(nil, unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, family, 0, r.seq)
 	if err := r.socket.Send(nlwire.CloseMessage(append(b, names...), at)); err != nil {
 		return err
 	}
@@ -267,6 +310,9 @@ func (r *Reader) dump(msg uint16, family uint8, names []byte, each func(family u
 				return failed
 			case failed == nil && len(m.Payload) >= nlwire.NetfilterHeader: // else it is read to its end
 				failed = each(m.Payload[0], m.Payload[nlwire.NetfilterHeader:])
+				if flags == 0 {
+					return failed
+				}
 			}
 		}
 		if m.Err != nil {

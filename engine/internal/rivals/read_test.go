@@ -24,11 +24,14 @@ func read(t *testing.T, ns *lab.NS) *Rivals {
 	require.NoError(t, err)
 	defer func() { _ = f.Close() }()
 	r := NewReader(int(f.Fd()), "nftnat")
-	found, err := r.Read()
+	found, err := r.Read(7)
 	require.NoError(t, err)
-	again, err := r.Read()
-	require.NoError(t, err)
-	require.Equal(t, found, again)
+	for _, changes := range []uint64{7, 8} { // of which the first reads nothing
+		again, err := r.ReadAfter(changes)
+		require.NoError(t, err)
+		require.Equal(t, found, again)
+		require.Equal(t, changes == 7, found == again)
+	}
 	require.NoError(t, r.Close())
 	return found
 }

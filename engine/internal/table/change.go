@@ -23,8 +23,15 @@ func (t *Table) Update(ch nft.Change) error {
 	if isNotExist(err) || errors.Is(err, fs.ErrExist) || t.socketFailed(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}
+	if err == nil && len(ch.Add)+len(ch.Delete) != 0 {
+		t.updates++
+	}
 	return t.Uncertain(err)
 }
+
+// Updates returns how many calls of Update have changed the ruleset, each by one generation
+// or more.
+func (t *Table) Updates() uint64 { return t.updates }
 
 // UpdateFinally makes a change of elements that is not retried: one that undoes another or
 // follows it. After any error the table is stale.

@@ -72,6 +72,7 @@ type Table struct {
 	watched bool
 	unwatch context.CancelFunc
 	counts  Counts
+	updates uint64
 }
 
 // Counts is how often something happened to a table.
