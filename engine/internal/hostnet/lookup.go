@@ -32,7 +32,18 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 	for len(addrs) != 0 {
 		batch := addrs[:min(len(addrs), lookupBatch)]
 		addrs = addrs[len(batch):]
-		routes, errs, err := r.lookUpBatch(batch)
+		// The kernel answers with the entry of the table and all its next hops, where a plain
+		// look-up answers for the one address.
+		routes, errs, err := r.lookUpBatch(batch, unix.RTM_F_FIB_MATCH)
+		for i := 0; i < len(batch) && err == nil; i++ {
+			// The next hops of nexthop objects are not there with nexthop_compat_mode=0.
+			if routes[i].kind == unix.RTN_UNICAST && len(routes[i].hops) == 0 {
+				var plain []fibRoute
+				if plain, _, err = r.lookUpBatch(batch[i:i+1], 0); err == nil {
+					routes[i].hops = plain[0].hops
+				}
+			}
+		}
 		for i := 0; i < len(batch) && err == nil; i++ {
 			found[batch[i]], err = r.routeOf(routes[i], errs[i], links)
 			if err != nil {
@@ -47,7 +58,7 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 }
 
 // lookUpBatch asks for several routes at once, and returns the kernel's answer for each.
-func (r *Routes) lookUpBatch(addrs []netip.Addr) (routes []fibRoute, errs []error, err error) {
+func (r *Routes) lookUpBatch(addrs []netip.Addr, flags uint32) (routes []fibRoute, errs []error, err error) {
 	var b []byte
 	first := r.seq + 1
 	for _, a := range addrs {
@@ -58,9 +69,7 @@ func (r *Routes) lookUpBatch(addrs []netip.Addr) (routes []fibRoute, errs []erro
 		if a.Is4() {
 			header[0] = unix.AF_INET
 		}
-		// The kernel answers with the entry of the table, where a plain look-up answers for
-		// the one address.
-		binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
+		binary.NativeEndian.PutUint32(header[8:], flags)
 		b = append(b, header[:]...)
 		b = nlwire.CloseMessage(nlwire.AppendAttr(b, unix.RTA_DST, a.AsSlice()...), at)
 	}

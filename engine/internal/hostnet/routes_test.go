@@ -47,6 +47,15 @@ func TestRoutes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got, addr)
 	}
+	// Next hops as objects, which the kernel lists with the route or not.
+	labtest.Exec(t, top.Host, "ip", "nexthop", "add", "id", "7", "dev", "dummy1")
+	labtest.Exec(t, top.Host, "ip", "route", "add", "192.168.79.0/24", "nhid", "7")
+	for _, compat := range []string{"1", "0"} {
+		require.NoError(t, top.Host.Sysctl("net.ipv4.nexthop_compat_mode", compat))
+		got, err := r.Lookup(netip.MustParseAddr("192.168.79.7"))
+		require.NoError(t, err)
+		require.Equal(t, "dummy1", got.Link)
+	}
 	// As many at once as one by one, with those that have no route or are forbidden.
 	labtest.Exec(t, top.Host, "ip", "route", "add", "blackhole", "10.66.0.0/16")
 	labtest.Exec(t, top.Host, "ip", "-6", "route", "add", "prohibit", "2001:db8:66::/48")
