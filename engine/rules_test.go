@@ -83,8 +83,8 @@ func (p *fakePolicy) WayTo(_, from netip.Addr) (hostnet.Way, error) {
 
 func (p *fakePolicy) Close() {}
 
-// own counts the rules of engines.
-func (p *fakePolicy) own() (n int) {
+// ofEngines counts the rules of engines.
+func (p *fakePolicy) ofEngines() (n int) {
 	for _, r := range p.rules {
 		if r.Protocol == answers.Protocol {
 			n++
@@ -127,10 +127,10 @@ func TestFollowRules(t *testing.T) {
 	p.add(local4, 102)
 	p.add(local6, 103)
 	require.NoError(t, e.core.followRules())
-	require.Equal(t, 4, p.own(), "nothing of IPv6 is published")
+	require.Equal(t, 4, p.ofEngines(), "nothing of IPv6 is published")
 	require.Len(t, recorded(b), 3)
 	publish(t, e, "[::]:86->[fd00:30::2]:80")
-	require.Equal(t, 8, p.own())
+	require.Equal(t, 8, p.ofEngines())
 	found := recorded(b)
 	require.Len(t, found, 6)
 
@@ -144,9 +144,9 @@ func TestFollowRules(t *testing.T) {
 	require.Equal(t, calls, p.calls)
 
 	require.NoError(t, unpublishes("80->172.30.0.2:80")(e))
-	require.Equal(t, 4, p.own())
+	require.Equal(t, 4, p.ofEngines())
 	require.NoError(t, e.Purge(t.Context()))
-	require.Zero(t, p.own())
+	require.Zero(t, p.ofEngines())
 	require.Len(t, p.rules, 2)
 }
 
@@ -169,7 +169,7 @@ func TestFollowRulesKilled(t *testing.T) {
 	e := change(p, b)
 	begin := p.calls
 	require.NoError(t, e.core.followRules())
-	want, rules := recorded(b), p.own()
+	want, rules := recorded(b), p.ofEngines()
 	require.Equal(t, 8, rules)
 	require.Len(t, want, 6)
 	for dies := begin; dies < p.calls; dies++ {
@@ -187,10 +187,10 @@ func TestFollowRulesKilled(t *testing.T) {
 				require.NoError(t, next.core.followRules())
 				if stays {
 					require.Equal(t, want, recorded(b))
-					require.Equal(t, rules, p.own())
+					require.Equal(t, rules, p.ofEngines())
 				} else {
 					require.Empty(t, recorded(b))
-					require.Zero(t, p.own())
+					require.Zero(t, p.ofEngines())
 				}
 			}
 		})
@@ -210,7 +210,7 @@ func TestFollowRulesOfOthers(t *testing.T) {
 	e = b.openRules(t, p)
 	publish(t, e, "81->172.30.0.2:80")
 	require.NoError(t, e.core.followRules())
-	require.Equal(t, 8, p.own())
+	require.Equal(t, 8, p.ofEngines())
 	require.NoError(t, e.Purge(t.Context()))
 	require.Equal(t, own, p.rules)
 }

@@ -127,7 +127,7 @@ func (f uplinkFamily) asks(ns *lab.NS, host, from, peer netip.Addr, wait time.Du
 	return nil
 }
 
-// own lists the rules of engines.
+// ownRules lists the rules of engines.
 func ownRules(t *testing.T, ns *lab.NS) (lines []string) {
 	t.Helper()
 	for _, f := range uplinkFamilies() {
@@ -307,17 +307,17 @@ func TestUplinkRules(t *testing.T) {
 		// admin is a chain of the administrator's.
 		admin    string
 		tcp, udp bool
-		own      bool // whether there are rules of the engine
+		copied   bool // whether there are rules of the engine
 	}{
-		"prefix":             {rules: []string{"from P lookup 102"}, tcp: true, udp: true, own: true},
-		"destination":        {rules: []string{"from W to C lookup 102 priority 77"}, tcp: true, udp: true, own: true},
-		"elsewhere":          {rules: []string{"from W to 192.0.2.0/24 lookup 102", "from W to 2001:db8:1::/64 lookup 102"}, own: true},
-		"protocol":           {rules: []string{"from W ipproto tcp lookup 102"}, tcp: true, own: true},
-		"port of the client": {rules: []string{"from W dport 1024-65534 ipproto udp lookup 102"}, udp: true, own: true},
+		"prefix":             {rules: []string{"from P lookup 102"}, tcp: true, udp: true, copied: true},
+		"destination":        {rules: []string{"from W to C lookup 102 priority 77"}, tcp: true, udp: true, copied: true},
+		"elsewhere":          {rules: []string{"from W to 192.0.2.0/24 lookup 102", "from W to 2001:db8:1::/64 lookup 102"}, copied: true},
+		"protocol":           {rules: []string{"from W ipproto tcp lookup 102"}, tcp: true, copied: true},
+		"port of the client": {rules: []string{"from W dport 1024-65534 ipproto udp lookup 102"}, udp: true, copied: true},
 		"port of a service":  {rules: []string{"from W sport 8080 ipproto udp lookup 102"}},
-		"order":              {rules: []string{"from W lookup 102 priority 10", "from W lookup 101 priority 11"}, tcp: true, udp: true, own: true},
-		"prohibited":         {rules: []string{"from W prohibit priority 10", "from W lookup 102 priority 11"}, own: true},
-		"goto":               {rules: []string{"from W goto 20 priority 10", "from W lookup 101 priority 11", "from P lookup 102 priority 20"}, tcp: true, udp: true, own: true},
+		"order":              {rules: []string{"from W lookup 102 priority 10", "from W lookup 101 priority 11"}, tcp: true, udp: true, copied: true},
+		"prohibited":         {rules: []string{"from W prohibit priority 10", "from W lookup 102 priority 11"}, copied: true},
+		"goto":               {rules: []string{"from W goto 20 priority 10", "from W lookup 101 priority 11", "from P lookup 102 priority 20"}, tcp: true, udp: true, copied: true},
 		"any but":            {rules: []string{"not from W lookup 101"}},
 		"to":                 {rules: []string{"to C lookup 102"}, tcp: true, udp: true},
 		"interface":          {rules: []string{"iif br0 lookup 102"}, tcp: true, udp: true},
@@ -325,7 +325,7 @@ func TestUplinkRules(t *testing.T) {
 			iifname "wan2" ct state new ct mark set 2
 			iifname "br0" meta mark set ct mark
 		}`},
-		"mark before address": {rules: []string{"from W lookup 101", "fwmark 2 lookup 102"}, tcp: true, udp: true, own: true, admin: `chain p {
+		"mark before address": {rules: []string{"from W lookup 101", "fwmark 2 lookup 102"}, tcp: true, udp: true, copied: true, admin: `chain p {
 			type filter hook prerouting priority mangle - 1;
 			iifname "wan2" ct state new ct mark set 2
 			iifname "br0" meta mark set ct mark
@@ -346,7 +346,7 @@ func TestUplinkRules(t *testing.T) {
 				load(t, u.host, "table inet admin {\n"+tt.admin+"\n}")
 				defer nft(t, u.host, "delete", "table", "inet", "admin")
 			}
-			if tt.own {
+			if tt.copied {
 				await(t, "rules", func() bool { return len(ownRules(t, u.host)) != 0 })
 			}
 			for _, f := range uplinkFamilies() {
@@ -358,7 +358,7 @@ func TestUplinkRules(t *testing.T) {
 					await(t, "an answer over "+network, func() bool { return f.byWan2(u, network, silence) })
 				}
 			}
-			require.Equal(t, tt.own, len(ownRules(t, u.host)) != 0)
+			require.Equal(t, tt.copied, len(ownRules(t, u.host)) != 0)
 		})
 		await(t, "no rules", func() bool { return len(ownRules(t, u.host)) == 0 })
 	}
