@@ -124,7 +124,7 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 	}
 	e.warnUnreachable(hosts)
 	c.routes = hosts.Routes
-	return c, nil
+	return c, e.checkMasquerade(&c.Change)
 }
 
 // unwanted returns the published ports that the mappings do not have.

@@ -233,6 +233,20 @@ func TestFrom(t *testing.T) {
 	}
 }
 
+// A broadcast reaches a backend by the proxy, and only from those who may reach the port.
+func TestFromByBroadcast(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
+	r := record(t, top.Backend1, ":27015")
+	e := serving(t, top.Host)
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, from(t, "27015->172.30.0.2:27015/udp", top.Client.V4.String()))
+	require.NoError(t, err)
+	const to = "192.0.2.255:27015"
+	refused := seek(t, top.Neighbour, ":0").send(t, to)
+	asked := seek(t, top.Client, ":0").send(t, to)
+	await(t, "the broadcast of the client", func() bool { return len(r.senders(asked)) == 1 })
+	require.Empty(t, r.senders(refused))
+}
+
 // A change of who may reach a port ends the UDP flows of those who may not any more at once,
 // and their TCP connections if they are to be killed; the others go on.
 func TestFromFollows(t *testing.T) {

@@ -26,6 +26,7 @@ func TestStatementString(t *testing.T) {
 		want string
 	}{
 		{DaddrLocal(), `fib daddr type local`},
+		{DaddrBroadcast(), `fib daddr type broadcast`},
 		{SaddrElsewhere(), `fib saddr . iif oif missing`},
 		{Within(IPDaddr, netip.MustParsePrefix("127.0.0.0/8")), `ip daddr 127.0.0.0/8`},
 		{Within(IPSaddr, netip.MustParsePrefix("192.0.2.77/26")), `ip saddr 192.0.2.64/26`},

@@ -119,7 +119,7 @@ func randomMatches(r *rand.Rand, sets []Set, lists map[string][]Selector) []Stmt
 		case 10:
 			stmts = append(stmts, FromNoInterface())
 		case 0:
-			stmts = append(stmts, DaddrLocal())
+			stmts = append(stmts, []Stmt{DaddrLocal(), DaddrBroadcast()}[r.IntN(2)])
 		case 1:
 			stmts = append(stmts, Within([]Selector{IPSaddr, IPDaddr}[r.IntN(2)], netip.PrefixFrom(addr4(r), r.IntN(33))))
 		case 2:

@@ -36,6 +36,15 @@ func DaddrLocal() Stmt {
 	}}
 }
 
+// DaddrBroadcast matches packets to a broadcast address of this host:
+// "fib daddr type broadcast".
+func DaddrBroadcast() Stmt {
+	return fixed{"fib daddr type broadcast", []expr.Any{
+		&expr.Fib{Register: register(0), FlagDADDR: true, ResultADDRTYPE: true},
+		equal(host32(unix.RTN_BROADCAST)),
+	}}
+}
+
 // SaddrElsewhere matches packets whose source is not reached by the interface they came
 // in by: "fib saddr . iif oif missing". On a bridge with netfilter calls that interface
 // is the bridge (net/bridge/br_netfilter_hooks.c, setup_pre_routing).

@@ -166,7 +166,12 @@ func natPrerouting() nft.Chain {
 		Name:    "nat-prerouting",
 		Comment: "clients elsewhere",
 		Hook:    nft.Hook{Type: "nat", Point: "prerouting", Priority: nft.PriorityDstNAT},
-		Rules:   []nft.Rule{{nft.DaddrLocal(), nft.Jump("admit")}},
+		Rules: []nft.Rule{
+			{nft.DaddrLocal(), nft.Jump("admit")},
+			// The proxies take broadcasts. The set is looked at first, because most packets
+			// that are not for this host pass through it.
+			{nft.In(setLimited, nft.NFProto, nft.L4Proto, nft.THDport), nft.DaddrBroadcast(), nft.Jump("only-from")},
+		},
 	}
 }
 
