@@ -274,3 +274,44 @@ func TestWayOutOfNetworks(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, at(f.backend1, gamePort), list.seen(t).String())
 }
+
+// The way out outlives daemons, and comes back with the table after a reboot and a flush. A
+// command without a daemon does the same as one with it.
+func TestWayOutOutlivesDaemons(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartFar})
+	s := newTestbed(t, top.Host)
+	path := stateFile(t)
+	daemon := s.serve(t, "--state", path)
+	s.succeed(t, "network create in4 172.30.0.0/24")
+	s.succeed(t, "network create in6 fd00:30::/64")
+	s.succeed(t, "attach game --network in4 --ip 172.30.0.2 -p 27001:27015/udp")
+	s.succeed(t, "attach game6 --network in6 --ip fd00:30::2 -p [2001:db8:2::1]:27002:27015/udp")
+	var lists []*heartbeats
+	for _, f := range families(top) {
+		lists = append(lists, &heartbeats{from: listen(t, top.Backend1, at(f.backend1, gamePort)), to: listen(t, top.Far, at(f.far, 27010)), addr: at(f.far, 27010)})
+	}
+	seen := func(when string) {
+		t.Helper()
+		labtest.Exec(t, top.Host, "conntrack", "-F")
+		for i, f := range families(top) {
+			require.Equal(t, at(farAddr(f), 27001+i), lists[i].seen(t).String(), when)
+		}
+	}
+	seen("published")
+	want := sortedElements(t, top.Host)
+	daemon.Kill()
+	seen("the daemon is killed")
+	daemon = s.serve(t, "--state", path)
+	seen("a daemon is there again")
+	require.Equal(t, want, sortedElements(t, top.Host))
+	daemon.Kill()
+	nft(t, top.Host, "flush", "ruleset")
+	s.serve(t, "--state", path)
+	seen("restored")
+	require.Equal(t, want, sortedElements(t, top.Host))
+	s.succeed(t, "rm udp 27001")
+	require.True(t, masqueradePort(lists[0].seen(t).Port()))
+	s.succeed(t, "detach game6")
+	require.True(t, masqueradePort(lists[1].seen(t).Port()))
+	s.succeed(t, "purge")
+}
