@@ -8,6 +8,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type core struct {
 	policy    policy // nil: it is not looked at
 	// sourced is whether there are rules for some sources, when they were looked at last.
 	sourced bool
+	// ended are the addresses of this host whose flows were ended because proxies serve them.
+	ended map[netip.Addr]struct{}
 	// rivals reads what other tables translate. Nil: nothing is read.
 	rivals *rivals.Reader
 	// older are the base chains that were there when this engine created its table.

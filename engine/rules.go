@@ -10,9 +10,11 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -48,9 +50,36 @@ func (e *core) followRules() error {
 	if err == nil {
 		err = e.changeRules(rules, want)
 	}
+	if err == nil {
+		err = e.endProxied(want.Proxied)
+	}
 	if err != nil {
 		return fmt.Errorf("follow rules: %w", err)
 	}
+	return nil
+}
+
+// endProxied ends the flows that this host has begun to backends from addresses that have
+// become proxied ones, for they are translated still: those over UDP, and those over TCP that
+// nobody has answered.
+func (e *core) endProxied(proxied map[netip.Addr]struct{}) error {
+	became := maps.Clone(proxied)
+	maps.DeleteFunc(became, func(a netip.Addr, _ struct{}) bool {
+		_, ended := e.ended[a]
+		return ended
+	})
+	if len(became) != 0 {
+		translated := func(f conntrack.Flow) bool {
+			_, from := became[f.Src.Addr()]
+			return from && f.Status&conntrack.StatusDNAT != 0 && e.backends[f.ReplySrc.Addr()] != 0
+		}
+		_, udp := e.flows.Delete(conntrack.Filter{Proto: uint8(nat.UDP)}, translated)
+		_, tcp := e.flows.Delete(conntrack.Filter{Proto: uint8(nat.TCP), Unanswered: true}, translated)
+		if err := errors.Join(udp, tcp); err != nil {
+			return err
+		}
+	}
+	e.ended = proxied
 	return nil
 }
 

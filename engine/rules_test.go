@@ -14,8 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -195,6 +197,33 @@ func TestFollowRulesKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Flows that the host has begun from an address end when proxies come to serve it.
+func TestFollowRulesEndsFlows(t *testing.T) {
+	b, p := newTestbed(), &fakePolicy{}
+	e := b.openRules(t, p)
+	publish(t, e, "80->172.30.0.2:80/udp", "80->172.30.0.2:80")
+	flow := func(proto nat.Proto, from, backend string, status conntrack.Status) conntrack.Flow {
+		at := func(a string, port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(a), port) }
+		return conntrack.Flow{
+			Proto: uint8(proto), Status: status,
+			Src: at(from, 4000), Dst: at(local4, 80), ReplySrc: at(backend, 80), ReplyDst: at(from, 4000),
+		}
+	}
+	const answered = conntrack.StatusDNAT | conntrack.StatusSeenReply
+	stay := []conntrack.Flow{
+		flow(nat.TCP, local4, "172.30.0.2", answered), flow(nat.UDP, otherLocal4, "172.30.0.2", answered),
+		flow(nat.UDP, local4, "172.30.0.9", answered), flow(nat.UDP, local4, "172.30.0.2", conntrack.StatusSeenReply),
+	}
+	end := []conntrack.Flow{flow(nat.UDP, local4, "172.30.0.2", answered), flow(nat.TCP, local4, "172.30.0.2", conntrack.StatusDNAT)}
+	b.flows.flows = slices.Concat(stay, end)
+	p.add(local4, 102)
+	require.NoError(t, e.core.followRules())
+	require.Equal(t, stay, b.flows.flows)
+	passes := len(b.flows.passes)
+	require.NoError(t, e.core.followRules())
+	require.Len(t, b.flows.passes, passes)
 }
 
 // An engine does not touch rules of another one, even if both have chosen one mark.

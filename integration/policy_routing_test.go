@@ -218,9 +218,12 @@ func TestUplinkOwnAddress(t *testing.T) {
 	for _, f := range uplinkFamilies() {
 		require.NoError(t, asks(f, answerTimeout))
 		require.NoError(t, f.asks(u.host, f.wan2.Addr(), f.wan2.Addr(), f.wan2.Addr(), answerTimeout), "its source is kept")
+		begun := dialFlow(t, u.host, "udp", at(f.wan2.Addr(), 8080))
+		require.Equal(t, "backend", must(begun.ask()))
 		ip(t, u.host, f.option+" rule add from "+f.wan2.Addr().String()+" lookup 102")
 		await(t, "the rule to be followed", func() bool { return asks(f, silence) == nil })
 		require.NoError(t, asks(f, answerTimeout))
+		require.Equal(t, "backend", must(begun.ask()), "a flow that began before")
 		require.NoError(t, f.asks(u.host, f.wan1.Addr(), f.wan1.Addr(), f.wan1.Addr(), answerTimeout), "no rule is for this one")
 	}
 	require.Empty(t, s.status(t).Warnings)
