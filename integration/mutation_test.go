@@ -48,13 +48,14 @@ func notProbed() map[string]string {
 		"mangle-prerouting: ip saddr @guarded4 fib saddr . iif oif missing jump from-elsewhere":  counted,
 		"mangle-prerouting: ip6 saddr @guarded6 fib saddr . iif oif missing jump from-elsewhere": counted,
 		"from-elsewhere: drop": counted,
-		"from-elsewhere: ct direction reply ct status dnat return":       sideway,
-		"from-elsewhere: ct direction reply fib daddr type local return": sideway,
-		"filter-forward: ip6 saddr fe80::/10 accept":                     counted,
-		"nat-output: ip saddr 127.0.0.0/8 return":                        byUplinks,
-		"nat-output: ip6 saddr ::1 return":                               byUplinks,
-		"nat-output: ip saddr @proxied_sources4 return":                  byUplinks,
-		"nat-output: ip6 saddr @proxied_sources6 return":                 byUplinks,
+		"nat-prerouting: meta nfproto . meta l4proto . th dport @limited fib daddr type broadcast jump only-from": "it takes a proxy: TestFromByBroadcast",
+		"from-elsewhere: ct direction reply ct status dnat return":                                                sideway,
+		"from-elsewhere: ct direction reply fib daddr type local return":                                          sideway,
+		"filter-forward: ip6 saddr fe80::/10 accept":                                                              counted,
+		"nat-output: ip saddr 127.0.0.0/8 return":                                                                 byUplinks,
+		"nat-output: ip6 saddr ::1 return":                                                                        byUplinks,
+		"nat-output: ip saddr @proxied_sources4 return":                                                           byUplinks,
+		"nat-output: ip6 saddr @proxied_sources6 return":                                                          byUplinks,
 
 		"mangle-prerouting: ct direction reply ct status dnat meta mark 0x00000000 jump mark-answers":   byUplinks,
 		"mark-answers: meta mark set ct original ip daddr map @answers4":                                byUplinks,
@@ -134,7 +135,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 61)
+	require.Len(t, rules, 75)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
@@ -163,7 +164,7 @@ func rulesOf(plan string) []string {
 
 // mutations returns all mutations. Some remove one condition of a rule.
 func mutations(p *prober) []mutation {
-	return slices.Concat(publishMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
+	return slices.Concat(publishMutations(p), optionMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
 }
 
 func publishMutations(p *prober) []mutation {
@@ -188,21 +189,73 @@ func publishMutations(p *prober) []mutation {
 	return ms
 }
 
+// optionMutations let in who may not, and do not masquerade.
+func optionMutations(p *prober) []mutation {
+	top := p.top
+	v4 := families(top)[0]
+	ms := []mutation{
+		{
+			chain: "admit", rule: "jump publish",
+			probe: reaches(top.Client, "tcp", at(v4.host, portOfAny), "backend1", v4.client),
+		},
+		{
+			chain: "admit", rule: "meta nfproto . meta l4proto . th dport @limited jump only-from",
+			networks: []string{"limited { ipv4 . udp . 8080 }", "udp4_from { 0.0.0.0/0 . 8080 . 172.30.0.3 }"},
+			probe:    silent(top.Client, "udp", at(v4.host, portOfAny)),
+		},
+		{
+			chain: "nat-postrouting", rule: "ct status dnat jump to-backends",
+			networks: []string{"masquerade_to4 { tcp . 172.30.0.2 . 80 }"},
+			probe:    reaches(top.Client, "tcp", at(v4.host, portOfAny), "backend1", v4.gateway),
+		},
+	}
+	for digit, f := range map[string]family{"4": families(top)[0], "6": families(top)[1]} {
+		ip := map[string]string{"4": "ip", "6": "ip6"}[digit]
+		ms = append(ms, mutation{
+			chain: "admit", rule: "meta l4proto . " + ip + " daddr . th dport @limited" + digit + "_host jump only-from",
+			networks: []string{
+				"limited" + digit + "_host { tcp . " + f.host.String() + " . 8081 }",
+				"tcp" + digit + "_from { " + f.host.String() + " . 8081 . " + f.backend2.String() + " }",
+			},
+			probe: silent(top.Client, "tcp", at(f.host, portOfOne)),
+		}, mutation{
+			chain: "to-backends", rule: "meta l4proto . " + ip + " daddr . th dport @masquerade_to" + digit + " jump way-out",
+			networks: []string{"masquerade_to" + digit + " { udp . " + f.backend1.String() + " . 80 }"},
+			probe:    reaches(top.Client, "udp", at(f.host, portOfAny), "backend1", f.gateway),
+		}, mutation{
+			chain: "to-backends", rule: "meta l4proto . " + ip + " daddr . th dport . ct original " + ip + " daddr @masquerade_to" + digit + "_host jump way-out",
+			networks: []string{"masquerade_to" + digit + "_host { tcp . " + f.backend1.String() + " . 80 . " + f.host.String() + " }"},
+			probe:    reaches(top.Client, "tcp", at(f.host, portOfOne), "backend1", f.gateway),
+		})
+		for _, network := range []string{"tcp", "udp"} {
+			ms = append(ms, mutation{
+				chain: "only-from", rule: ip + " daddr . " + network + " dport . " + ip + " saddr != @" + network + digit + "_from drop",
+				networks: []string{
+					"limited { ipv" + digit + " . " + network + " . 8080 }",
+					network + digit + "_from { " + f.wildcard.String() + "/0 . 8080 . " + f.backend2.String() + " }",
+				},
+				probe: silent(top.Client, network, at(f.host, portOfAny)),
+			})
+		}
+	}
+	return ms
+}
+
 func natMutations(p *prober) []mutation {
 	top := p.top
 	v4, v6 := families(top)[0], families(top)[1]
-	const local = "fib daddr type local jump publish"
+	const local, elsewhere = "fib daddr type local jump publish", "fib daddr type local jump admit"
 	return []mutation{
 		{
-			chain: "nat-prerouting", rule: local,
+			chain: "nat-prerouting", rule: elsewhere,
 			probe: reaches(top.Client, "tcp", at(v4.host, portOfAny), "backend1", v4.client),
 		},
 		{ // transit traffic is hijacked
-			chain: "nat-prerouting", rule: local, becomes: "jump publish",
+			chain: "nat-prerouting", rule: elsewhere, becomes: "jump admit",
 			probe: reaches(top.Client, "tcp", at(v4.far, portOfAny), "far", v4.client),
 		},
 		{
-			chain: "nat-prerouting", rule: local, becomes: "jump publish",
+			chain: "nat-prerouting", rule: elsewhere, becomes: "jump admit",
 			probe: reaches(top.Client, "udp", at(v6.far, portOfAny), "far", v6.client),
 		},
 		{
