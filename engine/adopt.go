@@ -56,7 +56,10 @@ func (e *core) adoptOnce() error {
 		return err
 	}
 	e.removeOrphans(f.Orphans)
-	return e.endFlows(f.Ended)
+	if err := e.endFlows(f.Ended); err != nil {
+		return err
+	}
+	return e.addNotes(f.Unnoted)
 }
 
 // outcome is what is to be done with a table that was loaded.
@@ -118,9 +121,9 @@ func (e *core) classify(c table.Contents) found {
 // takeOver makes the contents of a table what is published.
 func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
-	places := e.exits.places
+	places, over := e.exits.places, e.over
 	e.published = newPublished(e.reserved)
-	e.exits.places = places
+	e.exits.places, e.over = places, over
 	e.mappings, e.ipam, e.answers = c.Ports, c.IPAM, c.Answers
 	e.indexExits()
 	e.handles.update(e.ipam)

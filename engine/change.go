@@ -12,6 +12,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
@@ -147,7 +148,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 		ports.Finish()
 	}
 	e.note(p)
-	e.removeNotes(append(p.notes, p.limitsOfRemoved()...))
+	e.removeNotes(append(p.notes.Ended, p.limitsOfRemoved()...))
+	e.endExpired(e.now()) // nobody else does without Run
 	e.holder.RetryNow()
 	e.sendChange(&p.Change)
 	if e.sourced { // else the first rule to come has Run call it
@@ -170,10 +172,12 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 		return nil
 	}
 	gone, come := e.hairpins.Diff(p.hairpins)
-	ch := p.transaction(e.now(), schema.HairpinElements(gone), schema.HairpinElements(come))
+	now := e.now()
+	ch := p.transaction(now, schema.HairpinElements(gone), schema.HairpinElements(come))
 	if err := e.table.Update(ch); err != nil {
 		return err
 	}
+	e.slowest = max(e.slowest, e.now().Sub(now))
 	undo.add(func() error { // by now, leases have less time left
 		back := p.transaction(e.now(), schema.HairpinElements(gone), schema.HairpinElements(come)).Inverse()
 		return e.table.UpdateFinally(back)
@@ -232,6 +236,9 @@ func (e *core) note(p *plan) {
 		delete(e.handles.byName, l.Name)
 	}
 	e.hairpins.Commit(p.hairpins)
+	if len(p.notes.Again) != 0 {
+		e.over = slices.DeleteFunc(e.over, func(over portset.Port) bool { return slices.Contains(p.notes.Again, over) })
+	}
 }
 
 // undoList undoes what was done so far.

@@ -36,6 +36,7 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	require.NoError(tb, err)
 	require.Equal(tb, theirs, ours, "networks, endpoints and cursors")
 	require.Equal(tb, next.core.backends, e.core.backends)
+	requireNotes(tb, b, e)
 	require.Equal(tb, next.core.hairpins.Records(nil), e.core.hairpins.Records(nil))
 	require.Empty(tb, misreserved(e, have))
 	requireExits(tb, b, e)
@@ -66,6 +67,32 @@ func requireExits(tb testing.TB, b *testbed, e *Engine) {
 
 func withoutTimeout(element string) string {
 	return regexp.MustCompile(` timeout \S+`).ReplaceAllString(element, "")
+}
+
+// requireNotes checks that the table has the notes of what is published, and no others but
+// those of what has expired.
+func requireNotes(tb testing.TB, b *testbed, e *Engine) {
+	tb.Helper()
+	texts := func(es []nft.Element) (lines []string) {
+		for _, el := range es {
+			lines = append(lines, el.String())
+		}
+		return lines
+	}
+	want, over := texts(schema.Notes(e.core.mappings.All)), texts(schema.EndedElements(e.core.over))
+	have := notesIn(b)
+	require.Subset(tb, have, want)
+	require.Subset(tb, append(want, over...), have)
+}
+
+// notesIn are the notes in the table.
+func notesIn(b *testbed) (lines []string) {
+	for _, el := range elementsIn(b.kernel.Dump()) {
+		if strings.Contains(el, "_ended ") {
+			lines = append(lines, el)
+		}
+	}
+	return lines
 }
 
 // probes are frontends whose state tells that of all that the tests use: ports 100
@@ -123,6 +150,11 @@ func withoutTimeouts(dump string) string {
 	return regexp.MustCompile(` timeout [0-9a-zµ.]+`).ReplaceAllString(dump, " timeout")
 }
 
+// withoutNotes takes notes out of a dump: those of what has expired stay for a moment.
+func withoutNotes(dump string) string {
+	return regexp.MustCompile(`(?m)^add element .*_ended .*\n`).ReplaceAllString(dump, "")
+}
+
 func inAllWords(ms []nat.Mapping) []string {
 	lines := make([]string, len(ms))
 	for i, m := range ms {
@@ -133,9 +165,9 @@ func inAllWords(ms []nat.Mapping) []string {
 
 // mapElementsIn are the elements of maps in a dump, as text, in order.
 func mapElementsIn(dump string) []string {
-	var lines []string
+	var lines []string // without notes
 	for _, e := range elementsIn(withoutTimeouts(dump)) {
-		if !strings.HasPrefix(e, "inside") && !strings.HasPrefix(e, "segments") {
+		if !strings.HasPrefix(e, "inside") && !strings.HasPrefix(e, "segments") && !strings.Contains(e, "_ended ") {
 			lines = append(lines, e)
 		}
 	}

@@ -58,6 +58,10 @@ type core struct {
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	now        func() time.Time
+	// swept is when the flows of expired ports were last ended, and slowest the time of the
+	// slowest transaction: see endExpired.
+	swept   time.Time
+	slowest time.Duration
 
 	lifecycle
 	events events
@@ -414,6 +418,10 @@ func (e *core) forget(now time.Time) {
 	e.removeOptions(over)
 	if len(over) != 0 {
 		e.noteRemoved(&portset.Change{Removed: over}, &ipam.Diff{})
+		if !e.opts.ReadOnly {
+			e.over = append(e.over, slices.DeleteFunc(slices.Clone(over), portset.Port.ProxiedOnly)...)
+			e.wakeRun()
+		}
 		e.events.counts.Expired += len(over)
 		e.send(nat.EventExpired, portset.Collapse(over)...)
 	}

@@ -122,6 +122,9 @@ func (e *Engine) expire() (time.Duration, bool) {
 		next, waiting = dueExitsPause, true
 	}
 	at, ok := c.expiries.Next()
+	if sweep := c.endExpired(c.now()); !sweep.IsZero() && (!ok || sweep.Before(at)) {
+		at, ok = sweep, true
+	}
 	if !ok {
 		return next, waiting
 	}

@@ -4,7 +4,11 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
+	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/flows"
@@ -61,7 +65,9 @@ func (e *core) deleteStale(p *plan) error {
 	if err := e.deleteFlows(nat.TCP, portset.Change{Removed: p.released}); err != nil {
 		return err
 	}
-	return e.deleteOpening(&p.Change)
+	c := p.Change
+	c.Removed = append(slices.Clip(c.Removed), p.notes.Again...)
+	return e.deleteOpening(&c)
 }
 
 // deleteOutageFlows deletes flows that networks began or accepted while the table was
@@ -88,20 +94,102 @@ func (e *core) removeNotes(notes []nft.Element) {
 	}
 }
 
-// endFlows deletes the flows to UDP ports that ended, and then their notes.
+// addNotes adds the notes that published ports lack, such as those of other programs.
+func (e *core) addNotes(notes []nft.Element) error {
+	if len(notes) == 0 {
+		return nil
+	}
+	return e.table.UpdateFinally(nft.Change{Add: notes})
+}
+
+// endFlows deletes the flows to ports that ended, and then their notes.
 func (e *core) endFlows(ended []portset.Port) error {
+	if len(ended) == 0 && len(e.over) == 0 {
+		return nil
+	}
+	if err := e.endContradicting(e.endOf(append(slices.Clip(ended), e.over...))); err != nil {
+		return err
+	}
+	e.over = nil
+	e.opts.Trace("ended")
 	if len(ended) == 0 {
 		return nil
 	}
-	var c portset.Change
+	return e.table.UpdateFinally(nft.Change{Delete: schema.EndedElements(ended)})
+}
+
+// endOf returns the change that the end of ports is. Those that are published again have
+// moved.
+func (e *core) endOf(ended []portset.Port) (c portset.Change) {
 	for _, p := range ended {
-		if _, again := e.mappings.Get(p.Frontend); !again {
+		t, again := e.mappings.Get(p.Frontend)
+		if !again && p.AddrPort.Addr().IsUnspecified() { // a note does not tell it from any address
+			any := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, p.AddrPort.Port())}
+			if t, again = e.mappings.Get(any); again {
+				p.Frontend = any
+			}
+		}
+		if again {
+			c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: p.Target, To: t})
+		} else {
 			c.Removed = append(c.Removed, p)
 		}
 	}
-	if err := e.endContradicting(c); err != nil {
-		return err
+	return c
+}
+
+// When the kernel has removed ports whose time was over, their flows end within a second.
+const (
+	// expiryGrace is how much later than by the engine's clock the kernel may remove a port:
+	// a flow that ended before would begin again. The time of the slowest transaction so far
+	// comes on top, up to longestGrace, because the kernel counts from its end on.
+	expiryGrace  = 250 * time.Millisecond
+	longestGrace = 600 * time.Millisecond
+	// sweepPause is the shortest between two passes over the table of flows, so that
+	// thousands of ports that end one after another cost a few.
+	sweepPause = 250 * time.Millisecond
+)
+
+// endExpired ends the flows to ports that the kernel has removed, and returns when it is to
+// be called again; zero: when the next port is over.
+func (e *core) endExpired(now time.Time) (next time.Time) {
+	if len(e.over) == 0 {
+		return time.Time{}
 	}
-	e.opts.Trace("ended")
-	return e.table.UpdateFinally(nft.Change{Delete: schema.EndedElements(ended)})
+	grace := min(expiryGrace+e.slowest, longestGrace)
+	due, later := []portset.Port(nil), []portset.Port(nil)
+	for _, p := range e.over {
+		if time.UnixMilli(p.Expires).Add(grace).After(now) {
+			later = append(later, p)
+		} else {
+			due = append(due, p)
+		}
+	}
+	if swept := e.swept.Add(sweepPause); len(due) != 0 && swept.After(now) {
+		return swept
+	}
+	if len(due) != 0 {
+		e.over, e.swept = later, now
+		e.sweep(due)
+	}
+	if len(later) == 0 {
+		return time.Time{}
+	}
+	first := slices.MinFunc(later, func(a, b portset.Port) int { return cmp.Compare(a.Expires, b.Expires) })
+	return time.UnixMilli(first.Expires).Add(grace)
+}
+
+// sweep ends the flows to expired ports, and removes the notes of those that are not
+// published again with one. What fails is done when the table is looked at next.
+func (e *core) sweep(due []portset.Port) {
+	c := e.endOf(due)
+	err := e.endContradicting(c)
+	if err == nil {
+		err = e.table.UpdateFinally(nft.Change{Delete: schema.StaleNotes(&c)})
+	}
+	if err == nil {
+		return
+	}
+	e.warnOfFlows(err)
+	e.table.MarkStale()
 }

@@ -59,8 +59,7 @@ type plan struct {
 	countsBefore, countsAfter portset.Counts
 	segments                  *segment.Plan
 	ipamAfter                 *ipam.State // after the change
-	// notes are elements for UDP ports that the change removes: see ended.go.
-	notes []nft.Element
+	notes                     schema.NoteChange
 	// exits is what the change does to the exits.
 	exits *wayout.Draft
 	// hairpins is what the change does to bridge ports; nil: nothing.
@@ -69,7 +68,7 @@ type plan struct {
 
 // plan plans a change of what is published.
 func (l *published) plan(c change) *plan {
-	p := &plan{change: c, published: l, ipamAfter: c.ipam, notes: schema.EndedElements(c.Removed)}
+	p := &plan{change: c, published: l, ipamAfter: c.ipam, notes: schema.NotesOf(&c.Change, l.over)}
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam
 	}
@@ -104,7 +103,7 @@ func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element
 	gone, come = append(gone, schema.OutElements(goneExits, now)...), append(come, schema.OutElements(comeExits, now)...)
 	limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
 	masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
-	gone, come = slices.Concat(gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, p.notes, limitsCome, masqueradesCome)
+	gone, come = slices.Concat(gone, p.notes.Gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, p.notes.Come, limitsCome, masqueradesCome)
 	return nft.Change{
 		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
 		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, come), comeRecords...),
@@ -154,7 +153,8 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 		after := p.published.mappingsAfter(&p.Change)
 		all, count = after.All, after.Len()
 	}
-	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes...)
+	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes.Ended...)
+	records = append(records, schema.AllNotes(all, p.published.over)...)
 	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
 	records = append(records, schema.OptionElements(all, now)...)
 	return elementsOf(now, all, count, p.published.segments.After(p.segments), records)

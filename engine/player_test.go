@@ -335,7 +335,8 @@ func (p *player) check() {
 	_, err := fresh.open(p.T).Apply(context.Background(), have...)
 	require.NoError(p, err)
 	p.seen[isSame]++
-	require.Equal(p, withoutTimeouts(fresh.kernel.Dump()), withoutTimeouts(dump), "step %d: %s", p.step, p.call)
+	require.Equal(p, withoutNotes(withoutTimeouts(fresh.kernel.Dump())), withoutNotes(withoutTimeouts(dump)), "step %d: %s", p.step, p.call)
+	requireNotes(p, p.bed, e)
 }
 
 // segments are the prefixes on link by the interfaces that lead to what is known.

@@ -58,6 +58,7 @@ func TestPublishWritesElements(t *testing.T) {
 		`tcp4_to6 { 0.0.0.0 . 82 : fd00:30::2 . 80 }`,
 		`tcp4_to6 { 192.0.2.1 . 81 comment "six" : fd00:30::2 . 80 }`,
 		`tcp6_to4 { :: . 82 : 172.30.0.2 . 80 }`,
+		`tcp4_ended { 192.0.2.1 . 9000 : 10.9.0.2 . 90 }`,
 		`segments4 { "eth1" . "eth1" . 10.9.0.0/16 comment "on-link" }`,
 		`segments4 { "br0" . "br0" . 172.30.0.0/24 comment "on-link" }`,
 		`segments6 { "br0" . "br0" . fd00:30::/64 comment "on-link" }`,

@@ -21,9 +21,12 @@ type published struct {
 	segments *segment.State
 	backends portset.Counts
 	ipam     *ipam.State // networks and leases
-	answers  answers.State
-	exits    exits
-	options  portset.Options
+	// over are ports that have expired and whose flows have not ended yet. The table has
+	// their notes.
+	over    []portset.Port
+	answers answers.State
+	exits   exits
+	options portset.Options
 }
 
 func newPublished(reserved *portset.Reservations) published {

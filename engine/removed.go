@@ -97,7 +97,7 @@ func (e *core) takeOut(ctx context.Context, kept nat.StoredState) error {
 		return undo.after(err)
 	}
 	e.note(p)
-	e.removeNotes(p.notes)
+	e.removeNotes(p.notes.Ended)
 	e.warnOfFlows(e.deleteStale(p))
 	e.events.counts.Unpublished += len(c.Removed)
 	for _, event := range eventsOf(&c.Change, e.now()) {

@@ -94,6 +94,9 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if same {
 		return nil
 	}
+	if len(u.expired) != 0 { // their notes were lost with the table
+		e.warnOfFlows(e.endContradicting(e.endOf(u.expired)))
+	}
 	c := change{Change: portset.Change{Added: u.ports}}
 	e.changeIPAM(&c, u.ipam)
 	if c.Empty() && c.ipamDiff.Empty() {
@@ -143,6 +146,8 @@ type merged struct {
 	networks []nat.Network
 	leases   []*ipam.Lease
 	ports    []portset.Port
+	// expired are ports that would not be restored because their time is over.
+	expired []portset.Port
 	// replaced are ports to which the kernel gives another target than the store, and moved
 	// are leases of the store that have another address in the kernel.
 	replaced []portset.Move
@@ -230,7 +235,11 @@ func (u *merged) addEndpoint(a nat.EndpointSpec) {
 // addPorts adds the mappings that have not expired and whose ports are free.
 func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 	for _, m := range ms {
-		if over(&m, now) || u.without[m.Name] == m.Backend.Addr() {
+		if over(&m, now) {
+			u.expired = slices.AppendSeq(u.expired, portset.Expand(&m))
+			continue
+		}
+		if u.without[m.Name] == m.Backend.Addr() {
 			continue
 		}
 		for p := range portset.Expand(&m) {

@@ -163,7 +163,9 @@ func TestFollowRulesKilled(t *testing.T) {
 		publish(t, e, "80->172.30.0.2:80", "[::]:86->[fd00:30::2]:80")
 		require.NoError(t, e.core.followRules())
 		// One rule goes, and another is for a different table now.
-		p.rules = slices.DeleteFunc(p.rules, func(r hostnet.Rule) bool { return r.Table == 104 && r.Protocol == 0 || r.Table == 103 && r.Protocol == 0 })
+		p.rules = slices.DeleteFunc(p.rules, func(r hostnet.Rule) bool {
+			return r.Table == 104 && r.Protocol == 0 || r.Table == 103 && r.Protocol == 0
+		})
 		p.add(local6, 105)
 		return e
 	}

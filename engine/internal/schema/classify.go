@@ -24,13 +24,16 @@ type Contents struct {
 	Segments []segment.Segment
 	Hairpins []hairpin.Record
 	Answers  answers.State
-	Ended    []portset.Port // UDP ports whose flows are to be deleted
+	Ended    []portset.Port // whose flows are to be deleted
+	Unnoted  []nft.Element  // notes that published ports lack
 	Out      []nft.Element  // exits, which may be others than they should be; see [OutDifference]
 
 	// Elements are those that an engine can have made. Foreign ones were added by other
 	// programs: they are no mappings that could be listed, but would conflict with some.
 	// Missing ones are needed by the networks.
 	Elements, Foreign, Missing []nft.Element
+
+	timed bool // some ports end by themselves
 	// stale are segments that SetSegments has removed.
 	stale []nft.Element
 	// Orphans are left from ports that have expired.
@@ -60,6 +63,7 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 			continue
 		}
 		p, ok := readPort(el, kind, now)
+		c.timed = c.timed || p.Expires != 0
 		switch {
 		case !ok || el.Foreign != "":
 			c.Foreign = append(c.Foreign, *el)
@@ -136,12 +140,7 @@ func (c *Contents) readOthers(elements []nft.Element, now time.Time) {
 	c.readIPAM(by)
 	c.readSegments(by[setSegments])
 	c.readAnswers(by)
-	for _, el := range by[endedSuffix] {
-		p, ok := readEnded(el)
-		if c.keep(el, ok) {
-			c.Ended = append(c.Ended, p)
-		}
-	}
+	c.readNotes(by[endedSuffix])
 	for _, el := range by[setHairpin] {
 		backend, ok := el.Key.Addr()
 		if c.keep(el, ok && hairpin.Recordable(el.Comment)) {

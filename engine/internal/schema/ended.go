@@ -4,51 +4,192 @@
 package schema
 
 import (
+	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
-// Flows over UDP go on to a backend after its port was unpublished, until they are deleted.
+// Flows go on to a backend after its port has gone from the table, until they are deleted.
 // So that a process that is killed in between does not leave them, the transaction that
-// removes a port adds a note of it to one of the maps of ended ports. The note is removed
-// once the flows are deleted. An engine that finds notes deletes the flows.
+// removes a port over UDP adds a note of it to one of the maps of ended ports. A port that
+// the kernel removes when its time is over has its note for as long as it is published, over
+// TCP as well, for connections that nobody has answered. The note is removed once the flows
+// are deleted. An engine that finds notes on ports that are not published deletes the flows.
 
 // endedMap returns the name of the map of notes for the family of a backend.
-func endedMap(backend netip.Addr) string {
-	return nat.UDP.String() + familyDigit(backend) + endedSuffix
+func endedMap(proto nat.Proto, backend netip.Addr) string {
+	return proto.String() + familyDigit(backend) + endedSuffix
 }
 
 const endedSuffix = "_ended"
 
-// EndedElements returns the notes on ports that are removed.
-func EndedElements(removed []portset.Port) (es []nft.Element) {
-	for _, p := range removed {
-		if p.Proto == nat.UDP && !p.ProxiedOnly() {
-			es = append(es, endedElement(p))
+// hasNote reports whether a published port has a note.
+func hasNote(p portset.Port) bool { return p.Expires != 0 && !p.ProxiedOnly() }
+
+// Notes returns the notes on published ports.
+func Notes(published iter.Seq[portset.Port]) (es []nft.Element) {
+	for p := range published {
+		if hasNote(p) {
+			es = append(es, note(p))
 		}
 	}
 	return es
 }
 
-// endedElement returns the note on a port. Flows to any address are of its backend's
-// family, so that 0.0.0.0 and :: can stand for any in the key.
-func endedElement(p portset.Port) nft.Element {
+// NoteChange is what a change of the published ports does to notes.
+type NoteChange struct {
+	Gone, Come []nft.Element // in the transaction of the change
+	Ended      []nft.Element // to be removed once the flows are deleted
+	// Again are expired ports whose notes make room for others. Their flows end with the
+	// change.
+	Again []portset.Port
+}
+
+// NotesOf returns what a change does to notes. expired are ports that are not published any
+// more and have notes.
+func NotesOf(c *portset.Change, expired []portset.Port) (n NoteChange) {
+	n.Come = Notes(func(yield func(portset.Port) bool) {
+		for _, p := range c.Added {
+			if !yield(p) {
+				return
+			}
+		}
+	})
+	for _, m := range c.Moved {
+		was, is := hasNote(m.Before()), hasNote(m.After())
+		if !was && !is || was && is && note(m.Before()) == note(m.After()) {
+			continue
+		}
+		if was {
+			n.Gone = append(n.Gone, note(m.Before()))
+		}
+		if is {
+			n.Come = append(n.Come, note(m.After()))
+		}
+	}
+	come := make(map[nft.ElementKey]nft.Element, len(n.Come))
+	for _, e := range n.Come {
+		come[e.ElementKey()] = e
+	}
+	for _, p := range c.Removed {
+		if !hasNote(p) && (p.Proto != nat.UDP || p.ProxiedOnly()) {
+			continue
+		}
+		// Another frontend can have the key: any address, and any of a family.
+		e := note(p)
+		switch _, taken := come[e.ElementKey()]; {
+		case taken && hasNote(p):
+			n.Gone = append(n.Gone, e)
+		case taken:
+		default:
+			n.Ended = append(n.Ended, e)
+			if !hasNote(p) {
+				n.Come = append(n.Come, e)
+			}
+		}
+	}
+	if len(expired) == 0 {
+		return n
+	}
+	for _, e := range n.Come {
+		come[e.ElementKey()] = e
+	}
+	for _, p := range expired {
+		e := note(p)
+		if _, taken := come[e.ElementKey()]; taken {
+			n.Gone, n.Again = append(n.Gone, e), append(n.Again, p)
+		}
+	}
+	return n
+}
+
+// StaleNotes returns the notes on ports that a change has ended, except those whose place
+// others have taken.
+func StaleNotes(c *portset.Change) (es []nft.Element) {
+	for p := range c.Before {
+		es = append(es, note(p))
+	}
+	return withoutKeys(es, Notes(c.After))
+}
+
+// AllNotes returns the notes on published ports, and those on expired ones whose place no
+// others have taken.
+func AllNotes(published iter.Seq[portset.Port], expired []portset.Port) []nft.Element {
+	es := Notes(published)
+	return append(es, withoutKeys(EndedElements(expired), es)...)
+}
+
+// withoutKeys returns the elements whose keys others have not.
+func withoutKeys(es, others []nft.Element) []nft.Element {
+	if len(es) == 0 || len(others) == 0 {
+		return es
+	}
+	taken := make(map[nft.ElementKey]struct{}, len(others))
+	for _, e := range others {
+		taken[e.ElementKey()] = struct{}{}
+	}
+	return slices.DeleteFunc(es, func(e nft.Element) bool { _, is := taken[e.ElementKey()]; return is })
+}
+
+// EndedElements returns the notes on ports that are not published any more.
+func EndedElements(ended []portset.Port) []nft.Element {
+	es := make([]nft.Element, len(ended))
+	for i, p := range ended {
+		es[i] = note(p)
+	}
+	return es
+}
+
+// note returns the note on a port. Flows to any address are of its backend's family, so that
+// 0.0.0.0 and :: can stand for any in the key.
+func note(p portset.Port) nft.Element {
 	key := p.AddrPort
 	if !p.Host().IsValid() {
 		key = p.OfFamily(p.Backend.Addr()).AddrPort
 	}
-	return nft.Element{Set: endedMap(p.Backend.Addr()), Key: nft.AddrPortKey(key), Value: p.Backend, Comment: p.Name}
+	return nft.Element{Set: endedMap(p.Proto, p.Backend.Addr()), Key: nft.AddrPortKey(key), Value: p.Backend,
+		Comment: nat.CommentText(p.Name, nat.CommentAttributes{})}
 }
 
 // readEnded decodes a note. ok is false if no engine can have made it.
 func readEnded(e nft.Element) (p portset.Port, ok bool) {
 	name, _ := nat.ParseComment(e.Comment)
 	p = portset.Port{
-		Frontend: portset.Frontend{Proto: nat.UDP, AddrPort: e.Key.AddrPort()},
+		Frontend: portset.Frontend{Proto: nat.TCP, AddrPort: e.Key.AddrPort()},
 		Target:   portset.Target{Backend: e.Value, Name: name},
 	}
+	if e.Set == endedMap(nat.UDP, e.Value.Addr()) {
+		p.Proto = nat.UDP
+	}
 	return p, p.AddrPort.Port() != 0 && p.Mapping().Validate() == nil && !p.ProxiedOnly()
+}
+
+// readNotes decodes notes: those on published ports, and those on others, which are ended.
+func (c *Contents) readNotes(elements []nft.Element) {
+	published := map[nft.Element]bool{}
+	if c.timed {
+		for _, e := range Notes(c.Ports.All) {
+			published[e] = false
+		}
+	}
+	for _, el := range elements {
+		p, ok := readEnded(el)
+		if !c.keep(el, ok) {
+			continue
+		}
+		if _, is := published[el]; is {
+			published[el] = true
+		} else {
+			c.Ended = append(c.Ended, p)
+		}
+	}
+	for e, noted := range published {
+		if !noted {
+			c.Unnoted = append(c.Unnoted, e)
+		}
+	}
 }

@@ -85,7 +85,7 @@ func explainPorts(ports, family, variant string) string {
 			return ports + " published on " + family + " addresses, by proxies alone because the mapping says so"
 		}
 	case "ended":
-		return ports + " that led to " + family + " backends and are not published any more, until their flows have ended"
+		return ports + " that led to " + family + " backends and are not published any more, or end by themselves, until their flows have ended"
 	}
 	return ports + " published on " + family + " addresses that lead to backends of the other family, by proxies alone"
 }
