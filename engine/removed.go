@@ -97,8 +97,8 @@ func (e *core) takeOut(ctx context.Context, kept nat.StoredState) error {
 		return undo.after(err)
 	}
 	e.note(p)
-	e.removeNotes(p.notes.Ended)
 	e.warnOfFlows(e.deleteStale(p))
+	e.removeNotes(p.notes.Ended)
 	e.events.counts.Unpublished += len(c.Removed)
 	for _, event := range eventsOf(&c.Change, e.now()) {
 		e.events.SendFirst(event)

@@ -95,7 +95,7 @@ type killRun struct {
 	file           string // the state file
 	covered        *coverage
 	what           string   // describes the round, for messages
-	notes          []string // elements of the sets udp4_ended and udp6_ended
+	notes          []string // elements of the maps of what has ended
 	asked          []inquiry
 	compared       uint32 // the generation at which the table was compared last
 	cut            bool   // the last operation was not acknowledged
