@@ -27,7 +27,8 @@ type events struct {
 // changes by other programs, and repairs. They can be iterated over once, and end when the
 // context is done or the engine is closed. The context must end. A reader that is more than
 // 65,536 mappings behind loses the oldest events and gets an EventLost in their place. A
-// slow reader delays neither calls nor other readers. A reader may call the engine.
+// slow reader delays neither calls nor other readers. A reader may call the engine. The first
+// reader also gets what Open has taken out of a ruleset that was loaded.
 func (e *Engine) Events(ctx context.Context) iter.Seq[nat.Event] {
 	return e.core.events.Events(ctx, e.core.closing)
 }

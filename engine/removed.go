@@ -164,8 +164,8 @@ func (e *core) outdatedIPAM(kept nat.StoredState) (after *ipam.State, lines []st
 	var leases []nat.EndpointSpec
 	for _, l := range e.ipam.Leases() {
 		a := removedEndpoint(l)
-		s, known := endpoints[l.Name]
-		if slices.ContainsFunc(kept.Removed.Endpoints, func(r nat.EndpointSpec) bool { return isLease(r, l) }) && !(known && s.Address == l.Addr) {
+		removed := slices.ContainsFunc(kept.Removed.Endpoints, func(r nat.EndpointSpec) bool { return isLease(r, l) })
+		if removed && endpoints[l.Name].Address != l.Addr {
 			lines = append(lines, l.String())
 			continue
 		}
@@ -175,10 +175,12 @@ func (e *core) outdatedIPAM(kept nat.StoredState) (after *ipam.State, lines []st
 	after = ipam.New()
 	for _, n := range e.ipam.Networks() {
 		s, known := stored[n.Name]
-		switch removed := slices.Contains(kept.Removed.Networks, removedNetwork(n)); {
-		case known && s.Prefix == n.Prefix && (removed || removedNetwork(s) == removedNetwork(n)):
+		known = known && s.Prefix == n.Prefix
+		removed := slices.Contains(kept.Removed.Networks, removedNetwork(n))
+		switch {
+		case known && (removed || removedNetwork(s) == removedNetwork(n)):
 			n = s // with its next address
-		case removed && !has[n.Name] && !(known && removedNetwork(s) == removedNetwork(n)):
+		case removed && !has[n.Name]:
 			lines = append(lines, ipam.DescribeNetwork(n))
 			continue
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Store keeps the state of an engine for the next boot. While the kernel has the table,
-// the kernel's state counts and not the stored one.
+// Store keeps the state of an engine for the next boot, all of a nat.StoredState. While the
+// kernel has the table, the kernel's state counts and not the stored one.
 //
 // An engine calls one method at a time.
 type Store interface {

@@ -138,6 +138,7 @@ func TestCleanEnds(t *testing.T) {
 }
 
 func cleanEnds(t *testing.T, size, ends int) {
+	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	labtest.EchoUDP(t, top.Backend1, "web", ":80")
@@ -185,7 +186,7 @@ func cleanEnds(t *testing.T, size, ends int) {
 	m.end()
 	for i := range what {
 		t.Logf("%d mappings, %d times: %s: %d UDP and %d TCP flows missed, %v each", size, ends, what[i], udp[i], tcp[i], took[i]/time.Duration(ends))
-		require.LessOrEqual(t, udp[i]+tcp[i], int64(4*ends), "one for each client and processor, at most") //nolint:mnd
+		require.LessOrEqual(t, udp[i]+tcp[i], int64(4*ends), "one for each client and processor, at most")
 	}
 	t.Logf("%d UDP and %d TCP flows", m.udpSent.Load(), m.tcpMade.Load())
 	require.NotZero(t, m.udpSent.Load())

@@ -18,14 +18,18 @@ import (
 )
 
 // BenchmarkKept publishes and unpublishes a mapping, which are two changes, in a state with
-// mappings that form no ranges, with a file and without.
+// mappings that form no ranges, with a file and without, and after as many others were removed
+// as a file records.
 func BenchmarkKept(b *testing.B) {
 	for _, count := range []int{100, 10_000, 60_000} {
-		for _, kept := range []bool{false, true} {
-			b.Run(fmt.Sprintf("mappings=%d/file=%t", count, kept), func(b *testing.B) {
+		for _, c := range []struct {
+			kept    bool
+			removed int
+		}{{}, {true, 0}, {true, 4096}} {
+			b.Run(fmt.Sprintf("mappings=%d/file=%t/removed=%d", count, c.kept, c.removed), func(b *testing.B) {
 				ns := labtest.NewNS(b, "host")
 				o := engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true}
-				if kept {
+				if c.kept {
 					file := state.NewFile(filepath.Join(b.TempDir(), "state.yaml"))
 					b.Cleanup(func() { require.NoError(b, file.Close()) })
 					o.Store = file
@@ -46,6 +50,17 @@ func BenchmarkKept(b *testing.B) {
 				}
 				_, err = e.Publish(b.Context(), nat.PublishOptions{}, ms...)
 				require.NoError(b, err)
+				others := make([]nat.Mapping, c.removed)
+				for i := range others {
+					others[i] = mapping(i)
+					others[i].Proto = nat.UDP
+				}
+				if c.removed > 0 {
+					_, err = e.Publish(b.Context(), nat.PublishOptions{}, others...)
+					require.NoError(b, err)
+					_, err = e.Remove(b.Context(), nat.Removal{Mappings: others})
+					require.NoError(b, err)
+				}
 				for b.Loop() {
 					_, err = e.Publish(b.Context(), nat.PublishOptions{}, mapping(count))
 					require.NoError(b, err)

@@ -87,23 +87,22 @@ func appendComment(b []byte, comment string) []byte {
 
 // comment finds the comment in user data, of which others can write any.
 func comment(udata []byte) string {
-	text, _ := userdata(udata, udataComment)
-	return unix.ByteSliceToString(text)
+	return unix.ByteSliceToString(userdata(udata, udataComment))
 }
 
-// userdata finds the value of a type in user data.
-func userdata(udata []byte, kind byte) (value []byte, ok bool) {
+// userdata finds the value of a type in user data; nil: there is none.
+func userdata(udata []byte, kind byte) []byte {
 	for len(udata) >= udataHeader {
 		n := int(udata[1])
 		if len(udata) < udataHeader+n {
-			return nil, false
+			return nil
 		}
 		if udata[0] == kind {
-			return udata[udataHeader : udataHeader+n], true
+			return udata[udataHeader : udataHeader+n]
 		}
 		udata = udata[udataHeader+n:]
 	}
-	return nil, false
+	return nil
 }
 
 // openElement appends the key of an element, which a deletion needs, without the end of a

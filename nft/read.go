@@ -58,8 +58,7 @@ func (c *Conn) tableUse(name string) (info TableInfo, use uint32, err error) {
 				info.Handle = a.BE64()
 			case nftaTableUserdata:
 				info.Comment = comment(a.Payload)
-				tag, _ := userdata(a.Payload, udataTag)
-				info.Tag = string(tag)
+				info.Tag = string(userdata(a.Payload, udataTag))
 			}
 		}
 		return a.Err
