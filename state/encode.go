@@ -46,6 +46,7 @@ func encodeFile(s nat.StoredState) ([]byte, error) {
 		return nil, fmt.Errorf("encode state: %w", bad.Err)
 	}
 	e := newEncoder(s.State, true)
+	e.b = slices.Grow(e.b, 48*len(s.Removed.Mappings))
 	e.add("{\n\"checksum\":\"")
 	start := len(e.b)
 	end := start + hex.EncodedLen(sha256.Size) + len(`"`)

@@ -54,24 +54,46 @@ func (l Removed) Without(ports iter.Seq[Port]) Removed {
 	if len(l) == 0 {
 		return nil
 	}
-	published := map[kind][]uint16{}
+	published, some := map[kind][]uint16{}, []Frontend{}
 	for p := range ports {
 		k := kindOf(p.Mapping())
 		published[k] = append(published[k], p.AddrPort.Port())
+		if len(some) <= few {
+			some = append(some, p.Frontend)
+		}
 	}
-	if len(published) == 0 {
+	cutAt := func(i int) bool {
+		if len(some) <= few && !slices.ContainsFunc(some, func(f Frontend) bool { return covers(&l[i], f) }) {
+			return false
+		}
+		return published[kindOf(l[i])] != nil
+	}
+	first := 0
+	for first < len(l) && !cutAt(first) {
+		first++
+	}
+	if first == len(l) {
 		return l
 	}
-	left := make(Removed, 0, len(l))
-	for _, m := range l {
-		ports, ok := published[kindOf(m)]
-		if !ok {
-			left = append(left, m)
-			continue
+	left := slices.Clone(l[:first])
+	for i := first; i < len(l); i++ {
+		if cutAt(i) {
+			left = append(left, cut(l[i], published[kindOf(l[i])])...)
+		} else {
+			left = append(left, l[i])
 		}
-		left = append(left, cut(m, ports)...)
 	}
 	return left
+}
+
+// few ports are compared with each mapping of a list; of more, the kinds are looked up, which
+// takes longer for each mapping.
+const few = 16
+
+// covers reports whether a mapping has a frontend.
+func covers(m *nat.Mapping, f Frontend) bool {
+	first, at := m.Frontend.Port(), f.AddrPort.Port()
+	return m.Proto == f.Proto && at >= first && at-first <= m.More && m.Frontend.Addr() == f.AddrPort.Addr()
 }
 
 // cut returns what is left of a mapping without some frontend ports.

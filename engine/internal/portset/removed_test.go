@@ -110,3 +110,19 @@ func TestRemovedAgainstSet(t *testing.T) {
 		}), n)
 	}
 }
+
+func BenchmarkRemovedAfter(b *testing.B) {
+	var c Change
+	for i := range MostRemoved {
+		m := nat.Mapping{Proto: nat.TCP, Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(2*i+1)), Backend: netip.MustParseAddrPort("172.17.0.2:80")}
+		c.Removed = append(c.Removed, Of(m))
+	}
+	l := Removed(nil).After(&c)
+	one := Change{Removed: portsOf(b, "10000->172.17.0.2:80")}
+	again := Change{Added: one.Removed}
+	b.ReportAllocs()
+	for b.Loop() {
+		l = l.After(&one)
+		l = l.After(&again)
+	}
+}
