@@ -226,6 +226,7 @@ func (e *core) leadsElsewhere(rules []hostnet.Rule, a netip.Addr, backends []net
 
 // changeRules makes the record and the rules what they should be.
 func (e *core) changeRules(h hostRules, want wantedRules) error {
+	before := e.answers.By
 	both := answers.State{Marks: maps.Clone(e.answers.Marks), By: e.answers.By, Proxied: want.Proxied}
 	maps.Copy(both.Marks, want.Marks)
 	if err := e.recordAnswers(both); err != nil {
@@ -258,7 +259,22 @@ func (e *core) changeRules(h hostRules, want wantedRules) error {
 			return err
 		}
 	}
-	return e.recordAnswers(want.State)
+	if err := e.recordAnswers(want.State); err != nil {
+		return err
+	}
+	if !maps.Equal(before, want.By) {
+		e.sendHost(answersMessage(want.By))
+	}
+	return nil
+}
+
+// answersMessage says for which addresses of this host answers follow rules.
+func answersMessage(by map[netip.Addr]uint32) string {
+	if len(by) == 0 {
+		return "answers of published ports follow no rules (ip rule) for addresses of this host any more"
+	}
+	addrs := slices.SortedFunc(maps.Keys(by), netip.Addr.Compare)
+	return fmt.Sprintf("answers of published ports follow the rules (ip rule) for %v", addrs[:min(len(addrs), maxSamples)])
 }
 
 // eachRule calls f with each rule until there is an error.

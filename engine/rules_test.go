@@ -164,7 +164,7 @@ func TestFollowRulesKilled(t *testing.T) {
 		require.NoError(t, e.core.followRules())
 		// One rule goes, and another is for a different table now.
 		p.rules = slices.DeleteFunc(p.rules, func(r hostnet.Rule) bool {
-			return r.Table == 104 && r.Protocol == 0 || r.Table == 103 && r.Protocol == 0
+			return r.Protocol == 0 && (r.Table == 104 || r.Table == 103)
 		})
 		p.add(local6, 105)
 		return e

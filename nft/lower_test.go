@@ -87,7 +87,7 @@ func (m *machine) step(e expr.Any) error {
 	case *expr.Fib:
 		return m.write(e.Register, 4, "fib")
 	case *expr.Ct:
-		switch e.Key {
+		switch e.Key { //nolint:exhaustive // the others are a word
 		case expr.CtKeyDSTIP:
 			return m.write(e.Register, 4, CTOriginalIPDaddr.String())
 		case expr.CtKeyDSTIP6:
@@ -158,7 +158,7 @@ func metaName(k expr.MetaKey) string {
 }
 
 func metaSize(k expr.MetaKey) int {
-	switch k {
+	switch k { //nolint:exhaustive // the others are a byte
 	case expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME:
 		return unix.IFNAMSIZ
 	case expr.MetaKeyIIF, expr.MetaKeyMARK:

@@ -15,17 +15,19 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
+// Protocol marks the rules of engines (FRA_PROTOCOL). No program is known to use the number:
+// rt_protos of iproute2 names others.
+const Protocol = 78
+
+// The marks are from FirstMark to LastMark. Of the bits that programs are known to test alone,
+// they have none: 0x2000 (the CNI plugin portmap), 0x4000 and 0x8000 (kube-proxy), 0xf00
+// (Cilium), 0xff0000 (Tailscale), 0xffff0000 (Calico).
 const (
-	// Protocol marks the rules of engines (FRA_PROTOCOL). No program is known to use the
-	// number: rt_protos of iproute2 names others.
-	Protocol = 78
-	// FirstMark to LastMark are the marks. Of the bits that programs are known to test
-	// alone, they have none: 0x2000 (the CNI plugin portmap), 0x4000 and 0x8000 (kube-proxy),
-	// 0xf00 (Cilium), 0xff0000 (Tailscale), 0xffff0000 (Calico).
 	FirstMark = 0x1000
 	LastMark  = 0x10ff
-	exactMask = 1<<32 - 1
 )
+
+const exactMask = 1<<32 - 1
 
 // State is what an engine records of marks and addresses, for both families.
 type State struct {

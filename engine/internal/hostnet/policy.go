@@ -70,13 +70,6 @@ type Rule struct {
 	Opaque bool
 }
 
-// IsDefault reports whether the kernel has added the rule itself when the namespace was made.
-func (r Rule) IsDefault() bool {
-	return r.Protocol == unix.RTPROT_KERNEL && r == Rule{
-		Is4: r.Is4, Priority: r.Priority, Protocol: r.Protocol, Action: unix.FR_ACT_TO_TBL, Table: r.Table,
-	}
-}
-
 // String returns the rule about as ip(8) prints it.
 func (r Rule) String() string {
 	var b strings.Builder

@@ -38,7 +38,7 @@ func TestPolicyRules(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, rules)
 		for _, r := range rules {
-			require.True(t, r.IsDefault(), r)
+			require.Equal(t, uint8(unix.RTPROT_KERNEL), r.Protocol, r)
 		}
 		option, from, to := "-4", "198.51.100.0/24", "10.0.0.0/8"
 		if !is4 {
@@ -54,7 +54,7 @@ func TestPolicyRules(t *testing.T) {
 			rules, err := p.Rules(is4)
 			require.NoError(t, err)
 			r := rules[1]
-			require.False(t, r.IsDefault(), line)
+			require.NotEqual(t, uint8(unix.RTPROT_KERNEL), r.Protocol, line)
 			require.Equal(t, i > 10, r.Opaque, line)
 			require.Equal(t, from, r.From.String(), line)
 			listed := labtest.Exec(t, ns, "ip", option, "rule", "show", "priority", "200")
