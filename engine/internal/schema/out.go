@@ -9,6 +9,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/wayout"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -41,17 +42,28 @@ func OutElements(exits []wayout.Exit, now time.Time) []nft.Element {
 }
 
 func outElement(x wayout.Exit) nft.Element {
-	set, key := x.Proto.String()+familyDigit(x.Backend.Addr()), nft.AddrPortKey(x.Backend)
+	any, link, host := outSets(x.Proto, x.Backend.Addr().Is4())
 	switch {
 	case !x.Frontend.Addr().IsValid():
-		set += suffixOut
+		return nft.Element{Set: any, Key: nft.AddrPortKey(x.Backend), Value: x.Frontend}
 	case x.Link != wayout.AnyLink:
-		set += suffixLinkOut
-		key = nft.LinkKey(x.Link, x.Backend)
-	default:
-		set += suffixHostOut
+		return nft.Element{Set: link, Key: nft.LinkKey(x.Link, x.Backend), Value: x.Frontend}
 	}
-	return nft.Element{Set: set, Key: key, Value: x.Frontend}
+	return nft.Element{Set: host, Key: nft.AddrPortKey(x.Backend), Value: x.Frontend}
+}
+
+// outSets returns the names of the maps of a protocol and family, without an allocation for
+// each of many elements.
+func outSets(proto nat.Proto, is4 bool) (any, link, host string) {
+	switch {
+	case proto == nat.TCP && is4:
+		return "tcp4" + suffixOut, "tcp4" + suffixLinkOut, "tcp4" + suffixHostOut
+	case proto == nat.TCP:
+		return "tcp6" + suffixOut, "tcp6" + suffixLinkOut, "tcp6" + suffixHostOut
+	case is4:
+		return "udp4" + suffixOut, "udp4" + suffixLinkOut, "udp4" + suffixHostOut
+	}
+	return "udp6" + suffixOut, "udp6" + suffixLinkOut, "udp6" + suffixHostOut
 }
 
 // OutDifference returns the change that makes the maps of exits hold the wanted elements

@@ -74,7 +74,7 @@ func (x *Index) CheckMoved(removed, added []Exit, after Places) *Check {
 func (c *Check) add(s Source, after, before []candidate) {
 	k := checked{exits: exits(nil, s, after, c.places)}
 	for _, f := range before {
-		if !slices.ContainsFunc(after, func(o candidate) bool { return o.at == f.at }) {
+		if _, kept := slices.BinarySearchFunc(after, f, candidate.before); !kept {
 			k.gone = append(k.gone, f)
 		}
 	}

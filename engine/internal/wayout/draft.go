@@ -72,6 +72,14 @@ func (d *Draft) Hosts() map[netip.Addr]bool {
 // Diff returns the exits that go and come.
 func (d *Draft) Diff(places Places) (removed, added []Exit) {
 	for s, frontends := range d.after {
+		switch { // most sources come or go
+		case len(d.before[s]) == 0:
+			added = exits(added, s, frontends, places)
+			continue
+		case len(frontends) == 0:
+			removed = exits(removed, s, d.before[s], places)
+			continue
+		}
 		gone, come := diff(exits(nil, s, d.before[s], places), exits(nil, s, frontends, places))
 		removed, added = append(removed, gone...), append(added, come...)
 	}
