@@ -88,6 +88,8 @@ type lifecycle struct {
 	// suspended is set between Suspend and Resume; closed is set then too. left is set by
 	// Leave.
 	suspended, left bool
+	// borrowed is whether another engine has lent the lock, and may still resume: until Begin.
+	borrowed bool
 }
 
 // Open locks a table for this engine and adopts its contents. The table need not exist;
@@ -285,10 +287,10 @@ func (e *Engine) Close() error {
 // closeForGood ends the engine, calls drain, and releases the table unless another process
 // has it.
 func (e *core) closeForGood(drain func()) {
-	lent := e.suspended
+	others := e.suspended || e.borrowed
 	e.end()
 	drain()
-	if !lent && !e.opts.ReadOnly {
+	if !others && !e.opts.ReadOnly {
 		e.release()
 	}
 }

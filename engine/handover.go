@@ -155,6 +155,7 @@ func (e *Engine) Begin() error {
 	if e.core.closed {
 		return nat.ErrClosed
 	}
+	e.core.borrowed = false
 	return e.core.holder.Begin()
 }
 
@@ -176,6 +177,7 @@ func (e *core) takeSockets(ctx context.Context) (err error) {
 		e.lock, err = hostnet.LockTable(ctx, e.namespace, e.opts.Table, e.opts.LockWait)
 		return errors.Join(err, closeSockets(lent))
 	}
+	e.borrowed = true
 	e.lock, err = hostnet.TakeLock(lent.Lock)
 	return errors.Join(err, closeSockets(&Sockets{Ports: lent.Ports}))
 }

@@ -127,7 +127,8 @@ func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
 		d.Add("it is of an earlier version: its comment is %q", info.Comment)
 		d.Recreate = true // the kernel reads the comment with a new table only
 	}
-	if t.Known() && t.handle != 0 && info.Handle != t.handle {
+	// A table that an engine has recreated, while this one was suspended, is the same.
+	if t.Known() && t.handle != 0 && info.Handle != t.handle && identity(info) != t.Rules.Tag {
 		d.Add("it was deleted by somebody else, and another made")
 		d.Recreate = true
 	}
