@@ -58,6 +58,8 @@ type core struct {
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	now        func() time.Time
+	// ways are the routes to backends when the host was last looked at.
+	ways map[netip.Addr]hostnet.Route
 	// swept is when the flows of expired ports were last ended, and slowest the time of the
 	// slowest transaction: see endExpired.
 	swept   time.Time

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/flows"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/nat"
@@ -92,6 +93,22 @@ func (e *core) removeNotes(notes []nft.Element) {
 	if err := e.table.UpdateFinally(nft.Change{Delete: notes}); err != nil {
 		e.log.Warn("records of expired mappings could not be removed from the table", "table", e.opts.Table, "error", err)
 	}
+}
+
+// followFlows ends the flows that backends have not answered since the routes to them have
+// changed: what was decided for these, such as to masquerade them, may be wrong now.
+func (e *core) followFlows(routes map[netip.Addr]hostnet.Route) error {
+	changed := map[netip.Addr]bool{}
+	for a, is := range routes {
+		if was, known := e.ways[a]; known && !is.Equal(was) {
+			changed[a] = true
+		}
+	}
+	e.ways = routes
+	if len(changed) == 0 {
+		return nil
+	}
+	return e.flowDeleter().Unanswered(changed)
 }
 
 // addNotes adds the notes that published ports lack, such as those of other programs.

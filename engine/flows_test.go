@@ -318,3 +318,31 @@ func TestFlowsWithoutRoutes(t *testing.T) {
 	require.Equal(t, before, b.kernel.Dump())
 	requireConsistent(t, b, e)
 }
+
+// When the route to a backend changes, flows that it has not answered end; others go on.
+func TestFlowsFollowRoutes(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "80->10.9.0.2:80", "81->172.30.0.2:80")
+	require.NoError(t, e.core.follow(t.Context()))
+	answered := flow(nat.TCP, local4+":80", "10.9.0.2:80")
+	answered.Status |= conntrack.StatusDNAT
+	opening := answered
+	opening.Status = conntrack.StatusDNAT
+	other := opening
+	other.ReplySrc = netip.MustParseAddrPort("172.30.0.2:80")
+	datagrams := opening
+	datagrams.Proto = uint8(nat.UDP)
+	b.flows.flows = []conntrack.Flow{answered, other, opening, datagrams}
+	b.flows.passes = nil
+	require.NoError(t, e.core.follow(t.Context()))
+	require.Empty(t, b.flows.passes, "nothing has changed")
+	for prefix, r := range b.host.routes {
+		if r.Link == "eth1" {
+			r.Link = "eth7"
+			b.host.routes[prefix] = r
+		}
+	}
+	require.NoError(t, e.core.follow(t.Context()))
+	require.Equal(t, []conntrack.Flow{answered, other}, b.flows.flows)
+	require.Len(t, b.flows.passes, 2)
+}

@@ -32,7 +32,7 @@ func (e *core) follow(ctx context.Context) error {
 	routes, err := e.routesToBackends()
 	if err == nil {
 		e.hairpins.FollowRoutes(routes)
-		err = e.followSegments(routes)
+		err = errors.Join(e.followSegments(routes), e.followFlows(routes))
 	}
 	return errors.Join(err,
 		e.followForwarding(routes),

@@ -4,6 +4,7 @@
 package flows
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"slices"
@@ -30,6 +31,29 @@ func (d Deleter) Opening(c *portset.Change, published *portset.Set) error {
 		return nil
 	}
 	return d.stale(nat.TCP, c, published, true)
+}
+
+// Unanswered deletes the translated flows to backends that these have not answered, such as
+// connections that are being opened. Their next packets begin other flows, by the rules of
+// then.
+func (d Deleter) Unanswered(backends map[netip.Addr]bool) error {
+	var dst netip.Addr
+	first := true
+	for a := range backends {
+		any := netip.IPv6Unspecified()
+		if a.Is4() {
+			any = netip.IPv4Unspecified()
+		}
+		dst, first = union(dst, any, first), false
+	}
+	var errs []error
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
+		_, err := d.Table.Delete(conntrack.Filter{Proto: uint8(proto), Dst: dst, Unanswered: true}, func(f conntrack.Flow) bool {
+			return f.Status&conntrack.StatusDNAT != 0 && backends[f.ReplySrc.Addr()]
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (d Deleter) stale(proto nat.Proto, c *portset.Change, published *portset.Set, unanswered bool) error {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,11 @@ type Route struct {
 	// Bridge is the index of that interface if it is a bridge and the address is on link,
 	// else zero.
 	Bridge int
+}
+
+// Equal reports whether two routes lead the same way.
+func (r Route) Equal(o Route) bool {
+	return r.Kind == o.Kind && r.Link == o.Link && r.Bridge == o.Bridge && slices.Equal(r.More, o.More)
 }
 
 // RouteKind is what happens to a packet to an address.
