@@ -25,8 +25,8 @@ func TestOpeningConnections(t *testing.T) {
 	for _, b := range []*lab.NS{top.Backend1, top.Backend2} {
 		labtest.EchoTCP(t, b, b.Name(), ":80")
 	}
-	const deaf = "table inet deaf { chain input { type filter hook input priority 0; tcp dport 80 drop; }; }"
-	load(t, top.Backend1, deaf)
+	const mute = "table inet mute { chain input { type filter hook input priority 0; tcp dport 80 drop; }; }"
+	load(t, top.Backend1, mute)
 	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
@@ -71,7 +71,7 @@ func TestOpeningConnections(t *testing.T) {
 	require.NoError(t, err)
 	_, err = e.Remove(t.Context(), nat.Removal{Mappings: removals})
 	require.NoError(t, err)
-	nft(t, top.Backend1, "delete", "table", "inet", "deaf")
+	nft(t, top.Backend1, "delete", "table", "inet", "mute")
 	for i, w := range all {
 		require.Equal(t, "backend2", <-w.replaced, "%s", replacements[i])
 		require.Empty(t, <-w.removed, "%s", removals[i])
