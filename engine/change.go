@@ -147,8 +147,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 		}
 		ports.Finish()
 	}
+	late := append(p.notes.Ended, p.limitsOfRemoved()...) // by what is published before the change
 	e.note(p)
-	e.removeNotes(append(p.notes.Ended, p.limitsOfRemoved()...))
+	e.removeNotes(late)
 	e.endExpired(e.now()) // nobody else does without Run
 	e.holder.RetryNow()
 	e.sendChange(&p.Change)

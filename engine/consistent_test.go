@@ -167,7 +167,7 @@ func inAllWords(ms []nat.Mapping) []string {
 func mapElementsIn(dump string) []string {
 	var lines []string // without notes
 	for _, e := range elementsIn(withoutTimeouts(dump)) {
-		if !strings.HasPrefix(e, "inside") && !strings.HasPrefix(e, "segments") && !strings.Contains(e, "_ended ") {
+		if !strings.HasPrefix(e, "inside") && !strings.HasPrefix(e, "segments") && !strings.Contains(e, "_ended ") && !isOptionLine(e) {
 			lines = append(lines, e)
 		}
 	}

@@ -151,6 +151,15 @@ func inWords(m nat.Mapping) string {
 	if m.NoProxy {
 		text += " no-proxy"
 	}
+	if m.ProxyOnly {
+		text += " proxy-only"
+	}
+	if m.Masquerade {
+		text += " masquerade"
+	}
+	if !m.From.IsZero() {
+		text += " from " + m.From.String()
+	}
 	if !m.Expires.IsZero() {
 		text += " until " + m.Expires.Format("15:04:05.999")
 	}

@@ -62,6 +62,13 @@ func keyOf(m nat.Mapping) elementKey {
 		set = m.Proto.String() + "6"
 	}
 	host := m.Frontend.Addr()
+	if m.ProxyOnly && !crosses(m) {
+		frontend := m.Frontend
+		if !host.IsValid() {
+			frontend = netip.AddrPortFrom(anyOfFamily(m.Backend.Addr()), m.Frontend.Port())
+		}
+		return elementKey{set + "_to" + set[3:], frontend}
+	}
 	if crosses(m) {
 		return elementKey{map[bool]string{true: m.Proto.String() + "4_to6", false: m.Proto.String() + "6_to4"}[host.Is4()], m.Frontend}
 	}
@@ -70,6 +77,16 @@ func keyOf(m nat.Mapping) elementKey {
 	}
 	return elementKey{set + "_host", m.Frontend}
 }
+
+func anyOfFamily(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return any4()
+	}
+	return any6()
+}
+
+// isApart reports whether no packets to the frontend are translated.
+func isApart(m nat.Mapping) bool { return crosses(m) || m.ProxyOnly }
 
 // crosses reports whether the mapping leads from one family to the other.
 func crosses(m nat.Mapping) bool {
@@ -81,6 +98,8 @@ func elementAt(m nat.Mapping) element {
 	oneFamily := m.Frontend.Addr().IsValid() && m.Frontend.Addr().IsUnspecified() && !crosses(m)
 	comment := m.Name
 	switch {
+	case m.ProxyOnly && crosses(m):
+		comment += " [proxy-only]"
 	case m.NoProxy && oneFamily:
 		comment += " [no-proxy one-family]"
 	case m.NoProxy:
@@ -116,14 +135,33 @@ func (m *model) adopt() {
 	}
 	before := m.known
 	m.known = nil
-	// What leads to the other family goes where packets follow another.
+	// What proxies alone serve goes where packets follow another, or another is served.
 	repaired := false
 	for p, e := range maps.Clone(m.kernel) {
-		if k := m.read(p, e); crosses(k) && m.isFollowed(k.Proto, k.Frontend) {
+		k := m.read(p, e)
+		if isApart(k) && (m.isFollowed(k.Proto, k.Frontend) || m.isServed(p, k)) {
 			delete(m.kernel, p)
 			delete(m.foreign, p)
 			repaired = true
 		}
+	}
+	// So does what is limited to nobody.
+	read := map[elementKey]nat.Mapping{}
+	for p, e := range m.kernel {
+		read[p] = m.read(p, e)
+	}
+	for p, k := range read {
+		k, limited := withOptions(k, before, read)
+		if read[p] = k; limited && k.From.IsZero() {
+			delete(m.kernel, p)
+			delete(m.foreign, p)
+			delete(read, p)
+			repaired = true
+		}
+	}
+	// And an option of which a part is missing is made whole.
+	for _, line := range optionLines(slices.Collect(maps.Values(read))) {
+		repaired = repaired || !slices.Contains(optionLines(before), line)
 	}
 	if repaired { // and with it the comments that others wrote
 		for p, e := range m.kernel {
@@ -131,8 +169,8 @@ func (m *model) adopt() {
 			m.kernel[p] = e
 		}
 	}
-	for p, e := range m.kernel {
-		k := m.read(p, e)
+	for p := range m.kernel {
+		k := read[p]
 		m.known = append(m.known, k)
 		if m.foreign[p] {
 			m.adopted[k] = true
@@ -145,7 +183,7 @@ func (m *model) adopt() {
 // isFollowed reports whether packets to the frontend are translated.
 func (m *model) isFollowed(proto nat.Proto, frontend netip.AddrPort) bool {
 	for p, e := range m.kernel {
-		if k := m.read(p, e); k.Proto == proto && k.Frontend == frontend && !crosses(k) {
+		if k := m.read(p, e); k.Proto == proto && k.Frontend == frontend && !isApart(k) {
 			return true
 		}
 	}
@@ -158,7 +196,12 @@ func (m *model) read(p elementKey, e element) nat.Mapping {
 	if p.set[0] == 'u' {
 		got.Proto = nat.UDP
 	}
-	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback() && !crosses(got)
+	got.ProxyOnly = len(p.set) == len("tcp4_to4") && p.set[3] == p.set[7]
+	if got.ProxyOnly && p.key.Addr().IsUnspecified() && !a.OneFamily {
+		got.Frontend = netip.AddrPortFrom(netip.Addr{}, p.key.Port())
+	}
+	got.ProxyOnly = got.ProxyOnly || a.ProxyOnly && crosses(got)
+	got.NoProxy = got.NoProxy && !p.key.Addr().IsLoopback() && !isApart(got)
 	// The same port in the maps of both families is two mappings.
 	twin := p
 	twin.set = twin.set[:3] + map[byte]string{'4': "6", '6': "4"}[twin.set[3]] + twin.set[4:]
@@ -223,7 +266,9 @@ func (m *model) write(removed, added []nat.Mapping) (drift bool) {
 	for _, a := range added {
 		delete(m.adopted, a)
 	}
-	m.known, m.kernel, m.present, m.made, m.settled = after, kernel, true, true, true
+	// A table that is made again has the segments that were left.
+	m.settled = m.settled || len(removed)+len(added) != 0
+	m.known, m.kernel, m.present, m.made = after, kernel, true, true
 	slices.SortFunc(m.known, nat.Compare)
 	return false
 }
@@ -264,6 +309,16 @@ const (
 	isSame      = "same"    // the table is that of an engine without history
 )
 
+// disagrees reports whether of what is there after a change one mapping that is added is
+// masqueraded, and another that netfilter cannot tell from it is not, or the reverse.
+func (m *model) disagrees(removed, added []nat.Mapping) bool {
+	after := slices.DeleteFunc(slices.Clone(m.known), func(k nat.Mapping) bool { return slices.Contains(removed, k) })
+	after = append(after, added...)
+	return slices.ContainsFunc(added, func(a nat.Mapping) bool {
+		return slices.ContainsFunc(after, func(b nat.Mapping) bool { return disagreeing(a, b) })
+	})
+}
+
 // publish is one attempt; frontends of port 0 have been chosen by the engine.
 func (m *model) publish(ms []nat.Mapping, how nat.PublishOptions) string {
 	var removed, added []nat.Mapping
@@ -287,6 +342,8 @@ func (m *model) publish(ms []nat.Mapping, how nat.PublishOptions) string {
 		added = append(added, one)
 	}
 	switch {
+	case m.disagrees(removed, added):
+		return isConflict
 	case len(removed)+len(added) != 0:
 	case m.sure:
 		if !m.present {
@@ -359,6 +416,8 @@ func (m *model) apply(ms []nat.Mapping) string {
 		}
 	}
 	switch {
+	case m.disagrees(removed, added):
+		return isConflict
 	case len(removed)+len(added) != 0:
 	case m.sure:
 		if !m.present && m.made {

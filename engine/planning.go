@@ -130,7 +130,25 @@ func (p *plan) limitsOfRemoved() (es []nft.Element) {
 			added[el.ElementKey()] = true
 		}
 	}
-	return slices.DeleteFunc(es, func(el nft.Element) bool { return added[el.ElementKey()] })
+	es = slices.DeleteFunc(es, func(el nft.Element) bool { return added[el.ElementKey()] })
+	return p.unshared(es)
+}
+
+// unshared returns the elements without those that ports need which do not change. Two ports
+// have one element only if they overlap, as others can make them.
+func (p *plan) unshared(gone []nft.Element) []nft.Element {
+	if len(gone) == 0 || !p.published.reserved.AnyOverlapped() {
+		return gone
+	}
+	stays := p.published.mappings.Clone()
+	for port := range p.Before {
+		stays.Delete(port.Frontend)
+	}
+	shared := map[nft.ElementKey]bool{}
+	for _, el := range schema.OptionElements(stays.All, time.Time{}) {
+		shared[el.ElementKey()] = true
+	}
+	return slices.DeleteFunc(gone, func(el nft.Element) bool { return shared[el.ElementKey()] })
 }
 
 // early returns the elements without those that are removed last.
@@ -142,7 +160,7 @@ func (p *plan) early(gone []nft.Element) []nft.Element {
 	for _, el := range p.limitsOfRemoved() {
 		late[el.ElementKey()] = true
 	}
-	return slices.DeleteFunc(gone, func(el nft.Element) bool { return late[el.ElementKey()] })
+	return p.unshared(slices.DeleteFunc(gone, func(el nft.Element) bool { return late[el.ElementKey()] }))
 }
 
 // tableElements returns all elements after the change, except the records of bridge ports,

@@ -17,7 +17,7 @@ import (
 
 // mapping makes a valid mapping.
 func (p *player) mapping() nat.Mapping {
-	m := nat.Mapping{Proto: nat.TCP, Name: []string{"", "", "web", "a b"}[p.choose(4)], NoProxy: p.choose(4) == 0}
+	m := nat.Mapping{Proto: nat.TCP, Name: []string{"", "", "web", "a b"}[p.choose(4)]}
 	if p.choose(2) == 0 {
 		m.Proto = nat.UDP
 	}
@@ -40,7 +40,7 @@ func (p *player) mapping() nat.Mapping {
 	}
 	m.Frontend = netip.AddrPortFrom(addr, uint16(spaceFirst+p.choose(spaceLast-spaceFirst+1)))
 	m.Backend = netip.AddrPortFrom(netip.MustParseAddr(backend), uint16(80+p.choose(2)))
-	m.NoProxy = m.NoProxy && !addr.IsLoopback() && !crosses(m)
+	p.options(&m)
 	if p.choose(4) == 0 {
 		m.More = uint16(p.choose(3))
 	}
@@ -48,6 +48,19 @@ func (p *player) mapping() nat.Mapping {
 		m.Expires = p.bed.clock.Now().Add(time.Duration(1+p.choose(3)) * 5 * time.Second).Truncate(5 * time.Second)
 	}
 	return m
+}
+
+// options gives a mapping options, as far as it can have them.
+func (p *player) options(m *nat.Mapping) {
+	with := *m
+	with.NoProxy, with.ProxyOnly, with.Masquerade = p.choose(4) == 0, p.choose(6) == 0, p.choose(8) == 0
+	if p.choose(6) == 0 {
+		texts := [][]string{{"192.0.2.0/24"}, {"2001:db8::/32", "10.0.0.1"}, {"0.0.0.0/0", "::/0"}, {"fd00::/8"}}[p.choose(4)]
+		with.From, _ = nat.ParseSources(texts...)
+	}
+	if with.Valid() {
+		*m = with
+	}
 }
 
 func (p *player) mappings(n int) []nat.Mapping {

@@ -152,7 +152,7 @@ func TestMasqueradeConflict(t *testing.T) {
 		r := s.run(t, line)
 		require.Equal(t, 3, r.Code, "%s: %s", line, r.Stderr)
 		require.Contains(t, r.Stderr, "is published as 808")
-		require.Contains(t, r.Stderr, "leads to the same port of the backend and is masqueraded; both have to be, or neither")
+		require.Contains(t, r.Stderr, "which leads to the same port of the backend and is masqueraded; both have to be, or neither")
 	}
 	r := s.run(t, "add --replace tcp 8080 172.30.0.2:80")
 	require.Equal(t, 3, r.Code)

@@ -38,7 +38,7 @@ func (e *ConflictError) Error() string {
 		if !e.Have.Masquerade {
 			word = "is not"
 		}
-		return fmt.Sprintf("%s leads to the same port of the backend and %s masqueraded; both have to be, or neither", e.holder(), word)
+		return fmt.Sprintf("%s, which leads to the same port of the backend and %s masqueraded; both have to be, or neither", e.holder(), word)
 	}
 	return e.holder() + e.difference()
 }

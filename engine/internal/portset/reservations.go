@@ -144,6 +144,9 @@ func (r *Reservations) IsOverlapped(f Frontend) bool {
 	return ok
 }
 
+// AnyOverlapped reports whether any published frontend is reserved for another.
+func (r *Reservations) AnyOverlapped() bool { return len(r.overlapped) != 0 }
+
 // longestRun is how many consecutive ports Add reserves at once, at most.
 const longestRun = 256
 
