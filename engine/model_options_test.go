@@ -152,3 +152,15 @@ func inOrder(lines []string) []string {
 	slices.Sort(lines)
 	return slices.Compact(lines)
 }
+
+// withoutLimitsOf returns a dump without time-outs, those of limits left out altogether, as
+// inOrder does.
+func withoutLimitsOf(dump string) string {
+	lines := strings.Split(withoutTimeouts(dump), "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "add element inet nftnat limited") {
+			lines[i] = strings.Replace(line, " timeout", "", 1)
+		}
+	}
+	return strings.Join(lines, "\n")
+}

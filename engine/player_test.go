@@ -348,7 +348,7 @@ func (p *player) check() {
 	_, err := fresh.open(p.T).Apply(context.Background(), have...)
 	require.NoError(p, err)
 	p.seen[isSame]++
-	require.Equal(p, withoutNotes(withoutTimeouts(fresh.kernel.Dump())), withoutNotes(withoutTimeouts(dump)), "step %d: %s", p.step, p.call)
+	require.Equal(p, withoutNotes(withoutLimitsOf(fresh.kernel.Dump())), withoutNotes(withoutLimitsOf(dump)), "step %d: %s", p.step, p.call)
 	requireNotes(p, p.bed, e)
 }
 
