@@ -191,9 +191,6 @@ func (e *core) forward(p *plan, undo *undoList) error {
 	if e.opts.NoSysctl {
 		return nil
 	}
-	if !e.watching {
-		e.forwarding.Forget()
-	}
 	changed, err := e.turnOnForwarding(p.forwarding())
 	undo.add(func() error { return e.forwarding.Restore(changed) })
 	for _, s := range changed {

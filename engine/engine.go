@@ -186,6 +186,11 @@ func (e *core) openSockets() error {
 		return err
 	}
 	e.policy = p
+	if !e.opts.NoSysctl {
+		if err := e.forwarding.Watch(); err != nil {
+			return err
+		}
+	}
 	return e.hairpins.Open(e.forwarding.Sysctls)
 }
 
@@ -269,7 +274,7 @@ func (e *core) closeKernelSockets() error {
 	if e.rivals != nil {
 		errs = append(errs, e.rivals.Close())
 	}
-	return errors.Join(append(errs, e.hairpins.Close())...)
+	return errors.Join(append(errs, e.forwarding.Close(), e.hairpins.Close())...)
 }
 
 // Close ends the engine. The table stays, and its mappings work. If the engine owned the

@@ -159,9 +159,6 @@ func (w *hostWatch) changed(ch hostnet.Changes[hairpin.Event]) {
 
 // noteChanges records what follow has to know of changes.
 func (e *core) noteChanges(ch hostnet.Changes[hairpin.Event]) {
-	if ch.Host || ch.Lost {
-		e.forwarding.Forget()
-	}
 	if ch.Lost {
 		e.local = nil
 	}

@@ -19,6 +19,8 @@ type Forwarding struct {
 	Interfaces func() ([]Interface, error)
 	// met are the needs that were found to be met, or were met, since Forget.
 	met ForwardingNeeds
+	// notices tells of changes by others. Nil: nothing does.
+	notices *notices
 }
 
 // Interface is a network interface.
@@ -61,10 +63,13 @@ func (n *ForwardingNeeds) Add(other ForwardingNeeds) {
 
 // AddLink adds the interface that leads to a backend; "": there is none.
 func (n *ForwardingNeeds) AddLink(link string, four bool) {
+	links, need := &n.Links6, &n.IPv6
 	if four {
-		n.Add(ForwardingNeeds{IPv4: true, Links4: []string{link}})
-	} else {
-		n.Add(ForwardingNeeds{IPv6: true, Links6: []string{link}})
+		links, need = &n.Links4, &n.IPv4
+	}
+	*need = true
+	if link != "" && !slices.Contains(*links, link) {
+		*links = append(*links, link)
 	}
 }
 
@@ -90,13 +95,37 @@ type Setting struct{ Name, Before, After string }
 // String returns the sysctl with its value: "net/ipv4/ip_forward is 0".
 func (s Setting) String() string { return s.Name + " is " + s.Before }
 
-// Forget forgets which needs are met: others may have changed the settings.
+// Watch has the kernel say when settings, interfaces or addresses change, so that TurnOn need
+// not look at them each time. Close ends that.
+func (f *Forwarding) Watch() (err error) {
+	f.Forget()
+	f.notices, err = watchSettings(f.Sysctls.Namespace)
+	return err
+}
+
+// Close ends the watch, if there is one.
+func (f *Forwarding) Close() error {
+	if f.notices == nil {
+		return nil
+	}
+	n := f.notices
+	f.notices = nil
+	return n.socket.Close()
+}
+
+// Forget has the next TurnOn look at the settings.
 func (f *Forwarding) Forget() { f.met = ForwardingNeeds{} }
 
 // TurnOn turns forwarding on, and returns what it changed, also with an error. Interfaces at
 // risk ignore router advertisements from now on, and with them their default route. It does
-// nothing if the needs were met since Forget: looking takes longer than a transaction.
+// nothing if the needs are known to be met: looking takes longer than a transaction.
 func (f *Forwarding) TurnOn(n ForwardingNeeds) (changed []Setting, atRisk []string, err error) {
+	if !n.IPv4 && !n.IPv6 {
+		return nil, nil, nil
+	}
+	if f.notices.some() {
+		f.Forget()
+	}
 	if f.met.covers(n) {
 		return nil, nil, nil
 	}
