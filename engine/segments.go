@@ -127,7 +127,7 @@ func (e *core) followSegments(routes map[netip.Addr]hostnet.Route) error {
 			e.table.MarkStale()
 			return fmt.Errorf("follow segments: %w", err)
 		}
-		e.log.Info("the neighbours of backends have changed", "table", e.opts.Table, "removed", len(p.Removed), "added", len(p.Added))
+		e.log.Info("segments follow the host", "table", e.opts.Table, "removed", len(p.Removed), "added", len(p.Added))
 	}
 	e.segments.Apply(p)
 	return nil

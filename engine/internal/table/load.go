@@ -116,16 +116,16 @@ func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
 	if err != nil {
 		return d, staleIfGone(err)
 	}
+	if info.Comment != t.Rules.Comment {
+		d.Add("it is of an earlier version: its comment is %q", info.Comment)
+		d.Recreate = true // the kernel reads the comment with a new table only
+	}
 	for _, difference := range drift {
 		d.Lines = append(d.Lines, difference.String())
 		d.Recreate = d.Recreate || difference.Recreate
 	}
 	if info.Flags&^nft.TableDormant != t.Rules.Flags {
 		d.Recreate = true
-	}
-	if info.Comment != t.Rules.Comment {
-		d.Add("it is of an earlier version: its comment is %q", info.Comment)
-		d.Recreate = true // the kernel reads the comment with a new table only
 	}
 	// A table that an engine has recreated, while this one was suspended, is the same.
 	if t.Known() && t.handle != 0 && info.Handle != t.handle && identity(info) != t.Rules.Tag {
