@@ -20,13 +20,18 @@ type addresses map[netip.Addr]bool
 
 // followAddresses ends flows to addresses that have left the host, and flows that began to
 // an address before it came.
-func (e *core) followAddresses() error {
+func (e *core) followAddresses() (err error) {
 	local, routed, err := e.localAddresses()
 	if err != nil {
 		return err
 	}
 	before, touched := e.local, e.touched
 	e.local, e.touched = local, nil
+	defer func() {
+		if err != nil { // which flows have been ended is not known
+			e.local = nil
+		}
+	}()
 	if before == nil { // nothing is known of what has come and gone
 		err := e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
 		if e.watching { // else the engine is being opened, and has done it

@@ -104,11 +104,13 @@ func (e *core) followFlows(routes map[netip.Addr]hostnet.Route) error {
 			changed[a] = true
 		}
 	}
-	e.ways = routes
-	if len(changed) == 0 {
-		return nil
+	if len(changed) != 0 {
+		if err := e.flowDeleter().Unanswered(changed); err != nil {
+			return err
+		}
 	}
-	return e.flowDeleter().Unanswered(changed)
+	e.ways = routes
+	return nil
 }
 
 // addNotes adds the notes that published ports lack, such as those of other programs.

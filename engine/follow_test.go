@@ -7,11 +7,14 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -81,6 +84,55 @@ func TestFollowFails(t *testing.T) {
 	require.ErrorIs(t, e.core.follow(t.Context()), cause)
 	b.host.hook = nil
 	require.NoError(t, e.core.follow(t.Context()))
+}
+
+// Flows that could not be ended after a change of the host end with the next look.
+func TestFollowEndsFlowsAgain(t *testing.T) {
+	address := netip.MustParseAddr(local4)
+	toBackend := flow(nat.UDP, local4+":80", "172.30.0.2:81")
+	toBackend.Status = conntrack.StatusDNAT
+	toHost := flow(nat.UDP, local4+":80", local4+":80")
+	left := conntrack.Flow{
+		Proto: uint8(nat.UDP), Src: netip.MustParseAddrPort("172.30.0.2:81"), Dst: netip.MustParseAddrPort("198.51.100.1:9"),
+		ReplySrc: netip.MustParseAddrPort("198.51.100.1:9"), ReplyDst: netip.MustParseAddrPort(local4 + ":80"),
+	}
+	leaves := func(b *testbed) {
+		b.host.interfaces[1].Addrs = nil
+		delete(b.host.routes, netip.PrefixFrom(address, 32))
+	}
+	comes := func(b *testbed) {
+		b.host.interfaces[1].Addrs = []netip.Addr{address}
+		b.host.routes[netip.PrefixFrom(address, 32)] = hostnet.Route{Kind: hostnet.Local}
+	}
+	for name, tt := range map[string]struct {
+		flow          conntrack.Flow
+		before, after func(*testbed)
+	}{
+		"address gone":  {toBackend, comes, leaves},
+		"address come":  {toHost, leaves, comes},
+		"exit gone":     {left, comes, leaves},
+		"route changed": {toBackend, comes, func(b *testbed) { b.host.onLink("br7", inside4) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, b := openMasqueraded(t)
+			tt.before(b)
+			publish(t, e, local4+":80->172.30.0.2:81/udp")
+			e.core.watching = true
+			require.NoError(t, e.core.follow(t.Context()))
+			b.flows.flows = []conntrack.Flow{tt.flow}
+			require.NoError(t, e.core.follow(t.Context()))
+			require.NotEmpty(t, b.flows.flows)
+			tt.after(b)
+			cause := errors.New("no luck")
+			b.flows.hook = func(string) error { return cause }
+			for range 2 {
+				require.ErrorIs(t, e.core.follow(t.Context()), cause)
+			}
+			b.flows.hook = nil
+			require.NoError(t, e.core.follow(t.Context()))
+			require.Empty(t, b.flows.flows)
+		})
+	}
 }
 
 // The pause after a look is at least followPause, and at most the longest, however long the

@@ -34,6 +34,8 @@ type exits struct {
 	// due is whether another frontend takes the place of one that expired, and is not in the
 	// table yet.
 	due bool
+	// unended are checks of exits that have moved whose flows have not been ended yet.
+	unended []*wayout.Check
 }
 
 // planExits returns the change of the exits that a change makes.
@@ -149,6 +151,7 @@ func (e *core) lookUpPlaces(hosts map[netip.Addr]bool) (wayout.Places, error) {
 func (e *core) followExits() error {
 	hosts := e.exits.index.Hosts()
 	if len(hosts) == 0 {
+		e.exits.unended = nil
 		return nil
 	}
 	places, err := e.lookUpPlaces(hosts)
@@ -158,7 +161,7 @@ func (e *core) followExits() error {
 	removed, added := e.exits.index.Moved(e.exits.places, places)
 	if len(removed)+len(added) == 0 {
 		e.exits.places = places
-		return nil
+		return e.endMoved()
 	}
 	now := e.now()
 	if e.table.Present() {
@@ -168,7 +171,19 @@ func (e *core) followExits() error {
 		}
 	}
 	e.exits.places = places
-	return e.endLeft(nat.UDP, e.exits.index.CheckMoved(removed, added, places))
+	e.exits.unended = append(e.exits.unended, e.exits.index.CheckMoved(removed, added, places))
+	return e.endMoved()
+}
+
+// endMoved ends the flows of exits that have moved. What fails is left for the next call.
+func (e *core) endMoved() error {
+	for len(e.exits.unended) != 0 {
+		if err := e.endLeft(nat.UDP, e.exits.unended[0]); err != nil {
+			return err
+		}
+		e.exits.unended = e.exits.unended[1:]
+	}
+	return nil
 }
 
 // outMaps are the names of the maps of exits.
