@@ -84,8 +84,8 @@ func sample() Table {
 				{In("networks4", IPSaddr), NotIn("networks4", IPDaddr), MasqueradeFullyRandom()},
 			}},
 			{Name: "way-out", Rules: []Rule{
-				{OverUDP(), OverIPv4(), MasqueradeTo("udp4_out", IPSaddr, UDPSport)},
-				{OverTCP(), OverIPv6(), MasqueradeTo("tcp6_out", IP6Saddr, TCPSport)},
+				{OverIPv4(), OverUDP(), MasqueradeTo("udp4_out", IPSaddr, UDPSport)},
+				{OverIPv6(), OverTCP(), MasqueradeTo("tcp6_out", IP6Saddr, TCPSport)},
 				{SNATv4("udp4_link_out", OIFName, IPSaddr, UDPSport)},
 				{SNATv6("tcp6_link_out", OIFName, IP6Saddr, TCPSport)},
 				{SNATv4("tcp4_host", IPSaddr, TCPSport)},

@@ -85,19 +85,19 @@ func TestDrift(t *testing.T) {
 			"chain publish: rule 6 is not: dnat ip6 to tcp dport map @tcp6",
 			`chain raw-prerouting: rule 1 is not: iifname != "lo" ip daddr 127.0.0.0/8 drop`,
 			"chain strangers: rule 1 is not: ip saddr @networks4 fib saddr . iif oif missing drop",
-			"chain way-out: rule 1 is not: meta l4proto udp meta nfproto ipv4 masquerade to :ip saddr . udp sport map @udp4_out",
-			"chain way-out: rule 2 is not: meta l4proto tcp meta nfproto ipv6 masquerade to :ip6 saddr . tcp sport map @tcp6_out",
+			"chain way-out: rule 1 is not: meta nfproto ipv4 meta l4proto udp masquerade to :ip saddr . udp sport map @udp4_out",
+			"chain way-out: rule 2 is not: meta nfproto ipv6 meta l4proto tcp masquerade to :ip6 saddr . tcp sport map @tcp6_out",
 			"chain way-out: rule 3 is not: snat ip to oifname . ip saddr . udp sport map @udp4_link_out",
 			"chain way-out: rule 4 is not: snat ip6 to oifname . ip6 saddr . tcp sport map @tcp6_link_out",
 			"chain way-out: rule 5 is not: snat ip to ip saddr . tcp sport map @tcp4_host",
 		}},
 		{"random ports of a map", `flush chain inet nftnat way-out
-			add rule inet nftnat way-out meta l4proto udp meta nfproto ipv4 masquerade to :ip saddr . udp sport map @udp4_out fully-random
-			add rule inet nftnat way-out meta l4proto tcp meta nfproto ipv6 masquerade to :ip6 saddr . tcp sport map @tcp6_out
+			add rule inet nftnat way-out meta nfproto ipv4 meta l4proto udp masquerade to :ip saddr . udp sport map @udp4_out fully-random
+			add rule inet nftnat way-out meta nfproto ipv6 meta l4proto tcp masquerade to :ip6 saddr . tcp sport map @tcp6_out
 			add rule inet nftnat way-out snat ip to oifname . ip saddr . udp sport map @udp4_link_out
 			add rule inet nftnat way-out snat ip6 to oifname . ip6 saddr . tcp sport map @tcp6_link_out
 			add rule inet nftnat way-out snat ip to ip saddr . tcp sport map @tcp4_host random`, []string{
-			"chain way-out: rule 1 is not: meta l4proto udp meta nfproto ipv4 masquerade to :ip saddr . udp sport map @udp4_out",
+			"chain way-out: rule 1 is not: meta nfproto ipv4 meta l4proto udp masquerade to :ip saddr . udp sport map @udp4_out",
 			"chain way-out: rule 5 is not: snat ip to ip saddr . tcp sport map @tcp4_host",
 		}},
 		{"delete a rule", `flush chain inet nftnat nat-output; add rule inet nftnat nat-output ip daddr 127.0.0.0/8 return`, []string{

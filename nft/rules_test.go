@@ -88,8 +88,8 @@ func randomMasquerade(r *rand.Rand) []Stmt {
 	last := first + 1 + r.IntN(65535-first)
 	return [][]Stmt{
 		{MasqueradeFullyRandom()},
-		{OverTCP(), OverIPv4(), MasqueradeTo("out4", IPSaddr, TCPSport)},
-		{OverUDP(), OverIPv6(), MasqueradeTo("out6", IP6Saddr, UDPSport)},
+		{OverIPv4(), OverTCP(), MasqueradeTo("out4", IPSaddr, TCPSport)},
+		{OverIPv6(), OverUDP(), MasqueradeTo("out6", IP6Saddr, UDPSport)},
 		{[]Stmt{OverTCP(), OverUDP()}[r.IntN(2)], MasqueradeFullyRandomTo(uint16(first), uint16(last))},
 	}[r.IntN(4)]
 }

@@ -35,7 +35,7 @@ func (s *server) metricsHandler() http.Handler {
 		writeMappings(&e, mappingCounts(st), st)
 		writeTable(&e, st)
 		writeForwarding(&e, st)
-	writeHost(&e, st)
+		writeHost(&e, st)
 		writeProxies(&e, st)
 		s.changes.writeMetrics(&e, st.Events)
 		if s.MetricsMappings > 0 {

@@ -22,6 +22,9 @@ func TestSpellNFT(t *testing.T) {
 		{"hook prerouting priority dstnat - 5;", "hook prerouting priority dstnat - 5;"},
 		{"fib saddr . iif check missing drop", "fib saddr . iif oif missing drop"},
 		{"fib daddr type local", "fib daddr type local"},
+		{"\t\tmasquerade to :ip saddr . tcp sport map @m\n", "\t\tmeta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m\n"},
+		{"ct status dnat masquerade to :ip6 saddr . udp sport map @m", "ct status dnat meta nfproto ipv6 meta l4proto udp masquerade to :ip6 saddr . udp sport map @m"},
+		{"meta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m", "meta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m"},
 	} {
 		require.Equal(t, tt.want, labtest.SpellNFT(tt.listed))
 	}
