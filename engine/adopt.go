@@ -121,9 +121,9 @@ func (e *core) classify(c table.Contents) found {
 // takeOver makes the contents of a table what is published.
 func (e *core) takeOver(c *schema.Contents) {
 	e.reserved.RemoveAll(e.mappings.All)
-	places, over := e.exits.places, e.over
+	places, unended, over := e.exits.places, e.exits.unended, e.over
 	e.published = newPublished(e.reserved)
-	e.exits.places, e.over = places, over
+	e.exits.places, e.exits.unended, e.over = places, unended, over
 	e.mappings, e.ipam, e.answers = c.Ports, c.IPAM, c.Answers
 	e.indexExits()
 	e.handles.update(e.ipam)

@@ -288,7 +288,7 @@ func rulePrefix(b []byte, bits int) (netip.Prefix, bool) {
 
 // Addresses returns the addresses of the host that others can reach, in order.
 func (p *Policy) Addresses() ([]netip.Addr, error) {
-	list, err := p.handle.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump(func() ([]netlink.Addr, error) { return p.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
