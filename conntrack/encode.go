@@ -133,9 +133,17 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 	b, filter := nlwire.OpenAttr(b, nlwire.Nested|ctaFilter)
 	b = nlwire.AppendAttr(b, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)
 	b = nlwire.CloseAttr(b, filter)
+	var status, mask Status
 	if f.Unanswered {
-		b = nlwire.AppendAttr(b, ctaStatus, 0, 0, 0, 0)
-		b = nlwire.AppendAttr(b, ctaStatusMask, 0, 0, 0, byte(StatusSeenReply))
+		mask |= StatusSeenReply
+	}
+	if f.Translated {
+		status |= StatusDNAT
+		mask |= StatusDNAT
+	}
+	if mask != 0 {
+		b = nlwire.AppendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(status))...)
+		b = nlwire.AppendAttr(b, ctaStatusMask, binary.BigEndian.AppendUint32(nil, uint32(mask))...)
 	}
 	return nlwire.CloseMessage(b, 0)
 }

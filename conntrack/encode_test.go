@@ -65,6 +65,7 @@ func TestFilteredDump(t *testing.T) {
 		{"IPv6 source", unix.AF_INET6, Filter{Proto: 17, Src: v6, SrcPort: 53}, request{proto: 17, srcPort: 53}},
 		{"source of a protocol without ports", unix.AF_INET, Filter{Proto: 1, Src: v4, SrcPort: 53}, request{proto: 1, src: "192.0.2.1"}},
 		{"unanswered", unix.AF_INET, Filter{Proto: 6, FirstPort: 80, Unanswered: true}, request{proto: 6, addr: "", port: 80}},
+		{"translated", unix.AF_INET, Filter{Proto: 6, Translated: true}, request{proto: 6}},
 		{"protocol whose ports are not compared", unix.AF_INET, Filter{Proto: 132, FirstPort: 7}, request{proto: 132, addr: "", port: 0}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -78,11 +79,16 @@ func TestFilteredDump(t *testing.T) {
 			require.Equal(t, []byte{tt.family, 0, 0, 0}, m.Payload[:nlwire.NetfilterHeader])
 
 			all := attrs(t, m.Payload[nlwire.NetfilterHeader:])
-			if tt.filter.Unanswered {
+			switch {
+			case tt.filter.Unanswered:
 				require.Len(t, all, 4)
 				require.Equal(t, []byte{0, 0, 0, 0}, all[ctaStatus])
 				require.Equal(t, []byte{0, 0, 0, 2}, all[ctaStatusMask])
-			} else {
+			case tt.filter.Translated:
+				require.Len(t, all, 4)
+				require.Equal(t, []byte{0, 0, 0, 32}, all[ctaStatus])
+				require.Equal(t, []byte{0, 0, 0, 32}, all[ctaStatusMask])
+			default:
 				require.Len(t, all, 2)
 			}
 			flags := binary.NativeEndian.Uint32(attrs(t, all[ctaFilter])[ctaFilterOrigFlags])

@@ -27,6 +27,8 @@ type Filter struct {
 	// Unanswered selects those alone of which no answer has been seen
 	// (StatusSeenReply), such as TCP connections that are being opened.
 	Unanswered bool
+	// Translated selects those alone whose destination is translated (StatusDNAT).
+	Translated bool
 	// Src is the original source address, and SrcPort its port. The zero Addr means any
 	// address, 0 any port, or none. The address must not have a zone.
 	Src     netip.Addr
@@ -34,7 +36,7 @@ type Filter struct {
 }
 
 // String returns the filter as errors name it: "udp 0.0.0.0:53",
-// "tcp [2001:db8::1]:8000-8009", with "*" for any; "unanswered" is before it.
+// "tcp [2001:db8::1]:8000-8009", with "*" for any; "unanswered" and "translated" are before it.
 func (f Filter) String() string {
 	proto, addr, port := "*", "*", "*"
 	if f.Proto != 0 {
@@ -60,6 +62,9 @@ func (f Filter) String() string {
 		text += " from " + f.Src.String()
 	case f.SrcPort != 0:
 		text += " from port " + strconv.Itoa(int(f.SrcPort))
+	}
+	if f.Translated {
+		text = "translated " + text
 	}
 	if f.Unanswered {
 		text = "unanswered " + text
@@ -106,7 +111,7 @@ func (f Filter) exactPort() bool { return f.FirstPort != 0 && f.FirstPort == f.L
 
 // matches reports whether a flow passes the filter, which is normal.
 func (f Filter) matches(t tuple, s Status) bool {
-	if f.Unanswered && s&StatusSeenReply != 0 {
+	if f.Unanswered && s&StatusSeenReply != 0 || f.Translated && s&StatusDNAT == 0 {
 		return false
 	}
 	if f.Proto != 0 && t.proto != f.Proto {

@@ -31,6 +31,7 @@ func TestFilterString(t *testing.T) {
 		{Filter{Proto: 17, FirstPort: 80, Src: netip.MustParseAddr("fd00::2")}, "udp *:80 from fd00::2"},
 		{Filter{Proto: 17, SrcPort: 53}, "udp *:* from port 53"},
 		{Filter{Proto: 6, FirstPort: 80, Unanswered: true}, "unanswered tcp *:80"},
+		{Filter{Proto: 6, Unanswered: true, Translated: true}, "unanswered translated tcp *:*"},
 	} {
 		require.Equal(t, tt.want, tt.filter.String())
 	}
@@ -97,6 +98,12 @@ func TestFilterMatches(t *testing.T) {
 			for _, tup := range tt.yes {
 				require.True(t, f.matches(tup, StatusConfirmed), "%v", tup)
 				require.False(t, f.matches(tup, StatusSeenReply), "%v", tup)
+			}
+			f.Translated = true
+			for _, tup := range tt.yes {
+				require.True(t, f.matches(tup, StatusDNAT), "%v", tup)
+				require.False(t, f.matches(tup, StatusConfirmed), "%v", tup)
+				require.False(t, f.matches(tup, StatusDNAT|StatusSeenReply), "%v", tup)
 			}
 		})
 	}

@@ -21,8 +21,8 @@ func (d Deleter) Departed(published *portset.Set, gone func(netip.Addr) bool) er
 	}
 	var errs []error
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
-		_, err := d.Table.Delete(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) bool {
-			return f.Status&conntrack.StatusDNAT != 0 && gone(f.Dst.Addr()) && leadsToBackend(proto, f, published)
+		_, err := d.Table.Delete(conntrack.Filter{Proto: uint8(proto), Translated: true}, func(f conntrack.Flow) bool {
+			return gone(f.Dst.Addr()) && leadsToBackend(proto, f, published)
 		})
 		errs = append(errs, err)
 	}

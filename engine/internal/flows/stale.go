@@ -48,8 +48,8 @@ func (d Deleter) Unanswered(backends map[netip.Addr]bool) error {
 	}
 	var errs []error
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
-		_, err := d.Table.Delete(conntrack.Filter{Proto: uint8(proto), Dst: dst, Unanswered: true}, func(f conntrack.Flow) bool {
-			return f.Status&conntrack.StatusDNAT != 0 && backends[f.ReplySrc.Addr()]
+		_, err := d.Table.Delete(conntrack.Filter{Proto: uint8(proto), Dst: dst, Unanswered: true, Translated: true}, func(f conntrack.Flow) bool {
+			return backends[f.ReplySrc.Addr()]
 		})
 		errs = append(errs, err)
 	}
