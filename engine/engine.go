@@ -73,7 +73,8 @@ type core struct {
 	handles handles
 	stored  stored
 	// local are the addresses of the host when it was looked at last; nil: it was not, or
-	// what has happened since is not known. touched are those that came or went since then.
+	// what has happened since is not known. touched are those that went since then, and may have
+	// come back.
 	local, touched addresses
 	// looks is how often follow has looked at the host.
 	looks int

@@ -38,7 +38,7 @@ type Changes[E any] struct {
 	// Host is whether links, addresses, routes, rules or settings have changed. What has
 	// changed is to be looked up: it may be different again by the time it is read.
 	Host bool
-	// Addrs are addresses that came or went, or both.
+	// Addrs are addresses that went, and may have come back.
 	Addrs []netip.Addr
 	// Events are what was made of messages, in order.
 	Events []E
@@ -167,7 +167,8 @@ func (w *Watcher[E]) read(datagram []byte, lost bool) (c Changes[E]) {
 			}
 		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			c.Host = true
-			if a, ok := addrOf(m.Message); ok {
+			// A new one may have been there: its lifetime is renewed.
+			if a, ok := addrOf(m.Message); ok && m.Type == unix.RTM_DELADDR {
 				c.Addrs = append(c.Addrs, a)
 			}
 		default:

@@ -53,11 +53,19 @@ func TestWatcher(t *testing.T) {
 	host := func(ch Changes[uint16]) bool { return ch.Host }
 	receives("link", func(ch Changes[uint16]) bool { return ch.Host && len(ch.Events) != 0 }, "ip", "link", "add", "d0", "type", "bridge")
 	receives("up", host, "ip", "link", "set", "d0", "up")
-	addr := func(a string) func(Changes[uint16]) bool {
+	// A router, or a DHCP server, has the kernel say that an address is there still.
+	stays := func(ch Changes[uint16]) bool { return ch.Host && len(ch.Addrs) == 0 }
+	receives("address", stays, "ip", "addr", "add", "192.0.2.1/24", "dev", "d0")
+	receives("renewed address", stays, "ip", "addr", "change", "192.0.2.1/24", "dev", "d0", "valid_lft", "600", "preferred_lft", "600")
+	receives("IPv6 address", stays, "ip", "addr", "add", "2001:db8::1/64", "dev", "d0", "nodad")
+	receives("renewed IPv6 address", stays, "ip", "addr", "change", "2001:db8::1/64", "dev", "d0", "valid_lft", "600", "preferred_lft", "600")
+	went := func(a string) func(Changes[uint16]) bool {
 		return func(ch Changes[uint16]) bool { return ch.Host && slices.Contains(ch.Addrs, netip.MustParseAddr(a)) }
 	}
-	receives("address", addr("192.0.2.1"), "ip", "addr", "add", "192.0.2.1/24", "dev", "d0")
-	receives("IPv6 address", addr("2001:db8::1"), "ip", "addr", "add", "2001:db8::1/64", "dev", "d0", "nodad")
+	labtest.Exec(t, ns, "ip", "addr", "add", "192.0.2.3/24", "dev", "d0")
+	labtest.Exec(t, ns, "ip", "addr", "add", "2001:db8::3/64", "dev", "d0", "nodad")
+	receives("address gone", went("192.0.2.3"), "ip", "addr", "del", "192.0.2.3/24", "dev", "d0")
+	receives("IPv6 address gone", went("2001:db8::3"), "ip", "addr", "del", "2001:db8::3/64", "dev", "d0")
 	receives("route", host, "ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
 	receives("IPv6 route", host, "ip", "route", "add", "2001:db8:1::/64", "via", "2001:db8::2")
 	receives("rule", host, "ip", "rule", "add", "from", "192.0.2.1", "lookup", "100")
