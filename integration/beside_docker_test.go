@@ -32,6 +32,7 @@ func TestBesideDocker(t *testing.T) {
 	h.shell("systemctl reload docker; systemctl restart docker")
 	h.allOpen()
 	h.restart(daemon)
+	table = h.table() // a clean end and a start recreate it
 	h.allOpen()
 	h.recipe("docker undo")
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)

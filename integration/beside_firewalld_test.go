@@ -32,6 +32,7 @@ func TestBesideFirewalld(t *testing.T) {
 	h.recipe("firewalld way out")
 	h.allOpen()
 	h.restart(daemon)
+	table = h.table() // a clean end and a start recreate it
 	h.allOpen()
 	h.recipe("firewalld undo")
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)

@@ -76,7 +76,7 @@ func TestBesidePage(t *testing.T) {
 	require.Equal(t, strings.Count("\n"+string(text), "\n```"), 2*len(blocks), "a block has no name")
 	for _, block := range blocks {
 		about, _, _ := strings.Cut(block[2], " ")
-		require.Contains(t, []string{"ufw", "firewalld", "docker", "nftables", "saved", "sysctl", "rp_filter", "fail2ban", "libvirt"}, about)
+		require.Contains(t, []string{"ufw", "firewalld", "docker", "nftables", "saved", "sysctl", "rp_filter", "fail2ban", "libvirt", "policy"}, about)
 	}
 }
 

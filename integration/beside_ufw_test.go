@@ -30,6 +30,7 @@ func TestBesideUfw(t *testing.T) {
 	h.onlyOpen(pathLocal, pathIn4, pathHairpin, pathProxied, pathOut)
 	h.shell("ufw reload")
 	h.restart(daemon)
+	table = h.table() // a clean end and a start recreate it
 	h.onlyOpen(pathLocal, pathIn4, pathHairpin, pathProxied, pathOut)
 	h.recipe("ufw undo")
 	h.onlyOpen(pathLocal)

@@ -305,7 +305,7 @@ func TestTimeToLive(t *testing.T) {
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 	await(t, "the mapping to end", func() bool { return succeed(t, top.Host, "ls", "--json") == "[]\n" })
 	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
-	require.NotContains(t, nft(t, top.Host, "list", "table", "inet", "nftnat"), "8080")
+	require.NotContains(t, nft(t, top.Host, "list", "map", "inet", "nftnat", "tcp4"), "8080")
 	require.Equal(t, "8080->172.30.0.2:80\n", succeed(t, top.Host, "add", "tcp", "8080", "172.30.0.2:80"))
 }
 

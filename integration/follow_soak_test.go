@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -207,10 +208,21 @@ func (k *hostSoak) compare() {
 	require.Equal(k, reached, k.reached(), "after a fresh start; changes: %v", k.steps)
 }
 
+var elementLists = regexp.MustCompile(`(?s)elements = \{.*?\}`)
+
 // read lists the table and the rules of routing.
 func (k *hostSoak) read() string {
 	k.Helper()
 	r := labtest.Run(k.T, k.top.Host, command(k.T, "nft", "list", "table", "inet", "nftnat"))
+	// The kernel lists elements in no order.
+	r.Stdout = elementLists.ReplaceAllStringFunc(r.Stdout, func(list string) string {
+		es := strings.Split(strings.Trim(list[len("elements = {"):], " \t\n}"), ",")
+		for i := range es {
+			es[i] = strings.TrimSpace(es[i])
+		}
+		slices.Sort(es)
+		return strings.Join(es, "\n")
+	})
 	rules := labtest.Exec(k.T, k.top.Host, "ip", "rule") + labtest.Exec(k.T, k.top.Host, "ip", "-6", "rule")
 	return r.Stdout + rules
 }
