@@ -176,3 +176,36 @@ func TestFlowsBegunWithoutAddress(t *testing.T) {
 		how("del")
 	}
 }
+
+// A renewed address (DHCP, router advertisements) has not come: nothing is said, and its flows
+// are left alone.
+func TestAddressIsRenewed(t *testing.T) {
+	top, s := proxiedHost(t)
+	s.serve(t)
+	events := s.follow(t)
+	told := func(addr string) (n int) {
+		for _, ev := range events() {
+			if strings.HasPrefix(ev.Message, addr+" is") {
+				n++
+			}
+		}
+		return n
+	}
+	for n, f := range floating {
+		host := at(netip.MustParseAddr(f.addr), 8080)
+		s.succeed(t, "add --quiet udp "+host+" "+at(netip.MustParseAddr(f.backend), 80))
+		move(t, top.Host, "add", f.addr+f.bits)
+		await(t, "the event", func() bool { return told(f.addr) == 1 })
+		flow := dialFlow(t, top.Client, "udp", host)
+		require.Equal(t, "backend", flow.name(t))
+		for range 3 {
+			labtest.Exec(t, top.Host, "ip", "addr", "change", f.addr+f.bits, "dev", lab.HostLAN, "nodad", "valid_lft", "100", "preferred_lft", "100")
+		}
+		later := fmt.Sprintf("203.0.113.%d", n+1)
+		s.succeed(t, "add --quiet tcp "+later+":80 172.30.0.2:80")
+		move(t, top.Host, "add", later+"/32")
+		await(t, "a later address", func() bool { return told(later) == 1 })
+		require.Equal(t, 1, told(f.addr))
+		require.Equal(t, "backend", flow.name(t))
+	}
+}

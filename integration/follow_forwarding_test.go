@@ -115,3 +115,21 @@ func TestForwardingOfNewLinks(t *testing.T) {
 		ip(top.Host, "link del up0")
 	}
 }
+
+// An uplink with no other address than a link-local one, as of a provider that delegates a
+// prefix, forwards as others do.
+func TestForwardingOfUnnumberedLinks(t *testing.T) {
+	top, s := proxiedHost(t)
+	s.serve(t)
+	s.succeed(t, "add --quiet tcp [::]:8081 [fd00:30::2]:80")
+	provider := labtest.NewNS(t, "provider")
+	require.NoError(t, lab.Wire(lab.End{NS: top.Host, Link: "up0"}, lab.End{NS: provider, Link: "up0"}))
+	ip := func(ns *lab.NS, line string) { labtest.Exec(t, ns, "ip", strings.Fields(line)...) }
+	ip(top.Host, "addr add fe80::1/64 dev up0 nodad")
+	ip(provider, "addr add fe80::2/64 dev up0 nodad")
+	ip(provider, "addr add 2001:db8:9::9/128 dev lo")
+	ip(provider, "route add 2001:db8:1::1 via fe80::1 dev up0 src 2001:db8:9::9")
+	ip(top.Host, "route add 2001:db8:9::9 via fe80::2 dev up0")
+	answers(t, provider, "tcp", "[2001:db8:1::1]:8081")
+	require.Empty(t, s.status(t).Warnings)
+}

@@ -29,14 +29,21 @@ type Interface struct {
 	Loopback bool
 	// Dummy is whether nothing that is sent by it arrives anywhere (dummy in ip-link(8)).
 	Dummy bool
-	Addrs []netip.Addr // those without a zone
+	// Port is whether it is a part of another interface, as a port of a bridge or bond is,
+	// which receives its packets.
+	Port  bool
+	Addrs []netip.Addr
 }
 
 func (i *Interface) hasIPv4() bool { return slices.ContainsFunc(i.Addrs, netip.Addr.Is4) }
 
-// hasGlobal6 reports whether it has an IPv6 address that is valid beyond its link.
-func (i *Interface) hasGlobal6() bool {
-	return slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() })
+// routes6 reports whether IPv6 packets that are to be forwarded can come in by it. A
+// link-local address is enough for that: uplinks often have no other, as the links of
+// containers that have a route each.
+func (i *Interface) routes6() bool {
+	return slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool {
+		return a.Is6() && (a.IsGlobalUnicast() || a.IsLinkLocalUnicast() && !i.Port && !i.Dummy)
+	})
 }
 
 const (
@@ -210,7 +217,7 @@ func (f *Forwarding) missing4(interfaces []Interface, links []string) (missing [
 // router advertisements, and the host may lose its own default route by that
 // (Documentation/networking/ip-sysctl.rst, accept_ra and forwarding). Since Linux 6.17
 // force_forwarding switches single interfaces without that effect: those that lead to the
-// backends, and those with an address that a client can be routed to.
+// backends, and those by which clients can come.
 func (f *Forwarding) missing6(interfaces []Interface, links []string) (missing []Setting, atRisk []string, err error) {
 	all, err := f.Sysctls.Read(forwarding6)
 	switch {
@@ -229,7 +236,7 @@ func (f *Forwarding) missing6(interfaces []Interface, links []string) (missing [
 		return []Setting{{forwarding6, all, "1"}}, atRisk, nil
 	}
 	for _, i := range interfaces {
-		if i.Loopback || !i.hasGlobal6() && !slices.Contains(links, i.Name) {
+		if i.Loopback || !i.routes6() && !slices.Contains(links, i.Name) {
 			continue
 		}
 		name := path.Join(conf6, i.Name, single6)

@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // The tests of package engine show what a publish turns on; here are the answers of a
@@ -25,6 +28,65 @@ func TestInterfaces(t *testing.T) {
 	require.NotEmpty(t, is)
 	require.Equal(t, "lo", is[0].Name)
 	require.True(t, is[0].Loopback)
+}
+
+// IPv6 is forwarded on interfaces by which clients can come: also on those with no other
+// address than a link-local one, but not on ports of a bridge, which receives their packets.
+func TestForwardingLinks(t *testing.T) {
+	fe80, global := netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::1")
+	is := []Interface{
+		{Name: "lo", Loopback: true, Addrs: []netip.Addr{global}},
+		{Name: "lan0", Addrs: []netip.Addr{fe80, global}},
+		{Name: "ppp0", Addrs: []netip.Addr{fe80}},
+		{Name: "d0", Dummy: true, Addrs: []netip.Addr{fe80}},
+		{Name: "d1", Dummy: true, Addrs: []netip.Addr{global}},
+		{Name: "port", Port: true, Addrs: []netip.Addr{fe80}},
+		{Name: "port1", Port: true, Addrs: []netip.Addr{fe80, global}},
+		{Name: "four", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+		{Name: "br0"},
+	}
+	root := t.TempDir()
+	write := func(name string) {
+		file := path.Join(root, conf6, name)
+		require.NoError(t, os.MkdirAll(path.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte("0\n"), 0o600))
+	}
+	write("all/forwarding")
+	write("all/force_forwarding")
+	for _, i := range is {
+		write(i.Name + "/force_forwarding")
+	}
+	f := &Forwarding{
+		Sysctls:    Sysctls{Namespace: &Namespace{}, Root: root},
+		Interfaces: func() ([]Interface, error) { return is, nil },
+	}
+	missing, err := f.Missing(ForwardingNeeds{IPv6: true, Links6: []string{"br0"}})
+	require.NoError(t, err)
+	var names []string
+	for _, s := range missing {
+		names = append(names, path.Base(path.Dir(s.Name)))
+	}
+	require.Equal(t, []string{"lan0", "ppp0", "d1", "port1", "br0"}, names)
+}
+
+// Ports of bridges and bonds are told from other interfaces, such as those of a VRF.
+func TestInterfacesOfABridge(t *testing.T) {
+	ns := labtest.NewNS(t, "ports")
+	for _, line := range []string{"add br0 type bridge", "add p0 type veth peer name p1", "set p0 master br0"} {
+		labtest.Exec(t, ns, "ip", append([]string{"link"}, strings.Fields(line)...)...)
+	}
+	r, err := OpenRoutes(namespaceOf(t, ns))
+	require.NoError(t, err)
+	defer r.Close()
+	is, err := r.Interfaces()
+	require.NoError(t, err)
+	var ports []string
+	for _, i := range is {
+		if i.Port {
+			ports = append(ports, i.Name)
+		}
+	}
+	require.Equal(t, []string{"p0"}, ports)
 }
 
 // A setting is written once and restored to its old value.

@@ -141,8 +141,10 @@ func (r *Routes) Interfaces() ([]Interface, error) {
 	is := make([]Interface, len(links))
 	at := make(map[int]int, len(links)) // by the index of the link
 	for n, l := range links {
-		is[n] = Interface{Name: l.Attrs().Name, Loopback: l.Attrs().Flags&net.FlagLoopback != 0, Dummy: l.Type() == "dummy"}
-		at[l.Attrs().Index] = n
+		attrs := l.Attrs()
+		is[n] = Interface{Name: attrs.Name, Loopback: attrs.Flags&net.FlagLoopback != 0, Dummy: l.Type() == "dummy"}
+		is[n].Port = attrs.MasterIndex != 0 && (attrs.Slave == nil || attrs.Slave.SlaveType() != "vrf")
+		at[attrs.Index] = n
 	}
 	for _, a := range addrs {
 		n, ok := at[a.LinkIndex]
