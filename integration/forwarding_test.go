@@ -135,6 +135,8 @@ func TestForwardingUndone(t *testing.T) {
 	require.Equal(t, "1", during["ipv4/ip_forward"])
 	require.Empty(t, changed(before.sysctls, sysctls(t, top.Host)))
 	nft(t, top.Host, "delete", "element", "inet", "nftnat", "tcp4 { 8080 }")
+	require.NoError(t, e.Close())
+	require.NoError(t, open(t, top.Host, engine.Options{}).Close()) // the segment of the other program's port goes
 	before.unchanged(t, top.Host)
 	require.Equal(t, []string{"127.0.0.1:7000->172.30.0.2:70", "[::1]:7001->[fd00:30::2]:70"}, published(open(t, top.Host, engine.Options{ReadOnly: true})))
 }
