@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
 // warnings returns what keeps published ports from working, a line each. absent are the
@@ -26,6 +28,11 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(absent), netip.Addr.Compare) {
 		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(routes), netip.Addr.Compare) {
+		if routes[a].Kind == hostnet.Local { // it would not be published now
+			lines = append(lines, fmt.Sprintf("%s is an address of this host: what leads to it as a backend does not work", a))
+		}
 	}
 	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
 	return append(lines, e.rivalWarnings()...)
