@@ -78,7 +78,8 @@ func helpOf(t *testing.T, path string) string {
 // What a command takes of arguments is said with an example, and what it is called nearly.
 func TestWrongArguments(t *testing.T) {
 	for line, says := range map[string]string{
-		"add":          `wrong number of arguments: use "nftnat add PROTO FRONTEND BACKEND", as in: nftnat add tcp 8080 172.17.0.2:80 (see "nftnat add --help")`,
+		"add": `wrong number of arguments: use "nftnat add PROTO FRONTEND BACKEND", as in: nftnat add tcp 8080 172.17.0.2:80 (see "nftnat add --help")`,
+		"add tcp 80 172.30.0.2 --proxy-only --direct": `--proxy-only needs the daemon: with --direct nobody is served (see "nftnat add --help")`,
 		"list tcp udp": `wrong number of arguments: use "nftnat ls [PROTO]", as in: nftnat ls (see "nftnat ls --help")`,
 		"remove":       `wrong number of arguments: use "nftnat rm PROTO FRONTEND | FRONTEND[/PROTO] | MAPPING | --name N", as in: nftnat rm tcp 8080 (see "nftnat rm --help")`,
 		"delete tcp":   `wrong number of arguments: use "nftnat rm PROTO FRONTEND | FRONTEND[/PROTO] | MAPPING | --name N", as in: nftnat rm tcp 8080 (see "nftnat rm --help")`,

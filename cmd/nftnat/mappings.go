@@ -64,6 +64,9 @@ func newAdd(g *global) *cobra.Command {
 			if kill && !replace {
 				return usageError{errors.New("--kill ends connections to what --replace replaces")}
 			}
+			if proxyOnly && g.direct {
+				return usageError{errors.New("--proxy-only needs the daemon: with --direct nobody is served")}
+			}
 			if err := m.Validate(); err != nil {
 				return err
 			}
