@@ -20,7 +20,6 @@ func TestBesideDocker(t *testing.T) {
 	h.shell("systemctl start docker")
 	require.Equal(t, "-P FORWARD DROP", h.forwardPolicy())
 	daemon := h.publish()
-	table := h.table()
 	// Docker has rules for IPv4 only.
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)
 
@@ -32,7 +31,7 @@ func TestBesideDocker(t *testing.T) {
 	h.shell("systemctl reload docker; systemctl restart docker")
 	h.allOpen()
 	h.restart(daemon)
-	table = h.table() // a clean end and a start recreate it
+	table := h.table() // a clean end and a start recreate it
 	h.allOpen()
 	h.recipe("docker undo")
 	h.onlyOpen(pathLocal, pathProxied, pathIn6)

@@ -19,7 +19,6 @@ func TestBesideFirewalld(t *testing.T) {
 	h := newBesideHost(t, "firewalld", "firewall-cmd")
 	daemon := h.publish()
 	h.allOpen()
-	table := h.table()
 	h.shell(startFirewalld)
 	// By default it accepts translated connections, whichever program translated them.
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)
@@ -32,7 +31,7 @@ func TestBesideFirewalld(t *testing.T) {
 	h.recipe("firewalld way out")
 	h.allOpen()
 	h.restart(daemon)
-	table = h.table() // a clean end and a start recreate it
+	table := h.table() // a clean end and a start recreate it
 	h.allOpen()
 	h.recipe("firewalld undo")
 	h.onlyOpen(pathLocal, pathIn4, pathIn6, pathHairpin)

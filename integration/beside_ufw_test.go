@@ -14,7 +14,6 @@ func TestBesideUfw(t *testing.T) {
 	h := newBesideHost(t, "ufw", "ufw")
 	daemon := h.publish()
 	h.allOpen()
-	table := h.table()
 	h.shell("ufw --force enable")
 	h.onlyOpen(pathLocal)
 	// In forwarded packets ufw does not see the frontend's port.
@@ -30,7 +29,7 @@ func TestBesideUfw(t *testing.T) {
 	h.onlyOpen(pathLocal, pathIn4, pathHairpin, pathProxied, pathOut)
 	h.shell("ufw reload")
 	h.restart(daemon)
-	table = h.table() // a clean end and a start recreate it
+	table := h.table() // a clean end and a start recreate it
 	h.onlyOpen(pathLocal, pathIn4, pathHairpin, pathProxied, pathOut)
 	h.recipe("ufw undo")
 	h.onlyOpen(pathLocal)

@@ -223,7 +223,7 @@ func TestFrom(t *testing.T) {
 						require.NoError(t, reaches(top.Client, network, at(other.host, 8080), "backend1", anybody)(answerTimeout), "by a proxy")
 						noAnswers(t, top.Neighbour, network, at(other.host, 8080))
 					}
-					require.Equal(t, len(all), len(nat.Collapse(must(e.Mappings(t.Context())))))
+					require.Len(t, nat.Collapse(must(e.Mappings(t.Context()))), len(all))
 					_, err = e.Remove(t.Context(), nat.Removal{Mappings: all})
 					require.NoError(t, err)
 					require.Empty(t, sortedElements(t, top.Host))

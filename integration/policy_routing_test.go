@@ -27,10 +27,10 @@ type uplinks struct {
 // uplinkFamily has the addresses of a family. Those of the links end in 1, and those at the
 // other end in 2.
 type uplinkFamily struct {
-	option                             string // of ip(8)
-	wan1, wan2, lan, backend, client   netip.Prefix
-	wildcard                           netip.Addr
-	gateway1, gateway2, table2, table1 string
+	option                           string // of ip(8)
+	wan1, wan2, lan, backend, client netip.Prefix
+	wildcard                         netip.Addr
+	gateway2, table2, table1         string
 }
 
 func uplinkFamilies() []uplinkFamily {
@@ -91,13 +91,13 @@ func ip(t *testing.T, ns *lab.NS, line string) string {
 
 // publishOn publishes a port of each protocol and family for any address, and one for the
 // address of the second uplink.
-func (u *uplinks) publishOn(t *testing.T, s *testbed, options string) {
+func (u *uplinks) publishOn(t *testing.T, s *testbed) {
 	t.Helper()
 	for _, f := range uplinkFamilies() {
 		for _, network := range []string{"tcp", "udp"} {
 			to := at(f.backend.Addr().Next(), 80)
-			s.succeed(t, fmt.Sprintf("add %s %s %s %s", network, at(f.wildcard, 8080), to, options))
-			s.succeed(t, fmt.Sprintf("add %s %s %s %s", network, at(f.wan2.Addr(), 8081), to, options))
+			s.succeed(t, fmt.Sprintf("add %s %s %s", network, at(f.wildcard, 8080), to))
+			s.succeed(t, fmt.Sprintf("add %s %s %s", network, at(f.wan2.Addr(), 8081), to))
 		}
 	}
 }
@@ -146,7 +146,7 @@ func TestUplinkAnswers(t *testing.T) {
 	u := newUplinks(t)
 	s := newTestbed(t, u.host)
 	s.serve(t)
-	u.publishOn(t, s, "")
+	u.publishOn(t, s)
 	require.Empty(t, ownRules(t, u.host))
 	others := func(f uplinkFamily) {
 		require.NoError(t, f.asks(u.isp1, f.wan1.Addr(), f.client.Addr(), f.client.Addr(), answerTimeout))
@@ -203,7 +203,7 @@ func TestUplinkOwnAddress(t *testing.T) {
 	u := newUplinks(t)
 	s := newTestbed(t, u.host)
 	s.serve(t)
-	u.publishOn(t, s, "")
+	u.publishOn(t, s)
 	loopbacks := map[string]netip.Addr{"-4": loopback4, "-6": loopback6}
 	asks := func(f uplinkFamily, wait time.Duration) error {
 		for _, from := range []netip.Addr{{}, f.wan2.Addr(), loopbacks[f.option], f.lan.Addr()} {
@@ -304,7 +304,7 @@ func TestUplinkRules(t *testing.T) {
 	u := newUplinks(t)
 	s := newTestbed(t, u.host)
 	s.serve(t)
-	u.publishOn(t, s, "")
+	u.publishOn(t, s)
 	for name, tt := range map[string]struct {
 		rules []string // in which W is the address of the second uplink, P its prefix, and C the client's address
 		// admin is a chain of the administrator's.
@@ -379,14 +379,14 @@ func TestUplinkRulesEnd(t *testing.T) {
 	rule("add")
 	s, other := newTestbed(t, u.host), newTestbed(t, u.host)
 	daemon := s.serve(t)
-	u.publishOn(t, s, "")
+	u.publishOn(t, s)
 	first := ownRules(t, u.host)
 	require.Len(t, first, 8, "they are there when the port is published")
 
 	daemon.Kill()
 	rule("del")
 	require.Equal(t, first, ownRules(t, u.host))
-	daemon = s.serve(t)
+	s.serve(t)
 	require.Empty(t, ownRules(t, u.host))
 	rule("add")
 	await(t, "the rules", func() bool { return len(ownRules(t, u.host)) == 8 })

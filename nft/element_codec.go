@@ -145,7 +145,7 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 	}
 	b, at = nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
 	b, value = nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
-	switch k.kind {
+	switch k.kind { //nolint:exhaustive // the others have no end
 	case clientsKey:
 		b = appendPort(appendAddr(b, lastAddr(k.frontends())), k.port, true)
 		b = appendAddr(b, lastAddr(k.second.Value()))

@@ -431,7 +431,7 @@ func (c *Set) holds() keyKind {
 
 func (c *Set) checkKey(k *Key) error {
 	ok := k.kind != noKey && k.kind == c.holds()
-	switch k.kind {
+	switch k.kind { //nolint:exhaustive // the others begin with an address
 	case portKey, interfaceKey, markKey, familyServiceKey:
 	case segmentKey:
 		ok = ok && fits(c.Key[2], k.second.Value().Addr())

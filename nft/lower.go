@@ -62,7 +62,7 @@ func (a *assembler) load(fields concatenation) {
 }
 
 func (a *assembler) loadBytes(s Selector, size, word int) {
-	switch s {
+	switch s { //nolint:exhaustive // the others are of the payload
 	case IIFName:
 		a.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(word)})
 		return

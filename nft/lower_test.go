@@ -75,7 +75,7 @@ func (m *machine) step(e expr.Any) error {
 			_, err := m.read(e.Register, metaSize(e.Key))
 			return err
 		}
-		switch e.Key {
+		switch e.Key { //nolint:exhaustive // the others have no selector
 		case expr.MetaKeyMARK:
 			return m.write(e.Register, 4, MetaMark.String())
 		case expr.MetaKeyIIFNAME:

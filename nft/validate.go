@@ -240,9 +240,10 @@ func (p *protocols) addFields(fields ...Selector) error {
 	for _, f := range fields {
 		d := selectors[f]
 		// The kernel needs no test for these, but nft(8) infers the family.
-		if f == CTOriginalIPDaddr {
+		switch f { //nolint:exhaustive // the others have it
+		case CTOriginalIPDaddr:
 			d.nfproto = unix.NFPROTO_IPV4
-		} else if f == CTOriginalIP6Daddr {
+		case CTOriginalIP6Daddr:
 			d.nfproto = unix.NFPROTO_IPV6
 		}
 		if d.nfproto != 0 && p.nfproto != 0 && d.nfproto != p.nfproto ||
