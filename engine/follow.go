@@ -59,6 +59,7 @@ func (e *core) routesToBackends() (map[netip.Addr]hostnet.Route, error) {
 // interfaces that are new.
 func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
 	if e.opts.NoSysctl {
+		e.tellMissing(routes)
 		return nil
 	}
 	e.forwarding.Forget()
@@ -67,6 +68,21 @@ func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
 		e.sendHost(fmt.Sprintf("turned on forwarding: %s, and is %s now", s, s.After))
 	}
 	return err
+}
+
+// tellMissing sends an event for each setting that has come to keep back what is published.
+// Those that cannot be read are left to the status.
+func (e *core) tellMissing(routes map[netip.Addr]hostnet.Route) {
+	missing, err := e.forwarding.Missing(forwardingNeeds(e.backends, routes, e.ipam.Networks()))
+	if err != nil {
+		return
+	}
+	for _, s := range missing {
+		if e.watching && !slices.Contains(e.missing, s) {
+			e.sendHost(fmt.Sprintf(forwardingIsOff, s))
+		}
+	}
+	e.missing = missing
 }
 
 // Pauses between two calls of follow.

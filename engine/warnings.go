@@ -12,6 +12,9 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
+// forwardingIsOff is about a setting.
+const forwardingIsOff = "forwarding is off, and what it keeps back does not reach backends: %s"
+
 // warnings returns what keeps published ports from working, a line each. absent are the
 // numbers of ports on addresses that the host does not have.
 func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
@@ -24,7 +27,7 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 		lines = append(lines, err.Error())
 	}
 	for _, s := range missing {
-		lines = append(lines, fmt.Sprintf("forwarding is off, and what it keeps back does not reach backends: %s", s))
+		lines = append(lines, fmt.Sprintf(forwardingIsOff, s))
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(absent), netip.Addr.Compare) {
 		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))

@@ -12,6 +12,29 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
+// With NoSysctl, forwarding that is turned off is told once, and again after it was on.
+func TestForwardingIsTold(t *testing.T) {
+	b := newTestbed()
+	b.kernelWith(t, false)
+	b.writeSysctl(t, forwarding4, "1")
+	e := b.open(t)
+	publish(t, e, "8080->172.30.0.2:80")
+	e.core.watching = true
+	told := func() int {
+		for range 2 {
+			require.NoError(t, e.core.follow(t.Context()))
+		}
+		return e.core.events.counts.Host
+	}
+	require.Zero(t, told())
+	for n := range 2 {
+		b.writeSysctl(t, forwarding4, "0")
+		require.Equal(t, n+1, told())
+		b.writeSysctl(t, forwarding4, "1")
+		require.Equal(t, n+1, told())
+	}
+}
+
 // The status names backends whose addresses have become the host's own.
 func TestBackendBecomesHost(t *testing.T) {
 	b := newTestbed()
