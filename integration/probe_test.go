@@ -124,6 +124,17 @@ func reaches(ns *lab.NS, network, addr, name string, peer netip.Addr) probe {
 	}
 }
 
+// reachesFrom is reaches for a client that is bound to an address, which the server sees.
+func reachesFrom(ns *lab.NS, from netip.Addr, network, addr, name string) probe {
+	return func(wait time.Duration) error {
+		got, saw, err := askWithin(ns, network, addr, netip.AddrPortFrom(from, 0), wait)
+		if err == nil && (got != name || saw.Addr() != from) {
+			err = fmt.Errorf("%s asked %s %s from %s: %s answered, and saw %s", ns, network, addr, from, got, saw.Addr())
+		}
+		return err
+	}
+}
+
 // silent expects no answer.
 func silent(ns *lab.NS, network, addr string) probe {
 	return func(time.Duration) error {
