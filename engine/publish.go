@@ -168,6 +168,9 @@ func (e *core) reservePort(p portset.Port, have portset.Target, taken bool, c *c
 		if other, ok := e.elementTaken(p, have); ok {
 			return &nat.ConflictError{Want: p.Mapping(), Have: other.Mapping()}
 		}
+		if !have.From.IsZero() && p.From.IsZero() {
+			e.log.Warn("anyone may reach the port now", "frontend", nat.DescribeFrontend(p.Mapping()), "before", have.From)
+		}
 		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
 		return nil
 	}

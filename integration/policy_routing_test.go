@@ -30,7 +30,6 @@ type uplinkFamily struct {
 	option                           string // of ip(8)
 	wan1, wan2, lan, backend, client netip.Prefix
 	wildcard                         netip.Addr
-	table2, table1                   string
 }
 
 func uplinkFamilies() []uplinkFamily {

@@ -84,7 +84,7 @@ func (w *killRun) requireTable(notes []string) {
 			continue
 		}
 		rest = append(rest, line)
-		if strings.HasPrefix(line, "tcp") || strings.HasPrefix(line, "udp") {
+		if (strings.HasPrefix(line, "tcp") || strings.HasPrefix(line, "udp")) && !strings.HasSuffix(set, "_out") {
 			mapped = append(mapped, line)
 		}
 	}

@@ -121,6 +121,18 @@ func (s Sources) String() string {
 	return s.text.Value()
 }
 
+// MarshalBinary returns the text, so that package gob can have mappings.
+func (s Sources) MarshalBinary() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalBinary reads what MarshalBinary returned.
+func (s *Sources) UnmarshalBinary(b []byte) (err error) {
+	*s = Sources{}
+	if len(b) != 0 {
+		*s, err = ParseSources(strings.Split(string(b), sourceSeparator)...)
+	}
+	return err
+}
+
 // Texts returns the text of each prefix, in order; nil for anyone. [ParseSources] reads them.
 func (s Sources) Texts() []string {
 	if s.IsZero() {

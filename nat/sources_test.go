@@ -136,3 +136,17 @@ func TestValidateOptions(t *testing.T) {
 		require.ErrorContains(t, err, tt.reason)
 	}
 }
+
+// What gob has written it reads.
+func TestSourcesBinary(t *testing.T) {
+	for _, texts := range [][]string{nil, {"192.0.2.0/24"}, {"192.0.2.7", "2001:db8::/32"}} {
+		s, err := nat.ParseSources(texts...)
+		require.NoError(t, err)
+		b, err := s.MarshalBinary()
+		require.NoError(t, err)
+		read := nat.Sources{}
+		require.NoError(t, read.UnmarshalBinary(b))
+		require.Equal(t, s, read)
+	}
+	require.ErrorIs(t, new(nat.Sources).UnmarshalBinary([]byte("nonsense")), nat.ErrInvalid)
+}
