@@ -116,6 +116,7 @@ func (o *outage) end() {
 // node that has it. A service of each host beside them shows how long keepalived and the
 // network alone take.
 func TestFailover(t *testing.T) {
+	labtest.LongOnly(t, "two hosts that share an address")
 	labtest.Tool(t, "keepalived")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
 	labtest.Echo(t, top.Backend1, "tcp", "one", ":80")

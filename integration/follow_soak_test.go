@@ -45,6 +45,7 @@ type hostSoak struct {
 // at random under traffic, and the daemon is killed and taken over. In the end, and in
 // between, table, sysctls and who is answered are as after a fresh start on the same host.
 func TestHostSoak(t *testing.T) {
+	labtest.LongOnly(t, "random changes of the host")
 	lasts := defaultHostSoak
 	if text := os.Getenv(envHostSoak); text != "" {
 		var err error

@@ -68,6 +68,7 @@ func forget(t *testing.T, ns *lab.NS) {
 
 // A backend without a way back to the clients is served with masquerade, or by a proxy only.
 func TestNoWayBack(t *testing.T) {
+	labtest.LongOnly(t, "backends without a route back, whom time-outs tell apart")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	forget(t, top.Backend1)
 	e := serving(t, top.Host)
@@ -182,6 +183,7 @@ func limitedTo(t *testing.T, f family, network string, host netip.Addr, sources 
 
 // Only the clients that may reach a port reach it, and those on the host.
 func TestFrom(t *testing.T) {
+	labtest.LongOnly(t, "clients of every kind, whom time-outs tell apart")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartNeighbour})
 	e := serving(t, top.Host)
 	for _, network := range []string{"tcp", "udp"} {
@@ -392,6 +394,7 @@ func flood(ns *lab.NS, local *net.UDPAddr, addr, text string) {
 // What mappings are for outlives the daemon: a kill, a restart, a flush, and a file for
 // reboots.
 func TestOptionsOutliveTheDaemon(t *testing.T) {
+	labtest.LongOnly(t, "options of mappings after kills, flushes and restarts")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
 	forget(t, top.Backend1)
 	for _, network := range []string{"tcp", "udp"} {

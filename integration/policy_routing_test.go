@@ -300,6 +300,7 @@ func (f uplinkFamily) byWan2(u *uplinks, network string, wait time.Duration) boo
 
 // Rules of many kinds are followed, and those that are not for an address work as ever.
 func TestUplinkRules(t *testing.T) {
+	labtest.LongOnly(t, "rules of many kinds with two uplinks")
 	u := newUplinks(t)
 	s := newTestbed(t, u.host)
 	s.serve(t)

@@ -211,6 +211,7 @@ func TestWayOutOverTCP(t *testing.T) {
 // A frontend of one address is left by where the address is: not while the host does not have
 // it, and by the interface that it moves to.
 func TestWayOutFollowsAddress(t *testing.T) {
+	labtest.LongOnly(t, "addresses that come and go")
 	top, e := wayOutHost(t)
 	for _, f := range families(top) {
 		t.Run(f.name, func(t *testing.T) {
