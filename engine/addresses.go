@@ -25,15 +25,15 @@ func (e *core) followAddresses() (err error) {
 	if err != nil {
 		return err
 	}
-	before, touched := e.local, e.touched
-	e.local, e.touched = local, nil
+	before, touched, missed := e.local, e.touched, e.missed
+	e.local, e.touched, e.missed = local, nil, false
 	defer func() {
 		if err != nil { // which flows have been ended is not known
 			e.local = nil
 		}
 	}()
 	if before == nil { // nothing is known of what has come and gone
-		err := e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
+		err := e.endAbsent(local)
 		if e.watching { // else the engine is being opened, and has done it
 			err = errors.Join(err, e.deleteStrayFlows())
 		}
@@ -64,7 +64,16 @@ func (e *core) followAddresses() (err error) {
 			e.sendHost(fmt.Sprintf("%s is no address of this host any more: what is published on it waits for it", a))
 		}
 	}
-	return errors.Join(e.endDeparted(gone), e.endArrived(came))
+	err = errors.Join(e.endDeparted(gone), e.endArrived(came))
+	if missed { // others may have come and gone in between
+		err = errors.Join(err, e.endAbsent(local), e.deleteStrayFlows())
+	}
+	return err
+}
+
+// endAbsent ends the flows to published ports of addresses that the host does not have.
+func (e *core) endAbsent(local addresses) error {
+	return e.flowDeleter().Departed(&e.mappings, func(a netip.Addr) bool { return !local[a] })
 }
 
 // localAddresses returns the addresses of the host's interfaces and of frontends. Of those

@@ -76,6 +76,8 @@ type core struct {
 	// what has happened since is not known. touched are those that went since then, and may have
 	// come back.
 	local, touched addresses
+	// missed is whether others may have come and gone since then.
+	missed bool
 	// missing are the settings without which it was not forwarded then, with NoSysctl.
 	missing []hostnet.Setting
 	// looks is how often follow has looked at the host.

@@ -176,7 +176,7 @@ func (w *hostWatch) changed(ch hostnet.Changes[hairpin.Event]) {
 // noteChanges records what follow has to know of changes.
 func (e *core) noteChanges(ch hostnet.Changes[hairpin.Event]) {
 	if ch.Lost {
-		e.local = nil
+		e.missed = true
 	}
 	for _, a := range ch.Addrs {
 		if e.touched == nil {

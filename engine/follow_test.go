@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -133,6 +134,24 @@ func TestFollowEndsFlowsAgain(t *testing.T) {
 			require.Empty(t, b.flows.flows)
 		})
 	}
+}
+
+// When changes are lost, flows to addresses that nobody knows of end too.
+func TestFollowMissed(t *testing.T) {
+	b := newTestbed()
+	e := b.open(t)
+	publish(t, e, "80->172.30.0.2:81/udp")
+	e.core.watching = true
+	require.NoError(t, e.core.follow(t.Context()))
+	elsewhere := flow(nat.UDP, "203.0.113.5:80", "172.30.0.2:81")
+	elsewhere.Status = conntrack.StatusDNAT
+	b.flows.flows = []conntrack.Flow{elsewhere}
+	require.NoError(t, e.core.follow(t.Context()))
+	require.Len(t, b.flows.flows, 1)
+	e.core.noteChanges(hostnet.Changes[hairpin.Event]{Lost: true})
+	require.NoError(t, e.core.follow(t.Context()))
+	require.Empty(t, b.flows.flows)
+	require.False(t, e.core.missed)
 }
 
 // The pause after a look is at least followPause, and at most the longest, however long the

@@ -115,6 +115,7 @@ func (e *core) takeUp(ctx context.Context) error {
 	if err := e.reconcile(ctx); err != nil {
 		return err
 	}
+	e.missed = true
 	e.followAtOpen(ctx)
 	return nil
 }
