@@ -61,28 +61,23 @@ func (a *assembler) load(fields concatenation) {
 	}
 }
 
+// metaKeys and ctKeys are the fields that are not of the payload. Those of ct are of the
+// original direction.
+var (
+	metaKeys = map[Selector]expr.MetaKey{
+		IIFName: expr.MetaKeyIIFNAME, OIFName: expr.MetaKeyOIFNAME, NFProto: expr.MetaKeyNFPROTO,
+		L4Proto: expr.MetaKeyL4PROTO, MetaMark: expr.MetaKeyMARK,
+	}
+	ctKeys = map[Selector]expr.CtKey{CTOriginalIPDaddr: expr.CtKeyDSTIP, CTOriginalIP6Daddr: expr.CtKeyDSTIP6}
+)
+
 func (a *assembler) loadBytes(s Selector, size, word int) {
-	switch s { //nolint:exhaustive // the others are of the payload
-	case IIFName:
-		a.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(word)})
+	if key, ok := metaKeys[s]; ok {
+		a.emit(&expr.Meta{Key: key, Register: register(word)})
 		return
-	case OIFName:
-		a.emit(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register(word)})
-		return
-	case NFProto:
-		a.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register(word)})
-		return
-	case L4Proto:
-		a.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(word)})
-		return
-	case MetaMark:
-		a.emit(&expr.Meta{Key: expr.MetaKeyMARK, Register: register(word)})
-		return
-	case CTOriginalIPDaddr:
-		a.emit(&expr.Ct{Key: expr.CtKeyDSTIP, Register: register(word)}) // of the original direction
-		return
-	case CTOriginalIP6Daddr:
-		a.emit(&expr.Ct{Key: expr.CtKeyDSTIP6, Register: register(word)})
+	}
+	if key, ok := ctKeys[s]; ok {
+		a.emit(&expr.Ct{Key: key, Register: register(word)})
 		return
 	}
 	a.emit(&expr.Payload{
