@@ -59,7 +59,13 @@ func BenchmarkKernelPublish(b *testing.B) {
 // BenchmarkKernelAdopt60000 opens an engine on a full table of the real kernel.
 func BenchmarkKernelAdopt60000(b *testing.B) {
 	e, opts := openKernel(b)
-	_, err := e.Apply(b.Context(), manyMappings(crowd)...)
+	adoptOver(b, e, opts, manyMappings(crowd))
+}
+
+// adoptOver has the engine publish the mappings, closes it, and opens engines on its table.
+func adoptOver(b *testing.B, e *Engine, opts Options, ms []nat.Mapping) {
+	b.Helper()
+	_, err := e.Apply(b.Context(), ms...)
 	require.NoError(b, err)
 	require.NoError(b, e.Close())
 	b.ReportAllocs()

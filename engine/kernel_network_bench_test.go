@@ -62,17 +62,5 @@ func BenchmarkKernelPublishNetworked(b *testing.B) {
 // BenchmarkKernelAdoptNetworked opens an engine on a table with ports of backends in a network.
 func BenchmarkKernelAdoptNetworked(b *testing.B) {
 	e, opts := openNetworked(b)
-	_, err := e.Apply(b.Context(), networkedMappings(networked)...)
-	require.NoError(b, err)
-	require.NoError(b, e.Close())
-	b.ReportAllocs()
-	for b.Loop() {
-		e, err := Open(b.Context(), opts)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		require.NoError(b, e.Close())
-		b.StartTimer()
-	}
+	adoptOver(b, e, opts, networkedMappings(networked))
 }
