@@ -29,12 +29,15 @@ func requireConsistent(tb testing.TB, b *testbed, e *Engine) {
 	require.NoError(tb, err)
 	have := must(e.Mappings(tb.Context()))
 	require.Equal(tb, publishedBy(next), publishedBy(e), "what is in the kernel, and what is known")
-	require.Equal(tb, next.core.segments.Table(), e.core.segments.Table())
 	theirs, err := next.State(tb.Context())
 	require.NoError(tb, err)
 	ours, err := e.State(tb.Context())
 	require.NoError(tb, err)
 	require.Equal(tb, theirs, ours, "networks, endpoints and cursors")
+
+	e.mu.Lock() // Run may be running
+	defer e.mu.Unlock()
+	require.Equal(tb, next.core.segments.Table(), e.core.segments.Table())
 	require.Equal(tb, next.core.backends, e.core.backends)
 	requireNotes(tb, b, e)
 	require.Equal(tb, next.core.hairpins.Records(nil), e.core.hairpins.Records(nil))
