@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH
 COMPILE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test race cover integration fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
+.PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -111,7 +111,7 @@ help: ## print this
 check: lint cross test integration ## what .ci/run does, without installing its tools
 
 test: ## all tests, the long ones shortened; lists what was left out
-	$(GO) run ./internal/testrun
+	$(GO) run ./internal/testrun $(if $(WHOLE),-whole $(WHOLE))
 
 race: ## the tests of some packages with the race detector: TEST='./engine/... ./nft'
 	$(GO) test -race -count=1 $(TEST)
@@ -128,9 +128,12 @@ TESTS := NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require $(GO) test -shuffle=on -co
 
 # ./integration, the longest, runs before the rest: the tests of two packages at a time
 # would make each of them twice as long, and so closer to the limit. It runs without the race
-# detector, to be done within CI's half an hour: RACE=-race has it, and takes 15 minutes.
+# detector, with which it takes 15 minutes: RACE=-race.
 integration: ## all tests whole, but for ./integration with the race detector; none may be skipped
 	$(TESTS) $(RACE) ./integration
+	$(MAKE) others
+
+others: ## the part of "make integration" that is not ./integration
 	$(TESTS) -race $$($(GO) list ./... | grep -v '/integration$$')
 
 FUZZTIME ?= 60s

@@ -5,49 +5,70 @@
 // prints what go test prints without -v. At the end it lists what the tests left out because
 // it takes long, and what they skipped because something is missing on this machine. The exit
 // status is that of go test.
+//
+// With -whole PACKAGE, the tests of that package which left something out run once more
+// after the others have passed, whole: with NFTNAT_TEST_LONG=1.
 package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
+	"strings"
 )
 
 func main() {
-	packages := os.Args[1:]
+	whole := flag.String("whole", "", "run the tests of `PACKAGE` whole that left something out")
+	flag.Parse()
+	packages := flag.Args()
 	if len(packages) == 0 {
 		// The longest first, so that the others run at the same time.
 		packages = []string{"./integration", "./..."}
 	}
-	status, err := run(packages)
-	if err != nil {
+	if err := run(packages, *whole); err != nil {
 		fmt.Fprintf(os.Stderr, "testrun: %v\n", err)
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			os.Exit(exit.ExitCode())
+		}
+		os.Exit(1)
 	}
-	os.Exit(status)
 }
 
-func run(packages []string) (int, error) {
+func run(packages []string, whole string) error {
+	r, err := goTest(packages, nil)
+	if err != nil || whole == "" {
+		return err
+	}
+	tests := r.leftOutOf(path.Base(whole))
+	if len(tests) == 0 {
+		return nil
+	}
+	fmt.Printf("\nWhole, in %s: %s\n", whole, strings.Join(tests, " "))
+	pattern := "^(" + strings.Join(tests, "|") + ")$"
+	_, err = goTest([]string{"-shuffle=on", "-timeout=18m", "-run", pattern, whole}, []string{"NFTNAT_TEST_LONG=1"})
+	return err
+}
+
+// goTest runs go test, with more variables in the environment, and prints its results.
+func goTest(args, env []string) (*report, error) {
 	// No results from the cache: tests also depend on programs that go does not know of.
-	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, packages...)...)
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 1, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return 1, err
+		return nil, err
 	}
 	r := newReport(os.Stdout)
 	readErr := r.read(out)
-	err = cmd.Wait()
+	err = errors.Join(cmd.Wait(), readErr)
 	r.summary()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode(), readErr
-	case err != nil || readErr != nil:
-		return 1, errors.Join(err, readErr)
-	}
-	return 0, nil
+	return r, err
 }

@@ -127,6 +127,22 @@ func (r *report) ended(e event) {
 	}
 }
 
+// leftOutOf lists the tests of a package, by its last name, that left something out, without
+// subtests and in the order of the alphabet.
+func (r *report) leftOutOf(pkg string) (names []string) {
+	for key, tests := range r.leftOut {
+		if key[0] != pkg {
+			continue
+		}
+		for _, test := range tests {
+			name, _, _ := strings.Cut(test, "/")
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // summary prints what was not run, one line for each reason in each package.
 func (r *report) summary() {
 	r.leftOut.print(r.out, `Left out because it takes long ("make integration" runs all of it):`)

@@ -22,8 +22,8 @@ func TestReport(t *testing.T) {
 {"Action":"output","Package":"x/alloc","Test":"TestB","Output":"    a_test.go:9: left out: all\n"}
 {"Action":"output","Package":"x/alloc","Test":"TestB","Output":"--- SKIP: TestB (0.00s)\n"}
 {"Action":"skip","Package":"x/alloc","Test":"TestB"}
-{"Action":"output","Package":"x/alloc","Test":"TestB2","Output":"    a_test.go:9: left out: all\n"}
-{"Action":"skip","Package":"x/alloc","Test":"TestB2"}
+{"Action":"output","Package":"x/alloc","Test":"TestB2/part","Output":"    a_test.go:9: left out: all\n"}
+{"Action":"skip","Package":"x/alloc","Test":"TestB2/part"}
 {"Action":"output","Package":"x/alloc","Test":"TestC","Output":"    a_test.go:10: needs a kernel\n"}
 {"Action":"skip","Package":"x/alloc","Test":"TestC"}
 {"Action":"output","Package":"x/alloc","Output":"PASS\n"}
@@ -50,11 +50,13 @@ not an event
 
 Left out because it takes long ("make integration" runs all of it):
     alloc: 2 of 3 rounds (TestA)
-    alloc: all (TestB, TestB2)
+    alloc: all (TestB, TestB2/part)
 
 Skipped:
     alloc: needs a kernel (TestC)
 `, out.String())
+	require.Equal(t, []string{"TestA", "TestB", "TestB2"}, r.leftOutOf("alloc"))
+	require.Empty(t, r.leftOutOf("nft"))
 }
 
 func TestReportOfAll(t *testing.T) {
