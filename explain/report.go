@@ -3,82 +3,29 @@
 
 package explain
 
-import (
-	"net/netip"
+import "github.com/nftnat/nftnat/explain/report"
 
-	"github.com/nftnat/nftnat/nat"
+// What is asked and answered, by the names of this package.
+type (
+	Query   = report.Query
+	Verdict = report.Verdict
+	Path    = report.Path
+	Report  = report.Report
+	Cause   = report.Cause
+	Step    = report.Step
 )
-
-// Query is whose packet is to be explained.
-type Query struct {
-	Proto nat.Proto
-	// Frontend is what the client sends to. An invalid address: any of the host's that the
-	// client can reach.
-	Frontend netip.AddrPort
-	// From is the client; invalid: one from elsewhere, behind the default route.
-	From netip.Addr
-}
-
-// Verdict is what becomes of the packet and its answer.
-type Verdict int
 
 // The verdicts.
 const (
-	Passes       Verdict = iota // the client is answered
-	Stopped                     // something stops the packet or its answer
-	Uncertain                   // something on the way cannot be known
-	NotPublished                // there is no such mapping
+	Passes       = report.Passes
+	Stopped      = report.Stopped
+	Uncertain    = report.Uncertain
+	NotPublished = report.NotPublished
 )
-
-// Path is how the packet gets to the backend.
-type Path string
 
 // The paths.
 const (
-	ByNetfilter Path = "netfilter"
-	ByProxy     Path = "proxy"
-	ByBPF       Path = "ebpf"
+	ByNetfilter = report.ByNetfilter
+	ByProxy     = report.ByProxy
+	ByBPF       = report.ByBPF
 )
-
-// Report is the answer to a Query.
-type Report struct {
-	Query   Query
-	Verdict Verdict
-	Mapping nat.Mapping // zero if not published
-	Path    Path        // empty if it does not get that far
-	// Source is what the backend sees as the client's address; invalid: it sees nothing.
-	Source netip.Addr
-	// Cause is the first thing that stops the packet, or that cannot be known; nil if it passes.
-	Cause *Cause
-	// Others are further things that would stop it, or that cannot be known, in the order of the way.
-	Others []Cause
-	// Steps is the way of the packet and of its answer.
-	Steps []Step
-	// Near lists mappings that were perhaps meant, if none is published.
-	Near []nat.Mapping
-	// Unread says what could not be read, for want of privilege or of a feature of the kernel.
-	Unread []string
-}
-
-// Cause is a thing that stops a packet.
-type Cause struct {
-	// Kind is a word for programs, as "rule", "policy", "route", "sysctl", "neighbour", "backend".
-	Kind string
-	// Thing is what it is, as its own tools name it: "table inet corpwall chain passing: policy drop".
-	Thing string
-	// What says what it does to which packet, in one line.
-	What string
-	// Remedy is what would mend it, in one line.
-	Remedy string
-	// Answer is set if it stops the answer and not the packet.
-	Answer bool
-	// Certain is false if it may stop the packet.
-	Certain bool
-}
-
-// Step is a step of the way.
-type Step struct {
-	Where  string // "prerouting", "route", "forward", "backend"
-	Text   string
-	Answer bool
-}
