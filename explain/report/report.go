@@ -72,7 +72,7 @@ type Report struct {
 	// Steps is the way of the packet and of its answer.
 	Steps []Step
 	// Near lists mappings that were perhaps meant, if none is published.
-	Near []nat.Mapping
+	Near []nat.Near
 	// Unread says what could not be read, for want of privilege or of a feature of the kernel.
 	Unread []string
 }
