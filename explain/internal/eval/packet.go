@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/internal/rules/xt"
 )
 
 // Packet is a packet made up for the purpose, the first of its connection or an answer to it. What
@@ -119,4 +120,8 @@ type Facts interface {
 	// Fib answers a fib expression: flags are NFTA_FIB_F_*, result NFT_FIB_RESULT_*. The data is that of
 	// the register.
 	Fib(p *Packet, hook uint32, flags, result uint32) (data []byte, err error)
+	// IPSet reports whether a set of ipset, by its number, has an element for a packet.
+	IPSet(set uint16, q xt.SetQuery) (bool, error)
+	// Recent returns the addresses in a list of the match recent.
+	Recent(list string) ([]xt.RecentEntry, error)
 }
