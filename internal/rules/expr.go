@@ -71,12 +71,14 @@ type (
 		Set        bool
 		Direction  int
 	}
-	// Payload loads bytes of the packet from Base (NFT_PAYLOAD_*), or writes them if Set.
+	// Payload loads bytes of the packet from Base (NFT_PAYLOAD_*), or writes them if Set, with a
+	// checksum (NFT_PAYLOAD_CSUM_*).
 	Payload struct {
-		Base        uint32
-		Offset, Len int
-		Dreg, Sreg  Register
-		Set         bool
+		Base                            uint32
+		Offset, Len                     int
+		Dreg, Sreg                      Register
+		Set                             bool
+		CsumType, CsumOffset, CsumFlags uint32
 	}
 	// Exthdr loads an option or extension header, whether it is there (Present), or writes it.
 	Exthdr struct {
@@ -179,7 +181,7 @@ type (
 	}
 	// Queue gives the packet to a program.
 	Queue struct {
-		First, Total, Flags uint32
+		First, Total, Flags uint32   // Total: how many numbers
 		Sreg                Register // of the number, if not zero
 	}
 	// Dup sends a copy elsewhere.
@@ -205,8 +207,56 @@ type (
 		Map  string
 		Sreg Register
 	}
-	// Last notes when a packet came last.
-	Last struct{}
+	// Last notes when a packet came last: Ago milliseconds before it was read, if one has come.
+	Last struct {
+		Seen bool
+		Ago  uint64
+	}
+	// OSF loads the name of the operating system that a SYN looks like.
+	OSF struct {
+		Dreg  Register
+		TTL   uint8
+		Flags uint32
+	}
+	// Xfrm loads something of the packet's IPsec (NFT_XFRM_KEY_*). Dir is XFRM_POLICY_IN or OUT,
+	// Number that of the transformation.
+	Xfrm struct {
+		Dreg        Register
+		Key, Number uint32
+		Dir         uint8
+	}
+	// Tunnel loads something of the tunnel that the packet came by (NFT_TUNNEL_*).
+	Tunnel struct {
+		Key, Mode uint32
+		Dreg      Register
+	}
+	// Inner applies an expression to the packet within a tunnel's packet.
+	Inner struct {
+		Num, Type, Flags, HeaderLen uint32
+		Expr                        Expr
+	}
+	// CTHelper is an object: a helper of connection tracking.
+	CTHelper struct {
+		Name    string
+		L3Proto uint16
+		L4Proto uint8
+	}
+	// CTTimeout is an object: time-outs of connections, in seconds, by the number of their state.
+	CTTimeout struct {
+		L3Proto  uint16
+		L4Proto  uint8
+		Timeouts map[uint16]uint32
+	}
+	// CTExpectation is an object: a connection to expect.
+	CTExpectation struct {
+		L3Proto uint16
+		L4Proto uint8
+		Port    uint16
+		Timeout uint32 // in milliseconds
+		Size    uint8
+	}
+	// Secmark is an object: a security context.
+	Secmark struct{ Context string }
 	// Match is a match of iptables.
 	Match struct {
 		Name string
@@ -226,40 +276,48 @@ type (
 	}
 )
 
-func (Immediate) expr() {}
-func (Cmp) expr()       {}
-func (Range) expr()     {}
-func (Bitwise) expr()   {}
-func (Byteorder) expr() {}
-func (Meta) expr()      {}
-func (CT) expr()        {}
-func (Payload) expr()   {}
-func (Exthdr) expr()    {}
-func (Lookup) expr()    {}
-func (Dynset) expr()    {}
-func (Fib) expr()       {}
-func (Nat) expr()       {}
-func (Redir) expr()     {}
-func (Masq) expr()      {}
-func (Reject) expr()    {}
-func (Limit) expr()     {}
-func (Counter) expr()   {}
-func (Quota) expr()     {}
-func (ConnLimit) expr() {}
-func (Log) expr()       {}
-func (Notrack) expr()   {}
-func (Rt) expr()        {}
-func (Socket) expr()    {}
-func (Numgen) expr()    {}
-func (Hash) expr()      {}
-func (Queue) expr()     {}
-func (Dup) expr()       {}
-func (Fwd) expr()       {}
-func (Tproxy) expr()    {}
-func (Synproxy) expr()  {}
-func (Flow) expr()      {}
-func (Objref) expr()    {}
-func (Last) expr()      {}
-func (Match) expr()     {}
-func (Target) expr()    {}
-func (Unknown) expr()   {}
+func (Immediate) expr()     {}
+func (Cmp) expr()           {}
+func (Range) expr()         {}
+func (Bitwise) expr()       {}
+func (Byteorder) expr()     {}
+func (Meta) expr()          {}
+func (CT) expr()            {}
+func (Payload) expr()       {}
+func (Exthdr) expr()        {}
+func (Lookup) expr()        {}
+func (Dynset) expr()        {}
+func (Fib) expr()           {}
+func (Nat) expr()           {}
+func (Redir) expr()         {}
+func (Masq) expr()          {}
+func (Reject) expr()        {}
+func (Limit) expr()         {}
+func (Counter) expr()       {}
+func (Quota) expr()         {}
+func (ConnLimit) expr()     {}
+func (Log) expr()           {}
+func (Notrack) expr()       {}
+func (Rt) expr()            {}
+func (Socket) expr()        {}
+func (Numgen) expr()        {}
+func (Hash) expr()          {}
+func (Queue) expr()         {}
+func (Dup) expr()           {}
+func (Fwd) expr()           {}
+func (Tproxy) expr()        {}
+func (Synproxy) expr()      {}
+func (Flow) expr()          {}
+func (Objref) expr()        {}
+func (Last) expr()          {}
+func (OSF) expr()           {}
+func (Xfrm) expr()          {}
+func (Tunnel) expr()        {}
+func (Inner) expr()         {}
+func (CTHelper) expr()      {}
+func (CTTimeout) expr()     {}
+func (CTExpectation) expr() {}
+func (Secmark) expr()       {}
+func (Match) expr()         {}
+func (Target) expr()        {}
+func (Unknown) expr()       {}

@@ -1,0 +1,587 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
+)
+
+// attrs are the attributes of an expression, by their type.
+type attrs struct {
+	of  [24][]byte
+	bad bool // one has a value that it cannot have
+}
+
+func parse(b []byte) (a attrs) {
+	list := nlwire.Attrs{Data: b}
+	for list.Next() {
+		if int(list.Type) < len(a.of) && a.of[list.Type] == nil {
+			a.of[list.Type] = list.Payload
+		}
+	}
+	a.bad = list.Err != nil
+	return a
+}
+
+func (a *attrs) has(typ int) bool { return a.of[typ] != nil }
+
+// uint reads a number of so many bytes; zero if it is absent.
+func (a *attrs) uint(typ, size int) (v uint64) {
+	b := a.of[typ]
+	if b == nil {
+		return 0
+	}
+	if len(b) != size {
+		a.bad = true
+		return 0
+	}
+	for _, c := range b {
+		v = v<<8 | uint64(c)
+	}
+	return v
+}
+
+func (a *attrs) u8(typ int) uint8   { return uint8(a.uint(typ, 1)) }
+func (a *attrs) u16(typ int) uint16 { return uint16(a.uint(typ, 2)) }
+func (a *attrs) u32(typ int) uint32 { return uint32(a.uint(typ, 4)) }
+func (a *attrs) u64(typ int) uint64 { return a.uint(typ, 8) }
+
+// host32 reads one of the numbers that are in host byte order.
+func (a *attrs) host32(typ int) uint32 {
+	if a.u32(typ); a.bad || !a.has(typ) {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(a.of[typ])
+}
+
+func (a *attrs) string(typ int) string { return unix.ByteSliceToString(a.of[typ]) }
+
+// reg reads a register for data; zero if it is absent.
+func (a *attrs) reg(typ int) Register {
+	if !a.has(typ) {
+		return 0
+	}
+	r, ok := registerOf(a.u32(typ))
+	if !ok || r == Verdict {
+		a.bad = true
+	}
+	return r
+}
+
+// needReg reads a register that has to be there.
+func (a *attrs) needReg(typ int) Register {
+	a.need(typ)
+	return a.reg(typ)
+}
+
+func (a *attrs) need(types ...int) {
+	for _, typ := range types {
+		a.bad = a.bad || !a.has(typ)
+	}
+}
+
+// maxValue is the longest data of a register, NFT_DATA_VALUE_MAXLEN.
+const maxValue = 64
+
+// data reads a value; nil if it is absent.
+func (a *attrs) data(typ int) []byte {
+	if !a.has(typ) {
+		return nil
+	}
+	b := nlwire.Find(a.of[typ], unix.NFTA_DATA_VALUE)
+	if len(b) == 0 || len(b) > maxValue {
+		a.bad = true
+		return nil
+	}
+	return bytes.Clone(b)
+}
+
+// decision reads a verdict.
+func (a *attrs) decision(typ int) *Decision {
+	b := nlwire.Find(a.of[typ], unix.NFTA_DATA_VERDICT)
+	code, ok := nlwire.FindBE32(b, unix.NFTA_VERDICT_CODE)
+	if !ok {
+		return nil
+	}
+	d := Decision{Code: int32(code), Chain: nlwire.FindString(b, unix.NFTA_VERDICT_CHAIN)}
+	if (d.Code == unix.NFT_JUMP || d.Code == unix.NFT_GOTO) && d.Chain == "" {
+		a.bad = true
+	}
+	return &d
+}
+
+// registerOf returns the field of a register of the kernel's numbering (nft_parse_register).
+func registerOf(n uint32) (Register, bool) {
+	switch {
+	case n <= unix.NFT_REG_4:
+		return Register(4 * n), true
+	case n >= unix.NFT_REG32_00 && n <= unix.NFT_REG32_15:
+		return Register(n - unix.NFT_REG32_00 + 4), true
+	}
+	return 0, false
+}
+
+// Decode returns the expressions of a list, as of NFTA_RULE_EXPRESSIONS. It keeps nothing of the
+// argument.
+func Decode(list []byte) (exprs []Expr) {
+	walk := nlwire.Attrs{Data: list}
+	for walk.Next() {
+		exprs = append(exprs, decodeExpr(walk.Payload))
+	}
+	if walk.Err != nil {
+		exprs = append(exprs, Unknown{Data: bytes.Clone(walk.Data)})
+	}
+	return exprs
+}
+
+// decodeExpr returns one expression, or an Unknown.
+func decodeExpr(b []byte) Expr {
+	name, data := nlwire.FindString(b, unix.NFTA_EXPR_NAME), nlwire.Find(b, unix.NFTA_EXPR_DATA)
+	a := parse(data)
+	if e := decodeNamed(name, &a); e != nil && !a.bad {
+		return e
+	}
+	return Unknown{Name: name, Data: bytes.Clone(data)}
+}
+
+func decodeNamed(name string, a *attrs) Expr {
+	switch name {
+	case "immediate":
+		return decodeImmediate(a)
+	case "cmp":
+		a.need(unix.NFTA_CMP_DATA)
+		return Cmp{Sreg: a.needReg(unix.NFTA_CMP_SREG), Op: a.u32(unix.NFTA_CMP_OP), Data: a.data(unix.NFTA_CMP_DATA)}
+	case "range":
+		a.need(unix.NFTA_RANGE_FROM_DATA, unix.NFTA_RANGE_TO_DATA)
+		return Range{
+			Sreg: a.needReg(unix.NFTA_RANGE_SREG), Not: a.u32(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_NEQ,
+			From: a.data(unix.NFTA_RANGE_FROM_DATA), To: a.data(unix.NFTA_RANGE_TO_DATA),
+		}
+	case "bitwise":
+		return decodeBitwise(a)
+	case "byteorder":
+		return Byteorder{
+			Sreg: a.needReg(unix.NFTA_BYTEORDER_SREG), Dreg: a.needReg(unix.NFTA_BYTEORDER_DREG), Op: a.u32(unix.NFTA_BYTEORDER_OP),
+			Len: a.length(unix.NFTA_BYTEORDER_LEN), Size: a.length(unix.NFTA_BYTEORDER_SIZE),
+		}
+	case "meta":
+		a.loadsOrSets(unix.NFTA_META_DREG, unix.NFTA_META_SREG)
+		return Meta{Key: a.u32(unix.NFTA_META_KEY), Dreg: a.reg(unix.NFTA_META_DREG), Sreg: a.reg(unix.NFTA_META_SREG), Set: a.has(unix.NFTA_META_SREG)}
+	case "ct":
+		return decodeCT(a)
+	case "payload":
+		a.loadsOrSets(unix.NFTA_PAYLOAD_DREG, unix.NFTA_PAYLOAD_SREG)
+		return Payload{
+			Base: a.u32(unix.NFTA_PAYLOAD_BASE), Offset: a.length(unix.NFTA_PAYLOAD_OFFSET), Len: a.length(unix.NFTA_PAYLOAD_LEN),
+			Dreg: a.reg(unix.NFTA_PAYLOAD_DREG), Sreg: a.reg(unix.NFTA_PAYLOAD_SREG), Set: a.has(unix.NFTA_PAYLOAD_SREG),
+			CsumType: a.u32(unix.NFTA_PAYLOAD_CSUM_TYPE), CsumOffset: a.u32(unix.NFTA_PAYLOAD_CSUM_OFFSET), CsumFlags: a.u32(unix.NFTA_PAYLOAD_CSUM_FLAGS),
+		}
+	case "exthdr":
+		return decodeExthdr(a)
+	case "lookup":
+		return decodeLookup(a)
+	case "dynset":
+		return decodeDynset(a)
+	case "fib":
+		return Fib{Result: a.u32(unix.NFTA_FIB_RESULT), Flags: a.u32(unix.NFTA_FIB_FLAGS), Dreg: a.needReg(unix.NFTA_FIB_DREG)}
+	case "rt":
+		return Rt{Key: a.u32(unix.NFTA_RT_KEY), Dreg: a.needReg(unix.NFTA_RT_DREG)}
+	case "socket":
+		return Socket{Key: a.u32(nftaSocketKey), Level: a.u32(nftaSocketLevel), Dreg: a.needReg(nftaSocketDreg)}
+	case "numgen":
+		return Numgen{
+			Modulus: a.u32(unix.NFTA_NG_MODULUS), Type: a.u32(unix.NFTA_NG_TYPE), Offset: a.u32(unix.NFTA_NG_OFFSET), Dreg: a.needReg(unix.NFTA_NG_DREG),
+		}
+	case "hash":
+		return Hash{
+			Type: a.u32(unix.NFTA_HASH_TYPE), Seed: a.u32(unix.NFTA_HASH_SEED), Modulus: a.u32(unix.NFTA_HASH_MODULUS), Offset: a.u32(unix.NFTA_HASH_OFFSET),
+			Sreg: a.reg(unix.NFTA_HASH_SREG), Dreg: a.needReg(unix.NFTA_HASH_DREG), Len: a.length(unix.NFTA_HASH_LEN),
+		}
+	case "osf":
+		return OSF{Dreg: a.needReg(nftaOsfDreg), TTL: a.u8(nftaOsfTTL), Flags: a.u32(nftaOsfFlags)}
+	case "xfrm":
+		return Xfrm{Dreg: a.needReg(nftaXfrmDreg), Key: a.u32(nftaXfrmKey), Dir: a.u8(nftaXfrmDir), Number: a.u32(nftaXfrmSpnum)}
+	case "tunnel":
+		return Tunnel{Key: a.u32(nftaTunnelKey), Mode: a.u32(nftaTunnelMode), Dreg: a.needReg(nftaTunnelDreg)}
+	case "inner":
+		a.need(nftaInnerExpr)
+		return Inner{
+			Num: a.u32(nftaInnerNum), Type: a.u32(nftaInnerType), Flags: a.u32(nftaInnerFlags), HeaderLen: a.u32(nftaInnerHdrSize),
+			Expr: decodeExpr(a.of[nftaInnerExpr]),
+		}
+	case "match":
+		a.need(unix.NFTA_MATCH_NAME)
+		return Match{Name: a.string(unix.NFTA_MATCH_NAME), Rev: a.u32(unix.NFTA_MATCH_REV), Info: bytes.Clone(a.of[unix.NFTA_MATCH_INFO])}
+	}
+	return decodeStatement(name, a)
+}
+
+// decodeStatement returns an expression that does something, or nil.
+func decodeStatement(name string, a *attrs) Expr {
+	switch name {
+	case "nat":
+		return Nat{
+			Type: a.u32(unix.NFTA_NAT_TYPE), Family: a.u32(unix.NFTA_NAT_FAMILY), Flags: a.u32(unix.NFTA_NAT_FLAGS),
+			AddrMin: a.reg(unix.NFTA_NAT_REG_ADDR_MIN), AddrMax: a.reg(unix.NFTA_NAT_REG_ADDR_MAX),
+			PortMin: a.reg(unix.NFTA_NAT_REG_PROTO_MIN), PortMax: a.reg(unix.NFTA_NAT_REG_PROTO_MAX),
+		}
+	case "redir":
+		return Redir{PortMin: a.reg(unix.NFTA_REDIR_REG_PROTO_MIN), PortMax: a.reg(unix.NFTA_REDIR_REG_PROTO_MAX), Flags: a.u32(unix.NFTA_REDIR_FLAGS)}
+	case "masq":
+		return Masq{PortMin: a.reg(unix.NFTA_MASQ_REG_PROTO_MIN), PortMax: a.reg(unix.NFTA_MASQ_REG_PROTO_MAX), Flags: a.u32(unix.NFTA_MASQ_FLAGS)}
+	case "reject":
+		return Reject{Type: a.u32(unix.NFTA_REJECT_TYPE), Code: a.u8(unix.NFTA_REJECT_ICMP_CODE)}
+	case "limit":
+		return decodeLimit(a)
+	case "counter":
+		return decodeCounter(a)
+	case "quota":
+		return decodeQuota(a)
+	case "connlimit":
+		return decodeConnLimit(a)
+	case "log":
+		l := Log{
+			Prefix: a.string(unix.NFTA_LOG_PREFIX), Group: -1, Level: a.u32(unix.NFTA_LOG_LEVEL), Flags: a.u32(unix.NFTA_LOG_FLAGS),
+			Snaplen: a.u32(unix.NFTA_LOG_SNAPLEN), QThreshold: uint32(a.u16(unix.NFTA_LOG_QTHRESHOLD)),
+		}
+		if a.has(unix.NFTA_LOG_GROUP) {
+			l.Group = int(a.u16(unix.NFTA_LOG_GROUP))
+		}
+		return l
+	case "notrack":
+		return Notrack{}
+	case "queue":
+		return Queue{
+			First: uint32(a.u16(unix.NFTA_QUEUE_NUM)), Total: uint32(a.u16(unix.NFTA_QUEUE_TOTAL)), Flags: uint32(a.u16(unix.NFTA_QUEUE_FLAGS)),
+			Sreg: a.reg(unix.NFTA_QUEUE_SREG_QNUM),
+		}
+	case "dup":
+		return Dup{Addr: a.reg(unix.NFTA_DUP_SREG_ADDR), Dev: a.reg(unix.NFTA_DUP_SREG_DEV)}
+	case "fwd":
+		return Fwd{Dev: a.needReg(unix.NFTA_FWD_SREG_DEV), Addr: a.reg(nftaFwdSregAddr), Family: a.u32(nftaFwdNfproto)}
+	case "tproxy":
+		return Tproxy{Family: a.u32(nftaTproxyFamily), Addr: a.reg(nftaTproxyAddr), Port: a.reg(nftaTproxyPort)}
+	case "synproxy":
+		return decodeSynproxy(a)
+	case "flow_offload":
+		a.need(nftaFlowTableName)
+		return Flow{Table: a.string(nftaFlowTableName)}
+	case "objref":
+		if !a.has(unix.NFTA_OBJREF_IMM_NAME) {
+			a.need(unix.NFTA_OBJREF_SET_NAME)
+			return Objref{Map: a.string(unix.NFTA_OBJREF_SET_NAME), Sreg: a.needReg(unix.NFTA_OBJREF_SET_SREG)}
+		}
+		return Objref{Type: a.u32(unix.NFTA_OBJREF_IMM_TYPE), Name: a.string(unix.NFTA_OBJREF_IMM_NAME)}
+	case "last":
+		return Last{Seen: a.u32(nftaLastSet) != 0, Ago: a.u64(nftaLastMsecs)}
+	case "target":
+		a.need(unix.NFTA_TARGET_NAME)
+		return Target{Name: a.string(unix.NFTA_TARGET_NAME), Rev: a.u32(unix.NFTA_TARGET_REV), Info: bytes.Clone(a.of[unix.NFTA_TARGET_INFO])}
+	}
+	return nil
+}
+
+// length reads a length or offset within a packet or a register.
+func (a *attrs) length(typ int) int {
+	n := a.u32(typ)
+	if n > 1<<16 {
+		a.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+// loadsOrSets wants one of two registers.
+func (a *attrs) loadsOrSets(dreg, sreg int) { a.bad = a.bad || a.has(dreg) == a.has(sreg) }
+
+func decodeImmediate(a *attrs) Expr {
+	a.need(unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA)
+	if a.u32(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
+		d := a.decision(unix.NFTA_IMMEDIATE_DATA)
+		a.bad = a.bad || d == nil
+		return Immediate{Decision: d}
+	}
+	return Immediate{Dreg: a.reg(unix.NFTA_IMMEDIATE_DREG), Data: a.data(unix.NFTA_IMMEDIATE_DATA)}
+}
+
+func decodeBitwise(a *attrs) Expr {
+	e := Bitwise{
+		Sreg: a.needReg(unix.NFTA_BITWISE_SREG), Sreg2: a.reg(nftaBitwiseSreg2), Dreg: a.needReg(unix.NFTA_BITWISE_DREG),
+		Op: a.u32(nftaBitwiseOp), Len: a.length(unix.NFTA_BITWISE_LEN),
+		Mask: a.data(unix.NFTA_BITWISE_MASK), Xor: a.data(unix.NFTA_BITWISE_XOR), Data: a.data(nftaBitwiseData),
+	}
+	switch e.Op {
+	case BitwiseMaskXor:
+		a.bad = a.bad || len(e.Mask) != e.Len || len(e.Xor) != e.Len
+	case BitwiseLshift, BitwiseRshift:
+		if a.bad = a.bad || len(e.Data) != 4; !a.bad {
+			e.Shift, e.Data = binary.NativeEndian.Uint32(e.Data), nil
+		}
+	case BitwiseAnd, BitwiseOr, BitwiseXor:
+		a.bad = a.bad || (e.Sreg2 == 0) == (len(e.Data) != e.Len)
+	default:
+		a.bad = true
+	}
+	return e
+}
+
+// The operations of a Bitwise, enum nft_bitwise_ops.
+const (
+	BitwiseMaskXor = iota
+	BitwiseLshift
+	BitwiseRshift
+	BitwiseAnd
+	BitwiseOr
+	BitwiseXor
+)
+
+func decodeCT(a *attrs) Expr {
+	a.loadsOrSets(unix.NFTA_CT_DREG, unix.NFTA_CT_SREG)
+	e := CT{Key: a.u32(unix.NFTA_CT_KEY), Dreg: a.reg(unix.NFTA_CT_DREG), Sreg: a.reg(unix.NFTA_CT_SREG), Set: a.has(unix.NFTA_CT_SREG), Direction: -1}
+	if a.has(unix.NFTA_CT_DIRECTION) {
+		e.Direction = int(a.u8(unix.NFTA_CT_DIRECTION))
+	}
+	return e
+}
+
+func decodeExthdr(a *attrs) Expr {
+	e := Exthdr{
+		Op: a.u32(unix.NFTA_EXTHDR_OP), Type: uint32(a.u8(unix.NFTA_EXTHDR_TYPE)), Flags: a.u32(unix.NFTA_EXTHDR_FLAGS),
+		Offset: a.length(unix.NFTA_EXTHDR_OFFSET), Len: a.length(unix.NFTA_EXTHDR_LEN),
+		Dreg: a.reg(unix.NFTA_EXTHDR_DREG), Sreg: a.reg(unix.NFTA_EXTHDR_SREG), Set: a.has(unix.NFTA_EXTHDR_SREG),
+	}
+	e.Present = e.Flags&unix.NFT_EXTHDR_F_PRESENT != 0
+	return e // with no register at all it removes a TCP option
+}
+
+func decodeLookup(a *attrs) Expr {
+	a.need(unix.NFTA_LOOKUP_SET)
+	e := Lookup{
+		Set: a.string(unix.NFTA_LOOKUP_SET), Sreg: a.needReg(unix.NFTA_LOOKUP_SREG), Map: a.has(unix.NFTA_LOOKUP_DREG),
+		Not: a.u32(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0,
+	}
+	if e.Map && a.u32(unix.NFTA_LOOKUP_DREG) != unix.NFT_REG_VERDICT {
+		e.Dreg = a.reg(unix.NFTA_LOOKUP_DREG)
+	}
+	return e
+}
+
+func decodeDynset(a *attrs) Expr {
+	a.need(unix.NFTA_DYNSET_SET_NAME)
+	e := Dynset{
+		Set: a.string(unix.NFTA_DYNSET_SET_NAME), Op: a.u32(unix.NFTA_DYNSET_OP),
+		KeyReg: a.needReg(unix.NFTA_DYNSET_SREG_KEY), DataReg: a.reg(unix.NFTA_DYNSET_SREG_DATA),
+		Not: a.u32(unix.NFTA_DYNSET_FLAGS)&unix.NFT_DYNSET_F_INV != 0, Timeout: a.u64(unix.NFTA_DYNSET_TIMEOUT),
+	}
+	e.Exprs = a.exprs(unix.NFTA_DYNSET_EXPR, nftaDynsetExpressions)
+	return e
+}
+
+// exprs reads a list of expressions, or the one that stands alone.
+func (a *attrs) exprs(one, list int) []Expr {
+	switch {
+	case a.has(list):
+		return Decode(a.of[list])
+	case a.has(one):
+		return []Expr{decodeExpr(a.of[one])}
+	}
+	return nil
+}
+
+func decodeLimit(a *attrs) Expr {
+	return Limit{
+		Rate: a.u64(unix.NFTA_LIMIT_RATE), Unit: a.u64(unix.NFTA_LIMIT_UNIT), Burst: a.u32(unix.NFTA_LIMIT_BURST), Type: a.u32(unix.NFTA_LIMIT_TYPE),
+		Over: a.u32(unix.NFTA_LIMIT_FLAGS)&limitInvert != 0,
+	}
+}
+
+func decodeCounter(a *attrs) Expr {
+	return Counter{Packets: a.u64(unix.NFTA_COUNTER_PACKETS), Bytes: a.u64(unix.NFTA_COUNTER_BYTES)}
+}
+
+func decodeQuota(a *attrs) Expr {
+	return Quota{Bytes: a.u64(unix.NFTA_QUOTA_BYTES), Used: a.u64(unix.NFTA_QUOTA_CONSUMED), Over: a.u32(unix.NFTA_QUOTA_FLAGS)&unix.NFT_QUOTA_F_INV != 0}
+}
+
+func decodeConnLimit(a *attrs) Expr {
+	return ConnLimit{Count: a.u32(nftaConnlimitCount), Over: a.u32(nftaConnlimitFlags)&connlimitInvert != 0}
+}
+
+func decodeSynproxy(a *attrs) Expr {
+	return Synproxy{MSS: uint32(a.u16(nftaSynproxyMSS)), Wscale: uint32(a.u8(nftaSynproxyWscale)), Flags: a.u32(nftaSynproxyFlags)}
+}
+
+// decodeObject returns what a named object is.
+func decodeObject(b []byte) Object {
+	o := parse(b)
+	object := Object{Name: o.string(unix.NFTA_OBJ_NAME), Type: o.u32(unix.NFTA_OBJ_TYPE), Handle: o.u64(nftaObjHandle)}
+	a := parse(o.of[unix.NFTA_OBJ_DATA])
+	switch object.Type {
+	case objCounter:
+		object.Value = decodeCounter(&a)
+	case objQuota:
+		object.Value = decodeQuota(&a)
+	case objLimit:
+		object.Value = decodeLimit(&a)
+	case objConnLimit:
+		object.Value = decodeConnLimit(&a)
+	case objSynproxy:
+		object.Value = decodeSynproxy(&a)
+	case objCTHelper:
+		object.Value = CTHelper{
+			Name: a.string(unix.NFTA_CT_HELPER_NAME), L3Proto: a.u16(unix.NFTA_CT_HELPER_L3PROTO), L4Proto: a.u8(unix.NFTA_CT_HELPER_L4PROTO),
+		}
+	case objCTTimeout:
+		e := CTTimeout{L3Proto: a.u16(nftaCTTimeoutL3Proto), L4Proto: a.u8(nftaCTTimeoutL4Proto), Timeouts: map[uint16]uint32{}}
+		for list := (nlwire.Attrs{Data: a.of[nftaCTTimeoutData]}); list.Next(); {
+			e.Timeouts[list.Type] = list.BE32()
+		}
+		object.Value = e
+	case objCTExpect:
+		object.Value = CTExpectation{
+			L3Proto: a.u16(nftaCTExpectL3Proto), L4Proto: a.u8(nftaCTExpectL4Proto), Port: a.u16(nftaCTExpectDport),
+			Timeout: a.host32(nftaCTExpectTimeout), Size: a.u8(nftaCTExpectSize),
+		}
+	case objSecmark:
+		object.Value = Secmark{Context: a.string(nftaSecmarkCtx)}
+	}
+	if object.Value == nil || o.bad || a.bad {
+		object.Value = Unknown{Name: "object", Data: bytes.Clone(o.of[unix.NFTA_OBJ_DATA])}
+	}
+	return object
+}
+
+// decodeTable returns a table without what is in it.
+func decodeTable(family uint8, b []byte) *Table {
+	a := parse(b)
+	return &Table{
+		Family: Family(family), Name: a.string(unix.NFTA_TABLE_NAME), Handle: a.u64(nftaTableHandle), Flags: a.u32(unix.NFTA_TABLE_FLAGS),
+		Owner: a.u32(nftaTableOwner), Comment: comment(a.of[nftaTableUserData]),
+		Sets: map[string]*Set{}, Flowtables: map[string]*Flowtable{}, chains: map[string]*Chain{},
+	}
+}
+
+// decodeChain returns the name of a chain's table, and the chain.
+func decodeChain(b []byte) (table string, c *Chain) {
+	a := parse(b)
+	c = &Chain{
+		Name: a.string(unix.NFTA_CHAIN_NAME), Handle: a.u64(unix.NFTA_CHAIN_HANDLE), Flags: a.u32(nftaChainFlags),
+		Comment: comment(a.of[nftaChainUserData]),
+	}
+	if a.has(unix.NFTA_CHAIN_HOOK) {
+		hook := parse(a.of[unix.NFTA_CHAIN_HOOK])
+		c.Base = &Base{
+			Type: a.string(unix.NFTA_CHAIN_TYPE), Hook: hook.u32(unix.NFTA_HOOK_HOOKNUM), Priority: int32(hook.u32(unix.NFTA_HOOK_PRIORITY)),
+			Policy: 1, Devices: decodeDevices(hook.of[nftaHookDevs], hook.of[unix.NFTA_HOOK_DEV]),
+		}
+		if a.has(unix.NFTA_CHAIN_POLICY) {
+			c.Base.Policy = int32(a.u32(unix.NFTA_CHAIN_POLICY))
+		}
+	}
+	return a.string(unix.NFTA_CHAIN_TABLE), c
+}
+
+// decodeDevices returns the names of a list, or of the only interface.
+func decodeDevices(list, one []byte) (names []string) {
+	for walk := (nlwire.Attrs{Data: list}); walk.Next(); {
+		switch name := unix.ByteSliceToString(walk.Payload); walk.Type {
+		case nftaDeviceName:
+			names = append(names, name)
+		case nftaDevicePrefix:
+			names = append(names, name+"*")
+		}
+	}
+	if len(names) == 0 && one != nil {
+		names = append(names, unix.ByteSliceToString(one))
+	}
+	return names
+}
+
+func decodeFlowtable(b []byte) (table string, f *Flowtable) {
+	a := parse(b)
+	hook := parse(a.of[nftaFlowtableHook])
+	return a.string(nftaFlowtableTable), &Flowtable{
+		Name: a.string(nftaFlowtableName), Flags: a.u32(nftaFlowtableFlags), Hook: hook.u32(nftaFlowtableHookNum),
+		Priority: int32(hook.u32(nftaFlowtableHookPriority)), Devices: decodeDevices(hook.of[nftaFlowtableHookDevs], nil),
+	}
+}
+
+func decodeSet(b []byte) (table string, s *Set) {
+	a := parse(b)
+	s = &Set{
+		Name: a.string(unix.NFTA_SET_NAME), Handle: a.u64(nftaSetHandle), Flags: a.u32(unix.NFTA_SET_FLAGS),
+		KeyType: a.u32(unix.NFTA_SET_KEY_TYPE), KeyLen: a.u32(unix.NFTA_SET_KEY_LEN),
+		DataType: a.u32(unix.NFTA_SET_DATA_TYPE), DataLen: a.u32(unix.NFTA_SET_DATA_LEN), ObjType: a.u32(unix.NFTA_SET_OBJ_TYPE),
+		Timeout: a.u64(unix.NFTA_SET_TIMEOUT), GCInterval: a.u32(unix.NFTA_SET_GC_INTERVAL), Policy: a.u32(unix.NFTA_SET_POLICY),
+		Exprs: a.exprs(nftaSetExpr, nftaSetExpressions), UserData: bytes.Clone(a.of[unix.NFTA_SET_USERDATA]),
+	}
+	desc := parse(a.of[unix.NFTA_SET_DESC])
+	s.Size = desc.u32(unix.NFTA_SET_DESC_SIZE)
+	for fields := (nlwire.Attrs{Data: desc.of[nftaSetDescConcat]}); fields.Next(); {
+		if n, ok := nlwire.FindBE32(fields.Payload, nftaSetFieldLen); ok {
+			s.FieldLens = append(s.FieldLens, int(n))
+		}
+	}
+	return a.string(unix.NFTA_SET_TABLE), s
+}
+
+// decodeElement returns an element of a set; false: it cannot be read.
+func decodeElement(b []byte) (Element, bool) {
+	a := parse(b)
+	flags := a.u32(unix.NFTA_SET_ELEM_FLAGS)
+	e := Element{
+		Key: a.data(unix.NFTA_SET_ELEM_KEY), End: a.data(nftaSetElemKeyEnd), IntervalEnd: flags&unix.NFT_SET_ELEM_INTERVAL_END != 0, CatchAll: flags&setElemCatchall != 0,
+		Object: a.string(unix.NFTA_SET_ELEM_OBJREF), Exprs: a.exprs(unix.NFTA_SET_ELEM_EXPR, nftaSetElemExpressions),
+		Timeout: a.u64(unix.NFTA_SET_ELEM_TIMEOUT), Expires: a.u64(unix.NFTA_SET_ELEM_EXPIRATION),
+		Comment: comment(a.of[unix.NFTA_SET_ELEM_USERDATA]),
+	}
+	if a.has(unix.NFTA_SET_ELEM_DATA) {
+		if e.Decision = a.decision(unix.NFTA_SET_ELEM_DATA); e.Decision == nil {
+			e.Data = a.data(unix.NFTA_SET_ELEM_DATA)
+		}
+	}
+	e.Conditional = slices.ContainsFunc(e.Exprs, decides)
+	return e, !a.bad && (e.Key != nil || e.CatchAll)
+}
+
+// decides reports whether an expression may break off a rule.
+func decides(e Expr) bool {
+	switch e.(type) {
+	case Counter, Last:
+		return false
+	}
+	return true
+}
+
+func decodeRule(c *Chain, index int, b []byte) *Rule {
+	a := parse(b)
+	return &Rule{
+		Chain: c, Handle: a.u64(unix.NFTA_RULE_HANDLE), Index: index, Exprs: Decode(a.of[unix.NFTA_RULE_EXPRESSIONS]),
+		Comment: comment(a.of[unix.NFTA_RULE_USERDATA]),
+	}
+}
+
+// What nft(8) notes behind tables, chains, rules and elements (libnftnl/udata.h): a byte for the type, one
+// for the length, and the value.
+const udataComment = 0
+
+func userValue(b []byte, typ byte) []byte {
+	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
+		if b[0] == typ {
+			return b[2 : 2+int(b[1])]
+		}
+		b = b[2+int(b[1]):]
+	}
+	return nil
+}
+
+func comment(userData []byte) string {
+	return unix.ByteSliceToString(userValue(userData, udataComment))
+}
