@@ -63,9 +63,9 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 	from := len(es)
 	es = slices.Grow(es, int(min(count, maxGrow)))
 	var first keySet
-	parts, err := c.dumpElements(table, set, func(e *Element) bool {
+	parts, err := c.dumpElements(table, set, func(e *Element) error {
 		es = append(es, *e)
-		return e.Foreign != "" || first.add(e.Key)
+		return changedUnless(e.Foreign != "" || first.add(e.Key))
 	})
 	if err != nil {
 		return nil, err
@@ -81,8 +81,8 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 		// Some expired, or the kernel does not count. A second dump, which would skip
 		// other elements, must not show more than the first.
 		var second keySet
-		_, err = c.dumpElements(table, set, func(e *Element) bool {
-			return e.Foreign != "" || second.add(e.Key) && !first.add(e.Key)
+		_, err = c.dumpElements(table, set, func(e *Element) error {
+			return changedUnless(e.Foreign != "" || second.add(e.Key) && !first.add(e.Key))
 		})
 		if err != nil {
 			return nil, err
@@ -97,9 +97,17 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 // maxGrow bounds how many elements the kernel's count makes room for.
 const maxGrow = 1 << 17
 
-// dumpElements calls f with each element of the set and returns in how many parts
-// they came. The error is errChanged if f reports that an element cannot be there.
-func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts int, err error) {
+// changedUnless is errChanged unless an element can be there.
+func changedUnless(can bool) error {
+	if can {
+		return nil
+	}
+	return errChanged
+}
+
+// dumpElements calls f with each element of the set, until it returns an error, and returns in
+// how many parts they came.
+func (c *Conn) dumpElements(table string, set Set, f func(*Element) error) (parts int, err error) {
 	var e Element
 	err = c.dump(unix.NFT_MSG_GETSETELEM, "list elements of "+set.Kind()+" "+set.Name, func(a nlwire.Attrs) error {
 		for a.Next() {
@@ -115,8 +123,8 @@ func (c *Conn) dumpElements(table string, set Set, f func(*Element) bool) (parts
 				case err != nil:
 					e = Element{Set: set.Name, Foreign: err.Error()}
 				}
-				if !f(&e) {
-					return errChanged
+				if err := f(&e); err != nil {
+					return err
 				}
 			}
 			if list.Err != nil {

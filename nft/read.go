@@ -146,18 +146,24 @@ func (c *Conn) readOnce(read func() error) (uint32, error) {
 // request asks for one object and calls read with its attributes.
 func (c *Conn) request(msg uint16, what string, read func(nlwire.Attrs) error, names ...string) error {
 	seq, err := c.sendRequest(msg, 0, names...)
-	if err == nil {
-		_, err = c.receiveEach(func(m nlwire.Message) (bool, error) {
-			if m.Seq != seq {
-				return false, nil
-			}
-			if m.Type == unix.NLMSG_ERROR {
-				a, err := m.Answer()
-				return true, errors.Join(err, a.Err())
-			}
-			return true, read(m.Attrs(nlwire.NetfilterHeader))
-		})
+	if err != nil {
+		return opError(what, err)
 	}
+	return c.answer(what, seq, read)
+}
+
+// answer calls read with the attributes of the object that was asked for.
+func (c *Conn) answer(what string, seq uint32, read func(nlwire.Attrs) error) error {
+	_, err := c.receiveEach(func(m nlwire.Message) (bool, error) {
+		if m.Seq != seq {
+			return false, nil
+		}
+		if m.Type == unix.NLMSG_ERROR {
+			a, err := m.Answer()
+			return true, errors.Join(err, a.Err())
+		}
+		return true, read(m.Attrs(nlwire.NetfilterHeader))
+	})
 	return opError(what, err)
 }
 
@@ -187,6 +193,9 @@ func (c *Conn) dump(msg uint16, what string, read func(nlwire.Attrs) error, name
 		// the next one with EBUSY (__netlink_dump_start).
 		if readErr == nil {
 			readErr = read(m.Attrs(nlwire.NetfilterHeader))
+		}
+		if errors.Is(readErr, errEnough) {
+			return true, readErr
 		}
 		return false, nil
 	})
