@@ -25,6 +25,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/explain/report"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -56,6 +57,9 @@ func TestContractWords(t *testing.T) {
 	require.ElementsMatch(t, []any{
 		string(EventPublished), string(EventUnpublished), string(EventExpired), string(EventRepaired), string(EventLost), string(EventHost),
 	}, at(d.root, "components", "schemas", "Event", "properties", "type", "enum"))
+	require.ElementsMatch(t, []any{
+		report.Passes.String(), report.Stopped.String(), report.Uncertain.String(), report.NotPublished.String(),
+	}, at(d.root, "components", "schemas", "Explanation", "properties", "verdict", "enum"))
 	require.ElementsMatch(t, []any{string(ForwardingOn), string(ForwardingOff), string(ForwardingPartly)},
 		at(d.root, "components", "schemas", "ForwardingState", "enum"))
 
@@ -63,6 +67,7 @@ func TestContractWords(t *testing.T) {
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
 		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
 		"Endpoint": Endpoint{}, "EndpointSpec": attachRequest{}, "State": state{}, "StateRequest": state{},
+		"Explanation": Explanation{}, "Cause": Cause{}, "Step": Step{}, "NearMapping": NearMapping{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
 		properties := d.properties(t, at(d.root, "components", "schemas", schema))
@@ -84,6 +89,7 @@ func TestContractWords(t *testing.T) {
 		}
 	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
+	require.Contains(t, at(d.root, "paths", "/v1/explain", "get", "description"), fmt.Sprintf("At most %d at a time", l.explains))
 	info := at(d.root, "info", "description")
 	require.Contains(t, info, fmt.Sprintf("at most %d connections", l.conns))
 	require.Contains(t, info, fmt.Sprintf("%.0f s without a request", l.idleTime.Seconds()))
@@ -181,8 +187,9 @@ func exchanges() []exchange {
 		aNetwork = "/v1/networks/{name}"
 		network  = `{"name":"outside","prefix":"10.0.0.0/24","guard":false}`
 
-		whole = "/v1/state"
-		file  = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
+		whole   = "/v1/state"
+		explain = "/v1/explain"
+		file    = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
 	)
 	valid := `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"x","ttl":"1h"}]`
 	there := `[{"proto":"tcp","port":8080,"backend":"172.17.0.2:80"}]`
@@ -273,6 +280,26 @@ func exchanges() []exchange {
 		{method: "PUT", path: whole, url: whole + "?dry-run=true", body: file, want: 200},
 		{method: "PUT", path: whole, contentType: "application/yaml", body: "mappings: []", want: 200},
 		{method: "PUT", path: whole, body: file, engine: nat.ErrConflict, want: 409},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080&from=192.0.2.2", want: 200},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080", want: 200},
+		{method: "GET", path: explain, want: 400},
+		{method: "GET", path: explain, url: explain + "?proto=tcp", want: 400},
+		{method: "GET", path: explain, url: explain + "?frontend=80", want: 400},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80&x=1", want: 400},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&proto=udp&frontend=80", want: 400},
+		{method: "GET", path: explain, url: explain + "?proto=udp&frontend=80", want: 404},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80", opts: func(o *Options) { o.Explain = nil }, want: 404},
+		{method: "GET", path: explain, url: explain + "?proto=sctp&frontend=80", want: 422},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80-90", want: 422},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=", want: 422},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80&from=", want: 422},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80&from=10.0.0.0/8", want: 422},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80", opts: func(o *Options) {
+			o.Explain = func(context.Context, report.Query) (report.Report, error) { return report.Report{}, broken }
+		}, want: 500},
+		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80", opts: func(o *Options) {
+			o.Explain = func(context.Context, report.Query) (report.Report, error) { return report.Report{}, nat.ErrClosed }
+		}, want: 503},
 		{method: "GET", path: "/v1/status", want: 200},
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) {
@@ -408,6 +435,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 				Confinement: &Confinement{Capabilities: []string{"CAP_NET_ADMIN"}, NoNewPrivileges: true, Landlock: 2, SystemCalls: 85, Missing: []string{"none"}},
 			}, nil
 		},
+		Explain:   explainFake,
 		Handovers: make(chan *net.UnixConn, 1),
 		Health:    func(context.Context) error { return nil },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

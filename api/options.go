@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nftnat/nftnat/explain/report"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -42,6 +43,9 @@ type Options struct {
 	// Status returns the process's status, for GET /v1/status. It may be called from
 	// several goroutines. Nil: the route answers 404.
 	Status func(context.Context) (Status, error)
+	// Explain explains what becomes of a packet, for GET /v1/explain, and must return soon. Nil:
+	// the route answers 404.
+	Explain func(context.Context, report.Query) (report.Report, error)
 	// Progress returns the progress of the change that the engine is making, for GET
 	// /v1/progress; unlike Status, it must not wait for the change. Nil: the route answers 404.
 	Progress func() Progress
@@ -74,9 +78,10 @@ type Options struct {
 
 // limits are what a server allows its clients. Tests have smaller ones.
 type limits struct {
-	conns   int // at once; further clients wait in the kernel's queue
-	streams int // of events at once, so that half of the connections stay for others
-	applies int // bodies of PUT being read or applied at once, for the memory they take
+	conns    int // at once; further clients wait in the kernel's queue
+	streams  int // of events at once, so that half of the connections stay for others
+	explains int // packets being explained at once, for the time it takes
+	applies  int // bodies of PUT being read or applied at once, for the memory they take
 
 	header  int // bytes
 	body    int64
@@ -96,7 +101,7 @@ type limits struct {
 
 func defaultLimits() limits {
 	return limits{
-		conns: 256, streams: 128, applies: 4,
+		conns: 256, streams: 128, explains: 4, applies: 4,
 		header: 8 << 10, body: 1 << 20, apply: 16 << 20, discard: 64 << 20,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,

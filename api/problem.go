@@ -57,6 +57,9 @@ type Problem struct {
 	// Held is the socket in the way, if Code is CodeConflict and another process, or the kernel,
 	// holds the port.
 	Held *Held `json:"held,omitempty"`
+	// Near are mappings that were perhaps meant, if Code is CodeNotFound and a packet was to be
+	// explained.
+	Near []NearMapping `json:"near,omitempty"`
 }
 
 // Taken says that a name, an address or a prefix is in use: an [nat.TakenError].

@@ -47,6 +47,16 @@ func (v Verdict) String() string {
 	return "Verdict(" + strconv.Itoa(int(v)) + ")"
 }
 
+// ParseVerdict reads what String returns. The error is a [*nat.InvalidError].
+func ParseVerdict(s string) (Verdict, error) {
+	for v := Passes; v <= NotPublished; v++ {
+		if v.String() == s {
+			return v, nil
+		}
+	}
+	return 0, &nat.InvalidError{What: "verdict", Input: s, Reason: "this version does not know it"}
+}
+
 // Path is how the packet gets to the backend.
 type Path string
 
@@ -85,7 +95,7 @@ type Cause struct {
 	Thing string
 	// What says what it does to which packet, in one line.
 	What string
-	// Remedy is what would mend it, in one line.
+	// Remedy is what would correct it, in one line.
 	Remedy string
 	// Answer is set if it stops the answer and not the packet.
 	Answer bool
