@@ -3,7 +3,18 @@
 
 package host
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
+)
 
 // RouteQuery is a packet that is to be routed.
 type RouteQuery struct {
@@ -15,7 +26,7 @@ type RouteQuery struct {
 	// Oif is the interface to which its sender is bound. Zero: none.
 	Oif              int
 	Mark             uint32
-	Proto            uint8 // zero: not known
+	Proto            uint8 // zero: not known; of IPv4 the kernel takes it for UDP
 	SrcPort, DstPort uint16
 	UID              uint32 // of the sender of the host's own packet
 	TOS              uint8
@@ -24,15 +35,44 @@ type RouteQuery struct {
 // RouteType is RTN_*.
 type RouteType uint8
 
+// The types as ip-route(8) names them.
+var routeTypes = [...]string{
+	unix.RTN_UNSPEC: "none", unix.RTN_UNICAST: "unicast", unix.RTN_LOCAL: "local", unix.RTN_BROADCAST: "broadcast",
+	unix.RTN_ANYCAST: "anycast", unix.RTN_MULTICAST: "multicast", unix.RTN_BLACKHOLE: "blackhole",
+	unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw", unix.RTN_NAT: "nat",
+	unix.RTN_XRESOLVE: "xresolve",
+}
+
 // String returns the type as ip-route(8) names it: "unicast", "local".
-func (t RouteType) String() string { return "" }
+func (t RouteType) String() string {
+	if int(t) < len(routeTypes) {
+		return routeTypes[t]
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
+
+// error is what the kernel returns for a packet that meets a route of the type (fib_props in
+// net/ipv4/fib_semantics.c); zero: it is routed.
+func (t RouteType) error() unix.Errno {
+	switch t {
+	case unix.RTN_BLACKHOLE, unix.RTN_NAT, unix.RTN_XRESOLVE:
+		return unix.EINVAL
+	case unix.RTN_UNREACHABLE:
+		return unix.EHOSTUNREACH
+	case unix.RTN_PROHIBIT:
+		return unix.EACCES
+	case unix.RTN_THROW:
+		return unix.EAGAIN
+	}
+	return 0
+}
 
 // Route is a route, and, of several next hops, the one that the kernel has chosen.
 type Route struct {
 	Type  RouteType
 	Table uint32
 	Dst   netip.Prefix // of length zero: default
-	// Src is that of a route of IPv6 for a source; else of length zero or invalid.
+	// Src is the source that a route of IPv6 is for; of length zero: any.
 	Src      netip.Prefix
 	Oif      int
 	Gateway  netip.Addr // invalid: the destination is on link
@@ -44,8 +84,11 @@ type Route struct {
 	Protocol uint8  // RTPROT_*
 	Flags    uint32 // RTNH_F_*
 	NextHop  uint32 // the id of a nexthop object; zero: none
-	Hops     []Hop  // all next hops; more than one: by a hash
-	// Text is the route as ip-route(8) prints it and its table:
+	// Hops are all next hops. Of several the kernel chooses by a hash. A route that needs none has
+	// none.
+	Hops    []Hop
+	Expired bool // it is one of a router advertisement that has expired
+	// Text is the route about as ip-route(8) prints it, and its table:
 	// "default via 192.0.2.254 dev eth0 in table main".
 	Text string
 }
@@ -58,100 +101,358 @@ type Hop struct {
 	Flags   uint32 // RTNH_F_*
 }
 
-// RouteFault is why a packet is not routed.
-type RouteFault struct {
-	// Kind is one of the constants.
-	Kind FaultKind
-	// Thing is it as its own tool names it: "blackhole 172.30.0.2 in table main", "rule 32000: from
-	// 172.30.0.2 blackhole", "net.ipv4.ip_forward = 0".
-	Thing string
-	// What says what it does, in some words: "discards packets to 172.30.0.2".
-	What string
-	// Remedy is a command that would mend it: "ip route del blackhole 172.30.0.2".
-	Remedy string
-	// Silent is false if the sender gets an ICMP error.
-	Silent bool
-	Route  *Route      // nil: none
-	Rule   *PolicyRule // nil: none
-}
-
-// FaultKind is a kind of RouteFault.
-type FaultKind string
-
-// The kinds.
+// Of include/uapi/linux/rtnetlink.h.
 const (
-	FaultRoute      FaultKind = "route"      // a route of type blackhole, unreachable or prohibit
-	FaultRule       FaultKind = "rule"       // a policy rule that does so
-	FaultNoRoute    FaultKind = "no route"   // none matches
-	FaultForwarding FaultKind = "forwarding" // of the interface or the host
-	FaultRPFilter   FaultKind = "rp_filter"
-	FaultSource     FaultKind = "source"      // an address that no packet may come from
-	FaultDest       FaultKind = "destination" // an address that no packet may go to
-	FaultUnknown    FaultKind = "unknown"     // the kernel refuses, and the cause was not found
+	rtaNHID  = 30
+	rtaxMTU  = 2
+	rtnhDead = 1
+	rtnhDown = 16 // RTNH_F_LINKDOWN
 )
 
 // Lookup asks the kernel for the route of a packet: by its policy rules, forwarding switches and
 // reverse path filter. One of route and fault is nil. An error says that it could not be asked.
 func (h *Host) Lookup(q RouteQuery) (route *Route, fault *RouteFault, err error) {
-	return nil, nil, errTODO
+	q.Dst, q.Src = q.Dst.Unmap(), q.Src.Unmap()
+	if q.Iif != 0 && !q.Src.IsValid() {
+		return nil, nil, fmt.Errorf("look up route to %s: no source", q.Dst)
+	}
+	if fault, err = h.neverRouted(q); fault != nil || err != nil {
+		return nil, fault, err
+	}
+	route, err = h.getRoute(q, 0)
+	var errno unix.Errno
+	switch {
+	case errors.As(err, &errno) && isRouteError(errno):
+		fault, err = h.cause(q, errno)
+		return nil, fault, err
+	case err != nil:
+		return nil, nil, h.note(fmt.Errorf("look up route to %s: %w", q.Dst, err))
+	case route == nil:
+		return nil, nil, fmt.Errorf("look up route to %s: %w", q.Dst, nlwire.ErrMalformed)
+	}
+	// IPv6 answers with routes that refuse, and does not look at its switch.
+	if errno := route.Type.error(); errno != 0 {
+		fault, err = h.cause(q, errno)
+		return nil, fault, err
+	}
+	if q.Dst.Is6() && q.Iif != 0 && route.Type == unix.RTN_UNICAST {
+		if fault, err = h.forward6(q); fault != nil || err != nil {
+			return nil, fault, err
+		}
+	}
+	// The entry itself, for its prefix, its metric and all its next hops.
+	if entry, err := h.getRoute(q, unix.RTM_F_FIB_MATCH); err == nil && entry != nil {
+		if entry.NextHop != 0 && q.Dst.Is6() {
+			if entry, err = h.sharedNextHop(q, entry); err != nil {
+				return nil, nil, err
+			}
+		}
+		entry.Oif, entry.Gateway, entry.PrefSrc = route.Oif, route.Gateway, route.PrefSrc
+		entry.MTU = route.MTU
+		if route.Type != unix.RTN_UNICAST {
+			entry.Type = route.Type
+		}
+		route = entry
+	}
+	h.finish(route)
+	return route, nil, nil
 }
 
-// FIB evaluates policy rules and routes alone, as the fib expressions of nft do: without forwarding
-// switches and the reverse path filter. It reads the tables that it comes to.
-func (h *Host) FIB(q RouteQuery) (route *Route, fault *RouteFault, err error) {
-	return nil, nil, errTODO
+// sharedNextHop finds the entry of a route of IPv6 by a nexthop object. The kernel answers with any
+// of the entries that have the object, since they share the route that it keeps there for each CPU
+// (rt6_get_pcpu_route in net/ipv6/route.c).
+func (h *Host) sharedNextHop(q RouteQuery, entry *Route) (*Route, error) {
+	f, err := h.flowOf(q)
+	if err != nil {
+		return nil, err
+	}
+	d, err := h.evaluate(f)
+	if err != nil || d.errno != 0 || d.unknown != nil || d.route.NextHop != entry.NextHop {
+		return entry, err
+	}
+	found := *d.route
+	return &found, nil
 }
 
-// AddressType returns what an address is to the host, as fib expressions and the match addrtype ask:
-// RTN_LOCAL, RTN_BROADCAST, RTN_MULTICAST or RTN_UNICAST. A link that is not zero limits it to
-// addresses of that interface.
-func (h *Host) AddressType(addr netip.Addr, link int) (RouteType, error) { return 0, errTODO }
-
-// ReversePath reports whether the reverse path filter and the checks of the source let a packet of
-// IPv4 in by q.Iif from q.Src. If not, fault says why. For IPv6, which has none, it does.
-func (h *Host) ReversePath(q RouteQuery) (fault *RouteFault, err error) { return nil, errTODO }
-
-// Forwarding reports whether the host forwards packets of the family that come in by an interface.
-// If not, fault says which switch is off.
-func (h *Host) Forwarding(is4 bool, iif int) (fault *RouteFault, err error) { return nil, errTODO }
-
-// PolicyRule is a rule of ip-rule(8).
-type PolicyRule struct {
-	Is4                      bool
-	Priority                 uint32
-	Not                      bool
-	From, To                 netip.Prefix // invalid: any
-	Iif, Oif                 string       // empty: any
-	IifDetached, OifDetached bool         // there is no such interface
-	Mark, Mask               uint32       // Mask zero: any
-	TOS                      uint8        // of IPv4 and IPv6; TOSMask zero: any
-	TOSMask                  uint8
-	Proto                    uint8 // zero: any
-	SrcPorts, DstPorts       PortMatch
-	UIDFirst, UIDLast        uint32
-	HasUID                   bool
-	TunID                    uint64
-	L3MDev                   bool
-	// Action is FR_ACT_*. Table and Goto belong to it.
-	Action      uint8
-	Table, Goto uint32
-	// SuppressLength has routes ignored whose prefixes are not longer; -1: none.
-	SuppressLength int
-	// SuppressGroup has routes ignored by interfaces of that group; -1: none.
-	SuppressGroup int64
-	// Unread is set if it has attributes that are not read here.
-	Unread bool
+func isRouteError(errno unix.Errno) bool {
+	return slices.Contains([]unix.Errno{unix.EINVAL, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.EXDEV, unix.EAGAIN}, errno)
 }
 
-// PortMatch is a range of ports, or a value in the bits of a mask.
-type PortMatch struct{ First, Last, Mask uint16 }
-
-// String returns the rule about as ip-rule(8) prints it: "32765: from 172.30.0.2 lookup 99".
-func (r *PolicyRule) String() string { return "" }
-
-// PolicyRules lists the policy rules of a family in the order in which the kernel asks them. Those
-// of a kernel without policy routing are the three that it is as if it had.
-func (h *Host) PolicyRules(is4 bool) ([]*PolicyRule, error) { return nil, errTODO }
+// getRoute asks the kernel for a route.
+func (h *Host) getRoute(q RouteQuery, flags uint32) (route *Route, err error) {
+	bits := q.Dst.BitLen()
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0], body[1], body[3] = family(q.Dst.Is4()), byte(bits), q.TOS
+	if q.Dst.Is4() { // IPv6 says the table always, and refuses the flag
+		flags |= unix.RTM_F_LOOKUP_TABLE
+	}
+	binary.NativeEndian.PutUint32(body[8:], flags)
+	body = nlwire.AppendAttr(body, unix.RTA_DST, q.Dst.AsSlice()...)
+	if q.Src.IsValid() {
+		body[2] = byte(bits)
+		body = nlwire.AppendAttr(body, unix.RTA_SRC, q.Src.AsSlice()...)
+	}
+	for _, a := range [...]struct {
+		typ uint16
+		v   uint32
+	}{{unix.RTA_IIF, uint32(q.Iif)}, {unix.RTA_OIF, uint32(q.Oif)}, {unix.RTA_MARK, q.Mark}} {
+		if a.v != 0 {
+			body = appendU32(body, a.typ, a.v)
+		}
+	}
+	uid := q.UID
+	if q.Iif != 0 {
+		// Packets that come in are root's. If nothing is said, IPv6 takes this question for nobody's.
+		uid = 0
+	}
+	body = appendU32(body, unix.RTA_UID, uid)
+	if q.Proto == unix.IPPROTO_TCP || q.Proto == unix.IPPROTO_UDP { // the kernel takes no others with ports
+		body = nlwire.AppendAttr(body, unix.RTA_IP_PROTO, q.Proto)
+		if q.SrcPort != 0 {
+			body = nlwire.AppendAttr(body, unix.RTA_SPORT, binary.BigEndian.AppendUint16(nil, q.SrcPort)...)
+		}
+		if q.DstPort != 0 {
+			body = nlwire.AppendAttr(body, unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, q.DstPort)...)
+		}
+	}
+	err = h.ask(unix.NETLINK_ROUTE, unix.RTM_GETROUTE, 0, body, nil, func(m nlwire.Message) (err error) {
+		route, err = parseRoute(m)
+		return err
+	})
+	return route, err
+}
 
 // Routes lists the routes of a table.
-func (h *Host) Routes(is4 bool, table uint32) ([]*Route, error) { return nil, errTODO }
+func (h *Host) Routes(is4 bool, table uint32) ([]*Route, error) {
+	key := tableKey{is4, table}
+	if list, known := h.tables[key]; known {
+		return list, nil
+	}
+	var list []*Route
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0] = family(is4)
+	body = appendU32(body, unix.RTA_TABLE, table)
+	err := h.ask(unix.NETLINK_ROUTE, unix.RTM_GETROUTE, unix.NLM_F_DUMP, body, func() { list = nil }, func(m nlwire.Message) error {
+		r, err := parseRoute(m)
+		// Without NETLINK_GET_STRICT_CHK all tables come.
+		if err == nil && r.Table == table && r.Dst.Addr().Is4() == is4 {
+			list = append(list, r)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) { // there is no such table
+		return nil, h.note(fmt.Errorf("list routes of table %s: %w", tableText(table), err))
+	}
+	for _, r := range list {
+		if r.NextHop != 0 && len(r.Hops) == 0 && r.Type.error() == 0 {
+			// With net.ipv4.nexthop_compat_mode=0 the kernel does not say what the object has.
+			if err := h.nextHops(r, r.NextHop); err != nil {
+				return nil, err
+			}
+		}
+	}
+	h.tables[key] = list
+	return list, nil
+}
+
+// nextHops adds the next hops of a nexthop object to a route.
+func (h *Host) nextHops(r *Route, id uint32) error {
+	body := appendU32(make([]byte, 8), unix.NHA_ID, id) // struct nhmsg
+	hop := Hop{Weight: 1}
+	var group []byte
+	err := h.ask(unix.NETLINK_ROUTE, unix.RTM_GETNEXTHOP, 0, body, nil, func(m nlwire.Message) error {
+		if len(m.Payload) < 8 {
+			return nlwire.ErrMalformed
+		}
+		hop.Flags = u32(m.Payload[4:])
+		a := m.Attrs(8)
+		for a.Next() {
+			switch a.Type {
+			case unix.NHA_OIF:
+				hop.Oif = int(u32(a.Payload))
+			case unix.NHA_GATEWAY:
+				hop.Gateway, _ = netip.AddrFromSlice(a.Payload)
+			case unix.NHA_BLACKHOLE:
+				r.Type = unix.RTN_BLACKHOLE
+			case unix.NHA_GROUP:
+				group = slices.Clone(a.Payload)
+			}
+		}
+		return a.Err
+	})
+	if err != nil {
+		return h.note(fmt.Errorf("read nexthop %d: %w", id, err))
+	}
+	if group == nil {
+		if hop.Oif != 0 {
+			r.addHop(hop)
+		}
+		return nil
+	}
+	for ; len(group) >= 8; group = group[8:] { // struct nexthop_grp
+		if member := u32(group); member != id {
+			if err := h.nextHops(r, member); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Route) addHop(hop Hop) {
+	if len(r.Hops) == 0 {
+		r.Oif, r.Gateway, r.Flags = hop.Oif, hop.Gateway, hop.Flags
+	}
+	r.Hops = append(r.Hops, hop)
+}
+
+// finish writes the text of a route.
+func (h *Host) finish(r *Route) {
+	if r.Text == "" {
+		r.Text = h.routeText(r) + " in table " + tableText(r.Table)
+	}
+}
+
+// routeText is the route about as ip-route(8) prints and takes it, without its table.
+func (h *Host) routeText(r *Route) string {
+	var words []string
+	add := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
+	if r.Type != unix.RTN_UNICAST {
+		add("%s", r.Type)
+	}
+	if r.Dst.Bits() == 0 {
+		add("default")
+	} else {
+		add("%s", prefixText(r.Dst))
+	}
+	if r.Src.Bits() > 0 {
+		add("from %s", prefixText(r.Src))
+	}
+	if r.TOS != 0 {
+		add("tos %#02x", r.TOS)
+	}
+	hop := func(o Hop) {
+		if o.Gateway.IsValid() {
+			if o.Gateway.Is4() != r.Dst.Addr().Is4() {
+				add("via inet6 %s", o.Gateway)
+			} else {
+				add("via %s", o.Gateway)
+			}
+		}
+		if o.Oif != 0 {
+			add("dev %s", h.linkName(o.Oif))
+		}
+	}
+	if r.NextHop != 0 {
+		add("nhid %d", r.NextHop)
+	}
+	switch {
+	case r.Type.error() != 0: // of IPv6 they have the interface lo
+	case len(r.Hops) > 1:
+	default:
+		hop(Hop{Oif: r.Oif, Gateway: r.Gateway})
+	}
+	if r.Metric != 0 && (r.Dst.Addr().Is4() || r.Metric != defaultMetric6 && r.Type == unix.RTN_UNICAST) {
+		add("metric %d", r.Metric)
+	}
+	if len(r.Hops) > 1 && r.Type.error() == 0 {
+		for _, o := range r.Hops {
+			add("nexthop")
+			hop(o)
+			add("weight %d", o.Weight)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// defaultMetric6 is the metric of routes of IPv6 that were added without one
+// (IP6_RT_PRIO_USER in include/uapi/linux/ipv6_route.h).
+const defaultMetric6 = 1024
+
+// parseRoute reads a route.
+func parseRoute(m nlwire.Message) (*Route, error) {
+	b := m.Payload
+	if len(b) < unix.SizeofRtMsg {
+		return nil, nlwire.ErrMalformed
+	}
+	r := &Route{TOS: b[3], Table: uint32(b[4]), Protocol: b[5], Scope: b[6], Type: RouteType(b[7]), Flags: u32(b[8:])}
+	dst, src := netip.IPv6Unspecified(), netip.IPv6Unspecified()
+	if b[0] == unix.AF_INET {
+		dst, src = netip.IPv4Unspecified(), netip.IPv4Unspecified()
+	}
+	var multi []byte
+	one := Hop{Weight: 1, Flags: r.Flags}
+	a := m.Attrs(unix.SizeofRtMsg)
+	for a.Next() {
+		p := a.Payload
+		switch a.Type {
+		case unix.RTA_DST:
+			dst, _ = netip.AddrFromSlice(p)
+		case unix.RTA_SRC:
+			src, _ = netip.AddrFromSlice(p)
+		case unix.RTA_OIF:
+			one.Oif = int(u32(p))
+		case unix.RTA_GATEWAY:
+			one.Gateway, _ = netip.AddrFromSlice(p)
+		case unix.RTA_VIA:
+			one.Gateway = via(p)
+		case unix.RTA_PRIORITY:
+			r.Metric = u32(p)
+		case unix.RTA_PREFSRC:
+			r.PrefSrc, _ = netip.AddrFromSlice(p)
+		case unix.RTA_TABLE:
+			r.Table = u32(p)
+		case unix.RTA_METRICS:
+			r.MTU = int(u32(nlwire.Find(p, rtaxMTU)))
+		case unix.RTA_CACHEINFO:
+			// The third number of struct rta_cacheinfo, in ticks.
+			r.Expired = len(p) >= 12 && int32(u32(p[8:])) < 0
+		case unix.RTA_MULTIPATH:
+			multi = p
+		case rtaNHID:
+			r.NextHop = u32(p)
+		}
+	}
+	r.Dst, r.Src = netip.PrefixFrom(dst, int(b[1])), netip.PrefixFrom(src, int(b[2]))
+	if !r.Dst.IsValid() || !r.Src.IsValid() {
+		return nil, nlwire.ErrMalformed
+	}
+	if one.Oif != 0 {
+		r.addHop(one)
+	}
+	for _, hop := range parseHops(multi) {
+		r.addHop(hop)
+	}
+	return r, a.Err
+}
+
+// via reads struct rtvia: a gateway of the other family.
+func via(b []byte) netip.Addr {
+	if len(b) < 2 {
+		return netip.Addr{}
+	}
+	addr, _ := netip.AddrFromSlice(b[2:])
+	return addr
+}
+
+// parseHops reads struct rtnexthop (include/uapi/linux/rtnetlink.h).
+func parseHops(b []byte) (hops []Hop) {
+	for len(b) >= unix.SizeofRtNexthop {
+		size := int(u16(b))
+		if size < unix.SizeofRtNexthop || size > len(b) {
+			break
+		}
+		hop := Hop{Oif: int(u32(b[4:])), Weight: int(b[3]) + 1, Flags: uint32(b[2])}
+		for a := (nlwire.Attrs{Data: b[unix.SizeofRtNexthop:size]}); a.Next(); {
+			switch a.Type {
+			case unix.RTA_GATEWAY:
+				hop.Gateway, _ = netip.AddrFromSlice(a.Payload)
+			case unix.RTA_VIA:
+				hop.Gateway = via(a.Payload)
+			}
+		}
+		hops = append(hops, hop)
+		b = b[min(nlwire.Align(size), len(b)):]
+	}
+	return hops
+}
