@@ -4,6 +4,7 @@
 package eval
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/internal/rules"
@@ -17,20 +18,25 @@ type Packet struct {
 	EtherType uint16
 	Proto     uint8 // IPPROTO_TCP, UDP, ICMP or ICMPV6
 	Src, Dst  netip.Addr
-	// SrcPort is zero if it is any of those from 1024 on, which clients use.
+	// A port of zero is the client's, which is not known: SrcPort of a packet in the direction of the
+	// request and DstPort of an answer. Ports says which it may be.
 	SrcPort, DstPort uint16
+	Ports            PortRange
 	TCPFlags         uint8
 	ICMPType         uint8
 	ICMPCode         uint8
+	ARPOp            uint16 // zero: not known
+	TOS              uint8
 	TTL              uint8 // zero: not known
 	Len              int   // of the IP packet, in bytes; zero: not known
 	In, Out          Interface
-	// PhysIn and PhysOut are the ports of bridges, for bridge tables and physdev.
+	// PhysIn and PhysOut are the ports of bridges, for physdev. In hooks of bridges In and Out are
+	// the ports.
 	PhysIn, PhysOut Interface
 	SrcMAC, DstMAC  []byte // nil: not known
 	PktType         uint8  // PACKET_HOST and so on
 	Mark            uint32
-	// MarkKnown is false behind a rule that may have changed the mark.
+	// MarkUnknown is set behind a rule that gave the packet a mark that is not known.
 	MarkUnknown bool
 	Priority    uint32
 	// Local is set for what a process of the host sends; UID and GID are its owner's, if they are known.
@@ -40,6 +46,9 @@ type Packet struct {
 	CT         Conn
 }
 
+// PortRange is a range of ports. The zero value is those that clients use, from 1024 on.
+type PortRange struct{ First, Last uint16 }
+
 // Interface is an interface as rules ask for it. Index zero: none, at this hook.
 type Interface struct {
 	Index     int
@@ -47,28 +56,52 @@ type Interface struct {
 	Type      uint16 // ARPHRD_*
 	Kind      string // as of IFLA_INFO_KIND
 	Group     uint32
+	Bridge    string // the bridge that it is a port of
 	Addresses []netip.Prefix
 }
 
-// Conn is what connection tracking knows of a packet.
+// Conn is what connection tracking knows of a packet. The zero value is that of the first packet
+// of a connection before connection tracking has seen it.
 type Conn struct {
 	// Untracked is set by notrack, and before connection tracking has seen the packet Seen is false.
+	// What else is here before counts from then on.
 	Untracked, Seen bool
-	State           uint32 // a bit of NF_CT_STATE_*: new, established, related, invalid, untracked
+	State           uint32 // a bit of NF_CT_STATE_*: New, Established, Related or Invalid; zero: New
 	Status          uint32 // IPS_*
 	Reply           bool   // the packet goes in the direction of the answers
-	// Original and Answer are the tuples of both directions.
+	// Original and Answer are the tuples of both directions. Those of a new connection are made of
+	// the packet.
 	Original, Answer Tuple
 	Mark             uint32
 	MarkUnknown      bool
 	Zone             uint16
 }
 
+// States of a connection.
+const (
+	Invalid     = 1
+	Established = 1 << 1
+	Related     = 1 << 2
+	New         = 1 << 3
+)
+
 // Tuple is one direction of a connection.
 type Tuple struct {
 	Src, Dst         netip.Addr
 	SrcPort, DstPort uint16
 }
+
+// Bits of Conn.Status.
+const (
+	SeenReply = 1 << 1
+	Assured   = 1 << 2
+	Confirmed = 1 << 3
+	SrcNAT    = 1 << 4
+	DstNAT    = 1 << 5
+	// SrcNATDone and DstNATDone say that nothing translates any more.
+	SrcNATDone = 1 << 7
+	DstNATDone = 1 << 8
+)
 
 // End is how a packet's way through a hook ends.
 type End int
@@ -79,20 +112,50 @@ const (
 	Dropped             // by a rule or a policy; Rejected: with an answer
 	Rejected            //
 	Queued              // to a program, which decides
-	Stolen              // forwarded, duplicated or taken by something else
+	Stolen              // forwarded or taken by something else
+	Unclear             // an expression may do anything with it, or there are too many ways
 )
+
+func (e End) String() string {
+	switch e {
+	case Accepted:
+		return "accepted"
+	case Dropped:
+		return "dropped"
+	case Rejected:
+		return "rejected"
+	case Queued:
+		return "queued"
+	case Stolen:
+		return "stolen"
+	case Unclear:
+		return "unclear"
+	}
+	return fmt.Sprintf("End(%d)", int(e))
+}
 
 // Outcome is one thing that may become of a packet at a hook.
 type Outcome struct {
 	End    End
 	Packet Packet // as it leaves the hook: translated, marked
-	// By is the rule that decided; nil: a policy of the chain, or nothing did.
+	// By is the rule that decided; nil: the policy of Chain, or nothing did.
 	By    *rules.Rule
 	Chain *rules.Chain
 	// Translated is the rule that translated the packet's address or port, if one did.
 	Translated *rules.Rule
+	// Reroute is set if the kernel looks up the route of a packet of the host again, because a nat
+	// or route chain changed it.
+	Reroute bool
+	// Steps are the rules that decided, jumped or changed the packet, and the policies that counted.
+	Steps []Step
 	// If lists what this outcome depends on that cannot be known; empty: it is certain.
 	If []Unknown
+}
+
+// Step is a rule that did something, or the policy of a chain.
+type Step struct {
+	Chain *rules.Chain
+	Rule  *rules.Rule // nil: the policy
 }
 
 // Unknown is why a rule's outcome cannot be known.
@@ -111,12 +174,28 @@ const (
 	Maybe // it cannot be known
 )
 
+func (a Answer) String() string {
+	switch a {
+	case No:
+		return "no"
+	case Yes:
+		return "yes"
+	case Maybe:
+		return "maybe"
+	}
+	return fmt.Sprintf("Answer(%d)", int(a))
+}
+
 // Facts is what the evaluation asks of the host.
 type Facts interface {
 	// Rules returns the rules of a chain, which are read when a packet comes to it.
 	Rules(chain *rules.Chain) ([]*rules.Rule, error)
 	// Get looks one key up in a set.
 	Get(set *rules.Set, key []byte) (rules.Element, bool, error)
+	// Elements lists the elements of a set, at most so many, and reports whether there are more.
+	Elements(set *rules.Set, limit int) (elements []rules.Element, more bool, err error)
+	// Object returns a named object, by its type NFT_OBJECT_*.
+	Object(table *rules.Table, typ uint32, name string) (rules.Object, error)
 	// Fib answers a fib expression: flags are NFTA_FIB_F_*, result NFT_FIB_RESULT_*. The data is that of
 	// the register.
 	Fib(p *Packet, hook uint32, flags, result uint32) (data []byte, err error)
