@@ -29,3 +29,25 @@ const (
 	ByProxy     = report.ByProxy
 	ByBPF       = report.ByBPF
 )
+
+// The kinds of causes.
+const (
+	KindAddress   = report.KindAddress
+	KindBackend   = report.KindBackend
+	KindBridge    = report.KindBridge
+	KindClient    = report.KindClient
+	KindConntrack = report.KindConntrack
+	KindLink      = report.KindLink
+	KindMTU       = report.KindMTU
+	KindNeighbour = report.KindNeighbour
+	KindPolicy    = report.KindPolicy
+	KindRival     = report.KindRival
+	KindRoute     = report.KindRoute
+	KindRule      = report.KindRule
+	KindSocket    = report.KindSocket
+	KindSysctl    = report.KindSysctl
+	KindTC        = report.KindTC
+	KindTable     = report.KindTable
+	KindUnread    = report.KindUnread
+	KindXDP       = report.KindXDP
+)

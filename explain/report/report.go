@@ -72,13 +72,20 @@ type Report struct {
 	Query   Query
 	Verdict Verdict
 	Mapping nat.Mapping // zero if not published
-	Path    Path        // empty if it does not get that far
+	// Client and Frontend are those that were explained: of the query, or typical ones.
+	Client   netip.Addr
+	Frontend netip.AddrPort
+	// Typical says what client was chosen, if the query has none.
+	Typical string
+	Path    Path // empty if it does not get that far
 	// Source is what the backend sees as the client's address; invalid: it sees nothing.
 	Source netip.Addr
 	// Cause is the first thing that stops the packet, or that cannot be known; nil if it passes.
 	Cause *Cause
 	// Others are further things that would stop it, or that cannot be known, in the order of the way.
 	Others []Cause
+	// Notes are worth knowing, and stop nothing.
+	Notes []string
 	// Steps is the way of the packet and of its answer.
 	Steps []Step
 	// Near lists mappings that were perhaps meant, if none is published.
@@ -89,7 +96,7 @@ type Report struct {
 
 // Cause is a thing that stops a packet.
 type Cause struct {
-	// Kind is a word for programs, as "rule", "policy", "route", "sysctl", "neighbour", "backend".
+	// Kind is a word for programs: one of the Kind constants.
 	Kind string
 	// Thing is what it is, as its own tools name it: "table inet corpwall chain passing: policy drop".
 	Thing string
@@ -102,6 +109,28 @@ type Cause struct {
 	// Certain is false if it may stop the packet.
 	Certain bool
 }
+
+// The kinds of causes.
+const (
+	KindAddress   = "address"   // of the frontend
+	KindBackend   = "backend"   // it is away, does not listen or does not answer
+	KindBridge    = "bridge"    // a port of a bridge
+	KindClient    = "client"    // this client may not, or cannot, use the frontend
+	KindConntrack = "conntrack" // its table is full
+	KindLink      = "link"      // an interface
+	KindMTU       = "mtu"
+	KindNeighbour = "neighbour"
+	KindPolicy    = "policy" // of a chain
+	KindRival     = "rival"  // another table translates it
+	KindRoute     = "route"  // a route, or a rule of routing
+	KindRule      = "rule"   // of a table
+	KindSocket    = "socket"
+	KindSysctl    = "sysctl"
+	KindTC        = "tc"     // traffic control
+	KindTable     = "table"  // of the published ports
+	KindUnread    = "unread" // what cannot be read
+	KindXDP       = "xdp"
+)
 
 // Step is a step of the way.
 type Step struct {

@@ -1,0 +1,167 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// answers follows the backend's answer to a packet that has reached it.
+func (x *walk) answers(w *way) []*way {
+	request := w.p
+	r, in, out := w.r, w.in, w.out
+	reply(w)
+	w.answer = true
+	w.step("backend", "%s", packetText(&w.p))
+	hop := nextHop(r, request.Dst)
+	ways := run(w.on(), x.ingress(out, hop), x.prerouting)
+	if in == 0 { // the host has asked
+		return run(ways, x.deliver(out), x.further(request, r, 0, out))
+	}
+	return run(ways, x.back(in, out), x.further(request, r, in, out))
+}
+
+// reply turns a packet into its answer.
+func reply(w *way) {
+	p := &w.p
+	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
+	if p.Proto == unix.IPPROTO_TCP {
+		p.TCPFlags = tcpSYN | tcpACK
+	}
+	p.In, p.Out, p.PhysIn, p.PhysOut = eval.Interface{}, eval.Interface{}, eval.Interface{}, eval.Interface{}
+	p.SrcMAC, p.DstMAC, p.Mark, p.MarkUnknown, p.Priority = nil, nil, 0, false, 0
+	p.TTL, p.Len, p.PktType, p.Local = 0, 0, unix.PACKET_HOST, false
+	established(&p.CT)
+	p.CT.Reply = true
+	// Connection tracking sees it anew.
+	p.CT.Seen = false
+}
+
+// established makes a connection one that was answered.
+func established(c *eval.Conn) {
+	if c.Untracked {
+		return
+	}
+	c.State = eval.Established
+	c.Status |= eval.SeenReply | eval.Confirmed | eval.SrcNATDone | eval.DstNATDone
+}
+
+// deliver passes the hook of input with an answer to the host.
+func (x *walk) deliver(in int) stage {
+	return func(w *way) []*way {
+		r := x.route(w, in)
+		if r == nil {
+			return w.on()
+		}
+		if r.Type != unix.RTN_LOCAL {
+			return w.halt(Cause{Kind: KindRoute, Thing: routeText(r), What: fmt.Sprintf("leads the answer to %s away from this host", addr(w.p.Dst))})
+		}
+		w.p.In, w.p.Out = x.device(in).asked, eval.Interface{}
+		return x.pass(w, eval.Input)
+	}
+}
+
+// back routes the answer to the client, which has asked by interface in.
+func (x *walk) back(in, from int) stage {
+	return func(w *way) []*way {
+		return run(w.on(), x.forward(from, func(w *way) []*way {
+			return w.halt(Cause{Kind: KindAddress, Thing: addr(w.p.Dst) + " is an address of this host", What: "the answer does not leave it"})
+		}), x.sameWay(in))
+	}
+}
+
+// sameWay checks where an answer has left: by the interface by which the client has asked, or
+// by a way that leads to the client as well.
+func (x *walk) sameWay(in int) stage {
+	return func(w *way) []*way {
+		if w.out == in {
+			x.client4(w)
+			return w.on()
+		}
+		c := x.client
+		plain, _, err := x.facts.Lookup(host.RouteQuery{Dst: c.addr})
+		if err == nil && plain != nil && plain.Oif == w.out && plain.Gateway == w.r.Gateway {
+			// It is the route to the client: the client's own interface was a guess.
+			w.note("answers leave by %s, and the client has asked by %s", x.name(w.out), x.name(in))
+			return w.on()
+		}
+		return w.halt(Cause{
+			Kind: KindRoute, Thing: routeText(w.r),
+			What:   fmt.Sprintf("leads the answer out of %s, but the client has asked by %s", x.name(w.out), x.name(in)),
+			Remedy: x.sameWayRemedy(w, in),
+		})
+	}
+}
+
+func (x *walk) sameWayRemedy(w *way, in int) string {
+	return fmt.Sprintf("ip route add %s dev %s table %d", netip.PrefixFrom(x.client.addr.WithZone(""), x.client.addr.BitLen()), x.name(in), w.r.Table)
+}
+
+// client4 checks that the client can be found on its link.
+func (x *walk) client4(w *way) {
+	if !x.device(w.out).asks() {
+		return
+	}
+	hop := nextHop(w.r, x.client.addr.WithZone(""))
+	n, err := x.facts.Neighbour(hop, w.out)
+	if err != nil || n == nil {
+		return
+	}
+	if n.Dead() && w.r.Gateway.IsValid() {
+		w.halt(Cause{Kind: KindNeighbour, Thing: n.String(), What: "the router towards the client does not answer", Remedy: "ip neigh flush dev " + x.name(w.out) + " to " + addr(hop)})
+	}
+}
+
+// further follows the packets of the client that come after the answer, as far as rules can stop
+// them that let the first one pass.
+func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
+	return func(w *way) []*way {
+		if x.proto != unix.IPPROTO_TCP && x.proto != unix.IPPROTO_UDP {
+			return w.on()
+		}
+		steps := w.steps
+		after := w.p
+		w.answer, w.later = false, true
+		w.p = request
+		w.p.Src, w.p.SrcPort = x.client.addr.WithZone(""), 0
+		w.p.Dst, w.p.DstPort = x.client.to.Addr().WithZone(""), x.client.to.Port()
+		if x.proto == unix.IPPROTO_TCP {
+			w.p.TCPFlags = tcpACK
+		}
+		w.p.CT = after.CT
+		w.p.CT.Reply, w.p.CT.Seen = false, false
+		w.p.Mark, w.p.MarkUnknown, w.p.PktType = 0, false, unix.PACKET_HOST
+		established(&w.p.CT)
+		var ways []*way
+		if in == 0 {
+			first := r
+			ways = run(w.on(), func(w *way) []*way {
+				w.p.Local, w.p.In, w.p.Out = true, eval.Interface{}, x.device(first.Oif).asked
+				return w.on()
+			}, x.hook(eval.Output), x.hook(eval.Postrouting))
+		} else {
+			ways = run(w.on(), func(w *way) []*way {
+				w.p.In, w.p.Out = x.device(in).asked, eval.Interface{}
+				return w.on()
+			}, x.hook(eval.Prerouting), func(w *way) []*way {
+				w.p.Out = x.device(out).asked
+				return w.on()
+			}, x.hook(eval.Forward), x.hook(eval.Postrouting))
+		}
+		for _, w := range ways {
+			w.p, w.later = after, false
+			w.answer = true
+			if w.stop == nil {
+				w.steps = steps
+			}
+		}
+		return ways
+	}
+}

@@ -1,0 +1,308 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// address checks that the host has the address that the client asks.
+func (x *walk) address(w *way) []*way {
+	to := w.p.Dst
+	a, err := x.facts.Address(to)
+	if err != nil {
+		w.unread("addresses", err)
+		return w.on()
+	}
+	if a == nil {
+		if x.isLocal(to) { // by a route of type local
+			return w.on()
+		}
+		dev := "..."
+		for _, index := range x.links() {
+			if x.device(index).onLink(to) {
+				dev = x.name(index)
+			}
+		}
+		return w.halt(Cause{
+			Kind: KindAddress, Thing: addr(to) + " is no address of this host", What: "no packet to it arrives",
+			Remedy: fmt.Sprintf("ip address add %s dev %s", netip.PrefixFrom(to, to.BitLen()), dev),
+		})
+	}
+	d := x.device(a.Link)
+	if why := a.Why(); why != "" {
+		return w.halt(Cause{
+			Kind: KindAddress, Thing: fmt.Sprintf("address %s: %s", a, why), What: "the host does not answer for it",
+			Remedy: fmt.Sprintf("find who else has %s, or wait for the end of its check", to),
+		})
+	}
+	if !x.isLocal(to) {
+		return w.halt(Cause{
+			Kind: KindRoute, Thing: fmt.Sprintf("table local has no route to %s", to), What: fmt.Sprintf("the host does not take packets to its address %s", a),
+			Remedy: fmt.Sprintf("ip route add local %s dev %s table local", to, d.Name),
+		})
+	}
+	return w.on()
+}
+
+// arrive checks that the client, or the router before it, can find the host on their link.
+func (x *walk) arrive(w *way) []*way {
+	d := x.device(w.in)
+	if why := d.Why(); why != "" {
+		return w.halt(linkCause(d, why))
+	}
+	is4 := w.p.Dst.Is4()
+	if !is4 {
+		if v, from, err := x.facts.Setting(false, d.Index, "disable_ipv6"); err == nil && v != 0 {
+			return w.halt(Cause{Kind: KindSysctl, Thing: from + " = 1", What: "the interface takes no IPv6", Remedy: "sysctl -w " + from + "=0"})
+		}
+	}
+	if !d.asks() || !d.onLink(w.p.Dst) && !d.has(w.p.Dst) && x.client.hop != x.client.addr.WithZone("") {
+		return w.on() // a router sends it here, without asking for the address
+	}
+	asker := x.client.hop
+	if !asker.IsValid() {
+		asker = x.client.addr.WithZone("")
+	}
+	if is4 {
+		return x.asked4(w, d, asker)
+	}
+	return x.asked6(w, d, asker)
+}
+
+// asked4 checks that the host answers an ARP request for the address.
+func (x *walk) asked4(w *way, d *device, asker netip.Addr) []*way {
+	to := w.p.Dst
+	if d.Flags&unix.IFF_NOARP != 0 {
+		return w.halt(Cause{Kind: KindLink, Thing: "interface " + d.Name + ": NOARP", What: "it does not answer who asks for " + addr(to), Remedy: "ip link set dev " + d.Name + " arp on"})
+	}
+	if v, from, err := x.facts.Setting(true, d.Index, "arp_ignore"); err == nil {
+		silent := false
+		switch v {
+		case 1:
+			silent = !d.has(to)
+		case 2:
+			silent = !d.has(to) || !d.onLink(asker)
+		case 8:
+			silent = true
+		}
+		if silent {
+			return w.halt(Cause{
+				Kind: KindSysctl, Thing: fmt.Sprintf("%s = %d", from, v), What: fmt.Sprintf("%s does not answer ARP requests for %s", d.Name, to),
+				Remedy: "sysctl -w " + from + "=0",
+			})
+		}
+	}
+	if v, from, err := x.facts.Setting(true, d.Index, "arp_filter"); err == nil && v != 0 {
+		r, _, err := x.facts.FIB(host.RouteQuery{Dst: asker, Src: to})
+		if err == nil && (r == nil || r.Oif != d.Index) {
+			return w.halt(Cause{
+				Kind: KindSysctl, Thing: fmt.Sprintf("%s = %d", from, v), What: fmt.Sprintf("%s answers no ARP requests of %s, which the routes lead to elsewhere", d.Name, asker),
+				Remedy: "sysctl -w " + from + "=0",
+			})
+		}
+	}
+	request := eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 1, Src: asker, Dst: to, PktType: unix.PACKET_BROADCAST, DstMAC: []byte{255, 255, 255, 255, 255, 255}}
+	answer := eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 2, Src: to, Dst: asker, SrcMAC: d.MAC}
+	if c := x.aside(d, asker, request, answer, eval.ArpInput, eval.ArpOutput); c != nil {
+		c.What = "drops the ARP request of " + addr(asker)
+		if c.Answer {
+			c.What = "drops the ARP answer to " + addr(asker)
+		}
+		c.Answer = false
+		return w.halt(*c)
+	}
+	return w.on()
+}
+
+// asked6 checks that the host answers a neighbour solicitation for the address.
+func (x *walk) asked6(w *way, d *device, asker netip.Addr) []*way {
+	to := w.p.Dst
+	if !d.has(to) {
+		proxied, err := x.facts.ProxyNeighbour(to, d.Index)
+		if err == nil && !proxied && d.onLink(to) {
+			return w.halt(Cause{
+				Kind: KindAddress, Thing: fmt.Sprintf("%s is no address of %s", to, d.Name), What: "the host does not answer neighbour solicitations for it there",
+				Remedy: fmt.Sprintf("ip address add %s dev %s", netip.PrefixFrom(to, 128), d.Name),
+			})
+		}
+	}
+	group := to.As16()
+	multicast := netip.AddrFrom16([16]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, group[13], group[14], group[15]})
+	ct := eval.Conn{Untracked: true}
+	request := eval.Packet{
+		EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 135, Src: asker, Dst: multicast, TTL: 255, Len: 72, PktType: unix.PACKET_MULTICAST, CT: ct,
+		DstMAC: []byte{0x33, 0x33, 0xff, group[13], group[14], group[15]},
+	}
+	answer := eval.Packet{EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 136, Src: to, Dst: asker, TTL: 255, Len: 72, CT: ct, Local: true, SrcMAC: d.MAC}
+	if c := x.aside(d, asker, request, answer, eval.Prerouting, eval.Input, eval.Output, eval.Postrouting); c != nil {
+		c.What = fmt.Sprintf("drops the neighbour solicitation of %s: it cannot find this host", asker)
+		if c.Answer {
+			c.What = fmt.Sprintf("drops the neighbour advertisement to %s: it cannot find this host", asker)
+		}
+		c.Answer = false
+		return w.halt(*c)
+	}
+	return w.on()
+}
+
+// aside takes a packet that comes before those of the client, and its answer, through what lies
+// between the wire and the host, and returns what stops it for certain.
+func (x *walk) aside(d *device, neighbour netip.Addr, request, answer eval.Packet, hooks ...eval.Hook) *Cause {
+	w := &way{p: request}
+	w.p.In = d.asked
+	var in, out []stage
+	for _, h := range hooks {
+		switch h {
+		case eval.ArpInput, eval.Prerouting, eval.Input:
+			in = append(in, x.hook(h))
+		default:
+			out = append(out, x.hook(h))
+		}
+	}
+	pktType := request.PktType
+	ways := run(w.on(), x.ingress(d.Index, neighbour), func(w *way) []*way {
+		w.p.PktType, w.p.DstMAC = pktType, request.DstMAC
+		return w.on()
+	})
+	ways = run(ways, in...)
+	ways = run(ways, func(w *way) []*way {
+		w.answer = true
+		w.p = answer
+		w.p.Out = d.asked
+		return w.on()
+	})
+	ways = run(ways, out...)
+	ways = run(ways, x.egress(d.Index, neighbour))
+	var stop *Cause
+	for _, w := range ways {
+		if w.stop == nil {
+			return nil
+		}
+		if stop == nil {
+			stop = w.stop
+		}
+	}
+	return stop
+}
+
+// local delivers the packet to a socket of this host.
+func (x *walk) local(w *way) []*way {
+	w.done = true
+	in := w.p.In
+	if w.r != nil && w.r.Type == unix.RTN_LOCAL && x.client.local {
+		in = x.device(w.r.Oif).asked
+	}
+	if in.Index == 0 {
+		in = x.device(w.in).asked
+	}
+	w.p.In, w.p.Out = in, eval.Interface{}
+	return run(w.on(), x.hook(eval.Input), x.socket)
+}
+
+// socket finds the socket that takes the packet.
+func (x *walk) socket(w *way) []*way {
+	to := netip.AddrPortFrom(w.p.Dst, w.p.DstPort)
+	s, err := x.facts.Listener(x.proto, to, w.p.In.Index)
+	if err != nil {
+		w.unread("sockets", err)
+		return w.on()
+	}
+	if w.path == ByNetfilter { // the backend is an address of this host
+		if s == nil {
+			return w.halt(Cause{Kind: KindBackend, Thing: "backend " + to.String(), What: "is this host, and nothing listens on it", Remedy: "start the server"})
+		}
+		w.step("input", "%s", s)
+		w.done = true
+		return x.reverse(w)
+	}
+	why := x.lacks(w)
+	if s == nil {
+		if why.Remedy == "" {
+			why.Remedy = "nftnat serve: a daemon has the proxies"
+			if x.mapping.NoProxy {
+				why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace, without --no-proxy", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+			}
+		}
+		why.What += fmt.Sprintf("; nothing listens on %s", to)
+		w.step("input", "nothing listens on %s", to)
+		return w.halt(why)
+	}
+	if !x.proxies(s) {
+		w.step("input", "%s", s)
+		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: why.Thing + " " + why.What + "; this program, which is no proxy of the mapping, takes it"})
+	}
+	if x.mapping.NoProxy {
+		why.What += "; the mapping has no proxy (--no-proxy)"
+		why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace, without --no-proxy", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+		w.step("input", "%s holds the port and takes nothing", s)
+		return w.halt(why)
+	}
+	if s.Full() {
+		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: fmt.Sprintf("its queue is full: %d connections wait, and no more than %d may", s.Queue, s.Limit), Remedy: "see why the proxy accepts none"})
+	}
+	w.path = ByProxy
+	w.step("input", "proxy: %s", s)
+	return x.proxied(w)
+}
+
+// proxies reports whether a socket is one of the proxies.
+func (x *walk) proxies(s *host.Socket) bool {
+	if s.Process == nil {
+		return true // who has it cannot be read
+	}
+	if x.pid != 0 {
+		return s.Process.PID == x.pid
+	}
+	return s.Process.Command == "nftnat"
+}
+
+// proxied follows the proxy's connection to the backend, and then its answer to the client.
+func (x *walk) proxied(w *way) []*way {
+	request := w.p
+	own := x.own(x.backend())
+	if own == nil {
+		w.p.Dst, w.p.DstPort = x.backend().Addr(), x.backend().Port()
+		w.p.Src = netip.Addr{}
+		w.own = true
+		if x.route(w, 0); w.stop == nil {
+			w.halt(Cause{Kind: KindRoute, Thing: "backend " + x.backend().String(), What: "the proxy has no route to it"})
+		}
+		return w.on()
+	}
+	w.p = own.p
+	w.own = true
+	w.step("proxy", "%s", packetText(&w.p))
+	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
+		if w.r.Type == unix.RTN_LOCAL {
+			return w.on()
+		}
+		return run(w.on(), x.arrived, x.answers)
+	}, func(w *way) []*way {
+		w.own = false
+		w.path = ByProxy
+		w.p = request
+		return x.reverse(w)
+	})
+}
+
+// reverse follows the answer of a socket of this host to the client.
+func (x *walk) reverse(w *way) []*way {
+	reply(w)
+	w.answer, w.done = true, true
+	w.in = 0
+	to := x.client
+	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
+		if to.local {
+			return w.on()
+		}
+		return x.sameWay(to.in)(w)
+	})
+}

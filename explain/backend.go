@@ -1,0 +1,167 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// arrived asks the backend whether it takes the packet, which has left the host for it.
+func (x *walk) arrived(w *way) []*way {
+	if w.r.Type == unix.RTN_LOCAL {
+		return w.on()
+	}
+	w.source = w.p.Src
+	backend := netip.AddrPortFrom(w.p.Dst, w.p.DstPort)
+	hop := nextHop(w.r, w.p.Dst)
+	var permanent *host.Neighbour
+	if n, err := x.facts.Neighbour(hop, w.out); err == nil && n != nil && n.Permanent() {
+		permanent = n
+	}
+	p := x.probe(backend)
+	c := Cause{Kind: KindBackend, Thing: "backend " + backend.String()}
+	switch p.Answer {
+	case host.Answers:
+		w.step("backend", "%s answers", backend)
+		return x.wayBack(w, backend)
+	case host.Refused:
+		c.What = "nothing listens on it: it refuses the connection"
+		if x.proto == unix.IPPROTO_UDP {
+			c.What = "nothing listens on it"
+		}
+		c.Remedy = fmt.Sprintf("start the server on %s, or publish the port that it listens on", backend)
+	case host.NoNeighbour:
+		c.Kind, c.Thing = KindNeighbour, fmt.Sprintf("neighbour %s dev %s: no answer", hop, x.name(w.out))
+		if p.Neighbour != nil {
+			c.Thing = "neighbour " + p.Neighbour.String()
+		}
+		c.What = fmt.Sprintf("nobody on %s says that it has the address %s", x.name(w.out), hop)
+		c.Remedy = fmt.Sprintf("start the backend, or give it the address %s", hop)
+		if permanent != nil {
+			return w.halt(x.wrongNeighbour(w, permanent))
+		}
+	case host.Unreachable:
+		c.What = "cannot be reached: " + p.Text
+	case host.Silent:
+		if permanent != nil && x.strange(w, permanent) {
+			return w.halt(x.wrongNeighbour(w, permanent))
+		}
+		if x.proto == unix.IPPROTO_UDP {
+			w.step("backend", "%s was not asked: a datagram may do harm", backend)
+			return x.wayBack(w, backend)
+		}
+		c.What = "does not answer"
+		if p.Source.IsValid() {
+			c.What += fmt.Sprintf(": asked from %s", p.Source)
+		}
+		c.Remedy = "look at the firewall and the routes of the backend"
+	default:
+		if permanent != nil && x.strange(w, permanent) {
+			return w.halt(x.wrongNeighbour(w, permanent))
+		}
+		if p.Text != "" {
+			w.step("backend", "%s was not asked: %s", backend, p.Text)
+		}
+		return x.wayBack(w, backend)
+	}
+	w.step("backend", "%s: %s", c.Thing, c.What)
+	return w.halt(c)
+}
+
+// strange reports whether a bridge does not know the hardware address of an entry.
+func (x *walk) strange(w *way, n *host.Neighbour) bool {
+	if x.device(w.out).Kind != "bridge" {
+		return true
+	}
+	f, err := x.facts.FDB(w.out, n.MAC)
+	return err == nil && f == nil
+}
+
+func (x *walk) wrongNeighbour(w *way, n *host.Neighbour) Cause {
+	return Cause{
+		Kind: KindNeighbour, Thing: "neighbour " + n.String(), What: "somebody has set this hardware address, and nobody answers by it",
+		Remedy: fmt.Sprintf("ip neigh del %s dev %s", n.Addr, x.name(w.out)),
+	}
+}
+
+// probe asks a backend, once, if what the host sends to it passes the rules and routes of the
+// host.
+func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
+	if r, ok := x.probed[backend]; ok {
+		return r
+	}
+	r := host.ProbeResult{Text: "the host's own packets to it may be stopped"}
+	switch {
+	case x.timeout == 0:
+		r.Text = "asking was turned off"
+	case x.sees(backend):
+		r = x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
+	}
+	x.probed[backend] = r
+	return r
+}
+
+// sees reports whether a packet of the host reaches a backend, and the answer the host, as far
+// as the host's own rules and routes decide.
+func (x *walk) sees(backend netip.AddrPort) bool {
+	w := x.own(backend)
+	if w == nil {
+		return false
+	}
+	ways := run(w.on(), x.send(func(w *way) []*way { w.done = true; return w.on() }), func(w *way) []*way {
+		if w.done {
+			return w.on()
+		}
+		r, out, hop := w.r, w.out, nextHop(w.r, w.p.Dst)
+		_ = r
+		reply(w)
+		w.answer = true
+		return run(w.on(), x.ingress(out, hop), x.hook(eval.Prerouting), x.deliver(out))
+	})
+	for _, w := range ways {
+		if w.stop != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// own is the first packet of a connection of the host to a backend; nil: no route leads there.
+func (x *walk) own(backend netip.AddrPort) *way {
+	r, _, err := x.facts.Lookup(host.RouteQuery{Dst: backend.Addr(), Proto: x.proto, DstPort: backend.Port()})
+	if err != nil || r == nil {
+		return nil
+	}
+	w := &way{own: true, p: eval.Packet{EtherType: unix.ETH_P_IP, Proto: x.proto, Src: x.sourceOf(r, backend.Addr()), Dst: backend.Addr(), DstPort: backend.Port()}}
+	if backend.Addr().Is6() {
+		w.p.EtherType = unix.ETH_P_IPV6
+	}
+	if x.proto == unix.IPPROTO_TCP {
+		w.p.TCPFlags = tcpSYN
+	}
+	if !w.p.Src.IsValid() {
+		return nil
+	}
+	return w
+}
+
+// sourceOf is the address from which the host sends by a route.
+func (x *walk) sourceOf(r *host.Route, to netip.Addr) netip.Addr {
+	if r.PrefSrc.IsValid() {
+		return r.PrefSrc
+	}
+	if a := x.device(r.Oif).primary(to); a.IsValid() {
+		return a
+	}
+	return x.anyAddress(to.Is4())
+}
+
+// wayBack looks at the way of the backend's answer as far as the backend decides it.
+func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way { return w.on() }

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Mappings are the published ports.
+type Mappings interface {
+	// Find returns the mappings that a packet to a frontend may go by, those of one address
+	// before those of any. An invalid address: any.
+	Find(ctx context.Context, proto nat.Proto, frontend netip.AddrPort) ([]nat.Mapping, error)
+	// Near returns mappings that were perhaps meant where there is none.
+	Near(ctx context.Context, proto nat.Proto, frontend netip.AddrPort) ([]nat.Near, error)
+}
+
+// Options are what New needs.
+type Options struct {
+	// NetNS is the path of the network namespace. Empty: that of the process.
+	NetNS string
+	// Table is the name of the table of the published ports. Empty: nftnat.
+	Table string
+	// Mappings are the published ports; required.
+	Mappings Mappings
+	// ProbeTimeout is how long a backend is waited for. Zero: a second. Negative: none is asked.
+	ProbeTimeout time.Duration
+	// PID is the process that has the proxies. Zero: any with the name nftnat.
+	PID int
+}
+
+// Explainer explains what becomes of packets. It is for one goroutine at a time.
+type Explainer struct {
+	options Options
+	// read reads the host anew, if it has changed.
+	read func(ctx context.Context) (facts, evaluator, error)
+	end  func() error
+}
+
+// New returns an Explainer of a network namespace. Close it.
+func New(o Options) (*Explainer, error) {
+	if o.Table == "" {
+		o.Table = "nftnat"
+	}
+	if o.ProbeTimeout == 0 {
+		o.ProbeTimeout = time.Second
+	}
+	e := &Explainer{options: o}
+	if err := e.open(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Close closes what the Explainer has open.
+func (e *Explainer) Close() error { return e.end() }
+
+// Explain says what becomes of a packet. The error says that nothing could be read; if something
+// could not be read, the report says it.
+func (e *Explainer) Explain(ctx context.Context, q Query) (Report, error) {
+	found, err := e.options.Mappings.Find(ctx, q.Proto, q.Frontend)
+	if err != nil {
+		return Report{}, fmt.Errorf("find the mapping: %w", err)
+	}
+	if len(found) == 0 {
+		near, err := e.options.Mappings.Near(ctx, q.Proto, q.Frontend)
+		if err != nil {
+			return Report{}, fmt.Errorf("find mappings that are near: %w", err)
+		}
+		return Report{Query: q, Verdict: NotPublished, Near: near}, nil
+	}
+	f, ev, err := e.read(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	x := &walk{
+		ctx: ctx, facts: f, eval: ev, table: e.options.Table, found: found, mapping: found[0], proto: protoOf(q.Proto),
+		timeout: max(0, e.options.ProbeTimeout), pid: e.options.PID,
+		probed: map[netip.AddrPort]host.ProbeResult{}, devices: map[int]*device{},
+	}
+	return *x.explain(q), ctx.Err()
+}
+
+// explain walks the ways by which the client may ask. The verdict is that of the likeliest.
+func (x *walk) explain(q Query) *Report {
+	r := &Report{Query: q, Mapping: x.mapping}
+	if !q.Frontend.Addr().IsValid() && x.mapping.Frontend.Addr().IsValid() && !x.mapping.Frontend.Addr().IsUnspecified() {
+		q.Frontend = netip.AddrPortFrom(x.mapping.Frontend.Addr(), q.Frontend.Port())
+	}
+	cs, typical, stop := x.clients(q)
+	r.Typical = typical
+	if stop != nil {
+		r.Verdict, r.Cause, r.Client, r.Frontend = Stopped, stop, q.From, q.Frontend
+		r.Unread = x.unreadNow()
+		return r
+	}
+	for i, c := range cs {
+		if i == 0 {
+			r.Client, r.Frontend = c.addr, c.to
+			conclude(x.ways(c), r)
+			continue
+		}
+		o := &Report{}
+		conclude(x.ways(c), o)
+		if o.Verdict == r.Verdict && (o.Cause == nil) == (r.Cause == nil) && (o.Cause == nil || o.Cause.Thing == r.Cause.Thing) {
+			continue
+		}
+		by := fmt.Sprintf("if it asks by %s (as %s says), and not by %s (as %s says)", x.name(c.in), c.why, x.name(cs[0].in), cs[0].why)
+		if o.Cause == nil {
+			r.Notes = append(r.Notes, by+": passes")
+		} else {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s by %s", by, o.Verdict, o.Cause.Thing))
+		}
+	}
+	r.Unread = x.unreadNow()
+	return r
+}
+
+func (x *walk) unreadNow() []string {
+	all := slices.Clone(x.facts.Unread())
+	for _, u := range x.unreadable {
+		if !slices.Contains(all, u) {
+			all = append(all, u)
+		}
+	}
+	return all
+}

@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// facts is what the walk asks of the host. [host.Host] has it.
+type facts interface {
+	Link(index int) (*host.Link, error)
+	Links() ([]*host.Link, error)
+	Ports(bridge int) ([]*host.Link, error)
+	Address(addr netip.Addr) (*host.Address, error)
+	AddressesOf(link int) ([]*host.Address, error)
+	AddressType(addr netip.Addr, link int) (host.RouteType, error)
+
+	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+	FIB(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+
+	Neighbour(addr netip.Addr, link int) (*host.Neighbour, error)
+	ProxyNeighbour(addr netip.Addr, link int) (bool, error)
+	FDB(bridge int, mac []byte) (*host.FDB, error)
+
+	SysctlInt(name string) (int, error)
+	Setting(is4 bool, link int, name string) (value int, from string, err error)
+	Conntrack() (*host.Conntrack, error)
+	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
+	Qdiscs(link int) ([]*host.Qdisc, error)
+	Classify(link int, egress bool, frame []byte) (host.TCVerdict, *host.TCFilter, error)
+	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult
+	Unread() []string
+}
+
+// evaluator runs a packet through the chains of a hook.
+type evaluator interface {
+	run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error)
+}

@@ -1,0 +1,215 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// ingress takes a packet in by an interface, from the wire up: what is in the way of each
+// interface, and then of the bridge that it is a port of.
+func (x *walk) ingress(index int, neighbour netip.Addr) stage {
+	return func(w *way) []*way {
+		ds := x.layers(index, neighbour)
+		top := ds[0]
+		w.p.Out, w.p.PhysOut, w.p.PhysIn = eval.Interface{}, eval.Interface{}, eval.Interface{}
+		ways := w.on()
+		for i, d := range slices.Backward(ds) {
+			var upper *device
+			if i > 0 {
+				upper = ds[i-1]
+			}
+			ways = run(ways, func(w *way) []*way { return x.enter(w, d, upper) })
+		}
+		return run(ways, func(w *way) []*way {
+			w.p.In, w.p.PktType = top.asked, unix.PACKET_HOST
+			if phys := ds[len(ds)-1]; phys != top && top.Kind == "bridge" && len(ds) > 1 {
+				w.p.PhysIn = ds[1].asked
+			}
+			return w.on()
+		})
+	}
+}
+
+// enter takes a packet in by one interface.
+func (x *walk) enter(w *way, d, upper *device) []*way {
+	if why := d.Why(); why != "" {
+		return w.halt(linkCause(d, why))
+	}
+	for _, p := range d.XDP {
+		w.maybe(Cause{
+			Kind: KindXDP, Thing: fmt.Sprintf("XDP program %d (%s) of %s", p.Program, p.Mode, d.Name),
+			What: "sees " + x.describe(w) + " first, and cannot be read", Remedy: "ip link set dev " + d.Name + " " + xdpOff(p.Mode),
+		})
+	}
+	w.p.In, w.p.PhysIn = d.asked, eval.Interface{}
+	w.p.DstMAC = d.MAC
+	if upper != nil && upper.Kind == "bridge" {
+		w.p.DstMAC = upper.MAC
+	}
+	if stopped := x.classify(w, d, false); stopped {
+		return w.on()
+	}
+	ways := x.pass(w, eval.Ingress)
+	if upper == nil || upper.Kind != "bridge" {
+		return ways
+	}
+	return run(ways, func(w *way) []*way {
+		if d.Port != nil && d.Port.State != brForwarding {
+			return w.halt(portCause(d, upper))
+		}
+		return w.on()
+	}, x.hook(eval.BridgePrerouting), x.hook(eval.BridgeInput))
+}
+
+func xdpOff(mode string) string {
+	switch mode {
+	case "skb", "generic":
+		return "xdpgeneric off"
+	case "hardware":
+		return "xdpoffload off"
+	}
+	return "xdp off"
+}
+
+// egress sends a packet out of an interface, down to the wire.
+func (x *walk) egress(index int, neighbour netip.Addr) stage {
+	return func(w *way) []*way {
+		ds := x.layers(index, neighbour)
+		ways := w.on()
+		for i, d := range ds {
+			var upper *device
+			if i > 0 {
+				upper = ds[i-1]
+			}
+			ways = run(ways, func(w *way) []*way { return x.leave(w, d, upper) })
+		}
+		return run(ways, func(w *way) []*way {
+			w.p.In, w.p.PhysIn, w.p.Out, w.p.PhysOut = eval.Interface{}, eval.Interface{}, eval.Interface{}, eval.Interface{}
+			w.p.DstMAC, w.p.SrcMAC = nil, nil
+			return w.on()
+		})
+	}
+}
+
+// leave sends a packet out of one interface.
+func (x *walk) leave(w *way, d, upper *device) []*way {
+	if why := d.Why(); why != "" && !(d.Kind == "bridge" && why == "no carrier") {
+		return w.halt(linkCause(d, why))
+	}
+	ways := w.on()
+	if upper != nil && upper.Kind == "bridge" {
+		if d.Port != nil && d.Port.State != brForwarding {
+			return w.halt(portCause(d, upper))
+		}
+		w.p.Out = d.asked
+		in := w.p.In
+		w.p.In = eval.Interface{}
+		ways = run(ways, x.hook(eval.BridgeOutput), x.hook(eval.BridgePostrouting), func(w *way) []*way {
+			w.p.In = in
+			return w.on()
+		})
+	}
+	return run(ways, func(w *way) []*way {
+		w.p.Out = d.asked
+		return x.pass(w, eval.Egress)
+	}, func(w *way) []*way {
+		if x.classify(w, d, true) {
+			return w.on()
+		}
+		x.queues(w, d)
+		return w.on()
+	})
+}
+
+// brForwarding is BR_STATE_FORWARDING.
+const brForwarding = 3
+
+func portCause(d, bridge *device) Cause {
+	states := []string{"disabled", "listening", "learning", "forwarding", "blocking"}
+	state := fmt.Sprint(d.Port.State)
+	if int(d.Port.State) < len(states) {
+		state = states[d.Port.State]
+	}
+	return Cause{
+		Kind: KindBridge, Thing: fmt.Sprintf("bridge port %s of %s: state %s", d.Name, bridge.Name, state),
+		What: "a port in this state passes nothing", Remedy: "bridge link set dev " + d.Name + " state 3",
+	}
+}
+
+func linkCause(d *device, why string) Cause {
+	c := Cause{Kind: KindLink, Thing: "interface " + d.Name + ": " + why, What: "no packet passes it"}
+	if !d.Up() {
+		c.Remedy = "ip link set dev " + d.Name + " up"
+	} else {
+		c.Remedy = "bring up what is at the other end of " + d.Name
+	}
+	return c
+}
+
+// classify asks the filters of traffic control, and reports whether they stop the packet.
+func (x *walk) classify(w *way, d *device, egress bool) bool {
+	verdict, by, err := x.facts.Classify(d.Index, egress, frame(&w.p))
+	if err != nil {
+		if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist) {
+			w.unread("filters of tc at "+d.Name, err)
+		}
+		return false
+	}
+	if verdict == host.TCPasses {
+		return false
+	}
+	direction := "ingress"
+	if egress {
+		direction = "egress"
+	}
+	c := Cause{Kind: KindTC, Thing: "filters of tc at " + direction + " of " + d.Name, Remedy: "tc filter del dev " + d.Name + " " + direction}
+	if by != nil {
+		c.Thing = by.String()
+		if by.Priority != 0 {
+			c.Remedy += fmt.Sprintf(" pref %d", by.Priority)
+		}
+		if by.Kind == "tcx" {
+			c.Remedy = "bpftool net detach tcx_" + direction + " dev " + d.Name
+		}
+	}
+	switch verdict {
+	case host.TCDrops:
+		c.What = "drops " + x.describe(w)
+	case host.TCRedirects:
+		c.What = "sends " + x.describe(w) + " elsewhere"
+	default:
+		c.What = "may drop " + x.describe(w) + ", and cannot be read"
+		w.maybe(c)
+		return false
+	}
+	w.step(direction, "%s", c.Thing)
+	w.halt(c)
+	return true
+}
+
+// queues notes queueing disciplines that lose packets on purpose.
+func (x *walk) queues(w *way, d *device) {
+	qs, err := x.facts.Qdiscs(d.Index)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errors.ErrUnsupported) {
+		w.unread("qdiscs of "+d.Name, err)
+	}
+	for _, q := range qs {
+		if q.Suspect() {
+			w.maybe(Cause{
+				Kind: KindTC, Thing: q.String(), What: fmt.Sprintf("may delay or drop %s; it has dropped %d packets", x.describe(w), q.Drops),
+				Remedy: "tc qdisc del dev " + d.Name + " root",
+			})
+		}
+	}
+}

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/internal/rules/xt"
+)
+
+// reading is what an Explainer reads a network namespace by.
+type reading struct {
+	ns     *os.File // nil: that of the process
+	reader *rules.Reader
+	host   *host.Host
+	rules  *ruleset
+}
+
+// open opens the network namespace.
+func (e *Explainer) open() error {
+	r := &reading{}
+	fd := 0
+	if e.options.NetNS != "" {
+		f, err := os.Open(e.options.NetNS)
+		if err != nil {
+			return fmt.Errorf("open network namespace: %w", err)
+		}
+		r.ns, fd = f, int(f.Fd())
+	}
+	var err error
+	if r.reader, err = rules.Open(fd); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return errors.Join(err, r.close())
+	}
+	e.read = func(ctx context.Context) (facts, evaluator, error) { return r.read(ctx, fd) }
+	e.end = r.close
+	return nil
+}
+
+func (r *reading) close() error {
+	var errs []error
+	if r.host != nil {
+		errs = append(errs, r.host.Close())
+	}
+	if r.reader != nil {
+		errs = append(errs, r.reader.Close())
+	}
+	if r.ns != nil {
+		errs = append(errs, r.ns.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// read reads the host anew, and the rules if they have changed.
+func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
+	if r.host != nil {
+		if err := r.host.Close(); err != nil {
+			return nil, nil, err
+		}
+		r.host = nil
+	}
+	h, err := host.Open(fd)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.host = h
+	if r.rules != nil {
+		r.rules.host = h
+		if changed, err := r.reader.Changed(); err == nil && !changed {
+			return h, r.rules, nil
+		}
+	}
+	rs := &rules.Ruleset{}
+	if r.reader != nil {
+		if rs, err = r.reader.Read(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	r.rules = &ruleset{Reader: r.reader, all: rs, host: h, got: map[got]element{}}
+	return h, r.rules, nil
+}
+
+// ruleset evaluates the rules of a namespace.
+type ruleset struct {
+	*rules.Reader
+	all  *rules.Ruleset
+	host *host.Host
+	got  map[got]element
+}
+
+type got struct {
+	set *rules.Set
+	key string
+}
+
+type element struct {
+	rules.Element
+	ok bool
+}
+
+func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
+	return eval.Run(r.all, h, *p, r)
+}
+
+// Get looks up each key once.
+func (r *ruleset) Get(set *rules.Set, key []byte) (rules.Element, bool, error) {
+	id := got{set, string(key)}
+	if e, ok := r.got[id]; ok {
+		return e.Element, e.ok, nil
+	}
+	e, ok, err := r.Reader.Get(set, key)
+	if err == nil {
+		r.got[id] = element{e, ok}
+	}
+	return e, ok, err
+}
+
+// Fib answers a fib expression.
+func (r *ruleset) Fib(p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
+	return fib(r.host, p, hook, flags, result)
+}
+
+// IPSet asks a set of ipset.
+func (r *ruleset) IPSet(uint16, xt.SetQuery) (bool, error) { return false, unix.EOPNOTSUPP }
+
+// Recent reads a list of the match recent.
+func (r *ruleset) Recent(string) ([]xt.RecentEntry, error) { return nil, unix.EOPNOTSUPP }

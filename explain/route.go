@@ -1,0 +1,118 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+)
+
+// route looks up where a packet goes that came in by an interface; zero: the host sends it. A
+// fault stops it: then nil is returned.
+func (x *walk) route(w *way, in int) *host.Route {
+	p := &w.p
+	q := host.RouteQuery{Src: p.Src, Dst: p.Dst, Iif: in, Mark: p.Mark, Proto: p.Proto, SrcPort: p.SrcPort, DstPort: p.DstPort, TOS: p.TOS}
+	if p.MarkUnknown {
+		w.maybe(Cause{Kind: KindRoute, Thing: "the mark of the packet", What: "is set to what cannot be known, and routes may depend on it"})
+	}
+	r, fault, err := x.facts.Lookup(q)
+	switch {
+	case err != nil:
+		w.unread("the route to "+addr(p.Dst), err)
+		return nil
+	case fault != nil:
+		c := faultCause(fault)
+		w.step("route", "%s", c.Thing)
+		w.halt(c)
+		return nil
+	case r == nil:
+		return nil
+	}
+	w.step("route", "%s", routeText(r))
+	return r
+}
+
+// routeText leaves out the table of a route that nobody asks for.
+func routeText(r *host.Route) string {
+	text := strings.TrimSuffix(strings.TrimSuffix(r.Text, " in table main"), " in table local")
+	return strings.TrimSuffix(text, " table local")
+}
+
+func faultCause(f *host.RouteFault) Cause {
+	c := Cause{Kind: KindRoute, Thing: f.Thing, What: f.What, Remedy: f.Remedy}
+	if f.Kind == host.FaultForwarding || f.Kind == host.FaultRPFilter {
+		c.Kind = KindSysctl
+	}
+	return c
+}
+
+// nextHop is the neighbour to which a packet goes by a route.
+func nextHop(r *host.Route, dst netip.Addr) netip.Addr {
+	if r.Gateway.IsValid() {
+		return r.Gateway
+	}
+	return dst
+}
+
+// forward routes a packet that came in by an interface, and passes the hooks of forwarding. A packet
+// for the host itself goes by local.
+func (x *walk) forward(in int, local stage) stage {
+	return func(w *way) []*way {
+		r := x.route(w, in)
+		if r == nil {
+			return w.on()
+		}
+		if r.Type == unix.RTN_LOCAL {
+			return local(w)
+		}
+		if r.Type != unix.RTN_UNICAST {
+			return w.halt(Cause{Kind: KindRoute, Thing: routeText(r), What: addr(w.p.Dst) + " is no address of one host"})
+		}
+		out := x.device(r.Oif)
+		w.r, w.out = r, r.Oif
+		w.p.In, w.p.Out = x.device(in).asked, out.asked
+		hop := nextHop(r, w.p.Dst)
+		return run(w.on(), x.hook(eval.Forward), x.hook(eval.Postrouting), x.egress(r.Oif, hop))
+	}
+}
+
+// send routes a packet of the host, and passes the hooks of output. The route may change with what
+// the rules do. What the host sends to itself goes by local, after it has come in again.
+func (x *walk) send(local stage) stage {
+	return func(w *way) []*way {
+		r := x.route(w, 0)
+		if r == nil {
+			return w.on()
+		}
+		w.p.In, w.p.PhysIn, w.p.Out = eval.Interface{}, eval.Interface{}, x.device(r.Oif).asked
+		w.p.Local, w.p.PktType = true, unix.PACKET_HOST
+		before := w.p
+		return run(x.pass(w, eval.Output), func(w *way) []*way {
+			r := r
+			if w.reroute || w.p.Dst != before.Dst {
+				if r = x.route(w, 0); r == nil {
+					return w.on()
+				}
+			}
+			w.r, w.out = r, r.Oif
+			w.p.Out = x.device(r.Oif).asked
+			w.in = 0
+			if r.Type != unix.RTN_LOCAL {
+				return run(w.on(), x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
+					w.p.Local = false
+					return w.on()
+				})
+			}
+			return run(w.on(), x.hook(eval.Postrouting), x.egress(r.Oif, netip.Addr{}), func(w *way) []*way {
+				w.p.Local = false
+				return w.on()
+			}, x.ingress(r.Oif, netip.Addr{}), x.hook(eval.Prerouting), local)
+		})
+	}
+}
