@@ -214,10 +214,7 @@ func (r *run) unsaid(cur *cursor, at, n int) string {
 			return "the client's port"
 		}
 	}
-	if cur.what != "" {
-		return cur.what
-	}
-	return "something of the packet"
+	return cur.whatOr("something of the packet")
 }
 
 // splitPorts returns the ports for which a comparison holds, and the others. One that is not a range
@@ -659,9 +656,8 @@ func (r *run) target(rl *rules.Rule, x rules.Target, cur *cursor) {
 	case queues:
 		r.queue(rl, rules.Queue{}, cur)
 	case translates:
-		s := cur.change()
-		s.setup(e.source, e.addr, e.port, rl)
-		cur.end(codeAccept)
+		n := natRange{source: e.source, first: e.addr, last: e.addr, ports: PortRange{e.port, e.port}}
+		r.translateBy(rl, n, cur)
 	case unknown:
 		r.unknown(rl, cur, e.reason)
 	}
