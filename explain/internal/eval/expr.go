@@ -214,7 +214,10 @@ func (r *run) unsaid(cur *cursor, at, n int) string {
 			return "the client's port"
 		}
 	}
-	return cur.whatOr("something of the packet")
+	if cur.what != "" {
+		return cur.what
+	}
+	return "something of the packet"
 }
 
 // splitPorts returns the ports for which a comparison holds, and the others. One that is not a range
@@ -620,71 +623,5 @@ func (r *run) objref(rl *rules.Rule, x rules.Objref, cur *cursor) {
 			return
 		}
 		r.fork(rl, cur, "a quota")
-	}
-}
-
-func (r *run) match(rl *rules.Rule, x rules.Match, cur *cursor) {
-	a, reason := matchXT(r.asPacket(cur.state), rl.Chain.Table.Family, r.hookNumber(rl), x, r.facts)
-	r.hold(rl, cur, a, reason)
-}
-
-// asPacket returns the packet of a state, which is made once.
-func (r *run) asPacket(s *state) *Packet {
-	if r.xt.state != *s {
-		r.xt.state, r.xt.packet = *s, s.packet(&r.base)
-	}
-	return &r.xt.packet
-}
-
-func (r *run) target(rl *rules.Rule, x rules.Target, cur *cursor) {
-	e := targetXT(r.asPacket(cur.state), rl.Chain.Table.Family, r.hookNumber(rl), x, r.facts)
-	if e.change != nil {
-		p := cur.state.packet(&r.base)
-		e.change(&p)
-		cur.change().apply(&p)
-	}
-	switch e.kind {
-	case goesOn:
-	case accepts:
-		cur.end(codeAccept)
-	case drops:
-		cur.end(codeDrop)
-	case rejects:
-		cur.end(codeReject)
-	case returns:
-		cur.end(codeReturn)
-	case queues:
-		r.queue(rl, rules.Queue{}, cur)
-	case translates:
-		n := natRange{source: e.source, first: e.addr, last: e.addr, ports: PortRange{e.port, e.port}}
-		r.translateBy(rl, n, cur)
-	case unknown:
-		r.unknown(rl, cur, e.reason)
-	}
-}
-
-// apply takes over what a target changed of a packet.
-func (s *state) apply(p *Packet) {
-	s.mark, s.markUnknown, s.priority, s.pktType, s.ct = p.Mark, p.MarkUnknown, p.Priority, p.PktType, p.CT
-	switch s.net.len {
-	case 20:
-		s.net.set(1, p.TOS)
-		if p.TTL > 0 {
-			s.net.set(8, p.TTL)
-		}
-	case 40:
-		s.net.set(0, 0x60|p.TOS>>4)
-		s.net.val[1] = p.TOS<<4 | s.net.val[1]&0x0f
-		if p.TTL > 0 {
-			s.net.set(7, p.TTL)
-		}
-	default:
-		return
-	}
-	if s.addr(true) != p.Src {
-		s.setAddr(true, p.Src)
-	}
-	if s.addr(false) != p.Dst {
-		s.setAddr(false, p.Dst)
 	}
 }

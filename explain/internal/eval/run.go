@@ -16,11 +16,9 @@ import (
 // Bounds of one Run.
 const (
 	maxWays   = 256     // at one rule
-	maxSteps  = 1 << 20 // expressions
+	maxSteps  = 4 << 20 // expressions
 	maxDepth  = 1000    // of jumps; nftables allows 16, a legacy table as many as it has chains
 	maxReason = 16      // of one outcome
-	// stepsOfWay is how many expressions one more way is worth.
-	stepsOfWay = 8
 )
 
 // Run evaluates a packet at a hook, as the kernel does: the base chains of all tables that are
@@ -513,11 +511,11 @@ func (r *run) decided(rl *rules.Rule, cur *cursor, before *state) []result {
 	switch {
 	case cur.code == codeBreak:
 		x.code = codeContinue
-		if cur.state == before || *cur.state == *before {
+		if !cur.owned || *cur.state == *before {
 			x.state = before
 			return []result{x}
 		}
-	case cur.code == codeContinue && (cur.state == before || *cur.state == *before):
+	case cur.code == codeContinue && (!cur.owned || *cur.state == *before):
 		x.state = before
 		return []result{x}
 	}
@@ -550,7 +548,6 @@ func (r *run) decided(rl *rules.Rule, cur *cursor, before *state) []result {
 
 // fork follows both ways: the rule goes on, or breaks off.
 func (r *run) fork(rl *rules.Rule, cur *cursor, reason string) {
-	r.steps += stepsOfWay
 	cur.because = join(cur.because, []Unknown{{rl, reason}})
 	cur.owned = false
 	on := *cur
@@ -564,7 +561,6 @@ func (c *cursor) end(code int32) { c.ended, c.code = true, code }
 
 // way adds one of several ways to go on.
 func (r *run) way(rl *rules.Rule, cur *cursor, reason string) *cursor {
-	r.steps += stepsOfWay
 	way := *cur
 	way.owned = false
 	way.because = join(way.because, []Unknown{{rl, reason}})

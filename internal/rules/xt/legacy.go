@@ -1,0 +1,361 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package xt
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/netns"
+	"github.com/nftnat/nftnat/internal/rules"
+)
+
+// legacyFamily is where a family keeps its tables, and the layout of its entries
+// (include/uapi/linux/netfilter_ipv4/ip_tables.h and others).
+type legacyFamily struct {
+	family   rules.Family
+	names    string // in /proc/net
+	domain   int    // of a socket
+	level    int    // of its options
+	info     int    // the option IPT_SO_GET_INFO; IPT_SO_GET_ENTRIES is the next one
+	hooks    int    // how many struct ipt_getinfo has
+	header   int    // the length of struct ipt_ip
+	fields   int    // where target_offset is
+	counters int    // where struct xt_counters is, which matches follow
+	chains   []string
+}
+
+// wide is how the kernel aligns 64 bits in a struct.
+func wide(n int) int {
+	if runtime.GOARCH == "386" {
+		return n
+	}
+	return (n + 7) &^ 7
+}
+
+func legacyFamilies() []legacyFamily {
+	inet := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
+	return []legacyFamily{
+		{unix.NFPROTO_IPV4, "ip_tables_names", unix.AF_INET, unix.SOL_IP, 64, 5, headerLen(false), 88, 96, inet},
+		{unix.NFPROTO_IPV6, "ip6_tables_names", unix.AF_INET6, unix.SOL_IPV6, 64, 5, headerLen(true), 140, wide(148), inet},
+		{
+			unix.NFPROTO_ARP, "arp_tables_names", unix.AF_INET, unix.SOL_IP, 96, 3, 164, 164, wide(172),
+			[]string{"INPUT", "OUTPUT", "FORWARD"},
+		},
+	}
+}
+
+// LegacyTables reads the tables of iptables-legacy, ip6tables-legacy and arptables-legacy in a network
+// namespace, by an open file descriptor; zero: that of the calling thread. It makes none. Those of ebtables-legacy
+// are not among them: see [LegacyBridge].
+func LegacyTables(netNS int) (tables []*rules.Table, err error) {
+	read := func() (err error) { tables, err = legacyTables(); return err }
+	if netNS == 0 {
+		return tables, read()
+	}
+	return tables, netns.Do(netNS, read)
+}
+
+func legacyTables() ([]*rules.Table, error) {
+	var tables []*rules.Table
+	for _, f := range legacyFamilies() {
+		names, err := f.tableNames()
+		if err != nil {
+			return nil, fmt.Errorf("list legacy tables: %w", err)
+		}
+		for _, name := range names {
+			t, err := f.read(name)
+			if err != nil {
+				return nil, fmt.Errorf("read legacy table %s %s: %w", f.family, name, err)
+			}
+			tables = append(tables, t)
+		}
+	}
+	return tables, nil
+}
+
+// tableNames returns the tables that exist. Without the file the kernel has no such tables at all.
+func (f *legacyFamily) tableNames() ([]string, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/" + f.names)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.Fields(string(text)), err
+}
+
+// errTableChanged is the error of a table that changes all the time.
+var errTableChanged = errors.New("it changes all the time")
+
+// read reads a table that exists.
+func (f *legacyFamily) read(name string) (*rules.Table, error) {
+	socket, err := unix.Socket(f.domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(socket)
+	const attempts = 8
+	for i := range attempts {
+		info, entries, err := f.ask(socket, name)
+		if err == nil {
+			return f.parse(name, info, entries)
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			return nil, err
+		}
+		time.Sleep(time.Millisecond << i)
+	}
+	return nil, errTableChanged
+}
+
+const tableNameLen = 32 // XT_TABLE_MAXNAMELEN
+
+// ask returns struct ipt_getinfo and the entries. The error is EAGAIN if the table changed between.
+func (f *legacyFamily) ask(socket int, name string) (info, entries []byte, err error) {
+	before, err := f.getInfo(socket, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	// struct ipt_get_entries: name, size, and the entries, which are aligned as 64 bits are.
+	b := &blob{data: before}
+	size := b.u32(len(before) - 4)
+	at := wide(tableNameLen + 4)
+	const most = 1 << 30
+	if size > most {
+		return nil, nil, fmt.Errorf("a table of %d bytes", size)
+	}
+	buffer := make([]byte, at+int(size))
+	copy(buffer, name)
+	*(*uint32)(unsafe.Pointer(&buffer[tableNameLen])) = size
+	if _, err = getsockopt(socket, f.level, f.info+1, buffer); err != nil {
+		return nil, nil, err
+	}
+	after, err := f.getInfo(socket, name)
+	if err == nil && string(before) != string(after) {
+		err = unix.EAGAIN
+	}
+	return before, buffer[at:], err
+}
+
+func (f *legacyFamily) getInfo(socket int, name string) ([]byte, error) {
+	b := make([]byte, tableNameLen+4+8*f.hooks+8)
+	copy(b, name)
+	n, err := getsockopt(socket, f.level, f.info, b)
+	if err == nil && n != len(b) {
+		err = unix.EINVAL
+	}
+	return b, err
+}
+
+// getsockopt asks with a buffer that the kernel reads as well, and returns how much of it is filled.
+func getsockopt(socket, level, option int, b []byte) (int, error) {
+	n := uint32(len(b))
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(socket), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&n)), 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
+
+// entry is one entry of a table: a rule, the end of a chain, or the name of one that follows.
+type entry struct {
+	at, next int
+	data     blob // of the entry alone
+	target   int  // offset in data
+}
+
+var errMalformedTable = errors.New("malformed table")
+
+// parse makes chains of entries.
+func (f *legacyFamily) parse(name string, info, data []byte) (*rules.Table, error) {
+	entries, byOffset, err := f.entries(data)
+	if err != nil {
+		return nil, err
+	}
+	t := &rules.Table{Family: f.family, Name: name, Legacy: true}
+	starts := map[int]string{} // of user chains
+	for _, e := range entries[:max(len(entries)-1, 0)] {
+		if e.targetName() == "ERROR" {
+			starts[e.next] = e.data.text(e.target+targetHeader, 30)
+		}
+	}
+	g := &blob{data: info}
+	valid := g.u32(tableNameLen)
+	for h, chain := range f.chains {
+		if valid&(1<<h) == 0 {
+			continue
+		}
+		first, last := int(g.u32(tableNameLen+4+4*h)), int(g.u32(tableNameLen+4+4*f.hooks+4*h))
+		i, ok := byOffset[first]
+		j, ok2 := byOffset[last]
+		if !ok || !ok2 || i > j {
+			return nil, errMalformedTable
+		}
+		policy, _ := entries[j].verdict()
+		c := &rules.Chain{Table: t, Name: chain, Base: f.base(name, h, -policy-1)}
+		t.Chains = append(t.Chains, c)
+		if err := f.fill(c, entries[i:j], starts); err != nil {
+			return nil, err
+		}
+	}
+	for i, e := range entries {
+		chain, ok := starts[e.at]
+		if !ok {
+			continue
+		}
+		// The chain ends before the next name; its last entry is the RETURN that iptables does not print.
+		j := i
+		for j < len(entries) && entries[j].targetName() != "ERROR" {
+			j++
+		}
+		c := &rules.Chain{Table: t, Name: chain}
+		t.Chains = append(t.Chains, c)
+		if err := f.fill(c, entries[i:max(j-1, i)], starts); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// xtReturn is the verdict XT_RETURN.
+const xtReturn = -5
+
+// targetHeader is the length of struct xt_entry_target, and of xt_entry_match.
+const targetHeader = 32
+
+func (f *legacyFamily) entries(data []byte) (list []entry, byOffset map[int]int, err error) {
+	byOffset = map[int]int{}
+	for at := 0; at < len(data); {
+		b := blob{data: data[at:]}
+		target, next := int(b.u16(f.fields)), int(b.u16(f.fields+2))
+		if b.short || target < f.counters+16 || next < target+targetHeader || next > len(b.data) {
+			return nil, nil, errMalformedTable
+		}
+		byOffset[at] = len(list)
+		list = append(list, entry{at: at, next: at + next, data: blob{data: b.data[:next]}, target: target})
+		at += next
+	}
+	return list, byOffset, nil
+}
+
+func (e *entry) targetName() string { return e.data.text(e.target+2, 29) }
+
+// verdict returns that of a standard target, and whether it is one.
+func (e *entry) verdict() (int32, bool) {
+	if e.targetName() != "" {
+		return 0, false
+	}
+	return int32(e.data.u32(e.target + targetHeader)), true //nolint:gosec // a signed number of the kernel
+}
+
+// base says when the kernel calls a chain.
+func (f *legacyFamily) base(table string, hook int, policy int32) *rules.Base {
+	b := &rules.Base{Type: "filter", Hook: uint32(hook), Policy: policy}
+	if f.family == unix.NFPROTO_ARP {
+		return b
+	}
+	switch table {
+	case "raw":
+		b.Priority = -300
+	case "mangle":
+		b.Priority = -150
+		if hook == unix.NF_INET_LOCAL_OUT {
+			b.Type = "route"
+		}
+	case "nat":
+		b.Type, b.Priority = "nat", -100
+		if hook == unix.NF_INET_POST_ROUTING || hook == unix.NF_INET_LOCAL_IN {
+			b.Priority = 100
+		}
+	case "security":
+		b.Priority = 50
+	}
+	return b
+}
+
+// fill makes rules of entries.
+func (f *legacyFamily) fill(c *rules.Chain, entries []entry, chains map[int]string) error {
+	for i := range entries {
+		r := &rules.Rule{Chain: c, Index: i}
+		if err := f.rule(r, &entries[i], chains); err != nil {
+			return err
+		}
+		c.Rules = append(c.Rules, r)
+	}
+	return nil
+}
+
+// rule decodes an entry: the header if it asks for anything, matches, a counter, and a verdict or target.
+func (f *legacyFamily) rule(r *rules.Rule, e *entry, chains map[int]string) error {
+	header := rules.Match{Name: HeaderName, Info: e.data.at(0, f.header)}
+	h, _ := DecodeMatch(f.family, header).(Header)
+	if DecodeMatch(f.family, header).Options() != "" {
+		r.Exprs = append(r.Exprs, header)
+	}
+	for at := f.counters + 16; at < e.target; {
+		size := int(e.data.u16(at))
+		if size < targetHeader || at+size > e.target {
+			return errMalformedTable
+		}
+		m := rules.Match{
+			Name: e.data.text(at+2, 29), Rev: uint32(e.data.u8(at + 31)), Info: e.data.at(at+targetHeader, size-targetHeader),
+		}
+		if v, ok := DecodeMatch(f.family, m).(Comment); ok {
+			r.Comment = v.Text
+		}
+		r.Exprs = append(r.Exprs, m)
+		at += size
+	}
+	r.Exprs = append(r.Exprs, rules.Counter{Packets: e.data.u64(f.counters), Bytes: e.data.u64(f.counters + 8)})
+	verdict, standard := e.verdict()
+	if !standard {
+		size := int(e.data.u16(e.target))
+		if size < targetHeader || e.target+size > len(e.data.data) {
+			return errMalformedTable
+		}
+		r.Exprs = append(r.Exprs, rules.Target{
+			Name: e.targetName(), Rev: uint32(e.data.u8(e.target + 31)), Info: e.data.at(e.target+targetHeader, size-targetHeader),
+		})
+		return nil
+	}
+	d := &rules.Decision{}
+	switch {
+	case verdict == xtReturn:
+		d.Code = unix.NFT_RETURN
+	case verdict < 0:
+		d.Code = -verdict - 1
+	case int(verdict) == e.next: // no target
+		return nil
+	default:
+		name, ok := chains[int(verdict)]
+		if !ok {
+			return errMalformedTable
+		}
+		d.Code, d.Chain = unix.NFT_JUMP, name
+		if h.Goto {
+			d.Code = unix.NFT_GOTO
+		}
+	}
+	r.Exprs = append(r.Exprs, rules.Immediate{Dreg: rules.Verdict, Decision: d})
+	return nil
+}
+
+// LegacyBridge reports whether there may be tables of ebtables-legacy: the kernel lists them nowhere, and asking
+// for one makes it. It is true if a module that makes them is there.
+func LegacyBridge() bool {
+	for _, name := range []string{"ebtable_filter", "ebtable_nat", "ebtable_broute"} {
+		if _, err := os.Stat("/sys/module/" + name); err == nil {
+			return true
+		}
+	}
+	return false
+}
