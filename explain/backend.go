@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -164,4 +165,35 @@ func (x *walk) sourceOf(r *host.Route, to netip.Addr) netip.Addr {
 }
 
 // wayBack looks at the way of the backend's answer as far as the backend decides it.
-func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way { return w.on() }
+func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way {
+	to := w.source
+	if x.direct(w, to) {
+		return w.halt(Cause{
+			Kind: KindBackend, Thing: "backend " + backend.String(), What: fmt.Sprintf("answers %s by their link, past this host, as an address that the client has not called", to),
+			Remedy: fmt.Sprintf("nftnat add %s %s %s --replace --masquerade", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText()),
+		})
+	}
+	if x.isLocal(to) {
+		return w.on() // asked by the host, it was seen to answer
+	}
+	p, err := x.facts.Peer(backend.Addr())
+	if err != nil || p == nil {
+		return w.on()
+	}
+	r, fault, err := p.Lookup(host.RouteQuery{Src: backend.Addr(), Dst: to, Proto: x.proto, SrcPort: backend.Port()})
+	if err := errors.Join(err, p.Close()); err != nil {
+		return w.on()
+	}
+	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+	if fault != nil {
+		return w.halt(Cause{
+			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), fault.Thing), What: fmt.Sprintf("it has no way back to %s, and does not answer it", to), Remedy: remedy,
+		})
+	}
+	if via := r.Gateway; via.IsValid() && !x.isLocal(via) && !(via.IsLinkLocalUnicast() && x.device(w.out).has(via)) {
+		return w.halt(Cause{
+			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it answers %s by another router, which does not translate the answer back", to), Remedy: remedy,
+		})
+	}
+	return w.on()
+}

@@ -105,11 +105,11 @@ func (x *walk) explain(q Query) *Report {
 	for i, c := range cs {
 		if i == 0 {
 			r.Client, r.Frontend = c.addr, c.to
-			conclude(x.ways(c), r)
+			conclude(run(x.ways(c), x.wide), r)
 			continue
 		}
 		o := &Report{}
-		conclude(x.ways(c), o)
+		conclude(run(x.ways(c), x.wide), o)
 		if o.Verdict == r.Verdict && (o.Cause == nil) == (r.Cause == nil) && (o.Cause == nil || o.Cause.Thing == r.Cause.Thing) {
 			continue
 		}

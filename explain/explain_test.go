@@ -4,9 +4,16 @@
 package explain
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 func TestPasses(t *testing.T) {
@@ -20,6 +27,122 @@ func TestPasses(t *testing.T) {
 			}
 			require.Equal(t, Passes, r.Verdict, "%s", r.Text())
 			require.Equal(t, ByNetfilter, r.Path)
+		})
+	}
+}
+
+// stopped asks and expects a stop.
+func (s *scene) stopped(t *testing.T, ask, kind, thing string) Report {
+	t.Helper()
+	r := s.ask(t, ask)
+	require.Equal(t, Stopped, r.Verdict, "%s", r.Text())
+	require.Equal(t, kind, r.Cause.Kind, "%s", r.Text())
+	require.Contains(t, r.Cause.Thing, thing, "%s", r.Text())
+	require.True(t, r.Cause.Certain)
+	require.LessOrEqual(t, strings.Count(r.Text(), "\n"), 40)
+	return r
+}
+
+// dropAt drops at a hook what matches.
+func dropAt(c *rules.Chain, r *rules.Rule, at eval.Hook, match func(p *eval.Packet) bool) func(eval.Hook, *eval.Packet) []eval.Outcome {
+	return func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+		if h == at && match(p) {
+			return dropped(p, c, r)
+		}
+		return nil
+	}
+}
+
+func request(p *eval.Packet) bool { return p.EtherType != unix.ETH_P_ARP && p.TCPFlags == tcpSYN }
+func answer(p *eval.Packet) bool  { return p.TCPFlags == tcpSYN|tcpACK }
+func later(p *eval.Packet) bool   { return p.TCPFlags == tcpACK }
+
+// What stops a packet is named, and with it a remedy.
+func TestStopped(t *testing.T) {
+	forward := table(unix.NFPROTO_INET, "corpwall", "passing", unix.NF_INET_FORWARD, 0)
+	for _, c := range []struct {
+		name, ask, kind, thing, remedy string
+		inject                         func(s *scene)
+	}{
+		{"policy", "8080 from 192.0.2.2", KindPolicy, "table inet corpwall, chain passing (hook forward, priority filter): policy drop", `nft insert rule inet corpwall passing iifname "eth0" oifname "br0" ct status dnat accept`, func(s *scene) {
+			s.rules.stop = dropAt(forward, nil, eval.Forward, request)
+		}},
+		{"answer", "8080 from 192.0.2.2", KindPolicy, "table inet corpwall, chain passing", "nft insert rule inet corpwall passing ct state established,related accept", func(s *scene) {
+			s.rules.stop = dropAt(forward, nil, eval.Forward, answer)
+		}},
+		{"third packet", "8080 from 192.0.2.2", KindPolicy, "table inet corpwall, chain passing", "", func(s *scene) {
+			s.rules.stop = dropAt(forward, nil, eval.Forward, later)
+		}},
+		{"docker", "8080 from 192.0.2.2", KindPolicy, "table ip filter, chain FORWARD (hook forward, priority filter): policy drop", "iptables -I DOCKER-USER -i eth0 -o br0 -m conntrack --ctstate DNAT -j ACCEPT", func(s *scene) {
+			c := table(unix.NFPROTO_IPV4, "filter", "FORWARD", unix.NF_INET_FORWARD, 0)
+			c.Table.Chains = append(c.Table.Chains, &rules.Chain{Table: c.Table, Name: "DOCKER-USER"})
+			s.rules.stop = dropAt(c, nil, eval.Forward, request)
+		}},
+		{"legacy", "8080 from 192.0.2.2", KindPolicy, "iptables-legacy table filter, chain FORWARD: policy DROP", "iptables-legacy -I FORWARD", func(s *scene) {
+			c := table(unix.NFPROTO_IPV4, "filter", "FORWARD", unix.NF_INET_FORWARD, 0)
+			c.Table.Legacy = true
+			s.rules.stop = dropAt(c, nil, eval.Forward, request)
+		}},
+		{"arp", "8080 from 192.0.2.2", KindRule, "table arp quiet, chain in", "", func(s *scene) {
+			c := table(unix.NFPROTO_ARP, "quiet", "in", 0, 0)
+			s.rules.stop = dropAt(c, &rules.Rule{}, eval.ArpInput, func(*eval.Packet) bool { return true })
+		}},
+		{"fault", "8080 from 192.0.2.2", KindRoute, "blackhole 172.30.0.2", "ip route del blackhole 172.30.0.2", func(s *scene) {
+			s.fault = func(q host.RouteQuery) *host.RouteFault {
+				if q.Dst != s.mapping.Backend.Addr() {
+					return nil
+				}
+				return &host.RouteFault{Kind: host.FaultRoute, Thing: "blackhole 172.30.0.2", Remedy: "ip route del blackhole 172.30.0.2"}
+			}
+		}},
+		{"rival", "8080 from 192.0.2.2", KindRival, "table ip elder, chain early", "nft delete rule ip elder early handle 3", func(s *scene) {
+			c := table(unix.NFPROTO_IPV4, "elder", "early", 0, -110)
+			s.rules.stop = func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+				if h != eval.Prerouting || !request(p) {
+					return nil
+				}
+				o := eval.Outcome{Packet: *p, Translated: &rules.Rule{Chain: c, Handle: 3}}
+				o.Packet.DstPort = 81
+				return []eval.Outcome{o}
+			}
+		}},
+		{"nothing listens", "8080 from 192.0.2.2", KindBackend, "backend 172.30.0.2:80", "", func(s *scene) { s.probe.Answer = host.Refused }},
+		{"silent", "8080 from 192.0.2.2", KindBackend, "backend 172.30.0.2:80", "", func(s *scene) { s.probe.Answer = host.Silent }},
+		{"away", "8080 from 192.0.2.2", KindNeighbour, "172.30.0.2 dev br0", "", func(s *scene) { s.probe.Answer = host.NoNeighbour }},
+		{"address", "192.0.2.7:8080 from 192.0.2.2", KindAddress, "192.0.2.7 is no address of this host", "ip address add 192.0.2.7/32 dev eth0", func(*scene) {}},
+		{"other family", "192.0.2.1:8080 from 2001:db8::2", KindClient, "2001:db8::2 is an IPv6 address", "", func(*scene) {}},
+		{"no proxy", "8080 from 2001:db8::2", KindTable, "table inet nftnat", "nftnat serve", func(*scene) {}},
+		{"loopback, no proxy", "8080 from 127.0.0.1", KindTable, "table inet nftnat", "", func(*scene) {}},
+		{"full", "8080 from 192.0.2.2", KindConntrack, "1000 of 1000", "sysctl -w net.netfilter.nf_conntrack_max=2000", func(s *scene) {
+			s.ct = &host.Conntrack{Count: 1000, Max: 1000, Drop: 7}
+		}},
+		{"tc", "8080 from 192.0.2.2", KindTC, "", "tc filter del dev eth0 ingress pref 7", func(s *scene) { s.tc["2/false"] = host.TCDrops }},
+		{"tc of the port", "8080 from 192.0.2.2", KindTC, "", "tc filter del dev vb1 egress", func(s *scene) { s.tc["4/true"] = host.TCDrops }},
+		{"port of the bridge", "8080 from 192.0.2.2", KindBridge, "bridge port vb1 of br0: state blocking", "bridge link set dev vb1 state 3", func(s *scene) { s.links[vb1-1].Port.State = 4 }},
+		{"arp_ignore", "172.30.0.1:8080 from 192.0.2.2", KindSysctl, "net.ipv4.conf.eth0.arp_ignore = 1", "", func(s *scene) {
+			s.settings["net.ipv4.conf.eth0.arp_ignore"] = 1
+			s.neighbours = append(s.neighbours, &host.Neighbour{Addr: netip.MustParseAddr("192.0.2.2"), Link: eth0, State: 2, MAC: []byte{2, 0, 0, 0, 9, 9}})
+		}},
+		{"mtu", "8080 from 192.0.2.2", KindMTU, "interface br0: mtu 1400, below 1500 of eth0; and table inet corpwall, chain passing", "", func(s *scene) {
+			s.links[br0-1].MTU = 1400
+			s.rules.stop = dropAt(forward, &rules.Rule{}, eval.Output, func(p *eval.Packet) bool { return p.Proto == unix.IPPROTO_ICMP })
+		}},
+		{"hairpin", "8080 from 172.30.0.3", KindBackend, "backend 172.30.0.2:80", "--masquerade", func(s *scene) { s.rules.keepSource = true }},
+		{"led elsewhere", "8080 from 192.0.2.2", KindRoute, "default via 198.51.100.2 dev eth1", "", func(s *scene) {
+			s.instead = func(q host.RouteQuery) *host.Route {
+				if q.Src != s.mapping.Backend.Addr() {
+					return nil
+				}
+				return &host.Route{Type: unix.RTN_UNICAST, Table: 99, Oif: eth1, Gateway: netip.MustParseAddr("198.51.100.2"), Text: "default via 198.51.100.2 dev eth1 in table 99"}
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, "8080->172.30.0.2:80")
+			c.inject(s)
+			r := s.stopped(t, c.ask, c.kind, c.thing)
+			t.Log(r.Text())
+			require.Contains(t, r.Cause.Remedy, c.remedy)
 		})
 	}
 }

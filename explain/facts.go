@@ -34,11 +34,21 @@ type facts interface {
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Classify(link int, egress bool, frame []byte) (host.TCVerdict, *host.TCFilter, error)
+	// Peer opens the namespace of a backend; nil: it is not on this machine, or cannot be found.
+	Peer(backend netip.Addr) (peer, error)
 	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult
 	Unread() []string
+}
+
+// peer is the namespace of a backend.
+type peer interface {
+	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+	Close() error
 }
 
 // evaluator runs a packet through the chains of a hook.
 type evaluator interface {
 	run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error)
+	// clamps reports whether some rule lowers the segment size of TCP.
+	clamps() bool
 }

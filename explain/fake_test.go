@@ -38,7 +38,7 @@ type fake struct {
 	probe      host.ProbeResult
 	probed     int
 	entries    []*host.Entry
-	peer       func(netip.Addr) facts
+	peer       peer
 }
 
 const (
@@ -237,6 +237,8 @@ func (f *fake) Probe(context.Context, uint8, netip.AddrPort, time.Duration) host
 	return f.probe
 }
 
+func (f *fake) Peer(netip.Addr) (peer, error) { return f.peer, nil }
+
 func (f *fake) Unread() []string { return nil }
 
 // fakeRules evaluates: the frontend is translated, and what stops has a verdict.
@@ -245,6 +247,8 @@ type fakeRules struct {
 	rule    *rules.Rule
 	stop    func(h eval.Hook, p *eval.Packet) []eval.Outcome
 	seen    []string
+	// keepSource is set to leave out the hairpin.
+	keepSource bool
 }
 
 func table(family rules.Family, name, chain string, hook uint32, priority int32) *rules.Chain {
@@ -282,11 +286,19 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 			}
 		}
 	}
+	if h == eval.Postrouting && !q.CT.Reply && p.In.Index == p.Out.Index && !f.keepSource { // hairpin
+		q.Src, q.CT.Status = netip.MustParseAddr("172.30.0.1"), q.CT.Status|eval.SrcNAT
+	}
+	if h == eval.Prerouting && q.CT.Reply && q.CT.Status&eval.SrcNAT != 0 {
+		q.Dst = q.CT.Original.Src
+	}
 	if (h == eval.Postrouting || h == eval.Input) && q.CT.Reply && q.CT.Status&eval.DstNAT != 0 {
 		q.Src, q.SrcPort = q.CT.Original.Dst, q.CT.Original.DstPort
 	}
 	return []eval.Outcome{o}, nil
 }
+
+func (f *fakeRules) clamps() bool { return false }
 
 func dropped(p *eval.Packet, c *rules.Chain, r *rules.Rule) []eval.Outcome {
 	if r != nil {

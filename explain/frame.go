@@ -21,6 +21,9 @@ func frame(p *eval.Packet) []byte {
 	b = append(b, mac(p.DstMAC)...)
 	b = append(b, mac(p.SrcMAC)...)
 	b = binary.BigEndian.AppendUint16(b, p.EtherType)
+	if p.EtherType == unix.ETH_P_ARP {
+		return appendARP(b, p)
+	}
 	segment := segment(p)
 	if p.Src.Is4() {
 		b = append(b, 0x45, 0)
@@ -34,6 +37,19 @@ func frame(p *eval.Packet) []byte {
 	b = append(b, bare(p.Src)...)
 	b = append(b, bare(p.Dst)...)
 	return append(b, segment...)
+}
+
+// appendARP appends a request or an answer.
+func appendARP(b []byte, p *eval.Packet) []byte {
+	b = append(b, 0, 1, 8, 0, 6, 4, 0, byte(p.ARPOp))
+	b = append(b, mac(p.SrcMAC)...)
+	b = append(b, bare(p.Src)...)
+	if p.ARPOp == 1 {
+		b = append(b, mac(nil)...)
+	} else {
+		b = append(b, mac(p.DstMAC)...)
+	}
+	return append(b, bare(p.Dst)...)
 }
 
 func segment(p *eval.Packet) []byte {

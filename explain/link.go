@@ -22,6 +22,7 @@ func (x *walk) ingress(index int, neighbour netip.Addr) stage {
 	return func(w *way) []*way {
 		ds := x.layers(index, neighbour)
 		top := ds[0]
+		mac := x.macOf(neighbour, index)
 		w.p.Out, w.p.PhysOut, w.p.PhysIn = eval.Interface{}, eval.Interface{}, eval.Interface{}
 		ways := w.on()
 		for i, d := range slices.Backward(ds) {
@@ -29,7 +30,7 @@ func (x *walk) ingress(index int, neighbour netip.Addr) stage {
 			if i > 0 {
 				upper = ds[i-1]
 			}
-			ways = run(ways, func(w *way) []*way { return x.enter(w, d, upper) })
+			ways = run(ways, func(w *way) []*way { return x.enter(w, d, upper, mac) })
 		}
 		return run(ways, func(w *way) []*way {
 			w.p.In, w.p.PktType = top.asked, unix.PACKET_HOST
@@ -41,8 +42,24 @@ func (x *walk) ingress(index int, neighbour netip.Addr) stage {
 	}
 }
 
+// macOf is the hardware address of a neighbour; nil: it is not known.
+func (x *walk) macOf(neighbour netip.Addr, index int) []byte {
+	if !neighbour.IsValid() {
+		return nil
+	}
+	n, err := x.facts.Neighbour(neighbour, index)
+	if err != nil || n == nil {
+		return nil
+	}
+	return n.MAC
+}
+
 // enter takes a packet in by one interface.
-func (x *walk) enter(w *way, d, upper *device) []*way {
+func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
+	bridged := upper != nil && upper.Kind == "bridge"
+	if bridged && d.Port != nil && d.Port.State != brForwarding && d.Carrier {
+		return w.halt(portCause(d, upper))
+	}
 	if why := d.Why(); why != "" {
 		return w.halt(linkCause(d, why))
 	}
@@ -53,23 +70,18 @@ func (x *walk) enter(w *way, d, upper *device) []*way {
 		})
 	}
 	w.p.In, w.p.PhysIn = d.asked, eval.Interface{}
-	w.p.DstMAC = d.MAC
-	if upper != nil && upper.Kind == "bridge" {
+	w.p.DstMAC, w.p.SrcMAC = d.MAC, mac
+	if bridged {
 		w.p.DstMAC = upper.MAC
 	}
 	if stopped := x.classify(w, d, false); stopped {
 		return w.on()
 	}
 	ways := x.pass(w, eval.Ingress)
-	if upper == nil || upper.Kind != "bridge" {
+	if !bridged {
 		return ways
 	}
-	return run(ways, func(w *way) []*way {
-		if d.Port != nil && d.Port.State != brForwarding {
-			return w.halt(portCause(d, upper))
-		}
-		return w.on()
-	}, x.hook(eval.BridgePrerouting), x.hook(eval.BridgeInput))
+	return run(ways, x.hook(eval.BridgePrerouting), x.hook(eval.BridgeInput))
 }
 
 func xdpOff(mode string) string {
@@ -104,14 +116,15 @@ func (x *walk) egress(index int, neighbour netip.Addr) stage {
 
 // leave sends a packet out of one interface.
 func (x *walk) leave(w *way, d, upper *device) []*way {
-	if why := d.Why(); why != "" && !(d.Kind == "bridge" && why == "no carrier") {
+	bridged := upper != nil && upper.Kind == "bridge"
+	if bridged && d.Port != nil && d.Port.State != brForwarding && d.Carrier {
+		return w.halt(portCause(d, upper))
+	}
+	if why := d.Why(); why != "" {
 		return w.halt(linkCause(d, why))
 	}
 	ways := w.on()
-	if upper != nil && upper.Kind == "bridge" {
-		if d.Port != nil && d.Port.State != brForwarding {
-			return w.halt(portCause(d, upper))
-		}
+	if bridged {
 		w.p.Out = d.asked
 		in := w.p.In
 		w.p.In = eval.Interface{}

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -75,7 +77,7 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 	if r.rules != nil {
 		r.rules.host = h
 		if changed, err := r.reader.Changed(); err == nil && !changed {
-			return h, r.rules, nil
+			return hostFacts{h}, r.rules, nil
 		}
 	}
 	rs := &rules.Ruleset{}
@@ -85,7 +87,19 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 		}
 	}
 	r.rules = &ruleset{Reader: r.reader, all: rs, host: h, got: map[got]element{}}
-	return h, r.rules, nil
+	return hostFacts{h}, r.rules, nil
+}
+
+// hostFacts is a host whose backends' namespaces are peers.
+type hostFacts struct{ *host.Host }
+
+// Peer opens the namespace of a backend.
+func (h hostFacts) Peer(backend netip.Addr) (peer, error) {
+	p, err := h.Host.Peer(backend)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // ruleset evaluates the rules of a namespace.
@@ -110,6 +124,41 @@ func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 	return eval.Run(r.all, h, *p, r)
 }
 
+// clamps looks for the rules of forwarding that set the option of the segment size.
+func (r *ruleset) clamps() bool {
+	for _, t := range r.all.Tables {
+		if t.Dormant() {
+			continue
+		}
+		for _, c := range t.Chains {
+			rs, err := r.Rules(c)
+			if err != nil {
+				continue
+			}
+			for _, rl := range rs {
+				if slices.ContainsFunc(rl.Exprs, clamp) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// clamp reports whether an expression sets the segment size of TCP.
+func clamp(e rules.Expr) bool {
+	switch e := e.(type) {
+	case rules.Exthdr:
+		return e.Set && e.Type == tcpOptMSS
+	case rules.Target:
+		return e.Name == "TCPMSS"
+	}
+	return false
+}
+
+// tcpOptMSS is TCPOPT_MAXSEG.
+const tcpOptMSS = 2
+
 // Get looks up each key once.
 func (r *ruleset) Get(set *rules.Set, key []byte) (rules.Element, bool, error) {
 	id := got{set, string(key)}
@@ -125,7 +174,7 @@ func (r *ruleset) Get(set *rules.Set, key []byte) (rules.Element, bool, error) {
 
 // Fib answers a fib expression.
 func (r *ruleset) Fib(p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
-	return fib(r.host, p, hook, flags, result)
+	return fib(hostFacts{r.host}, p, hook, flags, result)
 }
 
 // IPSet asks a set of ipset.

@@ -18,6 +18,9 @@ import (
 func (x *walk) route(w *way, in int) *host.Route {
 	p := &w.p
 	q := host.RouteQuery{Src: p.Src, Dst: p.Dst, Iif: in, Mark: p.Mark, Proto: p.Proto, SrcPort: p.SrcPort, DstPort: p.DstPort, TOS: p.TOS}
+	if p.Dst.IsLinkLocalUnicast() {
+		q.Oif = x.client.in
+	}
 	if p.MarkUnknown {
 		w.maybe(Cause{Kind: KindRoute, Thing: "the mark of the packet", What: "is set to what cannot be known, and routes may depend on it"})
 	}
@@ -78,6 +81,7 @@ func (x *walk) forward(in int, local stage) stage {
 		w.r, w.out = r, r.Oif
 		w.p.In, w.p.Out = x.device(in).asked, out.asked
 		hop := nextHop(r, w.p.Dst)
+		x.narrows(w, in, r.Oif, r)
 		return run(w.on(), x.hook(eval.Forward), x.hook(eval.Postrouting), x.egress(r.Oif, hop))
 	}
 }

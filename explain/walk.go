@@ -57,6 +57,8 @@ type way struct {
 	later   bool        // the packet is one that follows the answer
 	done    bool        // it has come to its end on this host
 	reroute bool
+	// narrow is why large packets are lost, if small ones pass.
+	narrow *Cause
 	// translated and untracked are the rules that did so last.
 	translated, untracked *rules.Rule
 	// unknown is why a way forked.
@@ -155,7 +157,10 @@ func conclude(ways []*way, r *Report) {
 			r.Cause = &c
 			return
 		}
-		if same := func(o Cause) bool { return o.Kind == c.Kind && o.Thing == c.Thing && o.Answer == c.Answer }; !same(*r.Cause) && !slices.ContainsFunc(r.Others, same) {
+		same := func(o Cause) bool {
+			return o.Kind == c.Kind && o.Thing == c.Thing && (o.Answer == c.Answer || c.Kind == KindUnread)
+		}
+		if !same(*r.Cause) && !slices.ContainsFunc(r.Others, same) {
 			r.Others = append(r.Others, c)
 		}
 	}
