@@ -214,10 +214,7 @@ func (r *run) unsaid(cur *cursor, at, n int) string {
 			return "the client's port"
 		}
 	}
-	if cur.what != "" {
-		return cur.what
-	}
-	return "something of the packet"
+	return cur.whatOr("something of the packet")
 }
 
 // splitPorts returns the ports for which a comparison holds, and the others. One that is not a range

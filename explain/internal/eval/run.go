@@ -16,9 +16,11 @@ import (
 // Bounds of one Run.
 const (
 	maxWays   = 256     // at one rule
-	maxSteps  = 4 << 20 // expressions
+	maxSteps  = 1 << 20 // expressions
 	maxDepth  = 1000    // of jumps; nftables allows 16, a legacy table as many as it has chains
 	maxReason = 16      // of one outcome
+	// stepsOfWay is how many expressions one more way is worth.
+	stepsOfWay = 32
 )
 
 // Run evaluates a packet at a hook, as the kernel does: the base chains of all tables that are
@@ -146,6 +148,19 @@ func (r result) same(o result) bool {
 	return r.code == o.code && (!r.goesOn() || r.state == o.state || *r.state == *o.state)
 }
 
+// difference is what of a result makes a difference.
+type difference struct {
+	code  int32
+	state state
+}
+
+func (r result) difference() difference {
+	if !r.goesOn() {
+		return difference{code: r.code}
+	}
+	return difference{r.code, *r.state}
+}
+
 // steps is a list of steps, the last one first.
 type steps struct {
 	before *steps
@@ -200,21 +215,34 @@ next:
 }
 
 // merge unites results that make no difference. Of their rules the last one is kept: it decides if
-// what is not known turns out not to match. One result that is left depends on nothing.
+// what is not known turns out not to match. One result that is left depends on nothing, unless it is
+// itself not clear.
 func merge(list []result) []result {
 	out := list[:0]
-next:
-	for _, r := range list {
-		for i := range out {
-			if out[i].same(r) {
-				r.because = join(out[i].because, r.because)
-				out[i] = r
-				continue next
-			}
-		}
-		out = append(out, r)
+	var at map[difference]int // of long lists
+	if len(list) > 8 {
+		at = make(map[difference]int, len(list))
 	}
-	if len(out) == 1 {
+	for _, r := range list {
+		i := 0
+		if at == nil {
+			for i < len(out) && !out[i].same(r) {
+				i++
+			}
+		} else if n, ok := at[r.difference()]; ok {
+			i = n
+		} else {
+			i = len(out)
+			at[r.difference()] = i
+		}
+		if i == len(out) {
+			out = append(out, r)
+			continue
+		}
+		r.because = join(out[i].because, r.because)
+		out[i] = r
+	}
+	if len(out) == 1 && out[0].code != codeUnclear {
 		out[0].because = nil
 	}
 	return out
@@ -511,11 +539,11 @@ func (r *run) decided(rl *rules.Rule, cur *cursor, before *state) []result {
 	switch {
 	case cur.code == codeBreak:
 		x.code = codeContinue
-		if !cur.owned || *cur.state == *before {
+		if cur.state == before || *cur.state == *before {
 			x.state = before
 			return []result{x}
 		}
-	case cur.code == codeContinue && (!cur.owned || *cur.state == *before):
+	case cur.code == codeContinue && (cur.state == before || *cur.state == *before):
 		x.state = before
 		return []result{x}
 	}
@@ -548,6 +576,7 @@ func (r *run) decided(rl *rules.Rule, cur *cursor, before *state) []result {
 
 // fork follows both ways: the rule goes on, or breaks off.
 func (r *run) fork(rl *rules.Rule, cur *cursor, reason string) {
+	r.steps += stepsOfWay
 	cur.because = join(cur.because, []Unknown{{rl, reason}})
 	cur.owned = false
 	on := *cur
@@ -561,6 +590,7 @@ func (c *cursor) end(code int32) { c.ended, c.code = true, code }
 
 // way adds one of several ways to go on.
 func (r *run) way(rl *rules.Rule, cur *cursor, reason string) *cursor {
+	r.steps += stepsOfWay
 	way := *cur
 	way.owned = false
 	way.because = join(way.because, []Unknown{{rl, reason}})

@@ -5,7 +5,6 @@ package eval
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/nftnat/nftnat/internal/rules"
@@ -245,26 +244,20 @@ func setTTL(p *Packet, t xt.SetTTL) {
 
 // natTarget translates as DNAT, SNAT, MASQUERADE, REDIRECT and NETMAP do.
 func (r *run) natTarget(rl *rules.Rule, n xt.Nat, cur *cursor) {
-	source := n.Kind == "SNAT" || n.Kind == "NETMAP" && r.sourceHook()
-	ports := PortRange{}
+	to := natRange{source: n.Kind == "SNAT" || n.Kind == "MASQUERADE" || n.Kind == "NETMAP" && r.sourceHook(), base: n.PortBase, flags: n.Flags}
 	if n.Flags&xt.NatPorts != 0 {
-		ports = PortRange{n.PortMin, n.PortMax}
-		if old := cur.state.ct.Answer.SrcPort; n.Flags&xt.NatPortOffset != 0 && !source && old != 0 {
-			to := n.PortMin + (old-n.PortBase)%(n.PortMax-n.PortMin+1)
-			ports = PortRange{to, to}
-		}
+		to.ports = PortRange{n.PortMin, n.PortMax}
 	}
 	switch n.Kind {
 	case "MASQUERADE":
-		r.masqTo(rl, cur, ports, n.Flags)
+		r.masquerade(rl, to, cur)
 	case "REDIRECT":
-		r.redirTo(rl, cur, ports, n.Flags)
+		r.redirect(rl, to, cur)
 	default:
-		from, to := netip.Addr{}, netip.Addr{}
 		if n.Flags&xt.NatIPs != 0 {
-			from, to = n.Min, n.Max
+			to.first, to.last = n.Min, n.Max
 		}
-		r.natTo(rl, cur, source, from, to, ports, n.Flags)
+		r.translateBy(rl, to, cur)
 	}
 }
 
