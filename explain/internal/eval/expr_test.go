@@ -48,7 +48,7 @@ func bytesAt(at uint32, offset, n int, x ...rules.Expr) []rules.Expr {
 	return append([]rules.Expr{load(at, offset, n)}, x...)
 }
 
-func masked(mask []byte, x ...rules.Expr) []rules.Expr {
+func withMask(mask []byte, x ...rules.Expr) []rules.Expr {
 	return append([]rules.Expr{rules.Bitwise{Sreg: reg, Dreg: reg, Len: len(mask), Mask: mask, Xor: make([]byte, len(mask))}}, x...)
 }
 
@@ -112,9 +112,9 @@ func TestExpressions(t *testing.T) {
 		{"skuid", local, meta(unix.NFT_META_SKUID, is(he32(33)...)), Yes},
 		{"skuid not known", with(local, func(p *Packet) { p.OwnerKnown = false }), meta(unix.NFT_META_SKUID, is(he32(33)...)), Maybe},
 		{"skuid of others", p, meta(unix.NFT_META_SKUID, isNot(he32(33)...)), No},
-		{"mark", with(p, func(p *Packet) { p.Mark = 0x10 }), meta(unix.NFT_META_MARK, masked(he32(0xf0), is(he32(0x10)...))...), Yes},
+		{"mark", with(p, func(p *Packet) { p.Mark = 0x10 }), meta(unix.NFT_META_MARK, withMask(he32(0xf0), is(he32(0x10)...))...), Yes},
 		{"mark not known", with(p, func(p *Packet) { p.MarkUnknown = true }), meta(unix.NFT_META_MARK, is(he32(1)...)), Maybe},
-		{"mark not known, masked away", with(p, func(p *Packet) { p.MarkUnknown = true }), meta(unix.NFT_META_MARK, masked(he32(0), is(he32(0)...))...), Yes},
+		{"mark not known, masked away", with(p, func(p *Packet) { p.MarkUnknown = true }), meta(unix.NFT_META_MARK, withMask(he32(0), is(he32(0)...))...), Yes},
 		{"mark set", p, rule(setMark(3), meta(unix.NFT_META_MARK, is(he32(3)...))), Yes},
 		{"pkttype", p, meta(unix.NFT_META_PKTTYPE, is(0)), Yes},
 		{"length not known", p, meta(unix.NFT_META_LEN, compare(unix.NFT_CMP_LTE, he32(60))), Maybe},
@@ -128,8 +128,8 @@ func TestExpressions(t *testing.T) {
 		{"ct state before conntrack", with(p, func(p *Packet) { p.CT = Conn{} }), ctState(Invalid), Yes},
 		{"ct state untracked", with(p, func(p *Packet) { p.CT = Conn{Untracked: true} }), ctState(64), Yes},
 		{"ct mark before conntrack", with(p, func(p *Packet) { p.CT = Conn{} }), ctGet(unix.NFT_CT_MARK, -1, isNot(he32(9)...)), No},
-		{"ct status dnat", answered, ctGet(unix.NFT_CT_STATUS, -1, masked(he32(DstNAT), isNot(he32(0)...))...), Yes},
-		{"ct status of others", p, ctGet(unix.NFT_CT_STATUS, -1, masked(he32(DstNAT), isNot(he32(0)...))...), No},
+		{"ct status dnat", answered, ctGet(unix.NFT_CT_STATUS, -1, withMask(he32(DstNAT), isNot(he32(0)...))...), Yes},
+		{"ct status of others", p, ctGet(unix.NFT_CT_STATUS, -1, withMask(he32(DstNAT), isNot(he32(0)...))...), No},
 		{"ct direction", p, ctGet(unix.NFT_CT_DIRECTION, -1, is(0)), Yes},
 		{"ct mark", answered, ctGet(unix.NFT_CT_MARK, -1, is(he32(5)...)), Yes},
 		{"ct mark set", answered, rule([]rules.Expr{rules.Immediate{Dreg: reg, Data: he32(6)}, rules.CT{Key: unix.NFT_CT_MARK, Set: true, Sreg: reg}}, ctGet(unix.NFT_CT_MARK, -1, is(he32(6)...))), Yes},
@@ -148,26 +148,26 @@ func TestExpressions(t *testing.T) {
 
 		{"saddr", p, saddr("192.0.2.2"), Yes},
 		{"saddr of others", p, saddr("192.0.2.3"), No},
-		{"daddr of a prefix", p, bytesAt(nh, 16, 4, masked([]byte{255, 255, 255, 0}, is(192, 0, 2, 0))...), Yes},
+		{"daddr of a prefix", p, bytesAt(nh, 16, 4, withMask([]byte{255, 255, 255, 0}, is(192, 0, 2, 0))...), Yes},
 		{"daddr of a prefix of whole bytes", p, bytesAt(nh, 16, 3, is(192, 0, 2)), Yes},
-		{"version", p, bytesAt(nh, 0, 1, masked([]byte{0xf0}, is(0x40))...), Yes},
-		{"length of the IP header", p, bytesAt(nh, 0, 1, masked([]byte{0x0f}, is(5))...), Yes},
+		{"version", p, bytesAt(nh, 0, 1, withMask([]byte{0xf0}, is(0x40))...), Yes},
+		{"length of the IP header", p, bytesAt(nh, 0, 1, withMask([]byte{0x0f}, is(5))...), Yes},
 		{"id", p, bytesAt(nh, 4, 2, is(0, 0)), Maybe},
-		{"fragment", p, bytesAt(nh, 6, 2, masked([]byte{0x1f, 0xff}, isNot(0, 0))...), No},
-		{"more fragments", p, bytesAt(nh, 6, 2, masked([]byte{0x20, 0}, isNot(0, 0))...), No},
-		{"don't fragment", p, bytesAt(nh, 6, 2, masked([]byte{0x40, 0}, isNot(0, 0))...), Maybe},
+		{"fragment", p, bytesAt(nh, 6, 2, withMask([]byte{0x1f, 0xff}, isNot(0, 0))...), No},
+		{"more fragments", p, bytesAt(nh, 6, 2, withMask([]byte{0x20, 0}, isNot(0, 0))...), No},
+		{"don't fragment", p, bytesAt(nh, 6, 2, withMask([]byte{0x40, 0}, isNot(0, 0))...), Maybe},
 		{"ttl not known", p, bytesAt(nh, 8, 1, is(64)), Maybe},
 		{"ttl", with(p, func(p *Packet) { p.TTL = 64 }), bytesAt(nh, 8, 1, compare(unix.NFT_CMP_GT, []byte{1})), Yes},
 		{"ip6 saddr", six(p), bytesAt(nh, 8, 16, is(netip.MustParseAddr("2001:db8::2").AsSlice()...)), Yes},
-		{"ip6 flow label", six(p), bytesAt(nh, 1, 3, masked([]byte{0x0f, 0xff, 0xff}, is(0, 0, 0))...), Maybe},
+		{"ip6 flow label", six(p), bytesAt(nh, 1, 3, withMask([]byte{0x0f, 0xff, 0xff}, is(0, 0, 0))...), Maybe},
 		{"dport", p, dport(8080), Yes},
 		{"dport of UDP", udp(p), bytesAt(th, 2, 2, is(be16(8080)...)), Yes},
 		{"dports", p, bytesAt(th, 2, 2, rules.Range{Sreg: reg, From: be16(8000), To: be16(9000)}), Yes},
 		{"not dports", p, bytesAt(th, 2, 2, rules.Range{Sreg: reg, From: be16(8000), To: be16(9000), Not: true}), No},
 		{"both ports", p, bytesAt(th, 0, 4, is(0, 53, 0x1f, 0x90)), No},
 		{"both ports, perhaps", p, bytesAt(th, 0, 4, is(8, 53, 0x1f, 0x90)), Maybe},
-		{"flags", p, bytesAt(th, 13, 1, masked([]byte{0x17}, is(2))...), Yes},
-		{"not a SYN", p, bytesAt(th, 13, 1, masked([]byte{0x17}, isNot(2))...), No},
+		{"flags", p, bytesAt(th, 13, 1, withMask([]byte{0x17}, is(2))...), Yes},
+		{"not a SYN", p, bytesAt(th, 13, 1, withMask([]byte{0x17}, isNot(2))...), No},
 		{"sequence number", p, bytesAt(th, 4, 4, is(0, 0, 0, 0)), Maybe},
 		{"length of UDP", with(udp(p), func(p *Packet) { p.Len = 50 }), bytesAt(th, 4, 2, is(0, 30)), Yes},
 		{"behind UDP", with(udp(p), func(p *Packet) { p.Len = 28 }), bytesAt(th, 8, 2, isNot(0, 0)), No},

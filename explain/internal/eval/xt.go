@@ -248,6 +248,9 @@ func (r *run) natTarget(rl *rules.Rule, n xt.Nat, cur *cursor) {
 	if n.Flags&xt.NatPorts != 0 {
 		to.ports = PortRange{n.PortMin, n.PortMax}
 	}
+	if n.MinMask {
+		to.flags |= xt.NatNetmap
+	}
 	switch n.Kind {
 	case "MASQUERADE":
 		r.masquerade(rl, to, cur)
