@@ -10,6 +10,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/process"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -113,7 +114,7 @@ func NameHolder(netNS string, held *nat.HeldError) error {
 }
 
 func nameHolder(ns *hostnet.Namespace, held *nat.HeldError) error {
-	pid, command, none := hostnet.FindProcess(held.Inode)
+	pid, command, none := process.Find(held.Inode)
 	if pid != 0 {
 		held.PID, held.Command = pid, nat.HarmlessName(command)
 		held.Kernel, held.Purpose = false, ""
@@ -136,6 +137,6 @@ func nameHolder(ns *hostnet.Namespace, held *nat.HeldError) error {
 // can be seen with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. A pid of zero: none was
 // found.
 func ProcessOf(inode uint32) (pid int, command string) {
-	pid, command, _ = hostnet.FindProcess(inode)
+	pid, command, _ = process.Find(inode)
 	return pid, nat.HarmlessName(command)
 }

@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
 	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/process"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -43,7 +43,7 @@ func TestSocketsAt(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	require.Equal(t, at, found[0].Peer)
-	pid, command, none := FindProcess(found[0].Inode)
+	pid, command, none := process.Find(found[0].Inode)
 	require.Equal(t, os.Getpid(), pid)
 	require.NotEmpty(t, command)
 	require.False(t, none)
@@ -110,43 +110,9 @@ func TestTunnelAt(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "vxlan interface vx0", name)
 		require.True(t, certain)
-		pid, _, none := FindProcess(s.Inode)
+		pid, _, none := process.Find(s.Inode)
 		require.Zero(t, pid)
 		_, err = os.Readlink("/proc/1/exe") // some machines keep it even from root
-		require.Equal(t, seesAll("/proc") && err == nil, none)
+		require.Equal(t, process.SeesAll() && err == nil, none)
 	}
-}
-
-// A search is whole if no files are hidden from it, and finds sockets that only one thread or
-// an io_uring has.
-func TestSearch(t *testing.T) {
-	root := t.TempDir()
-	fd := func(path, to string) {
-		path = filepath.Join(root, path)
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.Symlink(to, path))
-	}
-	fd("7/fd/3", "socket:[1]")
-	fd("8/fd/3", "/dev/null")
-	fd("8/task/8/fd/3", "/dev/null")
-	fd("8/task/9/fd/3", "socket:[2]")
-	fd("8/task/9/fd/4", "anon_inode:[io_uring]")
-	require.NoError(t, os.MkdirAll(filepath.Join(root, "8/task/9/fdinfo"), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(root, "8/task/9/fdinfo/4"), []byte("UserFiles:\t1\n    0: socket:[3]\n"), 0o644))
-	for _, c := range []struct {
-		socket   string
-		thorough bool
-		want     int
-	}{{"socket:[1]", false, 7}, {"socket:[2]", false, 0}, {"socket:[2]", true, 8}, {"socket:[3]", true, 8}, {"socket:[4]", true, 0}} {
-		s := search{root: root, socket: c.socket}
-		require.Equal(t, c.want, s.run(c.thorough), c.socket)
-		require.True(t, s.whole)
-	}
-	fd("9/fd/3/4", "/dev/null") // what cannot be read as a link
-	s := search{root: root, socket: "socket:[4]"}
-	require.Zero(t, s.run(false))
-	require.False(t, s.whole)
-	require.False(t, seesAll(root))
-	_, _, none := FindProcess(0)
-	require.False(t, none)
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-package hostnet
+package process
 
 import (
 	"errors"
@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FindProcess finds a process that has the socket of that inode open, by the links of
+// Find finds a process that has the socket of that inode open, by the links of
 // /proc/PID/fd (proc(5)). none is true if it is certain that there is none: all processes
 // could be seen. Those of other users, and of processes with more capabilities, can be seen
 // with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
-func FindProcess(inode uint32) (pid int, command string, none bool) {
+func Find(inode uint32) (pid int, command string, none bool) {
 	if inode == 0 {
 		return 0, "", false
 	}
@@ -112,6 +112,9 @@ const (
 	firstPIDNamespace  = "pid:[4026531836]"
 	firstUserNamespace = "user:[4026531837]"
 )
+
+// SeesAll reports whether /proc lists all processes of this machine, and shows the files of each.
+func SeesAll() bool { return seesAll("/proc") }
 
 // seesAll reports whether /proc lists all processes of this machine: this one is in no
 // container, and no option of the mount (hidepid) hides any from it.
