@@ -26,6 +26,11 @@ type Explanation struct {
 	Verdict string `json:"verdict"`
 	// Mapping is the one that serves the client. Absent: none is published.
 	Mapping *Mapping `json:"mapping,omitempty"`
+	// Client and To are the addresses of the packet, To with a port: what was asked about, or a
+	// typical packet. Absent: there is none. Typical says what client was chosen. Absent: none was.
+	Client  string `json:"client,omitempty"`
+	To      string `json:"to,omitempty"`
+	Typical string `json:"typical,omitempty"`
 	// Path is "netfilter", "proxy" or "ebpf". Absent: the packet does not get that far.
 	Path string `json:"path,omitempty"`
 	// Source is what the backend sees as the client's address. Absent: it sees nothing.
@@ -35,6 +40,8 @@ type Explanation struct {
 	Cause *Cause `json:"cause,omitempty"`
 	// Others are further things that would stop it, or that cannot be known.
 	Others []Cause `json:"others"`
+	// Notes are worth knowing, and stop nothing.
+	Notes []string `json:"notes"`
 	// Steps is the way of the packet, and then of its answer.
 	Steps []Step `json:"steps"`
 	// Near are mappings that were perhaps meant, the nearest first.
@@ -76,9 +83,12 @@ type NearMapping struct {
 func ExplanationOf(r report.Report) Explanation {
 	doc := Explanation{
 		Proto: r.Query.Proto.String(), Frontend: nat.Mapping{Frontend: r.Query.Frontend}.FrontendText(), From: addrText(r.Query.From),
-		Verdict: r.Verdict.String(), Path: string(r.Path), Source: addrText(r.Source),
-		Others: documents(r.Others, causeOf), Steps: documents(r.Steps, func(s report.Step) Step { return Step(s) }),
+		Verdict: r.Verdict.String(), Client: addrText(r.Client), Typical: r.Typical, Path: string(r.Path), Source: addrText(r.Source),
+		Others: documents(r.Others, causeOf), Notes: append([]string{}, r.Notes...), Steps: documents(r.Steps, func(s report.Step) Step { return Step(s) }),
 		Near: documents(r.Near, nearOf), Unread: append([]string{}, r.Unread...),
+	}
+	if r.Frontend.IsValid() {
+		doc.To = r.Frontend.String()
 	}
 	if r.Mapping != (nat.Mapping{}) {
 		m := mapping(r.Mapping)
@@ -89,6 +99,14 @@ func ExplanationOf(r report.Report) Explanation {
 		doc.Cause = &c
 	}
 	return doc
+}
+
+// texts are lines as a report has them.
+func texts(lines []string) []string {
+	if len(lines) == 0 {
+		return nil
+	}
+	return lines
 }
 
 func causeOf(c report.Cause) Cause { return Cause(c) }
@@ -108,8 +126,16 @@ func (e *Explanation) Report() (r report.Report, err error) {
 	if r.Verdict, err = report.ParseVerdict(e.Verdict); err != nil {
 		return r, fmt.Errorf("read explanation: %w", err)
 	}
-	if e.Source != "" {
-		if r.Source, err = netip.ParseAddr(e.Source); err != nil {
+	for text, to := range map[string]*netip.Addr{e.Source: &r.Source, e.Client: &r.Client} {
+		if text == "" {
+			continue
+		}
+		if *to, err = netip.ParseAddr(text); err != nil {
+			return r, fmt.Errorf("read explanation: %w", err)
+		}
+	}
+	if e.To != "" {
+		if r.Frontend, err = netip.ParseAddrPort(e.To); err != nil {
 			return r, fmt.Errorf("read explanation: %w", err)
 		}
 	}
@@ -121,7 +147,7 @@ func (e *Explanation) Report() (r report.Report, err error) {
 	if r.Near, err = parseAll(e.Near, (*NearMapping).near); err != nil {
 		return r, err
 	}
-	r.Path, r.Unread = report.Path(e.Path), e.Unread
+	r.Typical, r.Path, r.Notes, r.Unread = e.Typical, report.Path(e.Path), texts(e.Notes), texts(e.Unread)
 	if e.Cause != nil {
 		c := report.Cause(*e.Cause)
 		r.Cause = &c

@@ -29,6 +29,7 @@ func explainFake(_ context.Context, q report.Query) (report.Report, error) {
 	}
 	return report.Report{
 		Query: q, Verdict: report.Stopped, Mapping: m, Path: report.ByNetfilter, Source: netip.MustParseAddr("192.0.2.2"), Cause: &c,
+		Client: netip.MustParseAddr("fe80::1%eth0"), Frontend: netip.MustParseAddrPort("[2001:db8::1]:80"), Typical: "a client", Notes: []string{"a note"},
 		Others: []report.Cause{{Kind: "limit"}}, Steps: []report.Step{{Where: "route", Text: "by docker0", Answer: true}}, Unread: []string{"the eBPF"},
 	}, err
 }
@@ -64,7 +65,7 @@ func TestExplanationOfLittle(t *testing.T) {
 	require.NotNil(t, doc.Unread)
 	r, err := doc.Report()
 	require.NoError(t, err)
-	require.Equal(t, report.Passes, r.Verdict)
+	require.Equal(t, report.Report{Query: query(t, "tcp", "80", "")}, r)
 }
 
 func TestClientExplainErrors(t *testing.T) {
@@ -72,7 +73,7 @@ func TestClientExplainErrors(t *testing.T) {
 	_, err := s.Explain(t.Context(), query(t, "tcp", "80", ""))
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	for _, change := range []func(*Explanation){
-		func(e *Explanation) { e.Verdict = "perhaps" }, func(e *Explanation) { e.Source = "nobody" }, func(e *Explanation) { e.Proto = "x" },
+		func(e *Explanation) { e.Verdict = "perhaps" }, func(e *Explanation) { e.Source = "nobody" }, func(e *Explanation) { e.Client = "x" }, func(e *Explanation) { e.To = "80" }, func(e *Explanation) { e.Proto = "x" },
 		func(e *Explanation) { e.Mapping.Backend = "x" }, func(e *Explanation) { e.Near = []NearMapping{{}} },
 	} {
 		r, err := explainFake(t.Context(), query(t, "tcp", "80", ""))

@@ -68,12 +68,12 @@ func (e *Explainer) Close() error { return e.end() }
 func (e *Explainer) Explain(ctx context.Context, q Query) (Report, error) {
 	found, err := e.options.Mappings.Find(ctx, q.Proto, q.Frontend)
 	if err != nil {
-		return Report{}, fmt.Errorf("find the mapping: %w", err)
+		return Report{}, err // it names the frontend
 	}
 	if len(found) == 0 {
 		near, err := e.options.Mappings.Near(ctx, q.Proto, q.Frontend)
 		if err != nil {
-			return Report{}, fmt.Errorf("find mappings that are near: %w", err)
+			return Report{}, err
 		}
 		return Report{Query: q, Verdict: NotPublished, Near: near}, nil
 	}

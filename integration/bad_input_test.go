@@ -99,6 +99,11 @@ func badInputs(t *testing.T, m mode) []badInput {
 			says: strings.ReplaceAll(c[1], "%IN", "standard input:1:"),
 		})
 	}
+	for _, c := range badClients() {
+		all = append(all, badInput{
+			args: []string{"explain", "tcp", c[0], "--from", c[1]}, code: 2, says: strings.ReplaceAll(c[2], "%IN", quote(c[1])),
+		})
+	}
 	return append(append(all, conflicts()...), badUsage(t, m)...)
 }
 
@@ -161,6 +166,28 @@ func badBackends() [][3]string {
 		{"8080-8089", "172.30.0.2:80",
 			"invalid backend %IN: ranges of unequal length: frontend 8080-8089 has 10 ports, the backend 1"},
 		{"60000-65535", "172.30.0.2:65000-70535", "invalid backend %IN: ports end at 65535"},
+	}
+}
+
+// badClients are packets that cannot be explained: frontends and clients.
+func badClients() [][3]string {
+	return [][3]string{
+		{"0", "::1", `invalid frontend "0": port 0 names no mapping`},
+		{"http", "::1", `invalid frontend "http": port "http" is not a number`},
+		{"7001-7003", "::1", `invalid frontend "7001-7003": a packet goes to one port, such as 7001`},
+		{"192.0.2.1:7001-7003", "127.0.0.1", `invalid frontend "192.0.2.1:7001-7003": a packet goes to one port, such as 192.0.2.1:7001`},
+		{"7000->172.30.0.2:70", "::1", `invalid frontend "7000->172.30.0.2:70": it is a mapping, whose frontend is 7000`},
+		{"7000", "", `--from is empty: it is the address of a client (see "nftnat explain --help")`},
+		{"7000", "localhost", "invalid client %IN: it is no IP address"},
+		{"7000", "198.51.100.0/24", "invalid client %IN: it is a network, and a packet comes from one address, such as 198.51.100.1"},
+		{"7000", "198.51.100.1-198.51.100.9", "invalid client %IN: it is a range, and a packet comes from one address, such as 198.51.100.1"},
+		{"7000", "198.51.100.1:5000", "invalid client %IN: the port does not matter: 198.51.100.1"},
+		{"7000", "[::1]", "invalid client %IN: it is written without brackets: ::1"},
+		{"7000", "fe80::1", "invalid client %IN: a link-local address, which needs the interface that leads to it: fe80::1%eth0"},
+		{"7000", "2001:db8::1%eth0", "invalid client %IN: only a link-local address has a zone"},
+		{"7000", "0.0.0.0", "invalid client %IN: the unspecified address, which no packet comes from"},
+		{"7000", "ff02::1%eth0", "invalid client %IN: an address of many, which no packet comes from"},
+		{"192.0.2.1:7001", "2001:db8::1", "invalid client %IN: it is of another family than 192.0.2.1, and a packet has one"},
 	}
 }
 

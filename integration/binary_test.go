@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,24 @@ func bare(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
 	cmd.Env = []string{"PATH="}
 	return cmd
+}
+
+// programForAll puts the program where other users can read it, and returns what prepares a command
+// line of one who has a group and no privilege.
+func programForAll(t *testing.T) func(gid uint32, args ...string) *exec.Cmd {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+	path := filepath.Join(dir, "nftnat")
+	program, err := os.ReadFile(bare(t).Path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, program, 0o755))
+	return func(gid uint32, args ...string) *exec.Cmd {
+		cmd := bare(t, args...)
+		cmd.Path, cmd.Dir = path, "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: gid}}
+		return cmd
+	}
 }
 
 // run runs a command line of the program inside ns and returns how it ended.

@@ -24,12 +24,13 @@ func TestCompletionOfMappings(t *testing.T) {
 	for line, want := range map[string]string{
 		"rm ": "tcp udp 192.0.2.1:53/udp\t192.0.2.1:53->172.30.0.2:53/udp 8080/tcp\t8080->172.30.0.2:80 shop " +
 			"90/tcp\t90->172.30.0.2:80 web 7000-7001/udp\t7000-7001->172.30.0.2:6000-6001/udp web",
-		"rm tcp ":    "8080\t8080->172.30.0.2:80 shop 90\t90->172.30.0.2:80 web",
-		"rm --name ": "shop web",
-		"ls --name ": "shop web",
-		"detach ":    "web",
-		"port ":      "web",
-		"port web ":  "80 6000/udp 6001/udp",
+		"rm tcp ":      "8080\t8080->172.30.0.2:80 shop 90\t90->172.30.0.2:80 web",
+		"rm --name ":   "shop web",
+		"ls --name ":   "shop web",
+		"explain udp ": "192.0.2.1:53\t192.0.2.1:53->172.30.0.2:53/udp 7000\t7000->172.30.0.2:6000/udp web",
+		"detach ":      "web",
+		"port ":        "web",
+		"port web ":    "80 6000/udp 6001/udp",
 	} {
 		args := append([]string{"__complete"}, strings.Split(line, " ")...)
 		cmd := bare(t, args...)

@@ -4,9 +4,6 @@
 package integration
 
 import (
-	"os"
-	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,17 +26,7 @@ func TestDemoWithoutRoot(t *testing.T) {
 	requireUsers(t)
 	ns := labtest.NewNS(t, "nowhere")
 	before := takeSnapshot(t, ns)
-	cmd := bare(t, "demo")
-	// Other users cannot read the program's directory.
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
-	path := filepath.Join(dir, "nftnat")
-	program, err := os.ReadFile(cmd.Path)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, program, 0o755))
-	cmd.Path, cmd.Dir = path, "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	r := labtest.Run(t, ns, cmd)
+	r := labtest.Run(t, ns, programForAll(t)(65534, "demo"))
 	require.Zero(t, r.Code, r.Stderr)
 	require.Contains(t, r.Stdout, "all of it worked")
 	before.unchanged(t, ns)

@@ -102,6 +102,22 @@ func (g *global) completeRemoved(cmd *cobra.Command, args []string, _ string) ([
 	return words, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeExplained completes the arguments of explain: a protocol, and the frontends that have one
+// port each.
+func (g *global) completeExplained(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return completeProto()(cmd, args, given)
+	}
+	var words []string
+	for _, m := range allMappings(g.completionState(cmd.Context())) {
+		if m.Proto.String() == args[0] {
+			m.More = 0 // a packet goes to one port, such as the first of a range
+			words = append(words, m.FrontendText()+"\t"+printable.Text(strings.TrimSpace(m.String()+" "+m.Name)))
+		}
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completePort completes the arguments of port: the name of an endpoint, and one of its ports.
 func (g *global) completePort(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
 	if len(args) != 1 {

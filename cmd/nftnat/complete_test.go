@@ -35,7 +35,9 @@ func TestCompletionWithoutDaemon(t *testing.T) {
 	require.Equal(t, []string{"tcp", "udp"}, completed(t, "add", ""))
 	require.Equal(t, []string{"tcp", "udp"}, completed(t, "ls", ""))
 	require.Equal(t, []string{"tcp", "udp"}, completed(t, "rm", ""))
-	for _, words := range [][]string{{"port", ""}, {"detach", ""}, {"inspect", ""}, {"rm", "--name", ""}, {"rm", "tcp", ""}, {"add", "tcp", ""}} {
+	require.Equal(t, []string{"tcp", "udp"}, completed(t, "explain", ""))
+	require.Equal(t, []string{"127.0.0.1", "::1"}, completed(t, "explain", "tcp", "80", "--from", ""))
+	for _, words := range [][]string{{"port", ""}, {"detach", ""}, {"inspect", ""}, {"rm", "--name", ""}, {"rm", "tcp", ""}, {"add", "tcp", ""}, {"explain", "tcp", ""}} {
 		require.Empty(t, completed(t, words...), words)
 	}
 	left, err := os.ReadDir(dir)

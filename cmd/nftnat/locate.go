@@ -76,7 +76,8 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 		return nil, "", err
 	}
 	if g.socket != "" {
-		return g.askGiven(ctx, inode)
+		client, _, err := g.askGiven(ctx, inode)
+		return client, g.socket, err
 	}
 	// Network namespaces share the files of /run: the first daemon has the default socket, and
 	// those of other tables and namespaces are beside it.
@@ -113,18 +114,18 @@ func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
 
 // askGiven asks at the socket that was given. If a table or namespace was given too, the daemon
 // has to have that one.
-func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, string, error) {
+func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, api.Status, error) {
 	client := api.NewClient(g.socket)
 	status, err := askStatus(ctx, client)
 	switch {
 	case err != nil:
-		return nil, g.socket, err
+		return nil, status, err
 	case g.tableGiven && status.Table.Name != g.table:
-		return nil, "", usageError{fmt.Errorf("the daemon at %s has the table %s, not %s", g.socket, status.Table.Name, g.table)}
+		return nil, status, usageError{fmt.Errorf("the daemon at %s has the table %s, not %s", g.socket, status.Table.Name, g.table)}
 	case g.netns != "" && status.NetNS != inode:
-		return nil, "", usageError{fmt.Errorf("the daemon at %s is in another network namespace than %s", g.socket, g.netns)}
+		return nil, status, usageError{fmt.Errorf("the daemon at %s is in another network namespace than %s", g.socket, g.netns)}
 	}
-	return client, "", nil
+	return client, status, nil
 }
 
 // namespaceInode is the number by which the kernel knows the network namespace that

@@ -18,6 +18,10 @@ func ParseQuery(proto, frontend, client string) (q Query, err error) {
 	if q.Proto, err = nat.ParseProto(proto); err != nil {
 		return Query{}, err
 	}
+	if m, err := nat.ParseMappingText(frontend); err == nil {
+		reason := "it is a mapping, whose frontend is " + m.FrontendText()
+		return Query{}, &nat.InvalidError{What: "frontend", Input: frontend, Reason: reason}
+	}
 	var more uint16
 	if q.Frontend, more, err = nat.ParseFrontend(frontend); err != nil {
 		return Query{}, err

@@ -49,7 +49,7 @@ func TestParseQueryRefuses(t *testing.T) {
 		{"tcp", "70000", "", "ports end at 65535"},
 		{"tcp", "8000-8009", "", "such as 8000"},
 		{"tcp", "192.0.2.1:8000-8009", "", "such as 192.0.2.1:8000"},
-		{"tcp", "8080->172.17.0.2:80", "", "invalid frontend"},
+		{"tcp", "8080->172.17.0.2:80", "", "it is a mapping, whose frontend is 8080"},
 		{"tcp", "80", "10.0.0.0/8", "such as 10.0.0.1"},
 		{"tcp", "80", "10.0.0.1-10.0.0.9", "it is a range"},
 		{"tcp", "80", "10.0.0.1:5000", "the port does not matter: 10.0.0.1"},

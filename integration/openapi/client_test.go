@@ -109,6 +109,16 @@ func TestGeneratedClient(t *testing.T) {
 	require.Equal(t, 1, status.JSON200.Mappings.Tcp.Ipv4)
 	require.Equal(t, 1, status.JSON200.Mappings.Udp.Ipv6)
 
+	explained, err := c.ExplainWithResponse(ctx, &ExplainParams{Proto: "tcp", Frontend: "8080", From: ptr("192.0.2.2")})
+	require.NoError(t, err)
+	require.Equal(t, 200, explained.StatusCode(), "%s", explained.Body)
+	require.Equal(t, "172.17.0.3:80", explained.JSON200.Mapping.Backend)
+	require.NotEqual(t, "passes", string(explained.JSON200.Verdict), "there is no route")
+	unexplained, err := c.ExplainWithResponse(ctx, &ExplainParams{Proto: "udp", Frontend: "8080"})
+	require.NoError(t, err)
+	require.Equal(t, 404, unexplained.StatusCode(), "%s", unexplained.Body)
+	require.Equal(t, "over tcp", (*unexplained.ApplicationproblemJSON404.Near)[0].Why)
+
 	network, err := c.CreateNetworkWithResponse(ctx, NetworkRequest{Name: "inside", Prefix: "172.30.0.0/24"})
 	require.NoError(t, err)
 	require.Equal(t, 201, network.StatusCode(), "%s", network.Body)

@@ -14,14 +14,13 @@ import (
 	"github.com/nftnat/nftnat/internal/printable"
 )
 
-// confine leaves the process what its work takes. With visits, its threads go on to enter the
-// engine's network namespace.
-func (s *server) confine(visits bool) {
+// confine leaves the process what its work takes.
+func (s *server) confine() {
 	o := confine.Options{
 		Capabilities: []confine.Capability{confine.NetAdmin, confine.NetBindService},
-		Namespaces:   visits,
+		Namespaces:   s.outside,
 	}
-	if visits {
+	if s.outside {
 		o.Capabilities = append(o.Capabilities, confine.SysAdmin)
 	}
 	settings := confine.PathRule{Path: "/proc/sys/net", Access: confine.Read | confine.List}

@@ -101,6 +101,9 @@ type server struct {
 	netns   uint64
 	log     *slog.Logger
 	changes *changeLog
+	// outside says that the process had to stay outside of the engine's network namespace, which
+	// the engine's threads visit.
+	outside bool
 	// confinement is what the process has been confined to.
 	confinement confine.Report
 	// socketGone is why commands cannot find the socket, and stateGone why the state file is
@@ -174,8 +177,7 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.closeEngine(ctx)) }()
 	defer func() { err = errors.Join(err, s.closeListeners(from)) }()
-	visits, err := s.openEngine(ctx, from)
-	if err != nil {
+	if err := s.openEngine(ctx, from); err != nil {
 		return err
 	}
 	if err := s.listen(from); err != nil {
@@ -191,14 +193,13 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 		s.log.Warn("not all ports are served", "error", err)
 	}
 	s.ownSocketFiles()
-	s.confine(visits)
+	s.confine()
 	from.committed(s.log)
 	return s.serve(ctx)
 }
 
-// openEngine enters the network namespace and opens the engine there. It reports whether the
-// process had to stay outside, and the engine's threads visit the namespace.
-func (s *server) openEngine(ctx context.Context, from *inheritance) (visits bool, err error) {
+// openEngine enters the network namespace and opens the engine there.
+func (s *server) openEngine(ctx context.Context, from *inheritance) (err error) {
 	opts := s.Engine
 	opts.LockWait = successionTimeout
 	opts.Progress = func(p engine.Progress) { s.progress.Store(&p) }
@@ -208,17 +209,17 @@ func (s *server) openEngine(ctx context.Context, from *inheritance) (visits bool
 	if opts.NetNS != "" {
 		// The metrics are served where the daemon was started.
 		if err := s.listenForMetrics(from); err != nil {
-			return false, err
+			return err
 		}
 		// If the process cannot enter the namespace, the engine visits it, or says why not.
-		visits = confine.Enter(opts.NetNS) != nil
-		if !visits {
+		s.outside = confine.Enter(opts.NetNS) != nil
+		if !s.outside {
 			opts.NetNS = ""
 		}
 	}
 	opts.Sockets = from.engine()
 	s.engine, err = engine.Open(ctx, opts)
-	return visits, err
+	return err
 }
 
 // closeEngine closes the engine, after up to DrainTimeout for the connections of its proxies.

@@ -73,6 +73,10 @@ func (f *Finder) find(ctx context.Context, at portset.Frontend) ([]portset.Port,
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		switch exists, err := f.exists(); {
+		case err != nil, !exists:
+			return nil, err
+		}
 		before, err := f.conn.Generation()
 		if err != nil {
 			return nil, err
@@ -90,10 +94,6 @@ func (f *Finder) find(ctx context.Context, at portset.Frontend) ([]portset.Port,
 
 // read reads the ports that serve a frontend.
 func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
-	switch exists, err := f.exists(); {
-	case err != nil, !exists:
-		return nil, err
-	}
 	es, err := f.conn.Get(f.rules, schema.ServingKeys(at)...)
 	if err != nil {
 		return nil, err
