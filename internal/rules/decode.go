@@ -201,7 +201,7 @@ func decodeNamed(name string, a *attrs) Expr {
 		}
 	case "hash":
 		return Hash{
-			Type: a.u32(unix.NFTA_HASH_TYPE), Seed: a.u32(unix.NFTA_HASH_SEED), Modulus: a.u32(unix.NFTA_HASH_MODULUS), Offset: a.u32(unix.NFTA_HASH_OFFSET),
+			Type: a.u32(unix.NFTA_HASH_TYPE), Seed: a.u32(unix.NFTA_HASH_SEED), Seeded: a.has(unix.NFTA_HASH_SEED), Modulus: a.u32(unix.NFTA_HASH_MODULUS), Offset: a.u32(unix.NFTA_HASH_OFFSET),
 			Sreg: a.reg(unix.NFTA_HASH_SREG), Dreg: a.needReg(unix.NFTA_HASH_DREG), Len: a.length(unix.NFTA_HASH_LEN),
 		}
 	case "osf":

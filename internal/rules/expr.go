@@ -173,9 +173,10 @@ type (
 		Modulus, Type, Offset uint32
 		Dreg                  Register
 	}
-	// Hash loads a hash (NFT_HASH_*) of Len bytes at Sreg.
+	// Hash loads a hash (NFT_HASH_*) of Len bytes at Sreg. Seeded is set if Seed was chosen.
 	Hash struct {
 		Type, Seed, Modulus, Offset uint32
+		Seeded                      bool
 		Sreg, Dreg                  Register
 		Len                         int
 	}

@@ -142,6 +142,7 @@ func (r *Reader) list(rs *Ruleset) error {
 		rs.Tables, tables = nil, map[tableName]*Table{}
 	}, func(family uint8, attrs []byte) error {
 		t := decodeTable(family, attrs)
+		t.reader = r
 		rs.Tables = append(rs.Tables, t)
 		tables[tableName{family, t.Name}] = t
 		return nil

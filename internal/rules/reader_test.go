@@ -119,9 +119,9 @@ func TestReadUnderChange(t *testing.T) {
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			cmd := exec.CommandContext(ctx, "ip", "netns", "exec", ns.Name(), "nft", "add table ip x; add chain ip x c; add set ip x s { type ipv4_addr; }; add rule ip x c ip saddr @s; delete table ip x")
+			cmd := exec.CommandContext(ctx, "nsenter", "--net="+ns.Path(), "nft", "add table ip x; add chain ip x c; add set ip x s { type ipv4_addr; }; add rule ip x c ip saddr @s; delete table ip x")
 			_ = cmd.Run()
-			cmd = exec.CommandContext(ctx, "ip", "netns", "exec", ns.Name(), "nft", "add table ip y; add chain ip y c; add set ip y s { type ipv4_addr; }; add rule ip y c ip saddr @s")
+			cmd = exec.CommandContext(ctx, "nsenter", "--net="+ns.Path(), "nft", "add table ip y; add chain ip y c; add set ip y s { type ipv4_addr; }; add rule ip y c ip saddr @s")
 			_ = cmd.Run()
 		}
 	}()

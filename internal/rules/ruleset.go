@@ -38,6 +38,7 @@ type Table struct {
 	// Flowtables are by name.
 	Flowtables map[string]*Flowtable
 	chains     map[string]*Chain
+	reader     *Reader // of elements of anonymous sets
 }
 
 // Dormant reports whether the kernel calls none of the table's chains.

@@ -1,0 +1,590 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// argument prints what a register holds as a value of a kind.
+func (s *printing) argument(r Register, k *kind, host bool) string {
+	o := s.at(r)
+	if o == nil {
+		return fmt.Sprintf("[ reg %d ]", r)
+	}
+	if o.constant {
+		c := *o
+		c.kind, c.host = k, host
+		return s.text(&c)
+	}
+	return s.text(s.used(o))
+}
+
+func (s *printing) metaSet(e Meta) {
+	target := metaOperand(e.Key)
+	s.say("meta " + strings.TrimPrefix(target.text, "meta ") + " set " + s.argument(e.Sreg, target.kind, target.host))
+}
+
+func (s *printing) ctSet(e CT) {
+	target := ctOperand(e)
+	if o := s.at(e.Sreg); e.Key == unix.NFT_CT_EVENTMASK && o != nil && o.constant && !isZero(o.data) {
+		s.say(target.text + " set " + strings.Join(target.kind.bitNames(s, significant(o.data, target.kind, true)), ","))
+		return
+	}
+	s.say(target.text + " set " + s.argument(e.Sreg, target.kind, target.host))
+}
+
+// payloadSet prints a change of the packet. Bits are changed with the bytes that they are in.
+func (s *printing) payloadSet(e Payload) {
+	target := payloadOperand(e.Base, 8*e.Offset, 8*e.Len)
+	o := s.at(e.Sreg)
+	if o != nil && o.isPayload && o.raw != nil && o.base == target.base && o.off == target.off && o.bits == target.bits {
+		keep := make([]byte, len(o.raw.Mask))
+		for i, c := range o.raw.Mask {
+			keep[i] = ^c
+		}
+		if off, bits, ok := s.trim(target, keep); ok {
+			part := payloadOperand(e.Base, off, bits)
+			if s.complete(part); part.header != nil {
+				s.kill(part)
+				s.say(part.text + " set " + part.kind.format(s, extract(o.raw.Xor, off-target.off, bits), false))
+				return
+			}
+		}
+	}
+	target = s.used(target)
+	s.say(target.text + " set " + s.argument(e.Sreg, target.kind, false))
+}
+
+func (s *printing) exthdr(e Exthdr) {
+	o := exthdrOperand(e)
+	switch {
+	case e.Set:
+		s.say(o.text + " set " + s.argument(e.Sreg, o.kind, false))
+	case e.Dreg == 0:
+		e.Present = true
+		s.say("reset " + exthdrOperand(e).text)
+	default:
+		s.load(e.Dreg, o)
+	}
+}
+
+func exthdrOperand(e Exthdr) *operand {
+	off, size := 8*e.Offset, 8*e.Len
+	o := &operand{kind: kindInteger, bits: size, option: &e, off: off}
+	option, known := optionOf(e.Op, e.Type)
+	lead := map[uint32]string{exthdrTCP: "tcp option ", exthdrIPv4: "ip option ", exthdrSCTP: "sctp chunk "}[e.Op]
+	switch {
+	case e.Present:
+		o.kind, o.bits = kindBoolean, 8
+		if e.Op == exthdrIPv6 {
+			lead = "exthdr "
+		}
+		o.text = lead + choose(known, option.name, fmt.Sprint(e.Type))
+		return o
+	case !known && e.Op == exthdrIPv6:
+		o.text = fmt.Sprintf("exthdr %d @%d,%d", e.Type, off, size)
+		return o
+	case !known:
+		o.text = fmt.Sprintf("%s@%d,%d,%d", lead, e.Type, off, size)
+		return o
+	}
+	o.optionField(option, lead, size)
+	return o
+}
+
+// optionField names the field of an option.
+func (o *operand) optionField(option header, lead string, size int) bool {
+	for _, f := range option.fields {
+		if f.off == o.off && f.bits == size {
+			number := ""
+			if o.option.Op == exthdrTCP && f.off >= 64 {
+				number = fmt.Sprint(f.off / 64)
+			}
+			o.text, o.kind = lead+option.name+number+" "+f.name, f.kind
+			return true
+		}
+	}
+	if name, field, k := moreRouting(o.off, size); k != nil && o.option.Op == exthdrIPv6 && o.option.Type == unix.IPPROTO_ROUTING {
+		o.text, o.kind = name+" "+field, k
+		return true
+	}
+	o.text = fmt.Sprintf("%s%s @%d,%d", lead, option.name, o.off, size)
+	return false
+}
+
+// optionBits returns an operand whose mask leaves one field of an option as that field.
+func optionBits(o *operand) (field *operand, shift int) {
+	if o.option == nil || o.option.Present || len(o.ops) != 1 || o.ops[0].symbol != "&" || o.ops[0].text != "" {
+		return o, 0
+	}
+	first, last := -1, -1
+	for i := range o.bits {
+		if i/8 < len(o.ops[0].data) && o.ops[0].data[i/8]&(0x80>>(i%8)) != 0 {
+			if first < 0 {
+				first = i
+			}
+			last = i
+		}
+	}
+	option, known := optionOf(o.option.Op, o.option.Type)
+	if first < 0 || !known {
+		return o, 0
+	}
+	part := *o
+	part.ops, part.off = nil, o.off+first
+	lead := map[uint32]string{exthdrTCP: "tcp option ", exthdrIPv4: "ip option ", exthdrSCTP: "sctp chunk "}[o.option.Op]
+	if !part.optionField(option, lead, last-first+1) {
+		return o, 0
+	}
+	return &part, o.bits - 1 - last
+}
+
+// action prints an expression that does something.
+func (s *printing) action(e Expr) {
+	switch e := e.(type) {
+	case Nat:
+		s.nat(e)
+	case Redir:
+		s.say("redirect" + s.ports(" to", e.PortMin, e.PortMax) + natFlags(e.Flags))
+	case Masq:
+		s.say("masquerade" + s.ports(" to", e.PortMin, e.PortMax) + natFlags(e.Flags))
+	case Reject:
+		s.reject(e)
+	case Notrack:
+		s.say("notrack")
+	case Queue:
+		s.queue(e)
+	case Dup:
+		s.say("dup to " + s.dup(e))
+	case Fwd:
+		if e.Addr == 0 {
+			s.say("fwd to " + s.argument(e.Dev, kindIfindex, true))
+			return
+		}
+		k := addrKind(e.Family)
+		s.say("fwd " + Family(e.Family).String() + " to " + s.argument(e.Addr, k, false) + " device " + s.argument(e.Dev, kindIfindex, true))
+	case Tproxy:
+		text := "tproxy"
+		if s.table.Family == unix.NFPROTO_INET && e.Family != 0 {
+			text += " " + Family(e.Family).String()
+		}
+		if text += " to"; e.Addr != 0 {
+			text += " " + s.bracketed(e.Addr, addrKind(e.Family))
+		}
+		if e.Port != 0 {
+			text += choose(e.Addr == 0, " :", ":") + s.argument(e.Port, kindPort, false)
+		}
+		s.say(text)
+	case Flow:
+		s.say("flow add @" + e.Table)
+	case Dynset:
+		s.dynset(e)
+	case Objref:
+		s.objref(e)
+	case Match:
+		s.xt("match "+e.Name, e)
+	case Target:
+		s.xt("target "+e.Name, e)
+	case Unknown:
+		s.unreadable("%s 0x%s", choose(e.Name == "", "expression", e.Name), hexOf(e.Data))
+	default:
+		if text, ok := s.stateful(e, s.Counters); ok {
+			s.say(text)
+			return
+		}
+		s.unreadable("%T", e)
+	}
+}
+
+// xt prints a match or target of iptables.
+func (s *printing) xt(name string, e Expr) {
+	if s.XT != nil && s.chain != nil {
+		if text := s.XT(s.chain, e); text != "" {
+			s.say(text)
+			return
+		}
+	}
+	s.say("xt " + name)
+}
+
+// stateful prints an expression that counts.
+func (s *printing) stateful(e Expr, counters bool) (string, bool) {
+	switch e := e.(type) {
+	case Counter:
+		if counters {
+			return fmt.Sprintf("counter packets %d bytes %d", e.Packets, e.Bytes), true
+		}
+		return "counter", true
+	case Limit:
+		return limitText(e), true
+	case Quota:
+		text := "quota " + choose(e.Over, "over ", "") + size(e.Bytes)
+		if counters && e.Used != 0 {
+			text += " used " + size(e.Used)
+		}
+		return text, true
+	case ConnLimit:
+		return fmt.Sprintf("ct count %s%d", choose(e.Over, "over ", ""), e.Count), true
+	case Last:
+		if !counters {
+			return "last", true
+		}
+		return "last used " + choose(e.Seen, duration(e.Ago), "never"), true
+	case Log:
+		return logText(e), true
+	case Synproxy:
+		const mss, wscale, sack, timestamp = 1, 2, 4, 8
+		text := "synproxy"
+		if e.Flags&(mss|wscale) != 0 {
+			text += fmt.Sprintf(" mss %d wscale %d", e.MSS, e.Wscale)
+		}
+		return text + choose(e.Flags&timestamp != 0, " timestamp", "") + choose(e.Flags&sack != 0, " sack-perm", ""), true
+	}
+	return "", false
+}
+
+// size prints a number of bytes.
+func size(n uint64) string {
+	units := [...]string{"bytes", "kbytes", "mbytes"}
+	i := 0
+	for ; i < len(units)-1 && n != 0 && n%1024 == 0; i++ {
+		n /= 1024
+	}
+	return fmt.Sprint(n, " ", units[i])
+}
+
+func limitText(e Limit) string {
+	units := map[uint64]string{1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
+	unit := units[e.Unit]
+	if unit == "" {
+		unit = fmt.Sprint(e.Unit, " seconds")
+	}
+	text := "limit rate " + choose(e.Over, "over ", "")
+	if e.Type == unix.NFT_LIMIT_PKT_BYTES {
+		text += size(e.Rate) + "/" + unit
+		if e.Burst != 0 {
+			text += " burst " + size(uint64(e.Burst))
+		}
+		return text
+	}
+	const defaultBurst = 5
+	text += fmt.Sprint(e.Rate, "/", unit)
+	if e.Burst != 0 && e.Burst != defaultBurst {
+		text += fmt.Sprint(" burst ", e.Burst, " packets")
+	}
+	return text
+}
+
+func logText(e Log) string {
+	text := "log"
+	if e.Prefix != "" {
+		text += ` prefix "` + e.Prefix + `"`
+	}
+	if e.Group >= 0 {
+		text += fmt.Sprint(" group ", e.Group)
+	}
+	if e.Snaplen != 0 {
+		text += fmt.Sprint(" snaplen ", e.Snaplen)
+	}
+	if e.QThreshold != 0 {
+		text += fmt.Sprint(" queue-threshold ", e.QThreshold)
+	}
+	levels := [...]string{"emerg", "alert", "crit", "err", "warn", "notice", "info", "debug", "audit"}
+	const warn = 4
+	if e.Group < 0 && e.Level != warn {
+		level := fmt.Sprint(e.Level)
+		if int(e.Level) < len(levels) {
+			level = levels[e.Level]
+		}
+		text += " level " + level
+	}
+	const tcpSeq, tcpOpt, ipOpt, uid, mac, all = 1, 2, 4, 8, 32, 47
+	if e.Flags&all == all {
+		return text + " flags all"
+	}
+	switch {
+	case e.Flags&(tcpSeq|tcpOpt) == tcpSeq|tcpOpt:
+		text += " flags tcp sequence,options"
+	case e.Flags&tcpSeq != 0:
+		text += " flags tcp sequence"
+	case e.Flags&tcpOpt != 0:
+		text += " flags tcp options"
+	}
+	return text + choose(e.Flags&ipOpt != 0, " flags ip options", "") + choose(e.Flags&uid != 0, " flags skuid", "") + choose(e.Flags&mac != 0, " flags ether", "")
+}
+
+func addrKind(family uint32) *kind {
+	if family == unix.NFPROTO_IPV6 {
+		return kindIPv6
+	}
+	return kindIPv4
+}
+
+// bracketed prints an address that a port follows.
+func (s *printing) bracketed(r Register, k *kind) string {
+	text := s.argument(r, k, false)
+	if o := s.at(r); k == kindIPv6 && o != nil && o.constant {
+		return "[" + text + "]"
+	}
+	return text
+}
+
+// ports prints a port or a range of ports, with what leads to it.
+func (s *printing) ports(lead string, low, high Register) string {
+	if low == 0 {
+		return ""
+	}
+	s.deps = [inner + 1]*dependency{}
+	text := lead + " :" + s.argument(low, kindPort, false)
+	if lead == "" {
+		text = ":" + s.argument(low, kindPort, false)
+	}
+	if high != 0 && high != low {
+		text += "-" + s.argument(high, kindPort, false)
+	}
+	return text
+}
+
+func natFlags(flags uint32) string {
+	const random, persistent, fully = 1 << 2, 1 << 3, 1 << 4
+	var names []string
+	for _, f := range [...]name{{random, "random"}, {fully, "fully-random"}, {persistent, "persistent"}} {
+		if uint64(flags)&f.value != 0 {
+			names = append(names, f.name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " " + strings.Join(names, ",")
+}
+
+func (s *printing) nat(e Nat) {
+	const netmap = 1 << 6
+	text := choose(e.Type == unix.NFT_NAT_DNAT, "dnat", "snat")
+	if e.AddrMin == 0 && e.PortMin == 0 {
+		s.say(text + natFlags(e.Flags))
+		return
+	}
+	k := addrKind(e.Family)
+	data := s.at(e.AddrMin)
+	mapped := e.AddrMin != 0 && data != nil && data.set != nil && int(data.set.DataLen) > k.width // with ports, or intervals
+	if (s.table.Family == unix.NFPROTO_INET || mapped) && (e.Family == unix.NFPROTO_IPV4 || e.Family == unix.NFPROTO_IPV6) {
+		text += " " + Family(e.Family).String()
+	}
+	text += choose(e.Flags&netmap != 0, " prefix", "") + " to"
+	if e.AddrMin != 0 {
+		text += " " + s.natAddr(e, k, mapped)
+	}
+	if e.PortMin != 0 && !mapped {
+		text += choose(e.AddrMin == 0, " ", "") + s.ports("", e.PortMin, e.PortMax)
+	}
+	s.say(text + natFlags(e.Flags))
+}
+
+func (s *printing) natAddr(e Nat, k *kind, mapped bool) string {
+	low := s.argument(e.AddrMin, k, false)
+	brackets := func(a string) string {
+		if o := s.at(e.AddrMin); k == kindIPv6 && e.PortMin != 0 && o != nil && o.constant {
+			return "[" + a + "]"
+		}
+		return a
+	}
+	if e.AddrMax == 0 || e.AddrMax == e.AddrMin || mapped {
+		return brackets(low)
+	}
+	from, to := s.at(e.AddrMin), s.at(e.AddrMax)
+	if from != nil && to != nil && from.constant && to.constant {
+		if n, ok := prefixOf(from.data, to.data); ok {
+			return fmt.Sprintf("%s/%d", low, n)
+		}
+	}
+	return brackets(low) + "-" + brackets(s.argument(e.AddrMax, k, false))
+}
+
+// prefixOf returns the length of the prefix that a range of addresses is.
+func prefixOf(low, high []byte) (n int, ok bool) {
+	if len(low) != len(high) {
+		return 0, false
+	}
+	mask := make([]byte, len(low))
+	for i := range low {
+		mask[i] = ^(low[i] ^ high[i])
+	}
+	n, ok = maskLen(mask)
+	if !ok {
+		return 0, false
+	}
+	for i := range low { // without bits behind the prefix
+		if low[i]&^mask[i] != 0 || high[i]|mask[i] != 0xff {
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+func (s *printing) reject(e Reject) {
+	text := "reject"
+	switch s.table.Family {
+	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
+		if e.Type == unix.NFT_REJECT_TCP_RST {
+			if at := choose2(s.deps[transport] == nil, inner, transport); s.deps[at] != nil {
+				s.remove(at)
+			}
+		}
+	default:
+		if e.Type != unix.NFT_REJECT_ICMPX_UNREACH && s.deps[network] != nil {
+			s.remove(network)
+		}
+	}
+	four := s.headers[network] == headerIP || s.headers[network] != headerIP6 && s.table.Family == unix.NFPROTO_IPV4
+	verbose := s.table.Family != unix.NFPROTO_IPV4 && s.table.Family != unix.NFPROTO_IPV6
+	code := []byte{e.Code}
+	const port4, port6 = 3, 4
+	switch {
+	case e.Type == unix.NFT_REJECT_TCP_RST:
+		text += " with tcp reset"
+	case e.Type == unix.NFT_REJECT_ICMPX_UNREACH:
+		if e.Code != unix.NFT_REJECT_ICMPX_PORT_UNREACH {
+			text += " with icmpx " + kindICMPXCode.format(s, code, false)
+		}
+	case four && (verbose || e.Code != port4):
+		text += " with icmp " + kindICMPCode.format(s, code, false)
+	case !four && (verbose || e.Code != port6):
+		text += " with icmpv6 " + kindICMPv6Code.format(s, code, false)
+	}
+	s.say(text)
+}
+
+func choose2(condition bool, yes, no layer) layer {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+func (s *printing) queue(e Queue) {
+	const bypass, fanout = 1, 2
+	var flags []string
+	if e.Flags&bypass != 0 {
+		flags = append(flags, "bypass")
+	}
+	if e.Flags&fanout != 0 {
+		flags = append(flags, "fanout")
+	}
+	text := "queue"
+	if len(flags) != 0 {
+		text += " flags " + strings.Join(flags, ",")
+	}
+	switch {
+	case e.Sreg != 0:
+		text += " to " + s.argument(e.Sreg, kindInteger, true)
+	case e.Total > 1:
+		text += fmt.Sprintf(" to %d-%d", e.First, e.First+e.Total-1)
+	default:
+		text += fmt.Sprintf(" to %d", e.First)
+	}
+	s.say(text)
+}
+
+func (s *printing) dup(e Dup) string {
+	if e.Addr == 0 {
+		return s.argument(e.Dev, kindIfindex, true)
+	}
+	text := s.argument(e.Addr, addrKind(uint32(s.table.Family)), false)
+	if e.Dev != 0 {
+		text += " device " + s.argument(e.Dev, kindIfindex, true)
+	}
+	return text
+}
+
+func (s *printing) dynset(e Dynset) {
+	set := s.table.Sets[e.Set]
+	length := 0
+	if set != nil {
+		length = int(set.KeyLen)
+	}
+	parts := s.key(e.KeyReg, max(length, 1))
+	if parts == nil {
+		s.unreadable("dynset reg %d set %s", e.KeyReg, e.Set)
+		return
+	}
+	for i, o := range parts {
+		field, _ := s.trimmed(o)
+		parts[i] = s.used(field)
+	}
+	names := [...]string{"add", "update", "delete"}
+	op := fmt.Sprint("op", e.Op)
+	if int(e.Op) < len(names) {
+		op = names[e.Op]
+	}
+	words := []string{s.concat(parts)}
+	if e.Timeout != 0 {
+		words = append(words, "timeout "+duration(e.Timeout))
+	}
+	for _, x := range e.Exprs {
+		text, ok := s.stateful(x, false)
+		if !ok {
+			text = fmt.Sprintf("[ %T ]", x)
+		}
+		words = append(words, text)
+	}
+	inside := strings.Join(words, " ")
+	if e.DataReg != 0 && set != nil {
+		kinds := kindsOf(set.DataType)
+		data := s.key(e.DataReg, max(int(set.DataLen), 1))
+		var texts []string
+		for i, o := range data {
+			k := kindInteger
+			if i < len(kinds) {
+				k = kinds[i]
+			}
+			if o.constant {
+				c := *o
+				c.kind, c.host = k, k.isHost()
+				o = &c
+			} else {
+				o = s.used(o)
+			}
+			texts = append(texts, s.text(o))
+		}
+		inside += " : " + strings.Join(texts, " . ")
+	}
+	if set != nil && set.Anonymous() && len(e.Exprs) != 0 && e.DataReg == 0 {
+		s.say(fmt.Sprintf("meter %s size %d { %s }", e.Set, set.Size, inside))
+		return
+	}
+	s.say(op + " @" + e.Set + " { " + inside + " }")
+}
+
+func (s *printing) objref(e Objref) {
+	typ, name := e.Type, `"`+e.Name+`"`
+	if e.Map != "" {
+		set := s.table.Sets[e.Map]
+		if set == nil {
+			s.unreadable("objref map %s", e.Map)
+			return
+		}
+		typ = set.ObjType
+		parts := s.key(e.Sreg, int(set.KeyLen))
+		if parts == nil {
+			s.unreadable("objref map %s", e.Map)
+			return
+		}
+		name = s.lookedUp(parts, set, " map ", false)
+	}
+	names := [...]string{
+		objCounter: "counter name", objQuota: "quota name", objCTHelper: "ct helper set", objLimit: "limit name", objConnLimit: "ct count name",
+		objTunnel: "tunnel name", objCTTimeout: "ct timeout set", objSecmark: "meta secmark set", objCTExpect: "ct expectation set", objSynproxy: "synproxy name",
+	}
+	if typ == 0 || int(typ) >= len(names) {
+		s.unreadable("objref type %d %s", typ, name)
+		return
+	}
+	s.say(names[typ] + " " + name)
+}

@@ -1,0 +1,549 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Printer prints rules as nft(8) lists them. The zero value prints without counters, and
+// numbers of interfaces.
+type Printer struct {
+	// Counters prints what counters have counted.
+	Counters bool
+	// Link returns the name of an interface; nil or "": its number is printed.
+	Link func(index uint32) string
+	// XT prints a match or target of iptables as iptables-save(8) does; nil or "": only its name is printed.
+	XT func(c *Chain, e Expr) string
+}
+
+// String returns the rule as a zero Printer prints it.
+func (r *Rule) String() string { return new(Printer).Rule(r) }
+
+// String returns the table as nft(8) begins it: "table inet filter".
+func (t *Table) String() string { return "table " + t.Family.String() + " " + t.Name }
+
+// Rule returns a rule in one line, without its handle.
+func (p *Printer) Rule(r *Rule) string {
+	s := newPrinting(p, r.Chain.Table)
+	s.chain = r.Chain
+	for _, e := range r.Exprs {
+		s.expr(e)
+	}
+	var words []string
+	for _, st := range s.statements {
+		if !st.removed {
+			words = append(words, st.text)
+		}
+	}
+	if r.Comment != "" {
+		words = append(words, `comment "`+r.Comment+`"`)
+	}
+	return strings.Join(words, " ")
+}
+
+// statement is a part of a rule's text.
+type statement struct {
+	text    string
+	removed bool // what follows says it
+}
+
+// printing is what is known behind the expressions of a rule so far.
+type printing struct {
+	*Printer
+	table      *Table
+	chain      *Chain
+	registers  [20]*operand
+	statements []statement
+	headers    [inner + 1]*header
+	stacked    []*header // of the link layer, below the present one
+	icmp       uint8     // type of ICMP that is matched; zero: none
+	deps       [inner + 1]*dependency
+	lower      *bound // of a range, if it is the statement before
+}
+
+// dependency is a match of a protocol, which fields of that protocol imply.
+type dependency struct {
+	statement int
+	operand   *operand
+	equal     bool
+	value     []byte
+}
+
+// bound is a comparison that may be the lower end of a range.
+type bound struct {
+	statement int
+	left      string
+	op        uint32
+	value     string
+}
+
+func newPrinting(p *Printer, t *Table) *printing {
+	s := &printing{Printer: p, table: t}
+	switch t.Family {
+	case unix.NFPROTO_IPV4:
+		s.headers[network] = headerIP
+	case unix.NFPROTO_IPV6:
+		s.headers[network] = headerIP6
+	case unix.NFPROTO_ARP:
+		s.headers[network] = headerARP
+	case unix.NFPROTO_INET:
+		s.headers[link] = headerInet
+	case unix.NFPROTO_BRIDGE:
+		s.headers[link] = headerEther
+	case unix.NFPROTO_NETDEV:
+		s.headers[link] = headerNetdev
+	}
+	return s
+}
+
+// match adds a condition, say adds something that is done. nft(8) does not remove what is said before
+// such a thing.
+func (s *printing) match(text string) int {
+	s.lower = nil
+	s.statements = append(s.statements, statement{text: text})
+	return len(s.statements) - 1
+}
+
+func (s *printing) say(text string) {
+	s.match(text)
+	s.deps = [inner + 1]*dependency{}
+}
+
+// unreadable adds an expression that this cannot print otherwise.
+func (s *printing) unreadable(what string, args ...any) {
+	s.say("[ " + fmt.Sprintf(what, args...) + " ]")
+}
+
+func (s *printing) expr(e Expr) {
+	switch e := e.(type) {
+	case Immediate:
+		if e.Decision != nil {
+			s.say(s.decision(e.Decision))
+			return
+		}
+		s.load(e.Dreg, &operand{data: e.Data, kind: kindInteger, bits: 8 * len(e.Data), constant: true})
+	case Meta:
+		if e.Set {
+			s.metaSet(e)
+			return
+		}
+		s.load(e.Dreg, metaOperand(e.Key))
+	case CT:
+		if e.Set {
+			s.ctSet(e)
+			return
+		}
+		s.load(e.Dreg, ctOperand(e))
+	case Payload:
+		if e.Set {
+			s.payloadSet(e)
+			return
+		}
+		s.load(e.Dreg, payloadOperand(e.Base, 8*e.Offset, 8*e.Len))
+	case Exthdr:
+		s.exthdr(e)
+	case Fib:
+		s.load(e.Dreg, fibOperand(e))
+	case Rt:
+		s.load(e.Dreg, rtOperand(e.Key))
+	case Socket:
+		s.load(e.Dreg, socketOperand(e))
+	case Numgen:
+		s.load(e.Dreg, numgenOperand(e))
+	case Hash:
+		s.load(e.Dreg, s.hashOperand(e))
+	case OSF:
+		s.load(e.Dreg, osfOperand(e))
+	case Xfrm:
+		s.load(e.Dreg, xfrmOperand(e))
+	case Tunnel:
+		s.load(e.Dreg, &operand{text: "tunnel " + choose(e.Key == 0, "path", "id"), kind: kindInteger, bits: 32, host: true})
+	case Bitwise:
+		s.bitwise(e)
+	case Byteorder:
+		o := s.at(e.Sreg)
+		if o == nil {
+			s.unreadable("byteorder reg %d", e.Sreg)
+			return
+		}
+		turned := *o
+		turned.host = e.Op == unix.NFT_BYTEORDER_NTOH
+		s.load(e.Dreg, &turned)
+	case Cmp:
+		s.cmp(e)
+	case Range:
+		s.inRange(e)
+	case Lookup:
+		s.lookup(e)
+	case Inner:
+		s.unreadable("inner type %d", e.Type)
+	default:
+		s.action(e)
+	}
+}
+
+func choose(condition bool, yes, no string) string {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+func (s *printing) decision(d *Decision) string {
+	switch d.Code {
+	case unix.NFT_CONTINUE:
+		return "continue"
+	case unix.NFT_BREAK:
+		return "break"
+	case unix.NFT_JUMP:
+		return "jump " + d.Chain
+	case unix.NFT_GOTO:
+		return "goto " + d.Chain
+	case unix.NFT_RETURN:
+		return "return"
+	}
+	const codeMask = 0xff
+	names := [...]string{"drop", "accept", "stolen", "queue"}
+	if d.Code < 0 || int(d.Code&codeMask) >= len(names) {
+		return fmt.Sprintf("verdict %d", d.Code)
+	}
+	return names[d.Code&codeMask]
+}
+
+func (s *printing) load(r Register, o *operand) {
+	if int(r) > 0 && int(r) < len(s.registers) {
+		s.registers[r] = o
+	}
+}
+
+func (s *printing) at(r Register) *operand {
+	if int(r) < 0 || int(r) >= len(s.registers) {
+		return nil
+	}
+	return s.registers[r]
+}
+
+// littleEndian reports whether the host keeps the least significant byte first.
+func littleEndian() bool { return binary.NativeEndian.Uint16([]byte{1, 0}) == 1 }
+
+// significant returns the bytes of a register with the most significant first.
+func significant(b []byte, k *kind, host bool) []byte {
+	if host && littleEndian() && k != kindIfname && k != kindString {
+		return reversed(b)
+	}
+	return b
+}
+
+// slots returns how many registers of 4 bytes so many bits take.
+func slots(bits int) int { return (bits + 31) / 32 }
+
+// key returns what registers from one on hold, together so many bytes.
+func (s *printing) key(r Register, length int) (parts []*operand) {
+	for n := 0; n < length; {
+		o := s.at(r)
+		if o == nil || slots(o.bits) == 0 {
+			return nil
+		}
+		parts = append(parts, o)
+		n += 4 * slots(o.bits)
+		r += Register(slots(o.bits))
+	}
+	return parts
+}
+
+// used returns a copy of what a register holds, with its text: of a field, by the protocols that are
+// matched so far.
+func (s *printing) used(o *operand) *operand {
+	c := *o
+	if c.isPayload {
+		s.complete(&c)
+		s.kill(&c)
+	}
+	if c.option != nil {
+		s.killBelow(c.option)
+	}
+	if c.ct {
+		s.completeCT(&c)
+	}
+	if c.set != nil {
+		c.text = s.lookedUp(c.from, c.set, " map ", false)
+	}
+	return &c
+}
+
+// text returns an operand with the operations on it.
+func (s *printing) text(o *operand) string {
+	if o.constant {
+		return s.value(o.data, o.kind, o.host)
+	}
+	text, precedence := o.text, 0
+	for _, op := range o.ops {
+		if op.precedence < precedence {
+			text = "(" + text + ")"
+		}
+		right := op.text
+		if right == "" {
+			k := o.kind
+			data := significant(op.data, k, o.host)
+			right = k.format(s, data, false)
+			if k.bitmask && !one(data) {
+				right = strings.Join(k.bitNames(s, data), " | ")
+				if op.precedence < precedenceOr {
+					right = "(" + right + ")"
+				}
+			}
+		}
+		text, precedence = text+" "+op.symbol+" "+right, op.precedence
+	}
+	return text
+}
+
+// value prints a constant.
+func (s *printing) value(data []byte, k *kind, host bool) string {
+	return s.bits(significant(data, k, host), k)
+}
+
+// bits prints a value, of which bits of a bitmask are all named.
+func (s *printing) bits(data []byte, k *kind) string {
+	if k.bitmask && !one(data) {
+		return strings.Join(k.bitNames(s, data), " | ")
+	}
+	return k.format(s, data, false)
+}
+
+func (s *printing) concat(parts []*operand) string {
+	texts := make([]string, len(parts))
+	for i, o := range parts {
+		texts[i] = s.text(o)
+	}
+	return strings.Join(texts, " . ")
+}
+
+func (s *printing) bitwise(e Bitwise) {
+	o := s.at(e.Sreg)
+	if o == nil {
+		s.unreadable("bitwise reg %d", e.Sreg)
+		return
+	}
+	c := *o
+	c.ops = append([]operation(nil), o.ops...)
+	c.raw = nil
+	switch e.Op {
+	case BitwiseMaskXor:
+		if len(o.ops) == 0 {
+			c.raw = &e
+		}
+		c.mask(e.Mask, e.Xor)
+	case BitwiseLshift:
+		c.ops = append(c.ops, operation{symbol: "<<", precedence: precedenceShift, text: fmt.Sprint(e.Shift)})
+	case BitwiseRshift:
+		c.ops = append(c.ops, operation{symbol: ">>", precedence: precedenceShift, text: fmt.Sprint(e.Shift)})
+	default:
+		symbols := map[uint32]operation{
+			BitwiseAnd: {symbol: "&", precedence: precedenceAnd}, BitwiseOr: {symbol: "|", precedence: precedenceOr}, BitwiseXor: {symbol: "^", precedence: precedenceXor},
+		}
+		op := symbols[e.Op]
+		if op.data = e.Data; e.Sreg2 != 0 {
+			right := s.at(e.Sreg2)
+			if right == nil {
+				s.unreadable("bitwise reg %d", e.Sreg2)
+				return
+			}
+			op.text = s.text(s.used(right))
+			if len(right.ops) != 0 && right.ops[len(right.ops)-1].precedence > op.precedence {
+				op.text = "(" + op.text + ")"
+			}
+		}
+		c.ops = append(c.ops, op)
+	}
+	if c.constant && len(c.ops) != 0 { // of which the result is not worked out
+		c = operand{text: s.text(&operand{text: s.value(o.data, o.kind, o.host), kind: o.kind, ops: c.ops}), kind: o.kind, bits: o.bits, host: o.host}
+	}
+	s.load(e.Dreg, &c)
+}
+
+// mask adds (x & mask) ^ xor, as an and, xor, and or.
+func (o *operand) mask(mask, xor []byte) {
+	and, flip, or := make([]byte, len(mask)), make([]byte, len(mask)), make([]byte, len(mask))
+	full := true
+	for i := range mask {
+		or[i] = xor[i] &^ mask[i]
+		flip[i] = xor[i] & mask[i]
+		and[i] = mask[i] | or[i]
+		full = full && and[i] == 0xff
+	}
+	if !full {
+		o.ops = append(o.ops, operation{symbol: "&", precedence: precedenceAnd, data: and})
+	}
+	if !isZero(flip) {
+		o.ops = append(o.ops, operation{symbol: "^", precedence: precedenceXor, data: flip})
+	}
+	if !isZero(or) {
+		o.ops = append(o.ops, operation{symbol: "|", precedence: precedenceOr, data: or})
+	}
+}
+
+var cmpSymbols = [...]string{
+	unix.NFT_CMP_EQ: "==", unix.NFT_CMP_NEQ: "!=", unix.NFT_CMP_LT: "<", unix.NFT_CMP_LTE: "<=", unix.NFT_CMP_GT: ">", unix.NFT_CMP_GTE: ">=",
+}
+
+// relation joins both sides; == is said only if it must be.
+func relation(left string, op uint32, right string, always bool) string {
+	if op == unix.NFT_CMP_EQ && !always {
+		return left + " " + right
+	}
+	return left + " " + cmpSymbols[op] + " " + right
+}
+
+func (s *printing) cmp(e Cmp) {
+	o := s.at(e.Sreg)
+	if o == nil || o.bits == 0 || int(e.Op) >= len(cmpSymbols) {
+		s.unreadable("cmp reg %d 0x%x", e.Sreg, e.Data)
+		return
+	}
+	if o.bits < 8*len(e.Data) {
+		s.cmpConcat(e)
+		return
+	}
+	equality := e.Op == unix.NFT_CMP_EQ || e.Op == unix.NFT_CMP_NEQ
+	if o.isPayload && equality {
+		switch {
+		case len(o.ops) == 0:
+			s.expand(o, e.Op, e.Data)
+			return
+		case len(o.ops) == 1 && o.ops[0].symbol == "&" && o.ops[0].text == "":
+			if s.cmpField(o, e) {
+				return
+			}
+		}
+	}
+	data := e.Data
+	if part, shift := s.fieldOf(o); part != o && len(data) <= o.bits/8 {
+		data = extract(data, 0, 8*len(data)-shift)
+		o = part
+	}
+	o = s.used(o)
+	data = significant(data, o.kind, o.host)
+	masked := len(o.ops) == 1 && o.ops[0].symbol == "&" && o.ops[0].text == ""
+	switch {
+	case masked && o.kind.bitmask && equality:
+		s.cmpBits(o, e.Op, data)
+		return
+	case masked && o.kind.prefix:
+		if n, ok := maskLen(significant(o.ops[0].data, o.kind, o.host)); ok {
+			plain := *o
+			plain.ops = nil
+			s.match(relation(s.text(&plain), e.Op, fmt.Sprintf("%s/%d", o.kind.format(s, data, false), n), false))
+			return
+		}
+	case o.bits > 8*len(data) && o.kind != kindIfname && o.kind != kindString:
+		whole := append(append([]byte{}, data...), make([]byte, o.bits/8-len(data))...)
+		s.match(relation(s.text(o), e.Op, fmt.Sprintf("%s/%d", o.kind.format(s, whole, false), 8*len(data)), false))
+		return
+	}
+	left := s.text(o)
+	right := s.bits(data, o.kind)
+	if s.endRange(left, e.Op, o.kind.format(s, data, true)) {
+		return
+	}
+	at := s.match(relation(left, e.Op, right, len(o.ops) != 0 || o.kind.bitmask && one(data)))
+	switch e.Op {
+	case unix.NFT_CMP_GTE, unix.NFT_CMP_LT:
+		s.lower = &bound{at, left, e.Op, o.kind.format(s, data, true)}
+	case unix.NFT_CMP_EQ:
+		s.learn(o, at, data)
+		if o.ct && (o.key == unix.NFT_CT_SRC || o.key == unix.NFT_CT_DST) && s.deps[network] != nil {
+			s.remove(network)
+		}
+	}
+}
+
+// endRange makes a range of this comparison and the one before, if they are both ends of one.
+func (s *printing) endRange(left string, op uint32, value string) bool {
+	l := s.lower
+	if l == nil || l.left != left {
+		return false
+	}
+	switch {
+	case l.op == unix.NFT_CMP_GTE && op == unix.NFT_CMP_LTE:
+		s.statements[l.statement].text = left + " " + l.value + "-" + value
+	case l.op == unix.NFT_CMP_LT && op == unix.NFT_CMP_GT:
+		s.statements[l.statement].text = left + " != " + l.value + "-" + value
+	default:
+		return false
+	}
+	s.lower = nil
+	return true
+}
+
+// cmpBits prints a comparison of some bits of a bitmask.
+func (s *printing) cmpBits(o *operand, op uint32, data []byte) {
+	mask := significant(o.ops[0].data, o.kind, o.host)
+	names := strings.Join(o.kind.bitNames(s, mask), ",")
+	switch {
+	case isZero(data) && op == unix.NFT_CMP_NEQ:
+		s.match(o.text + " " + names)
+	case isZero(data):
+		s.match(o.text + " ! " + names)
+	case one(data) && string(data) == string(mask):
+		s.match(relation(s.text(o), op, o.kind.format(s, data, false), true))
+	default:
+		s.match(relation(o.text, op, strings.Join(o.kind.bitNames(s, data), ",")+" / "+names, false))
+	}
+}
+
+func (s *printing) cmpConcat(e Cmp) {
+	parts := s.key(e.Sreg, len(e.Data))
+	if parts == nil {
+		s.unreadable("cmp reg %d 0x%x", e.Sreg, e.Data)
+		return
+	}
+	var left, right []string
+	rest := e.Data
+	for _, o := range parts {
+		o = s.used(o)
+		n := min(o.bits/8, len(rest))
+		left = append(left, s.text(o))
+		right = append(right, s.value(rest[:n], o.kind, o.host))
+		rest = rest[min(4*slots(o.bits), len(rest)):]
+	}
+	s.match(relation(strings.Join(left, " . "), e.Op, strings.Join(right, " . "), false))
+}
+
+func (s *printing) inRange(e Range) {
+	o := s.at(e.Sreg)
+	if o == nil {
+		s.unreadable("range reg %d 0x%x 0x%x", e.Sreg, e.From, e.To)
+		return
+	}
+	from, to := e.From, e.To
+	if part, shift := s.fieldOf(o); part != o {
+		from, to = extract(from, 0, 8*len(from)-shift), extract(to, 0, 8*len(to)-shift)
+		o = part
+	}
+	o = s.used(o)
+	from, to = significant(from, o.kind, o.host), significant(to, o.kind, o.host)
+	op := uint32(unix.NFT_CMP_EQ)
+	if e.Not {
+		op = unix.NFT_CMP_NEQ
+	}
+	s.match(relation(s.text(o), op, o.kind.format(s, from, true)+"-"+o.kind.format(s, to, true), len(o.ops) != 0))
+}
+
+// extract returns the bits of data from an offset on, as a number of whole bytes.
+func extract(data []byte, off, n int) []byte {
+	v := new(big.Int).SetBytes(data)
+	v.Rsh(v, uint(max(8*len(data)-off-n, 0)))
+	v.And(v, new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), uint(n)), big.NewInt(1)))
+	return v.FillBytes(make([]byte, (n+7)/8))
+}
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
