@@ -248,7 +248,7 @@ func (r *run) natTarget(rl *rules.Rule, n xt.Nat, cur *cursor) {
 	if n.Flags&xt.NatPorts != 0 {
 		to.ports = PortRange{n.PortMin, n.PortMax}
 	}
-	if n.MinMask {
+	if n.Kind == "NETMAP" {
 		to.flags |= xt.NatNetmap
 	}
 	switch n.Kind {

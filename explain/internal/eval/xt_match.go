@@ -435,7 +435,7 @@ func (x *xtMatch) set(m xt.Set) known {
 	p := x.p
 	q := xt.SetQuery{
 		Dim: m.Dim, Flags: m.Flags, Proto: p.Proto, Src: p.Src, Dst: p.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort,
-		SrcMAC: p.SrcMAC, DstMAC: p.DstMAC, In: p.In.Name, Out: p.Out.Name, PhysIn: p.PhysIn.Name, PhysOut: p.PhysOut.Name,
+		SrcMAC: p.SrcMAC, DstMAC: p.DstMAC, In: p.In.Name, Out: p.Out.Name, Mark: p.Mark, MarkUnknown: p.MarkUnknown,
 	}
 	if p.Proto == unix.IPPROTO_ICMP || p.Proto == unix.IPPROTO_ICMPV6 {
 		q.SrcPort = uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)

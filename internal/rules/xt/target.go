@@ -50,8 +50,6 @@ type (
 		PortMin, PortMax uint16
 		PortBase         uint16
 		Flags            uint32 // NF_NAT_RANGE_*
-		MinMask          bool   // Min and Max span a network (NETMAP)
-		ICMPIDs          bool
 	}
 	// SetTTL changes the TTL or hop limit. Mode: 0 set, 1 add, 2 subtract.
 	SetTTL struct {
