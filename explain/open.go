@@ -11,8 +11,6 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nftnat/nftnat/explain/internal/eval"
 	"github.com/nftnat/nftnat/explain/internal/host"
 	"github.com/nftnat/nftnat/internal/rules"
@@ -49,6 +47,9 @@ func (e *Explainer) open() error {
 
 func (r *reading) close() error {
 	var errs []error
+	if r.rules != nil {
+		errs = append(errs, r.rules.close())
+	}
 	if r.host != nil {
 		errs = append(errs, r.host.Close())
 	}
@@ -74,10 +75,14 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 		return nil, nil, err
 	}
 	r.host = h
-	if r.rules != nil {
-		r.rules.host = h
+	// Tables of iptables-legacy have no generation, and are few.
+	legacy, err := xt.LegacyTables(fd)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.rules != nil && r.reader != nil {
 		if changed, err := r.reader.Changed(); err == nil && !changed {
-			return hostFacts{h}, r.rules, nil
+			return hostFacts{h}, r.rules, r.rules.renew(h, legacy)
 		}
 	}
 	rs := &rules.Ruleset{}
@@ -86,8 +91,11 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 			return nil, nil, err
 		}
 	}
-	r.rules = &ruleset{Reader: r.reader, all: rs, host: h, got: map[got]element{}}
-	return hostFacts{h}, r.rules, nil
+	if r.rules != nil {
+		err = r.rules.close()
+	}
+	r.rules = &ruleset{Reader: r.reader, nft: rs, netNS: fd, got: map[got]element{}}
+	return hostFacts{h}, r.rules, errors.Join(err, r.rules.renew(h, legacy))
 }
 
 // hostFacts is a host whose backends' namespaces are peers.
@@ -105,9 +113,28 @@ func (h hostFacts) Peer(backend netip.Addr) (peer, error) {
 // ruleset evaluates the rules of a namespace.
 type ruleset struct {
 	*rules.Reader
-	all  *rules.Ruleset
-	host *host.Host
-	got  map[got]element
+	nft   *rules.Ruleset
+	all   *rules.Ruleset // and tables of iptables-legacy
+	host  *host.Host
+	got   map[got]element
+	netNS int
+	sets  *xt.Sets // nil: none was asked
+}
+
+// renew takes over what is read each time. Sets may have other names now.
+func (r *ruleset) renew(h *host.Host, legacy []*rules.Table) error {
+	r.host = h
+	r.all = &rules.Ruleset{Generation: r.nft.Generation, Tables: slices.Concat(r.nft.Tables, legacy)}
+	return r.close()
+}
+
+func (r *ruleset) close() error {
+	if r.sets == nil {
+		return nil
+	}
+	err := r.sets.Close()
+	r.sets = nil
+	return err
 }
 
 type got struct {
@@ -178,7 +205,15 @@ func (r *ruleset) Fib(p *eval.Packet, hook, flags, result uint32) ([]byte, error
 }
 
 // IPSet asks a set of ipset.
-func (r *ruleset) IPSet(uint16, xt.SetQuery) (bool, error) { return false, unix.EOPNOTSUPP }
+func (r *ruleset) IPSet(set uint16, q xt.SetQuery) (bool, error) {
+	if r.sets == nil {
+		var err error
+		if r.sets, err = xt.OpenSets(r.netNS); err != nil {
+			return false, err
+		}
+	}
+	return r.sets.Test(set, q)
+}
 
 // Recent reads a list of the match recent.
-func (r *ruleset) Recent(string) ([]xt.RecentEntry, error) { return nil, unix.EOPNOTSUPP }
+func (r *ruleset) Recent(list string) ([]xt.RecentEntry, error) { return xt.ReadRecent(r.netNS, list) }
