@@ -45,7 +45,7 @@ func Open(netNS int) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket for nftables: %w", err)
 	}
-	return NewReader(&kernel{socket: socket, buffer: make([]byte, nlwire.LargestDatagram)}), nil
+	return NewReader(&kernel{socket: socket}), nil
 }
 
 // NewReader returns a Reader of what a source answers, which it closes.

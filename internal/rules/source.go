@@ -34,10 +34,14 @@ var errInterrupted = errors.New("the rules change all the time")
 
 // kernel asks by a netlink socket.
 type kernel struct {
-	socket *nlwire.Socket
-	seq    uint32
-	buffer []byte
+	socket  *nlwire.Socket
+	seq     uint32
+	buffers [ahead + 1][]byte
 }
+
+// ahead is how many datagrams of a list are received before they are decoded. Writing a datagram
+// takes the kernel as long as it takes to decode one.
+const ahead = 2
 
 // askTime bounds one request.
 const askTime = 2 * time.Second
@@ -70,37 +74,86 @@ func (k *kernel) ask(req Request, each func(family uint8, attrs []byte) error) e
 	if err := k.socket.Send(nlwire.CloseMessage(append(b, req.Attrs...), at)); err != nil {
 		return err
 	}
-	var failed error
-	for {
-		n, err := k.socket.Receive(k.buffer, true)
+	free, full := make(chan []byte, len(k.buffers)), make(chan datagram)
+	for i := range k.buffers {
+		if k.buffers[i] == nil {
+			k.buffers[i] = make([]byte, nlwire.LargestDatagram)
+		}
+		free <- k.buffers[i]
+	}
+	go k.receive(req.Dump, free, full)
+	a := answer{seq: k.seq, dump: req.Dump, each: each}
+	for d := range full {
+		if a.err = errors.Join(a.err, d.err); d.err == nil && !a.ended {
+			a.read(d.data)
+		}
+		if !a.ended {
+			free <- d.buffer
+		} else if free != nil {
+			close(free)
+			free = nil
+		}
+	}
+	return a.err
+}
+
+// datagram is what was received into a buffer.
+type datagram struct {
+	buffer, data []byte
+	err          error
+}
+
+// receive receives an answer into free buffers until it ends, and closes full. It ends when free is
+// closed, too.
+func (k *kernel) receive(dump bool, free <-chan []byte, full chan<- datagram) {
+	defer close(full)
+	for b := range free {
+		n, err := k.socket.Receive(b, true)
+		full <- datagram{b, b[:n], err}
 		if err != nil {
-			return err
+			return
 		}
-		m := nlwire.Messages{Data: k.buffer[:n]}
+		m := nlwire.Messages{Data: b[:n]}
 		for m.Next() {
-			if m.Seq != k.seq { // left from a request before
-				continue
-			}
-			if m.Flags&unix.NLM_F_DUMP_INTR != 0 && failed == nil {
-				failed = errInterrupted
-			}
-			switch {
-			case m.Type == unix.NLMSG_ERROR, m.Type == unix.NLMSG_DONE:
-				if failed == nil && len(m.Payload) >= 4 {
-					a, err := m.Answer()
-					failed = errors.Join(err, a.Err())
-				}
-				return failed
-			case failed == nil && len(m.Payload) >= nlwire.NetfilterHeader: // else it is read to its end
-				failed = each(m.Payload[0], m.Payload[nlwire.NetfilterHeader:])
-				if !req.Dump {
-					return failed
-				}
+			if m.Seq == k.seq && (!dump || m.Type == unix.NLMSG_ERROR || m.Type == unix.NLMSG_DONE) {
+				return
 			}
 		}
-		if m.Err != nil {
-			return m.Err
+	}
+}
+
+// answer reads the datagrams of an answer.
+type answer struct {
+	seq   uint32
+	dump  bool
+	each  func(family uint8, attrs []byte) error
+	ended bool
+	err   error
+}
+
+func (a *answer) read(b []byte) {
+	m := nlwire.Messages{Data: b}
+	for !a.ended && m.Next() {
+		if m.Seq != a.seq { // left from a request before
+			continue
 		}
+		if m.Flags&unix.NLM_F_DUMP_INTR != 0 && a.err == nil {
+			a.err = errInterrupted
+		}
+		switch {
+		case m.Type == unix.NLMSG_ERROR, m.Type == unix.NLMSG_DONE:
+			a.ended = true
+			if a.err == nil && len(m.Payload) >= 4 {
+				r, err := m.Answer()
+				a.err = errors.Join(err, r.Err())
+			}
+		case a.err == nil && len(m.Payload) >= nlwire.NetfilterHeader: // else it is read to its end
+			a.err = a.each(m.Payload[0], m.Payload[nlwire.NetfilterHeader:])
+			a.ended = !a.dump
+		}
+	}
+	if m.Err != nil {
+		a.err, a.ended = m.Err, true
 	}
 }
 
