@@ -187,9 +187,17 @@ func (s *printing) action(e Expr) {
 	case Objref:
 		s.objref(e)
 	case Match:
-		s.xt("match "+e.Name, e)
+		text := "xt match " + e.Name
+		if s.XT != nil {
+			text = s.XT.Match(s.table.Family, e)
+		}
+		s.say(text)
 	case Target:
-		s.xt("target "+e.Name, e)
+		text := "xt target " + e.Name
+		if s.XT != nil {
+			text = s.XT.Target(s.table.Family, e)
+		}
+		s.say(text)
 	case Unknown:
 		s.unreadable("%s 0x%s", choose(e.Name == "", "expression", e.Name), hexOf(e.Data))
 	default:
@@ -199,17 +207,6 @@ func (s *printing) action(e Expr) {
 		}
 		s.unreadable("%T", e)
 	}
-}
-
-// xt prints a match or target of iptables.
-func (s *printing) xt(name string, e Expr) {
-	if s.XT != nil && s.chain != nil {
-		if text := s.XT(s.chain, e); text != "" {
-			s.say(text)
-			return
-		}
-	}
-	s.say("xt " + name)
 }
 
 // stateful prints an expression that counts.

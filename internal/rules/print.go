@@ -13,15 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Printer prints rules as nft(8) lists them. The zero value prints without counters, and
-// numbers of interfaces.
+// Printer prints rules as nft(8) lists them, and those that iptables made as `iptables -S` does. The
+// zero value prints without counters, and numbers of interfaces.
 type Printer struct {
 	// Counters prints what counters have counted.
 	Counters bool
 	// Link returns the name of an interface; nil or "": its number is printed.
 	Link func(index uint32) string
-	// XT prints a match or target of iptables as iptables-save(8) does; nil or "": only its name is printed.
-	XT func(c *Chain, e Expr) string
+	// XT prints matches and targets of iptables, and so rules that iptables made in its syntax, as
+	// "-A FORWARD -i eth0 -j DROP"; nil: only names of matches and targets are printed.
+	XT XT
 }
 
 // String returns the rule as a zero Printer prints it.
@@ -32,8 +33,16 @@ func (t *Table) String() string { return "table " + t.Family.String() + " " + t.
 
 // Rule returns a rule in one line, without its handle.
 func (p *Printer) Rule(r *Rule) string {
+	switch {
+	case p.XT == nil:
+	case r.Chain.Table.Legacy:
+		return p.XT.Rule(r)
+	case r.Chain.Table.IPTables():
+		if text, ok := p.iptables(r); ok {
+			return text
+		}
+	}
 	s := newPrinting(p, r.Chain.Table)
-	s.chain = r.Chain
 	for _, e := range r.Exprs {
 		s.expr(e)
 	}
@@ -59,7 +68,6 @@ type statement struct {
 type printing struct {
 	*Printer
 	table      *Table
-	chain      *Chain
 	registers  [20]*operand
 	statements []statement
 	headers    [inner + 1]*header
