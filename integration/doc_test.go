@@ -21,6 +21,7 @@
 //	hostile_test.go     elements that others write into the table do no harm
 //	mutation_test.go    each rule of the ruleset is needed
 //	cli_test.go         the command line
+//	explain_test.go     explain says what stops a packet, and changes nothing
 //	bad_input_test.go   bad input changes nothing
 //	udp_flows_test.go   UDP flows follow a change at once, and other flows are not affected
 //	forwarding_test.go  only forwarding changes in /proc/sys
