@@ -30,6 +30,10 @@ type natRange struct {
 
 // natRule evaluates a nat expression.
 func (r *run) natRule(rl *rules.Rule, x rules.Nat, cur *cursor) {
+	six := r.base.EtherType == unix.ETH_P_IPV6
+	if x.Family == unix.NFPROTO_IPV4 && six || x.Family == unix.NFPROTO_IPV6 && !six {
+		return // in a table of inet it is for the other family: the rule goes on
+	}
 	n := natRange{source: x.Type == unix.NFT_NAT_SNAT, flags: x.Flags}
 	if x.AddrMin != 0 {
 		ok := r.loadAddr(cur, x.AddrMin, &n.first)
