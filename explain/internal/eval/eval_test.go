@@ -108,14 +108,13 @@ func chain(t *rules.Table, name string, list ...[]rules.Expr) *rules.Chain {
 	return c
 }
 
-func (rs *ruleset) set(t *rules.Table, s rules.Set, list ...rules.Element) string {
+func (rs *ruleset) set(t *rules.Table, s rules.Set, list ...rules.Element) {
 	s.Table = t
 	t.Sets[s.Name] = &s
 	if rs.facts.elements == nil {
 		rs.facts.elements = map[*rules.Set][]rules.Element{}
 	}
 	rs.facts.elements[&s] = list
-	return s.Name
 }
 
 var reg = rules.Register(4)
