@@ -151,6 +151,9 @@ func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 	return eval.Run(r.all, h, *p, r)
 }
 
+// Queue reports whether a program takes packets from a queue of netfilter.
+func (r *ruleset) Queue(number uint16) (bool, error) { return r.host.Queue(number) }
+
 // clamps looks for the rules of forwarding that set the option of the segment size.
 func (r *ruleset) clamps() bool {
 	for _, t := range r.all.Tables {

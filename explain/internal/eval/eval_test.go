@@ -24,6 +24,14 @@ type facts struct {
 	fib      func(p *Packet, hook, flags, result uint32) ([]byte, error)
 	objects  map[string]rules.Object
 	fail     error
+	queues   map[uint16]bool // nil: not known
+}
+
+func (f *facts) Queue(number uint16) (bool, error) {
+	if f.queues == nil {
+		return false, errors.New("no queues")
+	}
+	return f.queues[number], nil
 }
 
 func (f *facts) Rules(c *rules.Chain) ([]*rules.Rule, error) { return c.Rules, f.fail }

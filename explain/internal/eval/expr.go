@@ -25,6 +25,8 @@ const (
 	dynsetDelete = 2
 
 	rtXfrm = 4
+
+	verdictBypass = 0x8000 // NF_VERDICT_FLAG_QUEUE_BYPASS
 )
 
 // broken are the reasons for which an expression breaks off the rule.
@@ -165,7 +167,11 @@ func (r *run) decide(rl *rules.Rule, cur *cursor, d rules.Decision) {
 	case codeBreak, codeReturn, codeDrop, codeAccept, codeStolen:
 		cur.end(code)
 	case codeQueue:
-		r.queue(rl, rules.Queue{First: uint32(d.Code) >> 16}, cur)
+		flags := uint32(0)
+		if d.Code&verdictBypass != 0 {
+			flags = unix.NFT_QUEUE_FLAG_BYPASS
+		}
+		r.queue(rl, rules.Queue{First: uint32(d.Code) >> 16, Flags: flags}, cur)
 	case codeJump, codeGoto:
 		cur.target = d.Chain
 		cur.end(code)
@@ -555,13 +561,38 @@ func (r *run) number(rl *rules.Rule, cur *cursor, dreg rules.Register, modulus, 
 	}
 }
 
-// queue gives the packet to a program, or lets it pass if there is none and the rule says so. What
-// the program lets pass goes on with the next base chain.
+// queues is what Facts may know besides.
+type queues interface {
+	// Queue reports whether a program takes packets from a queue.
+	Queue(number uint16) (bool, error)
+}
+
+// queue gives the packet to a program. What that lets pass goes on with the next base chain. If there
+// is none, the kernel drops the packet, or lets it pass if the rule says so.
 func (r *run) queue(rl *rules.Rule, x rules.Queue, cur *cursor) {
+	taken, alone := true, false
+	if q, ok := r.facts.(queues); ok && x.Sreg == 0 {
+		taken = false
+		for i := range min(max(x.Total, 1), 1<<16) {
+			one, err := q.Queue(uint16(x.First + i))
+			taken = taken || one || err != nil
+			alone = alone || !one && err == nil
+		}
+	}
+	without := int32(codeDrop)
+	if x.Flags&unix.NFT_QUEUE_FLAG_BYPASS != 0 {
+		without = codeAccept
+	}
+	if !taken {
+		cur.end(without)
+		return
+	}
 	reason := "a program that decides"
 	r.way(rl, cur, reason).end(codeAccept)
 	r.way(rl, cur, reason).end(codeQueue)
-	_ = x
+	if alone && without == codeDrop {
+		r.way(rl, cur, "which queue it is").end(codeDrop)
+	}
 }
 
 func (r *run) synproxy(cur *cursor) {

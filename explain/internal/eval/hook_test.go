@@ -175,6 +175,18 @@ func TestQueue(t *testing.T) {
 	require.ElementsMatch(t, []End{Queued, Accepted}, ends(runs1(t, rs, Forward, seen(syn()))))
 	base(tb, "later", "filter", unix.NF_INET_FORWARD, 10, codeDrop)
 	require.ElementsMatch(t, []End{Queued, Dropped}, ends(runs1(t, rs, Forward, seen(syn()))))
+	later := tb.Chains[1]
+	later.Base.Policy = codeAccept
+	rs.facts.queues = map[uint16]bool{1: true}
+	require.ElementsMatch(t, []End{Queued, Accepted}, ends(runs1(t, rs, Forward, seen(syn()))))
+	rs.facts.queues = map[uint16]bool{2: true}
+	o := one(t, rs, Forward, seen(syn()))
+	require.Equal(t, Dropped, o.End, "no program takes it")
+	require.Equal(t, tb.Chains[0].Rules[0], o.By)
+	tb.Chains[0].Rules[0].Exprs = []rules.Expr{rules.Queue{First: 1, Flags: unix.NFT_QUEUE_FLAG_BYPASS}}
+	require.Equal(t, Accepted, one(t, rs, Forward, seen(syn())).End)
+	tb.Chains[0].Rules[0].Exprs = []rules.Expr{rules.Queue{First: 1, Total: 2}}
+	require.ElementsMatch(t, []End{Queued, Accepted, Dropped}, ends(runs1(t, rs, Forward, seen(syn()))))
 }
 
 func TestTranslations(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nftnat/nftnat/internal/rules"
 	"github.com/nftnat/nftnat/internal/rules/xt"
 )
@@ -48,8 +50,8 @@ func (r *run) target(rl *rules.Rule, x rules.Target, cur *cursor) {
 	case goesOn:
 	case rejects:
 		cur.end(codeReject)
-	case queues:
-		r.queue(rl, rules.Queue{First: uint32(e.queue)}, cur)
+	case takes:
+		r.queue(rl, e.queue, cur)
 	case synproxies:
 		r.synproxy(cur)
 	case translates:
@@ -143,7 +145,7 @@ type effect struct {
 	kind   effectKind
 	reason string // of an effect that is not known
 	nat    xt.Nat // of a translation
-	queue  uint16
+	queue  rules.Queue
 	zone   uint16
 	// change is applied to the packet of what goes on, as a mark; nil: none.
 	change func(*Packet)
@@ -156,7 +158,7 @@ const (
 	goesOn effectKind = iota
 	rejects
 	synproxies
-	queues
+	takes      // by a program
 	translates // and accepts
 	unknown    // it may do anything
 )
@@ -167,7 +169,11 @@ func targetXT(family rules.Family, t rules.Target) effect {
 	case xt.Reject:
 		return effect{kind: rejects}
 	case xt.Queue:
-		return effect{kind: queues, queue: v.From}
+		q := rules.Queue{First: uint32(v.From), Total: uint32(v.To) - uint32(v.From) + 1}
+		if v.Bypass {
+			q.Flags = unix.NFT_QUEUE_FLAG_BYPASS
+		}
+		return effect{kind: takes, queue: q}
 	case xt.SetMark:
 		return effect{change: func(p *Packet) { p.Mark = p.Mark&^v.Mask ^ v.Mark; p.MarkUnknown = p.MarkUnknown && v.Mask != 1<<32-1 }}
 	case xt.SetConnmark:

@@ -34,6 +34,7 @@ type Host struct {
 	counters  map[string]uint64
 	qdiscs    map[int][]*Qdisc
 	filters   map[filterKey][]*TCFilter
+	queues    map[uint16]bool // of netfilter; nil: not read
 }
 
 type tableKey struct {
