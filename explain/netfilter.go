@@ -31,7 +31,12 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 		o := &outcomes[i]
 		switch o.End {
 		case eval.Accepted:
-		case eval.Queued, eval.Unclear:
+		case eval.Queued:
+			w.maybe(x.ruleCause(w, h, o))
+			if len(outcomes) > 1 {
+				continue // another outcome says what becomes of what the program lets pass
+			}
+		case eval.Unclear:
 			w.maybe(x.ruleCause(w, h, o))
 		default:
 			ended = append(ended, *o)
