@@ -33,7 +33,7 @@ type facts interface {
 	Conntrack() (*host.Conntrack, error)
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
-	Classify(link int, egress bool, frame []byte) (host.TCVerdict, *host.TCFilter, error)
+	Classify(link int, egress bool, frame []byte, header int, protocol uint16) (host.TCVerdict, *host.TCFilter, error)
 	// Peer opens the namespace of a backend; nil: it is not on this machine, or cannot be found.
 	Peer(backend netip.Addr) (peer, error)
 	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult

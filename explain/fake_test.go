@@ -227,9 +227,9 @@ func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, er
 
 func (f *fake) Qdiscs(link int) ([]*host.Qdisc, error) { return f.qdiscs[link], nil }
 
-func (f *fake) Classify(link int, egress bool, _ []byte) (host.TCVerdict, *host.TCFilter, error) {
+func (f *fake) Classify(link int, egress bool, _ []byte, _ int, _ uint16) (host.TCVerdict, *host.TCFilter, error) {
 	v := f.tc[fmt.Sprintf("%d/%t", link, egress)]
-	return v, &host.TCFilter{Link: link, Egress: egress, Kind: "bpf", Priority: 7}, nil
+	return v, &host.TCFilter{Link: link, Egress: egress, Kind: "bpf", Priority: 7, Text: "filter dev"}, nil
 }
 
 func (f *fake) Probe(context.Context, uint8, netip.AddrPort, time.Duration) host.ProbeResult {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -172,7 +173,7 @@ func linkCause(d *device, why string) Cause {
 
 // classify asks the filters of traffic control, and reports whether they stop the packet.
 func (x *walk) classify(w *way, d *device, egress bool) bool {
-	verdict, by, err := x.facts.Classify(d.Index, egress, frame(&w.p))
+	verdict, by, err := x.facts.Classify(d.Index, egress, frame(&w.p), linkHeader, w.p.EtherType)
 	if err != nil {
 		if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist) {
 			w.unread("filters of tc at "+d.Name, err)
@@ -211,18 +212,34 @@ func (x *walk) classify(w *way, d *device, egress bool) bool {
 	return true
 }
 
-// queues notes queueing disciplines that lose packets on purpose.
-func (x *walk) queues(w *way, d *device) {
+// queues asks the queueing disciplines of an interface, and reports whether one stops the packet.
+func (x *walk) queues(w *way, d *device) bool {
 	qs, err := x.facts.Qdiscs(d.Index)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errors.ErrUnsupported) {
 		w.unread("qdiscs of "+d.Name, err)
 	}
 	for _, q := range qs {
-		if q.Suspect() {
-			w.maybe(Cause{
-				Kind: KindTC, Thing: q.String(), What: fmt.Sprintf("may delay or drop %s; it has dropped %d packets", x.describe(w), q.Drops),
-				Remedy: "tc qdisc del dev " + d.Name + " root",
-			})
+		some, all := q.Drops(frameLength)
+		if !some && !all {
+			continue
 		}
+		c := Cause{
+			Kind: KindTC, Thing: q.String(), What: fmt.Sprintf("drops %s; it has dropped %d packets", x.describe(w), q.Dropped),
+			Remedy: "tc qdisc del dev " + d.Name + " root",
+		}
+		if all && q.Parent == tcRoot {
+			w.step("egress", "%s", c.Thing)
+			w.halt(c)
+			return true
+		}
+		c.What = "may drop " + strings.TrimPrefix(c.What, "drops ")
+		w.maybe(c)
 	}
+	return false
 }
+
+const (
+	linkHeader  = 14 // of Ethernet
+	frameLength = 74 // of a SYN
+	tcRoot      = 0xffffffff
+)

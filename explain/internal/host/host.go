@@ -35,6 +35,7 @@ type Host struct {
 	qdiscs    map[int][]*Qdisc
 	filters   map[filterKey][]*TCFilter
 	queues    map[uint16]bool // of netfilter; nil: not read
+	peers     map[int32]string // paths of namespaces, by the numbers that this one has for them
 }
 
 type tableKey struct {
@@ -48,8 +49,7 @@ func Open(netNS int) (*Host, error) {
 	h := &Host{
 		netNS: netNS, buf: make([]byte, nlwire.LargestDatagram), conns: map[int]*conn{},
 		links: map[int]*Link{}, addresses: map[int][]*Address{}, rules: map[bool][]*PolicyRule{},
-		tables: map[tableKey][]*Route{}, sysctls: map[string]setting{},
-		qdiscs: map[int][]*Qdisc{}, filters: map[filterKey][]*TCFilter{},
+		tables: map[tableKey][]*Route{}, sysctls: map[string]setting{}, filters: map[filterKey][]*TCFilter{},
 	}
 	if _, err := h.conn(unix.NETLINK_ROUTE); err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ var errInterrupted = errors.New("it changes all the time")
 
 // ask sends a request and calls each with the payload of every message that answers it. A dump that
 // is interrupted by a change is read again: reset is called before. It may be nil if flags do not
-// ask for a dump.
+// ask for a dump. The payload is gone with the next ask: each makes none.
 func (h *Host) ask(protocol int, typ, flags uint16, body []byte, reset func(), each func(m nlwire.Message) error) error {
 	c, err := h.conn(protocol)
 	if err != nil {
@@ -221,11 +221,4 @@ func family(is4 bool) byte {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
-}
-
-var errTODO = errors.ErrUnsupported
-
-type filterKey struct {
-	link   int
-	egress bool
 }

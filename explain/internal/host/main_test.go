@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -34,4 +35,11 @@ func open(t *testing.T, ns *lab.NS) *Host {
 func batch(t *testing.T, ns *lab.NS, lines string) {
 	t.Helper()
 	labtest.ExecInput(t, ns, lines, labtest.Tool(t, "ip"), "-batch", "-")
+}
+
+// addVeth makes a pair of interfaces, one of them in the namespace of a file.
+func addVeth(name, peerName string, peer *os.File) error {
+	return netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peerName, PeerNamespace: netlink.NsFd(int(peer.Fd())),
+	})
 }

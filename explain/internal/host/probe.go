@@ -5,8 +5,16 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // ProbeAnswer is what a backend does when it is asked.
@@ -17,10 +25,21 @@ const (
 	Unasked     ProbeAnswer = iota // it was not asked; Text says why
 	Answers                        // its port is open
 	Refused                        // its port is closed
-	Unreachable                    // an ICMP error came
+	Unreachable                    // it cannot be sent to, or an ICMP error came
 	Silent                         // nothing came, and the neighbour is there or not known
 	NoNeighbour                    // the neighbour does not answer
 )
+
+// String returns the answer in a word.
+func (a ProbeAnswer) String() string {
+	names := [...]string{
+		Unasked: "unasked", Answers: "answers", Refused: "refused", Unreachable: "unreachable", Silent: "silent", NoNeighbour: "no neighbour",
+	}
+	if a < 0 || int(a) >= len(names) {
+		return "invalid"
+	}
+	return names[a]
+}
 
 // ProbeResult is what a probe has found.
 type ProbeResult struct {
@@ -31,21 +50,429 @@ type ProbeResult struct {
 	Text string
 	// Neighbour is the entry that the packets need, as it was afterwards; nil: none.
 	Neighbour *Neighbour
-	// Source is the address from which it was asked.
+	// Confirmed is set if the neighbour has answered now.
+	Confirmed bool
+	// Source is the address from which it was asked; invalid: it was not asked by a packet.
 	Source netip.Addr
-	Took   time.Duration
+	// Listener is the socket that takes the packets, if it could be seen; nil: not known, or none.
+	Listener *Socket
+	Took     time.Duration
 }
 
-// Probe asks whether something listens on a backend's port.
+// Backend is what a probe asks: a port of TCP or UDP.
+type Backend struct {
+	Proto uint8
+	Addr  netip.AddrPort
+}
+
+// How long a probe waits if nothing else is said, before it asks the neighbour, and between two looks;
+// and how many backends it asks at a time.
+const (
+	DefaultProbe = 300 * time.Millisecond
+	quiet        = 40 * time.Millisecond
+	tick         = time.Millisecond
+	batchSize    = 256
+)
+
+// Probe asks whether something listens on a backend's port, and returns as soon as that is known, at
+// the latest after the time-out. Zero: DefaultProbe.
 //
-// TCP is asked by a SYN from the host. Its answer is not acknowledged: the program does not learn
-// of it, and the host ends the half-open connection with a RST when the answer comes again.
-// UDP is not asked, since a datagram may do harm: the sockets of the backend are looked at if its namespace is on this
-// machine and can be opened, else its neighbour alone is asked.
+// TCP is asked by a SYN from the host, with the source that the route chooses. Its answer is not
+// acknowledged: a filter of the socket drops it. So the program that listens does not learn of the
+// connection, which it would if it was established and closed, and the host ends the half-open one
+// with a RST when the answer comes again a second later.
+//
+// UDP is not asked, since any datagram to an open port reaches the program and may do harm. If the
+// backend's namespace is on this machine and can be opened, its sockets are looked at. Else only
+// the neighbour is asked.
+//
+// A neighbour is asked by the kernel, which sends ARP or a neighbour solicitation: the answer to an
+// earlier question may be older than the backend's end. Entries that are permanent are not touched.
 func (h *Host) Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) ProbeResult {
-	return ProbeResult{}
+	return h.ProbeAll(ctx, []Backend{{proto, backend}}, timeout)[0]
 }
 
-// Peer opens the namespace of a backend, if it is on this machine: that of the other end of the link, or of the
-// bridge's port, by which its neighbour is known. nil: it is not, or it cannot be found. Close it.
-func (h *Host) Peer(backend netip.Addr) (*Host, error) { return nil, errTODO }
+// ProbeAll probes many at the same time. The results are in the order of the backends.
+func (h *Host) ProbeAll(ctx context.Context, backends []Backend, timeout time.Duration) []ProbeResult {
+	if timeout <= 0 {
+		timeout = DefaultProbe
+	}
+	results := make([]ProbeResult, len(backends))
+	for first := 0; first < len(backends); first += batchSize {
+		last := min(first+batchSize, len(backends))
+		b := &batchProbe{h: h, begin: time.Now(), neighbours: map[neighbourKey]*asked{}}
+		for i := first; i < last; i++ {
+			b.probes = append(b.probes, &probe{Backend: backends[i], result: &results[i], fd: -1})
+		}
+		b.run(ctx, timeout)
+	}
+	return results
+}
+
+// probe is a backend that is being asked.
+type probe struct {
+	Backend
+	result *ProbeResult
+	done   bool
+	fd     int // of the socket that sends a SYN; -1: none
+	// neighbour is whom the packets go to by the link; nil: nobody in particular.
+	neighbour *asked
+	// sure is set if only the neighbour is not known yet, for UDP.
+	unaskedText string
+}
+
+type neighbourKey struct {
+	addr netip.Addr
+	link int
+}
+
+// asked is a neighbour that is asked anew.
+type asked struct {
+	neighbourKey
+	state              *Neighbour
+	begun              bool // the kernel was made to ask
+	confirmed, refused bool // it has answered; it has not
+	err                error
+}
+
+type batchProbe struct {
+	h          *Host
+	begin      time.Time
+	probes     []*probe
+	neighbours map[neighbourKey]*asked
+}
+
+func (b *batchProbe) run(ctx context.Context, timeout time.Duration) {
+	defer func() {
+		for _, p := range b.probes {
+			if p.fd >= 0 {
+				_ = unix.Close(p.fd) // nothing is written
+			}
+			b.finish(p)
+		}
+	}()
+	for _, p := range b.probes {
+		b.prepare(p)
+	}
+	if err := b.h.do(func() error { b.connect(); return nil }); err != nil {
+		for _, p := range b.probes {
+			p.end(Unasked, "", b.h.note(err).Error())
+		}
+	}
+	for ctx.Err() == nil && time.Since(b.begin) < timeout && b.step() {
+	}
+}
+
+func (p *probe) end(a ProbeAnswer, by, text string) {
+	if !p.done {
+		p.done = true
+		p.result.Answer, p.result.By, p.result.Text = a, by, text
+	}
+}
+
+// prepare looks up the route, and what can be known without a packet.
+func (b *batchProbe) prepare(p *probe) {
+	to := p.Addr.Addr().Unmap()
+	oif := 0
+	if zone := to.Zone(); zone != "" {
+		if l, err := b.h.LinkByName(zone); err == nil {
+			oif = l.Index
+		}
+	}
+	route, fault, err := b.h.Lookup(RouteQuery{Dst: to.WithZone(""), Oif: oif, Proto: p.Proto, DstPort: p.Addr.Port()})
+	switch {
+	case err != nil:
+		p.end(Unasked, "", err.Error())
+		return
+	case fault != nil:
+		p.end(Unreachable, "a route", fault.Thing)
+		return
+	case route.Type == unix.RTN_LOCAL:
+		b.look(p, b.h, "the sockets of the host", 0)
+		return
+	case route.Type != unix.RTN_UNICAST:
+		p.end(Unasked, "", "the route is "+route.Text)
+		return
+	}
+	l, err := b.h.Link(route.Oif)
+	if err == nil && l.Flags&(unix.IFF_NOARP|unix.IFF_LOOPBACK) == 0 {
+		key := neighbourKey{to.WithZone(""), route.Oif}
+		if route.Gateway.IsValid() {
+			key.addr = route.Gateway
+		}
+		if b.neighbours[key] == nil {
+			b.neighbours[key] = &asked{neighbourKey: key}
+		}
+		p.neighbour = b.neighbours[key]
+	}
+	if p.Proto == unix.IPPROTO_TCP {
+		return
+	}
+	if p.neighbour != nil {
+		b.ask(p.neighbour)
+	}
+	p.unaskedText = "a datagram may do harm, and its sockets cannot be seen"
+}
+
+// look looks for the socket that takes packets to a backend in its namespace.
+func (b *batchProbe) look(p *probe, in *Host, by string, iif int) {
+	s, err := in.Listener(p.Proto, p.Addr, iif)
+	p.result.Listener = s
+	switch {
+	case err != nil:
+		p.end(Unasked, "", err.Error())
+	case s == nil:
+		p.end(Refused, by, "no socket takes packets to "+p.Addr.String())
+	case s.Full():
+		p.end(Silent, by, s.String()+": its queue of connections is full")
+	default:
+		p.end(Answers, by, s.String())
+	}
+}
+
+// Of include/uapi/linux/sock_diag.h and include/uapi/linux/filter.h.
+const (
+	soMemInfo    = 55
+	memInfoDrops = 8
+	memInfoVars  = 9
+)
+
+// synAckDropped is a filter that drops a segment with SYN and ACK and takes all others. The segment
+// begins with the header of TCP.
+var synAckDropped = [...]unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 13}, // the flags
+	{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0x16},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0x12, Jt: 0, Jf: 1}, // SYN and ACK and not RST
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+}
+
+// connect sends the SYNs. It runs on a thread in the namespace.
+func (b *batchProbe) connect() {
+	for _, p := range b.probes {
+		if p.done || p.Proto != unix.IPPROTO_TCP {
+			continue
+		}
+		if err := p.sendSYN(); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			p.failed(err)
+		}
+	}
+}
+
+func (p *probe) sendSYN() (err error) {
+	to := p.Addr.Addr().Unmap()
+	p.fd, err = unix.Socket(int(family(to.Is4())), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		p.fd = -1
+		return err
+	}
+	filter := synAckDropped
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(p.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return fmt.Errorf("attach filter: %w", err)
+	}
+	if to.Is4() {
+		return unix.Connect(p.fd, &unix.SockaddrInet4{Addr: to.As4(), Port: int(p.Addr.Port())})
+	}
+	at := &unix.SockaddrInet6{Addr: to.As16(), Port: int(p.Addr.Port())}
+	if p.neighbour != nil && to.Zone() != "" {
+		at.ZoneId = uint32(p.neighbour.link)
+	}
+	return unix.Connect(p.fd, at)
+}
+
+// failed ends a probe by the error of its socket.
+func (p *probe) failed(err error) {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		p.end(Refused, "a SYN", err.Error())
+	case errors.Is(err, unix.EHOSTUNREACH) && p.neighbour != nil && p.neighbour.refused:
+		p.end(NoNeighbour, "a SYN", err.Error())
+	case errors.Is(err, unix.ETIMEDOUT):
+		p.end(Silent, "a SYN", err.Error())
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPROTO), errors.Is(err, unix.ENOPROTOOPT):
+		p.end(Unreachable, "a SYN", err.Error())
+	default:
+		p.end(Unasked, "", err.Error())
+	}
+}
+
+// step waits a moment and looks at all that is open. It returns false if nothing is.
+func (b *batchProbe) step() (open bool) {
+	late := time.Since(b.begin) > quiet
+	var fds []unix.PollFd
+	for _, p := range b.probes {
+		if p.done {
+			continue
+		}
+		if p.fd >= 0 {
+			fds = append(fds, unix.PollFd{Fd: int32(p.fd), Events: unix.POLLOUT})
+			if late && p.neighbour != nil {
+				b.ask(p.neighbour)
+			}
+		}
+	}
+	timeout := unix.NsecToTimespec(int64(tick))
+	// An error, as of a signal, only ends the wait.
+	_, _ = unix.Ppoll(fds, &timeout, nil)
+	for _, n := range b.neighbours {
+		if n.begun && !n.confirmed && !n.refused && n.err == nil {
+			b.lookAgain(n)
+		}
+	}
+	for _, p := range b.probes {
+		if !p.done {
+			b.lookAt(p)
+		}
+		open = open || !p.done
+	}
+	return open
+}
+
+// lookAt ends a probe that has an answer.
+func (b *batchProbe) lookAt(p *probe) {
+	n := p.neighbour
+	if p.fd < 0 { // of UDP
+		switch {
+		case n == nil:
+			b.askUDP(p)
+		case n.refused:
+			p.end(NoNeighbour, n.by(), b.h.neighbourText(n.state))
+		case n.confirmed || n.err != nil || n.state != nil && n.state.Permanent():
+			b.askUDP(p)
+		}
+		return
+	}
+	if drops(p.fd) > 0 {
+		p.end(Answers, "a SYN", "")
+		return
+	}
+	code, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		p.end(Unasked, "", err.Error())
+	case code != 0:
+		if n != nil && unix.Errno(code) == unix.EHOSTUNREACH {
+			b.lookAgain(n)
+		}
+		p.failed(unix.Errno(code))
+	case n != nil && n.refused:
+		p.end(NoNeighbour, n.by(), b.h.neighbourText(n.state))
+	default:
+		if _, err := unix.Getpeername(p.fd); err == nil { // the filter did not see the answer
+			p.end(Answers, "a SYN", "")
+		}
+	}
+}
+
+// askUDP ends a probe of UDP whose neighbour is there or not known.
+func (b *batchProbe) askUDP(p *probe) {
+	peer, iif, err := b.h.peer(p.Addr.Addr())
+	if peer == nil {
+		if err != nil {
+			p.unaskedText += ": " + err.Error()
+		}
+		p.end(Unasked, "", p.unaskedText)
+		return
+	}
+	b.look(p, peer, "the sockets of its namespace", iif)
+	_ = peer.Close() // it was only read
+}
+
+// drops returns how many segments the filter of a socket has dropped.
+func drops(fd int) uint32 {
+	var info [memInfoVars]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, soMemInfo,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return info[memInfoDrops]
+}
+
+func (n *asked) by() string {
+	if n.addr.Is4() {
+		return "ARP"
+	}
+	return "a neighbour solicitation"
+}
+
+// ask has the kernel ask a neighbour anew.
+func (b *batchProbe) ask(n *asked) {
+	if n.begun {
+		return
+	}
+	n.begun = true
+	if n.state, n.err = b.h.Neighbour(n.addr, n.link); n.err != nil {
+		return
+	}
+	state, flags := uint16(0), uint8(0)
+	switch s := n.state; {
+	case s == nil, s.State&unix.NUD_FAILED != 0, s.State == unix.NUD_NONE:
+		flags = unix.NTF_USE // as a packet would
+	case s.State&(unix.NUD_PERMANENT|unix.NUD_NOARP|unix.NUD_INCOMPLETE) != 0:
+		return // the kernel does not ask, or asks now
+	default:
+		state = unix.NUD_PROBE
+	}
+	body := make([]byte, unix.SizeofNdMsg)
+	body[0], body[10] = family(n.addr.Is4()), flags
+	binary.NativeEndian.PutUint32(body[4:], uint32(n.link))
+	binary.NativeEndian.PutUint16(body[8:], state)
+	body = nlwire.AppendAttr(body, unix.NDA_DST, n.addr.AsSlice()...)
+	if state != 0 {
+		body = nlwire.AppendAttr(body, unix.NDA_LLADDR, n.state.MAC...)
+	}
+	n.err = b.h.ask(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, nil, func(nlwire.Message) error { return nil })
+	if n.err != nil {
+		n.err = b.h.note(fmt.Errorf("ask neighbour %s: %w", n.addr, n.err))
+	}
+}
+
+// lookAgain reads the state of a neighbour that was asked.
+func (b *batchProbe) lookAgain(n *asked) {
+	state, err := b.h.Neighbour(n.addr, n.link)
+	if err != nil {
+		n.err = err
+		return
+	}
+	n.state = state
+	if state != nil {
+		n.confirmed = state.State&unix.NUD_REACHABLE != 0
+		n.refused = state.State&unix.NUD_FAILED != 0
+	}
+}
+
+// finish completes a result when the time is over.
+func (b *batchProbe) finish(p *probe) {
+	n := p.neighbour
+	if n != nil {
+		if !n.confirmed && !n.refused && n.err == nil {
+			b.lookAgain(n)
+		}
+		p.result.Neighbour, p.result.Confirmed = n.state, n.confirmed && n.begun
+	}
+	switch {
+	case p.done:
+	case n != nil && n.err == nil && n.state != nil && (n.state.Dead() || n.begun && n.state.State&unix.NUD_PROBE != 0):
+		p.end(NoNeighbour, n.by(), n.state.Text)
+	case p.fd >= 0:
+		p.end(Silent, "a SYN", "nothing came within "+time.Since(b.begin).Round(time.Millisecond).String())
+	default:
+		b.askUDP(p)
+	}
+	if p.fd >= 0 {
+		p.result.Source = b.source(p)
+	}
+	p.result.Took = time.Since(b.begin)
+}
+
+// source returns the address that the SYN went from.
+func (b *batchProbe) source(p *probe) netip.Addr {
+	route, _, err := b.h.Lookup(RouteQuery{Dst: p.Addr.Addr().WithZone(""), Proto: p.Proto, DstPort: p.Addr.Port()})
+	if err != nil || route == nil {
+		return netip.Addr{}
+	}
+	return route.PrefSrc
+}

@@ -147,10 +147,12 @@ func (h *Host) Lookup(q RouteQuery) (route *Route, fault *RouteFault, err error)
 				return nil, nil, err
 			}
 		}
-		entry.Oif, entry.Gateway, entry.PrefSrc = route.Oif, route.Gateway, route.PrefSrc
-		entry.MTU = route.MTU
-		if route.Type != unix.RTN_UNICAST {
-			entry.Type = route.Type
+		if route.Type == unix.RTN_UNICAST {
+			entry.Oif, entry.Gateway, entry.MTU = route.Oif, route.Gateway, route.MTU
+		}
+		entry.PrefSrc = route.PrefSrc
+		if entry.Table == unix.RT_TABLE_MAIN && (entry.Type == unix.RTN_LOCAL || entry.Type == unix.RTN_BROADCAST) {
+			entry.Table = unix.RT_TABLE_LOCAL // IPv4 has both in one as long as there were no policy rules
 		}
 		route = entry
 	}
