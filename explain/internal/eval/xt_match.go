@@ -281,7 +281,7 @@ func (x *xtMatch) conntrack(m xt.Conntrack) known {
 		{xt.CTReplDstPort, m.ReplDstPort, c.Answer.DstPort},
 	} {
 		if asks(a.flag) {
-			list = append(list, x.portIs(a.want, a.have).not(not(a.flag)))
+			list = append(list, x.tuplePort(a.want, a.have, a.flag == xt.CTOrigDstPort).not(not(a.flag)))
 		}
 	}
 	if asks(xt.CTProto) {
@@ -382,6 +382,19 @@ func (x *xtMatch) portIs(want xt.PortRange, have uint16) known {
 	return maybe("the port that the client uses, which is not known")
 }
 
+// tuplePort compares a port of a connection. ICMP has an identifier in the place of a source, which is not known,
+// and type and code in that of a destination.
+func (x *xtMatch) tuplePort(want xt.PortRange, have uint16, originalDestination bool) known {
+	if x.p.Proto != unix.IPPROTO_ICMP && x.p.Proto != unix.IPPROTO_ICMPV6 {
+		return x.portIs(want, have)
+	}
+	if !originalDestination || x.p.CT.Reply {
+		return maybe("the identifier of an ICMP packet")
+	}
+	have = uint16(x.p.ICMPType)<<8 | uint16(x.p.ICMPCode)
+	return yes(have >= want.From && have <= want.To)
+}
+
 func (x *xtMatch) multiport(m xt.Multiport) known {
 	switch x.p.Proto {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP:
@@ -434,7 +447,7 @@ func (x *xtMatch) set(m xt.Set) known {
 	}
 	p := x.p
 	q := xt.SetQuery{
-		Dim: m.Dim, Flags: m.Flags, Proto: p.Proto, Src: p.Src, Dst: p.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort,
+		Dim: m.Dim, Flags: m.Flags, ReturnNomatch: m.ReturnNomatch, Proto: p.Proto, Src: p.Src, Dst: p.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort,
 		SrcMAC: p.SrcMAC, DstMAC: p.DstMAC, In: p.In.Name, Out: p.Out.Name, Mark: p.Mark, MarkUnknown: p.MarkUnknown,
 	}
 	if p.Proto == unix.IPPROTO_ICMP || p.Proto == unix.IPPROTO_ICMPV6 {
@@ -610,7 +623,7 @@ func (x *xtMatch) ipv6Header(m xt.IPv6Header) known {
 	if m.Soft {
 		return yes((protocol^m.Match^m.Invert)&m.Match == 0)
 	}
-	return yes(protocol == m.Match^m.Invert)
+	return yes(protocol == m.Match).not(m.Invert != 0)
 }
 
 // timeMatch compares the present time, as the kernel does in UTC.

@@ -20,7 +20,9 @@ import (
 type SetQuery struct {
 	// Dim is how many fields the match names, and bit i+1 of Flags is set if the i-th is of the
 	// source (IPSET_DIM_ONE_SRC and so on).
-	Dim, Flags       uint8
+	Dim, Flags uint8
+	// ReturnNomatch is the option --return-nomatch.
+	ReturnNomatch    bool
 	Proto            uint8
 	Src, Dst         netip.Addr
 	SrcPort, DstPort uint16 // zero: not known; of ICMP: type and code, in both
@@ -77,6 +79,7 @@ const (
 	setElementIP    = 1
 	setElementPort  = 4
 	setElementProto = 7
+	setElementFlags = 8
 	setElementMark  = 10
 	setElementEther = 17
 	setElementName  = 18
@@ -84,6 +87,7 @@ const (
 	setElementIface = 23
 
 	setProtocolNumber = 7
+	setFlagNomatch    = 1 << 2 // IPSET_FLAG_NOMATCH
 
 	// Errors are numbers that errno(3) does not have.
 	setErrExist       = 4103 // IPSET_ERR_EXIST: it is not in the set
@@ -200,7 +204,7 @@ func (s *Sets) test(name string, q SetQuery) (bool, error) {
 	if q.Src.Is4() || q.Dst.Is4() {
 		family = unix.NFPROTO_IPV4
 	}
-	_, kinds, _ := strings.Cut(t.name, ":")
+	kind, kinds, _ := strings.Cut(t.name, ":")
 	fields := strings.Split(kinds, ",")
 	if int(q.Dim) < len(fields) || t.family != unix.NFPROTO_UNSPEC && t.family != family {
 		return false, nil // as the kernel says
@@ -210,7 +214,7 @@ func (s *Sets) test(name string, q SetQuery) (bool, error) {
 	ip := uint16(setElementIP)
 	for i, field := range fields {
 		var ok bool
-		b, ok, err = appendField(b, field, &ip, q, q.Flags&(2<<i) != 0)
+		b, ok, err = appendField(b, field, kind == "bitmap", &ip, q, q.Flags&(2<<i) != 0)
 		if err != nil {
 			return false, fmt.Errorf("the set %s: %w", name, err)
 		}
@@ -220,6 +224,9 @@ func (s *Sets) test(name string, q SetQuery) (bool, error) {
 		if t.name == "bitmap:port" && q.Proto != unix.IPPROTO_TCP && q.Proto != unix.IPPROTO_UDP {
 			return false, nil
 		}
+	}
+	if q.ReturnNomatch && strings.Contains(kinds, "net") {
+		b = nlwire.AppendBE32(b, setElementFlags|unix.NLA_F_NET_BYTEORDER, setFlagNomatch)
 	}
 	err = s.ask(setTest, 0, nlwire.CloseAttr(b, at), func([]byte) {})
 	var code setError
@@ -236,7 +243,7 @@ func (s *Sets) test(name string, q SetQuery) (bool, error) {
 }
 
 // appendField appends the attributes of a field of an element. False: no element has what the packet has.
-func appendField(b []byte, field string, ip *uint16, q SetQuery, source bool) ([]byte, bool, error) {
+func appendField(b []byte, field string, bitmap bool, ip *uint16, q SetQuery, source bool) ([]byte, bool, error) {
 	addr, port, mac, iface := q.Dst, q.DstPort, q.DstMAC, q.Out
 	if source {
 		addr, port, mac, iface = q.Src, q.SrcPort, q.SrcMAC, q.In
@@ -259,7 +266,9 @@ func appendField(b []byte, field string, ip *uint16, q SetQuery, source bool) ([
 			return nil, false, nil
 		}
 		b = nlwire.AppendAttr(b, setElementPort|unix.NLA_F_NET_BYTEORDER, byte(port>>8), byte(port))
-		b = nlwire.AppendAttr(b, setElementProto, q.Proto)
+		if !bitmap { // it takes no protocol
+			b = nlwire.AppendAttr(b, setElementProto, q.Proto)
+		}
 	case "mac":
 		if len(mac) != 6 {
 			return nil, false, errors.New("the link-layer address is not known")

@@ -106,6 +106,8 @@ type (
 		Index      uint16
 		Dim, Flags uint8
 		Not        bool
+		// ReturnNomatch inverts elements: one with the flag nomatch is in the set, and others are not.
+		ReturnNomatch bool
 		// Counters is set if counters decide as well.
 		Counters bool
 		options  string
@@ -463,10 +465,10 @@ func decodeSet(b *blob, rev uint32) Match {
 	}
 	m := Set{Index: b.u16(0), Dim: b.u8(2), Flags: b.u8(3) &^ 1, Not: b.u8(3)&1 != 0}
 	w := &words{}
-	if rev >= 2 && m.Flags&0x80 != 0 {
-		w.add("--return-nomatch")
-	}
+	const returnNomatch = 1 << 7
+	m.ReturnNomatch = m.Flags&returnNomatch != 0
 	if rev < 3 {
+		w.on(m.ReturnNomatch, "--return-nomatch")
 		m.options = w.String()
 		return m
 	}
@@ -476,7 +478,8 @@ func decodeSet(b *blob, rev uint32) Match {
 		op, value = 8, 0
 	}
 	flags := b.u32(at + 2*size)
-	w.on(flags&0x80 != 0 && m.Flags&0x80 == 0, "--return-nomatch")
+	m.ReturnNomatch = m.ReturnNomatch || flags&returnNomatch != 0
+	w.on(m.ReturnNomatch, "--return-nomatch")
 	if flags&(1<<3) != 0 {
 		w.not(true, "--update-counters")
 	}
