@@ -325,6 +325,11 @@ func (t *iptables) cmpTransport(l Payload, e Cmp, mask []byte) bool {
 		t.flags = not(e.Op, "--tcp-flags "+tcpFlags(mask[0])+" "+tcpFlags(e.Data[0]))
 		return e.Op == unix.NFT_CMP_EQ || e.Op == unix.NFT_CMP_NEQ
 	}
+	if l.Offset == 0 && l.Len == 4 && len(e.Data) == 4 && mask == nil { // both ports at once; unequal is what iptables means to be both, and the kernel reads as one of them
+		t.sport = not(e.Op, fmt.Sprintf("--sport %d", binary.BigEndian.Uint16(e.Data)))
+		t.dport = not(e.Op, fmt.Sprintf("--dport %d", binary.BigEndian.Uint16(e.Data[2:])))
+		return e.Op == unix.NFT_CMP_EQ || e.Op == unix.NFT_CMP_NEQ
+	}
 	if len(e.Data) != 2 || mask != nil {
 		return false
 	}

@@ -38,6 +38,15 @@ type list struct {
 // Open returns a Reader of a network namespace, by an open file descriptor. Zero: that of the
 // calling thread.
 func Open(netNS int) (*Reader, error) {
+	s, err := OpenSource(netNS)
+	if err != nil {
+		return nil, err
+	}
+	return NewReader(s), nil
+}
+
+// OpenSource returns the kernel as a Source of the rules of a network namespace.
+func OpenSource(netNS int) (Source, error) {
 	socket, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: netNS})
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		err = errors.Join(err, errors.ErrUnsupported)
@@ -45,7 +54,7 @@ func Open(netNS int) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket for nftables: %w", err)
 	}
-	return NewReader(&kernel{socket: socket}), nil
+	return &kernel{socket: socket}, nil
 }
 
 // NewReader returns a Reader of what a source answers, which it closes.

@@ -1,0 +1,1 @@
+nft -f ../testdata/nft/docker.nft

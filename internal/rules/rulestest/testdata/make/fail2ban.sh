@@ -1,0 +1,1 @@
+nft -f ../testdata/nft/fail2ban.nft
