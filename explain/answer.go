@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -86,10 +87,14 @@ func (x *walk) sameWay(in int) stage {
 			return w.on()
 		}
 		c := x.client
-		plain, _, err := x.facts.Lookup(host.RouteQuery{Dst: c.addr})
+		plain, _, err := x.lookup(host.RouteQuery{Dst: c.addr})
 		if err == nil && plain != nil && plain.Oif == w.out && plain.Gateway == w.r.Gateway {
 			// It is the route to the client: the client's own interface was a guess.
 			w.note("answers leave by %s, and the client has asked by %s", x.name(w.out), x.name(in))
+			return w.on()
+		}
+		if x.leadsTo(w) {
+			w.note("answers leave by %s, and the client, which has asked by %s, gets them there too", x.name(w.out), x.name(in))
 			return w.on()
 		}
 		return w.halt(Cause{
@@ -98,6 +103,22 @@ func (x *walk) sameWay(in int) stage {
 			Remedy: x.sameWayRemedy(w, in),
 		})
 	}
+}
+
+// leadsTo reports whether the next hop of an answer is the client itself, by another of its links: it
+// can be known of namespaces of this machine.
+func (x *walk) leadsTo(w *way) bool {
+	client := x.client.addr.WithZone("")
+	if !w.r.Gateway.IsValid() {
+		return x.device(w.out).onLink(client)
+	}
+	p, err := x.facts.Peer(w.r.Gateway)
+	if err != nil || p == nil {
+		return false
+	}
+	r, _, err := p.Lookup(host.RouteQuery{Dst: client})
+	err = errors.Join(err, p.Close())
+	return err == nil && r != nil && r.Type == unix.RTN_LOCAL
 }
 
 func (x *walk) sameWayRemedy(w *way, in int) string {
@@ -111,10 +132,11 @@ func (x *walk) client4(w *way) {
 	}
 	hop := nextHop(w.r, x.client.addr.WithZone(""))
 	n, err := x.facts.Neighbour(hop, w.out)
-	if err != nil || n == nil {
+	if err != nil || n == nil || !n.Dead() || !w.r.Gateway.IsValid() || x.timeout == 0 {
 		return
 	}
-	if n.Dead() && w.r.Gateway.IsValid() {
+	// It is asked anew: a datagram to the discard port makes the kernel do that.
+	if p := x.facts.Probe(x.ctx, unix.IPPROTO_UDP, netip.AddrPortFrom(hop, 9), x.timeout); p.Answer == host.NoNeighbour {
 		w.halt(Cause{Kind: KindNeighbour, Thing: n.String(), What: "the router towards the client does not answer", Remedy: "ip neigh flush dev " + x.name(w.out) + " to " + addr(hop)})
 	}
 }

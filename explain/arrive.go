@@ -67,14 +67,104 @@ func (x *walk) arrive(w *way) []*way {
 	if !d.asks() || !d.onLink(w.p.Dst) && !d.has(w.p.Dst) && x.client.hop != x.client.addr.WithZone("") {
 		return w.on() // a router sends it here, without asking for the address
 	}
-	asker := x.client.hop
-	if !asker.IsValid() {
-		asker = x.client.addr.WithZone("")
-	}
+	asker := x.asker(d)
 	if is4 {
 		return x.asked4(w, d, asker)
 	}
 	return x.asked6(w, d, asker)
+}
+
+// asker is who asks for the host's address on a link: the client, or a router before it.
+func (x *walk) asker(d *device) netip.Addr {
+	for _, a := range []netip.Addr{x.client.hop, x.client.addr.WithZone("")} {
+		if a.IsValid() && (d.onLink(a) || a.IsLinkLocalUnicast()) {
+			return a
+		}
+	}
+	if x.client.addr.Is4() {
+		if a, ok := x.neighbourOf(d, true); ok {
+			return a
+		}
+		return x.client.addr
+	}
+	return netip.MustParseAddr("fe80::fffe") // any router's
+}
+
+// finds reports what keeps the host from finding a neighbour that is there: what drops the
+// question or the answer for certain.
+func (x *walk) finds(index int, neighbour netip.Addr) *Cause {
+	d := x.device(index)
+	if !d.asks() {
+		return nil
+	}
+	from := d.primary(neighbour)
+	if !from.IsValid() {
+		return nil
+	}
+	var question, answer eval.Packet
+	var c *Cause
+	if neighbour.Is4() {
+		question, answer = arp(from, neighbour, d.MAC)
+		c = x.exchange(d, neighbour, question, answer, []eval.Hook{eval.ArpOutput}, []eval.Hook{eval.ArpInput})
+	} else {
+		question, answer = solicitation(from, neighbour, d.MAC)
+		c = x.exchange(d, neighbour, question, answer, []eval.Hook{eval.Output, eval.Postrouting}, []eval.Hook{eval.Prerouting, eval.Input})
+	}
+	if c != nil {
+		c.What = fmt.Sprintf("keeps this host from finding its neighbour %s", neighbour)
+		c.Answer = false
+	}
+	return c
+}
+
+// arp is an ARP request and its answer.
+func arp(from, to netip.Addr, hardware []byte) (question, answer eval.Packet) {
+	question = eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 1, Src: from, Dst: to, PktType: unix.PACKET_BROADCAST, SrcMAC: hardware, DstMAC: []byte{255, 255, 255, 255, 255, 255}}
+	return question, eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 2, Src: to, Dst: from, DstMAC: hardware}
+}
+
+// solicitation is a neighbour solicitation and its answer.
+func solicitation(from, to netip.Addr, hardware []byte) (question, answer eval.Packet) {
+	group := to.As16()
+	multicast := netip.AddrFrom16([16]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, group[13], group[14], group[15]})
+	ct := eval.Conn{Untracked: true}
+	question = eval.Packet{
+		EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 135, Src: from, Dst: multicast, TTL: 255, Len: 72, PktType: unix.PACKET_MULTICAST, CT: ct,
+		SrcMAC: hardware, DstMAC: []byte{0x33, 0x33, 0xff, group[13], group[14], group[15]},
+	}
+	return question, eval.Packet{EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 136, Src: to, Dst: from, TTL: 255, Len: 72, CT: ct, DstMAC: hardware}
+}
+
+// exchange sends a question out of an interface and takes the answer in, and returns what stops one of
+// them for certain.
+func (x *walk) exchange(d *device, neighbour netip.Addr, question, answer eval.Packet, out, in []eval.Hook) *Cause {
+	w := &way{p: question}
+	w.p.Local, w.p.Out = true, d.asked
+	var stages []stage
+	for _, h := range out {
+		stages = append(stages, x.hook(h))
+	}
+	stages = append(stages, x.egress(d.Index, neighbour), func(w *way) []*way {
+		w.answer, w.p = true, answer
+		return w.on()
+	}, x.ingress(d.Index, neighbour))
+	for _, h := range in {
+		stages = append(stages, x.hook(h))
+	}
+	return certain(run(w.on(), stages...))
+}
+
+// certain is what stops all ways; nil: one passes.
+func certain(ways []*way) (stop *Cause) {
+	for _, w := range ways {
+		if w.stop == nil {
+			return nil
+		}
+		if stop == nil {
+			stop = w.stop
+		}
+	}
+	return stop
 }
 
 // asked4 checks that the host answers an ARP request for the address.
@@ -109,8 +199,8 @@ func (x *walk) asked4(w *way, d *device, asker netip.Addr) []*way {
 			})
 		}
 	}
-	request := eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 1, Src: asker, Dst: to, PktType: unix.PACKET_BROADCAST, DstMAC: []byte{255, 255, 255, 255, 255, 255}}
-	answer := eval.Packet{EtherType: unix.ETH_P_ARP, ARPOp: 2, Src: to, Dst: asker, SrcMAC: d.MAC}
+	request, answer := arp(asker, to, nil)
+	answer.SrcMAC = d.MAC
 	if c := x.aside(d, asker, request, answer, eval.ArpInput, eval.ArpOutput); c != nil {
 		c.What = "drops the ARP request of " + addr(asker)
 		if c.Answer {
@@ -134,20 +224,17 @@ func (x *walk) asked6(w *way, d *device, asker netip.Addr) []*way {
 			})
 		}
 	}
-	group := to.As16()
-	multicast := netip.AddrFrom16([16]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, group[13], group[14], group[15]})
-	ct := eval.Conn{Untracked: true}
-	request := eval.Packet{
-		EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 135, Src: asker, Dst: multicast, TTL: 255, Len: 72, PktType: unix.PACKET_MULTICAST, CT: ct,
-		DstMAC: []byte{0x33, 0x33, 0xff, group[13], group[14], group[15]},
-	}
-	answer := eval.Packet{EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 136, Src: to, Dst: asker, TTL: 255, Len: 72, CT: ct, Local: true, SrcMAC: d.MAC}
+	request, answer := solicitation(asker, to, nil)
+	answer.SrcMAC, answer.Local = d.MAC, true
 	if c := x.aside(d, asker, request, answer, eval.Prerouting, eval.Input, eval.Output, eval.Postrouting); c != nil {
 		c.What = fmt.Sprintf("drops the neighbour solicitation of %s: it cannot find this host", asker)
 		if c.Answer {
 			c.What = fmt.Sprintf("drops the neighbour advertisement to %s: it cannot find this host", asker)
 		}
 		c.Answer = false
+		return w.halt(*c)
+	}
+	if c := x.finds(d.Index, asker); c != nil { // an entry made by a question is soon checked
 		return w.halt(*c)
 	}
 	return w.on()
@@ -180,17 +267,7 @@ func (x *walk) aside(d *device, neighbour netip.Addr, request, answer eval.Packe
 		return w.on()
 	})
 	ways = run(ways, out...)
-	ways = run(ways, x.egress(d.Index, neighbour))
-	var stop *Cause
-	for _, w := range ways {
-		if w.stop == nil {
-			return nil
-		}
-		if stop == nil {
-			stop = w.stop
-		}
-	}
-	return stop
+	return certain(run(ways, x.egress(d.Index, neighbour)))
 }
 
 // local delivers the packet to a socket of this host.
@@ -299,6 +376,7 @@ func (x *walk) reverse(w *way) []*way {
 	w.answer, w.done = true, true
 	w.in = 0
 	to := x.client
+	w.step("proxy", "%s", packetText(&w.p))
 	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
 		if to.local {
 			return w.on()

@@ -31,7 +31,7 @@ func (x *walk) arrived(w *way) []*way {
 	switch p.Answer {
 	case host.Answers:
 		w.step("backend", "%s answers", backend)
-		return x.wayBack(w, backend)
+		return x.wayBack(w, backend, true)
 	case host.Refused:
 		c.What = "nothing listens on it: it refuses the connection"
 		if x.proto == unix.IPPROTO_UDP {
@@ -39,6 +39,9 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		c.Remedy = fmt.Sprintf("start the server on %s, or publish the port that it listens on", backend)
 	case host.NoNeighbour:
+		if c := x.finds(w.out, hop); c != nil {
+			return w.halt(*c)
+		}
 		c.Kind, c.Thing = KindNeighbour, fmt.Sprintf("neighbour %s dev %s: no answer", hop, x.name(w.out))
 		if p.Neighbour != nil {
 			c.Thing = "neighbour " + p.Neighbour.String()
@@ -56,7 +59,7 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		if x.proto == unix.IPPROTO_UDP {
 			w.step("backend", "%s was not asked: a datagram may do harm", backend)
-			return x.wayBack(w, backend)
+			return x.wayBack(w, backend, false)
 		}
 		c.What = "does not answer"
 		if p.Source.IsValid() {
@@ -70,7 +73,7 @@ func (x *walk) arrived(w *way) []*way {
 		if p.Text != "" {
 			w.step("backend", "%s was not asked: %s", backend, p.Text)
 		}
-		return x.wayBack(w, backend)
+		return x.wayBack(w, backend, false)
 	}
 	w.step("backend", "%s: %s", c.Thing, c.What)
 	return w.halt(c)
@@ -95,7 +98,8 @@ func (x *walk) wrongNeighbour(w *way, n *host.Neighbour) Cause {
 // probe asks a backend, once, if what the host sends to it passes the rules and routes of the
 // host.
 func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
-	if r, ok := x.probed[backend]; ok {
+	key := probedKey{x.proto, backend}
+	if r, ok := x.probed[key]; ok {
 		return r
 	}
 	r := host.ProbeResult{Text: "the host's own packets to it may be stopped"}
@@ -105,7 +109,7 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 	case x.sees(backend):
 		r = x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
 	}
-	x.probed[backend] = r
+	x.probed[key] = r
 	return r
 }
 
@@ -136,7 +140,7 @@ func (x *walk) sees(backend netip.AddrPort) bool {
 
 // own is the first packet of a connection of the host to a backend; nil: no route leads there.
 func (x *walk) own(backend netip.AddrPort) *way {
-	r, _, err := x.facts.Lookup(host.RouteQuery{Dst: backend.Addr(), Proto: x.proto, DstPort: backend.Port()})
+	r, _, err := x.lookup(host.RouteQuery{Dst: backend.Addr(), Proto: x.proto, DstPort: backend.Port()})
 	if err != nil || r == nil {
 		return nil
 	}
@@ -165,7 +169,7 @@ func (x *walk) sourceOf(r *host.Route, to netip.Addr) netip.Addr {
 }
 
 // wayBack looks at the way of the backend's answer as far as the backend decides it.
-func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way {
+func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 	to := w.source
 	if x.direct(w, to) {
 		return w.halt(Cause{
@@ -176,15 +180,15 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way {
 	if x.isLocal(to) {
 		return w.on() // asked by the host, it was seen to answer
 	}
+	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
 	p, err := x.facts.Peer(backend.Addr())
 	if err != nil || p == nil {
-		return w.on()
+		return x.remembered(w, backend, answers, remedy)
 	}
 	r, fault, err := p.Lookup(host.RouteQuery{Src: backend.Addr(), Dst: to, Proto: x.proto, SrcPort: backend.Port()})
 	if err := errors.Join(err, p.Close()); err != nil {
 		return w.on()
 	}
-	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
 	if fault != nil {
 		return w.halt(Cause{
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), fault.Thing), What: fmt.Sprintf("it has no way back to %s, and does not answer it", to), Remedy: remedy,
@@ -196,4 +200,42 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort) []*way {
 		})
 	}
 	return w.on()
+}
+
+// lately is how long ago, in seconds, a client's packets say something about the present.
+const lately = 30
+
+// remembered looks at what connection tracking remembers of the client: if the backend answers the
+// host, and has not answered the client, its answers take another way.
+func (x *walk) remembered(w *way, backend netip.AddrPort, answers bool, remedy string) []*way {
+	if !answers || x.proto != unix.IPPROTO_TCP {
+		return w.on()
+	}
+	full, err := x.facts.SysctlInt("net/netfilter/nf_conntrack_tcp_timeout_syn_sent")
+	if err != nil {
+		return w.on()
+	}
+	entries, err := x.facts.EntriesOf(x.proto, x.client.addr.WithZone(""), x.client.to)
+	if err != nil {
+		return w.on()
+	}
+	var unanswered *host.Entry
+	for _, e := range entries {
+		switch {
+		case e.Reply.Src != backend.Addr() || e.Reply.SrcPort != backend.Port():
+		case e.Status&eval.SeenReply != 0:
+			return w.on()
+		case e.State == "SYN_SENT" && full-int(e.Timeout) <= lately:
+			unanswered = e
+		}
+	}
+	if unanswered == nil {
+		return w.on()
+	}
+	w.step("backend", "%s", unanswered)
+	return w.halt(Cause{
+		Kind: KindBackend, Thing: fmt.Sprintf("backend %s: no way back to %s", backend, w.source),
+		What:   fmt.Sprintf("it answers this host, but it has not answered %s a moment ago", w.source),
+		Remedy: remedy,
+	})
 }

@@ -121,13 +121,13 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 	if one && x.isLocal(frontend) {
 		q.Src = frontend
 	}
-	r, fault, err := x.facts.Lookup(q)
+	r, fault, err := x.lookup(q)
 	if err != nil {
 		x.failed("route to "+addr(bare), err)
 	}
 	if fault != nil && q.Src.IsValid() {
 		q.Src = netip.Addr{}
-		r, _, _ = x.facts.Lookup(q)
+		r, _, _ = x.lookup(q)
 	}
 	if r != nil && !r.Gateway.IsValid() {
 		add(r.Oif, bare, "the route to it")
@@ -206,7 +206,7 @@ func (x *walk) typical(frontend netip.Addr, number uint16) (cs []client, typical
 	if one && x.isLocal(frontend) {
 		q.Src = frontend
 	}
-	r, _, err := x.facts.Lookup(q)
+	r, _, err := x.lookup(q)
 	if err != nil {
 		x.failed("route to "+addr(from), err)
 	}

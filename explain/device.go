@@ -24,7 +24,7 @@ type device struct {
 
 // device returns an interface. One that is not there, or cannot be read, has a number for a
 // name.
-func (x *walk) device(index int) *device {
+func (x *Snapshot) device(index int) *device {
 	if d := x.devices[index]; d != nil {
 		return d
 	}
@@ -48,7 +48,7 @@ func (x *walk) device(index int) *device {
 	return d
 }
 
-func (x *walk) name(index int) string { return x.device(index).Name }
+func (x *Snapshot) name(index int) string { return x.device(index).Name }
 
 // loopback reports whether it is lo.
 func (d *device) loopback() bool { return d.Flags&unix.IFF_LOOPBACK != 0 }
@@ -133,7 +133,7 @@ func (x *walk) port(d *device, neighbour netip.Addr) int {
 }
 
 // failed notes what could not be read, though it may not lie on the way.
-func (x *walk) failed(what string, err error) {
+func (x *Snapshot) failed(what string, err error) {
 	text := fmt.Sprintf("%s: %v", what, err)
 	for _, u := range x.unreadable {
 		if u == text {

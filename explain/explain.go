@@ -40,7 +40,7 @@ type Options struct {
 // Explainer explains what becomes of packets. It is for one goroutine at a time.
 type Explainer struct {
 	options Options
-	// read reads the host anew, if it has changed.
+	// read reads the host anew, and the rules if they have changed.
 	read func(ctx context.Context) (facts, evaluator, error)
 	end  func() error
 }
@@ -77,16 +77,48 @@ func (e *Explainer) Explain(ctx context.Context, q Query) (Report, error) {
 		}
 		return Report{Query: q, Verdict: NotPublished, Near: near}, nil
 	}
-	f, ev, err := e.read(ctx)
+	s, err := e.Snapshot(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	x := &walk{
-		ctx: ctx, facts: f, eval: ev, table: e.options.Table, found: found, mapping: found[0], proto: protoOf(q.Proto),
-		timeout: max(0, e.options.ProbeTimeout), pid: e.options.PID,
-		probed: map[netip.AddrPort]host.ProbeResult{}, devices: map[int]*device{},
+	return s.Explain(ctx, q, found...), ctx.Err()
+}
+
+// Snapshot is a host at one moment, for many explanations: what one of them has read the others know.
+// It is valid until the Explainer is asked again or closed.
+type Snapshot struct {
+	options Options
+	facts   facts
+	eval    evaluator
+	probed  map[probedKey]host.ProbeResult
+	devices map[int]*device
+	routes  map[host.RouteQuery]routed
+	// portRules says of each family whether policy rules ask for ports.
+	portRules map[bool]bool
+	// unreadable is what could not be read.
+	unreadable []string
+}
+
+type probedKey struct {
+	proto   uint8
+	backend netip.AddrPort
+}
+
+// Snapshot reads a host.
+func (e *Explainer) Snapshot(ctx context.Context) (*Snapshot, error) {
+	f, ev, err := e.read(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return *x.explain(q), ctx.Err()
+	return &Snapshot{options: e.options, facts: f, eval: ev, probed: map[probedKey]host.ProbeResult{}, devices: map[int]*device{},
+		routes: map[host.RouteQuery]routed{}, portRules: map[bool]bool{}}, nil
+}
+
+// Explain says what becomes of a packet, which the mappings may serve: those of one address
+// before those of any. There must be one.
+func (s *Snapshot) Explain(ctx context.Context, q Query, found ...nat.Mapping) Report {
+	x := &walk{Snapshot: s, ctx: ctx, table: s.options.Table, found: found, mapping: found[0], proto: protoOf(q.Proto), timeout: max(0, s.options.ProbeTimeout), pid: s.options.PID}
+	return *x.explain(q)
 }
 
 // explain walks the ways by which the client may ask. The verdict is that of the likeliest.

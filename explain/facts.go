@@ -22,6 +22,7 @@ type facts interface {
 	AddressType(addr netip.Addr, link int) (host.RouteType, error)
 
 	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+	PolicyRules(is4 bool) ([]*host.PolicyRule, error)
 	FIB(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
 
 	Neighbour(addr netip.Addr, link int) (*host.Neighbour, error)
@@ -31,6 +32,7 @@ type facts interface {
 	SysctlInt(name string) (int, error)
 	Setting(is4 bool, link int, name string) (value int, from string, err error)
 	Conntrack() (*host.Conntrack, error)
+	EntriesOf(proto uint8, from netip.Addr, to netip.AddrPort) ([]*host.Entry, error)
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Classify(link int, egress bool, frame []byte, header int, protocol uint16) (host.TCVerdict, *host.TCFilter, error)

@@ -168,6 +168,8 @@ func (f *fake) Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error) 
 	return f.FIB(q)
 }
 
+func (f *fake) PolicyRules(bool) ([]*host.PolicyRule, error) { return nil, nil }
+
 func (f *fake) FIB(q host.RouteQuery) (*host.Route, *host.RouteFault, error) {
 	if f.instead != nil {
 		if r := f.instead(q); r != nil {
@@ -215,6 +217,10 @@ func (f *fake) Setting(is4 bool, link int, name string) (int, string, error) {
 }
 
 func (f *fake) Conntrack() (*host.Conntrack, error) { return f.ct, nil }
+
+func (f *fake) EntriesOf(uint8, netip.Addr, netip.AddrPort) ([]*host.Entry, error) {
+	return f.entries, nil
+}
 
 func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, error) {
 	for _, s := range f.sockets {

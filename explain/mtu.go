@@ -26,7 +26,7 @@ func (x *walk) narrows(w *way, in, out int, r *host.Route) {
 	}
 	sender := w.p.Src
 	q := host.RouteQuery{Dst: sender}
-	back, _, err := x.facts.Lookup(q)
+	back, _, err := x.lookup(q)
 	if err != nil || back == nil {
 		return
 	}

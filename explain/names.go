@@ -13,6 +13,7 @@ import (
 	"github.com/nftnat/nftnat/explain/internal/eval"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/internal/rules/xt"
 )
 
 // tableText names a table: "table inet corpwall", "iptables-legacy table filter".
@@ -47,12 +48,9 @@ func chainText(c *rules.Chain) string {
 }
 
 // ruleText is a rule as its tool lists it, with its table and chain.
-func ruleText(r *rules.Rule) string {
-	text := fmt.Sprintf("rule %d", r.Index+1)
-	if s, ok := any(r).(fmt.Stringer); ok {
-		text = s.String()
-	}
-	return tableText(r.Chain.Table) + ", chain " + printable.Text(r.Chain.Name) + ": " + text
+func (s *Snapshot) ruleText(r *rules.Rule) string {
+	p := rules.Printer{Link: func(index uint32) string { return s.name(int(index)) }, XT: xt.Printer{}}
+	return tableText(r.Chain.Table) + ", chain " + printable.Text(r.Chain.Name) + ": " + printable.Text(p.Rule(r))
 }
 
 func hookName(c *rules.Chain) string {

@@ -159,7 +159,7 @@ func (x *walk) ruleCause(w *way, h eval.Hook, o *eval.Outcome) Cause {
 	chain := o.Chain
 	if o.By != nil {
 		chain = o.By.Chain
-		c.Thing = ruleText(o.By)
+		c.Thing = x.ruleText(o.By)
 		switch o.End {
 		case eval.Dropped:
 			c.What = "drops " + x.describe(w)

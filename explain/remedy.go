@@ -19,7 +19,7 @@ func (x *walk) remedy(w *way, h eval.Hook, c *rules.Chain) string {
 	if managed := x.managed(w, h, c); managed != "" {
 		return managed
 	}
-	if c.Table.Legacy || iptables(c.Table) {
+	if c.Table.Legacy || c.Table.IPTables() {
 		return x.iptables(w, h, c)
 	}
 	return fmt.Sprintf("nft insert rule %s %s %s %s accept", c.Table.Family, printable.Text(c.Table.Name), printable.Text(c.Name), x.match(w, h))
@@ -46,24 +46,6 @@ func (x *walk) managed(w *way, h eval.Hook, c *rules.Chain) string {
 		return fmt.Sprintf("firewall-cmd --add-port=%d/%s", w.p.DstPort, protoName(x.proto))
 	}
 	return ""
-}
-
-// iptables reports whether a table is one of iptables-nft's.
-func iptables(t *rules.Table) bool {
-	if t.Family != unix.NFPROTO_IPV4 && t.Family != unix.NFPROTO_IPV6 {
-		return false
-	}
-	switch t.Name {
-	case "filter", "nat", "mangle", "raw", "security":
-	default:
-		return false
-	}
-	for _, c := range t.Chains {
-		if c.Base != nil {
-			return strings.ToUpper(c.Name) == c.Name
-		}
-	}
-	return false
 }
 
 // iptables is the command of iptables for remedy.
@@ -163,7 +145,7 @@ func deleteRule(r *rules.Rule) string {
 	switch {
 	case t.Legacy:
 		return fmt.Sprintf("%s -t %s -D %s %d", legacyTool(t), printable.Text(t.Name), printable.Text(r.Chain.Name), r.Index+1)
-	case iptables(t):
+	case t.IPTables():
 		tool := "iptables"
 		if t.Family == unix.NFPROTO_IPV6 {
 			tool = "ip6tables"

@@ -107,7 +107,7 @@ func (x *walk) backend() netip.AddrPort {
 func (x *walk) rival(w *way, to netip.AddrPort) Cause {
 	c := Cause{Kind: KindRival, Thing: "a translation to " + to.String(), What: fmt.Sprintf("leads %s to %s, and not to %s", x.describe(w), to, x.backend())}
 	if t := w.translated; t != nil {
-		c.Thing = ruleText(t)
+		c.Thing = x.ruleText(t)
 		c.Remedy = deleteRule(t)
 		if t.Chain.Table.Name == x.table && t.Chain.Table.Family == unix.NFPROTO_INET {
 			c.Kind, c.Remedy = KindTable, ""
@@ -127,7 +127,7 @@ func (x *walk) bridged(w *way) bool {
 	if !x.bridgeCalls(d, w.p.Dst.Is4()) {
 		return false
 	}
-	r, _, err := x.facts.Lookup(host.RouteQuery{Src: w.p.Src, Dst: w.p.Dst, Iif: w.in, Mark: w.p.Mark, Proto: w.p.Proto, SrcPort: w.p.SrcPort, DstPort: w.p.DstPort})
+	r, _, err := x.lookup(host.RouteQuery{Src: w.p.Src, Dst: w.p.Dst, Iif: w.in, Mark: w.p.Mark, Proto: w.p.Proto, SrcPort: w.p.SrcPort, DstPort: w.p.DstPort})
 	return err == nil && r != nil && r.Oif == w.in && r.Type == unix.RTN_UNICAST
 }
 
@@ -234,7 +234,7 @@ func (x *walk) lacks(w *way) Cause {
 	c := Cause{Kind: KindTable, Thing: "table inet " + x.table, What: "does not lead " + x.describe(w) + " to " + x.backend().String()}
 	switch {
 	case w.untracked != nil:
-		c.Kind, c.Thing = KindRule, ruleText(w.untracked)
+		c.Kind, c.Thing = KindRule, x.ruleText(w.untracked)
 		c.What = "keeps " + x.describe(w) + " from connection tracking, so that nothing translates it"
 		c.Remedy = deleteRule(w.untracked)
 	case m.ProxyOnly:

@@ -24,7 +24,7 @@ func (x *walk) route(w *way, in int) *host.Route {
 	if p.MarkUnknown {
 		w.maybe(Cause{Kind: KindRoute, Thing: "the mark of the packet", What: "is set to what cannot be known, and routes may depend on it"})
 	}
-	r, fault, err := x.facts.Lookup(q)
+	r, fault, err := x.lookup(q)
 	switch {
 	case err != nil:
 		w.unread("the route to "+addr(p.Dst), err)

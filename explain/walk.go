@@ -19,10 +19,9 @@ import (
 
 // walk is the explanation of one query.
 type walk struct {
-	ctx   context.Context
-	facts facts
-	eval  evaluator
-	table string // ours
+	*Snapshot
+	ctx   context.Context //nolint:containedctx // of one call
+	table string          // ours
 	// found are the mappings that the packet may go by, and mapping is the one of this client.
 	found   []nat.Mapping
 	mapping nat.Mapping
@@ -31,12 +30,7 @@ type walk struct {
 	// timeout is how long backends are waited for; zero: they are not asked.
 	timeout time.Duration
 	// pid is the process that has the proxies; zero: one by the name of ours.
-	pid    int
-	probed map[netip.AddrPort]host.ProbeResult
-
-	devices map[int]*device
-	// unreadable is what could not be read.
-	unreadable []string
+	pid int
 }
 
 // way is one way that a packet may take. Where something cannot be known, a way forks.
