@@ -4,6 +4,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -157,10 +158,8 @@ func parseFilter(m nlwire.Message) (*TCFilter, error) {
 		return nil, nlwire.ErrMalformed
 	}
 	info := u32(b[16:])
-	f := &TCFilter{
-		Handle: u32(b[8:]), Priority: uint16(info >> 16),
-		Protocol: be16([]byte{b[16+lowHalf], b[17+lowHalf]}),
-	}
+	protocol := binary.NativeEndian.AppendUint16(nil, uint16(info)) // in network byte order
+	f := &TCFilter{Handle: u32(b[8:]), Priority: uint16(info >> 16), Protocol: be16(protocol)}
 	found := false
 	a := m.Attrs(tcHeader)
 	for a.Next() {
@@ -195,14 +194,6 @@ func parseFilter(m nlwire.Message) (*TCFilter, error) {
 	}
 	return f, a.Err
 }
-
-// lowHalf is where the lower 16 bits of a number of 32 in host byte order are.
-var lowHalf = func() int {
-	if b := [4]byte{1}; u32(b[:]) == 1 {
-		return 0
-	}
-	return 2
-}()
 
 // parseActions reads a list of actions by number.
 func parseActions(b []byte) (list []TCAction) {

@@ -34,7 +34,7 @@ type Host struct {
 	counters  map[string]uint64
 	qdiscs    map[int][]*Qdisc
 	filters   map[filterKey][]*TCFilter
-	queues    map[uint16]bool // of netfilter; nil: not read
+	queues    map[uint16]bool  // of netfilter; nil: not read
 	peers     map[int32]string // paths of namespaces, by the numbers that this one has for them
 }
 

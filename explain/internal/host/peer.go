@@ -58,15 +58,7 @@ func (h *Host) PortOf(addr netip.Addr) (*Link, error) { return h.portOf(addr) }
 
 func (h *Host) portOf(addr netip.Addr) (*Link, error) {
 	addr = addr.Unmap()
-	oif := 0
-	if zone := addr.Zone(); zone != "" {
-		l, err := h.LinkByName(zone)
-		if err != nil {
-			return nil, err
-		}
-		oif, addr = l.Index, addr.WithZone("")
-	}
-	route, fault, err := h.Lookup(RouteQuery{Dst: addr, Oif: oif})
+	route, fault, err := h.Lookup(RouteQuery{Dst: addr})
 	if err != nil || fault != nil || route.Type != unix.RTN_UNICAST || route.Gateway.IsValid() {
 		return nil, err
 	}

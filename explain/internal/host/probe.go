@@ -117,8 +117,7 @@ type probe struct {
 	fd     int // of the socket that sends a SYN; -1: none
 	// neighbour is whom the packets go to by the link; nil: nobody in particular.
 	neighbour *asked
-	// sure is set if only the neighbour is not known yet, for UDP.
-	unaskedText string
+	unasked   string // why UDP is not asked, if nothing else is found out
 }
 
 type neighbourKey struct {
@@ -173,13 +172,7 @@ func (p *probe) end(a ProbeAnswer, by, text string) {
 // prepare looks up the route, and what can be known without a packet.
 func (b *batchProbe) prepare(p *probe) {
 	to := p.Addr.Addr().Unmap()
-	oif := 0
-	if zone := to.Zone(); zone != "" {
-		if l, err := b.h.LinkByName(zone); err == nil {
-			oif = l.Index
-		}
-	}
-	route, fault, err := b.h.Lookup(RouteQuery{Dst: to.WithZone(""), Oif: oif, Proto: p.Proto, DstPort: p.Addr.Port()})
+	route, fault, err := b.h.Lookup(RouteQuery{Dst: to, Proto: p.Proto, DstPort: p.Addr.Port()})
 	switch {
 	case err != nil:
 		p.end(Unasked, "", err.Error())
@@ -211,7 +204,7 @@ func (b *batchProbe) prepare(p *probe) {
 	if p.neighbour != nil {
 		b.ask(p.neighbour)
 	}
-	p.unaskedText = "a datagram may do harm, and its sockets cannot be seen"
+	p.unasked = "a datagram may do harm, and its sockets cannot be seen"
 }
 
 // look looks for the socket that takes packets to a backend in its namespace.
@@ -370,9 +363,9 @@ func (b *batchProbe) askUDP(p *probe) {
 	peer, iif, err := b.h.peer(p.Addr.Addr())
 	if peer == nil {
 		if err != nil {
-			p.unaskedText += ": " + err.Error()
+			p.unasked += ": " + err.Error()
 		}
-		p.end(Unasked, "", p.unaskedText)
+		p.end(Unasked, "", p.unasked)
 		return
 	}
 	b.look(p, peer, "the sockets of its namespace", iif)
@@ -407,15 +400,27 @@ func (b *batchProbe) ask(n *asked) {
 	if n.state, n.err = b.h.Neighbour(n.addr, n.link); n.err != nil {
 		return
 	}
-	state, flags := uint16(0), uint8(0)
-	switch s := n.state; {
+	s := n.state
+	switch {
 	case s == nil, s.State&unix.NUD_FAILED != 0, s.State == unix.NUD_NONE:
-		flags = unix.NTF_USE // as a packet would
+		n.err = b.setNeighbour(n, unix.NTF_USE, 0) // as a packet would
 	case s.State&(unix.NUD_PERMANENT|unix.NUD_NOARP|unix.NUD_INCOMPLETE) != 0:
-		return // the kernel does not ask, or asks now
+		return // the kernel does not ask, or has asked within the last second
 	default:
-		state = unix.NUD_PROBE
+		if s.State&unix.NUD_PROBE != 0 {
+			n.err = b.setNeighbour(n, 0, unix.NUD_STALE) // it begins anew then
+		}
+		if n.err == nil {
+			n.err = b.setNeighbour(n, 0, unix.NUD_PROBE)
+		}
 	}
+	if n.err != nil {
+		n.err = b.h.note(fmt.Errorf("ask neighbour %s: %w", n.addr, n.err))
+	}
+}
+
+// setNeighbour has the kernel use a neighbour, or puts it into a state.
+func (b *batchProbe) setNeighbour(n *asked, flags uint8, state uint16) error {
 	body := make([]byte, unix.SizeofNdMsg)
 	body[0], body[10] = family(n.addr.Is4()), flags
 	binary.NativeEndian.PutUint32(body[4:], uint32(n.link))
@@ -424,10 +429,7 @@ func (b *batchProbe) ask(n *asked) {
 	if state != 0 {
 		body = nlwire.AppendAttr(body, unix.NDA_LLADDR, n.state.MAC...)
 	}
-	n.err = b.h.ask(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, nil, func(nlwire.Message) error { return nil })
-	if n.err != nil {
-		n.err = b.h.note(fmt.Errorf("ask neighbour %s: %w", n.addr, n.err))
-	}
+	return b.h.ask(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, nil, func(nlwire.Message) error { return nil })
 }
 
 // lookAgain reads the state of a neighbour that was asked.
@@ -470,7 +472,7 @@ func (b *batchProbe) finish(p *probe) {
 
 // source returns the address that the SYN went from.
 func (b *batchProbe) source(p *probe) netip.Addr {
-	route, _, err := b.h.Lookup(RouteQuery{Dst: p.Addr.Addr().WithZone(""), Proto: p.Proto, DstPort: p.Addr.Port()})
+	route, _, err := b.h.Lookup(RouteQuery{Dst: p.Addr.Addr(), Proto: p.Proto, DstPort: p.Addr.Port()})
 	if err != nil || route == nil {
 		return netip.Addr{}
 	}

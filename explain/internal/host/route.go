@@ -110,9 +110,16 @@ const (
 )
 
 // Lookup asks the kernel for the route of a packet: by its policy rules, forwarding switches and
-// reverse path filter. One of route and fault is nil. An error says that it could not be asked.
+// reverse path filter. A zone of the destination is the interface that the sender is bound to. One of route and fault is nil. An error says that it could not be asked.
 func (h *Host) Lookup(q RouteQuery) (route *Route, fault *RouteFault, err error) {
-	q.Dst, q.Src = q.Dst.Unmap(), q.Src.Unmap()
+	if zone := q.Dst.Zone(); zone != "" && q.Iif == 0 && q.Oif == 0 {
+		l, err := h.LinkByName(zone)
+		if err != nil {
+			return nil, nil, err
+		}
+		q.Oif = l.Index
+	}
+	q.Dst, q.Src = q.Dst.Unmap().WithZone(""), q.Src.Unmap().WithZone("")
 	if q.Iif != 0 && !q.Src.IsValid() {
 		return nil, nil, fmt.Errorf("look up route to %s: no source", q.Dst)
 	}
