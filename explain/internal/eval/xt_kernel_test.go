@@ -38,13 +38,13 @@ func isLimit(e rules.Expr) bool {
 	return ok
 }
 
-// witness are the namespaces and packets of TestXTKernel.
-type witness struct {
-	t            *testing.T
-	host, client *lab.NS
-	fd           int
-	sets         *xt.Sets
-	in           Interface
+// counted are the namespaces and packets of TestXTKernel.
+type counted struct {
+	t                    *testing.T
+	host, client, server *lab.NS
+	fd                   int
+	sets                 *xt.Sets
+	in, out              Interface
 }
 
 const (
@@ -52,28 +52,41 @@ const (
 	clientMAC = "02:00:00:00:00:02"
 )
 
-func newWitness(t *testing.T) *witness {
+func newCounted(t *testing.T) *counted {
 	t.Helper()
-	w := &witness{t: t, host: labtest.NewNS(t, "host"), client: labtest.NewNS(t, "client")}
-	for _, c := range []string{
-		"ip link add eth0 address " + hostMAC + " type veth peer name eth0 address " + clientMAC + " netns " + w.client.Path(),
-		"ip link set eth0 group 7", "ip link set eth0 up", "ip link set lo up",
-		"ip addr add 192.0.2.1/24 brd 192.0.2.255 dev eth0", "ip addr add 2001:db8::1/64 dev eth0 nodad",
-		"ip neigh add 2001:db8::2 lladdr " + clientMAC + " dev eth0 nud permanent",
-		"ip neigh add 192.0.2.2 lladdr " + clientMAC + " dev eth0 nud permanent",
-	} {
-		args := strings.Fields(c)
-		labtest.Exec(t, w.host, args[0], args[1:]...)
+	w := &counted{t: t, host: labtest.NewNS(t, "host"), client: labtest.NewNS(t, "client"), server: labtest.NewNS(t, "server")}
+	shell := func(ns *lab.NS, commands ...string) {
+		for _, c := range commands {
+			args := strings.Fields(c)
+			labtest.Exec(t, ns, args[0], args[1:]...)
+		}
 	}
-	for _, c := range []string{
+	shell(w.host,
+		"ip link add eth0 address "+hostMAC+" type veth peer name eth0 address "+clientMAC+" netns "+w.client.Path(),
+		"ip link add eth1 address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns "+w.server.Path(),
+		"ip link set eth0 group 7", "ip link set eth0 up", "ip link set eth1 up", "ip link set lo up",
+		"ip addr add 192.0.2.1/24 brd 192.0.2.255 dev eth0", "ip addr add 2001:db8::1/64 dev eth0 nodad",
+		"ip addr add 198.51.100.1/24 dev eth1", "ip addr add 2001:db8:1::1/64 dev eth1 nodad",
+		"ip neigh add 2001:db8::2 lladdr "+clientMAC+" dev eth0 nud permanent",
+		"ip neigh add 192.0.2.2 lladdr "+clientMAC+" dev eth0 nud permanent",
+		"ip neigh add 2001:db8:1::2 lladdr 02:00:00:00:01:02 dev eth1 nud permanent",
+		"ip neigh add 198.51.100.2 lladdr 02:00:00:00:01:02 dev eth1 nud permanent",
+	)
+	require.NoError(t, w.host.Sysctl("net.ipv4.ip_forward", "1"))
+	require.NoError(t, w.host.Sysctl("net.ipv6.conf.all.forwarding", "1"))
+	shell(w.client,
 		"ip link set eth0 up", "ip link set lo up",
 		"ip addr add 192.0.2.2/24 brd 192.0.2.255 dev eth0", "ip addr add 2001:db8::2/64 dev eth0 nodad",
-		"ip neigh add 2001:db8::1 lladdr " + hostMAC + " dev eth0 nud permanent",
-		"ip neigh add 192.0.2.1 lladdr " + hostMAC + " dev eth0 nud permanent",
-	} {
-		args := strings.Fields(c)
-		labtest.Exec(t, w.client, args[0], args[1:]...)
-	}
+		"ip neigh add 2001:db8::1 lladdr "+hostMAC+" dev eth0 nud permanent",
+		"ip neigh add 192.0.2.1 lladdr "+hostMAC+" dev eth0 nud permanent",
+		"ip route add default via 192.0.2.1", "ip -6 route add default via 2001:db8::1",
+	)
+	shell(w.server,
+		"ip link set eth0 up", "ip addr add 198.51.100.2/24 dev eth0", "ip addr add 2001:db8:1::2/64 dev eth0 nodad",
+		"ip neigh add 2001:db8:1::1 lladdr 02:00:00:00:01:01 dev eth0 nud permanent",
+		"ip neigh add 198.51.100.1 lladdr 02:00:00:00:01:01 dev eth0 nud permanent",
+		"ip route add default via 198.51.100.1", "ip -6 route add default via 2001:db8:1::1",
+	)
 	f, err := os.Open(w.host.Path())
 	require.NoError(t, err)
 	w.fd = int(f.Fd())
@@ -84,12 +97,13 @@ func newWitness(t *testing.T) *witness {
 		require.NoError(t, f.Close())
 	})
 	w.in = Interface{Index: 1, Name: "eth0", Type: unix.ARPHRD_ETHER, Group: 7}
+	w.out = Interface{Index: 2, Name: "eth1", Type: unix.ARPHRD_ETHER}
 	w.makeSets()
 	return w
 }
 
 // makeSets makes sets of ipset of the types that the kernel has.
-func (w *witness) makeSets() {
+func (w *counted) makeSets() {
 	const (
 		four, six = unix.AF_INET, unix.AF_INET6
 		tcp, udp  = unix.IPPROTO_TCP, unix.IPPROTO_UDP
@@ -164,7 +178,7 @@ func nested(attr uint16, content []byte) []byte {
 }
 
 // ipset sends a command for a set.
-func (w *witness) ipset(cmd uint16, set string, attrs []byte) {
+func (w *counted) ipset(cmd uint16, set string, attrs []byte) {
 	socket, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: w.fd})
 	require.NoError(w.t, err)
 	defer func() { require.NoError(w.t, socket.Close()) }()
@@ -182,25 +196,25 @@ func (w *witness) ipset(cmd uint16, set string, attrs []byte) {
 
 // The facts of the host.
 
-func (w *witness) Rules(c *rules.Chain) ([]*rules.Rule, error) { return c.Rules, nil }
+func (w *counted) Rules(c *rules.Chain) ([]*rules.Rule, error) { return c.Rules, nil }
 
-func (w *witness) Get(*rules.Set, []byte) (rules.Element, bool, error) {
+func (w *counted) Get(*rules.Set, []byte) (rules.Element, bool, error) {
 	return rules.Element{}, false, unix.ENOTSUP
 }
 
-func (w *witness) Elements(*rules.Set, int) ([]rules.Element, bool, error) {
+func (w *counted) Elements(*rules.Set, int) ([]rules.Element, bool, error) {
 	return nil, false, unix.ENOTSUP
 }
 
-func (w *witness) Object(*rules.Table, uint32, string) (rules.Object, error) {
+func (w *counted) Object(*rules.Table, uint32, string) (rules.Object, error) {
 	return rules.Object{}, unix.ENOTSUP
 }
 
-func (w *witness) IPSet(set uint16, q xt.SetQuery) (bool, error) { return w.sets.Test(set, q) }
+func (w *counted) IPSet(set uint16, q xt.SetQuery) (bool, error) { return w.sets.Test(set, q) }
 
-func (w *witness) Recent(list string) ([]xt.RecentEntry, error) { return xt.ReadRecent(w.fd, list) }
+func (w *counted) Recent(list string) ([]xt.RecentEntry, error) { return xt.ReadRecent(w.fd, list) }
 
-func (w *witness) Fib(p *Packet, _, flags, result uint32) ([]byte, error) {
+func (w *counted) Fib(p *Packet, _, flags, result uint32) ([]byte, error) {
 	a := p.Dst
 	if flags&unix.NFTA_FIB_F_SADDR != 0 {
 		a = p.Src
@@ -208,6 +222,7 @@ func (w *witness) Fib(p *Packet, _, flags, result uint32) ([]byte, error) {
 	out := map[string]uint32{
 		"192.0.2.1": unix.RTN_LOCAL, "2001:db8::1": unix.RTN_LOCAL, "192.0.2.255": unix.RTN_BROADCAST,
 		"192.0.2.2": unix.RTN_UNICAST, "2001:db8::2": unix.RTN_UNICAST, "ff02::1": unix.RTN_MULTICAST,
+		"198.51.100.2": unix.RTN_UNICAST, "2001:db8:1::2": unix.RTN_UNICAST,
 	}[a.String()]
 	if out == 0 {
 		return nil, fmt.Errorf("no route to %s", a)
@@ -225,14 +240,14 @@ type probe struct {
 	send   func() error
 }
 
-// probes are the packets of a family.
-func (w *witness) probes(six bool) []probe {
-	host, all, client := "192.0.2.1", "192.0.2.255", "192.0.2.2"
+// probes are the packets of a family that take a way.
+func (w *counted) probes(six bool, way string) []probe {
+	host, all, client, server := "192.0.2.1", "192.0.2.255", "192.0.2.2", "198.51.100.2"
 	etherType, ttl, header := uint16(unix.ETH_P_IP), uint8(64), 20
 	icmp, echo := uint8(unix.IPPROTO_ICMP), uint8(8)
 	everybody := uint8(unix.PACKET_BROADCAST)
 	if six {
-		host, all, client = "2001:db8::1", "ff02::1", "2001:db8::2"
+		host, all, client, server = "2001:db8::1", "ff02::1", "2001:db8::2", "2001:db8:1::2"
 		etherType, header, icmp, echo = unix.ETH_P_IPV6, 40, unix.IPPROTO_ICMPV6, 128
 		everybody = unix.PACKET_MULTICAST
 	}
@@ -240,10 +255,20 @@ func (w *witness) probes(six bool) []probe {
 	require.NoError(w.t, err)
 	own, err := net.ParseMAC(hostMAC)
 	require.NoError(w.t, err)
-	base := Packet{
-		EtherType: etherType, Src: netip.MustParseAddr(client), Dst: netip.MustParseAddr(host), TTL: ttl, In: w.in,
-		SrcMAC: mac, DstMAC: own,
+	from, to := client, host
+	base := Packet{EtherType: etherType, TTL: ttl}
+	sender := w.client
+	switch way {
+	case "in":
+		base.In, base.SrcMAC, base.DstMAC = w.in, mac, own
+	case "out":
+		from, to, sender = host, client, w.host
+		base.Out, base.Local, base.OwnerKnown = w.in, true, true
+	case "forward":
+		to, base.TTL = server, ttl-1
+		base.In, base.Out, base.SrcMAC, base.DstMAC = w.in, w.out, mac, own
 	}
+	base.Src, base.Dst = netip.MustParseAddr(from), netip.MustParseAddr(to)
 	payload := "hello"
 	udp := func(from, to uint16, tos uint8, dst string, typ uint8) probe {
 		p := base
@@ -253,26 +278,38 @@ func (w *witness) probes(six bool) []probe {
 			p.TTL = 64
 		}
 		return probe{fmt.Sprintf("udp %d to %s port %d", from, dst, to), p, func() error {
-			return w.sendUDP(from, netip.AddrPortFrom(p.Dst, to), tos, payload)
+			return w.sendUDP(sender, netip.AddrPortFrom(p.Src, from), netip.AddrPortFrom(p.Dst, to), tos, payload)
 		}}
 	}
 	tcp := func(from, to uint16) probe {
 		p := base
 		p.Proto, p.SrcPort, p.DstPort, p.TCPFlags, p.Len = unix.IPPROTO_TCP, from, to, tcpSYN, header+40
 		return probe{fmt.Sprintf("tcp %d to port %d", from, to), p, func() error {
-			return w.sendTCP(from, netip.AddrPortFrom(p.Dst, to))
+			return w.sendTCP(sender, from, netip.AddrPortFrom(p.Dst, to))
 		}}
 	}
 	ping := base
 	ping.Proto, ping.ICMPType, ping.Len = icmp, echo, header+8
+	if way != "in" {
+		return []probe{
+			tcp(41000, 8080), udp(5353, 53, 0, to, unix.PACKET_HOST),
+			{"ping", ping, func() error { return w.sendPing(sender, ping.Dst, echo) }},
+		}
+	}
+	// The answer to a packet of the host.
+	reset := base
+	reset.Proto, reset.SrcPort, reset.DstPort, reset.TCPFlags, reset.Len = unix.IPPROTO_TCP, 81, 42000, tcpRST|tcpACK, header+20
+	request := Tuple{Src: base.Dst, Dst: base.Src, SrcPort: 42000, DstPort: 81}
+	reset.CT = Conn{State: Established, Reply: true, Status: SeenReply | Confirmed, Original: request, Answer: request.invert()}
 	return []probe{
+		{"reset", reset, func() error { return w.sendTCP(w.host, 42000, netip.AddrPortFrom(base.Src, 81)) }},
 		tcp(40000, 8080), tcp(50000, 80), udp(5353, 53, 0x10, host, unix.PACKET_HOST), udp(6000, 9998, 0, host, unix.PACKET_HOST),
-		udp(6001, 9999, 0, all, everybody), {"ping", ping, func() error { return w.sendPing(ping.Dst, echo) }},
+		udp(6001, 9999, 0, all, everybody), {"ping", ping, func() error { return w.sendPing(sender, ping.Dst, echo) }},
 	}
 }
 
-func (w *witness) sendTCP(from uint16, to netip.AddrPort) error {
-	return w.client.Do(func() error {
+func (w *counted) sendTCP(by *lab.NS, from uint16, to netip.AddrPort) error {
+	return by.Do(func() error {
 		d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{Port: int(from)}}
 		d.SetMultipathTCP(false)
 		c, err := d.Dial("tcp", to.String())
@@ -290,9 +327,9 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// send sends by a socket of the client.
-func (w *witness) send(to netip.AddrPort, typ, proto int, b []byte, prepare func(fd int) error) error {
-	return w.client.Do(func() error {
+// send sends by a socket.
+func (w *counted) send(by *lab.NS, to netip.AddrPort, typ, proto int, b []byte, prepare func(fd int) error) error {
+	return by.Do(func() error {
 		domain := unix.AF_INET
 		if to.Addr().Is6() {
 			domain = unix.AF_INET6
@@ -309,8 +346,8 @@ func (w *witness) send(to netip.AddrPort, typ, proto int, b []byte, prepare func
 	})
 }
 
-func (w *witness) sendUDP(from uint16, to netip.AddrPort, tos uint8, payload string) error {
-	return w.send(to, unix.SOCK_DGRAM, 0, []byte(payload), func(fd int) error {
+func (w *counted) sendUDP(by *lab.NS, from, to netip.AddrPort, tos uint8, payload string) error {
+	return w.send(by, to, unix.SOCK_DGRAM, 0, []byte(payload), func(fd int) error {
 		if to.Addr().Is6() {
 			if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_TCLASS, int(tos)); err != nil {
 				return err
@@ -318,10 +355,7 @@ func (w *witness) sendUDP(from uint16, to netip.AddrPort, tos uint8, payload str
 			if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_HOPS, 64); err != nil {
 				return err
 			}
-			if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_IF, 2); err != nil {
-				_ = err
-			}
-			return unix.Bind(fd, &unix.SockaddrInet6{Port: int(from), Addr: netip.MustParseAddr("2001:db8::2").As16()})
+			return unix.Bind(fd, sockaddr(from))
 		}
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TOS, int(tos)); err != nil {
 			return err
@@ -329,11 +363,11 @@ func (w *witness) sendUDP(from uint16, to netip.AddrPort, tos uint8, payload str
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
 			return err
 		}
-		return unix.Bind(fd, &unix.SockaddrInet4{Port: int(from)})
+		return unix.Bind(fd, sockaddr(from))
 	})
 }
 
-func (w *witness) sendPing(to netip.Addr, typ uint8) error {
+func (w *counted) sendPing(by *lab.NS, to netip.Addr, typ uint8) error {
 	proto := unix.IPPROTO_ICMP
 	if to.Is6() {
 		proto = unix.IPPROTO_ICMPV6
@@ -342,41 +376,58 @@ func (w *witness) sendPing(to netip.Addr, typ uint8) error {
 	if to.Is4() {
 		binary.BigEndian.PutUint16(b[2:], ^(uint16(typ)<<8 + 1 + 1))
 	}
-	return w.send(netip.AddrPortFrom(to, 0), unix.SOCK_RAW, proto, b, func(int) error { return nil })
+	return w.send(by, netip.AddrPortFrom(to, 0), unix.SOCK_RAW, proto, b, func(int) error { return nil })
 }
 
-// way are the chains of a packet to the host.
-var way = [][2]string{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"mangle", "INPUT"}, {"filter", "INPUT"}}
+// hop is a chain that a packet comes through.
+type hop struct {
+	table, chain string
+	hook         Hook
+}
+
+// ways are the chains that packets come through.
+func ways() map[string][]hop {
+	return map[string][]hop{
+		"in": {
+			{"raw", "PREROUTING", Prerouting}, {"mangle", "PREROUTING", Prerouting}, {"mangle", "INPUT", Input}, {"filter", "INPUT", Input},
+		},
+		"out": {
+			{"raw", "OUTPUT", Output}, {"mangle", "OUTPUT", Output}, {"filter", "OUTPUT", Output}, {"mangle", "POSTROUTING", Postrouting},
+		},
+		"forward": {
+			{"raw", "PREROUTING", Prerouting}, {"mangle", "PREROUTING", Prerouting}, {"mangle", "FORWARD", Forward},
+			{"filter", "FORWARD", Forward}, {"mangle", "POSTROUTING", Postrouting},
+		},
+	}
+}
 
 // load puts the lines of a file into the chains of the way, behind a rule that counts all packets of the client.
-func (w *witness) load(t *testing.T, file, program, client string) {
+func (w *counted) load(t *testing.T, way []hop, file, program, client string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	var b strings.Builder
-	table := ""
-	for _, hop := range way {
-		if hop[0] != table {
-			if table != "" {
-				b.WriteString("COMMIT\n")
+	for _, table := range []string{"raw", "mangle", "filter"} {
+		fmt.Fprintf(&b, "*%s\n", table)
+		for _, h := range way {
+			if h.table != table {
+				continue
 			}
-			table = hop[0]
-			fmt.Fprintf(&b, "*%s\n", table)
-		}
-		fmt.Fprintf(&b, "-A %s ! -s %s -j RETURN\n", hop[1], client)
-		for line := range strings.Lines(string(text)) {
-			if rule, ok := strings.CutPrefix(line, hop[0]+" "+hop[1]+" "); ok {
-				fmt.Fprintf(&b, "-A %s %s", hop[1], rule)
+			fmt.Fprintf(&b, "-A %s ! -s %s -j RETURN\n", h.chain, client)
+			for line := range strings.Lines(string(text)) {
+				if rule, ok := strings.CutPrefix(line, h.table+" "+h.chain+" "); ok {
+					fmt.Fprintf(&b, "-A %s %s", h.chain, rule)
+				}
 			}
+			fmt.Fprintf(&b, "-A %s -m comment --comment last\n", h.chain)
 		}
-		fmt.Fprintf(&b, "-A %s -m comment --comment last\n", hop[1])
+		b.WriteString("COMMIT\n")
 	}
-	b.WriteString("COMMIT\n")
 	labtest.ExecInput(t, w.host, b.String(), program)
 }
 
 // chains reads the chains of the way.
-func (w *witness) chains(legacy bool, family rules.Family) (list [][]*rules.Rule) {
+func (w *counted) chains(way []hop, legacy bool, family rules.Family) (list [][]*rules.Rule) {
 	t := w.t
 	var tables []*rules.Table
 	read := func(c *rules.Chain) ([]*rules.Rule, error) { return c.Rules, nil }
@@ -392,10 +443,10 @@ func (w *witness) chains(legacy bool, family rules.Family) (list [][]*rules.Rule
 		require.NoError(t, err)
 		tables, read = rs.Tables, r.Rules
 	}
-	for _, hop := range way {
+	for _, h := range way {
 		for _, table := range tables {
-			if table.Name == hop[0] && table.Family == family {
-				c := table.Chain(hop[1])
+			if table.Name == h.table && table.Family == family {
+				c := table.Chain(h.chain)
 				require.NotNil(t, c)
 				r, err := read(c)
 				require.NoError(t, err)
@@ -418,13 +469,17 @@ func packets(r *rules.Rule) uint64 {
 }
 
 // answers evaluates every rule of the way, each with the packet as the rules before have left it.
-func (w *witness) answers(p Packet, way [][]*rules.Rule, now time.Time) (list [][]Answer) {
+func (w *counted) answers(p Packet, way []hop, chains [][]*rules.Rule, now time.Time) (list [][]Answer) {
 	s := newState(&p)
-	for i, chain := range way {
-		r := &run{rs: &rules.Ruleset{}, hook: Prerouting, base: p, facts: w, now: now, memo: map[call][]result{}}
-		if i >= 2 {
-			r.hook = Input
+	for i, chain := range chains {
+		at := p
+		switch way[i].hook {
+		case Prerouting, Input:
+			at.Out = Interface{}
+		case Postrouting:
+			at.In = Interface{}
 		}
+		r := &run{rs: &rules.Ruleset{}, hook: way[i].hook, base: at, facts: w, now: now, memo: map[call][]result{}}
 		r.family = chain[0].Chain.Table.Family
 		if i == 1 {
 			s = r.track(s)
@@ -454,32 +509,44 @@ func (w *witness) answers(p Packet, way [][]*rules.Rule, now time.Time) (list []
 // to match, by the counters of the kernel.
 func TestXTKernel(t *testing.T) {
 	for _, test := range []struct {
-		program, file string
-		legacy, six   bool
+		way, file   string
+		program     string
+		legacy, six bool
 	}{
-		{"iptables-legacy-restore", "testdata/xt_ip.rules", true, false},
-		{"ip6tables-legacy-restore", "testdata/xt_ip6.rules", true, true},
-		{"iptables-nft-restore", "testdata/xt_ip.rules", false, false},
-		{"ip6tables-nft-restore", "testdata/xt_ip6.rules", false, true},
+		{"in", "xt_ip.rules", "iptables-legacy-restore", true, false},
+		{"in", "xt_ip6.rules", "ip6tables-legacy-restore", true, true},
+		{"in", "xt_ip.rules", "iptables-nft-restore", false, false},
+		{"in", "xt_ip6.rules", "ip6tables-nft-restore", false, true},
+		{"out", "xt_out.rules", "iptables-legacy-restore", true, false},
+		{"out", "xt_out.rules", "ip6tables-nft-restore", false, true},
+		{"forward", "xt_forward.rules", "iptables-nft-restore", false, false},
+		{"forward", "xt_forward.rules", "ip6tables-legacy-restore", true, true},
 	} {
-		t.Run(test.program, func(t *testing.T) {
+		t.Run(test.way+" "+test.program, func(t *testing.T) {
+			w := newCounted(t)
 			family, client := rules.Family(unix.NFPROTO_IPV4), "192.0.2.2"
 			if test.six {
 				family, client = unix.NFPROTO_IPV6, "2001:db8::2"
 			}
-			w := newWitness(t)
-			w.load(t, test.file, test.program, client)
+			if test.way == "out" {
+				client = map[bool]string{false: "192.0.2.1", true: "2001:db8::1"}[test.six]
+			}
+			way := ways()[test.way]
+			w.load(t, way, "testdata/"+test.file, test.program, client)
 			maybes, n := 0, 0
-			for _, probe := range w.probes(test.six) {
-				before := w.chains(test.legacy, family)
-				answers := w.answers(probe.packet, before, time.Now())
+			for _, probe := range w.probes(test.six, test.way) {
+				before := w.chains(way, test.legacy, family)
+				answers := w.answers(probe.packet, way, before, time.Now())
 				require.NoError(t, probe.send(), probe.name)
 				var after [][]*rules.Rule
-				require.Eventually(t, func() bool {
-					after = w.chains(test.legacy, family)
+				for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+					after = w.chains(way, test.legacy, family)
 					a, b := after[len(after)-1], before[len(before)-1]
-					return packets(a[len(a)-1]) > packets(b[len(b)-1])
-				}, 5*time.Second, time.Millisecond, "%s does not arrive", probe.name)
+					if packets(a[len(a)-1]) > packets(b[len(b)-1]) {
+						break
+					}
+					require.True(t, time.Now().Before(end), "%s does not arrive", probe.name)
+				}
 				for i, chain := range after {
 					for j, rule := range chain {
 						if j == 0 {
