@@ -1,0 +1,10 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf has programs for the kernel, which need no compiler and no files: they are
+// assembled here, for the offsets that the running kernel tells of its structures
+// (/sys/kernel/btf/vmlinux).
+//
+// [Drops] tells why the kernel drops packets. It needs CAP_BPF and CAP_PERFMON, and a kernel with
+// BTF; where it cannot run, Open says why.
+package bpf

@@ -1,0 +1,211 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf"
+	"github.com/nftnat/nftnat/internal/netns"
+)
+
+// openDrops loads the program that tells of dropped packets, if it may, and says which of it there is.
+func (t *Tracer) openDrops() error {
+	inode, err := netns.Inode("")
+	if t.opts.NetNS != 0 {
+		var stat unix.Stat_t
+		err = unix.Fstat(t.opts.NetNS, &stat)
+		inode = stat.Ino
+	}
+	if err != nil {
+		return fmt.Errorf("identify the network namespace: %w", err)
+	}
+	if t.opts.NoBPF {
+		t.notes = append(t.notes, "without eBPF: why the kernel drops a packet is not known")
+		return nil
+	}
+	d, err := bpf.OpenDrops(inode)
+	if err != nil {
+		why := err.Error()
+		if errors.Is(err, fs.ErrPermission) {
+			why = "it needs CAP_BPF and CAP_PERFMON"
+		}
+		t.notes = append(t.notes, "no eBPF: why the kernel drops a packet is not known ("+why+")")
+		return nil
+	}
+	t.drops = d
+	text := "eBPF tells why the kernel drops a packet"
+	if !d.HasReasons() {
+		text = "eBPF tells where the kernel drops a packet; why, only kernels from 5.17 on tell"
+	}
+	t.notes = append(t.notes, text)
+	return nil
+}
+
+// watch asks for dropped packets of exactly these ports, by the protocol.
+func (t *Tracer) watch(ports map[uint16]uint32) error {
+	if t.drops == nil {
+		return nil
+	}
+	for port := range t.watched {
+		if ports[port] == 0 {
+			if err := t.drops.Watch(port, 0); err != nil {
+				return err
+			}
+		}
+	}
+	for port, protocols := range ports {
+		if t.watched[port] != protocols {
+			if err := t.drops.Watch(port, protocols); err != nil {
+				return err
+			}
+		}
+	}
+	t.watched = ports
+	return nil
+}
+
+// watchAlso asks for those of one more port: one that a packet was translated to.
+func (t *Tracer) watchAlso(proto uint8, port uint16) {
+	bit := protocolBit(proto)
+	if t.drops == nil || bit == 0 || t.watched[port]&bit != 0 {
+		return
+	}
+	t.watched[port] |= bit
+	if err := t.drops.Watch(port, t.watched[port]); err != nil && t.packets.err == nil {
+		t.packets.err = err
+	}
+}
+
+func protocolBit(proto uint8) uint32 {
+	switch proto {
+	case unix.IPPROTO_TCP:
+		return bpf.TCP
+	case unix.IPPROTO_UDP:
+		return bpf.UDP
+	}
+	return 0
+}
+
+// dropped is a packet that the kernel has dropped.
+type dropped struct {
+	at          time.Time
+	header      header
+	reason      string
+	place, link string
+}
+
+// waiting is a packet that was dropped, before its events are there.
+type waiting struct {
+	drop   bpf.Drop
+	header header
+	at     time.Time
+}
+
+// Bounds: dropped packets that wait for their events, and those without events that are told of, in a second.
+const (
+	mostDropped = 1024
+	mostUnseen  = 100
+)
+
+// settle is how long the events of a dropped packet may be behind it: they come by another socket.
+const settle = 20 * time.Millisecond
+
+// dropped takes a packet that the kernel has dropped.
+func (ps *packets) dropped(d bpf.Drop, now time.Time) {
+	h, ok := parseHeader(d.Headers, nil)
+	if !ok {
+		return
+	}
+	if len(ps.drops) >= mostDropped {
+		ps.unseen++
+		return
+	}
+	ps.drops = append(ps.drops, waiting{d, h, now})
+}
+
+// matchDrops finds the packets of those that were dropped.
+func (ps *packets) matchDrops(now time.Time) {
+	for len(ps.drops) != 0 && now.Sub(ps.drops[0].at) >= settle {
+		w := ps.drops[0]
+		ps.drops = ps.drops[1:]
+		ps.matchDrop(w)
+	}
+}
+
+func (ps *packets) matchDrop(w waiting) {
+	d := &dropped{at: w.at, header: w.header, reason: w.drop.Reason, link: ps.tracer.host.link(w.drop.Interface)}
+	if p := ps.latest(func(p *packet) bool { return p.is(w.header) }); p == nil {
+		if !ps.concerns(w.header) || !ps.admit() {
+			return
+		}
+		d.place = ps.tracer.drops.Place(w.drop.Address)
+		ps.withoutEvents(d)
+	} else if p.Text == "" { // on its way
+		d.place = ps.tracer.drops.Place(w.drop.Address)
+		p.drop = d
+	} else if p.Fate != Dropped { // else its summary says so
+		d.place = ps.tracer.drops.Place(w.drop.Address)
+		p.Fate = Dropped
+		ps.send(Later{Time: d.at, Number: p.Number, Reason: d.reason, Place: d.place, Dev: d.link, Text: "then dropped: " + d.text()})
+	}
+}
+
+// latest finds the last packet that a condition holds for, of those on their way and the recent ones.
+func (ps *packets) latest(is func(*packet) bool) *packet {
+	for _, list := range [][]*packet{ps.open, ps.recent} {
+		for _, p := range slices.Backward(list) {
+			if is(p) {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// admit reports whether one more packet without events may be told of in this second.
+func (ps *packets) admit() bool {
+	if ps.unseenTold >= mostUnseen {
+		ps.unseen++
+		return false
+	}
+	ps.unseenTold++
+	return true
+}
+
+// is reports whether the headers are those of the packet, as it came or as it was seen last.
+func (p *packet) is(h header) bool {
+	return p.first.proto == h.proto && p.first.id == h.id &&
+		(p.first.src == h.src || p.now.src == h.src) && (p.first.dst == h.dst || p.now.dst == h.dst)
+}
+
+// concerns reports whether headers are of a packet that was asked for, or of an answer to one that was seen.
+func (ps *packets) concerns(h header) bool { return ps.asked(h) || ps.answered(h) != nil }
+
+// answered finds the packet that headers are an answer to.
+func (ps *packets) answered(h header) *packet {
+	return ps.latest(func(p *packet) bool {
+		return !p.Answer && p.first.proto == h.proto &&
+			(p.first.src == h.dst || p.now.src == h.dst) && (p.first.dst == h.src || p.now.dst == h.src)
+	})
+}
+
+// withoutEvents tells of a packet that was dropped before any rule, or that was not marked because there were too
+// many.
+func (ps *packets) withoutEvents(d *dropped) {
+	ps.count++
+	p := Packet{
+		Begin: beginOf(d.header, ps.count, d.at), SrcAfter: d.header.src, DstAfter: d.header.dst,
+		Fate: Dropped, Reason: d.reason, Place: d.place, Dev: d.link, Text: "dropped, and seen by no rule: " + d.text(),
+	}
+	p.In, p.Answer = d.link, !ps.asked(d.header)
+	ps.send(p.Begin)
+	ps.send(p)
+}

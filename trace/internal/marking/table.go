@@ -1,0 +1,411 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package marking
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/nlwire"
+)
+
+// NamePrefix begins the name of every table of this package.
+const NamePrefix = "nftnat-trace-"
+
+// counterLeftOut counts packets over the limits.
+const counterLeftOut = "left-out"
+
+// Target is what packets are asked for: those of a protocol to a port of an address. An invalid
+// address: any of the host's, of IPv4 or, if V6 is set, of IPv6.
+type Target struct {
+	Proto byte
+	Addr  netip.Addr
+	V6    bool
+	Port  uint16
+}
+
+// Device is an interface.
+type Device struct {
+	Name  string
+	Index int
+}
+
+// Table is a table in the kernel. It is there until Close, and goes with the process.
+type Table struct {
+	socket  *nlwire.Socket
+	name    string
+	seq     uint32
+	buf     []byte
+	targets map[Target]bool
+	local   [2][]span // of IPv4 and IPv6
+	hooked  map[Device]bool
+	hooks   int // how many chains at ingress were made
+}
+
+// Open makes the table in a network namespace, by an open file descriptor; zero: that of the calling thread. It
+// marks nothing yet. The client is that whose packets are asked for; invalid: any.
+func Open(netNS int, client netip.Addr) (_ *Table, err error) {
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: netNS, ReceiveBuffer: 1 << 20})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	t := &Table{
+		socket: s, name: NamePrefix + strconv.FormatUint(uint64(s.Port()), 10), buf: make([]byte, nlwire.LargestDatagram),
+		targets: map[Target]bool{}, hooked: map[Device]bool{},
+	}
+	if err := t.make(client.Unmap()); err != nil {
+		return nil, errors.Join(fmt.Errorf("add table inet %s: %w", t.name, err), s.Close())
+	}
+	return t, nil
+}
+
+// Name returns the name of the table, which is of the family inet.
+func (t *Table) Name() string { return t.name }
+
+// Close removes the table.
+func (t *Table) Close() error { return t.socket.Close() }
+
+// batch is a transaction.
+type batch struct {
+	table string
+	seq   uint32
+	buf   []byte
+	last  int // where its last message begins
+}
+
+// message appends a message with attributes.
+func (b *batch) message(msg, flags uint16, attrs []byte) {
+	b.seq++
+	b.last = len(b.buf)
+	buf, at := nlwire.OpenNetfilter(b.buf, unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, unix.NFPROTO_INET, 0, b.seq)
+	b.buf = nlwire.CloseMessage(append(buf, attrs...), at)
+}
+
+// transact makes a change. Only the last message is acknowledged; others answer if they fail.
+func (t *Table) transact(change func(*batch)) error {
+	b := &batch{table: t.name, seq: t.seq + 1}
+	begin := func(msg uint16) {
+		buf, at := nlwire.OpenNetfilter(b.buf, msg, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, b.seq)
+		b.buf = nlwire.CloseMessage(buf, at)
+	}
+	begin(unix.NFNL_MSG_BATCH_BEGIN)
+	change(b)
+	flags := b.buf[b.last+6:]
+	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
+	begin(unix.NFNL_MSG_BATCH_END)
+	from := t.seq
+	t.seq = b.seq
+	if err := t.socket.Send(b.buf); err != nil {
+		return err
+	}
+	return t.answer(from, nil)
+}
+
+// answer reads the answers to requests after a sequence number: the kernel has queued them all. The first error
+// is that of the request.
+func (t *Table) answer(from uint32, each func(attrs []byte)) (failed error) {
+	for {
+		n, err := t.socket.Receive(t.buf, false)
+		if errors.Is(err, unix.EAGAIN) {
+			return failed
+		}
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		m := nlwire.Messages{Data: t.buf[:n]}
+		for m.Next() {
+			switch {
+			case m.Seq <= from:
+			case m.Type == unix.NLMSG_ERROR:
+				a, err := m.Answer()
+				if failed == nil {
+					failed = errors.Join(err, a.Err())
+				}
+			case each != nil && len(m.Payload) >= nlwire.NetfilterHeader:
+				each(m.Payload[nlwire.NetfilterHeader:])
+			}
+		}
+	}
+}
+
+func (t *Table) make(client netip.Addr) error {
+	return t.transact(func(b *batch) {
+		const owner = 2 // NFT_TABLE_F_OWNER
+		b.message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+			nlwire.AppendBE32(nlwire.AppendString(nil, unix.NFTA_TABLE_NAME, t.name), unix.NFTA_TABLE_FLAGS, owner))
+		o := nlwire.AppendString(nil, unix.NFTA_OBJ_TABLE, t.name)
+		o = nlwire.AppendString(o, unix.NFTA_OBJ_NAME, counterLeftOut)
+		o = nlwire.AppendBE32(o, unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+		b.message(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, nlwire.AppendAttr(o, unix.NFTA_OBJ_DATA|nlwire.Nested))
+		for i, s := range sets() {
+			b.message(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, s.attrs(t.name, uint32(i+1)))
+		}
+		all := chains(client)
+		for _, c := range all { // before rules, which name them
+			b.chain(c, nil)
+		}
+		for _, c := range all {
+			b.rules(c)
+		}
+	})
+}
+
+func (s set) attrs(table string, id uint32) []byte {
+	var typ, size uint32
+	sizes := map[uint32]uint32{typeIPv4Addr: 4, typeIPv6Addr: 16, typeIfindex: 4}
+	for _, field := range s.types {
+		typ = typ<<6 | field // TYPE_BITS in nftables' include/datatype.h
+		size += max(4, sizes[field])
+	}
+	b := nlwire.AppendString(nil, unix.NFTA_SET_TABLE, table)
+	b = nlwire.AppendString(b, unix.NFTA_SET_NAME, s.name)
+	b = nlwire.AppendBE32(b, unix.NFTA_SET_FLAGS, s.flags)
+	b = nlwire.AppendBE32(b, unix.NFTA_SET_KEY_TYPE, typ)
+	b = nlwire.AppendBE32(b, unix.NFTA_SET_KEY_LEN, size)
+	b = nlwire.AppendBE32(b, unix.NFTA_SET_ID, id)
+	if s.timeout != 0 {
+		b = nlwire.AppendBE64(b, unix.NFTA_SET_TIMEOUT, s.timeout)
+	}
+	if s.size != 0 {
+		b = nlwire.AppendAttr(b, unix.NFTA_SET_DESC|nlwire.Nested, nlwire.AppendBE32(nil, unix.NFTA_SET_DESC_SIZE, s.size)...)
+	}
+	return b
+}
+
+// chain makes a chain. Devices are for one at ingress.
+func (b *batch) chain(c chain, devices []Device) {
+	a := nlwire.AppendString(nil, unix.NFTA_CHAIN_TABLE, b.table)
+	a = nlwire.AppendString(a, unix.NFTA_CHAIN_NAME, c.name)
+	if c.base {
+		a = nlwire.AppendString(a, unix.NFTA_CHAIN_TYPE, "filter")
+		h := nlwire.AppendBE32(nil, unix.NFTA_HOOK_HOOKNUM, c.hook)
+		h = nlwire.AppendBE32(h, unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
+		if len(devices) != 0 {
+			const hookDevices, deviceName = 4, 1 // NFTA_HOOK_DEVS, NFTA_DEVICE_NAME
+			var names []byte
+			for _, d := range devices {
+				names = nlwire.AppendString(names, deviceName, d.Name)
+			}
+			h = nlwire.AppendAttr(h, hookDevices|nlwire.Nested, names...)
+		}
+		a = nlwire.AppendAttr(a, unix.NFTA_CHAIN_HOOK|nlwire.Nested, h...)
+	}
+	b.message(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, a)
+}
+
+func (b *batch) rules(c chain) {
+	for _, rule := range c.rules {
+		a := nlwire.AppendString(nil, unix.NFTA_RULE_TABLE, b.table)
+		a = nlwire.AppendString(a, unix.NFTA_RULE_CHAIN, c.name)
+		a = nlwire.AppendAttr(a, unix.NFTA_RULE_EXPRESSIONS|nlwire.Nested, slices.Concat(rule...)...)
+		b.message(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, a)
+	}
+}
+
+// element is an element of a set.
+type element struct {
+	key []byte
+	end bool // of an interval
+}
+
+// mostElements is how many elements one message has at most: its list must not exceed 64 KiB.
+const mostElements = 1024
+
+// elements adds elements to a set, or deletes them.
+func (b *batch) elements(msg uint16, set string, es []element) {
+	for part := range slices.Chunk(es, mostElements) {
+		var list []byte
+		for _, e := range part {
+			a := nlwire.AppendAttr(nil, unix.NFTA_SET_ELEM_KEY|nlwire.Nested, dataValue(e.key)...)
+			if e.end {
+				a = nlwire.AppendBE32(a, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+			}
+			list = nlwire.AppendAttr(list, unix.NFTA_LIST_ELEM|nlwire.Nested, a...)
+		}
+		a := nlwire.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, b.table)
+		a = nlwire.AppendString(a, unix.NFTA_SET_ELEM_LIST_SET, set)
+		a = nlwire.AppendAttr(a, unix.NFTA_SET_ELEM_LIST_ELEMENTS|nlwire.Nested, list...)
+		b.message(msg, unix.NLM_F_CREATE, a)
+	}
+}
+
+// field is a field of a key, at the begin of 4 bytes.
+func field(data ...byte) []byte {
+	for len(data)%4 != 0 {
+		data = append(data, 0)
+	}
+	return data
+}
+
+// key returns the set of a target and its key there.
+func (g Target) key() (string, element) {
+	port := field(byte(g.Port>>8), byte(g.Port))
+	switch {
+	case g.Addr.Is4():
+		return setOne4, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
+	case g.Addr.Is6():
+		return setOne6, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
+	case g.V6:
+		return setAny, element{key: slices.Concat(field(unix.NFPROTO_IPV6), field(g.Proto), port)}
+	}
+	return setAny, element{key: slices.Concat(field(unix.NFPROTO_IPV4), field(g.Proto), port)}
+}
+
+// mostChanges is how many targets one transaction adds, so that it fits a send buffer.
+const mostChanges = 2048
+
+// SetTargets says what is asked for from now on. It makes several transactions for many.
+func (t *Table) SetTargets(targets []Target) error {
+	want := make(map[Target]bool, len(targets))
+	var added, removed []Target
+	for _, g := range targets {
+		g.Addr = g.Addr.Unmap().WithZone("")
+		if !want[g] && !t.targets[g] {
+			added = append(added, g)
+		}
+		want[g] = true
+	}
+	for g := range t.targets {
+		if !want[g] {
+			removed = append(removed, g)
+		}
+	}
+	for _, c := range []struct {
+		msg     uint16
+		targets []Target
+	}{{unix.NFT_MSG_DELSETELEM, removed}, {unix.NFT_MSG_NEWSETELEM, added}} {
+		for part := range slices.Chunk(c.targets, mostChanges) {
+			bySet := map[string][]element{}
+			for _, g := range part {
+				name, e := g.key()
+				bySet[name] = append(bySet[name], e)
+			}
+			err := t.transact(func(b *batch) {
+				for name, es := range bySet {
+					b.elements(c.msg, name, es)
+				}
+			})
+			if err != nil {
+				return fmt.Errorf("change what is marked by table inet %s: %w", t.name, err)
+			}
+		}
+	}
+	t.targets = want
+	return nil
+}
+
+// SetLocal says which addresses are the host's.
+func (t *Table) SetLocal(prefixes []netip.Prefix) error {
+	spans := mergeSpans(prefixes)
+	if slices.Equal(spans[0], t.local[0]) && slices.Equal(spans[1], t.local[1]) {
+		return nil
+	}
+	err := t.transact(func(b *batch) {
+		for i, name := range []string{setLocal4, setLocal6} {
+			a := nlwire.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+			b.message(unix.NFT_MSG_DELSETELEM, 0, nlwire.AppendString(a, unix.NFTA_SET_ELEM_LIST_SET, name))
+			b.elements(unix.NFT_MSG_NEWSETELEM, name, elementsOf(spans[i]))
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("change the addresses of table inet %s: %w", t.name, err)
+	}
+	t.local = spans
+	return nil
+}
+
+// mostDevices is how many interfaces one chain has: the kernel takes 256 (NFT_NETDEVICE_MAX).
+const mostDevices = 128
+
+// Hook has packets marked as soon as they come in by the first interfaces, for chains of netdev and bridge tables. What
+// comes in by the others has been marked before. By further ones, packets are marked at prerouting. Those that
+// were given before and are not among them have gone.
+func (t *Table) Hook(firsts, others []Device) error {
+	var added, gone []Device
+	want := map[Device]bool{}
+	for _, d := range others {
+		want[d] = true
+	}
+	for _, d := range firsts {
+		want[d] = true
+		if !t.hooked[d] {
+			added = append(added, d)
+		}
+	}
+	for d := range t.hooked {
+		if !want[d] {
+			gone = append(gone, d)
+		}
+	}
+	indexes := func(ds []Device) (es []element) {
+		for _, d := range ds {
+			es = append(es, element{key: hostOrder(uint32(d.Index))})
+		}
+		return es
+	}
+	if len(gone) != 0 {
+		if err := t.transact(func(b *batch) { b.elements(unix.NFT_MSG_DELSETELEM, setHooked, indexes(gone)) }); err != nil {
+			return fmt.Errorf("leave interfaces: %w", err)
+		}
+		for _, d := range gone {
+			delete(t.hooked, d)
+		}
+	}
+	for part := range slices.Chunk(added, mostDevices) {
+		t.hooks++
+		c := chain{name: "ingress-" + strconv.Itoa(t.hooks), base: true, hook: hookIngress, priority: first, rules: [][]expr{{jump("asked")}}}
+		err := t.transact(func(b *batch) {
+			b.chain(c, part)
+			b.rules(c)
+			b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexes(part))
+		})
+		if err != nil {
+			return fmt.Errorf("mark packets at ingress of %s and others: %w", part[0].Name, err)
+		}
+		for _, d := range part {
+			t.hooked[d] = true
+		}
+	}
+	// Once the first ones are hooked, for else nothing marks these packets.
+	others = slices.DeleteFunc(slices.Clone(others), func(d Device) bool { return t.hooked[d] })
+	if len(others) != 0 {
+		if err := t.transact(func(b *batch) { b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexes(others)) }); err != nil {
+			return fmt.Errorf("note interfaces: %w", err)
+		}
+		for _, d := range others {
+			t.hooked[d] = true
+		}
+	}
+	return nil
+}
+
+// LeftOut returns how many packets were not marked because of the limits.
+func (t *Table) LeftOut() (packets uint64, err error) {
+	b := nlwire.AppendString(nil, unix.NFTA_OBJ_TABLE, t.name)
+	b = nlwire.AppendString(b, unix.NFTA_OBJ_NAME, counterLeftOut)
+	b = nlwire.AppendBE32(b, unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	from := t.seq
+	t.seq++
+	buf, at := nlwire.OpenNetfilter(nil, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETOBJ, 0, unix.NFPROTO_INET, 0, t.seq)
+	if err = t.socket.Send(nlwire.CloseMessage(append(buf, b...), at)); err == nil {
+		err = t.answer(from, func(attrs []byte) {
+			counter := nlwire.Attrs{Data: nlwire.Find(attrs, unix.NFTA_OBJ_DATA)}
+			for counter.Next() {
+				if counter.Type == unix.NFTA_COUNTER_PACKETS {
+					packets = counter.BE64()
+				}
+			}
+		})
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read counter %s of table inet %s: %w", counterLeftOut, t.name, err)
+	}
+	return packets, nil
+}
