@@ -62,7 +62,16 @@ link set e0 up
 addr add 192.0.2.2/24 dev e0
 `)
 	require.NoError(t, l.host.Sysctl("net.ipv4.ip_forward", "1"))
-	return l
+	// The bridge takes packets from a port when it has noticed the carrier.
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		h := open(t, l.host)
+		vb1, err := h.LinkByName("vb1")
+		require.NoError(t, err)
+		if vb1.Why() == "" {
+			return l
+		}
+		require.True(t, time.Now().Before(deadline))
+	}
 }
 
 func ipJSON(t *testing.T, ns *lab.NS, to any, args ...string) {

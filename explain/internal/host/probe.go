@@ -404,8 +404,13 @@ func (b *batchProbe) ask(n *asked) {
 	switch {
 	case s == nil, s.State&unix.NUD_FAILED != 0, s.State == unix.NUD_NONE:
 		n.err = b.setNeighbour(n, unix.NTF_USE, 0) // as a packet would
-	case s.State&(unix.NUD_PERMANENT|unix.NUD_NOARP|unix.NUD_INCOMPLETE) != 0:
-		return // the kernel does not ask, or has asked within the last second
+	case s.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0:
+		return // the kernel does not ask
+	case s.State&unix.NUD_INCOMPLETE != 0:
+		// It asks each second; now it begins anew. Packets that wait go on to wait.
+		if n.err = b.setNeighbour(n, 0, unix.NUD_NONE); n.err == nil {
+			n.err = b.setNeighbour(n, unix.NTF_USE, 0)
+		}
 	default:
 		if s.State&unix.NUD_PROBE != 0 {
 			n.err = b.setNeighbour(n, 0, unix.NUD_STALE) // it begins anew then

@@ -98,7 +98,7 @@ func TestProbe(t *testing.T) {
 			want = Unreachable
 		}
 		require.Equal(t, want, r.Answer, "%d: %+v", i, r)
-		require.True(t, r.Source == netip.MustParseAddr("172.30.0.1"))
+		require.Equal(t, netip.MustParseAddr("172.30.0.1"), r.Source)
 	}
 	require.Less(t, time.Since(begin), time.Second)
 }
@@ -129,6 +129,13 @@ func TestProbeStale(t *testing.T) {
 	r = h.Probe(context.Background(), unix.IPPROTO_UDP, backend, 0)
 	require.Equal(t, Refused, r.Answer, "%+v", r)
 	require.True(t, r.Confirmed)
+
+	// So is one that it has asked in vain just now.
+	other := netip.MustParseAddrPort("172.30.0.5:80")
+	require.Equal(t, NoNeighbour, h.Probe(context.Background(), unix.IPPROTO_UDP, other, 10*time.Millisecond).Answer)
+	require.Equal(t, "172.30.0.5 dev br0 INCOMPLETE", neighbourOf(t, h, "172.30.0.5"))
+	batch(t, l.backend, "addr add 172.30.0.5/24 dev e0\n")
+	require.Equal(t, Refused, h.Probe(context.Background(), unix.IPPROTO_UDP, other, 0).Answer)
 }
 
 // The namespace behind a link is opened if it has a process or a name.
