@@ -181,7 +181,7 @@ func (b *batchProbe) prepare(p *probe) {
 		p.end(Unreachable, "a route", fault.Thing)
 		return
 	case route.Type == unix.RTN_LOCAL:
-		b.look(p, b.h, "the sockets of the host", 0)
+		b.lookForSocket(p, b.h, "the sockets of the host", 0)
 		return
 	case route.Type != unix.RTN_UNICAST:
 		p.end(Unasked, "", "the route is "+route.Text)
@@ -207,8 +207,8 @@ func (b *batchProbe) prepare(p *probe) {
 	p.unasked = "a datagram may do harm, and its sockets cannot be seen"
 }
 
-// look looks for the socket that takes packets to a backend in its namespace.
-func (b *batchProbe) look(p *probe, in *Host, by string, iif int) {
+// lookForSocket looks for the socket that takes packets to a backend in its namespace.
+func (b *batchProbe) lookForSocket(p *probe, in *Host, by string, iif int) {
 	s, err := in.Listener(p.Proto, p.Addr, iif)
 	p.result.Listener = s
 	switch {
@@ -368,7 +368,7 @@ func (b *batchProbe) askUDP(p *probe) {
 		p.end(Unasked, "", p.unasked)
 		return
 	}
-	b.look(p, peer, "the sockets of its namespace", iif)
+	b.lookForSocket(p, peer, "the sockets of its namespace", iif)
 	_ = peer.Close() // it was only read
 }
 
