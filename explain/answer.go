@@ -93,6 +93,9 @@ func (x *walk) sameWay(in int) stage {
 			w.note("answers leave by %s, and the client has asked by %s", x.name(w.out), x.name(in))
 			return w.on()
 		}
+		if c := x.deadRouter(w); c != nil {
+			return w.halt(*c)
+		}
 		if x.leadsTo(w) {
 			w.note("answers leave by %s, and the client, which has asked by %s, gets them there too", x.name(w.out), x.name(in))
 			return w.on()
@@ -130,16 +133,33 @@ func (x *walk) client4(w *way) {
 	if !x.device(w.out).asks() {
 		return
 	}
-	hop := nextHop(w.r, x.client.addr.WithZone(""))
-	n, err := x.facts.Neighbour(hop, w.out)
-	if err != nil || n == nil || !n.Dead() || !w.r.Gateway.IsValid() || x.timeout == 0 {
+	n, err := x.facts.Neighbour(nextHop(w.r, x.client.addr.WithZone("")), w.out)
+	if err != nil || n == nil || !n.Dead() {
 		return
 	}
-	// It is asked anew: a datagram to the discard port makes the kernel do that.
-	if p := x.facts.Probe(x.ctx, unix.IPPROTO_UDP, netip.AddrPortFrom(hop, 9), x.timeout); p.Answer == host.NoNeighbour {
-		w.halt(Cause{Kind: KindNeighbour, Thing: n.String(), What: "the router towards the client does not answer", Remedy: "ip neigh flush dev " + x.name(w.out) + " to " + addr(hop)})
+	if c := x.deadRouter(w); c != nil {
+		w.halt(*c)
 	}
 }
+
+// deadRouter asks the router by which an answer leaves, if there is one, whether it is there.
+func (x *walk) deadRouter(w *way) *Cause {
+	if !w.r.Gateway.IsValid() || x.timeout == 0 || !x.device(w.out).asks() {
+		return nil
+	}
+	hop := w.r.Gateway
+	p := x.facts.Probe(x.ctx, unix.IPPROTO_UDP, netip.AddrPortFrom(hop, discard), x.timeout)
+	if p.Answer != host.NoNeighbour {
+		return nil
+	}
+	return &Cause{
+		Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("leads the answer to %s, which nobody on %s has", hop, x.name(w.out)),
+		Remedy: "ip route get " + addr(x.client.addr) + " shows the route; correct it or its rule",
+	}
+}
+
+// discard is a port that nothing listens on: no datagram is sent to it, but its host is asked for.
+const discard = 9
 
 // further follows the packets of the client that come after the answer, as far as rules can stop
 // them that let the first one pass.

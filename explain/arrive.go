@@ -22,6 +22,9 @@ func (x *walk) address(w *way) []*way {
 		return w.on()
 	}
 	if a == nil {
+		if c := x.disabled6(to); c != nil {
+			return w.halt(*c)
+		}
 		if x.isLocal(to) { // by a route of type local
 			return w.on()
 		}
@@ -50,6 +53,24 @@ func (x *walk) address(w *way) []*way {
 		})
 	}
 	return w.on()
+}
+
+// disabled6 names the setting that takes IPv6 from an interface, if to is an address of IPv6 and
+// none of the host's interfaces has one there.
+func (x *walk) disabled6(to netip.Addr) *Cause {
+	if to.Is4() {
+		return nil
+	}
+	for _, index := range x.links() {
+		d := x.device(index)
+		if d.primary(to).IsValid() || d.onLink(to) {
+			continue
+		}
+		if v, from, err := x.facts.Setting(false, index, "disable_ipv6"); err == nil && v != 0 {
+			return &Cause{Kind: KindSysctl, Thing: from + " = 1", What: fmt.Sprintf("%s has no IPv6", d.Name), Remedy: "sysctl -w " + from + "=0"}
+		}
+	}
+	return nil
 }
 
 // arrive checks that the client, or the router before it, can find the host on their link.

@@ -42,6 +42,9 @@ func (x *walk) arrived(w *way) []*way {
 		if c := x.finds(w.out, hop); c != nil {
 			return w.halt(*c)
 		}
+		if c := x.cutOff(w.out, hop); c != nil {
+			return w.halt(*c)
+		}
 		c.Kind, c.Thing = KindNeighbour, fmt.Sprintf("neighbour %s dev %s: no answer", hop, x.name(w.out))
 		if p.Neighbour != nil {
 			c.Thing = "neighbour " + p.Neighbour.String()
@@ -77,6 +80,46 @@ func (x *walk) arrived(w *way) []*way {
 	}
 	w.step("backend", "%s: %s", c.Thing, c.What)
 	return w.halt(c)
+}
+
+// cutOff names the port of a bridge that keeps it from a neighbour, if the other end of the port
+// shows that the neighbour is there, or if all ports are so.
+func (x *walk) cutOff(bridge int, neighbour netip.Addr) *Cause {
+	if x.device(bridge).Kind != "bridge" {
+		return nil
+	}
+	ports, err := x.facts.Ports(bridge)
+	if err != nil {
+		return nil
+	}
+	var idle []*host.Link
+	for _, p := range ports {
+		if p.Why() == "" {
+			continue
+		}
+		idle = append(idle, p)
+		peer, err := x.facts.PeerOf(p)
+		if err != nil || peer == nil {
+			continue
+		}
+		a, err := peer.Address(neighbour)
+		if errors.Join(err, peer.Close()) == nil && a != nil {
+			return x.idle(p)
+		}
+	}
+	if len(idle) > 0 && len(idle) == len(ports) {
+		return x.idle(idle[0])
+	}
+	return nil
+}
+
+func (x *walk) idle(p *host.Link) *Cause {
+	d := x.device(p.Index)
+	c := linkCause(d, d.Why())
+	if d.Port != nil && d.Up() && d.Carrier {
+		c = portCause(d, x.device(d.Master))
+	}
+	return &c
 }
 
 // strange reports whether a bridge does not know the hardware address of an entry.

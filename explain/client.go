@@ -141,6 +141,10 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 		add(r.Oif, nextHop(r, bare), "the route to it")
 	}
 	if cs == nil {
+		if c := x.disabled6(bare); c != nil {
+			c.Certain = true
+			return nil, "", c
+		}
 		for _, index := range x.links() {
 			if x.device(index).primary(bare).IsValid() {
 				add(index, netip.Addr{}, "no route leads to it")

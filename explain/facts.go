@@ -36,14 +36,17 @@ type facts interface {
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Classify(link int, egress bool, frame []byte, header int, protocol uint16) (host.TCVerdict, *host.TCFilter, error)
-	// Peer opens the namespace of a backend; nil: it is not on this machine, or cannot be found.
-	Peer(backend netip.Addr) (peer, error)
+	// Peer opens the namespace of a neighbour, and PeerOf that of the other end of a link; nil: it is not
+	// on this machine, or cannot be found.
+	Peer(neighbour netip.Addr) (peer, error)
+	PeerOf(link *host.Link) (peer, error)
 	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult
 	Unread() []string
 }
 
-// peer is the namespace of a backend.
+// peer is the namespace of a neighbour.
 type peer interface {
+	Address(addr netip.Addr) (*host.Address, error)
 	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
 	Close() error
 }

@@ -245,6 +245,8 @@ func (f *fake) Probe(context.Context, uint8, netip.AddrPort, time.Duration) host
 
 func (f *fake) Peer(netip.Addr) (peer, error) { return f.peer, nil }
 
+func (f *fake) PeerOf(*host.Link) (peer, error) { return nil, nil }
+
 func (f *fake) Unread() []string { return nil }
 
 // fakeRules evaluates: the frontend is translated, and what stops has a verdict.

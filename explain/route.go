@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -30,7 +31,7 @@ func (x *walk) route(w *way, in int) *host.Route {
 		w.unread("the route to "+addr(p.Dst), err)
 		return nil
 	case fault != nil:
-		c := faultCause(fault)
+		c := x.faultCause(fault, p.Dst)
 		w.step("route", "%s", c.Thing)
 		w.halt(c)
 		return nil
@@ -47,7 +48,20 @@ func routeText(r *host.Route) string {
 	return strings.TrimSuffix(text, " table local")
 }
 
-func faultCause(f *host.RouteFault) Cause {
+// faultCause is a fault of routing. Routes go with the interface that they are by.
+func (x *walk) faultCause(f *host.RouteFault, to netip.Addr) Cause {
+	if f.Kind == host.FaultNoRoute {
+		for _, index := range x.links() {
+			if d := x.device(index); d.onLink(to) && !d.Up() {
+				c := linkCause(d, d.Why())
+				c.What = fmt.Sprintf("the route to %s is gone with it", to)
+				return c
+			}
+		}
+		if c := x.disabled6(to); c != nil {
+			return *c
+		}
+	}
 	c := Cause{Kind: KindRoute, Thing: f.Thing, What: f.What, Remedy: f.Remedy}
 	if f.Kind == host.FaultForwarding || f.Kind == host.FaultRPFilter {
 		c.Kind = KindSysctl

@@ -23,9 +23,21 @@ type hostFacts struct {
 	more *[]string
 }
 
-// Peer opens the namespace of a backend.
-func (h hostFacts) Peer(backend netip.Addr) (peer, error) {
-	p, err := h.Host.Peer(backend)
+// Peer opens the namespace of a neighbour, which has its address.
+func (h hostFacts) Peer(neighbour netip.Addr) (peer, error) {
+	p, err := h.Host.Peer(neighbour)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	if a, err := p.Address(neighbour.WithZone("")); err != nil || a == nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// PeerOf opens the namespace of the other end of a link.
+func (h hostFacts) PeerOf(link *host.Link) (peer, error) {
+	p, err := h.Host.PeerOf(link)
 	if err != nil || p == nil {
 		return nil, err
 	}

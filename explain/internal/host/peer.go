@@ -28,27 +28,36 @@ func (h *Host) Peer(backend netip.Addr) (*Host, error) {
 // peer is Peer, and returns the index of the link there by which packets of this host come in.
 func (h *Host) peer(backend netip.Addr) (p *Host, iif int, err error) {
 	port, err := h.portOf(backend)
-	if err != nil || port == nil || port.PeerNS < 0 {
+	if err != nil || port == nil {
 		return nil, 0, err
+	}
+	p, err = h.PeerOf(port)
+	return p, port.Lower, err
+}
+
+// PeerOf opens the namespace of the other end of a link, as Peer does.
+func (h *Host) PeerOf(port *Link) (*Host, error) {
+	if port.PeerNS < 0 {
+		return nil, nil
 	}
 	if h.peers == nil {
 		h.peers = h.namespaces()
 	}
 	path, ok := h.peers[port.PeerNS]
 	if !ok {
-		return nil, 0, nil
+		return nil, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, h.note(fmt.Errorf("open network namespace of %s: %w", backend, err))
+		return nil, h.note(fmt.Errorf("open network namespace behind %s: %w", port.Name, err))
 	}
-	p, err = Open(int(f.Fd()))
+	p, err := Open(int(f.Fd()))
 	if err != nil {
 		_ = f.Close() // it was only opened
-		return nil, 0, h.note(fmt.Errorf("open network namespace of %s: %w", backend, err))
+		return nil, h.note(fmt.Errorf("open network namespace behind %s: %w", port.Name, err))
 	}
 	p.file = f
-	return p, port.Lower, nil
+	return p, nil
 }
 
 // PortOf returns the interface by which packets to an address on link leave the host: the port of
