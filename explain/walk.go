@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nftnat/nftnat/explain/internal/eval"
@@ -119,6 +120,11 @@ func (w *way) halt(c Cause) []*way {
 // maybe notes what may stop the packet.
 func (w *way) maybe(c Cause) {
 	c.Answer, c.Certain = w.answer, false
+	for certain, may := range map[string]string{"drops ": "may drop ", "rejects ": "may reject ", "takes ": "may take "} {
+		if rest, ok := strings.CutPrefix(c.What, certain); ok {
+			c.What = may + rest
+		}
+	}
 	if !slices.Contains(w.may, c) {
 		w.may = append(w.may, c)
 	}
