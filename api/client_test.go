@@ -56,6 +56,12 @@ func TestClientMirrorsEngine(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, direct.list(), all)
 
+	wantCounts, err := direct.Connections(ctx)
+	require.NoError(t, err)
+	counts, err := s.Connections(ctx)
+	require.NoError(t, err)
+	require.Equal(t, wantCounts, counts)
+
 	web.Backend = dns.Backend
 	web.Expires = time.Time{}
 	want, err = direct.Publish(ctx, nat.PublishOptions{Replace: true}, web)

@@ -67,7 +67,7 @@ func TestContractWords(t *testing.T) {
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
 		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
 		"Endpoint": Endpoint{}, "EndpointSpec": attachRequest{}, "State": state{}, "StateRequest": state{},
-		"Explanation": Explanation{}, "Cause": Cause{}, "Step": Step{}, "NearMapping": NearMapping{},
+		"Explanation": Explanation{}, "Cause": Cause{}, "Step": Step{}, "NearMapping": NearMapping{}, "Connections": Connections{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
 	} {
 		properties := d.properties(t, at(d.root, "components", "schemas", schema))
@@ -89,7 +89,8 @@ func TestContractWords(t *testing.T) {
 		}
 	}
 	require.Contains(t, at(d.root, "paths", "/v1/events", "get", "description"), fmt.Sprintf("%d streams", l.streams))
-	require.Contains(t, at(d.root, "paths", "/v1/explain", "get", "description"), fmt.Sprintf("At most %d at a time", l.explains))
+	require.Contains(t, at(d.root, "paths", "/v1/explain", "get", "description"), fmt.Sprintf("At most %d at a time", l.searches))
+	require.Contains(t, at(d.root, "paths", "/v1/connections", "get", "description"), fmt.Sprintf("At most %d at a time", l.searches))
 	info := at(d.root, "info", "description")
 	require.Contains(t, info, fmt.Sprintf("at most %d connections", l.conns))
 	require.Contains(t, info, fmt.Sprintf("%.0f s without a request", l.idleTime.Seconds()))
@@ -189,7 +190,9 @@ func exchanges() []exchange {
 
 		whole   = "/v1/state"
 		explain = "/v1/explain"
-		file    = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
+
+		connections = "/v1/connections"
+		file        = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
 	)
 	valid := `[{"proto":"tcp","port":81,"backend":"172.17.0.2:80","name":"x","ttl":"1h"}]`
 	there := `[{"proto":"tcp","port":8080,"backend":"172.17.0.2:80"}]`
@@ -280,6 +283,10 @@ func exchanges() []exchange {
 		{method: "PUT", path: whole, url: whole + "?dry-run=true", body: file, want: 200},
 		{method: "PUT", path: whole, contentType: "application/yaml", body: "mappings: []", want: 200},
 		{method: "PUT", path: whole, body: file, engine: nat.ErrConflict, want: 409},
+		{method: "GET", path: connections, want: 200},
+		{method: "GET", path: connections, url: connections + "?x", want: 400},
+		{method: "GET", path: connections, engine: broken, want: 500},
+		{method: "GET", path: connections, engine: nat.ErrClosed, want: 503},
 		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080&from=192.0.2.2", want: 200},
 		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080", want: 200},
 		{method: "GET", path: explain, want: 400},

@@ -175,7 +175,7 @@ func (h *handler) getExplain(_ http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := h.acquire(c, h.explains, h.limits.bodyTime, "explain")
+	release, err := h.acquire(c, h.searches, h.limits.bodyTime, "explain")
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func TestClientExplainErrors(t *testing.T) {
 // No more are explained at once than is allowed.
 func TestExplainBusy(t *testing.T) {
 	l := quick()
-	l.explains = 0
+	l.searches = 0
 	s := start(t, Options{Engine: newFake(), Explain: explainFake}, l)
 	_, err := s.Explain(t.Context(), query(t, "tcp", "80", ""))
 	require.ErrorIs(t, err, ErrBusy)

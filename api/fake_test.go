@@ -239,6 +239,18 @@ func (f *fakeEngine) Mappings(context.Context) ([]nat.Mapping, error) {
 	return f.list(), nil
 }
 
+// Connections are two of each mapping, one of them by its proxy.
+func (f *fakeEngine) Connections(context.Context) ([]nat.Connections, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	var all []nat.Connections
+	for _, m := range f.list() {
+		all = append(all, nat.Connections{Mapping: m, Translated: 1, Proxied: 1, ProxiedEver: 3})
+	}
+	return all, nil
+}
+
 // list is what is published.
 func (f *fakeEngine) list() []nat.Mapping {
 	f.mu.Lock()

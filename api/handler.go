@@ -28,8 +28,8 @@ type handler struct {
 	Options
 	limits limits
 	routes []route
-	// explains, applies and streams have an element for each that is under way.
-	explains, applies, streams chan struct{}
+	// searches, applies and streams have an element for each that is under way.
+	searches, applies, streams chan struct{}
 	// handing is held from the check that Options.Handovers has room to sending to it.
 	handing sync.Mutex
 }
@@ -40,7 +40,7 @@ func newHandler(opts Options, l limits) *handler {
 	}
 	h := &handler{
 		Options: opts, limits: l,
-		explains: make(chan struct{}, l.explains), applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
+		searches: make(chan struct{}, l.searches), applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
 		{http.MethodGet, "/v1/mappings", "", "", h.getMappings},
@@ -58,6 +58,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodDelete, "/v1/networks/{name}", "", OpRemoveNetwork, h.deleteNetwork},
 		{http.MethodGet, "/v1/state", "", "", h.getState},
 		{http.MethodPut, "/v1/state", "dry-run", OpApply, h.putState},
+		{http.MethodGet, "/v1/connections", "", "", h.getConnections},
 		{http.MethodGet, "/v1/explain", "proto= frontend= from=", "", optional(opts.Explain != nil, "explanations", h.getExplain)},
 		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
 		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},

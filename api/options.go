@@ -23,6 +23,7 @@ type Engine interface {
 	Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
 	Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
 	Mappings(ctx context.Context) ([]nat.Mapping, error)
+	Connections(ctx context.Context) ([]nat.Connections, error)
 
 	CreateNetwork(ctx context.Context, n nat.Network) (nat.Network, error)
 	RemoveNetwork(ctx context.Context, name string) error
@@ -80,7 +81,7 @@ type Options struct {
 type limits struct {
 	conns    int // at once; further clients wait in the kernel's queue
 	streams  int // of events at once, so that half of the connections stay for others
-	explains int // packets being explained at once, for the time it takes
+	searches int // packets being explained, and connections being counted, at once
 	applies  int // bodies of PUT being read or applied at once, for the memory they take
 
 	header  int // bytes
@@ -101,7 +102,7 @@ type limits struct {
 
 func defaultLimits() limits {
 	return limits{
-		conns: 256, streams: 128, explains: 4, applies: 4,
+		conns: 256, streams: 128, searches: 4, applies: 4,
 		header: 8 << 10, body: 1 << 20, apply: 16 << 20, discard: 64 << 20,
 		headerTime: 5 * time.Second, bodyTime: 10 * time.Second, writeTime: 30 * time.Second,
 		lastTime: time.Second, idleTime: time.Minute, drainTime: 5 * time.Second,

@@ -23,6 +23,8 @@ type (
 	State = nat.State
 	// Change is [nat.Change].
 	Change = nat.Change
+	// Connections is [nat.Connections].
+	Connections = nat.Connections
 	// Removal is [nat.Removal].
 	Removal = nat.Removal
 	// Report is [nat.Report].

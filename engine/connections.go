@@ -13,29 +13,13 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Connections is how many connections one published port has.
-type Connections struct {
-	// Mapping is the port, a mapping of a single one.
-	Mapping nat.Mapping
-	// Translated is the number of flows in the connection tracking table that netfilter
-	// leads to the backend: TCP connections, also those that ended up to two minutes ago
-	// (net.netfilter.nf_conntrack_tcp_timeout_time_wait), and UDP flows that have not timed
-	// out.
-	Translated int
-	// Proxied is the number of connections or flows that the mapping's proxy carries.
-	Proxied int64
-	// ProxiedEver is how many its proxy has carried since the mapping was published or the
-	// engine was opened, whichever was later.
-	ProxiedEver uint64
-}
-
 // Connections counts the connections of each published port, in the order of Compare;
 // ports without any are left out. The counts are of one moment only roughly: the kernel's
 // table changes while it is read.
 //
 // It reads all TCP and UDP flows of the namespace's connection tracking table, which takes
 // time in proportion to their number. Changes that have to end flows wait meanwhile.
-func (e *Engine) Connections(ctx context.Context) ([]Connections, error) {
+func (e *Engine) Connections(ctx context.Context) ([]nat.Connections, error) {
 	if err := e.mu.lockContext(ctx); err != nil {
 		return nil, err
 	}
@@ -83,12 +67,12 @@ func countFlows(ctx context.Context, flows flowTable) (map[translation]int, erro
 }
 
 // connections sums the counts for each port.
-func (e *core) connections(counts map[translation]int) []Connections {
-	all := map[portset.Frontend]*Connections{}
-	of := func(p portset.Port) *Connections {
+func (e *core) connections(counts map[translation]int) []nat.Connections {
+	all := map[portset.Frontend]*nat.Connections{}
+	of := func(p portset.Port) *nat.Connections {
 		c := all[p.Frontend]
 		if c == nil {
-			c = &Connections{Mapping: p.Mapping()}
+			c = &nat.Connections{Mapping: p.Mapping()}
 			all[p.Frontend] = c
 		}
 		return c
@@ -108,11 +92,11 @@ func (e *core) connections(counts map[translation]int) []Connections {
 			c.Proxied, c.ProxiedEver = stats.Live, stats.Total
 		}
 	}
-	list := make([]Connections, 0, len(all))
+	list := make([]nat.Connections, 0, len(all))
 	for _, c := range all {
 		list = append(list, *c)
 	}
-	slices.SortFunc(list, func(a, b Connections) int { return nat.Compare(a.Mapping, b.Mapping) })
+	slices.SortFunc(list, func(a, b nat.Connections) int { return nat.Compare(a.Mapping, b.Mapping) })
 	return list
 }
 

@@ -33,7 +33,7 @@ func TestConnections(t *testing.T) {
 		translated(nat.UDP, local4+":53", "172.30.0.2:53"),
 		flow(nat.TCP, local4+":90", local4+":90"), // not translated: the host's own, or a proxy's client
 	}
-	want := []Connections{
+	want := []nat.Connections{
 		{Mapping: nattest.Mapping(t, "80->172.30.0.2:80"), Translated: 3},
 		{Mapping: nattest.Mapping(t, local4+":82->172.30.0.3:82"), Translated: 1},
 		{Mapping: nattest.Mapping(t, "0.0.0.0:53->172.30.0.2:53/udp"), Translated: 1},

@@ -102,7 +102,7 @@ func BenchmarkKernelConnections60000(b *testing.B) {
 		to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), m.Frontend.Port()))
 		_, _ = c.WriteTo([]byte{0}, to)
 	}
-	var all []Connections
+	var all []nat.Connections
 	for b.Loop() {
 		if all, err = e.Connections(b.Context()); err != nil {
 			b.Fatal(err)

@@ -186,20 +186,29 @@ func removalOf(proto nat.Proto, text string) (nat.Removal, error) {
 }
 
 func newLs(g *global) *cobra.Command {
-	var name string
+	var (
+		name string
+		wide bool
+	)
 	cmd := &cobra.Command{
 		Use:        "ls [PROTO]",
 		Aliases:    []string{"list"},
 		SuggestFor: []string{"show"},
 		Short:      "List what is published",
 		Long: "List what is published: a table in which consecutive ports are one range, or\n" +
-			"with --json an array with an object for each port.",
-		Example: "  nftnat ls\n  nftnat ls udp --name dns",
+			"with --json an array with an object for each port. With --wide also how many\n" +
+			"connections each has, which takes longer: all that the kernel tracks are read.",
+		Example: "  nftnat ls\n  nftnat ls udp --name dns\n  nftnat ls --wide",
 		Args:    usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wanted, err := filterOf(args, name, cmd.Flags().Changed("name"))
 			if err != nil {
 				return err
+			}
+			if wide {
+				return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Connections, error) {
+					return connectionsOf(ctx, p, wanted)
+				}, wideMappings, listWide)
 			}
 			return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				ms, err := p.Mappings(ctx)
@@ -208,6 +217,7 @@ func newLs(g *global) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "list only mappings of this name")
+	cmd.Flags().BoolVar(&wide, "wide", false, "list how many connections each has")
 	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
 	return offer(cmd, toDaemon+forJSON)
@@ -245,10 +255,17 @@ func timeLeft(at, now time.Time) string {
 }
 
 func listMappings(w io.Writer, ms []nat.Mapping) error {
-	ms = nat.Collapse(ms)
+	return listColumns(w, nat.Collapse(ms), "", nil)
+}
+
+// listColumns prints mappings with a column more, unless its head is "".
+func listColumns(w io.Writer, ms []nat.Mapping, more string, column func(nat.Mapping) string) error {
 	options := slices.ContainsFunc(ms, func(m nat.Mapping) bool { return optionText(m) != "" })
 	return printTable(w, func(w io.Writer) {
 		head := "PROTO\tFRONTEND\tBACKEND\tNAME\tPROXY\tEXPIRES"
+		if more != "" {
+			head += "\t" + more
+		}
 		if options {
 			head += "\tOPTIONS"
 		}
@@ -257,6 +274,9 @@ func listMappings(w io.Writer, ms []nat.Mapping) error {
 			expires := "never"
 			if !m.Expires.IsZero() {
 				expires = timeLeft(m.Expires, time.Now())
+			}
+			if more != "" {
+				expires += "\t" + column(m)
 			}
 			if options {
 				expires += "\t" + optionText(m)

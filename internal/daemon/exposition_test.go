@@ -18,6 +18,7 @@ import (
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // read has Prometheus' own parser read metrics.
@@ -131,9 +132,9 @@ func TestLabels(t *testing.T) {
 
 // However many mappings have connections, only so many are listed, and none are lost.
 func TestMetricsOfConnections(t *testing.T) {
-	var all []engine.Connections
+	var all []nat.Connections
 	for i := range 100 {
-		all = append(all, engine.Connections{Mapping: mapped(t, "web", fmt.Sprintf("%d->172.17.0.2:80", i+1)), Translated: i, Proxied: 1})
+		all = append(all, nat.Connections{Mapping: mapped(t, "web", fmt.Sprintf("%d->172.17.0.2:80", i+1)), Translated: i, Proxied: 1})
 	}
 	var e exposition
 	writeConnections(&e, all, 10)

@@ -19,6 +19,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // metricsHandler answers in the Prometheus text format. Figures of connection tracking that
@@ -128,9 +129,9 @@ func writeProxies(e *exposition, st engine.Status) {
 
 // writeConnections writes the connections of the mappings that have most of them, and the sum of
 // all others.
-func writeConnections(e *exposition, all []engine.Connections, most int) {
+func writeConnections(e *exposition, all []nat.Connections, most int) {
 	byCount := slices.Clone(all)
-	slices.SortStableFunc(byCount, func(a, b engine.Connections) int { return cmp.Compare(live(b), live(a)) })
+	slices.SortStableFunc(byCount, func(a, b nat.Connections) int { return cmp.Compare(live(b), live(a)) })
 	listed := min(most, len(byCount))
 	e.family("nftnat_mapping_connections", gauge,
 		"TCP connections and UDP flows of the mappings that have most, translated by netfilter or carried by a proxy.")
@@ -149,7 +150,7 @@ func writeConnections(e *exposition, all []engine.Connections, most int) {
 	e.sample("nftnat_other_connections", labels("via", "proxy"), proxied)
 }
 
-func live(c engine.Connections) int64 { return int64(c.Translated) + c.Proxied }
+func live(c nat.Connections) int64 { return int64(c.Translated) + c.Proxied }
 
 // expositionType is the content type of the format, without which Prometheus 3 does not
 // read it.

@@ -20,6 +20,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // everything is all metrics that a daemon can tell.
@@ -33,7 +34,7 @@ func everything(t *testing.T) exposition {
 	writeProxies(&e, engine.Status{})
 	writeConntrack(&e, engine.Status{})
 	newChangeLog(slog.New(slog.DiscardHandler)).writeMetrics(&e, engine.EventCounts{})
-	writeConnections(&e, []engine.Connections{{Mapping: mapped(t, "web", "8080->172.17.0.2:80"), Translated: 1}}, 1)
+	writeConnections(&e, []nat.Connections{{Mapping: mapped(t, "web", "8080->172.17.0.2:80"), Translated: 1}}, 1)
 	writeRuntime(&e)
 	writeProcess(&e, time.Now())
 	return e
