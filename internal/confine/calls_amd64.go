@@ -26,6 +26,8 @@ func allowedCalls(pid uint32, o Options) []call {
 		calls = append(calls, call{unix.SYS_SETNS, &argument{1, whole, []uint32{unix.CLONE_NEWNET}}})
 	}
 	return append(calls,
+		// Which programs are attached to an interface, and nothing else of bpf(2).
+		call{unix.SYS_BPF, &argument{0, whole, []uint32{unix.BPF_PROG_QUERY}}},
 		// No memory that is executable.
 		call{unix.SYS_MMAP, &argument{2, unix.PROT_EXEC, []uint32{0}}},
 		call{unix.SYS_MPROTECT, &argument{2, unix.PROT_EXEC, []uint32{0}}},
