@@ -53,6 +53,12 @@ func TestUnitsSystemCalls(t *testing.T) {
 		m.Exec("nftnat", "add", "tcp", "80", "172.30.0.2:81", "--replace", "--kill")
 		m.Exec("sh", "-c", "nftnat export >/root/state.yaml && nftnat apply -f /root/state.yaml")
 		m.Exec("nftnat", "status")
+		m.Exec("nftnat", "ls", "--wide")
+		// The daemon answers one who may not read the rules. Its user may not list tables of
+		// iptables-legacy, where the kernel has such.
+		r = m.Run("setpriv", "--reuid", "member", "--init-groups", "--regid", "member", "nftnat", "explain", "udp", "53", "--from", "192.0.2.2")
+		require.Contains(t, r.Stdout, "backend     172.30.0.2:53", r.Stderr)
+		require.NotContains(t, strings.ReplaceAll(r.Stdout, "not read: list legacy tables", ""), "not read", r.Stdout)
 		m.Exec("nftnat", "detach", "db")
 		m.Exec("nftnat", "network", "rm", "inside")
 		for _, args := range [][]string{{"tcp", "80"}, {"udp", "53"}} {
