@@ -191,7 +191,7 @@ func (s *steps) then(more *steps) *steps {
 	return &steps{s.then(more.before), more.step}
 }
 
-// join unites reasons.
+// join joins reasons.
 func join(a, b []Unknown) []Unknown {
 	if len(b) == 0 {
 		return a
@@ -214,7 +214,7 @@ next:
 	return all
 }
 
-// merge unites results that make no difference. Of their rules the last one is kept: it decides if
+// merge makes one of results that make no difference. Of their rules the last one is kept: it decides if
 // what is not known turns out not to match. One result that is left depends on nothing, unless it is
 // itself not clear.
 func merge(list []result) []result {
@@ -280,7 +280,7 @@ func (r *run) bound(live, done []result, c *rules.Chain) (_, _ []result) {
 	return live[:keep], append(done, rest)
 }
 
-// mergeLive unites ways that make no difference. Unlike merge it leaves the reasons, because other
+// mergeLive makes one of ways that make no difference. Unlike merge it leaves the reasons, because other
 // ways may have ended.
 func mergeLive(list []result) []result {
 	because := list[0].because
