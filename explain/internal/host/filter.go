@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
@@ -280,15 +281,16 @@ const tcxLimit = 64
 // tcx lists the programs of eBPF at ingress or egress of an interface that are no filters.
 func (h *Host) tcx(link int, egress bool) (list []*TCFilter, err error) {
 	var ids [tcxLimit]uint32
+	var pinner runtime.Pinner // a number does not keep what it points to in its place
+	pinner.Pin(&ids)
+	defer pinner.Unpin()
 	q := bpfQuery{target: uint32(link), attachType: bpfTCXIngress, count: tcxLimit, progIDs: uint64(uintptr(unsafe.Pointer(&ids)))}
 	if egress {
 		q.attachType = bpfTCXEgress
 	}
 	err = h.do(func() error {
-		if _, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgQuery, uintptr(unsafe.Pointer(&q)), unsafe.Sizeof(q)); errno != 0 {
-			return errno
-		}
-		return nil
+		_, err := bpfCall(bpfProgQuery, unsafe.Pointer(&q), unsafe.Sizeof(q))
+		return err
 	})
 	switch {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):

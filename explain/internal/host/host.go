@@ -35,6 +35,8 @@ type Host struct {
 	qdiscs    map[int][]*Qdisc
 	filters   map[filterKey][]*TCFilter
 	queues    map[uint16]bool  // of netfilter; nil: not read
+	xfrm      *[]*XFRMPolicy   // nil: not read
+	programs  *[]NFProgram     // nil: not read
 	peers     map[int32]string // paths of namespaces, by the numbers that this one has for them
 }
 

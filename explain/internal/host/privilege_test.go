@@ -83,20 +83,24 @@ func readAll() (texts []string, err error) {
 }
 
 // loadProgram loads a program of eBPF that returns a number.
-func loadProgram(t *testing.T, kind uint32, result int32) (fd int) {
+func loadProgram(t *testing.T, kind, attachType uint32, result int32) (fd int) {
 	t.Helper()
 	insns := make([]byte, 16)
 	insns[0], insns[8] = 0xb7, 0x95 // r0 = result; exit
 	binary.NativeEndian.PutUint32(insns[4:], uint32(result))
 	license := []byte("GPL\x00")
+	var pinner runtime.Pinner
+	pinner.Pin(&insns[0])
+	pinner.Pin(&license[0])
+	defer pinner.Unpin()
 	attr := struct {
 		kind, count    uint32
 		insns, license uint64
-		_              [96]byte
-	}{kind: kind, count: 2, insns: uint64(uintptr(unsafe.Pointer(&insns[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
+		_              [44]byte
+		attachType     uint32
+		_              [48]byte
+	}{kind: kind, count: 2, attachType: attachType, insns: uint64(uintptr(unsafe.Pointer(&insns[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
 	n, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	runtime.KeepAlive(insns)
-	runtime.KeepAlive(license)
 	if errno == unix.EPERM {
 		labtest.Skip(t, "loading a program of eBPF is not permitted")
 	}
@@ -108,7 +112,7 @@ func loadProgram(t *testing.T, kind uint32, result int32) (fd int) {
 // Programs of XDP and of tcx are seen, and what they do is not known.
 func TestPrograms(t *testing.T) {
 	l := newHostLab(t)
-	xdp := loadProgram(t, unix.BPF_PROG_TYPE_XDP, 2)
+	xdp := loadProgram(t, unix.BPF_PROG_TYPE_XDP, 0, 2)
 	handle, err := l.host.Handle()
 	require.NoError(t, err)
 	defer handle.Close()
@@ -123,18 +127,16 @@ func TestPrograms(t *testing.T) {
 		}
 		return netlink.LinkSetXdpFdWithFlags(link, xdp, 1<<1) // generic
 	}))
-	cls := loadProgram(t, unix.BPF_PROG_TYPE_SCHED_CLS, 0)
+	cls := loadProgram(t, unix.BPF_PROG_TYPE_SCHED_CLS, 0, 0)
 	attach := struct {
 		program, link, kind, flags uint32
 		_                          [48]byte
 	}{program: uint32(cls), link: uint32(eth0.Index), kind: bpfTCXIngress}
 	var fd uintptr
 	require.NoError(t, l.host.Do(func() error {
-		n, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attach)), unsafe.Sizeof(attach))
-		if fd = n; errno != 0 {
-			return errno
-		}
-		return nil
+		n, err := bpfCall(unix.BPF_LINK_CREATE, unsafe.Pointer(&attach), unsafe.Sizeof(attach))
+		fd = uintptr(n)
+		return err
 	}))
 	defer func() { _ = unix.Close(int(fd)) }()
 	h = open(t, l.host)
@@ -155,4 +157,29 @@ func TestPrograms(t *testing.T) {
 	v, _, err = h.Classify(eth0.Index, true, frame(6, "192.0.2.2", "192.0.2.1", 80), 14, unix.ETH_P_IP)
 	require.NoError(t, err)
 	require.Equal(t, TCPasses, v)
+}
+
+// A program at a hook of netfilter is seen.
+func TestNFPrograms(t *testing.T) {
+	l := newHostLab(t)
+	program := loadProgram(t, 32, 45, 1) // BPF_PROG_TYPE_NETFILTER, BPF_NETFILTER
+	before, err := open(t, l.host).NFPrograms()
+	require.NoError(t, err)
+	attach := struct {
+		program, _, kind, flags, family, hook uint32
+		priority                              int32
+		_                                     [36]byte
+	}{program: uint32(program), kind: 45, family: unix.NFPROTO_IPV4, hook: unix.NF_INET_FORWARD, priority: -5}
+	var fd int
+	require.NoError(t, l.host.Do(func() (err error) {
+		fd, err = bpfCall(unix.BPF_LINK_CREATE, unsafe.Pointer(&attach), unsafe.Sizeof(attach))
+		return err
+	}))
+	after, err := open(t, l.host).NFPrograms()
+	require.NoError(t, err)
+	require.Len(t, after, len(before)+1)
+	last := after[len(after)-1]
+	require.Equal(t, NFProgram{last.Program, unix.NFPROTO_IPV4, unix.NF_INET_FORWARD, -5}, last)
+	require.Contains(t, last.String(), "of eBPF at hook forward, priority -5")
+	require.NoError(t, unix.Close(fd))
 }

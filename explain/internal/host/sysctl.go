@@ -109,6 +109,7 @@ var combined = map[string]bool{
 	"rp_filter": true, "arp_ignore": true, "arp_announce": true, "arp_filter": true, "accept_local": true,
 	"route_localnet": true, "src_valid_mark": true, "proxy_arp": true, "send_redirects": true, "log_martians": true,
 	"ignore_routes_with_linkdown": true,
+	"disable_policy":              true, "disable_xfrm": true,
 }
 
 // Of include/uapi/linux/netconf.h.
