@@ -473,10 +473,9 @@ func (w *counted) answers(p Packet, way []hop, chains [][]*rules.Rule, now time.
 	s := newState(&p)
 	for i, chain := range chains {
 		at := p
-		switch way[i].hook {
-		case Prerouting, Input:
+		if h := way[i].hook; h == Prerouting || h == Input {
 			at.Out = Interface{}
-		case Postrouting:
+		} else if h == Postrouting {
 			at.In = Interface{}
 		}
 		r := &run{rs: &rules.Ruleset{}, hook: way[i].hook, base: at, facts: w, now: now, memo: map[call][]result{}}

@@ -4,11 +4,13 @@
 package xt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -31,6 +33,8 @@ type legacyFamily struct {
 	header   int    // the length of struct ipt_ip
 	fields   int    // where target_offset is
 	counters int    // where struct xt_counters is, which matches follow
+	flags    int    // where the flags are in the header; zero: there are none
+	goes     uint8  // the flag of a goto
 	chains   []string
 }
 
@@ -45,10 +49,10 @@ func wide(n int) int {
 func legacyFamilies() []legacyFamily {
 	inet := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 	return []legacyFamily{
-		{unix.NFPROTO_IPV4, "ip_tables_names", unix.AF_INET, unix.SOL_IP, 64, 5, headerLen(false), 88, 96, inet},
-		{unix.NFPROTO_IPV6, "ip6_tables_names", unix.AF_INET6, unix.SOL_IPV6, 64, 5, headerLen(true), 140, wide(148), inet},
+		{unix.NFPROTO_IPV4, "ip_tables_names", unix.AF_INET, unix.SOL_IP, 64, 5, headerLen(false), 88, 96, 82, ipGoto, inet},
+		{unix.NFPROTO_IPV6, "ip6_tables_names", unix.AF_INET6, unix.SOL_IPV6, 64, 5, headerLen(true), 140, wide(148), 131, ip6Goto, inet},
 		{
-			unix.NFPROTO_ARP, "arp_tables_names", unix.AF_INET, unix.SOL_IP, 96, 3, 164, 164, wide(172),
+			unix.NFPROTO_ARP, "arp_tables_names", unix.AF_INET, unix.SOL_IP, 96, 3, 164, 164, wide(172), 0, 0,
 			[]string{"INPUT", "OUTPUT", "FORWARD"},
 		},
 	}
@@ -177,15 +181,15 @@ var errMalformedTable = errors.New("malformed table")
 
 // parse makes chains of entries.
 func (f *legacyFamily) parse(name string, info, data []byte) (*rules.Table, error) {
-	entries, byOffset, err := f.entries(data)
+	entries, err := f.entries(data)
 	if err != nil {
 		return nil, err
 	}
+	p := parser{legacyFamily: f, starts: map[int]string{}, names: map[string]string{}}
 	t := &rules.Table{Family: f.family, Name: name, Legacy: true}
-	starts := map[int]string{} // of user chains
-	for _, e := range entries[:max(len(entries)-1, 0)] {
-		if e.targetName() == "ERROR" {
-			starts[e.next] = e.data.text(e.target+targetHeader, 30)
+	for i := range entries[:max(len(entries)-1, 0)] {
+		if e := &entries[i]; e.isError() {
+			p.starts[e.next] = e.data.text(e.target+targetHeader, 30)
 		}
 	}
 	g := &blob{data: info}
@@ -195,31 +199,31 @@ func (f *legacyFamily) parse(name string, info, data []byte) (*rules.Table, erro
 			continue
 		}
 		first, last := int(g.u32(tableNameLen+4+4*h)), int(g.u32(tableNameLen+4+4*f.hooks+4*h))
-		i, ok := byOffset[first]
-		j, ok2 := byOffset[last]
+		i, ok := find(entries, first)
+		j, ok2 := find(entries, last)
 		if !ok || !ok2 || i > j {
 			return nil, errMalformedTable
 		}
 		policy, _ := entries[j].verdict()
 		c := &rules.Chain{Table: t, Name: chain, Base: f.base(name, h, -policy-1)}
 		t.Chains = append(t.Chains, c)
-		if err := f.fill(c, entries[i:j], starts); err != nil {
+		if err := p.fill(c, entries[i:j]); err != nil {
 			return nil, err
 		}
 	}
-	for i, e := range entries {
-		chain, ok := starts[e.at]
+	for i := range entries {
+		chain, ok := p.starts[entries[i].at]
 		if !ok {
 			continue
 		}
 		// The chain ends before the next name; its last entry is the RETURN that iptables does not print.
 		j := i
-		for j < len(entries) && entries[j].targetName() != "ERROR" {
+		for j < len(entries) && !entries[j].isError() {
 			j++
 		}
 		c := &rules.Chain{Table: t, Name: chain}
 		t.Chains = append(t.Chains, c)
-		if err := f.fill(c, entries[i:max(j-1, i)], starts); err != nil {
+		if err := p.fill(c, entries[i:max(j-1, i)]); err != nil {
 			return nil, err
 		}
 	}
@@ -232,26 +236,39 @@ const xtReturn = -5
 // targetHeader is the length of struct xt_entry_target, and of xt_entry_match.
 const targetHeader = 32
 
-func (f *legacyFamily) entries(data []byte) (list []entry, byOffset map[int]int, err error) {
-	byOffset = map[int]int{}
+// parser makes the rules of one table.
+type parser struct {
+	*legacyFamily
+	starts map[int]string    // names of user chains by the offset of their first rule
+	names  map[string]string // of matches and targets
+}
+
+// find returns the entry at an offset.
+func find(entries []entry, at int) (int, bool) {
+	return slices.BinarySearchFunc(entries, at, func(e entry, at int) int { return e.at - at })
+}
+
+func (f *legacyFamily) entries(data []byte) (list []entry, err error) {
 	for at := 0; at < len(data); {
 		b := blob{data: data[at:]}
 		target, next := int(b.u16(f.fields)), int(b.u16(f.fields+2))
 		if b.short || target < f.counters+16 || next < target+targetHeader || next > len(b.data) {
-			return nil, nil, errMalformedTable
+			return nil, errMalformedTable
 		}
-		byOffset[at] = len(list)
 		list = append(list, entry{at: at, next: at + next, data: blob{data: b.data[:next]}, target: target})
 		at += next
 	}
-	return list, byOffset, nil
+	return list, nil
 }
 
-func (e *entry) targetName() string { return e.data.text(e.target+2, 29) }
+// isError reports whether the entry names a chain, or ends the table.
+func (e *entry) isError() bool {
+	return bytes.HasPrefix(e.data.at(e.target+2, 29), []byte("ERROR\x00"))
+}
 
 // verdict returns that of a standard target, and whether it is one.
 func (e *entry) verdict() (int32, bool) {
-	if e.targetName() != "" {
+	if e.data.u8(e.target+2) != 0 {
 		return 0, false
 	}
 	return int32(e.data.u32(e.target + targetHeader)), true //nolint:gosec // a signed number of the kernel
@@ -283,39 +300,43 @@ func (f *legacyFamily) base(table string, hook int, policy int32) *rules.Base {
 }
 
 // fill makes rules of entries.
-func (f *legacyFamily) fill(c *rules.Chain, entries []entry, chains map[int]string) error {
+func (p *parser) fill(c *rules.Chain, entries []entry) error {
+	list := make([]rules.Rule, len(entries))
+	c.Rules = make([]*rules.Rule, len(entries))
 	for i := range entries {
-		r := &rules.Rule{Chain: c, Index: i}
-		if err := f.rule(r, &entries[i], chains); err != nil {
+		r := &list[i]
+		r.Chain, r.Index = c, i
+		if err := p.rule(r, &entries[i]); err != nil {
 			return err
 		}
-		c.Rules = append(c.Rules, r)
+		c.Rules[i] = r
 	}
 	return nil
 }
 
 // rule decodes an entry: the header if it asks for anything, matches, a counter, and a verdict or target.
-func (f *legacyFamily) rule(r *rules.Rule, e *entry, chains map[int]string) error {
-	header := rules.Match{Name: HeaderName, Info: e.data.at(0, f.header)}
-	h, _ := DecodeMatch(f.family, header).(Header)
-	if DecodeMatch(f.family, header).Options() != "" {
-		r.Exprs = append(r.Exprs, header)
+func (p *parser) rule(r *rules.Rule, e *entry) error {
+	const usual = 5
+	r.Exprs = make([]rules.Expr, 0, usual)
+	header := e.data.at(0, p.header)
+	if asks(header, p.flags) {
+		r.Exprs = append(r.Exprs, rules.Match{Name: HeaderName, Info: header})
 	}
-	for at := f.counters + 16; at < e.target; {
+	for at := p.counters + 16; at < e.target; {
 		size := int(e.data.u16(at))
 		if size < targetHeader || at+size > e.target {
 			return errMalformedTable
 		}
 		m := rules.Match{
-			Name: e.data.text(at+2, 29), Rev: uint32(e.data.u8(at + 31)), Info: e.data.at(at+targetHeader, size-targetHeader),
+			Name: p.name(e, at), Rev: uint32(e.data.u8(at + 31)), Info: e.data.at(at+targetHeader, size-targetHeader),
 		}
-		if v, ok := DecodeMatch(f.family, m).(Comment); ok {
-			r.Comment = v.Text
+		if m.Name == "comment" {
+			r.Comment = unix.ByteSliceToString(m.Info)
 		}
 		r.Exprs = append(r.Exprs, m)
 		at += size
 	}
-	r.Exprs = append(r.Exprs, rules.Counter{Packets: e.data.u64(f.counters), Bytes: e.data.u64(f.counters + 8)})
+	r.Exprs = append(r.Exprs, rules.Counter{Packets: e.data.u64(p.counters), Bytes: e.data.u64(p.counters + 8)})
 	verdict, standard := e.verdict()
 	if !standard {
 		size := int(e.data.u16(e.target))
@@ -323,7 +344,7 @@ func (f *legacyFamily) rule(r *rules.Rule, e *entry, chains map[int]string) erro
 			return errMalformedTable
 		}
 		r.Exprs = append(r.Exprs, rules.Target{
-			Name: e.targetName(), Rev: uint32(e.data.u8(e.target + 31)), Info: e.data.at(e.target+targetHeader, size-targetHeader),
+			Name: p.name(e, e.target), Rev: uint32(e.data.u8(e.target + 31)), Info: e.data.at(e.target+targetHeader, size-targetHeader),
 		})
 		return nil
 	}
@@ -336,17 +357,41 @@ func (f *legacyFamily) rule(r *rules.Rule, e *entry, chains map[int]string) erro
 	case int(verdict) == e.next: // no target
 		return nil
 	default:
-		name, ok := chains[int(verdict)]
+		name, ok := p.starts[int(verdict)]
 		if !ok {
 			return errMalformedTable
 		}
 		d.Code, d.Chain = unix.NFT_JUMP, name
-		if h.Goto {
+		if p.goes != 0 && header[p.flags]&p.goes != 0 {
 			d.Code = unix.NFT_GOTO
 		}
 	}
 	r.Exprs = append(r.Exprs, rules.Immediate{Dreg: rules.Verdict, Decision: d})
 	return nil
+}
+
+// asks reports whether a header compares anything: all of it is zero, but for the flag of a goto.
+func asks(header []byte, flags int) bool {
+	for i, b := range header {
+		if b != 0 && i != flags {
+			return true
+		}
+	}
+	return flags != 0 && header[flags]&ipFragment != 0
+}
+
+// name is that of a match or target.
+func (p *parser) name(e *entry, at int) string {
+	b := e.data.at(at+2, 29)
+	if n := bytes.IndexByte(b, 0); n >= 0 {
+		b = b[:n]
+	}
+	name, ok := p.names[string(b)]
+	if !ok {
+		name = string(b)
+		p.names[name] = name
+	}
+	return name
 }
 
 // LegacyBridge reports whether there may be tables of ebtables-legacy: the kernel lists them nowhere, and asking

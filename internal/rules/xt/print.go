@@ -31,7 +31,7 @@ func (p Printer) Match(family rules.Family, m rules.Match) string {
 	v := DecodeMatch(family, m)
 	name, options := m.Name, ""
 	switch v := v.(type) {
-	case Header:
+	case Header, ARPHeader:
 		return v.Options()
 	case Conntrack:
 		if v.Alias {

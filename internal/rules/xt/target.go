@@ -163,6 +163,8 @@ func decodeTarget(b *blob, ip6 bool, name string, rev uint32) Target {
 		return Taking{Text: fmt.Sprintf("TPROXY, which gives packets to a local socket of port %d", port), options: w.String()}
 	case "CLUSTERIP":
 		return decodeClusterIP(b)
+	case "mangle": // of arptables
+		return decodeARPMangle(b)
 	case "DNPT", "SNPT":
 		w.add("--src-pfx", b.addr6(0).String()+"/"+strconv.Itoa(int(b.u8(32))))
 		w.add("--dst-pfx", b.addr6(16).String()+"/"+strconv.Itoa(int(b.u8(33))))
@@ -623,6 +625,34 @@ func decodeHmark(b *blob, ip6 bool) Target {
 	}
 	return Marks{options: w.String()}
 }
+
+// decodeARPMangle decodes struct arpt_mangle.
+func decodeARPMangle(b *blob) Target {
+	w := &words{}
+	flags, verdict := b.u8(40), int32(b.u32(44)) //nolint:gosec // a signed number of the kernel
+	if flags&4 != 0 {
+		w.add("--mangle-ip-s", b.addr4(32))
+	}
+	if flags&8 != 0 {
+		w.add("--mangle-ip-d", b.addr4(36))
+	}
+	if flags&1 != 0 {
+		w.add("--mangle-mac-s", macText(b.at(0, 6)))
+	}
+	if flags&2 != 0 {
+		w.add("--mangle-mac-d", macText(b.at(16, 6)))
+	}
+	switch verdict {
+	case nfDrop:
+		w.add("--mangle-target", "DROP")
+	case xtContinue:
+		w.add("--mangle-target", "CONTINUE")
+	}
+	return Taking{Text: "mangle of arptables, which changes ARP packets", options: w.String()}
+}
+
+// xtContinue is the verdict XT_CONTINUE.
+const xtContinue = -1
 
 func decodeClusterIP(b *blob) Target {
 	w := &words{}
