@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -97,20 +96,42 @@ const (
 func (h *Host) namespaces() map[int32]string {
 	found := map[int32]string{}
 	seen := map[uint64]bool{}
-	for _, pattern := range []string{netns.Dir + "/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net"} {
-		paths, _ := filepath.Glob(pattern) // its only error is that of a bad pattern
-		for _, path := range paths {
-			inode, err := netns.Inode(path)
-			if err != nil || seen[inode] {
-				continue // it has ended, or is another user's
-			}
-			seen[inode] = true
-			if id, err := h.namespaceID(path); err == nil && id >= 0 {
-				found[id] = path
-			}
+	for path := range namespacePaths {
+		inode, err := netns.Inode(path)
+		if err != nil || seen[inode] {
+			continue // it has ended, or is another user's
+		}
+		seen[inode] = true
+		if id, err := h.namespaceID(path); err == nil && id >= 0 {
+			found[id] = path
 		}
 	}
 	return found
+}
+
+// namespacePaths yields the paths of network namespaces that have a name, and those of all processes,
+// of which there may be thousands: each costs one look.
+func namespacePaths(yield func(string) bool) {
+	for _, dir := range []string{netns.Dir, "/run/docker/netns", "/proc"} {
+		f, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		names, _ := f.Readdirnames(-1) // those that were read count
+		_ = f.Close()                  // it was only read
+		for _, name := range names {
+			path := dir + "/" + name
+			if dir == "/proc" {
+				if name[0] < '0' || name[0] > '9' {
+					continue
+				}
+				path += "/ns/net"
+			}
+			if !yield(path) {
+				return
+			}
+		}
+	}
 }
 
 // namespaceID returns the number of a namespace; -1: it has none here.
