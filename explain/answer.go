@@ -161,11 +161,11 @@ func (x *walk) deadRouter(w *way) *Cause {
 // discard is a port that nothing listens on: no datagram is sent to it, but its host is asked for.
 const discard = 9
 
-// further follows the packets of the client that come after the answer, as far as rules can stop
-// them that let the first one pass.
+// further follows the packet of TCP by which the client takes the answer, as far as rules can stop it
+// that let the first one pass.
 func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 	return func(w *way) []*way {
-		if x.proto != unix.IPPROTO_TCP && x.proto != unix.IPPROTO_UDP {
+		if x.proto != unix.IPPROTO_TCP {
 			return w.on()
 		}
 		steps := w.steps
@@ -174,9 +174,7 @@ func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 		w.p = request
 		w.p.Src, w.p.SrcPort = x.client.addr.WithZone(""), 0
 		w.p.Dst, w.p.DstPort = x.client.to.Addr().WithZone(""), x.client.to.Port()
-		if x.proto == unix.IPPROTO_TCP {
-			w.p.TCPFlags = tcpACK
-		}
+		w.p.TCPFlags = tcpACK
 		w.p.CT = after.CT
 		w.p.CT.Reply, w.p.CT.Seen = false, false
 		w.p.Mark, w.p.MarkUnknown, w.p.PktType = 0, false, unix.PACKET_HOST

@@ -148,12 +148,11 @@ func arp(from, to netip.Addr, hardware []byte) (question, answer eval.Packet) {
 func solicitation(from, to netip.Addr, hardware []byte) (question, answer eval.Packet) {
 	group := to.As16()
 	multicast := netip.AddrFrom16([16]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, group[13], group[14], group[15]})
-	ct := eval.Conn{Untracked: true}
 	question = eval.Packet{
-		EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 135, Src: from, Dst: multicast, TTL: 255, Len: 72, PktType: unix.PACKET_MULTICAST, CT: ct,
+		EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 135, Src: from, Dst: multicast, TTL: 255, Len: 72, PktType: unix.PACKET_MULTICAST,
 		SrcMAC: hardware, DstMAC: []byte{0x33, 0x33, 0xff, group[13], group[14], group[15]},
 	}
-	return question, eval.Packet{EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 136, Src: to, Dst: from, TTL: 255, Len: 72, CT: ct, DstMAC: hardware}
+	return question, eval.Packet{EtherType: unix.ETH_P_IPV6, Proto: unix.IPPROTO_ICMPV6, ICMPType: 136, Src: to, Dst: from, TTL: 255, Len: 72, DstMAC: hardware}
 }
 
 // exchange sends a question out of an interface and takes the answer in, and returns what stops one of

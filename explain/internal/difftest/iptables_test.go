@@ -196,12 +196,14 @@ func (g *generator) xtRule(table string, users []string, v4 bool) string {
 			a := src.Addr()
 			parts = append(parts, fmt.Sprintf("-m iprange %s--src-range %s-%s", g.not(), a, a.Next()))
 		case 17:
+			g.sc.unknowable = true
 			if v4 {
 				parts = append(parts, "-m ttl "+one(g, "--ttl-eq 64", "--ttl-lt 64", "--ttl-gt 10", "--ttl-eq 63"))
 			} else {
 				parts = append(parts, "-m hl "+one(g, "--hl-eq 64", "--hl-lt 64", "--hl-gt 10"))
 			}
 		case 18:
+			g.sc.unknowable = true
 			parts = append(parts, "-m length "+g.not()+"--length "+one(g, "0:100", "1000:65535", "28"))
 		case 19:
 			parts = append(parts, "-m pkttype "+g.not()+"--pkt-type "+one(g, "unicast", "broadcast"))

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine"
@@ -46,6 +47,7 @@ type site struct {
 	home    int // the namespace of the thread
 	port    int // the last source port
 	tables  []string
+	handles map[*lab.NS]*netlink.Handle
 	// changed are the changes of state that the last scenario made, refused what nft and iptables did not take.
 	changed []change
 	refused map[string]int
@@ -137,7 +139,7 @@ func leaf(v4, v6, gateway4, gateway6 string) string {
 func newSite(tb testing.TB) *site {
 	tb.Helper()
 	labtest.Require(tb)
-	s := &site{TB: tb, legacy: map[string]bool{}}
+	s := &site{TB: tb, legacy: map[string]bool{}, handles: map[*lab.NS]*netlink.Handle{}}
 	s.client, s.other, s.host = labtest.NewNS(tb, "client"), labtest.NewNS(tb, "other"), labtest.NewNS(tb, "host")
 	s.backend1, s.backend2 = labtest.NewNS(tb, "backend1"), labtest.NewNS(tb, "backend2")
 	s.backend3, s.markers = labtest.NewNS(tb, "backend3"), labtest.NewNS(tb, "markers")

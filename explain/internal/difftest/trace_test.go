@@ -6,6 +6,7 @@ package difftest
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stretchr/testify/require"
@@ -54,7 +55,12 @@ func (e event) String() string {
 	}
 	fmt.Fprintf(&b, " mark %#x", e.mark)
 	if e.has {
-		fmt.Fprintf(&b, " iif %d oif %d network % x transport % x", e.iif, e.oif, e.network, e.transport)
+		fmt.Fprintf(&b, " iif %d oif %d", e.iif, e.oif)
+		if p, ok := dissect(append(slices.Clip(e.network), e.transport...)); ok {
+			fmt.Fprintf(&b, " %d %s > %s flags %#x", p.proto, p.src, p.dst, p.flags)
+		} else {
+			fmt.Fprintf(&b, " network % x transport % x", e.network, e.transport)
+		}
 		if e.ctDirection >= 0 {
 			fmt.Fprintf(&b, " ct state %#x status %#x dir %d", e.ctState, e.ctStatus, e.ctDirection)
 		}

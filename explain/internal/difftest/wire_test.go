@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
@@ -251,6 +252,7 @@ func (s *site) call(c client) result {
 		s.answer(b)
 		b.drain()
 	}
+	defer s.forget(c.ns)()
 	s.trace.drain()
 	s.port = max(firstPort, (s.port+1)%lastPort)
 	r := result{sport: uint16(s.port)}
@@ -310,6 +312,41 @@ func (s *site) call(c client) result {
 	}
 	r.seen = ofPort(r.seen, r.sport)
 	return r
+}
+
+// forget makes a client ask for its neighbours, as one that comes does. The function that it returns makes
+// them known again, because the client may be a backend of others.
+func (s *site) forget(ns *lab.NS) (know func()) {
+	s.Helper()
+	if ns == s.host {
+		return func() {}
+	}
+	h := s.handles[ns]
+	if h == nil {
+		var err error
+		h, err = ns.Handle()
+		require.NoError(s, err)
+		s.Cleanup(h.Close)
+		s.handles[ns] = h
+	}
+	list, err := h.NeighList(0, netlink.FAMILY_ALL)
+	require.NoError(s, err)
+	var known []netlink.Neigh
+	for _, n := range list {
+		if n.State&unix.NUD_NOARP != 0 {
+			continue
+		}
+		_ = h.NeighDel(&n) // it may have gone
+		if len(n.HardwareAddr) != 0 {
+			n.State = unix.NUD_REACHABLE
+			known = append(known, n)
+		}
+	}
+	return func() {
+		for _, n := range known {
+			_ = h.NeighSet(&n)
+		}
+	}
 }
 
 // ofPort leaves out packets of earlier clients, which had waited for a neighbour, if it can be told.

@@ -24,6 +24,10 @@ func (r *run) track(s *state) *state {
 	own := *s
 	c := &own.ct
 	c.Seen = true
+	if r.base.Proto == unix.IPPROTO_ICMPV6 && untracked6(r.base.ICMPType) {
+		*c = Conn{Seen: true, Untracked: true}
+		return &own
+	}
 	switch {
 	case c.State == New || c.State == 0:
 	case c.Zone == s.zone || c.State == Invalid:
@@ -44,6 +48,10 @@ func (r *run) track(s *state) *state {
 	c.Answer = c.Original.invert()
 	return &own
 }
+
+// untracked6 reports whether connection tracking leaves out a type of ICMPv6: those of multicast groups,
+// routers and neighbours (noct_valid_new in net/netfilter/nf_conntrack_proto_icmpv6.c).
+func untracked6(typ uint8) bool { return typ >= 130 && typ <= 136 || typ == 143 }
 
 // startsTCP reports whether connection tracking makes an entry for a packet of TCP with such flags:
 // a SYN, or one in the midst of a connection, unless net.netfilter.nf_conntrack_tcp_loose is off.

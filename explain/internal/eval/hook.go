@@ -127,47 +127,104 @@ func (a age) compare(b age) int {
 	return 0
 }
 
-// entries lists what runs at a hook, in the kernel's order. Legacy tables have no age: they come
-// behind others of their priority, or before them if legacyFirst. Both says whether that matters.
-func entries(rs *rules.Ruleset, h Hook, p *Packet, legacyFirst bool) (list []entry, both bool) {
+// sequence is what no dump tells of things that have one priority.
+type sequence struct {
+	// legacyFirst: tables of iptables-legacy, which have no age, come before others.
+	legacyFirst bool
+	// swapped: connection tracking is younger than the chains, and the nat hook older. Both stay as long
+	// as anything needs them, and may be older than all that is left.
+	swapped bool
+}
+
+// possible are those of which one holds.
+func (o sequence) possible() []sequence {
+	list := []sequence{{}}
+	if o.legacyFirst {
+		list = append(list, sequence{legacyFirst: true})
+	}
+	if o.swapped {
+		for _, other := range list {
+			list = append(list, sequence{legacyFirst: other.legacyFirst, swapped: true})
+		}
+	}
+	return list
+}
+
+// entries lists what runs at a hook, in the kernel's order. The fields of unknown are set if they matter.
+func entries(rs *rules.Ruleset, h Hook, p *Packet, o sequence) (list []entry, unknown sequence) {
 	var nat []entry
+	var first *age // of nat chains of all hooks: the first one brings the nat hooks
 	for _, t := range rs.Tables {
 		if t.Dormant() {
 			continue
 		}
 		for _, c := range t.Chains {
-			if c.Base == nil || !runs(h, p, t, c.Base) {
+			if c.Base == nil {
 				continue
 			}
 			e := entry{priority: c.Base.Priority, chain: c, age: age{t.Handle, c.Handle}}
-			if t.Legacy && legacyFirst {
+			if t.Legacy && o.legacyFirst {
 				e.age.table = math.MaxUint64
 			}
-			if c.Base.Type == "nat" && h.inet() {
+			isNat := c.Base.Type == "nat" && h.inet()
+			if isNat && ofFamily(t, p) && (first == nil || e.age.compare(*first) < 0) {
+				first = &e.age
+			}
+			switch {
+			case !runs(h, p, t, c.Base):
+			case isNat:
 				nat = append(nat, e)
-			} else {
+			default:
 				list = append(list, e)
 			}
 		}
 	}
-	both = sortEntries(nat)
+	unknown.legacyFirst = sortEntries(nat)
+	var tracking, natting entry
 	if h == Prerouting || h == Output {
-		list = append(list, entry{priority: conntrackPriority, conntrack: true})
+		tracking = entry{priority: conntrackPriority, conntrack: true}
 	}
 	if h.inet() && h != Forward {
-		e := entry{priority: dstnatPriority, nat: make([]*rules.Chain, 0, len(nat))}
+		natting = entry{priority: dstnatPriority, nat: make([]*rules.Chain, 0, len(nat))}
 		if h == Postrouting || h == Input {
-			e.priority = srcnatPriority
+			natting.priority = srcnatPriority
 		}
-		for i, n := range nat {
-			e.nat = append(e.nat, n.chain)
-			if i == 0 || n.age.compare(e.age) < 0 {
-				e.age = n.age // the first one brought the nat hook with it
-			}
+		for _, n := range nat {
+			natting.nat = append(natting.nat, n.chain)
 		}
-		list = append(list, e)
+		if first != nil {
+			natting.age = *first
+		}
 	}
-	return list, sortEntries(list) || both
+	for _, e := range list {
+		mayBeYounger := first == nil || e.age.compare(*first) < 0
+		if mayBeYounger && (tracking.conntrack && e.priority == tracking.priority || len(nat) > 0 && e.priority == natting.priority) {
+			unknown.swapped = true
+		}
+	}
+	if o.swapped {
+		tracking.age, natting.age = age{math.MaxUint64, math.MaxUint64}, age{}
+	}
+	if tracking.conntrack {
+		list = append(list, tracking)
+	}
+	if natting.nat != nil {
+		list = append(list, natting)
+	}
+	return list, sequence{unknown.legacyFirst || sortEntries(list), unknown.swapped}
+}
+
+// ofFamily reports whether a table may see packets of an Ethernet type.
+func ofFamily(t *rules.Table, p *Packet) bool {
+	switch t.Family {
+	case unix.NFPROTO_INET:
+		return true
+	case unix.NFPROTO_IPV4:
+		return p.EtherType == unix.ETH_P_IP
+	case unix.NFPROTO_IPV6:
+		return p.EtherType == unix.ETH_P_IPV6
+	}
+	return false
 }
 
 // sortEntries reports whether a legacy chain and another one have the same priority.

@@ -117,6 +117,42 @@ func TestLegacyOrder(t *testing.T) {
 	require.Equal(t, "172.30.0.2", one(t, rs, Prerouting, syn()).Packet.Dst.String())
 }
 
+// The nat hook stays while any nat chain needs it, and may be older than all of them: a table that was
+// replaced in one transaction leaves it where it was.
+func TestOrderOfNatHook(t *testing.T) {
+	rs := &ruleset{}
+	elder := rs.table(unix.NFPROTO_INET, "elder")
+	c := base(elder, "c", "filter", unix.NF_INET_POST_ROUTING, 100, codeAccept, rule(saddr("192.0.2.2"), setMark(7)))
+	younger := rs.table(unix.NFPROTO_INET, "younger")
+	snat := dnat("10.0.0.1", 0)
+	snat[2] = rules.Nat{Type: unix.NFT_NAT_SNAT, Family: unix.NFPROTO_IPV4, AddrMin: reg}
+	nat := base(younger, "nat", "nat", unix.NF_INET_POST_ROUTING, 90, codeAccept, snat)
+	out := runs1(t, rs, Postrouting, seen(syn()))
+	require.Len(t, out, 2)
+	require.Contains(t, out[0].If[0].Reason, "order")
+	// A nat chain of any hook brings the hook with it.
+	oldest := rs.table(unix.NFPROTO_INET, "oldest")
+	oldest.Handle = 0
+	base(oldest, "pre", "nat", unix.NF_INET_PRE_ROUTING, -100, codeAccept)
+	require.Equal(t, uint32(7), one(t, rs, Postrouting, seen(syn())).Packet.Mark)
+	oldest.Chains = nil
+	c.Base.Priority++
+	require.Zero(t, one(t, rs, Postrouting, seen(syn())).Packet.Mark)
+	nat.Rules = nil
+	require.Equal(t, uint32(7), one(t, rs, Postrouting, seen(syn())).Packet.Mark)
+}
+
+// Connection tracking leaves out the discovery of neighbours, and before it nothing has a state.
+func TestNeighboursAreUntracked(t *testing.T) {
+	p := six(syn())
+	p.Proto, p.ICMPType, p.CT = unix.IPPROTO_ICMPV6, 135, Conn{}
+	for priority, state := range map[int32]uint32{-300: Invalid, -150: 1 << 6} {
+		rs := &ruleset{}
+		base(rs.table(unix.NFPROTO_IPV6, "t"), "c", "filter", unix.NF_INET_PRE_ROUTING, priority, codeAccept, rule(ctState(state), setMark(7)))
+		require.Equal(t, uint32(7), one(t, rs, Prerouting, p).Packet.Mark, priority)
+	}
+}
+
 func TestReroute(t *testing.T) {
 	rs := &ruleset{}
 	tb := rs.table(unix.NFPROTO_IPV4, "t")

@@ -38,12 +38,20 @@ func runAt(rs *rules.Ruleset, h Hook, p Packet, facts Facts, now time.Time) ([]O
 		p.In, p.PhysIn = Interface{}, Interface{}
 	}
 	r := &run{rs: rs, hook: h, base: p, facts: facts, now: now, memo: map[call][]result{}}
-	list, both := entries(rs, h, &p, false)
+	list, unknown := entries(rs, h, &p, sequence{})
 	ends := r.entries(list, newState(&p))
-	if both && r.err == nil {
-		list, _ = entries(rs, h, &p, true)
-		ends = append(ends, r.entries(list, newState(&p))...)
-		why := []Unknown{{Reason: "the order of chains of iptables-legacy and nftables that have one priority"}}
+	if all := unknown.possible(); len(all) > 1 {
+		for _, o := range all[1:] {
+			if r.err != nil {
+				break
+			}
+			list, _ = entries(rs, h, &p, o)
+			ends = append(ends, r.entries(list, newState(&p))...)
+		}
+		why := []Unknown{{Reason: "the order of chains that have one priority"}}
+		if unknown.legacyFirst {
+			why[0].Reason = "the order of chains of iptables-legacy and nftables that have one priority"
+		}
 		if merged := merge(append([]result(nil), ends...)); len(merged) > 1 {
 			for i := range ends {
 				ends[i].because = join(ends[i].because, why)

@@ -1,0 +1,291 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package difftest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain"
+	"github.com/nftnat/nftnat/explain/report"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// For each client the verdict of explain is what its packets meet, and so is what the backend sees.
+// NFTNAT_CASES is how many packets are sent, NFTNAT_SEED the first scenario.
+func TestExplain(t *testing.T) {
+	labtest.LongOnly(t, "explain beside the kernel, until it reads all of the host")
+	s := newSite(t)
+	s.traceAll()
+	c := newPrediction(s)
+	n := labtest.RoundsOf(t, envCases, "packets", 2000, 100000)
+	seed := labtest.Number(t, envSeed, 1)
+	began := time.Now()
+	done := 0
+	for i := 0; done < n; i++ {
+		sc := s.newScenario(uint64(seed + i))
+		require.NoError(t, s.load(sc, true))
+		done += len(sc.clients)
+		fault := c.compare(sc)
+		if fault == nil {
+			continue
+		}
+		kind := fault.kind
+		s.shrink(sc, func() error {
+			if f := c.compare(sc); f != nil && f.kind == kind {
+				return f
+			}
+			return nil
+		})
+		if again := c.compare(sc); again != nil {
+			fault = again
+		}
+		t.Errorf("seed %d: %v\n%s", sc.seed, fault, sc)
+		if c.faults++; c.faults >= labtest.Number(t, envFaults, mostFaults) {
+			break
+		}
+	}
+	t.Logf("%d packets in %v; explain alone %v", done, time.Since(began), c.spent)
+	for _, k := range slices.Sorted(maps.Keys(c.ends)) {
+		t.Logf("%7d %5.1f %% %s", c.ends[k], 100*float64(c.ends[k])/float64(done), k)
+	}
+}
+
+// envFaults is after how many faults a run ends.
+const envFaults = "NFTNAT_FAULTS"
+
+// prediction compares what explain says with what packets meet.
+type prediction struct {
+	*comparison
+	explainer *explain.Explainer
+	spent     time.Duration
+}
+
+func newPrediction(s *site) *prediction {
+	s.Helper()
+	c := &prediction{comparison: newComparison(s)}
+	x, err := explain.New(explain.Options{NetNS: s.host.Path(), Mappings: published0(s.mappings), ProbeTimeout: 300 * time.Millisecond})
+	require.NoError(s, err)
+	s.Cleanup(func() { _ = x.Close() })
+	c.explainer = x
+	return c
+}
+
+// published0 finds mappings for explain.
+type published0 []nat.Mapping
+
+// Find returns those of the address before those of any.
+func (p published0) Find(_ context.Context, proto nat.Proto, frontend netip.AddrPort) (found []nat.Mapping, err error) {
+	for _, exact := range []bool{true, false} {
+		for _, m := range p {
+			addr := m.Frontend.Addr()
+			has := addr.IsValid() && !addr.IsUnspecified()
+			if m.Proto == proto && frontend.Port() >= m.Frontend.Port() && frontend.Port()-m.Frontend.Port() <= m.More &&
+				has == exact && (!has || addr == frontend.Addr() || !frontend.Addr().IsValid()) {
+				found = append(found, m)
+			}
+		}
+	}
+	return found, nil
+}
+
+// Near returns nothing.
+func (published0) Near(context.Context, nat.Proto, netip.AddrPort) ([]nat.Near, error) {
+	return nil, nil
+}
+
+// fault is how a prediction differs.
+type fault struct{ kind, text string }
+
+func (f *fault) Error() string { return f.kind + ": " + f.text }
+
+func (c *prediction) compare(sc *scenario) *fault {
+	c.readLinks()
+	var err error
+	if c.rs, err = c.reader.Read(context.Background()); err != nil {
+		return &fault{"read", err.Error()}
+	}
+	for _, cl := range sc.clients {
+		at := time.Now()
+		said, err := c.ask(explain.Query{Proto: cl.mapping.Proto, Frontend: cl.frontend, From: cl.addr})
+		c.spent += time.Since(at)
+		if err != nil {
+			return &fault{"error", fmt.Sprintf("%s: %v", cl, err)}
+		}
+		r := c.call(cl)
+		if r.absent {
+			continue
+		}
+		kind := c.differ(sc, cl, &said, r)
+		if kind != "" && slices.ContainsFunc(said.Notes, func(n string) bool { return strings.HasPrefix(n, "if it asks by ") }) {
+			// Nobody can say by which interface such a client asks.
+			c.ends["by another interface than was supposed"]++
+			continue
+		}
+		if kind != "" {
+			return &fault{kind, c.describe(cl, &said, r)}
+		}
+	}
+	return nil
+}
+
+// ask asks explain. Meanwhile the backends answer what it asks them.
+func (c *prediction) ask(q explain.Query) (said explain.Report, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		said, err = c.explainer.Explain(context.Background(), q)
+	}()
+	for pause := 20 * time.Microsecond; ; pause = min(2*pause, time.Millisecond) {
+		select {
+		case <-done:
+			return said, err
+		case <-time.After(pause):
+			for _, b := range c.backends {
+				c.answer(b)
+			}
+		}
+	}
+}
+
+// differ says in what a report is not what happened.
+func (c *prediction) differ(sc *scenario, cl client, said *explain.Report, r result) string {
+	switch said.Verdict {
+	case explain.Uncertain:
+		k := "uncertain"
+		if !sc.unknowable {
+			k = "uncertain without a reason"
+			if said.Cause != nil {
+				k += ": " + said.Cause.Kind + ": " + said.Cause.What
+			}
+		}
+		c.ends[k]++
+		return ""
+	case explain.Passes:
+		if !r.answered {
+			return "said to pass, and is not answered"
+		}
+		if !c.sees(cl, said, r) {
+			return "another source"
+		}
+		c.ends["passes"]++
+		return ""
+	case explain.NotPublished:
+		if found, _ := published0(c.mappings).Find(context.Background(), cl.mapping.Proto, cl.frontend); len(found) != 0 || r.answered {
+			return "said not to be published"
+		}
+		c.ends["not published"]++
+		return ""
+	case explain.Stopped:
+		if r.answered && said.Cause != nil && said.Cause.Kind != report.KindRival {
+			return "said to be stopped, and is answered"
+		}
+		if said.Cause == nil {
+			return "no cause"
+		}
+		k := "stopped: " + said.Cause.Kind
+		if said.Cause.Answer {
+			k = "answer stopped: " + said.Cause.Kind
+		}
+		if slices.ContainsFunc(said.Others, func(o explain.Cause) bool { return !o.Certain && o.Kind != report.KindUnread }) {
+			c.ends["stopped, perhaps by another thing already"]++
+			return ""
+		}
+		if !c.sees(cl, said, r) {
+			return "the backend sees something else: " + said.Cause.Kind
+		}
+		if why := c.cause(said, r); why != "" {
+			return why
+		}
+		c.ends[k]++
+		return ""
+	}
+	return "a verdict " + said.Verdict.String()
+}
+
+// sees compares the source that the backend sees.
+func (c *prediction) sees(cl client, said *explain.Report, r result) bool {
+	backend := netip.AddrPortFrom(cl.mapping.Backend.Addr(), cl.backendPort())
+	for _, p := range r.seen {
+		if p.dst == backend {
+			return p.src.Addr() == said.Source
+		}
+	}
+	return !said.Source.IsValid()
+}
+
+// cause compares the rule or policy that is said to drop with the one that did, if nftrace shows one.
+func (c *prediction) cause(said *explain.Report, r result) string {
+	drop := c.drop(r)
+	if drop == nil {
+		if k := said.Cause.Kind; (k == report.KindRule || k == report.KindPolicy) && !strings.Contains(said.Cause.Thing, "legacy") {
+			return "said that a rule stops it, and none does"
+		}
+		return ""
+	}
+	if drop.kind == tracePolicy {
+		if said.Cause.Kind != report.KindPolicy || !strings.Contains(said.Cause.Thing, drop.table) || !strings.Contains(said.Cause.Thing, drop.chain) {
+			return "another thing than a policy"
+		}
+		return ""
+	}
+	if said.Cause.Kind != report.KindRule {
+		return "another thing than a rule"
+	}
+	number, name := c.rule(*drop)
+	if !strings.Contains(said.Cause.Thing, `"`+name+`"`) && !strings.HasSuffix(said.Cause.Thing, fmt.Sprintf("chain %s: rule %d", drop.chain, number)) {
+		return "another rule"
+	}
+	return ""
+}
+
+// drop is the first event that drops something other than an ICMP error of the host.
+func (c *prediction) drop(r result) *event {
+	for _, st := range c.stays(r.events) {
+		last := st.events[len(st.events)-1]
+		if (last.kind != tracePolicy || last.policy != 0) && (last.kind != traceRule || last.verdict != 0) {
+			continue
+		}
+		if n := st.first.network; st.first.iif == 0 && len(n) >= 20 && len(st.first.transport) > 0 && (n[0]>>4 == 4 && n[9] == unix.IPPROTO_ICMP ||
+			n[0]>>4 == 6 && n[6] == unix.IPPROTO_ICMPV6 && st.first.transport[0] < 128) {
+			continue
+		}
+		return &last
+	}
+	return nil
+}
+
+func (c *prediction) describe(cl client, said *explain.Report, r result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\nsaid: %s, source %s, path %q\n", cl, r, said.Verdict, said.Source, said.Path)
+	if said.Cause != nil {
+		fmt.Fprintf(&b, "  cause: %+v\n", *said.Cause)
+	}
+	for _, o := range said.Others {
+		fmt.Fprintf(&b, "  other: %+v\n", o)
+	}
+	for _, n := range said.Notes {
+		fmt.Fprintf(&b, "  note: %s\n", n)
+	}
+	for _, st := range said.Steps {
+		fmt.Fprintf(&b, "  step: %s: %s %t\n", st.Where, st.Text, st.Answer)
+	}
+	b.WriteString("met:\n")
+	for _, e := range r.events {
+		if e.table != tracerTable {
+			fmt.Fprintf(&b, "  %s %s\n", e, c.comment(e))
+		}
+	}
+	return b.String()
+}
