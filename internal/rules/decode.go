@@ -464,14 +464,12 @@ func decodeTable(family uint8, b []byte) *Table {
 	return &Table{
 		Family: Family(family), Name: a.string(unix.NFTA_TABLE_NAME), Handle: a.u64(nftaTableHandle), Flags: a.u32(unix.NFTA_TABLE_FLAGS),
 		Owner: a.u32(nftaTableOwner), Comment: comment(a.of[nftaTableUserData]),
-		Sets: map[string]*Set{}, Flowtables: map[string]*Flowtable{}, chains: map[string]*Chain{},
 	}
 }
 
-// decodeChain returns the name of a chain's table, and the chain.
-func decodeChain(b []byte) (table string, c *Chain) {
+func decodeChain(b []byte) *Chain {
 	a := parse(b)
-	c = &Chain{
+	c := &Chain{
 		Name: a.string(unix.NFTA_CHAIN_NAME), Handle: a.u64(unix.NFTA_CHAIN_HANDLE), Flags: a.u32(nftaChainFlags),
 		Comment: comment(a.of[nftaChainUserData]),
 	}
@@ -485,7 +483,7 @@ func decodeChain(b []byte) (table string, c *Chain) {
 			c.Base.Policy = int32(a.u32(unix.NFTA_CHAIN_POLICY))
 		}
 	}
-	return a.string(unix.NFTA_CHAIN_TABLE), c
+	return c
 }
 
 // decodeDevices returns the names of a list, or of the only interface.
@@ -504,18 +502,18 @@ func decodeDevices(list, one []byte) (names []string) {
 	return names
 }
 
-func decodeFlowtable(b []byte) (table string, f *Flowtable) {
+func decodeFlowtable(b []byte) *Flowtable {
 	a := parse(b)
 	hook := parse(a.of[nftaFlowtableHook])
-	return a.string(nftaFlowtableTable), &Flowtable{
+	return &Flowtable{
 		Name: a.string(nftaFlowtableName), Flags: a.u32(nftaFlowtableFlags), Hook: hook.u32(nftaFlowtableHookNum),
 		Priority: int32(hook.u32(nftaFlowtableHookPriority)), Devices: decodeDevices(hook.of[nftaFlowtableHookDevs], nil),
 	}
 }
 
-func decodeSet(b []byte) (table string, s *Set) {
+func decodeSet(b []byte) *Set {
 	a := parse(b)
-	s = &Set{
+	s := &Set{
 		Name: a.string(unix.NFTA_SET_NAME), Handle: a.u64(nftaSetHandle), Flags: a.u32(unix.NFTA_SET_FLAGS),
 		KeyType: a.u32(unix.NFTA_SET_KEY_TYPE), KeyLen: a.u32(unix.NFTA_SET_KEY_LEN),
 		DataType: a.u32(unix.NFTA_SET_DATA_TYPE), DataLen: a.u32(unix.NFTA_SET_DATA_LEN), ObjType: a.u32(unix.NFTA_SET_OBJ_TYPE),
@@ -529,7 +527,7 @@ func decodeSet(b []byte) (table string, s *Set) {
 			s.FieldLens = append(s.FieldLens, int(n))
 		}
 	}
-	return a.string(unix.NFTA_SET_TABLE), s
+	return s
 }
 
 // decodeElement returns an element of a set; false: it cannot be read.

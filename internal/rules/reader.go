@@ -16,12 +16,17 @@ import (
 
 // Reader reads the tables of nftables in a network namespace.
 type Reader struct {
+	// MaxRules bounds the rules of a chain; zero: there is no bound. For a longer one the error is ErrTooMany.
+	MaxRules   int
 	source     Source
 	ctx        context.Context //nolint:containedctx // of what is read when it is asked for
 	generation uint32
 	objects    map[objectName]Object
 	elements   map[*Set]list
 }
+
+// ErrTooMany means that a chain has more rules than a Reader is to read.
+var ErrTooMany = errors.New("too many rules")
 
 type objectName struct {
 	table *Table
@@ -135,6 +140,12 @@ func (r *Reader) readGeneration() (generation uint32, err error) {
 	return generation, nil
 }
 
+// Generation returns the number of the last change of any ruleset of the namespace.
+func (r *Reader) Generation(ctx context.Context) (uint32, error) {
+	r.ctx = ctx
+	return r.readGeneration()
+}
+
 // Changed reports whether anything has changed since Read.
 func (r *Reader) Changed() (bool, error) {
 	now, err := r.readGeneration()
@@ -142,70 +153,100 @@ func (r *Reader) Changed() (bool, error) {
 }
 
 func (r *Reader) list(rs *Ruleset) error {
-	type tableName struct {
-		family uint8
-		name   string
+	if err := r.listTables(rs); err != nil || len(rs.Tables) == 0 {
+		return err
 	}
-	var tables map[tableName]*Table
-	err := r.dump(Request{Message: unix.NFT_MSG_GETTABLE}, func() {
-		rs.Tables, tables = nil, map[tableName]*Table{}
-	}, func(family uint8, attrs []byte) error {
+	if err := r.ListChains(rs); err != nil {
+		return err
+	}
+	if err := r.ListSets(rs); err != nil {
+		return err
+	}
+	return r.listFlowtables(rs)
+}
+
+// ListTables lists tables alone, for a caller who lists chains and sets when they are needed, and
+// looks for changes by Generation. The context is for these as well.
+func (r *Reader) ListTables(ctx context.Context) (*Ruleset, error) {
+	r.ctx = ctx
+	clear(r.objects)
+	clear(r.elements)
+	generation, err := r.readGeneration()
+	if err != nil {
+		return nil, err
+	}
+	r.generation = generation
+	rs := &Ruleset{Generation: generation}
+	return rs, r.listTables(rs)
+}
+
+func (r *Reader) listTables(rs *Ruleset) error {
+	err := r.dump(Request{Message: unix.NFT_MSG_GETTABLE}, func() { rs.Tables = nil }, func(family uint8, attrs []byte) error {
 		t := decodeTable(family, attrs)
 		t.reader = r
 		rs.Tables = append(rs.Tables, t)
-		tables[tableName{family, t.Name}] = t
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("list tables of nftables: %w", err)
 	}
-	if len(tables) == 0 {
-		return nil
+	return nil
+}
+
+// within lists objects of the tables of a ruleset. Those of a table that has come since are left out: the
+// generation tells.
+func (r *Reader) within(rs *Ruleset, message uint16, what string, restart func(t *Table), nameAttr uint16, each func(t *Table, attrs []byte)) error {
+	type tableName struct {
+		family Family
+		name   string
 	}
-	// A table that has come since is seen by the generation.
-	each := func(f func(t *Table)) {
+	tables := make(map[tableName]*Table, len(rs.Tables))
+	for _, t := range rs.Tables {
+		tables[tableName{t.Family, t.Name}] = t
+	}
+	err := r.dump(Request{Message: message}, func() {
 		for _, t := range rs.Tables {
-			f(t)
+			restart(t)
 		}
-	}
-	err = r.dump(Request{Message: unix.NFT_MSG_GETCHAIN}, func() {
-		each(func(t *Table) { t.Chains = nil; clear(t.chains) })
 	}, func(family uint8, attrs []byte) error {
-		name, c := decodeChain(attrs)
-		if c.Table = tables[tableName{family, name}]; c.Table != nil {
-			c.Table.Chains = append(c.Table.Chains, c)
-			c.Table.chains[c.Name] = c
+		if t := tables[tableName{Family(family), nlwire.FindString(attrs, nameAttr)}]; t != nil {
+			each(t, attrs)
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("list chains of nftables: %w", err)
-	}
-	err = r.dump(Request{Message: unix.NFT_MSG_GETSET}, func() {
-		each(func(t *Table) { clear(t.Sets) })
-	}, func(family uint8, attrs []byte) error {
-		name, s := decodeSet(attrs)
-		if s.Table = tables[tableName{family, name}]; s.Table != nil {
-			s.Table.Sets[s.Name] = s
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("list sets of nftables: %w", err)
-	}
-	err = r.dump(Request{Message: unix.NFT_MSG_GETFLOWTABLE}, func() {
-		each(func(t *Table) { clear(t.Flowtables) })
-	}, func(family uint8, attrs []byte) error {
-		name, f := decodeFlowtable(attrs)
-		if t := tables[tableName{family, name}]; t != nil {
-			t.Flowtables[f.Name] = f
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("list flow tables of nftables: %w", err)
+		return fmt.Errorf("list %s of nftables: %w", what, err)
 	}
 	return nil
+}
+
+// ListChains lists the chains of the tables.
+func (r *Reader) ListChains(rs *Ruleset) error {
+	return r.within(rs, unix.NFT_MSG_GETCHAIN, "chains", func(t *Table) { t.Chains, t.chains = nil, map[string]*Chain{} }, unix.NFTA_CHAIN_TABLE,
+		func(t *Table, attrs []byte) {
+			c := decodeChain(attrs)
+			c.Table = t
+			t.Chains = append(t.Chains, c)
+			t.chains[c.Name] = c
+		})
+}
+
+// ListSets lists the sets of the tables.
+func (r *Reader) ListSets(rs *Ruleset) error {
+	return r.within(rs, unix.NFT_MSG_GETSET, "sets", func(t *Table) { t.Sets = map[string]*Set{} }, unix.NFTA_SET_TABLE,
+		func(t *Table, attrs []byte) {
+			s := decodeSet(attrs)
+			s.Table = t
+			t.Sets[s.Name] = s
+		})
+}
+
+func (r *Reader) listFlowtables(rs *Ruleset) error {
+	return r.within(rs, unix.NFT_MSG_GETFLOWTABLE, "flow tables", func(t *Table) { t.Flowtables = map[string]*Flowtable{} }, nftaFlowtableTable,
+		func(t *Table, attrs []byte) {
+			f := decodeFlowtable(attrs)
+			t.Flowtables[f.Name] = f
+		})
 }
 
 // Rules returns the rules of a chain, in their order. They are read once. Those of a legacy
@@ -219,7 +260,11 @@ func (r *Reader) Rules(c *Chain) ([]*Rule, error) {
 	var rules []*Rule
 	err := r.dump(Request{Message: unix.NFT_MSG_GETRULE, Family: uint8(c.Table.Family), Attrs: names}, func() { rules = nil },
 		func(_ uint8, attrs []byte) error {
-			if nlwire.FindString(attrs, unix.NFTA_RULE_CHAIN) == c.Name {
+			switch {
+			case nlwire.FindString(attrs, unix.NFTA_RULE_CHAIN) != c.Name:
+			case r.MaxRules != 0 && len(rules) == r.MaxRules:
+				return ErrTooMany
+			default:
 				rules = append(rules, decodeRule(c, len(rules), attrs))
 			}
 			return nil

@@ -43,6 +43,9 @@ type kernel struct {
 // takes the kernel as long as it takes to decode one.
 const ahead = 2
 
+// long is the length of a datagram behind which there are likely more to be received.
+const long = 8 << 10
+
 // askTime bounds one request.
 const askTime = 2 * time.Second
 
@@ -55,8 +58,10 @@ func (k *kernel) Ask(ctx context.Context, req Request, each func(family uint8, a
 	if err := errors.Join(ctx.Err(), k.socket.SetReadDeadline(deadline)); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = k.socket.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { _ = k.socket.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
+	}
 	err := k.ask(req, each)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -74,15 +79,46 @@ func (k *kernel) ask(req Request, each func(family uint8, attrs []byte) error) e
 	if err := k.socket.Send(nlwire.CloseMessage(append(b, req.Attrs...), at)); err != nil {
 		return err
 	}
-	free, full := make(chan []byte, len(k.buffers)), make(chan datagram)
-	for i := range k.buffers {
-		if k.buffers[i] == nil {
-			k.buffers[i] = make([]byte, nlwire.LargestDatagram)
-		}
-		free <- k.buffers[i]
+	if k.buffers[0] == nil {
+		k.buffers[0] = make([]byte, nlwire.LargestDatagram)
 	}
-	go k.receive(req.Dump, free, full)
 	a := answer{seq: k.seq, dump: req.Dump, each: each}
+	for !a.ended {
+		n, err := k.socket.Receive(k.buffers[0], true)
+		if err != nil {
+			return errors.Join(a.err, err)
+		}
+		if n >= long {
+			k.readAhead(&a, k.buffers[0][:n])
+			break
+		}
+		a.read(k.buffers[0][:n])
+	}
+	return a.err
+}
+
+// readAhead reads a datagram in the first buffer, and what follows it.
+func (k *kernel) readAhead(a *answer, first []byte) {
+	free, full := make(chan []byte, len(k.buffers)), make(chan datagram)
+	for i := range k.buffers[1:] {
+		b := &k.buffers[1+i]
+		if *b == nil {
+			*b = make([]byte, nlwire.LargestDatagram)
+		}
+		free <- *b
+	}
+	if k.ends(a.dump, first) {
+		a.read(first)
+		return
+	}
+	go k.receive(a.dump, free, full)
+	a.read(first)
+	if a.ended {
+		close(free)
+		free = nil
+	} else {
+		free <- k.buffers[0]
+	}
 	for d := range full {
 		if a.err = errors.Join(a.err, d.err); d.err == nil && !a.ended {
 			a.read(d.data)
@@ -94,7 +130,6 @@ func (k *kernel) ask(req Request, each func(family uint8, attrs []byte) error) e
 			free = nil
 		}
 	}
-	return a.err
 }
 
 // datagram is what was received into a buffer.
@@ -113,13 +148,21 @@ func (k *kernel) receive(dump bool, free <-chan []byte, full chan<- datagram) {
 		if err != nil {
 			return
 		}
-		m := nlwire.Messages{Data: b[:n]}
-		for m.Next() {
-			if m.Seq == k.seq && (!dump || m.Type == unix.NLMSG_ERROR || m.Type == unix.NLMSG_DONE) {
-				return
-			}
+		if k.ends(dump, b[:n]) {
+			return
 		}
 	}
+}
+
+// ends reports whether the answer ends in a datagram.
+func (k *kernel) ends(dump bool, b []byte) bool {
+	m := nlwire.Messages{Data: b}
+	for m.Next() {
+		if m.Seq == k.seq && (!dump || m.Type == unix.NLMSG_ERROR || m.Type == unix.NLMSG_DONE) {
+			return true
+		}
+	}
+	return false
 }
 
 // answer reads the datagrams of an answer.

@@ -9,10 +9,13 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
-func (s *state) compare(register, op uint32, value []byte) error {
-	at, err := s.at(register)
+func (s *state) compare(e rules.Cmp) error {
+	op, value := e.Op, e.Data
+	at, err := s.at(e.Sreg)
 	if err != nil {
 		return err
 	}
@@ -190,8 +193,8 @@ func onlyFamily(four, six bool) families {
 	return 0
 }
 
-func (s *state) inRange(b []byte) error {
-	at, err := s.at(number(b, unix.NFTA_RANGE_SREG))
+func (s *state) inRange(e rules.Range) error {
+	at, err := s.at(e.Sreg)
 	switch {
 	case err != nil:
 		return err
@@ -201,9 +204,8 @@ func (s *state) inRange(b []byte) error {
 	case at.field != port && at.field != addr4 && at.field != addr6:
 		return errUnreadable
 	}
-	low, high := data(b, unix.NFTA_RANGE_FROM_DATA), data(b, unix.NFTA_RANGE_TO_DATA)
-	if number(b, unix.NFTA_RANGE_OP) == unix.NFT_RANGE_NEQ {
-		return s.unequal(at, low, high)
+	if e.Not {
+		return s.unequal(at, e.From, e.To)
 	}
-	return s.equal(at, low, high)
+	return s.equal(at, e.From, e.To)
 }

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 // field is a part of a packet that a register holds.
@@ -40,23 +40,20 @@ type slot struct {
 type state struct {
 	*walk
 	packets  []box
-	slots    [20]slot
+	slots    [16]slot
 	outcomes []outcome
 	done     bool
 }
 
-// slotOf returns the index of a register in 4 bytes; negative: there is none.
-func slotOf(register uint32) int {
-	switch {
-	case register >= unix.NFT_REG_1 && register <= unix.NFT_REG_4:
-		return int(register-unix.NFT_REG_1) * 4
-	case register >= unix.NFT_REG32_00 && register <= unix.NFT_REG32_15:
-		return int(register - unix.NFT_REG32_00)
+// slotOf returns the index of a register for data; negative: there is none.
+func slotOf(register rules.Register) int {
+	if register >= 20 {
+		return -1
 	}
-	return -1
+	return int(register) - 4
 }
 
-func (s *state) load(register uint32, f slot) error {
+func (s *state) load(register rules.Register, f slot) error {
 	at := slotOf(register)
 	if at < 0 || f.len <= 0 || at+(f.len+3)/4 > len(s.slots) {
 		return errUnreadable
@@ -68,7 +65,7 @@ func (s *state) load(register uint32, f slot) error {
 	return nil
 }
 
-func (s *state) at(register uint32) (slot, error) {
+func (s *state) at(register rules.Register) (slot, error) {
 	at := slotOf(register)
 	if at < 0 {
 		return slot{}, errUnreadable
@@ -76,71 +73,65 @@ func (s *state) at(register uint32) (slot, error) {
 	return s.slots[at], nil
 }
 
-// number returns an attribute that is a number; zero if it is absent.
-func number(b []byte, typ uint16) uint32 {
-	n, _ := nlwire.FindBE32(b, typ)
-	return n
-}
-
-func data(b []byte, typ uint16) []byte { return nlwire.Find(nlwire.Find(b, typ), unix.NFTA_DATA_VALUE) }
-
 // expression applies one expression to the packets.
-func (s *state) expression(name string, b []byte) error {
-	switch name {
-	case "counter", "log", "last", "notrack":
-	case "limit", "quota", "connlimit", "dynset":
+func (s *state) expression(e rules.Expr) error {
+	switch e := e.(type) {
+	case rules.Counter, rules.Log, rules.Last, rules.Notrack:
+	case rules.Limit, rules.Quota, rules.ConnLimit, rules.Dynset:
 		s.restrict()
-	case "objref":
-		if nlwire.Find(b, unix.NFTA_OBJREF_SET_SREG) != nil {
+	case rules.Objref:
+		if e.Map != "" {
 			s.restrict()
 		}
-	case "meta":
-		return s.meta(b)
-	case "payload":
-		return s.payload(b)
-	case "fib":
-		return s.fib(b)
-	case "ct":
-		if nlwire.Find(b, unix.NFTA_CT_DREG) != nil {
-			return s.load(number(b, unix.NFTA_CT_DREG), slot{len: 16})
+	case rules.Meta:
+		return s.meta(e)
+	case rules.Payload:
+		return s.payload(e)
+	case rules.Fib:
+		return s.fib(e)
+	case rules.CT:
+		if !e.Set {
+			return s.load(e.Dreg, slot{len: 16})
 		}
-	case "rt":
-		return s.load(number(b, unix.NFTA_RT_DREG), slot{len: 16})
-	case "socket":
-		return s.load(number(b, nftaSocketDreg), slot{len: 4})
-	case "numgen":
-		return s.load(number(b, unix.NFTA_NG_DREG), slot{len: 4})
-	case "hash":
-		return s.load(number(b, unix.NFTA_HASH_DREG), slot{len: 4})
-	case "bitwise":
-		return s.bitwise(b)
-	case "byteorder":
-		return s.byteorder(b)
-	case "cmp":
-		return s.compare(number(b, unix.NFTA_CMP_SREG), number(b, unix.NFTA_CMP_OP), data(b, unix.NFTA_CMP_DATA))
-	case "range":
-		return s.inRange(b)
-	case "lookup":
-		return s.lookup(b)
-	case "immediate":
-		return s.immediate(b)
-	case "nat":
-		return s.nat(b)
-	case "redir":
+	case rules.Rt:
+		return s.load(e.Dreg, slot{len: 16})
+	case rules.Socket:
+		return s.load(e.Dreg, slot{len: 4})
+	case rules.Numgen:
+		return s.load(e.Dreg, slot{len: 4})
+	case rules.Hash:
+		return s.load(e.Dreg, slot{len: 4})
+	case rules.Bitwise:
+		return s.bitwise(e)
+	case rules.Byteorder:
+		return s.byteorder(e)
+	case rules.Cmp:
+		return s.compare(e)
+	case rules.Range:
+		return s.inRange(e)
+	case rules.Lookup:
+		return s.lookup(e)
+	case rules.Immediate:
+		if e.Decision == nil {
+			return s.load(e.Dreg, slot{len: max(len(e.Data), 1)})
+		}
+		s.done = true
+		return s.decide(e.Decision, s.packets)
+	case rules.Nat:
+		s.nat(e)
+	case rules.Redir:
 		s.finish(translates, s.packets)
-	case "masq":
+	case rules.Masq:
 		s.finish(ends, s.packets)
-	case "match":
-		return s.match(nlwire.FindString(b, unix.NFTA_MATCH_NAME), number(b, unix.NFTA_MATCH_REV), nlwire.Find(b, unix.NFTA_MATCH_INFO))
-	case "target":
-		return s.target(nlwire.FindString(b, unix.NFTA_TARGET_NAME))
+	case rules.Match:
+		return s.match(e.Name, e.Rev, e.Info)
+	case rules.Target:
+		return s.target(e.Name)
 	default:
 		return errUnreadable
 	}
 	return nil
 }
-
-const nftaSocketDreg = 2
 
 func (s *state) finish(what effect, packets []box) {
 	s.outcomes, s.done = append(s.outcomes, outcome{what: what, packets: packets}), true
@@ -167,12 +158,12 @@ func (s *state) each(f func(box) []box) {
 	s.packets = after
 }
 
-func (s *state) meta(b []byte) error {
-	if nlwire.Find(b, unix.NFTA_META_DREG) == nil {
-		return nil // it sets something
+func (s *state) meta(e rules.Meta) error {
+	if e.Set {
+		return nil
 	}
 	f, n := opaque, 16
-	switch number(b, unix.NFTA_META_KEY) {
+	switch e.Key {
 	case unix.NFT_META_L4PROTO:
 		f, n = protocol, 1
 	case unix.NFT_META_NFPROTO:
@@ -182,78 +173,76 @@ func (s *state) meta(b []byte) error {
 	case unix.NFT_META_IIF, unix.NFT_META_OIF, unix.NFT_META_MARK:
 		n = 4
 	}
-	return s.load(number(b, unix.NFTA_META_DREG), slot{field: f, len: n})
+	return s.load(e.Dreg, slot{field: f, len: n})
 }
 
-func (s *state) payload(b []byte) error {
-	if nlwire.Find(b, unix.NFTA_PAYLOAD_DREG) == nil {
+func (s *state) payload(e rules.Payload) error {
+	if e.Set {
 		return errUnreadable // it changes the packet
 	}
-	offset, n := int(number(b, unix.NFTA_PAYLOAD_OFFSET)), int(number(b, unix.NFTA_PAYLOAD_LEN))
 	f := opaque
-	switch number(b, unix.NFTA_PAYLOAD_BASE) {
+	switch e.Base {
 	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
 		switch {
-		case offset == 2 && n == 2:
+		case e.Offset == 2 && e.Len == 2:
 			f = port
-		case offset < 4 && offset+n > 2: // with the source port, for example
+		case e.Offset < 4 && e.Offset+e.Len > 2: // with the source port, for example
 			f = unreadable
 		}
 	case unix.NFT_PAYLOAD_NETWORK_HEADER:
-		switch s.base.family {
+		switch s.base.Table.Family {
 		case unix.NFPROTO_IPV4, unix.NFPROTO_INET: // behind a condition on the family
 			switch {
-			case offset == 16 && n <= 4:
+			case e.Offset == 16 && e.Len <= 4:
 				f = addr4
-			case offset == 9 && n == 1:
+			case e.Offset == 9 && e.Len == 1:
 				f = protocol
 			}
 		}
-		switch s.base.family {
+		switch s.base.Table.Family {
 		case unix.NFPROTO_IPV6, unix.NFPROTO_INET:
 			switch {
-			case offset == 24 && n <= 16:
+			case e.Offset == 24 && e.Len <= 16:
 				f = addr6
-			case offset == 6 && n == 1 && s.onlyIPv6():
+			case e.Offset == 6 && e.Len == 1 && s.onlyIPv6():
 				f = protocol
 			}
 		}
 	default:
 		f = unreadable
 	}
-	return s.load(number(b, unix.NFTA_PAYLOAD_DREG), slot{field: f, len: n})
+	return s.load(e.Dreg, slot{field: f, len: e.Len})
 }
 
 func (s *state) onlyIPv6() bool {
 	return !slices.ContainsFunc(s.packets, func(b box) bool { return b.families&ipv4 != 0 })
 }
 
-func (s *state) fib(b []byte) error {
-	f, flags := opaque, number(b, unix.NFTA_FIB_FLAGS)
-	if number(b, unix.NFTA_FIB_RESULT) == unix.NFT_FIB_RESULT_ADDRTYPE && flags&unix.NFTA_FIB_F_DADDR != 0 {
+func (s *state) fib(e rules.Fib) error {
+	f := opaque
+	if e.Result == unix.NFT_FIB_RESULT_ADDRTYPE && e.Flags&unix.NFTA_FIB_F_DADDR != 0 {
 		f = addrType
 	}
-	return s.load(number(b, unix.NFTA_FIB_DREG), slot{field: f, len: 4})
+	return s.load(e.Dreg, slot{field: f, len: 4})
 }
 
 // bitwise understands the mask of an address, as of a prefix: what is compared then is the
 // masked address.
-func (s *state) bitwise(b []byte) error {
-	from, err := s.at(number(b, unix.NFTA_BITWISE_SREG))
+func (s *state) bitwise(e rules.Bitwise) error {
+	from, err := s.at(e.Sreg)
 	if err != nil {
 		return err
 	}
-	to := slot{unreadable, max(int(number(b, unix.NFTA_BITWISE_LEN)), 1), 0}
-	mask, xor := data(b, unix.NFTA_BITWISE_MASK), data(b, unix.NFTA_BITWISE_XOR)
+	to := slot{unreadable, max(e.Len, 1), 0}
 	switch {
 	case from.field == opaque:
 		to.field = opaque
-	case (from.field == addr4 || from.field == addr6) && len(mask) == from.len && len(bytes.Trim(xor, "\x00")) == 0:
-		if ones := leadingOnes(mask); ones > 0 {
+	case (from.field == addr4 || from.field == addr6) && len(e.Mask) == from.len && len(bytes.Trim(e.Xor, "\x00")) == 0:
+		if ones := leadingOnes(e.Mask); ones > 0 {
 			to = slot{from.field, from.len, ones}
 		}
 	}
-	return s.load(number(b, unix.NFTA_BITWISE_DREG), to)
+	return s.load(e.Dreg, to)
 }
 
 // leadingOnes returns how many bits a mask begins with; negative: it has others as well.
@@ -272,8 +261,8 @@ func leadingOnes(mask []byte) (n int) {
 	return n
 }
 
-func (s *state) byteorder(b []byte) error {
-	from, err := s.at(number(b, unix.NFTA_BYTEORDER_SREG))
+func (s *state) byteorder(e rules.Byteorder) error {
+	from, err := s.at(e.Sreg)
 	if err != nil {
 		return err
 	}
@@ -281,34 +270,20 @@ func (s *state) byteorder(b []byte) error {
 	if from.field == opaque {
 		f = opaque
 	}
-	return s.load(number(b, unix.NFTA_BYTEORDER_DREG), slot{field: f, len: max(int(number(b, unix.NFTA_BYTEORDER_LEN)), 1)})
+	return s.load(e.Dreg, slot{field: f, len: max(e.Len, 1)})
 }
 
-func (s *state) immediate(b []byte) error {
-	register := number(b, unix.NFTA_IMMEDIATE_DREG)
-	if register != unix.NFT_REG_VERDICT {
-		return s.load(register, slot{len: max(len(data(b, unix.NFTA_IMMEDIATE_DATA)), 1)})
-	}
-	v := readVerdict(nlwire.Find(nlwire.Find(b, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT))
-	if !v.known {
-		return errUnreadable
-	}
-	s.done = true
-	return s.decide(v, s.packets)
-}
-
-func (s *state) nat(b []byte) error {
-	if number(b, unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
+func (s *state) nat(e rules.Nat) {
+	if e.Type != unix.NFT_NAT_DNAT {
 		s.finish(ends, s.packets)
-		return nil
+		return
 	}
-	switch family := uint8(number(b, unix.NFTA_NAT_FAMILY)); family {
+	switch e.Family {
 	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
 		s.each(func(b box) []box {
-			b.families &= familiesOf(family)
+			b.families &= familiesOf(rules.Family(e.Family))
 			return []box{b}
 		})
 	}
 	s.finish(translates, s.packets)
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 // expr is an expression as the kernel lists it.
@@ -40,14 +41,19 @@ func FuzzRule(f *testing.F) {
 		f.Add(rule)
 	}
 	f.Fuzz(func(_ *testing.T, content []byte) {
-		for _, family := range []uint8{unix.NFPROTO_INET, unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-			t := tableName{family, "t"}
+		exprs := rules.Decode(content)
+		for _, family := range []rules.Family{unix.NFPROTO_INET, unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+			t := &rules.Table{Family: family, Name: "t", Legacy: true} // of which nothing is asked
+			some, bad := &rules.Set{Name: "s", KeyLen: 2}, &rules.Set{KeyLen: 2}
+			t.Sets = map[string]*rules.Set{"s": some, "": bad}
+			c := &rules.Chain{Table: t, Name: "c", Base: &rules.Base{}}
+			c.Rules = []*rules.Rule{{Chain: c, Exprs: exprs}}
+			t.Chains = []*rules.Chain{c}
 			e := element{low: []byte{0, 80}, high: []byte{0, 90}}
-			w := walk{base: baseChain{chainName: chainName{t, "c"}}, reading: &reading{
-				Reader: &Reader{}, found: &Rivals{}, sets: map[setName]*set{{t, "s"}: {keyLen: 2, elements: []element{e}}, {t, ""}: {bad: true}},
-				rules: map[chainName][]rule{{t, "c"}: {content}},
+			w := walk{base: baseChain{Chain: c}, reading: &reading{
+				Reader: &rules.Reader{}, found: &Rivals{}, listed: true, lists: map[*rules.Chain][]*rules.Rule{}, sets: map[*rules.Set]*set{some: {keyLen: 2, elements: []element{e}}, bad: {bad: true}},
 			}}
-			w.chain(chainName{t, "c"}, []box{whole(familiesOf(family))}, 0)
+			w.chain(c, []box{whole(familiesOf(family))}, 0)
 		}
 	})
 }

@@ -3,23 +3,17 @@
 
 package rivals
 
-import (
-	"golang.org/x/sys/unix"
-
-	"github.com/nftnat/nftnat/internal/nlwire"
-)
+import "github.com/nftnat/nftnat/internal/rules"
 
 // lookup keeps the packets that a set has, and follows the verdicts of a map.
-func (s *state) lookup(b []byte) error {
-	from := slotOf(number(b, unix.NFTA_LOOKUP_SREG))
+func (s *state) lookup(e rules.Lookup) error {
+	from := slotOf(e.Sreg)
 	if from < 0 {
 		return errUnreadable
 	}
 	first := s.slots[from]
-	inverted := number(b, unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
-	dreg := nlwire.Find(b, unix.NFTA_LOOKUP_DREG)
-	verdicts := dreg != nil && number(b, unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT
-	set := s.setOf(setName{s.base.tableName, nlwire.FindString(b, unix.NFTA_LOOKUP_SET)})
+	verdicts := e.Map && e.Dreg == rules.Verdict
+	set := s.setOf(s.base.Table, e.Set)
 	if set.bad {
 		return errUnreadable
 	}
@@ -27,28 +21,28 @@ func (s *state) lookup(b []byte) error {
 	if err != nil {
 		return err
 	}
-	if inverted {
+	if e.Not {
 		if len(fields) != 1 || first.field != port {
 			s.restrict()
 			return nil
 		}
-		for _, e := range set.elements {
-			if err := s.unequal(first, e.low, e.high); err != nil {
+		for _, x := range set.elements {
+			if err := s.unequal(first, x.low, x.high); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if dreg != nil && !verdicts {
-		if err := s.load(number(b, unix.NFTA_LOOKUP_DREG), slot{len: 4}); err != nil {
+	if e.Map && !verdicts {
+		if err := s.load(e.Dreg, slot{len: 4}); err != nil {
 			return err
 		}
 	}
 	var after []box
-	for _, e := range set.elements {
+	for _, x := range set.elements {
 		var matched []box
 		for _, packet := range s.packets {
-			if packet, err = packet.withKey(fields, e); err != nil {
+			if packet, err = packet.withKey(fields, x); err != nil {
 				return err
 			}
 			if !packet.isEmpty() {
@@ -60,7 +54,7 @@ func (s *state) lookup(b []byte) error {
 		}
 		after = append(after, matched...)
 		if verdicts && len(matched) != 0 {
-			if err := s.decide(e.verdict, matched); err != nil {
+			if err := s.decide(x.verdict, matched); err != nil {
 				return err
 			}
 		}

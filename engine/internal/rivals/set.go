@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 // set is a set or map with its elements.
@@ -24,95 +24,51 @@ type element struct {
 	low, high []byte // keys; nil: all that no other element has
 	// closed is whether the kernel has said which key is the highest, as for concatenations.
 	closed  bool
-	verdict verdict
+	verdict *rules.Decision // nil: none
 }
 
-// verdict is what becomes of a packet.
-type verdict struct {
-	known bool
-	code  int32
-	chain string
-}
-
-const (
-	nftaSetElemKeyEnd  = 10
-	setElemIntervalEnd = 1
-	setElemCatchall    = 2
-)
-
-// setOf reads a set. If that fails, it is bad.
-func (r *reading) setOf(name setName) *set {
-	if s, ok := r.sets[name]; ok {
-		return s
-	}
-	s := &set{bad: true}
-	r.sets[name] = s
-	table := nlwire.AppendString(nil, unix.NFTA_SET_TABLE, name.name)
-	names := nlwire.AppendString(slices.Clone(table), unix.NFTA_SET_NAME, name.set)
-	flags, found := uint32(0), false
-	// The kernel has no list of one set, but those of a table.
-	err := r.dump(unix.NFT_MSG_GETSET, name.family, table, func(_ uint8, attrs []byte) error {
-		if nlwire.FindString(attrs, unix.NFTA_SET_NAME) == name.set {
-			keyLen, _ := nlwire.FindBE32(attrs, unix.NFTA_SET_KEY_LEN)
-			flags, _ = nlwire.FindBE32(attrs, unix.NFTA_SET_FLAGS)
-			s.keyLen, found = int(keyLen), true
+// setOf reads a set of a table. If that fails, it is bad.
+func (r *reading) setOf(t *rules.Table, name string) *set {
+	bad := &set{bad: true}
+	if !r.listed {
+		if err := r.ListSets(r.ruleset); err != nil {
+			return bad
 		}
-		return nil
-	})
-	if err != nil || !found || s.keyLen == 0 {
+		r.listed = true
+	}
+	listed := t.Sets[name]
+	if listed == nil || listed.KeyLen == 0 {
+		return bad
+	}
+	if s, ok := r.sets[listed]; ok {
 		return s
 	}
+	r.sets[listed] = bad
+	elements, more, err := r.Elements(listed, maxElements)
+	if err != nil || more {
+		return bad
+	}
+	s := &set{keyLen: int(listed.KeyLen)}
 	var ends [][]byte // of intervals that are no concatenations
-	err = r.dump(unix.NFT_MSG_GETSETELEM, name.family, names, func(_ uint8, attrs []byte) error {
-		list := nlwire.Attrs{Data: nlwire.Find(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)}
-		for list.Next() {
-			if len(s.elements)+len(ends) >= maxElements {
-				return errTooMany
-			}
-			e, isEnd, err := readElement(list.Payload, s.keyLen)
-			switch {
-			case err != nil:
-				return err
-			case isEnd:
-				ends = append(ends, e.low)
-			default:
-				s.elements = append(s.elements, e)
-			}
+	for _, e := range elements {
+		if !e.CatchAll && (len(e.Key) != s.keyLen || e.End != nil && len(e.End) != s.keyLen) {
+			return bad
 		}
-		return list.Err
-	})
-	if err != nil {
-		return s
+		if e.IntervalEnd {
+			ends = append(ends, e.Key)
+			continue
+		}
+		x := element{low: e.Key, high: e.End, closed: e.End != nil, verdict: e.Decision}
+		if !x.closed {
+			x.high = e.Key
+		}
+		s.elements = append(s.elements, x)
 	}
-	s.bad = false
-	if flags&unix.NFT_SET_INTERVAL != 0 {
+	if listed.Flags&unix.NFT_SET_INTERVAL != 0 {
 		s.closeIntervals(ends)
 	}
+	r.sets[listed] = s
 	return s
-}
-
-func readElement(b []byte, keyLen int) (e element, isEnd bool, err error) {
-	value := func(typ uint16) []byte {
-		return bytes.Clone(nlwire.Find(nlwire.Find(b, typ), unix.NFTA_DATA_VALUE))
-	}
-	flags, _ := nlwire.FindBE32(b, unix.NFTA_SET_ELEM_FLAGS)
-	if flags&setElemCatchall == 0 {
-		e.low = value(unix.NFTA_SET_ELEM_KEY)
-		e.high = value(nftaSetElemKeyEnd)
-		if e.closed = e.high != nil; !e.closed {
-			e.high = e.low
-		}
-		if len(e.low) != keyLen || len(e.high) != keyLen {
-			return element{}, false, nlwire.ErrMalformed
-		}
-	}
-	e.verdict = readVerdict(nlwire.Find(nlwire.Find(b, unix.NFTA_SET_ELEM_DATA), unix.NFTA_DATA_VERDICT))
-	return e, flags&setElemIntervalEnd != 0, nil
-}
-
-func readVerdict(b []byte) verdict {
-	code, ok := nlwire.FindBE32(b, unix.NFTA_VERDICT_CODE)
-	return verdict{known: ok, code: int32(code), chain: nlwire.FindString(b, unix.NFTA_VERDICT_CHAIN)}
 }
 
 // closeIntervals gives each element that begins an interval the key before its end, which may

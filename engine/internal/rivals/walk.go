@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 // walk goes through the chains that packets of one base chain pass.
@@ -25,11 +25,11 @@ const maxDepth = 16
 const maxBoxes = maxElements
 
 // chain notes what a chain does to packets.
-func (w *walk) chain(name chainName, packets []box, depth int) {
-	if w.visits++; depth > maxDepth || w.visits > maxVisits {
+func (w *walk) chain(c *rules.Chain, packets []box, depth int) {
+	if w.visits++; c == nil || depth > maxDepth || w.visits > maxVisits {
 		return
 	}
-	for _, r := range w.rulesOf(name) {
+	for _, r := range w.rulesOf(c) {
 		outcomes, err := w.rule(r, packets)
 		if err != nil {
 			continue // it says nothing
@@ -37,9 +37,9 @@ func (w *walk) chain(name chainName, packets []box, depth int) {
 		for _, o := range outcomes {
 			switch o.what {
 			case translates:
-				w.claim(name.chain, o.packets)
+				w.claim(c.Name, o.packets)
 			case jumps, goesTo:
-				w.chain(chainName{name.tableName, o.chain}, o.packets, depth+1)
+				w.chain(c.Table.Chain(o.chain), o.packets, depth+1)
 			case ends, goesOn:
 			}
 			if o.what != jumps && o.what != goesOn {
@@ -60,7 +60,7 @@ func (w *walk) claim(chain string, packets []box) {
 			continue
 		}
 		w.found.add(Claim{
-			Family: familyName(w.base.family), Table: w.base.name, Chain: chain,
+			Family: w.base.Table.Family.String(), Table: w.base.Table.Name, Chain: chain,
 			Hook: w.base.hook, Base: w.base.id, Order: w.order, Some: b.some, box: b,
 		})
 	}
@@ -102,12 +102,10 @@ const (
 var errUnreadable = errors.New("the rule cannot be read")
 
 // rule says what a rule does to packets.
-func (w *walk) rule(r rule, packets []box) ([]outcome, error) {
+func (w *walk) rule(r *rules.Rule, packets []box) ([]outcome, error) {
 	s := state{walk: w, packets: packets}
-	list := nlwire.Attrs{Data: r}
-	for list.Next() {
-		name := nlwire.FindString(list.Payload, unix.NFTA_EXPR_NAME)
-		if err := s.expression(name, nlwire.Find(list.Payload, unix.NFTA_EXPR_DATA)); err != nil {
+	for _, e := range r.Exprs {
+		if err := s.expression(e); err != nil {
 			return nil, err
 		}
 		if len(s.packets) > maxBoxes {
@@ -117,13 +115,16 @@ func (w *walk) rule(r rule, packets []box) ([]outcome, error) {
 			break
 		}
 	}
-	return s.outcomes, list.Err
+	return s.outcomes, nil
 }
 
 // decide adds an outcome for packets.
-func (s *state) decide(v verdict, packets []box) error {
-	o := outcome{packets: packets, chain: v.chain}
-	switch v.code {
+func (s *state) decide(d *rules.Decision, packets []box) error {
+	if d == nil {
+		return errUnreadable
+	}
+	o := outcome{packets: packets, chain: d.Chain}
+	switch d.Code {
 	case unix.NFT_JUMP:
 		o.what = jumps
 	case unix.NFT_GOTO:
