@@ -28,16 +28,16 @@ type Drop struct {
 	Headers []byte
 }
 
-// Drops tells of packets of TCP and UDP that are dropped in one network namespace. Place is for one goroutine at a
+// Drops tells of packets of TCP and UDP that are dropped in one network namespace. Function is for one goroutine at a
 // time, and so are the other methods; Run may run meanwhile.
 type Drops struct {
-	ports   *ebpf.Map
-	events  *ebpf.Map
-	program *ebpf.Program
-	link    link.Link
-	reader  *ringbuf.Reader
-	reasons map[uint32]string // nil: the kernel does not tell
-	places  map[uint64]string
+	ports     *ebpf.Map
+	events    *ebpf.Map
+	program   *ebpf.Program
+	link      link.Link
+	reader    *ringbuf.Reader
+	reasons   map[uint32]string // nil: the kernel does not tell
+	functions map[uint64]string
 }
 
 // Sizes of the ring buffer, and of what is copied of a packet: the longest header of IPv4 and
@@ -59,7 +59,7 @@ const (
 // OpenDrops loads the program for the network namespace of an inode. Nothing is told of until
 // Watch is called.
 func OpenDrops(netNS uint64) (_ *Drops, err error) {
-	d := &Drops{places: map[uint64]string{}}
+	d := &Drops{functions: map[uint64]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("load a program for dropped packets: %w", err), d.Close())

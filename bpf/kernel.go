@@ -86,19 +86,19 @@ func reasonsOf(spec *btf.Spec) map[uint32]string {
 	return reasons
 }
 
-// mostPlaces bounds how many places are remembered.
-const mostPlaces = 256
+// mostFunctions bounds how many functions are remembered.
+const mostFunctions = 256
 
-// Place names the function with an address; empty: it may not be known (/proc/sys/kernel/kptr_restrict). The first time for
+// Function names the function with an address; empty: it may not be known (/proc/sys/kernel/kptr_restrict). The first time for
 // an address takes some hundredths of a second, for the list of the kernel is long.
-func (d *Drops) Place(address uint64) string {
-	name, ok := d.places[address]
+func (d *Drops) Function(address uint64) string {
+	name, ok := d.functions[address]
 	if !ok {
-		if len(d.places) >= mostPlaces {
-			clear(d.places)
+		if len(d.functions) >= mostFunctions {
+			clear(d.functions)
 		}
 		name = symbol(address)
-		d.places[address] = name
+		d.functions[address] = name
 	}
 	return name
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,8 +73,8 @@ func (t *Tracer) watch(ports map[uint16]uint32) error {
 	return nil
 }
 
-// watchAlso asks for those of one more port: one that a packet was translated to.
-func (t *Tracer) watchAlso(proto uint8, port uint16) {
+// translated asks for dropped packets of one more port: one that a packet was translated to.
+func (t *Tracer) translated(proto uint8, port uint16) {
 	bit := protocolBit(proto)
 	if t.drops == nil || bit == 0 || t.watched[port]&bit != 0 {
 		return
@@ -121,7 +122,7 @@ const settle = 20 * time.Millisecond
 // dropped takes a packet that the kernel has dropped.
 func (ps *packets) dropped(d bpf.Drop, now time.Time) {
 	h, ok := parseHeader(d.Headers, nil)
-	if !ok {
+	if !ok || harmless(d.Reason) {
 		return
 	}
 	if len(ps.drops) >= mostDropped {
@@ -129,6 +130,16 @@ func (ps *packets) dropped(d bpf.Drop, now time.Time) {
 		return
 	}
 	ps.drops = append(ps.drops, waiting{d, h, now})
+}
+
+// harmless reports whether a reason is none: the packet had come to a socket, which was closed or had its data already, or
+// it is a copy for who listens on an interface.
+func harmless(reason string) bool {
+	switch reason {
+	case "QUEUE_PURGE", "SOCKET_CLOSE", "TCP_OLD_ACK", "TCP_OLD_DATA", "TCP_OFOMERGE", "PACKET_SOCK_ERROR", "DUP_FRAG":
+		return true
+	}
+	return false
 }
 
 // matchDrops finds the packets of those that were dropped.
@@ -141,21 +152,30 @@ func (ps *packets) matchDrops(now time.Time) {
 }
 
 func (ps *packets) matchDrop(w waiting) {
-	d := &dropped{at: w.at, header: w.header, reason: w.drop.Reason, link: ps.tracer.host.link(w.drop.Interface)}
+	d := &dropped{at: w.at, header: w.header, reason: w.drop.Reason, link: ps.kernel.link(w.drop.Interface)}
 	if p := ps.latest(func(p *packet) bool { return p.is(w.header) }); p == nil {
 		if !ps.concerns(w.header) || !ps.admit() {
 			return
 		}
-		d.place = ps.tracer.drops.Place(w.drop.Address)
+		d.place = ps.kernel.function(w.drop.Address)
 		ps.withoutEvents(d)
 	} else if p.Text == "" { // on its way
-		d.place = ps.tracer.drops.Place(w.drop.Address)
-		p.drop = d
+		d.place = ps.kernel.function(w.drop.Address)
+		if !queued(d.place) {
+			p.drop = d
+		}
 	} else if p.Fate != Dropped { // else its summary says so
-		d.place = ps.tracer.drops.Place(w.drop.Address)
+		if d.place = ps.kernel.function(w.drop.Address); queued(d.place) {
+			return
+		}
 		p.Fate = Dropped
 		ps.send(Later{Time: d.at, Number: p.Number, Reason: d.reason, Place: d.place, Dev: d.link, Text: "then dropped: " + d.text()})
 	}
+}
+
+// queued reports whether a function frees what had come to a socket: before Linux 6.10, the reason does not say so.
+func queued(function string) bool {
+	return function == "sk_stream_kill_queues" || strings.HasPrefix(function, "skb_queue_purge")
 }
 
 // latest finds the last packet that a condition holds for, of those on their way and the recent ones.
@@ -189,8 +209,11 @@ func (p *packet) is(h header) bool {
 // concerns reports whether headers are of a packet that was asked for, or of an answer to one that was seen.
 func (ps *packets) concerns(h header) bool { return ps.asked(h) || ps.answered(h) != nil }
 
-// answered finds the packet that headers are an answer to.
+// answered finds the packet that headers are an answer to, an error of ICMP included.
 func (ps *packets) answered(h header) *packet {
+	if h.proto == unix.IPPROTO_ICMP || h.proto == unix.IPPROTO_ICMPV6 {
+		return ps.latest(func(p *packet) bool { return !p.Answer && p.first.src.Addr() == h.dst.Addr() })
+	}
 	return ps.latest(func(p *packet) bool {
 		return !p.Answer && p.first.proto == h.proto &&
 			(p.first.src == h.dst || p.now.src == h.dst) && (p.first.dst == h.src || p.now.dst == h.src)
@@ -209,3 +232,6 @@ func (ps *packets) withoutEvents(d *dropped) {
 	ps.send(p.Begin)
 	ps.send(p)
 }
+
+// function names where the kernel has dropped a packet.
+func (t *Tracer) function(address uint64) string { return t.drops.Function(address) }

@@ -15,7 +15,8 @@ type Event interface{ event() }
 type Begin struct {
 	Time   time.Time `json:"time"`
 	Number uint64    `json:"packet"`
-	// Proto is "tcp", "udp", "icmp" or "icmpv6". Flags are those of TCP, as "syn,ack".
+	// Proto is "tcp", "udp", "icmp" or "icmpv6". Flags are those of TCP, as "syn,ack", or "type 3 code 1"
+	// of ICMP.
 	Proto string `json:"proto"`
 	Flags string `json:"flags,omitempty"`
 	// Src and Dst are as the packet came. The ports of ICMP are zero.

@@ -5,6 +5,7 @@ package trace
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type header struct {
 	proto    uint8
 	src, dst netip.AddrPort // ports of ICMP are zero
 	flags    uint8          // of TCP
+	icmp     [2]uint8       // type and code
 	// id tells packets of a connection apart: the sequence numbers of TCP, and else the identification of
 	// IPv4 and the length.
 	id [2]uint32
@@ -58,6 +60,9 @@ func parseHeader(network, transport []byte) (h header, ok bool) {
 		h.id = [2]uint32{binary.BigEndian.Uint32(transport[4:]), binary.BigEndian.Uint32(transport[8:])}
 		h.flags = transport[13]
 	}
+	if (h.proto == unix.IPPROTO_ICMP || h.proto == unix.IPPROTO_ICMPV6) && len(transport) >= 2 {
+		h.icmp = [2]uint8(transport)
+	}
 	h.src, h.dst = netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
 	return h, true
 }
@@ -77,9 +82,13 @@ func protoText(proto uint8) string {
 	return "ip"
 }
 
-// flagsText names the flags of TCP.
+// flagsText names the flags of TCP, or the type of ICMP.
 func flagsText(h header) string {
-	if h.proto != unix.IPPROTO_TCP {
+	switch h.proto {
+	case unix.IPPROTO_TCP:
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return fmt.Sprintf("type %d code %d", h.icmp[0], h.icmp[1])
+	default:
 		return ""
 	}
 	var words []string

@@ -6,6 +6,7 @@ package trace
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,3 +97,20 @@ func hookText(family uint8, hook uint32) string {
 	}
 	return [...]string{"prerouting", "input", "forward", "output", "postrouting", "ingress"}[min(hook, 5)]
 }
+
+func (t *Tracer) refresh(ctx context.Context) { t.names.refresh(ctx) }
+
+func (t *Tracer) hook(family uint8, table, chain string) string {
+	if c := t.names.chain(family, table, chain); c != nil && c.Base != nil {
+		return hookText(family, c.Base.Hook)
+	}
+	return ""
+}
+
+func (t *Tracer) rule(family uint8, table, chain string, handle uint64) string {
+	return t.names.rule(family, table, chain, handle)
+}
+
+func (t *Tracer) link(index int) string { return t.host.link(index) }
+
+func (t *Tracer) neighbour(link string, addr netip.Addr) string { return t.host.neighbour(link, addr) }

@@ -30,9 +30,29 @@ type packet struct {
 	answered, missed bool
 }
 
+// kernel is what is asked of the kernel about packets.
+type kernel interface {
+	// refresh reads names anew if they have changed.
+	refresh(ctx context.Context)
+	// hook names the hook of a base chain; "" for other chains.
+	hook(family uint8, table, chain string) string
+	// rule is a rule as nft(8) lists it.
+	rule(family uint8, table, chain string, handle uint64) string
+	// link names an interface; "" for zero.
+	link(index int) string
+	// neighbour is the state of a neighbour that is not there; "" if it is, or is not known.
+	neighbour(link string, addr netip.Addr) string
+	// function names where a packet was dropped.
+	function(address uint64) string
+	// translated says that a packet was translated to a port.
+	translated(proto uint8, port uint16)
+}
+
 // packets are those on their way.
 type packets struct {
-	tracer  *Tracer
+	kernel  kernel
+	table   string // the own one
+	from    netip.Addr
 	tell    func(Event) error
 	err     error // of tell
 	count   uint64
@@ -59,8 +79,8 @@ const (
 // quiet is how long nothing more is seen of a packet before it counts as gone.
 const quiet = 50 * time.Millisecond
 
-func newPackets(t *Tracer) *packets {
-	return &packets{tracer: t, byID: map[uint32]*packet{}, targets: map[marking.Target]bool{}}
+func newPackets(k kernel, table string, from netip.Addr) *packets {
+	return &packets{kernel: k, table: table, from: from.Unmap().WithZone(""), byID: map[uint32]*packet{}, targets: map[marking.Target]bool{}}
 }
 
 func (ps *packets) setTargets(targets []marking.Target) {
@@ -78,7 +98,7 @@ func (ps *packets) send(e Event) {
 
 // event follows the packet of an event.
 func (ps *packets) event(ctx context.Context, m message, now time.Time) {
-	own := m.table == ps.tracer.table.Name() && m.family == unix.NFPROTO_INET
+	own := m.table == ps.table && m.family == unix.NFPROTO_INET
 	if own && m.chain == marking.MarkChain {
 		if m.known {
 			ps.begin(ctx, m, now)
@@ -94,7 +114,7 @@ func (ps *packets) event(ctx context.Context, m message, now time.Time) {
 		p.now = m.header
 		ps.see(p, m)
 		if p.now.dst != p.first.dst {
-			ps.tracer.watchAlso(p.now.proto, p.now.dst.Port())
+			ps.kernel.translated(p.now.proto, p.now.dst.Port())
 		}
 	}
 	if own {
@@ -104,7 +124,10 @@ func (ps *packets) event(ctx context.Context, m message, now time.Time) {
 		}
 		return
 	}
-	ps.step(p, m)
+	// The end of a chain, and chains of another trace, are no steps.
+	if (m.typ == unix.NFT_TRACETYPE_POLICY || m.handle != 0) && !strings.HasPrefix(m.table, marking.NamePrefix) {
+		ps.step(p, m)
+	}
 }
 
 // begin begins a packet.
@@ -116,7 +139,7 @@ func (ps *packets) begin(ctx context.Context, m message, now time.Time) {
 		ps.full++
 		return
 	}
-	ps.tracer.names.refresh(ctx)
+	ps.kernel.refresh(ctx)
 	ps.count++
 	p := &packet{first: m.header, now: m.header, last: now, ids: []uint32{m.id}}
 	p.Begin = beginOf(m.header, ps.count, now)
@@ -139,7 +162,7 @@ func (ps *packets) begin(ctx context.Context, m message, now time.Time) {
 
 // asked reports whether a packet is one to what was asked for, and not an answer.
 func (ps *packets) asked(h header) bool {
-	if from := ps.tracer.opts.From; from.IsValid() && from.Unmap().WithZone("") != h.src.Addr() {
+	if ps.from.IsValid() && ps.from != h.src.Addr() {
 		return false
 	}
 	g := marking.Target{Proto: h.proto, Addr: h.dst.Addr(), Port: h.dst.Port()}
@@ -161,10 +184,10 @@ func (ps *packets) asked(h header) bool {
 // see notes the interfaces.
 func (ps *packets) see(p *packet, m message) {
 	if p.In == "" {
-		p.In = ps.tracer.host.link(m.iif)
+		p.In = ps.kernel.link(m.iif)
 	}
 	if m.oif != 0 {
-		p.Out = ps.tracer.host.link(m.oif)
+		p.Out = ps.kernel.link(m.oif)
 	}
 }
 
@@ -192,17 +215,15 @@ func (ps *packets) step(p *packet, m message) {
 		Time: p.last, Number: p.Number, Hook: p.Hook,
 		Family: familyText(m.family), Table: m.table, Chain: m.chain, Handle: m.handle, Verdict: m.verdictText(),
 	}
-	if c := ps.tracer.names.chain(m.family, m.table, m.chain); c != nil && c.Base != nil {
-		s.Hook = hookText(m.family, c.Base.Hook)
+	if hook := ps.kernel.hook(m.family, m.table, m.chain); hook != "" {
+		s.Hook = hook
 		p.Hook, p.ended = s.Hook, ""
 	}
 	switch {
-	case m.typ == unix.NFT_TRACETYPE_RETURN && m.handle == 0:
-		return // the end of a chain
 	case m.typ == unix.NFT_TRACETYPE_POLICY:
 		s.Text = "policy " + s.Verdict
 	default:
-		s.Text = ps.tracer.names.rule(m.family, m.table, m.chain, m.handle)
+		s.Text = ps.kernel.rule(m.family, m.table, m.chain, m.handle)
 	}
 	by := s.Family + " " + s.Table + " " + s.Chain + ": " + s.Text
 	switch s.Verdict {
@@ -270,7 +291,7 @@ func (ps *packets) tellMissing(now time.Time) {
 			continue
 		}
 		text := "no answer from " + address(p.now.dst) + " has come"
-		if state := ps.tracer.host.neighbour(p.Out, p.now.dst.Addr()); state != "" {
+		if state := ps.kernel.neighbour(p.Out, p.now.dst.Addr()); state != "" {
 			text += ": its neighbour entry of " + p.Out + " is " + state
 		}
 		ps.send(Later{Time: now, Number: p.Number, Dev: p.Out, Text: text})

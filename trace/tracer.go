@@ -89,7 +89,7 @@ func Open(ctx context.Context, o Options) (_ *Tracer, err error) {
 	}
 	t.names = &names{reader: reader, printer: rules.Printer{Link: func(i uint32) string { return t.host.link(int(i)) }, XT: xt.Printer{}}}
 	t.names.refresh(ctx)
-	t.packets = newPackets(t)
+	t.packets = newPackets(t, t.table.Name(), o.From)
 	if err := t.openDrops(); err != nil {
 		return nil, err
 	}
@@ -141,8 +141,13 @@ func (t *Tracer) followHost() error {
 	}
 	t.packets.local = local
 	err = t.table.Hook(firsts, others)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-		// A kernel without the hook, or an interface that has just gone, of which there is a notification.
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
+		return nil // an interface has just gone, of which there is a notification
+	case errors.Is(err, unix.EOPNOTSUPP):
+		if t.packets.tell == nil {
+			t.notes = append(t.notes, "this kernel has no ingress hook of tables: chains of netdev are not seen")
+		}
 		return nil
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -44,9 +45,9 @@ type Table struct {
 	seq     uint32
 	buf     []byte
 	targets map[Target]bool
-	local   [2][]span // of IPv4 and IPv6
-	hooked  map[Device]bool
-	hooks   int // how many chains at ingress were made
+	local   [2][]span    // of IPv4 and IPv6
+	hooked  map[int]bool // by index: names change
+	hooks   int          // how many chains at ingress were made
 }
 
 // Open makes the table in a network namespace, by an open file descriptor; zero: that of the calling thread. It
@@ -58,7 +59,7 @@ func Open(netNS int, client netip.Addr) (_ *Table, err error) {
 	}
 	t := &Table{
 		socket: s, name: NamePrefix + strconv.FormatUint(uint64(s.Port()), 10), buf: make([]byte, nlwire.LargestDatagram),
-		targets: map[Target]bool{}, hooked: map[Device]bool{},
+		targets: map[Target]bool{}, hooked: map[int]bool{},
 	}
 	if err := t.make(client.Unmap()); err != nil {
 		return nil, errors.Join(fmt.Errorf("add table inet %s: %w", t.name, err), s.Close())
@@ -170,6 +171,10 @@ func (s set) attrs(table string, id uint32) []byte {
 	b = nlwire.AppendBE32(b, unix.NFTA_SET_KEY_TYPE, typ)
 	b = nlwire.AppendBE32(b, unix.NFTA_SET_KEY_LEN, size)
 	b = nlwire.AppendBE32(b, unix.NFTA_SET_ID, id)
+	if s.name == setHooked {
+		// For nft(8), which lists it: NFTNL_UDATA_SET_KEYBYTEORDER, of 4 bytes, BYTEORDER_HOST_ENDIAN.
+		b = nlwire.AppendAttr(b, unix.NFTA_SET_USERDATA, append([]byte{0, 4}, hostOrder(1)...)...)
+	}
 	if s.timeout != 0 {
 		b = nlwire.AppendBE64(b, unix.NFTA_SET_TIMEOUT, s.timeout)
 	}
@@ -328,62 +333,73 @@ const mostDevices = 128
 // comes in by the others has been marked before. By further ones, packets are marked at prerouting. Those that
 // were given before and are not among them have gone.
 func (t *Table) Hook(firsts, others []Device) error {
-	var added, gone []Device
-	want := map[Device]bool{}
-	for _, d := range others {
-		want[d] = true
-	}
+	want := map[int]bool{}
+	var added []Device
+	var gone, rest []int
 	for _, d := range firsts {
-		want[d] = true
-		if !t.hooked[d] {
+		want[d.Index] = true
+		if !t.hooked[d.Index] {
 			added = append(added, d)
 		}
 	}
-	for d := range t.hooked {
-		if !want[d] {
-			gone = append(gone, d)
+	for _, d := range others {
+		want[d.Index] = true
+		if !t.hooked[d.Index] {
+			rest = append(rest, d.Index)
 		}
 	}
-	indexes := func(ds []Device) (es []element) {
-		for _, d := range ds {
-			es = append(es, element{key: hostOrder(uint32(d.Index))})
-		}
-		return es
-	}
-	if len(gone) != 0 {
-		if err := t.transact(func(b *batch) { b.elements(unix.NFT_MSG_DELSETELEM, setHooked, indexes(gone)) }); err != nil {
-			return fmt.Errorf("leave interfaces: %w", err)
-		}
-		for _, d := range gone {
-			delete(t.hooked, d)
+	for i := range t.hooked {
+		if !want[i] {
+			gone = append(gone, i)
 		}
 	}
+	note := func(msg uint16, indexes []int) error {
+		if len(indexes) == 0 {
+			return nil
+		}
+		err := t.transact(func(b *batch) { b.elements(msg, setHooked, indexElements(indexes)) })
+		for _, i := range indexes {
+			if err == nil {
+				t.hooked[i] = msg == unix.NFT_MSG_NEWSETELEM
+			}
+		}
+		return err
+	}
+	if err := note(unix.NFT_MSG_DELSETELEM, gone); err != nil {
+		return fmt.Errorf("leave interfaces: %w", err)
+	}
+	maps.DeleteFunc(t.hooked, func(_ int, hooked bool) bool { return !hooked })
 	for part := range slices.Chunk(added, mostDevices) {
 		t.hooks++
 		c := chain{name: "ingress-" + strconv.Itoa(t.hooks), base: true, hook: hookIngress, priority: first, rules: [][]expr{{jump("asked")}}}
+		var indexes []int
+		for _, d := range part {
+			indexes = append(indexes, d.Index)
+		}
 		err := t.transact(func(b *batch) {
 			b.chain(c, part)
 			b.rules(c)
-			b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexes(part))
+			b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexElements(indexes))
 		})
 		if err != nil {
 			return fmt.Errorf("mark packets at ingress of %s and others: %w", part[0].Name, err)
 		}
-		for _, d := range part {
-			t.hooked[d] = true
+		for _, i := range indexes {
+			t.hooked[i] = true
 		}
 	}
 	// Once the first ones are hooked, for else nothing marks these packets.
-	others = slices.DeleteFunc(slices.Clone(others), func(d Device) bool { return t.hooked[d] })
-	if len(others) != 0 {
-		if err := t.transact(func(b *batch) { b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexes(others)) }); err != nil {
-			return fmt.Errorf("note interfaces: %w", err)
-		}
-		for _, d := range others {
-			t.hooked[d] = true
-		}
+	if err := note(unix.NFT_MSG_NEWSETELEM, rest); err != nil {
+		return fmt.Errorf("note interfaces: %w", err)
 	}
 	return nil
+}
+
+func indexElements(indexes []int) (es []element) {
+	for _, i := range indexes {
+		es = append(es, element{key: hostOrder(uint32(i))})
+	}
+	return es
 }
 
 // LeftOut returns how many packets were not marked because of the limits.
