@@ -28,7 +28,7 @@ type Drop struct {
 	Headers []byte
 }
 
-// Drops tells of packets of TCP and UDP that are dropped in one network namespace. Function is for one goroutine at a
+// Drops tells of packets that are dropped in one network namespace. Function is for one goroutine at a
 // time, and so are the other methods; Run may run meanwhile.
 type Drops struct {
 	ports     *ebpf.Map
@@ -56,8 +56,8 @@ const (
 	eventSize      = eventHeaders + headersSize
 )
 
-// OpenDrops loads the program for the network namespace of an inode. Nothing is told of until
-// Watch is called.
+// OpenDrops loads the program for the network namespace of an inode. It tells of packets that are marked
+// for nftrace, and of others once Watch is called.
 func OpenDrops(netNS uint64) (_ *Drops, err error) {
 	d := &Drops{functions: map[uint64]string{}}
 	defer func() {
@@ -125,7 +125,8 @@ const (
 	UDP
 )
 
-// Watch tells from now on of packets from or to the port, of the protocols of the bits and of no other.
+// Watch tells from now on of packets from or to the port, of the protocols of the bits and of no other,
+// whether they are marked or not.
 func (d *Drops) Watch(port uint16, protocols uint32) error {
 	if err := d.ports.Put(uint32(port), protocols); err != nil {
 		return fmt.Errorf("watch port %d: %w", port, err)
@@ -248,6 +249,10 @@ func assemble(at offsets, netNS uint64, reason bool, ports, events int) asm.Inst
 	p.add(asm.Add.Reg(asm.R7, asm.R8))
 	p.read(frameEvent+eventHeaders, headersSize, asm.R7, 0)
 	p.add(asm.JNE.Imm(asm.R0, 0, exit))
+	if at.traceMask != 0 {
+		p.load(asm.R1, asm.Byte, asm.R6, at.skbTrace)
+		p.add(asm.And.Imm(asm.R1, at.traceMask), asm.JNE.Imm(asm.R1, 0, "tell"))
+	}
 	headerByte := func(dst asm.Register, i int16) asm.Instruction {
 		return asm.LoadMem(dst, asm.RFP, int16(frameEvent)+eventHeaders+i, asm.Byte)
 	}

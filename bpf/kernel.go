@@ -5,6 +5,7 @@ package bpf
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
@@ -17,6 +18,9 @@ import (
 type offsets struct {
 	skbDev, skbSock, skbHead, skbNetwork uint32
 	devNet, devIndex, sockNet, netInode  uint32
+	// skbTrace is the byte with the mark for nftrace, and traceMask its bit; zero: the kernel has none.
+	skbTrace  uint32
+	traceMask int32
 }
 
 func findOffsets(spec *btf.Spec) (at offsets, err error) {
@@ -44,15 +48,25 @@ func findOffsets(spec *btf.Spec) (at offsets, err error) {
 			if !ok {
 				return offsets{}, fmt.Errorf("find %s of struct %s: the kernel has no such field", strings.Join(f.path, "."), f.name)
 			}
-			*f.to += offset
+			*f.to += offset.Bytes()
 			t = typ
+		}
+	}
+	var skb *btf.Struct
+	if err := spec.TypeByName("sk_buff", &skb); err != nil {
+		return offsets{}, fmt.Errorf("find struct sk_buff: %w", err)
+	}
+	if bits, _, ok := member(skb, "nf_trace"); ok {
+		at.skbTrace, at.traceMask = uint32(bits/8), 1<<(bits%8)
+		if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian: counted from the highest bit
+			at.traceMask = 0x80 >> (bits % 8)
 		}
 	}
 	return at, nil
 }
 
 // member finds a field of a struct or union, also in those without a name in it.
-func member(t btf.Type, name string) (offset uint32, typ btf.Type, ok bool) {
+func member(t btf.Type, name string) (offset btf.Bits, typ btf.Type, ok bool) {
 	var members []btf.Member
 	switch s := btf.UnderlyingType(t).(type) {
 	case *btf.Struct:
@@ -62,11 +76,11 @@ func member(t btf.Type, name string) (offset uint32, typ btf.Type, ok bool) {
 	}
 	for _, m := range members {
 		if m.Name == name {
-			return m.Offset.Bytes(), m.Type, true
+			return m.Offset, m.Type, true
 		}
 		if m.Name == "" {
 			if offset, typ, ok := member(m.Type, name); ok {
-				return m.Offset.Bytes() + offset, typ, true
+				return m.Offset + offset, typ, true
 			}
 		}
 	}

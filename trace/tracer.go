@@ -29,8 +29,8 @@ type Options struct {
 	Frontends []nat.Mapping
 	// From is the client. Invalid: any.
 	From netip.Addr
-	// Published lists what is published, if Frontends are given of those alone: what leads from them is traced as well. It is
-	// called again when the rules have changed, at most once a second. Nil: nothing is.
+	// Published lists what is published: all, or at the Frontends, if there are any. It is called again when the rules have
+	// changed, at most once a second. Nil: nothing is.
 	Published func(context.Context) ([]nat.Mapping, error)
 	// NoBPF leaves eBPF out.
 	NoBPF bool
@@ -193,11 +193,6 @@ func (t *Tracer) followPublished(ctx context.Context) error {
 	for _, g := range targets {
 		ports[g.Port] |= protocolBit(g.Proto)
 	}
-	for _, m := range published {
-		for i := range int(m.More) + 1 {
-			ports[m.Backend.Port()+uint16(i)] |= map[nat.Proto]uint32{nat.TCP: bpf.TCP, nat.UDP: bpf.UDP}[m.Proto]
-		}
-	}
 	if err := t.watch(ports); err != nil {
 		return err
 	}
@@ -339,7 +334,7 @@ func (t *Tracer) input(ctx context.Context, in input) error {
 // everySecond looks at what has changed, and says how many packets were left out.
 func (t *Tracer) everySecond(ctx context.Context) error {
 	t.names.refresh(ctx)
-	if t.opts.Published != nil && t.names.generation() != t.published {
+	if len(t.opts.Frontends) == 0 && t.opts.Published != nil && t.names.generation() != t.published {
 		if err := t.followPublished(ctx); err != nil {
 			return err
 		}
@@ -429,6 +424,6 @@ func (t *Tracer) prepareNotes() {
 			t.notes = append(t.notes, fmt.Sprintf("so have %d more interfaces", len(lines)-most))
 			break
 		}
-		t.notes = append(t.notes, line+": what it drops comes to no rule")
+		t.notes = append(t.notes, line+": what they drop comes to no rule")
 	}
 }
