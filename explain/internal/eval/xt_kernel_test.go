@@ -27,8 +27,7 @@ import (
 
 // unknowable are the rules of which Maybe is the right answer.
 var unknowable = regexp.MustCompile(`-m (limit|hashlimit|connlimit|connbytes|quota|string|u32|bpf|cluster|realm|cpu|osf|` +
-	`connlabel|socket|policy|cgroup|eui64)\b|--ctexpire|--tcp-option|--mss|--kerneltz|probability 0.5|--every 3|--packets-gt|` +
-	`--update --name a --seconds`)
+	`connlabel|socket|policy|cgroup|eui64)\b|--ctexpire|--tcp-option|--mss|--kerneltz|probability 0.5|--every 3|--packets-gt`)
 
 // identifier are the rules that compare the identifier of an ICMP packet.
 var identifier = regexp.MustCompile(`--ct(origsrc|replsrc|repldst)port`)

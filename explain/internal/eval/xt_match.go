@@ -668,7 +668,7 @@ func statistic(m xt.Statistic) known {
 	return maybe("a rule for %.3g %% of the packets, at random", float64(m.Probability)/(1<<31)*100)
 }
 
-// recent is known if the address is not in the list, or if it does not matter when packets came.
+// recent is known unless a packet came just as long ago as the rule asks for.
 func (x *xtMatch) recent(m xt.Recent) known {
 	if m.Check&xt.RecentSet != 0 {
 		return yes(!m.Not)
@@ -678,26 +678,37 @@ func (x *xtMatch) recent(m xt.Recent) known {
 		return maybe("the list %s of the match recent, which cannot be read: %v", m.Name, err)
 	}
 	a := recentAddr(m, x.p)
-	before := 0 // packets of the address
+	now := 0 // packets that rules before have put in: this one
 	if strings.Contains(x.added, recentKey(m, x.p)) {
-		before = 1
+		now = 1
 	}
-	now := before
+	least, most := now, now // in time, as far as that can be known
+	all := now
+	const tolerance = 2 * time.Second
+	limit := time.Duration(m.Seconds) * time.Second
 	for _, e := range list {
-		if e.Addr == a {
-			before += len(e.Stamp)
+		if e.Addr != a {
+			continue
+		}
+		for _, age := range e.Ages {
+			all++
+			if m.Seconds == 0 || age < limit-tolerance {
+				least++
+			}
+			if m.Seconds == 0 || age < limit+tolerance {
+				most++
+			}
 		}
 	}
+	need := max(int(m.HitCount), 1)
 	switch {
-	case before == 0:
+	case all == 0:
 		return yes(m.Not)
 	case m.Check&xt.RecentTTL != 0 && now == 0:
-	case m.Check&xt.RecentRemove != 0:
+	case m.Check&xt.RecentRemove != 0, least >= need:
 		return yes(!m.Not)
-	case int(m.HitCount) > before:
+	case most < need:
 		return yes(m.Not)
-	case m.Seconds == 0, int(m.HitCount) <= now:
-		return yes(!m.Not)
 	}
 	return maybe("how often %s came lately, in the list %s of the match recent", a, m.Name)
 }

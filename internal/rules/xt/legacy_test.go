@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -273,17 +274,40 @@ func TestMalformed(t *testing.T) {
 
 // TestRecentLines: lists of the match recent are read as the kernel writes them.
 func TestRecentLines(t *testing.T) {
-	list, err := parseRecent("src=192.0.2.2 ttl: 64 last_seen: 4294960010 oldest_pkt: 2 4294960000, 4294960010\n" +
-		"src=2001:0db8:0000:0000:0000:0000:0000:0002 ttl: 255 last_seen: 7 oldest_pkt: 1 7\n")
+	now := ticks{now: 4294960020, length: 4 * time.Millisecond}
+	list, err := parseRecent("src=192.0.2.2 ttl: 64 last_seen: 4294960010 oldest_pkt: 2 4294960000, 4294960010\n"+
+		"src=2001:0db8:0000:0000:0000:0000:0000:0002 ttl: 255 last_seen: 7 oldest_pkt: 1 7\n", now)
 	require.NoError(t, err)
 	require.Len(t, list, 2)
 	require.Equal(t, "192.0.2.2", list[0].Addr.String())
-	require.Equal(t, []uint64{4294960000, 4294960010}, list[0].Stamp)
+	require.Equal(t, []time.Duration{80 * time.Millisecond, 40 * time.Millisecond}, list[0].Ages)
+	require.Zero(t, now.since(now.now+3))
+	require.Equal(t, 8*time.Millisecond, ticks{now: 1<<32 + 5, length: 4 * time.Millisecond}.since(3), "of a kernel of 32 bits")
 	require.Equal(t, "2001:db8::2", list[1].Addr.String())
 	for _, text := range []string{"x\n", "src=1 oldest_pkt: 1 1\n", "src=192.0.2.2 oldest_pkt: 1 x\n"} {
-		_, err := parseRecent(text)
+		_, err := parseRecent(text, now)
 		require.Error(t, err, text)
 	}
 	_, err = ReadRecent(0, "../x")
 	require.Error(t, err)
+}
+
+// TestRecentAges: the ages of a list are those of its packets.
+func TestRecentAges(t *testing.T) {
+	ns := labtest.NewNS(t, "recent")
+	labtest.Exec(t, ns, "iptables-legacy", "-A", "INPUT", "-m", "recent", "--set", "--name", "x")
+	var list []RecentEntry
+	require.NoError(t, ns.Do(func() error {
+		begin := time.Now()
+		if err := os.WriteFile("/proc/thread-self/net/xt_recent/x", []byte("+192.0.2.7"), 0o600); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+		var err error
+		list, err = ReadRecent(0, "x")
+		require.Len(t, list, 1)
+		require.Len(t, list[0].Ages, 1)
+		require.InDelta(t, time.Since(begin).Seconds(), list[0].Ages[0].Seconds(), 1.5)
+		return err
+	}))
 }
