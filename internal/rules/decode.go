@@ -130,10 +130,31 @@ func registerOf(n uint32) (Register, bool) {
 
 // Decode returns the expressions of a list, as of NFTA_RULE_EXPRESSIONS. It keeps nothing of the
 // argument.
-func Decode(list []byte) (exprs []Expr) {
+func Decode(list []byte) []Expr { return expressions(nil).decode(list) }
+
+// expressions are some that were decoded, by their attributes. Rules of a chain have many in common,
+// which take time and memory once.
+type expressions map[string]Expr
+
+// maxExpressions bounds how many are kept. Those that most rules have are among the first.
+const maxExpressions = 256
+
+func (k expressions) decode(list []byte) []Expr {
+	n := 0
+	for walk := (nlwire.Attrs{Data: list}); walk.Next(); {
+		n++
+	}
+	exprs := make([]Expr, 0, n)
 	walk := nlwire.Attrs{Data: list}
 	for walk.Next() {
-		exprs = append(exprs, decodeExpr(walk.Payload))
+		e, known := k[string(walk.Payload)]
+		if !known {
+			e = decodeExpr(walk.Payload)
+			if k != nil && len(k) < maxExpressions {
+				k[string(walk.Payload)] = e
+			}
+		}
+		exprs = append(exprs, e)
 	}
 	if walk.Err != nil {
 		exprs = append(exprs, Unknown{Data: bytes.Clone(walk.Data)})
@@ -558,10 +579,10 @@ func decides(e Expr) bool {
 	return true
 }
 
-func decodeRule(c *Chain, index int, b []byte) *Rule {
+func decodeRule(c *Chain, index int, b []byte, known expressions) *Rule {
 	a := parse(b)
 	return &Rule{
-		Chain: c, Handle: a.u64(unix.NFTA_RULE_HANDLE), Index: index, Exprs: Decode(a.of[unix.NFTA_RULE_EXPRESSIONS]),
+		Chain: c, Handle: a.u64(unix.NFTA_RULE_HANDLE), Index: index, Exprs: known.decode(a.of[unix.NFTA_RULE_EXPRESSIONS]),
 		Comment: comment(a.of[unix.NFTA_RULE_USERDATA]),
 	}
 }

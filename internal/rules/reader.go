@@ -258,6 +258,7 @@ func (r *Reader) Rules(c *Chain) ([]*Rule, error) {
 	names := nlwire.AppendString(nil, unix.NFTA_RULE_TABLE, c.Table.Name)
 	names = nlwire.AppendString(names, unix.NFTA_RULE_CHAIN, c.Name)
 	var rules []*Rule
+	known := expressions{}
 	err := r.dump(Request{Message: unix.NFT_MSG_GETRULE, Family: uint8(c.Table.Family), Attrs: names}, func() { rules = nil },
 		func(_ uint8, attrs []byte) error {
 			switch {
@@ -265,7 +266,7 @@ func (r *Reader) Rules(c *Chain) ([]*Rule, error) {
 			case r.MaxRules != 0 && len(rules) == r.MaxRules:
 				return ErrTooMany
 			default:
-				rules = append(rules, decodeRule(c, len(rules), attrs))
+				rules = append(rules, decodeRule(c, len(rules), attrs, known))
 			}
 			return nil
 		})
