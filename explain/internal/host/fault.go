@@ -19,7 +19,7 @@ type RouteFault struct {
 	Thing string
 	// What says what it does, in some words: "discards packets to 172.30.0.2".
 	What string
-	// Remedy is a command that would mend it: "ip route del blackhole 172.30.0.2". Empty: there is
+	// Remedy is a command that would correct it: "ip route del blackhole 172.30.0.2". Empty: there is
 	// none that is always right.
 	Remedy string
 	// Silent is false if the sender gets an ICMP error.

@@ -139,7 +139,6 @@ func (h *Host) xfrmPolicies() (list []*XFRMPolicy, err error) {
 	}
 	switch {
 	case errors.Is(err, unix.EPROTONOSUPPORT): // the kernel has no IPsec
-		err = nil
 	case err != nil:
 		return nil, h.note(fmt.Errorf("list policies of IPsec: %w", err))
 	}
