@@ -183,7 +183,13 @@ func (r *run) decide(rl *rules.Rule, cur *cursor, d rules.Decision) {
 
 // portOnly says whether a comparison is of the client's port and of nothing else, so that a way
 // can note what the port is there.
-func portOnly(cur *cursor, at, n int) bool { return n == 2 && cur.regs.isPort(at) }
+func portOnly(cur *cursor, at, n int) bool {
+	if n != 2 {
+		return false
+	}
+	which, size := cur.regs.number(at, n)
+	return which == clientPort && size == n
+}
 
 // forkPorts follows both ways, with the ports that each leaves; an empty range leaves them as they
 // are.
@@ -204,7 +210,7 @@ func (r *run) cmp(rl *rules.Rule, x rules.Cmp, cur *cursor) {
 		return
 	}
 	ports := cur.state.ports
-	a := cur.regs.compare(at, x.Op, x.Data, ports)
+	a := cur.regs.compare(at, x.Op, x.Data, cur.state)
 	if a == Maybe && portOnly(cur, at, len(x.Data)) {
 		yes, no := splitPorts(ports, x.Op, binary.BigEndian.Uint16(x.Data))
 		r.forkPorts(rl, cur, yes, no)
@@ -216,8 +222,8 @@ func (r *run) cmp(rl *rules.Rule, x rules.Cmp, cur *cursor) {
 // unsaid says what is not known of some bytes of the registers.
 func (r *run) unsaid(cur *cursor, at, n int) string {
 	for i := range n {
-		if cur.regs.port[at+i] != notPort {
-			return "the client's port"
+		if p := cur.regs.part[at+i]; p != 0 {
+			return p.number().String()
 		}
 	}
 	return cur.whatOr("something of the packet")
@@ -258,7 +264,7 @@ func (r *run) between(rl *rules.Rule, x rules.Range, cur *cursor) {
 		return
 	}
 	ports := cur.state.ports
-	a := cur.regs.between(at, x.From, x.To, ports)
+	a := cur.regs.between(at, x.From, x.To, cur.state)
 	if a == Maybe && portOnly(cur, at, len(x.From)) {
 		in, out := PortRange{binary.BigEndian.Uint16(x.From), binary.BigEndian.Uint16(x.To)}, PortRange{}
 		switch {
@@ -286,7 +292,7 @@ func bitwise(x rules.Bitwise, g *regs) {
 	if !ok1 || !ok2 {
 		return
 	}
-	val, known, port := g.val, g.known, g.port
+	val, known, part := g.val, g.known, g.part
 	out := make([]byte, 0, nregs)
 	bits := make([]byte, 0, nregs)
 	keep := true
@@ -338,11 +344,11 @@ func bitwise(x rules.Bitwise, g *regs) {
 		if to+i >= nregs {
 			break
 		}
-		g.val[to+i], g.known[to+i], g.port[to+i] = 0, 0xff, notPort
+		g.val[to+i], g.known[to+i], g.part[to+i] = 0, 0xff, 0
 		if i < x.Len {
 			g.val[to+i], g.known[to+i] = out[i], bits[i]
 			if keep {
-				g.port[to+i] = port[from+i]
+				g.part[to+i] = part[from+i]
 			}
 		}
 	}
@@ -396,10 +402,7 @@ func byteorder(x rules.Byteorder, g *regs) {
 			if swap {
 				k = from + i + x.Size - 1 - j
 			}
-			g.val[to+i+j], g.known[to+i+j], g.port[to+i+j] = old.val[k], old.known[k], old.port[k]
-			if swap && old.port[k] != notPort {
-				g.port[to+i+j] = notPort
-			}
+			g.val[to+i+j], g.known[to+i+j], g.part[to+i+j] = old.val[k], old.known[k], old.part[k]
 		}
 	}
 }
@@ -463,8 +466,11 @@ func (r *run) tcpOption(rl *rules.Rule, x rules.Exthdr, cur *cursor, absent func
 	}
 	cur.regs.forget(x.Dreg, x.Len)
 	cur.what = "an option of TCP"
-	if x.Type != mss {
+	switch {
+	case x.Type != mss:
 		r.fork(rl, cur, "an option of TCP")
+	case x.Offset == 2 && x.Len == 2:
+		cur.regs.storeNumber(x.Dreg, segmentSize)
 	}
 }
 

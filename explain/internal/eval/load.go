@@ -124,8 +124,16 @@ func storeName(g *regs, d rules.Register, name string) {
 func (r *run) metaLen(d rules.Register, cur *cursor) {
 	n := r.base.Len
 	if n == 0 {
-		cur.what = "the length of the packet"
+		cur.what = packetLen.String()
 		cur.regs.store32below(d, 1<<17)
+		if at, ok := span(d, 4); ok && r.hook != Egress {
+			binary.NativeEndian.PutUint32(cur.regs.known[at:], ^uint32(0xffff))
+			if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+				cur.regs.part[at+2], cur.regs.part[at+3] = packetLen.high(), packetLen.low()
+			} else {
+				cur.regs.part[at], cur.regs.part[at+1] = packetLen.low(), packetLen.high()
+			}
+		}
 		return
 	}
 	if r.hook == Egress {
@@ -336,7 +344,7 @@ func (r *run) ctTuple(x rules.CT, c *Conn, cur *cursor) {
 		case port != 0:
 			cur.regs.store(x.Dreg, byte(port>>8), byte(port))
 		case hasPorts(r.base.Proto):
-			cur.regs.storePort(x.Dreg)
+			cur.regs.storeNumber(x.Dreg, clientPort)
 		default:
 			cur.what = "the number of the ICMP connection"
 			cur.regs.forget(x.Dreg, 2)
@@ -452,9 +460,7 @@ func (r *run) payload(rl *rules.Rule, x rules.Payload, cur *cursor) {
 		for i := range int(one.len) {
 			if n := total + i - x.Offset; n >= 0 && n < x.Len {
 				g.val[at+n], g.known[at+n] = one.val[i], one.known[i]
-				if one == &s.th {
-					g.port[at+n] = s.portByte(i)
-				}
+				g.part[at+n] = s.part(one, i)
 				have++
 			}
 		}
@@ -471,25 +477,6 @@ func (r *run) payload(rl *rules.Rule, x rules.Payload, cur *cursor) {
 	case r.base.Len == 0:
 		r.fork(rl, cur, "what is behind the packet's headers")
 	}
-}
-
-// portByte says which byte of the client's port is at a place of the transport header.
-func (s *state) portByte(i int) portByte {
-	first := 0
-	switch s.client {
-	case portsKnown:
-		return notPort
-	case clientIsSource:
-	case clientIsDestination:
-		first = 2
-	}
-	switch i {
-	case first:
-		return portHigh
-	case first + 1:
-		return portLow
-	}
-	return notPort
 }
 
 // hasLink reports whether the packet has a header of the link layer.
@@ -528,7 +515,7 @@ func (r *run) payloadName(x rules.Payload) string {
 		return "a MAC address"
 	case x.Base == unix.NFT_PAYLOAD_NETWORK_HEADER && r.base.EtherType == unix.ETH_P_IP && x.Offset == 8,
 		x.Base == unix.NFT_PAYLOAD_NETWORK_HEADER && r.base.EtherType == unix.ETH_P_IPV6 && x.Offset == 7:
-		return "the packet's TTL"
+		return hops.String()
 	}
 	return "a field of the packet"
 }
@@ -556,9 +543,10 @@ func payloadSet(x rules.Payload, cur *cursor) {
 		if at >= int(h.len) {
 			return
 		}
-		if h == &s.th && s.portByte(at) != notPort && cur.regs.port[from+i] != s.portByte(at) {
+		if p := s.part(h, at); p.number() == clientPort && cur.regs.part[from+i] != p {
 			s.client = portsKnown
 		}
+		s.written = s.written || cur.regs.known[from+i] != 0xff
 		h.val[at], h.known[at] = cur.regs.val[from+i]&cur.regs.known[from+i], cur.regs.known[from+i]
 	}
 }

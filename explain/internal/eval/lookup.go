@@ -198,7 +198,7 @@ func (c *cursor) matches(set *rules.Set, at int, e interval) Answer {
 		if f < 0 || begin+f > n {
 			return Maybe
 		}
-		switch c.regs.between(at+begin, e.from[begin:begin+f], e.to[begin:begin+f], c.state.ports) {
+		switch c.regs.between(at+begin, e.from[begin:begin+f], e.to[begin:begin+f], c.state) {
 		case No:
 			return No
 		case Yes:

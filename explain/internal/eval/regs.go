@@ -15,20 +15,12 @@ import (
 // nregs is how many bytes the registers have: NFT_REG32_15 is field 19.
 const nregs = 80
 
-// regs are the registers of a rule. Bits that are not in known may have any value; where port is
-// set, the byte is one of the client's port.
+// regs are the registers of a rule. Bits that are not in known may have any value; where part is
+// set, the byte is one of a number that has a range.
 type regs struct {
 	val, known [nregs]byte
-	port       [nregs]portByte
+	part       [nregs]part
 }
-
-type portByte uint8
-
-const (
-	notPort portByte = iota
-	portHigh
-	portLow
-)
 
 // span returns where n bytes of a register are. It is false if there are not so many.
 func span(r rules.Register, n int) (at int, ok bool) {
@@ -43,7 +35,7 @@ func (r *regs) store(dreg rules.Register, b ...byte) {
 		return
 	}
 	for i := range (len(b) + 3) &^ 3 {
-		r.val[at+i], r.known[at+i], r.port[at+i] = 0, 0xff, notPort
+		r.val[at+i], r.known[at+i], r.part[at+i] = 0, 0xff, 0
 		if i < len(b) {
 			r.val[at+i] = b[i]
 		}
@@ -57,7 +49,7 @@ func (r *regs) forget(dreg rules.Register, n int) {
 		return
 	}
 	for i := range (n + 3) &^ 3 {
-		r.val[at+i], r.known[at+i], r.port[at+i] = 0, 0, notPort
+		r.val[at+i], r.known[at+i], r.part[at+i] = 0, 0, 0
 		if i >= n {
 			r.known[at+i] = 0xff
 		}
@@ -84,10 +76,11 @@ func (r *regs) store32below(dreg rules.Register, limit uint32) {
 	}
 }
 
-func (r *regs) storePort(dreg rules.Register) {
+// storeNumber loads a number of two bytes.
+func (r *regs) storeNumber(dreg rules.Register, n number) {
 	r.forget(dreg, 2)
 	if at, ok := span(dreg, 2); ok {
-		r.port[at], r.port[at+1] = portHigh, portLow
+		r.part[at], r.part[at+1] = n.high(), n.low()
 	}
 }
 
@@ -110,18 +103,25 @@ func (r *regs) get(sreg rules.Register, n int) ([]byte, bool) {
 	return r.val[at : at+n], true
 }
 
-// isPort reports whether the two bytes are the client's port.
-func (r *regs) isPort(at int) bool {
-	return at+1 < nregs && r.port[at] == portHigh && r.port[at+1] == portLow
+// number says which number the bytes begin with, of which there are n, and how long it is. Zero: none.
+func (r *regs) number(at, n int) (number, int) {
+	p := r.part[at]
+	switch {
+	case p == 0:
+	case n > 1 && p == p.number().high() && r.part[at+1] == p.number().low():
+		return p.number(), 2
+	case p == hops.low():
+		return hops, 1
+	}
+	return noNumber, 0
 }
 
 // bounds returns the lowest and the highest value that some bytes may have.
-func (r *regs) bounds(at, n int, ports PortRange, low, high []byte) {
+func (r *regs) bounds(at, n int, s *state, low, high []byte) {
 	for i := 0; i < n; i++ {
-		if i+1 < n && r.isPort(at+i) {
-			binary.BigEndian.PutUint16(low[i:], ports.First)
-			binary.BigEndian.PutUint16(high[i:], ports.Last)
-			i++
+		if which, size := r.number(at+i, n-i); size > 0 {
+			s.rangeOf(which).put(low[i:i+size], high[i:i+size])
+			i += size - 1
 			continue
 		}
 		low[i] = r.val[at+i] & r.known[at+i]
@@ -130,18 +130,21 @@ func (r *regs) bounds(at, n int, ports PortRange, low, high []byte) {
 }
 
 // equal says whether some bytes are those of data.
-func (r *regs) equal(at int, data []byte, ports PortRange) Answer {
+func (r *regs) equal(at int, data []byte, s *state) Answer {
 	answer := Yes
 	for i := 0; i < len(data); i++ {
-		if i+1 < len(data) && r.isPort(at+i) {
-			port := binary.BigEndian.Uint16(data[i:])
+		if which, size := r.number(at+i, len(data)-i); size > 0 {
+			in, v := s.rangeOf(which), uint16(0)
+			for _, b := range data[i : i+size] {
+				v = v<<8 | uint16(b)
+			}
 			switch {
-			case port < ports.First || port > ports.Last:
+			case v < in.First || v > in.Last:
 				return No
-			case ports.First != ports.Last:
+			case in.First != in.Last:
 				answer = Maybe
 			}
-			i++
+			i += size - 1
 			continue
 		}
 		if (r.val[at+i]^data[i])&r.known[at+i] != 0 {
@@ -155,16 +158,16 @@ func (r *regs) equal(at int, data []byte, ports PortRange) Answer {
 }
 
 // compare says whether a register compares so with data (NFT_CMP_*), as memcmp does.
-func (r *regs) compare(at int, op uint32, data []byte, ports PortRange) Answer {
+func (r *regs) compare(at int, op uint32, data []byte, s *state) Answer {
 	switch op {
 	case unix.NFT_CMP_EQ:
-		return r.equal(at, data, ports)
+		return r.equal(at, data, s)
 	case unix.NFT_CMP_NEQ:
-		return not(r.equal(at, data, ports))
+		return not(r.equal(at, data, s))
 	}
 	var low, high [nregs]byte
 	n := len(data)
-	r.bounds(at, n, ports, low[:], high[:])
+	r.bounds(at, n, s, low[:], high[:])
 	l, h := bytes.Compare(low[:n], data), bytes.Compare(high[:n], data)
 	switch op {
 	case unix.NFT_CMP_LT:
@@ -180,10 +183,10 @@ func (r *regs) compare(at int, op uint32, data []byte, ports PortRange) Answer {
 }
 
 // between says whether a register is between two values.
-func (r *regs) between(at int, from, to []byte, ports PortRange) Answer {
+func (r *regs) between(at int, from, to []byte, s *state) Answer {
 	var low, high [nregs]byte
 	n := len(from)
-	r.bounds(at, n, ports, low[:], high[:])
+	r.bounds(at, n, s, low[:], high[:])
 	return sure(bytes.Compare(low[:n], from) >= 0 && bytes.Compare(high[:n], to) <= 0,
 		bytes.Compare(high[:n], from) < 0 || bytes.Compare(low[:n], to) > 0)
 }

@@ -17,8 +17,12 @@ import (
 type state struct {
 	link, net, th header
 	// client says which port is the one of the client that is not known, if it still is.
-	client          clientPort
-	ports           PortRange
+	client portOf
+	ports  PortRange
+	proto  uint8
+	ranges ranges // never changed
+	// written is set once a rule has written bytes that are not known.
+	written         bool
 	mark, priority  uint32
 	markUnknown     bool
 	priorityUnknown bool
@@ -38,10 +42,11 @@ type header struct {
 	len        uint8
 }
 
-type clientPort uint8
+// portOf is a port of the packet.
+type portOf uint8
 
 const (
-	portsKnown clientPort = iota
+	portsKnown portOf = iota
 	clientIsSource
 	clientIsDestination
 )
@@ -73,7 +78,7 @@ func hasPorts(proto uint8) bool {
 func newState(p *Packet) *state {
 	s := &state{
 		ports: p.Ports.or1024(), mark: p.Mark, markUnknown: p.MarkUnknown, priority: p.Priority,
-		pktType: p.PktType, ct: p.CT,
+		pktType: p.PktType, ct: p.CT, proto: p.Proto, ranges: newRanges(p),
 	}
 	s.link.len = 14
 	if len(p.DstMAC) == 6 {

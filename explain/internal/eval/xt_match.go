@@ -129,7 +129,7 @@ func (x *xtMatch) beyond(m xt.Match) known {
 		case p.TCPFlags&tcpSYN == 0: // it has no such option
 			return yes(m.Not)
 		}
-		return maybe("the MSS that the packet says, which is not known")
+		return between(newRanges(p), segmentSize, int(m.Min), int(m.Max)).not(m.Not)
 	case xt.OSF:
 		if p.Proto != unix.IPPROTO_TCP || p.TCPFlags&tcpSYN == 0 {
 			return yes(false)
@@ -553,29 +553,30 @@ func (x *xtMatch) rpfilter(m xt.RPFilter) known {
 }
 
 func (x *xtMatch) length(m xt.Length) known {
-	switch n := x.p.Len; {
-	case n > 0:
-		return yes(n >= int(m.Min) && n <= int(m.Max)).not(m.Not)
-	case m.Min <= 20 && m.Max == 1<<16-1:
-		return yes(true).not(m.Not)
+	return between(newRanges(x.p), packetLen, int(m.Min), int(m.Max)).not(m.Not)
+}
+
+// between says whether a number of the packet is in a range.
+func between(r ranges, n number, first, last int) known {
+	from, to := int(r[n].First), int(r[n].Last)
+	switch {
+	case from >= first && to <= last:
+		return yes(true)
+	case to < first || from > last:
+		return yes(false)
 	}
-	return maybe("the length of the packet, which is not known")
+	return maybe("%s, which is not known", n)
 }
 
 func (x *xtMatch) ttl(m xt.TTL) known {
-	n := x.p.TTL
-	if n == 0 {
-		return maybe("the TTL of the packet, which is not known")
-	}
+	r, n := newRanges(x.p), int(m.Value)
 	switch m.Mode {
-	case 0:
-		return yes(n == m.Value)
-	case 1:
-		return yes(n != m.Value)
+	case 0, 1:
+		return between(r, hops, n, n).not(m.Mode == 1)
 	case 2:
-		return yes(n < m.Value)
+		return between(r, hops, 0, n-1)
 	case 3:
-		return yes(n > m.Value)
+		return between(r, hops, n+1, 255)
 	}
 	return yes(false)
 }
