@@ -29,6 +29,7 @@ func (n number) String() string {
 		return "the packet's TTL"
 	case packetLen, payloadLen, datagramLen:
 		return "the length of the packet"
+	case noNumber, numbers:
 	}
 	return "something of the packet"
 }
