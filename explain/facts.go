@@ -56,4 +56,6 @@ type evaluator interface {
 	run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error)
 	// clamps reports whether some rule lowers the segment size of TCP.
 	clamps() bool
+	// setName returns the name of a set of ipset by its number; empty: it is not known.
+	setName(set uint16) string
 }

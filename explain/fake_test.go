@@ -308,6 +308,8 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 
 func (f *fakeRules) clamps() bool { return false }
 
+func (f *fakeRules) setName(uint16) string { return "" }
+
 func dropped(p *eval.Packet, c *rules.Chain, r *rules.Rule) []eval.Outcome {
 	if r != nil {
 		r.Chain = c

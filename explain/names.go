@@ -49,7 +49,7 @@ func chainText(c *rules.Chain) string {
 
 // ruleText is a rule as its tool lists it, with its table and chain.
 func (s *Snapshot) ruleText(r *rules.Rule) string {
-	p := rules.Printer{Link: func(index uint32) string { return s.name(int(index)) }, XT: xt.Printer{}}
+	p := rules.Printer{Link: func(index uint32) string { return s.name(int(index)) }, XT: xt.Printer{SetName: s.eval.setName}}
 	return tableText(r.Chain.Table) + ", chain " + printable.Text(r.Chain.Name) + ": " + printable.Text(p.Rule(r))
 }
 

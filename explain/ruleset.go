@@ -110,15 +110,22 @@ func (r *ruleset) close() error {
 
 // run evaluates a packet at a hook; no outcome: nothing is called there.
 func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
+	var hidden error
+	if h >= eval.BridgePrerouting && h <= eval.BridgePostrouting && xt.LegacyBridge() {
+		hidden = errHiddenTables
+	}
 	if !r.called(h, p) {
-		return nil, nil
+		return nil, hidden
 	}
 	outcomes, err := eval.Run(r.all, h, *p, r)
 	if h >= eval.Prerouting && h <= eval.Postrouting {
 		err = errors.Join(err, r.legacyErr)
 	}
-	return outcomes, err
+	return outcomes, errors.Join(err, hidden)
 }
+
+// errHiddenTables says that there may be tables of ebtables-legacy: to ask the kernel for one makes it.
+var errHiddenTables = errors.New("tables of ebtables-legacy are listed nowhere")
 
 // nfInetIngress is NF_INET_INGRESS.
 const nfInetIngress = 5
@@ -244,15 +251,34 @@ func (r *ruleset) Fib(p *eval.Packet, hook, flags, result uint32) ([]byte, error
 // Queue reports whether a program takes packets from a queue of netfilter.
 func (r *ruleset) Queue(number uint16) (bool, error) { return r.facts.Queue(number) }
 
+// openSets opens the sets of ipset, once for each renewal.
+func (r *ruleset) openSets() (_ *xt.Sets, err error) {
+	if r.sets == nil {
+		r.sets, err = xt.OpenSets(r.netNS)
+	}
+	return r.sets, err
+}
+
 // IPSet asks a set of ipset.
 func (r *ruleset) IPSet(set uint16, q xt.SetQuery) (bool, error) {
-	if r.sets == nil {
-		var err error
-		if r.sets, err = xt.OpenSets(r.netNS); err != nil {
-			return false, err
-		}
+	sets, err := r.openSets()
+	if err != nil {
+		return false, err
 	}
-	return r.sets.Test(set, q)
+	return sets.Test(set, q)
+}
+
+// setName returns the name of a set of ipset, or nothing if it cannot be read.
+func (r *ruleset) setName(set uint16) string {
+	sets, err := r.openSets()
+	if err != nil {
+		return ""
+	}
+	name, err := sets.Name(set)
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // Recent reads a list of the match recent.
