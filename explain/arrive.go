@@ -294,9 +294,6 @@ func (x *walk) aside(d *device, neighbour netip.Addr, request, answer eval.Packe
 func (x *walk) local(w *way) []*way {
 	w.done = true
 	in := w.p.In
-	if w.r != nil && w.r.Type == unix.RTN_LOCAL && x.client.local {
-		in = x.device(w.r.Oif).asked
-	}
 	if in.Index == 0 {
 		in = x.device(w.in).asked
 	}

@@ -108,7 +108,7 @@ func (x *walk) send(local stage) stage {
 		if r == nil {
 			return w.on()
 		}
-		w.p.In, w.p.PhysIn, w.p.Out = eval.Interface{}, eval.Interface{}, x.device(r.Oif).asked
+		w.p.In, w.p.PhysIn, w.p.Out = eval.Interface{}, eval.Interface{}, x.device(x.sendsBy(r)).asked
 		w.p.Local, w.p.PktType = true, unix.PACKET_HOST
 		before := w.p
 		return run(x.pass(w, eval.Output), func(w *way) []*way {
@@ -118,8 +118,8 @@ func (x *walk) send(local stage) stage {
 					return w.on()
 				}
 			}
-			w.r, w.out = r, r.Oif
-			w.p.Out = x.device(r.Oif).asked
+			w.r, w.out = r, x.sendsBy(r)
+			w.p.Out = x.device(w.out).asked
 			w.in = 0
 			if r.Type != unix.RTN_LOCAL {
 				return run(w.on(), x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
@@ -127,10 +127,20 @@ func (x *walk) send(local stage) stage {
 					return w.on()
 				})
 			}
-			return run(w.on(), x.hook(eval.Postrouting), x.egress(r.Oif, netip.Addr{}), func(w *way) []*way {
+			return run(w.on(), x.hook(eval.Postrouting), x.egress(w.out, netip.Addr{}), func(w *way) []*way {
 				w.p.Local = false
 				return w.on()
-			}, x.ingress(r.Oif, netip.Addr{}), x.hook(eval.Prerouting), local)
+			}, x.ingress(w.out, netip.Addr{}), x.hook(eval.Prerouting), local)
 		})
 	}
+}
+
+// sendsBy is the interface by which the host sends a packet of its own: lo to itself, whatever
+// interface has the address.
+func (x *walk) sendsBy(r *host.Route) int {
+	if r.Type != unix.RTN_LOCAL {
+		return r.Oif
+	}
+	const lo = 1 // in every namespace (LOOPBACK_IFINDEX)
+	return lo
 }
