@@ -133,7 +133,7 @@ func (x *walk) client4(w *way) {
 	if !x.device(w.out).asks() {
 		return
 	}
-	n, err := x.facts.Neighbour(nextHop(w.r, x.client.addr.WithZone("")), w.out)
+	n, err := x.neighbour(nextHop(w.r, x.client.addr.WithZone("")), w.out)
 	if err != nil || n == nil || !n.Dead() {
 		return
 	}

@@ -23,7 +23,7 @@ func (x *walk) arrived(w *way) []*way {
 	backend := netip.AddrPortFrom(w.p.Dst, w.p.DstPort)
 	hop := nextHop(w.r, w.p.Dst)
 	var permanent *host.Neighbour
-	if n, err := x.facts.Neighbour(hop, w.out); err == nil && n != nil && n.Permanent() {
+	if n, err := x.neighbour(hop, w.out); err == nil && n != nil && n.Permanent() {
 		permanent = n
 	}
 	p := x.probe(backend)
@@ -138,6 +138,14 @@ func (x *walk) wrongNeighbour(w *way, n *host.Neighbour) Cause {
 	}
 }
 
+// meet asks the backend to which a packet is on its way, so that the bridge's port to it is known.
+func (x *walk) meet(w *way) []*way {
+	if to := netip.AddrPortFrom(w.p.Dst, w.p.DstPort); to == x.backend() && !w.trial {
+		x.probe(to)
+	}
+	return w.on()
+}
+
 // probe asks a backend, once, if what the host sends to it passes the rules and routes of the
 // host.
 func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
@@ -151,6 +159,7 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 		r.Text = "asking was turned off"
 	case x.sees(backend):
 		r = x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
+		x.resolved()
 	}
 	x.probed[key] = r
 	return r
@@ -163,6 +172,7 @@ func (x *walk) sees(backend netip.AddrPort) bool {
 	if w == nil {
 		return false
 	}
+	w.trial = true
 	ways := run(w.on(), x.send(func(w *way) []*way { w.done = true; return w.on() }), func(w *way) []*way {
 		if w.done {
 			return w.on()
@@ -224,13 +234,10 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 		return w.on() // asked by the host, it was seen to answer
 	}
 	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
-	p, err := x.facts.Peer(backend.Addr())
-	if err != nil || p == nil {
+	home := x.homeRoute(backend.Addr(), to)
+	r, fault := home.route, home.fault
+	if !home.known {
 		return x.remembered(w, backend, answers, remedy)
-	}
-	r, fault, err := p.Lookup(host.RouteQuery{Src: backend.Addr(), Dst: to, Proto: x.proto, SrcPort: backend.Port()})
-	if err := errors.Join(err, p.Close()); err != nil {
-		return w.on()
 	}
 	if fault != nil {
 		return w.halt(Cause{

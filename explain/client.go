@@ -66,11 +66,7 @@ func familyCause(from, frontend netip.Addr) *Cause {
 func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typical string, stop *Cause) {
 	bare := from.WithZone("")
 	one := frontend.IsValid() && !frontend.IsUnspecified()
-	own, err := x.facts.AddressType(bare, 0)
-	if err != nil {
-		x.failed("type of "+addr(bare), err)
-	}
-	if bare.IsLoopback() || own == unix.RTN_LOCAL && from.Zone() == "" {
+	if bare.IsLoopback() || x.isLocal(bare) && from.Zone() == "" {
 		to := bare
 		if one {
 			to = frontend
@@ -113,7 +109,7 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 	}
 	// The neighbour table remembers by which interface it was seen.
 	for _, index := range x.links() {
-		if n, err := x.facts.Neighbour(bare, index); err == nil && n != nil && (n.Permanent() || !n.Dead() && n.MAC != nil) {
+		if n, err := x.neighbour(bare, index); err == nil && n != nil && (n.Permanent() || !n.Dead() && n.MAC != nil) {
 			add(index, bare, "the neighbour table")
 		}
 	}
@@ -181,8 +177,13 @@ func (x *walk) links() (indexes []int) {
 
 // isLocal reports whether packets to an address are for this host.
 func (x *walk) isLocal(a netip.Addr) bool {
-	t, err := x.facts.AddressType(a, 0)
-	return err == nil && t == unix.RTN_LOCAL
+	return known(x.locals, a, func() bool {
+		t, err := x.facts.AddressType(a, 0)
+		if err != nil {
+			x.failed("type of "+addr(a), err)
+		}
+		return err == nil && t == unix.RTN_LOCAL
+	})
 }
 
 // typical chooses a client that stands for those that the frontend is for: one behind the default

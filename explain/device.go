@@ -85,7 +85,10 @@ func (d *device) has(a netip.Addr) bool {
 // several below one, that is taken by which a neighbour was last seen, or else the first that
 // has a carrier.
 func (x *walk) layers(index int, neighbour netip.Addr) []*device {
-	var ds []*device
+	return known(x.stacks, linkAddr{index, neighbour}, func() []*device { return x.stack(index, neighbour) })
+}
+
+func (x *walk) stack(index int, neighbour netip.Addr) (ds []*device) {
 	for range 8 { // bounds a loop, which the kernel does not allow
 		d := x.device(index)
 		ds = append(ds, d)
@@ -107,7 +110,7 @@ func (x *walk) layers(index int, neighbour netip.Addr) []*device {
 // port returns the port by which a bridge or bond reaches a neighbour; zero: it cannot be known.
 func (x *walk) port(d *device, neighbour netip.Addr) int {
 	if neighbour.IsValid() && d.Kind == "bridge" {
-		if n, err := x.facts.Neighbour(neighbour, d.Index); err == nil && n != nil && n.MAC != nil {
+		if n, err := x.neighbour(neighbour, d.Index); err == nil && n != nil && n.MAC != nil {
 			if f, err := x.facts.FDB(d.Index, n.MAC); err == nil && f != nil && !f.Local {
 				return f.Port
 			}

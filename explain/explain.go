@@ -93,6 +93,12 @@ type Snapshot struct {
 	probed  map[probedKey]host.ProbeResult
 	devices map[int]*device
 	routes  map[host.RouteQuery]routed
+	ct      *tracking
+	// What was found out once.
+	neighbours map[linkAddr]found
+	stacks     map[linkAddr][]*device
+	locals     map[netip.Addr]bool
+	homes      map[homeward]homeRoute
 	// portRules says of each family whether policy rules ask for ports.
 	portRules map[bool]bool
 	// unreadable is what could not be read.
@@ -111,7 +117,8 @@ func (e *Explainer) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	return &Snapshot{options: e.options, facts: f, eval: ev, probed: map[probedKey]host.ProbeResult{}, devices: map[int]*device{},
-		routes: map[host.RouteQuery]routed{}, portRules: map[bool]bool{}}, nil
+		routes: map[host.RouteQuery]routed{}, portRules: map[bool]bool{},
+		neighbours: map[linkAddr]found{}, stacks: map[linkAddr][]*device{}, locals: map[netip.Addr]bool{}, homes: map[homeward]homeRoute{}}, nil
 }
 
 // Explain says what becomes of a packet, which the mappings may serve: those of one address

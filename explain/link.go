@@ -48,7 +48,7 @@ func (x *walk) macOf(neighbour netip.Addr, index int) []byte {
 	if !neighbour.IsValid() {
 		return nil
 	}
-	n, err := x.facts.Neighbour(neighbour, index)
+	n, err := x.neighbour(neighbour, index)
 	if err != nil || n == nil {
 		return nil
 	}

@@ -4,6 +4,8 @@
 package explain
 
 import (
+	"errors"
+	"net/netip"
 	"slices"
 
 	"github.com/nftnat/nftnat/explain/internal/host"
@@ -42,4 +44,79 @@ func (s *Snapshot) byPorts(is4 bool) bool {
 	})
 	s.portRules[is4] = by
 	return by
+}
+
+// tracking is how full connection tracking is.
+type tracking struct {
+	*host.Conntrack
+	err error
+}
+
+// conntrack reads how full connection tracking is, once.
+func (s *Snapshot) conntrack() (*host.Conntrack, error) {
+	if s.ct == nil {
+		ct, err := s.facts.Conntrack()
+		s.ct = &tracking{ct, err}
+	}
+	return s.ct.Conntrack, s.ct.err
+}
+
+// known returns what m knows of a key, or what find does.
+func known[K comparable, V any](m map[K]V, key K, find func() V) V {
+	v, ok := m[key]
+	if !ok {
+		v = find()
+		m[key] = v
+	}
+	return v
+}
+
+// linkAddr is an address on an interface.
+type linkAddr struct {
+	index int
+	addr  netip.Addr
+}
+
+// found is an entry of the table of neighbours.
+type found struct {
+	*host.Neighbour
+	err error
+}
+
+// neighbour returns the entry of an address on an interface; nil: there is none.
+func (s *Snapshot) neighbour(addr netip.Addr, index int) (*host.Neighbour, error) {
+	f := known(s.neighbours, linkAddr{index, addr}, func() found {
+		n, err := s.facts.Neighbour(addr, index)
+		return found{n, err}
+	})
+	return f.Neighbour, f.err
+}
+
+// resolved forgets what was known of neighbours before some were asked.
+func (s *Snapshot) resolved() {
+	clear(s.neighbours)
+	clear(s.stacks)
+}
+
+// homeward is the way from a backend to an address.
+type homeward struct{ backend, to netip.Addr }
+
+// homeRoute is how the backend routes its answers, if its namespace is known.
+type homeRoute struct {
+	known bool
+	route *host.Route
+	fault *host.RouteFault
+}
+
+// homeRoute looks up how a backend routes its answers.
+func (s *Snapshot) homeRoute(backend, to netip.Addr) homeRoute {
+	return known(s.homes, homeward{backend, to}, func() (h homeRoute) {
+		p, err := s.facts.Peer(backend)
+		if err != nil || p == nil {
+			return h
+		}
+		h.route, h.fault, err = p.Lookup(host.RouteQuery{Src: backend, Dst: to})
+		h.known = errors.Join(err, p.Close()) == nil
+		return h
+	})
 }

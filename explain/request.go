@@ -58,7 +58,7 @@ func (x *walk) choose(c client) {
 
 // prerouting passes the hook, and connection tracking in it.
 func (x *walk) prerouting(w *way) []*way {
-	ct, err := x.facts.Conntrack()
+	ct, err := x.conntrack()
 	if err != nil {
 		w.unread("connection tracking", err)
 	}
@@ -153,6 +153,7 @@ func (x *walk) switched(w *way) []*way {
 	}
 	w.r, w.out = r, r.Oif
 	hop := nextHop(r, w.p.Dst)
+	x.meet(w)
 	index := x.port(bridge, hop)
 	in := x.port(bridge, x.client.hop)
 	ports := func(w *way) []*way {

@@ -96,7 +96,7 @@ func (x *walk) forward(in int, local stage) stage {
 		w.p.In, w.p.Out = x.device(in).asked, out.asked
 		hop := nextHop(r, w.p.Dst)
 		x.narrows(w, in, r.Oif, r)
-		return run(w.on(), x.hook(eval.Forward), x.hook(eval.Postrouting), x.egress(r.Oif, hop))
+		return run(w.on(), x.hook(eval.Forward), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, hop))
 	}
 }
 
@@ -122,7 +122,7 @@ func (x *walk) send(local stage) stage {
 			w.p.Out = x.device(w.out).asked
 			w.in = 0
 			if r.Type != unix.RTN_LOCAL {
-				return run(w.on(), x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
+				return run(w.on(), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
 					w.p.Local = false
 					return w.on()
 				})

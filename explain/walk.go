@@ -50,6 +50,7 @@ type way struct {
 	r       *host.Route // the last route
 	own     bool        // the packet is of the proxy's connection to the backend
 	later   bool        // the packet is one that follows the answer
+	trial   bool        // whether the host may ask the backend is found out
 	done    bool        // it has come to its end on this host
 	reroute bool
 	// narrow is why large packets are lost, if small ones pass.
