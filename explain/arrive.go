@@ -267,10 +267,9 @@ func (x *walk) aside(d *device, neighbour netip.Addr, request, answer eval.Packe
 	w.p.In = d.asked
 	var in, out []stage
 	for _, h := range hooks {
-		switch h {
-		case eval.ArpInput, eval.Prerouting, eval.Input:
+		if h == eval.ArpInput || h == eval.Prerouting || h == eval.Input {
 			in = append(in, x.hook(h))
-		default:
+		} else {
 			out = append(out, x.hook(h))
 		}
 	}

@@ -69,7 +69,7 @@ func (x *walk) arrived(w *way) []*way {
 			c.What += fmt.Sprintf(": asked from %s", p.Source)
 		}
 		c.Remedy = "look at the firewall and the routes of the backend"
-	default:
+	case host.Unasked:
 		if permanent != nil && x.strange(w, permanent) {
 			return w.halt(x.wrongNeighbour(w, permanent))
 		}
@@ -244,7 +244,7 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), fault.Thing), What: fmt.Sprintf("it has no way back to %s, and does not answer it", to), Remedy: remedy,
 		})
 	}
-	if via := r.Gateway; via.IsValid() && !x.isLocal(via) && !(via.IsLinkLocalUnicast() && x.device(w.out).has(via)) {
+	if via := r.Gateway; via.IsValid() && !x.isLocal(via) && (!via.IsLinkLocalUnicast() || !x.device(w.out).has(via)) {
 		return w.halt(Cause{
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it answers %s by another router, which does not translate the answer back", to), Remedy: remedy,
 		})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -138,10 +139,7 @@ func (x *walk) port(d *device, neighbour netip.Addr) int {
 // failed notes what could not be read, though it may not lie on the way.
 func (x *Snapshot) failed(what string, err error) {
 	text := fmt.Sprintf("%s: %v", what, err)
-	for _, u := range x.unreadable {
-		if u == text {
-			return
-		}
+	if !slices.Contains(x.unreadable, text) {
+		x.unreadable = append(x.unreadable, text)
 	}
-	x.unreadable = append(x.unreadable, text)
 }

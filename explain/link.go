@@ -202,7 +202,7 @@ func (x *walk) classify(w *way, d *device, egress bool) bool {
 		c.What = "drops " + x.describe(w)
 	case host.TCRedirects:
 		c.What = "sends " + x.describe(w) + " elsewhere"
-	default:
+	case host.TCPasses, host.TCUnknown:
 		c.What = "may drop " + x.describe(w) + ", and cannot be read"
 		w.maybe(c)
 		return false

@@ -81,5 +81,5 @@ func (x *walk) direct(w *way, to netip.Addr) bool {
 	if w.in == 0 || x.isLocal(to) || !d.onLink(to) {
 		return false
 	}
-	return !(d.Kind == "bridge" && x.bridgeCalls(d, to.Is4()))
+	return d.Kind != "bridge" || !x.bridgeCalls(d, to.Is4())
 }

@@ -38,7 +38,7 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 			}
 		case eval.Unclear:
 			w.maybe(x.ruleCause(w, h, o))
-		default:
+		case eval.Dropped, eval.Rejected, eval.Stolen:
 			ended = append(ended, *o)
 			continue
 		}
@@ -78,11 +78,6 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 					on.may = append(on.may, c)
 				}
 			}
-		}
-	}
-	if len(ways) > 1 {
-		for i, on := range ways {
-			on.unknown = append(slices.Clip(on.unknown), outcomes[i].If...)
 		}
 	}
 	return ways
@@ -169,7 +164,7 @@ func (x *walk) ruleCause(w *way, h eval.Hook, o *eval.Outcome) Cause {
 			c.What = "gives " + x.describe(w) + " to a program, which decides"
 		case eval.Stolen:
 			c.What = "takes " + x.describe(w) + " elsewhere"
-		default:
+		case eval.Accepted, eval.Unclear:
 			c.What = "may do anything with " + x.describe(w)
 		}
 	} else if chain != nil {

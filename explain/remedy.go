@@ -27,22 +27,16 @@ func (x *walk) remedy(w *way, h eval.Hook, c *rules.Chain) string {
 
 // managed is the command of the program whose rules these are, if it is known.
 func (x *walk) managed(w *way, h eval.Hook, c *rules.Chain) string {
-	for _, o := range c.Table.Chains {
-		switch {
-		case o.Name == "ufw-user-forward" || o.Name == "ufw6-user-forward":
-			if w.answer || w.own {
-				return ""
-			}
-			switch h {
-			case eval.Forward:
-				return fmt.Sprintf("ufw route allow in on %s out on %s to %s port %d proto %s", w.p.In.Name, w.p.Out.Name, w.p.Dst, w.p.DstPort, protoName(x.proto))
-			case eval.Input:
-				return fmt.Sprintf("ufw allow in on %s to any port %d proto %s", w.p.In.Name, w.p.DstPort, protoName(x.proto))
-			}
-			return ""
-		}
+	if w.answer || w.own || w.later {
+		return ""
 	}
-	if c.Table.Name == "firewalld" && h == eval.Input && !w.answer && !w.own {
+	ufw := c.Table.Chain("ufw-user-forward") != nil || c.Table.Chain("ufw6-user-forward") != nil
+	switch {
+	case ufw && h == eval.Forward:
+		return fmt.Sprintf("ufw route allow in on %s out on %s to %s port %d proto %s", w.p.In.Name, w.p.Out.Name, w.p.Dst, w.p.DstPort, protoName(x.proto))
+	case ufw && h == eval.Input:
+		return fmt.Sprintf("ufw allow in on %s to any port %d proto %s", w.p.In.Name, w.p.DstPort, protoName(x.proto))
+	case c.Table.Name == "firewalld" && h == eval.Input:
 		return fmt.Sprintf("firewall-cmd --add-port=%d/%s", w.p.DstPort, protoName(x.proto))
 	}
 	return ""

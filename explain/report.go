@@ -5,7 +5,7 @@ package explain
 
 import "github.com/nftnat/nftnat/explain/report"
 
-// What is asked and answered, by the names of this package.
+// Query and the others are what is asked and answered, by the names of this package.
 type (
 	Query   = report.Query
 	Verdict = report.Verdict

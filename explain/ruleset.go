@@ -229,7 +229,7 @@ func (r *ruleset) Get(set *rules.Set, key []byte) (rules.Element, bool, error) {
 
 // readWhole reads all elements of a set.
 func (r *ruleset) readWhole(set *rules.Set, l *lookups) error {
-	list, more, err := r.Reader.Elements(set, allKeys)
+	list, more, err := r.Elements(set, allKeys)
 	if err != nil || more {
 		return err
 	}

@@ -57,8 +57,6 @@ type way struct {
 	narrow *Cause
 	// translated and untracked are the rules that did so last.
 	translated, untracked *rules.Rule
-	// unknown is why a way forked.
-	unknown []eval.Unknown
 	// gone counts the stages passed, to compare ways.
 	gone int
 }
