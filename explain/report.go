@@ -5,14 +5,19 @@ package explain
 
 import "github.com/nftnat/nftnat/explain/report"
 
-// Query and the others are what is asked and answered, by the names of this package.
 type (
-	Query   = report.Query
+	// Query is whose packet is to be explained.
+	Query = report.Query
+	// Verdict is what becomes of the packet and its answer.
 	Verdict = report.Verdict
-	Path    = report.Path
-	Report  = report.Report
-	Cause   = report.Cause
-	Step    = report.Step
+	// Path is how the packet gets to the backend.
+	Path = report.Path
+	// Report is the answer to a Query.
+	Report = report.Report
+	// Cause is a thing that stops a packet.
+	Cause = report.Cause
+	// Step is a step of the way.
+	Step = report.Step
 )
 
 // The verdicts.
