@@ -212,7 +212,13 @@ func (h *Host) inputCause(q RouteQuery, f flow) (*RouteFault, error) {
 	case d.route.Type != unix.RTN_UNICAST:
 		return toNobody(q, "of type "+d.route.Type.String()), nil
 	}
-	return h.checkSource(q, d.hop.Oif)
+	// The way back may depend on the next hop, which is chosen by a hash.
+	for _, hop := range d.route.Hops {
+		if fault, err := h.checkSource(q, hop.Oif); fault != nil || err != nil {
+			return fault, err
+		}
+	}
+	return nil, nil
 }
 
 // martian says why addresses of a packet of IPv4 are never right; nil: they may be.

@@ -109,12 +109,12 @@ func (h *Host) evaluate(f flow) (d decision, err error) {
 				return d, err
 			}
 			d.throw = cmp.Or(d.throw, found.throw)
-			if found.errno == unix.EAGAIN || found.errno == 0 && h.suppressed(r, found) {
-				continue
-			}
-			if r.SuppressGroup >= 0 && !r.Is4 && len(found.route.Hops) > 1 {
+			if found.route != nil && r.SuppressGroup >= 0 && !r.Is4 && len(found.route.Hops) > 1 {
 				// IPv6 asks for the interface of the next hop that a hash chooses.
 				d.unknown = cmp.Or(d.unknown, r)
+			}
+			if found.errno == unix.EAGAIN || found.errno == 0 && h.suppressed(r, found) {
+				continue
 			}
 			found.throw, found.unknown = d.throw, d.unknown
 			return found, nil
