@@ -212,9 +212,9 @@ func (s *printing) decision(d *Decision) string {
 	case unix.NFT_BREAK:
 		return "break"
 	case unix.NFT_JUMP:
-		return "jump " + d.Chain
+		return "jump " + s.target(d.Chain)
 	case unix.NFT_GOTO:
-		return "goto " + d.Chain
+		return "goto " + s.target(d.Chain)
 	case unix.NFT_RETURN:
 		return "return"
 	}
@@ -224,6 +224,28 @@ func (s *printing) decision(d *Decision) string {
 		return fmt.Sprintf("verdict %d", d.Code)
 	}
 	return names[d.Code&codeMask]
+}
+
+// target prints a chain that is gone to: its name, or the rules of one that has none.
+func (s *printing) target(name string) string {
+	c := s.table.Chain(name)
+	if c == nil || c.Flags&chainBinding == 0 || s.table.reader == nil {
+		return name
+	}
+	const maxPrinted = 8
+	rules, err := s.table.reader.Rules(c)
+	if err != nil {
+		return name
+	}
+	var text strings.Builder
+	for i, r := range rules {
+		if i == maxPrinted {
+			text.WriteString(" ...")
+			break
+		}
+		text.WriteString(" " + s.Rule(r) + ";")
+	}
+	return "{" + text.String() + " }"
 }
 
 func (s *printing) load(r Register, o *operand) {

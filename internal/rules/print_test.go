@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -50,12 +51,40 @@ func TestPrint(t *testing.T) {
 					}
 				}
 				for _, h := range slices.Sorted(maps.Keys(want)) {
-					require.Equal(t, want[h], got[h])
+					assert.Equal(t, want[h], got[h])
 				}
 				require.Len(t, got, len(want))
 			}
 		})
 	}
+}
+
+// nft(8) lists chains without names on lines of their own, and what it cannot name as invalid.
+func TestPrintOtherwise(t *testing.T) {
+	r, _ := open(t, `table ip t {
+		chain c {
+			tcp dport 80 jump { ip saddr 10.0.0.1 accept; drop; }
+			ip saddr 10.0.0.1 goto { accept; }
+			meta l4proto tcp ct reply proto-src { 1, 2 }
+			tcp dport { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65 } iif 7 oif lo counter
+		}
+	}`)
+	rs, err := r.Read(t.Context())
+	require.NoError(t, err)
+	rules, err := r.Rules(rs.Tables[0].Chain("c"))
+	require.NoError(t, err)
+	var many []string
+	for port := 1; port <= 64; port++ {
+		many = append(many, strconv.Itoa(port))
+	}
+	for i, want := range []string{
+		"tcp dport 80 jump { ip saddr 10.0.0.1 accept; drop; }", "ip saddr 10.0.0.1 goto { accept; }", "meta l4proto tcp ct reply proto-src { 1, 2 }",
+		"tcp dport { " + strings.Join(many, ", ") + ", ... } iif 7 oif 1 counter",
+	} {
+		require.Equal(t, want, rules[i].String())
+	}
+	rules[0].Exprs = append(rules[0].Exprs[:0], Unknown{Name: "new", Data: []byte{1, 2}}, Cmp{Sreg: 4, Data: []byte{7}}, Match{Name: "x"}, Target{Name: "Y"})
+	require.Equal(t, "[ new 0x0102 ] [ cmp reg 4 0x07 ] xt match x xt target Y", rules[0].String())
 }
 
 // listed returns the rules in a list of nft(8) by their handles, and the first lines of chains.

@@ -12,6 +12,8 @@ const (
 	nftaChainFlags    = 10
 	nftaChainUserData = 12
 
+	chainBinding = 4
+
 	nftaHookDevs     = 4
 	nftaDeviceName   = 1
 	nftaDevicePrefix = 2

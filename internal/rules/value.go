@@ -186,11 +186,11 @@ func formatClass(_ *printing, b []byte) string {
 	case n == 1<<32-1:
 		return "root"
 	case major == 0:
-		return fmt.Sprintf(":%04x", minor)
+		return fmt.Sprintf(":%x", minor)
 	case minor == 0:
-		return fmt.Sprintf("%04x:", major)
+		return fmt.Sprintf("%x:", major)
 	}
-	return fmt.Sprintf("%04x:%04x", major, minor)
+	return fmt.Sprintf("%x:%x", major, minor)
 }
 
 // formatTime prints milliseconds.
