@@ -211,7 +211,8 @@ func entries(rs *rules.Ruleset, h Hook, p *Packet, o sequence) (list []entry, un
 	if natting.nat != nil {
 		list = append(list, natting)
 	}
-	return list, sequence{unknown.legacyFirst || sortEntries(list), unknown.swapped}
+	legacy := sortEntries(list)
+	return list, sequence{legacy || unknown.legacyFirst, unknown.swapped}
 }
 
 // ofFamily reports whether a table may see packets of an Ethernet type.

@@ -115,6 +115,10 @@ func TestLegacyOrder(t *testing.T) {
 	require.Contains(t, out[0].If[0].Reason, "order")
 	nft.Chains[0].Base.Priority--
 	require.Equal(t, "172.30.0.2", one(t, rs, Prerouting, syn()).Packet.Dst.String())
+	nft.Chains[0].Base.Priority++
+	c.Rules = nil
+	base(nft, "later", "filter", unix.NF_INET_PRE_ROUTING, 101, codeAccept, rule(dport(80), setMark(7)))
+	require.Equal(t, uint32(7), one(t, rs, Prerouting, syn()).Packet.Mark, "chains of other priorities are in order")
 }
 
 // The nat hook stays while any nat chain needs it, and may be older than all of them: a table that was
