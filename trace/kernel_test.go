@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ func start(tb testing.TB, ns *lab.NS, o Options) *running {
 func (r *running) all() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.events[:len(r.events):len(r.events)]
+	return slices.Clip(r.events)
 }
 
 func (r *running) text() string {
@@ -436,6 +437,12 @@ func TestHostChanges(t *testing.T) {
 	require.Eventually(t, func() bool {
 		send(t, top.Client, "tcp", "203.0.113.1:8080")
 		return strings.Contains(r.text(), "dropped in ingress by netdev corpwall passing: tcp dport 8080 drop")
+	}, labtest.Stretch(5*time.Second), 50*time.Millisecond)
+	labtest.Exec(t, top.Host, "ip", "link", "set", "dev", "late0", "name", "later0")
+	labtest.ExecInput(t, top.Host, "delete table netdev corpwall\n"+rule("netdev", "ingress device later0", "tcp dport 8080 counter drop"), "nft", "-f", "-")
+	require.Eventually(t, func() bool {
+		send(t, top.Client, "tcp", "203.0.113.1:8080")
+		return strings.Contains(r.text(), "dropped in ingress by netdev corpwall passing: tcp dport 8080 counter drop")
 	}, labtest.Stretch(5*time.Second), 50*time.Millisecond)
 }
 

@@ -219,8 +219,8 @@ func (ps *packets) step(p *packet, m message) {
 		s.Hook = hook
 		p.Hook, p.ended = s.Hook, ""
 	}
-	switch {
-	case m.typ == unix.NFT_TRACETYPE_POLICY:
+	switch m.typ {
+	case unix.NFT_TRACETYPE_POLICY:
 		s.Text = "policy " + s.Verdict
 	default:
 		s.Text = ps.kernel.rule(m.family, m.table, m.chain, m.handle)

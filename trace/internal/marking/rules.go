@@ -34,6 +34,9 @@ const nfAccept = 1
 // MarkChain is the chain with the rule that marks: the first rule event of a packet's trace.
 const MarkChain = "mark"
 
+// chainAsked goes to it with what was asked for.
+const chainAsked = "asked"
+
 type chain struct {
 	name     string
 	base     bool
@@ -132,27 +135,27 @@ func l4proto(word int) expr {
 // chains returns those of the table without the ones at ingress. The client is that whose packets
 // are asked for; invalid: any.
 func chains(client netip.Addr) []chain {
-	const asked, learn, askedInput, tracked, related = "asked", "learn", "asked-input", "tracked", "related"
+	const learn, askedInput, tracked, related = "learn", "asked-input", "tracked", "related"
 	hook := func(name string, hook uint32, priority int32, rules ...[]expr) chain {
 		return chain{name, true, hook, priority, rules}
 	}
 	return []chain{
 		{name: MarkChain, rules: markRules()},
-		{name: asked, rules: append(answerRules(), askedRules(client, MarkChain)...)},
+		{name: chainAsked, rules: append(answerRules(), askedRules(client, MarkChain)...)},
 		{name: learn, rules: learnRules()},
 		{name: askedInput, rules: askedRules(client, learn)},
 		{name: tracked, rules: trackedRules(client, learn)},
 		{name: related, rules: trackedRules(client, MarkChain)},
 
 		hook("prerouting-first", hookPrerouting, first,
-			[]expr{meta(unix.NFT_META_IIF, 0), in(setHooked), verdict(nfAccept, "")}, []expr{jump(asked)}),
+			[]expr{meta(unix.NFT_META_IIF, 0), in(setHooked), verdict(nfAccept, "")}, []expr{jump(chainAsked)}),
 		hook("prerouting-related", hookPrerouting, behindTracked, relatedRules(related)...),
 		hook("prerouting-last", hookPrerouting, last),
 		hook("input-first", hookInput, first),
 		hook("input-last", hookInput, last, onlyOriginal(tracked), []expr{jump(askedInput)}),
 		hook("forward-first", hookForward, first),
 		hook("forward-last", hookForward, last),
-		hook("output-first", hookOutput, first, []expr{jump(asked)}),
+		hook("output-first", hookOutput, first, []expr{jump(chainAsked)}),
 		hook("output-related", hookOutput, behindTracked, relatedRules(related)...),
 		hook("output-last", hookOutput, last),
 		hook("postrouting-first", hookPostrouting, first),

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -45,9 +44,9 @@ type Table struct {
 	seq     uint32
 	buf     []byte
 	targets map[Target]bool
-	local   [2][]span    // of IPv4 and IPv6
-	hooked  map[int]bool // by index: names change
-	hooks   int          // how many chains at ingress were made
+	local   [2][]span         // of IPv4 and IPv6
+	hooked  map[Device]string // and the chains of those that have one
+	hooks   int               // how many chains at ingress were made
 }
 
 // Open makes the table in a network namespace, by an open file descriptor; zero: that of the calling thread. It
@@ -59,7 +58,7 @@ func Open(netNS int, client netip.Addr) (_ *Table, err error) {
 	}
 	t := &Table{
 		socket: s, name: NamePrefix + strconv.FormatUint(uint64(s.Port()), 10), buf: make([]byte, nlwire.LargestDatagram),
-		targets: map[Target]bool{}, hooked: map[int]bool{},
+		targets: map[Target]bool{}, hooked: map[Device]string{},
 	}
 	if err := t.make(client.Unmap()); err != nil {
 		return nil, errors.Join(fmt.Errorf("add table inet %s: %w", t.name, err), s.Close())
@@ -150,7 +149,7 @@ func (t *Table) make(client netip.Addr) error {
 		}
 		all := chains(client)
 		for _, c := range all { // before rules, which name them
-			b.chain(c, nil)
+			b.chain(c, "")
 		}
 		for _, c := range all {
 			b.rules(c)
@@ -184,21 +183,16 @@ func (s set) attrs(table string, id uint32) []byte {
 	return b
 }
 
-// chain makes a chain. Devices are for one at ingress.
-func (b *batch) chain(c chain, devices []Device) {
+// chain makes a chain. The device is for one at ingress.
+func (b *batch) chain(c chain, device string) {
 	a := nlwire.AppendString(nil, unix.NFTA_CHAIN_TABLE, b.table)
 	a = nlwire.AppendString(a, unix.NFTA_CHAIN_NAME, c.name)
 	if c.base {
 		a = nlwire.AppendString(a, unix.NFTA_CHAIN_TYPE, "filter")
 		h := nlwire.AppendBE32(nil, unix.NFTA_HOOK_HOOKNUM, c.hook)
 		h = nlwire.AppendBE32(h, unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
-		if len(devices) != 0 {
-			const hookDevices, deviceName = 4, 1 // NFTA_HOOK_DEVS, NFTA_DEVICE_NAME
-			var names []byte
-			for _, d := range devices {
-				names = nlwire.AppendString(names, deviceName, d.Name)
-			}
-			h = nlwire.AppendAttr(h, hookDevices|nlwire.Nested, names...)
+		if device != "" {
+			h = nlwire.AppendString(h, unix.NFTA_HOOK_DEV, device)
 		}
 		a = nlwire.AppendAttr(a, unix.NFTA_CHAIN_HOOK|nlwire.Nested, h...)
 	}
@@ -264,7 +258,7 @@ func (g Target) key() (string, element) {
 }
 
 // mostChanges is how many targets one transaction adds, so that it fits a send buffer.
-const mostChanges = 2048
+const mostChanges = 8192
 
 // SetTargets says what is asked for from now on. It makes several transactions for many.
 func (t *Table) SetTargets(targets []Target) error {
@@ -326,78 +320,115 @@ func (t *Table) SetLocal(prefixes []netip.Prefix) error {
 	return nil
 }
 
-// mostDevices is how many interfaces one chain has: the kernel takes 256 (NFT_NETDEVICE_MAX).
-const mostDevices = 128
-
 // Hook has packets marked as soon as they come in by the first interfaces, for chains of netdev and bridge tables. What
 // comes in by the others has been marked before. By further ones, packets are marked at prerouting. Those that
 // were given before and are not among them have gone.
+//
+// Each interface has a chain of its own. The kernel takes a chain from an interface that goes or gets another name, and
+// since Linux 6.16 gives it to the next one with its name; so such a chain is deleted.
 func (t *Table) Hook(firsts, others []Device) error {
-	want := map[int]bool{}
-	var added []Device
-	var gone, rest []int
+	want := map[Device]bool{} // and whether it has a chain
+	for _, d := range others {
+		want[d] = false
+	}
 	for _, d := range firsts {
-		want[d.Index] = true
-		if !t.hooked[d.Index] {
+		want[d] = true
+	}
+	for d, chain := range t.hooked {
+		if first, ok := want[d]; !ok || first != (chain != "") {
+			if err := t.unhook(d, chain); err != nil {
+				return err
+			}
+		}
+	}
+	var added []Device
+	for d, first := range want {
+		if _, ok := t.hooked[d]; !ok && first {
 			added = append(added, d)
 		}
 	}
-	for _, d := range others {
-		want[d.Index] = true
-		if !t.hooked[d.Index] {
-			rest = append(rest, d.Index)
+	// All at once, or else each by itself: one may have gone.
+	err := t.hook(added)
+	if err != nil && len(added) > 1 {
+		var errs []error
+		for _, d := range added {
+			errs = append(errs, t.hook([]Device{d}))
 		}
+		err = errors.Join(errs...)
 	}
-	for i := range t.hooked {
-		if !want[i] {
-			gone = append(gone, i)
-		}
-	}
-	note := func(msg uint16, indexes []int) error {
-		if len(indexes) == 0 {
-			return nil
-		}
-		err := t.transact(func(b *batch) { b.elements(msg, setHooked, indexElements(indexes)) })
-		for _, i := range indexes {
-			if err == nil {
-				t.hooked[i] = msg == unix.NFT_MSG_NEWSETELEM
-			}
-		}
+	if err != nil {
 		return err
 	}
-	if err := note(unix.NFT_MSG_DELSETELEM, gone); err != nil {
-		return fmt.Errorf("leave interfaces: %w", err)
-	}
-	maps.DeleteFunc(t.hooked, func(_ int, hooked bool) bool { return !hooked })
-	for part := range slices.Chunk(added, mostDevices) {
-		t.hooks++
-		c := chain{name: "ingress-" + strconv.Itoa(t.hooks), base: true, hook: hookIngress, priority: first, rules: [][]expr{{jump("asked")}}}
-		var indexes []int
-		for _, d := range part {
-			indexes = append(indexes, d.Index)
-		}
-		err := t.transact(func(b *batch) {
-			b.chain(c, part)
-			b.rules(c)
-			b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexElements(indexes))
-		})
-		if err != nil {
-			return fmt.Errorf("mark packets at ingress of %s and others: %w", part[0].Name, err)
-		}
-		for _, i := range indexes {
-			t.hooked[i] = true
+	// Then the others, for without a chain nothing marks these packets.
+	var rest []Device
+	for d, first := range want {
+		if _, ok := t.hooked[d]; !ok && !first {
+			rest = append(rest, d)
 		}
 	}
-	// Once the first ones are hooked, for else nothing marks these packets.
-	if err := note(unix.NFT_MSG_NEWSETELEM, rest); err != nil {
+	if len(rest) == 0 {
+		return nil
+	}
+	if err := t.transact(func(b *batch) { b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexElements(rest)) }); err != nil {
 		return fmt.Errorf("note interfaces: %w", err)
+	}
+	for _, d := range rest {
+		t.hooked[d] = ""
 	}
 	return nil
 }
 
-func indexElements(indexes []int) (es []element) {
-	for _, i := range indexes {
-		es = append(es, element{key: hostOrder(uint32(i))})
+// hook makes chains for interfaces.
+func (t *Table) hook(devices []Device) error {
+	if len(devices) == 0 {
+		return nil
+	}
+	made := make([]chain, len(devices))
+	for i := range devices {
+		t.hooks++
+		made[i] = chain{name: "ingress-" + strconv.Itoa(t.hooks), base: true, hook: hookIngress, priority: first, rules: [][]expr{{jump(chainAsked)}}}
+	}
+	err := t.transact(func(b *batch) {
+		for i, c := range made {
+			b.chain(c, devices[i].Name)
+			b.rules(c)
+		}
+		b.elements(unix.NFT_MSG_NEWSETELEM, setHooked, indexElements(devices))
+	})
+	if err != nil {
+		return fmt.Errorf("mark packets at ingress of %s: %w", devices[0].Name, err)
+	}
+	for i, d := range devices {
+		t.hooked[d] = made[i].name
+	}
+	return nil
+}
+
+// unhook deletes the chain of an interface, if it has one and the kernel has not deleted it.
+func (t *Table) unhook(d Device, name string) error {
+	leave := func(name string) error {
+		return t.transact(func(b *batch) {
+			b.elements(unix.NFT_MSG_DELSETELEM, setHooked, indexElements([]Device{d}))
+			if name != "" {
+				a := nlwire.AppendString(nil, unix.NFTA_CHAIN_TABLE, b.table)
+				b.message(unix.NFT_MSG_DELCHAIN, 0, nlwire.AppendString(a, unix.NFTA_CHAIN_NAME, name))
+			}
+		})
+	}
+	err := leave(name)
+	if errors.Is(err, unix.ENOENT) && name != "" {
+		err = leave("")
+	}
+	if err != nil {
+		return fmt.Errorf("leave %s: %w", d.Name, err)
+	}
+	delete(t.hooked, d)
+	return nil
+}
+
+func indexElements(devices []Device) (es []element) {
+	for _, d := range devices {
+		es = append(es, element{key: hostOrder(uint32(d.Index))})
 	}
 	return es
 }
