@@ -251,6 +251,9 @@ func (r *ruleset) Fib(p *eval.Packet, hook, flags, result uint32) ([]byte, error
 // Queue reports whether a program takes packets from a queue of netfilter.
 func (r *ruleset) Queue(number uint16) (bool, error) { return r.facts.Queue(number) }
 
+// IPsec reports whether the host has policies of IPsec.
+func (r *ruleset) IPsec() (bool, error) { return r.facts.HasXFRM() }
+
 // openSets opens the sets of ipset, once for each renewal.
 func (r *ruleset) openSets() (_ *xt.Sets, err error) {
 	if r.sets == nil {

@@ -536,6 +536,8 @@ func (c *comparison) Object(t *rules.Table, typ uint32, name string) (rules.Obje
 	return c.reader.Object(t, typ, name)
 }
 
+func (c *comparison) IPsec() (bool, error) { return false, nil }
+
 func (c *comparison) IPSet(uint16, xt.SetQuery) (bool, error) { return false, errors.ErrUnsupported }
 
 func (c *comparison) Recent(string) ([]xt.RecentEntry, error) { return nil, errors.ErrUnsupported }

@@ -83,6 +83,8 @@ func (f *facts) Fib(p *Packet, hook, flags, result uint32) ([]byte, error) {
 	return f.fib(p, hook, flags, result)
 }
 
+func (f *facts) IPsec() (bool, error) { return true, nil }
+
 func (f *facts) IPSet(uint16, xt.SetQuery) (bool, error) {
 	return false, errors.New("no sets of ipset")
 }

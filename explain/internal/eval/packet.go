@@ -201,6 +201,8 @@ type Facts interface {
 	Fib(p *Packet, hook uint32, flags, result uint32) (data []byte, err error)
 	// IPSet reports whether a set of ipset, by its number, has an element for a packet.
 	IPSet(set uint16, q xt.SetQuery) (bool, error)
+	// IPsec reports whether packets may be protected by IPsec: the host has policies for that.
+	IPsec() (bool, error)
 	// Recent returns the addresses in a list of the match recent.
 	Recent(list string) ([]xt.RecentEntry, error)
 }

@@ -27,7 +27,7 @@ import (
 
 // unknowable are the rules of which Maybe is the right answer.
 var unknowable = regexp.MustCompile(`-m (limit|hashlimit|connlimit|connbytes|quota|string|u32|bpf|cluster|realm|cpu|osf|` +
-	`connlabel|socket|policy|cgroup|eui64)\b|--ctexpire|--tcp-option|--mss|--kerneltz|probability 0.5|--every 3|--packets-gt`)
+	`connlabel|socket|cgroup|eui64)\b|--ctexpire|--tcp-option|--mss|--kerneltz|probability 0.5|--every 3|--packets-gt`)
 
 // identifier are the rules that compare the identifier of an ICMP packet.
 var identifier = regexp.MustCompile(`--ct(origsrc|replsrc|repldst)port`)
@@ -208,6 +208,8 @@ func (w *counted) Elements(*rules.Set, int) ([]rules.Element, bool, error) {
 func (w *counted) Object(*rules.Table, uint32, string) (rules.Object, error) {
 	return rules.Object{}, unix.ENOTSUP
 }
+
+func (w *counted) IPsec() (bool, error) { return false, nil }
 
 func (w *counted) IPSet(set uint16, q xt.SetQuery) (bool, error) { return w.sets.Test(set, q) }
 

@@ -141,7 +141,10 @@ func (x *xtMatch) beyond(m xt.Match) known {
 		}
 		return maybe("the control group of the packet's socket")
 	case xt.Policy:
-		return maybe("whether IPsec protects the packet (policy %s)", m.Options())
+		if ipsec, err := x.facts.IPsec(); ipsec || err != nil {
+			return maybe("whether IPsec protects the packet (policy %s)", m.Options())
+		}
+		return yes(m.Flags&xt.PolicyNone != 0)
 	case xt.Rate:
 		return maybe("%s", m.Text)
 	case xt.Socket:

@@ -104,6 +104,12 @@ func (h *Host) XFRM(dir XFRMDir, q RouteQuery) (*XFRMPolicy, error) {
 	return nil, nil
 }
 
+// HasXFRM reports whether there is any policy of IPsec.
+func (h *Host) HasXFRM() (bool, error) {
+	all, err := h.xfrmPolicies()
+	return len(all) > 0, err
+}
+
 func (p *XFRMPolicy) matches(q RouteQuery) bool {
 	return inSelector(p.src, q.Src) && inSelector(p.dst, q.Dst) && (p.proto == 0 || p.proto == q.Proto) &&
 		(p.srcPort^q.SrcPort)&p.srcMask == 0 && (p.dstPort^q.DstPort)&p.dstMask == 0 &&
