@@ -64,6 +64,9 @@ func (x *walk) arrived(w *way) []*way {
 			w.step("backend", "%s was not asked: a datagram may do harm", backend)
 			return x.wayBack(w, backend, false)
 		}
+		if c := x.within(w, backend); c != nil {
+			return w.halt(*c)
+		}
 		c.What = "does not answer"
 		if p.Source.IsValid() {
 			c.What += fmt.Sprintf(": asked from %s", p.Source)
@@ -231,7 +234,13 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 		})
 	}
 	if x.isLocal(to) {
-		return w.on() // asked by the host, it was seen to answer
+		if answers && x.proto == unix.IPPROTO_TCP { // asked by the host, it was seen to answer
+			return w.on()
+		}
+		if c := x.within(w, backend); c != nil {
+			return w.halt(*c)
+		}
+		return w.on()
 	}
 	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
 	home := x.homeRoute(backend.Addr(), to)
@@ -239,17 +248,64 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 	if !home.known {
 		return x.remembered(w, backend, answers, remedy)
 	}
+	if c := x.within(w, backend); c != nil {
+		return w.halt(*c)
+	}
 	if fault != nil {
 		return w.halt(Cause{
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), fault.Thing), What: fmt.Sprintf("it has no way back to %s, and does not answer it", to), Remedy: remedy,
 		})
 	}
-	if via := r.Gateway; via.IsValid() && !x.isLocal(via) && (!via.IsLinkLocalUnicast() || !x.device(w.out).has(via)) {
+	if via := r.Gateway; !via.IsValid() {
+		if v, _, err := x.facts.Setting(to.Is4(), w.out, "proxy_arp"); to.Is4() && (err != nil || v == 0) {
+			return w.halt(Cause{
+				Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it looks for %s on its own link, and does not send the answer to this host", to), Remedy: remedy,
+			})
+		}
+	} else if via.IsValid() && !x.isLocal(via) && (!via.IsLinkLocalUnicast() || !x.device(w.out).has(via)) {
 		return w.halt(Cause{
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it answers %s by another router, which does not translate the answer back", to), Remedy: remedy,
 		})
 	}
 	return w.on()
+}
+
+// within follows the packet in the namespace of the backend, and its answer until it leaves that, and returns
+// what stops them for certain. What the backend itself forwards or translates is not followed.
+func (x *walk) within(w *way, backend netip.AddrPort) *Cause {
+	if x.timeout == 0 {
+		return nil
+	}
+	p, err := x.facts.Peer(backend.Addr())
+	if err != nil || p == nil {
+		return nil
+	}
+	there := &walk{
+		Snapshot: newSnapshot(x.options, p, p), ctx: x.ctx, mapping: x.mapping, proto: x.proto,
+		client: client{addr: w.source, to: backend, in: p.in()},
+	}
+	v := there.first(there.client)
+	elsewhere := false
+	ways := run(v.on(), there.ingress(p.in(), netip.Addr{}), there.hook(eval.Prerouting), func(v *way) []*way {
+		elsewhere = elsewhere || v.p.Dst != backend.Addr() || v.p.DstPort != backend.Port()
+		return there.deliver(p.in())(v)
+	}, func(v *way) []*way {
+		reply(v)
+		v.answer = true
+		return v.on()
+	}, there.send(there.hook(eval.Input)))
+	if err := p.Close(); err != nil || elsewhere {
+		return nil
+	}
+	c := certain(ways)
+	if c == nil || c.Kind == KindRoute && c.Answer { // of its routes more is said
+		return nil
+	}
+	c.Thing = fmt.Sprintf("backend %s: %s", backend.Addr(), c.Thing)
+	if c.Remedy != "" {
+		c.Remedy = "in the backend: " + c.Remedy
+	}
+	return c
 }
 
 // lately is how long ago, in seconds, a client's packets say something about the present.

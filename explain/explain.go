@@ -116,9 +116,15 @@ func (e *Explainer) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Snapshot{options: e.options, facts: f, eval: ev, probed: map[probedKey]host.ProbeResult{}, devices: map[int]*device{},
+	return newSnapshot(e.options, f, ev), nil
+}
+
+func newSnapshot(o Options, f facts, ev evaluator) *Snapshot {
+	return &Snapshot{
+		options: o, facts: f, eval: ev, probed: map[probedKey]host.ProbeResult{}, devices: map[int]*device{},
 		routes: map[host.RouteQuery]routed{}, portRules: map[bool]bool{},
-		neighbours: map[linkAddr]found{}, stacks: map[linkAddr][]*device{}, locals: map[netip.Addr]bool{}, homes: map[homeward]homeRoute{}}, nil
+		neighbours: map[linkAddr]found{}, stacks: map[linkAddr][]*device{}, locals: map[netip.Addr]bool{}, homes: map[homeward]homeRoute{},
+	}
 }
 
 // Explain says what becomes of a packet, which the mappings may serve: those of one address

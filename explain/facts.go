@@ -46,8 +46,10 @@ type facts interface {
 
 // peer is the namespace of a neighbour.
 type peer interface {
-	Address(addr netip.Addr) (*host.Address, error)
-	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+	facts
+	evaluator
+	// in is the interface by which packets of this host come in.
+	in() int
 	Close() error
 }
 

@@ -76,22 +76,29 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 	if xt.LegacyBridge() {
 		*f.more = append(*f.more, "tables of ebtables-legacy, if there are any")
 	}
+	err = r.readRules(ctx, fd, f)
+	return f, r.rules, err
+}
+
+// readRules reads the rules, if they have changed.
+func (r *reading) readRules(ctx context.Context, fd int, f hostFacts) error {
 	// Tables of iptables-legacy have no generation, and are few.
 	legacy, legacyErr := xt.LegacyTables(fd)
 	if r.rules != nil && r.reader != nil {
 		if changed, err := r.reader.Changed(); err == nil && !changed {
-			return f, r.rules, r.rules.renew(f, legacy, legacyErr)
+			return r.rules.renew(f, legacy, legacyErr)
 		}
 	}
 	all := &rules.Ruleset{}
+	var err error
 	if r.reader != nil {
 		if all, err = r.reader.Read(ctx); err != nil {
-			return nil, nil, err
+			return err
 		}
 	}
 	if r.rules != nil {
 		err = r.rules.close()
 	}
 	r.rules = &ruleset{Reader: r.reader, nft: all, netNS: fd}
-	return f, r.rules, errors.Join(err, r.rules.renew(f, legacy, legacyErr))
+	return errors.Join(err, r.rules.renew(f, legacy, legacyErr))
 }

@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -25,7 +26,11 @@ type hostFacts struct {
 
 // Peer opens the namespace of a neighbour, which has its address.
 func (h hostFacts) Peer(neighbour netip.Addr) (peer, error) {
-	p, err := h.Host.Peer(neighbour)
+	link, err := h.PortOf(neighbour)
+	if err != nil || link == nil {
+		return nil, err
+	}
+	p, err := h.PeerOf(link)
 	if err != nil || p == nil {
 		return nil, err
 	}
@@ -41,7 +46,49 @@ func (h hostFacts) PeerOf(link *host.Link) (peer, error) {
 	if err != nil || p == nil {
 		return nil, err
 	}
-	return p, nil
+	return &peerHost{hostFacts: hostFacts{p, new([]string)}, link: link.Lower}, nil
+}
+
+// peerHost is the namespace of a neighbour. Its rules are read if they are asked for.
+type peerHost struct {
+	hostFacts
+	link  int
+	rules *ruleset
+}
+
+func (p *peerHost) in() int { return p.link }
+
+func (p *peerHost) run(h eval.Hook, packet *eval.Packet) ([]eval.Outcome, error) {
+	if p.rules == nil {
+		reader, err := rules.Open(p.NetNS())
+		if err != nil {
+			return nil, err
+		}
+		r := reading{reader: reader}
+		if err := r.readRules(context.Background(), p.NetNS(), p.hostFacts); err != nil {
+			return nil, errors.Join(err, reader.Close())
+		}
+		p.rules = r.rules
+	}
+	return p.rules.run(h, packet)
+}
+
+func (p *peerHost) clamps() bool { return p.rules != nil && p.rules.clamps() }
+
+func (p *peerHost) setName(set uint16) string {
+	if p.rules == nil {
+		return ""
+	}
+	return p.rules.setName(set)
+}
+
+// Close closes what is open of the namespace.
+func (p *peerHost) Close() error {
+	var errs []error
+	if p.rules != nil {
+		errs = append(errs, p.rules.close(), p.rules.Reader.Close())
+	}
+	return errors.Join(append(errs, p.Host.Close())...)
 }
 
 // Unread says what could not be read.

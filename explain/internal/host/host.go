@@ -59,6 +59,9 @@ func Open(netNS int) (*Host, error) {
 	return h, nil
 }
 
+// NetNS is the descriptor of the namespace; zero: that of the process.
+func (h *Host) NetNS() int { return h.netNS }
+
 // Close closes the sockets.
 func (h *Host) Close() error {
 	var errs []error
