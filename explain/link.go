@@ -71,7 +71,7 @@ func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
 		})
 	}
 	w.p.In, w.p.PhysIn = d.asked, eval.Interface{}
-	w.p.DstMAC, w.p.SrcMAC = d.MAC, mac
+	w.p.DstMAC, w.p.SrcMAC, w.p.VLAN = d.MAC, mac, tag(upper)
 	if bridged {
 		w.p.DstMAC = upper.MAC
 	}
@@ -83,6 +83,14 @@ func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
 		return ways
 	}
 	return run(ways, x.hook(eval.BridgePrerouting), x.hook(eval.BridgeInput))
+}
+
+// tag is the VLAN of packets below an interface.
+func tag(upper *device) uint16 {
+	if upper == nil || upper.Kind != "vlan" {
+		return 0
+	}
+	return upper.VLAN
 }
 
 func xdpOff(mode string) string {
@@ -109,7 +117,7 @@ func (x *walk) egress(index int, neighbour netip.Addr) stage {
 		}
 		return run(ways, func(w *way) []*way {
 			w.p.In, w.p.PhysIn, w.p.Out, w.p.PhysOut = eval.Interface{}, eval.Interface{}, eval.Interface{}, eval.Interface{}
-			w.p.DstMAC, w.p.SrcMAC = nil, nil
+			w.p.DstMAC, w.p.SrcMAC, w.p.VLAN = nil, nil, 0
 			return w.on()
 		})
 	}
@@ -135,7 +143,7 @@ func (x *walk) leave(w *way, d, upper *device) []*way {
 		})
 	}
 	return run(ways, func(w *way) []*way {
-		w.p.Out = d.asked
+		w.p.Out, w.p.VLAN = d.asked, tag(upper)
 		return x.pass(w, eval.Egress)
 	}, func(w *way) []*way {
 		if x.classify(w, d, true) {

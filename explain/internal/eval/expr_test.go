@@ -188,6 +188,9 @@ func TestExpressions(t *testing.T) {
 		{"source MAC", with(p, func(p *Packet) { p.SrcMAC = []byte{1, 2, 3, 4, 5, 6} }), bytesAt(ll, 6, 6, is(1, 2, 3, 4, 5, 6)), Yes},
 		{"link without one", with(p, func(p *Packet) { p.In.Type = unix.ARPHRD_NONE }), bytesAt(ll, 6, 6, isNot(1, 2, 3, 4, 5, 6)), No},
 		{"type of the link", p, bytesAt(ll, 12, 2, is(8, 0)), Yes},
+		{"vlan", with(p, func(p *Packet) { p.VLAN = 10 }), rule(bytesAt(ll, 12, 2, is(0x81, 0)), bytesAt(ll, 14, 2, withMask([]byte{0x0f, 0xff}, is(0, 10))...)), Yes},
+		{"another vlan", with(p, func(p *Packet) { p.VLAN = 11 }), rule(bytesAt(ll, 12, 2, is(0x81, 0)), bytesAt(ll, 14, 2, withMask([]byte{0x0f, 0xff}, is(0, 10))...)), No},
+		{"no vlan", p, rule(bytesAt(ll, 12, 2, is(0x81, 0)), bytesAt(ll, 14, 2, withMask([]byte{0x0f, 0xff}, is(0, 10))...)), No},
 		{"dport set", p, rule([]rules.Expr{rules.Immediate{Dreg: reg, Data: be16(99)}, rules.Payload{Base: th, Offset: 2, Len: 2, Sreg: reg, Set: true}}, dport(99)), Yes},
 
 		{"ip option", p, []rules.Expr{rules.Exthdr{Op: exthdrIPv4, Type: 131, Len: 1, Dreg: reg, Present: true}, is(one...)}, No},

@@ -500,6 +500,9 @@ func (r *run) lenFrom(base uint32) int {
 	switch base {
 	case unix.NFT_PAYLOAD_LL_HEADER:
 		n += 14
+		if r.base.VLAN != 0 {
+			n += 4
+		}
 	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
 		n -= 20
 		if r.base.EtherType == unix.ETH_P_IPV6 {

@@ -34,6 +34,7 @@ type Packet struct {
 	// the ports.
 	PhysIn, PhysOut Interface
 	SrcMAC, DstMAC  []byte // nil: not known
+	VLAN            uint16 // the tag that the frame has; zero: none
 	PktType         uint8  // PACKET_HOST and so on
 	Mark            uint32
 	// MarkUnknown is set behind a rule that gave the packet a mark that is not known.

@@ -87,7 +87,14 @@ func newState(p *Packet) *state {
 	if len(p.SrcMAC) == 6 {
 		s.link.set(6, p.SrcMAC...)
 	}
-	s.link.set16(12, p.EtherType)
+	if p.VLAN != 0 {
+		s.link.len = 18
+		s.link.set16(12, unix.ETH_P_8021Q)
+		s.link.set16(14, p.VLAN)
+		s.link.set16(16, p.EtherType)
+	} else {
+		s.link.set16(12, p.EtherType)
+	}
 	switch p.EtherType {
 	case unix.ETH_P_IP:
 		s.newIPv4(p)
