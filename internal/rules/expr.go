@@ -3,12 +3,22 @@
 
 package rules
 
+import "fmt"
+
 // Register is where expressions keep data: the index of a field of 4 bytes, as in struct
 // nft_regs of the kernel. Fields 0 to 3 are the verdict, NFT_REG_1 is 4, NFT_REG32_00 is 4.
 type Register int
 
 // Verdict is the register for verdicts.
 const Verdict Register = 0
+
+// String returns the register's field in words: "verdict", "register 4".
+func (r Register) String() string {
+	if r == Verdict {
+		return "verdict"
+	}
+	return fmt.Sprintf("register %d", int(r))
+}
 
 // Expr is one expression of a rule.
 type Expr interface{ expr() }
