@@ -4,9 +4,11 @@
 package explain
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -134,12 +136,30 @@ func (x *walk) client4(w *way) {
 		return
 	}
 	n, err := x.neighbour(nextHop(w.r, x.client.addr.WithZone("")), w.out)
-	if err != nil || n == nil || !n.Dead() {
+	if err != nil || n == nil {
+		return
+	}
+	if n.Permanent() && x.claimed(w.out, n) {
+		w.halt(x.wrongNeighbour(w, n))
+		return
+	}
+	if !n.Dead() {
 		return
 	}
 	if c := x.deadRouter(w); c != nil {
 		w.halt(*c)
 	}
+}
+
+// claimed reports whether another hardware address than that of a permanent entry answers for its address.
+func (x *walk) claimed(index int, n *host.Neighbour) bool {
+	d := x.device(index)
+	from := d.primary(n.Addr)
+	if x.timeout == 0 || !from.IsValid() || !d.asks() {
+		return false
+	}
+	mac, err := x.facts.WhoHas(n.Addr, d.Link, from, min(x.timeout, 200*time.Millisecond))
+	return err == nil && mac != nil && !bytes.Equal(mac, n.MAC)
 }
 
 // deadRouter asks the router by which an answer leaves, if there is one, whether it is there.

@@ -136,7 +136,7 @@ func (x *walk) strange(w *way, n *host.Neighbour) bool {
 
 func (x *walk) wrongNeighbour(w *way, n *host.Neighbour) Cause {
 	return Cause{
-		Kind: KindNeighbour, Thing: "neighbour " + n.String(), What: "somebody has set this hardware address, and nobody answers by it",
+		Kind: KindNeighbour, Thing: "neighbour " + n.String(), What: "somebody has set this hardware address, and it is not the one of " + addr(n.Addr),
 		Remedy: fmt.Sprintf("ip neigh del %s dev %s", n.Addr, x.name(w.out)),
 	}
 }

@@ -40,6 +40,7 @@ type facts interface {
 	// on this machine, or cannot be found.
 	Peer(neighbour netip.Addr) (peer, error)
 	PeerOf(link *host.Link) (peer, error)
+	WhoHas(addr netip.Addr, link *host.Link, from netip.Addr, timeout time.Duration) (mac []byte, err error)
 	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult
 	Unread() []string
 }

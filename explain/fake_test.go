@@ -37,6 +37,7 @@ type fake struct {
 	qdiscs     map[int][]*host.Qdisc
 	probe      host.ProbeResult
 	probed     int
+	hardware   map[netip.Addr][]byte
 	entries    []*host.Entry
 	peer       peer
 }
@@ -241,6 +242,10 @@ func (f *fake) Classify(link int, egress bool, _ []byte, _ int, _ uint16) (host.
 func (f *fake) Probe(context.Context, uint8, netip.AddrPort, time.Duration) host.ProbeResult {
 	f.probed++
 	return f.probe
+}
+
+func (f *fake) WhoHas(a netip.Addr, _ *host.Link, _ netip.Addr, _ time.Duration) ([]byte, error) {
+	return f.hardware[a], nil
 }
 
 func (f *fake) Peer(netip.Addr) (peer, error) { return f.peer, nil }
