@@ -5,9 +5,13 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -84,8 +88,25 @@ func TestExplain(t *testing.T) {
 		require.Equal(t, report.KindPolicy, doc.Cause.Kind)
 		require.Contains(t, doc.Cause.Thing, "corpwall")
 		require.NotEmpty(t, doc.Cause.Remedy)
+		requireOnPage(t, "nftnat explain tcp 8080 --from "+clientAddress, m.ask(t, "", "explain", "tcp", "8080", "--from", clientAddress).Stdout)
 		require.Equal(t, before, takeSnapshot(t, top.Host), "nothing was changed")
 	})
+}
+
+// requireOnPage requires that docs/commands.md has what a command has printed. With -update it gets it.
+func requireOnPage(t *testing.T, command, printed string) {
+	t.Helper()
+	const page = "../docs/commands.md"
+	blocks := docBlocks(t, "docs/commands.md")
+	i := slices.IndexFunc(blocks, func(b docBlock) bool { return b.runBy == "TestExplain" })
+	require.GreaterOrEqual(t, i, 0)
+	want := "$ sudo " + command + "\n" + printed
+	if *update {
+		text := strings.Replace(textOf(t, page), blocks[i].text, want, 1)
+		require.NoError(t, os.WriteFile(page, []byte(text), 0o644))
+		return
+	}
+	require.Equal(t, want, blocks[i].text, "go test ./integration -run TestExplain -update writes it")
 }
 
 // A user without privilege is answered by the daemon, if one runs and lets him; otherwise it is
@@ -166,4 +187,45 @@ func TestExplainByAPI(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, status, resp.StatusCode, query)
 	}
+}
+
+// Explaining beside 60,000 mappings and 10,000 rules of others takes little more than to start the
+// program: 50 ms on an idle machine, and 16 MiB.
+func TestExplainCost(t *testing.T) {
+	requireBPF(t)
+	labtest.LongOnly(t, "5 s in which 60,000 mappings are published")
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	m := mode{ns: top.Host}
+	m.do(t, "apply -f -", `{"version": 1, "mappings": ["1-30000->172.30.0.2:1-30000", "1-30000->172.30.0.2:1-30000/udp"]}`)
+	var rules strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&rules, "ip saddr 10.%d.%d.0/24 tcp dport %d drop\n", i>>8, i&255, i+1)
+	}
+	load(t, top.Host, "table inet others {\nchain passing { type filter hook forward priority filter;\n"+rules.String()+"}\n}")
+	cost := func(args ...string) (least time.Duration, memory int) {
+		for i := range 10 {
+			begin := time.Now()
+			p := labtest.StartCmd(t, top.Host, bare(t, args...))
+			for running := true; running; {
+				select {
+				case <-p.Done():
+					running = false
+				default:
+					memory = max(memory, peakWhileRunning(p.Pid))
+				}
+			}
+			took := time.Since(begin)
+			require.Zero(t, p.Wait(), p.Output())
+			if i == 0 || took < least {
+				least = took
+			}
+		}
+		return least, memory
+	}
+	idle, base := cost("version")
+	took, memory := cost("--direct", "explain", "tcp", "80", "--from", clientAddress)
+	t.Logf("%v and %d KiB more than version", took-idle, (memory-base)>>10)
+	require.Less(t, took-idle, labtest.Stretch(150*time.Millisecond))
+	require.Less(t, memory-base, 16<<20)
 }

@@ -198,11 +198,16 @@ func (s *testbed) wellBehaved(t *testing.T, turns int) latencies {
 // peakMemory is the peak resident memory of a process (proc(5), VmHWM).
 func peakMemory(t *testing.T, pid int) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(text), "VmHWM:")
-	require.True(t, ok)
-	kib, err := strconv.Atoi(strings.Fields(rest)[0])
-	require.NoError(t, err)
-	return kib << 10
+	peak := peakWhileRunning(pid)
+	require.Positive(t, peak)
+	return peak
+}
+
+// peakWhileRunning is peakMemory, or 0 if the process has ended.
+func peakWhileRunning(pid int) int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, _ := strconv.Atoi(kib)
+	return n << 10
 }
