@@ -48,6 +48,10 @@ func (r *run) target(rl *rules.Rule, x rules.Target, cur *cursor) {
 	}
 	switch e.kind {
 	case goesOn:
+	case decides:
+		if e.code != codeContinue {
+			cur.end(e.code)
+		}
 	case rejects:
 		cur.end(codeReject)
 	case takes:
@@ -145,6 +149,7 @@ type effect struct {
 	kind   effectKind
 	reason string // of an effect that is not known
 	nat    xt.Nat // of a translation
+	code   int32  // of what decides
 	queue  rules.Queue
 	zone   uint16
 	// change is applied to the packet of what goes on, as a mark; nil: none.
@@ -156,6 +161,7 @@ type effectKind int
 
 const (
 	goesOn effectKind = iota
+	decides
 	rejects
 	synproxies
 	takes      // by a program
@@ -200,6 +206,15 @@ func targetXT(family rules.Family, t rules.Target) effect {
 		return effect{change: func(p *Packet) { p.MarkUnknown = true }}
 	case xt.Harmless:
 		return effect{}
+	case xt.BridgeSetMark:
+		return effect{kind: decides, code: bridgeCode(v.Verdict), change: func(p *Packet) {
+			p.Mark = (p.Mark&^v.Clear | v.Set) ^ v.Flip
+			p.MarkUnknown = p.MarkUnknown && v.Clear != 1<<32-1
+		}}
+	case xt.BridgeSource:
+		return effect{kind: decides, code: bridgeCode(v.Verdict)}
+	case xt.BridgeAnswer:
+		return effect{kind: decides, code: bridgeCode(v.Verdict)}
 	case xt.Synproxy:
 		return effect{kind: synproxies}
 	case xt.Taking:

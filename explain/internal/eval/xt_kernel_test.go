@@ -481,7 +481,7 @@ func (w *counted) answers(p Packet, way []hop, chains [][]*rules.Rule, now time.
 		}
 		r := &run{rs: &rules.Ruleset{}, hook: way[i].hook, base: at, facts: w, now: now, memo: map[call][]result{}}
 		r.family = chain[0].Chain.Table.Family
-		if i == 1 {
+		if i == 1 && way[i].hook.inet() {
 			s = r.track(s)
 		}
 		var got []Answer

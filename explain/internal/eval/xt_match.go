@@ -96,6 +96,22 @@ func (x *xtMatch) answer(m xt.Match) known {
 		return x.ecn(m)
 	case xt.DevGroup:
 		return x.devGroup(m)
+	case xt.BridgeIP:
+		return x.bridgeIP(m)
+	case xt.BridgeARP:
+		return x.bridgeARP(m)
+	case xt.BridgeMark:
+		switch {
+		case p.MarkUnknown && m.Mask != 0:
+			return maybe("the packet's mark, which is not known")
+		case m.Any:
+			return yes(p.Mark&m.Mask != 0).not(m.Not)
+		}
+		return yes(p.Mark&m.Mask == m.Mark).not(m.Not)
+	case xt.BridgeVLAN:
+		return x.bridgeVLAN(m)
+	case xt.BridgeFrame:
+		return yes(false)
 	}
 	return x.beyond(m)
 }

@@ -199,11 +199,7 @@ func (h ARPHeader) Options() string {
 		if !not && !d.Set() {
 			return
 		}
-		text := macText(d.Addr[:])
-		if d.Mask != [6]byte{255, 255, 255, 255, 255, 255} {
-			text += "/" + macText(d.Mask[:])
-		}
-		w.not(not, option, text)
+		w.not(not, option, d)
 	}
 	address(h.NotSrc, "-s", h.Src)
 	address(h.NotDst, "-d", h.Dst)

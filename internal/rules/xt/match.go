@@ -243,6 +243,11 @@ func (p PortRange) String() string { return span(p.From, p.To) }
 // DecodeMatch returns the value of a match.
 func DecodeMatch(family rules.Family, m rules.Match) Match {
 	b := &blob{data: m.Info}
+	if family == unix.NFPROTO_BRIDGE {
+		if v := decodeBridgeMatch(b, m.Name); v != nil && !b.short {
+			return v
+		}
+	}
 	if v := decodeMatch(b, family == unix.NFPROTO_IPV6, m.Name, m.Rev); v != nil && !b.short {
 		return v
 	}

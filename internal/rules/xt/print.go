@@ -43,12 +43,20 @@ func (p Printer) Match(family rules.Family, m rules.Match) string {
 	default:
 		options = v.Options()
 	}
+	if family == unix.NFPROTO_BRIDGE { // ebtables prints no names of matches
+		return options
+	}
 	return joinWords("-m "+name, options)
 }
 
 // Target prints a target, as "-j REJECT --reject-with tcp-reset".
 func (p Printer) Target(family rules.Family, t rules.Target) string {
 	switch v := DecodeTarget(family, t).(type) {
+	case Harmless:
+		if family == unix.NFPROTO_BRIDGE && (t.Name == "log" || t.Name == "nflog") { // it calls them watchers
+			return v.options
+		}
+		return joinWords("-j "+t.Name, v.options)
 	case AddSet:
 		return joinWords("-j "+t.Name, v.named(p.setName))
 	case Track:

@@ -101,6 +101,11 @@ const (
 // DecodeTarget returns the value of a target.
 func DecodeTarget(family rules.Family, t rules.Target) Target {
 	b := &blob{data: t.Info}
+	if family == unix.NFPROTO_BRIDGE {
+		if v := decodeBridgeTarget(b, t.Name); v != nil && !b.short {
+			return v
+		}
+	}
 	if v := decodeTarget(b, family == unix.NFPROTO_IPV6, t.Name, t.Rev); v != nil && !b.short {
 		return v
 	}
