@@ -254,8 +254,9 @@ func (x *walk) asked6(w *way, d *device, asker netip.Addr) []*way {
 		c.Answer = false
 		return w.halt(*c)
 	}
-	if c := x.finds(d.Index, asker); c != nil { // an entry made by a question is soon checked
-		return w.halt(*c)
+	if c := x.finds(d.Index, asker); c != nil {
+		// The client's own question has made an entry, by which it is answered until that is checked.
+		w.note("%s %s: after some seconds this host does not find it any more", c.Thing, c.What)
 	}
 	return w.on()
 }

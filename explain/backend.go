@@ -39,6 +39,7 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		c.Remedy = fmt.Sprintf("start the server on %s, or publish the port that it listens on", backend)
 	case host.NoNeighbour:
+		w.source = netip.Addr{}
 		if c := x.finds(w.out, hop); c != nil {
 			return w.halt(*c)
 		}
@@ -160,20 +161,27 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 	switch {
 	case x.timeout == 0:
 		r.Text = "asking was turned off"
-	case x.sees(backend):
-		r = x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
+	default:
+		sees, sure := x.sees(backend)
+		if !sees {
+			break
+		}
+		asked := x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
 		x.resolved()
+		if sure || asked.Answer == host.Answers || asked.Answer == host.Refused {
+			r = asked
+		}
 	}
 	x.probed[key] = r
 	return r
 }
 
 // sees reports whether a packet of the host reaches a backend, and the answer the host, as far
-// as the host's own rules and routes decide.
-func (x *walk) sees(backend netip.AddrPort) bool {
+// as the host's own rules and routes decide, and whether that is sure.
+func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 	w := x.own(backend)
 	if w == nil {
-		return false
+		return false, false
 	}
 	w.trial = true
 	ways := run(w.on(), x.send(func(w *way) []*way { w.done = true; return w.on() }), func(w *way) []*way {
@@ -186,12 +194,16 @@ func (x *walk) sees(backend netip.AddrPort) bool {
 		w.answer = true
 		return run(w.on(), x.ingress(out, hop), x.hook(eval.Prerouting), x.deliver(out))
 	})
+	sure = true
 	for _, w := range ways {
 		if w.stop != nil {
-			return false
+			return false, false
+		}
+		if len(w.may) > 0 {
+			sure = false
 		}
 	}
-	return true
+	return true, sure
 }
 
 // own is the first packet of a connection of the host to a backend; nil: no route leads there.

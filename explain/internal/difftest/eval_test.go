@@ -461,8 +461,8 @@ func (c *comparison) by(o eval.Outcome) string {
 	return "nothing"
 }
 
-// rule returns the number of an event's rule in its chain, from 1, and its comment.
-func (c *comparison) rule(e event) (number int, comment string) {
+// comment is that of an event's rule.
+func (c *comparison) comment(e event) string {
 	for _, t := range c.rs.Tables {
 		if uint8(t.Family) != e.family || t.Name != e.table || t.Legacy {
 			continue
@@ -475,16 +475,22 @@ func (c *comparison) rule(e event) (number int, comment string) {
 		require.NoError(c, err)
 		for _, r := range list {
 			if r.Handle == e.handle {
-				return r.Index + 1, r.Comment
+				return commentOf(r)
 			}
 		}
 	}
-	return 0, ""
+	return ""
 }
 
-func (c *comparison) comment(e event) string {
-	_, comment := c.rule(e)
-	return comment
+// commentOf is the comment of a rule of nftables or iptables.
+func commentOf(r *rules.Rule) string {
+	for _, x := range r.Exprs {
+		// The last one: those before it are part of what is random.
+		if m, ok := x.(rules.Match); ok && m.Name == "comment" {
+			r.Comment = unix.ByteSliceToString(m.Info)
+		}
+	}
+	return r.Comment
 }
 
 // differs says in what an outcome is not what the packet met.

@@ -499,7 +499,7 @@ func (g *generator) condition() string {
 func (g *generator) allowed(match string) bool {
 	switch g.table.family {
 	case "netdev":
-		return !strings.HasPrefix(match, "ct ") && !strings.Contains(match, "skuid") && !strings.Contains(match, "skgid")
+		return !strings.HasPrefix(match, "ct ") && !strings.HasPrefix(match, "fib ") && !strings.Contains(match, "skuid") && !strings.Contains(match, "skgid")
 	case "ip", "ip6":
 		return !strings.Contains(match, "nfproto")
 	case "bridge":

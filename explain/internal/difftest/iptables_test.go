@@ -215,7 +215,7 @@ func (g *generator) xtRule(table string, users []string, v4 bool) string {
 				parts = append(parts, "-m rpfilter "+one(g, "", "--loose", "--invert"))
 			}
 		case 21:
-			parts = append(parts, `-m comment --comment "words"`)
+			parts = append(parts, `-m comment --comment "two words"`)
 		}
 	}
 	if g.sc.limits && g.percent(8) {
@@ -223,7 +223,7 @@ func (g *generator) xtRule(table string, users []string, v4 bool) string {
 		parts = append(parts, one(g, "-m limit --limit 1/hour --limit-burst 1", "-m statistic --mode random --probability 0.5",
 			"-m recent --name seen --set", "-m connlimit --connlimit-above 2", "-m hashlimit --hashlimit-upto 1/hour --hashlimit-name h"))
 	}
-	return strings.Join(parts, " ") + " " + g.xtTarget(table, users, proto, withProto)
+	return strings.Join(parts, " ") + " -m comment --comment " + g.name("r") + " " + g.xtTarget(table, users, proto, withProto)
 }
 
 func (g *generator) xtAddr(a string) string {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
 )
@@ -27,6 +29,7 @@ type scenario struct {
 	drops, policies int
 	limits          bool // there may be conditions that nobody can know
 	unknowable      bool // and there are
+	afterwards      bool // explain is asked when the client has tried
 }
 
 // change is something about the state of a namespace.
@@ -196,11 +199,29 @@ func (s *site) load(sc *scenario, repair bool) error {
 		drop()
 	}
 	s.tables = sc.names()
+	s.flushConntrack()
 	if err := s.loadIptables(sc, repair); err != nil {
 		return err
 	}
 	return s.change(sc, repair)
 }
+
+// flushConntrack ends all connections of the host: what is left of the last scenario would be a hint.
+func (s *site) flushConntrack() {
+	s.Helper()
+	s.in(s.host, func() {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, all{})
+			require.NoError(s, err)
+		}
+	})
+}
+
+// all is a filter that all connections match.
+type all struct{}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (all) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
 
 // refuse notes what nft did not take.
 func (s *site) refuse(lines []string) {

@@ -167,6 +167,7 @@ func (g *generator) addressChange() change {
 
 // backendChange is something about a backend.
 func (g *generator) backendChange() change {
+	g.sc.afterwards = true
 	b := one(g, g.site.backend1, g.site.backend2, g.site.backend3)
 	gateway4, gateway6 := "172.30.0.1", "fd30::1"
 	if b == g.site.backend3 {
