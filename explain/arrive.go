@@ -34,9 +34,22 @@ func (x *walk) address(w *way) []*way {
 				dev = x.name(index)
 			}
 		}
+		remedy := fmt.Sprintf("ip address add %s dev %s", netip.PrefixFrom(to, to.BitLen()), dev)
+		if x.mapping.Frontend.Addr() != to { // any is published, and this one is perhaps a backend's
+			ask := "ask an address of this host"
+			if w.in != 0 {
+				if own := x.device(w.in).primary(w.p.Src); own.IsValid() {
+					ask += fmt.Sprintf(", such as %s", netip.AddrPortFrom(own, w.p.DstPort))
+				}
+			}
+			if to == x.mapping.Backend.Addr() {
+				remedy = ask
+			} else {
+				remedy = ask + ", or " + remedy
+			}
+		}
 		return w.halt(Cause{
-			Kind: KindAddress, Thing: addr(to) + " is no address of this host", What: "no packet to it arrives",
-			Remedy: fmt.Sprintf("ip address add %s dev %s", netip.PrefixFrom(to, to.BitLen()), dev),
+			Kind: KindAddress, Thing: addr(to) + " is no address of this host", What: "no packet to it arrives", Remedy: remedy,
 		})
 	}
 	d := x.device(a.Link)

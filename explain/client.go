@@ -247,9 +247,13 @@ func (x *walk) typical(frontend netip.Addr, number uint16) (cs []client, typical
 		}
 	}
 	if one && home == 0 {
+		remedy := "add it to the interface by which clients ask: ip address add " + netip.PrefixFrom(frontend, frontend.BitLen()).String() + " dev ..."
+		if x.mapping.Frontend.Addr() != frontend { // any is published: this one may be another machine's
+			remedy = "ask an address of this host"
+		}
 		return nil, "", &Cause{
 			Kind: KindAddress, Thing: fmt.Sprintf("%s is no address of this host", frontend), Certain: true,
-			What: "no packet to it arrives", Remedy: "add it to the interface by which clients ask: ip address add " + netip.PrefixFrom(frontend, frontend.BitLen()).String() + " dev ...",
+			What: "no packet to it arrives", Remedy: remedy,
 		}
 	}
 	return nil, "", &Cause{Kind: KindAddress, Thing: "this host", What: fmt.Sprintf("has no %s address that a client could ask", map[bool]string{true: "IPv4", false: "IPv6"}[is4]), Certain: true}
