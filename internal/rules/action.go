@@ -430,7 +430,7 @@ func (s *printing) reject(e Reject) {
 	switch s.table.Family {
 	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
 		if e.Type == unix.NFT_REJECT_TCP_RST {
-			if at := choose2(s.deps[transport] == nil, inner, transport); s.deps[at] != nil {
+			if at := choose(s.deps[transport] == nil, inner, transport); s.deps[at] != nil {
 				s.remove(at)
 			}
 		}
@@ -456,13 +456,6 @@ func (s *printing) reject(e Reject) {
 		text += " with icmpv6 " + kindICMPv6Code.format(s, code, false)
 	}
 	s.say(text)
-}
-
-func choose2(condition bool, yes, no layer) layer {
-	if condition {
-		return yes
-	}
-	return no
 }
 
 func (s *printing) queue(e Queue) {

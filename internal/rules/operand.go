@@ -73,7 +73,7 @@ func metaOperand(key uint32) *operand {
 		unix.NFT_META_IIFGROUP: {"iifgroup", kindDevgroup, 32}, unix.NFT_META_OIFGROUP: {"oifgroup", kindDevgroup, 32}, unix.NFT_META_CGROUP: {"cgroup", kindInteger, 32},
 		unix.NFT_META_PRANDOM: {"random", kindInteger, 32}, 25: {"ipsec", kindBoolean, 8}, 26: {"iifkind", kindIfname, 128}, 27: {"oifkind", kindIfname, 128},
 		28: {"ibrpvid", kindInteger, 16}, 29: {"ibrvproto", kindEtherType, 16}, metaTime: {"time", kindDate, 64}, metaDay: {"day", kindDay, 8},
-		metaHour: {"hour", kindHour, 32}, 33: {"sdif", kindIfindex, 32}, 34: {"sdifname", kindIfname, 128}, 36: {"broute", kindInteger, 8}, 37: {"ibrhwaddr", kindEther, 48},
+		metaHour: {"hour", kindHour, 32}, 33: {"sdif", kindIfindex, 32}, 34: {"sdifname", kindIfname, 128}, 35: {"broute", kindInteger, 8}, 36: {"ibrhwaddr", kindEther, 48},
 	}
 	if int(key) >= len(known) || known[key].kind == nil {
 		return &operand{text: fmt.Sprintf("meta %d", key), kind: kindInteger, bits: 32, host: true}

@@ -198,7 +198,7 @@ func (s *printing) expr(e Expr) {
 	}
 }
 
-func choose(condition bool, yes, no string) string {
+func choose[T any](condition bool, yes, no T) T {
 	if condition {
 		return yes
 	}

@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"encoding/binary"
 	"maps"
 	"os"
 	"path/filepath"
@@ -154,4 +155,44 @@ func FuzzDecode(f *testing.F) {
 			decodeTable(2, list)
 		}
 	})
+}
+
+// What this kernel's nft(8) cannot make, of later kernels.
+func TestPrintLater(t *testing.T) {
+	table := &Table{Family: unix.NFPROTO_INET, Name: "t"}
+	load := func(key uint32, r Register) Expr { return Meta{Key: key, Dreg: r} }
+	for want, exprs := range map[string][]Expr{
+		"meta mark set meta mark | ct mark": {
+			load(unix.NFT_META_MARK, 4), CT{Key: unix.NFT_CT_MARK, Dreg: 5, Direction: -1}, Bitwise{Sreg: 4, Sreg2: 5, Dreg: 4, Op: BitwiseOr, Len: 4},
+			Meta{Key: unix.NFT_META_MARK, Sreg: 4, Set: true},
+		},
+		"meta mark set meta mark ^ 0x00000007": {
+			load(unix.NFT_META_MARK, 4), Bitwise{Sreg: 4, Dreg: 4, Op: BitwiseXor, Len: 4, Data: binary.NativeEndian.AppendUint32(nil, 7)},
+			Meta{Key: unix.NFT_META_MARK, Sreg: 4, Set: true},
+		},
+		"meta broute set 1":                       {Immediate{Dreg: 4, Data: []byte{1}}, Meta{Key: 35, Sreg: 4, Set: true}},
+		"meta ibrhwaddr 00:11:22:33:44:55":        {load(36, 4), Cmp{Sreg: 4, Data: []byte{0, 0x11, 0x22, 0x33, 0x44, 0x55}}},
+		"meta 99 7":                               {load(99, 4), Cmp{Sreg: 4, Data: binary.NativeEndian.AppendUint32(nil, 7)}},
+		"last used 1m5s":                          {Last{Seen: true, Ago: 65_000}},
+		"last used never":                         {Last{}},
+		"queue flags bypass,fanout to 1-4":        {Queue{First: 1, Total: 4, Flags: 3}},
+		"queue to symhash mod 2":                  {Hash{Type: unix.NFT_HASH_SYM, Modulus: 2, Dreg: 4}, Queue{Sreg: 4}},
+		"flow add @ft":                            {Flow{Table: "ft"}},
+		"tunnel id 5":                             {Tunnel{Key: 1, Dreg: 4}, Cmp{Sreg: 4, Data: binary.NativeEndian.AppendUint32(nil, 5)}},
+		"[ inner type 1 ]":                        {Inner{Type: 1}},
+		"meta secmark set \"ssh\"":                {Objref{Type: objSecmark, Name: "ssh"}},
+		"limit rate 7/99 seconds burst 2 packets": {Limit{Rate: 7, Unit: 99, Burst: 2}},
+		"meta l4proto sctp sctp chunk 77 exists":  {load(unix.NFT_META_L4PROTO, 4), Cmp{Sreg: 4, Data: []byte{132}}, Exthdr{Op: exthdrSCTP, Type: 77, Present: true, Dreg: 4}, Cmp{Sreg: 4, Data: []byte{1}}},
+		"tcp option @253,16,16 5":                 {Exthdr{Op: exthdrTCP, Type: 253, Offset: 2, Len: 2, Dreg: 4}, Cmp{Sreg: 4, Data: []byte{0, 5}}},
+		"exthdr 140 @0,8 5":                       {Exthdr{Op: exthdrIPv6, Type: 140, Len: 1, Dreg: 4}, Cmp{Sreg: 4, Data: []byte{5}}},
+		"[ lookup reg 4 set gone ]":               {load(unix.NFT_META_MARK, 4), Lookup{Set: "gone", Sreg: 4}},
+		"[ objref map gone ]":                     {Objref{Map: "gone", Sreg: 4}},
+		"[ objref type 77 \"x\" ]":                {Objref{Type: 77, Name: "x"}},
+		"meta mark set [ reg 9 ]":                 {Meta{Key: unix.NFT_META_MARK, Sreg: 9, Set: true}},
+		"dup to 7":                                {Immediate{Dreg: 4, Data: binary.NativeEndian.AppendUint32(nil, 7)}, Dup{Dev: 4}},
+		"@ih,0,8 0x1":                             {Payload{Base: unix.NFT_PAYLOAD_INNER_HEADER, Len: 1, Dreg: 4}, Cmp{Sreg: 4, Data: []byte{1}}},
+		"verdict -77":                             {Immediate{Decision: &Decision{Code: -77}}},
+	} {
+		require.Equal(t, want, (&Printer{Counters: true}).Rule(&Rule{Chain: &Chain{Table: table}, Exprs: exprs}))
+	}
 }

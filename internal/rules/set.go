@@ -121,7 +121,7 @@ func (s *printing) set(set *Set, parts []part) string {
 		slices.SortStableFunc(elements, func(a, b Element) int {
 			switch {
 			case a.CatchAll != b.CatchAll:
-				return choose3(a.CatchAll, 1, -1)
+				return choose(a.CatchAll, 1, -1)
 			case len(parts) > 1 && set.Flags&unix.NFT_SET_INTERVAL != 0:
 				return 0
 			}
@@ -138,13 +138,6 @@ func (s *printing) set(set *Set, parts []part) string {
 		texts = append(texts, "...")
 	}
 	return "{ " + strings.Join(texts, ", ") + " }"
-}
-
-func choose3(condition bool, yes, no int) int {
-	if condition {
-		return yes
-	}
-	return no
 }
 
 // orderOf returns a key as nft(8) sorts it: strings and concatenations as numbers in the order of the host,
@@ -227,9 +220,9 @@ func (s *printing) intervals(set *Set, elements []Element, p part) (texts []stri
 	slices.SortStableFunc(elements, func(a, b Element) int {
 		switch {
 		case a.CatchAll != b.CatchAll:
-			return choose3(a.CatchAll, 1, -1)
+			return choose(a.CatchAll, 1, -1)
 		case bytes.Equal(a.Key, b.Key):
-			return choose3(a.IntervalEnd, -1, choose3(b.IntervalEnd, 1, 0))
+			return choose(a.IntervalEnd, -1, choose(b.IntervalEnd, 1, 0))
 		}
 		return bytes.Compare(significant(a.Key, p.kind, p.host), significant(b.Key, p.kind, p.host))
 	})
