@@ -25,6 +25,8 @@ type client struct {
 	to netip.AddrPort
 	// why says how in is known.
 	why string
+	// doubt is set if it is only known that some packets have been dropped there.
+	doubt bool
 }
 
 // Clients that stand for all that are elsewhere. They are addresses of the public Internet,
@@ -136,6 +138,9 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 	if r != nil {
 		add(r.Oif, nextHop(r, bare), "the route to it")
 	}
+	if !one && r != nil && r.Gateway.IsValid() && from.Is4() {
+		cs = append(cs, x.filtered(cs, from, number, r)...)
+	}
 	if cs == nil {
 		if c := x.disabled6(bare); c != nil {
 			c.Certain = true
@@ -151,6 +156,28 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 		return nil, "", &Cause{Kind: KindAddress, Thing: "this host", What: fmt.Sprintf("has no %s address that the client could ask", family(bare)), Certain: true}
 	}
 	return cs, "", nil
+}
+
+// filtered returns the ways of a client behind a router by other interfaces than the one of the route
+// to it, if reverse path filters have dropped packets: they may have been the client's.
+func (x *walk) filtered(cs []client, from netip.Addr, number uint16, r *host.Route) (more []client) {
+	if n, err := x.facts.Counter("TcpExt", "IPReversePathFilter"); err != nil || n == 0 {
+		return nil
+	}
+	toBackend, _, err := x.facts.FIB(host.RouteQuery{Dst: x.mapping.Backend.Addr()})
+	if err != nil {
+		return nil
+	}
+	for _, index := range x.links() {
+		to := x.device(index).primary(from)
+		if index == r.Oif || !to.IsValid() || toBackend != nil && toBackend.Oif == index || slices.ContainsFunc(cs, func(c client) bool { return c.in == index }) {
+			continue
+		}
+		if v, _, err := x.facts.Setting(true, index, "rp_filter"); err == nil && v != 0 {
+			more = append(more, client{addr: from, in: index, to: netip.AddrPortFrom(to, number), why: "packets dropped by the reverse path filter", doubt: true})
+		}
+	}
+	return more
 }
 
 // router is the neighbour that sends a client's packets by an interface, if a route says so.

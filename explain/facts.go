@@ -31,6 +31,7 @@ type facts interface {
 
 	SysctlInt(name string) (int, error)
 	Setting(is4 bool, link int, name string) (value int, from string, err error)
+	Counter(group, name string) (uint64, error)
 	Conntrack() (*host.Conntrack, error)
 	EntriesOf(proto uint8, from netip.Addr, to netip.AddrPort) ([]*host.Entry, error)
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)

@@ -37,6 +37,7 @@ type fake struct {
 	qdiscs     map[int][]*host.Qdisc
 	probe      host.ProbeResult
 	probed     int
+	filtered   uint64 // packets that the reverse path filter has dropped
 	hardware   map[netip.Addr][]byte
 	entries    []*host.Entry
 	peer       peer
@@ -216,6 +217,8 @@ func (f *fake) Setting(is4 bool, link int, name string) (int, string, error) {
 	from := fmt.Sprintf("net.%s.conf.%s.%s", family, f.links[link-1].Name, name)
 	return f.settings[from], from, nil
 }
+
+func (f *fake) Counter(string, string) (uint64, error) { return f.filtered, nil }
 
 func (f *fake) Conntrack() (*host.Conntrack, error) { return f.ct, nil }
 
