@@ -88,15 +88,15 @@ func (x *walk) sameWay(in int) stage {
 			x.client4(w)
 			return w.on()
 		}
+		if c := x.deadRouter(w); c != nil {
+			return w.halt(*c)
+		}
 		c := x.client
 		plain, _, err := x.lookup(host.RouteQuery{Dst: c.addr})
 		if err == nil && plain != nil && plain.Oif == w.out && plain.Gateway == w.r.Gateway {
 			// It is the route to the client: the client's own interface was a guess.
 			w.note("answers leave by %s, and the client has asked by %s", x.name(w.out), x.name(in))
 			return w.on()
-		}
-		if c := x.deadRouter(w); c != nil {
-			return w.halt(*c)
 		}
 		if x.leadsTo(w) {
 			w.note("answers leave by %s, and the client, which has asked by %s, gets them there too", x.name(w.out), x.name(in))
@@ -162,15 +162,28 @@ func (x *walk) claimed(index int, n *host.Neighbour) bool {
 	return err == nil && mac != nil && !bytes.Equal(mac, n.MAC)
 }
 
-// deadRouter asks the router by which an answer leaves, if there is one, whether it is there.
+// deadRouter asks the router by which an answer leaves, or the client if it is said to be on another
+// link than that by which it has asked, whether it is there.
 func (x *walk) deadRouter(w *way) *Cause {
-	if !w.r.Gateway.IsValid() || x.timeout == 0 || !x.device(w.out).asks() {
+	d := x.device(w.out)
+	if x.timeout == 0 || !d.asks() {
 		return nil
 	}
 	hop := w.r.Gateway
-	p := x.facts.Probe(x.ctx, unix.IPPROTO_UDP, netip.AddrPortFrom(hop, discard), x.timeout)
-	if p.Answer != host.NoNeighbour {
-		return nil
+	if hop.IsValid() {
+		p := x.facts.Probe(x.ctx, unix.IPPROTO_UDP, netip.AddrPortFrom(hop, discard), x.timeout)
+		if p.Answer != host.NoNeighbour {
+			return nil
+		}
+	} else {
+		hop = x.client.addr.WithZone("")
+		from := d.primary(hop)
+		if w.out == x.client.in || !from.IsValid() {
+			return nil
+		}
+		if mac, err := x.facts.WhoHas(hop, d.Link, from, min(x.timeout, 200*time.Millisecond)); err != nil || mac != nil {
+			return nil
+		}
 	}
 	return &Cause{
 		Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("leads the answer to %s, which nobody on %s has", hop, x.name(w.out)),

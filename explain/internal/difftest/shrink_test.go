@@ -9,7 +9,7 @@ import (
 )
 
 // shrinkTime bounds how long a scenario is made smaller.
-const shrinkTime = 60 * time.Second
+const shrinkTime = 20 * time.Second
 
 // shrink removes one thing after another from a scenario, as long as it still fails.
 func (s *site) shrink(sc *scenario, fails func() error) {
