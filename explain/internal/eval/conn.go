@@ -30,7 +30,7 @@ func (r *run) track(s *state) *state {
 	}
 	switch {
 	case c.State == New || c.State == 0:
-	case c.Zone == s.zone || c.State == Invalid:
+	case c.State == Invalid, zoneOf(c.Zone, c.ZoneDirs, c.Reply) == zoneOf(s.zone, s.zoneDirs, c.Reply):
 		return &own
 	default: // the connection is of another zone
 		*c = Conn{Seen: true}
@@ -40,13 +40,21 @@ func (r *run) track(s *state) *state {
 		c.State = Invalid
 	}
 	c.Reply = false
-	c.Zone = s.zone
+	c.Zone, c.ZoneDirs = s.zone, s.zoneDirs
 	c.Original = Tuple{Src: s.addr(true), Dst: s.addr(false)}
 	if hasPorts(r.base.Proto) {
 		c.Original.SrcPort, c.Original.DstPort = s.port(true), s.port(false)
 	}
 	c.Answer = c.Original.invert()
 	return &own
+}
+
+// zoneOf is the zone of packets in one direction.
+func zoneOf(zone uint16, dirs uint8, reply bool) uint16 {
+	if dirs != 0 && dirs&(1<<b2u(reply)) == 0 {
+		return 0
+	}
+	return zone
 }
 
 // untracked6 reports whether connection tracking leaves out a type of ICMPv6: those of multicast groups,

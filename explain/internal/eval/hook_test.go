@@ -206,6 +206,10 @@ func TestConntrack(t *testing.T) {
 	require.Equal(t, Dropped, one(t, rs, Prerouting, established).End, "the connection is of another zone")
 	established.CT.Zone = 9
 	require.Equal(t, Accepted, one(t, rs, Prerouting, established).End)
+	raw.Rules = nil
+	require.Equal(t, Dropped, one(t, rs, Prerouting, established).End)
+	established.CT.ZoneDirs, established.CT.Reply = 1, true
+	require.Equal(t, Accepted, one(t, rs, Prerouting, established).End, "answers are of no zone")
 }
 
 func TestQueue(t *testing.T) {

@@ -230,7 +230,8 @@ func (r *run) metaSet(x rules.Meta, cur *cursor) {
 func (r *run) ct(_ *rules.Rule, x rules.CT, cur *cursor) {
 	g, d := &cur.regs, x.Dreg
 	s := cur.state
-	if !s.ct.Seen && !s.ct.Untracked && r.family == unix.NFPROTO_BRIDGE && r.hook != BridgePrerouting {
+	if !s.ct.Seen && !s.ct.Untracked && r.family == unix.NFPROTO_BRIDGE &&
+		(r.hook != BridgePrerouting || r.priority > conntrackPriority) {
 		s = r.track(s) // a rule that asks makes bridges track
 	}
 	if x.Key == unix.NFT_CT_STATE {
@@ -279,7 +280,11 @@ func (r *run) ct(_ *rules.Rule, x rules.CT, cur *cursor) {
 	case unix.NFT_CT_PROTOCOL:
 		g.store(d, r.base.Proto)
 	case unix.NFT_CT_ZONE:
-		g.store(d, binary.NativeEndian.AppendUint16(nil, c.Zone)...)
+		zone := c.Zone
+		if x.Direction >= 0 {
+			zone = zoneOf(c.Zone, c.ZoneDirs, x.Direction == 1)
+		}
+		g.store(d, binary.NativeEndian.AppendUint16(nil, zone)...)
 	case unix.NFT_CT_SRC, unix.NFT_CT_DST, unix.NFT_CT_SRC_IP, unix.NFT_CT_DST_IP, unix.NFT_CT_SRC_IP6, unix.NFT_CT_DST_IP6,
 		unix.NFT_CT_PROTO_SRC, unix.NFT_CT_PROTO_DST:
 		r.ctTuple(x, c, cur)
@@ -414,7 +419,11 @@ func (r *run) ctSet(x rules.CT, cur *cursor) {
 			return
 		}
 		if b, ok := cur.regs.get(x.Sreg, 2); ok {
-			cur.change().zone = binary.NativeEndian.Uint16(b)
+			s := cur.change()
+			s.zone, s.zoneDirs = binary.NativeEndian.Uint16(b), 0
+			if x.Direction >= 0 {
+				s.zoneDirs = 1 << (x.Direction & 1)
+			}
 		}
 	}
 }

@@ -76,6 +76,9 @@ type Conn struct {
 	Mark             uint32
 	MarkUnknown      bool
 	Zone             uint16
+	// ZoneDirs says of which packets the zone is: bit 0 of those in the original direction, bit 1 of
+	// answers; others are of zone 0. Zero: it is of all.
+	ZoneDirs uint8
 }
 
 // States of a connection.

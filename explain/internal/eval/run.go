@@ -84,6 +84,8 @@ type run struct {
 	family rules.Family // of the hook: IPv4 or IPv6 for inet
 	nat    bool
 	depth  int
+	// priority is that of the base chain.
+	priority int32
 
 	steps int
 	memo  map[call][]result
@@ -99,10 +101,11 @@ type run struct {
 
 // call is a chain that a packet came to.
 type call struct {
-	chain  *rules.Chain
-	state  state
-	family rules.Family
-	nat    bool
+	chain    *rules.Chain
+	state    state
+	family   rules.Family
+	nat      bool
+	priority int32
 }
 
 // Codes of results beside the kernel's.
@@ -341,7 +344,7 @@ func (r *run) entry(e entry, s *state) []result {
 
 // baseChain runs a base chain; every result is final for it.
 func (r *run) baseChain(c *rules.Chain, s *state) []result {
-	r.family, r.nat = c.Table.Family, c.Base.Type == "nat"
+	r.family, r.nat, r.priority = c.Table.Family, c.Base.Type == "nat", c.Base.Priority
 	if r.family == unix.NFPROTO_INET {
 		r.family = unix.NFPROTO_IPV4
 		if r.base.EtherType == unix.ETH_P_IPV6 {
@@ -382,7 +385,7 @@ func routeKey(s *state) [3]any {
 
 // chain runs a chain. What falls off its end, or returns, is codeContinue.
 func (r *run) chain(c *rules.Chain, s *state) []result {
-	key := call{c, *s, r.family, r.nat}
+	key := call{c, *s, r.family, r.nat, r.priority}
 	if list, ok := r.memo[key]; ok {
 		if list == nil { // it runs: a loop, which the kernel does not load
 			return r.unclear(s, nil, c, "a loop of jumps")

@@ -28,8 +28,9 @@ type state struct {
 	priorityUnknown bool
 	pktType         uint8
 	ct              Conn
-	labels          bool // labels were set
-	zone            uint16
+	labels          bool   // labels were set
+	zone            uint16 // that rules gave the packet before connection tracking
+	zoneDirs        uint8
 	translated      *rules.Rule
 	reroute         bool
 	// added are the elements that rules have added to sets.

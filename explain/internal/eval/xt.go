@@ -44,7 +44,8 @@ func (r *run) target(rl *rules.Rule, x rules.Target, cur *cursor) {
 		cur.change().apply(&p)
 	}
 	if e.zone != 0 && !cur.state.ct.Seen && !cur.state.ct.Untracked {
-		cur.change().zone = e.zone
+		s := cur.change()
+		s.zone, s.zoneDirs = e.zone, e.zoneDirs
 	}
 	switch e.kind {
 	case goesOn:
@@ -152,6 +153,8 @@ type effect struct {
 	code   int32  // of what decides
 	queue  rules.Queue
 	zone   uint16
+	// zoneDirs is as Conn.ZoneDirs.
+	zoneDirs uint8
 	// change is applied to the packet of what goes on, as a mark; nil: none.
 	change func(*Packet)
 }
@@ -188,7 +191,7 @@ func targetXT(family rules.Family, t rules.Target) effect {
 		if v.Notrack {
 			return effect{change: func(p *Packet) { p.CT.Untracked = p.CT.Untracked || !p.CT.Seen }}
 		}
-		return effect{zone: v.Zone}
+		return effect{zone: v.Zone, zoneDirs: v.ZoneDirs}
 	case xt.Nat:
 		return effect{kind: translates, nat: v}
 	case xt.SetTTL:

@@ -41,7 +41,9 @@ type (
 		Notrack bool
 		Alias   bool // iptables prints it as the target NOTRACK
 		Zone    uint16
-		options string
+		// ZoneDirs: bit 0 is of the original direction, bit 1 of replies. Zero: both.
+		ZoneDirs uint8
+		options  string
 	}
 	// Nat is the targets DNAT, SNAT, MASQUERADE, REDIRECT and NETMAP.
 	Nat struct {
@@ -389,7 +391,7 @@ func decodeTrack(b *blob, name string, rev uint32) Target {
 		return nil
 	}
 	flags := b.u16(0)
-	t := Track{Notrack: flags&1 != 0, Alias: flags&2 != 0, Zone: b.u16(2)}
+	t := Track{Notrack: flags&1 != 0, Alias: flags&2 != 0, Zone: b.u16(2), ZoneDirs: uint8(flags >> 2 & 3)}
 	w := &words{}
 	w.on(t.Notrack && !t.Alias, "--notrack")
 	if h := b.text(12, 16); h != "" {
