@@ -70,7 +70,13 @@ func fib(f facts, p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
 	if hook == unix.NF_INET_PRE_ROUTING && p.In.Type == unix.ARPHRD_LOOPBACK {
 		return store(p.In.Index)
 	}
-	q := host.RouteQuery{Dst: to, Src: unicast(from), Oif: dev}
+	// The interface chooses among what is found, and restricts the search for link-local addresses alone.
+	q := host.RouteQuery{Dst: to, Src: unicast(from)}
+	if to.Is6() && to.IsLinkLocalUnicast() {
+		if q.Oif = dev; dev == 0 {
+			q.Oif = p.In.Index
+		}
+	}
 	if flags&fibMark != 0 {
 		q.Mark = p.Mark
 	}
