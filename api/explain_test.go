@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
@@ -92,4 +93,21 @@ func TestExplainBusy(t *testing.T) {
 	s := start(t, Options{Engine: newFake(), Explain: explainFake}, l)
 	_, err := s.Explain(t.Context(), query(t, "tcp", "80", ""))
 	require.ErrorIs(t, err, ErrBusy)
+}
+
+// No field of a report is left behind: the fake has each, and so must the document.
+func TestExplanationIsWhole(t *testing.T) {
+	r, err := explainFake(t.Context(), query(t, "tcp", "8080", "::1"))
+	require.NoError(t, err)
+	other, err := explainFake(t.Context(), query(t, "udp", "8080", "::1"))
+	require.NoError(t, err)
+	r.Near = other.Near
+	whole := reflect.ValueOf(r)
+	for i := range whole.NumField() {
+		require.False(t, whole.Field(i).IsZero(), whole.Type().Field(i).Name)
+	}
+	doc := ExplanationOf(r)
+	got, err := doc.Report()
+	require.NoError(t, err)
+	require.Equal(t, r, got)
 }

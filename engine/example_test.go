@@ -231,3 +231,34 @@ func ExamplePlan() {
 	// type filter hook prerouting priority raw; policy accept;
 	// true
 }
+
+// One mapping is found without loading the others, beside an engine that has the table.
+func ExampleFinder() {
+	ctx := context.Background()
+	e, err := engine.Open(ctx, engine.Options{Table: "example_finder"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	m, err := nat.ParseMappingText("53->172.30.0.2:53/udp")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := e.Publish(ctx, nat.PublishOptions{}, m); err != nil {
+		log.Fatal(err)
+	}
+	f, err := engine.OpenFinder(engine.FinderOptions{Table: "example_finder"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	at := netip.MustParseAddrPort("192.0.2.1:53")
+	found, err := f.Find(ctx, nat.UDP, at)
+	fmt.Println(found, err)
+	near, err := f.Near(ctx, nat.TCP, at)
+	fmt.Println(near[0].Mapping, near[0].Why, err)
+	if err := errors.Join(f.Close(), e.Purge(ctx)); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// [53->172.30.0.2:53/udp] <nil>
+	// 53->172.30.0.2:53/udp over udp <nil>
+}
