@@ -134,6 +134,18 @@ func (d *Drops) Watch(port uint16, protocols uint32) error {
 	return nil
 }
 
+// WatchAll is Watch for many ports.
+func (d *Drops) WatchAll(ports map[uint16]uint32) error {
+	keys, values := make([]uint32, 0, len(ports)), make([]uint32, 0, len(ports))
+	for port, protocols := range ports {
+		keys, values = append(keys, uint32(port)), append(values, protocols)
+	}
+	if _, err := d.ports.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("watch %d ports: %w", len(ports), err)
+	}
+	return nil
+}
+
 // Run calls told with each packet until the context is done, which is no error. Some are missing if more
 // come than it can read.
 func (d *Drops) Run(ctx context.Context, told func(Drop)) error {

@@ -55,18 +55,20 @@ func (t *Tracer) watch(ports map[uint16]uint32) error {
 	if t.drops == nil {
 		return nil
 	}
+	changed := map[uint16]uint32{}
 	for port := range t.watched {
 		if ports[port] == 0 {
-			if err := t.drops.Watch(port, 0); err != nil {
-				return err
-			}
+			changed[port] = 0
 		}
 	}
 	for port, protocols := range ports {
 		if t.watched[port] != protocols {
-			if err := t.drops.Watch(port, protocols); err != nil {
-				return err
-			}
+			changed[port] = protocols
+		}
+	}
+	if len(changed) != 0 {
+		if err := t.drops.WatchAll(changed); err != nil {
+			return err
 		}
 	}
 	t.watched = ports
