@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/bpf"
 	own "github.com/nftnat/nftnat/internal/netns"
 	"github.com/nftnat/nftnat/trace/internal/marking"
 )
@@ -152,11 +153,20 @@ func (h *host) unseen(links []netlink.Link, addrs []netip.Addr) (lines []string)
 		if a.Xdp != nil && a.Xdp.Attached {
 			lines = append(lines, a.Name+" has an XDP program")
 		}
-		if n := h.filters(l); n != 0 {
+		if h.filters(l) != 0 || h.programs(a.Index) != 0 {
 			lines = append(lines, a.Name+" has tc filters")
 		}
 	}
 	return lines
+}
+
+// programs counts the programs of tcx for what comes in.
+func (h *host) programs(index int) (n int) {
+	_ = h.do(func() (err error) { // before Linux 6.6 there are none
+		n, err = bpf.CountTCX(index)
+		return err
+	})
+	return n
 }
 
 // filters counts the filters of tc for what comes in.

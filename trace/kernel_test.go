@@ -5,7 +5,9 @@ package trace
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"runtime"
@@ -15,7 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
@@ -514,4 +520,102 @@ func TestFlood(t *testing.T) {
 	require.LessOrEqual(t, packets, 2*(200+100*int(took.Seconds()+2)))
 	require.GreaterOrEqual(t, out, sent-packets-1000)
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(16<<20))
+}
+
+// TestUnseen: programs before the rules are named, if there are any.
+func TestUnseen(t *testing.T) {
+	top := published(t, lab.Options{Parts: lab.PartBackend1})
+	program := func(typ ebpf.ProgramType, result int32) *ebpf.Program {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: typ, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, result), asm.Return()}})
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // in a user namespace
+		}
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, p.Close()) })
+		return p
+	}
+	notes := func(addr string) (text string) {
+		r := start(t, top.Host, Options{Frontends: frontend(t, nat.TCP, addr), NoBPF: true})
+		defer r.stop()
+		wait(r, "the first note", func(Note) bool { return true })
+		send(t, top.Client, "tcp", "192.0.2.1:8080")
+		return r.text()
+	}
+	const of = " has "
+	require.NotContains(t, notes("8080"), of)
+	xdp, tcx := program(ebpf.XDP, 2), program(ebpf.SchedCLS, -1)
+	if xdp == nil {
+		return
+	}
+	require.NoError(t, top.Host.Do(func() error {
+		l, err := netlink.LinkByName("lan0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetXdpFd(l, xdp.FD()); err != nil {
+			return err
+		}
+		attached, err := link.AttachTCX(link.TCXOptions{Interface: l.Attrs().Index, Program: tcx, Attach: ebpf.AttachTCXIngress})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			return nil
+		}
+		if err == nil {
+			t.Cleanup(func() { require.NoError(t, attached.Close()) })
+		}
+		return err
+	}))
+	for _, addr := range []string{"8080", "192.0.2.1:8080"} {
+		text := notes(addr)
+		require.Contains(t, text, "note: lan0 has an XDP program: what they drop comes to no rule\n")
+		require.Contains(t, text, "note: lan0 has tc filters: what they drop comes to no rule\n")
+	}
+	require.NotContains(t, notes("172.30.0.1:8080"), of, "not by its interface")
+}
+
+// TestLostEvents: a receive buffer without room is survived, and said once a second.
+func TestLostEvents(t *testing.T) {
+	top := published(t, lab.Options{Parts: lab.PartBackend1})
+	r := start(t, top.Host, Options{Frontends: frontend(t, nat.TCP, "8080")})
+	f, err := os.Open(top.Host.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: int(f.Fd()), Groups: traceGroup, ReceiveBuffer: 1})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	labtest.Ask(t, top.Client, "tcp", "192.0.2.1:8080")
+	require.NoError(t, s.SetReadDeadline(time.Now().Add(100*time.Millisecond))) // what has come is there
+	var kinds []inputKind
+	readEvents(s, func(in input) bool {
+		kinds = append(kinds, in.kind)
+		return true
+	})
+	require.Contains(t, kinds, traceLost)
+	require.Contains(t, kinds, traceMessage)
+	r.stop()
+	require.NotContains(t, r.text(), "events were lost")
+}
+
+// TestNotes: what was lost and left out is said once, with numbers.
+func TestNotes(t *testing.T) {
+	ns := labtest.NewNS(t, "host")
+	r := start(t, ns, Options{Frontends: frontend(t, nat.TCP, "8080"), NoBPF: true})
+	r.stop()
+	f, err := os.Open(ns.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	tracer, err := Open(context.Background(), Options{NetNS: int(f.Fd()), Frontends: frontend(t, nat.TCP, "8080")})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tracer.Close()) }()
+	var text []string
+	tracer.packets.tell = func(e Event) error { text = append(text, Line(e)); return nil }
+	require.NoError(t, tracer.input(context.Background(), input{kind: traceLost}))
+	require.NoError(t, tracer.input(context.Background(), input{kind: traceLost}))
+	tracer.packets.full, tracer.packets.unseen = 3, 4
+	for range 2 {
+		require.NoError(t, tracer.everySecond(context.Background()))
+	}
+	require.Equal(t, []string{
+		"note: events were lost: there were more than this program could read",
+		"note: 7 packets were left out: at most 100 a second are shown",
+	}, text)
 }

@@ -47,6 +47,7 @@ type Tracer struct {
 	// published is the generation at which Published was called.
 	published uint32
 	leftOut   uint64
+	lost      int // how often events had no room, and it was not said
 	packets   *packets
 	notes     []string
 	drops     *bpf.Drops // nil: without
@@ -317,7 +318,8 @@ func (t *Tracer) input(ctx context.Context, in input) error {
 		t.packets.event(ctx, in.message, time.Now())
 		return nil
 	case traceLost:
-		return t.note("events were lost: there were more than this program could read")
+		t.lost++
+		return nil
 	case packetDropped:
 		t.packets.dropped(in.drop, time.Now())
 		return nil
@@ -343,10 +345,17 @@ func (t *Tracer) everySecond(ctx context.Context) error {
 	return t.tellLeftOut()
 }
 
+// tellLeftOut says what was left out since the last time.
 func (t *Tracer) tellLeftOut() error {
 	n, err := t.table.LeftOut()
 	if err != nil {
 		return err
+	}
+	if t.lost != 0 {
+		t.lost = 0
+		if err := t.note("events were lost: there were more than this program could read"); err != nil {
+			return err
+		}
 	}
 	ps := t.packets
 	leftOut := n - t.leftOut + ps.full + ps.unseen
