@@ -96,19 +96,39 @@ func (r *running) text() string {
 	return b.String()
 }
 
+// find returns an event of a kind that a condition holds for.
+func find[E Event](r *running, is func(E) bool) (found E, ok bool) {
+	for _, e := range r.all() {
+		if e, ok := e.(E); ok && is(e) {
+			return e, true
+		}
+	}
+	return found, false
+}
+
 // wait waits for an event of a kind that a condition holds for.
 func wait[E Event](r *running, what string, is func(E) bool) (found E) {
 	r.tb.Helper()
-	require.Eventually(r.tb, func() bool {
-		for _, e := range r.all() {
-			if e, ok := e.(E); ok && is(e) {
-				found = e
-				return true
-			}
-		}
-		return false
+	require.Eventually(r.tb, func() (ok bool) {
+		found, ok = find(r, is)
+		return ok
 	}, labtest.Stretch(8*time.Second), 5*time.Millisecond, what)
 	return found
+}
+
+// waitSending is wait that sends, and sends again if nothing comes of it: on a busy machine, a connection may
+// be given up before its first packet is sent.
+func waitSending[E Event](r *running, what string, is func(E) bool, send func()) E {
+	r.tb.Helper()
+	for range 10 {
+		send()
+		for began := time.Now(); time.Since(began) < time.Second; time.Sleep(5 * time.Millisecond) {
+			if found, ok := find(r, is); ok {
+				return found
+			}
+		}
+	}
+	return wait(r, what, is)
 }
 
 // reasons reports whether drop reasons are known.
@@ -294,13 +314,12 @@ func TestFates(t *testing.T) {
 					proto = nat.UDP
 				}
 				r := start(t, top.Host, Options{Frontends: frontend(t, proto, "8080"), NoBPF: without})
-				send(t, top.Client, network, to)
 				if tt.reason == "TC_INGRESS" && !r.reasons() {
 					n := wait(r, "a note", func(n Note) bool { return strings.HasPrefix(n.Text, "lan0 has tc filters") })
 					require.Equal(t, "lan0 has tc filters: what they drop comes to no rule", n.Text)
 					return
 				}
-				p := wait(r, "a summary", func(p Packet) bool { return p.Answer == tt.answer })
+				p := waitSending(r, "a summary", func(p Packet) bool { return p.Answer == tt.answer }, func() { send(t, top.Client, network, to) })
 				fate, text, got := tt.fate, tt.text, p.Text
 				if tt.reason != "" && !r.reasons() {
 					fate, text = Lost, strings.Replace(text, "dropped", "lost", 1)
@@ -414,8 +433,7 @@ func TestOthersNotMarked(t *testing.T) {
 		send(t, top.Client, other.network, other.addr)
 	}
 	require.Empty(t, heard())
-	send(t, top.Client, "tcp", "192.0.2.1:8080")
-	wait(r, "the answer", func(p Packet) bool { return p.Answer })
+	waitSending(r, "the answer", func(p Packet) bool { return p.Answer }, func() { send(t, top.Client, "tcp", "192.0.2.1:8080") })
 	list := heard()
 	require.NotEmpty(t, list)
 	for _, m := range list {
@@ -476,8 +494,7 @@ func TestNothingLeft(t *testing.T) {
 	list := func() string { return labtest.Exec(t, top.Host, "nft", "list", "ruleset") }
 	before := list()
 	r := start(t, top.Host, Options{Frontends: frontend(t, nat.TCP, "8080")})
-	send(t, top.Client, "tcp", "192.0.2.1:8080")
-	wait(r, "a packet", func(Packet) bool { return true })
+	waitSending(r, "a packet", func(Packet) bool { return true }, func() { send(t, top.Client, "tcp", "192.0.2.1:8080") })
 	require.Contains(t, list(), "table inet "+r.tracer.table.Name())
 	r.stop()
 	require.Equal(t, before, list())
