@@ -475,12 +475,10 @@ func (r *run) tcpOption(rl *rules.Rule, x rules.Exthdr, cur *cursor, absent func
 }
 
 func (r *run) fib(rl *rules.Rule, x rules.Fib, cur *cursor) {
-	size := 4
-	if x.Result == unix.NFT_FIB_RESULT_OIFNAME && x.Flags&fibPresent == 0 {
-		size = 16
-	}
-	if x.Flags&fibPresent != 0 {
-		size = 1
+	size := fibLen(x)
+	if r.breaksLater(rl, cur, x.Dreg, size) {
+		cur.broken()
+		return
 	}
 	p := cur.state.packet(&r.base)
 	data, err := r.facts.Fib(&p, r.hookNumber(rl), x.Flags, x.Result)
@@ -493,6 +491,17 @@ func (r *run) fib(rl *rules.Rule, x rules.Fib, cur *cursor) {
 		data = append(data, 0)
 	}
 	cur.regs.store(x.Dreg, data...)
+}
+
+// fibLen is how many bytes a fib expression loads.
+func fibLen(x rules.Fib) int {
+	switch {
+	case x.Flags&fibPresent != 0:
+		return 1
+	case x.Result == unix.NFT_FIB_RESULT_OIFNAME:
+		return unix.IFNAMSIZ
+	}
+	return 4
 }
 
 // fibPresent is NFTA_FIB_F_PRESENT.

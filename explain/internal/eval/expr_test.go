@@ -321,3 +321,49 @@ func TestMaps(t *testing.T) {
 		})
 	}
 }
+
+// The kernel is not asked for what makes no difference.
+func TestAsksLittle(t *testing.T) {
+	rs := &ruleset{}
+	tb := rs.table(unix.NFPROTO_INET, "t")
+	rs.set(tb, rules.Set{Name: "ports", KeyLen: 2}, rules.Element{Key: be16(8080)})
+	rs.set(tb, rules.Set{Name: "marks", KeyLen: 2, Flags: unix.NFT_SET_MAP, DataLen: 4}, rules.Element{Key: be16(8080), Data: he32(7)})
+	look := bytesAt(th, 2, 2, rules.Lookup{Set: "ports", Sreg: reg})
+	mapped := bytesAt(th, 2, 2, rules.Lookup{Set: "marks", Sreg: reg, Map: true, Dreg: reg})
+	fib := []rules.Expr{rules.Fib{Result: unix.NFT_FIB_RESULT_ADDRTYPE, Dreg: reg}}
+	for _, tt := range []struct {
+		name string
+		list []rules.Expr
+		asks bool
+	}{
+		{"another source", rule(look, counter, limit, saddr("10.0.0.1"), drop), false},
+		{"this source", rule(look, counter, saddr("192.0.2.2"), drop), true},
+		{"another source behind a map", rule(mapped, saddr("10.0.0.1"), drop), false},
+		{"the result of a map", rule(mapped, []rules.Expr{is(he32(8)...)}, drop), true},
+		{"something is changed", rule(look, setMark(1), saddr("10.0.0.1"), drop), true},
+		{"the result of fib", rule(fib, []rules.Expr{is(he32(8)...)}, drop), true},
+		{"another source behind fib", rule(fib, saddr("10.0.0.1"), drop), false},
+		{"a verdict first", rule(look, accept, saddr("10.0.0.1")), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tb.Chains = nil
+			base(tb, "c", "filter", unix.NF_INET_FORWARD, 0, codeAccept, tt.list)
+			f := &asking{facts: rs.facts}
+			f.fib = func(*Packet, uint32, uint32, uint32) ([]byte, error) { f.asked = true; return he32(1), nil }
+			_, err := Run(&rs.Ruleset, Forward, seen(syn()), f)
+			require.NoError(t, err)
+			require.Equal(t, tt.asks, f.asked)
+		})
+	}
+}
+
+// asking notes whether anything is asked.
+type asking struct {
+	facts
+	asked bool
+}
+
+func (f *asking) Get(s *rules.Set, key []byte) (rules.Element, bool, error) {
+	f.asked = true
+	return f.facts.Get(s, key)
+}

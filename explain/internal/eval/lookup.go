@@ -29,6 +29,10 @@ func (r *run) lookup(rl *rules.Rule, x rules.Lookup, cur *cursor) {
 		r.lookupFails(rl, x, set, cur, "set "+x.Set+" with an odd key")
 		return
 	}
+	if !(x.Map && x.Dreg == rules.Verdict) && r.breaksLater(rl, cur, x.Dreg, dataLen(x, set)) {
+		cur.broken()
+		return
+	}
 	if !cur.regs.all(at, int(set.KeyLen)) {
 		r.lookupUnknown(rl, x, set, at, cur)
 		return
@@ -50,6 +54,14 @@ func (r *run) lookup(rl *rules.Rule, x rules.Lookup, cur *cursor) {
 		candidates = append(candidates, candidate{element: &e})
 	}
 	r.found(rl, x, cur, candidates, "a condition of an element of set "+set.Name)
+}
+
+// dataLen is how many bytes a look-up loads.
+func dataLen(x rules.Lookup, set *rules.Set) int {
+	if !x.Map {
+		return 0
+	}
+	return int(set.DataLen)
 }
 
 // candidate is what a look-up may find: an element, or nothing. Ports are the client's with which
