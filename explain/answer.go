@@ -221,7 +221,8 @@ func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 			}, x.hook(eval.Output), x.hook(eval.Postrouting))
 		} else {
 			ways = run(w.on(), func(w *way) []*way {
-				w.p.In, w.p.Out = x.device(in).asked, eval.Interface{}
+				d := x.device(in)
+				w.p.In, w.p.Out, w.p.SrcMAC, w.p.DstMAC = d.asked, eval.Interface{}, x.macOf(x.client.hop, in), d.MAC
 				return w.on()
 			}, x.hook(eval.Prerouting), func(w *way) []*way {
 				w.p.Out = x.device(out).asked

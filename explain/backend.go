@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -192,7 +193,7 @@ func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 		_ = r
 		reply(w)
 		w.answer = true
-		return run(w.on(), x.ingress(out, hop), x.hook(eval.Prerouting), x.deliver(out))
+		return run(w.on(), x.ingress(out, hop), x.prerouting, x.deliver(out))
 	})
 	sure = true
 	for _, w := range ways {
@@ -241,7 +242,7 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 	to := w.source
 	if x.direct(w, to) {
 		return w.halt(Cause{
-			Kind: KindBackend, Thing: "backend " + backend.String(), What: fmt.Sprintf("answers %s by their link, past this host, as an address that the client has not called", to),
+			Kind: KindBackend, Thing: "backend " + backend.String(), What: fmt.Sprintf("answers %s past this host, from an address that the client has not called", to),
 			Remedy: fmt.Sprintf("nftnat add %s %s %s --replace --masquerade", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText()),
 		})
 	}
@@ -254,7 +255,11 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 		}
 		return w.on()
 	}
-	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: nftnat add %s %s %s --replace --masquerade", x.device(w.out).primary(backend.Addr()), x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+	masquerade := fmt.Sprintf("nftnat add %s %s %s --replace --masquerade", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+	remedy := fmt.Sprintf("in the backend: ip route add default via %s, or here: %s", x.device(w.out).primary(backend.Addr()), masquerade)
+	if w.r.Gateway.IsValid() {
+		remedy = fmt.Sprintf("route %s back to this host on %s and on the routers before it, or here: %s", to, backend.Addr(), masquerade)
+	}
 	home := x.homeRoute(backend.Addr(), to)
 	r, fault := home.route, home.fault
 	if !home.known {
@@ -298,7 +303,7 @@ func (x *walk) within(w *way, backend netip.AddrPort) *Cause {
 	}
 	v := there.first(there.client)
 	elsewhere := false
-	ways := run(v.on(), there.ingress(p.in(), netip.Addr{}), there.hook(eval.Prerouting), func(v *way) []*way {
+	ways := run(v.on(), there.ingress(p.in(), netip.Addr{}), there.prerouting, func(v *way) []*way {
 		elsewhere = elsewhere || v.p.Dst != backend.Addr() || v.p.DstPort != backend.Port()
 		return there.deliver(p.in())(v)
 	}, func(v *way) []*way {
@@ -329,22 +334,21 @@ func (x *walk) remembered(w *way, backend netip.AddrPort, answers bool, remedy s
 	if !answers || x.proto != unix.IPPROTO_TCP {
 		return w.on()
 	}
-	full, err := x.facts.SysctlInt("net/netfilter/nf_conntrack_tcp_timeout_syn_sent")
-	if err != nil {
-		return w.on()
-	}
 	entries, err := x.facts.EntriesOf(x.proto, x.client.addr.WithZone(""), x.client.to)
 	if err != nil {
 		return w.on()
 	}
 	var unanswered *host.Entry
+	last := lately + 1
 	for _, e := range entries {
-		switch {
-		case e.Reply.Src != backend.Addr() || e.Reply.SrcPort != backend.Port():
-		case e.Status&eval.SeenReply != 0:
-			return w.on()
-		case e.State == "SYN_SENT" && full-int(e.Timeout) <= lately:
-			unanswered = e
+		if e.Reply.Src != backend.Addr() || e.Reply.SrcPort != backend.Port() {
+			continue
+		}
+		if age := x.age(e); age < last {
+			last, unanswered = age, nil
+			if e.State == "SYN_SENT" && e.Status&eval.SeenReply == 0 {
+				unanswered = e
+			}
 		}
 	}
 	if unanswered == nil {
@@ -356,4 +360,13 @@ func (x *walk) remembered(w *way, backend netip.AddrPort, answers bool, remedy s
 		What:   fmt.Sprintf("it answers this host, but it has not answered %s a moment ago", w.source),
 		Remedy: remedy,
 	})
+}
+
+// age is how many seconds ago the last packet of a connection came, as far as its time-out tells.
+func (x *walk) age(e *host.Entry) int {
+	full, err := x.facts.SysctlInt("net/netfilter/nf_conntrack_tcp_timeout_" + strings.ToLower(e.State))
+	if err != nil {
+		return lately + 1
+	}
+	return max(0, full-int(e.Timeout))
 }

@@ -31,7 +31,12 @@ func (x *walk) ingress(index int, neighbour netip.Addr) stage {
 			if i > 0 {
 				upper = ds[i-1]
 			}
-			ways = run(ways, func(w *way) []*way { return x.enter(w, d, upper, mac) })
+			ways = run(ways, func(w *way) []*way {
+				if w.switched { // it does not come up to the bridge itself
+					return w.on()
+				}
+				return x.enter(w, d, upper, mac)
+			})
 		}
 		return run(ways, func(w *way) []*way {
 			w.p.In, w.p.PktType = top.asked, unix.PACKET_HOST
@@ -82,7 +87,24 @@ func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
 	if !bridged {
 		return ways
 	}
-	return run(ways, x.hook(eval.BridgePrerouting), x.hook(eval.BridgeInput))
+	ways = run(ways, x.hook(eval.BridgePrerouting))
+	if w.p.EtherType != unix.ETH_P_ARP && x.bridgeCalls(upper, w.p.EtherType == unix.ETH_P_IP) {
+		ways = run(ways, func(w *way) []*way {
+			w.p.In, w.p.PhysIn = upper.asked, d.asked
+			return x.prerouting(w)
+		}, func(w *way) []*way {
+			w.prerouted = true
+			w.switched = !w.answer && x.bridged(w)
+			w.p.In, w.p.PhysIn = d.asked, eval.Interface{}
+			return w.on()
+		})
+	}
+	return run(ways, func(w *way) []*way {
+		if w.switched {
+			return w.on()
+		}
+		return x.pass(w, eval.BridgeInput)
+	})
 }
 
 // tag is the VLAN of packets below an interface.

@@ -78,8 +78,12 @@ func (x *walk) wide(w *way) []*way {
 // host, which then does not translate it.
 func (x *walk) direct(w *way, to netip.Addr) bool {
 	d := x.device(w.out)
-	if w.in == 0 || x.isLocal(to) || !d.onLink(to) {
+	if w.in == 0 || x.isLocal(to) {
 		return false
+	}
+	if !d.onLink(to) {
+		// A router before both sends the answer to the client itself.
+		return w.in == w.out && w.r.Gateway.IsValid() && w.r.Gateway == x.client.hop
 	}
 	return d.Kind != "bridge" || !x.bridgeCalls(d, to.Is4())
 }

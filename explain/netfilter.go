@@ -92,6 +92,13 @@ func (w *way) outcome(h eval.Hook, before *eval.Packet, o *eval.Outcome) {
 			w.untracked = s.Rule
 		}
 	}
+	if before.TTL != o.Packet.TTL && o.Packet.TTL != 0 {
+		for _, s := range o.Steps {
+			if s.Rule != nil && slices.ContainsFunc(s.Rule.Exprs, ages) {
+				w.aged = s.Rule
+			}
+		}
+	}
 	if t := o.Translated; t != nil {
 		what := "dnat to " + port(o.Packet.Dst, o.Packet.DstPort)
 		if before.Src != o.Packet.Src || before.SrcPort != o.Packet.SrcPort {
@@ -116,12 +123,19 @@ func untracks(e rules.Expr) bool {
 	switch e := e.(type) {
 	case rules.Notrack:
 		return true
-	case *rules.Notrack:
-		return true
 	case rules.Target:
 		return e.Name == "NOTRACK" || e.Name == "CT"
-	case *rules.Target:
-		return e.Name == "NOTRACK" || e.Name == "CT"
+	}
+	return false
+}
+
+// ages reports whether an expression may set a packet's TTL.
+func ages(e rules.Expr) bool {
+	switch e := e.(type) {
+	case rules.Payload:
+		return e.Set
+	case rules.Target:
+		return e.Name == "TTL" || e.Name == "HL"
 	}
 	return false
 }

@@ -58,6 +58,10 @@ func (x *walk) choose(c client) {
 
 // prerouting passes the hook, and connection tracking in it.
 func (x *walk) prerouting(w *way) []*way {
+	if w.prerouted {
+		w.prerouted = false
+		return w.on()
+	}
 	ct, err := x.conntrack()
 	if err != nil {
 		w.unread("connection tracking", err)
@@ -87,8 +91,8 @@ func (x *walk) translated(w *way) []*way {
 	switch {
 	case to == backend && !x.mapping.ProxyOnly:
 		w.path = ByNetfilter
-		if x.bridged(w) {
-			return x.switched(w)
+		if w.switched {
+			return x.bridge(w)
 		}
 		return run(w.on(), x.forward(w.in, x.local), x.arrived, x.answers)
 	case w.p.Dst != x.client.to.Addr().WithZone("") || w.p.DstPort != x.client.to.Port():
@@ -120,11 +124,7 @@ func (x *walk) rival(w *way, to netip.AddrPort) Cause {
 // bridged reports whether netfilter sees the packet as a frame on its way through a bridge, and
 // leads it to another port of the same bridge.
 func (x *walk) bridged(w *way) bool {
-	d := x.device(w.in)
-	if d.Kind != "bridge" {
-		return false
-	}
-	if !x.bridgeCalls(d, w.p.Dst.Is4()) {
+	if netip.AddrPortFrom(w.p.Dst, w.p.DstPort) != x.backend() {
 		return false
 	}
 	r, _, err := x.lookup(host.RouteQuery{Src: w.p.Src, Dst: w.p.Dst, Iif: w.in, Mark: w.p.Mark, Proto: w.p.Proto, SrcPort: w.p.SrcPort, DstPort: w.p.DstPort})
@@ -144,8 +144,8 @@ func (x *walk) bridgeCalls(d *device, is4 bool) bool {
 	return b != nil && (is4 && b.CallIPTables || !is4 && b.CallIP6Tables)
 }
 
-// switched takes a frame through a bridge, whose hooks call those of IP.
-func (x *walk) switched(w *way) []*way {
+// bridge takes a frame through a bridge, whose hooks call those of IP.
+func (x *walk) bridge(w *way) []*way {
 	bridge := x.device(w.in)
 	r := x.route(w, w.in)
 	if r == nil {

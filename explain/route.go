@@ -91,6 +91,15 @@ func (x *walk) forward(in int, local stage) stage {
 		if r.Type != unix.RTN_UNICAST {
 			return w.halt(Cause{Kind: KindRoute, Thing: routeText(r), What: addr(w.p.Dst) + " is no address of one host"})
 		}
+		if w.p.TTL == 1 {
+			c := Cause{Kind: KindRule, Thing: "a TTL of 1", What: "is not forwarded"}
+			if w.aged != nil {
+				c.Thing = x.ruleText(w.aged)
+				c.What = "leaves " + x.describe(w) + " a TTL of 1, with which it is not forwarded"
+				c.Remedy = deleteRule(w.aged)
+			}
+			return w.halt(c)
+		}
 		out := x.device(r.Oif)
 		w.r, w.out = r, r.Oif
 		w.p.In, w.p.Out = x.device(in).asked, out.asked
@@ -130,7 +139,7 @@ func (x *walk) send(local stage) stage {
 			return run(w.on(), x.hook(eval.Postrouting), x.egress(w.out, netip.Addr{}), func(w *way) []*way {
 				w.p.Local = false
 				return w.on()
-			}, x.ingress(w.out, netip.Addr{}), x.hook(eval.Prerouting), local)
+			}, x.ingress(w.out, netip.Addr{}), x.prerouting, local)
 		})
 	}
 }

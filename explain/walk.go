@@ -51,12 +51,16 @@ type way struct {
 	own     bool        // the packet is of the proxy's connection to the backend
 	later   bool        // the packet is one that follows the answer
 	trial   bool        // whether the host may ask the backend is found out
-	done    bool        // it has come to its end on this host
-	reroute bool
+	// prerouted is set if a bridge has called the hook of prerouting, and switched if the packet then
+	// leaves by the same bridge.
+	prerouted, switched bool
+	done                bool // it has come to its end on this host
+	reroute             bool
 	// narrow is why large packets are lost, if small ones pass.
 	narrow *Cause
 	// translated and untracked are the rules that did so last.
 	translated, untracked *rules.Rule
+	aged                  *rules.Rule // set the TTL
 	// gone counts the stages passed, to compare ways.
 	gone int
 }
