@@ -338,6 +338,7 @@ func (x *xtMatch) addrType(m xt.AddrType) known {
 const (
 	rtnLocal       = 2
 	rtnAnycast     = 4
+	rtnBlackhole   = 6
 	rtnUnreachable = 7
 )
 
@@ -359,6 +360,9 @@ func (x *xtMatch) addrTypeOf(want uint16, flags uint32, a netip.Addr) known {
 	typ, err := x.fib(flags, unix.NFT_FIB_RESULT_ADDRTYPE)
 	if err != nil {
 		return maybe("the type of the address %s, which cannot be looked up: %v", a, err)
+	}
+	if x.ip6() && typ >= rtnBlackhole { // each route that refuses is one that is unreachable
+		typ = rtnUnreachable
 	}
 	return yes(typ < 16 && want&(1<<typ) != 0)
 }

@@ -308,10 +308,21 @@ func (h *Host) AddressType(addr netip.Addr, link int) (RouteType, error) {
 		return unix.RTN_UNICAST, nil
 	}
 	_, fault, err := h.FIB(RouteQuery{Dst: addr})
-	if fault != nil {
-		return unix.RTN_UNREACHABLE, err
+	if fault == nil {
+		return unix.RTN_UNICAST, err
 	}
-	return unix.RTN_UNICAST, err
+	return fault.addressType(), err
+}
+
+// addressType is the type of an address of IPv6 whose look-up ends so.
+func (f *RouteFault) addressType() RouteType {
+	switch {
+	case f.Kind == FaultRoute && f.Route.Type == unix.RTN_BLACKHOLE, f.Kind == FaultRule && f.Rule.Action == unix.FR_ACT_BLACKHOLE:
+		return unix.RTN_BLACKHOLE
+	case f.Kind == FaultRoute && f.Route.Type == unix.RTN_PROHIBIT, f.Kind == FaultRule && f.Rule.Action == unix.FR_ACT_PROHIBIT:
+		return unix.RTN_PROHIBIT
+	}
+	return unix.RTN_UNREACHABLE
 }
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
