@@ -6,6 +6,7 @@ package xt
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // The matches and targets of ebtables, which have names and layouts of their own
@@ -371,3 +372,78 @@ func (t BridgeAnswer) Options() string { return t.options }
 
 // Options returns address and verdict.
 func (t BridgeSource) Options() string { return t.options }
+
+// equal is a comparison as nft(8) prints it.
+func equal(w *words, inverted bool, left, value string) {
+	if inverted {
+		left += " !="
+	}
+	w.add(left, value)
+}
+
+// nft returns what is compared as nft(8) prints it.
+func (m BridgeIP) nft() string {
+	w := &words{}
+	not := func(flag uint8) bool { return m.Invert&flag != 0 }
+	header, icmp, protocol, tos := "ip", "icmp", "protocol", "tos"
+	if m.IP6 {
+		header, icmp, protocol, tos = "ip6", "icmpv6", "nexthdr", "traffic class"
+	}
+	if m.Flags&BridgeSrc != 0 {
+		equal(w, not(BridgeSrc), header+" saddr", hostOr(m.Src.Addr, m.Src.Mask))
+	}
+	if m.Flags&BridgeDst != 0 {
+		equal(w, not(BridgeDst), header+" daddr", hostOr(m.Dst.Addr, m.Dst.Mask))
+	}
+	if m.Flags&BridgeTOS != 0 {
+		equal(w, not(BridgeTOS), header+" "+tos, fmt.Sprintf("%#x", m.TOS))
+	}
+	if m.Flags&BridgeProto == 0 {
+		return w.String()
+	}
+	name := protoName(uint16(m.Proto))
+	if m.Flags&(BridgeSrcPort|BridgeDstPort|BridgeICMP) == 0 || not(BridgeProto) {
+		equal(w, not(BridgeProto), header+" "+protocol, name)
+	}
+	ports := func(p PortRange) string { return strings.Replace(p.String(), ":", "-", 1) }
+	if m.Flags&BridgeSrcPort != 0 {
+		equal(w, not(BridgeSrcPort), name+" sport", ports(m.SrcPort))
+	}
+	if m.Flags&BridgeDstPort != 0 {
+		equal(w, not(BridgeDstPort), name+" dport", ports(m.DstPort))
+	}
+	if m.Flags&BridgeICMP != 0 {
+		both := func(r [2]uint8) string { return strings.Replace(span(r[0], r[1]), ":", "-", 1) }
+		equal(w, not(BridgeICMP), icmp+" type", both(m.ICMPType))
+		if m.ICMPCode != [2]uint8{0, 255} {
+			equal(w, not(BridgeICMP), icmp+" code", both(m.ICMPCode))
+		}
+	}
+	return w.String()
+}
+
+// nft returns what is compared as nft(8) prints it.
+func (m BridgeMark) nft() string {
+	w := &words{}
+	switch {
+	case m.Any:
+		equal(w, !m.Not, fmt.Sprintf("meta mark & %#x", m.Mask), "0x0")
+	case m.Mask == 1<<32-1:
+		equal(w, m.Not, "meta mark", fmt.Sprintf("%#x", m.Mark))
+	default:
+		equal(w, m.Not, fmt.Sprintf("meta mark & %#x", m.Mask), fmt.Sprintf("%#x", m.Mark))
+	}
+	return w.String()
+}
+
+// nft returns the type as nft(8) prints it.
+func (m PktType) nft() string {
+	names := [...]string{"host", "broadcast", "multicast", "other"}
+	name := strconv.Itoa(int(m.Type))
+	if int(m.Type) < len(names) {
+		name = names[m.Type]
+	}
+	w := &words{}
+	equal(w, m.Not, "meta pkttype", name)
+	return w.String()
+}

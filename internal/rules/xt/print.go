@@ -43,7 +43,10 @@ func (p Printer) Match(family rules.Family, m rules.Match) string {
 	default:
 		options = v.Options()
 	}
-	if family == unix.NFPROTO_BRIDGE { // ebtables prints no names of matches
+	if family == unix.NFPROTO_BRIDGE { // among expressions of nft(8); ebtables prints no names of matches
+		if n, ok := v.(interface{ nft() string }); ok {
+			return n.nft()
+		}
 		return options
 	}
 	return joinWords("-m "+name, options)
