@@ -374,18 +374,18 @@ func (x *walk) proxies(s *host.Socket) bool {
 // proxied follows the proxy's connection to the backend, and then its answer to the client.
 func (x *walk) proxied(w *way) []*way {
 	request := w.p
-	own := x.own(x.backend())
+	own := x.outward(x.backend())
 	if own == nil {
 		w.p.Dst, w.p.DstPort = x.backend().Addr(), x.backend().Port()
 		w.p.Src = netip.Addr{}
-		w.own = true
+		w.proxies = true
 		if x.route(w, 0); w.stop == nil {
 			w.halt(Cause{Kind: KindRoute, Thing: "backend " + x.backend().String(), What: "the proxy has no route to it"})
 		}
 		return w.on()
 	}
 	w.p = own.p
-	w.own = true
+	w.proxies = true
 	w.step("proxy", "%s", packetText(&w.p))
 	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
 		if w.r.Type == unix.RTN_LOCAL {
@@ -393,7 +393,7 @@ func (x *walk) proxied(w *way) []*way {
 		}
 		return run(w.on(), x.arrived, x.answers)
 	}, func(w *way) []*way {
-		w.own = false
+		w.proxies = false
 		w.path = ByProxy
 		w.p = request
 		return x.reverse(w)

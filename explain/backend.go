@@ -59,7 +59,7 @@ func (x *walk) arrived(w *way) []*way {
 	case host.Unreachable:
 		c.What = "cannot be reached: " + p.Text
 	case host.Silent:
-		if permanent != nil && x.strange(w, permanent) {
+		if permanent != nil && x.unknownMAC(w, permanent) {
 			return w.halt(x.wrongNeighbour(w, permanent))
 		}
 		if x.proto == unix.IPPROTO_UDP {
@@ -75,7 +75,7 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		c.Remedy = "look at the firewall and the routes of the backend"
 	case host.Unasked:
-		if permanent != nil && x.strange(w, permanent) {
+		if permanent != nil && x.unknownMAC(w, permanent) {
 			return w.halt(x.wrongNeighbour(w, permanent))
 		}
 		if p.Text != "" {
@@ -127,8 +127,8 @@ func (x *walk) idle(p *host.Link) *Cause {
 	return &c
 }
 
-// strange reports whether a bridge does not know the hardware address of an entry.
-func (x *walk) strange(w *way, n *host.Neighbour) bool {
+// unknownMAC reports whether a bridge does not know the hardware address of an entry.
+func (x *walk) unknownMAC(w *way, n *host.Neighbour) bool {
 	if x.device(w.out).Kind != "bridge" {
 		return true
 	}
@@ -159,14 +159,9 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 		return r
 	}
 	r := host.ProbeResult{Text: "the host's own packets to it may be stopped"}
-	switch {
-	case x.timeout == 0:
+	if x.timeout == 0 {
 		r.Text = "asking was turned off"
-	default:
-		sees, sure := x.sees(backend)
-		if !sees {
-			break
-		}
+	} else if sees, sure := x.sees(backend); sees {
 		asked := x.facts.Probe(x.ctx, x.proto, backend, x.timeout)
 		x.resolved()
 		if sure || asked.Answer == host.Answers || asked.Answer == host.Refused {
@@ -180,7 +175,7 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 // sees reports whether a packet of the host reaches a backend, and the answer the host, as far
 // as the host's own rules and routes decide, and whether that is sure.
 func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
-	w := x.own(backend)
+	w := x.outward(backend)
 	if w == nil {
 		return false, false
 	}
@@ -189,8 +184,7 @@ func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 		if w.done {
 			return w.on()
 		}
-		r, out, hop := w.r, w.out, nextHop(w.r, w.p.Dst)
-		_ = r
+		out, hop := w.out, nextHop(w.r, w.p.Dst)
 		reply(w)
 		w.answer = true
 		return run(w.on(), x.ingress(out, hop), x.prerouting, x.deliver(out))
@@ -207,13 +201,13 @@ func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 	return true, sure
 }
 
-// own is the first packet of a connection of the host to a backend; nil: no route leads there.
-func (x *walk) own(backend netip.AddrPort) *way {
+// outward is the first packet of a connection of the host to a backend; nil: no route leads there.
+func (x *walk) outward(backend netip.AddrPort) *way {
 	r, _, err := x.lookup(host.RouteQuery{Dst: backend.Addr(), Proto: x.proto, DstPort: backend.Port()})
 	if err != nil || r == nil {
 		return nil
 	}
-	w := &way{own: true, p: eval.Packet{EtherType: unix.ETH_P_IP, Proto: x.proto, Src: x.sourceOf(r, backend.Addr()), Dst: backend.Addr(), DstPort: backend.Port()}}
+	w := &way{proxies: true, p: eval.Packet{EtherType: unix.ETH_P_IP, Proto: x.proto, Src: x.sourceOf(r, backend.Addr()), Dst: backend.Addr(), DstPort: backend.Port()}}
 	if backend.Addr().Is6() {
 		w.p.EtherType = unix.ETH_P_IPV6
 	}

@@ -148,7 +148,7 @@ func (x *walk) describe(w *way) string {
 		what = "the answer"
 	case w.later:
 		what = "the client's further packets"
-	case w.own:
+	case w.proxies:
 		what = "the proxy's connection"
 	case x.proto == unix.IPPROTO_UDP:
 		what = "a datagram"

@@ -27,7 +27,7 @@ func (x *walk) remedy(w *way, h eval.Hook, c *rules.Chain) string {
 
 // managed is the command of the program whose rules these are, if it is known.
 func (x *walk) managed(w *way, h eval.Hook, c *rules.Chain) string {
-	if w.answer || w.own || w.later {
+	if w.answer || w.proxies || w.later {
 		return ""
 	}
 	ufw := c.Table.Chain("ufw-user-forward") != nil || c.Table.Chain("ufw6-user-forward") != nil

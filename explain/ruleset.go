@@ -86,7 +86,7 @@ func (p *peerHost) setName(set uint16) string {
 func (p *peerHost) Close() error {
 	var errs []error
 	if p.rules != nil {
-		errs = append(errs, p.rules.close(), p.rules.Reader.Close())
+		errs = append(errs, p.rules.close(), p.rules.Close())
 	}
 	return errors.Join(append(errs, p.Host.Close())...)
 }

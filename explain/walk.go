@@ -48,7 +48,7 @@ type way struct {
 	// in and out are the interfaces of the request.
 	in, out int
 	r       *host.Route // the last route
-	own     bool        // the packet is of the proxy's connection to the backend
+	proxies bool        // the packet is of the proxy's connection to the backend
 	later   bool        // the packet is one that follows the answer
 	trial   bool        // whether the host may ask the backend is found out
 	// prerouted is set if a bridge has called the hook of prerouting, and switched if the packet then
