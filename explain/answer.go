@@ -93,7 +93,7 @@ func (x *walk) sameWay(in int) stage {
 		}
 		c := x.client
 		plain, _, err := x.lookup(host.RouteQuery{Dst: c.addr})
-		if err == nil && plain != nil && plain.Oif == w.out && plain.Gateway == w.r.Gateway {
+		if guessed := c.why != byNeighbours; guessed && err == nil && plain != nil && plain.Oif == w.out && plain.Gateway == w.r.Gateway {
 			// It is the route to the client: the client's own interface was a guess.
 			w.note("answers leave by %s, and the client has asked by %s", x.name(w.out), x.name(in))
 			return w.on()
@@ -214,11 +214,18 @@ func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 		established(&w.p.CT)
 		var ways []*way
 		if in == 0 {
-			first := r
+			// The socket keeps the route to the frontend that it began with.
+			first, _, err := x.lookup(host.RouteQuery{Dst: w.p.Dst, Src: w.p.Src})
+			if err != nil || first == nil {
+				first = r
+			}
 			ways = run(w.on(), func(w *way) []*way {
-				w.p.Local, w.p.In, w.p.Out = true, eval.Interface{}, x.device(first.Oif).asked
+				w.p.Local, w.p.In, w.p.Out = true, eval.Interface{}, x.device(x.sendsBy(first)).asked
 				return w.on()
-			}, x.hook(eval.Output), x.hook(eval.Postrouting))
+			}, x.hook(eval.Output), func(w *way) []*way {
+				w.p.Out = x.device(x.sendsBy(r)).asked
+				return w.on()
+			}, x.hook(eval.Postrouting))
 		} else {
 			ways = run(w.on(), func(w *way) []*way {
 				d := x.device(in)

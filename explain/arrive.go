@@ -175,7 +175,7 @@ func (x *walk) exchange(d *device, neighbour netip.Addr, question, answer eval.P
 	w.p.Local, w.p.Out = true, d.asked
 	var stages []stage
 	for _, h := range out {
-		stages = append(stages, x.hook(h))
+		stages = append(stages, x.discovery(d, h))
 	}
 	stages = append(stages, x.egress(d.Index, neighbour), func(w *way) []*way {
 		w.answer, w.p = true, answer
@@ -185,6 +185,18 @@ func (x *walk) exchange(d *device, neighbour netip.Addr, question, answer eval.P
 		stages = append(stages, x.hook(h))
 	}
 	return certain(run(w.on(), stages...))
+}
+
+// discovery passes a hook with a solicitation or advertisement of the host. At postrouting such a packet
+// has the interface that it leaves by as the one that it came by too: the kernel takes that of the
+// buffer (ip6_output in net/ipv6/ip6_output.c), and gives only these one (ndisc_alloc_skb).
+func (x *walk) discovery(d *device, h eval.Hook) stage {
+	return func(w *way) []*way {
+		if h == eval.Postrouting {
+			w.p.In = d.asked
+		}
+		return x.pass(w, h)
+	}
 }
 
 // certain is what stops all ways; nil: one passes.
@@ -284,7 +296,7 @@ func (x *walk) aside(d *device, neighbour netip.Addr, request, answer eval.Packe
 		if h == eval.ArpInput || h == eval.Prerouting || h == eval.Input {
 			in = append(in, x.hook(h))
 		} else {
-			out = append(out, x.hook(h))
+			out = append(out, x.discovery(d, h))
 		}
 	}
 	pktType := request.PktType

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,7 @@ func (x *walk) arrived(w *way) []*way {
 	switch p.Answer {
 	case host.Answers:
 		w.step("backend", "%s answers", backend)
-		return x.wayBack(w, backend, true)
+		return x.wayBack(w, backend, true, p.Source)
 	case host.Refused:
 		c.What = "nothing listens on it: it refuses the connection"
 		if x.proto == unix.IPPROTO_UDP {
@@ -64,7 +65,7 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		if x.proto == unix.IPPROTO_UDP {
 			w.step("backend", "%s was not asked: a datagram may do harm", backend)
-			return x.wayBack(w, backend, false)
+			return x.wayBack(w, backend, false, netip.Addr{})
 		}
 		if c := x.within(w, backend); c != nil {
 			return w.halt(*c)
@@ -81,7 +82,20 @@ func (x *walk) arrived(w *way) []*way {
 		if p.Text != "" {
 			w.step("backend", "%s was not asked: %s", backend, p.Text)
 		}
-		return x.wayBack(w, backend, false)
+		if d := x.device(w.out); x.timeout != 0 && d.asks() && x.finds(w.out, hop) == nil {
+			// That it is there can be known.
+			from := d.primary(hop)
+			mac, err := x.facts.WhoHas(hop, d.Link, from, min(x.timeout, 200*time.Millisecond))
+			if from.IsValid() && err == nil && mac == nil {
+				w.source = netip.Addr{}
+				return w.halt(Cause{
+					Kind: KindNeighbour, Thing: fmt.Sprintf("neighbour %s dev %s: no answer", hop, x.name(w.out)),
+					What:   fmt.Sprintf("nobody on %s says that it has the address %s", x.name(w.out), hop),
+					Remedy: fmt.Sprintf("start the backend, or give it the address %s", hop),
+				})
+			}
+		}
+		return x.wayBack(w, backend, false, netip.Addr{})
 	}
 	w.step("backend", "%s: %s", c.Thing, c.What)
 	return w.halt(c)
@@ -232,7 +246,8 @@ func (x *walk) sourceOf(r *host.Route, to netip.Addr) netip.Addr {
 }
 
 // wayBack looks at the way of the backend's answer as far as the backend decides it.
-func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
+// Asked is the address from which the host has asked the backend, if it has.
+func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool, asked netip.Addr) []*way {
 	to := w.source
 	if x.direct(w, to) {
 		return w.halt(Cause{
@@ -240,13 +255,7 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 			Remedy: fmt.Sprintf("nftnat add %s %s %s --replace --masquerade", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText()),
 		})
 	}
-	if x.isLocal(to) {
-		if answers && x.proto == unix.IPPROTO_TCP { // asked by the host, it was seen to answer
-			return w.on()
-		}
-		if c := x.within(w, backend); c != nil {
-			return w.halt(*c)
-		}
+	if answers && asked == to && x.isLocal(to) { // it was seen to answer
 		return w.on()
 	}
 	masquerade := fmt.Sprintf("nftnat add %s %s %s --replace --masquerade", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
@@ -261,6 +270,9 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool) []*way {
 	}
 	if c := x.within(w, backend); c != nil {
 		return w.halt(*c)
+	}
+	if fault == nil && x.isLocal(to) {
+		return w.on()
 	}
 	if fault != nil {
 		return w.halt(Cause{

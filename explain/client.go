@@ -29,6 +29,9 @@ type client struct {
 	doubt bool
 }
 
+// byNeighbours is why a client is taken to be on a link where it was seen.
+const byNeighbours = "the neighbour table"
+
 // Clients that stand for all that are elsewhere. They are addresses of the public Internet,
 // because rules for addresses of documentation or of private networks are about such.
 var (
@@ -112,7 +115,7 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 	// The neighbour table remembers by which interface it was seen.
 	for _, index := range x.links() {
 		if n, err := x.neighbour(bare, index); err == nil && n != nil && (n.Permanent() || !n.Dead() && n.MAC != nil) {
-			add(index, bare, "the neighbour table")
+			add(index, bare, byNeighbours)
 		}
 	}
 	q := host.RouteQuery{Dst: bare}

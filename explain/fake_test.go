@@ -248,7 +248,10 @@ func (f *fake) Probe(context.Context, uint8, netip.AddrPort, time.Duration) host
 }
 
 func (f *fake) WhoHas(a netip.Addr, _ *host.Link, _ netip.Addr, _ time.Duration) ([]byte, error) {
-	return f.hardware[a], nil
+	if mac, ok := f.hardware[a]; ok {
+		return mac, nil
+	}
+	return []byte{2, 0, 0, 0, 0, 2}, nil // everybody is there
 }
 
 func (f *fake) Peer(netip.Addr) (peer, error) { return f.peer, nil }

@@ -29,6 +29,7 @@ type scenario struct {
 	drops, policies int
 	limits          bool // there may be conditions that nobody can know
 	unknowable      bool // and there are
+	routed          bool // a route leads to a router that does not forward
 	afterwards      bool // explain is asked when the client has tried
 }
 

@@ -71,6 +71,7 @@ func (g *generator) routeChange() change {
 		return g.host("route add blackhole "+to+" table 77", "route del blackhole "+to+" table 77")
 	}
 	via := g.gateway()
+	g.sc.routed = g.sc.routed || strings.Contains(via, "via")
 	return g.host("route add "+to+" "+via+" metric 7", "route del "+to+" "+via+" metric 7")
 }
 
@@ -110,6 +111,7 @@ func (g *generator) ruleChange() change {
 	number := 90 + g.n
 	r := fmt.Sprintf("%srule %%s %s pref %d lookup %d", flag, selector, pref, number)
 	what := one(g, "default "+g.gateway(), g.prefixOf()+" "+g.gateway(), "blackhole "+g.prefixOf(), "unreachable "+g.prefixOf(), "throw "+g.prefixOf(), "prohibit default")
+	g.sc.routed = g.sc.routed || strings.Contains(what, "via")
 	if what == "prohibit default" && selector == "from all" {
 		what = "blackhole " + g.prefixOf()
 	}
