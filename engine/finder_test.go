@@ -205,7 +205,7 @@ func TestNear(t *testing.T) {
 		{nat.TCP, "192.0.2.1:81", []string{"[::]:81->[fd00::2]:81: for IPv6 alone"}},
 		{nat.TCP, "[2001:db8::1]:100", []string{"0.0.0.0:100->[fd00::3]:7000: for IPv4 alone"}},
 		{nat.TCP, "90", []string{
-			"192.0.2.1:90->172.30.0.2:90: on another address", "[2001:db8::1]:90->[fd00::2]:80: on another address",
+			"192.0.2.1:90->172.30.0.2:90: on one address alone", "[2001:db8::1]:90->[fd00::2]:80: on one address alone",
 		}},
 		{nat.TCP, "192.0.2.2:90", []string{
 			"192.0.2.1:90->172.30.0.2:90: on another address", "[2001:db8::1]:90->[fd00::2]:80: on another address",
@@ -249,7 +249,7 @@ func TestNearAmongMany(t *testing.T) {
 	m := nattest.Mapping(t, "192.0.2.2:500->172.30.0.2:81")
 	_, err := e.Publish(t.Context(), nat.PublishOptions{}, append(many, m)...)
 	require.NoError(t, err)
-	require.Equal(t, []string{"192.0.2.2:500->172.30.0.2:81: on another address"}, nearTo(t, f, nat.TCP, "500"))
+	require.Equal(t, []string{"192.0.2.2:500->172.30.0.2:81: on one address alone"}, nearTo(t, f, nat.TCP, "500"))
 }
 
 // What finding costs is the same with one mapping and with many.

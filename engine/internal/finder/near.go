@@ -143,7 +143,7 @@ func (s *search) sampled() error {
 		return err
 	}
 	found := slices.Collect(schema.Classify(slices.Clone(es), s.now).Ports.All)
-	if err := s.addThose(found, s.onAnotherAddress, "on another address"); err != nil {
+	if err := s.addThose(found, s.onAnotherAddress, s.elsewhere()); err != nil {
 		return err
 	}
 	if !all {
@@ -165,6 +165,14 @@ func (s *search) sampled() error {
 
 func (s *search) onAnotherAddress(p portset.Port) bool {
 	return p.AddrPort.Port() == s.at.AddrPort.Port() && p.Host().IsValid() && p.AddrPort.Addr() != s.at.AddrPort.Addr()
+}
+
+// elsewhere says why those are near.
+func (s *search) elsewhere() string {
+	if s.at.AddrPort.Addr().IsValid() {
+		return "on another address"
+	}
+	return "on one address alone"
 }
 
 func (s *search) leadsThere(p portset.Port) bool {
@@ -210,7 +218,7 @@ func (s *search) hostAddresses() error {
 	addrs = append([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, addrs...)
 	for _, a := range addrs[:min(len(addrs), maxAddresses)] {
 		at := portset.Frontend{Proto: s.at.Proto, AddrPort: netip.AddrPortFrom(a, s.at.AddrPort.Port())}
-		if err := s.addServing(at, "on another address"); err != nil {
+		if err := s.addServing(at, s.elsewhere()); err != nil {
 			return err
 		}
 	}
