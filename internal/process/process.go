@@ -56,7 +56,7 @@ func (s *search) run(thorough bool) int {
 			}
 		}
 		for _, dir := range dirs {
-			if s.has(dir, thorough) {
+			if !thorough && s.guess(filepath.Join(s.root, pid)) || s.has(dir, thorough) {
 				n, _ := strconv.Atoi(pid)
 				return n
 			}
