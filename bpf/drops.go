@@ -241,22 +241,22 @@ func assemble(at offsets, netNS uint64, reason bool, ports, events int) asm.Inst
 
 	// The namespace: that of the interface, or else of the socket.
 	p.add(asm.Mov.Imm(asm.R7, 0))
-	p.load(asm.R8, asm.DWord, asm.R6, at.skbDev)
+	p.load(asm.R8, at.pointer, asm.R6, at.skbDev)
 	p.add(asm.JEq.Imm(asm.R8, 0, "no-dev"))
-	p.load(asm.R7, asm.DWord, asm.R8, at.devNet)
+	p.load(asm.R7, at.pointer, asm.R8, at.devNet)
 	p.read(frameEvent+eventInterface, 4, asm.R8, at.devIndex)
 	p.add(asm.JNE.Imm(asm.R7, 0, "net"))
 	p.add(asm.Mov.Imm(asm.R0, 0).WithSymbol("no-dev"))
-	p.load(asm.R8, asm.DWord, asm.R6, at.skbSock)
+	p.load(asm.R8, at.pointer, asm.R6, at.skbSock)
 	p.add(asm.JEq.Imm(asm.R8, 0, exit))
-	p.load(asm.R7, asm.DWord, asm.R8, at.sockNet)
+	p.load(asm.R7, at.pointer, asm.R8, at.sockNet)
 	p.add(asm.JEq.Imm(asm.R7, 0, exit))
 	p.add(asm.Mov.Imm(asm.R0, 0).WithSymbol("net"))
 	p.load(asm.R8, asm.Word, asm.R7, at.netInode)
 	p.add(asm.LoadImm(asm.R1, int64(netNS), asm.DWord), asm.JNE.Reg(asm.R8, asm.R1, exit))
 
 	// The headers.
-	p.load(asm.R7, asm.DWord, asm.R6, at.skbHead)
+	p.load(asm.R7, at.pointer, asm.R6, at.skbHead)
 	p.load(asm.R8, asm.Half, asm.R6, at.skbNetwork)
 	p.add(asm.Add.Reg(asm.R7, asm.R8))
 	p.read(frameEvent+eventHeaders, headersSize, asm.R7, 0)

@@ -50,7 +50,7 @@ func TestMember(t *testing.T) {
 func TestAssemble(t *testing.T) {
 	for _, reason := range []bool{false, true} {
 		for _, mask := range []int32{0, 4} {
-			list := assemble(offsets{traceMask: mask}, 1<<32-1, reason, 3, 4)
+			list := assemble(offsets{pointer: asm.DWord, traceMask: mask}, 1<<32-1, reason, 3, 4)
 			symbols, err := list.SymbolOffsets()
 			require.NoError(t, err)
 			for name := range list.ReferenceOffsets() {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -18,6 +19,8 @@ import (
 type offsets struct {
 	skbDev, skbSock, skbHead, skbNetwork uint32
 	devNet, devIndex, sockNet, netInode  uint32
+	// pointer is the size of a pointer: a program of 32 bits may run on a kernel of 64.
+	pointer asm.Size
 	// skbTrace is the byte with the mark for nftrace, and traceMask its bit; zero: the kernel has none.
 	skbTrace  uint32
 	traceMask int32
@@ -51,6 +54,13 @@ func findOffsets(spec *btf.Spec) (at offsets, err error) {
 			*f.to += offset.Bytes()
 			t = typ
 		}
+	}
+	var list *btf.Struct // of two pointers
+	if err := spec.TypeByName("list_head", &list); err != nil {
+		return offsets{}, fmt.Errorf("find struct list_head: %w", err)
+	}
+	if at.pointer = asm.DWord; list.Size == 8 {
+		at.pointer = asm.Word
 	}
 	var skb *btf.Struct
 	if err := spec.TypeByName("sk_buff", &skb); err != nil {

@@ -67,7 +67,8 @@ func newTrace(g *global) *cobra.Command {
 	flags.StringVar(&from, "from", "", "trace only packets of the client at this `ADDR`, and their answers")
 	flags.UintVar(&count, "count", 0, "end after `N` packets")
 	flags.DurationVar(&duration, "duration", 0, "end after this `TIME`, such as 10s")
-	cmd.ValidArgsFunction = completeProto()
+	cmd.ValidArgsFunction = g.completeExplained
+	completeFlag(cmd, "from", cobra.FixedCompletions([]string{"127.0.0.1", "::1"}, cobra.ShellCompDirectiveNoFileComp))
 	return offer(cmd, toDaemon+forJSON)
 }
 
