@@ -49,7 +49,7 @@ const (
 
 // The fields of an event, and its size.
 const (
-	eventPlace     = 0
+	eventAddress   = 0
 	eventReason    = 8
 	eventInterface = 12
 	eventHeaders   = 16
@@ -176,7 +176,7 @@ func (d *Drops) decode(b []byte) (Drop, bool) {
 	drop := Drop{
 		Interface: int(binary.NativeEndian.Uint32(b[eventInterface:])),
 		Headers:   append([]byte(nil), b[eventHeaders:eventSize]...),
-		Address:   binary.NativeEndian.Uint64(b[eventPlace:]),
+		Address:   binary.NativeEndian.Uint64(b[eventAddress:]),
 	}
 	if d.reasons != nil {
 		number := binary.NativeEndian.Uint32(b[eventReason:])
@@ -228,7 +228,7 @@ func assemble(at offsets, netNS uint64, reason bool, ports, events int) asm.Inst
 	p.add(
 		asm.LoadMem(asm.R6, asm.R1, 0, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R1, 8, asm.DWord),
-		asm.StoreMem(asm.RFP, int16(frameEvent)+eventPlace, asm.R2, asm.DWord),
+		asm.StoreMem(asm.RFP, int16(frameEvent)+eventAddress, asm.R2, asm.DWord),
 		asm.Mov.Imm(asm.R2, 0),
 	)
 	if reason {

@@ -64,7 +64,7 @@ func TestAssemble(t *testing.T) {
 func TestDecode(t *testing.T) {
 	d := &Drops{reasons: map[uint32]string{3: "NO_SOCKET"}}
 	b := make([]byte, eventSize)
-	binary.NativeEndian.PutUint64(b[eventPlace:], 7)
+	binary.NativeEndian.PutUint64(b[eventAddress:], 7)
 	binary.NativeEndian.PutUint32(b[eventReason:], 3)
 	binary.NativeEndian.PutUint32(b[eventInterface:], 2)
 	b[eventHeaders] = 0x45

@@ -99,10 +99,10 @@ func protocolBit(proto uint8) uint32 {
 
 // dropped is a packet that the kernel has dropped.
 type dropped struct {
-	at          time.Time
-	header      header
-	reason      string
-	place, link string
+	at             time.Time
+	header         header
+	reason         string
+	function, link string
 }
 
 // waiting is a packet that was dropped, before its events are there.
@@ -118,8 +118,8 @@ const (
 	mostUnseen  = 100
 )
 
-// settle is how long the events of a dropped packet may be behind it: they come by another socket.
-const settle = 20 * time.Millisecond
+// eventDelay is how long the events of a dropped packet may be behind it: they come by another socket.
+const eventDelay = 20 * time.Millisecond
 
 // dropped takes a packet that the kernel has dropped.
 func (ps *packets) dropped(d bpf.Drop, now time.Time) {
@@ -146,7 +146,7 @@ func harmless(reason string) bool {
 
 // matchDrops finds the packets of those that were dropped.
 func (ps *packets) matchDrops(now time.Time) {
-	for len(ps.drops) != 0 && now.Sub(ps.drops[0].at) >= settle {
+	for len(ps.drops) != 0 && now.Sub(ps.drops[0].at) >= eventDelay {
 		w := ps.drops[0]
 		ps.drops = ps.drops[1:]
 		ps.matchDrop(w)
@@ -159,19 +159,19 @@ func (ps *packets) matchDrop(w waiting) {
 		if !ps.concerns(w.header) || !ps.admit() {
 			return
 		}
-		d.place = ps.kernel.function(w.drop.Address)
+		d.function = ps.kernel.function(w.drop.Address)
 		ps.withoutEvents(d)
 	} else if p.Text == "" { // on its way
-		d.place = ps.kernel.function(w.drop.Address)
-		if !queued(d.place) {
+		d.function = ps.kernel.function(w.drop.Address)
+		if !queued(d.function) {
 			p.drop = d
 		}
 	} else if p.Fate != Dropped { // else its summary says so
-		if d.place = ps.kernel.function(w.drop.Address); queued(d.place) {
+		if d.function = ps.kernel.function(w.drop.Address); queued(d.function) {
 			return
 		}
 		p.Fate = Dropped
-		ps.send(Later{Time: d.at, Number: p.Number, Reason: d.reason, Place: d.place, Dev: d.link, Text: "then dropped: " + d.text()})
+		ps.send(Later{Time: d.at, Number: p.Number, Reason: d.reason, Function: d.function, Dev: d.link, Text: "then dropped: " + d.text()})
 	}
 }
 
@@ -228,7 +228,7 @@ func (ps *packets) withoutEvents(d *dropped) {
 	ps.count++
 	p := Packet{
 		Begin: beginOf(d.header, ps.count, d.at), SrcAfter: d.header.src, DstAfter: d.header.dst,
-		Fate: Dropped, Reason: d.reason, Place: d.place, Dev: d.link, Text: "dropped, and seen by no rule: " + d.text(),
+		Fate: Dropped, Reason: d.reason, Function: d.function, Dev: d.link, Text: "dropped, and seen by no rule: " + d.text(),
 	}
 	p.In, p.Answer = d.link, !ps.asked(d.header)
 	ps.send(p.Begin)

@@ -71,11 +71,11 @@ type Packet struct {
 	Hook string `json:"hook,omitempty"`
 	// By is the rule or policy that dropped or queued it: "inet corpwall passing: policy drop".
 	By string `json:"by,omitempty"`
-	// Reason and Place are why and where in the kernel it was dropped: "IP_RPFILTER", "ip_rcv_finish_core";
+	// Reason and Function are why and where in the kernel it was dropped: "IP_RPFILTER", "ip_rcv_finish_core";
 	// empty: not known. Dev is the interface that it belonged to then.
-	Reason string `json:"reason,omitempty"`
-	Place  string `json:"place,omitempty"`
-	Dev    string `json:"dev,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Function string `json:"function,omitempty"`
+	Dev      string `json:"dev,omitempty"`
 	// Text says all of that in one line.
 	Text string `json:"text"`
 	// More is how many steps were left out.
@@ -85,12 +85,12 @@ type Packet struct {
 // Later is what became of a packet when its summary had been told: it was dropped, as one that waited for a
 // neighbour, or no answer has come.
 type Later struct {
-	Time   time.Time `json:"time"`
-	Number uint64    `json:"packet"`
-	Reason string    `json:"reason,omitempty"`
-	Place  string    `json:"place,omitempty"`
-	Dev    string    `json:"dev,omitempty"`
-	Text   string    `json:"text"`
+	Time     time.Time `json:"time"`
+	Number   uint64    `json:"packet"`
+	Reason   string    `json:"reason,omitempty"`
+	Function string    `json:"function,omitempty"`
+	Dev      string    `json:"dev,omitempty"`
+	Text     string    `json:"text"`
 }
 
 // Note is something to know about the trace.

@@ -624,7 +624,7 @@ func TestNotes(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, tracer.Close()) }()
 	var text []string
-	tracer.packets.tell = func(e Event) error { text = append(text, Line(e)); return nil }
+	tracer.packets.notify = func(e Event) error { text = append(text, Line(e)); return nil }
 	require.NoError(t, tracer.input(context.Background(), input{kind: traceLost}))
 	require.NoError(t, tracer.input(context.Background(), input{kind: traceLost}))
 	tracer.packets.full, tracer.packets.unseen = 3, 4

@@ -53,8 +53,8 @@ type packets struct {
 	kernel  kernel
 	table   string // the own one
 	from    netip.Addr
-	tell    func(Event) error
-	err     error // of tell
+	notify  func(Event) error
+	err     error // of notify
 	count   uint64
 	byID    map[uint32]*packet
 	open    []*packet // the oldest first
@@ -92,7 +92,7 @@ func (ps *packets) setTargets(targets []marking.Target) {
 
 func (ps *packets) send(e Event) {
 	if ps.err == nil {
-		ps.err = ps.tell(e)
+		ps.err = ps.notify(e)
 	}
 }
 

@@ -57,7 +57,7 @@ func newFake() (*packets, *fakeKernel, *[]Event) {
 	var events []Event
 	k := &fakeKernel{}
 	ps := newPackets(k, ownTable, netip.Addr{})
-	ps.tell = func(e Event) error { events = append(events, e); return nil }
+	ps.notify = func(e Event) error { events = append(events, e); return nil }
 	ps.local = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8:1::1/128")}
 	ps.setTargets([]marking.Target{{Proto: unix.IPPROTO_TCP, Port: 8080}, {Proto: unix.IPPROTO_TCP, V6: true, Port: 8080}})
 	return ps, k, &events
@@ -242,12 +242,12 @@ func TestDrops(t *testing.T) {
 	drop(other, "NETFILTER_DROP", 0)
 	ps.matchDrops(now)
 	require.Len(t, *events, 3, "the events of a packet may be behind")
-	now = now.Add(settle)
+	now = now.Add(eventDelay)
 	ps.matchDrops(now)
 	now = now.Add(quiet)
 	ps.end(now)
 	drop(left, "NEIGH_FAILED", 0)
-	ps.matchDrops(now.Add(settle))
+	ps.matchDrops(now.Add(eventDelay))
 	require.Equal(t, []string{
 		"#1 tcp syn 192.0.2.2:1000 > 192.0.2.1:8080 from lan0",
 		"#2 tcp syn 192.0.2.2:1001 > 192.0.2.1:8080 from lan0",
@@ -277,7 +277,7 @@ func TestBounds(t *testing.T) {
 		ps.dropped(bpf.Drop{Headers: packetOf(syn(5000, 1<<20+i))}, now)
 	}
 	require.EqualValues(t, 10, ps.unseen)
-	ps.matchDrops(now.Add(settle))
+	ps.matchDrops(now.Add(eventDelay))
 	require.EqualValues(t, 10+mostDropped-mostUnseen, ps.unseen)
 	ps.end(now.Add(time.Hour))
 	require.Len(t, ps.recent, mostRecent)

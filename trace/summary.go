@@ -15,7 +15,7 @@ const endLast = "last"
 func summarize(p *packet, unread []string) {
 	d := p.drop
 	if d != nil {
-		p.Reason, p.Place, p.Dev = d.reason, d.place, d.link
+		p.Reason, p.Function, p.Dev = d.reason, d.function, d.link
 	}
 	switch {
 	case p.Fate == Dropped:
@@ -81,8 +81,8 @@ func (d *dropped) text() string {
 	if d.reason == "" {
 		words[0] = "for a reason that the kernel does not give"
 	}
-	if d.place != "" {
-		words = append(words, "in", d.place)
+	if d.function != "" {
+		words = append(words, "in", d.function)
 	}
 	if d.link != "" {
 		words = append(words, "of", d.link)

@@ -146,7 +146,7 @@ func (t *Tracer) followHost() error {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
 		return nil // an interface has just gone, of which there is a notification
 	case errors.Is(err, unix.EOPNOTSUPP):
-		if t.packets.tell == nil {
+		if t.packets.notify == nil {
 			t.notes = append(t.notes, "this kernel has no ingress hook of tables: chains of netdev are not seen")
 		}
 		return nil
@@ -198,7 +198,7 @@ func (t *Tracer) followPublished(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case t.packets.tell != nil, len(published) != 0: // it runs
+	case t.packets.notify != nil, len(published) != 0: // it runs
 	case len(t.opts.Frontends) != 0:
 		t.notes = append(t.notes, "it is not published")
 	default:
@@ -276,7 +276,7 @@ func (t *Tracer) Run(ctx context.Context, tell func(Event) error) error {
 	}
 	start(t.events, readEvents)
 	start(t.links, readHost)
-	t.packets.tell = tell
+	t.packets.notify = tell
 	for _, text := range t.notes {
 		if err := t.note(text); err != nil {
 			return err
@@ -310,7 +310,7 @@ func (t *Tracer) Run(ctx context.Context, tell func(Event) error) error {
 	}
 }
 
-func (t *Tracer) note(text string) error { return t.packets.tell(Note{Time: time.Now(), Text: text}) }
+func (t *Tracer) note(text string) error { return t.packets.notify(Note{Time: time.Now(), Text: text}) }
 
 func (t *Tracer) input(ctx context.Context, in input) error {
 	switch in.kind {
