@@ -364,6 +364,9 @@ func (x *walk) socket(w *way) []*way {
 		w.step("input", "%s holds the port and takes nothing", s)
 		return w.halt(why)
 	}
+	if s.Process != nil && x.facts.Stopped(s.Process.PID) {
+		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: "its process has been stopped by a signal", Remedy: fmt.Sprintf("kill -CONT %d", s.Process.PID)})
+	}
 	if s.Full() {
 		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: fmt.Sprintf("its queue is full: %d connections wait, and no more than %d may", s.Queue, s.Limit), Remedy: "see why the proxy accepts none"})
 	}

@@ -35,6 +35,7 @@ type facts interface {
 	Conntrack() (*host.Conntrack, error)
 	EntriesOf(proto uint8, from netip.Addr, to netip.AddrPort) ([]*host.Entry, error)
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
+	Stopped(pid int) bool
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Classify(link int, egress bool, frame []byte, header int, protocol uint16) (host.TCVerdict, *host.TCFilter, error)
 	// Peer opens the namespace of a neighbour, and PeerOf that of the other end of a link; nil: it is not

@@ -40,7 +40,7 @@ type fake struct {
 	filtered   uint64 // packets that the reverse path filter has dropped
 	hardware   map[netip.Addr][]byte
 	entries    []*host.Entry
-	peer       peer
+	peer       *fakePeer
 }
 
 const (
@@ -50,6 +50,9 @@ const (
 	vb1
 	eth1
 )
+
+// stoppedPID is a process that was stopped.
+const stoppedPID = 13
 
 const up = unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_LOWER_UP
 
@@ -235,6 +238,8 @@ func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, er
 	return nil, nil
 }
 
+func (f *fake) Stopped(pid int) bool { return pid == stoppedPID }
+
 func (f *fake) Qdiscs(link int) ([]*host.Qdisc, error) { return f.qdiscs[link], nil }
 
 func (f *fake) Classify(link int, egress bool, _ []byte, _ int, _ uint16) (host.TCVerdict, *host.TCFilter, error) {
@@ -254,7 +259,31 @@ func (f *fake) WhoHas(a netip.Addr, _ *host.Link, _ netip.Addr, _ time.Duration)
 	return []byte{2, 0, 0, 0, 0, 2}, nil // everybody is there
 }
 
-func (f *fake) Peer(netip.Addr) (peer, error) { return f.peer, nil }
+func (f *fake) Peer(netip.Addr) (peer, error) {
+	if f.peer == nil {
+		return nil, nil
+	}
+	return f.peer, nil
+}
+
+// fakePeer is the namespace of a backend, which comes in by eth0.
+type fakePeer struct {
+	*fake
+	*fakeRules
+}
+
+func (*fakePeer) in() int      { return eth0 }
+func (*fakePeer) Close() error { return nil }
+
+// newPeer is a backend 172.30.0.2 with a default route by the host.
+func newPeer() *fakePeer {
+	f := newFake()
+	f.addrs, f.routes = nil, nil
+	f.address(lo, "127.0.0.1/8")
+	f.address(eth0, "172.30.0.2/24")
+	f.route("0.0.0.0/0", "172.30.0.1", eth0, netip.MustParseAddr("172.30.0.2"))
+	return &fakePeer{f, &fakeRules{}}
+}
 
 func (f *fake) PeerOf(*host.Link) (peer, error) { return nil, nil }
 

@@ -4,11 +4,14 @@
 package host
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -173,4 +176,16 @@ func (h *Host) FindProcess(s *Socket) {
 	case !none && s.Inode != 0:
 		_ = h.note(fmt.Errorf("find process of socket %s: %w", s.Addr, unix.EACCES))
 	}
+}
+
+// Stopped reports whether a process has been stopped by a signal (SIGSTOP, or a debugger): the
+// kernel takes connections for it, and it answers none.
+func (h *Host) Stopped(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// The name before it, in brackets, may have any characters.
+	_, rest, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	return strings.HasPrefix(rest, "T") || strings.HasPrefix(rest, "t")
 }
