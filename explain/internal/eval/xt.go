@@ -17,6 +17,11 @@ import (
 func (r *run) match(rl *rules.Rule, x rules.Match, cur *cursor) {
 	family := rl.Chain.Table.Family
 	m := xtMatch{p: r.asPacket(cur.state), hook: r.hookNumber(rl), facts: r.facts, now: r.now, name: x.Name, added: cur.state.added}
+	if h, ok := xt.DecodeHeader(family, x); ok { // most rules are for others, and end here
+		a := m.header(h)
+		r.hold(rl, cur, a.Answer, a.reason)
+		return
+	}
 	v := xt.DecodeMatch(family, x)
 	a := m.answer(v)
 	if v, ok := v.(xt.Recent); ok && v.Check&xt.RecentSet != 0 {

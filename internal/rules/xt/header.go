@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/rules"
 )
 
 // HeaderName is the name of the rules.Match that holds what iptables-legacy compares itself (struct ipt_ip,
@@ -30,7 +32,17 @@ const (
 	invProto    = 0x40
 )
 
-func decodeHeader(b *blob, ip6 bool) Match {
+// DecodeHeader returns the value of a match HeaderName of IPv4 or IPv6; false: it is another one.
+func DecodeHeader(family rules.Family, m rules.Match) (h Header, ok bool) {
+	ip6 := family == unix.NFPROTO_IPV6
+	if m.Name != HeaderName || len(m.Info) != headerLen(ip6) {
+		return Header{}, false
+	}
+	b := blob{data: m.Info}
+	return decodeHeader(&b, ip6), true
+}
+
+func decodeHeader(b *blob, ip6 bool) Header {
 	n := 4
 	if ip6 {
 		n = 16

@@ -181,11 +181,12 @@ var errMalformedTable = errors.New("malformed table")
 
 // parse makes chains of entries.
 func (f *legacyFamily) parse(name string, info, data []byte) (*rules.Table, error) {
-	entries, err := f.entries(data)
+	count := &blob{data: info}
+	entries, err := f.entries(data, int(count.u32(len(info)-8)))
 	if err != nil {
 		return nil, err
 	}
-	p := parser{legacyFamily: f, starts: map[int]string{}, names: map[string]string{}}
+	p := parser{legacyFamily: f, starts: map[int]string{}, names: map[string]string{}, verdicts: map[rules.Decision]rules.Expr{}}
 	t := &rules.Table{Family: f.family, Name: name, Legacy: true}
 	for i := range entries[:max(len(entries)-1, 0)] {
 		if e := &entries[i]; e.isError() {
@@ -241,6 +242,8 @@ type parser struct {
 	*legacyFamily
 	starts map[int]string    // names of user chains by the offset of their first rule
 	names  map[string]string // of matches and targets
+	// verdicts are the expressions of rules that end alike.
+	verdicts map[rules.Decision]rules.Expr
 }
 
 // find returns the entry at an offset.
@@ -248,7 +251,10 @@ func find(entries []entry, at int) (int, bool) {
 	return slices.BinarySearchFunc(entries, at, func(e entry, at int) int { return e.at - at })
 }
 
-func (f *legacyFamily) entries(data []byte) (list []entry, err error) {
+// entries finds the entries, of which there are so many.
+func (f *legacyFamily) entries(data []byte, count int) (list []entry, err error) {
+	least := f.counters + 16 + targetHeader
+	list = make([]entry, 0, max(min(count, len(data)/least), 0))
 	for at := 0; at < len(data); {
 		b := blob{data: data[at:]}
 		target, next := int(b.u16(f.fields)), int(b.u16(f.fields+2))
@@ -316,7 +322,7 @@ func (p *parser) fill(c *rules.Chain, entries []entry) error {
 
 // rule decodes an entry: the header if it asks for anything, matches, a counter, and a verdict or target.
 func (p *parser) rule(r *rules.Rule, e *entry) error {
-	const usual = 5
+	const usual = 4
 	r.Exprs = make([]rules.Expr, 0, usual)
 	header := e.data.at(0, p.header)
 	if asks(header, p.flags) {
@@ -348,7 +354,7 @@ func (p *parser) rule(r *rules.Rule, e *entry) error {
 		})
 		return nil
 	}
-	d := &rules.Decision{}
+	d := rules.Decision{}
 	switch {
 	case verdict == xtReturn:
 		d.Code = unix.NFT_RETURN
@@ -366,7 +372,13 @@ func (p *parser) rule(r *rules.Rule, e *entry) error {
 			d.Code = unix.NFT_GOTO
 		}
 	}
-	r.Exprs = append(r.Exprs, rules.Immediate{Dreg: rules.Verdict, Decision: d})
+	x, ok := p.verdicts[d]
+	if !ok {
+		own := d
+		x = rules.Immediate{Dreg: rules.Verdict, Decision: &own}
+		p.verdicts[d] = x
+	}
+	r.Exprs = append(r.Exprs, x)
 	return nil
 }
 
