@@ -29,7 +29,7 @@ func (r *run) lookup(rl *rules.Rule, x rules.Lookup, cur *cursor) {
 		r.lookupFails(rl, x, set, cur, "set "+x.Set+" with an odd key")
 		return
 	}
-	if !(x.Map && x.Dreg == rules.Verdict) && r.breaksLater(rl, cur, x.Dreg, dataLen(x, set)) {
+	if (!x.Map || x.Dreg != rules.Verdict) && r.breaksLater(rl, cur, x.Dreg, dataLen(x, set)) {
 		cur.broken()
 		return
 	}
