@@ -319,7 +319,8 @@ func (c *comparison) check(sc *scenario, cl client, r result) error {
 		}
 		p.PktType = c.pktType(st, p)
 		answer := st.first.ctDirection == 1 || p.Src == cl.mapping.Backend.Addr() && p.SrcPort == cl.backendPort() ||
-			p.Src == cl.frontend.Addr() && p.SrcPort == cl.frontend.Port()
+			p.Src == cl.frontend.Addr() && p.SrcPort == cl.frontend.Port() ||
+			proto == unix.IPPROTO_TCP && p.TCPFlags&(synFlag|ackFlag) == synFlag|ackFlag // of another backend
 		if proto == unix.IPPROTO_TCP && !answer && p.TCPFlags&synFlag == 0 {
 			break // the third packet, or the reset that ends the connection
 		}
