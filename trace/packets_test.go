@@ -300,7 +300,7 @@ func TestSummary(t *testing.T) {
 		want      string
 		wantFate  Fate
 	}{
-		{"prerouting", "first", "", "", "", "lost in prerouting, by what is in no trace (iptables-legacy raw)", Lost},
+		{"prerouting", "first", "", "", "", "lost in prerouting, by what is in no trace (connection tracking, if its table is full; iptables-legacy raw)", Lost},
 		{"forward", "last", "br0", "", "", "lost by the kernel, behind forward", Lost},
 		{"output", "last", "br0", "", "", "lost behind output", Lost},
 		{"postrouting", "last", "lo", "", "", "left by lo, to this host", Left},

@@ -70,8 +70,11 @@ func whereLost(hook, end string, unread []string) string {
 		return "behind " + hook
 	}
 	text := "in " + hook + ", by what is in no trace"
+	if hook == "prerouting" || hook == "output" {
+		unread = append([]string{"connection tracking, if its table is full"}, unread...)
+	}
 	if len(unread) != 0 {
-		text += " (" + strings.Join(unread, ", ") + ")"
+		text += " (" + strings.Join(unread, "; ") + ")"
 	}
 	return text
 }
