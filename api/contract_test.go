@@ -190,6 +190,7 @@ func exchanges() []exchange {
 
 		whole   = "/v1/state"
 		explain = "/v1/explain"
+		doctor  = "/v1/doctor"
 
 		connections = "/v1/connections"
 		file        = `{"networks":[` + network + `],"endpoints":[{"name":"web","network":"outside","address":"10.0.0.2"}],"mappings":[]}`
@@ -287,6 +288,15 @@ func exchanges() []exchange {
 		{method: "GET", path: connections, url: connections + "?x", want: 400},
 		{method: "GET", path: connections, engine: broken, want: 500},
 		{method: "GET", path: connections, engine: nat.ErrClosed, want: 503},
+		{method: "GET", path: doctor, want: 200},
+		{method: "GET", path: doctor, url: doctor + "?x=1", want: 400},
+		{method: "GET", path: doctor, opts: func(o *Options) { o.Doctor = nil }, want: 404},
+		{method: "GET", path: doctor, opts: func(o *Options) {
+			o.Doctor = func(context.Context) (report.Diagnosis, error) { return report.Diagnosis{}, broken }
+		}, want: 500},
+		{method: "GET", path: doctor, opts: func(o *Options) {
+			o.Doctor = func(context.Context) (report.Diagnosis, error) { return report.Diagnosis{}, nat.ErrClosed }
+		}, want: 503},
 		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080&from=192.0.2.2", want: 200},
 		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=8080", want: 200},
 		{method: "GET", path: explain, want: 400},
@@ -443,6 +453,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 			}, nil
 		},
 		Explain:   explainFake,
+		Doctor:    doctorFake,
 		Handovers: make(chan *net.UnixConn, 1),
 		Health:    func(context.Context) error { return nil },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

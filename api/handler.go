@@ -29,7 +29,7 @@ type handler struct {
 	limits limits
 	routes []route
 	// searches, applies and streams have an element for each that is under way.
-	searches, applies, streams chan struct{}
+	searches, doctors, applies, streams chan struct{}
 	// handing is held from the check that Options.Handovers has room to sending to it.
 	handing sync.Mutex
 }
@@ -40,7 +40,7 @@ func newHandler(opts Options, l limits) *handler {
 	}
 	h := &handler{
 		Options: opts, limits: l,
-		searches: make(chan struct{}, l.searches), applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
+		searches: make(chan struct{}, l.searches), doctors: make(chan struct{}, 1), applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
 		{http.MethodGet, "/v1/mappings", "", "", h.getMappings},
@@ -60,6 +60,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodPut, "/v1/state", "dry-run", OpApply, h.putState},
 		{http.MethodGet, "/v1/connections", "", "", h.getConnections},
 		{http.MethodGet, "/v1/explain", "proto= frontend= from=", "", optional(opts.Explain != nil, "explanations", h.getExplain)},
+		{http.MethodGet, "/v1/doctor", "", "", optional(opts.Doctor != nil, "doctor", h.getDoctor)},
 		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
 		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},
 		{http.MethodGet, "/v1/events", "", "", optional(opts.Events != nil, "events", h.getEvents)},

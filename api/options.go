@@ -47,6 +47,9 @@ type Options struct {
 	// Explain explains what becomes of a packet, for GET /v1/explain, and must return soon. Nil:
 	// the route answers 404.
 	Explain func(context.Context, report.Query) (report.Report, error)
+	// Doctor looks for what is wrong on the host, for GET /v1/doctor, and ends when its context is
+	// done. It is not called by two at a time. Nil: the route answers 404.
+	Doctor func(context.Context) (report.Diagnosis, error)
 	// Progress returns the progress of the change that the engine is making, for GET
 	// /v1/progress; unlike Status, it must not wait for the change. Nil: the route answers 404.
 	Progress func() Progress

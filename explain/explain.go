@@ -43,6 +43,8 @@ type Explainer struct {
 	// read reads the host anew, and the rules if they have changed.
 	read func(ctx context.Context) (facts, evaluator, error)
 	end  func() error
+	// drops is how many packets connection tracking had dropped at the last Doctor; nil: there was none.
+	drops *uint64
 }
 
 // New returns an Explainer of a network namespace. Close it.

@@ -24,6 +24,7 @@ type facts interface {
 	Lookup(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
 	PolicyRules(is4 bool) ([]*host.PolicyRule, error)
 	FIB(q host.RouteQuery) (*host.Route, *host.RouteFault, error)
+	Routes(is4 bool, table uint32) ([]*host.Route, error)
 
 	Neighbour(addr netip.Addr, link int) (*host.Neighbour, error)
 	ProxyNeighbour(addr netip.Addr, link int) (bool, error)
@@ -37,6 +38,7 @@ type facts interface {
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Stopped(pid int) bool
 	Qdiscs(link int) ([]*host.Qdisc, error)
+	Filters(link int, egress bool) ([]*host.TCFilter, error)
 	Classify(link int, egress bool, frame []byte, header int, protocol uint16) (host.TCVerdict, *host.TCFilter, error)
 	// Peer opens the namespace of a neighbour, and PeerOf that of the other end of a link; nil: it is not
 	// on this machine, or cannot be found.
@@ -44,6 +46,10 @@ type facts interface {
 	PeerOf(link *host.Link) (peer, error)
 	WhoHas(addr netip.Addr, link *host.Link, from netip.Addr, timeout time.Duration) (mac []byte, err error)
 	Probe(ctx context.Context, proto uint8, backend netip.AddrPort, timeout time.Duration) host.ProbeResult
+	ProbeAll(ctx context.Context, backends []host.Backend, timeout time.Duration) []host.ProbeResult
+	// Listeners lists all sockets that take packets of a protocol.
+	Listeners(proto uint8) ([]*host.Socket, error)
+	FindProcess(s *host.Socket)
 	Unread() []string
 }
 
@@ -63,4 +69,6 @@ type evaluator interface {
 	clamps() bool
 	// setName returns the name of a set of ipset by its number; empty: it is not known.
 	setName(set uint16) string
+	// tells collects what rules tell packets apart by, but for those of our table.
+	tells(a *apart, ours string)
 }

@@ -285,6 +285,21 @@ func newPeer() *fakePeer {
 	return &fakePeer{f, &fakeRules{}}
 }
 
+func (f *fake) Routes(bool, uint32) ([]*host.Route, error) { return nil, nil }
+
+func (f *fake) Filters(int, bool) ([]*host.TCFilter, error) { return nil, nil }
+
+func (f *fake) Listeners(uint8) ([]*host.Socket, error) { return nil, nil }
+
+func (f *fake) FindProcess(*host.Socket) {}
+
+func (f *fake) ProbeAll(ctx context.Context, backends []host.Backend, timeout time.Duration) (list []host.ProbeResult) {
+	for _, b := range backends {
+		list = append(list, f.Probe(ctx, b.Proto, b.Addr, timeout))
+	}
+	return list
+}
+
 func (f *fake) PeerOf(*host.Link) (peer, error) { return nil, nil }
 
 func (f *fake) Unread() []string { return nil }
@@ -347,6 +362,8 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 }
 
 func (f *fakeRules) clamps() bool { return false }
+
+func (f *fakeRules) tells(*apart, string) {}
 
 func (f *fakeRules) setName(uint16) string { return "" }
 

@@ -18,6 +18,8 @@ type (
 	Cause = report.Cause
 	// Step is a step of the way.
 	Step = report.Step
+	// Finding is one thing that is wrong on a host.
+	Finding = report.Finding
 )
 
 // The verdicts.
@@ -26,6 +28,14 @@ const (
 	Stopped      = report.Stopped
 	Uncertain    = report.Uncertain
 	NotPublished = report.NotPublished
+)
+
+// How bad a Finding is, and how many mappings it has at most.
+const (
+	SeverityNotable = report.Notable
+	SeverityMayStop = report.MayStop
+	SeverityStops   = report.Stops
+	firstMappings   = report.FirstMappings
 )
 
 // The paths.

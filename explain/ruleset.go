@@ -59,18 +59,32 @@ type peerHost struct {
 func (p *peerHost) in() int { return p.link }
 
 func (p *peerHost) run(h eval.Hook, packet *eval.Packet) ([]eval.Outcome, error) {
-	if p.rules == nil {
-		reader, err := rules.Open(p.NetNS())
-		if err != nil {
-			return nil, err
-		}
-		r := reading{reader: reader}
-		if err := r.readRules(context.Background(), p.NetNS(), p.hostFacts); err != nil {
-			return nil, errors.Join(err, reader.Close())
-		}
-		p.rules = r.rules
+	if err := p.readRules(); err != nil {
+		return nil, err
 	}
 	return p.rules.run(h, packet)
+}
+
+func (p *peerHost) readRules() error {
+	if p.rules != nil {
+		return nil
+	}
+	reader, err := rules.Open(p.NetNS())
+	if err != nil {
+		return err
+	}
+	r := reading{reader: reader}
+	if err := r.readRules(context.Background(), p.NetNS(), p.hostFacts); err != nil {
+		return errors.Join(err, reader.Close())
+	}
+	p.rules = r.rules
+	return nil
+}
+
+func (p *peerHost) tells(a *apart, _ string) {
+	if p.readRules() == nil { // else nothing is evaluated
+		p.rules.tells(a, "")
+	}
 }
 
 func (p *peerHost) clamps() bool { return p.rules != nil && p.rules.clamps() }

@@ -82,7 +82,7 @@ func verbs() []verb {
 		{"add", newAdd, publish}, {"rm", newRm, publish}, {"ls", newLs, publish}, {"apply", newApply, publish}, {"export", newExport, publish},
 		{"network", newNetwork, networks}, {"attach", newAttach, networks}, {"detach", newDetach, networks},
 		{"ps", newPs, networks}, {"inspect", newInspect, networks}, {"port", newPort, networks},
-		{"explain", newExplain, look}, {"trace", newTrace, look}, {"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},
+		{"explain", newExplain, look}, {"doctor", newDoctor, look}, {"trace", newTrace, look}, {"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},
 		{"serve", newServe, daemon}, {"purge", newPurge, daemon},
 		{"version", newVersion, ""},
 	}

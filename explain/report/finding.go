@@ -123,6 +123,8 @@ type Diagnosis struct {
 	Findings []Finding
 	// Mappings is how many were looked at, and Skipped how many were not, for want of time.
 	Mappings, Skipped int
+	// NotAsked is how many backends were not asked whether they are there, because there are too many.
+	NotAsked int
 	// Unread says what could not be read, for want of privilege or of a feature of the kernel.
 	Unread []string
 }

@@ -115,6 +115,9 @@ const (
 	KindAddress   = "address"   // of the frontend
 	KindBackend   = "backend"   // it is away, does not listen or does not answer
 	KindBridge    = "bridge"    // a port of a bridge
+	KindDaemon    = "daemon"    // or its socket
+	KindKernel    = "kernel"    // a feature that it lacks
+	KindWarning   = "warning"   // of the status
 	KindClient    = "client"    // this client may not, or cannot, use the frontend
 	KindConntrack = "conntrack" // its table is full
 	KindLink      = "link"      // an interface

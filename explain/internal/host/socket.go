@@ -70,6 +70,14 @@ const (
 // Sockets lists those that are bound to a port, of both families. It does not look for their
 // processes.
 func (h *Host) Sockets(proto uint8, port uint16) ([]*Socket, error) {
+	return h.sockets(proto, port)
+}
+
+// Listeners lists those of all ports.
+func (h *Host) Listeners(proto uint8) ([]*Socket, error) { return h.sockets(proto, 0) }
+
+// sockets lists those that are bound to a port; zero: to any.
+func (h *Host) sockets(proto uint8, port uint16) ([]*Socket, error) {
 	state := uint32(tcpListen)
 	if proto != unix.IPPROTO_TCP {
 		state = tcpClose
@@ -83,7 +91,7 @@ func (h *Host) Sockets(proto uint8, port uint16) ([]*Socket, error) {
 		binary.BigEndian.PutUint16(body[diagSourcePort:], port) // the kernel sends no others
 		err := h.ask(unix.NETLINK_INET_DIAG, sockDiagByFamily, unix.NLM_F_DUMP, body, func() { of = nil }, func(m nlwire.Message) error {
 			s, err := parseSocket(m, proto)
-			if err == nil && s.Addr.Port() == port && m.Payload[0] == fam {
+			if err == nil && (port == 0 && s.Addr.Port() != 0 || s.Addr.Port() == port) && m.Payload[0] == fam {
 				of = append(of, s)
 			}
 			return err

@@ -1,0 +1,638 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/internal/rules/xt"
+)
+
+// apart is what rules and routes tell packets apart by: ports and addresses that two packets must lie
+// on the same side of, for rules and routes to treat them alike.
+type apart struct {
+	// eachPort and eachAddr are set if something does with ports or addresses what is more than to
+	// compare them.
+	eachPort, eachAddr bool
+	ports              map[uint16]struct{} // the first of each range
+	addrs              map[netip.Addr]struct{}
+	sortedPorts        []uint16
+	sortedAddrs        []netip.Addr
+}
+
+func newApart() *apart {
+	return &apart{ports: map[uint16]struct{}{}, addrs: map[netip.Addr]struct{}{}}
+}
+
+// portRange tells a range of ports from all others.
+func (a *apart) portRange(from, to uint16) {
+	a.ports[from] = struct{}{}
+	if to != 1<<16-1 {
+		a.ports[to+1] = struct{}{}
+	}
+}
+
+// addrRange tells a range of addresses from all others.
+func (a *apart) addrRange(from, to netip.Addr) {
+	a.addrs[from] = struct{}{}
+	if next := to.Next(); next.IsValid() {
+		a.addrs[next] = struct{}{}
+	}
+}
+
+func (a *apart) prefix(p netip.Prefix) {
+	if !p.IsValid() || p.Bits() == 0 {
+		return
+	}
+	a.addrRange(p.Masked().Addr(), last(p))
+}
+
+// last is the last address of a prefix.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	end, _ := netip.AddrFromSlice(b)
+	return end
+}
+
+// sort ends the collection.
+func (a *apart) sort() {
+	a.sortedPorts = a.sortedPorts[:0]
+	for p := range a.ports {
+		a.sortedPorts = append(a.sortedPorts, p)
+	}
+	slices.Sort(a.sortedPorts)
+	a.sortedAddrs = a.sortedAddrs[:0]
+	for x := range a.addrs {
+		a.sortedAddrs = append(a.sortedAddrs, x)
+	}
+	slices.SortFunc(a.sortedAddrs, netip.Addr.Compare)
+}
+
+// port returns a number that ports have in common that nothing tells apart.
+func (a *apart) port(p uint16) int {
+	if a.eachPort {
+		return int(p)
+	}
+	i, found := slices.BinarySearch(a.sortedPorts, p)
+	if found {
+		i++
+	}
+	return i
+}
+
+// addr returns such a number of an address.
+func (a *apart) addr(x netip.Addr) int {
+	i, found := slices.BinarySearchFunc(a.sortedAddrs, x, netip.Addr.Compare)
+	if found {
+		i++
+	}
+	return i
+}
+
+// The layers of a packet whose bytes are loaded, and what they are of.
+const (
+	spanNetwork4 = iota + 1
+	spanNetwork6
+	spanTransport
+	spanPort // two bytes of a port
+	spanAddr // an address
+	spanFamily
+)
+
+// span is what a register has: bytes of a packet from an offset, as far as they are looked at.
+type span struct {
+	layer, offset, length int
+	mask                  []byte // nil: all bits
+}
+
+// fields of the layers that tell mappings apart.
+type field struct {
+	offset, length int
+	port           bool
+}
+
+var (
+	fields4 = []field{{12, 4, false}, {16, 4, false}}
+	fields6 = []field{{8, 16, false}, {24, 16, false}}
+	fieldsT = []field{{0, 2, true}, {2, 2, true}}
+	fieldsP = []field{{0, 2, true}}
+)
+
+func (s span) fields() []field {
+	switch s.layer {
+	case spanNetwork4:
+		return fields4
+	case spanNetwork6:
+		return fields6
+	case spanTransport:
+		return fieldsT
+	case spanPort:
+		return fieldsP
+	case spanAddr:
+		return []field{{0, s.length, false}}
+	}
+	return nil
+}
+
+// constants tells packets apart by whether a span lies below, at or above two values of its length.
+func (a *apart) constants(s span, from, to []byte) {
+	for _, f := range s.fields() {
+		begin, end := max(f.offset, s.offset), min(f.offset+f.length, s.offset+s.length)
+		if begin >= end {
+			continue
+		}
+		at, n := begin-s.offset, end-begin
+		if begin != f.offset || len(from) < at+n || len(to) < at+n {
+			a.each(f)
+			continue
+		}
+		mask := make([]byte, f.length)
+		for i := range n {
+			mask[i] = 0xff
+			if s.mask != nil {
+				if at+i >= len(s.mask) {
+					a.each(f)
+					return
+				}
+				mask[i] = s.mask[at+i]
+			}
+		}
+		if !contiguous(mask) {
+			a.each(f)
+			continue
+		}
+		low, high := make([]byte, f.length), make([]byte, f.length)
+		copy(low, from[at:at+n])
+		copy(high, to[at:at+n])
+		for i := range high {
+			high[i] |= ^mask[i]
+		}
+		// A value may be one of a range of which only an end is compared.
+		for _, v := range [][]byte{low, high} {
+			a.value(f, v, mask)
+		}
+	}
+}
+
+// value tells packets apart by a value of a field.
+func (a *apart) value(f field, v, mask []byte) {
+	low, high := slices.Clone(v), slices.Clone(v)
+	for i := range v {
+		low[i] &= mask[i]
+		high[i] |= ^mask[i]
+	}
+	if f.port {
+		a.portRange(binary.BigEndian.Uint16(low), binary.BigEndian.Uint16(high))
+		return
+	}
+	from, ok := netip.AddrFromSlice(low)
+	to, _ := netip.AddrFromSlice(high)
+	if ok {
+		a.addrRange(from, to)
+	}
+}
+
+// each gives up to tell values of a field apart otherwise than one by one.
+func (a *apart) each(f field) {
+	if f.port {
+		a.eachPort = true
+	} else {
+		a.eachAddr = true
+	}
+}
+
+// opaque gives up on all that a span has.
+func (a *apart) opaque(s span) {
+	for _, f := range s.fields() {
+		if max(f.offset, s.offset) < min(f.offset+f.length, s.offset+s.length) {
+			a.each(f)
+		}
+	}
+}
+
+// contiguous reports whether all set bits of a mask come first.
+func contiguous(mask []byte) bool {
+	ended := false
+	for _, b := range mask {
+		for i := 7; i >= 0; i-- {
+			set := b>>i&1 != 0
+			if set && ended {
+				return false
+			}
+			ended = ended || !set
+		}
+	}
+	return true
+}
+
+// telling follows what a rule does with ports and addresses.
+type telling struct {
+	*apart
+	regs     map[rules.Register][]span
+	families []int // of network headers: which the rule may be about
+	elements func(*rules.Set) (list []rules.Element, whole bool)
+}
+
+// rule takes over what a rule tells packets apart by.
+func (t *telling) rule(r *rules.Rule) {
+	t.regs = map[rules.Register][]span{}
+	switch r.Chain.Table.Family {
+	case unix.NFPROTO_IPV4:
+		t.families = []int{spanNetwork4}
+	case unix.NFPROTO_IPV6:
+		t.families = []int{spanNetwork6}
+	default:
+		t.families = []int{spanNetwork4, spanNetwork6}
+	}
+	for _, e := range r.Exprs {
+		t.expr(r, e)
+	}
+}
+
+func (t *telling) set(r rules.Register, s ...span) { t.regs[r] = s }
+
+func (t *telling) expr(r *rules.Rule, e rules.Expr) {
+	switch e := e.(type) {
+	case rules.Payload:
+		t.payload(e)
+	case rules.Meta:
+		switch {
+		case e.Set:
+			t.taken(e.Sreg)
+		case e.Key == unix.NFT_META_NFPROTO, e.Key == unix.NFT_META_PROTOCOL:
+			t.set(e.Dreg, span{layer: spanFamily})
+		default:
+			t.set(e.Dreg)
+		}
+	case rules.CT:
+		t.ct(e)
+	case rules.Cmp:
+		t.within(e.Sreg)
+		for _, s := range t.regs[e.Sreg] {
+			if s.layer == spanFamily {
+				t.family(e)
+			}
+			t.constants(s, e.Data, e.Data)
+		}
+	case rules.Range:
+		for _, s := range t.regs[e.Sreg] {
+			t.constants(s, e.From, e.To)
+		}
+	case rules.Bitwise:
+		t.bitwise(e)
+	case rules.Byteorder:
+		t.taken(e.Sreg)
+		t.set(e.Dreg)
+	case rules.Lookup:
+		t.lookup(r, e.Set, e.Sreg)
+		if e.Map {
+			t.set(e.Dreg)
+		}
+	case rules.Objref:
+		if e.Map != "" {
+			t.lookup(r, e.Map, e.Sreg)
+		}
+	case rules.Dynset:
+		t.dynset(r, e)
+	case rules.Immediate:
+		t.set(e.Dreg)
+	case rules.Nat:
+		for _, reg := range []rules.Register{e.AddrMin, e.AddrMax, e.PortMin, e.PortMax} {
+			t.taken(reg)
+		}
+	case rules.Redir:
+		t.taken(e.PortMin)
+		t.taken(e.PortMax)
+	case rules.Masq:
+		t.taken(e.PortMin)
+		t.taken(e.PortMax)
+	case rules.Queue:
+		t.taken(e.Sreg)
+	case rules.Exthdr:
+		t.set(e.Dreg)
+	case rules.Fib:
+		t.set(e.Dreg) // routes tell addresses apart anyway
+	case rules.Rt:
+		t.set(e.Dreg)
+	case rules.Socket:
+		t.set(e.Dreg)
+	case rules.Numgen:
+		t.set(e.Dreg)
+	case rules.Hash: // it is not known of any packet
+		t.set(e.Dreg)
+	case rules.OSF:
+		t.set(e.Dreg)
+	case rules.Xfrm:
+		t.set(e.Dreg)
+	case rules.Tunnel:
+		t.set(e.Dreg)
+	case rules.Match:
+		t.match(r.Chain.Table.Family, e)
+	case rules.Target:
+		if n, ok := xt.DecodeTarget(r.Chain.Table.Family, e).(xt.Nat); ok && n.Kind == "NETMAP" {
+			t.eachAddr = true
+		}
+	}
+}
+
+// within gives up on data of which a register has not the first bytes.
+func (t *telling) within(r rules.Register) {
+	for back := 1; back < 4; back++ {
+		for _, s := range t.regs[r-rules.Register(back)] {
+			if _, own := t.regs[r]; !own && s.length > 4*back {
+				t.opaque(s)
+			}
+		}
+	}
+}
+
+// taken gives up on what a register has, whatever is done with it.
+func (t *telling) taken(r rules.Register) {
+	for _, s := range t.regs[r] {
+		t.opaque(s)
+	}
+}
+
+func (t *telling) payload(e rules.Payload) {
+	if e.Set {
+		t.taken(e.Sreg)
+		return
+	}
+	var spans []span
+	switch e.Base {
+	case unix.NFT_PAYLOAD_NETWORK_HEADER:
+		for _, f := range t.families {
+			spans = append(spans, span{layer: f, offset: e.Offset, length: e.Len})
+		}
+	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		spans = []span{{layer: spanTransport, offset: e.Offset, length: e.Len}}
+	case unix.NFT_PAYLOAD_LL_HEADER:
+	default:
+		t.eachPort, t.eachAddr = true, true
+	}
+	t.set(e.Dreg, spans...)
+}
+
+// family notes which family the rest of a rule is about.
+func (t *telling) family(e rules.Cmp) {
+	if e.Op != unix.NFT_CMP_EQ {
+		return
+	}
+	switch len(e.Data) {
+	case 1:
+		switch e.Data[0] {
+		case unix.NFPROTO_IPV4:
+			t.families = []int{spanNetwork4}
+		case unix.NFPROTO_IPV6:
+			t.families = []int{spanNetwork6}
+		}
+	case 2:
+		switch binary.BigEndian.Uint16(e.Data) {
+		case unix.ETH_P_IP:
+			t.families = []int{spanNetwork4}
+		case unix.ETH_P_IPV6:
+			t.families = []int{spanNetwork6}
+		}
+	}
+}
+
+func (t *telling) ct(e rules.CT) {
+	if e.Set {
+		t.taken(e.Sreg)
+		return
+	}
+	switch e.Key {
+	case unix.NFT_CT_SRC, unix.NFT_CT_DST:
+		t.set(e.Dreg, span{layer: spanAddr, length: 4}, span{layer: spanAddr, length: 16})
+	case unix.NFT_CT_SRC_IP, unix.NFT_CT_DST_IP:
+		t.set(e.Dreg, span{layer: spanAddr, length: 4})
+	case unix.NFT_CT_SRC_IP6, unix.NFT_CT_DST_IP6:
+		t.set(e.Dreg, span{layer: spanAddr, length: 16})
+	case unix.NFT_CT_PROTO_SRC, unix.NFT_CT_PROTO_DST:
+		t.set(e.Dreg, span{layer: spanPort, length: 2})
+	default:
+		t.set(e.Dreg)
+	}
+}
+
+func (t *telling) bitwise(e rules.Bitwise) {
+	spans := t.regs[e.Sreg]
+	if len(t.regs[e.Sreg2]) > 0 && e.Sreg2 != 0 {
+		t.taken(e.Sreg2)
+	}
+	zero := true
+	for _, b := range e.Xor {
+		zero = zero && b == 0
+	}
+	if e.Op != unix.NFT_BITWISE_BOOL || !zero {
+		t.taken(e.Sreg)
+		t.set(e.Dreg)
+		return
+	}
+	var masked []span
+	for _, s := range spans {
+		if s.mask != nil {
+			t.opaque(s)
+			continue
+		}
+		s.mask = e.Mask
+		masked = append(masked, s)
+	}
+	t.set(e.Dreg, masked...)
+}
+
+// lookup tells packets apart by the elements of a set.
+func (t *telling) lookup(r *rules.Rule, name string, reg rules.Register) {
+	set := r.Chain.Table.Sets[name]
+	keys := t.keys(set, reg)
+	if len(keys) == 0 {
+		return
+	}
+	var list []rules.Element
+	whole := false
+	if set != nil {
+		list, whole = t.elements(set)
+	}
+	if !whole {
+		for _, k := range keys {
+			t.opaque(k.span)
+		}
+		return
+	}
+	for _, e := range list {
+		if e.CatchAll {
+			continue
+		}
+		end := e.End
+		if end == nil {
+			end = e.Key
+		}
+		for _, k := range keys {
+			if len(e.Key) > k.at && len(end) > k.at {
+				t.constants(k.span, e.Key[k.at:], end[k.at:])
+			}
+		}
+	}
+}
+
+// keyPart is a part of a key that is of interest.
+type keyPart struct {
+	span
+	at int // in the key
+}
+
+// keys are the parts of a key in registers from reg on.
+func (t *telling) keys(set *rules.Set, reg rules.Register) (keys []keyPart) {
+	length := 64
+	if set != nil {
+		length = int(set.KeyLen)
+	}
+	for at := 0; at < length; at += 4 {
+		for _, s := range t.regs[reg+rules.Register(at/4)] {
+			if s.layer != spanFamily {
+				keys = append(keys, keyPart{s, at})
+			}
+		}
+	}
+	return keys
+}
+
+// dynset gives up on what is a key: what a set has of late is not what it will have.
+func (t *telling) dynset(r *rules.Rule, e rules.Dynset) {
+	for _, k := range t.keys(r.Chain.Table.Sets[e.Set], e.KeyReg) {
+		t.opaque(k.span)
+	}
+}
+
+// match takes over what a match of iptables tells packets apart by.
+func (t *telling) match(family rules.Family, m rules.Match) {
+	switch v := xt.DecodeMatch(family, m).(type) {
+	case xt.TCP:
+		t.portRange(v.Src.From, v.Src.To)
+		t.portRange(v.Dst.From, v.Dst.To)
+	case xt.UDP:
+		t.portRange(v.Src.From, v.Src.To)
+		t.portRange(v.Dst.From, v.Dst.To)
+	case xt.Multiport:
+		for _, p := range v.Ports {
+			t.portRange(p.From, p.To)
+		}
+	case xt.Conntrack:
+		for _, p := range []xt.PortRange{v.OrigSrcPort, v.OrigDstPort, v.ReplSrcPort, v.ReplDstPort} {
+			t.portRange(p.From, p.To)
+		}
+		for _, a := range []xt.AddrMask{v.OrigSrc, v.OrigDst, v.ReplSrc, v.ReplDst} {
+			t.masked(a)
+		}
+	case xt.Header:
+		t.masked(v.Src)
+		t.masked(v.Dst)
+	case xt.IPRange:
+		for _, p := range [][2]netip.Addr{{v.SrcMin, v.SrcMax}, {v.DstMin, v.DstMax}} {
+			if p[0].IsValid() && p[1].IsValid() {
+				t.addrRange(p[0], p[1])
+			}
+		}
+	case xt.Set:
+		t.eachPort, t.eachAddr = true, true
+	case xt.Recent:
+		t.eachAddr = true
+	}
+}
+
+// masked tells the addresses of a network from others.
+func (t *telling) masked(a xt.AddrMask) {
+	if !a.Addr.IsValid() || !a.Mask.IsValid() || a.Mask.IsUnspecified() {
+		return
+	}
+	mask := a.Mask.AsSlice()
+	if !contiguous(mask) || a.Addr.BitLen() != a.Mask.BitLen() {
+		t.eachAddr = true
+		return
+	}
+	bits := 0
+	for _, b := range mask {
+		for ; b != 0; b <<= 1 {
+			bits++
+		}
+	}
+	t.prefix(netip.PrefixFrom(a.Addr, bits))
+}
+
+// tells collects what rules of other tables than ours tell packets apart by.
+func (r *ruleset) tells(a *apart, ours string) {
+	t := &telling{apart: a, elements: func(s *rules.Set) ([]rules.Element, bool) {
+		list, more, err := r.Elements(s, allKeys)
+		return list, err == nil && !more
+	}}
+	for _, table := range r.all.Tables {
+		if table.Dormant() || table.Family == unix.NFPROTO_ARP || table.Family == unix.NFPROTO_INET && table.Name == ours {
+			continue
+		}
+		for _, c := range table.Chains {
+			list := c.Rules
+			if !table.Legacy {
+				var err error
+				if list, err = r.Rules(c); err != nil {
+					a.eachPort, a.eachAddr = true, true
+					continue
+				}
+			}
+			for _, rule := range list {
+				t.rule(rule)
+			}
+		}
+	}
+}
+
+// routed collects what routes and policy rules tell packets apart by.
+func (s *Snapshot) routed(a *apart) {
+	for _, is4 := range []bool{true, false} {
+		tables := []uint32{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}
+		list, err := s.facts.PolicyRules(is4)
+		if err != nil {
+			a.eachAddr, a.eachPort = true, true
+			continue
+		}
+		for _, r := range list {
+			a.prefix(r.From)
+			a.prefix(r.To)
+			for _, p := range []host.PortMatch{r.SrcPorts, r.DstPorts} {
+				switch {
+				case p.Mask != 0 && p.Mask != 1<<16-1:
+					a.eachPort = true
+				case p != host.PortMatch{}:
+					a.portRange(p.First, max(p.First, p.Last))
+				}
+			}
+			if r.Unread {
+				a.eachAddr, a.eachPort = true, true
+			}
+			if r.Table != 0 && !slices.Contains(tables, r.Table) {
+				tables = append(tables, r.Table)
+			}
+		}
+		for _, t := range tables {
+			routes, err := s.facts.Routes(is4, t)
+			if err != nil {
+				a.eachAddr = true
+				continue
+			}
+			for _, r := range routes {
+				a.prefix(r.Dst)
+				a.prefix(r.Src)
+				a.eachAddr = a.eachAddr || len(r.Hops) > 1
+			}
+		}
+	}
+}

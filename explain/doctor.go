@@ -1,0 +1,288 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"context"
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/explain/report"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Examination says what Doctor looks at.
+type Examination struct {
+	// Mappings are all published ports; ranges may be among them.
+	Mappings iter.Seq[nat.Mapping]
+	// Proxies is whether a daemon serves clients that netfilter cannot: those on this host, and of the
+	// other family than the backend. If not, they are not looked at.
+	Proxies bool
+	// Known is what the caller has found by other means. What says the same as an explanation is left
+	// out.
+	Known []Finding
+	// Time is how long it may take. Zero: four seconds.
+	Time time.Duration
+}
+
+// Bounds of one examination.
+const (
+	examinationTime = 4 * time.Second
+	// probeShare is the part of the time in which backends are asked.
+	probeShare = 3
+	maxProbed  = 4096
+	// maxApart is how many addresses are looked at one by one. Of more, those are taken together that
+	// rules, routes and links treat alike.
+	maxApart = 256
+	// nearlyFull is how many percent of connection tracking are worth a finding.
+	nearlyFull = 90
+)
+
+// Doctor looks for what is wrong on a host: it explains every mapping, from clients of each uplink and of
+// this host, and looks at the host's own state. Mappings that nothing tells apart are
+// explained once. The error says that nothing could be read.
+func (e *Explainer) Doctor(ctx context.Context, x Examination) (report.Diagnosis, error) {
+	s, err := e.Snapshot(ctx)
+	if err != nil {
+		return report.Diagnosis{}, err
+	}
+	d := newDoctor(ctx, s, x)
+	d.collect()
+	d.ask()
+	for _, g := range d.groups() {
+		d.examine(g)
+	}
+	d.host(&e.drops)
+	return d.conclude(), ctx.Err()
+}
+
+// doctor is one examination.
+type doctor struct {
+	*Snapshot
+	ctx context.Context //nolint:containedctx // of one call
+	Examination
+	begin time.Time
+	apart *apart
+	all   []nat.Mapping
+	// served are the mappings of each port that has several.
+	served   map[protoPort][]nat.Mapping
+	backends map[netip.Addr]bool // addresses of backends
+	fronts   map[netip.Addr]bool
+	segments map[int]bool // interfaces by which backends are reached
+	sockets  map[protoPort][]*host.Socket
+	uplinks  map[bool][]netip.Addr // typical clients, of IPv4 and IPv6
+	looked   map[*host.Socket]bool
+	found    map[string]*finding
+	order    []string
+	result   report.Diagnosis
+}
+
+type protoPort struct {
+	proto nat.Proto
+	port  uint16
+}
+
+// finding is what becomes a Finding.
+type finding struct {
+	Finding
+	ordinals []int // of Mappings
+	typical  bool  // it is about the first client of a mapping
+	from     []netip.Addr
+}
+
+func newDoctor(ctx context.Context, s *Snapshot, x Examination) *doctor {
+	if x.Time == 0 {
+		x.Time = examinationTime
+	}
+	return &doctor{
+		Snapshot: s, ctx: ctx, Examination: x, begin: time.Now(), apart: newApart(), served: map[protoPort][]nat.Mapping{}, backends: map[netip.Addr]bool{},
+		fronts: map[netip.Addr]bool{}, segments: map[int]bool{}, sockets: map[protoPort][]*host.Socket{}, uplinks: map[bool][]netip.Addr{}, looked: map[*host.Socket]bool{}, found: map[string]*finding{},
+	}
+}
+
+// late reports whether the time is over.
+func (d *doctor) late() bool { return d.ctx.Err() != nil || time.Since(d.begin) > d.Time }
+
+// collect takes over the mappings, and what the host tells them apart by.
+func (d *doctor) collect() {
+	first := map[protoPort]nat.Mapping{}
+	for m := range d.Mappings {
+		for i := range int(m.More) + 1 {
+			one := m
+			one.More = 0
+			one.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(i))
+			one.Backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i))
+			d.all = append(d.all, one)
+			d.backends[one.Backend.Addr()] = true
+			d.fronts[one.Frontend.Addr()] = true
+			key := protoPort{one.Proto, one.Frontend.Port()}
+			other, again := first[key]
+			switch {
+			case !again:
+				first[key] = one
+			case d.served[key] == nil:
+				d.served[key] = []nat.Mapping{other, one}
+			default:
+				d.served[key] = append(d.served[key], one)
+			}
+		}
+	}
+	if len(d.all) == 0 {
+		return
+	}
+	d.eval.tells(d.apart, d.options.Table)
+	d.routed(d.apart)
+	d.filtered()
+	if len(d.backends) <= maxApart {
+		d.within()
+	}
+	d.apart.sort()
+	x := d.walk(d.all[0])
+	for a := range d.backends {
+		if r, _, err := x.lookup(host.RouteQuery{Dst: a}); err == nil && r != nil {
+			d.segments[r.Oif] = true
+		}
+	}
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
+		list, err := d.facts.Listeners(protoOf(proto))
+		if err != nil {
+			d.failed("sockets", err)
+		}
+		for _, s := range list {
+			key := protoPort{proto, s.Addr.Port()}
+			d.sockets[key] = append(d.sockets[key], s)
+		}
+	}
+	for _, is4 := range []bool{true, false} {
+		d.uplinks[is4] = d.clientsOf(x, is4)
+	}
+}
+
+// within looks at the rules in the namespaces of backends that are on this machine.
+func (d *doctor) within() {
+	for a := range d.backends {
+		p, err := d.facts.Peer(a)
+		if err != nil || p == nil {
+			continue
+		}
+		p.tells(d.apart, d.options.Table)
+		if err := p.Close(); err != nil {
+			d.failed("namespace of "+addr(a), err)
+		}
+	}
+}
+
+// filtered gives up on telling packets apart where traffic control looks at them.
+func (d *doctor) filtered() {
+	links, err := d.facts.Links()
+	if err != nil {
+		d.failed("interfaces", err)
+	}
+	for _, l := range links {
+		for _, egress := range []bool{false, true} {
+			if list, err := d.facts.Filters(l.Index, egress); err == nil && len(list) > 0 {
+				d.apart.eachPort, d.apart.eachAddr = true, true
+			}
+		}
+	}
+}
+
+// walk is a walk of no packet, for questions.
+func (d *doctor) walk(m nat.Mapping) *walk {
+	return &walk{Snapshot: d.Snapshot, ctx: d.ctx, table: d.options.Table, found: []nat.Mapping{m}, mapping: m, proto: protoOf(m.Proto), timeout: max(0, d.options.ProbeTimeout), pid: d.options.PID}
+}
+
+// clientsOf are typical clients of each uplink: one behind the default route, and one on each other link
+// that takes packets and leads to no backend.
+func (d *doctor) clientsOf(x *walk, is4 bool) (list []netip.Addr) {
+	from := elsewhere6
+	if is4 {
+		from = elsewhere4
+	}
+	byDefault := 0
+	if r, _, err := x.lookup(host.RouteQuery{Dst: from}); err == nil && r != nil && !x.device(r.Oif).loopback() && x.sourceOf(r, from).IsValid() {
+		byDefault = r.Oif
+		list = append(list, from)
+	}
+	for _, index := range x.links() {
+		l := x.device(index)
+		if index == byDefault || d.segments[index] || l.Kind == "bridge" || l.Kind == "dummy" || l.Why() != "" {
+			continue
+		}
+		if a, ok := x.neighbourOf(l, is4); ok {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// ask asks the backends whether they are there, each once.
+func (d *doctor) ask() {
+	if d.options.ProbeTimeout < 0 {
+		return
+	}
+	ctx, cancel := context.WithDeadline(d.ctx, d.begin.Add(d.Time/probeShare))
+	defer cancel()
+	type asked struct {
+		proto nat.Proto
+		addr  netip.Addr
+		port  int
+	}
+	type seen struct{ sees, sure bool }
+	unseen := host.ProbeResult{Text: "the host's own packets to it may be stopped"}
+	reaches := map[asked]seen{}
+	var list []host.Backend
+	met := map[probedKey]bool{}
+	for _, m := range d.all {
+		key := probedKey{protoOf(m.Proto), m.Backend}
+		if met[key] {
+			continue
+		}
+		met[key] = true
+		if len(list) == maxProbed || ctx.Err() != nil {
+			d.result.NotAsked++
+			d.probed[key] = host.ProbeResult{Text: "there are too many backends"}
+			continue
+		}
+		a := asked{m.Proto, m.Backend.Addr(), d.apart.port(m.Backend.Port())}
+		switch s := known(reaches, a, func() (s seen) { s.sees, s.sure = d.walk(m).sees(m.Backend); return s }); {
+		case !s.sees:
+			d.probed[key] = unseen
+		default:
+			list = append(list, host.Backend{Proto: key.proto, Addr: m.Backend})
+		}
+	}
+	for i, r := range d.facts.ProbeAll(ctx, list, min(d.options.ProbeTimeout, d.Time/probeShare)) {
+		b := list[i]
+		proto := nat.Proto(b.Proto)
+		switch {
+		case r.Answer == host.Silent && ctx.Err() != nil:
+			r = host.ProbeResult{Text: "there was no time"}
+			d.result.NotAsked++
+		case !reaches[asked{proto, b.Addr.Addr(), d.apart.port(b.Addr.Port())}].sure && r.Answer != host.Answers && r.Answer != host.Refused:
+			r = unseen
+		}
+		d.probed[probedKey{b.Proto, b.Addr}] = r
+	}
+	d.resolved()
+}
+
+// conclude sorts what was found.
+func (d *doctor) conclude() report.Diagnosis {
+	for _, key := range d.order {
+		f := d.found[key]
+		if !f.typical {
+			slices.SortFunc(f.from, netip.Addr.Compare)
+			f.From = slices.Compact(f.from)
+		}
+		d.result.Findings = append(d.result.Findings, f.Finding)
+	}
+	d.result.Findings = append(d.result.Findings, d.unsaid()...)
+	report.SortFindings(d.result.Findings)
+	d.result.Unread = d.walk(nat.Mapping{}).unreadNow()
+	return d.result
+}
