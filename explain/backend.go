@@ -350,9 +350,11 @@ func (x *walk) remembered(w *way, backend netip.AddrPort, answers bool, remedy s
 		if e.Reply.Src != backend.Addr() || e.Reply.SrcPort != backend.Port() {
 			continue
 		}
-		if age := x.age(e); age < last {
+		// Ages are whole seconds: of two that are the same, the answered connection counts.
+		answered := e.Status&eval.SeenReply != 0
+		if age := x.age(e); age < last || age == last && answered {
 			last, unanswered = age, nil
-			if e.State == "SYN_SENT" && e.Status&eval.SeenReply == 0 {
+			if e.State == "SYN_SENT" && !answered {
 				unanswered = e
 			}
 		}

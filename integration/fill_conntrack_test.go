@@ -4,11 +4,15 @@
 package integration
 
 import (
+	"context"
 	"encoding/binary"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -40,7 +44,8 @@ func appendFlowTuple(b []byte, typ uint16, src, dst uint32, sport, dport uint16)
 	return nlwire.CloseAttr(b, tuple)
 }
 
-// fillConntrack makes as many assured entries as a namespace may have.
+// fillConntrack makes as many assured entries as a namespace may have, and takes the room of those that
+// end until the test does.
 func fillConntrack(t *testing.T, ns *lab.NS) {
 	t.Helper()
 	limit, err := ns.ReadSysctl("net.netfilter.nf_conntrack_max")
@@ -52,27 +57,54 @@ func fillConntrack(t *testing.T, ns *lab.NS) {
 	defer f.Close()
 	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_NETFILTER, NetNS: int(f.Fd())})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, s.Close()) }()
-	const first, server = 10 << 24, 203<<24 | 113<<8 | 1
+	made := 0
 	answer := make([]byte, nlwire.LargestDatagram)
-	for i := 0; i < n; {
-		var b []byte
-		for k := 0; k < 300 && i < n; k++ {
-			flags := uint16(unix.NLM_F_CREATE)
-			if i++; k == 299 || i == n {
-				flags |= unix.NLM_F_ACK
-			}
-			var at int
-			b, at = nlwire.OpenNetfilter(b, unix.NFNL_SUBSYS_CTNETLINK<<8, flags, unix.AF_INET, 0, uint32(i))
-			src := uint32(first + i)
-			b = appendFlowTuple(b, ctaTupleOrig, src, server, 1000, 2000)
-			b = appendFlowTuple(b, ctaTupleReply, server, src, 2000, 1000)
-			b = nlwire.AppendBE32(b, ctaStatus, assured)
-			b = nlwire.AppendBE32(b, ctaTimeout, 3600)
-			b = nlwire.CloseMessage(b, at)
+	// The answer is that of the last entry, or of one for which there is no room.
+	more := func(count int) error {
+		if err := s.Send(appendFlows(nil, made, count)); err != nil {
+			return err
 		}
-		require.NoError(t, s.Send(b))
-		_, err := s.Receive(answer, true) // of the last of them, or of one that failed, as there is no more room
-		require.NoError(t, err)
+		made += count
+		_, err := s.Receive(answer, true)
+		return err
 	}
+	const batch = 300
+	for made < n {
+		require.NoError(t, more(batch))
+	}
+	var filling sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	filling.Go(func() {
+		defer func() { assert.NoError(t, s.Close()) }()
+		for ctx.Err() == nil {
+			if !assert.NoError(t, more(1)) {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		filling.Wait()
+	})
+}
+
+// appendFlows appends requests to make assured entries, from the first one on. The last is acknowledged.
+func appendFlows(b []byte, first, count int) []byte {
+	const clients, server = 10 << 24, 203<<24 | 113<<8 | 1
+	for i := first; i < first+count; i++ {
+		flags := uint16(unix.NLM_F_CREATE)
+		if i == first+count-1 {
+			flags |= unix.NLM_F_ACK
+		}
+		var at int
+		b, at = nlwire.OpenNetfilter(b, unix.NFNL_SUBSYS_CTNETLINK<<8, flags, unix.AF_INET, 0, uint32(i))
+		src := uint32(clients + i)
+		b = appendFlowTuple(b, ctaTupleOrig, src, server, 1000, 2000)
+		b = appendFlowTuple(b, ctaTupleReply, server, src, 2000, 1000)
+		b = nlwire.AppendBE32(b, ctaStatus, assured)
+		b = nlwire.AppendBE32(b, ctaTimeout, 3600)
+		b = nlwire.CloseMessage(b, at)
+	}
+	return b
 }
