@@ -5,6 +5,7 @@ package xt
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,16 @@ func (b *blob) u8(offset int) uint8 {
 		return d[0]
 	}
 	return 0
+}
+
+// bitfield is a byte of bit fields, of which the first one is the lowest bit, or the highest one on machines
+// that begin with the highest byte.
+func (b *blob) bitfield(offset int) uint8 {
+	v := b.u8(offset)
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		return bits.Reverse8(v)
+	}
+	return v
 }
 
 func (b *blob) u16(offset int) uint16 {

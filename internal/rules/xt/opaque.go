@@ -353,7 +353,7 @@ func decodePolicy(b *blob, ip6 bool) Match {
 		if i > 0 {
 			w.add("--next")
 		}
-		match, inv := b.u8(e+74), b.u8(e+75)
+		match, inv := b.bitfield(e+74), b.bitfield(e+75)
 		if match&32 != 0 {
 			w.not(inv&32 != 0, "--reqid", b.u32(e+68))
 		}
