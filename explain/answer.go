@@ -212,6 +212,9 @@ func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 		w.p.CT.Reply, w.p.CT.Seen = false, false
 		w.p.Mark, w.p.MarkUnknown, w.p.PktType = 0, false, unix.PACKET_HOST
 		established(&w.p.CT)
+		if !w.p.CT.Untracked {
+			w.p.CT.Status |= eval.Assured // by this packet
+		}
 		var ways []*way
 		if in == 0 {
 			// The socket keeps the route to the frontend that it began with.

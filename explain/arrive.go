@@ -110,7 +110,11 @@ func (x *walk) arrive(w *way) []*way {
 
 // asker is who asks for the host's address on a link: the client, or a router before it.
 func (x *walk) asker(d *device) netip.Addr {
-	for _, a := range []netip.Addr{x.client.hop, x.client.addr.WithZone("")} {
+	client := x.client.addr.WithZone("")
+	for _, a := range []netip.Addr{x.client.hop, client} {
+		if a.Is6() && a != client && !a.IsLinkLocalUnicast() {
+			continue // a router asks from its link-local address
+		}
 		if a.IsValid() && (d.onLink(a) || a.IsLinkLocalUnicast()) {
 			return a
 		}
@@ -212,6 +216,15 @@ func certain(ways []*way) (stop *Cause) {
 	return stop
 }
 
+// askedFor is the address that a client asks for on a link: what is not on the link it sends to its router, which is
+// this host.
+func (x *walk) askedFor(d *device, to, asker netip.Addr) netip.Addr {
+	if own := d.primary(asker); !d.onLink(to) && own.IsValid() && asker == x.client.addr.WithZone("") {
+		return own
+	}
+	return to
+}
+
 // asked4 checks that the host answers an ARP request for the address.
 func (x *walk) asked4(w *way, d *device, asker netip.Addr) []*way {
 	to := w.p.Dst
@@ -259,7 +272,7 @@ func (x *walk) asked4(w *way, d *device, asker netip.Addr) []*way {
 
 // asked6 checks that the host answers a neighbour solicitation for the address.
 func (x *walk) asked6(w *way, d *device, asker netip.Addr) []*way {
-	to := w.p.Dst
+	to := x.askedFor(d, w.p.Dst, asker)
 	if !d.has(to) {
 		proxied, err := x.facts.ProxyNeighbour(to, d.Index)
 		if err == nil && !proxied && d.onLink(to) {

@@ -28,7 +28,7 @@ func (x *walk) arrived(w *way) []*way {
 	if n, err := x.neighbour(hop, w.out); err == nil && n != nil && n.Permanent() {
 		permanent = n
 	}
-	p := x.probe(backend)
+	p := x.probe(backend, w.r)
 	c := Cause{Kind: KindBackend, Thing: "backend " + backend.String()}
 	switch p.Answer {
 	case host.Answers:
@@ -81,6 +81,12 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		if p.Text != "" {
 			w.step("backend", "%s was not asked: %s", backend, p.Text)
+		}
+		if w.r.Gateway.IsValid() && !x.sameRoute(backend, w.r) {
+			w.maybe(Cause{
+				Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("may lead %s astray: the host's own packets to the backend go another way", x.describe(w)),
+				Remedy: "ip route get " + addr(backend.Addr()) + " shows that way",
+			})
 		}
 		if d := x.device(w.out); x.timeout != 0 && d.asks() && x.finds(w.out, hop) == nil {
 			// That it is there can be known.
@@ -160,14 +166,16 @@ func (x *walk) wrongNeighbour(w *way, n *host.Neighbour) Cause {
 // meet asks the backend to which a packet is on its way, so that the bridge's port to it is known.
 func (x *walk) meet(w *way) []*way {
 	if to := netip.AddrPortFrom(w.p.Dst, w.p.DstPort); to == x.backend() && !w.trial {
-		x.probe(to)
+		x.probe(to, nil)
 	}
 	return w.on()
 }
 
 // probe asks a backend, once, if what the host sends to it passes the rules and routes of the
 // host.
-func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
+// The answer tells nothing if the host's own packets go another way than those of the client, by route
+// r; nil: any.
+func (x *walk) probe(backend netip.AddrPort, r0 *host.Route) host.ProbeResult {
 	key := probedKey{x.proto, backend}
 	if r, ok := x.probed[key]; ok {
 		return r
@@ -186,6 +194,12 @@ func (x *walk) probe(backend netip.AddrPort) host.ProbeResult {
 	return r
 }
 
+// sameRoute reports whether the host's own packets to a backend go by the next hop of a route.
+func (x *walk) sameRoute(backend netip.AddrPort, r *host.Route) bool {
+	own, _, err := x.lookup(host.RouteQuery{Dst: backend.Addr(), Proto: x.proto, DstPort: backend.Port()})
+	return err == nil && own != nil && own.Oif == r.Oif && own.Gateway == r.Gateway
+}
+
 // sees reports whether a packet of the host reaches a backend, and the answer the host, as far
 // as the host's own rules and routes decide, and whether that is sure.
 func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
@@ -197,6 +211,9 @@ func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 	ways := run(w.on(), x.send(func(w *way) []*way { w.done = true; return w.on() }), func(w *way) []*way {
 		if w.done {
 			return w.on()
+		}
+		if !x.isLocal(w.p.Src) {
+			return w.halt(Cause{}) // its source is translated to one that is not the host's
 		}
 		out, hop := w.out, nextHop(w.r, w.p.Dst)
 		reply(w)

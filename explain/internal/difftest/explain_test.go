@@ -137,7 +137,9 @@ func (c *prediction) compare(sc *scenario) *fault {
 			continue // the client sends nothing
 		}
 		kind := c.differ(sc, cl, &said, r)
-		if kind != "" && slices.ContainsFunc(said.Notes, func(n string) bool { return strings.HasPrefix(n, "if it asks by ") }) {
+		if kind != "" && slices.ContainsFunc(said.Notes, func(n string) bool {
+			return strings.HasPrefix(n, "if it asks by ") || strings.HasPrefix(n, "answers leave by ")
+		}) {
 			// Nobody can say by which interface such a client asks.
 			c.ends["by another interface than was supposed"]++
 			continue
@@ -252,7 +254,7 @@ func (c *prediction) sees(cl client, said *explain.Report, r result) bool {
 func (c *prediction) cause(sc *scenario, cl client, said *explain.Report, r result) string {
 	k, thing := said.Cause.Kind, said.Cause.Thing
 	switch {
-	case sc.unknowable || k == report.KindAddress || strings.Contains(thing, "legacy"):
+	case sc.unknowable || k == report.KindAddress || k == report.KindRival || k == report.KindTable || strings.Contains(thing, "legacy"):
 		return ""
 	case k == report.KindBackend && cl.mapping.Backend.Port() == 81 && len(r.seen) > 0:
 		return "" // it refuses, and then something may drop that

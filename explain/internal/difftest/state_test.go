@@ -164,6 +164,8 @@ func (g *generator) addressChange() change {
 	if strings.Contains(a, ":") {
 		nodad = " nodad"
 	}
+	// The address may be the router of a client, or lead to it.
+	g.sc.routed = true
 	return g.host("addr del "+a, "addr add "+a+nodad)
 }
 

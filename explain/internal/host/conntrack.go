@@ -248,7 +248,11 @@ func (h *Host) EntriesOf(proto uint8, from netip.Addr, to netip.AddrPort) (list 
 	t := Tuple{Proto: proto, Src: from, Dst: to.Addr().Unmap().WithZone(""), DstPort: to.Port()}
 	body := appendTuple([]byte{family(from.Is4()), unix.NFNETLINK_V0, 0, 0}, ctaOrig, t)
 	body, at := nlwire.OpenAttr(body, ctaFilter|nlwire.Nested)
-	body = appendU32(body, ctaFilterOrig, filterIPSrc|filterIPDst|filterProtoNum|filterDstPort)
+	flags := uint32(filterProtoNum | filterDstPort)
+	if from.Is4() {
+		flags |= filterIPSrc | filterIPDst // of IPv6 the kernel leaves out what has the address (ctnetlink_filter_match_tuple)
+	}
+	body = appendU32(body, ctaFilterOrig, flags)
 	body = appendU32(body, ctaFilterReply, 0)
 	body = nlwire.CloseAttr(body, at)
 	// A change meanwhile does no harm: it goes on to happen anyway.
