@@ -6,7 +6,9 @@ package trace
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -114,3 +116,16 @@ func (t *Tracer) rule(family uint8, table, chain string, handle uint64) string {
 func (t *Tracer) link(index int) string { return t.host.link(index) }
 
 func (t *Tracer) neighbour(link string, addr netip.Addr) string { return t.host.neighbour(link, addr) }
+
+// flowtables names the flow tables, which forward packets of known connections past the rules.
+func (t *Tracer) flowtables() (list []string) {
+	if t.names.now == nil {
+		return nil
+	}
+	for _, table := range t.names.now.Tables {
+		for _, name := range slices.Sorted(maps.Keys(table.Flowtables)) {
+			list = append(list, "flowtable "+table.Family.String()+" "+table.Name+" "+name+", which forwards past the rules")
+		}
+	}
+	return list
+}

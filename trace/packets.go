@@ -42,6 +42,8 @@ type kernel interface {
 	link(index int) string
 	// neighbour is the state of a neighbour that is not there; "" if it is, or is not known.
 	neighbour(link string, addr netip.Addr) string
+	// flowtables names the flow tables.
+	flowtables() []string
 	// function names where a packet was dropped.
 	function(address uint64) string
 	// translated says that a packet was translated to a port.
@@ -273,7 +275,11 @@ func (ps *packets) finish(p *packet) {
 		ps.recent = ps.recent[1:]
 	}
 	p.SrcAfter, p.DstAfter = p.now.src, p.now.dst
-	summarize(p, ps.unread)
+	unread := ps.unread
+	if p.Hook == "ingress" {
+		unread = ps.kernel.flowtables()
+	}
+	summarize(p, unread)
 	ps.send(p.Packet)
 }
 

@@ -44,6 +44,10 @@ func (*fakeKernel) link(index int) string {
 
 func (*fakeKernel) neighbour(string, netip.Addr) string { return "FAILED" }
 
+func (*fakeKernel) flowtables() []string {
+	return []string{"flowtable inet fw4 ft, which forwards past the rules"}
+}
+
 func (*fakeKernel) function(address uint64) string {
 	return map[uint64]string{1: "ip_error", 2: "sk_stream_kill_queues"}[address]
 }
@@ -189,8 +193,10 @@ func TestGrouping(t *testing.T) {
 	other := at(2, "publish", translated)
 	other.table = marking.NamePrefix + "2"
 	ps.event(ctx, other, now) // of another trace
+	ps.event(ctx, mark(3, syn(1005, 6)), now)
+	ps.event(ctx, at(3, "ingress-1", syn(1005, 6)), now)
 	ps.end(now.Add(quiet))
-	require.Len(t, *events, 3, "packets are not ended before their time")
+	require.Len(t, *events, 4, "packets are not ended before their time")
 	ps.end(now.Add(quiet + 1))
 	ps.tellMissing(now.Add(answerWait))
 	ps.tellMissing(now.Add(2 * answerWait))
@@ -198,7 +204,9 @@ func TestGrouping(t *testing.T) {
 		"#1 tcp syn 192.0.2.2:1000 > 192.0.2.1:8080 from lan0",
 		"#1 lost in routing, behind prerouting: forwarding is off, there is no route, or the reverse path filter refuses it",
 		"#2 tcp syn 192.0.2.2:1001 > 192.0.2.1:8080 from lan0",
+		"#3 tcp syn 192.0.2.2:1005 > 192.0.2.1:8080 from lan0",
 		"#2 left by br0 to 172.30.0.2:80",
+		"#3 lost in ingress, by what is in no trace (flowtable inet fw4 ft, which forwards past the rules)",
 		"#2 no answer from 172.30.0.2:80 has come: its neighbour entry of br0 is FAILED",
 	}, lines(*events))
 }
