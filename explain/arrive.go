@@ -439,6 +439,27 @@ func (x *walk) reverse(w *way) []*way {
 		if to.local {
 			return w.on()
 		}
-		return x.sameWay(to.in)(w)
+		return run(x.sameWay(to.in)(w), x.furtherIn)
 	})
+}
+
+// furtherIn follows the packets of a client of this host that come after the answer, as far as
+// rules can stop them that let the first one pass.
+func (x *walk) furtherIn(w *way) []*way {
+	after, steps, in := w.p, w.steps, x.device(x.client.in)
+	w.answer, w.later = false, true
+	reply(w)
+	if x.proto == unix.IPPROTO_TCP {
+		w.p.TCPFlags = tcpACK
+	}
+	w.p.CT.Reply = false
+	w.p.In, w.p.SrcMAC, w.p.DstMAC = in.asked, x.macOf(x.client.hop, in.Index), in.MAC
+	ways := run(w.on(), x.hook(eval.Prerouting), x.hook(eval.Input))
+	for _, w := range ways {
+		w.p, w.answer, w.later = after, true, false
+		if w.stop == nil {
+			w.steps = steps
+		}
+	}
+	return ways
 }

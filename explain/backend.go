@@ -30,6 +30,9 @@ func (x *walk) arrived(w *way) []*way {
 	}
 	p := x.probe(backend, w.r)
 	c := Cause{Kind: KindBackend, Thing: "backend " + backend.String()}
+	if d := x.device(w.out); (p.Answer == host.NoNeighbour || p.Answer == host.Silent) && d.asks() && d.Flags&unix.IFF_NOARP != 0 {
+		return w.halt(Cause{Kind: KindLink, Thing: "interface " + d.Name + ": NOARP", What: "the host does not ask for its neighbours there", Remedy: "ip link set dev " + d.Name + " arp on"})
+	}
 	switch p.Answer {
 	case host.Answers:
 		w.step("backend", "%s answers", backend)

@@ -63,6 +63,10 @@ func (x *walk) iptables(w *way, h eval.Hook, c *rules.Chain) string {
 		return fmt.Sprintf("%s -I %s -j ACCEPT", tool, printable.Text(chain))
 	}
 	switch {
+	case w.p.Proto == unix.IPPROTO_ICMPV6:
+		match = fmt.Sprintf("-p ipv6-icmp --icmpv6-type %d", w.p.ICMPType)
+	case w.p.Proto == unix.IPPROTO_ICMP:
+		match = fmt.Sprintf("-p icmp --icmp-type %d", w.p.ICMPType)
 	case conntracked(h) && (w.answer || w.later):
 		match = "-m conntrack --ctstate ESTABLISHED,RELATED"
 	case h == eval.Forward:
