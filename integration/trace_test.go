@@ -62,7 +62,7 @@ func TestTrace(t *testing.T) {
 	// Elsewhere, in the namespace of the daemon whose socket is given; it ends by itself.
 	load(t, top.Host, corpwall)
 	p = startTrace(t, s, top.Client, "tcp", "192.0.2.1:8080", "--from", "192.0.2.2", "--count", "1", "--json")
-	labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080")
+	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8080"))
 	require.Zero(t, p.Wait())
 	var types []string
 	var last map[string]any
