@@ -26,7 +26,7 @@ const troubleshootingHead = `# Why does my port not answer?
 | explain says that it passes, and the client is not answered | ` + "`nftnat trace tcp 8080 --from 192.0.2.2`" + ` while it asks. If no packet comes, it is lost before this host |
 | it works now and then | ` + "`nftnat trace tcp 8080`" + `, and the causes that explain lists behind *also* |
 
-` + "`explain`" + ` reads the rules of all tables (iptables-legacy's too), routes, policy rules, interfaces, sysctls, neighbours and sockets, and follows a packet of the client and its answer through them. It names the first thing that stops one of them, and what would mend that. It changes nothing. What it cannot know, as whether a limit lets a packet pass, it says: then the answer is *may be stopped*. The exit status is 0 if the packet passes, 1 if it is or may be stopped, and 4 if nothing is published there. [commands.md](commands.md) has all of it.
+` + "`explain`" + ` reads the rules of all tables (iptables-legacy's too), routes, policy rules, interfaces, sysctls, neighbours and sockets, and follows a packet of the client and its answer through them. It names the first thing that stops one of them, and what would undo that. It changes nothing. What it cannot know, as whether a limit lets a packet pass, it says: then the answer is *may be stopped*. The exit status is 0 if the packet passes, 1 if it is or may be stopped, and 4 if nothing is published there. [commands.md](commands.md) has all of it.
 
 It predicts what becomes of a packet that gets to this host and is answered by the backend as by others. It does not see what the client's own network does.
 
@@ -46,7 +46,7 @@ func troubleshooting(faults []fault, printed map[string]string) string {
 		if f.inject != "" {
 			fmt.Fprintf(&b, "\nBrought about by:\n\n<!-- run by TestFaults -->\n```sh\n%s\n```\n", shellLines(f.inject))
 		}
-		fmt.Fprintf(&b, "\n<!-- run by TestFaults -->\n```console\n$ nftnat explain %s\n%s```\n", cmp.Or(f.explain, faultQuery), steady(printed[f.name]))
+		fmt.Fprintf(&b, "\n<!-- run by TestFaults -->\n```console\n$ nftnat explain %s\n%s```\n", cmp.Or(f.explain, faultQuery), withoutCounts(printed[f.name]))
 	}
 	return b.String()
 }
@@ -69,8 +69,8 @@ var (
 	hasDropped = regexp.MustCompile(`(has dropped )\d+`)
 )
 
-// steady replaces numbers in a text that differ from one time to the next.
-func steady(text string) string {
+// withoutCounts replaces numbers in a text that differ from one time to the next.
+func withoutCounts(text string) string {
 	text = strings.ReplaceAll(text, "dev br0 FAILED", "dev br0 INCOMPLETE")
 	return hasDropped.ReplaceAllString(ephemeral.ReplaceAllString(text, "${1}49152"), "${1}12")
 }

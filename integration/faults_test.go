@@ -42,8 +42,8 @@ const (
 // fault is something that keeps a published port from answering.
 type fault struct {
 	name string // the heading of its section
-	// inject brings it about, and mend takes it away again. Each line begins with the machine: "host: ip route add ...".
-	inject, mend string
+	// inject brings it about, and undo takes it away again. Each line begins with the machine: "host: ip route add ...".
+	inject, undo string
 	// run and stop are for what shell commands do not do.
 	run, stop func(t *testing.T, b *faultBed)
 	// meets is what the client sees. It asks ask, an address and port.
@@ -155,7 +155,7 @@ func (b *faultBed) explains(t *testing.T, args string) (text string, code int, d
 	return r.Stdout, r.Code, doc
 }
 
-// try brings a fault about, compares what the client meets with what explain says, and mends it.
+// try brings a fault about, compares what the client meets with what explain says, and undoes it.
 // It returns what explain printed.
 func (f fault) try(t *testing.T, b *faultBed) (printed string) {
 	t.Helper()
@@ -163,7 +163,7 @@ func (f fault) try(t *testing.T, b *faultBed) (printed string) {
 		if f.stop != nil {
 			f.stop(t, b)
 		}
-		b.do(t, f.mend)
+		b.do(t, f.undo)
 	})
 	b.do(t, f.inject)
 	if f.run != nil {
@@ -186,7 +186,7 @@ func (f fault) try(t *testing.T, b *faultBed) (printed string) {
 }
 
 // Each fault of docs/troubleshooting.md is brought about; explain names it, and passes again when it is
-// mended. With -update the page is written anew.
+// undone. With -update the page is written anew.
 func TestFaults(t *testing.T) {
 	requireBPF(t)
 	beds := map[bool]*faultBed{}

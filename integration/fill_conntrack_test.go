@@ -6,13 +6,13 @@ package integration
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -74,18 +74,17 @@ func fillConntrack(t *testing.T, ns *lab.NS) {
 	}
 	var filling sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
+	var failed error
 	filling.Go(func() {
-		defer func() { assert.NoError(t, s.Close()) }()
-		for ctx.Err() == nil {
-			if !assert.NoError(t, more(1)) {
-				return
-			}
+		for ctx.Err() == nil && failed == nil {
+			failed = more(1)
 			time.Sleep(time.Millisecond)
 		}
 	})
 	t.Cleanup(func() {
 		cancel()
 		filling.Wait()
+		require.NoError(t, errors.Join(failed, s.Close()))
 	})
 }
 
