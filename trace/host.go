@@ -4,6 +4,7 @@
 package trace
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/nftnat/nftnat/bpf"
 	own "github.com/nftnat/nftnat/internal/netns"
+	"github.com/nftnat/nftnat/internal/nlwire"
 	"github.com/nftnat/nftnat/trace/internal/marking"
 )
 
@@ -153,7 +155,7 @@ func (h *host) unseen(links []netlink.Link, addrs []netip.Addr) (lines []string)
 		if a.Xdp != nil && a.Xdp.Attached {
 			lines = append(lines, a.Name+" has an XDP program")
 		}
-		if h.filters(l) != 0 || h.programs(a.Index) != 0 {
+		if h.filters(a.Index) != 0 || h.programs(a.Index) != 0 {
 			lines = append(lines, a.Name+" has tc filters")
 		}
 	}
@@ -169,29 +171,33 @@ func (h *host) programs(index int) (n int) {
 	return n
 }
 
-// filters counts the filters of tc for what comes in.
-func (h *host) filters(l netlink.Link) int {
-	qdiscs, err := h.handle.QdiscList(l)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+// filters counts the filters of tc for what comes in by an interface, of a qdisc clsact or ingress.
+func (h *host) filters(index int) int {
+	s, err := nlwire.Dial(nlwire.Config{Protocol: unix.NETLINK_ROUTE, NetNS: h.netNS})
+	if err != nil {
 		return 0
 	}
-	n := 0
-	for _, q := range qdiscs {
-		parent := uint32(0)
-		switch q.Type() {
-		case "clsact":
-			parent = netlink.HANDLE_MIN_INGRESS
-		case "ingress":
-			parent = netlink.MakeHandle(0xffff, 0)
-		default:
-			continue
+	defer func() { _ = s.Close() }()          // nothing was changed
+	const tcMessage, ingress = 20, 0xfffffff2 // struct tcmsg; TC_H_CLSACT and TC_H_MIN_INGRESS
+	b, at := nlwire.OpenMessage(nil, unix.RTM_GETTFILTER, unix.NLM_F_DUMP, 1)
+	m := make([]byte, tcMessage)
+	binary.NativeEndian.PutUint32(m[4:], uint32(index))
+	binary.NativeEndian.PutUint32(m[12:], ingress)
+	if s.Send(nlwire.CloseMessage(append(b, m...), at)) != nil {
+		return 0
+	}
+	n, buf := 0, make([]byte, nlwire.LargestDatagram)
+	for {
+		size, err := s.Receive(buf, false)
+		if err != nil {
+			return n // at the end, there is no more
 		}
-		filters, err := h.handle.FilterList(l, parent)
-		if err == nil || errors.Is(err, netlink.ErrDumpInterrupted) {
-			n += len(filters)
+		for m := (nlwire.Messages{Data: buf[:size]}); m.Next(); {
+			if m.Type == unix.RTM_NEWTFILTER {
+				n++
+			}
 		}
 	}
-	return n
 }
 
 // neighbour is the state of a neighbour that is not there, as ip-neighbour(8) names it. Empty: it is there, or not on the
