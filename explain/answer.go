@@ -24,11 +24,24 @@ func (x *walk) answers(w *way) []*way {
 	w.answer = true
 	w.step("backend", "%s", packetText(&w.p))
 	hop := nextHop(r, request.Dst)
-	ways := run(w.on(), x.ingress(out, hop), x.prerouting)
+	ways := run(w.on(), x.ingress(out, hop), x.prerouting, x.tracked)
 	if in == 0 { // the host has asked
 		return run(ways, x.deliver(out), x.further(request, r, 0, out))
 	}
 	return run(ways, x.back(in, out), x.further(request, r, in, out))
+}
+
+// tracked checks that connection tracking has seen the answer, without which nothing translates it back.
+func (x *walk) tracked(w *way) []*way {
+	if !w.p.CT.Untracked || w.p.CT.Status&(eval.DstNAT|eval.SrcNAT) == 0 {
+		return w.on()
+	}
+	c := Cause{Kind: KindConntrack, Thing: "connection tracking", What: "does not see the answer, which is not translated back"}
+	if w.untracked != nil {
+		c.Kind, c.Thing, c.Remedy = KindRule, x.ruleText(w.untracked), deleteRule(w.untracked)
+		c.What = "keeps the answer from connection tracking: it is not translated back"
+	}
+	return w.halt(c)
 }
 
 // reply turns a packet into its answer.

@@ -179,6 +179,9 @@ func (x *walk) meet(w *way) []*way {
 // The answer tells nothing if the host's own packets go another way than those of the client, by route
 // r; nil: any.
 func (x *walk) probe(backend netip.AddrPort, r0 *host.Route) host.ProbeResult {
+	if r0 != nil && x.timeout != 0 && !x.sameRoute(backend, r0) {
+		return host.ProbeResult{Text: "the host's own packets to it go another way"}
+	}
 	key := probedKey{x.proto, backend}
 	if r, ok := x.probed[key]; ok {
 		return r
@@ -212,11 +215,11 @@ func (x *walk) sees(backend netip.AddrPort) (sees, sure bool) {
 	}
 	w.trial = true
 	ways := run(w.on(), x.send(func(w *way) []*way { w.done = true; return w.on() }), func(w *way) []*way {
+		if w.p.Dst != backend.Addr() || w.p.DstPort != backend.Port() || !x.isLocal(w.p.Src) {
+			return w.halt(Cause{}) // it is translated, and another one would answer
+		}
 		if w.done {
 			return w.on()
-		}
-		if !x.isLocal(w.p.Src) {
-			return w.halt(Cause{}) // its source is translated to one that is not the host's
 		}
 		out, hop := w.out, nextHop(w.r, w.p.Dst)
 		reply(w)

@@ -457,6 +457,7 @@ func (g *generator) headerMatch() string {
 		return "meta protocol " + one(g, "ip", "ip6", "{ ip, ip6 }")
 	case 13:
 		if g.hook == "output" || g.hook == "postrouting" {
+			g.sc.unknowable = true // the owner of a socket of the host
 			return one(g, "meta skuid 0", "meta skuid != 0", "meta skgid 0", "meta skuid 1000")
 		}
 	case 14:
