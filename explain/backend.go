@@ -360,7 +360,7 @@ const lately = 30
 // remembered looks at what connection tracking remembers of the client: if the backend answers the
 // host, and has not answered the client, its answers take another way.
 func (x *walk) remembered(w *way, backend netip.AddrPort, answers bool, remedy string) []*way {
-	if !answers || x.proto != unix.IPPROTO_TCP {
+	if !answers || x.proto != unix.IPPROTO_TCP || x.guessed {
 		return w.on()
 	}
 	entries, err := x.facts.EntriesOf(x.proto, x.client.addr.WithZone(""), x.client.to)

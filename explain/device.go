@@ -21,6 +21,8 @@ type device struct {
 	*host.Link
 	addrs []*host.Address
 	asked eval.Interface // as rules ask for it
+	// takes is whether a bridge takes frames to its own address; nil: it was not asked.
+	takes *bool
 }
 
 // device returns an interface. One that is not there, or cannot be read, has a number for a

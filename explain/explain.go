@@ -143,7 +143,7 @@ func (x *walk) explain(q Query) *Report {
 		q.Frontend = netip.AddrPortFrom(x.mapping.Frontend.Addr(), q.Frontend.Port())
 	}
 	cs, typical, stop := x.clients(q)
-	r.Typical = typical
+	r.Typical, x.guessed = typical, typical != ""
 	if stop != nil {
 		r.Verdict, r.Cause, r.Client, r.Frontend = Stopped, stop, q.From, q.Frontend
 		r.Unread = x.unreadNow()

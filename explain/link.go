@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -79,6 +80,12 @@ func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
 	w.p.DstMAC, w.p.SrcMAC, w.p.VLAN = d.MAC, mac, tag(upper)
 	if bridged {
 		w.p.DstMAC = upper.MAC
+		if x.deaf(upper) {
+			return w.halt(Cause{
+				Kind: KindBridge, Thing: fmt.Sprintf("bridge %s: no entry of its own address %s (bridge fdb show br %s)", upper.Name, net.HardwareAddr(upper.MAC), upper.Name),
+				What: "it passes frames for the host to its ports, and not to the host", Remedy: fmt.Sprintf("bridge fdb add %s dev %s self local", net.HardwareAddr(upper.MAC), upper.Name),
+			})
+		}
 	}
 	if stopped := x.classify(w, d, false); stopped {
 		return w.on()
@@ -113,6 +120,19 @@ func tag(upper *device) uint16 {
 		return 0
 	}
 	return upper.VLAN
+}
+
+// deaf reports whether a bridge has forgotten that frames to its own address are for the host.
+func (x *walk) deaf(bridge *device) bool {
+	if bridge.Flags&unix.IFF_PROMISC != 0 || len(bridge.MAC) != 6 {
+		return false
+	}
+	if bridge.takes == nil {
+		f, err := x.facts.FDB(bridge.Index, bridge.MAC)
+		takes := err != nil || f != nil
+		bridge.takes = &takes
+	}
+	return !*bridge.takes
 }
 
 func xdpOff(mode string) string {

@@ -28,6 +28,7 @@ type walk struct {
 	mapping nat.Mapping
 	proto   uint8
 	client  client
+	guessed bool // the client stands for others, and has perhaps never asked
 	// timeout is how long backends are waited for; zero: they are not asked.
 	timeout time.Duration
 	// pid is the process that has the proxies; zero: one by the name of ours.
