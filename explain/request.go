@@ -66,16 +66,21 @@ func (x *walk) prerouting(w *way) []*way {
 	if err != nil {
 		w.unread("connection tracking", err)
 	}
-	full := err == nil && ct != nil && ct.Full()
+	// Where entries come and go, a table that is full now and then has some room at this moment.
+	scarce := err == nil && ct != nil && ct.Max != 0 && (ct.Full() || ct.Drop > 0 && ct.Count >= ct.Max-ct.Max/100)
 	return run(x.pass(w, eval.Prerouting), func(w *way) []*way {
-		if !full || w.answer || w.p.CT.Untracked {
+		if !scarce || w.answer || w.p.CT.Untracked {
 			return w.on()
 		}
 		c := Cause{
 			Kind: KindConntrack, Thing: fmt.Sprintf("connection tracking: %d of %d entries", ct.Count, ct.Max),
 			What: fmt.Sprintf("has no room for %s; it has dropped %d", x.describe(w), ct.Drop), Remedy: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*ct.Max),
 		}
-		if ct.Drop == 0 { // it may push out entries that are not assured
+		switch {
+		case !ct.Full():
+			c.What = fmt.Sprintf("has hardly any room for new connections; it has dropped %d", ct.Drop)
+			fallthrough
+		case ct.Drop == 0: // it may push out entries that are not assured
 			w.maybe(c)
 			return w.on()
 		}
