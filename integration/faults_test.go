@@ -228,5 +228,12 @@ func TestFaults(t *testing.T) {
 	}
 	if len(printed) == len(faults) { // all of them were run
 		requirePage(t, "troubleshooting.md", troubleshooting(faults, printed))
+		var have strings.Builder
+		for _, block := range docBlocks(t, "docs/troubleshooting.md") {
+			have.WriteString(block.text)
+		}
+		for _, f := range faults {
+			require.Contains(t, have.String(), withoutCounts(printed[f.name]))
+		}
 	}
 }
