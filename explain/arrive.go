@@ -227,7 +227,7 @@ func (x *walk) askedFor(d *device, to, asker netip.Addr) netip.Addr {
 
 // asked4 checks that the host answers an ARP request for the address.
 func (x *walk) asked4(w *way, d *device, asker netip.Addr) []*way {
-	to := w.p.Dst
+	to := x.askedFor(d, w.p.Dst, asker)
 	if d.Flags&unix.IFF_NOARP != 0 {
 		return w.halt(Cause{Kind: KindLink, Thing: "interface " + d.Name + ": NOARP", What: "it does not answer who asks for " + addr(to), Remedy: "ip link set dev " + d.Name + " arp on"})
 	}

@@ -302,18 +302,29 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool, asked netip
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), fault.Thing), What: fmt.Sprintf("it has no way back to %s, and does not answer it", to), Remedy: remedy,
 		})
 	}
-	if via := r.Gateway; !via.IsValid() {
-		if v, _, err := x.facts.Setting(to.Is4(), w.out, "proxy_arp"); to.Is4() && (err != nil || v == 0) {
-			return w.halt(Cause{
-				Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it looks for %s on its own link, and does not send the answer to this host", to), Remedy: remedy,
-			})
-		}
-	} else if via.IsValid() && !x.isLocal(via) && (!via.IsLinkLocalUnicast() || !x.device(w.out).has(via)) {
+	via := r.Gateway
+	switch {
+	case !via.IsValid() && !x.proxiesNeighbour(to, w.out):
+		return w.halt(Cause{
+			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it looks for %s on its own link, and does not send the answer to this host", to), Remedy: remedy,
+		})
+	case via.IsValid() && !x.isLocal(via) && (!via.IsLinkLocalUnicast() || !x.device(w.out).has(via)) && !x.proxiesNeighbour(via, w.out):
 		return w.halt(Cause{
 			Kind: KindBackend, Thing: fmt.Sprintf("backend %s: %s", backend.Addr(), r.Text), What: fmt.Sprintf("it answers %s by another router, which does not translate the answer back", to), Remedy: remedy,
 		})
 	}
 	return w.on()
+}
+
+// proxiesNeighbour reports whether the host answers who asks for an address on a link that is not its own.
+func (x *walk) proxiesNeighbour(a netip.Addr, link int) bool {
+	if a.Is4() {
+		if v, _, err := x.facts.Setting(true, link, "proxy_arp"); err != nil || v != 0 {
+			return true
+		}
+	}
+	proxied, err := x.facts.ProxyNeighbour(a, link)
+	return err != nil || proxied
 }
 
 // within follows the packet in the namespace of the backend, and its answer until it leaves that, and returns

@@ -166,6 +166,27 @@ func TestBackendNamespace(t *testing.T) {
 	}
 }
 
+// A host that answers for the router of its backends, as some container networks have it.
+func TestProxyARP(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.peer = newPeer()
+	s.peer.routes = s.peer.routes[:len(s.peer.routes)-1]
+	s.peer.route("0.0.0.0/0", "169.254.1.1", eth0, netip.MustParseAddr("172.30.0.2"))
+	require.Equal(t, Stopped, s.ask(t, "8080 from 192.0.2.2").Verdict)
+	s.settings["net.ipv4.conf.br0.proxy_arp"] = 1
+	r := s.ask(t, "8080 from 192.0.2.2")
+	require.Equal(t, Passes, r.Verdict, r.Text())
+}
+
+// An address of another link is asked for at the host's own: no client asks for it by ARP.
+func TestARPIgnore(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.settings["net.ipv4.conf.eth0.arp_ignore"] = 1
+	s.neighbours = append(s.neighbours, &host.Neighbour{Addr: netip.MustParseAddr("192.0.2.2"), Link: eth0, State: unix.NUD_REACHABLE, MAC: []byte{2, 0, 0, 0, 9, 9}})
+	r := s.ask(t, "172.30.0.1:8080 from 192.0.2.2")
+	require.Equal(t, Passes, r.Verdict, r.Text())
+}
+
 // Where the backend is another machine, connection tracking remembers whom it has not answered.
 func TestRemembered(t *testing.T) {
 	s := newScene(t, "8080->172.30.0.2:80")

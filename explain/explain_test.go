@@ -119,7 +119,8 @@ func TestStopped(t *testing.T) {
 		{"tc", "8080 from 192.0.2.2", KindTC, "", "tc filter del dev eth0 ingress pref 7", func(s *scene) { s.tc["2/false"] = host.TCDrops }},
 		{"tc of the port", "8080 from 192.0.2.2", KindTC, "", "tc filter del dev vb1 egress", func(s *scene) { s.tc["4/true"] = host.TCDrops }},
 		{"port of the bridge", "8080 from 192.0.2.2", KindBridge, "bridge port vb1 of br0: state blocking", "bridge link set dev vb1 state 3", func(s *scene) { s.links[vb1-1].Port.State = 4 }},
-		{"arp_ignore", "172.30.0.1:8080 from 192.0.2.2", KindSysctl, "net.ipv4.conf.eth0.arp_ignore = 1", "", func(s *scene) {
+		{"arp_ignore", "192.0.2.77:8080 from 192.0.2.2", KindSysctl, "net.ipv4.conf.eth0.arp_ignore = 1", "", func(s *scene) {
+			s.address(eth1, "192.0.2.77/32")
 			s.settings["net.ipv4.conf.eth0.arp_ignore"] = 1
 			s.neighbours = append(s.neighbours, &host.Neighbour{Addr: netip.MustParseAddr("192.0.2.2"), Link: eth0, State: 2, MAC: []byte{2, 0, 0, 0, 9, 9}})
 		}},

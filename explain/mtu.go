@@ -81,7 +81,9 @@ func (x *walk) direct(w *way, to netip.Addr) bool {
 	if w.in == 0 || x.isLocal(to) {
 		return false
 	}
-	if !d.onLink(to) {
+	// The host's own route says whether the address is on the backend's link: a prefix of that may hold others.
+	r, _, err := x.lookup(host.RouteQuery{Dst: to})
+	if !d.onLink(to) || err != nil || r == nil || r.Oif != w.out || r.Gateway.IsValid() {
 		// A router before both sends the answer to the client itself.
 		return w.in == w.out && w.r.Gateway.IsValid() && w.r.Gateway == x.client.hop
 	}
