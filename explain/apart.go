@@ -5,6 +5,8 @@ package explain
 
 import (
 	"encoding/binary"
+	"maps"
+	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -25,7 +27,32 @@ type apart struct {
 	addrs              map[netip.Addr]struct{}
 	sortedPorts        []uint16
 	sortedAddrs        []netip.Addr
+	// met are the addresses that packets may have, sorted: a rule for others tells nothing apart. Nil: they
+	// are not known.
+	met []netip.Addr
 }
+
+// meets sets which addresses packets may have.
+func (a *apart) meets(addrs map[netip.Addr]bool) {
+	a.met = a.met[:0]
+	for x := range addrs {
+		if x.IsValid() {
+			a.met = append(a.met, x.WithZone(""))
+		}
+	}
+	slices.SortFunc(a.met, netip.Addr.Compare)
+}
+
+// misses reports whether no packet has an address of a range. Those of a link and of groups are not known.
+func (a *apart) misses(from, to netip.Addr) bool {
+	if a.met == nil || from.IsLinkLocalUnicast() || from.IsMulticast() || to.IsLinkLocalUnicast() || to.IsMulticast() || from == to && from == broadcast {
+		return false
+	}
+	i, found := slices.BinarySearchFunc(a.met, from, netip.Addr.Compare)
+	return !found && (i == len(a.met) || to.Less(a.met[i]))
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func newApart() *apart {
 	return &apart{ports: map[uint16]struct{}{}, addrs: map[netip.Addr]struct{}{}}
@@ -254,9 +281,145 @@ func (t *telling) rule(r *rules.Rule) {
 	default:
 		t.families = []int{spanNetwork4, spanNetwork6}
 	}
+	if t.never(r) {
+		return
+	}
 	for _, e := range r.Exprs {
 		t.expr(r, e)
 	}
+}
+
+// never reports whether no packet passes the comparisons of addresses with which a rule begins, so
+// that it does nothing to any.
+func (t *telling) never(r *rules.Rule) bool {
+	if t.met == nil {
+		return false
+	}
+	defer func() { clear(t.regs) }()
+	families := t.families
+	defer func() { t.families = families }()
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case rules.Payload:
+			if e.Set {
+				return false
+			}
+			t.payload(e)
+		case rules.Meta:
+			if e.Set {
+				return false
+			}
+			t.expr(r, e)
+		case rules.CT:
+			if e.Set {
+				return false
+			}
+			t.set(e.Dreg)
+		case rules.Bitwise:
+			spans := t.regs[e.Sreg]
+			t.set(e.Dreg)
+			if len(spans) == 1 && spans[0].mask == nil && e.Op == unix.NFT_BITWISE_BOOL && zero(e.Xor) && (e.Sreg2 == 0 || t.regs[e.Sreg2] == nil) {
+				s := spans[0]
+				s.mask = e.Mask
+				t.set(e.Dreg, s)
+			}
+		case rules.Cmp:
+			for _, s := range t.regs[e.Sreg] {
+				if s.layer == spanFamily {
+					t.family(e)
+				}
+			}
+			if e.Op == unix.NFT_CMP_EQ && t.strange(e.Sreg, e.Data, e.Data) {
+				return true
+			}
+		case rules.Range:
+			if !e.Not && t.strange(e.Sreg, e.From, e.To) {
+				return true
+			}
+		case rules.Lookup:
+			if e.Map {
+				t.set(e.Dreg)
+			}
+		case rules.Counter:
+		case rules.Match:
+			if h, ok := xt.DecodeMatch(r.Chain.Table.Family, e).(xt.Header); ok && t.strangeHeader(h) {
+				return true
+			}
+			if recent(e) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+// recent reports whether a match changes something by itself.
+func recent(m rules.Match) bool {
+	return m.Name == "recent" || m.Name == "limit" || m.Name == "hashlimit" || m.Name == "quota" || m.Name == "statistic" || m.Name == "connlimit"
+}
+
+func zero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// strange reports whether data that a register must be within is no address of any packet.
+func (t *telling) strange(r rules.Register, from, to []byte) bool {
+	spans := t.regs[r]
+	if len(spans) != 1 { // of several families
+		return false
+	}
+	s := spans[0]
+	for _, f := range s.fields() {
+		begin, end := max(f.offset, s.offset), min(f.offset+f.length, s.offset+s.length)
+		if f.port || begin != f.offset || begin >= end {
+			continue
+		}
+		at, n := begin-s.offset, end-begin
+		if len(from) < at+n || len(to) < at+n || s.mask != nil && len(s.mask) < at+n || at != 0 && !slices.Equal(from, to) {
+			continue
+		}
+		low, high := make([]byte, f.length), make([]byte, f.length)
+		mask := make([]byte, f.length)
+		for i := range n {
+			if mask[i] = 0xff; s.mask != nil {
+				mask[i] = s.mask[at+i]
+			}
+			low[i], high[i] = from[at+i], to[at+i]
+		}
+		if !contiguous(mask) {
+			continue
+		}
+		for i := range high {
+			high[i] |= ^mask[i]
+		}
+		first, _ := netip.AddrFromSlice(low)
+		end2, _ := netip.AddrFromSlice(high)
+		if t.misses(first, end2) {
+			return true
+		}
+	}
+	return false
+}
+
+// strangeHeader reports whether what iptables-legacy compares itself is an address of no packet.
+func (t *telling) strangeHeader(h xt.Header) bool {
+	for _, m := range []struct {
+		addr xt.AddrMask
+		not  bool
+	}{{h.Src, h.NotSrc}, {h.Dst, h.NotDst}} {
+		p, ok := prefixOf(m.addr)
+		if !m.not && ok && p.Bits() > 0 && t.misses(p.Masked().Addr(), last(p)) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *telling) set(r rules.Register, s ...span) { t.regs[r] = s }
@@ -430,11 +593,7 @@ func (t *telling) bitwise(e rules.Bitwise) {
 	if len(t.regs[e.Sreg2]) > 0 && e.Sreg2 != 0 {
 		t.taken(e.Sreg2)
 	}
-	zero := true
-	for _, b := range e.Xor {
-		zero = zero && b == 0
-	}
-	if e.Op != unix.NFT_BITWISE_BOOL || !zero {
+	if e.Op != unix.NFT_BITWISE_BOOL || !zero(e.Xor) {
 		t.taken(e.Sreg)
 		t.set(e.Dreg)
 		return
@@ -552,29 +711,54 @@ func (t *telling) match(family rules.Family, m rules.Match) {
 
 // masked tells the addresses of a network from others.
 func (t *telling) masked(a xt.AddrMask) {
-	if !a.Addr.IsValid() || !a.Mask.IsValid() || a.Mask.IsUnspecified() {
-		return
+	if p, ok := prefixOf(a); ok {
+		t.prefix(p)
+	} else {
+		t.eachAddr = true
+	}
+}
+
+// prefixOf returns an address with a mask as a prefix; invalid: any. It is false if the mask is none of a
+// prefix.
+func prefixOf(a xt.AddrMask) (p netip.Prefix, ok bool) {
+	if !a.Addr.IsValid() || !a.Mask.IsValid() {
+		return p, true
 	}
 	mask := a.Mask.AsSlice()
 	if !contiguous(mask) || a.Addr.BitLen() != a.Mask.BitLen() {
-		t.eachAddr = true
-		return
+		return p, false
 	}
-	bits := 0
+	n := 0
 	for _, b := range mask {
-		for ; b != 0; b <<= 1 {
-			bits++
+		n += bits.OnesCount8(b)
+	}
+	return netip.PrefixFrom(a.Addr, n), true
+}
+
+// translations adds the addresses that rules translate to, which packets then have.
+func translations(r *rules.Rule, met map[netip.Addr]bool) {
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case rules.Immediate:
+			if a, ok := netip.AddrFromSlice(e.Data); ok {
+				met[a] = true
+			}
+		case rules.Target:
+			if n, ok := xt.DecodeTarget(r.Chain.Table.Family, e).(xt.Nat); ok {
+				met[n.Min], met[n.Max] = true, true
+			}
 		}
 	}
-	t.prefix(netip.PrefixFrom(a.Addr, bits))
 }
 
 // tells collects what rules of other tables than ours tell packets apart by.
-func (r *ruleset) tells(a *apart, ours string) {
+func (r *ruleset) tells(a *apart, ours string, met map[netip.Addr]bool) {
 	t := &telling{apart: a, elements: func(s *rules.Set) ([]rules.Element, bool) {
 		list, more, err := r.Elements(s, allKeys)
 		return list, err == nil && !more
 	}}
+	var all []*rules.Rule
+	known := met != nil
 	for _, table := range r.all.Tables {
 		if table.Dormant() || table.Family == unix.NFPROTO_ARP || table.Family == unix.NFPROTO_INET && table.Name == ours {
 			continue
@@ -588,18 +772,55 @@ func (r *ruleset) tells(a *apart, ours string) {
 					continue
 				}
 			}
-			for _, rule := range list {
-				t.rule(rule)
+			all = append(all, list...)
+		}
+	}
+	for _, rule := range all {
+		known = known && !translatesTo(rule)
+	}
+	if a.met = nil; known {
+		met = maps.Clone(met)
+		for _, rule := range all {
+			translations(rule, met)
+		}
+		a.meets(met)
+	}
+	for _, rule := range all {
+		t.rule(rule)
+	}
+	a.met = nil
+}
+
+// translatesTo reports whether a rule gives packets addresses that are not written in it: those of a map or
+// a network.
+func translatesTo(r *rules.Rule) bool {
+	immediate := map[rules.Register]bool{}
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case rules.Immediate:
+			immediate[e.Dreg] = true
+		case rules.Nat:
+			if e.AddrMin != 0 && !immediate[e.AddrMin] || e.AddrMax != 0 && (e.AddrMax != e.AddrMin || !immediate[e.AddrMax]) {
+				return true
+			}
+		case rules.Payload:
+			if e.Set && e.Base == unix.NFT_PAYLOAD_NETWORK_HEADER {
+				return true
+			}
+		case rules.Target:
+			if n, ok := xt.DecodeTarget(r.Chain.Table.Family, e).(xt.Nat); ok && (n.Kind == "NETMAP" || n.Min != n.Max) {
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // routed collects what routes and policy rules tell packets apart by.
-func (s *Snapshot) routed(a *apart) {
+func (d *doctor) routed(a *apart) {
 	for _, is4 := range []bool{true, false} {
 		tables := []uint32{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}
-		list, err := s.facts.PolicyRules(is4)
+		list, err := d.facts.PolicyRules(is4)
 		if err != nil {
 			a.eachAddr, a.eachPort = true, true
 			continue
@@ -623,7 +844,7 @@ func (s *Snapshot) routed(a *apart) {
 			}
 		}
 		for _, t := range tables {
-			routes, err := s.facts.Routes(is4, t)
+			routes, err := d.facts.Routes(is4, t)
 			if err != nil {
 				a.eachAddr = true
 				continue
@@ -631,6 +852,7 @@ func (s *Snapshot) routed(a *apart) {
 			for _, r := range routes {
 				a.prefix(r.Dst)
 				a.prefix(r.Src)
+				d.gateways[r.Gateway], d.gateways[r.PrefSrc] = true, true
 				a.eachAddr = a.eachAddr || len(r.Hops) > 1
 			}
 		}

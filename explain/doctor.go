@@ -6,6 +6,7 @@ package explain
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -38,6 +39,8 @@ const (
 	// maxApart is how many addresses are looked at one by one. Of more, those are taken together that
 	// rules, routes and links treat alike.
 	maxApart = 256
+	// maxLooked is of how many sockets the processes are looked for.
+	maxLooked = 64
 	// nearlyFull is how many percent of connection tracking are worth a finding.
 	nearlyFull = 90
 )
@@ -73,8 +76,10 @@ type doctor struct {
 	backends map[netip.Addr]bool // addresses of backends
 	fronts   map[netip.Addr]bool
 	segments map[int]bool // interfaces by which backends are reached
+	gateways map[netip.Addr]bool
 	sockets  map[protoPort][]*host.Socket
 	uplinks  map[bool][]netip.Addr // typical clients, of IPv4 and IPv6
+	proxies  map[uint32]bool       // inodes of the sockets of the process that has the proxies
 	looked   map[*host.Socket]bool
 	found    map[string]*finding
 	order    []string
@@ -90,6 +95,7 @@ type protoPort struct {
 type finding struct {
 	Finding
 	ordinals []int // of Mappings
+	backend  bool  // it is about ports of a backend, of which Thing names the first
 	typical  bool  // it is about the first client of a mapping
 	from     []netip.Addr
 }
@@ -100,7 +106,7 @@ func newDoctor(ctx context.Context, s *Snapshot, x Examination) *doctor {
 	}
 	return &doctor{
 		Snapshot: s, ctx: ctx, Examination: x, begin: time.Now(), apart: newApart(), served: map[protoPort][]nat.Mapping{}, backends: map[netip.Addr]bool{},
-		fronts: map[netip.Addr]bool{}, segments: map[int]bool{}, sockets: map[protoPort][]*host.Socket{}, uplinks: map[bool][]netip.Addr{}, looked: map[*host.Socket]bool{}, found: map[string]*finding{},
+		fronts: map[netip.Addr]bool{}, segments: map[int]bool{}, gateways: map[netip.Addr]bool{}, sockets: map[protoPort][]*host.Socket{}, uplinks: map[bool][]netip.Addr{}, looked: map[*host.Socket]bool{}, found: map[string]*finding{},
 	}
 }
 
@@ -134,18 +140,21 @@ func (d *doctor) collect() {
 	if len(d.all) == 0 {
 		return
 	}
-	d.eval.tells(d.apart, d.options.Table)
 	d.routed(d.apart)
+	d.apart.sort()
+	d.segmented()
+	x := d.walk(d.all[0])
+	for _, is4 := range []bool{true, false} {
+		d.uplinks[is4] = d.clientsOf(x, is4)
+	}
+	d.eval.tells(d.apart, d.options.Table, d.met())
 	d.filtered()
 	if len(d.backends) <= maxApart {
 		d.within()
 	}
 	d.apart.sort()
-	x := d.walk(d.all[0])
-	for a := range d.backends {
-		if r, _, err := x.lookup(host.RouteQuery{Dst: a}); err == nil && r != nil {
-			d.segments[r.Oif] = true
-		}
+	if d.options.PID != 0 {
+		d.proxies, _ = d.facts.SocketsOf(d.options.PID) // else each is looked for
 	}
 	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
 		list, err := d.facts.Listeners(protoOf(proto))
@@ -157,9 +166,63 @@ func (d *doctor) collect() {
 			d.sockets[key] = append(d.sockets[key], s)
 		}
 	}
-	for _, is4 := range []bool{true, false} {
-		d.uplinks[is4] = d.clientsOf(x, is4)
+}
+
+// segmented finds the interfaces by which backends are reached. Of addresses that no route tells apart,
+// one is looked up.
+func (d *doctor) segmented() {
+	done := map[int]bool{}
+	for a := range d.backends {
+		if n := d.apart.addr(a); !done[n] {
+			done[n] = true
+			if r, _, err := d.lookup(host.RouteQuery{Dst: a}); err == nil && r != nil {
+				d.segments[r.Oif] = true
+			}
+		}
 	}
+}
+
+// met are the addresses of the packets that are followed; nil: they are not known.
+func (d *doctor) met() map[netip.Addr]bool {
+	met := maps.Clone(d.backends)
+	maps.Copy(met, d.fronts)
+	links, err := d.facts.Links()
+	if err != nil {
+		return nil
+	}
+	for _, l := range links {
+		for _, a := range d.device(l.Index).addrs {
+			met[a.Prefix.Addr()], met[a.Peer] = true, true
+		}
+	}
+	for _, is4 := range []bool{true, false} {
+		for _, a := range d.uplinks[is4] {
+			met[a] = true
+		}
+		for _, l := range links {
+			if c, ok := d.walk(d.all[0]).neighbourOf(d.device(l.Index), is4); ok {
+				met[c] = true
+			}
+		}
+	}
+	for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback(), elsewhere4, elsewhere6} {
+		met[a] = true
+	}
+	from := map[nat.Sources]bool{}
+	for _, m := range d.all {
+		if !m.From.IsZero() && !from[m.From] {
+			from[m.From] = true
+			for _, is4 := range []bool{true, false} {
+				for _, a := range d.allowed(m, netip.Addr{}, is4) {
+					met[a] = true
+				}
+			}
+		}
+	}
+	for a := range d.gateways {
+		met[a] = true
+	}
+	return met
 }
 
 // within looks at the rules in the namespaces of backends that are on this machine.
@@ -169,7 +232,7 @@ func (d *doctor) within() {
 		if err != nil || p == nil {
 			continue
 		}
-		p.tells(d.apart, d.options.Table)
+		p.tells(d.apart, d.options.Table, nil)
 		if err := p.Close(); err != nil {
 			d.failed("namespace of "+addr(a), err)
 		}
@@ -278,6 +341,9 @@ func (d *doctor) conclude() report.Diagnosis {
 		if !f.typical {
 			slices.SortFunc(f.from, netip.Addr.Compare)
 			f.From = slices.Compact(f.from)
+		}
+		if f.backend && f.Count > 1 {
+			f.Thing += " and others of it"
 		}
 		d.result.Findings = append(d.result.Findings, f.Finding)
 	}

@@ -50,6 +50,7 @@ type facts interface {
 	// Listeners lists all sockets that take packets of a protocol.
 	Listeners(proto uint8) ([]*host.Socket, error)
 	FindProcess(s *host.Socket)
+	SocketsOf(pid int) (map[uint32]bool, error)
 	Unread() []string
 }
 
@@ -69,6 +70,7 @@ type evaluator interface {
 	clamps() bool
 	// setName returns the name of a set of ipset by its number; empty: it is not known.
 	setName(set uint16) string
-	// tells collects what rules tell packets apart by, but for those of our table.
-	tells(a *apart, ours string)
+	// tells collects what rules tell packets apart by, but for those of our table. Packets have no other
+	// addresses than those of met and those that rules give them. Nil: they are not known.
+	tells(a *apart, ours string, met map[netip.Addr]bool)
 }

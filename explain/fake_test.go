@@ -296,6 +296,8 @@ func (f *fake) Filters(int, bool) ([]*host.TCFilter, error) { return nil, nil }
 
 func (f *fake) Listeners(uint8) ([]*host.Socket, error) { return nil, nil }
 
+func (f *fake) SocketsOf(int) (map[uint32]bool, error) { return nil, nil }
+
 func (f *fake) FindProcess(*host.Socket) {}
 
 func (f *fake) ProbeAll(ctx context.Context, backends []host.Backend, timeout time.Duration) (list []host.ProbeResult) {
@@ -368,7 +370,7 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 
 func (f *fakeRules) clamps() bool { return false }
 
-func (f *fakeRules) tells(*apart, string) {}
+func (f *fakeRules) tells(*apart, string, map[netip.Addr]bool) {}
 
 func (f *fakeRules) setName(uint16) string { return "" }
 

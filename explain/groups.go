@@ -5,6 +5,7 @@ package explain
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -30,7 +31,7 @@ type kind struct {
 	from                           nat.Sources
 	others, sockets                string
 	answer                         host.ProbeAnswer
-	failing                        netip.AddrPort
+	failing                        netip.Addr // all of its ports are one finding
 	// Of a backend that is taken together with others: the port of a bridge behind which it is, and its
 	// neighbour if somebody has set it.
 	behind int
@@ -49,7 +50,7 @@ func (d *doctor) groups() []*group {
 			g = &group{mapping: m}
 			byKind[k] = g
 			list = append(list, g)
-			k.back, k.failing = netip.Addr{}, netip.AddrPort{}
+			k.back, k.failing = netip.Addr{}, netip.Addr{}
 			g.again = coarse[k]
 			coarse[k] = true
 		}
@@ -91,7 +92,7 @@ func (d *doctor) kindOf(m nat.Mapping) kind {
 	if r := d.probed[probedKey{protoOf(m.Proto), m.Backend}]; r.Answer != host.Unasked {
 		k.answer = r.Answer
 		if r.Answer != host.Answers {
-			k.failing = m.Backend
+			k.failing = m.Backend.Addr()
 		}
 	}
 	if d.Proxies || m.ProxyOnly {
@@ -132,18 +133,16 @@ func (d *doctor) socketsOf(key protoPort) string {
 	return b.String()
 }
 
-// ours reports whether a socket is one of the proxies'.
+// ours reports whether a socket is one of the proxies', or may be.
 func (d *doctor) ours(s *host.Socket) bool {
-	return d.walk(nat.Mapping{}).proxies(d.owned(s))
-}
-
-// owned finds the process of a socket, once for all of a user.
-func (d *doctor) owned(s *host.Socket) *host.Socket {
-	if s.Process == nil && !d.looked[s] {
+	if d.proxies[s.Inode] {
+		return true
+	}
+	if s.Process == nil && !d.looked[s] && len(d.looked) < maxLooked && d.options.PID != os.Getpid() {
 		d.looked[s] = true
 		d.facts.FindProcess(s)
 	}
-	return s
+	return d.walk(nat.Mapping{}).proxies(s)
 }
 
 // clients are those by which a mapping is examined.
@@ -202,6 +201,14 @@ func (d *doctor) allowed(m nat.Mapping, a netip.Addr, is4 bool) []netip.Addr {
 	return nil
 }
 
+// servers are the mappings that a packet to the port of one may go by.
+func (d *doctor) servers(m nat.Mapping) []nat.Mapping {
+	if list := d.served[protoPort{m.Proto, m.Frontend.Port()}]; list != nil {
+		return list
+	}
+	return []nat.Mapping{m}
+}
+
 // examine explains one of a group, for all of its clients.
 func (d *doctor) examine(g *group) {
 	if d.late() {
@@ -210,21 +217,17 @@ func (d *doctor) examine(g *group) {
 	}
 	d.result.Mappings += g.count
 	m := g.mapping
-	found := d.served[protoPort{m.Proto, m.Frontend.Port()}]
-	if found == nil {
-		found = []nat.Mapping{m}
-	}
-	hit := map[string]bool{}
+	hit := map[*finding]bool{}
 	for i, a := range d.clients(m) {
-		r := d.Explain(d.ctx, Query{Proto: m.Proto, Frontend: m.Frontend, From: a}, found...)
+		r := d.Explain(d.ctx, Query{Proto: m.Proto, Frontend: m.Frontend, From: a}, d.servers(m)...)
 		if r.Mapping != m || r.Cause == nil || r.Cause.Kind == KindClient {
 			continue
 		}
 		f := d.note(r)
 		f.typical = f.typical || i == 0
 		f.from = append(f.from, r.Client)
-		if key := f.Key(); !hit[key] {
-			hit[key] = true
+		if !hit[f] {
+			hit[f] = true
 			d.about(f, g)
 		}
 	}
@@ -238,6 +241,10 @@ func (d *doctor) note(r Report) *finding {
 		f.Severity = SeverityMayStop
 	}
 	key := f.Key()
+	if own := "backend " + r.Mapping.Backend.String(); c.Kind == KindBackend && c.Thing == own { // one line for all ports of it
+		f.backend = true
+		key = f.Kind + r.Mapping.Backend.Addr().String() + c.What
+	}
 	if have := d.found[key]; have != nil {
 		return have
 	}

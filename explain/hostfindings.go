@@ -49,7 +49,7 @@ func (d *doctor) held() {
 			if a.IsValid() && !a.IsUnspecified() && !own.IsUnspecified() && a != own || a.IsValid() && a.Is4() != own.Is4() && !own.IsUnspecified() {
 				continue
 			}
-			if d.owned(s).Process == nil || d.ours(s) {
+			if d.ours(s) {
 				continue
 			}
 			if by[s] == nil {

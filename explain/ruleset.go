@@ -81,9 +81,9 @@ func (p *peerHost) readRules() error {
 	return nil
 }
 
-func (p *peerHost) tells(a *apart, _ string) {
+func (p *peerHost) tells(a *apart, _ string, _ map[netip.Addr]bool) {
 	if p.readRules() == nil { // else nothing is evaluated
-		p.rules.tells(a, "")
+		p.rules.tells(a, "", nil)
 	}
 }
 

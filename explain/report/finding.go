@@ -143,6 +143,9 @@ func WriteDiagnosis(w io.Writer, d Diagnosis) error {
 	if d.Skipped > 0 {
 		tail = append(tail, fmt.Sprintf("not looked at, for want of time: %d of %d mappings", d.Skipped, d.Mappings+d.Skipped))
 	}
+	if d.NotAsked > 0 {
+		tail = append(tail, fmt.Sprintf("not asked, since there are too many: %d backends", d.NotAsked))
+	}
 	for i, u := range d.Unread {
 		if i == most {
 			tail = append(tail, fmt.Sprintf("not read: %d more", len(d.Unread)-i))

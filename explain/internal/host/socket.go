@@ -197,3 +197,30 @@ func (h *Host) Stopped(pid int) bool {
 	_, rest, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
 	return strings.HasPrefix(rest, "T") || strings.HasPrefix(rest, "t")
 }
+
+// SocketsOf returns the inodes of the sockets that a process has open. It takes the privilege that
+// FindProcess takes.
+func (h *Host) SocketsOf(pid int) (map[uint32]bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := d.Readdirnames(-1)
+	if err := errors.Join(err, d.Close()); err != nil {
+		return nil, err
+	}
+	inodes := map[uint32]bool{}
+	for _, n := range names {
+		link, err := os.Readlink(dir + "/" + n)
+		if err != nil { // it has been closed
+			continue
+		}
+		if number, ok := strings.CutPrefix(link, "socket:["); ok {
+			if inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32); err == nil {
+				inodes[uint32(inode)] = true
+			}
+		}
+	}
+	return inodes, nil
+}
