@@ -135,10 +135,13 @@ func (d *doctor) socketsOf(key protoPort) string {
 
 // ours reports whether a socket is one of the proxies', or may be.
 func (d *doctor) ours(s *host.Socket) bool {
-	if d.proxies[s.Inode] {
+	if d.proxies[s.Inode] || s.Inode == 0 {
 		return true
 	}
-	if s.Process == nil && !d.looked[s] && len(d.looked) < maxLooked && d.options.PID != os.Getpid() {
+	if d.options.PID == os.Getpid() { // it may be unable to see whose it is
+		return false
+	}
+	if s.Process == nil && !d.looked[s] && len(d.looked) < maxLooked {
 		d.looked[s] = true
 		d.facts.FindProcess(s)
 	}

@@ -55,7 +55,7 @@ func (d *doctor) held() {
 			if by[s] == nil {
 				f := &finding{typical: true, Finding: Finding{
 					Severity: SeverityNotable, Kind: KindSocket, Thing: "socket " + s.String(), What: "holds a published port: clients on this host come to it",
-					Remedy: fmt.Sprintf("end process %d, or publish another port", s.Process.PID),
+					Remedy: "end its program, or publish another port",
 				}}
 				by[s] = f
 				if slices.ContainsFunc(d.order, func(key string) bool { return d.found[key].Kind == KindSocket && d.found[key].Thing == f.Thing }) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -181,6 +182,8 @@ func (h *Host) FindProcess(s *Socket) {
 	switch {
 	case pid != 0:
 		s.Process = &Process{PID: pid, Command: command}
+	case h.ownSockets()[s.Inode]:
+		s.Process = &Process{PID: os.Getpid(), Command: filepath.Base(os.Args[0])}
 	case !none && s.Inode != 0:
 		_ = h.note(fmt.Errorf("find process of socket %s: %w", s.Addr, unix.EACCES))
 	}
@@ -199,8 +202,11 @@ func (h *Host) Stopped(pid int) bool {
 }
 
 // SocketsOf returns the inodes of the sockets that a process has open. It takes the privilege that
-// FindProcess takes.
+// FindProcess takes, but for those of this process.
 func (h *Host) SocketsOf(pid int) (map[uint32]bool, error) {
+	if pid == os.Getpid() {
+		return h.ownSockets(), nil
+	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	d, err := os.Open(dir)
 	if err != nil {
@@ -223,4 +229,28 @@ func (h *Host) SocketsOf(pid int) (map[uint32]bool, error) {
 		}
 	}
 	return inodes, nil
+}
+
+// gap is after how many numbers without a file no more are expected.
+const gap = 4096
+
+// ownSockets returns the inodes of the sockets of this process, once. A process that may not read
+// /proc knows its own files.
+func (h *Host) ownSockets() map[uint32]bool {
+	if h.own != nil {
+		return h.own
+	}
+	h.own = map[uint32]bool{}
+	var st unix.Stat_t
+	for fd, missing := 0, 0; missing < gap; fd++ {
+		if unix.Fstat(fd, &st) != nil {
+			missing++
+			continue
+		}
+		missing = 0
+		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			h.own[uint32(st.Ino)] = true
+		}
+	}
+	return h.own
 }
