@@ -117,11 +117,7 @@ func (r *run) expr(rl *rules.Rule, x rules.Expr, cur *cursor) {
 	case rules.Fwd:
 		cur.end(codeStolen)
 	case rules.Tproxy:
-		if p := r.base.Proto; p != unix.IPPROTO_TCP && p != unix.IPPROTO_UDP {
-			cur.broken()
-			return
-		}
-		r.fork(rl, cur, "the socket that tproxy looks for")
+		r.tproxy(rl, cur)
 	case rules.Synproxy:
 		r.synproxy(cur)
 	case rules.Flow:
@@ -450,6 +446,8 @@ func (r *run) tcpOption(rl *rules.Rule, x rules.Exthdr, cur *cursor, absent func
 	const mss = 2
 	syn := cur.state.th.val[13]&tcpSYN != 0
 	switch {
+	case x.Dreg == 0 && r.base.Proto == unix.IPPROTO_TCP: // it removes the option
+		return
 	case r.base.Proto != unix.IPPROTO_TCP, x.Type == mss && !syn:
 		absent()
 		return
@@ -608,6 +606,18 @@ func (r *run) queue(rl *rules.Rule, x rules.Queue, cur *cursor) {
 	if alone && without == codeDrop {
 		r.way(rl, cur, "which queue it is").end(codeDrop)
 	}
+}
+
+// tproxy gives the packet to a local socket, or breaks off if there is none. A packet that has a socket is
+// not forwarded, whatever other rules make of it.
+func (r *run) tproxy(rl *rules.Rule, cur *cursor) {
+	if p := r.base.Proto; p != unix.IPPROTO_TCP && p != unix.IPPROTO_UDP {
+		cur.broken()
+		return
+	}
+	const reason = "the socket that tproxy looks for"
+	r.way(rl, cur, reason).end(codeStolen)
+	r.way(rl, cur, reason).broken()
 }
 
 func (r *run) synproxy(cur *cursor) {

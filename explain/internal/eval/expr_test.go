@@ -200,6 +200,9 @@ func TestExpressions(t *testing.T) {
 		{"maxseg that none has", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2, Offset: 2, Len: 2, Dreg: reg}, compare(unix.NFT_CMP_LT, be16(536))}, No},
 		{"maxseg that all have", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2, Offset: 2, Len: 2, Dreg: reg}, rules.Range{Sreg: reg, From: be16(536), To: be16(65535)}}, Yes},
 		{"maxseg of some", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2, Offset: 2, Len: 2, Dreg: reg}, compare(unix.NFT_CMP_LT, be16(1000))}, Maybe},
+		{"removed maxseg", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2}}, Yes},
+		{"removed time stamps", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 8}}, Yes},
+		{"removed option of UDP", udp(p), []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2}}, No},
 		{"time stamps", p, []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 8, Len: 1, Dreg: reg, Present: true}, is(one...)}, Maybe},
 		{"option of UDP", udp(p), []rules.Expr{rules.Exthdr{Op: unix.NFT_EXTHDR_OP_TCPOPT, Type: 2, Offset: 2, Len: 2, Dreg: reg}, isNot(0, 0)}, No},
 
@@ -232,6 +235,18 @@ func TestExpressions(t *testing.T) {
 			tb := rs.table(unix.NFPROTO_INET, "t")
 			require.Equal(t, tt.want, answer(t, rs, tb, unix.NF_INET_FORWARD, Forward, tt.p, tt.list))
 		})
+	}
+}
+
+// A packet that tproxy gives to a socket is not forwarded, also if the rule accepts it.
+func TestTproxy(t *testing.T) {
+	rs := &ruleset{}
+	tb := rs.table(unix.NFPROTO_INET, "t")
+	base(tb, "c", "filter", unix.NF_INET_PRE_ROUTING, -150, codeAccept, rule(dport(8080), []rules.Expr{rules.Tproxy{}}, accept))
+	out := runs1(t, rs, Prerouting, syn())
+	require.ElementsMatch(t, []End{Accepted, Stolen}, ends(out))
+	for _, o := range out {
+		require.Contains(t, o.If[0].Reason, "tproxy")
 	}
 }
 
