@@ -102,10 +102,19 @@ func (x *walk) arrive(w *way) []*way {
 		return w.on() // a router sends it here, without asking for the address
 	}
 	asker := x.asker(d)
-	if is4 {
-		return x.asked4(w, d, asker)
+	c := known(x.asked, question{d.Index, w.p.Dst, asker}, func() *Cause {
+		v := w.fork(w.p)
+		if is4 {
+			x.asked4(v, d, asker)
+		} else {
+			x.asked6(v, d, asker)
+		}
+		return v.stop
+	})
+	if c != nil {
+		return w.halt(*c)
 	}
-	return x.asked6(w, d, asker)
+	return w.on()
 }
 
 // asker is who asks for the host's address on a link: the client, or a router before it.

@@ -99,6 +99,7 @@ type Snapshot struct {
 	// What was found out once.
 	neighbours map[linkAddr]found
 	stacks     map[linkAddr][]*device
+	asked      map[question]*Cause
 	locals     map[netip.Addr]bool
 	homes      map[homeward]homeRoute
 	// portRules says of each family whether policy rules ask for ports.
@@ -125,7 +126,7 @@ func newSnapshot(o Options, f facts, ev evaluator) *Snapshot {
 	return &Snapshot{
 		options: o, facts: f, eval: ev, probed: map[probedKey]host.ProbeResult{}, devices: map[int]*device{},
 		routes: map[host.RouteQuery]routed{}, portRules: map[bool]bool{},
-		neighbours: map[linkAddr]found{}, stacks: map[linkAddr][]*device{}, locals: map[netip.Addr]bool{}, homes: map[homeward]homeRoute{},
+		neighbours: map[linkAddr]found{}, stacks: map[linkAddr][]*device{}, asked: map[question]*Cause{}, locals: map[netip.Addr]bool{}, homes: map[homeward]homeRoute{},
 	}
 }
 

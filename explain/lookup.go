@@ -77,6 +77,12 @@ type linkAddr struct {
 	addr  netip.Addr
 }
 
+// question is who asks for which address on an interface.
+type question struct {
+	index     int
+	to, asker netip.Addr
+}
+
 // found is an entry of the table of neighbours.
 type found struct {
 	*host.Neighbour
@@ -96,6 +102,7 @@ func (s *Snapshot) neighbour(addr netip.Addr, index int) (*host.Neighbour, error
 func (s *Snapshot) resolved() {
 	clear(s.neighbours)
 	clear(s.stacks)
+	clear(s.asked)
 }
 
 // homeward is the way from a backend to an address.

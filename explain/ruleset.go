@@ -118,6 +118,8 @@ type ruleset struct {
 	sets  *xt.Sets // of ipset; nil: none was asked
 	// legacyErr is why those could not be read.
 	legacyErr error
+	// legacyBridge is set if there may be tables of ebtables-legacy.
+	legacyBridge bool
 	// calls are the base chains, by what calls them: hooks without a chain need not be asked.
 	calls map[call][]*rules.Chain
 	got   map[*rules.Set]*lookups
@@ -142,7 +144,7 @@ type element struct {
 
 // renew takes over what is read each time. Sets of ipset may have other names now.
 func (r *ruleset) renew(f hostFacts, legacy []*rules.Table, legacyErr error) error {
-	r.facts, r.legacyErr = f, legacyErr
+	r.facts, r.legacyErr, r.legacyBridge = f, legacyErr, xt.LegacyBridge()
 	r.all = &rules.Ruleset{Generation: r.nft.Generation, Tables: slices.Concat(r.nft.Tables, legacy)}
 	r.calls = map[call][]*rules.Chain{}
 	r.got = map[*rules.Set]*lookups{} // packets and time-outs change sets without a new generation
@@ -172,7 +174,7 @@ func (r *ruleset) close() error {
 // run evaluates a packet at a hook; no outcome: nothing is called there.
 func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 	var hidden error
-	if h >= eval.BridgePrerouting && h <= eval.BridgePostrouting && xt.LegacyBridge() {
+	if h >= eval.BridgePrerouting && h <= eval.BridgePostrouting && r.legacyBridge {
 		hidden = errHiddenTables
 	}
 	if !r.called(h, p) {
