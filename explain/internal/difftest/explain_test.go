@@ -29,7 +29,7 @@ func TestExplain(t *testing.T) {
 	s := newSite(t)
 	s.traceAll()
 	c := newPrediction(s)
-	n := labtest.RoundsOf(t, envCases, "packets", 2000, 100000)
+	n := labtest.RoundsOf(t, envCases, "packets", 500, 2000)
 	seed := labtest.Number(t, envSeed, 1)
 	began := time.Now()
 	done := 0

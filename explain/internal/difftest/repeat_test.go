@@ -12,7 +12,7 @@ import (
 // What a packet meets is known when the call returns: the same packet meets the same again.
 func TestRepeats(t *testing.T) {
 	s := newSite(t)
-	n := labtest.RoundsOf(t, envCases, "calls", 20*callsOfScenario, 200*callsOfScenario)
+	n := labtest.RoundsOf(t, envCases, "calls", 5*callsOfScenario, 20*callsOfScenario)
 	ends := map[string]int{}
 	for i := range n / callsOfScenario {
 		sc := s.newScenario(uint64(i + 1))
