@@ -329,11 +329,11 @@ func (t *telling) never(r *rules.Rule) bool {
 					t.family(e)
 				}
 			}
-			if e.Op == unix.NFT_CMP_EQ && t.strange(e.Sreg, e.Data, e.Data) {
+			if e.Op == unix.NFT_CMP_EQ && t.missesAll(e.Sreg, e.Data, e.Data) {
 				return true
 			}
 		case rules.Range:
-			if !e.Not && t.strange(e.Sreg, e.From, e.To) {
+			if !e.Not && t.missesAll(e.Sreg, e.From, e.To) {
 				return true
 			}
 		case rules.Lookup:
@@ -342,7 +342,7 @@ func (t *telling) never(r *rules.Rule) bool {
 			}
 		case rules.Counter:
 		case rules.Match:
-			if h, ok := xt.DecodeMatch(r.Chain.Table.Family, e).(xt.Header); ok && t.strangeHeader(h) {
+			if h, ok := xt.DecodeMatch(r.Chain.Table.Family, e).(xt.Header); ok && t.missesHeader(h) {
 				return true
 			}
 			if recent(e) {
@@ -369,8 +369,8 @@ func zero(b []byte) bool {
 	return true
 }
 
-// strange reports whether data that a register must be within is no address of any packet.
-func (t *telling) strange(r rules.Register, from, to []byte) bool {
+// missesAll reports whether data that a register must be within is no address of any packet.
+func (t *telling) missesAll(r rules.Register, from, to []byte) bool {
 	spans := t.regs[r]
 	if len(spans) != 1 { // of several families
 		return false
@@ -408,8 +408,8 @@ func (t *telling) strange(r rules.Register, from, to []byte) bool {
 	return false
 }
 
-// strangeHeader reports whether what iptables-legacy compares itself is an address of no packet.
-func (t *telling) strangeHeader(h xt.Header) bool {
+// missesHeader reports whether what iptables-legacy compares itself is an address of no packet.
+func (t *telling) missesHeader(h xt.Header) bool {
 	for _, m := range []struct {
 		addr xt.AddrMask
 		not  bool

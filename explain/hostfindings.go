@@ -92,5 +92,5 @@ func (d *doctor) unsaid() (list []Finding) {
 func tells(thing, text string) bool {
 	name, _, _ := strings.Cut(thing, ",")
 	name, _, _ = strings.Cut(name, " = ")
-	return name != "" && strings.Contains(text, name)
+	return name != "" && (strings.Contains(text, name) || strings.Contains(strings.ReplaceAll(text, "/", "."), name))
 }

@@ -32,7 +32,7 @@ type Host struct {
 	tables    map[tableKey][]*Route
 	sysctls   map[string]setting
 	counters  map[string]uint64
-	own       map[uint32]bool // inodes of sockets of this process
+	held      map[uint32]bool // inodes of sockets of this process
 	qdiscs    map[int][]*Qdisc
 	filters   map[filterKey][]*TCFilter
 	queues    map[uint16]bool  // of netfilter; nil: not read

@@ -231,26 +231,26 @@ func (h *Host) SocketsOf(pid int) (map[uint32]bool, error) {
 	return inodes, nil
 }
 
-// gap is after how many numbers without a file no more are expected.
-const gap = 4096
+// unused is after how many numbers without a file no more are expected.
+const unused = 4096
 
 // ownSockets returns the inodes of the sockets of this process, once. A process that may not read
 // /proc knows its own files.
 func (h *Host) ownSockets() map[uint32]bool {
-	if h.own != nil {
-		return h.own
+	if h.held != nil {
+		return h.held
 	}
-	h.own = map[uint32]bool{}
+	h.held = map[uint32]bool{}
 	var st unix.Stat_t
-	for fd, missing := 0, 0; missing < gap; fd++ {
+	for fd, missing := 0, 0; missing < unused; fd++ {
 		if unix.Fstat(fd, &st) != nil {
 			missing++
 			continue
 		}
 		missing = 0
 		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
-			h.own[uint32(st.Ino)] = true
+			h.held[uint32(st.Ino)] = true
 		}
 	}
-	return h.own
+	return h.held
 }
