@@ -255,9 +255,7 @@ func (d *doctor) filtered() {
 }
 
 // walk is a walk of no packet, for questions.
-func (d *doctor) walk(m nat.Mapping) *walk {
-	return &walk{Snapshot: d.Snapshot, ctx: d.ctx, table: d.options.Table, found: []nat.Mapping{m}, mapping: m, proto: protoOf(m.Proto), timeout: max(0, d.options.ProbeTimeout), pid: d.options.PID}
-}
+func (d *doctor) walk(m nat.Mapping) *walk { return d.Snapshot.walk(d.ctx, m) }
 
 // clientsOf are typical clients of each uplink: one behind the default route, and one on each other link
 // that takes packets and leads to no backend.

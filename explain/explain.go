@@ -133,8 +133,17 @@ func newSnapshot(o Options, f facts, ev evaluator) *Snapshot {
 // Explain says what becomes of a packet, which the mappings may serve: those of one address
 // before those of any. There must be one.
 func (s *Snapshot) Explain(ctx context.Context, q Query, found ...nat.Mapping) Report {
-	x := &walk{Snapshot: s, ctx: ctx, table: s.options.Table, found: found, mapping: found[0], proto: protoOf(q.Proto), timeout: max(0, s.options.ProbeTimeout), pid: s.options.PID}
+	x := s.walk(ctx, found...)
+	x.proto = protoOf(q.Proto)
 	return *x.explain(q)
+}
+
+// walk is a walk of no packet yet, which the mappings may serve.
+func (s *Snapshot) walk(ctx context.Context, found ...nat.Mapping) *walk {
+	return &walk{
+		Snapshot: s, ctx: ctx, table: s.options.Table, found: found, mapping: found[0], proto: protoOf(found[0].Proto),
+		timeout: max(0, s.options.ProbeTimeout), pid: s.options.PID,
+	}
 }
 
 // explain walks the ways by which the client may ask. The verdict is that of the likeliest.

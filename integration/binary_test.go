@@ -85,7 +85,7 @@ func programForAll(t *testing.T) func(gid uint32, args ...string) *exec.Cmd {
 // run runs a command line of the program inside ns and returns how it ended.
 func run(t *testing.T, ns *lab.NS, args ...string) labtest.Result {
 	t.Helper()
-	return labtest.Run(t, ns, nftnat(t, args...))
+	return withoutWarnings(labtest.Run(t, ns, nftnat(t, args...)))
 }
 
 // runInput is run with standard input.
@@ -93,7 +93,7 @@ func runInput(t *testing.T, ns *lab.NS, input string, args ...string) labtest.Re
 	t.Helper()
 	cmd := nftnat(t, args...)
 	cmd.Stdin = strings.NewReader(input)
-	return labtest.Run(t, ns, cmd)
+	return withoutWarnings(labtest.Run(t, ns, cmd))
 }
 
 // succeed runs a command line that must exit 0, and returns what it printed.

@@ -43,7 +43,7 @@ func (m mode) ask(t *testing.T, input string, args ...string) labtest.Result {
 	}
 	cmd := m.testbed.command(t, args...)
 	cmd.Stdin = strings.NewReader(input)
-	return labtest.Run(t, m.ns, cmd)
+	return withoutWarnings(labtest.Run(t, m.ns, cmd))
 }
 
 // do runs a command line that must exit 0 without a message, and returns what it printed.

@@ -80,7 +80,7 @@ var neverAsks = []string{"plan", "demo", "version", "--version", "completion", "
 // run runs a command line, given as words, and returns how it ended.
 func (s *testbed) run(t *testing.T, line string) labtest.Result {
 	t.Helper()
-	return labtest.Run(t, s.ns, s.command(t, strings.Fields(line)...))
+	return withoutWarnings(labtest.Run(t, s.ns, s.command(t, strings.Fields(line)...)))
 }
 
 // succeed runs a command line that must exit 0, and returns what it printed.

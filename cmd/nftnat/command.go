@@ -27,16 +27,36 @@ import (
 func show[T, D any](
 	g *global, cmd *cobra.Command, a access, f func(publisher, context.Context) (T, error), doc func(T) D, text func(io.Writer, T) error,
 ) error {
-	answer, err := ask(cmd.Context(), g, a, func(p publisher, ctx context.Context) (T, error) {
+	_, err := shown(cmd.Context(), g, cmd, a, f, doc, text)
+	return err
+}
+
+// change is show of what publishes something, and then warns of what is wrong with that.
+func change[T, D any](
+	g *global, cmd *cobra.Command, f func(publisher, context.Context) (T, error), doc func(T) D, text func(io.Writer, T) error,
+	published func(T) []nat.Mapping,
+) error {
+	var report nat.Report
+	answer, err := shown(nat.WithReport(cmd.Context(), &report), g, cmd, writing, f, doc, text)
+	if err == nil {
+		g.warn(cmd.Context(), published(answer), report.Notes)
+	}
+	return err
+}
+
+func shown[T, D any](
+	ctx context.Context, g *global, cmd *cobra.Command, a access, f func(publisher, context.Context) (T, error), doc func(T) D, text func(io.Writer, T) error,
+) (T, error) {
+	answer, err := ask(ctx, g, a, func(p publisher, ctx context.Context) (T, error) {
 		if a == writing {
 			defer g.showProgress(ctx, p)()
 		}
 		return f(p, ctx)
 	})
 	if err != nil {
-		return err
+		return answer, err
 	}
-	return printAnswer(g, cmd, answer, doc, text)
+	return answer, printAnswer(g, cmd, answer, doc, text)
 }
 
 func printAnswer[T, D any](g *global, cmd *cobra.Command, answer T, doc func(T) D, text func(io.Writer, T) error) error {

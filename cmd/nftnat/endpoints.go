@@ -41,14 +41,14 @@ func newAttach(g *global) *cobra.Command {
 			if err := a.Validate(); err != nil {
 				return err
 			}
-			return show(g, cmd, writing, func(p publisher, ctx context.Context) (nat.Endpoint, error) {
+			return change(g, cmd, func(p publisher, ctx context.Context) (nat.Endpoint, error) {
 				return p.Attach(ctx, a)
 			}, api.EndpointOf, func(w io.Writer, ep nat.Endpoint) error {
 				if _, err := fmt.Fprintln(w, ep.Address); err != nil {
 					return err
 				}
 				return printMappings(w, ep.Mappings)
-			})
+			}, func(ep nat.Endpoint) []nat.Mapping { return ep.Mappings })
 		},
 	}
 	flags := cmd.Flags()

@@ -125,13 +125,21 @@ func (g *global) optionsOfDaemon(ctx context.Context, at daemon.ExplainOptions, 
 	case err != nil:
 		return at, nil, err
 	}
-	at.Table, at.PID = status.Table.Name, status.PID
-	if status.NetNS == inode {
-		return at, nil, nil
-	}
-	at.NetNS = fmt.Sprintf("/proc/%d/ns/net", status.PID)
-	if there, err := netns.Inode(at.NetNS); err == nil && there == status.NetNS {
+	var there bool
+	if at, there = sameNamespace(at, status, inode); there {
 		return at, nil, nil
 	}
 	return at, client, nil
+}
+
+// sameNamespace returns options with the table and namespace of a daemon, and whether this process can get
+// there.
+func sameNamespace(at daemon.ExplainOptions, status api.Status, inode uint64) (_ daemon.ExplainOptions, there bool) {
+	at.Table, at.PID = status.Table.Name, status.PID
+	if status.NetNS == inode {
+		return at, true
+	}
+	at.NetNS = fmt.Sprintf("/proc/%d/ns/net", status.PID)
+	found, err := netns.Inode(at.NetNS)
+	return at, err == nil && found == status.NetNS
 }

@@ -38,13 +38,14 @@ func newApply(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, apply := writing, publisher.ApplyState
 			if dryRun {
-				a, apply = reading, publisher.DiffState
+				return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Change, error) {
+					return p.DiffState(ctx, want)
+				}, api.Changes, printChanges)
 			}
-			return show(g, cmd, a, func(p publisher, ctx context.Context) ([]nat.Change, error) {
-				return apply(p, ctx, want)
-			}, api.Changes, printChanges)
+			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Change, error) {
+				return p.ApplyState(ctx, want)
+			}, api.Changes, printChanges, newMappings)
 		},
 	}
 	flags := cmd.Flags()

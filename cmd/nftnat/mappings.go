@@ -70,9 +70,9 @@ func newAdd(g *global) *cobra.Command {
 			if err := m.Validate(); err != nil {
 				return err
 			}
-			return show(g, cmd, writing, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
+			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				return p.Publish(ctx, nat.PublishOptions{Replace: replace, Kill: kill}, m)
-			}, api.Mappings, printMappings)
+			}, api.Mappings, printMappings, same)
 		},
 	}
 	flags := cmd.Flags()

@@ -100,8 +100,12 @@ func askDaemon[T any](ctx context.Context, g *global, a access, f func(publisher
 // withNotes returns a context for a change that a daemon makes, and a function that prints the
 // notes on it.
 func (g *global) withNotes(ctx context.Context) (_ context.Context, printNotes func()) {
-	var report nat.Report
-	return nat.WithReport(ctx, &report), func() {
+	report := nat.ReportFrom(ctx)
+	if report == nil {
+		report = &nat.Report{}
+		ctx = nat.WithReport(ctx, report)
+	}
+	return ctx, func() {
 		for _, line := range report.Notes {
 			if !g.quiet {
 				_, _ = fmt.Fprintf(g.stderr, "nftnat: %s\n", printable.Line(line))

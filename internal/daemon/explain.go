@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/explain"
 	"github.com/nftnat/nftnat/explain/report"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // ExplainOptions say where a packet is explained.
@@ -35,6 +37,26 @@ func Explain(ctx context.Context, at ExplainOptions, q report.Query) (r report.R
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 	return e.Explain(ctx, q)
+}
+
+// Warn says what is certainly wrong with mappings that have just been published, within the time of
+// the context.
+func Warn(ctx context.Context, at ExplainOptions, ms []nat.Mapping) (found []report.Finding, err error) {
+	within := time.Minute
+	if deadline, ok := ctx.Deadline(); ok {
+		within = time.Until(deadline)
+	}
+	finder, err := engine.OpenFinder(engine.FinderOptions{Table: at.Table, NetNS: at.NetNS})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, finder.Close()) }()
+	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, Mappings: finder})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	return e.Warn(ctx, within, ms)
 }
 
 // explainer is what answers GET /v1/explain. Nil: a process that is outside of its engine's
