@@ -69,7 +69,7 @@ func established(c *eval.Conn) {
 	c.Status |= eval.SeenReply | eval.Confirmed | eval.SrcNATDone | eval.DstNATDone
 }
 
-// deliver passes the hook of input with an answer to the host.
+// deliver passes the hook of input, and policies of IPsec, with an answer to the host.
 func (x *walk) deliver(in int) stage {
 	return func(w *way) []*way {
 		r := x.route(w, in)
@@ -80,7 +80,7 @@ func (x *walk) deliver(in int) stage {
 			return w.halt(Cause{Kind: KindRoute, Thing: routeText(r), What: fmt.Sprintf("leads the answer to %s away from this host", addr(w.p.Dst))})
 		}
 		w.p.In, w.p.Out = x.device(in).asked, eval.Interface{}
-		return x.pass(w, eval.Input)
+		return run(x.pass(w, eval.Input), x.ipsec(host.XFRMIn))
 	}
 }
 

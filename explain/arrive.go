@@ -215,7 +215,7 @@ func (x *walk) discovery(d *device, h eval.Hook) stage {
 // certain is what stops all ways; nil: one passes.
 func certain(ways []*way) (stop *Cause) {
 	for _, w := range ways {
-		if w.stop == nil {
+		if w.stop == nil || w.lost {
 			return nil
 		}
 		if stop == nil {
@@ -345,7 +345,7 @@ func (x *walk) local(w *way) []*way {
 		in = x.device(w.in).asked
 	}
 	w.p.In, w.p.Out = in, eval.Interface{}
-	return run(w.on(), x.hook(eval.Input), x.socket)
+	return run(w.on(), x.hook(eval.Input), x.ipsec(host.XFRMIn), x.socket)
 }
 
 // socket finds the socket that takes the packet.

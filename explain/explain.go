@@ -79,12 +79,29 @@ func (e *Explainer) Explain(ctx context.Context, q Query) (Report, error) {
 		}
 		return Report{Query: q, Verdict: NotPublished, Near: near}, nil
 	}
-	s, err := e.Snapshot(ctx)
-	if err != nil {
-		return Report{}, err
+	for attempt := 1; ; attempt++ {
+		s, err := e.Snapshot(ctx)
+		if err != nil {
+			return Report{}, err
+		}
+		r := s.Explain(ctx, q, found...)
+		if ctx.Err() != nil {
+			return r, ctx.Err()
+		}
+		changed, err := s.eval.changed()
+		if changed && err == nil && attempt < readAttempts {
+			continue
+		}
+		if (changed || err != nil) && r.Verdict == Passes {
+			r.Verdict = Uncertain
+			r.Cause = &Cause{Kind: KindUnread, Thing: "the rules", What: "have changed while they were read"}
+		}
+		return r, nil
 	}
-	return s.Explain(ctx, q, found...), ctx.Err()
 }
+
+// readAttempts bounds how often a packet is followed anew because rules have changed meanwhile.
+const readAttempts = 4
 
 // Snapshot is a host at one moment, for many explanations: what one of them has read the others know.
 // It is valid until the Explainer is asked again or closed.

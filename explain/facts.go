@@ -51,6 +51,11 @@ type facts interface {
 	Listeners(proto uint8) ([]*host.Socket, error)
 	FindProcess(s *host.Socket)
 	SocketsOf(pid int) (map[uint32]bool, error)
+	// XFRM returns the policy of IPsec that drops or encrypts a packet; nil: none. It is not certain if it
+	// depends on ports that are not known.
+	XFRM(dir host.XFRMDir, q host.RouteQuery) (p *host.XFRMPolicy, certain bool, err error)
+	// NFPrograms lists the programs of eBPF at hooks of netfilter, of all namespaces.
+	NFPrograms() ([]host.NFProgram, error)
 	Unread() []string
 }
 
@@ -70,6 +75,8 @@ type evaluator interface {
 	clamps() bool
 	// setName returns the name of a set of ipset by its number; empty: it is not known.
 	setName(set uint16) string
+	// changed reports whether the rules are others than those that were read.
+	changed() (bool, error)
 	// tells collects what rules tell packets apart by, but for those of our table. Packets have no other
 	// addresses than those of met and those that rules give them. Nil: they are not known.
 	tells(a *apart, ours string, met map[netip.Addr]bool)

@@ -43,6 +43,8 @@ type fake struct {
 	hardware   map[netip.Addr][]byte
 	entries    []*host.Entry
 	peer       *fakePeer
+	xfrm       func(dir host.XFRMDir, q host.RouteQuery) *host.XFRMPolicy
+	programs   []host.NFProgram
 }
 
 const (
@@ -309,6 +311,15 @@ func (f *fake) ProbeAll(ctx context.Context, backends []host.Backend, timeout ti
 
 func (f *fake) PeerOf(*host.Link) (peer, error) { return nil, nil }
 
+func (f *fake) XFRM(dir host.XFRMDir, q host.RouteQuery) (*host.XFRMPolicy, bool, error) {
+	if f.xfrm == nil {
+		return nil, true, nil
+	}
+	return f.xfrm(dir, q), true, nil
+}
+
+func (f *fake) NFPrograms() ([]host.NFProgram, error) { return f.programs, nil }
+
 func (f *fake) Unread() []string { return nil }
 
 // fakeRules evaluates: the frontend is translated, and what stops has a verdict.
@@ -319,6 +330,8 @@ type fakeRules struct {
 	seen    []string
 	// keepSource is set to leave out the hairpin.
 	keepSource bool
+	changes    int   // how often the rules have changed while they were read
+	err        error // of prerouting
 }
 
 func table(family rules.Family, name, chain string, hook uint32, priority int32) *rules.Chain {
@@ -329,6 +342,9 @@ func table(family rules.Family, name, chain string, hook uint32, priority int32)
 }
 
 func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
+	if h == eval.Prerouting && f.err != nil {
+		return nil, f.err
+	}
 	f.seen = append(f.seen, fmt.Sprintf("%s %s>%s %s:%d>%s:%d", h, p.In.Name, p.Out.Name, p.Src, p.SrcPort, p.Dst, p.DstPort))
 	if f.stop != nil {
 		if o := f.stop(h, p); o != nil {
@@ -352,6 +368,7 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 				q.Dst, q.DstPort = f.backend.Addr(), f.backend.Port()
 				o.Translated = f.rule
 				q.CT.Status |= eval.DstNAT
+				q.CT.Answer = eval.Tuple{Src: q.Dst, Dst: p.Src, SrcPort: q.DstPort, DstPort: p.SrcPort}
 				o.Reroute = h == eval.Output
 			}
 		}
@@ -366,6 +383,11 @@ func (f *fakeRules) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 		q.Src, q.SrcPort = q.CT.Original.Dst, q.CT.Original.DstPort
 	}
 	return []eval.Outcome{o}, nil
+}
+
+func (f *fakeRules) changed() (bool, error) {
+	f.changes--
+	return f.changes >= 0, nil
 }
 
 func (f *fakeRules) clamps() bool { return false }

@@ -5,6 +5,7 @@ package explain
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,12 @@ func fib(f facts, p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
 	to, from := p.Dst, p.Src
 	if flags&fibSource != 0 {
 		to, from = p.Src, p.Dst
+	}
+	switch {
+	case !to.IsValid():
+		return nil, errors.New("the address is not known")
+	case flags&fibMark != 0 && p.MarkUnknown:
+		return nil, errors.New("the packet's mark is not known")
 	}
 	dev := 0
 	switch {

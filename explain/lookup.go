@@ -46,6 +46,12 @@ func (s *Snapshot) byPorts(is4 bool) bool {
 	return by
 }
 
+// byMark reports whether policy rules of a family ask for the mark of packets.
+func (s *Snapshot) byMark(is4 bool) bool {
+	rules, err := s.facts.PolicyRules(is4)
+	return err != nil || slices.ContainsFunc(rules, func(r *host.PolicyRule) bool { return r.Mask != 0 || r.Unread })
+}
+
 // tracking is how full connection tracking is.
 type tracking struct {
 	*host.Conntrack

@@ -17,9 +17,11 @@ func (x *walk) hook(h eval.Hook) stage { return func(w *way) []*way { return x.p
 
 // pass takes a packet through the chains of a hook.
 func (x *walk) pass(w *way, h eval.Hook) []*way {
+	x.programs(w, h)
 	outcomes, err := x.eval.run(h, &w.p)
 	if err != nil {
 		w.unread("rules of hook "+h.String(), err)
+		w.lost = w.lost || len(outcomes) == 0 && redirects(h)
 	}
 	if len(outcomes) == 0 {
 		return w.on()
@@ -46,6 +48,7 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 			continue
 		}
 		on := w.fork(o.Packet)
+		on.lost = w.lost || o.End == eval.Unclear && redirects(h)
 		on.outcome(h, &before, o)
 		ways = append(ways, on)
 	}
@@ -82,6 +85,9 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 	}
 	return ways
 }
+
+// redirects reports whether rules at a hook may lead a packet elsewhere.
+func redirects(h eval.Hook) bool { return h == eval.Prerouting || h == eval.Output }
 
 // outcome takes over what a hook has made of the packet.
 func (w *way) outcome(h eval.Hook, before *eval.Packet, o *eval.Outcome) {

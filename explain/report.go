@@ -52,6 +52,7 @@ const (
 	KindBridge    = report.KindBridge
 	KindClient    = report.KindClient
 	KindConntrack = report.KindConntrack
+	KindIPsec     = report.KindIPsec
 	KindLink      = report.KindLink
 	KindMTU       = report.KindMTU
 	KindNeighbour = report.KindNeighbour

@@ -22,7 +22,7 @@ func (x *walk) route(w *way, in int) *host.Route {
 	if p.Dst.IsLinkLocalUnicast() {
 		q.Oif = x.client.in
 	}
-	if p.MarkUnknown {
+	if p.MarkUnknown && x.byMark(p.Dst.Is4()) {
 		w.maybe(Cause{Kind: KindRoute, Thing: "the mark of the packet", What: "is set to what cannot be known, and routes may depend on it"})
 	}
 	r, fault, err := x.lookup(q)
@@ -105,7 +105,7 @@ func (x *walk) forward(in int, local stage) stage {
 		w.p.In, w.p.Out = x.device(in).asked, out.asked
 		hop := nextHop(r, w.p.Dst)
 		x.narrows(w, in, r.Oif, r)
-		return run(w.on(), x.hook(eval.Forward), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, hop))
+		return run(w.on(), x.ipsec(host.XFRMForward), x.hook(eval.Forward), x.ipsec(host.XFRMOut), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, hop))
 	}
 }
 
@@ -131,7 +131,7 @@ func (x *walk) send(local stage) stage {
 			w.p.Out = x.device(w.out).asked
 			w.in = 0
 			if r.Type != unix.RTN_LOCAL {
-				return run(w.on(), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
+				return run(w.on(), x.ipsec(host.XFRMOut), x.meet, x.hook(eval.Postrouting), x.egress(r.Oif, nextHop(r, w.p.Dst)), func(w *way) []*way {
 					w.p.Local = false
 					return w.on()
 				})

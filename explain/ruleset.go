@@ -89,6 +89,9 @@ func (p *peerHost) tells(a *apart, _ string, _ map[netip.Addr]bool) {
 
 func (p *peerHost) clamps() bool { return p.rules != nil && p.rules.clamps() }
 
+// changed is not asked for: what stops a packet there has just been read.
+func (p *peerHost) changed() (bool, error) { return false, nil }
+
 func (p *peerHost) setName(set uint16) string {
 	if p.rules == nil {
 		return ""
@@ -185,6 +188,14 @@ func (r *ruleset) run(h eval.Hook, p *eval.Packet) ([]eval.Outcome, error) {
 		err = errors.Join(err, r.legacyErr)
 	}
 	return outcomes, errors.Join(err, hidden)
+}
+
+// changed reports whether rules of nftables have changed since they were read.
+func (r *ruleset) changed() (bool, error) {
+	if r.Reader == nil {
+		return false, nil
+	}
+	return r.Changed()
 }
 
 // errHiddenTables says that there may be tables of ebtables-legacy: to ask the kernel for one makes it.

@@ -62,6 +62,9 @@ type way struct {
 	// translated and untracked are the rules that did so last.
 	translated, untracked *rules.Rule
 	aged                  *rules.Rule // set the TTL
+	// lost is set if it is not known where the packet goes, or not all ways were followed: what stops it
+	// behind that is not certain.
+	lost bool
 	// gone counts the stages passed, to compare ways.
 	gone int
 }
@@ -88,6 +91,7 @@ func run(ways []*way, stages ...stage) []*way {
 		if len(ways) > maxWays {
 			ways = ways[:maxWays]
 			for _, w := range ways {
+				w.lost = true
 				w.maybe(Cause{Kind: KindUnread, Thing: "too many rules that cannot be known", What: "not all of what may become of the packet was followed"})
 			}
 		}
@@ -150,7 +154,7 @@ func (w *way) unread(what string, err error) {
 func conclude(ways []*way, r *Report) {
 	var passed, stopped []*way
 	for _, w := range ways {
-		if w.stop == nil {
+		if w.stop == nil || w.lost {
 			passed = append(passed, w)
 		} else {
 			stopped = append(stopped, w)

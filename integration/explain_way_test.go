@@ -86,6 +86,10 @@ func TestExplainFaults(t *testing.T) {
 		{"netdev", "nft table netdev scrub { chain in { type filter hook ingress device lan0 priority 0; tcp dport 8080 drop; }; }", "nft delete table netdev scrub", "8080", "192.0.2.2", explain.KindRule, "table netdev scrub, chain in"},
 		{"tc", "tc qdisc add dev lan0 clsact; tc filter add dev lan0 ingress protocol ip bpf da bytecode '1,6 0 0 2'", "tc qdisc del dev lan0 clsact", "8080", "192.0.2.2", explain.KindTC, "lan0"},
 		{"dormant", "nft table inet corpwall { flags dormant; chain passing { type filter hook forward priority filter; policy drop; }; }", "nft delete table inet corpwall", "8080", "192.0.2.2", "", ""},
+		{"ipsec", "ip xfrm policy add src 0.0.0.0/0 dst 192.0.2.1/32 dir fwd action block", "ip xfrm policy flush", "8080", "192.0.2.2", explain.KindIPsec, "dst 192.0.2.1/32 dir fwd action block"},
+		{"ipsec, of the translated packet", "ip xfrm policy add src 0.0.0.0/0 dst 172.30.0.2/32 dir fwd action block", "ip xfrm policy flush", "8080", "192.0.2.2", "", ""},
+		{"ipsec, answers", "ip xfrm policy add src 172.30.0.2/32 dst 0.0.0.0/0 dir fwd action block", "ip xfrm policy flush", "8080", "192.0.2.2", explain.KindIPsec, "dir fwd action block"},
+		{"ipsec, on the way out", "ip xfrm policy add src 0.0.0.0/0 dst 172.30.0.2/32 dir out action block", "ip xfrm policy flush", "8080", "192.0.2.2", explain.KindIPsec, "dir out action block"},
 		{"address gone", "ip addr del 192.0.2.9/24 dev lan0", "ip addr add 192.0.2.9/24 dev lan0", "192.0.2.9:8081", "192.0.2.2", explain.KindAddress, "192.0.2.9 is no address of this host"},
 		{"sibling", "true", "true", "8080", "172.30.0.3", "", ""},
 		{"itself", "true", "true", "8080", "172.30.0.2", "", ""},
@@ -99,6 +103,9 @@ func TestExplainFaults(t *testing.T) {
 			t.Logf("%s\n%s", time.Since(start), r.Text())
 			if f.kind == "" {
 				require.Equal(t, explain.Passes, r.Verdict)
+				if f.from == "192.0.2.2" {
+					require.True(t, answered(t, top.Client, "192.0.2.1:8080"))
+				}
 				return
 			}
 			require.Equal(t, explain.Stopped, r.Verdict)

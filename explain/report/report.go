@@ -120,6 +120,7 @@ const (
 	KindWarning   = "warning"   // of the status
 	KindClient    = "client"    // this client may not, or cannot, use the frontend
 	KindConntrack = "conntrack" // its table is full
+	KindIPsec     = "ipsec"     // a policy of it
 	KindLink      = "link"      // an interface
 	KindMTU       = "mtu"
 	KindNeighbour = "neighbour"

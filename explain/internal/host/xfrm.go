@@ -77,11 +77,12 @@ const (
 )
 
 // XFRM returns the policy of IPsec that a packet meets, if it drops or encrypts it; nil: it passes.
-// q.Iif is the interface by which it came in, q.Oif that by which it leaves.
-func (h *Host) XFRM(dir XFRMDir, q RouteQuery) (*XFRMPolicy, error) {
+// q.Iif is the interface by which it came in, q.Oif that by which it leaves. certain is false if that depends
+// on a port of q that is zero, which is not known.
+func (h *Host) XFRM(dir XFRMDir, q RouteQuery) (p *XFRMPolicy, certain bool, err error) {
 	all, err := h.xfrmPolicies()
 	if err != nil || len(all) == 0 {
-		return nil, err
+		return nil, true, err
 	}
 	link, name := q.Iif, "disable_policy"
 	if dir == XFRMOut {
@@ -90,18 +91,29 @@ func (h *Host) XFRM(dir XFRMDir, q RouteQuery) (*XFRMPolicy, error) {
 	if link != 0 {
 		off, _, err := h.Setting(q.Dst.Unmap().Is4(), link, name)
 		if err == nil && off != 0 {
-			return nil, nil
+			return nil, true, nil
 		}
 	}
+	certain = true
 	for _, p := range all {
-		if p.Dir == dir && p.matches(q) {
-			if p.Blocks || p.Encrypts {
-				return p, nil
-			}
-			return nil, nil
+		if p.Dir != dir || !p.matches(q) {
+			continue
+		}
+		known := p.portsKnown(q)
+		certain = certain && known
+		if p.Blocks || p.Encrypts {
+			return p, certain, nil
+		}
+		if known {
+			break
 		}
 	}
-	return nil, nil
+	return nil, certain, nil
+}
+
+// portsKnown reports whether the policy asks for no port that is zero.
+func (p *XFRMPolicy) portsKnown(q RouteQuery) bool {
+	return (p.srcMask == 0 || q.SrcPort != 0) && (p.dstMask == 0 || q.DstPort != 0)
 }
 
 // HasXFRM reports whether there is any policy of IPsec.
@@ -112,7 +124,7 @@ func (h *Host) HasXFRM() (bool, error) {
 
 func (p *XFRMPolicy) matches(q RouteQuery) bool {
 	return inSelector(p.src, q.Src) && inSelector(p.dst, q.Dst) && (p.proto == 0 || p.proto == q.Proto) &&
-		(p.srcPort^q.SrcPort)&p.srcMask == 0 && (p.dstPort^q.DstPort)&p.dstMask == 0 &&
+		(q.SrcPort == 0 || (p.srcPort^q.SrcPort)&p.srcMask == 0) && (q.DstPort == 0 || (p.dstPort^q.DstPort)&p.dstMask == 0) &&
 		(p.link == 0 || p.link == q.Oif) && q.Mark&p.markMask == p.mark && p.interfaces == 0
 }
 

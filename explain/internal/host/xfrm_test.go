@@ -32,8 +32,9 @@ func TestXFRM(t *testing.T) {
 		}
 		_, dial := l.client.Dial(contextOf(t, 60*time.Millisecond), "tcp", "172.30.0.2:80")
 		for _, dir := range []XFRMDir{XFRMForward, XFRMOut} {
-			p, err := h.XFRM(dir, q)
+			p, certain, err := h.XFRM(dir, q)
 			require.NoError(t, err)
+			require.True(t, certain)
 			if p != nil {
 				return p.Text, dial
 			}
@@ -73,4 +74,30 @@ func TestXFRM(t *testing.T) {
 	text, dial = met()
 	require.Empty(t, text)
 	require.NoError(t, dial)
+}
+
+// A policy for ports that are not known may be met.
+func TestXFRMPorts(t *testing.T) {
+	any := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	policy := func(port uint16, blocks bool) *XFRMPolicy {
+		return &XFRMPolicy{Dir: XFRMForward, Blocks: blocks, src: any, dst: any, srcPort: port, srcMask: 0xffff}
+	}
+	q := RouteQuery{Src: netip.MustParseAddr("192.0.2.2"), Dst: netip.MustParseAddr("172.30.0.2"), Proto: unix.IPPROTO_TCP, DstPort: 80}
+	for _, c := range []struct {
+		policies      []*XFRMPolicy
+		port          uint16
+		stop, certain bool
+	}{
+		{[]*XFRMPolicy{policy(5000, true)}, 5000, true, true},
+		{[]*XFRMPolicy{policy(5000, true)}, 5001, false, true},
+		{[]*XFRMPolicy{policy(5000, true)}, 0, true, false},
+		{[]*XFRMPolicy{policy(5000, false), policy(5001, true)}, 5000, false, true},
+		{[]*XFRMPolicy{policy(5000, false), {Dir: XFRMForward, Blocks: true, src: any, dst: any}}, 0, true, false},
+	} {
+		q.SrcPort = c.port
+		p, certain, err := (&Host{xfrm: &c.policies}).XFRM(XFRMForward, q)
+		require.NoError(t, err)
+		require.Equal(t, c.stop, p != nil, c)
+		require.Equal(t, c.certain, certain, c)
+	}
 }
