@@ -129,7 +129,7 @@ func TestStopped(t *testing.T) {
 			s.rules.stop = dropAt(forward, &rules.Rule{}, eval.Output, func(p *eval.Packet) bool { return p.Proto == unix.IPPROTO_ICMP })
 		}},
 		{"hairpin", "8080 from 172.30.0.3", KindBackend, "backend 172.30.0.2:80", "--masquerade", func(s *scene) { s.rules.keepSource = true }},
-		{"flushed fdb", "8080 from 172.30.0.3", KindBridge, "bridge br0: no entry of its own address", "bridge fdb add", func(s *scene) { s.deaf = true }},
+		{"flushed fdb", "8080 from 172.30.0.3", KindBridge, "bridge br0: no entry of its own address", "bridge fdb add", func(s *scene) { s.lostOwnAddress = true }},
 		{"led elsewhere", "8080 from 192.0.2.2", KindRoute, "default via 198.51.100.2 dev eth1", "", func(s *scene) {
 			s.instead = func(q host.RouteQuery) *host.Route {
 				if q.Src != s.mapping.Backend.Addr() {

@@ -38,7 +38,7 @@ type fake struct {
 	qdiscs     map[int][]*host.Qdisc
 	probe      host.ProbeResult
 	probed     int
-	deaf       bool   // bridges do not know their own addresses
+	lostOwnAddress       bool   // bridges do not know their own addresses
 	filtered   uint64 // packets that the reverse path filter has dropped
 	hardware   map[netip.Addr][]byte
 	entries    []*host.Entry
@@ -203,7 +203,7 @@ func (f *fake) Neighbour(a netip.Addr, link int) (*host.Neighbour, error) {
 func (f *fake) ProxyNeighbour(netip.Addr, int) (bool, error) { return false, nil }
 
 func (f *fake) FDB(bridge int, mac []byte) (*host.FDB, error) {
-	if slices.Equal(mac, f.links[bridge-1].MAC) && !f.deaf {
+	if slices.Equal(mac, f.links[bridge-1].MAC) && !f.lostOwnAddress {
 		return &host.FDB{Port: bridge, Local: true}, nil
 	}
 	if port, ok := f.fdb[string(mac)]; ok {

@@ -80,7 +80,7 @@ func (x *walk) enter(w *way, d, upper *device, mac []byte) []*way {
 	w.p.DstMAC, w.p.SrcMAC, w.p.VLAN = d.MAC, mac, tag(upper)
 	if bridged {
 		w.p.DstMAC = upper.MAC
-		if x.deaf(upper) {
+		if x.lostOwnAddress(upper) {
 			return w.halt(Cause{
 				Kind: KindBridge, Thing: fmt.Sprintf("bridge %s: no entry of its own address %s (bridge fdb show br %s)", upper.Name, net.HardwareAddr(upper.MAC), upper.Name),
 				What: "it passes frames for the host to its ports, and not to the host", Remedy: fmt.Sprintf("bridge fdb add %s dev %s self local", net.HardwareAddr(upper.MAC), upper.Name),
@@ -122,8 +122,8 @@ func tag(upper *device) uint16 {
 	return upper.VLAN
 }
 
-// deaf reports whether a bridge has forgotten that frames to its own address are for the host.
-func (x *walk) deaf(bridge *device) bool {
+// lostOwnAddress reports whether a bridge has forgotten that frames to its own address are for the host.
+func (x *walk) lostOwnAddress(bridge *device) bool {
 	if bridge.Flags&unix.IFF_PROMISC != 0 || len(bridge.MAC) != 6 {
 		return false
 	}
