@@ -24,27 +24,27 @@ import (
 // fake is a host: eth0 with 192.0.2.1 and 2001:db8::1 towards clients, br0 with 172.30.0.1 and
 // fd30::1 and the port vb1 towards the backend 172.30.0.2, and eth1 with 198.51.100.1.
 type fake struct {
-	links      []*host.Link
-	addrs      []*host.Address
-	routes     []*host.Route
-	fault      func(q host.RouteQuery) *host.RouteFault
-	instead    func(q host.RouteQuery) *host.Route
-	neighbours []*host.Neighbour
-	fdb        map[string]int
-	settings   map[string]int
-	ct         *host.Conntrack
-	sockets    []*host.Socket
-	tc         map[string]host.TCVerdict
-	qdiscs     map[int][]*host.Qdisc
-	probe      host.ProbeResult
-	probed     int
-	lostOwnAddress       bool   // bridges do not know their own addresses
-	filtered   uint64 // packets that the reverse path filter has dropped
-	hardware   map[netip.Addr][]byte
-	entries    []*host.Entry
-	peer       *fakePeer
-	xfrm       func(dir host.XFRMDir, q host.RouteQuery) *host.XFRMPolicy
-	programs   []host.NFProgram
+	links          []*host.Link
+	addrs          []*host.Address
+	routes         []*host.Route
+	fault          func(q host.RouteQuery) *host.RouteFault
+	instead        func(q host.RouteQuery) *host.Route
+	neighbours     []*host.Neighbour
+	fdb            map[string]int
+	settings       map[string]int
+	ct             *host.Conntrack
+	sockets        []*host.Socket
+	tc             map[string]host.TCVerdict
+	qdiscs         map[int][]*host.Qdisc
+	probe          host.ProbeResult
+	probed         int
+	lostOwnAddress bool   // bridges do not know their own addresses
+	filtered       uint64 // packets that the reverse path filter has dropped
+	hardware       map[netip.Addr][]byte
+	entries        []*host.Entry
+	peer           *fakePeer
+	xfrm           func(dir host.XFRMDir, q host.RouteQuery) *host.XFRMPolicy
+	programs       []host.NFProgram
 }
 
 const (
