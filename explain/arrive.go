@@ -369,7 +369,7 @@ func (x *walk) socket(w *way) []*way {
 		if why.Remedy == "" {
 			why.Remedy = "nftnat serve: a daemon has the proxies"
 			if x.mapping.NoProxy {
-				why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace, without --no-proxy", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+				why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
 			}
 		}
 		why.What += fmt.Sprintf("; nothing listens on %s", to)
@@ -382,7 +382,7 @@ func (x *walk) socket(w *way) []*way {
 	}
 	if x.mapping.NoProxy {
 		why.What += "; the mapping has no proxy (--no-proxy)"
-		why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace, without --no-proxy", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
+		why.Remedy = fmt.Sprintf("nftnat add %s %s %s --replace", x.mapping.Proto, x.mapping.FrontendText(), x.mapping.BackendText())
 		w.step("input", "%s holds the port and takes nothing", s)
 		return w.halt(why)
 	}

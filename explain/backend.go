@@ -45,6 +45,9 @@ func (x *walk) arrived(w *way) []*way {
 		c.Remedy = fmt.Sprintf("start the server on %s, or publish the port that it listens on", backend)
 	case host.NoNeighbour:
 		w.source = netip.Addr{}
+		if c := x.astray(w, backend.Addr(), true); c != nil {
+			return w.halt(*c)
+		}
 		if c := x.finds(w.out, hop); c != nil {
 			return w.halt(*c)
 		}
@@ -61,10 +64,19 @@ func (x *walk) arrived(w *way) []*way {
 			return w.halt(x.wrongNeighbour(w, permanent))
 		}
 	case host.Unreachable:
+		if c := x.astray(w, backend.Addr(), true); c != nil {
+			return w.halt(*c)
+		}
 		c.What = "cannot be reached: " + p.Text
 	case host.Silent:
-		if permanent != nil && x.unknownMAC(w, permanent) {
+		if c := x.astray(w, backend.Addr(), x.proto == unix.IPPROTO_TCP); c != nil {
+			return w.halt(*c)
+		}
+		if permanent != nil && (x.unknownMAC(w, permanent) || x.claimed(w.out, permanent)) {
 			return w.halt(x.wrongNeighbour(w, permanent))
+		}
+		if c := x.asksNobody(w.out, hop); c != nil {
+			return w.halt(*c)
 		}
 		if x.proto == unix.IPPROTO_UDP {
 			w.step("backend", "%s was not asked: a datagram may do harm", backend)
@@ -79,8 +91,14 @@ func (x *walk) arrived(w *way) []*way {
 		}
 		c.Remedy = "look at the firewall and the routes of the backend"
 	case host.Unasked:
-		if permanent != nil && x.unknownMAC(w, permanent) {
+		if c := x.astray(w, backend.Addr(), false); c != nil {
+			return w.halt(*c)
+		}
+		if permanent != nil && (x.unknownMAC(w, permanent) || x.claimed(w.out, permanent)) {
 			return w.halt(x.wrongNeighbour(w, permanent))
+		}
+		if c := x.asksNobody(w.out, hop); c != nil {
+			return w.halt(*c)
 		}
 		if p.Text != "" {
 			w.step("backend", "%s was not asked: %s", backend, p.Text)
@@ -108,6 +126,60 @@ func (x *walk) arrived(w *way) []*way {
 	}
 	w.step("backend", "%s: %s", c.Thing, c.What)
 	return w.halt(c)
+}
+
+// astray names the route by which packets for a backend go to another link than the one that the backend's
+// address is of. Where it is not known to be silent there, a more specific route may well be right, and
+// is not named.
+func (x *walk) astray(w *way, backend netip.Addr, silent bool) *Cause {
+	for _, index := range x.links() {
+		d := x.device(index)
+		bits := d.linkBits(backend)
+		if index == w.out || bits < 0 {
+			continue
+		}
+		missing := w.r.Dst.Bits() < bits
+		switch {
+		case missing && !d.Up():
+			c := linkCause(d, d.Why())
+			c.What = fmt.Sprintf("the route to %s is gone with it", backend)
+			return &c
+		case missing:
+			return &Cause{
+				Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("leads to %s, which is on the link of %s: that route is gone", backend, d.Name),
+				Remedy: fmt.Sprintf("ip route add %s dev %s", netip.PrefixFrom(backend, bits).Masked(), d.Name),
+			}
+		case silent:
+			return &Cause{
+				Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("leads to %s past %s, which has an address of its link; the way of the route does not answer", backend, d.Name),
+				Remedy: routeDel(w.r),
+			}
+		}
+	}
+	return nil
+}
+
+// routeDel is a command that removes a route.
+func routeDel(r *host.Route) string {
+	tool := "ip route del "
+	if r.Dst.Addr().Is6() {
+		tool = "ip -6 route del "
+	}
+	return tool + strings.Replace(r.Text, " in table ", " table ", 1)
+}
+
+// asksNobody reports that an interface does not ask for the hardware address of a neighbour, and has made
+// up one.
+func (x *walk) asksNobody(index int, neighbour netip.Addr) *Cause {
+	d := x.device(index)
+	n, err := x.neighbour(neighbour, index)
+	if err != nil || n == nil || n.State&unix.NUD_NOARP == 0 || !d.asks() || d.Flags&unix.IFF_NOARP == 0 {
+		return nil
+	}
+	return &Cause{
+		Kind: KindLink, Thing: "interface " + d.Name + ": NOARP", What: fmt.Sprintf("it asks for no hardware address, and does not know the one of %s", neighbour),
+		Remedy: "ip link set dev " + d.Name + " arp on",
+	}
 }
 
 // cutOff names the port of a bridge that keeps it from a neighbour, if the other end of the port
@@ -244,7 +316,9 @@ func (x *walk) outward(backend netip.AddrPort) *way {
 	if err != nil || r == nil {
 		return nil
 	}
-	w := &way{proxies: true, p: eval.Packet{EtherType: unix.ETH_P_IP, Proto: x.proto, Src: x.sourceOf(r, backend.Addr()), Dst: backend.Addr(), DstPort: backend.Port()}}
+	w := &way{proxies: true, p: eval.Packet{
+		EtherType: unix.ETH_P_IP, Proto: x.proto, Src: x.sourceOf(r, backend.Addr()), Dst: backend.Addr(), DstPort: backend.Port(), Ports: ephemeral,
+	}}
 	if backend.Addr().Is6() {
 		w.p.EtherType = unix.ETH_P_IPV6
 	}
@@ -288,6 +362,13 @@ func (x *walk) wayBack(w *way, backend netip.AddrPort, answers bool, asked netip
 	}
 	home := x.homeRoute(backend.Addr(), to)
 	r, fault := home.route, home.fault
+	if wrong := home.wrong(); wrong != nil && !w.r.Gateway.IsValid() {
+		prefix := "default"
+		if wrong.Dst.Bits() > 0 {
+			prefix = wrong.Dst.String()
+		}
+		remedy = fmt.Sprintf("in the backend: ip route replace %s via %s, or here: %s", prefix, x.device(w.out).primary(backend.Addr()), masquerade)
+	}
 	if !home.known {
 		return x.remembered(w, backend, answers, remedy)
 	}

@@ -74,6 +74,18 @@ func (d *device) onLink(a netip.Addr) bool {
 	return false
 }
 
+// linkBits is the length of the longest prefix of the interface that an address is in; -1: it is in
+// none.
+func (d *device) linkBits(a netip.Addr) int {
+	bits := -1
+	for _, o := range d.addrs {
+		if o.Prefix.Bits() < a.BitLen() && o.Prefix.Contains(a.WithZone("")) {
+			bits = max(bits, o.Prefix.Bits())
+		}
+	}
+	return bits
+}
+
 // has reports whether an address is one of the interface's.
 func (d *device) has(a netip.Addr) bool {
 	for _, o := range d.addrs {

@@ -5,6 +5,7 @@ package explain
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,6 +131,41 @@ func TestStopped(t *testing.T) {
 		}},
 		{"hairpin", "8080 from 172.30.0.3", KindBackend, "backend 172.30.0.2:80", "--masquerade", func(s *scene) { s.rules.keepSource = true }},
 		{"flushed fdb", "8080 from 172.30.0.3", KindBridge, "bridge br0: no entry of its own address", "bridge fdb add", func(s *scene) { s.lostOwnAddress = true }},
+		{"translated before", "8080 from 192.0.2.2", KindPolicy, "table inet corpwall", "nft insert rule inet corpwall passing ip daddr 172.30.0.2 tcp dport 80 accept", func(s *scene) {
+			s.rules.stop = func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+				if h != eval.Prerouting || !request(p) {
+					return nil
+				}
+				q := *p
+				q.Dst, q.DstPort = s.mapping.Backend.Addr(), 80
+				return dropped(&q, forward, nil)
+			}
+		}},
+		{"wrong route", "8080 from 192.0.2.2", KindRoute, "172.30.0.2/32 via 198.51.100.2 dev eth1", "ip route del 172.30.0.2/32 via 198.51.100.2 dev eth1 table main", func(s *scene) {
+			s.route("172.30.0.2/32", "198.51.100.2", eth1, netip.Addr{})
+			s.probe.Answer = host.Silent
+		}},
+		{"bridge down", "8080 from 192.0.2.2", KindLink, "interface br0: down", "ip link set dev br0 up", func(s *scene) {
+			s.links[br0-1].Flags, s.links[br0-1].Carrier = 0, false
+			s.routes = slices.DeleteFunc(s.routes, func(r *host.Route) bool { return r.Oif == br0 })
+			s.route("0.0.0.0/0", "198.51.100.2", eth1, netip.Addr{})
+			s.probe.Answer = host.Silent
+		}},
+		{"route gone", "8080 from 192.0.2.2", KindRoute, "default via 198.51.100.2 dev eth1", "ip route add 172.30.0.0/24 dev br0", func(s *scene) {
+			s.routes = slices.DeleteFunc(s.routes, func(r *host.Route) bool { return r.Oif == br0 })
+			s.route("0.0.0.0/0", "198.51.100.2", eth1, netip.Addr{})
+			s.probe.Answer = host.NoNeighbour
+		}},
+		{"hardware address of another", "8080 from 192.0.2.2", KindNeighbour, "neighbour 172.30.0.2 dev br0", "ip neigh del 172.30.0.2 dev br0", func(s *scene) {
+			n := &host.Neighbour{Addr: s.mapping.Backend.Addr(), Link: br0, State: unix.NUD_PERMANENT, MAC: []byte("backend"), Text: "172.30.0.2 dev br0 PERMANENT"}
+			s.neighbours = append(s.neighbours, n)
+			s.probe.Answer = host.Silent
+		}},
+		{"no ARP", "8080 from 192.0.2.2", KindLink, "interface br0: NOARP", "ip link set dev br0 arp on", func(s *scene) {
+			s.links[br0-1].Flags |= unix.IFF_NOARP
+			s.neighbours = append(s.neighbours, &host.Neighbour{Addr: s.mapping.Backend.Addr(), Link: br0, State: unix.NUD_NOARP, MAC: []byte{2, 0, 0, 0, 0, br0}})
+			s.probe.Answer = host.Silent
+		}},
 		{"led elsewhere", "8080 from 192.0.2.2", KindRoute, "default via 198.51.100.2 dev eth1", "", func(s *scene) {
 			s.instead = func(q host.RouteQuery) *host.Route {
 				if q.Src != s.mapping.Backend.Addr() {
@@ -146,5 +182,27 @@ func TestStopped(t *testing.T) {
 			t.Log(r.Text())
 			require.Contains(t, r.Cause.Remedy, c.remedy)
 		})
+	}
+}
+
+// A rule for the port of a service meets answers too whose client has that port, which is worth a note.
+// A wide range of ports is more.
+func TestFewPorts(t *testing.T) {
+	chain := table(unix.NFPROTO_INET, "corpwall", "passing", unix.NF_INET_FORWARD, 0)
+	for last, verdict := range map[uint16]Verdict{51820: Passes, 60000: Uncertain} {
+		s := newScene(t, "8080->172.30.0.2:80")
+		s.rules.stop = func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+			if h != eval.Forward || !answer(p) {
+				return nil
+			}
+			require.Equal(t, ephemeral, p.Ports)
+			unknown := []eval.Unknown{{Reason: eval.ClientPort}}
+			o := dropped(p, chain, &rules.Rule{})
+			o[0].If, o[0].Packet.Ports = unknown, eval.PortRange{First: 51820, Last: last}
+			return append(o, eval.Outcome{Packet: *p, If: unknown})
+		}
+		r := s.ask(t, "8080 from 192.0.2.2")
+		require.Equal(t, verdict, r.Verdict, r.Text())
+		require.Contains(t, r.Text(), "depending on the client's port")
 	}
 }

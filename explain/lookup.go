@@ -121,6 +121,14 @@ type homeRoute struct {
 	fault *host.RouteFault
 }
 
+// wrong is the route by which answers do not come back, if they do not; nil: there is none.
+func (h homeRoute) wrong() *host.Route {
+	if h.fault != nil {
+		return h.fault.Route
+	}
+	return h.route
+}
+
 // homeRoute looks up how a backend routes its answers.
 func (s *Snapshot) homeRoute(backend, to netip.Addr) homeRoute {
 	return known(s.homes, homeward{backend, to}, func() (h homeRoute) {

@@ -71,6 +71,10 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 	for i := range ended {
 		c := x.ruleCause(w, h, &ended[i])
 		for _, on := range ways {
+			if fewPorts(&ended[i]) {
+				on.note("%s %s", c.Thing, c.What)
+				continue
+			}
 			on.maybe(c)
 		}
 	}
@@ -89,9 +93,19 @@ func (x *walk) pass(w *way, h eval.Hook) []*way {
 // redirects reports whether rules at a hook may lead a packet elsewhere.
 func redirects(h eval.Hook) bool { return h == eval.Prerouting || h == eval.Output }
 
+// fewPorts reports whether an outcome is that of clients with one of few ports, which hardly any client
+// has: rules for the port of a service name such a port where an answer carries the client's.
+func fewPorts(o *eval.Outcome) bool {
+	p := o.Packet.Ports
+	return p != (eval.PortRange{}) && int(p.Last)-int(p.First) < 1024 && len(o.If) > 0 &&
+		!slices.ContainsFunc(o.If, func(u eval.Unknown) bool { return u.Reason != eval.ClientPort })
+}
+
 // outcome takes over what a hook has made of the packet.
 func (w *way) outcome(h eval.Hook, before *eval.Packet, o *eval.Outcome) {
-	w.translated = o.Translated
+	if before.Dst != o.Packet.Dst || before.DstPort != o.Packet.DstPort {
+		w.translated = o.Translated
+	}
 	w.reroute = o.Reroute
 	for _, s := range o.Steps {
 		if s.Rule != nil && slices.ContainsFunc(s.Rule.Exprs, untracks) && o.Packet.CT.Untracked {
@@ -205,7 +219,8 @@ func (x *walk) ruleCause(w *way, h eval.Hook, o *eval.Outcome) Cause {
 		}
 	}
 	if chain != nil {
-		c.Remedy = x.remedy(w, h, chain)
+		at := w.fork(o.Packet) // other chains of the hook may have translated it
+		c.Remedy = x.remedy(at, h, chain)
 	}
 	if chain != nil && chain.Table.Family == unix.NFPROTO_INET && chain.Table.Name == x.table {
 		x.ourCause(w, &c)

@@ -14,11 +14,14 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
+// ephemeral are the ports that clients use (RFC 6335, and ip_local_port_range of Linux).
+var ephemeral = eval.PortRange{First: 32768, Last: 65535}
+
 // first is the client's first packet.
 func (x *walk) first(c client) *way {
 	w := &way{in: c.in, p: eval.Packet{
 		EtherType: unix.ETH_P_IP, Proto: x.proto,
-		Src: c.addr.WithZone(""), Dst: c.to.Addr().WithZone(""), DstPort: c.to.Port(),
+		Src: c.addr.WithZone(""), Dst: c.to.Addr().WithZone(""), DstPort: c.to.Port(), Ports: ephemeral,
 	}}
 	if c.addr.Is6() {
 		w.p.EtherType = unix.ETH_P_IPV6

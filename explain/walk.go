@@ -59,7 +59,8 @@ type way struct {
 	reroute             bool
 	// narrow is why large packets are lost, if small ones pass.
 	narrow *Cause
-	// translated and untracked are the rules that did so last.
+	// translated is the rule that gave the packet its destination, and untracked the last that kept it from
+	// connection tracking.
 	translated, untracked *rules.Rule
 	aged                  *rules.Rule // set the TTL
 	// lost is set if it is not known where the packet goes, or not all ways were followed: what stops it

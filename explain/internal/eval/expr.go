@@ -190,7 +190,7 @@ func portOnly(cur *cursor, at, n int) bool {
 // forkPorts follows both ways, with the ports that each leaves; an empty range leaves them as they
 // are.
 func (r *run) forkPorts(rl *rules.Rule, cur *cursor, yes, no PortRange) {
-	r.fork(rl, cur, "the client's port")
+	r.fork(rl, cur, ClientPort)
 	n := len(r.ways)
 	for i, ports := range []PortRange{yes, no} {
 		if w := &r.ways[n-2+i]; ports != (PortRange{}) {

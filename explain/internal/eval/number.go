@@ -22,7 +22,7 @@ const (
 func (n number) String() string {
 	switch n {
 	case clientPort:
-		return "the client's port"
+		return ClientPort
 	case segmentSize:
 		return "the MSS that the packet says"
 	case hops:

@@ -168,6 +168,9 @@ type Unknown struct {
 	Reason string // "a limit", "an expression xfrm that is not read"
 }
 
+// ClientPort is the Reason of what depends on the client's port alone.
+const ClientPort = "the client's port"
+
 // Answer is whether something holds.
 type Answer int
 

@@ -6,6 +6,7 @@ package host
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,7 +61,11 @@ func (h *Host) faultOf(d decision, f flow) *RouteFault {
 	case d.route != nil:
 		h.finish(d.route)
 		fault.Kind, fault.Thing, fault.What = FaultRoute, d.route.Text, what
-		fault.Remedy = tool + " route del " + h.routeText(d.route)
+		text := h.routeText(d.route)
+		if d.route.NextHop != 0 { // the nexthop refuses: ip-route(8) wants the route without a type
+			text = strings.TrimPrefix(text, d.route.Type.String()+" ")
+		}
+		fault.Remedy = tool + " route del " + text
 		if d.route.Table != unix.RT_TABLE_MAIN {
 			fault.Remedy += " table " + tableText(d.route.Table)
 			if d.route.Table != unix.RT_TABLE_LOCAL {
@@ -73,13 +78,41 @@ func (h *Host) faultOf(d decision, f flow) *RouteFault {
 	default:
 		fault.Kind, fault.Thing = FaultNoRoute, fmt.Sprintf("no route to %s", f.Dst)
 		fault.What = "no policy rule leads to a route for it"
-		if d.throw != nil {
-			h.finish(d.throw)
-			fault.What += ": " + d.throw.Text
-		}
 		fault.Remedy = fmt.Sprintf("%s route add %s via GATEWAY", tool, f.Dst)
+		if d.throw == nil {
+			break
+		}
+		h.finish(d.throw)
+		if h.thrown(d.throw, f) {
+			fault.Kind, fault.Thing, fault.Route = FaultRoute, d.throw.Text, d.throw
+			fault.What = fmt.Sprintf("has the other routes of its table to %s ignored, and no other table has one", f.Dst)
+			fault.Remedy = tool + " route del " + h.routeText(d.throw)
+			if d.throw.Table != unix.RT_TABLE_MAIN {
+				fault.Remedy += " table " + tableText(d.throw.Table)
+			}
+			break
+		}
+		fault.What += ": " + d.throw.Text
 	}
 	return fault
+}
+
+// thrown reports whether a route would be found in the table of a throw route without it.
+func (h *Host) thrown(throw *Route, f flow) bool {
+	all, err := h.Routes(f.Dst.Is4(), throw.Table)
+	if err != nil {
+		return false
+	}
+	for _, r := range candidates(all, f) {
+		if r.Type == unix.RTN_THROW {
+			continue
+		}
+		_, ok, err := h.usableHop(r, f)
+		if err == nil && ok && r.Type.error() == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // neverRouted says why a packet of IPv6 that came in is dropped before it is routed; nil: it is

@@ -237,6 +237,10 @@ func TestFaults(t *testing.T) {
 		{make: "", dst: "172.30.0.2", src: "10.1.1.1", output: true, kind: FaultSource, thing: "source 10.1.1.1", silent: true},
 		{make: "ip route add throw 198.51.100.0/24 table 99; ip rule add lookup 99 priority 88", undo: "ip rule del priority 88", dst: "198.51.100.1", output: true,
 			kind: FaultNoRoute, thing: "no route to 198.51.100.1", remedy: "ip route add 198.51.100.1 via GATEWAY"},
+		{make: "ip route add throw 172.30.0.2", dst: "172.30.0.2", src: "192.0.2.2",
+			kind: FaultRoute, thing: "throw 172.30.0.2 in table main", remedy: "ip route del throw 172.30.0.2"},
+		{make: "ip nexthop add id 5 blackhole; ip route add 172.30.0.2 nhid 5", dst: "172.30.0.2", src: "192.0.2.2",
+			kind: FaultRoute, thing: "blackhole 172.30.0.2 nhid 5 in table main", remedy: "ip route del 172.30.0.2 nhid 5", silent: true},
 	} {
 		name := c.make + " " + c.dst
 		if c.make != "" {
