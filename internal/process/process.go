@@ -113,6 +113,9 @@ const (
 	firstUserNamespace = "user:[4026531837]"
 )
 
+// SeesAll reports whether /proc lists all processes of this machine, and shows the files of each.
+func SeesAll() bool { return seesAll("/proc") }
+
 // seesAll reports whether /proc lists all processes of this machine: this one is in no
 // container, and no option of the mount (hidepid) hides any from it.
 func seesAll(root string) bool {
