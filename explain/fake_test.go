@@ -249,7 +249,10 @@ func (f *fake) Stopped(pid int) bool { return pid == stoppedPID }
 
 func (f *fake) Qdiscs(link int) ([]*host.Qdisc, error) { return f.qdiscs[link], nil }
 
-func (f *fake) Classify(link int, egress bool, _ []byte, _ int, _ uint16) (host.TCVerdict, *host.TCFilter, error) {
+func (f *fake) Classify(link int, egress bool, frame []byte, header int, _ uint16) (host.TCVerdict, *host.TCFilter, error) {
+	if l := f.links[link-1]; frame[header]>>4 != 4 && frame[header]>>4 != 6 || (header == 0) == (l.Type == unix.ARPHRD_ETHER || l.Type == unix.ARPHRD_LOOPBACK) {
+		return host.TCUnknown, nil, fmt.Errorf("a frame of %s with a header of %d bytes", l.Name, header)
+	}
 	v := f.tc[fmt.Sprintf("%d/%t", link, egress)]
 	return v, &host.TCFilter{Link: link, Egress: egress, Kind: "bpf", Priority: 7, Text: "filter dev"}, nil
 }

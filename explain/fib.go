@@ -14,54 +14,37 @@ import (
 	"github.com/nftnat/nftnat/explain/internal/host"
 )
 
-// Flags of a fib expression (NFTA_FIB_F_*).
-const (
-	fibSource  = 1
-	fibDest    = 2
-	fibMark    = 4
-	fibIn      = 8
-	fibOut     = 16
-	fibPresent = 32
-)
-
-// Results of a fib expression (NFT_FIB_RESULT_*).
-const (
-	fibOif     = 1
-	fibOifname = 2
-	fibType    = 3
-)
-
 // fib answers a fib expression as the kernel does (nft_fib_ipv4.c, nft_fib_ipv6.c).
 func fib(f facts, p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
 	to, from := p.Dst, p.Src
-	if flags&fibSource != 0 {
+	if flags&unix.NFTA_FIB_F_SADDR != 0 {
 		to, from = p.Src, p.Dst
 	}
 	switch {
 	case !to.IsValid():
 		return nil, errors.New("the address is not known")
-	case flags&fibMark != 0 && p.MarkUnknown:
+	case flags&unix.NFTA_FIB_F_MARK != 0 && p.MarkUnknown:
 		return nil, errors.New("the packet's mark is not known")
 	}
 	dev := 0
 	switch {
-	case flags&fibIn != 0:
+	case flags&unix.NFTA_FIB_F_IIF != 0:
 		dev = p.In.Index
-	case flags&fibOut != 0:
+	case flags&unix.NFTA_FIB_F_OIF != 0:
 		dev = p.Out.Index
 	}
-	if result == fibType {
+	if result == unix.NFT_FIB_RESULT_ADDRTYPE {
 		t, err := f.AddressType(to, dev)
 		return binary.NativeEndian.AppendUint32(nil, uint32(t)), err
 	}
 	store := func(index int) ([]byte, error) {
-		if flags&fibPresent != 0 {
+		if flags&unix.NFTA_FIB_F_PRESENT != 0 {
 			if index != 0 {
 				return []byte{1}, nil
 			}
 			return []byte{0}, nil
 		}
-		if result == fibOif {
+		if result == unix.NFT_FIB_RESULT_OIF {
 			return binary.NativeEndian.AppendUint32(nil, uint32(index)), nil
 		}
 		name := make([]byte, 16)
@@ -84,7 +67,7 @@ func fib(f facts, p *eval.Packet, hook, flags, result uint32) ([]byte, error) {
 			q.Oif = p.In.Index
 		}
 	}
-	if flags&fibMark != 0 {
+	if flags&unix.NFTA_FIB_F_MARK != 0 {
 		q.Mark = p.Mark
 	}
 	r, fault, err := f.FIB(q)

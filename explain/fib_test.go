@@ -46,21 +46,21 @@ func TestFib(t *testing.T) {
 		flags, result uint32
 		want          string
 	}{
-		{"fib saddr . iif oif missing", fibSource | fibIn, fibOif, ""},
-		{"fib saddr . iif oif exists", fibSource | fibIn | fibPresent, fibOif, "+"},
-		{"fib saddr . iif oifname " + dev0, fibSource | fibIn, fibOifname, "eth0"},
-		{"fib saddr oif " + dev0, fibSource, fibOif, "eth0"},
-		{"fib saddr oif " + dev1, fibSource, fibOif, "eth1"},
-		{"fib saddr oif missing", fibSource, fibOif, ""},
-		{"fib daddr . iif oif exists", fibDest | fibIn | fibPresent, fibOif, "+"},
-		{"fib saddr type unicast", fibSource, fibType, "unicast"},
-		{"fib saddr type local", fibSource, fibType, "local"},
-		{"fib saddr . iif type unicast", fibSource | fibIn, fibType, "unicast"},
-		{"fib saddr type blackhole", fibSource, fibType, "blackhole"},
-		{"fib saddr type unreachable", fibSource, fibType, "unreachable"},
-		{"fib saddr type prohibit", fibSource, fibType, "prohibit"},
-		{"fib daddr type local", fibDest, fibType, "local"},
-		{"fib daddr . iif type local", fibDest | fibIn, fibType, "local"},
+		{"fib saddr . iif oif missing", unix.NFTA_FIB_F_SADDR | unix.NFTA_FIB_F_IIF, unix.NFT_FIB_RESULT_OIF, ""},
+		{"fib saddr . iif oif exists", unix.NFTA_FIB_F_SADDR | unix.NFTA_FIB_F_IIF | unix.NFTA_FIB_F_PRESENT, unix.NFT_FIB_RESULT_OIF, "+"},
+		{"fib saddr . iif oifname " + dev0, unix.NFTA_FIB_F_SADDR | unix.NFTA_FIB_F_IIF, unix.NFT_FIB_RESULT_OIFNAME, "eth0"},
+		{"fib saddr oif " + dev0, unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_OIF, "eth0"},
+		{"fib saddr oif " + dev1, unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_OIF, "eth1"},
+		{"fib saddr oif missing", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_OIF, ""},
+		{"fib daddr . iif oif exists", unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF | unix.NFTA_FIB_F_PRESENT, unix.NFT_FIB_RESULT_OIF, "+"},
+		{"fib saddr type unicast", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "unicast"},
+		{"fib saddr type local", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "local"},
+		{"fib saddr . iif type unicast", unix.NFTA_FIB_F_SADDR | unix.NFTA_FIB_F_IIF, unix.NFT_FIB_RESULT_ADDRTYPE, "unicast"},
+		{"fib saddr type blackhole", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "blackhole"},
+		{"fib saddr type unreachable", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "unreachable"},
+		{"fib saddr type prohibit", unix.NFTA_FIB_F_SADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "prohibit"},
+		{"fib daddr type local", unix.NFTA_FIB_F_DADDR, unix.NFT_FIB_RESULT_ADDRTYPE, "local"},
+		{"fib daddr . iif type local", unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF, unix.NFT_FIB_RESULT_ADDRTYPE, "local"},
 	}
 	f, err := os.Open(router.Path())
 	require.NoError(t, err)
@@ -141,9 +141,9 @@ func TestFib(t *testing.T) {
 				switch {
 				case e.want == "+":
 					holds = data[0] == 1
-				case e.result == fibType:
+				case e.result == unix.NFT_FIB_RESULT_ADDRTYPE:
 					holds = binary.NativeEndian.Uint32(data) == types[e.want]
-				case e.result == fibOifname:
+				case e.result == unix.NFT_FIB_RESULT_OIFNAME:
 					holds = unix.ByteSliceToString(data) == e.want
 				case e.want == "":
 					holds = binary.NativeEndian.Uint32(data) == 0

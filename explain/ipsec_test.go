@@ -91,3 +91,10 @@ func TestLost(t *testing.T) {
 	r = s.ask(t, "8080 from 192.0.2.2")
 	require.Equal(t, Uncertain, r.Verdict, r.Text())
 }
+
+// Filters of a link without headers see packets without them.
+func TestFiltersOfTunnels(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.links[eth0-1].Type = unix.ARPHRD_NONE
+	require.Equal(t, Passes, s.ask(t, "8080 from 192.0.2.2").Verdict)
+}

@@ -223,7 +223,11 @@ func linkCause(d *device, why string) Cause {
 
 // classify asks the filters of traffic control, and reports whether they stop the packet.
 func (x *walk) classify(w *way, d *device, egress bool) bool {
-	verdict, by, err := x.facts.Classify(d.Index, egress, frame(&w.p), linkHeader, w.p.EtherType)
+	f, header := frame(&w.p), linkHeader
+	if d.Type != unix.ARPHRD_ETHER && d.Type != unix.ARPHRD_LOOPBACK { // a tunnel, or a point-to-point link
+		f, header = f[linkHeader:], 0
+	}
+	verdict, by, err := x.facts.Classify(d.Index, egress, f, header, w.p.EtherType)
 	if err != nil {
 		if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist) {
 			w.unread("filters of tc at "+d.Name, err)

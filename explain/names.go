@@ -42,7 +42,7 @@ func legacyTool(t *rules.Table) string {
 func chainText(c *rules.Chain) string {
 	text := tableText(c.Table) + ", chain " + printable.Text(c.Name)
 	if c.Base != nil && !c.Table.Legacy {
-		text += fmt.Sprintf(" (hook %s, priority %s)", hookName(c), priorityName(c))
+		text += fmt.Sprintf(" (hook %s, priority %s)", c.Hook(), c.Priority())
 	}
 	return text
 }
@@ -51,44 +51,6 @@ func chainText(c *rules.Chain) string {
 func (s *Snapshot) ruleText(r *rules.Rule) string {
 	p := rules.Printer{Link: func(index uint32) string { return s.name(int(index)) }, XT: xt.Printer{SetName: s.eval.setName}}
 	return tableText(r.Chain.Table) + ", chain " + printable.Text(r.Chain.Name) + ": " + printable.Text(p.Rule(r))
-}
-
-func hookName(c *rules.Chain) string {
-	names := []string{"prerouting", "input", "forward", "output", "postrouting", "ingress"}
-	switch c.Table.Family {
-	case unix.NFPROTO_NETDEV:
-		names = []string{"ingress", "egress"}
-	case unix.NFPROTO_ARP:
-		names = []string{"input", "output"}
-	}
-	if h := c.Base.Hook; int(h) < len(names) {
-		return names[h]
-	}
-	return strconv.Itoa(int(c.Base.Hook))
-}
-
-// priorityName is a priority as nft(8) lists it.
-func priorityName(c *rules.Chain) string {
-	base := []struct {
-		name string
-		at   int32
-	}{{"raw", -300}, {"mangle", -150}, {"dstnat", -100}, {"filter", 0}, {"security", 50}, {"srcnat", 100}}
-	if c.Table.Family == unix.NFPROTO_BRIDGE {
-		base = []struct {
-			name string
-			at   int32
-		}{{"dstnat", -300}, {"filter", -200}, {"out", 100}, {"srcnat", 300}}
-	}
-	for _, b := range base {
-		if d := c.Base.Priority - b.at; d == 0 {
-			return b.name
-		} else if d >= -10 && d < 0 {
-			return fmt.Sprintf("%s - %d", b.name, -d)
-		} else if d > 0 && d <= 10 {
-			return fmt.Sprintf("%s + %d", b.name, d)
-		}
-	}
-	return strconv.Itoa(int(c.Base.Priority))
 }
 
 // addr prints an address.

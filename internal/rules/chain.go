@@ -24,7 +24,7 @@ func (c *Chain) String() string {
 	case len(b.Devices) > 1:
 		devices = " devices = { " + strings.Join(b.Devices, ", ") + " }"
 	}
-	return fmt.Sprintf("type %s hook %s%s priority %s; policy %s;", b.Type, c.Hook(), devices, c.priority(), choose(b.Policy == nfDrop, "drop", "accept"))
+	return fmt.Sprintf("type %s hook %s%s priority %s; policy %s;", b.Type, c.Hook(), devices, c.Priority(), choose(b.Policy == nfDrop, "drop", "accept"))
 }
 
 const nfDrop = 0
@@ -48,8 +48,8 @@ func (c *Chain) Hook() string {
 	return fmt.Sprint("hook", c.Base.Hook)
 }
 
-// priority returns the priority with a name that it is near to.
-func (c *Chain) priority() string {
+// Priority returns the priority of a base chain as nft(8) lists it: by a name that it is near to, as "dstnat - 10".
+func (c *Chain) Priority() string {
 	type standard struct {
 		name     string
 		priority int32

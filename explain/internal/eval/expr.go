@@ -14,12 +14,6 @@ import (
 
 // What include/uapi/linux/netfilter/nf_tables.h has and x/sys/unix does not.
 const (
-	bitwiseLshift = 1
-	bitwiseRshift = 2
-	bitwiseAnd    = 3
-	bitwiseOr     = 4
-	bitwiseXor    = 5
-
 	exthdrIPv4 = 2
 
 	dynsetDelete = 2
@@ -293,14 +287,14 @@ func bitwise(x rules.Bitwise, g *regs) {
 	bits := make([]byte, 0, nregs)
 	keep := true
 	switch x.Op {
-	case bitwiseLshift, bitwiseRshift:
-		out, bits = shift(val[from:from+x.Len], x.Op == bitwiseLshift, x.Shift), shift(known[from:from+x.Len], x.Op == bitwiseLshift, x.Shift)
-		fill := shift(ones(x.Len), x.Op == bitwiseLshift, x.Shift)
+	case rules.BitwiseLshift, rules.BitwiseRshift:
+		out, bits = shift(val[from:from+x.Len], x.Op == rules.BitwiseLshift, x.Shift), shift(known[from:from+x.Len], x.Op == rules.BitwiseLshift, x.Shift)
+		fill := shift(ones(x.Len), x.Op == rules.BitwiseLshift, x.Shift)
 		for i := range bits {
 			bits[i] |= ^fill[i]
 		}
 		keep = x.Shift == 0
-	case bitwiseAnd, bitwiseOr, bitwiseXor:
+	case rules.BitwiseAnd, rules.BitwiseOr, rules.BitwiseXor:
 		var v, k [nregs]byte
 		if at, ok := span(x.Sreg2, x.Len); ok && x.Sreg2 != 0 {
 			copy(v[:], val[at:at+x.Len])
@@ -315,9 +309,9 @@ func bitwise(x rules.Bitwise, g *regs) {
 		for i := range x.Len {
 			a, ka, b, kb := val[from+i], known[from+i], v[i], k[i]
 			switch x.Op {
-			case bitwiseAnd:
+			case rules.BitwiseAnd:
 				out, bits = append(out, a&b), append(bits, ka&kb|ka&^a|kb&^b)
-			case bitwiseOr:
+			case rules.BitwiseOr:
 				out, bits = append(out, a|b), append(bits, ka&kb|ka&a|kb&b)
 			default:
 				out, bits = append(out, a^b), append(bits, ka&kb)
@@ -494,16 +488,13 @@ func (r *run) fib(rl *rules.Rule, x rules.Fib, cur *cursor) {
 // fibLen is how many bytes a fib expression loads.
 func fibLen(x rules.Fib) int {
 	switch {
-	case x.Flags&fibPresent != 0:
+	case x.Flags&unix.NFTA_FIB_F_PRESENT != 0:
 		return 1
 	case x.Result == unix.NFT_FIB_RESULT_OIFNAME:
 		return unix.IFNAMSIZ
 	}
 	return 4
 }
-
-// fibPresent is NFTA_FIB_F_PRESENT.
-const fibPresent = 1 << 5
 
 // hookNumber is the kernel's number of the hook for a rule.
 func (r *run) hookNumber(rl *rules.Rule) uint32 {

@@ -222,22 +222,6 @@ var tcpStates = [...]string{
 	"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2",
 }
 
-// Entry returns the entry with that original tuple in zone 0; nil: there is none.
-func (h *Host) Entry(t Tuple) (e *Entry, err error) {
-	body := appendTuple([]byte{family(t.Src.Is4()), unix.NFNETLINK_V0, 0, 0}, ctaOrig, t)
-	err = h.ask(unix.NETLINK_NETFILTER, ctGet, 0, body, nil, func(m nlwire.Message) (err error) {
-		e, err = parseEntry(m)
-		return err
-	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil, nil
-	case err != nil:
-		return nil, h.note(fmt.Errorf("read entry of connection tracking: %w", err))
-	}
-	return e, nil
-}
-
 // entriesLimit bounds how many entries EntriesOf returns.
 const entriesLimit = 64
 

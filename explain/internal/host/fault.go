@@ -281,21 +281,6 @@ func (h *Host) martian(q RouteQuery) (*RouteFault, error) {
 	return fault, nil
 }
 
-// ReversePath says why the reverse path filter and the checks of its source do not let a packet of
-// IPv4 in by q.Iif; nil: they do, and let in all of IPv6, which has none. q.Dst is an address of
-// the host, or of what it forwards to; invalid: it is not known, and is nothing that policy rules
-// ask for.
-func (h *Host) ReversePath(q RouteQuery) (*RouteFault, error) {
-	q.Src, q.Dst = q.Src.Unmap(), q.Dst.Unmap()
-	if !q.Src.Is4() {
-		return nil, nil
-	}
-	if fault, err := h.martian(q); fault != nil || err != nil {
-		return fault, err
-	}
-	return h.checkSource(q, 0)
-}
-
 // checkSource is fib_validate_source of net/ipv4/fib_frontend.c. oif is the interface that the packet
 // leaves by, that of loopback for one to the host; zero: not known.
 func (h *Host) checkSource(q RouteQuery, oif int) (*RouteFault, error) {

@@ -16,17 +16,12 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// Peer opens the namespace of a backend, if it is on this machine: that of the other end of the link,
+// peer opens the namespace of a backend, if it is on this machine: that of the other end of the link,
 // or of the bridge's port behind which its neighbour is known. nil: it is not, or it cannot be found;
-// the error says why, if something could not be read. Close it.
-func (h *Host) Peer(backend netip.Addr) (*Host, error) {
-	p, _, err := h.peer(backend)
-	return p, err
-}
-
-// peer is Peer, and returns the index of the link there by which packets of this host come in.
+// the error says why, if something could not be read. Close it. iif is the link there by which packets of
+// this host come in.
 func (h *Host) peer(backend netip.Addr) (p *Host, iif int, err error) {
-	port, err := h.portOf(backend)
+	port, err := h.PortOf(backend)
 	if err != nil || port == nil {
 		return nil, 0, err
 	}
@@ -34,7 +29,8 @@ func (h *Host) peer(backend netip.Addr) (p *Host, iif int, err error) {
 	return p, port.Lower, err
 }
 
-// PeerOf opens the namespace of the other end of a link, as Peer does.
+// PeerOf opens the namespace of the other end of a link; nil: it is not on this machine, or it cannot be
+// found. Close it.
 func (h *Host) PeerOf(port *Link) (*Host, error) {
 	if port.PeerNS < 0 {
 		return nil, nil
@@ -62,9 +58,7 @@ func (h *Host) PeerOf(port *Link) (*Host, error) {
 // PortOf returns the interface by which packets to an address on link leave the host: the port of
 // the bridge if it is known behind one, else the interface of the route. nil: the way is not known, or
 // it leads by a gateway.
-func (h *Host) PortOf(addr netip.Addr) (*Link, error) { return h.portOf(addr) }
-
-func (h *Host) portOf(addr netip.Addr) (*Link, error) {
+func (h *Host) PortOf(addr netip.Addr) (*Link, error) {
 	addr = addr.Unmap()
 	route, fault, err := h.Lookup(RouteQuery{Dst: addr})
 	if err != nil || fault != nil || route.Type != unix.RTN_UNICAST || route.Gateway.IsValid() {

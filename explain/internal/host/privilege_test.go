@@ -77,7 +77,7 @@ func readAll() (texts []string, err error) {
 		return nil, err
 	}
 	_, _ = h.Filters(eth0.Index, false)
-	_, _ = h.Entry(Tuple{Proto: unix.IPPROTO_TCP, Src: client, Dst: client, SrcPort: 1, DstPort: 1})
+	_, _ = h.EntriesOf(unix.IPPROTO_TCP, client, netip.AddrPortFrom(client, 1))
 	h.Probe(context.Background(), unix.IPPROTO_UDP, netip.AddrPortFrom(client, 9), 1)
 	return h.Unread(), nil
 }

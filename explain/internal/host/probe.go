@@ -68,14 +68,14 @@ type Backend struct {
 // How long a probe waits if nothing else is said, before it asks the neighbour, and between two looks;
 // and how many backends it asks at a time.
 const (
-	DefaultProbe = 300 * time.Millisecond
+	defaultProbe = 300 * time.Millisecond
 	quiet        = 40 * time.Millisecond
 	tick         = time.Millisecond
 	batchSize    = 256
 )
 
 // Probe asks whether something listens on a backend's port, and returns as soon as that is known, at
-// the latest after the time-out. Zero: DefaultProbe.
+// the latest after the time-out. Zero: defaultProbe.
 //
 // TCP is asked by a SYN from the host, with the source that the route chooses. Its answer is not
 // acknowledged: a filter of the socket drops it. So the program that listens does not learn of the
@@ -95,7 +95,7 @@ func (h *Host) Probe(ctx context.Context, proto uint8, backend netip.AddrPort, t
 // ProbeAll probes many at the same time. The results are in the order of the backends.
 func (h *Host) ProbeAll(ctx context.Context, backends []Backend, timeout time.Duration) []ProbeResult {
 	if timeout <= 0 {
-		timeout = DefaultProbe
+		timeout = defaultProbe
 	}
 	results := make([]ProbeResult, len(backends))
 	for first := 0; first < len(backends); first += batchSize {
