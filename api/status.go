@@ -48,6 +48,9 @@ type Status struct {
 	// Warnings are what somebody should look into, a line each. Nil is sent as an
 	// empty array.
 	Warnings []string `json:"warnings"`
+	// Findings are what the daemon has found to be wrong with ports and host, as doctor would say, a
+	// line each, the worst first; nil: nothing, as far as is known.
+	Findings []string `json:"findings,omitempty"`
 }
 
 // Progress is the progress of the change that a daemon is making for any client.

@@ -44,6 +44,13 @@ func (e *core) sendHost(message string) {
 	e.events.Send(nat.Event{Kind: nat.EventHost, Time: e.now(), Message: message})
 }
 
+// SendHost logs what the caller has found out about the host, and sends an EventHost with it.
+func (e *Engine) SendHost(message string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.core.sendHost(message)
+}
+
 // sendChange sends the events of a change that was made.
 func (e *core) sendChange(c *portset.Change) {
 	e.events.counts.Unpublished += len(c.Removed)

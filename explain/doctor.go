@@ -28,6 +28,8 @@ type Examination struct {
 	Known []Finding
 	// Time is how long it may take. Zero: four seconds.
 	Time time.Duration
+	// Probes keeps what backends have answered for later examinations. Nil: each is asked now.
+	Probes *Probes
 }
 
 // Bounds of one examination.
@@ -297,6 +299,7 @@ func (d *doctor) ask() {
 	unseen := host.ProbeResult{Text: "the host's own packets to it may be stopped"}
 	reaches := map[asked]seen{}
 	var list []host.Backend
+	d.Probes.forget(d.begin)
 	met := map[probedKey]bool{}
 	for _, m := range d.all {
 		key := probedKey{protoOf(m.Proto), m.Backend}
@@ -304,6 +307,10 @@ func (d *doctor) ask() {
 			continue
 		}
 		met[key] = true
+		if r, ok := d.Probes.fresh(key, d.begin); ok {
+			d.probed[key] = r
+			continue
+		}
 		if len(list) == maxProbed || ctx.Err() != nil {
 			d.result.NotAsked++
 			d.probed[key] = host.ProbeResult{Text: "there are too many backends"}
@@ -328,6 +335,7 @@ func (d *doctor) ask() {
 			r = unseen
 		}
 		d.probed[probedKey{b.Proto, b.Addr}] = r
+		d.Probes.keep(probedKey{b.Proto, b.Addr}, r, d.begin)
 	}
 	d.resolved()
 }

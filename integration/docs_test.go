@@ -118,7 +118,7 @@ func newDocShell(t *testing.T) *docShell {
 	require.NoError(t, os.MkdirAll(telemetry, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o644))
 	env := []string{
-		"HOME=" + dir, "PATH=" + bin + ":" + filepath.Dir(labtest.Tool(t, "go")) + ":/usr/sbin:/usr/bin:/sbin:/bin",
+		"NFTNAT_DOCTOR_INTERVAL=0", "HOME=" + dir, "PATH=" + bin + ":" + filepath.Dir(labtest.Tool(t, "go")) + ":/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	return &docShell{ns: host, command: func(line string) *exec.Cmd {
 		cmd := exec.Command(labtest.Tool(t, "bash"), "-c", line)

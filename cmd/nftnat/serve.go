@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -54,6 +55,9 @@ func newServe(g *global) *cobra.Command {
 				g.log, err = log.logger(g.stderr)
 			}
 			if err == nil {
+				err = doctorInterval(cmd.Flags(), &opts.DoctorInterval)
+			}
+			if err == nil {
 				err = opts.Validate()
 			}
 			switch {
@@ -84,10 +88,29 @@ func newServe(g *global) *cobra.Command {
 		fmt.Sprintf("have the connections of the `N` busiest mappings in the metrics, at most %d", daemon.MaxMetricsMappings))
 	flags.StringVar(&opts.Group, "group", "", "let members of `GROUP`, a name or a number, use the socket")
 	flags.StringVar(&opts.StateFile, "state", "", "keep networks, endpoints and mappings in `FILE` too, for reboots")
+	flags.DurationVar(&opts.DoctorInterval, "doctor-interval", daemon.DefaultDoctorInterval,
+		"look what is wrong with ports and host at most once in this `TIME`; 0: never")
 	log.add(cmd)
 	flags.BoolVar(&takeover, "takeover", false, "take over from the running daemon, if any, without interruption")
 	flags.BoolVar(&detach, "detach", false, "run in the background, and return when it is ready")
 	return offer(cmd, "socket netns table quiet")
+}
+
+// envDoctorInterval stands for --doctor-interval.
+const envDoctorInterval = "NFTNAT_DOCTOR_INTERVAL"
+
+// doctorInterval takes the interval from the environment unless it was given, and checks it.
+func doctorInterval(flags *pflag.FlagSet, d *time.Duration) error {
+	const name = "doctor-interval"
+	if text := os.Getenv(envDoctorInterval); text != "" && !flags.Changed(name) {
+		if err := flags.Set(name, text); err != nil {
+			return usageError{fmt.Errorf("%s: invalid time %q", envDoctorInterval, text)}
+		}
+	}
+	if *d != 0 && *d < time.Second {
+		return usageError{fmt.Errorf("--%s is less than a second", name)}
+	}
+	return nil
 }
 
 // refuseEmpty refuses options that were given without a value, as by an unset variable of a

@@ -75,6 +75,9 @@ func printStatus(w io.Writer, st api.Status) error {
 		for _, line := range st.Warnings {
 			fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
 		}
+		for _, line := range st.Findings {
+			fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
+		}
 	})
 }
 

@@ -56,6 +56,9 @@ type Options struct {
 	Predecessor func(ctx context.Context) (*net.UnixConn, error)
 	// Starter is the command that waits for this daemon. Nil: there is none.
 	Starter *Starter
+	// DoctorInterval is how long the daemon waits at least before it looks anew what is wrong with
+	// ports and host. Zero: it does not look.
+	DoctorInterval time.Duration
 	// Log is not nil.
 	Log *slog.Logger
 }
@@ -101,6 +104,8 @@ type server struct {
 	netns   uint64
 	log     *slog.Logger
 	changes *changeLog
+	// findings are what is wrong.
+	findings *findings
 	// outside says that the process had to stay outside of the engine's network namespace, which
 	// the engine's threads visit.
 	outside bool
@@ -131,6 +136,7 @@ func Run(ctx context.Context, o Options) error {
 	s := &server{
 		Options: o, started: time.Now(), log: o.Log, changes: newChangeLog(o.Log), handovers: make(chan *net.UnixConn, 1),
 	}
+	s.findings = s.newFindings()
 	var err error
 	if s.group, err = o.check(); err != nil {
 		return err

@@ -30,6 +30,8 @@ type Known struct {
 	Missing []engine.MissingFeature
 	// Findings are those of the caller.
 	Findings []report.Finding
+	// Probes keeps what backends have answered. Nil: they are asked anew.
+	Probes *explain.Probes
 	// Socket is where a daemon was looked for and none answered. Empty: one answers, or none was looked
 	// for.
 	Socket string
@@ -101,7 +103,7 @@ func (k Known) examination() explain.Examination {
 	for _, m := range k.Missing {
 		all = append(all, report.Finding{Kind: report.KindKernel, Thing: "the kernel has no " + m.Name, What: m.Fallback})
 	}
-	return explain.Examination{Mappings: slices.Values(k.Mappings), Proxies: k.Proxies, Known: all}
+	return explain.Examination{Mappings: slices.Values(k.Mappings), Proxies: k.Proxies, Known: all, Probes: k.Probes}
 }
 
 // rivalLine is how a warning begins that another table translates a published port.
@@ -136,6 +138,6 @@ func (s *server) doctor() func(context.Context) (report.Diagnosis, error) {
 		if err != nil {
 			known.Warnings = append(known.Warnings, err.Error())
 		}
-		return Doctor(ctx, ExplainOptions{Table: s.Engine.Table, PID: os.Getpid()}, known)
+		return Doctor(ctx, s.explainedAt(), known)
 	}
 }

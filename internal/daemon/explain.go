@@ -66,6 +66,11 @@ func (s *server) explainer() func(context.Context, report.Query) (report.Report,
 		return nil
 	}
 	return func(ctx context.Context, q report.Query) (report.Report, error) {
-		return Explain(ctx, ExplainOptions{Table: s.Engine.Table, PID: os.Getpid()}, q)
+		return Explain(ctx, s.explainedAt(), q)
 	}
+}
+
+// explainedAt is where the daemon is.
+func (s *server) explainedAt() ExplainOptions {
+	return ExplainOptions{Table: s.Engine.Table, PID: os.Getpid()}
 }

@@ -37,6 +37,7 @@ func (s *server) metricsHandler() http.Handler {
 		writeTable(&e, st)
 		writeForwarding(&e, st)
 		writeHost(&e, st)
+		s.findings.writeMetrics(&e)
 		writeProxies(&e, st)
 		s.changes.writeMetrics(&e, st.Events)
 		if s.MetricsMappings > 0 {

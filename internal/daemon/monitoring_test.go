@@ -31,6 +31,7 @@ func everything(t *testing.T) exposition {
 	writeMappings(&e, api.MappingCounts{}, engine.Status{})
 	writeTable(&e, engine.Status{})
 	writeForwarding(&e, engine.Status{})
+	(&findings{}).writeMetrics(&e)
 	writeProxies(&e, engine.Status{})
 	writeConntrack(&e, engine.Status{})
 	newChangeLog(slog.New(slog.DiscardHandler)).writeMetrics(&e, engine.EventCounts{})

@@ -36,6 +36,7 @@ func (s *server) serve(ctx context.Context) error {
 			s.engine.Run, s.watchFiles, s.logEvents,
 			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
 		}
+		tasks = append(tasks, s.doctorTasks()...)
 		if s.scraped != nil {
 			tasks = append(tasks, func(ctx context.Context) error {
 				return serveMetrics(ctx, s.scraped, metrics, healthHandler(s.engine.Health))

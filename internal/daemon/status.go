@@ -64,6 +64,13 @@ func (s *server) status(ctx context.Context) (api.Status, error) {
 		doc.MissingFeatures = append(doc.MissingFeatures, api.MissingFeature(l))
 	}
 	doc.Warnings = append(doc.Warnings, warnings(st)...)
+	for i, f := range s.findings.now() {
+		if i == maxFindings {
+			doc.Findings = append(doc.Findings, "more: see nftnat doctor")
+			break
+		}
+		doc.Findings = append(doc.Findings, f.String())
+	}
 	if gone := s.socketGone.Load(); gone != nil && *gone != "" {
 		doc.Warnings = append(doc.Warnings, "commands do not find this daemon: "+*gone)
 	}

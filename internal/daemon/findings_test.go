@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/explain"
+	"github.com/nftnat/nftnat/explain/report"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// fakeDoctor is what findings run with.
+type fakeDoctor struct {
+	*findings
+	diagnosis report.Diagnosis
+	err       error
+	takes     time.Duration
+	runs      []time.Duration // when they began
+	sent      []string
+	events    chan nat.Event
+}
+
+func newFakeDoctor() *fakeDoctor {
+	begin := time.Now()
+	d := &fakeDoctor{events: make(chan nat.Event)}
+	d.findings = &findings{
+		interval: DefaultDoctorInterval, log: slog.New(slog.DiscardHandler),
+		send: func(message string) { d.sent = append(d.sent, message) },
+		examine: func(ctx context.Context, _ *explain.Probes) (report.Diagnosis, error) {
+			d.runs = append(d.runs, time.Since(begin))
+			sleep(ctx, d.takes)
+			return d.diagnosis, d.err
+		},
+		changes: func(ctx context.Context) func(func(nat.Event) bool) {
+			return func(yield func(nat.Event) bool) {
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case ev := <-d.events:
+						if !yield(ev) {
+							return
+						}
+					}
+				}
+			}
+		},
+	}
+	return d
+}
+
+// during runs the doctor for a time.
+func during(t *testing.T, f func(d *fakeDoctor)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		d := newFakeDoctor()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- d.run(ctx) }()
+		f(d)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func dropped(thing string) report.Finding {
+	return report.Finding{Severity: report.Stops, Kind: report.KindPolicy, Thing: thing}
+}
+
+// What comes and goes is sent once.
+func TestFindingsAreSent(t *testing.T) {
+	during(t, func(d *fakeDoctor) {
+		d.diagnosis.Findings = []report.Finding{dropped("a"), dropped("b")}
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, []string{"found: this host: stopped: a", "found: this host: stopped: b"}, d.sent)
+		require.Len(t, d.now(), 2)
+
+		d.diagnosis, d.err = report.Diagnosis{}, errors.New("busy")
+		time.Sleep(5 * time.Minute)
+		require.Len(t, d.sent, 2, "nothing is known then")
+
+		d.diagnosis, d.err = report.Diagnosis{Findings: []report.Finding{dropped("b")}, Skipped: 1}, nil
+		time.Sleep(5 * time.Minute)
+		require.Len(t, d.now(), 2, "a was not looked at")
+
+		d.diagnosis.Skipped = 0
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, "gone: this host: stopped: a", d.sent[2])
+		require.Len(t, d.sent, 3)
+	})
+}
+
+// The daemon looks each minute, sooner after a change, and never takes more than 2 % of the time.
+func TestDoctorIsBounded(t *testing.T) {
+	during(t, func(d *fakeDoctor) {
+		time.Sleep(time.Minute + time.Second)
+		require.Equal(t, []time.Duration{time.Minute}, d.runs)
+		time.Sleep(15 * time.Second)
+		d.events <- nat.Event{Kind: nat.EventPublished}
+		time.Sleep(2 * time.Second)
+		require.Len(t, d.runs, 2)
+		for range 1000 { // 100 seconds
+			d.events <- nat.Event{Kind: nat.EventPublished}
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, len(d.runs), 12)
+		d.events <- nat.Event{Kind: nat.EventHost, Message: foundPrefix + "its own"}
+		before := len(d.runs)
+		time.Sleep(40 * time.Second)
+		require.LessOrEqual(t, len(d.runs), before+1)
+
+		d.takes = 4 * time.Second
+		time.Sleep(time.Minute)
+		before = len(d.runs)
+		for range 4000 {
+			d.events <- nat.Event{Kind: nat.EventPublished}
+			time.Sleep(time.Second)
+		}
+		require.InDelta(t, 4000/(4+50*4), len(d.runs)-before, 2)
+	})
+}
