@@ -133,14 +133,20 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 	if r != nil && !r.Gateway.IsValid() {
 		add(r.Oif, bare, "the route to it")
 	}
+	toFrontend := func() {}
 	if one {
 		if a, err := x.facts.Address(frontend); err == nil && a != nil {
-			add(a.Link, x.router(r, a.Link, bare), "the frontend's address")
+			toFrontend = func() { add(a.Link, x.router(r, a.Link, bare), "the frontend's address") }
+			// A client behind a router rarely asks by the backends' own link.
+			if r == nil || a.Link != x.backendLink() {
+				toFrontend()
+			}
 		}
 	}
 	if r != nil {
 		add(r.Oif, nextHop(r, bare), "the route to it")
 	}
+	toFrontend()
 	if !one && r != nil && r.Gateway.IsValid() && from.Is4() {
 		cs = append(cs, x.filtered(cs, from, number, r)...)
 	}
@@ -167,13 +173,10 @@ func (x *walk) filtered(cs []client, from netip.Addr, number uint16, r *host.Rou
 	if n, err := x.facts.Counter("TcpExt", "IPReversePathFilter"); err != nil || n == 0 {
 		return nil
 	}
-	toBackend, _, err := x.facts.FIB(host.RouteQuery{Dst: x.mapping.Backend.Addr()})
-	if err != nil {
-		return nil
-	}
+	toBackend := x.backendLink()
 	for _, index := range x.links() {
 		to := x.device(index).primary(from)
-		if index == r.Oif || !to.IsValid() || toBackend != nil && toBackend.Oif == index || slices.ContainsFunc(cs, func(c client) bool { return c.in == index }) {
+		if index == r.Oif || !to.IsValid() || toBackend == index || slices.ContainsFunc(cs, func(c client) bool { return c.in == index }) {
 			continue
 		}
 		if v, _, err := x.facts.Setting(true, index, "rp_filter"); err == nil && v != 0 {
@@ -181,6 +184,15 @@ func (x *walk) filtered(cs []client, from netip.Addr, number uint16, r *host.Rou
 		}
 	}
 	return more
+}
+
+// backendLink is the interface towards the backend. Zero: none is known.
+func (x *walk) backendLink() int {
+	r, _, err := x.facts.FIB(host.RouteQuery{Dst: x.mapping.Backend.Addr()})
+	if err != nil || r == nil {
+		return 0
+	}
+	return r.Oif
 }
 
 // router is the neighbour that sends a client's packets by an interface, if a route says so.
