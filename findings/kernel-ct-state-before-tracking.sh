@@ -4,7 +4,7 @@
 #
 # Software: Linux 6.18, nft 1.0.6
 # Expected: in a chain of priority -300 (raw), before connections are looked up at -200, a rule with `ct state` matches no packet, as one with `ct status` or `ct mark`
-# Happens: every packet is "invalid" there: `ct state invalid` matches those of established connections, and neighbour discovery, which is "untracked" from -200 on
+# Happens: what has no connection yet is "invalid" there: `ct state invalid` matches whatever comes from outside or is sent, and neighbour discovery, which is "untracked" from -200 on
 #
 # Seen: over lo at -300: ct state invalid 1 packet, untracked 0, ct mark 0 and ct mark != 0 0; neighbour solicitations invalid at -300 and untracked at 0.
 . "$(dirname "$0")/lib.sh"
