@@ -24,24 +24,32 @@ func (x *walk) answers(w *way) []*way {
 	w.answer = true
 	w.step("backend", "%s", packetText(&w.p))
 	hop := nextHop(r, request.Dst)
-	ways := run(w.on(), x.ingress(out, hop), x.prerouting, x.tracked)
+	ways := run(w.on(), x.ingress(out, hop), x.prerouting, x.tracked(request.CT.Status))
 	if in == 0 { // the host has asked
 		return run(ways, x.deliver(out), x.further(request, r, 0, out))
 	}
 	return run(ways, x.back(in, out), x.further(request, r, in, out))
 }
 
-// tracked checks that connection tracking has seen the answer, without which nothing translates it back.
-func (x *walk) tracked(w *way) []*way {
-	if !w.p.CT.Untracked || w.p.CT.Status&(eval.DstNAT|eval.SrcNAT) == 0 {
-		return w.on()
+// tracked checks that connection tracking knows an answer as one to a packet that it may have translated, as
+// the status of its connection says: nothing else translates it back.
+func (x *walk) tracked(status uint32) stage {
+	return func(w *way) []*way {
+		if status&(eval.DstNAT|eval.SrcNAT) == 0 || w.p.CT.Reply && !w.p.CT.Untracked {
+			return w.on()
+		}
+		c := Cause{Kind: KindConntrack, Thing: "connection tracking", What: "does not know the answer as one, which is not translated back"}
+		by, what := w.zoned, "has the answer in another zone of connection tracking than the request"
+		if w.p.CT.Untracked {
+			by, what = w.untracked, "keeps the answer from connection tracking"
+			c.What = "does not see the answer, which is not translated back"
+		}
+		if by != nil {
+			c.Kind, c.Thing, c.Remedy = KindRule, x.ruleText(by), deleteRule(by)
+			c.What = what + ": it is not translated back"
+		}
+		return w.halt(c)
 	}
-	c := Cause{Kind: KindConntrack, Thing: "connection tracking", What: "does not see the answer, which is not translated back"}
-	if w.untracked != nil {
-		c.Kind, c.Thing, c.Remedy = KindRule, x.ruleText(w.untracked), deleteRule(w.untracked)
-		c.What = "keeps the answer from connection tracking: it is not translated back"
-	}
-	return w.halt(c)
 }
 
 // reply turns a packet into its answer.
@@ -53,7 +61,7 @@ func reply(w *way) {
 	}
 	p.In, p.Out, p.PhysIn, p.PhysOut = eval.Interface{}, eval.Interface{}, eval.Interface{}, eval.Interface{}
 	p.SrcMAC, p.DstMAC, p.Mark, p.MarkUnknown, p.Priority = nil, nil, 0, false, 0
-	p.TTL, p.Len, p.PktType, p.Local = 0, 0, unix.PACKET_HOST, false
+	p.TTL, p.Len, p.PktType, p.Local, p.OwnerKnown = 0, 0, unix.PACKET_HOST, false, false
 	established(&p.CT)
 	p.CT.Reply = true
 	// Connection tracking sees it anew.

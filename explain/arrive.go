@@ -392,7 +392,7 @@ func (x *walk) socket(w *way) []*way {
 	if s.Full() {
 		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: fmt.Sprintf("its queue is full: %d connections wait, and no more than %d may", s.Queue, s.Limit), Remedy: "see why the proxy accepts none"})
 	}
-	w.path = ByProxy
+	w.path, w.proxy = ByProxy, s.Process
 	w.step("input", "proxy: %s", s)
 	return x.proxied(w)
 }
@@ -423,6 +423,7 @@ func (x *walk) proxied(w *way) []*way {
 	}
 	w.p = own.p
 	w.proxies = true
+	x.own(w)
 	w.step("proxy", "%s", packetText(&w.p))
 	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
 		if w.r.Type == unix.RTN_LOCAL {
@@ -437,9 +438,19 @@ func (x *walk) proxied(w *way) []*way {
 	})
 }
 
+// own notes whose packet one of the proxy is.
+func (x *walk) own(w *way) {
+	if w.proxy == nil {
+		return
+	}
+	uid, gid, err := x.facts.Owner(w.proxy.PID)
+	w.p.UID, w.p.GID, w.p.OwnerKnown = uid, gid, err == nil
+}
+
 // reverse follows the answer of a socket of this host to the client.
 func (x *walk) reverse(w *way) []*way {
 	reply(w)
+	x.own(w)
 	w.answer, w.done = true, true
 	w.in = 0
 	to := x.client

@@ -192,18 +192,32 @@ func (x *walk) cutOff(bridge int, neighbour netip.Addr) *Cause {
 	if err != nil {
 		return nil
 	}
+	known := false
+	if n, err := x.neighbour(neighbour, bridge); err == nil && n != nil && n.MAC != nil {
+		f, err := x.facts.FDB(bridge, n.MAC)
+		known = err != nil || f != nil
+	}
 	var idle []*host.Link
 	for _, p := range ports {
-		if p.Why() == "" {
+		closed := closedPort(p, known)
+		if p.Why() == "" && closed == "" {
 			continue
 		}
-		idle = append(idle, p)
+		if p.Why() != "" {
+			idle = append(idle, p)
+		}
 		peer, err := x.facts.PeerOf(p)
 		if err != nil || peer == nil {
 			continue
 		}
 		a, err := peer.Address(neighbour)
 		if errors.Join(err, peer.Close()) == nil && a != nil {
+			if p.Why() == "" {
+				return &Cause{
+					Kind: KindBridge, Thing: fmt.Sprintf("bridge port %s of %s: %s", p.Name, x.name(bridge), closed),
+					What: fmt.Sprintf("%s is behind it, and %s does not know that", neighbour, x.name(bridge)), Remedy: opened(p, closed),
+				}
+			}
 			return x.idle(p)
 		}
 	}
@@ -211,6 +225,28 @@ func (x *walk) cutOff(bridge int, neighbour netip.Addr) *Cause {
 		return x.idle(idle[0])
 	}
 	return nil
+}
+
+// closedPort says in words of bridge(8) what keeps a port from neighbours that its bridge does not know;
+// empty: nothing does, or it knows this one.
+func closedPort(l *host.Link, known bool) string {
+	switch p := l.Port; {
+	case p == nil || known:
+		return ""
+	case p.Locked:
+		return "locked on"
+	case !p.Flood:
+		return "flood off"
+	case !p.FloodAll:
+		return "bcast_flood off"
+	}
+	return ""
+}
+
+// opened is a command that turns round what closedPort has named.
+func opened(l *host.Link, closed string) string {
+	what, value, _ := strings.Cut(closed, " ")
+	return fmt.Sprintf("bridge link set dev %s %s %s", l.Name, what, map[string]string{"on": "off", "off": "on"}[value])
 }
 
 func (x *walk) idle(p *host.Link) *Cause {

@@ -121,6 +121,22 @@ func TestProxied(t *testing.T) {
 	}
 }
 
+// Rules see whose the proxy's packets are.
+func TestProxyOwner(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.sockets = append(s.sockets, &host.Socket{Proto: unix.IPPROTO_TCP, Addr: netip.MustParseAddrPort("[::]:8080"), Process: &host.Process{PID: 12, Command: "nftnat"}})
+	sent := 0
+	s.rules.stop = func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+		if h == eval.Output && (request(p) || answer(p)) && p.OwnerKnown && p.UID == 33 && p.GID == 34 {
+			sent++
+		}
+		return nil
+	}
+	r := s.ask(t, "8080 from 2001:db8::2")
+	require.Equal(t, Passes, r.Verdict, r.Text())
+	require.GreaterOrEqual(t, sent, 2, "to the backend and to the client")
+}
+
 // What a rule of the mapping itself keeps out.
 func TestOnlyFrom(t *testing.T) {
 	s := newScene(t, "8080->172.30.0.2:80")

@@ -161,6 +161,22 @@ func TestStopped(t *testing.T) {
 			s.neighbours = append(s.neighbours, n)
 			s.probe.Answer = host.Silent
 		}},
+		{"no flood", "8080 from 192.0.2.2", KindBridge, "bridge port vb1 of br0: flood off", "bridge link set dev vb1 flood on", func(s *scene) {
+			s.links[vb1-1].Port.Flood = false
+			s.neighbours = append(s.neighbours, &host.Neighbour{Addr: s.mapping.Backend.Addr(), Link: br0, State: unix.NUD_PROBE, MAC: []byte{2}})
+			s.probe.Answer, s.peer = host.NoNeighbour, newPeer()
+		}},
+		{"another zone", "8080 from 192.0.2.2", KindRule, "table inet split, chain zones", "nft delete rule inet split zones handle 4", func(s *scene) {
+			zone := &rules.Rule{Handle: 4, Chain: table(unix.NFPROTO_INET, "split", "zones", 0, -300), Exprs: []rules.Expr{rules.CT{Set: true, Key: unix.NFT_CT_ZONE}}}
+			s.rules.stop = func(h eval.Hook, p *eval.Packet) []eval.Outcome {
+				if h != eval.Prerouting || !answer(p) {
+					return nil
+				}
+				o := eval.Outcome{Packet: *p, Steps: []eval.Step{{Rule: zone}}}
+				o.Packet.CT = eval.Conn{Seen: true, State: eval.Invalid}
+				return []eval.Outcome{o}
+			}
+		}},
 		{"no ARP", "8080 from 192.0.2.2", KindLink, "interface br0: NOARP", "ip link set dev br0 arp on", func(s *scene) {
 			s.links[br0-1].Flags |= unix.IFF_NOARP
 			s.neighbours = append(s.neighbours, &host.Neighbour{Addr: s.mapping.Backend.Addr(), Link: br0, State: unix.NUD_NOARP, MAC: []byte{2, 0, 0, 0, 0, br0}})

@@ -72,7 +72,7 @@ func newFake() *fake {
 	}
 	f.links[0].Flags = up | unix.IFF_LOOPBACK
 	f.links[2].Bridge = &host.Bridge{}
-	f.links[3].Master, f.links[3].MasterKind, f.links[3].Port = br0, "bridge", &host.BridgePort{State: 3}
+	f.links[3].Master, f.links[3].MasterKind, f.links[3].Port = br0, "bridge", &host.BridgePort{State: 3, Flood: true, FloodAll: true}
 	for _, a := range []struct {
 		link int
 		addr string
@@ -247,6 +247,8 @@ func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, er
 
 func (f *fake) Stopped(pid int) bool { return pid == stoppedPID }
 
+func (f *fake) Owner(int) (uid, gid uint32, err error) { return 33, 34, nil }
+
 func (f *fake) Qdiscs(link int) ([]*host.Qdisc, error) { return f.qdiscs[link], nil }
 
 func (f *fake) Classify(link int, egress bool, frame []byte, header int, _ uint16) (host.TCVerdict, *host.TCFilter, error) {
@@ -312,7 +314,7 @@ func (f *fake) ProbeAll(ctx context.Context, backends []host.Backend, timeout ti
 	return list
 }
 
-func (f *fake) PeerOf(*host.Link) (peer, error) { return nil, nil }
+func (f *fake) PeerOf(*host.Link) (peer, error) { return f.Peer(netip.Addr{}) }
 
 func (f *fake) XFRM(dir host.XFRMDir, q host.RouteQuery) (*host.XFRMPolicy, bool, error) {
 	if f.xfrm == nil {

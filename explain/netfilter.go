@@ -112,6 +112,11 @@ func (w *way) outcome(h eval.Hook, before *eval.Packet, o *eval.Outcome) {
 			w.untracked = s.Rule
 		}
 	}
+	for _, s := range o.Steps {
+		if s.Rule != nil && slices.ContainsFunc(s.Rule.Exprs, zones) {
+			w.zoned = s.Rule
+		}
+	}
 	if before.TTL != o.Packet.TTL && o.Packet.TTL != 0 {
 		for _, s := range o.Steps {
 			if s.Rule != nil && slices.ContainsFunc(s.Rule.Exprs, ages) {
@@ -145,6 +150,17 @@ func untracks(e rules.Expr) bool {
 		return true
 	case rules.Target:
 		return e.Name == "NOTRACK" || e.Name == "CT"
+	}
+	return false
+}
+
+// zones reports whether an expression sets the zone of a packet in connection tracking.
+func zones(e rules.Expr) bool {
+	switch e := e.(type) {
+	case rules.CT:
+		return e.Set && e.Key == unix.NFT_CT_ZONE
+	case rules.Target:
+		return e.Name == "CT"
 	}
 	return false
 }

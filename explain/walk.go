@@ -48,10 +48,11 @@ type way struct {
 	source netip.Addr // that the backend sees
 	// in and out are the interfaces of the request.
 	in, out int
-	r       *host.Route // the last route
-	proxies bool        // the packet is of the proxy's connection to the backend
-	later   bool        // the packet is one that follows the answer
-	trial   bool        // whether the host may ask the backend is found out
+	proxy   *host.Process // that sends for the client; nil: none, or it is not known
+	r       *host.Route   // the last route
+	proxies bool          // the packet is of the proxy's connection to the backend
+	later   bool          // the packet is one that follows the answer
+	trial   bool          // whether the host may ask the backend is found out
 	// prerouted is set if a bridge has called the hook of prerouting, and switched if the packet then
 	// leaves by the same bridge.
 	prerouted, switched bool
@@ -62,6 +63,7 @@ type way struct {
 	// translated is the rule that gave the packet its destination, and untracked the last that kept it from
 	// connection tracking.
 	translated, untracked *rules.Rule
+	zoned                 *rules.Rule // set a zone of connection tracking
 	aged                  *rules.Rule // set the TTL
 	// lost is set if it is not known where the packet goes, or not all ways were followed: what stops it
 	// behind that is not certain.

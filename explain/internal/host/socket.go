@@ -201,6 +201,27 @@ func (h *Host) Stopped(pid int) bool {
 	return strings.HasPrefix(rest, "T") || strings.HasPrefix(rest, "t")
 }
 
+// Owner returns the user and the group by which rules know what a process sends.
+func (h *Host) Owner(pid int) (uid, gid uint32, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	var real, effective, saved int // those of files come last
+	ids := map[string]*uint32{"Uid:": &uid, "Gid:": &gid}
+	for line := range strings.Lines(string(b)) {
+		name, rest, _ := strings.Cut(line, "\t")
+		id, ok := ids[name]
+		if !ok {
+			continue
+		}
+		if _, err := fmt.Sscan(rest, &real, &effective, &saved, id); err != nil {
+			return 0, 0, fmt.Errorf("read owner of process %d: %w", pid, err)
+		}
+	}
+	return uid, gid, nil
+}
+
 // SocketsOf returns the inodes of the sockets that a process has open. It takes the privilege that
 // FindProcess takes, but for those of this process.
 func (h *Host) SocketsOf(pid int) (map[uint32]bool, error) {
