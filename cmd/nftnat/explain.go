@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -107,11 +108,15 @@ func (g *global) explain(ctx context.Context, q report.Query) (report.Report, er
 	return client.Explain(ctx, q)
 }
 
+// explainTimeout bounds how long a daemon is asked for its namespace: one that has been stopped is a fault
+// that is to be named, and not waited for.
+const explainTimeout = time.Second
+
 // optionsOfDaemon returns options with the table and namespace of the daemon whose socket was given, as other
 // commands work there too. If this process cannot get there, it returns a client of the daemon. If
 // none answers, they stay as they are.
 func (g *global) optionsOfDaemon(ctx context.Context, at daemon.ExplainOptions, inode uint64) (daemon.ExplainOptions, *api.Client, error) {
-	asking, cancel := context.WithTimeout(ctx, readTimeout)
+	asking, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
 	client, status, err := g.askGiven(asking, inode)
 	switch {
