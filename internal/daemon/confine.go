@@ -28,7 +28,8 @@ func (s *server) confine() {
 		settings.Access |= confine.Write
 	}
 	// The metrics have figures of the process.
-	o.Files = []confine.PathRule{settings, {Path: "/proc/self", Access: confine.Read | confine.List}}
+	// By the users of the module ip_tables, explain knows whether there are tables of iptables-legacy.
+	o.Files = []confine.PathRule{settings, {Path: "/proc/self", Access: confine.Read | confine.List}, {Path: "/sys/module", Access: confine.List}}
 	var changed []confine.PathRule
 	if s.StateFile != "" {
 		changed = append(changed, confine.PathRule{Path: filepath.Dir(s.StateFile), Access: confine.Read | confine.List | confine.Write | confine.Create | confine.Remove})

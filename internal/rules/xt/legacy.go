@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ import (
 type legacyFamily struct {
 	family   rules.Family
 	names    string // in /proc/net
+	module   string // that tables are made by, if it is one
 	domain   int    // of a socket
 	level    int    // of its options
 	info     int    // the option IPT_SO_GET_INFO; IPT_SO_GET_ENTRIES is the next one
@@ -49,10 +51,10 @@ func wide(n int) int {
 func legacyFamilies() []legacyFamily {
 	inet := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 	return []legacyFamily{
-		{unix.NFPROTO_IPV4, "ip_tables_names", unix.AF_INET, unix.SOL_IP, 64, 5, headerLen(false), 88, 96, 82, ipGoto, inet},
-		{unix.NFPROTO_IPV6, "ip6_tables_names", unix.AF_INET6, unix.SOL_IPV6, 64, 5, headerLen(true), 140, wide(148), 131, ip6Goto, inet},
+		{unix.NFPROTO_IPV4, "ip_tables_names", "ip_tables", unix.AF_INET, unix.SOL_IP, 64, 5, headerLen(false), 88, 96, 82, ipGoto, inet},
+		{unix.NFPROTO_IPV6, "ip6_tables_names", "ip6_tables", unix.AF_INET6, unix.SOL_IPV6, 64, 5, headerLen(true), 140, wide(148), 131, ip6Goto, inet},
 		{
-			unix.NFPROTO_ARP, "arp_tables_names", unix.AF_INET, unix.SOL_IP, 96, 3, 164, 164, wide(172), 0, 0,
+			unix.NFPROTO_ARP, "arp_tables_names", "arp_tables", unix.AF_INET, unix.SOL_IP, 96, 3, 164, 164, wide(172), 0, 0,
 			[]string{"INPUT", "OUTPUT", "FORWARD"},
 		},
 	}
@@ -90,10 +92,17 @@ func legacyTables() ([]*rules.Table, error) {
 // tableNames returns the tables that exist. Without the file the kernel has no such tables at all.
 func (f *legacyFamily) tableNames() ([]string, error) {
 	text, err := os.ReadFile("/proc/thread-self/net/" + f.names)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && f.unused("/sys/module") {
 		return nil, nil
 	}
 	return strings.Fields(string(text)), err
+}
+
+// unused reports whether the tables are made by a module, and no module uses it: each kind of table is one that
+// does. systemd loads it on its own, and only the host's root may read the list of tables.
+func (f *legacyFamily) unused(modules string) bool {
+	holders, err := os.ReadDir(filepath.Join(modules, f.module, "holders")) // which no built-in module has
+	return err == nil && len(holders) == 0
 }
 
 // errTableChanged is the error of a table that changes all the time.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,20 @@ func TestLegacyMakesNone(t *testing.T) {
 	require.Equal(t, "ip_tables_names: mangle\nip6_tables_names: raw\narp_tables_names: \n", before)
 	require.Len(t, readLegacy(t, ns), 2)
 	require.Equal(t, before, names(t, ns))
+}
+
+// TestLegacyUnused: which modules have tables, where the list of tables cannot be read.
+func TestLegacyUnused(t *testing.T) {
+	dir := t.TempDir()
+	ip := legacyFamilies()[0]
+	require.False(t, ip.unused(dir), "built in")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "ip_tables", "parameters"), 0o755))
+	require.False(t, ip.unused(dir), "built in, with parameters")
+	holders := filepath.Join(dir, "ip_tables", "holders")
+	require.NoError(t, os.Mkdir(holders, 0o755))
+	require.True(t, ip.unused(dir))
+	require.NoError(t, os.Symlink("../../iptable_filter", filepath.Join(holders, "iptable_filter")))
+	require.False(t, ip.unused(dir))
 }
 
 // TestLegacyChains: chains, their hooks and priorities, policies, jumps, gotos and counters.
