@@ -94,7 +94,7 @@ func TestTraceLeavesNothing(t *testing.T) {
 		require.Equal(t, before, nft(t, top.Host, "list", "ruleset"))
 	}
 	for line, code := range map[string]int{
-		"trace tcp": 2, "trace tcp x": 2, "trace sctp 80": 2, "trace tcp 0": 2, "trace tcp 80 --from x": 2, "trace tcp 80 --count 0": 2,
+		"trace tcp": 2, "trace tcp x": 2, "trace sctp 80": 2, "trace tcp 0": 2, "trace tcp 80 --from x": 2, "trace tcp 80 --from 0.0.0.0": 2, "trace tcp 192.0.2.1:80 --from ::1": 2, "trace tcp 80 --count 0": 2,
 		"trace tcp 80 --duration -1s": 2, "trace tcp 80 90": 2, "trace --netns none": 2, "trace --table 1": 2,
 	} {
 		r := s.run(t, line)

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -19,6 +17,8 @@ import (
 	"github.com/nftnat/nftnat/bpf"
 	own "github.com/nftnat/nftnat/internal/netns"
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/internal/rules/xt"
 	"github.com/nftnat/nftnat/trace/internal/marking"
 )
 
@@ -113,21 +113,25 @@ func (h *host) local() (prefixes []netip.Prefix, err error) {
 	return prefixes, nil
 }
 
-// legacyTables lists the tables of iptables-legacy that exist. Reading the list makes none.
-func (h *host) legacyTables() (tables []string) {
-	_ = h.do(func() error { // without the files there are no such tables
-		for _, file := range []struct{ path, program string }{{"ip_tables_names", "iptables-legacy"}, {"ip6_tables_names", "ip6tables-legacy"}} {
-			b, err := os.ReadFile("/proc/thread-self/net/" + file.path)
+// legacyTables lists the tables of iptables-legacy that exist, and those programs whose tables may not be listed.
+// Reading the list makes none.
+func (h *host) legacyTables() (tables, hidden []string) {
+	_ = h.do(func() error {
+		for _, f := range []struct {
+			family  rules.Family
+			program string
+		}{{unix.NFPROTO_IPV4, "iptables-legacy"}, {unix.NFPROTO_IPV6, "ip6tables-legacy"}} {
+			names, err := xt.LegacyNames(f.family)
 			if err != nil {
-				continue
+				hidden = append(hidden, f.program)
 			}
-			for name := range strings.FieldsSeq(string(b)) {
-				tables = append(tables, file.program+" "+name)
+			for _, name := range names {
+				tables = append(tables, f.program+" "+name)
 			}
 		}
 		return nil
 	})
-	return tables
+	return tables, hidden
 }
 
 // unseen lists the programs before the rules, on the interfaces that a packet to one of the addresses

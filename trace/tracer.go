@@ -65,6 +65,7 @@ const eventBuffer = 8 << 20
 
 // Open begins to mark packets. Without CAP_NET_ADMIN the error is fs.ErrPermission.
 func Open(ctx context.Context, o Options) (_ *Tracer, err error) {
+	o.From = o.From.Unmap()
 	t := &Tracer{opts: o}
 	defer func() {
 		if err != nil {
@@ -412,9 +413,14 @@ func readHost(s *nlwire.Socket, pass func(input) bool) {
 
 // prepareNotes says what cannot be seen.
 func (t *Tracer) prepareNotes() {
-	for _, table := range t.host.legacyTables() {
+	tables, hidden := t.host.legacyTables()
+	for _, table := range tables {
 		t.packets.unread = append(t.packets.unread, table)
 		t.notes = append(t.notes, table+" exists: its rules are in no trace")
+	}
+	for _, program := range hidden {
+		t.packets.unread = append(t.packets.unread, program+", if it has tables")
+		t.notes = append(t.notes, program+" may have tables, which only root can list: their rules are in no trace")
 	}
 	links, _, _, err := t.host.links()
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/explain/report"
 	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
@@ -74,8 +74,8 @@ func newTrace(g *global) *cobra.Command {
 
 // traceOptions reads what is traced.
 func traceOptions(args []string, from string, fromGiven bool) (opts trace.Options, err error) {
+	m := nat.Mapping{}
 	if len(args) == 2 {
-		m := nat.Mapping{}
 		if m.Proto, err = nat.ParseProto(args[0]); err != nil {
 			return opts, err
 		}
@@ -88,8 +88,8 @@ func traceOptions(args []string, from string, fromGiven bool) (opts trace.Option
 		opts.Frontends = []nat.Mapping{m}
 	}
 	if fromGiven {
-		if opts.From, err = netip.ParseAddr(from); err != nil {
-			return opts, usageError{fmt.Errorf("invalid client %q: it is no IP address", from)}
+		if opts.From, err = report.ParseClient(from, m.Frontend.Addr()); err != nil {
+			return opts, err
 		}
 	}
 	return opts, nil

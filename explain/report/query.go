@@ -33,14 +33,23 @@ func ParseQuery(proto, frontend, client string) (q Query, err error) {
 	if client == "" {
 		return q, nil
 	}
-	var reason string
-	if q.From, reason = parseClient(client); reason == "" {
-		reason = noClient(q.From, q.Frontend.Addr())
-	}
-	if reason != "" {
-		return Query{}, &nat.InvalidError{What: "client", Input: client, Reason: reason}
+	if q.From, err = ParseClient(client, q.Frontend.Addr()); err != nil {
+		return Query{}, err
 	}
 	return q, nil
+}
+
+// ParseClient reads the address of a client of a frontend's address, which is invalid for any. Errors are
+// [*nat.InvalidError].
+func ParseClient(client string, frontend netip.Addr) (netip.Addr, error) {
+	a, reason := parseClient(client)
+	if reason == "" {
+		reason = noClient(a, frontend)
+	}
+	if reason != "" {
+		return netip.Addr{}, &nat.InvalidError{What: "client", Input: client, Reason: reason}
+	}
+	return a, nil
 }
 
 func parseClient(s string) (a netip.Addr, reason string) {

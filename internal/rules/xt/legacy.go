@@ -89,6 +89,17 @@ func legacyTables() ([]*rules.Table, error) {
 	return tables, nil
 }
 
+// LegacyNames lists the legacy tables of a family that the calling thread's network namespace has. The error is
+// [fs.ErrPermission] if there may be some, and the list may not be read.
+func LegacyNames(family rules.Family) ([]string, error) {
+	for _, f := range legacyFamilies() {
+		if f.family == family {
+			return f.tableNames()
+		}
+	}
+	return nil, nil
+}
+
 // tableNames returns the tables that exist. Without the file the kernel has no such tables at all.
 func (f *legacyFamily) tableNames() ([]string, error) {
 	text, err := os.ReadFile("/proc/thread-self/net/" + f.names)
