@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -35,6 +36,8 @@ type Options struct {
 	ProbeTimeout time.Duration
 	// PID is the process that has the proxies. Zero: any with the name nftnat.
 	PID int
+	// LegacyLists are those of OpenLegacyLists, for a process that may not open them anymore. Empty: it may.
+	LegacyLists []*os.File
 }
 
 // Explainer explains what becomes of packets. It is for one goroutine at a time.

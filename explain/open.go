@@ -20,11 +20,17 @@ type reading struct {
 	reader *rules.Reader
 	host   *host.Host
 	rules  *ruleset
+	lists  []*os.File // of legacy tables
 }
+
+// OpenLegacyLists opens what tells which tables of iptables-legacy exist in the calling thread's network namespace:
+// net/ip_tables_names of proc(5) and those like it, which only root may read. A process that drops its privileges opens
+// them before, and gives them as Options.LegacyLists. Close them. Those that may not be read are left out.
+func OpenLegacyLists() []*os.File { return xt.OpenLegacyLists() }
 
 // open opens the network namespace.
 func (e *Explainer) open() error {
-	r := &reading{}
+	r := &reading{lists: e.options.LegacyLists}
 	fd := 0
 	if e.options.NetNS != "" {
 		f, err := os.Open(e.options.NetNS)
@@ -83,7 +89,7 @@ func (r *reading) read(ctx context.Context, fd int) (facts, evaluator, error) {
 // readRules reads the rules, if they have changed.
 func (r *reading) readRules(ctx context.Context, fd int, f hostFacts) error {
 	// Tables of iptables-legacy have no generation, and are few.
-	legacy, legacyErr := xt.LegacyTables(fd)
+	legacy, legacyErr := xt.LegacyTables(fd, r.lists...)
 	if r.rules != nil && r.reader != nil {
 		if changed, err := r.reader.Changed(); err == nil && !changed {
 			return r.rules.renew(f, legacy, legacyErr)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/explain/report"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
@@ -62,4 +63,54 @@ func withOnly(t *testing.T, unit string) []string {
 		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
 	}
 	return []string{"--bounding-set=" + set, "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"}
+}
+
+// A daemon with the user of the unit knows the tables of iptables-legacy, whose list root alone may read, also when it
+// has given up what the list took, and after a reload.
+func TestUnitsLegacyTables(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "web", ":80")
+	s := newTestbed(t, top.Host)
+	const user = 65534
+	require.NoError(t, os.Chown(filepath.Dir(s.socket), user, user))
+	text, err := os.ReadFile(filepath.Join(units, "nftnat.service"))
+	require.NoError(t, err)
+	caps := regexp.MustCompile(`(?m)^AmbientCapabilities=(.*)$`).FindSubmatch(text)
+	require.NotNil(t, caps)
+	set := "-all"
+	for name := range strings.FieldsSeq(string(caps[1])) {
+		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	as := []string{"--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=" + set, "--inh-caps=" + set, "--ambient-caps=" + set, "--no-new-privs", "--"}
+	start := func(args ...string) *labtest.Process {
+		cmd := s.command(t, append([]string{"serve"}, args...)...)
+		return labtest.StartCmd(t, top.Host, command(t, "setpriv", append(as, cmd.Args...)...))
+	}
+	serving := func(pid int) func() bool {
+		return func() bool { st, err := s.api.Status(t.Context()); return err == nil && st.PID == pid }
+	}
+	first := start()
+	await(t, "the daemon to answer", serving(first.Pid))
+	require.NotContains(t, s.status(t).Confinement.Capabilities, "CAP_DAC_READ_SEARCH")
+	s.succeed(t, "add tcp 8080 172.30.0.2:80")
+	q, err := report.ParseQuery("tcp", "8080", clientAddress)
+	require.NoError(t, err)
+	verdict := func(want report.Verdict) {
+		t.Helper()
+		r, err := s.api.Explain(t.Context(), q)
+		require.NoError(t, err)
+		require.Equal(t, want, r.Verdict, "%+v", r)
+	}
+	verdict(report.Passes)
+	labtest.Exec(t, top.Host, "iptables-legacy", "-P", "FORWARD", "DROP")
+	verdict(report.Stopped)
+
+	second := start("--takeover")
+	await(t, "the next daemon to answer", serving(second.Pid))
+	verdict(report.Stopped)
+	labtest.Exec(t, top.Host, "iptables-legacy", "-P", "FORWARD", "ACCEPT")
+	verdict(report.Passes)
+	require.NoError(t, second.Signal(unix.SIGTERM))
+	require.Zero(t, second.Wait(), second.Output())
+	require.Zero(t, first.Wait(), first.Output())
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/explain"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/netns"
 	"github.com/nftnat/nftnat/state"
@@ -109,6 +111,8 @@ type server struct {
 	// outside says that the process had to stay outside of the engine's network namespace, which
 	// the engine's threads visit.
 	outside bool
+	// legacyLists are as in explain.Options.
+	legacyLists []*os.File
 	// confinement is what the process has been confined to.
 	confinement confine.Report
 	// socketGone is why commands cannot find the socket, and stateGone why the state file is
@@ -199,6 +203,12 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 		s.log.Warn("not all ports are served", "error", err)
 	}
 	s.ownSocketFiles()
+	if !s.outside {
+		s.legacyLists = explain.OpenLegacyLists()
+		for _, l := range s.legacyLists {
+			defer func() { _ = l.Close() }() // nothing was written
+		}
+	}
 	s.confine()
 	from.committed(s.log)
 	return s.serve(ctx)

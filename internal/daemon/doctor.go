@@ -87,7 +87,7 @@ func Doctor(ctx context.Context, at ExplainOptions, known Known) (d report.Diagn
 		return d, err
 	}
 	defer func() { err = errors.Join(err, finder.Close()) }()
-	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, Mappings: finder})
+	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, LegacyLists: at.LegacyLists, Mappings: finder})
 	if err != nil {
 		return d, err
 	}

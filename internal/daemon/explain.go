@@ -22,6 +22,8 @@ type ExplainOptions struct {
 	Table, NetNS string
 	// PID is the process that has the proxies. Zero: it is not known.
 	PID int
+	// LegacyLists are as in explain.Options.
+	LegacyLists []*os.File
 }
 
 // Explain explains what becomes of a packet. It changes nothing.
@@ -31,7 +33,7 @@ func Explain(ctx context.Context, at ExplainOptions, q report.Query) (r report.R
 		return r, err
 	}
 	defer func() { err = errors.Join(err, finder.Close()) }()
-	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, Mappings: finder})
+	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, LegacyLists: at.LegacyLists, Mappings: finder})
 	if err != nil {
 		return r, err
 	}
@@ -51,7 +53,7 @@ func Warn(ctx context.Context, at ExplainOptions, ms []nat.Mapping) (found []rep
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, finder.Close()) }()
-	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, Mappings: finder})
+	e, err := explain.New(explain.Options{Table: at.Table, NetNS: at.NetNS, PID: at.PID, LegacyLists: at.LegacyLists, Mappings: finder})
 	if err != nil {
 		return nil, err
 	}
@@ -72,5 +74,5 @@ func (s *server) explainer() func(context.Context, report.Query) (report.Report,
 
 // explainedAt is where the daemon is.
 func (s *server) explainedAt() ExplainOptions {
-	return ExplainOptions{Table: s.Engine.Table, PID: os.Getpid()}
+	return ExplainOptions{Table: s.Engine.Table, PID: os.Getpid(), LegacyLists: s.legacyLists}
 }

@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -62,19 +64,19 @@ func legacyFamilies() []legacyFamily {
 
 // LegacyTables reads the tables of iptables-legacy, ip6tables-legacy and arptables-legacy in a network
 // namespace, by an open file descriptor; zero: that of the calling thread. It makes none. Those of ebtables-legacy
-// are not among them: see [LegacyBridge].
-func LegacyTables(netNS int) (tables []*rules.Table, err error) {
-	read := func() (err error) { tables, err = legacyTables(); return err }
+// are not among them: see [LegacyBridge]. The lists of tables are those of OpenLegacyLists, as far as they are of the namespace.
+func LegacyTables(netNS int, lists ...*os.File) (tables []*rules.Table, err error) {
+	read := func() (err error) { tables, err = legacyTables(lists); return err }
 	if netNS == 0 {
 		return tables, read()
 	}
 	return tables, netns.Do(netNS, read)
 }
 
-func legacyTables() ([]*rules.Table, error) {
+func legacyTables(lists []*os.File) ([]*rules.Table, error) {
 	var tables []*rules.Table
 	for _, f := range legacyFamilies() {
-		names, err := f.tableNames()
+		names, err := f.tableNames(lists...)
 		if err != nil {
 			return nil, fmt.Errorf("list legacy tables: %w", err)
 		}
@@ -101,12 +103,49 @@ func LegacyNames(family rules.Family) ([]string, error) {
 }
 
 // tableNames returns the tables that exist. Without the file the kernel has no such tables at all.
-func (f *legacyFamily) tableNames() ([]string, error) {
-	text, err := os.ReadFile("/proc/thread-self/net/" + f.names)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && f.unused("/sys/module") {
+func (f *legacyFamily) tableNames(lists ...*os.File) ([]string, error) {
+	path := listDir + f.names
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrPermission) {
+		if l := listOf(path, lists); l != nil {
+			text, err = io.ReadAll(io.NewSectionReader(l, 0, math.MaxInt64))
+		} else if f.unused("/sys/module") {
+			return nil, nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return strings.Fields(string(text)), err
+}
+
+// listDir has the lists of legacy tables.
+const listDir = "/proc/thread-self/net/"
+
+// OpenLegacyLists opens the lists of legacy tables of the calling thread's network namespace, for a process that may
+// not later. Close them. Those that there are not, or that may not be read, are left out.
+func OpenLegacyLists() (lists []*os.File) {
+	for _, f := range legacyFamilies() {
+		if l, err := os.Open(listDir + f.names); err == nil {
+			lists = append(lists, l)
+		}
+	}
+	return lists
+}
+
+// listOf returns the list that a file is, by its inode: each network namespace has others. The numbers of the
+// device differ with the mount of proc.
+func listOf(path string, lists []*os.File) *os.File {
+	var file, list unix.Stat_t
+	if unix.Stat(path, &file) != nil {
+		return nil
+	}
+	for _, l := range lists {
+		if unix.Fstat(int(l.Fd()), &list) == nil && list.Ino == file.Ino {
+			return l
+		}
+	}
+	return nil
 }
 
 // unused reports whether the tables are made by a module, and no module uses it: each kind of table is one that
