@@ -82,12 +82,8 @@ func (r *Reader) dump(req Request, restart func(), each func(family uint8, attrs
 	req.Dump = true
 	err := errInterrupted
 	for i := range attempts {
-		if i != 0 {
-			select {
-			case <-r.ctx.Done():
-				return r.ctx.Err()
-			case <-time.After(pause << i):
-			}
+		if err := r.wait(i); err != nil {
+			return err
 		}
 		restart()
 		err = r.source.Ask(r.ctx, req, each)
@@ -98,6 +94,19 @@ func (r *Reader) dump(req Request, restart func(), each func(family uint8, attrs
 	return err
 }
 
+// wait waits before an attempt, but for the first.
+func (r *Reader) wait(attempt int) error {
+	if attempt == 0 {
+		return nil
+	}
+	select {
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	case <-time.After(pause << attempt):
+		return nil
+	}
+}
+
 // Read lists tables, chains, sets and flow tables. Rules, elements and objects are read when they are
 // asked for, and the context is for these as well.
 func (r *Reader) Read(ctx context.Context) (*Ruleset, error) {
@@ -106,7 +115,10 @@ func (r *Reader) Read(ctx context.Context) (*Ruleset, error) {
 	clear(r.elements)
 	rs := &Ruleset{}
 	// Lists are of one generation if it is the same before and after.
-	for range attempts {
+	for i := range attempts {
+		if err := r.wait(i); err != nil {
+			return nil, err
+		}
 		before, err := r.readGeneration()
 		if err != nil {
 			return nil, err
