@@ -423,7 +423,7 @@ func (x *walk) proxied(w *way) []*way {
 	}
 	w.p = own.p
 	w.proxies = true
-	x.own(w)
+	x.noteOwner(w)
 	w.step("proxy", "%s", packetText(&w.p))
 	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
 		if w.r.Type == unix.RTN_LOCAL {
@@ -438,8 +438,8 @@ func (x *walk) proxied(w *way) []*way {
 	})
 }
 
-// own notes whose packet one of the proxy is.
-func (x *walk) own(w *way) {
+// noteOwner notes whose packet one of the proxy is.
+func (x *walk) noteOwner(w *way) {
 	if w.proxy == nil {
 		return
 	}
@@ -450,7 +450,7 @@ func (x *walk) own(w *way) {
 // reverse follows the answer of a socket of this host to the client.
 func (x *walk) reverse(w *way) []*way {
 	reply(w)
-	x.own(w)
+	x.noteOwner(w)
 	w.answer, w.done = true, true
 	w.in = 0
 	to := x.client
