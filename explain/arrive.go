@@ -378,7 +378,10 @@ func (x *walk) socket(w *way) []*way {
 	}
 	if !x.proxies(s) {
 		w.step("input", "%s", s)
-		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: why.Thing + " " + why.What + "; this program, which is no proxy of the mapping, takes it"})
+		return w.halt(Cause{
+			Kind: KindSocket, Thing: "socket " + s.String(), What: why.Thing + " " + why.What + "; this program, which is no proxy of the mapping, takes it",
+			Remedy: fmt.Sprintf("end process %d, or publish another port", s.Process.PID),
+		})
 	}
 	if x.mapping.NoProxy {
 		why.What += "; the mapping has no proxy (--no-proxy)"

@@ -147,7 +147,7 @@ func (x *walk) astray(w *way, backend netip.Addr, silent bool) *Cause {
 		case missing:
 			return &Cause{
 				Kind: KindRoute, Thing: routeText(w.r), What: fmt.Sprintf("leads to %s, which is on the link of %s: that route is gone", backend, d.Name),
-				Remedy: fmt.Sprintf("ip route add %s dev %s", netip.PrefixFrom(backend, bits).Masked(), d.Name),
+				Remedy: fmt.Sprintf("ip route add %s dev %s", netip.PrefixFrom(backend, bits).Masked(), d.Name) + inTable(w.r),
 			}
 		case silent:
 			return &Cause{
@@ -165,7 +165,18 @@ func routeDel(r *host.Route) string {
 	if r.Dst.Addr().Is6() {
 		tool = "ip -6 route del "
 	}
-	return tool + strings.Replace(r.Text, " in table ", " table ", 1)
+	if r.NextHop != 0 { // ip-route(8) refuses what its nexthop says
+		return tool + r.Dst.String() + fmt.Sprintf(" nhid %d", r.NextHop) + inTable(r)
+	}
+	return tool + strings.TrimSuffix(strings.Replace(r.Text, " in table ", " table ", 1), " table main")
+}
+
+// inTable is the end of a command for routes of the table of one.
+func inTable(r *host.Route) string {
+	if r.Table == unix.RT_TABLE_MAIN || r.Table == unix.RT_TABLE_UNSPEC {
+		return ""
+	}
+	return fmt.Sprintf(" table %d", r.Table)
 }
 
 // asksNobody reports that an interface does not ask for the hardware address of a neighbour, and has made

@@ -141,7 +141,7 @@ func TestStopped(t *testing.T) {
 				return dropped(&q, forward, nil)
 			}
 		}},
-		{"wrong route", "8080 from 192.0.2.2", KindRoute, "172.30.0.2/32 via 198.51.100.2 dev eth1", "ip route del 172.30.0.2/32 via 198.51.100.2 dev eth1 table main", func(s *scene) {
+		{"wrong route", "8080 from 192.0.2.2", KindRoute, "172.30.0.2/32 via 198.51.100.2 dev eth1", "ip route del 172.30.0.2/32 via 198.51.100.2 dev eth1", func(s *scene) {
 			s.route("172.30.0.2/32", "198.51.100.2", eth1, netip.Addr{})
 			s.probe.Answer = host.Silent
 		}},
