@@ -4,7 +4,9 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net/netip"
 	"testing"
 
@@ -37,6 +39,25 @@ func TestClientDoctor(t *testing.T) {
 	got, err := s.Doctor(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
+
+// A client that goes away is no failure to be logged.
+func TestDoctorClientGone(t *testing.T) {
+	var log bytes.Buffer
+	asked, ended := make(chan struct{}), make(chan struct{})
+	s := start(t, Options{Engine: newFake(), Log: slog.New(slog.NewTextHandler(&log, nil)), Doctor: func(ctx context.Context) (report.Diagnosis, error) {
+		defer close(ended)
+		close(asked)
+		<-ctx.Done()
+		return report.Diagnosis{}, ctx.Err()
+	}}, defaultLimits())
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-asked; cancel() }()
+	_, err := s.Doctor(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	<-ended
+	require.NoError(t, s.stop())
+	require.Empty(t, log.String())
 }
 
 func TestDiagnosisOfNothing(t *testing.T) {

@@ -129,7 +129,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.serve(w, c); err != nil {
 		p := problemOf(err)
-		if p.Status == http.StatusInternalServerError {
+		// A client that has gone ends its request, which is no failure.
+		if p.Status == http.StatusInternalServerError && (r.Context().Err() == nil || !errors.Is(err, context.Canceled)) {
 			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
 		if p.Code == CodeBusy {
