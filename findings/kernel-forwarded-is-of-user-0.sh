@@ -15,9 +15,10 @@ prepare() {
 
 # ask connects from behind v1 to a port behind v2 where nobody listens, by IPv4 and IPv6.
 ask() {
-	local to
+	local to said
 	for to in 10.2.0.2 fd02::2; do
-		ip netns exec n1 timeout 3 bash -c "echo >/dev/tcp/$to/9" 2>&1 | grep -o refused || echo lost
+		said=$(ip netns exec n1 timeout 3 bash -c "echo >/dev/tcp/$to/9" 2>&1 || true)
+		[[ $said == *refused* ]] && echo refused || echo lost
 	done
 }
 
