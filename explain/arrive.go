@@ -28,7 +28,7 @@ func (x *walk) address(w *way) []*way {
 		if x.isLocal(to) { // by a route of type local
 			return w.on()
 		}
-		dev := "..."
+		dev := "INTERFACE"
 		for _, index := range x.links() {
 			if x.device(index).onLink(to) {
 				dev = x.name(index)
@@ -91,6 +91,13 @@ func (x *walk) arrive(w *way) []*way {
 	d := x.device(w.in)
 	if why := d.Why(); why != "" {
 		return w.halt(linkCause(d, why))
+	}
+	if k := d.MasterKind; k == "bridge" || k == "bond" || k == "team" {
+		return w.halt(Cause{
+			Kind: KindLink, Thing: fmt.Sprintf("interface %s: a port of %s", d.Name, x.name(d.Master)),
+			What:   fmt.Sprintf("what comes in by it is %s's, and its own addresses are not reached", x.name(d.Master)),
+			Remedy: fmt.Sprintf("ip link set %s nomaster, or give its addresses to %s", d.Name, x.name(d.Master)),
+		})
 	}
 	is4 := w.p.Dst.Is4()
 	if !is4 {

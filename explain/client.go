@@ -25,6 +25,8 @@ type client struct {
 	to netip.AddrPort
 	// why says how in is known.
 	why string
+	// sure is set if the client is on that link, or has been seen on it.
+	sure bool
 	// doubt is set if it is only known that some packets have been dropped there.
 	doubt bool
 }
@@ -95,7 +97,7 @@ func (x *walk) given(from, frontend netip.Addr, number uint16) (cs []client, typ
 		if !to.IsValid() {
 			return
 		}
-		cs = append(cs, client{addr: from, in: index, hop: hop, to: netip.AddrPortFrom(to, number), why: why})
+		cs = append(cs, client{addr: from, in: index, hop: hop, to: netip.AddrPortFrom(to, number), why: why, sure: hop == bare})
 	}
 	if zone := from.Zone(); zone != "" {
 		links, err := x.facts.Links()
@@ -289,7 +291,7 @@ func (x *walk) typical(frontend netip.Addr, number uint16) (cs []client, typical
 		}
 	}
 	if one && home == 0 {
-		remedy := "add it to the interface by which clients ask: ip address add " + netip.PrefixFrom(frontend, frontend.BitLen()).String() + " dev ..."
+		remedy := "add it to the interface by which clients ask: ip address add " + netip.PrefixFrom(frontend, frontend.BitLen()).String() + " dev INTERFACE"
 		if x.mapping.Frontend.Addr() != frontend { // any is published: this one may be another machine's
 			remedy = "ask an address of this host"
 		}

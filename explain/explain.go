@@ -190,11 +190,19 @@ func (x *walk) explain(q Query) *Report {
 		if o.Verdict == r.Verdict && (o.Cause == nil) == (r.Cause == nil) && (o.Cause == nil || o.Cause.Thing == r.Cause.Thing) {
 			continue
 		}
-		if c.doubt {
-			if o.Cause != nil && o.Cause.Kind == KindSysctl && r.Verdict == Passes {
+		if r.Verdict == Passes && o.Cause != nil {
+			switch {
+			case c.doubt && o.Cause.Kind != KindSysctl:
+				continue
+			case c.doubt, !cs[0].sure && o.Verdict == Stopped:
 				r.Verdict, r.Cause, o.Cause.Certain = Uncertain, o.Cause, false
-				o.Cause.What += fmt.Sprintf(", if the client asks %s by it", c.to.Addr())
+				o.Cause.What += fmt.Sprintf(", if the client asks %s by %s", c.to.Addr(), x.name(c.in))
+				continue
+			case cs[0].sure:
+				continue
 			}
+		}
+		if c.doubt {
 			continue
 		}
 		by := fmt.Sprintf("if it asks by %s (as %s says), and not by %s (as %s says)", x.name(c.in), c.why, x.name(cs[0].in), cs[0].why)

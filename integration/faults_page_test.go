@@ -28,7 +28,7 @@ const troubleshootingHead = `# Why does my port not answer?
 
 ` + "`explain`" + ` reads the rules of all tables (iptables-legacy's too), routes, policy rules, interfaces, sysctls, neighbours and sockets, and follows a packet of the client and its answer through them. It names the first thing that stops one of them, and what would undo that. It changes nothing. What it cannot know, as whether a limit lets a packet pass, it says: then the answer is *may be stopped*. The exit status is 0 if the packet passes, 1 if it is or may be stopped, and 4 if nothing is published there. [commands.md](commands.md) has all of it.
 
-It predicts what becomes of a packet that gets to this host and is answered by the backend as by others. It does not see what the client's own network does.
+It predicts what becomes of a packet that gets to this host and is answered by the backend as by others. It does not see what the client's own network does, nor does it follow a connection beyond its first three packets and an answer: a rule that drops later packets, by their contents or length, is for ` + "`trace`" + `.
 
 Below are %d faults. ` + "`TestFaults` in `integration`" + ` brings each about on real machines, compares what a client meets with what explain says, and writes this page. The host has 192.0.2.1 and 192.0.2.9 on lan0, where the client 192.0.2.2 is, 198.51.100.1 on far0, and 172.30.0.1 on br0, where the backend 172.30.0.2 is. What is published is 8080->172.30.0.2:80, and 192.0.2.9:8081->172.30.0.2:80.
 `

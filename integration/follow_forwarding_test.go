@@ -127,7 +127,7 @@ func TestForwardingOfUnnumberedLinks(t *testing.T) {
 	ip := func(ns *lab.NS, line string) { labtest.Exec(t, ns, "ip", strings.Fields(line)...) }
 	ip(top.Host, "addr add fe80::1/64 dev up0 nodad")
 	ip(provider, "addr add fe80::2/64 dev up0 nodad")
-	ip(provider, "addr add 2001:db8:9::9/128 dev lo")
+	ip(provider, "addr add 2001:db8:9::9/128 dev lo nodad") // a tentative address is no source
 	ip(provider, "route add 2001:db8:1::1 via fe80::1 dev up0 src 2001:db8:9::9")
 	ip(top.Host, "route add 2001:db8:9::9 via fe80::2 dev up0")
 	answers(t, provider, "tcp", "[2001:db8:1::1]:8081")

@@ -37,7 +37,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	t.Helper()
 	const table = `invalid table "dnat": check name "dnat": it is a keyword of nft(8)`
 	var all []badCall
-	for _, verb := range []string{"ls", "export", "ps", "network ls", "plan", "status", "events", "purge", "serve", "version", "demo"} {
+	for _, verb := range []string{"ls", "export", "ps", "network ls", "plan", "status", "doctor", "events", "purge", "serve", "version", "demo"} {
 		all = append(all,
 			badCall{verb + " more", 2, misusedVerb(verb)},
 			badCall{verb + " --nosuch", 2, "unknown flag: --nosuch" + helpOf(verb)},
@@ -47,7 +47,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	}
 	engines := []string{
 		"ls", "export", "ps", "network ls", "purge", "serve", "inspect web", "port web 80", "attach a", "detach web", "network rm inside",
-		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f testdata/empty.yaml", "status", "events",
+		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f testdata/empty.yaml", "status", "doctor", "explain tcp 8080", "trace", "events",
 	}
 	for _, verb := range engines {
 		all = append(all, badCall{verb + " --table dnat", 2, table}, badCall{
