@@ -192,7 +192,7 @@ func solicitation(from, to netip.Addr, hardware []byte) (question, answer eval.P
 // them for certain.
 func (x *walk) exchange(d *device, neighbour netip.Addr, question, answer eval.Packet, out, in []eval.Hook) *Cause {
 	w := &way{p: question}
-	w.p.Local, w.p.Out = true, d.asked
+	w.p.Local, w.p.Kernel, w.p.Out = true, true, d.asked
 	var stages []stage
 	for _, h := range out {
 		stages = append(stages, x.discovery(d, h))
@@ -299,7 +299,7 @@ func (x *walk) asked6(w *way, d *device, asker netip.Addr) []*way {
 		}
 	}
 	request, answer := solicitation(asker, to, nil)
-	answer.SrcMAC, answer.Local = d.MAC, true
+	answer.SrcMAC, answer.Local, answer.Kernel = d.MAC, true, true
 	if c := x.aside(d, asker, request, answer, eval.Prerouting, eval.Input, eval.Output, eval.Postrouting); c != nil {
 		c.What = fmt.Sprintf("drops the neighbour solicitation of %s: it cannot find this host", asker)
 		if c.Answer {

@@ -31,7 +31,7 @@ func (x *walk) narrows(w *way, in, out int, r *host.Route) {
 		return
 	}
 	e := &way{p: eval.Packet{
-		EtherType: w.p.EtherType, Proto: unix.IPPROTO_ICMP, ICMPType: 3, ICMPCode: 4, Src: from.primary(sender), Dst: sender, Local: true,
+		EtherType: w.p.EtherType, Proto: unix.IPPROTO_ICMP, ICMPType: 3, ICMPCode: 4, Src: from.primary(sender), Dst: sender, Local: true, Kernel: true,
 		Out: x.device(back.Oif).asked, CT: w.p.CT,
 	}}
 	if sender.Is6() {
@@ -78,7 +78,7 @@ func (x *walk) wide(w *way) []*way {
 // host, which then does not translate it.
 func (x *walk) direct(w *way, to netip.Addr) bool {
 	d := x.device(w.out)
-	if w.in == 0 || x.isLocal(to) {
+	if x.isLocal(to) {
 		return false
 	}
 	// The host's own route says whether the address is on the backend's link: a prefix of that may hold others.

@@ -184,7 +184,7 @@ func (r *run) metaOwner(x rules.Meta, cur *cursor) {
 		id = r.base.GID
 	}
 	switch {
-	case !r.base.Local:
+	case !r.base.Local, r.base.Kernel:
 		cur.broken()
 	case r.base.OwnerKnown:
 		cur.regs.store32(x.Dreg, id)

@@ -44,6 +44,8 @@ type Packet struct {
 	Local      bool
 	UID, GID   uint32
 	OwnerKnown bool
+	// Kernel is set for what the kernel sends of itself, as in neighbour discovery: it has no owner.
+	Kernel bool
 	CT         Conn
 }
 

@@ -503,7 +503,7 @@ func (x *xtMatch) hasSocket() bool {
 
 func (x *xtMatch) owner(m xt.Owner) known {
 	p := x.p
-	if !p.Local { // it has no socket
+	if !p.Local || p.Kernel { // it has no socket, or one of no file
 		return yes(m.Match == m.Invert&m.Match)
 	}
 	list := []known{yes(m.Match&xt.OwnerSocket == 0 || m.Invert&xt.OwnerSocket == 0)}
