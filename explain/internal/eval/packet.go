@@ -46,7 +46,7 @@ type Packet struct {
 	OwnerKnown bool
 	// Kernel is set for what the kernel sends of itself, as in neighbour discovery: it has no owner.
 	Kernel bool
-	CT         Conn
+	CT     Conn
 }
 
 // PortRange is a range of ports. The zero value is those that clients use, from 1024 on.
