@@ -42,7 +42,7 @@ func TestUnread(t *testing.T) {
 	require.NoError(t, failed)
 	require.Equal(t, []string{
 		"read tcx programs of eth0: operation not permitted",
-		"read entry of connection tracking: operation not permitted",
+		"list entries of connection tracking: operation not permitted",
 		"ask neighbour 192.0.2.2: operation not permitted",
 	}, texts)
 }
