@@ -157,7 +157,8 @@ func (s *docShell) run(t *testing.T, block docBlock) {
 		cmd.Stdout, cmd.Stderr = &output, &output
 		code := labtest.Run(t, s.ns, cmd).Code
 		if block.lang == "console" {
-			require.Equal(t, c.output, output.String(), "%s: %s", block, c.line)
+			// Not every backend of the pages has a server here.
+			require.Equal(t, c.output, aboutBackend.ReplaceAllString(output.String(), ""), "%s: %s", block, c.line)
 		}
 		lines := strings.Split(strings.TrimSuffix(c.output, "\n"), "\n")
 		if strings.HasPrefix(lines[len(lines)-1], "nftnat: ") {
