@@ -30,7 +30,7 @@ func TestEval(t *testing.T) {
 	s := newSite(t)
 	s.traceAll()
 	c := newComparison(s)
-	n := labtest.RoundsOf(t, envCases, "packets", 500, 2000)
+	n := labtest.RoundsOf(t, envCases, "packets", 500, 1000)
 	seed := labtest.Number(t, envSeed, 1)
 	for i := 0; i < n/callsOfScenario; i++ {
 		sc := s.newScenario(uint64(seed + i))
