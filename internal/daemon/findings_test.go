@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +23,7 @@ import (
 // fakeDoctor is what findings run with.
 type fakeDoctor struct {
 	*findings
+	mu        sync.Mutex
 	diagnosis report.Diagnosis
 	err       error
 	takes     time.Duration
@@ -34,11 +37,18 @@ func newFakeDoctor() *fakeDoctor {
 	d := &fakeDoctor{events: make(chan nat.Event)}
 	d.findings = &findings{
 		interval: DefaultDoctorInterval, log: slog.New(slog.DiscardHandler),
-		send: func(message string) { d.sent = append(d.sent, message) },
+		send: func(message string) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.sent = append(d.sent, message)
+		},
 		examine: func(ctx context.Context, _ *explain.Probes) (report.Diagnosis, error) {
+			d.mu.Lock()
 			d.runs = append(d.runs, time.Since(begin))
-			sleep(ctx, d.takes)
-			return d.diagnosis, d.err
+			takes, diagnosis, err := d.takes, d.diagnosis, d.err
+			d.mu.Unlock()
+			sleep(ctx, takes)
+			return diagnosis, err
 		},
 		changes: func(ctx context.Context) func(func(nat.Event) bool) {
 			return func(yield func(nat.Event) bool) {
@@ -56,6 +66,27 @@ func newFakeDoctor() *fakeDoctor {
 		},
 	}
 	return d
+}
+
+// finds sets what is found from now on.
+func (d *fakeDoctor) finds(diagnosis report.Diagnosis, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.diagnosis, d.err = diagnosis, err
+}
+
+// messages are those that have been sent.
+func (d *fakeDoctor) messages() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.sent)
+}
+
+// begun is when the runs began.
+func (d *fakeDoctor) begun() []time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.runs)
 }
 
 // during runs the doctor for a time.
@@ -79,23 +110,23 @@ func dropped(thing string) report.Finding {
 // What comes and goes is sent once.
 func TestFindingsAreSent(t *testing.T) {
 	during(t, func(d *fakeDoctor) {
-		d.diagnosis.Findings = []report.Finding{dropped("a"), dropped("b")}
+		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("a"), dropped("b")}}, nil)
 		time.Sleep(5 * time.Minute)
-		require.Equal(t, []string{"found: this host: stopped: a", "found: this host: stopped: b"}, d.sent)
+		require.Equal(t, []string{"found: this host: stopped: a", "found: this host: stopped: b"}, d.messages())
 		require.Len(t, d.now(), 2)
 
-		d.diagnosis, d.err = report.Diagnosis{}, errors.New("busy")
+		d.finds(report.Diagnosis{}, errors.New("busy"))
 		time.Sleep(5 * time.Minute)
-		require.Len(t, d.sent, 2, "nothing is known then")
+		require.Len(t, d.messages(), 2, "nothing is known then")
 
-		d.diagnosis, d.err = report.Diagnosis{Findings: []report.Finding{dropped("b")}, Skipped: 1}, nil
+		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("b")}, Skipped: 1}, nil)
 		time.Sleep(5 * time.Minute)
 		require.Len(t, d.now(), 2, "a was not looked at")
 
-		d.diagnosis.Skipped = 0
+		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("b")}}, nil)
 		time.Sleep(5 * time.Minute)
-		require.Equal(t, "gone: this host: stopped: a", d.sent[2])
-		require.Len(t, d.sent, 3)
+		require.Equal(t, "gone: this host: stopped: a", d.messages()[2])
+		require.Len(t, d.messages(), 3)
 	})
 }
 
@@ -103,28 +134,30 @@ func TestFindingsAreSent(t *testing.T) {
 func TestDoctorIsBounded(t *testing.T) {
 	during(t, func(d *fakeDoctor) {
 		time.Sleep(time.Minute + time.Second)
-		require.Equal(t, []time.Duration{time.Minute}, d.runs)
+		require.Equal(t, []time.Duration{time.Minute}, d.begun())
 		time.Sleep(15 * time.Second)
 		d.events <- nat.Event{Kind: nat.EventPublished}
 		time.Sleep(2 * time.Second)
-		require.Len(t, d.runs, 2)
+		require.Len(t, d.begun(), 2)
 		for range 1000 { // 100 seconds
 			d.events <- nat.Event{Kind: nat.EventPublished}
 			time.Sleep(100 * time.Millisecond)
 		}
-		require.LessOrEqual(t, len(d.runs), 12)
+		require.LessOrEqual(t, len(d.begun()), 12)
 		d.events <- nat.Event{Kind: nat.EventHost, Message: foundPrefix + "its own"}
-		before := len(d.runs)
+		before := len(d.begun())
 		time.Sleep(40 * time.Second)
-		require.LessOrEqual(t, len(d.runs), before+1)
+		require.LessOrEqual(t, len(d.begun()), before+1)
 
+		d.mu.Lock()
 		d.takes = 4 * time.Second
+		d.mu.Unlock()
 		time.Sleep(time.Minute)
-		before = len(d.runs)
+		before = len(d.begun())
 		for range 4000 {
 			d.events <- nat.Event{Kind: nat.EventPublished}
 			time.Sleep(time.Second)
 		}
-		require.InDelta(t, 4000/(4+50*4), len(d.runs)-before, 2)
+		require.InDelta(t, 4000/(4+50*4), len(d.begun())-before, 2)
 	})
 }
