@@ -62,12 +62,15 @@ link set e0 up
 addr add 192.0.2.2/24 dev e0
 `)
 	require.NoError(t, l.host.Sysctl("net.ipv4.ip_forward", "1"))
-	// The bridge takes packets from a port when it has noticed the carrier.
+	// The bridge takes packets from a port when it has noticed the carrier, and the kernel makes the routes of
+	// IPv6 addresses in the background.
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		h := open(t, l.host)
 		vb1, err := h.LinkByName("vb1")
 		require.NoError(t, err)
-		if vb1.Why() == "" {
+		own, err := h.AddressType(netip.MustParseAddr("fd30::1"), 0)
+		require.NoError(t, err)
+		if vb1.Why() == "" && own == unix.RTN_LOCAL {
 			return l
 		}
 		require.True(t, time.Now().Before(deadline))
