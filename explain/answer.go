@@ -251,8 +251,11 @@ func (x *walk) further(request eval.Packet, r *host.Route, in, out int) stage {
 				return w.on()
 			}, x.hook(eval.Postrouting))
 		} else {
-			ways = run(w.on(), func(w *way) []*way {
+			tracked := w.p.CT
+			w.p.CT = eval.Conn{} // at ingress it is not known yet
+			ways = run(w.on(), x.ingress(in, x.client.hop), func(w *way) []*way {
 				d := x.device(in)
+				w.p.CT = tracked
 				w.p.In, w.p.Out, w.p.SrcMAC, w.p.DstMAC = d.asked, eval.Interface{}, x.macOf(x.client.hop, in), d.MAC
 				return w.on()
 			}, x.hook(eval.Prerouting), func(w *way) []*way {

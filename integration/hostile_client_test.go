@@ -129,7 +129,7 @@ func TestHostileClients(t *testing.T) {
 	s := newTestbed(t, top.Host)
 	daemon := s.serve(t)
 	s.succeed(t, "add tcp 1000-1099 172.30.0.2 --no-proxy --quiet")
-	turns := labtest.Rounds(t, "turns of each client beside hostile ones", 2, 8)
+	turns := labtest.Rounds(t, "turns of each client beside hostile ones", 5, 25)
 	quiet := s.wellBehaved(t, turns)
 	t.Logf("alone: %s", quiet)
 	for kind, n := range nuisances() {

@@ -171,7 +171,7 @@ func TestGuardDuringRepair(t *testing.T) {
 	require.NotEmpty(t, sets)
 	p := startProbes(t, top)
 	repairs, begin := 0, time.Now()
-	for range labtest.Rounds(t, "rounds of damage beside a flood of probes", 1, 4) {
+	for range labtest.Rounds(t, "rounds of damage beside a flood of probes", 1, 10) {
 		for _, damage := range []string{
 			"flush chain inet nftnat publish", "insert rule inet nftnat publish accept", "add chain inet nftnat mine",
 			"add set inet nftnat mine { type ipv4_addr; }",
