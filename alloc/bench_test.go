@@ -230,6 +230,31 @@ func BenchmarkPorts(b *testing.B) {
 	})
 }
 
+// BenchmarkPortsRun: a run of any width is reserved and released in about the time of a port.
+func BenchmarkPortsRun(b *testing.B) {
+	for _, host := range []netip.Addr{anyBoth(), addr("192.0.2.1")} {
+		for _, n := range []int{1, 19_001, 50_001} {
+			for _, shared := range []bool{false, true} {
+				p := newPorts(b, dynamicFirst, dynamicLast)
+				at := netip.AddrPortFrom(host, 10_000)
+				if shared && host != anyBoth() {
+					require.NoError(b, p.ReserveRun(netip.AddrPortFrom(addr("192.0.2.2"), 10_000), n))
+				} else if shared {
+					continue
+				}
+				b.Run(fmt.Sprintf("%v/%d/shared=%v", host, n, shared), func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						if p.ReserveRun(at, n) != nil || p.ReleaseRun(at, n) != n {
+							b.Fatal("not reserved or not released")
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
 func benchmarkPorts(b *testing.B, p *Ports, host netip.Addr, used, free []netip.AddrPort) {
 	b.Helper()
 	b.Run("Release+Next", func(b *testing.B) {

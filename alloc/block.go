@@ -48,47 +48,57 @@ func (b *block) word(i uint) uint64 {
 func (b *block) has(i uint) bool { return b.word(i>>6)>>(i&63)&1 != 0 }
 
 // set sets the i'th bit and reports whether it was clear.
-func (b *block) set(i uint) bool {
-	in, bit := uint64(1)<<(i>>6), uint64(1)<<(i&63)
-	r := b.rank(i >> 6)
+func (b *block) set(i uint) bool { return b.setIn(i>>6, 1<<(i&63)) == 0 }
+
+// clear clears the i'th bit and reports whether it was set.
+func (b *block) clear(i uint) bool { return b.clearIn(i>>6, 1<<(i&63)) != 0 }
+
+// setIn sets bits, at least one, of the i'th word, and returns those of them that were set.
+func (b *block) setIn(i uint, mask uint64) (had uint64) {
+	in, r := uint64(1)<<i, b.rank(i)
 	switch {
 	case b.full&in != 0:
-		return false
+		return mask
+	case b.part&in == 0 && mask == allOnes:
+		b.full |= in
+		return 0
 	case b.part&in == 0:
 		b.part |= in
-		b.insertWord(r, bit)
-		return true
-	case b.words[r]&bit != 0:
-		return false
+		b.insertWord(r, mask)
+		return 0
 	}
-	b.words[r] |= bit
+	had = b.words[r] & mask
+	b.words[r] |= mask
 	if b.words[r] == allOnes {
 		b.words = remove(b.words, r)
 		b.part &^= in
 		b.full |= in
 	}
-	return true
+	return had
 }
 
-// clear clears the i'th bit and reports whether it was set.
-func (b *block) clear(i uint) bool {
-	in, bit := uint64(1)<<(i>>6), uint64(1)<<(i&63)
-	r := b.rank(i >> 6)
+// clearIn clears bits, at least one, of the i'th word, and returns those of them that were set.
+func (b *block) clearIn(i uint, mask uint64) (had uint64) {
+	in, r := uint64(1)<<i, b.rank(i)
 	switch {
+	case b.full&in != 0 && mask == allOnes:
+		b.full &^= in
+		return mask
 	case b.full&in != 0:
 		b.full &^= in
 		b.part |= in
-		b.insertWord(r, ^bit)
-		return true
-	case b.part&in == 0 || b.words[r]&bit == 0:
-		return false
+		b.insertWord(r, ^mask)
+		return mask
+	case b.part&in == 0:
+		return 0
 	}
-	b.words[r] &^= bit
+	had = b.words[r] & mask
+	b.words[r] &^= mask
 	if b.words[r] == 0 {
 		b.words = remove(b.words, r)
 		b.part &^= in
 	}
-	return true
+	return had
 }
 
 // firstClear returns the first clear bit from i on.

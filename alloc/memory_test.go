@@ -270,6 +270,13 @@ func TestPortsMemory(t *testing.T) {
 				return p
 			}), 8*kib)
 		})
+		t.Run("a run of "+host.String(), func(t *testing.T) {
+			require.Less(t, heap(t, 100, func() *Ports {
+				p := newPorts(t, dynamicFirst, dynamicLast)
+				require.NoError(t, p.ReserveRun(netip.AddrPortFrom(host, 10_000), 50_001))
+				return p
+			}), 5*kib)
+		})
 		t.Run("every other port of "+host.String(), func(t *testing.T) {
 			require.Less(t, heap(t, 10, func() *Ports {
 				p := newPorts(t, dynamicFirst, dynamicLast)
@@ -282,6 +289,16 @@ func TestPortsMemory(t *testing.T) {
 			}), 24*kib, "one bitmap, or two")
 		})
 	}
+	t.Run("a run of many addresses", func(t *testing.T) {
+		p := newPorts(t, dynamicFirst, dynamicLast)
+		require.Less(t, heap(t, 1, func() *Ports {
+			for i := range 100 {
+				host := key{0x20010db8 << 32, uint64(i)}.addr6()
+				require.NoError(t, p.ReserveRun(netip.AddrPortFrom(host, 10_000), 50_001))
+			}
+			return p
+		}), 100*3*kib)
+	})
 	t.Run("one port of many addresses", func(t *testing.T) {
 		const n = 60_000
 		ap := func(i int) netip.AddrPort {

@@ -29,7 +29,8 @@ import (
 //
 // The state is bitmaps, of which only words with both free and reserved ports
 // are stored, and a map of the specific addresses in use. A search looks at 64
-// ports a step.
+// ports a step, and passes over words that are full or empty: a run costs about as
+// much as a port.
 type Ports struct {
 	first, last int // the dynamic range
 
@@ -42,7 +43,8 @@ type Ports struct {
 	// which is compared with reservations for the same address.
 	class [classes]portSet
 	hosts shrinkingMap[netip.Addr, *hostPorts]
-	more  shrinkingMap[sharedPort, int]
+	// more counts for how many addresses of a class each port is reserved besides the first.
+	more  [classes]portCounts
 	spare *hostPorts // saves allocations where an address often loses its only port
 }
 
@@ -50,13 +52,6 @@ type Ports struct {
 type hostPorts struct {
 	ports portSet
 	n     int
-}
-
-// A sharedPort is reserved for several specific addresses of a family; the value
-// in the map is how many besides the first.
-type sharedPort struct {
-	class class
-	port  int
 }
 
 // NewPorts returns the ports of one protocol, all free, with the dynamic range
@@ -81,8 +76,9 @@ func (p *Ports) Avoid(first, last uint16) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for port := max(int(first), p.first); port <= min(int(last), p.last); port++ {
-		p.avoid.add(port)
+	from := max(int(first), p.first)
+	for at := range pieces(from, min(int(last), p.last)-from+1) {
+		p.avoid.add(at, func(piece) {})
 	}
 	return nil
 }
@@ -97,8 +93,8 @@ func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1
 
 // NextRun reserves n ports in a row and returns the first. It chooses like Next;
 // the run may begin before what was handed out last and end after it, but does
-// not go on at the start of the dynamic range when it reaches the end. To give
-// it back, release each of its ports.
+// not go on at the start of the dynamic range when it reaches the end. ReleaseRun
+// gives it back.
 //
 // The error is [ErrExhausted] if there is no such run, and [ErrRange] if n is
 // less than 1 or more than the dynamic range has, or the host is not valid or has
@@ -163,7 +159,19 @@ func (p *Ports) Release(ap netip.AddrPort) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.remove(c, host, int(ap.Port()))
+	return p.remove(c, host, int(ap.Port()), 1) == 1
+}
+
+// ReleaseRun ends the reservations of n ports in a row from that of ap on, as
+// Release does, and returns how many there were.
+func (p *Ports) ReleaseRun(ap netip.AddrPort, n int) int {
+	c, host, ok := classify(ap.Addr())
+	if n = min(n, maxPort-int(ap.Port())+1); !ok || n < 1 {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.remove(c, host, int(ap.Port()), n)
 }
 
 // host returns the ports of a specific address, nil if it has none or the class
@@ -220,40 +228,40 @@ func (p *Ports) add(c class, host netip.Addr, h *hostPorts, first, n int) {
 		}
 		p.hosts.put(host, h)
 	}
-	for port := first; port < first+n; port++ {
-		alone := p.class[c].add(port)
-		if h == nil {
-			continue
+	for at := range pieces(first, n) {
+		p.class[c].add(at, p.more[c].add)
+		if h != nil {
+			h.ports.add(at, nil)
 		}
-		h.ports.add(port)
-		h.n++
-		if !alone {
-			more, _ := p.more.get(sharedPort{c, port})
-			p.more.put(sharedPort{c, port}, more+1)
-		}
+	}
+	if h != nil {
+		h.n += n
 	}
 }
 
-// remove undoes add for one port and reports whether the port was reserved.
-func (p *Ports) remove(c class, host netip.Addr, port int) bool {
-	if !c.specific() {
-		return p.class[c].remove(port)
+// remove undoes add for those of n ports that are reserved, and returns how many.
+func (p *Ports) remove(c class, host netip.Addr, first, n int) (removed int) {
+	from, h := &p.class[c], p.host(c, host)
+	if c.specific() {
+		if h == nil {
+			return 0
+		}
+		from = &h.ports
 	}
-	h := p.host(c, host)
-	if h == nil || !h.ports.remove(port) {
-		return false
+	for at := range pieces(first, n) {
+		from.remove(at, func(at piece) {
+			removed += at.len()
+			if h != nil {
+				p.more[c].remove(at, func(last piece) { p.class[c].remove(last, func(piece) {}) })
+			}
+		})
 	}
-	if h.n--; h.n == 0 {
+	if h == nil {
+		return removed
+	}
+	if h.n -= removed; h.n == 0 {
 		p.hosts.drop(host)
 		p.spare = h
 	}
-	switch n, _ := p.more.get(sharedPort{c, port}); n {
-	case 0:
-		p.class[c].remove(port)
-	case 1:
-		p.more.drop(sharedPort{c, port})
-	default:
-		p.more.put(sharedPort{c, port}, n-1)
-	}
-	return true
+	return removed
 }

@@ -190,7 +190,7 @@ func TestPortsWildcardWaitsForAll(t *testing.T) {
 	}
 	require.NoError(t, p.Reserve(hostPort("::", 53)))
 	require.Empty(t, p.hosts.m)
-	require.Empty(t, p.more.m)
+	require.Empty(t, usedCounts(p))
 }
 
 func TestPortsErrors(t *testing.T) {
@@ -244,6 +244,71 @@ func usedUnion(p *Ports) (u union) {
 		}
 	}
 	return u
+}
+
+// usedCounts returns how many ports have a count of reservations besides the first.
+func usedCounts(p *Ports) (n int) {
+	for _, counts := range p.more {
+		for i := range counts {
+			for _, b := range counts[i] {
+				if b != nil {
+					n += piece{words: b.full | b.part}.len()
+				}
+			}
+		}
+	}
+	return n
+}
+
+// Runs of some addresses overlap in every way, and are released in parts.
+func TestPortsRunsAgainstModel(t *testing.T) {
+	r := newRand(t)
+	hosts := []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"}
+	p := newPorts(t, 1, 65535)
+	reserved := map[netip.AddrPort]bool{}
+	for range 300 {
+		first, host := 1+r.IntN(10_000), hosts[r.IntN(len(hosts))]
+		n := 1 + r.IntN(1<<r.IntN(14))
+		if r.IntN(2) == 0 {
+			first, n = first/64*64+64, (n+63)/64*64
+		}
+		var had []netip.AddrPort
+		for port := range n {
+			if at := hostPort(host, first+port); reserved[at] {
+				had = append(had, at)
+			}
+		}
+		if r.IntN(2) == 0 {
+			require.Equal(t, len(had), p.ReleaseRun(hostPort(host, first), n))
+			for _, at := range had {
+				delete(reserved, at)
+			}
+		} else {
+			require.Equal(t, len(had) == 0, p.ReserveRun(hostPort(host, first), n) == nil)
+			for port := range n {
+				if len(had) == 0 {
+					reserved[hostPort(host, first+port)] = true
+				}
+			}
+		}
+		at := hostPort("0.0.0.0", first+r.IntN(n))
+		used := 0
+		for _, host := range hosts {
+			if reserved[netip.AddrPortFrom(addr(host), at.Port())] {
+				used++
+			}
+		}
+		require.Equal(t, used == 0, p.Reserve(at) == nil, "%v", at)
+		require.Equal(t, used == 0, p.Release(at))
+	}
+	for _, host := range hosts {
+		p.ReleaseRun(hostPort(host, 1), 1<<20)
+	}
+	require.Equal(t, union{}, usedUnion(p))
+	require.Zero(t, usedCounts(p))
+	require.Empty(t, p.hosts.m)
+	require.Zero(t, p.ReleaseRun(hostPort("192.0.2.1", 1), 0))
+	require.Zero(t, p.ReleaseRun(netip.AddrPort{}, 1))
 }
 
 func TestPortsUnmap(t *testing.T) {

@@ -28,7 +28,7 @@ func TestUnionAgainstBitmap(t *testing.T) {
 				port, run = port/64*64, (run+63)/64*64
 			}
 			for p := port; p < min(port+run, maxPort+1); p++ {
-				s.add(p)
+				s.add(piece{block: p / blockBits, word: uint(p) % blockBits / 64, bits: 1 << (p % 64)}, func(piece) {})
 				taken[p] = true
 			}
 		}
