@@ -16,9 +16,11 @@ type Follower struct {
 	// joined is whether that has succeeded.
 	joined bool
 	// hooks are those of all bridges when FollowRoutes was called last, and onBridges is
-	// whether there were backends on bridges.
+	// whether there were backends on bridges. stale is whether a search has met others since,
+	// which may be gone again when Poll looks.
 	hooks     Hooks
 	onBridges bool
+	stale     bool
 }
 
 // Event is what happened to an interface or to a neighbour. It only says where to look:

@@ -5,6 +5,7 @@ package hairpin
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -83,4 +84,29 @@ func TestFollower(t *testing.T) {
 	require.Equal(t, 1, joined)
 	f.Stop()
 	require.Nil(t, c.follower)
+}
+
+// Frames passed netfilter for a moment, in which a search switched a port; Poll looks later, and
+// finds the setting as it was.
+func TestPollAfterMoment(t *testing.T) {
+	m := newMachine()
+	m.bridges.hooks = Hooks{}
+	c := m.open()
+	m.publish(t, c, "172.30.0.2")
+	f := c.Follow(func() error { return nil })
+	backend := netip.MustParseAddr("172.30.0.2")
+	routes := map[netip.Addr]hostnet.Route{backend: {Bridge: fakeBridge}}
+	c.FollowRoutes(routes)
+	require.False(t, f.Poll())
+	require.Empty(t, m.bridges.on())
+
+	require.NoError(t, m.bridges.Solicit(fakeBridge, backend, false))
+	m.bridges.hooks = Hooks{IPv4: true}
+	f.Recheck(nil, true)
+	require.Equal(t, []string{"port1"}, m.bridges.on())
+	m.bridges.hooks = Hooks{}
+	require.True(t, f.Poll())
+	c.FollowRoutes(routes)
+	require.Empty(t, m.bridges.on())
+	require.False(t, f.Poll())
 }

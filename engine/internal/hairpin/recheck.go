@@ -64,7 +64,7 @@ func (f *Follower) Poll() bool {
 		return false
 	}
 	now, err := f.c.bridges.Hooks()
-	return err == nil && now != f.hooks
+	return err == nil && (now != f.hooks || f.stale)
 }
 
 // hooksChanged looks up which frames pass netfilter, and reports whether that has changed.
@@ -73,8 +73,8 @@ func (f *Follower) hooksChanged() bool {
 	if err != nil {
 		now = Hooks{}
 	}
-	changed := now != f.hooks
-	f.hooks = now
+	changed := now != f.hooks || f.stale
+	f.hooks, f.stale = now, false
 	return changed
 }
 

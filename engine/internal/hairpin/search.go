@@ -101,6 +101,9 @@ func (s *search) selectHooked(backends map[netip.Addr]int) error {
 	if err != nil {
 		return err
 	}
+	if f := s.c.follower; f != nil && everywhere != f.hooks {
+		f.stale = true
+	}
 	for a, bridge := range backends {
 		l, err := s.link(bridge)
 		if isNotExist(err) {
