@@ -7,4 +7,8 @@
 //
 // [Drops] tells why the kernel drops packets. It needs CAP_BPF and CAP_PERFMON, and a kernel with
 // BTF; where it cannot run, Open says why.
+//
+// [Hold] keeps other programs from binding ports, and [Lookup] leads many ports to one socket. Both have their ports as [Ports], which
+// are changed without privileges. Nothing is pinned: what a process has loaded goes with the last descriptor of it, which the process may have
+// passed on ([Handed]).
 package bpf

@@ -67,12 +67,17 @@ func findOffsets(spec *btf.Spec) (at offsets, err error) {
 		return offsets{}, fmt.Errorf("find struct sk_buff: %w", err)
 	}
 	if bits, _, ok := member(skb, "nf_trace"); ok {
-		at.skbTrace, at.traceMask = uint32(bits/8), 1<<(bits%8)
-		if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian: counted from the highest bit
-			at.traceMask = 0x80 >> (bits % 8)
-		}
+		at.skbTrace, at.traceMask = uint32(bits/8), bitMask(bits)
 	}
 	return at, nil
+}
+
+// bitMask is the bit of a field of one bit in its byte.
+func bitMask(offset btf.Bits) int32 {
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian: counted from the highest bit
+		return 0x80 >> (offset % 8)
+	}
+	return 1 << (offset % 8)
 }
 
 // member finds a field of a struct or union, also in those without a name in it.

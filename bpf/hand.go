@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// newMaps makes maps. After an error none is open.
+func newMaps(specs []*ebpf.MapSpec) (maps []*ebpf.Map, err error) {
+	for _, spec := range specs {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("make the map %s: %w", spec.Name, err), closeAll(nil, nil, maps))
+		}
+		maps = append(maps, m)
+	}
+	return maps, nil
+}
+
+func closeAll(links []link.Link, programs []*ebpf.Program, maps []*ebpf.Map) error {
+	var errs []error
+	for _, l := range links {
+		errs = append(errs, l.Close())
+	}
+	for _, p := range programs {
+		errs = append(errs, p.Close())
+	}
+	for _, m := range maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Handed is programs on their way to another process.
+type Handed struct {
+	// Version is that of the maps: one process can take over those of another if it is the same.
+	Version int
+	// Files are the maps and links.
+	Files []*os.File
+}
+
+// ErrVersion says that the programs of another process are of another version. Open new ones, which may be in force beside
+// them.
+var ErrVersion = errors.New("programs of another version")
+
+// Close closes the files.
+func (h Handed) Close() error {
+	var errs []error
+	for _, f := range h.Files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// hand makes copies of descriptors.
+func hand(version int, maps []*ebpf.Map, links []link.Link) (_ Handed, err error) {
+	h := Handed{Version: version}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	add := func(fd int) error {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil {
+			h.Files = append(h.Files, os.NewFile(uintptr(dup), "bpf"))
+		}
+		return err
+	}
+	for _, m := range maps {
+		if err := add(m.FD()); err != nil {
+			return h, err
+		}
+	}
+	for _, l := range links {
+		raw, ok := l.(interface{ FD() int })
+		if !ok {
+			return h, fmt.Errorf("link %T: %w", l, errors.ErrUnsupported)
+		}
+		if err := add(raw.FD()); err != nil {
+			return h, err
+		}
+	}
+	return h, nil
+}
+
+// take makes maps and links of copies of what was handed: as many maps as there are specs, of which they are, and as many links as
+// there are places for them. After an error none is open.
+func (h Handed) take(version int, specs []*ebpf.MapSpec, links int) (maps []*ebpf.Map, attached []link.Link, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(attached, nil, maps))
+			maps, attached = nil, nil
+		}
+	}()
+	if h.Version != version || len(h.Files) != len(specs)+links {
+		return nil, nil, ErrVersion
+	}
+	for i, f := range h.Files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return maps, attached, err
+		}
+		if i >= len(specs) {
+			l, err := link.NewFromFD(fd) // which closes it after an error
+			if err != nil {
+				return maps, attached, err
+			}
+			attached = append(attached, l)
+			continue
+		}
+		m, err := ebpf.NewMapFromFD(fd) // the same
+		if err != nil {
+			return maps, attached, err
+		}
+		maps = append(maps, m)
+		if m.Type() != specs[i].Type || m.KeySize() != specs[i].KeySize || m.ValueSize() != specs[i].ValueSize {
+			return maps, attached, ErrVersion
+		}
+	}
+	return maps, attached, nil
+}

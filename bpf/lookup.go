@@ -1,0 +1,223 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Lookup leads what arrives at any of its ports in a network namespace to one socket of each protocol (sk_lookup): a listener, whose
+// connections have the address and port that were asked for, and a UDP socket. It comes before all other listeners, and
+// before UDP sockets that are bound and not connected: such ports of others must be left out, or they get nothing any more. Sockets that are
+// connected come before it.
+type Lookup struct {
+	*Ports
+	maps    []*ebpf.Map // by the numbers below
+	program *ebpf.Program
+	links   []link.Link // one
+}
+
+// The maps of a Lookup.
+const (
+	mapServed  = iota // ports
+	mapSockets        // the sockets, by the slots below
+)
+
+// The slots of the sockets.
+const (
+	slotTCP = iota
+	slotUDP
+	slots
+)
+
+// lookupVersion is that of the maps.
+const lookupVersion = 1
+
+func lookupSpecs() []*ebpf.MapSpec {
+	return []*ebpf.MapSpec{
+		mapServed:  portsSpec("nftnat_served"),
+		mapSockets: {Name: "nftnat_sockets", Type: ebpf.SockMap, KeySize: 4, ValueSize: 8, MaxEntries: slots},
+	}
+}
+
+// OpenLookup loads the program and attaches it to a network namespace, a descriptor. It needs CAP_BPF and CAP_NET_ADMIN; from then on
+// nothing does. The error is ErrPermission of package fs without them.
+func OpenLookup(netNS int) (_ *Lookup, err error) {
+	l := &Lookup{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("load a program that finds sockets: %w", err), l.Close())
+		}
+	}()
+	if l.maps, err = newMaps(lookupSpecs()); err != nil {
+		return nil, err
+	}
+	l.Ports = portsOf(l.maps[mapServed])
+	if err := l.load(); err != nil {
+		return nil, err
+	}
+	attached, err := link.AttachNetNs(netNS, l.program)
+	if err != nil {
+		return nil, err
+	}
+	l.links = []link.Link{attached}
+	return l, nil
+}
+
+func (l *Lookup) load() (err error) {
+	l.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "nftnat_lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, License: "GPL",
+		Instructions: assembleLookup(l.maps[mapServed].FD(), l.maps[mapSockets].FD()),
+	})
+	return err
+}
+
+// Hand returns copies of the descriptors by which another process can take the ports, the sockets and the program over; they are
+// the caller's to close. They stay in force until both have closed them.
+func (l *Lookup) Hand() (Handed, error) {
+	handed, err := hand(lookupVersion, l.maps, l.links)
+	if err != nil {
+		return Handed{}, fmt.Errorf("hand a program that finds sockets over: %w", err)
+	}
+	return handed, nil
+}
+
+// TakeLookup takes over what another process handed, with the ports and sockets. It loads this version of the program and puts it in the place
+// of the old one, with no moment without. It needs what OpenLookup does. The error is [ErrVersion] if that cannot be done. The files remain the
+// caller's.
+func TakeLookup(handed Handed) (_ *Lookup, err error) {
+	l := &Lookup{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("take a program that finds sockets over: %w", err), l.Close())
+		}
+	}()
+	if l.maps, l.links, err = handed.take(lookupVersion, lookupSpecs(), 1); err != nil {
+		return nil, err
+	}
+	l.Ports = portsOf(l.maps[mapServed])
+	if err := l.read(); err != nil {
+		return nil, err
+	}
+	if err := l.load(); err != nil {
+		return nil, err
+	}
+	if err := l.links[0].Update(l.program); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Lead makes a socket the one that the ports of its protocol lead to, in place of the one before. It is not V6ONLY; one of TCP
+// listens, and not for MPTCP, and one of UDP is bound: else the error is EOPNOTSUPP.
+func (l *Lookup) Lead(socket int) error {
+	protocol, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("lead ports to a socket: %w", err)
+	}
+	slot := uint32(slotTCP)
+	if protocol == unix.IPPROTO_UDP {
+		slot = slotUDP
+		// Before Linux 6.12 it would be taken, and get nothing.
+		if name, err := unix.Getsockname(socket); err == nil && portOf(name) == 0 {
+			return fmt.Errorf("lead ports to a socket that is not bound: %w", unix.EOPNOTSUPP)
+		}
+	}
+	if err := l.maps[mapSockets].Put(slot, uint64(socket)); err != nil {
+		return fmt.Errorf("lead ports to a socket: %w", err)
+	}
+	return nil
+}
+
+func portOf(name unix.Sockaddr) int {
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		return name.Port
+	case *unix.SockaddrInet6:
+		return name.Port
+	}
+	return 0
+}
+
+// Close detaches the program, unless another process has taken it over.
+func (l *Lookup) Close() error {
+	var programs []*ebpf.Program
+	if l.program != nil {
+		programs = append(programs, l.program)
+	}
+	return closeAll(l.links, programs, l.maps)
+}
+
+// The fields of struct bpf_sk_lookup (linux/bpf.h).
+const (
+	lookupFamily    = 8
+	lookupProtocol  = 12
+	lookupLocalIP4  = 40
+	lookupLocalIP6  = 44
+	lookupLocalPort = 60 // in host order
+)
+
+// assembleLookup makes the program of sk_lookup. It always lets the packet pass.
+func assembleLookup(ports, sockets int) asm.Instructions {
+	const pass, found, six = "pass", "found", "six"
+	var p program
+	p.add(
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R8, asm.R6, lookupProtocol, asm.Word),
+	)
+	p.protocol(asm.R8, pass)
+	p.keyOf(asm.R8)
+	p.add(
+		asm.LoadMem(asm.R1, asm.R6, lookupLocalPort, asm.Word),
+		asm.HostTo(asm.BE, asm.R1, asm.Half),
+		asm.StoreMem(asm.RFP, frameKey+keyPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.R6, lookupFamily, asm.Word),
+		asm.JEq.Imm(asm.R1, unix.AF_INET6, six),
+		asm.JNE.Imm(asm.R1, unix.AF_INET, pass),
+		asm.LoadMem(asm.R1, asm.R6, lookupLocalIP4, asm.Word),
+		asm.StoreMem(asm.RFP, frameKey+keyAddr, asm.R1, asm.Word),
+	)
+	p.find(ports, kind4, found)
+	p.noAddr()
+	p.find(ports, kind4, found)
+	p.add(asm.Ja.Label(pass), asm.Mov.Imm(asm.R0, 0).WithSymbol(six))
+	for i := range int16(4) {
+		p.add(
+			asm.LoadMem(asm.R1, asm.R6, lookupLocalIP6+4*i, asm.Word),
+			asm.StoreMem(asm.RFP, frameKey+keyAddr+4*i, asm.R1, asm.Word),
+		)
+	}
+	p.find(ports, kind6, found)
+	p.noAddr()
+	p.find(ports, kind6, found)
+	p.add(
+		asm.Mov.Imm(asm.R0, 1).WithSymbol(pass),
+		asm.Return(),
+
+		asm.Mov.Imm(asm.R1, slotTCP).WithSymbol(found),
+		asm.JEq.Imm(asm.R8, unix.IPPROTO_TCP, "slot"),
+		asm.Mov.Imm(asm.R1, slotUDP),
+		asm.StoreMem(asm.RFP, frameNumber, asm.R1, asm.Word).WithSymbol("slot"),
+		asm.LoadMapPtr(asm.R1, sockets),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, int32(frameNumber)),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, pass), // no socket yet
+		asm.Mov.Reg(asm.R7, asm.R0),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnSkAssign.Call(),
+		asm.Mov.Reg(asm.R1, asm.R7),
+		asm.FnSkRelease.Call(),
+		asm.Ja.Label(pass),
+	)
+	return p.Instructions
+}
