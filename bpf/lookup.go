@@ -115,8 +115,9 @@ func TakeLookup(handed Handed) (_ *Lookup, err error) {
 	return l, nil
 }
 
-// Lead makes a socket the one that the ports of its protocol lead to, in place of the one before. It is not V6ONLY; one of TCP
-// listens, and not for MPTCP, and one of UDP is bound: else the error is EOPNOTSUPP.
+// Lead makes a socket the one that the ports of its protocol lead to, in place of the one before. One of IPv6 gets IPv4 as well unless it is
+// for IPv6 alone, which to bind an address of IPv6 other than [::] makes it; bound to ::ffff:127.0.0.1, it gets all the same, and its own port is
+// not reached from elsewhere. It is no socket of MPTCP, and listens or, one of UDP, is bound: else the error is EOPNOTSUPP.
 func (l *Lookup) Lead(socket int) error {
 	protocol, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil {
@@ -213,7 +214,7 @@ func assembleLookup(ports, sockets int) asm.Instructions {
 		asm.Mov.Reg(asm.R7, asm.R0),
 		asm.Mov.Reg(asm.R1, asm.R6),
 		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R3, unix.BPF_SK_LOOKUP_F_NO_REUSEPORT),
 		asm.FnSkAssign.Call(),
 		asm.Mov.Reg(asm.R1, asm.R7),
 		asm.FnSkRelease.Call(),
