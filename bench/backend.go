@@ -18,22 +18,38 @@ const (
 	askCount   = 'c' // send the number of datagrams swallowed since the last time
 )
 
-// backendPort is the port at which the backend serves TCP and UDP.
-const backendPort = 80
+// The backend serves TCP and UDP at these ports: backendPort, and one in the middle of a wide
+// range, which keeps its number.
+const (
+	backendPort = 80
+	rangePort   = 35000
+)
 
 // childBackend serves TCP and UDP until standard input ends.
 func childBackend() error {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: backendPort})
+	var count atomic.Int64
+	for _, port := range []int{backendPort, rangePort} {
+		if err := serve(port, &count); err != nil {
+			return err
+		}
+	}
+	fmt.Println("ready")
+	untilStdinEnds()
+	return nil
+}
+
+// serve serves both protocols at a port.
+func serve(port int, count *atomic.Int64) error {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
 	if err != nil {
 		return err
 	}
-	pc, err := net.ListenUDP("udp4", &net.UDPAddr{Port: backendPort})
+	pc, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
 	if err != nil {
 		return err
 	}
 	_ = pc.SetReadBuffer(8 << 20) // root may set more than the limit; others do without
-	var count atomic.Int64
-	go serveDatagrams(pc, &count)
+	go serveDatagrams(pc, count)
 	go func() {
 		for {
 			c, err := l.AcceptTCP()
@@ -41,13 +57,11 @@ func childBackend() error {
 				return
 			}
 			go func() {
-				serveConn(c, &count)
+				serveConn(c, count)
 				_ = c.Close()
 			}()
 		}
 	}()
-	fmt.Println("ready")
-	untilStdinEnds()
 	return nil
 }
 

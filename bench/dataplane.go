@@ -79,6 +79,7 @@ func benchDataplane(rep *report, s settings) error {
 			}
 			r.compare(wayOne, wayHand)
 			r.compare(wayFull(s), wayOne)
+			r.compare(wayRange, wayMiddle)
 		}
 	}
 	return nil

@@ -23,7 +23,15 @@ const (
 	wayRouting = "routing alone (the limit)"
 	wayHand    = "nft, one rule by hand"
 	wayOne     = "nftnat, 1 mapping"
+	wayMiddle  = "nftnat, 1 mapping of port 35000"
+	wayRange   = "nftnat, port 35000 of the range 10000-60000"
 )
+
+// wide is a mapping of 50,001 ports that keep their numbers.
+func wide() nat.Mapping {
+	const first, last = 10000, 60000
+	return nat.Mapping{Frontend: netip.AddrPortFrom(netip.Addr{}, first), Backend: netip.AddrPortFrom(backend(), first), More: last - first}
+}
 
 func wayFull(s settings) string { return fmt.Sprintf("nftnat, %d mappings", s.mappings) }
 
@@ -52,6 +60,11 @@ func waysThrough(dir string, s settings, tables ...*table) []way {
 			r.note("nft is not installed and left out")
 		}
 	}
+	middle := netip.AddrPortFrom(host, rangePort)
+	single := nat.Mapping{Frontend: netip.AddrPortFrom(netip.Addr{}, rangePort), Backend: netip.AddrPortFrom(backend(), rangePort)}
+	ways = append(ways,
+		way{name: wayMiddle, frontend: middle, set: func(ns *lab.NS) (func() error, error) { return published(ns, single) }},
+		way{name: wayRange, frontend: middle, set: func(ns *lab.NS) (func() error, error) { return published(ns, wide()) }})
 	counts := slices.Compact([]int{1, min(1000, s.mappings), s.mappings})
 	for _, count := range counts {
 		w := way{name: wayOne, frontend: last(count), set: func(ns *lab.NS) (func() error, error) { return mapped(ns, count) }}
@@ -100,12 +113,15 @@ func ruleByHand() string {
 `, firstPort, backend(), backendPort)
 }
 
+// published publishes a mapping for TCP and for UDP.
+func published(ns *lab.NS, m nat.Mapping) (undo func() error, err error) {
+	tcp, udp := m, m
+	tcp.Proto, udp.Proto = nat.TCP, nat.UDP
+	return applying(ns, tcp, udp)
+}
+
 // mapped publishes count TCP ports with an engine, and the first and the last port for UDP.
 func mapped(ns *lab.NS, count int) (undo func() error, err error) {
-	e, err := engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true})
-	if err != nil {
-		return nil, err
-	}
 	to := netip.AddrPortFrom(backend(), backendPort)
 	ms := mappings(firstPort, count)
 	for i := range ms {
@@ -113,6 +129,15 @@ func mapped(ns *lab.NS, count int) (undo func() error, err error) {
 	}
 	for _, i := range slices.Compact([]int{0, count - 1}) {
 		ms = append(ms, nat.Mapping{Proto: nat.UDP, Frontend: ms[i].Frontend, Backend: to})
+	}
+	return applying(ns, ms...)
+}
+
+// applying publishes mappings with an engine, until it is closed.
+func applying(ns *lab.NS, ms ...nat.Mapping) (undo func() error, err error) {
+	e, err := engine.Open(context.Background(), engine.Options{NetNS: ns.Path(), NoProxies: true, NoSysctl: true})
+	if err != nil {
+		return nil, err
 	}
 	if _, err := e.Apply(context.Background(), ms...); err != nil {
 		_ = e.Close()

@@ -22,9 +22,9 @@ import (
 // blocking system calls, so that the clients cost little of what is measured.
 type load struct {
 	Kind    string // bulk, conns, handshakes, rr, udp-rr, udp-flood, hold, udp-hold
-	Addr    string // IPv4
-	Ports   int    // connect to as many ports in turn, that of Addr first; 0: to that one
-	Workers int    // of hold and udp-hold: how many connections or flows
+	Addr    string
+	Ports   int // connect to as many ports in turn, that of Addr first; 0: to that one
+	Workers int // of hold and udp-hold: how many connections or flows
 	Size    int
 	Seconds float64
 }
@@ -39,7 +39,7 @@ type measured struct {
 // run is shared by the workers of a load.
 type run struct {
 	load
-	to   unix.SockaddrInet4
+	to   netip.AddrPort
 	turn atomic.Int64 // connections so far, if they go to several ports
 	end  time.Time
 	done atomic.Int64
@@ -53,11 +53,10 @@ func childLoad() error {
 	if err := json.Unmarshal([]byte(os.Getenv("LOAD")), &r.load); err != nil {
 		return err
 	}
-	ap, err := netip.ParseAddrPort(r.Addr)
-	if err != nil {
+	var err error
+	if r.to, err = netip.ParseAddrPort(r.Addr); err != nil {
 		return err
 	}
-	r.to = unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	work, ok := map[string]func(*run) error{
 		"bulk": bulk, "conns": connections, "handshakes": handshakes, "rr": requests, "udp-rr": questions, "udp-flood": flood,
 	}[r.Kind]
@@ -103,15 +102,25 @@ const (
 	lost        = 200 * time.Millisecond // after which a datagram counts as lost
 )
 
+// destination returns where the next connection goes. An IPv4 address in IPv6 (::ffff:0:0/96) is
+// for an IPv6 socket.
+func (r *run) destination() (family int, to unix.Sockaddr) {
+	port := int(r.to.Port())
+	if r.Ports > 1 {
+		port += int(r.turn.Add(1)-1) % r.Ports
+	}
+	if a := r.to.Addr(); !a.Is4() {
+		return unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: a.As16()}
+	}
+	return unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: r.to.Addr().As4()}
+}
+
 // dial connects a blocking socket.
 func (r *run) dial(kind int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	family, to := r.destination()
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
-	}
-	to := r.to
-	if r.Ports > 1 {
-		to.Port += int(r.turn.Add(1)-1) % r.Ports
 	}
 	wait := unix.NsecToTimeval(callTimeout.Nanoseconds())
 	if kind == unix.SOCK_DGRAM {
@@ -120,7 +129,7 @@ func (r *run) dial(kind int) (int, error) {
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait),
-		unix.Connect(fd, &to))
+		unix.Connect(fd, to))
 	if err == nil && kind == unix.SOCK_STREAM {
 		// Reset at the end, so that TIME_WAIT does not use up the ports.
 		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),

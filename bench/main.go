@@ -26,11 +26,13 @@ func parts() []part {
 		{"apply", "100 to 60,000 mappings in one transaction, against a raw netlink batch, nft -f and iptables-restore", benchApply},
 		{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
 		{"command", "one mapping, and a range of ports, by a command to a daemon, against nft add element", benchCommand},
+		{"wide", "ranges of ports by commands to a daemon, adopted, and its memory and descriptors, against one port", benchWide},
 		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
 		{"alloc", "the allocator of addresses against a bitmap and a Go map", benchAlloc},
 		{"dataplane", "forwarded packets against routing, one nft rule and iptables", benchDataplane},
 		{"tcp", "proxied TCP against docker-proxy, haproxy, nginx, socat and no proxy", benchTCP},
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
+		{"unpublished", "connections on this host to a port that no mapping has, with a daemon and without", benchUnpublished},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
 		{"footprint", "size, start and memory of the program itself, against one that does nothing", benchFootprint},
 	}

@@ -21,8 +21,11 @@ type program struct {
 	one     bool     // one process, or a few, for any number of ports and clients
 	version []string // arguments that make it print its version
 	// args are its arguments for a range of ports of 127.0.0.1 and one protocol, or for the
-	// first of the ports if each needs a process.
+	// first of the ports if each needs a process. A program that is one process serves a single
+	// TCP port at ::1 too.
 	args func(dir, proto string, first, count int) ([]string, error)
+	// args6 are those of a process more that serves a port at ::1; nil: none can.
+	args6 func(port int) []string
 }
 
 // programs are the peers.
@@ -31,11 +34,9 @@ func programs() []program {
 		{
 			name: "docker-proxy", paths: []string{"/usr/bin/docker-proxy", "/usr/sbin/docker-proxy"}, udp: true,
 			args: func(_, proto string, port, _ int) ([]string, error) {
-				return []string{
-					"-proto", proto, "-host-ip", "127.0.0.1", "-host-port", strconv.Itoa(port),
-					"-container-ip", backend().String(), "-container-port", strconv.Itoa(backendPort),
-				}, nil
+				return dockerProxy(proto, "127.0.0.1", port), nil
 			},
+			args6: func(port int) []string { return dockerProxy("tcp", "::1", port) },
 		},
 		{name: "haproxy", paths: []string{"/usr/sbin/haproxy"}, one: true, version: []string{"-v"}, args: haproxy},
 		{name: "nginx", paths: []string{"/usr/sbin/nginx"}, udp: true, one: true, version: []string{"-v"}, args: nginx},
@@ -51,6 +52,12 @@ func programs() []program {
 					fmt.Sprintf("%s4-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr%s", proto, port, option),
 					fmt.Sprintf("%s4:%s:%d", proto, backend(), backendPort),
 				}, nil
+			},
+			args6: func(port int) []string {
+				return []string{
+					fmt.Sprintf("TCP6-LISTEN:%d,bind=[::1],ipv6only,fork,reuseaddr,backlog=4096", port),
+					fmt.Sprintf("TCP4:%s:%d", backend(), backendPort),
+				}
 			},
 		},
 	}
@@ -76,13 +83,24 @@ func (p *program) pick(out string) string {
 	return strings.TrimSpace(out)
 }
 
+func dockerProxy(proto, address string, port int) []string {
+	return []string{
+		"-proto", proto, "-host-ip", address, "-host-port", strconv.Itoa(port),
+		"-container-ip", backend().String(), "-container-port", strconv.Itoa(backendPort),
+	}
+}
+
 // haproxy writes a configuration like that of Debian: a thread for each processor, and room
 // for the connections of the measurements.
 func haproxy(dir, _ string, first, count int) ([]string, error) {
 	var c strings.Builder
 	c.WriteString("global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n")
 	for port := first; port < first+count; port++ {
-		fmt.Fprintf(&c, "listen p%d\n  bind 127.0.0.1:%d\n  server b %s:%d\n", port, port, backend(), backendPort)
+		fmt.Fprintf(&c, "listen p%d\n  bind 127.0.0.1:%d\n", port, port)
+		if count == 1 {
+			fmt.Fprintf(&c, "  bind [::1]:%d\n", port)
+		}
+		fmt.Fprintf(&c, "  server b %s:%d\n", backend(), backendPort)
 	}
 	file := filepath.Join(dir, fmt.Sprintf("haproxy-%d.cfg", first))
 	return []string{"-db", "-f", file}, os.WriteFile(file, []byte(c.String()), 0o600)
@@ -102,7 +120,11 @@ func nginx(dir, proto string, first, count int) ([]string, error) {
 		option = " udp reuseport" // otherwise it loses datagrams between its workers
 	}
 	for port := first; port < first+count; port++ {
-		fmt.Fprintf(&c, "  server { listen 127.0.0.1:%d%s; proxy_pass %s:%d; }\n", port, option, backend(), backendPort)
+		fmt.Fprintf(&c, "  server { listen 127.0.0.1:%d%s; ", port, option)
+		if count == 1 && proto == "tcp" {
+			fmt.Fprintf(&c, "listen [::1]:%d; ", port)
+		}
+		fmt.Fprintf(&c, "proxy_pass %s:%d; }\n", backend(), backendPort)
 	}
 	c.WriteString("}\n")
 	file := filepath.Join(dir, fmt.Sprintf("nginx-%s-%d.conf", proto, first))
@@ -112,13 +134,14 @@ func nginx(dir, proto string, first, count int) ([]string, error) {
 // peer is a running proxy: its address, and its processes without their children.
 type peer struct {
 	name  string
-	addr  string // empty: it does not forward this protocol
+	addr  string // at 127.0.0.1; empty: it does not forward this protocol
+	addr6 string // at ::1, for TCP
 	roots []*exec.Cmd
 }
 
 // start starts as many processes as a program needs for a range of ports.
 func (g *rig) start(p program, proto string, first, count int) (*peer, error) {
-	started := &peer{name: p.name, addr: fmt.Sprintf("127.0.0.1:%d", first)}
+	started := &peer{name: p.name, addr: fmt.Sprintf("127.0.0.1:%d", first), addr6: fmt.Sprintf("[::1]:%d", first)}
 	each, processes := count, 1
 	if !p.one {
 		each, processes = 1, count
@@ -135,6 +158,19 @@ func (g *rig) start(p program, proto string, first, count int) (*peer, error) {
 		started.roots = append(started.roots, cmd)
 	}
 	return started, nil
+}
+
+// start6 lets a peer serve its port at ::1 too.
+func (g *rig) start6(p program, to *peer, port int) error {
+	if p.args6 == nil {
+		return nil
+	}
+	cmd := exec.Command(p.path(), p.args6(port)...)
+	if err := g.run(cmd); err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
+	to.roots = append(to.roots, cmd)
+	return nil
 }
 
 // nftnat starts a daemon and publishes a range of ports through it.
@@ -167,7 +203,10 @@ func (g *rig) nftnat(name, proto string, first, count int) (*peer, error) {
 		target = fmt.Sprintf("%s:%d-%d", backend(), backendPort, backendPort+count-1)
 	}
 	err = command(g.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
-	return &peer{name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), roots: []*exec.Cmd{daemon}}, err
+	return &peer{
+		name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), addr6: fmt.Sprintf("[::1]:%d", first),
+		roots: []*exec.Cmd{daemon},
+	}, err
 }
 
 // stop ends a peer.
@@ -181,7 +220,10 @@ func (g *rig) stop(p *peer) {
 // "no proxy". The tables get a note of those that are not installed.
 func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) {
 	g.next = first
-	all := []*peer{{name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort)}}
+	all := []*peer{{
+		name: "no proxy", addr: fmt.Sprintf("%s:%d", backend(), backendPort),
+		addr6: fmt.Sprintf("[::ffff:%s]:%d", backend(), backendPort),
+	}}
 	for _, name := range []string{"nftnat", otherBuild} {
 		if name == otherBuild && g.also == "" {
 			continue
@@ -196,7 +238,11 @@ func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) 
 		if !g.set.wants(p.name) || !p.does(proto, tables...) {
 			continue
 		}
-		started, err := g.start(p, proto, g.port(), 1)
+		port := g.port()
+		started, err := g.start(p, proto, port, 1)
+		if err == nil && proto == "tcp" {
+			err = g.start6(p, started, port)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -205,6 +251,11 @@ func (g *rig) peers(proto string, first int, tables ...*table) ([]*peer, error) 
 	for _, p := range all {
 		if err := g.answers(p, proto); err != nil {
 			return nil, err
+		}
+		if proto == "tcp" {
+			if err := g.answers(&peer{name: p.name, addr: p.addr6}, proto); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return all, nil

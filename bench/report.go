@@ -51,9 +51,9 @@ func (rep *report) print(out io.Writer) {
 func titles() map[string]string {
 	return map[string]string{
 		"apply": "The kernel's table: many mappings", "publish": "The kernel's table: one mapping",
-		"command": "The kernel's table: commands",
-		"read":    "The kernel's table: reading", "alloc": "Allocators", "dataplane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
-		"footprint": "Footprint",
+		"command": "The kernel's table: commands", "wide": "Ranges of ports",
+		"read": "The kernel's table: reading", "alloc": "Allocators", "dataplane": "Forwarded packets", "tcp": "Proxied TCP", "udp": "Proxied UDP", "memory": "Memory",
+		"footprint": "Footprint", "unpublished": "Ports that no mapping has",
 	}
 }
 

@@ -18,6 +18,7 @@ type question struct {
 	p50     *table  // nil: not asked
 	p99     *table
 	perUnit *table  // processor seconds for each unit
+	six     bool    // clients ask ::1 instead of 127.0.0.1
 	unit    float64 // of work, in units of the rate
 }
 
@@ -44,12 +45,17 @@ func benchTCP(rep *report, s settings) error {
 		{name: "bulk-8", load: load{Kind: "bulk", Workers: 8}, scale: 8e-6, unit: 1e9},
 		{name: "conns-1", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1},
 		{name: "conns-8", load: load{Kind: "conns", Workers: 8}, scale: 1, unit: 1},
+		{name: "conns6-1", load: load{Kind: "conns", Workers: 1}, scale: 1, unit: 1, six: true},
+		{name: "conns6-8", load: load{Kind: "conns", Workers: 8}, scale: 1, unit: 1, six: true},
 		{name: "rr-1", load: load{Kind: "rr", Workers: 1, Size: 64}, scale: 1, unit: 1},
 		{name: "rr-32", load: load{Kind: "rr", Workers: 32, Size: 64}, scale: 1, unit: 1},
 	}, s.only)
 	for i := range qs {
 		q := &qs[i]
 		streams := fmt.Sprintf("%d at a time", q.load.Workers)
+		if q.six {
+			streams += ", to ::1"
+		}
 		switch q.load.Kind {
 		case "bulk":
 			q.rate = rep.table("Bulk TCP, streams: "+streams, "Mbit/s")
@@ -120,6 +126,9 @@ func (rep *report) traffic(s settings, proto string, qs []question) error {
 func (q *question) ask(g *rig, p *peer, duration float64) error {
 	l := q.load
 	l.Addr, l.Seconds = p.addr, duration
+	if q.six {
+		l.Addr = p.addr6
+	}
 	if _, err := g.swallowed(); err != nil {
 		return err
 	}
