@@ -5,6 +5,8 @@
 // assembled here, for the offsets that the running kernel tells of its structures
 // (/sys/kernel/btf/vmlinux).
 //
+// [Local] leads sockets from frontends on localhost straight to their backends.
+//
 // [Drops] tells why the kernel drops packets. It needs CAP_BPF and CAP_PERFMON, and a kernel with
 // BTF; where it cannot run, Open says why.
 //

@@ -1,0 +1,204 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Local leads sockets of one network namespace from frontends on localhost straight to their backends, at connect(2) and
+// sendto(2). What a program sees of its peer (getpeername(2), recvfrom(2)) is the frontend that it asked for.
+//
+// It serves 127.0.0.0/8, ::1, the same mapped to IPv6, and 0.0.0.0 and ::, which lead there as well. It leaves alone, as if
+// there were no mapping:
+//   - sockets that are bound to an address or a device, or have a mark;
+//   - sockets of IPv4 whose backend is of IPv6, and those of [::1] whose backend is of IPv4 if they are for IPv6 alone, or UDP and not connected.
+//
+// All methods but Close are safe for concurrent use, and need no privilege.
+type Local struct {
+	maps     []*ebpf.Map // by the numbers below
+	programs []*ebpf.Program
+	links    []link.Link
+	features localFeatures
+}
+
+// LocalOptions are what a Local is for.
+type LocalOptions struct {
+	// Group is the descriptor of a directory of cgroup2: sockets of processes in it and below are led. See [RootGroup].
+	Group int
+	// NetNS is the cookie of the network namespace (SO_NETNS_COOKIE).
+	NetNS uint64
+}
+
+// localVersion is that of the maps, and of which hooks there are.
+const localVersion = 1
+
+// The maps of a Local.
+const (
+	mapPorts     = iota // backends by single ports
+	mapRanges           // backends by prefixes of ports
+	mapConnected        // what a TCP socket is connected to: goes with the socket
+	mapAsked            // what a UDP socket has sent to, at most localSlots
+	mapMore             // what UDP sockets have sent to beyond that, the oldest forgotten
+	localMaps
+)
+
+// Bounds. The memory of mapPorts is 2 MiB and some 100 bytes an entry, that of mapRanges what its entries take, that of mapMore 0.9 MiB.
+const (
+	mostPorts  = 1 << 17
+	mostBlocks = 1 << 16
+	mostMore   = 1 << 13
+	localSlots = 4
+)
+
+// localFeatures are what not every kernel can do, or not for this process.
+type localFeatures struct {
+	// MPTCP: the record of a connection is the MPTCP socket's, and not that of its first flow.
+	mptcp bool
+	// v6only is where a socket has the bit that it is for IPv6 alone. Without, ::1 does not lead to backends of IPv4.
+	v6only bitAt
+}
+
+// OpenLocal loads and attaches the programs. It needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN; from then on nothing does.
+// The error is ErrPermission of package fs without, [ErrNoHook] or [ErrGroupTaken].
+func OpenLocal(opts LocalOptions) (_ *Local, err error) {
+	l := &Local{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("lead sockets on localhost: %w", err), l.Close())
+		}
+	}()
+	if l.maps, err = newMaps(localSpecs()); err != nil {
+		return nil, unsupported(err)
+	}
+	if err := l.load(opts); err != nil {
+		return nil, err
+	}
+	for i, hook := range localHooks {
+		attached, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: l.programs[i], Attach: hook.attach})
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: %w", ErrGroupTaken, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("attach the program for %s: %w", hook.name, err)
+		}
+		l.links = append(l.links, attached)
+	}
+	return l, nil
+}
+
+// load loads the programs, with as many features as can be had.
+func (l *Local) load(opts LocalOptions) (err error) {
+	v6only := findV6Only()
+	for _, l.features = range []localFeatures{{true, v6only}, {false, v6only}, {true, bitAt{}}, {}} {
+		if err = l.loadAll(opts); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (l *Local) loadAll(opts LocalOptions) error {
+	for _, hook := range localHooks {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: "nftnat_" + hook.name, Type: ebpf.CGroupSockAddr, AttachType: hook.attach, License: "GPL", // of which helpers are
+			Instructions: assembleLocal(hook, opts.NetNS, l.features, l.maps),
+		})
+		if err != nil {
+			err = fmt.Errorf("load the program for %s: %w", hook.name, unsupported(err))
+			err = errors.Join(err, closeAll(nil, l.programs, nil))
+			l.programs = nil
+			return err
+		}
+		l.programs = append(l.programs, p)
+	}
+	return nil
+}
+
+// unsupported says of an error of the kernel that something is missing in it.
+func unsupported(err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: %w", ErrNoHook, err)
+	}
+	return err
+}
+
+// Close detaches the programs, unless another process has taken them over: then sockets go where they ask to. Connections stay, and have the
+// backend as their peer by name as well.
+func (l *Local) Close() error { return closeAll(l.links, l.programs, l.maps) }
+
+func localSpecs() []*ebpf.MapSpec {
+	number := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
+	bytes := func(n uint32) btf.Type {
+		return &btf.Array{Index: number, Type: &btf.Int{Name: "char", Size: 1, Encoding: btf.Char}, Nelems: n}
+	}
+	inSocket := func(name string, size uint32) *ebpf.MapSpec {
+		return &ebpf.MapSpec{
+			Name: name, Type: ebpf.SkStorage, KeySize: 4, ValueSize: size, Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: bytes(size),
+		}
+	}
+	specs := make([]*ebpf.MapSpec, localMaps)
+	specs[mapPorts] = &ebpf.MapSpec{
+		Name: "nftnat_local", Type: ebpf.Hash, KeySize: entryLen, ValueSize: valueLen, MaxEntries: mostPorts, Flags: unix.BPF_F_NO_PREALLOC,
+	}
+	specs[mapRanges] = &ebpf.MapSpec{
+		Name: "nftnat_localr", Type: ebpf.LPMTrie, KeySize: 4 + entryLen, ValueSize: valueLen, MaxEntries: mostBlocks, Flags: unix.BPF_F_NO_PREALLOC,
+	}
+	specs[mapConnected] = inSocket("nftnat_tcp", recordLen)
+	specs[mapAsked] = inSocket("nftnat_udp", localSlots*recordLen+8)
+	specs[mapMore] = &ebpf.MapSpec{Name: "nftnat_more", Type: ebpf.LRUHash, KeySize: moreKeyLen, ValueSize: moreLen, MaxEntries: mostMore}
+	return specs
+}
+
+// Hand returns copies of the descriptors by which another process can take the programs and maps over; they are the caller's to close.
+// They stay in force until both have closed them.
+func (l *Local) Hand() (Handed, error) {
+	handed, err := hand(localVersion, l.maps, l.links)
+	if err != nil {
+		return Handed{}, fmt.Errorf("hand the programs of localhost over: %w", err)
+	}
+	return handed, nil
+}
+
+// TakeLocal takes over what another process handed. It loads this version of the programs and puts each in the place of the old one, with
+// no moment without. It needs what OpenLocal does. The error is [ErrVersion] if that cannot be done. The files remain the caller's.
+func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
+	l := &Local{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("take the programs of localhost over: %w", err), l.Close())
+		}
+	}()
+	if l.maps, l.links, err = handed.take(localVersion, localSpecs(), len(localHooks)); err != nil {
+		return nil, err
+	}
+	if err := l.load(opts); err != nil {
+		return nil, err
+	}
+	for i, hook := range localHooks {
+		if err := l.links[i].Update(l.programs[i]); err != nil {
+			return nil, fmt.Errorf("replace the program for %s: %w", hook.name, err)
+		}
+	}
+	return l, nil
+}
+
+// Limits says in what it does less here than it could: nothing on most kernels.
+func (l *Local) Limits() []string {
+	var limits []string
+	if l.features.v6only.mask == 0 {
+		limits = append(limits, "[::1] does not lead to backends of IPv4: the kernel does not tell whether a socket is for IPv6 alone")
+	}
+	if !l.features.mptcp {
+		limits = append(limits, "MPTCP sockets see the backend as their peer: the kernel does not tell to which socket a flow belongs")
+	}
+	return slices.Clip(limits)
+}
