@@ -418,16 +418,18 @@ func (e *core) removePort(p portset.Port) {
 func (e *core) forget(now time.Time) {
 	var over []portset.Port
 	for {
-		p, ok := e.expiries.Pop(now, &e.mappings)
-		if !ok {
+		ended := e.expiries.Pop(now, &e.mappings)
+		if len(ended) == 0 {
 			break
 		}
-		e.removePort(p)
-		e.countPort(p, -1)
-		if added := e.exits.index.Delete(p, e.exits.places); len(added) != 0 {
-			e.exits.due = true
+		for _, p := range ended {
+			e.removePort(p)
+			e.countPort(p, -1)
+			if added := e.exits.index.Delete(p, e.exits.places); len(added) != 0 {
+				e.exits.due = true
+			}
 		}
-		over = append(over, p)
+		over = append(over, ended...)
 	}
 	e.removeOptions(over)
 	if len(over) != 0 {

@@ -41,17 +41,17 @@ func newPublished(reserved *portset.Reservations) published {
 
 // remove notes that a port is no longer published, and releases its frontend.
 func (l *published) remove(p portset.Port) {
-	l.mappings.Delete(p.Frontend)
-	l.reserved.Remove(p.Frontend)
+	l.mappings.DeleteAll(p)
+	l.reserved.Remove(p)
 }
 
-// countPort counts one port in or out.
+// countPort counts a port or a range in or out: by is 1 or -1.
 func (l *published) countPort(p portset.Port, by int) {
 	if p.ProxiedOnly() {
 		return
 	}
 	a := p.Backend.Addr()
-	l.backends.Add(a, by)
+	l.backends.Add(a, by*p.Len())
 	if l.backends[a] == 0 {
 		l.segments.Expire(a)
 	}

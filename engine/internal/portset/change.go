@@ -15,17 +15,28 @@ type Change struct {
 	Moved          []Move
 }
 
-// Move gives a published frontend another target.
+// Move gives a published frontend another target, or those of a range.
 type Move struct {
 	Frontend
 	From, To Target
+	More     uint16 // as in Port, before and after
 }
 
 // Before returns the port as it was.
-func (m Move) Before() Port { return Port{m.Frontend, m.From} }
+func (m Move) Before() Port { return Port{m.Frontend, m.From, m.More} }
 
 // After returns the port as it will be.
-func (m Move) After() Port { return Port{m.Frontend, m.To} }
+func (m Move) After() Port { return Port{m.Frontend, m.To, m.More} }
+
+// Inverse returns the change back.
+func (c *Change) Inverse() (back Change) {
+	back.Removed, back.Added = c.Added, c.Removed
+	back.Moved = make([]Move, len(c.Moved))
+	for i, m := range c.Moved {
+		back.Moved[i] = Move{m.Frontend, m.To, m.From, m.More}
+	}
+	return back
+}
 
 // Empty reports whether nothing changes.
 func (c *Change) Empty() bool { return len(c.Removed)+len(c.Added)+len(c.Moved) == 0 }
@@ -98,21 +109,37 @@ func (c *Change) Lines() []nat.Change {
 	return lines
 }
 
-// Diff returns the change from one set to another.
+// Diff returns the change from one set to another. Ranges stay ranges.
 func Diff(before, after *Set) (c Change) {
 	for p := range before.All {
+		c.diff(p, after)
+	}
+	for p := range after.All {
+		for gap := range before.Without(p) {
+			c.Added = append(c.Added, gap)
+		}
+	}
+	return c
+}
+
+// diff adds to the change what becomes of a port or a range that was published.
+func (c *Change) diff(p Port, after *Set) {
+	if p.More == 0 {
 		now, ok := after.Get(p.Frontend)
 		switch {
 		case !ok:
 			c.Removed = append(c.Removed, p)
 		case !now.SameAs(p.Target):
-			c.Moved = append(c.Moved, Move{p.Frontend, p.Target, now})
+			c.Moved = append(c.Moved, Move{Frontend: p.Frontend, From: p.Target, To: now})
+		}
+		return
+	}
+	for now := range after.In(p) {
+		if was := p.Part(now.First(), now.Last()); !now.SameAs(was.Target) {
+			c.Moved = append(c.Moved, Move{now.Frontend, was.Target, now.Target, now.More})
 		}
 	}
-	for p := range after.All {
-		if _, ok := before.Get(p.Frontend); !ok {
-			c.Added = append(c.Added, p)
-		}
+	for gap := range after.Without(p) {
+		c.Removed = append(c.Removed, gap)
 	}
-	return c
 }

@@ -28,7 +28,7 @@ func (c *counter) add(p *Port) {
 		c.flush()
 		c.last = a
 	}
-	c.n++
+	c.n += p.Len()
 }
 
 func (c *counter) flush() {

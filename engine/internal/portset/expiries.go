@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// expiry is when a port expires, or would have before it was changed.
+// expiry is when a port or a range expires, or would have before it was changed.
 type expiry struct {
 	at       int64 // milliseconds since 1970
 	frontend Frontend
+	more     uint16
 }
 
 // expiryHeap has the first to end on top.
@@ -48,7 +49,7 @@ func (x *Expiries) Add(p Port, all *Set) (first bool) {
 	if p.Expires == 0 {
 		return false
 	}
-	heap.Push(&x.heap, expiry{p.Expires, p.Frontend})
+	heap.Push(&x.heap, expiry{p.Expires, p.Frontend, p.More})
 	first = x.heap[0].frontend == p.Frontend
 	if len(x.heap) <= max(minExpiries, 2*all.Len()) {
 		return first
@@ -56,7 +57,7 @@ func (x *Expiries) Add(p Port, all *Set) (first bool) {
 	x.heap = x.heap[:0]
 	for p := range all.All {
 		if p.Expires != 0 {
-			x.heap = append(x.heap, expiry{p.Expires, p.Frontend})
+			x.heap = append(x.heap, expiry{p.Expires, p.Frontend, p.More})
 		}
 	}
 	heap.Init(&x.heap)
@@ -71,13 +72,19 @@ func (x *Expiries) Next() (at time.Time, ok bool) {
 	return time.UnixMilli(x.heap[0].at), true
 }
 
-// Pop returns an expired port of the set. The caller removes it from the set.
-func (x *Expiries) Pop(now time.Time, all *Set) (p Port, ok bool) {
+// Pop returns an expired port of the set, or what is left of an expired range in pieces. The
+// caller removes them from the set.
+func (x *Expiries) Pop(now time.Time, all *Set) (ps []Port) {
 	for ms := now.UnixMilli(); len(x.heap) > 0 && x.heap[0].at <= ms; {
 		first := heap.Pop(&x.heap).(expiry)
-		if t, ok := all.Get(first.frontend); ok && t.Expires == first.at {
-			return Port{first.frontend, t}, true
+		for p := range all.In(Port{Frontend: first.frontend, More: first.more}) {
+			if p.Expires == first.at {
+				ps = append(ps, p)
+			}
+		}
+		if len(ps) != 0 {
+			break
 		}
 	}
-	return Port{}, false
+	return ps
 }

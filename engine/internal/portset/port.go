@@ -11,10 +11,57 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Port is one published port.
+// Port is one published port, or a range of ports that are the same at the backend.
 type Port struct {
-	Frontend
-	Target
+	Frontend // of the first port
+	Target   // of the first port
+	// More is the number of further ports after the first; then frontend and backend have the
+	// same ports.
+	More uint16
+}
+
+// First returns the first port of the frontend.
+func (p *Port) First() uint16 { return p.AddrPort.Port() }
+
+// Last returns the last port of the frontend.
+func (p *Port) Last() uint16 { return p.AddrPort.Port() + p.More }
+
+// Len returns the number of ports.
+func (p *Port) Len() int { return int(p.More) + 1 }
+
+// Contains reports whether the port is, or the range has, a frontend.
+func (p *Port) Contains(f Frontend) bool {
+	at := f.AddrPort.Port()
+	return p.Proto == f.Proto && at >= p.First() && at <= p.Last() && p.AddrPort.Addr() == f.AddrPort.Addr()
+}
+
+// Part returns the ports of a range from first to last.
+func (p Port) Part(first, last uint16) Port {
+	p.Target = p.Target.shifted(first - p.First())
+	p.AddrPort = netip.AddrPortFrom(p.AddrPort.Addr(), first)
+	p.More = last - first
+	return p
+}
+
+// Singles yields the ports of a range one by one.
+func (p Port) Singles(yield func(Port) bool) {
+	for i := 0; i < p.Len(); i++ {
+		at := p.First() + uint16(i)
+		if !yield(p.Part(at, at)) {
+			return
+		}
+	}
+}
+
+// shifted returns the target of a range for the port that is so many after its first.
+func (t Target) shifted(by uint16) Target {
+	t.Backend = netip.AddrPortFrom(t.Backend.Addr(), t.Backend.Port()+by)
+	return t
+}
+
+// at returns the frontend with another port.
+func (f Frontend) at(port uint16) Frontend {
+	return Frontend{f.Proto, netip.AddrPortFrom(f.AddrPort.Addr(), port)}
 }
 
 // Frontend is where a published port listens: the key of a mapping of a single port.
@@ -35,7 +82,20 @@ type Target struct {
 }
 
 // Of returns the first port of a mapping.
-func Of(m nat.Mapping) Port { return Port{FrontendOf(m), TargetOf(m)} }
+func Of(m nat.Mapping) Port { return Port{Frontend: FrontendOf(m), Target: TargetOf(m)} }
+
+// IsRange reports whether a mapping is one Port: a range whose ports are the same at the
+// backend.
+func IsRange(m *nat.Mapping) bool {
+	return m.More > 0 && m.Frontend.Port() != 0 && m.Frontend.Port() == m.Backend.Port()
+}
+
+// Whole returns the mapping of a range as one Port; see [IsRange].
+func Whole(m *nat.Mapping) Port {
+	p := Of(*m)
+	p.More = m.More
+	return p
+}
 
 // FrontendOf returns the frontend of the first port of a mapping.
 func FrontendOf(m nat.Mapping) Frontend { return Frontend{m.Proto, m.Frontend} }
@@ -52,9 +112,16 @@ func TargetOf(m nat.Mapping) Target {
 	return t
 }
 
-// Expand is [nat.Expand] to ports.
+// wholeRanges is whether Expand yields ranges whole.
+const wholeRanges = false
+
+// Expand yields the ports of a mapping: a range as one if [IsRange] says so, else one by one.
 func Expand(m *nat.Mapping) iter.Seq[Port] {
 	return func(yield func(Port) bool) {
+		if wholeRanges && IsRange(m) {
+			yield(Whole(m))
+			return
+		}
 		for single := range nat.Expand(*m) {
 			if !yield(Of(single)) {
 				return
@@ -64,7 +131,11 @@ func Expand(m *nat.Mapping) iter.Seq[Port] {
 }
 
 // Mapping returns the port as callers know it.
-func (p Port) Mapping() nat.Mapping { return p.Frontend.Mapping(p.Target) }
+func (p Port) Mapping() nat.Mapping {
+	m := p.Frontend.Mapping(p.Target)
+	m.More = p.More
+	return m
+}
 
 // Mapping returns the mapping of the frontend to a target.
 func (f Frontend) Mapping(t Target) nat.Mapping {
@@ -96,9 +167,9 @@ func (f Frontend) OfFamily(a netip.Addr) Frontend {
 	return Frontend{f.Proto, netip.AddrPortFrom(any, f.AddrPort.Port())}
 }
 
-// follows reports whether the frontend is the next port after another.
-func (f Frontend) follows(o Frontend) bool {
-	return f.Proto == o.Proto && f.AddrPort.Addr() == o.AddrPort.Addr() && int(f.AddrPort.Port()) == int(o.AddrPort.Port())+1
+// follows reports whether the frontend is the next port after a port or a range.
+func (f Frontend) follows(o *Port) bool {
+	return f.Proto == o.Proto && f.AddrPort.Addr() == o.AddrPort.Addr() && int(f.AddrPort.Port()) == int(o.Last())+1
 }
 
 // CrossesFamilies reports whether the frontend is of one family and the backend of the

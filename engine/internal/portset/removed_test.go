@@ -46,8 +46,8 @@ func TestRemovedAfter(t *testing.T) {
 	old, now := portsOf(t, "80->172.17.0.3:80")[0], portsOf(t, "80->172.17.0.2:80")[0]
 	renewed := old.Target
 	renewed.Expires = 5
-	require.Equal(t, l, l.After(&Change{Moved: []Move{{old.Frontend, old.Target, renewed}}}))
-	l = l.After(&Change{Moved: []Move{{old.Frontend, old.Target, now.Target}}})
+	require.Equal(t, l, l.After(&Change{Moved: []Move{{Frontend: old.Frontend, From: old.Target, To: renewed}}}))
+	l = l.After(&Change{Moved: []Move{{Frontend: old.Frontend, From: old.Target, To: now.Target}}})
 	require.Equal(t, []string{"8000-8003->172.17.0.2:9000-9003", "8005-8008->172.17.0.2:9005-9008", "80->172.17.0.3:80"}, l.texts())
 	require.True(t, l.Finder()(old))
 	require.False(t, l.Finder()(now))

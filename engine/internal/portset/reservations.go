@@ -64,17 +64,18 @@ func (r *Reservations) Reserve(f Frontend) error {
 // first that cannot be. Consecutive ones are reserved at once.
 func (r *Reservations) ReserveAll(ports []Port) (n int, err error) {
 	for rest := ports; len(rest) > 0; rest = ports[n:] {
-		run := 1
-		for run < len(rest) && rest[run].follows(rest[run-1].Frontend) {
+		run, wide := 1, rest[0].Len()
+		for run < len(rest) && rest[run].follows(&rest[run-1]) {
+			wide += rest[run].Len()
 			run++
 		}
-		p := rest[0]
-		if r.ports[p.Proto].ReserveRun(reservation(p.AddrPort), run) == nil {
+		p := &rest[0]
+		if r.ports[p.Proto].ReserveRun(reservation(p.AddrPort), wide) == nil {
 			n += run
 			continue
 		}
-		for i, p := range rest[:run] { // one of them cannot be
-			if err := r.Reserve(p.Frontend); err != nil {
+		for i := range rest[:run] { // one of them cannot be
+			if err := r.ReservePort(&rest[i]); err != nil {
 				return n + i, err
 			}
 		}
@@ -83,14 +84,21 @@ func (r *Reservations) ReserveAll(ports []Port) (n int, err error) {
 	return n, nil
 }
 
+// ReservePort reserves the frontend of a port, or all of a range or none.
+func (r *Reservations) ReservePort(p *Port) error {
+	return r.ports[p.Proto].ReserveRun(reservation(p.AddrPort), p.Len())
+}
+
 // Restore reserves released ports again, except overlapped ones.
 func (r *Reservations) Restore(ports []Port) (errs []error) {
-	for _, p := range ports {
-		if r.IsOverlapped(p.Frontend) {
-			continue
-		}
-		if err := r.Reserve(p.Frontend); err != nil {
-			errs = append(errs, err)
+	for i := range ports {
+		for p := range r.apart(&ports[i]) {
+			if r.IsOverlapped(p.Frontend) {
+				continue
+			}
+			if err := r.ReservePort(&p); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errs
@@ -98,14 +106,36 @@ func (r *Reservations) Restore(ports []Port) (errs []error) {
 
 // Release releases ports. Overlapped ones stay overlapped.
 func (r *Reservations) Release(ports []Port) {
-	for _, p := range ports {
-		r.ports[p.Proto].Release(reservation(p.AddrPort))
+	for i := range ports {
+		r.release(&ports[i])
 	}
 }
 
-// Remove releases the frontend of a port that is not published any more, and reserves the
-// frontends that it overlapped.
-func (r *Reservations) Remove(f Frontend) {
+func (r *Reservations) release(p *Port) {
+	r.ports[p.Proto].ReleaseRun(reservation(p.AddrPort), p.Len())
+}
+
+// apart yields a port or a range: as it is, or one by one if some frontends are overlapped.
+func (r *Reservations) apart(p *Port) iter.Seq[Port] {
+	if p.More != 0 && r.AnyOverlapped() {
+		return p.Singles
+	}
+	return func(yield func(Port) bool) { yield(*p) }
+}
+
+// Remove releases the frontends of a port or a range that is not published any more, and
+// reserves the frontends that it overlapped.
+func (r *Reservations) Remove(p Port) {
+	if len(r.overlapped) == 0 {
+		r.release(&p)
+		return
+	}
+	for single := range p.Singles {
+		r.remove(single.Frontend)
+	}
+}
+
+func (r *Reservations) remove(f Frontend) {
 	if r.IsOverlapped(f) {
 		delete(r.overlapped, f)
 		return
@@ -131,8 +161,10 @@ func (r *Reservations) Remove(f Frontend) {
 // RemoveAll releases all that is published.
 func (r *Reservations) RemoveAll(all iter.Seq[Port]) {
 	for p := range all {
-		if !r.IsOverlapped(p.Frontend) {
-			r.ports[p.Proto].Release(reservation(p.AddrPort))
+		for q := range r.apart(&p) {
+			if !r.IsOverlapped(q.Frontend) {
+				r.release(&q)
+			}
 		}
 	}
 	clear(r.overlapped)
@@ -155,9 +187,14 @@ const longestRun = 256
 func (r *Reservations) Add(all iter.Seq[Port], conflict func(Port, error)) {
 	var narrow, run []Port
 	one := func(p Port) {
-		if err := r.Reserve(p.Frontend); err != nil {
-			r.overlapped[p.Frontend] = struct{}{}
-			conflict(p, err)
+		if r.ReservePort(&p) == nil {
+			return
+		}
+		for single := range p.Singles {
+			if err := r.Reserve(single.Frontend); err != nil {
+				r.overlapped[single.Frontend] = struct{}{}
+				conflict(single, err)
+			}
 		}
 	}
 	flush := func() {
@@ -173,7 +210,7 @@ func (r *Reservations) Add(all iter.Seq[Port], conflict func(Port, error)) {
 			narrow = append(narrow, p)
 			continue
 		}
-		if len(run) == longestRun || len(run) > 0 && !p.follows(run[len(run)-1].Frontend) {
+		if len(run) == longestRun || len(run) > 0 && !p.follows(&run[len(run)-1]) {
 			flush()
 		}
 		run = append(run, p)
@@ -183,6 +220,16 @@ func (r *Reservations) Add(all iter.Seq[Port], conflict func(Port, error)) {
 	for _, p := range narrow {
 		one(p)
 	}
+}
+
+// AnyOverlappedIn reports whether any frontend of a port or a range is overlapped.
+func (r *Reservations) AnyOverlappedIn(p *Port) bool {
+	for f := range r.overlapped {
+		if p.Contains(f) {
+			return true
+		}
+	}
+	return false
 }
 
 // Holder returns the reserved frontend for which a reservation was refused.

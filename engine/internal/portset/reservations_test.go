@@ -50,7 +50,7 @@ func TestReservations(t *testing.T) {
 		requireReserved(t, res, &s)
 		for p := range s.All {
 			s.Delete(p.Frontend)
-			res.Remove(p.Frontend)
+			res.Remove(p)
 			requireReserved(t, res, &s)
 		}
 		require.Empty(t, res.overlapped)
@@ -106,7 +106,7 @@ func TestReserveAll(t *testing.T) {
 func TestExpiries(t *testing.T) {
 	s, x := NewSet(), Expiries{}
 	at := func(port uint16, ms int64) Port {
-		return Port{Frontend{nat.TCP, netip.AddrPortFrom(netip.Addr{}, port)}, Target{Backend: netip.MustParseAddrPort("10.0.0.1:1"), Expires: ms}}
+		return Port{Frontend: Frontend{nat.TCP, netip.AddrPortFrom(netip.Addr{}, port)}, Target: Target{Backend: netip.MustParseAddrPort("10.0.0.1:1"), Expires: ms}}
 	}
 	add := func(p Port) bool { s.Put(p); return x.Add(p, &s) }
 	require.True(t, add(at(1, 500)))
@@ -118,18 +118,17 @@ func TestExpiries(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, time.UnixMilli(400), first)
 	for _, want := range []uint16{1, 2} {
-		p, ok := x.Pop(time.UnixMilli(650), &s)
-		require.True(t, ok)
-		require.Equal(t, want, p.AddrPort.Port())
-		s.Delete(p.Frontend)
+		ps := x.Pop(time.UnixMilli(650), &s)
+		require.Len(t, ps, 1)
+		require.Equal(t, want, ps[0].First())
+		s.Delete(ps[0].Frontend)
 	}
-	_, ok = x.Pop(time.UnixMilli(650), &s)
-	require.False(t, ok)
+	require.Empty(t, x.Pop(time.UnixMilli(650), &s))
 	for i := range int64(5000) {
 		add(at(3, 1000+i))
 	}
 	require.LessOrEqual(t, len(x.heap), minExpiries)
-	p, ok := x.Pop(time.UnixMilli(6000), &s)
-	require.True(t, ok)
-	require.Equal(t, int64(5999), p.Expires)
+	ps := x.Pop(time.UnixMilli(6000), &s)
+	require.Len(t, ps, 1)
+	require.Equal(t, int64(5999), ps[0].Expires)
 }

@@ -4,18 +4,27 @@
 package portset
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Set holds ports by their frontends. Those for any address, which can be very many, are
-// in pages by their number: this takes no hashing, and half the memory of a map.
+// Set holds ports by their frontends, as the kernel's table does: single ports; ranges; and
+// holes, which are ports that no range serves. A single port within a range is served by
+// itself.
+//
+// Single ports for any address, which can be very many, are in pages by their number: this
+// takes no hashing, and half the memory of a map.
 type Set struct {
 	any   *[2 * pages]*page // tcp, then udp
 	count int               // of those in the pages
 	other map[Frontend]Target
+	// lines has the ranges; nil: there were none yet. ranged is how many ports they serve.
+	lines  map[line]*ranges
+	ranged int
 }
 
 // page is a run of ports. A target without a backend is none. An empty page stays: a set
@@ -71,6 +80,15 @@ func (s *Set) pageOf(f Frontend) (p **page, ok bool) {
 
 // Get returns the target of a frontend; ok is false if the set does not have it.
 func (s *Set) Get(f Frontend) (t Target, ok bool) {
+	if t, ok = s.single(f); ok || len(s.lines) == 0 {
+		return t, ok
+	}
+	p, ok := s.inRange(f)
+	return p.Target, ok
+}
+
+// single returns the target of a single port.
+func (s *Set) single(f Frontend) (t Target, ok bool) {
 	p, ok := s.pageOf(f)
 	if !ok {
 		t, ok = s.other[f]
@@ -83,8 +101,70 @@ func (s *Set) Get(f Frontend) (t Target, ok bool) {
 	return t, t.Backend.IsValid()
 }
 
-// Put adds a port, in place of one with the same frontend.
+// inRange returns the port of a range that has a frontend.
+func (s *Set) inRange(f Frontend) (Port, bool) {
+	port := f.AddrPort.Port()
+	for _, l := range linesOf(f) {
+		r := s.lines[l]
+		if r == nil {
+			continue
+		}
+		i, ok := r.find(port)
+		if ok && r.spans[i].AddrPort.Addr() == f.AddrPort.Addr() && r.serves(port) {
+			return r.spans[i].Part(port, port), true
+		}
+	}
+	return Port{}, false
+}
+
+// singleOn returns the single port of a line.
+func (s *Set) singleOn(l line, port uint16) (Port, bool) {
+	for _, f := range l.frontends(port) {
+		if t, ok := s.single(f); ok && lineOf(f, &t) == l {
+			return Port{Frontend: f, Target: t}, true
+		}
+	}
+	return Port{}, false
+}
+
+// Put adds a port or a range, in place of what has its frontends. A port that fits into a range
+// becomes part of it.
 func (s *Set) Put(added Port) {
+	if len(s.lines) == 0 && added.More == 0 {
+		s.putSingle(added)
+		return
+	}
+	var c Change
+	for have := range s.In(added) {
+		c.Moved = append(c.Moved, Move{have.Frontend, have.Target, added.Part(have.First(), have.Last()).Target, have.More})
+	}
+	for gap := range s.Without(added) {
+		c.Added = append(c.Added, gap)
+	}
+	s.Do(s.planUnbound(&c))
+}
+
+// Delete removes the port of a frontend, if there is one.
+func (s *Set) Delete(f Frontend) {
+	if t, ok := s.Get(f); ok {
+		s.DeleteAll(Port{Frontend: f, Target: t})
+	}
+}
+
+// DeleteAll removes a port or a range, as far as it is there.
+func (s *Set) DeleteAll(p Port) {
+	if len(s.lines) == 0 && p.More == 0 {
+		s.deleteSingle(p.Frontend)
+		return
+	}
+	s.Do(s.planUnbound(&Change{Removed: slices.Collect(s.In(p))}))
+}
+
+func (s *Set) putSingle(added Port) {
+	if len(s.lines) != 0 {
+		s.deleteSingle(added.Frontend) // it may be of another line
+		defer s.cover(&added, true)
+	}
 	p, ok := s.pageOf(added.Frontend)
 	if !ok {
 		s.other[added.Frontend] = added.Target
@@ -100,8 +180,13 @@ func (s *Set) Put(added Port) {
 	*t = pack(added.Target)
 }
 
-// Delete removes the port of a frontend, if there is one.
-func (s *Set) Delete(f Frontend) {
+func (s *Set) deleteSingle(f Frontend) {
+	if len(s.lines) != 0 {
+		if t, ok := s.single(f); ok {
+			gone := Port{Frontend: f, Target: t}
+			defer s.cover(&gone, false)
+		}
+	}
 	p, ok := s.pageOf(f)
 	if !ok {
 		delete(s.other, f)
@@ -116,35 +201,274 @@ func (s *Set) Delete(f Frontend) {
 	}
 }
 
+// cover notes that there is a single port, or that there is none any more, within a range.
+func (s *Set) cover(p *Port, is bool) {
+	l, port := p.line(), p.First()
+	r := s.lines[l]
+	if r == nil {
+		return
+	}
+	if _, ok := r.find(port); !ok {
+		return
+	}
+	if !is {
+		_, is = s.singleOn(l, port) // others can have made two
+	}
+	served := r.serves(port)
+	if is {
+		r.over.set(port)
+	} else {
+		r.over.clear(port)
+	}
+	s.recount(r, port, served)
+}
+
+// recount counts a port of a span whose state has changed.
+func (s *Set) recount(r *ranges, port uint16, served bool) {
+	switch now := r.serves(port); {
+	case now && !served:
+		s.ranged++
+	case !now && served:
+		s.ranged--
+	}
+}
+
+// line returns the ranges of a line.
+func (s *Set) line(l line) *ranges {
+	r := s.lines[l]
+	if r == nil {
+		if s.lines == nil {
+			s.lines = map[line]*ranges{}
+		}
+		r = &ranges{}
+		s.lines[l] = r
+	}
+	return r
+}
+
+// putRange adds a range, which overlaps no other of its line. Holes and single ports stay.
+func (s *Set) putRange(p Port) {
+	l := p.line()
+	r := s.line(l)
+	i, _ := slices.BinarySearchFunc(r.spans, p, byFirst)
+	r.spans = slices.Insert(r.spans, i, p)
+	for single := range s.singles(l, p.First(), p.Last()) {
+		r.over.set(single.First())
+	}
+	s.ranged += r.live(p.First(), p.Last())
+}
+
+// deleteRange removes the range that begins at a port.
+func (s *Set) deleteRange(p *Port) {
+	r := s.line(p.line())
+	i, ok := r.find(p.First())
+	if !ok {
+		return
+	}
+	gone := r.spans[i]
+	s.ranged -= r.live(gone.First(), gone.Last())
+	for port := int(gone.First()); port <= int(gone.Last()); port++ {
+		if port = r.over.next(port, int(gone.Last())); port <= int(gone.Last()) {
+			r.over.clear(uint16(port))
+		}
+	}
+	r.spans = slices.Delete(r.spans, i, i+1)
+	s.tidy(p.line(), r)
+}
+
+// tidy forgets a line that has nothing.
+func (s *Set) tidy(l line, r *ranges) {
+	if len(r.spans) == 0 && r.holes.n == 0 {
+		delete(s.lines, l)
+	}
+}
+
+func (s *Set) setHole(l line, port uint16, is bool) {
+	r := s.line(l)
+	_, within := r.find(port)
+	served := r.serves(port)
+	if is {
+		r.holes.set(port)
+	} else {
+		r.holes.clear(port)
+	}
+	if within {
+		s.recount(r, port, served)
+	}
+	s.tidy(l, r)
+}
+
 // Clone returns a copy of the set.
 func (s *Set) Clone() Set {
-	c := Set{any: new([2 * pages]*page), count: s.count, other: maps.Clone(s.other)}
+	c := Set{any: new([2 * pages]*page), count: s.count, other: maps.Clone(s.other), ranged: s.ranged}
 	for i, p := range s.any {
 		if p != nil {
 			copied := *p
 			c.any[i] = &copied
 		}
 	}
+	if len(s.lines) != 0 {
+		c.lines = make(map[line]*ranges, len(s.lines))
+		for l, r := range s.lines {
+			c.lines[l] = &ranges{slices.Clone(r.spans), r.holes.clone(), r.over.clone()}
+		}
+	}
 	return c
 }
 
 // Len returns the number of ports.
-func (s *Set) Len() int { return s.count + len(s.other) }
+func (s *Set) Len() int { return s.count + len(s.other) + s.ranged }
 
-// All yields the ports in no order. The set may be changed meanwhile, like a map during
-// range.
+// All yields the single ports, and the ranges without the ports that were taken out of them, in
+// no order. The set may be changed meanwhile, like a map during range.
 func (s *Set) All(yield func(Port) bool) {
 	if s.count != 0 && !s.paged(yield) {
 		return
 	}
 	for f, t := range s.other {
-		if !yield(Port{f, t}) {
+		if !yield(Port{Frontend: f, Target: t}) {
+			return
+		}
+	}
+	for l := range s.lines {
+		for _, p := range s.pieces(l) {
+			for q := range s.In(p) { // what is left of it by now
+				if q.Target == p.Part(q.First(), q.Last()).Target && !yield(q) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// pieces returns what the ranges of a line serve.
+func (s *Set) pieces(l line) (all []Port) {
+	r := s.lines[l]
+	for i := range r.spans {
+		p := &r.spans[i]
+		r.runs(p.First(), p.Last(), func(first, last uint16) bool {
+			all = append(all, p.Part(first, last))
+			return true
+		})
+	}
+	return all
+}
+
+// In yields what has the frontends of a port or a range, in order.
+func (s *Set) In(p Port) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		if len(s.lines) == 0 && p.More == 0 {
+			if t, ok := s.single(p.Frontend); ok {
+				yield(Port{Frontend: p.Frontend, Target: t})
+			}
+			return
+		}
+		for _, have := range s.in(p) {
+			if !yield(have) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Set) in(p Port) (found []Port) {
+	first, last := p.First(), p.Last()
+	for single := range s.singlesOf(p.Frontend, first, last) {
+		found = append(found, single)
+	}
+	for _, l := range linesOf(p.Frontend) {
+		r := s.lines[l]
+		if r == nil {
+			continue
+		}
+		i, _ := r.find(first)
+		for ; i < len(r.spans) && r.spans[i].First() <= last; i++ {
+			sp := &r.spans[i]
+			if sp.AddrPort.Addr() != p.AddrPort.Addr() {
+				continue
+			}
+			r.runs(max(first, sp.First()), min(last, sp.Last()), func(first, last uint16) bool {
+				found = append(found, sp.Part(first, last))
+				return true
+			})
+		}
+	}
+	slices.SortFunc(found, byFirst)
+	return found
+}
+
+// Without yields the parts of a port or a range whose frontends the set does not have, in order.
+func (s *Set) Without(p Port) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		next := int(p.First())
+		for have := range s.In(p) {
+			if at := int(have.First()); next < at && !yield(p.Part(uint16(next), uint16(at-1))) {
+				return
+			}
+			next = int(have.Last()) + 1
+		}
+		if next <= int(p.Last()) {
+			yield(p.Part(uint16(next), p.Last()))
+		}
+	}
+}
+
+// singles yields the single ports of a line from first to last, in no order.
+func (s *Set) singles(l line, first, last uint16) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		for _, f := range l.frontends(first) {
+			if f.Proto == 0 {
+				continue
+			}
+			for p := range s.singlesOf(f, first, last) {
+				if p.line() == l && !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// singlesOf yields the single ports of an address from first to last, in no order.
+func (s *Set) singlesOf(f Frontend, first, last uint16) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		if f.AddrPort.Addr().IsValid() {
+			s.othersOf(f, first, last, yield)
+			return
+		}
+		for port := int(first); port <= int(last) && s.count != 0; port++ {
+			at := f.at(uint16(port))
+			p, _ := s.pageOf(at)
+			if *p == nil {
+				port |= pagePorts - 1
+				continue
+			}
+			if t := &(**p)[port%pagePorts]; t.backend.IsValid() && !yield(Port{Frontend: at, Target: t.target()}) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Set) othersOf(f Frontend, first, last uint16, yield func(Port) bool) {
+	if len(s.other) < int(last)-int(first)+1 {
+		for have, t := range s.other {
+			at := have.AddrPort.Port()
+			if have.Proto == f.Proto && have.AddrPort.Addr() == f.AddrPort.Addr() && at >= first && at <= last && !yield(Port{Frontend: have, Target: t}) {
+				return
+			}
+		}
+		return
+	}
+	for port := int(first); port <= int(last); port++ {
+		at := f.at(uint16(port))
+		if t, ok := s.other[at]; ok && !yield(Port{Frontend: at, Target: t}) {
 			return
 		}
 	}
 }
 
-// paged yields the ports in the pages, and reports whether yield took them all.
+// paged yields the single ports in the pages, and reports whether yield took them all.
 func (s *Set) paged(yield func(Port) bool) bool {
 	for i, p := range s.any {
 		if p == nil {
@@ -160,7 +484,7 @@ func (s *Set) paged(yield func(Port) bool) bool {
 				continue
 			}
 			number := uint16(i%pages*pagePorts + j)
-			if !yield(Port{Frontend{proto, netip.AddrPortFrom(netip.Addr{}, number)}, t}) {
+			if !yield(Port{Frontend: Frontend{proto, netip.AddrPortFrom(netip.Addr{}, number)}, Target: t}) {
 				return false
 			}
 		}

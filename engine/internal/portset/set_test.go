@@ -58,7 +58,7 @@ func requireDiff(t *testing.T, before, after *Set) {
 		have, ok := s.Get(p.Frontend)
 		require.True(t, ok)
 		require.Equal(t, p.Target, have)
-		s.Delete(p.Frontend)
+		s.DeleteAll(p)
 	}
 	for p := range c.After {
 		s.Put(p)
@@ -93,7 +93,7 @@ func requireDiff(t *testing.T, before, after *Set) {
 func TestAllStops(t *testing.T) {
 	s := NewSet()
 	for i := range 100 {
-		s.Put(Port{Frontend{nat.UDP, netip.AddrPortFrom(netip.Addr{}, uint16(1+i))}, Target{Backend: netip.MustParseAddrPort("10.0.0.1:1")}})
+		s.Put(Port{Frontend: Frontend{nat.UDP, netip.AddrPortFrom(netip.Addr{}, uint16(1+i))}, Target: Target{Backend: netip.MustParseAddrPort("10.0.0.1:1")}})
 	}
 	n := 0
 	for p := range s.All {
@@ -111,8 +111,8 @@ func somePort(r *rand.Rand) Port {
 	hosts := []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
 	backends := []netip.Addr{netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00:30::2")}
 	p := Port{
-		Frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
-		Target{Backend: netip.AddrPortFrom(backends[r.IntN(2)], number), NoProxy: r.IntN(8) == 0},
+		Frontend: Frontend{[]nat.Proto{nat.TCP, nat.UDP}[r.IntN(2)], netip.AddrPortFrom(hosts[r.IntN(len(hosts))], number)},
+		Target:   Target{Backend: netip.AddrPortFrom(backends[r.IntN(2)], number), NoProxy: r.IntN(8) == 0},
 	}
 	if r.IntN(8) == 0 {
 		p.Name = "web"
