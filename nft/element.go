@@ -16,7 +16,8 @@ type Element struct {
 	Set string
 	Key Key
 	// Value is what a map gives for the key: an address and a port, or a port alone, which is
-	// not zero. Zero for an element of a set, or of a map of marks.
+	// not zero, or for a RangeKey an address with the port zero. Zero for an element of a set,
+	// or of a map of marks.
 	Value netip.AddrPort
 	// Mark is what a map of marks gives for the key. Zero for other elements.
 	Mark uint32
@@ -31,8 +32,9 @@ type Element struct {
 	// Expires is how much of the Timeout is left. It is never zero when it is read; zero when
 	// an element is added: all of it.
 	Expires time.Duration
-	// Foreign says why this package cannot write an element that was read: it is a range but
-	// no prefix, a name that no interface can have, or nft(8)'s "*". It has no Key then.
+	// Foreign says why this package cannot write an element that was read: it is a range of
+	// addresses but no prefix, a name that no interface can have, or nft(8)'s "*". It has no Key
+	// then.
 	// Empty: it can be written.
 	Foreign string
 }
@@ -62,6 +64,8 @@ func (e Element) String() string {
 		b.WriteString(quote(e.Comment))
 	}
 	switch {
+	case e.Value.IsValid() && e.Key.kind == rangeKey:
+		fmt.Fprintf(&b, " : %s", e.Value.Addr())
 	case e.Value.IsValid():
 		fmt.Fprintf(&b, " : %s . %d", e.Value.Addr(), e.Value.Port())
 	case e.Value.Port() != 0:
@@ -151,5 +155,8 @@ func (c *Set) takes(e *Element) bool {
 	case c.Value.isPort():
 		return !e.Value.Addr().IsValid() && e.Value.Port() != 0
 	}
-	return c.Value.isAddrPort() && fits(c.Value[0], e.Value.Addr())
+	if c.Value.isAddr() && e.Value.Port() != 0 {
+		return false
+	}
+	return (c.Value.isAddrPort() || c.Value.isAddr()) && fits(c.Value[0], e.Value.Addr())
 }

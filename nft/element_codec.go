@@ -30,6 +30,8 @@ const (
 	udataComment       = 0    // NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT
 	udataKeyByteOrder  = 0    // NFTNL_UDATA_SET_KEYBYTEORDER
 	udataDataByteOrder = 1    // NFTNL_UDATA_SET_DATABYTEORDER
+	udataFlags         = 1    // NFTNL_UDATA_SET_ELEM_FLAGS
+	intervalOpen       = 1    // SET_ELEM_F_INTERVAL_OPEN of nftables' include/rule.h
 	byteOrderHost      = 1    // BYTEORDER_HOST_ENDIAN
 	udataTag           = 0x4e // not one of libnftnl's, which skips what it does not know
 	udataHeader        = 2    // a byte for the type, a byte for the length
@@ -46,6 +48,8 @@ func (c *Set) appendElement(b []byte, e *Element) []byte {
 			b = binary.NativeEndian.AppendUint32(b, e.Mark)
 		case c.Value.isPort():
 			b = appendPort(b, e.Value.Port(), false)
+		case c.Value.isAddr():
+			b = appendAddr(b, e.Value.Addr())
 		default:
 			b = appendPort(appendAddr(b, e.Value.Addr()), e.Value.Port(), true)
 		}
@@ -63,11 +67,27 @@ func appendLife(b []byte, e *Element) []byte {
 	if e.Expires != 0 {
 		b = nlwire.AppendBE64(b, unix.NFTA_SET_ELEM_EXPIRATION, milliseconds(e.Expires))
 	}
+	var udata []byte
 	if e.Comment != "" {
-		b = nlwire.AppendAttr(b, unix.NFTA_SET_ELEM_USERDATA, appendComment(nil, e.Comment)...)
+		udata = appendComment(udata, e.Comment)
+	}
+	if e.Key.isOpen() {
+		// As nft(8) does: the range has no end of its own that could be looked for.
+		udata = append(append(udata, udataFlags, 4), host32(intervalOpen)...)
+	}
+	if udata != nil {
+		b = nlwire.AppendAttr(b, unix.NFTA_SET_ELEM_USERDATA, udata...)
 	}
 	return b
 }
+
+// isOpen reports whether the key is that of a range of ports up to the last one, in a tree, which
+// has no end there.
+func (k *Key) isOpen() bool {
+	return k.kind == rangeKey && k.last == lastPort && *k == PortRangeKey(k.port, lastPort)
+}
+
+const lastPort = 1<<16 - 1
 
 // milliseconds rounds up, so that a short time-out does not become none.
 func milliseconds(d time.Duration) uint64 {
@@ -105,9 +125,18 @@ func userdata(udata []byte, kind byte) []byte {
 	return nil
 }
 
-// openElement appends the key of an element, which a deletion needs, without the end of a
-// prefix.
+// openElement appends the key of an element, which a deletion needs, without the end of a range in
+// a tree.
 func (c *Set) openElement(b []byte, k *Key) []byte {
+	b = c.appendKey(b, k)
+	if k.kind != pairKey && k.kind != segmentKey && k.kind != clientsKey && (k.kind != rangeKey || c.isTree()) {
+		return b
+	}
+	return c.appendKeyEnd(b, k)
+}
+
+// appendKey appends the key, or the lower end of a range.
+func (c *Set) appendKey(b []byte, k *Key) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_SET_ELEM_KEY)
 	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind {
@@ -126,8 +155,16 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 	case markKey:
 		mark, _ := k.Mark()
 		b = binary.NativeEndian.AppendUint32(b, mark)
-	case addrKey, prefixKey, startKey, endKey:
+	case startKey, endKey:
+		if k.family == 0 {
+			b = appendPort(b, k.port, false)
+		} else {
+			b = appendAddr(b, k.addr())
+		}
+	case addrKey, prefixKey:
 		b = appendAddr(b, k.addr())
+	case rangeKey:
+		b = c.Key.appendRange(b, k, false)
 	case familyServiceKey:
 		b = append(b, k.nfproto(), 0, 0, 0, k.l4proto, 0, 0, 0)
 		b = appendPort(b, k.port, true)
@@ -139,18 +176,21 @@ func (c *Set) openElement(b []byte, k *Key) []byte {
 		b = appendAddr(appendPort(appendAddr(b, k.addr()), k.port, true), k.second.Value().Addr())
 	case noKey: // has not passed check
 	}
-	b = nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
-	if k.kind != pairKey && k.kind != segmentKey && k.kind != clientsKey {
-		return b
-	}
-	b, at = nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
-	b, value = nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
+	return nlwire.CloseAttr(nlwire.CloseAttr(b, value), at)
+}
+
+// appendKeyEnd appends the upper end of a range.
+func (c *Set) appendKeyEnd(b []byte, k *Key) []byte {
+	b, at := nlwire.OpenAttr(b, nlwire.Nested|nftaSetElemKeyEnd)
+	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind { //nolint:exhaustive // the others have no end
 	case clientsKey:
 		b = appendPort(appendAddr(b, lastAddr(k.frontends())), k.port, true)
 		b = appendAddr(b, lastAddr(k.second.Value()))
 	case segmentKey:
 		b = k.appendSegment(b, lastAddr(k.second.Value()))
+	case rangeKey:
+		b = c.Key.appendRange(b, k, true)
 	default:
 		pair, _ := k.Pair()
 		last := lastAddr(pair)
@@ -239,7 +279,7 @@ func (c *Set) decodeElement(e *Element, b []byte) error {
 		return a.Err
 	}
 	var err error
-	if e.Key, err = c.decodeKey(key, end, flags); err != nil {
+	if e.Key, err = c.decodeKey(key, end, flags); err != nil || e.Key.kind == endKey {
 		return err
 	}
 	return c.decodeValue(e, value)
@@ -252,6 +292,9 @@ func (c *Set) decodeValue(e *Element, value []byte) error {
 		return fmt.Errorf("a value of %d bytes is no %s", len(value), c.Value)
 	case c.Value.isAddrPort():
 		e.Value = decodeAddrPort(value)
+	case c.Value.isAddr() && c.holds() == rangeKey:
+		addr, _ := netip.AddrFromSlice(value)
+		e.Value = netip.AddrPortFrom(addr, 0)
 	case c.Value.isMark():
 		e.Mark = binary.NativeEndian.Uint32(value)
 	case c.Value.isPort():
@@ -268,7 +311,7 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 	}
 	kind := c.holds()
 	isEnd := flags&unix.NFT_SET_ELEM_INTERVAL_END != 0
-	if isEnd && kind != prefixKey {
+	if isEnd && !c.isTree() {
 		return Key{}, fmt.Errorf("the end of a range is no %s", c.Key)
 	}
 	switch kind {
@@ -295,6 +338,15 @@ func (c *Set) decodeKey(key, end []byte, flags uint32) (Key, error) {
 		return LinkKey(name, at), nil
 	case markKey:
 		return MarkKey(binary.NativeEndian.Uint32(key)), nil
+	case rangeKey:
+		if !c.isTree() {
+			return c.Key.decodeRange(key, end)
+		}
+		k := Key{kind: startKey, port: binary.BigEndian.Uint16(key)}
+		if isEnd {
+			k.kind = endKey
+		}
+		return k, nil
 	case addrKey, prefixKey, startKey, endKey:
 		addr, _ := netip.AddrFromSlice(key)
 		switch {

@@ -159,7 +159,7 @@ func TestDecodeElementRefuses(t *testing.T) {
 		{"range of two prefixes", named(sample(), "inside4"), join(key(10, 0, 0, 0, 11, 0, 0, 0), end(10, 0, 0, 255, 11, 0, 0, 255)), "is no pair of one prefix"},
 		{"range backwards", named(sample(), "inside4"), join(key(10, 0, 0, 255, 10, 0, 0, 255), end(10, 0, 0, 0, 10, 0, 0, 0)), "is no pair of one prefix"},
 		{"short end", named(sample(), "inside4"), join(key(10, 0, 0, 0, 10, 0, 0, 0), end(10, 0, 0, 0)), "is no pair of one prefix"},
-		{"other intervals", Set{Name: "odd", Key: Type{InetService}, Interval: true}, key(0, 80), "there are no keys of type inet_service"},
+		{"other intervals", Set{Name: "odd", Key: Type{Mark}, Interval: true}, key(0, 0, 0, 80), "there are no keys of type mark"},
 		{"address of the other family", named(sample(), "leases4"), key(make([]byte, 16)...), "a key of 16 bytes is no ipv4_addr"},
 		{"range of the other family", named(sample(), "networks6"), key(10, 0, 0, 0), "a key of 4 bytes is no ipv6_addr"},
 		{"short name", named(sample(), "links"), key('l', 'o', 0, 0), "a key of 4 bytes is no ifname"},

@@ -74,9 +74,9 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 	case parts <= 1:
 	case !set.Timeout:
 		// Nothing expires. Another order of the same elements shows some of them twice.
-	case counted && n == int(count) && set.holds() != prefixKey:
-		// As many as before the dump, expired ones included. Of prefixes the kernel counts
-		// half (nft_rbtree_usize in net/netfilter/nft_set_rbtree.c).
+	case counted && n == int(count) && !set.isTree():
+		// As many as before the dump, expired ones included. Of trees the kernel counts half
+		// (nft_rbtree_usize in net/netfilter/nft_set_rbtree.c).
 	default:
 		// Some expired, or the kernel does not count. A second dump, which would skip
 		// other elements, must not show more than the first.
@@ -88,7 +88,7 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 			return nil, err
 		}
 	}
-	if set.holds() == prefixKey {
+	if set.isTree() {
 		es = append(es[:from], set.pair(es[from:])...)
 	}
 	return es, nil

@@ -62,6 +62,17 @@ func sample() Table {
 			{Name: "called6", Key: Type{InetProto, IPv6Addr, InetService, IPv6Addr}, Timeout: true},
 			{Name: "tcp4_from", Key: Type{IPv4Addr, InetService, IPv4Addr}, Interval: true},
 			{Name: "tcp6_from", Key: Type{IPv6Addr, InetService, IPv6Addr}, Interval: true, Timeout: true},
+			{Name: "tcp4_range", Key: Type{InetService}, Value: Type{IPv4Addr}, Interval: true, Timeout: true},
+			{Name: "udp6_range", Key: Type{InetService}, Value: Type{IPv6Addr}, Interval: true},
+			{Name: "tcp4_host_range", Key: Type{InetService, IPv4Addr}, Value: Type{IPv4Addr}, Interval: true, Timeout: true},
+			{Name: "udp6_host_range", Key: Type{InetService, IPv6Addr}, Value: Type{IPv6Addr}, Interval: true},
+			{Name: "limited_range", Key: Type{InetService, NfProto, InetProto}, Interval: true, Timeout: true},
+			{Name: "from4_range", Key: Type{InetService, InetProto, IPv4Addr}, Interval: true},
+			{Name: "from6_host_range", Key: Type{InetService, InetProto, IPv6Addr, IPv6Addr}, Interval: true},
+			{Name: "udp4_out_range", Key: Type{InetService, IPv4Addr}, Interval: true, Timeout: true},
+			{Name: "tcp6_out_range", Key: Type{InetService, IPv6Addr}, Interval: true},
+			{Name: "udp4_link_out_range", Key: Type{IfName, InetService, IPv4Addr}, Value: Type{IPv4Addr}, Interval: true, Timeout: true},
+			{Name: "range_ports", Key: Type{InetService}, Interval: true},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -114,6 +125,21 @@ func sample() Table {
 			{Name: "hairpin", Hook: Hook{"nat", "postrouting", PrioritySrcNAT}, Rules: []Rule{
 				{CTStatusDNAT(), In("segments4", IIFName, OIFName, IPSaddr), MasqueradeFullyRandom()},
 				{CTStatusDNAT(), FromNoInterface(), In("segments6", OIFName, OIFName, IP6Saddr), SaddrNotLocal(), MasqueradeFullyRandom()},
+			}},
+			{Name: "publish-ranges", Rules: []Rule{
+				{In("limited_range", THDport, NFProto, L4Proto), NotIn("from4_range", THDport, L4Proto, IPSaddr), Drop()},
+				{NotIn("from6_host_range", THDport, L4Proto, IP6Daddr, IP6Saddr), Return()},
+				{DNATv4SamePort("tcp4_host_range", TCPDport, IPDaddr)},
+				{DNATv4SamePort("tcp4_range", TCPDport)},
+				{DNATv6SamePort("udp6_host_range", UDPDport, IP6Daddr)},
+				{DNATv6SamePort("udp6_range", UDPDport)},
+			}},
+			{Name: "by-ranges", Rules: []Rule{
+				{In("udp4_out_range", UDPSport, IPSaddr), MasqueradeSamePort(UDPSport)},
+				{In("tcp6_out_range", TCPSport, IP6Saddr), MasqueradeSamePort(TCPSport)},
+				{SNATv4SamePort("udp4_link_out_range", UDPSport, OIFName, UDPSport, IPSaddr)},
+				{SNATv4SamePort("tcp4_host_range", TCPSport, TCPSport, IPSaddr)},
+				{SNATv6SamePort("udp6_host_range", UDPSport, UDPSport, IP6Saddr)},
 			}},
 			{Name: "strangers", Rules: []Rule{{In("networks4", IPSaddr), SaddrElsewhere(), Drop()}}},
 		},
@@ -217,6 +243,8 @@ func randomElement(r *rand.Rand, c Set) Element {
 			front = netip.PrefixFrom(front, 0).Masked().Addr()
 		}
 		e.Key = ClientsKey(netip.AddrPortFrom(front, port), randomPrefix(r, c.Key[0]))
+	case rangeKey:
+		e.Key = RangeKey(randomRange(r, c.Key))
 	case noKey, startKey, endKey:
 		panic("no elements of type " + c.Key.String())
 	}
@@ -225,6 +253,8 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Mark = 1 + r.Uint32N(1<<31)
 	case c.Value.isPort():
 		e.Value = netip.AddrPortFrom(netip.Addr{}, uint16(1+r.IntN(65535)))
+	case c.Value.isAddr():
+		e.Value = netip.AddrPortFrom(addrOf(r, c.Value[0]), 0)
 	case c.Value != nil:
 		e.Value = netip.AddrPortFrom(addrOf(r, c.Value[0]), uint16(r.Uint32()))
 	}
@@ -238,6 +268,31 @@ func randomElement(r *rand.Rand, c Set) Element {
 		e.Comment = randomComment(r)
 	}
 	return e
+}
+
+// randomRange has the fields of the type. It is of one port, or reaches to the last, at times.
+func randomRange(r *rand.Rand, t Type) (n Range) {
+	prefix := &n.Addr
+	for _, d := range t {
+		switch d { //nolint:exhaustive // the others are addresses
+		case InetService:
+			n.First = uint16(r.Uint32())
+			n.Last = n.First + uint16(r.IntN(min(1<<16-int(n.First), 1+r.IntN(300))))
+			if r.IntN(10) == 0 {
+				n.First, n.Last = lastPort-uint16(r.IntN(100)), lastPort
+			}
+		case NfProto:
+			n.Family = []uint8{4, 6}[r.IntN(2)]
+		case InetProto:
+			n.L4Proto = randomProto(r)
+		case IfName:
+			n.Link = randomInterface(r)
+		default:
+			*prefix = randomPrefix(r, d)
+			prefix = &n.Other
+		}
+	}
+	return n
 }
 
 // randomPrefix has any length, and is one that reaches the highest address at times.
@@ -354,6 +409,10 @@ func overlap(a, b Key) bool {
 	}
 	aLink, p, isOne := a.Segment()
 	bLink, q, _ := b.Segment()
+	if r, ok := a.Range(); ok { // whatever the other fields
+		o, _ := b.Range()
+		return r.First <= o.Last && o.First <= r.Last
+	}
 	return a == b || isOne && aLink == bLink && p.Overlaps(q)
 }
 

@@ -14,30 +14,43 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// An interval set of one field is a tree of the addresses where ranges begin and end
-// (net/netfilter/nft_set_rbtree.c): a prefix is two elements, its first address, with the
-// comment and the time-out, and, flagged as an end, the address behind its last. A prefix
-// that reaches to the highest address has no end.
+// An interval set of one field is a tree of the places where ranges begin and end
+// (net/netfilter/nft_set_rbtree.c): a prefix, or a range of ports, is two elements, its first
+// address or port, with the value, the comment and the time-out, and, flagged as an end, the one
+// behind its last. What reaches to the highest address or port has no end.
 
 // endAddr is the address behind a prefix; zero: none.
 func endAddr(p netip.Prefix) netip.Addr { return lastAddr(p).Next() }
+
+// endOf returns the key of the end of a prefix or a range of ports in a tree; false: it has none.
+func (k *Key) endOf() (Key, bool) {
+	if k.kind == rangeKey {
+		return Key{kind: endKey, port: k.last + 1}, k.last != lastPort
+	}
+	p, _ := k.Prefix()
+	end := keyOf(endKey, endAddr(p), 0)
+	return end, end != Key{}
+}
 
 // appendMember appends the element to a list of elements: as one member, or as two. Newer
 // kernels take two for one range only if they follow each other.
 func (c *Set) appendMember(b []byte, e *Element, appendOne func(*Set, []byte, *Element) []byte) []byte {
 	b, at := nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
 	b = nlwire.CloseAttr(appendOne(c, b, e), at)
-	if e.Key.kind != prefixKey {
+	if !c.isTree() {
 		return b
 	}
-	p, _ := e.Key.Prefix()
-	if !endAddr(p).IsValid() {
+	end, ok := e.Key.endOf()
+	if !ok {
 		return b
 	}
 	b, at = nlwire.OpenAttr(b, nlwire.Nested|unix.NFTA_LIST_ELEM)
-	b = nlwire.AppendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-	end := keyOf(endKey, endAddr(p), 0)
-	return nlwire.CloseAttr(c.openElement(b, &end), at)
+	return nlwire.CloseAttr(c.appendEnd(b, &end), at)
+}
+
+// appendEnd appends the key of an end.
+func (c *Set) appendEnd(b []byte, end *Key) []byte {
+	return c.openElement(nlwire.AppendBE32(b, unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END), end)
 }
 
 // next reads the next element of a list that appendMember made: its one member, or the
@@ -47,7 +60,7 @@ func (c Set) next(a *nlwire.Attrs) (key, end []byte) {
 		return nil, nil
 	}
 	key = a.Payload
-	if c.holds() != prefixKey {
+	if !c.isTree() {
 		return key, nil
 	}
 	if second := *a; second.Next() && nlwire.Find(second.Payload, unix.NFTA_SET_ELEM_FLAGS) != nil {
@@ -68,39 +81,52 @@ func (c Set) decodeNext(e *Element, key, end []byte) error {
 		}
 	}
 	var err error
-	e.Key, err = joined(e.Key.addr(), behind.Key.addr())
+	e.Key, err = joined(&e.Key, &behind.Key)
 	return err
 }
 
-// joined is the key of the range from first up to, but without, end; zero: to the highest
-// address.
-func joined(first, end netip.Addr) (Key, error) {
-	last := lastAddr(netip.PrefixFrom(first, 0))
-	if end.IsValid() {
-		last = end.Prev()
+// joined is the key of what begins at first up to, but without, end; zero: to the highest
+// address or port.
+func joined(first, end *Key) (Key, error) {
+	if first.family == 0 {
+		last := uint16(lastPort)
+		if *end != (Key{}) {
+			last = end.port - 1
+		}
+		if k := PortRangeKey(first.port, last); k != (Key{}) {
+			return k, nil
+		}
+		return Key{}, fmt.Errorf("the range from %d to %d is empty", first.port, last)
+	}
+	last := lastAddr(netip.PrefixFrom(first.addr(), 0))
+	if *end != (Key{}) {
+		last = end.addr().Prev()
 	}
 	if last.IsValid() {
-		if p, ok := prefixOf(first.AsSlice(), last.AsSlice()); ok {
+		if p, ok := prefixOf(first.addr().AsSlice(), last.AsSlice()); ok {
 			return PrefixKey(p), nil
 		}
 	}
 	return Key{}, fmt.Errorf("the range from %s to %s is no prefix", first, last)
 }
 
-// pair makes elements of prefixes from those of a whole interval set of one field, in any
+// lowest reports whether a start or an end is at the lowest address or port.
+func (k *Key) lowest() bool { return k.port == 0 && k.bytes == [16]byte{} }
+
+// pair makes elements of prefixes, or of ranges of ports, from those of a whole tree, in any
 // order.
 func (c Set) pair(es []Element) []Element {
 	slices.SortStableFunc(es, func(a, b Element) int {
-		// Of two at one address the end belongs to the range before.
-		return cmp.Or(a.Key.addr().Compare(b.Key.addr()), -cmp.Compare(a.Key.kind, b.Key.kind))
+		// Of two at one place the end belongs to the range before.
+		return cmp.Or(a.Key.Compare(b.Key), -cmp.Compare(a.Key.kind, b.Key.kind))
 	})
 	var ranges []Element
 	var open *Element
 	addForeign := func(format string, args ...any) {
 		ranges = append(ranges, Element{Set: c.Name, Foreign: fmt.Sprintf(format, args...)})
 	}
-	finish := func(end netip.Addr) {
-		key, err := joined(open.Key.addr(), end)
+	finish := func(end *Key) {
+		key, err := joined(&open.Key, end)
 		if err != nil {
 			addForeign("%s", err)
 		} else {
@@ -115,20 +141,20 @@ func (c Set) pair(es []Element) []Element {
 			ranges = append(ranges, *e)
 		case e.Key.kind == startKey:
 			if open != nil {
-				addForeign("the range from %s has no end before that from %s", open.Key.addr(), e.Key.addr())
+				addForeign("the range from %s has no end before that from %s", open.Key, e.Key)
 			}
 			open = e
 		case open != nil:
-			finish(e.Key.addr())
-		case c.Timeout || e.Key.addr().IsUnspecified():
+			finish(&e.Key)
+		case c.Timeout || e.Key.lowest():
 			// The kernel lists the end of an expired element, but not the element; and
-			// nft(8) marks the lowest address as an end.
+			// nft(8) marks the lowest address or port as an end.
 		default:
-			addForeign("the range up to %s has no beginning", e.Key.addr())
+			addForeign("the range up to %s has no beginning", e.Key)
 		}
 	}
 	if open != nil {
-		finish(netip.Addr{})
+		finish(&Key{})
 	}
 	return ranges
 }

@@ -25,7 +25,9 @@ type Key struct {
 	// bytes.
 	second unique.Handle[netip.Prefix]
 	port   uint16
-	// length is the length of a prefix.
+	// last is the last port of a rangeKey, whose first is port.
+	last uint16
+	// length is the length of a prefix, or noAddr for a rangeKey without one.
 	length uint8
 	kind   keyKind
 	// family is that of the address in bytes: 4 or 6; zero: there is none.
@@ -73,8 +75,8 @@ const (
 	segmentKey
 	markKey
 	linkKey
-	// The two elements that the kernel has for a prefix: its first address, and the one
-	// behind its last.
+	// The two elements that the kernel has for a prefix or a range of ports: its first address
+	// or port, and the one behind its last.
 	startKey
 	endKey
 	// familyServiceKey is a serviceKey of any address of the family.
@@ -82,6 +84,7 @@ const (
 	serviceKey
 	calledKey
 	clientsKey
+	rangeKey
 )
 
 // PortKey is the key of a set whose type is inet_service.
@@ -309,7 +312,7 @@ func (k Key) Compare(o Key) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), bytes.Compare(k.bytes[:], o.bytes[:]), cmp.Compare(a.Bits(), b.Bits()))
 	}
 	if c := cmp.Or(cmp.Compare(k.family, o.family), bytes.Compare(k.bytes[:], o.bytes[:]), cmp.Compare(k.length, o.length),
-		cmp.Compare(k.port, o.port), cmp.Compare(k.l4proto, o.l4proto)); c != 0 || k.second == o.second {
+		cmp.Compare(k.port, o.port), cmp.Compare(k.last, o.last), cmp.Compare(k.l4proto, o.l4proto)); c != 0 || k.second == o.second {
 		return c
 	}
 	a, b := k.otherPrefix(), o.otherPrefix()
@@ -349,7 +352,12 @@ func (k Key) String() string {
 	case markKey:
 		mark, _ := k.Mark()
 		return markText(mark)
-	case addrKey, startKey, endKey:
+	case startKey, endKey:
+		if k.family == 0 {
+			return fmt.Sprint(k.port)
+		}
+		return k.addr().String()
+	case addrKey:
 		return k.addr().String()
 	case familyServiceKey:
 		return fmt.Sprintf("ipv%d . %s . %d", k.family, protoText(k.l4proto), k.port)
@@ -359,6 +367,8 @@ func (k Key) String() string {
 		return fmt.Sprintf("%s . %s . %d . %s", protoText(k.l4proto), k.addr(), k.port, k.second.Value().Addr())
 	case clientsKey:
 		return fmt.Sprintf("%s . %d . %s", prefixText(k.frontends()), k.port, prefixText(k.second.Value()))
+	case rangeKey:
+		return k.rangeText()
 	case noKey:
 	}
 	return "invalid"

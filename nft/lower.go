@@ -190,13 +190,25 @@ func (d translation) lower(a *assembler) {
 	if d.source {
 		kind = expr.NATTypeSourceNAT
 	}
-	port := padded(dataTypes[d.addr].size) / 4 // the value's second field
-	a.emit(
-		&expr.Lookup{SourceRegister: register(0), SetName: d.m, DestRegister: register(0), IsDestRegSet: true},
-		// A packet of the other family passes: nft_nat_inet_eval translates only
-		// where the family fits.
-		&expr.NAT{Type: kind, Family: uint32(d.family()), RegAddrMin: register(0), RegProtoMin: register(port)},
-	)
+	a.emit(&expr.Lookup{SourceRegister: register(0), SetName: d.m, DestRegister: register(0), IsDestRegSet: true})
+	// A packet of the other family passes: nft_nat_inet_eval translates only where the family
+	// fits.
+	nat := &expr.NAT{Type: kind, Family: uint32(d.family()), RegAddrMin: register(0)}
+	switch {
+	case d.port != 0:
+		const next = 4 // the second of the old registers, as nft(8) does
+		a.loadBytes(d.port, dataTypes[InetService].size, next)
+		nat.RegProtoMin = register(next)
+	case !d.same:
+		nat.RegProtoMin = register(padded(dataTypes[d.addr].size) / 4) // the value's second field
+	}
+	a.emit(nat)
+}
+
+func (s samePort) lower(a *assembler) {
+	a.depend(s.port)
+	a.loadBytes(s.port, dataTypes[InetService].size, 0)
+	a.emit(&expr.Masq{ToPorts: true, RegProtoMin: register(0)})
 }
 
 func (s markFrom) lower(a *assembler) {

@@ -116,7 +116,10 @@ func (m *machine) step(e expr.Any) error {
 		if what, err := m.read(e.RegAddrMin, size); err != nil || what != "value+0" {
 			return fmt.Errorf("address from %q: %w", what, err)
 		}
-		if what, err := m.read(e.RegProtoMin, 2); err != nil || what != fmt.Sprintf("value+%d", size) {
+		if e.RegProtoMin == 0 {
+			break // the port stays
+		}
+		if what, err := m.read(e.RegProtoMin, 2); err != nil || what != fmt.Sprintf("value+%d", size) && !isSourcePort(what) {
 			return fmt.Errorf("port from %q: %w", what, err)
 		}
 	case *expr.Immediate:
@@ -129,8 +132,8 @@ func (m *machine) step(e expr.Any) error {
 		if !e.ToPorts {
 			break
 		}
-		if e.RegProtoMax == 0 { // one port, of a map
-			if what, err := m.read(e.RegProtoMin, 2); err != nil || what != "value+0" {
+		if e.RegProtoMax == 0 { // one port, of a map or of the packet
+			if what, err := m.read(e.RegProtoMin, 2); err != nil || what != "value+0" && !isSourcePort(what) {
 				return fmt.Errorf("port from %q: %w", what, err)
 			}
 			break
@@ -145,6 +148,10 @@ func (m *machine) step(e expr.Any) error {
 		return fmt.Errorf("unknown")
 	}
 	return nil
+}
+
+func isSourcePort(what string) bool {
+	return what == TCPSport.String()+"+0" || what == UDPSport.String()+"+0"
 }
 
 func metaName(k expr.MetaKey) string {

@@ -32,8 +32,9 @@ type Set struct {
 	Key  Type
 	// Value is the type of what a map holds for a key. Nil: a set.
 	Value Type
-	// Interval makes every field of the key a range, so that a prefix is one element
-	// (nft(8), "flags interval"). A map cannot have it.
+	// Interval makes every field of the key a range, so that a prefix or a [Range] is one
+	// element (nft(8), "flags interval"). Of maps only those of ranges can have it. They should
+	// have no Size: the kernel counts both ends of a range, or those that have expired.
 	Interval bool
 	// Timeout allows elements a time-out (nft(8), "flags timeout").
 	Timeout bool

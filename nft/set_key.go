@@ -8,12 +8,17 @@ import (
 	"net/netip"
 )
 
+// isTree reports whether the kernel keeps the elements in a tree, as two each: see interval.go.
+func (c *Set) isTree() bool { return c.Interval && len(c.Key) == 1 }
+
 // holds returns the kind of the keys of the map or set, or noKey.
 func (c *Set) holds() keyKind {
 	t := c.Key
 	switch {
 	case c.Interval && t.isAddr():
 		return prefixKey
+	case c.Interval && t.isRange():
+		return rangeKey
 	case c.Interval && t.isPair():
 		return pairKey
 	case c.Interval && t.isSegment():
@@ -54,6 +59,8 @@ func (c *Set) checkKey(k *Key) error {
 		ok = ok && fits(c.Key[1], k.linkAddr())
 	case serviceKey, calledKey:
 		ok = ok && fits(c.Key[1], k.addr())
+	case rangeKey:
+		ok = ok && c.Key.takesRange(k)
 	default:
 		ok = ok && fits(c.Key[0], k.addr())
 	}

@@ -217,12 +217,40 @@ func SNATv6(m string, fields ...Selector) Stmt {
 	return translation{m: m, fields: fields, addr: IPv6Addr, source: true}
 }
 
+// DNATv4SamePort gives IPv4 packets the destination address that the map holds for their
+// fields, if any, and leaves the port as it is: "dnat ip to tcp dport map @tcp4_range".
+func DNATv4SamePort(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv4Addr, same: true}
+}
+
+// DNATv6SamePort is DNATv4SamePort for IPv6 packets.
+func DNATv6SamePort(m string, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv6Addr, same: true}
+}
+
+// SNATv4SamePort gives IPv4 packets the source address that the map holds for their fields, if
+// any, and the source port that they have, which is the selector port, TCPSport or UDPSport:
+// "snat ip to udp sport . ip saddr map @udp4_host_out_range:udp sport". Without it the kernel
+// would choose another port if a flow has the reply tuple already; so it drops the packet.
+func SNATv4SamePort(m string, port Selector, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv4Addr, source: true, same: true, port: port}
+}
+
+// SNATv6SamePort is SNATv4SamePort for IPv6 packets.
+func SNATv6SamePort(m string, port Selector, fields ...Selector) Stmt {
+	return translation{m: m, fields: fields, addr: IPv6Addr, source: true, same: true, port: port}
+}
+
 // translation gives packets another destination, or another source.
 type translation struct {
 	m      string
 	fields concatenation
 	addr   DataType
 	source bool
+	// same is whether the map has addresses alone, and port the source port that packets
+	// keep; zero: the kernel decides.
+	same bool
+	port Selector
 }
 
 func (d translation) String() string {
@@ -233,7 +261,11 @@ func (d translation) String() string {
 	if d.addr == IPv6Addr {
 		family = "ip6"
 	}
-	return fmt.Sprintf("%s %s to %s map @%s", verb, family, d.fields, d.m)
+	text := fmt.Sprintf("%s %s to %s map @%s", verb, family, d.fields, d.m)
+	if d.port != 0 {
+		text += ":" + d.port.String()
+	}
+	return text
 }
 
 // family is the protocol family of the packets that are translated.
@@ -245,7 +277,12 @@ func (d translation) family() byte {
 }
 
 // valueType is the type of the value that the map must hold.
-func (d translation) valueType() Type { return Type{d.addr, InetService} }
+func (d translation) valueType() Type {
+	if d.same {
+		return Type{d.addr}
+	}
+	return Type{d.addr, InetService}
+}
 
 // MasqueradeFullyRandom gives the packet the address of the interface it leaves by as its
 // source, and a source port chosen at random, which a backend cannot foresee
@@ -294,6 +331,16 @@ type masqueradeTo struct {
 }
 
 func (m masqueradeTo) String() string { return fmt.Sprintf("masquerade to :%s map @%s", m.fields, m.m) }
+
+// MasqueradeSamePort gives the packet the address of the interface it leaves by, and the source
+// port that it has, which is the selector, TCPSport or UDPSport: "masquerade to :udp sport". If
+// another flow has the reply tuple already, the kernel drops the packet. It needs a match of the
+// protocol before it, as of the port itself.
+func MasqueradeSamePort(port Selector) Stmt { return samePort{port} }
+
+type samePort struct{ port Selector }
+
+func (s samePort) String() string { return "masquerade to :" + s.port.String() }
 
 // Accept ends the evaluation of the base chain.
 func Accept() Stmt { return verdict{"accept", expr.VerdictAccept, ""} }

@@ -91,8 +91,8 @@ func (c Set) validate() error {
 	if err := c.Value.validate(); err != nil {
 		return fmt.Errorf("value: %w", err)
 	}
-	if c.Interval {
-		return fmt.Errorf("a map has no intervals")
+	if c.Interval && (c.holds() != rangeKey || !c.Value.isAddr()) {
+		return fmt.Errorf("a map of intervals has ranges of ports for keys, and addresses for values")
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func (t Table) validateRule(r Rule, chains map[string]Chain) error {
 // terminal reports whether nft(8) takes no statement behind this one.
 func terminal(s Stmt) bool {
 	switch s.(type) {
-	case translation, masquerade, masqueradeTo, verdict:
+	case translation, masquerade, masqueradeTo, samePort, verdict:
 		return true
 	}
 	return false
@@ -214,6 +214,11 @@ func (p *protocols) add(s Stmt) error {
 		if s.toPorts() && p.l4proto == 0 {
 			return errNoProtocol
 		}
+	case samePort:
+		if p.l4proto == 0 {
+			return errNoProtocol
+		}
+		return p.addFields(s.port)
 	case masqueradeTo:
 		var fields protocols
 		if err := fields.addFields(s.fields...); err != nil {
@@ -228,6 +233,11 @@ func (p *protocols) add(s Stmt) error {
 		}
 		if p.l4proto == 0 {
 			return errNoProtocol
+		}
+		if s.port != 0 {
+			if err := p.addFields(s.port); err != nil {
+				return err
+			}
 		}
 		if family := s.family(); p.nfproto != 0 && p.nfproto != family {
 			return fmt.Errorf("the rule matches packets of the other family")
@@ -281,7 +291,12 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 	case in:
 		return t.validateLookup(s.set, s.fields, nil)
 	case translation:
+		if err := checkPort(s.port); s.port != 0 && err != nil {
+			return err
+		}
 		return t.validateLookup(s.m, s.fields, s.valueType())
+	case samePort:
+		return checkPort(s.port)
 	case masqueradeTo:
 		return t.validateLookup(s.m, s.fields, Type{InetService})
 	case markFrom:
@@ -303,6 +318,14 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 		if to.Hook != (Hook{}) {
 			return fmt.Errorf("%s is a base chain", s.chain)
 		}
+	}
+	return nil
+}
+
+// checkPort returns an error for a selector that is no source port.
+func checkPort(s Selector) error {
+	if s != TCPSport && s != UDPSport {
+		return fmt.Errorf("%s is no source port", s)
 	}
 	return nil
 }

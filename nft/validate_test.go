@@ -39,7 +39,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"map name", func(t *Table) { t.Sets[0].Name = "a b" }, `map a b: check name "a b"`},
 		{"map twice", addMap(Set{Name: "tcp4", Key: Type{InetService}, Value: Type{IPv4Addr, InetService}}), "map tcp4: a map or set of that name is there already"},
 		{"set like a map", addSet(Set{Name: "tcp4", Key: Type{InetService}}), "set tcp4: a map or set of that name is there already"},
-		{"map of intervals", addMap(Set{Name: "odd", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}, Interval: true}), "map odd: a map has no intervals"},
+		{"map of intervals", addMap(Set{Name: "odd", Key: Type{IPv4Addr}, Value: Type{IPv4Addr, InetService}, Interval: true}), "map odd: a map of intervals has ranges of ports for keys, and addresses for values"},
 		{"map with an empty value", addMap(Set{Name: "novalue", Key: Type{InetService}, Value: Type{}}), "value: a type has 1 to 5 fields, not 0"},
 		{"no key", addSet(Set{Name: "nokey"}), "set nokey: key: a type has 1 to 5 fields, not 0"},
 		{"long key", addSet(Set{Name: "long", Key: Type{InetService, InetService, InetService, InetService, InetService, InetService}}), "not 6"},
