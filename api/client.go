@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -105,12 +106,23 @@ func cause(err error) error {
 	return err
 }
 
-// Mappings returns all mappings that are published, in the order of nat.Compare,
-// each of a single port.
+// ranged returns a path with the parameter by which ranges are answered as one.
+func ranged(path string) string {
+	if strings.Contains(path, "?") {
+		return path + "&ranges"
+	}
+	return path + "?ranges"
+}
+
+// unranged removes what ranged adds.
+func unranged(path string) string { return strings.TrimRight(strings.TrimSuffix(path, "ranges"), "?&") }
+
+// Mappings returns all mappings that are published, in the order of nat.Compare, consecutive
+// ports as one range; an older server returns single ports.
 func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := c.send(ctx, http.MethodGet, "/v1/mappings", nil)
+	resp, err := c.send(ctx, http.MethodGet, ranged("/v1/mappings"), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +140,7 @@ func (c *Client) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read answer of %s: %w", c.path, cause(err))
 	}
-	return singles(docs)
+	return mappings(docs)
 }
 
 // Publish publishes mappings as [Engine].Publish does.
@@ -143,23 +155,26 @@ func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 	if how.Kill {
 		path += "&kill=true"
 	}
-	docs, err := fetch[[]Mapping](ctx, c, http.MethodPost, path, requests(ms))
+	docs, err := fetch[[]Mapping](ctx, c, http.MethodPost, ranged(path), requests(ms))
 	if err != nil {
 		return nil, err
 	}
-	// The answer has a mapping for each port, in the order of the request.
+	// The answer has the mappings in the order of the request; an older server expands ranges.
+	answer, err := mappings(docs)
+	if err != nil {
+		return nil, err
+	}
 	done := make([]nat.Mapping, 0, len(ms))
 	for _, m := range ms {
-		n := int(m.More) + 1
-		if n > len(docs) {
-			return nil, fmt.Errorf("ask %s: it published fewer ports than it was asked to", c.path)
+		n := 0
+		for ports := int(m.More) + 1; ports > 0; n++ {
+			if n == len(answer) {
+				return nil, fmt.Errorf("ask %s: it published fewer ports than it was asked to", c.path)
+			}
+			ports -= int(answer[n].More) + 1
 		}
-		ports, err := singles(docs[:n])
-		if err != nil {
-			return nil, err
-		}
-		done = append(done, nat.Collapse(ports)...) // of one name each
-		docs = docs[n:]
+		done = append(done, nat.Collapse(answer[:n])...) // of one name each
+		answer = answer[n:]
 	}
 	return done, nil
 }
@@ -191,11 +206,11 @@ func (c *Client) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, erro
 
 // removed sends a DELETE, and returns the mappings of the answer.
 func (c *Client) removed(ctx context.Context, path string) ([]nat.Mapping, error) {
-	docs, err := fetch[[]Mapping](ctx, c, http.MethodDelete, path, nil)
+	docs, err := fetch[[]Mapping](ctx, c, http.MethodDelete, ranged(path), nil)
 	if err != nil {
 		return nil, err
 	}
-	ms, err := singles(docs)
+	ms, err := mappings(docs)
 	return nat.Collapse(ms), err
 }
 
@@ -211,7 +226,7 @@ func (c *Client) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, err
 }
 
 func (c *Client) put(ctx context.Context, path string, doc any) ([]nat.Change, error) {
-	docs, err := fetch[[]Change](ctx, c, http.MethodPut, path, doc)
+	docs, err := fetch[[]Change](ctx, c, http.MethodPut, ranged(path), doc)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +256,7 @@ func (c *Client) Health(ctx context.Context) error {
 
 // Attach attaches an endpoint as [Engine].Attach does.
 func (c *Client) Attach(ctx context.Context, a nat.EndpointSpec) (nat.Endpoint, error) {
-	doc, err := fetch[Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", attachRequestOf(a))
+	doc, err := fetch[Endpoint](ctx, c, http.MethodPost, ranged("/v1/endpoints"), attachRequestOf(a))
 	if err != nil {
 		return nat.Endpoint{}, err
 	}
@@ -255,7 +270,7 @@ func (c *Client) Detach(ctx context.Context, name string) ([]nat.Mapping, error)
 
 // Endpoints returns all endpoints, by name.
 func (c *Client) Endpoints(ctx context.Context) ([]nat.Endpoint, error) {
-	docs, err := fetch[[]Endpoint](ctx, c, http.MethodGet, "/v1/endpoints", nil)
+	docs, err := fetch[[]Endpoint](ctx, c, http.MethodGet, ranged("/v1/endpoints"), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -400,7 +415,12 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }() // was only read
-	return nil, readProblem(resp)
+	err = readProblem(resp)
+	if p := (*Problem)(nil); resp.StatusCode == http.StatusBadRequest && path != unranged(path) &&
+		errors.As(err, &p) && p.Detail == unknownParameter("ranges") {
+		return c.send(ctx, method, unranged(path), doc) // an older server has done nothing
+	}
+	return nil, err
 }
 
 // maxProblem bounds the document of a refusal that is read, in bytes.

@@ -54,7 +54,7 @@ func TestClientMirrorsEngine(t *testing.T) {
 
 	all, err := s.Mappings(ctx)
 	require.NoError(t, err)
-	require.Equal(t, direct.list(), all)
+	require.Equal(t, nat.Collapse(direct.list()), all)
 
 	wantCounts, err := direct.Connections(ctx)
 	require.NoError(t, err)
@@ -84,7 +84,7 @@ func TestClientMirrorsEngine(t *testing.T) {
 	}
 	all, err = s.Mappings(ctx)
 	require.NoError(t, err)
-	require.Equal(t, direct.list(), all)
+	require.Equal(t, nat.Collapse(direct.list()), all)
 
 	want, err = direct.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{rng}})
 	require.NoError(t, err)

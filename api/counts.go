@@ -26,7 +26,7 @@ func connectionsOf(c nat.Connections) Connections {
 }
 
 func (c *Connections) connections() (nat.Connections, error) {
-	m, err := c.Mapping.single()
+	m, err := c.Mapping.mapping()
 	return nat.Connections{Mapping: m, Translated: c.Translated, Proxied: c.Proxied, ProxiedEver: c.ProxiedEver}, err
 }
 

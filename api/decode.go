@@ -132,7 +132,7 @@ func (d *decoder) mappings() error {
 			return err
 		}
 		d.state.Mappings = append(d.state.Mappings, m)
-		return d.count(int(m.More) + 1)
+		return d.count(cost(m.Frontend.Port(), m.Backend.Port(), m.More))
 	})
 }
 
@@ -201,6 +201,18 @@ func decodeArray[R any](d *decoder, what string, fields []string, take func(*R) 
 // maxPorts bounds the ports of a body. Its size does not: a range of all ports takes 60 bytes,
 // and there are millions of loopback addresses.
 const maxPorts = 1 << 18
+
+// rangeCost is as how many ports a range of more counts if its ports stay the same: it is kept
+// as one.
+const rangeCost = 256
+
+// cost returns as how many ports a mapping counts.
+func cost(frontend, backend, more uint16) int {
+	if frontend != backend {
+		return int(more) + 1
+	}
+	return min(int(more)+1, rangeCost)
+}
 
 // maxNetworks and maxEndpoints bound the networks and endpoints of a body, whose size allows
 // half a million of them.

@@ -32,7 +32,8 @@
 // clients wait in the listener's queue until a connection ends. A connection ends after
 // 60 s without a request. A header may take 5 s and 8 KiB. A body may take 10 s, and 1 MiB,
 // or 16 MiB in a PUT, of which at most four are read at a time. A request may have about
-// 262,144 ports, 65,536 endpoints and 4,096 networks. Unknown fields, repeated fields and
+// 262,144 ports, 65,536 endpoints and 4,096 networks; a range whose ports stay the same counts
+// as 256 ports at most. Unknown fields, repeated fields and
 // anything after the document are refused before anything is changed.
 //
 // # Concurrency
@@ -48,5 +49,6 @@
 //     header, header fields that are too large) is answered in plain text.
 //   - A change that the engine has begun goes on when its client closes the connection.
 //     A client that did not wait for the answer does not know whether it succeeded.
-//   - A large array of mappings is one answer, held in memory while it is written.
+//   - A range is an item for each of its ports in answers, unless the request has the
+//     parameter "ranges". The client asks so.
 package api

@@ -71,7 +71,7 @@ func (f *Finding) finding() (r report.Finding, err error) {
 	if r.Severity, err = report.ParseSeverity(f.Severity); err != nil {
 		return r, fmt.Errorf("read diagnosis: %w", err)
 	}
-	if r.Mappings, err = parseAll(f.Mappings, (*Mapping).single); err != nil {
+	if r.Mappings, err = parseAll(f.Mappings, (*Mapping).mapping); err != nil {
 		return r, err
 	}
 	r.From, err = parseAll(f.From, func(s *string) (netip.Addr, error) { return netip.ParseAddr(*s) })

@@ -45,6 +45,11 @@ func TestMappings(t *testing.T) {
 		{"proto":"udp","host":"0.0.0.0","port":53,"backend":"172.17.0.2:53","name":"dns","proxy":false,"expires":"2027-01-01T00:00:00.005Z"}
 	]`, encode(t, Mappings([]nat.Mapping{web, dns})))
 	require.Equal(t, "[]", encode(t, Mappings(nil)))
+	require.JSONEq(t, `[
+		{"proto":"tcp","host":"","port":8000,"last":8001,"backend":"[fd00::2]:80","name":"","proxy":true},
+		{"proto":"udp","host":"0.0.0.0","port":53,"backend":"172.17.0.2:53","name":"dns","proxy":false,"expires":"2027-01-01T00:00:00.005Z"}
+	]`, encode(t, Ranges([]nat.Mapping{web, dns})))
+	require.Equal(t, "[]", encode(t, Ranges(nil)))
 }
 
 func TestChanges(t *testing.T) {

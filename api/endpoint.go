@@ -15,7 +15,8 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Endpoint is a document of GET /v1/endpoints. It has a mapping for each port.
+// Endpoint is a document of GET /v1/endpoints. It has a mapping for each port, unless the
+// request has the parameter "ranges".
 type Endpoint struct {
 	Name     string    `json:"name"`
 	Network  string    `json:"network"`
@@ -25,11 +26,16 @@ type Endpoint struct {
 	Mappings []Mapping `json:"mappings"`
 }
 
-// EndpointOf returns the document of an endpoint.
-func EndpointOf(ep nat.Endpoint) Endpoint {
+// EndpointOf returns the document of an endpoint, ranges expanded.
+func EndpointOf(ep nat.Endpoint) Endpoint { return endpointDoc(ep, false) }
+
+// RangeEndpointOf returns the document of an endpoint, each range as one.
+func RangeEndpointOf(ep nat.Endpoint) Endpoint { return endpointDoc(ep, true) }
+
+func endpointDoc(ep nat.Endpoint, ranges bool) Endpoint {
 	return Endpoint{
 		Name: ep.Name, Network: ep.Network, Address: ep.Address.String(), Prefix: ep.Prefix.String(),
-		Gateway: ep.Gateway.String(), Mappings: Mappings(ep.Mappings),
+		Gateway: ep.Gateway.String(), Mappings: mappingDocs(ep.Mappings, ranges),
 	}
 }
 
@@ -45,7 +51,7 @@ func (doc *Endpoint) endpoint() (ep nat.Endpoint, err error) {
 	ep.Address, errs[0] = netip.ParseAddr(doc.Address)
 	ep.Prefix, errs[1] = netip.ParsePrefix(doc.Prefix)
 	ep.Gateway, errs[2] = netip.ParseAddr(doc.Gateway)
-	ms, err := singles(doc.Mappings)
+	ms, err := mappings(doc.Mappings)
 	ep.Mappings, errs[3] = nat.Collapse(ms), err
 	if err := errors.Join(errs[:]...); err != nil {
 		return nat.Endpoint{}, fmt.Errorf("read endpoint: %w", err)
@@ -128,7 +134,7 @@ func Inspect(ep nat.Endpoint) Inspection {
 
 func (h *handler) getEndpoints(_ http.ResponseWriter, c *call) (any, error) {
 	s, err := h.Engine.State(c.ctx)
-	return Endpoints(nat.EndpointsOf(s)), err
+	return documents(nat.EndpointsOf(s), func(ep nat.Endpoint) Endpoint { return endpointDoc(ep, c.flag("ranges")) }), err
 }
 
 func (h *handler) postEndpoints(w http.ResponseWriter, c *call) (any, error) {
@@ -146,7 +152,7 @@ func (h *handler) postEndpoints(w http.ResponseWriter, c *call) (any, error) {
 	ep, err := change(h, c, Outcome{Operation: OpAttach, Name: spec.Name},
 		func() (nat.Endpoint, error) { return h.Engine.Attach(c.ctx, spec) },
 		func(o *Outcome, ep nat.Endpoint) { o.Address, o.Mappings = ep.Address.String(), ep.Mappings })
-	return EndpointOf(ep), err
+	return endpointDoc(ep, c.flag("ranges")), err
 }
 
 func (h *handler) getEndpoint(_ http.ResponseWriter, c *call) (any, error) {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/nat"
@@ -43,8 +44,8 @@ type Event struct {
 	Type EventType `json:"type"`
 	// Time is when it happened.
 	Time time.Time `json:"time"`
-	// Mapping is a single port; nil: the event is about the table as a whole, or an EventLost or
-	// EventHost.
+	// Mapping is a single port, or a range if ranges were asked for; nil: the event is about the
+	// table as a whole, or an EventLost or EventHost.
 	Mapping *Mapping `json:"mapping,omitempty"`
 	// Message says what has changed on the host and what was done about it, in an EventHost.
 	Message string `json:"message,omitempty"`
@@ -52,8 +53,9 @@ type Event struct {
 	Lost uint64 `json:"lost,omitempty"`
 }
 
-// eventsOf returns the documents of an event: one for each port, or one without a mapping.
-func eventsOf(e nat.Event) iter.Seq[Event] {
+// eventsOf returns the documents of an event: one for each port, with ranges for each range, or
+// one without a mapping.
+func eventsOf(e nat.Event, ranges bool) iter.Seq[Event] {
 	doc := Event{Type: EventType(e.Kind.String()), Time: e.Time.UTC(), Message: e.Message, Lost: e.Lost}
 	return func(yield func(Event) bool) {
 		if len(e.Mappings) == 0 {
@@ -61,8 +63,12 @@ func eventsOf(e nat.Event) iter.Seq[Event] {
 			return
 		}
 		for _, m := range e.Mappings {
-			for single := range nat.Expand(m) {
-				m := mapping(single)
+			each := nat.Expand(m)
+			if ranges {
+				each = slices.Values([]nat.Mapping{m})
+			}
+			for m := range each {
+				m := mapping(m)
 				doc.Mapping = &m
 				if !yield(doc) {
 					return
@@ -89,14 +95,14 @@ func (h *handler) getEvents(w http.ResponseWriter, c *call) (any, error) {
 	rc := http.NewResponseController(w)
 	// From here on the client misses no event.
 	if err := rc.Flush(); err == nil && c.Method != http.MethodHead {
-		h.stream(ctx, w, rc, events)
+		h.stream(ctx, w, rc, events, c.flag("ranges"))
 	}
 	return nil, nil
 }
 
 // stream writes events until the client goes or the server stops. It may wait for a slow
 // client in the middle of a line for as long as the client likes, except at shutdown.
-func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, events iter.Seq[nat.Event]) {
+func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.ResponseController, events iter.Seq[nat.Event], ranges bool) {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -112,7 +118,7 @@ func (h *handler) stream(ctx context.Context, w http.ResponseWriter, rc *http.Re
 	enc.SetEscapeHTML(false)
 	for event := range events {
 		n := 0
-		for line := range eventsOf(event) {
+		for line := range eventsOf(event, ranges) {
 			_ = enc.Encode(line)
 			if n++; n%streamBatch == 0 && flush(w, rc, &lines) != nil {
 				return
@@ -136,11 +142,20 @@ func flush(w io.Writer, rc *http.ResponseController, lines *bytes.Buffer) error 
 const maxEvent = 64 << 10
 
 // Events returns what happens to what is published, from now on until ctx is done or
-// the server stops. The events are to be iterated over, once; if they end otherwise,
+// the server stops, a single port at a time. The events are to be iterated over, once; if they end otherwise,
 // the last one comes with an error. A reader that is too slow is told so by an
 // EventLost.
 func (c *Client) Events(ctx context.Context) (iter.Seq2[Event, error], error) {
-	resp, err := c.send(ctx, http.MethodGet, "/v1/events", nil)
+	return c.events(ctx, "/v1/events")
+}
+
+// RangeEvents is Events with an event for each range, where that has one for each port of it.
+func (c *Client) RangeEvents(ctx context.Context) (iter.Seq2[Event, error], error) {
+	return c.events(ctx, ranged("/v1/events"))
+}
+
+func (c *Client) events(ctx context.Context, path string) (iter.Seq2[Event, error], error) {
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
 	}

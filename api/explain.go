@@ -114,7 +114,7 @@ func causeOf(c report.Cause) Cause { return Cause(c) }
 func nearOf(n nat.Near) NearMapping { return NearMapping{mapping(n.Mapping), n.Why} }
 
 func (n *NearMapping) near() (nat.Near, error) {
-	m, err := n.Mapping.single()
+	m, err := n.Mapping.mapping()
 	return nat.Near{Mapping: m, Why: n.Why}, err
 }
 
@@ -140,7 +140,7 @@ func (e *Explanation) Report() (r report.Report, err error) {
 		}
 	}
 	if e.Mapping != nil {
-		if r.Mapping, err = e.Mapping.single(); err != nil {
+		if r.Mapping, err = e.Mapping.mapping(); err != nil {
 			return r, err
 		}
 	}

@@ -5,11 +5,13 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -43,27 +45,27 @@ func newHandler(opts Options, l limits) *handler {
 		searches: make(chan struct{}, l.searches), doctors: make(chan struct{}, 1), applies: make(chan struct{}, l.applies), streams: make(chan struct{}, l.streams),
 	}
 	h.routes = []route{
-		{http.MethodGet, "/v1/mappings", "", "", h.getMappings},
-		{http.MethodPost, "/v1/mappings", "replace kill", OpPublish, h.postMappings},
-		{http.MethodPut, "/v1/mappings", "dry-run", OpApply, h.putMappings},
-		{http.MethodDelete, "/v1/mappings", "name= kill", OpUnpublish, h.deleteMappings},
-		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= kill", OpUnpublish, h.deleteMapping},
-		{http.MethodGet, "/v1/endpoints", "", "", h.getEndpoints},
-		{http.MethodPost, "/v1/endpoints", "", OpAttach, h.postEndpoints},
+		{http.MethodGet, "/v1/mappings", "ranges?", "", h.getMappings},
+		{http.MethodPost, "/v1/mappings", "replace kill ranges?", OpPublish, h.postMappings},
+		{http.MethodPut, "/v1/mappings", "dry-run ranges?", OpApply, h.putMappings},
+		{http.MethodDelete, "/v1/mappings", "name= kill ranges?", OpUnpublish, h.deleteMappings},
+		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= kill ranges?", OpUnpublish, h.deleteMapping},
+		{http.MethodGet, "/v1/endpoints", "ranges?", "", h.getEndpoints},
+		{http.MethodPost, "/v1/endpoints", "ranges?", OpAttach, h.postEndpoints},
 		{http.MethodGet, "/v1/endpoints/{name}", "", "", h.getEndpoint},
-		{http.MethodDelete, "/v1/endpoints/{name}", "", OpDetach, h.deleteEndpoint},
+		{http.MethodDelete, "/v1/endpoints/{name}", "ranges?", OpDetach, h.deleteEndpoint},
 		{http.MethodGet, "/v1/networks", "", "", h.getNetworks},
 		{http.MethodPost, "/v1/networks", "", OpCreateNetwork, h.postNetworks},
 		{http.MethodGet, "/v1/networks/{name}", "", "", h.getNetwork},
 		{http.MethodDelete, "/v1/networks/{name}", "", OpRemoveNetwork, h.deleteNetwork},
 		{http.MethodGet, "/v1/state", "", "", h.getState},
-		{http.MethodPut, "/v1/state", "dry-run", OpApply, h.putState},
+		{http.MethodPut, "/v1/state", "dry-run ranges?", OpApply, h.putState},
 		{http.MethodGet, "/v1/connections", "", "", h.getConnections},
 		{http.MethodGet, "/v1/explain", "proto= frontend= from=", "", optional(opts.Explain != nil, "explanations", h.getExplain)},
 		{http.MethodGet, "/v1/doctor", "", "", optional(opts.Doctor != nil, "doctor", h.getDoctor)},
 		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
 		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},
-		{http.MethodGet, "/v1/events", "", "", optional(opts.Events != nil, "events", h.getEvents)},
+		{http.MethodGet, "/v1/events", "ranges?", "", optional(opts.Events != nil, "events", h.getEvents)},
 		{http.MethodPost, "/v1/handover", "", "", optional(opts.Handovers != nil, "handover", h.postHandover)},
 		{http.MethodGet, "/healthz", "", "", optional(opts.Health != nil, "health check", h.getHealth)},
 		{http.MethodGet, "/metrics", "*", "", optional(opts.Metrics != nil, "metrics", h.getMetrics)},
@@ -76,7 +78,8 @@ func newHandler(opts Options, l limits) *handler {
 type route struct {
 	method, path string
 	// params are the names of the parameters that the query may have: flags, which are "true"
-	// or "false", and with "=" at their end, texts. "*": the query is not checked.
+	// or "false", with "?" at their end, flags that need no value, and with "=", texts. "*": the
+	// query is not checked.
 	params string
 	// operation is the change that the route makes; empty: none that is reported.
 	operation Operation
@@ -250,21 +253,30 @@ func (c *call) parseQuery(params string) error {
 	known := strings.Fields(params)
 	for name, given := range query {
 		isText := slices.Contains(known, name+"=")
+		if slices.Contains(known, name+"?") && len(given) == 1 {
+			name, given = name+"?", []string{cmp.Or(given[0], "true")}
+		}
 		switch {
 		case !isText && !slices.Contains(known, name):
-			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("unknown parameter %q", name))
+			return problem(http.StatusBadRequest, CodeInvalid, unknownParameter(name))
 		case isText && len(given) != 1:
 			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is there twice", name))
 		case !isText && (len(given) != 1 || given[0] != "true" && given[0] != "false"):
 			return problem(http.StatusBadRequest, CodeInvalid, fmt.Sprintf("parameter %q is not once true or false", name))
 		}
-		c.query[name] = given[0]
+		c.query[strings.TrimSuffix(name, "?")] = given[0]
 	}
 	return nil
 }
 
+func unknownParameter(name string) string { return fmt.Sprintf("unknown parameter %q", name) }
+
 // write sends a document in JSON.
 func (h *handler) write(w http.ResponseWriter, c *call, status int, contentType string, doc any) {
+	if list, ok := doc.(*mappingList); ok {
+		h.sendParts(w, status, contentType, list.parts)
+		return
+	}
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
 	enc.SetEscapeHTML(false)
@@ -285,6 +297,21 @@ func (h *handler) send(w http.ResponseWriter, status int, contentType string, bo
 	w.WriteHeader(status)
 	// The client may have disconnected.
 	_, _ = io.Copy(w, body)
+	_ = rc.Flush()
+}
+
+// sendParts is send of a document that is made while it is sent. Each part may take as long as
+// a whole answer.
+func (h *handler) sendParts(w http.ResponseWriter, status int, contentType string, parts iter.Seq[[]byte]) {
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	for part := range parts {
+		_ = rc.SetWriteDeadline(time.Now().Add(h.limits.writeTime))
+		if _, err := w.Write(part); err != nil {
+			return // the client may have disconnected
+		}
+	}
 	_ = rc.Flush()
 }
 

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -170,11 +171,11 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// ranges asks for all ports of a number of addresses.
+// ranges asks for almost all ports of a number of addresses, each as another one of the backend.
 func ranges(n int) string {
 	var items []string
 	for i := range n {
-		items = append(items, fmt.Sprintf(`{"proto":"tcp","host":"127.0.0.%d","port":1,"backend":"10.0.0.1:1","count":65535}`, i+1))
+		items = append(items, fmt.Sprintf(`{"proto":"tcp","host":"127.0.0.%d","port":1,"backend":"10.0.0.1:2","count":65534}`, i+1))
 	}
 	return "[" + strings.Join(items, ",") + "]"
 }
@@ -185,7 +186,7 @@ func decodeFake(r io.Reader) (nat.State, error) {
 	case "good":
 		return nat.State{}, err
 	case "very much":
-		return nat.State{Mappings: slices.Repeat([]nat.Mapping{{More: 65534}}, 5)}, nil
+		return nat.State{Mappings: slices.Repeat([]nat.Mapping{{Backend: netip.AddrPortFrom(netip.Addr{}, 1), More: 65534}}, 5)}, nil
 	case "many networks":
 		return nat.State{Networks: make([]nat.Network, maxNetworks+1)}, nil
 	case "many endpoints":

@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -17,16 +19,20 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// Mapping is one published port. A range has one Mapping for each port.
+// Mapping is one published port, or a range of them. A range has one Mapping for each port,
+// unless the request has the parameter "ranges".
 type Mapping struct {
 	// Proto is "tcp" or "udp".
 	Proto string `json:"proto"`
 	// Host is the local address of the frontend. Empty: any address. 0.0.0.0 and ::
 	// are any address of that family alone.
 	Host string `json:"host"`
-	// Port is the frontend's, 1 to 65535.
+	// Port is the frontend's, 1 to 65535, the first one of a range.
 	Port uint16 `json:"port"`
-	// Backend is address and port, an IPv6 address in brackets.
+	// Last is the last port of a range. Absent: it is a single port.
+	Last uint16 `json:"last,omitempty"`
+	// Backend is address and port, an IPv6 address in brackets. The ports of a range lead to
+	// consecutive ports of the backend, from this one on.
 	Backend string `json:"backend"`
 	// Name is that of the owner; empty: none was given.
 	Name string `json:"name"`
@@ -53,11 +59,25 @@ func Mappings(ms []nat.Mapping) []Mapping {
 	return docs
 }
 
+// Ranges are the documents of the mappings, each range as one.
+func Ranges(ms []nat.Mapping) []Mapping { return documents(ms, mapping) }
+
+// mappingDocs returns the form in which mappings are asked for.
+func mappingDocs(ms []nat.Mapping, ranges bool) []Mapping {
+	if ranges {
+		return Ranges(ms)
+	}
+	return Mappings(ms)
+}
+
 func mapping(m nat.Mapping) Mapping {
 	doc := Mapping{
 		Proto: m.Proto.String(), Host: addrText(m.Frontend.Addr()), Port: m.Frontend.Port(),
 		Backend: m.Backend.String(), Name: m.Name, Proxy: !m.NoProxy,
 		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, From: m.From.Texts(),
+	}
+	if m.More != 0 {
+		doc.Last = m.Frontend.Port() + m.More
 	}
 	if !m.Expires.IsZero() {
 		doc.Expires = &m.Expires
@@ -65,19 +85,56 @@ func mapping(m nat.Mapping) Mapping {
 	return doc
 }
 
-// appendMappings appends the document of the mappings in JSON, as encoding/json writes
-// Mappings(ms).
-func appendMappings(b []byte, ms []nat.Mapping) []byte {
-	b = append(b, '[')
-	for _, m := range ms {
-		for single := range nat.Expand(m) {
-			if b[len(b)-1] != '[' {
-				b = append(b, ',')
+// mappingList is the document of mappings, written a part at a time: a few ranges are many
+// ports.
+type mappingList struct {
+	mappings iter.Seq[nat.Mapping]
+	ranges   bool
+}
+
+// parts yields the document in JSON, as encoding/json writes what mappingDocs returns. Each
+// part is valid until the next.
+func (l *mappingList) parts(yield func([]byte) bool) {
+	const size = 32 << 10
+	b := append(make([]byte, 0, 256), '[')
+	between := false
+	write := func(m *nat.Mapping) bool {
+		if between {
+			b = append(b, ',')
+		}
+		b, between = appendMapping(b, m), true
+		if len(b) < size {
+			return true
+		}
+		ok := yield(b)
+		b = b[:0]
+		return ok
+	}
+	for m := range l.mappings {
+		if l.ranges || m.More == 0 {
+			if !write(&m) {
+				return
 			}
-			b = appendMapping(b, &single)
+			continue
+		}
+		for single := range nat.Expand(m) {
+			if !write(&single) {
+				return
+			}
 		}
 	}
-	return append(b, ']')
+	yield(append(b, ']', '\n'))
+}
+
+// WriteMappings writes the documents of the mappings as a JSON array and a newline: with
+// ranges each range as one, else expanded. It does not take memory for all of them.
+func WriteMappings(w io.Writer, ms []nat.Mapping, ranges bool) error {
+	for part := range (&mappingList{slices.Values(ms), ranges}).parts {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func appendMapping(b []byte, m *nat.Mapping) []byte {
@@ -89,6 +146,10 @@ func appendMapping(b []byte, m *nat.Mapping) []byte {
 	}
 	b = append(b, `","port":`...)
 	b = strconv.AppendUint(b, uint64(m.Frontend.Port()), 10)
+	if m.More != 0 {
+		b = append(b, `,"last":`...)
+		b = strconv.AppendUint(b, uint64(m.Frontend.Port()+m.More), 10)
+	}
 	b = append(b, `,"backend":"`...)
 	b = m.Backend.AppendTo(b)
 	b = append(b, `","name":`...)
@@ -129,7 +190,7 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// scanMappings reads what appendMappings has written. It is not ok for any other form, or with
+// scanMappings reads what WriteMappings has written. It is not ok for any other form, or with
 // other fields; encoding/json reads those.
 func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 	rest = strings.TrimSuffix(rest, "\n")
@@ -140,7 +201,12 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 	for rest != "]" {
 		s := scanner{text: rest}
 		doc := Mapping{Proto: s.field(`{"proto":"`, '"'), Host: s.field(`,"host":"`, '"')}
-		port := s.field(`,"port":`, ',')
+		s.must(`,"port":`)
+		doc.Port = s.port()
+		if s.skip(`"last":`) {
+			doc.Last = s.port()
+			s.failed = s.failed || doc.Last == 0
+		}
 		doc.Backend, doc.Name = s.field(`"backend":"`, '"'), s.field(`,"name":"`, '"')
 		doc.Proxy = !s.skip(`,"proxy":false`) && s.must(`,"proxy":true`)
 		doc.ProxyOnly, doc.Masquerade = s.skip(`,"proxy_only":true`), s.skip(`,"masquerade":true`)
@@ -156,11 +222,9 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 			doc.Expires, s.failed = &at, s.failed || err != nil
 		}
 		s.must("}")
-		n, err := strconv.ParseUint(port, 10, 16)
-		doc.Port = uint16(n)
-		m, singleErr := doc.single()
+		m, err := doc.mapping()
 		more := s.skip(",")
-		if rest = s.text; s.failed || err != nil || len(port) > 1 && port[0] == '0' || singleErr != nil || more == (rest == "]") {
+		if rest = s.text; s.failed || err != nil || more == (rest == "]") {
 			return nil, false
 		}
 		ms = append(ms, m)
@@ -185,6 +249,14 @@ func (s *scanner) must(prefix string) bool {
 	return ok
 }
 
+// port returns the number before the next comma.
+func (s *scanner) port() uint16 {
+	text := s.field("", ',')
+	n, err := strconv.ParseUint(text, 10, 16)
+	s.failed = s.failed || err != nil || len(text) > 1 && text[0] == '0'
+	return uint16(n)
+}
+
 // field returns the text between the prefix and the byte; it has no escapes.
 func (s *scanner) field(prefix string, end byte) (value string) {
 	s.must(prefix)
@@ -207,6 +279,7 @@ type request struct {
 	Proto      string    `json:"proto"`
 	Host       string    `json:"host,omitempty"`
 	Port       int64     `json:"port,omitempty"` // 0: the next free one
+	Last       *int64    `json:"last,omitempty"` // of a range; nil: count says it
 	Backend    string    `json:"backend"`        // without a port: that of the frontend
 	Name       string    `json:"name,omitempty"`
 	Proxy      *bool     `json:"proxy,omitempty"`      // nil: true
@@ -219,7 +292,7 @@ type request struct {
 }
 
 func requestFields() []string {
-	return []string{"proto", "host", "port", "backend", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "count", "ttl"}
+	return []string{"proto", "host", "port", "last", "backend", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "count", "ttl"}
 }
 
 func requests(ms []nat.Mapping) []request { return documents(ms, requestOf) }
@@ -270,7 +343,18 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 		}
 	}
 	if m.More != 0 {
-		return nat.Mapping{}, invalid("backend", r.Backend, "a range is asked for by count")
+		return nat.Mapping{}, invalid("backend", r.Backend, "a range is asked for by last or count")
+	}
+	if r.Last != nil {
+		switch {
+		case r.Count != nil:
+			return nat.Mapping{}, invalid("last", strconv.FormatInt(*r.Last, 10), "there is count as well")
+		case r.Port == 0:
+			return nat.Mapping{}, invalid("last", strconv.FormatInt(*r.Last, 10), "without a first port a range is asked for by count")
+		case *r.Last < r.Port || *r.Last > math.MaxUint16:
+			return nat.Mapping{}, invalid("last", strconv.FormatInt(*r.Last, 10), fmt.Sprintf("it is not %d to 65535", r.Port))
+		}
+		m.More = uint16(*r.Last - r.Port)
 	}
 	if r.Count != nil {
 		if *r.Count < 1 || *r.Count > math.MaxUint16 {
@@ -358,11 +442,17 @@ func joinHostPort(host, port string) string {
 	return host + ":" + port
 }
 
-// single returns the mapping of one port that the document describes.
-func (m *Mapping) single() (nat.Mapping, error) {
+// mapping returns the mapping that the document describes.
+func (m *Mapping) mapping() (nat.Mapping, error) {
 	s, err := parsePlain(m.Proto, m.Host, m.Port, m.Backend)
 	if err != nil {
 		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
+	}
+	if m.Last != 0 {
+		s.More = m.Last - m.Port
+		if m.Last < m.Port || int(s.Backend.Port())+int(s.More) > math.MaxUint16 {
+			return nat.Mapping{}, fmt.Errorf("read mapping: %d is not the last port of a range from %d on", m.Last, m.Port)
+		}
 	}
 	s.Name, s.NoProxy, s.ProxyOnly, s.Masquerade = m.Name, !m.Proxy, m.ProxyOnly, m.Masquerade
 	if s.From, err = nat.ParseSources(m.From...); err != nil {
@@ -374,7 +464,7 @@ func (m *Mapping) single() (nat.Mapping, error) {
 	return s, nil
 }
 
-func singles(docs []Mapping) ([]nat.Mapping, error) { return parseAll(docs, (*Mapping).single) }
+func mappings(docs []Mapping) ([]nat.Mapping, error) { return parseAll(docs, (*Mapping).mapping) }
 
 // documents returns the documents of values; an empty array, not null, if there are none.
 func documents[T, D any](values []T, document func(T) D) []D {
@@ -409,16 +499,21 @@ type Change struct {
 	After  string `json:"is,omitempty"`
 }
 
-// Changes are the documents of the changes.
-func Changes(cs []nat.Change) []Change {
+// Changes are the documents of the changes, ranges expanded.
+func Changes(cs []nat.Change) []Change { return changeDocs(cs, false) }
+
+// RangeChanges are the documents of the changes, each range as one.
+func RangeChanges(cs []nat.Change) []Change { return changeDocs(cs, true) }
+
+func changeDocs(cs []nat.Change, ranges bool) []Change {
 	docs := make([]Change, 0, len(cs))
 	for _, c := range cs {
 		doc := Change{Before: c.Before, After: c.After}
 		if c.Old != (nat.Mapping{}) {
-			doc.Old = Mappings([]nat.Mapping{c.Old})
+			doc.Old = mappingDocs([]nat.Mapping{c.Old}, ranges)
 		}
 		if c.New != (nat.Mapping{}) {
-			doc.New = Mappings([]nat.Mapping{c.New})
+			doc.New = mappingDocs([]nat.Mapping{c.New}, ranges)
 		}
 		docs = append(docs, doc)
 	}
@@ -437,7 +532,7 @@ func (c *Change) change() (nat.Change, error) {
 
 // whole returns the mapping whose ports have these documents; of none, the zero Mapping.
 func whole(docs []Mapping) (nat.Mapping, error) {
-	ms, err := singles(docs)
+	ms, err := mappings(docs)
 	if err != nil || len(ms) == 0 {
 		return nat.Mapping{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/nat"
@@ -20,14 +21,15 @@ const (
 	typeEvents  = "application/x-ndjson"
 )
 
-func (h *handler) getMappings(w http.ResponseWriter, c *call) (any, error) {
+func (h *handler) getMappings(_ http.ResponseWriter, c *call) (any, error) {
 	ms, err := h.Engine.Mappings(c.ctx)
 	if err != nil {
 		return nil, err
 	}
-	body := append(appendMappings(make([]byte, 0, 100*len(ms)+3), ms), '\n')
-	h.send(w, http.StatusOK, typeJSON, bytes.NewBuffer(body))
-	return nil, nil
+	if c.flag("ranges") {
+		return &mappingList{nat.Join(slices.Values(ms)), true}, nil
+	}
+	return &mappingList{slices.Values(ms), false}, nil
 }
 
 func (h *handler) postMappings(w http.ResponseWriter, c *call) (any, error) {
@@ -98,7 +100,7 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 	changes, err := change(h, c, Outcome{Operation: OpApply},
 		func() ([]nat.Change, error) { return do(wanted) },
 		func(o *Outcome, changes []nat.Change) { o.Changes = changes })
-	return Changes(changes), err
+	return changeDocs(changes, c.flag("ranges")), err
 }
 
 func (h *handler) decodeYAML(body []byte) (nat.State, error) {
@@ -150,7 +152,7 @@ func (h *handler) remove(c *call, r nat.Removal) (any, error) {
 // changeMappings is change for what changes mappings; the answer has them.
 func (h *handler) changeMappings(c *call, o Outcome, f func() ([]nat.Mapping, error)) (any, error) {
 	ms, err := change(h, c, o, f, func(o *Outcome, ms []nat.Mapping) { o.Mappings = ms })
-	return Mappings(ms), err
+	return &mappingList{slices.Values(ms), c.flag("ranges")}, err
 }
 
 // acquire takes one of the slots, and returns a function that gives it back. The error is a

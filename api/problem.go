@@ -134,8 +134,8 @@ func (p *Problem) conflict() error {
 		}
 	}
 	if p.Have != nil && p.Want != nil {
-		have, haveErr := p.Have.single()
-		want, wantErr := p.Want.single()
+		have, haveErr := p.Have.mapping()
+		want, wantErr := p.Want.mapping()
 		if haveErr == nil && wantErr == nil {
 			return &nat.ConflictError{Have: have, Want: want}
 		}

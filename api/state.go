@@ -39,25 +39,21 @@ func (doc *state) state() (nat.State, error) {
 	return nat.State{Networks: networks, Endpoints: endpoints, Mappings: mappings}, err
 }
 
-// ports is the number of ports of a state.
+// ports is the number of ports of a state, as they count for maxPorts.
 func ports(s nat.State) int {
-	n := countPorts(s.Mappings)
+	n := 0
+	for _, m := range s.Mappings {
+		n += cost(m.Frontend.Port(), m.Backend.Port(), m.More)
+	}
 	for _, a := range s.Endpoints {
 		n += specPorts(a)
 	}
 	return n
 }
 
-func countPorts(ms []nat.Mapping) (n int) {
-	for _, m := range ms {
-		n += int(m.More) + 1
-	}
-	return n
-}
-
 func specPorts(a nat.EndpointSpec) (n int) {
 	for _, s := range a.Ports {
-		n += int(s.More) + 1
+		n += cost(s.Frontend.Port(), s.Backend, s.More)
 	}
 	return n
 }

@@ -69,6 +69,28 @@ func Collapse(ms []Mapping) []Mapping {
 	return out
 }
 
+// Join yields the mappings of a sequence in canonical order ([Compare]) as [Collapse] returns
+// them.
+func Join(ms iter.Seq[Mapping]) iter.Seq[Mapping] {
+	return func(yield func(Mapping) bool) {
+		var joined Mapping
+		some := false
+		for m := range ms {
+			switch {
+			case some && follows(&joined, &m):
+				joined.More += m.More + 1
+			case some && !yield(joined):
+				return
+			default:
+				joined, some = m, true
+			}
+		}
+		if some {
+			yield(joined)
+		}
+	}
+}
+
 // follows reports whether b begins where a ends, and is the same otherwise.
 func follows(a, b *Mapping) bool {
 	next := int(a.More) + 1

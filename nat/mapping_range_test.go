@@ -135,6 +135,12 @@ func TestCollapseUndoesExpand(t *testing.T) {
 		require.True(t, slices.IsSortedFunc(joined, nat.Compare))
 		require.NoError(t, nat.ValidateAll(joined...))
 		require.Equal(t, joined, nat.Collapse(joined), "collapsing again changes nothing")
+		require.Equal(t, joined, slices.Collect(nat.Join(slices.Values(slices.SortedFunc(slices.Values(ones), nat.Compare)))))
+		require.Equal(t, joined, slices.Collect(nat.Join(slices.Values(joined))))
+		for one := range nat.Join(slices.Values(joined)) {
+			require.Equal(t, joined[0], one)
+			break
+		}
 		require.Equal(t, joined, nat.Collapse(ms), "ranges and single ports come to the same")
 		require.ElementsMatch(t, ones, expandAll(joined), "nothing lost, nothing made up")
 		for i := 1; i < len(joined); i++ { // minimal: no two could be one

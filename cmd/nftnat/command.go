@@ -69,7 +69,20 @@ func printAnswer[T, D any](g *global, cmd *cobra.Command, answer T, doc func(T) 
 // same is a document that needs no other form.
 func same[T any](doc T) T { return doc }
 
+// mappingDoc is the document of mappings, which is written without memory for all of it.
+type mappingDoc struct {
+	mappings []nat.Mapping
+	ranges   bool
+}
+
+func (g *global) mappingDoc(ms []nat.Mapping) mappingDoc { return mappingDoc{ms, g.ranges} }
+
+func (d mappingDoc) writeJSON(w io.Writer) error { return api.WriteMappings(w, d.mappings, d.ranges) }
+
 func printJSON(w io.Writer, v any) error {
+	if doc, ok := v.(interface{ writeJSON(w io.Writer) error }); ok {
+		return doc.writeJSON(w)
+	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)

@@ -118,6 +118,9 @@ func (g *global) completeExplained(cmd *cobra.Command, args []string, given stri
 	return words, cobra.ShellCompDirectiveNoFileComp
 }
 
+// mostCompleted is how many ports of a range are completed: nobody reads a thousand.
+const mostCompleted = 64
+
 // completePort completes the arguments of port: the name of an endpoint, and one of its ports.
 func (g *global) completePort(cmd *cobra.Command, args []string, given string) ([]string, cobra.ShellCompDirective) {
 	if len(args) != 1 {
@@ -126,7 +129,7 @@ func (g *global) completePort(cmd *cobra.Command, args []string, given string) (
 	var ports []string
 	for _, ep := range g.completionState(cmd.Context()).Endpoints {
 		for _, spec := range ep.Ports {
-			for n := 0; n <= int(spec.More) && ep.Name == args[0]; n++ {
+			for n := 0; n <= min(int(spec.More), mostCompleted-1) && ep.Name == args[0]; n++ {
 				port := strconv.Itoa(int(spec.Backend) + n)
 				if spec.Proto == nat.UDP {
 					port += "/udp"

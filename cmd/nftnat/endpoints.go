@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -43,7 +44,7 @@ func newAttach(g *global) *cobra.Command {
 			}
 			return change(g, cmd, func(p publisher, ctx context.Context) (nat.Endpoint, error) {
 				return p.Attach(ctx, a)
-			}, api.EndpointOf, func(w io.Writer, ep nat.Endpoint) error {
+			}, g.endpointDoc, func(w io.Writer, ep nat.Endpoint) error {
 				if _, err := fmt.Fprintln(w, ep.Address); err != nil {
 					return err
 				}
@@ -56,7 +57,24 @@ func newAttach(g *global) *cobra.Command {
 	flags.StringVar(&address, "ip", "", "this `ADDRESS` (default the next free one)")
 	flags.StringArrayVarP(&specs, "publish", "p", nil, "publish this port: a `SPEC`, any number of times")
 	completeFlag(cmd, "network", g.complete(networkNames))
-	return offer(cmd, toDaemon+forJSON)
+	return offer(cmd, toDaemon+forPorts)
+}
+
+// endpointDoc is the document of an endpoint, and endpointDocs are those of some.
+
+func (g *global) endpointDoc(ep nat.Endpoint) api.Endpoint {
+	if g.ranges {
+		return api.RangeEndpointOf(ep)
+	}
+	return api.EndpointOf(ep)
+}
+
+func (g *global) endpointDocs(eps []nat.Endpoint) []api.Endpoint {
+	docs := make([]api.Endpoint, 0, len(eps)) // never nil
+	for _, ep := range eps {
+		docs = append(docs, g.endpointDoc(ep))
+	}
+	return docs
 }
 
 func newDetach(g *global) *cobra.Command {
@@ -75,9 +93,9 @@ func newDetach(g *global) *cobra.Command {
 			}
 			return show(g, cmd, writing, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				return p.Detach(ctx, args[0])
-			}, api.Mappings, printMappings)
+			}, g.mappingDoc, printMappings)
 		},
-	}, toDaemon+forJSON)
+	}, toDaemon+forPorts)
 }
 
 func newPs(g *global) *cobra.Command {
@@ -86,7 +104,7 @@ func newPs(g *global) *cobra.Command {
 		Short: "List the endpoints",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return show(g, cmd, reading, publisher.Endpoints, api.Endpoints, func(w io.Writer, all []nat.Endpoint) error {
+			return show(g, cmd, reading, publisher.Endpoints, g.endpointDocs, func(w io.Writer, all []nat.Endpoint) error {
 				return printTable(w, func(w io.Writer) {
 					fmt.Fprintln(w, "NAME\tADDRESS\tPORTS")
 					for _, ep := range all {
@@ -95,7 +113,7 @@ func newPs(g *global) *cobra.Command {
 				})
 			})
 		},
-	}, toDaemon+forJSON)
+	}, toDaemon+forPorts)
 }
 
 // longRun is from how many consecutive ports on they are written as one range in the
@@ -165,7 +183,7 @@ func newPort(g *global) *cobra.Command {
 			if len(found) == 0 {
 				return fmt.Errorf("%s %d of endpoint %s is %w", port.Proto, port.Backend, args[0], nat.ErrNotFound)
 			}
-			return printAnswer(g, cmd, found, api.Mappings, func(w io.Writer, found []nat.Mapping) error {
+			return printAnswer(g, cmd, found, g.mappingDoc, func(w io.Writer, found []nat.Mapping) error {
 				for _, m := range found {
 					if _, err := fmt.Fprintln(w, m.FrontendText()); err != nil {
 						return err
@@ -201,10 +219,12 @@ func parsePrivate(text string) (nat.PortSpec, error) {
 func leadingTo(ms []nat.Mapping, port nat.PortSpec) []nat.Mapping {
 	var found []nat.Mapping
 	for _, m := range ms {
-		for single := range nat.Expand(m) {
-			if single.Proto == port.Proto && single.Backend.Port() == port.Backend {
-				found = append(found, single)
-			}
+		by := port.Backend - m.Backend.Port()
+		if m.Proto == port.Proto && port.Backend >= m.Backend.Port() && by <= m.More {
+			m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+by)
+			m.Backend = netip.AddrPortFrom(m.Backend.Addr(), port.Backend)
+			m.More = 0
+			found = append(found, m)
 		}
 	}
 	slices.SortFunc(found, func(a, b nat.Mapping) int {

@@ -41,17 +41,17 @@ func newApply(g *global) *cobra.Command {
 			if dryRun {
 				return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Change, error) {
 					return p.DiffState(ctx, want)
-				}, api.Changes, printChanges)
+				}, g.changeDocs, printChanges)
 			}
 			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Change, error) {
 				return p.ApplyState(ctx, want)
-			}, api.Changes, printChanges, newMappings)
+			}, g.changeDocs, printChanges, newMappings)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&file, "file", "f", "", "the YAML `FILE`, or - for standard input")
 	flags.BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
-	return offer(cmd, toDaemon+forJSON)
+	return offer(cmd, toDaemon+forPorts)
 }
 
 func readFile(cmd *cobra.Command, name string) (nat.State, error) {
@@ -64,6 +64,14 @@ func readFile(cmd *cobra.Command, name string) (nat.State, error) {
 	}
 	defer func() { _ = f.Close() }() // was only read
 	return state.Decode(f, name)
+}
+
+// changeDocs are the documents of changes.
+func (g *global) changeDocs(changes []nat.Change) []api.Change {
+	if g.ranges {
+		return api.RangeChanges(changes)
+	}
+	return api.Changes(changes)
 }
 
 func printChanges(w io.Writer, changes []nat.Change) error {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -72,7 +71,7 @@ func newAdd(g *global) *cobra.Command {
 			}
 			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				return p.Publish(ctx, nat.PublishOptions{Replace: replace, Kill: kill}, m)
-			}, api.Mappings, printMappings, same)
+			}, g.mappingDoc, printMappings, same)
 		},
 	}
 	flags := cmd.Flags()
@@ -87,7 +86,7 @@ func newAdd(g *global) *cobra.Command {
 	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
 	completeFlag(cmd, "ttl", cobra.FixedCompletions([]string{"1h", "1d", "2w"}, cobra.ShellCompDirectiveNoFileComp))
-	return offer(cmd, toDaemon+forJSON)
+	return offer(cmd, toDaemon+forPorts)
 }
 
 func newRm(g *global) *cobra.Command {
@@ -114,7 +113,7 @@ func newRm(g *global) *cobra.Command {
 			what.Kill = kill
 			return show(g, cmd, writing, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				return p.Remove(ctx, what)
-			}, api.Mappings, printMappings)
+			}, g.mappingDoc, printMappings)
 		},
 	}
 	cmd.Args = usage(func(_ *cobra.Command, args []string) error {
@@ -129,7 +128,7 @@ func newRm(g *global) *cobra.Command {
 	cmd.Flags().BoolVar(&kill, "kill", false, "end established TCP connections to the backend as well")
 	cmd.ValidArgsFunction = g.completeRemoved
 	completeFlag(cmd, "name", g.complete(mappingNames))
-	return offer(cmd, toDaemon+forJSON)
+	return offer(cmd, toDaemon+forPorts)
 }
 
 // removal reads what is to be unpublished: PROTO FRONTEND, FRONTEND[/PROTO] or the text of
@@ -196,9 +195,10 @@ func newLs(g *global) *cobra.Command {
 		SuggestFor: []string{"show"},
 		Short:      "List what is published",
 		Long: "List what is published: a table in which consecutive ports are one range, or\n" +
-			"with --json an array with an object for each port. With --wide also how many\n" +
-			"connections each has, which takes longer: all that the kernel tracks are read.",
-		Example: "  nftnat ls\n  nftnat ls udp --name dns\n  nftnat ls --wide",
+			"with --json an array with an object for each port, or with --ranges for each range.\n" +
+			"With --wide also how many connections each has, which takes longer: all that the\n" +
+			"kernel tracks are read.",
+		Example: "  nftnat ls\n  nftnat ls udp --name dns\n  nftnat ls --wide\n  nftnat ls --json --ranges",
 		Args:    usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wanted, err := filterOf(args, name, cmd.Flags().Changed("name"))
@@ -206,21 +206,26 @@ func newLs(g *global) *cobra.Command {
 				return err
 			}
 			if wide {
-				return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Connections, error) {
+				return show(g, cmd, reading, func(p publisher, ctx context.Context) (wideList, error) {
 					return connectionsOf(ctx, p, wanted)
-				}, wideMappings, listWide)
+				}, g.wideDocs, func(w io.Writer, l wideList) error { return l.print(w) })
 			}
 			return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
 				ms, err := p.Mappings(ctx)
 				return slices.DeleteFunc(ms, func(m nat.Mapping) bool { return !wanted(m) }), err
-			}, api.Mappings, listMappings)
+			}, func(ms []nat.Mapping) mappingDoc {
+				if g.ranges {
+					ms = nat.Collapse(ms)
+				}
+				return g.mappingDoc(ms)
+			}, listMappings)
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "list only mappings of this name")
 	cmd.Flags().BoolVar(&wide, "wide", false, "list how many connections each has")
 	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
-	return offer(cmd, toDaemon+forJSON)
+	return offer(cmd, toDaemon+forPorts)
 }
 
 // filterOf is what is listed: all, or what is of a protocol or a name.

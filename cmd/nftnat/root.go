@@ -31,6 +31,7 @@ type global struct {
 	table  string
 	quiet  bool
 	json   bool
+	ranges bool // in JSON a range is one object
 	// tableGiven says that the table was named on the command line.
 	tableGiven bool
 
@@ -139,6 +140,7 @@ func newRoot(stderr io.Writer, only []verb) *cobra.Command {
 	flags.StringVar(&g.table, "table", engine.DefaultTable, "keep the mappings in the nftables table of this `NAME`")
 	flags.BoolVar(&g.quiet, "quiet", false, "print nothing but errors and what was asked for")
 	flags.BoolVar(&g.json, "json", false, "print JSON")
+	flags.BoolVar(&g.ranges, "ranges", false, "with --json, print a range as one object, which has its \"last\" port")
 	completeFlag(root, "netns", completeNetns)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	all := len(only) == 0
@@ -202,6 +204,7 @@ const annotationGlobals = "globals"
 const (
 	toDaemon = "socket netns table direct quiet " // for commands of a daemon or of an engine in the process
 	forJSON  = "json "                            // for commands that can print JSON
+	forPorts = forJSON + "ranges "                // for those that print mappings
 )
 
 // offer names the global flags that do something with a command.

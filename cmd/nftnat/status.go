@@ -118,7 +118,11 @@ func newEvents(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			events, err := client.Events(cmd.Context())
+			follow := client.Events
+			if g.ranges {
+				follow = client.RangeEvents
+			}
+			events, err := follow(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -132,7 +136,7 @@ func newEvents(g *global) *cobra.Command {
 			}
 			return errors.New("the daemon has ended")
 		},
-	}, "socket netns table "+forJSON)
+	}, "socket netns table "+forPorts)
 }
 
 func newPlan(g *global) *cobra.Command {

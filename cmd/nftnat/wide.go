@@ -4,44 +4,48 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/nat"
 )
 
-// port is what tells a published port from others.
-type port struct {
-	proto    nat.Proto
-	frontend netip.AddrPort
+// wideList is what is listed with its connections: mappings in order, and those ports that have
+// any connections, in order as well.
+type wideList struct {
+	mappings []nat.Mapping
+	ports    []nat.Connections
 }
 
-// connectionsOf returns the wanted mappings, in order, with how many connections each has.
-func connectionsOf(ctx context.Context, p publisher, wanted func(nat.Mapping) bool) ([]nat.Connections, error) {
-	counted, err := p.Connections(ctx)
-	if err != nil {
-		return nil, err
-	}
-	counts := make(map[port]nat.Connections, len(counted))
-	for _, c := range counted {
-		counts[port{c.Mapping.Proto, c.Mapping.Frontend}] = c
+// connectionsOf returns the wanted mappings with how many connections they have.
+func connectionsOf(ctx context.Context, p publisher, wanted func(nat.Mapping) bool) (l wideList, err error) {
+	if l.ports, err = p.Connections(ctx); err != nil {
+		return l, err
 	}
 	ms, err := p.Mappings(ctx)
-	if err != nil {
-		return nil, err
+	l.mappings = nat.Collapse(slices.DeleteFunc(ms, func(m nat.Mapping) bool { return !wanted(m) }))
+	return l, err
+}
+
+// of returns the connections of the ports of a mapping.
+func (l *wideList) of(m nat.Mapping) []nat.Connections {
+	from, _ := slices.BinarySearchFunc(l.ports, m, compareFrontends)
+	m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+m.More)
+	to, found := slices.BinarySearchFunc(l.ports, m, compareFrontends)
+	if found {
+		to++
 	}
-	all := make([]nat.Connections, 0, len(ms))
-	for _, m := range ms {
-		if wanted(m) {
-			c := counts[port{m.Proto, m.Frontend}]
-			c.Mapping = m
-			all = append(all, c)
-		}
-	}
-	return all, nil
+	return l.ports[from:to]
+}
+
+func compareFrontends(c nat.Connections, m nat.Mapping) int {
+	return cmp.Or(cmp.Compare(c.Mapping.Proto, m.Proto), c.Mapping.Frontend.Addr().Compare(m.Frontend.Addr()),
+		cmp.Compare(c.Mapping.Frontend.Port(), m.Frontend.Port()))
 }
 
 // wideMapping is the document of a mapping with its connections.
@@ -52,26 +56,34 @@ type wideMapping struct {
 	ProxiedEver uint64 `json:"proxied_ever"`
 }
 
-func wideMappings(all []nat.Connections) []wideMapping {
-	docs := make([]wideMapping, len(all))
-	for i, c := range all {
-		docs[i] = wideMapping{api.Mappings([]nat.Mapping{c.Mapping})[0], c.Translated, c.Proxied, c.ProxiedEver}
+// wideDocs are the documents of mappings with their connections; those of a range are added up.
+func (g *global) wideDocs(l wideList) []wideMapping {
+	docs := make([]wideMapping, 0, len(l.mappings)) // never nil
+	add := func(m nat.Mapping) {
+		doc := wideMapping{Mapping: api.Ranges([]nat.Mapping{m})[0]}
+		for _, c := range l.of(m) {
+			doc.Translated, doc.Proxied, doc.ProxiedEver = doc.Translated+c.Translated, doc.Proxied+c.Proxied, doc.ProxiedEver+c.ProxiedEver
+		}
+		docs = append(docs, doc)
+	}
+	for _, m := range l.mappings {
+		if g.ranges {
+			add(m)
+			continue
+		}
+		for single := range nat.Expand(m) {
+			add(single)
+		}
 	}
 	return docs
 }
 
-// listWide prints mappings, and for each how many connections it has now, by netfilter and by
-// proxies.
-func listWide(w io.Writer, all []nat.Connections) error {
-	ms, counts := make([]nat.Mapping, len(all)), make(map[port]int64, len(all))
-	for i, c := range all {
-		ms[i] = c.Mapping
-		counts[port{c.Mapping.Proto, c.Mapping.Frontend}] = int64(c.Translated) + c.Proxied
-	}
-	return listColumns(w, nat.Collapse(ms), "CONNECTIONS", func(m nat.Mapping) string {
+// print prints mappings, and for each how many connections it has now, by netfilter and by proxies.
+func (l wideList) print(w io.Writer) error {
+	return listColumns(w, l.mappings, "CONNECTIONS", func(m nat.Mapping) string {
 		var sum int64
-		for single := range nat.Expand(m) {
-			sum += counts[port{single.Proto, single.Frontend}]
+		for _, c := range l.of(m) {
+			sum += int64(c.Translated) + c.Proxied
 		}
 		return strconv.FormatInt(sum, 10)
 	})
