@@ -53,15 +53,15 @@ var holdHooks = []struct {
 
 // HoldOptions are what a Hold is for.
 type HoldOptions struct {
-	// Group is the descriptor of a directory of cgroup2: processes in it and below are kept from binding.
+	// Group is the descriptor of a directory of cgroup2: processes in it and below are kept from binding. See [RootGroup].
 	Group int
 	// NetNS is the cookie of the network namespace (SO_NETNS_COOKIE).
 	NetNS uint64
 }
 
 // OpenHold loads and attaches the programs. It needs CAP_BPF, CAP_NET_ADMIN and, to tell sockets of [::] that are for IPv6 alone,
-// CAP_PERFMON; or CAP_SYS_ADMIN. From then on nothing does. The error is ErrPermission of package fs without them, or if another program
-// keeps ours out of the group.
+// CAP_PERFMON; or CAP_SYS_ADMIN. From then on nothing does. The error is ErrPermission of package fs without them,
+// [ErrNoHook] or [ErrGroupTaken].
 func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 	h := &Hold{}
 	defer func() {
@@ -70,7 +70,7 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 		}
 	}()
 	if h.maps, err = newMaps(holdSpecs()); err != nil {
-		return nil, err
+		return nil, unsupported(err)
 	}
 	h.Ports = portsOf(h.maps[mapHeld])
 	if err := h.load(opts); err != nil {
@@ -78,6 +78,9 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 	}
 	for i, hook := range holdHooks {
 		l, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: h.programs[i], Attach: hook.attach})
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: %w", ErrGroupTaken, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +105,7 @@ func (h *Hold) load(opts HoldOptions) error {
 			program, err = load()
 		}
 		if err != nil {
-			return err
+			return unsupported(err)
 		}
 		h.programs = append(h.programs, program)
 	}

@@ -17,25 +17,10 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// cookie is that of a network namespace.
-func cookie(t *testing.T, ns *lab.NS) (c uint64) {
-	t.Helper()
-	require.NoError(t, ns.Do(func() error {
-		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = unix.Close(s) }()
-		c, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		return err
-	}))
-	return c
-}
-
 // openHold opens a Hold of a namespace. False: this machine may not.
 func openHold(t *testing.T, ns *lab.NS) (*Hold, bool) {
 	t.Helper()
-	h, err := OpenHold(HoldOptions{Group: openRoot(t), NetNS: cookie(t, ns)})
+	h, err := OpenHold(HoldOptions{Group: openRoot(t), NetNS: cookieOf(t, ns)})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
 		t.Log(err) // a user namespace
 		return nil, false
@@ -55,8 +40,13 @@ type socketOf struct {
 // bind binds a socket in a namespace and closes it. The error is that of bind(2).
 func (s socketOf) bind(t *testing.T, ns *lab.NS, at netip.AddrPort) error {
 	t.Helper()
-	var bound error
-	require.NoError(t, ns.Do(func() error {
+	bound, err := s.try(ns, at)
+	require.NoError(t, err)
+	return bound
+}
+
+func (s socketOf) try(ns *lab.NS, at netip.AddrPort) (bound, err error) {
+	err = ns.Do(func() error {
 		fd, err := unix.Socket(s.family, s.kind|unix.SOCK_CLOEXEC, s.protocol)
 		if err != nil {
 			return err
@@ -89,8 +79,8 @@ func (s socketOf) bind(t *testing.T, ns *lab.NS, at netip.AddrPort) error {
 		}
 		bound = unix.Bind(fd, name)
 		return nil
-	}))
-	return bound
+	})
+	return bound, err
 }
 
 // TestHold: each address that a socket can bind, against each address that a port is held for, is refused exactly where
@@ -202,14 +192,11 @@ func TestAssembleHold(t *testing.T) {
 // openRoot opens the root of cgroup2.
 func openRoot(t *testing.T) int {
 	t.Helper()
-	fsfd, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
+	root, err := RootGroup()
 	if err != nil {
+		t.Log(err)
 		return -1
 	}
-	defer func() { require.NoError(t, unix.Close(fsfd)) }()
-	require.NoError(t, unix.FsconfigCreate(fsfd))
-	root, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, unix.Close(root)) })
-	return root
+	t.Cleanup(func() { require.NoError(t, root.Close()) })
+	return int(root.Fd())
 }

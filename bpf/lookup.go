@@ -48,7 +48,7 @@ func lookupSpecs() []*ebpf.MapSpec {
 }
 
 // OpenLookup loads the program and attaches it to a network namespace, a descriptor. It needs CAP_BPF and CAP_NET_ADMIN; from then on
-// nothing does. The error is ErrPermission of package fs without them.
+// nothing does. The error is ErrPermission of package fs without them, or [ErrNoHook].
 func OpenLookup(netNS int) (_ *Lookup, err error) {
 	l := &Lookup{}
 	defer func() {
@@ -57,11 +57,11 @@ func OpenLookup(netNS int) (_ *Lookup, err error) {
 		}
 	}()
 	if l.maps, err = newMaps(lookupSpecs()); err != nil {
-		return nil, err
+		return nil, unsupported(err)
 	}
 	l.Ports = portsOf(l.maps[mapServed])
 	if err := l.load(); err != nil {
-		return nil, err
+		return nil, unsupported(err)
 	}
 	attached, err := link.AttachNetNs(netNS, l.program)
 	if err != nil {

@@ -6,6 +6,7 @@ package bpf
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -52,12 +53,12 @@ func control(options []option) func(string, string, syscall.RawConn) error {
 }
 
 // listener listens in a namespace, not for MPTCP.
-func listener(t *testing.T, ns *lab.NS, network, addr string, options ...option) (l *net.TCPListener) {
+func listener(t *testing.T, ns *lab.NS, addr string, options ...option) (l *net.TCPListener) {
 	t.Helper()
 	require.NoError(t, ns.Do(func() error {
 		config := net.ListenConfig{Control: control(options)}
 		config.SetMultipathTCP(false)
-		opened, err := config.Listen(context.Background(), network, addr)
+		opened, err := config.Listen(context.Background(), "tcp", addr)
 		if err == nil {
 			l = opened.(*net.TCPListener)
 		}
@@ -67,11 +68,10 @@ func listener(t *testing.T, ns *lab.NS, network, addr string, options ...option)
 	return l
 }
 
-func packets(t *testing.T, ns *lab.NS, network, addr string, options ...option) (c *net.UDPConn) {
+func packets(t *testing.T, ns *lab.NS, network, addr string) (c *net.UDPConn) {
 	t.Helper()
 	require.NoError(t, ns.Do(func() error {
-		config := net.ListenConfig{Control: control(options)}
-		opened, err := config.ListenPacket(context.Background(), network, addr)
+		opened, err := net.ListenPacket(network, addr)
 		if err == nil {
 			c = opened.(*net.UDPConn)
 		}
@@ -171,9 +171,9 @@ var (
 	reuse = option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
 )
 
-func loopback(t *testing.T, name string) *lab.NS {
+func loopback(t *testing.T) *lab.NS {
 	t.Helper()
-	ns := labtest.NewNS(t, name)
+	ns := labtest.NewNS(t, "host")
 	labtest.Exec(t, ns, "ip", "link", "set", "lo", "up")
 	labtest.Exec(t, ns, "ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
 	labtest.Exec(t, ns, "ip", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
@@ -187,7 +187,7 @@ const (
 
 func TestLookupTCP(t *testing.T) {
 	labtest.LeakCheck(t)
-	ns := loopback(t, "host")
+	ns := loopback(t)
 	l, ok := openLookup(t, ns)
 	if !ok {
 		return
@@ -200,7 +200,7 @@ func TestLookupTCP(t *testing.T) {
 	}
 
 	// A listener of another program is not asked, unless its port is left out.
-	other := listener(t, ns, "tcp", "127.0.0.1:20000")
+	other := listener(t, ns, "127.0.0.1:20000")
 	require.Equal(t, "127.0.0.1:20000", connect(t, ns, "127.0.0.1:20000", ours).String())
 	require.NoError(t, l.Remove(Range{Proto: unix.IPPROTO_TCP, Addr: netip.IPv4Unspecified(), First: 20000, Last: 20000}))
 	require.Equal(t, "127.0.0.1:20000", connect(t, ns, "127.0.0.1:20000", other).String())
@@ -215,15 +215,15 @@ func TestLookupTCP(t *testing.T) {
 	}
 
 	// Of a group that shares a port the one that was named gets all.
-	l2 := listener(t, ns, "tcp", "[::]:7000", both, reuse)
-	listener(t, ns, "tcp", "[::]:7000", both, reuse)
+	l2 := listener(t, ns, "[::]:7000", both, reuse)
+	listener(t, ns, "[::]:7000", both, reuse)
 	require.NoError(t, lead(t, l, l2))
 	for range 20 {
 		connect(t, ns, "192.0.2.1:10000", l2)
 	}
 
 	// One for IPv6 alone gets no IPv4: then it is as if there were no program.
-	require.NoError(t, lead(t, l, listener(t, ns, "tcp", "[::]:0", only)))
+	require.NoError(t, lead(t, l, listener(t, ns, "[::]:0", only)))
 	_, err := ns.Dial(context.Background(), "tcp", "192.0.2.1:10000")
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 
@@ -236,7 +236,7 @@ func TestLookupTCP(t *testing.T) {
 
 func TestLookupUDP(t *testing.T) {
 	labtest.LeakCheck(t)
-	ns := loopback(t, "host")
+	ns := loopback(t)
 	l, ok := openLookup(t, ns)
 	if !ok {
 		return
@@ -281,7 +281,7 @@ func TestLookupUDP(t *testing.T) {
 // TestLead: sockets that nothing can be led to.
 func TestLead(t *testing.T) {
 	labtest.LeakCheck(t)
-	ns := loopback(t, "host")
+	ns := loopback(t)
 	l, ok := openLookup(t, ns)
 	if !ok {
 		return
@@ -311,7 +311,7 @@ func TestLead(t *testing.T) {
 // TestTake: another process takes everything over, under connections, without one that fails.
 func TestTake(t *testing.T) {
 	labtest.LeakCheck(t)
-	ns := loopback(t, "host")
+	ns := loopback(t)
 	l, ok := openLookup(t, ns)
 	if !ok {
 		return
@@ -345,13 +345,13 @@ func TestTake(t *testing.T) {
 				return
 			}
 			_ = c.Close()
-			if err := bind.bind(t, ns, netip.MustParseAddrPort("127.0.0.1:12345")); !errors.Is(err, unix.EADDRINUSE) {
-				failed <- err
+			if bound, err := bind.try(ns, netip.MustParseAddrPort("127.0.0.1:12345")); !errors.Is(bound, unix.EADDRINUSE) {
+				failed <- fmt.Errorf("%w, %w", bound, err)
 				return
 			}
 		}
 	}()
-	opts := HoldOptions{Group: openRoot(t), NetNS: cookie(t, ns)}
+	opts := HoldOptions{Group: openRoot(t), NetNS: cookieOf(t, ns)}
 	for range 5 {
 		held, err := h.Hand()
 		require.NoError(t, err)

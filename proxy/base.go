@@ -23,6 +23,7 @@ type base struct {
 	filtered bool // fd drops what arrives, until opened
 	frontend net.Addr
 	target   atomic.Pointer[destination]
+	backends Backends // nil: target alone
 	counters counters
 	proto    served
 
@@ -64,10 +65,10 @@ type served interface {
 	drop(l *loop)
 	// reset ends what has been taken so far and matches. The caller holds no turn.
 	reset(which *match)
-	// leaveBackend ends what waits for the backend: dials, and the flows of UDP, whose
-	// sockets are connected to it. again: clients that wait are led to the present
-	// backend. The caller holds no turn.
-	leaveBackend(again bool)
+	// leaveBackend ends what waits for the backend and matches: dials, and the flows of
+	// UDP, whose sockets are connected to it. again: clients that wait are led to the
+	// present backend. The caller holds no turn.
+	leaveBackend(again bool, which *match)
 }
 
 // match is a condition on connections and flows. nil: each matches.
@@ -76,10 +77,16 @@ type match struct {
 	// client is whether addr is about the client's address. Zero: it is about a local one,
 	// towards the client or the backend.
 	client bool
+	// port is in place of addr: a condition on the local address towards the client.
+	port func(netip.AddrPort) bool
 }
 
 // frontend reports whether a client's socket matches.
 func (m *match) frontend(fd int) bool {
+	if m != nil && m.port != nil {
+		ap, err := localAddr(fd)
+		return err == nil && m.port(unmapped(ap))
+	}
 	if m == nil || !m.client {
 		return m.backend(fd)
 	}
@@ -89,7 +96,7 @@ func (m *match) frontend(fd int) bool {
 
 // backend reports whether a socket to the backend matches.
 func (m *match) backend(fd int) bool {
-	if m == nil || m.client {
+	if m == nil || m.client || m.port != nil {
 		return m == nil
 	}
 	ap, err := localAddr(fd)
@@ -119,7 +126,7 @@ func (b *base) SetBackend(backend net.Addr) error {
 	}
 	b.target.Store(to)
 	if b.state != bound {
-		b.proto.leaveBackend(true)
+		b.proto.leaveBackend(true, nil)
 	}
 	return nil
 }
@@ -163,6 +170,18 @@ func (b *base) resetSome(which *match) error {
 		b.proto.reset(which)
 	}
 	return nil
+}
+
+// backend returns the address that a local address towards clients leads to. Nil: there is none.
+func (b *base) backend(local func() netip.AddrPort) *sockaddr {
+	if b.backends == nil {
+		return b.target.Load().to
+	}
+	to, err := encode(b.backends(unmapped(local())))
+	if err != nil || to.port() == 0 {
+		return nil
+	}
+	return to
 }
 
 func (b *base) tcp() bool { return b.frontend.Network() == "tcp" }
@@ -267,7 +286,7 @@ func (b *base) Retire() error {
 		return b.closeLocked()
 	}
 	if b.state == open {
-		b.proto.leaveBackend(false)
+		b.proto.leaveBackend(false, nil)
 		b.group.retire(b)
 		b.drainLocked()
 	}

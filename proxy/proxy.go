@@ -114,6 +114,11 @@ type Options struct {
 	// the host has it. false: such an address is an error. Only Bind uses it.
 	FreeBind bool
 
+	// BeforeBind is called with the descriptor of each socket that is about to be bound: that of
+	// the frontend, by Bind, and those of the flows of Ports. An error is that of the
+	// bind. It must not block. Nil: nothing is called.
+	BeforeBind func(fd int) error
+
 	// DialTimeout bounds connecting to a TCP backend; the client then gets a
 	// reset. 0: DefaultDialTimeout.
 	DialTimeout time.Duration
@@ -183,6 +188,11 @@ func (s *Socket) proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.become(to, nil, opts)
+}
+
+// become makes a proxy for one backend, or for those of a function.
+func (s *Socket) become(to *destination, backends Backends, opts *Options) (Proxy, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd < 0 {
@@ -196,8 +206,10 @@ func (s *Socket) proxy(backend net.Addr, opts *Options) (Proxy, error) {
 	}
 	b := base{opts: opts.filled(), fd: s.fd, filtered: s.filtered, frontend: s.Addr()}
 	b.target.Store(to)
+	b.backends = backends
 	b.group = b.opts.Group
 	var p served
+	var err error
 	if s.network == "tcp" {
 		p = newTCP(&b)
 	} else if p, err = newUDP(&b, s.addr); err != nil {

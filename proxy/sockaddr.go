@@ -29,6 +29,8 @@ type sockaddr struct {
 
 func (s *sockaddr) port() uint16 { return binary.BigEndian.Uint16(s.raw[2:]) }
 
+func (s *sockaddr) setPort(port uint16) { binary.BigEndian.PutUint16(s.raw[2:], port) }
+
 // host is the IP address, as bytes.
 func (n *rawName) host() []byte {
 	if n.family() == unix.AF_INET {
@@ -87,6 +89,11 @@ func (n *rawName) decode() netip.AddrPort {
 		addr = addr.WithZone(strconv.FormatUint(uint64(scope), 10))
 	}
 	return netip.AddrPortFrom(addr, port)
+}
+
+// unmapped is an address as callers know it.
+func unmapped(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // addrPort converts a net.Addr of either protocol. Without IP the result has the zero

@@ -43,7 +43,7 @@ type Socket struct {
 // *net.UDPAddr. Port 0 asks the kernel for a free one. An address without IP, or
 // [::], is every local address of both families (one dual-stack socket), unless
 // opts.V6Only is set; 0.0.0.0 is every IPv4 address. Without IPv6 on the host, no
-// IP means 0.0.0.0. Of opts, which may be nil, only Group, V6Only and FreeBind count.
+// IP means 0.0.0.0. Of opts, which may be nil, only Group, V6Only, FreeBind and BeforeBind count.
 //
 // The error is unix.EADDRINUSE for a port in use, fs.ErrPermission for a missing
 // privilege, unix.EADDRNOTAVAIL for an address that is not local, unless opts.FreeBind is
@@ -57,22 +57,25 @@ func Bind(frontend net.Addr, opts *Options) (*Socket, error) {
 		opts = &Options{}
 	}
 	s := &Socket{network: network, fd: -1}
-	bind := func() { err = s.bind(ap, opts) }
-	if g := opts.Group; g != nil && g.opts.NetNS != 0 {
-		l, lerr := g.home()
-		if lerr != nil {
-			return nil, fmt.Errorf("bind %s %s: %w", network, frontend, lerr)
-		}
-		if !l.do(bind) {
-			err = ErrClosed
-		}
-	} else {
-		bind()
-	}
-	if err != nil {
+	if err := opts.inNetNS(func() error { return s.bind(ap, opts) }); err != nil {
 		return nil, fmt.Errorf("bind %s %s: %w", network, frontend, err)
 	}
 	return s, nil
+}
+
+// inNetNS calls f in the namespace of the group.
+func (o *Options) inNetNS(f func() error) (err error) {
+	if o.Group == nil || o.Group.opts.NetNS == 0 {
+		return f()
+	}
+	l, err := o.Group.home()
+	if err != nil {
+		return err
+	}
+	if !l.do(func() { err = f() }) {
+		return ErrClosed
+	}
+	return err
 }
 
 // bind opens the socket, in the namespace of the calling thread.
@@ -81,28 +84,42 @@ func (s *Socket) bind(ap netip.AddrPort, opts *Options) error {
 		return s.open(ap, opts)
 	}
 	err := s.open(netip.AddrPortFrom(netip.IPv6Unspecified(), ap.Port()), opts)
-	if opts.V6Only || !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+	if opts.V6Only || !noIPv6(err) {
 		return err
 	}
 	return s.open(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), opts)
 }
 
+// noIPv6 reports whether an error says that the host has no IPv6.
+func noIPv6(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
 func (s *Socket) open(ap netip.AddrPort, opts *Options) error {
+	sa, err := encode(ap)
+	if err != nil {
+		return err
+	}
+	return s.openAt(sa, opts)
+}
+
+func (s *Socket) openAt(sa *sockaddr, opts *Options) error {
 	kind := unix.SOCK_STREAM
 	if s.network == "udp" {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err := bindSocket(kind, ap, opts)
+	fd, err := bindSocket(kind, sa, opts)
 	if err != nil {
 		return err
 	}
 	addr, err := localAddr(fd)
 	if err == nil && kind == unix.SOCK_STREAM {
-		if ap.Port() == 0 {
+		if sa.port() == 0 {
 			// Bound again by number, the socket keeps its port when it stops
 			// listening (see refuse).
 			chosen := fd
-			fd, err = bindSocket(kind, addr, opts)
+			sa.setPort(addr.Port())
+			fd, err = bindSocket(kind, sa, opts)
 			closeFD(chosen)
 			if err != nil {
 				return err
@@ -119,11 +136,7 @@ func (s *Socket) open(ap netip.AddrPort, opts *Options) error {
 }
 
 // bindSocket opens a socket that receives nothing and binds it.
-func bindSocket(kind int, ap netip.AddrPort, opts *Options) (int, error) {
-	sa, err := encode(ap)
-	if err != nil {
-		return -1, err
-	}
+func bindSocket(kind int, sa *sockaddr, opts *Options) (int, error) {
 	fd, e := socket(sa.family, kind)
 	if e != noErrno {
 		return -1, os.NewSyscallError("socket", e)
@@ -160,7 +173,12 @@ func prepare(fd int, sa *sockaddr, kind int, opts *Options) error {
 			return os.NewSyscallError("setsockopt", e)
 		}
 	}
-	if _, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.size)); e != noErrno {
+	if opts.BeforeBind != nil {
+		if err := opts.BeforeBind(fd); err != nil {
+			return err
+		}
+	}
+	if e := bindTo(fd, sa); e != noErrno {
 		return os.NewSyscallError("bind", e)
 	}
 	return nil

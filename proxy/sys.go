@@ -74,6 +74,12 @@ func connect(fd int, to *sockaddr) unix.Errno {
 	return e
 }
 
+// bindTo gives a socket an address.
+func bindTo(fd int, to *sockaddr) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.size))
+	return e
+}
+
 // setInt sets an integer socket option.
 func setInt(fd, level, option int, value int32) unix.Errno {
 	_, _, e := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option), uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)

@@ -176,20 +176,23 @@ func (p *tcpProxy) reset(which *match) {
 }
 
 // leaveBackend implements served.
-func (p *tcpProxy) leaveBackend(again bool) {
+func (p *tcpProxy) leaveBackend(again bool, which *match) {
 	for i := range p.shards {
 		if s := p.shards[i].Load(); s != nil {
-			s.loop.with(func() { s.endDials(again) })
+			s.loop.with(func() { s.endDials(again, which) })
 		}
 	}
 }
 
 // endDials ends the dials, and dials once more for their clients or resets these.
-func (s *tcpShard) endDials(again bool) {
-	for n := s.dialing.front; n != nil; n = s.dialing.front {
-		switch c := n.item; {
+func (s *tcpShard) endDials(again bool, which *match) {
+	for n := s.dialing.front; n != nil; {
+		c := n.item
+		n = n.next
+		switch {
+		case which != nil && !c.matches(which):
 		case c.answered():
-			s.dialing.remove(n)
+			s.dialing.remove(&c.node)
 			s.established(c) // the event that says so is under way
 		case again:
 			c.redial()

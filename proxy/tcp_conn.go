@@ -3,7 +3,11 @@
 
 package proxy
 
-import "golang.org/x/sys/unix"
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
 
 // The two sides of a connection.
 const (
@@ -58,7 +62,14 @@ func (s *tcpShard) reject(fd int) {
 // EMFILE, and not an unreachable backend.
 func (s *tcpShard) admit(fd int) unix.Errno {
 	p, l := s.proxy, s.loop
-	to := p.target.Load().to
+	to := p.backend(func() netip.AddrPort {
+		local, _ := localAddr(fd) // after an error, nowhere
+		return local
+	})
+	if to == nil {
+		s.reject(fd)
+		return noErrno
+	}
 	b, e := socket(to.family, unix.SOCK_STREAM)
 	if e != noErrno {
 		s.reject(fd)

@@ -37,7 +37,7 @@ type udpProxy struct {
 
 // newUDP makes the proxy; b.fd is bound to local.
 func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
-	p := &udpProxy{base: b, port: local.Port(), pktinfo: local.Addr().IsUnspecified(), maxGSO: maxDatagram}
+	p := &udpProxy{base: b, port: local.Port(), pktinfo: local.Addr().IsUnspecified() || b.backends != nil, maxGSO: maxDatagram}
 	b.proto = p
 	switch idle := b.opts.IdleTimeout; {
 	case idle == 0:
@@ -46,19 +46,29 @@ func newUDP(b *base, local netip.AddrPort) (*udpProxy, error) {
 		p.idle = idle
 	}
 	p.timer.expire = p.expire
-	if p.pktinfo {
+	switch {
+	case b.backends != nil:
+		if err := tellAsked(b.fd, local.Addr()); err != nil {
+			return nil, err
+		}
+	case p.pktinfo:
 		if err := tellLocal(b.fd, local.Addr()); err != nil {
 			return nil, err
 		}
 	}
 	p.offload = setInt(b.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == noErrno
+	widen(b.fd)
+	return p, nil
+}
+
+// widen gives a socket the buffers of a frontend.
+func widen(fd int) {
 	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if setInt(b.fd, unix.SOL_SOCKET, o[0], udpSocketBuffer) != noErrno {
+		if setInt(fd, unix.SOL_SOCKET, o[0], udpSocketBuffer) != noErrno {
 			// After a refusal it works with the default.
-			setInt(b.fd, unix.SOL_SOCKET, o[1], udpSocketBuffer)
+			setInt(fd, unix.SOL_SOCKET, o[1], udpSocketBuffer)
 		}
 	}
-	return p, nil
 }
 
 // tellLocal has a socket of a wildcard address report to which address each datagram came,
@@ -78,6 +88,11 @@ func tellLocal(fd int, wildcard netip.Addr) error {
 	if wildcard.Is4() {
 		options = options[3:]
 	}
+	return setAll(fd, options)
+}
+
+// setAll sets options: levels, names and values.
+func setAll(fd int, options [][3]int) error {
 	for _, o := range options {
 		if e := setInt(fd, o[0], o[1], int32(o[2])); e != noErrno {
 			return os.NewSyscallError("setsockopt", e)
@@ -158,6 +173,9 @@ func (m *match) matches(f *udpFlow) bool {
 	if m.client {
 		return m.addr(f.key.client.decode().Addr())
 	}
+	if m.port != nil {
+		return m.port(f.key.local.addrPort())
+	}
 	return f.proxy.pktinfo && m.addr(f.key.local.addr()) || m.backend(f.fd)
 }
 
@@ -191,7 +209,7 @@ func (p *udpProxy) refuse(which *match) {
 const mostWaiting = 2 * udpSocketBuffer / 768 / batch
 
 // leaveBackend implements served.
-func (p *udpProxy) leaveBackend(bool) { p.reset(nil) }
+func (p *udpProxy) leaveBackend(_ bool, which *match) { p.reset(which) }
 
 // readTurn bounds the batches read from one socket in one turn.
 const readTurn = 4
@@ -224,10 +242,8 @@ func (p *udpProxy) distribute(b *udpBatch, n int) {
 			p.counters.dropped.Add(uint64(next - first))
 		case p.pktinfo && f.seenByBackend(b.local[first].via):
 			f.end()
-		case f.tftp != nil:
-			f.tftp.forward(b, first, next)
 		default:
-			f.forward(b, first, next)
+			f.pass(b, first, next)
 		}
 		first = next
 	}
@@ -260,16 +276,20 @@ func (p *udpProxy) open(key *flowKey) *udpFlow {
 	if p.refused != nil && p.refused.addr(client) {
 		return nil
 	}
+	to := p.backend(key.local.addrPort)
+	if to == nil {
+		return nil
+	}
 	for len(p.flows) >= p.opts.MaxFlows {
 		p.evict()
 	}
 	f := &udpFlow{proxy: p, key: *key, maxGSO: maxDatagram}
-	e := f.dial()
+	e := f.dial(to)
 	if starved(e) {
 		p.counters.acceptErrors.Add(1)
 		if p.order.front != nil {
 			p.evict()
-			e = f.dial()
+			e = f.dial(to)
 		}
 	}
 	if e != noErrno {

@@ -43,8 +43,8 @@ type udpBatch struct {
 	local [batch]arrival
 	buf   []byte // batch times bufferSize
 
-	used     int       // buffers whose contents wait to be sent
-	replying *udpProxy // the proxy whose answers wait; nil: none do
+	used     int  // buffers whose contents wait to be sent
+	replying bool // answers wait for outlet to
 
 	to     outlet
 	out    []mmsghdr
@@ -151,22 +151,27 @@ func (b *udpBatch) same(i, j int, local bool) bool {
 		(!local || b.local[i] == b.local[j])
 }
 
-// answer makes room for an answer of p, after flushing those of another proxy.
-func (b *udpBatch) answer(p *udpProxy) {
-	if b.replying != p || b.used == batch {
+// answer makes room for an answer of a flow, after flushing those by another frontend.
+func (b *udpBatch) answer(f *udpFlow) {
+	p := f.proxy
+	fd, maxGSO := p.fd, &p.maxGSO
+	if f.front != nil {
+		fd, maxGSO = f.front.fd, &f.front.maxGSO
+	}
+	if b.to.fd != fd || b.used == batch {
 		b.flush()
 	}
-	if b.replying == nil {
-		b.replying = p
-		b.to = outlet{fd: p.fd, maxGSO: &p.maxGSO, dropped: &p.counters.dropped, bytes: &p.counters.toClient}
+	if !b.replying {
+		b.replying = true
+		b.to = outlet{fd: fd, maxGSO: maxGSO, dropped: &p.counters.dropped, bytes: &p.counters.toClient}
 	}
 }
 
 // flush sends the answers that wait.
 func (b *udpBatch) flush() {
-	if b.replying != nil {
+	if b.replying {
 		b.send()
-		b.replying = nil
+		b.replying = false
 		b.used = 0
 	}
 }
@@ -252,7 +257,7 @@ func (b *udpBatch) addMsg(at, size, segment int, flow *udpFlow) {
 	h.Iov = &b.outIov[at]
 	h.SetIovlen(len(b.outIov) - at)
 	n := 0
-	if flow != nil {
+	if flow != nil && flow.front == nil {
 		key := &flow.key
 		h.Name = &key.client[0]
 		h.Namelen = unix.SizeofSockaddrInet6

@@ -17,6 +17,8 @@ import (
 type pktinfo struct {
 	data [unix.SizeofInet6Pktinfo]byte
 	n    uint8 // 0: let routing choose
+	// port is that of the local address in network order, where a socket receives for many. Else zero.
+	port [2]byte
 }
 
 // arrival is where a datagram has arrived.
@@ -27,7 +29,8 @@ type arrival struct {
 }
 
 // controlRoom is enough for both kinds of pktinfo and UDP_GRO or UDP_SEGMENT:
-// CMSG_SPACE on 64 bit is 40, 32 and 24.
+// CMSG_SPACE on 64 bit is 40, 32 and 24. Of the address that was asked for one comes alone,
+// with UDP_GRO: 32 or 48.
 const controlRoom = 96
 
 // control is the control buffer of one message, aligned as struct cmsghdr.
@@ -95,6 +98,9 @@ func (c *control) parse(n int, local *arrival) (segment int) {
 			local.set4(data)
 		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			local.set6(data)
+		case level == unix.IPPROTO_IP && kind == unix.IP_ORIGDSTADDR && len(data) >= unix.SizeofSockaddrInet4,
+			level == unix.IPPROTO_IPV6 && kind == unix.IPV6_ORIGDSTADDR && len(data) >= unix.SizeofSockaddrInet6:
+			local.setAsked(data)
 		}
 	})
 	return segment
@@ -113,6 +119,24 @@ func (p *pktinfo) addr() netip.Addr {
 		return a
 	}
 	return netip.Addr{}
+}
+
+// addrPort is the address with its port.
+func (p *pktinfo) addrPort() netip.AddrPort {
+	return netip.AddrPortFrom(p.addr(), binary.BigEndian.Uint16(p.port[:]))
+}
+
+// setAsked takes struct sockaddr_in or sockaddr_in6.
+func (a *arrival) setAsked(data []byte) {
+	copy(a.port[:], data[2:4])
+	if len(data) < unix.SizeofSockaddrInet6 {
+		copy(a.data[4:8], data[4:8])
+		a.n = unix.SizeofInet4Pktinfo
+		return
+	}
+	copy(a.data[:16], data[8:24])
+	copy(a.data[16:20], data[24:28]) // zero unless it is link-local
+	a.n = unix.SizeofInet6Pktinfo
 }
 
 // set4 takes struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr }.

@@ -20,6 +20,7 @@ type udpFlow struct {
 	key    flowKey
 	fd     int
 	tftp   *tftpFlow // nil: the backend answers from the port that it was asked at
+	front  *udpFront // nil: the client is answered by the proxy's frontend
 	via    int32     // the interface of the client's last datagram if that was a broadcast, or 0
 	maxGSO int       // the longest segment that the path to the backend takes by UDP_SEGMENT
 	since  int64     // loop time of the last datagram in either direction
@@ -27,9 +28,8 @@ type udpFlow struct {
 
 // dial opens the socket. A connected one receives from the backend alone, and
 // reports ICMP errors.
-func (f *udpFlow) dial() unix.Errno {
+func (f *udpFlow) dial(to *sockaddr) unix.Errno {
 	p := f.proxy
-	to := p.target.Load().to
 	fd, e := socket(to.family, unix.SOCK_DGRAM)
 	if e != noErrno {
 		return e
@@ -43,6 +43,11 @@ func (f *udpFlow) dial() unix.Errno {
 		// Level-triggered: recvmmsg also returns early for a pending error, so
 		// that a short batch does not mean an empty queue.
 		e = p.home.watch(fd, f, evIn)
+	}
+	if e == noErrno && p.backends != nil {
+		if e = f.openFront(); e != noErrno {
+			p.home.forget(fd)
+		}
 	}
 	if e != noErrno {
 		closeFD(fd)
@@ -58,9 +63,13 @@ func (f *udpFlow) touch() {
 	f.proxy.order.moveToBack(&f.node)
 }
 
-// end closes the flow. Answers that wait are still sent: they need only the key.
+// end closes the flow. Answers that wait are still sent: they need only the key, and the
+// flow's own frontend if it has one.
 func (f *udpFlow) end() {
 	p := f.proxy
+	if f.front != nil {
+		f.front.close()
+	}
 	p.home.forget(f.fd)
 	closeFD(f.fd)
 	p.order.remove(&f.node)
@@ -83,8 +92,12 @@ func (f *udpFlow) seenByBackend(via int32) bool {
 	return err == nil && local.Addr() == f.key.local.addr()
 }
 
-// forward sends received datagrams first..next-1 to the backend.
-func (f *udpFlow) forward(b *udpBatch, first, next int) {
+// pass sends received datagrams first..next-1 to the backend.
+func (f *udpFlow) pass(b *udpBatch, first, next int) {
+	if f.tftp != nil {
+		f.tftp.forward(b, first, next)
+		return
+	}
 	b.to = outlet{fd: f.fd, maxGSO: &f.maxGSO, dropped: &f.proxy.counters.dropped, bytes: &f.proxy.counters.toBackend}
 	b.queue(first, next, nil)
 	b.send()
@@ -95,7 +108,7 @@ func (f *udpFlow) forward(b *udpBatch, first, next int) {
 func (f *udpFlow) ready(fd int, _ uint32) {
 	p := f.proxy
 	b := p.home.udp
-	b.answer(p)
+	b.answer(f)
 	first := b.used
 	n := b.receive(fd, batch-first, f.tftp != nil)
 	if n == 0 {
