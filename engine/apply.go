@@ -92,6 +92,7 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 	hosts.InNetwork = networks.Contains
 	now := e.now()
 	kept := 0
+	var changed []*nat.Mapping
 	for i := range ms {
 		m := &ms[i]
 		if m.Frontend.Port() == 0 {
@@ -112,12 +113,12 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 			}
 			kept++
 		}
-		if len(c.Added)+len(c.Moved) == before {
-			continue // published as it is wanted
+		if len(c.Added)+len(c.Moved) > before {
+			changed = append(changed, m)
 		}
-		if err := hosts.Check(m); err != nil {
-			return change{}, err
-		}
+	}
+	if err := hosts.CheckAll(changed, e.host.LookupAll); err != nil {
+		return change{}, err
 	}
 	if kept != e.mappings.Len() {
 		c.Removed = e.unwanted(ms, now)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -128,7 +129,10 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 // be looked up has no segment until the host is followed.
 func (e *core) lookUpReachable(c *change) error {
 	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
-	for a := range portset.Count(c.After) {
+	backends := portset.Count(c.After)
+	// What cannot be looked up with all the others is tried alone.
+	_ = routes.Fetch(maps.Keys(backends), e.host.LookupAll)
+	for a := range backends {
 		if _, err := routes.Lookup(a); err != nil {
 			e.log.Warn("route to a backend could not be looked up", "backend", a, "error", err)
 		}

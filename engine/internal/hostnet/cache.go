@@ -5,6 +5,8 @@ package hostnet
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 
 	"github.com/nftnat/nftnat/nat"
@@ -48,6 +50,46 @@ func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 	}
 	c.last, c.found = a, r
 	return r, nil
+}
+
+// Fetch looks up at once the routes that Lookup would look up one by one.
+func (c *RouteCache) Fetch(backends iter.Seq[netip.Addr], lookUp func([]netip.Addr) (map[netip.Addr]Route, error)) error {
+	var missing []netip.Addr
+	var last netip.Addr
+	for a := range backends {
+		if a == last {
+			continue
+		}
+		last = a
+		if _, ok := c.Routes[a]; !ok {
+			c.Routes[a] = Route{} // so that it is missing once
+			missing = append(missing, a)
+		}
+	}
+	found, err := lookUp(missing)
+	if err != nil {
+		for _, a := range missing {
+			delete(c.Routes, a)
+		}
+		return err
+	}
+	maps.Copy(c.Routes, found)
+	return nil
+}
+
+// CheckAll is Check of several mappings. It returns the first error.
+func (c *RouteCache) CheckAll(ms []*nat.Mapping, lookUp func([]netip.Addr) (map[netip.Addr]Route, error)) error {
+	err := c.Fetch(func(yield func(netip.Addr) bool) {
+		for _, m := range ms {
+			if !yield(m.Backend.Addr()) {
+				return
+			}
+		}
+	}, lookUp)
+	for i := 0; i < len(ms) && err == nil; i++ {
+		err = c.Check(ms[i])
+	}
+	return err
 }
 
 // Check refuses a mapping that this host cannot publish. The address of a frontend may come

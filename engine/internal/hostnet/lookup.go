@@ -27,6 +27,30 @@ const lookupBatch = 64
 
 // LookupAll returns the routes to addresses.
 func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
+	var rs regions
+	if len(addrs) >= manyAddrs && r.lists != nil {
+		rs = r.regions(addrs)
+	}
+	if rs == nil {
+		return r.lookUpEach(addrs)
+	}
+	asked := make([]netip.Addr, len(rs)) // of each region, one of the addresses
+	for _, a := range addrs {
+		asked[rs.of(a)] = a
+	}
+	answers, err := r.lookUpEach(slices.DeleteFunc(slices.Clone(asked), func(a netip.Addr) bool { return !a.IsValid() }))
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[netip.Addr]Route, len(addrs))
+	for _, a := range addrs {
+		found[a] = answers[asked[rs.of(a)]]
+	}
+	return found, nil
+}
+
+// lookUpEach asks the kernel for the route to each address.
+func (r *Routes) lookUpEach(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 	found := make(map[netip.Addr]Route, len(addrs))
 	links := map[int]link{} // that were looked up, by index
 	for len(addrs) != 0 {
@@ -96,11 +120,15 @@ func (r *Routes) lookUpBatch(addrs []netip.Addr, flags uint32) (routes []fibRout
 // exchange sends requests, and calls f with each message until it has reported that so many
 // are answers.
 func (r *Routes) exchange(requests []byte, answers int, f func(nlwire.Message) (bool, error)) error {
-	if err := r.socket.Send(requests); err != nil {
+	return r.exchangeOn(r.socket, requests, answers, f)
+}
+
+func (r *Routes) exchangeOn(s *nlwire.Socket, requests []byte, answers int, f func(nlwire.Message) (bool, error)) error {
+	if err := s.Send(requests); err != nil {
 		return err
 	}
 	for answers > 0 {
-		n, err := r.socket.Receive(r.buf, false) // there is something, or it is lost
+		n, err := s.Receive(r.buf, false) // there is something, or it is lost
 		if err != nil {
 			return err
 		}

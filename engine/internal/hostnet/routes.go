@@ -21,8 +21,10 @@ import (
 type Routes struct {
 	handle *netlink.Handle
 	socket *nlwire.Socket
-	seq    uint32
-	buf    []byte
+	// lists is for lists of which only a part may be read: it is closed then. Nil: it was.
+	lists *nlwire.Socket
+	seq   uint32
+	buf   []byte
 }
 
 // Route is the route to an address.
@@ -71,12 +73,15 @@ func OpenRoutes(ns *Namespace) (*Routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
-	s, err := dialStrict(ns)
+	r := &Routes{handle: h, buf: make([]byte, nlwire.LargestDatagram)}
+	if r.socket, err = dialStrict(ns); err == nil {
+		r.lists, err = dialStrict(ns)
+	}
 	if err != nil {
-		h.Close()
+		r.Close()
 		return nil, fmt.Errorf("open routing table: %w", err)
 	}
-	return &Routes{handle: h, socket: s, buf: make([]byte, nlwire.LargestDatagram)}, nil
+	return r, nil
 }
 
 // dialStrict opens a socket that has the kernel heed which routes are asked for in a list
@@ -98,7 +103,11 @@ func dialStrict(ns *Namespace) (*nlwire.Socket, error) {
 // Close closes the sockets.
 func (r *Routes) Close() {
 	r.handle.Close()
-	_ = r.socket.Close() // nothing is written
+	for _, s := range []*nlwire.Socket{r.socket, r.lists} {
+		if s != nil {
+			_ = s.Close() // nothing is written
+		}
+	}
 }
 
 // isDirect reports whether a route needs no gateway.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -85,6 +86,68 @@ func TestRoutes(t *testing.T) {
 	there, err := ns.ID()
 	require.NoError(t, err)
 	require.NotEqual(t, own, there)
+	r.Close()
+	require.NoError(t, ns.Close())
+}
+
+// Among random routes and rules, many are looked up at once as one by one, and so they are where
+// there are more routes than addresses.
+func TestRegions(t *testing.T) {
+	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.Tool(t, "ip")
+	ns, err := OpenNamespace(top.Host.Path())
+	require.NoError(t, err)
+	r, err := OpenRoutes(ns)
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(1, 2))
+	address := func(six bool) netip.Addr {
+		if six {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(random.Uint32() % 64), 14: byte(random.Uint32() % 4)})
+		}
+		return netip.AddrFrom4([4]byte{10, 0, byte(random.Uint32() % 4), byte(random.Uint32())})
+	}
+	kinds := []string{
+		"route replace %s dev " + lab.HostBridge, "route replace %s dev " + lab.HostBridge + " table 7",
+		"rule add to %s table 7", "rule add to %s prohibit", "route replace blackhole %s", "route replace throw %s table 7",
+	}
+	for _, family := range []string{"-4", "-6"} {
+		var script strings.Builder
+		for range 50 {
+			bits, most := 20+random.IntN(13), len(kinds)
+			if family == "-6" {
+				bits, most = 112+random.IntN(17), len(kinds)-2
+			}
+			fmt.Fprintf(&script, kinds[random.IntN(most)]+"\n", netip.PrefixFrom(address(family == "-6"), bits).Masked())
+		}
+		labtest.ExecInput(t, top.Host, script.String(), "ip", family, "-batch", "-")
+	}
+	addrs := []netip.Addr{
+		netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.IPv6LinkLocalAllNodes(), netip.IPv6Loopback(),
+		netip.MustParseAddr("255.255.255.255"), netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("fe80::1"),
+	}
+	for len(addrs) < 3*manyAddrs {
+		addrs = append(addrs, address(len(addrs)%2 == 0))
+	}
+	want, err := r.lookUpEach(addrs)
+	require.NoError(t, err)
+	got, err := r.LookupAll(addrs)
+	require.NoError(t, err)
+	require.NotNil(t, r.lists)
+	require.Equal(t, want, got)
+
+	var script strings.Builder
+	for i := range 4 * manyAddrs {
+		fmt.Fprintf(&script, "route add 10.9.%d.%d dev %s\n", i/256, i%256, lab.HostBridge)
+	}
+	labtest.ExecInput(t, top.Host, script.String(), "ip", "-batch", "-")
+	for range 2 {
+		got, err = r.LookupAll(addrs[:manyAddrs])
+		require.NoError(t, err)
+		require.Nil(t, r.lists)
+		for a, route := range got {
+			require.Equal(t, want[a], route, a)
+		}
+	}
 	r.Close()
 	require.NoError(t, ns.Close())
 }
