@@ -20,6 +20,8 @@ type Socket struct {
 	// Peer is what it is connected to. Zero: nothing.
 	Peer       netip.AddrPort
 	Inode, UID uint32 // UID is the user who made it
+	// V6Only is whether it is for IPv6 alone. Only Holders tells.
+	V6Only bool
 	// Ended is whether it belongs to an ended connection (TIME_WAIT, RFC 9293 section
 	// 3.6.1), and so to no process.
 	Ended bool
@@ -56,23 +58,32 @@ func SocketsAt(ns *Namespace, proto nat.Proto, port uint16) (found []Socket, err
 	return found, nil
 }
 
-// tcpTimeWait is a state of include/net/tcp_states.h.
-const tcpTimeWait = 6
+// States of include/net/tcp_states.h.
+const (
+	tcpTimeWait = 6
+	tcpClose    = 7 // of UDP: not connected
+	tcpListen   = 10
+)
 
-// GivesToClients reports whether a port is one that the kernel chooses for clients
-// (Documentation/networking/ip-sysctl.rst, ip_local_port_range).
+// GivesToClients reports whether a port is one that the kernel chooses for clients.
 func (s Sysctls) GivesToClients(port uint16) (bool, error) {
+	r, err := s.ClientPorts()
+	return err == nil && r.First <= port && port <= r.Last, err
+}
+
+// ClientPorts reads the ports of which the kernel chooses those of clients
+// (Documentation/networking/ip-sysctl.rst, ip_local_port_range).
+func (s Sysctls) ClientPorts() (r PortRange, err error) {
 	var text string
-	err := s.Do(func() (err error) {
+	err = s.Do(func() (err error) {
 		text, err = s.Read("net/ipv4/ip_local_port_range")
 		return err
 	})
 	if err != nil {
-		return false, err
+		return PortRange{}, err
 	}
-	var r PortRange
 	if _, err := fmt.Sscan(text, &r.First, &r.Last); err != nil {
-		return false, fmt.Errorf("read sysctl: ip_local_port_range: %w", err)
+		return PortRange{}, fmt.Errorf("read sysctl: ip_local_port_range: %w", err)
 	}
-	return r.First <= port && port <= r.Last, nil
+	return r, nil
 }
