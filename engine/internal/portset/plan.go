@@ -12,17 +12,25 @@ import (
 )
 
 // A packet asks the single ports of the kernel's table, then its holes, then its ranges, then
-// the second map of ranges; each may be newer than the one before. So that it never goes to a
+// the second map of ranges; each may be newer than the one before. And a transaction is not one
+// moment: single ports and holes change first, ranges later. So that a packet never goes to a
 // wrong place, and never to none while its port is published:
 //
 //   - An element of a map of ranges is never changed: ranges are added and deleted whole.
-//   - A hole stays beneath a single port, and goes when its port goes back to the range, or
-//     with the range.
 //   - What replaces ranges is added to the second map before (prepare); the change deletes the
-//     old ranges; then the new ones are added to the first map, and once no packet is under way
-//     any more that has missed them there, they are deleted from the second (settle).
+//     old ranges; then the new ones are added to the first map (settle), and once no packet is
+//     under way any more that has missed them there, they are deleted from the second (clean).
+//   - Holes of a range that goes are deleted after it. Single ports that go with it become holes
+//     first. Ports that a new range takes over are single ports with its target until it is
+//     there.
+//   - A hole stays beneath a single port, and is added beneath one that is replaced: some kernels
+//     miss it for a moment.
+//   - Where a single port takes over from a range that goes, what the range served is in the
+//     second map for that time: a packet that was too early for the one may be too late for the
+//     other.
 //
-// Ranges that no rule looks up are changed at once.
+// Ranges that no rule looks up are changed at once. Between adding a single port and deleting
+// the range beneath it in another call, the caller waits until no packet is under way.
 
 // EntryKind is what the kernel's table has for an [Entry].
 type EntryKind uint8
@@ -74,11 +82,15 @@ func lineOfHole(f Frontend) line {
 
 // Plan is how the elements of the table change with the published ports.
 type Plan struct {
-	// Prepared are added to the second maps of ranges before the change, without any effect,
-	// and deleted after it.
+	// Prepared are added to the second maps of ranges before the change, without any effect.
 	Prepared []Entry
-	// Settled are the ranges of Prepared that are added to the first maps after the change.
-	Settled []Entry
+	// Settled are the ranges of Prepared that are added to the first maps after the change. Then
+	// Prepared are deleted from the second maps, once no packet is under way that began before,
+	// and Cleaned are deleted.
+	Settled, Cleaned []Entry
+	// Waits is whether packets must know what was added before, by another change, when this
+	// change is made.
+	Waits bool
 	// plain is a change of single ports alone. Nil: deleted and added are the change.
 	plain          *Change
 	deleted, added []Entry
@@ -130,6 +142,9 @@ func (s *Set) Do(p *Plan) {
 	}
 	for i := range p.Settled {
 		s.change(&p.Settled[i], true)
+	}
+	for i := range p.Cleaned {
+		s.change(&p.Cleaned[i], false)
 	}
 }
 
@@ -204,15 +219,28 @@ func (s *Set) LenEntries() int {
 	return n
 }
 
-// StrayHoles yields the holes that no range is around any more: it has expired.
-func (s *Set) StrayHoles(yield func(Entry) bool) {
+// Redundant returns the entries without which the set would have the same ports: holes without a
+// range, and single ports that are equal to what is beneath them, with the holes between.
+func (s *Set) Redundant() (es []Entry) {
 	for l, r := range s.lines {
+		for i := range r.spans {
+			sp := &r.spans[i]
+			for port := r.over.next(int(sp.First()), int(sp.Last())); port <= int(sp.Last()); port = r.over.next(port+1, int(sp.Last())) {
+				if p, _ := s.singleOn(l, uint16(port)); p.AddrPort.Addr() == sp.AddrPort.Addr() && p.SameAs(sp.Part(p.First(), p.Last()).Target) {
+					es = append(es, Entry{EntrySingle, p})
+					if r.holes.has(uint16(port)) {
+						es = append(es, l.hole(uint16(port)))
+					}
+				}
+			}
+		}
 		for port := r.holes.next(0, 65535); port <= 65535; port = r.holes.next(port+1, 65535) {
-			if _, within := r.find(uint16(port)); !within && !yield(l.hole(uint16(port))) {
-				return
+			if _, within := r.find(uint16(port)); !within {
+				es = append(es, l.hole(uint16(port)))
 			}
 		}
 	}
+	return es
 }
 
 // Unsettled says what becomes of an entry of a second map that was found: whether it is added
@@ -513,11 +541,33 @@ func (d *draft) outside(l line, r *ranges, a *assignment, first, last uint16) er
 		}
 		return nil
 	}
-	d.deleteSingles(l, first, last)
-	d.deleteHoles(l, r, first, last) // of a range that has expired
+	if l.way != translated {
+		d.deleteSingles(l, first, last)
+	} else {
+		for single := range d.set.singles(l, first, last) {
+			d.cover(l, p.Part(single.First(), single.First()))
+		}
+		for port := r.holes.next(int(first), int(last)); port <= int(last); port = r.holes.next(port+1, int(last)) {
+			if _, ok := d.set.singleOn(l, uint16(port)); !ok { // else it is done
+				d.cover(l, p.Part(uint16(port), uint16(port)))
+			}
+			d.clean(l.hole(uint16(port))) // of a range that has expired
+		}
+	}
 	d.addRange(l, p)
 	return nil
 }
+
+// cover makes a port that a new range will serve a single port until it does.
+func (d *draft) cover(l line, p Port) {
+	have, ok := d.set.singleOn(l, p.First())
+	if !ok || have != p {
+		d.single(l, p)
+	}
+	d.clean(Entry{EntrySingle, p})
+}
+
+func (d *draft) clean(e Entry) { d.Cleaned = append(d.Cleaned, e) }
 
 // single plans that a port is a single one.
 func (d *draft) single(l line, p Port) {
@@ -576,6 +626,10 @@ func (d *draft) planSpan(l line, r *ranges, sp *Port, as []assignment) error {
 			d.deleteHoles(l, r, a.first, a.last)
 		default:
 			d.single(l, *a.to)
+			if l.way == translated && r.over.has(a.first) && !r.holes.has(a.first) {
+				d.Waits = true
+				d.added = append(d.added, l.hole(a.first))
+			}
 		}
 	}
 	return nil
@@ -674,6 +728,7 @@ func (d *draft) replace(l line, r *ranges, sp *Port, as []assignment) error {
 	if err != nil {
 		return err
 	}
+	d.Waits = d.Waits || l.way == translated
 	d.delete(EntryRange, *sp)
 	for _, g := range spans {
 		if l.way != translated { // no packet asks for it
@@ -686,45 +741,63 @@ func (d *draft) replace(l line, r *ranges, sp *Port, as []assignment) error {
 			d.room[l.lineMap()]++
 		}
 	}
-	d.moveHoles(l, r, sp, runs, spans)
 	if l.way == translated {
+		d.moveHoles(l, r, sp, runs, spans)
 		d.bridge(sp, runs)
 	}
 	for i := range runs {
-		x := &runs[i]
-		if x.kept {
-			continue
-		}
-		if r.over.next(int(x.first), int(x.last)) <= int(x.last) {
-			d.deleteSingles(l, x.first, x.last)
-		}
-		if x.after == bySingle {
-			d.add(EntrySingle, x.to)
-		}
+		d.moveSingles(l, r, &runs[i])
 	}
 	return nil
 }
 
-// moveHoles deletes the holes that lie in no new range, and adds those that the new ranges need.
+// moveSingles changes the single ports of a run.
+func (d *draft) moveSingles(l line, r *ranges, x *run) {
+	switch {
+	case x.kept:
+	case x.after == bySingle:
+		d.single(l, x.to)
+	case x.after == byRange && l.way == translated:
+		for port := int(x.first); port <= int(x.last); port++ {
+			if p := uint16(port); !r.serves(p) {
+				d.cover(l, x.to.Part(p, p))
+			}
+		}
+	default:
+		d.deleteSingles(l, x.first, x.last)
+	}
+}
+
+// moveHoles adds the holes that the new ranges and the change need, and has those that nobody
+// needs after it deleted.
 func (d *draft) moveHoles(l line, r *ranges, sp *Port, runs []run, spans []group) {
-	var keep bitmap
+	var keep, need bitmap
+	for i := range runs {
+		x := &runs[i]
+		for port := int(x.first); port <= int(x.last) && !x.kept; port++ {
+			if r.over.has(uint16(port)) {
+				need.set(uint16(port))
+			}
+		}
+	}
 	for _, g := range spans {
 		for _, x := range runs[g.from:g.to] {
 			for port := int(x.first); port <= int(x.last) && x.after != byRange; port++ {
-				if x.after == byNone || r.holes.has(uint16(port)) {
-					keep.set(uint16(port))
+				if p := uint16(port); x.after == byNone || r.holes.has(p) || need.has(p) {
+					keep.set(p)
 				}
 			}
 		}
 	}
-	last := int(sp.Last())
-	for port := r.holes.next(int(sp.First()), last); port <= last; port = r.holes.next(port+1, last) {
-		if !keep.clear(uint16(port)) {
-			d.deleted = append(d.deleted, l.hole(uint16(port)))
+	for port := int(sp.First()); port <= int(sp.Last()); port++ {
+		p := uint16(port)
+		has, needed := r.holes.has(p), keep.has(p) || need.has(p)
+		if !has && needed {
+			d.added = append(d.added, l.hole(p))
 		}
-	}
-	for port := keep.next(0, 65535); port <= 65535; port = keep.next(port+1, 65535) {
-		d.added = append(d.added, l.hole(uint16(port)))
+		if (has || needed) && !keep.has(p) {
+			d.clean(l.hole(p))
+		}
 	}
 }
 

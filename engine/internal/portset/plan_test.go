@@ -120,6 +120,10 @@ func (k *table) load(tb testing.TB) *Set {
 			}
 		}
 	}
+	for _, e := range s.Redundant() {
+		s.Unload(e)
+	}
+	require.Empty(tb, s.Redundant())
 	return &s
 }
 
@@ -128,11 +132,16 @@ type world struct {
 	testing.TB
 	r         *rand.Rand
 	states    []*table
-	published []map[Frontend]Target
+	published [][]map[Frontend]Target // one or the other
 }
 
-func (w *world) state(k *table, published map[Frontend]Target) {
+func (w *world) state(k *table, published ...map[Frontend]Target) {
 	w.states, w.published = append(w.states, k), append(w.published, published)
+}
+
+func (w *world) between(k *table, before, after map[Frontend]Target) {
+	w.state(k, before, after)
+	w.packets()
 }
 
 // grace waits until no packet is under way that has met an earlier state.
@@ -160,7 +169,9 @@ func (w *world) packets() {
 		}
 		var want []string
 		for i := when[0]; i <= when[3]; i++ {
-			want = append(want, modelTarget(w.published[i], at))
+			for _, published := range w.published[i] {
+				want = append(want, modelTarget(published, at))
+			}
 		}
 		is := "none"
 		if ok {
@@ -209,7 +220,7 @@ func modelRun(t *testing.T, seed uint64, few limits) {
 			continue
 		}
 		before, was := s.Clone(), lone
-		if lone = !plan.changesRanges(); !lone || !was {
+		if lone = !plan.changesRanges(); plan.Waits || !lone || !was {
 			w.grace() // a packet that is under way for longer than a change is not looked at
 		}
 		k = w.carryOut(plan, k, m, after)
@@ -256,6 +267,7 @@ func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *
 			}
 		})
 	}
+	w.late(k, p, before, after)
 	step(after, func(k *table) {
 		for e := range p.Deleted {
 			k.delete(w, e, false)
@@ -264,21 +276,50 @@ func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *
 			k.add(w, e, false)
 		}
 	})
-	if len(p.Prepared) == 0 {
-		return k
+	if len(p.Settled) != 0 {
+		step(after, func(k *table) {
+			for _, e := range p.Settled {
+				k.add(w, e, false)
+			}
+		})
 	}
-	step(after, func(k *table) {
-		for _, e := range p.Settled {
+	if len(p.Prepared) != 0 {
+		w.grace()
+	}
+	if len(p.Prepared)+len(p.Cleaned) != 0 {
+		step(after, func(k *table) {
+			for _, e := range p.Prepared {
+				k.delete(w, e, true)
+			}
+			for _, e := range p.Cleaned {
+				k.delete(w, e, false)
+			}
+		})
+	}
+	return k
+}
+
+// late adds states that are within the transaction of the change: single ports and holes change
+// before ranges do, and some kernels delete a range before they add another.
+func (w *world) late(k *table, p *Plan, before, after map[Frontend]Target) {
+	k = k.clone()
+	for e := range p.Deleted {
+		if e.Kind != EntryRange {
+			k.delete(w, e, false)
+		}
+	}
+	for e := range p.Added {
+		if e.Kind != EntryRange {
 			k.add(w, e, false)
 		}
-	})
-	w.grace()
-	step(after, func(k *table) {
-		for _, e := range p.Prepared {
-			k.delete(w, e, true)
+	}
+	w.between(k.clone(), before, after)
+	for e := range p.Deleted {
+		if e.Kind == EntryRange {
+			k.delete(w, e, false)
 		}
-	})
-	return k
+	}
+	w.between(k, before, after)
 }
 
 // someChange returns a change, and what is published after it.
