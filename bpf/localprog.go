@@ -47,10 +47,12 @@ const (
 	addrSourceIP4 = 40 // of a message (IP_PKTINFO)
 	addrSourceIP6 = 44
 
-	sockDevice = 0
-	sockMark   = 16
-	sockIP4    = 24
-	sockIP6    = 28
+	sockDevice   = 0
+	sockMark     = 16
+	sockIP4      = 24
+	sockIP6      = 28
+	sockPeerPort = 48
+	sockPeerIP4  = 52
 )
 
 // A key of mapPorts, which is also what follows the length in a key of mapRanges: all that a frontend on localhost has. The
@@ -267,6 +269,18 @@ func (a *assembler) lead(netNS uint64) {
 	a.here(other)
 	a.peer()
 	a.add(asm.LoadMem(asm.R9, asm.R6, addrSock, asm.DWord))
+	if a.hook.does == leadSend && !a.hook.six {
+		// What a socket of IPv6 sends that is connected to an address of IPv4 comes here, although nobody has named the destination.
+		a.add(
+			asm.LoadMem(asm.R1, asm.R9, sockPeerPort, asm.Half),
+			asm.LoadMem(asm.R2, asm.RFP, framePort, asm.Half),
+			asm.JNE.Reg(asm.R1, asm.R2, "forget"),
+			asm.LoadMem(asm.R1, asm.R9, sockPeerIP4, asm.Word),
+			asm.LoadMem(asm.R2, asm.RFP, frameBackend+12, asm.Word),
+			asm.JEq.Reg(asm.R1, asm.R2, localExit),
+		)
+		a.here("forget")
+	}
 	a.records(false, func(record, more string) {
 		a.here(record)
 		a.add(
