@@ -139,12 +139,16 @@ func (l *Local) change(remove, put []LocalEntry) error {
 
 // localChange is what is written: in the order of its fields, so that ports are held out of a range before it comes, and until it is gone.
 type localChange struct {
-	ports       []localKey
-	portValues  []localValue
-	blocks      []localBlock
-	blockValues []localValue
-	noBlocks    []localBlock
-	noPorts     []localKey
+	ports    []localItem[localKey]
+	blocks   []localItem[localBlock]
+	noBlocks []localBlock
+	noPorts  []localKey
+}
+
+// localItem is an entry of a map.
+type localItem[K any] struct {
+	key   K
+	value localValue
 }
 
 func (c *localChange) put(e LocalEntry) error {
@@ -154,11 +158,11 @@ func (c *localChange) put(e LocalEntry) error {
 	}
 	v := e.value()
 	if e.Last == 0 {
-		c.ports, c.portValues = append(c.ports, k), append(c.portValues, v)
+		c.ports = append(c.ports, localItem[localKey]{k, v})
 		return nil
 	}
 	return e.blocks(k, func(b localBlock) error {
-		c.blocks, c.blockValues = append(c.blocks, b), append(c.blockValues, v)
+		c.blocks = append(c.blocks, localItem[localBlock]{b, v})
 		return nil
 	})
 }
@@ -182,20 +186,20 @@ func (c *localChange) remove(e LocalEntry) error {
 func (l *Local) apply(c *localChange) error {
 	put := map[any]bool{}
 	if len(c.noPorts) > 0 {
-		for _, k := range c.ports {
-			put[k] = true
+		for _, item := range c.ports {
+			put[item.key] = true
 		}
 	}
 	if len(c.noBlocks) > 0 {
-		for _, b := range c.blocks {
-			put[b] = true
+		for _, item := range c.blocks {
+			put[item.key] = true
 		}
 	}
-	if err := putAll(l.maps[mapPorts], c.ports, c.portValues); err != nil {
+	if err := l.putPorts(c.ports); err != nil {
 		return err
 	}
-	for i, b := range c.blocks {
-		if err := l.maps[mapRanges].Put(b, c.blockValues[i]); err != nil {
+	for _, item := range c.blocks {
+		if err := l.maps[mapRanges].Put(item.key, item.value); err != nil {
 			return full(err)
 		}
 	}
@@ -211,16 +215,24 @@ func (l *Local) apply(c *localChange) error {
 	return deleteAll(l.maps[mapPorts], noPorts)
 }
 
-// putAll is Put of many.
-func putAll(m *ebpf.Map, keys []localKey, values []localValue) error {
-	switch len(keys) {
-	case 0:
-		return nil
-	case 1:
-		return full(m.Put(keys[0], values[0]))
+// batch is how many entries one call of the kernel takes: more than a bucket of the map has.
+const batch = 4096
+
+func (l *Local) putPorts(items []localItem[localKey]) error {
+	if len(items) == 1 {
+		return full(l.maps[mapPorts].Put(items[0].key, items[0].value))
 	}
-	_, err := m.BatchUpdate(keys, values, nil)
-	return full(err)
+	keys, values := make([]localKey, 0, min(len(items), batch)), make([]localValue, 0, min(len(items), batch))
+	for some := range slices.Chunk(items, batch) {
+		keys, values = keys[:0], values[:0]
+		for _, item := range some {
+			keys, values = append(keys, item.key), append(values, item.value)
+		}
+		if _, err := l.maps[mapPorts].BatchUpdate(keys, values, nil); err != nil {
+			return full(err)
+		}
+	}
+	return nil
 }
 
 // deleteAll deletes keys that need not be there.
@@ -265,51 +277,83 @@ func (l *Local) replace(entries []LocalEntry) error {
 			return err
 		}
 	}
-	ports, blocks := make(map[localKey]localValue, len(c.ports)), make(map[localBlock]localValue, len(c.blocks))
-	for i, k := range c.ports {
-		ports[k] = c.portValues[i]
-	}
-	for i, b := range c.blocks {
-		blocks[b] = c.blockValues[i]
-	}
-	c = localChange{}
-	// What is left in the maps after this is to be put.
-	err := each(l.maps[mapPorts], func(k localKey, v localValue) {
-		switch want, ok := ports[k]; {
-		case !ok:
-			c.noPorts = append(c.noPorts, k)
-		case want == v:
-			delete(ports, k)
-		}
-	})
-	if err != nil {
+	ports, blocks := differenceOf(c.ports), differenceOf(c.blocks)
+	if err := l.eachPort(ports.is); err != nil {
 		return err
 	}
-	err = each(l.maps[mapRanges], func(b localBlock, v localValue) {
-		switch want, ok := blocks[b]; {
-		case !ok:
-			c.noBlocks = append(c.noBlocks, b)
-		case want == v:
-			delete(blocks, b)
-		}
-	})
-	if err != nil {
+	if err := l.eachBlock(blocks.is); err != nil {
 		return err
 	}
-	for k, v := range ports {
-		c.ports, c.portValues = append(c.ports, k), append(c.portValues, v)
-	}
-	for b, v := range blocks {
-		c.blocks, c.blockValues = append(c.blocks, b), append(c.blockValues, v)
-	}
-	return l.apply(&c)
+	return l.apply(&localChange{ports: ports.missing(), blocks: blocks.missing(), noBlocks: blocks.more, noPorts: ports.more})
 }
 
-// each calls f with all entries of a map.
-func each[K, V any](m *ebpf.Map, f func(K, V)) error {
-	var k K
-	var v V
-	entries := m.Iterate()
+// difference is what a map is to be, without what it is.
+type difference[K interface{ ~[8]byte | ~[12]byte }] struct {
+	want []localItem[K] // in order
+	done []bool
+	more []K // what it has and is not to have
+}
+
+func differenceOf[K interface{ ~[8]byte | ~[12]byte }](want []localItem[K]) *difference[K] {
+	d := &difference[K]{want: want, done: make([]bool, len(want))}
+	slices.SortFunc(d.want, func(a, b localItem[K]) int { return d.compare(a, b.key) })
+	return d
+}
+
+func (d *difference[K]) compare(a localItem[K], b K) int {
+	for i := range len(b) {
+		if a.key[i] != b[i] {
+			return int(a.key[i]) - int(b[i])
+		}
+	}
+	return 0
+}
+
+// is takes an entry into account that the map has.
+func (d *difference[K]) is(k K, v localValue) {
+	i, ok := slices.BinarySearchFunc(d.want, k, d.compare)
+	switch {
+	case !ok:
+		d.more = append(d.more, k)
+	case d.want[i].value == v:
+		d.done[i] = true
+	}
+}
+
+// missing is what has to be put.
+func (d *difference[K]) missing() []localItem[K] {
+	missing := d.want[:0]
+	for i, item := range d.want {
+		if !d.done[i] {
+			missing = append(missing, item)
+		}
+	}
+	return missing
+}
+
+// eachPort calls f with all entries of mapPorts, some thousands a call of the kernel.
+func (l *Local) eachPort(f func(localKey, localValue)) error {
+	keys, values := make([]localKey, batch), make([]localValue, batch)
+	var at ebpf.MapBatchCursor
+	for {
+		n, err := l.maps[mapPorts].BatchLookup(&at, keys, values, nil)
+		for i, k := range keys[:n] {
+			f(k, values[i])
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // the last
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// eachBlock calls f with all entries of mapRanges.
+func (l *Local) eachBlock(f func(localBlock, localValue)) error {
+	var k localBlock
+	var v localValue
+	entries := l.maps[mapRanges].Iterate()
 	for entries.Next(&k, &v) {
 		f(k, v)
 	}
@@ -319,9 +363,9 @@ func each[K, V any](m *ebpf.Map, f func(K, V)) error {
 // All lists the entries, in order. Ranges that touch and lead to the same backend are one.
 func (l *Local) All() ([]LocalEntry, error) {
 	var all []LocalEntry
-	err := each(l.maps[mapPorts], func(k localKey, v localValue) { all = append(all, entryOf(k, v)) })
+	err := l.eachPort(func(k localKey, v localValue) { all = append(all, entryOf(k, v)) })
 	if err == nil {
-		err = each(l.maps[mapRanges], func(b localBlock, v localValue) {
+		err = l.eachBlock(func(b localBlock, v localValue) {
 			e := entryOf(localKey(b[4:]), v)
 			e.Last = e.Frontend.Port() | (1<<(8*entryLen-binary.NativeEndian.Uint32(b[:])) - 1)
 			e.Backend = netip.AddrPortFrom(e.Backend.Addr(), e.Frontend.Port())

@@ -36,10 +36,18 @@ func newSocket(t *testing.T, ns *lab.NS, family, kind, protocol int) *socket {
 	return s
 }
 
-func tcp4(t *testing.T, ns *lab.NS) *socket { return newSocket(t, ns, unix.AF_INET, unix.SOCK_STREAM, 0) }
-func tcp6(t *testing.T, ns *lab.NS) *socket { return newSocket(t, ns, unix.AF_INET6, unix.SOCK_STREAM, 0) }
-func udp4(t *testing.T, ns *lab.NS) *socket { return newSocket(t, ns, unix.AF_INET, unix.SOCK_DGRAM, 0) }
-func udp6(t *testing.T, ns *lab.NS) *socket { return newSocket(t, ns, unix.AF_INET6, unix.SOCK_DGRAM, 0) }
+func tcp4(t *testing.T, ns *lab.NS) *socket {
+	return newSocket(t, ns, unix.AF_INET, unix.SOCK_STREAM, 0)
+}
+func tcp6(t *testing.T, ns *lab.NS) *socket {
+	return newSocket(t, ns, unix.AF_INET6, unix.SOCK_STREAM, 0)
+}
+func udp4(t *testing.T, ns *lab.NS) *socket {
+	return newSocket(t, ns, unix.AF_INET, unix.SOCK_DGRAM, 0)
+}
+func udp6(t *testing.T, ns *lab.NS) *socket {
+	return newSocket(t, ns, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+}
 
 func (s *socket) close() {
 	if s.fd >= 0 {
