@@ -1,0 +1,304 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Ports are taken from a range of 60,000, given to others and returned, alone and in runs, while
+// new flows come to all of them. No packet goes to a wrong backend or is not translated: each is
+// judged by what was right between its way out and its arrival. In the end the engine's mappings,
+// those that another engine adopts, and the kernel's elements say what a naive model says.
+// NFTNAT_RANGE_CHANGES is how many changes are made, NFTNAT_SEED what the choices begin with.
+func TestRangeFlood(t *testing.T) {
+	for name, one := range map[string]bool{"any address": false, "one address": true} {
+		t.Run(name, func(t *testing.T) {
+			top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, Forwarding: true})
+			var host netip.Addr
+			if one {
+				host = top.Host.V4
+			}
+			changes := labtest.RoundsOf(t, "NFTNAT_RANGE_CHANGES", "changes of a range under a flood", 20, 100)
+			seed := uint64(labtest.Number(t, "NFTNAT_SEED", int(time.Now().UnixNano()>>10)))
+			t.Logf("NFTNAT_SEED=%d", seed)
+
+			model := newRangeModel(toFirst)
+			e := open(t, top.Host, engine.Options{})
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, floodMapping(host, floodFirst, floodLast, toFirst))
+			require.NoError(t, err)
+			f := newRangeFlood(t, top, model)
+			c := &rangeChanges{host: host, random: rand.New(rand.NewPCG(seed, 0)), model: model, flood: f}
+			for range changes {
+				require.NoError(t, c.change(t.Context(), e))
+			}
+			f.end(t)
+
+			agrees := func(e *engine.Engine) {
+				ms, err := e.Mappings(t.Context())
+				require.NoError(t, err)
+				require.NoError(t, model.compare(mappedPorts(ms)))
+			}
+			agrees(e)
+			dump := dumpRanges(t, top.Host, one)
+			require.NoError(t, model.compare(dump.leads))
+			require.NoError(t, e.Close())
+			agrees(open(t, top.Host, engine.Options{}))
+		})
+	}
+}
+
+// mappedPorts returns a function that finds a port in a list of mappings.
+func mappedPorts(ms []nat.Mapping) func(port int) leads {
+	to := map[int]leads{}
+	for _, m := range ms {
+		for i := range int(m.More) + 1 {
+			port := int(m.Frontend.Port()) + i
+			to[port] = leadsTo(netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i)), port)
+		}
+	}
+	return func(port int) leads {
+		if l, ok := to[port]; ok {
+			return l
+		}
+		return nowhere
+	}
+}
+
+// rangeChanges makes random changes.
+type rangeChanges struct {
+	host   netip.Addr
+	random *rand.Rand
+	model  *rangeModel
+	flood  *rangeFlood
+}
+
+// change changes what some ports lead to: most often one, seldom hundreds, now and then all.
+func (c *rangeChanges) change(ctx context.Context, e *engine.Engine) error {
+	width, to := 1, []leads{toSecond, toSecond, toShifted, nowhere, nowhere, toFirst, toFirst}[c.random.IntN(7)]
+	switch n := c.random.IntN(100); {
+	case n < 2:
+		width, to = floodLast-floodFirst+1, []leads{toFirst, toSecond}[c.random.IntN(2)]
+	case n < 8:
+		width = 257 + c.random.IntN(3000)
+	case n < 20:
+		width = 2 + c.random.IntN(250)
+	}
+	if to == toShifted {
+		width = min(width, 50)
+	}
+	first := floodFirst + c.random.IntN(floodLast-floodFirst+2-width)
+	if a, b := c.flood.hotPorts(); width == 1 && b == a && c.random.IntN(2) == 0 {
+		first = a // back and forth
+	}
+	last := first + width - 1
+	if to == nowhere {
+		for port := first; port <= last; port++ {
+			if c.model.leads(port) == nowhere {
+				to = toFirst // what is not published cannot be removed
+				break
+			}
+		}
+	}
+	c.flood.aim(first, last)
+	c.model.begin(first, last, to)
+	var err error
+	if to == nowhere {
+		_, err = e.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{floodMapping(c.host, first, last, to)}})
+	} else {
+		_, err = e.Publish(ctx, nat.PublishOptions{Replace: true}, floodMapping(c.host, first, last, to))
+	}
+	c.model.end(first, last, to)
+	return err
+}
+
+// rangeFlood sends datagrams of new flows, and judges where they arrive.
+type rangeFlood struct {
+	model *rangeModel
+	hot   atomic.Uint64 // the ports that half of the datagrams go to
+
+	stop       chan struct{}
+	sender     sync.WaitGroup
+	receivers  sync.WaitGroup
+	conns      []*net.IPConn
+	sent, came atomic.Int64
+	unknown    atomic.Int64
+	wrong      atomic.Int64
+
+	mu    sync.Mutex
+	first string // guarded by mu: the first that arrived where it must not
+}
+
+// The datagrams under way at a time, and how long is waited for those that are lost.
+const (
+	floodWindow = 256
+	floodLost   = 100 * time.Millisecond
+)
+
+// newRangeFlood begins a flood from the client to the host.
+func newRangeFlood(t *testing.T, top *lab.Topology, model *rangeModel) *rangeFlood {
+	t.Helper()
+	f := &rangeFlood{model: model, stop: make(chan struct{})}
+	f.aim(floodFirst, floodFirst)
+	// A flow is one datagram; what it takes of connection tracking is given back at once. Nobody
+	// hears of a port that is closed.
+	require.NoError(t, top.Host.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "1"))
+	for ns, arrived := range map[*lab.NS]leads{top.Host: nowhere, top.Backend1: toFirst, top.Backend2: toSecond} {
+		labtest.ExecInput(t, ns, `table inet quiet {
+			chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }
+		}`, "nft", "-f", "-")
+		require.NoError(t, ns.Do(func() error {
+			conn, err := net.ListenIP("ip4:udp", nil)
+			if err == nil {
+				_ = conn.SetReadBuffer(4 << 20)
+				f.conns = append(f.conns, conn)
+				f.receivers.Go(func() { f.receive(conn, arrived) })
+			}
+			return err
+		}))
+	}
+	var fd int
+	require.NoError(t, top.Client.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	}))
+	f.sender.Go(func() {
+		defer func() { _ = unix.Close(fd) }()
+		f.send(fd, top.Host.V4)
+	})
+	return f
+}
+
+// aim has half of the datagrams go to some ports, and those next to them.
+func (f *rangeFlood) aim(first, last int) { f.hot.Store(uint64(first)<<32 | uint64(last)) }
+
+func (f *rangeFlood) hotPorts() (first, last int) {
+	hot := f.hot.Load()
+	return int(hot >> 32), int(uint32(hot))
+}
+
+// send sends as many datagrams as arrive. Each is from another address and port, and says which
+// port it goes to and when it left.
+func (f *rangeFlood) send(fd int, host netip.Addr) {
+	to := &unix.SockaddrInet4{Addr: host.As4()}
+	random := rand.New(rand.NewPCG(1, 2))
+	given := int64(0) // up for lost
+	for n := 0; ; n++ {
+		select {
+		case <-f.stop:
+			return
+		default:
+		}
+		for waiting := time.Now(); f.sent.Load()-f.came.Load()-given >= floodWindow; time.Sleep(50 * time.Microsecond) {
+			if time.Since(waiting) > floodLost {
+				given = f.sent.Load() - f.came.Load()
+			}
+		}
+		port := floodFirst + random.IntN(floodLast-floodFirst+1)
+		if n%2 == 0 {
+			first, last := f.hotPorts()
+			port = min(max(first-1+random.IntN(last-first+3), floodFirst), floodLast)
+		}
+		if unix.Sendto(fd, floodPacket(n, port, host, f.model.now.Load()), 0, to) == nil {
+			f.sent.Add(1)
+		}
+	}
+}
+
+// floodPacket is the IPv4 packet of a flow.
+func floodPacket(n, port int, host netip.Addr, now uint64) []byte {
+	const ports = 60000
+	p := make([]byte, 20+8+12)
+	p[0], p[8], p[9] = 4<<4|5, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	source, destination := [4]byte{192, 0, 2, byte(16 + n/ports%200)}, host.As4()
+	copy(p[12:], source[:])
+	copy(p[16:], destination[:])
+	binary.BigEndian.PutUint16(p[20:], uint16(1024+n%ports))
+	binary.BigEndian.PutUint16(p[22:], uint16(port))
+	binary.BigEndian.PutUint16(p[24:], uint16(len(p)-20)) // without a checksum, as IPv4 allows
+	binary.BigEndian.PutUint32(p[28:], uint32(port))
+	binary.BigEndian.PutUint64(p[32:], now)
+	return p
+}
+
+// receive judges what arrives at a machine, until its socket is closed.
+func (f *rangeFlood) receive(conn *net.IPConn, arrived leads) {
+	buf := make([]byte, 1500)
+	for {
+		n, _, err := conn.ReadFromIP(buf) // without the IP header
+		if err != nil {
+			return
+		}
+		if p := buf[:n]; n == 20 {
+			f.judge(int(binary.BigEndian.Uint16(p[2:])), int(binary.BigEndian.Uint32(p[8:])), binary.BigEndian.Uint64(p[12:]), arrived)
+		}
+	}
+}
+
+func (f *rangeFlood) judge(at, port int, since uint64, arrived leads) {
+	if port < floodFirst || port > floodLast {
+		return // another's
+	}
+	f.came.Add(1)
+	got := arrived
+	switch {
+	case at == port:
+	case arrived == toSecond && at == port-floodShift:
+		got = toShifted
+	default:
+		got = 0
+	}
+	allowed, known := f.model.allowed(port, since)
+	switch {
+	case got&allowed != 0:
+	case !known:
+		f.unknown.Add(1)
+	default:
+		f.wrong.Add(1)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.first == "" {
+			f.first = "a packet to port " + strconv.Itoa(port) + " came to port " + strconv.Itoa(at) + " of " + got.String() + " instead of " + allowed.String()
+		}
+	}
+}
+
+// end ends the flood and checks it.
+func (f *rangeFlood) end(t *testing.T) {
+	t.Helper()
+	close(f.stop)
+	f.sender.Wait()
+	await(t, "what is on its way", func() bool {
+		before := f.came.Load()
+		time.Sleep(20 * time.Millisecond)
+		return f.came.Load() == before
+	})
+	for _, conn := range f.conns {
+		require.NoError(t, conn.Close())
+	}
+	f.receivers.Wait()
+	t.Logf("%d packets of %d arrived, %d at the wrong place", f.came.Load(), f.sent.Load(), f.wrong.Load())
+	require.Zero(t, f.wrong.Load(), f.first)
+	require.Less(t, f.unknown.Load()*1000, f.came.Load(), "packets that were too late to be judged")
+	require.Greater(t, f.came.Load()*100, f.sent.Load()*95, "packets were lost")
+	require.Greater(t, f.came.Load(), int64(1000))
+}
