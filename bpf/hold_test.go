@@ -5,8 +5,11 @@ package bpf
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf/asm"
@@ -199,4 +202,79 @@ func openRoot(t *testing.T) int {
 	}
 	t.Cleanup(func() { require.NoError(t, root.Close()) })
 	return int(root.Fd())
+}
+
+// TestWithoutPrivilege: what a process without any capability can do with what it has opened before.
+func TestWithoutPrivilege(t *testing.T) {
+	labtest.LeakCheck(t)
+	ns := loopback(t)
+	h, ok := openHold(t, ns)
+	if !ok {
+		return
+	}
+	l, ok := openLookup(t, ns)
+	if !ok {
+		return
+	}
+	tcp, udp := ours(t, ns, unix.SOCK_STREAM), ours(t, ns, unix.SOCK_DGRAM)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread goes with its privileges
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			done <- err
+			return
+		}
+		r := Range{Proto: unix.IPPROTO_TCP, First: 10000, Last: 60000}
+		one := Range{Proto: unix.IPPROTO_TCP, First: 20000, Last: 20000}
+		for _, p := range []*Ports{h.Ports, l.Ports} {
+			if err := errors.Join(p.Add(r), p.Remove(one), p.Replace([]Range{r}), p.Remove(one)); err != nil {
+				done <- err
+				return
+			}
+		}
+		_, err := OpenLookup(0)
+		if !errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("open without privilege: %w", err)
+		} else {
+			err = nil
+		}
+		done <- errors.Join(err, h.Exempt(int(udp.Fd())), l.Lead(int(tcp.Fd())), l.Lead(int(udp.Fd())))
+	}()
+	require.NoError(t, <-done)
+	s := socketOf{family: unix.AF_INET, kind: unix.SOCK_STREAM}
+	require.ErrorIs(t, s.bind(t, ns, netip.MustParseAddrPort("127.0.0.1:12345")), unix.EADDRINUSE)
+	require.NoError(t, s.bind(t, ns, netip.MustParseAddrPort("127.0.0.1:20000")))
+	listener, err := net.FileListener(tcp)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, listener.Close()) }()
+	require.Equal(t, "127.0.0.1:12345", connect(t, ns, "127.0.0.1:12345", listener.(*net.TCPListener)).String())
+}
+
+// TestTwoHolds: those of two processes are in force beside each other, and what one exempts the other does not.
+func TestTwoHolds(t *testing.T) {
+	labtest.LeakCheck(t)
+	ns := loopback(t)
+	h, ok := openHold(t, ns)
+	if !ok {
+		return
+	}
+	second, ok := openHold(t, ns)
+	if !ok {
+		return
+	}
+	r := func(port uint16) Range { return Range{Proto: unix.IPPROTO_TCP, First: port, Last: port} }
+	require.NoError(t, errors.Join(h.Add(r(4000)), second.Add(r(4001))))
+	s := socketOf{family: unix.AF_INET6, kind: unix.SOCK_STREAM}
+	for port, want := range map[uint16]error{4000: unix.EADDRINUSE, 4001: unix.EADDRINUSE, 4002: nil} {
+		require.ErrorIs(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), port)), want)
+	}
+	s.before = h.Exempt // not from the other
+	require.NoError(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4000)))
+	require.ErrorIs(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4001)), unix.EADDRINUSE)
+
+	// A group that is no directory of cgroup2.
+	_, err := OpenHold(HoldOptions{Group: -1, NetNS: 1})
+	require.Error(t, err)
 }

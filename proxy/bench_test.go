@@ -57,6 +57,9 @@ func BenchmarkTCP(b *testing.B) {
 	peers := append([]peer{
 		{"direct", backend, 0}, {"proxy", h.ask("tcp %s", backend), h.pid}, {"pairs", strings.TrimSpace(pairs), pid},
 	}, otherPeers(b, "BENCH_TCP_PEERS")...)
+	for _, way := range fronts(b, "tcp")[1:] {
+		peers = append(peers, peer{"ports", h.ask("%s %s", way, backend), h.pid})
+	}
 	for _, l := range []struct {
 		name string
 		load
@@ -113,6 +116,9 @@ func BenchmarkUDP(b *testing.B) {
 	_, backend := backends(b)
 	h := newHost(b)
 	peers := append([]peer{{"direct", backend, 0}, {"proxy", h.ask("udp %s", backend), h.pid}}, otherPeers(b, "BENCH_UDP_PEERS")...)
+	for _, way := range fronts(b, "udp")[1:] {
+		peers = append(peers, peer{"ports", h.ask("%s %s", way, backend), h.pid})
+	}
 	for _, l := range []struct {
 		name string
 		load

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf"
 )
 
 // host is a child process with nothing but proxies, whose memory and descriptors can
@@ -87,8 +90,27 @@ func childHost() error {
 		last = p
 		return p.Open()
 	}
+	var lookup *bpf.Lookup
+	defer func() {
+		if lookup != nil {
+			_ = lookup.Close()
+		}
+	}()
 	obey := func(words []string) (string, error) {
 		switch words[0] {
+		case "ports": // many ports behind one socket, all of one backend
+			backend, err := netip.ParseAddrPort(words[2])
+			if err != nil {
+				return "", err
+			}
+			if lookup == nil {
+				if lookup, err = lookupHere(); err != nil {
+					return "", err
+				}
+			}
+			p, err := addPorts(words[1], backend, g, lookup)
+			last = p
+			return "127.0.0.1:12345", err
 		case "tcp":
 			backend, err := net.ResolveTCPAddr("tcp", words[1])
 			if err == nil {
@@ -172,6 +194,41 @@ func childHost() error {
 		fmt.Println(answer)
 	}
 	return nil
+}
+
+func lookupHere() (*bpf.Lookup, error) {
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ns.Close() }()
+	return bpf.OpenLookup(int(ns.Fd()))
+}
+
+// addPorts leads ports of 127.0.0.1, no ephemeral ones, to a proxy.
+func addPorts(network string, backend netip.AddrPort, g *Group, l *bpf.Lookup) (Proxy, error) {
+	s, err := BindPorts(network, &Options{Group: g})
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.Ports(func(netip.AddrPort) netip.AddrPort { return backend }, &Options{Group: g})
+	if err != nil {
+		return nil, err
+	}
+	proto := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[network]
+	r := bpf.Range{Proto: proto, Addr: netip.MustParseAddr("127.0.0.1"), First: firstPort, Last: 29999}
+	return p, errors.Join(l.Lead(p.Descriptor()), l.Add(r), p.Open())
+}
+
+// fronts are the ways to a backend by a host: its commands. Those by many ports need a program in the kernel.
+func fronts(tb testing.TB, network string) []string {
+	tb.Helper()
+	ways := []string{network}
+	if l, err := lookupHere(); err == nil {
+		require.NoError(tb, l.Close())
+		ways = append(ways, "ports "+network)
+	}
+	return ways
 }
 
 // rss is this process's resident memory in KiB, shared pages of the binary
@@ -270,10 +327,17 @@ func TestListenersCostLittle(t *testing.T) {
 }
 
 func TestServesAgainAfterEMFILE(t *testing.T) {
+	for _, way := range fronts(t, "tcp") {
+		t.Run(way, func(t *testing.T) { servesAgainAfterEMFILE(t, way) })
+	}
+}
+
+func servesAgainAfterEMFILE(t *testing.T, way string) {
+	t.Helper()
 	noLeak(t)
 	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
 	h := newHost(t)
-	front := h.ask("tcp %s", backend)
+	front := h.ask("%s %s", way, backend)
 	for range 8 { // also brings up what all share
 		roundTrip(t, dial(t, "tcp", front), phrase)
 	}
@@ -326,9 +390,16 @@ func TestServesAgainAfterEMFILE(t *testing.T) {
 }
 
 func TestFlowsMakeRoomAtEMFILE(t *testing.T) {
+	for _, way := range fronts(t, "udp") {
+		t.Run(way, func(t *testing.T) { flowsMakeRoomAtEMFILE(t, way) })
+	}
+}
+
+func flowsMakeRoomAtEMFILE(t *testing.T, way string) {
+	t.Helper()
 	backend := udpEcho(t, "127.0.0.1:0")
 	h := newHost(t)
-	front := h.ask("udp %s", backend)
+	front := h.ask("%s %s", way, backend)
 	roundTrip(t, dial(t, "udp", front), phrase)
 	h.ask("limit 10")
 	for range 50 {
