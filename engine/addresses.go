@@ -108,7 +108,7 @@ func (l *published) frontendAddrs() map[netip.Addr]int {
 	hosts := map[netip.Addr]int{}
 	for p := range l.mappings.All {
 		if a := p.Host(); a.IsValid() && !a.IsLoopback() {
-			hosts[a]++
+			hosts[a] += p.Len()
 		}
 	}
 	return hosts

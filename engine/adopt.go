@@ -55,6 +55,7 @@ func (e *core) adoptOnce() error {
 	if err := e.adoptExits(f.Out, known); err != nil {
 		return err
 	}
+	e.settle(f.unfinished)
 	e.removeOrphans(f.Orphans)
 	if err := e.endFlows(f.Ended); err != nil {
 		return err
@@ -82,6 +83,8 @@ type found struct {
 	outcome outcome
 	loaded  table.Contents
 	*schema.Contents
+	// unfinished is what remains of a change of ranges that was not brought to rest.
+	unfinished *portset.Plan
 }
 
 // classify decides what is to be done with a loaded table.
@@ -103,6 +106,7 @@ func (e *core) classify(c table.Contents) found {
 		return f
 	}
 	f.Contents = schema.Classify(c.Elements, e.now())
+	f.unfinished = finish(&f.Ports, f.Next)
 	for _, el := range f.Foreign {
 		if d.Recreate && schema.WasSegment(el) { // of an earlier version
 			continue
@@ -116,6 +120,22 @@ func (e *core) classify(c table.Contents) found {
 		f.outcome = correct
 	}
 	return f
+}
+
+// finish returns what remains to be done of a change of ranges. second is what the second maps
+// have. The set is as it will be then.
+func finish(ports *portset.Set, second []portset.Entry) *portset.Plan {
+	p := &portset.Plan{Prepared: second}
+	for _, e := range second {
+		if ports.Unsettled(e) && ports.Load(e) {
+			p.Settled = append(p.Settled, e)
+		}
+	}
+	p.Cleaned = ports.Redundant()
+	for _, e := range p.Cleaned {
+		ports.Unload(e)
+	}
+	return p
 }
 
 // takeOver makes the contents of a table what is published.

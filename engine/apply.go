@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -63,7 +64,7 @@ func (e *core) applyOnce(ctx context.Context, c change) error {
 	e.opts.Trace("reserve")
 	e.reserved.Release(c.Removed)
 	if n, err := e.reserved.ReserveAll(c.Added); err != nil {
-		return e.unreserve(c.Added[:n], c.Removed, e.conflict(c.Added[n].Mapping(), err))
+		return e.unreserve(c.Added[:n], c.Removed, e.conflict(c.Added[n], err))
 	}
 	if err := e.commit(ctx, c); err != nil {
 		return e.unreserve(c.Added, c.Removed, err)
@@ -102,16 +103,17 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 			continue
 		}
 		before := len(c.Added) + len(c.Moved)
-		for p := range portset.Expand(m) {
-			have, ok := e.mappings.Get(p.Frontend)
-			switch {
-			case !ok:
-				c.Added = append(c.Added, p)
-				continue
-			case !have.SameAs(p.Target):
-				c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
+		for whole := range portset.Expand(m) {
+			for p, have := range e.mappings.Split(whole) {
+				switch {
+				case have == nil:
+					c.Added = append(c.Added, p)
+					continue
+				case !have.SameAs(p.Target):
+					c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: *have, To: p.Target, More: p.More})
+				}
+				kept += p.Len()
 			}
-			kept++
 		}
 		if len(c.Added)+len(c.Moved) > before {
 			changed = append(changed, m)
@@ -136,14 +138,12 @@ func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 			continue
 		}
 		for p := range portset.Expand(&ms[i]) {
-			wanted.Put(p)
+			wanted.Add(p)
 		}
 	}
 	var gone []portset.Port
 	for p := range l.mappings.All {
-		if _, ok := wanted.Get(p.Frontend); !ok {
-			gone = append(gone, p)
-		}
+		gone = slices.AppendSeq(gone, wanted.Without(p))
 	}
 	return gone
 }

@@ -94,7 +94,8 @@ func BenchmarkExpire(b *testing.B) {
 	for b.Loop() {
 		m.Expires = now
 		p := portset.Of(m)
-		e.core.put(p)
+		e.core.mappings.Put(p)
+		e.core.expect(p)
 		e.core.countPort(p, 1)
 		e.core.forget(now)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/hairpin"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -17,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/sleep"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/nft"
 )
 
 // changeAttempts bounds how often a call is tried again because another program keeps
@@ -79,7 +81,10 @@ func (e *core) commit(ctx context.Context, c change) error {
 	if err := e.lookUpLinks(&c); err != nil {
 		return err
 	}
-	p := e.plan(c)
+	p, err := e.plan(c)
+	if err != nil {
+		return err
+	}
 	e.findPlaces(p.exits.Hosts())
 	var undo undoList
 	ports := e.holder.Switch(portholder.Change{
@@ -148,6 +153,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 		ports.Finish()
 	}
 	late := append(p.notes.Ended, p.limitsOfRemoved()...) // by what is published before the change
+	e.settle(p.layout)
 	e.note(p)
 	e.removeNotes(late)
 	e.endExpired(e.now()) // nobody else does without Run
@@ -172,18 +178,97 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 		e.rememberRivals()
 		return nil
 	}
+	if err := e.prepare(p.layout); err != nil {
+		return err
+	}
+	changed := false
 	gone, come := e.hairpins.Diff(p.hairpins)
+	undo.add(func() error {
+		if !changed {
+			return e.unprepare(p.layout)
+		}
+		return e.undoTable(p, gone, come)
+	})
 	now := e.now()
 	ch := p.transaction(now, schema.HairpinElements(gone), schema.HairpinElements(come))
 	if err := e.table.Update(ch); err != nil {
 		return err
 	}
+	changed = true
 	e.slowest = max(e.slowest, e.now().Sub(now))
-	undo.add(func() error { // by now, leases have less time left
-		back := p.transaction(e.now(), schema.HairpinElements(gone), schema.HairpinElements(come)).Inverse()
-		return e.table.UpdateFinally(back)
-	})
 	return nil
+}
+
+// undoTable undoes the change of the table. By now, leases have less time left.
+func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
+	after := e.mappings
+	if !p.layout.IsPlain() {
+		e.settle(p.layout)
+		after = p.mappingsAfter()
+	}
+	back := p.layout.Inverse(&after, &p.Change)
+	if err := e.prepare(back); err != nil {
+		return err
+	}
+	now := e.now()
+	added, removed := p.records(now)
+	removed, added = append(removed, schema.HairpinElements(come)...), append(added, schema.HairpinElements(gone)...)
+	if err := e.table.UpdateFinally(changeOf(now, back, removed, added)); err != nil {
+		return err
+	}
+	e.settle(back)
+	if !back.IsPlain() {
+		after.Do(back)
+		e.mappings = after
+	}
+	return nil
+}
+
+// prepare adds what replaces ranges to the second maps, and waits if that is needed before the
+// change.
+func (e *core) prepare(l *portset.Plan) error {
+	if len(l.Prepared) != 0 {
+		e.opts.Trace("prepare")
+		if err := e.table.Update(nft.Change{Add: inSets(seconds(e.now(), l.Prepared))}); err != nil {
+			return err
+		}
+	}
+	if l.Waits {
+		e.table.Grace()
+	}
+	return nil
+}
+
+func (e *core) unprepare(l *portset.Plan) error {
+	if len(l.Prepared) == 0 {
+		return nil
+	}
+	return e.table.UpdateFinally(nft.Change{Delete: inSets(seconds(e.now(), l.Prepared))})
+}
+
+// settle brings the table of a change to rest: ranges that replace others are added to the first
+// maps, and what is not needed any more is deleted. What fails is done when the table is loaded
+// next.
+func (e *core) settle(l *portset.Plan) {
+	if len(l.Prepared)+len(l.Cleaned) == 0 {
+		return
+	}
+	e.opts.Trace("settle")
+	now := e.now()
+	var err error
+	if len(l.Settled) != 0 {
+		err = e.table.UpdateFinally(nft.Change{Add: elementsOf(now, slices.Values(l.Settled), len(l.Settled), nil)})
+	}
+	if err == nil {
+		if len(l.Prepared) != 0 {
+			e.table.Grace()
+		}
+		e.opts.Trace("clean")
+		err = e.table.UpdateFinally(nft.Change{Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), seconds(now, l.Prepared))})
+	}
+	if err != nil {
+		e.log.Warn("ranges could not be brought to rest, which will be tried again", "table", e.opts.Table, "error", err)
+	}
 }
 
 // forward turns on the IP forwarding that the plan needs.
@@ -211,11 +296,13 @@ func (e *core) turnOnForwarding(n hostnet.ForwardingNeeds) ([]hostnet.Setting, e
 
 // note records that the planned change was made.
 func (e *core) note(p *plan) {
+	e.mappings.Do(p.layout)
 	for _, port := range p.Removed {
-		e.removePort(port)
+		e.reserved.Remove(port)
+		e.holder.RetireAll(port)
 	}
 	for port := range p.After {
-		e.put(port)
+		e.expect(port)
 	}
 	for port := range p.Before {
 		e.options.Count(&port, -1)

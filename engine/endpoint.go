@@ -179,22 +179,22 @@ func (e *core) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
 	if a.Network != "" && a.Network != l.Network || a.Address.IsValid() && a.Address != l.Addr {
 		return false
 	}
-	left := map[portset.Frontend]portset.Target{} // that no spec has asked for yet
+	left := portset.NewSet() // what no spec has asked for yet
 	for _, p := range e.portsOf(l) {
 		if _, ok := nat.SpecOf(p.Mapping()); ok {
-			left[p.Frontend] = p.Target
+			left.Add(p)
 		}
 	}
 	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
 	for _, m := range a.Mappings(l.Addr) {
 		if m.Frontend.Port() == 0 {
-			e.findChosen(&m, left)
+			e.findChosen(&m, &left)
 		}
-		if m.Frontend.Port() == 0 || !takePorts(m, left) {
+		if m.Frontend.Port() == 0 || !takePorts(m, &left) {
 			return false
 		}
 	}
-	return len(left) == 0
+	return left.Len() == 0
 }
 
 // givenFirst sorts specs with a frontend first, then ranges, then single ports, which could
@@ -204,35 +204,39 @@ func givenFirst(a, b nat.PortSpec) int {
 }
 
 // findChosen gives a mapping without a frontend one that the engine chose before.
-func (e *core) findChosen(m *nat.Mapping, published map[portset.Frontend]portset.Target) {
-	for f := range published {
-		found := *m
-		found.Frontend = f.AddrPort
-		chosen := f.AddrPort.Port() >= e.opts.FirstPort && int(f.AddrPort.Port())+int(m.More) <= int(e.opts.LastPort)
-		if chosen && f.Proto == m.Proto && f.AddrPort.Addr() == m.Frontend.Addr() && hasPorts(found, published) {
-			*m = found
-			return
+func (e *core) findChosen(m *nat.Mapping, published *portset.Set) {
+	for whole := range published.All {
+		for p := range whole.Singles {
+			found := *m
+			found.Frontend = p.AddrPort
+			chosen := p.First() >= e.opts.FirstPort && int(p.First())+int(m.More) <= int(e.opts.LastPort)
+			if chosen && p.Proto == m.Proto && p.AddrPort.Addr() == m.Frontend.Addr() && hasPorts(found, published) {
+				*m = found
+				return
+			}
 		}
 	}
 }
 
 // hasPorts reports whether all ports of a mapping are among the published.
-func hasPorts(m nat.Mapping, published map[portset.Frontend]portset.Target) bool {
-	for p := range portset.Expand(&m) {
-		if published[p.Frontend] != p.Target {
-			return false
+func hasPorts(m nat.Mapping, published *portset.Set) bool {
+	for whole := range portset.Expand(&m) {
+		for p, have := range published.Split(whole) {
+			if have == nil || *have != p.Target {
+				return false
+			}
 		}
 	}
 	return true
 }
 
 // takePorts takes the ports of a mapping out of the published, if all are there.
-func takePorts(m nat.Mapping, published map[portset.Frontend]portset.Target) bool {
+func takePorts(m nat.Mapping, published *portset.Set) bool {
 	if !hasPorts(m, published) {
 		return false
 	}
 	for p := range portset.Expand(&m) {
-		delete(published, p.Frontend)
+		published.DeleteAll(p)
 	}
 	return true
 }

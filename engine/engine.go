@@ -351,7 +351,7 @@ func (e *core) purge(ctx context.Context) error {
 	if e.options.Limited != 0 { // without the table anyone would reach their proxies
 		for p := range e.mappings.All {
 			if !p.From.IsZero() {
-				e.holder.Retire(p.Frontend)
+				e.holder.RetireAll(p)
 			}
 		}
 		undo.add(func() error { e.holder.Sync(&e.mappings); return nil })
@@ -385,20 +385,21 @@ func (e *Engine) Mappings(ctx context.Context) ([]nat.Mapping, error) {
 	return view(ctx, e, func(c *core) ([]nat.Mapping, error) { return sortedMappings(c.mappings.All, c.mappings.Len()), nil })
 }
 
-// sortedMappings are the mappings of up to so many ports, in the order of Compare.
+// sortedMappings are the mappings of up to so many ports, each of a single one, in the order
+// of Compare.
 func sortedMappings(ports iter.Seq[portset.Port], count int) []nat.Mapping {
 	all := make([]nat.Mapping, 0, count)
 	for p := range ports {
-		all = append(all, p.Mapping())
+		if p.More == 0 {
+			all = append(all, p.Mapping())
+			continue
+		}
+		for single := range p.Singles {
+			all = append(all, single.Mapping())
+		}
 	}
 	slices.SortFunc(all, nat.Compare)
 	return all
-}
-
-// put records that a port is published.
-func (e *core) put(p portset.Port) {
-	e.mappings.Put(p)
-	e.expect(p)
 }
 
 // expect wakes Run if no port ends sooner than this one.
@@ -406,12 +407,6 @@ func (e *core) expect(p portset.Port) {
 	if e.expiries.Add(p, &e.mappings) {
 		e.wakeRun()
 	}
-}
-
-// removePort records that a port is not published any more, and releases it.
-func (e *core) removePort(p portset.Port) {
-	e.published.remove(p)
-	e.holder.Retire(p.Frontend)
 }
 
 // forget removes expired mappings. The kernel has removed their elements by its own clock.
@@ -423,7 +418,9 @@ func (e *core) forget(now time.Time) {
 			break
 		}
 		for _, p := range ended {
-			e.removePort(p)
+			e.mappings.Expire(&p)
+			e.reserved.Remove(p)
+			e.holder.RetireAll(p)
 			e.countPort(p, -1)
 			if added := e.exits.index.Delete(p, e.exits.places); len(added) != 0 {
 				e.exits.due = true
@@ -438,7 +435,7 @@ func (e *core) forget(now time.Time) {
 			e.over = append(e.over, slices.DeleteFunc(slices.Clone(over), portset.Port.ProxiedOnly)...)
 			e.wakeRun()
 		}
-		e.events.counts.Expired += len(over)
+		e.events.counts.Expired += portset.Len(over)
 		e.send(nat.EventExpired, portset.Collapse(over)...)
 	}
 }

@@ -53,8 +53,9 @@ func (e *Engine) SendHost(message string) {
 
 // sendChange sends the events of a change that was made.
 func (e *core) sendChange(c *portset.Change) {
-	e.events.counts.Unpublished += len(c.Removed)
-	e.events.counts.Published += c.LenAfter()
+	_, after := c.Ports()
+	e.events.counts.Unpublished += portset.Len(c.Removed)
+	e.events.counts.Published += after
 	if !e.events.Followed() {
 		return
 	}

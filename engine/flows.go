@@ -198,13 +198,24 @@ func (e *core) endExpired(now time.Time) (next time.Time) {
 	return time.UnixMilli(first.Expires).Add(grace)
 }
 
+// redundant removes from what is published the holes that expired ranges have left, and returns
+// their elements.
+func (e *core) redundant() (es []nft.Element) {
+	now := e.now()
+	for _, r := range e.mappings.Redundant() {
+		e.mappings.Unload(r)
+		es = append(es, schema.EntryElement(r, now))
+	}
+	return es
+}
+
 // sweep ends the flows to expired ports, and removes the notes of those that are not
 // published again with one. What fails is done when the table is looked at next.
 func (e *core) sweep(due []portset.Port) {
 	c := e.endOf(due)
 	err := e.endContradicting(c)
 	if err == nil {
-		err = e.table.UpdateFinally(nft.Change{Delete: schema.StaleNotes(&c)})
+		err = e.table.UpdateFinally(nft.Change{Delete: inSets(append(schema.StaleNotes(&c), e.redundant()...))})
 	}
 	if err == nil {
 		return

@@ -54,6 +54,7 @@ type change struct {
 type plan struct {
 	change
 	published *published // before the change
+	layout    *portset.Plan
 	// countsBefore are the ports that the change removes or moves, by their backends, and
 	// countsAfter those that it adds or moves.
 	countsBefore, countsAfter portset.Counts
@@ -66,9 +67,13 @@ type plan struct {
 	hairpins *hairpin.Draft
 }
 
-// plan plans a change of what is published.
-func (l *published) plan(c change) *plan {
-	p := &plan{change: c, published: l, ipamAfter: c.ipam, notes: schema.NotesOf(&c.Change, l.over)}
+// plan plans a change of what is published. The error is a *nat.RangesError.
+func (l *published) plan(c change) (*plan, error) {
+	layout, err := l.mappings.Plan(&c.Change)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{change: c, published: l, layout: layout, ipamAfter: c.ipam, notes: schema.NotesOf(&c.Change, l.over)}
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam
 	}
@@ -79,35 +84,49 @@ func (l *published) plan(c change) *plan {
 		Left:    func(a netip.Addr) int { return l.backends[a] - p.countsBefore[a] + p.countsAfter[a] },
 		Facts:   segment.Facts{Links: linksTo(p.countsAfter, c.routes), OnLink: c.onLink},
 	})
-	return p
+	return p, nil
 }
 
 // mappingsAfter returns all that is published after a change.
-func (l *published) mappingsAfter(c *portset.Change) portset.Set {
-	after := l.mappings.Clone()
-	for p := range c.Before {
-		after.Delete(p.Frontend)
-	}
-	for p := range c.After {
-		after.Put(p)
-	}
+func (p *plan) mappingsAfter() portset.Set {
+	after := p.published.mappings.Clone()
+	after.Do(p.layout)
 	return after
 }
 
 // transaction returns the change of the table's elements at that time, with records of
-// bridge ports that go and come. Its inverse is the way back.
+// bridge ports that go and come.
 func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element) nft.Change {
-	removed, added := p.segments.Removed, p.segments.Added
-	gone, come := schema.IPAMDiff(p.ipamDiff)
+	gone, come := p.records(now)
+	return changeOf(now, p.layout, append(gone, goneRecords...), append(come, comeRecords...))
+}
+
+// changeOf returns the change of the elements of ports, with others that go and come.
+func changeOf(now time.Time, layout *portset.Plan, gone, come []nft.Element) nft.Change {
+	deleted, added := layout.Count()
+	return nft.Change{
+		Delete: elementsOf(now, layout.Deleted, deleted, gone),
+		Add:    elementsOf(now, layout.Added, added, come),
+	}
+}
+
+// records returns the elements that go and come with those of ports.
+func (p *plan) records(now time.Time) (gone, come []nft.Element) {
+	gone, come = schema.IPAMDiff(p.ipamDiff)
 	goneExits, comeExits := p.exits.Diff(p.published.exits.places)
 	gone, come = append(gone, schema.OutElements(goneExits, now)...), append(come, schema.OutElements(comeExits, now)...)
 	limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
 	masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
 	gone, come = slices.Concat(gone, p.notes.Gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, p.notes.Come, limitsCome, masqueradesCome)
-	return nft.Change{
-		Delete: append(elementsOf(now, p.Before, p.LenBefore(), removed, gone), goneRecords...),
-		Add:    append(elementsOf(now, p.After, p.LenAfter(), added, come), comeRecords...),
+	return append(segmentElements(p.segments.Removed), gone...), append(segmentElements(p.segments.Added), come...)
+}
+
+func segmentElements(segments []segment.Segment) []nft.Element {
+	es := make([]nft.Element, len(segments))
+	for i, s := range segments {
+		es[i] = schema.SegmentElement(s)
 	}
+	return es
 }
 
 // limitsOfRemoved returns the limits of ports that the change removes, unless it adds them for
@@ -142,7 +161,7 @@ func (p *plan) unshared(gone []nft.Element) []nft.Element {
 	}
 	stays := p.published.mappings.Clone()
 	for port := range p.Before {
-		stays.Delete(port.Frontend)
+		stays.DeleteAll(port)
 	}
 	shared := map[nft.ElementKey]bool{}
 	for _, el := range schema.OptionElements(stays.All, time.Time{}) {
@@ -166,16 +185,16 @@ func (p *plan) early(gone []nft.Element) []nft.Element {
 // tableElements returns all elements after the change, except the records of bridge ports,
 // at that time.
 func (p *plan) tableElements(now time.Time) []nft.Element {
-	all, count := iter.Seq[portset.Port](p.After), p.LenAfter()
-	if p.published.mappings.Len() != 0 { // else nothing is published but what the change adds
-		after := p.published.mappingsAfter(&p.Change)
-		all, count = after.All, after.Len()
+	all, entries, count := iter.Seq[portset.Port](p.After), p.layout.Added, p.LenAfter()
+	if p.published.mappings.LenEntries() != 0 { // else nothing is published but what the change adds
+		after := p.mappingsAfter()
+		all, entries, count = after.All, after.Entries, after.LenEntries()
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes.Ended...)
 	records = append(records, schema.AllNotes(all, p.published.over)...)
 	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
 	records = append(records, schema.OptionElements(all, now)...)
-	return elementsOf(now, all, count, p.published.segments.After(p.segments), records)
+	return elementsOf(now, entries, count, append(segmentElements(p.published.segments.After(p.segments)), records...))
 }
 
 // forwarding returns what the change needs IP forwarding for. Backends that only proxies
@@ -204,21 +223,43 @@ func (l *published) state() nat.State { return (&plan{published: l, ipamAfter: l
 // storedPorts yields the ports that are published after the change, except overlapped ones,
 // which another program has added and a file cannot have.
 func (p *plan) storedPorts(yield func(portset.Port) bool) {
-	gone := make(map[portset.Frontend]struct{}, p.LenBefore())
+	gone := portset.NewSet()
 	for port := range p.Before {
-		gone[port.Frontend] = struct{}{}
+		gone.Add(port)
 	}
-	overlapped := p.published.reserved.IsOverlapped
-	for port := range p.published.mappings.All {
-		if _, ok := gone[port.Frontend]; !ok && !overlapped(port.Frontend) && !yield(port) {
-			return
+	some := p.LenBefore() != 0
+	for have := range p.published.mappings.All {
+		if !some {
+			if !p.stored(have, yield) {
+				return
+			}
+			continue
+		}
+		for port := range gone.Without(have) {
+			if !p.stored(port, yield) {
+				return
+			}
 		}
 	}
 	for port := range p.After {
-		if !overlapped(port.Frontend) && !yield(port) {
+		if !p.stored(port, yield) {
 			return
 		}
 	}
+}
+
+// stored yields a port, or a range without overlapped ports.
+func (p *plan) stored(port portset.Port, yield func(portset.Port) bool) bool {
+	r := p.published.reserved
+	if port.More == 0 || !r.AnyOverlappedIn(&port) {
+		return r.IsOverlapped(port.Frontend) || yield(port)
+	}
+	for single := range port.Singles {
+		if !r.IsOverlapped(single.Frontend) && !yield(single) {
+			return false
+		}
+	}
+	return true
 }
 
 // eventsOf returns the events of a change.
@@ -232,17 +273,25 @@ func eventsOf(c *portset.Change, now time.Time) (es []nat.Event) {
 	return es
 }
 
-// elementsOf returns the elements of ports, segments and records, grouped by set, because
-// the elements of a set go in one message. count is the number of ports.
-func elementsOf(now time.Time, ports iter.Seq[portset.Port], count int, segments []segment.Segment, records []nft.Element) []nft.Element {
-	es := make([]nft.Element, 0, count+len(segments)+len(records))
-	for p := range ports {
-		es = append(es, schema.PortElement(p, now))
-	}
-	for _, s := range segments {
-		es = append(es, schema.SegmentElement(s))
+// elementsOf returns the elements of ports and records, grouped by set, because the elements of
+// a set go in one message. count is the number of entries.
+func elementsOf(now time.Time, entries iter.Seq[portset.Entry], count int, records []nft.Element) []nft.Element {
+	es := make([]nft.Element, 0, count+len(records))
+	for e := range entries {
+		es = append(es, schema.EntryElement(e, now))
 	}
 	return inSets(append(es, records...))
+}
+
+// seconds returns the elements of entries in the second maps of ranges.
+func seconds(now time.Time, entries []portset.Entry) []nft.Element {
+	var es []nft.Element
+	for _, e := range entries {
+		if el, ok := schema.NextElement(e, now); ok {
+			es = append(es, el)
+		}
+	}
+	return es
 }
 
 // inSets groups elements by set.

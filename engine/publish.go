@@ -122,16 +122,17 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 		}
 		keepNames := how.Replace && m.Name == ""
 		var named []portset.Port
-		for p := range portset.Expand(&m) {
-			have, taken := e.mappings.Get(p.Frontend)
-			if taken && keepNames {
-				p.Name = have.Name
-			}
-			if keepNames {
-				named = append(named, p)
-			}
-			if err := e.reservePort(p, have, taken, c, how); err != nil {
-				return nil, err
+		for whole := range portset.Expand(&m) {
+			for p, have := range e.mappings.Split(whole) {
+				if have != nil && keepNames {
+					p.Name = have.Name
+				}
+				if keepNames {
+					named = append(named, p)
+				}
+				if err := e.reservePort(p, have, c, how); err != nil {
+					return nil, err
+				}
 			}
 		}
 		if keepNames {
@@ -152,32 +153,53 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 			return nil, err
 		}
 		m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), first)
+		before := len(c.Added)
 		c.Added = slices.AppendSeq(c.Added, portset.Expand(m))
-		c.chosen += int(m.More) + 1
+		c.chosen += len(c.Added) - before
 	}
 	return done, nil
 }
 
-// reservePort adds one port to the change. have is what is published at its frontend, if
-// taken.
-func (e *core) reservePort(p portset.Port, have portset.Target, taken bool, c *change, how nat.PublishOptions) error {
+// reservePort adds a port or a range to the change. have is what is published at its
+// frontends; nil: nothing is.
+func (e *core) reservePort(p portset.Port, have *portset.Target, c *change, how nat.PublishOptions) error {
 	switch {
-	case taken && have == p.Target && !how.Kill: // else connections to another backend end
+	case have != nil && *have == p.Target && !how.Kill: // else connections to another backend end
 		return nil
-	case taken && (how.Replace || have.RenewedBy(p.Target)):
-		if other, ok := e.elementTaken(p, have); ok {
-			return &nat.ConflictError{Want: p.Mapping(), Have: other.Mapping()}
+	case have != nil && (how.Replace || have.RenewedBy(p.Target)):
+		if err := e.checkElements(p, *have); err != nil {
+			return err
 		}
 		if !have.From.IsZero() && p.From.IsZero() {
 			e.log.Warn("anyone may reach the port now", "frontend", nat.DescribeFrontend(p.Mapping()), "before", have.From)
 		}
-		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: have, To: p.Target})
+		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: *have, To: p.Target, More: p.More})
 		return nil
 	}
-	if err := e.reserved.Reserve(p.Frontend); err != nil {
-		return e.conflict(p.Mapping(), err)
+	var err error
+	if have != nil {
+		err = e.reserved.Reserve(p.Frontend)
+	} else {
+		err = e.reserved.ReservePort(&p)
+	}
+	if err != nil {
+		return e.conflict(p, err)
 	}
 	c.Added = append(c.Added, p)
+	return nil
+}
+
+// checkElements returns an error if a port that moves needs the element of another one.
+func (l *published) checkElements(p portset.Port, have portset.Target) error {
+	if !l.reserved.AnyOverlapped() {
+		return nil
+	}
+	was := portset.Port{Frontend: p.Frontend, Target: have, More: p.More}
+	for single := range p.Singles {
+		if other, ok := l.elementTaken(single, was.Part(single.First(), single.First()).Target); ok {
+			return &nat.ConflictError{Want: single.Mapping(), Have: other.Mapping()}
+		}
+	}
 	return nil
 }
 
@@ -198,11 +220,15 @@ func (l *published) elementTaken(p portset.Port, have portset.Target) (portset.P
 	return portset.Port{}, false
 }
 
-// conflict finds out which mapping stands behind a refused reservation.
-func (l *published) conflict(want nat.Mapping, err error) error {
-	f, ok := portset.Holder(want.Proto, err)
+// conflict finds out which mapping stands behind a refused reservation of a port or a range.
+func (l *published) conflict(p portset.Port, err error) error {
+	f, ok := portset.Holder(p.Proto, err)
 	if !ok {
 		return err
+	}
+	want := p.Mapping()
+	if p.More != 0 {
+		want = p.Part(f.AddrPort.Port(), f.AddrPort.Port()).Mapping()
 	}
 	have, ok := l.mappings.Get(f)
 	if !ok {
@@ -258,21 +284,24 @@ func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
 		}
 		return ports, nil
 	}
-	seen := map[portset.Frontend]bool{}
+	seen := portset.NewSet()
 	for _, m := range r.Mappings {
-		for p := range portset.Expand(&m) {
-			f := p.Frontend
-			t, ok := l.mappings.Get(f)
-			switch {
-			case !ok:
-				return nil, l.notPublished(f)
-			case r.Exact && t.Backend != p.Backend:
-				// What was named is not there, so that it is no conflict.
-				have := nat.ConflictError{Have: f.Mapping(t)}
-				return nil, fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, have.Error())
-			case !seen[f]:
-				seen[f] = true
-				ports = append(ports, portset.Port{Frontend: f, Target: t})
+		for whole := range portset.Expand(&m) {
+			for p, have := range l.mappings.Split(whole) {
+				switch {
+				case have == nil:
+					return nil, l.notPublished(p.Frontend)
+				case r.Exact && have.Backend != p.Backend:
+					// What was named is not there, so that it is no conflict.
+					is := nat.ConflictError{Have: p.Frontend.Mapping(*have)}
+					p.More = 0
+					return nil, fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, is.Error())
+				}
+				p.Target = *have
+				for fresh := range seen.Without(p) {
+					ports = append(ports, fresh)
+					seen.Add(fresh)
+				}
 			}
 		}
 	}

@@ -39,12 +39,6 @@ func newPublished(reserved *portset.Reservations) published {
 	}
 }
 
-// remove notes that a port is no longer published, and releases its frontend.
-func (l *published) remove(p portset.Port) {
-	l.mappings.DeleteAll(p)
-	l.reserved.Remove(p)
-}
-
 // countPort counts a port or a range in or out: by is 1 or -1.
 func (l *published) countPort(p portset.Port, by int) {
 	if p.ProxiedOnly() {

@@ -88,7 +88,10 @@ func (e *core) takeOut(ctx context.Context, kept nat.StoredState) error {
 	if c.Empty() && c.ipamDiff.Empty() {
 		return nil
 	}
-	p := e.plan(c)
+	p, err := e.plan(c)
+	if err != nil {
+		return err
+	}
 	var undo undoList
 	if p.hairpins = e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes); p.hairpins != nil {
 		undo.add(p.hairpins.PutBack())
@@ -99,7 +102,7 @@ func (e *core) takeOut(ctx context.Context, kept nat.StoredState) error {
 	e.note(p)
 	e.warnOfFlows(e.deleteStale(p))
 	e.removeNotes(p.notes.Ended)
-	e.events.counts.Unpublished += len(c.Removed)
+	e.events.counts.Unpublished += portset.Len(c.Removed)
 	for _, event := range eventsOf(&c.Change, e.now()) {
 		e.events.SendFirst(event)
 	}

@@ -31,7 +31,7 @@ func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	now := e.now()
 	records := slices.Concat(e.records(), e.outElements(now), e.optionElements(), schema.AllNotes(e.mappings.All, e.over))
-	es := elementsOf(now, e.mappings.All, e.mappings.Len(), nil, records)
+	es := elementsOf(now, e.mappings.Entries, e.mappings.LenEntries(), records)
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
@@ -93,12 +93,14 @@ func (e *core) syncExternal(c *schema.Contents) {
 // it is enough to count them.
 func (e *core) isKnown(c *schema.Contents) bool {
 	for p := range c.Ports.All {
-		if have, ok := e.mappings.Get(p.Frontend); !ok || !have.SameAs(p.Target) {
-			return false
+		for part, have := range e.mappings.Split(p) {
+			if have == nil || !have.SameAs(part.Target) {
+				return false
+			}
 		}
 	}
 	d := ipam.Compare(e.ipam, c.IPAM)
-	return c.Ports.Len() == e.mappings.Len() && d.Empty() &&
+	return c.Ports.Len() == e.mappings.Len() && c.Ports.LenEntries() == e.mappings.LenEntries() && d.Empty() &&
 		len(c.Segments) == e.segments.Len() && len(c.Hairpins) == len(e.hairpins.Records(nil)) &&
 		c.Answers.Len() == e.answers.Len()
 }

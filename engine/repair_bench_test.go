@@ -34,7 +34,7 @@ func BenchmarkRepairTransaction(b *testing.B) {
 				return err
 			}))
 			b.Cleanup(func() { require.NoError(b, foreign.Close()) })
-			es := elementsOf(e.core.now(), e.core.mappings.All, e.core.mappings.Len(), nil, nil)
+			es := elementsOf(e.core.now(), e.core.mappings.Entries, e.core.mappings.LenEntries(), nil)
 			var took []time.Duration
 			for b.Loop() {
 				peace := time.Now().Add(100 * time.Millisecond)

@@ -106,7 +106,10 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.lookUpReachable(&c); err != nil {
 		return err
 	}
-	p := e.plan(c)
+	p, err := e.plan(c)
+	if err != nil {
+		return err
+	}
 	e.findPlaces(p.exits.Hosts())
 	var undo undoList
 	if err := e.forward(p, &undo); err != nil {
@@ -246,21 +249,33 @@ func (u *merged) addPorts(e *core, ms []nat.Mapping, now time.Time) {
 		if u.without[m.Name] == m.Backend.Addr() {
 			continue
 		}
-		for p := range portset.Expand(&m) {
-			have, known := e.mappings.Get(p.Frontend)
-			switch {
-			case known && have.SameAs(p.Target):
-			case known:
-				u.replaced = append(u.replaced, portset.Move{Frontend: p.Frontend, From: p.Target, To: have})
-				u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), "it is " + p.Frontend.Mapping(have).String()})
-			default:
-				if err := e.reserved.Reserve(p.Frontend); err != nil {
-					u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), e.conflict(p.Mapping(), err).Error()})
-					continue
+		for whole := range portset.Expand(&m) {
+			for p, have := range e.mappings.Split(whole) {
+				switch {
+				case have == nil:
+					u.addFree(e, p)
+				case !have.SameAs(p.Target):
+					u.replaced = append(u.replaced, portset.Move{Frontend: p.Frontend, From: p.Target, To: *have, More: p.More})
+					is := portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}
+					u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), "it is " + is.Mapping().String()})
 				}
-				u.ports = append(u.ports, p)
 			}
 		}
+	}
+}
+
+// addFree adds a port, or of a range the ports that are free.
+func (u *merged) addFree(e *core, p portset.Port) {
+	err := e.reserved.ReservePort(&p)
+	switch {
+	case err == nil:
+		u.ports = append(u.ports, p)
+	case p.More == 0:
+		u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), e.conflict(p, err).Error()})
+	default:
+		middle := p.First() + p.More/2
+		u.addFree(e, p.Part(p.First(), middle))
+		u.addFree(e, p.Part(middle+1, p.Last()))
 	}
 }
 

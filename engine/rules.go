@@ -351,7 +351,7 @@ func (e *core) ruleWarnings() []string {
 		}
 		for _, a := range addrs {
 			if host := p.Host(); !host.IsValid() || host == a || host.IsUnspecified() && host.Is4() == a.Is4() {
-				unserved++
+				unserved += p.Len()
 				break
 			}
 		}

@@ -68,9 +68,9 @@ func (n *PortCounts) count(p portset.Port) {
 		four, six = &n.UDP4, &n.UDP6
 	}
 	if p.Backend.Addr().Is4() {
-		*four++
+		*four += p.Len()
 	} else {
-		*six++
+		*six += p.Len()
 	}
 }
 

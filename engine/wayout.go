@@ -41,7 +41,7 @@ type exits struct {
 // planExits returns the change of the exits that a change makes.
 func (l *published) planExits(p *plan) *wayout.Draft {
 	if changesMasquerade(p.ipamDiff) {
-		after := l.mappingsAfter(&p.Change)
+		after := p.mappingsAfter()
 		return l.exits.index.Replace(wayout.Of(after.All, p.ipamAfter.Masquerades))
 	}
 	if n, _ := p.ipamAfter.Len(); n == 0 {

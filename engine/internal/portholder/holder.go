@@ -122,7 +122,7 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 	if !h.Enabled() {
 		return 0
 	}
-	for p := range published.All {
+	for p := range each(published.All) {
 		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
 			n++
 		}
@@ -146,7 +146,7 @@ func (h *Holder) Sync(published *portset.Set) {
 			h.Retire(f)
 		}
 	}
-	for p := range published.All {
+	for p := range each(published.All) {
 		_, known := h.retry.ports[p.Frontend]
 		switch err := h.hold(p); {
 		case err == nil:

@@ -54,6 +54,7 @@ func (e *TakenError) Error() string {
 
 // Switch prepares a change.
 func (h *Holder) Switch(c Change) *Switch {
+	c = h.perPort(c)
 	s := &Switch{h: h, c: c}
 	if len(c.Released) != 0 {
 		s.released = make(map[portset.Frontend]struct{}, len(c.Released))

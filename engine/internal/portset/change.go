@@ -69,10 +69,32 @@ func (c *Change) After(yield func(Port) bool) {
 	}
 }
 
-// LenBefore returns how many ports Before yields.
+// Ports returns how many ports the change removes or moves, and how many it adds or moves.
+func (c *Change) Ports() (before, after int) {
+	for i := range c.Removed {
+		before += c.Removed[i].Len()
+	}
+	for i := range c.Added {
+		after += c.Added[i].Len()
+	}
+	for i := range c.Moved {
+		before, after = before+int(c.Moved[i].More)+1, after+int(c.Moved[i].More)+1
+	}
+	return before, after
+}
+
+// Len returns how many ports there are.
+func Len(ports []Port) (n int) {
+	for i := range ports {
+		n += ports[i].Len()
+	}
+	return n
+}
+
+// LenBefore returns how many ports and ranges Before yields.
 func (c *Change) LenBefore() int { return len(c.Removed) + len(c.Moved) }
 
-// LenAfter returns how many ports After yields.
+// LenAfter returns how many ports and ranges After yields.
 func (c *Change) LenAfter() int { return len(c.Added) + len(c.Moved) }
 
 // Count counts the ports that Before yields, and those that After does.
@@ -115,6 +137,12 @@ func Diff(before, after *Set) (c Change) {
 		c.diff(p, after)
 	}
 	for p := range after.All {
+		if p.More == 0 {
+			if _, ok := before.Get(p.Frontend); !ok {
+				c.Added = append(c.Added, p)
+			}
+			continue
+		}
 		for gap := range before.Without(p) {
 			c.Added = append(c.Added, gap)
 		}
@@ -134,12 +162,12 @@ func (c *Change) diff(p Port, after *Set) {
 		}
 		return
 	}
-	for now := range after.In(p) {
-		if was := p.Part(now.First(), now.Last()); !now.SameAs(was.Target) {
-			c.Moved = append(c.Moved, Move{now.Frontend, was.Target, now.Target, now.More})
+	for was, now := range after.Split(p) {
+		switch {
+		case now == nil:
+			c.Removed = append(c.Removed, was)
+		case !now.SameAs(was.Target):
+			c.Moved = append(c.Moved, Move{was.Frontend, was.Target, *now, was.More})
 		}
-	}
-	for gap := range after.Without(p) {
-		c.Removed = append(c.Removed, gap)
 	}
 }

@@ -65,6 +65,14 @@ type Entry struct {
 	Port
 }
 
+// entryOf returns the entry of a port or a range.
+func entryOf(p Port) Entry {
+	if p.More != 0 {
+		return Entry{EntryRange, p}
+	}
+	return Entry{EntrySingle, p}
+}
+
 // hole returns the entry of a hole.
 func (l line) hole(port uint16) Entry {
 	fs := l.frontends(port)
@@ -123,6 +131,9 @@ func (p *Plan) each(es []Entry, plain func(*Change, func(Port) bool), yield func
 		}
 	}
 }
+
+// IsPlain reports whether the change is of single ports alone, in a set without ranges.
+func (p *Plan) IsPlain() bool { return p.plain != nil }
 
 // Count returns how many entries the change deletes, and how many it adds.
 func (p *Plan) Count() (deleted, added int) {

@@ -135,13 +135,34 @@ func (s *Set) Put(added Port) {
 		return
 	}
 	var c Change
-	for have := range s.In(added) {
-		c.Moved = append(c.Moved, Move{have.Frontend, have.Target, added.Part(have.First(), have.Last()).Target, have.More})
-	}
-	for gap := range s.Without(added) {
-		c.Added = append(c.Added, gap)
+	for part, have := range s.Split(added) {
+		if have != nil {
+			c.Moved = append(c.Moved, Move{part.Frontend, *have, part.Target, part.More})
+		} else {
+			c.Added = append(c.Added, part)
+		}
 	}
 	s.Do(s.planUnbound(&c))
+}
+
+// Add adds a port or a range whose frontends the set does not have, as it is.
+func (s *Set) Add(p Port) { s.Load(entryOf(p)) }
+
+// Expire removes a port, or the range that a piece is of: the kernel has removed its element.
+// Holes and single ports within the range stay.
+func (s *Set) Expire(p *Port) {
+	if t, ok := s.single(p.Frontend); ok && p.More == 0 && t == p.Target {
+		s.deleteSingle(p.Frontend)
+		return
+	}
+	r := s.lines[p.line()]
+	if r == nil {
+		return
+	}
+	if i, ok := r.find(p.First()); ok && fits(p, &r.spans[i]) {
+		sp := r.spans[i]
+		s.deleteRange(&sp)
+	}
 }
 
 // Delete removes the port of a frontend, if there is one.
@@ -400,15 +421,38 @@ func (s *Set) in(p Port) (found []Port) {
 // Without yields the parts of a port or a range whose frontends the set does not have, in order.
 func (s *Set) Without(p Port) iter.Seq[Port] {
 	return func(yield func(Port) bool) {
+		for part, have := range s.Split(p) {
+			if have == nil && !yield(part) {
+				return
+			}
+		}
+	}
+}
+
+// Split yields the parts of a port or a range, in order: with what the set has at their
+// frontends, or nil.
+func (s *Set) Split(p Port) iter.Seq2[Port, *Target] {
+	return func(yield func(Port, *Target) bool) {
+		if p.More == 0 {
+			if t, ok := s.Get(p.Frontend); ok {
+				yield(p, &t)
+			} else {
+				yield(p, nil)
+			}
+			return
+		}
 		next := int(p.First())
 		for have := range s.In(p) {
-			if at := int(have.First()); next < at && !yield(p.Part(uint16(next), uint16(at-1))) {
+			if at := int(have.First()); next < at && !yield(p.Part(uint16(next), uint16(at-1)), nil) {
+				return
+			}
+			if !yield(p.Part(have.First(), have.Last()), &have.Target) {
 				return
 			}
 			next = int(have.Last()) + 1
 		}
 		if next <= int(p.Last()) {
-			yield(p.Part(uint16(next), p.Last()))
+			yield(p.Part(uint16(next), p.Last()), nil)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -25,6 +26,7 @@ func (t *Table) Update(ch nft.Change) error {
 	}
 	if err == nil && len(ch.Add)+len(ch.Delete) != 0 {
 		t.updates++
+		t.changed = time.Now()
 	}
 	return t.Uncertain(err)
 }
@@ -36,6 +38,7 @@ func (t *Table) Updates() uint64 { return t.updates }
 // UpdateFinally makes a change of elements that is not retried: one that undoes another or
 // follows it. After any error the table is stale.
 func (t *Table) UpdateFinally(ch nft.Change) error {
+	t.changed = time.Now()
 	return t.Uncertain(t.kernel.Update(t.Rules, ch))
 }
 

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -73,6 +74,8 @@ type Table struct {
 	unwatch context.CancelFunc
 	counts  Counts
 	updates uint64
+	// changed is when elements were changed last, for Grace.
+	changed time.Time
 }
 
 // Counts is how often something happened to a table.
