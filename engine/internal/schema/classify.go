@@ -19,7 +19,7 @@ import (
 
 // Contents is what the elements of a table say.
 type Contents struct {
-	Ports portset.Set
+	Ports    portset.Set
 	Next     []portset.Entry // ranges of the second maps
 	IPAM     *ipam.State
 	Segments []segment.Segment
