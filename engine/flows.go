@@ -140,18 +140,27 @@ func (e *core) endFlows(ended []portset.Port) error {
 // endOf returns the change that the end of ports is. Those that are published again have
 // moved.
 func (e *core) endOf(ended []portset.Port) (c portset.Change) {
+	moved := func(was, is portset.Port) {
+		c.Moved = append(c.Moved, portset.Move{Frontend: is.Frontend, From: was.Part(is.First(), is.Last()).Target, To: is.Target, More: is.More})
+	}
 	for _, p := range ended {
-		t, again := e.mappings.Get(p.Frontend)
-		if !again && p.AddrPort.Addr().IsUnspecified() { // a note does not tell it from any address
-			any := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, p.AddrPort.Port())}
-			if t, again = e.mappings.Get(any); again {
-				p.Frontend = any
-			}
+		for now := range e.mappings.In(p) {
+			moved(p, now)
 		}
-		if again {
-			c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: p.Target, To: t})
-		} else {
-			c.Removed = append(c.Removed, p)
+		for gone := range e.mappings.Without(p) {
+			if !p.AddrPort.Addr().IsUnspecified() {
+				c.Removed = append(c.Removed, gone)
+				continue
+			}
+			any := gone // a note does not tell it from any address
+			any.AddrPort = netip.AddrPortFrom(netip.Addr{}, gone.First())
+			for now := range e.mappings.In(any) {
+				moved(any, now)
+			}
+			for left := range e.mappings.Without(any) {
+				left.AddrPort = netip.AddrPortFrom(p.AddrPort.Addr(), left.First())
+				c.Removed = append(c.Removed, left)
+			}
 		}
 	}
 	return c

@@ -89,14 +89,13 @@ func (e *core) rivalLines(found *rivals.Rivals, ports iter.Seq[portset.Port]) (l
 	}
 	more := 0
 	for p := range ports {
-		c, ok := found.Of(p.Proto, p.AddrPort.Addr(), p.AddrPort.Port(), local)
-		switch {
-		case !ok:
-		case len(lines) == maxRivalLines:
-			more++
-		default:
-			c.Order = e.older.orderOf(c, found.Table)
-			lines = append(lines, rivalLine(c, p))
+		for _, part := range found.In(p.Proto, p.AddrPort.Addr(), p.First(), p.Last(), local) {
+			if len(lines) == maxRivalLines {
+				more += int(part.Last-part.First) + 1
+				continue
+			}
+			part.Order = e.older.orderOf(part.Claim, found.Table)
+			lines = append(lines, rivalLine(part.Claim, p.Part(part.First, part.Last)))
 		}
 	}
 	if more != 0 {

@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -45,9 +46,15 @@ func (l *published) planExits(p *plan) *wayout.Draft {
 		return l.exits.index.Replace(wayout.Of(after.All, p.ipamAfter.Masquerades))
 	}
 	if n, _ := p.ipamAfter.Len(); n == 0 {
-		return l.exits.index.Draft(&portset.Change{}, nil)
+		return l.exits.index.Draft(&portset.Change{}, nil, nil)
 	}
-	return l.exits.index.Draft(&p.Change, p.ipamAfter.Masquerades)
+	if !l.mappings.HasRanges() && !p.HasRange() {
+		return l.exits.index.Draft(&p.Change, nil, p.ipamAfter.Masquerades)
+	}
+	return l.exits.index.Draft(&p.Change, func() iter.Seq[portset.Port] {
+		after := p.mappingsAfter()
+		return after.All
+	}, p.ipamAfter.Masquerades)
 }
 
 // changesMasquerade reports whether other addresses are masqueraded than before.

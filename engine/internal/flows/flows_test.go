@@ -89,9 +89,10 @@ func TestLeft(t *testing.T) {
 	table := fakeTable{flows: append(slices.Clone(kept), left(one, "192.0.2.1:8080"))}
 	d := Deleter{&table, isHere}
 	contradicts := func(backend, left netip.AddrPort) bool { return left.Port() == 8080 || left == backend }
-	backends := func(texts ...string) (all []netip.AddrPort) {
+	backends := func(texts ...string) (all []portset.Backends) {
 		for _, text := range texts {
-			all = append(all, netip.MustParseAddrPort(text))
+			at := netip.MustParseAddrPort(text)
+			all = append(all, portset.Backends{Addr: at.Addr(), First: at.Port(), Last: at.Port()})
 		}
 		return all
 	}

@@ -16,37 +16,40 @@ import (
 // masqueraded now, or not any more. unanswered: only those that nobody has answered. published
 // is what the change led to.
 func (d Deleter) Options(proto nat.Proto, c *portset.Change, published *portset.Set, unanswered bool) error {
-	ports := map[portset.Frontend]options{}
+	ports := spans[options]{}
 	for p := range c.After {
 		if p.Proto == proto && (!p.From.IsZero() || p.Masquerade) {
-			ports[p.Frontend] = options{Port: p}
+			ports.add(&p, options{Port: p})
 		}
 	}
 	for _, m := range c.Moved {
 		if m.Proto == proto && m.From.Masquerade && !m.To.Masquerade {
-			ports[m.Frontend] = options{Port: m.After(), wasMasqueraded: true}
+			after := m.After()
+			ports.add(&after, options{Port: after, wasMasqueraded: true})
 		}
 	}
 	if len(ports) == 0 {
 		return nil
 	}
 	local := d.locals()
-	_, err := d.Table.Delete(portsFilter(proto, ports), func(f conntrack.Flow) bool {
+	filter := portsFilter(proto, ports)
+	ports.index()
+	_, err := d.Table.Delete(filter, func(f conntrack.Flow) bool {
 		if unanswered && f.Status&conntrack.StatusSeenReply != 0 {
 			return false
 		}
-		at := portset.Frontend{Proto: proto, AddrPort: f.Dst}
-		o, ok := ports[at]
+		o, by, ok := ports.get(f.Dst)
 		if ok {
-			return o.contradictedBy(f, local)
+			return o.contradictedBy(f, by, local)
 		}
+		at := portset.Frontend{Proto: proto, AddrPort: f.Dst}
 		if _, other := published.Get(at); other {
 			return false
 		}
-		if o, ok = ports[portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, f.Dst.Port())}]; !ok {
-			o, ok = ports[at.OfFamily(f.Dst.Addr())]
+		if o, by, ok = ports.get(netip.AddrPortFrom(netip.Addr{}, f.Dst.Port())); !ok {
+			o, by, ok = ports.get(at.OfFamily(f.Dst.Addr()).AddrPort)
 		}
-		return ok && o.contradictedBy(f, local) && local.has(f.Dst.Addr())
+		return ok && o.contradictedBy(f, by, local) && local.has(f.Dst.Addr())
 	})
 	if err != nil {
 		return err
@@ -54,18 +57,19 @@ func (d Deleter) Options(proto nat.Proto, c *portset.Change, published *portset.
 	return local.err
 }
 
-// options are those of a port after a change.
+// options are those of a port or a range after a change.
 type options struct {
 	portset.Port
 	wasMasqueraded bool
 }
 
-func (o *options) contradictedBy(f conntrack.Flow, local *locals) bool {
+// contradictedBy reports whether a flow to the port that is so many after the first must end.
+func (o *options) contradictedBy(f conntrack.Flow, by uint16, local *locals) bool {
 	src := f.Src.Addr()
 	if !o.From.Allow(src) && !src.IsLoopback() && !local.has(src) {
 		return true
 	}
-	if f.ReplySrc != o.Backend { // a proxy has it, or Stale ends it
+	if f.ReplySrc != shifted(o.Backend, by) { // a proxy has it, or Stale ends it
 		return false
 	}
 	if o.wasMasqueraded {
@@ -75,14 +79,16 @@ func (o *options) contradictedBy(f conntrack.Flow, local *locals) bool {
 }
 
 // portsFilter returns a filter that flows to all the ports pass.
-func portsFilter(proto nat.Proto, ports map[portset.Frontend]options) conntrack.Filter {
+func portsFilter(proto nat.Proto, ports spans[options]) conntrack.Filter {
 	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: 65535}
 	first := true
-	for f := range ports {
-		filter.Dst = union(filter.Dst, f.AddrPort.Addr(), first)
+	for a, all := range ports {
+		filter.Dst = union(filter.Dst, a, first)
 		first = false
-		filter.FirstPort = min(filter.FirstPort, f.AddrPort.Port())
-		filter.LastPort = max(filter.LastPort, f.AddrPort.Port())
+		for _, x := range all {
+			filter.FirstPort = min(filter.FirstPort, x.first)
+			filter.LastPort = max(filter.LastPort, x.last)
+		}
 	}
 	return filter
 }

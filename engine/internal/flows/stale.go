@@ -64,19 +64,20 @@ func (d Deleter) stale(proto nat.Proto, c *portset.Change, published *portset.Se
 	local := d.locals()
 	f := filter(proto, replaced)
 	f.Unanswered = unanswered
+	replaced.index()
 	_, err := d.Table.Delete(f, func(flow conntrack.Flow) bool {
 		f := portset.Frontend{Proto: proto, AddrPort: flow.Dst}
-		if b, ok := replaced[f]; ok {
-			return b.contradictedBy(flow)
+		if b, by, ok := replaced.get(flow.Dst); ok {
+			return b.contradictedBy(flow, by)
 		}
 		if _, ok := published.Get(f); ok {
 			return false
 		}
-		b, ok := replaced[portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(netip.Addr{}, flow.Dst.Port())}]
+		b, by, ok := replaced.get(netip.AddrPortFrom(netip.Addr{}, flow.Dst.Port()))
 		if !ok {
-			b, ok = replaced[f.OfFamily(flow.Dst.Addr())]
+			b, by, ok = replaced.get(f.OfFamily(flow.Dst.Addr()).AddrPort)
 		}
-		return ok && b.contradictedBy(flow) && local.has(flow.Dst.Addr())
+		return ok && b.contradictedBy(flow, by) && local.has(flow.Dst.Addr())
 	})
 	if err != nil {
 		return err
@@ -84,32 +85,47 @@ func (d Deleter) stale(proto nat.Proto, c *portset.Change, published *portset.Se
 	return local.err
 }
 
-// backends are those of a frontend before and after a change. The zero AddrPort is none.
+// backends are those of a frontend before and after a change, of a range those of its first
+// port. The zero AddrPort is none.
 type backends struct{ before, after netip.AddrPort }
 
 // contradictedBy reports whether a flow to the frontend must end: after a publish, if it
 // leads to another backend or to this host itself; after an unpublish, if it leads to the
-// old backend. Flows to a service of the host on that port go on then.
-func (b backends) contradictedBy(f conntrack.Flow) bool {
+// old backend. Flows to a service of the host on that port go on then. The flow is to the port
+// of the frontend that is so many after the first.
+func (b backends) contradictedBy(f conntrack.Flow, by uint16) bool {
 	if b.after.IsValid() {
-		return f.ReplySrc != b.after
+		return f.ReplySrc != shifted(b.after, by)
 	}
-	return f.ReplySrc == b.before
+	return f.ReplySrc == shifted(b.before, by)
 }
 
 // replacedBackends returns the frontends of a protocol that change their backends.
 // Frontends that only proxies serve have no flows to a backend.
-func replacedBackends(proto nat.Proto, c *portset.Change) map[portset.Frontend]backends {
-	replaced := map[portset.Frontend]backends{}
-	for p := range c.Before {
+func replacedBackends(proto nat.Proto, c *portset.Change) spans[backends] {
+	replaced := spans[backends]{}
+	add := func(p *portset.Port, b backends) {
 		if p.Proto == proto && !p.ProxiedOnly() {
-			replaced[p.Frontend] = backends{before: p.Backend}
+			replaced.add(p, b)
 		}
 	}
-	for p := range c.After {
-		if p.Proto == proto && !p.ProxiedOnly() {
-			replaced[p.Frontend] = backends{before: replaced[p.Frontend].before, after: p.Backend}
+	for i := range c.Removed {
+		add(&c.Removed[i], backends{before: c.Removed[i].Backend})
+	}
+	for _, m := range c.Moved {
+		before, after := m.Before(), m.After()
+		b := backends{before: before.Backend, after: after.Backend}
+		switch {
+		case before.ProxiedOnly():
+			add(&after, backends{after: b.after})
+		case after.ProxiedOnly():
+			add(&before, backends{before: b.before})
+		default:
+			add(&after, b)
 		}
+	}
+	for i := range c.Added {
+		add(&c.Added[i], backends{after: c.Added[i].Backend})
 	}
 	return replaced
 }
@@ -117,23 +133,25 @@ func replacedBackends(proto nat.Proto, c *portset.Change) map[portset.Frontend]b
 // filter returns the narrowest filter that flows to all the frontends pass. It names the
 // family if all backends are of one, because a filter for both costs two passes over the
 // table.
-func filter(proto nat.Proto, replaced map[portset.Frontend]backends) conntrack.Filter {
+func filter(proto nat.Proto, replaced spans[backends]) conntrack.Filter {
 	filter := conntrack.Filter{Proto: uint8(proto), FirstPort: math.MaxUint16}
 	first := true
-	for f, b := range replaced {
-		for _, backend := range []netip.AddrPort{b.before, b.after} {
-			if !backend.IsValid() {
-				continue
+	for a, all := range replaced {
+		for _, x := range all {
+			for _, backend := range []netip.AddrPort{x.value.before, x.value.after} {
+				if !backend.IsValid() {
+					continue
+				}
+				dst := a
+				if !dst.IsValid() {
+					dst = anyOf(backend.Addr())
+				}
+				filter.Dst = union(filter.Dst, dst, first)
+				first = false
 			}
-			dst := f.AddrPort.Addr()
-			if !dst.IsValid() {
-				dst = f.OfFamily(backend.Addr()).AddrPort.Addr()
-			}
-			filter.Dst = union(filter.Dst, dst, first)
-			first = false
+			filter.FirstPort = min(filter.FirstPort, x.first)
+			filter.LastPort = max(filter.LastPort, x.last)
 		}
-		filter.FirstPort = min(filter.FirstPort, f.AddrPort.Port())
-		filter.LastPort = max(filter.LastPort, f.AddrPort.Port())
 	}
 	return filter
 }

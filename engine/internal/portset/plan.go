@@ -313,7 +313,7 @@ func (s *Set) planUnbound(c *Change) *Plan {
 }
 
 func (s *Set) plan(c *Change, most limits) (*Plan, error) {
-	if len(s.lines) == 0 && !c.hasRange() {
+	if len(s.lines) == 0 && !c.HasRange() {
 		return &Plan{plain: c}, nil
 	}
 	d := draft{set: s, most: most, lines: map[line][]assignment{}}
@@ -370,7 +370,8 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-func (c *Change) hasRange() bool {
+// HasRange reports whether a range changes.
+func (c *Change) HasRange() bool {
 	for p := range c.Before {
 		if p.More != 0 {
 			return true

@@ -53,6 +53,12 @@ func (p Port) Singles(yield func(Port) bool) {
 	}
 }
 
+// Backends are ports of a backend, from the first to the last.
+type Backends struct {
+	Addr        netip.Addr
+	First, Last uint16
+}
+
 // shifted returns the target of a range for the port that is so many after its first.
 func (t Target) shifted(by uint16) Target {
 	t.Backend = netip.AddrPortFrom(t.Backend.Addr(), t.Backend.Port()+by)

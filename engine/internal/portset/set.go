@@ -340,6 +340,9 @@ func (s *Set) Clone() Set {
 // Len returns the number of ports.
 func (s *Set) Len() int { return s.count + len(s.other) + s.ranged }
 
+// HasRanges reports whether there are ranges, or holes.
+func (s *Set) HasRanges() bool { return len(s.lines) != 0 }
+
 // All yields the single ports, and the ranges without the ports that were taken out of them, in
 // no order. The set may be changed meanwhile, like a map during range.
 func (s *Set) All(yield func(Port) bool) {

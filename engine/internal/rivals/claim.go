@@ -97,6 +97,34 @@ func (r *Rivals) add(c Claim) {
 	}
 }
 
+// Part is the claim to some consecutive ports.
+type Part struct {
+	Claim
+	First, Last uint16
+}
+
+// In returns the claims to ports from first to last at an address, as Of does for one.
+func (r *Rivals) In(proto nat.Proto, at netip.Addr, first, last uint16, local []netip.Addr) (parts []Part) {
+	for port := int(first); port <= int(last); {
+		c, ok := r.Of(proto, at, uint16(port), local)
+		end := int(last)
+		for i := range r.claims { // up to here all are the same
+			if b := &r.claims[i].box; int(b.first) > port {
+				end = min(end, int(b.first)-1)
+			} else if int(b.last) >= port {
+				end = min(end, int(b.last))
+			}
+		}
+		if n := len(parts); ok && n != 0 && int(parts[n-1].Last)+1 == port && parts[n-1].Claim == c {
+			parts[n-1].Last = uint16(end)
+		} else if ok {
+			parts = append(parts, Part{c, uint16(port), uint16(end)})
+		}
+		port = end + 1
+	}
+	return parts
+}
+
 // Of returns the claim to a port at an address of this host; the zero Addr is any, and the
 // unspecified ones any of a family, of the local ones. Of several it returns one that sees
 // packets first, and of these one for packets of others.

@@ -14,79 +14,99 @@ import (
 // Check tells which flows contradict a change: they would go on by a frontend that their
 // source does not leave by any more.
 type Check struct {
-	sources map[Source]checked
-	places  Places
+	// touched are the ports that the sources send from.
+	touched map[sender][]portset.Backends
+	// before and after return the frontends of a source.
+	before, after func(Source) []candidate
+	places        Places // after the change
+	// moved is whether the frontends are the same and the places have changed: before returns
+	// those whose exits went.
+	moved bool
 }
 
-// checked has the exits of a source after the change, and the frontends that it lost.
-type checked struct {
-	exits []Exit
-	gone  []candidate
+func (c *Check) touch(s sender, first, last uint16) {
+	if c.touched == nil {
+		c.touched = map[sender][]portset.Backends{}
+	}
+	c.touched[s] = append(c.touched[s], portset.Backends{Addr: s.addr, First: first, Last: last})
 }
+
+func (c *Check) touchSource(s Source) { c.touch(s.sender(), s.Backend.Port(), s.Backend.Port()) }
 
 // Check returns the check of a change that the draft makes.
 func (d *Draft) Check(places Places) *Check {
-	c := &Check{make(map[Source]checked, len(d.after)), places}
-	for s, frontends := range d.after {
-		c.add(s, frontends, d.before[s])
+	c := &Check{
+		places: places,
+		before: func(s Source) []candidate { return d.of(s, &d.before) },
+		after:  func(s Source) []candidate { return d.of(s, &d.after) },
+	}
+	for s := range d.after.singles {
+		c.touchSource(s)
+	}
+	for s, after := range d.after.ranges {
+		before := d.before.ranges[s]
+		for _, ps := range [][2][]piece{{before, after}, {after, before}} {
+			for _, p := range ps[0] {
+				if !slices.Contains(ps[1], p) {
+					c.touch(s, p.at.Port(), p.last)
+				}
+			}
+		}
 	}
 	return c
 }
 
 // Check returns the check of a change that is made in the index already, if it needed it.
 func (x *Index) Check(ch *portset.Change, masqueraded func(netip.Addr) bool, places Places) *Check {
-	c, cache := &Check{map[Source]checked{}, places}, cached(masqueraded)
-	before := map[Source][]candidate{}
-	for p := range ch.Before {
-		if s, ok := source(p, cache); ok {
-			before[s] = append(before[s], candidateOf(p))
-		}
-	}
-	for p := range ch.After {
-		if s, ok := source(p, cache); ok {
-			if _, ok := before[s]; !ok {
-				before[s] = nil
-			}
-		}
-	}
-	for s, frontends := range before {
-		c.add(s, x.frontends[s], frontends)
-	}
+	before := Of(ch.Before, masqueraded)
+	c := &Check{places: places, before: before.of, after: x.of}
+	c.touchAll(before)
+	c.touchAll(Of(ch.After, masqueraded))
 	return c
+}
+
+func (c *Check) touchAll(x *Index) {
+	for s := range x.frontends {
+		c.touchSource(s)
+	}
+	for s, of := range x.ranges {
+		for _, p := range of {
+			c.touch(s, p.at.Port(), p.last)
+		}
+	}
 }
 
 // CheckMoved returns the check of exits that went and came with the places.
 func (x *Index) CheckMoved(removed, added []Exit, after Places) *Check {
-	c := &Check{map[Source]checked{}, after}
-	for _, e := range slices.Concat(removed, added) {
-		c.sources[e.Source] = checked{exits: exits(nil, e.Source, x.frontends[e.Source], after)}
-	}
+	before := New()
+	c := &Check{places: after, before: before.of, after: x.of, moved: true}
 	for _, e := range removed {
-		k := c.sources[e.Source]
-		if !slices.ContainsFunc(k.exits, func(o Exit) bool { return o.Frontend == e.Frontend }) {
-			k.gone = append(k.gone, candidate{e.Frontend, e.Expires})
-			c.sources[e.Source] = k
+		before.addExit(e)
+	}
+	for _, es := range [][]Exit{removed, added} {
+		for _, e := range es {
+			c.touch(e.sender(), e.Backend.Port(), e.Backend.Port()+e.More)
 		}
 	}
 	return c
 }
 
-func (c *Check) add(s Source, after, before []candidate) {
-	k := checked{exits: exits(nil, s, after, c.places)}
-	for _, f := range before {
-		if _, kept := slices.BinarySearchFunc(after, f, candidate.before); !kept {
-			k.gone = append(k.gone, f)
-		}
+// addExit adds the frontends of an exit.
+func (x *Index) addExit(e Exit) {
+	f := candidate{e.Frontend, e.Expires, e.Ranged}
+	if e.Ranged {
+		x.ranges[e.sender()] = append(x.ranges[e.sender()], piece{f, e.Frontend.Port() + e.More})
+	} else {
+		x.frontends[e.Source] = with(x.frontends[e.Source], f)
 	}
-	c.sources[s] = k
 }
 
 // Backends returns what the sources of a protocol send from.
-func (c *Check) Backends(proto nat.Proto) []netip.AddrPort {
-	var all []netip.AddrPort
-	for s := range c.sources {
-		if s.Proto == proto {
-			all = append(all, s.Backend)
+func (c *Check) Backends(proto nat.Proto) []portset.Backends {
+	var all []portset.Backends
+	for s, of := range c.touched {
+		if s.proto == proto {
+			all = append(all, of...)
 		}
 	}
 	return all
@@ -95,16 +115,17 @@ func (c *Check) Backends(proto nat.Proto) []netip.AddrPort {
 // Contradicts reports whether a flow of a backend, which left by an address and a port of the
 // host, must end. Those of TCP end only if they left by a frontend that is gone.
 func (c *Check) Contradicts(s Source, left netip.AddrPort) bool {
-	k := c.sources[s]
-	for _, f := range k.gone {
-		if f.at.Port() == left.Port() && (f.at == left || !f.at.Addr().IsValid()) {
+	after := c.after(s)
+	exits := exits(nil, s, after, c.places)
+	for _, f := range c.before(s) {
+		if !c.stays(f, after, exits) && f.at.Port() == left.Port() && (f.at == left || !f.at.Addr().IsValid()) {
 			return true
 		}
 	}
 	if s.Proto == nat.TCP {
 		return false
 	}
-	for _, e := range k.exits {
+	for _, e := range exits {
 		switch {
 		case !e.Frontend.Addr().IsValid():
 			return e.Frontend.Port() != left.Port()
@@ -114,5 +135,15 @@ func (c *Check) Contradicts(s Source, left netip.AddrPort) bool {
 	}
 	// The flow left by a port of its own. It may, where no exit is.
 	links := c.places[left.Addr()]
-	return slices.ContainsFunc(k.exits, func(e Exit) bool { return e.Link == AnyLink || slices.Contains(links, e.Link) })
+	return slices.ContainsFunc(exits, func(e Exit) bool { return e.Link == AnyLink || slices.Contains(links, e.Link) })
+}
+
+// stays reports whether a frontend of before is there after the change, or, where places have
+// changed, whether the source still leaves by it.
+func (c *Check) stays(f candidate, after []candidate, exits []Exit) bool {
+	if c.moved {
+		return slices.ContainsFunc(exits, func(e Exit) bool { return e.Frontend == f.at })
+	}
+	_, kept := slices.BinarySearchFunc(after, f, candidate.before)
+	return kept
 }

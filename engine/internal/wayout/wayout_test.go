@@ -5,6 +5,7 @@ package wayout
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -129,7 +130,16 @@ func TestChangesLeadToTheSameExits(t *testing.T) {
 			}
 			follow(nil, added)
 		} else {
-			d := x.Draft(&c, masqueraded)
+			d := x.Draft(&c, func() iter.Seq[portset.Port] {
+				after := all.Clone()
+				for p := range c.Before {
+					after.DeleteAll(p)
+				}
+				for p := range c.After {
+					after.Put(p)
+				}
+				return after.All
+			}, masqueraded)
 			follow(d.Diff(places))
 			after := d.Exits(places)
 			d.Commit()
@@ -203,8 +213,8 @@ func TestContradicts(t *testing.T) {
 				x := Of(slices.Values(before), masqueraded)
 				s := Source{proto, netip.MustParseAddrPort("172.30.0.2:1")}
 				left := netip.MustParseAddrPort(tt.left)
-				check := x.Draft(&c, masqueraded).Check(places)
-				require.Equal(t, []netip.AddrPort{s.Backend}, check.Backends(proto))
+				check := x.Draft(&c, nil, masqueraded).Check(places)
+				require.Equal(t, []portset.Backends{{Addr: s.Backend.Addr(), First: 1, Last: 1}}, check.Backends(proto))
 				require.Equal(t, want, check.Contradicts(s, left), proto)
 				made := Of(slices.Values(after), masqueraded).Check(&c, masqueraded, places)
 				require.Equal(t, want, made.Contradicts(s, left), proto)
