@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,10 +17,10 @@ import (
 // several at a time, and must not block.
 type Backends func(local netip.AddrPort) netip.AddrPort
 
-// Ports is a Proxy for many ports behind one socket, to which something in the kernel leads them (sk_lookup). A connection
-// costs what it does elsewhere. A UDP flow has one more socket, bound to the address and port that its client asked
-// for, by which it is answered, and which receives what the client sends next. Its frontend's address is that of the socket and means nothing; it
-// has no backend of its own, and SetBackend is ErrAddr. Broadcasts do not come to it.
+// Ports is a Proxy for many ports behind one socket, to which something in the kernel leads them (sk_lookup). A connection, or a
+// flow, costs what it does elsewhere, and UDP one more socket for each address and port that has flows: it is bound there,
+// and answers leave by it. The frontend's address is that of the socket and means nothing; there is no backend of its own, and
+// SetBackend is ErrAddr. Broadcasts do not come to it.
 type Ports struct{ Proxy }
 
 // BindPorts returns a socket for Ports of a network, "tcp" or "udp". It is bound to 127.0.0.1, whence alone its own port can be
@@ -34,21 +35,15 @@ func BindPorts(network string, opts *Options) (*Socket, error) {
 	if opts != nil {
 		only.Group, only.BeforeBind = opts.Group, opts.BeforeBind
 	}
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	err := only.inNetNS(func() error {
-		sa, err := encode(netip.AddrPortFrom(netip.IPv6Unspecified(), 0))
-		if err != nil {
-			return err
-		}
 		// A mapped address, because any other of IPv6 makes the socket one for IPv6 alone
 		// (__inet6_bind in net/ipv6/af_inet6.c).
-		a := loopback.As16()
-		copy(sa.raw.host(), a[:])
-		err = s.openAt(sa, &only)
+		err := s.openAt(mapped(loopback), &only)
 		if !noIPv6(err) {
 			return err
 		}
-		return s.open(netip.AddrPortFrom(loopback, 0), &only)
+		return s.open(loopback, &only)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bind %s socket for ports: %w", network, err)
@@ -76,8 +71,7 @@ func (p *Ports) SetBackend(net.Addr) error {
 
 // Changed tells that Backends returns something else than before for local addresses that match. Connections keep the backend that they have;
 // those that it has not answered get the new one, or are reset if there is none. UDP flows end, and
-// begin again with the next datagram; so nothing of the proxy is bound to a port that was changed, unless it is a new
-// flow. ErrClosed: the proxy is closed.
+// begin again with the next datagram: until then nothing of the proxy is bound to the port. ErrClosed: the proxy is closed.
 func (p *Ports) Changed(which func(local netip.AddrPort) bool) error {
 	return p.base().each(which, func(proto served, m *match) { proto.leaveBackend(true, m) })
 }
@@ -119,90 +113,57 @@ func tellAsked(fd int, bound netip.Addr) error {
 	return setAll(fd, options)
 }
 
-// udpFront is a flow's own frontend: bound to what the client asked for, and connected to it.
+// udpFront is what answers leave by: a socket bound to the address and port that clients asked for, which receives
+// nothing. What leads ports to sockets comes before those that are not connected, so that all datagrams come to the proxy's.
 type udpFront struct {
-	flow   *udpFlow
 	fd     int
-	maxGSO int // the longest segment that the path to the client takes by UDP_SEGMENT
+	maxGSO int // the longest segment that may leave by UDP_SEGMENT
+	flows  int
 }
 
-// openFront opens the flow's own frontend. Others' datagrams for its address and port do not come to it: what leads
-// ports to sockets comes before those that are not connected yet.
-func (f *udpFlow) openFront() unix.Errno {
-	p := f.proxy
-	local, err := encode(f.key.local.addrPort())
-	if err != nil {
-		return unix.EADDRNOTAVAIL
-	}
-	to, err := encode(f.key.client.decode())
-	if err != nil {
-		return unix.EADDRNOTAVAIL
-	}
-	fd, e := socket(local.family, unix.SOCK_DGRAM)
-	if e != noErrno {
-		return e
-	}
-	u := &udpFront{flow: f, fd: fd, maxGSO: maxDatagram}
-	if e = u.open(local, to); e == noErrno {
-		e = p.home.watch(fd, u, evIn)
-	}
-	if e != noErrno {
-		closeFD(fd)
-		return e
-	}
-	f.front = u
-	return noErrno
-}
-
-func (u *udpFront) open(local, to *sockaddr) unix.Errno {
-	p := u.flow.proxy
-	// Flows of several clients have one address and port.
-	if e := setInt(u.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); e != noErrno {
-		return e
-	}
-	// The address may be of a prefix that is routed to this host as local.
-	if e := setFreeBind(u.fd, local.family); e != noErrno {
-		return e
-	}
-	if p.opts.BeforeBind != nil && p.opts.BeforeBind(u.fd) != nil {
-		return unix.EADDRINUSE
-	}
-	if e := bindTo(u.fd, local); e != noErrno {
-		return e
-	}
-	if e := connect(u.fd, to); e != noErrno {
-		return e
-	}
-	if p.offload {
-		setInt(u.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	}
-	widen(u.fd)
-	return noErrno
-}
-
-// ready implements handler: the client has sent more.
-func (u *udpFront) ready(int, uint32) {
-	f := u.flow
-	b := f.proxy.home.udp
-	for range readTurn {
-		b.flush() // pending answers lie in the buffers that are needed now
-		n := b.receive(u.fd, batch, false)
-		if n > 0 {
-			f.touch()
-			f.pass(b, 0, n)
+// front returns the socket for answers of a flow, which counts as one of its flows from then on.
+func (p *udpProxy) front(key *flowKey) (*udpFront, unix.Errno) {
+	u := p.fronts[key.local]
+	if u == nil {
+		local, err := encode(key.local.addrPort())
+		if err != nil {
+			return nil, unix.EADDRNOTAVAIL
 		}
-		if n < batch {
-			return
+		if key.client.family() == unix.AF_INET6 && local.family == unix.AF_INET {
+			local = mapped(key.local.addrPort())
 		}
+		fd, err := bindSocket(unix.SOCK_DGRAM, local, &Options{
+			share:      true, // with a process that has left
+			FreeBind:   true, // the address may be of a prefix that is routed to this host as local
+			BeforeBind: p.opts.BeforeBind,
+		})
+		if err != nil {
+			var e unix.Errno
+			if !errors.As(err, &e) {
+				e = unix.EADDRINUSE // of BeforeBind
+			}
+			return nil, e
+		}
+		widen(fd)
+		u = &udpFront{fd: fd, maxGSO: maxDatagram}
+		p.fronts[key.local] = u
 	}
+	u.flows++
+	return u, noErrno
 }
 
-// close closes the frontend; answers that wait leave by it before.
-func (u *udpFront) close() {
-	l := u.flow.proxy.home
-	if l.udp.to.fd == u.fd {
-		l.udp.flush()
+// leaveFront counts one flow less. Answers that wait leave before the socket is closed.
+func (p *udpProxy) leaveFront(f *udpFlow) {
+	u := f.front
+	if u == nil {
+		return
 	}
-	l.forget(u.fd)
+	if u.flows--; u.flows > 0 {
+		return
+	}
+	if p.home.udp.to.fd == u.fd {
+		p.home.udp.flush()
+	}
 	closeFD(u.fd)
+	delete(p.fronts, f.key.local)
 }

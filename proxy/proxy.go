@@ -114,6 +114,9 @@ type Options struct {
 	// the host has it. false: such an address is an error. Only Bind uses it.
 	FreeBind bool
 
+	// share lets others that do so bind the address and port too (SO_REUSEADDR). It is so for TCP.
+	share bool
+
 	// BeforeBind is called with the descriptor of each socket that is about to be bound: that of
 	// the frontend, by Bind, and those of the flows of Ports. An error is that of the
 	// bind. It must not block. Nil: nothing is called.

@@ -63,6 +63,16 @@ func encode(ap netip.AddrPort) (*sockaddr, error) {
 	return s, nil
 }
 
+// mapped lays an IPv4 address out as sockaddr_in6.
+func mapped(ap netip.AddrPort) *sockaddr {
+	s := &sockaddr{size: unix.SizeofSockaddrInet6, family: unix.AF_INET6}
+	binary.NativeEndian.PutUint16(s.raw[:], unix.AF_INET6)
+	s.setPort(ap.Port())
+	a := ap.Addr().As16()
+	copy(s.raw[8:], a[:])
+	return s
+}
+
 // scopeID turns the zone of a link-local address into an interface index.
 func scopeID(zone string) (uint32, error) {
 	if zone == "" {

@@ -163,7 +163,7 @@ func prepare(fd int, sa *sockaddr, kind int, opts *Options) error {
 			return os.NewSyscallError("setsockopt", e)
 		}
 	}
-	if kind == unix.SOCK_STREAM {
+	if kind == unix.SOCK_STREAM || opts.share {
 		if e := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); e != noErrno {
 			return os.NewSyscallError("setsockopt", e)
 		}

@@ -26,13 +26,14 @@ type udpProxy struct {
 	maxGSO   int           // the longest segment that may leave the frontend by UDP_SEGMENT
 	idle     time.Duration // 0: never
 	flows    map[flowKey]*udpFlow
-	last     *udpFlow      // the flow of the last datagram: bursts come from one client
-	order    list[udpFlow] // in order of activity
-	timer    timer         // the front of order
-	watched  bool          // by home
-	draining bool          // takes no new flows
-	refused  *match        // these clients get no flows, while refuse runs
-	deadline int64         // loop time at which all flows end; 0: none
+	fronts   map[pktinfo]*udpFront // by local address and port; nil: answers leave by the frontend
+	last     *udpFlow              // the flow of the last datagram: bursts come from one client
+	order    list[udpFlow]         // in order of activity
+	timer    timer                 // the front of order
+	watched  bool                  // by home
+	draining bool                  // takes no new flows
+	refused  *match                // these clients get no flows, while refuse runs
+	deadline int64                 // loop time at which all flows end; 0: none
 }
 
 // newUDP makes the proxy; b.fd is bound to local.
@@ -104,6 +105,9 @@ func setAll(fd int, options [][3]int) error {
 // listen implements served.
 func (p *udpProxy) listen() error {
 	p.flows = make(map[flowKey]*udpFlow)
+	if p.backends != nil {
+		p.fronts = make(map[pktinfo]*udpFront)
+	}
 	if p.home.udp == nil {
 		p.home.udp = newUDPBatch()
 	}

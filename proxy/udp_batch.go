@@ -257,14 +257,16 @@ func (b *udpBatch) addMsg(at, size, segment int, flow *udpFlow) {
 	h.Iov = &b.outIov[at]
 	h.SetIovlen(len(b.outIov) - at)
 	n := 0
-	if flow != nil && flow.front == nil {
+	if flow != nil {
 		key := &flow.key
 		h.Name = &key.client[0]
 		h.Namelen = unix.SizeofSockaddrInet6
 		if key.client.family() == unix.AF_INET {
 			h.Namelen = unix.SizeofSockaddrInet4
 		}
-		n = b.outCtl[i].putLocal(n, &key.local, flow.via)
+		if flow.front == nil {
+			n = b.outCtl[i].putLocal(n, &key.local, flow.via)
+		}
 	}
 	if segment != 0 {
 		n = b.outCtl[i].putSegment(n, segment)

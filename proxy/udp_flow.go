@@ -20,7 +20,7 @@ type udpFlow struct {
 	key    flowKey
 	fd     int
 	tftp   *tftpFlow // nil: the backend answers from the port that it was asked at
-	front  *udpFront // nil: the client is answered by the proxy's frontend
+	front  *udpFront // of a proxy of many ports: what answers leave by. Else nil
 	via    int32     // the interface of the client's last datagram if that was a broadcast, or 0
 	maxGSO int       // the longest segment that the path to the backend takes by UDP_SEGMENT
 	since  int64     // loop time of the last datagram in either direction
@@ -45,7 +45,7 @@ func (f *udpFlow) dial(to *sockaddr) unix.Errno {
 		e = p.home.watch(fd, f, evIn)
 	}
 	if e == noErrno && p.backends != nil {
-		if e = f.openFront(); e != noErrno {
+		if f.front, e = p.front(&f.key); e != noErrno {
 			p.home.forget(fd)
 		}
 	}
@@ -63,13 +63,10 @@ func (f *udpFlow) touch() {
 	f.proxy.order.moveToBack(&f.node)
 }
 
-// end closes the flow. Answers that wait are still sent: they need only the key, and the
-// flow's own frontend if it has one.
+// end closes the flow. Answers that wait are still sent: they need only the key.
 func (f *udpFlow) end() {
 	p := f.proxy
-	if f.front != nil {
-		f.front.close()
-	}
+	p.leaveFront(f)
 	p.home.forget(f.fd)
 	closeFD(f.fd)
 	p.order.remove(&f.node)
