@@ -6,10 +6,10 @@ package engine
 import (
 	"context"
 	"net/netip"
-	"slices"
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -96,7 +96,7 @@ func (e *core) connections(counts map[translation]int) []nat.Connections {
 	for _, c := range all {
 		list = append(list, *c)
 	}
-	slices.SortFunc(list, func(a, b nat.Connections) int { return nat.Compare(a.Mapping, b.Mapping) })
+	order.Sort(list, func(a, b nat.Connections) int { return nat.Compare(a.Mapping, b.Mapping) })
 	return list
 }
 

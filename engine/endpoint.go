@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -185,7 +186,7 @@ func (e *core) attachedAs(l *ipam.Lease, a nat.EndpointSpec) bool {
 			left.Add(p)
 		}
 	}
-	a.Ports = slices.SortedFunc(slices.Values(a.Ports), givenFirst)
+	a.Ports = order.Sorted(slices.Values(a.Ports), givenFirst)
 	for _, m := range a.Mappings(l.Addr) {
 		if m.Frontend.Port() == 0 {
 			e.findChosen(&m, &left)

@@ -17,6 +17,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/wayout"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -297,7 +298,7 @@ func seconds(now time.Time, entries []portset.Entry) []nft.Element {
 // inSets groups elements by set.
 func inSets(es []nft.Element) []nft.Element {
 	if !slices.IsSortedFunc(es, bySet) { // many are often all of one
-		slices.SortStableFunc(es, bySet)
+		order.Sort(es, bySet)
 	}
 	return es
 }

@@ -27,7 +27,7 @@ func TestBinarySize(t *testing.T) {
 	labtest.Tool(t, "go")
 	path := filepath.Join(t.TempDir(), "nftnat")
 	// As the Makefile builds it.
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/nftnat")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "nethttpomithttp2", "-o", path, "../cmd/nftnat")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -7,11 +7,11 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // An interval set of one field is a tree of the places where ranges begin and end
@@ -116,7 +116,7 @@ func (k *Key) lowest() bool { return k.port == 0 && k.bytes == [16]byte{} }
 // pair makes elements of prefixes, or of ranges of ports, from those of a whole tree, in any
 // order.
 func (c Set) pair(es []Element) []Element {
-	slices.SortStableFunc(es, func(a, b Element) int {
+	order.Sort(es, func(a, b Element) int {
 		// Of two at one place the end belongs to the range before.
 		return cmp.Or(a.Key.Compare(b.Key), -cmp.Compare(a.Key.kind, b.Key.kind))
 	})

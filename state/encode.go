@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -87,9 +88,9 @@ func newEncoder(s nat.State, json bool) *encoder {
 func (e *encoder) add(text string) { e.b = append(e.b, text...) }
 
 func (e *encoder) sections(s nat.State) {
-	ns := slices.SortedFunc(slices.Values(s.Networks), byNetworkName)
+	ns := order.Sorted(slices.Values(s.Networks), byNetworkName)
 	e.list("networks", len(ns), func(i int) { e.network(ns[i]) })
-	as := slices.SortedFunc(slices.Values(s.Endpoints), byEndpointName)
+	as := order.Sorted(slices.Values(s.Endpoints), byEndpointName)
 	e.list("endpoints", len(as), func(i int) { e.endpoint(as[i]) })
 	ms := nat.Collapse(s.Mappings)
 	e.list("mappings", len(ms), func(i int) { e.mapping(&ms[i]) })

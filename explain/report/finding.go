@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -112,7 +113,7 @@ func (f Finding) String() string {
 
 // SortFindings sorts the worst first, then by how many mappings they are about.
 func SortFindings(fs []Finding) {
-	slices.SortStableFunc(fs, func(a, b Finding) int {
+	order.Sort(fs, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Thing, b.Thing))
 	})
 }

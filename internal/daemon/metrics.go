@@ -19,6 +19,7 @@ import (
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -132,7 +133,7 @@ func writeProxies(e *exposition, st engine.Status) {
 // all others.
 func writeConnections(e *exposition, all []nat.Connections, most int) {
 	byCount := slices.Clone(all)
-	slices.SortStableFunc(byCount, func(a, b nat.Connections) int { return cmp.Compare(live(b), live(a)) })
+	order.Sort(byCount, func(a, b nat.Connections) int { return cmp.Compare(live(b), live(a)) })
 	listed := min(most, len(byCount))
 	e.family("nftnat_mapping_connections", gauge,
 		"TCP connections and UDP flows of the mappings that have most, translated by netfilter or carried by a proxy.")

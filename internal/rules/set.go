@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // Bounds of anonymous sets: of what is read, to be sorted, and of what is printed.
@@ -118,7 +120,7 @@ func (s *printing) set(set *Set, parts []part) string {
 	if set.Flags&unix.NFT_SET_INTERVAL != 0 && len(parts) == 1 {
 		texts = s.intervals(set, elements, parts[0])
 	} else {
-		slices.SortStableFunc(elements, func(a, b Element) int {
+		order.Sort(elements, func(a, b Element) int {
 			switch {
 			case a.CatchAll != b.CatchAll:
 				return choose(a.CatchAll, 1, -1)
@@ -217,7 +219,7 @@ func (s *printing) span(low, high []byte, p part) string {
 
 // intervals prints the elements of a set of intervals, of which some only end others.
 func (s *printing) intervals(set *Set, elements []Element, p part) (texts []string) {
-	slices.SortStableFunc(elements, func(a, b Element) int {
+	order.Sort(elements, func(a, b Element) int {
 		switch {
 		case a.CatchAll != b.CatchAll:
 			return choose(a.CatchAll, 1, -1)

@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -116,7 +117,7 @@ func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
 			ports = append(ports, p)
 		}
 	}
-	slices.SortFunc(ports, func(a, b portset.Port) int { return breadth(a) - breadth(b) })
+	order.Sort(ports, func(a, b portset.Port) int { return breadth(a) - breadth(b) })
 	return ports, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -182,7 +183,7 @@ func (s *search) leadsThere(p portset.Port) bool {
 // addThose adds the ports that match, in order. Options are read of those that are added.
 func (s *search) addThose(ports []portset.Port, match func(portset.Port) bool, why string) error {
 	ports = slices.DeleteFunc(slices.Clone(ports), func(p portset.Port) bool { return !match(p) })
-	slices.SortFunc(ports, func(a, b portset.Port) int { return nat.Compare(a.Mapping(), b.Mapping()) })
+	order.Sort(ports, func(a, b portset.Port) int { return nat.Compare(a.Mapping(), b.Mapping()) })
 	for _, p := range ports[:min(len(ports), maxNear)] {
 		if err := s.addServing(p.Frontend, why); err != nil {
 			return err

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // Draft is a change of hairpin modes.
@@ -157,6 +159,6 @@ func (s state) records(other state) []Record {
 			rs = append(rs, Record{a, b.record})
 		}
 	}
-	slices.SortFunc(rs, func(x, y Record) int { return x.Backend.Compare(y.Backend) })
+	order.Sort(rs, func(x, y Record) int { return x.Backend.Compare(y.Backend) })
 	return rs
 }

@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // maxSingleLinks is up to how many links are asked for one by one. The kernel walks all
@@ -119,7 +119,7 @@ func (f *fibRoute) isSegment() bool {
 
 // outermost returns the prefixes that do not lie within another, in order, each once.
 func outermost(ps []netip.Prefix) (outer []netip.Prefix) {
-	slices.SortFunc(ps, func(a, b netip.Prefix) int {
+	order.Sort(ps, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	for _, p := range ps { // those within a prefix follow it

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -92,7 +93,7 @@ func (s *State) Networks() []nat.Network {
 	for _, n := range s.networks {
 		all = append(all, n.now())
 	}
-	slices.SortFunc(all, func(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) })
+	order.Sort(all, func(a, b nat.Network) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
@@ -180,7 +181,7 @@ func (s *State) SetNext(network string, a netip.Addr) error {
 func CheckApart(ns []nat.Network) error {
 	// Of two prefixes that overlap one lies within the other, and comes right after it or
 	// after others that do.
-	ns = slices.SortedFunc(slices.Values(ns), func(a, b nat.Network) int { return segment.Compare(a.Prefix.Masked(), b.Prefix.Masked()) })
+	ns = order.Sorted(slices.Values(ns), func(a, b nat.Network) int { return segment.Compare(a.Prefix.Masked(), b.Prefix.Masked()) })
 	for i := 1; i < len(ns); i++ {
 		if ns[i-1].Prefix.Overlaps(ns[i].Prefix) {
 			return &nat.InvalidError{What: nat.WhatNetwork, Input: ns[i].String(), Reason: "it overlaps network " + ns[i-1].String()}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -127,12 +128,12 @@ func (c *Contents) readIPAM(by map[string][]nft.Element) {
 		c.keep(el, networks[p])
 	}
 	// Of two leases of a name the lower address is kept, whatever the kernel's order.
-	for _, el := range slices.SortedFunc(slices.Values(by[setLeases]), byAddr) {
+	for _, el := range order.Sorted(slices.Values(by[setLeases]), byAddr) {
 		at, ok := el.Key.Addr()
 		c.keep(el, ok && c.IPAM.Add(nat.EndpointSpec{Name: el.Comment, Address: at}) == nil)
 	}
 	cursors := map[string]bool{}
-	for _, el := range slices.SortedFunc(slices.Values(by[setCursors]), byAddr) {
+	for _, el := range order.Sorted(slices.Values(by[setCursors]), byAddr) {
 		at, _ := el.Key.Addr()
 		n, ok := c.IPAM.NetworkOf(at)
 		ok = ok && n.Name == el.Comment && !cursors[n.Name] && c.IPAM.SetNext(n.Name, at) == nil
@@ -180,7 +181,7 @@ func inOrder(networks, cursors []nft.Element) []nft.Element {
 		}
 		return 1
 	}
-	return slices.SortedFunc(slices.Values(networks), func(a, b nft.Element) int {
+	return order.Sorted(slices.Values(networks), func(a, b nft.Element) int {
 		x, _ := a.Key.Prefix()
 		y, _ := b.Key.Prefix()
 		return cmp.Or(lacksCursor(a)-lacksCursor(b), x.Bits()-y.Bits(), segment.Compare(x, y), strings.Compare(a.Comment, b.Comment))

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/segment"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -30,7 +31,7 @@ func (c *Contents) readSegments(elements []nft.Element) {
 		}
 	}
 	// The widest first: the others lie within.
-	slices.SortFunc(all, func(a, b nft.Element) int {
+	order.Sort(all, func(a, b nft.Element) int {
 		_, p, _ := a.Key.Segment()
 		_, q, _ := b.Key.Segment()
 		return p.Bits() - q.Bits()

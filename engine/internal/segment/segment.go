@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // Segment is a prefix that is on link by an interface.
@@ -49,7 +51,7 @@ func (f *Facts) Segments() []Segment {
 			}
 		}
 	}
-	return slices.SortedFunc(maps.Keys(all), Segment.Compare)
+	return order.Sorted(maps.Keys(all), Segment.Compare)
 }
 
 // State is what is known of published backends, and which segments the table has.
@@ -82,7 +84,7 @@ func New(table []Segment, backends int) *State {
 func (s *State) Current() bool { return s.current }
 
 // Table returns the segments that the table has, in order.
-func (s *State) Table() []Segment { return slices.SortedFunc(maps.Keys(s.table), Segment.Compare) }
+func (s *State) Table() []Segment { return order.Sorted(maps.Keys(s.table), Segment.Compare) }
 
 // Len returns how many segments the table has.
 func (s *State) Len() int { return len(s.table) }
@@ -104,7 +106,7 @@ func (s *State) Around(backend netip.Addr) (netip.Prefix, bool) {
 
 // Links returns the interfaces that lead to backends, in order.
 func (s *State) Links() []Link {
-	return slices.SortedFunc(maps.Keys(s.uses), func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+	return order.Sorted(maps.Keys(s.uses), func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Expire notes that a port that led to the backend has expired.
@@ -161,8 +163,8 @@ func (s *State) Plan(c Change) *Plan {
 			p.Removed = s.append(p.Removed, l, s.facts.OnLink[l], true)
 		}
 	}
-	slices.SortFunc(p.Added, Segment.Compare)
-	slices.SortFunc(p.Removed, Segment.Compare)
+	order.Sort(p.Added, Segment.Compare)
+	order.Sort(p.Removed, Segment.Compare)
 	return p
 }
 

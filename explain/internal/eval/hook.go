@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/internal/rules"
 )
 
@@ -230,7 +231,7 @@ func ofFamily(t *rules.Table, p *Packet) bool {
 
 // sortEntries reports whether a legacy chain and another one have the same priority.
 func sortEntries(list []entry) (both bool) {
-	slices.SortStableFunc(list, func(a, b entry) int {
+	order.Sort(list, func(a, b entry) int {
 		if a.priority != b.priority {
 			if a.priority < b.priority {
 				return -1

@@ -18,7 +18,7 @@ import (
 )
 
 // order returns the names of the chains that ran at a hook, in order: each sets a mark, and so is a step.
-func order(t *testing.T, rs *ruleset, h Hook, p Packet) string {
+func inOrder(t *testing.T, rs *ruleset, h Hook, p Packet) string {
 	t.Helper()
 	mark := uint32(100)
 	for _, tb := range rs.Tables {
@@ -79,7 +79,7 @@ func TestHooks(t *testing.T) {
 		{ArpOutput, arp, ""},
 	} {
 		t.Run(fmt.Sprint(tt.h, tt.p.EtherType, tt.p.In.Name), func(t *testing.T) {
-			require.Equal(t, tt.want, order(t, rs, tt.h, tt.p))
+			require.Equal(t, tt.want, inOrder(t, rs, tt.h, tt.p))
 		})
 	}
 }
@@ -92,13 +92,13 @@ func TestNatHook(t *testing.T) {
 	base(tb, "nat", "nat", unix.NF_INET_PRE_ROUTING, 300, codeAccept)
 	base(tb, "natfirst", "nat", unix.NF_INET_PRE_ROUTING, 200, codeAccept)
 	base(tb, "early", "filter", unix.NF_INET_PRE_ROUTING, -101, codeAccept)
-	require.Equal(t, "early natfirst nat late", order(t, rs, Prerouting, syn()))
+	require.Equal(t, "early natfirst nat late", inOrder(t, rs, Prerouting, syn()))
 	p := seen(syn())
 	p.CT.State = Established
-	require.Equal(t, "early late", order(t, rs, Prerouting, p), "of the first packet only")
+	require.Equal(t, "early late", inOrder(t, rs, Prerouting, p), "of the first packet only")
 	p = seen(syn())
 	p.CT.Status = DstNATDone
-	require.Equal(t, "early late", order(t, rs, Prerouting, p), "the connection has been through")
+	require.Equal(t, "early late", inOrder(t, rs, Prerouting, p), "the connection has been through")
 }
 
 func TestLegacyOrder(t *testing.T) {

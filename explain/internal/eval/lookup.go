@@ -6,11 +6,11 @@ package eval
 import (
 	"bytes"
 	"encoding/binary"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/internal/rules"
 )
 
@@ -240,7 +240,7 @@ func intervals(set *rules.Set, list []rules.Element) []interval {
 			out = append(out, interval{e, e.Key, e.Key})
 		}
 	}
-	slices.SortStableFunc(sorted, func(a, b rules.Element) int { return bytes.Compare(a.Key, b.Key) })
+	order.Sort(sorted, func(a, b rules.Element) int { return bytes.Compare(a.Key, b.Key) })
 	for i, e := range sorted {
 		if e.IntervalEnd {
 			continue

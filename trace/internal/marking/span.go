@@ -5,7 +5,8 @@ package marking
 
 import (
 	"net/netip"
-	"slices"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // span is a range of addresses of one family.
@@ -18,7 +19,7 @@ func mergeSpans(prefixes []netip.Prefix) (spans [2][]span) {
 		p = netip.PrefixFrom(p.Addr().WithZone(""), p.Bits()).Masked()
 		all = append(all, span{p.Addr(), lastOf(p)})
 	}
-	slices.SortFunc(all, func(a, b span) int { return a.first.Compare(b.first) })
+	order.Sort(all, func(a, b span) int { return a.first.Compare(b.first) })
 	for _, s := range all {
 		i := 0
 		if s.first.Is6() {
