@@ -135,6 +135,10 @@ func finish(ports *portset.Set, second []portset.Entry) *portset.Plan {
 	for _, e := range p.Cleaned {
 		ports.Unload(e)
 	}
+	p.Beneath = ports.Unbacked()
+	for _, e := range p.Beneath {
+		ports.Load(e)
+	}
 	return p
 }
 

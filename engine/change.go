@@ -250,7 +250,7 @@ func (e *core) unprepare(l *portset.Plan) error {
 // maps, and what is not needed any more is deleted. What fails is done when the table is loaded
 // next.
 func (e *core) settle(l *portset.Plan) {
-	if len(l.Prepared)+len(l.Cleaned) == 0 {
+	if len(l.Prepared)+len(l.Cleaned)+len(l.Beneath) == 0 {
 		return
 	}
 	e.opts.Trace("settle")
@@ -260,11 +260,14 @@ func (e *core) settle(l *portset.Plan) {
 		err = e.table.UpdateFinally(nft.Change{Add: elementsOf(now, slices.Values(l.Settled), len(l.Settled), nil)})
 	}
 	if err == nil {
-		if len(l.Prepared) != 0 {
+		if len(l.Prepared)+len(l.Beneath) != 0 {
 			e.table.Grace()
 		}
 		e.opts.Trace("clean")
-		err = e.table.UpdateFinally(nft.Change{Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), seconds(now, l.Prepared))})
+		err = e.table.UpdateFinally(nft.Change{
+			Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), seconds(now, l.Prepared)),
+			Add:    elementsOf(now, slices.Values(l.Beneath), len(l.Beneath), nil),
+		})
 	}
 	if err != nil {
 		e.log.Warn("ranges could not be brought to rest, which will be tried again", "table", e.opts.Table, "error", err)

@@ -413,12 +413,11 @@ func (e *core) expect(p portset.Port) {
 func (e *core) forget(now time.Time) {
 	var over []portset.Port
 	for {
-		ended := e.expiries.Pop(now, &e.mappings)
-		if len(ended) == 0 {
+		ended, ok := e.expiries.Pop(now, &e.mappings)
+		if !ok {
 			break
 		}
 		for _, p := range ended {
-			e.mappings.Expire(&p)
 			e.reserved.Remove(p)
 			e.holder.RetireAll(p)
 			e.countPort(p, -1)

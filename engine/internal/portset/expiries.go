@@ -72,19 +72,12 @@ func (x *Expiries) Next() (at time.Time, ok bool) {
 	return time.UnixMilli(x.heap[0].at), true
 }
 
-// Pop returns an expired port of the set, or what is left of an expired range in pieces. The
-// caller removes them from the set.
-func (x *Expiries) Pop(now time.Time, all *Set) (ps []Port) {
-	for ms := now.UnixMilli(); len(x.heap) > 0 && x.heap[0].at <= ms; {
-		first := heap.Pop(&x.heap).(expiry)
-		for p := range all.In(Port{Frontend: first.frontend, More: first.more}) {
-			if p.Expires == first.at {
-				ps = append(ps, p)
-			}
-		}
-		if len(ps) != 0 {
-			break
-		}
+// Pop removes an expired port from the set, or an expired range. It returns what was served,
+// which is nothing if all ports of a range were taken out; ok is false if nothing has expired.
+func (x *Expiries) Pop(now time.Time, all *Set) (over []Port, ok bool) {
+	if len(x.heap) == 0 || x.heap[0].at > now.UnixMilli() {
+		return nil, false
 	}
-	return ps
+	first := heap.Pop(&x.heap).(expiry)
+	return all.expire(first.frontend, first.more, first.at), true
 }

@@ -25,6 +25,8 @@ import (
 //     there.
 //   - A hole stays beneath a single port, and is added beneath one that is replaced: some kernels
 //     miss it for a moment.
+//   - A single port that ends by itself has a hole beneath, or the range would serve the port
+//     then. It is added once all packets know the single port.
 //   - Where a single port takes over from a range that goes, what the range served is in the
 //     second map for that time: a packet that was too early for the one may be too late for the
 //     other.
@@ -94,8 +96,8 @@ type Plan struct {
 	Prepared []Entry
 	// Settled are the ranges of Prepared that are added to the first maps after the change. Then
 	// Prepared are deleted from the second maps, once no packet is under way that began before,
-	// and Cleaned are deleted.
-	Settled, Cleaned []Entry
+	// Cleaned are deleted, and Beneath are added.
+	Settled, Cleaned, Beneath []Entry
 	// Waits is whether packets must know what was added before, by another change, when this
 	// change is made.
 	Waits bool
@@ -156,6 +158,9 @@ func (s *Set) Do(p *Plan) {
 	}
 	for i := range p.Cleaned {
 		s.change(&p.Cleaned[i], false)
+	}
+	for i := range p.Beneath {
+		s.change(&p.Beneath[i], true)
 	}
 }
 
@@ -247,6 +252,22 @@ func (s *Set) Redundant() (es []Entry) {
 		}
 		for port := r.holes.next(0, 65535); port <= 65535; port = r.holes.next(port+1, 65535) {
 			if _, within := r.find(uint16(port)); !within {
+				es = append(es, l.hole(uint16(port)))
+			}
+		}
+	}
+	return es
+}
+
+// Unbacked returns the holes that single ports lack which end by themselves and have a range
+// beneath.
+func (s *Set) Unbacked() (es []Entry) {
+	for l, r := range s.lines {
+		if l.way != translated {
+			continue
+		}
+		for port := r.over.next(0, 65535); port <= 65535; port = r.over.next(port+1, 65535) {
+			if p, _ := s.singleOn(l, uint16(port)); p.Expires != 0 && !r.holes.has(uint16(port)) {
 				es = append(es, l.hole(uint16(port)))
 			}
 		}
@@ -638,9 +659,13 @@ func (d *draft) planSpan(l line, r *ranges, sp *Port, as []assignment) error {
 			d.deleteHoles(l, r, a.first, a.last)
 		default:
 			d.single(l, *a.to)
-			if l.way == translated && r.over.has(a.first) && !r.holes.has(a.first) {
+			switch {
+			case l.way != translated || r.holes.has(a.first):
+			case r.over.has(a.first):
 				d.Waits = true
 				d.added = append(d.added, l.hole(a.first))
+			case a.to.Expires != 0:
+				d.Beneath = append(d.Beneath, l.hole(a.first))
 			}
 		}
 	}
@@ -679,7 +704,7 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 			for port := int(a.first); port <= int(a.last) && r.holes.n != 0; port++ {
 				back.set(uint16(port))
 			}
-		case a.to.More != 0:
+		case a.to.More != 0, l.way != translated && a.to.Expires != 0:
 			return true
 		}
 	}
@@ -953,7 +978,7 @@ func (d *draft) groups(runs []run, holes bool) (all []group) {
 	for i := range runs {
 		x := &runs[i]
 		if x.after != byRange {
-			open = open && x.before != byRange
+			open = open && x.before != byRange && (holes || x.to.Expires == 0)
 			if x.after == byNone {
 				gap += int(x.last) - int(x.first) + 1
 				open = open && holes && gap <= d.most.cut

@@ -124,6 +124,10 @@ func (k *table) load(tb testing.TB) *Set {
 		s.Unload(e)
 	}
 	require.Empty(tb, s.Redundant())
+	for _, e := range s.Unbacked() {
+		require.True(tb, s.Load(e))
+	}
+	require.Empty(tb, s.Unbacked())
 	return &s
 }
 
@@ -181,7 +185,10 @@ func (w *world) packets() {
 	}
 }
 
-const modelPorts = 48
+const (
+	modelPorts = 48
+	modelEnd   = 5_000_000
+)
 
 func modelHosts() []netip.Addr { return []netip.Addr{{}, netip.MustParseAddr("192.0.2.1")} }
 
@@ -212,6 +219,11 @@ func modelRun(t *testing.T, seed uint64, few limits) {
 	w.state(k, m)
 	lone := false // whether the last change was of ports that are taken out of ranges, given to others and returned
 	for range 40 {
+		if r.IntN(8) == 0 {
+			k, m = w.expire(k, &s, m)
+			w.grace()
+			lone = false
+		}
 		c, after := someChange(r, &s, m)
 		plan, err := s.plan(&c, few)
 		if err != nil {
@@ -283,10 +295,10 @@ func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *
 			}
 		})
 	}
-	if len(p.Prepared) != 0 {
+	if len(p.Prepared)+len(p.Beneath) != 0 {
 		w.grace()
 	}
-	if len(p.Prepared)+len(p.Cleaned) != 0 {
+	if len(p.Prepared)+len(p.Cleaned)+len(p.Beneath) != 0 {
 		step(after, func(k *table) {
 			for _, e := range p.Prepared {
 				k.delete(w, e, true)
@@ -294,9 +306,40 @@ func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *
 			for _, e := range p.Cleaned {
 				k.delete(w, e, false)
 			}
+			for _, e := range p.Beneath {
+				k.add(w, e, false)
+			}
 		})
 	}
 	return k
+}
+
+// expire has the kernel remove all that ends by itself, and the set note it.
+func (w *world) expire(k *table, s *Set, m map[Frontend]Target) (*table, map[Frontend]Target) {
+	k, m = k.clone(), maps.Clone(m)
+	for _, a := range append(modelHosts(), netip.IPv4Unspecified()) {
+		s.expire(Frontend{nat.TCP, netip.AddrPortFrom(a, 1)}, modelPorts, modelEnd)
+	}
+	isOver := func(p Port) bool { return p.Expires != 0 }
+	maps.DeleteFunc(m, func(_ Frontend, t Target) bool { return t.Expires != 0 })
+	maps.DeleteFunc(k.singles, func(_ tableKey, p Port) bool { return isOver(p) })
+	for l := range k.first {
+		if k.first[l] = slices.DeleteFunc(k.first[l], isOver); len(k.first[l]) == 0 {
+			delete(k.first, l)
+		}
+	}
+	requireSame(w, s, m)
+	requireEntries(w, s, k)
+	if w.r.IntN(2) == 0 {
+		for _, e := range s.Redundant() {
+			s.Unload(e)
+			k.delete(w, e, false)
+		}
+	}
+	requireSame(w, s, m)
+	requireEntries(w, s, k)
+	w.state(k, m)
+	return k, m
 }
 
 // late adds states that are within the transaction of the change: single ports and holes change
@@ -339,7 +382,7 @@ func someChange(r *rand.Rand, s *Set, m map[Frontend]Target) (c Change, after ma
 		backends := []string{"10.0.0.1", "10.0.0.2", "fd00::1"}
 		p.Backend = netip.AddrPortFrom(netip.MustParseAddr(backends[r.IntN(len(backends))]), uint16(first))
 		if r.IntN(6) == 0 {
-			p.Expires = 5_000_000
+			p.Expires = modelEnd
 		}
 		p.ProxyOnly = r.IntN(8) == 0
 		shift := uint16(0)

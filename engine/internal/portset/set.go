@@ -148,21 +148,39 @@ func (s *Set) Put(added Port) {
 // Add adds a port or a range whose frontends the set does not have, as it is.
 func (s *Set) Add(p Port) { s.Load(entryOf(p)) }
 
-// Expire removes a port, or the range that a piece is of: the kernel has removed its element.
-// Holes and single ports within the range stay.
-func (s *Set) Expire(p *Port) {
-	if t, ok := s.single(p.Frontend); ok && p.More == 0 && t == p.Target {
-		s.deleteSingle(p.Frontend)
-		return
+// expire removes what expires at a time and has one of the frontends: the kernel has removed its
+// elements. Holes and single ports within a range stay. It returns what was served.
+func (s *Set) expire(f Frontend, more uint16, at int64) (over []Port) {
+	first, last := f.AddrPort.Port(), f.AddrPort.Port()+more
+	for p := range s.singlesOf(f, first, last) {
+		if p.Expires == at {
+			over = append(over, p)
+		}
 	}
-	r := s.lines[p.line()]
-	if r == nil {
-		return
+	for i := range over {
+		s.deleteSingle(over[i].Frontend)
 	}
-	if i, ok := r.find(p.First()); ok && fits(p, &r.spans[i]) {
-		sp := r.spans[i]
-		s.deleteRange(&sp)
+	for _, l := range linesOf(f) {
+		r := s.lines[l]
+		if r == nil {
+			continue
+		}
+		var gone []Port
+		i, _ := r.find(first)
+		for ; i < len(r.spans) && r.spans[i].First() <= last; i++ {
+			if sp := &r.spans[i]; sp.Expires == at && sp.AddrPort.Addr() == f.AddrPort.Addr() {
+				gone = append(gone, *sp)
+			}
+		}
+		for i := range gone {
+			r.runs(gone[i].First(), gone[i].Last(), func(first, last uint16) bool {
+				over = append(over, gone[i].Part(first, last))
+				return true
+			})
+			s.deleteRange(&gone[i])
+		}
 	}
+	return over
 }
 
 // Delete removes the port of a frontend, if there is one.
