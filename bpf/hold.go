@@ -180,23 +180,6 @@ type bitAt struct {
 	mask int32
 }
 
-// findV6Only finds sk_ipv6only of struct sock, which begins with struct sock_common.
-func findV6Only() (at bitAt) {
-	spec, err := btf.LoadKernelSpec()
-	if err != nil {
-		return at
-	}
-	var common *btf.Struct
-	if spec.TypeByName("sock_common", &common) != nil {
-		return at
-	}
-	offset, _, ok := member(common, "skc_ipv6only")
-	if !ok || offset/8 >= sockRead {
-		return at
-	}
-	return bitAt{int16(offset / 8), bitMask(offset)}
-}
-
 // sockRead is how much of a socket is read.
 const sockRead = 32
 

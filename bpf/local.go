@@ -24,15 +24,16 @@ import (
 //
 // All methods but Close are safe for concurrent use, and need no privilege.
 type Local struct {
-	maps     []*ebpf.Map // by the numbers below
-	programs []*ebpf.Program
+	maps     []*ebpf.Map     // by the numbers below
+	programs []*ebpf.Program // only while they are not attached
 	links    []link.Link
 	features localFeatures
 }
 
 // LocalOptions are what a Local is for.
 type LocalOptions struct {
-	// Group is the descriptor of a directory of cgroup2: sockets of processes in it and below are led. See [RootGroup].
+	// Group is the descriptor of a directory of cgroup2: sockets of processes in it and below are led. See [RootGroup]. It has to be open
+	// for the call alone.
 	Group int
 	// NetNS is the cookie of the network namespace (SO_NETNS_COOKIE).
 	NetNS uint64
@@ -67,8 +68,8 @@ type localFeatures struct {
 	v6only bitAt
 }
 
-// OpenLocal loads and attaches the programs. It needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN; from then on nothing does.
-// The error is ErrPermission of package fs without, [ErrNoHook] or [ErrGroupTaken].
+// OpenLocal loads and attaches the programs. It needs CAP_BPF and CAP_NET_ADMIN, and CAP_PERFMON for what [Local.Limits] tells of; or
+// CAP_SYS_ADMIN. From then on nothing does. The error is ErrPermission of package fs without them, [ErrNoHook] or [ErrGroupTaken].
 func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 	l := &Local{}
 	defer func() {
@@ -92,7 +93,7 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 		}
 		l.links = append(l.links, attached)
 	}
-	return l, nil
+	return l, l.attached()
 }
 
 // load loads the programs, with as many features as can be had.
@@ -121,6 +122,13 @@ func (l *Local) loadAll(opts LocalOptions) error {
 		l.programs = append(l.programs, p)
 	}
 	return nil
+}
+
+// attached closes the descriptors of programs that the links have.
+func (l *Local) attached() error {
+	programs := l.programs
+	l.programs = nil
+	return closeAll(nil, programs, nil)
 }
 
 // unsupported says of an error of the kernel that something is missing in it.
@@ -188,7 +196,7 @@ func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
 			return nil, fmt.Errorf("replace the program for %s: %w", hook.name, err)
 		}
 	}
-	return l, nil
+	return l, l.attached()
 }
 
 // Limits says in what it does less here than it could: nothing on most kernels.

@@ -6,6 +6,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -43,10 +44,10 @@ func childGroup(t *testing.T) *os.File {
 	return group
 }
 
-// ask runs curl in a namespace, as a process with attributes, and returns what it got.
-func ask(t *testing.T, ns *lab.NS, attributes syscall.SysProcAttr, url string) string {
+// ask runs curl in a namespace, as a process with attributes, and returns what it got from port 8888 of localhost.
+func ask(t *testing.T, ns *lab.NS, attributes syscall.SysProcAttr) string {
 	t.Helper()
-	cmd := exec.Command(labtest.Tool(t, "curl"), "-s", "--max-time", "5", url)
+	cmd := exec.Command(labtest.Tool(t, "curl"), "-s", "--max-time", "5", "http://127.0.0.1:8888/")
 	cmd.SysProcAttr = &attributes
 	return labtest.Run(t, ns, cmd).Stdout
 }
@@ -60,19 +61,18 @@ func TestLocalProcesses(t *testing.T) {
 	labtest.EchoHTTP(t, top.Backend1, "page", ":88")
 	require.NoError(t, l.Put(entry(TCP, "0.0.0.0:8888", "172.30.0.2:88")))
 	group := childGroup(t)
-	const url = "http://127.0.0.1:8888/"
 	for what, attributes := range map[string]syscall.SysProcAttr{
 		"plain":          {},
 		"group":          {UseCgroupFD: true, CgroupFD: int(group.Fd())},
 		"user namespace": {Cloneflags: syscall.CLONE_NEWUSER},
 	} {
-		require.Contains(t, ask(t, top.Host, attributes, url), "page", what)
+		require.Contains(t, ask(t, top.Host, attributes), "page", what)
 	}
 	labtest.EchoHTTP(t, top.Backend2, "other", ":8888")
 	for _, attributes := range []syscall.SysProcAttr{{}, {UseCgroupFD: true, CgroupFD: int(group.Fd())}} {
-		require.Contains(t, ask(t, top.Backend2, attributes, url), "other")
-		require.Empty(t, ask(t, top.Backend1, attributes, url))
-		require.Empty(t, ask(t, top.Host, syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}, url))
+		require.Contains(t, ask(t, top.Backend2, attributes), "other")
+		require.Empty(t, ask(t, top.Backend1, attributes))
+		require.Empty(t, ask(t, top.Host, syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}))
 	}
 }
 
@@ -101,7 +101,6 @@ func TestLocalBesideOthers(t *testing.T) {
 	labtest.EchoHTTP(t, top.Backend1, "page", ":88")
 	group := childGroup(t)
 	child := syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
-	const url = "http://127.0.0.1:8888/"
 	attach := func(p *ebpf.Program) link.Link {
 		l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(group.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect})
 		require.NoError(t, err)
@@ -119,14 +118,14 @@ func TestLocalBesideOthers(t *testing.T) {
 		if !before {
 			other = attach(answering(t, 1))
 		}
-		require.Contains(t, ask(t, top.Host, child, url), "page")
-		require.Empty(t, ask(t, top.Host, syscall.SysProcAttr{}, url)) // in the group above
+		require.Contains(t, ask(t, top.Host, child), "page")
+		require.Empty(t, ask(t, top.Host, syscall.SysProcAttr{})) // in the group above
 		require.NoError(t, other.Update(answering(t, 0)))
-		require.Empty(t, ask(t, top.Host, child, url)) // refused
+		require.Empty(t, ask(t, top.Host, child)) // refused
 		require.NoError(t, other.Close())
-		require.Contains(t, ask(t, top.Host, child, url), "page")
+		require.Contains(t, ask(t, top.Host, child), "page")
 		require.NoError(t, l.Close())
-		require.Empty(t, ask(t, top.Host, child, url))
+		require.Empty(t, ask(t, top.Host, child))
 	}
 
 	// One that was attached the old way, and admits none beside it.
@@ -151,31 +150,64 @@ func TestLocalWithoutPrivilege(t *testing.T) {
 	group, err := RootGroup()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, group.Close()) }()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread goes with its privileges
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var none [2]unix.CapUserData
-		if err := unix.Capset(&header, &none[0]); err != nil {
-			done <- err
-			return
+	opts := LocalOptions{Group: int(group.Fd()), NetNS: 1}
+	require.NoError(t, holding(0, func() error {
+		_, openErr := OpenLocal(opts)
+		if !errors.Is(openErr, fs.ErrPermission) || errors.Is(openErr, ErrGroupTaken) {
+			return fmt.Errorf("open: %w", openErr)
 		}
-		_, openErr := OpenLocal(LocalOptions{Group: int(group.Fd()), NetNS: 1})
-		if !errors.Is(openErr, os.ErrPermission) || errors.Is(openErr, ErrGroupTaken) {
-			done <- fmt.Errorf("open: %w", openErr)
-			return
-		}
-		done <- errors.Join(
+		return errors.Join(
 			l.Put(entry(TCP, "0.0.0.0:7000", "172.30.0.2:80")),
 			l.Change([]LocalEntry{ranged(TCP, "0.0.0.0:1000", 1999, "172.30.0.3:1000")}, []LocalEntry{ranged(TCP, "0.0.0.0:3000", 3999, "172.30.0.3:3000")}),
 			l.Delete(entry(TCP, "0.0.0.0:7000", "172.30.0.2:80")),
 			l.Replace([]LocalEntry{entry(UDP, "0.0.0.0:7000", "172.30.0.2:80")}),
 		)
-	}()
-	require.NoError(t, <-done)
+	}))
 	all, err := l.All()
 	require.NoError(t, err)
 	require.Equal(t, []LocalEntry{entry(UDP, "0.0.0.0:7000", "172.30.0.2:80")}, all)
+
+	// With few, the programs do less.
+	require.NoError(t, holding(1<<unix.CAP_BPF|1<<unix.CAP_NET_ADMIN, func() error {
+		l, err := OpenLocal(opts)
+		if err != nil {
+			return err
+		}
+		if len(l.Limits()) != 2 {
+			return fmt.Errorf("limits: %q", l.Limits())
+		}
+		return l.Close()
+	}))
+	require.NoError(t, holding(1<<unix.CAP_BPF|1<<unix.CAP_NET_ADMIN|1<<unix.CAP_PERFMON, func() error {
+		l, err := OpenLocal(opts)
+		if err != nil {
+			return err
+		}
+		if len(l.Limits()) != 0 {
+			return fmt.Errorf("limits: %q", l.Limits())
+		}
+		return l.Close()
+	}))
+}
+
+// holding calls a function on a thread that has only these capabilities.
+func holding(capabilities uint64, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread goes with its privileges
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		few := [2]unix.CapUserData{}
+		for i := range few {
+			few[i].Effective = uint32(capabilities >> (32 * i))
+			few[i].Permitted = few[i].Effective
+		}
+		if err := unix.Capset(&header, &few[0]); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 // TestLocalHand: another takes the programs over, and no connection goes elsewhere meanwhile.

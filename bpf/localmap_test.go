@@ -62,7 +62,7 @@ func TestLocalBlocks(t *testing.T) {
 			n++
 			return nil
 		}))
-		require.EqualValues(t, uint32(last)+1, next)
+		require.Equal(t, uint32(last)+1, next)
 		require.LessOrEqual(t, n, 30)
 	}
 	for _, r := range [][2]uint16{{1, 65535}, {1, 65534}, {1, 1}, {65535, 65535}, {32768, 65535}, {10000, 60000}, {1024, 2047}} {
@@ -79,7 +79,7 @@ func TestLocalBlocks(t *testing.T) {
 func openMaps(t *testing.T) (*Local, bool) {
 	t.Helper()
 	maps, err := newMaps(localSpecs())
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
 		t.Log(err) // tests of a user namespace
 		return nil, false
 	}

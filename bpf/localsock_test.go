@@ -37,15 +37,19 @@ func newSocket(t *testing.T, ns *lab.NS, family, kind, protocol int) *socket {
 }
 
 func tcp4(t *testing.T, ns *lab.NS) *socket {
+	t.Helper()
 	return newSocket(t, ns, unix.AF_INET, unix.SOCK_STREAM, 0)
 }
 func tcp6(t *testing.T, ns *lab.NS) *socket {
+	t.Helper()
 	return newSocket(t, ns, unix.AF_INET6, unix.SOCK_STREAM, 0)
 }
 func udp4(t *testing.T, ns *lab.NS) *socket {
+	t.Helper()
 	return newSocket(t, ns, unix.AF_INET, unix.SOCK_DGRAM, 0)
 }
 func udp6(t *testing.T, ns *lab.NS) *socket {
+	t.Helper()
 	return newSocket(t, ns, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 }
 
@@ -143,6 +147,7 @@ func (s *socket) reads() string {
 // localhost is a topology with frontends on localhost: 8080 of all addresses leads to port 80 of web, in the same family; [::1]:8081 to it in
 // IPv4, and 127.0.0.1:8086 in IPv6; 1000 to 1999 to the same ports of wide. Servers named host are on localhost itself, where proxies would be.
 func localhost(t *testing.T) (*lab.Topology, *Local, bool) {
+	t.Helper()
 	labtest.LeakCheck(t)
 	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	l, ok := openLocal(t, top.Host)

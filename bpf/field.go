@@ -1,0 +1,134 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/cilium/ebpf/btf"
+)
+
+// kernelTypes has the kernel's types: a header, types one after the other, and their names (Documentation/bpf/btf.rst).
+const kernelTypes = "/sys/kernel/btf/vmlinux"
+
+// Kinds of types that are looked at, and those with something behind them.
+const (
+	kindInt      = 1
+	kindArray    = 3
+	kindStruct   = 4
+	kindUnion    = 5
+	kindEnum     = 6
+	kindFuncArgs = 13
+	kindVar      = 14
+	kindSection  = 15
+	kindTag      = 17
+	kindEnum64   = 19
+
+	typeLen   = 12
+	memberLen = 12
+)
+
+var errTypes = errors.New("the kernel's types cannot be read")
+
+// findField finds a field by its name, in whichever structure of the kernel has it first. It reads the types as they come: to have them all as values,
+// as package btf does, takes tens of milliseconds and some MiB.
+func findField(r io.ReaderAt, name string) (btf.Bits, error) {
+	var header struct {
+		Magic                              uint16
+		Version, Flags                     uint8
+		Length                             uint32
+		Types, TypesLen, Names, NamesTotal uint32
+	}
+	const most = 1 << 30 // of the kernel's file: all there is
+	if err := binary.Read(io.NewSectionReader(r, 0, most), binary.NativeEndian, &header); err != nil {
+		return 0, err
+	}
+	if header.Magic != 0xeb9f {
+		return 0, errTypes
+	}
+	section := func(offset, length uint32) *bufio.Reader {
+		return bufio.NewReaderSize(io.NewSectionReader(r, int64(header.Length)+int64(offset), int64(length)), 1<<16)
+	}
+	offset, err := findName(section(header.Names, header.NamesTotal), name)
+	if err != nil {
+		return 0, err
+	}
+	types := section(header.Types, header.TypesLen)
+	for {
+		t, err := types.Peek(typeLen)
+		if err != nil {
+			return 0, err
+		}
+		info := binary.NativeEndian.Uint32(t[4:])
+		if _, err := types.Discard(typeLen); err != nil {
+			return 0, err
+		}
+		n := int(info & 0xffff)
+		behind := 0
+		switch info >> 24 & 0x1f {
+		case kindStruct, kindUnion:
+			for range n {
+				m, err := types.Peek(memberLen)
+				if err != nil {
+					return 0, err
+				}
+				if binary.NativeEndian.Uint32(m) == offset {
+					at := binary.NativeEndian.Uint32(m[8:])
+					if info>>31 == 1 {
+						at &= 1<<24 - 1 // the size of a bit field is before
+					}
+					return btf.Bits(at), nil
+				}
+				if _, err := types.Discard(memberLen); err != nil {
+					return 0, err
+				}
+			}
+		case kindInt, kindVar, kindTag:
+			behind = 4
+		case kindArray:
+			behind = 12
+		case kindEnum, kindFuncArgs:
+			behind = 8 * n
+		case kindSection, kindEnum64:
+			behind = 12 * n
+		}
+		if _, err := types.Discard(behind); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// findName is the offset of a name.
+func findName(names *bufio.Reader, name string) (uint32, error) {
+	offset := 0
+	for {
+		s, err := names.ReadSlice(0)
+		if err != nil {
+			return 0, err // EOF: there is none
+		}
+		if bytes.Equal(s[:len(s)-1], []byte(name)) {
+			return uint32(offset), nil
+		}
+		offset += len(s)
+	}
+}
+
+// findV6Only finds sk_ipv6only of struct sock, which begins with struct sock_common.
+func findV6Only() (at bitAt) {
+	f, err := os.Open(kernelTypes)
+	if err != nil {
+		return at
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	offset, err := findField(f, "skc_ipv6only")
+	if err != nil || offset/8 >= sockRead {
+		return at
+	}
+	return bitAt{int16(offset / 8), bitMask(offset)}
+}

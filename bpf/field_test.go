@@ -1,0 +1,48 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+	"github.com/stretchr/testify/require"
+)
+
+// TestFindField: what is found in the kernel's types is what package btf finds in them.
+func TestFindField(t *testing.T) {
+	f, err := os.Open(kernelTypes)
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Log(err)
+		return
+	}
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	spec, err := btf.LoadKernelSpec()
+	require.NoError(t, err)
+	defer btf.FlushKernelSpec()
+	for name, of := range map[string]string{"skc_ipv6only": "sock_common", "skc_rcv_saddr": "sock_common", "nd_net": "net_device", "sk_userlocks": "sock"} {
+		var s *btf.Struct
+		require.NoError(t, spec.TypeByName(of, &s))
+		want, _, ok := member(s, name)
+		require.True(t, ok, name)
+		got, err := findField(f, name)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+	_, err = findField(f, "no_such_field")
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestFindFieldInGarbage(t *testing.T) {
+	for _, b := range [][]byte{nil, make([]byte, 100), bytes.Repeat([]byte{0x9f, 0xeb}, 50), bytes.Repeat([]byte{0xeb, 0x9f}, 50)} {
+		_, err := findField(bytes.NewReader(b), "x")
+		require.Error(t, err)
+	}
+}
