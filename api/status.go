@@ -32,6 +32,8 @@ type Status struct {
 	Endpoints int `json:"endpoints"`
 	// Proxies is how many mappings have a userland proxy.
 	Proxies int `json:"proxies"`
+	// Loopback is how clients on loopback addresses are served; nil: they are not, as far as is known.
+	Loopback *Loopback `json:"loopback,omitempty"`
 	// Flows is what the proxies carry now.
 	Flows FlowCounts `json:"flows"`
 	// Conntrack is how full the connection tracking table of the namespace is; nil
@@ -136,6 +138,23 @@ type Confinement struct {
 	// are.
 	Missing []string `json:"missing,omitempty"`
 }
+
+// Loopback is how clients on loopback addresses are served.
+type Loopback struct {
+	// By is what serves them.
+	By LoopbackWay `json:"by"`
+	// Reason is why it is not eBPF; empty: it is, or was not wanted.
+	Reason string `json:"reason,omitempty"`
+}
+
+// LoopbackWay is what serves clients on loopback addresses.
+type LoopbackWay string
+
+// The ways.
+const (
+	LoopbackBPF   LoopbackWay = "bpf"   // eBPF, and proxies for sockets that it leaves out
+	LoopbackProxy LoopbackWay = "proxy" // userland proxies
+)
 
 // MissingFeature is a feature that the kernel does not have.
 type MissingFeature struct {

@@ -83,6 +83,7 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 	if err := l.load(opts); err != nil {
 		return nil, err
 	}
+	l.learnBatches()
 	for i, hook := range localHooks {
 		attached, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: l.programs[i], Attach: hook.attach})
 		if errors.Is(err, unix.EPERM) {
@@ -139,6 +140,12 @@ func unsupported(err error) error {
 	return err
 }
 
+// learnBatches lets cilium/ebpf find out that the kernel has batches: it does so at the first error of one, by a map that it makes, which
+// takes a privilege.
+func (l *Local) learnBatches() {
+	_, _ = l.maps[mapPorts].BatchDelete([]localKey{{}}, nil) // there is no such key
+}
+
 // Close detaches the programs, unless another process has taken them over: then sockets go where they ask to. Connections stay, and have the
 // backend as their peer by name as well.
 func (l *Local) Close() error { return closeAll(l.links, l.programs, l.maps) }
@@ -191,6 +198,7 @@ func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
 	if err := l.load(opts); err != nil {
 		return nil, err
 	}
+	l.learnBatches()
 	for i, hook := range localHooks {
 		if err := l.links[i].Update(l.programs[i]); err != nil {
 			return nil, fmt.Errorf("replace the program for %s: %w", hook.name, err)

@@ -163,4 +163,5 @@ func (e *core) takeOver(c *schema.Contents) {
 			"mapping", p.Mapping().String(), "conflict", err)
 	})
 	e.holder.Sync(&e.mappings)
+	e.syncLocalhost()
 }

@@ -110,6 +110,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 	if err := ctx.Err(); err != nil {
 		return undo.after(err)
 	}
+	if err := e.withdraw(&c.Change, &undo); err != nil {
+		return undo.after(err)
+	}
 	if err := e.commitTable(p, &undo); err != nil {
 		return undo.after(err)
 	}
@@ -148,6 +151,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 		e.opts.Trace("open")
 		undo.add(ports.UndoServe)
 		if err := ports.Serve(); err != nil {
+			return undo.after(err)
+		}
+		if err := e.lead(&c.Change, &undo); err != nil {
 			return undo.after(err)
 		}
 		ports.Finish()

@@ -57,6 +57,7 @@ type core struct {
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
+	programs   programs
 	now        func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways map[netip.Addr]hostnet.Route
@@ -95,6 +96,8 @@ type lifecycle struct {
 	// suspended is set between Suspend and Resume; closed is set then too. left is set by
 	// Leave.
 	suspended, left bool
+	// lent are files of programs between Suspend and Leave or Resume.
+	lent []Program
 	// borrowed is whether another engine has lent the lock, and may still resume: until Begin.
 	borrowed bool
 }
@@ -162,7 +165,11 @@ func (e *core) connect(ctx context.Context) error {
 	if !e.opts.ReadOnly && !e.opts.NoProxies {
 		e.holder = portholder.New(holderOptions(e))
 	}
+	lent := e.opts.Sockets.takePrograms()
 	if err := e.takeSockets(ctx); err != nil {
+		return errors.Join(err, closePrograms(lent))
+	}
+	if err := e.openPrograms(lent); err != nil {
 		return err
 	}
 	if err := e.table.Open(); err != nil {
@@ -258,7 +265,7 @@ func (e *core) deleteStrayFlows() error {
 }
 
 func (e *core) disconnect() error {
-	return errors.Join(e.holder.Close(), e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
+	return errors.Join(e.closeLent(), e.programs.Close(), e.holder.Close(), e.closeKernelSockets(), e.lock.Close(), e.namespace.Close())
 }
 
 // closeKernelSockets closes the sockets to the kernel that are open.
@@ -356,6 +363,12 @@ func (e *core) purge(ctx context.Context) error {
 		}
 		undo.add(func() error { e.holder.Sync(&e.mappings); return nil })
 	}
+	if e.programs.Programs != nil {
+		undo.add(func() error { e.syncLocalhost(); return nil })
+		if err := e.programs.Localhost.Sync(&portset.Set{}); err != nil {
+			return undo.after(err)
+		}
+	}
 	if err := e.table.Delete(); err != nil {
 		return undo.after(err)
 	}
@@ -425,6 +438,7 @@ func (e *core) forget(now time.Time) {
 				e.exits.due = true
 			}
 		}
+		e.removeLocalhost(ended)
 		over = append(over, ended...)
 	}
 	e.removeOptions(over)

@@ -34,6 +34,18 @@ type Sockets struct {
 	Lock int
 	// Ports hold the ports of frontends.
 	Ports []PortSocket
+	// Programs are the eBPF programs that serve localhost, and their maps. Nil: there are none.
+	Programs []Program
+}
+
+// takePrograms returns the programs, which are the caller's then.
+func (s *Sockets) takePrograms() []Program {
+	if s == nil {
+		return nil
+	}
+	lent := s.Programs
+	s.Programs = nil
+	return lent
 }
 
 func (s *Sockets) ports(yield func(portset.Frontend, int) bool) {
@@ -72,6 +84,14 @@ func (e *core) suspend() (Sockets, error) {
 	for f, fd := range e.holder.Lend {
 		s.Ports = append(s.Ports, PortSocket{f.Proto, f.AddrPort, fd})
 	}
+	programs, err := e.programs.Hand()
+	if err != nil {
+		return Sockets{}, err
+	}
+	for _, d := range programs {
+		e.lent = append(e.lent, Program(d))
+	}
+	s.Programs = e.lent
 	e.closed, e.suspended = true, true
 	return s, e.closeKernelSockets()
 }
@@ -87,11 +107,18 @@ func (e *Engine) Resume(ctx context.Context) error {
 	if !c.suspended || c.left {
 		return nat.ErrClosed
 	}
-	if err := c.takeUp(ctx); err != nil {
+	if err := errors.Join(c.closeLent(), c.takeUp(ctx)); err != nil {
 		return errors.Join(fmt.Errorf("resume: %w", err), c.closeKernelSockets())
 	}
 	c.closed, c.suspended = false, false
 	return nil
+}
+
+// closeLent closes the files of programs that were lent.
+func (e *core) closeLent() error {
+	err := closePrograms(e.lent)
+	e.lent = nil
+	return err
 }
 
 func (e *core) takeUp(ctx context.Context) error {
@@ -115,6 +142,7 @@ func (e *core) takeUp(ctx context.Context) error {
 	if err := e.reconcile(ctx); err != nil {
 		return err
 	}
+	e.syncLocalhost()
 	e.missed = true
 	e.followAtOpen(ctx)
 	return nil
@@ -133,8 +161,8 @@ func (e *Engine) Leave() error {
 	}
 	c.left = true
 	c.holder.Leave()
-	err := c.lock.Close()
-	c.lock = nil
+	err := errors.Join(c.lock.Close(), c.closeLent(), c.programs.Close())
+	c.lock, c.programs.Programs = nil, nil
 	return err
 }
 
@@ -195,5 +223,5 @@ func closeSockets(lent *Sockets) error {
 	for _, p := range lent.Ports {
 		errs = append(errs, os.NewSyscallError("close", unix.Close(p.FD)))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, closePrograms(lent.Programs))...)
 }

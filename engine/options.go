@@ -42,6 +42,10 @@ type Options struct {
 	// of another family than the backend's are not served, and other processes can bind the
 	// ports.
 	NoProxies bool
+	// Loopback is how clients on loopback addresses are served. LoopbackBPF: Open fails where the
+	// kernel or a missing privilege keeps eBPF from it. It is ignored with NoProxies and ReadOnly,
+	// when they are not served. Zero: LoopbackAuto.
+	Loopback Loopback
 	// FirstPort and LastPort are the range from which frontends of port 0 are
 	// chosen. Zero: 49153 and 65535, the dynamic ports (RFC 6335 section 6) but
 	// for the first.
@@ -116,5 +120,6 @@ func (o Options) validate() error {
 			Reason: "the range ends before it begins",
 		}
 	}
-	return nil
+	_, err := ParseLoopback(o.Loopback.String())
+	return err
 }

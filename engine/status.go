@@ -36,6 +36,10 @@ type Status struct {
 	// Proxies is the number of userland proxies. Unserved is the number of ports without
 	// the proxy that they should have, because they could not be bound; see [Engine.Run].
 	Proxies, Unserved int
+	// Loopback is how clients on loopback addresses are served: by LoopbackBPF, LoopbackProxy, or
+	// LoopbackNone. NoBPF is why it is not LoopbackBPF although that was wanted; empty: there is no reason.
+	Loopback Loopback
+	NoBPF    string
 	// Looks is how often the engine has looked at the host, to follow it: at the start, and
 	// after changes, but ten times a second at most.
 	Looks int
@@ -119,6 +123,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	s.Carried, s.Flows, s.Proxies = c.holder.Stats()
 	s.Connections = s.Carried.Live - s.Flows
 	s.Unserved = c.holder.Unserved(&c.mappings)
+	s.Loopback, s.NoBPF = c.loopback()
 	for p := range c.mappings.All {
 		s.Ports.count(p)
 	}

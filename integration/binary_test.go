@@ -60,7 +60,7 @@ func bare(t *testing.T, args ...string) *exec.Cmd {
 	path, err := program()
 	require.NoError(t, err)
 	cmd := exec.Command(path, args...)
-	cmd.Env = []string{"PATH=", "NFTNAT_DOCTOR_INTERVAL=0"}
+	cmd.Env = []string{"PATH=", "NFTNAT_DOCTOR_INTERVAL=0", "NFTNAT_LOOPBACK=" + os.Getenv("NFTNAT_LOOPBACK")}
 	return cmd
 }
 

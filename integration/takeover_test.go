@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
@@ -63,7 +64,14 @@ var everyKindHeld = []string{"0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081", "[::
 // is refused, reset or lost, and a connection of the first daemon is carried to its end, byte
 // by byte.
 func TestTakeover(t *testing.T) {
+	for _, way := range []string{"bpf", "proxy"} {
+		t.Run(way, func(t *testing.T) { takeOver(t, way) })
+	}
+}
+
+func takeOver(t *testing.T, loopback string) {
 	top, s := proxiedHost(t)
+	s.loopback = loopback
 	daemon := s.serve(t)
 	s.publishEveryKind(t)
 	first := daemon
@@ -75,12 +83,12 @@ func TestTakeover(t *testing.T) {
 	}
 	calls = append(calls, startCallers(t, top.Client, "tcp", "192.0.2.1:8080"), startCallers(t, top.Client, "udp", "192.0.2.1:8080"))
 	taker := startOccupiers(t, top.Host)
-	api := startAPIUsers(t, s)
+	users := startAPIUsers(t, s)
 
 	takeovers := labtest.Rounds(t, "takeovers", 2, 10)
 	for range takeovers {
 		next := s.succeedBy(t)
-		if daemon != first {
+		if daemon != first || loopback == "bpf" {
 			require.Zero(t, daemon.Wait(), daemon.Output())
 		}
 		require.NotContains(t, daemon.Output()+next.Output(), " not ", "nothing was amiss")
@@ -100,12 +108,15 @@ func TestTakeover(t *testing.T) {
 	}
 	t.Logf("%d takeovers: %d UDP requests, %d without an answer", takeovers, udp.done, udp.lost)
 	taker.end(t)
-	api.end(t)
-	select {
-	case <-first.Done():
-		t.Fatalf("the first has ended, with its connection: %s", first.Output())
-	default:
+	users.end(t)
+	if loopback == "proxy" {
+		select {
+		case <-first.Done():
+			t.Fatalf("the first has ended, with its connection: %s", first.Output())
+		default:
+		}
 	}
+	require.Equal(t, api.LoopbackWay(loopback), s.status(t).Loopback.By)
 	t.Logf("%d bytes by the connection of the first", long.end(t))
 	require.Zero(t, first.Wait(), first.Output())
 	require.Equal(t, daemon.Pid, s.status(t).PID)
@@ -126,6 +137,7 @@ func TestTakeover(t *testing.T) {
 func TestTakeoverThenTerminated(t *testing.T) {
 	labtest.LongOnly(t, "the 10 s in which a daemon that has been succeeded lets connections end")
 	top, s := proxiedHost(t)
+	s.loopback = "proxy"
 	first := s.serve(t)
 	s.publishEveryKind(t)
 	live := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")

@@ -31,6 +31,9 @@ type testbed struct {
 	socket string
 	api    *api.Client
 	args   []string // what every command line begins with
+	// loopback is how daemons serve localhost, as --loopback has it; empty: as NFTNAT_LOOPBACK says, with which
+	// all tests can be run either way.
+	loopback string
 }
 
 // newTestbed returns a testbed with a socket of its own, without a daemon. Daemons that
@@ -71,7 +74,11 @@ func (s *testbed) command(t *testing.T, args ...string) *exec.Cmd {
 	if slices.ContainsFunc(args, func(word string) bool { return slices.Contains(neverAsks, word) }) {
 		return bare(t, args...)
 	}
-	return bare(t, slices.Concat(s.args, args)...)
+	cmd := bare(t, slices.Concat(s.args, args)...)
+	if s.loopback != "" {
+		cmd.Env = append(cmd.Environ(), "NFTNAT_LOOPBACK="+s.loopback)
+	}
+	return cmd
 }
 
 // neverAsks are commands that need no daemon and have no option for a socket.

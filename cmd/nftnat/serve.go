@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
@@ -28,12 +29,13 @@ func newServe(g *global) *cobra.Command {
 	var (
 		opts             daemon.Options
 		log              logFlags
+		loopback         string
 		takeover, detach bool
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon in the foreground",
-		Long: "Run the daemon in the foreground: it owns the table, serves localhost by proxies,\n" +
+		Long: "Run the daemon in the foreground: it owns the table, serves localhost by eBPF or proxies,\n" +
 			"and answers on a unix socket. Commands that change something start a daemon in the\n" +
 			"background if none runs. SIGTERM ends the daemon; what netfilter translates stays\n" +
 			"published, but the proxies end.\n\n" +
@@ -53,6 +55,9 @@ func newServe(g *global) *cobra.Command {
 			err := refuseEmpty(cmd.Flags(), "state", "metrics", "group")
 			if err == nil {
 				g.log, err = log.logger(g.stderr)
+			}
+			if err == nil {
+				opts.Engine.Loopback, err = parseLoopback(cmd.Flags(), loopback)
 			}
 			if err == nil {
 				err = doctorInterval(cmd.Flags(), &opts.DoctorInterval)
@@ -83,6 +88,8 @@ func newServe(g *global) *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&opts.Engine.NoSysctl, "no-sysctl", false, "do not turn on IP forwarding")
 	flags.BoolVar(&opts.Engine.NoOwner, "no-owner", false, "let other programs change the table, and repair what they break")
+	flags.StringVar(&loopback, "loopback", engine.LoopbackAuto.String(),
+		"serve localhost by `WAY`: bpf, proxy, or auto, which is bpf where it can be had (environment: "+envLoopback+")")
 	flags.StringVar(&opts.Metrics, "metrics", "", "also answer GET /metrics over TCP at `ADDR`")
 	flags.IntVar(&opts.MetricsMappings, "metrics-mappings", 0,
 		fmt.Sprintf("have the connections of the `N` busiest mappings in the metrics, at most %d", daemon.MaxMetricsMappings))
@@ -94,6 +101,21 @@ func newServe(g *global) *cobra.Command {
 	flags.BoolVar(&takeover, "takeover", false, "take over from the running daemon, if any, without interruption")
 	flags.BoolVar(&detach, "detach", false, "run in the background, and return when it is ready")
 	return offer(cmd, "socket netns table quiet")
+}
+
+// envLoopback stands for --loopback.
+const envLoopback = "NFTNAT_LOOPBACK"
+
+// parseLoopback reads the way to serve localhost, from the environment unless it was given.
+func parseLoopback(flags *pflag.FlagSet, text string) (engine.Loopback, error) {
+	if env := os.Getenv(envLoopback); env != "" && !flags.Changed("loopback") {
+		text = env
+	}
+	way, err := engine.ParseLoopback(text)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	return way, nil
 }
 
 // envDoctorInterval stands for --doctor-interval.
@@ -131,11 +153,11 @@ func (g *global) serve(ctx context.Context, opts daemon.Options) error {
 			return err
 		}
 	}
-	engine, err := g.engineOptions()
+	eo, err := g.engineOptions()
 	if err != nil {
 		return err
 	}
-	opts.Engine.Table, opts.Engine.NetNS, opts.Engine.Log = engine.Table, engine.NetNS, engine.Log
+	opts.Engine.Table, opts.Engine.NetNS, opts.Engine.Log = eo.Table, eo.NetNS, eo.Log
 	opts.Socket, opts.Log = g.socketPath(), g.logger()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

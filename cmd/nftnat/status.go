@@ -57,6 +57,9 @@ func printStatus(w io.Writer, st api.Status) error {
 		fmt.Fprintf(w, "mappings\ttcp %d ipv4, %d ipv6; udp %d ipv4, %d ipv6\n", n.TCP.IPv4, n.TCP.IPv6, n.UDP.IPv4, n.UDP.IPv6)
 		fmt.Fprintf(w, "networks\t%d, with %d endpoints\n", st.Networks, st.Endpoints)
 		if st.PID != 0 {
+			if l := st.Loopback; l != nil {
+				fmt.Fprintf(w, "localhost\t%s\n", describeLoopback(l))
+			}
 			fmt.Fprintf(w, "proxies\t%d, carrying %d connections and %d UDP flows\n", st.Proxies, st.Flows.TCP, st.Flows.UDP)
 		}
 		if st.Conntrack != nil {
@@ -79,6 +82,17 @@ func printStatus(w io.Writer, st api.Status) error {
 			fmt.Fprintf(w, "warning\t%s\n", printable.Text(line))
 		}
 	})
+}
+
+// describeLoopback says how localhost is served.
+func describeLoopback(l *api.Loopback) string {
+	switch {
+	case l.By == api.LoopbackBPF:
+		return "by eBPF"
+	case l.Reason != "":
+		return "by proxies, and not by eBPF: " + printable.Text(l.Reason)
+	}
+	return "by proxies"
 }
 
 // describeConfinement says what is in force.

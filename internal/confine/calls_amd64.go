@@ -25,9 +25,13 @@ func allowedCalls(pid uint32, o Options) []call {
 		requests = append(requests, unix.SIOCGSKNS)
 		calls = append(calls, call{unix.SYS_SETNS, &argument{1, whole, []uint32{unix.CLONE_NEWNET}}})
 	}
+	// Which programs are attached to an interface, and of the rest of bpf(2) what takes an open map.
+	commands := []uint32{unix.BPF_PROG_QUERY}
+	if o.Maps {
+		commands = append(commands, mapCommands()...)
+	}
 	return append(calls,
-		// Which programs are attached to an interface, and nothing else of bpf(2).
-		call{unix.SYS_BPF, &argument{0, whole, []uint32{unix.BPF_PROG_QUERY}}},
+		call{unix.SYS_BPF, &argument{0, whole, commands}},
 		// No memory that is executable.
 		call{unix.SYS_MMAP, &argument{2, unix.PROT_EXEC, []uint32{0}}},
 		call{unix.SYS_MPROTECT, &argument{2, unix.PROT_EXEC, []uint32{0}}},
@@ -39,6 +43,15 @@ func allowedCalls(pid uint32, o Options) []call {
 		call{unix.SYS_PRCTL, &argument{0, whole, []uint32{unix.PR_SET_VMA}}},
 		call{unix.SYS_IOCTL, &argument{1, whole, requests}},
 	)
+}
+
+// mapCommands are those of bpf(2) that read and write a map by its descriptor. None makes a map or
+// loads a program.
+func mapCommands() []uint32 {
+	return []uint32{
+		unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_MAP_GET_NEXT_KEY,
+		unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_UPDATE_BATCH, unix.BPF_MAP_DELETE_BATCH,
+	}
 }
 
 // plainCalls are those that are allowed with any arguments, those made most first.

@@ -23,6 +23,8 @@ type Options struct {
 	// Namespaces keeps the call by which a thread enters another network namespace,
 	// setns(2), which needs CAP_SYS_ADMIN as well.
 	Namespaces bool
+	// Maps keeps the commands of bpf(2) that read and write maps that are open.
+	Maps bool
 }
 
 // Report is what is in force.

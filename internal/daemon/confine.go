@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/printable"
 )
@@ -19,6 +20,7 @@ func (s *server) confine() {
 	o := confine.Options{
 		Capabilities: []confine.Capability{confine.NetAdmin, confine.NetBindService},
 		Namespaces:   s.outside,
+		Maps:         s.Engine.Loopback != engine.LoopbackProxy,
 	}
 	if s.outside {
 		o.Capabilities = append(o.Capabilities, confine.SysAdmin)

@@ -117,6 +117,10 @@ func writeConntrack(e *exposition, st engine.Status) {
 
 func writeProxies(e *exposition, st engine.Status) {
 	e.metric("nftnat_proxies", gauge, "Userland proxies.", float64(st.Proxies))
+	e.family("nftnat_loopback", gauge, "How clients on loopback addresses are served.")
+	for _, way := range []engine.Loopback{engine.LoopbackBPF, engine.LoopbackProxy} {
+		e.sample("nftnat_loopback", labels("by", way.String()), oneIf(st.Loopback == way))
+	}
 	e.metric("nftnat_mappings_without_proxy", gauge, "Mappings whose port is held by another process.", float64(st.Unserved))
 	e.metric("nftnat_mappings_without_address", gauge, "Mappings whose frontend's address is not one of this host's.", float64(st.Absent))
 	e.family("nftnat_proxy_flows", gauge, "TCP connections and UDP flows that the proxies carry.")

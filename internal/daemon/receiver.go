@@ -215,6 +215,8 @@ func (i *inheritance) sort(sockets []handover.Socket) error {
 			i.api = listener
 		case kind == nameMetrics && i.scraped == nil:
 			i.scraped = listener
+		case kind == nameProgram:
+			i.sockets.Programs = append(i.sockets.Programs, engine.Program{Name: rest, File: os.NewFile(uintptr(s.FD), "program")})
 		default:
 			if err := i.sortPort(kind, rest, s.FD); err != nil {
 				listener.close()
@@ -249,6 +251,9 @@ func (i *inheritance) closeSockets() {
 	}
 	for _, p := range i.sockets.Ports {
 		closeDescriptor(p.FD)
+	}
+	for _, p := range i.sockets.Programs {
+		_ = p.File.Close()
 	}
 	i.sockets = engine.Sockets{}
 }

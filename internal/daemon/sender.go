@@ -182,6 +182,7 @@ const (
 	nameMade    = "made"    // the API's, whose file a daemon made; its path follows
 	nameGiven   = "given"   // the API's, of the service manager; its path follows
 	nameMetrics = "metrics" // that of the metrics; its address follows
+	nameProgram = "program" // a file of an eBPF program; what the engine calls it follows
 )
 
 // sockets are all sockets of this daemon, by name. The descriptors stay its own.
@@ -202,6 +203,9 @@ func (s *server) sockets(lent engine.Sockets) ([]handover.Socket, error) {
 	}
 	for _, p := range lent.Ports {
 		all = append(all, handover.Socket{Name: p.Proto.String() + " " + frontendText(p.Frontend), FD: p.FD})
+	}
+	for _, p := range lent.Programs {
+		all = append(all, handover.Socket{Name: nameProgram + " " + p.Name, FD: int(p.File.Fd())})
 	}
 	return all, nil
 }

@@ -28,6 +28,9 @@ func StatusOf(st engine.Status, err error) api.Status {
 		Forwarding: forwardingOf(st),
 		Warnings:   []string{},
 	}
+	if st.Loopback != engine.LoopbackNone {
+		doc.Loopback = &api.Loopback{By: api.LoopbackWay(st.Loopback.String()), Reason: printable.Line(st.NoBPF)}
+	}
 	if err == nil {
 		doc.Conntrack = &api.Conntrack{Count: st.Tracked, Max: st.TrackedMax}
 	} else {

@@ -72,22 +72,30 @@ func (n *Namespace) ID() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read boot id: %w", err)
 	}
-	var cookie uint64
+	cookie, err := n.Cookie()
+	if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 5.13 all namespaces have one ID
+		err = nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("namespace %d of boot %s", cookie, strings.TrimSpace(string(boot))), nil
+}
+
+// Cookie is the number by which the kernel's programs know the namespace (SO_NETNS_COOKIE).
+func (n *Namespace) Cookie() (cookie uint64, err error) {
 	err = n.Do(func() error {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return os.NewSyscallError("socket", err)
 		}
 		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 5.13 all namespaces have one ID
-			err = nil
-		}
 		return errors.Join(os.NewSyscallError("getsockopt", err), unix.Close(s))
 	})
 	if err != nil {
-		return "", fmt.Errorf("read cookie of network namespace: %w", err)
+		return 0, fmt.Errorf("read cookie of network namespace: %w", err)
 	}
-	return fmt.Sprintf("namespace %d of boot %s", cookie, strings.TrimSpace(string(boot))), nil
+	return cookie, nil
 }
 
 // Close closes the namespace.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/nat"
@@ -28,31 +27,29 @@ type Socket struct {
 }
 
 // SocketsAt returns the sockets that have a port at any address.
-func SocketsAt(ns *Namespace, proto nat.Proto, port uint16) (found []Socket, err error) {
-	diag, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_INET_DIAG)
+func SocketsAt(ns *Namespace, proto nat.Proto, port uint16) ([]Socket, error) {
+	return SocketsIn(ns, proto, port, port)
+}
+
+// SocketsIn returns the sockets that have one of the ports at any address.
+func SocketsIn(ns *Namespace, proto nat.Proto, first, last uint16) (found []Socket, err error) {
+	d, err := openDiag(ns, proto)
 	if err != nil {
 		return nil, err
 	}
-	defer diag.Close()
-	list := diag.SocketDiagTCP
-	if proto == nat.UDP {
-		list = diag.SocketDiagUDP
-	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := list(family)
-		if isFatal(err) && !errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
-			return nil, err
-		}
-		for _, s := range sockets {
-			addr, ok := netip.AddrFromSlice(s.ID.Source)
-			if !ok || s.ID.SourcePort != port {
-				continue
-			}
-			at := Socket{Addr: netip.AddrPortFrom(addr.Unmap(), port), Inode: s.INode, UID: s.UID, Ended: s.State == tcpTimeWait}
-			if peer, ok := netip.AddrFromSlice(s.ID.Destination); ok && s.ID.DestinationPort != 0 {
-				at.Peer = netip.AddrPortFrom(peer.Unmap(), s.ID.DestinationPort)
+	defer func() { err = errors.Join(err, d.nl.Close()) }()
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		var filter diagFilter
+		filter.ports(first, last)
+		err := d.each(family, &filter, func(s *diagSocket) {
+			at := Socket{Addr: s.local(), Inode: s.inode, UID: s.uid, Ended: s.state == tcpTimeWait}
+			if peer := s.peer(); peer.Port() != 0 {
+				at.Peer = peer
 			}
 			found = append(found, at)
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return found, nil

@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/nftnat/nftnat/engine/internal/hooks"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Loopback is the way in which clients on loopback addresses of the host are served.
+type Loopback int
+
+// The ways.
+const (
+	// LoopbackAuto is eBPF where it can be had, else userland proxies.
+	LoopbackAuto Loopback = iota
+	// LoopbackBPF is eBPF: programs of the kernel connect local sockets straight to the
+	// backend. Sockets that cannot be, such as those bound to a loopback address, are served by
+	// proxies.
+	LoopbackBPF
+	// LoopbackProxy is userland proxies.
+	LoopbackProxy
+	// LoopbackNone is no way, of an engine that has no proxies. It is none of Options.
+	LoopbackNone
+)
+
+// String is as ParseLoopback reads it.
+func (l Loopback) String() string {
+	switch l {
+	case LoopbackAuto:
+		return "auto"
+	case LoopbackBPF:
+		return "bpf"
+	case LoopbackProxy:
+		return "proxy"
+	case LoopbackNone:
+		return "none"
+	}
+	return fmt.Sprintf("Loopback(%d)", int(l))
+}
+
+// ParseLoopback reads what Options can have: auto, bpf or proxy.
+func ParseLoopback(text string) (Loopback, error) {
+	for _, l := range []Loopback{LoopbackAuto, LoopbackBPF, LoopbackProxy} {
+		if text == l.String() {
+			return l, nil
+		}
+	}
+	return 0, &nat.InvalidError{What: "way to serve localhost", Input: text, Reason: "it is auto, bpf or proxy"}
+}
+
+// programs are the eBPF programs of an engine.
+type programs struct {
+	*hooks.Programs // nil: there are none
+	// reason is why there are none although they were wanted; nil: there is no reason.
+	reason error
+}
+
+// openPrograms puts the programs in force that serve localhost, or takes over those that were lent.
+func (e *core) openPrograms(lent []Program) error {
+	if e.opts.ReadOnly || e.opts.NoProxies || e.opts.Loopback == LoopbackProxy {
+		return closePrograms(lent)
+	}
+	ds := make([]hooks.Descriptor, len(lent))
+	for i, p := range lent {
+		ds[i] = hooks.Descriptor(p)
+	}
+	var err error
+	e.programs.Programs, err = hooks.Open(e.namespace, ds)
+	if err != nil && e.opts.Loopback == LoopbackAuto {
+		e.programs.reason = err
+		e.log.Info("localhost is served by proxies", "reason", err)
+		return nil
+	}
+	return err
+}
+
+// loopback returns how localhost is served, and why not by eBPF.
+func (e *core) loopback() (way Loopback, reason string) {
+	switch {
+	case e.programs.Programs != nil:
+		if left := e.programs.Localhost.Left(); left != nil {
+			reason = "some ports are left to proxies: " + left.Error()
+		}
+		return LoopbackBPF, reason
+	case e.opts.ReadOnly || e.opts.NoProxies:
+		return LoopbackNone, ""
+	case e.programs.reason != nil:
+		reason = e.programs.reason.Error()
+	}
+	return LoopbackProxy, reason
+}
+
+// withdraw keeps new connections on localhost from the backends that a change takes away.
+func (e *core) withdraw(c *portset.Change, undo *undoList) error {
+	if e.programs.Programs == nil {
+		return nil
+	}
+	undo.add(func() error { return e.retrySync(e.programs.Localhost.UndoWithdraw(c)) })
+	return e.programs.Localhost.Withdraw(c)
+}
+
+// lead leads new connections on localhost to the backends that a change adds.
+func (e *core) lead(c *portset.Change, undo *undoList) error {
+	if e.programs.Programs == nil {
+		return nil
+	}
+	undo.add(func() error { return e.retrySync(e.programs.Localhost.UndoLead(c)) })
+	return e.programs.Localhost.Lead(c)
+}
+
+// retrySync leads localhost to what is published, if that has failed for a change.
+func (e *core) retrySync(err error) error {
+	if err == nil {
+		return nil
+	}
+	if syncErr := e.programs.Localhost.Sync(&e.mappings); syncErr != nil {
+		return errors.Join(err, syncErr)
+	}
+	return nil
+}
+
+// syncLocalhost leads localhost to what is published.
+func (e *core) syncLocalhost() {
+	if e.programs.Programs == nil {
+		return
+	}
+	if err := e.programs.Localhost.Sync(&e.mappings); err != nil {
+		e.log.Warn("localhost could not be led to what is published", "error", err)
+	}
+}
+
+// removeLocalhost keeps new connections on localhost from the backends of ports that have expired.
+func (e *core) removeLocalhost(ended []portset.Port) {
+	if e.programs.Programs == nil {
+		return
+	}
+	if err := e.retrySync(e.programs.Localhost.Withdraw(&portset.Change{Removed: ended})); err != nil {
+		e.log.Warn("localhost could not be led to what is published", "error", err)
+	}
+}
+
+// Program is a file of an eBPF program, or of a map of it, that an engine lends.
+type Program struct {
+	// Name says what it is of. Those of one name are in order.
+	Name string
+	File *os.File
+}
+
+func closePrograms(lent []Program) error {
+	var errs []error
+	for _, p := range lent {
+		errs = append(errs, p.File.Close())
+	}
+	return errors.Join(errs...)
+}
