@@ -185,7 +185,7 @@ func (c *Set) appendKeyEnd(b []byte, k *Key) []byte {
 	b, value := nlwire.OpenAttr(b, unix.NFTA_DATA_VALUE)
 	switch k.kind { //nolint:exhaustive // the others have no end
 	case clientsKey:
-		b = appendPort(appendAddr(b, lastAddr(k.frontends())), k.port, true)
+		b = appendPort(appendAddr(b, lastAddr(k.frontends())), k.last, true)
 		b = appendAddr(b, lastAddr(k.second.Value()))
 	case segmentKey:
 		b = k.appendSegment(b, lastAddr(k.second.Value()))
@@ -390,7 +390,7 @@ func (c *Set) decodeService(kind keyKind, b []byte) (Key, error) {
 	return k, nil
 }
 
-// decodeClients reads the range of one address or any, a port, and the clients of a prefix.
+// decodeClients reads the range of one address or any, ports, and the clients of a prefix.
 func decodeClients(first, last []byte) (Key, error) {
 	if last == nil {
 		last = first
@@ -400,13 +400,13 @@ func decodeClients(first, last []byte) (Key, error) {
 		front, back := decodeAddrPort(first[:size+4]), decodeAddrPort(last[:size+4])
 		at, ok := prefixOf(first[:size], last[:size])
 		clients, ok2 := prefixOf(first[size+4:], last[size+4:])
-		if ok && ok2 && front.Port() == back.Port() {
-			if k := ClientsKey(front, clients); k != (Key{}) && k.frontends() == at {
+		if ok && ok2 {
+			if k := ClientsOfKey(front, back.Port(), clients); k != (Key{}) && k.frontends() == at {
 				return k, nil
 			}
 		}
 	}
-	return Key{}, fmt.Errorf("the range from %x to %x is no port with a prefix", first, last)
+	return Key{}, fmt.Errorf("the range from %x to %x is none of ports with a prefix", first, last)
 }
 
 // decodeInterface reads the name of an interface.

@@ -136,6 +136,7 @@ func sample() Table {
 			}},
 			{Name: "by-ranges", Rules: []Rule{
 				{In("udp4_out_range", UDPSport, IPSaddr), MasqueradeSamePort(UDPSport)},
+				{In("limited4_host", L4Proto, IPSaddr, THSport), Return()},
 				{In("tcp6_out_range", TCPSport, IP6Saddr), MasqueradeSamePort(TCPSport)},
 				{SNATv4SamePort("udp4_link_out_range", UDPSport, OIFName, UDPSport, IPSaddr)},
 				{SNATv4SamePort("tcp4_host_range", TCPSport, TCPSport, IPSaddr)},
@@ -242,7 +243,11 @@ func randomElement(r *rand.Rand, c Set) Element {
 		if r.IntN(2) == 0 {
 			front = netip.PrefixFrom(front, 0).Masked().Addr()
 		}
-		e.Key = ClientsKey(netip.AddrPortFrom(front, port), randomPrefix(r, c.Key[0]))
+		last := port
+		if r.IntN(2) == 0 {
+			last += uint16(r.IntN(min(1<<16-int(port), 100)))
+		}
+		e.Key = ClientsOfKey(netip.AddrPortFrom(front, port), last, randomPrefix(r, c.Key[0]))
 	case rangeKey:
 		e.Key = RangeKey(randomRange(r, c.Key))
 	case noKey, startKey, endKey:

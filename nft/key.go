@@ -25,7 +25,7 @@ type Key struct {
 	// bytes.
 	second unique.Handle[netip.Prefix]
 	port   uint16
-	// last is the last port of a rangeKey, whose first is port.
+	// last is the last port of a rangeKey or a clientsKey, whose first is port.
 	last uint16
 	// length is the length of a prefix, or noAddr for a rangeKey without one.
 	length uint8
@@ -216,7 +216,18 @@ func ClientsKey(ap netip.AddrPort, clients netip.Prefix) Key {
 	if k == (Key{}) || k.family != other.family {
 		return Key{}
 	}
-	k.second = unique.Make(clients.Masked())
+	k.second, k.last = unique.Make(clients.Masked()), k.port
+	return k
+}
+
+// ClientsOfKey is a ClientsKey of all ports from that of ap to the last. It is zero if that is
+// before the first.
+func ClientsOfKey(ap netip.AddrPort, last uint16, clients netip.Prefix) Key {
+	k := ClientsKey(ap, clients)
+	if k == (Key{}) || last < ap.Port() {
+		return Key{}
+	}
+	k.last = last
 	return k
 }
 
@@ -294,8 +305,12 @@ func (k Key) Called() (l4proto uint8, ap netip.AddrPort, called netip.Addr, ok b
 	return k.l4proto, netip.AddrPortFrom(k.addr(), k.port), k.second.Value().Addr(), true
 }
 
-// Clients returns the address and port and the clients of a ClientsKey, and whether it is
-// one.
+// LastPort returns the last port of a ClientsOfKey or a RangeKey, which may be the first one of it.
+// It is zero for other keys.
+func (k Key) LastPort() uint16 { return k.last }
+
+// Clients returns the address and the first port and the clients of a ClientsKey, and whether it
+// is one.
 func (k Key) Clients() (ap netip.AddrPort, clients netip.Prefix, ok bool) {
 	if k.kind != clientsKey {
 		return netip.AddrPort{}, netip.Prefix{}, false
@@ -366,7 +381,7 @@ func (k Key) String() string {
 	case calledKey:
 		return fmt.Sprintf("%s . %s . %d . %s", protoText(k.l4proto), k.addr(), k.port, k.second.Value().Addr())
 	case clientsKey:
-		return fmt.Sprintf("%s . %d . %s", prefixText(k.frontends()), k.port, prefixText(k.second.Value()))
+		return fmt.Sprintf("%s . %s . %s", prefixText(k.frontends()), portsText(k.port, k.last), prefixText(k.second.Value()))
 	case rangeKey:
 		return k.rangeText()
 	case noKey:

@@ -103,11 +103,7 @@ func (k *Key) rangeText() string {
 	if r.Link != "" {
 		fields = append(fields, `"`+r.Link+`"`)
 	}
-	ports := fmt.Sprint(r.First)
-	if r.First != r.Last {
-		ports = fmt.Sprintf("%d-%d", r.First, r.Last)
-	}
-	fields = append(fields, ports)
+	fields = append(fields, portsText(r.First, r.Last))
 	if r.Family != 0 {
 		fields = append(fields, fmt.Sprintf("ipv%d", r.Family))
 	}
@@ -120,6 +116,13 @@ func (k *Key) rangeText() string {
 		}
 	}
 	return strings.Join(fields, " . ")
+}
+
+func portsText(first, last uint16) string {
+	if first == last {
+		return fmt.Sprint(first)
+	}
+	return fmt.Sprintf("%d-%d", first, last)
 }
 
 // isRange reports whether the keys of interval sets of the type are ranges of ports.

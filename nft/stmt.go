@@ -380,10 +380,11 @@ const (
 	UDPDport
 	TCPSport
 	UDPSport
-	// THDport is the destination port of a packet of any protocol.
+	// THDport and THSport are the ports of a packet of any protocol.
 	THDport
-	// NFProto and L4Proto are the protocols of a packet. A rule with NFProto, L4Proto or THDport
-	// has no field of a certain protocol of that layer before it, and for the latter two none
+	THSport
+	// NFProto and L4Proto are the protocols of a packet. A rule with NFProto, L4Proto or those
+	// has no field of a certain protocol of that layer before it, and for the latter three none
 	// after it: nft(8) would list it otherwise.
 	NFProto
 	L4Proto
@@ -421,6 +422,7 @@ var selectors = [...]struct {
 	TCPSport: {"tcp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_TCP},
 	UDPSport: {"udp sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, unix.IPPROTO_UDP},
 	THDport:  {"th dport", InetService, expr.PayloadBaseTransportHeader, 2, 0, 0},
+	THSport:  {"th sport", InetService, expr.PayloadBaseTransportHeader, 0, 0, 0},
 	NFProto:  {name: "meta nfproto", typ: NfProto},
 	L4Proto:  {name: "meta l4proto", typ: InetProto},
 	// A flow of the other family has no such address: the rule does not match its packets.

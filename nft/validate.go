@@ -260,7 +260,7 @@ func (p *protocols) addFields(fields ...Selector) error {
 			d.l4proto != 0 && p.l4proto != 0 && d.l4proto != p.l4proto {
 			return fmt.Errorf("no packet has both %s and an earlier field of the rule", f)
 		}
-		anyL4 := f == L4Proto || f == THDport
+		anyL4 := f == L4Proto || f == THDport || f == THSport
 		if anyL4 && p.l4proto != 0 || d.l4proto != 0 && p.anyL4 || f == NFProto && p.nfproto != 0 {
 			return fmt.Errorf("%s is not for a rule that says which protocol it is about", f)
 		}
