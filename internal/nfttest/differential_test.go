@@ -85,7 +85,8 @@ func variants() []nft.Table {
 func randomElement(r *rand.Rand) nft.Element {
 	pick := func(words ...string) string { return words[r.IntN(len(words))] }
 	e := nft.Element{Set: pick("tcp4", "tcp4", "tcp4_host", "tcp4_host", "udp4", "inside4", "inside4", "segments4", "segments4", "hosts4",
-		"networks4", "networks4", "networks4", "away4", "away4", "leases4", "links")}
+		"networks4", "networks4", "networks4", "away4", "away4", "leases4", "links", "tcp4_range", "tcp4_range", "tcp4_range",
+		"tcp4_host_range", "tcp4_host_range", "tcp4_host_range", "from4_range")}
 	if r.IntN(100) == 0 {
 		e.Set = pick("hosts", "nosuch")
 	}
@@ -101,6 +102,19 @@ func randomElement(r *rand.Rand) nft.Element {
 		e.Key = nft.SegmentKey(pick("br0", "br0", "br1", "b"), netip.PrefixFrom(addr, 13+r.IntN(6)))
 	case "networks4", "away4":
 		e.Key = nft.PrefixKey(randomPrefix(r))
+	case "tcp4_range", "tcp4_host_range", "from4_range":
+		n := nft.Range{First: uint16(r.IntN(8))}
+		n.Last = n.First + uint16(r.IntN(3))
+		if e.Set != "tcp4_range" {
+			n.Addr = netip.PrefixFrom(host.Addr(), 32)
+		}
+		if e.Set == "from4_range" {
+			n.L4Proto = []uint8{6, 17}[r.IntN(2)]
+			n.Addr = netip.PrefixFrom(host.Addr(), 31+r.IntN(2))
+		} else {
+			e.Value = netip.AddrPortFrom(host.Addr(), 0)
+		}
+		e.Key = nft.RangeKey(n)
 	case "leases4":
 		e.Key = nft.AddrKey(netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(5))}))
 	case "links":
@@ -111,7 +125,7 @@ func randomElement(r *rand.Rand) nft.Element {
 	if e.Set == "tcp4" || e.Set == "tcp4_host" || e.Set == "udp4" {
 		e.Value = host
 	}
-	if pick("tcp4", "tcp4_host", "leases4", "away4") == e.Set {
+	if pick("tcp4", "tcp4_host", "leases4", "away4", "tcp4_range", "tcp4_host_range") == e.Set {
 		e.Timeout = time.Duration(1+r.IntN(9)) * time.Hour
 	}
 	if r.IntN(3) == 0 {

@@ -36,6 +36,12 @@ func (b bound) compare(o bound) int {
 // have none.
 func bounds(k nft.Key) []bound {
 	p, ok := k.Prefix()
+	if start, isPorts := startOf(k); !ok && isPorts {
+		if last := k.LastPort(); last < 65535 {
+			return []bound{{start, true}, {portAddr(last + 1), false}}
+		}
+		return []bound{{start, true}}
+	}
 	if !ok {
 		return nil
 	}
@@ -45,10 +51,24 @@ func bounds(k nft.Key) []bound {
 	return []bound{{p.Addr(), true}}
 }
 
+// startOf returns where a prefix begins, or a range of ports alone, whose ports stand in the order
+// of addresses; ok is false for other keys.
+func startOf(k nft.Key) (a netip.Addr, ok bool) {
+	if p, ok := k.Prefix(); ok {
+		return p.Addr(), true
+	}
+	r, ok := k.Range()
+	return portAddr(r.First), ok && k == nft.PortRangeKey(r.First, r.Last)
+}
+
+func portAddr(port uint16) netip.Addr {
+	return netip.AddrFrom4([4]byte{0, 0, byte(port >> 8), byte(port)})
+}
+
 // storedKey is the key of an element in the map: for a prefix the address where it begins.
 func storedKey(k nft.Key) nft.Key {
-	if p, ok := k.Prefix(); ok {
-		return nft.AddrKey(p.Addr())
+	if start, ok := startOf(k); ok {
+		return nft.AddrKey(start)
 	}
 	return k
 }
@@ -102,8 +122,8 @@ func (s *set) whole(es []nft.Element) []nft.Element {
 	byStart := map[netip.Addr]nft.Element{}
 	var out []nft.Element
 	for _, e := range es {
-		if p, ok := e.Key.Prefix(); ok {
-			byStart[p.Addr()] = e
+		if start, ok := startOf(e.Key); ok {
+			byStart[start] = e
 		} else {
 			out = append(out, e) // Edit made it so
 		}
@@ -117,7 +137,7 @@ func (s *set) whole(es []nft.Element) []nft.Element {
 		switch {
 		case b.begins && !next.begins:
 			e = byStart[b.addr]
-			e.Key = spanning(b.addr, next.addr)
+			e.Key = s.spanning(b.addr, next.addr)
 		case !b.begins && (i > 0 && s.bounds[i-1].begins || s.def.Timeout):
 			continue
 		}
@@ -130,8 +150,15 @@ func (s *set) whole(es []nft.Element) []nft.Element {
 }
 
 // spanning is the key of the prefix from first up to, but without, end, which is zero
-// behind the highest address. It is zero where that is no prefix.
-func spanning(first, end netip.Addr) nft.Key {
+// behind the highest address, or of the range of ports. It is zero where that is no prefix.
+func (s *set) spanning(first, end netip.Addr) nft.Key {
+	if s.def.Key[0] == nft.InetService {
+		last := uint16(65535)
+		if end.IsValid() {
+			last = portOf(end) - 1
+		}
+		return nft.PortRangeKey(portOf(first), last)
+	}
 	for bits := range first.BitLen() + 1 {
 		k := nft.PrefixKey(netip.PrefixFrom(first, bits))
 		if own := bounds(k); own[0].addr == first && (len(own) == 1 && !end.IsValid() || len(own) == 2 && own[1].addr == end) {

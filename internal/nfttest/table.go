@@ -28,9 +28,10 @@ type set struct {
 	def nft.Set
 	// elements are by storedKey.
 	elements map[nft.Key]element
-	// bounds are where prefixes begin and end, in order.
+	// bounds are where prefixes or ranges of ports begin and end, in order.
 	bounds []bound
-	// order has the pairs and segments, the oldest first, as the kernel searches them.
+	// order has the pairs, segments and other ranges, the oldest first, as the kernel searches
+	// them.
 	order []nft.Key
 	// next is no later than the first element expires; zero: none does.
 	next time.Time
@@ -45,10 +46,10 @@ func sameType(a, b nft.Set) bool {
 	return slices.Equal(a.Key, b.Key) && slices.Equal(a.Value, b.Value) && a.Interval == b.Interval
 }
 
-// holdsPrefixes reports whether the elements are prefixes.
+// holdsPrefixes reports whether the elements are prefixes, or ranges of ports alone.
 func holdsPrefixes(s nft.Set) bool { return s.Interval && len(s.Key) == 1 }
 
-// holdsRanges reports whether the elements are pairs or segments.
+// holdsRanges reports whether the elements are pairs, segments, clients or other ranges.
 func holdsRanges(s nft.Set) bool { return s.Interval && len(s.Key) > 1 }
 
 // element is an element with the moment at which it expires; zero: never.
@@ -105,8 +106,11 @@ func (s *set) add(e nft.Element, now time.Time) (undo func(), err error) {
 
 // taken reports whether the kernel refuses the key because of those it has.
 func (s *set) taken(k nft.Key) bool {
-	if _, ok := k.Prefix(); ok {
+	if _, ok := startOf(k); ok {
 		return s.takenPrefix(k)
+	}
+	if _, ok := k.Range(); ok {
+		return slices.ContainsFunc(s.order, func(have nft.Key) bool { return touchesPorts(k, have) })
 	}
 	if r, ok := rangeOf(k); ok {
 		return slices.ContainsFunc(s.order, func(have nft.Key) bool { return r.touches(have) })
@@ -144,7 +148,7 @@ func (s *set) takenClients(k nft.Key) bool {
 	for have := range s.elements {
 		other, p, _ := have.Clients()
 		front := at.Addr() == other.Addr() || at.Addr().IsUnspecified() || other.Addr().IsUnspecified()
-		if front && at.Port() == other.Port() && clients.Overlaps(p) {
+		if front && at.Port() <= have.LastPort() && other.Port() <= k.LastPort() && clients.Overlaps(p) {
 			return true
 		}
 	}
@@ -207,16 +211,22 @@ func milliseconds(d time.Duration) time.Duration {
 	return ms
 }
 
-// remove removes an element and returns what undoes that, or the kernel's error. Of pairs and
-// segments it removes the oldest that contains the first address of the key, as
-// nft_pipapo_deactivate does.
+// remove removes an element and returns what undoes that, or the kernel's error. Of pairs,
+// segments and other ranges it removes the oldest that contains the first address and port of the
+// key, as nft_pipapo_deactivate does.
 func (s *set) remove(gone nft.Element, now time.Time) (undo func(), err error) {
 	k := gone.Key
 	s.expire(now)
 	order := s.order
-	if r, ok := rangeOf(k); ok {
-		r.prefix = netip.PrefixFrom(r.prefix.Addr(), r.prefix.Addr().BitLen())
-		i := slices.IndexFunc(s.order, r.touches)
+	if holdsRanges(s.def) {
+		touches := func(have nft.Key) bool { return have == k }
+		if r, ok := rangeOf(k); ok {
+			r.prefix = netip.PrefixFrom(r.prefix.Addr(), r.prefix.Addr().BitLen())
+			touches = r.touches
+		} else if _, ok := k.Range(); ok {
+			touches = func(have nft.Key) bool { return hasFirst(have, k) }
+		}
+		i := slices.IndexFunc(s.order, touches)
 		if i < 0 {
 			return nil, unix.ENOENT
 		}

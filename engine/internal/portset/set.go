@@ -87,6 +87,9 @@ func (s *Set) Get(f Frontend) (t Target, ok bool) {
 	return p.Target, ok
 }
 
+// Single returns the target of a single port; ok is false for a port of a range, too.
+func (s *Set) Single(f Frontend) (t Target, ok bool) { return s.single(f) }
+
 // single returns the target of a single port.
 func (s *Set) single(f Frontend) (t Target, ok bool) {
 	p, ok := s.pageOf(f)
@@ -379,6 +382,15 @@ func (s *Set) All(yield func(Port) bool) {
 					return
 				}
 			}
+		}
+	}
+}
+
+// Served yields what a range of the set serves: without the ports that were taken out.
+func (s *Set) Served(e Entry) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		if r := s.lines[e.line()]; r != nil {
+			r.runs(e.First(), e.Last(), func(first, last uint16) bool { return yield(e.Part(first, last)) })
 		}
 	}
 }

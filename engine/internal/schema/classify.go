@@ -5,7 +5,6 @@ package schema
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/answers"
@@ -41,6 +40,14 @@ type Contents struct {
 	Orphans []nft.Element
 }
 
+// found is a range or a hole that was decoded, with its element.
+type found struct {
+	portset.Entry
+	el   nft.Element
+	next bool
+	bad  bool // no engine makes it with its options
+}
+
 // Classify decodes the elements of a table. It reuses their memory.
 func Classify(elements []nft.Element, now time.Time) *Contents {
 	c := &Contents{
@@ -52,6 +59,7 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 	var set string
 	isPort := false
 	var apart []int // the elements of ports that are
+	var ranges, holes []found
 	var others []nft.Element
 	for i := range elements {
 		el := &elements[i]
@@ -60,7 +68,15 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 			kind, isPort = kinds[set]
 		}
 		if !isPort {
-			others = append(others, *el)
+			if !isHole(set) || el.Foreign != "" {
+				others = append(others, *el)
+				continue
+			}
+			if hole, ok := readHole(el); ok {
+				holes = append(holes, found{Entry: hole, el: *el})
+			} else {
+				c.Foreign = append(c.Foreign, *el)
+			}
 			continue
 		}
 		p, ok := readPort(el, kind, now)
@@ -68,6 +84,9 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 		switch {
 		case !ok || el.Foreign != "":
 			c.Foreign = append(c.Foreign, *el)
+			continue
+		case kind.ranged:
+			ranges = append(ranges, found{Entry: portset.Entry{Kind: portset.EntryRange, Port: p}, el: *el, next: kind.next})
 			continue
 		case kind.apart:
 			apart = append(apart, len(c.Elements))
@@ -80,8 +99,10 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 			c.Elements = append(c.Elements, *el)
 		}
 	}
+	others, options := splitOptions(others)
+	c.putRanges(ranges, holes, options)
 	c.putApart(apart, kinds, now)
-	c.readOthers(others, now)
+	c.readOthers(others, options, now)
 	return c
 }
 
@@ -108,23 +129,31 @@ func (c *Contents) putApart(apart []int, kinds map[string]mapKind, now time.Time
 			shadowed = append(shadowed, *el)
 			c.Elements = slices.Delete(c.Elements, i, i+1)
 		} else {
-			c.Ports.Put(p)
+			c.Ports.Load(portset.Entry{Port: p})
 		}
 	}
 	c.Foreign = append(c.Foreign, shadowed...)
 }
 
-// readOthers decodes the elements that are no ports.
-func (c *Contents) readOthers(elements []nft.Element, now time.Time) {
-	by := map[string][]nft.Element{}
-	var options []nft.Element
+// splitOptions separates the elements of options.
+func splitOptions(elements []nft.Element) (others, options []nft.Element) {
+	others = elements[:0]
 	for _, el := range elements {
 		if isOption(el.Set) && el.Foreign == "" {
 			options = append(options, el)
-			continue
+		} else {
+			others = append(others, el)
 		}
+	}
+	return others, options
+}
+
+// readOthers decodes the elements that are no ports.
+func (c *Contents) readOthers(elements, options []nft.Element, now time.Time) {
+	by := map[string][]nft.Element{}
+	for _, el := range elements {
 		name := el.Set[:len(el.Set)-1]
-		if strings.HasSuffix(el.Set, endedSuffix) {
+		if isNote(el.Set) {
 			name = endedSuffix
 		}
 		switch {

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
@@ -27,10 +28,16 @@ func endedMap(proto nat.Proto, backend netip.Addr) string {
 
 const endedSuffix = "_ended"
 
+// isNote reports whether a map has notes.
+func isNote(set string) bool {
+	return strings.HasSuffix(strings.TrimSuffix(set, rangeSuffix), endedSuffix)
+}
+
 // hasNote reports whether a published port has a note.
 func hasNote(p portset.Port) bool { return p.Expires != 0 && !p.ProxiedOnly() }
 
-// Notes returns the notes on published ports.
+// Notes returns the notes on published ports. Those of a range are of all of it, also of ports that
+// were taken out: it is for entries of a set rather than for what they serve.
 func Notes(published iter.Seq[portset.Port]) (es []nft.Element) {
 	for p := range published {
 		if hasNote(p) {
@@ -38,6 +45,17 @@ func Notes(published iter.Seq[portset.Port]) (es []nft.Element) {
 		}
 	}
 	return es
+}
+
+// entryPorts yields the ports of the entries of a set.
+func entryPorts(s *portset.Set) iter.Seq[portset.Port] {
+	return func(yield func(portset.Port) bool) {
+		for e := range s.Entries {
+			if e.Kind != portset.EntryHole && !yield(e.Port) {
+				return
+			}
+		}
+	}
 }
 
 // NoteChange is what a change of the published ports does to notes.
@@ -144,15 +162,20 @@ func EndedElements(ended []portset.Port) []nft.Element {
 	return es
 }
 
-// note returns the note on a port. Flows to any address are of its backend's family, so that
-// 0.0.0.0 and :: can stand for any in the key.
+// note returns the note on a port, or on a range: then the port of the value is the last. Flows
+// to any address are of its backend's family, so that 0.0.0.0 and :: can stand for any in the key.
 func note(p portset.Port) nft.Element {
 	key := p.AddrPort
 	if !p.Host().IsValid() {
 		key = p.OfFamily(p.Backend.Addr()).AddrPort
 	}
-	return nft.Element{Set: endedMap(p.Proto, p.Backend.Addr()), Key: nft.AddrPortKey(key), Value: p.Backend,
+	e := nft.Element{Set: endedMap(p.Proto, p.Backend.Addr()), Key: nft.AddrPortKey(key), Value: p.Backend,
 		Comment: nat.CommentText(p.Name, nat.CommentAttributes{})}
+	if p.More != 0 {
+		e.Set += rangeSuffix
+		e.Value = netip.AddrPortFrom(p.Backend.Addr(), p.Last())
+	}
+	return e
 }
 
 // readEnded decodes a note. ok is false if no engine can have made it.
@@ -162,7 +185,14 @@ func readEnded(e nft.Element) (p portset.Port, ok bool) {
 		Frontend: portset.Frontend{Proto: nat.TCP, AddrPort: e.Key.AddrPort()},
 		Target:   portset.Target{Backend: e.Value, Name: name},
 	}
-	if e.Set == endedMap(nat.UDP, e.Value.Addr()) {
+	if strings.HasSuffix(e.Set, rangeSuffix) {
+		first := p.AddrPort.Port()
+		if e.Value.Port() <= first {
+			return p, false
+		}
+		p.More, p.Backend = e.Value.Port()-first, netip.AddrPortFrom(e.Value.Addr(), first)
+	}
+	if strings.HasPrefix(e.Set, nat.UDP.String()) {
 		p.Proto = nat.UDP
 	}
 	return p, p.AddrPort.Port() != 0 && p.Mapping().Validate() == nil && !p.ProxiedOnly()
@@ -172,7 +202,7 @@ func readEnded(e nft.Element) (p portset.Port, ok bool) {
 func (c *Contents) readNotes(elements []nft.Element) {
 	published := map[nft.Element]bool{}
 	if c.timed {
-		for _, e := range Notes(c.Ports.All) {
+		for _, e := range Notes(entryPorts(&c.Ports)) {
 			published[e] = false
 		}
 	}

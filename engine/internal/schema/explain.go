@@ -23,8 +23,16 @@ func Explain(ruleset string) string {
 
 // explanation says what a map or set of the ruleset is for.
 func explanation(name string) string {
-	if name == setLimited {
+	if of, ok := strings.CutSuffix(name, nextSuffix); ok {
+		return "what takes the place of an element of " + of + ": asked after it, and empty at rest"
+	}
+	switch name {
+	case setLimited:
 		return "ports of any address that are for some clients only, by the family of the address"
+	case setLimitedRange:
+		return "ranges of any address that are for some clients only, by the family of the address"
+	case setHoles:
+		return "ports that no range of any address serves, by the family of the address"
 	}
 	i := strings.IndexAny(name, "46")
 	base, digit, variant := name[:i], name[i:i+1], strings.TrimPrefix(name[i+1:], "_")
@@ -53,8 +61,23 @@ func explanation(name string) string {
 	case setLeases:
 		return "the addresses of endpoints; the comment is the endpoint's name"
 	case setLimited:
+		if variant == "host_range" {
+			return "ranges of one " + family + " address that are for some clients only"
+		}
 		return "ports of one " + family + " address that are for some clients only"
+	case setHoles:
+		return "ports that no range of one " + family + " address serves"
+	case setOutHoles:
+		return family + " backends, and their ports that are within a published range and do not leave by it"
+	case setFrom:
+		if variant == "host_range" {
+			return "the " + family + " clients of limited ranges of one address"
+		}
+		return "the " + family + " clients of limited ranges"
 	case setMasquerade:
+		if ranges, ok := strings.CutSuffix(variant, "range"); ok {
+			return "the same as " + strings.TrimSuffix(base+digit+"_"+ranges, "_") + ", of ranges"
+		}
 		if variant == "" {
 			return family + " backends that see this host as the client, whichever of its addresses the client called"
 		}
@@ -67,7 +90,14 @@ func explanation(name string) string {
 
 // explainPorts says what a map of ports is for, by what follows on its name's "_".
 func explainPorts(ports, family, variant string) string {
+	if of, ok := strings.CutSuffix(variant, strings.TrimPrefix(rangeSuffix, "_")); ok && of != "" && of != "host_" {
+		return explainPorts(ports, family, strings.TrimSuffix(of, "_")) + ", as ranges"
+	}
 	switch variant {
+	case "range":
+		return "ranges of " + ports + " published on any " + family + " address, and the backend that has the same ports"
+	case "host_range":
+		return "ranges of " + ports + " published on one " + family + " address, and the backend that has the same ports"
 	case "":
 		return ports + " published on any " + family + " address, and the backend each leads to"
 	case "host":

@@ -59,7 +59,8 @@ func optionSets() (sets []nft.Set) {
 
 // isOption reports whether a set is one of those.
 func isOption(set string) bool {
-	return strings.HasPrefix(set, setLimited) || strings.HasPrefix(set, setMasquerade) || strings.HasSuffix(set, fromSuffix)
+	return strings.HasPrefix(set, setLimited) || strings.HasPrefix(set, setMasquerade) || strings.HasSuffix(set, fromSuffix) ||
+		strings.HasPrefix(set, setFrom)
 }
 
 // limitOutlasts is how much longer a limit lives than its port, if no engine removes it.
@@ -115,7 +116,7 @@ func masqueradeElement(c portset.Called) nft.Element {
 	return nft.Element{Set: set, Key: nft.ServiceKey(uint8(c.Proto), c.Backend)}
 }
 
-// LimitElements returns the elements that say who may reach a port.
+// LimitElements returns the elements that say who may reach a single port.
 func LimitElements(p portset.Port, now time.Time) []nft.Element {
 	if p.From.IsZero() {
 		return nil
@@ -123,7 +124,7 @@ func LimitElements(p portset.Port, now time.Time) []nft.Element {
 	return append(limitElements(p, now), clientElements(p)...)
 }
 
-// OptionElements returns all elements of the options of ports at that time.
+// OptionElements returns all elements of the options of single ports at that time.
 func OptionElements(ports iter.Seq[portset.Port], now time.Time) (es []nft.Element) {
 	called := map[portset.Called]bool{}
 	for p := range ports {
@@ -131,6 +132,24 @@ func OptionElements(ports iter.Seq[portset.Port], now time.Time) (es []nft.Eleme
 		if p.Masquerade && !called[p.Called()] {
 			called[p.Called()] = true
 			es = append(es, masqueradeElement(p.Called()))
+		}
+	}
+	return es
+}
+
+// SetOptions returns all elements of the options of a set at that time.
+func SetOptions(ports *portset.Set, now time.Time) (es []nft.Element) {
+	es = OptionElements(func(yield func(portset.Port) bool) {
+		for e := range ports.Entries {
+			if e.Kind == portset.EntrySingle && !yield(e.Port) {
+				return
+			}
+		}
+	}, now)
+	for e := range ports.RangeEntries {
+		if e.Kind == portset.EntryRange {
+			es = append(es, RangeOptions(e, false, now)...)
+			es = append(es, ProxiedLimits(ports, e, now)...)
 		}
 	}
 	return es
@@ -206,6 +225,9 @@ func (c *Contents) readOptions(elements []nft.Element, now time.Time) {
 	limited, clients := map[portset.Frontend]bool{}, map[portset.Frontend][]netip.Prefix{}
 	called := map[portset.Called]bool{}
 	for _, el := range elements {
+		if isRangeOption(el.Set) {
+			continue
+		}
 		if l4proto, at, ok := el.Key.Service(); ok && strings.HasPrefix(el.Set, setLimited) {
 			if f, ok := c.limitedPort(nat.Proto(l4proto), at); ok {
 				limited[f] = true
@@ -216,7 +238,7 @@ func (c *Contents) readOptions(elements []nft.Element, now time.Time) {
 		if l4proto, at, addr, ok := el.Key.Called(); ok {
 			called[portset.Called{Proto: nat.Proto(l4proto), Backend: at, Addr: addr}] = true
 		}
-		if at, prefix, ok := el.Key.Clients(); ok {
+		if at, prefix, ok := el.Key.Clients(); ok && at.Port() == el.Key.LastPort() {
 			proto := nat.TCP
 			if strings.HasPrefix(el.Set, nat.UDP.String()) {
 				proto = nat.UDP
@@ -231,14 +253,14 @@ func (c *Contents) readOptions(elements []nft.Element, now time.Time) {
 	c.keepOptions(elements, now)
 }
 
-// limitedPort finds the published port that an element is about.
+// limitedPort finds the published single port that an element is about.
 func (c *Contents) limitedPort(proto nat.Proto, at netip.AddrPort) (f portset.Frontend, ok bool) {
 	f = portset.Frontend{Proto: proto, AddrPort: at}
-	if _, ok = c.Ports.Get(f); ok || !at.Addr().IsUnspecified() {
+	if _, ok = c.Ports.Single(f); ok || !at.Addr().IsUnspecified() {
 		return f, ok
 	}
 	f.AddrPort = netip.AddrPortFrom(netip.Addr{}, at.Port())
-	_, ok = c.Ports.Get(f)
+	_, ok = c.Ports.Single(f)
 	return f, ok
 }
 
@@ -246,14 +268,14 @@ func (c *Contents) limitedPort(proto nat.Proto, at netip.AddrPort) (f portset.Fr
 // engine makes: it is taken off, since nobody can reach it.
 func (c *Contents) setOptions(limited map[portset.Frontend]bool, clients map[portset.Frontend][]netip.Prefix, called map[portset.Called]bool) {
 	for f := range limited {
-		t, _ := c.Ports.Get(f)
+		t, _ := c.Ports.Single(f)
 		t.From, _ = nat.SourcesOf(clients[f]...)
 		p := portset.Port{Frontend: f, Target: t}
 		if m := p.Mapping(); !t.From.IsZero() && m.Valid() {
-			c.Ports.Put(p)
+			c.Ports.Load(portset.Entry{Port: p})
 			continue
 		}
-		c.Ports.Delete(f)
+		c.Ports.Unload(portset.Entry{Port: p})
 		i := slices.IndexFunc(c.Elements, func(el nft.Element) bool { return el.ElementKey() == PortKey(p).ElementKey() })
 		c.Foreign = append(c.Foreign, c.Elements[i])
 		c.Elements = slices.Delete(c.Elements, i, i+1)
@@ -261,12 +283,12 @@ func (c *Contents) setOptions(limited map[portset.Frontend]bool, clients map[por
 	if len(called) == 0 {
 		return
 	}
-	for p := range c.Ports.All {
-		any := p.Called()
+	for e := range c.Ports.Entries {
+		any := e.Called()
 		any.Addr = netip.Addr{}
-		if !p.ProxiedOnly() && (called[p.Called()] || called[any]) {
-			p.Masquerade = true
-			c.Ports.Put(p)
+		if e.Kind == portset.EntrySingle && !e.ProxiedOnly() && (called[e.Called()] || called[any]) {
+			e.Masquerade = true
+			c.Ports.Load(e)
 		}
 	}
 }
@@ -274,8 +296,11 @@ func (c *Contents) setOptions(limited map[portset.Frontend]bool, clients map[por
 // keepOptions sorts the elements into those that the ports need and orphans, and finds those
 // that are missing.
 func (c *Contents) keepOptions(elements []nft.Element, now time.Time) {
-	missing := map[nft.ElementKey]nft.Element{}
-	for _, el := range OptionElements(c.Ports.All, now) {
+	missing, wanted := map[nft.ElementKey]nft.Element{}, SetOptions(&c.Ports, now)
+	for _, e := range c.Next {
+		wanted = append(wanted, RangeOptions(e, true, now)...)
+	}
+	for _, el := range wanted {
 		missing[el.ElementKey()] = el
 	}
 	for _, el := range elements {
@@ -291,7 +316,7 @@ func (c *Contents) keepOptions(elements []nft.Element, now time.Time) {
 			c.Elements = append(c.Elements, el)
 		}
 	}
-	for _, el := range OptionElements(c.Ports.All, now) { // in order
+	for _, el := range wanted { // in order
 		if _, ok := missing[el.ElementKey()]; ok {
 			c.Missing = append(c.Missing, el)
 		}

@@ -5,6 +5,7 @@ package schema
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -50,11 +51,11 @@ func Ruleset(name string) nft.Table {
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 			addrSet(setProxiedSources+"4", nft.IPv4Addr), answersMap("answers4", nft.IPv4Addr), markSet("answer_marks4"),
 			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
-		}, optionSets()...),
-		Chains: []nft.Chain{
-			publishChain(), onlyFrom(), admit(), natPrerouting(), natOutput(), wayOut(), byFrontend(), toBackends(), natPostrouting(),
+		}, slices.Concat(optionSets(), rangeSets())...),
+		Chains: slices.Concat(rangeChains(), []nft.Chain{
+			publishChain(), onlyFrom(), admit(), natPrerouting(), natOutput(), wayOut(), byRange(), byFrontend(), toBackends(), natPostrouting(),
 			unmarkAnswers(), filterForward(), fromElsewhere(), markAnswers(), manglePrerouting(), rawPrerouting(),
-		},
+		}),
 	}
 }
 
@@ -108,7 +109,8 @@ func answersMap(name string, addr nft.DataType) nft.Set {
 func markSet(name string) nft.Set { return nft.Set{Name: name, Key: nft.Type{nft.Mark}} }
 
 // publishChain looks the packet's destination up. An address of its own goes before
-// any address: a miss falls through to the next rule, a hit ends the chain.
+// any address: a miss falls through to the next rule, a hit ends the chain. Ranges are asked last,
+// so that a single port takes its number out of one.
 func publishChain() nft.Chain {
 	return nft.Chain{
 		Name:    "publish",
@@ -125,6 +127,7 @@ func publishChain() nft.Chain {
 			{nft.DNATv6("tcp6", nft.TCPDport)},
 			{nft.DNATv6("udp6_host", nft.IP6Daddr, nft.UDPDport)},
 			{nft.DNATv6("udp6", nft.UDPDport)},
+			{nft.Jump("publish-ranges")},
 		},
 	}
 }
@@ -172,6 +175,8 @@ func natPrerouting() nft.Chain {
 			// The proxies take broadcasts. The set is looked at first, because most packets
 			// that are not for this host pass through it.
 			{nft.In(setLimited, nft.NFProto, nft.L4Proto, nft.THDport), nft.DaddrBroadcast(), nft.Jump("only-from")},
+			{nft.In(setLimitedRange, nft.THDport, nft.NFProto, nft.L4Proto), nft.DaddrBroadcast(), nft.Jump("only-from-ranges")},
+			{nft.In(setLimitedRange+nextSuffix, nft.THDport, nft.NFProto, nft.L4Proto), nft.DaddrBroadcast(), nft.Jump("only-from-next-ranges")},
 		},
 	}
 }
@@ -243,6 +248,7 @@ func byFrontend() nft.Chain {
 			{nft.OverIPv6(), nft.OverUDP(), nft.MasqueradeTo("udp6_out", nft.IP6Saddr, nft.UDPSport)},
 			{nft.SNATv6("udp6_link_out", nft.OIFName, nft.IP6Saddr, nft.UDPSport)},
 			{nft.SNATv6("udp6_host_out", nft.IP6Saddr, nft.UDPSport)},
+			{nft.Jump("by-range")},
 			{nft.Jump("way-out")},
 		},
 	}
@@ -258,6 +264,14 @@ func toBackends() nft.Chain {
 			{nft.In("masquerade_to4_host", nft.L4Proto, nft.IPDaddr, nft.THDport, nft.CTOriginalIPDaddr), nft.Jump("way-out")},
 			{nft.In("masquerade_to6", nft.L4Proto, nft.IP6Daddr, nft.THDport), nft.Jump("way-out")},
 			{nft.In("masquerade_to6_host", nft.L4Proto, nft.IP6Daddr, nft.THDport, nft.CTOriginalIP6Daddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to4_range", nft.THDport, nft.L4Proto, nft.IPDaddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to4_range_next", nft.THDport, nft.L4Proto, nft.IPDaddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to4_host_range", nft.THDport, nft.L4Proto, nft.IPDaddr, nft.CTOriginalIPDaddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to4_host_range_next", nft.THDport, nft.L4Proto, nft.IPDaddr, nft.CTOriginalIPDaddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to6_range", nft.THDport, nft.L4Proto, nft.IP6Daddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to6_range_next", nft.THDport, nft.L4Proto, nft.IP6Daddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to6_host_range", nft.THDport, nft.L4Proto, nft.IP6Daddr, nft.CTOriginalIP6Daddr), nft.Jump("way-out")},
+			{nft.In("masquerade_to6_host_range_next", nft.THDport, nft.L4Proto, nft.IP6Daddr, nft.CTOriginalIP6Daddr), nft.Jump("way-out")},
 		},
 	}
 }

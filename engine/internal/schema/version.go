@@ -13,7 +13,7 @@ import (
 
 // Version is the version of the ruleset. It is in the table's comment: a later version of
 // this program converts the table, and an earlier one does not touch it.
-const Version = 3
+const Version = 4
 
 // versionPrefix begins the comment of every table of nftnat.
 const versionPrefix = "nftnat schema "
