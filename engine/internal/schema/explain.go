@@ -67,8 +67,6 @@ func explanation(name string) string {
 		return "ports of one " + family + " address that are for some clients only"
 	case setHoles:
 		return "ports that no range of one " + family + " address serves"
-	case setOutHoles:
-		return family + " backends, and their ports that are within a published range and do not leave by it"
 	case setFrom:
 		if variant == "host_range" {
 			return "the " + family + " clients of limited ranges of one address"

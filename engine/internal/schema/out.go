@@ -4,6 +4,7 @@
 package schema
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 //	out       by a frontend for any address: the port alone
 //	link_out  by a frontend of one address, which is on the interface that the packet leaves by
 //	host_out  the same with an address that is on no such interface, by any
+//
+// Of ranges there are out_range, link_out_range and host_out_range, without the port that the
+// frontend has, which is the same, and without the ports that were taken out.
 const (
 	suffixOut     = "_out"
 	suffixLinkOut = "_link_out"
@@ -27,7 +31,9 @@ const (
 )
 
 // IsOut reports whether a map is one of exits.
-func IsOut(set string) bool { return strings.HasSuffix(set, suffixOut) }
+func IsOut(set string) bool {
+	return strings.HasSuffix(strings.TrimSuffix(set, rangeSuffix), suffixOut)
+}
 
 // OutElements returns the elements of exits. Their time-outs begin now.
 func OutElements(exits []wayout.Exit, now time.Time) []nft.Element {
@@ -43,6 +49,19 @@ func OutElements(exits []wayout.Exit, now time.Time) []nft.Element {
 
 func outElement(x wayout.Exit) nft.Element {
 	any, link, host := outSets(x.Proto, x.Backend.Addr().Is4())
+	if x.Ranged {
+		first := x.Backend.Port()
+		r := nft.Range{First: first, Last: first + x.More, Link: x.Link, Addr: single(x.Backend.Addr())}
+		e := nft.Element{Set: any + rangeSuffix, Key: nft.RangeKey(r), Value: netip.AddrPortFrom(x.Frontend.Addr(), 0)}
+		switch {
+		case !x.Frontend.Addr().IsValid():
+		case x.Link != wayout.AnyLink:
+			e.Set = link + rangeSuffix
+		default:
+			e.Set = host + rangeSuffix
+		}
+		return e
+	}
 	switch {
 	case !x.Frontend.Addr().IsValid():
 		return nft.Element{Set: any, Key: nft.AddrPortKey(x.Backend), Value: x.Frontend}

@@ -17,7 +17,7 @@ func isHole(set string) bool { return strings.HasPrefix(set, setHoles) }
 
 // putRanges adds ranges and holes to the ports, behind the single ports, which take their numbers
 // out of ranges, and before those that only proxies serve. A range that overlaps another is
-// foreign: no engine makes both. A hole of no range is an orphan: its range has expired.
+// foreign: no engine makes both. What is redundant, as a hole of a range that has expired, stays.
 func (c *Contents) putRanges(ranges, holes []found, options []nft.Element) {
 	isHole := map[portset.Frontend]bool{}
 	for _, h := range holes {
@@ -45,17 +45,8 @@ func (c *Contents) putRanges(ranges, holes []found, options []nft.Element) {
 			c.Elements = append(c.Elements, r.el)
 		}
 	}
-	stray := map[portset.Frontend]bool{}
-	for e := range c.Ports.StrayHoles {
-		stray[e.Frontend] = true
-	}
 	for _, h := range holes {
-		if stray[h.Frontend] {
-			c.Ports.Unload(h.Entry)
-			c.Orphans = append(c.Orphans, h.el)
-		} else {
-			c.Elements = append(c.Elements, h.el)
-		}
+		c.Elements = append(c.Elements, h.el)
 	}
 }
 

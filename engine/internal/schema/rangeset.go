@@ -29,8 +29,6 @@ const (
 	setHoles        = "holes"
 	setLimitedRange = setLimited + rangeSuffix
 	setFrom         = "from"
-	setOutHoles     = "out"
-	holesSuffix     = "_" + setHoles
 )
 
 // rangeSets returns the sets and maps of ranges.
@@ -59,7 +57,6 @@ func rangeSets() (sets []nft.Set) {
 		}
 		sets = append(sets,
 			nft.Set{Name: setHoles + f.digit + hostSuffix, Key: nft.Type{nft.InetProto, f.addr, nft.InetService}},
-			nft.Set{Name: setOutHoles + f.digit + holesSuffix, Key: nft.Type{nft.InetProto, f.addr, nft.InetService}},
 		)
 		called := nft.Type{nft.InetService, nft.InetProto, f.addr, f.addr}
 		both(nft.Set{Name: setLimited + f.digit + hostSuffix + rangeSuffix, Key: called[:3], Interval: true, Timeout: true})
@@ -159,16 +156,11 @@ func onlyFromHostRanges(name, suffix string) nft.Chain {
 	}
 }
 
-// byRange is by-frontend for ranges. The sets of holes have the ports of backends that are within
-// a range and do not leave by it: another backend has the frontend, or none.
+// byRange is by-frontend for ranges, of which its sets and maps have what was not taken out.
 func byRange() nft.Chain {
 	c := nft.Chain{
 		Name:    "by-range",
 		Comment: "from a port of a published range by the same port",
-		Rules: []nft.Rule{
-			{nft.In("out4_holes", nft.L4Proto, nft.IPSaddr, nft.THSport), nft.Return()},
-			{nft.In("out6_holes", nft.L4Proto, nft.IP6Saddr, nft.THSport), nft.Return()},
-		},
 	}
 	for _, f := range []struct {
 		digit string
