@@ -42,12 +42,15 @@ func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change,
 		if err != nil {
 			return err
 		}
-		lines = c.Lines()
 		if c.Empty() {
 			e.unchanged(true)
 			return e.confirm()
 		}
-		return e.applyOnce(ctx, c)
+		if err := e.applyOnce(ctx, c); err != nil {
+			return err
+		}
+		lines = c.Lines() // last: of many they take as much memory as all the rest
+		return nil
 	})
 	switch {
 	case errors.Is(err, nat.ErrInvalid): // as Publish and Diff say it

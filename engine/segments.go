@@ -19,9 +19,27 @@ import (
 // linksTo returns the interfaces that lead to backends whose routes were looked up.
 func linksTo(backends portset.Counts, routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
 	links := make(map[netip.Addr][]string, len(backends))
+	var last hostnet.Route
+	var some []string // those of last, which many backends may share
 	for a := range backends {
 		if r, ok := routes[a]; ok {
-			links[a] = linksOf(r)
+			if !r.Equal(last) {
+				last, some = r, linksOf(r)
+			}
+			links[a] = some
+		}
+	}
+	return links
+}
+
+// eachLink returns linksTo, but of each link one backend.
+func eachLink(backends portset.Counts, routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
+	links := map[netip.Addr][]string{}
+	seen := map[segment.Link]bool{}
+	for a := range backends {
+		r := routes[a]
+		if l := (segment.Link{Name: r.Link, Is4: a.Is4()}); !seen[l] || len(r.More) != 0 {
+			seen[l], links[a] = true, linksOf(r)
 		}
 	}
 	return links
@@ -96,7 +114,7 @@ func (e *core) lookUpLinks(c *change) error {
 		if slices.ContainsFunc(linksOf(r), isNew) {
 			_, after := c.Count()
 			var err error
-			c.onLink, err = e.onLink(linksTo(after, c.routes), known)
+			c.onLink, err = e.onLink(eachLink(after, c.routes), known)
 			return err
 		}
 	}

@@ -70,8 +70,11 @@ func allMappings(s nat.State) []nat.Mapping {
 // DiffState returns what ApplyState would change, and changes nothing.
 func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, error) {
 	return view(ctx, e, func(c *core) ([]nat.Change, error) {
-		_, lines, err := c.stateDifference(s)
-		return lines, err
+		ch, err := c.stateDifference(s)
+		if err != nil {
+			return nil, err
+		}
+		return ch.Lines(), nil
 	})
 }
 
@@ -87,15 +90,19 @@ func (e *Engine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, err
 
 func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
 	err = e.retryOnConflict(ctx, func() error {
-		var c change
-		if c, lines, err = e.stateDifference(s); err != nil {
+		c, err := e.stateDifference(s)
+		if err != nil {
 			return err
 		}
-		if len(lines) == 0 && c.ipamDiff.Empty() {
+		if c.Empty() && c.ipamDiff.Empty() {
 			e.unchanged(true)
 			return e.confirm()
 		}
-		return e.applyOnce(ctx, c)
+		if err := e.applyOnce(ctx, c); err != nil {
+			return err
+		}
+		lines = c.Lines()
+		return nil
 	})
 	switch {
 	case errors.Is(err, nat.ErrInvalid):
@@ -107,20 +114,29 @@ func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change,
 	return lines, nil
 }
 
-func (e *core) stateDifference(s nat.State) (change, []nat.Change, error) {
+func (e *core) stateDifference(s nat.State) (change, error) {
 	after, err := e.wantedIPAM(s)
 	if err != nil {
-		return change{}, nil, err
+		return change{}, err
 	}
 	c, err := e.difference(allMappings(s), after)
 	if err != nil {
-		return change{}, nil, err
+		return change{}, err
 	}
 	e.changeIPAM(&c, after)
 	for _, l := range c.ipamDiff.RemovedLeases {
 		c.released = append(c.released, e.portsOf(l)...)
 	}
-	return c, append(c.ipamDiff.Lines(), c.Lines()...), nil
+	return c, nil
+}
+
+// Lines returns the change as users see it: networks and endpoints first.
+func (c *change) Lines() []nat.Change {
+	lines := c.Change.Lines()
+	if of := c.ipamDiff.Lines(); len(of) != 0 {
+		lines = append(of, lines...)
+	}
+	return lines
 }
 
 // wantedIPAM returns the networks and leases of a state, or an error if they are invalid or

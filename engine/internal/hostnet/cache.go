@@ -62,18 +62,21 @@ func (c *RouteCache) Fetch(backends iter.Seq[netip.Addr], lookUp func([]netip.Ad
 		}
 		last = a
 		if _, ok := c.Routes[a]; !ok {
-			c.Routes[a] = Route{} // so that it is missing once
 			missing = append(missing, a)
 		}
 	}
-	found, err := lookUp(missing)
-	if err != nil {
-		for _, a := range missing {
-			delete(c.Routes, a)
-		}
-		return err
+	if len(missing) == 0 {
+		return nil
 	}
-	maps.Copy(c.Routes, found)
+	found, err := lookUp(missing)
+	switch {
+	case err != nil:
+		return err
+	case len(c.Routes) == 0:
+		c.Routes = found
+	default:
+		maps.Copy(c.Routes, found)
+	}
 	return nil
 }
 

@@ -49,13 +49,18 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 	return found, nil
 }
 
-// lookUpEach asks the kernel for the route to each address.
+// lookUpEach asks the kernel for the route to each address, once.
 func (r *Routes) lookUpEach(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 	found := make(map[netip.Addr]Route, len(addrs))
 	links := map[int]link{} // that were looked up, by index
+	batch := make([]netip.Addr, 0, min(len(addrs), lookupBatch))
 	for len(addrs) != 0 {
-		batch := addrs[:min(len(addrs), lookupBatch)]
-		addrs = addrs[len(batch):]
+		for batch = batch[:0]; len(addrs) != 0 && len(batch) < lookupBatch; addrs = addrs[1:] {
+			if _, ok := found[addrs[0]]; !ok {
+				found[addrs[0]] = Route{} // its place
+				batch = append(batch, addrs[0])
+			}
+		}
 		// The kernel answers with the entry of the table and all its next hops, where a plain
 		// look-up answers for the one address.
 		routes, errs, err := r.lookUpBatch(batch, unix.RTM_F_FIB_MATCH)

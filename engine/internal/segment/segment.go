@@ -151,6 +151,9 @@ func (s *State) Plan(c Change) *Plan {
 			if links == nil {
 				links = []string{}
 			}
+			if p.links == nil {
+				p.links, p.uses = make(map[netip.Addr][]string, len(c.Links)), map[Link]int{}
+			}
 			s.set(p, a, links)
 		}
 	}
@@ -249,6 +252,10 @@ func (s *State) Apply(p *Plan) {
 		return
 	}
 	s.expired = nil
+	if len(s.facts.Links) == 0 && p.links != nil { // as at first, when there may be very many
+		maps.DeleteFunc(p.links, func(_ netip.Addr, links []string) bool { return links == nil })
+		s.facts.Links, p.links = p.links, nil
+	}
 	for a, links := range p.links {
 		if links == nil {
 			delete(s.facts.Links, a)
