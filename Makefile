@@ -125,7 +125,7 @@ cover: ## how much of each function the tests of some packages reach: TEST=./nat
 TEST ?= ./...
 
 # The tests whole: none shortened, none skipped.
-TESTS := NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require $(GO) test -shuffle=on -count=1 -timeout 18m
+TESTS := NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require $(GO) test -shuffle=on -count=1 -parallel 4 -timeout 18m
 
 # ./integration, the longest, runs before the rest: the tests of two packages at a time
 # would make each of them twice as long, and so closer to the limit. It runs without the race

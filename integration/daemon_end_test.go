@@ -115,6 +115,7 @@ func TestDaemonTimeWait(t *testing.T) {
 // On SIGTERM a daemon accepts no new connections, lets those of its proxies end, leaves the
 // table, and exits 0.
 func TestDaemonTerminated(t *testing.T) {
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
@@ -163,6 +164,7 @@ func TestDaemonTerminated(t *testing.T) {
 // purge leaves nothing: no table, no daemon, no socket; also while connections live,
 // and where no daemon runs.
 func TestDaemonPurge(t *testing.T) {
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")

@@ -100,6 +100,7 @@ func TestDaemonEvents(t *testing.T) {
 // A mapping ends at its time by itself, and with it its proxy.
 func TestDaemonTimeToLive(t *testing.T) {
 	labtest.LongOnly(t, "4 s in which mappings with a time to live end")
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
 	s.serve(t)

@@ -171,6 +171,7 @@ func TestDaemonCannotStart(t *testing.T) {
 
 // The error of a second daemon names the first one, which is not affected.
 func TestDaemonTwice(t *testing.T) {
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newTestbed(t, top.Host)

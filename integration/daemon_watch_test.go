@@ -76,6 +76,7 @@ func TestDaemonSocketRemoved(t *testing.T) {
 // If the daemon cannot make it again, it says so once, and commands say how to end it.
 func TestDaemonSocketLost(t *testing.T) {
 	labtest.LongOnly(t, "24 s in which a daemon makes its lost socket anew")
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 
@@ -336,6 +337,7 @@ func TestDaemonStateFileRemoved(t *testing.T) {
 // its socket.
 func TestDaemonConflictLeavesNothing(t *testing.T) {
 	labtest.LongOnly(t, "13 s for which commands wait for a table that has an owner")
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	first := newTestbed(t, top.Host)
 	first.serve(t)

@@ -69,6 +69,7 @@ func forget(t *testing.T, ns *lab.NS) {
 // A backend without a way back to the clients is served with masquerade, or by a proxy only.
 func TestNoWayBack(t *testing.T) {
 	labtest.LongOnly(t, "backends without a route back, whom time-outs tell apart")
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	forget(t, top.Backend1)
 	e := serving(t, top.Host)
@@ -184,6 +185,7 @@ func limitedTo(t *testing.T, f family, network string, host netip.Addr, sources 
 // Only the clients that may reach a port reach it, and those on the host.
 func TestFrom(t *testing.T) {
 	labtest.LongOnly(t, "clients of every kind, whom time-outs tell apart")
+	t.Parallel() // it waits
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartNeighbour})
 	e := serving(t, top.Host)
 	for _, network := range []string{"tcp", "udp"} {

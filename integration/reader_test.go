@@ -53,6 +53,7 @@ func filledTestbed(t *testing.T) (s *testbed, lines []string, want map[string]st
 // If the daemon is stopped, commands that read print what the kernel holds.
 func TestReadersOfStoppedDaemon(t *testing.T) {
 	labtest.LongOnly(t, "5 s for which commands wait for a daemon that is stopped")
+	t.Parallel() // it waits
 	s, lines, want := filledTestbed(t)
 	pid := s.daemon(t)
 	daemon := "daemon  +none answers: localhost is not served"

@@ -136,6 +136,7 @@ func takeOver(t *testing.T, loopback string) {
 // A daemon that has handed over, and is told to end, waits for its connections as usual.
 func TestTakeoverThenTerminated(t *testing.T) {
 	labtest.LongOnly(t, "the 10 s in which a daemon that has been succeeded lets connections end")
+	t.Parallel() // it waits
 	top, s := proxiedHost(t)
 	s.loopback = "proxy"
 	first := s.serve(t)
@@ -178,6 +179,7 @@ func TestTakeoverOfNobody(t *testing.T) {
 
 // A daemon that cannot start says why, once, and the command exits with its status.
 func TestDetachFails(t *testing.T) {
+	t.Parallel() // it waits
 	_, s := proxiedHost(t)
 	s.serve(t)
 	if !labtest.LeaveOut(t, "the 10 s for which a second daemon waits for the table") {

@@ -94,6 +94,7 @@ var listedVerb = regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`)
 // Every command refuses unknown arguments and impossible changes in one line, with its exit
 // status, and changes nothing, with a daemon and without.
 func TestBadCalls(t *testing.T) {
+	t.Parallel() // it waits
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
 		load(t, top.Host, foreignRuleset(t))

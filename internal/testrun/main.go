@@ -56,7 +56,8 @@ func run(packages []string, whole string) error {
 // goTest runs go test, with more variables in the environment, and prints its results.
 func goTest(args, env []string) (*report, error) {
 	// No results from the cache: tests also depend on programs that go does not know of.
-	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	// Tests that are parallel wait for daemons, and need no processor of their own.
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-parallel=4"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
