@@ -91,24 +91,36 @@ func childHost() error {
 		return p.Open()
 	}
 	var lookup *bpf.Lookup
+	var hold *bpf.Hold
 	defer func() {
+		if hold != nil {
+			_ = hold.Close()
+		}
 		if lookup != nil {
 			_ = lookup.Close()
 		}
 	}()
 	obey := func(words []string) (string, error) {
 		switch words[0] {
+		case "hold": // keeps others from binding ports
+			var err error
+			hold, err = holdHere()
+			return "ok", err
 		case "ports": // many ports behind one socket, all of one backend
 			backend, err := netip.ParseAddrPort(words[2])
 			if err != nil {
 				return "", err
 			}
 			if lookup == nil {
-				if lookup, err = lookupHere(); err != nil {
+				if lookup, err = lookupIn(ownNetNS); err != nil {
 					return "", err
 				}
 			}
-			p, err := addPorts(words[1], backend, g, lookup)
+			opts := &Options{Group: g}
+			if hold != nil {
+				opts.BeforeBind = hold.Exempt
+			}
+			p, err := addPorts(words[1], backend, opts, lookup)
 			last = p
 			return "127.0.0.1:12345", err
 		case "tcp":
@@ -196,8 +208,10 @@ func childHost() error {
 	return nil
 }
 
-func lookupHere() (*bpf.Lookup, error) {
-	ns, err := os.Open("/proc/self/ns/net")
+const ownNetNS = "/proc/self/ns/net"
+
+func lookupIn(netNS string) (*bpf.Lookup, error) {
+	ns, err := os.Open(netNS)
 	if err != nil {
 		return nil, err
 	}
@@ -205,26 +219,52 @@ func lookupHere() (*bpf.Lookup, error) {
 	return bpf.OpenLookup(int(ns.Fd()))
 }
 
-// addPorts leads ports of 127.0.0.1, no ephemeral ones, to a proxy.
-func addPorts(network string, backend netip.AddrPort, g *Group, l *bpf.Lookup) (Proxy, error) {
-	s, err := BindPorts(network, &Options{Group: g})
+// holdHere holds ports of all addresses.
+func holdHere() (*bpf.Hold, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.Ports(func(netip.AddrPort) netip.AddrPort { return backend }, &Options{Group: g})
+	cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err = errors.Join(err, unix.Close(s)); err != nil {
+		return nil, err
+	}
+	root, err := bpf.RootGroup()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }()
+	h, err := bpf.OpenHold(bpf.HoldOptions{Group: int(root.Fd()), NetNS: cookie})
+	if err != nil {
+		return nil, err
+	}
+	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		err = errors.Join(err, h.Add(bpf.Range{Proto: proto, First: firstPort, Last: lastPort}))
+	}
+	return h, err
+}
+
+// addPorts leads ports of 127.0.0.1, no ephemeral ones, to a proxy.
+func addPorts(network string, backend netip.AddrPort, opts *Options, l *bpf.Lookup) (Proxy, error) {
+	s, err := BindPorts(network, opts)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.Ports(func(netip.AddrPort) netip.AddrPort { return backend }, opts)
 	if err != nil {
 		return nil, err
 	}
 	proto := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[network]
 	r := bpf.Range{Proto: proto, Addr: netip.MustParseAddr("127.0.0.1"), First: firstPort, Last: 29999}
-	return p, errors.Join(l.Lead(p.Descriptor()), l.Add(r), p.Open())
+	all := bpf.Range{Proto: proto, Addr: netip.MustParseAddr("127.0.0.7"), First: firstPort, Last: lastPort}
+	return p, errors.Join(l.Lead(p.Descriptor()), l.Add(r), l.Add(all), p.Open())
 }
 
 // fronts are the ways to a backend by a host: its commands. Those by many ports need a program in the kernel.
 func fronts(tb testing.TB, network string) []string {
 	tb.Helper()
 	ways := []string{network}
-	if l, err := lookupHere(); err == nil {
+	if l, err := lookupIn(ownNetNS); err == nil {
 		require.NoError(tb, l.Close())
 		ways = append(ways, "ports "+network)
 	}
@@ -324,6 +364,24 @@ func TestListenersCostLittle(t *testing.T) {
 	t.Logf("%d listeners: %.1f MiB, %.2f KiB each, %s ms", n, float64(grown)/1024, float64(grown)/n, ms)
 	require.LessOrEqual(t, grown, 10*n)
 	require.Equal(t, goroutines, h.number("goroutines"))
+}
+
+// TestPortsCostLittle: 50,001 ports of each protocol, held and served, cost what one does.
+func TestPortsCostLittle(t *testing.T) {
+	if len(fronts(t, "tcp")) == 1 {
+		return
+	}
+	h := newHost(t)
+	backend := tcpBackend(t, "127.0.0.1:0", echoTCP)
+	roundTrip(t, dial(t, "tcp", h.ask("tcp %s", backend)), phrase)
+	memory, fds := h.number("rss"), h.number("fds")
+	h.ask("hold")
+	h.ask("ports udp %s", backend)
+	roundTrip(t, dial(t, "tcp", at("127.0.0.7", mustTCP(t, h.ask("ports tcp %s", backend)))), phrase)
+	grown, opened := h.number("rss")-memory, h.number("fds")-fds
+	t.Logf("50,001 ports of each protocol: %d KiB and %d descriptors", grown, opened)
+	require.LessOrEqual(t, grown, 3072)
+	require.LessOrEqual(t, opened, 20)
 }
 
 func TestServesAgainAfterEMFILE(t *testing.T) {

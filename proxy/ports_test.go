@@ -57,10 +57,7 @@ func port(of uint16) func(netip.AddrPort) bool {
 // lookup opens a program for a namespace. False: this machine may not.
 func lookup(t *testing.T, path string) (*bpf.Lookup, bool) {
 	t.Helper()
-	ns, err := os.Open(path)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, ns.Close()) }()
-	l, err := bpf.OpenLookup(int(ns.Fd()))
+	l, err := lookupIn(path)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
 		t.Log(err)
 		return nil, false
@@ -98,7 +95,7 @@ func lead(t *testing.T, l *bpf.Lookup, p *Ports) {
 
 func TestPortsTCP(t *testing.T) {
 	noLeak(t)
-	l, ok := lookup(t, "/proc/self/ns/net")
+	l, ok := lookup(t, ownNetNS)
 	if !ok {
 		return
 	}
@@ -204,7 +201,7 @@ func TestPortsChangedDial(t *testing.T) {
 
 func TestPortsUDP(t *testing.T) {
 	noLeak(t)
-	l, ok := lookup(t, "/proc/self/ns/net")
+	l, ok := lookup(t, ownNetNS)
 	if !ok {
 		return
 	}
@@ -279,7 +276,7 @@ func TestPortsUDP(t *testing.T) {
 // TestPortsUDPBounds: flows are bounded, end after silence, and go on when descriptors run out.
 func TestPortsUDPBounds(t *testing.T) {
 	noLeak(t)
-	l, ok := lookup(t, "/proc/self/ns/net")
+	l, ok := lookup(t, ownNetNS)
 	if !ok {
 		return
 	}
@@ -302,7 +299,7 @@ func TestPortsUDPBounds(t *testing.T) {
 // TestPortsLeave: another process takes the ports over, while clients connect and ask as fast as they can.
 func TestPortsLeave(t *testing.T) {
 	noLeak(t)
-	l, ok := lookup(t, "/proc/self/ns/net")
+	l, ok := lookup(t, ownNetNS)
 	if !ok {
 		return
 	}
@@ -363,19 +360,13 @@ func TestPortsLeave(t *testing.T) {
 // TestPortsHeld: flows bind ports that other programs are kept from.
 func TestPortsHeld(t *testing.T) {
 	noLeak(t)
-	l, ok := lookup(t, "/proc/self/ns/net")
+	l, ok := lookup(t, ownNetNS)
 	if !ok {
 		return
 	}
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	require.NoError(t, errors.Join(err, unix.Close(s)))
-	root := cgroup(t)
-	h, err := bpf.OpenHold(bpf.HoldOptions{Group: root, NetNS: cookie})
+	h, err := holdHere()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) }) // after the proxies
-	require.NoError(t, h.Add(bpf.Range{Proto: unix.IPPROTO_UDP, First: firstPort, Last: lastPort}))
 	require.NoError(t, h.Add(bpf.Range{Proto: unix.IPPROTO_TCP, First: 1, Last: 65535}))
 	require.NoError(t, h.Remove(bpf.Range{Proto: unix.IPPROTO_UDP, Addr: netip.MustParseAddr("0.0.0.0"), First: 33333, Last: 33333}))
 	udpEcho(t, "127.0.0.9:33333")
@@ -392,14 +383,6 @@ func TestPortsHeld(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrPermission)
 	_, err = BindPorts("sctp", nil)
 	require.ErrorIs(t, err, ErrAddr)
-}
-
-func cgroup(t *testing.T) int {
-	t.Helper()
-	root, err := bpf.RootGroup()
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, root.Close()) })
-	return int(root.Fd())
 }
 
 // TestPortsFromElsewhere: clients of another namespace, of the other family than the backend, at addresses of the host and at one that
