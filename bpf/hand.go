@@ -92,9 +92,9 @@ func hand(version int, maps []*ebpf.Map, links []link.Link) (_ Handed, err error
 	return h, nil
 }
 
-// take makes maps and links of copies of what was handed: as many maps as there are specs, of which they are, and as many links as
+// open makes maps and links of copies of what was handed: as many maps as there are specs, of which they are, and as many links as
 // there are places for them. After an error none is open.
-func (h Handed) take(version int, specs []*ebpf.MapSpec, links int) (maps []*ebpf.Map, attached []link.Link, err error) {
+func (h Handed) open(version int, specs []*ebpf.MapSpec, links int) (maps []*ebpf.Map, attached []link.Link, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(attached, nil, maps))

@@ -132,7 +132,7 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 			err = errors.Join(fmt.Errorf("take programs that hold ports over: %w", err), h.Close())
 		}
 	}()
-	if h.maps, h.links, err = handed.take(holdVersion, holdSpecs(), len(holdHooks)); err != nil {
+	if h.maps, h.links, err = handed.open(holdVersion, holdSpecs(), len(holdHooks)); err != nil {
 		return nil, err
 	}
 	h.Ports = portsOf(h.maps[mapHeld])

@@ -192,7 +192,7 @@ func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
 			err = errors.Join(fmt.Errorf("take the programs of localhost over: %w", err), l.Close())
 		}
 	}()
-	if l.maps, l.links, err = handed.take(localVersion, localSpecs(), len(localHooks)); err != nil {
+	if l.maps, l.links, err = handed.open(localVersion, localSpecs(), len(localHooks)); err != nil {
 		return nil, err
 	}
 	if err := l.load(opts); err != nil {

@@ -99,7 +99,7 @@ func TakeLookup(handed Handed) (_ *Lookup, err error) {
 			err = errors.Join(fmt.Errorf("take a program that finds sockets over: %w", err), l.Close())
 		}
 	}()
-	if l.maps, l.links, err = handed.take(lookupVersion, lookupSpecs(), 1); err != nil {
+	if l.maps, l.links, err = handed.open(lookupVersion, lookupSpecs(), 1); err != nil {
 		return nil, err
 	}
 	l.Ports = portsOf(l.maps[mapServed])

@@ -39,6 +39,13 @@
 // many at a time, and runs of equal size leave as one by UDP_SEGMENT where the kernel
 // has it.
 //
+// # Many ports
+//
+// [Ports] is one proxy for many ports, whatever the width of their ranges: a listener, or a UDP socket, to which
+// the kernel leads them (see Lookup of package bpf), and a function that says what backend an address and port has. A
+// connection costs what it does elsewhere; the address and port that UDP clients asked for have a
+// socket more while there are flows.
+//
 // # Concurrency
 //
 // Everything exported is safe for concurrent use. Connections have no goroutines:
