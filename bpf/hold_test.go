@@ -90,10 +90,7 @@ func (s socketOf) try(ns *lab.NS, at netip.AddrPort) (bound, err error) {
 // a socket with that address is in the way.
 func TestHold(t *testing.T) {
 	labtest.LeakCheck(t)
-	ns, other := labtest.NewNS(t, "host"), labtest.NewNS(t, "other")
-	labtest.Exec(t, ns, "ip", "link", "set", "lo", "up")
-	labtest.Exec(t, ns, "ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
-	labtest.Exec(t, ns, "ip", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+	ns, other := loopback(t), labtest.NewNS(t, "other")
 	h, ok := openHold(t, ns)
 	if !ok {
 		return

@@ -177,6 +177,10 @@ func loopback(t *testing.T) *lab.NS {
 	labtest.Exec(t, ns, "ip", "link", "set", "lo", "up")
 	labtest.Exec(t, ns, "ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
 	labtest.Exec(t, ns, "ip", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+	require.Eventually(t, func() bool { // its route comes later
+		c, err := ns.Dial(context.Background(), "udp", "[2001:db8::1]:9")
+		return err == nil && c.Close() == nil
+	}, labtest.Stretch(late), time.Millisecond)
 	return ns
 }
 
