@@ -100,7 +100,14 @@ func Classify(elements []nft.Element, now time.Time) *Contents {
 		}
 	}
 	others, options := splitOptions(others)
-	c.putRanges(ranges, holes, options)
+	c.putRanges(ranges, holes, options, func(yield func(portset.Port) bool) {
+		for _, i := range apart {
+			el := &c.Elements[i]
+			if p, _ := readPort(el, kinds[el.Set], now); !yield(p) {
+				return
+			}
+		}
+	})
 	c.putApart(apart, kinds, now)
 	c.readOthers(others, options, now)
 	return c
@@ -125,7 +132,7 @@ func (c *Contents) putApart(apart []int, kinds map[string]mapKind, now time.Time
 	for _, i := range slices.Backward(apart) {
 		el := &c.Elements[i]
 		p, _ := readPort(el, kinds[el.Set], now)
-		if _, ok := c.Ports.Get(p.Frontend); ok {
+		if c.shadows(p) {
 			shadowed = append(shadowed, *el)
 			c.Elements = slices.Delete(c.Elements, i, i+1)
 		} else {
@@ -133,6 +140,15 @@ func (c *Contents) putApart(apart []int, kinds map[string]mapKind, now time.Time
 		}
 	}
 	c.Foreign = append(c.Foreign, shadowed...)
+}
+
+// shadows reports whether something else than a range of its own map has the frontend of a port.
+func (c *Contents) shadows(p portset.Port) bool {
+	have, ok := c.Ports.Get(p.Frontend)
+	if _, single := c.Ports.Single(p.Frontend); single || !ok {
+		return ok
+	}
+	return kindOfPort(portset.Port{Frontend: p.Frontend, Target: have}) != kindOfPort(p)
 }
 
 // splitOptions separates the elements of options.

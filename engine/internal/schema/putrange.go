@@ -5,6 +5,7 @@ package schema
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 
@@ -18,14 +19,24 @@ func isHole(set string) bool { return strings.HasPrefix(set, setHoles) }
 // putRanges adds ranges and holes to the ports, behind the single ports, which take their numbers
 // out of ranges, and before those that only proxies serve. A range that overlaps another is
 // foreign: no engine makes both. What is redundant, as a hole of a range that has expired, stays.
-func (c *Contents) putRanges(ranges, holes []found, options []nft.Element) {
+func (c *Contents) putRanges(ranges, holes []found, options []nft.Element, apart iter.Seq[portset.Port]) {
 	isHole := map[portset.Frontend]bool{}
 	for _, h := range holes {
 		c.Ports.Load(h.Entry)
 		isHole[h.Frontend] = true
 	}
-	if len(ranges) != 0 {
-		readRangeOptions(&c.Ports, ranges, isHole, options)
+	if len(ranges) != 0 && len(options) != 0 {
+		singles := map[portset.Frontend]bool{}
+		for p := range apart {
+			singles[p.Frontend] = true
+		}
+		readRangeOptions(ranges, options, func(p portset.Port) bool {
+			if kindOfPort(p).apart {
+				return singles[p.Frontend]
+			}
+			_, single := c.Ports.Single(p.Frontend)
+			return single || isHole[p.OfFamily(p.Backend.Addr())]
+		})
 	}
 	slices.SortStableFunc(ranges, func(a, b found) int {
 		return cmp.Or(compareBool(kindOfPort(a.Port).apart, kindOfPort(b.Port).apart), cmp.Compare(a.First(), b.First()))

@@ -155,11 +155,9 @@ type rangeOptions struct {
 	from   []nft.Element
 }
 
-// readRangeOptions gives the ranges the options that the elements say. ports has the single ports.
-func readRangeOptions(ports *portset.Set, ranges []found, isHole map[portset.Frontend]bool, elements []nft.Element) {
-	if len(elements) == 0 {
-		return
-	}
+// readRangeOptions gives the ranges the options that the elements say. taken reports whether a port
+// was taken out of its range.
+func readRangeOptions(ranges []found, elements []nft.Element, taken func(portset.Port) bool) {
 	o := rangeOptions{
 		limited: map[rangeAt]bool{}, clients: map[rangeAt][]netip.Prefix{}, masked: map[maskedAt]bool{},
 		single: map[portset.Frontend]bool{},
@@ -169,7 +167,7 @@ func readRangeOptions(ports *portset.Set, ranges []found, isHole map[portset.Fro
 	}
 	for i := range ranges {
 		r := &ranges[i]
-		limited, clients := o.proxied(ports, r, isHole)
+		limited, clients := o.proxied(r, taken)
 		if !kindOfPort(r.Port).apart {
 			at := rangeAt{r.Proto, r.Backend.Addr().Is4(), r.Host(), r.First(), r.Last(), r.next}
 			limited = limited || o.limited[at]
@@ -219,13 +217,13 @@ func (o *rangeOptions) add(el *nft.Element) {
 
 // proxied returns who may reach the ports of a range that proxies serve, by the first one that was
 // not taken out.
-func (o *rangeOptions) proxied(ports *portset.Set, r *found, isHole map[portset.Frontend]bool) (limited bool, clients []netip.Prefix) {
+func (o *rangeOptions) proxied(r *found, taken func(portset.Port) bool) (limited bool, clients []netip.Prefix) {
 	if len(o.single) == 0 {
 		return false, nil
 	}
 	for _, a := range proxiedAt(r.Port) {
 		for p := range r.Singles {
-			if _, taken := ports.Single(p.Frontend); taken || isHole[p.OfFamily(p.Backend.Addr())] {
+			if taken(p) {
 				continue
 			}
 			at := portset.Frontend{Proto: p.Proto, AddrPort: netip.AddrPortFrom(a, p.First())}
