@@ -138,15 +138,22 @@ func (e *core) outdated(kept nat.StoredState) (c change, lines []string) {
 		}
 	}
 	removed := portset.Removed(kept.Removed.Mappings).Finder()
-	for p := range e.mappings.All {
-		want, known := ports.Get(p.Frontend)
-		l := gone[p.Name]
-		switch ofLease := l != nil && l.Addr == p.Backend.Addr(); {
-		case known && want.SameAs(p.Target):
-		case known && want.SameButEnd(p.Target), removed(p), ofLease:
-			c.Removed = append(c.Removed, p)
-			if ofLease {
-				c.released = append(c.released, p)
+	for have := range e.mappings.All {
+		l := gone[have.Name]
+		ofLease := l != nil && l.Addr == have.Backend.Addr()
+		for p, want := range ports.Split(have) {
+			parts := removed(p)
+			switch {
+			case want != nil && want.SameAs(p.Target):
+				continue
+			case want != nil && want.SameButEnd(p.Target), ofLease:
+				parts = slices.Values([]portset.Port{p})
+			}
+			for part := range parts {
+				c.Removed = append(c.Removed, part)
+				if ofLease {
+					c.released = append(c.released, part)
+				}
 			}
 		}
 	}

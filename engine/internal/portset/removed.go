@@ -4,6 +4,7 @@
 package portset
 
 import (
+	"cmp"
 	"iter"
 	"net/netip"
 	"slices"
@@ -54,16 +55,16 @@ func (l Removed) Without(ports iter.Seq[Port]) Removed {
 	if len(l) == 0 {
 		return nil
 	}
-	published, some := map[kind][]uint16{}, []Frontend{}
+	published, some := map[kind][]bounds{}, []Port{}
 	for p := range ports {
 		k := kindOf(p.Mapping())
-		published[k] = append(published[k], p.AddrPort.Port())
+		published[k] = append(published[k], bounds{p.First(), p.Last()})
 		if len(some) <= few {
-			some = append(some, p.Frontend)
+			some = append(some, p)
 		}
 	}
 	cutAt := func(i int) bool {
-		if len(some) <= few && !slices.ContainsFunc(some, func(f Frontend) bool { return covers(&l[i], f) }) {
+		if len(some) <= few && !slices.ContainsFunc(some, func(p Port) bool { return overlap(&l[i], &p) }) {
 			return false
 		}
 		return published[kindOf(l[i])] != nil
@@ -90,15 +91,17 @@ func (l Removed) Without(ports iter.Seq[Port]) Removed {
 // takes longer for each mapping.
 const few = 16
 
-// covers reports whether a mapping has a frontend.
-func covers(m *nat.Mapping, f Frontend) bool {
-	first, at := m.Frontend.Port(), f.AddrPort.Port()
-	return m.Proto == f.Proto && at >= first && at-first <= m.More && m.Frontend.Addr() == f.AddrPort.Addr()
+// bounds are the first and the last of some ports.
+type bounds struct{ first, last uint16 }
+
+// overlap reports whether a mapping has some frontend of a port or a range.
+func overlap(m *nat.Mapping, p *Port) bool {
+	return m.Proto == p.Proto && m.Frontend.Port() <= p.Last() && p.First() <= m.Frontend.Port()+m.More && m.Frontend.Addr() == p.AddrPort.Addr()
 }
 
 // cut returns what is left of a mapping without some frontend ports.
-func cut(m nat.Mapping, ports []uint16) (left []nat.Mapping) {
-	slices.Sort(ports)
+func cut(m nat.Mapping, ports []bounds) (left []nat.Mapping) {
+	slices.SortFunc(ports, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
 	from, last := int(m.Frontend.Port()), int(m.Frontend.Port())+int(m.More)
 	keep := func(to int) {
 		if from <= to {
@@ -109,26 +112,40 @@ func cut(m nat.Mapping, ports []uint16) (left []nat.Mapping) {
 			left = append(left, part)
 		}
 	}
-	for _, port := range ports {
-		if p := int(port); p >= from && p <= last {
-			keep(p - 1)
-			from = p + 1
+	for _, r := range ports {
+		if int(r.last) >= from && int(r.first) <= last {
+			keep(int(r.first) - 1)
+			from = int(r.last) + 1
 		}
 	}
 	keep(last)
 	return left
 }
 
-// Finder returns a function that reports whether the list has a port, whatever its end.
-func (l Removed) Finder() func(Port) bool {
-	type ports struct{ first, last uint16 }
-	ranges := make(map[kind][]ports, len(l))
+// Finder returns a function that yields the parts of a port or a range that the list has,
+// whatever its end.
+func (l Removed) Finder() func(Port) iter.Seq[Port] {
+	ranges := make(map[kind][]bounds, len(l))
 	for _, m := range l {
 		k := kindOf(m)
-		ranges[k] = append(ranges[k], ports{m.Frontend.Port(), m.Frontend.Port() + m.More})
+		ranges[k] = append(ranges[k], bounds{m.Frontend.Port(), m.Frontend.Port() + m.More})
 	}
-	return func(p Port) bool {
-		at := p.AddrPort.Port()
-		return slices.ContainsFunc(ranges[kindOf(p.Mapping())], func(r ports) bool { return at >= r.first && at <= r.last })
+	for _, of := range ranges {
+		slices.SortFunc(of, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
+	}
+	return func(p Port) iter.Seq[Port] {
+		return func(yield func(Port) bool) {
+			next := int(p.First())
+			for _, r := range ranges[kindOf(p.Mapping())] {
+				first, last := max(int(r.first), next), min(r.last, p.Last())
+				if first > int(last) {
+					continue
+				}
+				if !yield(p.Part(uint16(first), last)) {
+					return
+				}
+				next = int(last) + 1
+			}
+		}
 	}
 }
