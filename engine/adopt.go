@@ -153,8 +153,8 @@ func (e *core) takeOver(c *schema.Contents) {
 	e.handles.update(e.ipam)
 	for p := range e.mappings.All {
 		e.expect(p)
-		e.options.Count(&p, 1)
 	}
+	e.countOptions()
 	e.hairpins.Load(c.Hairpins)
 	e.backends.AddAll(portset.Count(e.mappings.All), 1)
 	e.segments = segment.New(c.Segments, len(e.backends))

@@ -313,12 +313,7 @@ func (e *core) note(p *plan) {
 	for port := range p.After {
 		e.expect(port)
 	}
-	for port := range p.Before {
-		e.options.Count(&port, -1)
-	}
-	for port := range p.After {
-		e.options.Count(&port, 1)
-	}
+	e.options.Do(p.layout)
 	e.backends.AddAll(p.countsBefore, -1)
 	e.backends.AddAll(p.countsAfter, 1)
 	e.segments.Apply(p.segments)

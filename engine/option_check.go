@@ -15,12 +15,15 @@ import (
 func (l *published) checkMasquerade(c *portset.Change) error {
 	// By backend: the ports of the change that could disagree.
 	var suspects map[portset.Called][]portset.Port
-	masqueraded := len(l.options.Backends) != 0
+	masqueraded := len(l.options.Backends) != 0 || l.options.Ranges != 0
 	for p := range c.After {
 		masqueraded = masqueraded || p.Masquerade
 	}
 	if !masqueraded {
 		return nil
+	}
+	if l.mappings.HasRanges() || c.HasRange() {
+		return l.checkMasqueradedRanges(c)
 	}
 	for p := range c.After {
 		if p.ProxiedOnly() {

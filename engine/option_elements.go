@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
@@ -20,12 +21,32 @@ func (e *core) optionElements() []nft.Element {
 	return schema.OptionElements(e.mappings.All, e.now())
 }
 
-// removeOptions removes what the table still says of ports that have expired.
+// countOptions counts the options of what is published.
+func (e *core) countOptions() {
+	e.options = portset.NewOptions()
+	for entry := range e.mappings.Entries {
+		e.options.Count(&entry, 1)
+	}
+}
+
+// removeOptions removes what the table still says of ports that have expired. What it says of a
+// range is removed when the table is read next.
 func (e *core) removeOptions(over []portset.Port) {
+	over = slices.DeleteFunc(slices.Clone(over), func(p portset.Port) bool { return p.From.IsZero() && !p.Masquerade })
+	if len(over) == 0 {
+		return
+	}
+	if e.options.Ranges != 0 || e.mappings.HasRanges() || slices.ContainsFunc(over, func(p portset.Port) bool { return p.More != 0 }) {
+		e.countOptions()
+		if !e.opts.ReadOnly {
+			e.table.MarkStale()
+		}
+		return
+	}
 	c := portset.Change{Removed: over}
 	gone, _ := schema.MasqueradesDiff(&c, e.options.Masqueraded)
 	for i := range over {
-		e.options.Count(&over[i], -1)
+		e.options.Count(&portset.Entry{Port: over[i]}, -1)
 		gone = append(gone, schema.LimitElements(over[i], e.now())...)
 	}
 	if !e.opts.ReadOnly {

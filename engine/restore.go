@@ -284,11 +284,15 @@ func (u *merged) skipDisagreeing(e *core) {
 	if e.checkMasquerade(&portset.Change{Added: u.ports}) == nil {
 		return
 	}
-	kept := map[portset.Called][]portset.Port{}
+	kept, ranged := map[portset.Called][]portset.Port{}, (&portset.Change{Added: u.ports}).HasRange()
 	u.ports = slices.DeleteFunc(u.ports, func(p portset.Port) bool {
-		err := e.checkMasquerade(&portset.Change{Added: append(slices.Clip(kept[backendOf(p)]), p)})
+		of := backendOf(p)
+		if ranged {
+			of.Backend = netip.AddrPortFrom(of.Backend.Addr(), 0)
+		}
+		err := e.checkMasquerade(&portset.Change{Added: append(slices.Clip(kept[of]), p)})
 		if err == nil {
-			kept[backendOf(p)] = append(kept[backendOf(p)], p)
+			kept[of] = append(kept[of], p)
 			return false
 		}
 		u.skipped = append(u.skipped, skippedLine{p.Mapping().String(), err.Error()})

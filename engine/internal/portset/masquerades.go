@@ -26,13 +26,15 @@ func (c Called) Meets(o Called) bool {
 	return c.Proto == o.Proto && c.Backend == o.Backend && (c.Addr == o.Addr || !c.Addr.IsValid() || !o.Addr.IsValid())
 }
 
-// Options counts published ports that are masqueraded, and those that are for some clients
-// only.
+// Options counts what of the kernel's table is masqueraded, and what is for some clients only.
+// A range is one, whatever ports were taken out of it.
 type Options struct {
+	// Masqueraded counts single ports.
 	Masqueraded map[Called]int
-	// Backends counts the masqueraded ports by backend alone: Addr is zero.
+	// Backends counts them by backend alone: Addr is zero.
 	Backends map[Called]int
-	Limited  int
+	// Ranges counts masqueraded ranges.
+	Ranges, Limited int
 }
 
 // NewOptions returns empty counts.
@@ -40,15 +42,33 @@ func NewOptions() Options {
 	return Options{Masqueraded: map[Called]int{}, Backends: map[Called]int{}}
 }
 
-// Any reports whether any port is counted.
-func (o *Options) Any() bool { return o.Limited != 0 || len(o.Masqueraded) != 0 }
+// Any reports whether anything is counted.
+func (o *Options) Any() bool { return o.Limited != 0 || len(o.Masqueraded) != 0 || o.Ranges != 0 }
 
-// Count adds a port, or subtracts it: by is 1 or -1.
-func (o *Options) Count(p *Port, by int) {
+// Do counts the change that a plan makes.
+func (o *Options) Do(p *Plan) {
+	for e := range p.Deleted {
+		o.Count(&e, -1)
+	}
+	for e := range p.Added {
+		o.Count(&e, 1)
+	}
+	for i := range p.Settled {
+		o.Count(&p.Settled[i], 1)
+	}
+	for i := range p.Cleaned {
+		o.Count(&p.Cleaned[i], -1)
+	}
+}
+
+// Count adds an entry, or subtracts it: by is 1 or -1.
+func (o *Options) Count(p *Entry, by int) {
 	if !p.From.IsZero() {
 		o.Limited += by
 	}
-	if p.Masquerade {
+	if p.Masquerade && p.Kind == EntryRange {
+		o.Ranges += by
+	} else if p.Masquerade {
 		c := p.Called()
 		count(o.Masqueraded, c, by)
 		c.Addr = netip.Addr{}
