@@ -119,16 +119,26 @@ func findName(names *bufio.Reader, name string) (uint32, error) {
 	}
 }
 
-// findV6Only finds sk_ipv6only of struct sock, which begins with struct sock_common.
-func findV6Only() (at bitAt) {
+// findV6Only finds sk_ipv6only of struct sock.
+func findV6Only() bitAt { return findSocketFields().v6only }
+
+// socketFields are fields of struct sock, which begins with struct sock_common. Those that are not found, or further behind than is read, are zero.
+type socketFields struct {
+	v6only bitAt // whether it is for IPv6 alone
+	cookie int16 // its offset
+}
+
+func findSocketFields() (fields socketFields) {
 	f, err := os.Open(kernelTypes)
 	if err != nil {
-		return at
+		return fields
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	offset, err := findField(f, "skc_ipv6only")
-	if err != nil || offset/8 >= sockRead {
-		return at
+	if offset, err := findField(f, "skc_ipv6only"); err == nil && offset/8 < sockRead {
+		fields.v6only = bitAt{int16(offset / 8), bitMask(offset)}
 	}
-	return bitAt{int16(offset / 8), bitMask(offset)}
+	if offset, err := findField(f, "skc_cookie"); err == nil && offset/8+8 <= socketHead && offset%64 == 0 {
+		fields.cookie = int16(offset / 8)
+	}
+	return fields
 }

@@ -4,8 +4,10 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -22,7 +24,7 @@ import (
 //   - sockets that are bound to an address or a device, or have a mark;
 //   - sockets of IPv4 whose backend is of IPv6, and those of [::1] whose backend is of IPv4 if they are for IPv6 alone, or UDP and not connected.
 //
-// All methods but Close are safe for concurrent use, and need no privilege.
+// So are sockets beyond the first 65,536 that are connected at a time. All methods but Close are safe for concurrent use, and need no privilege.
 type Local struct {
 	maps     []*ebpf.Map     // by the numbers below
 	programs []*ebpf.Program // only while they are not attached
@@ -44,18 +46,21 @@ const localVersion = 1
 
 // The maps of a Local.
 const (
-	mapPorts     = iota // backends by single ports
-	mapRanges           // backends by prefixes of ports
-	mapConnected        // what a TCP socket is connected to: goes with the socket
-	mapAsked            // what a UDP socket has sent to, at most localSlots
-	mapMore             // what UDP sockets have sent to beyond that, the oldest forgotten
+	mapPorts  = iota // backends by single ports
+	mapRanges        // backends by prefixes of ports
+	mapLed           // what connected sockets were led to, by their cookies, until they are closed
+	mapMPTCP         // what an MPTCP socket was led to: goes with the socket
+	mapAsked         // what a UDP socket has asked for, at most localSlots: goes with it too
+	mapMore          // what UDP sockets have asked for beyond that, the oldest forgotten
 	localMaps
 )
 
-// Bounds. The memory of mapPorts is 2 MiB and some 100 bytes an entry, that of mapRanges what its entries take, that of mapMore 0.9 MiB.
+// Bounds. The memory of mapPorts is 2 MiB and some 100 bytes an entry, that of mapLed 1 MiB and as much, that of mapRanges what its entries take, that of
+// mapMore 1 MiB.
 const (
 	mostPorts  = 1 << 17
 	mostBlocks = 1 << 16
+	mostLed    = 1 << 16
 	mostMore   = 1 << 13
 	localSlots = 4
 )
@@ -64,8 +69,8 @@ const (
 type localFeatures struct {
 	// MPTCP: the record of a connection is the MPTCP socket's, and not that of its first flow.
 	mptcp bool
-	// v6only is where a socket has the bit that it is for IPv6 alone. Without, ::1 does not lead to backends of IPv4.
-	v6only bitAt
+	// socketFields are read. Without, ::1 does not lead to backends of IPv4, and each socket that is asked for gets a cookie.
+	socketFields
 }
 
 // OpenLocal loads and attaches the programs. It needs CAP_BPF and CAP_NET_ADMIN, and CAP_PERFMON for what [Local.Limits] tells of; or
@@ -99,8 +104,8 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 
 // load loads the programs, with as many features as can be had.
 func (l *Local) load(opts LocalOptions) (err error) {
-	v6only := findV6Only()
-	for _, l.features = range []localFeatures{{true, v6only}, {false, v6only}, {true, bitAt{}}, {}} {
+	fields := findSocketFields()
+	for _, l.features = range []localFeatures{{true, fields}, {false, fields}, {true, socketFields{}}, {}} {
 		if err = l.loadAll(opts); err == nil {
 			return nil
 		}
@@ -111,7 +116,7 @@ func (l *Local) load(opts LocalOptions) (err error) {
 func (l *Local) loadAll(opts LocalOptions) error {
 	for _, hook := range localHooks {
 		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: "nftnat_" + hook.name, Type: ebpf.CGroupSockAddr, AttachType: hook.attach, License: "GPL", // of which helpers are
+			Name: "nftnat_" + hook.name, Type: hook.kind(), AttachType: hook.attach, License: "GPL", // of which helpers are
 			Instructions: assembleLocal(hook, opts.NetNS, l.features, l.maps),
 		})
 		if err != nil {
@@ -167,9 +172,12 @@ func localSpecs() []*ebpf.MapSpec {
 	specs[mapRanges] = &ebpf.MapSpec{
 		Name: "nftnat_localr", Type: ebpf.LPMTrie, KeySize: 4 + entryLen, ValueSize: valueLen, MaxEntries: mostBlocks, Flags: unix.BPF_F_NO_PREALLOC,
 	}
-	specs[mapConnected] = inSocket("nftnat_tcp", recordLen)
-	specs[mapAsked] = inSocket("nftnat_udp", localSlots*recordLen+8)
-	specs[mapMore] = &ebpf.MapSpec{Name: "nftnat_more", Type: ebpf.LRUHash, KeySize: moreKeyLen, ValueSize: moreLen, MaxEntries: mostMore}
+	specs[mapLed] = &ebpf.MapSpec{
+		Name: "nftnat_led", Type: ebpf.Hash, KeySize: 8, ValueSize: recordLen, MaxEntries: mostLed, Flags: unix.BPF_F_NO_PREALLOC,
+	}
+	specs[mapMPTCP] = inSocket("nftnat_mptcp", mptcpLen)
+	specs[mapAsked] = inSocket("nftnat_udp", askedLen)
+	specs[mapMore] = &ebpf.MapSpec{Name: "nftnat_more", Type: ebpf.LRUHash, KeySize: moreKeyLen, ValueSize: recordLen, MaxEntries: mostMore}
 	return specs
 }
 
@@ -217,4 +225,17 @@ func (l *Local) Limits() []string {
 		limits = append(limits, "MPTCP sockets see the backend as their peer: the kernel does not tell to which socket a flow belongs")
 	}
 	return slices.Clip(limits)
+}
+
+// Led returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which
+// has the first flow of an MPTCP socket). False: it was not led.
+func (l *Local) Led(cookie uint64) (frontend, backend netip.AddrPort, ok bool) {
+	var r [recordLen]byte
+	if err := l.maps[mapLed].Lookup(cookie, &r); err != nil {
+		return frontend, backend, false
+	}
+	at := func(addr, port int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(r[addr:])).Unmap(), binary.BigEndian.Uint16(r[port:]))
+	}
+	return at(recordFrontend, recordFrontendPort), at(recordBackend, recordBackendPort), true
 }

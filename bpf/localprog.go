@@ -20,6 +20,13 @@ type localHook struct {
 	six    bool // it sees addresses of IPv6
 }
 
+func (h localHook) kind() ebpf.ProgramType {
+	if h.does == release {
+		return ebpf.CGroupSock
+	}
+	return ebpf.CGroupSockAddr
+}
+
 type localWork uint8
 
 const (
@@ -27,10 +34,12 @@ const (
 	leadSend                     // a datagram of a socket that is not connected
 	nameSender                   // of a datagram that was received
 	namePeer                     // of a socket
+	release                      // a socket that is closed
 )
 
-// localHooks are in the order in which they are attached: a peer that is led can be named already.
+// localHooks are in the order in which they are attached: a socket that is led can be named and released already.
 var localHooks = []localHook{
+	{"release", ebpf.AttachCgroupInetSockRelease, release, false},
 	{"getpeer4", ebpf.AttachCgroupInet4GetPeername, namePeer, false},
 	{"getpeer6", ebpf.AttachCgroupInet6GetPeername, namePeer, true},
 	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, nameSender, false},
@@ -48,6 +57,7 @@ const (
 	addrSourceIP6 = 44
 
 	sockDevice   = 0
+	sockProtocol = 12
 	sockMark     = 16
 	sockIP4      = 24
 	sockIP6      = 28
@@ -83,23 +93,28 @@ const (
 	recordFrontend     = 24
 	recordLen          = 40
 
-	// Behind the records of a UDP socket: it has some in mapMore.
-	recordsMore = localSlots * recordLen
-
-	moreKeyLen = 32 // socket, backend, its port
-	moreLen    = 20 // frontend, its port
+	// The records of a UDP socket: some, and whether there are more in mapMore.
+	askedMore = localSlots * recordLen
+	askedLen  = askedMore + 8
+	// A key of mapMore: the cookie of the socket, the backend and its port.
+	moreKeyLen = 8 + recordFrontendPort
+	// The record of an MPTCP socket, and the cookie of its first flow.
+	mptcpFlow = recordLen
+	mptcpLen  = mptcpFlow + 8
 )
 
 // The frame of the programs.
 const (
 	frameLookup   int16 = -8  // a key of mapPorts
 	frameLength   int16 = -12 // and before it the length, for mapRanges
-	frameFrontend int16 = -48 // a value of mapMore
-	frameFrontEnd int16 = frameFrontend + 16
-	frameMore     int16 = -96 // a key of mapMore
-	frameBackend  int16 = frameMore + 8
-	framePort     int16 = frameMore + 24
-	frameSocket   int16 = frameMore - sockRead // the beginning of struct sock
+	frameRecord   int16 = -56
+	frameCookie   int16 = frameRecord - 8          // a key of mapLed, and of mapMore with the record behind
+	frameSocket   int16 = frameCookie - socketHead // the beginning of struct sock
+	socketHead          = 128
+	frameBackend  int16 = frameRecord + recordBackend
+	framePort     int16 = frameRecord + recordBackendPort
+	frameFrontend int16 = frameRecord + recordFrontend
+	frameAsked    int16 = frameRecord + recordFrontendPort
 )
 
 // netOrder is a number as an instruction has it so that the bytes in memory are in network order.
@@ -113,6 +128,7 @@ func netOrder(n uint32) int32 {
 type assembler struct {
 	program
 	hook     localHook
+	netNS    uint64
 	features localFeatures
 	maps     []*ebpf.Map
 	labels   int
@@ -122,13 +138,15 @@ const localExit = "exit"
 
 // assembleLocal makes the program of a hook. R6 is its context. It always lets the call go on.
 func assembleLocal(hook localHook, netNS uint64, features localFeatures, maps []*ebpf.Map) asm.Instructions {
-	a := &assembler{hook: hook, features: features, maps: maps}
+	a := &assembler{hook: hook, netNS: netNS, features: features, maps: maps}
 	a.add(asm.Mov.Reg(asm.R6, asm.R1))
 	switch hook.does {
 	case leadConnect, leadSend:
-		a.lead(netNS)
+		a.lead()
 	case nameSender, namePeer:
 		a.name()
+	case release:
+		a.release()
 	}
 	a.add(
 		asm.Mov.Imm(asm.R0, 1).WithSymbol(localExit),
@@ -161,7 +179,7 @@ func (a *assembler) clear(from, to int16) {
 
 // peer copies the address and port of the context to the frame, as if it were a backend.
 func (a *assembler) peer() {
-	a.clear(frameMore, frameMore+moreKeyLen)
+	a.clear(frameRecord, frameRecord+recordLen)
 	if a.hook.six {
 		for i := range int16(4) {
 			a.add(
@@ -182,14 +200,58 @@ func (a *assembler) peer() {
 	)
 }
 
+// ours goes to the end unless the context is of a socket of the network namespace.
+func (a *assembler) ours() {
+	a.add(
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.FnGetNetnsCookie.Call(),
+		asm.LoadImm(asm.R1, int64(a.netNS), asm.DWord),
+		asm.JNE.Reg(asm.R0, asm.R1, localExit),
+	)
+}
+
+// cookie stores that of the context's socket.
+func (a *assembler) cookie() {
+	a.add(
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.FnGetSocketCookie.Call(),
+		asm.StoreMem(asm.RFP, frameCookie, asm.R0, asm.DWord),
+	)
+}
+
+// cookieOf stores the cookie of the socket that a register has the address of, or goes to a label if it has none: then nothing is known of it.
+func (a *assembler) cookieOf(socket asm.Register, none string) {
+	if a.features.cookie == 0 {
+		a.cookie()
+		return
+	}
+	a.head(socket, a.features.cookie+8, none)
+	a.add(
+		asm.LoadMem(asm.R1, asm.RFP, frameSocket+a.features.cookie, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, none),
+		asm.StoreMem(asm.RFP, frameCookie, asm.R1, asm.DWord),
+	)
+}
+
+// head copies the beginning of a socket to the frame, or goes to a label.
+func (a *assembler) head(socket asm.Register, size int16, failed string) {
+	a.add(
+		asm.Mov.Reg(asm.R1, asm.RFP),
+		asm.Add.Imm(asm.R1, int32(frameSocket)),
+		asm.Mov.Imm(asm.R2, int32(size)),
+		asm.Mov.Reg(asm.R3, socket),
+		asm.FnProbeReadKernel.Call(),
+		asm.JNE.Imm(asm.R0, 0, failed),
+	)
+}
+
 // lead is the program of a hook for what begins at a socket.
-func (a *assembler) lead(netNS uint64) {
+func (a *assembler) lead() {
 	const other, found, remember = "other", "found", "remember"
 
 	// Most go elsewhere than to localhost, and are told so by the address.
-	a.clear(frameFrontend, frameFrontend+16)
+	a.clear(frameRecord, frameRecord+recordLen)
 	a.clear(frameLookup, frameLookup+entryLen)
-	a.add(asm.StoreImm(asm.RFP, frameFrontEnd, 0, asm.Word))
 	if a.hook.six {
 		a.add(
 			asm.LoadMem(asm.R1, asm.R6, addrUserIP6, asm.Word),
@@ -233,24 +295,22 @@ func (a *assembler) lead(netNS uint64) {
 	a.add(
 		asm.StoreMem(asm.RFP, frameFrontend+12, asm.R8, asm.Word),
 		asm.StoreMem(asm.RFP, frameLookup+entryAddr, asm.R8, asm.Word),
-		asm.Mov.Reg(asm.R1, asm.R6),
-		asm.FnGetNetnsCookie.Call(),
-		asm.LoadImm(asm.R1, int64(netNS), asm.DWord),
-		asm.JNE.Reg(asm.R0, asm.R1, localExit),
+	)
+	a.ours()
+	a.add(
 		asm.LoadMem(asm.R1, asm.R6, addrProtocol, asm.Word),
 		asm.JEq.Imm(asm.R1, unix.IPPROTO_TCP, "protocol"),
 		asm.JNE.Imm(asm.R1, unix.IPPROTO_UDP, localExit),
 		asm.StoreMem(asm.RFP, frameLookup+entryProto, asm.R1, asm.Byte).WithSymbol("protocol"),
 		asm.LoadMem(asm.R1, asm.R6, addrUserPort, asm.Word),
 		asm.StoreMem(asm.RFP, frameLookup+entryPort, asm.R1, asm.Half),
-		asm.StoreMem(asm.RFP, frameFrontEnd, asm.R1, asm.Half),
+		asm.StoreMem(asm.RFP, frameAsked, asm.R1, asm.Half),
 		asm.LoadMem(asm.R9, asm.R6, addrSock, asm.DWord),
 	)
 	a.bound()
 	a.lookup(found)
 
 	a.here0(found)
-	a.clear(frameMore, frameMore+moreKeyLen)
 	a.add(
 		asm.LoadMem(asm.R1, asm.R7, valueAddr, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R7, valueAddr+8, asm.DWord),
@@ -267,9 +327,17 @@ func (a *assembler) lead(netNS uint64) {
 
 	// A socket that has been led and now goes to the backend itself sees the backend.
 	a.here(other)
+	a.ours()
 	a.peer()
 	a.add(asm.LoadMem(asm.R9, asm.R6, addrSock, asm.DWord))
-	if a.hook.does == leadSend && !a.hook.six {
+	if a.hook.does == leadConnect {
+		a.cookieOf(asm.R9, localExit)
+		a.remove(mapLed)
+		a.add(
+			asm.LoadMem(asm.R1, asm.R6, addrType, asm.Word),
+			asm.JNE.Imm(asm.R1, unix.SOCK_DGRAM, localExit),
+		)
+	} else if !a.hook.six {
 		// What a socket of IPv6 sends that is connected to an address of IPv4 comes here, although nobody has named the destination.
 		a.add(
 			asm.LoadMem(asm.R1, asm.R9, sockPeerPort, asm.Half),
@@ -281,58 +349,88 @@ func (a *assembler) lead(netNS uint64) {
 		)
 		a.here("forget")
 	}
-	a.records(false, func(record, more string) {
-		a.here(record)
+	a.asked(false, func() {
 		a.add(
 			asm.StoreImm(asm.R8, recordUsed, 0, asm.Word),
 			asm.Ja.Label(localExit),
 		)
-		a.here(more)
-		a.pass(mapMore)
-		a.add(
-			asm.Mov.Reg(asm.R2, asm.RFP),
-			asm.Add.Imm(asm.R2, int32(frameMore)),
-			asm.FnMapDeleteElem.Call(),
-			asm.Ja.Label(localExit),
-		)
+	}, func() {
+		a.remove(mapMore)
+		a.add(asm.Ja.Label(localExit))
 	})
 
 	a.here(remember)
-	a.records(true, func(record, more string) {
-		const rewrite = "rewrite"
-		a.here(record)
-		for i := int16(0); i < 16; i += 8 {
+	a.add(asm.StoreImm(asm.RFP, frameRecord+recordUsed, 1, asm.Word))
+	if a.hook.does == leadConnect {
+		a.cookie()
+		a.put(mapLed)
+		a.add(
+			asm.LoadMem(asm.R1, asm.R6, addrType, asm.Word),
+			asm.JEq.Imm(asm.R1, unix.SOCK_DGRAM, "datagram"),
+		)
+		if a.features.mptcp {
 			a.add(
-				asm.LoadMem(asm.R1, asm.RFP, frameBackend+i, asm.DWord),
-				asm.StoreMem(asm.R8, recordBackend+i, asm.R1, asm.DWord),
-				asm.LoadMem(asm.R1, asm.RFP, frameFrontend+i, asm.DWord),
-				asm.StoreMem(asm.R8, recordFrontend+i, asm.R1, asm.DWord),
+				asm.Mov.Reg(asm.R1, asm.R9),
+				asm.FnSkcToMptcpSock.Call(),
+				asm.JEq.Imm(asm.R0, 0, "rewrite"),
+				asm.Mov.Reg(asm.R9, asm.R0),
+			)
+			a.storage(mapMPTCP, true)
+			a.add(asm.JEq.Imm(asm.R0, 0, localExit))
+			a.copyRecord(asm.R0)
+			a.add(
+				asm.LoadMem(asm.R1, asm.RFP, frameCookie, asm.DWord),
+				asm.StoreMem(asm.R0, mptcpFlow, asm.R1, asm.DWord),
 			)
 		}
-		a.add(
-			asm.LoadMem(asm.R1, asm.RFP, framePort, asm.Half),
-			asm.StoreMem(asm.R8, recordBackendPort, asm.R1, asm.Half),
-			asm.LoadMem(asm.R1, asm.RFP, frameFrontEnd, asm.Half),
-			asm.StoreMem(asm.R8, recordFrontendPort, asm.R1, asm.Half),
-			asm.StoreImm(asm.R8, recordUsed, 1, asm.Word),
-			asm.Ja.Label(rewrite),
-		)
-		a.here(more)
-		a.add(asm.StoreImm(asm.R7, recordsMore, 1, asm.Word))
-		a.pass(mapMore)
-		a.add(
-			asm.Mov.Reg(asm.R2, asm.RFP),
-			asm.Add.Imm(asm.R2, int32(frameMore)),
-			asm.Mov.Reg(asm.R3, asm.RFP),
-			asm.Add.Imm(asm.R3, int32(frameFrontend)),
-			asm.Mov.Imm(asm.R4, 0),
-			asm.FnMapUpdateElem.Call(),
-			asm.JNE.Imm(asm.R0, 0, localExit), // left alone: its answers could not be named
-		)
-		a.here(rewrite)
+		a.add(asm.Ja.Label("rewrite"))
+	}
+	a.here("datagram")
+	a.asked(true, func() {
+		a.copyRecord(asm.R8)
+		a.add(asm.Ja.Label("rewrite"))
+	}, func() {
+		a.add(asm.StoreImm(asm.R7, askedMore, 1, asm.Word))
+		a.put(mapMore)
 	})
+	a.here("rewrite")
 	a.source()
-	a.set(asm.RFP, frameBackend, framePort)
+	a.set(asm.RFP, frameRecord+recordBackend, frameRecord+recordBackendPort)
+}
+
+// copyRecord copies the record of the frame.
+func (a *assembler) copyRecord(to asm.Register) {
+	for i := int16(0); i < recordLen; i += 8 {
+		a.add(
+			asm.LoadMem(asm.R1, asm.RFP, frameRecord+i, asm.DWord),
+			asm.StoreMem(to, i, asm.R1, asm.DWord),
+		)
+	}
+}
+
+// put puts the record of the frame into a map that has the cookie of the frame first in its keys. If there is no room, the socket is left
+// alone: its peer could not be named.
+func (a *assembler) put(which int) {
+	a.pass(which)
+	a.add(
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, int32(frameCookie)),
+		asm.Mov.Reg(asm.R3, asm.RFP),
+		asm.Add.Imm(asm.R3, int32(frameRecord)),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnMapUpdateElem.Call(),
+		asm.JNE.Imm(asm.R0, 0, localExit),
+	)
+}
+
+// remove removes from such a map.
+func (a *assembler) remove(which int) {
+	a.pass(which)
+	a.add(
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, int32(frameCookie)),
+		asm.FnMapDeleteElem.Call(),
+	)
 }
 
 // here0 is here, with R0 moved to R7.
@@ -485,13 +583,8 @@ func (a *assembler) families() {
 	if a.features.v6only.mask == 0 {
 		a.add(asm.Ja.Label(localExit))
 	} else {
+		a.head(asm.R9, a.features.v6only.byte+1, localExit)
 		a.add(
-			asm.Mov.Reg(asm.R1, asm.RFP),
-			asm.Add.Imm(asm.R1, int32(frameSocket)),
-			asm.Mov.Imm(asm.R2, sockRead),
-			asm.Mov.Reg(asm.R3, asm.R9),
-			asm.FnProbeReadKernel.Call(),
-			asm.JNE.Imm(asm.R0, 0, localExit),
 			asm.LoadMem(asm.R1, asm.RFP, frameSocket+a.features.v6only.byte, asm.Byte),
 			asm.And.Imm(asm.R1, a.features.v6only.mask),
 			asm.JNE.Imm(asm.R1, 0, localExit),
@@ -514,107 +607,79 @@ func (a *assembler) mapped() {
 	)
 }
 
-// storage calls for the records of the socket in R9, which come in R0: zero if there are none. With create they are made.
+// storage calls for what the socket in R9 has in a map, which comes in R0: zero if there is nothing. With create it is made.
 func (a *assembler) storage(which int, create bool) {
 	flags := int32(0)
 	if create {
 		flags = 1 // BPF_SK_STORAGE_GET_F_CREATE
 	}
-	a.add(asm.Mov.Reg(asm.R2, asm.R9))
-	if which == mapConnected && create && a.features.mptcp {
-		plain := a.label("plain")
-		a.add(
-			asm.Mov.Reg(asm.R1, asm.R9),
-			asm.FnSkcToMptcpSock.Call(),
-			asm.Mov.Reg(asm.R2, asm.R9),
-			asm.JEq.Imm(asm.R0, 0, plain),
-			asm.Mov.Reg(asm.R2, asm.R0),
-		)
-		a.here(plain)
-	}
 	a.pass(which)
 	a.add(
+		asm.Mov.Reg(asm.R2, asm.R9),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, flags),
 		asm.FnSkStorageGet.Call(),
 	)
 }
 
-// records finds the record for the backend of the frame, of the socket in R9. use emits what is done with it, at two labels: with
-// R8 at a record in the socket, and with R7 at the records of a UDP socket, where the one that is searched is in mapMore. With create,
-// the record may be any other that is free. Where there is none, the program ends.
-func (a *assembler) records(create bool, use func(record, more string)) {
-	record, more, datagram := a.label("record"), a.label("more"), a.label("datagram")
-	if a.hook.does == leadConnect || a.hook.does == namePeer {
-		a.add(
-			asm.LoadMem(asm.R1, asm.R6, addrType, asm.Word),
-			asm.JEq.Imm(asm.R1, unix.SOCK_DGRAM, datagram),
-		)
-		a.storage(mapConnected, create)
-		a.add(
-			asm.JEq.Imm(asm.R0, 0, localExit),
-			asm.Mov.Reg(asm.R8, asm.R0),
-		)
-		if !create {
-			a.matches(0, localExit)
-		}
-		a.add(asm.Ja.Label(record))
-	}
-	a.here(datagram)
+// asked finds the record for the backend of the frame, of the UDP socket in R9. record emits what is done with it in the socket, at R8; more what is
+// done with one in mapMore, with all of the socket at R7. Before that comes what the other one ends with. With create, the record may be any other that is free.
+// Where there is none, the program ends.
+func (a *assembler) asked(create bool, record, more func()) {
+	inSocket, inMore := a.label("record"), a.label("more")
 	a.storage(mapAsked, create)
 	a.add(
 		asm.JEq.Imm(asm.R0, 0, localExit),
 		asm.Mov.Reg(asm.R7, asm.R0),
 	)
-	for i := range int16(localSlots) {
+	for i := range int32(localSlots) {
 		next := a.label("next")
 		a.add(
 			asm.Mov.Reg(asm.R8, asm.R7),
-			asm.Add.Imm(asm.R8, int32(i*recordLen)),
+			asm.Add.Imm(asm.R8, i*recordLen),
 		)
-		a.matches(0, next)
-		a.add(asm.Ja.Label(record))
+		a.matches(next)
+		a.add(asm.Ja.Label(inSocket))
 		a.here(next)
 	}
 	if create {
-		for i := range int16(localSlots) {
+		for i := range int32(localSlots) {
 			a.add(
 				asm.Mov.Reg(asm.R8, asm.R7),
-				asm.Add.Imm(asm.R8, int32(i*recordLen)),
+				asm.Add.Imm(asm.R8, i*recordLen),
 				asm.LoadMem(asm.R1, asm.R8, recordUsed, asm.Word),
-				asm.JEq.Imm(asm.R1, 0, record),
+				asm.JEq.Imm(asm.R1, 0, inSocket),
 			)
 		}
 	} else {
 		a.add(
-			asm.LoadMem(asm.R1, asm.R7, recordsMore, asm.Word),
+			asm.LoadMem(asm.R1, asm.R7, askedMore, asm.Word),
 			asm.JEq.Imm(asm.R1, 0, localExit),
 		)
 	}
-	a.add(
-		asm.Mov.Reg(asm.R1, asm.R6),
-		asm.FnGetSocketCookie.Call(),
-		asm.StoreMem(asm.RFP, frameMore, asm.R0, asm.DWord),
-		asm.Ja.Label(more),
-	)
-	use(record, more)
+	a.cookie()
+	a.add(asm.Ja.Label(inMore))
+	a.here(inSocket)
+	record()
+	a.here(inMore)
+	more()
 }
 
 // matches goes to a label unless the record at R8 is in use and for the backend of the frame.
-func (a *assembler) matches(at int16, label string) {
+func (a *assembler) matches(label string) {
 	a.add(
-		asm.LoadMem(asm.R1, asm.R8, at+recordUsed, asm.Word),
+		asm.LoadMem(asm.R1, asm.R8, recordUsed, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, label),
 	)
 	for i := int16(0); i < 16; i += 8 {
 		a.add(
-			asm.LoadMem(asm.R1, asm.R8, at+recordBackend+i, asm.DWord),
+			asm.LoadMem(asm.R1, asm.R8, recordBackend+i, asm.DWord),
 			asm.LoadMem(asm.R2, asm.RFP, frameBackend+i, asm.DWord),
 			asm.JNE.Reg(asm.R1, asm.R2, label),
 		)
 	}
 	a.add(
-		asm.LoadMem(asm.R1, asm.R8, at+recordBackendPort, asm.Half),
+		asm.LoadMem(asm.R1, asm.R8, recordBackendPort, asm.Half),
 		asm.LoadMem(asm.R2, asm.RFP, framePort, asm.Half),
 		asm.JNE.Reg(asm.R1, asm.R2, label),
 	)
@@ -665,16 +730,62 @@ func (a *assembler) set(from asm.Register, addr, port int16) {
 func (a *assembler) name() {
 	a.add(asm.LoadMem(asm.R9, asm.R6, addrSock, asm.DWord))
 	a.peer()
-	a.records(false, func(record, more string) {
-		a.here(record)
+	if a.hook.does == namePeer {
+		a.ours()
+		a.add(
+			asm.LoadMem(asm.R1, asm.R6, addrType, asm.Word),
+			asm.JEq.Imm(asm.R1, unix.SOCK_DGRAM, "datagram"),
+		)
+		if a.features.mptcp {
+			a.add(
+				asm.LoadMem(asm.R1, asm.R6, addrProtocol, asm.Word),
+				asm.JNE.Imm(asm.R1, unix.IPPROTO_MPTCP, "tcp"),
+			)
+			a.storage(mapMPTCP, false)
+			a.add(asm.Ja.Label("led"))
+			a.here("tcp")
+		}
+		a.cookieOf(asm.R9, localExit)
+		a.get(mapLed, frameCookie)
+		a.add(asm.JEq.Imm(asm.R0, 0, localExit).WithSymbol("led"))
+		a.add(asm.Mov.Reg(asm.R8, asm.R0))
+		a.matches(localExit)
 		a.set(asm.R8, recordFrontend, recordFrontendPort)
 		a.add(asm.Ja.Label(localExit))
-		a.here(more)
-		a.get(mapMore, frameMore)
+	}
+	a.here("datagram")
+	a.asked(false, func() {
+		a.set(asm.R8, recordFrontend, recordFrontendPort)
+		a.add(asm.Ja.Label(localExit))
+	}, func() {
+		a.get(mapMore, frameCookie)
 		a.add(
 			asm.JEq.Imm(asm.R0, 0, localExit),
 			asm.Mov.Reg(asm.R8, asm.R0),
 		)
-		a.set(asm.R8, 0, 16)
+		a.set(asm.R8, recordFrontend, recordFrontendPort)
 	})
+}
+
+// release is the program of the hook for sockets that are closed. Its context is a struct bpf_sock.
+func (a *assembler) release() {
+	a.ours()
+	if a.features.mptcp {
+		a.add(
+			asm.LoadMem(asm.R1, asm.R6, sockProtocol, asm.Word),
+			asm.JNE.Imm(asm.R1, unix.IPPROTO_MPTCP, "tcp"),
+			asm.Mov.Reg(asm.R9, asm.R6),
+		)
+		a.storage(mapMPTCP, false)
+		a.add(
+			asm.JEq.Imm(asm.R0, 0, localExit),
+			asm.LoadMem(asm.R1, asm.R0, mptcpFlow, asm.DWord),
+			asm.StoreMem(asm.RFP, frameCookie, asm.R1, asm.DWord),
+			asm.Ja.Label("cookie"),
+		)
+		a.here("tcp")
+	}
+	a.cookieOf(asm.R6, localExit)
+	a.here("cookie")
+	a.remove(mapLed)
 }

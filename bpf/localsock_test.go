@@ -467,3 +467,67 @@ func TestLocalAccepted(t *testing.T) {
 		server.close()
 	}
 }
+
+// TestLocalLed: what is known of sockets that are connected, until they are closed.
+func TestLocalLed(t *testing.T) {
+	top, l, ok := localhost(t)
+	if !ok {
+		return
+	}
+	cookie := func(s *socket) uint64 {
+		c, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		require.NoError(t, err)
+		return c
+	}
+	led := func() (n int) {
+		var k uint64
+		var v [recordLen]byte
+		entries := l.maps[mapLed].Iterate()
+		for entries.Next(&k, &v) {
+			n++
+		}
+		require.NoError(t, entries.Err())
+		return n
+	}
+	for _, c := range []struct {
+		s                       *socket
+		asks, frontend, backend string
+	}{
+		{tcp4(t, top.Host), "127.0.0.1:8080", "127.0.0.1:8080", "172.30.0.2:80"},
+		{udp4(t, top.Host), "127.0.0.1:1500", "127.0.0.1:1500", "172.30.0.3:1500"},
+		{tcp6(t, top.Host), "[::1]:8081", "[::1]:8081", "172.30.0.2:80"},
+		{udp6(t, top.Host), "[::ffff:127.0.0.1]:8086", "127.0.0.1:8086", "[fd00:30::2]:80"},
+	} {
+		c.s.connect(c.asks)
+		frontend, backend, ok := l.Led(cookie(c.s))
+		require.True(t, ok)
+		require.Equal(t, [2]string{c.frontend, c.backend}, [2]string{frontend.String(), backend.String()})
+		require.Equal(t, 1, led())
+		c.s.close()
+		require.Zero(t, led())
+	}
+	s := udp4(t, top.Host).connect("127.0.0.1:8080").connect("172.30.0.2:80")
+	_, _, ok = l.Led(cookie(s))
+	require.False(t, ok)
+	s = tcp4(t, top.Host).connect("172.30.0.2:80")
+	_, _, ok = l.Led(cookie(s))
+	require.False(t, ok)
+	s = newSocket(t, top.Host, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP).connect("127.0.0.1:8080")
+	require.Equal(t, 1, led())
+	require.Equal(t, "127.0.0.1:8080", s.peer())
+	s.close()
+	require.Zero(t, led())
+
+	// Where there is no room, sockets are left alone.
+	keys, values := make([]uint64, mostLed), make([][recordLen]byte, mostLed)
+	for i := range keys {
+		keys[i] = 1<<63 + uint64(i)
+	}
+	_, err := l.maps[mapLed].BatchUpdate(keys, values, nil)
+	require.NoError(t, err)
+	require.Equal(t, "host", tcp4(t, top.Host).connect("127.0.0.1:8080").reads())
+	require.Equal(t, "host", tcp6(t, top.Host).connect("[::1]:8080").reads())
+	_, err = l.maps[mapLed].BatchDelete(keys, nil)
+	require.NoError(t, err)
+	require.Equal(t, "web", tcp4(t, top.Host).connect("127.0.0.1:8080").reads())
+}
