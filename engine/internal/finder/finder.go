@@ -99,6 +99,14 @@ func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, set := range schema.ApartRanges(at) {
+		more, _, err := f.conn.Elements(f.rules, set)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // tables of earlier versions have fewer maps
+			return nil, err
+		}
+		es = append(es, more...)
+	}
+	es = narrow(es, at)
 	now := time.Now()
 	// The options are of ports, so the ports are known first.
 	for p := range schema.Classify(slices.Clone(es), now).Ports.All {
@@ -109,7 +117,7 @@ func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
 		if err != nil {
 			return nil, err
 		}
-		es = append(es, options...)
+		es = append(es, narrow(options, at)...)
 	}
 	var ports []portset.Port
 	for p := range schema.Classify(es, now).Ports.All {
@@ -119,6 +127,17 @@ func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
 	}
 	order.Sort(ports, func(a, b portset.Port) int { return breadth(a) - breadth(b) })
 	return ports, nil
+}
+
+// narrow returns what elements say of one port.
+func narrow(es []nft.Element, at portset.Frontend) []nft.Element {
+	narrowed := es[:0]
+	for _, e := range es {
+		if e, ok := schema.Narrow(e, at.AddrPort.Port()); ok {
+			narrowed = append(narrowed, e)
+		}
+	}
+	return narrowed
 }
 
 // breadth is greater the more addresses a port is for.
