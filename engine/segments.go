@@ -5,6 +5,7 @@ package engine
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,11 +33,15 @@ func linksTo(backends portset.Counts, routes map[netip.Addr]hostnet.Route) map[n
 	return links
 }
 
-// eachLink returns linksTo, but of each link one backend.
-func eachLink(backends portset.Counts, routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
+// eachLink returns the interfaces that lead to the backends of ports, but of each one backend.
+func eachLink(ports iter.Seq[portset.Port], routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
 	links := map[netip.Addr][]string{}
 	seen := map[segment.Link]bool{}
-	for a := range backends {
+	for p := range ports {
+		if p.ProxiedOnly() {
+			continue // as in Counts
+		}
+		a := p.Backend.Addr()
 		r := routes[a]
 		if l := (segment.Link{Name: r.Link, Is4: a.Is4()}); !seen[l] || len(r.More) != 0 {
 			seen[l], links[a] = true, linksOf(r)
@@ -112,9 +117,8 @@ func (e *core) lookUpLinks(c *change) error {
 	for a, r := range c.routes {
 		isNew := func(name string) bool { return !known(segment.Link{Name: name, Is4: a.Is4()}) }
 		if slices.ContainsFunc(linksOf(r), isNew) {
-			_, after := c.Count()
 			var err error
-			c.onLink, err = e.onLink(eachLink(after, c.routes), known)
+			c.onLink, err = e.onLink(eachLink(c.After, c.routes), known)
 			return err
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -131,9 +133,17 @@ func unanswered(err error) bool {
 	return true
 }
 
+// garbagePercent is how much garbage the heap may have before it is collected, in per cent of
+// what is in use. With Go's default, 100, a change of 60,000 mappings takes a quarter more memory,
+// and as much time.
+const garbagePercent = 50
+
 // withEngine opens an engine in this process, calls f with it and closes it. A reader takes no
 // lock and changes nothing. Progress, if not nil, is called with that of a change.
 func (g *global) withEngine(ctx context.Context, reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	opts, err := g.engineOptions()
 	if err != nil {
 		return err
