@@ -177,9 +177,9 @@ func loopback(t *testing.T) *lab.NS {
 	labtest.Exec(t, ns, "ip", "link", "set", "lo", "up")
 	labtest.Exec(t, ns, "ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
 	labtest.Exec(t, ns, "ip", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
-	require.Eventually(t, func() bool { // its route comes later
-		c, err := ns.Dial(context.Background(), "udp", "[2001:db8::1]:9")
-		return err == nil && c.Close() == nil
+	require.Eventually(t, func() bool { // its route to here comes later than that to lo
+		_, err := ns.Dial(context.Background(), "tcp", "[2001:db8::1]:9")
+		return errors.Is(err, unix.ECONNREFUSED)
 	}, labtest.Stretch(late), time.Millisecond)
 	return ns
 }
@@ -338,11 +338,12 @@ func TestTake(t *testing.T) {
 		}
 	}()
 	var stop atomic.Bool
-	failed, n := make(chan error, 1), 0
+	failed := make(chan error, 1)
+	var n atomic.Int64
 	bind := socketOf{family: unix.AF_INET, kind: unix.SOCK_STREAM}
 	go func() {
 		defer close(failed)
-		for ; !stop.Load(); n++ {
+		for ; !stop.Load(); n.Add(1) {
 			c, err := ns.Dial(context.Background(), "tcp", "127.0.0.1:12345")
 			if err != nil {
 				failed <- err
@@ -356,7 +357,8 @@ func TestTake(t *testing.T) {
 		}
 	}()
 	opts := HoldOptions{Group: openRoot(t), NetNS: cookieOf(t, ns)}
-	for range 5 {
+	for i := range int64(5) {
+		require.Eventually(t, func() bool { return n.Load() > i || len(failed) > 0 }, labtest.Stretch(late), time.Millisecond)
 		held, err := h.Hand()
 		require.NoError(t, err)
 		served, err := l.Hand()
@@ -371,7 +373,6 @@ func TestTake(t *testing.T) {
 	}
 	stop.Store(true)
 	require.NoError(t, <-failed)
-	require.NotZero(t, n)
 
 	// Another version is not taken, and nothing of it stays open.
 	held, err := h.Hand()
