@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"runtime"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -107,7 +109,7 @@ func (e LocalEntry) blocks(k localKey, each func(localBlock) error) error {
 }
 
 // Change takes entries away and puts others, which replace those with the same frontend. While it does, a frontend that both have leads
-// to the one or the other backend, and no frontend to a third. An entry to take away that is not there is no error. After an error some
+// to the one or the other backend, and no frontend to a third. Where ranges go and others come, it waits for the programs that are running. An entry to take away that is not there is no error. After an error some
 // may be changed, and [Local.Replace] puts all in order.
 func (l *Local) Change(remove, put []LocalEntry) error {
 	if err := l.change(remove, put); err != nil {
@@ -203,16 +205,29 @@ func (l *Local) apply(c *localChange) error {
 			return full(err)
 		}
 	}
+	c.noBlocks = slices.DeleteFunc(c.noBlocks, func(b localBlock) bool { return put[b] })
+	if len(c.noBlocks) > 0 && len(c.ports)+len(c.blocks) > 0 {
+		grace()
+	}
 	for _, b := range c.noBlocks {
-		if put[b] {
-			continue
-		}
 		if err := l.maps[mapRanges].Delete(b); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
 	}
 	noPorts := slices.DeleteFunc(c.noPorts, func(k localKey) bool { return put[k] })
 	return deleteAll(l.maps[mapPorts], noPorts)
+}
+
+// grace waits for the programs that are running: one that has not found what was put would not find what then goes either. In most cases that takes some
+// 15 ms (membarrier(2)).
+func grace() {
+	const barrierGlobal, pause = 1, 20 * time.Millisecond // MEMBARRIER_CMD_GLOBAL
+	if runtime.NumCPU() > 1 {
+		if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, barrierGlobal, 0, 0); errno == 0 {
+			return
+		}
+	}
+	time.Sleep(pause)
 }
 
 // batch is how many entries one call of the kernel takes: more than a bucket of the map has.

@@ -169,11 +169,10 @@ func (a *assembler) pass(which int) {
 	a.add(asm.LoadMapPtr(asm.R1, a.maps[which].FD()))
 }
 
-// clear makes a part of the frame zero.
+// clear makes a part of the frame zero. Without CAP_PERFMON, Linux 6.1 allows no writes to a part of what a register was stored to.
 func (a *assembler) clear(from, to int16) {
-	a.add(asm.Mov.Imm(asm.R0, 0))
-	for ; from < to; from += 8 {
-		a.add(asm.StoreMem(asm.RFP, from, asm.R0, asm.DWord))
+	for ; from < to; from += 4 {
+		a.add(asm.StoreImm(asm.RFP, from, 0, asm.Word))
 	}
 }
 

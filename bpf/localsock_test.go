@@ -4,8 +4,12 @@
 package bpf
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -530,4 +534,75 @@ func TestLocalLed(t *testing.T) {
 	_, err = l.maps[mapLed].BatchDelete(keys, nil)
 	require.NoError(t, err)
 	require.Equal(t, "web", tcp4(t, top.Host).connect("127.0.0.1:8080").reads())
+}
+
+// TestLocalChangeUnderLoad: a port that leads to a backend before and after a change leads to one of the two meanwhile, by ranges or by itself.
+func TestLocalChangeUnderLoad(t *testing.T) {
+	top, l, ok := localhost(t)
+	if !ok {
+		return
+	}
+	first, second := ranged(UDP, "0.0.0.0:1000", 1999, "172.30.0.3:1000"), ranged(UDP, "0.0.0.0:1000", 2999, "172.30.0.2:1000")
+	single := entry(UDP, "0.0.0.0:1500", "172.30.0.4:1500")
+	hole := LocalEntry{Protocol: UDP, Frontend: single.Frontend}
+	type step struct {
+		number   int
+		backends [2]netip.AddrPort // before it and after
+	}
+	var state atomic.Pointer[step]
+	number := 0
+	now := func(before, after string) {
+		number++
+		state.Store(&step{number, [2]netip.AddrPort{netip.MustParseAddrPort(before), netip.MustParseAddrPort(after)}})
+	}
+	const inFirst, inSecond, alone = "172.30.0.3:1500", "172.30.0.2:1500", "172.30.0.4:1500"
+	now(inFirst, inFirst)
+	var stop atomic.Bool
+	wrong := make(chan string, 1)
+	asked := 0
+	go func() {
+		defer close(wrong)
+		err := top.Host.Do(func() error {
+			for to := sockaddr("127.0.0.1:1500"); !stop.Load(); asked++ {
+				s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					return err
+				}
+				before := state.Load()
+				err = unix.Connect(s, to)
+				after := state.Load()
+				cookie, cookieErr := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_COOKIE)
+				_, backend, led := l.Led(cookie)
+				if err := errors.Join(err, cookieErr, unix.Close(s)); err != nil {
+					return err
+				}
+				possible := slices.Concat(before.backends[:], after.backends[:])
+				if !led || after.number <= before.number+1 && !slices.Contains(possible, backend) {
+					return fmt.Errorf("led %t to %s, not one of %v", led, backend, possible)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			wrong <- err.Error()
+		}
+	}()
+	for range labtest.Rounds(t, "changes of ranges under load", 15, 200) {
+		for _, step := range []struct {
+			before, after string
+			remove, put   []LocalEntry
+		}{
+			{inFirst, inSecond, []LocalEntry{first}, []LocalEntry{second}},
+			{inSecond, alone, nil, []LocalEntry{single}},
+			{alone, inSecond, []LocalEntry{single}, nil},
+			{inSecond, alone, []LocalEntry{second}, []LocalEntry{single}},
+			{alone, inFirst, []LocalEntry{hole}, []LocalEntry{first}},
+		} {
+			now(step.before, step.after)
+			require.NoError(t, l.Change(step.remove, step.put))
+		}
+	}
+	stop.Store(true)
+	require.Empty(t, <-wrong)
+	require.Positive(t, asked)
 }
