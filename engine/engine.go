@@ -15,6 +15,7 @@ import (
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/hairpin"
+	"github.com/nftnat/nftnat/engine/internal/hooks"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portholder"
@@ -57,7 +58,7 @@ type core struct {
 	forwarding *hostnet.Forwarding
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
-	programs   programs
+	programs   hooks.Programs
 	now        func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways map[netip.Addr]hostnet.Route
@@ -162,14 +163,7 @@ func (e *core) newForwarding(s hostnet.Sysctls) *hostnet.Forwarding {
 
 // connect takes the lock and opens the sockets.
 func (e *core) connect(ctx context.Context) error {
-	if !e.opts.ReadOnly && !e.opts.NoProxies {
-		e.holder = portholder.New(holderOptions(e))
-	}
-	lent := e.opts.Sockets.takePrograms()
 	if err := e.takeSockets(ctx); err != nil {
-		return errors.Join(err, closePrograms(lent))
-	}
-	if err := e.openPrograms(lent); err != nil {
 		return err
 	}
 	if err := e.table.Open(); err != nil {
@@ -244,11 +238,19 @@ func (e *core) start(ctx context.Context) error {
 }
 
 func holderOptions(e *core) portholder.Options {
-	return portholder.Options{
+	o := portholder.Options{
 		Namespace: e.namespace, Log: e.log, Now: func() time.Time { return e.now() },
 		Owner: e.findHolder, Progress: e.report,
 		PipeFailed: func(err error) { e.opts.Log.Warn("proxies copy bulk data instead of splicing", "error", err) },
+		Clients:    hostnet.Sysctls{Namespace: e.namespace}.ClientPorts,
 	}
+	if e.programs.Hold != nil {
+		o.Guard = e.programs.Hold
+	}
+	if e.programs.Lookup != nil {
+		o.Lookup = e.programs.Lookup
+	}
+	return o
 }
 
 // deleteStrayFlows deletes UDP flows that lead elsewhere than the mapping of their
@@ -363,7 +365,7 @@ func (e *core) purge(ctx context.Context) error {
 		}
 		undo.add(func() error { e.holder.Sync(&e.mappings); return nil })
 	}
-	if e.programs.Programs != nil {
+	if e.programs.Localhost != nil {
 		undo.add(func() error { e.syncLocalhost(); return nil })
 		if err := e.programs.Localhost.Sync(&portset.Set{}); err != nil {
 			return undo.after(err)

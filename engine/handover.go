@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portholder"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -38,16 +39,6 @@ type Sockets struct {
 	Programs []Program
 }
 
-// takePrograms returns the programs, which are the caller's then.
-func (s *Sockets) takePrograms() []Program {
-	if s == nil {
-		return nil
-	}
-	lent := s.Programs
-	s.Programs = nil
-	return lent
-}
-
 func (s *Sockets) ports(yield func(portset.Frontend, int) bool) {
 	for _, p := range s.Ports {
 		if !yield(portset.Frontend{Proto: p.Proto, AddrPort: p.Frontend}, p.FD) {
@@ -59,7 +50,8 @@ func (s *Sockets) ports(yield func(portset.Frontend, int) bool) {
 // PortSocket is the socket that holds one port of a frontend.
 type PortSocket struct {
 	Proto nat.Proto
-	// Frontend is as in a Mapping: without an address for any.
+	// Frontend is as in a Mapping: without an address for any. Without a port the socket serves
+	// ranges.
 	Frontend netip.AddrPort
 	FD       int
 }
@@ -162,7 +154,7 @@ func (e *Engine) Leave() error {
 	c.left = true
 	c.holder.Leave()
 	err := errors.Join(c.lock.Close(), c.closeLent(), c.programs.Close())
-	c.lock, c.programs.Programs = nil, nil
+	c.lock = nil
 	return err
 }
 
@@ -196,19 +188,34 @@ func (e *core) takeSockets(ctx context.Context) (err error) {
 	if e.opts.ReadOnly {
 		return closeSockets(lent)
 	}
-	if e.holder.Enabled() && lent != nil {
-		if err := e.holder.Inherit(lent.ports); err != nil {
-			e.log.Warn("not all sockets could be taken over", "error", err)
-		}
-		lent = &Sockets{Lock: lent.Lock}
+	takesOver := lent != nil
+	if !takesOver {
+		lent = &Sockets{}
 	}
-	if lent == nil || lent.Lock == 0 {
+	programs, ports := lent.Programs, lent.Ports
+	if lent.Lock == 0 {
 		e.lock, err = hostnet.LockTable(ctx, e.namespace, e.opts.Table, e.opts.LockWait)
-		return errors.Join(err, closeSockets(lent))
+	} else {
+		e.borrowed = true
+		e.lock, err = hostnet.TakeLock(lent.Lock)
 	}
-	e.borrowed = true
-	e.lock, err = hostnet.TakeLock(lent.Lock)
-	return errors.Join(err, closeSockets(&Sockets{Ports: lent.Ports}))
+	if err != nil {
+		return errors.Join(err, closeSockets(&Sockets{Ports: ports, Programs: programs}))
+	}
+	if err := e.openPrograms(programs); err != nil {
+		return errors.Join(err, closeSockets(&Sockets{Ports: ports}))
+	}
+	if e.opts.NoProxies {
+		return closeSockets(&Sockets{Ports: ports})
+	}
+	e.holder = portholder.New(holderOptions(e))
+	if !takesOver {
+		return nil
+	}
+	if err := e.holder.Inherit(lent.ports); err != nil {
+		e.log.Warn("not all sockets could be taken over", "error", err)
+	}
+	return nil
 }
 
 // closeSockets closes sockets that were lent and are not taken.

@@ -55,51 +55,47 @@ func ParseLoopback(text string) (Loopback, error) {
 	return 0, &nat.InvalidError{What: "way to serve localhost", Input: text, Reason: "it is auto, bpf or proxy"}
 }
 
-// programs are the eBPF programs of an engine.
-type programs struct {
-	*hooks.Programs // nil: there are none
-	// reason is why there are none although they were wanted; nil: there is no reason.
-	reason error
-}
-
-// openPrograms puts the programs in force that serve localhost, or takes over those that were lent.
+// openPrograms puts the eBPF programs in force that serve localhost and ranges, or takes over those that
+// were lent.
 func (e *core) openPrograms(lent []Program) error {
-	if e.opts.ReadOnly || e.opts.NoProxies || e.opts.Loopback == LoopbackProxy {
+	if e.opts.ReadOnly || e.opts.NoProxies {
 		return closePrograms(lent)
 	}
 	ds := make([]hooks.Descriptor, len(lent))
 	for i, p := range lent {
 		ds[i] = hooks.Descriptor(p)
 	}
-	var err error
-	e.programs.Programs, err = hooks.Open(e.namespace, ds)
-	if err != nil && e.opts.Loopback == LoopbackAuto {
-		e.programs.reason = err
-		e.log.Info("localhost is served by proxies", "reason", err)
+	e.programs = *hooks.Open(e.namespace, e.opts.Loopback != LoopbackProxy, ds)
+	err := e.programs.NoLocalhost
+	switch {
+	case err == nil:
 		return nil
+	case e.opts.Loopback == LoopbackBPF:
+		return fmt.Errorf("serve localhost by eBPF: %w", err)
 	}
-	return err
+	e.log.Info("localhost is served by proxies", "reason", err)
+	return nil
 }
 
 // loopback returns how localhost is served, and why not by eBPF.
 func (e *core) loopback() (way Loopback, reason string) {
 	switch {
-	case e.programs.Programs != nil:
+	case e.programs.Localhost != nil:
 		if left := e.programs.Localhost.Left(); left != nil {
 			reason = "some ports are left to proxies: " + left.Error()
 		}
 		return LoopbackBPF, reason
 	case e.opts.ReadOnly || e.opts.NoProxies:
 		return LoopbackNone, ""
-	case e.programs.reason != nil:
-		reason = e.programs.reason.Error()
+	case e.programs.NoLocalhost != nil:
+		reason = e.programs.NoLocalhost.Error()
 	}
 	return LoopbackProxy, reason
 }
 
 // withdraw keeps new connections on localhost from the backends that a change takes away.
 func (e *core) withdraw(c *portset.Change, undo *undoList) error {
-	if e.programs.Programs == nil {
+	if e.programs.Localhost == nil {
 		return nil
 	}
 	undo.add(func() error { return e.retrySync(e.programs.Localhost.UndoWithdraw(c)) })
@@ -108,7 +104,7 @@ func (e *core) withdraw(c *portset.Change, undo *undoList) error {
 
 // lead leads new connections on localhost to the backends that a change adds.
 func (e *core) lead(c *portset.Change, undo *undoList) error {
-	if e.programs.Programs == nil {
+	if e.programs.Localhost == nil {
 		return nil
 	}
 	undo.add(func() error { return e.retrySync(e.programs.Localhost.UndoLead(c)) })
@@ -128,7 +124,7 @@ func (e *core) retrySync(err error) error {
 
 // syncLocalhost leads localhost to what is published.
 func (e *core) syncLocalhost() {
-	if e.programs.Programs == nil {
+	if e.programs.Localhost == nil {
 		return
 	}
 	if err := e.programs.Localhost.Sync(&e.mappings); err != nil {
@@ -138,7 +134,7 @@ func (e *core) syncLocalhost() {
 
 // removeLocalhost keeps new connections on localhost from the backends of ports that have expired.
 func (e *core) removeLocalhost(ended []portset.Port) {
-	if e.programs.Programs == nil {
+	if e.programs.Localhost == nil {
 		return
 	}
 	if err := e.retrySync(e.programs.Localhost.Withdraw(&portset.Change{Removed: ended})); err != nil {

@@ -41,7 +41,7 @@ func (e *core) endDenied() error {
 	}
 	err := e.deleteOptionFlows(&c, true)
 	for _, p := range c.Added {
-		e.holder.ResetClients(p.Frontend, e.denied(p.From))
+		e.holder.ResetClientsOf(p, e.denied(p.From))
 	}
 	return err
 }

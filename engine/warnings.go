@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // forwardingIsOff is about a setting.
@@ -36,6 +37,13 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 		if routes[a].Kind == hostnet.Local { // it would not be published now
 			lines = append(lines, fmt.Sprintf("%s is an address of this host: what leads to it as a backend does not work", a))
 		}
+	}
+	for _, p := range e.holder.NotServed(&e.mappings) {
+		who := "clients of the other family"
+		if e.programs.Localhost == nil {
+			who = "clients on localhost and of the other family"
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s are not served: for so many ports that takes eBPF (sk_lookup)", nat.DescribeFrontend(p.Mapping()), who))
 	}
 	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
 	return append(lines, e.rivalWarnings()...)

@@ -5,7 +5,6 @@ package hooks
 
 import (
 	"errors"
-	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -247,12 +246,4 @@ func compareSpaces(a, b Space, or int) int {
 		return c
 	}
 	return or
-}
-
-// describe says what failed.
-func describe(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("serve localhost by eBPF: %w", err)
 }

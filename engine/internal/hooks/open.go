@@ -14,14 +14,16 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
-// Programs are those of package bpf that are in force for a network namespace.
+// Programs are those of package bpf that are in force for a network namespace. Each is nil if it is not to
+// be had.
 type Programs struct {
 	local *bpf.Local
-	// Hold keeps other programs from ports; nil: it is not to be had, and NoHold says why.
+	// Localhost leads sockets on localhost; NoLocalhost is why it is nil.
+	Localhost   *Localhost
+	NoLocalhost error
+	// Hold keeps other programs from ports, and Lookup leads many ports to one socket.
 	Hold   *bpf.Hold
-	NoHold error
-	// Localhost leads sockets on localhost.
-	Localhost *Localhost
+	Lookup *bpf.Lookup
 }
 
 // Descriptor is a file of programs on its way to another process. Those of one name stay in order.
@@ -32,45 +34,77 @@ type Descriptor struct {
 
 // The first word of a name; the second is the version.
 const (
-	nameLocal = "local"
-	nameHold  = "hold"
+	nameLocal  = "local"
+	nameHold   = "hold"
+	nameLookup = "lookup"
 )
 
 // Open puts programs in force for a namespace, or takes them over that another process has lent, where
-// they are of this version. The others go when that process closes them. It closes what was lent.
+// they are of this version. The others go when that process closes them. It closes what was lent. Without
+// localhost only the Lookup is opened.
 //
 // It needs CAP_BPF and CAP_NET_ADMIN, and CAP_SYS_ADMIN where the control groups of version 2 are not
 // mounted. What it returns needs no privilege.
-func Open(ns *hostnet.Namespace, lent []Descriptor) (_ *Programs, err error) {
+func Open(ns *hostnet.Namespace, localhost bool, lent []Descriptor) *Programs {
 	handed := sortHanded(lent)
-	defer func() {
-		for _, h := range handed {
-			_ = h.Close() // nothing was written
-		}
-	}()
+	p := &Programs{}
+	if localhost {
+		p.NoLocalhost = p.openHooks(ns, handed)
+	}
+	var err error
+	if p.Lookup, err = bpf.TakeLookup(handed[nameLookup]); err != nil {
+		p.Lookup = openLookup(ns)
+	}
+	for _, h := range handed {
+		_ = h.Close() // nothing was written
+	}
+	return p
+}
+
+// openHooks opens the programs at the root of the control groups.
+func (p *Programs) openHooks(ns *hostnet.Namespace, handed map[string]bpf.Handed) (err error) {
 	cookie, err := ns.Cookie()
 	if err != nil {
-		return nil, describe(err)
+		return err
 	}
 	group, err := bpf.RootGroup()
 	if err != nil {
-		return nil, describe(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, group.Close()) }()
-	p := &Programs{}
-	localOptions := bpf.LocalOptions{Group: int(group.Fd()), NetNS: cookie}
-	if p.local, err = bpf.TakeLocal(localOptions, handed[nameLocal]); err != nil {
-		p.local, err = bpf.OpenLocal(localOptions)
-	}
-	if err != nil {
-		return nil, describe(err)
-	}
 	holdOptions := bpf.HoldOptions{Group: int(group.Fd()), NetNS: cookie}
 	if p.Hold, err = bpf.TakeHold(holdOptions, handed[nameHold]); err != nil {
-		p.Hold, p.NoHold = bpf.OpenHold(holdOptions)
+		if p.Hold, err = bpf.OpenHold(holdOptions); err != nil {
+			p.Hold = nil // ranges have sockets
+		}
+	}
+	localOptions := bpf.LocalOptions{Group: int(group.Fd()), NetNS: cookie}
+	if p.local, err = bpf.TakeLocal(localOptions, handed[nameLocal]); err != nil {
+		if p.local, err = bpf.OpenLocal(localOptions); err != nil {
+			p.local = nil
+			return err
+		}
 	}
 	p.Localhost = NewLocalhost(p.local)
-	return p, nil
+	return nil
+}
+
+// openLookup returns nil if it is not to be had.
+func openLookup(ns *hostnet.Namespace) *bpf.Lookup {
+	fd := ns.FD()
+	if fd == 0 {
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return nil
+		}
+		defer func() { _ = own.Close() }() // it was only read
+		fd = int(own.Fd())
+	}
+	l, err := bpf.OpenLookup(fd)
+	if err != nil {
+		return nil
+	}
+	return l
 }
 
 // sortHanded sorts descriptors by what they are of.
@@ -93,9 +127,6 @@ func sortHanded(lent []Descriptor) map[string]bpf.Handed {
 // Hand returns descriptors by which another process can take the programs over; the caller closes them.
 // They are in force until both have closed them.
 func (p *Programs) Hand() (lent []Descriptor, err error) {
-	if p == nil {
-		return nil, nil
-	}
 	add := func(name string, hand func() (bpf.Handed, error)) {
 		h, handErr := hand()
 		if handErr != nil {
@@ -106,21 +137,30 @@ func (p *Programs) Hand() (lent []Descriptor, err error) {
 			lent = append(lent, Descriptor{fmt.Sprintf("%s %d", name, h.Version), f})
 		}
 	}
-	add(nameLocal, p.local.Hand)
+	if p.local != nil {
+		add(nameLocal, p.local.Hand)
+	}
 	if p.Hold != nil {
 		add(nameHold, p.Hold.Hand)
+	}
+	if p.Lookup != nil {
+		add(nameLookup, p.Lookup.Hand)
 	}
 	return lent, err
 }
 
 // Close ends the programs, unless another process has taken them over.
 func (p *Programs) Close() error {
-	if p == nil {
-		return nil
+	var errs []error
+	if p.local != nil {
+		errs = append(errs, p.local.Close())
 	}
-	errs := []error{p.local.Close()}
 	if p.Hold != nil {
 		errs = append(errs, p.Hold.Close())
 	}
+	if p.Lookup != nil {
+		errs = append(errs, p.Lookup.Close())
+	}
+	*p = Programs{}
 	return errors.Join(errs...)
 }

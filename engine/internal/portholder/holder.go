@@ -34,6 +34,12 @@ type Options struct {
 	// PipeFailed is that of the proxies' group, which calls it in a goroutine of its own.
 	// Nil: nothing is called.
 	PipeFailed func(error)
+	// Guard and Lookup hold and serve ranges of ports without a socket each. Nil: they are not to be
+	// had, and ranges of up to 1,024 ports have sockets.
+	Guard  Guard
+	Lookup Lookup
+	// Clients returns the ports of which the kernel chooses those of clients.
+	Clients func() (hostnet.PortRange, error)
 }
 
 // Holder holds ports. It has no lock: the caller makes one call at a time.
@@ -42,6 +48,7 @@ type Holder struct {
 	group *proxy.Group
 	ports map[portset.Frontend]held
 	retry retry
+	many  *many
 	// inherited are sockets that another process has lent and that no mapping needed so
 	// far; waiting is whether that process still serves. See Begin.
 	inherited map[portset.Frontend]*proxy.Socket
@@ -60,7 +67,9 @@ func New(opts Options) *Holder {
 	if opts.Namespace != nil {
 		group.NetNS = opts.Namespace.FD()
 	}
-	return &Holder{opts: opts, group: proxy.NewGroup(group), ports: map[portset.Frontend]held{}, retry: newRetry()}
+	h := &Holder{opts: opts, group: proxy.NewGroup(group), ports: map[portset.Frontend]held{}, retry: newRetry()}
+	h.many = newMany(h)
+	return h
 }
 
 // Enabled reports whether the Holder ever holds a port.
@@ -68,7 +77,7 @@ func (h *Holder) Enabled() bool { return h.opts.Namespace != nil }
 
 // Close gives all ports back and ends all connections.
 func (h *Holder) Close() error {
-	errs := []error{h.closeInherited()}
+	errs := append(h.many.close(), h.closeInherited())
 	for _, p := range h.ports {
 		if p.socket != nil {
 			errs = append(errs, p.socket.Close())
@@ -103,16 +112,21 @@ func (h *Holder) ResetAddr(a netip.Addr) {
 // flows is how many of the live ones are UDP flows and not TCP connections.
 func (h *Holder) Stats() (s proxy.Stats, flows int64, open int) {
 	s = h.group.Former() // has no live flows: they end with their proxies
-	for f, px := range h.All {
-		if px == nil {
-			continue
-		}
+	count := func(proto nat.Proto, px proxy.Proxy) {
 		open++
 		stats := px.Stats()
 		s.Add(stats)
-		if f.Proto == nat.UDP {
+		if proto == nat.UDP {
 			flows += stats.Live
 		}
+	}
+	for f, px := range h.All {
+		if px != nil {
+			count(f.Proto, px)
+		}
+	}
+	for proto, px := range h.many.proxies {
+		count(proto, px)
 	}
 	return s, flows, open
 }
@@ -122,12 +136,12 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 	if !h.Enabled() {
 		return 0
 	}
-	for p := range each(published.All) {
+	for p := range h.each(published.All) {
 		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
 			n++
 		}
 	}
-	return n
+	return n + len(h.many.left)
 }
 
 // PipeError is that of the proxies' group.
@@ -141,12 +155,21 @@ func (h *Holder) Sync(published *portset.Set) {
 	if !h.Enabled() {
 		return
 	}
+	var ranges []portset.Port
+	for p := range published.All {
+		if h.many.takes(&p) {
+			ranges = append(ranges, p)
+		}
+	}
+	if err := h.many.sync(ranges); err != nil {
+		h.opts.Log.Warn("ranges of ports could not be held and served", "error", err)
+	}
 	for f := range h.All {
-		if _, ok := published.Get(f); !ok {
+		if _, ok := published.Get(f); !ok || h.many.has(f) {
 			h.Retire(f)
 		}
 	}
-	for p := range each(published.All) {
+	for p := range h.each(published.All) {
 		_, known := h.retry.ports[p.Frontend]
 		switch err := h.hold(p); {
 		case err == nil:
@@ -201,7 +224,24 @@ func (h *Holder) bind(f portset.Frontend) (err error) {
 }
 
 func (h *Holder) options(f portset.Frontend) *proxy.Options {
-	return &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified(), FreeBind: true}
+	o := &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified(), FreeBind: true}
+	if h.many.has(f) {
+		o.BeforeBind = h.beforeBind()
+	}
+	return o
+}
+
+// socketOptions are those of the sockets that serve ranges.
+func (h *Holder) socketOptions() *proxy.Options {
+	return &proxy.Options{Group: h.group, BeforeBind: h.beforeBind()}
+}
+
+// beforeBind lets sockets of the Holder bind ports that the guard keeps from others. Nil: there is no guard.
+func (h *Holder) beforeBind() func(int) error {
+	if h.opts.Guard == nil {
+		return nil
+	}
+	return h.opts.Guard.Exempt
 }
 
 func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {
@@ -234,6 +274,9 @@ func (h *Holder) serve(p portset.Port) error {
 
 // hold binds and serves a port, if it is not bound or served already.
 func (h *Holder) hold(p portset.Port) error {
+	if h.many.has(p.Frontend) {
+		return h.many.admit(p)
+	}
 	if px := h.ports[p.Frontend].proxy; px != nil {
 		if px.BackendAddr().String() == p.Backend.String() && !p.NoProxy {
 			return nil

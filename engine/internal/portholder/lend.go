@@ -31,6 +31,11 @@ func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
 			return
 		}
 	}
+	for proto, px := range h.many.proxies { // of no port
+		if fd := px.Descriptor(); fd >= 0 && !yield(portset.Frontend{Proto: proto}, fd) {
+			return
+		}
+	}
 }
 
 // Leave closes the sockets that were lent, because another process holds them now.
@@ -58,6 +63,10 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 			errs = append(errs, fmt.Errorf("take %s %s: %w", f.Proto, f.AddrPort, err), os.NewSyscallError("close", unix.Close(fd)))
 			continue
 		}
+		if f.AddrPort.Port() == 0 && h.many.inherited[f.Proto] == nil {
+			h.many.inherited[f.Proto] = s
+			continue
+		}
 		if !isOf(s.Addr(), f) || h.inherited[f] != nil {
 			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.Proto, f.AddrPort, s.Addr().Network(), s.Addr()), s.Close())
 			continue
@@ -83,7 +92,12 @@ func isOf(a net.Addr, f portset.Frontend) bool {
 // The error is about proxies that do not serve; all others do.
 func (h *Holder) Begin() error {
 	h.waiting = false
-	errs := []error{h.closeInherited()}
+	errs := append(h.many.close(), h.closeInherited())
+	for proto, px := range h.many.proxies {
+		if err := px.Open(); err != nil {
+			errs = append(errs, fmt.Errorf("open proxy of ranges of %s ports: %w", proto, err))
+		}
+	}
 	for f, px := range h.All {
 		if px == nil {
 			continue

@@ -10,12 +10,12 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/portset"
 )
 
-// widest is the number of ports up to which each port of a range is held by a socket. Those of
-// wider ranges are not held.
+// widest is the number of ports up to which each port of a range is held by a socket where there is no
+// guard.
 const widest = 1024
 
 // each yields the ports that are held by a socket each.
-func each(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
+func (h *Holder) each(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
 	return func(yield func(portset.Port) bool) {
 		for p := range ports {
 			switch {
@@ -23,7 +23,7 @@ func each(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
 				if !yield(p) {
 					return
 				}
-			case p.Len() <= widest:
+			case !h.many.takes(&p):
 				for single := range p.Singles {
 					if !yield(single) {
 						return
@@ -35,15 +35,15 @@ func each(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
 }
 
 // eachOf returns the ports that are held by a socket each. chosen are the last so many of them.
-func eachOf(ports []portset.Port, chosen int) (all []portset.Port, allChosen int) {
+func (h *Holder) eachOf(ports []portset.Port, chosen int) (all []portset.Port, allChosen int) {
 	isRange := func(p portset.Port) bool { return p.More != 0 }
 	if !slices.ContainsFunc(ports, isRange) {
 		return ports, chosen
 	}
 	first := len(ports) - chosen
-	all = slices.Collect(each(slices.Values(ports[:first])))
+	all = slices.Collect(h.each(slices.Values(ports[:first])))
 	before := len(all)
-	all = slices.AppendSeq(all, each(slices.Values(ports[first:])))
+	all = slices.AppendSeq(all, h.each(slices.Values(ports[first:])))
 	return all, len(all) - before
 }
 
@@ -52,9 +52,9 @@ func eachOf(ports []portset.Port, chosen int) (all []portset.Port, allChosen int
 func (h *Holder) perPort(c Change) Change {
 	isRange := func(m portset.Move) bool { return m.More != 0 }
 	ch := *c.Change
-	ch.Added, c.Chosen = eachOf(ch.Added, c.Chosen)
-	ch.Removed, _ = eachOf(ch.Removed, 0)
-	c.Released, _ = eachOf(c.Released, 0)
+	ch.Added, c.Chosen = h.eachOf(ch.Added, c.Chosen)
+	ch.Removed, _ = h.eachOf(ch.Removed, 0)
+	c.Released, _ = h.eachOf(c.Released, 0)
 	if slices.ContainsFunc(ch.Moved, isRange) {
 		ch.Moved = nil
 		for _, m := range c.Moved {
@@ -63,7 +63,7 @@ func (h *Holder) perPort(c Change) Change {
 				ch.Moved = append(ch.Moved, m)
 				continue
 			}
-			for p := range each(func(yield func(portset.Port) bool) { yield(before) }) {
+			for p := range h.each(func(yield func(portset.Port) bool) { yield(before) }) {
 				ch.Moved = append(ch.Moved, portset.Move{Frontend: p.Frontend, From: p.Target, To: after.Part(p.First(), p.First()).Target})
 			}
 		}
@@ -92,14 +92,44 @@ func (h *Holder) perPort(c Change) Change {
 
 // RetireAll gives the ports of a range back; see Retire.
 func (h *Holder) RetireAll(p portset.Port) {
+	h.logEnd(p.Frontend, h.many.release(p))
 	if p.More == 0 {
 		h.Retire(p.Frontend)
 		return
 	}
-	if len(h.ports)+len(h.retry.ports) == 0 {
+	for f := range h.retry.ports {
+		if p.Contains(f) {
+			delete(h.retry.ports, f)
+		}
+	}
+	h.retireIn(p)
+}
+
+// retireIn gives up the sockets of single ports that are part of a range now.
+func (h *Holder) retireIn(p portset.Port) {
+	if len(h.ports) > p.Len() {
+		for single := range p.Singles {
+			h.Retire(single.Frontend)
+		}
 		return
 	}
-	for single := range p.Singles {
-		h.Retire(single.Frontend)
+	for f := range h.ports {
+		if p.Contains(f) {
+			h.Retire(f)
+		}
 	}
+}
+
+// NotServed returns the ranges that should be served and are too wide for a socket a port, which is all
+// that there is.
+func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
+	if !h.Enabled() || h.opts.Lookup != nil {
+		return nil
+	}
+	for p := range published.All {
+		if !p.NoProxy && h.many.takes(&p) {
+			ranges = append(ranges, p)
+		}
+	}
+	return ranges
 }

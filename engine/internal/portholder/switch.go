@@ -36,6 +36,7 @@ type Switch struct {
 	released map[portset.Frontend]struct{}
 	bound    []portset.Port
 	given    []given
+	ranges   ranged
 }
 
 // given is a port that was given up for the change, and its proxy, which may still have
@@ -54,8 +55,9 @@ func (e *TakenError) Error() string {
 
 // Switch prepares a change.
 func (h *Holder) Switch(c Change) *Switch {
+	s := &Switch{h: h, ranges: h.ranged(c)}
 	c = h.perPort(c)
-	s := &Switch{h: h, c: c}
+	s.c = c
 	if len(c.Released) != 0 {
 		s.released = make(map[portset.Frontend]struct{}, len(c.Released))
 	}
@@ -69,6 +71,9 @@ func (h *Holder) Switch(c Change) *Switch {
 // them. The error is a *TakenError if another process has a port that the engine chose.
 func (s *Switch) Bind() error {
 	s.giveUp()
+	if err := s.ranges.hold(s.h); err != nil {
+		return err
+	}
 	for i, p := range s.c.Added {
 		s.h.opts.Progress("bind", i, len(s.c.Added))
 		if err := s.h.bind(p.Frontend); err != nil {
@@ -109,7 +114,7 @@ func (s *Switch) UndoBind() error {
 	for _, g := range s.given {
 		errs = append(errs, s.h.restore(g.Port))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.ranges.undoHold(s.h))...)
 }
 
 // restore holds a port as before the change.
@@ -141,6 +146,9 @@ func (s *Switch) Serve() error {
 			return fmt.Errorf("move proxy of %s: %w", m.After().Mapping(), err)
 		}
 	}
+	if err := s.serveRanges(); err != nil {
+		return err
+	}
 	for _, m := range s.c.Moved {
 		if s.killsMoved(m) {
 			s.h.reset(m.Frontend)
@@ -164,11 +172,17 @@ func (s *Switch) UndoServe() error {
 	for _, m := range s.c.Moved {
 		errs = append(errs, s.h.restore(m.Before()))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.ranges.undoServe(s.h))...)
 }
 
 // Finish ends the connections of removed ports that the change is to end.
 func (s *Switch) Finish() {
+	for _, p := range s.ranges.removed {
+		if s.kills(p.Frontend) {
+			s.h.logEnd(p.Frontend, s.h.many.release(p))
+			s.h.many.reset(p)
+		}
+	}
 	for _, p := range s.c.Removed {
 		if s.kills(p.Frontend) {
 			s.h.logEnd(p.Frontend, s.h.release(p.Frontend, proxy.Proxy.Close))
@@ -189,6 +203,14 @@ func (s *Switch) kills(f portset.Frontend) bool {
 func (s *Switch) killsMoved(m portset.Move) bool {
 	_, released := s.released[m.Frontend]
 	return released || s.c.KillTCP && m.From.Backend != m.To.Backend
+}
+
+// ResetClientsOf is ResetClients for a port or a range. All clients of a range's proxies begin anew.
+func (h *Holder) ResetClientsOf(p portset.Port, which func(netip.Addr) bool) {
+	h.ResetClients(p.Frontend, which)
+	if which != nil && h.many.has(p.Frontend) {
+		h.many.reset(p)
+	}
 }
 
 // ResetClients ends the connections and flows of a port's proxy whose clients match. nil: none.

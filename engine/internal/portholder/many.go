@@ -1,0 +1,454 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portholder
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// Ports are ports that a program of the kernel looks up.
+type Ports interface {
+	Add(bpf.Range) error
+	Remove(bpf.Range) error
+	Replace([]bpf.Range) error
+}
+
+// Guard keeps other programs from binding its ports: a *bpf.Hold outside of tests.
+type Guard interface {
+	Ports
+	// Exempt lets a socket bind them.
+	Exempt(socket int) error
+}
+
+// Lookup leads what arrives at its ports to one socket of each protocol: a *bpf.Lookup outside of tests.
+type Lookup interface {
+	Ports
+	Lead(socket int) error
+}
+
+// many holds ranges of ports without a socket for each port, and serves them by one of each protocol.
+type many struct {
+	h *Holder
+	// mu guards spans, which the proxies read.
+	mu    sync.RWMutex
+	spans map[space][]span
+	// proxies are made when they are needed.
+	proxies   map[nat.Proto]*proxy.Ports
+	inherited map[nat.Proto]*proxy.Socket
+	// left are ports that others have: what arrives at them is left to those.
+	left map[portset.Frontend]struct{}
+}
+
+// space is the ports of a protocol at an address, as in [nat.Mapping].
+type space struct {
+	proto nat.Proto
+	addr  netip.Addr
+}
+
+// span is consecutive ports that lead to the same ports of a backend.
+type span struct {
+	first, last uint16
+	backend     netip.Addr
+	// served says that the proxies serve them.
+	served bool
+}
+
+func newMany(h *Holder) *many {
+	return &many{
+		h: h, spans: map[space][]span{}, proxies: map[nat.Proto]*proxy.Ports{}, inherited: map[nat.Proto]*proxy.Socket{},
+		left: map[portset.Frontend]struct{}{},
+	}
+}
+
+func spaceOf(f portset.Frontend) space { return space{f.Proto, f.AddrPort.Addr()} }
+
+func rangeOf(s space, first, last uint16) bpf.Range {
+	r := bpf.Range{Proto: unix.IPPROTO_TCP, Addr: s.addr, First: first, Last: last}
+	if s.proto == nat.UDP {
+		r.Proto = unix.IPPROTO_UDP
+	}
+	return r
+}
+
+// takes reports whether the ports are held here: those of a range, if it is too wide for sockets, or if no
+// sockets are needed.
+func (m *many) takes(p *portset.Port) bool {
+	return p.More != 0 && (m.h.opts.Guard != nil || p.Len() > widest)
+}
+
+// has reports whether a port is held here.
+func (m *many) has(f portset.Frontend) bool {
+	_, ok := find(m.spans[spaceOf(f)], f.AddrPort.Port())
+	return ok
+}
+
+// find returns the first span that ends at the port or after, and whether it has the port.
+func find(spans []span, port uint16) (i int, ok bool) {
+	i, _ = slices.BinarySearchFunc(spans, port, func(s span, port uint16) int { return int(s.last) - int(port) })
+	return i, i < len(spans) && spans[i].first <= port
+}
+
+// busyError says that another program has a port of a range.
+type busyError struct{ port uint16 }
+
+func (e *busyError) Error() string { return fmt.Sprintf("port %d is in use", e.port) }
+
+// hold keeps other programs from binding the ports. The error is a *busyError if one has a port already.
+func (m *many) hold(p portset.Port) error {
+	s := spaceOf(p.Frontend)
+	r := rangeOf(s, p.First(), p.Last())
+	if g := m.h.opts.Guard; g != nil {
+		if err := g.Add(r); err != nil {
+			return err
+		}
+	}
+	// Only now nobody can come in between.
+	busy, err := m.busy(p)
+	if err == nil && len(busy) != 0 {
+		err = &busyError{slices.Min(busy)}
+	}
+	if err != nil {
+		if g := m.h.opts.Guard; g != nil {
+			err = errors.Join(err, g.Remove(r))
+		}
+		return err
+	}
+	m.put(s, span{p.First(), p.Last(), p.Backend.Addr(), false})
+	return nil
+}
+
+// busy returns the ports that sockets of other programs wait at.
+func (m *many) busy(p portset.Port) (ports []uint16, err error) {
+	sockets, err := hostnet.Holders(m.h.opts.Namespace, p.Proto, p.AddrPort.Addr(), hostnet.PortRange{First: p.First(), Last: p.Last()})
+	if err != nil || len(sockets) == 0 {
+		return nil, err
+	}
+	own := m.h.inodes()
+	for _, s := range sockets {
+		if _, ok := own[s.Inode]; !ok {
+			ports = append(ports, s.Addr.Port())
+		}
+	}
+	return ports, nil
+}
+
+// inodes are those of the sockets of the Holder.
+func (h *Holder) inodes() map[uint32]struct{} {
+	own := map[uint32]struct{}{}
+	add := func(fd int) {
+		var stat unix.Stat_t
+		if fd >= 0 && unix.Fstat(fd, &stat) == nil {
+			own[uint32(stat.Ino)] = struct{}{}
+		}
+	}
+	for _, fd := range h.Lend {
+		add(fd)
+	}
+	for _, s := range h.inherited {
+		add(s.Descriptor())
+	}
+	for _, s := range h.many.inherited {
+		add(s.Descriptor())
+	}
+	return own
+}
+
+// serve serves the ports that are held, or makes them lead to another backend.
+func (m *many) serve(p portset.Port) error {
+	s := spaceOf(p.Frontend)
+	served := !p.NoProxy && m.h.opts.Lookup != nil
+	if served {
+		if err := m.open(p.Proto); err != nil {
+			return err
+		}
+	}
+	m.put(s, span{p.First(), p.Last(), p.Backend.Addr(), served})
+	if err := m.lead(p, served); err != nil {
+		return err
+	}
+	m.changed(p)
+	return nil
+}
+
+// lead has the kernel lead the ports to the proxy, or not any more.
+func (m *many) lead(p portset.Port, served bool) error {
+	l := m.h.opts.Lookup
+	if l == nil {
+		return nil
+	}
+	s := spaceOf(p.Frontend)
+	if !served {
+		return l.Remove(rangeOf(s, p.First(), p.Last()))
+	}
+	for _, r := range m.leads(s, p.First(), p.Last()) {
+		if err := l.Add(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leads returns the ports that can be led to the proxy: no socket of others waits at them, and over UDP none of a client may
+// be there, whose answers would be led to the proxy too.
+func (m *many) leads(s space, first, last uint16) []bpf.Range {
+	spans := []span{{first: first, last: last}}
+	if s.proto == nat.UDP {
+		if clients, err := m.h.opts.Clients(); err == nil {
+			spans = cut(spans, clients.First, clients.Last)
+		}
+	}
+	for f := range m.left {
+		if spaceOf(f) == s {
+			spans = cut(spans, f.AddrPort.Port(), f.AddrPort.Port())
+		}
+	}
+	ranges := make([]bpf.Range, len(spans))
+	for i, x := range spans {
+		ranges[i] = rangeOf(s, x.first, x.last)
+	}
+	return ranges
+}
+
+// open opens the proxy of a protocol, unless it is.
+func (m *many) open(proto nat.Proto) error {
+	if m.proxies[proto] != nil {
+		return nil
+	}
+	opts := m.h.socketOptions()
+	s := m.inherited[proto]
+	delete(m.inherited, proto)
+	if s == nil {
+		var err error
+		if s, err = proxy.BindPorts(proto.String(), opts); err != nil {
+			return err
+		}
+	}
+	px, err := s.Ports(m.backends(proto), opts)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	if !m.h.waiting {
+		err = px.Open()
+	}
+	if err == nil {
+		err = m.h.opts.Lookup.Lead(px.Descriptor())
+	}
+	if err != nil {
+		return errors.Join(err, px.Close())
+	}
+	m.proxies[proto] = px
+	return nil
+}
+
+// backends returns where the proxy of a protocol leads clients.
+func (m *many) backends(proto nat.Proto) proxy.Backends {
+	return func(local netip.AddrPort) netip.AddrPort {
+		m.mu.RLock()
+		defer m.mu.RUnlock()
+		return backendOf(m.spans, proto, local)
+	}
+}
+
+func backendOf(spans map[space][]span, proto nat.Proto, local netip.AddrPort) netip.AddrPort {
+	any := netip.IPv6Unspecified()
+	if local.Addr().Is4() {
+		any = netip.IPv4Unspecified()
+	}
+	for _, a := range []netip.Addr{local.Addr().WithZone(""), any, {}} {
+		if of := spans[space{proto, a}]; len(of) != 0 {
+			if i, ok := find(of, local.Port()); ok && of[i].served {
+				return netip.AddrPortFrom(of[i].backend, local.Port())
+			}
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// changed tells the proxy that ports lead elsewhere.
+func (m *many) changed(p portset.Port) {
+	if px := m.proxies[p.Proto]; px != nil {
+		_ = px.Changed(at(p)) // the only error: it is closed
+	}
+}
+
+// reset ends the connections and flows of ports.
+func (m *many) reset(p portset.Port) {
+	if px := m.proxies[p.Proto]; px != nil {
+		_ = px.ResetPorts(at(p)) // the only error: it is closed, and so are they
+	}
+}
+
+// at returns a condition on the addresses that clients called: those of the ports.
+func at(p portset.Port) func(netip.AddrPort) bool {
+	addr := p.AddrPort.Addr()
+	return func(local netip.AddrPort) bool {
+		switch {
+		case local.Port() < p.First() || local.Port() > p.Last():
+			return false
+		case !addr.IsValid():
+			return true
+		case addr.IsUnspecified():
+			return addr.Is4() == local.Addr().Is4()
+		}
+		return addr == local.Addr().WithZone("")
+	}
+}
+
+// release gives the ports back that are held here.
+func (m *many) release(p portset.Port) error {
+	s := spaceOf(p.Frontend)
+	spans := m.spans[s]
+	if i, ok := find(spans, p.First()); !ok && (i == len(spans) || spans[i].first > p.Last()) {
+		return nil
+	}
+	m.mu.Lock()
+	m.store(s, cut(spans, p.First(), p.Last()))
+	m.mu.Unlock()
+	for f := range m.left {
+		if p.Contains(f) {
+			delete(m.left, f)
+		}
+	}
+	r := rangeOf(s, p.First(), p.Last())
+	var errs [2]error
+	if m.h.opts.Lookup != nil {
+		errs[0] = m.h.opts.Lookup.Remove(r)
+	}
+	m.changed(p)
+	if m.h.opts.Guard != nil {
+		errs[1] = m.h.opts.Guard.Remove(r)
+	}
+	return errors.Join(errs[:]...)
+}
+
+// put puts a span in the place of what it overlaps.
+func (m *many) put(s space, x span) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	spans := cut(m.spans[s], x.first, x.last)
+	i, _ := find(spans, x.first)
+	m.store(s, slices.Insert(spans, i, x))
+}
+
+func (m *many) store(s space, spans []span) {
+	if len(spans) == 0 {
+		delete(m.spans, s)
+	} else {
+		m.spans[s] = spans
+	}
+}
+
+// cut returns spans without some ports.
+func cut(spans []span, first, last uint16) []span {
+	i, _ := find(spans, first)
+	j := i
+	var rest []span
+	for ; j < len(spans) && spans[j].first <= last; j++ {
+		if left := spans[j]; left.first < first {
+			left.last = first - 1
+			rest = append(rest, left)
+		}
+		if right := spans[j]; right.last > last {
+			right.first = last + 1
+			rest = append(rest, right)
+		}
+	}
+	return slices.Concat(spans[:i], rest, spans[j:])
+}
+
+// sync holds and serves the ranges, and no others. Ports that others have are left to them.
+func (m *many) sync(ranges []portset.Port) error {
+	var held, served []bpf.Range
+	for _, p := range ranges {
+		held = append(held, rangeOf(spaceOf(p.Frontend), p.First(), p.Last()))
+	}
+	var errs []error
+	if g := m.h.opts.Guard; g != nil {
+		errs = append(errs, g.Replace(held))
+	}
+	clear(m.left)
+	spans := map[space][]span{}
+	for _, p := range ranges {
+		s := spaceOf(p.Frontend)
+		busy, err := m.busy(p)
+		errs = append(errs, err)
+		for _, port := range busy {
+			m.leave(p, port)
+		}
+		x := span{p.First(), p.Last(), p.Backend.Addr(), !p.NoProxy && m.h.opts.Lookup != nil}
+		if x.served {
+			if err := m.open(p.Proto); err != nil {
+				errs = append(errs, err)
+				x.served = false
+			}
+		}
+		if x.served {
+			served = append(served, m.leads(s, p.First(), p.Last())...)
+		}
+		i, _ := find(spans[s], p.First())
+		spans[s] = slices.Insert(spans[s], i, x)
+	}
+	before := m.spans
+	m.mu.Lock()
+	m.spans = spans
+	m.mu.Unlock()
+	if l := m.h.opts.Lookup; l != nil {
+		errs = append(errs, l.Replace(served))
+	}
+	for proto, px := range m.proxies {
+		_ = px.Changed(func(local netip.AddrPort) bool {
+			return backendOf(before, proto, local) != backendOf(spans, proto, local)
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// leave leaves a port to the program that has it, until Retry finds it free.
+func (m *many) leave(p portset.Port, port uint16) {
+	f := p.Part(port, port).Frontend
+	m.left[f] = struct{}{}
+	if _, known := m.h.retry.ports[f]; !known {
+		m.h.scheduleRetry(f)
+		if !p.NoProxy {
+			m.h.opts.Log.Warn("mapping has no proxy", "mapping", p.Part(port, port).Mapping().String(), "error", m.h.opts.Owner(p.Part(port, port)))
+		}
+	}
+}
+
+// admit serves a port of a range that was left to others, if it is free now.
+func (m *many) admit(p portset.Port) error {
+	busy, err := m.busy(p)
+	if err != nil {
+		return err
+	}
+	if len(busy) != 0 {
+		return unix.EADDRINUSE
+	}
+	delete(m.left, p.Frontend)
+	if p.NoProxy {
+		return nil
+	}
+	return m.lead(p, true)
+}
+
+// close ends the proxies; the Holder's group ends their connections.
+func (m *many) close() (errs []error) {
+	for _, s := range m.inherited {
+		errs = append(errs, s.Close())
+	}
+	clear(m.inherited)
+	return errs
+}
