@@ -380,7 +380,7 @@ func TestPortsCostLittle(t *testing.T) {
 	roundTrip(t, dial(t, "tcp", at("127.0.0.7", mustTCP(t, h.ask("ports tcp %s", backend)))), phrase)
 	grown, opened := h.number("rss")-memory, h.number("fds")-fds
 	t.Logf("50,001 ports of each protocol: %d KiB and %d descriptors", grown, opened)
-	require.LessOrEqual(t, grown, 2048)
+	require.LessOrEqual(t, grown, 3072)
 	require.LessOrEqual(t, opened, 20)
 }
 
