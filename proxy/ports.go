@@ -144,6 +144,12 @@ func (p *udpProxy) front(key *flowKey) (*udpFront, unix.Errno) {
 			}
 			return nil, e
 		}
+		// To itself, so that it does not count among sockets that wait for clients; what has a
+		// destination goes there all the same (udp(7)).
+		if e := connect(fd, local); e != noErrno {
+			closeFD(fd)
+			return nil, e
+		}
 		widen(fd)
 		u = &udpFront{fd: fd, maxGSO: maxDatagram}
 		p.fronts[key.local] = u

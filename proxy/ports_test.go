@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +224,12 @@ func TestPortsUDP(t *testing.T) {
 	}
 	require.EqualValues(t, 15, p.Stats().Total)
 	require.EqualValues(t, 15, p.Stats().Live)
+
+	// What answers leave by is no socket that waits for clients: those are "UNCONN".
+	out, err := exec.Command("ss", "-Hlun", "sport", ">=", ":10000").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.NotContains(t, string(out), "127.0.0.1]:60000")
+	require.Contains(t, string(out), "127.0.0.9:33333")
 
 	// Bursts, and long ones.
 	for range 50 {
