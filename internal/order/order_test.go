@@ -12,7 +12,7 @@ import (
 )
 
 type large struct {
-	key, place int
+	key, at int
 	_          [15]int
 }
 
@@ -22,7 +22,7 @@ func random(n int) []large {
 	r := rand.New(rand.NewPCG(1, uint64(n)))
 	s := make([]large, n)
 	for i := range s {
-		s[i] = large{key: r.IntN(n/2 + 1), place: i}
+		s[i] = large{key: r.IntN(n/2 + 1), at: i}
 	}
 	return s
 }
