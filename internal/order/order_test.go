@@ -13,7 +13,7 @@ import (
 
 type large struct {
 	key, at int
-	_          [15]int
+	_       [15]int
 }
 
 func byKey(a, b large) int { return a.key - b.key }
