@@ -4,8 +4,10 @@
 package alloc
 
 import (
+	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -83,34 +85,56 @@ func (s *shadow) checkShape(t *testing.T) {
 // checkNode checks what holds of every node.
 func checkNode(tb testing.TB, n *node) {
 	tb.Helper()
+	require.NoError(tb, wrongIn(n))
+}
+
+// wrongIn says what is wrong with a node or one below it. Trees have thousands, and require has
+// its price.
+func wrongIn(n *node) error {
 	if n == nil {
-		return
+		return nil
 	}
-	require.NotEqual(tb, allOnes, n.full, "full node")
-	require.Zero(tb, n.full&n.part)
-	require.Equal(tb, n.base.first(n.shift()+6), n.base)
-	requireNoStrays(tb, n)
+	wrong := func(what string) error {
+		return fmt.Errorf("%s: level %d, base %x, full %x, part %x, %d kids, %d words", what, n.level, n.base, n.full, n.part, len(n.kids), len(n.words))
+	}
+	switch {
+	case n.full == allOnes:
+		return wrong("full node")
+	case n.full&n.part != 0:
+		return wrong("full and in part")
+	case n.base != n.base.first(n.shift()+6):
+		return wrong("another base")
+	case strays(n) != "":
+		return wrong(strays(n))
+	}
 	if n.level == 1 {
-		require.NotZero(tb, n.full|n.part, "empty node")
-		require.Empty(tb, n.kids)
-		require.Len(tb, n.words, bits.OnesCount64(n.part))
-		for _, w := range n.words {
-			require.NotZero(tb, w)
-			require.NotEqual(tb, allOnes, w)
+		switch {
+		case n.full|n.part == 0:
+			return wrong("empty node")
+		case len(n.kids) != 0 || len(n.words) != bits.OnesCount64(n.part):
+			return wrong("another number of words")
+		case slices.Contains(n.words, 0) || slices.Contains(n.words, allOnes):
+			return wrong("a word that is no part")
 		}
-		return
+		return nil
 	}
-	require.Empty(tb, n.words)
-	require.Len(tb, n.kids, bits.OnesCount64(n.part))
-	require.True(tb, n.full != 0 || len(n.kids) > 1, "a level that branches nowhere")
+	switch {
+	case len(n.words) != 0 || len(n.kids) != bits.OnesCount64(n.part):
+		return wrong("another number of kids")
+	case n.full == 0 && len(n.kids) < 2:
+		return wrong("a level that branches nowhere")
+	}
 	part := n.part
 	for _, kid := range n.kids {
-		require.Less(tb, kid.level, n.level)
-		require.True(tb, n.covers(kid.base))
-		require.EqualValues(tb, bits.TrailingZeros64(part), kid.base.digit(n.shift()))
+		if kid.level >= n.level || !n.covers(kid.base) || bits.TrailingZeros64(part) != int(kid.base.digit(n.shift())) {
+			return wrong("a kid that is another's")
+		}
 		part &= part - 1
-		checkNode(tb, kid)
+		if err := wrongIn(kid); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 func requireSameShape(t *testing.T, want, got *node) {
@@ -236,11 +260,20 @@ func TestTreeAgainstMap(t *testing.T) {
 // requireNoStrays checks that a node keeps no memory alive but its own.
 func requireNoStrays(tb testing.TB, n *node) {
 	tb.Helper()
+	require.Empty(tb, strays(n))
+}
+
+// strays says what a node has beyond its kids and words.
+func strays(n *node) string {
 	for _, kid := range n.kids[len(n.kids):cap(n.kids)] {
-		require.Nil(tb, kid)
+		if kid != nil {
+			return "a kid beyond the last"
+		}
 	}
-	require.LessOrEqual(tb, cap(n.kids), max(keep, 4*len(n.kids)))
-	require.LessOrEqual(tb, cap(n.words), max(keep, 4*len(n.words)))
+	if cap(n.kids) > max(keep, 4*len(n.kids)) || cap(n.words) > max(keep, 4*len(n.words)) {
+		return "too much room"
+	}
+	return ""
 }
 
 func TestTreeEnds(t *testing.T) {

@@ -155,7 +155,13 @@ func withoutTimeouts(dump string) string {
 
 // withoutNotes takes notes out of a dump: those of what has expired stay for a moment.
 func withoutNotes(dump string) string {
-	return regexp.MustCompile(`(?m)^add element .*_ended .*\n`).ReplaceAllString(dump, "")
+	var kept strings.Builder
+	for line := range strings.Lines(dump) {
+		if !strings.HasPrefix(line, "add element ") || !strings.Contains(line, "_ended ") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 func inAllWords(ms []nat.Mapping) []string {

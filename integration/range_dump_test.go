@@ -6,6 +6,7 @@ package integration
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -95,8 +96,8 @@ func dumpedPorts(t *testing.T, key any) (first, last int) {
 		if bounds, ok := key["range"].([]any); ok {
 			return int(bounds[0].(float64)), int(bounds[1].(float64))
 		}
-		for _, part := range key["concat"].([]any) {
-			if _, ok := part.(string); !ok {
+		for _, part := range slices.Backward(key["concat"].([]any)) {
+			if _, ok := part.(string); !ok { // an address is one
 				return dumpedPorts(t, part)
 			}
 		}
