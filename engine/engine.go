@@ -394,24 +394,20 @@ func (e *core) writable() error {
 	return nil
 }
 
-// Mappings returns all mappings that are published now, in the order of Compare, each of
-// a single port; Collapse makes ranges of them.
+// Mappings returns all mappings that are published now, in the order of Compare: single ports,
+// and ranges whose ports are the same at the backend. A range from which ports were taken out is
+// several. Expand makes single ports of them, and Collapse ranges of consecutive ones.
 func (e *Engine) Mappings(ctx context.Context) ([]nat.Mapping, error) {
-	return view(ctx, e, func(c *core) ([]nat.Mapping, error) { return sortedMappings(c.mappings.All, c.mappings.Len()), nil })
+	return view(ctx, e, func(c *core) ([]nat.Mapping, error) {
+		return sortedMappings(c.mappings.All, c.mappings.LenEntries()), nil
+	})
 }
 
-// sortedMappings are the mappings of up to so many ports, each of a single one, in the order
-// of Compare.
+// sortedMappings are the mappings of about so many ports and ranges, in the order of Compare.
 func sortedMappings(ports iter.Seq[portset.Port], count int) []nat.Mapping {
 	all := make([]nat.Mapping, 0, count)
 	for p := range ports {
-		if p.More == 0 {
-			all = append(all, p.Mapping())
-			continue
-		}
-		for single := range p.Singles {
-			all = append(all, single.Mapping())
-		}
+		all = append(all, p.Mapping())
 	}
 	slices.SortFunc(all, nat.Compare)
 	return all

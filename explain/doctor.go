@@ -72,7 +72,10 @@ type doctor struct {
 	Examination
 	begin time.Time
 	apart *apart
-	all   []nat.Mapping
+	// all has a port of each range of them that nothing tells apart, and more how many more there
+	// are.
+	all  []nat.Mapping
+	more []uint16
 	// served are the mappings of each port that has several.
 	served   map[protoPort][]nat.Mapping
 	backends map[netip.Addr]bool // addresses of backends
@@ -117,27 +120,12 @@ func (d *doctor) late() bool { return d.ctx.Err() != nil || time.Since(d.begin) 
 
 // collect takes over the mappings, and what the host tells them apart by.
 func (d *doctor) collect() {
-	first := map[protoPort]nat.Mapping{}
+	var list []nat.Mapping
 	for m := range d.Mappings {
-		for i := range int(m.More) + 1 {
-			one := m
-			one.More = 0
-			one.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(i))
-			one.Backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(i))
-			d.all = append(d.all, one)
-			d.backends[one.Backend.Addr()] = true
-			d.fronts[one.Frontend.Addr()] = true
-			key := protoPort{one.Proto, one.Frontend.Port()}
-			other, again := first[key]
-			switch {
-			case !again:
-				first[key] = one
-			case d.served[key] == nil:
-				d.served[key] = []nat.Mapping{other, one}
-			default:
-				d.served[key] = append(d.served[key], one)
-			}
-		}
+		list = append(list, m)
+		d.all = append(d.all, portOf(m, 0)) // all ports of it lead to the same address
+		d.backends[m.Backend.Addr()] = true
+		d.fronts[m.Frontend.Addr()] = true
 	}
 	if len(d.all) == 0 {
 		return
@@ -168,6 +156,89 @@ func (d *doctor) collect() {
 			d.sockets[key] = append(d.sockets[key], s)
 		}
 	}
+	d.split(list)
+}
+
+// portOf returns the mapping of one port of a range, by its distance from the first.
+func portOf(m nat.Mapping, by int) nat.Mapping {
+	m.More = 0
+	m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), m.Frontend.Port()+uint16(by))
+	m.Backend = netip.AddrPortFrom(m.Backend.Addr(), m.Backend.Port()+uint16(by))
+	return m
+}
+
+// split takes over the ports of mappings. Ports of a range that nothing tells apart are one: where
+// a rule, a route, a socket or another mapping does, it is split.
+func (d *doctor) split(list []nat.Mapping) {
+	d.all = d.all[:0]
+	cuts := d.cuts(list)
+	first := map[protoPort]nat.Mapping{}
+	for _, m := range list {
+		for from := 0; from <= int(m.More); {
+			next := from + 1
+			if wide := m.More != 0 && m.Frontend.Port() == m.Backend.Port() && !d.apart.eachPort; wide {
+				i, found := slices.BinarySearch(cuts[m.Proto], int(m.Frontend.Port())+from)
+				if found {
+					i++
+				}
+				next = int(m.More) + 1
+				if i < len(cuts[m.Proto]) {
+					next = min(next, cuts[m.Proto][i]-int(m.Frontend.Port()))
+				}
+			}
+			one := portOf(m, from)
+			d.add(one, uint16(next-from-1), first)
+			from = next
+		}
+	}
+}
+
+// add takes over a port, and so many more that nothing tells from it.
+func (d *doctor) add(one nat.Mapping, more uint16, first map[protoPort]nat.Mapping) {
+	d.all = append(d.all, one)
+	d.more = append(d.more, more)
+	key := protoPort{one.Proto, one.Frontend.Port()}
+	other, again := first[key]
+	switch {
+	case !again:
+		first[key] = one
+	case d.served[key] == nil:
+		d.served[key] = []nat.Mapping{other, one}
+	default:
+		d.served[key] = append(d.served[key], one)
+	}
+}
+
+// cuts returns for each protocol the ports, in order, that begin something else than the port before
+// them. There are none where no mapping is a range.
+func (d *doctor) cuts(list []nat.Mapping) map[nat.Proto][]int {
+	if !slices.ContainsFunc(list, func(m nat.Mapping) bool { return m.More != 0 }) {
+		return nil
+	}
+	cuts := map[nat.Proto][]int{}
+	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
+		for _, port := range d.apart.sortedPorts {
+			cuts[proto] = append(cuts[proto], int(port))
+		}
+	}
+	for _, m := range list {
+		cuts[m.Proto] = append(cuts[m.Proto], int(m.Frontend.Port()), int(m.Frontend.Port())+int(m.More)+1)
+	}
+	for key := range d.sockets {
+		cuts[key.proto] = append(cuts[key.proto], int(key.port), int(key.port)+1)
+	}
+	for proto := range cuts {
+		slices.Sort(cuts[proto])
+		cuts[proto] = slices.Compact(cuts[proto])
+	}
+	return cuts
+}
+
+// published returns a mapping of d.all as it is published: with the ports that nothing tells from it.
+func (d *doctor) published(i int) nat.Mapping {
+	m := d.all[i]
+	m.More = d.more[i]
+	return m
 }
 
 // segmented finds the interfaces by which backends are reached. Of addresses that no route tells apart,
@@ -301,9 +372,9 @@ func (d *doctor) ask() {
 	var list []host.Backend
 	d.Probes.forget(d.begin)
 	met := map[probedKey]bool{}
-	for _, m := range d.all {
+	for i, m := range d.all {
 		key := probedKey{protoOf(m.Proto), m.Backend}
-		if met[key] {
+		if met[key] || d.more[i] != 0 { // of a range, few ports are in use at a time
 			continue
 		}
 		met[key] = true

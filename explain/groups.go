@@ -54,7 +54,7 @@ func (d *doctor) groups() []*group {
 			g.again = coarse[k]
 			coarse[k] = true
 		}
-		g.count++
+		g.count += int(d.more[i]) + 1
 		if len(g.ordinals) < firstMappings {
 			g.ordinals = append(g.ordinals, i)
 		}
@@ -264,6 +264,6 @@ func (d *doctor) about(f *finding, g *group) {
 	f.ordinals = f.ordinals[:min(len(f.ordinals), firstMappings)]
 	f.Mappings = f.Mappings[:0]
 	for _, i := range f.ordinals {
-		f.Mappings = append(f.Mappings, d.all[i])
+		f.Mappings = append(f.Mappings, d.published(i))
 	}
 }

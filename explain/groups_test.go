@@ -132,6 +132,10 @@ func TestGroupsMeetTheSame(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(published), 150)
+	rtp, err := nat.ParseMappingText("5000-5119->172.30.0.3:5000-5119/udp")
+	require.NoError(t, err)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, rtp)
+	require.NoError(t, err)
 	all, err := e.Mappings(t.Context())
 	require.NoError(t, err)
 	x, err := New(Options{NetNS: top.Host.Path(), ProbeTimeout: -1})
@@ -161,6 +165,18 @@ func TestGroupsMeetTheSame(t *testing.T) {
 			}
 			require.Equal(t, was, is, "seed %d, %s, in\n%s", seed, m, text)
 		}
+		doc = newDoctor(t.Context(), s, Examination{Mappings: slices.Values(nat.Collapse(all)), Proxies: true, Time: time.Minute})
+		doc.collect()
+		var ports []nat.Mapping
+		for i := range doc.all {
+			is := doc.meets(doc.all[i])
+			for m := range nat.Expand(doc.published(i)) {
+				ports = append(ports, m)
+				require.Equal(t, is, doc.meets(m), "seed %d, %s, in\n%s", seed, m, text)
+			}
+		}
+		require.Equal(t, nat.Collapse(all), nat.Collapse(ports), "no port is lost")
+		require.True(t, doc.apart.eachPort || len(doc.all) < len(ports), "ports of ranges are taken together")
 		labtest.Exec(t, top.Host, "nft", "delete", "table", "inet", "foreign")
 	}
 	require.Less(t, groups, rounds*len(all), "mappings were put together")
