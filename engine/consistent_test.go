@@ -82,7 +82,7 @@ func requireNotes(tb testing.TB, b *testbed, e *Engine) {
 		}
 		return lines
 	}
-	want, over := texts(schema.Notes(e.core.mappings.All)), texts(schema.EndedElements(e.core.over))
+	want, over := texts(schema.Notes(e.core.mappings.Whole)), texts(schema.EndedElements(e.core.over))
 	have := notesIn(b)
 	require.Subset(tb, have, want)
 	require.Subset(tb, append(want, over...), have)
@@ -91,7 +91,7 @@ func requireNotes(tb testing.TB, b *testbed, e *Engine) {
 // notesIn are the notes in the table.
 func notesIn(b *testbed) (lines []string) {
 	for _, el := range elementsIn(b.kernel.Dump()) {
-		if strings.Contains(el, "_ended ") {
+		if strings.Contains(el, "_ended ") || strings.Contains(el, "_ended_range ") {
 			lines = append(lines, el)
 		}
 	}

@@ -422,9 +422,9 @@ func (e *core) expect(p portset.Port) {
 
 // forget removes expired mappings. The kernel has removed their elements by its own clock.
 func (e *core) forget(now time.Time) {
-	var over []portset.Port
+	var over, whole []portset.Port
 	for {
-		ended, ok := e.expiries.Pop(now, &e.mappings)
+		elements, ended, ok := e.expiries.Pop(now, &e.mappings)
 		if !ok {
 			break
 		}
@@ -436,14 +436,13 @@ func (e *core) forget(now time.Time) {
 				e.exits.due = true
 			}
 		}
-		e.removeLocalhost(ended)
-		over = append(over, ended...)
+		over, whole = append(over, ended...), append(whole, elements...)
 	}
 	e.removeOptions(over)
 	if len(over) != 0 {
 		e.noteRemoved(&portset.Change{Removed: over}, &ipam.Diff{})
 		if !e.opts.ReadOnly {
-			e.over = append(e.over, slices.DeleteFunc(slices.Clone(over), portset.Port.ProxiedOnly)...)
+			e.over = append(e.over, slices.DeleteFunc(whole, portset.Port.ProxiedOnly)...)
 			e.wakeRun()
 		}
 		e.events.counts.Expired += portset.Len(over)

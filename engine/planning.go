@@ -74,7 +74,8 @@ func (l *published) plan(c change) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{change: c, published: l, layout: layout, ipamAfter: c.ipam, notes: schema.NotesOf(&c.Change, l.over)}
+	p := &plan{change: c, published: l, layout: layout, ipamAfter: c.ipam}
+	p.notes = schema.NotesOf(p.noted(), l.over)
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam
 	}
@@ -93,6 +94,52 @@ func (p *plan) mappingsAfter() portset.Set {
 	after := p.published.mappings.Clone()
 	after.Do(p.layout)
 	return after
+}
+
+// noted returns the change as it is for notes. Those on ranges with a time-out are on whole
+// ranges; a port that is taken out of one has none of its own.
+func (p *plan) noted() *portset.Change {
+	c := &p.Change
+	if p.layout.IsPlain() {
+		return c
+	}
+	before, after := &p.published.mappings, p.mappingsAfter()
+	var n portset.Change
+	for _, port := range c.Removed {
+		if !before.Ranged(&port) || port.Expires == 0 {
+			n.Removed = append(n.Removed, port)
+		}
+	}
+	for _, port := range c.Added {
+		if !after.Ranged(&port) || port.Expires == 0 {
+			n.Added = append(n.Added, port)
+		}
+	}
+	for _, m := range c.Moved {
+		if was := m.Before(); before.Ranged(&was) {
+			m.From.Expires = 0
+		}
+		if is := m.After(); after.Ranged(&is) {
+			m.To.Expires = 0
+		}
+		n.Moved = append(n.Moved, m)
+	}
+	for e := range p.layout.Deleted {
+		if e.Kind == portset.EntryRange && e.Expires != 0 {
+			n.Removed = append(n.Removed, e.Port)
+		}
+	}
+	for e := range p.layout.Added {
+		if e.Kind == portset.EntryRange && e.Expires != 0 {
+			n.Added = append(n.Added, e.Port)
+		}
+	}
+	for _, e := range p.layout.Settled {
+		if e.Expires != 0 {
+			n.Added = append(n.Added, e.Port)
+		}
+	}
+	return &n
 }
 
 // transaction returns the change of the table's elements at that time, with records of
@@ -186,10 +233,10 @@ func (p *plan) early(gone []nft.Element) []nft.Element {
 // tableElements returns all elements after the change, except the records of bridge ports,
 // at that time.
 func (p *plan) tableElements(now time.Time) []nft.Element {
-	all, entries, count := iter.Seq[portset.Port](p.After), p.layout.Added, p.LenAfter()
+	all, entries, count := iter.Seq[portset.Port](p.After), iter.Seq[portset.Entry](p.layout.Added), p.LenAfter()
 	if p.published.mappings.LenEntries() != 0 { // else nothing is published but what the change adds
 		after := p.mappingsAfter()
-		all, entries, count = after.All, after.Entries, after.LenEntries()
+		all, entries, count = after.Whole, after.Entries, after.LenEntries()
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes.Ended...)
 	records = append(records, schema.AllNotes(all, p.published.over)...)

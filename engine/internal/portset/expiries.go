@@ -72,12 +72,13 @@ func (x *Expiries) Next() (at time.Time, ok bool) {
 	return time.UnixMilli(x.heap[0].at), true
 }
 
-// Pop removes an expired port from the set, or an expired range. It returns what was served,
-// which is nothing if all ports of a range were taken out; ok is false if nothing has expired.
-func (x *Expiries) Pop(now time.Time, all *Set) (over []Port, ok bool) {
+// Pop removes an expired port from the set, or an expired range, and returns it. over is what of
+// a range was served. ok is false if nothing has expired.
+func (x *Expiries) Pop(now time.Time, all *Set) (whole, over []Port, ok bool) {
 	if len(x.heap) == 0 || x.heap[0].at > now.UnixMilli() {
-		return nil, false
+		return nil, nil, false
 	}
 	first := heap.Pop(&x.heap).(expiry)
-	return all.expire(first.frontend, first.more, first.at), true
+	whole, over = all.expire(first.frontend, first.more, first.at)
+	return whole, over, true
 }

@@ -688,8 +688,14 @@ func (d *draft) takeOut(l line, r *ranges, first, last uint16) {
 // replaces reports whether a span has to be replaced.
 func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 	var cut, back bitmap
+	left := r.live(sp.First(), sp.Last())
 	for i := range as {
 		a := &as[i]
+		if a.to == nil || !fits(a.to, sp) {
+			left -= r.live(a.first, a.last)
+		} else {
+			left++ // at least
+		}
 		switch {
 		case a.to == nil:
 			if l.way != translated {
@@ -707,6 +713,9 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 		case a.to.More != 0, l.way != translated && a.to.Expires != 0:
 			return true
 		}
+	}
+	if left == 0 {
+		return true
 	}
 	if cut.n == 0 {
 		return false

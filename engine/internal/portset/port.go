@@ -119,7 +119,7 @@ func TargetOf(m nat.Mapping) Target {
 }
 
 // wholeRanges is whether Expand yields ranges whole.
-const wholeRanges = false
+const wholeRanges = true
 
 // Expand yields the ports of a mapping: a range as one if [IsRange] says so, else one by one.
 func Expand(m *nat.Mapping) iter.Seq[Port] {

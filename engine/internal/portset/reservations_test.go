@@ -78,7 +78,7 @@ func requireReserved(t *testing.T, res *Reservations, s *Set) {
 func TestReserveAll(t *testing.T) {
 	res, err := NewReservations(49153, 65535)
 	require.NoError(t, err)
-	m := nattest.Mapping(t, "80-89->10.0.0.1:80-89")
+	m := nattest.Mapping(t, "80-89->10.0.0.1:90-99")
 	var ports []Port
 	for p := range Expand(&m) {
 		ports = append(ports, p)
@@ -103,7 +103,7 @@ func TestReserveAll(t *testing.T) {
 
 func popAll(x *Expiries, now time.Time, s *Set) (all []Port) {
 	for {
-		over, ok := x.Pop(now, s)
+		_, over, ok := x.Pop(now, s)
 		if !ok {
 			return all
 		}

@@ -152,8 +152,8 @@ func (s *Set) Put(added Port) {
 func (s *Set) Add(p Port) { s.Load(entryOf(p)) }
 
 // expire removes what expires at a time and has one of the frontends: the kernel has removed its
-// elements. Holes and single ports within a range stay. It returns what was served.
-func (s *Set) expire(f Frontend, more uint16, at int64) (over []Port) {
+// elements. Holes and single ports within a range stay. It returns these, and what was served.
+func (s *Set) expire(f Frontend, more uint16, at int64) (whole, over []Port) {
 	first, last := f.AddrPort.Port(), f.AddrPort.Port()+more
 	for p := range s.singlesOf(f, first, last) {
 		if p.Expires == at {
@@ -163,6 +163,7 @@ func (s *Set) expire(f Frontend, more uint16, at int64) (over []Port) {
 	for i := range over {
 		s.deleteSingle(over[i].Frontend)
 	}
+	whole = append(whole, over...)
 	for _, l := range linesOf(f) {
 		r := s.lines[l]
 		if r == nil {
@@ -182,8 +183,27 @@ func (s *Set) expire(f Frontend, more uint16, at int64) (over []Port) {
 			})
 			s.deleteRange(&gone[i])
 		}
+		whole = append(whole, gone...)
 	}
-	return over
+	return whole, over
+}
+
+// Whole yields the single ports, and the ranges with the ports that were taken out of them.
+func (s *Set) Whole(yield func(Port) bool) {
+	for e := range s.Entries {
+		if e.Kind != EntryHole && !yield(e.Port) {
+			return
+		}
+	}
+}
+
+// Ranged reports whether a range serves a published port, and not a single port.
+func (s *Set) Ranged(p *Port) bool {
+	if len(s.lines) == 0 {
+		return false
+	}
+	_, single := s.single(p.Frontend)
+	return !single
 }
 
 // Delete removes the port of a frontend, if there is one.
