@@ -61,7 +61,7 @@ func TestApply(t *testing.T) {
 	changes, err = e.Apply(t.Context(), second...)
 	require.NoError(t, err)
 	require.Equal(t, want, linesOf(changes))
-	require.Equal(t, 1, updates, "one transaction")
+	require.Equal(t, 4, updates, "one transaction, and three around it for the range that is replaced")
 	require.Equal(t, nat.Collapse(second), nat.Collapse(must(e.Mappings(t.Context()))))
 	requireConsistent(t, b, e)
 
