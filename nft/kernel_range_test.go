@@ -214,3 +214,48 @@ func TestManyRanges(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, got)
 }
+
+// Sets and maps of ranges come back as they were from what nft(8) lists as JSON, as from text (see
+// TestSaveAndLoad): ranges, those of one port and up to the last, with time-outs and comments.
+func TestRangesSavedAsJSON(t *testing.T) {
+	c, ns := kernel(t)
+	r := newRand(t)
+	table := Table{Name: "nftnat"}
+	for _, s := range sample().Sets {
+		if s.holds() == rangeKey {
+			table.Sets = append(table.Sets, s)
+		}
+	}
+	es := randomElements(r, table, 200)
+	for i := range es {
+		if n, _ := es[i].Key.Range(); n.Link != "" {
+			n.Link = "veth0.1" // some names that an interface can have are read as something else
+			es[i].Key = RangeKey(n)
+		}
+		es[i].Timeout = es[i].Timeout.Truncate(time.Second) // JSON has no parts of it
+	}
+	es = append(es, rangeElement(1, 1, ""))
+	es = slices.DeleteFunc(es, func(e Element) bool {
+		n := 0
+		for _, o := range es {
+			if o.Set == e.Set && overlap(o.Key, e.Key) {
+				n++
+			}
+		}
+		return n > 1
+	})
+	require.NoError(t, c.Replace(table, es, 0))
+	saved := labtest.Exec(t, ns, "nft", "-j", "list", "ruleset")
+	labtest.Exec(t, ns, "nft", "flush", "ruleset")
+	labtest.ExecInput(t, ns, saved, "nft", "-j", "-f", "-")
+	var names []string
+	for _, s := range table.Sets {
+		names = append(names, s.Name)
+	}
+	got, _, err := c.Elements(table, names...)
+	require.NoError(t, err)
+	require.Equal(t, sorted(es), sorted(got))
+	drift, err := c.Drift(table)
+	require.NoError(t, err)
+	require.Empty(t, drift)
+}
