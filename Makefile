@@ -184,7 +184,7 @@ openapi-client: ## a client generated from docs/openapi.yaml does its work with 
 	cd integration/openapi && $(GO) generate ./... && $(GO) mod tidy -diff && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
 
 big-endian: ## the codecs and allocators on s390x, by emulation
-	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc
+	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc ./bpf
 
 # Not ./proxy: it knows of sockets alone, and half of its tests are about load, with
 # which an emulated processor is not fast enough. Those of ./integration use proxies.

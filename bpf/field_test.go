@@ -33,6 +33,10 @@ func TestFindField(t *testing.T) {
 		want, _, ok := member(s, name)
 		require.True(t, ok, name)
 		got, err := findField(f, name)
+		if errors.Is(err, errTypes) {
+			t.Log(err) // emulation of another byte order
+			return
+		}
 		require.NoError(t, err, name)
 		require.Equal(t, want, got, name)
 	}

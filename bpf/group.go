@@ -18,7 +18,7 @@ var (
 	// ErrGroupTaken says that the group has a program of another that admits no second one.
 	ErrGroupTaken = errors.New("another program is attached to the control group that admits no other beside it")
 	// ErrNoHook says that the kernel has no such hook, or lacks what the program needs there.
-	ErrNoHook = errors.New("the kernel has no such hook")
+	ErrNoHook = fmt.Errorf("the kernel has no such hook: %w", errors.ErrUnsupported)
 )
 
 // RootGroup opens the root of the control groups of version 2, whether it is mounted or not: all processes are in it or below.

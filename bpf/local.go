@@ -139,7 +139,7 @@ func (l *Local) attached() error {
 
 // unsupported says of an error of the kernel that something is missing in it.
 func unsupported(err error) error {
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, ebpf.ErrNotSupported) {
 		return fmt.Errorf("%w: %w", ErrNoHook, err)
 	}
 	return err
