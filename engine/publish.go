@@ -272,21 +272,25 @@ func (e *core) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, e
 }
 
 // removed are the ports that a removal removes, each once.
-func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
+func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
 	if r.Name != "" {
 		for p := range l.mappings.All {
 			if p.Name == r.Name {
-				ports = append(ports, p)
+				gone = append(gone, p)
 			}
 		}
-		if len(ports) == 0 {
+		if len(gone) == 0 {
 			return nil, &missingError{"mapping named", r.Name}
 		}
-		return ports, nil
+		return gone, nil
 	}
 	seen := portset.NewSet()
 	for _, m := range r.Mappings {
-		for whole := range portset.Expand(&m) {
+		ports := portset.Expand(&m)
+		if !r.Exact { // then the backends say nothing
+			ports = slices.Values([]portset.Port{portset.Whole(&m)})
+		}
+		for whole := range ports {
 			for p, have := range l.mappings.Split(whole) {
 				switch {
 				case have == nil:
@@ -299,13 +303,13 @@ func (l *published) removed(r nat.Removal) (ports []portset.Port, err error) {
 				}
 				p.Target = *have
 				for fresh := range seen.Without(p) {
-					ports = append(ports, fresh)
+					gone = append(gone, fresh)
 					seen.Add(fresh)
 				}
 			}
 		}
 	}
-	return ports, nil
+	return gone, nil
 }
 
 // notPublished returns the error for a frontend that is not published. It names the
