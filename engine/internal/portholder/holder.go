@@ -215,8 +215,17 @@ func (h *Holder) bind(f portset.Frontend) (err error) {
 	s := h.inherited[f]
 	delete(h.inherited, f)
 	if s == nil {
-		if s, err = proxy.Bind(socketAddr(f.Proto, f.AddrPort), h.options(f)); err != nil {
+		bind := func() error {
+			s, err = proxy.Bind(socketAddr(f.Proto, f.AddrPort), h.options(f))
 			return err
+		}
+		for range 3 { // a new flow may take the port once more
+			if err = bind(); !errors.Is(err, unix.EADDRINUSE) || !h.many.makeRoom(f) {
+				break
+			}
+		}
+		if err != nil {
+			return errors.Join(err, h.many.leadAgain(f))
 		}
 	}
 	h.ports[f] = held{socket: s}

@@ -222,6 +222,42 @@ func (m *many) leads(s space, first, last uint16) []bpf.Range {
 	return ranges
 }
 
+// makeRoom gives a port up that the proxies of ranges have, so that it can be bound, and reports whether there was one: that of
+// their own socket, or one by which flows of UDP are answered. leadAgain undoes it.
+func (m *many) makeRoom(f portset.Frontend) bool {
+	px := m.proxies[f.Proto]
+	if px == nil {
+		return false
+	}
+	room := false
+	if own, err := netip.ParseAddrPort(px.FrontendAddr().String()); err == nil && own.Port() == f.AddrPort.Port() {
+		delete(m.proxies, f.Proto)
+		if err := m.open(f.Proto); err != nil {
+			m.proxies[f.Proto] = px
+			return false
+		}
+		_ = px.Retire() // which closes a descriptor
+		room = true
+	}
+	if i, ok := find(m.spans[spaceOf(f)], f.AddrPort.Port()); ok && f.Proto == nat.UDP && m.spans[spaceOf(f)][i].served {
+		port := f.AddrPort.Port()
+		if m.h.opts.Lookup.Remove(rangeOf(spaceOf(f), port, port)) == nil {
+			m.changed(portset.Port{Frontend: f})
+			room = true
+		}
+	}
+	return room
+}
+
+// leadAgain has the kernel lead a port of a range to the proxy as before makeRoom.
+func (m *many) leadAgain(f portset.Frontend) error {
+	port := f.AddrPort.Port()
+	if i, ok := find(m.spans[spaceOf(f)], port); ok && m.spans[spaceOf(f)][i].served {
+		return m.lead(portset.Port{Frontend: f}, true)
+	}
+	return nil
+}
+
 // open opens the proxy of a protocol, unless it is.
 func (m *many) open(proto nat.Proto) error {
 	if m.proxies[proto] != nil {

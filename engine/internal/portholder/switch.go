@@ -109,7 +109,7 @@ func (s *Switch) giveUp() {
 func (s *Switch) UndoBind() error {
 	var errs []error
 	for _, p := range s.bound {
-		errs = append(errs, s.h.release(p.Frontend, proxy.Proxy.Close))
+		errs = append(errs, s.h.release(p.Frontend, proxy.Proxy.Close), s.h.many.leadAgain(p.Frontend))
 	}
 	for _, g := range s.given {
 		errs = append(errs, s.h.restore(g.Port))
