@@ -227,6 +227,12 @@ func (l *Local) Limits() []string {
 	return slices.Clip(limits)
 }
 
+// AnyLed reports whether a connected socket was led and is not closed.
+func (l *Local) AnyLed() bool {
+	var cookie uint64
+	return l.maps[mapLed].NextKey(nil, &cookie) == nil
+}
+
 // Led returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which
 // has the first flow of an MPTCP socket). False: it was not led.
 func (l *Local) Led(cookie uint64) (frontend, backend netip.AddrPort, ok bool) {

@@ -161,6 +161,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 	late := append(p.notes.Ended, p.limitsOfRemoved()...) // by what is published before the change
 	e.settle(p.layout)
 	e.note(p)
+	e.endLed(&p.Change, p.killTCP, p.released)
 	e.removeNotes(late)
 	e.endExpired(e.now()) // nobody else does without Run
 	e.holder.RetryNow()

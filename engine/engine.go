@@ -59,6 +59,7 @@ type core struct {
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	programs   hooks.Programs
+	noDestroy  bool // the kernel ends no sockets of others
 	now        func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways map[netip.Addr]hostnet.Route
@@ -436,6 +437,8 @@ func (e *core) forget(now time.Time) {
 				e.exits.due = true
 			}
 		}
+		e.removeLocalhost(ended)
+		e.endLed(&portset.Change{Removed: ended}, false, nil)
 		over, whole = append(over, ended...), append(whole, elements...)
 	}
 	e.removeOptions(over)

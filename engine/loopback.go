@@ -6,9 +6,12 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
+	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/hooks"
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -140,6 +143,61 @@ func (e *core) removeLocalhost(ended []portset.Port) {
 	if err := e.retrySync(e.programs.Localhost.Withdraw(&portset.Change{Removed: ended})); err != nil {
 		e.log.Warn("localhost could not be led to what is published", "error", err)
 	}
+}
+
+// endLed ends sockets on localhost that are led from the ports of a change elsewhere than to what is
+// published: those of UDP, and of TCP if they are to be killed. Released ports end in any case.
+func (e *core) endLed(c *portset.Change, killTCP bool, released []portset.Port) {
+	if e.programs.Localhost == nil {
+		return
+	}
+	nothing := portset.NewSet()
+	for _, of := range []struct {
+		proto     nat.Proto
+		ports     iter.Seq[portset.Port]
+		published *portset.Set
+		wanted    bool
+	}{
+		{nat.UDP, c.Before, &e.mappings, true},
+		{nat.TCP, c.Before, &e.mappings, killTCP},
+		{nat.TCP, slices.Values(released), &nothing, len(released) != 0},
+	} {
+		if !of.wanted {
+			continue
+		}
+		peers, any := peersOf(of.proto, of.ports)
+		if !any {
+			continue
+		}
+		contradicts := e.programs.Localhost.Contradicts(of.proto, of.ports, of.published)
+		if contradicts == nil {
+			return
+		}
+		_, err := hostnet.DestroySockets(e.namespace, of.proto, peers, contradicts)
+		if errors.Is(err, errors.ErrUnsupported) {
+			e.noDestroy = true
+			continue
+		}
+		e.warnOfFlows(err)
+	}
+}
+
+// fewPeers is for how many backends sockets are looked for one after the other; for more, all are looked at.
+const fewPeers = 8
+
+// peersOf returns the backends of ports of a protocol, nil if they are many, and whether there are any.
+func peersOf(proto nat.Proto, ports iter.Seq[portset.Port]) (peers []hostnet.Peers, any bool) {
+	for p := range ports {
+		if p.Proto != proto || p.NoProxy || p.ProxyOnly {
+			continue
+		}
+		if len(peers) == fewPeers {
+			return nil, true
+		}
+		first := p.Backend.Port()
+		peers = append(peers, hostnet.Peers{Addr: p.Backend.Addr(), First: first, Last: first + p.More})
+	}
+	return peers, len(peers) != 0
 }
 
 // Program is a file of an eBPF program, or of a map of it, that an engine lends.

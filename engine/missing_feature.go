@@ -26,6 +26,12 @@ func (e *core) missingFeatures() ([]MissingFeature, error) {
 			Fallback: "IPv6 forwarding is switched for all interfaces at once, and those with accept_ra=1 ignore router advertisements from then on",
 		})
 	}
+	if e.noDestroy {
+		found = append(found, MissingFeature{
+			Name:     "INET_DIAG_DESTROY",
+			Fallback: "connected sockets on localhost go on with the backend that their mapping had",
+		})
+	}
 	if pipeErr := e.holder.PipeError(); pipeErr != nil {
 		found = append(found, MissingFeature{
 			Name:     "splice",

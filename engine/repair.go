@@ -86,6 +86,7 @@ func (e *core) syncExternal(c *schema.Contents) {
 	ch, d := portset.Diff(&before, &e.mappings), ipam.Compare(leasesBefore, e.ipam)
 	e.noteRemoved(&ch, &d)
 	e.warnOfFlows(errors.Join(e.endContradicting(ch), e.deleteOptionFlows(&ch, false)))
+	e.endLed(&ch, false, nil)
 	e.sendChange(&ch)
 }
 

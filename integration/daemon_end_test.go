@@ -91,6 +91,7 @@ func TestDaemonTimeWait(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy" // which is what it is about
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	waiting := func() string {
 		return labtest.Exec(t, top.Host, "ss", "--no-header", "--numeric", "--tcp", "state", "time-wait", "sport", "=", ":8080")

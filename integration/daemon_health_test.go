@@ -39,6 +39,7 @@ func TestDaemonMetrics(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy" // which is what it is about
 	s.serve(t, "--metrics", "127.0.0.1:9100", "--metrics-mappings", "1")
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --name web")
 	s.succeed(t, "add tcp 8081 172.30.0.2:80")

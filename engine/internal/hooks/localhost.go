@@ -18,6 +18,10 @@ import (
 type LocalMaps interface {
 	Change(remove, put []bpf.LocalEntry) error
 	Replace([]bpf.LocalEntry) error
+	// Led returns what a connected socket asked for and was led to, by its cookie.
+	Led(cookie uint64) (frontend, backend netip.AddrPort, ok bool)
+	// AnyLed reports whether there are any.
+	AnyLed() bool
 }
 
 // Localhost leads sockets on localhost to the backends of what is published. It has no lock: the caller
@@ -89,6 +93,48 @@ func (l *Localhost) UndoLead(c *portset.Change) error {
 			}
 		}
 	})
+}
+
+// Contradicts returns a condition on connected sockets of a protocol: one that is led from a frontend of the
+// ports elsewhere than to what is published. The zero Seq: from any. Nil: no socket is led.
+func (l *Localhost) Contradicts(proto nat.Proto, ports iter.Seq[portset.Port], published *portset.Set) func(peer netip.AddrPort, cookie uint64) bool {
+	if !l.maps.AnyLed() {
+		return nil
+	}
+	var of portset.Set
+	if ports != nil {
+		of = portset.NewSet()
+		for p := range ports {
+			of.Put(p)
+		}
+	}
+	return func(peer netip.AddrPort, cookie uint64) bool {
+		frontend, backend, ok := l.maps.Led(cookie)
+		if !ok || backend != peer {
+			return false
+		}
+		if ports != nil && !Backend(&of, proto, frontend).IsValid() {
+			return false
+		}
+		return Backend(published, proto, frontend) != backend
+	}
+}
+
+// Backend returns where sockets on localhost are led that ask for a frontend; zero: nowhere.
+func Backend(published *portset.Set, proto nat.Proto, asked netip.AddrPort) netip.AddrPort {
+	any := netip.IPv6Unspecified()
+	if asked.Addr().Is4() {
+		any = netip.IPv4Unspecified()
+	}
+	for _, a := range []netip.Addr{asked.Addr(), any, {}} {
+		if t, ok := published.Get(portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(a, asked.Port())}); ok {
+			if !direct(t) || asked.Addr().Is4() && !t.Backend.Addr().Is4() {
+				return netip.AddrPort{}
+			}
+			return t.Backend
+		}
+	}
+	return netip.AddrPort{}
 }
 
 // change makes ports lead elsewhere. If the maps are full, single ports that come are left to the proxies.

@@ -31,6 +31,8 @@ const (
 	diagBytecode     = 1 // the attribute
 	diagSourceAtMost = 3
 	diagSourceFrom   = 2
+	diagPeerFrom     = 4
+	diagPeerAtMost   = 5
 	diagPeer         = 8
 	diagOp           = 4
 )
@@ -53,14 +55,17 @@ func (f *diagFilter) ports(first, last uint16) {
 	f.op(diagSourceAtMost, binary.NativeEndian.AppendUint16([]byte{0, 0}, last)...)
 }
 
-// peer keeps sockets that are connected to the address and port.
-func (f *diagFilter) peer(ap netip.AddrPort) {
+// peers keeps sockets that are connected to them.
+func (f *diagFilter) peers(p Peers) {
 	family, bits := byte(unix.AF_INET), byte(32)
-	if ap.Addr().Is6() {
+	if p.Addr.Is6() {
 		family, bits = unix.AF_INET6, 128
 	}
-	operand := append([]byte{family, bits, 0, 0}, binary.NativeEndian.AppendUint32(nil, uint32(ap.Port()))...)
-	f.op(diagPeer, append(operand, ap.Addr().AsSlice()...)...)
+	anyPort := ^uint32(0)
+	operand := append([]byte{family, bits, 0, 0}, binary.NativeEndian.AppendUint32(nil, anyPort)...)
+	f.op(diagPeer, append(operand, p.Addr.AsSlice()...)...)
+	f.op(diagPeerFrom, binary.NativeEndian.AppendUint16([]byte{0, 0}, p.First)...)
+	f.op(diagPeerAtMost, binary.NativeEndian.AppendUint16([]byte{0, 0}, p.Last)...)
 }
 
 // bytes is the filter.
@@ -197,36 +202,48 @@ func (d *diag) destroy(s *diagSocket) error {
 	}
 }
 
-// DestroySockets ends the sockets of a protocol that are connected to the peer and whose cookie matches,
-// as SOCK_DESTROY of sock_diag(7) does: what the process does with one next fails with ECONNABORTED. A UDP
-// socket is unconnected then. The error is errors.ErrUnsupported if the kernel has no
-// CONFIG_INET_DIAG_DESTROY.
-func DestroySockets(ns *Namespace, proto nat.Proto, peer netip.AddrPort, match func(cookie uint64) bool) (n int, err error) {
+// Peers are ports of an address that sockets are connected to.
+type Peers struct {
+	Addr        netip.Addr
+	First, Last uint16
+}
+
+// DestroySockets ends the sockets of a protocol that are connected to any of the peers (none: to whatever)
+// and that match, as SOCK_DESTROY of sock_diag(7) does: what the process does with one next fails
+// with ECONNABORTED. A UDP socket is unconnected then. The error is errors.ErrUnsupported if the kernel
+// has no CONFIG_INET_DIAG_DESTROY.
+func DestroySockets(ns *Namespace, proto nat.Proto, peers []Peers, match func(peer netip.AddrPort, cookie uint64) bool) (n int, err error) {
 	d, err := openDiag(ns, proto)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, d.nl.Close()) }()
-	families := []byte{unix.AF_INET6}
-	if peer.Addr().Is4() {
-		families = []byte{unix.AF_INET, unix.AF_INET6}
+	if len(peers) == 0 {
+		peers = []Peers{{}}
 	}
 	var found []diagSocket
-	for _, family := range families {
-		var filter diagFilter
-		filter.peer(peer)
-		err := d.each(family, &filter, func(s *diagSocket) {
-			if match(s.cookie()) {
-				found = append(found, *s)
+	for _, p := range peers {
+		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+			if family == unix.AF_INET && p.Addr.Is6() {
+				continue
 			}
-		})
-		if err != nil {
-			return 0, err
+			var filter diagFilter
+			if p.Addr.IsValid() {
+				filter.peers(p)
+			}
+			err := d.each(family, &filter, func(s *diagSocket) {
+				if peer := s.peer(); peer.Port() != 0 && s.state != tcpTimeWait && match(peer, s.cookie()) {
+					found = append(found, *s)
+				}
+			})
+			if err != nil {
+				return 0, err
+			}
 		}
 	}
 	for i := range found {
 		if err := d.destroy(&found[i]); err != nil {
-			return i, fmt.Errorf("end socket of %s: %w", peer, err)
+			return i, fmt.Errorf("end socket of %s: %w", found[i].peer(), err)
 		}
 	}
 	return len(found), nil

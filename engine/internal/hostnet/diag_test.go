@@ -82,7 +82,11 @@ func TestDestroySockets(t *testing.T) {
 			one, other := dial(), dial()
 			cookie := cookieOf(t, one)
 			asked := 0
-			n, err := DestroySockets(&Namespace{}, proto, peer, func(c uint64) bool { asked++; return c == cookie })
+			n, err := DestroySockets(&Namespace{}, proto, []Peers{{peer.Addr(), peer.Port(), peer.Port()}}, func(p netip.AddrPort, c uint64) bool {
+				require.Equal(t, peer, p)
+				asked++
+				return c == cookie
+			})
 			if errors.Is(err, errors.ErrUnsupported) {
 				t.Log(err) // CONFIG_INET_DIAG_DESTROY
 				return
@@ -95,9 +99,14 @@ func TestDestroySockets(t *testing.T) {
 			require.ErrorIs(t, err, unix.ECONNABORTED)
 			_, err = other.Write([]byte("x"))
 			require.NoError(t, err)
-			n, err = DestroySockets(&Namespace{}, proto, netip.MustParseAddrPort("127.0.0.9:9"), func(uint64) bool { return true })
+			for _, none := range []Peers{{netip.MustParseAddr("127.0.0.9"), 1, 65535}, {peer.Addr(), 1, peer.Port() - 1}, {peer.Addr(), peer.Port() + 1, 65535}} {
+				n, err = DestroySockets(&Namespace{}, proto, []Peers{none}, func(p netip.AddrPort, _ uint64) bool { return p == peer })
+				require.NoError(t, err)
+				require.Zero(t, n)
+			}
+			n, err = DestroySockets(&Namespace{}, proto, nil, func(p netip.AddrPort, _ uint64) bool { return p == peer })
 			require.NoError(t, err)
-			require.Zero(t, n)
+			require.Equal(t, 1, n)
 		})
 	}
 }
