@@ -73,8 +73,8 @@ type localFeatures struct {
 	socketFields
 }
 
-// OpenLocal loads and attaches the programs. It needs CAP_BPF and CAP_NET_ADMIN, and CAP_PERFMON for what [Local.Limits] tells of; or
-// CAP_SYS_ADMIN. From then on nothing does. The error is ErrPermission of package fs without them, [ErrNoHook] or [ErrGroupTaken].
+// OpenLocal loads and attaches the programs. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN. Without CAP_PERFMON it does what
+// [Local.Limits] tells of, and is refused by Linux 6.1, which allows no writes to a part of what was stored from a register. From then on nothing does. The error is ErrPermission of package fs without them, [ErrNoHook] or [ErrGroupTaken].
 func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 	l := &Local{}
 	defer func() {

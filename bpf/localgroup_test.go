@@ -170,6 +170,10 @@ func TestLocalWithoutPrivilege(t *testing.T) {
 	// With few, the programs do less.
 	require.NoError(t, holding(1<<unix.CAP_BPF|1<<unix.CAP_NET_ADMIN, func() error {
 		l, err := OpenLocal(opts)
+		if errors.Is(err, fs.ErrPermission) {
+			t.Log(err) // Linux 6.1
+			return nil
+		}
 		if err != nil {
 			return err
 		}

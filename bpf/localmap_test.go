@@ -244,7 +244,8 @@ func TestLocalMany(t *testing.T) {
 	empty := memory(t, l.maps[mapPorts])
 	entries := append(many(TCP, netip.IPv4Unspecified()), many(UDP, netip.IPv4Unspecified())...)
 	require.NoError(t, l.Put(entries...))
-	require.Less(t, memory(t, l.maps[mapPorts])-empty, 20<<20)
+	used := memory(t, l.maps[mapPorts]) - empty
+	require.Less(t, used, 20<<20)
 	err := l.Put(many(TCP, netip.IPv6Unspecified())...)
 	require.ErrorIs(t, err, ErrFull)
 	require.NoError(t, l.Replace(entries))
@@ -261,6 +262,10 @@ func TestLocalMany(t *testing.T) {
 		for _, addr := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 			require.NoError(t, l.Put(LocalEntry{Protocol: protocol, Frontend: netip.AddrPortFrom(addr, 1), Last: 65535, Backend: netip.MustParseAddrPort("10.0.0.1:1")}))
 		}
+	}
+	if used == 0 {
+		t.Log("the kernel tells what maps may take at most") // before Linux 6.4
+		return
 	}
 	for which, limit := range map[int]int{mapRanges: 64 << 10, mapMore: 2 << 20} {
 		require.Less(t, memory(t, l.maps[which]), limit, which)

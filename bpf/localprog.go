@@ -169,7 +169,7 @@ func (a *assembler) pass(which int) {
 	a.add(asm.LoadMapPtr(asm.R1, a.maps[which].FD()))
 }
 
-// clear makes a part of the frame zero. Without CAP_PERFMON, Linux 6.1 allows no writes to a part of what a register was stored to.
+// clear makes a part of the frame zero.
 func (a *assembler) clear(from, to int16) {
 	for ; from < to; from += 4 {
 		a.add(asm.StoreImm(asm.RFP, from, 0, asm.Word))
