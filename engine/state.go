@@ -30,10 +30,10 @@ func stateOf(leases *ipam.State, all iter.Seq[portset.Port]) nat.State {
 		m := p.Mapping()
 		if l := leases.Lease(p.Name); l == nil || l.Addr != p.Backend.Addr() {
 			others = append(others, m)
-		} else if _, ok := nat.SpecOf(m); !ok {
+		} else if spec, ok := nat.SpecOf(m); !ok {
 			others = append(others, m)
 		} else {
-			ports[p.Name] = append(ports[p.Name], nat.PortSpec{Proto: m.Proto, Frontend: m.Frontend, Backend: m.Backend.Port()})
+			ports[p.Name] = append(ports[p.Name], spec)
 		}
 	}
 	s.Mappings = nat.Collapse(others)
