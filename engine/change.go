@@ -158,8 +158,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 		}
 		ports.Finish()
 	}
-	late := append(p.notes.Ended, p.limitsOfRemoved()...) // by what is published before the change
-	e.settle(p.layout)
+	late := append(p.notes.Ended, p.late(e.now())...) // by what is published before the change
+	e.settle(p.layout, p.optionSteps(e.now()))
 	e.note(p)
 	e.endLed(&p.Change, p.killTCP, p.released)
 	e.removeNotes(late)
@@ -185,14 +185,14 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 		e.rememberRivals()
 		return nil
 	}
-	if err := e.prepare(p.layout); err != nil {
+	if err := e.prepare(p.layout, p.optionSteps(e.now())); err != nil {
 		return err
 	}
 	changed := false
 	gone, come := e.hairpins.Diff(p.hairpins)
 	undo.add(func() error {
 		if !changed {
-			return e.unprepare(p.layout)
+			return e.unprepare(p.layout, p.optionSteps(e.now()))
 		}
 		return e.undoTable(p, gone, come)
 	})
@@ -209,34 +209,41 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 // undoTable undoes the change of the table. By now, leases have less time left.
 func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
 	after := e.mappings
+	now := e.now()
 	if !p.layout.IsPlain() {
-		e.settle(p.layout)
+		e.settle(p.layout, p.optionSteps(now))
 		after = p.mappingsAfter()
 	}
-	back := p.layout.Inverse(&after, &p.Change)
-	if err := e.prepare(back); err != nil {
+	back, options, before := p.layout.Inverse(&after, &p.Change), optionSteps{}, after
+	if !back.IsPlain() {
+		before = after.Clone()
+		before.Do(back)
+		options = optionsOf(&after, &before, back, p.Added, now)
+	}
+	if err := e.prepare(back, options); err != nil {
 		return err
 	}
-	now := e.now()
 	added, removed := p.records(now)
 	removed, added = append(removed, schema.HairpinElements(come)...), append(added, schema.HairpinElements(gone)...)
+	// The limits of what was removed are still there.
+	removed, added = append(removed, options.gone...), append(added, p.withoutLate(options.come, now)...)
 	if err := e.table.UpdateFinally(changeOf(now, back, removed, added)); err != nil {
 		return err
 	}
-	e.settle(back)
+	e.settle(back, options)
 	if !back.IsPlain() {
-		after.Do(back)
-		e.mappings = after
+		e.mappings = before
+		return e.table.UpdateFinally(nft.Change{Delete: inSets(options.late)})
 	}
 	return nil
 }
 
 // prepare adds what replaces ranges to the second maps, and waits if that is needed before the
 // change.
-func (e *core) prepare(l *portset.Plan) error {
-	if len(l.Prepared) != 0 {
+func (e *core) prepare(l *portset.Plan, o optionSteps) error {
+	if es := append(seconds(e.now(), l.Prepared), o.prepared...); len(es) != 0 {
 		e.opts.Trace("prepare")
-		if err := e.table.Update(nft.Change{Add: inSets(seconds(e.now(), l.Prepared))}); err != nil {
+		if err := e.table.Update(nft.Change{Add: inSets(es)}); err != nil {
 			return err
 		}
 	}
@@ -246,24 +253,28 @@ func (e *core) prepare(l *portset.Plan) error {
 	return nil
 }
 
-func (e *core) unprepare(l *portset.Plan) error {
-	if len(l.Prepared) == 0 {
+func (e *core) unprepare(l *portset.Plan, o optionSteps) error {
+	es := append(seconds(e.now(), l.Prepared), o.prepared...)
+	if len(es) == 0 {
 		return nil
 	}
-	return e.table.UpdateFinally(nft.Change{Delete: inSets(seconds(e.now(), l.Prepared))})
+	return e.table.UpdateFinally(nft.Change{Delete: inSets(es)})
 }
 
 // settle brings the table of a change to rest: ranges that replace others are added to the first
 // maps, and what is not needed any more is deleted. What fails is done when the table is loaded
 // next.
-func (e *core) settle(l *portset.Plan) {
-	if len(l.Prepared)+len(l.Cleaned)+len(l.Beneath) == 0 {
+func (e *core) settle(l *portset.Plan, o optionSteps) {
+	if len(l.Prepared)+len(l.Cleaned)+len(l.Beneath)+len(o.replaced)+len(o.placed) == 0 {
 		return
 	}
 	e.opts.Trace("settle")
 	now := e.now()
 	var err error
-	if len(l.Settled) != 0 {
+	if len(o.replaced)+len(o.placed) != 0 {
+		err = e.table.UpdateFinally(nft.Change{Delete: inSets(o.replaced), Add: inSets(o.placed)})
+	}
+	if err == nil && len(l.Settled) != 0 {
 		err = e.table.UpdateFinally(nft.Change{Add: elementsOf(now, slices.Values(l.Settled), len(l.Settled), nil)})
 	}
 	if err == nil {
@@ -272,7 +283,7 @@ func (e *core) settle(l *portset.Plan) {
 		}
 		e.opts.Trace("clean")
 		err = e.table.UpdateFinally(nft.Change{
-			Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), seconds(now, l.Prepared)),
+			Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), append(seconds(now, l.Prepared), o.cleaned...)),
 			Add:    elementsOf(now, slices.Values(l.Beneath), len(l.Beneath), nil),
 		})
 	}

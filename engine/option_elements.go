@@ -18,7 +18,7 @@ func (e *core) optionElements() []nft.Element {
 	if !e.options.Any() {
 		return nil
 	}
-	return schema.OptionElements(e.mappings.All, e.now())
+	return schema.SetOptions(&e.mappings, e.now())
 }
 
 // countOptions counts the options of what is published.

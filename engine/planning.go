@@ -146,7 +146,39 @@ func (p *plan) noted() *portset.Change {
 // bridge ports that go and come.
 func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element) nft.Change {
 	gone, come := p.records(now)
+	options := p.optionSteps(now)
+	gone, come = append(gone, options.gone...), append(come, options.come...)
 	return changeOf(now, p.layout, append(gone, goneRecords...), append(come, comeRecords...))
+}
+
+// optionSteps returns what a change of ranges does to the elements of options.
+func (p *plan) optionSteps(now time.Time) optionSteps {
+	if p.layout.IsPlain() {
+		return optionSteps{}
+	}
+	after := p.mappingsAfter()
+	return optionsOf(&p.published.mappings, &after, p.layout, p.Removed, now)
+}
+
+// late returns the elements that are removed last.
+func (p *plan) late(now time.Time) []nft.Element {
+	if p.layout.IsPlain() {
+		return p.limitsOfRemoved()
+	}
+	return p.optionSteps(now).late
+}
+
+// withoutLate returns elements without those that the change leaves until the end.
+func (p *plan) withoutLate(es []nft.Element, now time.Time) []nft.Element {
+	late := p.late(now)
+	if len(late) == 0 || p.layout.IsPlain() {
+		return es
+	}
+	is := map[nft.ElementKey]bool{}
+	for _, el := range late {
+		is[el.ElementKey()] = true
+	}
+	return slices.DeleteFunc(es, func(el nft.Element) bool { return is[el.ElementKey()] })
 }
 
 // changeOf returns the change of the elements of ports, with others that go and come.
@@ -163,9 +195,12 @@ func (p *plan) records(now time.Time) (gone, come []nft.Element) {
 	gone, come = schema.IPAMDiff(p.ipamDiff)
 	goneExits, comeExits := p.exits.Diff(p.published.exits.places)
 	gone, come = append(gone, schema.OutElements(goneExits, now)...), append(come, schema.OutElements(comeExits, now)...)
-	limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
-	masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
-	gone, come = slices.Concat(gone, p.notes.Gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, p.notes.Come, limitsCome, masqueradesCome)
+	gone, come = append(gone, p.notes.Gone...), append(come, p.notes.Come...)
+	if p.layout.IsPlain() {
+		limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
+		masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
+		gone, come = slices.Concat(gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, limitsCome, masqueradesCome)
+	}
 	return append(segmentElements(p.segments.Removed), gone...), append(segmentElements(p.segments.Added), come...)
 }
 
@@ -233,15 +268,17 @@ func (p *plan) early(gone []nft.Element) []nft.Element {
 // tableElements returns all elements after the change, except the records of bridge ports,
 // at that time.
 func (p *plan) tableElements(now time.Time) []nft.Element {
+	options := func() []nft.Element { return schema.OptionElements(p.After, now) }
 	all, entries, count := iter.Seq[portset.Port](p.After), iter.Seq[portset.Entry](p.layout.Added), p.LenAfter()
-	if p.published.mappings.LenEntries() != 0 { // else nothing is published but what the change adds
+	if p.published.mappings.LenEntries() != 0 || !p.layout.IsPlain() { // else nothing is published but what the change adds
 		after := p.mappingsAfter()
 		all, entries, count = after.Whole, after.Entries, after.LenEntries()
+		options = func() []nft.Element { return schema.SetOptions(&after, now) }
 	}
 	records := append(schema.IPAMElements(p.ipamAfter.Networks(), p.ipamAfter.Leases()), p.notes.Ended...)
 	records = append(records, schema.AllNotes(all, p.published.over)...)
 	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
-	records = append(records, schema.OptionElements(all, now)...)
+	records = append(records, options()...)
 	return elementsOf(now, entries, count, append(segmentElements(p.published.segments.After(p.segments)), records...))
 }
 

@@ -106,7 +106,7 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.lookUpReachable(&c); err != nil {
 		return err
 	}
-	p, err := e.plan(c)
+	p, err := e.planRestored(&c, u)
 	if err != nil {
 		return err
 	}
@@ -126,6 +126,26 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	e.hairpins.Apply(e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes))
 	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", len(u.leases), "ports", len(u.ports))
 	return nil
+}
+
+// planRestored plans what is restored, without ranges for which there is no room.
+func (e *core) planRestored(c *change, u *merged) (*plan, error) {
+	for {
+		p, err := e.plan(*c)
+		var many *nat.RangesError
+		if !errors.As(err, &many) {
+			return p, err
+		}
+		want := portset.Whole(&many.Want)
+		i := slices.IndexFunc(c.Added, func(p portset.Port) bool { return p.Contains(want.Frontend) })
+		if i < 0 {
+			return nil, err
+		}
+		u.skipped = append(u.skipped, skippedLine{c.Added[i].Mapping().String(), err.Error()})
+		e.log.Warn("part of the stored state is not restored", "kept", c.Added[i].Mapping().String(), "reason", err)
+		e.reserved.Release(c.Added[i : i+1])
+		c.Added = slices.Delete(c.Added, i, i+1)
+	}
 }
 
 // lookUpReachable looks up the routes to the backends of what is restored. One that cannot

@@ -225,7 +225,7 @@ func (c *Contents) readOptions(elements []nft.Element, now time.Time) {
 	limited, clients := map[portset.Frontend]bool{}, map[portset.Frontend][]netip.Prefix{}
 	called := map[portset.Called]bool{}
 	for _, el := range elements {
-		if isRangeOption(el.Set) {
+		if IsRangeOption(el.Set) {
 			continue
 		}
 		if l4proto, at, ok := el.Key.Service(); ok && strings.HasPrefix(el.Set, setLimited) {

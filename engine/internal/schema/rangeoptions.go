@@ -28,8 +28,8 @@ import (
 // A range is masqueraded at all ports between its ends, also at those that were taken out:
 // mappings to the same backend must agree with it, or the range be cut.
 
-// isRangeOption reports whether a set has options of ranges.
-func isRangeOption(set string) bool {
+// IsRangeOption reports whether a set has options of ranges that rules look up.
+func IsRangeOption(set string) bool {
 	return strings.HasSuffix(strings.TrimSuffix(set, nextSuffix), rangeSuffix)
 }
 

@@ -1,0 +1,208 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/schema"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// rangeElements are the elements of ports, ranges and holes in the table.
+func rangeElements(b *testbed) (lines []string) {
+	for _, el := range elementsIn(b.kernel.Dump()) {
+		if set, _, _ := strings.Cut(el, " "); strings.HasPrefix(set, "tcp4") || strings.HasPrefix(set, "udp4") || strings.HasPrefix(set, "holes") {
+			lines = append(lines, el)
+		}
+	}
+	return lines
+}
+
+// A range is one element, whatever its width. Ports that are taken out are holes or elements of
+// their own, and go when the ports are returned.
+func TestWideRange(t *testing.T) {
+	e, b := openFake(t)
+	publish(t, e, "10000-60000->172.30.0.2:10000-60000")
+	require.Equal(t, []string{"tcp4_range { 10000-60000 : 172.30.0.2 }"}, rangeElements(b))
+	remove(t, e, "20000->172.30.0.2:20000")
+	replace(t, e, "20001->172.30.0.3:20001")
+	require.ElementsMatch(t, []string{
+		"tcp4_range { 10000-60000 : 172.30.0.2 }", "holes { ipv4 . tcp . 20000 }", "tcp4 { 20001 : 172.30.0.3 . 20001 }",
+	}, rangeElements(b))
+	require.Equal(t, []string{
+		"10000-19999->172.30.0.2:10000-19999", "20001->172.30.0.3:20001", "20002-60000->172.30.0.2:20002-60000",
+	}, publishedBy(e))
+	requireConsistent(t, b, e)
+	publish(t, e, "20000->172.30.0.2:20000")
+	replace(t, e, "20001->172.30.0.2:20001")
+	require.Equal(t, []string{"tcp4_range { 10000-60000 : 172.30.0.2 }"}, rangeElements(b))
+	publish(t, e, "10000-60000->172.30.0.2:10000-60000") // the same again
+	require.Equal(t, []string{"tcp4_range { 10000-60000 : 172.30.0.2 }"}, rangeElements(b))
+
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "59990-60010->172.30.0.3:59990-60010"))
+	require.ErrorContains(t, err, "tcp 59990 is published as 59990->172.30.0.2:59990")
+	replace(t, e, "59990-60010->172.30.0.3:59990-60010")
+	require.Equal(t, []string{
+		"tcp4_range { 10000-59989 : 172.30.0.2 }", "tcp4_range { 59990-60000 : 172.30.0.3 }", "tcp4_range { 60001-60010 : 172.30.0.3 }",
+	}, slices.Sorted(slices.Values(rangeElements(b))))
+	requireConsistent(t, b, e)
+	_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "10000-60010->172.30.0.9:10000-60010")}})
+	require.NoError(t, err)
+	require.Empty(t, rangeElements(b))
+	requireConsistent(t, b, e)
+}
+
+// What ends by itself within a range does not give its port back to it, and a range that ends
+// leaves what was published within it.
+func TestRangeExpires(t *testing.T) {
+	e, b := openFake(t)
+	lease := func(text string, d time.Duration) {
+		m := leaseFor(t, b, text, d)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)
+		require.NoError(t, err)
+	}
+	publish(t, e, "1000-1999->172.30.0.2:1000-1999")
+	lease("1500->172.30.0.3:1500", time.Minute)
+	b.clock.advance(time.Minute)
+	require.Equal(t, []string{"1000-1499->172.30.0.2:1000-1499", "1501-1999->172.30.0.2:1501-1999"}, publishedBy(e))
+	requireConsistent(t, b, e)
+	lease("1000-1999->172.30.0.2:1000-1999", time.Hour)
+	replace(t, e, "1700->172.30.0.3:1700")
+	remove(t, e, "1800->172.30.0.2:1800")
+	b.clock.advance(time.Hour)
+	require.Equal(t, []string{"1700->172.30.0.3:1700"}, publishedBy(e))
+	b.clock.advance(time.Second)
+	requireConsistent(t, b, e)
+	publish(t, e, "1800-1899->172.30.0.3:1800-1899")
+	require.Equal(t, []string{"1700->172.30.0.3:1700", "1800-1899->172.30.0.3:1800-1899"}, publishedBy(e))
+	requireConsistent(t, b, e)
+}
+
+// An engine that is killed at any step of a change of ranges leaves what was before, or what is
+// after; the next one brings the table to rest.
+func TestRangeKilled(t *testing.T) {
+	changes := map[string]func(*testing.T, *Engine) error{
+		"replace a part": func(t *testing.T, e *Engine) error {
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1300-1600->172.30.0.3:1300-1600"))
+			return err
+		},
+		"cut": func(t *testing.T, e *Engine) error {
+			_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "1600-1900->172.30.0.2:1600-1900")}})
+			if errors.Is(err, nat.ErrNotFound) { // it was cut before
+				return nil
+			}
+			return err
+		},
+		"apply": func(t *testing.T, e *Engine) error {
+			_, err := e.Apply(t.Context(), mapAll(t, "900-1400->172.30.0.3:900-1400", "1401-1500->172.30.0.2:2401-2500", "1501->172.30.0.2:1501")...)
+			return err
+		},
+		"take out": func(t *testing.T, e *Engine) error {
+			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1700->172.30.0.3:17"))
+			return err
+		},
+	}
+	for name, change := range changes {
+		for at := 1; at <= 8; at++ {
+			for _, dead := range []bool{true, false} {
+				t.Run(fmt.Sprint(name, " ", at, " ", dead), func(t *testing.T) { rangeFails(t, change, at, dead) })
+			}
+		}
+	}
+}
+
+// rangeFails has a call to the kernel fail, and those after it as well if the engine is dead then.
+func rangeFails(t *testing.T, change func(*testing.T, *Engine) error, at int, dead bool) {
+	e, b := openFake(t)
+	publish(t, e, "1000-1999->172.30.0.2:1000-1999")
+	remove(t, e, "1500->172.30.0.2:1500")
+	replace(t, e, "1501->172.30.0.3:1501")
+	before := publishedBy(e)
+	n := 0
+	b.kernel.Hook(func(op string) error {
+		if op != "Update" {
+			return nil
+		}
+		if n++; n == at || dead && n > at {
+			return unix.EIO
+		}
+		return nil
+	})
+	err := change(t, e)
+	b.kernel.Hook(nil)
+	if !dead {
+		is := publishedBy(e)
+		require.Equal(t, err != nil, slices.Equal(before, is), "%v: %v", err, is)
+		requireConsistent(t, b, e)
+	}
+	next := b.open(t)
+	if is := publishedBy(next); !slices.Equal(before, is) {
+		require.NoError(t, change(t, next)) // it is what the change was to bring about
+		require.Equal(t, is, publishedBy(next))
+	}
+	for _, el := range rangeElements(b) {
+		require.NotContains(t, el, "_next")
+	}
+	requireConsistent(t, b, next)
+}
+
+// The table has the options of ranges as those of single ports: what follows from what is
+// published, and no more.
+func TestRangeOptions(t *testing.T) {
+	e, b := openFake(t)
+	do := func(text, from string, masquerade bool) {
+		t.Helper()
+		m := nattest.Mapping(t, text)
+		m.Masquerade = masquerade
+		if from != "" {
+			m.From = must(nat.ParseSources(from))
+		}
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)
+		require.NoError(t, err)
+		requireOptions(t, b, e)
+	}
+	do("1000-1999->172.30.0.2:1000-1999", "192.0.2.0/24", false)
+	do("1500->172.30.0.3:1500", "", false)
+	do("1501->172.30.0.3:1501", "192.0.2.9/32", true)
+	remove(t, e, "1600->172.30.0.2:1600")
+	requireOptions(t, b, e)
+	do("1000-1999->172.30.0.2:1000-1999", "198.51.100.0/24", false)
+	do("1000-1999->172.30.0.2:1000-1999", "", true)
+	do("900-1999->172.30.0.3:900-1999", "192.0.2.0/24", true)
+	do("3000-3999->172.30.0.2:3000-3999", "192.0.2.0/24", true)
+	do("192.0.2.1:5000-5099->172.30.0.2:5000-5099", "192.0.2.0/24", false)
+	remove(t, e, "3000-3499->172.30.0.2:3000-3499")
+	requireOptions(t, b, e)
+	require.NotEmpty(t, publishedBy(e))
+	for _, m := range must(e.State(t.Context())).Mappings {
+		remove(t, e, m.String())
+		requireOptions(t, b, e)
+	}
+}
+
+func requireOptions(t *testing.T, b *testbed, e *Engine) {
+	t.Helper()
+	requireConsistent(t, b, e)
+	var want, have []string
+	for _, el := range schema.SetOptions(&e.core.mappings, b.clock.Now()) {
+		want = append(want, withoutTimeout(el.String()))
+	}
+	for _, el := range elementsIn(b.kernel.Dump()) {
+		set, _, _ := strings.Cut(el, " ")
+		if strings.HasPrefix(set, "limited") || strings.HasPrefix(set, "masquerade_to") || strings.HasPrefix(set, "from") || strings.HasSuffix(set, "_from") {
+			have = append(have, withoutTimeout(el))
+		}
+	}
+	require.ElementsMatch(t, want, have)
+}
