@@ -29,13 +29,17 @@ func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 	var es []Element
 	generation, err := c.readConsistent("list elements of table inet "+t.Name, t.Name, func() error {
 		es = es[:0]
+		counts := c.counts(t.Name, sets)
 		for _, name := range sets {
 			set, ok := t.Set(name)
 			if !ok {
 				return fmt.Errorf("list elements: table %s has no map or set %s", t.Name, name)
 			}
+			if n, counted := counts[name]; counted && n == 0 && !set.isTree() {
+				continue // the kernel's count of a tree with one range up to the last port is zero
+			}
 			var err error
-			if es, err = c.appendElements(es, t.Name, set); err != nil {
+			if es, err = c.appendElements(es, t.Name, set, counts); err != nil {
 				return err
 			}
 		}
@@ -55,10 +59,13 @@ func (c *Conn) elements(t Table, sets []string) ([]Element, uint32, error) {
 // changed: because the hash table grows or shrinks, which goes on after a commit, or because
 // expired elements were collected, which is no change of the ruleset. So a dump in parts has
 // to be proven complete.
-func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, error) {
-	count, counted, err := c.count(table, set)
-	if err != nil {
-		return nil, err
+func (c *Conn) appendElements(es []Element, table string, set Set, counts map[string]uint32) ([]Element, error) {
+	count, counted := counts[set.Name]
+	var err error
+	if counts == nil {
+		if count, counted, err = c.count(table, set); err != nil {
+			return nil, err
+		}
 	}
 	from := len(es)
 	es = slices.Grow(es, int(min(count, maxGrow)))
@@ -92,6 +99,28 @@ func (c *Conn) appendElements(es []Element, table string, set Set) ([]Element, e
 		es = append(es[:from], set.pair(es[from:])...)
 	}
 	return es, nil
+}
+
+// fewSets is up to how many sets are counted one by one.
+const fewSets = 8
+
+// counts returns what count does, of all sets of the table that the kernel counts, with one dump
+// in place of a request for each. Nil: they have to be asked for.
+func (c *Conn) counts(table string, sets []string) map[string]uint32 {
+	if len(sets) <= fewSets {
+		return nil
+	}
+	counts := make(map[string]uint32, len(sets))
+	err := c.dump(unix.NFT_MSG_GETSET, "count elements of table inet "+table, func(a nlwire.Attrs) error {
+		if n, ok := nlwire.FindBE32(a.Data, nftaSetCount); ok {
+			counts[nlwire.FindString(a.Data, unix.NFTA_SET_NAME)] = n
+		}
+		return nil
+	}, table)
+	if err != nil {
+		return nil // such a dump is interrupted by changes of other tables
+	}
+	return counts
 }
 
 // maxGrow bounds how many elements the kernel's count makes room for.
