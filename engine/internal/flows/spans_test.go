@@ -40,9 +40,10 @@ func TestSpansAgainstMap(t *testing.T) {
 				for port := first; port < first+46; port++ {
 					at := netip.AddrPortFrom(a, uint16(port))
 					value, by, ok := s.get(at)
-					w, wantOK := want[at]
+					values, wantOK := want[at]
 					require.Equal(t, wantOK, ok, at)
-					require.Equal(t, w, [2]int{value, int(by)}, at)
+					got := [2]int{value, int(by)}
+					require.Equal(t, values, got, at)
 				}
 			}
 		}
