@@ -415,7 +415,44 @@ func (x *walk) proxies(s *host.Socket) bool {
 	if x.pid != 0 {
 		return s.Process.PID == x.pid
 	}
-	return s.Process.Command == "nftnat"
+	return s.Process.Command == program
+}
+
+// program is the name of the process that has the proxies.
+const program = "nftnat"
+
+// isLed reports whether programs of eBPF lead a socket of this host that asks for the client's frontend straight to
+// the backend.
+func (x *walk) isLed(c client) bool {
+	to := c.to.Addr()
+	return c.local && to.IsLoopback() && !x.mapping.NoProxy && !x.mapping.ProxyOnly && (to.Is6() || x.backend().Addr().Is4()) &&
+		x.facts.LeadsLocalhost(x.pid, program)
+}
+
+// led follows the connection of a socket that is led to the backend, and its answer.
+func (x *walk) led(w *way) []*way {
+	w.path = ByBPF
+	w.proxies = true // a connection of this host
+	own := x.outward(x.backend())
+	if own == nil {
+		w.p.Dst, w.p.DstPort = x.backend().Addr(), x.backend().Port()
+		w.p.Src = netip.Addr{}
+		if x.route(w, 0); w.stop == nil {
+			w.halt(Cause{Kind: KindRoute, Thing: "backend " + x.backend().String(), What: "this host has no route to it"})
+		}
+		return w.on()
+	}
+	w.p = own.p
+	w.step("connect", "eBPF: the socket is led to the backend: %s", packetText(&w.p))
+	return run(w.on(), x.send(x.hook(eval.Input)), func(w *way) []*way {
+		if w.r.Type == unix.RTN_LOCAL {
+			return w.on()
+		}
+		return run(w.on(), x.arrived, x.answers)
+	}, func(w *way) []*way {
+		w.path, w.done = ByBPF, true
+		return w.on()
+	})
 }
 
 // proxied follows the proxy's connection to the backend, and then its answer to the client.

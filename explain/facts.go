@@ -37,6 +37,7 @@ type facts interface {
 	EntriesOf(proto uint8, from netip.Addr, to netip.AddrPort) ([]*host.Entry, error)
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Stopped(pid int) bool
+	LeadsLocalhost(pid int, name string) bool
 	Owner(pid int) (uid, gid uint32, err error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Filters(link int, egress bool) ([]*host.TCFilter, error)

@@ -24,6 +24,7 @@ import (
 // fake is a host: eth0 with 192.0.2.1 and 2001:db8::1 towards clients, br0 with 172.30.0.1 and
 // fd30::1 and the port vb1 towards the backend 172.30.0.2, and eth1 with 198.51.100.1.
 type fake struct {
+	leads          bool // programs of eBPF lead sockets on localhost
 	links          []*host.Link
 	addrs          []*host.Address
 	routes         []*host.Route
@@ -246,6 +247,8 @@ func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, er
 }
 
 func (f *fake) Stopped(pid int) bool { return pid == stoppedPID }
+
+func (f *fake) LeadsLocalhost(int, string) bool { return f.leads }
 
 func (f *fake) Owner(int) (uid, gid uint32, err error) { return 33, 34, nil }
 

@@ -184,6 +184,8 @@ func (x *walk) describe(w *way) string {
 		what = "the answer"
 	case w.later:
 		what = "the client's further packets"
+	case w.proxies && w.path == ByBPF:
+		what = "the connection of this host"
 	case w.proxies:
 		what = "the proxy's connection"
 	case x.proto == unix.IPPROTO_UDP:

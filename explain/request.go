@@ -39,6 +39,9 @@ func (x *walk) ways(c client) []*way {
 	w := x.first(c)
 	if c.local {
 		w.step("this host", "%s", packetText(&w.p))
+		if x.isLed(c) {
+			return x.led(w)
+		}
 		return run(w.on(), x.address, x.send(x.local), x.fromHost)
 	}
 	w.step(x.name(c.in), "%s", packetText(&w.p))

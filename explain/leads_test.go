@@ -1,0 +1,38 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/explain/internal/eval"
+)
+
+// TestLeads: where eBPF leads sockets of this host to the backend, no packet asks for the frontend, and what stops the one to the
+// backend is named. What eBPF leaves alone goes by the proxy.
+func TestLeads(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.leads = true
+	r := s.ask(t, "8080 from 127.0.0.1")
+	require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+	require.Equal(t, ByBPF, r.Path, "%s", r.Text())
+
+	output := table(unix.NFPROTO_INET, "corpwall", "outgoing", unix.NF_INET_LOCAL_OUT, 0)
+	s.rules.stop = dropAt(output, nil, eval.Output, func(p *eval.Packet) bool { return request(p) && p.DstPort == 8080 })
+	r = s.ask(t, "8080 from 127.0.0.1")
+	require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+	s.rules.stop = dropAt(output, nil, eval.Output, func(p *eval.Packet) bool { return request(p) && p.DstPort == 80 })
+	r = s.stopped(t, "8080 from 127.0.0.1", KindPolicy, "table inet corpwall, chain outgoing")
+	require.Contains(t, r.Cause.What, "the connection of this host")
+	s.rules.stop = nil
+
+	s.mapping.NoProxy = true
+	s.stopped(t, "8080 from 127.0.0.1", KindTable, "table inet nftnat")
+	s.mapping.NoProxy = false
+	r = s.ask(t, "8080 from 192.0.2.2")
+	require.Equal(t, ByNetfilter, r.Path)
+}
