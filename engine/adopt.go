@@ -55,7 +55,7 @@ func (e *core) adoptOnce() error {
 	if err := e.adoptExits(f.Out, known); err != nil {
 		return err
 	}
-	e.settle(f.unfinished, optionSteps{})
+	e.finishRanges(f.unfinished, optionSteps{})
 	e.removeOrphans(f.Orphans)
 	if err := e.endFlows(f.Ended); err != nil {
 		return err

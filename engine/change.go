@@ -159,7 +159,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 		ports.Finish()
 	}
 	late := append(p.notes.Ended, p.late(e.now())...) // by what is published before the change
-	e.settle(p.layout, p.optionSteps(e.now()))
+	e.finishRanges(p.layout, p.optionSteps(e.now()))
 	e.note(p)
 	e.endLed(&p.Change, p.killTCP, p.released)
 	e.removeNotes(late)
@@ -211,7 +211,7 @@ func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
 	after := e.mappings
 	now := e.now()
 	if !p.layout.IsPlain() {
-		e.settle(p.layout, p.optionSteps(now))
+		e.finishRanges(p.layout, p.optionSteps(now))
 		after = p.mappingsAfter()
 	}
 	back, options, before := p.layout.Inverse(&after, &p.Change), optionSteps{}, after
@@ -230,7 +230,7 @@ func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
 	if err := e.table.UpdateFinally(changeOf(now, back, removed, added)); err != nil {
 		return err
 	}
-	e.settle(back, options)
+	e.finishRanges(back, options)
 	if !back.IsPlain() {
 		e.mappings = before
 		return e.table.UpdateFinally(nft.Change{Delete: inSets(options.late)})
@@ -261,10 +261,10 @@ func (e *core) unprepare(l *portset.Plan, o optionSteps) error {
 	return e.table.UpdateFinally(nft.Change{Delete: inSets(es)})
 }
 
-// settle brings the table of a change to rest: ranges that replace others are added to the first
+// finishRanges brings the table of a change to rest: ranges that replace others are added to the first
 // maps, and what is not needed any more is deleted. What fails is done when the table is loaded
 // next.
-func (e *core) settle(l *portset.Plan, o optionSteps) {
+func (e *core) finishRanges(l *portset.Plan, o optionSteps) {
 	if len(l.Prepared)+len(l.Cleaned)+len(l.Beneath)+len(o.replaced)+len(o.placed) == 0 {
 		return
 	}

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -92,24 +93,24 @@ func TestRangeExpires(t *testing.T) {
 // An engine that is killed at any step of a change of ranges leaves what was before, or what is
 // after; the next one brings the table to rest.
 func TestRangeKilled(t *testing.T) {
-	changes := map[string]func(*testing.T, *Engine) error{
-		"replace a part": func(t *testing.T, e *Engine) error {
-			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1300-1600->172.30.0.3:1300-1600"))
+	changes := map[string]func(context.Context, *Engine) error{
+		"replace a part": func(ctx context.Context, e *Engine) error {
+			_, err := e.Publish(ctx, nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1300-1600->172.30.0.3:1300-1600"))
 			return err
 		},
-		"cut": func(t *testing.T, e *Engine) error {
-			_, err := e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "1600-1900->172.30.0.2:1600-1900")}})
+		"cut": func(ctx context.Context, e *Engine) error {
+			_, err := e.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{nattest.Mapping(t, "1600-1900->172.30.0.2:1600-1900")}})
 			if errors.Is(err, nat.ErrNotFound) { // it was cut before
 				return nil
 			}
 			return err
 		},
-		"apply": func(t *testing.T, e *Engine) error {
-			_, err := e.Apply(t.Context(), mapAll(t, "900-1400->172.30.0.3:900-1400", "1401-1500->172.30.0.2:2401-2500", "1501->172.30.0.2:1501")...)
+		"apply": func(ctx context.Context, e *Engine) error {
+			_, err := e.Apply(ctx, mapAll(t, "900-1400->172.30.0.3:900-1400", "1401-1500->172.30.0.2:2401-2500", "1501->172.30.0.2:1501")...)
 			return err
 		},
-		"take out": func(t *testing.T, e *Engine) error {
-			_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1700->172.30.0.3:17"))
+		"take out": func(ctx context.Context, e *Engine) error {
+			_, err := e.Publish(ctx, nat.PublishOptions{Replace: true}, nattest.Mapping(t, "1700->172.30.0.3:17"))
 			return err
 		},
 	}
@@ -123,7 +124,8 @@ func TestRangeKilled(t *testing.T) {
 }
 
 // rangeFails has a call to the kernel fail, and those after it as well if the engine is dead then.
-func rangeFails(t *testing.T, change func(*testing.T, *Engine) error, at int, dead bool) {
+func rangeFails(t *testing.T, change func(context.Context, *Engine) error, at int, dead bool) {
+	t.Helper()
 	e, b := openFake(t)
 	publish(t, e, "1000-1999->172.30.0.2:1000-1999")
 	remove(t, e, "1500->172.30.0.2:1500")
@@ -139,7 +141,7 @@ func rangeFails(t *testing.T, change func(*testing.T, *Engine) error, at int, de
 		}
 		return nil
 	})
-	err := change(t, e)
+	err := change(t.Context(), e)
 	b.kernel.Hook(nil)
 	if !dead {
 		is := publishedBy(e)
@@ -148,7 +150,7 @@ func rangeFails(t *testing.T, change func(*testing.T, *Engine) error, at int, de
 	}
 	next := b.open(t)
 	if is := publishedBy(next); !slices.Equal(before, is) {
-		require.NoError(t, change(t, next)) // it is what the change was to bring about
+		require.NoError(t, change(t.Context(), next)) // it is what the change was to bring about
 		require.Equal(t, is, publishedBy(next))
 	}
 	for _, el := range rangeElements(b) {

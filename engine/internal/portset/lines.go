@@ -106,19 +106,18 @@ func (r *ranges) live(first, last uint16) int {
 }
 
 // runs yields the ports of a part of a span that it serves, as runs.
-func (r *ranges) runs(first, last uint16, yield func(first, last uint16) bool) bool {
+func (r *ranges) runs(first, last uint16, yield func(first, last uint16) bool) {
 	for from := int(first); from <= int(last); {
 		begin := r.nextServed(from, int(last))
 		if begin > int(last) {
-			return true
+			return
 		}
 		end := r.nextTaken(begin, int(last))
 		if !yield(uint16(begin), uint16(end-1)) {
-			return false
+			return
 		}
 		from = end
 	}
-	return true
 }
 
 // nextTaken returns the first port from one on, up to last, that was taken out of a range; else
@@ -145,27 +144,25 @@ func (b *bitmap) has(port uint16) bool {
 	return b.words != nil && b.words[port/64]>>(port%64)&1 != 0
 }
 
-func (b *bitmap) set(port uint16) (changed bool) {
+func (b *bitmap) set(port uint16) {
 	if b.has(port) {
-		return false
+		return
 	}
 	if b.words == nil {
 		b.words = new([1024]uint64)
 	}
 	b.words[port/64] |= 1 << (port % 64)
 	b.n++
-	return true
 }
 
-func (b *bitmap) clear(port uint16) (changed bool) {
+func (b *bitmap) clear(port uint16) {
 	if !b.has(port) {
-		return false
+		return
 	}
 	b.words[port/64] &^= 1 << (port % 64)
 	if b.n--; b.n == 0 {
 		b.words = nil
 	}
-	return true
 }
 
 // next returns the first port of the set from one on, up to last; else last+1.

@@ -507,7 +507,7 @@ func (d *draft) planLine(l line, as []assignment) error {
 		r = &ranges{}
 	}
 	next := 0 // the first span that is not planned
-	for i := 0; i < len(as); i++ {
+	for i := range as {
 		a := as[i]
 		for at := int(a.first); at <= int(a.last); {
 			j, within := r.find(uint16(at))

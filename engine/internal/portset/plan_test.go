@@ -55,15 +55,15 @@ func find(ps []Port, port uint16) (Port, bool) {
 func (k *table) add(tb testing.TB, e Entry, second bool) {
 	tb.Helper()
 	at := tableKey{e.line(), e.First()}
-	switch {
-	case e.Kind == EntryHole:
+	switch e.Kind {
+	case EntryHole:
 		at.line = lineOfHole(e.Frontend)
 		require.False(tb, k.holes[at], "hole %v twice", e)
 		k.holes[at] = true
-	case e.Kind == EntrySingle:
+	case EntrySingle:
 		require.NotContains(tb, k.singles, at)
 		k.singles[at] = e.Port
-	default:
+	case EntryRange:
 		m := k.first
 		if second {
 			m = k.second
@@ -78,15 +78,15 @@ func (k *table) add(tb testing.TB, e Entry, second bool) {
 func (k *table) delete(tb testing.TB, e Entry, second bool) {
 	tb.Helper()
 	at := tableKey{e.line(), e.First()}
-	switch {
-	case e.Kind == EntryHole:
+	switch e.Kind {
+	case EntryHole:
 		at.line = lineOfHole(e.Frontend)
 		require.True(tb, k.holes[at], "no hole %v", e)
 		delete(k.holes, at)
-	case e.Kind == EntrySingle:
+	case EntrySingle:
 		require.Equal(tb, e.Port, k.singles[at])
 		delete(k.singles, at)
-	default:
+	case EntryRange:
 		m := k.first
 		if second {
 			m = k.second
@@ -101,12 +101,13 @@ func (k *table) delete(tb testing.TB, e Entry, second bool) {
 
 // load is what an engine reads, and how it finishes what another has begun.
 func (k *table) load(tb testing.TB) *Set {
+	tb.Helper()
 	s := NewSet()
 	for _, p := range k.singles {
 		require.True(tb, s.Load(Entry{EntrySingle, p}))
 	}
 	for at := range k.holes {
-		require.True(tb, s.Load(at.line.hole(at.port)))
+		require.True(tb, s.Load(at.hole(at.port)))
 	}
 	for _, ps := range k.first {
 		for _, p := range ps {
@@ -131,32 +132,32 @@ func (k *table) load(tb testing.TB) *Set {
 	return &s
 }
 
-// world is all states that a packet under way may have met, with what is published in each.
-type world struct {
+// flight is all states that a packet under way may have met, with what is published in each.
+type flight struct {
 	testing.TB
 	r         *rand.Rand
 	states    []*table
 	published [][]map[Frontend]Target // one or the other
 }
 
-func (w *world) state(k *table, published ...map[Frontend]Target) {
+func (w *flight) state(k *table, published ...map[Frontend]Target) {
 	w.states, w.published = append(w.states, k), append(w.published, published)
 }
 
-func (w *world) between(k *table, before, after map[Frontend]Target) {
+func (w *flight) between(k *table, before, after map[Frontend]Target) {
 	w.state(k, before, after)
 	w.packets()
 }
 
 // grace waits until no packet is under way that has met an earlier state.
-func (w *world) grace() {
+func (w *flight) grace() {
 	w.packets()
 	n := len(w.states)
 	w.states, w.published = w.states[n-1:], w.published[n-1:]
 }
 
 // packets has packets meet states, each look-up a state at least as new as the one before.
-func (w *world) packets() {
+func (w *flight) packets() {
 	for range 40 {
 		l := line{proto: nat.TCP, is4: w.r.IntN(4) != 0, host: modelHosts()[w.r.IntN(2)]}
 		at := tableKey{l, uint16(1 + w.r.IntN(modelPorts))}
@@ -194,7 +195,7 @@ func modelHosts() []netip.Addr { return []netip.Addr{{}, netip.MustParseAddr("19
 
 // modelTarget is where a packet should go.
 func modelTarget(published map[Frontend]Target, at tableKey) string {
-	for _, f := range at.line.frontends(at.port) {
+	for _, f := range at.frontends(at.port) {
 		if t, ok := published[f]; ok && lineOf(f, &t) == at.line {
 			return t.Backend.String()
 		}
@@ -213,8 +214,9 @@ func TestPlanAgainstModel(t *testing.T) {
 }
 
 func modelRun(t *testing.T, seed uint64, few limits) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 49))
-	w := &world{TB: t, r: r}
+	w := &flight{TB: t, r: r}
 	s, k, m := NewSet(), newTable(), map[Frontend]Target{}
 	w.state(k, m)
 	lone := false // whether the last change was of ports that are taken out of ranges, given to others and returned
@@ -264,7 +266,7 @@ func (p *Plan) changesRanges() bool {
 }
 
 // carryOut makes the change as an engine does.
-func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *table {
+func (w *flight) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *table {
 	step := func(published map[Frontend]Target, f func(*table)) {
 		k = k.clone()
 		f(k)
@@ -315,7 +317,7 @@ func (w *world) carryOut(p *Plan, k *table, before, after map[Frontend]Target) *
 }
 
 // expire has the kernel remove all that ends by itself, and the set note it.
-func (w *world) expire(k *table, s *Set, m map[Frontend]Target) (*table, map[Frontend]Target) {
+func (w *flight) expire(k *table, s *Set, m map[Frontend]Target) (*table, map[Frontend]Target) {
 	k, m = k.clone(), maps.Clone(m)
 	for _, a := range append(modelHosts(), netip.IPv4Unspecified()) {
 		s.expire(Frontend{nat.TCP, netip.AddrPortFrom(a, 1)}, modelPorts, modelEnd)
@@ -344,7 +346,7 @@ func (w *world) expire(k *table, s *Set, m map[Frontend]Target) (*table, map[Fro
 
 // late adds states that are within the transaction of the change: single ports and holes change
 // before ranges do, and some kernels delete a range before they add another.
-func (w *world) late(k *table, p *Plan, before, after map[Frontend]Target) {
+func (w *flight) late(k *table, p *Plan, before, after map[Frontend]Target) {
 	k = k.clone()
 	for e := range p.Deleted {
 		if e.Kind != EntryRange {

@@ -37,7 +37,7 @@ func (p *Port) Contains(f Frontend) bool {
 
 // Part returns the ports of a range from first to last.
 func (p Port) Part(first, last uint16) Port {
-	p.Target = p.Target.shifted(first - p.First())
+	p.Target = p.shifted(first - p.First())
 	p.AddrPort = netip.AddrPortFrom(p.AddrPort.Addr(), first)
 	p.More = last - first
 	return p
