@@ -146,7 +146,8 @@ func (e *core) removeLocalhost(ended []portset.Port) {
 }
 
 // endLed ends sockets on localhost that are led from the ports of a change elsewhere than to what is
-// published: those of UDP, and of TCP if they are to be killed. Released ports end in any case.
+// published: those of UDP, and of TCP that nobody has answered or that are to be killed. Released ports end
+// in any case.
 func (e *core) endLed(c *portset.Change, killTCP bool, released []portset.Port) {
 	if e.programs.Localhost == nil {
 		return
@@ -156,15 +157,12 @@ func (e *core) endLed(c *portset.Change, killTCP bool, released []portset.Port) 
 		proto     nat.Proto
 		ports     iter.Seq[portset.Port]
 		published *portset.Set
-		wanted    bool
+		opening   bool
 	}{
-		{nat.UDP, c.Before, &e.mappings, true},
-		{nat.TCP, c.Before, &e.mappings, killTCP},
-		{nat.TCP, slices.Values(released), &nothing, len(released) != 0},
+		{nat.UDP, c.Before, &e.mappings, false},
+		{nat.TCP, c.Before, &e.mappings, !killTCP},
+		{nat.TCP, slices.Values(released), &nothing, false},
 	} {
-		if !of.wanted {
-			continue
-		}
 		peers, any := peersOf(of.proto, of.ports)
 		if !any {
 			continue
@@ -173,7 +171,7 @@ func (e *core) endLed(c *portset.Change, killTCP bool, released []portset.Port) 
 		if contradicts == nil {
 			return
 		}
-		_, err := hostnet.DestroySockets(e.namespace, of.proto, peers, contradicts)
+		_, err := hostnet.DestroySockets(e.namespace, of.proto, of.opening, peers, contradicts)
 		if errors.Is(err, errors.ErrUnsupported) {
 			e.noDestroy = true
 			continue

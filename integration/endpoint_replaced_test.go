@@ -22,6 +22,7 @@ func TestEndpointReplaced(t *testing.T) {
 		endpoint = "endpoints: [{name: web, network: inside, address: 172.30.0.2, ports: [\"8080:80\"]}]\n"
 	)
 	top, s := proxiedHost(t)
+	s.loopback = "proxy"
 	labtest.EchoTCP(t, top.Backend1, "other", ":81")
 	s.serve(t)
 	file := filepath.Join(t.TempDir(), "ports.yaml")

@@ -41,7 +41,7 @@ func testExpiredFlows(t *testing.T, absent, stored bool) {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoUDP(t, top.Backend1, "web", ":53")
-	options := engine.Options{NetNS: top.Host.Path(), NoOwner: true}
+	options := engine.Options{NetNS: top.Host.Path(), NoOwner: true, Loopback: engine.LoopbackProxy}
 	path := filepath.Join(t.TempDir(), "state.json")
 	file := state.NewFile(path)
 	defer func() { require.NoError(t, file.Close()) }()

@@ -27,7 +27,7 @@ func TestOpeningConnections(t *testing.T) {
 	}
 	const mute = "table inet mute { chain input { type filter hook input priority 0; tcp dport 80 drop; }; }"
 	load(t, top.Backend1, mute)
-	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true})
+	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true, Loopback: engine.LoopbackProxy})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 

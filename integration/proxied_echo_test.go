@@ -74,6 +74,7 @@ func TestProxiedEcho(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	for i, c := range echoCases(top) {
 		t.Run(c.name(), func(t *testing.T) { c.test(t, top, s, 8000+i) })
@@ -121,6 +122,7 @@ func TestProxiedLoopbackIsPrivate(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.RouteLoopback(top.Client))
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -150,6 +152,7 @@ func TestProxiedOthers(t *testing.T) {
 		return r.Code == 0 && r.Stdout == "203.0.113.7\n"
 	})
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	for _, backend := range families(top) {
 		for _, line := range []string{"tcp 8080 %s:80", "tcp 53 %s:5353", "udp 53 %s:5353"} {
 			address := strings.TrimSuffix(at(backend.backend1, 1), ":1")

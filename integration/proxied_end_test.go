@@ -25,6 +25,7 @@ func TestProxiedConnectionsGoOn(t *testing.T) {
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	labtest.EchoUDP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	connect := func() []*flow {
 		flows := []*flow{
@@ -91,6 +92,7 @@ func TestProxiedConnectionsEndWithTheDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	p := s.serve(t)
 	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
 	f := dialFlow(t, top.Host, "tcp", "127.0.0.1:8080")

@@ -63,6 +63,7 @@ func myself(t *testing.T) string {
 func TestProxiedPortOfOthers(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	s.succeed(t, "add --quiet udp 7000 172.30.0.2:80")
 	for _, network := range []string{"tcp", "udp"} {
@@ -113,6 +114,7 @@ func TestProxiedPortOfOthers(t *testing.T) {
 func TestProxiedPortIsHeld(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -159,6 +161,7 @@ func TestProxiedPortIsHeld(t *testing.T) {
 func TestProxiedChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
@@ -188,6 +191,7 @@ func TestProxiedNoChoice(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_local_reserved_ports", "49153-65533"))
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	var holders []io.Closer
 	for _, port := range []string{"65534", "65535"} {
@@ -208,6 +212,7 @@ func TestProxiedNoChoice(t *testing.T) {
 func TestProxiedPortOfClients(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	s.serve(t)
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")

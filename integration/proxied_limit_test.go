@@ -28,9 +28,10 @@ func TestProxiedBigRange(t *testing.T) {
 	const first, last, ports = 20000, 29999, 10000
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	for _, port := range []int{first, 25000, last} {
-		labtest.EchoTCP(t, top.Backend1, fmt.Sprint("port", port), fmt.Sprint(":", port))
+		labtest.EchoTCP(t, top.Backend1, fmt.Sprint("port", port), fmt.Sprint(":", port+1))
 	}
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	p := s.serve(t)
 	if limit := fileLimit(t, p.Pid); limit < ports+1000 {
 		t.Skipf("the daemon may have %d files at most", limit)
@@ -41,7 +42,7 @@ func TestProxiedBigRange(t *testing.T) {
 	s.succeed(t, fmt.Sprintf("rm --quiet tcp 30000-%d", 30000+runtime.NumCPU()))
 	before := openFiles(t, p.Pid)
 	listening := sockets(t, top.Host)
-	require.Equal(t, "20000-29999->172.30.0.2:20000-29999\n", s.succeed(t, "add --quiet tcp 20000-29999 172.30.0.2"))
+	require.Equal(t, "20000-29999->172.30.0.2:20001-30000\n", s.succeed(t, "add --quiet tcp 20000-29999 172.30.0.2:20001-30000"))
 	require.Equal(t, ports+1, s.status(t).Proxies)
 	require.Less(t, residentKiB(t, p.Pid), 100<<10)
 	for _, port := range []int{first, 25000, last} {
@@ -53,7 +54,7 @@ func TestProxiedBigRange(t *testing.T) {
 	// ip_local_port_range, the ports of clients.)
 	holder, err := occupy(top.Host, "tcp", "127.0.0.1:14999")
 	require.NoError(t, err)
-	r := s.run(t, "add tcp 10000-14999 172.30.0.2")
+	r := s.run(t, "add tcp 10000-14999 172.30.0.2:10001-15000")
 	require.Equal(t, 3, r.Code, r.Stderr)
 	require.Contains(t, r.Stderr, "tcp 127.0.0.1:14999 is held by "+myself(t))
 	require.Equal(t, ports+1, s.status(t).Proxies)
@@ -73,6 +74,7 @@ func TestProxiedFileLimit(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
 	cmd := s.command(t, "serve")
 	// Without the privilege to raise the limit (setrlimit(2)).
 	limited := []string{
@@ -91,7 +93,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	before, files := takeSnapshot(t, top.Host), openFiles(t, p.Pid)
 	for range 3 {
 		for _, network := range []string{"tcp", "udp"} {
-			r := s.run(t, "add "+network+" 20000-29999 172.30.0.2")
+			r := s.run(t, "add "+network+" 20000-29999 172.30.0.2:20001-30000")
 			require.Equal(t, 1, r.Code)
 			require.Equal(t, "nftnat: publish "+network+" 20000-29999: hold 10000 ports: bind "+network+
 				" :20000: socket: too many open files: raise RLIMIT_NOFILE (LimitNOFILE= of a unit)\n",

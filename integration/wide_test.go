@@ -18,6 +18,9 @@ import (
 func TestListWide(t *testing.T) {
 	inEachMode(t, lab.PartBackend1, func(t *testing.T, top *lab.Topology, m mode) {
 		t.Helper()
+		if m.testbed != nil {
+			m.testbed.loopback = "proxy" // which is counted
+		}
 		labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 		m.do(t, "add tcp 8080 172.30.0.2:80 --name web")
 		m.do(t, "add tcp 9000-9001 172.30.0.2:80-81")

@@ -209,10 +209,10 @@ type Peers struct {
 }
 
 // DestroySockets ends the sockets of a protocol that are connected to any of the peers (none: to whatever)
-// and that match, as SOCK_DESTROY of sock_diag(7) does: what the process does with one next fails
+// and that match, with opening only those that nobody has answered, as SOCK_DESTROY of sock_diag(7) does: what the process does with one next fails
 // with ECONNABORTED. A UDP socket is unconnected then. The error is errors.ErrUnsupported if the kernel
 // has no CONFIG_INET_DIAG_DESTROY.
-func DestroySockets(ns *Namespace, proto nat.Proto, peers []Peers, match func(peer netip.AddrPort, cookie uint64) bool) (n int, err error) {
+func DestroySockets(ns *Namespace, proto nat.Proto, opening bool, peers []Peers, match func(peer netip.AddrPort, cookie uint64) bool) (n int, err error) {
 	d, err := openDiag(ns, proto)
 	if err != nil {
 		return 0, err
@@ -232,7 +232,7 @@ func DestroySockets(ns *Namespace, proto nat.Proto, peers []Peers, match func(pe
 				filter.peers(p)
 			}
 			err := d.each(family, &filter, func(s *diagSocket) {
-				if peer := s.peer(); peer.Port() != 0 && s.state != tcpTimeWait && match(peer, s.cookie()) {
+				if peer := s.peer(); peer.Port() != 0 && s.state != tcpTimeWait && (!opening || s.state == tcpSynSent) && match(peer, s.cookie()) {
 					found = append(found, *s)
 				}
 			})

@@ -82,7 +82,7 @@ func TestDestroySockets(t *testing.T) {
 			one, other := dial(), dial()
 			cookie := cookieOf(t, one)
 			asked := 0
-			n, err := DestroySockets(&Namespace{}, proto, []Peers{{peer.Addr(), peer.Port(), peer.Port()}}, func(p netip.AddrPort, c uint64) bool {
+			n, err := DestroySockets(&Namespace{}, proto, false, []Peers{{peer.Addr(), peer.Port(), peer.Port()}}, func(p netip.AddrPort, c uint64) bool {
 				require.Equal(t, peer, p)
 				asked++
 				return c == cookie
@@ -100,11 +100,11 @@ func TestDestroySockets(t *testing.T) {
 			_, err = other.Write([]byte("x"))
 			require.NoError(t, err)
 			for _, none := range []Peers{{netip.MustParseAddr("127.0.0.9"), 1, 65535}, {peer.Addr(), 1, peer.Port() - 1}, {peer.Addr(), peer.Port() + 1, 65535}} {
-				n, err = DestroySockets(&Namespace{}, proto, []Peers{none}, func(p netip.AddrPort, _ uint64) bool { return p == peer })
+				n, err = DestroySockets(&Namespace{}, proto, false, []Peers{none}, func(p netip.AddrPort, _ uint64) bool { return p == peer })
 				require.NoError(t, err)
 				require.Zero(t, n)
 			}
-			n, err = DestroySockets(&Namespace{}, proto, nil, func(p netip.AddrPort, _ uint64) bool { return p == peer })
+			n, err = DestroySockets(&Namespace{}, proto, false, nil, func(p netip.AddrPort, _ uint64) bool { return p == peer })
 			require.NoError(t, err)
 			require.Equal(t, 1, n)
 		})

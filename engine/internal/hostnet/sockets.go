@@ -57,6 +57,7 @@ func SocketsIn(ns *Namespace, proto nat.Proto, first, last uint16) (found []Sock
 
 // States of include/net/tcp_states.h.
 const (
+	tcpSynSent  = 2
 	tcpTimeWait = 6
 	tcpClose    = 7 // of UDP: not connected
 	tcpListen   = 10
