@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+	"github.com/nftnat/nftnat/internal/nattest"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// On localhost, a connection that begins after a change was acknowledged has the new backend, or none, and others are not
+// disturbed. Nothing is left of a daemon that was killed.
+func TestLoopbackFollows(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
+	for _, network := range []string{"tcp", "udp"} {
+		labtest.Echo(t, top.Backend1, network, "one", ":80")
+		labtest.Echo(t, top.Backend2, network, "two", ":80")
+	}
+	s := newTestbed(t, top.Host)
+	s.loopback = "bpf"
+	daemon := s.serve(t)
+	require.Equal(t, &api.Loopback{By: api.LoopbackBPF}, s.status(t).Loopback)
+	for _, network := range []string{"tcp", "udp"} {
+		s.succeed(t, "add --quiet "+network+" 8081 172.30.0.2:80")
+	}
+	others := []*callers{startCallers(t, top.Host, "tcp", "127.0.0.1:8081"), startCallers(t, top.Host, "udp", "[::1]:8081")}
+	backends := []struct{ name, address string }{{"one", "172.30.0.2:80"}, {"two", "172.30.0.3:80"}}
+	rounds := labtest.RoundsOf(t, "NFTNAT_RETARGETS", "changes of backends", 60, 10_000)
+	for i := range rounds {
+		b := backends[i%2]
+		for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
+			m := nattest.Mapping(t, "8080->"+b.address+"/"+proto.String())
+			_, err := s.api.Publish(t.Context(), nat.PublishOptions{Replace: true}, m)
+			require.NoError(t, err)
+			for _, address := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+				f := dialFlow(t, top.Host, proto.String(), address)
+				require.Equal(t, b.name, f.name(t), "%s %s, change %d", proto, address, i)
+				require.NoError(t, f.conn.Close())
+			}
+			if i%10 != 9 {
+				continue
+			}
+			_, err = s.api.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})
+			require.NoError(t, err)
+			if proto == nat.TCP {
+				_, err = top.Host.Dial(t.Context(), "tcp", "127.0.0.1:8080")
+				require.ErrorIs(t, err, unix.ECONNREFUSED)
+			}
+		}
+	}
+	for _, c := range others {
+		done := c.end(t)
+		require.NotZero(t, c.done)
+		require.Zero(t, c.refused+c.broken, "%v", done)
+	}
+	s.succeed(t, "add --quiet --replace tcp 8080 172.30.0.2:80")
+	require.NoError(t, daemon.Signal(unix.SIGKILL))
+	_ = daemon.Wait()
+	_, err := top.Host.Dial(t.Context(), "tcp", "127.0.0.1:8080")
+	require.ErrorIs(t, err, unix.ECONNREFUSED)
+	s.serve(t)
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "one")
+}
+
+// Where eBPF is not allowed, proxies serve, and the status says why; who demands it is told.
+func TestLoopbackWithoutPrivilege(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	s := newTestbed(t, top.Host)
+	r := s.run(t, "serve --loopback fast")
+	require.Equal(t, 2, r.Code)
+	require.Contains(t, r.Stderr, `nftnat: invalid way to serve localhost "fast": it is auto, bpf or proxy`)
+	without := func(args ...string) []string {
+		const none = "-bpf,-perfmon,-sys_admin"
+		return slices.Concat([]string{"--bounding-set=" + none, "--inh-caps=" + none, "--"}, s.command(t, args...).Args)
+	}
+	cmd := command(t, "setpriv", without("serve", "--loopback", "bpf")...)
+	r = labtest.Run(t, top.Host, cmd)
+	require.Equal(t, 5, r.Code, r.Stderr)
+	require.Regexp(t, `^nftnat: serve localhost by eBPF: [^\n]*not permitted[^\n]*\n$`, r.Stderr)
+
+	labtest.StartCmd(t, top.Host, command(t, "setpriv", without("serve")...))
+	await(t, "the daemon to answer", func() bool {
+		_, err := s.api.Status(t.Context())
+		return err == nil
+	})
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "backend")
+	l := s.status(t).Loopback
+	require.Equal(t, api.LoopbackProxy, l.By)
+	require.Contains(t, l.Reason, "not permitted")
+	require.Contains(t, s.succeed(t, "status"), "localhost   by proxies, and not by eBPF: ")
+}
