@@ -429,8 +429,8 @@ func (x *walk) isLed(c client) bool {
 		x.facts.LeadsLocalhost(x.pid, program)
 }
 
-// led follows the connection of a socket that is led to the backend, and its answer.
-func (x *walk) led(w *way) []*way {
+// connect follows the connection of a socket that is led to the backend, and its answer.
+func (x *walk) connect(w *way) []*way {
 	w.path = ByBPF
 	w.proxies = true // a connection of this host
 	own := x.outward(x.backend())

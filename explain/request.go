@@ -40,7 +40,7 @@ func (x *walk) ways(c client) []*way {
 	if c.local {
 		w.step("this host", "%s", packetText(&w.p))
 		if x.isLed(c) {
-			return x.led(w)
+			return x.connect(w)
 		}
 		return run(w.on(), x.address, x.send(x.local), x.fromHost)
 	}
