@@ -233,9 +233,9 @@ func (l *Local) AnyLed() bool {
 	return l.maps[mapLed].NextKey(nil, &cookie) == nil
 }
 
-// Led returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which
+// Connected returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which
 // has the first flow of an MPTCP socket). False: it was not led.
-func (l *Local) Led(cookie uint64) (frontend, backend netip.AddrPort, ok bool) {
+func (l *Local) Connected(cookie uint64) (frontend, backend netip.AddrPort, ok bool) {
 	var r [recordLen]byte
 	if err := l.maps[mapLed].Lookup(cookie, &r); err != nil {
 		return frontend, backend, false

@@ -503,7 +503,7 @@ func TestLocalLed(t *testing.T) {
 		{udp6(t, top.Host), "[::ffff:127.0.0.1]:8086", "127.0.0.1:8086", "[fd00:30::2]:80"},
 	} {
 		c.s.connect(c.asks)
-		frontend, backend, ok := l.Led(cookie(c.s))
+		frontend, backend, ok := l.Connected(cookie(c.s))
 		require.True(t, ok)
 		require.Equal(t, [2]string{c.frontend, c.backend}, [2]string{frontend.String(), backend.String()})
 		require.Equal(t, 1, led())
@@ -511,10 +511,10 @@ func TestLocalLed(t *testing.T) {
 		require.Zero(t, led())
 	}
 	s := udp4(t, top.Host).connect("127.0.0.1:8080").connect("172.30.0.2:80")
-	_, _, ok = l.Led(cookie(s))
+	_, _, ok = l.Connected(cookie(s))
 	require.False(t, ok)
 	s = tcp4(t, top.Host).connect("172.30.0.2:80")
-	_, _, ok = l.Led(cookie(s))
+	_, _, ok = l.Connected(cookie(s))
 	require.False(t, ok)
 	s = newSocket(t, top.Host, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP).connect("127.0.0.1:8080")
 	require.Equal(t, 1, led())
@@ -572,7 +572,7 @@ func TestLocalChangeUnderLoad(t *testing.T) {
 				err = unix.Connect(s, to)
 				after := state.Load()
 				cookie, cookieErr := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_COOKIE)
-				_, backend, led := l.Led(cookie)
+				_, backend, led := l.Connected(cookie)
 				if err := errors.Join(err, cookieErr, unix.Close(s)); err != nil {
 					return err
 				}

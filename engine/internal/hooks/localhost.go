@@ -18,8 +18,8 @@ import (
 type LocalMaps interface {
 	Change(remove, put []bpf.LocalEntry) error
 	Replace([]bpf.LocalEntry) error
-	// Led returns what a connected socket asked for and was led to, by its cookie.
-	Led(cookie uint64) (frontend, backend netip.AddrPort, ok bool)
+	// Connected returns what a connected socket asked for and was led to, by its cookie.
+	Connected(cookie uint64) (frontend, backend netip.AddrPort, ok bool)
 	// AnyLed reports whether there are any.
 	AnyLed() bool
 }
@@ -109,7 +109,7 @@ func (l *Localhost) Contradicts(proto nat.Proto, ports iter.Seq[portset.Port], p
 		}
 	}
 	return func(peer netip.AddrPort, cookie uint64) bool {
-		frontend, backend, ok := l.maps.Led(cookie)
+		frontend, backend, ok := l.maps.Connected(cookie)
 		if !ok || backend != peer {
 			return false
 		}

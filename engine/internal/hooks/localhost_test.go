@@ -54,7 +54,7 @@ func (m *entries) Replace(put []bpf.LocalEntry) error {
 	return m.Change(nil, put)
 }
 
-func (m *entries) Led(uint64) (frontend, backend netip.AddrPort, ok bool) {
+func (m *entries) Connected(uint64) (frontend, backend netip.AddrPort, ok bool) {
 	return frontend, backend, false
 }
 
