@@ -226,15 +226,11 @@ func (l *published) conflict(p portset.Port, err error) error {
 	if !ok {
 		return err
 	}
-	want := p.Mapping()
-	if p.More != 0 {
-		want = p.Part(f.AddrPort.Port(), f.AddrPort.Port()).Mapping()
-	}
-	have, ok := l.mappings.Get(f)
+	have, ok := l.mappings.Around(f)
 	if !ok {
 		return fmt.Errorf("%w: %w", nat.ErrConflict, err)
 	}
-	return &nat.ConflictError{Want: want, Have: f.Mapping(have)}
+	return &nat.ConflictError{Want: p.Mapping(), Have: have.Mapping()}
 }
 
 // Remove removes mappings, all or none, in one transaction, and returns what they were.
@@ -297,8 +293,7 @@ func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
 					return nil, l.notPublished(p.Frontend)
 				case r.Exact && have.Backend != p.Backend:
 					// What was named is not there, so that it is no conflict.
-					is := nat.ConflictError{Have: p.Frontend.Mapping(*have)}
-					p.More = 0
+					is := nat.ConflictError{Have: portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}.Mapping()}
 					return nil, fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, is.Error())
 				}
 				p.Target = *have

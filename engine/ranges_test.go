@@ -52,7 +52,7 @@ func TestWideRange(t *testing.T) {
 	require.Equal(t, []string{"tcp4_range { 10000-60000 : 172.30.0.2 }"}, rangeElements(b))
 
 	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "59990-60010->172.30.0.3:59990-60010"))
-	require.ErrorContains(t, err, "tcp 59990 is published as 59990->172.30.0.2:59990")
+	require.ErrorContains(t, err, "publish tcp 59990-60010: tcp 10000-60000 is published as 10000-60000->172.30.0.2:10000-60000")
 	replace(t, e, "59990-60010->172.30.0.3:59990-60010")
 	require.Equal(t, []string{
 		"tcp4_range { 10000-59989 : 172.30.0.2 }", "tcp4_range { 59990-60000 : 172.30.0.3 }", "tcp4_range { 60001-60010 : 172.30.0.3 }",
@@ -62,6 +62,36 @@ func TestWideRange(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, rangeElements(b))
 	requireConsistent(t, b, e)
+}
+
+// A conflict names the range that is published, whichever of its ports were asked for.
+func TestRangeConflict(t *testing.T) {
+	e, _ := openFake(t)
+	publish(t, e, "10000-60000->172.30.0.2:10000-60000")
+	remove(t, e, "20000->172.30.0.2:20000")
+	replace(t, e, "30000->172.30.0.3:30000")
+	const low, high = "tcp 10000-19999 is published as 10000-19999->172.30.0.2:10000-19999", "tcp 30001-60000 is published as 30001-60000->172.30.0.2:30001-60000"
+	for text, says := range map[string]string{
+		"10000->172.30.0.9:80":                    "publish tcp 10000: " + low,
+		"15000-16000->172.30.0.9:15000-16000":     "publish tcp 15000-16000: " + low,
+		"15000-15001->172.30.0.9:80-81":           "publish tcp 15000-15001: " + low,
+		"10000-60000->172.30.0.9:10000-60000":     "publish tcp 10000-60000: " + low,
+		"192.0.2.1:50000->172.30.0.9:80":          "publish tcp 192.0.2.1:50000: " + high,
+		"[::]:50000-65000->[fd30::2]:50000-65000": "publish tcp [::]:50000-65000: " + high,
+		"30000->172.30.0.2:30000":                 "publish tcp 30000: tcp 30000 is published as 30000->172.30.0.3:30000",
+	} {
+		m := nattest.Mapping(t, text)
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
+		require.EqualError(t, err, says)
+		var conflict *nat.ConflictError
+		require.ErrorAs(t, err, &conflict)
+	}
+	named := nattest.Mapping(t, "40000-50000->172.30.0.2:40000-50000")
+	named.NoProxy = true
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, named)
+	require.EqualError(t, err, "publish tcp 40000-50000: "+high+" with a proxy")
+	_, err = e.Remove(t.Context(), nat.Removal{Exact: true, Mappings: []nat.Mapping{nattest.Mapping(t, "10000-19999->172.30.0.9:10000-19999")}})
+	require.EqualError(t, err, "unpublish tcp 10000-19999: 10000-19999->172.30.0.9:10000-19999 is not published: "+low)
 }
 
 // What ends by itself within a range does not give its port back to it, and a range that ends

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 )
 
 var (
@@ -46,8 +47,14 @@ func (e *ConflictError) Error() string {
 // ofMasquerade reports whether the two have frontends that could both be published, and are in
 // conflict because only one is masqueraded.
 func (e *ConflictError) ofMasquerade() bool {
-	return e.Want.Proto == e.Have.Proto && e.Want.Backend == e.Have.Backend && e.Want.Masquerade != e.Have.Masquerade &&
-		e.Want.Frontend.Port() != e.Have.Frontend.Port()
+	w, h := &e.Want, &e.Have
+	return w.Proto == h.Proto && w.Backend.Addr() == h.Backend.Addr() && w.Masquerade != h.Masquerade &&
+		meet(w.Backend.Port(), w.More, h.Backend.Port(), h.More) && !meet(w.Frontend.Port(), w.More, h.Frontend.Port(), h.More)
+}
+
+// meet reports whether two ranges of ports have one in common.
+func meet(a, moreA, b, moreB uint16) bool {
+	return int(a) <= int(b)+int(moreB) && int(b) <= int(a)+int(moreA)
 }
 
 // holder says what is published.
@@ -59,9 +66,16 @@ func (e *ConflictError) holder() string {
 	return s
 }
 
-// difference says how the two differ if their texts are the same.
+// difference says how the two differ if their texts are the same, or lead ports of ranges that
+// have some in common to the same places.
 func (e *ConflictError) difference() string {
 	want := e.Want
+	if w, h := &e.Want, &e.Have; meet(w.Frontend.Port(), w.More, h.Frontend.Port(), h.More) &&
+		w.Backend.Port()-w.Frontend.Port() == h.Backend.Port()-h.Frontend.Port() {
+		want.More = h.More
+		want.Frontend = netip.AddrPortFrom(w.Frontend.Addr(), h.Frontend.Port())
+		want.Backend = netip.AddrPortFrom(w.Backend.Addr(), h.Backend.Port())
+	}
 	want.Name, want.NoProxy, want.Expires = e.Have.Name, e.Have.NoProxy, e.Have.Expires
 	want.ProxyOnly, want.Masquerade, want.From = e.Have.ProxyOnly, e.Have.Masquerade, e.Have.From
 	switch {

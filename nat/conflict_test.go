@@ -40,3 +40,28 @@ func TestConflictErrorDifference(t *testing.T) {
 		require.EqualError(t, &ConflictError{Want: c.want, Have: c.have}, "tcp 8080 is published as 8080->172.17.0.2:80"+c.text)
 	}
 }
+
+// Ranges are compared where they meet.
+func TestConflictErrorOfRanges(t *testing.T) {
+	mapping := func(text string, change func(*Mapping)) Mapping {
+		m, err := ParseMappingText(text)
+		require.NoError(t, err)
+		change(&m)
+		return m
+	}
+	plain := func(*Mapping) {}
+	for _, c := range []struct {
+		want, have Mapping
+		text       string
+	}{
+		{mapping("80-89->172.17.0.2:80-89", plain), mapping("70-89->172.17.0.2:70-89", func(m *Mapping) { m.NoProxy = true }),
+			"tcp 70-89 is published as 70-89->172.17.0.2:70-89 without a proxy"},
+		{mapping("80->172.17.0.2:80", plain), mapping("70-89->172.17.0.2:70-89", plain), "tcp 70-89 is published as 70-89->172.17.0.2:70-89"},
+		{mapping("80-89->172.17.0.2:90-99", plain), mapping("70-89->172.17.0.2:70-89", func(m *Mapping) { m.NoProxy = true }),
+			"tcp 70-89 is published as 70-89->172.17.0.2:70-89"},
+		{mapping("1080-1089->172.17.0.2:80-89", plain), mapping("70-89->172.17.0.2:70-89", func(m *Mapping) { m.Masquerade = true }),
+			"tcp 70-89 is published as 70-89->172.17.0.2:70-89, which leads to the same port of the backend and is masqueraded; both have to be, or neither"},
+	} {
+		require.EqualError(t, &ConflictError{Want: c.want, Have: c.have}, c.text)
+	}
+}

@@ -72,7 +72,7 @@ func TestGeneratedClient(t *testing.T) {
 		return err == nil && r.StatusCode() == 200 && string(r.Body) == "ok\n"
 	}, time.Minute, 20*time.Millisecond)
 
-	events, err := c.StreamEvents(ctx)
+	events, err := c.StreamEvents(ctx, nil)
 	require.NoError(t, err)
 	defer func() { _ = events.Body.Close() }()
 
@@ -98,7 +98,7 @@ func TestGeneratedClient(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 201, replaced.StatusCode(), "%s", replaced.Body)
 
-	list, err := c.ListMappingsWithResponse(ctx)
+	list, err := c.ListMappingsWithResponse(ctx, nil)
 	require.NoError(t, err)
 	require.Len(t, *list.JSON200, 2)
 	require.Equal(t, "172.17.0.3:80", (*list.JSON200)[0].Backend)
@@ -122,7 +122,7 @@ func TestGeneratedClient(t *testing.T) {
 	network, err := c.CreateNetworkWithResponse(ctx, NetworkRequest{Name: "inside", Prefix: "172.30.0.0/24"})
 	require.NoError(t, err)
 	require.Equal(t, 201, network.StatusCode(), "%s", network.Body)
-	endpoint, err := c.AttachEndpointWithResponse(ctx, EndpointSpec{Name: "dns", Ports: ptr([]string{"53:53/udp"})})
+	endpoint, err := c.AttachEndpointWithResponse(ctx, nil, EndpointSpec{Name: "dns", Ports: ptr([]string{"53:53/udp"})})
 	require.NoError(t, err)
 	require.Equal(t, 201, endpoint.StatusCode(), "%s", endpoint.Body)
 	require.Equal(t, "172.30.0.2", endpoint.JSON201.Address)

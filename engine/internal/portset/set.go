@@ -120,6 +120,25 @@ func (s *Set) inRange(f Frontend) (Port, bool) {
 	return Port{}, false
 }
 
+// Around returns the port of a frontend: a single one, or all that a range serves on both sides of it.
+func (s *Set) Around(f Frontend) (Port, bool) {
+	if t, ok := s.single(f); ok {
+		return Port{Frontend: f, Target: t}, true
+	}
+	one, ok := s.inRange(f)
+	if !ok {
+		return Port{}, false
+	}
+	r := s.lines[one.line()]
+	i, _ := r.find(f.AddrPort.Port())
+	for p := range s.Served(entryOf(r.spans[i])) {
+		if p.Contains(f) {
+			return p, true
+		}
+	}
+	return one, true
+}
+
 // singleOn returns the single port of a line.
 func (s *Set) singleOn(l line, port uint16) (Port, bool) {
 	for _, f := range l.frontends(port) {
