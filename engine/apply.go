@@ -106,17 +106,11 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 			continue
 		}
 		before := len(c.Added) + len(c.Moved)
-		for whole := range portset.Expand(m) {
-			for p, have := range e.mappings.Split(whole) {
-				switch {
-				case have == nil:
-					c.Added = append(c.Added, p)
-					continue
-				case !have.SameAs(p.Target):
-					c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: *have, To: p.Target, More: p.More})
-				}
-				kept += p.Len()
-			}
+		if m.More == 0 {
+			p := portset.Of(*m)
+			kept += c.want(&p, e.mappings.Find(p.Frontend))
+		} else {
+			kept += c.wantRange(m, &e.mappings)
 		}
 		if len(c.Added)+len(c.Moved) > before {
 			changed = append(changed, m)
@@ -133,6 +127,29 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 	return c, e.checkMasquerade(&c.Change)
 }
 
+// want adds to the change what makes a port or a range published, and returns how many of its ports
+// are published already, perhaps differently. have is what is at its frontends; nil: nothing.
+func (c *change) want(p *portset.Port, have *portset.Target) (kept int) {
+	switch {
+	case have == nil:
+		c.Added = append(c.Added, *p)
+		return 0
+	case !have.SameAs(p.Target):
+		c.Moved = append(c.Moved, portset.Move{Frontend: p.Frontend, From: *have, To: p.Target, More: p.More})
+	}
+	return p.Len()
+}
+
+// wantRange is want of a mapping of several ports.
+func (c *change) wantRange(m *nat.Mapping, published *portset.Set) (kept int) {
+	for whole := range portset.Expand(m) {
+		for p, have := range published.Split(whole) {
+			kept += c.want(&p, have)
+		}
+	}
+	return kept
+}
+
 // unwanted returns the published ports that the mappings do not have.
 func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	wanted := portset.NewSet()
@@ -146,7 +163,11 @@ func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	}
 	var gone []portset.Port
 	for p := range l.mappings.All {
-		gone = slices.AppendSeq(gone, wanted.Without(p))
+		if p.More != 0 {
+			gone = slices.AppendSeq(gone, wanted.Without(p))
+		} else if wanted.Find(p.Frontend) == nil {
+			gone = append(gone, p)
+		}
 	}
 	return gone
 }

@@ -70,11 +70,11 @@ type plan struct {
 
 // plan plans a change of what is published. The error is a *nat.RangesError.
 func (l *published) plan(c change) (*plan, error) {
-	layout, err := l.mappings.Plan(&c.Change)
-	if err != nil {
+	p := &plan{change: c, published: l, ipamAfter: c.ipam}
+	var err error
+	if p.layout, err = l.mappings.Plan(&p.Change); err != nil {
 		return nil, err
 	}
-	p := &plan{change: c, published: l, layout: layout, ipamAfter: c.ipam}
 	p.notes = schema.NotesOf(p.noted(), l.over)
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam

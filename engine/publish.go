@@ -122,6 +122,14 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 		}
 		keepNames := how.Replace && m.Name == ""
 		var named []portset.Port
+		if m.More == 0 && !keepNames {
+			p := portset.Of(m)
+			if err := e.reservePort(p, e.mappings.Find(p.Frontend), c, how); err != nil {
+				return nil, err
+			}
+			done = append(done, m)
+			continue
+		}
 		for whole := range portset.Expand(&m) {
 			for p, have := range e.mappings.Split(whole) {
 				if have != nil && keepNames {
@@ -280,31 +288,55 @@ func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
 		}
 		return gone, nil
 	}
-	seen := portset.NewSet()
-	for _, m := range r.Mappings {
-		ports := portset.Expand(&m)
-		if !r.Exact { // then the backends say nothing
-			ports = slices.Values([]portset.Port{portset.Whole(&m)})
+	for i := range r.Mappings {
+		m := &r.Mappings[i]
+		if m.More == 0 || !r.Exact { // not exact: the backends say nothing
+			if gone, err = l.have(gone, portset.Whole(m), r.Exact); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		for whole := range ports {
-			for p, have := range l.mappings.Split(whole) {
-				switch {
-				case have == nil:
-					return nil, l.notPublished(p.Frontend)
-				case r.Exact && have.Backend != p.Backend:
-					// What was named is not there, so that it is no conflict.
-					is := nat.ConflictError{Have: portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}.Mapping()}
-					return nil, fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, is.Error())
-				}
-				p.Target = *have
-				for fresh := range seen.Without(p) {
-					gone = append(gone, fresh)
-					seen.Add(fresh)
-				}
+		for whole := range portset.Expand(m) {
+			if gone, err = l.have(gone, whole, true); err != nil {
+				return nil, err
 			}
 		}
 	}
+	if len(r.Mappings) > 1 {
+		gone = portset.Distinct(gone)
+	}
 	return gone, nil
+}
+
+// have appends what is published at the frontends of a port or a range.
+func (l *published) have(all []portset.Port, whole portset.Port, exact bool) ([]portset.Port, error) {
+	if whole.More == 0 {
+		if err := l.haveOne(&whole, l.mappings.Find(whole.Frontend), exact); err != nil {
+			return nil, err
+		}
+		return append(all, whole), nil
+	}
+	for p, have := range l.mappings.Split(whole) {
+		if err := l.haveOne(&p, have, exact); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// haveOne gives a port or a range the target that it has.
+func (l *published) haveOne(p *portset.Port, have *portset.Target, exact bool) error {
+	switch {
+	case have == nil:
+		return l.notPublished(p.Frontend)
+	case exact && have.Backend != p.Backend:
+		// What was named is not there, so that it is no conflict.
+		is := nat.ConflictError{Have: portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}.Mapping()}
+		return fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, is.Error())
+	}
+	p.Target = *have
+	return nil
 }
 
 // notPublished returns the error for a frontend that is not published. It names the

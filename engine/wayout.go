@@ -46,7 +46,7 @@ func (l *published) planExits(p *plan) *wayout.Draft {
 		return l.exits.index.Replace(wayout.Of(after.All, p.ipamAfter.Masquerades))
 	}
 	if n, _ := p.ipamAfter.Len(); n == 0 {
-		return l.exits.index.Draft(&portset.Change{}, nil, nil)
+		return l.exits.index.Unchanged()
 	}
 	if !l.mappings.HasRanges() && !p.HasRange() {
 		return l.exits.index.Draft(&p.Change, nil, p.ipamAfter.Masquerades)

@@ -29,8 +29,11 @@ func (s spans[T]) add(p *portset.Port, value T) {
 // index makes get find what was added; of values for one port the last counts.
 func (s spans[T]) index() {
 	for a, all := range s {
+		if len(all) == 1 {
+			continue
+		}
 		byFirst := func(x, y span[T]) int { return cmp.Compare(x.first, y.first) }
-		sorted := slices.SortedStableFunc(slices.Values(all), byFirst)
+		sorted := whole(slices.SortedStableFunc(slices.Values(all), byFirst))
 		for i := 1; i < len(sorted); i++ {
 			if sorted[i].first <= sorted[i-1].last {
 				sorted = lastOnes(all)
@@ -39,6 +42,19 @@ func (s spans[T]) index() {
 		}
 		s[a] = sorted
 	}
+}
+
+// whole returns spans without those that a later one has the same ports as.
+func whole[T any](sorted []span[T]) []span[T] {
+	left := sorted[:0]
+	for _, x := range sorted {
+		if n := len(left); n != 0 && left[n-1].first == x.first && left[n-1].last == x.last {
+			left[n-1] = x
+		} else {
+			left = append(left, x)
+		}
+	}
+	return left
 }
 
 // lastOnes returns for each port the last span that has it, in order.

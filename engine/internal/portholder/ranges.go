@@ -50,6 +50,9 @@ func (h *Holder) eachOf(ports []portset.Port, chosen int) (all []portset.Port, a
 // perPort returns the change of the ports that are held by a socket each. A port that is moved
 // and was part of a wide range is added.
 func (h *Holder) perPort(c Change) Change {
+	if len(c.Moved) == 0 && !c.HasRange() && !slices.ContainsFunc(c.Released, func(p portset.Port) bool { return p.More != 0 }) {
+		return c
+	}
 	isRange := func(m portset.Move) bool { return m.More != 0 }
 	ch := *c.Change
 	ch.Added, c.Chosen = h.eachOf(ch.Added, c.Chosen)

@@ -4,8 +4,10 @@
 package portset
 
 import (
+	"cmp"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/nat"
@@ -51,6 +53,26 @@ func (p Port) Singles(yield func(Port) bool) {
 			return
 		}
 	}
+}
+
+// Distinct returns ports and ranges without the frontends that one before has, in order.
+func Distinct(ports []Port) []Port {
+	slices.SortFunc(ports, func(a, b Port) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.AddrPort.Compare(b.AddrPort))
+	})
+	left := ports[:0]
+	for _, p := range ports {
+		if n := len(left); n != 0 && left[n-1].Proto == p.Proto && left[n-1].AddrPort.Addr() == p.AddrPort.Addr() {
+			switch last := left[n-1].Last(); {
+			case last >= p.Last():
+				continue
+			case last >= p.First():
+				p = p.Part(last+1, p.Last())
+			}
+		}
+		left = append(left, p)
+	}
+	return left
 }
 
 // Backends are ports of a backend, from the first to the last.

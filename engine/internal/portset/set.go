@@ -19,7 +19,7 @@ import (
 // Single ports for any address, which can be very many, are in pages by their number: this
 // takes no hashing, and half the memory of a map.
 type Set struct {
-	any   *[2 * pages]*page // tcp, then udp
+	any   *[2 * pages]*page // tcp, then udp; nil: there was none yet
 	count int               // of those in the pages
 	other map[Frontend]Target
 	// lines has the ranges; nil: there were none yet. ranged is how many ports they serve.
@@ -61,21 +61,31 @@ const (
 
 // NewSet returns an empty set.
 func NewSet() Set {
-	return Set{any: new([2 * pages]*page), other: map[Frontend]Target{}}
+	return Set{other: map[Frontend]Target{}}
 }
 
-// pageOf returns the place of the page of a frontend for any address; ok is false for others.
-func (s *Set) pageOf(f Frontend) (p **page, ok bool) {
-	i := int(f.AddrPort.Port()) / pagePorts
+// indexOf returns the place of the page of a frontend for any address; ok is false for others.
+func indexOf(f Frontend) (i int, ok bool) {
+	i = int(f.AddrPort.Port()) / pagePorts
 	switch {
 	case f.AddrPort.Addr().IsValid():
-		return nil, false
+		return 0, false
 	case f.Proto == nat.UDP:
 		i += pages
 	case f.Proto != nat.TCP:
-		return nil, false
+		return 0, false
 	}
-	return &s.any[i], true
+	return i, true
+}
+
+// pageOf returns the page of a frontend for any address, nil if there is none; ok is false for
+// others.
+func (s *Set) pageOf(f Frontend) (p *page, ok bool) {
+	i, ok := indexOf(f)
+	if !ok || s.any == nil {
+		return nil, ok
+	}
+	return s.any[i], true
 }
 
 // Get returns the target of a frontend; ok is false if the set does not have it.
@@ -85,6 +95,14 @@ func (s *Set) Get(f Frontend) (t Target, ok bool) {
 	}
 	p, ok := s.inRange(f)
 	return p.Target, ok
+}
+
+// Find returns the target of a frontend, or nil.
+func (s *Set) Find(f Frontend) *Target {
+	if t, ok := s.Get(f); ok {
+		return &t
+	}
+	return nil
 }
 
 // Single returns the target of a single port; ok is false for a port of a range, too.
@@ -97,10 +115,10 @@ func (s *Set) single(f Frontend) (t Target, ok bool) {
 		t, ok = s.other[f]
 		return t, ok
 	}
-	if *p == nil {
+	if p == nil {
 		return Target{}, false
 	}
-	t = (*p)[f.AddrPort.Port()%pagePorts].target()
+	t = p[f.AddrPort.Port()%pagePorts].target()
 	return t, t.Backend.IsValid()
 }
 
@@ -246,15 +264,18 @@ func (s *Set) putSingle(added Port) {
 		s.deleteSingle(added.Frontend) // it may be of another line
 		defer s.cover(&added, true)
 	}
-	p, ok := s.pageOf(added.Frontend)
+	i, ok := indexOf(added.Frontend)
 	if !ok {
 		s.other[added.Frontend] = added.Target
 		return
 	}
-	if *p == nil {
-		*p = new(page)
+	if s.any == nil {
+		s.any = new([2 * pages]*page)
 	}
-	t := &(*p)[added.AddrPort.Port()%pagePorts]
+	if s.any[i] == nil {
+		s.any[i] = new(page)
+	}
+	t := &s.any[i][added.AddrPort.Port()%pagePorts]
 	if !t.backend.IsValid() {
 		s.count++
 	}
@@ -273,10 +294,10 @@ func (s *Set) deleteSingle(f Frontend) {
 		delete(s.other, f)
 		return
 	}
-	if *p == nil {
+	if p == nil {
 		return
 	}
-	if t := &(*p)[f.AddrPort.Port()%pagePorts]; t.backend.IsValid() {
+	if t := &p[f.AddrPort.Port()%pagePorts]; t.backend.IsValid() {
 		*t = packed{}
 		s.count--
 	}
@@ -381,11 +402,14 @@ func (s *Set) setHole(l line, port uint16, is bool) {
 
 // Clone returns a copy of the set.
 func (s *Set) Clone() Set {
-	c := Set{any: new([2 * pages]*page), count: s.count, other: maps.Clone(s.other), ranged: s.ranged}
-	for i, p := range s.any {
-		if p != nil {
-			copied := *p
-			c.any[i] = &copied
+	c := Set{count: s.count, other: maps.Clone(s.other), ranged: s.ranged}
+	if s.count != 0 {
+		c.any = new([2 * pages]*page)
+		for i, p := range s.any {
+			if p != nil {
+				copied := *p
+				c.any[i] = &copied
+			}
 		}
 	}
 	if len(s.lines) != 0 {
@@ -555,11 +579,11 @@ func (s *Set) singlesOf(f Frontend, first, last uint16) iter.Seq[Port] {
 		for port := int(first); port <= int(last) && s.count != 0; port++ {
 			at := f.at(uint16(port))
 			p, _ := s.pageOf(at)
-			if *p == nil {
+			if p == nil {
 				port |= pagePorts - 1
 				continue
 			}
-			if t := &(**p)[port%pagePorts]; t.backend.IsValid() && !yield(Port{Frontend: at, Target: t.target()}) {
+			if t := &p[port%pagePorts]; t.backend.IsValid() && !yield(Port{Frontend: at, Target: t.target()}) {
 				return
 			}
 		}

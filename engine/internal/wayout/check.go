@@ -15,7 +15,7 @@ import (
 // source does not leave by any more.
 type Check struct {
 	// touched are the ports that the sources send from.
-	touched map[sender][]portset.Backends
+	touched []touched
 	// before and after return the frontends of a source.
 	before, after func(Source) []candidate
 	places        Places // after the change
@@ -24,11 +24,17 @@ type Check struct {
 	moved bool
 }
 
+// touched are ports that a backend sends from over a protocol.
+type touched struct {
+	proto nat.Proto
+	portset.Backends
+}
+
 func (c *Check) touch(s sender, first, last uint16) {
-	if c.touched == nil {
-		c.touched = map[sender][]portset.Backends{}
+	t := touched{s.proto, portset.Backends{Addr: s.addr, First: first, Last: last}}
+	if n := len(c.touched); n == 0 || c.touched[n-1] != t {
+		c.touched = append(c.touched, t)
 	}
-	c.touched[s] = append(c.touched[s], portset.Backends{Addr: s.addr, First: first, Last: last})
 }
 
 func (c *Check) touchSource(s Source) { c.touch(s.sender(), s.Backend.Port(), s.Backend.Port()) }
@@ -58,22 +64,20 @@ func (d *Draft) Check(places Places) *Check {
 
 // Check returns the check of a change that is made in the index already, if it needed it.
 func (x *Index) Check(ch *portset.Change, masqueraded func(netip.Addr) bool, places Places) *Check {
-	before := Of(ch.Before, masqueraded)
+	before, cache := New(), cached(masqueraded)
 	c := &Check{places: places, before: before.of, after: x.of}
-	c.touchAll(before)
-	c.touchAll(Of(ch.After, masqueraded))
-	return c
-}
-
-func (c *Check) touchAll(x *Index) {
-	for s := range x.frontends {
-		c.touchSource(s)
-	}
-	for s, of := range x.ranges {
-		for _, p := range of {
-			c.touch(s, p.at.Port(), p.last)
+	for p := range ch.Before {
+		if s, ok := source(p, cache); ok {
+			before.add(p, s)
+			c.touch(s.sender(), s.Backend.Port(), s.Backend.Port()+p.More)
 		}
 	}
+	for p := range ch.After {
+		if s, ok := source(p, cache); ok {
+			c.touch(s.sender(), s.Backend.Port(), s.Backend.Port()+p.More)
+		}
+	}
+	return c
 }
 
 // CheckMoved returns the check of exits that went and came with the places.
@@ -104,9 +108,9 @@ func (x *Index) addExit(e Exit) {
 // Backends returns what the sources of a protocol send from.
 func (c *Check) Backends(proto nat.Proto) []portset.Backends {
 	var all []portset.Backends
-	for s, of := range c.touched {
-		if s.proto == proto {
-			all = append(all, of...)
+	for i := range c.touched {
+		if c.touched[i].proto == proto {
+			all = append(all, c.touched[i].Backends)
 		}
 	}
 	return all

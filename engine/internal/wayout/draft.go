@@ -39,6 +39,9 @@ func (d *Draft) of(s Source, of *frontends) []candidate {
 	return merge(singles, s, ranges)
 }
 
+// Unchanged returns a draft that changes nothing.
+func (x *Index) Unchanged() *Draft { return &Draft{index: x} }
+
 // Draft returns the change of the index that a change of the published ports makes. after
 // returns all ports that are published after the change; nil: there are no ranges before or
 // after it.
