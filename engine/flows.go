@@ -224,7 +224,7 @@ func (e *core) sweep(due []portset.Port) {
 	c := e.endOf(due)
 	err := e.endContradicting(c)
 	if err == nil {
-		err = e.table.UpdateFinally(nft.Change{Delete: inSets(append(schema.StaleNotes(&c), e.redundant()...))})
+		err = e.table.UpdateFinally(nft.Change{Delete: inSets(append(schema.StaleNotes(due, &e.mappings), e.redundant()...))})
 	}
 	if err == nil {
 		return

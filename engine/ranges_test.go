@@ -238,3 +238,21 @@ func requireOptions(t *testing.T, b *testbed, e *Engine) {
 	}
 	require.ElementsMatch(t, want, have)
 }
+
+// A range that ends leaves no note, whatever was taken out of it.
+func TestNotesOfRangeThatEnds(t *testing.T) {
+	e, b := openFake(t)
+	lease := func(text string, d time.Duration) {
+		_, err := e.Publish(t.Context(), nat.PublishOptions{Replace: true}, leaseFor(t, b, text, d))
+		require.NoError(t, err)
+	}
+	publish(t, e, "99->172.30.0.2:99")
+	lease("1000-1999->172.30.0.2:1000-1999/udp", time.Minute)
+	replace(t, e, "1500->172.30.0.3:1500/udp")
+	lease("1600->172.30.0.2:1600/udp", time.Hour)
+	b.clock.advance(2 * time.Minute)
+	require.Equal(t, []string{"99->172.30.0.2:99", "1500->172.30.0.3:1500/udp", "1600->172.30.0.2:1600/udp until 01:00:00"}, publishedBy(e))
+	publish(t, e, "100->172.30.0.2:100")
+	require.NotContains(t, strings.Join(rangeElements(b), "\n"), "udp4_ended_range")
+	requireConsistent(t, b, e)
+}

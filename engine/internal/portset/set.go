@@ -243,6 +243,23 @@ func (s *Set) Ranged(p *Port) bool {
 	return !single
 }
 
+// Beginning returns the range of the set that begins where a range does, with the ports that were
+// taken out of it; of a single port, the single port.
+func (s *Set) Beginning(p Port) (Port, bool) {
+	if p.More == 0 {
+		t, ok := s.single(p.Frontend)
+		return Port{Frontend: p.Frontend, Target: t}, ok
+	}
+	for _, l := range linesOf(p.Frontend) {
+		if r := s.lines[l]; r != nil {
+			if i, ok := r.find(p.First()); ok && r.spans[i].First() == p.First() {
+				return r.spans[i], true
+			}
+		}
+	}
+	return Port{}, false
+}
+
 // Delete removes the port of a frontend, if there is one.
 func (s *Set) Delete(f Frontend) {
 	if t, ok := s.Get(f); ok {

@@ -125,13 +125,16 @@ func NotesOf(c *portset.Change, expired []portset.Port) (n NoteChange) {
 	return n
 }
 
-// StaleNotes returns the notes on ports that a change has ended, except those whose place
-// others have taken.
-func StaleNotes(c *portset.Change) (es []nft.Element) {
-	for p := range c.Before {
-		es = append(es, note(p))
-	}
-	return withoutKeys(es, Notes(c.After))
+// StaleNotes returns the notes on ports and whole ranges that have ended, except those whose
+// place what is published has taken.
+func StaleNotes(ended []portset.Port, published *portset.Set) []nft.Element {
+	return withoutKeys(EndedElements(ended), Notes(func(yield func(portset.Port) bool) {
+		for _, p := range ended {
+			if now, ok := published.Beginning(p); ok && !yield(now) {
+				return
+			}
+		}
+	}))
 }
 
 // AllNotes returns the notes on published ports, and those on expired ones whose place no
