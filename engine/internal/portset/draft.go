@@ -24,10 +24,16 @@ type draft struct {
 	set   *Set
 	lines map[line][]assignment
 	room  map[lineMap]int // how many ranges there are
+	wide  map[lineMap]int // how many are to come that cannot be single ports
 	most  limits
 }
 
 func (d *draft) assign(l line, a assignment) { d.lines[l] = append(d.lines[l], a) }
+
+// isWide reports whether ports become a range for which there has to be room.
+func (d *draft) isWide(l line, a *assignment) bool {
+	return l.bounded() && a.to != nil && a.to.Len() > d.most.singles
+}
 
 // planLine plans the assignments of one line, which are in order.
 func (d *draft) planLine(l line, as []assignment) error {
@@ -38,6 +44,9 @@ func (d *draft) planLine(l line, as []assignment) error {
 	next := 0 // the first span that is not planned
 	for i := range as {
 		a := as[i]
+		if d.isWide(l, &a) {
+			d.wide[l.lineMap()]--
+		}
 		for at := int(a.first); at <= int(a.last); {
 			j, within := r.find(uint16(at))
 			if within {
@@ -75,10 +84,13 @@ func (d *draft) outside(l line, r *ranges, a *assignment, first, last uint16) er
 		d.single(l, p)
 		return nil
 	}
-	if l.bounded() && d.room[l.lineMap()] >= d.most.ranges {
-		if p.Len() > d.most.singles {
+	full := func(wide int) bool { return l.bounded() && d.room[l.lineMap()]+wide >= d.most.ranges }
+	switch {
+	case p.Len() > d.most.singles:
+		if full(0) {
 			return &nat.RangesError{Want: p.Mapping(), Most: d.most.ranges}
 		}
+	case full(d.wide[l.lineMap()]):
 		for single := range p.Singles {
 			d.single(l, single)
 		}

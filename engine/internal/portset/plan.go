@@ -147,8 +147,17 @@ func (s *Set) plan(c *Change, most limits) (*Plan, error) {
 			d.room[l.lineMap()] += len(r.spans)
 		}
 	}
+	d.wide = map[lineMap]int{}
+	for l, as := range d.lines {
+		d.lines[l] = disjoint(as)
+		for i := range d.lines[l] {
+			if d.isWide(l, &d.lines[l][i]) {
+				d.wide[l.lineMap()]++
+			}
+		}
+	}
 	for _, l := range slices.SortedFunc(mapKeys(d.lines), compareLines) {
-		if err := d.planLine(l, disjoint(d.lines[l])); err != nil {
+		if err := d.planLine(l, d.lines[l]); err != nil {
 			return nil, err
 		}
 	}

@@ -203,6 +203,29 @@ func modelTarget(published map[Frontend]Target, at tableKey) string {
 	return "none"
 }
 
+// Ranges that can be single ports leave room for those of the same change that cannot.
+func TestWideRangesHaveRoom(t *testing.T) {
+	var c Change
+	for i := range uint16(5) {
+		more := uint16(1)
+		if i == 4 {
+			more = 99
+		}
+		at := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), 1000+100*i)
+		c.Added = append(c.Added, Port{
+			Frontend: Frontend{nat.TCP, at}, Target: Target{Backend: netip.AddrPortFrom(netip.MustParseAddr("172.30.0.2"), at.Port())}, More: more,
+		})
+	}
+	s := NewSet()
+	p, err := s.plan(&c, limits{cut: 5, holes: 8, ranges: 4, singles: 12})
+	require.NoError(t, err)
+	s.Do(p)
+	require.Equal(t, 3+2+1, s.LenEntries())
+	wide, ok := s.Beginning(c.Added[4])
+	require.True(t, ok)
+	require.Equal(t, c.Added[4], wide)
+}
+
 // A set does what a map of single ports does; at no moment of a change does a packet go to a
 // wrong place or to none; and an engine that is killed at any moment leaves what was before the
 // change or what is after it.
