@@ -30,6 +30,8 @@ type Conn struct {
 	netNS  bool   // whether it is in another namespace than the process
 	seq    uint32
 	buf    []byte // Receive reads into it
+	// uncounted is whether the kernel does not count the elements of sets.
+	uncounted bool
 	// followed is set while a follower checks the changes that others make.
 	followed bool
 }

@@ -123,6 +123,36 @@ func (c *Conn) counts(table string, sets []string) map[string]uint32 {
 	return counts
 }
 
+// Filled returns the maps and sets of a table that may have elements, by the kernel's count of them.
+// Nil: it did not tell, and any of them may.
+func (c *Conn) Filled(t Table) map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.uncounted {
+		return nil
+	}
+	filled := map[string]bool{}
+	err := c.dump(unix.NFT_MSG_GETSET, "count elements of table inet "+t.Name, func(a nlwire.Attrs) error {
+		n, counted := nlwire.FindBE32(a.Data, nftaSetCount)
+		if !counted {
+			c.uncounted = true
+		}
+		if n != 0 {
+			filled[nlwire.FindString(a.Data, unix.NFTA_SET_NAME)] = true
+		}
+		return nil
+	}, t.Name)
+	if err != nil || c.uncounted {
+		return nil
+	}
+	for i := range t.Sets {
+		if t.Sets[i].isTree() { // a tree with one range up to the last port counts as empty
+			filled[t.Sets[i].Name] = true
+		}
+	}
+	return filled
+}
+
 // maxGrow bounds how many elements the kernel's count makes room for.
 const maxGrow = 1 << 17
 

@@ -95,11 +95,19 @@ func (f *Finder) find(ctx context.Context, at portset.Frontend) ([]portset.Port,
 
 // read reads the ports that serve a frontend.
 func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
-	es, err := f.conn.Get(f.rules, schema.ServingKeys(at)...)
+	filled := f.conn.Filled(f.rules)
+	empty := func(set string) bool { return filled != nil && !filled[set] }
+	get := func(keys []nft.ElementKey) ([]nft.Element, error) {
+		return f.conn.Get(f.rules, slices.DeleteFunc(keys, func(k nft.ElementKey) bool { return empty(k.Set) })...)
+	}
+	es, err := get(schema.ServingKeys(at))
 	if err != nil {
 		return nil, err
 	}
 	for _, set := range schema.ApartRanges(at) {
+		if empty(set) {
+			continue
+		}
 		more, _, err := f.conn.Elements(f.rules, set)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // tables of earlier versions have fewer maps
 			return nil, err
@@ -113,7 +121,7 @@ func (f *Finder) read(at portset.Frontend) ([]portset.Port, error) {
 		if !schema.Serves(p, at) {
 			continue
 		}
-		options, err := f.options(p)
+		options, err := f.options(p, get)
 		if err != nil {
 			return nil, err
 		}
@@ -167,8 +175,8 @@ func (f *Finder) exists() (bool, error) {
 
 // options returns the elements of the options of a port. Only the clients of a limited port are
 // not found by a key: their set is read, but no other takes memory.
-func (f *Finder) options(p portset.Port) ([]nft.Element, error) {
-	es, err := f.conn.Get(f.rules, schema.OptionKeys(p)...)
+func (f *Finder) options(p portset.Port, get func([]nft.ElementKey) ([]nft.Element, error)) ([]nft.Element, error) {
+	es, err := get(schema.OptionKeys(p))
 	if err != nil || !slices.ContainsFunc(es, schema.LimitsPort) {
 		return es, err
 	}
