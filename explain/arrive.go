@@ -371,7 +371,14 @@ func (x *walk) socket(w *way) []*way {
 		w.done = true
 		return x.reverse(w)
 	}
-	why := x.lacks(w)
+	why, by := x.lacks(w), ""
+	if s == nil && !x.mapping.NoProxy {
+		// Ports of ranges may have no sockets: a program of eBPF finds that of the proxy.
+		if p := x.facts.LeadsPorts(x.pid, program); p != nil {
+			s = &host.Socket{Proto: x.proto, Addr: to, Limit: 1, Process: p}
+			by = ", by eBPF"
+		}
+	}
 	if s == nil {
 		if why.Remedy == "" {
 			why.Remedy = "nftnat serve: a daemon has the proxies"
@@ -403,7 +410,7 @@ func (x *walk) socket(w *way) []*way {
 		return w.halt(Cause{Kind: KindSocket, Thing: "socket " + s.String(), What: fmt.Sprintf("its queue is full: %d connections wait, and no more than %d may", s.Queue, s.Limit), Remedy: "see why the proxy accepts none"})
 	}
 	w.path, w.proxy = ByProxy, s.Process
-	w.step("input", "proxy: %s", s)
+	w.step("input", "proxy%s: %s", by, s)
 	return x.proxied(w)
 }
 

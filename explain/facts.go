@@ -38,6 +38,7 @@ type facts interface {
 	Listener(proto uint8, to netip.AddrPort, iif int) (*host.Socket, error)
 	Stopped(pid int) bool
 	LeadsLocalhost(pid int, name string) bool
+	LeadsPorts(pid int, name string) *host.Process
 	Owner(pid int) (uid, gid uint32, err error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Filters(link int, egress bool) ([]*host.TCFilter, error)

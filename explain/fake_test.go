@@ -24,7 +24,8 @@ import (
 // fake is a host: eth0 with 192.0.2.1 and 2001:db8::1 towards clients, br0 with 172.30.0.1 and
 // fd30::1 and the port vb1 towards the backend 172.30.0.2, and eth1 with 198.51.100.1.
 type fake struct {
-	leads          bool // programs of eBPF lead sockets on localhost
+	leads          bool          // programs of eBPF lead sockets on localhost
+	leadsPorts     *host.Process // whose program of eBPF leads packets to many ports to one socket
 	links          []*host.Link
 	addrs          []*host.Address
 	routes         []*host.Route
@@ -249,6 +250,8 @@ func (f *fake) Listener(proto uint8, to netip.AddrPort, _ int) (*host.Socket, er
 func (f *fake) Stopped(pid int) bool { return pid == stoppedPID }
 
 func (f *fake) LeadsLocalhost(int, string) bool { return f.leads }
+
+func (f *fake) LeadsPorts(int, string) *host.Process { return f.leadsPorts }
 
 func (f *fake) Owner(int) (uid, gid uint32, err error) { return 33, 34, nil }
 

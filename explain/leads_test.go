@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
 )
 
 // TestLeads: where eBPF leads sockets of this host to the backend, no packet asks for the frontend, and what stops the one to the
@@ -35,4 +36,21 @@ func TestLeads(t *testing.T) {
 	s.mapping.NoProxy = false
 	r = s.ask(t, "8080 from 192.0.2.2")
 	require.Equal(t, ByNetfilter, r.Path)
+}
+
+// TestLeadsPorts: a port of a range has no socket where eBPF leads what comes to it to the proxy.
+func TestLeadsPorts(t *testing.T) {
+	s := newScene(t, "10000-60000->172.30.0.2:10000-60000")
+	s.stopped(t, "15000 from 2001:db8::2", KindTable, "table inet nftnat")
+	s.leadsPorts = &host.Process{PID: 12, Command: "nftnat"}
+	r := s.ask(t, "15000 from 2001:db8::2")
+	require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+	require.Equal(t, ByProxy, r.Path, "%s", r.Text())
+	require.Contains(t, r.Text(), `proxy, by eBPF: tcp [2001:db8::1]:15000 users:(("nftnat",pid=12))`)
+	require.Equal(t, Passes, s.ask(t, "192.0.2.1:15000 from 127.0.0.1").Verdict, "a source that no packet is translated for")
+
+	s.leadsPorts.PID = stoppedPID
+	s.stopped(t, "15000 from 2001:db8::2", KindSocket, "nftnat")
+	s.mapping.NoProxy = true
+	s.stopped(t, "15000 from 2001:db8::2", KindTable, "table inet nftnat")
 }

@@ -38,7 +38,7 @@ type Host struct {
 	queues    map[uint16]bool  // of netfilter; nil: not read
 	xfrm      *[]*XFRMPolicy   // nil: not read
 	programs  *[]NFProgram     // nil: not read
-	leads     map[int]bool     // by process: see LeadsLocalhost
+	leads     map[int]leads    // by process: see LeadsLocalhost
 	peers     map[int32]string // paths of namespaces, by the numbers that this one has for them
 }
 

@@ -10,32 +10,46 @@ import (
 	"strings"
 )
 
+// leads are the processes whose programs of eBPF lead sockets and packets of the host; nil: none's do.
+type leads struct {
+	localhost *Process // has one at connect(2) of IPv4
+	ports     *Process // has one that finds sockets for packets (sk_lookup)
+}
+
 // LeadsLocalhost reports whether the process has programs of eBPF at connect(2) of IPv4, which lead sockets of this host
 // straight to backends. A pid of zero: some process of that name in the namespace. What may not be read counts as none.
 func (h *Host) LeadsLocalhost(pid int, name string) bool {
-	if h.leads == nil {
-		h.leads = map[int]bool{}
-	}
-	leads, known := h.leads[pid]
-	if known {
-		return leads
-	}
-	if pid != 0 {
-		leads = hasConnectLink(pid)
-	} else {
-		leads = h.anyLeads(name)
-	}
-	h.leads[pid] = leads
-	return leads
+	return h.leadsOf(pid, name).localhost != nil
 }
 
-func (h *Host) anyLeads(name string) bool {
+// LeadsPorts returns the process with a program of eBPF that leads packets to many ports to one socket of it; nil: there
+// is none. The pid and the name are as for LeadsLocalhost.
+func (h *Host) LeadsPorts(pid int, name string) *Process { return h.leadsOf(pid, name).ports }
+
+func (h *Host) leadsOf(pid int, name string) leads {
+	found, known := h.leads[pid]
+	if known {
+		return found
+	}
+	if pid != 0 {
+		found.find(&Process{PID: pid, Command: name})
+	} else {
+		h.findLeads(name, &found)
+	}
+	if h.leads == nil {
+		h.leads = map[int]leads{}
+	}
+	h.leads[pid] = found
+	return found
+}
+
+func (h *Host) findLeads(name string, found *leads) {
 	own, err := os.Stat(fmt.Sprintf("/proc/self/fd/%d", h.netNS))
 	if h.netNS == 0 {
 		own, err = os.Stat("/proc/thread-self/ns/net")
 	}
 	if err != nil {
-		return false
+		return
 	}
 	comms, _ := filepath.Glob("/proc/[0-9]*/comm") // the only error: a bad pattern
 	for _, path := range comms {
@@ -48,20 +62,19 @@ func (h *Host) anyLeads(name string) bool {
 			continue
 		}
 		ns, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err == nil && os.SameFile(own, ns) && hasConnectLink(pid) {
-			return true
+		if err == nil && os.SameFile(own, ns) {
+			found.find(&Process{PID: pid, Command: name})
 		}
 	}
-	return false
 }
 
-// hasConnectLink looks for a link of a control group at connect(2) among the open files of a process
-// (bpf_cgroup_link_show_fdinfo in kernel/bpf/cgroup.c).
-func hasConnectLink(pid int) bool {
-	dir := fmt.Sprintf("/proc/%d/", pid)
+// find looks for links among the open files of a process (bpf_cgroup_link_show_fdinfo in kernel/bpf/cgroup.c,
+// bpf_netns_link_show_fdinfo in kernel/bpf/net_namespace.c).
+func (l *leads) find(p *Process) {
+	dir := fmt.Sprintf("/proc/%d/", p.PID)
 	files, err := os.ReadDir(dir + "fd")
 	if err != nil {
-		return false
+		return
 	}
 	for _, f := range files {
 		to, err := os.Readlink(dir + "fd/" + f.Name())
@@ -69,19 +82,24 @@ func hasConnectLink(pid int) bool {
 			continue
 		}
 		info, err := os.ReadFile(dir + "fdinfo/" + f.Name())
-		if err == nil && isConnectLink(string(info)) {
-			return true
+		if err != nil {
+			continue
+		}
+		switch linkOf(string(info)) {
+		case "cgroup 10": // BPF_CGROUP_INET4_CONNECT
+			l.localhost = p
+		case "netns 36": // BPF_SK_LOOKUP
+			l.ports = p
 		}
 	}
-	return false
 }
 
-func isConnectLink(info string) bool {
-	const connect4 = "10" // BPF_CGROUP_INET4_CONNECT
+// linkOf returns the type of a link, and where it is attached.
+func linkOf(info string) string {
 	found := map[string]string{}
 	for line := range strings.Lines(info) {
 		key, value, _ := strings.Cut(line, ":")
 		found[key] = strings.TrimSpace(value)
 	}
-	return found["link_type"] == "cgroup" && found["attach_type"] == connect4
+	return found["link_type"] + " " + found["attach_type"]
 }
