@@ -102,6 +102,7 @@ type server struct {
 
 	engine  *engine.Engine
 	started time.Time
+	atStart startMemory
 	group   int
 	netns   uint64
 	log     *slog.Logger
@@ -209,6 +210,7 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 			defer func() { _ = l.Close() }() // nothing was written
 		}
 	}
+	s.atStart = findStartMemory()
 	s.confine()
 	from.committed(s.log)
 	return s.serve(ctx)

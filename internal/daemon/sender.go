@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
@@ -30,6 +31,11 @@ func (s *server) serve(ctx context.Context) error {
 		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
 		Handovers: s.handovers,
 	})
+	var releasing sync.WaitGroup
+	defer releasing.Wait()
+	soon, cancel := context.WithCancel(ctx)
+	defer cancel()
+	releasing.Go(func() { s.atStart.release(soon) })
 	for announce := s.announce; ; announce = func() {} {
 		leave := make(chan struct{})
 		tasks := []func(context.Context) error{
