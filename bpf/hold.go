@@ -79,7 +79,7 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 	for i, hook := range holdHooks {
 		l, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: h.programs[i], Attach: hook.attach})
 		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: %w", ErrGroupTaken, err)
+			err = ErrGroupTaken // no privilege is missing
 		}
 		if err != nil {
 			return nil, err

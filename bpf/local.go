@@ -92,7 +92,7 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 	for i, hook := range localHooks {
 		attached, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: l.programs[i], Attach: hook.attach})
 		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: %w", ErrGroupTaken, err)
+			err = ErrGroupTaken // no privilege is missing
 		}
 		if err != nil {
 			return nil, fmt.Errorf("attach the program for %s: %w", hook.name, err)

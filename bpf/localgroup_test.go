@@ -134,6 +134,7 @@ func TestLocalBesideOthers(t *testing.T) {
 	require.NoError(t, link.RawAttachProgram(legacy))
 	_, err := OpenLocal(opts)
 	require.ErrorIs(t, err, ErrGroupTaken)
+	require.NotErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "connect4")
 	require.NoError(t, link.RawDetachProgram(link.RawDetachProgramOptions{Target: legacy.Target, Program: p, Attach: legacy.Attach}))
 	l, err := OpenLocal(opts)
