@@ -100,3 +100,17 @@ func TestLoopbackWithoutPrivilege(t *testing.T) {
 	require.Contains(t, l.Reason, "not permitted")
 	require.Contains(t, s.succeed(t, "status"), "localhost   by proxies, and not by eBPF: ")
 }
+
+// Wide ranges are served by one socket where localhost is left to the proxies, and explain knows.
+func TestLoopbackProxyRange(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":12345")
+	s := newTestbed(t, top.Host)
+	s.loopback = "proxy"
+	s.serve(t)
+	s.succeed(t, "add --quiet tcp 10000-14999 172.30.0.2")
+	for _, address := range []string{"127.0.0.1:12345", "[::1]:12345"} {
+		labtest.Reaches(t, top.Host, "tcp", address, "backend")
+	}
+	require.Contains(t, s.succeed(t, "explain tcp 12345 --from 127.0.0.1"), "passes by proxy")
+}

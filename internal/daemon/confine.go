@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"github.com/nftnat/nftnat/api"
-	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/printable"
 )
@@ -20,7 +19,7 @@ func (s *server) confine() {
 	o := confine.Options{
 		Capabilities: []confine.Capability{confine.NetAdmin, confine.NetBindService},
 		Namespaces:   s.outside,
-		Maps:         s.Engine.Loopback != engine.LoopbackProxy,
+		Maps:         true, // wide ranges have them, whatever serves localhost
 	}
 	if s.outside {
 		o.Capabilities = append(o.Capabilities, confine.SysAdmin)
