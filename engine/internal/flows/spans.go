@@ -29,7 +29,7 @@ func (s spans[T]) add(p *portset.Port, value T) {
 // index makes get find what was added; of values for one port the last counts.
 func (s spans[T]) index() {
 	for a, all := range s {
-		if len(all) == 1 {
+		if disjoint(all) { // as most changes have them
 			continue
 		}
 		byFirst := func(x, y span[T]) int { return cmp.Compare(x.first, y.first) }
@@ -42,6 +42,16 @@ func (s spans[T]) index() {
 		}
 		s[a] = sorted
 	}
+}
+
+// disjoint reports whether spans are in order and none overlaps the next.
+func disjoint[T any](all []span[T]) bool {
+	for i := 1; i < len(all); i++ {
+		if all[i].first <= all[i-1].last {
+			return false
+		}
+	}
+	return true
 }
 
 // whole returns spans without those that a later one has the same ports as.

@@ -55,12 +55,13 @@ func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 // Fetch looks up at once the routes that Lookup would look up one by one.
 func (c *RouteCache) Fetch(backends iter.Seq[netip.Addr], lookUp func([]netip.Addr) (map[netip.Addr]Route, error)) error {
 	var missing []netip.Addr
-	var last netip.Addr
+	var recent [256]netip.Addr // by the last byte: many mappings often have a few backends by turns
 	for a := range backends {
-		if a == last {
+		last := &recent[a.As16()[15]]
+		if a == *last {
 			continue
 		}
-		last = a
+		*last = a
 		if _, ok := c.Routes[a]; !ok {
 			missing = append(missing, a)
 		}
