@@ -224,7 +224,10 @@ func (d *doctor) cuts(list []nat.Mapping) map[nat.Proto][]int {
 	for _, m := range list {
 		cuts[m.Proto] = append(cuts[m.Proto], int(m.Frontend.Port()), int(m.Frontend.Port())+int(m.More)+1)
 	}
-	for key := range d.sockets {
+	for key, list := range d.sockets {
+		if !slices.ContainsFunc(list, func(s *host.Socket) bool { return !d.inner(s) }) {
+			continue
+		}
 		cuts[key.proto] = append(cuts[key.proto], int(key.port), int(key.port)+1)
 	}
 	for proto := range cuts {
@@ -233,6 +236,10 @@ func (d *doctor) cuts(list []nat.Mapping) map[nat.Proto][]int {
 	}
 	return cuts
 }
+
+// inner reports whether a socket is that of the proxies to which eBPF leads what comes to many ports:
+// its own port says nothing.
+func (d *doctor) inner(s *host.Socket) bool { return s.Addr.Addr().Unmap().IsLoopback() && d.ours(s) }
 
 // published returns a mapping of d.all as it is published: with the ports that nothing tells from it.
 func (d *doctor) published(i int) nat.Mapping {

@@ -79,6 +79,43 @@ func TestTrace(t *testing.T) {
 	require.Contains(t, r.Stdout, "note: it is not published\n")
 }
 
+// Of a range the packets to one port are traced alone: by the range, by what its port was given to, and to a
+// port that was taken out.
+func TestTraceRange(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newTestbed(t, top.Host)
+	s.args = []string{"--direct"}
+	for _, port := range []string{":80", ":15000", ":15001"} {
+		labtest.EchoTCP(t, top.Backend1, "web", port)
+	}
+	s.succeed(t, "add tcp 10000-60000 172.30.0.2:10000-60000")
+	s.succeed(t, "rm tcp 20000")
+	s.succeed(t, "add tcp 30000 172.30.0.2:80 --replace")
+	for _, c := range []struct {
+		port    string
+		answers bool
+		lines   []string
+	}{
+		{"15000", true, []string{"dnat ip to tcp dport map @tcp4_range\n", "#1 left by br0 to 172.30.0.2:15000\n", "from 192.0.2.1:15000\n"}},
+		{"20000", false, []string{"it is not published\n", "th dport @holes return\n", " this host at 192.0.2.1:20000"}},
+		{"30000", true, []string{"dnat ip to tcp dport map @tcp4\n", "#1 left by br0 to 172.30.0.2:80\n"}},
+	} {
+		p := startTrace(t, s, top.Host, "tcp", c.port)
+		labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:15001", "web") // of the same range
+		if c.answers {
+			labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:"+c.port, "web")
+		} else {
+			require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:"+c.port))
+		}
+		for _, line := range c.lines {
+			await(t, line, func() bool { return strings.Contains(p.Output(), line) })
+		}
+		require.NoError(t, p.Signal(unix.SIGINT))
+		require.Zero(t, p.Wait())
+		require.NotContains(t, p.Output(), "15001")
+	}
+}
+
 // A trace that is killed leaves nothing, and no command of it changes anything.
 func TestTraceLeavesNothing(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})

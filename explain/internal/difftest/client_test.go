@@ -5,8 +5,10 @@ package difftest
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // caller is an address from which packets are sent.
@@ -49,37 +51,39 @@ func (s *site) callers(v4 bool) (cs []caller) {
 	return cs
 }
 
-// frontends are the addresses by which a mapping can be called.
-func (s *site) frontends(i int) []netip.AddrPort {
-	m := s.mappings[i]
-	addr, port := m.Frontend.Addr(), m.Frontend.Port()
+// frontends are the addresses and ports by which a mapping can be called, the number-th of all.
+func (s *site) frontends(number int, m nat.Mapping) (fs []netip.AddrPort) {
+	addr, ports := m.Frontend.Addr(), []uint16{uint16(number) % (m.More + 1), 0, m.More, m.More / 2}
 	if addr.IsValid() && !addr.IsUnspecified() {
-		return []netip.AddrPort{m.Frontend}
+		for _, by := range ports[:min(len(ports), int(m.More)+1)] {
+			fs = append(fs, netip.AddrPortFrom(addr, m.Frontend.Port()+by))
+		}
+		return fs
 	}
 	hosts := append([]netip.Addr{bridge4}, host4...)
 	if !m.Backend.Addr().Is4() {
 		hosts = append([]netip.Addr{bridge6}, host6...)
 	}
-	var fs []netip.AddrPort
-	for _, h := range hosts {
-		fs = append(fs, netip.AddrPortFrom(h, port+uint16(i)%(m.More+1)))
+	for i, h := range hosts {
+		fs = append(fs, netip.AddrPortFrom(h, m.Frontend.Port()+ports[i%len(ports)]))
 	}
 	return fs
 }
 
-// clients are all who call each mapping.
+// clients are all who call each mapping, or a port that was taken out of one.
 func (s *site) clients() (all []client) {
-	for i, m := range s.mappings {
-		for _, f := range s.frontends(i) {
+	for i, m := range slices.Concat(s.mappings, s.holes) {
+		frontends := s.frontends(i, m)
+		for _, f := range frontends {
 			for _, c := range s.callers(m.Backend.Addr().Is4()) {
 				to := f
 				if c.addr.IsLoopback() {
-					if f != s.frontends(i)[0] {
+					if f != frontends[0] {
 						continue
 					}
 					to = netip.AddrPortFrom(c.addr, f.Port())
 				}
-				all = append(all, client{ns: c.ns, addr: c.addr, mapping: m, frontend: to})
+				all = append(all, client{ns: c.ns, addr: c.addr, mapping: m, frontend: to, hole: i >= len(s.mappings)})
 			}
 		}
 	}

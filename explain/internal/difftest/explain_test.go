@@ -227,7 +227,7 @@ func (c *prediction) differ(sc *scenario, cl client, said *explain.Report, r res
 	case explain.Passes:
 		if !r.answered {
 			asked := !slices.ContainsFunc(said.Steps, func(s explain.Step) bool { return strings.Contains(s.Text, "was not asked") })
-			if !asked && len(r.seen) > 0 && (cl.mapping.Backend.Port() == 81 || sc.afterwards) {
+			if !asked && len(r.seen) > 0 && (cl.mapping.Backend.Port() == silentPort || sc.afterwards) {
 				c.ends["passes to a backend that was not asked"]++
 				return ""
 			}
@@ -239,7 +239,7 @@ func (c *prediction) differ(sc *scenario, cl client, said *explain.Report, r res
 		c.ends["passes"]++
 		return ""
 	case explain.NotPublished:
-		if found, _ := published0(c.mappings).Find(context.Background(), cl.mapping.Proto, cl.frontend); len(found) != 0 || r.answered {
+		if found, _ := published0(c.mappings).Find(context.Background(), cl.mapping.Proto, cl.frontend); len(found) != 0 || r.answered || len(r.seen) != 0 {
 			return "said not to be published"
 		}
 		c.ends["not published"]++
@@ -288,7 +288,7 @@ func (c *prediction) cause(sc *scenario, cl client, said *explain.Report, r resu
 	switch {
 	case sc.unknowable || k == report.KindAddress || k == report.KindRival || k == report.KindTable || strings.Contains(thing, "legacy"):
 		return ""
-	case k == report.KindBackend && cl.mapping.Backend.Port() == 81 && len(r.seen) > 0:
+	case k == report.KindBackend && cl.mapping.Backend.Port() == silentPort && len(r.seen) > 0:
 		return "" // it refuses, and then something may drop that
 	case strings.Contains(thing, "notrack"):
 		return "" // it does not drop

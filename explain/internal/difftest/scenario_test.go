@@ -66,7 +66,7 @@ func (s *site) newScenario(seed uint64) *scenario {
 		switch {
 		case c.addr.IsLoopback():
 			keep = 40
-		case c.mapping.Backend.Port() == 81:
+		case c.hole, c.mapping.Backend.Port() == silentPort:
 			keep = 15
 		case c.ns == s.client || c.ns == s.other:
 			keep = 100

@@ -39,7 +39,8 @@ type site struct {
 	backend1, backend2, backend3 *lab.NS
 	backends                     []*backend
 	mappings                     []nat.Mapping
-	nftnat                       string // the table of nftnat, as nft lists it
+	holes                        []nat.Mapping // ports that were taken out of ranges
+	nftnat                       string        // the table of nftnat, as nft lists it
 
 	markers *lab.NS
 	marker  marker
@@ -77,7 +78,18 @@ var published = []string{
 	"8083->172.30.0.2:81", // nothing listens
 	"8090-8094->172.30.0.3:8090-8094",
 	"9082->[fd40::2]:80",
+	// Ranges, of which holed and given take ports.
+	"10000-19999->172.30.0.2:10000-19999",
+	"192.0.2.9:12000-12999->172.30.0.3:12000-12999/udp",
+	"20000-29999->[fd30::2]:20000-29999",
+	"[2001:db8:1::9]:22000-22999->[fd40::2]:22000-22999/udp",
 }
+
+// holed are ports that are taken out of ranges, and given those that lead elsewhere.
+var (
+	holed = []string{"10100->172.30.0.2:10100", "192.0.2.9:12100->172.30.0.3:12100/udp", "20100->[fd30::2]:20100", "[2001:db8:1::9]:22100->[fd40::2]:22100/udp"}
+	given = []string{"10200->172.30.0.3:80", "192.0.2.9:12200->172.30.0.2:53/udp", "20200->[fd40::2]:80"}
+)
 
 // masqueraded is a mapping whose backend sees the host as the client.
 const masqueraded = "8084->172.30.0.3:8095"
@@ -222,10 +234,25 @@ func (s *site) publish() {
 		require.NoError(s, err)
 		m.NoProxy = true
 		m.Masquerade = text == masqueraded
-		done, err := e.Publish(ctx, nat.PublishOptions{}, m)
+		_, err = e.Publish(ctx, nat.PublishOptions{}, m)
 		require.NoError(s, err)
-		s.mappings = append(s.mappings, done...)
 	}
+	for _, text := range holed {
+		m, err := nat.ParseMappingText(text)
+		require.NoError(s, err)
+		_, err = e.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{m}})
+		require.NoError(s, err)
+		s.holes = append(s.holes, m)
+	}
+	for _, text := range given {
+		m, err := nat.ParseMappingText(text)
+		require.NoError(s, err)
+		m.NoProxy = true
+		_, err = e.Publish(ctx, nat.PublishOptions{Replace: true}, m)
+		require.NoError(s, err)
+	}
+	s.mappings, err = e.Mappings(ctx)
+	require.NoError(s, err)
 	require.NoError(s, e.Close())
 	s.nftnat = s.run(s.host, "", "nft", "list", "table", "inet", "nftnat")
 }

@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,16 +73,25 @@ func (s *site) quiesce() {
 
 // backend is a machine that answers on the ports of the mappings.
 type backend struct {
-	ns       *lab.NS
-	streams  []int // sockets that listen
-	datagram int
-	frames   int // a socket that sees all that arrives
+	ns        *lab.NS
+	streams   []int // sockets that listen
+	datagrams []int
+	frames    int // a socket that sees all that arrives
 }
 
-// streamPorts and datagramPort are where backends answer.
-var streamPorts = []int{80, 8090, 8091, 8092, 8093, 8094, 8095}
+// silentPort is where no backend answers.
+const silentPort = 81
 
-const datagramPort = 53
+// ports are where backends answer.
+func (s *site) ports(proto nat.Proto) []int {
+	ports := map[int]bool{}
+	for _, c := range s.clients() {
+		if port := c.backendPort(); c.mapping.Proto == proto && port != silentPort {
+			ports[int(port)] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(ports))
+}
 
 func (s *site) serve(ns *lab.NS) *backend {
 	s.Helper()
@@ -92,14 +103,17 @@ func (s *site) serve(ns *lab.NS) *backend {
 		return fd
 	}
 	s.in(ns, func() {
-		for _, port := range streamPorts {
+		for _, port := range s.ports(nat.TCP) {
 			fd := open(unix.AF_INET6, unix.SOCK_STREAM, 0)
 			require.NoError(s, unix.Bind(fd, &unix.SockaddrInet6{Port: port}))
 			require.NoError(s, unix.Listen(fd, 65535))
 			b.streams = append(b.streams, fd)
 		}
-		b.datagram = open(unix.AF_INET6, unix.SOCK_DGRAM, 0)
-		require.NoError(s, unix.Bind(b.datagram, &unix.SockaddrInet6{Port: datagramPort}))
+		for _, port := range s.ports(nat.UDP) {
+			fd := open(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+			require.NoError(s, unix.Bind(fd, &unix.SockaddrInet6{Port: port}))
+			b.datagrams = append(b.datagrams, fd)
+		}
 		b.frames = open(unix.AF_PACKET, unix.SOCK_DGRAM, int(htons(unix.ETH_P_ALL)))
 	})
 	return b
@@ -183,16 +197,18 @@ func (s *site) answer(b *backend) (connections int) {
 		}
 	}
 	var buf [2048]byte
-	for {
-		n, from, err := unix.Recvfrom(b.datagram, buf[:], unix.MSG_DONTWAIT)
-		if err != nil {
+	for _, fd := range b.datagrams {
+		for {
+			n, from, err := unix.Recvfrom(fd, buf[:], unix.MSG_DONTWAIT)
 			if errors.Is(err, unix.EAGAIN) {
-				return connections
+				break
 			}
-			continue // an ICMP error about an earlier answer
+			if err == nil { // else an ICMP error about an earlier answer
+				_ = unix.Sendto(fd, buf[:n], 0, from) // a route may be missing on purpose
+			}
 		}
-		_ = unix.Sendto(b.datagram, buf[:n], 0, from) // a route may be missing on purpose
 	}
+	return connections
 }
 
 // reset closes a stream without a word to its peer that would be answered.
@@ -214,6 +230,7 @@ type client struct {
 	addr     netip.Addr
 	mapping  nat.Mapping
 	frontend netip.AddrPort
+	hole     bool // the port was taken out of the mapping
 }
 
 func (c client) String() string {
@@ -371,7 +388,7 @@ func (s *site) warm() {
 	for _, c := range s.clients() {
 		for {
 			r := s.call(c)
-			if r.answered || c.mapping.Backend.Port() == 81 || c.ns != s.client && c.ns != s.other {
+			if r.answered || c.hole || c.mapping.Backend.Port() == silentPort || c.ns != s.client && c.ns != s.other {
 				break
 			}
 			if time.Now().After(end) {
