@@ -80,7 +80,7 @@ func TestForeignChurn(t *testing.T) {
 	for _, many := range []int{1, 3000} {
 		t.Run(fmt.Sprint(many, " mappings"), func(t *testing.T) {
 			e := open(t, top.Host, engine.Options{})
-			publish(t, e, fmt.Sprintf("10001-%d->172.30.0.2:10001-%d", 10000+many, 10000+many))
+			publish(t, e, fmt.Sprintf("10001-%d->172.30.0.2:20001-%d", 10000+many, 20000+many)) // an element for each port
 			before := s.commits.Load()
 			for range labtest.Rounds(t, "changes", 30, 200) {
 				publish(t, e, "8080->172.30.0.2:80", "53->172.30.0.2:53/udp")
@@ -120,8 +120,7 @@ func TestEveryPort(t *testing.T) {
 	require.NoError(t, e.Close())
 
 	e = open(t, top.Host, engine.Options{NoProxies: true})
-	require.Len(t, collect(e), 2*65535)
-	require.ElementsMatch(t, all, nat.Collapse(collect(e)))
+	require.ElementsMatch(t, all, collect(e))
 	_, err = e.Publish(t.Context(), nat.PublishOptions{}, mapping(t, "0->172.30.0.2:80"))
 	require.ErrorIs(t, err, nat.ErrExhausted)
 	for _, network := range []string{"tcp", "udp"} {

@@ -214,7 +214,7 @@ func TestRacingCommands(t *testing.T) {
 	}) {
 		require.Zero(t, r.Code, "%d: %s", i, r.Stderr)
 	}
-	require.Len(t, sortedElements(t, top.Host), racers+1+100*racers+1)
+	require.Len(t, sortedElements(t, top.Host), racers+1+racers+1)
 	for _, r := range race(func(i int) []string { return []string{"rm", "udp", ports(100*i+100, 100*i+199)} }) {
 		require.Zero(t, r.Code, r.Stderr)
 	}

@@ -138,6 +138,7 @@ func TestDaemonReplace(t *testing.T) {
 }
 
 func replaceBackends(t *testing.T, loopback string) {
+	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	for _, network := range []string{"tcp", "udp"} {
 		labtest.Echo(t, top.Backend1, network, "one", ":80")
@@ -194,6 +195,7 @@ func TestDaemonReplaceKill(t *testing.T) {
 }
 
 func replaceAndKill(t *testing.T, loopback string) {
+	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2})
 	labtest.EchoTCP(t, top.Backend1, "one", ":80")
 	labtest.EchoTCP(t, top.Backend2, "two", ":80")

@@ -80,13 +80,14 @@ func TestMutations(t *testing.T) {
 	top := newTopology(t, lab.Options{Hairpin: true, Forwarding: true})
 	p := newProber(t, top)
 	all := mutations(p)
+	flushed := flushScript(t)
 	t.Run("every rule", func(t *testing.T) { requireAllRules(t, all) })
 	for _, m := range labtest.Some(t, "rules taken away", 3, all) {
-		t.Run(m.name(), func(t *testing.T) { m.test(t, p) })
+		t.Run(m.name(), func(t *testing.T) { m.test(t, p, flushed) })
 	}
 }
 
-func (m mutation) test(t *testing.T, p *prober) {
+func (m mutation) test(t *testing.T, p *prober, flushed string) {
 	t.Helper()
 	host := p.top.Host
 	// TestRepairAtOpen tests that an engine repairs this.
@@ -112,10 +113,8 @@ func (m mutation) test(t *testing.T, p *prober) {
 	for _, n := range m.networks { // unless they were in the table that was replaced
 		labtest.Run(t, host, command(t, "nft", "delete", "element", "inet", "nftnat", n))
 	}
-	// The engine has taken other mappings to the same backend for masqueraded ones.
-	for _, set := range []string{"masquerade_to4_host", "masquerade_to6_host"} {
-		nft(t, host, "flush", "set", "inet", "nftnat", set)
-	}
+	// The engine has taken other mappings to the same backend for masqueraded ones, and adopted ranges.
+	load(t, host, flushed)
 }
 
 // ruleHandle finds the number of a rule in the kernel.
@@ -139,7 +138,7 @@ func requireAllRules(t *testing.T, all []mutation) {
 	plan, err := engine.Plan("")
 	require.NoError(t, err)
 	rules := rulesOf(plan)
-	require.Len(t, rules, 75)
+	require.Len(t, rules, 138)
 	for _, rule := range rules {
 		reason := notProbed()[rule]
 		require.NotEqual(t, covered[rule], reason != "", "a probe or a reason, for %s", rule)
@@ -168,7 +167,7 @@ func rulesOf(plan string) []string {
 
 // mutations returns all mutations. Some remove one condition of a rule.
 func mutations(p *prober) []mutation {
-	return slices.Concat(publishMutations(p), optionMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p))
+	return slices.Concat(publishMutations(p), optionMutations(p), natMutations(p), wayOutMutations(p), postroutingMutations(p), forwardMutations(p), rawMutations(p), rangeMutations(p))
 }
 
 func publishMutations(p *prober) []mutation {

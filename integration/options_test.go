@@ -28,7 +28,12 @@ import (
 // serving opens an engine with proxies in a namespace and runs it until the test ends.
 func serving(t *testing.T, ns *lab.NS) *engine.Engine {
 	t.Helper()
-	e, err := engine.Open(t.Context(), engine.Options{NetNS: ns.Path(), NoOwner: true})
+	return servingBy(t, ns, engine.LoopbackAuto)
+}
+
+func servingBy(t *testing.T, ns *lab.NS, loopback engine.Loopback) *engine.Engine {
+	t.Helper()
+	e, err := engine.Open(t.Context(), engine.Options{NetNS: ns.Path(), NoOwner: true, Loopback: loopback})
 	require.NoError(t, err)
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -237,18 +242,23 @@ func TestFrom(t *testing.T) {
 	}
 }
 
-// A broadcast reaches a backend by the proxy, and only from those who may reach the port.
+// A broadcast reaches a backend by the proxy, and only from those who may reach the port, or the range.
 func TestFromByBroadcast(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartNeighbour})
 	r := record(t, top.Backend1, ":27015")
-	e := serving(t, top.Host)
-	_, err := e.Publish(t.Context(), nat.PublishOptions{}, from(t, "27015->172.30.0.2:27015/udp", top.Client.V4.String()))
-	require.NoError(t, err)
-	const to = "192.0.2.255:27015"
-	refused := seek(t, top.Neighbour, ":0").send(t, to)
-	asked := seek(t, top.Client, ":0").send(t, to)
-	await(t, "the broadcast of the client", func() bool { return len(r.senders(asked)) == 1 })
-	require.Empty(t, r.senders(refused))
+	e := servingBy(t, top.Host, engine.LoopbackProxy) // which has a socket for each port of a range
+	for _, text := range []string{"27015->172.30.0.2:27015/udp", "27000-27099->172.30.0.2:27000-27099/udp"} {
+		m := from(t, text, top.Client.V4.String())
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
+		require.NoError(t, err)
+		const to = "192.0.2.255:27015"
+		refused := seek(t, top.Neighbour, ":0").send(t, to)
+		asked := seek(t, top.Client, ":0").send(t, to)
+		await(t, "the broadcast of the client: "+text, func() bool { return len(r.senders(asked)) == 1 })
+		require.Empty(t, r.senders(refused), text)
+		_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{m}})
+		require.NoError(t, err)
+	}
 }
 
 // A change of who may reach a port ends the UDP flows of those who may not any more at once,

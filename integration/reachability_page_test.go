@@ -46,7 +46,7 @@ Each row holds for TCP and UDP, IPv4 and IPv6, with and without netfilter for br
 
 | what | reaches the backend | test |
 |---|---|---|
-| a broadcast (192.0.2.255, 255.255.255.255) to a UDP port that is published on any address, or on 0.0.0.0 | once, by the daemon's proxy, as gateway. The answer comes from the host's address on the link of the broadcast. Without the proxy (` + "`--no-proxy`, `--direct`" + `): **dropped** | ` + "`TestBroadcast`" + ` |
+| a broadcast (192.0.2.255, 255.255.255.255) to a UDP port that is published on any address, or on 0.0.0.0 | once, by the daemon's proxy, as gateway. The answer comes from the host's address on the link of the broadcast. Without the proxy (` + "`--no-proxy`, `--direct`" + `), and to a port of a range that has no socket of its own (eBPF holds it): **dropped** | ` + "`TestBroadcast`" + ` |
 | a broadcast on the backend's own link, to a published port that is the backend's port too | only directly; the proxy leaves it | ` + "`TestBroadcastToOthers`" + ` |
 | multicast (224.0.0.0/4, ff00::/8) | **dropped** | ` + "`TestBroadcastToOthers`" + ` |
 | an address of a prefix that is routed to the host as local (AnyIP, ` + "`ip route add local 203.0.113.0/24 dev lo`" + `) | as by a LAN address, if the port is published on any address or on this one | ` + "`TestAnyIP`" + ` |

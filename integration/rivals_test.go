@@ -87,14 +87,17 @@ func TestRivalsOfMany(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
 	load(t, top.Host, `table ip other {
-		chain pre { type nat hook prerouting priority dstnat; udp dport 8000-8099 redirect to :1; ip daddr 192.0.2.9 tcp dport 80 redirect to :1; iifname "nosuch" tcp dport 443 redirect to :1; }
+		chain pre { type nat hook prerouting priority dstnat; udp dport 8000-8199 redirect to :1; ip daddr 192.0.2.9 tcp dport 80 redirect to :1; iifname "nosuch" tcp dport 443 redirect to :1; }
 		chain out { type nat hook output priority -100; tcp dport 22 redirect to :1; }
 	}`)
-	r := s.run(t, "add udp 8000-8099 172.30.0.2:8000-8099")
+	r := s.run(t, "add udp 8000-8099 172.30.0.2:9000-9099")
 	require.Zero(t, r.Code)
 	require.Equal(t, 16, strings.Count(r.Stderr, "table ip other also translates udp 80"))
 	require.Contains(t, r.Stderr, "nftnat: other tables translate 84 more published ports too\n")
 	require.Len(t, s.status(t).Warnings, 17)
+	// A range is one.
+	require.Equal(t, "nftnat: table ip other also translates udp 8100-8199 in chain pre, but nftnat gets it first\n",
+		s.run(t, "add udp 8100-8199 172.30.0.2").Stderr)
 	require.NotContains(t, s.run(t, "add tcp 8000 172.30.0.2:80").Stderr, "other")
 	require.NotContains(t, s.run(t, "add tcp 192.0.2.1:80 172.30.0.2:80").Stderr, "other")
 	require.NotContains(t, s.run(t, "add tcp [::]:443 [fd00:30::2]:80").Stderr, "other")
