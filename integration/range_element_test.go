@@ -110,6 +110,7 @@ func TestRangeElements(t *testing.T) {
 	top := newRangeTable(t, lab.PartBackend1|lab.PartBackend2)
 	serveRanges(t, top)
 	eachRangeTable(t, top, func(t *testing.T, r rangeTable) {
+		t.Helper()
 		r.nft(t, "add $P_range { 5000-5999 : $1 }", "add $P_range { 1000-1999 : $2, 4999 : $2, 60000-65535 : $2 }", "delete $P_range { 4999 }")
 		r.leads(t, r.Client, r.f.host, "backend1", rangePorts()...)
 		r.leads(t, r.Client, r.f.second, "backend1", 5500)
@@ -152,6 +153,7 @@ func TestRangeLimits(t *testing.T) {
 	top := newRangeTable(t, lab.PartBackend1|lab.PartBackend2|lab.PartNeighbour)
 	serveRanges(t, top)
 	eachRangeTable(t, top, func(t *testing.T, r rangeTable) {
+		t.Helper()
 		for kind, of := range map[string][2]string{"": {"", ""}, "_host": {" . $host", " . $host"}} {
 			d, family := "$D"+kind, of[0]
 			if kind == "" {
@@ -197,6 +199,7 @@ func TestRangeMasquerade(t *testing.T) {
 	serveRanges(t, top)
 	forget(t, top.Backend1)
 	eachRangeTable(t, top, func(t *testing.T, r rangeTable) {
+		t.Helper()
 		r.nft(t, "add $P_range { 5000-5999 : $1 }")
 		noAnswers(t, r.Client, r.proto, at(r.f.host, 5000))
 		for _, next := range []string{"", "_next"} {
@@ -222,6 +225,7 @@ func TestRangeWayOut(t *testing.T) {
 	t.Parallel()
 	top := newRangeTable(t, lab.PartBackend1|lab.PartBackend2|lab.PartFar)
 	eachRangeTable(t, top, func(t *testing.T, r rangeTable) {
+		t.Helper()
 		if r.proto != "udp" {
 			return
 		}
