@@ -123,7 +123,7 @@ func probes(e *Engine) []portset.Frontend {
 func misreserved(e *Engine, ms []nat.Mapping) (wrong []string) {
 	for _, f := range probes(e) {
 		taken := slices.ContainsFunc(ms, func(m nat.Mapping) bool {
-			return m.Proto == f.Proto && m.Frontend.Port() == f.AddrPort.Port() && exclude(m.Frontend.Addr(), f.AddrPort.Addr())
+			return m.Proto == f.Proto && f.AddrPort.Port()-m.Frontend.Port() <= m.More && exclude(m.Frontend.Addr(), f.AddrPort.Addr())
 		})
 		err := e.core.reserved.Reserve(f)
 		if err == nil {

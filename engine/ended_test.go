@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/conntrack"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -181,4 +182,47 @@ func TestNotesOfLeases(t *testing.T) {
 	b.write(t, schema.PortElement(portset.Of(leaseFor(t, b, "90->172.30.0.2:90", time.Hour)), b.clock.Now()))
 	e = b.open(t)
 	require.Len(t, notes(), 2)
+}
+
+// A port that is taken out of a range over UDP that has a time-out has a note until its flows have
+// ended, for the next engine if this one is killed.
+func TestNotesOfPortsTakenOut(t *testing.T) {
+	for _, taken := range []string{"1500->172.30.0.2:1500/udp", "1000-1010->172.30.0.2:1000-1010/udp", "1500-1999->172.30.0.2:1500-1999/udp", "1000-1999->172.30.0.2:1000-1999/udp"} {
+		for _, killed := range []bool{false, true} {
+			e, b := openFake(t)
+			m := leaseFor(t, b, "1000-1999->172.30.0.2:1000-1999/udp", time.Hour)
+			_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
+			require.NoError(t, err)
+			gone := nattest.Mapping(t, taken)
+			stays := []conntrack.Flow{udpFlow(local4, 5000, "172.30.0.3:5000")}
+			if gone.More < 900 {
+				stays = append(stays, udpFlow(local4, 1012, "172.30.0.2:1012"))
+			}
+			b.flows.flows = append(slices.Clone(stays), udpFlow(local4, gone.Frontend.Port(), gone.Backend.String()),
+				udpFlow(otherLocal4, gone.Frontend.Port()+gone.More, netip.AddrPortFrom(gone.Backend.Addr(), gone.Backend.Port()+gone.More).String()))
+			dead := false
+			b.flows.hook = func(string) error {
+				if dead = killed; dead {
+					return unix.EIO
+				}
+				return nil
+			}
+			b.kernel.Hook(func(string) error {
+				if dead {
+					return unix.EIO
+				}
+				return nil
+			})
+			_, err = e.Remove(t.Context(), nat.Removal{Mappings: []nat.Mapping{gone}})
+			if killed {
+				b.flows.hook = nil
+				b.kernel.Hook(nil)
+				e = b.open(t)
+			} else {
+				require.NoError(t, err)
+			}
+			require.ElementsMatch(t, stays, b.flows.flows, taken)
+			requireConsistent(t, b, e)
+		}
+	}
 }

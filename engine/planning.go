@@ -96,50 +96,65 @@ func (p *plan) mappingsAfter() portset.Set {
 	return after
 }
 
-// noted returns the change as it is for notes. Those on ranges with a time-out are on whole
-// ranges; a port that is taken out of one has none of its own.
+// noted returns the change as it is for notes. Those on what has a time-out are on entries of the
+// table, thus on whole ranges. A port that is taken out of such a range, which stays, has one of its
+// own until its flows have ended.
 func (p *plan) noted() *portset.Change {
 	c := &p.Change
 	if p.layout.IsPlain() {
 		return c
 	}
-	before, after := &p.published.mappings, p.mappingsAfter()
+	gone := slices.AppendSeq(slices.Clone(p.layout.Cleaned), p.layout.Deleted)
+	come := slices.AppendSeq(slices.Clone(p.layout.Settled), p.layout.Added)
 	var n portset.Change
+	n.Removed, n.Added = portsWithout(leases(gone), leases(come)), portsWithout(leases(come), leases(gone))
+	covered := func(port *portset.Port) bool {
+		return slices.ContainsFunc(n.Removed, func(r portset.Port) bool {
+			return r.Contains(port.Frontend) && !slices.ContainsFunc(n.Added, func(a portset.Port) bool { return a.First() == r.First() })
+		})
+	}
+	var taken []portset.Port
 	for _, port := range c.Removed {
-		if !before.Ranged(&port) || port.Expires == 0 {
-			n.Removed = append(n.Removed, port)
+		switch {
+		case port.Expires == 0:
+			taken = append(taken, port)
+		case p.published.mappings.Ranged(&port) && !covered(&port):
+			port.Expires = 0
+			if port.More != 0 { // the note on the range may have the place
+				taken = append(taken, port.Part(port.First(), port.First()))
+				port = port.Part(port.First()+1, port.Last())
+			}
+			taken = append(taken, port)
 		}
 	}
-	for _, port := range c.Added {
-		if !after.Ranged(&port) || port.Expires == 0 {
-			n.Added = append(n.Added, port)
-		}
-	}
-	for _, m := range c.Moved {
-		if was := m.Before(); before.Ranged(&was) {
-			m.From.Expires = 0
-		}
-		if is := m.After(); after.Ranged(&is) {
-			m.To.Expires = 0
-		}
-		n.Moved = append(n.Moved, m)
-	}
-	for e := range p.layout.Deleted {
-		if e.Kind == portset.EntryRange && e.Expires != 0 {
-			n.Removed = append(n.Removed, e.Port)
-		}
-	}
-	for e := range p.layout.Added {
-		if e.Kind == portset.EntryRange && e.Expires != 0 {
-			n.Added = append(n.Added, e.Port)
-		}
-	}
-	for _, e := range p.layout.Settled {
-		if e.Expires != 0 {
-			n.Added = append(n.Added, e.Port)
-		}
-	}
+	n.Removed = append(n.Removed, taken...)
 	return &n
+}
+
+// leases returns the ports of entries that have a time-out.
+func leases(es []portset.Entry) (ports []portset.Port) {
+	for _, e := range es {
+		if e.Kind != portset.EntryHole && e.Expires != 0 {
+			ports = append(ports, e.Port)
+		}
+	}
+	return ports
+}
+
+// portsWithout returns the ports that others are not.
+func portsWithout(ports, others []portset.Port) (left []portset.Port) {
+	n := make(map[portset.Port]int, len(others))
+	for _, p := range others {
+		n[p]++
+	}
+	for _, p := range ports {
+		if n[p] > 0 {
+			n[p]--
+			continue
+		}
+		left = append(left, p)
+	}
+	return left
 }
 
 // transaction returns the change of the table's elements at that time, with records of

@@ -209,6 +209,11 @@ func (c *Contents) readNotes(elements []nft.Element) {
 			published[e] = false
 		}
 	}
+	for _, e := range c.Next { // which will be published
+		if c.Ports.Unsettled(e) && hasNote(e.Port) {
+			published[note(e.Port)] = false
+		}
+	}
 	for _, el := range elements {
 		p, ok := readEnded(el)
 		if !c.keep(el, ok) {
