@@ -36,7 +36,7 @@ func TestTrace(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	s := newTestbed(t, top.Host)
 	labtest.EchoTCP(t, top.Backend1, "web", ":80")
-	s.serve(t)
+	s.serve(t, "--loopback", "proxy") // eBPF leads sockets past all rules
 	s.succeed(t, "add tcp 8080 172.30.0.2:80")
 	seen := func(p *labtest.Process, lines ...string) {
 		t.Helper()
