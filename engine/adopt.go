@@ -5,6 +5,8 @@ package engine
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
@@ -55,7 +57,7 @@ func (e *core) adoptOnce() error {
 	if err := e.adoptExits(f.Out, known); err != nil {
 		return err
 	}
-	e.finishRanges(f.unfinished, optionSteps{})
+	e.finishRanges(f.unfinished, f.finishOptions(e.now()))
 	e.removeOrphans(f.Orphans)
 	if err := e.endFlows(f.Ended); err != nil {
 		return err
@@ -140,6 +142,36 @@ func finish(ports *portset.Set, second []portset.Entry) *portset.Plan {
 		ports.Load(e)
 	}
 	return p
+}
+
+// finishOptions returns what remains to be done of the options of such a change. What it takes care of
+// is no orphan any more.
+func (f *found) finishOptions(now time.Time) (s optionSteps) {
+	if len(f.unfinished.Prepared) == 0 {
+		return s
+	}
+	have := keysOf(slices.Concat(f.Elements, f.Missing, f.Orphans))
+	for _, e := range f.unfinished.Prepared {
+		for _, el := range schema.RangeOptions(e, true, now) {
+			if have[el.ElementKey()] {
+				s.cleaned = append(s.cleaned, el)
+			}
+		}
+	}
+	for _, e := range f.unfinished.Settled {
+		s.placed = append(s.placed, schema.RangeOptions(e, false, now)...)
+		proxied := schema.ProxiedLimits(&f.Ports, e, now)
+		f.Orphans = withoutKeys(f.Orphans, keysOf(proxied))
+		s.placed = append(s.placed, withoutKeys(proxied, have)...)
+	}
+	// Those of another range with the same bounds would count for this one.
+	for _, el := range f.Orphans {
+		if schema.IsRangeOption(el.Set) {
+			s.replaced = append(s.replaced, el)
+		}
+	}
+	f.Orphans = withoutKeys(f.Orphans, keysOf(s.replaced))
+	return s
 }
 
 // takeOver makes the contents of a table what is published.

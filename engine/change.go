@@ -218,12 +218,15 @@ func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
 	if !back.IsPlain() {
 		before = after.Clone()
 		before.Do(back)
-		options = optionsOf(&after, &before, back, p.Added, now)
+		options = optionsOf(&after, &before, back, p.Added, nil, now)
 	}
 	if err := e.prepare(back, options); err != nil {
 		return err
 	}
 	added, removed := p.records(now)
+	if p.layout.IsPlain() {
+		removed = append(removed, p.optionSteps(now).prepared...)
+	}
 	removed, added = append(removed, schema.HairpinElements(come)...), append(added, schema.HairpinElements(gone)...)
 	// The limits of what was removed are still there.
 	removed, added = append(removed, options.gone...), append(added, p.withoutLate(options.come, now)...)
@@ -247,7 +250,7 @@ func (e *core) prepare(l *portset.Plan, o optionSteps) error {
 			return err
 		}
 	}
-	if l.Waits {
+	if l.Waits || o.waits {
 		e.table.Grace()
 	}
 	return nil
@@ -273,6 +276,9 @@ func (e *core) finishRanges(l *portset.Plan, o optionSteps) {
 	var err error
 	if len(o.replaced)+len(o.placed) != 0 {
 		err = e.table.UpdateFinally(nft.Change{Delete: inSets(o.replaced), Add: inSets(o.placed)})
+		if slices.ContainsFunc(o.placed, schema.LimitsPort) {
+			e.table.Grace() // a packet that knows of no limit must not find the range
+		}
 	}
 	if err == nil && len(l.Settled) != 0 {
 		err = e.table.UpdateFinally(nft.Change{Add: elementsOf(now, slices.Values(l.Settled), len(l.Settled), nil)})

@@ -20,11 +20,13 @@ type optionSteps struct {
 	replaced, placed []nft.Element // deleted and added after it, before ranges settle
 	cleaned          []nft.Element // deleted with the ranges of the second maps
 	late             []nft.Element // deleted once proxies are closed
+	// waits is whether packets must know of what is prepared when the change is made.
+	waits bool
 }
 
 // optionsOf returns the steps for a plan that leads from one set to another. removed is what is not
-// published after it.
-func optionsOf(before, after *portset.Set, layout *portset.Plan, removed []portset.Port, now time.Time) (s optionSteps) {
+// published after it, and early what is added before the change.
+func optionsOf(before, after *portset.Set, layout *portset.Plan, removed []portset.Port, early map[nft.ElementKey]bool, now time.Time) (s optionSteps) {
 	had, has := schema.SetOptions(before, now), schema.SetOptions(after, now)
 	if len(had)+len(has) == 0 {
 		return s
@@ -73,8 +75,9 @@ func optionsOf(before, after *portset.Set, layout *portset.Plan, removed []ports
 	for _, el := range has {
 		switch at := el.ElementKey(); {
 		case were[at]:
-		case first[at]:
+		case first[at] || early[at]:
 			s.prepared = append(s.prepared, el)
+			s.waits = true
 		case schema.IsRangeOption(el.Set):
 			s.placed = append(s.placed, el)
 		default:

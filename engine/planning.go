@@ -166,13 +166,54 @@ func (p *plan) transaction(now time.Time, goneRecords, comeRecords []nft.Element
 	return changeOf(now, p.layout, append(gone, goneRecords...), append(come, comeRecords...))
 }
 
-// optionSteps returns what a change of ranges does to the elements of options.
+// optionSteps returns what a change of ranges does to the elements of options, and which of single
+// ports are added before it.
 func (p *plan) optionSteps(now time.Time) optionSteps {
+	first := p.limitsFirst(now)
 	if p.layout.IsPlain() {
-		return optionSteps{}
+		return optionSteps{prepared: first, waits: len(first) != 0}
 	}
 	after := p.mappingsAfter()
-	return optionsOf(&p.published.mappings, &after, p.layout, p.Removed, now)
+	return optionsOf(&p.published.mappings, &after, p.layout, p.Removed, keysOf(first), now)
+}
+
+// limitsFirst returns the limits of single ports that the change publishes. They are added before
+// it: a packet asks for the limit before it asks for the port, and would find the port alone if both
+// came in between. Where a port has gone from the same place, for which they would count until the
+// change, they are left to it.
+func (p *plan) limitsFirst(now time.Time) (es []nft.Element) {
+	var limited map[nft.ElementKey]bool // before the change
+	for i := range p.Added {
+		if p.Added[i].From.IsZero() || p.Added[i].More != 0 {
+			continue
+		}
+		if limited == nil {
+			limited = map[nft.ElementKey]bool{}
+			for port := range p.Before {
+				for _, el := range schema.LimitElements(port, now) {
+					limited[el.ElementKey()] = true
+				}
+			}
+		}
+		limits := schema.LimitElements(p.Added[i], now)
+		if !slices.ContainsFunc(limits, func(el nft.Element) bool { return limited[el.ElementKey()] }) {
+			es = append(es, limits...)
+		}
+	}
+	return es
+}
+
+func keysOf(es []nft.Element) map[nft.ElementKey]bool {
+	keys := make(map[nft.ElementKey]bool, len(es))
+	for _, el := range es {
+		keys[el.ElementKey()] = true
+	}
+	return keys
+}
+
+// withoutKeys returns the elements that do not have the keys.
+func withoutKeys(es []nft.Element, keys map[nft.ElementKey]bool) []nft.Element {
+	return slices.DeleteFunc(es, func(el nft.Element) bool { return keys[el.ElementKey()] })
 }
 
 // late returns the elements that are removed last.
@@ -189,11 +230,7 @@ func (p *plan) withoutLate(es []nft.Element, now time.Time) []nft.Element {
 	if len(late) == 0 || p.layout.IsPlain() {
 		return es
 	}
-	is := map[nft.ElementKey]bool{}
-	for _, el := range late {
-		is[el.ElementKey()] = true
-	}
-	return slices.DeleteFunc(es, func(el nft.Element) bool { return is[el.ElementKey()] })
+	return withoutKeys(es, keysOf(late))
 }
 
 // changeOf returns the change of the elements of ports, with others that go and come.
@@ -213,6 +250,9 @@ func (p *plan) records(now time.Time) (gone, come []nft.Element) {
 	gone, come = append(gone, p.notes.Gone...), append(come, p.notes.Come...)
 	if p.layout.IsPlain() {
 		limitsGone, limitsCome := schema.LimitsDiff(&p.Change, now)
+		if first := p.limitsFirst(now); len(first) != 0 {
+			limitsCome = withoutKeys(limitsCome, keysOf(first))
+		}
 		masqueradesGone, masqueradesCome := schema.MasqueradesDiff(&p.Change, p.published.options.Masqueraded)
 		gone, come = slices.Concat(gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, limitsCome, masqueradesCome)
 	}
