@@ -47,9 +47,10 @@ func holdSpecs() []*ebpf.MapSpec {
 }
 
 var holdHooks = []struct {
+	name   string
 	attach ebpf.AttachType
 	six    bool
-}{{ebpf.AttachCGroupInet4Bind, false}, {ebpf.AttachCGroupInet6Bind, true}}
+}{{"bind4", ebpf.AttachCGroupInet4Bind, false}, {"bind6", ebpf.AttachCGroupInet6Bind, true}}
 
 // HoldOptions are what a Hold is for.
 type HoldOptions struct {
@@ -82,7 +83,7 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 			err = ErrGroupTaken // no privilege is missing
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("attach the program for %s: %w", hook.name, err)
 		}
 		h.links = append(h.links, l)
 	}

@@ -70,11 +70,17 @@ func (e *core) openPrograms(lent []Program) error {
 	}
 	e.programs = *hooks.Open(e.namespace, e.opts.Loopback != LoopbackProxy, ds)
 	err := e.programs.NoLocalhost
+	if err == nil {
+		err = e.programs.NoHold
+	}
 	switch {
 	case err == nil:
 		return nil
 	case e.opts.Loopback == LoopbackBPF:
 		return fmt.Errorf("serve localhost by eBPF: %w", err)
+	case e.programs.NoLocalhost == nil:
+		e.log.Warn("ports of wide ranges are not held", "reason", err)
+		return nil
 	}
 	e.log.Info("localhost is served by proxies", "reason", err)
 	return nil

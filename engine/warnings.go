@@ -45,6 +45,11 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 		}
 		lines = append(lines, fmt.Sprintf("%s: %s are not served: for so many ports that takes eBPF (sk_lookup)", nat.DescribeFrontend(p.Mapping()), who))
 	}
+	if err := e.programs.NoHold; err != nil {
+		for _, p := range e.holder.NotHeld(&e.mappings) {
+			lines = append(lines, fmt.Sprintf("%s: other programs can bind these ports: to hold so many takes eBPF: %v", nat.DescribeFrontend(p.Mapping()), err))
+		}
+	}
 	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
 	return append(lines, e.rivalWarnings()...)
 }

@@ -4,13 +4,22 @@
 package integration
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
 	"slices"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 	"github.com/nftnat/nftnat/internal/nattest"
@@ -113,4 +122,53 @@ func TestLoopbackProxyRange(t *testing.T) {
 		labtest.Reaches(t, top.Host, "tcp", address, "backend")
 	}
 	require.Contains(t, s.succeed(t, "explain tcp 12345 --from 127.0.0.1"), "passes by proxy")
+}
+
+// Where another program at bind(2) admits none beside it, localhost is served by eBPF, and the status warns of ranges that are
+// too wide to be held by sockets. Who demands eBPF is refused.
+func TestLoopbackWithoutBind(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	root, err := bpf.RootGroup()
+	require.NoError(t, err)
+	name := fmt.Sprintf("nftnat-bind-%d", os.Getpid())
+	require.NoError(t, unix.Mkdirat(int(root.Fd()), name, 0o755))
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return unix.Unlinkat(int(root.Fd()), name, unix.AT_REMOVEDIR) == nil }, 5*time.Second, 10*time.Millisecond)
+		require.NoError(t, root.Close())
+	})
+	group, err := unix.Openat(int(root.Fd()), name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, unix.Close(group)) })
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Bind, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, other.Close()) })
+	require.NoError(t, link.RawAttachProgram(link.RawAttachProgramOptions{Target: group, Program: other, Attach: ebpf.AttachCGroupInet4Bind}))
+
+	s := newTestbed(t, top.Host)
+	serve := func(loopback string) *exec.Cmd { // the group is the root that it sees
+		cmd := command(t, "unshare", append([]string{"--cgroup"}, s.command(t, "serve", "--loopback", loopback).Args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: group}
+		return cmd
+	}
+	const taken = "attach the program for bind4: another program is attached to the control group that admits no other beside it"
+	r := labtest.Run(t, top.Host, serve("bpf"))
+	require.Equal(t, 1, r.Code, r.Stderr)
+	require.Contains(t, r.Stderr, "nftnat: serve localhost by eBPF: load programs that hold ports: "+taken)
+
+	labtest.StartCmd(t, top.Host, serve("auto"))
+	await(t, "the daemon to answer", func() bool {
+		_, err := s.api.Status(t.Context())
+		return err == nil
+	})
+	s.succeed(t, "add --quiet tcp 9000-9999 172.30.0.2")
+	require.Empty(t, s.status(t).Warnings)
+	s.succeed(t, "add --quiet tcp 10000-11999 172.30.0.2")
+	st := s.status(t)
+	require.Equal(t, api.LoopbackBPF, st.Loopback.By)
+	require.Len(t, st.Warnings, 1)
+	require.Contains(t, st.Warnings[0], "tcp 10000-11999: other programs can bind these ports")
+	require.Contains(t, st.Warnings[0], taken)
 }

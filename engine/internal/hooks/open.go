@@ -21,8 +21,10 @@ type Programs struct {
 	// Localhost leads sockets on localhost; NoLocalhost is why it is nil.
 	Localhost   *Localhost
 	NoLocalhost error
-	// Hold keeps other programs from ports, and Lookup leads many ports to one socket.
+	// Hold keeps other programs from ports; NoHold is why it is nil.
 	Hold   *bpf.Hold
+	NoHold error
+	// Lookup leads many ports to one socket.
 	Lookup *bpf.Lookup
 }
 
@@ -50,6 +52,9 @@ func Open(ns *hostnet.Namespace, localhost bool, lent []Descriptor) *Programs {
 	p := &Programs{}
 	if localhost {
 		p.NoLocalhost = p.openHooks(ns, handed)
+		if p.Hold == nil && p.NoHold == nil {
+			p.NoHold = p.NoLocalhost
+		}
 	}
 	var err error
 	if p.Lookup, err = bpf.TakeLookup(handed[nameLookup]); err != nil {
@@ -75,7 +80,7 @@ func (p *Programs) openHooks(ns *hostnet.Namespace, handed map[string]bpf.Handed
 	holdOptions := bpf.HoldOptions{Group: int(group.Fd()), NetNS: cookie}
 	if p.Hold, err = bpf.TakeHold(holdOptions, handed[nameHold]); err != nil {
 		if p.Hold, err = bpf.OpenHold(holdOptions); err != nil {
-			p.Hold = nil // ranges have sockets
+			p.Hold, p.NoHold = nil, err // ranges have sockets, as far as they are not too wide
 		}
 	}
 	localOptions := bpf.LocalOptions{Group: int(group.Fd()), NetNS: cookie}

@@ -136,3 +136,17 @@ func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
 	}
 	return ranges
 }
+
+// NotHeld returns the ranges whose ports other programs can bind: those that are too wide for a socket a port, if
+// there is no guard.
+func (h *Holder) NotHeld(published *portset.Set) (ranges []portset.Port) {
+	if !h.Enabled() || h.opts.Guard != nil {
+		return nil
+	}
+	for p := range published.All {
+		if h.many.takes(&p) {
+			ranges = append(ranges, p)
+		}
+	}
+	return ranges
+}
