@@ -374,7 +374,11 @@ func (x *walk) socket(w *way) []*way {
 	why, by := x.lacks(w), ""
 	if s == nil && !x.mapping.NoProxy {
 		// Ports of ranges may have no sockets: a program of eBPF finds that of the proxy.
-		if p := x.facts.LeadsPorts(x.pid, program); p != nil {
+		switch p := x.facts.LeadsPorts(x.pid, program); {
+		case p != nil && x.isClientPort(to.Port()):
+			why.What += "; the port is one of ip_local_port_range, and of these the proxies of ranges serve none over UDP"
+			why.Remedy = "publish UDP ports outside of net.ipv4.ip_local_port_range"
+		case p != nil:
 			s = &host.Socket{Proto: x.proto, Addr: to, Limit: 1, Process: p}
 			by = ", by eBPF"
 		}
@@ -427,6 +431,16 @@ func (x *walk) proxies(s *host.Socket) bool {
 
 // program is the name of the process that has the proxies.
 const program = "nftnat"
+
+// isClientPort reports whether the kernel gives a port to sockets over UDP: what these wait for would come to the proxy, if eBPF
+// led the port there.
+func (x *walk) isClientPort(port uint16) bool {
+	if x.proto != unix.IPPROTO_UDP {
+		return false
+	}
+	first, last, err := x.facts.LocalPorts()
+	return err == nil && first <= port && port <= last
+}
 
 // isLed reports whether programs of eBPF lead a socket of this host that asks for the client's frontend straight to
 // the backend.

@@ -39,6 +39,7 @@ type facts interface {
 	Stopped(pid int) bool
 	LeadsLocalhost(pid int, name string) bool
 	LeadsPorts(pid int, name string) *host.Process
+	LocalPorts() (first, last uint16, err error)
 	Owner(pid int) (uid, gid uint32, err error)
 	Qdiscs(link int) ([]*host.Qdisc, error)
 	Filters(link int, egress bool) ([]*host.TCFilter, error)

@@ -253,6 +253,8 @@ func (f *fake) LeadsLocalhost(int, string) bool { return f.leads }
 
 func (f *fake) LeadsPorts(int, string) *host.Process { return f.leadsPorts }
 
+func (f *fake) LocalPorts() (first, last uint16, err error) { return 32768, 60999, nil }
+
 func (f *fake) Owner(int) (uid, gid uint32, err error) { return 33, 34, nil }
 
 func (f *fake) Qdiscs(link int) ([]*host.Qdisc, error) { return f.qdiscs[link], nil }

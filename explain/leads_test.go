@@ -54,3 +54,14 @@ func TestLeadsPorts(t *testing.T) {
 	s.mapping.NoProxy = true
 	s.stopped(t, "15000 from 2001:db8::2", KindTable, "table inet nftnat")
 }
+
+// TestLeadsPortsUDP: over UDP, ports that the kernel gives to clients are not led to the proxy.
+func TestLeadsPortsUDP(t *testing.T) {
+	s := newScene(t, "30000-60999->172.30.0.2:30000-60999/udp")
+	s.leadsPorts = &host.Process{PID: 12, Command: "nftnat"}
+	require.Equal(t, Passes, s.ask(t, "32767 from 2001:db8::2").Verdict)
+	for _, port := range []string{"32768", "40000", "60999"} {
+		r := s.stopped(t, port+" from 2001:db8::2", KindTable, "table inet nftnat")
+		require.Contains(t, r.Text(), "ip_local_port_range")
+	}
+}

@@ -55,6 +55,19 @@ func (h *Host) SysctlInt(name string) (int, error) {
 	return n, nil
 }
 
+// LocalPorts are the first and the last port that the kernel gives to sockets which ask for none (ip_local_port_range).
+func (h *Host) LocalPorts() (first, last uint16, err error) {
+	const name = "net/ipv4/ip_local_port_range"
+	text, err := h.Sysctl(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := fmt.Sscan(text, &first, &last); err != nil {
+		return 0, 0, fmt.Errorf("read sysctl %s: %w", sysctlName(name), err)
+	}
+	return first, last, nil
+}
+
 // sysctlName is a path as sysctl(8) prints it: it swaps the dots of interfaces for slashes.
 func sysctlName(path string) string {
 	return strings.Map(func(r rune) rune {
