@@ -38,12 +38,15 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 			lines = append(lines, fmt.Sprintf("%s is an address of this host: what leads to it as a backend does not work", a))
 		}
 	}
+	who := "clients of the other family"
+	if e.programs.Localhost == nil {
+		who = "clients on localhost and of the other family"
+	}
 	for _, p := range e.holder.NotServed(&e.mappings) {
-		who := "clients of the other family"
-		if e.programs.Localhost == nil {
-			who = "clients on localhost and of the other family"
-		}
 		lines = append(lines, fmt.Sprintf("%s: %s are not served: for so many ports that takes eBPF (sk_lookup)", nat.DescribeFrontend(p.Mapping()), who))
+	}
+	for _, p := range e.holder.NotLed(&e.mappings) {
+		lines = append(lines, fmt.Sprintf("%s: %s are not served: the kernel gives these ports to UDP clients of this host (ip_local_port_range)", nat.DescribeFrontend(p.Mapping()), who))
 	}
 	if err := e.programs.NoHold; err != nil {
 		for _, p := range e.holder.NotHeld(&e.mappings) {

@@ -172,3 +172,21 @@ func TestLoopbackWithoutBind(t *testing.T) {
 	require.Contains(t, st.Warnings[0], "tcp 10000-11999: other programs can bind these ports")
 	require.Contains(t, st.Warnings[0], taken)
 }
+
+// Over UDP, ports that the kernel gives to clients are not served for clients of the other family; status and explain say so.
+func TestLoopbackClientPorts(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
+	labtest.EchoUDP(t, top.Backend1, "backend", ":31000")
+	s := newTestbed(t, top.Host)
+	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_local_port_range", "32768 60999"))
+	s.serve(t)
+	s.succeed(t, "add --quiet udp 30000-60999 172.30.0.2")
+	warnings := s.status(t).Warnings
+	require.Len(t, warnings, 1)
+	require.Regexp(t, `^udp 32768-60999: clients [^:]*of the other family are not served: `, warnings[0])
+	require.Contains(t, s.succeed(t, "explain udp 31000 --from 2001:db8:1::2"), "passes by proxy")
+	labtest.Reaches(t, top.Client, "udp", "[2001:db8:1::1]:31000", "backend")
+	r := s.run(t, "explain udp 40000 --from 2001:db8:1::2")
+	require.NotZero(t, r.Code)
+	require.Contains(t, r.Stdout, "ip_local_port_range")
+}

@@ -159,6 +159,22 @@ func TestRangeHeld(t *testing.T) {
 	require.True(t, lookup.ports[port])
 }
 
+// TestNotLed: the ports of clients are led to no proxy over UDP.
+func TestNotLed(t *testing.T) {
+	h, _, _ := newGuarded(t)
+	s := portset.NewSet()
+	for _, text := range []string{
+		"61000-62999->192.0.2.9:61000-62999/udp", "1000-2000->192.0.2.9:1000-2000/udp", "61000-65000->192.0.2.9:61000-65000", "63000->192.0.2.9:63000/udp",
+	} {
+		s.Put(whole(t, text))
+	}
+	require.Equal(t, []portset.Port{whole(t, "62000-62999->192.0.2.9:62000-62999/udp")}, h.NotLed(&s))
+	require.Empty(t, h.NotServed(&s))
+	h.opts.Lookup = nil
+	require.Empty(t, h.NotLed(&s))
+	require.Len(t, h.NotServed(&s), 3)
+}
+
 // TestSpans: against a map of ports.
 func TestSpans(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // widest is the number of ports up to which each port of a range is held by a socket where there is no
@@ -123,8 +124,8 @@ func (h *Holder) retireIn(p portset.Port) {
 	}
 }
 
-// NotServed returns the ranges that should be served and are too wide for a socket a port, which is all
-// that there is.
+// NotServed returns the ranges that should be served and are not: those that are too wide for a socket a port, where that is all that
+// there is.
 func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
 	if !h.Enabled() || h.opts.Lookup != nil {
 		return nil
@@ -132,6 +133,24 @@ func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
 	for p := range published.All {
 		if !p.NoProxy && h.many.takes(&p) {
 			ranges = append(ranges, p)
+		}
+	}
+	return ranges
+}
+
+// NotLed returns the parts of ranges that are not served because the kernel chooses the ports of UDP clients of them.
+func (h *Holder) NotLed(published *portset.Set) (ranges []portset.Port) {
+	if !h.Enabled() || h.opts.Lookup == nil {
+		return nil
+	}
+	clients, err := h.opts.Clients()
+	if err != nil {
+		return nil // then none is left out
+	}
+	for p := range published.All {
+		first, last := max(p.First(), clients.First), min(p.Last(), clients.Last)
+		if p.Proto == nat.UDP && !p.NoProxy && first <= last && h.many.takes(&p) {
+			ranges = append(ranges, p.Part(first, last))
 		}
 	}
 	return ranges
