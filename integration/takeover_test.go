@@ -70,6 +70,7 @@ func TestTakeover(t *testing.T) {
 }
 
 func takeOver(t *testing.T, loopback string) {
+	t.Helper()
 	top, s := proxiedHost(t)
 	s.loopback = loopback
 	daemon := s.serve(t)
