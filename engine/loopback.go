@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/engine/internal/hooks"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -58,6 +59,13 @@ func ParseLoopback(text string) (Loopback, error) {
 	return 0, &nat.InvalidError{What: "way to serve localhost", Input: text, Reason: "it is auto, bpf or proxy"}
 }
 
+// ErrLoopback says that localhost cannot be served by eBPF, as [LoopbackBPF] demands. With [ErrNoGroup] the control groups of version 2
+// cannot be opened: where they are not mounted at /sys/fs/cgroup, that takes CAP_SYS_ADMIN.
+var (
+	ErrLoopback = errors.New("serve localhost by eBPF")
+	ErrNoGroup  = bpf.ErrNoGroup
+)
+
 // openPrograms puts the eBPF programs in force that serve localhost and ranges, or takes over those that
 // were lent.
 func (e *core) openPrograms(lent []Program) error {
@@ -77,7 +85,7 @@ func (e *core) openPrograms(lent []Program) error {
 	case err == nil:
 		return nil
 	case e.opts.Loopback == LoopbackBPF:
-		return fmt.Errorf("serve localhost by eBPF: %w", err)
+		return fmt.Errorf("%w: %w", ErrLoopback, err)
 	case e.programs.NoLocalhost == nil:
 		e.log.Warn("ports of wide ranges are not held", "reason", err)
 		return nil

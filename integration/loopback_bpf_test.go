@@ -95,7 +95,11 @@ func TestLoopbackWithoutPrivilege(t *testing.T) {
 	cmd := command(t, "setpriv", without("serve", "--loopback", "bpf")...)
 	r = labtest.Run(t, top.Host, cmd)
 	require.Equal(t, 5, r.Code, r.Stderr)
-	require.Regexp(t, `^nftnat: serve localhost by eBPF: [^\n]*not permitted[^\n]*\n$`, r.Stderr)
+	require.Regexp(t, `^nftnat: serve localhost by eBPF: [^\n]*not permitted[^\n]* \(run it as root, or give it CAP_(BPF|SYS_ADMIN)[^\n]*\n$`, r.Stderr)
+	unmounted := append([]string{"--mount", labtest.Tool(t, "sh"), "-c", `umount -a -t cgroup2 && exec "$@"`, "sh"}, cmd.Args...)
+	r = labtest.Run(t, top.Host, command(t, "unshare", unmounted...))
+	require.Equal(t, 5, r.Code, r.Stderr)
+	require.Regexp(t, `^nftnat: serve localhost by eBPF: open the root control group: no control groups of version 2: [^\n]*not permitted \(run it as root, or give it CAP_SYS_ADMIN; [^\n]*\n$`, r.Stderr)
 
 	labtest.StartCmd(t, top.Host, command(t, "setpriv", without("serve")...))
 	await(t, "the daemon to answer", func() bool {

@@ -163,6 +163,10 @@ func permissionHint(err error) string {
 		return "run it as root, or allow users to create user namespaces"
 	case errors.As(err, &refusal): // the daemon lacks the privilege
 		return "the daemon has to run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE"
+	case errors.Is(err, engine.ErrNoGroup):
+		return "run it as root, or give it CAP_SYS_ADMIN; or mount cgroup2 at /sys/fs/cgroup, and give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+	case errors.Is(err, engine.ErrLoopback):
+		return "run it as root, or give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 	case errors.As(err, &file) && !strings.HasPrefix(file.Path, "/proc/"):
 		return "run it as root"
 	}

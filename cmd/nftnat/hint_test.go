@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
@@ -31,6 +32,14 @@ func TestHint(t *testing.T) {
 		"netlink": {os.NewSyscallError("sendmsg", syscall.EPERM), netlink},
 		"sysctl":  {&fs.PathError{Op: "open", Path: "/proc/sys/net/ipv4/ip_forward", Err: syscall.EACCES}, netlink},
 		"file":    {usageError{&fs.PathError{Op: "open", Path: "state.yaml", Err: syscall.EACCES}}, " (run it as root)"},
+		"bpf": {
+			fmt.Errorf("%w: %w", engine.ErrLoopback, syscall.EPERM),
+			" (run it as root, or give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
+		},
+		"control groups": {
+			fmt.Errorf("%w: %w: %w", engine.ErrLoopback, engine.ErrNoGroup, syscall.EPERM),
+			" (run it as root, or give it CAP_SYS_ADMIN; or mount cgroup2 at /sys/fs/cgroup, and give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
+		},
 		"daemon": {
 			&api.Problem{Code: api.CodePermission, Detail: "permission denied"},
 			" (the daemon has to run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE)",
