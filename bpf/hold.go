@@ -6,6 +6,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -133,7 +134,7 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 			err = errors.Join(fmt.Errorf("take programs that hold ports over: %w", err), h.Close())
 		}
 	}()
-	if h.maps, h.links, err = handed.open(holdVersion, holdSpecs(), len(holdHooks)); err != nil {
+	if h.maps, h.links, err = openHeld(handed); err != nil {
 		return nil, err
 	}
 	h.Ports = portsOf(h.maps[mapHeld])
@@ -151,13 +152,43 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 	return h, nil
 }
 
+func openHeld(handed Handed) ([]*ebpf.Map, []link.Link, error) {
+	return handed.open(holdVersion, holdSpecs(), len(holdHooks))
+}
+
+// Exemption lets sockets bind the ports that a Hold of another process keeps from others.
+type Exemption struct{ sockets *ebpf.Map }
+
+// TakeExemption takes what [Exemption] is from what that process handed. The error is [ErrVersion] if its programs are of another version. The files
+// remain the caller's.
+func TakeExemption(handed Handed) (*Exemption, error) {
+	maps, links, err := openHeld(handed)
+	if err != nil {
+		return nil, fmt.Errorf("take the exemption from held ports: %w", err)
+	}
+	x := &Exemption{maps[mapExempt]}
+	maps = slices.Delete(maps, mapExempt, mapExempt+1)
+	if err := closeAll(links, nil, maps); err != nil {
+		return nil, errors.Join(err, x.Close())
+	}
+	return x, nil
+}
+
+// Exempt is that of [Hold].
+func (x *Exemption) Exempt(socket int) error { return exempt(x.sockets, socket) }
+
+// Close closes the map; sockets that are exempt remain so.
+func (x *Exemption) Close() error { return x.sockets.Close() }
+
 // TellsV6Only reports whether the kernel lets the programs see that a socket of [::] is for IPv6 alone. If not, such a socket is kept from ports of
 // IPv4 too.
 func (h *Hold) TellsV6Only() bool { return h.v6only }
 
 // Exempt lets a socket that is not bound yet bind any port.
-func (h *Hold) Exempt(socket int) error {
-	if err := h.maps[mapExempt].Put(int32(socket), int32(1)); err != nil {
+func (h *Hold) Exempt(socket int) error { return exempt(h.maps[mapExempt], socket) }
+
+func exempt(sockets *ebpf.Map, socket int) error {
+	if err := sockets.Put(int32(socket), int32(1)); err != nil {
 		return fmt.Errorf("exempt a socket: %w", err)
 	}
 	return nil

@@ -248,6 +248,12 @@ func holderOptions(e *core) portholder.Options {
 	if e.programs.Hold != nil {
 		o.Guard = e.programs.Hold
 	}
+	if former := e.programs.Former; former != nil {
+		o.Exempt = func(socket int) error {
+			_ = former.Exempt(socket) // if bind(2) fails then, it is tried again
+			return nil
+		}
+	}
 	if e.programs.Lookup != nil {
 		o.Lookup = e.programs.Lookup
 	}

@@ -177,7 +177,7 @@ func (e *Engine) Begin() error {
 		return nat.ErrClosed
 	}
 	e.core.borrowed = false
-	return e.core.holder.Begin()
+	return errors.Join(e.core.holder.Begin(), e.core.programs.CloseFormer())
 }
 
 // takeSockets locks the table, or takes the lock and the sockets that another process has

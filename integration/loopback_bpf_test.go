@@ -194,3 +194,20 @@ func TestLoopbackClientPorts(t *testing.T) {
 	require.NotZero(t, r.Code)
 	require.Contains(t, r.Stdout, "ip_local_port_range")
 }
+
+// A daemon that leaves localhost to proxies binds the ports of ranges while the one before it holds them by eBPF.
+func TestLoopbackBPFToProxy(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":10500")
+	s := newTestbed(t, top.Host)
+	s.loopback = "bpf"
+	s.serve(t)
+	s.succeed(t, "add --quiet tcp 10000-10999 172.30.0.2")
+	s.loopback = "proxy"
+	next := s.succeedBy(t)
+	require.NotContains(t, next.Output(), "has no proxy")
+	require.Equal(t, api.LoopbackProxy, s.status(t).Loopback.By)
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:10500", "backend")
+	_, err := occupy(top.Host, "tcp", "127.0.0.1:10500")
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+}

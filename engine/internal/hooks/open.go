@@ -24,6 +24,8 @@ type Programs struct {
 	// Hold keeps other programs from ports; NoHold is why it is nil.
 	Hold   *bpf.Hold
 	NoHold error
+	// Former lets sockets bind what the process that has lent its programs still holds, if there is no Hold.
+	Former *bpf.Exemption
 	// Lookup leads many ports to one socket.
 	Lookup *bpf.Lookup
 }
@@ -57,6 +59,11 @@ func Open(ns *hostnet.Namespace, localhost bool, lent []Descriptor) *Programs {
 		}
 	}
 	var err error
+	if p.Hold == nil && len(handed[nameHold].Files) != 0 {
+		if p.Former, err = bpf.TakeExemption(handed[nameHold]); err != nil {
+			p.Former = nil // ports that are refused are tried again
+		}
+	}
 	if p.Lookup, err = bpf.TakeLookup(handed[nameLookup]); err != nil {
 		p.Lookup = openLookup(ns)
 	}
@@ -154,9 +161,19 @@ func (p *Programs) Hand() (lent []Descriptor, err error) {
 	return lent, err
 }
 
+// CloseFormer is to be called when the other process has closed its programs.
+func (p *Programs) CloseFormer() error {
+	if p.Former == nil {
+		return nil
+	}
+	err := p.Former.Close()
+	p.Former = nil
+	return err
+}
+
 // Close ends the programs, unless another process has taken them over.
 func (p *Programs) Close() error {
-	var errs []error
+	errs := []error{p.CloseFormer()}
 	if p.local != nil {
 		errs = append(errs, p.local.Close())
 	}

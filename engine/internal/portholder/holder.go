@@ -38,6 +38,9 @@ type Options struct {
 	// had, and ranges of up to 1,024 ports have sockets.
 	Guard  Guard
 	Lookup Lookup
+	// Exempt is called for each socket before it is bound, until Begin, if there is no guard. It lets it bind what the guard of another
+	// process holds. Nil: there is none.
+	Exempt func(socket int) error
 	// Clients returns the ports of which the kernel chooses those of clients.
 	Clients func() (hostnet.PortRange, error)
 }
@@ -234,7 +237,7 @@ func (h *Holder) bind(f portset.Frontend) (err error) {
 
 func (h *Holder) options(f portset.Frontend) *proxy.Options {
 	o := &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified(), FreeBind: true}
-	if h.many.has(f) {
+	if h.opts.Guard == nil || h.many.has(f) {
 		o.BeforeBind = h.beforeBind()
 	}
 	return o
@@ -245,10 +248,10 @@ func (h *Holder) socketOptions() *proxy.Options {
 	return &proxy.Options{Group: h.group, BeforeBind: h.beforeBind()}
 }
 
-// beforeBind lets sockets of the Holder bind ports that the guard keeps from others. Nil: there is no guard.
+// beforeBind lets sockets of the Holder bind ports that a guard keeps from others. Nil: there is no guard.
 func (h *Holder) beforeBind() func(int) error {
 	if h.opts.Guard == nil {
-		return nil
+		return h.opts.Exempt
 	}
 	return h.opts.Guard.Exempt
 }

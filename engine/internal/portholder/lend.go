@@ -92,6 +92,7 @@ func isOf(a net.Addr, f portset.Frontend) bool {
 // The error is about proxies that do not serve; all others do.
 func (h *Holder) Begin() error {
 	h.waiting = false
+	h.opts.Exempt = nil
 	errs := append(h.many.close(), h.closeInherited())
 	for proto, px := range h.many.proxies {
 		if err := px.Open(); err != nil {
