@@ -11,6 +11,7 @@ import (
 
 	"github.com/nftnat/nftnat/explain/internal/eval"
 	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // address checks that the host has the address that the client asks.
@@ -443,10 +444,11 @@ func (x *walk) isClientPort(port uint16) bool {
 }
 
 // isLed reports whether programs of eBPF lead a socket of this host that asks for the client's frontend straight to
-// the backend.
+// the backend. TFTP is left to the proxies, because its servers answer from other ports.
 func (x *walk) isLed(c client) bool {
 	to := c.to.Addr()
-	return c.local && to.IsLoopback() && !x.mapping.NoProxy && !x.mapping.ProxyOnly && (to.Is6() || x.backend().Addr().Is4()) &&
+	tftp := x.mapping.Proto == nat.UDP && x.backend().Port() == 69
+	return c.local && to.IsLoopback() && !x.mapping.NoProxy && !x.mapping.ProxyOnly && !tftp && (to.Is6() || x.backend().Addr().Is4()) &&
 		x.facts.LeadsLocalhost(x.pid, program)
 }
 

@@ -128,7 +128,7 @@ func Backend(published *portset.Set, proto nat.Proto, asked netip.AddrPort) neti
 	}
 	for _, a := range []netip.Addr{asked.Addr(), any, {}} {
 		if t, ok := published.Get(portset.Frontend{Proto: proto, AddrPort: netip.AddrPortFrom(a, asked.Port())}); ok {
-			if !direct(t) || asked.Addr().Is4() && !t.Backend.Addr().Is4() {
+			if !direct(proto, t) || asked.Addr().Is4() && !t.Backend.Addr().Is4() {
 				return netip.AddrPort{}
 			}
 			return t.Backend
@@ -190,14 +190,20 @@ func (l *Localhost) entries(runs iter.Seq[run[backend]]) (remove, put []bpf.Loca
 	return remove, put
 }
 
+// tftp is a port of UDP whose servers answer from other ones (RFC 1350 section 4). A proxy follows
+// them; a socket that was led would see a peer that it has not asked.
+const tftp = 69
+
 // direct reports whether sockets on localhost are led to a target.
-func direct(t portset.Target) bool { return !t.NoProxy && !t.ProxyOnly }
+func direct(proto nat.Proto, t portset.Target) bool {
+	return !t.NoProxy && !t.ProxyOnly && (proto != nat.UDP || t.Backend.Port() != tftp)
+}
 
 // Leads reports whether sockets on localhost that ask for a port of the mapping are led straight to its
 // backend, if they are of that family and the frontend leads there at all.
 func Leads(m *nat.Mapping, asked netip.Addr) bool {
 	for space := range spacesOf(portset.Of(*m)) {
-		if direct(portset.TargetOf(*m)) && space.Addr.Is4() == asked.Unmap().Is4() && (space.Addr.IsUnspecified() || space.Addr == asked.Unmap()) {
+		if direct(m.Proto, portset.TargetOf(*m)) && space.Addr.Is4() == asked.Unmap().Is4() && (space.Addr.IsUnspecified() || space.Addr == asked.Unmap()) {
 			return !asked.Unmap().Is4() || m.Backend.Addr().Is4()
 		}
 	}
@@ -220,18 +226,35 @@ func spacesOf(p portset.Port) iter.Seq[Space] {
 func runsOf(ports iter.Seq[portset.Port]) iter.Seq[run[backend]] {
 	return func(yield func(run[backend]) bool) {
 		for p := range ports {
-			var to backend
-			if direct(p.Target) {
-				to.addr = p.Backend.Addr()
-				if p.Backend.Port() != p.First() {
-					to.port = p.Backend.Port()
+			for _, part := range besideTFTP(p) {
+				var to backend
+				if direct(part.Proto, part.Target) {
+					to.addr = part.Backend.Addr()
+					if part.Backend.Port() != part.First() {
+						to.port = part.Backend.Port()
+					}
 				}
-			}
-			if !yieldRuns(p, to, yield) {
-				return
+				if !yieldRuns(part, to, yield) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// besideTFTP returns a range in parts, so that the port of TFTP is one of its own.
+func besideTFTP(p portset.Port) []portset.Port {
+	if p.More == 0 || p.Proto != nat.UDP || p.First() > tftp || p.Last() < tftp {
+		return []portset.Port{p}
+	}
+	parts := []portset.Port{p.Part(tftp, tftp)}
+	if p.First() < tftp {
+		parts = append(parts, p.Part(p.First(), tftp-1))
+	}
+	if p.Last() > tftp {
+		parts = append(parts, p.Part(tftp+1, p.Last()))
+	}
+	return parts
 }
 
 // yieldRuns yields the runs of a port or range that leads to a backend; the zero backend: nowhere.

@@ -6,6 +6,7 @@ package hooks
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -220,5 +221,46 @@ func TestLeads(t *testing.T) {
 		}
 		m.ProxyOnly = true
 		require.False(t, Leads(&m, local4))
+	}
+}
+
+// TestTFTP: sockets are not led to a server that answers from other ports, in a range either.
+func TestTFTP(t *testing.T) {
+	for text, led := range map[string][2]bool{ // the port before that of TFTP, and that
+		"69->172.30.0.2:69/udp":         {},
+		"6969->172.30.0.2:69/udp":       {},
+		"69->172.30.0.2:69":             {false, true},
+		"60-80->172.30.0.2:60-80/udp":   {true, false},
+		"69-80->172.30.0.2:69-80/udp":   {},
+		"60-69->172.30.0.2:60-69/udp":   {true, false},
+		"69->172.30.0.2:6969/udp":       {false, true},
+		"60-70->172.30.0.2:80-90/udp":   {true, true},
+		"70-80->172.30.0.2:70-80/udp":   {},
+		"1-65535->172.30.0.2:1-65535":   {true, true},
+		"1-999->172.30.0.2:1-999/udp":   {true, false},
+		"68-70->172.30.0.3:68-70/udp":   {true, false},
+		"50-69->172.30.0.3:50-69/tcp":   {true, true},
+		"68->172.30.0.3:69/udp":         {},
+		"68->172.30.0.3:68/udp":         {true, false},
+		"60-69->172.30.0.3:160-169/udp": {true, true},
+	} {
+		m := nattest.Mapping(t, text)
+		maps, s := newEntries(), portset.NewSet()
+		for p := range portset.Expand(&m) {
+			s.Put(p)
+		}
+		l := NewLocalhost(maps)
+		for _, way := range []func() error{
+			func() error { return l.Lead(&portset.Change{Added: slices.Collect(s.All)}) },
+			func() error { return l.Sync(&s) },
+		} {
+			require.NoError(t, way())
+			for i, port := range []uint16{68, 69} {
+				asked := netip.AddrPortFrom(local4, port)
+				got := maps.leads(protocol(m.Proto), asked)
+				require.Equal(t, led[i], got.IsValid(), "%s, %d", text, port)
+				require.Equal(t, Backend(&s, m.Proto, asked), got, "%s, %d", text, port)
+			}
+		}
 	}
 }
