@@ -321,7 +321,8 @@ func (s *site) call(c client) result {
 	r.events = s.trace.drain()
 	for _, b := range s.backends {
 		for _, p := range b.drain() {
-			first := p.proto == unix.IPPROTO_UDP || p.flags&(synFlag|ackFlag) == synFlag
+			// A client that is a backend sees answers, too, late ones to earlier clients as well.
+			first := p.proto == unix.IPPROTO_UDP && p.src != c.frontend || p.flags&(synFlag|ackFlag) == synFlag
 			if first && p.src.Addr().Is4() == c.addr.Is4() && (p.proto == unix.IPPROTO_UDP) == (kind == unix.SOCK_DGRAM) {
 				r.seen = append(r.seen, p)
 			}
