@@ -41,8 +41,14 @@ func RootGroup() (*os.File, error) {
 	return nil, fmt.Errorf("open the root control group: %w: %w", ErrNoGroup, err)
 }
 
-// mountGroups opens the root without a place in the file system.
+// mountGroups opens the root without a place in the file system. Without CAP_SYS_ADMIN it does not
+// ask the kernel, because a filter of system calls may end the process for that.
 func mountGroups() (int, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&header, &have[0]); err == nil && have[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return 0, unix.EPERM
+	}
 	context, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return 0, err
