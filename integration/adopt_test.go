@@ -31,8 +31,8 @@ func TestTableNotOurs(t *testing.T) {
 			`open table nftnat: the table is not one of nftnat's: its comment is "nftnat schema 1x"`},
 		{"schema 0", `comment "nftnat schema 0"; ` + rest, nat.ErrForeign,
 			`open table nftnat: the table is not one of nftnat's: its comment is "nftnat schema 0"`},
-		{"newer", `comment "nftnat schema 4"; ` + rest, nat.ErrNewer,
-			"open table nftnat: the table was made by a newer version of nftnat: it has schema 4, this version knows 3"},
+		{"newer", `comment "nftnat schema 5"; ` + rest, nat.ErrNewer,
+			"open table nftnat: the table was made by a newer version of nftnat: it has schema 5, this version knows 4"},
 		{"empty", "", nat.ErrForeign, `open table nftnat: the table is not one of nftnat's: its comment is ""`},
 	}) {
 		t.Run(c.name, func(t *testing.T) {

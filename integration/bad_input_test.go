@@ -288,7 +288,7 @@ func conflicts() []badInput {
 		add("publish tcp 6990-7010: "+holder, "tcp", "6990-7010", "172.30.0.2"),
 		add("publish tcp 1-65535: "+holder, "tcp", "1-65535", "172.30.0.2"),
 		add("publish tcp 192.0.2.1:7000: "+holder, "tcp", "192.0.2.1:7000", "172.30.0.2:71", "--replace"),
-		add("publish udp 7002: udp 192.0.2.1:7002 is published as 192.0.2.1:7002->172.30.0.2:7002/udp",
+		add("publish udp 7002: udp 192.0.2.1:7001-7003 is published as 192.0.2.1:7001-7003->172.30.0.2:7001-7003/udp",
 			"udp", "7002", "172.30.0.2:71"),
 		add("publish tcp 7004: tcp [2001:db8:1::1]:7004 is published as [2001:db8:1::1]:7004->[fd00:30::2]:70",
 			"tcp", "7004", "172.30.0.2:71"),

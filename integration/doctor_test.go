@@ -96,7 +96,7 @@ func TestDoctorCost(t *testing.T) {
 	labtest.LongOnly(t, "10 s in which 60,000 mappings are published")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	m := mode{ns: top.Host}
-	m.do(t, "apply -f -", `{"version": 1, "mappings": ["1-30000->172.30.0.2:1-30000", "1-30000->172.30.0.2:1-30000/udp"]}`)
+	m.do(t, "apply -f -", `{"version": 1, "mappings": ["1-30000->172.30.0.2:2-30001", "1-30000->172.30.0.2:2-30001/udp"]}`)
 	labtest.ExecInput(t, top.Host, foreignRules(10_000), "nft", "-f", "-")
 	load(t, top.Host, corpwall)
 	begin := time.Now()
