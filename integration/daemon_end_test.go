@@ -120,6 +120,7 @@ func TestDaemonTerminated(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy" // which is what it is about
 	for _, signal := range []os.Signal{unix.SIGTERM, unix.SIGINT} {
 		p := s.serve(t)
 		s.succeed(t, "add --quiet --replace tcp 8080 172.30.0.2:80")
@@ -171,6 +172,7 @@ func TestDaemonPurge(t *testing.T) {
 		labtest.Echo(t, top.Backend1, network, "backend", ":80")
 	}
 	s := newTestbed(t, top.Host)
+	s.loopback = "proxy" // which is what it is about
 	listening := sockets(t, top.Host)
 	leaveLive := labtest.LeaveOut(t, "purge while a proxied connection lives, which it waits 10 s for")
 	for range 2 {
