@@ -39,7 +39,7 @@ func main() {
 }
 
 func run(packages []string, whole string) error {
-	r, err := goTest(packages, nil)
+	r, err := goTest(append([]string{"-timeout=15m"}, packages...), nil)
 	if err != nil || whole == "" {
 		return err
 	}
@@ -49,7 +49,7 @@ func run(packages []string, whole string) error {
 	}
 	fmt.Printf("\nWhole, in %s: %s\n", whole, strings.Join(tests, " "))
 	pattern := "^(" + strings.Join(tests, "|") + ")$"
-	_, err = goTest([]string{"-shuffle=on", "-timeout=18m", "-run", pattern, whole}, []string{"NFTNAT_TEST_LONG=1"})
+	_, err = goTest([]string{"-shuffle=on", "-timeout=25m", "-run", pattern, whole}, []string{"NFTNAT_TEST_LONG=1"})
 	return err
 }
 
