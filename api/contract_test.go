@@ -479,12 +479,16 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 	if x.contentType == "" && x.body != "" {
 		x.contentType = typeJSON
 	}
-	var sending sync.WaitGroup
+	var resp *http.Response
+	var body string
 	if x.path == "/v1/events" && x.want == 200 {
-		sending.Go(func() { sendAndStop(fake, s) })
+		var sending sync.WaitGroup
+		sending.Go(func() { sendEvents(fake) })
+		resp, body = s.doUntil(t, lastMessage, s.cancel, x.method, target, x.accept)
+		sending.Wait()
+	} else {
+		resp, body = s.do(t, x.method, target, x.contentType, x.body, x.accept)
 	}
-	resp, body := s.do(t, x.method, target, x.contentType, x.body, x.accept)
-	sending.Wait()
 	require.Equal(t, x.want, resp.StatusCode, body)
 	c.seen(t, x.method, x.path, resp.StatusCode, resp.Header, body)
 	if x.want >= 300 {
@@ -499,8 +503,11 @@ func (c *contract) exchange(t *testing.T, x exchange) {
 	require.Empty(t, c.faultsOf(httpRequest(t, x.method, target, x.contentType, x.body), 0, nil, ""))
 }
 
-// sendAndStop sends events of every type once there is a reader, and ends the stream.
-func sendAndStop(fake *fakeEngine, s *service) {
+// lastMessage is in the last event of sendEvents.
+const lastMessage = "net/ipv4/ip_forward was 0, and is 1 again"
+
+// sendEvents sends events of every type once there is a reader.
+func sendEvents(fake *fakeEngine) {
 	for !fake.feed.Followed() {
 		time.Sleep(time.Millisecond)
 	}
@@ -516,9 +523,7 @@ func sendAndStop(fake *fakeEngine, s *service) {
 		fake.send(kind, now, numbered(1))
 	}
 	fake.send(nat.EventRepaired, now)
-	fake.feed.Send(nat.Event{Kind: nat.EventHost, Time: now, Message: "net/ipv4/ip_forward was 0, and is 1 again"})
-	time.Sleep(100 * time.Millisecond) // for the stream to say so; less is seen otherwise, and nothing fails
-	s.cancel()
+	fake.feed.Send(nat.Event{Kind: nat.EventHost, Time: now, Message: lastMessage})
 }
 
 func (c *contract) tooSlow(t *testing.T) {

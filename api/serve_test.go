@@ -5,7 +5,6 @@ package api
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -116,6 +115,35 @@ func answer(t *testing.T, nc net.Conn) (*http.Response, string) {
 // do sends a request as another program would.
 func (s *service) do(t *testing.T, method, path, contentType, body string, accept ...string) (*http.Response, string) {
 	t.Helper()
+	resp := s.open(t, method, path, contentType, body, accept...)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, string(text)
+}
+
+// doUntil is do of a stream: seen is called once a line has the text.
+func (s *service) doUntil(t *testing.T, text string, seen func(), method, path string, accept ...string) (*http.Response, string) {
+	t.Helper()
+	resp := s.open(t, method, path, "", "", accept...)
+	defer resp.Body.Close()
+	var body strings.Builder
+	lines := bufio.NewReader(resp.Body)
+	for {
+		line, err := lines.ReadString('\n')
+		body.WriteString(line)
+		if errors.Is(err, io.EOF) {
+			return resp, body.String()
+		}
+		require.NoError(t, err)
+		if strings.Contains(line, text) {
+			seen()
+		}
+	}
+}
+
+func (s *service) open(t *testing.T, method, path, contentType, body string, accept ...string) *http.Response {
+	t.Helper()
 	transport := &http.Transport{DialContext: s.http.Transport.(*http.Transport).DialContext, DisableKeepAlives: true}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://nftnat"+path, strings.NewReader(body))
 	require.NoError(t, err)
@@ -127,14 +155,7 @@ func (s *service) do(t *testing.T, method, path, contentType, body string, accep
 	}
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if strings.HasPrefix(path, "/v1/events") && errors.Is(err, io.ErrUnexpectedEOF) {
-		// A server that stops may end the stream in the middle of a line.
-		return resp, string(text[:bytes.LastIndexByte(text, '\n')+1])
-	}
-	require.NoError(t, err)
-	return resp, string(text)
+	return resp
 }
 
 // parse reads the text form of a mapping.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 )
 
@@ -28,9 +29,6 @@ func randomTable(r *rand.Rand, name string, rules int) Table {
 		key := concatenation(list).keyType()
 		if key.validate() != nil {
 			continue
-		}
-		if len(list) == 1 && (list[0] == NFProto || list[0] == L4Proto) {
-			continue // behind a set of protocols alone nft(8) 1.1 takes no field of any protocol
 		}
 		set := Set{Name: fmt.Sprintf("set%d", i), Key: key, Interval: r.IntN(2) == 0, Timeout: r.IntN(2) == 0}
 		if slices.Contains(key, InetProto) || slices.Contains(key, NfProto) {
@@ -104,9 +102,16 @@ func randomSNAT(r *rand.Rand) Stmt {
 	}[r.IntN(3)]
 }
 
-// keep appends the rule if it is valid.
+// behindFamilies is a rule that nft(8) 1.1.3 and 1.1.7 list and do not load: with a field of a
+// protocol behind a set of families alone ("conflicting network layer protocols specified").
+var behindFamilies = regexp.MustCompile(`meta nfproto (!= )?@.*\b(ip6?|tcp|udp|th) `)
+
+// keep appends the rule if it is valid, and every nft(8) loads it.
 func keep(rules []Rule, t Table, stmts []Stmt) []Rule {
 	rule := Rule(append([]Stmt(nil), stmts...))
+	if behindFamilies.MatchString(rule.String()) {
+		return rules
+	}
 	if t.validateRule(rule, map[string]Chain{"regular": {Name: "regular"}}) != nil {
 		return rules
 	}
