@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nftnat/nftnat/internal/lab"
@@ -41,7 +42,18 @@ func withTools(f func(*tools) error) error {
 }
 
 // build builds nftnat as it is released.
-func build(dir string) (string, error) { return buildPackage(dir, "cmd/nftnat") }
+func build(dir string) (string, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", strings.TrimSuffix(module, "/")).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	bin := filepath.Join(dir, "nftnat")
+	out, err := exec.Command("make", "-C", strings.TrimSpace(string(root)), "program", "PROGRAM="+bin).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build nftnat: %w: %s", err, out)
+	}
+	return bin, nil
+}
 
 func buildPackage(dir, path string) (string, error) {
 	bin := filepath.Join(dir, filepath.Base(path))
