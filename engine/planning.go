@@ -17,7 +17,6 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/wayout"
-	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -233,15 +232,6 @@ func (p *plan) withoutLate(es []nft.Element, now time.Time) []nft.Element {
 	return withoutKeys(es, keysOf(late))
 }
 
-// changeOf returns the change of the elements of ports, with others that go and come.
-func changeOf(now time.Time, layout *portset.Plan, gone, come []nft.Element) nft.Change {
-	deleted, added := layout.Count()
-	return nft.Change{
-		Delete: elementsOf(now, layout.Deleted, deleted, gone),
-		Add:    elementsOf(now, layout.Added, added, come),
-	}
-}
-
 // records returns the elements that go and come with those of ports.
 func (p *plan) records(now time.Time) (gone, come []nft.Element) {
 	gone, come = schema.IPAMDiff(p.ipamDiff)
@@ -257,14 +247,6 @@ func (p *plan) records(now time.Time) (gone, come []nft.Element) {
 		gone, come = slices.Concat(gone, p.early(limitsGone), masqueradesGone), slices.Concat(come, limitsCome, masqueradesCome)
 	}
 	return append(segmentElements(p.segments.Removed), gone...), append(segmentElements(p.segments.Added), come...)
-}
-
-func segmentElements(segments []segment.Segment) []nft.Element {
-	es := make([]nft.Element, len(segments))
-	for i, s := range segments {
-		es[i] = schema.SegmentElement(s)
-	}
-	return es
 }
 
 // limitsOfRemoved returns the limits of ports that the change removes, unless it adds them for
@@ -411,43 +393,4 @@ func eventsOf(c *portset.Change, now time.Time) (es []nat.Event) {
 		es = append(es, nat.Event{Kind: nat.EventPublished, Time: now, Mappings: portset.Collapse(added)})
 	}
 	return es
-}
-
-// elementsOf returns the elements of ports and records, grouped by set, because the elements of
-// a set go in one message. count is the number of entries.
-func elementsOf(now time.Time, entries iter.Seq[portset.Entry], count int, records []nft.Element) []nft.Element {
-	es := make([]nft.Element, 0, count+len(records))
-	for e := range entries {
-		es = append(es, schema.EntryElement(e, now))
-	}
-	return inSets(append(es, records...))
-}
-
-// seconds returns the elements of entries in the second maps of ranges.
-func seconds(now time.Time, entries []portset.Entry) []nft.Element {
-	var es []nft.Element
-	for _, e := range entries {
-		if el, ok := schema.NextElement(e, now); ok {
-			es = append(es, el)
-		}
-	}
-	return es
-}
-
-// inSets groups elements by set.
-func inSets(es []nft.Element) []nft.Element {
-	if !slices.IsSortedFunc(es, bySet) { // many are often all of one
-		order.Sort(es, bySet)
-	}
-	return es
-}
-
-func bySet(a, b nft.Element) int {
-	switch {
-	case a.Set < b.Set:
-		return -1
-	case a.Set > b.Set:
-		return 1
-	}
-	return 0
 }

@@ -52,35 +52,11 @@ type many struct {
 	left map[portset.Frontend]struct{}
 }
 
-// space is the ports of a protocol at an address, as in [nat.Mapping].
-type space struct {
-	proto nat.Proto
-	addr  netip.Addr
-}
-
-// span is consecutive ports that lead to the same ports of a backend.
-type span struct {
-	first, last uint16
-	backend     netip.Addr
-	// served says that the proxies serve them.
-	served bool
-}
-
 func newMany(h *Holder) *many {
 	return &many{
 		h: h, spans: map[space][]span{}, proxies: map[nat.Proto]*proxy.Ports{}, inherited: map[nat.Proto]*proxy.Socket{},
 		left: map[portset.Frontend]struct{}{},
 	}
-}
-
-func spaceOf(f portset.Frontend) space { return space{f.Proto, f.AddrPort.Addr()} }
-
-func rangeOf(s space, first, last uint16) bpf.Range {
-	r := bpf.Range{Proto: unix.IPPROTO_TCP, Addr: s.addr, First: first, Last: last}
-	if s.proto == nat.UDP {
-		r.Proto = unix.IPPROTO_UDP
-	}
-	return r
 }
 
 // takes reports whether the ports are held here: those of a range, if it is too wide for sockets, or if no
@@ -93,12 +69,6 @@ func (m *many) takes(p *portset.Port) bool {
 func (m *many) has(f portset.Frontend) bool {
 	_, ok := find(m.spans[spaceOf(f)], f.AddrPort.Port())
 	return ok
-}
-
-// find returns the first span that ends at the port or after, and whether it has the port.
-func find(spans []span, port uint16) (i int, ok bool) {
-	i, _ = slices.BinarySearchFunc(spans, port, func(s span, port uint16) int { return int(s.last) - int(port) })
-	return i, i < len(spans) && spans[i].first <= port
 }
 
 // busyError says that another program has a port of a range.
@@ -385,24 +355,6 @@ func (m *many) store(s space, spans []span) {
 	} else {
 		m.spans[s] = spans
 	}
-}
-
-// cut returns spans without some ports.
-func cut(spans []span, first, last uint16) []span {
-	i, _ := find(spans, first)
-	j := i
-	var rest []span
-	for ; j < len(spans) && spans[j].first <= last; j++ {
-		if left := spans[j]; left.first < first {
-			left.last = first - 1
-			rest = append(rest, left)
-		}
-		if right := spans[j]; right.last > last {
-			right.first = last + 1
-			rest = append(rest, right)
-		}
-	}
-	return slices.Concat(spans[:i], rest, spans[j:])
 }
 
 // sync holds and serves the ranges, and no others. Ports that others have are left to them.
