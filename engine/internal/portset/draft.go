@@ -23,7 +23,7 @@ type draft struct {
 	Plan
 	set   *Set
 	lines map[line][]assignment
-	room  map[lineMap]int // how many ranges there are
+	room  map[lineMap]int // how many ranges there are, without those that go
 	wide  map[lineMap]int // how many are to come that cannot be single ports
 	most  limits
 }

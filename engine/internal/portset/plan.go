@@ -155,6 +155,13 @@ func (s *Set) plan(c *Change, most limits) (*Plan, error) {
 				d.wide[l.lineMap()]++
 			}
 		}
+		if r := s.lines[l]; r != nil && l.bounded() {
+			for i := range r.spans {
+				if goes(r, &r.spans[i], clip(d.lines[l], &r.spans[i])) {
+					d.room[l.lineMap()]--
+				}
+			}
+		}
 	}
 	for _, l := range slices.SortedFunc(mapKeys(d.lines), compareLines) {
 		if err := d.planLine(l, d.lines[l]); err != nil {

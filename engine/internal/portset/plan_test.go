@@ -226,6 +226,41 @@ func TestWideRangesHaveRoom(t *testing.T) {
 	require.Equal(t, c.Added[4], wide)
 }
 
+// What a change removes leaves room for what it adds, whichever comes first.
+func TestRemovedRangesLeaveRoom(t *testing.T) {
+	few := limits{cut: 5, holes: 8, ranges: 4, singles: 12}
+	at := func(host string, first, more uint16) Port {
+		return Port{
+			Frontend: Frontend{nat.TCP, netip.AddrPortFrom(netip.MustParseAddr(host), first)}, More: more,
+			Target: Target{Backend: netip.AddrPortFrom(netip.MustParseAddr("172.30.0.2"), first)},
+		}
+	}
+	for _, host := range []string{"192.0.2.1", "192.0.2.5", "192.0.2.9"} { // before, among and after those that go
+		s, full := NewSet(), Change{}
+		for i := range uint16(4) {
+			full.Added = append(full.Added, at("192.0.2.5", 1000+100*i, 9))
+		}
+		p, err := s.plan(&full, few)
+		require.NoError(t, err)
+		s.Do(p)
+		wide := Change{Added: []Port{at(host, 2000, 99)}}
+		_, err = s.plan(&wide, few)
+		require.ErrorAs(t, err, new(*nat.RangesError), host)
+		wide.Removed = []Port{full.Added[3]}
+		p, err = s.plan(&wide, few)
+		require.NoError(t, err, host)
+		s.Do(p)
+		wide.Removed, wide.Added = full.Added[:1], append(wide.Added, at(host, 3000, 99))
+		wide.Added = wide.Added[1:]
+		p, err = s.plan(&wide, few)
+		require.NoError(t, err, host)
+		s.Do(p)
+		wide = Change{Added: []Port{at(host, 4000, 99)}}
+		_, err = s.plan(&wide, few)
+		require.ErrorAs(t, err, new(*nat.RangesError), host)
+	}
+}
+
 // A set does what a map of single ports does; at no moment of a change does a packet go to a
 // wrong place or to none; and an engine that is killed at any moment leaves what was before the
 // change or what is after it.

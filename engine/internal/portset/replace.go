@@ -73,6 +73,19 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 	return inRuns > all/2
 }
 
+// goes reports whether assignments leave nothing of a span, and put nothing in its place: others
+// have its room then, in whichever order they are planned.
+func goes(r *ranges, sp *Port, as []assignment) bool {
+	left := r.live(sp.First(), sp.Last())
+	for i := range as {
+		if as[i].to != nil {
+			return false
+		}
+		left -= r.live(as[i].first, as[i].last)
+	}
+	return left == 0
+}
+
 // run is consecutive ports of a span, before and after a change.
 type run struct {
 	first, last   uint16
@@ -92,7 +105,7 @@ const (
 
 // replace replaces a span by what is left of it and what is assigned.
 func (d *draft) replace(l line, r *ranges, sp *Port, as []assignment) error {
-	if l.bounded() {
+	if l.bounded() && !goes(r, sp, as) {
 		d.room[l.lineMap()]--
 	}
 	runs, spans, err := d.fit(l, r, d.runs(l, r, sp, as), sp.Mapping())
