@@ -141,7 +141,12 @@ func TestGroupsMeetTheSame(t *testing.T) {
 	x, err := New(Options{NetNS: top.Host.Path(), ProbeTimeout: -1})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, x.Close()) })
-	groups := 0
+	// Random rules may tell each port apart; ours alone do not.
+	s, err := x.Snapshot(t.Context())
+	require.NoError(t, err)
+	doc := newDoctor(t.Context(), s, Examination{Mappings: slices.Values(all), Proxies: true, Time: time.Minute})
+	doc.collect()
+	require.Less(t, len(doc.groups()), len(all)/2, "mappings are put together")
 	rounds := 3
 	if n, err := strconv.Atoi(os.Getenv("NFTNAT_ROUNDS")); err == nil {
 		rounds = n
@@ -153,7 +158,6 @@ func TestGroupsMeetTheSame(t *testing.T) {
 		require.NoError(t, err)
 		doc := newDoctor(t.Context(), s, Examination{Mappings: slices.Values(all), Proxies: true, Time: time.Minute})
 		doc.collect()
-		groups += len(doc.groups())
 		first := map[kind]string{}
 		for _, m := range all {
 			is := doc.meets(m)
@@ -179,7 +183,6 @@ func TestGroupsMeetTheSame(t *testing.T) {
 		require.True(t, doc.apart.eachPort || len(doc.all) < len(ports), "ports of ranges are taken together")
 		labtest.Exec(t, top.Host, "nft", "delete", "table", "inet", "foreign")
 	}
-	require.Less(t, groups, rounds*len(all), "mappings were put together")
 }
 
 // meets is what a mapping meets, without what names it.
