@@ -190,7 +190,7 @@ func TestConstantRules(t *testing.T) {
 	require.Empty(t, sortedElements(t, top.Host))
 	empty := terse()
 	sets := strings.Count(empty, "\tmap ") + strings.Count(empty, "\tset ")
-	require.Equal(t, 75+15, strings.Count(empty, " # handle ")-sets-1, "rules and chains, but for the sets and the table")
+	require.Equal(t, 138+23, strings.Count(empty, " # handle ")-sets-1, "rules and chains, but for the sets and the table")
 
 	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:1-1000", "[2001:db8:1::1]:1-1000->[fd00:30::2]:1-1000")
 	require.Len(t, sortedElements(t, top.Host), 2002)

@@ -235,11 +235,12 @@ func TestTakeoverOfEverything(t *testing.T) {
 func TestTakeoverOfManyPorts(t *testing.T) {
 	labtest.LongOnly(t, "takeovers of 12,000 ports")
 	top, s := proxiedHost(t)
-	labtest.EchoTCP(t, top.Backend1, "last", ":19999")
+	labtest.EchoTCP(t, top.Backend1, "last", ":20000")
 	daemon := s.serve(t)
-	s.succeed(t, "add --quiet tcp 10000-19999 172.30.0.2:10000-19999")
-	s.succeed(t, "add --quiet udp 10000-10999 172.30.0.2:10000-10999")
-	s.succeed(t, "add --quiet tcp 20000-20999 172.30.0.2:20000-20999 --no-proxy")
+	// Ranges whose ports differ have a socket for each port.
+	s.succeed(t, "add --quiet tcp 10000-19999 172.30.0.2:10001-20000")
+	s.succeed(t, "add --quiet udp 10000-10999 172.30.0.2:10001-11000")
+	s.succeed(t, "add --quiet tcp 20000-20999 172.30.0.2:20001-21000 --no-proxy")
 	files := openBy(t, daemon.Pid)
 	calls := startCallers(t, top.Host, "tcp", "127.0.0.1:19999")
 	api := startAPIUsers(t, s)

@@ -7,7 +7,8 @@
 // status is that of go test.
 //
 // With -whole PACKAGE, the tests of that package which left something out run once more
-// after the others have passed, whole: with NFTNAT_TEST_LONG=1.
+// after the others have passed, whole: with NFTNAT_TEST_LONG=1. Half of them run at the same
+// time as the other half, for they wait more than they work.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"os/exec"
 	"path"
 	"strings"
+	"sync"
 )
 
 func main() {
@@ -48,9 +50,24 @@ func run(packages []string, whole string) error {
 		return nil
 	}
 	fmt.Printf("\nWhole, in %s: %s\n", whole, strings.Join(tests, " "))
-	pattern := "^(" + strings.Join(tests, "|") + ")$"
-	_, err = goTest([]string{"-shuffle=on", "-timeout=25m", "-run", pattern, whole}, []string{"NFTNAT_TEST_LONG=1"})
-	return err
+	// By turns, for tests whose names begin alike often take equally long.
+	var halves [2][]string
+	for i, test := range tests {
+		halves[i%2] = append(halves[i%2], test)
+	}
+	var errs [len(halves)]error
+	var wait sync.WaitGroup
+	for i, half := range halves {
+		if len(half) == 0 {
+			continue
+		}
+		pattern := "^(" + strings.Join(half, "|") + ")$"
+		wait.Go(func() {
+			_, errs[i] = goTest([]string{"-shuffle=on", "-timeout=20m", "-run", pattern, whole}, []string{"NFTNAT_TEST_LONG=1"})
+		})
+	}
+	wait.Wait()
+	return errors.Join(errs[:]...)
 }
 
 // goTest runs go test, with more variables in the environment, and prints its results.

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,7 +31,17 @@ type report struct {
 	tests   map[testName][]string // the output of tests that have not ended
 	leftOut unrun
 	skipped unrun
+	took    []taken // what took long
 }
+
+// taken is how long a test took.
+type taken struct {
+	name    string
+	seconds float64
+}
+
+// long is from when on the time that a test takes is printed, in seconds.
+const long = 20
 
 // unrun are the tests that were not run as a whole, by package and reason.
 type unrun map[[2]string][]string
@@ -103,6 +114,9 @@ func (r *report) testEnded(e event) {
 			add(r.leftOut, what)
 		}
 	}
+	if e.Elapsed >= long && !strings.Contains(e.Test, "/") {
+		r.took = append(r.took, taken{path.Base(e.Package) + " " + e.Test, e.Elapsed})
+	}
 	switch {
 	case e.Action == "skip" && !strings.HasPrefix(reason, leftOut):
 		add(r.skipped, reason)
@@ -143,8 +157,16 @@ func (r *report) leftOutOf(pkg string) (names []string) {
 	return slices.Compact(names)
 }
 
-// summary prints what was not run, one line for each reason in each package.
+// summary prints which tests took long, the longest first, and what was not run, one line for
+// each reason in each package.
 func (r *report) summary() {
+	if len(r.took) > 0 {
+		slices.SortFunc(r.took, func(a, b taken) int { return cmp.Compare(b.seconds, a.seconds) })
+		fmt.Fprintf(r.out, "\nOf %d s or more:\n", long)
+		for _, t := range r.took {
+			fmt.Fprintf(r.out, "    %4.0f s %s\n", t.seconds, t.name)
+		}
+	}
 	r.leftOut.print(r.out, `Left out because it takes long ("make integration" runs all of it):`)
 	r.skipped.print(r.out, "Skipped:")
 	if len(r.leftOut)+len(r.skipped) == 0 {

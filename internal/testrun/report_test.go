@@ -30,7 +30,9 @@ func TestReport(t *testing.T) {
 {"Action":"output","Package":"x/alloc","Output":"ok  \tx/alloc\t0.2s\n"}
 {"Action":"pass","Package":"x/alloc","Elapsed":0.2}
 {"Action":"output","Package":"x/nft","Test":"TestD","Output":"    d_test.go:3: wrong\n"}
-{"Action":"fail","Package":"x/nft","Test":"TestD"}
+{"Action":"fail","Package":"x/nft","Test":"TestD","Elapsed":20}
+{"Action":"pass","Package":"x/nft","Test":"TestF/part","Elapsed":61.5}
+{"Action":"pass","Package":"x/nft","Test":"TestF","Elapsed":61.5}
 {"Action":"output","Package":"x/nft","Test":"TestE","Output":"panic: cut short\n"}
 {"Action":"output","Package":"x/nft","Output":"FAIL\tx/nft\t0.1s\n"}
 {"Action":"fail","Package":"x/nft"}
@@ -47,6 +49,10 @@ FAIL	x/nft	0.1s
 panic: cut short
 bad.go:1:1: does not compile
 not an event
+
+Of 20 s or more:
+      62 s nft TestF
+      20 s nft TestD
 
 Left out because it takes long ("make integration" runs all of it):
     alloc: 2 of 3 rounds (TestA)
