@@ -17,6 +17,9 @@ import (
 func newMaps(specs []*ebpf.MapSpec) (maps []*ebpf.Map, err error) {
 	for _, spec := range specs {
 		m, err := ebpf.NewMap(spec)
+		if errors.Is(err, unix.EPERM) {
+			err = unix.EPERM // without advice about RLIMIT_MEMLOCK, which kernels with these hooks do not ask
+		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("make the map %s: %w", spec.Name, err), closeAll(nil, nil, maps))
 		}
@@ -104,27 +107,44 @@ func (h Handed) open(version int, specs []*ebpf.MapSpec, links int) (maps []*ebp
 	if h.Version != version || len(h.Files) != len(specs)+links {
 		return nil, nil, ErrVersion
 	}
-	for i, f := range h.Files {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return maps, attached, err
-		}
-		if i >= len(specs) {
-			l, err := link.NewFromFD(fd) // which closes it after an error
-			if err != nil {
-				return maps, attached, err
-			}
-			attached = append(attached, l)
-			continue
-		}
-		m, err := ebpf.NewMapFromFD(fd) // the same
+	for i, spec := range specs {
+		m, err := h.openMap(i, spec)
 		if err != nil {
 			return maps, attached, err
 		}
 		maps = append(maps, m)
-		if m.Type() != specs[i].Type || m.KeySize() != specs[i].KeySize || m.ValueSize() != specs[i].ValueSize {
-			return maps, attached, ErrVersion
+	}
+	for _, f := range h.Files[len(specs):] {
+		fd, err := duplicate(f)
+		if err != nil {
+			return maps, attached, err
 		}
+		l, err := link.NewFromFD(fd) // which closes it after an error
+		if err != nil {
+			return maps, attached, err
+		}
+		attached = append(attached, l)
 	}
 	return maps, attached, nil
+}
+
+func duplicate(f *os.File) (int, error) { return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3) }
+
+// openMap makes a map of a copy of a file. The error is ErrVersion if it is none like the spec.
+func (h Handed) openMap(i int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	if i >= len(h.Files) {
+		return nil, ErrVersion
+	}
+	fd, err := duplicate(h.Files[i])
+	if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.NewMapFromFD(fd) // which closes it after an error
+	if err != nil {
+		return nil, err
+	}
+	if m.Type() != spec.Type || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize {
+		return nil, errors.Join(ErrVersion, m.Close())
+	}
+	return m, nil
 }

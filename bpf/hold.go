@@ -6,7 +6,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -28,7 +27,8 @@ type Hold struct {
 	v6only   bool
 }
 
-// The maps of a Hold.
+// The maps of a Hold. In every version the exempt sockets are at mapExempt among the files of a [Handed], so that a process with another one
+// can bind what is still held.
 const (
 	mapHeld   = iota // ports
 	mapExempt        // sockets that may bind them; an entry goes with its socket
@@ -134,7 +134,7 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 			err = errors.Join(fmt.Errorf("take programs that hold ports over: %w", err), h.Close())
 		}
 	}()
-	if h.maps, h.links, err = openHeld(handed); err != nil {
+	if h.maps, h.links, err = handed.open(holdVersion, holdSpecs(), len(holdHooks)); err != nil {
 		return nil, err
 	}
 	h.Ports = portsOf(h.maps[mapHeld])
@@ -152,26 +152,17 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 	return h, nil
 }
 
-func openHeld(handed Handed) ([]*ebpf.Map, []link.Link, error) {
-	return handed.open(holdVersion, holdSpecs(), len(holdHooks))
-}
-
 // Exemption lets sockets bind the ports that a Hold of another process keeps from others.
 type Exemption struct{ sockets *ebpf.Map }
 
-// TakeExemption takes what [Exemption] is from what that process handed. The error is [ErrVersion] if its programs are of another version. The files
-// remain the caller's.
+// TakeExemption takes what [Exemption] is from what that process handed, of whatever version its programs are. The error is [ErrVersion] if they
+// have none. The files remain the caller's.
 func TakeExemption(handed Handed) (*Exemption, error) {
-	maps, links, err := openHeld(handed)
+	sockets, err := handed.openMap(mapExempt, holdSpecs()[mapExempt])
 	if err != nil {
 		return nil, fmt.Errorf("take the exemption from held ports: %w", err)
 	}
-	x := &Exemption{maps[mapExempt]}
-	maps = slices.Delete(maps, mapExempt, mapExempt+1)
-	if err := closeAll(links, nil, maps); err != nil {
-		return nil, errors.Join(err, x.Close())
-	}
-	return x, nil
+	return &Exemption{sockets}, nil
 }
 
 // Exempt is that of [Hold].

@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf/asm"
@@ -271,7 +273,25 @@ func TestTwoHolds(t *testing.T) {
 	require.NoError(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4000)))
 	require.ErrorIs(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4001)), unix.EADDRINUSE)
 
+	// A process whose programs are of another version, with other maps behind, takes the exemption and no more.
+	handed, err := second.Hand()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, handed.Close()) }()
+	newer := Handed{Version: handed.Version + 1, Files: append(slices.Clone(handed.Files), handed.Files...)}
+	_, err = TakeHold(HoldOptions{}, newer)
+	require.ErrorIs(t, err, ErrVersion)
+	x, err := TakeExemption(newer)
+	require.NoError(t, err)
+	s.before = x.Exempt
+	require.NoError(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4001)))
+	require.ErrorIs(t, s.bind(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 4000)), unix.EADDRINUSE)
+	require.NoError(t, x.Close())
+	for _, files := range [][]*os.File{nil, handed.Files[:1], {handed.Files[0], handed.Files[0]}} {
+		_, err = TakeExemption(Handed{Version: 1, Files: files})
+		require.ErrorIs(t, err, ErrVersion)
+	}
+
 	// A group that is no directory of cgroup2.
-	_, err := OpenHold(HoldOptions{Group: -1, NetNS: 1})
+	_, err = OpenHold(HoldOptions{Group: -1, NetNS: 1})
 	require.Error(t, err)
 }

@@ -40,7 +40,9 @@ func runChild(role string) int {
 	case "kill":
 		err = childKill(args[0], args[1], args[2])
 	case "work":
-		err = childWork(args[0], args[1], args[2], args[3], args[4])
+		err = childWork(args[0], args[1], args[2], args[3], args[4], args[5])
+	case "refused":
+		err = childRefused(args)
 	default:
 		err = fmt.Errorf("there is no child %q", role)
 	}

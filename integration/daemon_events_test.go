@@ -132,9 +132,7 @@ func TestDaemonTimeToLive(t *testing.T) {
 // An existing connection stays at the old one. A UDP socket of this host that eBPF has connected to
 // the old one ends.
 func TestDaemonReplace(t *testing.T) {
-	for _, way := range []string{"bpf", "proxy"} {
-		t.Run(way, func(t *testing.T) { replaceBackends(t, way) })
-	}
+	bothWays(t, replaceBackends)
 }
 
 func replaceBackends(t *testing.T, loopback string) {
@@ -189,9 +187,7 @@ func replaceBackends(t *testing.T, loopback string) {
 
 // With --kill the existing connections end as well, and no others do.
 func TestDaemonReplaceKill(t *testing.T) {
-	for _, way := range []string{"bpf", "proxy"} {
-		t.Run(way, func(t *testing.T) { replaceAndKill(t, way) })
-	}
+	bothWays(t, replaceAndKill)
 }
 
 func replaceAndKill(t *testing.T, loopback string) {

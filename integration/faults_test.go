@@ -67,12 +67,13 @@ type faultBed struct {
 	*testbed
 }
 
-func newFaultBed(t *testing.T, direct bool) *faultBed {
+func newFaultBed(t *testing.T, loopback string, direct bool) *faultBed {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartFar, Forwarding: true})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	labtest.EchoTCP(t, top.Backend2, "other", ":81")
 	b := &faultBed{top, newTestbed(t, top.Host)}
+	b.loopback = loopback
 	labtest.Exec(t, top.Host, "ip", "route", "replace", "default", "via", "192.0.2.2")
 	if direct {
 		b.args = []string{"--direct"}
@@ -208,13 +209,20 @@ func (f fault) try(t *testing.T, b *faultBed) (printed string) {
 // Each fault of docs/troubleshooting.md is brought about; explain names it, and passes again when it is
 // undone. With -update the page is written anew.
 func TestFaults(t *testing.T) {
+	for _, way := range labtest.Some(t, "ways to serve localhost with faults", 2, waysOfLoopback) {
+		t.Run(way, func(t *testing.T) { everyFault(t, way) })
+	}
+}
+
+func everyFault(t *testing.T, loopback string) {
+	t.Helper()
 	requireBPF(t)
 	beds := map[bool]*faultBed{}
 	printed := map[string]string{}
 	faults := eighteenFaults()
 	for _, f := range faults {
 		if beds[f.direct] == nil {
-			beds[f.direct] = newFaultBed(t, f.direct)
+			beds[f.direct] = newFaultBed(t, loopback, f.direct)
 		}
 		b := beds[f.direct]
 		passed := t.Run(strings.ReplaceAll(f.name, " ", "_"), func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -177,17 +178,34 @@ func TestLoopbackWithoutBind(t *testing.T) {
 	require.Contains(t, st.Warnings[0], taken)
 }
 
-// Over UDP, ports that the kernel gives to clients are not served for clients of the other family; status and explain say so.
+// Over UDP, ports that the kernel gives to clients are not served for clients of the other family, nor for those on localhost where
+// proxies are to serve them; status, doctor and explain say so.
 func TestLoopbackClientPorts(t *testing.T) {
+	bothWays(t, clientPorts)
+}
+
+func clientPorts(t *testing.T, loopback string) {
+	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1, Forwarding: true})
 	labtest.EchoUDP(t, top.Backend1, "backend", ":31000")
+	labtest.EchoUDP(t, top.Backend1, "backend", ":40000")
 	s := newTestbed(t, top.Host)
+	s.loopback = loopback
 	require.NoError(t, top.Host.Sysctl("net.ipv4.ip_local_port_range", "32768 60999"))
 	s.serve(t)
 	s.succeed(t, "add --quiet udp 30000-60999 172.30.0.2")
 	warnings := s.status(t).Warnings
+	labtest.Reaches(t, top.Host, "udp", "127.0.0.1:31000", "backend")
+	says := `udp 32768-60999: clients of the other family are not served: the kernel gives these ports to UDP clients of this host`
+	if loopback == "proxy" {
+		says = strings.Replace(says, "clients of", "clients on localhost and of", 1)
+		require.Error(t, labtest.NoAnswer(t, top.Host, "udp", "127.0.0.1:40000"))
+	} else {
+		labtest.Reaches(t, top.Host, "udp", "127.0.0.1:40000", "backend")
+	}
 	require.Len(t, warnings, 1)
-	require.Regexp(t, `^udp 32768-60999: clients [^:]*of the other family are not served: `, warnings[0])
+	require.Contains(t, warnings[0], says)
+	require.Contains(t, s.run(t, "doctor").Stdout, says)
 	require.Contains(t, s.succeed(t, "explain udp 31000 --from 2001:db8:1::2"), "passes by proxy")
 	labtest.Reaches(t, top.Client, "udp", "[2001:db8:1::1]:31000", "backend")
 	r := s.run(t, "explain udp 40000 --from 2001:db8:1::2")

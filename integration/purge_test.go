@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
@@ -125,4 +127,72 @@ func TestPurgeQuiet(t *testing.T) {
 	require.NoError(t, p.Signal(unix.SIGTERM))
 	require.Zero(t, p.Wait())
 	require.Empty(t, p.Output())
+}
+
+// A purge ends a daemon that was killed and is being started anew, as a service manager does: it has the table before it answers.
+func TestPurgeOfKilledDaemon(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
+	s := newTestbed(t, top.Host)
+	rounds := labtest.Rounds(t, "daemons killed before a purge", 3, 100)
+	for i := range rounds {
+		p := s.serve(t)
+		s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+		s.succeed(t, "add --quiet tcp 10000-10999 172.30.0.2:20000-20999") // so that the next one takes some time to start
+		require.NoError(t, p.Signal(unix.SIGKILL))
+		if i%2 == 0 {
+			_ = p.Wait()
+		}
+		next := labtest.StartCmd(t, top.Host, s.command(t, "serve"))
+		await(t, "the table to be locked by the next daemon", func() bool { return lockedBy(t, top.Host) == next.Pid })
+		r := s.run(t, "purge")
+		require.Zero(t, r.Code, "round %d: %s", i, r.Stderr)
+		require.Zero(t, next.Wait(), next.Output())
+		require.Empty(t, nft(t, top.Host, "list", "ruleset"))
+	}
+}
+
+// A command that changes something asks a daemon that somebody else has started meanwhile.
+func TestAddBesideStartingDaemon(t *testing.T) {
+	labtest.LongOnly(t, "13 s for which a daemon waits for the table")
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newTestbed(t, top.Host)
+	blocker := open(t, top.Host, engine.Options{}) // which has the table until both wait for it
+	add := labtest.StartCmd(t, top.Host, s.command(t, "add", "--quiet", "tcp", "8080", "172.30.0.2:80"))
+	var started int
+	await(t, "the daemon that the command starts", func() bool {
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", add.Pid))
+		require.NoError(t, err)
+		for _, list := range lists {
+			text, _ := os.ReadFile(list)
+			_, _ = fmt.Sscan(string(text), &started)
+		}
+		return started != 0
+	})
+	require.NoError(t, unix.Kill(started, unix.SIGSTOP))
+	other := labtest.StartCmd(t, top.Host, s.command(t, "serve"))
+	require.NoError(t, blocker.Close())
+	await(t, "the other daemon to have the table", func() bool { return lockedBy(t, top.Host) == other.Pid })
+	require.NoError(t, unix.Kill(started, unix.SIGCONT))
+	require.Zero(t, add.Wait(), add.Output())
+	require.Equal(t, other.Pid, s.status(t).PID)
+	s.succeed(t, "rm tcp 8080")
+}
+
+// lockedBy returns the process that has locked the table of a namespace; zero: none has.
+func lockedBy(t *testing.T, ns *lab.NS) (pid int) {
+	t.Helper()
+	require.NoError(t, ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if unix.Connect(fd, &unix.SockaddrUnix{Name: "@nftnat/nftnat"}) == nil {
+			if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				pid = int(cred.Pid)
+			}
+		}
+		return unix.Close(fd)
+	}))
+	return pid
 }

@@ -34,8 +34,12 @@ const operationsPerWorker = 6
 // childWork adopts the table, waits for a byte on standard input, and makes one random
 // operation after the other until it kills itself: at the count-th step of that name, or
 // at the count-th of all steps if the name is empty. If the count is zero, the test kills
-// it. It stores its state in the file.
-func childWork(tag, seed, step, count, file string) error {
+// it. It stores its state in the file, and serves localhost in the way.
+func childWork(tag, seed, step, count, file, way string) error {
+	loopback, err := engine.ParseLoopback(way)
+	if err != nil {
+		return err
+	}
 	n, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func childWork(tag, seed, step, count, file string) error {
 	// A process that the test is just starting may still have a copy of the lock that an
 	// engine of the test has closed: it closes the copy when it executes its program.
 	e, err := engine.Open(context.Background(), engine.Options{
-		NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace, LockWait: 10 * time.Second,
+		NetNS: os.Getenv(envChildNetNS), NoOwner: true, Store: state.NewFile(file), Trace: trace, LockWait: 10 * time.Second, Loopback: loopback,
 	})
 	if err != nil {
 		return err

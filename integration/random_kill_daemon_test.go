@@ -50,7 +50,8 @@ func (w *killRun) daemonRound(s *testbed, i int) {
 	damaged := w.IntN(8) == 0 && w.damage()
 	after := time.Duration(1+w.IntN(20_000)) * time.Microsecond
 	client := &operationClient{api: s.api, chooser: chooser{rand.New(rand.NewPCG(w.Uint64(), 0))}, ended: make(chan struct{})}
-	w.what = fmt.Sprintf("round %d: a daemon, killed after %s", i, after)
+	s.loopback = waysOfLoopback[i%2]
+	w.what = fmt.Sprintf("round %d: a daemon, localhost by %s, killed after %s", i, s.loopback, after)
 	p := s.serve(w.T)
 	found, err := s.api.State(context.Background())
 	require.NoError(w, err, w.what)

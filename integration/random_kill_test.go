@@ -199,7 +199,7 @@ func (w *killRun) start(i int, damaged bool) *victim {
 	seed := fmt.Sprint(w.Uint64())
 	w.what = fmt.Sprintf("round %d: killed at step %q, count %s, after %s; operations of seed %s", i, step, count, after, seed)
 	out, in := w.pipe(), w.pipe()
-	cmd := child(w.T, "work", w.top.Host.Path(), fmt.Sprintf("t%d", i), seed, step, count, w.file)
+	cmd := child(w.T, "work", w.top.Host.Path(), fmt.Sprintf("t%d", i), seed, step, count, w.file, waysOfLoopback[i%2])
 	cmd.Stdin, cmd.Stdout = in.r, out.w
 	v := &victim{T: w.T, notices: gob.NewDecoder(out.r), input: in.w, after: after, early: after != 0 && w.IntN(3) == 0}
 	v.process = labtest.StartCmd(w.T, w.top.Host, cmd)

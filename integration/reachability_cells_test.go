@@ -3,7 +3,10 @@
 
 package integration
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // source is the machine that sends.
 type source string
@@ -40,6 +43,9 @@ const (
 	byFar      asked = "a server far away"
 	byNear     asked = "a server on the LAN"
 )
+
+// byHost are the addresses of the host.
+var byHost = []asked{byLAN, bySecond, byGateway, byLoopback}
 
 // target is the port to which a source connects.
 type target string
@@ -124,6 +130,11 @@ func cells(bits int) (all []cell) {
 		}
 	}
 	return all
+}
+
+// hostCells returns those that are by an address of the host.
+func hostCells(bits int) []cell {
+	return slices.DeleteFunc(cells(bits), func(c cell) bool { return !slices.Contains(byHost, c.asked) })
 }
 
 // outcome is the server that answers and the client's address that it sees, or why none does.

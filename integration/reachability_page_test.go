@@ -15,7 +15,7 @@ There are two networks, each on a bridge of the host. One has an endpoint, *the 
 
 Each cell says which source address the backend sees (*gateway* is the host's own address on the network: proxies connect from it, and hairpin flows are masqueraded as it). On the way out, *its port* is that of the frontend; without that, masqueraded flows have a random one. **Refused** means a TCP reset or an ICMP port unreachable; **dropped** means no answer. A cell holds for TCP and UDP, and for IPv4 and IPv6 unless it says otherwise; link-local sources are IPv6. The cells are the same with and without netfilter for bridged frames (bridge-nf-call-iptables; with it, the ports have hairpin mode), and whatever route_localnet is set to.
 
-` + "`TestReachability` in `integration` checks every cell with real packets, %d in each of four runs. `TestReachabilityMutations` checks that each rule of the ruleset is needed by one of them. `TestReachabilityPage` writes this page." + `
+` + "`TestReachability` in `integration` checks every cell with real packets, %d in each of five runs: four where eBPF serves localhost, one where proxies do. The %d cells of the first table hold for the ports of ranges as well, and each run checks them; the port that is not published is then one that was taken out of a range. `TestReachabilityMutations` checks that each rule of the ruleset is needed by one of them. `TestReachabilityPage` writes this page." + `
 `
 
 const pageTail = `
@@ -63,12 +63,12 @@ Each row holds for TCP and UDP, IPv4 and IPv6, with and without netfilter for br
 // reachabilityPage is docs/reachability.md.
 func reachabilityPage() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, pageHead, len(cells(32))+len(cells(128)))
+	fmt.Fprintf(&b, pageHead, len(cells(32))+len(cells(128)), len(hostCells(32))+len(hostCells(128)))
 	for _, part := range []struct {
 		title string
 		by    []asked
 	}{
-		{"By an address of the host", []asked{byLAN, bySecond, byGateway, byLoopback}},
+		{"By an address of the host", byHost},
 		{"By the backend's own address", []asked{byBackend}},
 		{"The way out", []asked{byFar, byNear}},
 	} {

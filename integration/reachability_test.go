@@ -13,16 +13,27 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // Every cell of docs/reachability.md with real packets: which ports a machine reaches, and
 // with which address the backend sees it. Neither bridge-nf nor route_localnet makes a
-// difference.
+// difference, nor what serves localhost, nor whether a port is one of a range.
 func TestReachability(t *testing.T) {
-	r := newReach(t)
+	for _, loopback := range []engine.Loopback{engine.LoopbackBPF, engine.LoopbackProxy} {
+		t.Run(loopback.String(), func(t *testing.T) { everyCell(t, loopback) })
+	}
+}
+
+func everyCell(t *testing.T, loopback engine.Loopback) {
+	t.Helper()
+	r := newReach(t, loopback)
 	for _, bridgeNF := range []bool{false, true} {
 		for _, careless := range []string{"0", "1"} {
+			if loopback == engine.LoopbackProxy && (bridgeNF || careless == "0") {
+				continue // it is for localhost, where only the latter could matter
+			}
 			t.Run(fmt.Sprintf("bridge-nf %t, route_localnet %s", bridgeNF, careless), func(t *testing.T) {
 				require.NoError(t, r.top.SetBridgeNF(bridgeNF))
 				require.NoError(t, r.top.Host.Sysctl("net.ipv4.conf.all.route_localnet", careless))
@@ -30,6 +41,11 @@ func TestReachability(t *testing.T) {
 					require.Empty(t, r.deviations(t, cells(bits)))
 				}
 				require.Empty(t, r.trespasses(t))
+				r.ranged = true
+				for _, bits := range []int{32, 128} {
+					require.Empty(t, r.deviations(t, hostCells(bits)))
+				}
+				r.ranged = false
 			})
 		}
 	}
@@ -49,7 +65,7 @@ func TestReachabilityPage(t *testing.T) {
 
 // Without any one of its rules the ruleset fails in at least one cell.
 func TestReachabilityMutations(t *testing.T) {
-	r := newReach(t)
+	r := newReach(t, engine.LoopbackBPF)
 	plan := nft(t, r.top.Host, "-s", "-t", "list", "table", "inet", "nftnat")
 	rules := rulesOf(plan)
 	// Here all endpoints of a network are on one link, so that two rules masquerade what is

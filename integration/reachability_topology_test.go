@@ -5,6 +5,7 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -25,6 +26,7 @@ type reach struct {
 	names    map[netip.Addr]string // of the clients that a server can see
 	link     netip.Addr            // the client's link-local address
 	mutated  bool                  // the ruleset is not the engine's
+	ranged   bool                  // ports of ranges are asked for, in the place of single ones
 }
 
 // Frontends, the same over TCP and UDP. Each family has its own for any address, because
@@ -42,7 +44,19 @@ const (
 	reachNoLink   = 8089
 )
 
-func newReach(t *testing.T) *reach {
+// Frontends that are ports of ranges. Those of any address are wider than any that has a socket for each port.
+const (
+	reachRangeAny4     = 21000
+	reachRangeAny6     = 24000
+	reachRangeOne      = 27000
+	reachRangeLoopback = 27100
+	reachRangeWidth    = 2000
+	reachNarrowWidth   = 10
+	reachInRange       = 5 // the port of each that is asked for
+	reachHole          = 7 // the one that was taken out of the first
+)
+
+func newReach(t *testing.T, loopback engine.Loopback) *reach {
 	t.Helper()
 	top := newTopology(t, lab.Options{Parts: lab.PartAll | lab.PartOther, BridgeNF: true})
 	r := &reach{top: top, machines: map[source]*lab.NS{
@@ -68,13 +82,20 @@ func newReach(t *testing.T) *reach {
 		for port, name := range map[string]string{":80": serverPublished, ":81": serverOther, ":82": serverLoopback} {
 			labtest.Echo(t, top.Backend1, network, name, port)
 		}
+		for port, name := range map[int]string{
+			reachRangeAny4: serverPublished, reachRangeAny6: serverPublished, reachRangeOne: serverPublished, reachRangeLoopback: serverLoopback,
+			reachRangeAny4 + reachHole - reachInRange: serverPublished,
+		} {
+			labtest.Echo(t, top.Backend1, network, name, fmt.Sprint(":", port+reachInRange))
+		}
 		labtest.Echo(t, top.Far, network, serverFar, at(netip.IPv6Unspecified(), reachFar))
 		labtest.Echo(t, top.Client, network, serverNear, at(netip.IPv6Unspecified(), reachFar))
 	}
 	wireSideway(t, top)
 	r.giveNoLink(t)
 	labtest.EchoTCP(t, top.Host, "host", at(netip.IPv6Unspecified(), reachOwn))
-	r.publish(t)
+	r.publish(t, loopback)
+	r.publishRanges(t)
 	r.watchForTrespassers(t)
 	return r
 }
@@ -93,11 +114,12 @@ func (r *reach) giveNoLink(t *testing.T) {
 const noLink4, noLink6 = "203.0.113.9", "2001:db8:9::9"
 
 // publish declares the networks and attaches the endpoints, with an engine with proxies.
-func (r *reach) publish(t *testing.T) {
+func (r *reach) publish(t *testing.T, loopback engine.Loopback) {
 	t.Helper()
 	top := r.top
-	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true})
+	e, err := engine.Open(t.Context(), engine.Options{NetNS: top.Host.Path(), NoOwner: true, Loopback: loopback})
 	require.NoError(t, err)
+	require.Equal(t, loopback, must(e.Status(t.Context())).Loopback)
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil && !errors.Is(err, nat.ErrClosed) {
 			t.Error(err)
@@ -137,6 +159,25 @@ func (r *reach) publish(t *testing.T) {
 	attach("other6", "other6", top.Other.V6)
 }
 
+// publishRanges publishes ranges for the same addresses as the single ports, and takes a port out of one.
+func (r *reach) publishRanges(t *testing.T) {
+	t.Helper()
+	top := r.top
+	for _, proto := range []string{"", "/udp"} {
+		ranged := func(host string, first, width int, backend netip.Addr) string {
+			last := first + width - 1
+			return fmt.Sprintf("%s%d-%d->%s-%d%s", host, first, last, at(backend, first), last, proto)
+		}
+		publish(t, r.engine,
+			ranged("", reachRangeAny4, reachRangeWidth, top.Backend1.V4), ranged("", reachRangeAny6, reachRangeWidth, top.Backend1.V6),
+			ranged("192.0.2.1:", reachRangeOne, reachNarrowWidth, top.Backend1.V4), ranged("[2001:db8:1::1]:", reachRangeOne, reachNarrowWidth, top.Backend1.V6),
+			ranged("127.0.0.1:", reachRangeLoopback, reachNarrowWidth, top.Backend1.V4), ranged("[::1]:", reachRangeLoopback, reachNarrowWidth, top.Backend1.V6))
+		const hole = reachRangeAny4 + reachHole
+		_, err := r.engine.Remove(t.Context(), nat.Removal{Mappings: mappings(t, fmt.Sprintf("%d->%s%s", hole, at(top.Backend1.V4, hole), proto))})
+		require.NoError(t, err)
+	}
+}
+
 // address returns the destination and source of a cell. If the source is zero, the kernel
 // chooses it.
 func (r *reach) address(c cell) (to, from netip.AddrPort) {
@@ -154,6 +195,16 @@ func (r *reach) address(c cell) (to, from netip.AddrPort) {
 		unpublished: reachNone, backendPort: 80, otherPortOf: 81, farPort: reachFar,
 		fromAny: reachFar, fromOne: reachFar, fromNoLink: reachFar,
 	}[c.target]
+	if r.ranged {
+		anyPort, acrossPort = uint16(reachRangeAny4), uint16(reachRangeAny6)
+		if c.bits == 128 {
+			anyPort, acrossPort = acrossPort, anyPort
+		}
+		port = map[target]uint16{
+			publishedAny: anyPort, publishedAcross: acrossPort, publishedOne: reachRangeOne, publishedLoopback: reachRangeLoopback,
+			unpublished: reachRangeAny4 + reachHole - reachInRange,
+		}[c.target] + reachInRange
+	}
 	switch {
 	case c.source == fromLinkLocal:
 		from = netip.AddrPortFrom(r.link, 0)

@@ -38,6 +38,11 @@ type usage struct {
 // agree with what was acknowledged, and the daemon uses no more than before.
 func TestSoak(t *testing.T) {
 	labtest.LongOnly(t, "random changes, flushes, kills and takeovers")
+	bothWays(t, soakOf)
+}
+
+func soakOf(t *testing.T, loopback string) {
+	t.Helper()
 	lasts, seed := defaultSoak, labtest.Number(t, envSeed, defaultSeed)
 	if text := os.Getenv(envSoak); text != "" {
 		var err error
@@ -49,6 +54,7 @@ func TestSoak(t *testing.T) {
 	w := newKillRun(t, uint64(seed), &covered)
 	k := &soak{killRun: w, testbed: newTestbed(t, w.top.Host)}
 	k.file = filepath.Join(filepath.Dir(k.socket), "state.yaml")
+	k.loopback = loopback
 	k.begin()
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end); i++ {
 		k.minute(i, minute)

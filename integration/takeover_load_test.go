@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -230,16 +231,17 @@ func (k *task) end(t *testing.T) int64 {
 	return k.rounds.Load()
 }
 
-// startOccupiers starts tasks that try to bind the ports of publishEveryKind.
-func startOccupiers(t *testing.T, ns *lab.NS) *task {
+// startOccupiers starts tasks that try to bind the ports of publishEveryKind, and others.
+func startOccupiers(t *testing.T, ns *lab.NS, others ...string) *task {
 	t.Helper()
+	held := slices.Concat(everyKindHeld, others)
 	return startTask(t, func(i int64) error {
 		network := []string{"tcp", "udp"}[i%2]
 		options := []int{unix.SO_REUSEADDR}
 		if i%3 == 0 {
 			options = append(options, unix.SO_REUSEPORT)
 		}
-		address := everyKindHeld[i%int64(len(everyKindHeld))]
+		address := held[i/2%int64(len(held))]
 		held, err := occupy(ns, network, address, options...)
 		if err == nil {
 			return errors.Join(fmt.Errorf("somebody got %s %s", network, address), held.Close())

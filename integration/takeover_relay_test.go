@@ -25,6 +25,8 @@ type relay struct {
 	to        *testbed
 	handovers chan *net.UnixConn
 	end       func()
+	// rename gives what is lent another name. Nil: everything keeps its own.
+	rename func(name string) string
 }
 
 func relayTo(t *testing.T, s *testbed) *relay {
@@ -103,6 +105,11 @@ func (r *relay) succeed(t *testing.T, seen func(k handover.Kind, successor *labt
 			m, err := turn.from.Receive(answerTimeout)
 			require.NoError(t, err, "%s, %s", turn.last, successor.Output())
 			kind = m.Kind
+			for i := range m.Sockets {
+				if r.rename != nil {
+					m.Sockets[i].Name = r.rename(m.Sockets[i].Name)
+				}
+			}
 			goOn := seen(kind, successor)
 			if goOn {
 				err = turn.to.Send(m, answerTimeout)

@@ -64,9 +64,7 @@ var everyKindHeld = []string{"0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081", "[::
 // is refused, reset or lost, and a connection of the first daemon is carried to its end, byte
 // by byte.
 func TestTakeover(t *testing.T) {
-	for _, way := range []string{"bpf", "proxy"} {
-		t.Run(way, func(t *testing.T) { takeOver(t, way) })
-	}
+	bothWays(t, takeOver)
 }
 
 func takeOver(t *testing.T, loopback string) {

@@ -36,6 +36,17 @@ type testbed struct {
 	loopback string
 }
 
+// waysOfLoopback are those of daemons to serve localhost.
+var waysOfLoopback = []string{"bpf", "proxy"}
+
+// bothWays runs a test with daemons that serve localhost by eBPF, and with such that do by proxies.
+func bothWays(t *testing.T, test func(t *testing.T, loopback string)) {
+	t.Helper()
+	for _, way := range waysOfLoopback {
+		t.Run(way, func(t *testing.T) { test(t, way) })
+	}
+}
+
 // newTestbed returns a testbed with a socket of its own, without a daemon. Daemons that
 // run when the test ends are killed.
 func newTestbed(t *testing.T, ns *lab.NS) *testbed {

@@ -79,6 +79,56 @@ func TestTrace(t *testing.T) {
 	require.Contains(t, r.Stdout, "note: it is not published\n")
 }
 
+// Clients on localhost that eBPF leads past all rules are seen as they send to the backend, as the trace says once.
+func TestTraceLed(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	s := newTestbed(t, top.Host)
+	s.loopback = "bpf"
+	for _, port := range []string{":80", ":81", ":15000"} {
+		labtest.EchoTCP(t, top.Backend1, "web", port)
+		labtest.EchoUDP(t, top.Backend1, "web", port)
+	}
+	s.serve(t)
+	s.succeed(t, "add tcp 8080 172.30.0.2:80")
+	s.succeed(t, "add udp 10000-19999 172.30.0.2:10000-19999")
+	const note = "note: eBPF leads clients on localhost straight to the backend: "
+	for _, c := range []struct {
+		args           string
+		network, asked string
+		seen           []string
+		noted          int
+	}{
+		{"", "tcp", "127.0.0.1:8080", []string{"> 172.30.0.2:80", "#1 left by br0 to 172.30.0.2:80\n", "answer tcp syn,ack 172.30.0.2:80 > 172.30.0.1:", "delivered to this host at 172.30.0.1:"}, 1},
+		{"tcp 8080 --from 127.0.0.1", "tcp", "[::1]:8080", []string{"> 172.30.0.2:80", "answer tcp syn,ack 172.30.0.2:80"}, 1},
+		{"udp 15000", "udp", "127.0.0.1:15000", []string{"> 172.30.0.2:15000", "answer udp 172.30.0.2:15000"}, 1},
+		{"tcp 8080 --from 192.0.2.2", "tcp", "127.0.0.1:8080", nil, 0},
+		{"tcp 192.0.2.1:8080", "tcp", "127.0.0.1:8080", nil, 0},
+	} {
+		p := startTrace(t, s, top.Host, strings.Fields(c.args)...)
+		labtest.Reaches(t, top.Host, "tcp", "172.30.0.2:81", "web") // of nobody
+		labtest.Reaches(t, top.Host, c.network, c.asked, "web")
+		for _, line := range c.seen {
+			await(t, c.args+": "+line, func() bool { return strings.Contains(p.Output(), line) })
+		}
+		if c.args == "" { // what is published later is noted with it
+			s.succeed(t, "add tcp 8081 172.30.0.2:81")
+			await(t, "what is published later", func() bool {
+				labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8081", "web")
+				return strings.Contains(p.Output(), "> 172.30.0.2:81")
+			})
+			s.succeed(t, "rm tcp 8081")
+		} else {
+			require.NotContains(t, p.Output(), "172.30.0.2:81", c.args)
+		}
+		require.NoError(t, p.Signal(unix.SIGINT))
+		require.Zero(t, p.Wait())
+		require.Equal(t, c.noted, strings.Count(p.Output(), note), "%s: %s", c.args, p.Output())
+		if c.seen == nil {
+			require.NotContains(t, p.Output(), "172.30.0.2", c.args)
+		}
+	}
+}
+
 // Of a range the packets to one port are traced alone: by the range, by what its port was given to, and to a
 // port that was taken out.
 func TestTraceRange(t *testing.T) {

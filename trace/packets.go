@@ -164,6 +164,10 @@ func (ps *packets) begin(ctx context.Context, m message, now time.Time) {
 
 // asked reports whether a packet is one to what was asked for, and not an answer.
 func (ps *packets) asked(h header) bool {
+	led := marking.Target{Proto: h.proto, Addr: h.dst.Addr(), Port: h.dst.Port(), FromHost: true}
+	if ps.targets[led] && marking.MayBeLed(ps.from) && ps.isLocal(h.src.Addr()) {
+		return true
+	}
 	if ps.from.IsValid() && ps.from != h.src.Addr() {
 		return false
 	}
@@ -172,15 +176,11 @@ func (ps *packets) asked(h header) bool {
 		return true
 	}
 	g.Addr, g.V6 = netip.Addr{}, h.dst.Addr().Is6()
-	if !ps.targets[g] {
-		return false
-	}
-	for _, p := range ps.local {
-		if p.Contains(h.dst.Addr()) {
-			return true
-		}
-	}
-	return false
+	return ps.targets[g] && ps.isLocal(h.dst.Addr())
+}
+
+func (ps *packets) isLocal(a netip.Addr) bool {
+	return slices.ContainsFunc(ps.local, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // see notes the interfaces.

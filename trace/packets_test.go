@@ -22,6 +22,7 @@ import (
 
 	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/trace/internal/marking"
 )
 
@@ -367,4 +368,30 @@ func TestDocument(t *testing.T) {
 		`{"type":"later",` + at + `,"packet":1,"text":"then dropped"}`,
 		`{"type":"note",` + at + `,"text":"n"}`,
 	}, text)
+}
+
+// TestLedTargets: the backends of what is asked for, by ports.
+func TestLedTargets(t *testing.T) {
+	m := func(text string) nat.Mapping {
+		m, err := nat.ParseMappingText(text)
+		require.NoError(t, err)
+		return m
+	}
+	led := func(addr string, ports ...uint16) (targets []marking.Target) {
+		for _, port := range ports {
+			targets = append(targets, marking.Target{Proto: unix.IPPROTO_TCP, Addr: netip.MustParseAddr(addr), Port: port, FromHost: true})
+		}
+		return targets
+	}
+	noProxy := m("83->10.0.0.4:8")
+	noProxy.NoProxy = true
+	published := []nat.Mapping{m("80->10.0.0.1:8080"), m("[::]:90-99->[fd00::2]:190-199"), m("192.0.2.1:81->10.0.0.3:8"), m("127.0.0.1:82->10.0.0.3:82"), noProxy}
+	require.Len(t, ledTargets(nil, published), 12)
+	for text, want := range map[string][]marking.Target{
+		"80": led("10.0.0.1", 8080), "127.0.0.1:80": led("10.0.0.1", 8080), "98-120": led("fd00::2", 198, 199), "79-91": append(led("10.0.0.1", 8080), append(led("fd00::2", 190, 191), led("10.0.0.3", 82)...)...),
+		"192.0.2.1:80": nil, "81": nil, "83": nil, "100": nil,
+	} {
+		require.Equal(t, want, ledTargets(frontend(t, nat.TCP, text), published), text)
+	}
+	require.Empty(t, ledTargets(frontend(t, nat.UDP, "80"), published))
 }

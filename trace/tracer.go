@@ -32,6 +32,9 @@ type Options struct {
 	// Published lists what is published: all, or at the Frontends, if there are any. It is called again when the rules have
 	// changed, at most once a second. Nil: nothing is.
 	Published func(context.Context) ([]nat.Mapping, error)
+	// Leads reports whether eBPF leads sockets on localhost straight to the backends, so that no packet of theirs goes to a frontend.
+	// It is called after Published. Nil: it does not.
+	Leads func(context.Context) bool
 	// NoBPF leaves eBPF out.
 	NoBPF bool
 }
@@ -47,7 +50,8 @@ type Tracer struct {
 	// published is the generation at which Published was called.
 	published uint32
 	leftOut   uint64
-	lost      int // how often events had no room, and it was not said
+	lost      int  // how often events had no room, and it was not said
+	notedLed  bool // it was said that sockets are led
 	packets   *packets
 	notes     []string
 	drops     *bpf.Drops // nil: without
@@ -173,10 +177,7 @@ func (t *Tracer) followPublished(ctx context.Context) error {
 	var targets []marking.Target
 	ports := map[uint16]uint32{}
 	for _, m := range ms {
-		proto := byte(unix.IPPROTO_TCP)
-		if m.Proto == nat.UDP {
-			proto = unix.IPPROTO_UDP
-		}
+		proto := protocolOf(m)
 		for i := range int(m.More) + 1 {
 			port := m.Frontend.Port() + uint16(i)
 			addr := m.Frontend.Addr()
@@ -190,6 +191,13 @@ func (t *Tracer) followPublished(ctx context.Context) error {
 			if !addr.Is4() {
 				targets = append(targets, marking.Target{Proto: proto, Port: port, V6: true})
 			}
+		}
+	}
+	led := ledTargets(t.opts.Frontends, published)
+	if len(led) != 0 && t.opts.Leads != nil && marking.MayBeLed(t.opts.From) && t.opts.Leads(ctx) {
+		targets = append(targets, led...)
+		if err := t.noteLed(); err != nil {
+			return err
 		}
 	}
 	for _, g := range targets {
@@ -207,6 +215,52 @@ func (t *Tracer) followPublished(ctx context.Context) error {
 	}
 	t.packets.setTargets(targets)
 	return t.table.SetTargets(targets)
+}
+
+func protocolOf(m nat.Mapping) byte {
+	if m.Proto == nat.UDP {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
+}
+
+// ledTargets are the backends that sockets on localhost may be led to which ask for one of the frontends; none: for any.
+func ledTargets(asked, published []nat.Mapping) (targets []marking.Target) {
+	onLocalhost := func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() || a.IsLoopback() }
+	add := func(m *nat.Mapping, first, last int) {
+		for i := first - int(m.Frontend.Port()); i <= last-int(m.Frontend.Port()); i++ {
+			targets = append(targets, marking.Target{Proto: protocolOf(*m), Addr: m.Backend.Addr(), Port: m.Backend.Port() + uint16(i), FromHost: true})
+		}
+	}
+	lastOf := func(m *nat.Mapping) int { return int(m.Frontend.Port()) + int(m.More) }
+	for _, m := range published {
+		if m.NoProxy || m.ProxyOnly || !onLocalhost(m.Frontend.Addr()) {
+			continue
+		}
+		if len(asked) == 0 {
+			add(&m, int(m.Frontend.Port()), lastOf(&m))
+		}
+		for _, f := range asked {
+			if f.Proto == m.Proto && onLocalhost(f.Frontend.Addr()) {
+				add(&m, int(max(m.Frontend.Port(), f.Frontend.Port())), min(lastOf(&m), lastOf(&f)))
+			}
+		}
+	}
+	return targets
+}
+
+// noteLed says once what is seen of sockets that are led.
+func (t *Tracer) noteLed() error {
+	if t.notedLed {
+		return nil
+	}
+	t.notedLed = true
+	const text = "eBPF leads clients on localhost straight to the backend: what is shown of them is what this host sends to the backend, whoever of it does"
+	if t.packets.notify != nil {
+		return t.note(text)
+	}
+	t.notes = append(t.notes, text)
+	return nil
 }
 
 // input is what one of the sockets has received.
@@ -337,7 +391,7 @@ func (t *Tracer) input(ctx context.Context, in input) error {
 // everySecond looks at what has changed, and says how many packets were left out.
 func (t *Tracer) everySecond(ctx context.Context) error {
 	t.names.refresh(ctx)
-	if len(t.opts.Frontends) == 0 && t.opts.Published != nil && t.names.generation() != t.published {
+	if t.opts.Published != nil && t.names.generation() != t.published {
 		if err := t.followPublished(ctx); err != nil {
 			return err
 		}

@@ -36,18 +36,11 @@ func (g *global) socketPath() string {
 // daemon finds the daemon that has this table of this network namespace, or starts it for a
 // writer. The error is api.ErrNoServer if none runs and none was started.
 func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
-	client, free, err := g.locate(ctx)
 	if a == reading {
+		client, _, err := g.locate(ctx)
 		return client, err
 	}
-	for pause := time.Millisecond; hungUp(err) && pause <= longestPause; pause *= 2 {
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		client, free, err = g.locate(ctx)
-	}
+	client, free, err := g.locateLiving(ctx)
 	if errors.Is(err, api.ErrNoServer) {
 		return g.start(ctx, free)
 	}
@@ -57,6 +50,20 @@ func (g *global) daemon(ctx context.Context, a access) (*api.Client, error) {
 // longestPause is the last one before a writer gives up asking a daemon that hangs up. All pauses
 // take 2 seconds.
 const longestPause = 1024 * time.Millisecond
+
+// locateLiving is locate, again as long as the daemon hangs up.
+func (g *global) locateLiving(ctx context.Context) (client *api.Client, free string, err error) {
+	client, free, err = g.locate(ctx)
+	for pause := time.Millisecond; hungUp(err) && pause <= longestPause; pause *= 2 {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, "", ctx.Err()
+		}
+		client, free, err = g.locate(ctx)
+	}
+	return client, free, err
+}
 
 // hungUp reports whether a daemon closed the connection before it answered. So does a daemon that
 // is killed, until the kernel has closed its listener, which takes longer the more sockets it has.

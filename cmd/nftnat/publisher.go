@@ -140,7 +140,14 @@ const garbagePercent = 50
 
 // withEngine opens an engine in this process, calls f with it and closes it. A reader takes no
 // lock and changes nothing. Progress, if not nil, is called with that of a change.
-func (g *global) withEngine(ctx context.Context, reader bool, progress func(engine.Progress), f func(*engine.Engine) error) (err error) {
+func (g *global) withEngine(ctx context.Context, reader bool, progress func(engine.Progress), f func(*engine.Engine) error) error {
+	return g.withEngineWithin(ctx, lockWait, reader, progress, f)
+}
+
+// withEngineWithin is withEngine that waits so long for the table.
+func (g *global) withEngineWithin(
+	ctx context.Context, wait time.Duration, reader bool, progress func(engine.Progress), f func(*engine.Engine) error,
+) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
@@ -148,7 +155,7 @@ func (g *global) withEngine(ctx context.Context, reader bool, progress func(engi
 	if err != nil {
 		return err
 	}
-	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, lockWait, progress
+	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, wait, progress
 	opts.AsFound = true // daemons say who owns the table
 	e, err := engine.Open(ctx, opts)
 	if g.direct && errors.Is(err, nat.ErrOwned) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -32,16 +33,16 @@ func newPurge(g *global) *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if g.direct {
-				return g.purge(cmd.Context())
+				return g.purge(cmd.Context(), lockWait)
 			}
 			return g.purgeAndStop(cmd.Context())
 		},
 	}, toDaemon)
 }
 
-// purge deletes the table.
-func (g *global) purge(ctx context.Context) error {
-	return g.withEngine(ctx, false, nil, func(e *engine.Engine) error {
+// purge deletes the table, for which it waits so long.
+func (g *global) purge(ctx context.Context, wait time.Duration) error {
+	return g.withEngineWithin(ctx, wait, false, nil, func(e *engine.Engine) error {
 		status, err := e.Status(ctx)
 		if err := e.Purge(ctx); err != nil {
 			return err
@@ -58,7 +59,7 @@ func (g *global) purge(ctx context.Context) error {
 func (g *global) purgeAndStop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, daemon.DrainTimeout+startTimeout)
 	defer cancel()
-	client, path, err := g.locate(ctx)
+	client, path, err := g.locateLiving(ctx)
 	if err == nil {
 		path = client.Path()
 	} else if !errors.Is(err, api.ErrNoServer) {
@@ -72,10 +73,7 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("end daemon: %w", err)
 	}
-	if err := g.stop(ctx); err != nil {
-		return err
-	}
-	if err := g.purge(ctx); err != nil {
+	if err := g.stopAndPurge(ctx); err != nil {
 		if errors.Is(err, nat.ErrOwned) {
 			err = hintedError{err, unansweredHint(path)}
 		}
@@ -104,9 +102,27 @@ func removeLeftovers(files []string, dir string) error {
 	})...)
 }
 
-// stop ends the daemon, if there is one, and waits until it has.
+// answerWait is how long a table is waited for before its owner is asked again at the daemon's socket.
+const answerWait = 200 * time.Millisecond
+
+// stopAndPurge ends the daemon and deletes the table. A daemon that somebody starts, as a service manager does with one that was
+// killed, has the table before it answers, and one that is killed may hang up: they are asked again.
+func (g *global) stopAndPurge(ctx context.Context) error {
+	for end := time.Now().Add(lockWait); ; {
+		err := g.stop(ctx)
+		if err == nil {
+			err = g.purge(ctx, answerWait)
+		}
+		again := hungUp(err) || errors.Is(err, unix.ESRCH) || errors.Is(err, nat.ErrOwned)
+		if !again || ctx.Err() != nil || !time.Now().Before(end) {
+			return err
+		}
+	}
+}
+
+// stop ends the daemon, if there is one, and waits until it has. The error is ESRCH if its process has gone since it answered.
 func (g *global) stop(ctx context.Context) error {
-	client, _, err := g.locate(ctx)
+	client, _, err := g.locateLiving(ctx)
 	if errors.Is(err, api.ErrNoServer) {
 		return nil
 	}
@@ -125,6 +141,9 @@ func (g *global) stop(ctx context.Context) error {
 	defer func() { _ = unix.Close(process) }() // nothing was written
 	// The daemon knows its number in its own PID namespace, which may be another one.
 	if !isDaemon(st.PID) {
+		if err := unix.PidfdSendSignal(process, 0, nil, 0); errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end daemon: pid %d: %w", st.PID, err)
+		}
 		return fmt.Errorf("end daemon: it says that it is pid %d, which is another process here: end it where it runs", st.PID)
 	}
 	// So that it has nothing to drain, and its state file is empty.

@@ -44,6 +44,11 @@ func (g *global) start(ctx context.Context, path string) (client *api.Client, er
 	if err = g.spawn(ctx, free); err != nil {
 		var said *daemon.StartError
 		if errors.As(err, &said) && said.Status == exitConflict {
+			// The owner may be a daemon that somebody else has started, and that answers by now.
+			if client, _, locateErr := g.locate(ctx); locateErr == nil {
+				err = nil
+				return client, nil
+			}
 			err = hintedError{err, unansweredHint(free)}
 		}
 		return nil, err

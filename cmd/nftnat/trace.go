@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/explain/report"
 	"github.com/nftnat/nftnat/internal/daemon"
@@ -114,7 +115,7 @@ func (g *global) trace(ctx context.Context, out io.Writer, opts trace.Options, c
 		return err
 	}
 	defer func() { err = errors.Join(err, finder.Close()) }()
-	opts.Published = g.publishedFor(opts.Frontends, finder)
+	opts.Published, opts.Leads = g.publishedFor(opts.Frontends, finder), g.leadsLocalhost
 	t, err := trace.Open(ctx, opts)
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
@@ -174,6 +175,19 @@ func (g *global) tracedAt(ctx context.Context) (at daemon.ExplainOptions, err er
 		err = fmt.Errorf("enter the network namespace of the daemon: %w", fs.ErrPermission)
 	}
 	return at, err
+}
+
+// leadsLocalhost reports whether the daemon leads clients on localhost by eBPF, as far as is known.
+func (g *global) leadsLocalhost(ctx context.Context) bool {
+	if g.direct {
+		return false
+	}
+	client, _, err := g.locate(ctx)
+	if err != nil {
+		return false
+	}
+	status, err := client.Status(ctx)
+	return err == nil && status.Loopback != nil && status.Loopback.By == api.LoopbackBPF
 }
 
 // publishedFor returns what reads the mappings of the frontends, or all if there are none.

@@ -22,9 +22,10 @@ type Programs struct {
 	Localhost   *Localhost
 	NoLocalhost error
 	// Hold keeps other programs from ports; NoHold is why it is nil.
-	Hold   *bpf.Hold
-	NoHold error
-	// Former lets sockets bind what the process that has lent its programs still holds, if there is no Hold.
+	Hold     *bpf.Hold
+	NoHold   error
+	tookHold bool // from another process
+	// Former lets sockets bind what the process that has lent its programs still holds, unless Hold has been taken over from it.
 	Former *bpf.Exemption
 	// Lookup leads many ports to one socket.
 	Lookup *bpf.Lookup
@@ -59,7 +60,7 @@ func Open(ns *hostnet.Namespace, localhost bool, lent []Descriptor) *Programs {
 		}
 	}
 	var err error
-	if p.Hold == nil && len(handed[nameHold].Files) != 0 {
+	if !p.tookHold && len(handed[nameHold].Files) != 0 {
 		if p.Former, err = bpf.TakeExemption(handed[nameHold]); err != nil {
 			p.Former = nil // ports that are refused are tried again
 		}
@@ -85,7 +86,8 @@ func (p *Programs) openHooks(ns *hostnet.Namespace, handed map[string]bpf.Handed
 	}
 	defer func() { err = errors.Join(err, group.Close()) }()
 	holdOptions := bpf.HoldOptions{Group: int(group.Fd()), NetNS: cookie}
-	if p.Hold, err = bpf.TakeHold(holdOptions, handed[nameHold]); err != nil {
+	p.Hold, err = bpf.TakeHold(holdOptions, handed[nameHold])
+	if p.tookHold = err == nil; !p.tookHold {
 		if p.Hold, err = bpf.OpenHold(holdOptions); err != nil {
 			p.Hold, p.NoHold = nil, err // ranges have sockets, as far as they are not too wide
 		}

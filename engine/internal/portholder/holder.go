@@ -38,8 +38,8 @@ type Options struct {
 	// had, and ranges of up to 1,024 ports have sockets.
 	Guard  Guard
 	Lookup Lookup
-	// Exempt is called for each socket before it is bound, until Begin, if there is no guard. It lets it bind what the guard of another
-	// process holds. Nil: there is none.
+	// Exempt is called for each socket before it is bound, until Begin. It lets it bind what the guard of another process holds.
+	// Nil: there is none.
 	Exempt func(socket int) error
 	// Clients returns the ports of which the kernel chooses those of clients.
 	Clients func() (hostnet.PortRange, error)
@@ -237,8 +237,10 @@ func (h *Holder) bind(f portset.Frontend) (err error) {
 
 func (h *Holder) options(f portset.Frontend) *proxy.Options {
 	o := &proxy.Options{Group: h.group, V6Only: f.AddrPort.Addr() == netip.IPv6Unspecified(), FreeBind: true}
-	if h.opts.Guard == nil || h.many.has(f) {
+	if h.many.has(f) {
 		o.BeforeBind = h.beforeBind()
+	} else {
+		o.BeforeBind = h.opts.Exempt
 	}
 	return o
 }
@@ -250,10 +252,14 @@ func (h *Holder) socketOptions() *proxy.Options {
 
 // beforeBind lets sockets of the Holder bind ports that a guard keeps from others. Nil: there is no guard.
 func (h *Holder) beforeBind() func(int) error {
-	if h.opts.Guard == nil {
-		return h.opts.Exempt
+	guard, former := h.opts.Guard, h.opts.Exempt
+	switch {
+	case guard == nil:
+		return former
+	case former == nil:
+		return guard.Exempt
 	}
-	return h.opts.Guard.Exempt
+	return func(socket int) error { return errors.Join(former(socket), guard.Exempt(socket)) }
 }
 
 func socketAddr(proto nat.Proto, ap netip.AddrPort) net.Addr {

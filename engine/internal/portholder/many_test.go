@@ -200,3 +200,39 @@ func TestSpans(t *testing.T) {
 		}
 	}
 }
+
+// countingGuard counts the sockets that it lets bind its ports.
+type countingGuard struct {
+	*fakePorts
+	exempt int
+}
+
+func (g *countingGuard) Exempt(int) error { g.exempt++; return nil }
+
+// TestFormerGuard: while the guard of another process is in force too, each socket may bind what that one holds; what the own one
+// holds, only those that take a port of it.
+func TestFormerGuard(t *testing.T) {
+	h, fake, _ := newGuarded(t)
+	guard, former := &countingGuard{fake, 0}, 0
+	h.opts.Guard, h.opts.Exempt = guard, func(int) error { former++; return nil }
+	s := portset.NewSet()
+	single := whole(t, "61000->192.0.2.9:80")
+	switched(t, h, &s, portset.Change{Added: []portset.Port{single}})
+	require.Equal(t, [2]int{0, 1}, [2]int{guard.exempt, former})
+	wide := whole(t, "62000-64000->192.0.2.9:62000-64000")
+	switched(t, h, &s, portset.Change{Added: []portset.Port{wide}})
+	require.Positive(t, guard.exempt, "the socket of the range")
+	require.Equal(t, guard.exempt+1, former)
+	guard.exempt, former = 0, 0
+	at := wide.Part(63000, 63000)
+	other := at.Target
+	other.Backend = netip.MustParseAddrPort("192.0.2.8:80")
+	moved := portset.Change{Moved: []portset.Move{{Frontend: at.Frontend, From: at.Target, To: other}}}
+	switched(t, h, &s, moved)
+	require.Equal(t, [2]int{1, 1}, [2]int{guard.exempt, former})
+	require.NoError(t, h.Begin())
+	other.Backend = netip.MustParseAddrPort("192.0.2.8:81")
+	at = wide.Part(63001, 63001)
+	switched(t, h, &s, portset.Change{Moved: []portset.Move{{Frontend: at.Frontend, From: at.Target, To: other}}})
+	require.Equal(t, [2]int{2, 1}, [2]int{guard.exempt, former})
+}

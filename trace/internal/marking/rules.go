@@ -50,6 +50,8 @@ const (
 	setAny      = "any"      // nfproto . l4proto . dport, at an address in local4 or local6
 	setOne4     = "one4"     // l4proto . daddr . dport
 	setOne6     = "one6"     //
+	setLed4     = "led4"     // the same, from this host
+	setLed6     = "led6"     //
 	setLocal4   = "local4"   // the host's addresses, as ranges
 	setLocal6   = "local6"   //
 	setHooked   = "hooked"   // interfaces whose packets were seen at ingress
@@ -87,6 +89,8 @@ func sets() []set {
 		{name: setAny, types: []uint32{typeNfproto, typeInetProto, typeService}},
 		{name: setOne4, types: []uint32{typeInetProto, typeIPv4Addr, typeService}},
 		{name: setOne6, types: []uint32{typeInetProto, typeIPv6Addr, typeService}},
+		{name: setLed4, types: []uint32{typeInetProto, typeIPv4Addr, typeService}},
+		{name: setLed6, types: []uint32{typeInetProto, typeIPv6Addr, typeService}},
 		{name: setLocal4, types: []uint32{typeIPv4Addr}, flags: unix.NFT_SET_INTERVAL},
 		{name: setLocal6, types: []uint32{typeIPv6Addr}, flags: unix.NFT_SET_INTERVAL},
 		{name: setHooked, types: []uint32{typeIfindex}},
@@ -103,16 +107,16 @@ func sets() []set {
 
 // family is where the two versions of IP differ.
 type family struct {
-	nfproto             byte
-	saddr, daddr, size  uint32 // in the header
-	one, local, answers string
-	ctSaddr, ctDaddr    uint32
+	nfproto                       byte
+	saddr, daddr, size            uint32 // in the header
+	one, fromHost, local, answers string
+	ctSaddr, ctDaddr              uint32
 }
 
 func families() []family {
 	return []family{
-		{unix.NFPROTO_IPV4, 12, 16, 4, setOne4, setLocal4, setAnswers4, unix.NFT_CT_SRC_IP, unix.NFT_CT_DST_IP},
-		{unix.NFPROTO_IPV6, 8, 24, 16, setOne6, setLocal6, setAnswers6, unix.NFT_CT_SRC_IP6, unix.NFT_CT_DST_IP6},
+		{unix.NFPROTO_IPV4, 12, 16, 4, setOne4, setLed4, setLocal4, setAnswers4, unix.NFT_CT_SRC_IP, unix.NFT_CT_DST_IP},
+		{unix.NFPROTO_IPV6, 8, 24, 16, setOne6, setLed6, setLocal6, setAnswers6, unix.NFT_CT_SRC_IP6, unix.NFT_CT_DST_IP6},
 	}
 }
 
@@ -135,7 +139,7 @@ func l4proto(word int) expr {
 // chains returns those of the table without the ones at ingress. The client is that whose packets
 // are asked for; invalid: any.
 func chains(client netip.Addr) []chain {
-	const learn, askedInput, tracked, related = "learn", "asked-input", "tracked", "related"
+	const learn, askedInput, askedOutput, tracked, related = "learn", "asked-input", "asked-output", "tracked", "related"
 	hook := func(name string, hook uint32, priority int32, rules ...[]expr) chain {
 		return chain{name, true, hook, priority, rules}
 	}
@@ -144,6 +148,7 @@ func chains(client netip.Addr) []chain {
 		{name: chainAsked, rules: append(answerRules(), askedRules(client, MarkChain)...)},
 		{name: learn, rules: learnRules()},
 		{name: askedInput, rules: askedRules(client, learn)},
+		{name: askedOutput, rules: slices.Concat(ledRules(client), answerRules(), askedRules(client, MarkChain))},
 		{name: tracked, rules: trackedRules(client, learn)},
 		{name: related, rules: trackedRules(client, MarkChain)},
 
@@ -155,7 +160,7 @@ func chains(client netip.Addr) []chain {
 		hook("input-last", hookInput, last, onlyOriginal(tracked), []expr{jump(askedInput)}),
 		hook("forward-first", hookForward, first),
 		hook("forward-last", hookForward, last),
-		hook("output-first", hookOutput, first, []expr{jump(chainAsked)}),
+		hook("output-first", hookOutput, first, []expr{jump(askedOutput)}),
 		hook("output-related", hookOutput, behindTracked, relatedRules(related)...),
 		hook("output-last", hookOutput, last),
 		hook("postrouting-first", hookPostrouting, first),
@@ -209,6 +214,20 @@ func askedRules(client netip.Addr, target string) (rules [][]expr) {
 	return rules
 }
 
+// ledRules go to the rule that marks with what this host sends to backends that clients on localhost are led to.
+func ledRules(client netip.Addr) (rules [][]expr) {
+	if !MayBeLed(client) {
+		return nil
+	}
+	for _, f := range families() {
+		rules = append(rules, slices.Concat(f.is(), []expr{l4proto(0), f.loadDaddr(1), dport(1 + int(f.size)/4), in(f.fromHost), goTo(MarkChain)}))
+	}
+	return rules
+}
+
+// MayBeLed reports whether packets of a client may be those of sockets that are led: its address is one of localhost. Invalid: any client.
+func MayBeLed(client netip.Addr) bool { return !client.IsValid() || client.IsLoopback() }
+
 // answerRules go to the rule that marks with the answers of connections that were learned.
 func answerRules() (rules [][]expr) {
 	for _, f := range families() {
@@ -236,13 +255,19 @@ func learnRules() (rules [][]expr) {
 func trackedRules(client netip.Addr, target string) (rules [][]expr) {
 	for _, f := range families() {
 		var from []expr
+		port := 1 + int(f.size)/4
+		if MayBeLed(client) {
+			rules = append(rules, []expr{
+				ctOriginal(unix.NFT_CT_PROTOCOL, 0), ctOriginal(f.ctDaddr, 1), ctOriginal(unix.NFT_CT_PROTO_DST, port), in(f.fromHost),
+				ctOriginal(f.ctSaddr, 0), in(f.local), goTo(target),
+			})
+		}
 		if client.IsValid() {
 			if client.Is4() != (f.size == 4) {
 				continue
 			}
 			from = []expr{ctOriginal(f.ctSaddr, 0), equal(client.AsSlice()...)}
 		}
-		port := 1 + int(f.size)/4
 		rules = append(rules,
 			slices.Concat(from, []expr{
 				ctOriginal(unix.NFT_CT_PROTOCOL, 0), ctOriginal(f.ctDaddr, 1), ctOriginal(unix.NFT_CT_PROTO_DST, port), in(f.one), goTo(target),

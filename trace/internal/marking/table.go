@@ -23,12 +23,13 @@ const NamePrefix = "nftnat-trace-"
 const counterLeftOut = "left-out"
 
 // Target is what packets are asked for: those of a protocol to a port of an address. An invalid
-// address: any of the host's, of IPv4 or, if V6 is set, of IPv6.
+// address: any of the host's, of IPv4 or, if V6 is set, of IPv6. FromHost: only those that this host sends, to that address.
 type Target struct {
-	Proto byte
-	Addr  netip.Addr
-	V6    bool
-	Port  uint16
+	Proto    byte
+	Addr     netip.Addr
+	V6       bool
+	Port     uint16
+	FromHost bool
 }
 
 // Device is an interface.
@@ -246,11 +247,15 @@ func field(data ...byte) []byte {
 // key returns the set of a target and its key there.
 func (g Target) key() (string, element) {
 	port := field(byte(g.Port>>8), byte(g.Port))
+	one4, one6 := setOne4, setOne6
+	if g.FromHost {
+		one4, one6 = setLed4, setLed6
+	}
 	switch {
 	case g.Addr.Is4():
-		return setOne4, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
+		return one4, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
 	case g.Addr.Is6():
-		return setOne6, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
+		return one6, element{key: slices.Concat(field(g.Proto), g.Addr.AsSlice(), port)}
 	case g.V6:
 		return setAny, element{key: slices.Concat(field(unix.NFPROTO_IPV6), field(g.Proto), port)}
 	}
