@@ -197,10 +197,11 @@ big-endian: ## the codecs and allocators on s390x, by emulation
 KERNELS  := 6.1 6.12
 PACKAGES := ./nft/... ./bpf ./conntrack ./internal/confine ./engine ./internal/lab/... ./integration
 RUN      := .
+FLAGS    :=
 
-kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX PACKAGES=./integration
+kernels: ## the tests on Debian's kernels, by emulation: KERNELS=6.1 RUN=TestX PACKAGES=./integration FLAGS=-v
 	failed=0; for kernel in $(KERNELS); do echo "== Linux $$kernel"; \
-		NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' \
+		NFTNAT_TEST_LONG=1 NFTNAT_TEST_NETNS=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 120m -run '$(RUN)' $(FLAGS) \
 			-exec "$(CURDIR)/integration/kernels/run $$kernel" $(PACKAGES) || failed=1; done; exit $$failed
 
 NFT_SUITES   := trixie sid

@@ -53,7 +53,7 @@ func rangeMutations(p *prober) []mutation {
 			chain: "nat-prerouting",
 			rule:  "th dport . meta nfproto . meta l4proto @limited_range" + next + " fib daddr type broadcast jump only-from" + strings.ReplaceAll(next, "_", "-") + "-ranges",
 			networks: []string{
-				"limited_range" + next + " { 80-89 . ipv4 . udp }", "from4_range" + next + " { 80-89 . udp . 172.30.0.3 }",
+				"limited_range" + next + " { 80-89 . ipv4 . udp }", "from4_range" + next + " { 80-89 . 172.30.0.3 . udp }",
 			},
 			probe: noBroadcast(p.top.Host, p.top.Client, 89),
 		})
@@ -75,7 +75,7 @@ func (r rangeMutation) kinds() []rangeKind {
 		{chain: "publish-ranges", limit: "limited_range", limits: "meta nfproto . meta l4proto", limited: "ipv" + r.digit + " . tcp", drops: "only-from"},
 		{
 			chain: "host-ranges" + r.digit, infix: "_host", field: " . " + r.ip + " daddr", value: " . " + host, limit: "limited" + r.digit + "_host_range",
-			limits: "meta l4proto . " + r.ip + " daddr", limited: "tcp . " + host, drops: "only-from",
+			limits: r.ip + " daddr . meta l4proto", limited: host + " . tcp", drops: "only-from",
 		},
 	}
 }
@@ -116,13 +116,16 @@ func (r rangeMutation) published(next string) (ms []mutation) {
 func (r rangeMutation) limited(next string) (ms []mutation) {
 	for _, k := range r.kinds() {
 		from := "from" + r.digit + k.infix + "_range" + next
+		fields, clients := r.ip+" saddr . meta l4proto", r.f.backend2.String()+" . tcp"
+		if k.infix != "" {
+			fields, clients = r.ip+" daddr . meta l4proto . "+r.ip+" saddr", r.f.host.String()+" . tcp . "+r.f.backend2.String()
+		}
 		elements := []string{
-			r.element(k, "tcp", next), k.limit + next + " { 80-89 . " + k.limited + " }",
-			from + " { 80-89 . tcp" + k.value + " . " + r.f.backend2.String() + " }",
+			r.element(k, "tcp", next), k.limit + next + " { 80-89 . " + k.limited + " }", from + " { 80-89 . " + clients + " }",
 		}
 		refused := silent(r.top.Client, "tcp", at(r.f.host, 80))
 		ms = append(ms, mutation{
-			chain: k.only(next), rule: "th dport . meta l4proto" + k.field + " . " + r.ip + " saddr != @" + from + " drop",
+			chain: k.only(next), rule: "th dport . " + fields + " != @" + from + " drop",
 			networks: elements, probe: refused,
 		})
 		// The rest is of both families, or of each.
@@ -146,8 +149,8 @@ func (r rangeMutation) masqueraded(next string) (ms []mutation) {
 	for infix, of := range map[string][2]string{"": {}, "_host": {" . ct original " + r.ip + " daddr", " . " + r.f.host.String()}} {
 		set := "masquerade_to" + r.digit + infix + "_range" + next
 		ms = append(ms, mutation{
-			chain: "to-backends", rule: "th dport . meta l4proto . " + r.ip + " daddr" + of[0] + " @" + set + " jump way-out",
-			networks: []string{set + " { 80-89 . tcp . " + r.f.backend1.String() + of[1] + " }"},
+			chain: "to-backends", rule: "th dport . " + r.ip + " daddr . meta l4proto" + of[0] + " @" + set + " jump way-out",
+			networks: []string{set + " { 80-89 . " + r.f.backend1.String() + " . tcp" + of[1] + " }"},
 			probe:    reaches(r.top.Client, "tcp", at(r.f.host, portOfAny), "backend1", r.f.gateway),
 		})
 	}

@@ -19,7 +19,7 @@ import (
 //
 //	inet_service . nf_proto . inet_proto
 //	inet_service . ipv4_addr (and behind it another address)
-//	inet_service . inet_proto . ipv4_addr (and behind it another address)
+//	inet_service . ipv4_addr . inet_proto (and behind it another address)
 //	ifname . inet_service . ipv4_addr
 //
 // and the same with addresses of IPv6.
@@ -107,13 +107,14 @@ func (k *Key) rangeText() string {
 	if r.Family != 0 {
 		fields = append(fields, fmt.Sprintf("ipv%d", r.Family))
 	}
+	if r.Addr.IsValid() {
+		fields = append(fields, prefixText(r.Addr))
+	}
 	if r.L4Proto != 0 {
 		fields = append(fields, protoText(r.L4Proto))
 	}
-	for _, p := range []netip.Prefix{r.Addr, r.Other} {
-		if p.IsValid() {
-			fields = append(fields, prefixText(p))
-		}
+	if r.Other.IsValid() {
+		fields = append(fields, prefixText(r.Other))
 	}
 	return strings.Join(fields, " . ")
 }
@@ -138,9 +139,8 @@ func (t Type) isRange() bool {
 	switch {
 	case len(t) == 2 && t[0] == NfProto && t[1] == InetProto:
 		return !link
-	case len(t) != 0 && t[0] == InetProto:
-		t = t[1:]
-		return !link && (len(t) == 1 && t[0].isAddr() || t.isPair())
+	case len(t) > 1 && t[0].isAddr() && t[1] == InetProto:
+		return !link && (len(t) == 2 || len(t) == 3 && t[2] == t[0])
 	case link:
 		return len(t) == 1 && t[0].isAddr()
 	}

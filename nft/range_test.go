@@ -23,7 +23,7 @@ func TestRangeKey(t *testing.T) {
 		{Range{First: 1, Last: 2, Family: 6, L4Proto: 200}, "1-2 . ipv6 . 200"},
 		{Range{First: 1, Last: 2, Addr: one}, "1-2 . 192.0.2.1"},
 		{Range{First: 1, Last: 2, Addr: one, Other: wide}, "1-2 . 192.0.2.1 . 10.0.0.0/8"},
-		{Range{First: 1, Last: 2, L4Proto: 6, Addr: v6, Other: v6}, "1-2 . tcp . 2001:db8::/32 . 2001:db8::/32"},
+		{Range{First: 1, Last: 2, L4Proto: 6, Addr: v6, Other: v6}, "1-2 . 2001:db8::/32 . tcp . 2001:db8::/32"},
 		{Range{First: 1, Last: 2, Link: "eth0", Addr: one}, `"eth0" . 1-2 . 192.0.2.1`},
 		{Range{First: 2, Last: 1}, "invalid"},
 		{Range{First: 1, Last: 2, Family: 5}, "invalid"},
@@ -71,7 +71,8 @@ func TestRangeKeyFits(t *testing.T) {
 	for _, typ := range []Type{
 		{}, {IfName}, {Mark}, {IPv4Addr, InetService}, {InetService, IPv4Addr, IPv6Addr}, {IfName, InetService},
 		{IfName, InetService, IPv4Addr, IPv4Addr}, {InetService, NfProto}, {InetService, InetProto}, {InetService, InetService},
-		{InetService, NfProto, InetProto, IPv4Addr}, {IfName, InetService, NfProto, InetProto}, {IfName, InetService, InetProto, IPv4Addr},
+		{InetService, NfProto, InetProto, IPv4Addr}, {IfName, InetService, NfProto, InetProto}, {IfName, InetService, IPv4Addr, InetProto}, {InetService, InetProto, IPv4Addr},
+		{InetService, IPv4Addr, InetProto, IPv6Addr},
 	} {
 		require.False(t, typ.isRange(), typ)
 	}
@@ -80,14 +81,14 @@ func TestRangeKeyFits(t *testing.T) {
 func TestDecodeRangeRefuses(t *testing.T) {
 	from := named(sample(), "from4_range").Key
 	for name, ends := range map[string][2][]byte{
-		"two protocols":  {{0, 1, 0, 0, 6, 0, 0, 0, 10, 0, 0, 0}, {0, 2, 0, 0, 17, 0, 0, 0, 10, 0, 0, 0}},
-		"no protocol":    {{0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0}, {0, 2, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0}},
-		"no prefix":      {{0, 1, 0, 0, 6, 0, 0, 0, 10, 0, 0, 1}, {0, 2, 0, 0, 6, 0, 0, 0, 10, 0, 0, 2}},
-		"backwards":      {{0, 2, 0, 0, 6, 0, 0, 0, 10, 0, 0, 0}, {0, 1, 0, 0, 6, 0, 0, 0, 10, 0, 0, 0}},
-		"another length": {{0, 1, 0, 0, 6, 0, 0, 0, 10, 0, 0, 0}, {0, 1}},
+		"two protocols":  {{0, 1, 0, 0, 10, 0, 0, 0, 6, 0, 0, 0}, {0, 2, 0, 0, 10, 0, 0, 0, 17, 0, 0, 0}},
+		"no protocol":    {{0, 1, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0}, {0, 2, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0}},
+		"no prefix":      {{0, 1, 0, 0, 10, 0, 0, 1, 6, 0, 0, 0}, {0, 2, 0, 0, 10, 0, 0, 2, 6, 0, 0, 0}},
+		"backwards":      {{0, 2, 0, 0, 10, 0, 0, 0, 6, 0, 0, 0}, {0, 1, 0, 0, 10, 0, 0, 0, 6, 0, 0, 0}},
+		"another length": {{0, 1, 0, 0, 10, 0, 0, 0, 6, 0, 0, 0}, {0, 1}},
 	} {
 		_, err := from.decodeRange(ends[0], ends[1])
-		require.ErrorContains(t, err, "is no inet_service . inet_proto . ipv4_addr", name)
+		require.ErrorContains(t, err, "is no inet_service . ipv4_addr . inet_proto", name)
 	}
 	limited := named(sample(), "limited_range").Key
 	_, err := limited.decodeRange([]byte{0, 1, 0, 0, 3, 0, 0, 0, 6, 0, 0, 0}, nil)

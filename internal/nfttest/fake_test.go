@@ -35,7 +35,7 @@ func sample() nft.Table {
 			{Name: "away4", Key: nft.Type{nft.IPv4Addr}, Interval: true, Timeout: true},
 			{Name: "tcp4_range", Key: nft.Type{nft.InetService}, Value: nft.Type{nft.IPv4Addr}, Interval: true, Timeout: true},
 			{Name: "tcp4_host_range", Key: nft.Type{nft.InetService, nft.IPv4Addr}, Value: nft.Type{nft.IPv4Addr}, Interval: true, Timeout: true},
-			{Name: "from4_range", Key: nft.Type{nft.InetService, nft.InetProto, nft.IPv4Addr}, Interval: true},
+			{Name: "from4_range", Key: nft.Type{nft.InetService, nft.IPv4Addr, nft.InetProto}, Interval: true},
 		},
 		Chains: []nft.Chain{
 			{Name: "publish", Rules: []nft.Rule{{nft.DNATv4("tcp4", nft.TCPDport)}, {nft.DNATv4("udp4", nft.UDPDport)}}},

@@ -237,7 +237,7 @@ func TestRangeOptions(t *testing.T) {
 	s := portset.NewSet()
 	s.Put(p)
 	require.Equal(t, []string{
-		"masquerade_to4_range { 5000-5999 . udp . 172.30.0.2 }", "limited_range { 5000-5999 . ipv4 . udp timeout 1h1m }", "from4_range { 5000-5999 . udp . 10.0.0.0/8 }",
+		"masquerade_to4_range { 5000-5999 . 172.30.0.2 . udp }", "limited_range { 5000-5999 . ipv4 . udp timeout 1h1m }", "from4_range { 5000-5999 . 10.0.0.0/8 . udp }",
 	}, texts(RangeOptions(rangeEntry(p), false, now)))
 	limits := ProxiedLimits(&s, rangeEntry(p), now)
 	require.Len(t, limits, 1001)
@@ -246,8 +246,8 @@ func TestRangeOptions(t *testing.T) {
 	require.Len(t, ProxiedLimits(&s, rangeEntry(p), now), 999+2)
 	p.AddrPort = netip.MustParseAddrPort("192.0.2.1:5000")
 	require.Equal(t, []string{
-		"masquerade_to4_host_range_next { 5000-5999 . udp . 172.30.0.2 . 192.0.2.1 }", "limited4_host_range_next { 5000-5999 . udp . 192.0.2.1 timeout 1h1m }",
-		"from4_host_range_next { 5000-5999 . udp . 192.0.2.1 . 10.0.0.0/8 }",
+		"masquerade_to4_host_range_next { 5000-5999 . 172.30.0.2 . udp . 192.0.2.1 }", "limited4_host_range_next { 5000-5999 . 192.0.2.1 . udp timeout 1h1m }",
+		"from4_host_range_next { 5000-5999 . 192.0.2.1 . udp . 10.0.0.0/8 }",
 	}, texts(RangeOptions(rangeEntry(p), true, now)))
 	require.Empty(t, ProxiedLimits(&s, rangeEntry(p), now))
 }

@@ -20,6 +20,9 @@ import "github.com/nftnat/nftnat/nft"
 // a second map before, of the same name with "_next" behind it, which is asked last. It is empty
 // at rest.
 //
+// What follows a port and an IPv4 address in the registers must be no address: behind an address in
+// a key of ranges is the protocol (docs/adr/0064).
+//
 // What only proxies serve is looked up by no rule: tcp4_to6_range has the first port with the
 // address of the frontend, and the last port with that of the backend.
 
@@ -58,7 +61,7 @@ func rangeSets() (sets []nft.Set) {
 		sets = append(sets,
 			nft.Set{Name: setHoles + f.digit + hostSuffix, Key: nft.Type{nft.InetProto, f.addr, nft.InetService}},
 		)
-		called := nft.Type{nft.InetService, nft.InetProto, f.addr, f.addr}
+		called := nft.Type{nft.InetService, f.addr, nft.InetProto, f.addr}
 		both(nft.Set{Name: setLimited + f.digit + hostSuffix + rangeSuffix, Key: called[:3], Interval: true, Timeout: true})
 		both(nft.Set{Name: setFrom + f.digit + rangeSuffix, Key: called[:3], Interval: true})
 		both(nft.Set{Name: setFrom + f.digit + hostSuffix + rangeSuffix, Key: called, Interval: true})
@@ -122,7 +125,7 @@ func hostRanges(digit string, daddr nft.Selector, dnat func(string, ...nft.Selec
 		}
 		suffix = digit + hostSuffix + rangeSuffix + suffix
 		c.Rules = append(c.Rules,
-			nft.Rule{nft.In(setLimited+suffix, nft.THDport, nft.L4Proto, daddr), nft.Jump(chain)},
+			nft.Rule{nft.In(setLimited+suffix, nft.THDport, daddr, nft.L4Proto), nft.Jump(chain)},
 			nft.Rule{dnat("tcp"+suffix, nft.TCPDport, daddr)},
 			nft.Rule{dnat("udp"+suffix, nft.UDPDport, daddr)},
 		)
@@ -138,8 +141,8 @@ func onlyFromRanges(name, suffix string) nft.Chain {
 		Comment: "ranges for some clients only",
 		Rules: []nft.Rule{
 			{nft.FromNoInterface(), nft.Return()},
-			{nft.NotIn(setFrom+"4"+suffix, nft.THDport, nft.L4Proto, nft.IPSaddr), nft.Drop()},
-			{nft.NotIn(setFrom+"6"+suffix, nft.THDport, nft.L4Proto, nft.IP6Saddr), nft.Drop()},
+			{nft.NotIn(setFrom+"4"+suffix, nft.THDport, nft.IPSaddr, nft.L4Proto), nft.Drop()},
+			{nft.NotIn(setFrom+"6"+suffix, nft.THDport, nft.IP6Saddr, nft.L4Proto), nft.Drop()},
 		},
 	}
 }
@@ -150,8 +153,8 @@ func onlyFromHostRanges(name, suffix string) nft.Chain {
 		Comment: "ranges of one address for some clients only",
 		Rules: []nft.Rule{
 			{nft.FromNoInterface(), nft.Return()},
-			{nft.NotIn(setFrom+"4"+suffix, nft.THDport, nft.L4Proto, nft.IPDaddr, nft.IPSaddr), nft.Drop()},
-			{nft.NotIn(setFrom+"6"+suffix, nft.THDport, nft.L4Proto, nft.IP6Daddr, nft.IP6Saddr), nft.Drop()},
+			{nft.NotIn(setFrom+"4"+suffix, nft.THDport, nft.IPDaddr, nft.L4Proto, nft.IPSaddr), nft.Drop()},
+			{nft.NotIn(setFrom+"6"+suffix, nft.THDport, nft.IP6Daddr, nft.L4Proto, nft.IP6Saddr), nft.Drop()},
 		},
 	}
 }
