@@ -155,6 +155,9 @@ func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 	if how.Kill {
 		path += "&kill=true"
 	}
+	if how.IfName != "" {
+		path += "&if-name=" + url.QueryEscape(how.IfName)
+	}
 	docs, err := fetch[[]Mapping](ctx, c, http.MethodPost, ranged(path), requests(ms))
 	if err != nil {
 		return nil, err
@@ -179,15 +182,18 @@ func (c *Client) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 	return done, nil
 }
 
-// Remove removes one mapping, or all of a name, as [Engine].Remove does. The error is
-// nat.ErrInvalid for any other number of mappings.
+// Remove removes one mapping, perhaps only if it has a name, or all of a name, as [Engine].Remove
+// does. The error is nat.ErrInvalid for any other number of mappings.
 func (c *Client) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	path, query := "/v1/mappings", url.Values{}
 	switch {
 	case r.Name != "" && len(r.Mappings) == 0:
 		query.Set("name", r.Name)
-	case r.Name == "" && len(r.Mappings) == 1:
+	case len(r.Mappings) == 1:
 		m := r.Mappings[0]
+		if r.Name != "" {
+			query.Set("name", r.Name)
+		}
 		path += "/" + m.Proto.String() + "/" + url.PathEscape(m.FrontendText())
 		if r.Exact {
 			query.Set("backend", m.BackendText())
@@ -285,7 +291,7 @@ func (c *Client) Endpoint(ctx context.Context, name string) (nat.Endpoint, error
 		return nat.Endpoint{}, err
 	}
 	for _, ep := range all {
-		if ep.Name == name {
+		if ep.Name == nat.Name(name) {
 			return ep, nil
 		}
 	}

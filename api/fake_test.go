@@ -86,6 +86,13 @@ func (f *fakeEngine) Publish(ctx context.Context, how nat.PublishOptions, ms ...
 	if !how.Replace {
 		report.Notes = f.notes
 	}
+	for _, have := range f.list() {
+		for _, m := range ms {
+			if how.IfName != "" && keyOf(have) == keyOf(m) && have.Name != nat.Name(how.IfName) {
+				return nil, fmt.Errorf("publish %s: %w", nat.DescribeFrontend(m), &nat.ConflictError{Want: m, Have: have})
+			}
+		}
+	}
 	done, err := f.publish(ms, how.Replace)
 	if how.Kill {
 		for i := range done {
@@ -162,8 +169,11 @@ func (f *fakeEngine) unpublish(ms ...nat.Mapping) ([]nat.Mapping, error) {
 func (f *fakeEngine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	ms := r.Mappings
 	for _, have := range f.list() {
-		if r.Name != "" && have.Name == r.Name {
+		switch named := have.Name == nat.Name(r.Name); {
+		case r.Name != "" && len(r.Mappings) == 0 && named:
 			ms = append(ms, have)
+		case r.Name != "" && len(r.Mappings) != 0 && keyOf(have) == keyOf(ms[0]) && !named:
+			return nil, fmt.Errorf("unpublish %s: it is %w", ms[0], nat.ErrNotFound)
 		}
 		if r.Exact && keyOf(have) == keyOf(ms[0]) && have.Backend != ms[0].Backend {
 			return nil, fmt.Errorf("unpublish %s: it is %w", ms[0], nat.ErrNotFound)

@@ -46,10 +46,10 @@ func newHandler(opts Options, l limits) *handler {
 	}
 	h.routes = []route{
 		{http.MethodGet, "/v1/mappings", "ranges?", "", h.getMappings},
-		{http.MethodPost, "/v1/mappings", "replace kill ranges?", OpPublish, h.postMappings},
+		{http.MethodPost, "/v1/mappings", "replace if-name= kill ranges?", OpPublish, h.postMappings},
 		{http.MethodPut, "/v1/mappings", "dry-run ranges?", OpApply, h.putMappings},
 		{http.MethodDelete, "/v1/mappings", "name= kill ranges?", OpUnpublish, h.deleteMappings},
-		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= kill ranges?", OpUnpublish, h.deleteMapping},
+		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= name= kill ranges?", OpUnpublish, h.deleteMapping},
 		{http.MethodGet, "/v1/endpoints", "ranges?", "", h.getEndpoints},
 		{http.MethodPost, "/v1/endpoints", "ranges?", OpAttach, h.postEndpoints},
 		{http.MethodGet, "/v1/endpoints/{name}", "", "", h.getEndpoint},

@@ -40,6 +40,8 @@ type Mapping struct {
 	Masquerade bool `json:"masquerade,omitempty"`
 	// From are the prefixes from which clients may reach it. Absent: anyone may.
 	From []string `json:"from,omitempty"`
+	// Hold is "shared" if another program may have the port. Absent: it is held.
+	Hold string `json:"hold,omitempty"`
 	// Expires is when it ends by itself. Absent: never.
 	Expires *time.Time `json:"expires,omitempty"`
 }
@@ -72,6 +74,9 @@ func mapping(m nat.Mapping) Mapping {
 		Backend: m.Backend.String(), Name: m.Name, Proxy: !m.NoProxy,
 		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, From: m.From.Texts(),
 	}
+	if m.Hold != nat.HoldOwn {
+		doc.Hold = m.Hold.String()
+	}
 	if m.More != 0 {
 		doc.Last = m.Frontend.Port() + m.More
 	}
@@ -95,13 +100,14 @@ type request struct {
 	ProxyOnly  *bool     `json:"proxy_only,omitempty"` // nil: false
 	Masquerade *bool     `json:"masquerade,omitempty"` // nil: false
 	From       *[]string `json:"from,omitempty"`       // nil: anyone
+	Hold       *string   `json:"hold,omitempty"`       // nil: own
 	Expires    *string   `json:"expires,omitempty"`
 	Count      *int64    `json:"count,omitempty"` // of consecutive ports; nil: 1
 	TTL        *string   `json:"ttl,omitempty"`   // as nat.ParseTTL reads it, in place of expires
 }
 
 func requestFields() []string {
-	return []string{"proto", "host", "port", "last", "backend", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "count", "ttl"}
+	return []string{"proto", "host", "port", "last", "backend", "name", "proxy", "proxy_only", "masquerade", "from", "hold", "expires", "count", "ttl"}
 }
 
 func requests(ms []nat.Mapping) []request { return documents(ms, requestOf) }
@@ -123,6 +129,10 @@ func requestOf(m nat.Mapping) request {
 	}
 	if texts := m.From.Texts(); texts != nil {
 		r.From = &texts
+	}
+	if m.Hold != nat.HoldOwn {
+		hold := m.Hold.String()
+		r.Hold = &hold
 	}
 	if !m.Expires.IsZero() {
 		at := m.Expires.UTC().Format(time.RFC3339Nano)
@@ -180,6 +190,11 @@ func (r *request) mapping(now time.Time) (nat.Mapping, error) {
 			return nat.Mapping{}, invalid("from", "[]", "it names nobody; without it anyone may reach the mapping")
 		}
 		if m.From, err = nat.ParseSources(*r.From...); err != nil {
+			return nat.Mapping{}, err
+		}
+	}
+	if r.Hold != nil {
+		if m.Hold, err = nat.ParseHold(*r.Hold); err != nil {
 			return nat.Mapping{}, err
 		}
 	}
@@ -266,6 +281,11 @@ func (m *Mapping) mapping() (nat.Mapping, error) {
 	s.Name, s.NoProxy, s.ProxyOnly, s.Masquerade = m.Name, !m.Proxy, m.ProxyOnly, m.Masquerade
 	if s.From, err = nat.ParseSources(m.From...); err != nil {
 		return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
+	}
+	if m.Hold != "" {
+		if s.Hold, err = nat.ParseHold(m.Hold); err != nil {
+			return nat.Mapping{}, fmt.Errorf("read mapping: %w", err)
+		}
 	}
 	if m.Expires != nil {
 		s.Expires = m.Expires.UTC()

@@ -38,6 +38,9 @@ func scanMappings(rest string) (ms []nat.Mapping, ok bool) {
 			}
 			s.must("]")
 		}
+		if s.skip(`,"hold":"`) {
+			doc.Hold = s.field("", '"')
+		}
 		if s.skip(`,"expires":"`) {
 			at, err := time.Parse(time.RFC3339, s.field("", '"'))
 			doc.Expires, s.failed = &at, s.failed || err != nil

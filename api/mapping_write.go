@@ -98,6 +98,10 @@ func appendMapping(b []byte, m *nat.Mapping) []byte {
 		b = append(b, strings.Join(m.From.Texts(), `","`)...)
 		b = append(b, `"]`...)
 	}
+	if m.Hold != nat.HoldOwn {
+		b = append(b, `,"hold":"`...)
+		b = append(append(b, m.Hold.String()...), '"')
+	}
 	if !m.Expires.IsZero() {
 		b = append(b, `,"expires":"`...)
 		b = append(m.Expires.AppendFormat(b, time.RFC3339Nano), '"')

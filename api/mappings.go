@@ -41,12 +41,20 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	how, operation := nat.PublishOptions{Replace: c.flag("replace"), Kill: c.flag("kill")}, OpPublish
+	name, named := c.query["if-name"]
+	how, operation := nat.PublishOptions{Replace: c.flag("replace"), Kill: c.flag("kill"), IfName: name}, OpPublish
 	switch {
 	case how.Replace:
 		operation = OpReplace
 	case how.Kill:
 		return nil, problem(http.StatusBadRequest, CodeInvalid, `parameter "kill" is for what "replace" replaces`)
+	case named:
+		return nil, problem(http.StatusBadRequest, CodeInvalid, `parameter "if-name" is for what "replace" replaces`)
+	}
+	if named {
+		if err := nat.ValidateName(name); err != nil {
+			return nil, err
+		}
 	}
 	return h.changeMappings(c, Outcome{Operation: operation},
 		func() ([]nat.Mapping, error) { return h.Engine.Publish(c.ctx, how, ms...) })
@@ -130,7 +138,13 @@ func (h *handler) deleteMapping(_ http.ResponseWriter, c *call) (any, error) {
 			return nil, err
 		}
 	}
-	return h.remove(c, nat.Removal{Mappings: []nat.Mapping{m}, Exact: exact, Kill: c.flag("kill")})
+	name, named := c.query["name"]
+	if named {
+		if err := nat.ValidateName(name); err != nil {
+			return nil, err
+		}
+	}
+	return h.remove(c, nat.Removal{Mappings: []nat.Mapping{m}, Exact: exact, Name: name, Kill: c.flag("kill")})
 }
 
 func (h *handler) deleteMappings(_ http.ResponseWriter, c *call) (any, error) {

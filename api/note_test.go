@@ -57,10 +57,12 @@ func TestClientRemoves(t *testing.T) {
 	done, err := s.Remove(t.Context(), nat.Removal{Mappings: ms[2:], Exact: true})
 	require.NoError(t, err)
 	require.Equal(t, ms[2:], done)
+	_, err = s.Remove(t.Context(), nat.Removal{Name: "a & c", Mappings: ms[:1]})
+	require.ErrorIs(t, err, nat.ErrNotFound)
 	done, err = s.Remove(t.Context(), nat.Removal{Name: "a & b"})
 	require.NoError(t, err)
 	require.Equal(t, ms[:2], done)
-	for _, r := range []nat.Removal{{}, {Mappings: ms}, {Name: "x", Mappings: ms[:1]}} {
+	for _, r := range []nat.Removal{{}, {Mappings: ms}, {Name: "x", Mappings: ms[:2]}} {
 		_, err := s.Remove(t.Context(), r)
 		require.ErrorIs(t, err, nat.ErrInvalid)
 	}

@@ -117,6 +117,7 @@ func (e *core) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
+	a = named(a)
 	var ep *Endpoint
 	err := e.retryOnConflict(ctx, func() (err error) {
 		ep, err = e.attachOnce(ctx, a)
@@ -129,6 +130,12 @@ func (e *core) attach(ctx context.Context, a nat.EndpointSpec) (*Endpoint, error
 		return nil, fmt.Errorf("attach %s: %w", a.Name, err)
 	}
 	return ep, nil
+}
+
+// named returns a spec with names as they are kept.
+func named(a nat.EndpointSpec) nat.EndpointSpec {
+	a.Name, a.Network = nat.Name(a.Name), nat.Name(a.Network)
+	return a
 }
 
 func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint, err error) {
@@ -270,6 +277,7 @@ func (e *Engine) Detach(ctx context.Context, name string) ([]nat.Mapping, error)
 }
 
 func (e *core) detach(ctx context.Context, name string) (done []nat.Mapping, err error) {
+	name = nat.Name(name)
 	err = e.retryOnConflict(ctx, func() error {
 		lease := e.ipam.Lease(name)
 		if lease == nil {
@@ -300,7 +308,7 @@ func (e *Engine) Endpoint(ctx context.Context, name string) (*Endpoint, error) {
 }
 
 func (e *core) endpoint(name string) (*Endpoint, error) {
-	lease := e.ipam.Lease(name)
+	lease := e.ipam.Lease(nat.Name(name))
 	if lease == nil {
 		return nil, &missingError{nat.WhatEndpoint, name}
 	}

@@ -30,6 +30,7 @@ func (e *core) createNetwork(ctx context.Context, n nat.Network) (nat.Network, e
 	if err := n.Validate(); err != nil {
 		return nat.Network{}, err
 	}
+	n.Name = nat.Name(n.Name)
 	err := e.retryOnConflict(ctx, func() error {
 		if e.ipam.Has(n) {
 			e.unchanged(true)
@@ -70,6 +71,7 @@ func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
 }
 
 func (e *core) removeNetwork(ctx context.Context, name string) error {
+	name = nat.Name(name)
 	err := e.retryOnConflict(ctx, func() error {
 		if _, ok := e.ipam.Network(name); !ok {
 			return &missingError{nat.WhatNetwork, name}
@@ -105,7 +107,7 @@ func (l *published) endpointsIn(network string) (names []string) {
 // Network finds the network of a name. The error is ErrNotFound if there is none.
 func (e *Engine) Network(ctx context.Context, name string) (nat.Network, error) {
 	return view(ctx, e, func(c *core) (nat.Network, error) {
-		n, ok := c.ipam.Network(name)
+		n, ok := c.ipam.Network(nat.Name(name))
 		if !ok {
 			return nat.Network{}, &missingError{nat.WhatNetwork, name}
 		}

@@ -39,6 +39,7 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 	if err := how.Validate(); err != nil {
 		return nil, err
 	}
+	how.IfName = nat.Name(how.IfName)
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
@@ -116,6 +117,7 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 	for _, m := range ms {
 		// The kernel counts milliseconds; so Mappings returns the same.
 		m.Expires = m.Expires.Truncate(time.Millisecond).UTC()
+		m.Name = nat.Name(m.Name)
 		if m.Frontend.Port() == 0 {
 			choose, done = append(choose, len(done)), append(done, m)
 			continue
@@ -174,6 +176,9 @@ func (e *core) reservePort(p portset.Port, have *portset.Target, c *change, how 
 	switch {
 	case have != nil && *have == p.Target && !how.Kill: // else connections to another backend end
 		return nil
+	case have != nil && how.IfName != "" && have.Name != how.IfName:
+		is := portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}
+		return &nat.ConflictError{Want: p.Mapping(), Have: is.Mapping()}
 	case have != nil && (how.Replace || have.RenewedBy(p.Target)):
 		if err := e.checkElements(p, *have); err != nil {
 			return err
@@ -244,9 +249,9 @@ func (l *published) conflict(p portset.Port, err error) error {
 // Remove removes mappings, all or none, in one transaction, and returns what they were.
 // When it returns, new connections are refused, and UDP flows have ended.
 //
-// Errors: ErrNotFound if one of the ports is not published with just this frontend, or
-// leads elsewhere than an exact removal says, or if no mapping has the name; ErrInvalid
-// for what cannot be a name. On any error nothing has changed.
+// Errors: ErrNotFound if one of the ports is not published with just this frontend, leads
+// elsewhere than an exact removal says, or has another name than is given, or if no mapping has
+// the name; ErrInvalid for what cannot be a name. On any error nothing has changed.
 func (e *Engine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error) {
 	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.remove(ctx, r) })
 }
@@ -254,11 +259,11 @@ func (e *Engine) Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, erro
 func (e *core) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, err error) {
 	what := describeAll(r.Mappings)
 	if r.Name != "" {
-		if what = fmt.Sprintf("all of %q", r.Name); len(r.Mappings) != 0 {
-			return nil, &nat.InvalidError{What: "name", Input: r.Name, Reason: "there are mappings as well"}
-		}
 		if err := nat.ValidateName(r.Name); err != nil {
 			return nil, err
+		}
+		if r.Name = nat.Name(r.Name); len(r.Mappings) == 0 {
+			what = fmt.Sprintf("all of %q", r.Name)
 		}
 	}
 	err = e.retryOnConflict(ctx, func() error {
@@ -277,7 +282,7 @@ func (e *core) remove(ctx context.Context, r nat.Removal) (done []nat.Mapping, e
 
 // removed are the ports that a removal removes, each once.
 func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
-	if r.Name != "" {
+	if r.Name != "" && len(r.Mappings) == 0 {
 		for p := range l.mappings.All {
 			if p.Name == r.Name {
 				gone = append(gone, p)
@@ -291,13 +296,13 @@ func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
 	for i := range r.Mappings {
 		m := &r.Mappings[i]
 		if m.More == 0 || !r.Exact { // not exact: the backends say nothing
-			if gone, err = l.have(gone, portset.Whole(m), r.Exact); err != nil {
+			if gone, err = l.have(gone, portset.Whole(m), &r); err != nil {
 				return nil, err
 			}
 			continue
 		}
 		for whole := range portset.Expand(m) {
-			if gone, err = l.have(gone, whole, true); err != nil {
+			if gone, err = l.have(gone, whole, &r); err != nil {
 				return nil, err
 			}
 		}
@@ -309,15 +314,15 @@ func (l *published) removed(r nat.Removal) (gone []portset.Port, err error) {
 }
 
 // have appends what is published at the frontends of a port or a range.
-func (l *published) have(all []portset.Port, whole portset.Port, exact bool) ([]portset.Port, error) {
+func (l *published) have(all []portset.Port, whole portset.Port, r *nat.Removal) ([]portset.Port, error) {
 	if whole.More == 0 {
-		if err := l.haveOne(&whole, l.mappings.Find(whole.Frontend), exact); err != nil {
+		if err := l.haveOne(&whole, l.mappings.Find(whole.Frontend), r); err != nil {
 			return nil, err
 		}
 		return append(all, whole), nil
 	}
 	for p, have := range l.mappings.Split(whole) {
-		if err := l.haveOne(&p, have, exact); err != nil {
+		if err := l.haveOne(&p, have, r); err != nil {
 			return nil, err
 		}
 		all = append(all, p)
@@ -326,14 +331,17 @@ func (l *published) have(all []portset.Port, whole portset.Port, exact bool) ([]
 }
 
 // haveOne gives a port or a range the target that it has.
-func (l *published) haveOne(p *portset.Port, have *portset.Target, exact bool) error {
-	switch {
-	case have == nil:
+func (l *published) haveOne(p *portset.Port, have *portset.Target, r *nat.Removal) error {
+	if have == nil {
 		return l.notPublished(p.Frontend)
-	case exact && have.Backend != p.Backend:
-		// What was named is not there, so that it is no conflict.
-		is := nat.ConflictError{Have: portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}.Mapping()}
+	}
+	// What was named is not there, so that it is no conflict.
+	is := nat.ConflictError{Have: portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}.Mapping()}
+	switch {
+	case r.Exact && have.Backend != p.Backend:
 		return fmt.Errorf("%s is %w: %s", p.Mapping(), nat.ErrNotFound, is.Error())
+	case r.Name != "" && have.Name != r.Name:
+		return fmt.Errorf("%s of %q is %w: %s", nat.DescribeFrontend(is.Have), r.Name, nat.ErrNotFound, is.Error())
 	}
 	p.Target = *have
 	return nil

@@ -141,7 +141,8 @@ func TestRemove(t *testing.T) {
 			`unpublish tcp 91 and 1 more: 80->172.30.0.2:81 is not published: tcp 80 is published as 80->172.30.0.2:80 by "web"`, nat.ErrNotFound},
 		{nat.Removal{Name: "nobody"}, `unpublish all of "nobody": there is no mapping named "nobody"`, nat.ErrNotFound},
 		{nat.Removal{Name: "a\nb"}, `invalid name "a\nb": name has a control character at byte 2`, nat.ErrInvalid},
-		{nat.Removal{Name: "web", Mappings: ms[:1]}, `invalid name "web": there are mappings as well`, nat.ErrInvalid},
+		{nat.Removal{Name: "api", Mappings: mapAll(t, "80->172.30.0.2:80")},
+			`unpublish tcp 80: tcp 80 of "api" is not published: tcp 80 is published as 80->172.30.0.2:80 by "web"`, nat.ErrNotFound},
 	} {
 		done, err := e.Remove(t.Context(), tt.what)
 		require.EqualError(t, err, tt.says)

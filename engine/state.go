@@ -143,10 +143,13 @@ func (c *change) Lines() []nat.Change {
 // conflict with routes.
 func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 	names := map[string]bool{}
-	for _, n := range s.Networks {
+	s.Networks = slices.Clone(s.Networks)
+	for i := range s.Networks {
+		n := &s.Networks[i]
 		if err := n.Validate(); err != nil {
 			return nil, err
 		}
+		n.Name = nat.Name(n.Name)
 		if names[n.Name] {
 			return nil, &nat.InvalidError{What: nat.WhatNetwork, Input: n.Name, Reason: "there are two of that name"}
 		}
@@ -154,7 +157,7 @@ func (e *core) wantedIPAM(s nat.State) (*ipam.State, error) {
 		if have, ok := e.ipam.Network(n.Name); ok && have.Prefix == n.Prefix {
 			continue
 		}
-		if err := checkPrefix(e.host, n); err != nil {
+		if err := checkPrefix(e.host, *n); err != nil {
 			return nil, err
 		}
 	}
@@ -196,5 +199,5 @@ func addEndpoint(to *ipam.State, a nat.EndpointSpec) error {
 				Reason: fmt.Sprintf("what is applied needs a frontend port, and %s has none", s)}
 		}
 	}
-	return to.Add(a)
+	return to.Add(named(a))
 }

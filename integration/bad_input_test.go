@@ -223,8 +223,8 @@ func badHosts() [][3]string {
 
 func badNames() [][2]string {
 	return [][2]string{
-		{strings.Repeat("x", 64), "has 64 bytes, more than 63"},
-		{strings.Repeat("ä", 32), "has 64 bytes, more than 63"},
+		{strings.Repeat("x", 4097), "has 4097 bytes, more than 4096"},
+		{strings.Repeat("ä", 2049), "has 4098 bytes, more than 4096"},
 		{"two\nlines", "has a control character at byte 4"},
 		{"tab\there", "has a control character at byte 4"},
 		{"\x1b[31mred", "has a control character at byte 1"},

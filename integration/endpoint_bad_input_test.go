@@ -61,7 +61,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("attach a/b"), 2, `invalid endpoint "a/b": ` + label},
 			{[]string{"attach", "a\nb"}, 2, `invalid endpoint "a\nb": ` + label},
 			{words("attach .a"), 2, `invalid endpoint ".a": name does not begin with a letter or digit`},
-			{[]string{"attach", strings.Repeat("x", 64)}, 2, `invalid endpoint "` + strings.Repeat("x", 64) + `": name has 64 bytes, more than 63`},
+			{[]string{"attach", strings.Repeat("x", 4097)}, 2, `invalid endpoint "` + strings.Repeat("x", 128) + `"...: name has 4097 bytes, more than 4096`},
 			{words("attach a --network a/b"), 2, `invalid network "a/b": ` + label},
 			{words("detach a/b"), 2, `invalid endpoint "a/b": ` + label},
 			{words("inspect a/b"), 2, `invalid endpoint "a/b": ` + label},

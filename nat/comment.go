@@ -18,6 +18,8 @@ type CommentAttributes struct {
 	// ProxyOnly is Mapping.ProxyOnly where the map does not show it: it has only mappings that
 	// proxies alone serve anyway.
 	ProxyOnly bool
+	// Shared is whether Mapping.Hold is HoldShared.
+	Shared bool
 	// OneFamily distinguishes 0.0.0.0 and :: from any address. They have the same key in
 	// the maps, but a proxy must not serve the other family.
 	OneFamily bool
@@ -26,6 +28,7 @@ type CommentAttributes struct {
 const (
 	wordNoProxy   = "no-proxy"
 	wordProxyOnly = "proxy-only"
+	wordShared    = "shared"
 	wordOneFamily = "one-family"
 )
 
@@ -38,6 +41,9 @@ func CommentText(name string, a CommentAttributes) string {
 	}
 	if a.ProxyOnly {
 		words = append(words, wordProxyOnly)
+	}
+	if a.Shared {
+		words = append(words, wordShared)
 	}
 	if a.OneFamily {
 		words = append(words, wordOneFamily)
@@ -65,7 +71,8 @@ func ParseComment(s string) (name string, a CommentAttributes) {
 			return HarmlessName(name), a
 		}
 		name = before
-		a.NoProxy, a.ProxyOnly, a.OneFamily = a.NoProxy || words.NoProxy, a.ProxyOnly || words.ProxyOnly, a.OneFamily || words.OneFamily
+		a.NoProxy, a.ProxyOnly = a.NoProxy || words.NoProxy, a.ProxyOnly || words.ProxyOnly
+		a.Shared, a.OneFamily = a.Shared || words.Shared, a.OneFamily || words.OneFamily
 	}
 }
 
@@ -83,6 +90,8 @@ func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
 			a.NoProxy = true
 		case wordProxyOnly:
 			a.ProxyOnly = true
+		case wordShared:
+			a.Shared = true
 		case wordOneFamily:
 			a.OneFamily = true
 		}
@@ -97,7 +106,7 @@ func cutAttributes(s string) (name string, a CommentAttributes, ok bool) {
 // characters, double quotes and bytes that are not UTF-8 are escaped as in Go, and the rest
 // is cut at maxName bytes.
 func HarmlessName(s string) string {
-	if nameFault(s) == "" {
+	if nameFault(s) == "" && len(s) <= maxName {
 		return s
 	}
 	var b strings.Builder

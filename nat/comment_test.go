@@ -24,6 +24,8 @@ func TestComments(t *testing.T) {
 		"web [no-proxy]":                {"web", nat.CommentAttributes{NoProxy: true}},
 		"web [no-proxy one-family]":     {"web", nat.CommentAttributes{NoProxy: true, OneFamily: true}},
 		"web [one-family  no-proxy]":    {"web", nat.CommentAttributes{NoProxy: true, OneFamily: true}},
+		"a [no-proxy shared]":           {"a", nat.CommentAttributes{NoProxy: true, Shared: true}},
+		"[shared]":                      {"", nat.CommentAttributes{Shared: true}},
 		"a [no-proxy] [one-family]":     {"a", nat.CommentAttributes{NoProxy: true, OneFamily: true}},
 		" web  [no-proxy]":              {" web ", nat.CommentAttributes{NoProxy: true}},
 		" [no-proxy]":                   {"", nat.CommentAttributes{NoProxy: true}},

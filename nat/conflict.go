@@ -78,6 +78,7 @@ func (e *ConflictError) difference() string {
 	}
 	want.Name, want.NoProxy, want.Expires = e.Have.Name, e.Have.NoProxy, e.Have.Expires
 	want.ProxyOnly, want.Masquerade, want.From = e.Have.ProxyOnly, e.Have.Masquerade, e.Have.From
+	want.Hold = e.Have.Hold
 	switch {
 	case want != e.Have:
 		return ""
@@ -106,6 +107,11 @@ func (e *ConflictError) difference() string {
 			return " for clients from anywhere"
 		}
 		return " for clients from " + e.Have.From.String()
+	case e.Want.Hold != e.Have.Hold:
+		if e.Have.Hold == HoldShared {
+			return " on a port that it shares"
+		}
+		return " on a port that it does not share"
 	case e.Have.Expires.IsZero() && !e.Want.Expires.IsZero():
 		return " without an expiry time"
 	}

@@ -23,6 +23,7 @@ func TestConflictErrorDifference(t *testing.T) {
 	named := with(func(m *Mapping) { m.Name = "web" })
 	unproxied := with(func(m *Mapping) { m.NoProxy = true })
 	timed := with(func(m *Mapping) { m.Expires = time.Unix(2e9, 0) })
+	shared := with(func(m *Mapping) { m.Hold = HoldShared })
 	elsewhere := with(func(m *Mapping) { m.Backend = netip.MustParseAddrPort("172.17.0.3:80") })
 	for _, c := range []struct {
 		want, have Mapping
@@ -33,6 +34,8 @@ func TestConflictErrorDifference(t *testing.T) {
 		{unproxied, web, " with a proxy"},
 		{web, unproxied, " without a proxy"},
 		{timed, web, " without an expiry time"},
+		{web, shared, " on a port that it shares"},
+		{shared, web, " on a port that it does not share"},
 		{elsewhere, web, ""},
 		{web, web, ""},
 		{Mapping{}, web, ""},

@@ -44,7 +44,7 @@ func TestValidateNames(t *testing.T) {
 		require.NoError(t, nat.ValidateEndpointName(name))
 		require.NoError(t, nat.ValidateNetworkName(name))
 	}
-	for _, name := range []string{"", "-a", ".", "..", "a/b", "a b", "ä", "a\n", strings.Repeat("x", 64)} {
+	for _, name := range []string{"", "-a", ".", "..", "a/b", "a b", "ä", "a\n", strings.Repeat("x", 4097)} {
 		require.ErrorIs(t, nat.ValidateEndpointName(name), nat.ErrInvalid, name)
 		require.ErrorContains(t, nat.ValidateEndpointName(name), "invalid endpoint ")
 		require.ErrorContains(t, nat.ValidateNetworkName(name), "invalid network ")

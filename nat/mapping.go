@@ -25,8 +25,8 @@ type Mapping struct {
 	// More is the number of further consecutive ports after the first, on both
 	// sides; zero: a single port.
 	More uint16
-	// Name is the owner's name: 0 to 63 bytes of UTF-8. It is the comment of the mapping's
-	// element in the kernel.
+	// Name is the owner's name: 0 to 4,096 bytes of UTF-8. It is the comment of the mapping's
+	// element in the kernel, and what is longer than 63 bytes is kept as [Name] says.
 	Name string
 	// NoProxy serves the mapping by netfilter only. Zero: a proxy serves what netfilter
 	// cannot.
@@ -43,6 +43,8 @@ type Mapping struct {
 	// From are the addresses from which clients may reach the mapping, of the frontend's
 	// family. Clients on this host always may. Zero: anyone.
 	From Sources
+	// Hold is whether other programs are kept from using the port. Zero: they are.
+	Hold Hold
 	// Expires is when the mapping ends by itself, in milliseconds and in any time zone. An
 	// engine returns it in UTC. Zero: never.
 	Expires time.Time

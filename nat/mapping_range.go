@@ -105,6 +105,7 @@ func follows(a, b *Mapping) bool {
 		a.ProxyOnly == b.ProxyOnly &&
 		a.Masquerade == b.Masquerade &&
 		a.From == b.From &&
+		a.Hold == b.Hold &&
 		a.Expires.Equal(b.Expires)
 }
 
@@ -136,6 +137,7 @@ func compare(a, b *Mapping) int {
 	}
 	for _, differ := range [...]struct{ a, b bool }{
 		{a.NoProxy, b.NoProxy}, {a.ProxyOnly, b.ProxyOnly}, {a.Masquerade, b.Masquerade},
+		{a.Hold == HoldShared, b.Hold == HoldShared},
 	} {
 		if differ.a != differ.b {
 			if differ.b {

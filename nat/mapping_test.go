@@ -69,7 +69,7 @@ func TestMappingIsAKey(t *testing.T) {
 	for range 2000 {
 		m := nattest.Random(r)
 		require.NoError(t, m.Validate())
-		said := fmt.Sprint(m.String(), "|", m.Name, "|", m.NoProxy, m.ProxyOnly, m.Masquerade, "|", m.From, "|", m.Expires)
+		said := fmt.Sprint(m.String(), "|", m.Name, "|", m.NoProxy, m.ProxyOnly, m.Masquerade, m.Hold, "|", m.From, "|", m.Expires)
 		if had, ok := set[m]; ok {
 			require.Equal(t, had, said)
 		}

@@ -12,11 +12,6 @@ import (
 	"unicode/utf8"
 )
 
-// maxName is the most bytes a name may have. nft(8) takes 128 for a comment
-// (NFTNL_UDATA_COMMENT_MAXLEN in libnftnl/udata.h), of which the other half is
-// for the mapping's attributes.
-const maxName = 63
-
 // Validate reports whether m can be published on some host, as far as that depends on m
 // alone. The error is an [*InvalidError].
 func (m Mapping) Validate() error { return m.validate() }
@@ -60,6 +55,9 @@ func (m *Mapping) fault() string {
 		return fault
 	}
 	if fault := fromFault(m); fault != "" {
+		return fault
+	}
+	if fault := holdFault(m); fault != "" {
 		return fault
 	}
 	if fault := nameFault(m.Name); fault != "" {
@@ -152,6 +150,17 @@ func fromFault(m *Mapping) string {
 	return ""
 }
 
+// holdFault refuses what cannot be shared.
+func holdFault(m *Mapping) string {
+	switch {
+	case m.Hold > HoldShared:
+		return m.Hold.String() + " is neither own nor shared"
+	case m.Hold == HoldShared && m.Frontend.Port() == 0:
+		return "the port is shared, so that it has to be given: a free one is nobody's"
+	}
+	return ""
+}
+
 // proxyFrontend returns the reason why only a proxy can serve a frontend, or "".
 func proxyFrontend(front, back netip.Addr) string {
 	switch {
@@ -190,8 +199,8 @@ func ValidateName(name string) error {
 // comments between double quotes without escaping, and a name that ends like attributes would
 // be read as a name with attributes. Bytes are counted from 1.
 func nameFault(name string) string {
-	if len(name) > maxName {
-		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxName)
+	if len(name) > maxLongName {
+		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxLongName)
 	}
 	for i := 0; i < len(name); {
 		r, n := utf8.DecodeRuneInString(name[i:])
@@ -205,7 +214,7 @@ func nameFault(name string) string {
 		}
 		i += n
 	}
-	if before, _, ok := cutAttributes(name); ok {
+	if before, _, ok := cutAttributes(Name(name)); ok {
 		return fmt.Sprintf("name ends in %s, which says how a mapping is published", strings.TrimSpace(name[len(before):]))
 	}
 	return ""

@@ -11,8 +11,9 @@ import (
 // Network is a prefix from which endpoints get addresses. Packets that leave it are
 // masqueraded, and only its published ports can be reached from outside.
 type Network struct {
-	// Name is 1 to 63 letters, digits, dots, dashes and underscores, the first a
-	// letter or digit. It is a comment in the kernel.
+	// Name is letters, digits, dots, dashes and underscores, the first a letter or digit, at
+	// most 4,096. It is a comment in the kernel, and what is longer than 63 is kept as
+	// [Name] says.
 	Name string
 	// Prefix has its addresses, at least two, and no host bits.
 	Prefix netip.Prefix
@@ -147,11 +148,14 @@ func labelFault(name string) string {
 	if name == "" {
 		return "no name is given"
 	}
-	if len(name) > maxName {
-		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxName)
+	if len(name) > maxLongName {
+		return fmt.Sprintf("name has %d bytes, more than %d", len(name), maxLongName)
 	}
 	for i := range len(name) {
 		c := name[i]
+		if i == maxName-digits-1 && len(name) == maxName && name[i:i+1] == hashMark {
+			continue // of a longer name
+		}
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 		switch {
 		case alnum:

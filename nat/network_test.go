@@ -39,7 +39,7 @@ func TestNetworkErrors(t *testing.T) {
 		{"a/b", "172.30.0.0/24", "", "at byte 2"},
 		{"a\n", "172.30.0.0/24", "", "at byte 2"},
 		{"ä", "172.30.0.0/24", "", "begin with"},
-		{strings.Repeat("a", 64), "172.30.0.0/24", "", "64 bytes"},
+		{strings.Repeat("a", 4097), "172.30.0.0/24", "", "4097 bytes"},
 		{"a", "172.30.0.0", "", "ADDRESS/LENGTH"},
 		{"a", "172.30.0.0/33", "", "ADDRESS/LENGTH"},
 		{"a", "172.30.0.5/24", "", "the network is 172.30.0.0/24"},

@@ -16,12 +16,23 @@ type PublishOptions struct {
 	// Kill ends established TCP connections to the old backends as well. It requires
 	// Replace.
 	Kill bool
+	// IfName replaces only mappings of this name, so that a caller does not replace what has
+	// become another owner's: any other one is a conflict. It requires Replace, and is as
+	// in Mapping. Empty: mappings of any name are replaced.
+	IfName string
 }
 
-// Validate refuses Kill without Replace. The error is an [*InvalidError].
+// Validate refuses Kill and IfName without Replace, and an IfName that no mapping can have. The
+// error is an [*InvalidError].
 func (o PublishOptions) Validate() error {
-	if o.Kill && !o.Replace {
-		return &InvalidError{What: "options", Input: "Kill", Reason: "it is for what Replace replaces"}
+	reason := "it is for what Replace replaces"
+	switch {
+	case o.Kill && !o.Replace:
+		return &InvalidError{What: "options", Input: "Kill", Reason: reason}
+	case o.IfName != "" && !o.Replace:
+		return &InvalidError{What: "options", Input: "IfName", Reason: reason}
+	case o.IfName != "":
+		return ValidateName(o.IfName)
 	}
 	return nil
 }
@@ -34,8 +45,8 @@ type Removal struct {
 	// Exact removes the mappings only if each leads to its Backend. Zero: wherever they
 	// lead.
 	Exact bool
-	// Name, if it is not empty, removes all mappings of that name; Mappings must be empty
-	// then.
+	// Name, if it is not empty, removes the mappings only if all ports of them have that name;
+	// without Mappings, it removes all of the name.
 	Name string
 	// Kill ends established TCP connections to the backends as well, except those that
 	// the proxy of an earlier mapping of the port still carries. Zero: they go on,

@@ -13,7 +13,7 @@ import (
 // keys are all keys that a file can have somewhere.
 var keys = [...]string{
 	"version", "networks", "endpoints", "mappings",
-	"mapping", "name", "proxy", "proxy_only", "masquerade", "from", "expires", "prefix", "gateway", "next", "masquerade", "guard",
+	"mapping", "name", "proxy", "proxy_only", "masquerade", "from", "hold", "expires", "prefix", "gateway", "next", "masquerade", "guard",
 	"network", "address", "ports",
 }
 
@@ -247,13 +247,18 @@ func (d *document) mapping(v *value) *LineError {
 				if rest.From, err = d.sources(&f.value); err != nil {
 					return err
 				}
+			case "hold":
+				var err error
+				if rest.Hold, err = nat.ParseHold(f.value.text); err != nil || !isText {
+					return fault(f.value.line, f.key, f.value.text, "own or shared")
+				}
 			case "expires":
 				var ok bool
 				if rest.Expires, ok = parseExpires(f.value.text); !ok || !isText {
 					return fault(f.value.line, f.key, f.value.text, "not a time like 2027-01-01T00:00:00Z")
 				}
 			default:
-				return fault(f.line, "key", f.key, "a mapping has the keys mapping, name, proxy, proxy_only, masquerade, from and expires")
+				return fault(f.line, "key", f.key, "a mapping has the keys mapping, name, proxy, proxy_only, masquerade, from, hold and expires")
 			}
 		}
 		if said == nil {

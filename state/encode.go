@@ -194,7 +194,7 @@ func (e *encoder) endpoint(a nat.EndpointSpec) {
 }
 
 func (e *encoder) mapping(m *nat.Mapping) {
-	object := m.Name != "" || m.NoProxy || m.ProxyOnly || m.Masquerade || !m.From.IsZero() || !m.Expires.IsZero()
+	object := m.Name != "" || m.NoProxy || m.ProxyOnly || m.Masquerade || !m.From.IsZero() || m.Hold != nat.HoldOwn || !m.Expires.IsZero()
 	if object {
 		e.add("{")
 		e.key("mapping")
@@ -215,6 +215,10 @@ func (e *encoder) mapping(m *nat.Mapping) {
 	e.is("proxy_only", m.ProxyOnly)
 	e.is("masquerade", m.Masquerade)
 	e.sources(m.From)
+	if m.Hold != nat.HoldOwn {
+		e.key("hold")
+		e.text(m.Hold.String(), true)
+	}
 	if !m.Expires.IsZero() {
 		e.key("expires")
 		e.text(m.Expires.UTC().Format(time.RFC3339Nano), true)

@@ -23,6 +23,7 @@ func newAdd(g *global) *cobra.Command {
 		name, ttl                      string
 		noProxy, proxyOnly, masquerade bool
 		replace, kill                  bool
+		ifName, hold                   string
 		from                           []string
 	)
 	cmd := &cobra.Command{
@@ -37,7 +38,9 @@ func newAdd(g *global) *cobra.Command {
 			"name unless --name gives another one.\n\n" +
 			"With --masquerade or --proxy-only the backend sees this host as the client: for\n" +
 			"backends that have no route back to the clients. --from, which can be repeated,\n" +
-			"says who may reach the port; clients on this host always may.",
+			"says who may reach the port; clients on this host always may.\n\n" +
+			"With --hold shared, the port is published though another program has it, which must\n" +
+			"not be used for that: nerdctl, podman and dockerd keep the ports of containers so.",
 		Example: "  nftnat add tcp 8080 172.17.0.2:80\n" +
 			"  nftnat add udp 192.0.2.1:53 172.17.0.2 --name dns\n" +
 			"  nftnat add tcp 8000-8009 172.17.0.2:9000-9009\n" +
@@ -53,6 +56,9 @@ func newAdd(g *global) *cobra.Command {
 			if m.From, err = nat.ParseSources(from...); err != nil {
 				return err
 			}
+			if m.Hold, err = nat.ParseHold(hold); err != nil {
+				return err
+			}
 			if cmd.Flags().Changed("ttl") {
 				left, err := nat.ParseTTL(ttl)
 				if err != nil {
@@ -63,6 +69,15 @@ func newAdd(g *global) *cobra.Command {
 			if kill && !replace {
 				return usageError{errors.New("--kill ends connections to what --replace replaces")}
 			}
+			how := nat.PublishOptions{Replace: replace, Kill: kill, IfName: ifName}
+			if cmd.Flags().Changed("if-name") {
+				if !replace {
+					return usageError{errors.New("--if-name is about what --replace replaces")}
+				}
+				if err := nat.ValidateName(ifName); err != nil {
+					return err
+				}
+			}
 			if proxyOnly && g.direct {
 				return usageError{errors.New("--proxy-only needs the daemon: with --direct nobody is served")}
 			}
@@ -70,12 +85,12 @@ func newAdd(g *global) *cobra.Command {
 				return err
 			}
 			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Mapping, error) {
-				return p.Publish(ctx, nat.PublishOptions{Replace: replace, Kill: kill}, m)
+				return p.Publish(ctx, how, m)
 			}, g.mappingDoc, printMappings, same)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "`NAME` of the owner, at most 63 bytes")
+	flags.StringVar(&name, "name", "", "`NAME` of the owner")
 	flags.StringVar(&ttl, "ttl", "", "unpublish automatically after this `TIME`, such as 90s, 1h30m, 1d or 2w")
 	flags.BoolVar(&noProxy, "no-proxy", false, "serve only what netfilter translates: not localhost")
 	flags.BoolVar(&proxyOnly, "proxy-only", false, "serve by a proxy only: the backend sees this host as the client")
@@ -83,8 +98,12 @@ func newAdd(g *global) *cobra.Command {
 	flags.StringArrayVar(&from, "from", nil, "let only clients from this `CIDR` or address reach the port")
 	flags.BoolVar(&replace, "replace", false, "if the frontend is published already, give it this backend")
 	flags.BoolVar(&kill, "kill", false, "with --replace, end TCP connections to the old backend as well")
+	flags.StringVar(&ifName, "if-name", "", "with --replace, replace only what has this `NAME`")
+	flags.StringVar(&hold, "hold", nat.HoldOwn.String(), "own: keep other programs from using the port; shared: another one has it")
 	cmd.ValidArgsFunction = completeProto()
 	completeFlag(cmd, "name", g.complete(mappingNames))
+	completeFlag(cmd, "if-name", g.complete(mappingNames))
+	completeFlag(cmd, "hold", cobra.FixedCompletions([]string{"own", "shared"}, cobra.ShellCompDirectiveNoFileComp))
 	completeFlag(cmd, "ttl", cobra.FixedCompletions([]string{"1h", "1d", "2w"}, cobra.ShellCompDirectiveNoFileComp))
 	return offer(cmd, toDaemon+forPorts)
 }
@@ -101,10 +120,12 @@ func newRm(g *global) *cobra.Command {
 		Long: "Unpublish a port or a range of ports, and print what was published. PROTO and\n" +
 			"FRONTEND are as given to add; without PROTO it is tcp. MAPPING is a line that add\n" +
 			"printed, in quotes because of the \">\": it is removed only if it still leads to that\n" +
-			"backend. --name removes all mappings of a name in one transaction.\n\n" +
+			"backend. --name alone removes all mappings of a name in one transaction; with a port,\n" +
+			"it is removed only if it still has that name.\n\n" +
 			"UDP flows end at once. Established TCP connections go on, unless --kill is given.",
 		Example: "  nftnat rm tcp 8080\n  nftnat rm 53/udp\n  nftnat rm udp 192.0.2.1:53\n" +
-			"  nftnat rm '8080->172.17.0.2:80'\n  nftnat rm --name web",
+			"  nftnat rm '8080->172.17.0.2:80'\n  nftnat rm --name web\n" +
+			"  nftnat rm tcp 8080 --name web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what, err := removal(args, name, cmd.Flags().Changed("name"))
 			if err != nil {
@@ -119,12 +140,12 @@ func newRm(g *global) *cobra.Command {
 	cmd.Args = usage(func(_ *cobra.Command, args []string) error {
 		named := cmd.Flags().Changed("name")
 		protoAlone := len(args) == 1 && (args[0] == "tcp" || args[0] == "udp")
-		if named && len(args) != 0 || !named && len(args) != 1 && len(args) != 2 || protoAlone {
+		if len(args) > 2 || !named && len(args) == 0 || protoAlone {
 			return errors.New("wrong number of arguments")
 		}
 		return nil
 	})
-	cmd.Flags().StringVar(&name, "name", "", "unpublish all mappings of this name")
+	cmd.Flags().StringVar(&name, "name", "", "unpublish what has this name: all, or the port given")
 	cmd.Flags().BoolVar(&kill, "kill", false, "end established TCP connections to the backend as well")
 	cmd.ValidArgsFunction = g.completeRemoved
 	completeFlag(cmd, "name", g.complete(mappingNames))
@@ -132,19 +153,24 @@ func newRm(g *global) *cobra.Command {
 }
 
 // removal reads what is to be unpublished: PROTO FRONTEND, FRONTEND[/PROTO] or the text of
-// a mapping, or nothing where a name is given.
+// a mapping, where a name is given only if it has it; or nothing, and all of the name.
 func removal(args []string, name string, named bool) (nat.Removal, error) {
-	switch {
-	case named:
-		return nat.Removal{Name: name}, nat.ValidateName(name)
-	case len(args) == 1:
-		return parseRemoved(args[0])
+	var r nat.Removal
+	var err error
+	switch len(args) {
+	case 0:
+	case 1:
+		r, err = parseRemoved(args[0])
+	default:
+		var proto nat.Proto
+		if proto, err = nat.ParseProto(args[0]); err == nil {
+			r, err = removalOf(proto, args[1])
+		}
 	}
-	proto, err := nat.ParseProto(args[0])
-	if err != nil {
-		return nat.Removal{}, err
+	if r.Name = name; err == nil && named {
+		err = nat.ValidateName(name)
 	}
-	return removalOf(proto, args[1])
+	return r, err
 }
 
 // parseRemoved reads FRONTEND[/PROTO] or the text of a mapping.
@@ -242,6 +268,7 @@ func filterOf(args []string, name string, named bool) (func(nat.Mapping) bool, e
 			return nil, err
 		}
 	}
+	name = nat.Name(name)
 	return func(m nat.Mapping) bool { return (proto == 0 || m.Proto == proto) && (!named || m.Name == name) }, nil
 }
 
@@ -308,6 +335,9 @@ func optionText(m nat.Mapping) string {
 	}
 	if !m.From.IsZero() {
 		words = append(words, "from "+m.From.String())
+	}
+	if m.Hold != nat.HoldOwn {
+		words = append(words, m.Hold.String())
 	}
 	return strings.Join(words, ", ")
 }

@@ -35,6 +35,9 @@ func Sources(tb testing.TB, texts ...string) nat.Sources {
 func Options(r *rand.Rand, m *nat.Mapping) {
 	with := *m
 	with.NoProxy, with.ProxyOnly, with.Masquerade = r.IntN(4) == 0, r.IntN(4) == 0, r.IntN(4) == 0
+	if with.Frontend.Port() != 0 && r.IntN(4) == 0 {
+		with.Hold = nat.HoldShared
+	}
 	if r.IntN(4) == 0 {
 		four := []string{"192.0.2.0/24", "198.51.100.7/32", "0.0.0.0/0"}[r.IntN(3)]
 		six := []string{"2001:db8::/32", "fd00::7/128", "::/0"}[r.IntN(3)]

@@ -52,6 +52,8 @@ type Holder struct {
 	ports map[portset.Frontend]held
 	retry retry
 	many  *many
+	// shared are the ports that are not held.
+	shared *shared
 	// inherited are sockets that another process has lent and that no mapping needed so
 	// far; waiting is whether that process still serves. See Begin.
 	inherited map[portset.Frontend]*proxy.Socket
@@ -71,7 +73,7 @@ func New(opts Options) *Holder {
 		group.NetNS = opts.Namespace.FD()
 	}
 	h := &Holder{opts: opts, group: proxy.NewGroup(group), ports: map[portset.Frontend]held{}, retry: newRetry()}
-	h.many = newMany(h)
+	h.many, h.shared = newMany(h), newShared(h)
 	return h
 }
 
@@ -95,11 +97,16 @@ func (h *Holder) Shutdown(ctx context.Context) {
 	_ = h.group.Shutdown(ctx) // the error says that connections were ended
 }
 
-// All yields the ports that are held, with their proxies, which are nil for ports without.
-// Ports may be released meanwhile.
+// All yields the ports that are held, with their proxies, which are nil for ports without, and
+// shared ones that have proxies. Ports may be released meanwhile.
 func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
 	for f, p := range h.ports {
 		if !yield(f, p.proxy) {
+			return
+		}
+	}
+	for f, px := range h.shared.proxies {
+		if !yield(f, px) {
 			return
 		}
 	}
@@ -139,8 +146,13 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 	if !h.Enabled() {
 		return 0
 	}
-	for p := range h.each(published.All) {
+	for p := range h.each(own(published.All)) {
 		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
+			n++
+		}
+	}
+	for p := range h.shared.of(published.All) {
+		if h.shared.proxies[p.Frontend] == nil {
 			n++
 		}
 	}
@@ -159,7 +171,7 @@ func (h *Holder) Sync(published *portset.Set) {
 		return
 	}
 	var ranges []portset.Port
-	for p := range published.All {
+	for p := range own(published.All) {
 		if h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}
@@ -167,12 +179,13 @@ func (h *Holder) Sync(published *portset.Set) {
 	if err := h.many.sync(ranges); err != nil {
 		h.opts.Log.Warn("ranges of ports could not be held and served", "error", err)
 	}
-	for f := range h.All {
-		if _, ok := published.Get(f); !ok || h.many.has(f) {
+	for f := range h.ports {
+		if t, ok := published.Get(f); !ok || t.Hold == nat.HoldShared || h.many.has(f) {
 			h.Retire(f)
 		}
 	}
-	for p := range h.each(published.All) {
+	defer h.shared.sync(published)
+	for p := range h.each(own(published.All)) {
 		_, known := h.retry.ports[p.Frontend]
 		switch err := h.hold(p); {
 		case err == nil:
@@ -292,6 +305,9 @@ func (h *Holder) serve(p portset.Port) error {
 
 // hold binds and serves a port, if it is not bound or served already.
 func (h *Holder) hold(p portset.Port) error {
+	if isShared(&p) {
+		return h.shared.open(p)
+	}
 	if h.many.has(p.Frontend) {
 		return h.many.admit(p)
 	}

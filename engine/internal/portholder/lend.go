@@ -31,6 +31,11 @@ func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
 			return
 		}
 	}
+	for f, px := range h.shared.proxies {
+		if fd := px.Descriptor(); fd >= 0 && !yield(f, fd) {
+			return
+		}
+	}
 	for proto, px := range h.many.proxies { // of no port
 		if fd := px.Descriptor(); fd >= 0 && !yield(portset.Frontend{Proto: proto}, fd) {
 			return
@@ -67,6 +72,10 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 			h.many.inherited[f.Proto] = s
 			continue
 		}
+		if isLoopback(s) && h.shared.inherited[f] == nil {
+			h.shared.inherited[f] = s
+			continue
+		}
 		if !isOf(s.Addr(), f) || h.inherited[f] != nil {
 			errs = append(errs, fmt.Errorf("take %s %s: the socket is %s %s", f.Proto, f.AddrPort, s.Addr().Network(), s.Addr()), s.Close())
 			continue
@@ -74,6 +83,12 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 		h.inherited[f] = s
 	}
 	return errors.Join(errs...)
+}
+
+// isLoopback reports whether a socket is one of a shared port.
+func isLoopback(s *proxy.Socket) bool {
+	device, err := unix.GetsockoptString(s.Descriptor(), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
+	return err == nil && device == loopbackDevice
 }
 
 // isOf reports whether the address of a socket is that of a frontend.
@@ -116,5 +131,9 @@ func (h *Holder) closeInherited() error {
 		errs = append(errs, s.Close())
 	}
 	h.inherited = nil
+	for _, s := range h.shared.inherited {
+		errs = append(errs, s.Close())
+	}
+	clear(h.shared.inherited)
 	return errors.Join(errs...)
 }

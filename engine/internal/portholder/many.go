@@ -71,6 +71,16 @@ func (m *many) has(f portset.Frontend) bool {
 	return ok
 }
 
+// hasNumber reports whether a port of that number is held here, at whichever address.
+func (m *many) hasNumber(proto nat.Proto, port uint16) bool {
+	for s, spans := range m.spans {
+		if _, ok := find(spans, port); ok && s.proto == proto {
+			return true
+		}
+	}
+	return false
+}
+
 // busyError says that another program has a port of a range.
 type busyError struct{ port uint16 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/proxy"
 )
 
 // widest is the number of ports up to which each port of a range is held by a socket where there is no
@@ -94,8 +95,17 @@ func (h *Holder) perPort(c Change) Change {
 	return c
 }
 
-// RetireAll gives the ports of a range back; see Retire.
+// RetireAll gives a port or the ports of a range back; see Retire.
 func (h *Holder) RetireAll(p portset.Port) {
+	if isShared(&p) {
+		h.logEnd(p.Frontend, h.shared.release(p, proxy.Proxy.Retire))
+		return
+	}
+	h.retireOwn(p)
+}
+
+// retireOwn is RetireAll for what is not shared.
+func (h *Holder) retireOwn(p portset.Port) {
 	h.logEnd(p.Frontend, h.many.release(p))
 	if p.More == 0 {
 		h.Retire(p.Frontend)
@@ -130,7 +140,7 @@ func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
 	if !h.Enabled() || h.opts.Lookup != nil {
 		return nil
 	}
-	for p := range published.All {
+	for p := range own(published.All) {
 		if !p.NoProxy && h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}
@@ -147,7 +157,7 @@ func (h *Holder) NotLed(published *portset.Set) (ranges []portset.Port) {
 	if err != nil {
 		return nil // then none is left out
 	}
-	for p := range published.All {
+	for p := range own(published.All) {
 		first, last := max(p.First(), clients.First), min(p.Last(), clients.Last)
 		if p.Proto == nat.UDP && !p.NoProxy && first <= last && h.many.takes(&p) {
 			ranges = append(ranges, p.Part(first, last))
@@ -162,7 +172,7 @@ func (h *Holder) NotHeld(published *portset.Set) (ranges []portset.Port) {
 	if !h.Enabled() || h.opts.Guard != nil {
 		return nil
 	}
-	for p := range published.All {
+	for p := range own(published.All) {
 		if h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}

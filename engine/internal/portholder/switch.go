@@ -37,6 +37,8 @@ type Switch struct {
 	bound    []portset.Port
 	given    []given
 	ranges   ranged
+	shared   sharedSwitch
+	whole    *portset.Change // as it was given
 }
 
 // given is a port that was given up for the change, and its proxy, which may still have
@@ -55,7 +57,9 @@ func (e *TakenError) Error() string {
 
 // Switch prepares a change.
 func (h *Holder) Switch(c Change) *Switch {
-	s := &Switch{h: h, ranges: h.ranged(c)}
+	s := &Switch{h: h, whole: c.Change}
+	s.shared, c = splitShared(c)
+	s.ranges = h.ranged(c)
 	c = h.perPort(c)
 	s.c = c
 	if len(c.Released) != 0 {
@@ -71,6 +75,13 @@ func (h *Holder) Switch(c Change) *Switch {
 // them. The error is a *TakenError if another process has a port that the engine chose.
 func (s *Switch) Bind() error {
 	s.giveUp()
+	if len(s.h.shared.at) != 0 {
+		for p := range s.whole.After {
+			if err := s.h.shared.makeRoom(p); err != nil {
+				return err
+			}
+		}
+	}
 	if err := s.ranges.hold(s.h); err != nil {
 		return err
 	}
@@ -149,6 +160,9 @@ func (s *Switch) Serve() error {
 	if err := s.serveRanges(); err != nil {
 		return err
 	}
+	if err := s.shared.serve(s); err != nil {
+		return err
+	}
 	for _, m := range s.c.Moved {
 		if s.killsMoved(m) {
 			s.h.reset(m.Frontend)
@@ -172,11 +186,12 @@ func (s *Switch) UndoServe() error {
 	for _, m := range s.c.Moved {
 		errs = append(errs, s.h.restore(m.Before()))
 	}
-	return errors.Join(append(errs, s.ranges.undoServe(s.h))...)
+	return errors.Join(append(errs, s.ranges.undoServe(s.h), s.shared.undo(s.h.shared))...)
 }
 
 // Finish ends the connections of removed ports that the change is to end.
 func (s *Switch) Finish() {
+	s.shared.finish(s)
 	for _, p := range s.ranges.removed {
 		if s.kills(p.Frontend) {
 			s.h.logEnd(p.Frontend, s.h.many.release(p))

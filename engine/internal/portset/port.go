@@ -106,6 +106,7 @@ type Target struct {
 	NoProxy bool
 	// These are as in [nat.Mapping].
 	ProxyOnly, Masquerade bool
+	Hold                  nat.Hold
 	From                  nat.Sources
 }
 
@@ -128,11 +129,11 @@ func Whole(m *nat.Mapping) Port {
 // FrontendOf returns the frontend of the first port of a mapping.
 func FrontendOf(m nat.Mapping) Frontend { return Frontend{m.Proto, m.Frontend} }
 
-// TargetOf returns the target of the first port of a mapping.
+// TargetOf returns the target of the first port of a mapping, with its name as it is kept.
 func TargetOf(m nat.Mapping) Target {
 	t := Target{
-		Backend: m.Backend, Name: m.Name, NoProxy: m.NoProxy,
-		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, From: m.From,
+		Backend: m.Backend, Name: nat.Name(m.Name), NoProxy: m.NoProxy,
+		ProxyOnly: m.ProxyOnly, Masquerade: m.Masquerade, Hold: m.Hold, From: m.From,
 	}
 	if !m.Expires.IsZero() {
 		t.Expires = m.Expires.UnixMilli()
@@ -169,7 +170,7 @@ func (p Port) Mapping() nat.Mapping {
 func (f Frontend) Mapping(t Target) nat.Mapping {
 	m := nat.Mapping{
 		Proto: f.Proto, Frontend: f.AddrPort, Backend: t.Backend, Name: t.Name, NoProxy: t.NoProxy,
-		ProxyOnly: t.ProxyOnly, Masquerade: t.Masquerade, From: t.From,
+		ProxyOnly: t.ProxyOnly, Masquerade: t.Masquerade, Hold: t.Hold, From: t.From,
 	}
 	if t.Expires != 0 {
 		m.Expires = time.UnixMilli(t.Expires).UTC()

@@ -35,6 +35,7 @@ type packed struct {
 	backend                        netip.Addr
 	port                           uint16
 	noProxy, proxyOnly, masquerade bool
+	hold                           nat.Hold
 	name                           string
 	expires                        int64
 	from                           nat.Sources
@@ -42,14 +43,14 @@ type packed struct {
 
 func pack(t Target) packed {
 	return packed{
-		t.Backend.Addr(), t.Backend.Port(), t.NoProxy, t.ProxyOnly, t.Masquerade, t.Name, t.Expires, t.From,
+		t.Backend.Addr(), t.Backend.Port(), t.NoProxy, t.ProxyOnly, t.Masquerade, t.Hold, t.Name, t.Expires, t.From,
 	}
 }
 
 func (p *packed) target() Target {
 	return Target{
 		Backend: netip.AddrPortFrom(p.backend, p.port), Name: p.name, Expires: p.expires,
-		NoProxy: p.noProxy, ProxyOnly: p.proxyOnly, Masquerade: p.masquerade, From: p.from,
+		NoProxy: p.noProxy, ProxyOnly: p.proxyOnly, Masquerade: p.masquerade, Hold: p.hold, From: p.from,
 	}
 }
 

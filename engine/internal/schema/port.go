@@ -223,7 +223,7 @@ func readPort(e *nft.Element, kind mapKind, now time.Time) (p portset.Port, ok b
 	}
 	name, attributes := nat.ParseComment(e.Comment)
 	p.Frontend = portset.Frontend{Proto: kind.proto, AddrPort: at}
-	p.Target = portset.Target{Backend: backend, Name: name, NoProxy: attributes.NoProxy}
+	p.Target = portset.Target{Backend: backend, Name: name, NoProxy: attributes.NoProxy, Hold: holdOf(attributes)}
 	if e.Timeout != 0 {
 		p.Expires = now.Add(e.Expires).UnixMilli()
 	}
@@ -271,6 +271,15 @@ func elementComment(p portset.Port) string {
 	return nat.CommentText(p.Name, nat.CommentAttributes{
 		NoProxy:   p.NoProxy,
 		ProxyOnly: p.ProxyOnly && p.CrossesFamilies(),
+		Shared:    p.Hold == nat.HoldShared,
 		OneFamily: p.AddrPort.Addr().IsValid() && p.AddrPort.Addr().IsUnspecified() && !p.CrossesFamilies(),
 	})
+}
+
+// holdOf is how a comment says that a port is held.
+func holdOf(a nat.CommentAttributes) nat.Hold {
+	if a.Shared {
+		return nat.HoldShared
+	}
+	return nat.HoldOwn
 }

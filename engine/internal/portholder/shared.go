@@ -1,0 +1,398 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package portholder
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/proxy"
+)
+
+// shared serves ports that other programs have, which are not held: each has a proxy at another port,
+// which only this host reaches, and to which the table leads clients on this host.
+type shared struct {
+	h       *Holder
+	proxies map[portset.Frontend]proxy.Proxy
+	// at are the frontends of the proxies by their own ports.
+	at        map[localPort]portset.Frontend
+	inherited map[portset.Frontend]*proxy.Socket
+	// moved have a proxy at another port than before, since the caller has asked for the last time.
+	moved map[portset.Frontend]struct{}
+}
+
+// localPort is a port of a protocol.
+type localPort struct {
+	proto nat.Proto
+	port  uint16
+}
+
+func newShared(h *Holder) *shared {
+	return &shared{
+		h: h, proxies: map[portset.Frontend]proxy.Proxy{}, at: map[localPort]portset.Frontend{},
+		inherited: map[portset.Frontend]*proxy.Socket{}, moved: map[portset.Frontend]struct{}{},
+	}
+}
+
+// loopbackDevice is the interface of the sockets: so they are bound to all addresses, of both families,
+// and nobody else reaches them.
+const loopbackDevice = "lo"
+
+// portTries bounds how often another port is asked for because one is published.
+const portTries = 100
+
+// isShared reports whether a port is shared.
+func isShared(p *portset.Port) bool { return p.Hold == nat.HoldShared }
+
+// own yields the ports that are not shared.
+func own(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
+	return func(yield func(portset.Port) bool) {
+		for p := range ports {
+			if !isShared(&p) && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// of yields the shared ports that have a proxy. Wide ranges have none; neither have others where eBPF is to be had,
+// which leads clients on this host without.
+func (s *shared) of(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
+	return func(yield func(portset.Port) bool) {
+		for p := range ports {
+			if !isShared(&p) || p.NoProxy || s.leaves(&p) {
+				continue
+			}
+			for single := range p.Singles {
+				if !yield(single) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// leaves reports whether a shared range has no proxies.
+func (s *shared) leaves(p *portset.Port) bool {
+	return p.More != 0 && (s.h.opts.Guard != nil || p.Len() > widest)
+}
+
+// Shared yields the shared ports that have a proxy, and the port of this host at which it is.
+func (h *Holder) Shared(yield func(portset.Frontend, uint16) bool) {
+	for f := range h.shared.proxies {
+		if at := h.SharedAt(f); at != 0 && !yield(f, at) {
+			return
+		}
+	}
+}
+
+// SharedAt returns the port of this host at which the proxy of a shared port is; zero: it has none.
+func (h *Holder) SharedAt(f portset.Frontend) uint16 {
+	if px := h.shared.proxies[f]; px != nil {
+		return portOf(px)
+	}
+	return 0
+}
+
+// SharedMoved returns the shared ports whose proxies are elsewhere than when it was called last, apart from
+// what a Switch says.
+func (h *Holder) SharedMoved() (moved []portset.Frontend) {
+	for f := range h.shared.moved {
+		moved = append(moved, f)
+	}
+	clear(h.shared.moved)
+	return moved
+}
+
+func portOf(px proxy.Proxy) uint16 {
+	at, err := netip.ParseAddrPort(px.FrontendAddr().String())
+	if err != nil {
+		return 0
+	}
+	return at.Port()
+}
+
+// open opens the proxy of a port, or leads the one that it has to its backend.
+func (s *shared) open(p portset.Port) error {
+	if px := s.proxies[p.Frontend]; px != nil {
+		if px.BackendAddr().String() == p.Backend.String() {
+			return nil // SetBackend would end its flows
+		}
+		return px.SetBackend(socketAddr(p.Proto, p.Backend))
+	}
+	socket := s.inherited[p.Frontend]
+	delete(s.inherited, p.Frontend)
+	if socket == nil {
+		var err error
+		if socket, err = s.bind(p.Proto, portset.Port{}); err != nil {
+			return err
+		}
+	}
+	px, err := socket.Proxy(socketAddr(p.Proto, p.Backend), s.options())
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	if !s.h.waiting {
+		if err := px.Open(); err != nil {
+			return errors.Join(err, px.Close())
+		}
+	}
+	s.put(p.Frontend, px)
+	return nil
+}
+
+func (s *shared) put(f portset.Frontend, px proxy.Proxy) {
+	s.proxies[f] = px
+	s.at[localPort{f.Proto, portOf(px)}] = f
+	s.moved[f] = struct{}{}
+}
+
+// bind binds a socket to a port that is neither published nor about to be, as part of a range: p.
+func (s *shared) bind(proto nat.Proto, p portset.Port) (socket *proxy.Socket, err error) {
+	var refused []*proxy.Socket
+	defer func() {
+		for _, other := range refused {
+			_ = other.Close() // of no use to anybody
+		}
+	}()
+	for range portTries {
+		if socket, err = proxy.Bind(socketAddr(proto, netip.AddrPort{}), s.options()); err != nil {
+			return nil, err
+		}
+		at, err := netip.ParseAddrPort(socket.Addr().String())
+		if err == nil && !s.h.many.hasNumber(proto, at.Port()) && (at.Port() < p.First() || at.Port() > p.Last()) {
+			return socket, nil
+		}
+		refused = append(refused, socket)
+	}
+	return nil, fmt.Errorf("find a port for a proxy: %w", unix.EADDRINUSE)
+}
+
+// options are those of the sockets.
+func (s *shared) options() *proxy.Options {
+	exempt := s.h.beforeBind()
+	return &proxy.Options{Group: s.h.group, BeforeBind: func(fd int) error {
+		if exempt != nil {
+			if err := exempt(fd); err != nil {
+				return err
+			}
+		}
+		return unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, loopbackDevice)
+	}}
+}
+
+// makeRoom has the proxies leave the ports of a port or a range that is about to be published.
+func (s *shared) makeRoom(p portset.Port) error {
+	var found []localPort
+	for at := range s.at {
+		if at.proto == p.Proto && at.port >= p.First() && at.port <= p.Last() {
+			found = append(found, at)
+		}
+	}
+	for _, at := range found {
+		f := s.at[at]
+		backend, err := netip.ParseAddrPort(s.proxies[f].BackendAddr().String())
+		if err != nil {
+			return err
+		}
+		socket, err := s.bind(p.Proto, p)
+		if err != nil {
+			return err
+		}
+		s.inherited[f] = socket
+		s.h.logEnd(f, s.release(portset.Port{Frontend: f}, proxy.Proxy.Retire))
+		if err := s.open(portset.Port{Frontend: f, Target: portset.Target{Backend: backend}}); err != nil {
+			s.h.scheduleRetry(f)
+			return err
+		}
+	}
+	return nil
+}
+
+// release ends the proxies of a port or a range.
+func (s *shared) release(p portset.Port, end func(proxy.Proxy) error) error {
+	var errs []error
+	one := func(f portset.Frontend) {
+		delete(s.h.retry.ports, f)
+		px := s.proxies[f]
+		if px == nil {
+			return
+		}
+		delete(s.proxies, f)
+		delete(s.at, localPort{f.Proto, portOf(px)})
+		errs = append(errs, end(px))
+	}
+	if p.Len() <= len(s.proxies) {
+		for single := range p.Singles {
+			one(single.Frontend)
+		}
+		return errors.Join(errs...)
+	}
+	for f := range s.proxies {
+		if p.Contains(f) {
+			one(f)
+		}
+	}
+	for f := range s.h.retry.ports {
+		if p.Contains(f) {
+			delete(s.h.retry.ports, f)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sync opens the proxies of the shared ports of the set, and ends all others.
+func (s *shared) sync(published *portset.Set) {
+	wanted := map[portset.Frontend]struct{}{}
+	for p := range s.of(published.All) {
+		wanted[p.Frontend] = struct{}{}
+		err := s.open(p)
+		if err == nil {
+			delete(s.h.retry.ports, p.Frontend)
+		} else if _, known := s.h.retry.ports[p.Frontend]; !known {
+			s.h.scheduleRetry(p.Frontend)
+			s.h.opts.Log.Warn("mapping has no proxy", "mapping", p.Mapping().String(), "error", s.h.bindError(p, 1, err))
+		}
+	}
+	for f := range s.proxies {
+		if _, ok := wanted[f]; !ok {
+			s.h.logEnd(f, s.release(portset.Port{Frontend: f}, proxy.Proxy.Retire))
+		}
+	}
+}
+
+// sharedSwitch is the part of a change that is about shared ports.
+type sharedSwitch struct {
+	added, removed []portset.Port
+	moved          []portset.Move
+	// left are ports that are shared from then on, as they were before; returned are those that were.
+	left, returned []portset.Port
+}
+
+// splitShared takes the part of a change that is about shared ports out of it. To what is left, a port that is
+// shared from then on is one that goes, and one that was is one that comes.
+func splitShared(c Change) (sharedSwitch, Change) {
+	var s sharedSwitch
+	some := false
+	for p := range c.Before {
+		some = some || isShared(&p)
+	}
+	for p := range c.After {
+		some = some || isShared(&p)
+	}
+	if !some {
+		return s, c
+	}
+	ch := portset.Change{}
+	for _, p := range c.Removed {
+		if isShared(&p) {
+			s.removed = append(s.removed, p)
+		} else {
+			ch.Removed = append(ch.Removed, p)
+		}
+	}
+	for _, m := range c.Moved {
+		before, after := m.Before(), m.After()
+		switch {
+		case isShared(&before) && isShared(&after):
+			s.moved = append(s.moved, m)
+		case isShared(&after):
+			s.added, s.left = append(s.added, after), append(s.left, before)
+			ch.Removed = append(ch.Removed, before)
+		case isShared(&before):
+			s.returned = append(s.returned, before)
+			ch.Added = append(ch.Added, after) // before the chosen ones
+		default:
+			ch.Moved = append(ch.Moved, m)
+		}
+	}
+	for _, p := range c.Added {
+		if isShared(&p) {
+			s.added = append(s.added, p)
+		} else {
+			ch.Added = append(ch.Added, p)
+		}
+	}
+	c.Change = &ch
+	return s, c
+}
+
+// serve opens the proxies of added ports, and leads those of moved ones to their new backends.
+func (s *sharedSwitch) serve(sw *Switch) error {
+	all := sw.h.shared
+	for p := range all.of(func(yield func(portset.Port) bool) {
+		for _, p := range s.added {
+			if !yield(p) {
+				return
+			}
+		}
+	}) {
+		if err := all.open(p); err != nil {
+			return fmt.Errorf("open proxy of %s: %w", p.Mapping(), sw.h.bindError(p, len(s.added), err))
+		}
+	}
+	for _, m := range s.moved {
+		end := proxy.Proxy.Retire
+		if sw.killsMoved(m) {
+			end = proxy.Proxy.Close
+		}
+		if err := s.move(all, m, end); err != nil {
+			return fmt.Errorf("move proxy of %s: %w", m.After().Mapping(), err)
+		}
+		if sw.killsMoved(m) {
+			for single := range m.After().Singles {
+				if px := all.proxies[single.Frontend]; px != nil {
+					_ = px.Reset() // the only error: it is closed, and so are they
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// move gives proxies their new backends.
+func (s *sharedSwitch) move(all *shared, m portset.Move, end func(proxy.Proxy) error) error {
+	after := m.After()
+	if after.NoProxy || all.leaves(&after) {
+		return all.release(after, end)
+	}
+	for p := range all.of(func(yield func(portset.Port) bool) { yield(after) }) {
+		if err := all.open(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undo does what serve did back.
+func (s *sharedSwitch) undo(all *shared) error {
+	var errs []error
+	for _, p := range s.added {
+		errs = append(errs, all.release(p, proxy.Proxy.Close))
+	}
+	for _, m := range s.moved {
+		errs = append(errs, s.move(all, portset.Move{Frontend: m.Frontend, From: m.To, To: m.From, More: m.More}, proxy.Proxy.Retire))
+	}
+	return errors.Join(errs...)
+}
+
+// finish gives back what ports had that are shared from then on, and the proxies of those that were.
+func (s *sharedSwitch) finish(sw *Switch) {
+	for _, p := range s.left {
+		sw.h.retireOwn(p)
+	}
+	for _, p := range append(s.returned, s.removed...) {
+		end := proxy.Proxy.Retire
+		if sw.kills(p.Frontend) {
+			end = proxy.Proxy.Close
+		}
+		sw.h.logEnd(p.Frontend, sw.h.shared.release(p, end))
+	}
+}
