@@ -40,30 +40,19 @@ const (
 // change may have been made or not.
 type Client struct {
 	path string
-	http *http.Client
 }
 
 // NewClient returns a client of the server whose socket is at path. It connects with
 // each call; the call returns ErrNoServer if no server listens there, and
 // fs.ErrPermission if the client may not use the socket.
-func NewClient(path string) *Client {
-	c := &Client{path: path}
-	c.http = &http.Client{Transport: &http.Transport{
-		DialContext: c.dial,
-		// If the server closes an idle connection while a request is being sent, it is
-		// unknown whether the request was carried out. A new one costs microseconds.
-		DisableKeepAlives:  true,
-		DisableCompression: true,
-	}}
-	return c
-}
+func NewClient(path string) *Client { return &Client{path: path} }
 
 // Path is where the client asks.
 func (c *Client) Path() string { return c.path }
 
 // dial connects, and waits while the server's queue is full, which connect(2) does
 // not do by itself on a socket that does not block.
-func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var d net.Dialer
@@ -83,19 +72,16 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// cause removes what net and net/http put around an error: the method, an invented host, and
-// the path, which the caller adds.
+// cause removes what net puts around an error: the operation, and the path, which the caller
+// adds.
 func cause(err error) error {
 	var (
 		op  *net.OpError
-		url *url.Error
 		sys interface{ Unwrap() error }
 	)
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &url):
-		return cause(url.Err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the server does not answer: %w", context.DeadlineExceeded)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -397,23 +383,14 @@ func (c *Client) call(ctx context.Context, method, path string, doc, answer any)
 
 // send returns an answer that is a success; the caller closes its body.
 func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.Response, error) {
-	var body io.Reader
+	var body []byte
 	if doc != nil {
-		text, err := json.Marshal(doc)
-		if err != nil {
+		var err error
+		if body, err = json.Marshal(doc); err != nil {
 			return nil, fmt.Errorf("ask %s: %w", c.path, err)
 		}
-		body = bytes.NewReader(text)
 	}
-	// HTTP requires a host.
-	req, err := http.NewRequestWithContext(ctx, method, "http://nftnat"+path, body)
-	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", c.path, err)
-	}
-	if doc != nil {
-		req.Header.Set("Content-Type", typeJSON)
-	}
-	resp, err := c.http.Do(req)
+	resp, err := c.exchange(ctx, method, path, body)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}

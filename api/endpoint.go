@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -115,7 +116,7 @@ func Inspect(ep nat.Endpoint) Inspection {
 	for _, m := range ep.Mappings {
 		singles = slices.AppendSeq(singles, nat.Expand(m))
 	}
-	slices.SortFunc(singles, func(a, b nat.Mapping) int { return cmp.Compare(b.Frontend.Port(), a.Frontend.Port()) })
+	order.Sort(singles, func(a, b nat.Mapping) int { return cmp.Compare(b.Frontend.Port(), a.Frontend.Port()) })
 	ports := PortMapping{TCP: map[string]string{}, UDP: map[string]string{}}
 	for _, m := range singles { // of each backend port the lowest frontend port comes last
 		of := ports.TCP

@@ -77,12 +77,12 @@ func accept(nc *net.UnixConn, rw *bufio.ReadWriter, timeout time.Duration) error
 func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	nc, err := c.dial(ctx, "", "")
+	nc, err := c.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
-	err = c.upgrade(ctx, nc)
+	err = c.upgrade(nc)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -99,17 +99,8 @@ func (c *Client) Handover(ctx context.Context) (*net.UnixConn, error) {
 
 // upgrade sends the request and reads the answer. The server sends no more before the client
 // does, so that nothing stays in the buffer.
-func (c *Client) upgrade(ctx context.Context, nc net.Conn) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://nftnat/v1/handover", http.NoBody)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.path, err)
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", upgradeHandover)
-	if err := req.Write(nc); err != nil {
-		return fmt.Errorf("ask %s: %w", c.path, cause(err))
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(nc), req)
+func (c *Client) upgrade(nc net.Conn) error {
+	resp, err := roundTrip(nc, http.MethodPost, "/v1/handover", nil, "Connection: Upgrade", "Upgrade: "+upgradeHandover, "Content-Length: 0")
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}

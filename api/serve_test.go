@@ -144,7 +144,10 @@ func (s *service) doUntil(t *testing.T, text string, seen func(), method, path s
 
 func (s *service) open(t *testing.T, method, path, contentType, body string, accept ...string) *http.Response {
 	t.Helper()
-	transport := &http.Transport{DialContext: s.http.Transport.(*http.Transport).DialContext, DisableKeepAlives: true}
+	transport := &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Client.dial(ctx) },
+		DisableKeepAlives: true,
+	}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://nftnat"+path, strings.NewReader(body))
 	require.NoError(t, err)
 	if contentType != "" {
