@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
@@ -32,6 +31,14 @@ type op struct {
 	// set is there where the message carries elements, which are then found
 	// in the message itself.
 	set *Set
+	// rule is there where the object is a rule, which is printed when it is needed.
+	rule *chainRule
+}
+
+// chainRule is a rule and its chain.
+type chainRule struct {
+	chain string
+	Rule
 }
 
 // smallBatch has room for a change of one element.
@@ -85,8 +92,11 @@ func (b *batch) op(seq uint32) (op, bool) {
 // failure is the error of an operation that the kernel refused.
 func (b *batch) failure(o op, a nlwire.Answer) error {
 	e := &OpError{Op: o.verb, Object: o.object, Err: a.Err()}
-	if o.set != nil {
+	switch {
+	case o.set != nil:
 		e.Object = b.refusedElement(o, a.Offset)
+	case o.rule != nil:
+		e.Object = fmt.Sprintf("%s { %s }", o.rule.chain, o.rule.Rule)
 	}
 	return e
 }
@@ -287,45 +297,15 @@ func (b *batch) addChain(table string, c Chain) {
 const nfAccept = 1
 
 func (b *batch) addRule(table, chain string, r Rule) error {
-	exprs, err := encodeRule(r)
+	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, op{verb: "add rule", rule: &chainRule{chain, r}}, table, chain)
+	buf, at := nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_RULE_EXPRESSIONS)
+	buf, err := appendRule(buf, r)
 	if err != nil {
 		return err
 	}
-	b.open(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, op{verb: "add rule", object: fmt.Sprintf("%s { %s }", chain, r)}, table, chain)
-	b.buf = nlwire.AppendAttr(b.buf, nlwire.Nested|unix.NFTA_RULE_EXPRESSIONS, exprs...)
+	b.buf = nlwire.CloseAttr(buf, at)
 	b.done()
 	return nil
-}
-
-// encodeRule is the list of a rule's expressions as the kernel takes them.
-func encodeRule(r Rule) ([]byte, error) {
-	var list []byte
-	for _, e := range assemble(r) {
-		data, err := encodeExpr(e)
-		if err != nil {
-			return nil, fmt.Errorf("encode rule %s: %w", r, err)
-		}
-		list = nlwire.AppendAttr(list, nlwire.Nested|unix.NFTA_LIST_ELEM, data...)
-	}
-	return list, nil
-}
-
-// encodeExpr is expr.Marshal, which leaves the flags of a masquerade to ports out.
-func encodeExpr(e expr.Any) ([]byte, error) {
-	m, ok := e.(*expr.Masq)
-	if !ok || !m.ToPorts {
-		return expr.Marshal(unix.NFPROTO_INET, e)
-	}
-	flags := uint32(natProtoSpecified)
-	if m.FullyRandom {
-		flags |= natProtoRandomFully
-	}
-	data := nlwire.AppendBE32(nil, unix.NFTA_MASQ_FLAGS, flags)
-	data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MIN, m.RegProtoMin)
-	if m.RegProtoMax != 0 {
-		data = nlwire.AppendBE32(data, unix.NFTA_MASQ_REG_PROTO_MAX, m.RegProtoMax)
-	}
-	return nlwire.AppendAttr(nlwire.AppendString(nil, unix.NFTA_EXPR_NAME, "masq"), nlwire.Nested|unix.NFTA_EXPR_DATA, data...), nil
 }
 
 // addElements appends the elements, which have passed Change.Validate and must not be there
@@ -345,39 +325,77 @@ func (b *batch) deleteElements(t Table, es []Element) {
 // addresses, a value, two time-outs, a comment, and their headers.
 const largestElement = 512
 
+// addRest checks and appends elements that are made one by one.
+func (b *batch) addRest(t Table, es Elements) error {
+	if es.All == nil {
+		return nil
+	}
+	v := validator{table: &t}
+	w := elementWriter{
+		batch: b, table: &t, count: es.Len, msg: unix.NFT_MSG_NEWSETELEM, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
+		verb: "add element", appendOne: (*Set).appendElement,
+	}
+	var one Element // for all: each would be allocated
+	for one = range es.All {
+		if err := v.check(w.verb, &one, false); err != nil {
+			return err
+		}
+		w.append(&one)
+	}
+	w.close()
+	return nil
+}
+
 func (b *batch) elements(t Table, es []Element, msg, flags uint16, verb string,
 	appendOne func(*Set, []byte, *Element) []byte,
 ) {
-	var c *Set
-	list := 0 // where the open list begins; zero: none is open
+	w := elementWriter{batch: b, table: &t, count: len(es), msg: msg, flags: flags, verb: verb, appendOne: appendOne}
 	for i := range es {
-		e := &es[i]
-		if list != 0 && (c.Name != e.Set || len(b.buf)-list > nlwire.MaxAttr-largestElement) {
-			b.closeElements(list)
-			list = 0
-		}
-		if c == nil || c.Name != e.Set {
-			found, _ := t.Set(e.Set)
-			c = &found
-		}
-		if list == 0 {
-			b.open(msg, flags, op{verb: verb, object: c.Name, set: c}, t.Name, c.Name)
-			b.buf, list = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-		}
-		from := len(b.buf)
-		b.buf = c.appendMember(b.buf, e, appendOne)
-		if i == 0 {
-			// Most others take as much, and a byte for their share of the headers of messages
-			// and lists.
-			b.buf = slices.Grow(b.buf, (len(es)-1)*(len(b.buf)-from+1))
-		}
+		w.append(&es[i])
 	}
-	if list != 0 {
-		b.closeElements(list)
+	w.close()
+}
+
+// elementWriter appends elements to a batch, in as many messages as it takes.
+type elementWriter struct {
+	batch      *batch
+	table      *Table
+	count      int // how many are to come, about
+	msg, flags uint16
+	verb       string
+	appendOne  func(*Set, []byte, *Element) []byte
+	set        *Set // of the last element; nil: there was none
+	list       int  // where the open list begins; zero: none is open
+}
+
+func (w *elementWriter) append(e *Element) {
+	b, first := w.batch, w.set == nil
+	if w.list != 0 && (w.set.Name != e.Set || len(b.buf)-w.list > nlwire.MaxAttr-largestElement) {
+		w.close()
+	}
+	if first || w.set.Name != e.Set {
+		found, _ := w.table.Set(e.Set)
+		w.set = &found
+	}
+	if w.list == 0 {
+		b.open(w.msg, w.flags, op{verb: w.verb, object: w.set.Name, set: w.set}, w.table.Name, w.set.Name)
+		b.buf, w.list = nlwire.OpenAttr(b.buf, nlwire.Nested|unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	}
+	from := len(b.buf)
+	b.buf = w.set.appendMember(b.buf, e, w.appendOne)
+	if first && w.count > 1 {
+		// Most others take as much, and a byte for their share of the headers of messages
+		// and lists.
+		b.buf = slices.Grow(b.buf, (w.count-1)*(len(b.buf)-from+1))
 	}
 }
 
-func (b *batch) closeElements(list int) {
-	b.buf = nlwire.CloseAttr(b.buf, list)
-	b.done()
+// close ends the open list and its message, if there is one.
+func (w *elementWriter) close() {
+	if w.list == 0 {
+		return
+	}
+	w.batch.buf = nlwire.CloseAttr(w.batch.buf, w.list)
+	w.batch.done()
+	w.list = 0
 }

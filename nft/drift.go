@@ -6,6 +6,7 @@ package nft
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -155,32 +156,44 @@ func (c Chain) hookMatches(a nlwire.Attrs) bool {
 }
 
 func (c *Conn) driftOfRules(t Table) ([]Difference, error) {
-	have := map[string][][]byte{} // by chain, in order: the kernel lists them so
-	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name, func(a nlwire.Attrs) error {
-		chain := nlwire.FindString(a.Data, unix.NFTA_RULE_CHAIN)
-		have[chain] = append(have[chain], bytes.Clone(nlwire.Find(a.Data, unix.NFTA_RULE_EXPRESSIONS)))
+	have := make([][]bool, len(t.Chains)) // by chain, in order: whether the rule is the wanted one
+	var want []byte
+	err := c.dump(unix.NFT_MSG_GETRULE, "list rules of table inet "+t.Name, func(a nlwire.Attrs) (err error) {
+		name := nlwire.Find(a.Data, unix.NFTA_RULE_CHAIN)
+		i := slices.IndexFunc(t.Chains, func(ch Chain) bool { return isString(name, ch.Name) })
+		if i < 0 {
+			return nil // the chain is one difference
+		}
+		rules, same := t.Chains[i].Rules, false
+		if n := len(have[i]); n < len(rules) {
+			if want, err = appendRule(want[:0], rules[n]); err != nil {
+				return err
+			}
+			same = sameExpressions(want, nlwire.Find(a.Data, unix.NFTA_RULE_EXPRESSIONS))
+		}
+		have[i] = append(have[i], same)
 		return nil
 	}, t.Name)
 	if err != nil {
 		return nil, err
 	}
 	var lines []Difference
-	for _, ch := range t.Chains {
-		rules := have[ch.Name]
+	for k, ch := range t.Chains {
 		for i, r := range ch.Rules {
-			want, err := encodeRule(r)
-			if err != nil {
-				return nil, err
-			}
-			if i >= len(rules) || !sameExpressions(want, rules[i]) {
+			if i >= len(have[k]) || !have[k][i] {
 				lines = append(lines, Difference{Text: fmt.Sprintf("chain %s: rule %d is not: %s", ch.Name, i+1, r)})
 			}
 		}
-		for i := len(ch.Rules); i < len(rules); i++ {
+		for i := len(ch.Rules); i < len(have[k]); i++ {
 			lines = append(lines, Difference{Text: fmt.Sprintf("chain %s: rule %d should not be there", ch.Name, i+1)})
 		}
 	}
 	return lines, nil
+}
+
+// isString reports whether an attribute is a text, which ends with NUL.
+func isString(attr []byte, text string) bool {
+	return len(attr) == len(text)+1 && attr[len(text)] == 0 && string(attr[:len(text)]) == text
 }
 
 // sameExpressions reports whether the kernel has the wanted expressions in their order.
@@ -191,10 +204,11 @@ func sameExpressions(want, have []byte) bool {
 		if !nextMeaningful(&h) {
 			return false
 		}
-		name := nlwire.FindString(w.Payload, unix.NFTA_EXPR_NAME)
-		if name != nlwire.FindString(h.Payload, unix.NFTA_EXPR_NAME) {
+		known := nlwire.Find(w.Payload, unix.NFTA_EXPR_NAME)
+		if !bytes.Equal(known, nlwire.Find(h.Payload, unix.NFTA_EXPR_NAME)) {
 			return false
 		}
+		name := nameOf(known)
 		asked, listed := nlwire.Find(w.Payload, unix.NFTA_EXPR_DATA), nlwire.Find(h.Payload, unix.NFTA_EXPR_DATA)
 		if !sameExpression(name, asked, listed) && (!afterPresence || !sameAbsence(name, asked, listed)) {
 			return false
@@ -204,11 +218,21 @@ func sameExpressions(want, have []byte) bool {
 	return !nextMeaningful(&h)
 }
 
+// nameOf is the name of an expression that rules here have.
+func nameOf(attr []byte) string {
+	for _, name := range [...]string{"meta", "cmp", "payload", "lookup", "immediate", "nat", "masq", "fib", "ct", "bitwise"} {
+		if isString(attr, name) {
+			return name
+		}
+	}
+	return ""
+}
+
 // nextMeaningful is Next without what nft(8) 1.0.6 puts behind fields of one byte in keys of
 // intervals: it changes the order of bytes, of which there is one.
 func nextMeaningful(a *nlwire.Attrs) bool {
 	for a.Next() {
-		if nlwire.FindString(a.Payload, unix.NFTA_EXPR_NAME) != "byteorder" {
+		if !isString(nlwire.Find(a.Payload, unix.NFTA_EXPR_NAME), "byteorder") {
 			return true
 		}
 		if n, ok := nlwire.FindBE32(nlwire.Find(a.Payload, unix.NFTA_EXPR_DATA), unix.NFTA_BYTEORDER_LEN); !ok || n != 1 {
@@ -222,9 +246,6 @@ func nextMeaningful(a *nlwire.Attrs) bool {
 // that were not sent, newer kernels more of them: those must have their defaults.
 func sameExpression(name string, want, have []byte) bool {
 	for sent := (nlwire.Attrs{Data: want}); sent.Next(); {
-		if name == "lookup" && sent.Type == unix.NFTA_LOOKUP_SET_ID {
-			continue // means something only in the batch that makes the set
-		}
 		if !sameAttribute(carriesData(name, sent.Type), sent.Payload, nlwire.Find(have, sent.Type)) {
 			return false
 		}

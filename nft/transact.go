@@ -4,8 +4,10 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -22,15 +24,44 @@ type Change struct {
 	Delete []Element
 	// Add are elements whose keys must not be there, unless Delete has them.
 	Add []Element
+	// Rest are further ones.
+	Rest Elements
 	// Generation refuses the change with ErrStale unless the namespace's rulesets
 	// are still at this generation, which Elements returns. Zero: at any.
 	Generation uint32
 }
 
+// Elements are elements that are made one by one when they are needed, where so many in a slice
+// would take more memory than all else.
+type Elements struct {
+	// Len is how many there are.
+	Len int
+	// All yields them, those of one map or set one after the other. It may be called several
+	// times, and yields the same ones each time. Nil: there are none.
+	All iter.Seq[Element]
+}
+
+// added yields the elements that the change adds.
+func (ch *Change) added(yield func(Element) bool) {
+	for i := range ch.Add {
+		if !yield(ch.Add[i]) {
+			return
+		}
+	}
+	if ch.Rest.All != nil {
+		ch.Rest.All(yield)
+	}
+}
+
+// Empty reports whether the change changes nothing.
+func (ch *Change) Empty() bool { return len(ch.Delete)+len(ch.Add)+ch.Rest.Len == 0 }
+
 // Inverse returns the change that undoes ch at any generation. The elements that ch deletes
-// must be complete, as Elements returned them: those with a time-out get back what was left
+// must be complete, as Conn.Elements returned them: those with a time-out get back what was left
 // of it then.
-func (ch Change) Inverse() Change { return Change{Delete: ch.Add, Add: ch.Delete} }
+func (ch Change) Inverse() Change {
+	return Change{Delete: slices.AppendSeq(make([]Element, 0, len(ch.Add)+ch.Rest.Len), ch.added), Add: ch.Delete}
+}
 
 // String returns the change as lines of nft(8) without family and table, in the order in
 // which it is made: "delete element tcp4 { 80 }".
@@ -39,8 +70,8 @@ func (ch Change) String() string {
 	for i := range ch.Delete {
 		fmt.Fprintf(&b, "delete element %s\n", Element{Set: ch.Delete[i].Set, Key: ch.Delete[i].Key})
 	}
-	for i := range ch.Add {
-		fmt.Fprintf(&b, "add element %s\n", ch.Add[i])
+	for e := range ch.added {
+		fmt.Fprintf(&b, "add element %s\n", e)
 	}
 	return b.String()
 }
@@ -49,6 +80,21 @@ func (ch Change) String() string {
 // set is not in t or cannot hold their key, value, comment or time-out. The error names the
 // first.
 func (ch Change) Validate(t Table) error {
+	err := ch.validateListed(t)
+	if err == nil && ch.Rest.All != nil {
+		v := validator{table: &t}
+		var one Element // for all: each would be allocated
+		for one = range ch.Rest.All {
+			if err = v.check("add element", &one, false); err != nil {
+				break
+			}
+		}
+	}
+	return err
+}
+
+// validateListed is Validate of what is in slices.
+func (ch *Change) validateListed(t Table) error {
 	if err := t.validateElements("delete element", ch.Delete, true); err != nil {
 		return err
 	}
@@ -57,24 +103,36 @@ func (ch Change) Validate(t Table) error {
 
 // validateElements checks elements, or of those to be deleted the keys alone.
 func (t Table) validateElements(verb string, es []Element, keys bool) error {
-	var c Set
+	v := validator{table: &t}
 	for i := range es {
-		e := &es[i]
-		if i == 0 || c.Name != e.Set {
-			var ok bool
-			if c, ok = t.Set(e.Set); !ok {
-				return fmt.Errorf("%s %s: table %s has no such map or set", verb, e, t.Name)
-			}
+		if err := v.check(verb, &es[i], keys); err != nil {
+			return err
 		}
-		var err error
-		if keys {
-			err = c.checkKey(&e.Key)
-		} else {
-			err = c.check(e)
+	}
+	return nil
+}
+
+// validator checks elements one after the other.
+type validator struct {
+	table *Table
+	set   Set // of the last element
+}
+
+// check checks an element, or its key alone.
+func (v *validator) check(verb string, e *Element, key bool) (err error) {
+	if v.set.Name != e.Set || e.Set == "" {
+		var ok bool
+		if v.set, ok = v.table.Set(e.Set); !ok {
+			return fmt.Errorf("%s %s: table %s has no such map or set", verb, e, v.table.Name)
 		}
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", verb, e, err)
-		}
+	}
+	if key {
+		err = v.set.checkKey(&e.Key)
+	} else {
+		err = v.set.check(e)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", verb, e, err)
 	}
 	return nil
 }
@@ -96,14 +154,22 @@ func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 	// To delete a table that may not be there, make sure that it is.
 	b.ensureTable(t.Name)
 	b.deleteTable(t.Name, 0)
-	return c.commitTable(b, t, es, before.Handle)
+	return c.commitTable(b, t, Change{Add: es}, before.Handle)
 }
+
+// Create makes the table exactly t, with exactly the elements that a change adds, in one
+// transaction. The error is ErrStale if there is a table of that name.
+func (c *Conn) Create(t Table, ch Change) error { return c.restore(t, ch, 0) }
 
 // Restore is Replace of the table that has the handle, or of none if that is zero. The error
 // is ErrStale if the table has another handle. Unlike a generation, a handle does not depend
 // on what others do to their tables.
 func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
-	if err := t.validateWith(Change{Add: es}); err != nil {
+	return c.restore(t, Change{Add: es}, handle)
+}
+
+func (c *Conn) restore(t Table, ch Change, handle uint64) error {
+	if err := cmp.Or(t.Validate(), ch.validateListed(t)); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -112,7 +178,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 	if handle != 0 {
 		b.deleteTable(t.Name, handle)
 	}
-	err := c.commitTable(b, t, es, handle)
+	err := c.commitTable(b, t, ch, handle)
 	if op := (*OpError)(nil); errors.As(err, &op) && (op.Op == "add table" && errors.Is(err, unix.EEXIST) ||
 		op.Op == "delete table" && errors.Is(err, unix.ENOENT)) {
 		return fmt.Errorf("%w: %w", ErrStale, err)
@@ -122,7 +188,7 @@ func (c *Conn) Restore(t Table, es []Element, handle uint64) error {
 
 // commitTable adds the table with its elements to the batch and commits it. before is the
 // handle of the table that the batch deletes.
-func (c *Conn) commitTable(b *batch, t Table, es []Element, before uint64) error {
+func (c *Conn) commitTable(b *batch, t Table, with Change, before uint64) error {
 	b.addTable(t.Name, t.Comment, t.Tag, t.Flags)
 	for _, s := range t.Sets {
 		b.addSet(t.Name, s)
@@ -133,8 +199,11 @@ func (c *Conn) commitTable(b *batch, t Table, es []Element, before uint64) error
 	if err := b.addRules(t); err != nil {
 		return err
 	}
-	b.addElements(t, es)
-	return c.commit(b, func() (bool, error) { return c.holds(t, es, before) })
+	b.addElements(t, with.Add)
+	if err := b.addRest(t, with.Rest); err != nil {
+		return err
+	}
+	return c.commit(b, func() (bool, error) { return c.holds(t, with, before) })
 }
 
 // addRules appends all rules to chains that have none.
@@ -153,10 +222,10 @@ func (b *batch) addRules(t Table) error {
 // ruleset has changed since the generation of the change, unix.EEXIST or fs.ErrNotExist for
 // an element that is there or is not. On any error nothing has changed.
 func (c *Conn) Update(t Table, ch Change) error {
-	if len(ch.Add) == 0 && len(ch.Delete) == 0 {
+	if ch.Empty() {
 		return nil
 	}
-	if err := ch.Validate(t); err != nil {
+	if err := ch.validateListed(t); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -164,6 +233,9 @@ func (c *Conn) Update(t Table, ch Change) error {
 	b := newBatch(c.seq+1, ch.Generation)
 	b.deleteElements(t, ch.Delete)
 	b.addElements(t, ch.Add)
+	if err := b.addRest(t, ch.Rest); err != nil {
+		return err
+	}
 	return c.commit(b, func() (bool, error) { return c.shows(t, ch) })
 }
 
@@ -250,16 +322,19 @@ func batchFailure(a nlwire.Answer) error {
 // for, if the ruleset still has it.
 func (c *Conn) shows(t Table, ch Change) (bool, error) {
 	var names []string
-	for _, e := range slices.Concat(ch.Delete, ch.Add) {
+	note := func(e Element) bool {
 		if !slices.Contains(names, e.Set) {
 			names = append(names, e.Set)
 		}
+		return true
 	}
+	slices.Values(ch.Delete)(note)
+	ch.added(note)
 	left, generation, err := c.index(t, names)
 	if err != nil {
 		return false, err
 	}
-	if ch.Generation != 0 && ch.Generation == generation || !left.removeAll(ch.Add) {
+	if ch.Generation != 0 && ch.Generation == generation || !left.removeAll(&ch) {
 		return false, nil
 	}
 	for _, e := range ch.Delete {
@@ -271,9 +346,9 @@ func (c *Conn) shows(t Table, ch Change) (bool, error) {
 	return true, nil
 }
 
-// holds reports whether the table is there with these elements and no others, and is
-// not the one that had the handle.
-func (c *Conn) holds(t Table, es []Element, handle uint64) (bool, error) {
+// holds reports whether the table is there with the elements that are added and no others, and
+// is not the one that had the handle.
+func (c *Conn) holds(t Table, with Change, handle uint64) (bool, error) {
 	info, err := c.table(t.Name)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -293,7 +368,7 @@ func (c *Conn) holds(t Table, es []Element, handle uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return left.removeAll(es) && len(left) == 0, nil
+	return left.removeAll(&with) && len(left) == 0, nil
 }
 
 // contents are elements by their keys.
@@ -317,8 +392,8 @@ const longestTick = 10 * time.Millisecond
 
 // removeAll removes elements that were added, and reports whether all were there; those
 // whose time may be over need not be.
-func (left contents) removeAll(added []Element) bool {
-	for _, e := range added {
+func (left contents) removeAll(ch *Change) bool {
+	for e := range ch.added {
 		have, ok := left[e.ElementKey()]
 		delete(left, e.ElementKey())
 		if !ok && e.Timeout == 0 ||

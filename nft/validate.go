@@ -28,7 +28,7 @@ func (t Table) validateWith(ch Change) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
-	return ch.Validate(t)
+	return ch.validateListed(t)
 }
 
 // maxTag is the longest tag: user data has 256 bytes at most (NFT_USERDATA_MAXLEN).

@@ -123,9 +123,24 @@ func (k *Kernel) replace(f *Fake, t nft.Table, es []nft.Element) error {
 	return nil
 }
 
+// Create is that of nft.Conn.
+func (f *Fake) Create(t nft.Table, ch nft.Change) error {
+	listRest(&ch)
+	return f.Restore(t, ch.Add, 0)
+}
+
+// listRest moves the rest of a change to its slice.
+func listRest(ch *nft.Change) {
+	if ch.Rest.All != nil {
+		ch.Add = slices.AppendSeq(slices.Clip(ch.Add), ch.Rest.All)
+	}
+	ch.Rest = nft.Elements{}
+}
+
 // Update is that of nft.Conn.
 func (f *Fake) Update(t nft.Table, ch nft.Change) error {
-	if len(ch.Add) == 0 && len(ch.Delete) == 0 {
+	listRest(&ch)
+	if ch.Empty() {
 		return nil
 	}
 	if err := ch.Validate(t); err != nil {
