@@ -72,7 +72,10 @@ func decode(file, name string) (s nat.StoredState, err error) {
 				return s, tooLarge(name, maxYAML)
 			}
 			s.Table = m.table
-			s.State, fault = decodeYAML(file)
+			var ok bool
+			if s.State, ok = decodeLines(file); !ok {
+				s.State, fault = decodeYAML(file)
+			}
 		}
 	}
 	if fault != nil {

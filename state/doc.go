@@ -35,5 +35,6 @@
 //   - Of YAML, explicit keys ("? key"), tags, directives, merge keys and a
 //     second document are refused; aliases and every style of scalar are accepted.
 //   - A file may have 64 MiB, but YAML that Encode has not written 8 MiB: the YAML library
-//     needs up to a hundred times a file's size in memory.
+//     needs up to a hundred times a file's size in memory. What has an item a line, as Encode
+//     writes it, is read without the library.
 package state
