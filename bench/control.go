@@ -5,11 +5,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/lab"
@@ -34,6 +38,29 @@ func mappings(first, count int) []nat.Mapping {
 		}
 	}
 	return ms
+}
+
+// mappingsToEach are mappings that have backends of their own, in 10.0.0.0/8.
+func mappingsToEach(first, count int) []nat.Mapping {
+	ms := mappings(first, count)
+	for i := range ms {
+		ms[i].Backend = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), ms[i].Backend.Port())
+	}
+	return ms
+}
+
+// routed gives a namespace an interface that those backends are on link by.
+func routed(ns *lab.NS) error {
+	h, err := ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "backends"
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "peer"}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}
+	return cmp.Or(h.LinkAdd(link), h.LinkSetUp(link), h.AddrAdd(link, addr))
 }
 
 // inNamespace runs f in a fresh network namespace.

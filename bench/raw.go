@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/nat"
 )
 
 // The limit: a netlink batch that is built and read by hand, without checks, comments or
@@ -100,14 +102,18 @@ func tableMessages() []byte {
 }
 
 // elementMessages add the ports from first on, each to 172.30.0.2 and its own number.
-func elementMessages(first, count int) []byte {
+func elementMessages(first, count int) []byte { return mappingMessages(mappings(first, count)) }
+
+// mappingMessages add IPv4 mappings of any address.
+func mappingMessages(ms []nat.Mapping) []byte {
 	var b []byte
-	for count > 0 {
-		n := min(count, 1000)
+	for len(ms) > 0 {
+		n := min(len(ms), 1000)
 		var list []byte
-		for port := first; port < first+n; port++ {
-			key := binary.BigEndian.AppendUint16(nil, uint16(port))
-			value := append([]byte{172, 30, 0, 2}, key[0], key[1], 0, 0)
+		for _, m := range ms[:n] {
+			key := binary.BigEndian.AppendUint16(nil, m.Frontend.Port())
+			to := m.Backend.Addr().As4()
+			value := append(binary.BigEndian.AppendUint16(to[:], m.Backend.Port()), 0, 0)
 			e := attr(nil, unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, attr(nil, unix.NFTA_DATA_VALUE, key))
 			e = attr(e, unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED, attr(nil, unix.NFTA_DATA_VALUE, value))
 			list = attr(list, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, e)
@@ -116,8 +122,7 @@ func elementMessages(first, count int) []byte {
 		a = attr(a, unix.NFTA_SET_ELEM_LIST_SET, []byte(rawMap+"\x00"))
 		a = attr(a, unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, list)
 		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
-		first, count = first+n, count-n
-		if count == 0 {
+		if ms = ms[n:]; len(ms) == 0 {
 			flags |= unix.NLM_F_ACK
 		}
 		b = msg(b, nft(unix.NFT_MSG_NEWSETELEM), flags, unix.NFPROTO_INET, 0, a)

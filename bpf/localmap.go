@@ -16,6 +16,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // LocalEntry is where a frontend leads on localhost.
@@ -311,7 +313,7 @@ type difference[K interface{ ~[8]byte | ~[12]byte }] struct {
 
 func differenceOf[K interface{ ~[8]byte | ~[12]byte }](want []localItem[K]) *difference[K] {
 	d := &difference[K]{want: want, done: make([]bool, len(want))}
-	slices.SortFunc(d.want, func(a, b localItem[K]) int { return d.compare(a, b.key) })
+	order.Sort(d.want, func(a, b localItem[K]) int { return d.compare(a, b.key) })
 	return d
 }
 
@@ -390,7 +392,7 @@ func (l *Local) All() ([]LocalEntry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list frontends on localhost: %w", err)
 	}
-	slices.SortFunc(all, func(a, b LocalEntry) int {
+	order.Sort(all, func(a, b LocalEntry) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Frontend.Addr().Compare(b.Frontend.Addr()), cmp.Compare(min(a.Last, 1), min(b.Last, 1)),
 			cmp.Compare(a.Frontend.Port(), b.Frontend.Port()))
 	})

@@ -189,7 +189,7 @@ func (e *core) takeOver(c *schema.Contents) {
 	e.countOptions()
 	e.hairpins.Load(c.Hairpins)
 	e.backends.AddAll(portset.Count(e.mappings.All), 1)
-	e.segments = segment.New(c.Segments, len(e.backends))
+	e.segments = segment.New(c.Segments, e.backends.Len())
 	e.reserved.Add(e.mappings.All, func(p portset.Port, err error) {
 		e.log.Warn("mapping in the table conflicts with another", "table", e.opts.Table,
 			"mapping", p.Mapping().String(), "conflict", err)

@@ -49,7 +49,7 @@ func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change,
 		if err := e.applyOnce(ctx, c); err != nil {
 			return err
 		}
-		lines = c.Lines() // last: of many they take as much memory as all the rest
+		lines = e.linesOf(&c)
 		return nil
 	})
 	switch {
@@ -92,7 +92,7 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 		return change{}, err
 	}
 	c := change{Change: portset.Change{Added: make([]portset.Port, 0, max(len(ms)-e.mappings.Len(), 0))}}
-	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
 	hosts.InNetwork = networks.Contains
 	now := e.now()
 	kept := 0

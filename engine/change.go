@@ -103,7 +103,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 	if err := e.forward(p, &undo); err != nil {
 		return undo.after(err)
 	}
-	if p.hairpins = e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes); p.hairpins != nil {
+	if p.hairpins = e.hairpins.Plan(ctx, p.countsAfter.Map, p.countsBefore.Map, c.routes); p.hairpins != nil {
 		undo.add(p.hairpins.PutBack())
 	}
 	e.opts.Trace("commit")
@@ -177,8 +177,8 @@ func (e *core) commit(ctx context.Context, c change) error {
 // another program has created one meanwhile, the error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
-		es := append(p.tableElements(e.now()), schema.HairpinElements(e.hairpins.Records(p.hairpins))...)
-		if err := e.table.Create(inSets(es)); err != nil {
+		all := p.wholeTable(e.now(), schema.HairpinElements(e.hairpins.Records(p.hairpins)))
+		if err := e.table.Create(all); err != nil {
 			return err
 		}
 		undo.add(e.table.UndoCreate)

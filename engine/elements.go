@@ -18,9 +18,40 @@ import (
 // changeOf returns the change of the elements of ports, with others that go and come.
 func changeOf(now time.Time, layout *portset.Plan, gone, come []nft.Element) nft.Change {
 	deleted, added := layout.Count()
-	return nft.Change{
-		Delete: elementsOf(now, layout.Deleted, deleted, gone),
-		Add:    elementsOf(now, layout.Added, added, come),
+	ch := additions(now, layout.Added, added, come)
+	ch.Delete = elementsOf(now, layout.Deleted, deleted, gone)
+	return ch
+}
+
+// manyEntries is from how many entries on their elements are made one by one.
+const manyEntries = 4096
+
+// additions returns the change that adds the elements of entries and records. count is the number
+// of entries.
+func additions(now time.Time, entries iter.Seq[portset.Entry], count int, records []nft.Element) nft.Change {
+	if count < manyEntries {
+		return nft.Change{Add: elementsOf(now, entries, count, records)}
+	}
+	return nft.Change{Add: inSets(records), Rest: nft.Elements{Len: count, All: func(yield func(nft.Element) bool) {
+		eachOfSets(now, entries, yield)
+	}}}
+}
+
+// eachOfSets yields the elements of entries, grouped by set.
+func eachOfSets(now time.Time, entries iter.Seq[portset.Entry], yield func(nft.Element) bool) {
+	var sets []string // few
+	for e := range entries {
+		if set := schema.SetOf(&e); !slices.Contains(sets, set) {
+			sets = append(sets, set)
+		}
+	}
+	slices.Sort(sets)
+	for _, set := range sets {
+		for e := range entries {
+			if (len(sets) == 1 || schema.SetOf(&e) == set) && !yield(schema.EntryElement(e, now)) {
+				return
+			}
+		}
 	}
 }
 

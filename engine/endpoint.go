@@ -161,7 +161,7 @@ func (e *core) attachOnce(ctx context.Context, a nat.EndpointSpec) (_ *Endpoint,
 	if err := e.validate(ms); err != nil {
 		return nil, err
 	}
-	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
 	hosts.InNetwork = e.ipam.Contains
 	for i := range ms {
 		if err := hosts.Check(&ms[i]); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/rivals"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
 )
@@ -61,7 +62,7 @@ type core struct {
 	noDestroy  bool // the kernel ends no sockets of others
 	now        func() time.Time
 	// ways are the routes to backends when the host was last looked at.
-	ways map[netip.Addr]hostnet.Route
+	ways hostnet.RouteMap
 	// swept is when the flows of expired ports were last ended, and slowest the time of the
 	// slowest transaction: see endExpired.
 	swept   time.Time
@@ -357,7 +358,7 @@ func sortedMappings(ports iter.Seq[portset.Port], count int) []nat.Mapping {
 	for p := range ports {
 		all = append(all, p.Mapping())
 	}
-	slices.SortFunc(all, nat.Compare)
+	order.Sort(all, nat.Compare)
 	return all
 }
 

@@ -314,14 +314,13 @@ func (h *fakeHost) Lookup(a netip.Addr) (hostnet.Route, error) {
 	return hostnet.Route{Kind: hostnet.Unicast, Link: "eth0"}, nil
 }
 
-func (h *fakeHost) LookupAll(addrs []netip.Addr) (map[netip.Addr]hostnet.Route, error) {
-	found := map[netip.Addr]hostnet.Route{}
+func (h *fakeHost) LookupAll(addrs []netip.Addr) (found hostnet.RouteMap, err error) {
 	for _, a := range addrs {
 		r, err := h.Lookup(a)
 		if err != nil {
-			return nil, err
+			return hostnet.RouteMap{}, err
 		}
-		found[a] = r
+		found.Set(a, &r)
 	}
 	return found, nil
 }

@@ -97,10 +97,10 @@ func (e *core) removeNotes(notes []nft.Element) {
 
 // followFlows ends the flows that backends have not answered since the routes to them have
 // changed: what was decided for these, such as to masquerade them, may be wrong now.
-func (e *core) followFlows(routes map[netip.Addr]hostnet.Route) error {
+func (e *core) followFlows(routes hostnet.RouteMap) error {
 	changed := map[netip.Addr]bool{}
-	for a, is := range routes {
-		if was, known := e.ways[a]; known && !is.Equal(was) {
+	for a, is := range routes.All {
+		if was, known := e.ways.Get(a); known && !is.Equal(was) {
 			changed[a] = true
 		}
 	}

@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -51,13 +49,13 @@ func (e *core) followAtOpen(ctx context.Context) {
 }
 
 // routesToBackends looks up the routes to all backends that netfilter translates to.
-func (e *core) routesToBackends() (map[netip.Addr]hostnet.Route, error) {
-	return e.host.LookupAll(slices.Collect(maps.Keys(e.backends)))
+func (e *core) routesToBackends() (hostnet.RouteMap, error) {
+	return e.host.LookupAll(slices.Collect(e.backends.Keys))
 }
 
 // followForwarding turns IP forwarding on where somebody else has turned it off, and on
 // interfaces that are new.
-func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
+func (e *core) followForwarding(routes hostnet.RouteMap) error {
 	if e.opts.NoSysctl {
 		e.tellMissing(routes)
 		return nil
@@ -72,7 +70,7 @@ func (e *core) followForwarding(routes map[netip.Addr]hostnet.Route) error {
 
 // tellMissing sends an event for each setting that has come to keep back what is published.
 // Those that cannot be read are left to the status.
-func (e *core) tellMissing(routes map[netip.Addr]hostnet.Route) {
+func (e *core) tellMissing(routes hostnet.RouteMap) {
 	missing, err := e.forwarding.Missing(forwardingNeeds(e.backends, routes, e.ipam.Networks()))
 	if err != nil {
 		return

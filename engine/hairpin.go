@@ -16,7 +16,7 @@ import (
 // with the engine locked.
 type hairpinHost struct{ e *core }
 
-func (h hairpinHost) Published(backend netip.Addr) int { return h.e.backends[backend] }
+func (h hairpinHost) Published(backend netip.Addr) int { return h.e.backends.Of(backend) }
 
 func (h hairpinHost) BridgeOf(backend netip.Addr) (index int, ok bool) {
 	r, err := h.e.host.Lookup(backend)

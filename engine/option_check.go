@@ -43,7 +43,7 @@ func (l *published) checkMasquerade(c *portset.Change) error {
 	// Only if others lead to the same address, or are masqueraded, are all looked at.
 	look := false
 	for at, ports := range suspects {
-		look = look || l.options.Backends[at] != 0 || ports[0].Masquerade && l.backends[at.Backend.Addr()] != 0
+		look = look || l.options.Backends[at] != 0 || ports[0].Masquerade && l.backends.Of(at.Backend.Addr()) != 0
 	}
 	if !look {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -70,7 +71,7 @@ type backendPorts struct {
 func (b *backendPorts) add(p portset.Port) { b.ports = append(b.ports, p) }
 
 func (b *backendPorts) index() {
-	slices.SortFunc(b.ports, func(x, y portset.Port) int { return cmp.Compare(x.Backend.Port(), y.Backend.Port()) })
+	order.Sort(b.ports, func(x, y portset.Port) int { return cmp.Compare(x.Backend.Port(), y.Backend.Port()) })
 	b.last = make([]uint16, len(b.ports))
 	highest := uint16(0)
 	for i := range b.ports {

@@ -66,6 +66,10 @@ type Options struct {
 	// change, also of one that failed. It must return at once, and must not call the
 	// engine.
 	Progress func(Progress)
+	// Changes, if set, is called with each change that Apply and ApplyState have made, and these
+	// return none: many changes in a slice take more memory than all else. It must not call the
+	// engine.
+	Changes func(nat.Change)
 	// Trace, if set, is called with the name of each step before it is taken. The steps of
 	// a change are "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",
 	// "open" and "done"; if ranges are replaced, "prepare" follows "commit", and "settle" and

@@ -5,7 +5,6 @@ package engine
 
 import (
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -27,7 +26,7 @@ type change struct {
 	// The engine chose the ports of the last so many of Added.
 	chosen int
 	// routes to the backends of what is added and moved.
-	routes map[netip.Addr]hostnet.Route
+	routes hostnet.RouteMap
 	// killTCP ends the TCP flows that contradict the change as well as those of UDP,
 	// and the connections that the proxies of what it removes carry.
 	killTCP bool
@@ -81,8 +80,8 @@ func (l *published) plan(c change) (*plan, error) {
 	p.exits = l.planExits(p)
 	p.countsBefore, p.countsAfter = c.Count()
 	p.segments = l.segments.Plan(segment.Change{
-		Touched: slices.Collect(maps.Keys(p.countsBefore)),
-		Left:    func(a netip.Addr) int { return l.backends[a] - p.countsBefore[a] + p.countsAfter[a] },
+		Touched: slices.Collect(p.countsBefore.Keys),
+		Left:    func(a netip.Addr) int { return l.backends.Of(a) - p.countsBefore.Of(a) + p.countsAfter.Of(a) },
 		Facts:   segment.Facts{Links: linksTo(p.countsAfter, c.routes), OnLink: c.onLink},
 	})
 	return p, nil
@@ -302,9 +301,9 @@ func (p *plan) early(gone []nft.Element) []nft.Element {
 	return p.unshared(slices.DeleteFunc(gone, func(el nft.Element) bool { return late[el.ElementKey()] }))
 }
 
-// tableElements returns all elements after the change, except the records of bridge ports,
-// at that time.
-func (p *plan) tableElements(now time.Time) []nft.Element {
+// wholeTable returns the change that adds all elements after the change to a new table, at that
+// time. bridges are the records of bridge ports.
+func (p *plan) wholeTable(now time.Time, bridges []nft.Element) nft.Change {
 	options := func() []nft.Element { return schema.OptionElements(p.After, now) }
 	all, entries, count := iter.Seq[portset.Port](p.After), iter.Seq[portset.Entry](p.layout.Added), p.LenAfter()
 	if p.published.mappings.LenEntries() != 0 || !p.layout.IsPlain() { // else nothing is published but what the change adds
@@ -316,7 +315,8 @@ func (p *plan) tableElements(now time.Time) []nft.Element {
 	records = append(records, schema.AllNotes(all, p.published.over)...)
 	records = append(records, schema.OutElements(p.exits.Exits(p.published.exits.places), now)...)
 	records = append(records, options()...)
-	return elementsOf(now, entries, count, append(segmentElements(p.published.segments.After(p.segments)), records...))
+	records = append(segmentElements(p.published.segments.After(p.segments)), records...)
+	return additions(now, entries, count, append(records, bridges...))
 }
 
 // forwarding returns what the change needs IP forwarding for. Backends that only proxies
@@ -326,9 +326,9 @@ func (p *plan) forwarding() hostnet.ForwardingNeeds {
 }
 
 // forwardingNeeds returns what backends and networks need IP forwarding for.
-func forwardingNeeds(backends portset.Counts, routes map[netip.Addr]hostnet.Route, networks []nat.Network) (n hostnet.ForwardingNeeds) {
-	for backend := range backends {
-		n.AddLink(routes[backend].Link, backend.Is4())
+func forwardingNeeds(backends portset.Counts, routes hostnet.RouteMap, networks []nat.Network) (n hostnet.ForwardingNeeds) {
+	for backend := range backends.Keys {
+		n.AddLink(routes.Of(backend).Link, backend.Is4())
 	}
 	for _, network := range networks {
 		n.AddLink("", network.Gateway.Is4())

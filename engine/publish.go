@@ -43,7 +43,7 @@ func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Map
 	if err := e.validate(ms); err != nil || len(ms) == 0 {
 		return nil, err
 	}
-	hosts := hostnet.NewRouteCache(e.host.Lookup, nil)
+	hosts := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
 	hosts.InNetwork = e.ipam.Contains
 	for i := range ms {
 		if err := hosts.Check(&ms[i]); err != nil {

@@ -32,7 +32,7 @@ type published struct {
 func newPublished(reserved *portset.Reservations) published {
 	return published{
 		mappings: portset.NewSet(), reserved: reserved,
-		segments: segment.New(nil, 0), backends: portset.Counts{}, ipam: ipam.New(),
+		segments: segment.New(nil, 0), ipam: ipam.New(),
 		answers: answers.NewState(),
 		exits:   exits{index: wayout.New()},
 		options: portset.NewOptions(),
@@ -46,7 +46,7 @@ func (l *published) countPort(p portset.Port, by int) {
 	}
 	a := p.Backend.Addr()
 	l.backends.Add(a, by*p.Len())
-	if l.backends[a] == 0 {
+	if l.backends.Of(a) == 0 {
 		l.segments.Expire(a)
 	}
 }

@@ -93,7 +93,7 @@ func (e *core) takeOut(ctx context.Context, kept nat.StoredState) error {
 		return err
 	}
 	var undo undoList
-	if p.hairpins = e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes); p.hairpins != nil {
+	if p.hairpins = e.hairpins.Plan(ctx, p.countsAfter.Map, p.countsBefore.Map, c.routes); p.hairpins != nil {
 		undo.add(p.hairpins.PutBack())
 	}
 	if err := e.commitTable(p, &undo); err != nil {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -123,7 +122,7 @@ func (e *core) restore(ctx context.Context, kept nat.StoredState) error {
 	if err := e.adopt(ctx); err != nil {
 		return err
 	}
-	e.hairpins.Apply(e.hairpins.Plan(ctx, p.countsAfter, p.countsBefore, c.routes))
+	e.hairpins.Apply(e.hairpins.Plan(ctx, p.countsAfter.Map, p.countsBefore.Map, c.routes))
 	e.log.Info("restored the stored state", "networks", len(c.newNetworks), "endpoints", len(u.leases), "ports", len(u.ports))
 	return nil
 }
@@ -151,11 +150,11 @@ func (e *core) planRestored(c *change, u *merged) (*plan, error) {
 // lookUpReachable looks up the routes to the backends of what is restored. One that cannot
 // be looked up has no segment until the host is followed.
 func (e *core) lookUpReachable(c *change) error {
-	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
+	routes := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
 	backends := portset.Count(c.After)
 	// What cannot be looked up with all the others is tried alone.
-	_ = routes.Fetch(maps.Keys(backends), e.host.LookupAll)
-	for a := range backends {
+	_ = routes.Fetch(backends.Keys, e.host.LookupAll)
+	for a := range backends.Keys {
 		if _, err := routes.Lookup(a); err != nil {
 			e.log.Warn("route to a backend could not be looked up", "backend", a, "error", err)
 		}

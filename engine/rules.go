@@ -71,7 +71,7 @@ func (e *core) endProxied(proxied map[netip.Addr]struct{}) error {
 	if len(became) != 0 {
 		translated := func(f conntrack.Flow) bool {
 			_, from := became[f.Src.Addr()]
-			return from && f.Status&conntrack.StatusDNAT != 0 && e.backends[f.ReplySrc.Addr()] != 0
+			return from && f.Status&conntrack.StatusDNAT != 0 && e.backends.Of(f.ReplySrc.Addr()) != 0
 		}
 		_, udp := e.flows.Delete(conntrack.Filter{Proto: uint8(nat.UDP)}, translated)
 		_, tcp := e.flows.Delete(conntrack.Filter{Proto: uint8(nat.TCP), Unanswered: true}, translated)
@@ -117,7 +117,7 @@ type wantedRules struct {
 // planRules computes what the rules of the host require.
 func (e *core) planRules(h hostRules) (wantedRules, error) {
 	want := wantedRules{answers.NewState(), map[answers.Mark][]hostnet.Rule{}}
-	if !h.sourced() || len(e.backends) == 0 {
+	if !h.sourced() || e.backends.Len() == 0 {
 		return want, nil
 	}
 	addrs, err := e.policy.Addresses()
@@ -159,7 +159,7 @@ func (e *core) planRules(h hostRules) (wantedRules, error) {
 // wide local route (AnyIP) are not listed by the kernel, but the frontends are known.
 func (e *core) addressesOf(is4 bool, addrs []netip.Addr) ([]netip.Addr, error) {
 	own := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() != is4 })
-	routes := hostnet.NewRouteCache(e.host.Lookup, nil)
+	routes := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
 	for p := range e.mappings.All {
 		a := p.Host()
 		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.Is4() != is4 {
@@ -186,7 +186,7 @@ const maxSamples = 64
 // are on none.
 func (e *core) sampleBackends(is4 bool) []netip.Addr {
 	lowest := map[netip.Prefix]netip.Addr{}
-	for a := range e.backends {
+	for a := range e.backends.Keys {
 		if a.Is4() != is4 {
 			continue
 		}

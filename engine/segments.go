@@ -6,7 +6,6 @@ package engine
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -18,33 +17,35 @@ import (
 )
 
 // linksTo returns the interfaces that lead to backends whose routes were looked up.
-func linksTo(backends portset.Counts, routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
-	links := make(map[netip.Addr][]string, len(backends))
-	var last hostnet.Route
-	var some []string // those of last, which many backends may share
-	for a := range backends {
-		if r, ok := routes[a]; ok {
-			if !r.Equal(last) {
-				last, some = r, linksOf(r)
-			}
-			links[a] = some
+func linksTo(backends portset.Counts, routes hostnet.RouteMap) (links segment.Links) {
+	names := map[*hostnet.Route]*[]string{} // many backends share a route
+	for a := range backends.Keys {
+		r := routes.Map.Of(a)
+		if r == nil {
+			continue
 		}
+		if names[r] == nil {
+			some := linksOf(*r)
+			names[r] = &some
+		}
+		links.Set(a, names[r])
 	}
 	return links
 }
 
 // eachLink returns the interfaces that lead to the backends of ports, but of each one backend.
-func eachLink(ports iter.Seq[portset.Port], routes map[netip.Addr]hostnet.Route) map[netip.Addr][]string {
-	links := map[netip.Addr][]string{}
+func eachLink(ports iter.Seq[portset.Port], routes hostnet.RouteMap) (links segment.Links) {
 	seen := map[segment.Link]bool{}
 	for p := range ports {
 		if p.ProxiedOnly() {
 			continue // as in Counts
 		}
 		a := p.Backend.Addr()
-		r := routes[a]
+		r := routes.Of(a)
 		if l := (segment.Link{Name: r.Link, Is4: a.Is4()}); !seen[l] || len(r.More) != 0 {
-			seen[l], links[a] = true, linksOf(r)
+			names := linksOf(r)
+			seen[l] = true
+			links.Set(a, &names)
 		}
 	}
 	return links
@@ -58,7 +59,7 @@ func linksOf(r hostnet.Route) []string {
 }
 
 // segmentFacts looks up what is on link by the interfaces that lead to the backends.
-func (e *core) segmentFacts(backends portset.Counts, routes map[netip.Addr]hostnet.Route) (f segment.Facts, err error) {
+func (e *core) segmentFacts(backends portset.Counts, routes hostnet.RouteMap) (f segment.Facts, err error) {
 	f.Links = linksTo(backends, routes)
 	f.OnLink, err = e.onLink(f.Links, nil)
 	return f, err
@@ -66,11 +67,11 @@ func (e *core) segmentFacts(backends portset.Counts, routes map[netip.Addr]hostn
 
 // onLink looks up what is on link by interfaces, except those that are known. One whose name
 // nft(8) cannot write has nothing on link.
-func (e *core) onLink(links map[netip.Addr][]string, known func(segment.Link) bool) (map[segment.Link][]netip.Prefix, error) {
+func (e *core) onLink(links segment.Links, known func(segment.Link) bool) (map[segment.Link][]netip.Prefix, error) {
 	names := map[bool][]string{} // by whether they are for IPv4
 	seen := map[segment.Link]bool{}
-	for a, some := range links {
-		for _, name := range some {
+	for a, some := range links.All {
+		for _, name := range *some {
 			l := segment.Link{Name: name, Is4: a.Is4()}
 			if seen[l] || known != nil && known(l) {
 				continue
@@ -114,9 +115,9 @@ func (e *core) lookUpLinks(c *change) error {
 		}
 	}
 	known := func(l segment.Link) bool { return e.segments.Knows(l) }
-	for a, r := range c.routes {
+	for a, r := range c.routes.All {
 		isNew := func(name string) bool { return !known(segment.Link{Name: name, Is4: a.Is4()}) }
-		if slices.ContainsFunc(linksOf(r), isNew) {
+		if slices.ContainsFunc(linksOf(*r), isNew) {
 			var err error
 			c.onLink, err = e.onLink(eachLink(c.After, c.routes), known)
 			return err
@@ -127,7 +128,7 @@ func (e *core) lookUpLinks(c *change) error {
 
 // followSegments makes the segments of the table those of the published backends, to which
 // these are the routes.
-func (e *core) followSegments(routes map[netip.Addr]hostnet.Route) error {
+func (e *core) followSegments(routes hostnet.RouteMap) error {
 	if !e.table.Present() {
 		return nil
 	}
@@ -162,7 +163,7 @@ func (e *core) renewSegments(c *schema.Contents) {
 		return
 	}
 	backends := portset.Count(c.Ports.All)
-	routes, err := e.host.LookupAll(slices.Collect(maps.Keys(backends)))
+	routes, err := e.host.LookupAll(slices.Collect(backends.Keys))
 	if err != nil {
 		return
 	}

@@ -101,7 +101,7 @@ func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change,
 		if err := e.applyOnce(ctx, c); err != nil {
 			return err
 		}
-		lines = c.Lines()
+		lines = e.linesOf(&c)
 		return nil
 	})
 	switch {
@@ -128,6 +128,20 @@ func (e *core) stateDifference(s nat.State) (change, error) {
 		c.released = append(c.released, e.portsOf(l)...)
 	}
 	return c, nil
+}
+
+// linesOf returns the lines of a change that was made, or passes them on.
+func (e *core) linesOf(c *change) []nat.Change {
+	if e.opts.Changes == nil {
+		return c.Lines()
+	}
+	for _, line := range c.ipamDiff.Lines() {
+		e.opts.Changes(line)
+	}
+	for line := range c.EachLine {
+		e.opts.Changes(line)
+	}
+	return nil
 }
 
 // Lines returns the change as users see it: networks and endpoints first.

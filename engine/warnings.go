@@ -33,8 +33,8 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 	for _, a := range slices.SortedFunc(maps.Keys(absent), netip.Addr.Compare) {
 		lines = append(lines, fmt.Sprintf("%s is no address of this host: %s", a, waiting(absent[a])))
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(routes), netip.Addr.Compare) {
-		if routes[a].Kind == hostnet.Local { // it would not be published now
+	for _, a := range slices.SortedFunc(routes.Keys, netip.Addr.Compare) {
+		if routes.Of(a).Kind == hostnet.Local { // it would not be published now
 			lines = append(lines, fmt.Sprintf("%s is an address of this host: what leads to it as a backend does not work", a))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -59,7 +60,7 @@ func (d *doctor) groups() []*group {
 			g.ordinals = append(g.ordinals, i)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *group) int {
+	order.Sort(list, func(a, b *group) int {
 		switch {
 		case a.again == b.again:
 			return 0

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -227,7 +228,7 @@ func leadingTo(ms []nat.Mapping, port nat.PortSpec) []nat.Mapping {
 			found = append(found, m)
 		}
 	}
-	slices.SortFunc(found, func(a, b nat.Mapping) int {
+	order.Sort(found, func(a, b nat.Mapping) int {
 		return cmp.Or(cmp.Compare(a.Frontend.Port(), b.Frontend.Port()), nat.Compare(a, b))
 	})
 	return found

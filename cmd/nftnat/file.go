@@ -43,9 +43,32 @@ func newApply(g *global) *cobra.Command {
 					return p.DiffState(ctx, want)
 				}, g.changeDocs, printChanges)
 			}
+			// Of many changes a slice takes more memory than all else.
+			var made []nat.Mapping // what an engine of this process has published
+			out := bufio.NewWriter(cmd.OutOrStdout())
+			if !g.json {
+				g.changes = func(c nat.Change) {
+					printChange(out, c)
+					if !g.quiet {
+						made = appendNew(made, c)
+					}
+				}
+			}
 			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Change, error) {
 				return p.ApplyState(ctx, want)
-			}, g.changeDocs, printChanges, newMappings)
+			}, g.changeDocs, func(_ io.Writer, changes []nat.Change) error {
+				for _, c := range changes {
+					g.changes(c)
+				}
+				return out.Flush() // which has the first error
+			}, func(changes []nat.Change) []nat.Mapping {
+				if g.json && !g.quiet {
+					for _, c := range changes {
+						made = appendNew(made, c)
+					}
+				}
+				return made
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -77,10 +100,14 @@ func (g *global) changeDocs(changes []nat.Change) []api.Change {
 func printChanges(w io.Writer, changes []nat.Change) error {
 	out := bufio.NewWriter(w) // a call for each of many is a tenth of the time
 	for _, c := range changes {
-		_, _ = out.WriteString(c.String())
-		_ = out.WriteByte('\n')
+		printChange(out, c)
 	}
 	return out.Flush() // which has the first error
+}
+
+func printChange(out *bufio.Writer, c nat.Change) {
+	_, _ = out.WriteString(c.String())
+	_ = out.WriteByte('\n')
 }
 
 func newExport(g *global) *cobra.Command {

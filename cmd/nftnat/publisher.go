@@ -157,6 +157,7 @@ func (g *global) withEngineWithin(
 	}
 	opts.ReadOnly, opts.NoProxies, opts.LockWait, opts.Progress = reader, true, wait, progress
 	opts.AsFound = true // daemons say who owns the table
+	opts.Changes = g.changes
 	e, err := engine.Open(ctx, opts)
 	if g.direct && errors.Is(err, nat.ErrOwned) {
 		return hintedError{err, "leave out --direct to ask its daemon"}

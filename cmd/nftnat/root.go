@@ -18,6 +18,7 @@ import (
 
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/printable"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // lockWait is how long a command waits for another one to be done with the table.
@@ -36,6 +37,9 @@ type global struct {
 	tableGiven bool
 
 	stderr io.Writer
+	// changes is called with the changes that an engine of this process applies; nil: they are
+	// returned.
+	changes func(nat.Change)
 	// log is that of a daemon, unless it is quiet. Nil: lines on stderr.
 	log *slog.Logger
 }

@@ -104,12 +104,10 @@ func askWarnings(ctx context.Context, client *api.Client, ms []nat.Mapping) (fou
 	return found
 }
 
-// newMappings are those that a change of the whole state has published or changed.
-func newMappings(changes []nat.Change) (ms []nat.Mapping) {
-	for _, c := range changes {
-		if c.New.Proto != 0 {
-			ms = append(ms, c.New)
-		}
+// appendNew appends what a change has published or changed.
+func appendNew(ms []nat.Mapping, c nat.Change) []nat.Mapping {
+	if c.New.Proto != 0 {
+		ms = append(ms, c.New)
 	}
 	return ms
 }

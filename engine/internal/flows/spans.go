@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // spans has values for ports of frontends, those of a range as one, and finds them by the
@@ -33,7 +34,7 @@ func (s spans[T]) index() {
 			continue
 		}
 		byFirst := func(x, y span[T]) int { return cmp.Compare(x.first, y.first) }
-		sorted := whole(slices.SortedStableFunc(slices.Values(all), byFirst))
+		sorted := whole(order.Sorted(slices.Values(all), byFirst))
 		for i := 1; i < len(sorted); i++ {
 			if sorted[i].first <= sorted[i-1].last {
 				sorted = lastOnes(all)

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 
+	"github.com/nftnat/nftnat/engine/internal/addrmap"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
@@ -141,14 +142,14 @@ func (c *Controller) Diff(d *Draft) (removed, added []Record) {
 // are the numbers of ports that a change publishes and unpublishes for each backend; routes
 // lead to the backends of added. Nil: no bridge port changes. Errors are logged, because
 // they are no reason to refuse the change.
-func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int, routes map[netip.Addr]hostnet.Route) *Draft {
+func (c *Controller) Plan(ctx context.Context, added, removed addrmap.Map[int32], routes hostnet.RouteMap) *Draft {
 	if c.bridges == nil {
 		return nil
 	}
 	search := map[netip.Addr]int{}
-	for a := range added {
+	for a := range added.Keys {
 		// A follower knows when a backend moves.
-		bridge, known := routes[a].Bridge, c.follower != nil && c.backends[a].port != 0
+		bridge, known := routes.Of(a).Bridge, c.follower != nil && c.backends[a].port != 0
 		if bridge != 0 && !known {
 			search[a] = bridge
 		}
@@ -158,7 +159,7 @@ func (c *Controller) Plan(ctx context.Context, added, removed map[netip.Addr]int
 	}
 	d := c.draft()
 	maps.DeleteFunc(d.after.backends, func(a netip.Addr, _ backend) bool {
-		return c.host.Published(a)-removed[a]+added[a] <= 0
+		return c.host.Published(a)-int(removed.Of(a))+int(added.Of(a)) <= 0
 	})
 	pauses := searchPauses
 	if c.follower != nil {
@@ -252,7 +253,7 @@ func (c *Controller) Adopt() {
 func (c *Controller) Release() {
 	for a := range c.backends {
 		if c.host.Published(a) == 0 {
-			c.Apply(c.Plan(context.Background(), nil, nil, nil))
+			c.Apply(c.Plan(context.Background(), addrmap.Map[int32]{}, addrmap.Map[int32]{}, hostnet.RouteMap{}))
 			return
 		}
 	}

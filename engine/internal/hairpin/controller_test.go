@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/addrmap"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
@@ -156,7 +157,7 @@ func TestReleaseAndUndo(t *testing.T) {
 	c := m.open()
 	m.publish(t, c, "172.30.0.2")
 	m.published[netip.MustParseAddr("172.30.0.2")] = 0
-	d := c.Plan(t.Context(), nil, nil, nil)
+	d := c.Plan(t.Context(), addrmap.Map[int32]{}, addrmap.Map[int32]{}, hostnet.RouteMap{})
 	undo := d.PutBack()
 	require.Empty(t, m.bridges.on())
 	require.NoError(t, undo())
@@ -165,8 +166,11 @@ func TestReleaseAndUndo(t *testing.T) {
 	require.Empty(t, m.bridges.on())
 	require.Empty(t, m.recordsOf(t, c))
 
-	d = c.Plan(t.Context(), map[netip.Addr]int{netip.MustParseAddr("172.30.0.3"): 1}, nil,
-		map[netip.Addr]hostnet.Route{netip.MustParseAddr("172.30.0.3"): {Bridge: fakeBridge}})
+	var added addrmap.Map[int32]
+	var routes hostnet.RouteMap
+	added.Set(netip.MustParseAddr("172.30.0.3"), 1)
+	routes.Set(netip.MustParseAddr("172.30.0.3"), &hostnet.Route{Bridge: fakeBridge})
+	d = c.Plan(t.Context(), added, addrmap.Map[int32]{}, routes)
 	undo = d.SwitchOn()
 	require.Equal(t, []string{"port2"}, m.bridges.on())
 	require.NoError(t, undo())

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/engine/internal/addrmap"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 )
 
@@ -267,16 +268,18 @@ func (m *machine) open() *Controller {
 // change publishes and unpublishes a port for each backend, as an engine does.
 func (m *machine) change(tb testing.TB, c *Controller, publish, unpublish []string) {
 	tb.Helper()
-	added, removed, routes := map[netip.Addr]int{}, map[netip.Addr]int{}, map[netip.Addr]hostnet.Route{}
+	var added, removed addrmap.Map[int32]
+	var routes hostnet.RouteMap
 	for _, text := range publish {
 		a := netip.MustParseAddr(text)
-		added[a]++
+		added.Set(a, added.Of(a)+1)
 		if bridge, ok := m.BridgeOf(a); ok {
-			routes[a] = hostnet.Route{Bridge: bridge}
+			routes.Set(a, &hostnet.Route{Bridge: bridge})
 		}
 	}
 	for _, text := range unpublish {
-		removed[netip.MustParseAddr(text)]++
+		a := netip.MustParseAddr(text)
+		removed.Set(a, removed.Of(a)+1)
 	}
 	d := c.Plan(tb.Context(), added, removed, routes)
 	if d != nil {
@@ -286,11 +289,11 @@ func (m *machine) change(tb testing.TB, c *Controller, publish, unpublish []stri
 	if d != nil {
 		d.SwitchOn()
 	}
-	for a, n := range added {
-		m.published[a] += n
+	for a, n := range added.All {
+		m.published[a] += int(n)
 	}
-	for a, n := range removed {
-		m.published[a] -= n
+	for a, n := range removed.All {
+		m.published[a] -= int(n)
 	}
 	c.Commit(d)
 }

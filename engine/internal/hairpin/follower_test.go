@@ -95,7 +95,8 @@ func TestPollAfterMoment(t *testing.T) {
 	m.publish(t, c, "172.30.0.2")
 	f := c.Follow(func() error { return nil })
 	backend := netip.MustParseAddr("172.30.0.2")
-	routes := map[netip.Addr]hostnet.Route{backend: {Bridge: fakeBridge}}
+	var routes hostnet.RouteMap
+	routes.Set(backend, &hostnet.Route{Bridge: fakeBridge})
 	c.FollowRoutes(routes)
 	require.False(t, f.Poll())
 	require.Empty(t, m.bridges.on())

@@ -29,7 +29,7 @@ func (f *Follower) Recheck(events []Event, lost bool) {
 // FollowRoutes looks for backends whose routes lead to another bridge than before, or to a
 // bridge on which they were not found. It waits for nothing: answers come as events. Without
 // a follower it does nothing.
-func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
+func (c *Controller) FollowRoutes(routes hostnet.RouteMap) {
 	f := c.follower
 	if c.bridges == nil || f == nil {
 		return
@@ -37,7 +37,7 @@ func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
 	all := f.hooksChanged()
 	f.onBridges = false
 	search := map[netip.Addr]int{}
-	for a, r := range routes {
+	for a, r := range routes.All {
 		f.onBridges = f.onBridges || r.Bridge != 0
 		if b := c.backends[a]; r.Bridge != 0 && (all || b.port == 0 || b.bridge != r.Bridge) {
 			search[a] = r.Bridge
@@ -51,7 +51,7 @@ func (c *Controller) FollowRoutes(routes map[netip.Addr]hostnet.Route) {
 		clear(d.after.backends)
 	}
 	maps.DeleteFunc(d.after.backends, func(a netip.Addr, _ backend) bool {
-		return c.host.Published(a) <= 0 || routes[a].Bridge == 0
+		return c.host.Published(a) <= 0 || routes.Of(a).Bridge == 0
 	})
 	d.search(context.Background(), search, 0)
 	c.Apply(d)

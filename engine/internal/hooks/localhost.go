@@ -11,6 +11,7 @@ import (
 
 	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -287,7 +288,7 @@ func runsOfAll(published *portset.Set) iter.Seq[run[backend]] {
 // joined returns ranges, with those that lead to the same place as one if few ports are between them,
 // which lead nowhere.
 func joined[T comparable](ranges []run[T]) []run[T] {
-	slices.SortFunc(ranges, func(a, b run[T]) int {
+	order.Sort(ranges, func(a, b run[T]) int {
 		return compareSpaces(a.Space, b.Space, int(a.first)-int(b.first))
 	})
 	var whole, holes []run[T]

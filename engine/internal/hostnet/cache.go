@@ -6,8 +6,8 @@ package hostnet
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -16,7 +16,7 @@ import (
 type RouteCache struct {
 	lookup func(netip.Addr) (Route, error)
 	// Routes are all that were looked up.
-	Routes map[netip.Addr]Route
+	Routes RouteMap
 	// InNetwork reports whether an address is of a declared network, to which a route may be
 	// added later that is more specific than one that forbids it. Nil: none is.
 	InNetwork func(netip.Addr) bool
@@ -28,11 +28,8 @@ type RouteCache struct {
 	found Route
 }
 
-// NewRouteCache makes a cache with the routes, which may be nil.
-func NewRouteCache(lookup func(netip.Addr) (Route, error), routes map[netip.Addr]Route) *RouteCache {
-	if routes == nil {
-		routes = map[netip.Addr]Route{}
-	}
+// NewRouteCache makes a cache with the routes.
+func NewRouteCache(lookup func(netip.Addr) (Route, error), routes RouteMap) *RouteCache {
 	return &RouteCache{lookup: lookup, Routes: routes, Absent: map[netip.Addr]bool{}}
 }
 
@@ -41,48 +38,59 @@ func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 	if a == c.last {
 		return c.found, nil
 	}
-	r, ok := c.Routes[a]
+	r, ok := c.Routes.Get(a)
 	if !ok {
 		if r, err = c.lookup(a); err != nil {
 			return Route{}, err
 		}
-		c.Routes[a] = r
+		c.Routes.Set(a, &r)
 	}
 	c.last, c.found = a, r
 	return r, nil
 }
 
 // Fetch looks up at once the routes that Lookup would look up one by one.
-func (c *RouteCache) Fetch(backends iter.Seq[netip.Addr], lookUp func([]netip.Addr) (map[netip.Addr]Route, error)) error {
-	var missing []netip.Addr
-	var recent [256]netip.Addr // by the last byte: many mappings often have a few backends by turns
-	for a := range backends {
-		last := &recent[a.As16()[15]]
-		if a == *last {
-			continue
-		}
-		*last = a
-		if _, ok := c.Routes[a]; !ok {
-			missing = append(missing, a)
-		}
+func (c *RouteCache) Fetch(backends iter.Seq[netip.Addr], lookUp func([]netip.Addr) (RouteMap, error)) error {
+	n := 0
+	for range c.missing(backends) {
+		n++
 	}
-	if len(missing) == 0 {
+	if n == 0 {
 		return nil
 	}
-	found, err := lookUp(missing)
+	found, err := lookUp(slices.AppendSeq(make([]netip.Addr, 0, n), c.missing(backends)))
 	switch {
 	case err != nil:
 		return err
-	case len(c.Routes) == 0:
+	case c.Routes.Len() == 0:
 		c.Routes = found
 	default:
-		maps.Copy(c.Routes, found)
+		for a, r := range found.All {
+			c.Routes.Set(a, r)
+		}
 	}
 	return nil
 }
 
+// missing yields addresses whose routes are not there, some of them several times.
+func (c *RouteCache) missing(backends iter.Seq[netip.Addr]) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		var recent [256]netip.Addr // by the last byte: many mappings often have a few backends by turns
+		for a := range backends {
+			last := &recent[a.As16()[15]]
+			if a == *last {
+				continue
+			}
+			*last = a
+			if _, ok := c.Routes.Get(a); !ok && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
 // CheckAll is Check of several mappings. It returns the first error.
-func (c *RouteCache) CheckAll(ms []*nat.Mapping, lookUp func([]netip.Addr) (map[netip.Addr]Route, error)) error {
+func (c *RouteCache) CheckAll(ms []*nat.Mapping, lookUp func([]netip.Addr) (RouteMap, error)) error {
 	err := c.Fetch(func(yield func(netip.Addr) bool) {
 		for _, m := range ms {
 			if !yield(m.Backend.Addr()) {

@@ -18,7 +18,7 @@ import (
 // Lookup returns the route to an address.
 func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
 	found, err := r.LookupAll([]netip.Addr{addr})
-	return found[addr], err
+	return found.Of(addr), err
 }
 
 // lookupBatch is how many routes are asked for in one datagram. The answers, of some
@@ -26,7 +26,7 @@ func (r *Routes) Lookup(addr netip.Addr) (Route, error) {
 const lookupBatch = 64
 
 // LookupAll returns the routes to addresses.
-func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
+func (r *Routes) LookupAll(addrs []netip.Addr) (found RouteMap, err error) {
 	var rs regions
 	if len(addrs) >= manyAddrs && r.lists != nil {
 		rs = r.regions(addrs)
@@ -40,24 +40,23 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 	}
 	answers, err := r.lookUpEach(slices.DeleteFunc(slices.Clone(asked), func(a netip.Addr) bool { return !a.IsValid() }))
 	if err != nil {
-		return nil, err
+		return RouteMap{}, err
 	}
-	found := make(map[netip.Addr]Route, len(addrs))
+	found.Grow(addrs)
 	for _, a := range addrs {
-		found[a] = answers[asked[rs.of(a)]]
+		found.Set(a, answers.Map.Of(asked[rs.of(a)]))
 	}
 	return found, nil
 }
 
 // lookUpEach asks the kernel for the route to each address, once.
-func (r *Routes) lookUpEach(addrs []netip.Addr) (map[netip.Addr]Route, error) {
-	found := make(map[netip.Addr]Route, len(addrs))
+func (r *Routes) lookUpEach(addrs []netip.Addr) (found RouteMap, err error) {
 	links := map[int]link{} // that were looked up, by index
 	batch := make([]netip.Addr, 0, min(len(addrs), lookupBatch))
 	for len(addrs) != 0 {
 		for batch = batch[:0]; len(addrs) != 0 && len(batch) < lookupBatch; addrs = addrs[1:] {
-			if _, ok := found[addrs[0]]; !ok {
-				found[addrs[0]] = Route{} // its place
+			if found.Map.Of(addrs[0]) == nil {
+				found.Set(addrs[0], &Route{}) // its place
 				batch = append(batch, addrs[0])
 			}
 		}
@@ -74,13 +73,13 @@ func (r *Routes) lookUpEach(addrs []netip.Addr) (map[netip.Addr]Route, error) {
 			}
 		}
 		for i := 0; i < len(batch) && err == nil; i++ {
-			found[batch[i]], err = r.routeOf(routes[i], errs[i], links)
+			*found.Map.Of(batch[i]), err = r.routeOf(routes[i], errs[i], links)
 			if err != nil {
 				err = fmt.Errorf("look up route to %s: %w", batch[i], err)
 			}
 		}
 		if err != nil {
-			return nil, err
+			return RouteMap{}, err
 		}
 	}
 	return found, nil

@@ -5,9 +5,9 @@ package ipam
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -70,7 +70,7 @@ func sorted(changes map[string]nat.Change) (lines []nat.Change) {
 			lines = append(lines, c)
 		}
 	}
-	slices.SortFunc(lines, func(a, b nat.Change) int { return strings.Compare(a.Before+a.After, b.Before+b.After) })
+	order.Sort(lines, func(a, b nat.Change) int { return strings.Compare(a.Before+a.After, b.Before+b.After) })
 	return lines
 }
 

@@ -6,6 +6,8 @@ package portset
 import (
 	"cmp"
 	"slices"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // assignment says what ports of a line are after a change: to, or nothing.
@@ -21,14 +23,14 @@ func (a *assignment) part(first, last uint16) Port { return a.to.Part(first, las
 // well was another frontend of the line, and the assignment counts.
 func disjoint(as []assignment) []assignment {
 	first := func(a, b assignment) int { return cmp.Compare(a.first, b.first) }
-	slices.SortStableFunc(as, first)
+	order.Sort(as, first)
 	overlap := false
 	for i := 1; i < len(as) && !overlap; i++ {
 		overlap = as[i].first <= as[i-1].last
 	}
 	if overlap {
 		as = withoutRemoved(as)
-		slices.SortStableFunc(as, first)
+		order.Sort(as, first)
 	}
 	joined := as[:0:0]
 	for _, a := range as {

@@ -4,8 +4,7 @@
 package portset
 
 import (
-	"slices"
-
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -121,7 +120,7 @@ func (c *Change) Lines() []nat.Change {
 	for _, m := range c.Moved {
 		lines = append(lines, nat.Change{Old: m.Before().Mapping(), New: m.After().Mapping()})
 	}
-	slices.SortFunc(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
+	order.Sort(lines, func(a, b nat.Change) int { return nat.Compare(a.New, b.New) })
 	for _, m := range removed {
 		lines = append(lines, nat.Change{Old: m})
 	}
@@ -129,6 +128,26 @@ func (c *Change) Lines() []nat.Change {
 		lines = append(lines, nat.Change{New: m})
 	}
 	return lines
+}
+
+// EachLine yields what Lines returns.
+func (c *Change) EachLine(yield func(nat.Change) bool) {
+	moved := Change{Moved: c.Moved}
+	for _, line := range moved.Lines() {
+		if !yield(line) {
+			return
+		}
+	}
+	for m := range joined(c.Removed) {
+		if !yield(nat.Change{Old: m}) {
+			return
+		}
+	}
+	for m := range joined(c.Added) {
+		if !yield(nat.Change{New: m}) {
+			return
+		}
+	}
 }
 
 // Diff returns the change from one set to another. Ranges stay ranges.

@@ -6,8 +6,8 @@ package portset
 import (
 	"iter"
 	"net/netip"
-	"slices"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -94,7 +94,7 @@ func (s *Set) in(p Port) (found []Port) {
 			})
 		}
 	}
-	slices.SortFunc(found, byFirst)
+	order.Sort(found, byFirst)
 	return found
 }
 

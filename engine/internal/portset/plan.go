@@ -6,7 +6,8 @@ package portset
 import (
 	"cmp"
 	"iter"
-	"slices"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // A packet asks the single ports of the kernel's table, then its holes, then its ranges, then
@@ -163,7 +164,7 @@ func (s *Set) plan(c *Change, most limits) (*Plan, error) {
 			}
 		}
 	}
-	for _, l := range slices.SortedFunc(mapKeys(d.lines), compareLines) {
+	for _, l := range order.Sorted(mapKeys(d.lines), compareLines) {
 		if err := d.planLine(l, d.lines[l]); err != nil {
 			return nil, err
 		}

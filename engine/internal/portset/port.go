@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -57,7 +58,7 @@ func (p Port) Singles(yield func(Port) bool) {
 
 // Distinct returns ports and ranges without the frontends that one before has, in order.
 func Distinct(ports []Port) []Port {
-	slices.SortFunc(ports, func(a, b Port) int {
+	order.Sort(ports, func(a, b Port) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.AddrPort.Compare(b.AddrPort))
 	})
 	left := ports[:0]
@@ -232,6 +233,28 @@ func (t Target) RenewedBy(o Target) bool {
 	leased := t.Expires != 0
 	t.Expires = o.Expires
 	return leased && t == o
+}
+
+// joined yields what [Collapse] returns, of ports that are in order without memory for all.
+func joined(ports []Port) iter.Seq[nat.Mapping] {
+	return func(yield func(nat.Mapping) bool) {
+		all := func(yield func(nat.Mapping) bool) {
+			for i := range ports {
+				if !yield(ports[i].Mapping()) {
+					return
+				}
+			}
+		}
+		var last nat.Mapping
+		for m := range all {
+			if nat.Compare(last, m) > 0 {
+				slices.Values(Collapse(ports))(yield)
+				return
+			}
+			last = m
+		}
+		nat.Join(all)(yield)
+	}
 }
 
 // Collapse is [nat.Collapse] of ports.

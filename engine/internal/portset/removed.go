@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -101,7 +102,7 @@ func overlap(m *nat.Mapping, p *Port) bool {
 
 // cut returns what is left of a mapping without some frontend ports.
 func cut(m nat.Mapping, ports []bounds) (left []nat.Mapping) {
-	slices.SortFunc(ports, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
+	order.Sort(ports, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
 	from, last := int(m.Frontend.Port()), int(m.Frontend.Port())+int(m.More)
 	keep := func(to int) {
 		if from <= to {
@@ -131,7 +132,7 @@ func (l Removed) Finder() func(Port) iter.Seq[Port] {
 		ranges[k] = append(ranges[k], bounds{m.Frontend.Port(), m.Frontend.Port() + m.More})
 	}
 	for _, of := range ranges {
-		slices.SortFunc(of, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
+		order.Sort(of, func(a, b bounds) int { return cmp.Compare(a.first, b.first) })
 	}
 	return func(p Port) iter.Seq[Port] {
 		return func(yield func(Port) bool) {

@@ -5,8 +5,8 @@ package portset
 
 import (
 	"cmp"
-	"slices"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -289,7 +289,7 @@ func (d *draft) fit(l line, r *ranges, runs []run, want nat.Mapping) ([]run, []g
 				narrow = append(narrow, i)
 			}
 		}
-		slices.SortStableFunc(narrow, func(a, b int) int { return cmp.Compare(spans[a].port.More, spans[b].port.More) })
+		order.Sort(narrow, func(a, b int) int { return cmp.Compare(spans[a].port.More, spans[b].port.More) })
 		for _, i := range narrow[:over] {
 			if spans[i].port.Len() > d.most.singles {
 				return nil, nil, &nat.RangesError{Want: want, Most: d.most.ranges}

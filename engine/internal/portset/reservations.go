@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"slices"
 
 	"github.com/nftnat/nftnat/alloc"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -150,7 +150,7 @@ func (r *Reservations) remove(f Frontend) {
 			waiting = append(waiting, o)
 		}
 	}
-	slices.SortFunc(waiting, widestFirst)
+	order.Sort(waiting, widestFirst)
 	for _, o := range waiting {
 		if r.Reserve(o) == nil {
 			delete(r.overlapped, o)
@@ -216,7 +216,7 @@ func (r *Reservations) Add(all iter.Seq[Port], conflict func(Port, error)) {
 		run = append(run, p)
 	}
 	flush()
-	slices.SortFunc(narrow, func(a, b Port) int { return widestFirst(a.Frontend, b.Frontend) })
+	order.Sort(narrow, func(a, b Port) int { return widestFirst(a.Frontend, b.Frontend) })
 	for _, p := range narrow {
 		one(p)
 	}

@@ -4,6 +4,7 @@
 package portset
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -73,20 +74,14 @@ func requireDiff(t *testing.T, before, after *Set) {
 	require.Len(t, slices.Collect(c.After), c.LenAfter())
 	require.Equal(t, c.LenBefore()+c.LenAfter() == 0, c.Empty())
 	require.Len(t, c.Lines(), len(Collapse(c.Removed))+len(Collapse(c.Added))+len(c.Moved))
+	require.Equal(t, c.Lines(), slices.AppendSeq([]nat.Change{}, c.EachLine))
 	less, more := c.Count()
 	require.Equal(t, Count(c.Before), less)
 	require.Equal(t, Count(c.After), more)
 	counts := Count(before.All)
-	if counts == nil {
-		counts = Counts{}
-	}
 	counts.AddAll(less, -1)
 	counts.AddAll(more, 1)
-	if want := Count(after.All); want != nil {
-		require.Equal(t, want, counts)
-	} else {
-		require.Empty(t, counts)
-	}
+	require.Equal(t, maps.Collect(Count(after.All).All), maps.Collect(counts.All))
 }
 
 // A page is left by a yield that has enough, and All may change the set.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/internal/rules"
 )
 
@@ -79,7 +80,7 @@ func (s *set) closeIntervals(ends [][]byte) {
 			ends = append(ends, e.low)
 		}
 	}
-	slices.SortFunc(ends, bytes.Compare)
+	order.Sort(ends, bytes.Compare)
 	for i := range s.elements {
 		e := &s.elements[i]
 		if e.low == nil || e.closed {

@@ -110,6 +110,14 @@ func mapKinds() map[string]mapKind {
 	return kinds
 }
 
+// SetOf returns the name of the map or set that has the element of an entry.
+func SetOf(e *portset.Entry) string {
+	if e.Kind == portset.EntrySingle {
+		return mapName(kindOfPort(e.Port))
+	}
+	return EntryElement(*e, time.Time{}).Set
+}
+
 // EntryElement returns the element of an entry. Its time-out begins now.
 func EntryElement(e portset.Entry, now time.Time) nft.Element {
 	switch e.Kind {

@@ -6,10 +6,10 @@ package schema
 import (
 	"cmp"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nft"
 )
 
@@ -38,7 +38,7 @@ func (c *Contents) putRanges(ranges, holes []found, options []nft.Element, apart
 			return single || isHole[p.OfFamily(p.Backend.Addr())]
 		})
 	}
-	slices.SortStableFunc(ranges, func(a, b found) int {
+	order.Sort(ranges, func(a, b found) int {
 		return cmp.Or(compareBool(kindOfPort(a.Port).apart, kindOfPort(b.Port).apart), cmp.Compare(a.First(), b.First()))
 	})
 	for i := range ranges {

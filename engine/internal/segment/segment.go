@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nftnat/nftnat/engine/internal/addrmap"
 	"github.com/nftnat/nftnat/internal/order"
 )
 
@@ -32,11 +33,13 @@ type Link struct {
 	Is4  bool
 }
 
+// Links are backends with the names of the interfaces that lead to each; these may be none.
+// Many backends share a slice of names.
+type Links = addrmap.Map[*[]string]
+
 // Facts are what the host says of published backends.
 type Facts struct {
-	// Links are the names of the interfaces that lead to each backend, with those to which
-	// none leads.
-	Links map[netip.Addr][]string
+	Links
 	// OnLink are the prefixes on link by each of these. They do not overlap.
 	OnLink map[Link][]netip.Prefix
 }
@@ -44,8 +47,8 @@ type Facts struct {
 // Segments returns the segments, in order.
 func (f *Facts) Segments() []Segment {
 	all := map[Segment]struct{}{}
-	for backend, links := range f.Links {
-		for _, name := range links {
+	for backend, names := range f.All {
+		for _, name := range *names {
 			for _, p := range f.OnLink[Link{name, backend.Is4()}] {
 				all[Segment{name, p}] = struct{}{}
 			}
@@ -70,7 +73,7 @@ type State struct {
 // set, unless there are no backends.
 func New(table []Segment, backends int) *State {
 	s := &State{
-		facts: Facts{map[netip.Addr][]string{}, map[Link][]netip.Prefix{}},
+		facts: Facts{OnLink: map[Link][]netip.Prefix{}},
 		uses:  map[Link]int{}, table: make(map[Segment]struct{}, len(table)),
 		current: len(table)+backends == 0,
 	}
@@ -94,7 +97,7 @@ func (s *State) Knows(l Link) bool { return s.uses[l] != 0 }
 
 // Around returns the prefix that a published backend is in, if it is on link.
 func (s *State) Around(backend netip.Addr) (netip.Prefix, bool) {
-	for _, name := range s.facts.Links[backend] {
+	for _, name := range s.namesOf(backend) {
 		for _, p := range s.facts.OnLink[Link{name, backend.Is4()}] {
 			if p.Contains(backend) {
 				return p, true
@@ -102,6 +105,14 @@ func (s *State) Around(backend netip.Addr) (netip.Prefix, bool) {
 		}
 	}
 	return netip.Prefix{}, false
+}
+
+// namesOf returns the names of the interfaces that lead to a backend.
+func (s *State) namesOf(backend netip.Addr) []string {
+	if names, ok := s.facts.Get(backend); ok {
+		return *names
+	}
+	return nil
 }
 
 // Links returns the interfaces that lead to backends, in order.
@@ -116,7 +127,7 @@ func (s *State) Expire(backend netip.Addr) { s.expired = append(s.expired, backe
 type Plan struct {
 	// Removed and Added are the segments that differ from those of the table, in order.
 	Removed, Added []Segment
-	links          map[netip.Addr][]string // of backends; nil: it goes
+	links          Links                   // of backends; nil: it goes
 	onLink         map[Link][]netip.Prefix // of links that come
 	uses           map[Link]int            // the differences
 	facts          *Facts                  // all of them, in place of the others; nil: those stay
@@ -129,7 +140,7 @@ type Change struct {
 	Touched []netip.Addr
 	Left    func(netip.Addr) int
 	// Facts are those of the backends that are published, and of the links to them that the
-	// state does not know.
+	// state does not know. They are the state's after the plan.
 	Facts
 }
 
@@ -141,20 +152,18 @@ func (s *State) Plan(c Change) *Plan {
 	}
 	for _, some := range [][]netip.Addr{s.expired, c.Touched} {
 		for _, a := range some {
-			if _, ok := s.facts.Links[a]; ok && c.Left(a) <= 0 {
+			if _, ok := s.facts.Get(a); ok && c.Left(a) <= 0 {
 				s.set(p, a, nil)
 			}
 		}
 	}
-	for a, links := range c.Links {
-		if have, ok := s.facts.Links[a]; c.Left(a) > 0 && (!ok || !slices.Equal(have, links)) {
-			if links == nil {
-				links = []string{}
+	if s.facts.Len() == 0 { // as at first, when there may be very many
+		s.setAll(p, &c)
+	} else {
+		for a, names := range c.All {
+			if have, ok := s.facts.Get(a); c.Left(a) > 0 && (!ok || !slices.Equal(*have, *names)) {
+				s.set(p, a, names)
 			}
-			if p.links == nil {
-				p.links, p.uses = make(map[netip.Addr][]string, len(c.Links)), map[Link]int{}
-			}
-			s.set(p, a, links)
 		}
 	}
 	p.onLink = c.OnLink
@@ -172,20 +181,42 @@ func (s *State) Plan(c Change) *Plan {
 }
 
 // set plans that other links lead to a backend; nil: it is not published any more.
-func (s *State) set(p *Plan, a netip.Addr, links []string) {
-	if _, twice := p.links[a]; twice {
+func (s *State) set(p *Plan, a netip.Addr, names *[]string) {
+	if _, twice := p.links.Get(a); twice {
 		return
 	}
-	if p.links == nil {
-		p.links, p.uses = map[netip.Addr][]string{}, map[Link]int{}
+	p.links.Set(a, names)
+	for _, name := range s.namesOf(a) {
+		p.use(name, a, -1)
 	}
-	p.links[a] = links
-	for _, name := range s.facts.Links[a] {
-		p.uses[Link{name, a.Is4()}]--
+	if names == nil {
+		return
 	}
-	for _, name := range links {
-		p.uses[Link{name, a.Is4()}]++
+	for _, name := range *names {
+		p.use(name, a, 1)
 	}
+}
+
+// setAll is set of all backends of a change, where the state has none.
+func (s *State) setAll(p *Plan, c *Change) {
+	p.links = c.Links
+	for a, names := range c.All {
+		if c.Left(a) <= 0 {
+			p.links.Delete(a)
+			continue
+		}
+		for _, name := range *names {
+			p.use(name, a, 1)
+		}
+	}
+}
+
+// use counts that a link leads to a backend: by is 1 or -1.
+func (p *Plan) use(name string, a netip.Addr, by int) {
+	if p.uses == nil {
+		p.uses = map[Link]int{}
+	}
+	p.uses[Link{name, a.Is4()}] += by
 }
 
 // append appends the segments of a link that the table has, or that it lacks.
@@ -241,8 +272,8 @@ func (s *State) Apply(p *Plan) {
 		if s.facts.OnLink == nil {
 			s.facts.OnLink = map[Link][]netip.Prefix{}
 		}
-		for a, links := range s.facts.Links {
-			for _, name := range links {
+		for a, names := range s.facts.All {
+			for _, name := range *names {
 				s.uses[Link{name, a.Is4()}]++
 			}
 		}
@@ -252,15 +283,14 @@ func (s *State) Apply(p *Plan) {
 		return
 	}
 	s.expired = nil
-	if len(s.facts.Links) == 0 && p.links != nil { // as at first, when there may be very many
-		maps.DeleteFunc(p.links, func(_ netip.Addr, links []string) bool { return links == nil })
-		s.facts.Links, p.links = p.links, nil
+	if s.facts.Len() == 0 { // then none of the plan's goes
+		s.facts.Links, p.links = p.links, Links{}
 	}
-	for a, links := range p.links {
-		if links == nil {
-			delete(s.facts.Links, a)
+	for a, names := range p.links.All {
+		if names == nil {
+			s.facts.Delete(a)
 		} else {
-			s.facts.Links[a] = links
+			s.facts.Set(a, names)
 		}
 	}
 	for l, by := range p.uses {

@@ -52,9 +52,10 @@ func (h *host) change(r *rand.Rand) {
 
 // facts are what the host says of these backends, and of links unless they are known.
 func (h *host) facts(backends map[netip.Addr]int, known func(Link) bool) Facts {
-	f := Facts{map[netip.Addr][]string{}, map[Link][]netip.Prefix{}}
+	f := Facts{OnLink: map[Link][]netip.Prefix{}}
 	for a := range backends {
-		f.Links[a] = slices.Clone(h.links[a])
+		names := slices.Clone(h.links[a])
+		f.Set(a, &names)
 		for _, name := range h.links[a] {
 			if l := (Link{name, a.Is4()}); !known(l) {
 				f.OnLink[l] = slices.Clone(h.onLink[l])

@@ -24,7 +24,7 @@ func (t *Table) Update(ch nft.Change) error {
 	if isNotExist(err) || errors.Is(err, fs.ErrExist) || t.socketFailed(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}
-	if err == nil && len(ch.Add)+len(ch.Delete) != 0 {
+	if err == nil && !ch.Empty() {
 		t.updates++
 		t.changed = time.Now()
 	}
@@ -42,11 +42,11 @@ func (t *Table) UpdateFinally(ch nft.Change) error {
 	return t.Uncertain(t.kernel.Update(t.Rules, ch))
 }
 
-// Create creates the table with its elements. The error matches ErrConflict if there is a
-// table already.
-func (t *Table) Create(es []nft.Element) error {
+// Create creates the table with the elements that a change adds. The error matches ErrConflict
+// if there is a table already.
+func (t *Table) Create(ch nft.Change) error {
 	t.Rules.Tag = createdTag + rand.Text()
-	err := t.kernel.Restore(t.Rules, es, 0)
+	err := t.kernel.Create(t.Rules, ch)
 	if errors.Is(err, nft.ErrStale) || t.socketFailed(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}

@@ -24,6 +24,7 @@ type Kernel interface {
 	CountsElements(nft.Table) (bool, error)
 	Generation() (uint32, error)
 	Replace(t nft.Table, es []nft.Element, generation uint32) error
+	Create(t nft.Table, ch nft.Change) error
 	Restore(t nft.Table, es []nft.Element, handle uint64) error
 	Repair(t nft.Table, ch nft.Change, handle uint64) error
 	Owns() (bool, error)

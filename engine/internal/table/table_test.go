@@ -52,8 +52,8 @@ func TestCreateLoadDelete(t *testing.T) {
 	a := open(t, k)
 	require.Equal(t, Contents{}, load(t, a))
 	require.NoError(t, a.Check(), "the first change is to create it")
-	require.NoError(t, a.Create([]nft.Element{element("192.0.2.1")}))
-	require.ErrorIs(t, a.Create(nil), ErrConflict)
+	require.NoError(t, a.Create(nft.Change{Add: []nft.Element{element("192.0.2.1")}}))
+	require.ErrorIs(t, a.Create(nft.Change{}), ErrConflict)
 	b := open(t, k)
 	c := load(t, b)
 	require.True(t, c.Exists)
@@ -75,7 +75,7 @@ func TestCreateLoadDelete(t *testing.T) {
 func TestUpdateErrors(t *testing.T) {
 	k := nfttest.New()
 	a := open(t, k)
-	require.NoError(t, a.Create(nil))
+	require.NoError(t, a.Create(nft.Change{}))
 	add := nft.Change{Add: []nft.Element{element("192.0.2.1")}}
 	require.NoError(t, a.Update(add))
 	require.ErrorIs(t, a.Update(add), ErrConflict)
@@ -109,7 +109,7 @@ func TestRewrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := nfttest.New()
 			a := open(t, k)
-			require.NoError(t, a.Create(want))
+			require.NoError(t, a.Create(nft.Change{Add: want}))
 			whole, handle := k.Dump(), a.Handle()
 			tt.damage(k)
 			c := load(t, a)

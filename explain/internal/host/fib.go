@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // flow is what policy rules and routes ask of a packet (struct flowi in include/net/flow.h).
@@ -229,7 +231,7 @@ func candidates(all []*Route, f flow) (list []*Route) {
 			list = append(list, r)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *Route) int {
+	order.Sort(list, func(a, b *Route) int {
 		return cmp.Or(b.Dst.Bits()-a.Dst.Bits(), b.Src.Bits()-a.Src.Bits(), int(b.TOS)-int(a.TOS), cmp.Compare(a.Metric, b.Metric))
 	})
 	return list

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // Link is an interface.
@@ -130,7 +131,7 @@ func (h *Host) Links() ([]*Link, error) {
 			list = append(list, l)
 		}
 	}
-	slices.SortFunc(list, func(a, b *Link) int { return a.Index - b.Index })
+	order.Sort(list, func(a, b *Link) int { return a.Index - b.Index })
 	return list, nil
 }
 

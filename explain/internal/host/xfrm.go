@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/nlwire"
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // XFRMDir is a direction of policies of IPsec.
@@ -146,7 +146,7 @@ func (h *Host) xfrmPolicies() (list []*XFRMPolicy, err error) {
 		return err
 	})
 	if err == nil {
-		slices.SortStableFunc(list, func(a, b *XFRMPolicy) int { return cmp.Compare(a.Priority, b.Priority) })
+		order.Sort(list, func(a, b *XFRMPolicy) int { return cmp.Compare(a.Priority, b.Priority) })
 		err = h.ask(unix.NETLINK_XFRM, xfrmGetDefault, 0, make([]byte, 4), nil, func(m nlwire.Message) error {
 			list = append(list, parseXFRMDefault(m.Payload)...)
 			return nil
