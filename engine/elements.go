@@ -32,7 +32,7 @@ func additions(now time.Time, entries iter.Seq[portset.Entry], count int, record
 	if count < manyEntries {
 		return nft.Change{Add: elementsOf(now, entries, count, records)}
 	}
-	return nft.Change{Add: inSets(records), Rest: nft.Elements{Len: count, All: func(yield func(nft.Element) bool) {
+	return nft.Change{Add: inSets(records), Further: nft.Elements{Len: count, All: func(yield func(nft.Element) bool) {
 		eachOfSets(now, entries, yield)
 	}}}
 }

@@ -325,8 +325,8 @@ func (b *batch) deleteElements(t Table, es []Element) {
 // addresses, a value, two time-outs, a comment, and their headers.
 const largestElement = 512
 
-// addRest checks and appends elements that are made one by one.
-func (b *batch) addRest(t Table, es Elements) error {
+// addFurther checks and appends elements that are made one by one.
+func (b *batch) addFurther(t Table, es Elements) error {
 	if es.All == nil {
 		return nil
 	}

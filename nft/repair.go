@@ -60,7 +60,7 @@ func (c *Conn) Repair(t Table, ch Change, handle uint64) error {
 	}
 	b.deleteElements(t, ch.Delete)
 	b.addElements(t, ch.Add)
-	if err := b.addRest(t, ch.Rest); err != nil {
+	if err := b.addFurther(t, ch.Further); err != nil {
 		return err
 	}
 	return c.commit(b, func() (bool, error) { return c.repaired(t, ch, handle) })

@@ -24,8 +24,8 @@ type Change struct {
 	Delete []Element
 	// Add are elements whose keys must not be there, unless Delete has them.
 	Add []Element
-	// Rest are further ones.
-	Rest Elements
+	// Further are more of them.
+	Further Elements
 	// Generation refuses the change with ErrStale unless the namespace's rulesets
 	// are still at this generation, which Elements returns. Zero: at any.
 	Generation uint32
@@ -48,19 +48,19 @@ func (ch *Change) added(yield func(Element) bool) {
 			return
 		}
 	}
-	if ch.Rest.All != nil {
-		ch.Rest.All(yield)
+	if ch.Further.All != nil {
+		ch.Further.All(yield)
 	}
 }
 
 // Empty reports whether the change changes nothing.
-func (ch *Change) Empty() bool { return len(ch.Delete)+len(ch.Add)+ch.Rest.Len == 0 }
+func (ch *Change) Empty() bool { return len(ch.Delete)+len(ch.Add)+ch.Further.Len == 0 }
 
 // Inverse returns the change that undoes ch at any generation. The elements that ch deletes
 // must be complete, as Conn.Elements returned them: those with a time-out get back what was left
 // of it then.
 func (ch Change) Inverse() Change {
-	return Change{Delete: slices.AppendSeq(make([]Element, 0, len(ch.Add)+ch.Rest.Len), ch.added), Add: ch.Delete}
+	return Change{Delete: slices.AppendSeq(make([]Element, 0, len(ch.Add)+ch.Further.Len), ch.added), Add: ch.Delete}
 }
 
 // String returns the change as lines of nft(8) without family and table, in the order in
@@ -81,10 +81,10 @@ func (ch Change) String() string {
 // first.
 func (ch Change) Validate(t Table) error {
 	err := ch.validateListed(t)
-	if err == nil && ch.Rest.All != nil {
+	if err == nil && ch.Further.All != nil {
 		v := validator{table: &t}
 		var one Element // for all: each would be allocated
-		for one = range ch.Rest.All {
+		for one = range ch.Further.All {
 			if err = v.check("add element", &one, false); err != nil {
 				break
 			}
@@ -200,7 +200,7 @@ func (c *Conn) commitTable(b *batch, t Table, with Change, before uint64) error 
 		return err
 	}
 	b.addElements(t, with.Add)
-	if err := b.addRest(t, with.Rest); err != nil {
+	if err := b.addFurther(t, with.Further); err != nil {
 		return err
 	}
 	return c.commit(b, func() (bool, error) { return c.holds(t, with, before) })
@@ -233,7 +233,7 @@ func (c *Conn) Update(t Table, ch Change) error {
 	b := newBatch(c.seq+1, ch.Generation)
 	b.deleteElements(t, ch.Delete)
 	b.addElements(t, ch.Add)
-	if err := b.addRest(t, ch.Rest); err != nil {
+	if err := b.addFurther(t, ch.Further); err != nil {
 		return err
 	}
 	return c.commit(b, func() (bool, error) { return c.shows(t, ch) })

@@ -125,21 +125,21 @@ func (k *Kernel) replace(f *Fake, t nft.Table, es []nft.Element) error {
 
 // Create is that of nft.Conn.
 func (f *Fake) Create(t nft.Table, ch nft.Change) error {
-	listRest(&ch)
+	listFurther(&ch)
 	return f.Restore(t, ch.Add, 0)
 }
 
-// listRest moves the rest of a change to its slice.
-func listRest(ch *nft.Change) {
-	if ch.Rest.All != nil {
-		ch.Add = slices.AppendSeq(slices.Clip(ch.Add), ch.Rest.All)
+// listFurther moves further elements of a change to its slice.
+func listFurther(ch *nft.Change) {
+	if ch.Further.All != nil {
+		ch.Add = slices.AppendSeq(slices.Clip(ch.Add), ch.Further.All)
 	}
-	ch.Rest = nft.Elements{}
+	ch.Further = nft.Elements{}
 }
 
 // Update is that of nft.Conn.
 func (f *Fake) Update(t nft.Table, ch nft.Change) error {
-	listRest(&ch)
+	listFurther(&ch)
 	if ch.Empty() {
 		return nil
 	}
