@@ -52,6 +52,7 @@ func (e *core) retryOnConflict(ctx context.Context, f func() error) error {
 // resync loads the table if it may differ from what the engine knows.
 func (e *core) resync(ctx context.Context) error {
 	if !e.table.Stale() {
+		e.retryLocalhost()
 		return nil
 	}
 	if err := e.adopt(ctx); err != nil {

@@ -59,8 +59,10 @@ type core struct {
 	hairpins   *hairpin.Controller
 	holder     *portholder.Holder // disabled if no proxies are wanted
 	programs   hooks.Programs
-	noDestroy  bool // the kernel ends no sockets of others
-	now        func() time.Time
+	// localhostStale is whether localhost may be led elsewhere than to what is published.
+	localhostStale bool
+	noDestroy      bool // the kernel ends no sockets of others
+	now            func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways hostnet.RouteMap
 	// swept is when the flows of expired ports were last ended, and slowest the time of the

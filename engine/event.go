@@ -127,6 +127,9 @@ func (e *Engine) expire() (time.Duration, bool) {
 	c.addDueExits()
 	c.hairpins.Release()
 	next, waiting := c.holder.Retry(&c.mappings)
+	if c.retryLocalhost() && (!waiting || next > localhostPause) {
+		next, waiting = localhostPause, true
+	}
 	if c.exits.due && (!waiting || next > dueExitsPause) {
 		next, waiting = dueExitsPause, true
 	}

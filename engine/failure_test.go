@@ -69,7 +69,13 @@ func (b *testbed) infiltrate(s spoiler) {
 		b.kernel.Hook(nil)
 		b.kernel.After(nil)
 		b.flows.hook, b.host.hook, b.store.hook = nil, nil, nil
+		if b.localhost != nil {
+			b.localhost.before, b.localhost.after = nil, nil
+		}
 		return
+	}
+	if b.localhost != nil {
+		b.localhost.before, b.localhost.after = s.before, s.done
 	}
 	b.kernel.Hook(s.before)
 	b.kernel.After(s.done)

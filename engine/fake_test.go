@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nftnat/nftnat/conntrack"
+	"github.com/nftnat/nftnat/engine/internal/hooks"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/internal/nattest"
@@ -51,6 +52,8 @@ type testbed struct {
 	older bool
 	// store is none unless a test has one.
 	store *memoryStore
+	// localhost is none unless a test has it: then engines lead localhost by eBPF.
+	localhost *fakeLocalhost
 }
 
 func newTestbed() *testbed {
@@ -92,6 +95,9 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	e.core.namespace = &hostnet.Namespace{}
 	e.core.now = b.clock.Now
 	e.core.flows, e.core.host = b.flows, b.host
+	if b.localhost != nil && !opts.ReadOnly {
+		e.core.programs.Localhost = hooks.NewLocalhost(b.localhost)
+	}
 	if b.bridges != nil && !opts.ReadOnly {
 		e.core.hairpins.Use(b.bridges)
 	}

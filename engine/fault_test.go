@@ -91,10 +91,13 @@ type faulty struct {
 	tag    string    // the name of what the call makes
 }
 
-func newFaulty(t *testing.T, seed uint64, seen map[string]int) *faulty {
+func newFaulty(t *testing.T, seed uint64, loopback Loopback, seen map[string]int) *faulty {
 	t.Helper()
 	f := &faulty{T: t, Rand: rand.New(rand.NewPCG(seed, 3)), bed: newTestbed(), seen: seen}
 	f.bed.store = &memoryStore{}
+	if loopback == LoopbackBPF {
+		f.bed.localhost = newFakeLocalhost()
+	}
 	f.engine = f.open(f.bed)
 	holdPorts(t, f.engine)
 	f.now = f.condition(f.bed, f.engine)
@@ -109,7 +112,7 @@ func (f *faulty) open(b *testbed) *Engine {
 // Random calls meet random faults at the seams to the kernel: up to three, of any kind,
 // at any call, before it is done or in its answer. Each ends in success, or in an error
 // that says which fault it was, with nothing changed: not the kernel, not what is known
-// to be published, not a port, not a proxy. Done again without faults it succeeds.
+// to be published, not a port, not a proxy, nor where localhost is led. Done again without faults it succeeds.
 //
 // NFTNAT_SCHEDULES is how many are played, NFTNAT_SEED what the choices begin with.
 func TestFaultSchedules(t *testing.T) {
@@ -118,8 +121,9 @@ func TestFaultSchedules(t *testing.T) {
 	seed := labtest.Number(t, envSeed, defaultSeed)
 	seen := map[string]int{}
 	for first := 0; first < schedules; first += schedulesOfHistory {
-		t.Run(fmt.Sprintf("seed %d", seed+first), func(t *testing.T) {
-			f := newFaulty(t, uint64(seed+first), seen)
+		loopback := []Loopback{LoopbackBPF, LoopbackProxy}[first/schedulesOfHistory%2]
+		t.Run(fmt.Sprintf("seed %d, localhost by %s", seed+first, loopback), func(t *testing.T) {
+			f := newFaulty(t, uint64(seed+first), loopback, seen)
 			for i := range min(schedulesOfHistory, schedules-first) {
 				f.play(i)
 			}
@@ -140,6 +144,8 @@ type condition struct {
 	state   nat.State
 	stored  nat.State
 	proxies []string
+	// localhost is where eBPF leads sockets on localhost.
+	localhost []string
 }
 
 func (f *faulty) condition(b *testbed, e *Engine) condition {
@@ -147,6 +153,9 @@ func (f *faulty) condition(b *testbed, e *Engine) condition {
 	s, err := e.State(context.Background())
 	require.NoError(f, err, f.what)
 	c := condition{snapshot: b.snapshot(e), state: s, stored: b.store.record.State}
+	if f.bed.localhost != nil {
+		c.localhost = ledTo(f.T, b.localhost, e, faultFirstPort, faultFirstPort+faultPorts-1, f.what)
+	}
 	if len(c.kernel) == 1 {
 		c.kernel = nil // an empty table is as good as none
 	}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/engine/internal/hooks"
@@ -133,20 +134,36 @@ func (e *core) retrySync(err error) error {
 	if err == nil {
 		return nil
 	}
-	if syncErr := e.programs.Localhost.Sync(&e.mappings); syncErr != nil {
+	syncErr := e.programs.Localhost.Sync(&e.mappings)
+	if e.localhostStale = syncErr != nil; e.localhostStale {
+		e.wakeRun()
 		return errors.Join(err, syncErr)
 	}
 	return nil
 }
 
-// syncLocalhost leads localhost to what is published.
+// localhostPause is how long Run waits before it tries again to lead localhost to what is published.
+const localhostPause = time.Second
+
+// syncLocalhost leads localhost to what is published. What fails is tried again, by the next call and by Run.
 func (e *core) syncLocalhost() {
 	if e.programs.Localhost == nil {
 		return
 	}
-	if err := e.programs.Localhost.Sync(&e.mappings); err != nil {
-		e.log.Warn("localhost could not be led to what is published", "error", err)
+	known := e.localhostStale
+	err := e.programs.Localhost.Sync(&e.mappings)
+	if e.localhostStale = err != nil; e.localhostStale && !known {
+		e.log.Warn("localhost could not be led to what is published, which will be tried again", "error", err)
+		e.wakeRun()
 	}
+}
+
+// retryLocalhost is syncLocalhost if that has failed, and reports whether it still does.
+func (e *core) retryLocalhost() bool {
+	if e.localhostStale {
+		e.syncLocalhost()
+	}
+	return e.localhostStale
 }
 
 // removeLocalhost keeps new connections on localhost from the backends of ports that have expired.

@@ -34,7 +34,7 @@ func TestTakeoverOfPrograms(t *testing.T) {
 	s.succeed(t, "add --quiet udp 10000-10099 172.30.0.2")
 	r := relayTo(t, s)
 
-	long := startStream(t, top.Host, "127.0.0.1:8080")
+	long := startStream(t, top.Host, "127.0.0.1:10050")
 	var calls []*callers
 	for _, address := range []string{"127.0.0.1:8080", "[::1]:8080", "[::1]:8082", "127.0.0.1:10050", "[::1]:10050"} {
 		calls = append(calls, startCallers(t, top.Host, "tcp", address), startCallers(t, top.Host, "udp", address))
