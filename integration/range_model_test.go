@@ -76,6 +76,17 @@ func (m *rangeModel) end(first, last int, to leads) {
 	}
 }
 
+// undo says that nothing came of what begin said.
+func (m *rangeModel) undo(first, last int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	since := m.now.Add(1)
+	for port := first; port <= last; port++ {
+		each := m.each[port-floodFirst]
+		m.append(port, since, each[len(each)-2].leads)
+	}
+}
+
 func (m *rangeModel) append(port int, since uint64, l leads) {
 	i := port - floodFirst
 	if len(m.each[i]) == remembered {
