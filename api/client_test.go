@@ -122,6 +122,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		code   Code
 	}{
 		{fmt.Errorf("publish tcp 8080: %w", conflict), []error{nat.ErrConflict}, 409, CodeConflict},
+		{fmt.Errorf("publish udp 1000-4000: %w", &nat.RangesError{Want: parse(t, "192.0.2.1:1000-4000->172.17.0.2:1000-4000/udp"), Most: 128}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "address 172.30.0.2", Holder: "endpoint dns"}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{fmt.Errorf("attach web: %w", &nat.TakenError{What: "endpoint web (172.30.0.2)"}), []error{nat.ErrConflict}, 409, CodeConflict},
 		{fmt.Errorf("publish tcp 80: %w", &nat.HeldError{
@@ -179,6 +180,13 @@ func TestErrorsCrossTheWire(t *testing.T) {
 			var wantHeld, gotHeld *nat.HeldError
 			require.Equal(t, errors.As(tt.err, &wantHeld), errors.As(err, &gotHeld))
 			require.Equal(t, wantHeld, gotHeld)
+			var wantMany, gotMany *nat.RangesError
+			require.Equal(t, errors.As(tt.err, &wantMany), errors.As(err, &gotMany))
+			require.Equal(t, wantMany, gotMany)
+			if wantMany != nil {
+				require.Nil(t, p.Have)
+				return
+			}
 			if want == nil {
 				require.Nil(t, p.Have)
 				require.Nil(t, p.Want)

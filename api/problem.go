@@ -57,6 +57,9 @@ type Problem struct {
 	// Held is the socket in the way, if Code is CodeConflict and another process, or the kernel,
 	// holds the port.
 	Held *Held `json:"held,omitempty"`
+	// Most is how many ranges of one address there may be, of a protocol and family, if Want would
+	// be one too many. Zero: that is not the cause.
+	Most int `json:"most,omitempty"`
 	// Near are mappings that were perhaps meant, if Code is CodeNotFound and a packet was to be
 	// explained.
 	Near []NearMapping `json:"near,omitempty"`
@@ -99,8 +102,8 @@ type Held struct {
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
 
-// Unwrap returns the error of the code: an [*nat.ConflictError], [*nat.TakenError] or
-// [*nat.HeldError] if the document has its fields; nil for CodeInternal and unknown codes.
+// Unwrap returns the error of the code: an [*nat.ConflictError], [*nat.TakenError],
+// [*nat.HeldError] or [*nat.RangesError] if the document has its fields; nil for CodeInternal and unknown codes.
 func (p *Problem) Unwrap() error {
 	if p.Code == CodeConflict {
 		if err := p.conflict(); err != nil {
@@ -115,7 +118,7 @@ func (p *Problem) Unwrap() error {
 	return nil
 }
 
-// conflict returns the error that Taken, Held, or Have and Want describe; nil: none.
+// conflict returns the error that Taken, Held, or Want with Have or Most describe; nil: none.
 func (p *Problem) conflict() error {
 	if p.Taken != nil {
 		return &nat.TakenError{What: p.Taken.What, Holder: p.Taken.Holder}
@@ -133,10 +136,16 @@ func (p *Problem) conflict() error {
 			}
 		}
 	}
-	if p.Have != nil && p.Want != nil {
-		have, haveErr := p.Have.mapping()
-		want, wantErr := p.Want.mapping()
-		if haveErr == nil && wantErr == nil {
+	if p.Want == nil {
+		return nil
+	}
+	want, err := p.Want.mapping()
+	switch {
+	case err != nil:
+	case p.Most != 0:
+		return &nat.RangesError{Want: want, Most: p.Most}
+	case p.Have != nil:
+		if have, err := p.Have.mapping(); err == nil {
 			return &nat.ConflictError{Have: have, Want: want}
 		}
 	}
@@ -206,10 +215,15 @@ func problemOf(err error) *Problem {
 		conflict *nat.ConflictError
 		taken    *nat.TakenError
 		held     *nat.HeldError
+		many     *nat.RangesError
 	)
 	if errors.As(err, &conflict) {
 		have, want := mapping(conflict.Have), mapping(conflict.Want)
 		p.Have, p.Want = &have, &want
+	}
+	if errors.As(err, &many) {
+		want := mapping(many.Want)
+		p.Want, p.Most = &want, many.Most
 	}
 	if errors.As(err, &taken) {
 		p.Taken = &Taken{What: taken.What, Holder: taken.Holder}

@@ -128,8 +128,8 @@ func (e *core) classify(c table.Contents) found {
 // have. The set is as it will be then.
 func finish(ports *portset.Set, second []portset.Entry) *portset.Plan {
 	p := &portset.Plan{Prepared: second}
-	for _, e := range second {
-		if ports.Unsettled(e) && ports.Load(e) {
+	for _, e := range ports.Settling(second) {
+		if ports.Load(e) {
 			p.Settled = append(p.Settled, e)
 		}
 	}

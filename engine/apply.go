@@ -47,7 +47,7 @@ func (e *core) apply(ctx context.Context, ms []nat.Mapping) (lines []nat.Change,
 			return e.confirm()
 		}
 		if err := e.applyOnce(ctx, c); err != nil {
-			return err
+			return asked(err, false, ms)
 		}
 		lines = e.linesOf(&c)
 		return nil

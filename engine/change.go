@@ -83,6 +83,11 @@ func (e *core) commit(ctx context.Context, c change) error {
 		return err
 	}
 	p, err := e.plan(c)
+	if err == nil && p.Apart != nil {
+		if err = e.separate(p.Apart); err == nil {
+			p, err = e.plan(c)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -162,6 +167,9 @@ func (e *core) commit(ctx context.Context, c change) error {
 	late := append(p.notes.Ended, p.late(e.now())...) // by what is published before the change
 	e.finishRanges(p.layout, p.optionSteps(e.now()))
 	e.note(p)
+	if !p.layout.IsPlain() {
+		e.holder.Rejoin(&e.mappings, p.After)
+	}
 	e.endLed(&p.Change, p.killTCP, p.released)
 	e.removeNotes(late)
 	e.endExpired(e.now()) // nobody else does without Run
@@ -290,7 +298,7 @@ func (e *core) finishRanges(l *portset.Plan, o optionSteps) {
 		}
 		e.opts.Trace("clean")
 		err = e.table.UpdateFinally(nft.Change{
-			Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), append(seconds(now, l.Prepared), o.cleaned...)),
+			Delete: elementsOf(now, slices.Values(l.Cleaned), len(l.Cleaned), append(seconds(now, slices.Concat(l.Prepared, l.Between)), o.cleaned...)),
 			Add:    elementsOf(now, slices.Values(l.Beneath), len(l.Beneath), nil),
 		})
 	}

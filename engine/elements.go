@@ -18,7 +18,7 @@ import (
 // changeOf returns the change of the elements of ports, with others that go and come.
 func changeOf(now time.Time, layout *portset.Plan, gone, come []nft.Element) nft.Change {
 	deleted, added := layout.Count()
-	ch := additions(now, layout.Added, added, come)
+	ch := additions(now, layout.Added, added, append(come, seconds(now, layout.Between)...))
 	ch.Delete = elementsOf(now, layout.Deleted, deleted, gone)
 	return ch
 }

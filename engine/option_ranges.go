@@ -13,8 +13,7 @@ import (
 	"github.com/nftnat/nftnat/nat"
 )
 
-// checkMasqueradedRanges is checkMasquerade where there are ranges. A range is masqueraded at all
-// ports of its backend, those that were taken out of it included.
+// checkMasqueradedRanges is checkMasquerade where there are ranges.
 func (l *published) checkMasqueradedRanges(c *portset.Change) error {
 	layout, err := l.mappings.Plan(c)
 	if err != nil {
@@ -22,28 +21,7 @@ func (l *published) checkMasqueradedRanges(c *portset.Change) error {
 	}
 	after := l.mappings.Clone()
 	after.Do(layout)
-	backends := map[masked]*backendPorts{}
-	for p := range c.After {
-		if !p.ProxiedOnly() {
-			for _, is := range []bool{false, true} {
-				backends[masked{p.Proto, p.Backend.Addr(), is}] = &backendPorts{}
-			}
-		}
-	}
-	if len(backends) == 0 {
-		return nil
-	}
-	for e := range after.Entries {
-		if e.Kind == portset.EntryHole || e.ProxiedOnly() {
-			continue
-		}
-		if of := backends[masked{e.Proto, e.Backend.Addr(), e.Masquerade}]; of != nil {
-			of.add(e.Port)
-		}
-	}
-	for _, of := range backends {
-		of.index()
-	}
+	backends := leadingTo(c, &after)
 	for p := range c.After {
 		if p.ProxiedOnly() {
 			continue
@@ -55,6 +33,93 @@ func (l *published) checkMasqueradedRanges(c *portset.Change) error {
 	return nil
 }
 
+// apart returns ports that masqueraded ranges do not serve after a change, and others lead to
+// unmasqueraded, one of each run. The elements of a range have its bounds, and packets to the backend
+// do not show which port was called: such a range has to be cut there.
+func (l *published) apart(c *portset.Change, made func() portset.Set) (ports []portset.Port) {
+	ranges := l.options.Ranges != 0
+	for p := range c.After {
+		ranges = ranges || p.Masquerade && p.More != 0
+	}
+	if !ranges {
+		return nil
+	}
+	after := made()
+	backends := leadingTo(c, &after)
+	for of, b := range backends {
+		if !of.is {
+			continue
+		}
+		others := backends[masked{of.proto, of.addr, false}]
+		for _, e := range b.ranges {
+			for p := range after.Unserved(e) {
+				if have, ok := others.meeting(&p); ok {
+					at := max(p.First(), have.Backend.Port())
+					ports = append(ports, p.Part(at, at))
+				}
+			}
+		}
+	}
+	return ports
+}
+
+// separate cuts ranges, by which nothing that is published changes.
+func (e *core) separate(ports []portset.Port) error {
+	c := change{}
+	for _, p := range ports {
+		if have, ok := e.mappings.Get(p.Frontend); !ok || have != p.Target { // else the change takes it out
+			c.Apart = append(c.Apart, p)
+		}
+	}
+	if len(c.Apart) == 0 || !e.table.Present() {
+		return nil
+	}
+	p, err := e.plan(c)
+	if err != nil {
+		return err
+	}
+	var undo undoList
+	if err := e.commitTable(p, &undo); err != nil {
+		return undo.after(err)
+	}
+	e.finishRanges(p.layout, p.optionSteps(e.now()))
+	e.note(p)
+	return nil
+}
+
+// leadingTo returns what leads, after a change, to the backends that the change leads to.
+func leadingTo(c *portset.Change, after *portset.Set) map[masked]*backendPorts {
+	backends := map[masked]*backendPorts{}
+	for p := range c.After {
+		if !p.ProxiedOnly() {
+			for _, is := range []bool{false, true} {
+				backends[masked{p.Proto, p.Backend.Addr(), is}] = &backendPorts{}
+			}
+		}
+	}
+	if len(backends) == 0 {
+		return backends
+	}
+	for e := range after.Entries {
+		if e.Kind == portset.EntryHole || e.ProxiedOnly() {
+			continue
+		}
+		of := backends[masked{e.Proto, e.Backend.Addr(), e.Masquerade}]
+		switch {
+		case of == nil:
+		case e.Kind == portset.EntrySingle:
+			of.ports = append(of.ports, e.Port)
+		default:
+			of.ranges = append(of.ranges, e)
+			of.ports = slices.AppendSeq(of.ports, after.Served(e))
+		}
+	}
+	for _, of := range backends {
+		of.index()
+	}
+	return backends
+}
+
 // masked is what leads to a backend, masqueraded or not.
 type masked struct {
 	proto nat.Proto
@@ -64,11 +129,10 @@ type masked struct {
 
 // backendPorts finds what leads to ports of one backend.
 type backendPorts struct {
-	ports []portset.Port // by their first backend ports
-	last  []uint16       // the highest last backend port so far
+	ports  []portset.Port  // by their first backend ports
+	last   []uint16        // the highest last backend port so far
+	ranges []portset.Entry // whole, whatever was taken out of them
 }
-
-func (b *backendPorts) add(p portset.Port) { b.ports = append(b.ports, p) }
 
 func (b *backendPorts) index() {
 	order.Sort(b.ports, func(x, y portset.Port) int { return cmp.Compare(x.Backend.Port(), y.Backend.Port()) })

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -31,7 +32,7 @@ func optionsOf(before, after *portset.Set, layout *portset.Plan, removed []ports
 	if len(had)+len(has) == 0 {
 		return s
 	}
-	for _, e := range layout.Prepared {
+	for _, e := range slices.Concat(layout.Prepared, layout.Between) {
 		next := schema.RangeOptions(e, true, now)
 		s.prepared, s.cleaned = append(s.prepared, next...), append(s.cleaned, next...)
 	}

@@ -73,6 +73,13 @@ func (l *published) plan(c change) (*plan, error) {
 	if p.layout, err = l.mappings.Plan(&p.Change); err != nil {
 		return nil, err
 	}
+	if p.Apart == nil && !p.layout.IsPlain() {
+		if p.Apart = l.apart(&p.Change, p.mappingsAfter); p.Apart != nil {
+			if p.layout, err = l.mappings.Plan(&p.Change); err != nil {
+				return nil, err
+			}
+		}
+	}
 	p.notes = schema.NotesOf(p.noted(), l.over)
 	if p.ipamAfter == nil {
 		p.ipamAfter = l.ipam

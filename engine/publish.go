@@ -102,7 +102,7 @@ func (e *core) publishChosen(ctx context.Context, ms []nat.Mapping, c change, ho
 	}
 	if err != nil {
 		e.reserved.Release(c.Added)
-		return nil, err
+		return nil, asked(err, len(ms) == 1 && c.edit == nil, ms)
 	}
 	e.noteRivals(&c.Change)
 	return done, nil
@@ -239,11 +239,40 @@ func (l *published) conflict(p portset.Port, err error) error {
 	if !ok {
 		return err
 	}
-	have, ok := l.mappings.Around(f)
+	have, ok := l.mappings.Alike(f)
 	if !ok {
 		return fmt.Errorf("%w: %w", nat.ErrConflict, err)
 	}
-	return &nat.ConflictError{Want: p.Mapping(), Have: have.Mapping()}
+	return &nat.ConflictError{Want: p.Mapping(), Have: have}
+}
+
+// asked has an error about ports name the mapping that they are of, as the caller has given it.
+// said is whether the text says it anyway.
+func asked(err error, said bool, ms []nat.Mapping) error {
+	var conflict *nat.ConflictError
+	var many *nat.RangesError
+	var want *nat.Mapping
+	switch {
+	case errors.As(err, &conflict):
+		want = &conflict.Want
+	case errors.As(err, &many):
+		want, said = &many.Want, true
+	default:
+		return err
+	}
+	p := portset.Of(*want)
+	i := slices.IndexFunc(ms, func(m nat.Mapping) bool {
+		whole := portset.Whole(&m)
+		return whole.Contains(p.Frontend)
+	})
+	if i < 0 {
+		return err
+	}
+	*want = ms[i]
+	if said || want.More == 0 {
+		return err
+	}
+	return fmt.Errorf("%s: %w", nat.DescribeFrontend(*want), err)
 }
 
 // Remove removes mappings, all or none, in one transaction, and returns what they were.

@@ -40,7 +40,6 @@ func TestRandomRanges(t *testing.T) {
 // rangeMapping makes a range, or a mapping of any kind.
 func (p *player) rangeMapping() nat.Mapping {
 	m := p.mapping()
-	m.Masquerade = false // ports that were taken out of masqueraded ranges are compared as the range is
 	if p.choose(3) == 0 {
 		return m
 	}
@@ -58,7 +57,6 @@ func (p *player) rangeMapping() nat.Mapping {
 	if !m.Valid() {
 		m = p.mapping()
 	}
-	m.Masquerade = false
 	return m
 }
 
@@ -154,6 +152,7 @@ func (p *player) checkRanges(seen map[string]int) {
 	}
 	requireConsistent(p, p.bed, p.engine)
 	requireOptions(p.T, p.bed, p.engine)
+	requireMasquerades(p.T, &p.engine.core.mappings)
 }
 
 // ports are the elements in the table.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
@@ -147,17 +148,34 @@ func TestRangeKilled(t *testing.T) {
 	for name, change := range changes {
 		for at := 1; at <= 8; at++ {
 			for _, dead := range []bool{true, false} {
-				t.Run(fmt.Sprint(name, " ", at, " ", dead), func(t *testing.T) { rangeFails(t, change, at, dead) })
+				t.Run(fmt.Sprint(name, " ", at, " ", dead), func(t *testing.T) {
+					rangeFails(t, change, at, dead, "1000-1999->172.30.0.2:1000-1999")
+				})
 			}
+		}
+	}
+	// One range takes the place of several, and of what is between them.
+	join := func(ctx context.Context, e *Engine) error {
+		_, err := e.Publish(ctx, nat.PublishOptions{Replace: true}, nattest.Mapping(t, "192.0.2.1:900-2500->172.30.0.3:900-2500/udp"))
+		return err
+	}
+	for at := 1; at <= 8; at++ {
+		for _, dead := range []bool{true, false} {
+			t.Run(fmt.Sprint("join ", at, " ", dead), func(t *testing.T) {
+				es := rangeFails(t, join, at, dead, "1000-1999->172.30.0.2:1000-1999",
+					"192.0.2.1:1000-1099->172.30.0.2:1000-1099/udp", "192.0.2.1:1200-1299->172.30.0.2:1200-1299/udp", "192.0.2.1:2000-2099->172.30.0.2:2000-2099/udp")
+				ranges := slices.DeleteFunc(es, func(el string) bool { return !strings.HasPrefix(el, "udp4_host_range") })
+				require.Contains(t, []int{1, 3}, len(ranges), "its pieces are not settled: %v", ranges)
+			})
 		}
 	}
 }
 
 // rangeFails has a call to the kernel fail, and those after it as well if the engine is dead then.
-func rangeFails(t *testing.T, change func(context.Context, *Engine) error, at int, dead bool) {
+func rangeFails(t *testing.T, change func(context.Context, *Engine) error, at int, dead bool, published ...string) (elements []string) {
 	t.Helper()
 	e, b := openFake(t)
-	publish(t, e, "1000-1999->172.30.0.2:1000-1999")
+	publish(t, e, published...)
 	remove(t, e, "1500->172.30.0.2:1500")
 	replace(t, e, "1501->172.30.0.3:1501")
 	before := publishedBy(e)
@@ -187,6 +205,63 @@ func rangeFails(t *testing.T, change func(context.Context, *Engine) error, at in
 		require.NotContains(t, el, "_next")
 	}
 	requireConsistent(t, b, next)
+	return rangeElements(b)
+}
+
+// Of one address there are at most so many ranges. One that takes the place of several is one; what there is no room for is
+// refused, by the name that it was asked for by, and changes nothing.
+func TestRangesOfOneAddress(t *testing.T) {
+	e, b := openFake(t)
+	var ms []nat.Mapping
+	for i := range portset.MostOfOneAddress {
+		ms = append(ms, nattest.Mapping(t, fmt.Sprintf("192.0.2.1:%d-%d->172.30.0.2:%[1]d-%[2]d/udp", 1000+300*i, 1009+300*i)))
+	}
+	ms[0] = nattest.Mapping(t, "192.0.2.1:50000-59999->172.30.0.2:50000-59999/udp")
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, ms...)
+	require.NoError(t, err)
+	ranges := func() int { return strings.Count(b.kernel.Dump(), "add element inet nftnat udp4_host_range ") }
+	require.Equal(t, portset.MostOfOneAddress, ranges())
+	before := b.kernel.Dump()
+	refused := func(err error, want, says string) {
+		t.Helper()
+		require.EqualError(t, err, says)
+		var many *nat.RangesError
+		require.ErrorAs(t, err, &many)
+		require.ErrorIs(t, err, nat.ErrConflict)
+		require.Equal(t, nat.RangesError{Want: nattest.Mapping(t, want), Most: portset.MostOfOneAddress}, *many)
+		require.Equal(t, before, b.kernel.Dump())
+		requireConsistent(t, b, e)
+	}
+	const wide, middle = "192.0.2.9:1000-4000->172.30.0.2:1000-4000/udp", "192.0.2.1:52000-54000->172.30.0.3:52000-54000/udp"
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, wide))
+	refused(err, wide, "publish udp 192.0.2.9:1000-4000: udp 192.0.2.9:1000-4000 would be one of more than 128 ranges of one address")
+	_, err = e.Publish(t.Context(), nat.PublishOptions{}, append(mapAll(t, "80->172.30.0.2:80", "81->172.30.0.2:81"), nattest.Mapping(t, wide))...)
+	refused(err, wide, "publish tcp 80 and 2 more: udp 192.0.2.9:1000-4000 would be one of more than 128 ranges of one address")
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, middle))
+	refused(err, middle, "publish udp 192.0.2.1:52000-54000: udp 192.0.2.1:52000-54000 would be one of more than 128 ranges of one address")
+	_, err = e.Apply(t.Context(), append(slices.Clone(ms), nattest.Mapping(t, wide))...)
+	refused(err, wide, "apply 129 mappings: udp 192.0.2.9:1000-4000 would be one of more than 128 ranges of one address")
+
+	replace(t, e, "192.0.2.1:50000-59999->172.30.0.3:50000-59999/udp")
+	require.Equal(t, portset.MostOfOneAddress, ranges())
+	remove(t, e, "192.0.2.1:51000-51999->172.30.0.3:51000-51999/udp") // by holes: there is no room for what is left
+	require.Equal(t, portset.MostOfOneAddress, ranges())
+	require.Equal(t, 1000, strings.Count(b.kernel.Dump(), "nftnat holes4_host "))
+	publish(t, e, "192.0.2.9:1000-1099->172.30.0.2:1000-1099/udp") // as single ports
+	require.Equal(t, portset.MostOfOneAddress, ranges())
+	remove(t, e, "192.0.2.9:1000-1099->172.30.0.2:1000-1099/udp")
+
+	// What one call removes makes room in it.
+	_, err = e.Apply(t.Context(), append(slices.Clone(ms[2:]), nattest.Mapping(t, wide))...)
+	require.NoError(t, err)
+	require.Equal(t, portset.MostOfOneAddress-1, ranges())
+	require.NotContains(t, b.kernel.Dump(), "element inet nftnat holes4_host")
+	// 126 narrow ones, and what is between them, become one.
+	replace(t, e, "192.0.2.1:1000-49999->172.30.0.3:1000-49999/udp")
+	require.Equal(t, 2, ranges())
+	requireConsistent(t, b, e)
+	publish(t, e, "192.0.2.9:5000-9000->172.30.0.2:5000-9000/udp")
+	require.Equal(t, 3, ranges())
 }
 
 // The table has the options of ranges as those of single ports: what follows from what is

@@ -192,14 +192,39 @@ func TestConflictsNameTheHolder(t *testing.T) {
 	}
 }
 
-// One port of a range in the way: the error names that port.
+// One port of a range in the way: the error names the range that was asked for, as it was, and the
+// mapping in the way, with what leads on beside it.
 func TestConflictWithinRange(t *testing.T) {
 	e, b := openFake(t)
 	publish(t, e, "8005->172.30.0.2:80")
-	_, err := e.Publish(t.Context(), nat.PublishOptions{}, nattest.Mapping(t, "8000-8009->172.30.0.3:8000-8009"))
-	var conflict *nat.ConflictError
-	require.ErrorAs(t, err, &conflict)
-	require.Equal(t, nat.ConflictError{Want: nattest.Mapping(t, "8005->172.30.0.3:8005"), Have: nattest.Mapping(t, "8005->172.30.0.2:80")}, *conflict)
-	require.EqualError(t, err, "publish tcp 8000-8009: tcp 8005 is published as 8005->172.30.0.2:80")
+	named := nattest.Mapping(t, "7000-7009->172.30.0.2:9000-9009")
+	named.Name = "games"
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, named)
+	require.NoError(t, err)
+	before := b.kernel.Dump()
+	const one, many = "tcp 8005 is published as 8005->172.30.0.2:80", `tcp 7000-7009 is published as 7000-7009->172.30.0.2:9000-9009 by "games"`
+	for _, c := range []struct {
+		want, have, says string
+		beside           []string
+	}{
+		{"8000-8009->172.30.0.3:8000-8009", "8005->172.30.0.2:80", "publish tcp 8000-8009: " + one, nil},
+		{"8000-8009->172.30.0.3:9000-9009", "8005->172.30.0.2:80", "publish tcp 8000-8009: " + one, nil},
+		{"8000-8009->172.30.0.3:9000-9009", "8005->172.30.0.2:80", "publish tcp 1 and 1 more: tcp 8000-8009: " + one, []string{"1->172.30.0.2:1"}},
+		{"8005->172.30.0.3:80", "8005->172.30.0.2:80", "publish tcp 1 and 1 more: " + one, []string{"1->172.30.0.2:1"}},
+		{"7004->172.30.0.3:80", "7000-7009->172.30.0.2:9000-9009", "publish tcp 7004: " + many, nil},
+		{"192.0.2.1:6990-7005->172.30.0.3:90-105", "7000-7009->172.30.0.2:9000-9009", "publish tcp 192.0.2.1:6990-7005: " + many, nil},
+		{"6990-7005->172.30.0.3:6990-7005", "7000-7009->172.30.0.2:9000-9009", "publish tcp 6990-7005: " + many, nil},
+	} {
+		want, have := nattest.Mapping(t, c.want), nattest.Mapping(t, c.have)
+		if have.More != 0 {
+			have.Name = "games"
+		}
+		_, err := e.Publish(t.Context(), nat.PublishOptions{}, append(mapAll(t, c.beside...), want)...)
+		var conflict *nat.ConflictError
+		require.ErrorAs(t, err, &conflict)
+		require.Equal(t, nat.ConflictError{Want: want, Have: have}, *conflict)
+		require.EqualError(t, err, c.says)
+		require.Equal(t, before, b.kernel.Dump())
+	}
 	requireConsistent(t, b, e)
 }

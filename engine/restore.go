@@ -137,6 +137,9 @@ func (e *core) planRestored(c *change, u *merged) (*plan, error) {
 		}
 		want := portset.Whole(&many.Want)
 		i := slices.IndexFunc(c.Added, func(p portset.Port) bool { return p.Contains(want.Frontend) })
+		if i < 0 { // what was there would have to be cut
+			i = len(c.Added) - 1
+		}
 		if i < 0 {
 			return nil, err
 		}

@@ -99,7 +99,7 @@ func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change,
 			return e.confirm()
 		}
 		if err := e.applyOnce(ctx, c); err != nil {
-			return err
+			return asked(err, false, allMappings(s))
 		}
 		lines = e.linesOf(&c)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -117,10 +118,66 @@ func spell(v any) string {
 		}
 		return strings.Join(words, " . ")
 	}
+	if bounds, ok := object["range"].([]any); ok {
+		return fmt.Sprintf("%v-%v", bounds[0], bounds[1])
+	}
 	if p, ok := object["prefix"].(map[string]any); ok {
 		return fmt.Sprintf("%v/%v", p["addr"], p["len"])
 	}
 	return fmt.Sprint(v)
+}
+
+// element is the line of an element that leads to a backend, or of a note on one.
+var element = regexp.MustCompile(`^((?:tcp|udp)\S*?)(_range)? (\S+)(?: \. (\S+))? : ([^ ]+)(?: \. (\d+))?(.*)$`)
+
+// singleElements returns lines of sortedElements with single ports in the place of ranges and of the holes in them: what a packet finds at
+// each port.
+func singleElements(lines []string) []string {
+	taken, ranges, rest := map[string]bool{}, [][]string{}, []string{}
+	for _, line := range lines {
+		words := strings.Fields(line)
+		f := element.FindStringSubmatch(line)
+		switch {
+		case strings.HasPrefix(line, "holes"): // holes ipv4 . tcp . 80; holes4_host tcp . 192.0.2.1 . 80
+			set, key := words[3]+words[1][len("ipv"):], words[5]
+			if words[0] != "holes" {
+				set, key = words[1]+words[0][len("holes"):], words[3]+" . "+words[5]
+			}
+			taken[set+" "+key] = true
+		case f != nil && f[2] != "":
+			ranges = append(ranges, f)
+		default:
+			if f != nil {
+				key := f[3]
+				if f[4] != "" {
+					key += " . " + f[4]
+				}
+				taken[f[1]+" "+key] = true
+			}
+			rest = append(rest, line)
+		}
+	}
+	for _, f := range ranges {
+		set, ports, host, backend := f[1], f[3], f[4], f[5]
+		if _, err := netip.ParseAddr(ports); err == nil { // looked up by no rule: the first port, and the last
+			host, ports = ports, f[4]+"-"+f[6]
+		}
+		var first, last int
+		if n, _ := fmt.Sscanf(ports, "%d-%d", &first, &last); n == 1 {
+			last = first
+		}
+		for port := first; port <= last; port++ {
+			key := fmt.Sprint(port)
+			if host != "" {
+				key = host + " . " + key
+			}
+			if !taken[set+" "+key] {
+				rest = append(rest, fmt.Sprintf("%s %s : %s . %d%s", set, key, backend, port, f[7]))
+			}
+		}
+	}
+	slices.Sort(rest)
+	return rest
 }
 
 // elementsOf returns the lines of sortedElements if the kernel holds exactly these mappings

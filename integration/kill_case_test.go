@@ -45,6 +45,8 @@ type killCase struct {
 var (
 	stepsUndone = []string{"reserve", "forward", "commit"}
 	stepsDone   = []string{"flows", "done"}
+	// A change that replaces ranges has these as well, and "prepare" before "commit".
+	stepsSettled = []string{"settle", "clean"}
 )
 
 // kill has a child make the change, with its state in a file if there is a path, and kill

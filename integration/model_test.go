@@ -55,7 +55,7 @@ func modelOf(s nat.State) model {
 
 // state returns the model as an engine's state.
 func (l model) state() nat.State {
-	return nat.State{Networks: l.networks, Endpoints: l.endpoints, Mappings: l.mappings}
+	return nat.State{Networks: l.networks, Endpoints: l.endpoints, Mappings: nat.Collapse(l.mappings)}
 }
 
 func (l model) clone() model {
@@ -111,8 +111,10 @@ func (l model) after(d operation, found model) (model, error) {
 		}
 	case verbUnpublish, verbKill:
 		for _, m := range d.Mappings {
-			if err := l.remove(m); err != nil {
-				return l, err
+			for one := range nat.Expand(m) {
+				if err := l.remove(one); err != nil {
+					return l, err
+				}
 			}
 		}
 	case verbAttach:

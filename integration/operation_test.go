@@ -68,7 +68,7 @@ func verbWeights() []weightedVerb {
 const (
 	firstFrontendPort, frontendPorts = 8000, 24
 	maxNetworks                      = 4
-	enoughMappings                   = 25 // from here on, many operations are kills
+	enoughMappings                   = 40 // from here on, many operations are kills
 )
 
 // chooser chooses operations at random.
@@ -96,6 +96,13 @@ func (c chooser) operation(s nat.State, tag string) operation {
 	d := operation{Verb: verb, Tag: tag}
 	switch verb {
 	case verbUnpublish, verbKill, verbReplace:
+		if m, ok := c.part(s.Mappings); ok && c.IntN(3) == 0 {
+			d.Mappings = []nat.Mapping{m}
+			if verb == verbReplace {
+				d.Mappings[0] = c.partElsewhere(m, tag)
+			}
+			break
+		}
 		d.Mappings = c.some(s.Mappings)
 		if verb == verbReplace {
 			for i := range d.Mappings {
@@ -142,6 +149,38 @@ func (c chooser) some(ms []nat.Mapping) (some []nat.Mapping) {
 	return some
 }
 
+// part returns some ports of a range whose ports stay the same, most often more than one.
+func (c chooser) part(ms []nat.Mapping) (m nat.Mapping, ok bool) {
+	ms = slices.DeleteFunc(nat.Collapse(ms), func(m nat.Mapping) bool { return m.More == 0 || m.Frontend.Port() != m.Backend.Port() })
+	if len(ms) == 0 {
+		return m, false
+	}
+	m = pick(c, ms)
+	by := c.IntN(int(m.More) + 1)
+	return onward(m, by, c.IntN(int(m.More)-by+1)), true
+}
+
+// partElsewhere gives some ports of a range another backend; or it gives what lies before and behind
+// them to the range.
+func (c chooser) partElsewhere(m nat.Mapping, tag string) nat.Mapping {
+	if c.IntN(3) == 0 {
+		first := max(int(m.Frontend.Port())-c.IntN(4), firstFrontendPort)
+		last := min(int(m.Frontend.Port())+int(m.More)+c.IntN(4), firstFrontendPort+frontendPorts-1)
+		return onward(m, first-int(m.Frontend.Port()), last-first)
+	}
+	m.Name = tag
+	m.Backend = netip.AddrPortFrom(c.backend(m.Backend.Addr().Is6()).Addr(), m.Frontend.Port())
+	return m
+}
+
+// onward returns a range that begins so many ports after another, with so many more.
+func onward(m nat.Mapping, by, more int) nat.Mapping {
+	m.Frontend = netip.AddrPortFrom(m.Frontend.Addr(), uint16(int(m.Frontend.Port())+by))
+	m.Backend = netip.AddrPortFrom(m.Backend.Addr(), uint16(int(m.Backend.Port())+by))
+	m.More = uint16(min(more, firstFrontendPort+frontendPorts-1-int(m.Frontend.Port())))
+	return m
+}
+
 // mappings returns new mappings. If one has a port that is to be chosen, it is the only
 // one.
 func (c chooser) mappings(tag string) []nat.Mapping {
@@ -173,8 +212,13 @@ func (c chooser) mapping(tag string) nat.Mapping {
 		m.More = uint16(c.IntN(3))
 	}
 	m.NoProxy = c.IntN(5) == 0 && !addr.IsLoopback() && (!addr.IsValid() || addr.Is6() == six)
-	if c.IntN(6) == 0 {
+	switch c.IntN(6) {
+	case 0:
 		m.Expires = time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	case 1: // a range whose ports stay the same
+		first := m.Frontend.Port()
+		m.Backend = netip.AddrPortFrom(m.Backend.Addr(), first)
+		m.More = uint16(c.IntN(firstFrontendPort + frontendPorts - int(first)))
 	}
 	return m
 }

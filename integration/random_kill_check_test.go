@@ -77,7 +77,7 @@ func (w *killRun) requireTable(notes []string) {
 	w.compared = now
 	rest, mapped := []string{}, []string{}
 	w.notes = nil
-	for _, line := range sortedElements(w.T, w.top.Host) {
+	for _, line := range singleElements(sortedElements(w.T, w.top.Host)) {
 		set, _, _ := strings.Cut(line, " ")
 		if strings.HasSuffix(set, "_ended") {
 			w.notes = append(w.notes, line)
@@ -103,7 +103,7 @@ func (w *killRun) requireTable(notes []string) {
 	if w.cut || w.IntN(3) == 0 {
 		_, err := w.mirror.ApplyState(context.Background(), w.model.state())
 		require.NoError(w, err, w.what)
-		mirrored := slices.DeleteFunc(sortedElements(w.T, w.mirrorTop.Host), func(line string) bool {
+		mirrored := slices.DeleteFunc(singleElements(sortedElements(w.T, w.mirrorTop.Host)), func(line string) bool {
 			set, _, _ := strings.Cut(line, " ")
 			return strings.HasSuffix(set, "_ended")
 		})

@@ -28,7 +28,9 @@ import (
 // steps are hit by their number, so a new step need not be in the list; but each step of
 // the list has to be hit in a long test.
 func killSteps() []string {
-	return []string{"adopt", "repair", "ended", "reserve", "bind", "forward", "commit", "save", "flows", "open", "done"}
+	return []string{
+		"adopt", "repair", "ended", "reserve", "bind", "forward", "prepare", "commit", "save", "flows", "open", "settle", "clean", "done",
+	}
 }
 
 // How many processes are killed in a long test, and the first seed, unless the environment
@@ -123,8 +125,15 @@ func newKillRun(t *testing.T, seed uint64, covered *coverage) *killRun {
 			require.NoError(t, e.Close())
 		}
 	}
+	served := []int{}
+	for port := range backendPorts {
+		served = append(served, firstBackendPort+port)
+	}
+	for port := range frontendPorts { // of ranges
+		served = append(served, firstFrontendPort+port)
+	}
 	for _, backend := range []*lab.NS{w.top.Backend1, w.top.Backend2} {
-		for port := firstBackendPort; port < firstBackendPort+backendPorts; port++ {
+		for _, port := range served {
 			for _, network := range []string{"tcp", "udp"} {
 				labtest.Echo(t, backend, network, fmt.Sprintf("%s:%d", backend, port), fmt.Sprint(":", port))
 			}

@@ -198,6 +198,51 @@ func TestUpgradeByTakeover(t *testing.T) {
 	require.Equal(t, next.Pid, u.s.status(t).PID)
 }
 
+// Consecutive ports of a table of an older version stay single ones, and become a part of ranges that are published in their place: no
+// packet is lost in the upgrade or after it.
+func TestUpgradeWithRanges(t *testing.T) {
+	labtest.LongOnly(t, "an upgrade of an older table, and ranges in it, under load")
+	top, s := proxiedHost(t)
+	daemon := s.serve(t)
+	var calls []*callers
+	for _, network := range []string{"tcp", "udp"} {
+		for port := 9000; port < 9010; port++ {
+			labtest.Echo(t, top.Backend1, network, "backend", fmt.Sprint(":", port))
+			s.succeed(t, fmt.Sprintf("add --quiet %s %d 172.30.0.2", network, port))
+		}
+		calls = append(calls, startCallers(t, top.Client, network, "192.0.2.1:9005"), startCallers(t, top.Client, network, "192.0.2.1:9000"))
+	}
+	ranges := func() (n int) {
+		for _, line := range sortedElements(t, top.Host) {
+			if strings.Contains(line, "_range") {
+				n++
+			}
+		}
+		return n
+	}
+	before := sortedElements(t, top.Host)
+	daemon.Kill()
+	age(t, top.Host)
+	next := s.serve(t)
+	require.Contains(t, next.Output(), `it is of an earlier version: its comment is \"nftnat schema 2\"`)
+	require.Equal(t, before, sortedElements(t, top.Host))
+	require.Zero(t, ranges())
+	require.Regexp(t, `(?m)^tcp +9000-9009 +172\.30\.0\.2:9000-9009 `, s.succeed(t, "ls"))
+	for _, network := range []string{"tcp", "udp"} {
+		s.succeed(t, "add --quiet "+network+" 10000-60000 172.30.0.2")
+		s.succeed(t, "add --quiet --replace "+network+" 8990-9099 172.30.0.2")
+		s.succeed(t, "rm --quiet "+network+" 9001")
+	}
+	for _, c := range calls {
+		c.goOn(t)
+		done := c.end(t)
+		require.Zero(t, c.refused+c.broken+c.lost, "%s: %v", c, done)
+	}
+	t.Logf("%d elements of ranges", ranges())
+	require.NotZero(t, ranges())
+	require.Regexp(t, `(?m)^udp +9002-9099 `, s.succeed(t, "ls"))
+}
+
 // A daemon of an older version refuses a table of a newer one, also if its successor has
 // upgraded the table and then failed. The daemon says so and ends, and the table keeps
 // working.

@@ -356,6 +356,15 @@ func (m *many) put(s space, x span) {
 	defer m.mu.Unlock()
 	spans := cut(m.spans[s], x.first, x.last)
 	i, _ := find(spans, x.first)
+	if i < len(spans) && int(x.last)+1 == int(spans[i].first) && x.alike(spans[i]) {
+		x.last = spans[i].last
+		spans = slices.Delete(spans, i, i+1)
+	}
+	if i > 0 && int(spans[i-1].last)+1 == int(x.first) && x.alike(spans[i-1]) {
+		i--
+		x.first = spans[i].first
+		spans = slices.Delete(spans, i, i+1)
+	}
 	m.store(s, slices.Insert(spans, i, x))
 }
 

@@ -4,12 +4,14 @@
 package portholder
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/bpf"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -19,9 +21,15 @@ import (
 )
 
 // fakePorts are ports in memory.
-type fakePorts struct{ ports map[uint16]bool }
+type fakePorts struct {
+	ports map[uint16]bool
+	added func(bpf.Range) // nil: nobody asks
+}
 
 func (f *fakePorts) Add(r bpf.Range) error {
+	if f.added != nil {
+		f.added(r)
+	}
 	for port := int(r.First); port <= int(r.Last); port++ {
 		f.ports[uint16(port)] = true
 	}
@@ -49,7 +57,7 @@ func (f *fakePorts) Lead(int) error { return nil }
 
 func newGuarded(t *testing.T) (h *Holder, guard, lookup *fakePorts) {
 	t.Helper()
-	guard, lookup = &fakePorts{map[uint16]bool{}}, &fakePorts{map[uint16]bool{}}
+	guard, lookup = &fakePorts{ports: map[uint16]bool{}}, &fakePorts{ports: map[uint16]bool{}}
 	h = newTestbed(t).Holder
 	h.opts.Guard, h.opts.Lookup = guard, lookup
 	h.opts.Clients = func() (hostnet.PortRange, error) { return hostnet.PortRange{First: 62000, Last: 63000}, nil }
@@ -128,6 +136,45 @@ func TestRanges(t *testing.T) {
 	require.Empty(t, lookup.ports)
 	require.Empty(t, h.ports)
 	require.Empty(t, h.many.spans)
+}
+
+// TestRejoin: a port that was given to another mapping and comes back to its range has no socket of its own. With a guard, it
+// is held before the socket is closed.
+func TestRejoin(t *testing.T) {
+	for _, guarded := range []bool{true, false} {
+		h, guard, lookup := newGuarded(t)
+		if !guarded {
+			h.opts.Guard = nil
+		}
+		front := free(t)
+		at := netip.MustParseAddrPort(front).Port()
+		wide := whole(t, fmt.Sprintf("127.0.0.1:%d-%d->192.0.2.9:%[1]d-%[2]d", at-600, at+600))
+		s := portset.NewSet()
+		switched(t, h, &s, portset.Change{Added: []portset.Port{wide}})
+		one, some := wide.Part(at, at), wide.Part(at-20, at-11)
+		other := one.Target
+		other.Backend = netip.MustParseAddrPort("192.0.2.8:80")
+		for range 3 {
+			switched(t, h, &s, portset.Change{Moved: []portset.Move{{Frontend: one.Frontend, From: one.Target, To: other}}, Removed: []portset.Port{some}})
+			require.Len(t, h.ports, 1)
+			back := portset.Change{Moved: []portset.Move{{Frontend: one.Frontend, From: other, To: one.Target}}, Added: []portset.Port{some}}
+			guard.added = func(r bpf.Range) {
+				if r.First <= at && r.Last >= at {
+					_, err := net.Listen("tcp", front)
+					require.ErrorIs(t, err, unix.EADDRINUSE)
+				}
+			}
+			switched(t, h, &s, back)
+			h.Rejoin(&s, back.After)
+			guard.added = nil
+			require.Empty(t, h.ports)
+			require.Len(t, h.many.spans[spaceOf(wide.Frontend)], 1)
+			require.Equal(t, guarded, guard.ports[at])
+			require.True(t, lookup.ports[at])
+			l := listen(t, front) // by the fake of a guard, others are not kept from it
+			require.NoError(t, l.Close())
+		}
+	}
 }
 
 // TestRangeHeld: a range is refused if another program has a port of it, and nothing of it is held then; if it was

@@ -4,6 +4,7 @@
 package portholder
 
 import (
+	"errors"
 	"iter"
 	"slices"
 
@@ -130,6 +131,32 @@ func (h *Holder) retireIn(p portset.Port) {
 	for f := range h.ports {
 		if p.Contains(f) {
 			h.Retire(f)
+		}
+	}
+}
+
+// Rejoin gives up the sockets of changed ports that are a part of a wide range again, which holds and
+// serves them without. A guard keeps others from a port before its socket is closed.
+func (h *Holder) Rejoin(published *portset.Set, changed iter.Seq[portset.Port]) {
+	if !h.Enabled() || len(h.many.spans) == 0 {
+		return
+	}
+	for p := range changed {
+		if h.many.takes(&p) || !published.Ranged(&p) {
+			continue
+		}
+		if whole, ok := published.Around(p.Frontend); !ok || !h.many.takes(&whole) {
+			continue
+		}
+		for one := range p.Singles {
+			if _, ok := h.ports[one.Frontend]; !ok {
+				continue
+			}
+			if err := h.many.restore(one); err != nil { // it keeps its socket
+				h.opts.Log.Warn("port was not given back to its range", "mapping", one.Mapping().String(), "error", errors.Join(err, h.many.release(one)))
+				continue
+			}
+			h.Retire(one.Frontend)
 		}
 	}
 }

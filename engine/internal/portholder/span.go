@@ -28,6 +28,9 @@ type span struct {
 	served bool
 }
 
+// alike reports whether two spans differ in their ports alone.
+func (s span) alike(o span) bool { return s.backend == o.backend && s.served == o.served }
+
 func spaceOf(f portset.Frontend) space { return space{f.Proto, f.AddrPort.Addr()} }
 
 func rangeOf(s space, first, last uint16) bpf.Range {

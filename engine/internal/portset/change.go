@@ -12,6 +12,9 @@ import (
 type Change struct {
 	Removed, Added []Port
 	Moved          []Move
+	// Apart are ports of ranges that do not serve them. After the change, no range reaches across
+	// one of them.
+	Apart []Port
 }
 
 // Move gives a published frontend another target, or those of a range.

@@ -3,6 +3,11 @@
 
 package portset
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Do makes the change.
 func (s *Set) Do(p *Plan) {
 	for e := range p.Deleted {
@@ -133,19 +138,39 @@ func (s *Set) Unbacked() (es []Entry) {
 	return es
 }
 
-// Unsettled says what becomes of an entry of a second map that was found: whether it is added
-// to the first map before it is deleted from the second. The set has been loaded with all
-// others.
-func (s *Set) Unsettled(e Entry) (settle bool) {
-	r := s.lines[e.line()]
-	if r == nil {
-		return s.uncovered(&e.Port)
+// Settling returns which entries of second maps that were found are added to the first maps before
+// all are deleted from the second: what the others say was not done, or is settled. The set has been
+// loaded with all else. Of one address, ranges that touch are one, as they would have become.
+func (s *Set) Settling(second []Entry) (es []Entry) {
+	var ports []Port
+	for i := range second {
+		if s.unsettled(&second[i].Port) {
+			ports = append(ports, second[i].Port)
+		}
 	}
-	i, _ := r.find(e.First())
-	if i < len(r.spans) && r.spans[i].First() <= e.Last() {
-		return false // the change was not made, or the range has been settled
+	slices.SortFunc(ports, func(a, b Port) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.AddrPort.Compare(b.AddrPort))
+	})
+	for i := range ports {
+		p := &ports[i]
+		if n := len(es); n != 0 && p.line().bounded() && p.line() == es[n-1].line() && p.follows(&es[n-1].Port) &&
+			p.Target == es[n-1].shifted(uint16(es[n-1].Len())) {
+			es[n-1].More = p.Last() - es[n-1].First()
+			continue
+		}
+		es = append(es, Entry{EntryRange, *p})
 	}
-	return s.uncovered(&e.Port)
+	return es
+}
+
+func (s *Set) unsettled(p *Port) bool {
+	if r := s.lines[p.line()]; r != nil {
+		i, _ := r.find(p.First())
+		if i < len(r.spans) && r.spans[i].First() <= p.Last() {
+			return false
+		}
+	}
+	return s.uncovered(p)
 }
 
 // uncovered reports whether some port of a range is no single port.

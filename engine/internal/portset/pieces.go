@@ -42,6 +42,22 @@ func (s *Set) Served(e Entry) iter.Seq[Port] {
 	}
 }
 
+// Unserved yields what a range of the set does not serve: the ports that were taken out, as runs.
+func (s *Set) Unserved(e Entry) iter.Seq[Port] {
+	return func(yield func(Port) bool) {
+		next := int(e.First())
+		for p := range s.Served(e) {
+			if first := int(p.First()); next < first && !yield(e.Part(uint16(next), uint16(first-1))) {
+				return
+			}
+			next = int(p.Last()) + 1
+		}
+		if next <= int(e.Last()) {
+			yield(e.Part(uint16(next), e.Last()))
+		}
+	}
+}
+
 // pieces returns what the ranges of a line serve.
 func (s *Set) pieces(l line) (all []Port) {
 	r := s.lines[l]

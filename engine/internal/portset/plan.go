@@ -6,8 +6,6 @@ package portset
 import (
 	"cmp"
 	"iter"
-
-	"github.com/nftnat/nftnat/internal/order"
 )
 
 // A packet asks the single ports of the kernel's table, then its holes, then its ranges, then
@@ -29,6 +27,8 @@ import (
 //   - Where a single port takes over from a range that goes, what the range served is in the
 //     second map for that time: a packet that was too early for the one may be too late for the
 //     other.
+//   - A range of one address that takes the place of several, and of what lies between them, is
+//     added to the second map in pieces: those between with the change.
 //
 // Ranges that no rule looks up are changed at once. Between adding a single port and deleting
 // the range beneath it in another call, the caller waits until no packet is under way.
@@ -41,6 +41,9 @@ type Plan struct {
 	// Prepared are deleted from the second maps, once no packet is under way that began before,
 	// Cleaned are deleted, and Beneath are added.
 	Settled, Cleaned, Beneath []Entry
+	// Between are added to the second maps with the change: what ranges of Settled have that no
+	// range had before. They are deleted with Prepared.
+	Between []Entry
 	// Waits is whether packets must know what was added before, by another change, when this
 	// change is made.
 	Waits bool
@@ -97,13 +100,13 @@ type limits struct {
 	// longer than cut.
 	holes int
 	// ranges is how many ranges of one address each there are at most, of a protocol and family:
-	// the kernel takes longer for each change of the map by their number. A further one of up to
-	// singles ports is stored as single ports.
+	// the kernel takes longer for each change of the map by their number. Ranges of up to singles
+	// ports are stored as single ports where there is no room.
 	ranges, singles int
 }
 
 // MostOfOneAddress is how many ranges of one address each there are at most, of a protocol and
-// family, but for those of up to 1,024 ports.
+// family. Those of up to 1,024 ports are single ports where there is no room for them.
 const MostOfOneAddress = 128
 
 func defaultLimits() limits {
@@ -126,50 +129,18 @@ func (s *Set) plan(c *Change, most limits) (*Plan, error) {
 	if len(s.lines) == 0 && !c.HasRange() {
 		return &Plan{plain: c}, nil
 	}
-	d := draft{set: s, most: most, lines: map[line][]assignment{}}
-	for i := range c.Removed {
-		p := &c.Removed[i]
-		d.assign(p.line(), assignment{first: p.First(), last: p.Last()})
-	}
-	for i := range c.Moved {
-		before, after := c.Moved[i].Before(), c.Moved[i].After()
-		if l := before.line(); l != after.line() {
-			d.assign(l, assignment{first: before.First(), last: before.Last()})
-		}
-		d.assign(after.line(), assignment{after.First(), after.Last(), &after})
-	}
-	for i := range c.Added {
-		p := &c.Added[i]
-		d.assign(p.line(), assignment{p.First(), p.Last(), p})
-	}
-	d.room = map[lineMap]int{}
-	for l, r := range s.lines {
-		if l.bounded() {
-			d.room[l.lineMap()] += len(r.spans)
-		}
-	}
-	d.wide = map[lineMap]int{}
-	for l, as := range d.lines {
-		d.lines[l] = disjoint(as)
-		for i := range d.lines[l] {
-			if d.isWide(l, &d.lines[l][i]) {
-				d.wide[l.lineMap()]++
-			}
-		}
-		if r := s.lines[l]; r != nil && l.bounded() {
-			for i := range r.spans {
-				if goes(r, &r.spans[i], clip(d.lines[l], &r.spans[i])) {
-					d.room[l.lineMap()]--
-				}
-			}
-		}
-	}
-	for _, l := range order.Sorted(mapKeys(d.lines), compareLines) {
-		if err := d.planLine(l, d.lines[l]); err != nil {
+	var less spare
+	for {
+		d := draft{set: s, most: most, spare: less, lines: map[line][]assignment{}}
+		d.plan(c)
+		enough, err := d.spareMore(&less)
+		if err != nil {
 			return nil, err
 		}
+		if enough {
+			return &d.Plan, nil
+		}
 	}
-	return &d.Plan, nil
 }
 
 func mapKeys(m map[line][]assignment) iter.Seq[line] {

@@ -114,12 +114,14 @@ func (k *table) load(tb testing.TB) *Set {
 			require.True(tb, s.Load(Entry{EntryRange, p}))
 		}
 	}
+	var second []Entry
 	for _, ps := range k.second {
 		for _, p := range ps {
-			if e := (Entry{EntryRange, p}); s.Unsettled(e) {
-				require.True(tb, s.Load(e))
-			}
+			second = append(second, Entry{EntryRange, p})
 		}
+	}
+	for _, e := range s.Settling(second) {
+		require.True(tb, s.Load(e))
 	}
 	for _, e := range s.Redundant() {
 		s.Unload(e)
@@ -201,64 +203,6 @@ func modelTarget(published map[Frontend]Target, at tableKey) string {
 		}
 	}
 	return "none"
-}
-
-// Ranges that can be single ports leave room for those of the same change that cannot.
-func TestWideRangesHaveRoom(t *testing.T) {
-	var c Change
-	for i := range uint16(5) {
-		more := uint16(1)
-		if i == 4 {
-			more = 99
-		}
-		at := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), 1000+100*i)
-		c.Added = append(c.Added, Port{
-			Frontend: Frontend{nat.TCP, at}, Target: Target{Backend: netip.AddrPortFrom(netip.MustParseAddr("172.30.0.2"), at.Port())}, More: more,
-		})
-	}
-	s := NewSet()
-	p, err := s.plan(&c, limits{cut: 5, holes: 8, ranges: 4, singles: 12})
-	require.NoError(t, err)
-	s.Do(p)
-	require.Equal(t, 3+2+1, s.LenEntries())
-	wide, ok := s.Beginning(c.Added[4])
-	require.True(t, ok)
-	require.Equal(t, c.Added[4], wide)
-}
-
-// What a change removes leaves room for what it adds, whichever comes first.
-func TestRemovedRangesLeaveRoom(t *testing.T) {
-	few := limits{cut: 5, holes: 8, ranges: 4, singles: 12}
-	at := func(host string, first, more uint16) Port {
-		return Port{
-			Frontend: Frontend{nat.TCP, netip.AddrPortFrom(netip.MustParseAddr(host), first)}, More: more,
-			Target: Target{Backend: netip.AddrPortFrom(netip.MustParseAddr("172.30.0.2"), first)},
-		}
-	}
-	for _, host := range []string{"192.0.2.1", "192.0.2.5", "192.0.2.9"} { // before, among and after those that go
-		s, full := NewSet(), Change{}
-		for i := range uint16(4) {
-			full.Added = append(full.Added, at("192.0.2.5", 1000+100*i, 9))
-		}
-		p, err := s.plan(&full, few)
-		require.NoError(t, err)
-		s.Do(p)
-		wide := Change{Added: []Port{at(host, 2000, 99)}}
-		_, err = s.plan(&wide, few)
-		require.ErrorAs(t, err, new(*nat.RangesError), host)
-		wide.Removed = []Port{full.Added[3]}
-		p, err = s.plan(&wide, few)
-		require.NoError(t, err, host)
-		s.Do(p)
-		wide.Removed, wide.Added = full.Added[:1], append(wide.Added, at(host, 3000, 99))
-		wide.Added = wide.Added[1:]
-		p, err = s.plan(&wide, few)
-		require.NoError(t, err, host)
-		s.Do(p)
-		wide = Change{Added: []Port{at(host, 4000, 99)}}
-		_, err = s.plan(&wide, few)
-		require.ErrorAs(t, err, new(*nat.RangesError), host)
-	}
 }
 
 // A set does what a map of single ports does; at no moment of a change does a packet go to a
@@ -347,6 +291,9 @@ func (w *flight) carryOut(p *Plan, k *table, before, after map[Frontend]Target) 
 		for e := range p.Added {
 			k.add(w, e, false)
 		}
+		for _, e := range p.Between {
+			k.add(w, e, true)
+		}
 	})
 	if len(p.Settled) != 0 {
 		step(after, func(k *table) {
@@ -360,7 +307,7 @@ func (w *flight) carryOut(p *Plan, k *table, before, after map[Frontend]Target) 
 	}
 	if len(p.Prepared)+len(p.Cleaned)+len(p.Beneath) != 0 {
 		step(after, func(k *table) {
-			for _, e := range p.Prepared {
+			for _, e := range slices.Concat(p.Prepared, p.Between) {
 				k.delete(w, e, true)
 			}
 			for _, e := range p.Cleaned {

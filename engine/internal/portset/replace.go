@@ -3,12 +3,7 @@
 
 package portset
 
-import (
-	"cmp"
-
-	"github.com/nftnat/nftnat/internal/order"
-	"github.com/nftnat/nftnat/nat"
-)
+import "slices"
 
 // replaces reports whether a span has to be replaced.
 func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
@@ -39,16 +34,14 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 			return true
 		}
 	}
-	if left == 0 {
+	if left == 0 || d.isApart(l, sp.First(), sp.Last()) {
 		return true
 	}
-	if cut.n == 0 {
+	if cut.n == 0 || d.spare.whole[place{l, sp.First()}] {
 		return false
 	}
-	if l.bounded() && d.room[l.lineMap()] >= d.most.ranges {
-		return false // there is no room for what would be left
-	}
 	if cut.n > d.most.cut {
+		d.room.mayStay(l, sp, cut.n)
 		return true
 	}
 	if r.holes.count(sp.First(), sp.Last())+cut.n <= d.most.holes {
@@ -70,20 +63,11 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 		}
 		port = max(end, port+1)
 	}
-	return inRuns > all/2
-}
-
-// goes reports whether assignments leave nothing of a span, and put nothing in its place: others
-// have its room then, in whichever order they are planned.
-func goes(r *ranges, sp *Port, as []assignment) bool {
-	left := r.live(sp.First(), sp.Last())
-	for i := range as {
-		if as[i].to != nil {
-			return false
-		}
-		left -= r.live(as[i].first, as[i].last)
+	if inRuns <= all/2 {
+		return false
 	}
-	return left == 0
+	d.room.mayStay(l, sp, cut.n)
+	return true
 }
 
 // run is consecutive ports of a span, before and after a change.
@@ -92,6 +76,7 @@ type run struct {
 	before, after state
 	to            Port // after, by a single port or a range
 	kept          bool // nothing changes but the range
+	outside       bool // no range was around
 }
 
 // state is what serves a port.
@@ -103,36 +88,51 @@ const (
 	byRange
 )
 
-// replace replaces a span by what is left of it and what is assigned.
-func (d *draft) replace(l line, r *ranges, sp *Port, as []assignment) error {
-	if l.bounded() && !goes(r, sp, as) {
-		d.room[l.lineMap()]--
-	}
-	runs, spans, err := d.fit(l, r, d.runs(l, r, sp, as), sp.Mapping())
-	if err != nil {
-		return err
-	}
+// replace replaces spans by what is left of them and what is assigned.
+func (d *draft) replace(l line, r *ranges, parts []stretch) {
+	runs, spans := d.fit(l, r, d.runs(l, r, parts))
 	d.Waits = d.Waits || l.way == translated
-	d.delete(EntryRange, *sp)
-	for _, g := range spans {
-		if l.way != translated { // no packet asks for it
-			d.addRange(l, g.port)
-			continue
+	for i := range parts {
+		if sp := parts[i].span; sp != nil {
+			d.delete(EntryRange, *sp)
+			d.room.count(l, -1)
 		}
-		d.Prepared = append(d.Prepared, Entry{EntryRange, g.port})
-		d.Settled = append(d.Settled, Entry{EntryRange, g.port})
-		if l.bounded() {
-			d.room[l.lineMap()]++
-		}
+	}
+	for i := range spans {
+		d.put(l, runs[spans[i].from:spans[i].to], spans[i].port)
 	}
 	if l.way == translated {
-		d.moveHoles(l, r, sp, runs, spans)
-		d.bridge(sp, runs)
+		d.moveHoles(l, r, parts, runs, spans)
+		d.bridge(r, runs)
 	}
 	for i := range runs {
 		d.moveSingles(l, r, &runs[i])
 	}
-	return nil
+}
+
+// put adds a range of runs. Where it takes the place of others, it comes by the second map.
+func (d *draft) put(l line, runs []run, p Port) {
+	assigned := func(x run) bool { return !x.kept && x.after == byRange }
+	d.room.comes(l, p, slices.ContainsFunc(runs, assigned))
+	inside := func(x run) bool { return !x.outside }
+	if l.way != translated || !slices.ContainsFunc(runs, inside) { // no packet asks for it, or has asked
+		d.add(EntryRange, p)
+		return
+	}
+	for len(runs) != 0 {
+		n := slices.IndexFunc(runs, func(x run) bool { return x.outside != runs[0].outside })
+		if n < 0 {
+			n = len(runs)
+		}
+		piece := Entry{EntryRange, p.Part(runs[0].first, runs[n-1].last)}
+		if runs[0].outside {
+			d.Between = append(d.Between, piece)
+		} else {
+			d.Prepared = append(d.Prepared, piece)
+		}
+		runs = runs[n:]
+	}
+	d.Settled = append(d.Settled, Entry{EntryRange, p})
 }
 
 // moveSingles changes the single ports of a run.
@@ -141,6 +141,8 @@ func (d *draft) moveSingles(l line, r *ranges, x *run) {
 	case x.kept:
 	case x.after == bySingle:
 		d.single(l, x.to)
+	case x.outside:
+		d.claim(l, r, &x.to)
 	case x.after == byRange && l.way == translated:
 		for port := int(x.first); port <= int(x.last); port++ {
 			if p := uint16(port); !r.serves(p) {
@@ -154,7 +156,7 @@ func (d *draft) moveSingles(l line, r *ranges, x *run) {
 
 // moveHoles adds the holes that the new ranges and the change need, and has those that nobody
 // needs after it deleted.
-func (d *draft) moveHoles(l line, r *ranges, sp *Port, runs []run, spans []group) {
+func (d *draft) moveHoles(l line, r *ranges, parts []stretch, runs []run, spans []group) {
 	var keep, need bitmap
 	for i := range runs {
 		x := &runs[i]
@@ -173,6 +175,14 @@ func (d *draft) moveHoles(l line, r *ranges, sp *Port, runs []run, spans []group
 			}
 		}
 	}
+	for i := range parts {
+		if sp := parts[i].span; sp != nil {
+			d.moveHolesOf(l, r, sp, &keep, &need)
+		}
+	}
+}
+
+func (d *draft) moveHolesOf(l line, r *ranges, sp *Port, keep, need *bitmap) {
 	for port := int(sp.First()); port <= int(sp.Last()); port++ {
 		p := uint16(port)
 		has, needed := r.holes.has(p), keep.has(p) || need.has(p)
@@ -185,24 +195,38 @@ func (d *draft) moveHoles(l line, r *ranges, sp *Port, runs []run, spans []group
 	}
 }
 
-// bridge adds to the second map what the span served and single ports will serve: a packet that
+// bridge adds to the second map what spans served and single ports will serve: a packet that
 // asks for those before the change, and for the span after it, finds what was before.
-func (d *draft) bridge(sp *Port, runs []run) {
+func (d *draft) bridge(r *ranges, runs []run) {
 	needs := func(x *run) bool { return x.before == byRange && x.after == bySingle }
 	for i := 0; i < len(runs); i++ {
 		if !needs(&runs[i]) {
 			continue
 		}
 		first := runs[i].first
-		for i+1 < len(runs) && needs(&runs[i+1]) {
+		j, _ := r.find(first)
+		sp := &r.spans[j]
+		for i+1 < len(runs) && needs(&runs[i+1]) && runs[i+1].first <= sp.Last() {
 			i++
 		}
 		d.Prepared = append(d.Prepared, Entry{EntryRange, sp.Part(first, runs[i].last)})
 	}
 }
 
-// runs returns what the ports of a span are before and after a change.
-func (d *draft) runs(l line, r *ranges, sp *Port, as []assignment) (all []run) {
+// runs returns what the ports of stretches are before and after a change.
+func (d *draft) runs(l line, r *ranges, parts []stretch) (all []run) {
+	for i := range parts {
+		if s := &parts[i]; s.span != nil {
+			all = append(all, d.runsOf(l, r, s.span, s.as)...)
+		} else {
+			a := &s.as[0]
+			all = append(all, run{first: a.first, last: a.last, after: byRange, to: *a.to, outside: true})
+		}
+	}
+	return all
+}
+
+func (d *draft) runsOf(l line, r *ranges, sp *Port, as []assignment) (all []run) {
 	at := int(sp.First())
 	stay := func(to int) { // what is not assigned
 		for at <= to {
@@ -210,18 +234,18 @@ func (d *draft) runs(l line, r *ranges, sp *Port, as []assignment) (all []run) {
 			switch {
 			case r.over.has(port):
 				single, _ := d.set.singleOn(l, port)
-				all = append(all, run{port, port, bySingle, bySingle, single, true})
+				all = append(all, run{port, port, bySingle, bySingle, single, true, false})
 				at++
 			case r.holes.has(port):
 				end := at
 				for end < to && r.holes.has(uint16(end+1)) && !r.over.has(uint16(end+1)) {
 					end++
 				}
-				all = append(all, run{port, uint16(end), byNone, byNone, Port{}, true})
+				all = append(all, run{port, uint16(end), byNone, byNone, Port{}, true, false})
 				at = end + 1
 			default:
 				end := r.nextTaken(at, to) - 1
-				all = append(all, run{port, uint16(end), byRange, byRange, sp.Part(port, uint16(end)), true})
+				all = append(all, run{port, uint16(end), byRange, byRange, sp.Part(port, uint16(end)), true, false})
 				at = end + 1
 			}
 		}
@@ -230,9 +254,9 @@ func (d *draft) runs(l line, r *ranges, sp *Port, as []assignment) (all []run) {
 		a := &as[i]
 		stay(int(a.first) - 1)
 		if a.to != nil && a.to.More != 0 {
-			all = append(all, run{a.first, a.last, byNone, byRange, *a.to, false})
+			all = append(all, run{a.first, a.last, byNone, byRange, *a.to, false, false})
 		} else {
-			all = append(all, d.explode(r, a.first, a.last, a.to)...)
+			all = append(all, explode(r, a.first, a.last, a.to)...)
 		}
 		at = int(a.last) + 1
 	}
@@ -241,7 +265,7 @@ func (d *draft) runs(l line, r *ranges, sp *Port, as []assignment) (all []run) {
 }
 
 // explode returns the runs of ports that single ports serve after the change, or nothing.
-func (d *draft) explode(r *ranges, first, last uint16, to *Port) (all []run) {
+func explode(r *ranges, first, last uint16, to *Port) (all []run) {
 	for at := int(first); at <= int(last); at++ {
 		port := uint16(at)
 		x := run{first: port, last: port, before: byRange}
@@ -270,62 +294,47 @@ type group struct {
 
 // fit returns the runs and the ranges that they become. A range of one port becomes a single
 // port, and so do ranges for which there is no room.
-func (d *draft) fit(l line, r *ranges, runs []run, want nat.Mapping) ([]run, []group, error) {
-	spans := d.groups(runs, l.way == translated)
-	room := len(spans)
-	if l.bounded() {
-		room = max(d.most.ranges-d.room[l.lineMap()], 0)
-	}
-	var exploded []int
-	for i := range spans {
-		if spans[i].port.More == 0 {
-			exploded = append(exploded, i)
-		}
-	}
-	if over := len(spans) - len(exploded) - room; over > 0 {
-		narrow := make([]int, 0, len(spans))
-		for i := range spans {
-			if spans[i].port.More != 0 {
-				narrow = append(narrow, i)
-			}
-		}
-		order.Sort(narrow, func(a, b int) int { return cmp.Compare(spans[a].port.More, spans[b].port.More) })
-		for _, i := range narrow[:over] {
-			if spans[i].port.Len() > d.most.singles {
-				return nil, nil, &nat.RangesError{Want: want, Most: d.most.ranges}
-			}
-		}
-		exploded = append(exploded, narrow[:over]...)
-	}
-	if len(exploded) == 0 {
-		return runs, spans, nil
-	}
+func (d *draft) fit(l line, r *ranges, runs []run) ([]run, []group) {
+	spans := d.groups(l, runs)
 	singles := make([]bool, len(runs))
-	for _, i := range exploded {
-		for j := spans[i].from; j < spans[i].to; j++ {
-			singles[j] = runs[j].after == byRange
+	exploded := false
+	for i := range spans {
+		if g := &spans[i]; g.port.More == 0 || d.spare.singles[place{l, g.port.First()}] {
+			exploded = true
+			for j := g.from; j < g.to; j++ {
+				singles[j] = runs[j].after == byRange
+			}
 		}
+	}
+	if !exploded {
+		return runs, spans
 	}
 	var all []run
 	for i := range runs {
+		x := &runs[i]
 		if !singles[i] {
-			all = append(all, runs[i])
+			all = append(all, *x)
 			continue
 		}
-		all = append(all, d.explode(r, runs[i].first, runs[i].last, &runs[i].to)...)
+		for _, one := range explode(r, x.first, x.last, &x.to) {
+			if one.outside = x.outside; x.outside {
+				one.before = byNone
+			}
+			all = append(all, one)
+		}
 	}
-	return all, d.groups(all, l.way == translated), nil
+	return all, d.groups(l, all)
 }
 
 // groups returns the ranges that runs become. Those that have the same target are one if
 // between them are only ports that were holes or single ports before, since a packet that
 // misses the change of the others would find the new range.
-func (d *draft) groups(runs []run, holes bool) (all []group) {
-	open, gap := false, 0
+func (d *draft) groups(l line, runs []run) (all []group) {
+	open, gap, holes := false, 0, l.way == translated
 	for i := range runs {
 		x := &runs[i]
 		if x.after != byRange {
-			open = open && x.before != byRange && (holes || x.to.Expires == 0)
+			open = open && x.before != byRange && (holes || x.to.Expires == 0) && !d.isApart(l, x.first, x.last)
 			if x.after == byNone {
 				gap += int(x.last) - int(x.first) + 1
 				open = open && holes && gap <= d.most.cut

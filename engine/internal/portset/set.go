@@ -157,6 +157,25 @@ func (s *Set) Around(f Frontend) (Port, bool) {
 	return one, true
 }
 
+// Alike returns the mapping that has a frontend: with what leads on beside it, in the same way.
+func (s *Set) Alike(f Frontend) (nat.Mapping, bool) {
+	p, ok := s.Around(f)
+	if !ok || p.More != 0 {
+		return p.Mapping(), ok
+	}
+	beside := func(port uint16, by uint16) bool {
+		t, ok := s.single(f.at(port))
+		return ok && t == p.shifted(by)
+	}
+	for p.Last() < 65535 && beside(p.Last()+1, p.More+1) {
+		p.More++
+	}
+	for p.First() > 1 && beside(p.First()-1, ^uint16(0)) {
+		p.Frontend, p.Target, p.More = p.at(p.First()-1), p.shifted(^uint16(0)), p.More+1
+	}
+	return p.Mapping(), true
+}
+
 // singleOn returns the single port of a line.
 func (s *Set) singleOn(l line, port uint16) (Port, bool) {
 	for _, f := range l.frontends(port) {

@@ -209,8 +209,8 @@ func (c *Contents) readNotes(elements []nft.Element) {
 			published[e] = false
 		}
 	}
-	for _, e := range c.Next { // which will be published
-		if c.Ports.Unsettled(e) && hasNote(e.Port) {
+	for _, e := range c.Ports.Settling(c.Next) {
+		if hasNote(e.Port) {
 			published[note(e.Port)] = false
 		}
 	}
