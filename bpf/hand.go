@@ -42,6 +42,13 @@ func closeAll(links []link.Link, programs []*ebpf.Program, maps []*ebpf.Map) err
 	return errors.Join(errs...)
 }
 
+// closeAttached closes the descriptors of programs that links have.
+func closeAttached(programs *[]*ebpf.Program) error {
+	attached := *programs
+	*programs = nil
+	return closeAll(nil, attached, nil)
+}
+
 // Handed is programs on their way to another process.
 type Handed struct {
 	// Version is that of the maps: one process can take over those of another if it is the same.

@@ -21,8 +21,8 @@ import (
 // is not bound. Nor does it change who has a port already.
 type Hold struct {
 	*Ports
-	maps     []*ebpf.Map // by the numbers below
-	programs []*ebpf.Program
+	maps     []*ebpf.Map     // by the numbers below
+	programs []*ebpf.Program // only while they are not attached
 	links    []link.Link
 	v6only   bool
 }
@@ -88,7 +88,7 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 		}
 		h.links = append(h.links, l)
 	}
-	return h, nil
+	return h, closeAttached(&h.programs)
 }
 
 // load loads the programs.
@@ -149,7 +149,7 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 			return nil, err
 		}
 	}
-	return h, nil
+	return h, closeAttached(&h.programs)
 }
 
 // Exemption lets sockets bind the ports that a Hold of another process keeps from others.

@@ -99,7 +99,7 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 		}
 		l.links = append(l.links, attached)
 	}
-	return l, l.attached()
+	return l, closeAttached(&l.programs)
 }
 
 // load loads the programs, with as many features as can be had.
@@ -128,13 +128,6 @@ func (l *Local) loadAll(opts LocalOptions) error {
 		l.programs = append(l.programs, p)
 	}
 	return nil
-}
-
-// attached closes the descriptors of programs that the links have.
-func (l *Local) attached() error {
-	programs := l.programs
-	l.programs = nil
-	return closeAll(nil, programs, nil)
 }
 
 // unsupported says of an error of the kernel that something is missing in it.
@@ -212,7 +205,7 @@ func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
 			return nil, fmt.Errorf("replace the program for %s: %w", hook.name, err)
 		}
 	}
-	return l, l.attached()
+	return l, closeAttached(&l.programs)
 }
 
 // Limits says in what it does less here than it could: nothing on most kernels.

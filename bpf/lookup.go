@@ -19,9 +19,9 @@ import (
 // connected come before it.
 type Lookup struct {
 	*Ports
-	maps    []*ebpf.Map // by the numbers below
-	program *ebpf.Program
-	links   []link.Link // one
+	maps     []*ebpf.Map     // by the numbers below
+	programs []*ebpf.Program // only while they are not attached
+	links    []link.Link     // one
 }
 
 // The maps of a Lookup.
@@ -63,20 +63,24 @@ func OpenLookup(netNS int) (_ *Lookup, err error) {
 	if err := l.load(); err != nil {
 		return nil, unsupported(err)
 	}
-	attached, err := link.AttachNetNs(netNS, l.program)
+	attached, err := link.AttachNetNs(netNS, l.programs[0])
 	if err != nil {
 		return nil, err
 	}
 	l.links = []link.Link{attached}
-	return l, nil
+	return l, closeAttached(&l.programs)
 }
 
-func (l *Lookup) load() (err error) {
-	l.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+func (l *Lookup) load() error {
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "nftnat_lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, License: "GPL",
 		Instructions: assembleLookup(l.maps[mapServed].FD(), l.maps[mapSockets].FD()),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	l.programs = append(l.programs, program)
+	return nil
 }
 
 // Hand returns copies of the descriptors by which another process can take the ports, the sockets and the program over; they are
@@ -109,10 +113,10 @@ func TakeLookup(handed Handed) (_ *Lookup, err error) {
 	if err := l.load(); err != nil {
 		return nil, err
 	}
-	if err := l.links[0].Update(l.program); err != nil {
+	if err := l.links[0].Update(l.programs[0]); err != nil {
 		return nil, err
 	}
-	return l, nil
+	return l, closeAttached(&l.programs)
 }
 
 // Lead makes a socket the one that the ports of its protocol lead to, in place of the one before. One of IPv6 gets IPv4 as well unless it is
@@ -149,11 +153,7 @@ func portOf(name unix.Sockaddr) int {
 
 // Close detaches the program, unless another process has taken it over.
 func (l *Lookup) Close() error {
-	var programs []*ebpf.Program
-	if l.program != nil {
-		programs = append(programs, l.program)
-	}
-	return closeAll(l.links, programs, l.maps)
+	return closeAll(l.links, l.programs, l.maps)
 }
 
 // The fields of struct bpf_sk_lookup (linux/bpf.h).

@@ -256,7 +256,16 @@ func TestRangesOfOneAddress(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, portset.MostOfOneAddress-1, ranges())
 	require.NotContains(t, b.kernel.Dump(), "element inet nftnat holes4_host")
-	// 126 narrow ones, and what is between them, become one.
+	// 126 narrow ones, and what is between them, become one, also if they lead to the same backend.
+	before = b.kernel.Dump()
+	publish(t, e, "192.0.2.1:50000-59999->172.30.0.2:50000-59999/udp")
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, nattest.Mapping(t, "192.0.2.1:1000-49999->172.30.0.2:1000-49999/udp"))
+	require.NoError(t, err)
+	require.Equal(t, 2, ranges())
+	requireConsistent(t, b, e)
+	_, err = e.Apply(t.Context(), append(slices.Clone(ms[2:]), nattest.Mapping(t, wide))...)
+	require.NoError(t, err)
+	require.Equal(t, before, b.kernel.Dump())
 	replace(t, e, "192.0.2.1:1000-49999->172.30.0.3:1000-49999/udp")
 	require.Equal(t, 2, ranges())
 	requireConsistent(t, b, e)

@@ -137,23 +137,43 @@ func (d *draft) stretches(l line, r *ranges, as []assignment) (all []stretch) {
 			at = end + 1
 		}
 	}
-	if d.apart[l] == nil {
-		return all
-	}
 	for i := range r.spans {
-		sp := &r.spans[i]
-		if !d.isApart(l, sp.First(), sp.Last()) {
-			continue
+		if sp := &r.spans[i]; d.isApart(l, sp.First(), sp.Last()) || d.spare.joined[place{l, sp.First()}] {
+			all = replacing(all, sp)
 		}
-		at := 0
-		for at < len(all) && all[at].first() < sp.First() {
-			at++
-		}
-		if at == len(all) || all[at].span != sp {
-			all = slices.Insert(all, at, stretch{span: sp, replaced: true})
-		}
+	}
+	if l.bounded() {
+		d.mayJoin(l, r, all)
 	}
 	return all
+}
+
+// replacing returns stretches, in order, with one for a span that is replaced.
+func replacing(all []stretch, sp *Port) []stretch {
+	at := 0
+	for at < len(all) && all[at].first() < sp.First() {
+		at++
+	}
+	if at == len(all) || all[at].span != sp {
+		all = slices.Insert(all, at, stretch{span: sp})
+	}
+	all[at].replaced = true
+	return all
+}
+
+// mayJoin notes spans that new ranges beside them go on, which can be one with them.
+func (d *draft) mayJoin(l line, r *ranges, all []stretch) {
+	for i := range all {
+		s := &all[i]
+		if s.span != nil || !s.ranged {
+			continue
+		}
+		for _, port := range [2]uint16{s.first() - 1, s.last() + 1} {
+			if j, ok := r.find(port); ok && fits(s.as[0].to, &r.spans[j]) {
+				d.room.mayJoin(l, &r.spans[j])
+			}
+		}
+	}
 }
 
 // oneByOne returns assignments with those as single ports for which there is no room.

@@ -30,6 +30,7 @@ type place struct {
 
 // spare is how a plan does with fewer ranges.
 type spare struct {
+	joined  map[place]bool // ranges that are replaced, as one with those beside them that go on the same way
 	singles map[place]bool // ranges that are stored as single ports
 	whole   map[place]bool // ranges that are not replaced by what is left of them
 }
@@ -53,6 +54,7 @@ type room struct {
 	more    map[lineMap]int // how many more there are after the change
 	come    []coming
 	savings []saving
+	joins   []place
 }
 
 func (r *room) count(l line, n int) {
@@ -78,6 +80,8 @@ func (r *room) mayStay(l line, p *Port, holes int) {
 	}
 }
 
+func (r *room) mayJoin(l line, p *Port) { r.joins = append(r.joins, place{l, p.First()}) }
+
 // spareMore reports whether there is room for all ranges of a plan. If there is not, it adds to what
 // is spared, for another attempt. The error is a [*nat.RangesError] if nothing can be.
 func (d *draft) spareMore(s *spare) (enough bool, err error) {
@@ -101,6 +105,18 @@ func (d *draft) spareMore(s *spare) (enough bool, err error) {
 // save spares ranges of a map, the cheapest first.
 func (d *draft) save(of lineMap, n int, s *spare) error {
 	is := func(l line) bool { return (lineMap{l.proto, l.is4}) == of }
+	if s.singles == nil {
+		s.joined, s.singles, s.whole = map[place]bool{}, map[place]bool{}, map[place]bool{}
+	}
+	before := len(s.joined)
+	for _, at := range d.room.joins {
+		if is(at.line) {
+			s.joined[at] = true
+		}
+	}
+	if len(s.joined) != before {
+		return nil
+	}
 	options := slices.DeleteFunc(d.room.savings, func(o saving) bool { return !is(o.line) })
 	var want nat.Mapping
 	wanted := false // want is of the change
@@ -115,9 +131,6 @@ func (d *draft) save(of lineMap, n int, s *spare) error {
 	}
 	if len(options) == 0 {
 		return &nat.RangesError{Want: want, Most: d.most.ranges}
-	}
-	if s.singles == nil {
-		s.singles, s.whole = map[place]bool{}, map[place]bool{}
 	}
 	for range min(n, len(options)) {
 		at := 0

@@ -134,6 +134,23 @@ func TestOneRangeInPlaceOfMany(t *testing.T) {
 	}
 }
 
+// A range around others that lead on the same way is one with them, if there is no room for its parts.
+func TestRangeJoinsOthers(t *testing.T) {
+	s := NewSet()
+	for i := range uint16(4) {
+		require.NoError(t, s.publish(t, nil, rangeAt("192.0.2.1", 1000+100*i, 49)))
+	}
+	beside := rangeAt("192.0.2.1", 1350, 0)
+	beside.Backend = netip.MustParseAddrPort("172.30.0.3:1350")
+	require.NoError(t, s.publish(t, nil, beside)) // it is in the way
+	require.NoError(t, s.publish(t, nil, rangeAt("192.0.2.1", 990, 359)))
+	require.Equal(t, [3]int{EntryRange: 1, EntrySingle: 1}, s.kinds())
+	require.Equal(t, 361, s.Len())
+	// Where there is, it is not: to remove it again would cost holes.
+	require.NoError(t, s.publish(t, nil, rangeAt("192.0.2.1", 900, 89)))
+	require.Equal(t, [3]int{EntryRange: 2, EntrySingle: 1}, s.kinds())
+}
+
 // Where there is no room for what is left of a range, ports are taken out of it one by one. A range
 // that leads elsewhere in the middle of it is refused, and is the one that the error names.
 func TestCutWithoutRoom(t *testing.T) {
