@@ -138,7 +138,7 @@ func (d *draft) stretches(l line, r *ranges, as []assignment) (all []stretch) {
 		}
 	}
 	for i := range r.spans {
-		if sp := &r.spans[i]; d.isApart(l, sp.First(), sp.Last()) || d.spare.joined[place{l, sp.First()}] {
+		if sp := &r.spans[i]; d.isApart(l, sp.First(), sp.Last()) || d.spare.joined[beginning{l, sp.First()}] {
 			all = replacing(all, sp)
 		}
 	}
@@ -178,7 +178,9 @@ func (d *draft) mayJoin(l line, r *ranges, all []stretch) {
 
 // oneByOne returns assignments with those as single ports for which there is no room.
 func (d *draft) oneByOne(l line, as []assignment) []assignment {
-	spared := func(a assignment) bool { return a.to != nil && a.to.More != 0 && d.spare.singles[place{l, a.first}] }
+	spared := func(a assignment) bool {
+		return a.to != nil && a.to.More != 0 && d.spare.singles[beginning{l, a.first}]
+	}
 	for i := slices.IndexFunc(as, spared); i >= 0; i = slices.IndexFunc(as, spared) {
 		var ones []assignment
 		for p := range as[i].to.Singles {
@@ -218,7 +220,7 @@ func (d *draft) outside(l line, r *ranges, a *assignment) {
 		d.deleteSingles(l, a.first, a.last)
 	case p.More == 0:
 		d.single(l, *p)
-	case d.spare.singles[place{l, p.First()}]:
+	case d.spare.singles[beginning{l, p.First()}]:
 		for single := range p.Singles {
 			d.single(l, single)
 		}

@@ -5,7 +5,8 @@ package portset
 
 import (
 	"cmp"
-	"slices"
+
+	"github.com/nftnat/nftnat/internal/order"
 )
 
 // Do makes the change.
@@ -148,7 +149,7 @@ func (s *Set) Settling(second []Entry) (es []Entry) {
 			ports = append(ports, second[i].Port)
 		}
 	}
-	slices.SortFunc(ports, func(a, b Port) int {
+	order.Sort(ports, func(a, b Port) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.AddrPort.Compare(b.AddrPort))
 	})
 	for i := range ports {

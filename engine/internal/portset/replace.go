@@ -37,7 +37,7 @@ func (d *draft) replaces(l line, r *ranges, sp *Port, as []assignment) bool {
 	if left == 0 || d.isApart(l, sp.First(), sp.Last()) {
 		return true
 	}
-	if cut.n == 0 || d.spare.whole[place{l, sp.First()}] {
+	if cut.n == 0 || d.spare.whole[beginning{l, sp.First()}] {
 		return false
 	}
 	if cut.n > d.most.cut {
@@ -299,7 +299,7 @@ func (d *draft) fit(l line, r *ranges, runs []run) ([]run, []group) {
 	singles := make([]bool, len(runs))
 	exploded := false
 	for i := range spans {
-		if g := &spans[i]; g.port.More == 0 || d.spare.singles[place{l, g.port.First()}] {
+		if g := &spans[i]; g.port.More == 0 || d.spare.singles[beginning{l, g.port.First()}] {
 			exploded = true
 			for j := g.from; j < g.to; j++ {
 				singles[j] = runs[j].after == byRange

@@ -22,22 +22,22 @@ type lineMap struct {
 // bounded reports whether the number of ranges is bounded.
 func (l line) bounded() bool { return l.host.IsValid() && l.way == translated }
 
-// place is where a range begins.
-type place struct {
+// beginning is where a range begins.
+type beginning struct {
 	line
 	first uint16
 }
 
 // spare is how a plan does with fewer ranges.
 type spare struct {
-	joined  map[place]bool // ranges that are replaced, as one with those beside them that go on the same way
-	singles map[place]bool // ranges that are stored as single ports
-	whole   map[place]bool // ranges that are not replaced by what is left of them
+	joined  map[beginning]bool // ranges that are replaced, as one with those beside them that go on the same way
+	singles map[beginning]bool // ranges that are stored as single ports
+	whole   map[beginning]bool // ranges that are not replaced by what is left of them
 }
 
 // saving is a range that there need not be.
 type saving struct {
-	place
+	beginning
 	cost  int // in elements
 	whole bool
 }
@@ -54,7 +54,7 @@ type room struct {
 	more    map[lineMap]int // how many more there are after the change
 	come    []coming
 	savings []saving
-	joins   []place
+	joins   []beginning
 }
 
 func (r *room) count(l line, n int) {
@@ -76,11 +76,11 @@ func (r *room) comes(l line, p Port, assigned bool) {
 // mayStay notes that a range is replaced only because many ports are taken out of it.
 func (r *room) mayStay(l line, p *Port, holes int) {
 	if l.bounded() {
-		r.savings = append(r.savings, saving{place{l, p.First()}, holes, true})
+		r.savings = append(r.savings, saving{beginning{l, p.First()}, holes, true})
 	}
 }
 
-func (r *room) mayJoin(l line, p *Port) { r.joins = append(r.joins, place{l, p.First()}) }
+func (r *room) mayJoin(l line, p *Port) { r.joins = append(r.joins, beginning{l, p.First()}) }
 
 // spareMore reports whether there is room for all ranges of a plan. If there is not, it adds to what
 // is spared, for another attempt. The error is a [*nat.RangesError] if nothing can be.
@@ -106,7 +106,7 @@ func (d *draft) spareMore(s *spare) (enough bool, err error) {
 func (d *draft) save(of lineMap, n int, s *spare) error {
 	is := func(l line) bool { return (lineMap{l.proto, l.is4}) == of }
 	if s.singles == nil {
-		s.joined, s.singles, s.whole = map[place]bool{}, map[place]bool{}, map[place]bool{}
+		s.joined, s.singles, s.whole = map[beginning]bool{}, map[beginning]bool{}, map[beginning]bool{}
 	}
 	before := len(s.joined)
 	for _, at := range d.room.joins {
@@ -124,7 +124,7 @@ func (d *draft) save(of lineMap, n int, s *spare) error {
 		switch {
 		case !is(c.line):
 		case c.Len() <= d.most.singles:
-			options = append(options, saving{place{c.line, c.First()}, c.Len(), false})
+			options = append(options, saving{beginning{c.line, c.First()}, c.Len(), false})
 		case c.assigned || !wanted:
 			want, wanted = c.Mapping(), c.assigned
 		}
@@ -142,9 +142,9 @@ func (d *draft) save(of lineMap, n int, s *spare) error {
 		o := options[at]
 		options = slices.Delete(options, at, at+1)
 		if o.whole {
-			s.whole[o.place] = true
+			s.whole[o.beginning] = true
 		} else {
-			s.singles[o.place] = true
+			s.singles[o.beginning] = true
 		}
 	}
 	return nil
