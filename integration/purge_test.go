@@ -134,7 +134,7 @@ func TestPurgeOfKilledDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
 	labtest.EchoTCP(t, top.Backend1, "backend", ":80")
 	s := newTestbed(t, top.Host)
-	rounds := labtest.Rounds(t, "daemons killed before a purge", 3, 100)
+	rounds := labtest.Rounds(t, "daemons killed before a purge", 2, 30)
 	for i := range rounds {
 		p := s.serve(t)
 		s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")

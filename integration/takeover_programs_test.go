@@ -19,6 +19,12 @@ import (
 // The versions of eBPF programs among the names of what a daemon lends.
 var programVersion = regexp.MustCompile(`^(program \w+) \d+$`)
 
+// toPrograms is a takeover: how the next daemon serves localhost, and whether its programs are of another version.
+type toPrograms struct {
+	loopback string
+	other    bool
+}
+
 // Daemons whose eBPF programs are of another version take over, and such that serve localhost another way: meanwhile no connection
 // to localhost fails, nobody else can bind a port, a connection that was led stays, and nothing is left of the programs before.
 func TestTakeoverOfPrograms(t *testing.T) {
@@ -40,10 +46,9 @@ func TestTakeoverOfPrograms(t *testing.T) {
 		calls = append(calls, startCallers(t, top.Host, "tcp", address), startCallers(t, top.Host, "udp", address))
 	}
 	taker := startOccupiers(t, top.Host, "127.0.0.1:10050", "0.0.0.0:10001", "[::1]:10099")
-	for _, step := range []struct {
-		loopback string
-		other    bool // version
-	}{{"bpf", true}, {"proxy", false}, {"bpf", false}, {"proxy", true}, {"bpf", false}, {"bpf", true}} {
+	for _, step := range labtest.Some(t, "takeovers of programs", 2, []toPrograms{
+		{"bpf", true}, {"bpf", true}, {"proxy", true}, {"proxy", false}, {"bpf", false}, {"proxy", false},
+	}) {
 		t.Logf("to %s, programs of another version: %t", step.loopback, step.other)
 		s.loopback, r.loopback = step.loopback, step.loopback
 		r.rename = nil
