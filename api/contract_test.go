@@ -339,6 +339,10 @@ func exchanges() []exchange {
 		{method: "GET", path: "/v1/events", want: 200},
 		{method: "GET", path: "/v1/events", url: "/v1/events?x", want: 400},
 		{method: "GET", path: "/v1/events", opts: func(o *Options) { o.Events = nil }, want: 404},
+		{method: "POST", path: "/v1/sessions", url: "/v1/sessions?x", want: 400},
+		{method: "POST", path: "/v1/sessions", body: "[]", want: 400},
+		{method: "POST", path: "/v1/sessions", opts: func(o *Options) { o.Sessions = nil }, want: 404},
+		{method: "POST", path: "/v1/sessions", want: 426},
 		{method: "POST", path: "/v1/handover", url: "/v1/handover?x", want: 400},
 		{method: "POST", path: "/v1/handover", body: "{}", want: 400},
 		{method: "POST", path: "/v1/handover", opts: func(o *Options) { o.Handovers = nil }, want: 404},
@@ -415,6 +419,7 @@ func TestContractExchanges(t *testing.T) {
 	t.Run("too many", c.tooMany)
 	t.Run("strangers", c.strangers)
 	t.Run("handed over", c.handedOver)
+	t.Run("session", c.sessionOpened)
 
 	for _, op := range c.operations() {
 		for status := range object(op.def["responses"]) {
@@ -462,6 +467,7 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 		Explain:   explainFake,
 		Doctor:    doctorFake,
 		Handovers: make(chan *net.UnixConn, 1),
+		Sessions:  func(context.Context, Session) ([]nat.Mapping, error) { return nil, errors.ErrUnsupported },
 		Health:    func(context.Context) error { return nil },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4")

@@ -66,6 +66,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
 		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},
 		{http.MethodGet, "/v1/events", "ranges?", "", optional(opts.Events != nil, "events", h.getEvents)},
+		{http.MethodPost, "/v1/sessions", "", OpPublish, optional(opts.Sessions != nil, "sessions", h.postSession)},
 		{http.MethodPost, "/v1/handover", "", "", optional(opts.Handovers != nil, "handover", h.postHandover)},
 		{http.MethodGet, "/healthz", "", "", optional(opts.Health != nil, "health check", h.getHealth)},
 		{http.MethodGet, "/metrics", "*", "", optional(opts.Metrics != nil, "metrics", h.getMetrics)},

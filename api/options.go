@@ -61,6 +61,9 @@ type Options struct {
 	// them. While the channel is full, the next client is told that the server is busy. Nil:
 	// the route answers 404.
 	Handovers chan<- *net.UnixConn
+	// Sessions publishes the mappings of a session, for POST /v1/sessions, and unpublishes them
+	// when the client ends it. It returns what was published. Nil: the route answers 404.
+	Sessions func(ctx context.Context, s Session) ([]nat.Mapping, error)
 	// Health returns why the server cannot do its work, or nil, for GET /healthz; it must
 	// return soon after its context is done. Nil: the route answers 404.
 	Health func(context.Context) error

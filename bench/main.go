@@ -34,6 +34,7 @@ func parts() []part {
 		{"udp", "proxied UDP against docker-proxy, nginx, socat and no proxy", benchUDP},
 		{"unpublished", "connections on this host to a port that no mapping has, with a daemon and without", benchUnpublished},
 		{"memory", "idle connections, flows and published ports against the same", benchMemory},
+		{"docker", "a thousand ports that Docker publishes: memory, and connections on this host, against docker-proxy", benchDocker},
 		{"footprint", "size, start and memory of the program itself, against one that does nothing", benchFootprint},
 	}
 }

@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/alloc"
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
@@ -33,6 +36,37 @@ import (
 // if it was done before the transaction. On any error nothing has changed.
 func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return update(ctx, e, func(c *core) ([]nat.Mapping, error) { return c.publish(ctx, how, ms) })
+}
+
+// PublishHeld is Publish of mappings whose ports are bound already: the engine holds and serves
+// them by these sockets, of TCP ones that listen, in the place of its own. The descriptors are the
+// caller's, who closes them so that the port is free when it is unpublished. The error is
+// ErrInvalid for a socket that is not of a mapping's frontend.
+func (e *Engine) PublishHeld(ctx context.Context, how nat.PublishOptions, sockets []PortSocket, ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return update(ctx, e, func(c *core) ([]nat.Mapping, error) {
+		defer c.holder.Settle(&c.mappings)
+		for _, s := range sockets {
+			if err := c.give(s); err != nil {
+				return nil, err
+			}
+		}
+		return c.publish(ctx, how, ms)
+	})
+}
+
+// give passes a copy of a socket to the holder.
+func (e *core) give(s PortSocket) error {
+	if !e.holder.Enabled() {
+		return nil
+	}
+	fd, err := unix.FcntlInt(uintptr(s.FD), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return e.holder.Give(portset.Frontend{Proto: s.Proto, AddrPort: s.Frontend}, fd)
 }
 
 func (e *core) publish(ctx context.Context, how nat.PublishOptions, ms []nat.Mapping) (done []nat.Mapping, err error) {

@@ -82,13 +82,14 @@ type verb struct {
 
 // verbs are all but those of cobra, in the order of their groups.
 func verbs() []verb {
-	const publish, networks, look, daemon = "Publish:", "Networks and endpoints:", "Look:", "Daemon:"
+	const publish, networks, look, daemon, others = "Publish:", "Networks and endpoints:", "Look:", "Daemon:", "For other programs:"
 	return []verb{
 		{"add", newAdd, publish}, {"rm", newRm, publish}, {"ls", newLs, publish}, {"apply", newApply, publish}, {"export", newExport, publish},
 		{"network", newNetwork, networks}, {"attach", newAttach, networks}, {"detach", newDetach, networks},
 		{"ps", newPs, networks}, {"inspect", newInspect, networks}, {"port", newPort, networks},
 		{"explain", newExplain, look}, {"doctor", newDoctor, look}, {"trace", newTrace, look}, {"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},
 		{"serve", newServe, daemon}, {"purge", newPurge, daemon},
+		{verbDockerProxy, newDockerProxy, others}, {"docker", newDocker, others},
 		{"version", newVersion, ""},
 	}
 }

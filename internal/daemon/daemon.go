@@ -122,6 +122,8 @@ type server struct {
 	// othersPath says that a server with another table has the path of the socket. It is
 	// for watchFiles alone.
 	othersPath bool
+	// sessions are mappings that last as long as their processes.
+	sessions *sessions
 	// file is the state file; nil: there is none.
 	file *state.File
 	// listener is the API's, and scraped that of the metrics; nil: there is none.
@@ -203,6 +205,9 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 	if err := s.engine.Begin(); err != nil {
 		s.log.Warn("not all ports are served", "error", err)
 	}
+	s.sessions = newSessions(s.engine, s.log, s.changes.outcome)
+	defer s.sessions.close()
+	s.sessions.inherit(from.takeSessions())
 	s.ownSocketFiles()
 	if !s.outside {
 		s.legacyLists = explain.OpenLegacyLists()
@@ -211,8 +216,10 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 		}
 	}
 	s.atStart = findStartMemory()
+	ended := s.sessions.find(ctx)
 	s.confine()
 	from.committed(s.log)
+	s.sessions.removeAll(ctx, ended)
 	return s.serve(ctx)
 }
 

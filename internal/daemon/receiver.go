@@ -29,6 +29,8 @@ type inheritance struct {
 	sockets engine.Sockets
 	api     *lentListener
 	scraped *lentListener
+	// sessions are those of processes for which something is published.
+	sessions []lentSession
 	// over says that the predecessor does not go on.
 	over bool
 }
@@ -38,6 +40,36 @@ type lentListener struct {
 	fd      int
 	address string
 	made    bool // its file was made by a daemon
+}
+
+// lentSession is the connection of a session.
+type lentSession struct {
+	name string
+	fd   int
+}
+
+// conn makes a connection of the descriptor, which it owns.
+func (l lentSession) conn() (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(l.fd), l.name)
+	c, err := net.FileConn(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%T is no unix socket", c), c.Close())
+	}
+	return u, nil
+}
+
+// takeSessions returns the sessions of the predecessor.
+func (i *inheritance) takeSessions() []lentSession {
+	if i == nil {
+		return nil
+	}
+	lent := i.sessions
+	i.sessions = nil
+	return lent
 }
 
 func (l *lentListener) close() {
@@ -215,6 +247,8 @@ func (i *inheritance) sort(sockets []handover.Socket) error {
 			i.api = listener
 		case kind == nameMetrics && i.scraped == nil:
 			i.scraped = listener
+		case kind == nameSession:
+			i.sessions = append(i.sessions, lentSession{rest, s.FD})
 		case kind == nameProgram:
 			i.sockets.Programs = append(i.sockets.Programs, engine.Program{Name: rest, File: os.NewFile(uintptr(s.FD), "program")})
 		default:
@@ -255,5 +289,9 @@ func (i *inheritance) closeSockets() {
 	for _, p := range i.sockets.Programs {
 		_ = p.File.Close()
 	}
+	for _, s := range i.sessions {
+		closeDescriptor(s.fd)
+	}
+	i.sessions = nil
 	i.sockets = engine.Sockets{}
 }

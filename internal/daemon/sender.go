@@ -29,7 +29,7 @@ func (s *server) serve(ctx context.Context) error {
 		Health: s.engine.Health, Changed: s.changes.outcome, Explain: s.explainer(), Doctor: s.doctor(),
 		Progress: func() api.Progress { return api.Progress(*s.progress.Load()) },
 		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,
-		Handovers: s.handovers,
+		Handovers: s.handovers, Sessions: s.sessions.publish,
 	})
 	var releasing sync.WaitGroup
 	defer releasing.Wait()
@@ -39,7 +39,7 @@ func (s *server) serve(ctx context.Context) error {
 	for announce := s.announce; ; announce = func() {} {
 		leave := make(chan struct{})
 		tasks := []func(context.Context) error{
-			s.engine.Run, s.watchFiles, s.logEvents,
+			s.engine.Run, s.watchFiles, s.logEvents, s.sessions.run,
 			func(ctx context.Context) error { return server.ServeUntil(ctx, s.listener, leave) },
 		}
 		tasks = append(tasks, s.doctorTasks()...)
@@ -91,6 +91,7 @@ func (s *server) awaitHandover(ctx context.Context, served <-chan error, leave c
 // handover that failed all is as before, unless there is an error.
 func (s *server) handOver(ctx context.Context, to handover.Sender) error {
 	s.log.Info("another process takes over", "pid", to.PID())
+	s.sessions.pause()
 	err := s.lend(ctx, to)
 	if err == nil {
 		if err = to.Commit(ctx); err == nil || ctx.Err() != nil {
@@ -131,6 +132,7 @@ func (s *server) resume(ctx context.Context) error {
 		err := s.engine.Resume(ctx)
 		switch {
 		case err == nil:
+			s.sessions.resume()
 			s.log.Info("this process goes on")
 			return nil
 		case errors.Is(err, nat.ErrNewer), errors.Is(err, nat.ErrForeign):
@@ -154,6 +156,7 @@ func (s *server) release(to handover.Sender) error {
 	s.gone = true
 	err := errors.Join(s.engine.Leave(), api.Abandon(s.listener))
 	s.listener = nil
+	s.sessions.close()
 	if s.scraped != nil {
 		err = errors.Join(err, s.scraped.TCPListener.Close())
 		s.scraped = nil
@@ -188,6 +191,7 @@ const (
 	nameMade    = "made"    // the API's, whose file a daemon made; its path follows
 	nameGiven   = "given"   // the API's, of the service manager; its path follows
 	nameMetrics = "metrics" // that of the metrics; its address follows
+	nameSession = "session" // a connection; the name of its mappings follows
 	nameProgram = "program" // a file of an eBPF program; what the engine calls it follows
 )
 
@@ -213,7 +217,9 @@ func (s *server) sockets(lent engine.Sockets) ([]handover.Socket, error) {
 	for _, p := range lent.Programs {
 		all = append(all, handover.Socket{Name: nameProgram + " " + p.Name, FD: int(p.File.Fd())})
 	}
-	return all, nil
+	return all, s.sessions.lend(func(name string, fd int) {
+		all = append(all, handover.Socket{Name: nameSession + " " + name, FD: fd})
+	})
 }
 
 // frontendText is a frontend as net.Listen has it: without an address for any.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
+	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/proxy"
 )
 
@@ -89,6 +90,46 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 func isLoopback(s *proxy.Socket) bool {
 	device, err := unix.GetsockoptString(s.Descriptor(), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
 	return err == nil && device == loopbackDevice
+}
+
+// Give takes a socket that is bound to a port which is about to be held, in the place of one that
+// the Holder would bind. The Holder owns the descriptor, also after an error. Settle must follow.
+func (h *Holder) Give(f portset.Frontend, fd int) error {
+	// Whoever bound it may not have meant it for an event loop.
+	s, err := proxy.NewSocket(fd)
+	if err != nil {
+		return errors.Join(err, os.NewSyscallError("close", unix.Close(fd)))
+	}
+	if !isOf(s.Addr(), f) || h.inherited[f] != nil {
+		return errors.Join(&nat.InvalidError{What: "socket", Input: s.Addr().Network() + " " + s.Addr().String(),
+			Reason: "it is not that of the frontend"}, s.Close())
+	}
+	if h.inherited == nil {
+		h.inherited = map[portset.Frontend]*proxy.Socket{}
+	}
+	h.inherited[f] = s
+	return nil
+}
+
+// Settle holds published ports by sockets that were given and that no change has taken, because
+// the port was published already while somebody else had it. It closes the others.
+func (h *Holder) Settle(published *portset.Set) {
+	for f, s := range h.inherited {
+		t, ok := published.Get(f)
+		_, held := h.ports[f]
+		if !ok || held || h.many.has(f) {
+			delete(h.inherited, f)
+			_ = s.Close() // closing a descriptor, which has no error
+			continue
+		}
+		p := portset.Port{Frontend: f, Target: t}
+		if err := h.hold(p); err != nil {
+			h.scheduleRetry(f)
+			h.opts.Log.Warn("mapping has no proxy", "mapping", p.Mapping().String(), "error", h.bindError(p, 1, err))
+			continue
+		}
+		delete(h.retry.ports, f)
+	}
 }
 
 // isOf reports whether the address of a socket is that of a frontend.
