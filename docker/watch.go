@@ -4,6 +4,7 @@
 package docker
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -50,13 +51,7 @@ type Networks interface {
 // ports alone can be reached from outside and from other networks.
 func (w Watch) Run(ctx context.Context) error {
 	w.Docker = cmp.Or(w.Docker, DefaultSocket)
-	c := client{http: http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", w.Docker)
-		},
-	}}}
-	defer c.http.CloseIdleConnections()
+	c := client{w.Docker}
 	said := ""
 	for pause := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
@@ -229,24 +224,47 @@ func (d *network) networks() (all []nat.Network, err error) {
 	return all, nil
 }
 
-// client asks dockerd.
-type client struct{ http http.Client }
+// client asks dockerd at its socket.
+type client struct{ socket string }
 
-// get returns the body of an answer.
+// answer is the body of an answer.
+type answer struct {
+	io.Reader
+	conn net.Conn
+	stop func() bool
+}
+
+// Close closes the connection.
+func (a *answer) Close() error {
+	a.stop()
+	return a.conn.Close()
+}
+
+// get returns the body of an answer, which ends with the context.
 func (c *client) get(ctx context.Context, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+escape(path), http.NoBody)
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
 	if err != nil {
 		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
-	resp, err := c.http.Do(req)
+	a := &answer{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })}
+	resp, err := exchange(conn, path)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("it answered %s to GET %s", resp.Status, path)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("ask dockerd: %w", err)
+		return nil, errors.Join(fmt.Errorf("ask dockerd: %w", err), a.Close())
 	}
-	if resp.StatusCode != http.StatusOK {
-		_ = resp.Body.Close()
-		return nil, fmt.Errorf("ask dockerd: it answered %s to GET %s", resp.Status, path)
+	a.Reader = resp.Body
+	return a, nil
+}
+
+func exchange(conn net.Conn, path string) (*http.Response, error) {
+	// The events are answered for as long as the connection is open.
+	if _, err := io.WriteString(conn, "GET "+escape(path)+" HTTP/1.1\r\nHost: docker\r\n\r\n"); err != nil {
+		return nil, err
 	}
-	return resp.Body, nil
+	return http.ReadResponse(bufio.NewReader(conn), nil)
 }
 
 // escape writes the characters of JSON as a query may have them.
