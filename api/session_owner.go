@@ -4,13 +4,10 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/nat"
 )
@@ -78,18 +75,6 @@ func ParseSessionOwner(name string) (o SessionOwner, ok bool) {
 	o.PID, errs[1] = strconv.Atoi(parts[2])
 	o.Start, errs[2] = strconv.ParseUint(parts[3], 10, 64)
 	return o, errs == [3]error{} && o.String() == name
-}
-
-// Ended reports whether the process is known to run no longer, as far as a process here can tell: it is
-// of an earlier boot, or of the same PID namespace and not there.
-func (o SessionOwner) Ended(here SessionOwner) bool {
-	switch {
-	case here.Boot == "":
-		return false
-	case o.Boot != here.Boot:
-		return true
-	}
-	return o.Namespace == here.Namespace && errors.Is(unix.Kill(o.PID, 0), unix.ESRCH)
 }
 
 // validateSession refuses mappings that no session can have.

@@ -44,7 +44,7 @@ func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 // ErrInvalid for a socket that is not of a mapping's frontend.
 func (e *Engine) PublishHeld(ctx context.Context, how nat.PublishOptions, sockets []PortSocket, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return update(ctx, e, func(c *core) ([]nat.Mapping, error) {
-		defer c.holder.Settle(&c.mappings)
+		defer c.holder.HoldGiven(&c.mappings)
 		for _, s := range sockets {
 			if err := c.give(s); err != nil {
 				return nil, err

@@ -39,8 +39,6 @@ func allowedCalls(pid uint32, o Options) []call {
 		call{unix.SYS_CLONE, &argument{0, unix.CLONE_THREAD, []uint32{unix.CLONE_THREAD}}},
 		// The runtime wakes its own threads,
 		call{unix.SYS_TGKILL, &argument{0, whole, []uint32{pid}}},
-		// Whether another process runs can be asked (kill(2), signal 0).
-		call{unix.SYS_KILL, &argument{1, whole, []uint32{0}}},
 		// and names its memory for those who read /proc/PID/maps.
 		call{unix.SYS_PRCTL, &argument{0, whole, []uint32{unix.PR_SET_VMA}}},
 		call{unix.SYS_IOCTL, &argument{1, whole, requests}},

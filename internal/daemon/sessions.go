@@ -41,9 +41,7 @@ type sessions struct {
 	// open are those whose clients are connected, by the name of their mappings.
 	open map[string]*session
 	// unclaimed are names of mappings that were found, whose processes have not come yet.
-	unclaimed map[string]api.SessionOwner
-	// here is what owners are compared with, read while files can be.
-	here api.SessionOwner
+	unclaimed map[string]process
 	// paused says that nothing is unpublished: the engine is another daemon's, or closed.
 	paused bool
 }
@@ -58,7 +56,7 @@ type session struct {
 }
 
 func newSessions(e *engine.Engine, log *slog.Logger, changed func(api.Outcome)) *sessions {
-	return &sessions{engine: e, log: log, changed: changed, open: map[string]*session{}, unclaimed: map[string]api.SessionOwner{}}
+	return &sessions{engine: e, log: log, changed: changed, open: map[string]*session{}, unclaimed: map[string]process{}}
 }
 
 // publish is api.Options.Sessions.
@@ -92,7 +90,7 @@ func (ss *sessions) begin(s *session) error {
 	if before := ss.open[s.name]; before != nil {
 		_ = before.conn.Close()
 	}
-	delete(ss.unclaimed, s.name)
+	ss.forget(s.name)
 	ss.open[s.name] = s
 	ss.waiting.Go(func() { ss.await(s) })
 	return nil
@@ -138,8 +136,7 @@ func (ss *sessions) remove(ctx context.Context, s *session) {
 func (ss *sessions) dismiss(ctx context.Context, name string) bool {
 	ss.mu.Lock()
 	s := ss.open[name]
-	_, unclaimed := ss.unclaimed[name]
-	delete(ss.unclaimed, name)
+	unclaimed := ss.forget(name)
 	ss.mu.Unlock()
 	switch {
 	case s != nil && hungUp(s.conn):
@@ -150,6 +147,52 @@ func (ss *sessions) dismiss(ctx context.Context, name string) bool {
 		return true
 	}
 	return false
+}
+
+// forget takes a name from those that nobody has claimed, and reports whether it was one. The caller
+// holds mu.
+func (ss *sessions) forget(name string) bool {
+	p, ok := ss.unclaimed[name]
+	if ok {
+		delete(ss.unclaimed, name)
+		p.close()
+	}
+	return ok
+}
+
+// process is a pidfd (pidfd_open(2)) of a process; negative: it is of another PID namespace.
+type process int
+
+// openProcess finds the process that mappings are for; here is this process. False: it runs no longer.
+func openProcess(owner, here api.SessionOwner) (p process, runs bool) {
+	switch {
+	case here.Boot == "":
+		return -1, true
+	case owner.Boot != here.Boot:
+		return -1, false
+	case owner.Namespace != here.Namespace:
+		return -1, true
+	}
+	fd, err := unix.PidfdOpen(owner.PID, 0)
+	if err != nil {
+		return -1, !errors.Is(err, unix.ESRCH)
+	}
+	return process(fd), true
+}
+
+// ended reports whether the process is known to have ended.
+func (p process) ended() bool {
+	if p < 0 {
+		return false
+	}
+	n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(p), Events: unix.POLLIN}}, &unix.Timespec{}, nil)
+	return n == 1 && err == nil
+}
+
+func (p process) close() {
+	if p >= 0 {
+		_ = unix.Close(int(p)) // frees it whatever it returns
+	}
 }
 
 // hungUp reports whether the client has closed its side, which the session's goroutine may not
@@ -175,7 +218,8 @@ func (ss *sessions) find(ctx context.Context) (ended []string) {
 		ss.log.Warn("mappings of processes that have ended may stay", "error", err)
 		return nil
 	}
-	if ss.here, err = api.ThisSessionOwner(); err != nil {
+	here, err := api.ThisSessionOwner()
+	if err != nil {
 		ss.log.Warn("which processes have ended cannot be told", "error", err)
 	}
 	ss.mu.Lock()
@@ -183,13 +227,15 @@ func (ss *sessions) find(ctx context.Context) (ended []string) {
 	for i := range ms {
 		name := ms[i].Name
 		owner, ok := api.ParseSessionOwner(name)
-		switch {
-		case !ok || ss.open[name] != nil:
-		case owner.Ended(ss.here):
-			ended = append(ended, name)
-		default:
-			ss.unclaimed[name] = owner
+		if _, known := ss.unclaimed[name]; !ok || known || ss.open[name] != nil {
+			continue
 		}
+		p, runs := openProcess(owner, here)
+		if !runs {
+			ended = append(ended, name)
+			continue
+		}
+		ss.unclaimed[name] = p
 	}
 	return ended
 }
@@ -235,8 +281,8 @@ func (ss *sessions) run(ctx context.Context) error {
 func (ss *sessions) unwanted(over bool) (names []string) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	for name, owner := range ss.unclaimed {
-		if over || owner.Ended(ss.here) {
+	for name, p := range ss.unclaimed {
+		if over || p.ended() {
 			names = append(names, name)
 		}
 	}
@@ -272,6 +318,9 @@ func (ss *sessions) close() {
 		_ = s.conn.Close() // the process opens another session
 	}
 	clear(ss.open)
+	for name := range ss.unclaimed {
+		ss.forget(name)
+	}
 }
 
 // lend calls f with the descriptors of the connections, which stay this process's. They are

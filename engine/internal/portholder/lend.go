@@ -93,7 +93,7 @@ func isLoopback(s *proxy.Socket) bool {
 }
 
 // Give takes a socket that is bound to a port which is about to be held, in the place of one that
-// the Holder would bind. The Holder owns the descriptor, also after an error. Settle must follow.
+// the Holder would bind. The Holder owns the descriptor, also after an error. HoldGiven must follow.
 func (h *Holder) Give(f portset.Frontend, fd int) error {
 	// Whoever bound it may not have meant it for an event loop.
 	s, err := proxy.NewSocket(fd)
@@ -111,9 +111,9 @@ func (h *Holder) Give(f portset.Frontend, fd int) error {
 	return nil
 }
 
-// Settle holds published ports by sockets that were given and that no change has taken, because
+// HoldGiven holds published ports by sockets that were given and that no change has taken, because
 // the port was published already while somebody else had it. It closes the others.
-func (h *Holder) Settle(published *portset.Set) {
+func (h *Holder) HoldGiven(published *portset.Set) {
 	for f, s := range h.inherited {
 		t, ok := published.Get(f)
 		_, held := h.ports[f]
