@@ -107,7 +107,9 @@ func ends(t *testing.T, s api.Session) {
 	t.Helper()
 	require.NoError(t, s.Conn.SetReadDeadline(time.Now().Add(labtest.Stretch(20*time.Second))))
 	_, err := s.Conn.Read(make([]byte, 1))
-	require.ErrorIs(t, err, io.EOF)
+	if !errors.Is(err, unix.ECONNRESET) { // it may not have read the answer
+		require.ErrorIs(t, err, io.EOF)
+	}
 	require.NoError(t, s.Conn.Close())
 }
 
