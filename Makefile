@@ -195,7 +195,7 @@ big-endian: ## the codecs and allocators on s390x, by emulation
 # Not ./proxy: it knows of sockets alone, and half of its tests are about load, with
 # which an emulated processor is not fast enough. Those of ./integration use proxies.
 KERNELS  := 6.1 6.12
-PACKAGES := ./nft/... ./bpf ./conntrack ./internal/confine ./engine ./internal/lab/... ./integration
+PACKAGES := ./nft/... ./bpf ./conntrack ./internal/confine ./engine ./engine/internal/hooks ./internal/lab/... ./integration
 RUN      := .
 FLAGS    :=
 

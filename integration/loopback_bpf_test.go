@@ -112,7 +112,7 @@ func TestLoopbackWithoutPrivilege(t *testing.T) {
 	l := s.status(t).Loopback
 	require.Equal(t, api.LoopbackProxy, l.By)
 	require.Contains(t, l.Reason, "not permitted")
-	require.Contains(t, s.succeed(t, "status"), "localhost   by proxies, and not by eBPF: ")
+	require.Regexp(t, `(?m)^localhost +by proxies, and not by eBPF: `, s.succeed(t, "status"))
 }
 
 // Wide ranges are served by one socket where localhost is left to the proxies, and explain knows.
