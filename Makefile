@@ -16,9 +16,11 @@ COMPILE = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags nethttpomit
 
 # Functions of these are not inlined, which leaves out 0.9 MB: what runs once for each command, and
 # libraries that no hot path calls. The engine, nft, the proxies and the API keep theirs.
-SMALL = crypto/... fmt log/... math/big mime/... net/http/... net/textproto net/url regexp/... text/... vendor/... \
-	golang.org/x/net/... $(addprefix github.com/,cilium/... coreos/... google/... spf13/... vishvananda/...) \
-	$(addprefix github.com/nftnat/nftnat/,cmd/... explain/internal/host internal/daemon internal/lab/... internal/rules/xt state/... trace/...)
+SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/... math/big mime/... \
+	net net/http/... net/textproto net/url regexp/... text/... vendor/... golang.org/x/net/... \
+	$(addprefix github.com/,cilium/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
+	$(addprefix github.com/nftnat/nftnat/,cmd/... explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
+	state/... trace/... $(addprefix engine/internal/,answers hairpin ipam rivals))
 
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy

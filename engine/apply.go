@@ -108,7 +108,11 @@ func (e *core) difference(ms []nat.Mapping, networks *ipam.State) (change, error
 		before := len(c.Added) + len(c.Moved)
 		if m.More == 0 {
 			p := portset.Of(*m)
-			kept += c.want(&p, e.mappings.Find(p.Frontend))
+			if have, ok := e.mappings.Get(p.Frontend); ok { // Find would allocate it
+				kept += c.want(&p, &have)
+			} else {
+				c.want(&p, nil)
+			}
 		} else {
 			kept += c.wantRange(m, &e.mappings)
 		}
@@ -165,7 +169,7 @@ func (l *published) unwanted(ms []nat.Mapping, now time.Time) []portset.Port {
 	for p := range l.mappings.All {
 		if p.More != 0 {
 			gone = slices.AppendSeq(gone, wanted.Without(p))
-		} else if wanted.Find(p.Frontend) == nil {
+		} else if _, ok := wanted.Get(p.Frontend); !ok {
 			gone = append(gone, p)
 		}
 	}

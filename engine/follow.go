@@ -50,7 +50,7 @@ func (e *core) followAtOpen(ctx context.Context) {
 
 // routesToBackends looks up the routes to all backends that netfilter translates to.
 func (e *core) routesToBackends() (hostnet.RouteMap, error) {
-	return e.host.LookupAll(slices.Collect(e.backends.Keys))
+	return e.host.LookupAll(e.backends.Addrs())
 }
 
 // followForwarding turns IP forwarding on where somebody else has turned it off, and on

@@ -87,7 +87,7 @@ func (l *published) plan(c change) (*plan, error) {
 	p.exits = l.planExits(p)
 	p.countsBefore, p.countsAfter = c.Count()
 	p.segments = l.segments.Plan(segment.Change{
-		Touched: slices.Collect(p.countsBefore.Keys),
+		Touched: p.countsBefore.Addrs(),
 		Left:    func(a netip.Addr) int { return l.backends.Of(a) - p.countsBefore.Of(a) + p.countsAfter.Of(a) },
 		Facts:   segment.Facts{Links: linksTo(p.countsAfter, c.routes), OnLink: c.onLink},
 	})

@@ -18,17 +18,18 @@ import (
 
 // linksTo returns the interfaces that lead to backends whose routes were looked up.
 func linksTo(backends portset.Counts, routes hostnet.RouteMap) (links segment.Links) {
-	names := map[*hostnet.Route]*[]string{} // many backends share a route
+	var last *hostnet.Route
+	var names *[]string // those of last, which many backends share
 	for a := range backends.Keys {
 		r := routes.Map.Of(a)
 		if r == nil {
 			continue
 		}
-		if names[r] == nil {
+		if r != last {
 			some := linksOf(*r)
-			names[r] = &some
+			last, names = r, &some
 		}
-		links.Set(a, names[r])
+		links.Set(a, names)
 	}
 	return links
 }
@@ -163,7 +164,7 @@ func (e *core) renewSegments(c *schema.Contents) {
 		return
 	}
 	backends := portset.Count(c.Ports.All)
-	routes, err := e.host.LookupAll(slices.Collect(backends.Keys))
+	routes, err := e.host.LookupAll(backends.Addrs())
 	if err != nil {
 		return
 	}

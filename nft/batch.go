@@ -330,7 +330,7 @@ func (b *batch) addFurther(t Table, es Elements) error {
 	if es.All == nil {
 		return nil
 	}
-	v := validator{table: &t}
+	v := validator{table: t}
 	w := elementWriter{
 		batch: b, table: &t, count: es.Len, msg: unix.NFT_MSG_NEWSETELEM, flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
 		verb: "add element", appendOne: (*Set).appendElement,

@@ -80,14 +80,18 @@ func (ch Change) String() string {
 // set is not in t or cannot hold their key, value, comment or time-out. The error names the
 // first.
 func (ch Change) Validate(t Table) error {
-	err := ch.validateListed(t)
-	if err == nil && ch.Further.All != nil {
-		v := validator{table: &t}
-		var one Element // for all: each would be allocated
-		for one = range ch.Further.All {
-			if err = v.check("add element", &one, false); err != nil {
-				break
-			}
+	if err := ch.validateListed(t); err != nil || ch.Further.All == nil {
+		return err
+	}
+	return t.validateFurther(ch.Further)
+}
+
+func (t Table) validateFurther(es Elements) (err error) {
+	v := validator{table: t}
+	var one Element // for all: each would be allocated
+	for one = range es.All {
+		if err = v.check("add element", &one, false); err != nil {
+			break
 		}
 	}
 	return err
@@ -103,7 +107,7 @@ func (ch *Change) validateListed(t Table) error {
 
 // validateElements checks elements, or of those to be deleted the keys alone.
 func (t Table) validateElements(verb string, es []Element, keys bool) error {
-	v := validator{table: &t}
+	v := validator{table: t}
 	for i := range es {
 		if err := v.check(verb, &es[i], keys); err != nil {
 			return err
@@ -114,7 +118,7 @@ func (t Table) validateElements(verb string, es []Element, keys bool) error {
 
 // validator checks elements one after the other.
 type validator struct {
-	table *Table
+	table Table
 	set   Set // of the last element
 }
 

@@ -6,6 +6,7 @@ package addrmap
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 // Map is a map by addresses. The zero value is empty. Like a Go map, copies of it that was
@@ -92,6 +93,14 @@ func (m Map[V]) All(yield func(netip.Addr, V) bool) {
 			return
 		}
 	}
+}
+
+// Addrs returns the addresses, in no order.
+func (m Map[V]) Addrs() []netip.Addr {
+	if m.Len() == 0 {
+		return nil
+	}
+	return slices.AppendSeq(make([]netip.Addr, 0, m.Len()), m.Keys)
 }
 
 // Keys yields the addresses.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,6 +39,8 @@ func TestMap(t *testing.T) {
 		require.Equal(t, len(want), have.Len())
 	}
 	require.Equal(t, want, maps.Collect(have.All))
+	require.ElementsMatch(t, slices.Collect(maps.Keys(want)), have.Addrs())
+	require.Nil(t, (Map[int]{}).Addrs())
 	first := 0
 	for range have.Keys {
 		first++

@@ -43,7 +43,8 @@ func (c *RouteCache) Lookup(a netip.Addr) (r Route, err error) {
 		if r, err = c.lookup(a); err != nil {
 			return Route{}, err
 		}
-		c.Routes.Set(a, &r)
+		kept := r // r itself would be allocated at each call
+		c.Routes.Set(a, &kept)
 	}
 	c.last, c.found = a, r
 	return r, nil
