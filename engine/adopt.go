@@ -57,6 +57,9 @@ func (e *core) adoptOnce() error {
 	if err := e.adoptExits(f.Out, known); err != nil {
 		return err
 	}
+	if err := e.adoptShared(f.Shared); err != nil {
+		return err
+	}
 	e.finishRanges(f.unfinished, f.finishOptions(e.now()))
 	e.removeOrphans(f.Orphans)
 	if err := e.endFlows(f.Ended); err != nil {

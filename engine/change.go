@@ -155,11 +155,15 @@ func (e *core) commit(ctx context.Context, c change) error {
 	}
 	if e.holder.Enabled() {
 		e.opts.Trace("open")
+		undo.add(e.syncShared)
 		undo.add(ports.UndoServe)
 		if err := ports.Serve(); err != nil {
 			return undo.after(err)
 		}
 		if err := e.lead(&c.Change, &undo); err != nil {
+			return undo.after(err)
+		}
+		if err := e.leadShared(&c.Change); err != nil {
 			return undo.after(err)
 		}
 		ports.Finish()
@@ -186,7 +190,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 // another program has created one meanwhile, the error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
-		all := p.wholeTable(e.now(), schema.HairpinElements(e.hairpins.Records(p.hairpins)))
+		all := p.wholeTable(e.now(), append(schema.HairpinElements(e.hairpins.Records(p.hairpins)), e.shared.elements()...))
 		if err := e.table.Create(all); err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func (e *core) connections(counts map[translation]int) []nat.Connections {
 		}
 		if stats := px.Stats(); stats.Total != 0 {
 			c := of(portset.Port{Frontend: f, Target: target})
-			c.Proxied, c.ProxiedEver = stats.Live, stats.Total
+			c.Proxied, c.ProxiedEver = c.Proxied+stats.Live, c.ProxiedEver+stats.Total
 		}
 	}
 	list := make([]nat.Connections, 0, len(all))

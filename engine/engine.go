@@ -62,7 +62,9 @@ type core struct {
 	// localhostStale is whether localhost may be led elsewhere than to what is published.
 	localhostStale bool
 	noDestroy      bool // the kernel ends no sockets of others
-	now            func() time.Time
+	// shared are what the table has of shared ports.
+	shared sharedPorts
+	now    func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways hostnet.RouteMap
 	// swept is when the flows of expired ports were last ended, and slowest the time of the
@@ -318,6 +320,9 @@ func (e *Engine) Close() error {
 // has it.
 func (e *core) closeForGood(drain func()) {
 	others := e.suspended || e.borrowed
+	if !others && !e.opts.ReadOnly {
+		e.leaveShared()
+	}
 	e.end()
 	drain()
 	if !others && !e.opts.ReadOnly {
@@ -391,6 +396,7 @@ func (e *core) forget(now time.Time) {
 		e.endLed(&portset.Change{Removed: ended}, false, nil)
 		over, whole = append(over, ended...), append(whole, elements...)
 	}
+	e.dropShared(over)
 	e.removeOptions(over)
 	if len(over) != 0 {
 		e.noteRemoved(&portset.Change{Removed: over}, &ipam.Diff{})

@@ -127,6 +127,7 @@ func (e *Engine) expire() (time.Duration, bool) {
 	c.addDueExits()
 	c.hairpins.Release()
 	next, waiting := c.holder.Retry(&c.mappings)
+	c.followShared()
 	if c.retryLocalhost() && (!waiting || next > localhostPause) {
 		next, waiting = localhostPause, true
 	}

@@ -30,7 +30,7 @@ func (e *core) records() []nft.Element {
 func (e *core) rewrite(c table.Contents) error {
 	e.forget(e.now())
 	now := e.now()
-	records := slices.Concat(e.records(), e.outElements(now), e.optionElements(), schema.AllNotes(e.mappings.Whole, e.over))
+	records := slices.Concat(e.records(), e.outElements(now), e.optionElements(), schema.AllNotes(e.mappings.Whole, e.over), e.shared.elements())
 	es := elementsOf(now, e.mappings.Entries, e.mappings.LenEntries(), records)
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err

@@ -53,7 +53,7 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 			lines = append(lines, fmt.Sprintf("%s: other programs can bind these ports: to hold so many takes eBPF: %v", nat.DescribeFrontend(p.Mapping()), err))
 		}
 	}
-	lines = append(append(lines, e.ruleWarnings()...), e.segmentWarnings()...)
+	lines = append(append(append(lines, e.sharedWarnings()...), e.ruleWarnings()...), e.segmentWarnings()...)
 	return append(lines, e.rivalWarnings()...)
 }
 

@@ -397,6 +397,12 @@ func (x *walk) socket(w *way) []*way {
 	}
 	if !x.proxies(s) {
 		w.step("input", "%s", s)
+		if x.mapping.Hold == nat.HoldShared {
+			return w.halt(Cause{
+				Kind: KindSocket, Thing: "socket " + s.String(), What: why.Thing + " " + why.What + "; this program has the port, which is shared with it",
+				Remedy: "publish it to a backend of the client's family as well, or have the program give it up and publish it with --hold own",
+			})
+		}
 		return w.halt(Cause{
 			Kind: KindSocket, Thing: "socket " + s.String(), What: why.Thing + " " + why.What + "; this program, which is no proxy of the mapping, takes it",
 			Remedy: fmt.Sprintf("end process %d, or publish another port", s.Process.PID),

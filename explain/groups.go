@@ -30,6 +30,7 @@ type kind struct {
 	to4                            bool
 	noProxy, proxyOnly, masquerade bool
 	from                           nat.Sources
+	hold                           nat.Hold
 	others, sockets                string
 	answer                         host.ProbeAnswer
 	failing                        netip.Addr // all of its ports are one finding
@@ -75,7 +76,7 @@ func (d *doctor) groups() []*group {
 func (d *doctor) kindOf(m nat.Mapping) kind {
 	k := kind{
 		proto: m.Proto, port: d.apart.port(m.Frontend.Port()), toPort: d.apart.port(m.Backend.Port()), toAddr: d.apart.addr(m.Backend.Addr()), to4: m.Backend.Addr().Is4(),
-		front: m.Frontend.Addr(), noProxy: m.NoProxy, proxyOnly: m.ProxyOnly, masquerade: m.Masquerade, from: m.From,
+		front: m.Frontend.Addr(), noProxy: m.NoProxy, proxyOnly: m.ProxyOnly, masquerade: m.Masquerade, from: m.From, hold: m.Hold,
 	}
 	if len(d.backends) <= maxApart || d.apart.eachAddr {
 		k.back = m.Backend.Addr()
@@ -162,7 +163,7 @@ func (d *doctor) clients(m nat.Mapping) (list []netip.Addr) {
 		return list
 	}
 	for _, is4 := range []bool{m.Backend.Addr().Is4(), !m.Backend.Addr().Is4()} {
-		if front.IsValid() && front.Is4() != is4 || is4 != m.Backend.Addr().Is4() && (!d.Proxies || m.NoProxy) && !m.ProxyOnly {
+		if front.IsValid() && front.Is4() != is4 || is4 != m.Backend.Addr().Is4() && (!d.Proxies || m.NoProxy || m.Hold == nat.HoldShared) && !m.ProxyOnly {
 			continue
 		}
 		for _, a := range d.uplinks[is4] {

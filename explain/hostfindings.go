@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // host looks at the host's own state, as far as no explanation says it. drops is how many packets
@@ -44,6 +45,9 @@ func (d *doctor) tracked(ct *host.Conntrack, before *uint64) {
 func (d *doctor) held() {
 	by := map[*host.Socket]*finding{}
 	for i, m := range d.all {
+		if m.Hold == nat.HoldShared {
+			continue // it is said to
+		}
 		for _, s := range d.sockets[protoPort{m.Proto, m.Frontend.Port()}] {
 			a, own := m.Frontend.Addr(), s.Addr.Addr()
 			if a.IsValid() && !a.IsUnspecified() && !own.IsUnspecified() && a != own || a.IsValid() && a.Is4() != own.Is4() && !own.IsUnspecified() {

@@ -67,6 +67,8 @@ func appendExpression(b []byte, e expr.Any) (_ []byte, ok bool) {
 		}
 	case *expr.Masq:
 		b = appendMasquerade(b, e)
+	case *expr.Redir:
+		b = appendNumbers(b, unix.NFTA_REDIR_REG_PROTO_MIN, e.RegisterProtoMin, unix.NFTA_REDIR_FLAGS, e.Flags)
 	}
 	return nlwire.CloseAttr(b, at), name != ""
 }
@@ -94,6 +96,8 @@ func expressionName(e expr.Any) string {
 		return "nat"
 	case *expr.Masq:
 		return "masq"
+	case *expr.Redir:
+		return "redir"
 	}
 	return ""
 }

@@ -73,6 +73,7 @@ func sample() Table {
 			{Name: "tcp6_out_range", Key: Type{InetService, IPv6Addr}, Interval: true},
 			{Name: "udp4_link_out_range", Key: Type{IfName, InetService, IPv4Addr}, Value: Type{IPv4Addr}, Interval: true, Timeout: true},
 			{Name: "range_ports", Key: Type{InetService}, Interval: true},
+			{Name: "udp4_shared", Key: Type{InetService}, Value: Type{InetService}},
 		},
 		Chains: []Chain{
 			{Name: "publish", Comment: "what is published", Rules: []Rule{
@@ -141,6 +142,10 @@ func sample() Table {
 				{SNATv4SamePort("udp4_link_out_range", UDPSport, OIFName, UDPSport, IPSaddr)},
 				{SNATv4SamePort("tcp4_host_range", TCPSport, TCPSport, IPSaddr)},
 				{SNATv6SamePort("udp6_host_range", UDPSport, UDPSport, IP6Saddr)},
+			}},
+			{Name: "past-holders", Rules: []Rule{
+				{OverUDP(), RedirectTo("udp4_shared", UDPDport)},
+				{OverIPv4(), OverTCP(), RedirectTo("udp4_out", IPDaddr, TCPDport)},
 			}},
 			{Name: "strangers", Rules: []Rule{{In("networks4", IPSaddr), SaddrElsewhere(), Drop()}}},
 		},

@@ -89,6 +89,8 @@ func TestDrift(t *testing.T) {
 			"chain nat-postrouting: rule 1 is not: ct status dnat ip saddr . ip daddr @inside4 masquerade fully-random",
 			"chain nat-postrouting: rule 2 is not: ip saddr @networks4 ip daddr != @networks4 masquerade fully-random",
 			"chain nat-prerouting: rule 1 is not: fib daddr type local jump publish",
+			"chain past-holders: rule 1 is not: meta l4proto udp redirect to :udp dport map @udp4_shared",
+			"chain past-holders: rule 2 is not: meta nfproto ipv4 meta l4proto tcp redirect to :ip daddr . tcp dport map @udp4_out",
 			"chain publish: rule 1 is not: ip6 saddr fe80::/10 return",
 			"chain publish: rule 2 is not: dnat ip to ip daddr . tcp dport map @tcp4_host",
 			"chain publish: rule 3 is not: dnat ip to tcp dport map @tcp4",

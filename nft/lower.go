@@ -240,4 +240,12 @@ func (m masqueradeTo) lower(a *assembler) {
 	)
 }
 
+func (r redirectTo) lower(a *assembler) {
+	a.load(r.fields)
+	a.emit(
+		&expr.Lookup{SourceRegister: register(0), SetName: r.m, DestRegister: register(0), IsDestRegSet: true},
+		&expr.Redir{RegisterProtoMin: register(0), Flags: natProtoSpecified},
+	)
+}
+
 func (v verdict) lower(a *assembler) { a.emit(&expr.Verdict{Kind: v.kind, Chain: v.chain}) }

@@ -145,6 +145,10 @@ func (m *machine) step(e expr.Any) error {
 				return fmt.Errorf("port from %q: %w", what, err)
 			}
 		}
+	case *expr.Redir:
+		if what, err := m.read(e.RegisterProtoMin, 2); err != nil || what != "value+0" || e.RegisterProtoMax != 0 {
+			return fmt.Errorf("port from %q: %w", what, err)
+		}
 	case *expr.Verdict:
 	default:
 		return fmt.Errorf("unknown")

@@ -54,6 +54,7 @@ func TestStatementString(t *testing.T) {
 		{SNATv4("m", OIFName, IPSaddr, TCPSport), `snat ip to oifname . ip saddr . tcp sport map @m`},
 		{SNATv6("m", IP6Saddr, UDPSport), `snat ip6 to ip6 saddr . udp sport map @m`},
 		{MasqueradeTo("m", IPSaddr, TCPSport), `masquerade to :ip saddr . tcp sport map @m`},
+		{RedirectTo("m", IPDaddr, TCPDport), `redirect to :ip daddr . tcp dport map @m`},
 		{OverIPv4(), `meta nfproto ipv4`},
 		{OverIPv6(), `meta nfproto ipv6`},
 		{DNATv6("m", UDPDport), `dnat ip6 to udp dport map @m`},

@@ -331,6 +331,18 @@ type masqueradeTo struct {
 
 func (m masqueradeTo) String() string { return fmt.Sprintf("masquerade to :%s map @%s", m.fields, m.m) }
 
+// RedirectTo sends the packet to this host, to the port that the map holds for its fields, if any:
+// "redirect to :tcp dport map @tcp4_shared". At the output hook it goes to 127.0.0.1 or ::1. As
+// MasqueradeTo it needs the protocols of its fields before it.
+func RedirectTo(m string, fields ...Selector) Stmt { return redirectTo{m, fields} }
+
+type redirectTo struct {
+	m      string
+	fields concatenation
+}
+
+func (r redirectTo) String() string { return fmt.Sprintf("redirect to :%s map @%s", r.fields, r.m) }
+
 // MasqueradeSamePort gives the packet the address of the interface it leaves by, and the source
 // port that it has, which is the selector, TCPSport or UDPSport: "masquerade to :udp sport". If
 // another flow has the reply tuple already, the kernel drops the packet. It needs a match of the

@@ -175,7 +175,7 @@ func (t Table) validateRule(r Rule, chains map[string]Chain) error {
 // terminal reports whether nft(8) takes no statement behind this one.
 func terminal(s Stmt) bool {
 	switch s.(type) {
-	case translation, masquerade, masqueradeTo, samePort, verdict:
+	case translation, masquerade, masqueradeTo, redirectTo, samePort, verdict:
 		return true
 	}
 	return false
@@ -220,13 +220,9 @@ func (p *protocols) add(s Stmt) error {
 		}
 		return p.addFields(s.port)
 	case masqueradeTo:
-		var fields protocols
-		if err := fields.addFields(s.fields...); err != nil {
-			return err
-		}
-		if !p.family || !p.over || fields.nfproto != p.nfproto || fields.l4proto != p.l4proto {
-			return fmt.Errorf("the rule must say first which protocols its fields are of")
-		}
+		return p.toMap(s.fields, p.family)
+	case redirectTo:
+		return p.toMap(s.fields, p.family || p.nfproto == 0)
 	case translation:
 		if err := p.addFields(s.fields...); err != nil {
 			return err
@@ -242,6 +238,19 @@ func (p *protocols) add(s Stmt) error {
 		if family := s.family(); p.nfproto != 0 && p.nfproto != family {
 			return fmt.Errorf("the rule matches packets of the other family")
 		}
+	}
+	return nil
+}
+
+// toMap checks the fields of a statement that gives a port from a map. saysFamily is whether the rule
+// says as much of the family as it must.
+func (p *protocols) toMap(of []Selector, saysFamily bool) error {
+	var fields protocols
+	if err := fields.addFields(of...); err != nil {
+		return err
+	}
+	if !saysFamily || !p.over || fields.nfproto != p.nfproto || fields.l4proto != p.l4proto {
+		return fmt.Errorf("the rule must say first which protocols its fields are of")
 	}
 	return nil
 }
@@ -298,6 +307,8 @@ func (t Table) validateStmt(s Stmt, chains map[string]Chain) error {
 	case samePort:
 		return checkPort(s.port)
 	case masqueradeTo:
+		return t.validateLookup(s.m, s.fields, Type{InetService})
+	case redirectTo:
 		return t.validateLookup(s.m, s.fields, Type{InetService})
 	case markFrom:
 		return t.validateLookup(s.m, s.fields, Type{Mark})

@@ -98,15 +98,15 @@ func (h *Holder) Shutdown(ctx context.Context) {
 }
 
 // All yields the ports that are held, with their proxies, which are nil for ports without, and
-// shared ones that have proxies. Ports may be released meanwhile.
+// shared ones that have proxies: those for both families twice. Ports may be released meanwhile.
 func (h *Holder) All(yield func(portset.Frontend, proxy.Proxy) bool) {
 	for f, p := range h.ports {
 		if !yield(f, p.proxy) {
 			return
 		}
 	}
-	for f, px := range h.shared.proxies {
-		if !yield(f, px) {
+	for l, px := range h.shared.proxies {
+		if !yield(l.Frontend, px) {
 			return
 		}
 	}
@@ -152,7 +152,7 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 		}
 	}
 	for p := range h.shared.of(published.All) {
-		if h.shared.proxies[p.Frontend] == nil {
+		if _, waits := h.retry.ports[p.Frontend]; waits {
 			n++
 		}
 	}

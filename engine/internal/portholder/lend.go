@@ -32,8 +32,8 @@ func (h *Holder) Lend(yield func(portset.Frontend, int) bool) {
 			return
 		}
 	}
-	for f, px := range h.shared.proxies {
-		if fd := px.Descriptor(); fd >= 0 && !yield(f, fd) {
+	for l, px := range h.shared.proxies {
+		if fd := px.Descriptor(); fd >= 0 && !yield(l.Frontend, fd) {
 			return
 		}
 	}
@@ -73,8 +73,8 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 			h.many.inherited[f.Proto] = s
 			continue
 		}
-		if isLoopback(s) && h.shared.inherited[f] == nil {
-			h.shared.inherited[f] = s
+		if l, ok := localOf(s.Addr(), f); ok && h.shared.inherited[l] == nil {
+			h.shared.inherited[l] = s
 			continue
 		}
 		if !isOf(s.Addr(), f) || h.inherited[f] != nil {
@@ -86,10 +86,11 @@ func (h *Holder) Inherit(lent iter.Seq2[portset.Frontend, int]) error {
 	return errors.Join(errs...)
 }
 
-// isLoopback reports whether a socket is one of a shared port.
-func isLoopback(s *proxy.Socket) bool {
-	device, err := unix.GetsockoptString(s.Descriptor(), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
-	return err == nil && device == loopbackDevice
+// localOf reports whether a socket at an address is that of a proxy of a shared port.
+func localOf(a net.Addr, f portset.Frontend) (l Local, ok bool) {
+	ap, err := netip.ParseAddrPort(a.String())
+	l = Local{f, ap.Addr().Is4()}
+	return l, err == nil && a.Network() == f.Proto.String() && ap.Port() != f.AddrPort.Port() && ap.Addr() == loopbackOf(l.Is4)
 }
 
 // Give takes a socket that is bound to a port which is about to be held, in the place of one that

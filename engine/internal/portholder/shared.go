@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -16,34 +17,48 @@ import (
 	"github.com/nftnat/nftnat/proxy"
 )
 
-// shared serves ports that other programs have, which are not held: each has a proxy at another port,
-// which only this host reaches, and to which the table leads clients on this host.
+// shared serves ports that other programs have, which are not held: each has a proxy for each family of clients, at
+// another port of a loopback address, to which the table leads clients on this host.
 type shared struct {
 	h       *Holder
-	proxies map[portset.Frontend]proxy.Proxy
-	// at are the frontends of the proxies by their own ports.
-	at        map[localPort]portset.Frontend
-	inherited map[portset.Frontend]*proxy.Socket
+	proxies map[Local]proxy.Proxy
+	// at are whose the proxies are, by their own ports.
+	at        map[localPort]Local
+	inherited map[Local]*proxy.Socket
 	// moved have a proxy at another port than before, since the caller has asked for the last time.
-	moved map[portset.Frontend]struct{}
+	moved map[Local]struct{}
 }
 
-// localPort is a port of a protocol.
+// Local is a frontend as clients of one family on this host ask for it.
+type Local struct {
+	portset.Frontend
+	Is4 bool
+}
+
+// localsOf yields what a frontend is to clients on this host.
+func localsOf(f portset.Frontend) iter.Seq[Local] {
+	return func(yield func(Local) bool) {
+		for _, is4 := range []bool{true, false} {
+			if a := f.AddrPort.Addr(); (!a.IsValid() || a.Is4() == is4) && !yield(Local{f, is4}) {
+				return
+			}
+		}
+	}
+}
+
+// localPort is a port of a protocol and family.
 type localPort struct {
 	proto nat.Proto
+	is4   bool
 	port  uint16
 }
 
 func newShared(h *Holder) *shared {
 	return &shared{
-		h: h, proxies: map[portset.Frontend]proxy.Proxy{}, at: map[localPort]portset.Frontend{},
-		inherited: map[portset.Frontend]*proxy.Socket{}, moved: map[portset.Frontend]struct{}{},
+		h: h, proxies: map[Local]proxy.Proxy{}, at: map[localPort]Local{},
+		inherited: map[Local]*proxy.Socket{}, moved: map[Local]struct{}{},
 	}
 }
-
-// loopbackDevice is the interface of the sockets: so they are bound to all addresses, of both families,
-// and nobody else reaches them.
-const loopbackDevice = "lo"
 
 // portTries bounds how often another port is asked for because one is published.
 const portTries = 100
@@ -84,28 +99,27 @@ func (s *shared) leaves(p *portset.Port) bool {
 	return p.More != 0 && (s.h.opts.Guard != nil || p.Len() > widest)
 }
 
-// Shared yields the shared ports that have a proxy, and the port of this host at which it is.
-func (h *Holder) Shared(yield func(portset.Frontend, uint16) bool) {
-	for f := range h.shared.proxies {
-		if at := h.SharedAt(f); at != 0 && !yield(f, at) {
+// Shared yields the shared ports that have a proxy, and the port of the loopback address at which it is.
+func (h *Holder) Shared(yield func(Local, uint16) bool) {
+	for l, px := range h.shared.proxies {
+		if !yield(l, portOf(px)) {
 			return
 		}
 	}
 }
 
-// SharedAt returns the port of this host at which the proxy of a shared port is; zero: it has none.
-func (h *Holder) SharedAt(f portset.Frontend) uint16 {
-	if px := h.shared.proxies[f]; px != nil {
+// SharedAt returns the port of the loopback address at which the proxy of a shared port is; zero: it has none.
+func (h *Holder) SharedAt(l Local) uint16 {
+	if px := h.shared.proxies[l]; px != nil {
 		return portOf(px)
 	}
 	return 0
 }
 
-// SharedMoved returns the shared ports whose proxies are elsewhere than when it was called last, apart from
-// what a Switch says.
-func (h *Holder) SharedMoved() (moved []portset.Frontend) {
-	for f := range h.shared.moved {
-		moved = append(moved, f)
+// SharedMoved returns the shared ports whose proxies are elsewhere than when it was called last.
+func (h *Holder) SharedMoved() (moved []Local) {
+	for l := range h.shared.moved {
+		moved = append(moved, l)
 	}
 	clear(h.shared.moved)
 	return moved
@@ -119,23 +133,33 @@ func portOf(px proxy.Proxy) uint16 {
 	return at.Port()
 }
 
-// open opens the proxy of a port, or leads the one that it has to its backend.
+// open opens the proxies of a port, or leads those that it has to its backend. A host without IPv6 has none of that family.
 func (s *shared) open(p portset.Port) error {
-	if px := s.proxies[p.Frontend]; px != nil {
-		if px.BackendAddr().String() == p.Backend.String() {
-			return nil // SetBackend would end its flows
-		}
-		return px.SetBackend(socketAddr(p.Proto, p.Backend))
-	}
-	socket := s.inherited[p.Frontend]
-	delete(s.inherited, p.Frontend)
-	if socket == nil {
-		var err error
-		if socket, err = s.bind(p.Proto, portset.Port{}); err != nil {
+	for l := range localsOf(p.Frontend) {
+		if err := s.openOne(l, p.Backend); err != nil && (l.Is4 || !errors.Is(err, unix.EAFNOSUPPORT)) {
 			return err
 		}
 	}
-	px, err := socket.Proxy(socketAddr(p.Proto, p.Backend), s.options())
+	return nil
+}
+
+func (s *shared) openOne(l Local, backend netip.AddrPort) error {
+	to := socketAddr(l.Proto, backend)
+	if px := s.proxies[l]; px != nil {
+		if px.BackendAddr().String() == backend.String() {
+			return nil // SetBackend would end its flows
+		}
+		return px.SetBackend(to)
+	}
+	socket := s.inherited[l]
+	delete(s.inherited, l)
+	if socket == nil {
+		var err error
+		if socket, err = s.bind(l, portset.Port{}); err != nil {
+			return err
+		}
+	}
+	px, err := socket.Proxy(to, s.options())
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
@@ -144,30 +168,27 @@ func (s *shared) open(p portset.Port) error {
 			return errors.Join(err, px.Close())
 		}
 	}
-	s.put(p.Frontend, px)
+	s.proxies[l] = px
+	s.at[localPort{l.Proto, l.Is4, portOf(px)}] = l
+	s.moved[l] = struct{}{}
 	return nil
 }
 
-func (s *shared) put(f portset.Frontend, px proxy.Proxy) {
-	s.proxies[f] = px
-	s.at[localPort{f.Proto, portOf(px)}] = f
-	s.moved[f] = struct{}{}
-}
-
-// bind binds a socket to a port that is neither published nor about to be, as part of a range: p.
-func (s *shared) bind(proto nat.Proto, p portset.Port) (socket *proxy.Socket, err error) {
+// bind binds a socket to a port that is neither published nor about to be: p.
+func (s *shared) bind(l Local, p portset.Port) (socket *proxy.Socket, err error) {
 	var refused []*proxy.Socket
 	defer func() {
 		for _, other := range refused {
 			_ = other.Close() // of no use to anybody
 		}
 	}()
+	any := socketAddr(l.Proto, netip.AddrPortFrom(loopbackOf(l.Is4), 0))
 	for range portTries {
-		if socket, err = proxy.Bind(socketAddr(proto, netip.AddrPort{}), s.options()); err != nil {
+		if socket, err = proxy.Bind(any, s.options()); err != nil {
 			return nil, err
 		}
 		at, err := netip.ParseAddrPort(socket.Addr().String())
-		if err == nil && !s.h.many.hasNumber(proto, at.Port()) && (at.Port() < p.First() || at.Port() > p.Last()) {
+		if err == nil && !s.h.many.hasNumber(l.Proto, at.Port()) && (at.Port() < p.First() || at.Port() > p.Last()) {
 			return socket, nil
 		}
 		refused = append(refused, socket)
@@ -175,17 +196,16 @@ func (s *shared) bind(proto nat.Proto, p portset.Port) (socket *proxy.Socket, er
 	return nil, fmt.Errorf("find a port for a proxy: %w", unix.EADDRINUSE)
 }
 
+func loopbackOf(is4 bool) netip.Addr {
+	if is4 {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
 // options are those of the sockets.
 func (s *shared) options() *proxy.Options {
-	exempt := s.h.beforeBind()
-	return &proxy.Options{Group: s.h.group, BeforeBind: func(fd int) error {
-		if exempt != nil {
-			if err := exempt(fd); err != nil {
-				return err
-			}
-		}
-		return unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, loopbackDevice)
-	}}
+	return &proxy.Options{Group: s.h.group, BeforeBind: s.h.beforeBind(), FreeBind: true}
 }
 
 // makeRoom has the proxies leave the ports of a port or a range that is about to be published.
@@ -197,19 +217,19 @@ func (s *shared) makeRoom(p portset.Port) error {
 		}
 	}
 	for _, at := range found {
-		f := s.at[at]
-		backend, err := netip.ParseAddrPort(s.proxies[f].BackendAddr().String())
+		l := s.at[at]
+		backend, err := netip.ParseAddrPort(s.proxies[l].BackendAddr().String())
 		if err != nil {
 			return err
 		}
-		socket, err := s.bind(p.Proto, p)
+		socket, err := s.bind(l, p)
 		if err != nil {
 			return err
 		}
-		s.inherited[f] = socket
-		s.h.logEnd(f, s.release(portset.Port{Frontend: f}, proxy.Proxy.Retire))
-		if err := s.open(portset.Port{Frontend: f, Target: portset.Target{Backend: backend}}); err != nil {
-			s.h.scheduleRetry(f)
+		s.h.logEnd(l.Frontend, s.releaseOne(l, proxy.Proxy.Retire))
+		s.inherited[l] = socket
+		if err := s.openOne(l, backend); err != nil {
+			s.h.scheduleRetry(l.Frontend)
 			return err
 		}
 	}
@@ -218,34 +238,36 @@ func (s *shared) makeRoom(p portset.Port) error {
 
 // release ends the proxies of a port or a range.
 func (s *shared) release(p portset.Port, end func(proxy.Proxy) error) error {
-	var errs []error
-	one := func(f portset.Frontend) {
-		delete(s.h.retry.ports, f)
-		px := s.proxies[f]
-		if px == nil {
-			return
-		}
-		delete(s.proxies, f)
-		delete(s.at, localPort{f.Proto, portOf(px)})
-		errs = append(errs, end(px))
-	}
-	if p.Len() <= len(s.proxies) {
-		for single := range p.Singles {
-			one(single.Frontend)
-		}
-		return errors.Join(errs...)
-	}
-	for f := range s.proxies {
-		if p.Contains(f) {
-			one(f)
-		}
-	}
 	for f := range s.h.retry.ports {
 		if p.Contains(f) {
 			delete(s.h.retry.ports, f)
 		}
 	}
+	var errs []error
+	if p.Len() > len(s.proxies) {
+		for l := range s.proxies {
+			if p.Contains(l.Frontend) {
+				errs = append(errs, s.releaseOne(l, end))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	for single := range p.Singles {
+		for l := range localsOf(single.Frontend) {
+			errs = append(errs, s.releaseOne(l, end))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+func (s *shared) releaseOne(l Local, end func(proxy.Proxy) error) error {
+	px := s.proxies[l]
+	if px == nil {
+		return nil
+	}
+	delete(s.proxies, l)
+	delete(s.at, localPort{l.Proto, l.Is4, portOf(px)})
+	return end(px)
 }
 
 // sync opens the proxies of the shared ports of the set, and ends all others.
@@ -261,9 +283,9 @@ func (s *shared) sync(published *portset.Set) {
 			s.h.opts.Log.Warn("mapping has no proxy", "mapping", p.Mapping().String(), "error", s.h.bindError(p, 1, err))
 		}
 	}
-	for f := range s.proxies {
-		if _, ok := wanted[f]; !ok {
-			s.h.logEnd(f, s.release(portset.Port{Frontend: f}, proxy.Proxy.Retire))
+	for l := range s.proxies {
+		if _, ok := wanted[l.Frontend]; !ok {
+			s.h.logEnd(l.Frontend, s.releaseOne(l, proxy.Proxy.Retire))
 		}
 	}
 }
@@ -327,13 +349,7 @@ func splitShared(c Change) (sharedSwitch, Change) {
 // serve opens the proxies of added ports, and leads those of moved ones to their new backends.
 func (s *sharedSwitch) serve(sw *Switch) error {
 	all := sw.h.shared
-	for p := range all.of(func(yield func(portset.Port) bool) {
-		for _, p := range s.added {
-			if !yield(p) {
-				return
-			}
-		}
-	}) {
+	for p := range all.of(slices.Values(s.added)) {
 		if err := all.open(p); err != nil {
 			return fmt.Errorf("open proxy of %s: %w", p.Mapping(), sw.h.bindError(p, len(s.added), err))
 		}
@@ -347,8 +363,9 @@ func (s *sharedSwitch) serve(sw *Switch) error {
 			return fmt.Errorf("move proxy of %s: %w", m.After().Mapping(), err)
 		}
 		if sw.killsMoved(m) {
-			for single := range m.After().Singles {
-				if px := all.proxies[single.Frontend]; px != nil {
+			after := m.After()
+			for l, px := range all.proxies {
+				if after.Contains(l.Frontend) {
 					_ = px.Reset() // the only error: it is closed, and so are they
 				}
 			}

@@ -26,6 +26,7 @@ type Contents struct {
 	Answers  answers.State
 	Ended    []portset.Port // whose flows are to be deleted
 	Unnoted  []nft.Element  // notes that published ports lack
+	Shared   []nft.Element  // what leads to the proxies of shared ports of an engine
 	Out      []nft.Element  // exits, which may be others than they should be; see [OutDifference]
 
 	// Elements are those that an engine can have made. Foreign ones were added by other
@@ -167,6 +168,7 @@ func splitOptions(elements []nft.Element) (others, options []nft.Element) {
 // readOthers decodes the elements that are no ports.
 func (c *Contents) readOthers(elements, options []nft.Element, now time.Time) {
 	by := map[string][]nft.Element{}
+	var shared []nft.Element
 	for _, el := range elements {
 		name := el.Set[:len(el.Set)-1]
 		if isNote(el.Set) {
@@ -177,6 +179,8 @@ func (c *Contents) readOthers(elements, options []nft.Element, now time.Time) {
 			c.Foreign = append(c.Foreign, el)
 		case IsOut(el.Set):
 			c.Out = append(c.Out, el)
+		case IsShared(el.Set):
+			shared = append(shared, el)
 		default:
 			by[name] = append(by[name], el)
 		}
@@ -186,6 +190,7 @@ func (c *Contents) readOthers(elements, options []nft.Element, now time.Time) {
 	c.readIPAM(by)
 	c.readSegments(by[setSegments])
 	c.readAnswers(by)
+	c.readShared(shared)
 	c.readNotes(by[endedSuffix])
 	for _, el := range by[setHairpin] {
 		backend, ok := el.Key.Addr()
@@ -212,7 +217,7 @@ func (c *Contents) Correction() nft.Change {
 	ch := nft.Change{Delete: slices.Concat(c.Foreign, c.stale, c.Orphans), Add: c.Missing}
 	for i := range c.Elements {
 		was := c.Elements[i]
-		if set := was.Set[:len(was.Set)-1]; isRecord(set) || isOption(was.Set) { // with another comment it is foreign
+		if set := was.Set[:len(was.Set)-1]; isRecord(set) || isOption(was.Set) || IsShared(was.Set) { // with another comment it is foreign
 			continue
 		}
 		c.Elements[i].Comment = nat.CommentText(nat.ParseComment(was.Comment))

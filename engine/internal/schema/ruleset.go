@@ -51,9 +51,9 @@ func Ruleset(name string) nft.Table {
 			addrSet(setHairpin+"4", nft.IPv4Addr), addrSet(setHairpin+"6", nft.IPv6Addr),
 			addrSet(setProxiedSources+"4", nft.IPv4Addr), answersMap("answers4", nft.IPv4Addr), markSet("answer_marks4"),
 			addrSet(setProxiedSources+"6", nft.IPv6Addr), answersMap("answers6", nft.IPv6Addr), markSet("answer_marks6"),
-		}, slices.Concat(optionSets(), rangeSets())...),
-		Chains: slices.Concat(rangeChains(), []nft.Chain{
-			publishChain(), onlyFrom(), admit(), natPrerouting(), natOutput(), wayOut(), byRange(), byFrontend(), toBackends(), natPostrouting(),
+		}, slices.Concat(optionSets(), rangeSets(), sharedMaps())...),
+		Chains: slices.Concat(rangeChains(), pastHolders(), []nft.Chain{
+			publishChain(), onlyFrom(), admit(), natPrerouting(), natLocalhost(), natOutput(), wayOut(), byRange(), byFrontend(), toBackends(), natPostrouting(),
 			unmarkAnswers(), filterForward(), fromElsewhere(), markAnswers(), manglePrerouting(), rawPrerouting(),
 		}),
 	}
