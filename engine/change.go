@@ -190,13 +190,31 @@ func (e *core) commit(ctx context.Context, c change) error {
 // another program has created one meanwhile, the error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
+<<<<<<< HEAD
 		all := p.wholeTable(e.now(), append(schema.HairpinElements(e.hairpins.Records(p.hairpins)), e.shared.elements()...))
 		if err := e.table.Create(all); err != nil {
+=======
+		all := p.wholeTable(e.now(), schema.HairpinElements(e.hairpins.Records(p.hairpins)))
+		first, limited := all, slices.ContainsFunc(all.Add, schema.LimitsPort)
+		var limits, rest []nft.Element
+		if limited {
+			first = nft.Change{}
+			first.Add, limits, rest = optionsApart(all.Add)
+		}
+		if err := e.table.Create(first); err != nil {
+>>>>>>> a206758 (import: what Docker, CNI, netavark, iptables, nftables and miniupnpd publish is found, published and removed there; clients come before their limits)
 			return err
 		}
 		undo.add(e.table.UndoCreate)
 		e.rememberRivals()
-		return nil
+		if !limited {
+			return nil
+		}
+		if err := e.table.Update(nft.Change{Add: limits}); err != nil {
+			return err
+		}
+		e.table.Grace()
+		return e.table.Update(nft.Change{Add: rest, Further: all.Further})
 	}
 	if err := e.prepare(p.layout, p.optionSteps(e.now())); err != nil {
 		return err
@@ -257,9 +275,21 @@ func (e *core) undoTable(p *plan, gone, come []hairpin.Record) error {
 // prepare adds what replaces ranges to the second maps, and waits if that is needed before the
 // change.
 func (e *core) prepare(l *portset.Plan, o optionSteps) error {
-	if es := append(seconds(e.now(), l.Prepared), o.prepared...); len(es) != 0 {
+	clients, limits, rest := optionsApart(o.prepared)
+	es := slices.Concat(seconds(e.now(), l.Prepared), limits, rest)
+	if len(clients)+len(es) != 0 {
 		e.opts.Trace("prepare")
+	}
+	if len(clients) != 0 {
+		if err := e.table.Update(nft.Change{Add: inSets(clients)}); err != nil {
+			return err
+		}
+	}
+	if len(es) != 0 {
 		if err := e.table.Update(nft.Change{Add: inSets(es)}); err != nil {
+			if len(clients) != 0 {
+				err = errors.Join(err, e.table.UpdateFinally(nft.Change{Delete: inSets(clients)}))
+			}
 			return err
 		}
 	}
@@ -267,6 +297,24 @@ func (e *core) prepare(l *portset.Plan, o optionSteps) error {
 		e.table.Grace()
 	}
 	return nil
+}
+
+// optionsApart returns the clients and the limits among elements, and the other elements, each by their sets if
+// the elements are. The kernel lets packets see an element of a hash before a prefix of the same
+// transaction: who may reach a port, which another program may serve until now, is there before the
+// port is limited.
+func optionsApart(es []nft.Element) (clients, limits, rest []nft.Element) {
+	for _, el := range es {
+		switch {
+		case schema.AdmitsClient(el):
+			clients = append(clients, el)
+		case schema.LimitsPort(el):
+			limits = append(limits, el)
+		default:
+			rest = append(rest, el)
+		}
+	}
+	return clients, limits, rest
 }
 
 func (e *core) unprepare(l *portset.Plan, o optionSteps) error {

@@ -45,46 +45,52 @@ func TestLimitsBeforePorts(t *testing.T) {
 			if beside != "" {
 				publish(t, e, beside)
 			}
-			var steps []string
+			var seen []string
 			b.kernel.After(func(op string) error {
 				limit, clients, port := limitedAndPublished(b)
 				require.False(t, port && !clients)
 				switch {
 				case op != "Update":
 				case limit && port:
-					steps = append(steps, "published")
+					seen = append(seen, "published")
 				case limit:
-					steps = append(steps, "limited")
+					seen = append(seen, "limited")
 				case port:
-					steps = append(steps, "open to all")
+					seen = append(seen, "open to all")
 				default:
-					steps = append(steps, "gone")
+					seen = append(seen, "gone")
 				}
 				return nil
 			})
 			require.NoError(t, publishLimited(t.Context(), t, e))
-			require.Equal(t, []string{"limited", "published"}, slices.Compact(steps))
+			require.Equal(t, []string{"gone", "limited", "published"}, slices.Compact(seen))
 			remove(t, e, "8080->172.30.0.2:80")
-			require.Equal(t, []string{"limited", "published", "limited", "gone"}, slices.Compact(steps))
+			require.Equal(t, []string{"gone", "limited", "published", "limited", "gone"}, slices.Compact(seen))
 			b.kernel.After(nil)
 			requireOptions(t, b, e)
 
-			updates := 0
-			for _, killed := range []bool{false, true} {
-				updates = 0
-				b.kernel.Hook(func(op string) error {
-					if op == "Update" {
-						updates++
+			// The clients are there before the limit, and the limit before the port.
+			const steps = 3
+			for at := 2; at <= steps; at++ {
+				for _, killed := range []bool{false, true} {
+					if killed && at != steps {
+						continue
 					}
-					if updates == 2 || killed && updates > 2 {
-						return unix.EIO
-					}
-					return nil
-				})
-				require.ErrorIs(t, publishLimited(t.Context(), t, e), unix.EIO)
-				b.kernel.Hook(nil)
-				limit, clients, port := limitedAndPublished(b)
-				require.Equal(t, [3]bool{killed, killed, false}, [3]bool{limit, clients, port})
+					updates := 0
+					b.kernel.Hook(func(op string) error {
+						if op == "Update" {
+							updates++
+						}
+						if updates == at || killed && updates > at {
+							return unix.EIO
+						}
+						return nil
+					})
+					require.ErrorIs(t, publishLimited(t.Context(), t, e), unix.EIO)
+					b.kernel.Hook(nil)
+					limit, clients, port := limitedAndPublished(b)
+					require.Equal(t, [3]bool{killed, killed, false}, [3]bool{limit, clients, port})
+				}
 			}
 			next := b.open(t)
 			require.NotContains(t, publishedBy(next), "8080->172.30.0.2:80")

@@ -47,7 +47,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 	}
 	engines := []string{
 		"ls", "export", "ps", "network ls", "purge", "serve", "inspect web", "port web 80", "attach a", "detach web", "network rm inside",
-		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f testdata/empty.yaml", "status", "doctor", "explain tcp 8080", "trace", "events",
+		"network create a 10.7.0.0/24", "rm tcp 7000", "apply -f testdata/empty.yaml", "status", "doctor", "explain tcp 8080", "trace", "events", "import iptables",
 	}
 	for _, verb := range engines {
 		all = append(all, badCall{verb + " --table dnat", 2, table}, badCall{
@@ -63,6 +63,12 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"plan --socket /x", 2, `--socket does nothing with "nftnat plan"` + helpOf("plan")},
 		badCall{"export --json", 2, `--json does nothing with "nftnat export"` + helpOf("export")},
 		badCall{"network rm inside --json", 2, `--json does nothing with "nftnat network rm"` + helpOf("network rm")},
+		badCall{"import", 2, misused("import SOURCE", "import docker")},
+		badCall{"import podman", 2, `invalid source "podman": docker, cni, netavark, iptables, nftables or miniupnpd`},
+		badCall{"import iptables --remove-theirs", 2, "--remove-theirs is for what --apply has published" + helpOf("import")},
+		badCall{"import iptables -f /proc/no", 2, "open /proc/no: no such file or directory"},
+		badCall{"import iptables -f testdata/empty.yaml", 2, `invalid iptables file "testdata/empty.yaml": line 1: "mappings: []" is in no table`},
+		badCall{"import docker -f testdata/empty.yaml --apply", 2, `invalid docker file "testdata/empty.yaml": it is neither what GET /containers/json answers nor what docker inspect prints: invalid character 'm' looking for beginning of value`},
 		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + helpOf("version")},
 		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + helpOf("serve")},
 		badCall{"serve --group -5", 2, "--group -5: there is no such group" + helpOf("serve")},

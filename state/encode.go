@@ -68,6 +68,13 @@ func encodeFile(s nat.StoredState) ([]byte, error) {
 	return e.b, nil
 }
 
+// EncodeMapping returns a mapping, or a range, as an item of the list of mappings in YAML.
+func EncodeMapping(m nat.Mapping) string {
+	e := newEncoder(nat.State{}, false)
+	e.mapping(&m)
+	return string(e.b)
+}
+
 // encoder appends YAML or JSON to b.
 type encoder struct {
 	json bool

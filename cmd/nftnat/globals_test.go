@@ -23,7 +23,7 @@ func TestGlobals(t *testing.T) {
 		"add": allJSON, "rm": allJSON, "ls": allJSON, "apply": allJSON, "export": all,
 		"network": "", "network create": allJSON, "network ls": allJSON, "network rm": all,
 		"attach": allJSON, "detach": allJSON, "ps": allJSON, "inspect": allJSON, "port": allJSON,
-		"explain": allJSON, "doctor": allJSON, "trace": allJSON, "status": allJSON, "events": "socket netns table json", "plan": "table", "demo": "",
+		"import": allJSON, "explain": allJSON, "doctor": allJSON, "trace": allJSON, "status": allJSON, "events": "socket netns table json", "plan": "table", "demo": "",
 		"serve": "socket netns table quiet", "purge": all, "version": "json",
 		"help": "", "completion": "", "completion bash": "", "completion fish": "", "completion powershell": "", "completion zsh": "",
 	}

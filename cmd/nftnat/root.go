@@ -84,7 +84,7 @@ type verb struct {
 func verbs() []verb {
 	const publish, networks, look, daemon, others = "Publish:", "Networks and endpoints:", "Look:", "Daemon:", "For other programs:"
 	return []verb{
-		{"add", newAdd, publish}, {"rm", newRm, publish}, {"ls", newLs, publish}, {"apply", newApply, publish}, {"export", newExport, publish},
+		{"add", newAdd, publish}, {"rm", newRm, publish}, {"ls", newLs, publish}, {"apply", newApply, publish}, {"export", newExport, publish}, {"import", newImport, publish},
 		{"network", newNetwork, networks}, {"attach", newAttach, networks}, {"detach", newDetach, networks},
 		{"ps", newPs, networks}, {"inspect", newInspect, networks}, {"port", newPort, networks},
 		{"explain", newExplain, look}, {"doctor", newDoctor, look}, {"trace", newTrace, look}, {"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},

@@ -70,6 +70,11 @@ const limitOutlasts = time.Minute
 // the port's proxy is closed.
 func LimitsPort(el nft.Element) bool { return strings.HasPrefix(el.Set, setLimited) }
 
+// AdmitsClient reports whether the element is clients of a limited port or range.
+func AdmitsClient(el nft.Element) bool {
+	return strings.HasSuffix(el.Set, fromSuffix) || strings.HasPrefix(el.Set, setFrom)
+}
+
 // limitAt returns the frontends of a port in the sets, one for each family that it is of.
 // The unspecified address stands for any.
 func limitAt(p portset.Port) []portset.Frontend {

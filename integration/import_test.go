@@ -1,0 +1,364 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
+)
+
+// asking is new connections without a pause to a port.
+type asking struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	asked  int
+	failed []error
+}
+
+// synTimeout is when a client sends a SYN again (tcp(7)): a connection that takes longer has lost one.
+const synTimeout = 900 * time.Millisecond
+
+func startAsking(ns *lab.NS, network, addr string) *asking {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &asking{cancel: cancel}
+	s.done.Go(func() {
+		for ctx.Err() == nil {
+			began := time.Now()
+			ask, stop := context.WithTimeout(context.Background(), 5*time.Second)
+			_, _, err := lab.Ask(ask, ns, network, addr, netip.AddrPort{})
+			stop()
+			if s.asked++; err == nil && time.Since(began) > labtest.Stretch(synTimeout) {
+				err = fmt.Errorf("it took %v", time.Since(began))
+			}
+			if err != nil {
+				s.failed = append(s.failed, fmt.Errorf("%s %s, connection %d: %w", network, addr, s.asked, err))
+			}
+		}
+	})
+	return s
+}
+
+func (s *asking) stop(t *testing.T) {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond) // connections that come after the change
+	s.cancel()
+	s.done.Wait()
+	require.Empty(t, s.failed, "of %d connections", s.asked)
+	require.Positive(t, s.asked)
+}
+
+// reached is what a client asks, and who answers.
+type reached struct{ network, addr, name string }
+
+// movesTo imports from a source, in the place of which nftnat serves the same, and returns what was printed. No
+// connection fails meanwhile.
+func movesTo(t *testing.T, s *testbed, client *lab.NS, command string, same []reached) labtest.Result {
+	t.Helper()
+	for _, r := range same {
+		labtest.Reaches(t, client, r.network, r.addr, r.name)
+	}
+	streams := make([]*asking, len(same))
+	for i, r := range same {
+		streams[i] = startAsking(client, r.network, r.addr)
+	}
+	result := s.run(t, command)
+	for _, st := range streams {
+		st.stop(t)
+	}
+	require.Zero(t, result.Code, result.Stderr)
+	for _, r := range same {
+		labtest.Reaches(t, client, r.network, r.addr, r.name)
+	}
+	return result
+}
+
+// importHost is a host with two backends that echo.
+func importHost(t *testing.T) (*lab.Topology, *testbed) {
+	t.Helper()
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2, Forwarding: true})
+	for _, network := range []string{"tcp", "udp"} {
+		for port := 80; port <= 83; port++ {
+			labtest.Echo(t, top.Backend1, network, fmt.Sprint("one", port), fmt.Sprint(":", port))
+			labtest.Echo(t, top.Backend2, network, fmt.Sprint("two", port), fmt.Sprint(":", port))
+		}
+	}
+	return top, newTestbed(t, top.Host)
+}
+
+// What iptables has in the kernel is imported over netlink, and its rules are deleted when nftnat has the ports.
+func TestImportIPTables(t *testing.T) {
+	top, s := importHost(t)
+	shell(t, top.Host, `
+		iptables -t nat -N WEB
+		iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j WEB
+		iptables -t nat -A WEB -p tcp --dport 8080 -m comment --comment "the \"web\"" -j DNAT --to-destination 172.30.0.2:80
+		iptables -t nat -A WEB -p tcp -m multiport --dports 8081,8083 -j DNAT --to-destination 172.30.0.3:81
+		iptables -t nat -A WEB -d 192.0.2.9 -p udp --dport 5000:5003 -j DNAT --to-destination 172.30.0.2:80-83/5000
+		iptables -t nat -A WEB -i br0 -p tcp --dport 8090 -j DNAT --to-destination 172.30.0.2:80
+		iptables -t nat -A WEB -p tcp --dport 8080 -j DNAT --to-destination 172.30.0.3:80
+		iptables -t nat -A WEB -p tcp --dport 8091 -j REDIRECT --to-ports 22
+		ip6tables -t nat -A PREROUTING -s 2001:db8:1::/64 -p tcp --dport 8080 -j DNAT --to-destination '[fd00:30::3]:80'`)
+	r := s.run(t, "import iptables")
+	require.Zero(t, r.Code, r.Stderr)
+	require.Equal(t, `# import iptables: 5 found, 3 left out, from the rules of this host
+# "nftnat apply" makes the state just this; "nftnat import iptables --apply" adds it to what is there
+version: 1
+mappings:
+  # ip6tables -t nat -A PREROUTING -s 2001:db8:1::/64 -p tcp -m tcp --dport 8080 -j DNAT --to-destination [fd00:30::3]:80
+  - {mapping: "[::]:8080->[fd00:30::3]:80", from: ["2001:db8:1::/64"]}
+  # iptables -t nat -A WEB -p tcp -m tcp --dport 8080 -m comment --comment "the \"web\"" -j DNAT --to-destination 172.30.0.2:80
+  - 0.0.0.0:8080->172.30.0.2:80
+  # iptables -t nat -A WEB -p tcp -m multiport --dports 8081,8083 -j DNAT --to-destination 172.30.0.3:81
+  - 0.0.0.0:8081->172.30.0.3:81
+  # iptables -t nat -A WEB -p tcp -m multiport --dports 8081,8083 -j DNAT --to-destination 172.30.0.3:81
+  - 0.0.0.0:8083->172.30.0.3:81
+  # iptables -t nat -A WEB -d 192.0.2.9/32 -p udp -m udp --dport 5000:5003 -j DNAT --to-destination 172.30.0.2:80-83/5000
+  - 192.0.2.9:5000-5003->172.30.0.2:80-83/udp
+# left out:
+#   iptables -t nat -A WEB -i br0 -p tcp -m tcp --dport 8090 -j DNAT --to-destination 172.30.0.2:80
+#     because it is for packets only that come in by br0
+#   iptables -t nat -A WEB -p tcp -m tcp --dport 8091 -j REDIRECT --to-ports 22
+#     because it redirects to this host itself
+#   iptables -t nat -A WEB -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.30.0.3:80
+#     because a rule before it takes its packets: iptables -t nat -A WEB -p tcp -m tcp --dport 8080 -m comment --comment "the \"web\"" -j DNAT --to-destination 172.30.0.2:80
+`, r.Stdout)
+	file := filepath.Join(t.TempDir(), "ports.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(r.Stdout), 0o600))
+	dry := s.run(t, "apply --dry-run -f "+file)
+	require.Zero(t, dry.Code, dry.Stderr)
+	require.Equal(t, 5, strings.Count(dry.Stdout, "+ "))
+
+	same := []reached{
+		{"tcp", at(top.Host.V4, 8080), "one80"}, {"tcp", at(top.Host.V4, 8081), "two81"}, {"tcp", at(top.Second4, 8083), "two81"},
+		{"udp", at(top.Second4, 5002), "one82"}, {"tcp", at(top.Host.V6, 8080), "two80"},
+	}
+	r = movesTo(t, s, top.Client, "import iptables --apply --remove-theirs", same)
+	require.Equal(t, 5, strings.Count(r.Stdout, "->"))
+	require.Equal(t, 3, strings.Count(r.Stderr, "nftnat: removed: "), r.Stderr)
+	require.Contains(t, r.Stderr, "nftnat: not removed: iptables -t nat -A WEB -p tcp -m tcp --dport 8080 -m comment --comment \"the \\\"web\\\"\" -j DNAT --to-destination 172.30.0.2:80: "+
+		"without it, another rule would get its packets: iptables -t nat -A WEB -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.30.0.3:80\n")
+	left := labtest.Exec(t, top.Host, "iptables", "-t", "nat", "-S")
+	require.Equal(t, 4, strings.Count(left, "--dport"), "what was not imported stays: %s", left)
+	require.NotContains(t, labtest.Exec(t, top.Host, "ip6tables", "-t", "nat", "-S"), "DNAT")
+
+	// The same again changes nothing.
+	again := s.run(t, "import iptables --apply --remove-theirs")
+	require.Zero(t, again.Code, again.Stderr)
+	require.Equal(t, "0.0.0.0:8080->172.30.0.2:80\n", again.Stdout)
+	require.Equal(t, left, labtest.Exec(t, top.Host, "iptables", "-t", "nat", "-S"))
+	// Without the rule behind it, it goes.
+	shell(t, top.Host, "iptables -t nat -D WEB -p tcp --dport 8080 -j DNAT --to-destination 172.30.0.3:80")
+	again = s.run(t, "import iptables --apply --remove-theirs")
+	require.Zero(t, again.Code, again.Stderr)
+	require.NotContains(t, labtest.Exec(t, top.Host, "iptables", "-t", "nat", "-S"), "8080")
+	require.Empty(t, s.status(t).Warnings)
+}
+
+// shell runs commands of sh(1).
+func shell(t *testing.T, ns *lab.NS, script string) string {
+	t.Helper()
+	return labtest.Exec(t, ns, "sh", "-euc", script)
+}
+
+// Tables of iptables-legacy are no part of nf_tables: they are imported from their text, and not removed.
+func TestImportLegacy(t *testing.T) {
+	top, s := importHost(t)
+	shell(t, top.Host, `iptables-legacy -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 172.30.0.2:80`)
+	save := filepath.Join(t.TempDir(), "save")
+	require.NoError(t, os.WriteFile(save, []byte(labtest.Exec(t, top.Host, "iptables-legacy-save")), 0o600))
+	require.Contains(t, s.succeed(t, "import iptables -f "+save), "  - 0.0.0.0:8080->172.30.0.2:80\n")
+	same := []reached{{"tcp", at(top.Host.V4, 8080), "one80"}}
+	r := movesTo(t, s, top.Client, "import iptables --apply --remove-theirs -f "+save, same)
+	_, command, found := strings.Cut(strings.TrimSpace(r.Stderr), "remove it by: ")
+	require.True(t, found, r.Stderr)
+	command, _, _ = strings.Cut(command, "\n")
+	shell(t, top.Host, command)
+	require.NotContains(t, labtest.Exec(t, top.Host, "iptables-legacy-save"), "DNAT")
+	labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8080), "one80")
+}
+
+// Rules of nft: literals, maps, intervals, concatenations, verdict maps. Elements of maps that have names are
+// deleted one by one.
+func TestImportNFTables(t *testing.T) {
+	top, s := importHost(t)
+	load(t, top.Host, `table inet edge {
+		map ports { type inet_service : ipv4_addr . inet_service; elements = { 8080 : 172.30.0.2 . 80, 8081 : 172.30.0.3 . 81 } }
+		map hosts { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; flags interval
+			elements = { 192.0.2.9 . udp . 5000-5001 : 172.30.0.2 . 82, 192.0.2.0/28 . udp . 5003 : 172.30.0.2 . 83 } }
+		chain pre { type nat hook prerouting priority dstnat;
+			fib daddr type local dnat ip to tcp dport map @ports
+			meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @hosts
+			tcp dport vmap { 8082 : goto two, 8083 : drop }
+			ip saddr { 192.0.2.2, 198.51.100.0/24 } tcp dport { 8084, 8086-8087 } dnat ip to 172.30.0.2:80
+			meta mark 7 tcp dport 8090 dnat ip to 172.30.0.2:80
+			iifname "lan0" tcp dport 8091 dnat ip to 172.30.0.2:80
+			tcp dport 8092 redirect to :22
+			ip6 daddr 2001:db8:1::1 udp dport 5000 dnat ip6 to [fd00:30::3]:81
+		}
+		chain two { meta l4proto tcp dnat ip to 172.30.0.3:82; }
+	}`)
+	r := s.run(t, "import nftables")
+	require.Zero(t, r.Code, r.Stderr)
+	for _, want := range []string{
+		"- 0.0.0.0:8080->172.30.0.2:80\n", "- 0.0.0.0:8081->172.30.0.3:81\n", "- 192.0.2.9:5000->172.30.0.2:82/udp\n", "- 192.0.2.9:5001->172.30.0.2:82/udp\n",
+		"- 192.0.2.1:5003->172.30.0.2:83/udp\n", "- 192.0.2.9:5003->172.30.0.2:83/udp\n", "- 0.0.0.0:8082->172.30.0.3:82\n",
+		`- {mapping: "0.0.0.0:8084->172.30.0.2:80", from: ["192.0.2.2/32", "198.51.100.0/24"]}`, `- {mapping: "0.0.0.0:8087->172.30.0.2:80", from: `,
+		"- \"[2001:db8:1::1]:5000->[fd00:30::3]:81/udp\"\n",
+		"only: the packet's mark\n", "come in by lan0\n", "redirects to this host itself\n",
+	} {
+		require.Contains(t, r.Stdout, want)
+	}
+	same := []reached{
+		{"tcp", at(top.Host.V4, 8080), "one80"}, {"tcp", at(top.Host.V4, 8081), "two81"}, {"tcp", at(top.Host.V4, 8082), "two82"},
+		{"udp", at(top.Second4, 5001), "one82"}, {"udp", at(top.Host.V4, 5003), "one83"}, {"tcp", at(top.Host.V4, 8086), "one80"},
+		{"udp", at(top.Host.V6, 5000), "two81"},
+	}
+	r = movesTo(t, s, top.Client, "import nftables --apply --remove-theirs", same)
+	left := labtest.Exec(t, top.Host, "nft", "list", "table", "inet", "edge")
+	require.NotContains(t, left, "elements = { 8080")
+	require.NotContains(t, left, "5000")
+	require.Equal(t, 3, strings.Count(left, "dnat ip to 172")+strings.Count(left, "redirect"), "what was not imported stays: %s", left)
+	require.Contains(t, left, "map ports")
+}
+
+// portmap runs the CNI plugin as a runtime does, and returns the file that libcni keeps.
+func portmap(t *testing.T, top *lab.Topology, ports string) string {
+	t.Helper()
+	const prev = `{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","sandbox":"%[1]s"}],"ips":[{"version":"4","interface":0,"address":"172.30.0.2/24","gateway":"172.30.0.1"}]}`
+	plugin := pluginPath(t, "portmap", "/usr/lib/cni", "/opt/cni/bin")
+	result := fmt.Sprintf(prev, top.Backend1.Path())
+	cmd := exec.Command(plugin)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS="+top.Backend1.Path(), "CNI_IFNAME=eth0", "CNI_PATH=/usr/lib/cni")
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"0.4.0","name":"net","type":"portmap","capabilities":{"portMappings":true},"runtimeConfig":{"portMappings":%s},"prevResult":%s}`, ports, result))
+	r := labtest.Run(t, top.Host, cmd)
+	require.Zero(t, r.Code, r.Stdout+r.Stderr)
+	file := filepath.Join(t.TempDir(), "net-c1-eth0")
+	text := fmt.Sprintf(`{"kind":"cniCacheV1","containerId":"c1","config":"e30=","ifName":"eth0","networkName":"net","netns":%q,"capabilityArgs":{"portMappings":%s},"result":%s}`,
+		top.Backend1.Path(), ports, result)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func pluginPath(t *testing.T, name string, dirs ...string) string {
+	t.Helper()
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	labtest.Skip(t, "there is no "+name+" in "+strings.Join(dirs, ", "))
+	return ""
+}
+
+// What the CNI plugin portmap has published is imported from libcni's results, or as rules.
+func TestImportPortmap(t *testing.T) {
+	const ports = `[{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""},{"hostPort":5000,"containerPort":81,"protocol":"udp","hostIP":"192.0.2.9"}]`
+	for _, command := range []string{"import cni -f FILE", "import iptables"} {
+		t.Run(command, func(t *testing.T) {
+			top, s := importHost(t)
+			file := portmap(t, top, ports)
+			command = strings.Replace(command, "FILE", file, 1)
+			text := s.succeed(t, command)
+			require.Contains(t, text, "- 0.0.0.0:8080->172.30.0.2:80\n")
+			require.Contains(t, text, "- 192.0.2.9:5000->172.30.0.2:81/udp\n")
+			same := []reached{{"tcp", at(top.Host.V4, 8080), "one80"}, {"udp", at(top.Second4, 5000), "one81"}}
+			movesTo(t, s, top.Client, command+" --apply --remove-theirs", same)
+			require.NotContains(t, labtest.Exec(t, top.Host, "iptables-save", "-t", "nat"), "DNAT --to")
+			labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "one80")
+		})
+	}
+}
+
+// What netavark has published is imported as rules.
+func TestImportNetavark(t *testing.T) {
+	netavark := pluginPath(t, "netavark", "/usr/lib/podman", "/usr/libexec/podman")
+	top := newTopology(t, lab.Options{})
+	s := newTestbed(t, top.Host)
+	container := labtest.NewNS(t, "container")
+	setup := fmt.Sprintf(`{"container_id":"c1","container_name":"web","port_mappings":[
+		{"container_port":80,"host_ip":"","host_port":8080,"protocol":"tcp","range":1},{"container_port":81,"host_ip":"192.0.2.9","host_port":5000,"protocol":"udp","range":2}],
+		"networks":{"podman":{"interface_name":"eth0","static_ips":["10.88.0.2"]}},
+		"network_info":{"podman":{"dns_enabled":false,"driver":"bridge","id":"2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9","internal":false,"ipv6_enabled":false,
+			"name":"podman","network_interface":"podman0","subnets":[{"gateway":"10.88.0.1","subnet":"10.88.0.0/16"}],"ipam_options":{"driver":"host-local"}}}}`)
+	path := labtest.MountNS(t, container, "netavark-test")
+	config := t.TempDir()
+	cmd := exec.Command(netavark, "--config", config, "--rootless", "false", "setup", path)
+	cmd.Stdin = strings.NewReader(setup)
+	r := labtest.Run(t, top.Host, cmd)
+	require.Zero(t, r.Code, r.Stdout+r.Stderr)
+	labtest.EchoTCP(t, container, "web", ":80")
+	labtest.EchoUDP(t, container, "dns", ":82")
+	text := s.succeed(t, "import netavark")
+	require.Contains(t, text, "- 0.0.0.0:8080->10.88.0.2:80\n")
+	require.Contains(t, text, "- 192.0.2.9:5000-5001->10.88.0.2:81-82/udp\n")
+	same := []reached{{"tcp", at(top.Host.V4, 8080), "web"}, {"udp", at(top.Second4, 5001), "dns"}}
+	movesTo(t, s, top.Client, "import netavark --apply --remove-theirs", same)
+	require.NotContains(t, labtest.Exec(t, top.Host, "iptables-save", "-t", "nat"), "DNAT --to")
+}
+
+// What a client asks of miniupnpd (by NAT-PMP) is imported from its leases, with the time that is left.
+func TestImportMiniupnpd(t *testing.T) {
+	daemon := labtest.Tool(t, "miniupnpd")
+	top, s := importHost(t)
+	dir := t.TempDir()
+	leases := filepath.Join(dir, "leases")
+	load(t, top.Host, "table inet filter { chain forward { type filter hook forward priority 0; policy accept; }\nchain prerouting { type nat hook prerouting priority -100; policy accept; }\nchain postrouting { type nat hook postrouting priority 100; policy accept; }\n"+
+		"chain miniupnpd { }\nchain prerouting_miniupnpd { }\nchain postrouting_miniupnpd { }\n}")
+	shell(t, top.Host, `nft add rule inet filter prerouting jump prerouting_miniupnpd; nft add rule inet filter forward jump miniupnpd; nft add rule inet filter postrouting jump postrouting_miniupnpd`)
+	config := filepath.Join(dir, "conf")
+	require.NoError(t, os.WriteFile(config, []byte("ext_ifname=lan0\next_ip=11.22.33.44\nlistening_ip=br0\nenable_natpmp=yes\nenable_upnp=no\nsecure_mode=yes\nlease_file="+leases+
+		"\nupnp_table_name=filter\nupnp_nat_table_name=filter\nupnp_forward_chain=miniupnpd\nupnp_nat_chain=prerouting_miniupnpd\nupnp_nat_postrouting_chain=postrouting_miniupnpd\nallow 1024-65535 0.0.0.0/0 1-65535\n"), 0o600))
+	p := labtest.Start(t, top.Host, daemon, "-d", "-f", config, "-P", filepath.Join(dir, "pid"))
+	require.NoError(t, natpmp(t, top.Backend1, netip.AddrPortFrom(top.Gateway4, 5351), 80, 8080, 3600), p.Output)
+	text := s.succeed(t, "import miniupnpd -f "+leases)
+	require.Contains(t, text, `mapping: "0.0.0.0:8080->172.30.0.2:80"`)
+	require.Contains(t, text, "expires: ")
+	movesTo(t, s, top.Client, "import miniupnpd --apply --remove-theirs -f "+leases, []reached{{"tcp", at(top.Host.V4, 8080), "one80"}})
+}
+
+// natpmp asks for a port by NAT-PMP (RFC 6886), until it is given.
+func natpmp(t *testing.T, ns *lab.NS, gateway netip.AddrPort, private, public uint16, lifetime uint32) (err error) {
+	t.Helper()
+	c, err := ns.Dial(context.Background(), "udp", gateway.String())
+	require.NoError(t, err)
+	defer c.Close()
+	const mapTCP = 2
+	request := []byte{0, mapTCP, 0, 0}
+	request = binary.BigEndian.AppendUint16(request, private)
+	request = binary.BigEndian.AppendUint16(request, public)
+	request = binary.BigEndian.AppendUint32(request, lifetime)
+	for range 40 {
+		if _, err = c.Write(request); err == nil {
+			err = c.SetReadDeadline(time.Now().Add(250 * time.Millisecond))
+		}
+		answer := make([]byte, 64)
+		var n int
+		if err == nil {
+			n, err = c.Read(answer)
+		}
+		if err == nil && n == 16 && binary.BigEndian.Uint16(answer[2:]) == 0 {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("refused: %x", answer[:n])
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}

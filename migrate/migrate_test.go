@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/nat"
+	"github.com/nftnat/nftnat/state"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var now = time.Unix(1_800_000_000, 0)
+
+// TestGolden: each file testdata/SOURCE-NAME.EXT is imported as SOURCE-NAME.yaml says, which apply reads.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*")
+	require.NoError(t, err)
+	n := 0
+	for _, file := range files {
+		if filepath.Ext(file) == ".yaml" {
+			continue
+		}
+		n++
+		base := strings.TrimSuffix(file, filepath.Ext(file))
+		t.Run(filepath.Base(base), func(t *testing.T) {
+			word, _, _ := strings.Cut(filepath.Base(base), "-")
+			source, err := ParseSource(word)
+			require.NoError(t, err)
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			im, err := Read(context.Background(), Options{Source: source, File: filepath.Base(file), Data: data, Now: now})
+			require.NoError(t, err)
+			var text bytes.Buffer
+			require.NoError(t, im.Write(&text))
+			golden := base + ".yaml"
+			if *update {
+				require.NoError(t, os.WriteFile(golden, text.Bytes(), 0o644))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), text.String())
+			s, err := state.Decode(&text, "import")
+			if len(im.Entries) == 0 {
+				require.ErrorIs(t, err, nat.ErrInvalid, "apply would remove everything")
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, nat.Collapse(im.Mappings()), nat.Collapse(s.Mappings))
+		})
+	}
+	require.Positive(t, n)
+}
+
+func TestBadFiles(t *testing.T) {
+	for _, c := range []struct {
+		source Source
+		text   string
+		says   string
+	}{
+		{Docker, "", "it is neither what GET /containers/json answers nor what docker inspect prints: it is empty"},
+		{Docker, "{}", "cannot unmarshal object"},
+		{Docker, "[] []", "there is more behind its end"},
+		{Docker, `[{"Ports":[{"PublicPort":70000}]}]`, "cannot unmarshal number 70000"},
+		{Docker, `[{"Ports":[{"IP":"x","PublicPort":80,"PrivatePort":80,"Type":"tcp"}]}]`, `"x" is no address`},
+		{Docker, `[{"NetworkSettings":{"Ports":{"x/tcp":[{"HostIp":"","HostPort":"80"}]}}}]`, `"x/tcp" is no port`},
+		{CNI, "", "it is no result of a CNI plugin: it is empty"},
+		{CNI, "{}", "it has no result"},
+		{CNI, "[1]", "cannot unmarshal number"},
+		{Netavark, "{}", "it has no networks"},
+		{Netavark, `{"networks":{"a":{"static_ips":["x"]}}}`, `"x" is no address`},
+		{Netavark, "x", `line 1: "x" is in no table`},
+		{IPTables, "x", `line 1: "x" is in no table`},
+		{NFTables, "table ip nat { }", "it is not what nft --json list ruleset prints: invalid character"},
+		{NFTables, "{}", `it has no "nftables"`},
+		{NFTables, `{"nftables":[{"rule":{"family":"ip","table":"t","chain":"x"}},{"chain":{"family":"ip","table":"t","name":"c"}}]}`, `object 1: there is no chain "x"`},
+		{NFTables, `{"nftables":[{"a":1,"b":2}]}`, "object 1 has not one key"},
+		{NFTables, `{"nftables":[{"chain":3}]}`, "object 1: json: cannot unmarshal number"},
+		{Miniupnpd, "x", "line 1: it is not PROTO:PORT:ADDRESS:PORT:EXPIRY:DESCRIPTION"},
+		{Miniupnpd, "TCP:0:10.0.0.1:80:0:x", `line 1: "0" and "80" are not ports`},
+		{Miniupnpd, "\nSCTP:1:10.0.0.1:80:0:x", `line 2: "SCTP" is neither TCP nor UDP`},
+		{Miniupnpd, "TCP:1:10.0.0.1:80:-1:x", `line 1: "-1" is no time`},
+		{Miniupnpd, "TCP:1:x:80:0:x", `line 1: "x" is no address`},
+	} {
+		_, err := Read(context.Background(), Options{Source: c.source, File: "f", Data: []byte(c.text)})
+		require.ErrorIs(t, err, nat.ErrInvalid, c.text)
+		require.ErrorContains(t, err, c.says)
+		require.NotContains(t, err.Error(), "\n")
+	}
+}
+
+func TestSources(t *testing.T) {
+	for _, s := range Sources() {
+		back, err := ParseSource(s.String())
+		require.NoError(t, err)
+		require.Equal(t, s, back)
+	}
+	_, err := ParseSource("podman")
+	require.ErrorIs(t, err, nat.ErrInvalid)
+	require.Equal(t, "invalid", Source(0).String())
+	require.ErrorIs(t, ErrNothing, nat.ErrNotFound)
+}
+
+// fuzz imports a file, and wants one line of an error, or mappings that are valid and that apply takes.
+func fuzz(f *testing.F, source Source) {
+	f.Helper()
+	files, err := filepath.Glob("testdata/" + source.String() + "-*")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		im, err := Read(context.Background(), Options{Source: source, File: "f", Data: text, Now: now})
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error has several lines: %q", err)
+			}
+			return
+		}
+		var out bytes.Buffer
+		if err := im.Write(&out); err != nil {
+			t.Fatal(err)
+		}
+		if len(im.Entries) == 0 {
+			return
+		}
+		if err := nat.ValidateAll(im.Mappings()...); err != nil {
+			t.Error(err)
+		}
+		if _, err := state.Decode(&out, "f"); err != nil {
+			t.Errorf("%v\n%s", err, out.String())
+		}
+	})
+}
+
+func FuzzDocker(f *testing.F)    { fuzz(f, Docker) }
+func FuzzCNI(f *testing.F)       { fuzz(f, CNI) }
+func FuzzNetavark(f *testing.F)  { fuzz(f, Netavark) }
+func FuzzIPTables(f *testing.F)  { fuzz(f, IPTables) }
+func FuzzNFTables(f *testing.F)  { fuzz(f, NFTables) }
+func FuzzMiniupnpd(f *testing.F) { fuzz(f, Miniupnpd) }

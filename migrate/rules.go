@@ -1,0 +1,378 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package migrate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nftnat/nftnat/migrate/internal/chains"
+	"github.com/nftnat/nftnat/migrate/internal/packets"
+	"github.com/nftnat/nftnat/nat"
+)
+
+// Bounds of what one rule publishes.
+const (
+	maxRuns  = 1024 // mappings
+	allPorts = 60_000
+	maxAddrs = 64
+)
+
+// readRules reads the rules of all tables, from the kernel or from a file.
+func readRules(ctx context.Context, o Options) (*chains.Ruleset, error) {
+	if o.File != "" {
+		parse := chains.Parse
+		if o.Source == NFTables {
+			parse = func(data []byte) (*chains.Ruleset, error) { return chains.ParseJSON(data, o.Table) }
+		}
+		rs, err := parse(o.Data)
+		if err != nil {
+			return nil, o.badFile(err.Error())
+		}
+		return rs, nil
+	}
+	if o.NetNS == "" {
+		return chains.Read(ctx, 0, o.Table)
+	}
+	ns, err := os.Open(o.NetNS)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = ns.Close() }() // nothing was written
+	return chains.Read(ctx, int(ns.Fd()), o.Table)
+}
+
+// walk notes what rules do to packets.
+func (h *host) walk(rs *chains.Ruleset) (err error) {
+	if h.prerouting, err = rs.Walk(chains.Prerouting); err != nil {
+		return err
+	}
+	h.postrouting, err = rs.Walk(chains.Postrouting)
+	return err
+}
+
+// owns reports whether a rule is one of the source's.
+func (s Source) owns(r *chains.Rule) bool {
+	chain, table := r.Chain.Name, r.Chain.Table.Name
+	_, name, _ := strings.Cut(table, " ")
+	lower := strings.ToLower(chain)
+	switch s {
+	case Docker:
+		return chain == "DOCKER" || name == "docker-bridges"
+	case CNI:
+		return strings.HasPrefix(chain, "CNI-") || name == "cni_hostport"
+	case Netavark:
+		return strings.HasPrefix(chain, "NETAVARK") || name == "netavark"
+	case Miniupnpd:
+		return strings.Contains(lower, "miniupnpd") || strings.HasPrefix(lower, "upnp_")
+	case IPTables:
+		return r.Chain.Table.Maker != chains.NFT
+	case NFTables:
+		return r.Chain.Table.Maker == chains.NFT
+	}
+	return false
+}
+
+// rules imports rules.
+func (im *Import) rules(ctx context.Context, o Options, h *host) error {
+	rs, err := readRules(ctx, o)
+	if err != nil {
+		return err
+	}
+	im.From = "the rules of this host"
+	if o.File != "" {
+		im.From = o.File
+	}
+	if err := h.walk(rs); err != nil {
+		return err
+	}
+	im.claims(h, o.Now, o.Source.owns)
+	im.unreached(rs, h, o.Source.owns)
+	return nil
+}
+
+// claims adds what rules of the prerouting hook translate.
+func (im *Import) claims(h *host, now time.Time, wanted func(*chains.Rule) bool) {
+	var order []*chains.Rule
+	of := map[*chains.Rule][]chains.Claim{}
+	for _, c := range h.prerouting {
+		if !wanted(c.Rule) {
+			continue
+		}
+		if of[c.Rule] == nil {
+			order = append(order, c.Rule)
+		}
+		of[c.Rule] = append(of[c.Rule], c)
+	}
+	for _, r := range order {
+		im.claim(h, now, r, of[r])
+	}
+}
+
+// target is packets that differ in their sources at most.
+type target struct {
+	class       packets.Class
+	first, last uint16
+	dst         packets.Span
+}
+
+// claim adds what one rule translates.
+func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.Claim) {
+	if isWide(claims) {
+		im.leaveOut(r.Origin(), "it is for all ports")
+		return
+	}
+	var order []target
+	sources := map[target][]packets.Span{}
+	for _, c := range united(claims) {
+		if reason := h.fault(c); reason != "" {
+			im.leaveOut(r.Origin(), reason)
+			continue
+		}
+		t := target{c.Class, c.First, c.Last, c.Dst}
+		if t.dst.Any() {
+			t.dst = packets.Span{}
+		}
+		if sources[t] == nil {
+			order = append(order, t)
+		}
+		sources[t] = append(sources[t], c.Src)
+	}
+	slices.SortStableFunc(order, func(a, b target) int { return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.first, b.first)) })
+	for _, t := range joined(order, sources) {
+		from, reason := sourcesOf(sources[t], t.class.Is6())
+		if reason != "" {
+			im.leaveOut(r.Origin(), reason)
+			continue
+		}
+		hosts, reason := h.frontends(t)
+		if reason != "" {
+			im.leaveOut(r.Origin(), reason)
+			continue
+		}
+		runs, reason := runsOf(r.To, t.first, t.last)
+		if reason != "" {
+			im.leaveOut(r.Origin(), reason)
+			continue
+		}
+		for _, at := range hosts {
+			for _, run := range runs {
+				m := nat.Mapping{
+					Proto: protoOf(t.class), Frontend: netip.AddrPortFrom(at, run.first), Backend: netip.AddrPortFrom(r.To.Addr, run.to), More: run.more, From: from,
+				}
+				if r.Left != 0 {
+					m.Expires = now.Add(time.Duration(r.Left) * time.Millisecond).UTC().Truncate(time.Millisecond)
+				}
+				im.add(Entry{Mapping: m, Origins: []string{r.Origin()}, rank: claims[0].Rank, base: claims[0].Base})
+			}
+		}
+	}
+}
+
+// joined joins targets of consecutive ports, which rules before have cut, if they have the same
+// sources.
+func joined(order []target, sources map[target][]packets.Span) (list []target) {
+	for _, t := range order {
+		if n := len(list); n != 0 {
+			before := list[n-1]
+			whole := before
+			whole.last = t.last
+			if before.class == t.class && before.dst == t.dst && int(before.last)+1 == int(t.first) && slices.Equal(sources[before], sources[t]) {
+				sources[whole] = sources[t]
+				list[n-1] = whole
+				continue
+			}
+		}
+		list = append(list, t)
+	}
+	return list
+}
+
+// isWide reports whether a rule has nearly all ports of a class, perhaps but for those of rules before it.
+func isWide(claims []chains.Claim) bool {
+	type class struct {
+		packets.Class
+		dst string
+	}
+	ports := map[class]int{}
+	for _, c := range claims {
+		k := class{c.Class, c.Dst.String()}
+		if !packets.Others.Has(c.Class) && c.Src.Any() || c.Rule.Action != chains.Redirect {
+			ports[k] += int(c.Last) - int(c.First) + 1
+		}
+		if ports[k] >= allPorts && !packets.Others.Has(c.Class) {
+			return true
+		}
+	}
+	return false
+}
+
+// united returns claims of which those that differ in interfaces alone are one.
+func united(claims []chains.Claim) (list []chains.Claim) {
+	for _, c := range claims {
+		i := slices.IndexFunc(list, func(o chains.Claim) bool {
+			return o.Class == c.Class && o.First == c.First && o.Last == c.Last && o.Dst == c.Dst && o.Src == c.Src && o.Doubt == c.Doubt && slices.Equal(o.If, c.If)
+		})
+		if i < 0 {
+			list = append(list, c)
+			continue
+		}
+		list[i].Links = list[i].Links.Union(c.Links)
+	}
+	return list
+}
+
+func protoOf(c packets.Class) nat.Proto {
+	if packets.UDP.Has(c) {
+		return nat.UDP
+	}
+	return nat.TCP
+}
+
+// fault says why no mapping can do what a claim does; empty: one can, as far as this tells.
+func (h *host) fault(c chains.Claim) string {
+	if c.Rule.Action == chains.Redirect {
+		return "it redirects to this host itself"
+	}
+	if c.Rule.Action != chains.Translate {
+		return "it does not translate the destination"
+	}
+	switch {
+	case c.Rule.To.Fault != "":
+		return c.Rule.To.Fault
+	case packets.Others.Has(c.Class):
+		return "it is for another protocol than TCP and UDP"
+	case len(c.If) != 0:
+		return "it is for some packets only: " + strings.Join(unique(c.If), ", ")
+	case c.Doubt != "":
+		return "a rule before it may take its packets: " + c.Doubt
+	case c.Links.Only:
+		return "it is for packets only that come in by " + strings.Join(c.Links.Names, ", ")
+	}
+	for _, name := range c.Links.Names {
+		if name != "lo" && !h.behind(c.Rule.To.Addr, name) {
+			return "it is not for packets that come in by " + name + ", and the backend is not behind that"
+		}
+	}
+	return ""
+}
+
+func unique(texts []string) (list []string) {
+	for _, t := range texts {
+		if !slices.Contains(list, t) {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// sourcesOf returns the sources from which packets come.
+func sourcesOf(spans []packets.Span, six bool) (nat.Sources, string) {
+	var prefixes []netip.Prefix
+	for _, s := range packets.Join(spans, six) {
+		if s.Any() {
+			return nat.Sources{}, ""
+		}
+		prefixes = s.Prefixes(prefixes)
+	}
+	from, err := nat.SourcesOf(prefixes...)
+	if err != nil {
+		return nat.Sources{}, "its sources are too many: " + reasonOf(err)
+	}
+	return from, ""
+}
+
+// frontends returns the addresses of frontends for packets.
+func (h *host) frontends(t target) (addrs []netip.Addr, reason string) {
+	if t.dst.Any() {
+		if t.class.Is6() {
+			return []netip.Addr{netip.IPv6Unspecified()}, ""
+		}
+		return []netip.Addr{netip.IPv4Unspecified()}, ""
+	}
+	if a, one := t.dst.One(); one {
+		return []netip.Addr{a}, ""
+	}
+	if !h.live {
+		return nil, "it is for the addresses " + t.dst.String() + ", and a frontend is for one or all"
+	}
+	for _, a := range h.addrs {
+		if t.dst.Has(a) && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			addrs = append(addrs, a)
+		}
+	}
+	switch {
+	case len(addrs) == 0:
+		return nil, "it is for the addresses " + t.dst.String() + ", of which this host has none"
+	case len(addrs) > maxAddrs:
+		return nil, "it is for the addresses " + t.dst.String() + ", of which this host has many"
+	}
+	return addrs, ""
+}
+
+// run is consecutive ports that lead to consecutive ones.
+type run struct{ first, more, to uint16 }
+
+// runsOf returns where ports lead.
+func runsOf(to chains.Target, first, last uint16) (runs []run, reason string) {
+	for port := max(int(first), 1); port <= int(last); port++ {
+		p, fault := to.Port(uint16(port))
+		if fault != "" {
+			return nil, fault
+		}
+		if n := len(runs); n != 0 && runs[n-1].to+runs[n-1].more+1 == p {
+			runs[n-1].more++
+			continue
+		}
+		if len(runs) == maxRuns {
+			return nil, fmt.Sprintf("it leads more than %d ports to one", maxRuns)
+		}
+		runs = append(runs, run{uint16(port), 0, p})
+	}
+	return runs, ""
+}
+
+// unreached lists the rules that translate and that no packet reaches.
+func (im *Import) unreached(rs *chains.Ruleset, h *host, wanted func(*chains.Rule) bool) {
+	reached := map[*chains.Rule]bool{}
+	for _, c := range h.prerouting {
+		reached[c.Rule] = true
+	}
+	output := map[*chains.Rule]bool{}
+	if claims, err := rs.Walk(chains.Output); err == nil {
+		for _, c := range claims {
+			output[c.Rule] = true
+		}
+	}
+	for _, t := range rs.Tables {
+		for _, c := range t.Chains {
+			for _, r := range c.Rules {
+				if (r.Action != chains.Translate && r.Action != chains.Redirect) || reached[r] || !wanted(r) {
+					continue
+				}
+				im.leaveOut(r.Origin(), whyUnreached(r, output[r], h.prerouting))
+			}
+		}
+	}
+}
+
+func whyUnreached(r *chains.Rule, atOutput bool, claims []chains.Claim) string {
+	if atOutput {
+		return "it is only for what this host itself sends"
+	}
+	for _, c := range claims {
+		for _, b := range r.Match {
+			if _, meets := b.Intersect(c.Box()); meets && c.Rule != r {
+				return "a rule before it takes its packets: " + c.Rule.Origin()
+			}
+		}
+	}
+	return "no packet to a port of this host reaches it"
+}
