@@ -128,10 +128,10 @@ func spell(v any) string {
 }
 
 // element is the line of an element that leads to a backend, or of a note on one.
-var element = regexp.MustCompile(`^((?:tcp|udp)\S*?)(_range)? (\S+)(?: \. (\S+))? : ([^ ]+)(?: \. (\d+))?(.*)$`)
+var element = regexp.MustCompile(`^((?:tcp|udp)\S*?)(_range|_range_next)? (\S+)(?: \. (\S+))? : ([^ ]+)(?: \. (\d+))?(.*)$`)
 
 // singleElements returns lines of sortedElements with single ports in the place of ranges and of the holes in them: what a packet finds at
-// each port.
+// each port, also where a change was not brought to rest.
 func singleElements(lines []string) []string {
 	taken, ranges, rest := map[string]bool{}, [][]string{}, []string{}
 	for _, line := range lines {
@@ -157,6 +157,7 @@ func singleElements(lines []string) []string {
 			rest = append(rest, line)
 		}
 	}
+	slices.SortStableFunc(ranges, func(a, b []string) int { return strings.Compare(a[2], b[2]) }) // the second maps are asked last
 	for _, f := range ranges {
 		set, ports, host, backend := f[1], f[3], f[4], f[5]
 		if _, err := netip.ParseAddr(ports); err == nil { // looked up by no rule: the first port, and the last
@@ -172,6 +173,7 @@ func singleElements(lines []string) []string {
 				key = host + " . " + key
 			}
 			if !taken[set+" "+key] {
+				taken[set+" "+key] = true
 				rest = append(rest, fmt.Sprintf("%s %s : %s . %d%s", set, key, backend, port, f[7]))
 			}
 		}

@@ -62,7 +62,7 @@ func mappingKillCases() []mappingKillCase {
 			before:   with(ports), after: with(low, middle, high),
 		},
 		{
-			killCase: killCase{"a range in the place of ports", ranged, replace(elsewhere)},
+			killCase: killCase{"all ports of a range that are single ones", all, replace(elsewhere)},
 			before:   with(low, middle, high), after: with(elsewhere),
 		},
 		{

@@ -96,7 +96,7 @@ func (c chooser) operation(s nat.State, tag string) operation {
 	d := operation{Verb: verb, Tag: tag}
 	switch verb {
 	case verbUnpublish, verbKill, verbReplace:
-		if m, ok := c.part(s.Mappings); ok && c.IntN(3) == 0 {
+		if m, ok := c.part(s.Mappings); ok && c.IntN(3) != 0 {
 			d.Mappings = []nat.Mapping{m}
 			if verb == verbReplace {
 				d.Mappings[0] = c.partElsewhere(m, tag)
@@ -215,7 +215,7 @@ func (c chooser) mapping(tag string) nat.Mapping {
 	switch c.IntN(6) {
 	case 0:
 		m.Expires = time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	case 1: // a range whose ports stay the same
+	case 1, 2: // a range whose ports stay the same
 		first := m.Frontend.Port()
 		m.Backend = netip.AddrPortFrom(m.Backend.Addr(), first)
 		m.More = uint16(c.IntN(firstFrontendPort + frontendPorts - int(first)))

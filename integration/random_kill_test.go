@@ -192,7 +192,9 @@ func (w *killRun) start(i int, damaged bool) *victim {
 	step, count, after := "", "0", time.Duration(0)
 	switch w.IntN(4) {
 	case 0, 1:
-		step, count = pick(w.chooser, killSteps()), fmt.Sprint(1+w.IntN(3))
+		if step, count = pick(w.chooser, killSteps()), fmt.Sprint(1+w.IntN(3)); slices.Contains([]string{"prepare", "settle", "clean"}, step) {
+			count = "1" // only some changes of ranges have them
+		}
 	case 2:
 		count = fmt.Sprint(1 + w.IntN(6*operationsPerWorker))
 	case 3:
