@@ -190,11 +190,7 @@ func (e *core) commit(ctx context.Context, c change) error {
 // another program has created one meanwhile, the error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
-<<<<<<< HEAD
 		all := p.wholeTable(e.now(), append(schema.HairpinElements(e.hairpins.Records(p.hairpins)), e.shared.elements()...))
-		if err := e.table.Create(all); err != nil {
-=======
-		all := p.wholeTable(e.now(), schema.HairpinElements(e.hairpins.Records(p.hairpins)))
 		first, limited := all, slices.ContainsFunc(all.Add, schema.LimitsPort)
 		var limits, rest []nft.Element
 		if limited {
@@ -202,7 +198,6 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 			first.Add, limits, rest = optionsApart(all.Add)
 		}
 		if err := e.table.Create(first); err != nil {
->>>>>>> a206758 (import: what Docker, CNI, netavark, iptables, nftables and miniupnpd publish is found, published and removed there; clients come before their limits)
 			return err
 		}
 		undo.add(e.table.UndoCreate)
