@@ -89,6 +89,9 @@ func (e *core) rivalLines(found *rivals.Rivals, ports iter.Seq[portset.Port]) (l
 	}
 	more := 0
 	for p := range ports {
+		if p.ProxyOnly {
+			continue // it is not translated by this table, and serves what others leave
+		}
 		for _, part := range found.In(p.Proto, p.AddrPort.Addr(), p.First(), p.Last(), local) {
 			if len(lines) == maxRivalLines {
 				more += int(part.Last-part.First) + 1

@@ -89,6 +89,12 @@ func (h *dockerHost) get(from *lab.NS, url string) string {
 	return strings.TrimSpace(labtest.Exec(h.T, from, "curl", "--silent", "--show-error", "--fail", "--max-time", "10", url))
 }
 
+// who is the client as the container sees it.
+func (h *dockerHost) who(url string) string {
+	h.Helper()
+	return strings.TrimPrefix(strings.Trim(h.get(h.top.Client, url+"/cgi-bin/who"), "[]"), "::ffff:")
+}
+
 // inside runs a script in the container.
 func (h *dockerHost) inside(container, script string) labtest.Result {
 	h.Helper()
@@ -106,7 +112,7 @@ func (h *dockerHost) reached() {
 			require.Equal(h, "hello", h.get(from, url), "%s from %s", url, from)
 		}
 	}
-	require.Equal(h, "192.0.2.2", h.get(h.top.Client, "http://192.0.2.1:8080/cgi-bin/who"), "the client's address is kept")
+	require.Equal(h, "192.0.2.2", h.who("http://192.0.2.1:8080"), "the client's address is kept")
 	r := h.inside("sibling", "wget -q -O - http://192.0.2.1:8080/")
 	require.Equal(h, "hello\n", r.Stdout, r.Stderr)
 	r = h.inside("web", "wget -q -O - http://192.0.2.1:8080/")
@@ -217,7 +223,7 @@ func TestDockerFull(t *testing.T) {
 	h.shell("docker network create --ipv6 --subnet fd00:99::/64 six; docker run --detach --name six --network six --publish 8086:80 web")
 	await(t, "a network of both families", func() bool { return strings.Contains(h.shell("nftnat network ls"), "fd00:99::/64") })
 	require.Equal(t, "hello", h.get(h.top.Client, "http://[2001:db8:1::1]:8086/"))
-	require.Equal(t, "2001:db8:1::2", h.get(h.top.Client, "http://[2001:db8:1::1]:8086/cgi-bin/who"))
+	require.Equal(t, "2001:db8:1::2", h.who("http://[2001:db8:1::1]:8086"))
 	require.Equal(t, "hello", h.get(h.top.Host, "http://[::1]:8086/"))
 	h.shell("docker rm --force six; docker network rm six")
 

@@ -20,7 +20,7 @@ import (
 // mobyModule has docker-proxy's own tests, and mobySum is what the module has to be.
 const (
 	mobyModule = "github.com/moby/moby/v2@v2.0.0-beta.24"
-	mobySum    = "h1:UNKNOWN"
+	mobySum    = "h1:sWv7EckkDJhpraR9yUjkw1XeVf39+MWd58E22PYloNA="
 )
 
 // mobyAdapter takes the place of their newProxy: it executes $DOCKER_PROXY as dockerd does.
