@@ -252,8 +252,8 @@ func (s *Socket) Descriptor() int {
 // NewSocket makes a Socket of a descriptor that is bound already, perhaps passed by
 // another process, and owns it from then on unless it returns an error. Whether the
 // socket listens and receives stays as it is until Refuse, or until its proxy is
-// opened. ErrAddr: a frontend cannot have such a socket, for instance one of MPTCP, as
-// listeners of package net are by default.
+// opened. A listener of MPTCP, which those of package net are by default, can be served,
+// and not silenced (Refuse). ErrAddr: a frontend cannot have such a socket.
 func NewSocket(fd int) (*Socket, error) {
 	s := &Socket{fd: fd}
 	if err := s.inspect(); err != nil {
@@ -300,7 +300,7 @@ func networkOf(fd int) (string, error) {
 	domain, kind, protocol := values[0], values[1], values[2]
 	switch {
 	case domain != unix.AF_INET && domain != unix.AF_INET6, flags&unix.O_NONBLOCK == 0:
-	case protocol == unix.IPPROTO_TCP && kind == unix.SOCK_STREAM:
+	case (protocol == unix.IPPROTO_TCP || protocol == unix.IPPROTO_MPTCP) && kind == unix.SOCK_STREAM:
 		return "tcp", nil
 	case protocol == unix.IPPROTO_UDP && kind == unix.SOCK_DGRAM:
 		return "udp", nil
