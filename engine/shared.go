@@ -164,9 +164,7 @@ func (e *core) syncShared() error {
 	for f := range e.shared {
 		want[f] = 0
 	}
-	for f, at := range e.holder.Shared {
-		want[f] = at
-	}
+	maps.Insert(want, e.holder.Shared)
 	return e.changeShared(want)
 }
 
@@ -174,9 +172,7 @@ func (e *core) syncShared() error {
 func (e *core) adoptShared(found []nft.Element) error {
 	_ = e.holder.SharedMoved()
 	want := sharedPorts{}
-	for f, at := range e.holder.Shared {
-		want[f] = at
-	}
+	maps.Insert(want, e.holder.Shared)
 	ch := difference(found, want.elements())
 	e.shared = want
 	if len(ch.Delete)+len(ch.Add) == 0 {

@@ -138,9 +138,7 @@ func TestIfNameRace(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make(chan error, owners)
 	for owner := range owners {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			r := rand.New(rand.NewPCG(3, uint64(owner)))
 			for round := range rounds {
 				m, err := nat.ParseMapping("tcp", fmt.Sprint(8000+r.IntN(ports)), fmt.Sprintf("172.30.0.%d:80", 2+owner))
@@ -184,7 +182,7 @@ func TestIfNameRace(t *testing.T) {
 					return
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	close(errs)
@@ -204,7 +202,7 @@ func TestIfNameRace(t *testing.T) {
 		require.Len(t, event.Mappings, 1, event.Kind)
 		m := event.Mappings[0]
 		have, there := model[m.Frontend.Port()]
-		switch event.Kind {
+		switch event.Kind { //nolint:exhaustive // no other happens
 		case nat.EventPublished:
 			require.True(t, !there || have.Name == taken[m.Name], "%q took the place of %q, not of %q", m.Name, have.Name, taken[m.Name])
 			model[m.Frontend.Port()] = m

@@ -146,7 +146,7 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 	if !h.Enabled() {
 		return 0
 	}
-	for p := range h.each(own(published.All)) {
+	for p := range h.each(unshared(published.All)) {
 		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
 			n++
 		}
@@ -171,7 +171,7 @@ func (h *Holder) Sync(published *portset.Set) {
 		return
 	}
 	var ranges []portset.Port
-	for p := range own(published.All) {
+	for p := range unshared(published.All) {
 		if h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}
@@ -185,7 +185,7 @@ func (h *Holder) Sync(published *portset.Set) {
 		}
 	}
 	defer h.shared.sync(published)
-	for p := range h.each(own(published.All)) {
+	for p := range h.each(unshared(published.All)) {
 		_, known := h.retry.ports[p.Frontend]
 		switch err := h.hold(p); {
 		case err == nil:

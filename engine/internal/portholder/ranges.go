@@ -167,7 +167,7 @@ func (h *Holder) NotServed(published *portset.Set) (ranges []portset.Port) {
 	if !h.Enabled() || h.opts.Lookup != nil {
 		return nil
 	}
-	for p := range own(published.All) {
+	for p := range unshared(published.All) {
 		if !p.NoProxy && h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}
@@ -184,7 +184,7 @@ func (h *Holder) NotLed(published *portset.Set) (ranges []portset.Port) {
 	if err != nil {
 		return nil // then none is left out
 	}
-	for p := range own(published.All) {
+	for p := range unshared(published.All) {
 		first, last := max(p.First(), clients.First), min(p.Last(), clients.Last)
 		if p.Proto == nat.UDP && !p.NoProxy && first <= last && h.many.takes(&p) {
 			ranges = append(ranges, p.Part(first, last))
@@ -199,7 +199,7 @@ func (h *Holder) NotHeld(published *portset.Set) (ranges []portset.Port) {
 	if !h.Enabled() || h.opts.Guard != nil {
 		return nil
 	}
-	for p := range own(published.All) {
+	for p := range unshared(published.All) {
 		if h.many.takes(&p) {
 			ranges = append(ranges, p)
 		}

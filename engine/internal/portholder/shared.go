@@ -66,8 +66,8 @@ const portTries = 100
 // isShared reports whether a port is shared.
 func isShared(p *portset.Port) bool { return p.Hold == nat.HoldShared }
 
-// own yields the ports that are not shared.
-func own(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
+// unshared yields the ports that are not shared.
+func unshared(ports iter.Seq[portset.Port]) iter.Seq[portset.Port] {
 	return func(yield func(portset.Port) bool) {
 		for p := range ports {
 			if !isShared(&p) && !yield(p) {
