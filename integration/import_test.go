@@ -362,3 +362,18 @@ func natpmp(t *testing.T, ns *lab.NS, gateway netip.AddrPort, private, public ui
 	}
 	return err
 }
+
+// A port that a process of theirs holds is published beside it.
+func TestImportHeld(t *testing.T) {
+	top, s := importHost(t)
+	holder, err := top.Host.Listen("tcp", "0.0.0.0:8080")
+	require.NoError(t, err)
+	defer holder.Close()
+	shell(t, top.Host, "iptables -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 172.30.0.2:80")
+	text := s.succeed(t, "import iptables")
+	require.Contains(t, text, "  # note: held by ")
+	require.Contains(t, text, `  - {mapping: "0.0.0.0:8080->172.30.0.2:80", hold: shared}`)
+	movesTo(t, s, top.Client, "import iptables --apply --remove-theirs", []reached{{"tcp", at(top.Host.V4, 8080), "one80"}})
+	require.NotContains(t, labtest.Exec(t, top.Host, "iptables", "-t", "nat", "-S"), "DNAT")
+	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "one80")
+}
