@@ -53,6 +53,9 @@ func ParseFlags(program string, args []string, w io.Writer) (Config, error) {
 	return c, nil
 }
 
+// helpAsked reports whether an error of ParseFlags is that help was asked for.
+func helpAsked(err error) bool { return errors.Is(err, flag.ErrHelp) }
+
 // addrOf returns an address as package netip has it; none is any of IPv6, as for docker-proxy.
 func addrOf(ip net.IP) netip.Addr {
 	a, ok := netip.AddrFromSlice(ip)

@@ -6,7 +6,6 @@ package docker
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -71,7 +70,7 @@ func (p *Process) Run() int {
 	var err error
 	p.config, err = ParseFlags(p.Args[0], p.Flags, p.Stderr)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
+	case helpAsked(err):
 		return 0
 	case err != nil:
 		return 2

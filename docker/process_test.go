@@ -297,19 +297,15 @@ func TestNoStatusPipe(t *testing.T) {
 // The end of the thread that started it is a signal, which it gets after it became another program.
 func TestParentDeath(t *testing.T) {
 	d := newFakeDaemon(t).serve(t)
-	started, release := make(chan *exec.Cmd), make(chan struct{})
+	started, release := make(chan error), make(chan struct{})
+	cmd := d.proxyCmd(t, web)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
-		cmd := d.proxyCmd(t, web)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-		if cmd.Start() != nil {
-			cmd = nil
-		}
-		started <- cmd
+		started <- cmd.Start()
 		<-release
 	}()
-	cmd := <-started
-	require.NotNil(t, cmd)
+	require.NoError(t, <-started)
 	s := d.next(t)
 	becomes(t, cmd)
 	close(release)
