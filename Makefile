@@ -18,8 +18,8 @@ COMPILE = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags nethttpomit
 # libraries that no hot path calls. The engine, nft, the proxies and the API keep theirs.
 SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/... math/big mime/... \
 	net net/http/... net/textproto net/url regexp/... text/... vendor/... golang.org/x/net/... \
-	$(addprefix github.com/,cilium/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
-	$(addprefix github.com/nftnat/nftnat/,cmd/... explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
+	$(addprefix github.com/,cilium/... containernetworking/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
+	$(addprefix github.com/nftnat/nftnat/,cmd/... cni explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
 	state/... trace/... $(addprefix engine/internal/,answers hairpin ipam rivals))
 
 .DEFAULT_GOAL := build

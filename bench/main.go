@@ -26,6 +26,7 @@ func parts() []part {
 		{"apply", "100 to 60,000 mappings in one transaction, against a raw netlink batch, nft -f and iptables-restore", benchApply},
 		{"publish", "one mapping into an empty and a full table, against a raw commit and nft add element", benchPublish},
 		{"command", "one mapping, and a range of ports, by a command to a daemon, against nft add element", benchCommand},
+		{"cni", "ADD and DEL of the CNI plugin with 1 pod and with 1,000, against portmap's nftables backend", benchCNI},
 		{"wide", "ranges of ports by commands to a daemon, adopted, and its memory and descriptors, against one port", benchWide},
 		{"read", "reading 60,000 mappings back, against a raw dump and nft -j list map", benchRead},
 		{"alloc", "the allocator of addresses against a bitmap and a Go map", benchAlloc},

@@ -43,16 +43,25 @@ func withTools(f func(*tools) error) error {
 
 // build builds nftnat as it is released.
 func build(dir string) (string, error) {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", strings.TrimSuffix(module, "/")).Output()
+	root, err := root()
 	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
+		return "", err
 	}
 	bin := filepath.Join(dir, "nftnat")
-	out, err := exec.Command("make", "-C", strings.TrimSpace(string(root)), "program", "PROGRAM="+bin).CombinedOutput()
+	out, err := exec.Command("make", "-C", root, "program", "PROGRAM="+bin).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build nftnat: %w: %s", err, out)
 	}
 	return bin, nil
+}
+
+// root is the directory of nftnat's sources.
+func root() (string, error) {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", strings.TrimSuffix(module, "/")).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(dir)), nil
 }
 
 func buildPackage(dir, path string) (string, error) {
@@ -63,18 +72,22 @@ func buildPackage(dir, path string) (string, error) {
 // process measures a program from start to end inside the namespace: the time that it takes
 // and its peak memory. A nil table is skipped.
 func (t *tools) process(ns *lab.NS, took, memory *table, variant, name string, args ...string) error {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return err
+	return t.measured(ns, took, memory, variant, exec.Command(name, args...))
+}
+
+// measured is process for a prepared command.
+func (t *tools) measured(ns *lab.NS, took, memory *table, variant string, command *exec.Cmd) error {
+	if command.Err != nil {
+		return command.Err
 	}
 	var out, errs bytes.Buffer
-	err = ns.Do(func() error {
-		cmd := exec.Command(t.peak, append([]string{path}, args...)...)
-		cmd.Stdout, cmd.Stderr = &out, &errs
+	err := ns.Do(func() error {
+		cmd := exec.Command(t.peak, append([]string{command.Path}, command.Args[1:]...)...)
+		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = command.Env, command.Stdin, &out, &errs
 		return cmd.Run()
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w: %s", variant, name, err, bytes.TrimSpace(errs.Bytes()))
+		return fmt.Errorf("%s: %s: %w: %s", variant, command.Path, err, bytes.TrimSpace(errs.Bytes()))
 	}
 	var nanoseconds, kibibytes float64
 	if _, err := fmt.Sscan(out.String(), &nanoseconds, &kibibytes); err != nil {

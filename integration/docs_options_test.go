@@ -56,7 +56,7 @@ func commandNames(t *testing.T, ns *lab.NS, above ...string) [][]string {
 			continue
 		}
 		command := append(slices.Clone(above), name)
-		if name == "network" || name == "docker" {
+		if name == "network" || name == "docker" || name == "cni" {
 			found = append(found, commandNames(t, ns, command...)...)
 			continue
 		}

@@ -60,9 +60,9 @@ func TestPackages(t *testing.T) {
 		for name, p := range map[string]pack{"deb": readDeb(t, r.deb(arch)), "rpm": readRPM(t, r.rpm(arch)), "apk": readAPK(t, r.apk(arch))} {
 			t.Run(name+" "+arch, func(t *testing.T) {
 				require.Equal(t, thisVersion, p.version)
-				others := systemdFiles
+				others := slices.Concat(systemdFiles, []string{pluginLink(name)})
 				if name == "apk" {
-					others = openrcFiles
+					others = slices.Concat(openrcFiles, []string{pluginLink(name)})
 				}
 				checkFiles(t, p.files, slices.Concat(commonFiles, others))
 				checkProgram(t, p.files["/usr/bin/nftnat"].content, arch)
@@ -94,6 +94,14 @@ func TestPackagesReproducible(t *testing.T) {
 	require.Subset(t, strings.Split(textOf(t, filepath.Join(first.dir, "SHA256SUMS")), "\n"), strings.Split(sums, "\n"))
 }
 
+// pluginLink is the CNI plugin, where runtimes of the distribution look for it: a link to the program.
+func pluginLink(format string) string {
+	if format == "deb" {
+		return "/usr/lib/cni/nftnat-cni"
+	}
+	return "/usr/libexec/cni/nftnat-cni"
+}
+
 // pack is the content of a package.
 type pack struct {
 	version string
@@ -120,6 +128,9 @@ func checkFiles(t *testing.T, files map[string]packed, want []string) {
 		mode := fs.FileMode(0o644)
 		if name == "/usr/bin/nftnat" || strings.HasPrefix(name, "/etc/init.d/") {
 			mode = 0o755
+		}
+		if filepath.Base(name) == "nftnat-cni" {
+			mode = 0o777
 		}
 		require.Equal(t, mode, f.mode.Perm(), name)
 		require.Equal(t, "root", f.owner, name)

@@ -18,12 +18,12 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	start := time.Now()
-	null, err := syscall.Open("/dev/null", syscall.O_RDWR, 0)
+	null, err := syscall.Open("/dev/null", syscall.O_WRONLY, 0)
 	if err != nil {
 		return fail(err)
 	}
 	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{uintptr(null), uintptr(null), 2},
+		Env: os.Environ(), Files: []uintptr{0, uintptr(null), 2},
 	})
 	if err != nil {
 		return fail(err)

@@ -24,7 +24,7 @@ func TestGlobals(t *testing.T) {
 		"network": "", "network create": allJSON, "network ls": allJSON, "network rm": all,
 		"attach": allJSON, "detach": allJSON, "ps": allJSON, "inspect": allJSON, "port": allJSON,
 		"import": allJSON, "explain": allJSON, "doctor": allJSON, "trace": allJSON, "status": allJSON, "events": "socket netns table json", "plan": "table", "demo": "",
-		"serve": "socket netns table quiet", "purge": all, "version": "json",
+		"serve": "socket netns table quiet", "purge": all, "version": "json", "cni": "", "cni install": "socket", "cni uninstall": "",
 		"help": "", "completion": "", "completion bash": "", "completion fish": "", "completion powershell": "", "completion zsh": "",
 	}
 	values := map[string]string{"socket": "/nowhere/s", "netns": "nosuch", "table": "x"}

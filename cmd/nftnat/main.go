@@ -6,11 +6,23 @@
 // Command nftnat publishes host ports to backends, over netlink alone.
 package main
 
-import "os"
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/nftnat/nftnat/cni"
+)
 
 func main() {
 	if status, asked := dockerProxy(os.Args, os.Stdout, os.Stderr); asked {
 		os.Exit(status)
 	}
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	args := os.Args[1:]
+	switch {
+	case isPlugin(os.Args):
+		os.Exit(newPlugin().Main())
+	case filepath.Base(os.Args[0]) == cni.Type:
+		args = append([]string{"cni"}, args...) // as in nftnat-cni install
+	}
+	os.Exit(run(args, os.Stdin, os.Stdout, os.Stderr))
 }

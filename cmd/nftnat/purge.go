@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
+	"github.com/nftnat/nftnat/cni"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/daemon"
 	"github.com/nftnat/nftnat/nat"
@@ -82,6 +83,9 @@ func (g *global) purgeAndStop(ctx context.Context) error {
 	leftovers := []string{lock}
 	if started {
 		leftovers = append(leftovers, logPath(path))
+	}
+	if err := os.RemoveAll(cni.RecordsDir(path)); err != nil { // of containers whose ports are not published any more
+		return err
 	}
 	return removeLeftovers(leftovers, filepath.Dir(path))
 }
