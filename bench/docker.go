@@ -42,6 +42,7 @@ func benchDocker(rep *report, s settings) error {
 				if err := g.answers(p, "tcp"); err != nil {
 					return fmt.Errorf("%s: %w", w.name, err)
 				}
+				time.Sleep(settleTime)
 				total.add(w.name, p.pss()/1024)
 				for range min(s.rounds, 3) {
 					m, err := apply(g.top.Host, anyProcessor, load{Kind: "conns", Workers: 8, Addr: p.addr, Seconds: s.seconds})
