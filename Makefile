@@ -20,7 +20,7 @@ SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/..
 	net net/http/... net/textproto net/url regexp/... text/... vendor/... golang.org/x/net/... \
 	$(addprefix github.com/,cilium/... containernetworking/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
 	$(addprefix github.com/nftnat/nftnat/,cmd/... cni explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
-	state/... trace/... $(addprefix engine/internal/,answers hairpin ipam rivals))
+	migrate/... state/... trace/... $(addprefix engine/internal/,answers hairpin ipam rivals))
 
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy

@@ -4,6 +4,7 @@
 package migrate
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -108,19 +109,21 @@ func decodeJSON(data []byte, to any) error {
 func askDocker(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimer)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/containers/json", nil)
+	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
-	answer, err := client.Do(req)
+	defer func() { _ = c.Close() }() // all was read
+	if err := c.SetDeadline(time.Now().Add(dockerTimer)); err != nil {
+		return nil, fmt.Errorf("ask dockerd: %w", err)
+	}
+	// An http.Transport would be half a megabyte of the program.
+	if _, err := io.WriteString(c, "GET /containers/json HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"); err != nil {
+		return nil, fmt.Errorf("ask dockerd: %w", err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask dockerd: %w", errors.Unwrap(err))
+		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
 	defer func() { _ = answer.Body.Close() }() // was only read
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxFile+1))
