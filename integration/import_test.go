@@ -378,6 +378,46 @@ func TestImportHeld(t *testing.T) {
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "one80")
 }
 
+// A rule for some clients is left alone if others of the port are served otherwise: published for some, nobody else
+// would get through.
+func TestImportSomeClients(t *testing.T) {
+	top, s := importHost(t)
+	labtest.Echo(t, top.Host, "tcp", "own", "0.0.0.0:8080")
+	load(t, top.Host, `table ip old { chain pre { type nat hook prerouting priority dstnat;
+		ip saddr 198.51.100.0/24 tcp dport 8080 dnat to 172.30.0.2:80
+		ip saddr 198.51.100.0/24 tcp dport 8081 dnat to 172.30.0.2:80
+		tcp dport 8081 dnat to 172.30.0.3:81
+		ip saddr 198.51.100.0/24 tcp dport 8082 redirect to :8080
+		ip saddr != 198.51.100.0/24 tcp dport 8082 dnat to 172.30.0.3:82
+		ip saddr != 198.51.100.0/24 tcp dport 8083 dnat to 172.30.0.3:83
+	}; }`)
+	same := []reached{
+		{"tcp", at(top.Host.V4, 8080), "own"}, {"tcp", at(top.Host.V4, 8081), "two81"}, {"tcp", at(top.Host.V4, 8082), "two82"},
+		{"tcp", at(top.Host.V4, 8083), "two83"},
+	}
+	r := movesTo(t, s, top.Client, "import nftables --apply --remove-theirs --quiet", same)
+	require.Equal(t, "0.0.0.0:8083->172.30.0.3:83\n", r.Stdout)
+	require.Equal(t, 5, strings.Count(labtest.Exec(t, top.Host, "nft", "list", "table", "ip", "old"), "tcp dport"))
+}
+
+// What is published is no program that holds the port, also where it is read back as a range.
+func TestImportTwice(t *testing.T) {
+	top, s := importHost(t)
+	load(t, top.Host, `table ip old { chain pre { type nat hook prerouting priority dstnat;
+		tcp dport 80 dnat to 172.30.0.2
+		tcp dport 81 dnat to 172.30.0.2
+		ip saddr 0.0.0.0/1 tcp dport 82 dnat to 172.30.0.2
+		ip saddr 0.0.0.0/1 tcp dport 83 dnat to 172.30.0.2
+		ip daddr != 203.0.113.9 tcp dport 90 dnat to 172.30.0.2:80
+	}; }`)
+	first := s.succeed(t, "import nftables")
+	require.NotContains(t, first, "left out:", "what this host has no address for is of no account")
+	s.succeed(t, "import nftables --apply")
+	require.Equal(t, first, s.succeed(t, "import nftables"))
+	s.succeed(t, "import nftables --apply --remove-theirs")
+	require.NotContains(t, labtest.Exec(t, top.Host, "nft", "list", "table", "ip", "old"), "dport 8")
+}
+
 // What dockerd publishes is imported from its socket; docker-proxy keeps the port.
 func TestImportDocker(t *testing.T) {
 	labtest.LongOnly(t, "an import from a dockerd under systemd")

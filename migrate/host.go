@@ -161,16 +161,29 @@ func (h *host) complete(e *Entry) {
 	if !h.live {
 		return
 	}
-	for _, p := range h.published {
-		if same(p, e.Mapping) {
-			e.Mapping.Hold = p.Hold
-			return
-		}
+	if p, ok := h.publishedIn(e.Mapping); ok {
+		e.Mapping.Hold = p.Hold
+		return
 	}
 	if text := h.holder(e.Mapping); text != "" {
 		e.Mapping.Hold = nat.HoldShared
 		e.Notes = append(e.Notes, "held by "+text)
 	}
+}
+
+// publishedIn returns the published mapping that does what a mapping does, for its ports at least:
+// what was published port by port is read back as a range.
+func (h *host) publishedIn(m nat.Mapping) (nat.Mapping, bool) {
+	for _, p := range h.published {
+		by := int(m.Frontend.Port()) - int(p.Frontend.Port())
+		if by < 0 || by+int(m.More) > int(p.More) || int(m.Backend.Port())-int(p.Backend.Port()) != by {
+			continue
+		}
+		if p.Proto == m.Proto && p.Frontend.Addr() == m.Frontend.Addr() && p.Backend.Addr() == m.Backend.Addr() && p.From == m.From {
+			return p, true
+		}
+	}
+	return nat.Mapping{}, false
 }
 
 // holder names the process that has a port of a mapping; empty: none has.

@@ -94,6 +94,7 @@ func (im *Import) rules(ctx context.Context, o Options, h *host) error {
 		return err
 	}
 	im.claims(h, o.Now, o.Source.owns)
+	im.narrowed(h)
 	im.unreached(rs, h, o.Source.owns)
 	return nil
 }
@@ -113,6 +114,48 @@ func (im *Import) claims(h *host, now time.Time, wanted func(*chains.Rule) bool)
 	}
 	for _, r := range order {
 		im.claim(h, now, r, of[r])
+	}
+}
+
+// narrowed drops entries for some clients only, if other clients of their ports are translated
+// elsewhere: once a port is published for some, nobody else gets through.
+func (im *Import) narrowed(h *host) {
+	at := map[uint16][]chains.Claim{}
+	var wide []chains.Claim
+	for _, c := range h.prerouting {
+		if c.Last-c.First >= 64 {
+			wide = append(wide, c)
+			continue
+		}
+		for port := int(c.First); port <= int(c.Last); port++ {
+			at[uint16(port)] = append(at[uint16(port)], c)
+		}
+	}
+	for i, e := range im.Entries {
+		m := e.Mapping
+		if m.From == (nat.Sources{}) {
+			continue
+		}
+		elsewhere := func(c chains.Claim) bool {
+			if packets.Others.Has(c.Class) || protoOf(c.Class) != m.Proto || c.Class.Is6() != m.Frontend.Addr().Is6() ||
+				c.First > m.Frontend.Port()+m.More || c.Last < m.Frontend.Port() {
+				return false
+			}
+			if !m.Frontend.Addr().IsUnspecified() && !c.Dst.Any() && !c.Dst.Has(m.Frontend.Addr()) {
+				return false
+			}
+			return (c.Rule.Action == chains.Translate || c.Rule.Action == chains.Redirect) && !slices.Contains(e.Origins, c.Rule.Origin())
+		}
+		others := [][]chains.Claim{wide}
+		for port := int(m.Frontend.Port()); port <= int(m.Frontend.Port())+int(m.More); port++ {
+			others = append(others, at[uint16(port)])
+		}
+		for _, list := range others {
+			if j := slices.IndexFunc(list, elsewhere); j >= 0 {
+				im.drop[i] = "it is for some clients only, and others are led elsewhere: " + list[j].Rule.Origin()
+				break
+			}
+		}
 	}
 }
 
@@ -145,6 +188,8 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 		}
 		sources[t] = append(sources[t], c.Src)
 	}
+	var absent []string // why some of its packets have no frontend, which is of no account if others have
+	made := false
 	slices.SortStableFunc(order, func(a, b target) int { return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.first, b.first)) })
 	for _, t := range joined(order, sources) {
 		from, reason := sourcesOf(sources[t], t.class.Is6())
@@ -153,6 +198,10 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 			continue
 		}
 		hosts, reason := h.frontends(t)
+		if reason != "" && len(hosts) == 0 && h.live {
+			absent = append(absent, reason)
+			continue
+		}
 		if reason != "" {
 			im.leaveOut(r.Origin(), reason)
 			continue
@@ -162,6 +211,7 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 			im.leaveOut(r.Origin(), reason)
 			continue
 		}
+		made = true
 		for _, at := range hosts {
 			for _, run := range runs {
 				m := nat.Mapping{
@@ -172,6 +222,11 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 				}
 				im.add(Entry{Mapping: m, Origins: []string{r.Origin()}, rank: claims[0].Rank, base: claims[0].Base})
 			}
+		}
+	}
+	for _, reason := range absent {
+		if !made {
+			im.leaveOut(r.Origin(), reason)
 		}
 	}
 }
@@ -312,7 +367,7 @@ func (h *host) frontends(t target) (addrs []netip.Addr, reason string) {
 	case len(addrs) == 0:
 		return nil, "it is for the addresses " + t.dst.String() + ", of which this host has none"
 	case len(addrs) > maxAddrs:
-		return nil, "it is for the addresses " + t.dst.String() + ", of which this host has many"
+		return addrs, "it is for the addresses " + t.dst.String() + ", of which this host has many"
 	}
 	return addrs, ""
 }
