@@ -169,6 +169,10 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 		for whole := range portset.Expand(&m) {
 			for p, have := range e.mappings.Split(whole) {
 				if have != nil && keepNames {
+					// Not of somebody else's either that leads there already: it would be answered as done.
+					if err := mayReplace(p, have, how); err != nil {
+						return nil, err
+					}
 					p.Name = have.Name
 				}
 				if keepNames {
@@ -204,15 +208,27 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 	return done, nil
 }
 
+// mayReplace returns an error if what is published at the frontends of p has another name than that which is replaced.
+func mayReplace(p portset.Port, have *portset.Target, how nat.PublishOptions) error {
+	if how.IfName == "" || have.Name == how.IfName {
+		return nil
+	}
+	is := portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}
+	return &nat.ConflictError{Want: p.Mapping(), Have: is.Mapping()}
+}
+
 // reservePort adds a port or a range to the change. have is what is published at its
 // frontends; nil: nothing is.
 func (e *core) reservePort(p portset.Port, have *portset.Target, c *change, how nat.PublishOptions) error {
-	switch {
-	case have != nil && *have == p.Target && !how.Kill: // else connections to another backend end
+	if have != nil && *have == p.Target && !how.Kill { // else connections to another backend end
 		return nil
-	case have != nil && how.IfName != "" && have.Name != how.IfName:
-		is := portset.Port{Frontend: p.Frontend, Target: *have, More: p.More}
-		return &nat.ConflictError{Want: p.Mapping(), Have: is.Mapping()}
+	}
+	if have != nil {
+		if err := mayReplace(p, have, how); err != nil {
+			return err
+		}
+	}
+	switch {
 	case have != nil && (how.Replace || have.RenewedBy(p.Target)):
 		if err := e.checkElements(p, *have); err != nil {
 			return err

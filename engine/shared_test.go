@@ -47,6 +47,11 @@ func TestIfName(t *testing.T) {
 	require.NoError(t, publish(nat.PublishOptions{Replace: true}, named("9007->172.30.0.3:7", "other")))
 	require.ErrorIs(t, publish(ifName("new"), named("9000-9019->172.30.0.3:9000-9019", "new")), nat.ErrConflict)
 	require.NoError(t, publish(ifName("new"), named("9010-9019->172.30.0.3:9010-9019", "new")))
+	// Who names no owner keeps that of what there is: it has to be the one that is meant, also where nothing would change.
+	require.NoError(t, publish(ifName("old"), named("8080->172.30.0.3:80", "new")), "it is done")
+	require.ErrorIs(t, publish(ifName("old"), named("8080->172.30.0.3:80", "")), nat.ErrConflict)
+	require.ErrorIs(t, publish(ifName("new"), named("9000-9007->172.30.0.2:9000-9007", "")), nat.ErrConflict)
+	require.NoError(t, publish(ifName("new"), named("9000-9006->172.30.0.2:9000-9006", "")))
 	require.ErrorIs(t, publish(nat.PublishOptions{IfName: "x"}, named("8080->172.30.0.2:80", "x")), nat.ErrInvalid)
 
 	remove := func(name string, texts ...string) error {

@@ -147,7 +147,8 @@ func (h *Holder) Unserved(published *portset.Set) (n int) {
 		return 0
 	}
 	for p := range h.each(unshared(published.All)) {
-		if h.ports[p.Frontend].proxy == nil && !p.NoProxy {
+		// What is left of a wide range may be narrow, and is served as it was.
+		if h.ports[p.Frontend].proxy == nil && !p.NoProxy && !h.many.has(p.Frontend) {
 			n++
 		}
 	}

@@ -157,6 +157,7 @@ func TestRejoin(t *testing.T) {
 		for range 3 {
 			switched(t, h, &s, portset.Change{Moved: []portset.Move{{Frontend: one.Frontend, From: one.Target, To: other}}, Removed: []portset.Port{some}})
 			require.Len(t, h.ports, 1)
+			require.Zero(t, h.Unserved(&s), "what is left of the range is served, though it may be narrow now")
 			back := portset.Change{Moved: []portset.Move{{Frontend: one.Frontend, From: other, To: one.Target}}, Added: []portset.Port{some}}
 			guard.added = func(r bpf.Range) {
 				if r.First <= at && r.Last >= at {
