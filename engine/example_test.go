@@ -224,6 +224,7 @@ func ExamplePlan() {
 	fmt.Println(errors.Is(err, nat.ErrInvalid))
 	// Output:
 	// type nat hook prerouting priority dstnat; policy accept;
+	// type nat hook output priority -101; policy accept;
 	// type nat hook output priority -100; policy accept;
 	// type nat hook postrouting priority srcnat; policy accept;
 	// type filter hook forward priority filter; policy accept;
