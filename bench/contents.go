@@ -18,7 +18,7 @@ import (
 const module = "github.com/nftnat/nftnat/"
 
 // stripped are the arguments for a program without symbols.
-var stripped = []string{"-ldflags", "-s -w", "-tags", "nethttpomithttp2"}
+var stripped = []string{"-ldflags", "-s -w", "-tags", "nethttpomithttp2,purego"}
 
 // goBuild builds a static program, as the Makefile does; arguments are for go build.
 func goBuild(program, source string, args ...string) error {

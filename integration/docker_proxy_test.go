@@ -143,7 +143,7 @@ func TestDockerProxy(t *testing.T) {
 		labtest.Reaches(t, top.Client, "udp", "192.0.2.1:"+port, "dns")
 		labtest.Reaches(t, top.Host, "udp", "127.0.0.1:"+port, "dns")
 	}
-	labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8082")
+	require.Error(t, labtest.NoAnswer(t, top.Client, "tcp", "192.0.2.1:8082"))
 	for _, p := range started {
 		require.LessOrEqual(t, memory(t, p.Pid), 64)
 	}
@@ -316,7 +316,7 @@ func TestDockerProxyThousand(t *testing.T) {
 	require.LessOrEqual(t, total(), 15<<10)
 	load := startLoad(top.Client, "192.0.2.1:20500")
 	daemon.Kill()
-	daemon = s.serve(t)
+	s.serve(t)
 	for _, p := range started {
 		p.waits(t)
 	}

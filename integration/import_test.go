@@ -170,9 +170,9 @@ mappings:
 }
 
 // shell runs commands of sh(1).
-func shell(t *testing.T, ns *lab.NS, script string) string {
+func shell(t *testing.T, ns *lab.NS, script string) {
 	t.Helper()
-	return labtest.Exec(t, ns, "sh", "-euc", script)
+	labtest.Exec(t, ns, "sh", "-euc", script)
 }
 
 // Tables of iptables-legacy are no part of nf_tables: they are imported from their text, and not removed.
@@ -291,11 +291,11 @@ func TestImportNetavark(t *testing.T) {
 	top := newTopology(t, lab.Options{})
 	s := newTestbed(t, top.Host)
 	container := labtest.NewNS(t, "container")
-	setup := fmt.Sprintf(`{"container_id":"c1","container_name":"web","port_mappings":[
+	setup := `{"container_id":"c1","container_name":"web","port_mappings":[
 		{"container_port":80,"host_ip":"","host_port":8080,"protocol":"tcp","range":1},{"container_port":81,"host_ip":"192.0.2.9","host_port":5000,"protocol":"udp","range":2}],
 		"networks":{"podman":{"interface_name":"eth0","static_ips":["10.88.0.2"]}},
 		"network_info":{"podman":{"dns_enabled":false,"driver":"bridge","id":"2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9","internal":false,"ipv6_enabled":false,
-			"name":"podman","network_interface":"podman0","subnets":[{"gateway":"10.88.0.1","subnet":"10.88.0.0/16"}],"ipam_options":{"driver":"host-local"}}}}`)
+			"name":"podman","network_interface":"podman0","subnets":[{"gateway":"10.88.0.1","subnet":"10.88.0.0/16"}],"ipam_options":{"driver":"host-local"}}}}`
 	path := labtest.MountNS(t, container, "netavark-test")
 	config := t.TempDir()
 	cmd := exec.Command(netavark, "--config", config, "--rootless", "false", "setup", path)

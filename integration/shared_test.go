@@ -118,9 +118,9 @@ func TestShared(t *testing.T) {
 			// Killed, and again.
 			require.NoError(t, daemon.Signal(unix.SIGKILL))
 			_ = daemon.Wait()
-			daemon = s.serve(t)
+			s.serve(t)
 			all(8080, "two")
-			daemon = s.succeedBy(t)
+			s.succeedBy(t)
 			all(8080, "two")
 			labtest.Run(t, top.Host, command(t, "nft", "flush", "ruleset")) // which is refused, or repaired
 			all(8080, "two")

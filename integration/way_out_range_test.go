@@ -122,6 +122,7 @@ func (b *backendFlood) change(t *testing.T, e *engine.Engine, first, last int, t
 		m.Backend = netip.AddrPortFrom(b.f.backend1, uint16(first))
 	case toSecond:
 		m.Backend = netip.AddrPortFrom(b.f.backend2, uint16(first))
+	case nowhere, toShifted:
 	}
 	first = max(first, floodFirst)
 	b.model.begin(first, last, to)

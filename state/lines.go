@@ -102,7 +102,8 @@ func (r *lineReader) item(text, indent string) bool {
 	r.items, r.indent = r.items+1, indent
 	v := value{line: r.line}
 	r.fields, r.list = r.fields[:0], r.list[:0]
-	rest, ok := text, false
+	var rest string
+	var ok bool
 	if strings.HasPrefix(text, "{") {
 		rest, ok = r.object(&v, text)
 	} else {

@@ -30,13 +30,17 @@ func dockerProxy(args []string, stdout, stderr io.Writer) (status int, asked boo
 	switch {
 	case docker.Is(args):
 		p.Flags = args[1:]
-	case len(args) > 1 && args[1] == verbDockerProxy:
+	case len(args) > 1 && args[1] == verbDockerProxy && !isHelp(args[2:]):
 		p.Flags = args[2:]
 	default:
 		return 0, false
 	}
 	return p.Run(), true
 }
+
+// isHelp reports whether arguments ask for the help of nftnat's command: the flags of
+// docker-proxy have one dash.
+func isHelp(args []string) bool { return len(args) == 1 && args[0] == "--help" }
 
 // newDockerProxy makes the command for the help; dockerProxy runs it.
 func newDockerProxy(g *global) *cobra.Command {
@@ -54,8 +58,13 @@ func newDockerProxy(g *global) *cobra.Command {
 			"Exit status: 0 told to stop; 1 failed, and dockerd was told why; 2 bad flags.",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			status, _ := dockerProxy(append([]string{"nftnat", verbDockerProxy}, args...), cmd.OutOrStdout(), g.stderr)
-			return shownError(status)
+			if isHelp(args) {
+				return cmd.Help()
+			}
+			if status, _ := dockerProxy(append([]string{"nftnat", verbDockerProxy}, args...), cmd.OutOrStdout(), g.stderr); status != 0 {
+				return shownError(status)
+			}
+			return nil
 		},
 	}
 	return offer(cmd, "")

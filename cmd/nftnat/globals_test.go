@@ -25,6 +25,7 @@ func TestGlobals(t *testing.T) {
 		"attach": allJSON, "detach": allJSON, "ps": allJSON, "inspect": allJSON, "port": allJSON,
 		"import": allJSON, "explain": allJSON, "doctor": allJSON, "trace": allJSON, "status": allJSON, "events": "socket netns table json", "plan": "table", "demo": "",
 		"serve": "socket netns table quiet", "purge": all, "version": "json", "cni": "", "cni install": "socket", "cni uninstall": "",
+		"docker": "", "docker watch": "socket quiet",
 		"help": "", "completion": "", "completion bash": "", "completion fish": "", "completion powershell": "", "completion zsh": "",
 	}
 	values := map[string]string{"socket": "/nowhere/s", "netns": "nosuch", "table": "x"}
@@ -35,7 +36,7 @@ func TestGlobals(t *testing.T) {
 			walk(sub)
 		}
 		path := strings.TrimPrefix(cmd.CommandPath(), "nftnat ")
-		if !cmd.HasParent() || cmd.Hidden {
+		if !cmd.HasParent() || cmd.Hidden || cmd.DisableFlagParsing {
 			return
 		}
 		seen[path] = true
