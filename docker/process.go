@@ -110,7 +110,7 @@ func (p *Process) publishAndWait() error {
 	case refusal(err):
 		return err
 	case err != nil:
-		if conn, err = p.startServer(owner.String()); err != nil {
+		if conn, err = p.startServer(owner.String(), m.ProxyOnly); err != nil {
 			return err
 		}
 	}

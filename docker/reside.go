@@ -67,7 +67,7 @@ func await(stopped context.Context, conn *net.UnixConn) {
 
 // startServer starts a process that carries the port until a daemon does, and returns a connection by which
 // each of the two notices the other's end, as if it were a session.
-func (p *Process) startServer(owner string) (*net.UnixConn, error) {
+func (p *Process) startServer(owner string, proxyOnly bool) (*net.UnixConn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -81,7 +81,8 @@ func (p *Process) startServer(owner string) (*net.UnixConn, error) {
 		defer func() { _ = files[4].Close() }()
 	}
 	_, err = os.StartProcess("/proc/self/exe", p.Args, &os.ProcAttr{
-		Env: append(os.Environ(), envServe+"="+owner), Files: files,
+		// The first of two variables of a name counts.
+		Env: append([]string{envServe + "=" + owner, EnvMode + "=" + modeOf(proxyOnly)}, os.Environ()...), Files: files,
 		// It ends with this process, and not by the signals of a terminal.
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})

@@ -15,15 +15,26 @@ import (
 // Empty or "auto": by proxies alone where dockerd makes rules of its own.
 const EnvMode = "NFTNAT_DOCKER_MODE"
 
+// The values of EnvMode that decide.
+const modeFull, modeProxyOnly = "full", "proxy-only"
+
+// modeOf is the value of EnvMode for a process whose parent is not dockerd.
+func modeOf(proxyOnly bool) string {
+	if proxyOnly {
+		return modeProxyOnly
+	}
+	return modeFull
+}
+
 // proxyOnly reports whether the port is for a proxy alone.
 func (p *Process) proxyOnly() bool {
 	if p.config.HostIP.Is4() != p.config.ContainerIP.Is4() {
 		return false // which it is in any case
 	}
 	switch os.Getenv(EnvMode) {
-	case "full":
+	case modeFull:
 		return false
-	case "proxy-only":
+	case modeProxyOnly:
 		return true
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))

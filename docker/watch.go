@@ -194,7 +194,11 @@ type network struct {
 
 // networks are the networks that are declared for one of Docker: those of bridges.
 func (d *network) networks() (all []nat.Network, err error) {
-	const masquerade, gatewayMode = "com.docker.network.bridge.enable_ip_masquerade", "com.docker.network.bridge.gateway_mode_ipv"
+	const (
+		masquerade    = "com.docker.network.bridge.enable_ip_masquerade"
+		defaultBridge = "com.docker.network.bridge.default_bridge"
+		gatewayMode   = "com.docker.network.bridge.gateway_mode_ipv"
+	)
 	if d.Driver != "bridge" || len(d.ID) < 12 {
 		return nil, nil
 	}
@@ -209,7 +213,8 @@ func (d *network) networks() (all []nat.Network, err error) {
 		if len(all) != 0 {
 			n.Name = fmt.Sprintf("%s-%d", n.Name, len(all)+1)
 		}
-		n.NoMasquerade = d.Internal || d.Options[masquerade] == "false"
+		// That of the default bridge is what dockerd makes of it without rules of its own: always false.
+		n.NoMasquerade = d.Internal || d.Options[masquerade] == "false" && d.Options[defaultBridge] != "true"
 		switch mode := d.Options[gatewayMode+map[bool]string{false: "4", true: "6"}[n.Prefix.Addr().Is6()]]; mode {
 		case "routed", "isolated":
 			n.NoMasquerade = true

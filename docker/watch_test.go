@@ -112,7 +112,7 @@ func (f *fakeNetworks) texts() string {
 }
 
 const (
-	dockerBridge = `{"Id":"0123456789abcdef","Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]},"Options":{"com.docker.network.bridge.enable_ip_masquerade":"true"}}`
+	dockerBridge = `{"Id":"0123456789abcdef","Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]},"Options":{"com.docker.network.bridge.default_bridge":"true","com.docker.network.bridge.enable_ip_masquerade":"false"}}`
 	dockerDual   = `{"Id":"fedcba9876543210","Name":"dual","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.18.0.0/16","Gateway":"172.18.0.9"},{"Subnet":"fd00:1::/64","Gateway":"fd00:1::1/64"}]}}`
 	dockerPlain  = `{"Id":"aaaaaaaaaaaaaaaa","Name":"plain","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.19.0.0/16"}]},"Options":{"com.docker.network.bridge.enable_ip_masquerade":"false","com.docker.network.bridge.gateway_mode_ipv4":"nat-unprotected"}}`
 	dockerOther  = `{"Id":"bbbbbbbbbbbbbbbb","Name":"host","Driver":"host","IPAM":{"Config":[]}},{"Id":"cccccccccccccccc","Name":"none","Driver":"null","IPAM":{"Config":null}}`

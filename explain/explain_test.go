@@ -32,6 +32,16 @@ func TestPasses(t *testing.T) {
 	}
 }
 
+// A rule of others, as dockerd's, that leads to the backend of a mapping with a proxy alone is no rival.
+func TestProxyOnlyBesideRule(t *testing.T) {
+	s := newScene(t, "8080->172.30.0.2:80")
+	s.mapping.ProxyOnly = true
+	s.rules.rule.Chain = table(unix.NFPROTO_IPV4, "nat", "DOCKER", 0, -100)
+	r := s.ask(t, "8080 from 192.0.2.2")
+	require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+	require.Equal(t, ByNetfilter, r.Path)
+}
+
 // stopped asks and expects a stop.
 func (s *scene) stopped(t *testing.T, ask, kind, thing string) Report {
 	t.Helper()

@@ -100,7 +100,7 @@ func (x *walk) translated(w *way) []*way {
 	backend := x.backend()
 	to := netip.AddrPortFrom(w.p.Dst, w.p.DstPort)
 	switch {
-	case to == backend && !x.mapping.ProxyOnly:
+	case to == backend: // by a rule of others if nftnat has a proxy alone
 		w.path = ByNetfilter
 		if w.switched {
 			return x.bridge(w)
