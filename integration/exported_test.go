@@ -3,7 +3,10 @@
 
 package integration
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // exportOf returns what export prints for lists.
 func exportOf(lists string) string {
@@ -22,7 +25,7 @@ func misused(use, example string) string {
 // helpOf returns the end of that message, which names the help.
 func helpOf(line string) string {
 	words := strings.Fields(line)
-	if group := words[0] == "network" || words[0] == "completion"; !group || len(words) == 1 {
+	if len(words) == 1 || !slices.Contains([]string{"network", "completion", "docker", "cni"}, words[0]) {
 		return ` (see "nftnat ` + words[0] + ` --help")`
 	}
 	return ` (see "nftnat ` + words[0] + " " + words[1] + ` --help")`

@@ -22,6 +22,7 @@ import (
 	"github.com/nftnat/nftnat/cni"
 	"github.com/nftnat/nftnat/engine"
 	"github.com/nftnat/nftnat/internal/buildinfo"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -153,6 +154,9 @@ func newCNIInstall(g *global) *cobra.Command {
 		Example: "  nftnat cni install\n  nftnat cni install --conflist /etc/cni/net.d/nerdctl-bridge.conflist --bin-dir /opt/cni/bin",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if hold != "own" && hold != "shared" && hold != "auto" {
+				return usageError{fmt.Errorf("--hold %s: own, shared or auto", printable.Text(hold))}
+			}
 			if err := files.complete(cmd); err != nil {
 				return err
 			}
