@@ -71,7 +71,6 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"import docker -f testdata/empty.yaml --apply", 2, `invalid docker file "testdata/empty.yaml": it is neither what GET /containers/json answers nor what docker inspect prints: invalid character 'm' looking for beginning of value`},
 		badCall{"docker nosuch", 2, `unknown command "nosuch" for "nftnat docker"` + helpOf("docker")},
 		badCall{"docker watch more", 2, `wrong number of arguments: use "nftnat docker watch"` + helpOf("docker watch")},
-		badCall{"docker watch --json", 2, `--json does nothing with "nftnat docker watch"` + helpOf("docker watch")},
 		badCall{"cni nosuch", 2, `unknown command "nosuch" for "nftnat cni"` + helpOf("cni")},
 		badCall{"cni install --hold nosuch", 2, "--hold nosuch: own, shared or auto" + helpOf("cni install")},
 		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + helpOf("version")},
