@@ -72,7 +72,6 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"docker nosuch", 2, `unknown command "nosuch" for "nftnat docker"` + helpOf("docker")},
 		badCall{"docker watch more", 2, `wrong number of arguments: use "nftnat docker watch"` + helpOf("docker watch")},
 		badCall{"cni nosuch", 2, `unknown command "nosuch" for "nftnat cni"` + helpOf("cni")},
-		badCall{"cni install --hold nosuch", 2, "--hold nosuch: own, shared or auto" + helpOf("cni install")},
 		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + helpOf("version")},
 		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + helpOf("serve")},
 		badCall{"serve --group -5", 2, "--group -5: there is no such group" + helpOf("serve")},
@@ -84,6 +83,7 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
 		)
 	}
+	all = append(all, badCall{"cni install --hold nosuch", 2, "--hold nosuch: own, shared or auto" + helpOf("cni install")})
 	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0) (leave out --direct to ask its daemon)", daemon)
 	other := "the daemon at " + m.testbed.socket + " has the table nftnat, not other"
 	for _, verb := range engines {
