@@ -48,8 +48,10 @@ func roundTrip(nc net.Conn, method, path string, doc []byte, fields ...string) (
 	for _, f := range fields {
 		b = append(append(b, f...), "\r\n"...)
 	}
-	request := net.Buffers{append(b, "\r\n"...), doc}
-	_, sendErr := request.WriteTo(nc)
+	_, sendErr := nc.Write(append(b, "\r\n"...))
+	if sendErr == nil && doc != nil {
+		_, sendErr = nc.Write(doc)
+	}
 	// A server that refuses a request may answer before it has read all of it.
 	r := bufio.NewReader(nc)
 	if _, err := r.Peek(1); err != nil { // of io.EOF, ReadResponse makes another error

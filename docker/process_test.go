@@ -221,10 +221,11 @@ func TestImmediateStops(t *testing.T) {
 
 // A daemon that says no is believed, and dockerd is told in one piece.
 func TestRefused(t *testing.T) {
-	d := newFakeDaemon(t).serve(t)
+	d := newFakeDaemon(t)
 	m, err := nat.ParseMappingText("8080->172.17.0.9:80")
 	require.NoError(t, err)
 	d.err = fmt.Errorf("publish tcp 8080: %w", &nat.ConflictError{Want: m, Have: m})
+	d.serve(t)
 	cmd, status := d.start(t, web)
 	require.Equal(t, "1\nnftnat: publish tcp 8080: tcp 8080 is published as 8080->172.17.0.9:80", status)
 	requireStatus(t, cmd.Wait(), 1)
@@ -300,11 +301,19 @@ func TestParentDeath(t *testing.T) {
 	started, release := make(chan error), make(chan struct{})
 	cmd := d.proxyCmd(t, web)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		started <- cmd.Start()
+	var start func()
+	start = func() {
+		runtime.LockOSThread() // the thread ends with the goroutine, unless it is the first one
+		if unix.Gettid() != unix.Getpid() {
+			started <- cmd.Start()
+			<-release
+			return
+		}
+		go start()
 		<-release
-	}()
+		runtime.UnlockOSThread()
+	}
+	go start()
 	require.NoError(t, <-started)
 	s := d.next(t)
 	becomes(t, cmd)

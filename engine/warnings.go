@@ -48,10 +48,12 @@ func (e *core) warnings(absent map[netip.Addr]int) (lines []string) {
 	for _, p := range e.holder.NotLed(&e.mappings) {
 		lines = append(lines, fmt.Sprintf("%s: %s are not served: the kernel gives these ports to UDP clients of this host (ip_local_port_range)", nat.DescribeFrontend(p.Mapping()), who))
 	}
+	why := "localhost is served by proxies alone"
 	if err := e.programs.NoHold; err != nil {
-		for _, p := range e.holder.NotHeld(&e.mappings) {
-			lines = append(lines, fmt.Sprintf("%s: other programs can bind these ports: to hold so many takes eBPF: %v", nat.DescribeFrontend(p.Mapping()), err))
-		}
+		why = err.Error()
+	}
+	for _, p := range e.holder.NotHeld(&e.mappings) {
+		lines = append(lines, fmt.Sprintf("%s: other programs can bind these ports: to hold so many takes eBPF: %s", nat.DescribeFrontend(p.Mapping()), why))
 	}
 	lines = append(append(append(lines, e.sharedWarnings()...), e.ruleWarnings()...), e.segmentWarnings()...)
 	return append(lines, e.rivalWarnings()...)
