@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -43,9 +44,12 @@ func TestBesideDocker(t *testing.T) {
 	require.NotZero(t, r.Code)
 	require.Contains(t, r.Stderr, "listen tcp4 0.0.0.0:8080: bind: address already in use")
 	h.shell(container + "8090:80 empty /usr/bin/sleep 1000")
-	r = h.testbed.run(t, "add tcp 8090 172.30.0.2:80")
-	require.Equal(t, 3, r.Code, r.Stderr)
-	require.Contains(t, r.Stderr, "tcp 0.0.0.0:8090 is held by docker-proxy (pid ")
+	named := regexp.MustCompile(`tcp (0\.0\.0\.0|\[::\]):8090 is held by docker-proxy \(pid `) // there are two
+	await(t, "the holder to be named", func() bool {
+		r = h.testbed.run(t, "add tcp 8090 172.30.0.2:80")
+		require.Equal(t, 3, r.Code, r.Stderr)
+		return named.MatchString(r.Stderr)
+	})
 	h.shell("docker rm --force $(docker ps --all --quiet)")
 
 	h.machine.Write("/etc/systemd/system/docker.service.d/nftnat.conf", h.text("docker unit"), 0o644)

@@ -263,7 +263,9 @@ func TestDockerThousand(t *testing.T) {
 	require.Len(t, pids, 2*(ports+1))
 	require.LessOrEqual(t, kib, 15*len(pids))
 	h.shell("systemctl kill --kill-whom=main --signal=KILL nftnat.service")
-	h.reached()
+	await(t, "the next daemon to serve localhost", func() bool {
+		return labtest.Run(t, h.top.Host, command(t, "curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:8080/")).Code == 0
+	})
 	await(t, "processes that wait again", func() bool {
 		pids, kib := h.waiting()
 		return len(pids) == 2*(ports+1) && kib <= 15*len(pids)

@@ -89,7 +89,7 @@ func TestEndpointBadInput(t *testing.T) {
 			{words("attach a --network inside -p 8080:81"), 3, `attach a: tcp 8080 is published as 8080->172.30.0.2:80 by "web"`},
 			{words("attach a --network inside -p 80 -p 81 -p 192.0.2.1:8080:80"), 3, `attach a: tcp 8080 is published as 8080->172.30.0.2:80 by "web"`},
 			{words("attach a --network inside -p 53:53/udp"), 3, `attach a: udp 192.0.2.1:53 is published as 192.0.2.1:53->172.30.0.2:53/udp by "web"`},
-			{words("attach a --network inside -p 9000:80 -p 6990-7005:90-105"), 3, `attach a: tcp 6990-7005: tcp 7000 is published as 7000->172.30.0.2:70 by "holder"`},
+			{words("attach a --network inside -p 9000:80 -p 6990-7005:90-105"), 3, `attach a: tcp 6990-7005: tcp 7000-7009 is published as 7000-7009->172.30.0.2:70-79 by "holder"`},
 			{words("attach a --network inside -p 90:80 -p 90:81"), 2, "mappings 90->172.30.0.3:80 and 90->172.30.0.3:81 overlap: both claim tcp port 90"},
 			{words("attach a --network inside -p 192.0.2.255:90:80"), 2, `invalid mapping "192.0.2.255:90->172.30.0.3:80": the frontend 192.0.2.255 is a broadcast address`},
 			// Specs.

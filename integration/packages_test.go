@@ -130,10 +130,12 @@ func checkFiles(t *testing.T, files map[string]packed, want []string) {
 			mode = 0o755
 		}
 		if filepath.Base(name) == "nftnat-cni" {
-			mode = 0o777
+			mode = 0 // a link: what unpacks it takes no notice
 		}
 		require.Equal(t, mode, f.mode.Perm(), name)
-		require.Equal(t, "root", f.owner, name)
+		if mode != 0 || f.owner != "" { // an apk names none for a link: its number is that of root
+			require.Equal(t, "root", f.owner, name)
+		}
 		require.Equal(t, sourceDate, strconv.FormatInt(f.time, 10), name)
 	}
 }

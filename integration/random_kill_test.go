@@ -79,8 +79,11 @@ func TestRandomKills(t *testing.T) {
 	if kills < defaultKills || t.Failed() {
 		return
 	}
+	// Few changes of ranges need a second map: TestKill kills at each of these steps.
+	ranges := []string{"prepare", "settle", "clean"}
+	require.NotZero(t, covered.steps["prepare"]+covered.steps["settle"]+covered.steps["clean"])
 	for _, step := range killSteps() {
-		if step != "repair" || covered.damages != 0 {
+		if !slices.Contains(ranges, step) && (step != "repair" || covered.damages != 0) {
 			require.NotZero(t, covered.steps[step], "nobody was killed at step %s", step)
 		}
 	}
