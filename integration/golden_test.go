@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,13 +34,19 @@ func TestGoldenRuleset(t *testing.T) {
 	golden, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(golden), plan)
-	require.Equal(t, string(golden), kernel)
+	require.Equal(t, withoutImplied(string(golden)), withoutImplied(kernel))
 
 	nft(t, ns, "-c", "-f", path)
 	nft(t, ns, "flush", "ruleset")
 	nft(t, ns, "-f", path)
-	require.Equal(t, string(golden), listed(t, ns))
+	require.Equal(t, withoutImplied(string(golden)), withoutImplied(listed(t, ns)))
 }
+
+// implied are conditions of a redirection by a map that its key implies: nft(8) 1.0 lists them, and
+// 1.1 does not.
+var implied = regexp.MustCompile(`(?m)^(\t+)(?:meta nfproto \S+ )?meta l4proto \S+ (redirect to :.* map @)`)
+
+func withoutImplied(rules string) string { return implied.ReplaceAllString(rules, "$1$2") }
 
 // A plan that the installed nft(8) has loaded equals the engine's table: no drift is
 // reported, and nothing is repaired.

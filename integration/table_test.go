@@ -182,7 +182,7 @@ func TestRestored(t *testing.T) {
 func TestConstantRules(t *testing.T) {
 	labtest.LongOnly(t, "60,000 mappings")
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
-	labtest.EchoTCP(t, top.Backend1, "last", ":60000")
+	labtest.EchoTCP(t, top.Backend1, "last", ":60001")
 	e := open(t, top.Host, engine.Options{})
 	terse := func() string { return nft(t, top.Host, "-a", "-t", "list", "table", "inet", "nftnat") }
 	publish(t, e, "53->172.30.0.2:53/udp")
@@ -190,15 +190,16 @@ func TestConstantRules(t *testing.T) {
 	require.Empty(t, sortedElements(t, top.Host))
 	empty := terse()
 	sets := strings.Count(empty, "\tmap ") + strings.Count(empty, "\tset ")
-	require.Equal(t, 138+23, strings.Count(empty, " # handle ")-sets-1, "rules and chains, but for the sets and the table")
+	require.Equal(t, 152+26, strings.Count(empty, " # handle ")-sets-1, "rules and chains, but for the sets and the table")
 
-	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:1-1000", "[2001:db8:1::1]:1-1000->[fd00:30::2]:1-1000")
+	// Ports that shift are an element each.
+	publish(t, e, "192.0.2.1:1-1000->172.30.0.2:2-1001", "[2001:db8:1::1]:1-1000->[fd00:30::2]:2-1001")
 	require.Len(t, sortedElements(t, top.Host), 2002)
 	require.Equal(t, empty, terse())
 
 	// One call, one transaction.
 	before := generation(t, top.Host)
-	changes, err := e.Apply(t.Context(), mapping(t, "1-60000->172.30.0.2:1-60000"))
+	changes, err := e.Apply(t.Context(), mapping(t, "1-60000->172.30.0.2:2-60001"))
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	require.Equal(t, before+1, generation(t, top.Host))
