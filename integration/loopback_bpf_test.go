@@ -44,7 +44,7 @@ func TestLoopbackFollows(t *testing.T) {
 	}
 	others := []*callers{startCallers(t, top.Host, "tcp", "127.0.0.1:8081"), startCallers(t, top.Host, "udp", "[::1]:8081")}
 	backends := []struct{ name, address string }{{"one", "172.30.0.2:80"}, {"two", "172.30.0.3:80"}}
-	rounds := labtest.RoundsOf(t, "NFTNAT_REPLACEMENTS", "changes of backends", 60, 10_000)
+	rounds := labtest.RoundsOf(t, "NFTNAT_REPLACEMENTS", "changes of backends", 60, 2000)
 	for i := range rounds {
 		b := backends[i%2]
 		for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
