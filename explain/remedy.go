@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/explain/internal/eval"
+	"github.com/nftnat/nftnat/explain/internal/host"
 	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/internal/rules"
 )
@@ -151,4 +152,24 @@ func deleteRule(r *rules.Rule) string {
 		return fmt.Sprintf("%s -t %s -D %s %d", tool, printable.Text(t.Name), printable.Text(r.Chain.Name), r.Index+1)
 	}
 	return fmt.Sprintf("nft delete rule %s %s %s handle %d", t.Family, printable.Text(t.Name), printable.Text(r.Chain.Name), r.Handle)
+}
+
+// routeDel is a command that removes a route.
+func routeDel(r *host.Route) string {
+	tool := "ip route del "
+	if r.Dst.Addr().Is6() {
+		tool = "ip -6 route del "
+	}
+	if r.NextHop != 0 { // ip-route(8) refuses what its nexthop says
+		return tool + r.Dst.String() + fmt.Sprintf(" nhid %d", r.NextHop) + inTable(r)
+	}
+	return tool + strings.TrimSuffix(strings.Replace(r.Text, " in table ", " table ", 1), " table main")
+}
+
+// inTable is the end of a command for routes of the table of one.
+func inTable(r *host.Route) string {
+	if r.Table == unix.RT_TABLE_MAIN || r.Table == unix.RT_TABLE_UNSPEC {
+		return ""
+	}
+	return fmt.Sprintf(" table %d", r.Table)
 }

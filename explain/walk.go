@@ -102,6 +102,19 @@ func run(ways []*way, stages ...stage) []*way {
 	return ways
 }
 
+// certain is what stops all ways; nil: one passes.
+func certain(ways []*way) (stop *Cause) {
+	for _, w := range ways {
+		if w.stop == nil || w.lost {
+			return nil
+		}
+		if stop == nil {
+			stop = w.stop
+		}
+	}
+	return stop
+}
+
 // fork returns a copy of a way, with packet p.
 func (w *way) fork(p eval.Packet) *way {
 	c := *w
