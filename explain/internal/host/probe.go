@@ -5,16 +5,10 @@ package host
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"net/netip"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
 // ProbeAnswer is what a backend does when it is asked.
@@ -120,20 +114,6 @@ type probe struct {
 	unasked   string // why UDP is not asked, if nothing else is found out
 }
 
-type neighbourKey struct {
-	addr netip.Addr
-	link int
-}
-
-// asked is a neighbour that is asked anew.
-type asked struct {
-	neighbourKey
-	state              *Neighbour
-	begun              bool // the kernel was made to ask
-	confirmed, refused bool // it has answered; it has not
-	err                error
-}
-
 type batchProbe struct {
 	h          *Host
 	begin      time.Time
@@ -223,73 +203,6 @@ func (b *batchProbe) lookForSocket(p *probe, in *Host, by string, iif int) {
 	}
 }
 
-// Of include/uapi/linux/sock_diag.h and include/uapi/linux/filter.h.
-const (
-	soMemInfo    = 55
-	memInfoDrops = 8
-	memInfoVars  = 9
-)
-
-// synAckDropped is a filter that drops a segment with SYN and ACK and takes all others. The segment
-// begins with the header of TCP.
-var synAckDropped = [...]unix.SockFilter{
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 13}, // the flags
-	{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0x16},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0x12, Jt: 0, Jf: 1}, // SYN and ACK and not RST
-	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-	{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
-}
-
-// connect sends the SYNs. It runs on a thread in the namespace.
-func (b *batchProbe) connect() {
-	for _, p := range b.probes {
-		if p.done || p.Proto != unix.IPPROTO_TCP {
-			continue
-		}
-		if err := p.sendSYN(); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-			p.failed(err)
-		}
-	}
-}
-
-func (p *probe) sendSYN() (err error) {
-	to := p.Addr.Addr().Unmap()
-	p.fd, err = unix.Socket(int(family(to.Is4())), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		p.fd = -1
-		return err
-	}
-	filter := synAckDropped
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.SetsockoptSockFprog(p.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
-		return fmt.Errorf("attach filter: %w", err)
-	}
-	if to.Is4() {
-		return unix.Connect(p.fd, &unix.SockaddrInet4{Addr: to.As4(), Port: int(p.Addr.Port())})
-	}
-	at := &unix.SockaddrInet6{Addr: to.As16(), Port: int(p.Addr.Port())}
-	if p.neighbour != nil && to.Zone() != "" {
-		at.ZoneId = uint32(p.neighbour.link)
-	}
-	return unix.Connect(p.fd, at)
-}
-
-// failed ends a probe by the error of its socket.
-func (p *probe) failed(err error) {
-	switch {
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
-		p.end(Refused, "a SYN", err.Error())
-	case errors.Is(err, unix.EHOSTUNREACH) && p.neighbour != nil && p.neighbour.refused:
-		p.end(NoNeighbour, "a SYN", err.Error())
-	case errors.Is(err, unix.ETIMEDOUT):
-		p.end(Silent, "a SYN", err.Error())
-	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPROTO), errors.Is(err, unix.ENOPROTOOPT):
-		p.end(Unreachable, "a SYN", err.Error())
-	default:
-		p.end(Unasked, "", err.Error())
-	}
-}
-
 // step waits a moment and looks at all that is open. It returns false if nothing is.
 func (b *batchProbe) step() (open bool) {
 	late := time.Since(b.begin) > quiet
@@ -370,85 +283,6 @@ func (b *batchProbe) askUDP(p *probe) {
 	}
 	b.lookForSocket(p, peer, "the sockets of its namespace", iif)
 	_ = peer.Close() // it was only read
-}
-
-// drops returns how many segments the filter of a socket has dropped.
-func drops(fd int) uint32 {
-	var info [memInfoVars]uint32
-	size := uint32(unsafe.Sizeof(info))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, soMemInfo,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		return 0
-	}
-	return info[memInfoDrops]
-}
-
-func (n *asked) by() string {
-	if n.addr.Is4() {
-		return "ARP"
-	}
-	return "a neighbour solicitation"
-}
-
-// ask has the kernel ask a neighbour anew.
-func (b *batchProbe) ask(n *asked) {
-	if n.begun {
-		return
-	}
-	n.begun = true
-	if n.state, n.err = b.h.Neighbour(n.addr, n.link); n.err != nil {
-		return
-	}
-	s := n.state
-	switch {
-	case s == nil, s.State&unix.NUD_FAILED != 0, s.State == unix.NUD_NONE:
-		n.err = b.setNeighbour(n, unix.NTF_USE, 0) // as a packet would
-	case s.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0:
-		return // the kernel does not ask
-	case s.State&unix.NUD_INCOMPLETE != 0:
-		// It asks each second; now it begins anew. Packets that wait go on to wait.
-		if n.err = b.setNeighbour(n, 0, unix.NUD_NONE); n.err == nil {
-			n.err = b.setNeighbour(n, unix.NTF_USE, 0)
-		}
-	default:
-		if s.State&unix.NUD_PROBE != 0 {
-			n.err = b.setNeighbour(n, 0, unix.NUD_STALE) // it begins anew then
-		}
-		if n.err == nil {
-			n.err = b.setNeighbour(n, 0, unix.NUD_PROBE)
-		}
-	}
-	if n.err != nil {
-		n.err = b.h.note(fmt.Errorf("ask neighbour %s: %w", n.addr, n.err))
-	}
-}
-
-// setNeighbour has the kernel use a neighbour, or puts it into a state.
-func (b *batchProbe) setNeighbour(n *asked, flags uint8, state uint16) error {
-	body := make([]byte, unix.SizeofNdMsg)
-	body[0], body[10] = family(n.addr.Is4()), flags
-	binary.NativeEndian.PutUint32(body[4:], uint32(n.link))
-	binary.NativeEndian.PutUint16(body[8:], state)
-	body = nlwire.AppendAttr(body, unix.NDA_DST, n.addr.AsSlice()...)
-	if state != 0 {
-		body = nlwire.AppendAttr(body, unix.NDA_LLADDR, n.state.MAC...)
-	}
-	return b.h.ask(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, nil, func(nlwire.Message) error { return nil })
-}
-
-// lookAgain reads the state of a neighbour that was asked.
-func (b *batchProbe) lookAgain(n *asked) {
-	state, err := b.h.Neighbour(n.addr, n.link)
-	if err != nil {
-		n.err = err
-		return
-	}
-	n.state = state
-	if state != nil {
-		n.confirmed = state.State&unix.NUD_REACHABLE != 0
-		n.refused = state.State&unix.NUD_FAILED != 0
-	}
 }
 
 // finish completes a result when the time is over.
