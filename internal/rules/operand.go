@@ -5,7 +5,6 @@ package rules
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +54,70 @@ const (
 	precedenceXor
 	precedenceOr
 )
+
+func (s *printing) bitwise(e Bitwise) {
+	o := s.at(e.Sreg)
+	if o == nil {
+		s.unreadable("bitwise reg %d", e.Sreg)
+		return
+	}
+	c := *o
+	c.ops = append([]operation(nil), o.ops...)
+	c.raw = nil
+	switch e.Op {
+	case BitwiseMaskXor:
+		if len(o.ops) == 0 {
+			c.raw = &e
+		}
+		c.mask(e.Mask, e.Xor)
+	case BitwiseLshift:
+		c.ops = append(c.ops, operation{symbol: "<<", precedence: precedenceShift, text: fmt.Sprint(e.Shift)})
+	case BitwiseRshift:
+		c.ops = append(c.ops, operation{symbol: ">>", precedence: precedenceShift, text: fmt.Sprint(e.Shift)})
+	default:
+		symbols := map[uint32]operation{
+			BitwiseAnd: {symbol: "&", precedence: precedenceAnd}, BitwiseOr: {symbol: "|", precedence: precedenceOr}, BitwiseXor: {symbol: "^", precedence: precedenceXor},
+		}
+		op := symbols[e.Op]
+		if op.data = e.Data; e.Sreg2 != 0 {
+			right := s.at(e.Sreg2)
+			if right == nil {
+				s.unreadable("bitwise reg %d", e.Sreg2)
+				return
+			}
+			op.text = s.text(s.used(right))
+			if len(right.ops) != 0 && right.ops[len(right.ops)-1].precedence > op.precedence {
+				op.text = "(" + op.text + ")"
+			}
+		}
+		c.ops = append(c.ops, op)
+	}
+	if c.constant && len(c.ops) != 0 { // of which the result is not worked out
+		c = operand{text: s.text(&operand{text: s.value(o.data, o.kind, o.host), kind: o.kind, ops: c.ops}), kind: o.kind, bits: o.bits, host: o.host}
+	}
+	s.load(e.Dreg, &c)
+}
+
+// mask adds (x & mask) ^ xor, as an and, xor, and or.
+func (o *operand) mask(mask, xor []byte) {
+	and, flip, or := make([]byte, len(mask)), make([]byte, len(mask)), make([]byte, len(mask))
+	full := true
+	for i := range mask {
+		or[i] = xor[i] &^ mask[i]
+		flip[i] = xor[i] & mask[i]
+		and[i] = mask[i] | or[i]
+		full = full && and[i] == 0xff
+	}
+	if !full {
+		o.ops = append(o.ops, operation{symbol: "&", precedence: precedenceAnd, data: and})
+	}
+	if !isZero(flip) {
+		o.ops = append(o.ops, operation{symbol: "^", precedence: precedenceXor, data: flip})
+	}
+	if !isZero(or) {
+		o.ops = append(o.ops, operation{symbol: "|", precedence: precedenceOr, data: or})
+	}
+}
 
 func metaOperand(key uint32) *operand {
 	type meta struct {
@@ -147,373 +210,6 @@ func (s *printing) completeCT(o *operand) {
 	case headerIP6:
 		o.kind, o.bits, o.text = kindIPv6, 128, "ct "+direction+" ip6 "+name
 	}
-}
-
-func payloadOperand(base uint32, off, bits int) *operand {
-	o := &operand{isPayload: true, base: base, layer: min(layerOf(base), inner), off: off, bits: bits, kind: kindHex}
-	o.unresolved()
-	return o
-}
-
-// unresolved names bytes of a packet of which the protocol is not known.
-func (o *operand) unresolved() {
-	bases := [...]string{"ll", "nh", "th", "ih", "tun"}
-	base := fmt.Sprint(o.base)
-	if int(o.base) < len(bases) {
-		base = bases[o.base]
-	}
-	o.text = fmt.Sprintf("@%s,%d,%d", base, o.off, o.bits)
-	if o.base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && o.bits == 16 && (o.off == 0 || o.off == 16) {
-		o.resolve(headerTH, &headerTH.fields[o.off/16])
-	}
-}
-
-func (o *operand) resolve(h *header, f *field) {
-	o.header, o.field, o.kind, o.text, o.host = h, f, f.kind, h.name+" "+f.name, false
-	if o.says = noLayer; f.name == h.key {
-		o.says = h.layer
-	}
-}
-
-// headerAt returns the header that an offset of a layer is in, and where it begins.
-func (s *printing) headerAt(l layer, off int) (h *header, begin int) {
-	h = s.headers[l]
-	if l != link || len(s.stacked) == 0 {
-		return h, 0
-	}
-	for _, below := range s.stacked {
-		if off < begin+below.bits {
-			return below, begin
-		}
-		begin += below.bits
-	}
-	return h, begin
-}
-
-// fieldAt returns the field at an offset of so many bits, or one that is longer, or else a shorter one.
-func (s *printing) fieldAt(h *header, off, bits int, exact bool) *field {
-	if h == nil {
-		return nil
-	}
-	for i := range h.fields {
-		f := &h.fields[i]
-		if f.off != off || exact && f.bits != bits || f.icmp != 0 && s.icmp != 0 && s.icmp != f.icmp {
-			continue
-		}
-		return f
-	}
-	return nil
-}
-
-// complete finds the field that bytes of a packet are.
-func (s *printing) complete(o *operand) {
-	h, begin := s.headerAt(o.layer, o.off)
-	if f := s.fieldAt(h, o.off-begin, o.bits, true); f != nil && o.base <= unix.NFT_PAYLOAD_TRANSPORT_HEADER {
-		o.resolve(h, f)
-	}
-}
-
-// kill removes the match of a protocol that a field of it implies.
-func (s *printing) kill(o *operand) {
-	if o.header == nil {
-		return
-	}
-	at := o.layer
-	if s.deps[at] == nil && at == transport {
-		at = inner
-	}
-	if d := s.deps[at]; d != nil && s.implies(o, d) {
-		s.remove(at)
-	}
-}
-
-func (s *printing) remove(at layer) {
-	s.statements[s.deps[at].statement].removed = true
-	s.deps[at] = nil
-}
-
-func (s *printing) implies(o *operand, d *dependency) bool {
-	h := d.operand.header
-	switch s.table.Family {
-	case unix.NFPROTO_INET, unix.NFPROTO_BRIDGE, unix.NFPROTO_NETDEV:
-		if (h == headerIP || h == headerIP6) && o.layer == transport {
-			return false // it says the family as well
-		}
-		if h != nil && d.equal && o.layer == d.operand.layer {
-			switch {
-			case o.says != noLayer:
-				return false
-			case o.layer == link && h == headerVLAN:
-				return false
-			case o.layer == link && h == headerEther:
-				return toNumber(d.value) == unix.ETH_P_8021Q
-			}
-		}
-	}
-	if o.layer != transport || h == nil || h.layer != transport || h != headerICMP && h != headerICMPv6 {
-		return true
-	}
-	return o.field.icmp != 0 && h == o.header && len(d.value) == 1 && d.value[0] == o.field.icmp
-}
-
-// killBelow is kill for options.
-func (s *printing) killBelow(e *Exthdr) {
-	at := network
-	switch e.Op {
-	case exthdrTCP:
-		if at = transport; s.deps[at] == nil {
-			at = inner
-		}
-	case exthdrIPv4, exthdrIPv6:
-	default:
-		return
-	}
-	if s.deps[at] != nil {
-		s.remove(at)
-	}
-}
-
-// learn notes the protocol that a match says.
-func (s *printing) learn(o *operand, at int, value []byte) {
-	if o.meta == unix.NFT_META_IIFTYPE && len(o.ops) == 0 {
-		s.learnLink(o, at, value)
-		return
-	}
-	if o.says == noLayer || len(o.ops) != 0 {
-		return
-	}
-	n := toNumber(value)
-	if o.isPayload {
-		s.learnField(o, at, n, value)
-		return
-	}
-	above := headerUnknown
-	switch {
-	case o.says == network:
-		if h := transportOf(n); h != nil {
-			above = h
-		}
-		s.headers[transport] = above
-	case o.meta == unix.NFT_META_PROTOCOL:
-		if s.table.Family == unix.NFPROTO_BRIDGE || s.table.Family == unix.NFPROTO_NETDEV {
-			if h := networkOf(n); h != nil {
-				above = h
-			}
-			s.headers[network] = above
-		}
-	default:
-		switch n {
-		case unix.NFPROTO_IPV4:
-			above = headerIP
-		case unix.NFPROTO_IPV6:
-			above = headerIP6
-		}
-		s.headers[network] = above
-	}
-	s.killProtocol(o, n)
-	s.deps[o.says+1] = &dependency{at, o, true, value}
-}
-
-// learnLink is learn for the type of the interface.
-func (s *printing) learnLink(o *operand, at int, value []byte) {
-	if s.table.Family != unix.NFPROTO_BRIDGE {
-		s.headers[link] = headerUnknown
-		if toNumber(value) == unix.ARPHRD_ETHER {
-			s.headers[link] = headerEther
-		}
-	}
-	s.deps[link] = &dependency{at, o, true, value}
-}
-
-// fieldOf returns an operand whose mask leaves one field as that field, and how many bits follow it.
-func (s *printing) fieldOf(o *operand) (part *operand, shift int) {
-	if part, shift = s.trimmed(o); part == o {
-		part, shift = optionBits(o)
-	}
-	return part, shift
-}
-
-var headerUnknown = &header{name: "unknown"}
-
-// killProtocol removes a match of the family that one of the protocol implies.
-func (s *printing) killProtocol(o *operand, proto uint64) {
-	d := s.deps[o.says]
-	if d == nil {
-		return
-	}
-	family := uint64(0)
-	switch d.operand.kind {
-	case kindNFProto:
-		family = toNumber(d.value)
-	case kindEtherType:
-		families := map[uint64]uint64{unix.ETH_P_IP: unix.NFPROTO_IPV4, unix.ETH_P_IPV6: unix.NFPROTO_IPV6}
-		family = families[toNumber(d.value)]
-	default:
-		s.remove(o.says)
-		return
-	}
-	switch s.table.Family {
-	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
-		if uint64(s.table.Family) != family {
-			return
-		}
-	case unix.NFPROTO_INET, unix.NFPROTO_BRIDGE, unix.NFPROTO_NETDEV:
-		if o.meta == unix.NFT_META_L4PROTO && (proto != unix.IPPROTO_ICMP || family == unix.NFPROTO_IPV6) && (proto != unix.IPPROTO_ICMPV6 || family == unix.NFPROTO_IPV4) {
-			return
-		}
-	}
-	s.remove(o.says)
-}
-
-// learnField is learn for a field of a header.
-func (s *printing) learnField(o *operand, at int, n uint64, value []byte) {
-	says := o.says
-	switch o.header {
-	case headerICMP:
-		if s.icmp = uint8(n); n == 0 {
-			s.icmp = icmpEcho
-		}
-		if s.icmp == icmpEcho {
-			return
-		}
-	case headerICMPv6:
-		if s.icmp = uint8(n); n == icmpv6EchoReply {
-			s.icmp = icmpv6Echo
-		}
-		if s.icmp == icmpv6Echo {
-			return
-		}
-	case headerEther, headerVLAN:
-		if h := networkOf(n); h == headerVLAN {
-			s.stacked = append(s.stacked, s.headers[link])
-			s.headers[link] = headerVLAN
-			says--
-		} else if h != nil {
-			s.headers[network] = h
-		}
-	default:
-		if h := transportOf(n); h != nil {
-			s.headers[transport] = h
-		}
-	}
-	s.kill(o)
-	s.deps[says+1] = &dependency{at, o, true, value}
-}
-
-// expand prints a comparison of bytes of a packet as those of the fields in them.
-func (s *printing) expand(o *operand, op uint32, data []byte) {
-	h, begin := s.headerAt(o.layer, o.off)
-	off, bits := o.off, min(o.bits, 8*len(data))
-	if o.base > unix.NFT_PAYLOAD_TRANSPORT_HEADER || h == headerUnknown {
-		h = nil
-	}
-	s.expandBits(o, h, begin, off, bits, op, data, 0)
-}
-
-// expandBits is expand from an offset in the packet and one in the data on.
-func (s *printing) expandBits(o *operand, h *header, begin, off, bits int, op uint32, data []byte, at int) {
-	for bits > 0 {
-		f := s.fieldAt(h, off-begin, bits, false)
-		if f == nil {
-			rest := payloadOperand(o.base, off, bits)
-			value := extract(data, at, bits)
-			s.kill(rest)
-			s.match(relation(rest.text, op, rest.kind.format(s, value, false), false))
-			return
-		}
-		n := min(f.bits, bits)
-		part := payloadOperand(o.base, off, n)
-		part.resolve(h, f)
-		value := extract(data, at, n)
-		if n < f.bits { // the begin of an address
-			whole := make([]byte, (f.bits+7)/8)
-			copy(whole, value)
-			s.match(relation(part.text, op, fmt.Sprintf("%s/%d", f.kind.format(s, whole, false), n), false))
-			s.kill(part)
-			return
-		}
-		stmt := s.match(relation(part.text, op, s.value(value, f.kind, false), f.kind.bitmask && one(value)))
-		s.kill(part)
-		if op == unix.NFT_CMP_EQ {
-			s.learn(part, stmt, value)
-		}
-		off, bits, at = off+n, bits-n, at+n
-	}
-}
-
-// cmpField prints a comparison of bytes with a mask as that of the fields that the mask leaves.
-func (s *printing) cmpField(o *operand, e Cmp) bool {
-	off, bits, ok := s.trim(o, o.ops[0].data)
-	if !ok {
-		return false
-	}
-	h, begin := s.headerAt(o.layer, off)
-	s.expandBits(o, h, begin, off, bits, e.Op, e.Data, off-o.off)
-	return true
-}
-
-// trim returns the bits that a mask leaves, if they are fields.
-func (s *printing) trim(o *operand, mask []byte) (off, bits int, ok bool) {
-	if o.base > unix.NFT_PAYLOAD_TRANSPORT_HEADER || 8*len(mask) != o.bits {
-		return 0, 0, false
-	}
-	first, last := -1, -1
-	for i := range o.bits {
-		if mask[i/8]&(0x80>>(i%8)) == 0 {
-			continue
-		}
-		if first < 0 {
-			first = i
-		} else if last != i-1 {
-			return 0, 0, false
-		}
-		last = i
-	}
-	if first < 0 {
-		return 0, 0, false
-	}
-	off, bits = o.off+first, last-first+1
-	h, begin := s.headerAt(o.layer, off)
-	if bits == o.bits || h == nil {
-		return 0, 0, false
-	}
-	for n := 0; n < bits; {
-		i := slices.IndexFunc(h.fields, func(f field) bool { return f.off == off-begin+n })
-		if i < 0 || n+h.fields[i].bits > bits {
-			return 0, 0, false
-		}
-		n += h.fields[i].bits
-	}
-	return off, bits, true
-}
-
-// trimmed returns an operand whose mask leaves one field as that field, and how far values are to be shifted.
-func (s *printing) trimmed(o *operand) (field *operand, shift int) {
-	ops := o.ops
-	shifted := 0
-	if len(ops) == 2 && ops[1].symbol == ">>" {
-		if _, err := fmt.Sscan(ops[1].text, &shifted); err != nil {
-			return o, 0
-		}
-		ops = ops[:1]
-	}
-	if !o.isPayload || len(ops) != 1 || ops[0].symbol != "&" || ops[0].text != "" {
-		return o, 0
-	}
-	off, bits, ok := s.trim(o, ops[0].data)
-	if !ok {
-		return o, 0
-	}
-	part := payloadOperand(o.base, off, bits)
-	if s.complete(part); part.header == nil {
-		return o, 0
-	}
-	shift = o.off + o.bits - off - bits
-	if shift -= shifted; shift < 0 {
-		return o, 0
-	}
-	part.bits = o.bits // of the register
-	return part, shift
 }
 
 func fibOperand(e Fib) *operand {
