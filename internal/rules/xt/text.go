@@ -68,6 +68,14 @@ func masked(addr, mask netip.Addr) string {
 	return addr.String() + "/" + strconv.Itoa(n)
 }
 
+// hostOr is an address with its mask, which is left out if it is all ones.
+func hostOr(a, mask netip.Addr) string {
+	if n, ok := prefixLen(mask); ok && n == mask.BitLen() {
+		return a.String()
+	}
+	return masked(a, mask)
+}
+
 // prefixLen returns how many ones a mask begins with, and whether there are no others.
 func prefixLen(mask netip.Addr) (n int, ok bool) {
 	octets := mask.AsSlice()
