@@ -24,8 +24,8 @@ import (
 // different addresses never conflict, nor do 0.0.0.0 and [IPv6Only]. IPv4-mapped
 // addresses are IPv4 ones: ::ffff:0.0.0.0 is 0.0.0.0.
 //
-// Next and NextRun choose from the dynamic range only, Reserve and ReserveRun
-// take any port from 1 to 65535.
+// Next and NextRun choose from the dynamic range only, NextIn from a range that it is
+// given, Reserve and ReserveRun take any port from 1 to 65535.
 //
 // The state is bitmaps, of which only words with both free and reserved ports
 // are stored, and a map of the specific addresses in use. A search looks at 64
@@ -100,27 +100,57 @@ func (p *Ports) Next(host netip.Addr) (uint16, error) { return p.NextRun(host, 1
 // less than 1 or more than the dynamic range has, or the host is not valid or has
 // a zone.
 func (p *Ports) NextRun(host netip.Addr, n int) (uint16, error) {
-	c, host, ok := classify(host)
-	if !ok || n < 1 || n > p.last-p.first+1 {
-		return 0, &portError{host, p.first, p.last, n, ErrRange}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.host(c, host)
-	u := p.taken(c, h)
-	u.add(&p.avoid)
-	port, ok := u.firstFree(p.cursor, p.last, n)
-	if !ok {
-		port, ok = u.firstFree(p.first, p.last, n) // begins before the cursor, may end after it
+	port, err := p.next(host, p.first, p.last, n)
+	if err != nil {
+		return 0, err
 	}
-	if !ok {
-		return 0, &portError{host, p.first, p.last, n, ErrExhausted}
-	}
-	p.add(c, host, h, port, n)
 	if p.cursor = port + n; p.cursor > p.last {
 		p.cursor = p.first
 	}
 	return uint16(port), nil
+}
+
+// NextIn is Next with the ports from first to last, both included, in the place of the dynamic
+// range. It begins after what Next, NextRun or NextIn handed out last if that is among them.
+//
+// The error is [ErrRange] also if first is 0 or after last.
+func (p *Ports) NextIn(host netip.Addr, first, last uint16) (uint16, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port, err := p.next(host, int(first), int(last), 1)
+	if err != nil {
+		return 0, err
+	}
+	if p.cursor = port + 1; p.cursor > maxPort {
+		p.cursor = p.first
+	}
+	return uint16(port), nil
+}
+
+// next reserves n ports in a row from first to last.
+func (p *Ports) next(host netip.Addr, first, last, n int) (int, error) {
+	c, host, ok := classify(host)
+	if !ok || first < 1 || n < 1 || n > last-first+1 {
+		return 0, &portError{host, first, last, n, ErrRange}
+	}
+	h := p.host(c, host)
+	u := p.taken(c, h)
+	u.add(&p.avoid)
+	ok = false
+	var port int
+	if first <= p.cursor && p.cursor <= last {
+		port, ok = u.firstFree(p.cursor, last, n)
+	}
+	if !ok {
+		port, ok = u.firstFree(first, last, n) // begins before the cursor, may end after it
+	}
+	if !ok {
+		return 0, &portError{host, first, last, n, ErrExhausted}
+	}
+	p.add(c, host, h, port, n)
+	return port, nil
 }
 
 // Reserve reserves a port of 1 to 65535 for a host. What Next hands out is not

@@ -417,3 +417,34 @@ func TestAvoid(t *testing.T) {
 	_, err = p.NextRun(addr("2001:db8::2"), 3)
 	require.ErrorIs(t, err, ErrExhausted)
 }
+
+func TestNextIn(t *testing.T) {
+	p, err := NewPorts(50000, 50009)
+	require.NoError(t, err)
+	any4 := netip.IPv4Unspecified()
+	next := func(first, last uint16) uint16 {
+		t.Helper()
+		port, err := p.NextIn(any4, first, last)
+		require.NoError(t, err)
+		return port
+	}
+	require.EqualValues(t, 2000, next(2000, 2002))
+	require.EqualValues(t, 2001, next(2000, 2002))
+	require.EqualValues(t, 50000, next(50000, 50009))
+	require.EqualValues(t, 2002, next(2000, 2002))
+	_, err = p.NextIn(any4, 2000, 2002)
+	require.ErrorIs(t, err, ErrExhausted)
+	require.True(t, p.Release(netip.AddrPortFrom(any4, 2001)))
+	require.EqualValues(t, 2001, next(2000, 2002))
+	port, err := p.Next(any4)
+	require.NoError(t, err)
+	require.EqualValues(t, 50001, port, "the cursor is elsewhere")
+	require.EqualValues(t, 65535, next(65535, 65535))
+	require.EqualValues(t, 50002, next(50000, 50009))
+	for _, bad := range [][2]uint16{{0, 5}, {6, 5}} {
+		_, err = p.NextIn(any4, bad[0], bad[1])
+		require.ErrorIs(t, err, ErrRange)
+	}
+	_, err = p.NextIn(netip.Addr{}, 1, 2)
+	require.ErrorIs(t, err, ErrRange)
+}

@@ -266,6 +266,9 @@ func joinHostPort(host, port string) string {
 	return host + ":" + port
 }
 
+// Value returns the mapping that the document of an event or an answer describes.
+func (m *Mapping) Value() (nat.Mapping, error) { return m.mapping() }
+
 // mapping returns the mapping that the document describes.
 func (m *Mapping) mapping() (nat.Mapping, error) {
 	s, err := parsePlain(m.Proto, m.Host, m.Port, m.Backend)

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The nftnat authors
+// SPDX-License-Identifier: Apache-2.0
+
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How many connections there may be at once, and of one source.
+const (
+	maxConns          = 64
+	maxConnsOfASource = 8
+)
+
+// Listener accepts connections over TCP from all devices of a LAN, of IPv4 addresses.
+type Listener struct {
+	lan      *LAN
+	accepted chan *Conn
+	done     chan struct{}
+	running  sync.WaitGroup
+
+	mu        sync.Mutex
+	port      uint16
+	listeners map[string]*listener
+	conns     map[netip.Addr]int // by their sources
+	open      int
+	closed    bool
+}
+
+// listener is that of a device.
+type listener struct {
+	*net.TCPListener
+	device string
+	index  int
+}
+
+// Conn is a connection from the LAN.
+type Conn struct {
+	*net.TCPConn
+	of     *Listener
+	from   netip.Addr
+	device string
+	once   sync.Once
+}
+
+// ListenTCP listens on a port of each device. Port zero: one that is free on all devices that are there.
+func (l *LAN) ListenTCP(port uint16) (*Listener, error) {
+	t := &Listener{
+		lan: l, port: port, accepted: make(chan *Conn), done: make(chan struct{}),
+		listeners: map[string]*listener{}, conns: map[netip.Addr]int{},
+	}
+	if err := l.add(t); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), t.Close())
+	}
+	return t, nil
+}
+
+func (t *Listener) adjust(devices map[string]*Device) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	for name, l := range t.listeners {
+		if d := devices[name]; d == nil || d.Index != l.index {
+			_ = l.Close() // its device is gone
+			delete(t.listeners, name)
+		}
+	}
+	var errs []error
+	for name, d := range devices {
+		if t.listeners[name] != nil {
+			continue
+		}
+		l, err := t.listen(d)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tcp port %d on %s: %w", t.port, name, err))
+			continue
+		}
+		t.listeners[name] = l
+		t.running.Go(func() { t.accept(l) })
+	}
+	return errors.Join(errs...)
+}
+
+func (t *Listener) listen(d *Device) (*listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return control(raw, func(fd int) error { return unix.BindToDevice(fd, d.Name) })
+	}}
+	lc.SetMultipathTCP(false)
+	nl, err := lc.Listen(context.Background(), "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(t.port))))
+	if err != nil {
+		return nil, cause(err)
+	}
+	l, ok := nl.(*net.TCPListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%T is no listener of TCP", nl), nl.Close())
+	}
+	if t.port == 0 {
+		t.port = l.Addr().(*net.TCPAddr).AddrPort().Port()
+	}
+	return &listener{l, d.Name, d.Index}, nil
+}
+
+// accept passes on the connections of a device until its listener is closed.
+func (t *Listener) accept(l *listener) {
+	for {
+		nc, err := l.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			select {
+			case <-t.done:
+			case <-time.After(errorPause):
+			}
+			continue
+		}
+		c, why := t.admit(l, nc)
+		if why != dropNone {
+			t.lan.drops.count(why)
+			_ = nc.SetLinger(0) // it gets no answer, and leaves nothing behind
+			_ = nc.Close()
+			continue
+		}
+		select {
+		case t.accepted <- c:
+		case <-t.done:
+			_ = c.Close()
+			return
+		}
+	}
+}
+
+// admit makes a Conn of a connection, unless it is not for this host, or there are too many.
+func (t *Listener) admit(l *listener, nc *net.TCPConn) (*Conn, drop) {
+	from, to := addrOf(nc.RemoteAddr()), addrOf(nc.LocalAddr())
+	if why := t.lan.check(l.device, l.index, from, to, nil); why != dropNone {
+		return nil, why
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open == maxConns || t.conns[from] == maxConnsOfASource {
+		return nil, dropFull
+	}
+	t.open++
+	t.conns[from]++
+	return &Conn{TCPConn: nc, of: t, from: from, device: l.device}, dropNone
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return t.AddrPort().Addr().Unmap()
+}
+
+// Accept returns a [*Conn].
+func (t *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-t.accepted:
+		return c, nil
+	case <-t.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr returns the port, at no address.
+func (t *Listener) Addr() net.Addr { return &net.TCPAddr{Port: int(t.Port())} }
+
+// Port returns the port; zero: none is chosen yet, since no device is there.
+func (t *Listener) Port() uint16 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.port
+}
+
+// Close closes the listeners. Connections stay.
+func (t *Listener) Close() error {
+	t.lan.remove(t)
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closed = true
+	close(t.done)
+	var errs []error
+	for _, l := range t.listeners {
+		errs = append(errs, l.Close())
+	}
+	t.mu.Unlock()
+	t.running.Wait()
+	return errors.Join(errs...)
+}
+
+// Device is that on which the connection came.
+func (c *Conn) Device() string { return c.device }
+
+// Close closes the connection.
+func (c *Conn) Close() error {
+	c.once.Do(func() {
+		t := c.of
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.open--
+		if t.conns[c.from]--; t.conns[c.from] == 0 {
+			delete(t.conns, c.from)
+		}
+	})
+	return c.TCPConn.Close()
+}
