@@ -91,7 +91,7 @@ const (
 // replace replaces spans by what is left of them and what is assigned.
 func (d *draft) replace(l line, r *ranges, parts []stretch) {
 	runs, spans := d.fit(l, r, d.runs(l, r, parts))
-	d.Waits = d.Waits || l.way == translated
+	prepared := len(d.Prepared)
 	for i := range parts {
 		if sp := parts[i].span; sp != nil {
 			d.delete(EntryRange, *sp)
@@ -108,6 +108,9 @@ func (d *draft) replace(l line, r *ranges, parts []stretch) {
 	for i := range runs {
 		d.moveSingles(l, r, &runs[i])
 	}
+	// A range that only goes is found or not, if no single port has been asked for before it.
+	single := func(x run) bool { return x.before == bySingle || x.after == bySingle }
+	d.Waits = d.Waits || l.way == translated && (len(d.Prepared) != prepared || slices.ContainsFunc(runs, single))
 }
 
 // put adds a range of runs. Where it takes the place of others, it comes by the second map.
