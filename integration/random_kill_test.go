@@ -34,7 +34,9 @@ func killSteps() []string {
 }
 
 // isOfRanges reports whether only some changes of ranges have a step.
-func isOfRanges(step string) bool { return slices.Contains([]string{"prepare", "settle", "clean"}, step) }
+func isOfRanges(step string) bool {
+	return slices.Contains([]string{"prepare", "settle", "clean"}, step)
+}
 
 // How many processes are killed in a long test, and the first seed, unless the environment
 // says otherwise; and how many are killed in one set of namespaces.
