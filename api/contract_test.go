@@ -65,7 +65,7 @@ func TestContractWords(t *testing.T) {
 
 	for schema, document := range map[string]any{
 		"Mapping": Mapping{}, "Request": request{}, "Change": Change{}, "Event": Event{}, "Problem": Problem{}, "Taken": Taken{}, "Held": Held{},
-		"Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
+		"Daemon": Daemon{}, "Status": Status{}, "Progress": Progress{}, "FamilyCounts": FamilyCounts{}, "Network": Network{}, "NetworkRequest": networkRequest{},
 		"Endpoint": Endpoint{}, "EndpointSpec": attachRequest{}, "State": state{}, "StateRequest": state{},
 		"Explanation": Explanation{}, "Cause": Cause{}, "Step": Step{}, "NearMapping": NearMapping{}, "Connections": Connections{},
 		"Inspection": Inspection{}, "NetworkSettings": NetworkSettings{}, "PortMapping": PortMapping{},
@@ -324,6 +324,9 @@ func exchanges() []exchange {
 		{method: "GET", path: explain, url: explain + "?proto=tcp&frontend=80", opts: func(o *Options) {
 			o.Explain = func(context.Context, report.Query) (report.Report, error) { return report.Report{}, nat.ErrClosed }
 		}, want: 503},
+		{method: "GET", path: "/v1/daemon", want: 200},
+		{method: "GET", path: "/v1/daemon", url: "/v1/daemon?x", want: 400},
+		{method: "GET", path: "/v1/daemon", opts: func(o *Options) { o.Daemon = nil }, want: 404},
 		{method: "GET", path: "/v1/status", want: 200},
 		{method: "GET", path: "/v1/status", url: "/v1/status?x", want: 400},
 		{method: "GET", path: "/v1/status", opts: func(o *Options) {
@@ -451,6 +454,9 @@ func wired(t *testing.T) (Options, *fakeEngine) {
 	fake.changes = 0
 	return Options{
 		Engine: fake, Events: fake.Events, Decode: decodeNothing,
+		Daemon: func() Daemon {
+			return Daemon{PID: os.Getpid(), NetNS: 4026531840, Version: "devel", Table: "nftnat", Created: 21}
+		},
 		Progress: func() Progress { return Progress{Step: "bind", Done: 1, Total: 2} },
 		Encode: func(w io.Writer, _ nat.State) error {
 			_, err := io.WriteString(w, "mappings: []\n")

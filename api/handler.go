@@ -63,6 +63,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/connections", "", "", h.getConnections},
 		{http.MethodGet, "/v1/explain", "proto= frontend= from=", "", optional(opts.Explain != nil, "explanations", h.getExplain)},
 		{http.MethodGet, "/v1/doctor", "", "", optional(opts.Doctor != nil, "doctor", h.getDoctor)},
+		{http.MethodGet, "/v1/daemon", "", "", optional(opts.Daemon != nil, "document of itself", h.getDaemon)},
 		{http.MethodGet, "/v1/status", "", "", optional(opts.Status != nil, "status", h.getStatus)},
 		{http.MethodGet, "/v1/progress", "", "", optional(opts.Progress != nil, "progress", h.getProgress)},
 		{http.MethodGet, "/v1/events", "ranges?", "", optional(opts.Events != nil, "events", h.getEvents)},

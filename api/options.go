@@ -41,6 +41,9 @@ type Engine interface {
 type Options struct {
 	// Engine is required, and is not closed by the server.
 	Engine Engine
+	// Daemon returns which process serves, for GET /v1/daemon, and waits for nothing. Nil: the route
+	// answers 404.
+	Daemon func() Daemon
 	// Status returns the process's status, for GET /v1/status. It may be called from
 	// several goroutines. Nil: the route answers 404.
 	Status func(context.Context) (Status, error)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/portset"
@@ -152,6 +153,12 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	c.closeForGood(func() { c.holder.Shutdown(ctx) })
 	return c.disconnect()
 }
+
+// Created returns when the table was created, as the time since the machine booted, also that in which it
+// slept (CLOCK_BOOTTIME). A table that was created anew has lost mappings; one that engines
+// have repaired or recreated has not, and keeps its second. Zero: there is no table yet, or nft(8) or
+// an earlier version made it, which does not write that down. Created waits for nothing.
+func (e *Engine) Created() time.Duration { return time.Duration(e.core.table.Created()) * time.Second }
 
 // Health returns nil if the engine works. Errors: ErrClosed; those of the kernel;
 // fs.ErrNotExist if the table is missing; that of the context if a change takes longer. It

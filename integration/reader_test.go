@@ -98,13 +98,13 @@ func TestReadersOfCutAnswer(t *testing.T) {
 	answer := func(nc net.Conn) error {
 		defer nc.Close()
 		lines := bufio.NewReader(nc)
-		first, err := lines.Peek(len("GET /v1/status "))
+		first, err := lines.Peek(len("GET /v1/daemon "))
 		if err != nil {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		status := bytes.HasSuffix(first, []byte("/v1/status "))
+		which := bytes.HasSuffix(first, []byte("/v1/daemon "))
 		req, err := http.ReadRequest(lines)
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func TestReadersOfCutAnswer(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		text, err := httputil.DumpResponse(resp, true)
-		if err == nil && !status {
+		if err == nil && !which {
 			text = cut(text)
 		}
 		_, writeErr := nc.Write(text)

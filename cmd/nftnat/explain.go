@@ -118,7 +118,7 @@ const explainTimeout = time.Second
 func (g *global) optionsOfDaemon(ctx context.Context, at daemon.ExplainOptions, inode uint64) (daemon.ExplainOptions, *api.Client, error) {
 	asking, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
-	client, status, err := g.askGiven(asking, inode)
+	client, found, err := g.askGiven(asking, inode)
 	switch {
 	case unanswered(err):
 		if !errors.Is(err, api.ErrNoServer) {
@@ -131,7 +131,7 @@ func (g *global) optionsOfDaemon(ctx context.Context, at daemon.ExplainOptions, 
 		return at, nil, err
 	}
 	var there bool
-	if at, there = sameNamespace(at, status, inode); there {
+	if at, there = sameNamespace(at, found, inode); there {
 		return at, nil, nil
 	}
 	return at, client, nil
@@ -139,12 +139,12 @@ func (g *global) optionsOfDaemon(ctx context.Context, at daemon.ExplainOptions, 
 
 // sameNamespace returns options with the table and namespace of a daemon, and whether this process can get
 // there.
-func sameNamespace(at daemon.ExplainOptions, status api.Status, inode uint64) (_ daemon.ExplainOptions, there bool) {
-	at.Table, at.PID = status.Table.Name, status.PID
-	if status.NetNS == inode {
+func sameNamespace(at daemon.ExplainOptions, of api.Daemon, inode uint64) (_ daemon.ExplainOptions, there bool) {
+	at.Table, at.PID = of.Table, of.PID
+	if of.NetNS == inode {
 		return at, true
 	}
-	at.NetNS = fmt.Sprintf("/proc/%d/ns/net", status.PID)
+	at.NetNS = fmt.Sprintf("/proc/%d/ns/net", of.PID)
 	found, err := netns.Inode(at.NetNS)
-	return at, err == nil && found == status.NetNS
+	return at, err == nil && found == of.NetNS
 }

@@ -91,7 +91,7 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	own := filepath.Join(filepath.Dir(defaultSocket), fmt.Sprintf("%s-%d.sock", g.table, inode))
 	for _, path := range []string{defaultSocket, own} {
 		client := api.NewClient(path)
-		status, err := askStatus(ctx, client)
+		found, err := askWhich(ctx, client)
 		switch {
 		case errors.Is(err, api.ErrNoServer):
 			if free == "" {
@@ -99,7 +99,7 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 			}
 		case err != nil:
 			return nil, "", err
-		case status.NetNS == inode && status.Table.Name == g.table:
+		case found.NetNS == inode && found.Table == g.table:
 			return client, "", nil
 		}
 	}
@@ -109,30 +109,30 @@ func (g *global) locate(ctx context.Context) (_ *api.Client, free string, err er
 	return nil, free, api.ErrNoServer
 }
 
-// askStatus asks for the status. The daemon needs no privilege for that, so if it is not permitted
+// askWhich asks which daemon it is. The daemon needs no privilege for that, so if it is not permitted
 // the caller may not use the socket.
-func askStatus(ctx context.Context, client *api.Client) (api.Status, error) {
-	status, err := client.Status(ctx)
+func askWhich(ctx context.Context, client *api.Client) (api.Daemon, error) {
+	found, err := client.Daemon(ctx)
 	if errors.Is(err, fs.ErrPermission) {
 		err = hintedError{err, socketHint(client.Path())}
 	}
-	return status, err
+	return found, err
 }
 
 // askGiven asks at the socket that was given. If a table or namespace was given too, the daemon
 // has to have that one.
-func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, api.Status, error) {
+func (g *global) askGiven(ctx context.Context, inode uint64) (*api.Client, api.Daemon, error) {
 	client := api.NewClient(g.socket)
-	status, err := askStatus(ctx, client)
+	found, err := askWhich(ctx, client)
 	switch {
 	case err != nil:
-		return nil, status, err
-	case g.tableGiven && status.Table.Name != g.table:
-		return nil, status, usageError{fmt.Errorf("the daemon at %s has the table %s, not %s", g.socket, status.Table.Name, g.table)}
-	case g.netns != "" && status.NetNS != inode:
-		return nil, status, usageError{fmt.Errorf("the daemon at %s is in another network namespace than %s", g.socket, g.netns)}
+		return nil, found, err
+	case g.tableGiven && found.Table != g.table:
+		return nil, found, usageError{fmt.Errorf("the daemon at %s has the table %s, not %s", g.socket, found.Table, g.table)}
+	case g.netns != "" && found.NetNS != inode:
+		return nil, found, usageError{fmt.Errorf("the daemon at %s is in another network namespace than %s", g.socket, g.netns)}
 	}
-	return client, status, nil
+	return client, found, nil
 }
 
 // namespaceInode is the number by which the kernel knows the network namespace that

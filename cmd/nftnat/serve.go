@@ -195,7 +195,7 @@ func (g *global) predecessor(ctx context.Context) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over: %w", err)
 	}
-	status, err := client.Status(ctx)
+	found, err := client.Daemon(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("take over: %w", err)
 	}
@@ -203,15 +203,15 @@ func (g *global) predecessor(ctx context.Context) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if status.NetNS != inode || status.Table.Name != g.table {
-		return nil, usageError{fmt.Errorf("take over: the daemon there has table %s of network namespace %d", status.Table.Name, status.NetNS)}
+	if found.NetNS != inode || found.Table != g.table {
+		return nil, usageError{fmt.Errorf("take over: the daemon there has table %s of network namespace %d", found.Table, found.NetNS)}
 	}
 	nc, err := client.Handover(ctx)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		err = hintedError{err, "run it as root, or as the user of the daemon"}
 	case errors.Is(err, errors.ErrUnsupported):
-		err = fmt.Errorf("the daemon, pid %d, is of version %s, which cannot hand over: end it, and start this one", status.PID, status.Version)
+		err = fmt.Errorf("the daemon, pid %d, is of version %s, which cannot hand over: end it, and start this one", found.PID, found.Version)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take over: %w", err)

@@ -68,11 +68,11 @@ func (g *global) warnings(ctx context.Context, ms []nat.Mapping) []report.Findin
 	at, there := daemon.ExplainOptions{Table: g.table, NetNS: g.namespacePath()}, true
 	var client *api.Client
 	if g.socket != "" && !g.direct {
-		var status api.Status
-		if client, status, err = g.askGiven(ctx, inode); err != nil {
+		var found api.Daemon
+		if client, found, err = g.askGiven(ctx, inode); err != nil {
 			return nil
 		}
-		at, there = sameNamespace(at, status, inode)
+		at, there = sameNamespace(at, found, inode)
 	}
 	if there {
 		found, err := daemon.Warn(ctx, at, ms)

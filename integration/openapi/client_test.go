@@ -108,6 +108,12 @@ func TestGeneratedClient(t *testing.T) {
 	require.Equal(t, 200, status.StatusCode(), "%s", status.Body)
 	require.Equal(t, 1, status.JSON200.Mappings.Tcp.Ipv4)
 	require.Equal(t, 1, status.JSON200.Mappings.Udp.Ipv6)
+	self, err := c.GetDaemonWithResponse(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 200, self.StatusCode(), "%s", self.Body)
+	require.Equal(t, status.JSON200.Pid, self.JSON200.Pid)
+	require.Equal(t, status.JSON200.Table.Name, self.JSON200.Table)
+	require.Positive(t, *self.JSON200.Created)
 
 	explained, err := c.ExplainWithResponse(ctx, &ExplainParams{Proto: "tcp", Frontend: "8080", From: ptr("192.0.2.2")})
 	require.NoError(t, err)

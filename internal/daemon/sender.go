@@ -25,7 +25,7 @@ import (
 func (s *server) serve(ctx context.Context) error {
 	metrics := s.metricsHandler()
 	server := api.NewServer(api.Options{
-		Engine: engine.Values{Engine: s.engine}, Status: s.status, Events: s.engine.Events, Metrics: metrics, Log: s.log,
+		Engine: engine.Values{Engine: s.engine}, Daemon: s.self, Status: s.status, Events: s.engine.Events, Metrics: metrics, Log: s.log,
 		Health: s.engine.Health, Changed: s.changes.outcome, Explain: s.explainer(), Doctor: s.doctor(),
 		Progress: func() api.Progress { return api.Progress(*s.progress.Load()) },
 		Decode:   func(r io.Reader) (nat.State, error) { return state.Decode(r, "request") }, Encode: state.Encode,

@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -53,6 +54,14 @@ func forwardingOf(st engine.Status) api.Forwarding {
 	return api.Forwarding{IPv4: api.ForwardingState(st.Forwarding4.String()), IPv6: api.ForwardingState(st.Forwarding6.String())}
 }
 
+// self is the document of GET /v1/daemon.
+func (s *server) self() api.Daemon {
+	return api.Daemon{
+		PID: os.Getpid(), Version: buildinfo.Version, NetNS: s.netns, Table: cmp.Or(s.Engine.Table, engine.DefaultTable),
+		Created: int64(s.engine.Created() / time.Second),
+	}
+}
+
 // status is the document of GET /v1/status.
 func (s *server) status(ctx context.Context) (api.Status, error) {
 	st, err := s.engine.Status(ctx)
@@ -60,7 +69,8 @@ func (s *server) status(ctx context.Context) (api.Status, error) {
 		return api.Status{}, err
 	}
 	doc := StatusOf(st, err)
-	doc.PID, doc.Version, doc.NetNS = os.Getpid(), buildinfo.Version, s.netns
+	self := s.self()
+	doc.PID, doc.Version, doc.NetNS = self.PID, self.Version, self.NetNS
 	doc.Started, doc.Uptime = s.started.UTC(), int64(time.Since(s.started).Seconds())
 	doc.Confinement = confinementOf(s.confinement)
 	for _, l := range st.MissingFeatures {

@@ -191,7 +191,7 @@ func (s *server) superseded(ctx context.Context, err error) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
 	defer cancel()
-	_, err = api.NewClient(s.listener.Addr().String()).Status(ctx)
+	_, err = api.NewClient(s.listener.Addr().String()).Daemon(ctx)
 	s.othersPath = err == nil
 	return errors.Is(err, context.DeadlineExceeded)
 }

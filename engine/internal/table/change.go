@@ -4,7 +4,6 @@
 package table
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,7 +44,7 @@ func (t *Table) UpdateFinally(ch nft.Change) error {
 // Create creates the table with the elements that a change adds. The error matches ErrConflict
 // if there is a table already.
 func (t *Table) Create(ch nft.Change) error {
-	t.Rules.Tag = createdTag + rand.Text()
+	t.Rules.Tag = newTag()
 	err := t.kernel.Create(t.Rules, ch)
 	if errors.Is(err, nft.ErrStale) || t.socketFailed(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)
@@ -53,7 +52,7 @@ func (t *Table) Create(ch nft.Change) error {
 	if err != nil {
 		return t.Uncertain(err)
 	}
-	t.present = true
+	t.setPresent(true)
 	t.readHandle()
 	return nil
 }
@@ -77,7 +76,7 @@ func (t *Table) delete() error {
 
 // UndoCreate deletes the table that Create has created, unless another program has.
 func (t *Table) UndoCreate() error {
-	t.present = false
+	t.setPresent(false)
 	return t.delete()
 }
 

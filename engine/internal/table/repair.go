@@ -80,7 +80,7 @@ func keepTime(es []nft.Element) []nft.Element {
 func (t *Table) Accept(c Contents) { t.handle = c.Handle }
 
 // SetPresent records that the caller has adopted the loaded table.
-func (t *Table) SetPresent() { t.present = true }
+func (t *Table) SetPresent() { t.setPresent(true) }
 
 // repair repairs the table in place, if that is possible.
 func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool) {

@@ -5,13 +5,17 @@ package table
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/nft"
 )
@@ -58,6 +62,8 @@ type Table struct {
 	handle uint64
 	// loaded identifies the table that was met; empty: there was none.
 	loaded string
+	// created is what Created returns.
+	created atomic.Int64
 	// socketLost is whether the netlink socket has failed, and the ownership with it.
 	socketLost bool
 	// stale is whether the table may differ from what the caller knows, because an answer
@@ -164,8 +170,43 @@ func (t *Table) Handle() uint64 { return t.handle }
 // tag, which nft(8) does not list. One without a tag, which nft(8) or an earlier version has
 // made, has its handle as identity, and that is its tag once it is recreated.
 
-// createdTag begins the tag of a table that was created. A handle begins with a digit.
-const createdTag = "n"
+const (
+	// createdTag begins the tag of a table that was created. A handle begins with a digit.
+	createdTag = "n"
+	// secondTag begins the second of that, at the end of the tag. Earlier versions wrote none.
+	secondTag = "."
+)
+
+// newTag is the tag of a table that is created now.
+func newTag() string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // it fails for clocks that are not there
+	return createdTag + rand.Text() + secondTag + strconv.FormatInt(now.Nano()/int64(time.Second), 10)
+}
+
+// secondOf is the second that a tag has; zero: none.
+func secondOf(tag string) int64 {
+	_, text, _ := strings.Cut(tag, secondTag)
+	second, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0 // others may have written any bytes
+	}
+	return max(0, second)
+}
+
+// setPresent records whether the table exists.
+func (t *Table) setPresent(is bool) {
+	t.present = is
+	second := int64(0)
+	if is {
+		second = secondOf(t.Rules.Tag)
+	}
+	t.created.Store(second)
+}
+
+// Created returns when the table was created, in seconds since the machine booted, also those in which it
+// slept. Zero: there is no table, or it does not say. Created may be called while another method runs.
+func (t *Table) Created() int64 { return t.created.Load() }
 
 func identity(info nft.TableInfo) string {
 	switch {
