@@ -4,11 +4,15 @@
 package engine
 
 import (
+	"context"
+	"slices"
+
 	"github.com/nftnat/nftnat/engine/internal/answers"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/segment"
 	"github.com/nftnat/nftnat/engine/internal/wayout"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // published is what an engine has published, as the table holds it.
@@ -37,6 +41,26 @@ func newPublished(reserved *portset.Reservations) published {
 		exits:   exits{index: wayout.New()},
 		options: portset.NewOptions(),
 	}
+}
+
+// Published returns those of the mappings that are published as they are, whenever they expire. What it
+// takes does not grow with what else is published.
+func (e *Engine) Published(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
+	return view(ctx, e, func(c *core) ([]nat.Mapping, error) {
+		return slices.DeleteFunc(slices.Clone(ms), func(m nat.Mapping) bool { return !c.has(&m) }), nil
+	})
+}
+
+// has reports whether all ports of a mapping are published as it says, whenever they expire.
+func (l *published) has(m *nat.Mapping) bool {
+	for whole := range portset.Expand(m) {
+		for p, have := range l.mappings.Split(whole) {
+			if have == nil || !have.SameButEnd(p.Target) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // countPort counts a port or a range in or out: by is 1 or -1.

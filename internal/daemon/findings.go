@@ -36,6 +36,8 @@ type findings struct {
 	interval time.Duration
 	// examine looks for it. The results of probes are kept for a minute.
 	examine func(context.Context, *explain.Probes) (report.Diagnosis, error)
+	// published returns those of the mappings that are published as they are.
+	published func(context.Context, ...nat.Mapping) ([]nat.Mapping, error)
 	// changes are events of the host and of mappings.
 	changes func(context.Context) func(yield func(nat.Event) bool)
 	// send sends an event.
@@ -138,17 +140,47 @@ func has(list []report.Finding, f report.Finding) bool {
 	return slices.ContainsFunc(list, func(o report.Finding) bool { return o.Key() == f.Key() })
 }
 
-// now returns what is wrong.
-func (f *findings) now() []report.Finding {
+// now returns what is wrong with the host and with what is published by now. A finding goes with the last of the mappings
+// that it names; what is wrong with others is found again.
+func (f *findings) now(ctx context.Context) []report.Finding {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.list
+	list := f.list
+	f.mu.Unlock()
+	var named []nat.Mapping
+	for i := range list {
+		named = append(named, list[i].Mappings...)
+	}
+	if len(named) == 0 {
+		return list
+	}
+	have, err := f.published(ctx, named...)
+	if err != nil || len(have) == len(named) {
+		return list
+	}
+	there := map[nat.Mapping]bool{}
+	for _, m := range have {
+		there[m] = true
+	}
+	var left []report.Finding
+	for _, o := range list {
+		about := len(o.Mappings)
+		o.Mappings = slices.DeleteFunc(slices.Clone(o.Mappings), func(m nat.Mapping) bool {
+			if !there[m] {
+				o.Count -= int(m.More) + 1
+			}
+			return !there[m]
+		})
+		if about == 0 || len(o.Mappings) != 0 {
+			left = append(left, o)
+		}
+	}
+	return left
 }
 
 // writeMetrics writes how many there are of each severity.
-func (f *findings) writeMetrics(e *exposition) {
+func (f *findings) writeMetrics(ctx context.Context, e *exposition) {
 	n := map[report.Severity]int{}
-	for _, o := range f.now() {
+	for _, o := range f.now(ctx) {
 		n[o.Severity]++
 	}
 	e.family("nftnat_findings", gauge, "What is wrong with published ports and the host, as doctor says.")
@@ -171,6 +203,9 @@ func (s *server) newFindings() *findings {
 		interval: s.DoctorInterval, log: s.log, send: func(message string) { s.engine.SendHost(message) },
 		changes: func(ctx context.Context) func(func(nat.Event) bool) { return s.engine.Events(ctx) },
 		examine: s.examine,
+		published: func(ctx context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
+			return s.engine.Published(ctx, ms...)
+		},
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nftnat/nftnat/explain"
 	"github.com/nftnat/nftnat/explain/report"
+	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -113,7 +114,7 @@ func TestFindingsAreSent(t *testing.T) {
 		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("a"), dropped("b")}}, nil)
 		time.Sleep(5 * time.Minute)
 		require.Equal(t, []string{"found: this host: stopped: a", "found: this host: stopped: b"}, d.messages())
-		require.Len(t, d.now(), 2)
+		require.Len(t, d.now(t.Context()), 2)
 
 		d.finds(report.Diagnosis{}, errors.New("busy"))
 		time.Sleep(5 * time.Minute)
@@ -121,13 +122,52 @@ func TestFindingsAreSent(t *testing.T) {
 
 		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("b")}, Skipped: 1}, nil)
 		time.Sleep(5 * time.Minute)
-		require.Len(t, d.now(), 2, "a was not looked at")
+		require.Len(t, d.now(t.Context()), 2, "a was not looked at")
 
 		d.finds(report.Diagnosis{Findings: []report.Finding{dropped("b")}}, nil)
 		time.Sleep(5 * time.Minute)
 		require.Equal(t, "gone: this host: stopped: a", d.messages()[2])
 		require.Len(t, d.messages(), 3)
 	})
+}
+
+// What is wrong with mappings that are not published any more, or otherwise, is left out at once; what others name stays.
+func TestFindingsOfPublished(t *testing.T) {
+	mappings := func(texts ...string) (ms []nat.Mapping) {
+		for _, text := range texts {
+			ms = append(ms, nattest.Mapping(t, text))
+		}
+		return ms
+	}
+	about := func(thing string, ms []nat.Mapping, count int) report.Finding {
+		f := dropped(thing)
+		f.Mappings, f.Count = slices.Clone(ms), count
+		return f
+	}
+	published := mappings("80->172.30.0.2:80", "81->172.30.0.2:80", "8000-8009->172.30.0.2:8000-8009")
+	d := newFakeDoctor()
+	d.published = func(_ context.Context, ms ...nat.Mapping) ([]nat.Mapping, error) {
+		return slices.DeleteFunc(slices.Clone(ms), func(m nat.Mapping) bool { return !slices.Contains(published, m) }), nil
+	}
+	d.update(report.Diagnosis{Findings: []report.Finding{
+		about("one", published[:1], 1), about("many", published, 12), dropped("the host"),
+	}})
+	said := func() (lines []string) {
+		for _, f := range d.now(t.Context()) {
+			lines = append(lines, f.String())
+		}
+		return lines
+	}
+	const host = "this host: stopped: the host"
+	require.Equal(t, []string{"tcp 80: stopped: one", "tcp 80 (and 11 more): stopped: many", host}, said())
+	published[0] = mappings("80->172.30.0.3:80")[0]
+	require.Equal(t, []string{"tcp 81 (and 10 more): stopped: many", host}, said())
+	published = published[2:]
+	require.Equal(t, []string{"tcp 8000-8009 (and 9 more): stopped: many", host}, said())
+	published = nil
+	require.Equal(t, []string{host}, said())
+	d.published = func(context.Context, ...nat.Mapping) ([]nat.Mapping, error) { return nil, nat.ErrClosed }
+	require.Len(t, said(), 3, "it is not known")
 }
 
 // The daemon looks each minute, sooner after a change, and never takes more than 2 % of the time.

@@ -38,7 +38,7 @@ func (s *server) metricsHandler() http.Handler {
 		writeTable(&e, st)
 		writeForwarding(&e, st)
 		writeHost(&e, st)
-		s.findings.writeMetrics(&e)
+		s.findings.writeMetrics(r.Context(), &e)
 		writeProxies(&e, st)
 		s.changes.writeMetrics(&e, st.Events)
 		if s.MetricsMappings > 0 {

@@ -31,7 +31,7 @@ func everything(t *testing.T) exposition {
 	writeMappings(&e, api.MappingCounts{}, engine.Status{})
 	writeTable(&e, engine.Status{})
 	writeForwarding(&e, engine.Status{})
-	(&findings{}).writeMetrics(&e)
+	(&findings{}).writeMetrics(t.Context(), &e)
 	writeProxies(&e, engine.Status{})
 	writeConntrack(&e, engine.Status{})
 	newChangeLog(slog.New(slog.DiscardHandler)).writeMetrics(&e, engine.EventCounts{})

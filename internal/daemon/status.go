@@ -77,7 +77,7 @@ func (s *server) status(ctx context.Context) (api.Status, error) {
 		doc.MissingFeatures = append(doc.MissingFeatures, api.MissingFeature(l))
 	}
 	doc.Warnings = append(doc.Warnings, warnings(st)...)
-	for i, f := range s.findings.now() {
+	for i, f := range s.findings.now(ctx) {
 		if i == maxFindings {
 			doc.Findings = append(doc.Findings, "more: see nftnat doctor")
 			break
