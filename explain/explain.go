@@ -168,6 +168,7 @@ func (s *Snapshot) walk(ctx context.Context, found ...nat.Mapping) *walk {
 
 // explain walks the ways by which the client may ask. The verdict is that of the likeliest.
 func (x *walk) explain(q Query) *Report {
+	x.prefer(q.From)
 	r := &Report{Query: q, Mapping: x.mapping}
 	if !q.Frontend.Addr().IsValid() && x.mapping.Frontend.Addr().IsValid() && !x.mapping.Frontend.Addr().IsUnspecified() {
 		q.Frontend = netip.AddrPortFrom(x.mapping.Frontend.Addr(), q.Frontend.Port())
@@ -183,6 +184,7 @@ func (x *walk) explain(q Query) *Report {
 		if i == 0 {
 			r.Client, r.Frontend = c.addr, c.to
 			conclude(run(x.ways(c), x.wide), r)
+			r.Mapping = x.mapping
 			continue
 		}
 		o := &Report{}
@@ -214,6 +216,16 @@ func (x *walk) explain(q Query) *Report {
 	}
 	r.Unread = x.unreadNow()
 	return r
+}
+
+// prefer takes the first mapping that a client can ask, if there is one. An invalid client can ask any.
+func (x *walk) prefer(client netip.Addr) {
+	for _, m := range x.found {
+		if a := m.Frontend.Addr(); !client.IsValid() || !a.IsValid() || a.Is4() == client.Is4() {
+			x.mapping = m
+			return
+		}
+	}
 }
 
 func (x *walk) unreadNow() []string {

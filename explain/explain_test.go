@@ -14,7 +14,9 @@ import (
 
 	"github.com/nftnat/nftnat/explain/internal/eval"
 	"github.com/nftnat/nftnat/explain/internal/host"
+	"github.com/nftnat/nftnat/internal/nattest"
 	"github.com/nftnat/nftnat/internal/rules"
+	"github.com/nftnat/nftnat/nat"
 )
 
 func TestPasses(t *testing.T) {
@@ -29,6 +31,37 @@ func TestPasses(t *testing.T) {
 			require.Equal(t, Passes, r.Verdict, "%s", r.Text())
 			require.Equal(t, ByNetfilter, r.Path)
 		})
+	}
+}
+
+// Where a port is published for each family, the mapping of the client's is explained.
+func TestFamilies(t *testing.T) {
+	s := newScene(t, "0.0.0.0:8080->172.30.0.2:80")
+	s.stopped(t, "8080 from 2001:db8::2", KindClient, "2001:db8::2 is an IPv6 address")
+	four, six := s.mapping, nattest.Mapping(t, "[::]:8080->[fd30::2]:80")
+	s.others, s.rules.backend = []nat.Mapping{six}, six.Backend
+	r := s.ask(t, "8080 from 2001:db8::2")
+	require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+	require.Equal(t, six, r.Mapping)
+	s.rules.backend = four.Backend
+	for _, ask := range []string{"8080", "8080 from 192.0.2.2"} {
+		r = s.ask(t, ask)
+		require.Equal(t, Passes, r.Verdict, "%s", r.Text())
+		require.Equal(t, four, r.Mapping)
+	}
+}
+
+// Of the mappings of one port each is examined.
+func TestDoctorOfFamilies(t *testing.T) {
+	s := newScene(t, "[::]:8080->[fd30::2]:80")
+	forward := table(unix.NFPROTO_INET, "corpwall", "passing", unix.NF_INET_FORWARD, 0)
+	s.rules.stop = dropAt(forward, nil, eval.Forward, request)
+	for _, others := range [][]nat.Mapping{nil, {nattest.Mapping(t, "0.0.0.0:8080->172.30.0.2:80")}} {
+		d, err := s.explainer().Doctor(t.Context(), Examination{Mappings: slices.Values(append(others, s.mapping))})
+		require.NoError(t, err)
+		require.True(t, slices.ContainsFunc(d.Findings, func(f Finding) bool {
+			return f.Kind == KindPolicy && slices.Contains(f.Mappings, s.mapping)
+		}), "%v", d.Findings)
 	}
 }
 

@@ -421,6 +421,7 @@ type scene struct {
 	*fake
 	rules   *fakeRules
 	mapping nat.Mapping
+	others  []nat.Mapping // that a packet may go by as well
 	pid     int
 }
 
@@ -435,10 +436,17 @@ func newScene(t *testing.T, mapping string) *scene {
 }
 
 func (s *scene) Find(context.Context, nat.Proto, netip.AddrPort) ([]nat.Mapping, error) {
-	return []nat.Mapping{s.mapping}, nil
+	return append([]nat.Mapping{s.mapping}, s.others...), nil
 }
 
 func (s *scene) Near(context.Context, nat.Proto, netip.AddrPort) ([]nat.Near, error) { return nil, nil }
+
+func (s *scene) explainer() *Explainer {
+	return &Explainer{
+		options: Options{Table: "nftnat", Mappings: s, ProbeTimeout: time.Second, PID: s.pid}, end: func() error { return nil },
+		read: func(context.Context) (facts, evaluator, error) { return s.fake, s.rules, nil },
+	}
+}
 
 // ask explains: "8080 from 192.0.2.2".
 func (s *scene) ask(t *testing.T, text string) Report {
@@ -453,9 +461,7 @@ func (s *scene) ask(t *testing.T, text string) Report {
 	if from != "" {
 		q.From = netip.MustParseAddr(from)
 	}
-	e := &Explainer{options: Options{Table: "nftnat", Mappings: s, ProbeTimeout: time.Second, PID: s.pid}, end: func() error { return nil }}
-	e.read = func(context.Context) (facts, evaluator, error) { return s.fake, s.rules, nil }
-	r, err := e.Explain(t.Context(), q)
+	r, err := s.explainer().Explain(t.Context(), q)
 	if err != nil {
 		t.Fatal(err)
 	}
