@@ -129,6 +129,33 @@ func TestPurgeQuiet(t *testing.T) {
 	require.Empty(t, p.Output())
 }
 
+// A purge from another network namespace says that there is nothing, and of which one the daemon is. By the daemon's socket it
+// purges where that is, and the table that it has.
+func TestPurgeFromElsewhere(t *testing.T) {
+	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
+	other := labtest.NewNS(t, "other")
+	s := newDefaultTestbed(t, top.Host)
+	s.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	r := (&testbed{ns: other}).run(t, "purge")
+	require.Zero(t, r.Code, r.Stderr)
+	require.Regexp(t, `^nftnat: there was nothing to purge: the network namespace has no table inet nftnat, and no daemon of it answers; `+
+		`the daemon at /run/nftnat/nftnat.sock, pid \d+, has the table nftnat of network namespace \d+\n$`, r.Stderr)
+	require.Contains(t, s.succeed(t, "ls"), "8080")
+	s.succeed(t, "purge")
+
+	named := newTestbed(t, top.Host)
+	daemon := named.serve(t, "--table", "mine")
+	named.succeed(t, "add --quiet tcp 8080 172.30.0.2:80")
+	require.Contains(t, nft(t, top.Host, "list", "tables"), "mine")
+	r = (&testbed{ns: other, args: named.args}).run(t, "purge")
+	require.Zero(t, r.Code, r.Stderr)
+	require.NotContains(t, r.Stderr, "nothing")
+	require.Zero(t, daemon.Wait())
+	require.Empty(t, nft(t, top.Host, "list", "ruleset"))
+	r = named.run(t, "purge")
+	require.Equal(t, "nftnat: there was nothing to purge: the network namespace has no table inet nftnat, and no daemon of it answers\n", r.Stderr)
+}
+
 // A purge ends a daemon that was killed and is being started anew, as a service manager does: it has the table before it answers.
 func TestPurgeOfKilledDaemon(t *testing.T) {
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
