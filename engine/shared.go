@@ -217,7 +217,7 @@ func (e *core) leaveShared() {
 
 // sharedWarnings say which clients get the program that has a port.
 func (e *core) sharedWarnings() (lines []string) {
-	var remote, local int
+	var remote, local, left int
 	for p := range e.mappings.All {
 		if p.Hold != nat.HoldShared || p.NoProxy {
 			continue
@@ -225,10 +225,15 @@ func (e *core) sharedWarnings() (lines []string) {
 		if a := p.AddrPort.Addr(); !a.IsValid() || p.ProxiedOnly() && !a.IsLoopback() {
 			remote += p.Len()
 		}
-		if e.programs.Localhost == nil && !slices.ContainsFunc([]bool{true, false}, func(is4 bool) bool {
+		proxied := slices.ContainsFunc([]bool{true, false}, func(is4 bool) bool {
 			return e.holder.SharedAt(portholder.Local{Frontend: p.Frontend, Is4: is4}) != 0
-		}) {
+		})
+		switch {
+		case proxied:
+		case e.programs.Localhost == nil || p.ProxyOnly:
 			local += p.Len()
+		case p.More != 0:
+			left += p.Len()
 		}
 	}
 	const has = "come to the program that has the port"
@@ -237,6 +242,9 @@ func (e *core) sharedWarnings() (lines []string) {
 	}
 	if local != 0 {
 		lines = append(lines, fmt.Sprintf("%s (--hold shared): clients on localhost %s: to lead them past it takes a daemon, and for wide ranges eBPF", portsText(local), has))
+	}
+	if left != 0 {
+		lines = append(lines, fmt.Sprintf("%s (--hold shared): clients on localhost that eBPF leaves alone, such as sockets bound to an address and UDP to ::1 without connect(2), %s", portsText(left), has))
 	}
 	return lines
 }

@@ -116,6 +116,30 @@ func TestLongNames(t *testing.T) {
 	require.NoError(t, e.RemoveNetwork(ctx, long))
 }
 
+// The status says which clients on localhost come to the program that has a port: of ranges all, or those that eBPF leaves alone.
+func TestSharedWarnings(t *testing.T) {
+	const to = ", come to the program that has the port"
+	for way, want := range map[string][]string{
+		"none": {"101 ports (--hold shared): clients on localhost come to the program that has the port: to lead them past it takes a daemon, and for wide ranges eBPF"},
+		"bpf":  {"100 ports (--hold shared): clients on localhost that eBPF leaves alone, such as sockets bound to an address and UDP to ::1 without connect(2)" + to},
+	} {
+		t.Run(way, func(t *testing.T) {
+			b := newTestbed()
+			if way == "bpf" {
+				b.localhost = newFakeLocalhost()
+			}
+			e := b.open(t)
+			for _, text := range []string{"0.0.0.0:8080->172.30.0.2:80", "0.0.0.0:10000-10099->172.30.0.2:10000-10099", "0.0.0.0:11000-11099->172.30.0.2:11000-11099"} {
+				m := nattest.Mapping(t, text)
+				m.Hold, m.NoProxy = nat.HoldShared, m.Frontend.Port() == 11000
+				_, err := e.Publish(t.Context(), nat.PublishOptions{}, m)
+				require.NoError(t, err)
+			}
+			require.Equal(t, want, e.core.sharedWarnings())
+		})
+	}
+}
+
 // Owners that come and go at once take from each other only what they mean to, and a late removal does not take what is
 // another's by now: replayed in the order in which they happened, the changes are those that each caller was told of.
 func TestIfNameRace(t *testing.T) {

@@ -220,7 +220,7 @@ func sameExpressions(want, have []byte) bool {
 
 // nameOf is the name of an expression that rules here have.
 func nameOf(attr []byte) string {
-	for _, name := range [...]string{"meta", "cmp", "payload", "lookup", "immediate", "nat", "masq", "fib", "ct", "bitwise"} {
+	for _, name := range [...]string{"meta", "cmp", "payload", "lookup", "immediate", "nat", "masq", "redir", "fib", "ct", "bitwise"} {
 		if isString(attr, name) {
 			return name
 		}
@@ -272,6 +272,8 @@ func isDefault(expression string, a nlwire.Attrs, all []byte) bool {
 		case unix.NFTA_MASQ_REG_PROTO_MAX:
 			return bytes.Equal(a.Payload, nlwire.Find(all, unix.NFTA_MASQ_REG_PROTO_MIN))
 		}
+	case "redir":
+		return a.Type == unix.NFTA_REDIR_REG_PROTO_MAX && bytes.Equal(a.Payload, nlwire.Find(all, unix.NFTA_REDIR_REG_PROTO_MIN))
 	case "nat":
 		switch a.Type {
 		case unix.NFTA_NAT_REG_ADDR_MAX:

@@ -118,7 +118,7 @@ func (h *Holder) HoldGiven(published *portset.Set) {
 	for f, s := range h.inherited {
 		t, ok := published.Get(f)
 		_, held := h.ports[f]
-		if !ok || held || h.many.has(f) {
+		if !ok || held || h.many.has(f) || t.Hold == nat.HoldShared {
 			delete(h.inherited, f)
 			_ = s.Close() // closing a descriptor, which has no error
 			continue

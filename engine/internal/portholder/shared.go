@@ -210,13 +210,7 @@ func (s *shared) options() *proxy.Options {
 
 // makeRoom has the proxies leave the ports of a port or a range that is about to be published.
 func (s *shared) makeRoom(p portset.Port) error {
-	var found []localPort
-	for at := range s.at {
-		if at.proto == p.Proto && at.port >= p.First() && at.port <= p.Last() {
-			found = append(found, at)
-		}
-	}
-	for _, at := range found {
+	for _, at := range s.ownIn(p) {
 		l := s.at[at]
 		backend, err := netip.ParseAddrPort(s.proxies[l].BackendAddr().String())
 		if err != nil {
@@ -234,6 +228,27 @@ func (s *shared) makeRoom(p portset.Port) error {
 		}
 	}
 	return nil
+}
+
+// ownIn returns the proxies' own ports that have the numbers of a port or a range.
+func (s *shared) ownIn(p portset.Port) (found []localPort) {
+	if 2*p.Len() < len(s.at) { // else there are fewer proxies than ports that they could be at
+		for port := int(p.First()); port <= int(p.Last()); port++ {
+			for _, is4 := range [...]bool{true, false} {
+				at := localPort{p.Proto, is4, uint16(port)}
+				if _, ok := s.at[at]; ok {
+					found = append(found, at)
+				}
+			}
+		}
+		return found
+	}
+	for at := range s.at {
+		if at.proto == p.Proto && at.port >= p.First() && at.port <= p.Last() {
+			found = append(found, at)
+		}
+	}
+	return found
 }
 
 // release ends the proxies of a port or a range.

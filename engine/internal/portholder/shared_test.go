@@ -4,10 +4,12 @@
 package portholder
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/internal/nattest"
@@ -86,4 +88,47 @@ func TestLocals(t *testing.T) {
 	}
 	_, ok := localOf(socketAddr(nat.UDP, netip.AddrPortFrom(four, 4000)), f)
 	require.False(t, ok)
+}
+
+// The proxies' own ports among some ports are found, whether there are more of the one or of the other.
+func TestOwnPortsOfProxies(t *testing.T) {
+	s := newShared(nil)
+	own := func(proto nat.Proto, is4 bool, port uint16) localPort {
+		at := localPort{proto, is4, port}
+		s.at[at] = Local{}
+		return at
+	}
+	four, six, last := own(nat.TCP, true, 4000), own(nat.TCP, false, 4000), own(nat.TCP, true, 4009)
+	own(nat.UDP, true, 4000)
+	own(nat.TCP, true, 4010)
+	for range 2 {
+		require.ElementsMatch(t, []localPort{four, six}, s.ownIn(sharedPort(t, "4000->172.30.0.2:80", nat.HoldOwn)))
+		require.ElementsMatch(t, []localPort{four, six, last}, s.ownIn(sharedPort(t, "4000-4009->172.30.0.2:4000-4009", nat.HoldOwn)))
+		require.Empty(t, s.ownIn(sharedPort(t, "4001-4008->172.30.0.2:4001-4008", nat.HoldOwn)))
+		for port := range uint16(100) {
+			own(nat.TCP, true, 9000+port)
+		}
+	}
+}
+
+// A socket that is given for a shared port is not kept: it is for whoever has the port.
+func TestGivenForShared(t *testing.T) {
+	h := newTestbed(t).Holder
+	front := free(t)
+	l, err := net.Listen("tcp", front)
+	require.NoError(t, err)
+	f, err := l.(*net.TCPListener).File()
+	require.NoError(t, err)
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.SetNonblock(fd, true))
+	require.NoError(t, f.Close())
+	p, published := sharedPort(t, front+"->172.30.0.2:80", nat.HoldShared), portset.NewSet()
+	require.NoError(t, h.Give(p.Frontend, fd))
+	switched(t, h, &published, portset.Change{Added: []portset.Port{p}})
+	h.HoldGiven(&published)
+	require.NoError(t, l.Close())
+	l, err = net.Listen("tcp", front)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
 }
