@@ -5,7 +5,6 @@ package integration
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,6 +63,8 @@ exit $status
 // Those of portmap's own tests that execute a plugin pass with this one.
 func TestCNIPortmapSuite(t *testing.T) {
 	labtest.LongOnly(t, "portmap's own tests")
+	labtest.Tool(t, "go")
+	labtest.Tool(t, "iptables")
 	theirs, err := cniPrograms()
 	require.NoError(t, err)
 	top := newTopology(t, lab.Options{Parts: lab.PartBackend1})
@@ -89,6 +90,7 @@ func TestCNIPortmapSuite(t *testing.T) {
 // The page leads from portmap to nftnat-cni and back, with containers that are reached before, meanwhile and after.
 func TestCNIPage(t *testing.T) {
 	labtest.LongOnly(t, "cnitool and the plugins of others")
+	labtest.Tool(t, "go")
 	theirs, err := cniPrograms()
 	require.NoError(t, err)
 	h := newCNIHost(t)
@@ -161,17 +163,13 @@ func TestCNIPage(t *testing.T) {
 		reached := []string{"tcp 192.0.2.1:8080", "udp 192.0.2.1:8053", "tcp [2001:db8:1::1]:8080", "udp [2001:db8:1::1]:8053"}
 		for _, to := range reached {
 			network, addr, _ := strings.Cut(to, " ")
-			name, peer, err := lab.Ask(t.Context(), h.top.Client, network, addr, netip.AddrPort{})
-			require.NoError(t, err, to)
-			require.Equal(t, "p1", name)
+			peer := labtest.Reaches(t, h.top.Client, network, addr, "p1")
 			require.Contains(t, []string{"192.0.2.2", "2001:db8:1::2"}, peer.Addr().Unmap().String(), "the container sees the client")
 		}
 		if ours {
 			require.Contains(t, h.published(), "0.0.0.0:8080->10.88.0.")
 			for _, addr := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081"} {
-				name, _, err := lab.Ask(t.Context(), h.top.Host, "tcp", addr, netip.AddrPort{})
-				require.NoError(t, err, addr)
-				require.Equal(t, "p1", name)
+				labtest.Reaches(t, h.top.Host, "tcp", addr, "p1")
 			}
 			for _, verb := range []string{"check", "status"} {
 				r = tool(verb, "p1", ports)

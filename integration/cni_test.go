@@ -4,15 +4,12 @@
 package integration
 
 import (
-	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -29,17 +26,8 @@ func TestCNIPod(t *testing.T) {
 	h.pod("c1")
 	h.serve(t)
 	for _, addr := range []string{":80", ":81"} {
-		tcp, err := lab.EchoTCP(h.top.Backend1, "pod", addr)
-		require.NoError(t, err)
-		udp, err := lab.EchoUDP(h.top.Backend1, "pod", addr)
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, tcp.Close()); require.NoError(t, udp.Close()) })
-	}
-	reaches := func(from *lab.NS, network, to string) bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		name, _, err := lab.Ask(ctx, from, network, to, netip.AddrPort{})
-		return err == nil && name == "pod"
+		labtest.EchoTCP(t, h.top.Backend1, "pod", addr)
+		labtest.EchoUDP(t, h.top.Backend1, "pod", addr)
 	}
 	ports := `[{"HostPort":8080,"ContainerPort":80,"Protocol":"TCP"},{"hostPort":8080,"containerPort":80,"protocol":"udp"},` +
 		`{"hostPort":8081,"containerPort":81,"protocol":"tcp","hostIP":"127.0.0.1"},{"hostPort":8082,"containerPort":81,"protocol":"tcp","hostIP":"192.0.2.1"},` +
@@ -55,17 +43,16 @@ func TestCNIPod(t *testing.T) {
 	for _, test := range []struct {
 		from        *lab.NS
 		network, to string
-		want        bool
 	}{
-		{h.top.Client, "tcp", "192.0.2.1:8080", true}, {h.top.Client, "udp", "192.0.2.1:8080", true},
-		{h.top.Client, "tcp", "[2001:db8:1::1]:8080", true}, {h.top.Client, "udp", "[2001:db8:1::1]:8080", true},
-		{h.top.Host, "tcp", "127.0.0.1:8080", true}, {h.top.Host, "tcp", "[::1]:8080", true}, {h.top.Host, "udp", "127.0.0.1:8080", true},
-		{h.top.Host, "tcp", "127.0.0.1:8081", true}, {h.top.Client, "tcp", "192.0.2.1:8081", false},
-		{h.top.Client, "tcp", "192.0.2.1:8082", true}, {h.top.Client, "tcp", "[2001:db8:1::1]:8084", true},
-		{h.top.Backend1, "tcp", "192.0.2.1:8080", true}, {h.top.Backend2, "tcp", "192.0.2.1:8080", true},
+		{h.top.Client, "tcp", "192.0.2.1:8080"}, {h.top.Client, "udp", "192.0.2.1:8080"},
+		{h.top.Client, "tcp", "[2001:db8:1::1]:8080"}, {h.top.Client, "udp", "[2001:db8:1::1]:8080"},
+		{h.top.Host, "tcp", "127.0.0.1:8080"}, {h.top.Host, "tcp", "[::1]:8080"}, {h.top.Host, "udp", "127.0.0.1:8080"},
+		{h.top.Host, "tcp", "127.0.0.1:8081"}, {h.top.Client, "tcp", "192.0.2.1:8082"}, {h.top.Client, "tcp", "[2001:db8:1::1]:8084"},
+		{h.top.Backend1, "tcp", "192.0.2.1:8080"}, {h.top.Backend2, "tcp", "192.0.2.1:8080"},
 	} {
-		require.Equal(t, test.want, reaches(test.from, test.network, test.to), "%s %s from %s", test.network, test.to, test.from)
+		labtest.Reaches(t, test.from, test.network, test.to, "pod")
 	}
+	require.Error(t, labtest.NoAnswer(t, h.top.Client, "tcp", "192.0.2.1:8081"))
 	// CHECK finds what is missing, and what leads elsewhere.
 	require.Equal(t, cniError{999, "tcp 0.0.0.0:9999 is not published", ""},
 		h.fails(cniCall{command: "CHECK", ports: `[{"hostPort":9999,"containerPort":80,"protocol":"tcp"}]`}))
@@ -77,7 +64,7 @@ func TestCNIPod(t *testing.T) {
 		require.Empty(t, h.succeeds(cniCall{command: "DEL", netNS: noVariable, prevResult: noVariable}))
 		h.requireNothing()
 	}
-	require.False(t, reaches(h.top.Client, "tcp", "192.0.2.1:8080"))
+	require.Error(t, labtest.NoAnswer(t, h.top.Client, "tcp", "192.0.2.1:8080"))
 }
 
 // A container with one family is reached by clients of both. All ports are published or none.
@@ -85,15 +72,11 @@ func TestCNIOneFamily(t *testing.T) {
 	h := newCNIHost(t)
 	h.pod("c1")
 	h.serve(t)
-	tcp, err := lab.EchoTCP(h.top.Backend1, "pod", ":80")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, tcp.Close()) })
+	labtest.EchoTCP(t, h.top.Backend1, "pod", ":80")
 	h.succeeds(cniCall{command: "ADD", ports: goCNIPort, prevResult: `{"cniVersion":"1.1.0","ips":[{"address":"172.30.0.2/24"}]}`})
 	require.Equal(t, "8080->172.30.0.2:80 c1/net", h.published())
 	for _, to := range []string{"192.0.2.1:8080", "[2001:db8:1::1]:8080"} {
-		name, _, err := lab.Ask(t.Context(), h.top.Client, "tcp", to, netip.AddrPort{})
-		require.NoError(t, err, to)
-		require.Equal(t, "pod", name)
+		labtest.Reaches(t, h.top.Client, "tcp", to, "pod")
 	}
 	h.succeeds(cniCall{command: "DEL"})
 	h.requireNothing()
@@ -167,9 +150,7 @@ func TestCNIHeld(t *testing.T) {
 	h := newCNIHost(t)
 	h.serve(t)
 	h.pod("c1")
-	tcp, err := lab.EchoTCP(h.top.Backend1, "pod", ":80")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, tcp.Close()) })
+	labtest.EchoTCP(t, h.top.Backend1, "pod", ":80")
 	// As nerdctl does: a listening socket, given to a process that does nothing with it.
 	reserve := func(program string, args ...string) *labtest.Process {
 		l, err := h.ns.Listen("tcp4", "0.0.0.0:8080")
@@ -190,9 +171,7 @@ func TestCNIHeld(t *testing.T) {
 		from *lab.NS
 		to   string
 	}{{h.top.Client, "192.0.2.1:8080"}, {h.top.Client, "[2001:db8:1::1]:8080"}, {h.top.Host, "127.0.0.1:8080"}, {h.top.Host, "[::1]:8080"}, {h.top.Host, "192.0.2.1:8080"}} {
-		name, _, err := lab.Ask(t.Context(), test.from, "tcp", test.to, netip.AddrPort{})
-		require.NoError(t, err, test.to)
-		require.Equal(t, "pod", name, test.to)
+		labtest.Reaches(t, test.from, "tcp", test.to, "pod")
 	}
 	h.succeeds(cniCall{command: "DEL"})
 	h.requireNothing()

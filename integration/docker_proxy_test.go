@@ -4,15 +4,12 @@
 package integration
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -71,21 +68,12 @@ func (p dockerProxy) stop(t *testing.T) {
 	require.Zero(t, p.Wait(), p.Output())
 }
 
-// memory is what a process takes, in KiB.
-func memory(t *testing.T, pid int) (kib int) {
+// memory is what a process takes, in KiB, what it shares counted in part.
+func memory(t *testing.T, pid int) int {
 	t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	require.NoError(t, err)
-	defer func() { require.NoError(t, f.Close()) }()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if strings.HasPrefix(s.Text(), "Pss:") {
-			_, err := fmt.Sscanf(s.Text(), "Pss: %d kB", &kib)
-			require.NoError(t, err)
-			return kib
-		}
-	}
-	t.Fatal("no Pss")
-	return 0
+	return number(t, string(text), "Pss:")
 }
 
 // waits returns when the process has become the small program.
@@ -281,12 +269,13 @@ func TestDockerProxyWithoutDaemon(t *testing.T) {
 	labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 	labtest.Reaches(t, top.Client, "udp", "192.0.2.1:53", "dns")
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
-	load := startLoad(top.Client, "192.0.2.1:8080")
+	load := startCallers(t, top.Client, "tcp", "192.0.2.1:8080")
 	s.serve(t)
 	await(t, "the ports to be published", func() bool { return len(s.ports(t)) == 2 })
 	web.waits(t)
 	dns.waits(t)
-	load.end(t)
+	load.goOn(t)
+	require.NoError(t, load.end(t))
 	peer := labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 	require.Equal(t, "192.0.2.2", peer.Addr().String())
 	labtest.Reaches(t, top.Client, "udp", "192.0.2.1:53", "dns")
@@ -314,13 +303,14 @@ func TestDockerProxyThousand(t *testing.T) {
 	}
 	t.Logf("%d processes take %d KiB; the daemon takes %d KiB, and took %d", count, total(), memory(t, daemon.Pid), idle)
 	require.LessOrEqual(t, total(), 15<<10)
-	load := startLoad(top.Client, "192.0.2.1:20500")
+	load := startCallers(t, top.Client, "tcp", "192.0.2.1:20500")
 	daemon.Kill()
 	s.serve(t)
 	for _, p := range started {
 		p.waits(t)
 	}
-	load.end(t)
+	load.goOn(t)
+	require.NoError(t, load.end(t))
 	require.Len(t, s.ports(t), count)
 	require.LessOrEqual(t, total(), 15<<10)
 	for i := range 10 {
@@ -330,36 +320,4 @@ func TestDockerProxyThousand(t *testing.T) {
 		p.stop(t)
 	}
 	require.Empty(t, s.ports(t))
-}
-
-// connecting is one connection after another, each of which must be answered.
-type connecting struct {
-	stop    chan struct{}
-	running sync.WaitGroup
-	asked   int
-	err     error
-}
-
-func startLoad(ns *lab.NS, address string) *connecting {
-	l := &connecting{stop: make(chan struct{})}
-	l.running.Go(func() {
-		for l.err == nil {
-			select {
-			case <-l.stop:
-				return
-			default:
-			}
-			_, _, l.err = lab.Ask(context.Background(), ns, "tcp", address, netip.AddrPort{})
-			l.asked++
-		}
-	})
-	return l
-}
-
-func (l *connecting) end(t *testing.T) {
-	t.Helper()
-	close(l.stop)
-	l.running.Wait()
-	require.NoError(t, l.err, "after %d connections", l.asked)
-	require.Positive(t, l.asked)
 }

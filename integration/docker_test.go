@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -119,19 +118,15 @@ func (h *dockerHost) reached() {
 	require.Equal(h, "hello\n", r.Stdout, r.Stderr)
 }
 
-// waiting are the processes that wait for dockerd, and what they take.
-func (h *dockerHost) waiting() (pids []int, kib int) {
+// waiting is how many processes wait for dockerd, and what they take.
+func (h *dockerHost) waiting() (count, kib int) {
 	h.Helper()
-	for field := range strings.FieldsSeq(h.machine.Run("pgrep", "--exact", "docker-proxy").Stdout) {
-		pid, err := strconv.Atoi(field)
-		require.NoError(h, err)
-		pids = append(pids, pid)
-		line := h.shell(fmt.Sprintf("grep ^Pss: /proc/%d/smaps_rollup", pid))
-		n, err := strconv.Atoi(strings.Fields(line)[1])
-		require.NoError(h, err)
-		kib += n
+	lines := h.shell("for pid in $(pgrep --exact docker-proxy); do grep ^Pss: /proc/$pid/smaps_rollup || true; done")
+	for line := range strings.Lines(lines) {
+		count++
+		kib += number(h.T, line, "Pss:")
 	}
-	return pids, kib
+	return count, kib
 }
 
 // Beside the rules of dockerd, nftnat has the work of docker-proxy, and no more.
@@ -152,8 +147,8 @@ func TestDockerBesideRules(t *testing.T) {
 	require.NotContains(t, h.shell("nftnat status"), "warning")
 	require.Contains(t, h.shell("nftnat explain tcp 8080 --from 192.0.2.2"), "passes by netfilter to 172.17.0.2:80")
 	require.NotContains(t, h.shell("nftnat doctor || true"), "DOCKER")
-	pids, kib := h.waiting()
-	require.Len(t, pids, 2, "one for each family")
+	count, kib := h.waiting()
+	require.Equal(t, 2, count, "one for each family")
 	require.LessOrEqual(t, kib, 2*64)
 	h.shell("docker restart web")
 	h.reached()
@@ -187,12 +182,11 @@ func TestDockerFull(t *testing.T) {
 	h.shell("docker run --detach --name sibling web")
 	await(t, "the networks to be declared", func() bool { return strings.Contains(h.shell("nftnat network ls"), "172.17.0.0/16") })
 	h.reached()
-	pids, kib := h.waiting()
-	require.Len(t, pids, 2)
+	count, kib := h.waiting()
+	require.Equal(t, 2, count)
 	require.LessOrEqual(t, kib, 2*64)
 
-	// The way out, the guard, and isolation.
-	// A machine of the LAN knows no way to containers.
+	// The way out, for which a machine of the LAN need not know the way to containers, the guard, and isolation.
 	labtest.Exec(t, h.top.Client, "ip", "route", "add", "unreachable", "172.17.0.0/16")
 	out := h.inside("sibling", "echo | nc -w 5 192.0.2.2 80")
 	require.Contains(t, out.Stdout, "outside", out.Stderr)
@@ -222,8 +216,8 @@ func TestDockerFull(t *testing.T) {
 	})
 	h.reached()
 	await(t, "processes that wait again", func() bool {
-		pids, kib := h.waiting()
-		return len(pids) == 2 && kib <= 2*64
+		count, kib := h.waiting()
+		return count == 2 && kib <= 2*64
 	})
 	h.shell("docker restart web")
 	h.reached()
@@ -258,21 +252,21 @@ func TestDockerThousand(t *testing.T) {
 	h.shell(fmt.Sprintf("docker run --detach --name web --publish 20000-%d:20000-%d --publish 8080:80 web", 20000+ports-1, 20000+ports-1))
 	h.shell("docker run --detach --name sibling web")
 	h.reached()
-	pids, kib := h.waiting()
-	t.Logf("%d processes take %d KiB", len(pids), kib)
-	require.Len(t, pids, 2*(ports+1))
-	require.LessOrEqual(t, kib, 15*len(pids))
+	count, kib := h.waiting()
+	t.Logf("%d processes take %d KiB", count, kib)
+	require.Equal(t, 2*(ports+1), count)
+	require.LessOrEqual(t, kib, 15*count)
 	h.shell("systemctl kill --kill-whom=main --signal=KILL nftnat.service")
 	await(t, "the next daemon to serve localhost", func() bool {
 		return labtest.Run(t, h.top.Host, command(t, "curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:8080/")).Code == 0
 	})
 	await(t, "processes that wait again", func() bool {
-		pids, kib := h.waiting()
-		return len(pids) == 2*(ports+1) && kib <= 15*len(pids)
+		count, kib := h.waiting()
+		return count == 2*(ports+1) && kib <= 15*count
 	})
 	h.reached()
 	h.shell("docker rm --force web")
 	require.NotContains(t, h.shell("nftnat ls"), ":20000")
-	pids, _ = h.waiting()
-	require.Empty(t, pids)
+	count, _ = h.waiting()
+	require.Zero(t, count)
 }

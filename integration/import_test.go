@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,44 +23,43 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// asking is new connections without a pause to a port.
+// asking is new connections without a pause to a port, until one fails.
 type asking struct {
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	asked  int
-	failed []error
+	end   atomic.Int64 // after how many; zero: it is not known yet
+	done  sync.WaitGroup
+	asked atomic.Int64
+	err   error
 }
 
 // synTimeout is when a client sends a SYN again (tcp(7)): a connection that takes longer has lost one.
 const synTimeout = 900 * time.Millisecond
 
-func startAsking(ns *lab.NS, network, addr string) *asking {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &asking{cancel: cancel}
+func startAsking(ctx context.Context, ns *lab.NS, network, addr string) *asking {
+	s := &asking{}
 	s.done.Go(func() {
-		for ctx.Err() == nil {
-			began := time.Now()
-			ask, stop := context.WithTimeout(context.Background(), 5*time.Second)
-			_, _, err := lab.Ask(ask, ns, network, addr, netip.AddrPort{})
-			stop()
-			if s.asked++; err == nil && time.Since(began) > labtest.Stretch(synTimeout) {
-				err = fmt.Errorf("it took %v", time.Since(began))
+		for ctx.Err() == nil && s.err == nil {
+			if end := s.end.Load(); end != 0 && s.asked.Load() >= end {
+				return
 			}
-			if err != nil {
-				s.failed = append(s.failed, fmt.Errorf("%s %s, connection %d: %w", network, addr, s.asked, err))
+			began := time.Now()
+			_, _, err := askWithin(ns, network, addr, netip.AddrPort{}, 5*time.Second)
+			if took := time.Since(began); err == nil && took > labtest.Stretch(synTimeout) {
+				err = fmt.Errorf("it took %v", took)
+			}
+			if n := s.asked.Add(1); err != nil {
+				s.err = fmt.Errorf("%s %s, connection %d: %w", network, addr, n, err)
 			}
 		}
 	})
 	return s
 }
 
+// stop ends it after some connections more, which begin after the change.
 func (s *asking) stop(t *testing.T) {
 	t.Helper()
-	time.Sleep(100 * time.Millisecond) // connections that come after the change
-	s.cancel()
+	s.end.Store(s.asked.Load() + 20)
 	s.done.Wait()
-	require.Empty(t, s.failed, "of %d connections", s.asked)
-	require.Positive(t, s.asked)
+	require.NoError(t, s.err)
 }
 
 // reached is what a client asks, and who answers.
@@ -74,7 +74,7 @@ func movesTo(t *testing.T, s *testbed, client *lab.NS, command string, same []re
 	}
 	streams := make([]*asking, len(same))
 	for i, r := range same {
-		streams[i] = startAsking(client, r.network, r.addr)
+		streams[i] = startAsking(t.Context(), client, r.network, r.addr)
 	}
 	result := s.run(t, command)
 	for _, st := range streams {
@@ -102,6 +102,7 @@ func importHost(t *testing.T) (*lab.Topology, *testbed) {
 
 // What iptables has in the kernel is imported over netlink, and its rules are deleted when nftnat has the ports.
 func TestImportIPTables(t *testing.T) {
+	labtest.Tool(t, "iptables")
 	top, s := importHost(t)
 	shell(t, top.Host, `
 		iptables -t nat -N WEB
@@ -177,6 +178,7 @@ func shell(t *testing.T, ns *lab.NS, script string) {
 
 // Tables of iptables-legacy are no part of nf_tables: they are imported from their text, and not removed.
 func TestImportLegacy(t *testing.T) {
+	labtest.Tool(t, "iptables-legacy")
 	top, s := importHost(t)
 	shell(t, top.Host, `iptables-legacy -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 172.30.0.2:80`)
 	save := filepath.Join(t.TempDir(), "save")
@@ -365,6 +367,7 @@ func natpmp(t *testing.T, ns *lab.NS, gateway netip.AddrPort, private, public ui
 
 // A port that a process of theirs holds is published beside it.
 func TestImportHeld(t *testing.T) {
+	labtest.Tool(t, "iptables")
 	top, s := importHost(t)
 	holder, err := top.Host.Listen("tcp", "0.0.0.0:8080")
 	require.NoError(t, err)

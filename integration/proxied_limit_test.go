@@ -40,7 +40,7 @@ func TestProxiedBigRange(t *testing.T) {
 	// The loops, at most one for each processor, start with the first ports and stay.
 	s.succeed(t, fmt.Sprintf("add --quiet tcp 30000-%d 172.30.0.2", 30000+runtime.NumCPU()))
 	s.succeed(t, fmt.Sprintf("rm --quiet tcp 30000-%d", 30000+runtime.NumCPU()))
-	before := openFiles(t, p.Pid)
+	before := openBy(t, p.Pid)
 	listening := sockets(t, top.Host)
 	require.Equal(t, "20000-29999->172.30.0.2:20001-30000\n", s.succeed(t, "add --quiet tcp 20000-29999 172.30.0.2:20001-30000"))
 	require.Equal(t, ports+1, s.status(t).Proxies)
@@ -63,7 +63,7 @@ func TestProxiedBigRange(t *testing.T) {
 	s.succeed(t, "rm --quiet tcp 20000-29999")
 	require.Equal(t, 1, s.status(t).Proxies)
 	require.Equal(t, listening, sockets(t, top.Host))
-	await(t, "the files to be closed", func() bool { return openFiles(t, p.Pid) <= before })
+	await(t, "the files to be closed", func() bool { return openBy(t, p.Pid) <= before })
 }
 
 // If the limit of open files is too low for a range, nothing is published. The error says
@@ -90,7 +90,7 @@ func TestProxiedFileLimit(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		s.succeed(t, "add --quiet "+network+" 8080-8089 172.30.0.2:80-89")
 	}
-	before, files := takeSnapshot(t, top.Host), openFiles(t, p.Pid)
+	before, files := takeSnapshot(t, top.Host), openBy(t, p.Pid)
 	for range 3 {
 		for _, network := range []string{"tcp", "udp"} {
 			r := s.run(t, "add "+network+" 20000-29999 172.30.0.2:20001-30000")
@@ -101,7 +101,7 @@ func TestProxiedFileLimit(t *testing.T) {
 			require.Empty(t, r.Stdout)
 			before.unchanged(t, top.Host)
 			require.Equal(t, 20, s.status(t).Proxies)
-			require.LessOrEqual(t, openFiles(t, p.Pid), files+8)
+			require.LessOrEqual(t, openBy(t, p.Pid), files+8)
 		}
 	}
 	for _, network := range []string{"tcp", "udp"} {
@@ -167,12 +167,4 @@ func number(t *testing.T, text, name string) int {
 	n, err := strconv.Atoi(strings.Fields(rest)[0])
 	require.NoError(t, err)
 	return n
-}
-
-// openFiles returns the number of open files of a process.
-func openFiles(t *testing.T, pid int) int {
-	t.Helper()
-	fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "fd"))
-	require.NoError(t, err)
-	return len(fds)
 }

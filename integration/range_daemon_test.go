@@ -85,7 +85,7 @@ func (r *rangeDaemon) check(t *testing.T) {
 // little later.
 func (r *rangeDaemon) fewFiles(t *testing.T, most int) {
 	t.Helper()
-	await(t, "the files to be closed", func() bool { return openFiles(t, r.daemon.Pid) <= most })
+	await(t, "the files to be closed", func() bool { return openBy(t, r.daemon.Pid) <= most })
 }
 
 // memory returns what the daemon has in memory that is of no file, in bytes.
@@ -114,11 +114,11 @@ func TestRangesOfDaemon(t *testing.T) {
 				r.succeed(t, "rm --quiet udp 61000-62999")
 				r.succeed(t, "rm --quiet tcp 61000-62999")
 			}
-			descriptors, memory := openFiles(t, r.daemon.Pid), r.memory(t)
+			descriptors, memory := openBy(t, r.daemon.Pid), r.memory(t)
 			r.succeed(t, "add --quiet udp 10000-29000 172.30.0.2 --name rtp")
 			r.succeed(t, "add --quiet tcp 10000-60000 172.30.0.2")
 			grown := r.memory(t) - memory
-			t.Logf("%d KiB more, of %d; %d descriptors, of %d before", grown>>10, memory>>10, openFiles(t, r.daemon.Pid), descriptors)
+			t.Logf("%d KiB more, of %d; %d descriptors, of %d before", grown>>10, memory>>10, openBy(t, r.daemon.Pid), descriptors)
 			require.LessOrEqual(t, grown, mostMemory)
 			r.leads(t, "udp", "one", 10000, 20000, 29000)
 			r.leads(t, "tcp", "one", 10000, 20000, 60000)
@@ -236,7 +236,7 @@ func TestPortReturnsToRange(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		r.succeed(t, "add --quiet "+network+" 10000-29000 172.30.0.2")
 	}
-	before := openFiles(t, r.daemon.Pid)
+	before := openBy(t, r.daemon.Pid)
 	taker := startTask(t, func(i int64) error {
 		network, options := []string{"tcp", "udp"}[i%2], []int{unix.SO_REUSEADDR}
 		address := []string{"0.0.0.0:20000", "[::]:20000", "127.0.0.1:20000"}[i%3]
