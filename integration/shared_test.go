@@ -99,9 +99,9 @@ func TestShared(t *testing.T) {
 			require.Contains(t, s.succeed(t, "ls --json"), `"hold":"shared"`)
 			require.Contains(t, s.succeed(t, "export"), `{mapping: "8080->172.30.0.2:80", name: web, hold: shared}`)
 			all(8080, "one")
-			for _, line := range s.status(t).Warnings {
-				require.Contains(t, line, "2 ports (--hold shared): clients from elsewhere, of another family than the backend, come to the program that has the port")
-			}
+			warnings := s.status(t).Warnings
+			require.Len(t, warnings, 1)
+			require.Contains(t, warnings[0], "2 ports (--hold shared): clients from elsewhere, of another family than the backend, come to the program that has the port")
 			r := s.run(t, "add tcp 8080 172.30.0.3:80")
 			require.Equal(t, 3, r.Code, "it is reserved as others: %s", r.Stderr)
 
