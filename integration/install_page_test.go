@@ -74,19 +74,25 @@ func runPackagePage(t *testing.T, file func(release) string) {
 	m, shell := bootInstaller(t, packageDir)
 	before := namesakes(m)
 	download(m, first, file(first))
+	const docker = "nftnat-docker.service" // which administrators enable
 	install := blocks[0].commands()[1].line
 	for i, b := range blocks {
 		if i > 0 && b.commands()[0].line == install {
 			require.Equal(t, thisVersion, daemonVersion(t, m))
+			m.Exec("systemctl", "enable", "--now", docker)
+			watching := m.MainPid(docker)
+			require.NotZero(t, watching)
 			download(m, next, file(next))
 			shell.run(t, b)
 			require.Equal(t, nextVersion, daemonVersion(t, m))
 			require.Contains(t, m.Exec("nftnat", "ls"), "web")
+			require.NotContains(t, []int{0, watching}, m.MainPid(docker))
 			continue
 		}
 		shell.run(t, b)
 	}
 	require.Equal(t, before, namesakes(m))
+	require.Empty(t, m.Run("pgrep", "--exact", "nftnat").Stdout)
 	require.NotContains(t, nft(t, m.NS, "list", "tables"), "nftnat")
 	require.NotZero(t, m.Run("getent", "passwd", "nftnat").Code)
 }
