@@ -20,7 +20,7 @@ const module = "github.com/nftnat/nftnat/"
 // stripped are the arguments for a program without symbols.
 var stripped = []string{"-ldflags", "-s -w", "-tags", "nethttpomithttp2,purego"}
 
-// goBuild builds a static program, as the Makefile does; arguments are for go build.
+// goBuild builds a static program; arguments are for go build.
 func goBuild(program, source string, args ...string) error {
 	args = slices.Concat([]string{"build", "-trimpath", "-o", program}, args, []string{source})
 	cmd := exec.Command("go", args...)

@@ -91,7 +91,9 @@ func (f *footprint) size(rep *report) error {
 	if err := goBuild(program, module+"cmd/nftnat"); err != nil {
 		return err
 	}
-	return contents(rep.table("What is in it: code and data by package", "bytes"), program)
+	inside := rep.table("What is in it: code and data by package", "bytes")
+	inside.note("with symbols, and all functions inlined")
+	return contents(inside, program)
 }
 
 // version times a command that does nothing beside programs that do nothing.
