@@ -279,8 +279,14 @@ func TestDockerProxyWithoutDaemon(t *testing.T) {
 	peer := labtest.Reaches(t, top.Client, "tcp", "192.0.2.1:8080", "web")
 	require.Equal(t, "192.0.2.2", peer.Addr().String())
 	labtest.Reaches(t, top.Client, "udp", "192.0.2.1:53", "dns")
-	web.stop(t)
-	dns.stop(t)
+	for _, p := range []dockerProxy{web, dns} {
+		await(t, "a session in the place of that of the process that carried the port", func() bool {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", p.Pid))
+			require.NoError(t, err)
+			return len(children) == 0
+		})
+		p.stop(t)
+	}
 	require.Empty(t, s.ports(t))
 }
 
