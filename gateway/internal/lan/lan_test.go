@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -297,12 +298,12 @@ func TestTCP(t *testing.T) {
 	}()
 	dial := func(ns *lab.NS, to string) (net.Conn, string) {
 		limit := 300 * time.Millisecond
-		if ns == b.client && to == "192.168.77.1:5000" {
+		if ns == b.client && !strings.HasPrefix(to, "198.") {
 			limit = 10 * time.Second
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		c, err := ns.Dial(ctx, "tcp4", to)
+		c, err := ns.Dial(ctx, "tcp", to)
 		if err != nil {
 			return nil, ""
 		}
@@ -335,6 +336,10 @@ func TestTCP(t *testing.T) {
 		}
 		return text == "lan0"
 	}, 10*time.Second, 10*time.Millisecond)
+	d, _ := b.Device("lan0")
+	c, text := dial(b.client, netip.AddrPortFrom(d.Link6().WithZone(lab.MachineLink), 5000).String())
+	require.Equal(t, "lan0", text)
+	require.NoError(t, c.Close())
 	b.dropped(t, "other destination", func() {
 		c, _ := dial(b.client, "198.51.100.1:5000")
 		require.Nil(t, c)

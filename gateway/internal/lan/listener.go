@@ -23,7 +23,7 @@ const (
 	maxConnsOfASource = 8
 )
 
-// Listener accepts connections over TCP from all devices of a LAN, of IPv4 addresses.
+// Listener accepts connections over TCP from all devices of a LAN, of both families.
 type Listener struct {
 	lan      *LAN
 	accepted chan *Conn
@@ -32,7 +32,7 @@ type Listener struct {
 
 	mu        sync.Mutex
 	port      uint16
-	listeners map[string]*listener
+	listeners map[socketKey]*listener
 	conns     map[netip.Addr]int // by their sources
 	open      int
 	closed    bool
@@ -58,7 +58,7 @@ type Conn struct {
 func (l *LAN) ListenTCP(port uint16) (*Listener, error) {
 	t := &Listener{
 		lan: l, port: port, accepted: make(chan *Conn), done: make(chan struct{}),
-		listeners: map[string]*listener{}, conns: map[netip.Addr]int{},
+		listeners: map[socketKey]*listener{}, conns: map[netip.Addr]int{},
 	}
 	if err := l.add(t); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), t.Close())
@@ -72,34 +72,44 @@ func (t *Listener) adjust(devices map[string]*Device) error {
 	if t.closed {
 		return nil
 	}
-	for name, l := range t.listeners {
-		if d := devices[name]; d == nil || d.Index != l.index {
+	for key, l := range t.listeners {
+		if d := devices[key.device]; d == nil || d.Index != l.index {
 			_ = l.Close() // its device is gone
-			delete(t.listeners, name)
+			delete(t.listeners, key)
 		}
 	}
 	var errs []error
 	for name, d := range devices {
-		if t.listeners[name] != nil {
-			continue
+		for _, v6 := range []bool{false, true} {
+			key := socketKey{name, v6}
+			if t.listeners[key] != nil {
+				continue
+			}
+			l, err := t.listen(d, v6)
+			if v6 && err != nil && !errors.Is(err, syscall.EADDRINUSE) { // the host has no IPv6
+				continue
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("tcp port %d on %s: %w", t.port, name, err))
+				continue
+			}
+			t.listeners[key] = l
+			t.running.Go(func() { t.accept(l) })
 		}
-		l, err := t.listen(d)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("tcp port %d on %s: %w", t.port, name, err))
-			continue
-		}
-		t.listeners[name] = l
-		t.running.Go(func() { t.accept(l) })
 	}
 	return errors.Join(errs...)
 }
 
-func (t *Listener) listen(d *Device) (*listener, error) {
+func (t *Listener) listen(d *Device, v6 bool) (*listener, error) {
+	network, host := "tcp4", "0.0.0.0"
+	if v6 {
+		network, host = "tcp6", "::"
+	}
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return unix.BindToDevice(fd, d.Name) })
 	}}
 	lc.SetMultipathTCP(false)
-	nl, err := lc.Listen(context.Background(), "tcp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(t.port))))
+	nl, err := lc.Listen(context.Background(), network, net.JoinHostPort(host, strconv.Itoa(int(t.port))))
 	if err != nil {
 		return nil, cause(err)
 	}

@@ -310,7 +310,8 @@ func (s *Socket) Reply(p Packet, data []byte) error {
 	return s.write(p.Device, p.Local, p.From, data)
 }
 
-// Send sends a datagram by a device, from its own address of the family, which for a link-local group is the link-local one.
+// Send sends a datagram by a device, from its own address of the family: of IPv6 the link-local one, or for a group that is
+// wider than the link one that is too, if there is any.
 func (s *Socket) Send(device string, to netip.AddrPort, data []byte) error {
 	d, ok := s.lan.Device(device)
 	if !ok {
@@ -319,12 +320,17 @@ func (s *Socket) Send(device string, to netip.AddrPort, data []byte) error {
 	from := d.Addr4()
 	if to.Addr().Is6() {
 		from = d.Link6()
+		if wide := d.first(isWide); wide.IsValid() && !to.Addr().IsLinkLocalMulticast() {
+			from = wide
+		}
 	}
 	if !from.IsValid() {
 		return fmt.Errorf("send to %s: %s has no address", to, device)
 	}
 	return s.write(device, from, to, data)
 }
+
+func isWide(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
 
 func (s *Socket) write(device string, from netip.Addr, to netip.AddrPort, data []byte) error {
 	s.mu.Lock()
