@@ -451,3 +451,27 @@ func TestImportDocker(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(answer))
 }
+
+// Marks are set by rules that ports which are published do not meet: what is told apart by them stays theirs.
+func TestImportMarks(t *testing.T) {
+	top, s := importHost(t)
+	shell(t, top.Host, `
+		iptables -t nat -A PREROUTING -p tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000
+		iptables -t nat -A PREROUTING -s 192.0.2.0/24 -p udp --dport 8080 -j CONNMARK --set-xmark 1
+		iptables -t nat -A PREROUTING -p tcp --dport 8080:8081 -j DNAT --to-destination 172.30.0.2:80-81/8080
+		iptables -t nat -A PREROUTING -p udp --dport 8080 -j DNAT --to-destination 172.30.0.2:80
+		iptables -t nat -A POSTROUTING -m mark --mark 0x2000/0x2000 -j MASQUERADE
+		iptables -t nat -A POSTROUTING -m connmark --mark 1 -j MASQUERADE`)
+	load(t, top.Host, `table ip old { chain pre { type nat hook prerouting priority dstnat + 1; tcp dport 8082 meta mark set 0x2000 dnat to 172.30.0.2:82; }; }`)
+	marked := []reached{{"tcp", at(top.Host.V4, 8080), "one80"}, {"udp", at(top.Host.V4, 8080), "one80"}, {"tcp", at(top.Host.V4, 8082), "one82"}}
+	for source, published := range map[string]string{"iptables": "0.0.0.0:8081->172.30.0.2:81\n", "nftables": ""} {
+		r := s.run(t, "import "+source+" --apply --remove-theirs")
+		require.Contains(t, r.Stderr, ": its packets are marked, which nftnat does not do, by ")
+		require.Equal(t, published, r.Stdout)
+	}
+	for _, m := range marked {
+		peer := labtest.Reaches(t, top.Client, m.network, m.addr, m.name)
+		require.Equal(t, top.Gateway4, peer.Addr(), "%v is masqueraded", m)
+	}
+	require.NotEqual(t, top.Gateway4, labtest.Reaches(t, top.Client, "tcp", at(top.Host.V4, 8081), "one81").Addr())
+}

@@ -99,6 +99,12 @@ func (im *Import) finish(h *host) {
 			im.leaveOut(e.Origins[0], reason)
 			continue
 		}
+		if e.base == nil { // it is no rule, of which claim has looked
+			if rule := h.marks(e.Mapping); rule != "" {
+				im.leaveOut(e.Origins[0], markedBy+rule)
+				continue
+			}
+		}
 		if _, ours := h.publishedIn(e.Mapping); !ours && h.live && e.Mapping.From != (nat.Sources{}) {
 			if text := h.holder(e.Mapping); text != "" {
 				im.leaveOut(e.Origins[0], "it is for some clients only, and others are served by what has the port: "+text)

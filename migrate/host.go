@@ -31,6 +31,7 @@ type host struct {
 	live      bool
 	path      string
 	addrs     []netip.Addr
+	networks  []netip.Prefix // of addrs
 	sockets   map[portKey][]socket
 	published []nat.Mapping
 	// prerouting and postrouting are what rules do to packets, if rules were read.
@@ -75,7 +76,9 @@ func (h *host) read() error {
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
 			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				bits, _ := n.Mask.Size()
 				h.addrs = append(h.addrs, addr.Unmap())
+				h.networks = append(h.networks, netip.PrefixFrom(addr.Unmap(), bits).Masked())
 			}
 		}
 	}
@@ -225,6 +228,48 @@ func (h *host) behind(backend netip.Addr, link string) (is bool) {
 		return err
 	})
 	return is && err == nil
+}
+
+// isMarked reports whether packets of a claim have a mark that is lost once nftnat translates them. What localhost and
+// the backend's own network send is marked to be masqueraded, which nftnat does without a mark.
+func (h *host) isMarked(c chains.Claim) bool {
+	if c.Mark == "" || c.Src.Any() {
+		return c.Mark != ""
+	}
+	if c.Src.First.IsLoopback() && c.Src.Last.IsLoopback() {
+		return false
+	}
+	backend := c.Rule.To.Addr
+	if !h.knows(backend) {
+		return !c.Src.Has(backend)
+	}
+	return !slices.ContainsFunc(h.networks, func(p netip.Prefix) bool {
+		return p.Contains(backend) && p.Contains(c.Src.First) && p.Contains(c.Src.Last)
+	})
+}
+
+// knows reports whether the backend's network is known: neither that of a file is, nor one of which each container has
+// a link of its own.
+func (h *host) knows(backend netip.Addr) bool {
+	return slices.ContainsFunc(h.networks, func(p netip.Prefix) bool { return p.Contains(backend) })
+}
+
+// marks returns the rule that marks packets which other rules send where a mapping does; empty: none does.
+func (h *host) marks(m nat.Mapping) string {
+	for _, c := range h.prerouting {
+		if c.Rule.Action == chains.Translate && c.Rule.To.Addr == m.Backend.Addr() && isTo(c, m) && h.isMarked(c) {
+			return c.Mark
+		}
+	}
+	return ""
+}
+
+// isTo reports whether a claim has packets to the frontend of a mapping.
+func isTo(c chains.Claim, m nat.Mapping) bool {
+	front := m.Frontend.Addr()
+	return !packets.Others.Has(c.Class) && protoOf(c.Class) == m.Proto && (!front.IsValid() || c.Class.Is6() == front.Is6()) &&
+		c.First <= m.Frontend.Port()+m.More && c.Last >= m.Frontend.Port() &&
+		(!front.IsValid() || front.IsUnspecified() || c.Dst.Has(front))
 }
 
 // masquerades returns the rule that gives all clients of a backend another address, and else one

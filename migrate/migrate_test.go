@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/migrate/internal/chains"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/state"
 )
@@ -61,6 +63,36 @@ func TestGolden(t *testing.T) {
 		})
 	}
 	require.Positive(t, n)
+}
+
+// What a record says is published by rules, which may mark it.
+func TestMarkedRecord(t *testing.T) {
+	const head, tail = "*nat\n:PREROUTING ACCEPT [0:0]\n", "-A PREROUTING -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.88.0.2:80\nCOMMIT\n"
+	for source, reason := range map[string]string{
+		"":                   markedBy + "iptables -t nat -A PREROUTING -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x1/0x1",
+		"-s 10.0.0.0/8 ":     markedBy + "iptables -t nat -A PREROUTING -s 10.0.0.0/8 -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x1/0x1",
+		"-s 10.88.0.0/16 ":   "",
+		"-s 10.88.0.128/25 ": "",
+		"-s 127.0.0.1/32 ":   "",
+		"-d 10.0.0.1/32 ":    "",
+	} {
+		rs, err := chains.Parse([]byte(head + "-A PREROUTING " + source + "-p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x1/0x1\n" + tail))
+		require.NoError(t, err)
+		h := &host{live: true, networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("10.88.0.0/16")}}
+		require.NoError(t, h.walk(rs))
+		im := &Import{ports: map[portKey][]int{}, drop: map[int]string{}}
+		m, err := nat.ParseMappingText("192.0.2.1:8080->10.88.0.2:80")
+		require.NoError(t, err)
+		im.add(Entry{Mapping: m, Origins: []string{"container web"}})
+		h.addrs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+		im.finish(h)
+		if reason == "" {
+			require.Len(t, im.Entries, 1, source)
+			continue
+		}
+		require.Empty(t, im.Entries, source)
+		require.Equal(t, []LeftOut{{"container web", reason}}, im.LeftOut)
+	}
 }
 
 func TestBadFiles(t *testing.T) {

@@ -137,14 +137,7 @@ func (im *Import) narrowed(h *host) {
 			continue
 		}
 		elsewhere := func(c chains.Claim) bool {
-			if packets.Others.Has(c.Class) || protoOf(c.Class) != m.Proto || c.Class.Is6() != m.Frontend.Addr().Is6() ||
-				c.First > m.Frontend.Port()+m.More || c.Last < m.Frontend.Port() {
-				return false
-			}
-			if !m.Frontend.Addr().IsUnspecified() && !c.Dst.Any() && !c.Dst.Has(m.Frontend.Addr()) {
-				return false
-			}
-			return (c.Rule.Action == chains.Translate || c.Rule.Action == chains.Redirect) && !slices.Contains(e.Origins, c.Rule.Origin())
+			return isTo(c, m) && (c.Rule.Action == chains.Translate || c.Rule.Action == chains.Redirect) && !slices.Contains(e.Origins, c.Rule.Origin())
 		}
 		others := [][]chains.Claim{wide}
 		for port := int(m.Frontend.Port()); port <= int(m.Frontend.Port())+int(m.More); port++ {
@@ -159,11 +152,20 @@ func (im *Import) narrowed(h *host) {
 	}
 }
 
+// markedBy is a reason: the rule that marks packets follows.
+const markedBy = "its packets are marked, which nftnat does not do, by "
+
 // target is packets that differ in their sources at most.
 type target struct {
 	class       packets.Class
 	first, last uint16
 	dst         packets.Span
+}
+
+// meets reports whether a claim has packets that differ from those of a target in their sources only.
+func (t target) meets(c chains.Claim) bool {
+	_, ok := c.Box().Intersect(packets.Box{Classes: 1 << t.class, First: t.first, Last: t.last, Dst: t.dst})
+	return ok
 }
 
 // claim adds what one rule translates.
@@ -173,10 +175,13 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 		return
 	}
 	var order []target
+	notes := h.unmark(claims)
 	sources := map[target][]packets.Span{}
+	var unfit []chains.Claim
 	for _, c := range united(claims) {
 		if reason := h.fault(c); reason != "" {
 			im.leaveOut(r.Origin(), reason)
+			unfit = append(unfit, c)
 			continue
 		}
 		t := target{c.Class, c.First, c.Last, c.Dst}
@@ -188,6 +193,10 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 		}
 		sources[t] = append(sources[t], c.Src)
 	}
+	// Published for some clients only, a port would be closed for the others, which are left out.
+	order = slices.DeleteFunc(order, func(t target) bool {
+		return !packets.Everyone(sources[t], t.class.Is6()) && slices.ContainsFunc(unfit, t.meets)
+	})
 	var absent []string // why some of its packets have no frontend, which is of no account if others have
 	made := false
 	slices.SortStableFunc(order, func(a, b target) int { return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.first, b.first)) })
@@ -220,7 +229,7 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 				if r.Left != 0 {
 					m.Expires = now.Add(time.Duration(r.Left) * time.Millisecond).UTC().Truncate(time.Millisecond)
 				}
-				im.add(Entry{Mapping: m, Origins: []string{r.Origin()}, rank: claims[0].Rank, base: claims[0].Base})
+				im.add(Entry{Mapping: m, Origins: []string{r.Origin()}, Notes: notes, rank: claims[0].Rank, base: claims[0].Base})
 			}
 		}
 	}
@@ -229,6 +238,22 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 			im.leaveOut(r.Origin(), reason)
 		}
 	}
+}
+
+// unmark removes the marks of packets that nftnat does without. Where the backend's network is not known, notes say
+// what the sources are.
+func (h *host) unmark(claims []chains.Claim) (notes []string) {
+	for i := range claims {
+		c := &claims[i]
+		if c.Mark == "" || h.isMarked(*c) {
+			continue
+		}
+		if !h.knows(c.Rule.To.Addr) && !c.Src.First.IsLoopback() {
+			notes = append(notes, fmt.Sprintf("marked if it is from %s, which is not kept, by %s", c.Src, c.Mark))
+		}
+		c.Mark = ""
+	}
+	return unique(notes)
 }
 
 // joined joins targets of consecutive ports, which rules before have cut, if they have the same
@@ -273,7 +298,7 @@ func isWide(claims []chains.Claim) bool {
 func united(claims []chains.Claim) (list []chains.Claim) {
 	for _, c := range claims {
 		i := slices.IndexFunc(list, func(o chains.Claim) bool {
-			return o.Class == c.Class && o.First == c.First && o.Last == c.Last && o.Dst == c.Dst && o.Src == c.Src && o.Doubt == c.Doubt && slices.Equal(o.If, c.If)
+			return o.Class == c.Class && o.First == c.First && o.Last == c.Last && o.Dst == c.Dst && o.Src == c.Src && o.Doubt == c.Doubt && o.Mark == c.Mark && slices.Equal(o.If, c.If)
 		})
 		if i < 0 {
 			list = append(list, c)
@@ -308,6 +333,8 @@ func (h *host) fault(c chains.Claim) string {
 		return "it is for some packets only: " + strings.Join(unique(c.If), ", ")
 	case c.Doubt != "":
 		return "a rule before it may take its packets: " + c.Doubt
+	case c.Mark != "":
+		return markedBy + c.Mark
 	case c.Links.Only:
 		return "it is for packets only that come in by " + strings.Join(c.Links.Names, ", ")
 	}

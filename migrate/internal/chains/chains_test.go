@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nftnat/nftnat/migrate/internal/packets"
 )
 
 // saved is text of iptables-save with some rules of nat.
@@ -37,6 +39,9 @@ func claimText(c Claim) string {
 	}
 	if c.Doubt != "" {
 		text += " unless " + c.Doubt
+	}
+	if c.Mark != "" {
+		text += " marked by " + c.Mark
 	}
 	return text
 }
@@ -109,6 +114,21 @@ func TestWalk(t *testing.T) {
 			},
 			[]string{"ip tcp 80 => 10.0.0.1:80"},
 		},
+		"marks": {
+			[]string{
+				"-A PREROUTING -s 10.1.0.0/16 -p tcp -m tcp --dport 80 -j A", "-A A -j MARK --set-xmark 0x2000/0x2000", "-A PREROUTING -p tcp -m tcp --dport 80:81" + to1,
+			},
+			[]string{
+				"ip tcp 80 from 0.0.0.0-10.0.255.255 => 10.0.0.1:80", "ip tcp 80 from 10.2.0.0-255.255.255.255 => 10.0.0.1:80",
+				"ip tcp 80 from 10.1.0.0/16 => 10.0.0.1:80 marked by iptables -t nat -A A -j MARK --set-xmark 0x2000/0x2000", "ip tcp 81 => 10.0.0.1:80",
+			},
+		},
+		"marks of some packets": {
+			[]string{"-A PREROUTING -p tcp -m tcp --dport 80 -m limit --limit 1/sec -g A", "-A A -j CONNMARK --set-xmark 0x1/0x1", "-A PREROUTING -p tcp -m tcp --dport 80" + to1},
+			[]string{
+				"ip tcp 80 => 10.0.0.1:80 unless iptables -t nat -A PREROUTING -p tcp -m tcp --dport 80 -m limit --limit 1/sec -g A marked by iptables -t nat -A A -j CONNMARK --set-xmark 0x1/0x1",
+			},
+		},
 		"other matches with their options": {
 			[]string{"-A PREROUTING -m set --match-set x src -p tcp -m tcp --dport 80" + to1, "-A PREROUTING -p tcp -m tcp --sport 53 --dport 80" + to1},
 			[]string{
@@ -118,6 +138,49 @@ func TestWalk(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, walked(t, c.rules...)) })
+	}
+}
+
+// What a base chain marks and accepts, the next one sees, and so may one of the same priority.
+func TestMarksOfChains(t *testing.T) {
+	const text = `{"nftables": [
+		{"chain": {"family": "ip", "table": "a", "name": "c", "handle": 1, "type": "nat", "hook": "prerouting", "prio": -110}},
+		{"chain": {"family": "ip", "table": "b", "name": "c", "handle": 1, "type": "nat", "hook": "prerouting", "prio": -100}},
+		{"chain": {"family": "ip", "table": "d", "name": "c", "handle": 1, "type": "nat", "hook": "prerouting", "prio": -100}},
+		{"chain": {"family": "ip", "table": "e", "name": "c", "handle": 1, "type": "nat", "hook": "prerouting", "prio": -90}},
+		{"rule": {"family": "ip", "table": "d", "chain": "c", "handle": 2, "expr": [
+			{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 90}},
+			{"mangle": {"key": {"ct": {"key": "mark"}}, "value": 1}}]}},
+		{"rule": {"family": "ip", "table": "e", "chain": "c", "handle": 2, "expr": [
+			{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}},
+			{"mangle": {"key": {"ct": {"key": "mark"}}, "value": 1}}]}},
+		{"rule": {"family": "ip", "table": "a", "chain": "c", "handle": 2, "expr": [
+			{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}},
+			{"mangle": {"key": {"meta": {"key": "mark"}}, "value": 1}}, {"accept": null}]}},
+		{"rule": {"family": "ip", "table": "a", "chain": "c", "handle": 3, "expr": [{"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}]}},
+		{"rule": {"family": "ip", "table": "b", "chain": "c", "handle": 2, "expr": [
+			{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": {"range": [80, 82]}}},
+			{"mangle": {"key": {"ct": {"key": "mark"}}, "value": 1}},
+			{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": {"range": [80, 81]}}},
+			{"dnat": {"addr": "10.0.0.1"}}]}},
+		{"rule": {"family": "ip", "table": "b", "chain": "c", "handle": 3, "expr": [
+			{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 80}},
+			{"mangle": {"key": {"payload": {"protocol": "ip", "field": "daddr"}}, "value": "10.0.0.2"}}]}},
+		{"rule": {"family": "ip", "table": "b", "chain": "c", "handle": 4, "expr": [{"dnat": {"addr": "10.0.0.1"}}]}}]}`
+	rs, err := ParseJSON([]byte(text), "")
+	require.NoError(t, err)
+	claims, err := rs.Walk(Prerouting)
+	require.NoError(t, err)
+	marks := map[string]string{}
+	for _, c := range claims {
+		_, mark, _ := strings.Cut(claimText(c), " marked by table ip ")
+		mark, _, _ = strings.Cut(mark, ",")
+		marks[fmt.Sprint(c.Class, " ", c.First)] = mark
+		require.Equal(t, c.Class == packets.UDP4 && c.First == 80, c.Doubt != "", claimText(c))
+	}
+	for port, want := range map[string]string{"ip tcp 80": "a", "ip tcp 81": "b", "ip tcp 82": "b", "ip tcp 90": "d", "ip udp 80": ""} {
+		require.Contains(t, marks, port)
+		require.Equal(t, want, marks[port], port)
 	}
 }
 

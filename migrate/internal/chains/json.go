@@ -170,7 +170,20 @@ func (r *jsonRule) expr(c *condition, name string, raw json.RawMessage) (ends bo
 	var to struct{ Target string }
 	switch name {
 	case "counter", "log", "last", "notrack", "comment":
-	case "mangle": // it sets a mark
+	case "mangle":
+		var m struct{ Key json.RawMessage }
+		fields, ok := []string(nil), json.Unmarshal(raw, &m) == nil
+		if ok {
+			fields, ok = jsonFields(m.Key)
+		}
+		switch {
+		case !ok || len(fields) != 1 || !strings.HasPrefix(fields[0], "meta ") && !strings.HasPrefix(fields[0], "ct "):
+			c.only("what changes packets")
+			r.emit(c, Unknown, "", Target{})
+			return true
+		case fields[0] != "meta nftrace":
+			r.emit(c, Mark, "", Target{})
+		}
 	case "accept":
 		r.emit(c, Accept, "", Target{})
 	case "drop":

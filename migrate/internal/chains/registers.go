@@ -71,13 +71,17 @@ func (s *state) expr(c *compiler, e rules.Expr) bool {
 	}
 	switch e := e.(type) {
 	case rules.Meta:
-		if !e.Set {
+		switch {
+		case !e.Set:
 			s.meta(e)
+		case e.Key != unix.NFT_META_NFTRACE:
+			c.emit(s, Mark, nil)
 		}
 		return true
 	case rules.CT:
 		switch {
 		case e.Set:
+			c.emit(s, Mark, nil)
 		case e.Key == unix.NFT_CT_STATE:
 			s.load(e.Dreg, slot{field: connState, len: 4})
 		default:

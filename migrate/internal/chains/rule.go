@@ -94,12 +94,13 @@ const (
 	Translate // the destination
 	Redirect  // to the host itself
 	Hide      // the source: SNAT or masquerade
+	Mark      // and go on
 	Unknown
 )
 
 // String returns the action in a word.
 func (a Action) String() string {
-	names := [...]string{"continue", "accept", "drop", "return", "jump", "goto", "translate", "redirect", "hide", "unknown"}
+	names := [...]string{"continue", "accept", "drop", "return", "jump", "goto", "translate", "redirect", "hide", "mark", "unknown"}
 	if a < 0 || int(a) >= len(names) {
 		return "invalid"
 	}

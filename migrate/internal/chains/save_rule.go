@@ -312,8 +312,13 @@ func (s *saved) target(name string, goes bool) error {
 		r.Action = Hide
 	case "NETMAP":
 		r.Action, r.To.Fault = Translate, "it translates a network to another one"
-	case "LOG", "NFLOG", "MARK", "CONNMARK", "TRACE", "SET", "CT", "NOTRACK", "TCPMSS", "TEE", "CLASSIFY", "TTL", "HL", "TOS", "DSCP":
+	case "MARK", "CONNMARK", "HMARK":
+		r.Action = Mark
+	case "LOG", "NFLOG", "TRACE", "SET", "CT", "NOTRACK", "TCPMSS", "TEE", "CLASSIFY", "TTL", "HL", "TOS", "DSCP":
 		r.Action = Continue
+		if slices.Contains(s.words, "--map-mark") {
+			r.Action = Mark
+		}
 	default:
 		r.Action = Unknown
 		s.only("-j " + name)

@@ -59,9 +59,10 @@ func (rs *Ruleset) WalkWithout(hook Hook, gone func(*Rule) bool) ([]Claim, error
 			to++
 		}
 		before, taken := region.Clone(), len(w.claims)
+		marks := make([][]packets.Piece, 0, to-from)
 		for _, base := range bases[from:to] {
 			// Each is asked as if it were the first.
-			w.base, w.dropped = base, nil
+			w.base, w.dropped, w.marked = base, nil, nil
 			sees := before.Clone()
 			var unseen packets.Region
 			unseen.Add(sees.TakeOut(packets.Of(packets.All &^ base.Table.classes()))...)
@@ -75,11 +76,16 @@ func (rs *Ruleset) WalkWithout(hook Hook, gone func(*Rule) bool) ([]Claim, error
 				}
 				doubt(region, p.Box(), "a rule of "+base.Table.Name+" that drops packets")
 			}
+			mark(region, w.marked)
+			marks = append(marks, w.marked)
 			if base.Drops {
 				for _, p := range sees.Pieces() {
 					region.TakeOut(p.Box())
 				}
 			}
+		}
+		if len(marks) > 1 {
+			w.claims = append(w.claims[:taken], markByOthers(w.claims[taken:], bases[from:to], marks)...)
 		}
 		for _, c := range w.claims[taken:] {
 			if len(c.If) == 0 && c.Doubt == "" {
@@ -99,19 +105,41 @@ type walk struct {
 	gone    func(*Rule) bool // nil: none is
 	claims  []Claim
 	dropped []packets.Piece
+	marked  []packets.Piece
 	visits  int
 	rank    int
 }
 
 // doubt notes that a rule may have taken packets of a region before.
 func doubt(r *packets.Region, b packets.Box, rule string) {
-	pieces := r.TakeOut(b)
-	for i := range pieces {
-		if pieces[i].Doubt == "" {
-			pieces[i].Doubt = rule
+	r.Add(inDoubt(r.TakeOut(b), rule)...)
+}
+
+// mark notes in a region what has marked pieces of it.
+func mark(r *packets.Region, pieces []packets.Piece) {
+	if r.IsEmpty() {
+		return
+	}
+	for _, p := range pieces {
+		r.Add(marked(r.TakeOut(p.Box()), p.Mark)...)
+	}
+}
+
+// markByOthers notes in claims of base chains, of which it is not known which one is asked first, what the others mark.
+func markByOthers(claims []Claim, bases []*Chain, marks [][]packets.Piece) (list []Claim) {
+	for _, c := range claims {
+		var r packets.Region
+		r.Add(c.Piece)
+		for i, base := range bases {
+			if base != c.Base {
+				mark(&r, marks[i])
+			}
+		}
+		for _, p := range r.Pieces() {
+			list = append(list, Claim{c.Rule, c.Base, p, c.Rank})
 		}
 	}
-	r.Add(pieces...)
+	return list
 }
 
 // chain takes the packets out of a region that do not come out of a chain again.
@@ -159,6 +187,7 @@ func (w *walk) rule(c *Chain, r *Rule, region *packets.Region, depth int) (retur
 		some[i].If = append(slices.Clone(some[i].If), r.If...)
 	}
 	region.Add(hit...)
+	before := len(w.marked)
 	var rest packets.Region
 	// Those that leave the chain do so only if the conditions hold.
 	if _, err := w.act(c, r, some, &rest, depth); err != nil {
@@ -174,6 +203,7 @@ func (w *walk) rule(c *Chain, r *Rule, region *packets.Region, depth int) (retur
 	for _, p := range taken.Pieces() {
 		doubt(region, p.Box(), r.Origin())
 	}
+	mark(region, w.marked[before:])
 	return nil, nil
 }
 
@@ -207,6 +237,10 @@ func (w *walk) act(c *Chain, r *Rule, hit []packets.Piece, region *packets.Regio
 		for _, p := range hit {
 			w.claims = append(w.claims, Claim{r, w.base, p, w.rank})
 		}
+	case Mark:
+		hit = marked(hit, r.Origin())
+		w.marked = append(w.marked, hit...)
+		region.Add(hit...)
 	case Unknown:
 		region.Add(inDoubt(hit, r.Origin())...)
 	}
@@ -217,6 +251,15 @@ func inDoubt(pieces []packets.Piece, rule string) []packets.Piece {
 	for i := range pieces {
 		if pieces[i].Doubt == "" {
 			pieces[i].Doubt = rule
+		}
+	}
+	return pieces
+}
+
+func marked(pieces []packets.Piece, rule string) []packets.Piece {
+	for i := range pieces {
+		if pieces[i].Mark == "" {
+			pieces[i].Mark = rule
 		}
 	}
 	return pieces

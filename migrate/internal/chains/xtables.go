@@ -159,7 +159,13 @@ func (c *compiler) target(s *state, t rules.Target) {
 		default:
 			c.emit(s, Hide, nil)
 		}
-	case xt.Harmless, xt.SetMark, xt.SetConnmark, xt.Marks, xt.AddSet, xt.Classify, xt.SetTTL, xt.SetTOS, xt.Track:
+	case xt.SetMark, xt.SetConnmark, xt.Marks:
+		c.emit(s, Mark, nil)
+	case xt.AddSet:
+		if v.MapsMark {
+			c.emit(s, Mark, nil)
+		}
+	case xt.Harmless, xt.Classify, xt.SetTTL, xt.SetTOS, xt.Track:
 	default:
 		s.only("-j " + t.Name)
 		c.emit(s, Unknown, nil)

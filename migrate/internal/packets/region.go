@@ -16,6 +16,8 @@ type Part struct {
 	If []string
 	// Doubt is a rule that may have taken some of the packets before; empty: none.
 	Doubt string
+	// Mark is a rule that has marked the packets before, or some of them; empty: none.
+	Mark string
 }
 
 // Piece is a part with its class and ports.
