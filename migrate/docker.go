@@ -5,10 +5,7 @@ package migrate
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -26,11 +23,8 @@ import (
 // dockerSocket is where dockerd listens, unless the environment says otherwise.
 const dockerSocket = "/var/run/docker.sock"
 
-// Bounds of what is read of Docker.
-const (
-	maxFile     = 32 << 20
-	dockerTimer = 10 * time.Second
-)
+// dockerTimer bounds how long dockerd has to answer.
+const dockerTimer = 10 * time.Second
 
 // container is a container as GET /containers/json has it, or as "docker inspect" prints it.
 type container struct {
@@ -87,24 +81,6 @@ func (im *Import) docker(ctx context.Context, o Options, h *host) error {
 	return nil
 }
 
-// decodeJSON reads one JSON value.
-func decodeJSON(data []byte, to any) error {
-	if len(data) > maxFile {
-		return fmt.Errorf("it has more than %d bytes", maxFile)
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(to); err != nil {
-		if errors.Is(err, io.EOF) {
-			return errors.New("it is empty")
-		}
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more behind its end")
-	}
-	return nil
-}
-
 // askDocker asks dockerd for its containers.
 func askDocker(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimer)
@@ -126,7 +102,7 @@ func askDocker(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
 	defer func() { _ = answer.Body.Close() }() // was only read
-	data, err := io.ReadAll(io.LimitReader(answer.Body, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(answer.Body, MaxFile+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("ask dockerd: %w", err)

@@ -49,6 +49,9 @@ func ParseSource(text string) (Source, error) {
 	return 0, &nat.InvalidError{What: "source", Input: text, Reason: "docker, cni, netavark, iptables, nftables or miniupnpd"}
 }
 
+// MaxFile is how long a file may be, in bytes.
+const MaxFile = 32 << 20
+
 // Options say what is read.
 type Options struct {
 	// Source is required.

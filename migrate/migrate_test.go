@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -117,7 +118,7 @@ func TestBadFiles(t *testing.T) {
 		{NFTables, "table ip nat { }", "it is not what nft --json list ruleset prints: invalid character"},
 		{NFTables, "{}", `it has no "nftables"`},
 		{NFTables, `{"nftables":[{"rule":{"family":"ip","table":"t","chain":"x"}},{"chain":{"family":"ip","table":"t","name":"c"}}]}`, `object 1: there is no chain "x"`},
-		{NFTables, `{"nftables":[{"a":1,"b":2}]}`, "object 1 has not one key"},
+		{NFTables, `{"nftables":[{"a":1,"b":2}]}`, "object 1: it has not one key"},
 		{NFTables, `{"nftables":[{"chain":3}]}`, "object 1: json: cannot unmarshal number"},
 		{Miniupnpd, "x", "line 1: it is not PROTO:PORT:ADDRESS:PORT:EXPIRY:DESCRIPTION"},
 		{Miniupnpd, "TCP:0:10.0.0.1:80:0:x", `line 1: "0" and "80" are not ports`},
@@ -130,6 +131,63 @@ func TestBadFiles(t *testing.T) {
 		require.ErrorContains(t, err, c.says)
 		require.NotContains(t, err.Error(), "\n")
 	}
+}
+
+// Small values of JSON are large when they have been read: there may be as many rules as text may have.
+func TestManyValues(t *testing.T) {
+	const rule = `{"rule":{"family":"ip","table":"t","chain":"c","expr":[]}},`
+	list := func(text string, n int) string { return strings.TrimSuffix(strings.Repeat(text, n), ",") }
+	for _, c := range []struct {
+		source Source
+		text   string
+		says   string
+	}{
+		{Docker, "[" + list("{},", 600_000) + "]", "it has more than 1048576 values"},
+		{CNI, "[" + list(`"[",`, 1<<20+1) + "]", "it has more than 1048576 values"},
+		{NFTables, `{"nftables":[` + list(`{"a":1},`, 1<<20) + "]}", "it has more than 2097152 values"},
+		{NFTables, `{"nftables":[{"chain":{"family":"ip","table":"t","name":"c"}},` + list(rule, 1<<16+1) + "]}", "object 65538: there are more than 65536 rules"},
+		{NFTables, `{"nftables":[{"chain":{"family":"ip","table":"t","name":"c"}},` + strings.Replace(list(rule, 1), "[]", "["+list(`{"a":1},`, 129)+"]", 1) + "]}", "object 2: the rule has more than 128 expressions"},
+		{NFTables, `{"nftables":[` + strings.Repeat(`{"a":[`, 40), "its values are nested more than 64 deep"},
+		{IPTables, "*nat\n" + manyChains() + "COMMIT\n", "there are more than 65536 chains"},
+	} {
+		_, err := Read(context.Background(), Options{Source: c.source, File: "f", Data: []byte(c.text)})
+		require.ErrorIs(t, err, nat.ErrInvalid)
+		require.ErrorContains(t, err, c.says)
+	}
+}
+
+func manyChains() string {
+	var text strings.Builder
+	for i := range 1<<16 + 1 {
+		fmt.Fprintf(&text, ":A%d - [0:0]\n", i)
+	}
+	return text.String()
+}
+
+// A map of verdicts has verdicts, and no other statements, by which it might look itself up.
+func TestVerdictsOfVerdicts(t *testing.T) {
+	const text = `{"nftables":[{"chain":{"family":"ip","table":"t","name":"c","type":"nat","hook":"prerouting","prio":-100}},
+		{"map":{"family":"ip","table":"t","name":"m","elem":[[80,{"vmap":{"key":{"payload":{"protocol":"tcp","field":"dport"}},"data":"@m"}}]]}},
+		{"rule":{"family":"ip","table":"t","chain":"c","handle":2,"expr":[{"vmap":{"key":{"payload":{"protocol":"tcp","field":"dport"}},"data":"@m"}}]}},
+		{"rule":{"family":"ip","table":"t","chain":"c","handle":3,"expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":80}},{"dnat":{"addr":"10.0.0.1"}}]}}]}`
+	im, err := Read(context.Background(), Options{Source: NFTables, File: "f", Data: []byte(text)})
+	require.NoError(t, err)
+	require.Empty(t, im.Entries)
+	require.Contains(t, im.LeftOut[0].Reason, "a rule before it may take its packets: ")
+}
+
+// All elements of a long map are read.
+func TestLongMap(t *testing.T) {
+	elements := make([]string, 5000)
+	for i := range elements {
+		elements[i] = fmt.Sprintf(`[%d,"10.0.0.%d"]`, i+1000, i%250+1)
+	}
+	text := `{"nftables":[{"chain":{"family":"ip","table":"t","name":"c","type":"nat","hook":"prerouting","prio":-100}},
+		{"rule":{"family":"ip","table":"t","chain":"c","handle":2,"expr":[{"dnat":{"addr":{"map":{"key":{"payload":{"protocol":"tcp","field":"dport"}},"data":{"set":[` +
+		strings.Join(elements, ",") + `]}}}}}]}}]}`
+	im, err := Read(context.Background(), Options{Source: NFTables, File: "f", Data: []byte(text)})
+	require.NoError(t, err)
+	require.Len(t, im.Entries, len(elements))
 }
 
 func TestSources(t *testing.T) {

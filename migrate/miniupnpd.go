@@ -60,8 +60,8 @@ func (im *Import) miniupnpd(ctx context.Context, o Options, h *host) error {
 			return err
 		}
 	}
-	if len(data) > maxFile {
-		return o.badFile(fmt.Sprintf("it has more than %d bytes", maxFile))
+	if len(data) > MaxFile {
+		return o.badFile(fmt.Sprintf("it has more than %d bytes", MaxFile))
 	}
 	scan := bufio.NewScanner(bytes.NewReader(data))
 	for line := 1; scan.Scan(); line++ {

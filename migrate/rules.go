@@ -30,7 +30,12 @@ func readRules(ctx context.Context, o Options) (*chains.Ruleset, error) {
 	if o.File != "" {
 		parse := chains.Parse
 		if o.Source == NFTables {
-			parse = func(data []byte) (*chains.Ruleset, error) { return chains.ParseJSON(data, o.Table) }
+			parse = func(data []byte) (*chains.Ruleset, error) {
+				if err := checkJSON(data, maxRuleValues); err != nil {
+					return nil, err
+				}
+				return chains.ParseJSON(data, o.Table)
+			}
 		}
 		rs, err := parse(o.Data)
 		if err != nil {

@@ -95,7 +95,6 @@ func newImport(g *global) *cobra.Command {
 
 // importFile reads a file that was saved.
 func importFile(cmd *cobra.Command, name string) (shown string, data []byte, err error) {
-	const longest = 32 << 20
 	in := cmd.InOrStdin()
 	shown = "standard input"
 	if name != "-" {
@@ -106,11 +105,11 @@ func importFile(cmd *cobra.Command, name string) (shown string, data []byte, err
 		defer func() { _ = f.Close() }() // was only read
 		in, shown = f, name
 	}
-	if data, err = io.ReadAll(io.LimitReader(in, longest+1)); err != nil {
+	if data, err = io.ReadAll(io.LimitReader(in, migrate.MaxFile+1)); err != nil {
 		return "", nil, usageError{fmt.Errorf("read %s: %w", shown, err)}
 	}
-	if len(data) > longest {
-		return "", nil, usageError{fmt.Errorf("%s has more than %d bytes", shown, longest)}
+	if len(data) > migrate.MaxFile {
+		return "", nil, usageError{fmt.Errorf("%s has more than %d bytes", shown, migrate.MaxFile)}
 	}
 	return shown, data, nil
 }

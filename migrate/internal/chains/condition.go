@@ -33,7 +33,10 @@ func (c *condition) clone() *condition {
 func (c *condition) keep(not bool, some ...packets.Box) {
 	var kept []packets.Box
 	if not {
-		kept = packets.MinusAll(c.boxes, some)
+		kept = c.boxes
+		for i := 0; i < len(some) && len(kept) <= maxBoxes; i++ {
+			kept = packets.MinusAll(kept, some[i:i+1])
+		}
 	} else {
 		for _, b := range c.boxes {
 			for _, s := range some {

@@ -4,6 +4,7 @@
 package chains
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,151 +18,208 @@ import (
 	"github.com/nftnat/nftnat/migrate/internal/packets"
 )
 
-// jsonObject is an object of "nft --json list ruleset" (libnftables-json(5)).
-type jsonObject struct {
-	Chain *struct {
-		Family, Table, Name, Type, Hook, Policy string
-		Handle                                  uint64
-		Prio                                    int32
-	}
-	Map, Set *struct {
-		Family, Table, Name string
-		Elem                []json.RawMessage
-	}
-	Rule *struct {
-		Family, Table, Chain string
-		Handle               uint64
-		Expr                 []map[string]json.RawMessage
-	}
-}
-
-// ParseJSON reads what "nft --json list ruleset" prints. The inet table of the name skip is left
-// out.
+// ParseJSON reads what "nft --json list ruleset" prints (libnftables-json(5)). The inet table of the
+// name skip is left out. The caller bounds how many values the text has, and how deep they are nested.
 func ParseJSON(data []byte, skip string) (*Ruleset, error) {
-	var list struct{ Nftables []map[string]json.RawMessage }
+	var list struct{ Nftables jsonParser }
+	p := &list.Nftables
+	*p = jsonParser{skip: skip, tables: map[string]*Table{}, sets: map[string][]json.RawMessage{}}
 	if err := json.Unmarshal(data, &list); err != nil {
 		return nil, fmt.Errorf("it is not what nft --json list ruleset prints: %w", err)
 	}
-	if list.Nftables == nil {
+	if p.rs == nil {
 		return nil, errors.New(`it is not what nft --json list ruleset prints: it has no "nftables"`)
 	}
-	p := jsonParser{rs: &Ruleset{}, tables: map[string]*Table{}, sets: map[string][]json.RawMessage{}}
-	var objects []jsonObject
-	for i, raw := range list.Nftables {
-		if len(raw) != 1 {
-			return nil, fmt.Errorf("object %d has not one key", i+1)
-		}
-		var o jsonObject
-		text, err := json.Marshal(raw)
-		if err == nil {
-			err = json.Unmarshal(text, &o)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("object %d: %w", i+1, err)
-		}
-		objects = append(objects, o)
-	}
-	for _, o := range objects { // rules come before the sets that they name
-		if c := o.Chain; c != nil && (c.Family != "inet" || c.Table != skip) {
-			p.chain(c.Family, c.Table, c.Name, c.Type, c.Hook, c.Prio, c.Policy, c.Handle)
-		}
-		for _, s := range []*struct {
-			Family, Table, Name string
-			Elem                []json.RawMessage
-		}{o.Map, o.Set} {
-			if s != nil {
-				p.sets[s.Family+" "+s.Table+" "+s.Name] = s.Elem
-			}
-		}
-	}
-	for i, o := range objects {
-		r := o.Rule
-		if r == nil {
-			continue
-		}
-		t := p.tables[r.Family+" "+r.Table]
-		if t == nil {
-			continue // of another family, or skipped
-		}
-		c := t.Chain(r.Chain)
-		if c == nil {
-			return nil, fmt.Errorf("object %d: there is no chain %q", i+1, excerpt(r.Chain))
-		}
-		p.rule(t, c, r.Handle, r.Expr)
-	}
-	for _, t := range p.rs.Tables {
-		if p.count += len(t.Chains); p.count > maxRules {
-			return nil, ErrTooMany
+	for _, r := range p.rules { // they come before the sets that they name
+		if err := p.rule(r); err != nil {
+			return nil, fmt.Errorf("object %d: %w", r.object, err)
 		}
 	}
 	return p.rs, nil
 }
 
 type jsonParser struct {
-	rs     *Ruleset
+	rs     *Ruleset // nil: there was no array
+	skip   string
 	tables map[string]*Table
+	chains int
 	sets   map[string][]json.RawMessage
-	count  int
+	rules  []jsonRuleObject
 }
 
-func (p *jsonParser) chain(family, table, name, typ, hook string, prio int32, policy string, handle uint64) {
-	numbers := map[string]uint8{"ip": unix.NFPROTO_IPV4, "ip6": unix.NFPROTO_IPV6, "inet": unix.NFPROTO_INET}
-	number, ok := numbers[family]
-	if !ok {
-		return
+// jsonRuleObject is a rule whose expressions have not been read.
+type jsonRuleObject struct {
+	Family, Table, Chain string
+	Handle               uint64
+	Expr                 json.RawMessage
+	object               int
+}
+
+// UnmarshalJSON reads the array of objects, one by one: together they may be a hundred times as long as their text.
+func (p *jsonParser) UnmarshalJSON(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
+		return errors.New(`"nftables" is no array`)
 	}
-	t := p.tables[family+" "+table]
+	if p.rs == nil {
+		p.rs = &Ruleset{}
+	}
+	for i := 1; d.More(); i++ {
+		name, raw, err := jsonPair(d)
+		if err == nil {
+			err = p.object(i, name, raw)
+		}
+		if err != nil {
+			return fmt.Errorf("object %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// jsonPair reads an object with one key.
+func jsonPair(d *json.Decoder) (name string, value json.RawMessage, err error) {
+	begin, err := d.Token()
+	if err != nil {
+		return "", nil, err
+	}
+	if begin != json.Delim('{') {
+		return "", nil, fmt.Errorf("%v is no object", begin)
+	}
+	key, err := d.Token()
+	if err != nil {
+		return "", nil, err
+	}
+	name, ok := key.(string)
+	if !ok {
+		return "", nil, errors.New("it has not one key")
+	}
+	if err := d.Decode(&value); err != nil {
+		return "", nil, err
+	}
+	end, err := d.Token()
+	if err == nil && end != json.Delim('}') {
+		err = errors.New("it has not one key")
+	}
+	return name, value, err
+}
+
+// object reads an object.
+func (p *jsonParser) object(number int, name string, raw json.RawMessage) error {
+	switch name {
+	case "chain":
+		var c jsonChain
+		if err := json.Unmarshal(raw, &c); err != nil {
+			return err
+		}
+		return p.chain(&c)
+	case "map", "set":
+		var s struct {
+			Family, Table, Name string
+			Elem                []json.RawMessage
+		}
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return err
+		}
+		p.sets[s.Family+" "+s.Table+" "+s.Name] = s.Elem
+	case "rule":
+		r := jsonRuleObject{object: number}
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return err
+		}
+		if len(p.rules) == maxRules {
+			return errManyRules
+		}
+		p.rules = append(p.rules, r)
+	}
+	return nil
+}
+
+type jsonChain struct {
+	Family, Table, Name, Type, Hook, Policy string
+	Handle                                  uint64
+	Prio                                    int32
+}
+
+func (p *jsonParser) chain(c *jsonChain) error {
+	numbers := map[string]uint8{"ip": unix.NFPROTO_IPV4, "ip6": unix.NFPROTO_IPV6, "inet": unix.NFPROTO_INET}
+	number, ok := numbers[c.Family]
+	if !ok || c.Family == "inet" && c.Table == p.skip {
+		return nil
+	}
+	name := c.Family + " " + c.Table
+	t := p.tables[name]
 	if t == nil {
-		t = &Table{Name: family + " " + table, Family: number, Four: family != "ip6", Six: family != "ip", Maker: NFT, age: uint64(len(p.tables))}
-		p.tables[family+" "+table] = t
+		t = &Table{Name: name, Family: number, Four: c.Family != "ip6", Six: c.Family != "ip", Maker: NFT, age: uint64(len(p.tables))}
+		p.tables[name] = t
 		p.rs.Tables = append(p.rs.Tables, t)
 	}
-	if t.Chain(name) != nil {
-		return
+	if t.Chain(c.Name) != nil {
+		return nil
 	}
-	c := &Chain{Name: name, Priority: prio, Drops: policy == "drop", age: handle}
-	if typ == "nat" {
-		c.Hook = map[string]Hook{"prerouting": Prerouting, "output": Output, "postrouting": Postrouting}[hook]
+	if p.chains++; p.chains > maxRules {
+		return errManyChains
 	}
-	t.add(c)
+	own := &Chain{Name: c.Name, Priority: c.Prio, Drops: c.Policy == "drop", age: c.Handle}
+	if c.Type == "nat" {
+		own.Hook = map[string]Hook{"prerouting": Prerouting, "output": Output, "postrouting": Postrouting}[c.Hook]
+	}
+	t.add(own)
+	return nil
 }
 
 // jsonRule reads the expressions of a rule.
 type jsonRule struct {
 	*jsonParser
-	table *Table
-	out   []*Rule
+	table   *Table
+	out     []*Rule
+	tooMany error
 }
 
-func (p *jsonParser) rule(t *Table, c *Chain, handle uint64, exprs []map[string]json.RawMessage) {
-	var text []string
-	for _, e := range exprs {
-		for name, raw := range e {
-			text = append(text, jsonStatement(name, raw))
-		}
+// maxExprs is NFT_RULE_MAXEXPRS: no rule of the kernel has more expressions.
+const maxExprs = 128
+
+func (p *jsonParser) rule(o jsonRuleObject) error {
+	t := p.tables[o.Family+" "+o.Table]
+	if t == nil {
+		return nil // of another family, or skipped
+	}
+	c := t.Chain(o.Chain)
+	if c == nil {
+		return fmt.Errorf("there is no chain %q", excerpt(o.Chain))
 	}
 	r := &jsonRule{jsonParser: p, table: t}
-	r.exprs(newCondition(t.classes()), exprs)
-	for _, o := range r.out {
-		o.Chain, o.Handle, o.Text, o.Siblings = c, handle, strings.Join(text, " "), len(r.out)
+	condition := newCondition(t.classes())
+	var text []string
+	ended := false
+	d := json.NewDecoder(bytes.NewReader(o.Expr))
+	if begin, err := d.Token(); err == nil && begin != nil && begin != json.Delim('[') {
+		return errors.New(`"expr" is no array`)
+	}
+	for d.More() {
+		if len(text) == maxExprs {
+			return fmt.Errorf("the rule has more than %d expressions", maxExprs)
+		}
+		name, raw, err := jsonPair(d)
+		if err != nil {
+			return err
+		}
+		text = append(text, jsonStatement(name, raw))
+		ended = ended || r.expr(condition, name, raw)
+	}
+	for _, one := range r.out {
+		one.Chain, one.Handle, one.Text, one.Siblings = c, o.Handle, strings.Join(text, " "), len(r.out)
 	}
 	c.Rules = append(c.Rules, r.out...)
+	return r.tooMany
 }
 
 func (r *jsonRule) emit(c *condition, a Action, target string, to Target) {
-	if len(r.out) < maxBoxes {
-		r.out = append(r.out, &Rule{Match: c.boxes, If: c.ifs, Action: a, Target: target, To: to})
+	one := &Rule{Match: c.boxes, If: c.ifs, Action: a, Target: target, To: to}
+	if r.tooMany == nil {
+		r.tooMany = r.rs.count(one)
 	}
-}
-
-// exprs reads expressions.
-func (r *jsonRule) exprs(c *condition, list []map[string]json.RawMessage) {
-	for _, e := range list {
-		for name, raw := range e { // there is one
-			if r.expr(c, name, raw) {
-				return
-			}
-		}
+	if r.tooMany == nil {
+		r.out = append(r.out, one)
 	}
 }
 
@@ -308,7 +366,12 @@ func (r *jsonRule) vmap(c *condition, raw json.RawMessage) {
 		part := c.clone()
 		part.keep(false, boxes...)
 		for name, raw := range verdict {
-			r.expr(part, name, raw)
+			if ok = slices.Contains([]string{"accept", "drop", "continue", "return", "jump", "goto"}, name); ok {
+				r.expr(part, name, raw)
+			}
+		}
+		if !ok {
+			break
 		}
 	}
 	if !ok {

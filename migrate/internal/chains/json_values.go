@@ -70,6 +70,9 @@ func (r *jsonRule) values(fields []string, raw json.RawMessage, op string) (boxe
 }
 
 func (r *jsonRule) list(fields []string, elements []json.RawMessage) (boxes []packets.Box, ok bool) {
+	if len(elements) > maxBoxes {
+		return nil, false
+	}
 	for _, e := range elements {
 		some, ok := jsonBoxes(fields, e)
 		if !ok {

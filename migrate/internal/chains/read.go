@@ -18,8 +18,13 @@ import (
 
 // Bounds of what is read.
 const (
-	maxRules    = 1 << 16 // of a chain
+	maxRules    = 1 << 16 // of a chain, or of a file; and the chains of a file
 	maxElements = 1 << 16 // of a set
+)
+
+var (
+	errManyRules  = fmt.Errorf("there are more than %d rules", maxRules)
+	errManyChains = fmt.Errorf("there are more than %d chains", maxRules)
 )
 
 // Read reads the tables of a network namespace that translate, by an open file descriptor; zero:
@@ -145,6 +150,9 @@ func (rs *Ruleset) read(from *rules.Table, maker Maker, r reader) error {
 		for _, rule := range list {
 			compiled, err := r.compile(t, t.Chains[i], rule)
 			if err != nil {
+				return err
+			}
+			if err := rs.count(compiled...); err != nil {
 				return err
 			}
 			t.Chains[i].Rules = append(t.Chains[i].Rules, compiled...)

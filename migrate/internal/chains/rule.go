@@ -56,6 +56,22 @@ type Ruleset struct {
 	Tables []*Table
 	// Generation is that of nftables when they were read; zero: they are text.
 	Generation uint32
+
+	boxes int // of all rules
+}
+
+// maxMatches bounds the boxes of all rules.
+const maxMatches = 1 << 20
+
+// count notes that rules are to be added.
+func (rs *Ruleset) count(list ...*Rule) error {
+	for _, r := range list {
+		rs.boxes += len(r.Match)
+	}
+	if rs.boxes > maxMatches {
+		return ErrTooMany
+	}
+	return nil
 }
 
 // Table is a table.

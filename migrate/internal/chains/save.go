@@ -55,7 +55,8 @@ type parser struct {
 	any    bool // there was a table
 	open   bool // in a table
 	table  *Table
-	count  int
+	chains int
+	count  int // of rules
 }
 
 func (p *parser) read(line string) error {
@@ -127,6 +128,9 @@ func (p *parser) chain(text string) error {
 	if p.table.Chain(name) != nil {
 		return fmt.Errorf("the chain %q is there twice", excerpt(name))
 	}
+	if p.chains++; p.chains > maxRules {
+		return errManyChains
+	}
 	c := &Chain{Name: name, Drops: strings.HasPrefix(rest, "DROP")}
 	const dstnat, srcnat = -100, 100 // NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC
 	if !strings.HasPrefix(rest, "-") {
@@ -187,7 +191,7 @@ func (p *parser) rule(line string) error {
 		return fmt.Errorf("there is no chain %q", excerpt(list[1]))
 	}
 	if p.count++; p.count > maxRules {
-		return fmt.Errorf("there are more than %d rules", maxRules)
+		return errManyRules
 	}
 	r := &Rule{Chain: c, Text: line, Siblings: 1, Action: Continue}
 	s := saved{condition: newCondition(p.table.classes()), rule: r, words: list[2:], six: p.six}
@@ -195,6 +199,9 @@ func (p *parser) rule(line string) error {
 		return fmt.Errorf("%w in %q", err, excerpt(line))
 	}
 	r.Match, r.If = s.boxes, s.ifs
+	if err := p.rs.count(r); err != nil {
+		return err
+	}
 	if list[0] == "-I" {
 		c.Rules = slices.Insert(c.Rules, 0, r)
 		return nil
