@@ -45,7 +45,7 @@
 // # Be aware
 //
 //   - A server needs Linux; a client does not.
-//   - What net/http refuses before a handler sees it (a malformed request line, a late
+//   - What is refused before a handler sees it (a malformed request line, a late
 //     header, header fields that are too large) is answered in plain text.
 //   - A change that the engine has begun goes on when its client closes the connection.
 //     A client that did not wait for the answer does not know whether it succeeded.

@@ -123,9 +123,6 @@ func (c *call) flag(name string) bool { return c.query[name] == "true" }
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Request: r, conn: connOf(r.Context()), read: r.ContentLength == 0}
 	c.ctx = nat.WithReport(context.WithoutCancel(r.Context()), &c.report)
-	if c.conn != nil {
-		c.conn.setBusy(true)
-	}
 	if !c.read {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Now().Add(h.limits.bodyTime))

@@ -33,7 +33,7 @@ func ask(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 // strangerAsks sends a request by a connection whose client may not do anything.
 func strangerAsks(t *testing.T, h http.Handler, method, path string) *httptest.ResponseRecorder {
 	t.Helper()
-	c := &conn{of: newConnections(nil, 1), refusal: errNotAllowed(1000)}
+	c := &conn{refusal: errNotAllowed(1000)}
 	ctx := context.WithValue(t.Context(), connKey{}, c)
 	return ask(h, httptest.NewRequestWithContext(ctx, method, path, strings.NewReader("[]")))
 }

@@ -62,7 +62,6 @@ func (h *handler) upgrade(w http.ResponseWriter, c *call, protocol string) (*net
 	if err != nil {
 		return nil, err
 	}
-	c.conn.release()
 	nc := c.conn.UnixConn
 	if err := accept(nc, rw, protocol, h.limits.writeTime); err != nil {
 		h.Log.Warn("a connection could not be upgraded", "protocol", protocol, "error", errors.Join(err, nc.Close()))

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"sync"
 	"time"
+
+	"github.com/nftnat/nftnat/internal/httpd"
 )
 
 // Server answers requests on a unix socket.
@@ -49,92 +49,87 @@ func (s *Server) ServeUntil(ctx context.Context, l net.Listener, leave <-chan st
 	}
 	ctx, cancel := context.WithCancel(ctx) // for the requests, also when the listener fails
 	defer cancel()
-	r := &run{listener: newConnections(l, s.handler.limits.conns), served: make(chan error, 1), log: s.handler.Log}
 	h := s.handler
-	r.http = &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: h.limits.headerTime,
-		IdleTimeout:       h.limits.idleTime,
-		MaxHeaderBytes:    h.limits.header,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext:       withConn,
-		ConnState:         r.follow,
-		ErrorLog:          slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
-		// "OPTIONS *" is refused like every unknown path.
-		DisableGeneralOptionsHandler: true,
-	}
-	go func() { r.served <- r.http.Serve(r.listener) }()
+	server := httpd.New(httpd.Options{
+		Handler:       h,
+		HeaderTimeout: h.limits.headerTime,
+		IdleTimeout:   h.limits.idleTime,
+		MaxHeader:     h.limits.header,
+		MaxConns:      h.limits.conns,
+		Context:       func(nc net.Conn) context.Context { return withConn(ctx, nc, l.Addr().String()) },
+		Log:           h.Log,
+	})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
 	var failure error
-	serving, timeout := true, s.handler.limits.drainTime
+	serving, timeout := true, h.limits.drainTime
 	select {
-	case failure = <-r.served:
+	case failure = <-served:
 		serving = false
 	case <-ctx.Done():
 	case <-leave:
-		failure = r.listener.leave(r.served, s.handler.limits.departure)
-		serving, timeout = false, s.handler.limits.leaveTime
+		failure = left(server, l, served, h.limits.departure)
+		serving, timeout = false, h.limits.leaveTime
 	}
 	cancel()
-	if err := r.shutdown(timeout, serving); err != nil || failure != nil {
+	server.Stop()
+	if serving || failure != nil {
+		if err := l.Close(); err != nil {
+			h.Log.Warn("close socket", "error", err)
+		}
+	}
+	if serving {
+		if err := <-served; !errors.Is(err, net.ErrClosed) {
+			h.Log.Warn("serve", "error", err)
+		}
+	}
+	if err := end(server, timeout, h.Log); err != nil || failure != nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), errors.Join(failure, err))
 	}
 	return nil
 }
 
-// run is one call of Serve.
-type run struct {
-	listener *connections
-	http     *http.Server
-	served   chan error
-	log      *slog.Logger
-	// running are the goroutines of connections.
-	running sync.WaitGroup
-}
-
-// follow is http.Server.ConnState. It is called for a new connection before its goroutine
-// starts, and for a closed one at the goroutine's end.
-func (r *run) follow(nc net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		r.running.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		r.running.Done()
-	case http.StateIdle:
-		if c, ok := nc.(*conn); ok {
-			c.setBusy(false)
-		}
-	case http.StateActive: // also after half a header
+// left leaves a listener to another process: it waits until the server has stopped, and then for
+// the first request of each connection, up to timeout.
+//
+// A listener can be open in two processes at once (unix(7), SCM_RIGHTS). They share the queue
+// of connections that neither has accepted, so that no client is refused.
+func left(server *httpd.Server, l net.Listener, served <-chan error, timeout time.Duration) error {
+	d, ok := l.(interface{ SetDeadline(t time.Time) error })
+	if !ok {
+		return fmt.Errorf("%T cannot be left to others", l)
 	}
-}
-
-// shutdown ends everything that Serve has started and waits for it.
-func (r *run) shutdown(timeout time.Duration, serving bool) error {
+	server.Stop()
+	if err := d.SetDeadline(time.Unix(1, 0)); err != nil {
+		return err
+	}
+	if err := <-served; !errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if err := r.listener.Close(); err != nil {
-		r.log.Warn("close socket", "error", err)
-	}
-	if serving {
-		if err := <-r.served; !errors.Is(err, net.ErrClosed) {
-			r.log.Warn("serve", "error", err)
-		}
-	}
-	r.listener.closeSilent()
-	if err := r.http.Shutdown(ctx); err != nil {
-		r.log.Warn("closed connections with requests under way", "error", err)
-		_ = r.http.Close()
-	}
-	ended := make(chan struct{})
-	go func() {
-		r.running.Wait()
-		close(ended)
-	}()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case <-ended:
+	server.AwaitRequests(ctx)
+	// This process may serve it again.
+	return d.SetDeadline(time.Time{})
+}
+
+// end waits until all requests are answered, up to timeout, and as long again when their
+// connections are closed.
+func end(server *httpd.Server, timeout time.Duration, log *slog.Logger) error {
+	err := shutdown(server, timeout)
+	if err == nil {
 		return nil
-	case <-timer.C:
+	}
+	log.Warn("closed connections with requests under way", "error", err)
+	server.Close()
+	if shutdown(server, timeout) != nil {
 		return errors.New("requests are still under way")
 	}
+	return nil
+}
+
+func shutdown(server *httpd.Server, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return server.Shutdown(ctx)
 }

@@ -45,7 +45,7 @@ func (s *server) serve(ctx context.Context) error {
 		tasks = append(tasks, s.doctorTasks()...)
 		if s.scraped != nil {
 			tasks = append(tasks, func(ctx context.Context) error {
-				return serveMetrics(ctx, s.scraped, metrics, healthHandler(s.engine.Health))
+				return serveMetrics(ctx, s.scraped, metrics, healthHandler(s.engine.Health), s.log)
 			})
 		}
 		served := make(chan error, 1)

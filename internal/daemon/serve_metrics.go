@@ -7,16 +7,20 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/httpd"
 	"github.com/nftnat/nftnat/internal/printable"
 )
 
 // scrapeTimeout bounds the wait for the last requests and their answers when a server ends.
 const scrapeTimeout = time.Second
+
+// scrapeTime bounds how long a client may take to read an answer.
+const scrapeTime = 30 * time.Second
 
 // healthTimeout bounds how long the engine may take to answer before it counts as not
 // healthy.
@@ -37,43 +41,56 @@ func healthHandler(check func(context.Context) error) http.Handler {
 
 // serveMetrics answers GET /metrics and GET /healthz over TCP. All connections that were
 // accepted get their answer.
-func serveMetrics(ctx context.Context, l *keptListener, metrics, health http.Handler) error {
+func serveMetrics(ctx context.Context, l *keptListener, metrics, health http.Handler, log *slog.Logger) error {
 	if err := l.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metrics)
-	mux.Handle("GET /healthz", health)
-	var conns sync.WaitGroup
-	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				conns.Add(1)
-			case http.StateClosed, http.StateHijacked:
-				conns.Done()
-			case http.StateActive, http.StateIdle:
-			}
-		},
-	}
+	server := httpd.New(httpd.Options{
+		Handler: scraped(metrics, health), BodyTimeout: 10 * time.Second, WriteTimeout: scrapeTime, MaxHeader: 16 << 10, Log: log,
+	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	var err error
 	select {
 	case err = <-served: // the listener failed; runAll ends the context
 	case <-ctx.Done():
+		server.Stop()
 		if err = l.Close(); err != nil {
-			_ = server.Close() // which ends it in any case
+			server.Close()
+			break
 		}
-		if serveErr := <-served; !errors.Is(serveErr, net.ErrClosed) && !errors.Is(serveErr, http.ErrServerClosed) {
-			err = errors.Join(err, serveErr)
+		if serveErr := <-served; !errors.Is(serveErr, net.ErrClosed) {
+			err = serveErr
 		}
 	}
-	// Not Shutdown, which drops a request that it meets on a connection without one.
-	server.SetKeepAlivesEnabled(false)
-	timer := time.AfterFunc(scrapeTimeout, func() { _ = server.Close() })
-	defer timer.Stop()
-	conns.Wait()
+	ending, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	server.AwaitRequests(ending)
+	if server.Shutdown(ending) != nil {
+		server.Close()
+		_ = server.Shutdown(context.Background())
+	}
 	return err
+}
+
+// scraped finds what answers a path.
+func scraped(metrics, health http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var h http.Handler
+		switch r.URL.Path {
+		case "/metrics":
+			h = metrics
+		case "/healthz":
+			h = health
+		default:
+			http.Error(w, "404 page not found", http.StatusNotFound)
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }

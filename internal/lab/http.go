@@ -4,10 +4,12 @@
 package lab
 
 import (
+	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
+
+	"github.com/nftnat/nftnat/internal/httpd"
 )
 
 // EchoHTTP starts an HTTP/1.1 server on a TCP address inside ns. It answers
@@ -18,28 +20,21 @@ func EchoHTTP(ns *NS, name, addr string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{addr: addrPort(l.Addr())}
-	h := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			peer, err := netip.ParseAddrPort(r.RemoteAddr)
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-			_, _ = io.WriteString(w, whoami(name, peer))
-		}),
-		// Close does not wait for the goroutines of connections. Their states show when
-		// they begin and end.
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				s.wg.Add(1)
-			case http.StateClosed, http.StateHijacked:
-				s.wg.Done()
-			case http.StateActive, http.StateIdle:
-			}
-		},
+	h := httpd.New(httpd.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = io.WriteString(w, whoami(name, peer))
+	})})
+	s.stop = func() error {
+		h.Close()
+		return l.Close()
 	}
-	s.stop = h.Close
-	s.wg.Go(func() { _ = h.Serve(l) })
+	s.wg.Go(func() {
+		_ = h.Serve(l) // until it is closed
+		_ = h.Shutdown(context.Background())
+	})
 	return s, nil
 }
